@@ -1,0 +1,395 @@
+//! The typed spec: what a layer is once every key is read, every default applied and every choice closed.
+//! No text, no spans and no checks live here; `parse` is the only way the rest of the compiler obtains one.
+//!
+//! The model covers the whole schema. A key or value that the pipeline does not carry yet is refused by `parse`
+//! (`support` in the key tables says which), so a field documented "not carried yet" holds its default.
+
+use super::capacity::Capacity;
+use super::weights::Weight;
+
+/// One MoE layer, as the spec asks for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// Name of the layer: at most 64 of `A-Z a-z 0-9 . _ -`, possibly empty. It becomes file and symbol names.
+    pub name: String,
+    /// H, the width of a token's vector.
+    pub hidden: u64,
+    /// E, the experts that have weights.
+    pub experts: u64,
+    /// Factor on the summed routed output, before the shared experts are added. Not carried yet: 1.0.
+    pub routed_output_scale: f64,
+    /// How tokens find experts.
+    pub router: Router,
+    /// How many tokens an expert takes; `None` is dropless.
+    pub capacity: Option<Capacity>,
+    /// The routed experts.
+    pub expert: Expert,
+    /// The always-on experts, if any.
+    pub shared: Option<Shared>,
+    /// Where each weight tensor of the layer is stored: exactly the tensors that this layer has, in `Tensor` order.
+    pub weights: Vec<Weight>,
+    /// The token counts that the package must serve.
+    pub tokens: Tokens,
+    /// Precision and reproducibility.
+    pub numerics: Numerics,
+}
+
+/// `[router]`: from a token's vector to its experts and their weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Router {
+    /// Who chooses whom.
+    pub mode: Mode,
+    /// K, the experts of one token.
+    pub top_k: u64,
+    /// What turns logits into scores.
+    pub score: Score,
+    /// Whether the score is taken over all experts or over the selected ones.
+    pub order: Order,
+    /// How the `top_k` are selected. Not carried yet: `TopK`.
+    pub select: Select,
+    /// The logits have an additive bias (tensor `router_bias`).
+    pub bias: bool,
+    /// Factor on the logits. Not carried yet: 1.0.
+    pub logit_scale: f64,
+    /// `c` of `tanh(l / c) * c` on the logits. Not carried yet: `None`.
+    pub logit_softcap: Option<f64>,
+    /// Normalisation of the router's input. Not carried yet: `None`.
+    pub input_norm: Option<InputNorm>,
+    /// A per-expert bias that acts on the selection only, never on the weights (tensor `correction_bias`).
+    pub correction: Option<Correction>,
+    /// Group-limited selection; `None` when there is one group.
+    pub groups: Option<Groups>,
+    /// Renormalisation of the selected weights.
+    pub renorm: Option<Renorm>,
+    /// Factor on the selected weights, after renormalisation.
+    pub scale: f64,
+    /// Shared columns that are normalised together with the routed ones. Not carried yet: 0.
+    pub joint_shared: u64,
+    /// Router columns `E..E+n` whose expert is the identity. Not carried yet: 0.
+    pub identity_experts: u64,
+    /// Where the weight acts. Not carried yet: `Output`.
+    pub apply: Apply,
+    /// Precision of logits and scores. Not carried yet: `F32`.
+    pub dtype: RouterDtype,
+}
+
+/// `router.mode`. Not carried yet: everything but `TokenChoice`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mode {
+    /// Each token takes its `top_k` experts.
+    TokenChoice,
+    /// Each expert takes its `capacity` tokens.
+    ExpertChoice,
+    /// Soft dispatch and combine over slots.
+    Soft(Soft),
+    /// A table of token ids decides.
+    Hash,
+}
+
+/// The keys of `mode = "soft"`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Soft {
+    /// Slots per expert.
+    pub slots: u64,
+    /// Normalisation of tokens and slots before their product.
+    pub norm: SoftNorm,
+    /// Epsilon of that normalisation.
+    pub norm_eps: f64,
+    /// The normalised tokens, not the raw ones, are mixed into the slots.
+    pub dispatch_normed: bool,
+}
+
+/// Normalisation of the router's input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InputNorm {
+    /// Epsilon of the root mean square.
+    pub eps: f64,
+    /// Factor after the norm.
+    pub scale: f64,
+}
+
+/// Group-limited selection: only experts of the best groups can be selected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// Number of groups, 2 or more; it divides `experts`, and a group is a run of neighbouring experts.
+    pub count: u64,
+    /// Groups that stay.
+    pub top: u64,
+    /// How a group is ranked. Not carried yet: everything but `Top2Sum`.
+    pub score: GroupScore,
+    /// What the experts of the other groups score. Not carried yet: everything but `NegativeInfinity`.
+    pub mask: GroupMask,
+}
+
+/// Renormalisation of the selected weights: `w / (norm(w) + eps)` or `w / max(norm(w), eps)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Renorm {
+    /// The norm that is divided by.
+    pub norm: Norm,
+    /// Guards the division; 0.0 is no guard.
+    pub eps: f64,
+    /// How `eps` guards it.
+    pub eps_mode: EpsMode,
+}
+
+/// The norm of [`Renorm`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Norm {
+    /// The plain sum.
+    Sum,
+    /// `(sum |w|^p)^(1/p)`. Not carried yet.
+    P(f64),
+}
+
+/// `[expert]`: what one routed expert computes.
+///
+/// Gated: `down( act(gate x) * (up x + up_offset) )`; plain: `down( act(up x) )`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Expert {
+    /// F, the inner width.
+    pub ffn: u64,
+    /// Gate, up, activation and clamp.
+    pub activation: Gating,
+    /// The expert's projections have biases.
+    pub bias: bool,
+    /// Factor on every expert's output. Not carried yet: 1.0.
+    pub output_scale: f64,
+    /// Width that the experts see instead of `hidden`. Not carried yet: `None`.
+    pub latent: Option<u64>,
+}
+
+/// The inner nonlinearity of a routed or shared expert.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gating {
+    /// Whether there is a gate projection beside the up projection.
+    pub gated: bool,
+    /// The activation: of the gate where there is one, else of up.
+    pub activation: Activation,
+    /// `silu(g) = g * sigmoid(alpha * g)`: 1.0 unless the spec gives it, and then the activation is `Silu`.
+    pub alpha: f64,
+    /// Added to up before the product; 0.0 unless `gated`.
+    pub up_offset: f64,
+    /// Bounds on gate and up; `None` unless `gated`.
+    pub clamp: Option<Clamp>,
+}
+
+/// `|up| <= limit` always; `gate <= limit` before the activation (`Pre`) or `act(gate) <= limit` after it (`Post`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clamp {
+    /// The bound.
+    pub limit: f64,
+    /// Where the gate is bounded.
+    pub place: ClampPlace,
+}
+
+/// `[shared]`: the experts that every token passes through.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shared {
+    /// Inner width of all the shared experts together: `count * intermediate`. Their tensors are stored side by side.
+    pub ffn: u64,
+    /// How many experts that width is.
+    pub count: u64,
+    /// Gate, up, activation and clamp.
+    pub activation: Gating,
+    /// The projections have biases.
+    pub bias: bool,
+    /// A gate on the shared output.
+    pub gate: SharedGate,
+    /// How routed and shared outputs meet. Not carried yet: everything but `Sum`.
+    pub combine: SharedCombine,
+}
+
+/// `[tokens]`: the batches that the package serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// More tokens than this are refused at launch.
+    pub max: u64,
+    /// Token counts that the cost model is asked to be fast at: ascending, distinct, each in `1..=max`.
+    pub expected: Vec<u64>,
+}
+
+/// `[numerics]`: precision and reproducibility.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numerics {
+    /// Type of weights and activations.
+    pub dtype: Dtype,
+    /// The same bits every run.
+    pub deterministic: bool,
+    /// A token's bits do not depend on the other tokens of the batch.
+    pub batch_invariant: bool,
+}
+
+/// A closed set of spec words: one enum variant a word.
+pub trait Word: Copy + PartialEq + 'static {
+    /// Every variant, in the order of the key table.
+    const ALL: &'static [Self];
+    /// The word that the spec writes.
+    fn word(self) -> &'static str;
+}
+
+/// Declares a fieldless enum together with the words that specs write for it, so that the two cannot drift apart.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $crate::spec::model::Word for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+        }
+    };
+}
+pub(super) use words;
+
+words! {
+    /// `router.score`. Not carried yet: `SqrtSoftplus`, `Identity`.
+    Score {
+        /// `exp(l) / sum exp(l)`.
+        Softmax = "softmax",
+        /// `1 / (1 + exp(-l))`.
+        Sigmoid = "sigmoid",
+        /// `sqrt(log(1 + exp(l)))`.
+        SqrtSoftplus = "sqrtsoftplus",
+        /// The logit itself.
+        Identity = "identity",
+    }
+}
+words! {
+    /// `router.order`.
+    Order {
+        /// Score over all experts, then select.
+        ScoreTopK = "score_topk",
+        /// Select on the logits, then score over the selected ones.
+        TopKScore = "topk_score",
+    }
+}
+words! {
+    /// `router.select`.
+    Select {
+        /// The largest, ties to the lowest index.
+        TopK = "topk",
+        /// Phi-3.5's masked softmax.
+        SparseMixer = "sparsemixer",
+    }
+}
+words! {
+    /// `router.correction_on`, where it is not `none`. Not carried yet: `Logit`.
+    Correction {
+        /// The bias is added to the score.
+        Score = "score",
+        /// The bias is added to the logit.
+        Logit = "logit",
+    }
+}
+words! {
+    /// `router.group_score`.
+    GroupScore {
+        /// The sum of the group's two best (corrected) scores.
+        Top2Sum = "top2_sum",
+        /// The group's best (corrected) score.
+        Max = "max",
+    }
+}
+words! {
+    /// `router.group_mask`.
+    GroupMask {
+        /// An expert outside the groups is never selected.
+        NegativeInfinity = "-inf",
+        /// An expert outside the groups scores 0.
+        Zero = "zero",
+    }
+}
+words! {
+    /// `router.renorm_eps_mode`.
+    EpsMode {
+        /// `w / (norm + eps)`.
+        Add = "add",
+        /// `w / max(norm, eps)`.
+        Clamp = "clamp",
+    }
+}
+words! {
+    /// `router.apply`.
+    Apply {
+        /// The weight multiplies the expert's output.
+        Output = "output",
+        /// The weight multiplies the expert's input.
+        Input = "input",
+    }
+}
+words! {
+    /// `router.dtype`.
+    RouterDtype {
+        /// Logits and scores in f32.
+        F32 = "f32",
+        /// Logits rounded to the model's type.
+        Model = "model",
+    }
+}
+words! {
+    /// `router.norm` of soft routing.
+    SoftNorm {
+        /// Unit length.
+        L2 = "l2",
+        /// Unit root mean square.
+        Rms = "rms",
+        /// None.
+        None = "none",
+    }
+}
+words! {
+    /// `expert.activation`.
+    Activation {
+        /// `x * sigmoid(alpha * x)`.
+        Silu = "silu",
+        /// `x * Phi(x)`, by erf.
+        Gelu = "gelu",
+        /// The tanh form of gelu.
+        GeluTanh = "gelu_tanh",
+        /// `max(x, 0)`.
+        Relu = "relu",
+        /// `max(x, 0)^2`.
+        Relu2 = "relu2",
+    }
+}
+words! {
+    /// `expert.clamp_where`.
+    ClampPlace {
+        /// Before the activation.
+        Pre = "pre",
+        /// After it.
+        Post = "post",
+    }
+}
+words! {
+    /// `shared.gate`.
+    SharedGate {
+        /// The shared output is added as it is.
+        None = "none",
+        /// It is multiplied by `sigmoid(x . w)` (tensor `shared_gate_proj`, `[1, H]`).
+        Sigmoid = "sigmoid",
+    }
+}
+words! {
+    /// `shared.combine`.
+    SharedCombine {
+        /// `routed + shared`.
+        Sum = "sum",
+        /// `(routed + shared) / 2`.
+        Average = "average",
+    }
+}
+words! {
+    /// `numerics.dtype`.
+    Dtype {
+        /// IEEE single.
+        F32 = "f32",
+        /// IEEE half.
+        F16 = "f16",
+        /// bfloat16.
+        Bf16 = "bf16",
+    }
+}

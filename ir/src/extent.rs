@@ -1,0 +1,171 @@
+//! Counts that depend on the batch: grid sizes, buffer shapes and capacities as integer formulas.
+
+use std::fmt;
+
+/// The sizes that are known only at launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dims {
+    /// Tokens in the batch, T.
+    pub tokens: u64,
+    /// Tokens of one sequence, S of `[B, S, H]`; equal to `tokens` for `[T, H]`.
+    pub row_tokens: u64,
+}
+
+/// How a quotient becomes an integer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Round {
+    /// Towards zero.
+    Floor,
+    /// Away from zero.
+    Ceil,
+    /// To the nearest, a half to the even neighbour (Python's `round`).
+    HalfEven,
+}
+
+/// A non-negative integer formula over [`Dims`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Extent {
+    /// A number.
+    Const(u64),
+    /// T.
+    Tokens,
+    /// S.
+    RowTokens,
+    /// Sum.
+    Add(Box<Extent>, Box<Extent>),
+    /// Product.
+    Mul(Box<Extent>, Box<Extent>),
+    /// Quotient.
+    Div(Box<Extent>, Box<Extent>, Round),
+    /// The lesser.
+    Min(Box<Extent>, Box<Extent>),
+    /// The greater.
+    Max(Box<Extent>, Box<Extent>),
+}
+
+impl Extent {
+    /// The value at `dims`, or `None` on overflow of `u64` or division by zero.
+    pub fn at(&self, dims: Dims) -> Option<u64> {
+        let two = |a: &Extent, b: &Extent| Some((a.at(dims)?, b.at(dims)?));
+        match self {
+            Extent::Const(n) => Some(*n),
+            Extent::Tokens => Some(dims.tokens),
+            Extent::RowTokens => Some(dims.row_tokens),
+            Extent::Add(a, b) => two(a, b).and_then(|(a, b)| a.checked_add(b)),
+            Extent::Mul(a, b) => two(a, b).and_then(|(a, b)| a.checked_mul(b)),
+            Extent::Min(a, b) => two(a, b).map(|(a, b)| a.min(b)),
+            Extent::Max(a, b) => two(a, b).map(|(a, b)| a.max(b)),
+            Extent::Div(a, b, round) => {
+                let (a, b) = two(a, b)?;
+                let floor = a.checked_div(b)?;
+                let rest = a % b;
+                let up = match round {
+                    Round::Floor => false,
+                    Round::Ceil => rest > 0,
+                    Round::HalfEven => rest > b - rest || (rest > 0 && rest == b - rest && floor % 2 == 1),
+                };
+                floor.checked_add(u64::from(up))
+            }
+        }
+    }
+
+    /// `ceil(self / by)`.
+    pub fn div_ceil(self, by: u64) -> Extent {
+        self.div(Extent::Const(by), Round::Ceil)
+    }
+
+    /// `self / by`, rounded as asked.
+    pub fn div(self, by: Extent, round: Round) -> Extent {
+        if by == Extent::Const(1) {
+            return self;
+        }
+        match (self, by) {
+            (Extent::Const(a), Extent::Const(b)) if b != 0 => {
+                let e = Extent::Div(Box::new(Extent::Const(a)), Box::new(Extent::Const(b)), round);
+                e.at(Dims { tokens: 0, row_tokens: 0 }).map_or(e, Extent::Const)
+            }
+            (a, b) => Extent::Div(Box::new(a), Box::new(b), round),
+        }
+    }
+
+    /// The lesser of two.
+    pub fn min(self, other: Extent) -> Extent {
+        Extent::Min(Box::new(self), Box::new(other))
+    }
+
+    /// The greater of two.
+    pub fn max(self, other: Extent) -> Extent {
+        Extent::Max(Box::new(self), Box::new(other))
+    }
+}
+
+impl From<u64> for Extent {
+    fn from(n: u64) -> Extent {
+        Extent::Const(n)
+    }
+}
+
+impl<E: Into<Extent>> std::ops::Add<E> for Extent {
+    type Output = Extent;
+    fn add(self, other: E) -> Extent {
+        match (self, other.into()) {
+            (Extent::Const(0), e) | (e, Extent::Const(0)) => e,
+            (a, b) => Extent::Add(Box::new(a), Box::new(b)),
+        }
+    }
+}
+
+impl<E: Into<Extent>> std::ops::Mul<E> for Extent {
+    type Output = Extent;
+    fn mul(self, other: E) -> Extent {
+        match (self, other.into()) {
+            (Extent::Const(1), e) | (e, Extent::Const(1)) => e,
+            (a, b) => Extent::Mul(Box::new(a), Box::new(b)),
+        }
+    }
+}
+
+/// Printed fully bracketed: `ceil((T * 2) / 64)`.
+impl fmt::Display for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Extent::Const(n) => write!(f, "{n}"),
+            Extent::Tokens => f.write_str("T"),
+            Extent::RowTokens => f.write_str("S"),
+            Extent::Add(a, b) => write!(f, "({a} + {b})"),
+            Extent::Mul(a, b) => write!(f, "({a} * {b})"),
+            Extent::Min(a, b) => write!(f, "min({a}, {b})"),
+            Extent::Max(a, b) => write!(f, "max({a}, {b})"),
+            Extent::Div(a, b, round) => {
+                let name = match round {
+                    Round::Floor => "floor",
+                    Round::Ceil => "ceil",
+                    Round::HalfEven => "half_even",
+                };
+                write!(f, "{name}({a} / {b})")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_of_quotients() {
+        let q = |a, b, r| Extent::Const(a).div(Extent::Const(b), r);
+        for (a, b, floor, ceil, even) in [(7, 2, 3, 4, 4), (5, 2, 2, 3, 2), (8, 2, 4, 4, 4), (10, 4, 2, 3, 2), (11, 4, 2, 3, 3)] {
+            assert_eq!(q(a, b, Round::Floor), Extent::Const(floor));
+            assert_eq!(q(a, b, Round::Ceil), Extent::Const(ceil));
+            assert_eq!(q(a, b, Round::HalfEven), Extent::Const(even));
+        }
+    }
+
+    #[test]
+    fn overflow_and_zero_divisors_have_no_value() {
+        let dims = Dims { tokens: u64::MAX, row_tokens: 0 };
+        assert_eq!((Extent::Tokens * 2).at(dims), None);
+        assert_eq!(Extent::Tokens.div(Extent::RowTokens, Round::Floor).at(dims), None);
+    }
+}

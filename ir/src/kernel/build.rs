@@ -1,0 +1,497 @@
+//! What `schedule` writes kernels with: values with operators, statements in order, scopes as closures.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ops;
+
+use super::expr::infer;
+use super::{
+    Arena, Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, Param, ParamKind, Place, Reduce, Scope, Shared, Stmt, Ty,
+    Unary, Vote,
+};
+use crate::DType;
+
+/// A kernel being written. Ill-typed arithmetic is a bug in a schedule and panics where it is written.
+pub struct Builder {
+    name: String,
+    threads: u32,
+    params: RefCell<Vec<Param>>,
+    shared: RefCell<Arena<Shared>>,
+    locals: RefCell<Arena<Local>>,
+    exprs: RefCell<Exprs>,
+    /// The blocks that are open, outermost first.
+    open: RefCell<Vec<Block>>,
+}
+
+#[derive(Default)]
+struct Exprs {
+    arena: Arena<Expr>,
+    types: Vec<Ty>,
+    known: HashMap<Expr, Handle<Expr>>,
+}
+
+/// A pure value of the kernel being written.
+#[derive(Clone, Copy)]
+pub struct Value<'k> {
+    kernel: &'k Builder,
+    expr: Handle<Expr>,
+}
+
+/// A variable: read with [`Var::get`], changed with [`Var::set`].
+#[derive(Clone, Copy)]
+pub struct Var<'k> {
+    kernel: &'k Builder,
+    local: Handle<Local>,
+}
+
+/// An array that can be loaded from and stored to.
+#[derive(Clone, Copy)]
+pub struct Array<'k> {
+    kernel: &'k Builder,
+    place: Place,
+    elem: DType,
+}
+
+impl Builder {
+    /// A kernel of blocks of `threads` threads.
+    pub fn new(name: impl Into<String>, threads: u32) -> Builder {
+        Builder {
+            name: name.into(),
+            threads,
+            params: RefCell::default(),
+            shared: RefCell::default(),
+            locals: RefCell::default(),
+            exprs: RefCell::default(),
+            open: RefCell::new(vec![Vec::new()]),
+        }
+    }
+
+    /// The kernel as written.
+    pub fn finish(self) -> Kernel {
+        let body = self.open.into_inner().pop().unwrap_or_default();
+        Kernel {
+            name: self.name,
+            threads: self.threads,
+            params: self.params.into_inner(),
+            shared: self.shared.into_inner(),
+            locals: self.locals.into_inner(),
+            exprs: self.exprs.into_inner().arena,
+            body,
+        }
+    }
+
+    // Parameters and arrays.
+
+    /// An array in global memory that is only read.
+    pub fn input(&self, name: &str, elem: DType) -> Array<'_> {
+        self.buffer(name, elem, false)
+    }
+
+    /// An array in global memory that is written (and may be read).
+    pub fn output(&self, name: &str, elem: DType) -> Array<'_> {
+        self.buffer(name, elem, true)
+    }
+
+    fn buffer(&self, name: &str, elem: DType, write: bool) -> Array<'_> {
+        let index = self.param(name, ParamKind::Buffer { elem, write });
+        Array { kernel: self, place: Place::Param(index), elem }
+    }
+
+    /// A number given at launch.
+    pub fn scalar(&self, name: &str, elem: DType) -> Value<'_> {
+        let index = self.param(name, ParamKind::Scalar(elem));
+        self.expr(Expr::Param(index))
+    }
+
+    fn param(&self, name: &str, kind: ParamKind) -> u32 {
+        let mut params = self.params.borrow_mut();
+        params.push(Param { name: name.to_string(), kind });
+        params.len() as u32 - 1
+    }
+
+    /// An array shared by the block.
+    pub fn shared(&self, name: &str, elem: DType, len: u32) -> Array<'_> {
+        let shared = self.shared.borrow_mut().push(Shared { name: name.to_string(), elem, len });
+        Array { kernel: self, place: Place::Shared(shared), elem }
+    }
+
+    // Values.
+
+    fn expr(&self, expr: Expr) -> Value<'_> {
+        let known = self.exprs.borrow().known.get(&expr).copied();
+        let handle = known.unwrap_or_else(|| {
+            let ty = self.infer(&expr).unwrap_or_else(|why| panic!("{}: {expr:?}: {why}", self.name));
+            let mut exprs = self.exprs.borrow_mut();
+            exprs.types.push(ty);
+            let handle = exprs.arena.push(expr);
+            exprs.known.insert(expr, handle);
+            handle
+        });
+        Value { kernel: self, expr: handle }
+    }
+
+    fn infer(&self, expr: &Expr) -> Result<Ty, String> {
+        let (exprs, locals, params) = (self.exprs.borrow(), self.locals.borrow(), self.params.borrow());
+        let param = |i: u32| match params.get(i as usize)?.kind {
+            ParamKind::Scalar(elem) => Some(elem),
+            ParamKind::Buffer { .. } => None,
+        };
+        infer(expr, |h| locals.get(h).map(|l| l.ty), param, |h| exprs.types.get(h.index()).copied())
+    }
+
+    /// An `I32` constant.
+    pub fn i32(&self, n: i32) -> Value<'_> {
+        self.expr(Expr::Int(i64::from(n), DType::I32))
+    }
+
+    /// An `I64` constant.
+    pub fn i64(&self, n: i64) -> Value<'_> {
+        self.expr(Expr::Int(n, DType::I64))
+    }
+
+    /// An `F32` constant.
+    pub fn f32(&self, x: f32) -> Value<'_> {
+        self.expr(Expr::Float(x.to_bits()))
+    }
+
+    /// A truth.
+    pub fn bool(&self, b: bool) -> Value<'_> {
+        self.expr(Expr::Bool(b))
+    }
+
+    /// This thread's number in its block (`I32`); the constant 0 where a block has one thread.
+    pub fn thread(&self) -> Value<'_> {
+        if self.threads == 1 { self.i32(0) } else { self.expr(Expr::Index(Index::Thread)) }
+    }
+
+    /// This block's number in the grid (`I32`).
+    pub fn block(&self) -> Value<'_> {
+        self.expr(Expr::Index(Index::Block))
+    }
+
+    // Statements.
+
+    fn emit(&self, stmt: Stmt) {
+        if let Some(block) = self.open.borrow_mut().last_mut() {
+            block.push(stmt);
+        }
+    }
+
+    fn local(&self, name: &str, ty: Ty) -> Handle<Local> {
+        self.locals.borrow_mut().push(Local { name: name.to_string(), ty })
+    }
+
+    fn read(&self, local: Handle<Local>) -> Value<'_> {
+        self.expr(Expr::Local(local))
+    }
+
+    fn block_of(&self, body: impl FnOnce()) -> Block {
+        self.open.borrow_mut().push(Vec::new());
+        body();
+        self.open.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Evaluates `value` here and names it.
+    pub fn bind<'k>(&'k self, name: &str, value: Value<'k>) -> Value<'k> {
+        let local = self.local(name, value.ty());
+        self.emit(Stmt::Let { local, value: value.expr });
+        self.read(local)
+    }
+
+    /// A variable.
+    pub fn var<'k>(&'k self, name: &str, value: Value<'k>) -> Var<'k> {
+        let local = self.local(name, value.ty());
+        self.emit(Stmt::Var { local, value: value.expr });
+        Var { kernel: self, local }
+    }
+
+    /// `for name in (start..end).step_by(step)`. The bounds share one integer type.
+    pub fn for_step<'k>(&'k self, name: &str, start: Value<'k>, end: Value<'k>, step: Value<'k>, body: impl FnOnce(Value<'k>)) {
+        let local = self.local(name, start.ty());
+        let body = self.block_of(|| body(self.read(local)));
+        self.emit(Stmt::For { local, start: start.expr, end: end.expr, step: step.expr, body });
+    }
+
+    /// `for name in start..end`.
+    pub fn for_range<'k>(&'k self, name: &str, start: Value<'k>, end: Value<'k>, body: impl FnOnce(Value<'k>)) {
+        self.for_step(name, start, end, start.like(1), body);
+    }
+
+    /// `if cond { then }`.
+    pub fn when<'k>(&'k self, cond: Value<'k>, then: impl FnOnce()) {
+        let then = self.block_of(then);
+        self.emit(Stmt::If { cond: cond.expr, then, otherwise: Vec::new() });
+    }
+
+    /// `if cond { then } else { otherwise }`.
+    pub fn branch<'k>(&'k self, cond: Value<'k>, then: impl FnOnce(), otherwise: impl FnOnce()) {
+        let (then, otherwise) = (self.block_of(then), self.block_of(otherwise));
+        self.emit(Stmt::If { cond: cond.expr, then, otherwise });
+    }
+
+    /// All threads of the block meet. Nothing where a block has one thread.
+    pub fn barrier(&self) {
+        if self.threads > 1 {
+            self.emit(Stmt::Barrier(Scope::Block));
+        }
+    }
+
+    /// All lanes of the warp meet. Nothing where a block has one thread.
+    pub fn warp_barrier(&self) {
+        if self.threads > 1 {
+            self.emit(Stmt::Barrier(Scope::Warp));
+        }
+    }
+
+    /// The value that lane `lane ^ mask` has.
+    pub fn shuffle<'k>(&'k self, value: Value<'k>, mask: u32) -> Value<'k> {
+        let local = self.local("shuffled", value.ty());
+        self.emit(Stmt::Shuffle { local, value: value.expr, mask });
+        self.read(local)
+    }
+
+    /// What the lanes of the warp agree on.
+    pub fn vote<'k>(&'k self, vote: Vote, value: Value<'k>) -> Value<'k> {
+        let elem = match vote {
+            Vote::Any | Vote::All => DType::Bool,
+            Vote::Ballot => DType::I32,
+        };
+        let local = self.local("vote", Ty::scalar(elem));
+        self.emit(Stmt::Vote { local, vote, value: value.expr });
+        self.read(local)
+    }
+}
+
+impl<'k> Array<'k> {
+    /// Type of an element.
+    pub fn elem(self) -> DType {
+        self.elem
+    }
+
+    /// One element.
+    pub fn load(self, offset: Value<'k>) -> Value<'k> {
+        self.load_vector(offset, 1)
+    }
+
+    /// `lanes` consecutive elements, aligned as one element is.
+    pub fn load_vector(self, offset: Value<'k>, lanes: u32) -> Value<'k> {
+        self.load_aligned(offset, lanes, self.elem.bytes() as u32)
+    }
+
+    /// `lanes` consecutive elements from an address known to be a multiple of `align` bytes.
+    pub fn load_aligned(self, offset: Value<'k>, lanes: u32, align: u32) -> Value<'k> {
+        let local = self.kernel.local("loaded", Ty::vector(self.elem, lanes));
+        self.kernel.emit(Stmt::Load { local, from: self.place, offset: offset.expr, align });
+        self.kernel.read(local)
+    }
+
+    /// Stores every lane of `value`, aligned as one element is. `value` has the array's element type.
+    pub fn store(self, offset: Value<'k>, value: Value<'k>) {
+        self.store_aligned(offset, value, self.elem.bytes() as u32);
+    }
+
+    /// Stores every lane of `value` at an address known to be a multiple of `align` bytes.
+    pub fn store_aligned(self, offset: Value<'k>, value: Value<'k>, align: u32) {
+        self.kernel.emit(Stmt::Store { to: self.place, offset: offset.expr, value: value.expr, align });
+    }
+
+    /// Adds to an element, indivisibly.
+    pub fn atomic_add(self, offset: Value<'k>, value: Value<'k>) {
+        self.kernel.emit(Stmt::AtomicAdd { local: None, to: self.place, offset: offset.expr, value: value.expr });
+    }
+}
+
+impl<'k> Var<'k> {
+    /// Its value where this is used: bind it if the variable changes before that.
+    pub fn get(self) -> Value<'k> {
+        self.kernel.read(self.local)
+    }
+
+    /// Changes it.
+    pub fn set(self, value: Value<'k>) {
+        self.kernel.emit(Stmt::Set { local: self.local, value: value.expr });
+    }
+}
+
+impl<'k> Value<'k> {
+    /// Its type.
+    pub fn ty(self) -> Ty {
+        self.kernel.exprs.borrow().types[self.expr.index()]
+    }
+
+    /// The integer `n`, or the float `n`, with this value's type.
+    pub fn like(self, n: i32) -> Value<'k> {
+        let k = self.kernel;
+        let ty = self.ty();
+        let scalar = match ty.elem {
+            DType::F32 => k.f32(n as f32),
+            DType::I64 => k.i64(i64::from(n)),
+            DType::I32 => k.i32(n),
+            DType::Bool | DType::F16 | DType::BF16 => panic!("{}: no constant of type {ty}", k.name),
+        };
+        scalar.splat(ty.lanes)
+    }
+
+    fn unary(self, op: Unary) -> Value<'k> {
+        self.kernel.expr(Expr::Unary(op, self.expr))
+    }
+
+    fn binary(self, op: Binary, other: impl Operand<'k>) -> Value<'k> {
+        self.kernel.expr(Expr::Binary(op, self.expr, other.value(self).expr))
+    }
+
+    fn compare(self, op: Compare, other: impl Operand<'k>) -> Value<'k> {
+        self.kernel.expr(Expr::Compare(op, self.expr, other.value(self).expr))
+    }
+
+    /// `self == other`.
+    pub fn eq(self, other: impl Operand<'k>) -> Value<'k> {
+        self.compare(Compare::Eq, other)
+    }
+    /// `self != other`.
+    pub fn ne(self, other: impl Operand<'k>) -> Value<'k> {
+        self.compare(Compare::Ne, other)
+    }
+    /// `self < other`.
+    pub fn lt(self, other: impl Operand<'k>) -> Value<'k> {
+        self.compare(Compare::Lt, other)
+    }
+    /// `self <= other`.
+    pub fn le(self, other: impl Operand<'k>) -> Value<'k> {
+        self.compare(Compare::Le, other)
+    }
+    /// `self > other`.
+    pub fn gt(self, other: impl Operand<'k>) -> Value<'k> {
+        self.compare(Compare::Gt, other)
+    }
+    /// `self >= other`.
+    pub fn ge(self, other: impl Operand<'k>) -> Value<'k> {
+        self.compare(Compare::Ge, other)
+    }
+    /// [`Binary::Min`].
+    pub fn min(self, other: impl Operand<'k>) -> Value<'k> {
+        self.binary(Binary::Min, other)
+    }
+    /// [`Binary::Max`].
+    pub fn max(self, other: impl Operand<'k>) -> Value<'k> {
+        self.binary(Binary::Max, other)
+    }
+    /// [`Binary::ShrUnsigned`].
+    pub fn shr_unsigned(self, other: impl Operand<'k>) -> Value<'k> {
+        self.binary(Binary::ShrUnsigned, other)
+    }
+    /// [`Unary::Abs`].
+    pub fn abs(self) -> Value<'k> {
+        self.unary(Unary::Abs)
+    }
+    /// [`Unary::Floor`].
+    pub fn floor(self) -> Value<'k> {
+        self.unary(Unary::Floor)
+    }
+    /// [`Unary::Sqrt`].
+    pub fn sqrt(self) -> Value<'k> {
+        self.unary(Unary::Sqrt)
+    }
+
+    /// `self * factor + addend`, rounded once.
+    pub fn fma(self, factor: impl Operand<'k>, addend: impl Operand<'k>) -> Value<'k> {
+        self.kernel.expr(Expr::Fma(self.expr, factor.value(self).expr, addend.value(self).expr))
+    }
+
+    /// `self + sum of products of pairs`: see [`Expr::Dot`].
+    pub fn dot(self, a: Value<'k>, b: Value<'k>) -> Value<'k> {
+        self.kernel.expr(Expr::Dot { acc: self.expr, a: a.expr, b: b.expr })
+    }
+
+    /// `if self { a } else { b }`.
+    pub fn select(self, a: Value<'k>, b: impl Operand<'k>) -> Value<'k> {
+        self.kernel.expr(Expr::Select(self.expr, a.expr, b.value(a).expr))
+    }
+
+    /// The same number in another type.
+    pub fn cast(self, elem: DType) -> Value<'k> {
+        if self.ty().elem == elem { self } else { self.kernel.expr(Expr::Cast(elem, self.expr)) }
+    }
+
+    /// The same bits in another type.
+    pub fn bitcast(self, elem: DType) -> Value<'k> {
+        self.kernel.expr(Expr::Bitcast(elem, self.expr))
+    }
+
+    /// This scalar in every one of `lanes` lanes.
+    pub fn splat(self, lanes: u32) -> Value<'k> {
+        if lanes == 1 { self } else { self.kernel.expr(Expr::Splat(lanes, self.expr)) }
+    }
+
+    /// One lane.
+    pub fn lane(self, lane: u32) -> Value<'k> {
+        if self.ty().lanes == 1 { self } else { self.kernel.expr(Expr::Extract(self.expr, lane)) }
+    }
+
+    /// The sum of the lanes.
+    pub fn reduce_add(self) -> Value<'k> {
+        self.reduce(Reduce::Add)
+    }
+
+    /// The greatest of the lanes.
+    pub fn reduce_max(self) -> Value<'k> {
+        self.reduce(Reduce::Max)
+    }
+
+    fn reduce(self, op: Reduce) -> Value<'k> {
+        if self.ty().lanes == 1 { self } else { self.kernel.expr(Expr::Reduce(op, self.expr)) }
+    }
+}
+
+/// What can stand on the right of an operator: a value, or a number that takes the left side's type.
+pub trait Operand<'k> {
+    /// The operand, typed like `left`.
+    fn value(self, left: Value<'k>) -> Value<'k>;
+}
+
+impl<'k> Operand<'k> for Value<'k> {
+    fn value(self, _: Value<'k>) -> Value<'k> {
+        self
+    }
+}
+
+impl<'k> Operand<'k> for i32 {
+    fn value(self, left: Value<'k>) -> Value<'k> {
+        left.like(self)
+    }
+}
+
+impl<'k> Operand<'k> for f32 {
+    fn value(self, left: Value<'k>) -> Value<'k> {
+        left.kernel.f32(self).splat(left.ty().lanes)
+    }
+}
+
+macro_rules! operators {
+    ($($trait:ident $method:ident $op:ident,)*) => {$(
+        impl<'k, R: Operand<'k>> ops::$trait<R> for Value<'k> {
+            type Output = Value<'k>;
+            fn $method(self, other: R) -> Value<'k> {
+                self.binary(Binary::$op, other)
+            }
+        }
+    )*};
+}
+operators! {
+    Add add Add, Sub sub Sub, Mul mul Mul, Div div Div, Rem rem Rem, Shl shl Shl, Shr shr Shr,
+    BitAnd bitand And, BitOr bitor Or, BitXor bitxor Xor,
+}
+
+impl<'k> ops::Neg for Value<'k> {
+    type Output = Value<'k>;
+    fn neg(self) -> Value<'k> {
+        self.unary(Unary::Neg)
+    }
+}
+
+impl<'k> ops::Not for Value<'k> {
+    type Output = Value<'k>;
+    fn not(self) -> Value<'k> {
+        self.unary(Unary::Not)
+    }
+}

@@ -1,0 +1,256 @@
+//! Index and scalar arithmetic: no memory, no time. Evaluate it wherever you like.
+
+use super::{Handle, Local};
+use crate::DType;
+
+/// The type of a value: `lanes` elements side by side in one register. One lane is a scalar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ty {
+    /// Element type.
+    pub elem: DType,
+    /// 1, or a power of two up to 64.
+    pub lanes: u32,
+}
+
+impl Ty {
+    /// One element.
+    pub const fn scalar(elem: DType) -> Ty {
+        Ty { elem, lanes: 1 }
+    }
+
+    /// `lanes` elements.
+    pub const fn vector(elem: DType, lanes: u32) -> Ty {
+        Ty { elem, lanes }
+    }
+}
+
+impl std::fmt::Display for Ty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.lanes == 1 { write!(f, "{}", self.elem) } else { write!(f, "{}x{}", self.elem, self.lanes) }
+    }
+}
+
+/// A pure value. Operands of arithmetic have one type, which is the result's, unless said otherwise.
+/// `F16` and `BF16` are storage types: cast them to `F32` to compute (only [`Expr::Dot`] takes them as they are).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Expr {
+    /// A `Bool`.
+    Bool(bool),
+    /// An `I32` or `I64`.
+    Int(i64, DType),
+    /// An `F32`, by its bits (so that NaN equals itself).
+    Float(u32),
+    /// Where this thread is (`I32`).
+    Index(Index),
+    /// The value of a scalar parameter, by position.
+    Param(u32),
+    /// The value of a local at the statement that uses the expression.
+    Local(Handle<Local>),
+    /// One operand.
+    Unary(Unary, Handle<Expr>),
+    /// Two operands.
+    Binary(Binary, Handle<Expr>, Handle<Expr>),
+    /// Two integers or floats; gives `Bool` lanes. Integers are signed; a comparison with NaN is false but for `Ne`.
+    Compare(Compare, Handle<Expr>, Handle<Expr>),
+    /// `if c { a } else { b }`, lane by lane; `c` is `Bool` with the lanes of `a` and `b`, or one lane.
+    Select(Handle<Expr>, Handle<Expr>, Handle<Expr>),
+    /// `a * b + c` with one rounding (`F32`).
+    Fma(Handle<Expr>, Handle<Expr>, Handle<Expr>),
+    /// `acc[i] + a[2i] * b[2i] + a[2i+1] * b[2i+1]`: `acc` is `F32` with n lanes, `a` and `b` are `BF16` with 2n.
+    /// Needs [`Machine::dot_bf16`](crate::Machine::dot_bf16).
+    Dot {
+        /// Accumulator.
+        acc: Handle<Expr>,
+        /// Left factors.
+        a: Handle<Expr>,
+        /// Right factors.
+        b: Handle<Expr>,
+    },
+    /// The same number in another type: integers wrap or sign-extend, `Bool` gives 0 or 1, int to float and
+    /// between floats rounds to nearest even, `F32` to int truncates and saturates (NaN gives 0).
+    Cast(DType, Handle<Expr>),
+    /// The same bits in another type of the same width (`F32` and `I32`).
+    Bitcast(DType, Handle<Expr>),
+    /// A scalar in every one of `n` lanes.
+    Splat(u32, Handle<Expr>),
+    /// One lane of a vector.
+    Extract(Handle<Expr>, u32),
+    /// All lanes of an `F32` or integer vector into one, as a balanced tree: (0+n/2), (1+n/2+1), ... halving each time.
+    Reduce(Reduce, Handle<Expr>),
+}
+
+/// Where a thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Index {
+    /// Thread in its block.
+    Thread,
+    /// Block in the grid.
+    Block,
+}
+
+/// One operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unary {
+    /// `-x` (integers wrap).
+    Neg,
+    /// Complement of the bits, or of the truth.
+    Not,
+    /// `|x|` (`F32`).
+    Abs,
+    /// Greatest integer not above x (`F32`).
+    Floor,
+    /// Square root, correctly rounded (`F32`).
+    Sqrt,
+}
+
+/// Two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Binary {
+    /// Sum.
+    Add,
+    /// Difference.
+    Sub,
+    /// Product.
+    Mul,
+    /// Quotient: correctly rounded, or truncated for integers (a divisor of zero is undefined).
+    Div,
+    /// Remainder with the dividend's sign (integers).
+    Rem,
+    /// `if b < a { b } else { a }`: a NaN in `a` stays.
+    Min,
+    /// `if a < b { b } else { a }`: a NaN in `a` stays.
+    Max,
+    /// Bits, or truths.
+    And,
+    /// Bits, or truths.
+    Or,
+    /// Bits, or truths.
+    Xor,
+    /// Left shift by 0..bits.
+    Shl,
+    /// Right shift that keeps the sign.
+    Shr,
+    /// Right shift that brings in zeros.
+    ShrUnsigned,
+}
+
+/// Comparisons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Compare {
+    /// Equal.
+    Eq,
+    /// Not equal.
+    Ne,
+    /// Less.
+    Lt,
+    /// Less or equal.
+    Le,
+    /// Greater.
+    Gt,
+    /// Greater or equal.
+    Ge,
+}
+
+/// Lanes into one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reduce {
+    /// Sum.
+    Add,
+    /// [`Binary::Max`].
+    Max,
+}
+
+/// The type of `expr`, given the types of locals, scalar parameters and earlier expressions, or why it has none.
+/// The only typing rule of each variant: the builder and the verifier both ask here.
+pub fn infer(
+    expr: &Expr,
+    local: impl Fn(Handle<Local>) -> Option<Ty>,
+    param: impl Fn(u32) -> Option<DType>,
+    operand: impl Fn(Handle<Expr>) -> Option<Ty>,
+) -> Result<Ty, String> {
+    use DType::{BF16, Bool, F16, F32, I32, I64};
+    let of = |h: &Handle<Expr>| operand(*h).ok_or_else(|| "an operand is not defined before its use".to_string());
+    let same = |a: Ty, b: Ty| if a == b { Ok(a) } else { Err(format!("operands differ: {a} and {b}")) };
+    let want = |ok: bool, what: &str, ty: Ty| if ok { Ok(ty) } else { Err(format!("{what}, not {ty}")) };
+    match expr {
+        Expr::Bool(_) => Ok(Ty::scalar(Bool)),
+        Expr::Int(n, elem) => match elem {
+            I32 if i32::try_from(*n).is_err() => Err(format!("{n} does not fit i32")),
+            I32 | I64 => Ok(Ty::scalar(*elem)),
+            Bool | F16 | BF16 | F32 => Err(format!("an integer constant cannot be {elem}")),
+        },
+        Expr::Float(_) => Ok(Ty::scalar(F32)),
+        Expr::Index(_) => Ok(Ty::scalar(I32)),
+        Expr::Param(i) => param(*i).map(Ty::scalar).ok_or_else(|| format!("parameter {i} is not a scalar")),
+        Expr::Local(h) => local(*h).ok_or_else(|| "unknown local".to_string()),
+        Expr::Unary(op, a) => {
+            let a = of(a)?;
+            match op {
+                Unary::Neg => want(a.elem == F32 || a.elem.is_int(), "needs f32 or an integer", a),
+                Unary::Not => want(a.elem == Bool || a.elem.is_int(), "needs bool or an integer", a),
+                Unary::Abs | Unary::Floor | Unary::Sqrt => want(a.elem == F32, "needs f32", a),
+            }
+        }
+        Expr::Binary(op, a, b) => {
+            let ty = same(of(a)?, of(b)?)?;
+            match op {
+                Binary::Add | Binary::Sub | Binary::Mul | Binary::Div | Binary::Min | Binary::Max => {
+                    want(ty.elem == F32 || ty.elem.is_int(), "needs f32 or an integer", ty)
+                }
+                Binary::Rem | Binary::Shl | Binary::Shr | Binary::ShrUnsigned => want(ty.elem.is_int(), "needs an integer", ty),
+                Binary::And | Binary::Or | Binary::Xor => {
+                    want(ty.elem == Bool || ty.elem.is_int(), "needs bool or an integer", ty)
+                }
+            }
+        }
+        Expr::Compare(_, a, b) => {
+            let ty = same(of(a)?, of(b)?)?;
+            want(ty.elem == F32 || ty.elem.is_int(), "needs f32 or an integer", ty)?;
+            Ok(Ty::vector(Bool, ty.lanes))
+        }
+        Expr::Select(c, a, b) => {
+            let (c, ty) = (of(c)?, same(of(a)?, of(b)?)?);
+            let fits = c.elem == Bool && (c.lanes == ty.lanes || c.lanes == 1);
+            if fits { Ok(ty) } else { Err(format!("the condition must be bool with the lanes of {ty}, not {c}")) }
+        }
+        Expr::Fma(a, b, c) => {
+            let ty = same(same(of(a)?, of(b)?)?, of(c)?)?;
+            want(ty.elem == F32, "needs f32", ty)
+        }
+        Expr::Dot { acc, a, b } => {
+            let (acc, ab) = (of(acc)?, same(of(a)?, of(b)?)?);
+            let fits = acc.elem == F32 && ab == Ty::vector(BF16, acc.lanes * 2);
+            if fits { Ok(acc) } else { Err(format!("needs f32 and twice the lanes of bf16, not {acc} and {ab}")) }
+        }
+        Expr::Cast(elem, a) => {
+            let a = of(a)?;
+            let small = |d: DType| matches!(d, F16 | BF16);
+            let legal = match (a.elem, *elem) {
+                (from, to) if from == to => true,
+                (from, F32) => from != Bool,
+                (F32, to) => to != Bool,
+                (from, to) => !small(from) && !small(to) && to != Bool,
+            };
+            if legal { Ok(Ty::vector(*elem, a.lanes)) } else { Err(format!("cannot cast {a} to {elem}")) }
+        }
+        Expr::Bitcast(elem, a) => {
+            let a = of(a)?;
+            let legal = matches!((a.elem, *elem), (F32, I32) | (I32, F32));
+            if legal { Ok(Ty::vector(*elem, a.lanes)) } else { Err(format!("cannot reinterpret {a} as {elem}")) }
+        }
+        Expr::Splat(lanes, a) => {
+            let a = of(a)?;
+            let legal = a.lanes == 1 && lanes.is_power_of_two() && (2..=64).contains(lanes);
+            if legal { Ok(Ty::vector(a.elem, *lanes)) } else { Err(format!("cannot splat {a} to {lanes} lanes")) }
+        }
+        Expr::Extract(a, lane) => {
+            let a = of(a)?;
+            if *lane < a.lanes { Ok(Ty::scalar(a.elem)) } else { Err(format!("{a} has no lane {lane}")) }
+        }
+        Expr::Reduce(_, a) => {
+            let a = of(a)?;
+            want(a.lanes > 1 && (a.elem == F32 || a.elem.is_int()), "needs a vector of f32 or integers", a)?;
+            Ok(Ty::scalar(a.elem))
+        }
+    }
+}

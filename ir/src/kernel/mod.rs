@@ -1,0 +1,153 @@
+//! The kernel IR: how work is cut up. One kernel's effects, explicit and in order.
+//!
+//! Pure arithmetic ([`Expr`]) is kept apart from everything that happens ([`Stmt`]): an expression has no
+//! memory and no time, so it may be evaluated wherever it is used. Loads are statements that bind a local.
+//!
+//! A kernel is written for one [`Machine`](crate::Machine): on a GPU a block is `threads` threads that share
+//! arrays and meet at barriers; on the host a block is one iteration of a loop, `threads` is 1, shared arrays
+//! are private scratch, barriers are nothing and vectors are wide. Nothing here knows what an expert is, nor
+//! how an instruction is spelt.
+
+pub mod arena;
+pub mod build;
+pub mod expr;
+pub mod stmt;
+
+pub use arena::{Arena, Handle};
+pub use build::{Builder, Value};
+pub use expr::{Binary, Compare, Expr, Index, Reduce, Ty, Unary};
+pub use stmt::{Block, Place, Scope, Stmt, Vote};
+
+use crate::{DType, Extent};
+
+/// Everything that a layer launches on one machine, and the memory it needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// The layer's name.
+    pub name: String,
+    /// Inputs, weights, outputs and workspace, in the order that arguments name them.
+    pub buffers: Vec<Buffer>,
+    /// The kernels.
+    pub kernels: Vec<Kernel>,
+    /// Launch plans, by rising token count; the last one has no bound.
+    pub regimes: Vec<Regime>,
+}
+
+/// A tensor in global memory, dense and row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    /// Its name, unique in the program.
+    pub name: String,
+    /// Who owns it.
+    pub role: Role,
+    /// Element type.
+    pub dtype: DType,
+    /// Extent of every dimension, outermost first.
+    pub shape: Vec<Extent>,
+    /// The public name under which a caller may read it after a run (routing, statistics).
+    pub observe: Option<String>,
+}
+
+/// Who owns a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The caller's, read only.
+    Input,
+    /// The caller's, written entirely.
+    Output,
+    /// Bound once, read only.
+    Weight,
+    /// Scratch: undefined before and after.
+    Workspace,
+}
+
+/// The launches to make for a range of token counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Regime {
+    /// Largest token count it serves; `None`: any.
+    pub tokens_up_to: Option<u64>,
+    /// In order; each sees the effects of those before it.
+    pub launches: Vec<Launch>,
+}
+
+/// One kernel launch, a pure function of the batch's sizes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Index into [`Program::kernels`].
+    pub kernel: usize,
+    /// Number of blocks (one-dimensional). Zero blocks: nothing is launched.
+    pub grid: Extent,
+    /// One for each parameter of the kernel.
+    pub args: Vec<Arg>,
+}
+
+/// What a kernel is given for a parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arg {
+    /// The address of a buffer: index into [`Program::buffers`].
+    Buffer(usize),
+    /// A number.
+    Scalar(Extent),
+}
+
+/// One kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// Symbol in the object: `moec_<family>_<...>`, `[a-z0-9_]` only.
+    pub name: String,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Parameters in order.
+    pub params: Vec<Param>,
+    /// Arrays shared by the threads of a block; uninitialised when the block starts.
+    pub shared: Arena<Shared>,
+    /// Every name that a statement binds.
+    pub locals: Arena<Local>,
+    /// Every expression; operands come before their users.
+    pub exprs: Arena<Expr>,
+    /// What each thread does.
+    pub body: Block,
+}
+
+/// A parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Param {
+    /// For people and for the printed form.
+    pub name: String,
+    /// What is passed.
+    pub kind: ParamKind,
+}
+
+/// What is passed for a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamKind {
+    /// The address of an array in global memory. Distinct parameters never overlap if one is `write`.
+    Buffer {
+        /// Type of an element.
+        elem: DType,
+        /// Whether the kernel stores to it.
+        write: bool,
+    },
+    /// `I32` or `I64`.
+    Scalar(DType),
+}
+
+/// An array of the block.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shared {
+    /// For people.
+    pub name: String,
+    /// Type of an element.
+    pub elem: DType,
+    /// Number of elements.
+    pub len: u32,
+}
+
+/// A name bound by [`Stmt::Let`], [`Stmt::Var`], a load, a loop, ... Private to a thread.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Local {
+    /// For people; need not be unique.
+    pub name: String,
+    /// Its type.
+    pub ty: Ty,
+}

@@ -1,0 +1,1 @@
+//! Which meanings are equal.
