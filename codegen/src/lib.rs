@@ -1,1 +1,65 @@
-//! Placeholder.
+//! How each effect is spelt on a machine: kernel programs to PTX and host objects, through LLVM.
+//!
+//! Nothing here knows what a kernel is for, decides how work is cut up, or launches anything.
+//!
+//! One lowering (`lower`) serves all machines; what differs is a method of `target::Target`. Floating-point
+//! arithmetic means the same everywhere: round to nearest even, subnormals kept, and a product and a sum are fused
+//! only where the program says so. Host code and PTX therefore give the same bits (a NaN's payload apart).
+
+mod emit;
+mod error;
+pub mod link;
+mod llvm;
+mod lower;
+mod object;
+pub mod ptxas;
+mod target;
+
+pub use error::Error;
+pub use object::{Image, KernelInfo, Object, Usage};
+pub use ptxas::Ptxas;
+
+use moec_ir::Machine;
+use moec_ir::kernel::{Kernel, Program};
+
+/// What may be chosen by the caller. The default needs no tool but a C compiler, and that for host machines only.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// NVIDIA's assembler: with it GPU programs also give a cubin. See [`Ptxas::find`].
+    pub ptxas: Option<Ptxas>,
+}
+
+/// Compiles a program that `moec_ir`'s verifier accepts for `machine`: PTX (and a cubin, with
+/// [`Options::ptxas`]) for a GPU, a shared object for a host. The same program gives the same bytes.
+pub fn codegen(program: &Program, machine: &Machine, options: &Options) -> Result<Vec<Object>, Error> {
+    let target = target::of(machine);
+    let image = target.image(&program.name, emit::emit(program, machine, &*target, target.file())?)?;
+    let kernels = program.kernels.iter().map(info).collect();
+    let object = Object { target: machine.name.to_string(), image, kernels, warnings: Vec::new() };
+    let cubin = match (&object.image, &options.ptxas) {
+        (Image::Ptx(_), Some(ptxas)) => Some(ptxas.assemble(&object)?),
+        (Image::Ptx(_) | Image::Cubin(_) | Image::SharedObject(_), _) => None,
+    };
+    Ok(std::iter::once(object).chain(cubin).collect())
+}
+
+/// LLVM's text for the program before its optimiser runs: what this crate says, and not what LLVM makes of it.
+pub fn llvm_text(program: &Program, machine: &Machine) -> Result<String, Error> {
+    emit::text(program, machine, &*target::of(machine))
+}
+
+/// The machine's assembly: PTX for a GPU.
+pub fn assembly(program: &Program, machine: &Machine) -> Result<String, Error> {
+    let bytes = emit::emit(program, machine, &*target::of(machine), emit::File::Assembly)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The version of LLVM in use.
+pub fn llvm_version() -> String {
+    let (major, minor, patch) = inkwell::support::get_llvm_version();
+    format!("{major}.{minor}.{patch}")
+}
+
+fn info(kernel: &Kernel) -> KernelInfo {
+    KernelInfo { name: kernel.name.clone(), shared_bytes: lower::shared_bytes(kernel), usage: None }
+}

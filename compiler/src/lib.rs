@@ -1,1 +1,5 @@
-//! Placeholder.
+//! moec: an ahead-of-time compiler for Mixture-of-Experts layers. A spec goes in, a package of kernels comes out.
+//! Kernels and instruction spellings are not here: `moec-ir` and `moec-codegen` know them.
+
+pub mod diagnostics;
+pub mod spec;

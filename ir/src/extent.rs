@@ -148,6 +148,49 @@ impl fmt::Display for Extent {
     }
 }
 
+impl Extent {
+    /// Reads the printed form from the start of `text`. Gives the formula and what follows it.
+    pub fn parse_prefix(text: &str) -> Option<(Extent, &str)> {
+        parse(text, 0)
+    }
+}
+
+fn parse(text: &str, depth: usize) -> Option<(Extent, &str)> {
+    const DEEPEST: usize = 32;
+    type Join = fn(Box<Extent>, Box<Extent>) -> Extent;
+    const FORMS: [(&str, &str, Join); 6] = [
+        ("floor(", "/", |a, b| Extent::Div(a, b, Round::Floor)),
+        ("ceil(", "/", |a, b| Extent::Div(a, b, Round::Ceil)),
+        ("half_even(", "/", |a, b| Extent::Div(a, b, Round::HalfEven)),
+        ("min(", ",", Extent::Min),
+        ("max(", ",", Extent::Max),
+        ("(", "+*", Extent::Add),
+    ];
+    let text = text.trim_start();
+    if depth > DEEPEST {
+        return None;
+    }
+    for (open, between, join) in FORMS {
+        let Some(inner) = text.strip_prefix(open) else { continue };
+        let (a, rest) = parse(inner, depth + 1)?;
+        let rest = rest.trim_start();
+        let operator = rest.chars().next().filter(|c| between.contains(*c))?;
+        let (b, rest) = parse(&rest[1..], depth + 1)?;
+        let rest = rest.trim_start().strip_prefix(')')?;
+        let join = if operator == '*' { Extent::Mul } else { join };
+        return Some((join(Box::new(a), Box::new(b)), rest));
+    }
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    if digits > 0 {
+        return Some((Extent::Const(text[..digits].parse().ok()?), &text[digits..]));
+    }
+    match text.chars().next()? {
+        'T' => Some((Extent::Tokens, &text[1..])),
+        'S' => Some((Extent::RowTokens, &text[1..])),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +203,14 @@ mod tests {
             assert_eq!(q(a, b, Round::Ceil), Extent::Const(ceil));
             assert_eq!(q(a, b, Round::HalfEven), Extent::Const(even));
         }
+    }
+
+    #[test]
+    fn text_round_trips() {
+        let e = (Extent::RowTokens * 5).div(Extent::Const(32), Round::Floor).max(Extent::Const(4)).min(Extent::Tokens + 1);
+        let text = format!("{e}, row");
+        assert_eq!(Extent::parse_prefix(&text), Some((e, ", row")));
+        assert_eq!(Extent::parse_prefix(&"(".repeat(100_000)), None);
     }
 
     #[test]

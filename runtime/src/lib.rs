@@ -1,1 +1,21 @@
-//! Placeholder.
+//! The thin runtime of moec: reads a package, checks it, launches it. It chooses nothing, infers nothing and compiles
+//! nothing: whatever a launch needs, the compiler has written into the manifest.
+#![deny(missing_docs)]
+
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod device;
+pub mod error;
+#[cfg(feature = "host")]
+pub mod host;
+pub mod layer;
+pub mod package;
+mod tensor;
+pub mod weights;
+
+pub use device::{Device, DeviceKind, Region};
+pub use error::{Blame, Error};
+pub use layer::{Batch, Bound, Layer, Run};
+pub use package::{Dims, Package};
+pub use tensor::Tensor;
+pub use weights::{Checkpoint, Note, assemble};

@@ -5,7 +5,7 @@
 //! (`support` in the key tables says which), so a field documented "not carried yet" holds its default.
 
 use super::capacity::Capacity;
-use super::weights::Weight;
+use super::weights::{Tensor, Weight};
 
 /// One MoE layer, as the spec asks for it.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,13 @@ pub struct Spec {
     pub tokens: Tokens,
     /// Precision and reproducibility.
     pub numerics: Numerics,
+}
+
+impl Spec {
+    /// Where this tensor is stored; `None` where the layer does not have it.
+    pub fn weight(&self, tensor: Tensor) -> Option<&Weight> {
+        self.weights.iter().find(|weight| weight.tensor == tensor)
+    }
 }
 
 /// `[router]`: from a token's vector to its experts and their weights.

@@ -1,1 +1,47 @@
-//! What a layer means.
+//! What a layer means: pure tensor values over a closed set of ops, with no memory, no machine and no order.
+//!
+//! A [`Graph`] is an egg expression over [`Node`]: the IR *is* the rewriting language. [`infer()`] types each op,
+//! [`verify()`] proves a whole graph well typed ([`Typed`]), [`interp()`] says in f64 what it computes, [`print()`]
+//! and [`parse()`] are its text form.
+
+mod attr;
+mod body;
+mod build;
+mod infer;
+mod interp;
+mod op;
+mod parse;
+mod print;
+mod types;
+mod verify;
+
+pub use attr::{Assignment, Attr, Capacity, Eps, GroupMask, GroupScore, Groups, Priority, Real, Renorm, Span};
+pub use body::{Body, BodyBuilder};
+pub use build::Builder;
+pub use infer::{infer, infer_body};
+pub use interp::{Picks, Routing, Tensor, Value, interp};
+pub use op::{Node, Op, Param};
+pub use parse::{ParseError, parse};
+pub use print::print;
+pub use types::{Dim, Type};
+pub use verify::{Typed, Violation, print_with_violations, verify};
+
+use egg::RecExpr;
+
+/// A layer as a value: parameters in, one tensor out (the last node).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    /// The layer's name.
+    pub name: String,
+    /// Inputs (`%x`) and weights (`@router`), in the order a caller gives them.
+    pub params: Vec<(Param, Type)>,
+    /// Operands before users; the last one is the result.
+    pub nodes: RecExpr<Node>,
+}
+
+impl Graph {
+    /// The declared type of a parameter.
+    pub fn param(&self, name: &Param) -> Option<&Type> {
+        self.params.iter().find(|(p, _)| p == name).map(|(_, t)| t)
+    }
+}

@@ -79,6 +79,43 @@ pub enum Expr {
     Reduce(Reduce, Handle<Expr>),
 }
 
+impl Expr {
+    /// What it is computed from, left to right.
+    pub fn operands(&self) -> impl Iterator<Item = Handle<Expr>> {
+        match *self {
+            Expr::Bool(_) | Expr::Int(..) | Expr::Float(_) | Expr::Index(_) | Expr::Param(_) | Expr::Local(_) => [None; 3],
+            Expr::Unary(_, a)
+            | Expr::Cast(_, a)
+            | Expr::Bitcast(_, a)
+            | Expr::Splat(_, a)
+            | Expr::Extract(a, _)
+            | Expr::Reduce(_, a) => [Some(a), None, None],
+            Expr::Binary(_, a, b) | Expr::Compare(_, a, b) => [Some(a), Some(b), None],
+            Expr::Select(a, b, c) | Expr::Fma(a, b, c) | Expr::Dot { acc: a, a: b, b: c } => [Some(a), Some(b), Some(c)],
+        }
+        .into_iter()
+        .flatten()
+    }
+
+    /// The same computation of other operands.
+    pub fn map_operands(self, f: impl Fn(Handle<Expr>) -> Handle<Expr>) -> Expr {
+        match self {
+            Expr::Bool(_) | Expr::Int(..) | Expr::Float(_) | Expr::Index(_) | Expr::Param(_) | Expr::Local(_) => self,
+            Expr::Unary(op, a) => Expr::Unary(op, f(a)),
+            Expr::Binary(op, a, b) => Expr::Binary(op, f(a), f(b)),
+            Expr::Compare(op, a, b) => Expr::Compare(op, f(a), f(b)),
+            Expr::Select(c, a, b) => Expr::Select(f(c), f(a), f(b)),
+            Expr::Fma(a, b, c) => Expr::Fma(f(a), f(b), f(c)),
+            Expr::Dot { acc, a, b } => Expr::Dot { acc: f(acc), a: f(a), b: f(b) },
+            Expr::Cast(elem, a) => Expr::Cast(elem, f(a)),
+            Expr::Bitcast(elem, a) => Expr::Bitcast(elem, f(a)),
+            Expr::Splat(lanes, a) => Expr::Splat(lanes, f(a)),
+            Expr::Extract(a, lane) => Expr::Extract(f(a), lane),
+            Expr::Reduce(op, a) => Expr::Reduce(op, f(a)),
+        }
+    }
+}
+
 /// Where a thread is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Index {

@@ -9,14 +9,26 @@
 //! how an instruction is spelt.
 
 pub mod arena;
+mod arith;
 pub mod build;
 pub mod expr;
+pub mod interp;
+mod lex;
+pub mod parse;
+mod parse_expr;
+pub mod print;
 pub mod stmt;
+mod uniform;
+pub mod verify;
 
 pub use arena::{Arena, Handle};
 pub use build::{Builder, Value};
 pub use expr::{Binary, Compare, Expr, Index, Reduce, Ty, Unary};
+pub use interp::{Argument, Fault, Memory, interp, interp_kernel};
+pub use parse::{ParseError, parse};
+pub use print::{Location, print, print_kernel, print_with_violations};
 pub use stmt::{Block, Place, Scope, Stmt, Vote};
+pub use verify::{Violation, verify};
 
 use crate::{DType, Extent};
 
@@ -150,4 +162,31 @@ pub struct Local {
     pub name: String,
     /// Its type.
     pub ty: Ty,
+}
+
+impl Kernel {
+    /// Type of an element of the array, if there is such an array.
+    pub fn elem(&self, place: Place) -> Option<DType> {
+        match place {
+            Place::Shared(handle) => self.shared.get(handle).map(|shared| shared.elem),
+            Place::Param(i) => match self.params.get(i as usize)?.kind {
+                ParamKind::Buffer { elem, .. } => Some(elem),
+                ParamKind::Scalar(_) => None,
+            },
+        }
+    }
+
+    /// The type of every expression, in arena order, or why it has none: see [`expr::infer`].
+    pub fn types(&self) -> Vec<Result<Ty, String>> {
+        let mut types: Vec<Result<Ty, String>> = Vec::with_capacity(self.exprs.len());
+        let scalar = |i: u32| match self.params.get(i as usize)?.kind {
+            ParamKind::Scalar(elem) => Some(elem),
+            ParamKind::Buffer { .. } => None,
+        };
+        for (_, expr) in self.exprs.iter() {
+            let operand = |h: Handle<Expr>| types.get(h.index())?.as_ref().ok().copied();
+            types.push(expr::infer(expr, |h| self.locals.get(h).map(|local| local.ty), scalar, operand));
+        }
+        types
+    }
 }

@@ -107,6 +107,45 @@ pub enum Stmt {
     },
 }
 
+impl Stmt {
+    /// The expressions that it evaluates, in the order written.
+    pub fn exprs(&self) -> impl Iterator<Item = Handle<Expr>> {
+        match *self {
+            Stmt::Let { value, .. } | Stmt::Var { value, .. } | Stmt::Set { value, .. } => [Some(value), None, None],
+            Stmt::Shuffle { value, .. } | Stmt::Vote { value, .. } => [Some(value), None, None],
+            Stmt::Load { offset, .. } => [Some(offset), None, None],
+            Stmt::Store { offset, value, .. } | Stmt::AtomicAdd { offset, value, .. } => [Some(offset), Some(value), None],
+            Stmt::For { start, end, step, .. } => [Some(start), Some(end), Some(step)],
+            Stmt::If { cond, .. } => [Some(cond), None, None],
+            Stmt::Barrier(_) => [None; 3],
+        }
+        .into_iter()
+        .flatten()
+    }
+
+    /// The local that it binds.
+    pub fn binds(&self) -> Option<Handle<Local>> {
+        match *self {
+            Stmt::Let { local, .. } | Stmt::Var { local, .. } | Stmt::Load { local, .. } => Some(local),
+            Stmt::Shuffle { local, .. } | Stmt::Vote { local, .. } | Stmt::For { local, .. } => Some(local),
+            Stmt::AtomicAdd { local, .. } => local,
+            Stmt::Set { .. } | Stmt::Store { .. } | Stmt::Barrier(_) | Stmt::If { .. } => None,
+        }
+    }
+
+    /// The blocks inside it: the body of a loop; what happens if true, then if false.
+    pub fn blocks(&self) -> impl Iterator<Item = &Block> {
+        match self {
+            Stmt::For { body, .. } => [Some(body), None],
+            Stmt::If { then, otherwise, .. } => [Some(then), Some(otherwise)],
+            Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => [None; 2],
+            Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => [None; 2],
+        }
+        .into_iter()
+        .flatten()
+    }
+}
+
 /// An array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {

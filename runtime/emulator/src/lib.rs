@@ -1,1 +1,47 @@
-//! Placeholder.
+//! Executes and checks PTX on the CPU: a parser, an interpreter of warps and blocks, and the checks of a memory
+
+#![forbid(unsafe_code)]
+//! checker, a race detector and a profiler.
+//!
+//! It knows nothing of who made the PTX, and it never says how long anything would take on a GPU.
+
+mod access;
+mod agents;
+mod arithmetic;
+mod atomics;
+mod block;
+mod clocks;
+mod convert;
+mod counters;
+mod decode;
+mod decode_async;
+mod decode_memory;
+mod decode_warp;
+mod exchange;
+mod finding;
+mod float;
+mod ins;
+mod json;
+mod launch;
+mod lexer;
+mod memory;
+mod module;
+mod numerics;
+mod operand;
+mod parse;
+mod race;
+mod report;
+mod schedule;
+mod shared;
+mod step;
+mod warp;
+
+pub use counters::{Counters, Executed, Traffic};
+pub use finding::{Finding, FindingKind};
+pub use launch::{Arg, Blocks, Launch, LaunchError, Limits, Options, launch};
+pub use memory::{Buffer, Fill, Memory, MemoryError, Procedure};
+pub use module::{Entry, Module, Param, ParseError, Position};
+pub use numerics::Numerics;
+pub use parse::parse;
+pub use report::Report;
+pub use schedule::Schedule;

@@ -1,0 +1,172 @@
+//! Expressions as LLVM values: one arm a variant. Conversions between types are in `convert`.
+
+use moec_ir::DType;
+use moec_ir::kernel::{Binary, Compare, Expr, Handle, Reduce, Unary};
+
+use super::{Bound, Lowering, convert};
+use crate::Error;
+use crate::llvm::{FloatPredicate, IntPredicate, Ir, Op, Value};
+
+impl<'c> Lowering<'_, 'c> {
+    /// The value of an expression here. Not recursive: schedules unroll sums into very deep expressions.
+    pub(super) fn expr(&mut self, expr: Handle<Expr>) -> Result<Value<'c>, Error> {
+        let mut wanted = vec![expr];
+        while let Some(&next) = wanted.last() {
+            let before = wanted.len();
+            if self.known[next.index()].is_none() {
+                wanted.extend(self.kernel.exprs[next].operands().filter(|o| self.known[o.index()].is_none()));
+                // Left to right: the last one wanted is evaluated first.
+                wanted[before..].reverse();
+            }
+            if wanted.len() == before {
+                wanted.pop();
+                self.remember(next)?;
+            }
+        }
+        self.known(expr)
+    }
+
+    /// Evaluates an expression whose operands are known, unless it is known itself.
+    fn remember(&mut self, expr: Handle<Expr>) -> Result<(), Error> {
+        if self.known[expr.index()].is_none() {
+            self.known[expr.index()] = Some(self.evaluate(expr)?);
+            if self.changing[expr.index()] { &mut self.passing } else { &mut self.lasting }.push(expr);
+        }
+        Ok(())
+    }
+
+    fn known(&self, expr: Handle<Expr>) -> Result<Value<'c>, Error> {
+        self.known[expr.index()].ok_or_else(|| self.malformed(format!("expression {} has no value here", expr.index())))
+    }
+
+    fn evaluate(&self, expr: Handle<Expr>) -> Result<Value<'c>, Error> {
+        let ir = self.ir;
+        let elem = |h: Handle<Expr>| self.types[h.index()].elem;
+        Ok(match self.kernel.exprs[expr] {
+            Expr::Bool(b) => ir.constant(ir.int(1), i64::from(b)),
+            Expr::Int(n, elem) => ir.constant(super::elem(ir, elem), n),
+            // Through its bits, so that every NaN stays what it is.
+            Expr::Float(bits) => ir.cast(Op::BitCast, ir.constant(ir.int(32), i64::from(bits)), ir.f32()),
+            Expr::Index(index) => self.target.index(ir, self.function, index),
+            Expr::Param(i) => self.function.get_params()[i as usize],
+            Expr::Local(local) => match self.locals[local.index()] {
+                Some(Bound::Value(value)) => value,
+                Some(Bound::Variable(at)) => {
+                    let local = self.local(local);
+                    ir.load(self.ty(local.ty), at, 0, &local.name)
+                }
+                None => return Err(self.malformed(format!("`{}` is used before it is bound", self.local(local).name))),
+            },
+            Expr::Unary(op, a) => unary(ir, op, elem(a), self.known(a)?),
+            Expr::Binary(op, a, b) => binary(ir, op, elem(a), self.known(a)?, self.known(b)?),
+            Expr::Compare(op, a, b) => compare(ir, op, elem(a), self.known(a)?, self.known(b)?),
+            Expr::Select(c, a, b) => ir.select(self.known(c)?, self.known(a)?, self.known(b)?),
+            Expr::Fma(a, b, c) => {
+                let (a, b, c) = (self.known(a)?, self.known(b)?, self.known(c)?);
+                ir.value_of("llvm.fma", &[a.get_type()], &[a, b, c])
+            }
+            Expr::Dot { acc, a, b } => self
+                .target
+                .dot(ir, self.known(acc)?, self.known(a)?, self.known(b)?)
+                .ok_or_else(|| self.unsupported("a bf16 dot product"))?,
+            Expr::Cast(to, a) => convert::cast(ir, elem(a), to, self.known(a)?),
+            Expr::Bitcast(to, a) => {
+                let a = self.known(a)?;
+                ir.cast(Op::BitCast, a, ir.shaped(super::elem(ir, to), a))
+            }
+            Expr::Splat(n, a) => ir.splat(n, self.known(a)?),
+            Expr::Extract(a, lane) => ir.extract(self.known(a)?, lane),
+            Expr::Reduce(op, a) => reduce(ir, op, elem(a), self.known(a)?),
+        })
+    }
+}
+
+/// Whether LLVM's float operations are meant. The 16-bit floats are never computed with.
+fn is_float(elem: DType) -> bool {
+    match elem {
+        DType::F32 => true,
+        DType::Bool | DType::I32 | DType::I64 | DType::F16 | DType::BF16 => false,
+    }
+}
+
+fn unary<'c>(ir: &Ir<'c>, op: Unary, elem: DType, a: Value<'c>) -> Value<'c> {
+    let ty = a.get_type();
+    match op {
+        Unary::Neg if is_float(elem) => ir.float_neg(a),
+        Unary::Neg => ir.binary(Op::Sub, ir.constant(ty, 0), a),
+        Unary::Not => ir.binary(Op::Xor, a, ir.constant(ty, -1)),
+        Unary::Abs => ir.value_of("llvm.fabs", &[ty], &[a]),
+        Unary::Floor => ir.value_of("llvm.floor", &[ty], &[a]),
+        Unary::Sqrt => ir.value_of("llvm.sqrt", &[ty], &[a]),
+    }
+}
+
+fn binary<'c>(ir: &Ir<'c>, op: Binary, elem: DType, a: Value<'c>, b: Value<'c>) -> Value<'c> {
+    let by_type = |int, float| ir.binary(if is_float(elem) { float } else { int }, a, b);
+    match op {
+        Binary::Add => by_type(Op::Add, Op::FAdd),
+        Binary::Sub => by_type(Op::Sub, Op::FSub),
+        Binary::Mul => by_type(Op::Mul, Op::FMul),
+        Binary::Div if is_float(elem) => ir.binary(Op::FDiv, a, b),
+        Binary::Div => divide(ir, a, b),
+        Binary::Rem => remainder(ir, a, b),
+        Binary::Min => ir.select(compare(ir, Compare::Lt, elem, b, a), b, a),
+        Binary::Max => ir.select(compare(ir, Compare::Lt, elem, a, b), b, a),
+        Binary::And => ir.binary(Op::And, a, b),
+        Binary::Or => ir.binary(Op::Or, a, b),
+        Binary::Xor => ir.binary(Op::Xor, a, b),
+        Binary::Shl => ir.binary(Op::Shl, a, b),
+        Binary::Shr => ir.binary(Op::AShr, a, b),
+        Binary::ShrUnsigned => ir.binary(Op::LShr, a, b),
+    }
+}
+
+/// `a / b`, wrapping: LLVM leaves the least integer over -1 undefined and x86 traps. Folds away for constants.
+fn divide<'c>(ir: &Ir<'c>, a: Value<'c>, b: Value<'c>) -> Value<'c> {
+    let (minus_one, safe) = divisor(ir, b);
+    let negated = ir.binary(Op::Sub, ir.constant(a.get_type(), 0), a);
+    ir.select(minus_one, negated, ir.binary(Op::SDiv, a, safe))
+}
+
+/// `a % b`, which is 0 for -1: see [`divide`].
+fn remainder<'c>(ir: &Ir<'c>, a: Value<'c>, b: Value<'c>) -> Value<'c> {
+    let (_, safe) = divisor(ir, b);
+    ir.binary(Op::SRem, a, safe)
+}
+
+/// Whether `b` is -1, and `b` with 1 in its place.
+fn divisor<'c>(ir: &Ir<'c>, b: Value<'c>) -> (Value<'c>, Value<'c>) {
+    let minus_one = ir.int_compare(IntPredicate::EQ, b, ir.constant(b.get_type(), -1));
+    (minus_one, ir.select(minus_one, ir.constant(b.get_type(), 1), b))
+}
+
+fn compare<'c>(ir: &Ir<'c>, op: Compare, elem: DType, a: Value<'c>, b: Value<'c>) -> Value<'c> {
+    let (int, float) = match op {
+        Compare::Eq => (IntPredicate::EQ, FloatPredicate::OEQ),
+        Compare::Ne => (IntPredicate::NE, FloatPredicate::UNE),
+        Compare::Lt => (IntPredicate::SLT, FloatPredicate::OLT),
+        Compare::Le => (IntPredicate::SLE, FloatPredicate::OLE),
+        Compare::Gt => (IntPredicate::SGT, FloatPredicate::OGT),
+        Compare::Ge => (IntPredicate::SGE, FloatPredicate::OGE),
+    };
+    if is_float(elem) { ir.float_compare(float, a, b) } else { ir.int_compare(int, a, b) }
+}
+
+/// Halves the lanes until one is left.
+fn reduce<'c>(ir: &Ir<'c>, op: Reduce, elem: DType, a: Value<'c>) -> Value<'c> {
+    let op = match op {
+        Reduce::Add => Binary::Add,
+        Reduce::Max => Binary::Max,
+    };
+    let mut whole = a;
+    let mut lanes = crate::llvm::lanes(a);
+    while lanes > 1 {
+        lanes /= 2;
+        let half = |start| {
+            let places: Vec<u32> = (start..start + lanes).collect();
+            ir.pick(whole, whole, &places)
+        };
+        whole = binary(ir, op, elem, half(0), half(lanes));
+    }
+    ir.extract(whole, 0)
+}

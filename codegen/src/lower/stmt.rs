@@ -1,0 +1,172 @@
+//! Statements as LLVM instructions, in order: one arm a variant.
+
+use moec_ir::DType;
+use moec_ir::kernel::{Block, Expr, Handle, Local, Place, Scope, Stmt};
+
+use super::{Bound, Lowering, elem};
+use crate::Error;
+use crate::llvm::{self, IntPredicate, Op, Pointer, Value};
+
+impl<'c> Lowering<'_, 'c> {
+    /// Statements in order. What they evaluate is forgotten at the end, for it does not dominate what follows.
+    pub(super) fn block(&mut self, block: &Block) -> Result<(), Error> {
+        let outside = self.lasting.len();
+        for stmt in block {
+            self.stmt(stmt)?;
+            self.forget_passing();
+        }
+        for expr in self.lasting.drain(outside..) {
+            self.known[expr.index()] = None;
+        }
+        Ok(())
+    }
+
+    /// A statement has read variables as they were before it.
+    fn forget_passing(&mut self) {
+        for expr in self.passing.drain(..) {
+            self.known[expr.index()] = None;
+        }
+    }
+
+    fn stmt(&mut self, stmt: &Stmt) -> Result<(), Error> {
+        let ir = self.ir;
+        match stmt {
+            Stmt::Let { local, value } => {
+                let value = self.expr(*value)?;
+                self.bind(*local, value);
+            }
+            Stmt::Var { local, value } => {
+                let value = self.expr(*value)?;
+                let at = ir.variable(self.function, value.get_type(), 0, &self.local(*local).name);
+                ir.store(value, at, 0);
+                self.locals[local.index()] = Some(Bound::Variable(at));
+            }
+            Stmt::Set { local, value } => {
+                let value = self.expr(*value)?;
+                match self.locals[local.index()] {
+                    Some(Bound::Variable(at)) => ir.store(value, at, 0),
+                    Some(Bound::Value(_)) | None => {
+                        return Err(self.malformed(format!("`{}` is not a variable", self.local(*local).name)));
+                    }
+                }
+            }
+            Stmt::Load { local, from, offset, align } => {
+                let at = self.element(*from, *offset)?;
+                let Local { name, ty } = self.local(*local);
+                let value = ir.load(self.ty(*ty), at, *align, name);
+                self.locals[local.index()] = Some(Bound::Value(value));
+            }
+            Stmt::Store { to, offset, value, align } => {
+                let at = self.element(*to, *offset)?;
+                let value = self.expr(*value)?;
+                ir.store(value, at, *align);
+            }
+            Stmt::AtomicAdd { local, to, offset, value } => {
+                let at = self.element(*to, *offset)?;
+                let value = self.expr(*value)?;
+                let old = ir.atomic_add(at, value, self.target.atomic_scope(*to));
+                if let Some(local) = local {
+                    self.bind(*local, old);
+                }
+            }
+            Stmt::Shuffle { local, value, mask } => {
+                self.needs_whole_warps()?;
+                let elem = self.types[value.index()].elem;
+                let value = self.expr(*value)?;
+                self.bind(*local, self.target.shuffle(ir, elem, value, *mask));
+            }
+            Stmt::Vote { local, vote, value } => {
+                self.needs_whole_warps()?;
+                let value = self.expr(*value)?;
+                self.bind(*local, self.target.vote(ir, *vote, value));
+            }
+            Stmt::Barrier(scope) => {
+                match scope {
+                    Scope::Warp => self.needs_whole_warps()?,
+                    Scope::Block => {}
+                }
+                self.target.barrier(ir, *scope);
+            }
+            Stmt::For { local, start, end, step, body } => self.for_loop(*local, [*start, *end, *step], body)?,
+            Stmt::If { cond, then, otherwise } => self.branch(*cond, then, otherwise)?,
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, local: Handle<Local>, value: Value<'c>) {
+        llvm::name(value, &self.local(local).name);
+        self.locals[local.index()] = Some(Bound::Value(value));
+    }
+
+    /// The address of an element of an array.
+    fn element(&mut self, place: Place, offset: Handle<Expr>) -> Result<Pointer<'c>, Error> {
+        let (array, of) = self.array(place)?;
+        let offset = self.offset(offset)?;
+        Ok(self.ir.element(elem(self.ir, of), array, offset))
+    }
+
+    /// An element's index, with 64 bits.
+    fn offset(&mut self, offset: Handle<Expr>) -> Result<Value<'c>, Error> {
+        let value = self.expr(offset)?;
+        Ok(match self.types[offset.index()].elem {
+            DType::I64 => value,
+            DType::I32 => self.ir.cast(Op::SExt, value, self.ir.int(64)),
+            other @ (DType::Bool | DType::F16 | DType::BF16 | DType::F32) => {
+                return Err(self.malformed(format!("an offset cannot be {other}")));
+            }
+        })
+    }
+
+    /// Lanes talk only where every lane of the warp exists.
+    fn needs_whole_warps(&self) -> Result<(), Error> {
+        if self.kernel.threads.is_multiple_of(self.machine.warp_lanes) {
+            return Ok(());
+        }
+        Err(self.unsupported("exchanges in a warp that is not whole"))
+    }
+
+    /// `i < end` is tested before every turn; `i + step` of the last turn must still be an integer of the type.
+    fn for_loop(&mut self, local: Handle<Local>, bounds: [Handle<Expr>; 3], body: &Block) -> Result<(), Error> {
+        let ir = self.ir;
+        let [start, end, step] = bounds.map(|bound| self.expr(bound));
+        let (start, end, step) = (start?, end?, step?);
+        // The body changes variables; the bounds are evaluated and what they read is of no further use.
+        self.forget_passing();
+        let name = self.local(local).name.clone();
+        let before = ir.current();
+        let [test, turn, done] = ["loop", "body", "done"].map(|part| ir.block(self.function, &format!("{name}.{part}")));
+        ir.jump(test);
+
+        ir.at(test);
+        let i = ir.phi(start.get_type(), &name);
+        ir.branch(ir.int_compare(IntPredicate::SLT, i.as_basic_value(), end), turn, done);
+
+        ir.at(turn);
+        self.locals[local.index()] = Some(Bound::Value(i.as_basic_value()));
+        self.block(body)?;
+        let next = ir.add_no_wrap(i.as_basic_value(), step, &format!("{name}.next"));
+        i.add_incoming(&[(&start, before), (&next, ir.current())]);
+        ir.jump(test);
+
+        ir.at(done);
+        Ok(())
+    }
+
+    fn branch(&mut self, cond: Handle<Expr>, then: &Block, otherwise: &Block) -> Result<(), Error> {
+        let ir = self.ir;
+        let cond = self.expr(cond)?;
+        self.forget_passing();
+        let (yes, after) = (ir.block(self.function, "then"), ir.block(self.function, "after"));
+        let no = if otherwise.is_empty() { after } else { ir.block(self.function, "else") };
+        ir.branch(cond, yes, no);
+        for (at, block) in [(yes, then), (no, otherwise)] {
+            if at != after {
+                ir.at(at);
+                self.block(block)?;
+                ir.jump(after);
+            }
+        }
+        ir.at(after);
+        Ok(())
+    }
+}

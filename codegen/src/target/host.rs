@@ -1,0 +1,172 @@
+//! The CPU: a block is one turn of a loop around the body, and its one thread is the whole warp.
+//! Linking the object is in `link`.
+
+use inkwell::module::Linkage;
+use moec_ir::DType;
+use moec_ir::kernel::{Index, Kernel, ParamKind, Place, Scope, Shared, Vote};
+use moec_ir::machine::HostLevel;
+
+use super::Target;
+use crate::emit::File;
+use crate::llvm::{self, At, Function, IntPredicate, Ir, Op, Pointer, Type, Value};
+use crate::{Error, Image, link, lower};
+
+/// An x86-64 level.
+pub(crate) struct Host {
+    pub(crate) level: HostLevel,
+    pub(crate) dot_bf16: bool,
+}
+
+/// Alignment of a block's arrays: a cache line, and the widest register.
+const SHARED_ALIGN: u32 = 64;
+
+impl Host {
+    fn mark<'c>(&self, ir: &Ir<'c>, function: Function<'c>) {
+        ir.mark(function, At::Function, "nounwind");
+        // A loop that copies or clears must stay a loop: there is no libc to call.
+        ir.set(function, "no-builtins", "");
+        let width = match self.level {
+            HostLevel::V3 => "256",
+            HostLevel::V4 | HostLevel::V4Bf16 => "512",
+        };
+        ir.set(function, "prefer-vector-width", width);
+    }
+}
+
+impl Target for Host {
+    fn triple(&self) -> &'static str {
+        "x86_64-unknown-linux-gnu"
+    }
+
+    fn cpu(&self) -> &str {
+        match self.level {
+            HostLevel::V3 => "x86-64-v3",
+            HostLevel::V4 | HostLevel::V4Bf16 => "x86-64-v4",
+        }
+    }
+
+    fn features(&self) -> String {
+        match self.level {
+            HostLevel::V3 | HostLevel::V4 => String::new(),
+            HostLevel::V4Bf16 => "+avx512bf16".to_string(),
+        }
+    }
+
+    fn file(&self) -> File {
+        File::Object
+    }
+
+    fn image(&self, program: &str, written: Vec<u8>) -> Result<Image, Error> {
+        link::shared_object(program, &written).map(Image::SharedObject)
+    }
+
+    /// The body is a function of its own, inlined into the loop: as parameters, its arrays can be `noalias`.
+    fn declare<'c>(&self, ir: &Ir<'c>, kernel: &Kernel) -> Function<'c> {
+        let mut params = lower::params(ir, kernel, ir.pointer(0));
+        params.push(("block", ir.int(32)));
+        let body = ir.function(&format!("{}.body", kernel.name), &params);
+        body.set_linkage(Linkage::Internal);
+        ir.mark(body, At::Function, "alwaysinline");
+        self.mark(ir, body);
+        lower::mark_params(ir, kernel, body);
+        body
+    }
+
+    /// `void symbol(const uint64_t *args, uint64_t block_begin, uint64_t block_end)`
+    fn finish<'c>(&self, ir: &Ir<'c>, kernel: &Kernel, body: Function<'c>) {
+        let i64 = ir.int(64);
+        let symbol = ir.function(&kernel.name, &[("args", ir.pointer(0)), ("block_begin", i64), ("block_end", i64)]);
+        self.mark(ir, symbol);
+        let params = symbol.get_params();
+        let (args, begin, end) = (params[0].into_pointer_value(), params[1], params[2]);
+        let (entry, test) = (ir.block(symbol, "entry"), ir.block(symbol, "blocks"));
+        let (turn, done) = (ir.block(symbol, "block"), ir.block(symbol, "done"));
+
+        ir.at(entry);
+        let mut values = Vec::new();
+        for (i, param) in kernel.params.iter().enumerate() {
+            let slot = ir.element(i64, args, ir.constant(i64, i as i64));
+            let ty = match param.kind {
+                ParamKind::Buffer { .. } => ir.pointer(0),
+                ParamKind::Scalar(elem) => lower::elem(ir, elem),
+            };
+            values.push(ir.load(ty, slot, 8, &param.name));
+        }
+        ir.jump(test);
+
+        ir.at(test);
+        let block = ir.phi(i64, "block");
+        let block_value = block.as_basic_value();
+        ir.branch(ir.int_compare(IntPredicate::ULT, block_value, end), turn, done);
+
+        ir.at(turn);
+        values.push(ir.cast(Op::Trunc, block_value, ir.int(32)));
+        ir.call(body, &values);
+        let next = ir.binary(Op::Add, block_value, ir.constant(i64, 1));
+        ir.jump(test);
+        block.add_incoming(&[(&begin, entry), (&next, turn)]);
+
+        ir.at(done);
+        ir.ret();
+    }
+
+    fn shared<'c>(&self, ir: &Ir<'c>, _: &Kernel, function: Function<'c>, shared: &Shared, elem: Type<'c>) -> Pointer<'c> {
+        ir.variable(function, llvm::array(elem, shared.len), SHARED_ALIGN, &shared.name)
+    }
+
+    fn index<'c>(&self, ir: &Ir<'c>, function: Function<'c>, index: Index) -> Value<'c> {
+        match (index, function.get_last_param()) {
+            (Index::Block, Some(block)) => block,
+            (Index::Block, None) | (Index::Thread, _) => ir.constant(ir.int(32), 0),
+        }
+    }
+
+    fn barrier(&self, _: &Ir<'_>, _: Scope) {}
+
+    fn shuffle<'c>(&self, _: &Ir<'c>, _: DType, value: Value<'c>, _: u32) -> Value<'c> {
+        value
+    }
+
+    fn vote<'c>(&self, ir: &Ir<'c>, vote: Vote, value: Value<'c>) -> Value<'c> {
+        match vote {
+            Vote::Any | Vote::All => value,
+            Vote::Ballot => ir.cast(Op::ZExt, value, ir.int(32)),
+        }
+    }
+
+    fn atomic_scope(&self, _: Place) -> Option<&'static str> {
+        None
+    }
+
+    /// By registers of 16 lanes, 8 or 4; fewer lanes are padded.
+    fn dot<'c>(&self, ir: &Ir<'c>, acc: Value<'c>, a: Value<'c>, b: Value<'c>) -> Option<Value<'c>> {
+        if !self.dot_bf16 {
+            return None;
+        }
+        let n = llvm::lanes(acc);
+        let width = n.clamp(4, 16);
+        let parts: Vec<_> = (0..n.div_ceil(width))
+            .map(|part| {
+                let acc = slice(ir, acc, part * width, width);
+                let bf16 = |v| ir.cast(Op::BitCast, slice(ir, v, part * width * 2, width * 2), ir.lanes_of(ir.bf16(), width * 2));
+                let name = format!("llvm.x86.avx512bf16.dpbf16ps.{}", width * 32);
+                ir.value_of(&name, &[], &[acc, bf16(a), bf16(b)])
+            })
+            .collect();
+        let whole = parts.into_iter().reduce(|a, b| ir.concat(a, b))?;
+        Some(if n == 1 { ir.extract(whole, 0) } else { slice(ir, whole, 0, n) })
+    }
+}
+
+/// Lanes `start..start + len` of a vector (or a scalar, as its only lane); those that it lacks repeat its last one.
+fn slice<'c>(ir: &Ir<'c>, v: Value<'c>, start: u32, len: u32) -> Value<'c> {
+    let n = llvm::lanes(v);
+    if n == 1 {
+        return ir.splat(len, v);
+    }
+    if start == 0 && len == n {
+        return v;
+    }
+    let places: Vec<u32> = (start..start + len).map(|i| i.min(n - 1)).collect();
+    ir.pick(v, v, &places)
+}

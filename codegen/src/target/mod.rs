@@ -1,0 +1,65 @@
+//! What differs between machines, as the methods of one trait. What is the same is in `lower`.
+
+mod host;
+mod nvptx;
+
+use moec_ir::kernel::{Index, Kernel, Place, Scope, Shared, Vote};
+use moec_ir::machine::MachineKind;
+use moec_ir::{DType, Machine};
+
+use crate::emit::File;
+use crate::llvm::{Function, Ir, Pointer, Type, Value};
+use crate::{Error, Image};
+
+/// A machine's spelling of what LLVM does not spell for all. `function` is the one that [`Target::declare`] gave.
+pub(crate) trait Target {
+    /// LLVM's name for the family.
+    fn triple(&self) -> &'static str;
+
+    /// LLVM's name for the model.
+    fn cpu(&self) -> &str;
+
+    /// What the model is asked to have beyond its name.
+    fn features(&self) -> String;
+
+    /// What LLVM is asked to write for [`Target::image`].
+    fn file(&self) -> File;
+
+    /// The image from what LLVM wrote.
+    fn image(&self, program: &str, written: Vec<u8>) -> Result<Image, Error>;
+
+    /// A function without a body whose first parameters are the kernel's. Global arrays are pointers.
+    fn declare<'c>(&self, ir: &Ir<'c>, kernel: &Kernel) -> Function<'c>;
+
+    /// What the kernel's symbol needs besides the function with its body.
+    fn finish<'c>(&self, ir: &Ir<'c>, kernel: &Kernel, function: Function<'c>);
+
+    /// Memory for an array of the block: `elem` is its element in LLVM.
+    fn shared<'c>(&self, ir: &Ir<'c>, kernel: &Kernel, function: Function<'c>, shared: &Shared, elem: Type<'c>) -> Pointer<'c>;
+
+    /// Where this thread is.
+    fn index<'c>(&self, ir: &Ir<'c>, function: Function<'c>, index: Index) -> Value<'c>;
+
+    /// The threads of the scope meet.
+    fn barrier(&self, ir: &Ir<'_>, scope: Scope);
+
+    /// The value that the lane at distance `mask` has.
+    fn shuffle<'c>(&self, ir: &Ir<'c>, elem: DType, value: Value<'c>, mask: u32) -> Value<'c>;
+
+    /// What the lanes of the warp agree on.
+    fn vote<'c>(&self, ir: &Ir<'c>, vote: Vote, value: Value<'c>) -> Value<'c>;
+
+    /// LLVM's name of the threads among which an atomic operation is indivisible; `None`: all there are.
+    fn atomic_scope(&self, place: Place) -> Option<&'static str>;
+
+    /// [`moec_ir::kernel::Expr::Dot`]: `acc` is f32, `a` and `b` are the bits of bf16. `None`: there is no such thing.
+    fn dot<'c>(&self, ir: &Ir<'c>, acc: Value<'c>, a: Value<'c>, b: Value<'c>) -> Option<Value<'c>>;
+}
+
+/// The target of a machine.
+pub(crate) fn of(machine: &Machine) -> Box<dyn Target> {
+    match machine.kind {
+        MachineKind::Gpu { ptx, .. } => Box::new(nvptx::Nvptx { name: machine.name, ptx }),
+        MachineKind::Host(level) => Box::new(host::Host { level, dot_bf16: machine.dot_bf16 }),
+    }
+}

@@ -1,0 +1,67 @@
+//! What is refused, and how it is said.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod common;
+
+use common::{program, vector_add};
+use moec_codegen::{Error, Options, codegen};
+use moec_ir::DType::{BF16, F32, I32};
+use moec_ir::Machine;
+use moec_ir::kernel::{Builder, Kernel, Stmt};
+
+fn refused(kernels: Vec<Kernel>, machine: &str) -> String {
+    let error = codegen(&program(kernels), &Machine::named(machine).unwrap(), &Options::default()).unwrap_err();
+    assert!(!error.is_environment());
+    error.to_string()
+}
+
+#[test]
+fn too_much_shared_memory() {
+    let k = Builder::new("moec_greedy", 32);
+    k.shared("a", F32, 12 * 1024 + 1);
+    let error = refused(vec![k.finish()], "sm_90a");
+    assert_eq!(error, "kernel `moec_greedy` needs 49168 bytes of shared memory; a block on sm_90a has 49152");
+}
+
+#[test]
+fn a_dot_product_where_there_is_none() {
+    let k = Builder::new("moec_dot", 1);
+    let (a, out) = (k.input("a", BF16), k.output("out", F32));
+    let v = a.load_vector(k.i32(0), 8);
+    out.store(k.i32(0), k.f32(0.0).splat(4).dot(v, v));
+    let kernel = k.finish();
+    let error = refused(vec![kernel.clone()], "x86-64-v4");
+    assert_eq!(error, "kernel `moec_dot` needs a bf16 dot product, which x86-64-v4 does not have");
+    assert!(refused(vec![kernel], "sm_80").ends_with("which sm_80 does not have"));
+}
+
+#[test]
+fn threads_and_warps_that_a_machine_lacks() {
+    let error = refused(vec![vector_add(4, 128)], "x86-64-v3");
+    assert_eq!(error, "kernel `moec_vector_add` needs blocks of 128 threads, which x86-64-v3 does not have");
+    let k = Builder::new("moec_partial", 48);
+    k.shuffle(k.thread(), 1);
+    let error = refused(vec![k.finish()], "sm_80");
+    assert_eq!(error, "kernel `moec_partial` needs exchanges in a warp that is not whole, which sm_80 does not have");
+}
+
+#[test]
+fn kernels_that_the_verifier_would_refuse() {
+    assert!(refused(vec![vector_add(4, 1), vector_add(4, 1)], "sm_80").ends_with("another kernel has its name"));
+    // A name used outside the block that binds it.
+    let k = Builder::new("moec_unbound", 1);
+    let out = k.output("out", I32);
+    out.store(k.i32(0), k.bind("late", k.i32(1)));
+    let mut kernel = k.finish();
+    let bound = kernel.body.remove(0);
+    assert!(matches!(bound, Stmt::Let { .. }));
+    kernel.body.push(bound);
+    let error = refused(vec![kernel], "x86-64-v3");
+    assert_eq!(error, "kernel `moec_unbound` is malformed: `late` is used before it is bound");
+}
+
+#[test]
+fn an_absent_linker_is_the_environments_fault() {
+    let error = Error::NoLinker { tried: "cc".to_string() };
+    assert!(error.is_environment());
+}

@@ -1,0 +1,148 @@
+//! Kernels compiled to PTX: what the text says, and that NVIDIA's assembler takes it where it is found.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod common;
+
+use common::*;
+use moec_codegen::{Image, Options, Ptxas, codegen};
+use moec_ir::kernel::Kernel;
+
+/// A kernel of each kind of effect.
+fn kernels() -> Vec<Kernel> {
+    let effects = [vector_add(4, 128), block_sum(256), warp_argmax(), histogram(128)];
+    let values = [float_ops(), conversions(), fused(), gemm_tile()];
+    effects.into_iter().chain(values).collect()
+}
+
+fn ptx(kernel: Kernel, gpu: &moec_ir::Machine) -> String {
+    let objects = codegen(&program(vec![kernel]), gpu, &Options::default()).unwrap();
+    match &objects[..] {
+        [object] => match &object.image {
+            Image::Ptx(text) => text.clone(),
+            other => panic!("PTX, not {other:?}"),
+        },
+        others => panic!("one object, not {others:?}"),
+    }
+}
+
+/// How many lines contain each of these.
+fn counts<const N: usize>(text: &str, words: [&str; N]) -> [usize; N] {
+    words.map(|word| text.lines().filter(|line| line.contains(word)).count())
+}
+
+#[test]
+fn the_head_of_the_text() {
+    let versions = ["7.0", "7.1", "7.8", "8.0", "8.6", "8.7"];
+    for (gpu, version) in gpus().iter().zip(versions) {
+        let text = ptx(block_sum(256), gpu);
+        let head = [&format!(".version {version}\n"), &format!(".target {}\n", gpu.name), ".address_size 64", ".maxntid 256\n"];
+        assert!(head.iter().all(|h| text.contains(*h)), "{}: {text}", gpu.name);
+        assert!(!text.contains('\0'));
+        let want = [1, 2, 1, 1];
+        assert_eq!(counts(&text, [".visible .entry moec_block_sum(", ".ptr .global", ".shared .align 16", "[1024]"]), want);
+    }
+}
+
+#[test]
+fn arithmetic_is_rounded_as_written() {
+    for gpu in gpus() {
+        let text = ptx(float_ops(), &gpu);
+        assert_eq!(
+            counts(&text, ["mul.rn.f32", "add.rn.f32", "sub.rn.f32", "div.rn.f32", "sqrt.rn.f32"]),
+            [2, 1, 1, 1, 1],
+            "{text}"
+        );
+        assert_eq!(counts(&text, ["ftz", "approx", "fma", "mad.f32", "mad.rn", "contract"]), [0; 6], "{text}");
+        let fused = ptx(fused(), &gpu);
+        assert_eq!(counts(&fused, ["fma.rn.f32", "mul.rn.f32", "add.rn.f32", "ftz"]), [1, 0, 0, 0], "{fused}");
+    }
+}
+
+#[test]
+fn a_tile_stays_in_registers() {
+    for gpu in gpus() {
+        let text = ptx(gemm_tile(), &gpu);
+        let words = ["fma.rn.f32", "ld.shared.v", "st.shared.v", "ld.global.nc.v", "st.global.v", ".local", ".func"];
+        let [fma, rest @ ..] = counts(&text, words);
+        // Where two lanes fit in one instruction there are half as many.
+        assert!(fma == 16 * 16 || fma == 16 * 8, "{}: {fma}", gpu.name);
+        assert_eq!(rest, [32, 1, 2, 4, 0, 0], "{}: {text}", gpu.name);
+    }
+}
+
+#[test]
+fn lanes_and_threads_talk() {
+    for gpu in gpus() {
+        let text = ptx(warp_argmax(), &gpu);
+        let words = ["shfl.sync.bfly.b32", "vote.sync.any", "vote.sync.all", "vote.sync.ballot", "bar.warp.sync"];
+        assert_eq!(counts(&text, words), [10, 1, 1, 1, 1], "{text}");
+        // Eight halvings and the end; the input is only read.
+        let text = ptx(block_sum(256), &gpu);
+        let barriers = counts(&text, ["bar.sync", "barrier.sync"]).iter().sum::<usize>();
+        assert_eq!((barriers, counts(&text, ["ld.global.nc", "st.global"])), (9, [1, 1]), "{text}");
+        let text = ptx(histogram(128), &gpu);
+        // Without a scope they are those of the GPU, PTX ISA 9.7.13.5.
+        let atomics = counts(&text, ["atom.global.add.u32", "atom.shared.add.u32", ".sys"]);
+        assert_eq!(atomics, [1, 1, 0], "{text}");
+    }
+}
+
+#[test]
+fn wide_accesses_are_wide() {
+    for gpu in gpus() {
+        let text = ptx(conversions(), &gpu);
+        let words = ["ld.global.nc.v4.b32", "st.global.v4.b32", "cvt.f32.f16", "cvt.rn.f16x2.f32", "cvt.rzi"];
+        assert_eq!(counts(&text, words), [2, 2, 8, 4, 1], "{text}");
+        assert_eq!(counts(&text, ["cvt.rn.bf16", "cvt.f32.bf16"]), [0, 0], "{text}");
+    }
+}
+
+#[test]
+fn the_same_bytes_from_any_thread() {
+    let machines = gpus().into_iter().chain(hosts());
+    for machine in machines {
+        let kernels = || if machine.is_gpu() { kernels() } else { vec![vector_add(16, 1), gemm_row(32), histogram(1)] };
+        let compile = || codegen(&program(kernels()), &machine, &Options::default()).unwrap();
+        let alone = compile();
+        let together: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..2).map(|_| scope.spawn(compile)).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert!(together.iter().all(|t| *t == alone), "{}", machine.name);
+    }
+}
+
+#[test]
+fn ptxas_takes_it() {
+    let Some(ptxas) = Ptxas::find() else { return skipped("ptxas_takes_it", "no ptxas was found") };
+    assert!(ptxas.version().unwrap().starts_with(|c: char| c.is_ascii_digit()));
+    let options = Options { ptxas: Some(ptxas) };
+    for gpu in gpus() {
+        verified(&program(kernels()), &gpu);
+        let objects = codegen(&program(kernels()), &gpu, &options).unwrap();
+        let [text, cubin] = &objects[..] else { panic!("PTX and a cubin") };
+        assert!(matches!((&text.image, &cubin.image), (Image::Ptx(_), Image::Cubin(b)) if b.starts_with(b"\x7fELF")));
+        assert_eq!(cubin.warnings, [""; 0], "{}", gpu.name);
+        assert_eq!(cubin.kernels.len(), kernels().len());
+        for kernel in &cubin.kernels {
+            let usage = kernel.usage.unwrap();
+            assert!(usage.registers > 0 && usage.registers <= 64, "{kernel:?}");
+            assert_eq!((usage.spill_stores, usage.spill_loads, usage.stack_bytes), (0, 0, 0), "{kernel:?}");
+            assert!(u64::from(usage.shared_bytes) >= kernel.shared_bytes, "{kernel:?}");
+        }
+        assert_eq!(codegen(&program(kernels()), &gpu, &options).unwrap(), objects, "{}", gpu.name);
+    }
+}
+
+#[test]
+fn ptxas_is_quoted_when_it_refuses() {
+    let Some(ptxas) = Ptxas::find() else { return skipped("ptxas_is_quoted_when_it_refuses", "no ptxas was found") };
+    let broken = moec_codegen::Object {
+        target: "sm_80".to_string(),
+        image: Image::Ptx(".version 7.0\n.target sm_80\nnonsense\n".to_string()),
+        kernels: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let error = ptxas.assemble(&broken).unwrap_err();
+    assert!(error.to_string().contains("nonsense") && !error.is_environment(), "{error}");
+}

@@ -1,0 +1,202 @@
+//! The command line as types: commands, flags and their help.
+//! What a command does is in `commands`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use moec::diagnostics::MessageFormat;
+
+/// An ahead-of-time compiler for Mixture-of-Experts layers.
+///
+/// A spec goes in, a package of kernels comes out: PTX for NVIDIA GPUs, an object for the host CPU, a manifest.
+///
+/// Exit codes: 0 ok, 1 the input is wrong, 2 usage, 3 the environment lacks something, 4 a verification failed,
+/// 101 a bug in moec.
+#[derive(Debug, Parser)]
+#[command(name = "moec", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// How diagnostics are written to stderr.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) message_format: MessageFormat,
+    /// When diagnostics are coloured; NO_COLOR and CLICOLOR_FORCE count where this says auto.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub(crate) color: ColorChoice,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Compile a spec into a package.
+    Compile(Compile),
+    /// Check specs without compiling them.
+    Check {
+        /// Specs to check; `-` is standard input.
+        #[arg(required = true, value_name = "SPEC")]
+        specs: Vec<PathBuf>,
+    },
+    /// Run passes over a graph or kernel text.
+    Opt(Opt),
+    /// Run a layer: compile it if it is a spec, load weights and tokens, print what happened.
+    Run(Run),
+    /// Say what is in a package or another file that moec wrote.
+    Inspect {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Explain a diagnostic code.
+    Explain {
+        /// A code such as MOE0101.
+        #[arg(required_unless_present = "list")]
+        code: Option<String>,
+        /// Print every code.
+        #[arg(long, conflicts_with = "code")]
+        list: bool,
+    },
+    /// Print the JSON Schema of a spec.
+    Schema,
+    /// List the targets.
+    Targets,
+    /// Say what moec finds on this machine.
+    Doctor,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Compile {
+    /// The spec; `-` is standard input.
+    pub(crate) spec: PathBuf,
+    /// Machines to compile for.
+    #[arg(
+        long = "target",
+        value_enum,
+        value_delimiter = ',',
+        value_name = "TARGET",
+        env = "MOEC_TARGET",
+        default_value = "host"
+    )]
+    pub(crate) targets: Vec<Target>,
+    /// What to write; several go into --out-dir.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND", default_value = "package")]
+    pub(crate) emit: Vec<Emit>,
+    /// The file to write; `-` is standard output.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "out_dir")]
+    pub(crate) output: Option<PathBuf>,
+    /// The folder to write to.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out_dir: Option<PathBuf>,
+    /// Print the chain of rewrites, and the cost before and after.
+    #[arg(long)]
+    pub(crate) why: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Opt {
+    /// Graph or kernel text; `-` is standard input.
+    pub(crate) file: PathBuf,
+    /// Passes to run, in order.
+    #[arg(long, value_delimiter = ',', value_name = "PASS", required = true)]
+    pub(crate) pipeline: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// A spec, or a package that `moec compile` wrote; `-` is a spec on standard input.
+    pub(crate) layer: PathBuf,
+    /// Weights (safetensors); seeded random ones where absent.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: Option<PathBuf>,
+    /// What stands before every tensor name in the weights file.
+    #[arg(long, value_name = "PREFIX", requires = "weights")]
+    pub(crate) tensor_prefix: Option<String>,
+    /// Tokens (safetensors), `[T, H]` or `[B, S, H]`; seeded random ones where absent.
+    #[arg(long, value_name = "FILE[:TENSOR]")]
+    pub(crate) input: Option<String>,
+    /// Where to write the output, as the tensor `out.hidden`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// The device to run on.
+    #[arg(long, value_enum, default_value_t = Device::Host)]
+    pub(crate) device: Device,
+    /// Also run the f64 interpreter, and print the error.
+    #[arg(long)]
+    pub(crate) reference: bool,
+    /// Random tokens to run on where there is no --input.
+    #[arg(long, value_name = "T", conflicts_with = "input")]
+    pub(crate) tokens: Option<u64>,
+    /// Seed of random weights and tokens.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Threads of the host device; all cores where absent.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+/// A machine to compile for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Target {
+    /// A100.
+    #[value(name = "sm_80")]
+    Sm80,
+    /// RTX 30, A40.
+    #[value(name = "sm_86")]
+    Sm86,
+    /// RTX 40, L4, L40.
+    #[value(name = "sm_89")]
+    Sm89,
+    /// H100, H200: wgmma and TMA.
+    #[value(name = "sm_90a")]
+    Sm90a,
+    /// B200.
+    #[value(name = "sm_100a")]
+    Sm100a,
+    /// RTX 50.
+    #[value(name = "sm_120a")]
+    Sm120a,
+    /// The CPU that moec runs on.
+    #[value(name = "host")]
+    Host,
+    /// Any CPU with AVX2 and FMA.
+    #[value(name = "x86-64-v3")]
+    X86V3,
+    /// Any CPU with AVX-512.
+    #[value(name = "x86-64-v4")]
+    X86V4,
+}
+
+/// A stage to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Emit {
+    /// The package, one file.
+    Package,
+    /// What the layer means.
+    Graph,
+    /// The graph after rewriting.
+    Rewritten,
+    /// The kernels.
+    Kernel,
+    /// LLVM IR.
+    Llvm,
+    /// PTX.
+    Ptx,
+    /// SASS, where ptxas is found.
+    Cubin,
+    /// The host object.
+    Object,
+    /// The package's manifest.
+    Manifest,
+}
+
+/// Where `moec run` runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// This CPU.
+    Host,
+    /// An NVIDIA GPU.
+    Cuda,
+}

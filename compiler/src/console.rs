@@ -1,0 +1,53 @@
+//! stderr: how a failure is said, in colour or not, and what is said when moec itself breaks.
+
+use std::env;
+use std::io::{self, IsTerminal, Write};
+
+use annotate_snippets::Renderer;
+use clap::ColorChoice;
+use moec::diagnostics::{Code, Diagnostic, Exit, Report};
+
+use crate::cli::Cli;
+use crate::commands::Failure;
+
+/// Writes why a command failed, and gives the exit code.
+pub(crate) fn say(failure: Failure, cli: &Cli) -> Exit {
+    let report = match failure {
+        // The reader of the product has what it wanted: `moec schema | head`.
+        Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return Exit::Ok,
+        Failure::Output(error) => Diagnostic::new(Code::OutputFailed, format!("the output cannot be written: {error}")).into(),
+        Failure::Report(report) => report,
+    };
+    say_report(&report, cli)
+}
+
+fn say_report(report: &Report, cli: &Cli) -> Exit {
+    let renderer = if is_coloured(cli.color) { Renderer::styled() } else { Renderer::plain() };
+    // Where stderr cannot be written there is nowhere left to say so.
+    let _ = report.write(&mut io::stderr().lock(), cli.message_format, &renderer);
+    report.exit()
+}
+
+/// Whether stderr takes colours: the flag, then `NO_COLOR`, then `CLICOLOR_FORCE`, then whether it is a terminal.
+fn is_coloured(choice: ColorChoice) -> bool {
+    let is_set = |name: &str, off: &str| env::var_os(name).is_some_and(|value| !value.is_empty() && value != off);
+    match choice {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => !is_set("NO_COLOR", "") && (is_set("CLICOLOR_FORCE", "0") || io::stderr().is_terminal()),
+    }
+}
+
+/// A panic is a bug in moec, whatever the input was. The process still ends with exit code 101.
+pub(crate) fn report_bug(panic: &std::panic::PanicHookInfo<'_>) {
+    let (version, arguments) = (env!("CARGO_PKG_VERSION"), env::args_os().collect::<Vec<_>>());
+    let mut stderr = io::stderr().lock();
+    let _ = writeln!(stderr, "error[{}]: this is a bug in moec {version}, not in your input", Code::Bug.id());
+    let _ = writeln!(stderr, "  {panic}");
+    let _ = writeln!(stderr, "  command line: {arguments:?}");
+    let _ = writeln!(stderr, "  Please send this message and the spec. RUST_BACKTRACE=1 adds where it happened.");
+    let backtrace = std::backtrace::Backtrace::capture();
+    if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+        let _ = writeln!(stderr, "{backtrace}");
+    }
+}

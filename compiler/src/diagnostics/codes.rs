@@ -1,0 +1,209 @@
+//! The table of diagnostic codes: number, title, explanation, exit code.
+//! A number is never used again for another mistake. Nothing here decides when a code is reported.
+
+/// The exit codes of `moec`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All is well.
+    Ok = 0,
+    /// The input is wrong.
+    Input = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The environment lacks something.
+    Environment = 3,
+    /// A verification failed.
+    Verification = 4,
+    /// A bug in moec.
+    Bug = 101,
+}
+
+/// Declares the codes as one table, so that none can lack its title or its explanation.
+macro_rules! codes {
+    ($($name:ident = $number:literal, $exit:ident, $title:literal, $explanation:literal;)+) => {
+        /// Every kind of mistake that moec reports, by its stable number.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u16)]
+        pub enum Code {
+            $(#[doc = $title] $name = $number,)+
+        }
+
+        impl Code {
+            /// Every code, in the order of their numbers.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)+];
+
+            /// A few words that name the mistake.
+            pub fn title(self) -> &'static str {
+                match self { $(Code::$name => $title,)+ }
+            }
+
+            /// A paragraph for people: what it means, why it is an error, what to do.
+            pub fn explanation(self) -> &'static str {
+                match self { $(Code::$name => $explanation,)+ }
+            }
+
+            /// What a command that reports it exits with.
+            pub fn exit(self) -> Exit {
+                match self { $(Code::$name => Exit::$exit,)+ }
+            }
+        }
+    };
+}
+
+impl Code {
+    /// The code as people write it: `MOE0101`.
+    pub fn id(self) -> String {
+        format!("MOE{:04}", self as u16)
+    }
+
+    /// Reads `MOE0101`, `moe101` or `101`.
+    pub fn from_id(id: &str) -> Option<Code> {
+        let digits = match id.get(..3) {
+            Some(prefix) if prefix.eq_ignore_ascii_case("moe") => &id[3..],
+            Some(_) | None => id,
+        };
+        let number: u16 = digits.parse().ok()?;
+        Code::ALL.iter().copied().find(|code| *code as u16 == number)
+    }
+}
+
+codes! {
+    // 00xx: the file.
+    Unreadable = 1, Input, "the input cannot be read",
+        "The file that was named does not exist, is not a file, or may not be read. `-` reads standard input.";
+    TooLarge = 2, Input, "the input is too large",
+        "A spec is at most 1 MiB. Real specs are a few kilobytes; a larger file is nearly always a checkpoint or a \
+         model given in the spec's place. The size is checked before anything is read.";
+    NotUtf8 = 3, Input, "the input is not UTF-8",
+        "TOML and JSON are UTF-8 text. The message gives the first byte that is not. A file that starts with the bytes \
+         FF FE or FE FF is UTF-16, which some editors write: save it as UTF-8.";
+    ControlCharacter = 4, Input, "a NUL in the text",
+        "The text holds a NUL character, which neither TOML nor JSON allows. The file is probably binary.";
+    TooDeep = 5, Input, "brackets nest too deeply",
+        "A spec needs three levels of nesting. More than 32 open brackets are refused before parsing, so that no input \
+         can exhaust the stack.";
+    TomlSyntax = 6, Input, "the TOML is malformed",
+        "The text does not follow TOML 1.1. A repeated key and a table that is defined twice are syntax errors too.";
+    JsonSyntax = 7, Input, "the JSON is malformed",
+        "The text does not follow RFC 8259. A spec in a file whose name ends in `.json`, or on standard input with `{` \
+         first, is read as JSON. A repeated key is an error too: which one should count would be a guess.";
+    EmptySpec = 8, Input, "the spec is empty",
+        "A spec needs the tables [moe], [router] and [expert]. `moec schema` lists every key, and examples/specs has \
+         complete ones to start from.";
+    TooManyParts = 9, Input, "too many lines, keys and values",
+        "The schema has about a hundred keys, so a spec with more than 4096 lines, keys and values is not one. They are \
+         counted before parsing, which bounds the time and the memory that any input can cost.";
+
+    // 01xx: one key.
+    UnknownKey = 101, Input, "no such key",
+        "The key is not in the schema. Unknown keys are errors because a misspelt key that is ignored would silently \
+         give another layer. The help line names the nearest key, and `moec schema` lists all of them.";
+    WrongType = 102, Input, "a value of the wrong type",
+        "The key expects another type: an integer, a number, a string, a list or a table. Numbers are never quoted, and \
+         where an integer is expected `8.0` is not one.";
+    UnknownWord = 103, Input, "no such choice",
+        "The key takes one of a few words, and this is none of them. Words are written in lower case.";
+    MissingKey = 104, Input, "a required key is missing",
+        "The table lacks a key that has no default. moec gives a default only where every implementation agrees.";
+    MissingTable = 105, Input, "a required table is missing",
+        "Every spec has the tables [moe], [router] and [expert].";
+    OutOfRange = 106, Input, "a number outside its range",
+        "The limits are those of the kernels: hidden and intermediate up to 2^20, experts up to 4096, top_k up to 64, \
+         tokens.max up to 2^31 - 1. Negative numbers are never meant, and a number that an f32 cannot hold would be \
+         rounded to zero or to infinity.";
+    NotFinite = 107, Input, "nan or inf",
+        "TOML can write nan and inf, but no key of a spec can take them.";
+    BadName = 108, Input, "a name with other characters",
+        "The layer's name becomes the name of files and symbols, so it holds only letters, digits, `.`, `_` and `-`, \
+         and at most 64 of them.";
+    InexactRatio = 109, Input, "a fraction with too many digits",
+        "A capacity factor is kept exactly, as a fraction of two 64-bit integers, because a capacity that was rounded \
+         twice drops other tokens. About 18 significant digits fit.";
+
+    // 02xx: what moec does not carry.
+    NotSupportedYet = 201, Input, "not supported yet",
+        "The key or value is part of the schema, and its meaning is settled, but this version of moec cannot compile \
+         it. It is refused rather than ignored: a layer that leaves it out computes something else.";
+
+    // 03xx: two keys.
+    TopKAboveExperts = 301, Input, "top_k exceeds the experts",
+        "A token cannot select more distinct experts than there are.";
+    GroupsDoNotDivide = 302, Input, "groups do not divide experts",
+        "Group-limited routing cuts the experts into equal runs of neighbours, so `groups` divides `experts`.";
+    TooManyTopGroups = 303, Input, "topk_groups exceeds groups",
+        "`topk_groups` of the `groups` stay selectable, so it is at most `groups`.";
+    TopKAboveSelectable = 304, Input, "top_k exceeds the experts of the selected groups",
+        "Only the experts of the best `topk_groups` groups can be selected: topk_groups * experts / groups of them. \
+         `top_k` beyond that would select masked experts, which implementations disagree about.";
+    GroupTooSmall = 305, Input, "a group of one expert has no two best",
+        "`group_score = \"top2_sum\"` ranks a group by the sum of its two best experts, so a group has at least two.";
+    NeedsOther = 306, Input, "a key without the key it needs",
+        "The key changes nothing unless another key asks for it, so one of the two is a mistake: either the key is left \
+         over, or the other was forgotten.";
+    Contradiction = 307, Input, "two keys contradict",
+        "The two keys cannot both be meant. The labels show both.";
+    MissingRound = 308, Input, "the rounding of the capacity is missing",
+        "capacity = factor * tokens / experts is rarely whole, and implementations round it up, down, or half to even: \
+         for 37 tokens, 8 experts and factor 1.25 published code gives 5 or 6 slots. Which tokens drop depends on it, so \
+         the spec states it. mesh-tensorflow's Switch uses \"floor\", flaxformer \"half_even\", V-MoE \"ceil\".";
+    MissingCapacity = 309, Input, "a capacity without a size",
+        "A [capacity] table gives its size as `factor` (times tokens / experts), as `tokens` (absolute) or as \
+         `fraction` (of the tokens). Without the table the layer is dropless.";
+    ExpectedAboveMax = 310, Input, "an expected token count above tokens.max",
+        "`tokens.expected` names batch sizes to be fast at; one above `tokens.max` would be refused at launch.";
+
+    // 04xx: [weights].
+    WeightNotInLayer = 401, Input, "a weight that the layer does not have",
+        "The [weights] entry names a tensor that this layer has no use for, such as a shared expert's without [shared] \
+         or a bias without `bias = true`. Either the entry is left over, or a key elsewhere was forgotten, and then the \
+         layer would silently compute something else.";
+    WeightTwice = 402, Input, "a weight that is stored in two ways",
+        "Gate and up are stored either as two tensors or as one (`gate_up`), never both.";
+    IllegalLayout = 403, Input, "a layout that the tensor cannot have",
+        "\"T\" swaps the last two dimensions of a matrix, \"interleave\" says that gate and up rows alternate in a fused \
+         gate_up, \"T interleave\" both, and \"HEP\" is for the slots of soft routing.";
+    BadTensorName = 404, Input, "a tensor name that cannot be looked up",
+        "A stored name is a non-empty text of at most 512 bytes without control characters. `{e}` stands for the \
+         expert's index, in tensors that have one part an expert; no other placeholder exists.";
+    ExpertsDisagree = 405, Input, "the experts of a stored tensor differ from the layer's",
+        "`experts` in a [weights] entry says that the file flattens the expert dimension into the rows. It repeats \
+         moe.experts.";
+
+    // 05xx: limits over several keys.
+    LimitExceeded = 501, Input, "a product of sizes exceeds a limit",
+        "Each size is legal but their product is not: expert weights are limited to 2^40 elements a tensor, (token, \
+         expert) pairs to 2^31 - 1, and activations to 2^46 elements.";
+
+    // 06xx: the command line's files and the environment.
+    UnknownCode = 601, Usage, "no such diagnostic code",
+        "`moec explain` takes a code such as MOE0101. `moec explain --list` prints all of them.";
+    OutputFailed = 602, Environment, "the output cannot be written",
+        "Writing the product failed: the folder may not exist, the disk may be full.";
+    ToolMissing = 603, Environment, "the environment lacks something",
+        "moec looked for a tool or a driver that this machine does not have. `moec doctor` lists what it looks for, and \
+         where.";
+
+    // 09xx: moec itself.
+    Bug = 901, Bug, "a bug in moec",
+        "moec did something that it never should, whatever its input. Please send the spec, the command line and the \
+         whole message.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_distinct_ascending_and_read_back() {
+        assert!(Code::ALL.windows(2).all(|pair| pair[0] < pair[1]));
+        for &code in Code::ALL {
+            assert_eq!(Code::from_id(&code.id()), Some(code));
+            assert!(code.explanation().len() > code.title().len(), "{code:?}");
+        }
+        assert_eq!(Code::from_id("101"), Some(Code::UnknownKey));
+        assert_eq!(Code::from_id("moe0101"), Some(Code::UnknownKey));
+        assert_eq!(Code::from_id("MOE9999"), None);
+        assert_eq!(Code::from_id("été"), None);
+    }
+}

@@ -1,0 +1,179 @@
+//! What is said to people about their input: one mistake a [`Diagnostic`], all mistakes of one file a [`Report`].
+//! How a diagnostic looks is in `diagnostics/render.rs`; what its code means is in `diagnostics/codes.rs`.
+
+mod codes;
+mod render;
+
+use std::ops::Range;
+
+pub use codes::{Code, Exit};
+pub use render::MessageFormat;
+
+/// One mistake: what is wrong, where, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// The stable code; `moec explain` has a paragraph for each.
+    pub code: Code,
+    /// One line, without the code and without a full stop.
+    pub message: String,
+    /// The place at fault, then the others that the mistake involves: the other key, where two disagree. Empty where no
+    /// place of a text is at fault.
+    pub labels: Vec<Label>,
+    /// What to write instead.
+    pub help: Option<String>,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// A place in the source, in bytes, and what is to be said about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Byte range of the text.
+    pub span: Range<usize>,
+    /// Shown beside the marked text; may be empty.
+    pub text: String,
+}
+
+impl Diagnostic {
+    /// A mistake without a place.
+    pub fn new(code: Code, message: impl Into<String>) -> Diagnostic {
+        Diagnostic { code, message: message.into(), labels: Vec::new(), help: None, notes: Vec::new() }
+    }
+
+    /// The place at fault.
+    pub fn at(mut self, span: Range<usize>, text: impl Into<String>) -> Diagnostic {
+        self.labels.insert(0, Label { span, text: text.into() });
+        self
+    }
+
+    /// Another place that the mistake involves.
+    pub fn also(mut self, span: Range<usize>, text: impl Into<String>) -> Diagnostic {
+        self.labels.push(Label { span, text: text.into() });
+        self
+    }
+
+    /// Where the place at fault starts.
+    pub fn start(&self) -> Option<usize> {
+        self.labels.first().map(|label| label.span.start)
+    }
+
+    /// What to write instead.
+    pub fn help(mut self, text: impl Into<String>) -> Diagnostic {
+        self.help = Some(text.into());
+        self
+    }
+
+    /// What else is worth knowing.
+    pub fn note(mut self, text: impl Into<String>) -> Diagnostic {
+        self.notes.push(text.into());
+        self
+    }
+}
+
+/// The text that diagnostics point into, under the name that people know it by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// File name, or `<stdin>`; empty where there is no text.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Everything wrong with one input: the error value of every command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What the diagnostics point into.
+    pub source: Source,
+    /// At least one.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Report {
+    /// The exit code of a command that ends with this report: that of its first diagnostic.
+    pub fn exit(&self) -> Exit {
+        self.diagnostics.first().map_or(Exit::Ok, |diagnostic| diagnostic.code.exit())
+    }
+}
+
+impl From<Diagnostic> for Report {
+    /// A report about something that is not a text.
+    fn from(diagnostic: Diagnostic) -> Report {
+        let source = Source { name: String::new(), text: String::new() };
+        Report { source, diagnostics: vec![diagnostic] }
+    }
+}
+
+/// A user's text in a message: in backquotes, control characters escaped, cut where it is long.
+pub fn quote(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let mut quoted = String::from("`");
+    for (at, c) in text.chars().enumerate() {
+        if at == LONGEST {
+            quoted.push_str("...");
+            break;
+        }
+        match c {
+            '"' | '\'' | '\\' => quoted.push(c),
+            c => quoted.extend(c.escape_debug()),
+        }
+    }
+    quoted.push('`');
+    quoted
+}
+
+/// The candidate that a misspelt word most likely means, if one is near enough.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    const LONGEST: usize = 64;
+    if word.len() > LONGEST {
+        return None;
+    }
+    let allowed = |candidate: &str| (candidate.len().max(word.len()) / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (edit_distance(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= allowed(candidate))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b` (optimal string alignment),
+/// letter case ignored.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let (a, b) = (a.to_lowercase().into_bytes(), b.to_lowercase().into_bytes());
+    let mut before_last: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(before_last[j - 2] + 1);
+            }
+            row.push(best);
+        }
+        before_last = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_misses() {
+        assert_eq!(nearest("topk", ["top_k", "score"]), Some("top_k"));
+        assert_eq!(nearest("exprets", ["experts", "hidden"]), Some("experts"));
+        assert_eq!(nearest("Softmax", ["softmax", "sigmoid"]), Some("softmax"));
+        assert_eq!(nearest("banana", ["experts", "hidden"]), None);
+        assert_eq!(nearest(&"x".repeat(1000), ["experts"]), None);
+        assert_eq!(nearest("", ["experts"]), None);
+    }
+
+    #[test]
+    fn quoted_text_is_harmless() {
+        assert_eq!(quote("a\u{1b}[31m"), "`a\\u{1b}[31m`");
+        assert_eq!(quote(&"y".repeat(100)).len(), 65);
+    }
+}

@@ -1,0 +1,67 @@
+//! `moec doctor`: what moec finds on this machine, and what it does without.
+//! Nothing here decides where moec looks for ptxas: `moec-codegen` does.
+
+use std::env;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use moec::diagnostics::{Code, Diagnostic, Report};
+use moec_codegen::Ptxas;
+
+use crate::commands::Failure;
+
+/// Prints one line a tool. Only the C compiler is needed; the rest is optional.
+pub(crate) fn doctor(out: &mut dyn Write) -> Result<(), Failure> {
+    writeln!(out, "moec     {}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "llvm     {}", moec_codegen::llvm_version())?;
+    match Ptxas::find() {
+        Some(ptxas) => match ptxas.version() {
+            Ok(version) => writeln!(out, "ptxas    {version} ({})", ptxas.path().display())?,
+            Err(error) => writeln!(out, "ptxas    {} does not run: {error}", ptxas.path().display())?,
+        },
+        None => writeln!(out, "ptxas    absent: packages hold PTX and no cubin; `make demo` installs it, MOEC_PTXAS names one")?,
+    }
+    match find_libcuda() {
+        Some(path) => writeln!(out, "libcuda  {}", path.display())?,
+        None => writeln!(out, "libcuda  absent: `--device cuda` is refused")?,
+    }
+    match find_cc() {
+        Some(cc) => writeln!(out, "cc       {} ({})", version_of(&cc).unwrap_or_default(), cc.display())?,
+        None => {
+            writeln!(out, "cc       absent: host kernels cannot be linked")?;
+            let diagnostic = Diagnostic::new(Code::ToolMissing, "there is no C compiler on this machine")
+                .help("install one (Debian: `apt-get install gcc`), or name it by CC");
+            return Err(Report::from(diagnostic).into());
+        }
+    }
+    Ok(())
+}
+
+/// The C compiler that links the host object: `CC`, then `cc`, `gcc`, `clang` on `PATH`.
+fn find_cc() -> Option<PathBuf> {
+    let named = env::var_os("CC").map(PathBuf::from);
+    named.into_iter().chain(["cc", "gcc", "clang"].map(PathBuf::from)).find_map(on_path)
+}
+
+/// The program of this name on `PATH`; a path of several parts is looked up as it is.
+fn on_path(name: PathBuf) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let is_bare = name.components().count() == 1;
+    let found_bare = env::split_paths(&path).map(|folder| folder.join(&name)).find(|path| path.is_file());
+    if is_bare { found_bare } else { name.is_file().then_some(name) }
+}
+
+/// The NVIDIA driver's library, where the loader would look for it.
+fn find_libcuda() -> Option<PathBuf> {
+    let listed = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let standard = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/lib/wsl/lib", "/usr/local/nvidia/lib64"];
+    let folders = env::split_paths(&listed).chain(standard.map(PathBuf::from));
+    folders.map(|folder| folder.join("libcuda.so.1")).find(|path| path.is_file())
+}
+
+/// The first line of what `--version` prints.
+fn version_of(program: &PathBuf) -> Option<String> {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+    String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_string)
+}

@@ -1,0 +1,292 @@
+//! What the keys of a spec say about each other, and limits over several of them.
+//! What is wrong with one key alone has been reported by `section`; a key that is wrong is left out here.
+
+use std::ops::Range;
+
+use super::resolve::{self, Sections};
+use super::section::{Field, Section};
+use super::weights::Tensor;
+use crate::diagnostics::{Code, Diagnostic};
+
+/// Reports every disagreement.
+pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    top_k(spec, wrong);
+    groups(spec, wrong);
+    renorm(&spec.router, wrong);
+    order(&spec.router, wrong);
+    if let Some(capacity) = &spec.capacity {
+        capacity_size(capacity, wrong);
+    }
+    gating(&spec.expert, &spec.expert, wrong);
+    if let Some(shared) = &spec.shared {
+        gating(shared, &spec.expert, wrong);
+    }
+    tokens(&spec.tokens, wrong);
+    weights(spec, wrong);
+    limits(spec, wrong);
+}
+
+/// Where a key's value is, or the table's name where the key is absent.
+fn place(section: &Section, key: &str) -> Range<usize> {
+    section.given(key).map_or(section.header.clone(), |field| field.span.clone())
+}
+
+fn top_k(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    let router = &spec.router;
+    let tokens_choose = matches!(router.word("mode"), Some("token_choice"));
+    if tokens_choose && spec.has_router {
+        router.require("top_k", wrong);
+    }
+    let (Some(top_k), Some(experts)) = (router.integer("top_k"), spec.moe.integer("experts")) else { return };
+    if top_k > experts {
+        wrong.push(
+            Diagnostic::new(Code::TopKAboveExperts, format!("top_k ({top_k}) exceeds experts ({experts})"))
+                .at(place(router, "top_k"), format!("{top_k} distinct experts"))
+                .also(place(&spec.moe, "experts"), format!("of {experts}"))
+                .help(format!("top_k is at most {experts}")),
+        );
+    }
+}
+
+fn groups(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    let router = &spec.router;
+    for key in ["topk_groups", "group_score", "group_mask"] {
+        needs(router, key, router.given("groups").is_some(), "groups", router, wrong);
+    }
+    let (Some(groups), Some(experts)) = (router.integer("groups"), spec.moe.integer("experts")) else { return };
+    if router.given("groups").is_none() || (groups == 1 && router.given("topk_groups").is_none()) {
+        return;
+    }
+    if !experts.is_multiple_of(groups) {
+        let near: Vec<String> = (2..=experts).filter(|n| experts.is_multiple_of(*n)).take(6).map(|n| n.to_string()).collect();
+        wrong.push(
+            Diagnostic::new(Code::GroupsDoNotDivide, format!("groups ({groups}) does not divide experts ({experts})"))
+                .at(place(router, "groups"), format!("{groups} equal groups"))
+                .also(place(&spec.moe, "experts"), format!("of {experts} experts"))
+                .help(format!("these do: 1, {}", near.join(", "))),
+        );
+        return;
+    }
+    let Some(topk_groups) = router.integer("topk_groups") else {
+        if router.given("topk_groups").is_none() {
+            wrong.push(
+                Diagnostic::new(Code::MissingKey, "[router] has groups but lacks `topk_groups`")
+                    .at(place(router, "groups"), "groups are asked for here")
+                    .help("topk_groups: how many groups stay selectable"),
+            );
+        }
+        return;
+    };
+    if topk_groups > groups {
+        wrong.push(
+            Diagnostic::new(Code::TooManyTopGroups, format!("topk_groups ({topk_groups}) exceeds groups ({groups})"))
+                .at(place(router, "topk_groups"), format!("{topk_groups} groups"))
+                .also(place(router, "groups"), format!("of {groups}")),
+        );
+        return;
+    }
+    let group_experts = experts / groups;
+    let selectable = topk_groups * group_experts;
+    if let Some(top_k) = router.integer("top_k").filter(|top_k| *top_k > selectable && *top_k <= experts) {
+        let message = format!("top_k ({top_k}) exceeds the {selectable} experts of the selected groups");
+        wrong.push(
+            Diagnostic::new(Code::TopKAboveSelectable, message)
+                .at(place(router, "top_k"), format!("{top_k} experts"))
+                .also(place(router, "topk_groups"), format!("{topk_groups} groups of {group_experts}")),
+        );
+    }
+    if groups > 1 && group_experts < 2 && router.word("group_score") == Some("top2_sum") {
+        wrong.push(
+            Diagnostic::new(Code::GroupTooSmall, "a group of one expert has no two best scores")
+                .at(place(router, "groups"), format!("{groups} groups"))
+                .also(place(&spec.moe, "experts"), format!("of {experts} experts")),
+        );
+    }
+}
+
+fn renorm(router: &Section, wrong: &mut Vec<Diagnostic>) {
+    let renorms = router.word("renorm") != Some("none");
+    for key in ["renorm_eps", "renorm_eps_mode"] {
+        needs(router, key, renorms, "renorm", router, wrong);
+    }
+}
+
+/// Scores that do not exist before the selection cannot take part in it.
+fn order(router: &Section, wrong: &mut Vec<Diagnostic>) {
+    if router.word("order") != Some("topk_score") {
+        return;
+    }
+    let has_groups = router.integer("groups").is_some_and(|groups| groups > 1);
+    for (key, asks) in [("correction_on", router.word("correction_on") == Some("score")), ("groups", has_groups)] {
+        if asks {
+            wrong.push(
+                Diagnostic::new(Code::Contradiction, format!("router.{key} ranks scores, which order = \"topk_score\" has not"))
+                    .at(place(router, key), "needs the scores of all experts")
+                    .also(place(router, "order"), "scores only the selected experts")
+                    .help("order = \"score_topk\""),
+            );
+        }
+    }
+}
+
+fn capacity_size(capacity: &Section, wrong: &mut Vec<Diagnostic>) {
+    let sizes: Vec<&Field> = ["factor", "tokens", "fraction"].into_iter().filter_map(|key| capacity.given(key)).collect();
+    match sizes.as_slice() {
+        [] => wrong.push(
+            Diagnostic::new(Code::MissingCapacity, "[capacity] does not say how large it is")
+                .at(capacity.header.clone(), "in this table")
+                .help("factor = 1.25 (times tokens / experts), or tokens = 64 (absolute); without [capacity] nothing drops"),
+        ),
+        [size] if size.key.name != "tokens" && capacity.given("round").is_none() => wrong.push(
+            Diagnostic::new(Code::MissingRound, format!("capacity.{} needs `round`", size.key.name))
+                .at(size.key_span.clone(), "rarely gives whole tokens")
+                .help("round = \"ceil\", \"floor\" or \"half_even\"")
+                .note("implementations differ, and which tokens drop depends on it: see `moec explain MOE0308`"),
+        ),
+        [_] => {}
+        [first, rest @ ..] => wrong.extend(rest.iter().map(|other| {
+            let message = format!("capacity.{} and capacity.{} contradict", first.key.name, other.key.name);
+            Diagnostic::new(Code::Contradiction, message)
+                .at(other.key_span.clone(), "a second size")
+                .also(first.key_span.clone(), "the first")
+                .help("keep one of them")
+        })),
+    }
+    needs(capacity, "count_k", capacity.given("factor").is_some(), "factor", capacity, wrong);
+}
+
+/// The inner keys of `[expert]`, or of `[shared]`, which inherits from it.
+fn gating(section: &Section, inherited: &Section, wrong: &mut Vec<Diagnostic>) {
+    let holder = |key: &str| if section.given(key).is_some() { section } else { inherited };
+    let gated = holder("gated").boolean("gated") != Some(false);
+    for key in ["up_offset", "clamp_limit"] {
+        needs(section, key, gated, "gated", holder("gated"), wrong);
+    }
+    let is_silu = holder("activation").word("activation").is_none_or(|word| word == "silu");
+    if let Some(alpha) = section.given("alpha").filter(|_| !is_silu) {
+        wrong.push(
+            Diagnostic::new(Code::Contradiction, "alpha is a part of silu, and the activation is another")
+                .at(alpha.key_span.clone(), "x * sigmoid(alpha * x)")
+                .also(place(holder("activation"), "activation"), "another activation")
+                .help("activation = \"silu\", or no alpha"),
+        );
+    }
+    let clamps = holder("clamp_limit").given("clamp_limit").is_some();
+    needs(section, "clamp_where", clamps, "clamp_limit", section, wrong);
+    if section.boolean("clamp") == Some(false)
+        && let (Some(off), Some(limit)) = (section.given("clamp"), section.given("clamp_limit"))
+    {
+        wrong.push(
+            Diagnostic::new(Code::Contradiction, "clamp = false and clamp_limit contradict")
+                .at(off.span.clone(), "no clamp")
+                .also(limit.span.clone(), "a clamp"),
+        );
+    }
+}
+
+fn tokens(tokens: &Section, wrong: &mut Vec<Diagnostic>) {
+    let (Some(_), Some(max), Some(expected)) = (tokens.given("expected"), tokens.integer("max"), tokens.integers("expected"))
+    else {
+        return;
+    };
+    for (count, span) in expected.into_iter().filter(|(count, _)| *count > max) {
+        wrong.push(
+            Diagnostic::new(Code::ExpectedAboveMax, format!("{count} tokens are expected, and {max} are the most"))
+                .at(span, "more than max")
+                .also(place(tokens, "max"), format!("tokens.max is {max}")),
+        );
+    }
+}
+
+/// A key that changes nothing because another key does not ask for it.
+fn needs(section: &Section, key: &str, is_asked: bool, other: &str, holder: &Section, wrong: &mut Vec<Diagnostic>) {
+    let Some(field) = section.given(key).filter(|_| !is_asked) else { return };
+    let table = section.table.name;
+    let diagnostic = Diagnostic::new(Code::NeedsOther, format!("{table}.{key} changes nothing without {other}"))
+        .at(field.key_span.clone(), format!("needs {other}"));
+    wrong.push(match holder.given(other) {
+        Some(other_field) => diagnostic.also(other_field.span.clone(), "which is off here"),
+        None => diagnostic.help(format!("give `{other}` too, or leave `{key}` out")),
+    });
+}
+
+fn weights(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    let weights = &spec.weights;
+    for field in weights.fields() {
+        let (Some(tensor), Some(recipe)) = (Tensor::from_word(field.key.name), field.recipe()) else { continue };
+        if let Some((why, place)) = resolve::why_absent(tensor, spec) {
+            let message = format!("weights.{} is given, but the layer has no such tensor", field.key.name);
+            let diagnostic = Diagnostic::new(Code::WeightNotInLayer, message).at(field.key_span.clone(), why);
+            wrong.push(match place {
+                Some(span) => diagnostic.also(span, "because of this"),
+                None => diagnostic,
+            });
+            continue;
+        }
+        if let (Some((experts, span)), Some(layer)) = (&recipe.experts, spec.moe.integer("experts"))
+            && *experts != layer
+        {
+            let message = format!("weights.{} has {experts} experts, and the layer {layer}", field.key.name);
+            wrong.push(
+                Diagnostic::new(Code::ExpertsDisagree, message)
+                    .at(span.clone(), "here")
+                    .also(place(&spec.moe, "experts"), "and here"),
+            );
+        }
+    }
+    for (fused, parts) in [
+        ("gate_up", ["gate", "up"]),
+        ("gate_up_bias", ["gate_bias", "up_bias"]),
+        ("shared_gate_up", ["shared_gate", "shared_up"]),
+        ("shared_gate_up_bias", ["shared_gate_bias", "shared_up_bias"]),
+    ] {
+        let Some(fused) = weights.given(fused) else { continue };
+        for part in parts.into_iter().filter_map(|part| weights.given(part)) {
+            let message = format!("weights.{} and weights.{} contradict", fused.key.name, part.key.name);
+            wrong.push(
+                Diagnostic::new(Code::WeightTwice, message)
+                    .at(part.key_span.clone(), "stored alone")
+                    .also(fused.key_span.clone(), "stored together")
+                    .help("keep the one that the checkpoint has"),
+            );
+        }
+    }
+}
+
+/// Products of legal sizes that no kernel could index or no machine hold.
+fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    const MOST_WEIGHTS: u64 = 1 << 40;
+    const MOST_PAIRS: u64 = (1 << 31) - 1;
+    const MOST_ACTIVATIONS: u64 = 1 << 46;
+    const WIDEST_SHARED: u64 = 1 << 20;
+    let (hidden, experts, ffn) = (spec.moe.integer("hidden"), spec.moe.integer("experts"), spec.expert.integer("intermediate"));
+    let (top_k, max) = (spec.router.integer("top_k"), spec.tokens.integer("max"));
+    let mut limit = |what: &str, size: u64, most: u64, first: Range<usize>, others: Vec<(Range<usize>, &str)>| {
+        if size > most {
+            let message = format!("{what}: {size} exceeds the limit of {most}");
+            let diagnostic = Diagnostic::new(Code::LimitExceeded, message).at(first, "too large together");
+            wrong.push(others.into_iter().fold(diagnostic, |diagnostic, (span, text)| diagnostic.also(span, text)));
+        }
+    };
+    if let (Some(hidden), Some(experts), Some(ffn)) = (hidden, experts, ffn) {
+        let others = vec![(place(&spec.moe, "hidden"), "hidden"), (place(&spec.expert, "intermediate"), "intermediate")];
+        let elements = hidden.saturating_mul(experts).saturating_mul(2 * ffn);
+        limit("elements of gate and up", elements, MOST_WEIGHTS, place(&spec.moe, "experts"), others);
+    }
+    if let (Some(top_k), Some(max)) = (top_k, max) {
+        let others = vec![(place(&spec.router, "top_k"), "experts a token")];
+        let first = if spec.tokens.given("max").is_some() { place(&spec.tokens, "max") } else { place(&spec.router, "top_k") };
+        let pairs = top_k.saturating_mul(max);
+        limit("(token, expert) pairs", pairs, MOST_PAIRS, first.clone(), others);
+        if let (Some(hidden), Some(ffn), true) = (hidden, ffn, pairs <= MOST_PAIRS) {
+            let others = vec![(place(&spec.moe, "hidden"), "hidden"), (place(&spec.expert, "intermediate"), "intermediate")];
+            limit("elements of one activation", pairs.saturating_mul(hidden.max(2 * ffn)), MOST_ACTIVATIONS, first, others);
+        }
+    }
+    if let Some(shared) = &spec.shared
+        && let (Some(count), Some(ffn)) = (shared.integer("count"), shared.integer("intermediate"))
+    {
+        let others = vec![(place(shared, "count"), "times this")];
+        limit("width of the shared experts", count * ffn, WIDEST_SHARED, place(shared, "intermediate"), others);
+    }
+}

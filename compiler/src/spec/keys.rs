@@ -1,0 +1,318 @@
+//! The keys of a spec: one table that the reader, `moec schema` and the documentation all follow.
+//! Rules that involve two keys are in `check`; how a value becomes a field of the model is in `resolve`.
+
+use Fallback::{Absent, Required};
+use Sign::{Any, NonNegative, Positive};
+use Support::{Later, Now};
+use Takes::{Boolean, Integer, Integers, Number, Stored, Text, Word, WordOrInteger};
+
+/// A table of the spec, such as `[router]`.
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) doc: &'static str,
+    pub(super) required: bool,
+    pub(super) keys: &'static [Key],
+}
+
+/// One key of a table.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) takes: Takes,
+    pub(super) default: Fallback,
+    pub(super) support: Support,
+    pub(super) doc: &'static str,
+}
+
+/// Whether the pipeline carries a key or a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Support {
+    Now,
+    /// Refused by name. A key is let through where it repeats its default, since nothing is lost then.
+    Later,
+}
+
+/// The values that a key takes.
+#[derive(Clone, Copy)]
+pub(super) enum Takes {
+    Text,
+    Boolean,
+    Integer(u64, u64),
+    Integers(u64, u64),
+    Number(Sign),
+    /// A positive decimal that is kept exactly.
+    Ratio,
+    Word(&'static [Choice]),
+    WordOrInteger(&'static [Choice], u64, u64),
+    /// A recipe of `[weights]`.
+    Stored,
+}
+
+/// The numbers that a key takes; all of them finite and representable in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    Positive,
+    NonNegative,
+    Any,
+}
+
+/// A word that a key takes.
+pub(super) struct Choice {
+    pub(super) word: &'static str,
+    pub(super) support: Support,
+    pub(super) doc: &'static str,
+}
+
+/// What an absent key means.
+#[derive(Clone, Copy)]
+pub(super) enum Fallback {
+    /// An error.
+    Required,
+    /// Something that no value spells.
+    Absent,
+    Boolean(bool),
+    Integer(u64),
+    Number(f64),
+    Word(&'static str),
+    Integers(&'static [u64]),
+}
+
+/// The widest hidden or ffn dimension.
+const MAX_WIDTH: u64 = 1 << 20;
+/// The most experts.
+const MAX_EXPERTS: u64 = 4096;
+/// The most experts of one token.
+const MAX_TOP_K: u64 = 64;
+/// The most tokens of one launch.
+const MAX_TOKENS: u64 = (1 << 31) - 1;
+
+const fn key(name: &'static str, takes: Takes, default: Fallback, support: Support, doc: &'static str) -> Key {
+    Key { name, takes, default, support, doc }
+}
+
+const fn choice(word: &'static str, support: Support, doc: &'static str) -> Choice {
+    Choice { word, support, doc }
+}
+
+/// A key of `[weights]`.
+const fn stored(name: &'static str, support: Support, doc: &'static str) -> Key {
+    key(name, Stored, Absent, support, doc)
+}
+
+/// The table of this name.
+pub(super) fn table(name: &str) -> Option<&'static Table> {
+    TABLES.iter().find(|table| table.name == name)
+}
+
+const ACTIVATIONS: &[Choice] = &[
+    choice("silu", Now, "x * sigmoid(x)"),
+    choice("gelu", Now, "x * Phi(x), by erf"),
+    choice("gelu_tanh", Now, "the tanh form of gelu"),
+    choice("relu", Now, "max(x, 0)"),
+    choice("relu2", Now, "max(x, 0)^2"),
+];
+const CLAMP_PLACES: &[Choice] = &[choice("pre", Now, "gate <= L, |up| <= L"), choice("post", Now, "act(gate) <= L, |up| <= L")];
+
+/// Every table, in the order in which specs are written.
+#[rustfmt::skip]
+pub(super) static TABLES: &[Table] = &[
+    Table { name: "moe", required: true, doc: "The layer's sizes.", keys: &[
+        key("name", Text, Absent, Now, "at most 64 of A-Z a-z 0-9 . _ -; names files and symbols"),
+        key("hidden", Integer(1, MAX_WIDTH), Required, Now, "H, the width of a token's vector"),
+        key("experts", Integer(1, MAX_EXPERTS), Required, Now, "E, the experts that have weights"),
+        key("routed_output_scale", Number(Positive), Fallback::Number(1.0), Later, "factor on the summed routed output, before the shared experts are added"),
+    ] },
+    Table { name: "router", required: true, doc: "How tokens find experts.", keys: &[
+        key("mode", Word(&[
+            choice("token_choice", Now, "each token takes its top_k experts"),
+            choice("expert_choice", Later, "each expert takes its capacity of tokens"),
+            choice("soft", Later, "soft dispatch and combine over slots"),
+            choice("hash", Later, "a table of token ids decides"),
+        ]), Fallback::Word("token_choice"), Now, "who chooses whom"),
+        key("top_k", Integer(1, MAX_TOP_K), Absent, Now, "K, the experts of one token"),
+        key("score", Word(&[
+            choice("softmax", Now, "exp(l) / sum exp(l)"),
+            choice("sigmoid", Now, "1 / (1 + exp(-l))"),
+            choice("sqrtsoftplus", Later, "sqrt(log(1 + exp(l)))"),
+            choice("identity", Later, "the logit itself"),
+        ]), Fallback::Word("softmax"), Now, "what turns logits into scores"),
+        key("order", Word(&[
+            choice("score_topk", Now, "score over all experts, then select"),
+            choice("topk_score", Now, "select on the logits, then score over the selected ones"),
+        ]), Fallback::Word("score_topk"), Now, "which comes first"),
+        key("select", Word(&[
+            choice("topk", Now, "the largest"),
+            choice("sparsemixer", Later, "Phi-3.5's masked softmax"),
+        ]), Fallback::Word("topk"), Now, "how the experts are selected"),
+        key("jitter", Number(NonNegative), Absent, Later, "the threshold of sparsemixer"),
+        key("bias", Boolean, Fallback::Boolean(false), Now, "the logits have an additive bias"),
+        key("logit_scale", Number(Positive), Fallback::Number(1.0), Later, "factor on the logits"),
+        key("logit_softcap", Number(NonNegative), Fallback::Number(0.0), Later, "tanh(l / c) * c on the logits; 0 is off"),
+        key("input_norm", Word(&[
+            choice("none", Now, "the token as it is"),
+            choice("rms", Later, "root mean square"),
+        ]), Fallback::Word("none"), Now, "normalisation of the router's input"),
+        key("input_norm_eps", Number(NonNegative), Absent, Later, "epsilon of input_norm"),
+        key("input_scale", Number(Positive), Absent, Later, "factor after input_norm"),
+        key("correction_on", Word(&[
+            choice("none", Now, "no bias"),
+            choice("score", Now, "added to the score"),
+            choice("logit", Later, "added to the logit"),
+        ]), Fallback::Word("none"), Now, "where the selection-only bias is added"),
+        key("groups", Integer(1, MAX_EXPERTS), Fallback::Integer(1), Now, "groups of neighbouring experts; divides experts"),
+        key("topk_groups", Integer(1, MAX_EXPERTS), Absent, Now, "groups that stay selectable; required where groups > 1"),
+        key("group_score", Word(&[
+            choice("top2_sum", Now, "the sum of the two best scores"),
+            choice("max", Later, "the best score"),
+        ]), Fallback::Word("top2_sum"), Now, "how a group is ranked"),
+        key("group_mask", Word(&[
+            choice("-inf", Now, "never selected"),
+            choice("zero", Later, "score 0"),
+        ]), Fallback::Word("-inf"), Now, "what the experts of the other groups score"),
+        key("renorm", Word(&[
+            choice("none", Now, "the scores as they are"),
+            choice("sum", Now, "divided by their sum"),
+            choice("p", Later, "divided by their p-norm"),
+        ]), Fallback::Word("none"), Now, "renormalisation of the selected weights"),
+        key("renorm_p", Number(Positive), Absent, Later, "the p of renorm = \"p\""),
+        key("renorm_eps", Number(NonNegative), Fallback::Number(0.0), Now, "guards the division of renorm"),
+        key("renorm_eps_mode", Word(&[
+            choice("add", Now, "w / (norm + eps)"),
+            choice("clamp", Now, "w / max(norm, eps)"),
+        ]), Fallback::Word("add"), Now, "how renorm_eps guards it"),
+        key("scale", Number(Positive), Fallback::Number(1.0), Now, "factor on the weights, after renorm"),
+        key("joint_shared", Integer(0, MAX_TOP_K), Fallback::Integer(0), Later, "shared columns that are normalised with the routed ones"),
+        key("identity_experts", Integer(0, MAX_EXPERTS), Fallback::Integer(0), Later, "extra router columns whose expert is the identity"),
+        key("apply", Word(&[
+            choice("output", Now, "the expert's output"),
+            choice("input", Later, "the expert's input"),
+        ]), Fallback::Word("output"), Now, "what the weight multiplies"),
+        key("tie", Word(&[choice("lowest_index", Now, "the lower index wins")]), Fallback::Word("lowest_index"), Now, "equal scores"),
+        key("dtype", Word(&[
+            choice("f32", Now, "single precision"),
+            choice("model", Later, "rounded to the model's type"),
+        ]), Fallback::Word("f32"), Now, "precision of logits and scores"),
+        key("slots", Integer(1, MAX_EXPERTS), Absent, Later, "slots per expert of soft routing"),
+        key("norm", Word(&[
+            choice("l2", Later, "unit length"),
+            choice("rms", Later, "unit root mean square"),
+            choice("none", Later, "none"),
+        ]), Absent, Later, "normalisation of tokens and slots in soft routing"),
+        key("norm_eps", Number(NonNegative), Absent, Later, "epsilon of norm"),
+        key("dispatch_normed", Boolean, Fallback::Boolean(false), Later, "soft routing mixes the normalised tokens"),
+    ] },
+    Table { name: "capacity", required: false, doc: "How many tokens an expert takes. Absent: dropless.", keys: &[
+        key("factor", Takes::Ratio, Absent, Now, "C = factor * S * (K if count_k) / E"),
+        key("tokens", Integer(1, MAX_TOKENS), Absent, Now, "C, absolutely"),
+        key("fraction", Takes::Ratio, Absent, Later, "C = fraction * S"),
+        key("count_k", Boolean, Fallback::Boolean(false), Now, "whether K counts in factor"),
+        key("round", Word(&[
+            choice("ceil", Now, "up"),
+            choice("floor", Now, "down"),
+            choice("half_even", Now, "to the nearest, halves to even"),
+        ]), Absent, Now, "rounding of C; required with factor and fraction"),
+        key("min", Integer(0, MAX_TOKENS), Fallback::Integer(0), Now, "C is at least this"),
+        key("multiple_of", Integer(1, MAX_WIDTH), Fallback::Integer(1), Now, "C is rounded up to a multiple of this"),
+        key("group", WordOrInteger(&[
+            choice("all", Now, "the whole batch"),
+            choice("row", Now, "one sequence"),
+        ], 1, MAX_TOKENS), Fallback::Word("all"), Now, "the tokens that S counts: a word, or the size of a run"),
+        key("priority", Word(&[
+            choice("choice_major", Now, "all first choices before all second choices"),
+            choice("token_major", Now, "token by token"),
+            choice("score", Later, "each expert keeps its heaviest weights"),
+            choice("batch_prioritized", Later, "tokens by their best score"),
+        ]), Fallback::Word("choice_major"), Now, "who is served first"),
+        key("renorm_after_drop", Boolean, Fallback::Boolean(false), Later, "renormalise over what was not dropped"),
+        key("dropped", Word(&[
+            choice("zero", Now, "nothing; the residual is outside the layer"),
+            choice("input", Later, "the token's input"),
+        ]), Fallback::Word("zero"), Now, "what a dropped assignment contributes"),
+        key("pad", Word(&[
+            choice("none", Now, "buffers hold what is there"),
+            choice("to_capacity", Later, "every expert's buffer holds its capacity"),
+        ]), Fallback::Word("none"), Now, "shape of the buffers; never changes the output"),
+    ] },
+    Table { name: "expert", required: true, doc: "What a routed expert computes.", keys: &[
+        key("intermediate", Integer(1, MAX_WIDTH), Required, Now, "F, the inner width"),
+        key("gated", Boolean, Fallback::Boolean(true), Now, "act(gate) * up, or act(up)"),
+        key("activation", Word(ACTIVATIONS), Fallback::Word("silu"), Now, "the activation"),
+        key("alpha", Number(Positive), Absent, Now, "x * sigmoid(alpha * x); silu only"),
+        key("up_offset", Number(Any), Fallback::Number(0.0), Now, "added to up; gated only"),
+        key("clamp_limit", Number(Positive), Absent, Now, "L; gated only"),
+        key("clamp_where", Word(CLAMP_PLACES), Fallback::Word("pre"), Now, "where the gate is clamped"),
+        key("bias", Boolean, Fallback::Boolean(false), Now, "the projections have biases"),
+        key("output_scale", Number(Positive), Fallback::Number(1.0), Later, "factor on every expert's output"),
+        key("latent", Integer(0, MAX_WIDTH), Fallback::Integer(0), Later, "width that the experts see instead of hidden; 0 is off"),
+    ] },
+    Table { name: "shared", required: false, doc: "Experts that every token passes through. Absent: none.", keys: &[
+        key("intermediate", Integer(1, MAX_WIDTH), Required, Now, "the inner width of one of them"),
+        key("count", Integer(1, MAX_TOP_K), Fallback::Integer(1), Now, "how many; their tensors are stored side by side"),
+        key("gated", Boolean, Absent, Now, "as in [expert], which it inherits"),
+        key("activation", Word(ACTIVATIONS), Absent, Now, "as in [expert], which it inherits"),
+        key("alpha", Number(Positive), Absent, Now, "as in [expert], which it inherits"),
+        key("up_offset", Number(Any), Absent, Now, "as in [expert], which it inherits"),
+        key("clamp_limit", Number(Positive), Absent, Now, "as in [expert], which it inherits"),
+        key("clamp_where", Word(CLAMP_PLACES), Absent, Now, "as in [expert], which it inherits"),
+        key("clamp", Boolean, Fallback::Boolean(true), Now, "false: the clamp is not inherited"),
+        key("bias", Boolean, Fallback::Boolean(false), Now, "the projections have biases; not inherited"),
+        key("gate", Word(&[
+            choice("none", Now, "added as it is"),
+            choice("sigmoid", Now, "times sigmoid(x . w)"),
+        ]), Fallback::Word("none"), Now, "a gate on the shared output"),
+        key("combine", Word(&[
+            choice("sum", Now, "routed + shared"),
+            choice("average", Later, "(routed + shared) / 2"),
+        ]), Fallback::Word("sum"), Now, "how routed and shared outputs meet"),
+    ] },
+    Table { name: "weights", required: false, doc: "Where each tensor is stored. Absent: under its own key.", keys: &[
+        stored("router", Now, "[R, H]"),
+        stored("router_bias", Now, "[R]"),
+        stored("correction_bias", Now, "[R]"),
+        stored("router_input_scale", Later, "[H]"),
+        stored("router_global_scale", Later, "[1]"),
+        stored("per_expert_scale", Later, "[E]"),
+        stored("hash_table", Later, "[vocabulary, K]"),
+        stored("slots", Later, "[E, P, H]"),
+        stored("slot_scale", Later, "[1]"),
+        stored("gate", Now, "[E, F, H]"),
+        stored("up", Now, "[E, F, H]"),
+        stored("gate_up", Now, "[E, 2F, H]"),
+        stored("down", Now, "[E, H, F]"),
+        stored("gate_bias", Now, "[E, F]"),
+        stored("up_bias", Now, "[E, F]"),
+        stored("gate_up_bias", Now, "[E, 2F]"),
+        stored("down_bias", Now, "[E, H]"),
+        stored("latent_in", Later, "[latent, H]"),
+        stored("latent_out", Later, "[H, latent]"),
+        stored("output_bias", Later, "[H]"),
+        stored("shared_gate", Now, "[S, H]"),
+        stored("shared_up", Now, "[S, H]"),
+        stored("shared_gate_up", Now, "[2S, H]"),
+        stored("shared_down", Now, "[H, S]"),
+        stored("shared_gate_bias", Now, "[S]"),
+        stored("shared_up_bias", Now, "[S]"),
+        stored("shared_gate_up_bias", Now, "[2S]"),
+        stored("shared_down_bias", Now, "[H]"),
+        stored("shared_gate_proj", Now, "[1, H]"),
+    ] },
+    Table { name: "tokens", required: false, doc: "The batches that the package serves.", keys: &[
+        key("max", Integer(1, MAX_TOKENS), Fallback::Integer(65536), Now, "more tokens are refused at launch"),
+        key("expected", Integers(1, MAX_TOKENS), Fallback::Integers(&[1, 64, 4096]), Now, "token counts to be fast at"),
+    ] },
+    Table { name: "numerics", required: false, doc: "Precision and reproducibility.", keys: &[
+        key("dtype", Word(&[
+            choice("f32", Now, "single"),
+            choice("f16", Now, "half"),
+            choice("bf16", Now, "bfloat16"),
+        ]), Fallback::Word("bf16"), Now, "type of weights and activations"),
+        key("deterministic", Boolean, Fallback::Boolean(true), Now, "the same bits every run"),
+        key("batch_invariant", Boolean, Fallback::Boolean(false), Now, "a token's bits do not depend on its batch"),
+    ] },
+    Table { name: "training", required: false, doc: "Reserved: losses and balancing.", keys: &[
+        key("jitter", Number(NonNegative), Absent, Later, "noise on the router's input"),
+        key("aux_loss", Text, Absent, Later, "the balance loss, by name"),
+        key("aux_coef", Number(NonNegative), Absent, Later, "its coefficient"),
+        key("z_coef", Number(NonNegative), Absent, Later, "coefficient of the router z-loss"),
+        key("bias_update_rate", Number(NonNegative), Absent, Later, "rate of the correction bias"),
+    ] },
+];

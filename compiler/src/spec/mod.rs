@@ -1,0 +1,68 @@
+//! The spec: its text in, the typed model or every mistake out.
+//! What a layer means (the graph) is not here: this room knows keys, places and limits.
+//!
+//! ```
+//! use moec::diagnostics::Source;
+//!
+//! let text = include_str!("../../../examples/specs/tiny.toml").to_string();
+//! let source = Source { name: "tiny.toml".into(), text };
+//! let spec = moec::spec::parse(&source).expect("a correct spec");
+//! assert_eq!(spec.router.top_k, 2);
+//! ```
+
+mod capacity;
+mod check;
+mod json;
+mod keys;
+mod model;
+mod recipe;
+mod resolve;
+mod schema;
+mod section;
+mod source;
+mod tree;
+mod weights;
+
+use std::path::Path;
+
+pub use capacity::{Capacity, CapacityGroup, CapacitySize, Dropped, Pad, Priority, Ratio, Round};
+pub use model::{
+    Activation, Apply, Clamp, ClampPlace, Correction, Dtype, EpsMode, Expert, Gating, GroupMask, GroupScore, Groups, InputNorm,
+    Mode, Norm, Numerics, Order, Renorm, Router, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Soft, SoftNorm,
+    Spec, Tokens, Word,
+};
+pub use schema::json_schema;
+pub use source::{MAX_BYTES, MAX_DEPTH, MAX_PARTS, read};
+pub use weights::{EXPERT_INDEX, Layout, Tensor, Weight};
+
+use crate::diagnostics::{Diagnostic, Report, Source};
+
+/// Reads a spec: every key known, in range and carried by the pipeline, or all that is wrong with it.
+pub fn parse(source: &Source) -> Result<Spec, Vec<Diagnostic>> {
+    let format = source::format_of(source);
+    let one = |diagnostic| vec![diagnostic];
+    source::check_text(&source.text, format).map_err(one)?;
+    let entries = match format {
+        source::Format::Toml => tree::from_toml(&source.text).map_err(one)?,
+        source::Format::Json => json::from_json(&source.text).map_err(one)?,
+    };
+    let mut wrong = Vec::new();
+    let sections = resolve::sections(&entries, &mut wrong);
+    check::check(&sections, &mut wrong);
+    if wrong.is_empty() { resolve::spec(&sections).map_err(one) } else { Err(in_order(wrong)) }
+}
+
+/// The spec in a file, or on standard input where `path` is `-`, together with its text for later diagnostics.
+pub fn load(path: &Path) -> Result<(Spec, Source), Report> {
+    let source = read(path)?;
+    match parse(&source) {
+        Ok(spec) => Ok((spec, source)),
+        Err(diagnostics) => Err(Report { source, diagnostics }),
+    }
+}
+
+/// Diagnostics in the order of the text.
+fn in_order(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    diagnostics.sort_by_key(|diagnostic| (diagnostic.start(), diagnostic.code));
+    diagnostics
+}

@@ -1,0 +1,387 @@
+//! Reads one table of the spec against its row of the key tables: unknown keys, types, ranges, words, support.
+//! What two keys say about each other is `check`'s business.
+
+use std::ops::Range;
+
+use super::capacity::Ratio;
+use super::keys::{Choice, Fallback, Key, Sign, Support, Table, Takes};
+use super::recipe::{self, Recipe};
+use super::tree::{Entry, Kind, Value};
+use crate::diagnostics::{Code, Diagnostic, nearest, quote};
+
+/// A table whose keys have been read.
+pub(super) struct Section {
+    pub(super) table: &'static Table,
+    /// The place of the table's name; 0..0 where the spec does not have the table.
+    pub(super) header: Range<usize>,
+    fields: Vec<Field>,
+    /// Keys that an unknown one was probably meant to be: they are not reported as missing too.
+    misspelt: Vec<&'static str>,
+}
+
+/// One key that was given, and what it says; `None` where that is wrong and has been reported.
+pub(super) struct Field {
+    pub(super) key: &'static Key,
+    pub(super) key_span: Range<usize>,
+    pub(super) span: Range<usize>,
+    value: Option<Read>,
+}
+
+/// What a key says.
+enum Read {
+    Text(String),
+    Boolean(bool),
+    Integer(u64),
+    Integers(Vec<(u64, Range<usize>)>),
+    Number(f64),
+    Ratio(Ratio),
+    Word(&'static str),
+    Recipe(Recipe),
+}
+
+impl Section {
+    /// A table that the spec does not have: every key holds its default.
+    pub(super) fn absent(table: &'static Table) -> Section {
+        Section { table, header: 0..0, fields: Vec::new(), misspelt: Vec::new() }
+    }
+
+    /// Reads every entry of the table, and reports what is wrong with each alone.
+    pub(super) fn read(table: &'static Table, header: Range<usize>, entries: &[Entry], wrong: &mut Vec<Diagnostic>) -> Section {
+        let mut section = Section { header, ..Section::absent(table) };
+        for entry in entries {
+            let Some(key) = table.keys.iter().find(|key| key.name == entry.key) else {
+                let names = table.keys.iter().map(|key| key.name);
+                section.misspelt.extend(nearest(&entry.key, names.clone()));
+                wrong.push(unknown_key(&entry.key, entry.key_span.clone(), table.name, names));
+                continue;
+            };
+            let place = Place { table: table.name, key };
+            let value = match place.read(&entry.value).and_then(|value| place.supported(value, entry)) {
+                Ok(value) => Some(value),
+                Err(diagnostic) => {
+                    wrong.push(diagnostic);
+                    None
+                }
+            };
+            section.fields.push(Field { key, key_span: entry.key_span.clone(), span: entry.value.span.clone(), value });
+        }
+        for key in table.keys.iter().filter(|key| matches!(key.default, Fallback::Required)) {
+            section.require(key.name, wrong);
+        }
+        section
+    }
+
+    /// Reports the key where it is neither given nor misspelt.
+    pub(super) fn require(&self, name: &str, wrong: &mut Vec<Diagnostic>) {
+        let Some(key) = self.table.keys.iter().find(|key| key.name == name) else { return };
+        if self.given(name).is_none() && !self.misspelt.contains(&name) {
+            wrong.push(
+                Diagnostic::new(Code::MissingKey, format!("[{}] lacks `{name}`", self.table.name))
+                    .at(self.header.clone(), "in this table")
+                    .help(format!("{name}: {}", key.doc)),
+            );
+        }
+    }
+
+    /// The key where it was given.
+    pub(super) fn given(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.key.name == name)
+    }
+
+    /// Every key that was given.
+    pub(super) fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    /// What the key says, or what its absence means; `None` where it is wrong, or has no default.
+    fn value<T>(&self, name: &str, said: impl Fn(&Read) -> Option<T>, unsaid: impl Fn(Fallback) -> Option<T>) -> Option<T> {
+        match self.given(name) {
+            Some(field) => field.value.as_ref().and_then(said),
+            None => self.table.keys.iter().find(|key| key.name == name).and_then(|key| unsaid(key.default)),
+        }
+    }
+
+    /// The key's text; empty where it is absent.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        let said = |read: &Read| if let Read::Text(text) = read { Some(text.clone()) } else { None };
+        self.value(name, said, |_| Some(String::new()))
+    }
+
+    /// The key's boolean, or its default.
+    pub(super) fn boolean(&self, name: &str) -> Option<bool> {
+        let said = |read: &Read| if let Read::Boolean(value) = read { Some(*value) } else { None };
+        self.value(name, said, |unsaid| if let Fallback::Boolean(value) = unsaid { Some(value) } else { None })
+    }
+
+    /// The key's integer, or its default.
+    pub(super) fn integer(&self, name: &str) -> Option<u64> {
+        let said = |read: &Read| if let Read::Integer(value) = read { Some(*value) } else { None };
+        self.value(name, said, |unsaid| if let Fallback::Integer(value) = unsaid { Some(value) } else { None })
+    }
+
+    /// The key's integers and their places, or its default without places.
+    pub(super) fn integers(&self, name: &str) -> Option<Vec<(u64, Range<usize>)>> {
+        let said = |read: &Read| if let Read::Integers(values) = read { Some(values.clone()) } else { None };
+        let unplaced = |values: &[u64]| values.iter().map(|value| (*value, 0..0)).collect();
+        self.value(name, said, |unsaid| if let Fallback::Integers(values) = unsaid { Some(unplaced(values)) } else { None })
+    }
+
+    /// The key's number, or its default.
+    pub(super) fn number(&self, name: &str) -> Option<f64> {
+        let said = |read: &Read| if let Read::Number(value) = read { Some(*value) } else { None };
+        self.value(name, said, |unsaid| if let Fallback::Number(value) = unsaid { Some(value) } else { None })
+    }
+
+    /// The key's exact fraction.
+    pub(super) fn ratio(&self, name: &str) -> Option<Ratio> {
+        let said = |read: &Read| if let Read::Ratio(ratio) = read { Some(*ratio) } else { None };
+        self.value(name, said, |_| None)
+    }
+
+    /// The key's word, or its default.
+    pub(super) fn word(&self, name: &str) -> Option<&'static str> {
+        let said = |read: &Read| if let Read::Word(word) = read { Some(*word) } else { None };
+        self.value(name, said, |unsaid| if let Fallback::Word(word) = unsaid { Some(word) } else { None })
+    }
+}
+
+impl Field {
+    /// The recipe of a `[weights]` entry.
+    pub(super) fn recipe(&self) -> Option<&Recipe> {
+        if let Some(Read::Recipe(recipe)) = &self.value { Some(recipe) } else { None }
+    }
+}
+
+/// A key of a table, as messages name it.
+struct Place {
+    table: &'static str,
+    key: &'static Key,
+}
+
+impl Place {
+    fn name(&self) -> String {
+        format!("{}.{}", self.table, self.key.name)
+    }
+
+    /// The value, if it is one that the key takes.
+    fn read(&self, value: &Value) -> Result<Read, Diagnostic> {
+        match (self.key.takes, &value.kind) {
+            (Takes::Text, Kind::Text(text)) => self.text(text, value).map(Read::Text),
+            (Takes::Boolean, Kind::Bool(value)) => Ok(Read::Boolean(*value)),
+            (Takes::Integer(min, max) | Takes::WordOrInteger(_, min, max), Kind::Integer(digits)) => {
+                self.integer(digits, min, max, value).map(Read::Integer)
+            }
+            (Takes::Integers(min, max), Kind::List(values)) => self.integers(values, min, max, value),
+            (Takes::Number(sign), Kind::Integer(text) | Kind::Float(text)) => self.number(text, sign, value).map(Read::Number),
+            (Takes::Ratio, Kind::Integer(text) | Kind::Float(text)) => self.ratio(text, value),
+            (Takes::Word(choices) | Takes::WordOrInteger(choices, ..), Kind::Text(word)) => self.word(word, choices, value),
+            (Takes::Stored, kind) => recipe::read(self.key.name, kind, value.span.clone()).map(Read::Recipe),
+            (takes, kind) => Err(self.wrong_type(takes, kind, value)),
+        }
+    }
+
+    fn wrong_type(&self, takes: Takes, kind: &Kind, value: &Value) -> Diagnostic {
+        let expected = match takes {
+            Takes::Text | Takes::Word(_) => "a string",
+            Takes::Boolean => "true or false",
+            Takes::Integer(..) => "an integer",
+            Takes::Integers(..) => "a list of integers",
+            Takes::Number(_) | Takes::Ratio => "a number",
+            Takes::WordOrInteger(..) => "a string or an integer",
+            Takes::Stored => "a tensor name, a list of names or a table",
+        };
+        let message = format!("{} takes {expected}, not {}", self.name(), kind.type_name());
+        let diagnostic = Diagnostic::new(Code::WrongType, message).at(value.span.clone(), format!("expected {expected}"));
+        match (takes, kind) {
+            (Takes::Integer(..), Kind::Float(text)) if text.contains(['e', 'E']) => {
+                diagnostic.help("write the integer with all its digits; `_` may separate them")
+            }
+            (Takes::Word(choices), _) => diagnostic.help(format!("one of {}", words(choices))),
+            (Takes::Integer(..) | Takes::Number(_) | Takes::Ratio, Kind::Text(text)) if text.parse::<f64>().is_ok() => {
+                diagnostic.help(format!("without quotes: {} = {text}", self.key.name))
+            }
+            (Takes::Integer(..), Kind::Float(text)) => match text.split_once('.') {
+                Some((whole, zeros)) if zeros.bytes().all(|b| b == b'0') => {
+                    diagnostic.help(format!("write {} = {whole}", self.key.name))
+                }
+                Some(_) | None => diagnostic,
+            },
+            _ => diagnostic,
+        }
+    }
+
+    /// A name that is safe in file and symbol names.
+    fn text(&self, text: &str, value: &Value) -> Result<String, Diagnostic> {
+        const LONGEST: usize = 64;
+        let is_legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let wrong = |message: String, label: String| {
+            Err(Diagnostic::new(Code::BadName, message)
+                .at(value.span.clone(), label)
+                .help("letters, digits, `.`, `_` and `-`, since the name becomes file and symbol names"))
+        };
+        if let Some(c) = text.chars().find(|c| !is_legal(*c)) {
+            return wrong(
+                format!("{} cannot be {}", self.name(), quote(text)),
+                format!("{} is not allowed", quote(&c.to_string())),
+            );
+        }
+        if text.len() > LONGEST {
+            return wrong(format!("{} is {} characters long", self.name(), text.len()), format!("at most {LONGEST}"));
+        }
+        Ok(text.to_string())
+    }
+
+    fn integer(&self, digits: &str, min: u64, max: u64, value: &Value) -> Result<u64, Diagnostic> {
+        let number = digits.strip_prefix('+').unwrap_or(digits).parse::<u64>().ok();
+        number.filter(|number| (min..=max).contains(number)).ok_or_else(|| {
+            let message = format!("{} is {}, outside {min}..={max}", self.name(), shortened(digits));
+            Diagnostic::new(Code::OutOfRange, message).at(value.span.clone(), format!("expected {min} to {max}"))
+        })
+    }
+
+    fn integers(&self, values: &[Value], min: u64, max: u64, whole: &Value) -> Result<Read, Diagnostic> {
+        const MOST: usize = 16;
+        if values.is_empty() || values.len() > MOST {
+            let message = format!("{} has {} entries, outside 1..={MOST}", self.name(), values.len());
+            return Err(Diagnostic::new(Code::OutOfRange, message).at(whole.span.clone(), ""));
+        }
+        let integer = |value: &Value| match &value.kind {
+            Kind::Integer(digits) => Ok((self.integer(digits, min, max, value)?, value.span.clone())),
+            kind => Err(self.wrong_type(Takes::Integer(min, max), kind, value)),
+        };
+        values.iter().map(integer).collect::<Result<_, _>>().map(Read::Integers)
+    }
+
+    /// A number that an f32 can hold.
+    fn number(&self, text: &str, sign: Sign, value: &Value) -> Result<f64, Diagnostic> {
+        let wrong = |code, message: String, expected: &str| Diagnostic::new(code, message).at(value.span.clone(), expected);
+        const LONGEST: usize = 400;
+        if text.len() > LONGEST {
+            let message = format!("{} is a number of {} characters", self.name(), text.len());
+            return Err(wrong(Code::OutOfRange, message, "expected a number that an f32 can hold"));
+        }
+        let number = text.parse::<f64>().unwrap_or(f64::NAN);
+        let is_written_finite = !text.contains("inf") && !text.contains("nan");
+        if !is_written_finite {
+            return Err(wrong(Code::NotFinite, format!("{} is {}", self.name(), shortened(text)), "expected a finite number"));
+        }
+        let in_sign = match sign {
+            Sign::Positive => number > 0.0,
+            Sign::NonNegative => number >= 0.0,
+            Sign::Any => true,
+        };
+        let expected = match sign {
+            Sign::Positive => "expected a number above 0",
+            Sign::NonNegative => "expected 0 or more",
+            Sign::Any => "expected a number that an f32 can hold",
+        };
+        let is_nonzero_text = text.split(['e', 'E']).next().is_some_and(|m| m.bytes().any(|b| (b'1'..=b'9').contains(&b)));
+        let is_representable = number.abs() <= f64::from(f32::MAX) && (is_nonzero_text == (number as f32 != 0.0));
+        match (in_sign, is_representable) {
+            (true, true) => Ok(number),
+            (true, false) => {
+                let message = format!("{} is {}, which an f32 cannot hold", self.name(), shortened(text));
+                Err(wrong(Code::OutOfRange, message, "expected a number that an f32 can hold"))
+            }
+            (false, _) => Err(wrong(Code::OutOfRange, format!("{} is {}", self.name(), shortened(text)), expected)),
+        }
+    }
+
+    /// A positive decimal, kept exactly.
+    fn ratio(&self, text: &str, value: &Value) -> Result<Read, Diagnostic> {
+        let number = self.number(text, Sign::Positive, value)?;
+        const MOST: f64 = 1e6;
+        if number > MOST {
+            let message = format!("{} is {}, above {MOST}", self.name(), shortened(text));
+            return Err(Diagnostic::new(Code::OutOfRange, message).at(value.span.clone(), ""));
+        }
+        Ratio::from_decimal(text).map(Read::Ratio).ok_or_else(|| {
+            let message = format!("{} cannot be kept exactly", self.name());
+            Diagnostic::new(Code::InexactRatio, message)
+                .at(value.span.clone(), "more digits than a fraction of two 64-bit integers holds")
+        })
+    }
+
+    fn word(&self, word: &str, choices: &'static [Choice], value: &Value) -> Result<Read, Diagnostic> {
+        let Some(choice) = choices.iter().find(|choice| choice.word == word) else {
+            let message = format!("{} cannot be {}", self.name(), quote(word));
+            let diagnostic = Diagnostic::new(Code::UnknownWord, message);
+            return Err(match nearest(word, choices.iter().map(|choice| choice.word)) {
+                Some(near) => diagnostic
+                    .at(value.span.clone(), format!("did you mean \"{near}\"?"))
+                    .help(format!("one of {}", words(choices))),
+                None => diagnostic.at(value.span.clone(), format!("expected one of {}", words(choices))),
+            });
+        };
+        // A key that is not carried is reported once, as a key.
+        match (choice.support, self.key.support) {
+            (Support::Now, _) | (Support::Later, Support::Later) => Ok(Read::Word(choice.word)),
+            (Support::Later, Support::Now) => {
+                let message = format!("{} = \"{}\" is not supported yet", self.name(), choice.word);
+                let supported = choices.iter().filter(|choice| choice.support == Support::Now);
+                let supported: Vec<String> = supported.map(|choice| format!("\"{}\"", choice.word)).collect();
+                Err(Diagnostic::new(Code::NotSupportedYet, message)
+                    .at(value.span.clone(), choice.doc)
+                    .help(format!("supported: {}", supported.join(", "))))
+            }
+        }
+    }
+
+    /// Refuses a key that is not carried, and the integer form of one whose words alone are.
+    fn supported(&self, value: Read, entry: &Entry) -> Result<Read, Diagnostic> {
+        let repeats_default = match (&value, self.key.default) {
+            (Read::Boolean(value), Fallback::Boolean(default)) => *value == default,
+            (Read::Integer(value), Fallback::Integer(default)) => *value == default,
+            (Read::Number(value), Fallback::Number(default)) => *value == default,
+            (Read::Word(value), Fallback::Word(default)) => *value == default,
+            _ => false,
+        };
+        let is_later_form = matches!((&value, self.key.takes), (Read::Integer(_), Takes::WordOrInteger(..)));
+        if !is_later_form && (self.key.support == Support::Now || repeats_default) {
+            return Ok(value);
+        }
+        let message = match is_later_form {
+            true => format!("{} as a number is not supported yet", self.name()),
+            false => format!("{} is not supported yet", self.name()),
+        };
+        let diagnostic = Diagnostic::new(Code::NotSupportedYet, message);
+        Err(match is_later_form {
+            true => diagnostic.at(entry.value.span.clone(), "the size of a run of tokens"),
+            false => diagnostic
+                .at(entry.key_span.clone(), self.key.doc)
+                .help("leave the key out; the layer is then another one, so check that this is meant"),
+        })
+    }
+}
+
+/// The words of a key, for a help line.
+fn words(choices: &[Choice]) -> String {
+    choices.iter().map(|choice| format!("\"{}\"", choice.word)).collect::<Vec<_>>().join(", ")
+}
+
+/// A number's text, cut where it is absurdly long.
+fn shortened(text: &str) -> String {
+    match text.get(..40) {
+        Some(start) if text.len() > 44 => format!("{start}..."),
+        Some(_) | None => text.to_string(),
+    }
+}
+
+/// A key that no table row names.
+pub(super) fn unknown_key<'a>(
+    name: &str,
+    span: Range<usize>,
+    table: &str,
+    valid: impl Iterator<Item = &'a str> + Clone,
+) -> Diagnostic {
+    let message = match table {
+        "" => format!("there is no table or key {} at the top of a spec", quote(name)),
+        table => format!("there is no key {} in [{table}]", quote(name)),
+    };
+    let list = valid.clone().collect::<Vec<_>>().join(", ");
+    let diagnostic = Diagnostic::new(Code::UnknownKey, message).help(format!("valid here: {list}"));
+    match nearest(name, valid) {
+        Some(near) => diagnostic.at(span, format!("did you mean `{near}`?")),
+        None => diagnostic.at(span, "unknown"),
+    }
+}

@@ -1,0 +1,156 @@
+//! The command line from outside: exit codes, what goes to stdout and what to stderr.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+/// Runs moec in the folder of this crate's tests.
+fn moec(arguments: &[&str]) -> Output {
+    moec_with_input(arguments, "")
+}
+
+fn moec_with_input(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_moec"))
+        .args(arguments)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bad_specs"))
+        .env_remove("MOEC_TARGET")
+        .env_remove("CLICOLOR_FORCE")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that reads no input may be gone before all of it is written.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+const TINY: &str = include_str!("../../examples/specs/tiny.toml");
+
+#[test]
+fn check_says_ok_on_stdout() {
+    let output = moec(&["check", "../../../examples/specs/tiny.toml", "../../../examples/specs/mixtral-8x7b.toml"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(stderr(&output), "");
+    insta::assert_snapshot!(stdout(&output));
+}
+
+#[test]
+fn check_reads_stdin_in_both_spellings() {
+    assert_eq!(moec_with_input(&["check", "-"], TINY).status.code(), Some(0));
+    let json = r#"{"moe": {"hidden": 64, "experts": 8}, "router": {"top_k": 9}, "expert": {"intermediate": 8}}"#;
+    let output = moec_with_input(&["check", "-"], json);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stdout(&output), "");
+    insta::assert_snapshot!(stderr(&output));
+}
+
+#[test]
+fn diagnostics_as_json_lines() {
+    let output = moec(&["check", "many_mistakes.toml", "--message-format", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let objects: Vec<serde_json::Value> = stderr(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(objects.len() >= 10, "{}", objects.len());
+    for object in objects {
+        assert_eq!(object["level"], "error");
+        assert!(object["spans"][0]["line_start"].as_u64().is_some(), "{object}");
+        assert!(object["code"]["code"].as_str().is_some_and(|code| code.starts_with("MOE")), "{object}");
+    }
+}
+
+#[test]
+fn diagnostics_in_short() {
+    let output = moec(&["check", "many_mistakes.toml", "--message-format", "short"]);
+    insta::assert_snapshot!(stderr(&output));
+}
+
+#[test]
+fn colour_is_asked_for() {
+    let plain = moec(&["check", "empty.toml"]);
+    assert!(!stderr(&plain).contains('\u{1b}'), "stderr is a pipe");
+    let coloured = moec(&["check", "empty.toml", "--color", "always"]);
+    assert!(stderr(&coloured).contains('\u{1b}'));
+}
+
+#[test]
+fn an_absent_file() {
+    let output = moec(&["check", "no-such-file.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    insta::assert_snapshot!(stderr(&output));
+}
+
+#[test]
+fn usage() {
+    for arguments in [&["compile"][..], &["compile", "x", "--target", "sm_90"], &["bake"], &["run", "x", "--device", "tpu"], &[]]
+    {
+        let output = moec(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+    }
+    let help = moec(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    insta::assert_snapshot!(stdout(&help));
+}
+
+#[test]
+fn explain() {
+    let output = moec(&["explain", "moe0308"]);
+    assert_eq!(output.status.code(), Some(0));
+    insta::assert_snapshot!(stdout(&output));
+    assert_eq!(moec(&["explain", "MOE9999"]).status.code(), Some(2));
+}
+
+/// The codes are a promise: one that is renumbered or dropped shows here.
+#[test]
+fn codes() {
+    insta::assert_snapshot!(stdout(&moec(&["explain", "--list"])));
+}
+
+#[test]
+fn schema_is_json_and_lists_every_table() {
+    let schema: serde_json::Value = serde_json::from_str(&stdout(&moec(&["schema"]))).unwrap();
+    let tables = schema["properties"].as_object().unwrap();
+    for table in ["moe", "router", "capacity", "expert", "shared", "weights", "tokens", "numerics"] {
+        assert_eq!(tables[table]["additionalProperties"], false, "{table}");
+    }
+}
+
+#[test]
+fn targets() {
+    insta::assert_snapshot!(stdout(&moec(&["targets"])));
+}
+
+#[test]
+fn completions() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = moec(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(stdout(&output).contains("moec"), "{shell}");
+    }
+}
+
+#[test]
+fn doctor_names_what_it_looks_for() {
+    let output = moec(&["doctor"]);
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+    for tool in ["llvm", "ptxas", "cc", "libcuda"] {
+        assert!(stdout(&output).lines().any(|line| line.starts_with(tool)), "{tool}");
+    }
+}
+
+/// `moec schema | head -1`: the reader leaves, and moec says nothing about it.
+#[test]
+fn a_closed_pipe_is_quiet() {
+    let script = "{ \"$0\" schema; echo $? >&2; } | head -1";
+    let output = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_moec")]).output().unwrap();
+    assert_eq!(stderr(&output).trim(), "0");
+}

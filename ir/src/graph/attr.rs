@@ -1,0 +1,199 @@
+//! Constants that say how an op works. They are leaves of the graph, so that rules can bind them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Body;
+use crate::{DType, Extent};
+
+/// A constant operand.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Attr {
+    /// A count.
+    Num(u64),
+    /// A real number.
+    Real(Real),
+    /// An element type.
+    DType(DType),
+    /// How experts are grouped.
+    Groups(Groups),
+    /// How weights are normalised.
+    Renorm(Renorm),
+    /// Which pairs are kept.
+    Assignment(Assignment),
+    /// What a fused op does with its products.
+    Body(Body),
+}
+
+/// A finite f64 with equality and order of its bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Real(u64);
+
+impl Real {
+    /// The number.
+    pub fn get(self) -> f64 {
+        f64::from_bits(self.0)
+    }
+}
+
+impl From<f64> for Real {
+    /// Minus zero becomes zero.
+    fn from(x: f64) -> Real {
+        Real((x + 0.0).to_bits())
+    }
+}
+
+/// Group-limited selection (DeepSeek-V2 and V3): experts in `groups` equal groups, of which the best `keep` stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Groups {
+    /// Number of groups; divides the number of experts.
+    pub groups: u64,
+    /// Groups that stay.
+    pub keep: u64,
+    /// What a group is worth.
+    pub score: GroupScore,
+    /// What the keys of the other groups become.
+    pub mask: GroupMask,
+}
+
+/// What a group is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GroupScore {
+    /// The sum of its two largest keys (DeepSeek-V3).
+    Top2Sum,
+    /// Its largest key (DeepSeek-V2).
+    Max,
+}
+
+/// What the keys of a masked group become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GroupMask {
+    /// Never picked while another expert is left.
+    NegInf,
+    /// 0, as older implementations do.
+    Zero,
+}
+
+/// `w / (sum w + eps)`, or `w / max(sum w, eps)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Renorm {
+    /// How `eps` guards the sum.
+    pub mode: Eps,
+    /// The guard.
+    pub eps: Real,
+}
+
+/// How a guard joins the sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Eps {
+    /// Added.
+    Add,
+    /// A lower bound.
+    Clamp,
+}
+
+/// Which pairs are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Assignment {
+    /// All.
+    Dropless,
+    /// As many as each expert has room for.
+    Capacity(Capacity),
+}
+
+/// A bound on the pairs that an expert takes from each span of tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Capacity {
+    /// Pairs an expert takes from one span.
+    pub per_expert: Extent,
+    /// The tokens that share the capacity.
+    pub span: Span,
+    /// Who comes first.
+    pub priority: Priority,
+}
+
+/// The tokens that share one capacity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Span {
+    /// The whole batch.
+    All,
+    /// Each sequence by itself.
+    Row,
+}
+
+/// The order in which pairs are kept until an expert is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Priority {
+    /// Every token's first pick, then every token's second, ... (GShard, Switch).
+    ChoiceMajor,
+    /// Every pick of the first token, then of the second, ...
+    TokenMajor,
+}
+
+impl fmt::Display for Real {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.get())
+    }
+}
+
+impl fmt::Display for Attr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Attr::Num(n) => write!(f, "{n}"),
+            Attr::Real(x) => write!(f, "{x}"),
+            Attr::DType(d) => write!(f, "{d}"),
+            Attr::Groups(g) => {
+                let score = match g.score {
+                    GroupScore::Top2Sum => "top2_sum",
+                    GroupScore::Max => "max",
+                };
+                let mask = match g.mask {
+                    GroupMask::NegInf => "-inf",
+                    GroupMask::Zero => "zero",
+                };
+                write!(f, "groups({}, keep {}, {score}, {mask})", g.groups, g.keep)
+            }
+            Attr::Renorm(r) => {
+                let mode = match r.mode {
+                    Eps::Add => "add",
+                    Eps::Clamp => "clamp",
+                };
+                write!(f, "sum({mode} {})", r.eps)
+            }
+            Attr::Assignment(Assignment::Dropless) => f.write_str("dropless"),
+            Attr::Assignment(Assignment::Capacity(c)) => {
+                let span = match c.span {
+                    Span::All => "all",
+                    Span::Row => "row",
+                };
+                let priority = match c.priority {
+                    Priority::ChoiceMajor => "choice_major",
+                    Priority::TokenMajor => "token_major",
+                };
+                write!(f, "capacity({}, {span}, {priority})", c.per_expert)
+            }
+            Attr::Body(body) => write!(f, "{body}"),
+        }
+    }
+}
+
+/// The attributes that a pattern of a rule may spell: numbers, element types, `dropless`.
+impl FromStr for Attr {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Attr, String> {
+        if s == "dropless" {
+            return Ok(Attr::Assignment(Assignment::Dropless));
+        }
+        if let Ok(n) = s.parse::<u64>() {
+            return Ok(Attr::Num(n));
+        }
+        if let Ok(d) = s.parse::<DType>() {
+            return Ok(Attr::DType(d));
+        }
+        match s.parse::<f64>() {
+            Ok(x) if x.is_finite() && s.contains(['.', 'e']) => Ok(Attr::Real(x.into())),
+            Ok(_) | Err(_) => Err(format!("`{s}` is not an attribute")),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Builds graphs node by node; equal nodes are added once.
+
+use std::collections::HashMap;
+
+use egg::{Id, RecExpr};
+
+use super::{Attr, Body, Graph, Node, Op, Param, Type};
+
+/// A graph being built.
+#[derive(Default)]
+pub struct Builder {
+    params: Vec<(Param, Type)>,
+    nodes: RecExpr<Node>,
+    known: HashMap<Node, Id>,
+}
+
+impl Builder {
+    /// Declares a parameter (with its sigil: `%x`, `@router`) and gives its value.
+    pub fn param(&mut self, name: &str, ty: Type) -> Id {
+        let param = Param(name.to_string());
+        if !self.params.iter().any(|(p, _)| *p == param) {
+            self.params.push((param.clone(), ty));
+        }
+        self.add(Node::Param(param))
+    }
+
+    /// Adds a node.
+    pub fn add(&mut self, node: Node) -> Id {
+        if let Some(id) = self.known.get(&node) {
+            return *id;
+        }
+        let id = self.nodes.add(node.clone());
+        self.known.insert(node, id);
+        id
+    }
+
+    /// Adds an op.
+    pub fn apply(&mut self, op: Op, operands: &[Id]) -> Id {
+        self.add(Node::apply(op, operands))
+    }
+
+    /// Adds an op whose last operand is an attribute.
+    pub fn apply_attr(&mut self, op: Op, operands: &[Id], attr: Attr) -> Id {
+        let attr = self.add(Node::Attr(attr));
+        self.apply(op, &[operands, &[attr]].concat())
+    }
+
+    /// `gemm x [w] [] {$0}`.
+    pub fn gemm(&mut self, x: Id, w: Id) -> Id {
+        let (ws, vs) = (self.apply(Op::List, &[w]), self.apply(Op::List, &[]));
+        self.apply_attr(Op::Gemm, &[x, ws, vs], Attr::Body(Body::identity()))
+    }
+
+    /// `grouped_gemm rows routing [w] [] {$0}`.
+    pub fn grouped_gemm(&mut self, rows: Id, routing: Id, w: Id) -> Id {
+        let (ws, vs) = (self.apply(Op::List, &[w]), self.apply(Op::List, &[]));
+        self.apply_attr(Op::GroupedGemm, &[rows, routing, ws, vs], Attr::Body(Body::identity()))
+    }
+
+    /// `combine rows routing [] {$0}`.
+    pub fn combine(&mut self, rows: Id, routing: Id) -> Id {
+        let vs = self.apply(Op::List, &[]);
+        self.apply_attr(Op::Combine, &[rows, routing, vs], Attr::Body(Body::identity()))
+    }
+
+    /// The graph whose result is `root`; nodes that it does not use are left out.
+    pub fn finish(self, name: &str, root: Id) -> Graph {
+        fn visit(from: &RecExpr<Node>, at: Id, place: &mut HashMap<Id, Id>, out: &mut RecExpr<Node>) -> Id {
+            if let Some(id) = place.get(&at) {
+                return *id;
+            }
+            let node = egg::Language::map_children(from[at].clone(), |c| visit(from, c, place, out));
+            let id = out.add(node);
+            place.insert(at, id);
+            id
+        }
+        let mut nodes = RecExpr::default();
+        visit(&self.nodes, root, &mut HashMap::new(), &mut nodes);
+        Graph { name: name.to_string(), params: self.params, nodes }
+    }
+}

@@ -1,0 +1,258 @@
+//! The one typing rule of each op. `verify`, `print` and the e-graph's analysis all ask here.
+
+use egg::Id;
+
+use super::{Attr, Body, Dim, Node, Op, Param, Type};
+use crate::DType;
+
+/// The type of `node`, given the types of its operands and of the layer's parameters, or what is wrong with it.
+pub fn infer<'t>(
+    node: &Node,
+    operand: impl Fn(Id) -> &'t Type,
+    param: impl Fn(&Param) -> Option<Type>,
+) -> Result<Type, String> {
+    match node {
+        Node::Param(p) => param(p).ok_or_else(|| format!("`{}` is not a parameter of the layer", p.0)),
+        Node::Hole(i) => Err(format!("`${i}` stands outside a body")),
+        Node::Attr(attr) => Ok(Type::Attr(attr.clone())),
+        Node::Apply(op, operands) => {
+            let types: Vec<&Type> = operands.iter().map(|id| operand(*id)).collect();
+            apply(*op, &types)
+        }
+    }
+}
+
+/// The type of each node of the body of a fused op with operands of these types (which `infer` accepts).
+pub fn infer_body(op: Op, types: &[&Type]) -> Result<Vec<Type>, String> {
+    let (Some(list), Some(body)) = (op.operand_list(), op.body()) else {
+        return Err(format!("`{}` has no body", op.name()));
+    };
+    let at = |i: usize| types.get(i).copied().ok_or_else(|| format!("`{}` lacks operands", op.name()));
+    let mut holes = match op {
+        Op::Combine => match at(0)? {
+            Type::Tensor { shape, .. } => vec![Type::tensor(&[Dim::Tokens, shape[1]], DType::F32)],
+            ty => return Err(format!("rows cannot be {ty}")),
+        },
+        _ => match (at(0)?, at(list - 1)?) {
+            (Type::Tensor { shape: x, .. }, Type::List(ws)) => ws
+                .iter()
+                .map(|w| match (w, op) {
+                    (Type::Tensor { shape: w, .. }, Op::GroupedGemm) => Type::tensor(&[Dim::Pairs, w[1]], DType::F32),
+                    (Type::Tensor { shape: w, .. }, _) => Type::tensor(&[x[0], w[0]], DType::F32),
+                    (ty, _) => ty.clone(),
+                })
+                .collect(),
+            (x, ws) => return Err(format!("products of {x} and {ws}")),
+        },
+    };
+    match (at(list)?, at(body)?) {
+        (Type::List(vs), Type::Attr(Attr::Body(body))) => {
+            holes.extend(vs.iter().cloned());
+            body_types(body, &holes)
+        }
+        (vs, body) => Err(format!("needs a list of operands and a body, not {vs} and {body}")),
+    }
+}
+
+/// The type of each node of a body whose holes have the types `holes`.
+fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
+    let mut types: Vec<Type> = Vec::with_capacity(body.nodes().len());
+    for node in body.nodes() {
+        let ty = match node {
+            Node::Hole(i) => {
+                holes.get(*i as usize).cloned().ok_or_else(|| format!("the body uses `${i}`, but there are {}", holes.len()))?
+            }
+            Node::Param(p) => return Err(format!("the body names the parameter `{}`: it must be an operand", p.0)),
+            Node::Attr(_) | Node::Apply(..) => infer(node, |id| &types[usize::from(id)], |_| None)?,
+        };
+        types.push(ty);
+    }
+    Ok(types)
+}
+
+fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
+    let name = op.name();
+    if let Some(arity) = op.arity()
+        && arity != types.len()
+    {
+        return Err(format!("`{name}` takes {arity} operands, not {}", types.len()));
+    }
+    match (op, types) {
+        (Op::List, types) => Ok(Type::List(types.iter().map(|t| (*t).clone()).collect())),
+        (Op::Gemm, [x, ws, vs, body]) => {
+            let ([m, k], _) = matrix(x, "x")?;
+            let n = weights(ws, None, k)?;
+            body_of(body, products(ws, &[m, n])?, vs)
+        }
+        (Op::GroupedGemm, [rows, routing, ws, vs, body]) => {
+            let ([m, k], _) = matrix(rows, "rows")?;
+            let (_, experts) = routed(routing)?;
+            if m == Dim::Tokens || m == Dim::Pairs {
+                let n = weights(ws, Some(Dim::Const(experts)), k)?;
+                body_of(body, products(ws, &[Dim::Pairs, n])?, vs)
+            } else {
+                Err(format!("rows must be [T, K] or [P, K], not {rows}"))
+            }
+        }
+        (Op::Route, [x, ws, vs, body, assignment]) => {
+            let picks = apply(Op::Gemm, &[x, ws, vs, body])?;
+            apply(Op::Assign, &[&picks, assignment])
+        }
+        (Op::TopK, [scores, keys, k]) => {
+            let ([_, e], _) = float_rows(scores)?;
+            if scores != keys {
+                return Err(format!("scores and keys differ: {scores} and {keys}"));
+            }
+            match (e, k) {
+                (Dim::Const(experts), Type::Attr(Attr::Num(top_k))) if (1..=experts).contains(top_k) => {
+                    Ok(Type::Picks { top_k: *top_k, experts })
+                }
+                (_, k) => Err(format!("cannot pick {k} of {e}")),
+            }
+        }
+        (Op::GroupLimit, [keys, groups]) => {
+            let ([_, e], _) = float_rows(keys)?;
+            match (e, groups) {
+                (Dim::Const(e), Type::Attr(Attr::Groups(g)))
+                    if g.groups > 0 && e % g.groups == 0 && (1..=g.groups).contains(&g.keep) =>
+                {
+                    Ok((*keys).clone())
+                }
+                (_, groups) => Err(format!("{groups} does not fit {e} experts")),
+            }
+        }
+        (Op::Renorm, [Type::Picks { top_k, experts }, Type::Attr(Attr::Renorm(_))]) => {
+            Ok(Type::Picks { top_k: *top_k, experts: *experts })
+        }
+        (Op::Assign, [Type::Picks { top_k, experts }, Type::Attr(Attr::Assignment(_))]) => {
+            Ok(Type::Routing { top_k: *top_k, experts: *experts })
+        }
+        (Op::Dispatch, [x, routing]) => {
+            routed(routing)?;
+            match matrix(x, "x")? {
+                ([Dim::Tokens, n], dtype) => Ok(Type::tensor(&[Dim::Pairs, n], dtype)),
+                (_, _) => Err(format!("dispatch takes [T, N], not {x}")),
+            }
+        }
+        (Op::ExpertRows, [b, routing]) => {
+            let (_, experts) = routed(routing)?;
+            match matrix(b, "b")? {
+                ([Dim::Const(e), n], dtype) if e == experts => Ok(Type::tensor(&[Dim::Pairs, n], dtype)),
+                (_, _) => Err(format!("needs one row for each of {experts} experts, not {b}")),
+            }
+        }
+        (Op::PairWeights, [routing]) => {
+            routed(routing)?;
+            Ok(Type::tensor(&[Dim::Pairs, Dim::Const(1)], DType::F32))
+        }
+        (Op::Combine, [rows, routing, vs, body]) => {
+            routed(routing)?;
+            match matrix(rows, "rows")? {
+                ([Dim::Pairs, n], _) => body_of(body, vec![Type::tensor(&[Dim::Tokens, n], DType::F32)], vs),
+                (_, _) => Err(format!("combine takes [P, N], not {rows}")),
+            }
+        }
+        (Op::Cast, [Type::Tensor { shape, .. }, Type::Attr(Attr::DType(dtype))]) if dtype.is_float() => {
+            Ok(Type::tensor(shape, *dtype))
+        }
+        (Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast, [x, Type::Attr(Attr::Real(_))]) => pointwise(x),
+        (Op::Softmax | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square, [x]) => pointwise(x),
+        (Op::Add | Op::Mul, [a, b]) => {
+            let Type::Tensor { shape, .. } = pointwise(a)? else {
+                return Err(format!("needs a tensor, not {a}"));
+            };
+            match b {
+                Type::Tensor { shape: other, dtype } if dtype.is_float() && broadcasts(other, &shape) => Ok((*a).clone()),
+                b => Err(format!("{b} does not broadcast to {a}")),
+            }
+        }
+        (op, types) => {
+            let list: Vec<String> = types.iter().map(ToString::to_string).collect();
+            Err(format!("`{}` does not take ({})", op.name(), list.join(", ")))
+        }
+    }
+}
+
+/// f32 tensors and the weights of picks.
+fn pointwise(x: &Type) -> Result<Type, String> {
+    match x {
+        Type::Tensor { dtype: DType::F32, .. } | Type::Picks { .. } => Ok(x.clone()),
+        Type::Tensor { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => {
+            Err(format!("arithmetic is on f32 tensors and picks, not {x}"))
+        }
+    }
+}
+
+fn broadcasts(small: &[Dim], large: &[Dim]) -> bool {
+    match (small, large) {
+        (a, b) if a == b => true,
+        ([n], [_, b]) => n == b,
+        ([m, Dim::Const(1)], [a, _]) => m == a,
+        (_, _) => false,
+    }
+}
+
+fn matrix(ty: &Type, what: &str) -> Result<([Dim; 2], DType), String> {
+    match ty {
+        Type::Tensor { shape, dtype } if dtype.is_float() => match shape[..] {
+            [m, n] => Ok(([m, n], *dtype)),
+            _ => Err(format!("{what} must have two dimensions, not {ty}")),
+        },
+        Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => {
+            Err(format!("{what} must be a tensor of floats, not {ty}"))
+        }
+    }
+}
+
+fn float_rows(ty: &Type) -> Result<([Dim; 2], DType), String> {
+    match matrix(ty, "the operand")? {
+        ([Dim::Tokens, n], DType::F32) => Ok(([Dim::Tokens, n], DType::F32)),
+        (_, _) => Err(format!("needs rows of f32 for each token, not {ty}")),
+    }
+}
+
+fn routed(ty: &Type) -> Result<(u64, u64), String> {
+    match ty {
+        Type::Routing { top_k, experts } => Ok((*top_k, *experts)),
+        Type::Tensor { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_) => Err(format!("needs a routing, not {ty}")),
+    }
+}
+
+/// Checks `[.., N, K]` weights against the inner extent `k` (and, grouped, the number of experts); gives N.
+fn weights(ws: &Type, experts: Option<Dim>, k: Dim) -> Result<Dim, String> {
+    let list = match ws {
+        Type::List(list) if !list.is_empty() => list,
+        _ => return Err(format!("needs a list of weights, not {ws}")),
+    };
+    let mut columns = None;
+    for w in list {
+        let Type::Tensor { shape, dtype } = w else { return Err(format!("a weight must be a tensor, not {w}")) };
+        let n = match (&shape[..], experts) {
+            ([n, inner], None) if *inner == k => *n,
+            ([e, n, inner], Some(experts)) if *inner == k && *e == experts => *n,
+            (_, _) => return Err(format!("the weight {w} does not fit an inner extent of {k}")),
+        };
+        if !dtype.is_float() || *columns.get_or_insert(n) != n {
+            return Err(format!("the weights {ws} differ"));
+        }
+    }
+    columns.ok_or_else(|| "needs a weight".to_string())
+}
+
+fn products(ws: &Type, shape: &[Dim]) -> Result<Vec<Type>, String> {
+    match ws {
+        Type::List(list) => Ok(vec![Type::tensor(shape, DType::F32); list.len()]),
+        _ => Err(format!("needs a list of weights, not {ws}")),
+    }
+}
+
+/// The type of a fused op's body over its products and operands.
+fn body_of(body: &Type, mut holes: Vec<Type>, vs: &Type) -> Result<Type, String> {
+    match (body, vs) {
+        (Type::Attr(Attr::Body(body)), Type::List(operands)) => {
+            holes.extend(operands.iter().cloned());
+            body_types(body, &holes)?.pop().ok_or_else(|| "the body is empty".to_string())
+        }
+        (_, _) => Err(format!("needs a list of operands and a body, not {vs} and {body}")),
+    }
+}

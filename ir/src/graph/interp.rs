@@ -1,0 +1,365 @@
+//! What every op computes, slowly and obviously, in f64: the definition of the graph and the oracle of every room below.
+
+use std::collections::BTreeMap;
+
+use egg::Id;
+
+use super::{Assignment, Attr, Body, Dim, Eps, GroupMask, GroupScore, Groups, Node, Op, Priority, Span, Type, Typed};
+use crate::Dims;
+
+/// A dense row-major array.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Outermost first.
+    pub shape: Vec<usize>,
+    /// As many as the product of the shape.
+    pub data: Vec<f64>,
+}
+
+/// For each token its experts, best first, and their weights: both `[T, K]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Picks {
+    /// K.
+    pub top_k: usize,
+    /// E.
+    pub experts: usize,
+    /// Expert of pair `t * K + j`.
+    pub expert_of_pair: Vec<usize>,
+    /// Its weight.
+    pub weight_of_pair: Vec<f64>,
+}
+
+/// Picks with the grouped rows: the kept pairs by expert, then by priority.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routing {
+    /// All picks, also those that were dropped.
+    pub picks: Picks,
+    /// Row of pair `t * K + j`; `None`: dropped.
+    pub row_of_pair: Vec<Option<usize>>,
+    /// Pair of each row.
+    pub pair_of_row: Vec<usize>,
+}
+
+/// The value of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// An array.
+    Tensor(Tensor),
+    /// Experts and weights.
+    Picks(Picks),
+    /// Picks and grouped rows.
+    Routing(Routing),
+    /// Several values.
+    List(Vec<Value>),
+    /// A constant.
+    Attr(Attr),
+}
+
+/// The value of every node of `graph`; the last one is the layer's output. `params` are by name with sigil (`%x`,
+/// `@router`), their sizes those of the declared types at `dims`.
+pub fn interp(graph: &Typed, params: &BTreeMap<String, Tensor>, dims: Dims) -> Result<Vec<Value>, String> {
+    let mut values: Vec<Value> = Vec::with_capacity(graph.graph().nodes.len());
+    for node in graph.graph().nodes.as_ref() {
+        let value = match node {
+            Node::Param(p) => {
+                let tensor = params.get(&p.0).ok_or_else(|| format!("no value for `{}`", p.0))?;
+                Value::Tensor(tensor.clone())
+            }
+            // Rows of tokens are gathered: by definition, dispatched first.
+            Node::Apply(Op::GroupedGemm, operands) if rows_are_tokens(graph.ty(operands[0])) => {
+                let of = |i: usize| &values[usize::from(operands[i])];
+                let rows = apply(Op::Dispatch, &[of(0), of(1)], dims)?;
+                apply(Op::GroupedGemm, &[&rows, of(1), of(2), of(3), of(4)], dims)?
+            }
+            Node::Hole(_) | Node::Attr(_) | Node::Apply(..) => eval(node, &values, &[], dims)?,
+        };
+        values.push(value);
+    }
+    Ok(values)
+}
+
+fn rows_are_tokens(ty: &Type) -> bool {
+    matches!(ty, Type::Tensor { shape, .. } if shape.first() == Some(&Dim::Tokens))
+}
+
+fn eval(node: &Node, values: &[Value], holes: &[Value], dims: Dims) -> Result<Value, String> {
+    match node {
+        Node::Param(p) => Err(format!("`{}` stands in a body", p.0)),
+        Node::Hole(i) => holes.get(*i as usize).cloned().ok_or_else(|| format!("`${i}` stands for nothing")),
+        Node::Attr(attr) => Ok(Value::Attr(attr.clone())),
+        Node::Apply(op, operands) => {
+            let operands: Vec<&Value> = operands.iter().map(|id: &Id| &values[usize::from(*id)]).collect();
+            apply(*op, &operands, dims)
+        }
+    }
+}
+
+fn apply_body(body: &Body, holes: Vec<Value>, dims: Dims) -> Result<Value, String> {
+    let mut values = Vec::with_capacity(body.nodes().len());
+    for node in body.nodes() {
+        values.push(eval(node, &values, &holes, dims)?);
+    }
+    values.pop().ok_or_else(|| "an empty body".to_string())
+}
+
+fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
+    use Value::{List, Picks as P, Routing as R, Tensor as T};
+    Ok(match (op, operands) {
+        (Op::List, items) => List(items.iter().map(|v| (*v).clone()).collect()),
+        (Op::Gemm, [T(x), List(ws), List(vs), Value::Attr(Attr::Body(body))]) => {
+            let products = ws.iter().map(|w| Ok(T(gemm(x, tensor(w)?)))).collect::<Result<Vec<_>, String>>()?;
+            apply_body(body, [products, vs.clone()].concat(), dims)?
+        }
+        (Op::GroupedGemm, [T(rows), R(r), List(ws), List(vs), Value::Attr(Attr::Body(body))]) => {
+            let product = |w: &Value| {
+                let w = tensor(w)?;
+                let [_, n, k] = w.shape[..] else { return Err("grouped weights have three dimensions".to_string()) };
+                let mut y = Vec::with_capacity(r.pair_of_row.len() * n);
+                for (p, pair) in r.pair_of_row.iter().enumerate() {
+                    let e = r.picks.expert_of_pair[*pair];
+                    y.extend((0..n).map(|c| dot(&rows.data[p * k..][..k], &w.data[(e * n + c) * k..][..k])));
+                }
+                Ok(T(Tensor { shape: vec![r.pair_of_row.len(), n], data: y }))
+            };
+            let products = ws.iter().map(product).collect::<Result<Vec<_>, String>>()?;
+            apply_body(body, [products, vs.clone()].concat(), dims)?
+        }
+        (Op::Route, [x, ws, vs, body, assignment]) => {
+            let picks = apply(Op::Gemm, &[x, ws, vs, body], dims)?;
+            apply(Op::Assign, &[&picks, assignment], dims)?
+        }
+        (Op::TopK, [T(scores), T(keys), Value::Attr(Attr::Num(k))]) => P(top_k(scores, keys, *k as usize)),
+        (Op::GroupLimit, [T(keys), Value::Attr(Attr::Groups(groups))]) => T(group_limit(keys, *groups)),
+        (Op::Renorm, [P(picks), Value::Attr(Attr::Renorm(rule))]) => {
+            let eps = rule.eps.get();
+            P(picks.map_rows(|w| {
+                let sum: f64 = w.iter().sum();
+                let divisor = match rule.mode {
+                    Eps::Add => sum + eps,
+                    Eps::Clamp => sum.max(eps),
+                };
+                w.iter_mut().for_each(|w| *w /= divisor);
+            }))
+        }
+        (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
+        (Op::Dispatch, [T(x), R(r)]) => {
+            let n = x.shape[1];
+            let data = r.pair_of_row.iter().flat_map(|p| x.data[p / r.picks.top_k * n..][..n].to_vec()).collect();
+            T(Tensor { shape: vec![r.pair_of_row.len(), n], data })
+        }
+        (Op::ExpertRows, [T(b), R(r)]) => {
+            let n = b.shape[1];
+            let data = r.pair_of_row.iter().flat_map(|p| b.data[r.picks.expert_of_pair[*p] * n..][..n].to_vec()).collect();
+            T(Tensor { shape: vec![r.pair_of_row.len(), n], data })
+        }
+        (Op::PairWeights, [R(r)]) => {
+            let data: Vec<f64> = r.pair_of_row.iter().map(|p| r.picks.weight_of_pair[*p]).collect();
+            T(Tensor { shape: vec![data.len(), 1], data })
+        }
+        (Op::Combine, [T(rows), R(r), List(vs), Value::Attr(Attr::Body(body))]) => {
+            let n = rows.shape[1];
+            let mut sum = vec![0.0; r.tokens() * n];
+            for (pair, row) in r.row_of_pair.iter().enumerate() {
+                if let Some(row) = row {
+                    let y = &mut sum[pair / r.picks.top_k * n..][..n];
+                    y.iter_mut().zip(&rows.data[row * n..]).for_each(|(y, x)| *y += x);
+                }
+            }
+            let sum = T(Tensor { shape: vec![r.tokens(), n], data: sum });
+            apply_body(body, [vec![sum], vs.clone()].concat(), dims)?
+        }
+        (Op::Softmax, [x]) => map_rows(x, softmax)?,
+        (Op::Cast, [T(x), Value::Attr(Attr::DType(dtype))]) => T(x.map(|x| dtype.round(x))),
+        (Op::Scale, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| x * c.get())?,
+        (Op::Offset, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| x + c.get())?,
+        (Op::AtMost, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| if c.get() < x { c.get() } else { x })?,
+        (Op::AtLeast, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| if x < c.get() { c.get() } else { x })?,
+        (Op::Sigmoid, [x]) => map(x, sigmoid)?,
+        (Op::Silu, [x]) => map(x, |x| x * sigmoid(x))?,
+        (Op::Gelu, [x]) => map(x, |x| x / 2.0 * (1.0 + erf(x / std::f64::consts::SQRT_2)))?,
+        (Op::GeluTanh, [x]) => {
+            let c = (2.0 / std::f64::consts::PI).sqrt();
+            map(x, |x| x / 2.0 * (1.0 + (c * (x + 0.044715 * x * x * x)).tanh()))?
+        }
+        (Op::Relu, [x]) => map(x, |x| if x < 0.0 { 0.0 } else { x })?,
+        (Op::Square, [x]) => map(x, |x| x * x)?,
+        (Op::Add, [T(a), T(b)]) => T(zip(a, b, |a, b| a + b)),
+        (Op::Mul, [T(a), T(b)]) => T(zip(a, b, |a, b| a * b)),
+        (op, _) => return Err(format!("`{}` on values it does not take", op.name())),
+    })
+}
+
+impl Routing {
+    fn tokens(&self) -> usize {
+        self.row_of_pair.len() / self.picks.top_k
+    }
+}
+
+impl Picks {
+    fn map_rows(&self, f: impl Fn(&mut [f64])) -> Picks {
+        let mut picks = self.clone();
+        picks.weight_of_pair.chunks_mut(self.top_k).for_each(f);
+        picks
+    }
+}
+
+impl Tensor {
+    fn map(&self, f: impl Fn(f64) -> f64) -> Tensor {
+        Tensor { shape: self.shape.clone(), data: self.data.iter().map(|x| f(*x)).collect() }
+    }
+}
+
+fn map(x: &Value, f: impl Fn(f64) -> f64) -> Result<Value, String> {
+    map_rows(x, |row| row.iter_mut().for_each(|x| *x = f(*x)))
+}
+
+fn map_rows(x: &Value, f: impl Fn(&mut [f64])) -> Result<Value, String> {
+    match x {
+        Value::Tensor(x) => {
+            let mut y = x.clone();
+            y.data.chunks_mut(x.shape.last().copied().unwrap_or(1).max(1)).for_each(f);
+            Ok(Value::Tensor(y))
+        }
+        Value::Picks(picks) => Ok(Value::Picks(picks.map_rows(f))),
+        Value::Routing(_) | Value::List(_) | Value::Attr(_) => Err("arithmetic is on tensors and picks".to_string()),
+    }
+}
+
+fn zip(a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64) -> Tensor {
+    let n = a.shape.last().copied().unwrap_or(1).max(1);
+    let of = |i: usize| match (a.shape == b.shape, b.shape.len()) {
+        (true, _) => i,
+        (false, 1) => i % n,
+        (false, _) => i / n,
+    };
+    Tensor { shape: a.shape.clone(), data: a.data.iter().enumerate().map(|(i, x)| f(*x, b.data[of(i)])).collect() }
+}
+
+fn tensor(v: &Value) -> Result<&Tensor, String> {
+    match v {
+        Value::Tensor(t) => Ok(t),
+        Value::Picks(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_) => Err("not a tensor".to_string()),
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// `y[m, n] = sum_k x[m, k] * w[n, k]`.
+fn gemm(x: &Tensor, w: &Tensor) -> Tensor {
+    let (m, n, k) = (x.shape[0], w.shape[0], x.shape[1]);
+    let data = (0..m * n).map(|i| dot(&x.data[i / n * k..][..k], &w.data[i % n * k..][..k])).collect();
+    Tensor { shape: vec![m, n], data }
+}
+
+/// Positions of `keys` from the largest to the least, ties to the lower index; a NaN is minus infinity.
+fn descending(keys: &[f64]) -> Vec<usize> {
+    let key = |i: usize| if keys[i].is_nan() { f64::NEG_INFINITY } else { keys[i] };
+    let mut order: Vec<usize> = (0..keys.len()).collect();
+    order.sort_by(|a, b| key(*b).total_cmp(&key(*a)).then(a.cmp(b)));
+    order
+}
+
+fn top_k(scores: &Tensor, keys: &Tensor, k: usize) -> Picks {
+    let e = scores.shape[1];
+    let mut picks = Picks { top_k: k, experts: e, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    for (scores, keys) in scores.data.chunks(e).zip(keys.data.chunks(e)) {
+        for expert in descending(keys).into_iter().take(k) {
+            picks.expert_of_pair.push(expert);
+            picks.weight_of_pair.push(scores[expert]);
+        }
+    }
+    picks
+}
+
+fn group_limit(keys: &Tensor, groups: Groups) -> Tensor {
+    let e = keys.shape[1];
+    let size = e / groups.groups as usize;
+    let mut y = keys.clone();
+    for row in y.data.chunks_mut(e) {
+        let worth: Vec<f64> = row
+            .chunks(size)
+            .map(|group| {
+                let best: Vec<f64> = descending(group).into_iter().map(|i| group[i]).collect();
+                match groups.score {
+                    GroupScore::Top2Sum => best.iter().take(2).sum(),
+                    GroupScore::Max => best[0],
+                }
+            })
+            .collect();
+        for masked in descending(&worth).into_iter().skip(groups.keep as usize) {
+            row[masked * size..][..size].fill(match groups.mask {
+                GroupMask::NegInf => f64::NEG_INFINITY,
+                GroupMask::Zero => 0.0,
+            });
+        }
+    }
+    y
+}
+
+fn softmax(row: &mut [f64]) {
+    let finite = |x: f64| if x.is_nan() { f64::MIN } else { x.clamp(f64::MIN, f64::MAX) };
+    let max = row.iter().copied().map(finite).fold(f64::MIN, f64::max);
+    row.iter_mut().for_each(|x| *x = (finite(*x) - max).exp());
+    let sum: f64 = row.iter().sum();
+    row.iter_mut().for_each(|x| *x /= sum);
+}
+
+fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, String> {
+    let k = picks.top_k;
+    let tokens = picks.expert_of_pair.len() / k;
+    let (span, capacity, priority) = match rule {
+        Assignment::Dropless => (tokens, usize::MAX, Priority::TokenMajor),
+        Assignment::Capacity(c) => {
+            let span = match c.span {
+                Span::All => tokens,
+                Span::Row => dims.row_tokens as usize,
+            };
+            let capacity = c.per_expert.at(dims).ok_or_else(|| format!("the capacity {} has no value", c.per_expert))?;
+            (span, usize::try_from(capacity).unwrap_or(usize::MAX), c.priority)
+        }
+    };
+    let mut rows_of_expert: Vec<Vec<usize>> = vec![Vec::new(); picks.experts];
+    for first in (0..tokens).step_by(span.max(1)) {
+        let last = (first + span).min(tokens);
+        let pairs: Vec<usize> = match priority {
+            Priority::ChoiceMajor => (0..k).flat_map(|j| (first..last).map(move |t| t * k + j)).collect(),
+            Priority::TokenMajor => (first * k..last * k).collect(),
+        };
+        let mut room = vec![capacity; picks.experts];
+        for pair in pairs {
+            let expert = picks.expert_of_pair[pair];
+            if room[expert] > 0 {
+                room[expert] -= 1;
+                rows_of_expert[expert].push(pair);
+            }
+        }
+    }
+    let pair_of_row = rows_of_expert.concat();
+    let mut row_of_pair = vec![None; tokens * k];
+    pair_of_row.iter().enumerate().for_each(|(row, pair)| row_of_pair[*pair] = Some(row));
+    Ok(Routing { picks: picks.clone(), row_of_pair, pair_of_row })
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// erf by its Maclaurin series below 3 and the continued fraction of erfc above: both to about 1e-15.
+fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    let y = if a < 3.0 {
+        let mut term = a;
+        let mut sum = a;
+        for n in 1..80 {
+            term *= -a * a / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        sum * 2.0 / std::f64::consts::PI.sqrt()
+    } else {
+        let fraction = (1..60).rev().fold(a, |f, n| a + f64::from(n) / 2.0 / f);
+        1.0 - (-a * a).exp() / (fraction * std::f64::consts::PI.sqrt())
+    };
+    y.copysign(x)
+}

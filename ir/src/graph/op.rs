@@ -1,0 +1,284 @@
+//! The closed set of ops, and the egg language made of them; nothing else.
+
+use std::fmt;
+use std::str::FromStr;
+
+use egg::{FromOp, FromOpError, Id, Language};
+
+use super::Attr;
+
+/// One function from values to a value. Shapes: T tokens, P kept (token, expert) pairs, H hidden, F ffn,
+/// E experts, K picks a token. All arithmetic is f32; `cast` is the only rounding to storage types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Op {
+    /// `(a, b, ...)`: several values as one operand.
+    List,
+    /// `gemm x ws vs body`: `$i[m, n] = sum_k x[m, k] * ws[i][n, k]` for each weight, then the body over
+    /// `$0.. (products), $len(ws).. (vs)`.
+    Gemm,
+    /// `grouped_gemm rows routing ws vs body`: `$i[p, n] = sum_k rows[p, k] * ws[i][expert_of_pair[p], n, k]`, then the
+    /// body. `rows` has P rows, or T rows which are gathered: `rows[token_of_pair[p], k]`.
+    GroupedGemm,
+    /// `route x ws vs body assignment` = `assign (gemm x ws vs body) assignment`.
+    Route,
+    /// `top_k scores keys k`: the `k` experts with the largest keys of each row, largest first, ties to the lower index,
+    /// with their scores as weights. A NaN key counts as minus infinity.
+    TopK,
+    /// `group_limit keys groups`: experts in equal groups; those outside each row's best groups are masked.
+    GroupLimit,
+    /// `renorm picks rule`: weights divided by their sum.
+    Renorm,
+    /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
+    Assign,
+    /// `dispatch x routing`: `y[p, n] = x[token_of_pair[p], n]`.
+    Dispatch,
+    /// `expert_rows b routing`: `y[p, n] = b[expert_of_pair[p], n]`.
+    ExpertRows,
+    /// `pair_weights routing`: `y[p, 0]` = weight of pair p.
+    PairWeights,
+    /// `combine rows routing vs body`: `$0[t, n] = sum_j rows[pair(t, j), n]` over the kept picks of t in pick order
+    /// (none: 0), then the body over `$0, $1.. (vs)`.
+    Combine,
+    /// `exp(x[e] - max x) / sum`, over each row, or over the weights of each token's picks. A NaN counts as the lowest
+    /// finite number and infinities as the extreme finite ones, so that every row sums to one.
+    Softmax,
+    /// `x` rounded to an element type and kept in it.
+    Cast,
+    /// `x * c`.
+    Scale,
+    /// `x + c`.
+    Offset,
+    /// `min(x, c)`.
+    AtMost,
+    /// `max(x, c)`.
+    AtLeast,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `x / 2 * (1 + erf(x / sqrt 2))`.
+    Gelu,
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x * x`.
+    Square,
+    /// `a + b`; `b` may be a row `[N]` or a column `[M, 1]`.
+    Add,
+    /// `a * b`; `b` may be a row `[N]` or a column `[M, 1]`.
+    Mul,
+}
+
+impl Op {
+    /// Every op, in declaration order.
+    pub const ALL: [Op; 26] = [
+        Op::List,
+        Op::Gemm,
+        Op::GroupedGemm,
+        Op::Route,
+        Op::TopK,
+        Op::GroupLimit,
+        Op::Renorm,
+        Op::Assign,
+        Op::Dispatch,
+        Op::ExpertRows,
+        Op::PairWeights,
+        Op::Combine,
+        Op::Softmax,
+        Op::Cast,
+        Op::Scale,
+        Op::Offset,
+        Op::AtMost,
+        Op::AtLeast,
+        Op::Sigmoid,
+        Op::Silu,
+        Op::Gelu,
+        Op::GeluTanh,
+        Op::Relu,
+        Op::Square,
+        Op::Add,
+        Op::Mul,
+    ];
+
+    /// Its name in text, in rules and in diagnostics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::List => "list",
+            Op::Gemm => "gemm",
+            Op::GroupedGemm => "grouped_gemm",
+            Op::Route => "route",
+            Op::TopK => "top_k",
+            Op::GroupLimit => "group_limit",
+            Op::Renorm => "renorm",
+            Op::Assign => "assign",
+            Op::Dispatch => "dispatch",
+            Op::ExpertRows => "expert_rows",
+            Op::PairWeights => "pair_weights",
+            Op::Combine => "combine",
+            Op::Softmax => "softmax",
+            Op::Cast => "cast",
+            Op::Scale => "scale",
+            Op::Offset => "offset",
+            Op::AtMost => "at_most",
+            Op::AtLeast => "at_least",
+            Op::Sigmoid => "sigmoid",
+            Op::Silu => "silu",
+            Op::Gelu => "gelu",
+            Op::GeluTanh => "gelu_tanh",
+            Op::Relu => "relu",
+            Op::Square => "square",
+            Op::Add => "add",
+            Op::Mul => "mul",
+        }
+    }
+
+    /// The op of that name.
+    pub fn named(name: &str) -> Option<Op> {
+        Op::ALL.into_iter().find(|op| op.name() == name)
+    }
+
+    /// Number of operands; `None`: any.
+    pub fn arity(self) -> Option<usize> {
+        match self {
+            Op::List => None,
+            Op::PairWeights => Some(1),
+            Op::Softmax | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
+            Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => Some(2),
+            Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
+            Op::TopK => Some(3),
+            Op::Gemm | Op::Combine => Some(4),
+            Op::GroupedGemm | Op::Route => Some(5),
+        }
+    }
+
+    /// For ops with a body: which operand lists the values that the body's later holes stand for.
+    pub fn operand_list(self) -> Option<usize> {
+        match self {
+            Op::Gemm | Op::Route | Op::Combine => Some(2),
+            Op::GroupedGemm => Some(3),
+            Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
+            Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast => None,
+            Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => None,
+        }
+    }
+
+    /// For ops with a body: which operand it is.
+    pub fn body(self) -> Option<usize> {
+        self.operand_list().map(|list| list + 1)
+    }
+}
+
+/// A parameter of the layer, with its sigil: `%x` is an input, `@router` a weight.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Param(pub String);
+
+impl Param {
+    /// Whether it is an input rather than a weight.
+    pub fn is_input(&self) -> bool {
+        self.0.starts_with('%')
+    }
+
+    /// The name without its sigil.
+    pub fn bare(&self) -> &str {
+        self.0.trim_start_matches(['%', '@'])
+    }
+}
+
+/// A node of a graph: the egg language.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Node {
+    /// A parameter of the layer.
+    Param(Param),
+    /// `$i`: an operand of the fused op whose body this is. Never outside a [`Body`](super::Body).
+    Hole(u32),
+    /// A constant that says how an op works.
+    Attr(Attr),
+    /// An op and its operands.
+    Apply(Op, Box<[Id]>),
+}
+
+impl Node {
+    /// An op applied to operands.
+    pub fn apply(op: Op, operands: &[Id]) -> Node {
+        Node::Apply(op, operands.into())
+    }
+
+    /// The operands.
+    pub fn operands(&self) -> &[Id] {
+        self.children()
+    }
+}
+
+impl Language for Node {
+    /// Leaves carry their value, so that a pattern's leaf matches only itself.
+    type Discriminant = (u8, Option<Op>);
+
+    fn discriminant(&self) -> Self::Discriminant {
+        match self {
+            Node::Param(_) => (0, None),
+            Node::Hole(_) => (1, None),
+            Node::Attr(_) => (2, None),
+            Node::Apply(op, _) => (3, Some(*op)),
+        }
+    }
+
+    fn matches(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Node::Apply(a, xs), Node::Apply(b, ys)) => a == b && xs.len() == ys.len(),
+            (a, b) => a == b,
+        }
+    }
+
+    fn children(&self) -> &[Id] {
+        match self {
+            Node::Param(_) | Node::Hole(_) | Node::Attr(_) => &[],
+            Node::Apply(_, operands) => operands,
+        }
+    }
+
+    fn children_mut(&mut self) -> &mut [Id] {
+        match self {
+            Node::Param(_) | Node::Hole(_) | Node::Attr(_) => &mut [],
+            Node::Apply(_, operands) => operands,
+        }
+    }
+}
+
+/// The operator alone, as egg prints it.
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Node::Param(p) => f.write_str(&p.0),
+            Node::Hole(i) => write!(f, "${i}"),
+            Node::Attr(attr) => write!(f, "{attr}"),
+            Node::Apply(op, _) => f.write_str(op.name()),
+        }
+    }
+}
+
+/// How egg reads the patterns of the rules.
+impl FromOp for Node {
+    type Error = FromOpError;
+
+    fn from_op(op: &str, children: Vec<Id>) -> Result<Self, FromOpError> {
+        if let Some(known) = Op::named(op)
+            && known.arity().is_none_or(|n| n == children.len())
+        {
+            return Ok(Node::Apply(known, children.into()));
+        }
+        let leaf = || {
+            if op.starts_with(['%', '@']) {
+                return Some(Node::Param(Param(op.to_string())));
+            }
+            if let Some(index) = op.strip_prefix('$') {
+                return index.parse().ok().map(Node::Hole);
+            }
+            Attr::from_str(op).ok().map(Node::Attr)
+        };
+        match leaf() {
+            Some(node) if children.is_empty() => Ok(node),
+            Some(_) | None => Err(FromOpError::new(op, children)),
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! Text to graphs. Types are read and checked, not trusted; whether the graph is well typed is for `verify` to say.
+
+use std::collections::HashMap;
+
+use egg::Id;
+use thiserror::Error;
+
+use super::attr::{Assignment, Attr, Capacity, Eps, GroupMask, GroupScore, Groups, Priority, Renorm, Span};
+use super::{Body, BodyBuilder, Builder, Dim, Graph, Node, Op, Type, infer};
+use crate::{DType, Extent};
+
+/// Lines and body nodes that a graph may have; a layer has some dozens.
+const MOST_NODES: usize = 1 << 14;
+
+/// Why a text is not a graph.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{line}:{column}: {message}")]
+pub struct ParseError {
+    /// Byte offset in the text.
+    pub offset: usize,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// What was expected or is wrong.
+    pub message: String,
+}
+
+/// Reads what [`print`](super::print()) writes.
+pub fn parse(text: &str) -> Result<Graph, ParseError> {
+    let mut p = Parser { text, at: 0, nodes: 0, builder: Builder::default(), types: Vec::new(), names: HashMap::new() };
+    p.layer().map_err(|message| {
+        let before = &text[..p.at];
+        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+        ParseError {
+            offset: p.at,
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            message,
+        }
+    })
+}
+
+struct Parser<'t> {
+    text: &'t str,
+    at: usize,
+    nodes: usize,
+    builder: Builder,
+    /// The type of each node of the builder, if it has one.
+    types: Vec<Option<Type>>,
+    /// `%x`, `@router` and `%0` to their values.
+    names: HashMap<&'t str, Id>,
+}
+
+type Parsed<T> = Result<T, String>;
+
+impl<'t> Parser<'t> {
+    fn layer(&mut self) -> Parsed<Graph> {
+        self.word("layer")?;
+        let name = self.sigil('@')?.trim_start_matches('@').to_string();
+        let mut params: HashMap<&str, Type> = HashMap::new();
+        self.expect("(")?;
+        while !self.eat(")") {
+            if !params.is_empty() {
+                self.expect(",")?;
+            }
+            let param = if self.peek('%') { self.sigil('%')? } else { self.sigil('@')? };
+            self.expect(":")?;
+            let ty = self.ty()?;
+            if params.insert(param, ty.clone()).is_some() {
+                return Err(format!("`{param}` is declared twice"));
+            }
+            let id = self.builder.param(param, ty.clone());
+            self.types.push(Some(ty));
+            self.names.insert(param, id);
+        }
+        self.expect("->")?;
+        if !self.eat("?") {
+            self.ty()?;
+        }
+        self.expect("{")?;
+        loop {
+            if self.eat("return") {
+                let root = self.value()?;
+                self.expect("}")?;
+                self.skip();
+                if self.at < self.text.len() {
+                    return Err("expected the end of the text".to_string());
+                }
+                return Ok(std::mem::take(&mut self.builder).finish(&name, root));
+            }
+            self.line()?;
+        }
+    }
+
+    /// `%0 = op a, b { body } : type`
+    fn line(&mut self) -> Parsed<()> {
+        let name = self.sigil('%')?;
+        self.expect("=")?;
+        let op = self.op()?;
+        let mut operands = Vec::new();
+        if self.peek('%') || self.peek('@') || self.peek('[') {
+            loop {
+                operands.push(self.operand()?);
+                if !self.eat(",") {
+                    break;
+                }
+                if op.operand_list() == Some(operands.len()) && !self.peek('[') {
+                    operands.push(self.add(Node::apply(Op::List, &[]))?);
+                }
+            }
+        }
+        if let Some(list) = op.operand_list() {
+            if operands.len() == list {
+                operands.push(self.add(Node::apply(Op::List, &[]))?);
+            }
+            let body = if self.eat("{") { self.body()? } else { Body::identity() };
+            let body = self.add(Node::Attr(Attr::Body(body)))?;
+            let place = (list + 1).min(operands.len());
+            operands.insert(place, body);
+        }
+        let id = self.add(Node::apply(op, &operands))?;
+        self.expect(":")?;
+        if !self.eat("?") {
+            let start = self.at;
+            let written = self.ty()?;
+            let inferred = self.types[usize::from(id)].clone();
+            if let Some(ty) = inferred.filter(|ty| *ty != written) {
+                self.at = start;
+                self.skip();
+                return Err(format!("the type of `{name}` is {ty}, not {written}"));
+            }
+        }
+        if self.names.insert(name, id).is_some() {
+            return Err(format!("`{name}` is defined twice"));
+        }
+        Ok(())
+    }
+
+    fn operand(&mut self) -> Parsed<Id> {
+        if self.peek('%') || self.peek('@') {
+            return self.value();
+        }
+        if self.eat("[") {
+            let mut items = Vec::new();
+            while !self.eat("]") {
+                if !items.is_empty() {
+                    self.expect(",")?;
+                }
+                items.push(self.value()?);
+            }
+            return self.add(Node::apply(Op::List, &items));
+        }
+        let attr = self.attr()?;
+        self.add(Node::Attr(attr))
+    }
+
+    fn value(&mut self) -> Parsed<Id> {
+        let start = self.at;
+        let name = if self.peek('%') { self.sigil('%')? } else { self.sigil('@')? };
+        self.names.get(name).copied().ok_or_else(|| {
+            self.at = start;
+            self.skip();
+            format!("`{name}` is not defined before this")
+        })
+    }
+
+    /// Lines `a = op ..`, separated by `;` or nothing, up to `yield .. }`.
+    fn body(&mut self) -> Parsed<Body> {
+        let mut body = BodyBuilder::default();
+        let mut names: HashMap<&str, Id> = HashMap::new();
+        loop {
+            self.eat(";");
+            if self.eat("yield") {
+                let root = if self.peek('$') { self.body_value(&mut body, &names)? } else { self.body_call(&mut body, &names)? };
+                self.eat(";");
+                self.expect("}")?;
+                return Ok(body.finish(root));
+            }
+            let name = self.ident()?;
+            self.expect("=")?;
+            let id = self.body_call(&mut body, &names)?;
+            if names.insert(name, id).is_some() {
+                return Err(format!("`{name}` is defined twice"));
+            }
+        }
+    }
+
+    fn body_call(&mut self, body: &mut BodyBuilder, names: &HashMap<&str, Id>) -> Parsed<Id> {
+        self.count()?;
+        let op = self.op()?;
+        let mut operands = vec![self.body_value(body, names)?];
+        while self.eat(",") {
+            operands.push(self.body_value(body, names)?);
+        }
+        Ok(body.add(Node::apply(op, &operands)))
+    }
+
+    fn body_value(&mut self, body: &mut BodyBuilder, names: &HashMap<&str, Id>) -> Parsed<Id> {
+        if self.peek('$') {
+            let hole = self.sigil('$')?;
+            let index = hole[1..].parse().map_err(|_| format!("`{hole}` is not a hole"))?;
+            return Ok(body.add(Node::Hole(index)));
+        }
+        let start = self.at;
+        if let Ok(name) = self.ident()
+            && let Some(id) = names.get(name)
+        {
+            return Ok(*id);
+        }
+        self.at = start;
+        let attr = self.attr()?;
+        Ok(body.add(Node::Attr(attr)))
+    }
+
+    fn attr(&mut self) -> Parsed<Attr> {
+        let start = self.at;
+        if self.eat("groups(") {
+            let groups = self.number()?;
+            self.expect(",")?;
+            self.word("keep")?;
+            let keep = self.number()?;
+            self.expect(",")?;
+            let score = self.one_of(&[("top2_sum", GroupScore::Top2Sum), ("max", GroupScore::Max)])?;
+            self.expect(",")?;
+            let mask = self.one_of(&[("-inf", GroupMask::NegInf), ("zero", GroupMask::Zero)])?;
+            self.expect(")")?;
+            return Ok(Attr::Groups(Groups { groups, keep, score, mask }));
+        }
+        if self.eat("sum(") {
+            let mode = self.one_of(&[("add", Eps::Add), ("clamp", Eps::Clamp)])?;
+            let eps = match self.plain()? {
+                Attr::Real(x) => x,
+                other => return Err(format!("expected a real number, found {other}")),
+            };
+            self.expect(")")?;
+            return Ok(Attr::Renorm(Renorm { mode, eps }));
+        }
+        if self.eat("capacity(") {
+            let (per_expert, rest) = Extent::parse_prefix(&self.text[self.at..]).ok_or("expected a formula over T and S")?;
+            self.at = self.text.len() - rest.len();
+            self.expect(",")?;
+            let span = self.one_of(&[("all", Span::All), ("row", Span::Row)])?;
+            self.expect(",")?;
+            let priority =
+                self.one_of(&[("choice_major", Priority::ChoiceMajor), ("token_major", Priority::TokenMajor)])?;
+            self.expect(")")?;
+            return Ok(Attr::Assignment(Assignment::Capacity(Capacity { per_expert, span, priority })));
+        }
+        self.plain().inspect_err(|_| self.at = start)
+    }
+
+    /// Numbers, element types and `dropless`.
+    fn plain(&mut self) -> Parsed<Attr> {
+        self.skip();
+        let rest = &self.text[self.at..];
+        let len = rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '+'))).unwrap_or(rest.len());
+        let attr = rest[..len].parse::<Attr>().map_err(|_| "expected a value or an attribute".to_string())?;
+        self.at += len;
+        Ok(attr)
+    }
+
+    fn ty(&mut self) -> Parsed<Type> {
+        let kind = self.ident()?;
+        self.expect("<")?;
+        let ty = match kind {
+            "tensor" => {
+                let mut shape = Vec::new();
+                loop {
+                    self.skip();
+                    let rest = &self.text[self.at..];
+                    if rest.starts_with(|c: char| c.is_ascii_digit()) {
+                        shape.push(Dim::Const(self.number()?));
+                    } else {
+                        match self.ident()? {
+                            "T" => shape.push(Dim::Tokens),
+                            "P" => shape.push(Dim::Pairs),
+                            name => break Type::Tensor { shape, dtype: name.parse::<DType>()? },
+                        }
+                    }
+                    self.word("x")?;
+                    if shape.len() > 8 {
+                        return Err("more than 8 dimensions".to_string());
+                    }
+                }
+            }
+            "picks" | "routing" => {
+                self.word("T")?;
+                self.word("x")?;
+                let top_k = self.number()?;
+                self.word("of")?;
+                let experts = self.number()?;
+                if kind == "picks" { Type::Picks { top_k, experts } } else { Type::Routing { top_k, experts } }
+            }
+            _ => return Err(format!("`{kind}` is not a type")),
+        };
+        self.expect(">")?;
+        Ok(ty)
+    }
+
+    fn op(&mut self) -> Parsed<Op> {
+        let start = self.at;
+        let name = self.ident()?;
+        match Op::named(name) {
+            Some(op) if op != Op::List => Ok(op),
+            Some(_) | None => {
+                self.at = start;
+                self.skip();
+                Err(format!("`{name}` is not an op"))
+            }
+        }
+    }
+
+    fn add(&mut self, node: Node) -> Parsed<Id> {
+        self.count()?;
+        let id = self.builder.add(node.clone());
+        if usize::from(id) == self.types.len() {
+            let typed = node.operands().iter().all(|c| self.types[usize::from(*c)].is_some());
+            let missing = Type::List(Vec::new());
+            let types = &self.types;
+            let ty = typed.then(|| infer(&node, |c| types[usize::from(c)].as_ref().unwrap_or(&missing), |_| None).ok());
+            self.types.push(ty.flatten());
+        }
+        Ok(id)
+    }
+
+    fn count(&mut self) -> Parsed<()> {
+        self.nodes += 1;
+        if self.nodes > MOST_NODES { Err(format!("more than {MOST_NODES} nodes")) } else { Ok(()) }
+    }
+
+    // Tokens. `//` starts a comment.
+
+    fn skip(&mut self) {
+        loop {
+            let rest = &self.text[self.at..];
+            let trimmed = rest.trim_start();
+            self.at += rest.len() - trimmed.len();
+            if !trimmed.starts_with("//") {
+                return;
+            }
+            self.at += trimmed.find('\n').unwrap_or(trimmed.len());
+        }
+    }
+
+    fn peek(&mut self, c: char) -> bool {
+        self.skip();
+        self.text[self.at..].starts_with(c)
+    }
+
+    fn eat(&mut self, token: &str) -> bool {
+        self.skip();
+        let rest = &self.text[self.at..];
+        let word = token.ends_with(|c: char| c.is_ascii_alphanumeric());
+        let found = rest.strip_prefix(token).is_some_and(|after| !word || !after.starts_with(is_name));
+        if found {
+            self.at += token.len();
+        }
+        found
+    }
+
+    fn expect(&mut self, token: &str) -> Parsed<()> {
+        if self.eat(token) { Ok(()) } else { Err(format!("expected `{token}`")) }
+    }
+
+    fn word(&mut self, word: &str) -> Parsed<()> {
+        self.expect(word)
+    }
+
+    fn one_of<T: Copy>(&mut self, choices: &[(&str, T)]) -> Parsed<T> {
+        let names: Vec<String> = choices.iter().map(|(n, _)| format!("`{n}`")).collect();
+        choices.iter().find(|(n, _)| self.eat(n)).map(|(_, v)| *v).ok_or_else(|| format!("expected {}", names.join(" or ")))
+    }
+
+    fn ident(&mut self) -> Parsed<&'t str> {
+        self.skip();
+        let rest = &self.text[self.at..];
+        let len = rest.find(|c: char| !is_name(c)).unwrap_or(rest.len());
+        if len == 0 || rest.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err("expected a name".to_string());
+        }
+        self.at += len;
+        Ok(&rest[..len])
+    }
+
+    fn sigil(&mut self, sigil: char) -> Parsed<&'t str> {
+        self.skip();
+        let rest = &self.text[self.at..];
+        let name = rest.strip_prefix(sigil).ok_or_else(|| format!("expected a name with `{sigil}`"))?;
+        let len = name.find(|c: char| !(is_name(c) || matches!(c, '.' | '-'))).unwrap_or(name.len());
+        if len == 0 && sigil != '@' {
+            return Err(format!("expected a name after `{sigil}`"));
+        }
+        self.at += 1 + len;
+        Ok(&rest[..1 + len])
+    }
+
+    fn number(&mut self) -> Parsed<u64> {
+        self.skip();
+        let rest = &self.text[self.at..];
+        let len = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let number = rest[..len].parse().map_err(|_| "expected a number".to_string())?;
+        self.at += len;
+        Ok(number)
+    }
+}
+
+fn is_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}

@@ -1,0 +1,114 @@
+//! Graphs as text. Values are numbered in print order, so that an unrelated edit never renumbers the rest.
+
+use egg::Id;
+
+use super::{Attr, Body, Graph, Node, Op, Type, infer};
+
+/// The graph as text; [`parse`](super::parse()) reads it back. A type that cannot be inferred is printed as `?`.
+pub fn print(graph: &Graph) -> String {
+    print_annotated(graph, |_| String::new())
+}
+
+/// As [`print`], with `note(id)` after the line of each node.
+pub(super) fn print_annotated(graph: &Graph, note: impl Fn(Id) -> String) -> String {
+    let types = types(graph);
+    let show = |ty: &Option<Type>| ty.as_ref().map_or_else(|| "?".to_string(), ToString::to_string);
+    let mut out = format!("layer @{}(", graph.name);
+    for (i, (param, ty)) in graph.params.iter().enumerate() {
+        out += &format!("{}{}: {ty}", if i > 0 { ", " } else { "" }, param.0);
+    }
+    out += &format!(") -> {} {{\n", show(types.last().unwrap_or(&None)));
+
+    let mut names: Vec<String> = Vec::with_capacity(graph.nodes.len());
+    let mut lines = 0;
+    for (id, node) in graph.nodes.items() {
+        let name = |c: Id| names.get(usize::from(c)).cloned().unwrap_or_else(|| "?".to_string());
+        let text = match node {
+            Node::Param(p) => p.0.clone(),
+            Node::Hole(i) => format!("${i}"),
+            Node::Attr(attr) => attr.to_string(),
+            Node::Apply(Op::List, items) => list(items.iter().map(|c| name(*c))),
+            Node::Apply(op, operands) => {
+                let text = format!("%{lines}");
+                lines += 1;
+                out += &format!("  {text} = {}", call(graph, *op, operands, &name));
+                out += &format!(" : {}\n", show(&types[usize::from(id)]));
+                text
+            }
+        };
+        out += &note(id);
+        names.push(text);
+    }
+    out += &format!("  return {}\n}}\n", names.last().map_or("?", String::as_str));
+    out
+}
+
+/// `op a, b, [..], attr { body }`. Empty operand lists and identity bodies are left out.
+fn call(graph: &Graph, op: Op, operands: &[Id], name: &impl Fn(Id) -> String) -> String {
+    let mut parts = Vec::new();
+    let mut body = String::new();
+    for (i, id) in operands.iter().enumerate() {
+        match graph.nodes.as_ref().get(usize::from(*id)) {
+            Some(Node::Attr(Attr::Body(b))) => {
+                if !b.is_identity() {
+                    body = format!(" {{\n    {}\n  }}", body_lines(b).join("\n    "));
+                }
+            }
+            // The operands of the body stand after the weights: an empty list there says nothing.
+            Some(Node::Apply(Op::List, items)) if items.is_empty() && op.operand_list() == Some(i) => {}
+            Some(_) | None => parts.push(name(*id)),
+        }
+    }
+    let separator = if parts.is_empty() { "" } else { " " };
+    format!("{}{separator}{}{body}", op.name(), parts.join(", "))
+}
+
+/// `a = silu $0`, ..., `yield mul a, $1`.
+pub(super) fn body_lines(body: &Body) -> Vec<String> {
+    let mut names: Vec<String> = Vec::with_capacity(body.nodes().len());
+    let mut lines = Vec::new();
+    let last = body.nodes().len().saturating_sub(1);
+    for (i, node) in body.nodes().iter().enumerate() {
+        let name = match node {
+            Node::Param(p) => p.0.clone(),
+            Node::Hole(i) => format!("${i}"),
+            Node::Attr(attr) => attr.to_string(),
+            Node::Apply(op, operands) => {
+                let operands: Vec<&str> = operands.iter().map(|c| names[usize::from(*c)].as_str()).collect();
+                let call = format!("{} {}", op.name(), operands.join(", "));
+                let name = letters(lines.len());
+                lines.push(if i == last { format!("yield {call}") } else { format!("{name} = {call}") });
+                name
+            }
+        };
+        if i == last && !matches!(node, Node::Apply(..)) {
+            lines.push(format!("yield {name}"));
+        }
+        names.push(name);
+    }
+    lines
+}
+
+/// a, b, ..., z, a1, b1, ...
+fn letters(n: usize) -> String {
+    let letter = char::from(b'a' + (n % 26) as u8);
+    if n < 26 { letter.to_string() } else { format!("{letter}{}", n / 26) }
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+/// The type of every node that has one.
+fn types(graph: &Graph) -> Vec<Option<Type>> {
+    let mut types: Vec<Option<Type>> = Vec::with_capacity(graph.nodes.len());
+    for node in graph.nodes.as_ref() {
+        let typed = node.operands().iter().all(|c| types.get(usize::from(*c)).is_some_and(Option::is_some));
+        let missing = Type::List(Vec::new());
+        let ty = typed
+            .then(|| infer(node, |c| types[usize::from(c)].as_ref().unwrap_or(&missing), |p| graph.param(p).cloned()).ok())
+            .flatten();
+        types.push(ty);
+    }
+    types
+}

@@ -1,0 +1,88 @@
+//! Types: no symbolic algebra, only three kinds of extent.
+
+use std::fmt;
+
+use super::Attr;
+use crate::DType;
+
+/// The extent of one dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dim {
+    /// Known when the layer is compiled.
+    Const(u64),
+    /// T: tokens in the batch.
+    Tokens,
+    /// P: (token, expert) pairs that are kept; at most T times the picks of a token.
+    Pairs,
+}
+
+/// The type of a value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Type {
+    /// A dense row-major array.
+    Tensor {
+        /// Outermost first.
+        shape: Vec<Dim>,
+        /// Element type.
+        dtype: DType,
+    },
+    /// For each token `top_k` distinct experts of `experts`, best first, each with a weight.
+    Picks {
+        /// K.
+        top_k: u64,
+        /// E.
+        experts: u64,
+    },
+    /// Picks, and the kept pairs in the order of the grouped rows.
+    Routing {
+        /// K.
+        top_k: u64,
+        /// E.
+        experts: u64,
+    },
+    /// Several values.
+    List(Vec<Type>),
+    /// A constant; its value is part of the type.
+    Attr(Attr),
+}
+
+impl Type {
+    /// A tensor type.
+    pub fn tensor(shape: &[Dim], dtype: DType) -> Type {
+        Type::Tensor { shape: shape.to_vec(), dtype }
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Const(n) => write!(f, "{n}"),
+            Dim::Tokens => f.write_str("T"),
+            Dim::Pairs => f.write_str("P"),
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Type::Tensor { shape, dtype } => {
+                f.write_str("tensor<")?;
+                for dim in shape {
+                    write!(f, "{dim} x ")?;
+                }
+                write!(f, "{dtype}>")
+            }
+            Type::Picks { top_k, experts } => write!(f, "picks<T x {top_k} of {experts}>"),
+            Type::Routing { top_k, experts } => write!(f, "routing<T x {top_k} of {experts}>"),
+            Type::List(types) => {
+                f.write_str("[")?;
+                for (i, ty) in types.iter().enumerate() {
+                    write!(f, "{}{ty}", if i > 0 { ", " } else { "" })?;
+                }
+                f.write_str("]")
+            }
+            Type::Attr(attr) => write!(f, "{attr}"),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What each operation gives, bit for bit, lane by lane. Which operations a kernel does is the interpreter's.
+//!
+//! A lane is the bits of an element in a `u64`: integers sign-extended, truths 0 or 1, floats their own bits.
+
+use super::{Binary, Compare, Reduce, Unary};
+use crate::DType;
+
+/// An operation that has no result, and why.
+pub(super) type Undefined = &'static str;
+
+fn float(bits: u64) -> f32 {
+    f32::from_bits(bits as u32)
+}
+
+fn of_float(x: f32) -> u64 {
+    u64::from(x.to_bits())
+}
+
+/// `n` wrapped to the integer type.
+fn wrapped(elem: DType, n: i64) -> u64 {
+    if elem == DType::I32 { i64::from(n as i32) as u64 } else { n as u64 }
+}
+
+/// Of operands of type `elem`.
+pub(super) fn unary(op: Unary, elem: DType, a: u64) -> u64 {
+    match op {
+        Unary::Neg if elem == DType::F32 => of_float(-float(a)),
+        Unary::Neg => wrapped(elem, (a as i64).wrapping_neg()),
+        Unary::Not if elem == DType::Bool => a ^ 1,
+        Unary::Not => !a,
+        Unary::Abs => of_float(float(a).abs()),
+        Unary::Floor => of_float(float(a).floor()),
+        Unary::Sqrt => of_float(float(a).sqrt()),
+    }
+}
+
+/// Of operands of type `elem`.
+pub(super) fn binary(op: Binary, elem: DType, a: u64, b: u64) -> Result<u64, Undefined> {
+    if elem == DType::F32 { Ok(binary_float(op, a, b)) } else { binary_int(op, elem, a, b) }
+}
+
+fn binary_float(op: Binary, a: u64, b: u64) -> u64 {
+    let (x, y) = (float(a), float(b));
+    let second_if = |second: bool| if second { b } else { a };
+    match op {
+        Binary::Add => of_float(x + y),
+        Binary::Sub => of_float(x - y),
+        Binary::Mul => of_float(x * y),
+        Binary::Div => of_float(x / y),
+        Binary::Rem => of_float(x % y),
+        Binary::Min => second_if(y < x),
+        Binary::Max => second_if(x < y),
+        Binary::And => a & b,
+        Binary::Or => a | b,
+        Binary::Xor => a ^ b,
+        Binary::Shl | Binary::Shr | Binary::ShrUnsigned => a,
+    }
+}
+
+fn binary_int(op: Binary, elem: DType, a: u64, b: u64) -> Result<u64, Undefined> {
+    let (x, y) = (a as i64, b as i64);
+    let least = if elem == DType::I32 { i64::from(i32::MIN) } else { i64::MIN };
+    let divided = |quotient: fn(i64, i64) -> i64| match y {
+        0 => Err("division by zero"),
+        -1 if x == least => Err("the quotient overflows"),
+        _ => Ok(quotient(x, y) as u64),
+    };
+    let shifted = |by: &dyn Fn(u32) -> i64| match u32::try_from(y) {
+        Ok(n) if u64::from(n) < elem.bytes() * 8 => Ok(wrapped(elem, by(n))),
+        Ok(_) | Err(_) => Err("a shift by more bits than there are"),
+    };
+    match op {
+        Binary::Add => Ok(wrapped(elem, x.wrapping_add(y))),
+        Binary::Sub => Ok(wrapped(elem, x.wrapping_sub(y))),
+        Binary::Mul => Ok(wrapped(elem, x.wrapping_mul(y))),
+        Binary::Div => divided(|x, y| x / y),
+        Binary::Rem => divided(|x, y| x % y),
+        Binary::Min => Ok(x.min(y) as u64),
+        Binary::Max => Ok(x.max(y) as u64),
+        Binary::And => Ok(a & b),
+        Binary::Or => Ok(a | b),
+        Binary::Xor => Ok(a ^ b),
+        Binary::Shl => shifted(&|n| x << n),
+        Binary::Shr => shifted(&|n| x >> n),
+        Binary::ShrUnsigned if elem == DType::I32 => shifted(&|n| i64::from(x as u32 >> n)),
+        Binary::ShrUnsigned => shifted(&|n| (x as u64 >> n) as i64),
+    }
+}
+
+/// Of operands of type `elem`.
+pub(super) fn compare(op: Compare, elem: DType, a: u64, b: u64) -> u64 {
+    let order = if elem == DType::F32 { float(a).partial_cmp(&float(b)) } else { (a as i64).partial_cmp(&(b as i64)) };
+    u64::from(match op {
+        Compare::Eq => order.is_some_and(|order| order.is_eq()),
+        Compare::Ne => order.is_none_or(|order| order.is_ne()),
+        Compare::Lt => order.is_some_and(|order| order.is_lt()),
+        Compare::Le => order.is_some_and(|order| order.is_le()),
+        Compare::Gt => order.is_some_and(|order| order.is_gt()),
+        Compare::Ge => order.is_some_and(|order| order.is_ge()),
+    })
+}
+
+/// `a * b + c`, rounded once.
+pub(super) fn fma(a: u64, b: u64, c: u64) -> u64 {
+    of_float(float(a).mul_add(float(b), float(c)))
+}
+
+/// `acc` plus two products of bf16, as AVX512-BF16 does it: the second pair first, each product added with one
+/// rounding, subnormal operands and results zero.
+pub(super) fn dot(acc: u64, a: [u64; 2], b: [u64; 2]) -> u64 {
+    let flush = |x: f32| if x.is_subnormal() { 0f32.copysign(x) } else { x };
+    let wide = |bits: u64| flush(f32::from_bits((bits as u32) << 16));
+    let add = |acc: f32, i: usize| flush(wide(a[i]).mul_add(wide(b[i]), acc));
+    of_float(add(add(flush(float(acc)), 1), 0))
+}
+
+/// All lanes into one: the upper half onto the lower, until one is left.
+pub(super) fn reduce(op: Reduce, elem: DType, lanes: &[u64]) -> Result<u64, Undefined> {
+    let op = match op {
+        Reduce::Add => Binary::Add,
+        Reduce::Max => Binary::Max,
+    };
+    let mut lanes = lanes.to_vec();
+    while lanes.len() > 1 {
+        let upper = lanes.split_off(lanes.len() / 2);
+        for (a, b) in lanes.iter_mut().zip(upper) {
+            *a = binary(op, elem, *a, b)?;
+        }
+    }
+    Ok(lanes.first().copied().unwrap_or(0))
+}
+
+/// The same number in another type.
+pub(super) fn cast(from: DType, to: DType, a: u64) -> u64 {
+    match (from, to) {
+        (DType::Bool | DType::I32 | DType::I64, DType::F32) => of_float(a as i64 as f32),
+        (DType::Bool | DType::I32 | DType::I64, DType::I32 | DType::I64) => wrapped(to, a as i64),
+        (DType::F16, DType::F32) => of_float(f16_to_f32(a as u16)),
+        (DType::BF16, DType::F32) => of_float(f32::from_bits((a as u32) << 16)),
+        (DType::F32, DType::I32) => i64::from(float(a) as i32) as u64,
+        (DType::F32, DType::I64) => float(a) as i64 as u64,
+        (DType::F32, DType::F16) => u64::from(f32_to_f16(float(a))),
+        (DType::F32, DType::BF16) => u64::from(f32_to_bf16(float(a))),
+        // To its own type; the verifier refuses the rest.
+        (DType::Bool | DType::I32 | DType::I64 | DType::F16 | DType::BF16 | DType::F32, _) => a,
+    }
+}
+
+/// The same bits in another type of the same width.
+pub(super) fn bitcast(to: DType, a: u64) -> u64 {
+    if to == DType::I32 { wrapped(to, a as i64) } else { u64::from(a as u32) }
+}
+
+/// The bits nearest `x`, ties to even. A NaN stays one, quiet.
+pub(super) fn f32_to_bf16(x: f32) -> u16 {
+    if x.is_nan() {
+        return (x.to_bits() >> 16) as u16 | 0x40;
+    }
+    ((DType::BF16.round(f64::from(x)) as f32).to_bits() >> 16) as u16
+}
+
+/// The bits nearest `x`, ties to even. A NaN stays one, quiet.
+pub(super) fn f32_to_f16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let sign = (bits >> 16) as u16 & 0x8000;
+    if x.is_nan() {
+        return sign | 0x7e00 | (bits >> 13) as u16 & 0x3ff;
+    }
+    let rounded = (DType::F16.round(f64::from(x)) as f32).abs();
+    let magnitude = if rounded.is_infinite() {
+        0x7c00
+    } else if rounded < 2f32.powi(-14) {
+        (rounded * 2f32.powi(24)) as u16
+    } else {
+        // The exponent is biased by 112 less, and 13 fraction bits are zero.
+        ((rounded.to_bits() - (112 << 23)) >> 13) as u16
+    };
+    sign | magnitude
+}
+
+/// Exactly. A NaN stays one, quiet.
+pub(super) fn f16_to_f32(bits: u16) -> f32 {
+    let (sign, exponent, fraction) = (u32::from(bits & 0x8000) << 16, u32::from(bits >> 10 & 0x1f), u32::from(bits & 0x3ff));
+    let magnitude = match exponent {
+        0 => (fraction as f32 * 2f32.powi(-24)).to_bits(),
+        31 if fraction == 0 => 0x7f80_0000,
+        31 => 0x7fc0_0000 | fraction << 13,
+        _ => (exponent + 112) << 23 | fraction << 13,
+    };
+    f32::from_bits(sign | magnitude)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_f16_survives_the_way_through_f32() {
+        for bits in 0..=u16::MAX {
+            let x = f16_to_f32(bits);
+            let same = if x.is_nan() { bits | 0x200 } else { bits };
+            assert_eq!(f32_to_f16(x), same, "{bits:#06x}");
+        }
+    }
+
+    #[test]
+    fn the_edges_of_bf16() {
+        for (x, bits) in [(1.0, 0x3f80), (f32::MAX, 0x7f80), (-f32::MAX, 0xff80), (1e-45, 0), (-1e-45, 0x8000), (-0.0, 0x8000)] {
+            assert_eq!(f32_to_bf16(x), bits, "{x}");
+        }
+        assert_eq!(f32_to_bf16(f32::from_bits(0x3f80_8000)), 0x3f80, "a tie goes to even");
+        assert_eq!(f32_to_bf16(f32::from_bits(0x3f81_8000)), 0x3f82, "a tie goes to even");
+        assert_eq!(f32_to_bf16(f32::from_bits(0x7f80_0001)), 0x7fc0, "a signalling NaN");
+        assert_eq!(f32_to_bf16(f32::from_bits(0x0000_8001)), 1, "subnormal");
+    }
+
+    #[test]
+    fn a_dot_product_takes_the_second_pair_first_and_flushes_subnormals() {
+        let b = |x: f32| u64::from(f32_to_bf16(x));
+        assert_eq!(dot(of_float(1.0), [b(2.0), b(3.0)], [b(4.0), b(5.0)]), of_float(24.0));
+        // 2^24 + 1 is lost at once; -2^24 first leaves it.
+        let (large, one) = (b(4096.0), b(1.0));
+        assert_eq!(dot(of_float(16_777_216.0), [one, b(-4096.0)], [one, large]), of_float(1.0));
+        assert_eq!(dot(of_float(16_777_216.0), [b(-4096.0), one], [large, one]), of_float(0.0));
+        assert_eq!(dot(of_float(1e-40), [0, 0], [0, 0]), 0);
+    }
+
+    #[test]
+    fn nan_stays_on_the_left_of_min_and_max() {
+        let (nan, one) = (of_float(f32::NAN), of_float(1.0));
+        for op in [Binary::Min, Binary::Max] {
+            assert_eq!(binary(op, DType::F32, nan, one), Ok(nan));
+            assert_eq!(binary(op, DType::F32, one, nan), Ok(one));
+        }
+    }
+}

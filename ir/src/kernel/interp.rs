@@ -1,0 +1,496 @@
+//! What a program does, slowly and obviously: the definition of every statement, and the oracle of generated code.
+//!
+//! All threads of a block go through a statement before any goes on to the next, so a barrier that is missing does
+//! not show here (the emulator's business). What a machine leaves undefined is a [`Fault`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::rc::Rc;
+
+use super::print::text_at;
+use super::verify::verify_kernel;
+use super::{Arena, Arg, Block, Expr, Handle, Index, Kernel, Local, Location, ParamKind, Place, Program, Role};
+use super::{Scope, Shared, Stmt, Ty, Violation, Vote, arith, verify};
+use crate::{DType, Dims, Machine};
+
+/// Bytes of which each is known or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    bytes: Vec<u8>,
+    known: Vec<bool>,
+}
+
+impl Memory {
+    /// `len` bytes that nobody has written.
+    pub fn unknown(len: usize) -> Memory {
+        Memory { bytes: vec![0; len], known: vec![false; len] }
+    }
+
+    /// The bytes, if all are known.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.known.iter().all(|known| *known).then_some(&self.bytes)
+    }
+
+    /// The bytes, with `other` in place of those that are not known.
+    pub fn bytes_or(&self, other: u8) -> Vec<u8> {
+        self.bytes.iter().zip(&self.known).map(|(byte, known)| if *known { *byte } else { other }).collect()
+    }
+
+    /// Lanes of `elem` from byte `at` on, which the caller has checked to be inside.
+    fn read(&self, elem: DType, at: usize, lanes: usize) -> Result<Vec<u64>, String> {
+        let bytes = elem.bytes() as usize;
+        let range = at..at + lanes * bytes;
+        if !self.known[range.clone()].iter().all(|known| *known) {
+            return Err("reads what nobody has written".to_string());
+        }
+        let lane = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |lane, byte| lane << 8 | u64::from(*byte));
+        let signed = |lane: u64| if elem == DType::I32 { i64::from(lane as i32) as u64 } else { lane };
+        Ok(self.bytes[range].chunks(bytes).map(|chunk| signed(lane(chunk))).collect())
+    }
+
+    fn write(&mut self, elem: DType, at: usize, lanes: &[u64]) {
+        let bytes = elem.bytes() as usize;
+        for (i, lane) in lanes.iter().enumerate() {
+            let range = at + i * bytes..at + (i + 1) * bytes;
+            self.bytes[range.clone()].copy_from_slice(&lane.to_le_bytes()[..bytes]);
+            self.known[range].fill(true);
+        }
+    }
+}
+
+impl From<Vec<u8>> for Memory {
+    fn from(bytes: Vec<u8>) -> Memory {
+        Memory { known: vec![true; bytes.len()], bytes }
+    }
+}
+
+/// What a kernel is given for a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// One of the memories, by index.
+    Buffer(usize),
+    /// A number.
+    Scalar(i64),
+}
+
+/// Something undefined that a program did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where.
+    pub at: Location,
+    /// The printed line there.
+    pub text: String,
+    /// What happened.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n  in `{}`", self.message, self.text)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// More than this is refused, not allocated.
+const LARGEST_BUFFER_BYTES: u64 = 1 << 33;
+
+/// Runs the launches that serve `dims` and gives every output and workspace buffer as it is afterwards.
+/// `given` has the bytes of every input and weight, by name.
+pub fn interp(
+    program: &Program,
+    machine: &Machine,
+    dims: Dims,
+    given: &BTreeMap<String, Vec<u8>>,
+) -> Result<BTreeMap<String, Memory>, Fault> {
+    let fault = |at: Location, message: String| Fault { text: text_at(program, &at), at, message };
+    verify(program, machine).map_err(|found| first(found, |at| text_at(program, at)))?;
+    let mut memory = Vec::new();
+    for (i, buffer) in program.buffers.iter().enumerate() {
+        let wrong = |message: String| fault(Location::Buffer(i), message);
+        let elements = buffer.shape.iter().try_fold(1u64, |all, extent| all.checked_mul(extent.at(dims)?));
+        let bytes = elements.and_then(|elements| elements.checked_mul(buffer.dtype.bytes()));
+        let bytes = bytes.filter(|bytes| *bytes <= LARGEST_BUFFER_BYTES).ok_or_else(|| wrong("it is too large".to_string()))?;
+        memory.push(match buffer.role {
+            Role::Output | Role::Workspace => Memory::unknown(bytes as usize),
+            Role::Input | Role::Weight => match given.get(&buffer.name) {
+                Some(given) if given.len() as u64 == bytes => Memory::from(given.clone()),
+                Some(given) => return Err(wrong(format!("{} bytes are given, it has {bytes}", given.len()))),
+                None => return Err(wrong("it is not given".to_string())),
+            },
+        });
+    }
+    let serves = |bound: Option<u64>| bound.is_none_or(|bound| dims.tokens <= bound);
+    if let Some((i, regime)) = program.regimes.iter().enumerate().find(|(_, regime)| serves(regime.tokens_up_to)) {
+        for (j, launch) in regime.launches.iter().enumerate() {
+            let none = || fault(Location::Launch(i, j), "a formula has no value".to_string());
+            let blocks = launch.grid.at(dims).ok_or_else(none)?;
+            let mut args = Vec::new();
+            for arg in &launch.args {
+                args.push(match arg {
+                    Arg::Buffer(index) => Argument::Buffer(*index),
+                    Arg::Scalar(extent) => {
+                        Argument::Scalar(extent.at(dims).and_then(|n| i64::try_from(n).ok()).ok_or_else(none)?)
+                    }
+                });
+            }
+            let run = Run::new(launch.kernel, &program.kernels[launch.kernel], machine, &args, &mut memory);
+            run.and_then(|run| run.grid(blocks)).map_err(|stop| fault(stop.at, stop.message))?;
+        }
+    }
+    let written = |role| matches!(role, Role::Output | Role::Workspace);
+    let named = program.buffers.iter().zip(memory).filter(|(buffer, _)| written(buffer.role));
+    Ok(named.map(|(buffer, memory)| (buffer.name.clone(), memory)).collect())
+}
+
+/// Runs `blocks` blocks of one kernel, one after the other.
+pub fn interp_kernel(
+    kernel: &Kernel,
+    machine: &Machine,
+    blocks: u64,
+    args: &[Argument],
+    memory: &mut [Memory],
+) -> Result<(), Fault> {
+    let text = |at: &Location| super::print::text_in_kernel(kernel, at);
+    verify_kernel(kernel, machine).map_err(|found| first(found, text))?;
+    let stop = Run::new(0, kernel, machine, args, memory).and_then(|run| run.grid(blocks));
+    stop.map_err(|stop| Fault { text: text(&stop.at), at: stop.at, message: stop.message })
+}
+
+fn first(found: Vec<Violation>, text: impl Fn(&Location) -> String) -> Fault {
+    let first = found.into_iter().next();
+    let first = first.unwrap_or(Violation { at: Location::Program, message: "it is not valid".to_string() });
+    Fault { text: text(&first.at), at: first.at, message: first.message }
+}
+
+/// A fault, before it is known what the line says.
+struct Stop {
+    at: Location,
+    message: String,
+}
+
+/// The values that the threads of a block gave a local.
+struct Slot {
+    lanes: usize,
+    values: Vec<u64>,
+    bound: Vec<bool>,
+}
+
+/// Verified, so every handle and type is what it should be.
+struct Run<'a> {
+    index: usize,
+    kernel: &'a Kernel,
+    warp_lanes: u32,
+    args: &'a [Argument],
+    memory: &'a mut [Memory],
+    types: Vec<Ty>,
+    /// For every expression evaluated before: what it needs, in order, itself last.
+    needs: HashMap<Handle<Expr>, Rc<[Handle<Expr>]>>,
+    /// What every expression last gave: the lanes of the first active thread, of the next, ...
+    values: Vec<Vec<u64>>,
+    block: u32,
+    shared: Vec<Memory>,
+    slots: Vec<Slot>,
+    path: Vec<usize>,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        index: usize,
+        kernel: &'a Kernel,
+        machine: &Machine,
+        args: &'a [Argument],
+        memory: &'a mut [Memory],
+    ) -> Result<Self, Stop> {
+        let fits = |(param, arg): (&super::Param, &Argument)| match (param.kind, *arg) {
+            (ParamKind::Buffer { .. }, Argument::Buffer(index)) => index < memory.len(),
+            (ParamKind::Scalar(elem), Argument::Scalar(n)) => elem == DType::I64 || i32::try_from(n).is_ok(),
+            (ParamKind::Buffer { .. }, Argument::Scalar(_)) | (ParamKind::Scalar(_), Argument::Buffer(_)) => false,
+        };
+        let types: Result<Vec<Ty>, String> = kernel.types().into_iter().collect();
+        let wrong = |message: String| Stop { at: Location::Kernel(index), message };
+        if args.len() != kernel.params.len() || !kernel.params.iter().zip(args).all(fits) {
+            return Err(wrong("the arguments do not fit the parameters".to_string()));
+        }
+        Ok(Run {
+            index,
+            kernel,
+            warp_lanes: machine.warp_lanes,
+            args,
+            memory,
+            types: types.map_err(wrong)?,
+            needs: HashMap::new(),
+            values: vec![Vec::new(); kernel.exprs.len()],
+            block: 0,
+            shared: Vec::new(),
+            slots: Vec::new(),
+            path: Vec::new(),
+        })
+    }
+
+    fn grid(mut self, blocks: u64) -> Result<(), Stop> {
+        let blocks = u32::try_from(blocks).ok().filter(|blocks| *blocks <= i32::MAX as u32);
+        let blocks = blocks.ok_or(Stop { at: Location::Kernel(self.index), message: "too many blocks".to_string() })?;
+        let threads: Vec<u32> = (0..self.kernel.threads).collect();
+        let kernel = self.kernel;
+        for block in 0..blocks {
+            self.block = block;
+            self.shared = scratch(&kernel.shared);
+            self.slots = kernel.locals.iter().map(|(_, local)| slot(local, threads.len())).collect();
+            self.run(&kernel.body, &threads).map_err(|message| {
+                let at = Location::Stmt(self.index, self.path.clone());
+                Stop { at, message: format!("block {block}: {message}") }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// After an error the path is that of the statement at fault.
+    fn run(&mut self, block: &'a Block, active: &[u32]) -> Result<(), String> {
+        for (i, stmt) in block.iter().enumerate() {
+            self.path.push(i);
+            self.stmt(stmt, active)?;
+            self.path.pop();
+        }
+        Ok(())
+    }
+
+    fn inner(&mut self, number: usize, block: &'a Block, active: &[u32]) -> Result<(), String> {
+        if active.is_empty() {
+            return Ok(());
+        }
+        self.path.push(number);
+        self.run(block, active)?;
+        self.path.pop();
+        Ok(())
+    }
+
+    fn stmt(&mut self, stmt: &'a Stmt, active: &[u32]) -> Result<(), String> {
+        match stmt {
+            Stmt::Let { local, value } | Stmt::Var { local, value } | Stmt::Set { local, value } => {
+                let value = self.eval(*value, active)?;
+                self.bind(*local, active, &value);
+            }
+            Stmt::Load { local, from, offset, align } => {
+                let lanes = self.kernel.locals[*local].ty.lanes as usize;
+                let offsets = self.eval(*offset, active)?;
+                let mut loaded = Vec::with_capacity(active.len() * lanes);
+                for (thread, offset) in active.iter().zip(offsets) {
+                    let (memory, elem) = self.array(*from);
+                    let at = address(memory, elem, offset, lanes, *align);
+                    let value = at.and_then(|at| memory.read(elem, at, lanes));
+                    loaded.extend(value.map_err(|why| format!("thread {thread}, element {}: {why}", offset as i64))?);
+                }
+                self.bind(*local, active, &loaded);
+            }
+            Stmt::Store { to, offset, value, align } => {
+                let lanes = self.types[value.index()].lanes as usize;
+                let (offsets, values) = (self.eval(*offset, active)?, self.eval(*value, active)?);
+                for ((thread, offset), value) in active.iter().zip(offsets).zip(values.chunks(lanes)) {
+                    let (memory, elem) = self.array(*to);
+                    let at = address(memory, elem, offset, lanes, *align);
+                    memory.write(elem, at.map_err(|why| format!("thread {thread}, element {}: {why}", offset as i64))?, value);
+                }
+            }
+            Stmt::AtomicAdd { local, to, offset, value } => {
+                let (offsets, values) = (self.eval(*offset, active)?, self.eval(*value, active)?);
+                let mut before = Vec::with_capacity(active.len());
+                for ((thread, offset), value) in active.iter().zip(offsets).zip(values) {
+                    let (memory, elem) = self.array(*to);
+                    let place = |why| format!("thread {thread}, element {}: {why}", offset as i64);
+                    let at = address(memory, elem, offset, 1, elem.bytes() as u32).map_err(place)?;
+                    let old = memory.read(elem, at, 1).map_err(place)?[0];
+                    memory.write(elem, at, &[arith::binary(super::Binary::Add, elem, old, value)?]);
+                    before.push(old);
+                }
+                local.iter().for_each(|local| self.bind(*local, active, &before));
+            }
+            Stmt::Shuffle { local, value, mask } => {
+                self.whole_warps(active)?;
+                let values = self.eval(*value, active)?;
+                // The warps are whole: where a lane is among the active, its partner is as far away as in the block.
+                let partner = |i: usize| i + (active[i] ^ mask) as usize - active[i] as usize;
+                let taken: Vec<u64> = (0..active.len()).filter_map(|i| values.get(partner(i)).copied()).collect();
+                self.bind(*local, active, &taken);
+            }
+            Stmt::Vote { local, vote, value } => {
+                self.whole_warps(active)?;
+                let truths = self.eval(*value, active)?;
+                let warps = truths.chunks(self.warp_lanes as usize);
+                let agreed = warps.flat_map(|warp| std::iter::repeat_n(agreed(*vote, warp), warp.len()));
+                let agreed: Vec<u64> = agreed.collect();
+                self.bind(*local, active, &agreed);
+            }
+            Stmt::Barrier(Scope::Warp) => self.whole_warps(active)?,
+            Stmt::Barrier(Scope::Block) => {
+                if active.len() != self.kernel.threads as usize {
+                    return Err(format!("only {} threads come to the barrier", active.len()));
+                }
+            }
+            Stmt::For { local, start, end, step, body } => {
+                let signed = |values: Vec<u64>| values.into_iter().map(|n| n as i64);
+                let mut next: Vec<i64> = signed(self.eval(*start, active)?).collect();
+                let end: Vec<i64> = signed(self.eval(*end, active)?).collect();
+                let step: Vec<i64> = signed(self.eval(*step, active)?).collect();
+                if step.iter().any(|step| *step <= 0) {
+                    return Err("the step is not positive".to_string());
+                }
+                loop {
+                    let still: Vec<usize> = (0..active.len()).filter(|i| next[*i] < end[*i]).collect();
+                    if still.is_empty() {
+                        break;
+                    }
+                    let threads: Vec<u32> = still.iter().map(|i| active[*i]).collect();
+                    let counts: Vec<u64> = still.iter().map(|i| next[*i] as u64).collect();
+                    self.bind(*local, &threads, &counts);
+                    self.inner(0, body, &threads)?;
+                    // Past the largest number is past the end.
+                    still.iter().for_each(|i| next[*i] = next[*i].saturating_add(step[*i]));
+                }
+            }
+            Stmt::If { cond, then, otherwise } => {
+                let cond = self.eval(*cond, active)?;
+                let those = |truth: u64| active.iter().zip(&cond).filter(move |(_, c)| **c == truth).map(|(thread, _)| *thread);
+                let (yes, no): (Vec<u32>, Vec<u32>) = (those(1).collect(), those(0).collect());
+                self.inner(0, then, &yes)?;
+                self.inner(1, otherwise, &no)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn array(&mut self, place: Place) -> (&mut Memory, DType) {
+        match place {
+            Place::Shared(handle) => (&mut self.shared[handle.index()], self.kernel.shared[handle].elem),
+            Place::Param(i) => match (self.kernel.params[i as usize].kind, self.args[i as usize]) {
+                (ParamKind::Buffer { elem, .. }, Argument::Buffer(index)) => (&mut self.memory[index], elem),
+                (ParamKind::Buffer { .. } | ParamKind::Scalar(_), _) => unreachable!("verified to be a buffer"),
+            },
+        }
+    }
+
+    fn bind(&mut self, local: Handle<Local>, active: &[u32], values: &[u64]) {
+        let slot = &mut self.slots[local.index()];
+        for (thread, value) in active.iter().zip(values.chunks(slot.lanes)) {
+            let thread = *thread as usize;
+            slot.values[thread * slot.lanes..(thread + 1) * slot.lanes].copy_from_slice(value);
+            slot.bound[thread] = true;
+        }
+    }
+
+    fn whole_warps(&self, active: &[u32]) -> Result<(), String> {
+        let lanes = self.warp_lanes as usize;
+        // Active threads are in order, so the first and the last of a warp decide.
+        let first = |warp: &[u32]| warp[0] as usize / lanes * lanes;
+        let whole = |warp: &[u32]| {
+            warp.len() == lanes && warp[0] as usize == first(warp) && warp[lanes - 1] as usize == first(warp) + lanes - 1
+        };
+        if active.chunks(lanes).all(whole) { Ok(()) } else { Err("some lanes of a warp do not come here".to_string()) }
+    }
+
+    /// The lanes of every active thread, one after the other.
+    fn eval(&mut self, root: Handle<Expr>, active: &[u32]) -> Result<Vec<u64>, String> {
+        let exprs = &self.kernel.exprs;
+        let needs = self.needs.entry(root).or_insert_with(|| needs(exprs, root)).clone();
+        for &handle in needs.iter() {
+            self.values[handle.index()] = self.value(&exprs[handle], handle, active)?;
+        }
+        Ok(std::mem::take(&mut self.values[root.index()]))
+    }
+
+    /// Of operands that have just been evaluated.
+    fn value(&self, expr: &Expr, handle: Handle<Expr>, active: &[u32]) -> Result<Vec<u64>, String> {
+        let every = |bits: u64| Ok(vec![bits; active.len()]);
+        let of = |h: Handle<Expr>| &self.values[h.index()];
+        let elem = |h: Handle<Expr>| self.types[h.index()].elem;
+        let lanes = |h: Handle<Expr>| self.types[h.index()].lanes as usize;
+        let zip = |a: Handle<Expr>, b: Handle<Expr>| of(a).iter().zip(of(b));
+        match *expr {
+            Expr::Bool(truth) => every(u64::from(truth)),
+            Expr::Int(n, _) => every(n as u64),
+            Expr::Float(bits) => every(u64::from(bits)),
+            Expr::Index(Index::Thread) => Ok(active.iter().map(|thread| u64::from(*thread)).collect()),
+            Expr::Index(Index::Block) => every(u64::from(self.block)),
+            Expr::Param(i) => match self.args[i as usize] {
+                Argument::Scalar(n) => every(n as u64),
+                Argument::Buffer(_) => Err("a buffer is not a number".to_string()),
+            },
+            Expr::Local(local) => {
+                let slot = &self.slots[local.index()];
+                let mut values = Vec::with_capacity(active.len() * slot.lanes);
+                for thread in active.iter().map(|thread| *thread as usize) {
+                    if !slot.bound[thread] {
+                        return Err(format!("thread {thread} reads a local that it has not bound"));
+                    }
+                    values.extend_from_slice(&slot.values[thread * slot.lanes..(thread + 1) * slot.lanes]);
+                }
+                Ok(values)
+            }
+            Expr::Unary(op, a) => Ok(of(a).iter().map(|x| arith::unary(op, elem(a), *x)).collect()),
+            Expr::Binary(op, a, b) => {
+                let values: Result<Vec<u64>, arith::Undefined> =
+                    zip(a, b).map(|(x, y)| arith::binary(op, elem(a), *x, *y)).collect();
+                values.map_err(str::to_string)
+            }
+            Expr::Compare(op, a, b) => Ok(zip(a, b).map(|(x, y)| arith::compare(op, elem(a), *x, *y)).collect()),
+            Expr::Select(c, a, b) => {
+                // One condition for all lanes, or one for each.
+                let wide = lanes(a) / lanes(c);
+                let conds = of(c).iter().flat_map(|c| std::iter::repeat_n(*c, wide));
+                Ok(conds.zip(zip(a, b)).map(|(c, (x, y))| if c == 1 { *x } else { *y }).collect())
+            }
+            Expr::Fma(a, b, c) => Ok(zip(a, b).zip(of(c)).map(|((x, y), z)| arith::fma(*x, *y, *z)).collect()),
+            Expr::Dot { acc, a, b } => {
+                let pairs = of(a).chunks_exact(2).zip(of(b).chunks_exact(2));
+                Ok(of(acc).iter().zip(pairs).map(|(acc, (x, y))| arith::dot(*acc, [x[0], x[1]], [y[0], y[1]])).collect())
+            }
+            Expr::Cast(to, a) => Ok(of(a).iter().map(|x| arith::cast(elem(a), to, *x)).collect()),
+            Expr::Bitcast(to, a) => Ok(of(a).iter().map(|x| arith::bitcast(to, *x)).collect()),
+            Expr::Splat(n, a) => Ok(of(a).iter().flat_map(|x| std::iter::repeat_n(*x, n as usize)).collect()),
+            Expr::Extract(a, lane) => Ok(of(a).chunks(lanes(a)).map(|x| x[lane as usize]).collect()),
+            Expr::Reduce(op, a) => {
+                let values: Result<Vec<u64>, arith::Undefined> =
+                    of(a).chunks(lanes(a)).map(|x| arith::reduce(op, elem(handle), x)).collect();
+                values.map_err(str::to_string)
+            }
+        }
+    }
+}
+
+fn needs(exprs: &Arena<Expr>, root: Handle<Expr>) -> Rc<[Handle<Expr>]> {
+    let (mut found, mut rest) = (std::collections::BTreeSet::from([root]), vec![root]);
+    while let Some(handle) = rest.pop() {
+        rest.extend(exprs[handle].operands().filter(|operand| found.insert(*operand)));
+    }
+    found.into_iter().collect()
+}
+
+fn scratch(shared: &Arena<Shared>) -> Vec<Memory> {
+    shared.iter().map(|(_, shared)| Memory::unknown(shared.len as usize * shared.elem.bytes() as usize)).collect()
+}
+
+fn slot(local: &Local, threads: usize) -> Slot {
+    let lanes = local.ty.lanes as usize;
+    Slot { lanes, values: vec![0; threads * lanes], bound: vec![false; threads] }
+}
+
+/// The first byte of the lanes from element `offset` on, if all are inside and aligned as promised.
+fn address(memory: &Memory, elem: DType, offset: u64, lanes: usize, align: u32) -> Result<usize, String> {
+    let elements = memory.bytes.len() / elem.bytes() as usize;
+    let first = usize::try_from(offset as i64).ok().filter(|first| *first <= elements && lanes <= elements - *first);
+    let first = first.ok_or_else(|| format!("outside an array of {elements} elements"))?;
+    let at = first * elem.bytes() as usize;
+    if at.is_multiple_of(align as usize) { Ok(at) } else { Err(format!("byte {at} is not at a multiple of {align}")) }
+}
+
+/// What a warp of these truths agrees on.
+fn agreed(vote: Vote, warp: &[u64]) -> u64 {
+    match vote {
+        Vote::Any => u64::from(warp.contains(&1)),
+        Vote::All => u64::from(!warp.contains(&0)),
+        Vote::Ballot => {
+            let bits = warp.iter().rev().fold(0u32, |bits, truth| bits << 1 | *truth as u32);
+            i64::from(bits as i32) as u64
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! Kernels and programs from text. What `print` prints comes back equal.
+//!
+//! Only names are resolved here: whether the program makes sense is the verifier's business.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+
+use super::lex::{Lexeme, Token, lex};
+use super::print::{role, scope_word, vote_word};
+use super::{Arena, Arg, Block, Buffer, Expr, Handle, Kernel, Launch, Local, Param, ParamKind, Place, Program, Regime, Role};
+use super::{Scope, Shared, Stmt, Ty, Vote};
+use crate::{DType, Extent};
+
+/// Why a text is not a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseError {
+    /// The bytes at fault.
+    pub span: Range<usize>,
+    /// Line of the first, from 1.
+    pub line: usize,
+    /// Column of the first, in characters, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.line, self.column, self.message)
+    }
+}
+
+impl std::error::Error for ParseError {}
+
+/// Brackets in brackets; the printer needs far fewer.
+const BRACKETS: usize = 96;
+/// Blocks in blocks; the verifier allows fewer.
+const BLOCKS: usize = 80;
+
+type Wrong = (Range<usize>, String);
+pub(super) type Parsed<T> = Result<T, Wrong>;
+
+/// The program that `text` says. Expressions are shared where they are equal, and in the order written.
+pub fn parse(text: &str) -> Result<Program, ParseError> {
+    whole(text, |parser| parser.program())
+}
+
+/// The kernel that `text` says.
+pub fn parse_kernel(text: &str) -> Result<Kernel, ParseError> {
+    whole(text, |parser| parser.kernel())
+}
+
+fn whole<'t, T>(text: &'t str, rule: impl FnOnce(&mut Parser<'t>) -> Parsed<T>) -> Result<T, ParseError> {
+    let parsed = lex(text).and_then(|lexemes| {
+        let mut parser = Parser { text, lexemes, at: 0, brackets: 0, blocks: 0, kernel: Reading::default() };
+        let parsed = rule(&mut parser)?;
+        if parser.peek().token == Token::End { Ok(parsed) } else { Err(parser.wrong("nothing more is expected")) }
+    });
+    parsed.map_err(|(span, message)| {
+        let before = &text[..span.start];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1;
+        ParseError { span, line, column, message }
+    })
+}
+
+/// What the names of the kernel being read stand for.
+#[derive(Default)]
+pub(super) struct Reading {
+    params: Vec<Param>,
+    shared: Arena<Shared>,
+    locals: Arena<Local>,
+    pub(super) exprs: Arena<Expr>,
+    pub(super) known: HashMap<Expr, Handle<Expr>>,
+    names: HashMap<String, Named>,
+    /// Of the statement being read.
+    pub(super) defs: Vec<Handle<Expr>>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Named {
+    Param(u32),
+    Shared(Handle<Shared>),
+    Local(Handle<Local>),
+}
+
+pub(super) struct Parser<'t> {
+    text: &'t str,
+    lexemes: Vec<Lexeme>,
+    at: usize,
+    brackets: usize,
+    blocks: usize,
+    pub(super) kernel: Reading,
+}
+
+/// Words.
+impl<'t> Parser<'t> {
+    pub(super) fn peek(&self) -> &Lexeme {
+        // The last lexeme is the end, which nobody passes.
+        &self.lexemes[self.at.min(self.lexemes.len() - 1)]
+    }
+
+    pub(super) fn spelt(&self) -> &'t str {
+        &self.text[self.peek().span.clone()]
+    }
+
+    pub(super) fn next(&mut self) -> Lexeme {
+        let lexeme = self.peek().clone();
+        self.at += usize::from(lexeme.token != Token::End);
+        lexeme
+    }
+
+    pub(super) fn wrong(&self, message: impl Into<String>) -> Wrong {
+        (self.peek().span.clone(), message.into())
+    }
+
+    /// Whether the next word or sign is this one.
+    pub(super) fn is(&self, what: &str) -> bool {
+        matches!(self.peek().token, Token::Word | Token::Sign) && self.spelt() == what
+    }
+
+    /// Passes it, if it is next.
+    fn take(&mut self, what: &str) -> bool {
+        let is = self.is(what);
+        self.at += usize::from(is);
+        is
+    }
+
+    pub(super) fn expect(&mut self, what: &str) -> Parsed<()> {
+        if self.take(what) { Ok(()) } else { Err(self.wrong(format!("expected `{what}`"))) }
+    }
+
+    pub(super) fn word(&mut self, what: &str) -> Parsed<&'t str> {
+        let word = self.spelt();
+        if self.peek().token != Token::Word {
+            return Err(self.wrong(format!("expected {what}")));
+        }
+        self.at += 1;
+        Ok(word)
+    }
+
+    /// A word that `meaning` knows.
+    fn known<T>(&mut self, what: &str, meaning: impl FnOnce(&str) -> Option<T>) -> Parsed<T> {
+        let at = self.wrong(format!("expected {what}"));
+        meaning(self.word(what)?).ok_or(at)
+    }
+
+    fn name(&mut self, sigil: char) -> Parsed<String> {
+        match self.peek().token.clone() {
+            Token::Name(its, name) if its == sigil => {
+                self.at += 1;
+                Ok(name)
+            }
+            Token::Name(..) | Token::Word | Token::Text(_) | Token::Def(_) | Token::Number | Token::Sign | Token::End => {
+                Err(self.wrong(format!("expected a name with `{sigil}`")))
+            }
+        }
+    }
+
+    pub(super) fn number<T: std::str::FromStr>(&mut self, what: &str) -> Parsed<T> {
+        let number = self.spelt().parse().ok().filter(|_| self.peek().token == Token::Number);
+        let number = number.ok_or_else(|| self.wrong(format!("expected {what}")))?;
+        self.at += 1;
+        Ok(number)
+    }
+
+    fn dtype(&mut self) -> Parsed<DType> {
+        self.known("an element type", |word| word.parse().ok())
+    }
+
+    /// Items up to `close`, with commas between.
+    fn list<T>(&mut self, close: &str, mut item: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
+        let mut items = Vec::new();
+        while !self.take(close) {
+            if !items.is_empty() {
+                self.expect(",")?;
+            }
+            items.push(item(self)?);
+        }
+        Ok(items)
+    }
+}
+
+/// Programs.
+impl Parser<'_> {
+    fn program(&mut self) -> Parsed<Program> {
+        self.expect("program")?;
+        let mut program = Program { name: self.name('@')?, buffers: Vec::new(), kernels: Vec::new(), regimes: Vec::new() };
+        // Kernels come after the launches that name them.
+        let mut launched: Vec<(String, Wrong)> = Vec::new();
+        self.expect("{")?;
+        while !self.take("}") {
+            if self.take("buffer") {
+                program.buffers.push(self.buffer()?);
+            } else {
+                self.expect("regime")?;
+                let tokens_up_to = if self.take("up_to") { Some(self.number("a number of tokens")?) } else { None };
+                let mut launches = Vec::new();
+                self.expect("{")?;
+                while !self.take("}") {
+                    self.expect("launch")?;
+                    let unknown = self.wrong("there is no such kernel");
+                    launched.push((self.name('@')?, unknown));
+                    self.expect("(")?;
+                    let args = self.list(")", |parser| parser.arg(&program.buffers))?;
+                    self.expect("grid")?;
+                    launches.push(Launch { kernel: 0, grid: self.extent()?, args });
+                }
+                program.regimes.push(Regime { tokens_up_to, launches });
+            }
+        }
+        while self.peek().token != Token::End {
+            program.kernels.push(self.kernel()?);
+        }
+        let launches = program.regimes.iter_mut().flat_map(|regime| &mut regime.launches);
+        for (launch, (name, unknown)) in launches.zip(launched) {
+            launch.kernel = program.kernels.iter().position(|kernel| kernel.name == name).ok_or(unknown)?;
+        }
+        Ok(program)
+    }
+
+    fn buffer(&mut self) -> Parsed<Buffer> {
+        let name = self.name('%')?;
+        self.expect(":")?;
+        let roles = [Role::Input, Role::Output, Role::Weight, Role::Workspace];
+        let role = self.known("a role", |word| roles.into_iter().find(|of| role(*of) == word))?;
+        let dtype = self.dtype()?;
+        self.expect("[")?;
+        let shape = self.list("]", Self::extent)?;
+        let mut observe = None;
+        if self.take("observe") {
+            let Token::Text(public) = self.next().token else {
+                return Err(self.wrong("`observe` is followed by a name in quotes"));
+            };
+            observe = Some(public);
+        }
+        Ok(Buffer { name, role, dtype, shape, observe })
+    }
+
+    fn arg(&mut self, buffers: &[Buffer]) -> Parsed<Arg> {
+        if let Token::Name('%', name) = &self.peek().token {
+            let index = buffers.iter().position(|buffer| buffer.name == *name);
+            let index = index.ok_or_else(|| self.wrong("there is no such buffer"))?;
+            self.at += 1;
+            return Ok(Arg::Buffer(index));
+        }
+        self.extent().map(Arg::Scalar)
+    }
+
+    /// As [`Extent`] itself reads it.
+    fn extent(&mut self) -> Parsed<Extent> {
+        let wrong = self.wrong("expected a formula");
+        let text = &self.text[wrong.0.start..];
+        let (extent, rest) = Extent::parse_prefix(text).ok_or_else(|| wrong.clone())?;
+        let end = self.text.len() - rest.len();
+        let mut last = wrong.0.end;
+        while self.peek().token != Token::End && self.peek().span.start < end {
+            last = self.next().span.end;
+        }
+        if last == end { Ok(extent) } else { Err(wrong) }
+    }
+
+    pub(super) fn deeper<T>(&mut self, rule: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
+        if self.brackets == BRACKETS {
+            return Err(self.wrong(format!("brackets are nested more than {BRACKETS} deep")));
+        }
+        self.brackets += 1;
+        let parsed = rule(self);
+        self.brackets -= 1;
+        parsed
+    }
+}
+
+/// Kernels.
+impl Parser<'_> {
+    fn kernel(&mut self) -> Parsed<Kernel> {
+        self.expect("kernel")?;
+        let name = self.name('@')?;
+        self.kernel = Reading::default();
+        self.expect("(")?;
+        self.list(")", Self::param)?;
+        self.expect("threads")?;
+        let threads = self.number("a number of threads")?;
+        self.expect("{")?;
+        while self.take("shared") {
+            let named = Named::Shared(Handle::new(self.kernel.shared.len()));
+            let name = self.declare(named)?;
+            self.expect(":")?;
+            let elem = self.dtype()?;
+            self.expect("[")?;
+            let len = self.number("a number of elements")?;
+            self.expect("]")?;
+            self.kernel.shared.push(Shared { name, elem, len });
+        }
+        let body = self.block()?;
+        let Reading { params, shared, locals, exprs, .. } = std::mem::take(&mut self.kernel);
+        Ok(Kernel { name, threads, params, shared, locals, exprs, body })
+    }
+
+    fn param(&mut self) -> Parsed<()> {
+        let name = self.declare(Named::Param(self.kernel.params.len() as u32))?;
+        self.expect(":")?;
+        let kind = if self.take("*") {
+            let write = self.take("mut");
+            ParamKind::Buffer { elem: self.dtype()?, write }
+        } else {
+            ParamKind::Scalar(self.dtype()?)
+        };
+        self.kernel.params.push(Param { name, kind });
+        Ok(())
+    }
+
+    /// A name that nothing has yet, without the number that made it unique.
+    fn declare(&mut self, named: Named) -> Parsed<String> {
+        let taken = self.wrong("the name is taken");
+        let name = self.name('%')?;
+        let base = unnumbered(&name).to_string();
+        if self.kernel.names.insert(name, named).is_some() { Err(taken) } else { Ok(base) }
+    }
+
+    /// `%a: f32x4`. A local that is there already is bound again, which the verifier refuses.
+    fn typed(&mut self) -> Parsed<Handle<Local>> {
+        let differs = self.wrong("the name is taken, by something else");
+        let name = self.name('%')?;
+        self.expect(":")?;
+        let ty = self.ty()?;
+        match self.kernel.names.get(&name) {
+            Some(Named::Local(local)) if self.kernel.locals[*local].ty == ty => Ok(*local),
+            Some(Named::Local(_) | Named::Param(_) | Named::Shared(_)) => Err(differs),
+            None => {
+                let local = self.kernel.locals.push(Local { name: unnumbered(&name).to_string(), ty });
+                self.kernel.names.insert(name, Named::Local(local));
+                Ok(local)
+            }
+        }
+    }
+
+    fn ty(&mut self) -> Parsed<Ty> {
+        self.known("a type", |word| match word.split_once('x') {
+            None => Some(Ty::scalar(word.parse().ok()?)),
+            Some((elem, lanes)) => Some(Ty::vector(elem.parse().ok()?, lanes.parse().ok()?)),
+        })
+    }
+
+    /// Up to its closing bracket.
+    fn block(&mut self) -> Parsed<Block> {
+        if self.blocks == BLOCKS {
+            return Err(self.wrong(format!("blocks are nested more than {BLOCKS} deep")));
+        }
+        self.blocks += 1;
+        let mut block = Vec::new();
+        while !self.take("}") {
+            block.push(self.stmt()?);
+        }
+        self.blocks -= 1;
+        Ok(block)
+    }
+
+    fn stmt(&mut self) -> Parsed<Stmt> {
+        self.kernel.defs.clear();
+        while self.take("def") {
+            let next = self.wrong(format!("expected `${}`", self.kernel.defs.len()));
+            if self.next().token != Token::Def(self.kernel.defs.len()) {
+                return Err(next);
+            }
+            self.expect("=")?;
+            let value = self.expr()?;
+            self.kernel.defs.push(value);
+        }
+        let unknown = self.wrong("expected a statement");
+        match self.word("a statement")? {
+            "let" => self.typed_and_value().map(|(local, value)| Stmt::Let { local, value }),
+            "var" => self.typed_and_value().map(|(local, value)| Stmt::Var { local, value }),
+            "set" => {
+                let local = self.local()?;
+                self.expect("=")?;
+                Ok(Stmt::Set { local, value: self.expr()? })
+            }
+            "load" => {
+                let local = self.typed()?;
+                self.expect("=")?;
+                let (from, offset) = self.element()?;
+                Ok(Stmt::Load { local, from, offset, align: self.align(from)? })
+            }
+            "store" => {
+                let (to, offset) = self.element()?;
+                self.expect("=")?;
+                let value = self.expr()?;
+                Ok(Stmt::Store { to, offset, value, align: self.align(to)? })
+            }
+            "atomic" => {
+                let array = self.lexemes.get(self.at + 1).is_some_and(|after| &self.text[after.span.clone()] == "[");
+                let local = if array { None } else { Some(self.typed()?) };
+                if !array {
+                    self.expect("=")?;
+                }
+                let (to, offset) = self.element()?;
+                self.expect("+=")?;
+                Ok(Stmt::AtomicAdd { local, to, offset, value: self.expr()? })
+            }
+            "shuffle" => {
+                let (local, value) = self.typed_and_value()?;
+                self.expect("mask")?;
+                Ok(Stmt::Shuffle { local, value, mask: self.number("a mask")? })
+            }
+            "vote" => {
+                let local = self.typed()?;
+                self.expect("=")?;
+                let votes = [Vote::Any, Vote::All, Vote::Ballot];
+                let vote = self.known("`any`, `all` or `ballot`", |word| votes.into_iter().find(|v| vote_word(*v) == word))?;
+                Ok(Stmt::Vote { local, vote, value: self.expr()? })
+            }
+            "barrier" => {
+                let scopes = [Scope::Warp, Scope::Block];
+                let scope = self.known("`warp` or `block`", |word| scopes.into_iter().find(|s| scope_word(*s) == word))?;
+                Ok(Stmt::Barrier(scope))
+            }
+            "for" => {
+                let local = self.typed()?;
+                self.expect("in")?;
+                let start = self.expr()?;
+                self.expect("..")?;
+                let end = self.expr()?;
+                let one = Expr::Int(1, self.kernel.locals[local].ty.elem);
+                let step = if self.take("step") { self.expr()? } else { self.kernel.expr(one) };
+                self.expect("{")?;
+                Ok(Stmt::For { local, start, end, step, body: self.block()? })
+            }
+            "if" => {
+                let cond = self.expr()?;
+                self.expect("{")?;
+                let then = self.block()?;
+                let otherwise = if self.take("else") { self.expect("{").and_then(|()| self.block())? } else { Vec::new() };
+                Ok(Stmt::If { cond, then, otherwise })
+            }
+            _ => Err(unknown),
+        }
+    }
+
+    fn typed_and_value(&mut self) -> Parsed<(Handle<Local>, Handle<Expr>)> {
+        let local = self.typed()?;
+        self.expect("=")?;
+        Ok((local, self.expr()?))
+    }
+
+    pub(super) fn named(&mut self) -> Parsed<Named> {
+        let unknown = self.wrong("nothing has this name");
+        let name = self.name('%')?;
+        self.kernel.names.get(&name).copied().ok_or(unknown)
+    }
+
+    fn local(&mut self) -> Parsed<Handle<Local>> {
+        let not = self.wrong("this is not a local");
+        match self.named()? {
+            Named::Local(local) => Ok(local),
+            Named::Param(_) | Named::Shared(_) => Err(not),
+        }
+    }
+
+    /// `%x[offset]`
+    fn element(&mut self) -> Parsed<(Place, Handle<Expr>)> {
+        let not = self.wrong("this is not an array");
+        let place = match self.named()? {
+            Named::Param(i) => Place::Param(i),
+            Named::Shared(h) => Place::Shared(h),
+            Named::Local(_) => return Err(not),
+        };
+        self.expect("[")?;
+        let offset = self.expr()?;
+        self.expect("]")?;
+        Ok((place, offset))
+    }
+
+    /// What is said, or else the bytes of an element.
+    fn align(&mut self, place: Place) -> Parsed<u32> {
+        if self.take("align") {
+            return self.number("an alignment");
+        }
+        let elem = match place {
+            Place::Shared(shared) => self.kernel.shared[shared].elem,
+            Place::Param(i) => match self.kernel.params[i as usize].kind {
+                ParamKind::Buffer { elem, .. } | ParamKind::Scalar(elem) => elem,
+            },
+        };
+        Ok(elem.bytes() as u32)
+    }
+}
+
+fn unnumbered(name: &str) -> &str {
+    match name.rsplit_once('.') {
+        Some((base, number)) if number.bytes().all(|b| b.is_ascii_digit()) => base,
+        Some(_) | None => name,
+    }
+}

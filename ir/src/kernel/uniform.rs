@@ -1,0 +1,124 @@
+//! Which values all threads of a block, or all lanes of a warp, agree on. Conservative: what is not proved differs.
+//!
+//! Loads of shared arrays are taken to agree where their addresses do, because a block free of data races reads one
+//! value there between two barriers. Data races are not looked for here.
+
+use super::{Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, ParamKind, Place, Stmt, Vote};
+
+/// Who agrees on a value, or passes together through a statement. Ordered: a mix agrees as far as its worst part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Agreement {
+    /// All threads of the block.
+    Block,
+    /// The lanes of each warp.
+    Warp,
+    /// Nobody.
+    Nobody,
+}
+
+/// The agreement on every expression of a kernel, in arena order.
+pub(super) fn agreements(kernel: &Kernel, warp_lanes: u32) -> Vec<Agreement> {
+    if kernel.threads == 1 {
+        return vec![Agreement::Block; kernel.exprs.len()];
+    }
+    let mut locals = vec![Agreement::Block; kernel.locals.len()];
+    loop {
+        let exprs = of_exprs(kernel, i64::from(warp_lanes.max(1)), &locals);
+        let before = locals.clone();
+        let mut walk = Walk { kernel, exprs: &exprs, locals: &mut locals };
+        walk.block(&kernel.body, Agreement::Block);
+        // Levels only rise, so this ends.
+        if locals == before {
+            return exprs;
+        }
+    }
+}
+
+fn of_exprs(kernel: &Kernel, warp_lanes: i64, locals: &[Agreement]) -> Vec<Agreement> {
+    let mut known: Vec<Agreement> = Vec::with_capacity(kernel.exprs.len());
+    for (_, expr) in kernel.exprs.iter() {
+        let of = |h: Handle<Expr>| known.get(h.index()).copied().unwrap_or(Agreement::Nobody);
+        let agreement = if let Expr::Local(h) = expr {
+            locals.get(h.index()).copied().unwrap_or(Agreement::Nobody)
+        } else if *expr == Expr::Index(Index::Thread) {
+            Agreement::Nobody
+        } else if is_warp_number(kernel, expr, warp_lanes) {
+            Agreement::Warp
+        } else {
+            expr.operands().map(of).max().unwrap_or(Agreement::Block)
+        };
+        known.push(agreement);
+    }
+    known
+}
+
+/// Whether it is `thread / n`, `thread < n` or the like, with `n` a multiple of a warp's lanes.
+fn is_warp_number(kernel: &Kernel, expr: &Expr, warp_lanes: i64) -> bool {
+    let whole_warps = |n: i64| n > 0 && n % warp_lanes == 0;
+    let of_thread = |left: Handle<Expr>, right: Handle<Expr>, holds: &dyn Fn(i64) -> bool| {
+        let thread = kernel.exprs.get(left) == Some(&Expr::Index(Index::Thread));
+        thread && matches!(kernel.exprs.get(right), Some(&Expr::Int(n, _)) if holds(n))
+    };
+    if let Expr::Binary(Binary::Div, a, b) | Expr::Compare(Compare::Lt | Compare::Ge, a, b) = *expr {
+        of_thread(a, b, &whole_warps)
+    } else if let Expr::Binary(Binary::Shr | Binary::ShrUnsigned, a, b) = *expr {
+        of_thread(a, b, &|n| (0..31).contains(&n) && whole_warps(1 << n))
+    } else {
+        false
+    }
+}
+
+struct Walk<'a> {
+    kernel: &'a Kernel,
+    exprs: &'a [Agreement],
+    locals: &'a mut [Agreement],
+}
+
+impl Walk<'_> {
+    fn of(&self, handle: Handle<Expr>) -> Agreement {
+        self.exprs.get(handle.index()).copied().unwrap_or(Agreement::Nobody)
+    }
+
+    fn raise(&mut self, local: Handle<Local>, to: Agreement) {
+        if let Some(agreement) = self.locals.get_mut(local.index()) {
+            *agreement = to.max(*agreement);
+        }
+    }
+
+    /// `control`: who comes here together.
+    fn block(&mut self, block: &Block, control: Agreement) {
+        for stmt in block {
+            match *stmt {
+                Stmt::Let { local, value } => self.raise(local, self.of(value)),
+                // Those who do not come here keep another value.
+                Stmt::Var { local, value } | Stmt::Set { local, value } => self.raise(local, self.of(value).max(control)),
+                Stmt::Load { local, from, offset, .. } => {
+                    let changing = match from {
+                        Place::Shared(_) => false,
+                        Place::Param(i) => match self.kernel.params.get(i as usize).map(|param| param.kind) {
+                            Some(ParamKind::Buffer { write, .. }) => write,
+                            Some(ParamKind::Scalar(_)) | None => true,
+                        },
+                    };
+                    self.raise(local, if changing { Agreement::Nobody } else { self.of(offset) });
+                }
+                Stmt::AtomicAdd { local: Some(local), .. } => self.raise(local, Agreement::Nobody),
+                Stmt::Shuffle { local, value, .. } => self.raise(local, self.of(value)),
+                Stmt::Vote { local, vote: Vote::Any | Vote::All | Vote::Ballot, value } => {
+                    self.raise(local, self.of(value).min(Agreement::Warp));
+                }
+                Stmt::For { local, start, end, step, ref body } => {
+                    self.raise(local, self.of(start).max(self.of(step)));
+                    let bounds = self.of(start).max(self.of(end)).max(self.of(step));
+                    self.block(body, control.max(bounds));
+                }
+                Stmt::If { cond, ref then, ref otherwise } => {
+                    let control = control.max(self.of(cond));
+                    self.block(then, control);
+                    self.block(otherwise, control);
+                }
+                Stmt::AtomicAdd { local: None, .. } | Stmt::Store { .. } | Stmt::Barrier(_) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! Whether a program may be compiled: every violation, at the line where it is.
+//!
+//! After `Ok`, code generation does not panic and the machine can do what is asked. Offsets that are known only when
+//! a kernel runs are not checked here (the interpreter checks them), nor are data races (the emulator does).
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use super::print::Names;
+use super::uniform::{Agreement, agreements};
+use super::{Arg, Binary, Block, Buffer, Expr, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role};
+use super::{Scope, Stmt, Ty, Vote};
+use crate::{DType, Extent, Machine};
+
+/// Something that a valid program does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Where.
+    pub at: Location,
+    /// What is wrong, in a few words.
+    pub message: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.at, self.message)
+    }
+}
+
+/// A value may take this many of the machine's vector registers.
+const VECTORS_IN_A_VALUE: u32 = 4;
+/// Blocks in blocks.
+const NESTING: usize = 64;
+
+/// All that is wrong with `program` on `machine`.
+pub fn verify(program: &Program, machine: &Machine) -> Result<(), Vec<Violation>> {
+    let mut found = Vec::new();
+    check_names(program, &mut found);
+    check_buffers(program, &mut found);
+    check_regimes(program, &mut found);
+    for (index, kernel) in program.kernels.iter().enumerate() {
+        found.extend(check_kernel(index, kernel, machine));
+    }
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+/// All that is wrong with a kernel that belongs to no program yet.
+pub fn verify_kernel(kernel: &Kernel, machine: &Machine) -> Result<(), Vec<Violation>> {
+    let found = check_kernel(0, kernel, machine);
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+fn check_names(program: &Program, found: &mut Vec<Violation>) {
+    let observed = |i: usize, buffer: &'_ Buffer| buffer.observe.clone().map(|name| (Location::Buffer(i), name));
+    let buffers = program.buffers.iter().enumerate();
+    let kernels = program.kernels.iter().enumerate();
+    unique("buffer", buffers.clone().map(|(i, buffer)| (Location::Buffer(i), buffer.name.clone())), found);
+    unique("observed buffer", buffers.filter_map(|(i, buffer)| observed(i, buffer)), found);
+    unique("kernel", kernels.clone().map(|(i, kernel)| (Location::Kernel(i), kernel.name.clone())), found);
+    for (i, kernel) in kernels {
+        let legal = kernel.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if !legal || !kernel.name.starts_with(|c: char| c.is_ascii_lowercase()) {
+            let message = "a kernel's name has a-z, 0-9 and _ only, a letter first".to_string();
+            found.push(Violation { at: Location::Kernel(i), message });
+        }
+    }
+}
+
+fn unique(what: &str, named: impl Iterator<Item = (Location, String)>, found: &mut Vec<Violation>) {
+    let mut seen = HashSet::new();
+    for (at, name) in named {
+        if !seen.insert(name.clone()) {
+            found.push(Violation { at, message: format!("another {what} is named {name:?}") });
+        }
+    }
+}
+
+fn check_buffers(program: &Program, found: &mut Vec<Violation>) {
+    for (i, buffer) in program.buffers.iter().enumerate() {
+        let mut wrong = |message: String| found.push(Violation { at: Location::Buffer(i), message });
+        if buffer.dtype == DType::Bool {
+            wrong("bool lives in registers only".to_string());
+        }
+        for extent in buffer.shape.iter().filter(|extent| divides_by_zero(extent)) {
+            wrong(format!("{extent} divides by zero"));
+        }
+    }
+}
+
+fn divides_by_zero(extent: &Extent) -> bool {
+    match extent {
+        Extent::Const(_) | Extent::Tokens | Extent::RowTokens => false,
+        Extent::Div(a, b, _) => **b == Extent::Const(0) || divides_by_zero(a) || divides_by_zero(b),
+        Extent::Add(a, b) | Extent::Mul(a, b) | Extent::Min(a, b) | Extent::Max(a, b) => divides_by_zero(a) || divides_by_zero(b),
+    }
+}
+
+fn check_regimes(program: &Program, found: &mut Vec<Violation>) {
+    if program.regimes.is_empty() {
+        found.push(Violation { at: Location::Program, message: "there is no regime".to_string() });
+    }
+    let mut below = None;
+    for (i, regime) in program.regimes.iter().enumerate() {
+        let mut wrong = |message: &str| found.push(Violation { at: Location::Regime(i), message: message.to_string() });
+        let last = i + 1 == program.regimes.len();
+        match regime.tokens_up_to {
+            Some(_) if last => wrong("the last regime has no bound"),
+            None if !last => wrong("only the last regime has no bound"),
+            Some(bound) if below.is_some_and(|below| bound <= below) => wrong("regimes rise with the number of tokens"),
+            Some(_) | None => {}
+        }
+        below = regime.tokens_up_to.or(below);
+        for (j, launch) in regime.launches.iter().enumerate() {
+            let at = Location::Launch(i, j);
+            found.extend(check_launch(program, launch).into_iter().map(|message| Violation { at: at.clone(), message }));
+        }
+    }
+}
+
+fn check_launch(program: &Program, launch: &Launch) -> Vec<String> {
+    let Some(kernel) = program.kernels.get(launch.kernel) else { return vec!["there is no such kernel".to_string()] };
+    let mut wrong = Vec::new();
+    if divides_by_zero(&launch.grid) {
+        wrong.push("the grid divides by zero".to_string());
+    }
+    if matches!(launch.grid, Extent::Const(n) if n > i32::MAX as u64) {
+        wrong.push("the grid has more blocks than an i32 counts".to_string());
+    }
+    if launch.args.len() != kernel.params.len() {
+        wrong.push(format!("{} arguments for {} parameters", launch.args.len(), kernel.params.len()));
+    }
+    let mut bound: BTreeMap<usize, bool> = BTreeMap::new();
+    for (param, arg) in kernel.params.iter().zip(&launch.args) {
+        wrong.extend(check_argument(program, param, arg));
+        if let (ParamKind::Buffer { write, .. }, Arg::Buffer(index)) = (param.kind, arg) {
+            match bound.insert(*index, write) {
+                Some(written) if written || write => {
+                    wrong.push(format!("%{}: the buffer is written through one parameter and bound to another", param.name));
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+    wrong
+}
+
+fn check_argument(program: &Program, param: &Param, arg: &Arg) -> Option<String> {
+    let wrong = |why: String| Some(format!("%{}: {why}", param.name));
+    match (param.kind, arg) {
+        (ParamKind::Buffer { .. }, Arg::Scalar(_)) => wrong("the parameter is a buffer".to_string()),
+        (ParamKind::Scalar(_), Arg::Buffer(_)) => wrong("the parameter is a number".to_string()),
+        (ParamKind::Scalar(_), Arg::Scalar(extent)) if divides_by_zero(extent) => wrong("divides by zero".to_string()),
+        (ParamKind::Scalar(elem), Arg::Scalar(Extent::Const(n))) => {
+            let most = if elem == DType::I32 { i32::MAX as u64 } else { i64::MAX as u64 };
+            if *n > most { wrong(format!("{n} does not fit {elem}")) } else { None }
+        }
+        (ParamKind::Scalar(_), Arg::Scalar(_)) => None,
+        (ParamKind::Buffer { elem, write }, Arg::Buffer(index)) => match program.buffers.get(*index) {
+            None => wrong("there is no such buffer".to_string()),
+            Some(buffer) if buffer.dtype != elem => wrong(format!("the parameter has {elem}, the buffer {}", buffer.dtype)),
+            Some(buffer) => match buffer.role {
+                Role::Input if write => wrong("an input is not written".to_string()),
+                Role::Weight if write => wrong("a weight is not written".to_string()),
+                Role::Input | Role::Weight | Role::Output | Role::Workspace => None,
+            },
+        },
+    }
+}
+
+/// Shared arrays start at multiples of this many bytes.
+const SHARED_ALIGN: u64 = 16;
+
+fn check_kernel(index: usize, kernel: &Kernel, machine: &Machine) -> Vec<Violation> {
+    let typed = kernel.types();
+    let mut check = Check {
+        kernel,
+        machine,
+        names: Names::of(kernel),
+        agreements: agreements(kernel, machine.warp_lanes),
+        types: typed.iter().map(|ty| ty.as_ref().ok().copied()).collect(),
+        wrong: typed.into_iter().map(Result::err).collect(),
+        bound: vec![None; kernel.locals.len()],
+        at: Location::Kernel(index),
+        found: Vec::new(),
+    };
+    check.header();
+    check.block(index, &kernel.body, &mut Vec::new(), Agreement::Block);
+    check.at = Location::Kernel(index);
+    for why in std::mem::take(&mut check.wrong).into_iter().flatten() {
+        check.say(format!("an expression that no statement uses: {why}"));
+    }
+    check.found
+}
+
+/// A local that has been bound.
+#[derive(Clone, Copy, PartialEq)]
+struct Bound {
+    /// By [`Stmt::Var`].
+    variable: bool,
+    in_scope: bool,
+}
+
+struct Check<'k> {
+    kernel: &'k Kernel,
+    machine: &'k Machine,
+    names: Names,
+    agreements: Vec<Agreement>,
+    types: Vec<Option<Ty>>,
+    /// Why an expression has no type, until it is reported.
+    wrong: Vec<Option<String>>,
+    bound: Vec<Option<Bound>>,
+    at: Location,
+    found: Vec<Violation>,
+}
+
+impl Check<'_> {
+    fn say(&mut self, message: impl Into<String>) {
+        self.found.push(Violation { at: self.at.clone(), message: message.into() });
+    }
+
+    fn require(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+        if !holds {
+            self.say(otherwise());
+        }
+    }
+
+    fn header(&mut self) {
+        let (kernel, machine) = (self.kernel, self.machine);
+        let threads = kernel.threads;
+        self.require((1..=machine.block_threads).contains(&threads), || {
+            format!("{} runs 1 to {} threads in a block, not {threads}", machine.name, machine.block_threads)
+        });
+        self.require(threads % machine.warp_lanes == 0, || {
+            format!("{threads} threads are not whole warps of {} lanes", machine.warp_lanes)
+        });
+        for param in &kernel.params {
+            let legal = match param.kind {
+                ParamKind::Buffer { elem, .. } => elem != DType::Bool,
+                ParamKind::Scalar(elem) => elem.is_int(),
+            };
+            self.require(legal, || format!("%{}: a buffer has no bool, a number is i32 or i64", param.name));
+        }
+        let mut bytes = 0u64;
+        for (_, shared) in kernel.shared.iter() {
+            self.require(shared.elem != DType::Bool, || format!("%{}: bool lives in registers only", shared.name));
+            self.require(shared.len > 0, || format!("%{}: an array has at least one element", shared.name));
+            bytes += (u64::from(shared.len) * shared.elem.bytes()).next_multiple_of(SHARED_ALIGN);
+        }
+        self.require(bytes <= u64::from(machine.shared_bytes), || {
+            format!("{bytes} bytes of shared arrays, but {} has {}", machine.name, machine.shared_bytes)
+        });
+    }
+
+    fn block(&mut self, index: usize, block: &Block, path: &mut Vec<usize>, control: Agreement) {
+        let mut here = Vec::new();
+        for (i, stmt) in block.iter().enumerate() {
+            path.push(i);
+            self.at = Location::Stmt(index, path.clone());
+            self.stmt(stmt, control);
+            let bound = self.bind(stmt);
+            let inner = match stmt {
+                Stmt::For { .. } | Stmt::If { .. } => {
+                    stmt.exprs().map(|h| self.agreement(h)).max().map_or(control, |a| a.max(control))
+                }
+                Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => control,
+                Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => control,
+            };
+            // What a loop binds is seen in its body only.
+            let loops = matches!(stmt, Stmt::For { .. });
+            let deep = path.len() / 2 >= NESTING;
+            self.require(!deep || stmt.blocks().next().is_none(), || format!("blocks are nested more than {NESTING} deep"));
+            for (j, block) in stmt.blocks().enumerate().filter(|_| !deep) {
+                path.push(j);
+                self.block(index, block, path, inner);
+                path.pop();
+            }
+            path.pop();
+            if loops {
+                self.leave(bound);
+            } else {
+                here.extend(bound);
+            }
+        }
+        self.leave(here);
+    }
+
+    fn leave(&mut self, locals: impl IntoIterator<Item = Handle<Local>>) {
+        for local in locals {
+            if let Some(Some(bound)) = self.bound.get_mut(local.index()) {
+                bound.in_scope = false;
+            }
+        }
+    }
+
+    fn bind(&mut self, stmt: &Stmt) -> Option<Handle<Local>> {
+        let local = stmt.binds()?;
+        let Some(slot) = self.bound.get_mut(local.index()) else {
+            self.say("binds a local that is not the kernel's");
+            return None;
+        };
+        let again = slot.is_some();
+        *slot = Some(Bound { variable: matches!(stmt, Stmt::Var { .. }), in_scope: true });
+        let ty = self.kernel.locals[local].ty;
+        if again {
+            self.say(format!("{} is bound a second time", self.names.local(local)));
+        }
+        let widest = self.machine.vector_bytes.saturating_mul(VECTORS_IN_A_VALUE);
+        let legal = ty.lanes.is_power_of_two() && ty.lanes <= 64 && ty.elem.bytes() * u64::from(ty.lanes) <= u64::from(widest);
+        self.require(legal, || format!("no values of type {ty}: lanes are a power of two, at most 64, in {widest} bytes"));
+        Some(local)
+    }
+
+    fn stmt(&mut self, stmt: &Stmt, control: Agreement) {
+        self.exprs(stmt);
+        match *stmt {
+            Stmt::Let { local, value } | Stmt::Var { local, value } => self.takes(local, self.ty(value)),
+            Stmt::Set { local, value } => {
+                let bound = self.bound.get(local.index()).copied().flatten();
+                if bound != Some(Bound { variable: true, in_scope: true }) {
+                    self.say(format!("{} is not a variable in scope", self.names.local(local)));
+                }
+                self.takes(local, self.ty(value));
+            }
+            Stmt::Load { local, from, offset, align } => {
+                let ty = self.kernel.locals.get(local).map(|local| local.ty);
+                self.access(from, offset, ty, align);
+            }
+            Stmt::Store { to, offset, value, align } => {
+                self.written(to);
+                self.access(to, offset, self.ty(value), align);
+            }
+            Stmt::AtomicAdd { local, to, offset, value } => {
+                self.written(to);
+                self.access(to, offset, self.ty(value), DType::I32.bytes() as u32);
+                self.wants(value, "an atomic adds", |ty| ty == Ty::scalar(DType::I32), "i32");
+                local.into_iter().for_each(|local| self.takes(local, Some(Ty::scalar(DType::I32))));
+            }
+            Stmt::Shuffle { local, value, mask } => {
+                self.wants(
+                    value,
+                    "a shuffle moves",
+                    |ty| ty.lanes == 1 && matches!(ty.elem, DType::I32 | DType::F32),
+                    "i32 or f32",
+                );
+                self.takes(local, self.ty(value));
+                let lanes = self.machine.warp_lanes;
+                self.require(lanes == 1 || mask < lanes, || format!("a warp has {lanes} lanes, which mask {mask} leaves"));
+                self.warp("a shuffle", control);
+            }
+            Stmt::Vote { local, vote, value } => {
+                self.wants(value, "a vote is on", |ty| ty == Ty::scalar(DType::Bool), "bool");
+                let elem = match vote {
+                    Vote::Any | Vote::All => DType::Bool,
+                    Vote::Ballot => DType::I32,
+                };
+                self.takes(local, Some(Ty::scalar(elem)));
+                self.warp("a vote", control);
+            }
+            Stmt::Barrier(Scope::Warp) => {
+                self.require(control <= Agreement::Warp, || "a warp barrier where the lanes of a warp may part".to_string())
+            }
+            Stmt::Barrier(Scope::Block) => self
+                .require(control <= Agreement::Block, || "a block barrier where the threads of the block may part".to_string()),
+            Stmt::For { local, start, end, step, .. } => {
+                let integer = |ty: Ty| ty.lanes == 1 && ty.elem.is_int();
+                self.wants(start, "a loop counts in", integer, "i32 or i64");
+                for bound in [start, end, step] {
+                    self.takes(local, self.ty(bound));
+                }
+                if let Some(Expr::Int(step, _)) = self.kernel.exprs.get(step) {
+                    self.require(*step > 0, || format!("a step is positive, not {step}"));
+                }
+            }
+            Stmt::If { cond, .. } => self.wants(cond, "a condition is", |ty| ty == Ty::scalar(DType::Bool), "bool"),
+        }
+    }
+
+    fn ty(&self, handle: Handle<Expr>) -> Option<Ty> {
+        self.types.get(handle.index()).copied().flatten()
+    }
+
+    fn agreement(&self, handle: Handle<Expr>) -> Agreement {
+        self.agreements.get(handle.index()).copied().unwrap_or(Agreement::Nobody)
+    }
+
+    /// Everything that the statement evaluates: typed, possible on the machine, and of locals in scope.
+    fn exprs(&mut self, stmt: &Stmt) {
+        let mut rest: Vec<Handle<Expr>> = stmt.exprs().collect();
+        let mut seen = HashSet::new();
+        while let Some(handle) = rest.pop() {
+            let Some(expr) = self.kernel.exprs.get(handle) else {
+                self.say("an operand is not one of the kernel's expressions");
+                continue;
+            };
+            if !seen.insert(handle) {
+                continue;
+            }
+            // The operands of what is wrong are at fault themselves, or nothing is.
+            let untyped = expr.operands().any(|h| h < handle && self.ty(h).is_none());
+            if let Some(why) = self.wrong[handle.index()].take()
+                && !untyped
+            {
+                self.say(why);
+            }
+            if let Some(message) = self.impossible(expr, self.ty(handle)) {
+                self.say(message);
+            }
+            rest.extend(expr.operands().filter(|h| *h < handle));
+        }
+    }
+
+    fn impossible(&self, expr: &Expr, ty: Option<Ty>) -> Option<String> {
+        let constant = |h: Handle<Expr>| match self.kernel.exprs.get(h) {
+            Some(&Expr::Int(n, elem)) => Some((n, elem)),
+            Some(_) | None => None,
+        };
+        if let Expr::Local(local) = *expr {
+            let in_scope = self.bound.get(local.index()).copied().flatten().is_some_and(|bound| bound.in_scope);
+            return (!in_scope).then(|| format!("{} is not in scope", self.names.local(local)));
+        }
+        if let Expr::Dot { .. } = expr
+            && !self.machine.dot_bf16
+        {
+            return Some(format!("{} has no bf16 dot product", self.machine.name));
+        }
+        if let Expr::Binary(op, _, right) = *expr
+            && let Some((n, elem)) = constant(right)
+        {
+            let bits = elem.bytes() as i64 * 8;
+            let shift = matches!(op, Binary::Shl | Binary::Shr | Binary::ShrUnsigned);
+            if shift && !(0..bits).contains(&n) {
+                return Some(format!("{elem} is not shifted by {n}"));
+            }
+            if matches!(op, Binary::Div | Binary::Rem) && n == 0 {
+                return Some("divides by zero".to_string());
+            }
+        }
+        let widest = u64::from(self.machine.vector_bytes) * u64::from(VECTORS_IN_A_VALUE);
+        ty.filter(|ty| ty.elem.bytes() * u64::from(ty.lanes) > widest)
+            .map(|ty| format!("a value of type {ty} is wider than {widest} bytes"))
+    }
+
+    /// `local` has the type that it is given.
+    fn takes(&mut self, local: Handle<Local>, given: Option<Ty>) {
+        if let (Some(local), Some(given)) = (self.kernel.locals.get(local), given) {
+            let ty = local.ty;
+            self.require(ty == given, || format!("{given} for a local of type {ty}"));
+        }
+    }
+
+    fn wants(&mut self, value: Handle<Expr>, doing: &str, legal: impl Fn(Ty) -> bool, what: &str) {
+        if let Some(ty) = self.ty(value) {
+            self.require(legal(ty), || format!("{doing} {what}, not {ty}"));
+        }
+    }
+
+    fn written(&mut self, place: Place) {
+        if let Place::Param(i) = place
+            && let Some(ParamKind::Buffer { write: false, .. }) = self.kernel.params.get(i as usize).map(|param| param.kind)
+        {
+            self.say(format!("{} is only read: its parameter is not `*mut`", self.names.place(place)));
+        }
+    }
+
+    /// `ty`: of what is loaded or stored.
+    fn access(&mut self, place: Place, offset: Handle<Expr>, ty: Option<Ty>, align: u32) {
+        self.wants(offset, "an offset is", |ty| ty.lanes == 1 && ty.elem.is_int(), "i32 or i64");
+        let Some(elem) = self.kernel.elem(place) else {
+            self.say(format!("{} is not an array", self.names.place(place)));
+            return;
+        };
+        let name = self.names.place(place).to_string();
+        let bytes = elem.bytes() as u32;
+        self.require(align.is_power_of_two() && align >= bytes, || {
+            format!("an alignment is a power of two of at least the {bytes} bytes of {elem}, not {align}")
+        });
+        let Some(ty) = ty else { return };
+        self.require(ty.elem == elem, || format!("{name} holds {elem}, not {}", ty.elem));
+        let Some(&Expr::Int(n, _)) = self.kernel.exprs.get(offset) else { return };
+        let len = match place {
+            Place::Shared(handle) => self.kernel.shared.get(handle).map_or(0, |shared| i64::from(shared.len)),
+            Place::Param(_) => i64::MAX,
+        };
+        let inside = n >= 0 && n.checked_add(i64::from(ty.lanes)).is_some_and(|end| end <= len);
+        self.require(inside, || format!("elements {n}.. of {name} are outside it"));
+        let aligned = n.checked_mul(i64::from(bytes)).is_some_and(|at| at % i64::from(align.max(1)) == 0);
+        self.require(aligned || !inside, || format!("element {n} is not at a multiple of {align} bytes"));
+    }
+
+    fn warp(&mut self, what: &str, control: Agreement) {
+        let machine = self.machine;
+        self.require(machine.warp_lanes > 1, || format!("{what} needs lanes, and {} has one", machine.name));
+        self.require(control <= Agreement::Warp, || format!("{what} where the lanes of a warp may part"));
+    }
+}

@@ -1,0 +1,172 @@
+//! What an op costs on a machine: a roofline, `max(bytes / bandwidth, flops / rate) + launches`, in picoseconds. The only
+//! numbers of the rewriting, and the report of `--why`.
+//!
+//! Approximate and saturating: it is better to lose some precision than to lose the order by wrapping.
+
+use crate::Machine;
+use crate::graph::{Attr, Dim, Node, Op, Type, Typed, infer_body};
+
+/// Picoseconds.
+pub type Cost = u64;
+
+/// The batches that a layer is priced at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Token counts, each as likely as the others.
+    pub tokens: Vec<u64>,
+    /// Pairs for each token.
+    pub top_k: u64,
+}
+
+impl Workload {
+    /// The workload of a layer at these token counts.
+    pub fn of(graph: &Typed, tokens: &[u64]) -> Workload {
+        let picks = |id| match graph.ty(id) {
+            Type::Routing { top_k, .. } => *top_k,
+            Type::Tensor { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_) => 1,
+        };
+        Workload { tokens: tokens.to_vec(), top_k: graph.graph().nodes.ids().map(picks).max().unwrap_or(1) }
+    }
+}
+
+/// The cost of computing `node` from operands of these types, summed over the workload.
+pub fn cost(node: &Node, types: &[&Type], machine: &Machine, workload: &Workload) -> Cost {
+    match node {
+        Node::Param(_) | Node::Hole(_) | Node::Attr(_) => 0,
+        Node::Apply(op, _) => {
+            let sizes = |tokens: &u64| Sizes { tokens: *tokens, pairs: tokens.saturating_mul(workload.top_k) };
+            workload.tokens.iter().fold(0, |sum: u64, t| sum.saturating_add(at(*op, types, machine, &sizes(t))))
+        }
+    }
+}
+
+/// The cost at one token count.
+fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
+    let all_bytes: u64 = types.iter().map(|t| sizes.bytes(t)).fold(0, u64::saturating_add);
+    let (launches, bytes, flops) = match op {
+        // Views: read where they are used.
+        Op::List | Op::ExpertRows | Op::PairWeights => return 0,
+        Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route => {
+            let body = infer_body(op, types).unwrap_or_default();
+            let result = body.last().map_or(0, |t| sizes.bytes(t));
+            let flops = body_flops(op, types, &body, sizes).saturating_add(product_flops(op, types, sizes));
+            // A route is followed by the sort: count, scan, place.
+            let launches = if op == Op::Route { 4 } else { 1 };
+            (launches, touched(op, types, sizes).saturating_add(result), flops)
+        }
+        Op::Assign => (3, all_bytes.saturating_mul(3), 0),
+        Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => {
+            (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
+        }
+        Op::AtMost | Op::AtLeast | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => {
+            (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
+        }
+        Op::Add | Op::Mul => (1, all_bytes.saturating_mul(2), all_bytes),
+    };
+    let time = |amount: u64, per_us: u64| amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1));
+    let busy = time(bytes, machine.bytes_per_us).max(time(flops, machine.flops_per_us));
+    busy.saturating_add(machine.launch_ps.saturating_mul(launches))
+}
+
+struct Sizes {
+    tokens: u64,
+    pairs: u64,
+}
+
+impl Sizes {
+    fn dim(&self, dim: Dim) -> u64 {
+        match dim {
+            Dim::Const(n) => n,
+            Dim::Tokens => self.tokens,
+            Dim::Pairs => self.pairs,
+        }
+    }
+
+    fn elements(&self, ty: &Type) -> u64 {
+        match ty {
+            Type::Tensor { shape, .. } => shape.iter().map(|d| self.dim(*d)).fold(1, u64::saturating_mul),
+            Type::Picks { top_k, .. } | Type::Routing { top_k, .. } => self.tokens.saturating_mul(*top_k),
+            Type::List(types) => types.iter().map(|t| self.elements(t)).fold(0, u64::saturating_add),
+            Type::Attr(_) => 0,
+        }
+    }
+
+    fn bytes(&self, ty: &Type) -> u64 {
+        match ty {
+            Type::Tensor { dtype, .. } => self.elements(ty).saturating_mul(dtype.bytes()),
+            Type::Picks { .. } => self.elements(ty).saturating_mul(8),
+            Type::Routing { .. } => self.elements(ty).saturating_mul(16),
+            Type::List(types) => types.iter().map(|t| self.bytes(t)).fold(0, u64::saturating_add),
+            Type::Attr(_) => 0,
+        }
+    }
+}
+
+/// Bytes that a fused op reads: of grouped weights only the experts that can be hit.
+fn touched(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
+    let weight_list = op.operand_list().map(|list| list - 1).filter(|_| op == Op::GroupedGemm);
+    let of = |(i, ty): (usize, &&Type)| match ty {
+        Type::List(ws) if Some(i) == weight_list => ws.iter().map(|w| expert_bytes(w, sizes)).fold(0, u64::saturating_add),
+        ty => sizes.bytes(ty),
+    };
+    types.iter().enumerate().map(of).fold(0, u64::saturating_add)
+}
+
+fn expert_bytes(w: &Type, sizes: &Sizes) -> u64 {
+    match w {
+        Type::Tensor { shape, .. } => {
+            let experts = shape.first().map_or(1, |d| sizes.dim(*d)).max(1);
+            (sizes.bytes(w) / experts).saturating_mul(experts.min(sizes.pairs))
+        }
+        ty => sizes.bytes(ty),
+    }
+}
+
+fn product_flops(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
+    let Some(list) = op.operand_list() else { return 0 };
+    let (rows, ws) = match (op, types) {
+        (Op::Combine, [rows, ..]) => return sizes.elements(rows),
+        (Op::GroupedGemm, types) => (sizes.pairs, types[list - 1]),
+        (_, types) => (sizes.tokens, types[list - 1]),
+    };
+    let Type::List(ws) = ws else { return 0 };
+    ws.iter()
+        .map(|w| match w {
+            Type::Tensor { shape, .. } => {
+                let inner = shape.iter().rev().take(2).map(|d| sizes.dim(*d)).fold(2, u64::saturating_mul);
+                inner.saturating_mul(rows)
+            }
+            Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => 0,
+        })
+        .fold(0, u64::saturating_add)
+}
+
+/// Arithmetic of the body: each node's elements times the weight of its op.
+fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u64 {
+    let Some(Type::Attr(Attr::Body(body))) = op.body().and_then(|i| types.get(i).copied()) else { return 0 };
+    body.nodes()
+        .iter()
+        .zip(body_types)
+        .map(|(node, ty)| match node {
+            Node::Apply(inner, operands) => {
+                // A pick looks at all keys.
+                let read = operands.iter().map(|c| sizes.elements(&body_types[usize::from(*c)])).max().unwrap_or(0);
+                sizes.elements(ty).max(read).saturating_mul(weight(*inner))
+            }
+            Node::Param(_) | Node::Hole(_) | Node::Attr(_) => 0,
+        })
+        .fold(0, u64::saturating_add)
+}
+
+/// Rough FLOPs an element.
+fn weight(op: Op) -> u64 {
+    match op {
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::Dispatch | Op::Assign => 0,
+        Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine => 0,
+        Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
+        Op::Renorm => 2,
+        Op::TopK | Op::GroupLimit => 4,
+        Op::Sigmoid | Op::Silu | Op::Softmax => 16,
+        Op::Gelu | Op::GeluTanh => 24,
+    }
+}

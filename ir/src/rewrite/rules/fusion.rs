@@ -1,0 +1,151 @@
+//! Fusion: what runs beside a product while it is still in registers, and what needs no buffer of its own.
+//!
+//! A fused op carries a body: a small graph over its products `$0, $1, ..` and further operands. Each rule moves one op
+//! into the body of its producer, which saves a launch and a trip of the value through memory.
+
+use egg::Id;
+
+use crate::graph::{Attr, Body, BodyBuilder, Dim, Node, Op, Type};
+use crate::rewrite::matching::{Match, computed, pattern};
+
+use super::Rule;
+
+pub(super) fn rules() -> Vec<Rule> {
+    let mut rules = vec![
+        // Rows are read where they are: no dispatch buffer.
+        pattern(
+            "fuse-dispatch-into-gather",
+            "(grouped_gemm (dispatch ?x ?r) ?r ?ws ?vs ?f)",
+            "(grouped_gemm ?x ?r ?ws ?vs ?f)",
+        ),
+        // Logits, scores, picks and their places: one op, nothing of E columns in memory.
+        pattern("fuse-assign-into-route", "(assign (gemm ?x ?ws ?vs ?f) ?a)", "(route ?x ?ws ?vs ?f ?a)"),
+        // Scores and keys of one row: picked while both are in registers.
+        computed("sink-top-k-into-gemm", "(top_k (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g) ?k)", |m| {
+            let k = m.attr("?k")?;
+            merge(m, Op::Gemm, Op::TopK, &[k])
+        }),
+        // One pass over x instead of two, and the products never leave the registers.
+        computed("fuse-gate-up", "(mul (grouped_gemm ?x ?r ?ws ?vs ?f) (grouped_gemm ?x ?r ?ws2 ?vs2 ?g))", |m| {
+            merge(m, Op::GroupedGemm, Op::Mul, &[])
+        }),
+        computed("fuse-dense-gate-up", "(mul (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g))", |m| {
+            merge(m, Op::Gemm, Op::Mul, &[])
+        }),
+    ];
+    let unary = [Op::Silu, Op::Gelu, Op::GeluTanh, Op::Relu, Op::Square, Op::Sigmoid];
+    let with_constant = [Op::Scale, Op::Offset, Op::AtMost, Op::AtLeast, Op::Cast];
+    for into in [Op::Gemm, Op::GroupedGemm, Op::Combine] {
+        rules.extend(unary.map(|op| sink(op, "", into)));
+        rules.extend(with_constant.map(|op| sink(op, "?c", into)));
+        rules.extend([Op::Add, Op::Mul].map(|op| sink_with_operand(op, into)));
+    }
+    // Whole rows are at hand only where the router's logits are.
+    rules.push(sink(Op::Softmax, "", Op::Gemm));
+    rules.extend([Op::GroupLimit, Op::Renorm].map(|op| sink(op, "?c", Op::Gemm)));
+    rules
+}
+
+/// The operands of a fused op in the patterns below.
+fn operands(op: Op) -> &'static [&'static str] {
+    match op {
+        Op::Gemm => &["?x", "?ws", "?vs", "?f"],
+        Op::GroupedGemm => &["?x", "?r", "?ws", "?vs", "?f"],
+        Op::Combine => &["?x", "?r", "?vs", "?f"],
+        op => panic!("`{}` takes nothing in", op.name()),
+    }
+}
+
+/// The pattern of a fused op.
+fn fused(op: Op) -> String {
+    format!("({} {})", op.name(), operands(op).join(" "))
+}
+
+fn hyphens(op: Op) -> String {
+    op.name().replace('_', "-")
+}
+
+/// `op (into .. f) c` = `into .. (op f c)`.
+fn sink(op: Op, constant: &'static str, into: Op) -> Rule {
+    let name = format!("sink-{}-into-{}", hyphens(op), hyphens(into));
+    computed(name, &format!("({} {} {constant})", op.name(), fused(into)), move |m| {
+        if m.result_is(into, operands(into)) {
+            return None; // The op does nothing here, and would do so for ever.
+        }
+        let constants: Vec<Attr> = if constant.is_empty() { vec![] } else { vec![m.attr(constant)?] };
+        let body = m.body("?f")?.then(op, &constants);
+        let vs = m.list("?vs")?;
+        with_body(m, into, "?ws", &vs, body)
+    })
+}
+
+/// `op (into .. vs f) b` = `into .. (vs, b) (op f $b)`: `b` is read beside the product.
+fn sink_with_operand(op: Op, into: Op) -> Rule {
+    let name = format!("sink-{}-with-operand-into-{}", hyphens(op), hyphens(into));
+    computed(name, &format!("({} {} ?b)", op.name(), fused(into)), move |m| {
+        // Grouped rows exist only as other products: what is read beside them is a view of a parameter or of the routing.
+        let is_view = m.is("?b", Op::ExpertRows) || m.is("?b", Op::PairWeights);
+        if m.result_is(into, operands(into)) || (into == Op::GroupedGemm && !is_view && rows_are_pairs(m.ty("?b"))) {
+            return None;
+        }
+        let mut vs = m.list("?vs")?;
+        let products = if into == Op::Combine { 1 } else { m.list("?ws")?.len() };
+        let place = position(&mut vs, m.class("?b"));
+        let mut body = BodyBuilder::default();
+        let f = body.inline(&m.body("?f")?, Node::Hole);
+        let b = body.add(Node::Hole((products + place) as u32));
+        let root = body.add(Node::apply(op, &[f, b]));
+        with_body(m, into, "?ws", &vs, body.finish(root))
+    })
+}
+
+/// `op (into x ws vs f) (into x ws2 vs2 g) c..` = `into x (ws, ws2) (vs, vs2) (op f g c..)`.
+fn merge(m: &mut Match, into: Op, op: Op, constants: &[Attr]) -> Option<Id> {
+    let (mut ws, mut vs) = (m.list("?ws")?, m.list("?vs")?);
+    let (first_ws, first_vs) = (ws.len(), vs.len());
+    let (ws2, vs2) = (m.list("?ws2")?, m.list("?vs2")?);
+    let product2: Vec<usize> = ws2.iter().map(|w| position(&mut ws, *w)).collect();
+    let operand2: Vec<usize> = vs2.iter().map(|v| position(&mut vs, *v)).collect();
+    debug_assert!(first_vs <= vs.len());
+    let hole = |i: usize, products: usize| Node::Hole(if i < products { i } else { ws.len() + i - products } as u32);
+    let mut body = BodyBuilder::default();
+    let f = body.inline(&m.body("?f")?, |i| hole(i as usize, first_ws));
+    let g = body.inline(&m.body("?g")?, |i| match (i as usize).checked_sub(ws2.len()) {
+        None => Node::Hole(product2[i as usize] as u32),
+        Some(v) => Node::Hole((ws.len() + operand2[v]) as u32),
+    });
+    let mut operands = vec![f, g];
+    operands.extend(constants.iter().map(|c| body.add(Node::Attr(c.clone()))));
+    let root = body.add(Node::apply(op, &operands));
+    let ws = m.apply(Op::List, &ws)?;
+    with_body_of(m, into, Some(ws), &vs, body.finish(root))
+}
+
+fn with_body(m: &mut Match, into: Op, ws: &str, vs: &[Id], body: Body) -> Option<Id> {
+    let ws = (into != Op::Combine).then(|| m.class(ws));
+    with_body_of(m, into, ws, vs, body)
+}
+
+/// The fused op of the match with these weights, operands and body.
+fn with_body_of(m: &mut Match, into: Op, ws: Option<Id>, vs: &[Id], body: Body) -> Option<Id> {
+    let mut operands = vec![m.class("?x")];
+    if into != Op::Gemm {
+        operands.push(m.class("?r"));
+    }
+    operands.extend(ws);
+    operands.push(m.apply(Op::List, vs)?);
+    operands.push(m.constant(Attr::Body(body)));
+    m.apply(into, &operands)
+}
+
+/// The place of `item` in `list`, where it is put if it is not there.
+fn position(list: &mut Vec<Id>, item: Id) -> usize {
+    list.iter().position(|x| *x == item).unwrap_or_else(|| {
+        list.push(item);
+        list.len() - 1
+    })
+}
+
+fn rows_are_pairs(ty: &Type) -> bool {
+    matches!(ty, Type::Tensor { shape, .. } if shape.first() == Some(&Dim::Pairs))
+}

@@ -1,0 +1,19 @@
+//! The rules, one family a file. Laws for a rule: both sides compute the same (up to f32 rounding); it never leads to
+//! something worse alone; no bare commutativity or associativity; conditions read types and attributes, never names.
+
+mod algebra;
+mod fusion;
+mod routing;
+
+use egg::Rewrite;
+
+use super::Typing;
+use crate::graph::Node;
+
+/// One rule.
+pub type Rule = Rewrite<Node, Typing>;
+
+/// All rules.
+pub fn rules() -> Vec<Rule> {
+    [algebra::rules(), routing::rules(), fusion::rules()].concat()
+}

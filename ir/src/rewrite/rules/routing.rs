@@ -1,0 +1,84 @@
+//! Identities of routing.
+
+use crate::extent::{Extent, Round};
+use crate::graph::{Assignment, Attr, Capacity, Op, Span};
+use crate::rewrite::matching::computed;
+
+use super::Rule;
+
+pub(super) fn rules() -> Vec<Rule> {
+    vec![
+        // softmax, top-k, renormalise = top-k, softmax: exponentials of K logits instead of E. Only without a guard in
+        // the sum: the guard is not scale-free.
+        computed("softmax-after-top-k", "(renorm (top_k (softmax ?l) (softmax ?l) ?k) ?rule)", |m| {
+            match m.attr("?rule")? {
+                Attr::Renorm(rule) if rule.eps.get() == 0.0 => {
+                    let picks = m.apply(Op::TopK, &[m.class("?l"), m.class("?l"), m.class("?k")])?;
+                    m.apply(Op::Softmax, &[picks])
+                }
+                _ => None,
+            }
+        }),
+        // Scaling every logit by a positive number does not change who is picked: pick first, scale K weights, not E.
+        computed("scale-after-top-k", "(top_k (scale ?s ?c) (scale ?s ?c) ?k)", |m| {
+            if m.real("?c")? <= 0.0 {
+                return None;
+            }
+            let picks = m.apply(Op::TopK, &[m.class("?s"), m.class("?s"), m.class("?k")])?;
+            m.apply(Op::Scale, &[picks, m.class("?c")])
+        }),
+        // A renormalisation without a guard forgets any positive scale before it.
+        computed("drop-scale-before-renorm", "(renorm (scale ?p ?c) ?rule)", |m| match m.attr("?rule")? {
+            Attr::Renorm(rule) if rule.eps.get() == 0.0 && m.real("?c")? > 0.0 => {
+                m.apply(Op::Renorm, &[m.class("?p"), m.class("?rule")])
+            }
+            _ => None,
+        }),
+        // The picked softmax already sums to one.
+        computed("drop-renorm-of-softmax", "(renorm (softmax (top_k ?s ?t ?k)) ?rule)", |m| match m.attr("?rule")? {
+            Attr::Renorm(rule) if rule.eps.get() == 0.0 => {
+                let picks = m.apply(Op::TopK, &[m.class("?s"), m.class("?t"), m.class("?k")])?;
+                m.apply(Op::Softmax, &[picks])
+            }
+            _ => None,
+        }),
+        // Every group stays: no group is limited.
+        computed("drop-group-limit-of-all", "(group_limit ?keys ?groups)", |m| match m.attr("?groups")? {
+            Attr::Groups(g) if g.keep == g.groups => Some(m.class("?keys")),
+            _ => None,
+        }),
+        // An expert gets at most one pair from a token: a capacity of the whole span never drops.
+        computed("dropless-when-roomy", "(assign ?picks ?rule)", |m| match m.attr("?rule")? {
+            Attr::Assignment(Assignment::Capacity(capacity)) if holds_span(&capacity) => {
+                let dropless = m.constant(Attr::Assignment(Assignment::Dropless));
+                m.apply(Op::Assign, &[m.class("?picks"), dropless])
+            }
+            _ => None,
+        }),
+    ]
+}
+
+/// Whether the capacity is at least the number of tokens of a span, whatever that number is.
+fn holds_span(capacity: &Capacity) -> bool {
+    let tokens = match capacity.span {
+        Span::All => Extent::Tokens,
+        Span::Row => Extent::RowTokens,
+    };
+    at_least(&capacity.per_expert, &tokens)
+}
+
+fn at_least(extent: &Extent, tokens: &Extent) -> bool {
+    match extent {
+        e if e == tokens => true,
+        Extent::Max(a, b) => at_least(a, tokens) || at_least(b, tokens),
+        Extent::Min(a, b) => at_least(a, tokens) && at_least(b, tokens),
+        Extent::Add(a, b) => at_least(a, tokens) || at_least(b, tokens),
+        // tokens * a / b with a >= b, however it is rounded.
+        Extent::Div(a, b, Round::Floor | Round::Ceil | Round::HalfEven) => match (&**a, &**b) {
+            (Extent::Mul(t, a), Extent::Const(b)) => **t == *tokens && matches!(**a, Extent::Const(a) if a >= *b),
+            (_, _) => false,
+        },
+        Extent::Mul(t, a) => at_least(t, tokens) && matches!(**a, Extent::Const(a) if a >= 1),
+        Extent::Const(_) | Extent::Tokens | Extent::RowTokens => false,
+    }
+}

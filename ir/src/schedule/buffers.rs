@@ -1,0 +1,72 @@
+//! The memory of a program: names, roles and shapes. Which kernel reads or writes it is said where kernels are launched.
+
+use crate::graph::{Dim, Param, Type};
+use crate::kernel::{Arg, Buffer, Role};
+use crate::{DType, Extent};
+
+/// A buffer's place in the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BufferId(usize);
+
+impl From<BufferId> for Arg {
+    fn from(id: BufferId) -> Arg {
+        Arg::Buffer(id.0)
+    }
+}
+
+/// Buffers in the order in which they were asked for, each under a name of its own.
+#[derive(Default)]
+pub(super) struct Buffers(Vec<Buffer>);
+
+impl Buffers {
+    /// A parameter of the layer.
+    pub(super) fn param(&mut self, param: &Param, ty: &Type) -> Option<BufferId> {
+        let Type::Tensor { shape, dtype } = ty else { return None };
+        let role = if param.is_input() { Role::Input } else { Role::Weight };
+        // Parameters have neither pairs nor picks: P does not occur.
+        let shape = shape.iter().map(|dim| extent(*dim, 1)).collect();
+        Some(self.add(param.bare(), role, *dtype, shape, None))
+    }
+
+    /// Where the layer's result goes.
+    pub(super) fn output(&mut self, dtype: DType, shape: Vec<Extent>) -> BufferId {
+        self.add("y", Role::Output, dtype, shape, None)
+    }
+
+    /// Memory between kernels.
+    pub(super) fn workspace(&mut self, name: &str, dtype: DType, shape: impl Into<Vec<Extent>>) -> BufferId {
+        self.add(name, Role::Workspace, dtype, shape.into(), None)
+    }
+
+    /// Memory between kernels that a caller may read afterwards, under the public name `observe`.
+    pub(super) fn observed(&mut self, name: &str, observe: &str, dtype: DType, shape: impl Into<Vec<Extent>>) -> BufferId {
+        self.add(name, Role::Workspace, dtype, shape.into(), Some(observe))
+    }
+
+    fn add(&mut self, name: &str, role: Role, dtype: DType, shape: Vec<Extent>, observe: Option<&str>) -> BufferId {
+        let name = unused(name, |name| self.0.iter().any(|buffer| buffer.name == name));
+        let observe = observe.map(|public| unused(public, |public| self.0.iter().any(|b| b.observe.as_deref() == Some(public))));
+        self.0.push(Buffer { name, role, dtype, shape, observe });
+        BufferId(self.0.len() - 1)
+    }
+
+    /// All of them.
+    pub(super) fn into_list(self) -> Vec<Buffer> {
+        self.0
+    }
+}
+
+/// `name`, or else the first of `name_2`, `name_3`, ... that is not in use.
+pub(super) fn unused(name: &str, in_use: impl Fn(&str) -> bool) -> String {
+    let numbered = (2..).map(|i: u64| format!("{name}_{i}"));
+    std::iter::once(name.to_string()).chain(numbered).find(|name| !in_use(name)).unwrap_or_default()
+}
+
+/// The extent of a dimension; P is bounded by T times the picks of a token.
+pub(super) fn extent(dim: Dim, top_k: u64) -> Extent {
+    match dim {
+        Dim::Const(n) => Extent::Const(n),
+        Dim::Tokens => Extent::Tokens,
+        Dim::Pairs => Extent::Tokens * top_k,
+    }
+}

@@ -1,0 +1,148 @@
+//! `combine`: what the experts made of a token, summed in the order of its picks, and the body. Weights are not applied
+//! here: they belong to the rows, or to the body.
+//!
+//! ```text
+//!   token t:   row_of_pair[t, 0..K] = 17, -1, 3          (-1: dropped)
+//!
+//!   rows[17, n] --+
+//!                 +--> $0[t, n] --> body($0, $1.., at t, n) --> out[t, n]        n: vectors side by side
+//!   rows[ 3, n] --+
+//! ```
+//!
+//! T K N additions in f32 and the body; reads P N elements of rows and each operand once, writes T N. One order of the
+//! picks, no atomics: the same bits every run. On a GPU a block is a token's columns, a vector a thread; on the host a
+//! few tokens.
+
+use super::body;
+use crate::graph::Body;
+use crate::kernel::build::Array;
+use crate::kernel::{Builder, Kernel, Value};
+use crate::{DType, Extent, Machine};
+
+/// What is combined.
+pub(super) struct Combine<'a> {
+    pub(super) name: String,
+    pub(super) n: u32,
+    pub(super) top_k: u32,
+    /// Element type of the rows.
+    pub(super) rows: DType,
+    /// What stands in the holes after the sum.
+    pub(super) operands: Vec<(Spread, DType)>,
+    pub(super) body: &'a Body,
+    pub(super) out: DType,
+}
+
+/// How an operand lies over `[M, N]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spread {
+    /// `[N]`.
+    Row,
+    /// `[M, 1]`.
+    Column,
+    /// `[M, N]`.
+    Full,
+}
+
+/// Tokens of a block on the host.
+const HOST_TOKENS: u32 = 8;
+
+/// Elements that a thread makes at once.
+fn lanes(spec: &Combine, machine: &Machine) -> u32 {
+    if machine.is_gpu() {
+        // An access of several elements is aligned to all of them, so they divide a row.
+        let widest = machine.vector_bytes / spec.rows.bytes().max(spec.out.bytes()) as u32;
+        widest.min(1 << spec.n.trailing_zeros())
+    } else {
+        machine.vector_bytes / DType::F32.bytes() as u32
+    }
+}
+
+fn threads(spec: &Combine, machine: &Machine) -> u32 {
+    (spec.n / lanes(spec, machine)).next_multiple_of(machine.warp_lanes).clamp(machine.warp_lanes, machine.block_threads.min(256))
+}
+
+/// Blocks side by side on one token's columns.
+fn column_blocks(spec: &Combine, machine: &Machine) -> u32 {
+    spec.n.div_ceil(lanes(spec, machine) * threads(spec, machine))
+}
+
+/// Number of blocks.
+pub(super) fn grid(spec: &Combine, machine: &Machine) -> Extent {
+    if machine.is_gpu() {
+        Extent::Tokens * u64::from(column_blocks(spec, machine))
+    } else {
+        Extent::Tokens.div_ceil(u64::from(HOST_TOKENS))
+    }
+}
+
+/// Parameters: `rows`, `row_of_pair`, the operands, `out` (written), `tokens`.
+pub(super) fn combine(spec: &Combine, machine: &Machine) -> Kernel {
+    let threads = threads(spec, machine);
+    let builder = Builder::new(&spec.name, threads);
+    let k = &builder;
+    let args = Args {
+        rows: k.input("rows", spec.rows),
+        row_of_pair: k.input("row_of_pair", DType::I32),
+        operands: spec.operands.iter().enumerate().map(|(i, (_, dtype))| k.input(&format!("v{}", i + 1), *dtype)).collect(),
+        out: k.output("out", spec.out),
+    };
+    let tokens = k.scalar("tokens", DType::I32);
+    let (n, step) = (k.i32(spec.n as i32), lanes(spec, machine));
+    if machine.is_gpu() {
+        let blocks = column_blocks(spec, machine) as i32;
+        let token = Token::load(k, spec, &args, k.block() / blocks);
+        let at = k.bind("n", (k.block() % blocks * threads as i32 + k.thread()) * step as i32);
+        k.when(at.lt(n), || emit(k, spec, &args, &token, at, step, machine.vector_bytes));
+    } else {
+        let first = k.bind("first", k.block() * HOST_TOKENS as i32);
+        k.for_range("token", first, (first + HOST_TOKENS as i32).min(tokens), |token| {
+            let token = Token::load(k, spec, &args, token);
+            let whole = k.i32((spec.n - spec.n % step) as i32);
+            k.for_step("n", k.i32(0), whole, k.i32(step as i32), |at| emit(k, spec, &args, &token, at, step, 1));
+            k.for_range("n", whole, n, |at| emit(k, spec, &args, &token, at, 1, 1));
+        });
+    }
+    builder.finish()
+}
+
+struct Args<'k> {
+    rows: Array<'k>,
+    row_of_pair: Array<'k>,
+    operands: Vec<Array<'k>>,
+    out: Array<'k>,
+}
+
+/// A token and where its rows are.
+struct Token<'k> {
+    number: Value<'k>,
+    rows: Vec<Value<'k>>,
+}
+
+impl<'k> Token<'k> {
+    fn load(k: &'k Builder, spec: &Combine, args: &Args<'k>, number: Value<'k>) -> Token<'k> {
+        let number = k.bind("token", number);
+        let row = |j| args.row_of_pair.load(number * spec.top_k as i32 + j as i32);
+        Token { number, rows: (0..spec.top_k).map(row).collect() }
+    }
+}
+
+/// `out[token, at..at + lanes]`, the addresses aligned to all lanes but to no more than `most` bytes.
+fn emit<'k>(k: &'k Builder, spec: &Combine, args: &Args<'k>, token: &Token<'k>, at: Value<'k>, lanes: u32, most: u32) {
+    let align = |dtype: DType| (dtype.bytes() as u32 * lanes).min(most).max(dtype.bytes() as u32);
+    let offset = |row: Value<'k>| k.bind("offset", row.cast(DType::I64) * k.i64(i64::from(spec.n)) + at.cast(DType::I64));
+    let load = |from: Array<'k>, offset| from.load_aligned(offset, lanes, align(from.elem())).cast(DType::F32);
+    let sum = k.var("sum", k.f32(0.0).splat(lanes));
+    for row in &token.rows {
+        k.when(row.ge(0), || sum.set(sum.get() + load(args.rows, offset(*row))));
+    }
+    let here = offset(token.number);
+    let y = body::pointwise(k, spec.body, &mut |hole| match hole.checked_sub(1).map(|i| i as usize) {
+        None => sum.get(),
+        Some(i) => match spec.operands[i].0 {
+            Spread::Row => load(args.operands[i], at),
+            Spread::Column => args.operands[i].load(token.number).cast(DType::F32).splat(lanes),
+            Spread::Full => load(args.operands[i], here),
+        },
+    });
+    args.out.store_aligned(here, y.cast(spec.out), align(spec.out));
+}

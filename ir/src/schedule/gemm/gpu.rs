@@ -1,0 +1,117 @@
+//! A tile of products on a GPU without tensor cores: both sides through shared memory, a square of sums a thread.
+//!
+//! ```text
+//!                     columns 64                  for each slice of `depth` along k (32, or what fits):
+//!                  +--------------+                 all threads bring rows and weights into shared memory
+//!           depth  |   weights    |                 as f32, k outermost: reads along k are coalesced;
+//!                  +--------------+                 then thread (i, j) of 16 x 16 adds the products of
+//!          depth                                    rows 4i .. 4i + 4 and columns 4j .. 4j + 4: two reads
+//!   rows  +-----+  +--------------+                 of 16 bytes for 16 FMA, 4 w + 4 numbers for 16 w
+//!    64   |     |  |  4 x 4 sums  |                 with w weights.
+//!         +-----+  | of 256 threads|
+//!                  +--------------+
+//! ```
+//!
+//! FLOPs: 2 x 64 x 64 a step of k and weight. Bytes: 64 (1 + w) elements a step: 64 FLOPs an element with two weights,
+//! above the roofline's knee of every GPU for f32; shared memory and arithmetic hold it about equally. Rows and columns
+//! beyond the edge repeat the last one, which costs no memory, and are not stored; steps beyond K are zeros.
+
+use super::{Args, Gemm, Tile};
+use crate::kernel::build::{Array, Var};
+use crate::kernel::{Builder, Value};
+use crate::{DType, Machine};
+
+/// Rows of a tile.
+pub(super) const TILE_ROWS: u32 = 64;
+/// Columns of a tile.
+pub(super) const TILE_COLUMNS: u32 = 64;
+/// Threads of a block: 16 x 16.
+pub(super) const THREADS: u32 = SIDE * SIDE;
+/// Threads along a side of the tile.
+const SIDE: u32 = 16;
+/// Rows, and columns, of a thread.
+const EACH: u32 = TILE_ROWS / SIDE;
+/// Elements from one k to the next in shared memory: four more than a side, so that the threads that store one row
+/// meet in four banks less often, and rows stay aligned to 16 bytes.
+const PITCH: u32 = TILE_ROWS + 4;
+
+/// Steps of k in one slice: as many as shared memory holds of every side, 32 at most (a warp reads a whole row).
+fn depth(spec: &Gemm, machine: &Machine) -> u32 {
+    let bytes = (1 + spec.weights.len() as u32) * PITCH * DType::F32.bytes() as u32;
+    [32, 16, 8].into_iter().find(|depth| depth * bytes <= machine.shared_bytes).unwrap_or(4)
+}
+
+/// All of a tile.
+pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, tile: Tile<'k>) {
+    let depth = depth(spec, machine);
+    let side = |name: &str| k.shared(name, DType::F32, depth * PITCH);
+    let (left, right) = (side("left"), (0..spec.weights.len()).map(|i| side(&format!("right{i}"))).collect::<Vec<_>>());
+    let mine = Share { depth, step: k.bind("step", k.thread() % depth as i32), line: k.bind("line", k.thread() / depth as i32) };
+    let row_starts = mine.lines(|line| args.row_start(k, spec, tile.row + line.min(tile.rows - 1)));
+    let weight_starts = mine.lines(|line| args.weight_start(k, spec, tile, tile.column + line.min(tile.columns - 1)));
+    let row = k.bind("first_row", k.thread() / SIDE as i32 * EACH as i32);
+    let column = k.bind("first_column", k.thread() % SIDE as i32 * EACH as i32);
+    // [weights, rows of the thread], each a vector along its columns.
+    let sums: Vec<Vec<Var>> = right.iter().map(|_| (0..EACH).map(|_| k.var("sum", k.f32(0.0).splat(EACH))).collect()).collect();
+    k.for_step("slice", k.i32(0), k.i32(spec.k as i32), k.i32(depth as i32), |slice| {
+        let x = mine.load(k, spec, args.rows, &row_starts, slice);
+        let ws: Vec<_> = args.weights.iter().map(|w| mine.load(k, spec, *w, &weight_starts, slice)).collect();
+        // Nobody reads the slice before any more.
+        k.barrier();
+        mine.store(left, &x);
+        for (right, w) in right.iter().zip(&ws) {
+            mine.store(*right, w);
+        }
+        k.barrier();
+        k.for_range("step", k.i32(0), k.i32(depth as i32), |step| {
+            let four = |side: Array<'k>, first: Value<'k>| side.load_aligned(step * PITCH as i32 + first, EACH, 16);
+            let x = four(left, row);
+            for (right, sums) in right.iter().zip(&sums) {
+                let w = four(*right, column);
+                for (r, sum) in sums.iter().enumerate() {
+                    sum.set(x.lane(r as u32).splat(EACH).fma(w, sum.get()));
+                }
+            }
+        });
+    });
+    for r in 0..EACH {
+        for c in 0..EACH {
+            let (row, column) = (row + r as i32, column + c as i32);
+            k.when(row.lt(tile.rows) & column.lt(tile.columns), || {
+                let products: Vec<Value> = sums.iter().map(|sums| sums[r as usize].get().lane(c)).collect();
+                args.finish(k, spec, tile.expert, tile.row + row, tile.column + column, &products);
+            });
+        }
+    }
+}
+
+/// What a thread brings to shared memory: element `step` of every `THREADS / depth`-th line from `line` on.
+#[derive(Clone, Copy)]
+struct Share<'k> {
+    depth: u32,
+    step: Value<'k>,
+    line: Value<'k>,
+}
+
+impl<'k> Share<'k> {
+    /// `of` each of the thread's lines.
+    fn lines<T>(self, of: impl Fn(Value<'k>) -> T) -> Vec<T> {
+        (0..TILE_ROWS).step_by((THREADS / self.depth) as usize).map(|line| of(self.line + line as i32)).collect()
+    }
+
+    /// The thread's elements of the slice, in f32; zeros beyond K.
+    fn load(self, k: &'k Builder, spec: &Gemm, from: Array<'k>, starts: &[Value<'k>], slice: Value<'k>) -> Vec<Value<'k>> {
+        let at = slice + self.step;
+        let edge = (!spec.k.is_multiple_of(u64::from(self.depth))).then(|| k.bind("inside", at.lt(k.i32(spec.k as i32))));
+        let at = k.bind("at", edge.map_or(at, |inside| inside.select(at, k.i32(0))).cast(DType::I64));
+        let loaded: Vec<Value> = starts.iter().map(|start| from.load(*start + at).cast(DType::F32)).collect();
+        loaded.into_iter().map(|x| edge.map_or(x, |inside| inside.select(x, 0.0))).collect()
+    }
+
+    /// Puts the thread's elements where the sums read them.
+    fn store(self, side: Array<'k>, elements: &[Value<'k>]) {
+        for (line, x) in self.lines(|line| line).into_iter().zip(elements) {
+            side.store(self.step * PITCH as i32 + line, *x);
+        }
+    }
+}

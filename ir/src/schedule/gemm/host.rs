@@ -1,0 +1,183 @@
+//! A tile of products on the host: vectors along K, a rectangle of sums in registers.
+//!
+//! ```text
+//!                weights: columns c0 c1       for each step of `lanes` along k:
+//!                         |  |                  load one vector a column, one a row,
+//!   rows  r0 ---->        x  x                  and add their products to the sums,
+//!         ..                                    each of which is a vector of partial sums;
+//!         r7 ---->        x  x                at the end a sum of its lanes.
+//! ```
+//!
+//! A step loads `height + width` vectors for `height x width` products of vectors: 10 for 16 at 8 x 2, which leaves the
+//! two load ports of a core idle half of the time. The rows of a rectangle (32 KiB at 8 rows of 2048 bf16) stay in the
+//! first cache, the column block of the weights ([`BLOCK_BYTES`]) in the second, so that all rows of the tile read it
+//! from memory once. Each sum adds the same terms in the same order whatever the height of its rectangle, so that a
+//! row's bits do not depend on its place.
+//!
+//! The finished sums of the whole tile go to scratch; from there the body runs along the columns, vectors again.
+
+use super::{Args, Gemm, Rectangle, Tile};
+use crate::kernel::build::{Array, Var};
+use crate::kernel::{Builder, Value};
+use crate::{DType, Machine};
+
+/// Rows of a tile: enough to use weights from memory, few enough to spread a hot expert over the cores.
+pub(super) const TILE_ROWS: u32 = 32;
+/// Bytes of the weights of a column block.
+const BLOCK_BYTES: u64 = 256 * 1024;
+
+/// Columns of a tile: what keeps its weights in the second cache.
+pub(super) fn tile_columns(spec: &Gemm) -> u32 {
+    let bytes: u64 = spec.weights.iter().map(|w| w.bytes() * spec.k).sum();
+    match BLOCK_BYTES / bytes.max(1) {
+        0..32 => 16,
+        32..64 => 32,
+        64..128 => 64,
+        128.. => 128,
+    }
+}
+
+/// How the sums of this kernel are made.
+#[derive(Clone, Copy)]
+struct Sums<'k> {
+    /// Elements along K in one step.
+    step: u32,
+    /// Lanes of a sum: half of `step` where pairs are added, else `step`.
+    lanes: u32,
+    /// Sums that fit the registers beside what they are made of.
+    most: u32,
+    /// Rows of the tallest rectangle of sums, a power of two.
+    tallest: u32,
+    /// Finished sums: `[weights, rows, columns]` of the tile.
+    done: Array<'k>,
+    /// Extents of `done`.
+    size: Rectangle,
+}
+
+impl<'k> Sums<'k> {
+    fn plan(k: &'k Builder, spec: &Gemm, machine: &Machine, size: Rectangle) -> Sums<'k> {
+        let lanes = machine.vector_bytes / DType::F32.bytes() as u32;
+        let pairs = machine.dot_bf16 && spec.rows == DType::BF16 && spec.weights.iter().all(|w| *w == DType::BF16);
+        // 32 registers where vectors have 64 bytes, else 16.
+        let (most, tallest) = if machine.vector_bytes == 64 { (16, 8) } else { (8, 4) };
+        let weights = spec.weights.len() as u32;
+        Sums {
+            step: if pairs { 2 * lanes } else { lanes },
+            lanes,
+            most,
+            tallest: power_of_two_up_to(most / weights).min(tallest),
+            done: k.shared("sums", DType::F32, weights * size.rows * size.columns),
+            size,
+        }
+    }
+
+    /// Columns of a rectangle of this height.
+    fn width(self, spec: &Gemm, height: u32) -> u32 {
+        power_of_two_up_to(self.most / (height * spec.weights.len() as u32)).min(4)
+    }
+
+    /// The products of one step, added to `sum`.
+    fn accumulate(self, sum: Value<'k>, x: Value<'k>, w: Value<'k>) -> Value<'k> {
+        if self.step > self.lanes { sum.dot(x, w) } else { x.cast(DType::F32).fma(w.cast(DType::F32), sum) }
+    }
+
+    /// Where the sum of `weights`, at `row` and `column` of the tile, is kept.
+    fn place(self, weights: usize, row: Value<'k>, column: Value<'k>) -> Value<'k> {
+        (row + (weights as u32 * self.size.rows) as i32) * self.size.columns as i32 + column
+    }
+}
+
+/// The greatest power of two that is not above `n`, at least 1.
+fn power_of_two_up_to(n: u32) -> u32 {
+    1 << n.max(1).ilog2()
+}
+
+/// All of a tile: rectangles of the tallest height while there are rows for them, then one of each height that is left.
+pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, tile: Tile<'k>, size: Rectangle) {
+    let sums = Sums::plan(k, spec, machine, size);
+    let tallest = sums.tallest as i32;
+    let whole = k.bind("whole", tile.rows & -tallest);
+    k.for_step("row", k.i32(0), whole, k.i32(tallest), |row| rectangles(k, spec, sums, args, tile, row, sums.tallest));
+    for height in (0..sums.tallest.ilog2()).rev().map(|power| 1i32 << power) {
+        k.when((tile.rows & height).ne(0), || {
+            let row = k.bind("row", tile.rows & (-2 * height));
+            rectangles(k, spec, sums, args, tile, row, height as u32);
+        });
+    }
+    k.for_range("row", k.i32(0), tile.rows, |row| finish_row(k, spec, sums, args, tile, row));
+}
+
+/// `height` rows from `row` of the tile on, along all of its columns.
+fn rectangles<'k>(k: &'k Builder, spec: &Gemm, sums: Sums<'k>, args: &Args<'k>, tile: Tile<'k>, row: Value<'k>, height: u32) {
+    let rows: Vec<Value> = (0..height).map(|r| args.row_start(k, spec, tile.row + row + r as i32)).collect();
+    let width = sums.width(spec, height);
+    along(k, spec, tile.columns, width, |column, width| {
+        rectangle(k, spec, sums, args, tile, (row, &rows), (column, width));
+    });
+}
+
+/// `body(i, lanes)` for i in steps of `lanes` up to `end`, then for what is left one by one. `end` is N, or a multiple
+/// of `lanes`, or ends where N does.
+fn along<'k>(k: &'k Builder, spec: &Gemm, end: Value<'k>, lanes: u32, body: impl Fn(Value<'k>, u32)) {
+    let step = lanes as i32;
+    let whole = if spec.n.is_multiple_of(u64::from(lanes)) { end } else { k.bind("whole", end & -step) };
+    k.for_step("column", k.i32(0), whole, k.i32(step), |column| body(column, lanes));
+    if !spec.n.is_multiple_of(u64::from(lanes)) {
+        k.for_range("column", whole, end, |column| body(column, 1));
+    }
+}
+
+/// The sums of the rows that start at `rows` and of `width` columns from `column` on.
+fn rectangle<'k>(
+    k: &'k Builder,
+    spec: &Gemm,
+    sums: Sums<'k>,
+    args: &Args<'k>,
+    tile: Tile<'k>,
+    (row, rows): (Value<'k>, &[Value<'k>]),
+    (column, width): (Value<'k>, u32),
+) {
+    let starts: Vec<Value> = (0..width).map(|c| args.weight_start(k, spec, tile, tile.column + column + c as i32)).collect();
+    // One line of K a weight and column.
+    let lines: Vec<(Array, Value)> = args.weights.iter().flat_map(|w| starts.iter().map(|start| (*w, *start))).collect();
+    let steps = spec.k / u64::from(sums.step) * u64::from(sums.step);
+    let zero = k.f32(0.0).splat(sums.lanes);
+    let partial: Vec<Var> = (0..rows.len() * lines.len()).map(|_| k.var("partial", zero)).collect();
+    k.for_step("k", k.i64(0), k.i64(steps as i64), k.i64(i64::from(sums.step)), |at| {
+        let ws: Vec<Value> = lines.iter().map(|(w, start)| w.load_vector(*start + at, sums.step)).collect();
+        for (start, partial) in rows.iter().zip(partial.chunks(lines.len())) {
+            let x = args.rows.load_vector(*start + at, sums.step);
+            for (w, sum) in ws.iter().zip(partial) {
+                sum.set(sums.accumulate(sum.get(), x, *w));
+            }
+        }
+    });
+    let totals: Vec<Var> = partial.iter().map(|sum| k.var("total", sum.get().reduce_add())).collect();
+    if steps < spec.k {
+        k.for_range("k", k.i64(steps as i64), k.i64(spec.k as i64), |at| {
+            let ws: Vec<Value> = lines.iter().map(|(w, start)| w.load(*start + at).cast(DType::F32)).collect();
+            for (start, totals) in rows.iter().zip(totals.chunks(lines.len())) {
+                let x = args.rows.load(*start + at).cast(DType::F32);
+                for (w, total) in ws.iter().zip(totals) {
+                    total.set(x.fma(*w, total.get()));
+                }
+            }
+        });
+    }
+    for (r, totals) in totals.chunks(lines.len()).enumerate() {
+        for (i, totals) in totals.chunks(width as usize).enumerate() {
+            for (c, total) in totals.iter().enumerate() {
+                sums.done.store(sums.place(i, row + r as i32, column + c as i32), total.get());
+            }
+        }
+    }
+}
+
+/// Row `row` of the tile from its sums to the result.
+fn finish_row<'k>(k: &'k Builder, spec: &Gemm, sums: Sums<'k>, args: &Args<'k>, tile: Tile<'k>, row: Value<'k>) {
+    along(k, spec, tile.columns, sums.lanes, |column, lanes| {
+        let product = |i| sums.done.load_vector(sums.place(i, row, column), lanes);
+        let products: Vec<Value> = (0..spec.weights.len()).map(product).collect();
+        args.finish(k, spec, tile.expert, tile.row + row, tile.column + column, &products);
+    });
+}

@@ -1,0 +1,251 @@
+//! Products of rows and weights, dense or grouped by expert, with the body of the fused op at the end: what a GEMM is
+//! asked for, how its rows are cut into tiles, and what happens to a finished product.
+//!
+//! ```text
+//!                       column block                  $i[m, n] = sum_k rows[m, k] * weights[i][e, n, k]
+//!                  n ->  +--------+                   out[m, n] = body($0, $1, .., operands at m, n)
+//!   rows [M, K]          | w[e,n] |  weights [E, N, K], K contiguous in both
+//!  tile +----- k ------+ +--------+
+//!   m   |  rows of one | |  out   |   one block makes one rectangle of `out`:
+//!   |   |  expert only | | [M, N] |   `tile_rows` rows by a block of columns
+//!   v   +--------------+ +--------+
+//! ```
+//!
+//! FLOPs: 2 M N K a weight. Bytes at least: every weight of the experts hit once, rows once, out once; a tile reads its
+//! expert's weights again, so that an expert with r rows reads them `ceil(r / tile_rows)` times, from cache where it
+//! can. The floor is the larger of the two: bandwidth below some hundred rows an expert, arithmetic beyond.
+//!
+//! How the products are summed is the machine's: `host` and `gpu` each have one function for it.
+
+mod gpu;
+mod host;
+#[cfg(test)]
+mod tests;
+
+use super::body;
+use crate::graph::Body;
+use crate::kernel::build::Array;
+use crate::kernel::{Builder, Kernel, Value};
+use crate::{DType, Extent, Machine, Round};
+
+/// A GEMM to make a kernel for. See the picture above.
+pub(crate) struct Gemm<'a> {
+    /// The kernel's name.
+    pub name: String,
+    /// Columns of the result.
+    pub n: u64,
+    /// Length of the sums.
+    pub k: u64,
+    /// Number of experts, or `None`: dense over the T rows.
+    pub experts: Option<u64>,
+    /// Whether `rows` are the T tokens, from which the pairs are gathered.
+    pub gather: bool,
+    /// Picks of a token: grouped rows are at most T times this.
+    pub top_k: u64,
+    /// Element type of the rows.
+    pub rows: DType,
+    /// Element types of the weights, `[E, N, K]` or dense `[N, K]`.
+    pub weights: Vec<DType>,
+    /// What stands in the holes after the products.
+    pub operands: Vec<Operand>,
+    /// What is made of products and operands.
+    pub body: &'a Body,
+    /// Element type of the result, `[M, N]`.
+    pub out: DType,
+}
+
+/// What stands in a hole of the body, at row m of expert e and column n.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operand {
+    /// `b[e, n]`.
+    ExpertRow(DType),
+    /// `w[m]`, f32.
+    PairWeight,
+    /// `v[n]`.
+    Row(DType),
+    /// `v[m, 0]`.
+    Column(DType),
+    /// `v[m, n]`.
+    Full(DType),
+}
+
+/// A kernel and its number of blocks.
+pub(crate) struct Tiled {
+    /// Parameters: rows; if gathered `token_of_row`; if grouped `tile_expert`, `tile_row`, `tile_count`,
+    /// `offset_of_expert`; weights; operands; out; if dense the number of tokens.
+    pub kernel: Kernel,
+    /// Blocks to launch, whatever the routing.
+    pub grid: Extent,
+}
+
+/// Most rows of a tile. The sort kernel cuts each expert's rows by it.
+pub(crate) fn tile_rows(machine: &Machine) -> u32 {
+    if machine.is_gpu() { gpu::TILE_ROWS } else { host::TILE_ROWS }
+}
+
+/// The kernel for `spec` on `machine`. The body must be [pointwise](body::is_pointwise).
+pub(crate) fn gemm(spec: &Gemm, machine: &Machine) -> Tiled {
+    let columns = if machine.is_gpu() { gpu::TILE_COLUMNS } else { host::tile_columns(spec) };
+    let most = Rectangle { rows: tile_rows(machine), columns };
+    let k = Builder::new(spec.name.clone(), if machine.is_gpu() { gpu::THREADS } else { 1 });
+    let args = Args::declare(&k, spec);
+    each_tile(&k, spec, &args, most, |tile| {
+        if machine.is_gpu() {
+            gpu::tile(&k, spec, machine, &args, tile)
+        } else {
+            host::tile(&k, spec, machine, &args, tile, most)
+        }
+    });
+    let grid = tiles(spec, most.rows) * spec.n.div_ceil(u64::from(most.columns));
+    Tiled { kernel: k.finish(), grid }
+}
+
+/// An upper bound on the tiles: every expert with a row may have one tile that is not full.
+fn tiles(spec: &Gemm, tile_rows: u32) -> Extent {
+    let rows = u64::from(tile_rows);
+    match spec.experts {
+        None => Extent::Tokens.div_ceil(rows),
+        Some(experts) => {
+            let pairs = Extent::Tokens * spec.top_k;
+            pairs.clone().div(rows.into(), Round::Floor) + Extent::from(experts).min(pairs)
+        }
+    }
+}
+
+/// The size of a full tile.
+#[derive(Clone, Copy)]
+struct Rectangle {
+    rows: u32,
+    columns: u32,
+}
+
+/// The parameters of the kernel.
+struct Args<'k> {
+    rows: Array<'k>,
+    token_of_row: Option<Array<'k>>,
+    table: Table<'k>,
+    weights: Vec<Array<'k>>,
+    operands: Vec<Array<'k>>,
+    out: Array<'k>,
+}
+
+/// Where the tiles are.
+enum Table<'k> {
+    /// One after another, up to this number of rows.
+    Dense(Value<'k>),
+    /// As the sort kernel found them.
+    Grouped { tile_expert: Array<'k>, tile_row: Array<'k>, tile_count: Array<'k>, offset_of_expert: Array<'k> },
+}
+
+/// A rectangle of the result. Counts and places are `I32`.
+#[derive(Clone, Copy)]
+struct Tile<'k> {
+    /// Whose weights; none if dense.
+    expert: Option<Value<'k>>,
+    /// First row.
+    row: Value<'k>,
+    /// Number of rows, at least one.
+    rows: Value<'k>,
+    /// First column.
+    column: Value<'k>,
+    /// Number of columns, at least one.
+    columns: Value<'k>,
+}
+
+impl<'k> Args<'k> {
+    fn declare(k: &'k Builder, spec: &Gemm) -> Args<'k> {
+        let rows = k.input("rows", spec.rows);
+        let token_of_row = spec.gather.then(|| k.input("token_of_row", DType::I32));
+        let grouped = spec.experts.map(|_| Table::Grouped {
+            tile_expert: k.input("tile_expert", DType::I32),
+            tile_row: k.input("tile_row", DType::I32),
+            tile_count: k.input("tile_count", DType::I32),
+            offset_of_expert: k.input("offset_of_expert", DType::I32),
+        });
+        let weights = spec.weights.iter().enumerate().map(|(i, w)| k.input(&format!("weights{i}"), *w)).collect();
+        let operands = spec.operands.iter().enumerate().map(|(i, operand)| match operand {
+            Operand::ExpertRow(elem) => k.input(&format!("expert_row{i}"), *elem),
+            Operand::PairWeight => k.input("weight_of_row", DType::F32),
+            Operand::Row(elem) => k.input(&format!("row{i}"), *elem),
+            Operand::Column(elem) => k.input(&format!("column{i}"), *elem),
+            Operand::Full(elem) => k.input(&format!("full{i}"), *elem),
+        });
+        let operands = operands.collect();
+        let out = k.output("out", spec.out);
+        let table = grouped.unwrap_or_else(|| Table::Dense(k.scalar("tokens", DType::I32)));
+        Args { rows, token_of_row, table, weights, operands, out }
+    }
+
+    /// Where row `row` (`I32`) of the left side starts, in elements.
+    fn row_start(&self, k: &'k Builder, spec: &Gemm, row: Value<'k>) -> Value<'k> {
+        let source = self.token_of_row.map_or(row, |token_of_row| token_of_row.load(row));
+        k.bind("row_start", source.cast(DType::I64) * k.i64(spec.k as i64))
+    }
+
+    /// Where column `column` (`I32`) of the tile's weights starts, in elements.
+    fn weight_start(&self, k: &'k Builder, spec: &Gemm, tile: Tile<'k>, column: Value<'k>) -> Value<'k> {
+        let column = column.cast(DType::I64);
+        let line = match tile.expert {
+            Some(expert) => expert.cast(DType::I64) * k.i64(spec.n as i64) + column,
+            None => column,
+        };
+        k.bind("weight_start", line * k.i64(spec.k as i64))
+    }
+
+    /// Puts finished products, lanes along n, through the body and stores them from `row` and `column` (`I32`) on.
+    fn finish(
+        &self,
+        k: &'k Builder,
+        spec: &Gemm,
+        expert: Option<Value<'k>>,
+        row: Value<'k>,
+        column: Value<'k>,
+        products: &[Value<'k>],
+    ) {
+        let lanes = products[0].ty().lanes;
+        let width = k.i64(spec.n as i64);
+        let (row, column) = (row.cast(DType::I64), column.cast(DType::I64));
+        let place = k.bind("place", row * width + column);
+        let result = body::pointwise(k, spec.body, &mut |hole| {
+            let Some(operand) = (hole as usize).checked_sub(products.len()) else { return products[hole as usize] };
+            let from = self.operands[operand];
+            let loaded = match spec.operands[operand] {
+                Operand::ExpertRow(_) => {
+                    let expert = expert.unwrap_or_else(|| k.i32(0)).cast(DType::I64);
+                    from.load_vector(expert * width + column, lanes)
+                }
+                Operand::Row(_) => from.load_vector(column, lanes),
+                Operand::Full(_) => from.load_vector(place, lanes),
+                Operand::PairWeight | Operand::Column(_) => from.load(row).splat(lanes),
+            };
+            loaded.cast(DType::F32)
+        });
+        self.out.store(place, result.cast(spec.out));
+    }
+}
+
+/// Runs `inner` on the rectangle of this block, if it has one: the blocks of a tile follow each other, so that its rows
+/// stay in cache. All threads of the block agree on the rectangle.
+fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, most: Rectangle, inner: impl FnOnce(Tile<'k>)) {
+    let column_blocks = spec.n.div_ceil(u64::from(most.columns)) as i32;
+    let index = k.bind("tile", k.block() / column_blocks);
+    let column = k.bind("column", k.block() % column_blocks * most.columns as i32);
+    let columns = match spec.n % u64::from(most.columns) {
+        0 => k.i32(most.columns as i32),
+        _ => k.bind("columns", (k.i32(spec.n as i32) - column).min(most.columns as i32)),
+    };
+    let rows_up_to = |end: Value<'k>, row: Value<'k>| k.bind("tile_rows", (end - row).min(most.rows as i32));
+    match args.table {
+        Table::Dense(tokens) => {
+            let row = k.bind("row", index * most.rows as i32);
+            inner(Tile { expert: None, row, rows: rows_up_to(tokens, row), column, columns });
+        }
+        Table::Grouped { tile_expert, tile_row, tile_count, offset_of_expert } => {
+            k.when(index.lt(tile_count.load(k.i32(0))), || {
+                let (expert, row) = (tile_expert.load(index), tile_row.load(index));
+                let rows = rows_up_to(offset_of_expert.load(expert + 1), row);
+                inner(Tile { expert: Some(expert), row, rows, column, columns });
+            });
+        }
+    }
+}

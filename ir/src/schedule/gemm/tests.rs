@@ -1,0 +1,335 @@
+//! GEMM kernels of every machine through the verifier and the interpreter, against sums in f64.
+
+use super::{Gemm, Operand, gemm, tile_rows};
+use crate::graph::{Attr, Body, BodyBuilder, Node, Op};
+use crate::kernel::verify::verify_kernel;
+use crate::kernel::{Argument, Kernel, Memory, interp_kernel};
+use crate::machine::MACHINES;
+use crate::{DType, Dims, Machine};
+
+/// A GEMM and what its body means.
+struct Case {
+    n: usize,
+    k: usize,
+    /// Rows of each expert, or of the one dense matrix.
+    rows: Vec<usize>,
+    grouped: bool,
+    gather: bool,
+    dtypes: [DType; 3],
+    weights: usize,
+    operands: Vec<Operand>,
+    body: Body,
+    meaning: fn(&[f64]) -> f64,
+}
+
+impl Default for Case {
+    fn default() -> Case {
+        Case {
+            n: 33,
+            k: 31,
+            rows: vec![3, 0, 5, 1, 2],
+            grouped: true,
+            gather: true,
+            dtypes: [DType::F32; 3],
+            weights: 1,
+            operands: Vec::new(),
+            body: Body::identity(),
+            meaning: |v| v[0],
+        }
+    }
+}
+
+/// Numbers in -1..1, the same every time.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 40) as f64 / (1u64 << 23) as f64 - 1.0
+    }
+
+    fn tensor(&mut self, dtype: DType, len: usize) -> Vec<f64> {
+        (0..len).map(|_| dtype.round(self.next())).collect()
+    }
+}
+
+fn encode(dtype: DType, values: &[f64]) -> Vec<u8> {
+    let half = |x: f64| {
+        let bits = ((x.abs() * 2f64.powi(24)) as u64, u16::from(x < 0.0) << 15);
+        let (scaled, sign) = bits;
+        let exponent = (63 - (scaled | 1).leading_zeros() as i32 - 10).max(0);
+        let fraction = (scaled >> exponent) as u16;
+        let biased = if fraction >= 1 << 10 { (exponent as u16 + 1) << 10 | (fraction & 0x3ff) } else { fraction };
+        sign | biased
+    };
+    let one = |x: &f64| match dtype {
+        DType::F32 => (*x as f32).to_le_bytes().to_vec(),
+        DType::BF16 => (((*x as f32).to_bits() >> 16) as u16).to_le_bytes().to_vec(),
+        DType::F16 => half(*x).to_le_bytes().to_vec(),
+        DType::I32 => (*x as i32).to_le_bytes().to_vec(),
+        DType::Bool | DType::I64 => Vec::new(),
+    };
+    values.iter().flat_map(one).collect()
+}
+
+fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+    let half = |h: u16| {
+        let (exponent, fraction) = (i32::from(h >> 10 & 0x1f), f64::from(h & 0x3ff));
+        let x = if exponent == 0 { fraction * 2f64.powi(-24) } else { (1024.0 + fraction) * 2f64.powi(exponent - 25) };
+        if h >> 15 == 1 { -x } else { x }
+    };
+    let one = |b: &[u8]| match *b {
+        [a, b, c, d] => f64::from(f32::from_le_bytes([a, b, c, d])),
+        [a, b] if dtype == DType::F16 => half(u16::from_le_bytes([a, b])),
+        [a, b] => f64::from(f32::from_le_bytes([0, 0, a, b])),
+        _ => f64::NAN,
+    };
+    bytes.chunks(dtype.bytes() as usize).map(one).collect()
+}
+
+/// Runs the kernel of every machine (each once, machines may share it) and compares every element. Rows of a second run
+/// in other places must have the same bits.
+fn check(case: &Case) {
+    let mut done: Vec<Kernel> = Vec::new();
+    for machine in &MACHINES {
+        let spec = Gemm {
+            name: "gemm".to_string(),
+            n: case.n as u64,
+            k: case.k as u64,
+            experts: case.grouped.then_some(case.rows.len() as u64),
+            gather: case.gather,
+            top_k: if case.grouped { 2 } else { 1 },
+            rows: case.dtypes[0],
+            weights: vec![case.dtypes[1]; case.weights],
+            operands: case.operands.clone(),
+            body: &case.body,
+            out: case.dtypes[2],
+        };
+        let tiled = gemm(&spec, machine);
+        verify_kernel(&tiled.kernel, machine).unwrap_or_else(|found| panic!("{}: {found:?}", machine.name));
+        if done.contains(&tiled.kernel) {
+            continue;
+        }
+        compare(case, &spec, &tiled, machine);
+        done.push(tiled.kernel);
+    }
+}
+
+fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
+    let (n, k) = (case.n, case.k);
+    let pairs: usize = case.rows.iter().sum();
+    // An odd number of pairs leaves one that was dropped.
+    let tokens = pairs.div_ceil(spec.top_k as usize);
+    let left = if case.gather || !case.grouped { tokens } else { pairs };
+    let mut random = Random(n as u64 * 1000 + k as u64);
+    let rows = random.tensor(spec.rows, left * k);
+    let token_of_row: Vec<usize> = (0..pairs).map(|p| if case.gather { p * 7 % tokens } else { p }).collect();
+    let expert_of_row: Vec<usize> = case.rows.iter().enumerate().flat_map(|(e, rows)| vec![e; *rows]).collect();
+    let lines = case.rows.len() * n;
+    let weights: Vec<Vec<f64>> = spec.weights.iter().map(|w| random.tensor(*w, lines * k)).collect();
+
+    let mut memory = vec![encode(spec.rows, &rows)];
+    let ints = |values: &[usize]| encode(DType::I32, &values.iter().map(|v| *v as f64).collect::<Vec<_>>());
+    if case.gather {
+        memory.push(ints(&token_of_row));
+    }
+    if case.grouped {
+        let mut tiles: Vec<(usize, usize)> = Vec::new();
+        let mut offsets = vec![0];
+        for (e, rows) in case.rows.iter().enumerate() {
+            let start = offsets[e];
+            tiles.extend((start..start + rows).step_by(tile_rows(machine) as usize).map(|row| (e, row)));
+            offsets.push(start + rows);
+        }
+        let count = tiles.len();
+        tiles.push((0, 0));
+        memory.push(ints(&tiles.iter().map(|t| t.0).collect::<Vec<_>>()));
+        memory.push(ints(&tiles.iter().map(|t| t.1).collect::<Vec<_>>()));
+        memory.push(ints(&[count]));
+        memory.push(ints(&offsets));
+    }
+    memory.extend(weights.iter().zip(&spec.weights).map(|(w, dtype)| encode(*dtype, w)));
+    let mut holes: Vec<Vec<f64>> = Vec::new();
+    for operand in &spec.operands {
+        let (dtype, len) = match operand {
+            Operand::ExpertRow(dtype) => (*dtype, lines),
+            Operand::PairWeight => (DType::F32, pairs),
+            Operand::Row(dtype) => (*dtype, n),
+            Operand::Column(dtype) => (*dtype, pairs),
+            Operand::Full(dtype) => (*dtype, pairs * n),
+        };
+        let values = random.tensor(dtype, len);
+        memory.push(encode(dtype, &values));
+        holes.push(values);
+    }
+    let out = memory.len();
+    let mut memory: Vec<Memory> = memory.into_iter().map(Memory::from).collect();
+    memory.push(Memory::unknown(pairs * n * spec.out.bytes() as usize));
+    let mut args: Vec<Argument> = (0..memory.len()).map(Argument::Buffer).collect();
+    if !case.grouped {
+        args.push(Argument::Scalar(tokens as i64));
+    }
+    let dims = Dims { tokens: tokens as u64, row_tokens: tokens as u64 };
+    let blocks = tiled.grid.at(dims).unwrap();
+    interp_kernel(&tiled.kernel, machine, blocks, &args, &mut memory).unwrap_or_else(|fault| panic!("{}: {fault}", machine.name));
+
+    let given = decode(spec.out, memory[out].bytes().expect("every element is written"));
+    for p in 0..pairs {
+        let (e, t) = (expert_of_row[p], token_of_row[p]);
+        for c in 0..n {
+            let terms = |w: &Vec<f64>| -> Vec<f64> { (0..k).map(|i| rows[t * k + i] * w[(e * n + c) * k + i]).collect() };
+            let mut values: Vec<f64> = weights.iter().map(|w| terms(w).iter().sum()).collect();
+            let size: f64 = weights.iter().flat_map(terms).map(f64::abs).sum();
+            values.extend(spec.operands.iter().zip(&holes).map(|(operand, v)| match operand {
+                Operand::ExpertRow(_) => v[e * n + c],
+                Operand::PairWeight | Operand::Column(_) => v[p],
+                Operand::Row(_) => v[c],
+                Operand::Full(_) => v[p * n + c],
+            }));
+            let expected = (case.meaning)(&values);
+            let out_error = match spec.out {
+                DType::F16 => 2f64.powi(-10),
+                DType::BF16 => 2f64.powi(-7),
+                DType::Bool | DType::I32 | DType::I64 | DType::F32 => 2f64.powi(-22),
+            };
+            let allowed =
+                out_error * expected.abs() + 4e-7 * (1.0 + size) * (1.0 + values.iter().fold(0.0, |m, v| v.abs().max(m)));
+            let got = given[p * n + c];
+            assert!((got - expected).abs() <= allowed, "{}: [{p}, {c}] is {got}, not {expected}", machine.name);
+        }
+    }
+}
+
+/// `$0 op1 $1 op1 ..`, as a chain of binary ops.
+fn chain(ops: &[Op]) -> Body {
+    let mut b = BodyBuilder::default();
+    let mut root = b.add(Node::Hole(0));
+    for (i, op) in ops.iter().enumerate() {
+        let other = b.add(Node::Hole(i as u32 + 1));
+        root = b.add(Node::apply(*op, &[root, other]));
+    }
+    b.finish(root)
+}
+
+/// `mul (silu $0) $1`.
+fn silu_mul() -> Body {
+    let mut b = BodyBuilder::default();
+    let (gate, up) = (b.add(Node::Hole(0)), b.add(Node::Hole(1)));
+    let gate = b.add(Node::apply(Op::Silu, &[gate]));
+    let root = b.add(Node::apply(Op::Mul, &[gate, up]));
+    b.finish(root)
+}
+
+fn silu(x: f64) -> f64 {
+    x / (1.0 + (-x).exp())
+}
+
+#[test]
+fn odd_sums() {
+    for k in [1, 7, 33, 511] {
+        for dtype in [DType::F32, DType::BF16] {
+            check(&Case { n: 7, k, rows: vec![3, 0, 1], dtypes: [dtype, dtype, DType::F32], ..Case::default() });
+        }
+    }
+}
+
+#[test]
+fn odd_widths() {
+    for n in [1, 7, 31, 65, 130] {
+        check(&Case { n, k: 7, rows: vec![2, 5], ..Case::default() });
+        check(&Case { n, k: 33, rows: vec![9], weights: 2, body: silu_mul(), meaning: |v| silu(v[0]) * v[1], ..Case::default() });
+    }
+}
+
+#[test]
+fn rows_of_experts() {
+    let rows = vec![0, 1, 2, 3, 0, 5, 13, 64, 65, 0];
+    for gather in [false, true] {
+        check(&Case { n: 5, k: 6, rows: rows.clone(), gather, ..Case::default() });
+    }
+}
+
+#[test]
+fn dense() {
+    for rows in [1, 2, 33, 65] {
+        check(&Case { n: 17, k: 40, rows: vec![rows], grouped: false, gather: false, ..Case::default() });
+    }
+}
+
+#[test]
+fn element_types() {
+    use DType::{BF16, F16, F32};
+    for dtypes in [[F16, F16, F16], [BF16, BF16, BF16], [BF16, F32, F16], [F32, BF16, BF16], [F16, BF16, F32]] {
+        check(&Case { n: 17, k: 67, dtypes, ..Case::default() });
+    }
+}
+
+#[test]
+fn operands() {
+    let operands = vec![
+        Operand::ExpertRow(DType::BF16),
+        Operand::PairWeight,
+        Operand::Row(DType::F16),
+        Operand::Column(DType::F32),
+        Operand::Full(DType::F32),
+    ];
+    let body = chain(&[Op::Add, Op::Mul, Op::Add, Op::Mul, Op::Add]);
+    let meaning = |v: &[f64]| ((v[0] + v[1]) * v[2] + v[3]) * v[4] + v[5];
+    check(&Case { n: 19, operands: operands.clone(), body: body.clone(), meaning, ..Case::default() });
+    let rows = vec![6];
+    let operands = operands[2..].to_vec();
+    let body = chain(&[Op::Add, Op::Mul, Op::Add]);
+    let meaning = |v: &[f64]| (v[0] + v[1]) * v[2] + v[3];
+    check(&Case { n: 32, rows, grouped: false, gather: false, operands, body, meaning, ..Case::default() });
+}
+
+#[test]
+fn bodies_that_end_in_a_cast() {
+    for dtype in [DType::F16, DType::BF16] {
+        let body = silu_mul().then(Op::Cast, &[Attr::DType(dtype)]);
+        let dtypes = [dtype, dtype, dtype];
+        check(&Case { n: 21, k: 64, weights: 2, dtypes, body, meaning: |v| silu(v[0]) * v[1], ..Case::default() });
+    }
+}
+
+#[test]
+fn many_weights_fit_every_machine() {
+    let body = chain(&[Op::Add; 11]);
+    check(&Case { n: 3, k: 5, rows: vec![2, 1], weights: 12, body, meaning: |v| v.iter().sum(), ..Case::default() });
+}
+
+/// The same row in every place of a tile, and alone, has the same bits.
+#[test]
+fn a_row_does_not_depend_on_its_place() {
+    for machine in MACHINES.iter().filter(|machine| !machine.is_gpu()) {
+        for dtype in [DType::F32, DType::BF16] {
+            let body = Body::identity();
+            let (n, k) = (5, 77);
+            let spec = |name: &str| Gemm {
+                name: name.to_string(),
+                n: n as u64,
+                k: k as u64,
+                experts: None,
+                gather: false,
+                top_k: 1,
+                rows: dtype,
+                weights: vec![dtype],
+                operands: Vec::new(),
+                body: &body,
+                out: DType::F32,
+            };
+            let mut random = Random(3);
+            let (row, weights) = (random.tensor(dtype, k), random.tensor(dtype, n * k));
+            let mut results: Vec<Vec<u8>> = Vec::new();
+            for rows in [1, 2, 3, 4, 7, 8, 15] {
+                let tiled = gemm(&spec("gemm"), machine);
+                let x = encode(dtype, &row).repeat(rows);
+                let mut memory = vec![Memory::from(x), encode(dtype, &weights).into(), Memory::unknown(rows * n * 4)];
+                let args = [Argument::Buffer(0), Argument::Buffer(1), Argument::Buffer(2), Argument::Scalar(rows as i64)];
+                interp_kernel(&tiled.kernel, machine, 1, &args, &mut memory).unwrap();
+                results.extend(memory[2].bytes().unwrap().chunks(n * 4).map(<[u8]>::to_vec));
+            }
+            assert!(results.iter().all(|result| *result == results[0]), "{}", machine.name);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The functions of the activations, from nothing but additions, products and shifts, so that every machine gives the
+//! same bits. Any number of lanes, f32.
+//!
+//! Errors are measured against f64 in the tests below. What a body does with these functions is in `body`.
+
+use crate::DType;
+use crate::kernel::{Builder, Value};
+
+/// `e^x` within 1.1 ulp, subnormal results included; 0 at minus infinity, infinity at infinity, NaN at NaN.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, `e^r` by the polynomial of Cephes (Moshier, `expf.c`), and `2^n` in two
+/// factors, since n = 128 and n < -126 have no normal power of two.
+pub(crate) fn exp<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    const E_TO_R: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5];
+    // Beyond these bounds the result is 0 or infinity. `min` and `max` keep a NaN on their left.
+    let x = k.bind("x", x.max(-105.0).min(89.0));
+    let n = k.bind("n", x.fma(std::f32::consts::LOG2_E, 0.5).floor());
+    let r = k.bind("r", n.fma(-LN_2_LOW, n.fma(-LN_2_HIGH, x)));
+    let e_to_r = polynomial(r, &E_TO_R).fma(r * r, r) + 1.0;
+    let n = k.bind("power", n.cast(DType::I32));
+    let half = k.bind("half", n >> 1);
+    e_to_r * two_to_the(half) * two_to_the(n - half)
+}
+
+/// `2^n` for n in -126..=127.
+fn two_to_the(n: Value) -> Value {
+    ((n + 127) << 23).bitcast(DType::F32)
+}
+
+/// `1 / (1 + e^-x)`.
+pub(crate) fn sigmoid<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+    x.like(1) / (exp(k, -x) + 1.0)
+}
+
+/// `x / (1 + e^-x)`.
+pub(crate) fn silu<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+    let x = k.bind("x", x);
+    x / (exp(k, -x) + 1.0)
+}
+
+/// `x Phi(x)`, where `Phi(x) = (1 + erf(x / sqrt 2)) / 2` = `erfc(-x / sqrt 2) / 2`: no cancellation where x is negative.
+pub(crate) fn gelu<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+    let x = k.bind("x", x);
+    let upper = k.bind("upper", erfc(k, x.abs() * std::f32::consts::FRAC_1_SQRT_2) * 0.5);
+    x * x.lt(0.0).select(upper, upper.like(1) - upper)
+}
+
+/// `x / 2 (1 + tanh u)` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`, which is `x sigmoid(2 u)`.
+pub(crate) fn gelu_tanh<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_2;
+    let x = k.bind("x", x);
+    let u = x * (x * x).fma(0.044_715, 1.0) * TWICE_SQRT_2_OVER_PI;
+    x / (exp(k, -u) + 1.0)
+}
+
+/// `1 - erf(z)` for `z >= 0`, within 1.5e-7 and, up to 3, 1e-6 of itself. Cephes (Moshier, `ndtrf.c`): an odd polynomial
+/// up to 1, beyond it `e^(-z^2) / z` times a polynomial in `1 / z^2`, one up to 2 and one after.
+fn erfc<'k>(k: &'k Builder, z: Value<'k>) -> Value<'k> {
+    const TO_1: [f32; 7] =
+        [7.853_861_5e-5, -8.010_193_7e-4, 5.188_327_7e-3, -2.685_381_3e-2, 0.112_835_854, -0.376_126_27, 1.128_379_1];
+    const TO_2: [f32; 9] = [
+        2.326_82e-2,
+        -0.138_703_94,
+        0.368_742_47,
+        -0.582_473_3,
+        0.621_000_47,
+        -0.494_451_52,
+        0.340_488,
+        -0.274_112_7,
+        0.563_825_96,
+    ];
+    const BEYOND: [f32; 8] =
+        [-10.477_664, 12.977_2, -7.495_518_7, 2.921_019, -1.015_265_2, 0.421_846_33, -0.282_076_75, 0.564_189_5];
+    let z = k.bind("z", z);
+    let squared = k.bind("squared", z * z);
+    let near = z.like(1) - z * polynomial(squared, &TO_1);
+    let inverse = k.bind("inverse", z.like(1) / z.max(1.0));
+    let y = k.bind("y", inverse * inverse);
+    let far = z.lt(2.0).select(polynomial(y, &TO_2), polynomial(y, &BEYOND));
+    z.lt(1.0).select(near, exp(k, -squared) * inverse * far)
+}
+
+/// Horner's rule, the highest power first.
+fn polynomial<'k>(x: Value<'k>, coefficients: &[f32]) -> Value<'k> {
+    match coefficients {
+        [] => x.like(0),
+        [highest, rest @ ..] => rest.iter().fold(x.like(0) + *highest, |sum, c| sum.fma(x, *c)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Machine;
+    use crate::kernel::{Argument, Memory, interp_kernel};
+
+    type Function = for<'k> fn(&'k Builder, Value<'k>) -> Value<'k>;
+
+    /// `function` of every number, by the interpreter.
+    fn run(function: Function, lanes: u32, xs: &[f32]) -> Vec<f32> {
+        let machine = Machine::named("x86-64-v4").unwrap();
+        let k = Builder::new("function", 1);
+        let (from, to) = (k.input("x", DType::F32), k.output("y", DType::F32));
+        k.for_step("i", k.i32(0), k.i32(xs.len() as i32), k.i32(lanes as i32), |i| {
+            to.store(i, function(&k, from.load_vector(i, lanes)));
+        });
+        let bytes: Vec<u8> = xs.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let mut memory = vec![Memory::from(bytes), Memory::unknown(xs.len() * 4)];
+        interp_kernel(&k.finish(), &machine, 1, &[Argument::Buffer(0), Argument::Buffer(1)], &mut memory).unwrap();
+        let float = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        memory[1].bytes().unwrap().chunks(4).map(float).collect()
+    }
+
+    /// Numbers of every size up to `most`, of both signs.
+    fn sweep(most: f32) -> Vec<f32> {
+        let bits = (0..most.to_bits()).step_by(999_983).map(f32::from_bits);
+        let even = (0..1024).map(|i| most * (i as f32 / 1024.0));
+        bits.chain(even).flat_map(|x| [x, -x]).collect()
+    }
+
+    fn ulp(y: f64) -> f64 {
+        2f64.powi((y.abs().log2().floor() as i32 - 23).max(-149))
+    }
+
+    fn worst(function: Function, most: f32, error: impl Fn(f64, f64) -> f64) -> f64 {
+        let xs = sweep(most);
+        let ys = run(function, 1, &xs);
+        xs.iter()
+            .zip(&ys)
+            .map(|(x, y)| error(f64::from(*x), f64::from(*y)))
+            .fold(0.0, |most, e| if e > most || e.is_nan() { e } else { most })
+    }
+
+    /// `2 / sqrt pi e^(-z^2) sum 2^n z^(2n + 1) / (2n + 1)!!`: every term has z's sign.
+    fn erf(z: f64) -> f64 {
+        let terms = (0..200).scan(z, |term, n| {
+            let this = *term;
+            *term *= 2.0 * z * z / (2.0 * f64::from(n) + 3.0);
+            Some(this)
+        });
+        if z.abs() > 6.0 { z.signum() } else { std::f64::consts::FRAC_2_SQRT_PI * (-z * z).exp() * terms.sum::<f64>() }
+    }
+
+    #[test]
+    fn exp_is_within_1_1_ulp() {
+        let ulps = worst(exp, 88.72, |x, y| (y - x.exp()).abs() / ulp(x.exp()));
+        assert!(ulps < 1.1, "{ulps} ulp");
+    }
+
+    #[test]
+    fn exp_at_the_edges() {
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        let xs = [0.0, -0.0, inf, -inf, 88.73, 1e30, -104.0, -1e30, 88.722_83, -103.0];
+        assert_eq!(run(exp, 1, &xs)[..8], [1.0, 1.0, inf, 0.0, inf, inf, 0.0, 0.0]);
+        assert!(run(exp, 1, &xs)[8].is_finite());
+        assert_eq!(run(exp, 1, &xs)[9], (-103f64).exp() as f32);
+        for function in [exp, sigmoid, silu, gelu, gelu_tanh] as [Function; 5] {
+            assert!(run(function, 1, &[nan])[0].is_nan());
+        }
+    }
+
+    #[test]
+    fn activations() {
+        let near = |meaning: fn(f64) -> f64| move |x: f64, y: f64| (y - meaning(x)).abs() / (1.0 + x.abs());
+        let silu_error = worst(silu, 200.0, near(|x| x / (1.0 + (-x).exp())));
+        let sigmoid_error = worst(sigmoid, 200.0, near(|x| 1.0 / (1.0 + (-x).exp())));
+        let gelu_error = worst(gelu, 20.0, near(|x| x / 2.0 * (1.0 + erf(x / 2f64.sqrt()))));
+        let cubic = |x: f64| std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044715 * x * x * x);
+        let tanh_error = worst(gelu_tanh, 20.0, move |x, y| (y - x / 2.0 * (1.0 + cubic(x).tanh())).abs() / (1.0 + x.abs()));
+        for (name, error) in [("silu", silu_error), ("sigmoid", sigmoid_error), ("gelu", gelu_error), ("gelu_tanh", tanh_error)] {
+            assert!(error < 1.5e-7, "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn activations_of_large_numbers_are_zero_or_themselves() {
+        for function in [silu, gelu, gelu_tanh] as [Function; 3] {
+            assert_eq!(run(function, 1, &[-1e30, -200.0, 200.0, 1e30]), [0.0, 0.0, 200.0, 1e30]);
+        }
+    }
+
+    #[test]
+    fn lanes_do_not_change_bits() {
+        let xs: Vec<f32> = sweep(30.0).into_iter().take(2048).collect();
+        for function in [exp, sigmoid, silu, gelu, gelu_tanh] as [Function; 5] {
+            assert_eq!(run(function, 1, &xs), run(function, 16, &xs));
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The logits of a block's tokens, into shared memory: a small matrix product with both sides contiguous along H. What is
+//! made of them is not here.
+//!
+//! ```text
+//!   host: rectangles of sums in registers, each a vector along H      GPU: slices of H through shared memory
+//!
+//!              e0 e1 e2 e3                                                      experts 64
+//!        m0     v  v  v  v      v: lanes of partial sums,                 x  [m, 32]  router [64, 32]
+//!        m1     v  v  v  v         added up at the end                    a warp has some tokens, a lane two
+//!        ..                                                               experts; sums are four lanes along H
+//! ```
+//!
+//! 2 M E H FLOPs a block. Every logit adds its products in one order, which depends on H and the machine alone.
+
+use super::{Block, Route};
+use crate::kernel::build::{Array, Var};
+use crate::kernel::{Builder, Value};
+use crate::{DType, Machine};
+
+/// What is multiplied, and where it goes.
+pub(super) struct Matrices<'k> {
+    pub(super) x: Array<'k>,
+    pub(super) router: Array<'k>,
+    pub(super) logits: Array<'k>,
+    /// The block's first token.
+    pub(super) first: Value<'k>,
+    pub(super) tokens: Value<'k>,
+}
+
+/// Bytes of shared memory beside the logits.
+pub(super) fn shared_bytes(machine: &Machine, block: &Block) -> u64 {
+    if machine.is_gpu() { 4 * u64::from((block.tokens + EXPERTS) * PITCH) } else { 0 }
+}
+
+/// All logits of the block.
+pub(super) fn logits<'k>(k: &'k Builder, spec: &Route, machine: &Machine, block: &Block, m: &Matrices<'k>) {
+    if machine.is_gpu() { in_slices(k, spec, block, m) } else { in_registers(k, spec, machine, block, m) }
+}
+
+/// `row * H`, as an offset.
+fn start_of<'k>(k: &'k Builder, spec: &Route, row: Value<'k>) -> Value<'k> {
+    k.bind("row_start", row.cast(DType::I64) * k.i64(spec.hidden as i64))
+}
+
+// On the host.
+
+/// Experts side by side in a rectangle.
+const WIDTH: u32 = 4;
+
+fn in_registers<'k>(k: &'k Builder, spec: &Route, machine: &Machine, block: &Block, m: &Matrices<'k>) {
+    // 16 sums where there are 32 registers, 8 where there are 16.
+    let height = if machine.vector_bytes == 64 { 4 } else { 2 };
+    let here = k.bind("tokens_here", (m.tokens - m.first).min(block.tokens as i32));
+    k.for_step("e", k.i32(0), k.i32(spec.experts as i32), k.i32(WIDTH as i32), |e| {
+        let whole = k.bind("whole", here & -height);
+        k.for_step("m", k.i32(0), whole, k.i32(height), |row| rectangle(k, spec, machine, block, m, (row, height), e));
+        k.for_range("m", whole, here, |row| rectangle(k, spec, machine, block, m, (row, 1), e));
+    });
+}
+
+/// `height` tokens from `row` on, by [`WIDTH`] experts from `e` on; the last expert again where there are no more.
+fn rectangle<'k>(
+    k: &'k Builder,
+    spec: &Route,
+    machine: &Machine,
+    block: &Block,
+    m: &Matrices<'k>,
+    (row, height): (Value<'k>, i32),
+    e: Value<'k>,
+) {
+    let pairs = machine.dot_bf16 && m.x.elem() == DType::BF16 && m.router.elem() == DType::BF16;
+    let lanes = machine.vector_bytes / DType::F32.bytes() as u32;
+    let step = i64::from(if pairs { 2 * lanes } else { lanes });
+    let rows: Vec<_> = (0..height).map(|i| start_of(k, spec, m.first + row + i)).collect();
+    let columns: Vec<_> = (0..WIDTH as i32).map(|i| start_of(k, spec, (e + i).min(spec.experts as i32 - 1))).collect();
+    let sums = |lanes: u32| -> Vec<Vec<Var<'k>>> {
+        rows.iter().map(|_| columns.iter().map(|_| k.var("sum", k.f32(0.0).splat(lanes))).collect()).collect()
+    };
+    let (vectors, rest) = (sums(lanes), sums(1));
+    let hidden = spec.hidden as i64;
+    let whole = k.i64(hidden - hidden % step);
+    let add = |sums: &[Vec<Var<'k>>], h: Value<'k>, lanes: u32, product: &dyn Fn(Value<'k>, Value<'k>, Value<'k>) -> Value<'k>| {
+        let xs: Vec<_> = rows.iter().map(|start| m.x.load_vector(*start + h, lanes)).collect();
+        for (c, start) in columns.iter().enumerate() {
+            let w = m.router.load_vector(*start + h, lanes);
+            for (x, sums) in xs.iter().zip(sums) {
+                sums[c].set(product(sums[c].get(), *x, w));
+            }
+        }
+    };
+    let fma = |sum: Value<'k>, x: Value<'k>, w: Value<'k>| x.cast(DType::F32).fma(w.cast(DType::F32), sum);
+    k.for_step("h", k.i64(0), whole, k.i64(step), |h| {
+        if pairs { add(&vectors, h, 2 * lanes, &|sum, x, w| sum.dot(x, w)) } else { add(&vectors, h, lanes, &fma) }
+    });
+    k.for_range("h", whole, k.i64(hidden), |h| add(&rest, h, 1, &fma));
+    for (i, (vectors, rest)) in vectors.iter().zip(&rest).enumerate() {
+        let at = k.bind("at", (row + i as i32) * block.pitch as i32 + e);
+        for (c, (vector, rest)) in vectors.iter().zip(rest).enumerate() {
+            m.logits.store(at + c as i32, vector.get().reduce_add() + rest.get());
+        }
+    }
+}
+
+// On a GPU.
+
+/// Experts of a slice: two a lane.
+const EXPERTS: u32 = 64;
+/// Elements along H of a slice.
+const DEPTH: u32 = 32;
+/// Elements from one row of a slice to the next: reads of 16 bytes by eight lanes fall into all banks.
+const PITCH: u32 = DEPTH + 4;
+/// Elements along H that are added side by side.
+const SIDE: u32 = 4;
+
+fn in_slices<'k>(k: &'k Builder, spec: &Route, block: &Block, m: &Matrices<'k>) {
+    let left = k.shared("x_slice", DType::F32, block.tokens * PITCH);
+    let right = k.shared("router_slice", DType::F32, EXPERTS * PITCH);
+    let (lane, warp) = (k.bind("lane", k.thread() % 32), k.bind("warp", k.thread() / 32));
+    let warps = block.threads / 32;
+    // A warp beyond the tokens repeats the last one, and keeps it to itself.
+    let rows: Vec<_> = (0..block.tokens.div_ceil(warps)).map(|i| k.bind("m", warp + (i * warps) as i32)).collect();
+    let (hidden, last_token, last_expert) = (spec.hidden as i32, m.tokens - 1, spec.experts as i32 - 1);
+    k.for_step("expert", k.i32(0), k.i32(spec.experts as i32), k.i32(EXPERTS as i32), |expert| {
+        let sums: Vec<[Var<'k>; 2]> = rows.iter().map(|_| [(); 2].map(|()| k.var("sum", k.f32(0.0).splat(SIDE)))).collect();
+        k.for_step("h", k.i32(0), k.i32(hidden), k.i32(DEPTH as i32), |h| {
+            // Nobody reads the slice before any more.
+            k.barrier();
+            bring(k, spec, block, m.x, left, block.tokens, h, |row| (m.first + row).min(last_token));
+            bring(k, spec, block, m.router, right, EXPERTS, h, |row| (expert + row).min(last_expert));
+            k.barrier();
+            k.for_step("step", k.i32(0), k.i32(DEPTH as i32), k.i32(SIDE as i32), |step| {
+                let four = |side: Array<'k>, row: Value<'k>| side.load_aligned(row * PITCH as i32 + step, SIDE, 16);
+                let ws = [four(right, lane), four(right, lane + 32)];
+                for (row, sums) in rows.iter().zip(&sums) {
+                    let x = four(left, row.min(block.tokens as i32 - 1));
+                    sums.iter().zip(ws).for_each(|(sum, w)| sum.set(x.fma(w, sum.get())));
+                }
+            });
+        });
+        for (row, sums) in rows.iter().zip(&sums) {
+            for (i, sum) in sums.iter().enumerate() {
+                let e = k.bind("e", expert + lane + 32 * i as i32);
+                let inside = e.le(last_expert) & row.lt(block.tokens as i32);
+                k.when(inside, || m.logits.store(*row * block.pitch as i32 + e, sum.get().reduce_add()));
+            }
+        }
+    });
+}
+
+/// Columns `h..h + DEPTH` of `rows` rows into shared memory, as f32; zeros beyond H.
+#[expect(clippy::too_many_arguments, reason = "what is brought where, each once")]
+fn bring<'k>(
+    k: &'k Builder,
+    spec: &Route,
+    block: &Block,
+    from: Array<'k>,
+    to: Array<'k>,
+    rows: u32,
+    h: Value<'k>,
+    row_of: impl Fn(Value<'k>) -> Value<'k>,
+) {
+    let lanes = SIDE.min(1 << spec.hidden.trailing_zeros());
+    let of_row = (DEPTH / lanes) as i32;
+    k.for_step("i", k.thread(), k.i32(rows as i32 * of_row), k.i32(block.threads as i32), |i| {
+        let row = k.bind("row", i / of_row);
+        let column = k.bind("column", i % of_row * lanes as i32);
+        let at = k.bind("h", h + column);
+        let value = k.var("value", k.f32(0.0).splat(lanes));
+        let load = || {
+            let offset = start_of(k, spec, row_of(row)) + at.cast(DType::I64);
+            value.set(from.load_aligned(offset, lanes, lanes * from.elem().bytes() as u32).cast(DType::F32));
+        };
+        if spec.hidden % u64::from(DEPTH) == 0 { load() } else { k.when(at.lt(spec.hidden as i32), load) }
+        to.store_aligned(row * PITCH as i32 + column, value.get(), lanes * 4);
+    });
+}

@@ -1,0 +1,213 @@
+//! `route`: from the rows of tokens to their experts and weights, in one kernel. Where the pairs go is the business of `sort`.
+//!
+//! ```text
+//!              E experts                        a block: M tokens
+//!            +-----------+
+//!   x [M,H]  |  logits   |   logits[m, e] = sum_h x[m, h] * router[e, h]        into shared memory (`logits`)
+//!            |  [M, E]   |
+//!            +-----------+
+//!      m ->  |o|o|o|...|o|   32 lanes take a row: score, groups, top k           (`row`, `pick`)
+//!                            lanes of a warp on a GPU, lanes of a vector on the host
+//!   topk_experts [T, K], topk_weights [T, K]
+//! ```
+//!
+//! FLOPs: 2 T E H and some tens for each logit; bytes: x and the router once a block, 8 T K out. The rows of a body are
+//! never in memory but for the logits and the keys of the selection: everything between is computed again where it is
+//! used, which is a few operations against H of the logit itself.
+//!
+//! What holds whatever the input: experts are in range and distinct, the lowest index wins a tie, NaN counts as minus
+//! infinity. Sums run in one order, by lane and then across lanes, for any T and on any machine.
+
+mod logits;
+mod pick;
+mod row;
+
+use super::ScheduleError;
+use super::body::is_pointwise_op;
+use crate::graph::{Attr, Body, Groups, Node, Op};
+use crate::kernel::build::Array;
+use crate::kernel::{Builder, Kernel, Value};
+use crate::{DType, Extent, Machine};
+use row::{Row, Team};
+
+/// Lanes that work on one row.
+const LANES: u32 = 32;
+
+/// What is routed.
+pub(super) struct Route<'a> {
+    pub(super) name: String,
+    pub(super) hidden: u64,
+    pub(super) experts: u32,
+    pub(super) top_k: u32,
+    pub(super) x: DType,
+    pub(super) router: DType,
+    /// Element types of the vectors `[E]` in holes `$1..`.
+    pub(super) vectors: Vec<DType>,
+    pub(super) body: &'a Body,
+}
+
+/// A kernel and its number of blocks.
+pub(super) struct Routed {
+    /// Parameters: `x`, `router`, the vectors, `topk_experts` and `topk_weights` (written), `tokens`.
+    pub(super) kernel: Kernel,
+    pub(super) grid: Extent,
+}
+
+/// The kernel for `spec` on `machine`.
+pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleError> {
+    let gating = Gating::read(spec)?;
+    let block = Block::fitting(spec, &gating, machine)?;
+    let builder = Builder::new(&spec.name, block.threads);
+    let k = &builder;
+    let x = k.input("x", spec.x);
+    let router = k.input("router", spec.router);
+    let vectors: Vec<_> = spec.vectors.iter().enumerate().map(|(i, dtype)| k.input(&format!("v{}", i + 1), *dtype)).collect();
+    let topk_experts = k.output("topk_experts", DType::I32);
+    let topk_weights = k.output("topk_weights", DType::F32);
+    let tokens = k.scalar("tokens", DType::I32);
+
+    let logits = k.shared("logits", DType::F32, block.logits());
+    let scratch = Scratch {
+        keys: k.shared("keys", DType::I32, block.workers * block.pitch),
+        group_keys: gating.groups().map(|g| k.shared("group_keys", DType::I32, block.workers * padded(g.groups as u32))),
+        experts: k.shared("experts", DType::I32, block.workers * padded(spec.top_k)),
+        weights: k.shared("weights", DType::F32, block.workers * padded(spec.top_k)),
+    };
+    let team = Team::new(k, machine);
+    let first = k.bind("first_token", k.block() * block.tokens as i32);
+    let vectors = team.stage(k, &gating, spec, &block, &vectors, logits, &scratch);
+    let matrices = logits::Matrices { x, router, logits, first, tokens };
+    logits::logits(k, spec, machine, &block, &matrices);
+    k.barrier();
+
+    let worker = k.bind("worker", k.thread() / LANES as i32);
+    k.when(k.thread().lt((block.workers * LANES) as i32), || {
+        k.for_step("m", worker, k.i32(block.tokens as i32), k.i32(block.workers as i32), |m| {
+            let token = k.bind("token", first + m);
+            k.when(token.lt(tokens), || {
+                let scratch = scratch.of(k, spec, &gating, &block, worker);
+                let start = k.bind("start", m * block.pitch as i32);
+                let row = Row { k, team: &team, spec, gating: &gating, logits, start, vectors: &vectors, scratch };
+                row.picks(token, topk_experts, topk_weights);
+            });
+        });
+    });
+    Ok(Routed { kernel: builder.finish(), grid: Extent::Tokens.div_ceil(u64::from(block.tokens)) })
+}
+
+/// A body that a row's lanes can follow: pointwise ops, softmax and one group limit up to the top k, then ops on the weights.
+struct Gating<'a> {
+    nodes: &'a [Node],
+    /// Place of each node's operands.
+    operands: Vec<Vec<usize>>,
+    top_k: usize,
+    group_limit: Option<(usize, Groups)>,
+}
+
+impl<'a> Gating<'a> {
+    fn read(spec: &Route<'a>) -> Result<Gating<'a>, ScheduleError> {
+        let nodes = spec.body.nodes();
+        let operands: Vec<Vec<usize>> = nodes.iter().map(|n| n.operands().iter().map(|id| usize::from(*id)).collect()).collect();
+        let refuse = |op: Op| Err(ScheduleError::Body { op: op.name(), inside: Op::Route.name() });
+        let (mut top_k, mut group_limit) = (None, None);
+        for (i, node) in nodes.iter().enumerate() {
+            let Node::Apply(op, _) = node else { continue };
+            match op {
+                Op::TopK if top_k.is_none() => top_k = Some(i),
+                Op::GroupLimit if group_limit.is_none() => match &nodes[operands[i][1]] {
+                    Node::Attr(Attr::Groups(groups)) => group_limit = Some((i, *groups)),
+                    Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => return refuse(*op),
+                },
+                Op::Softmax | Op::Renorm => {}
+                op if is_pointwise_op(*op) => {}
+                op => return refuse(*op),
+            }
+        }
+        match top_k {
+            Some(top_k) => Ok(Gating { nodes, operands, top_k, group_limit }),
+            None => Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body without `top_k`".to_string() }),
+        }
+    }
+
+    fn groups(&self) -> Option<Groups> {
+        self.group_limit.map(|(_, groups)| groups)
+    }
+}
+
+/// How the tokens are dealt to a block, and the size of what it shares.
+struct Block {
+    threads: u32,
+    /// M.
+    tokens: u32,
+    /// Rows that are worked on at a time.
+    workers: u32,
+    /// Elements from one row of logits or keys to the next.
+    pitch: u32,
+}
+
+impl Block {
+    /// As many tokens as shared memory holds: the router is read once for them all.
+    fn fitting(spec: &Route, gating: &Gating, machine: &Machine) -> Result<Block, ScheduleError> {
+        let threads = machine.block_threads.min(256);
+        let with = |tokens: u32| {
+            let workers = (threads / machine.warp_lanes).min(tokens);
+            Block { threads, tokens, workers, pitch: padded(spec.experts) }
+        };
+        let bytes = |block: &Block| {
+            let groups = gating.groups().map_or(0, |g| padded(g.groups as u32));
+            let worker = u64::from(block.pitch + groups + 2 * padded(spec.top_k));
+            // Arrays start at multiples of 16 bytes: all of these sizes are.
+            4 * (u64::from(block.logits()) + u64::from(block.workers) * worker)
+                + logits::shared_bytes(machine, block)
+                + row::shared_bytes(spec, machine, block)
+        };
+        let choices = [16, 8, 4, 2, 1].map(with);
+        let least = choices.iter().map(&bytes).min().unwrap_or(0);
+        let limit = u64::from(machine.shared_bytes);
+        choices.into_iter().find(|block| bytes(block) <= limit).ok_or(ScheduleError::Shared {
+            op: Op::Route.name(),
+            bytes: least,
+            limit,
+            machine: machine.name,
+        })
+    }
+
+    fn logits(&self) -> u32 {
+        self.tokens * self.pitch
+    }
+}
+
+/// Room for `n` elements and for a vector that starts at the last one.
+fn padded(n: u32) -> u32 {
+    n.next_multiple_of(LANES) + LANES
+}
+
+/// Where the lanes of a row keep what they pick.
+#[derive(Clone, Copy)]
+struct Scratch<'k> {
+    /// By expert, in an order that integers have.
+    keys: Array<'k>,
+    /// By group of experts, likewise.
+    group_keys: Option<Array<'k>>,
+    experts: Array<'k>,
+    weights: Array<'k>,
+}
+
+/// The part of [`Scratch`] that one row's lanes have.
+struct Share<'k> {
+    scratch: Scratch<'k>,
+    /// Where the keys start.
+    key: Value<'k>,
+    /// Where the keys of the groups start.
+    group_key: Value<'k>,
+    /// Where the picks start.
+    pick: Value<'k>,
+}
+
+impl<'k> Scratch<'k> {
+    fn of(self, k: &'k Builder, spec: &Route, gating: &Gating, block: &Block, worker: Value<'k>) -> Share<'k> {
+        let groups = gating.groups().map_or(0, |g| padded(g.groups as u32));
+        let at = |name, pitch: u32| k.bind(name, worker * pitch as i32);
+        Share { scratch: self, key: at("key", block.pitch), group_key: at("group_key", groups), pick: at("pick", padded(spec.top_k)) }
+    }
+}

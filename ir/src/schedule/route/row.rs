@@ -1,0 +1,411 @@
+//! One row of a body, by 32 lanes: lane i has experts i, i + 32, ... of it. How the greatest are found is in `pick`.
+
+use std::collections::HashMap;
+
+use super::super::body::{Term, pointwise_op};
+use super::super::math;
+use super::pick::{TAKEN, greatest, key, top_2};
+use super::{Block, Gating, LANES, Route, Scratch, Share, padded};
+use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Op, Renorm};
+use crate::kernel::build::Array;
+use crate::kernel::{Builder, Value};
+use crate::{DType, Machine};
+
+/// The 32 lanes that work on one row: those of a warp with a value each, or those of one vector.
+pub(super) struct Team<'k> {
+    /// Lanes of a value.
+    pub(super) lanes: u32,
+    /// Lanes of a warp.
+    warp: u32,
+    /// The lane's number; in a vector, its lanes' numbers.
+    pub(super) index: Value<'k>,
+}
+
+/// Some of a row's elements: one each for 32 lanes, or a single one.
+#[derive(Clone, Copy)]
+pub(super) struct At<'k> {
+    /// Which elements.
+    pub(super) index: Value<'k>,
+    /// Where a load of `lanes` elements starts. Always inside the padded row.
+    pub(super) first: Value<'k>,
+    lanes: u32,
+    /// Which lanes have an element of the row; `None`: all.
+    live: Option<Value<'k>>,
+    /// The group that all elements belong to.
+    group: Option<Value<'k>>,
+}
+
+impl<'k> At<'k> {
+    /// `truth`, but false in lanes without an element.
+    pub(super) fn alive(&self, truth: Value<'k>) -> Value<'k> {
+        self.live.map_or(truth, |live| live & truth)
+    }
+
+    /// `value`, but `otherwise` in lanes without an element.
+    fn or(&self, value: Value<'k>, otherwise: Value<'k>) -> Value<'k> {
+        self.live.map_or(value, |live| live.select(value, otherwise.splat(self.lanes)))
+    }
+}
+
+/// Bytes that [`Team`] keeps in shared memory.
+pub(super) fn shared_bytes(spec: &Route, machine: &Machine, block: &Block) -> u64 {
+    let host = 4 * u64::from(LANES + spec.vectors.len() as u32 * block.pitch);
+    if machine.warp_lanes == LANES { 0 } else { host }
+}
+
+impl<'k> Team<'k> {
+    pub(super) fn new(k: &'k Builder, machine: &Machine) -> Team<'k> {
+        let lanes = LANES / machine.warp_lanes;
+        let index = if lanes == 1 {
+            k.bind("lane", k.thread() % LANES as i32)
+        } else {
+            let numbers = k.shared("numbers", DType::I32, LANES);
+            (0..LANES as i32).for_each(|i| numbers.store(k.i32(i), k.i32(i)));
+            numbers.load_vector(k.i32(0), LANES)
+        };
+        Team { lanes, warp: machine.warp_lanes, index }
+    }
+
+    /// What a vector may read beyond the end of a row: copies of the layer's vectors with room behind them, and something
+    /// in the room behind the logits and keys. Lanes of a warp stay inside.
+    pub(super) fn stage(
+        &self,
+        k: &'k Builder,
+        gating: &Gating,
+        spec: &Route,
+        block: &Block,
+        vectors: &[Array<'k>],
+        logits: Array<'k>,
+        scratch: &Scratch<'k>,
+    ) -> Vec<Array<'k>> {
+        if self.lanes == 1 {
+            return vectors.to_vec();
+        }
+        let fill = |array: Array<'k>, len: u32, with: Value<'k>| {
+            let step = k.i32(LANES as i32);
+            k.for_step("i", k.i32(0), k.i32(len as i32), step, |i| array.store(i, with.splat(LANES)));
+        };
+        fill(logits, block.logits(), k.f32(0.0));
+        fill(scratch.keys, block.pitch, k.i32(TAKEN));
+        fill(scratch.weights, padded(spec.top_k), k.f32(0.0));
+        if let Some((group_keys, groups)) = scratch.group_keys.zip(gating.groups()) {
+            fill(group_keys, padded(groups.groups as u32), k.i32(TAKEN));
+        }
+        let copy = |(i, from): (usize, &Array<'k>)| {
+            let to = k.shared(&format!("v{}_here", i + 1), DType::F32, block.pitch);
+            fill(to, block.pitch, k.f32(0.0));
+            let experts = k.i32(spec.experts as i32);
+            k.for_range("e", k.i32(0), experts, |e| to.store(e, from.load(e).cast(DType::F32)));
+            to
+        };
+        vectors.iter().enumerate().map(copy).collect()
+    }
+
+    /// Elements `start..start + len`, 32 at a time.
+    pub(super) fn strips(&self, k: &'k Builder, start: Value<'k>, len: u32, body: &mut dyn FnMut(&At<'k>)) {
+        let mut strip = |from: Value<'k>| {
+            let inside = self.index + from.splat(self.lanes);
+            let live = (len % LANES != 0).then(|| k.bind("live", inside.lt(len as i32)));
+            let index = k.bind("index", inside + start.splat(self.lanes));
+            let first = if self.lanes > 1 {
+                start + from
+            } else {
+                // A lane without an element reads the last one.
+                live.map_or(index, |_| start + inside.min(len as i32 - 1))
+            };
+            body(&At { index, first: k.bind("first", first), lanes: self.lanes, live, group: None });
+        };
+        if len <= LANES {
+            strip(k.i32(0));
+        } else {
+            k.for_step("strip", k.i32(0), k.i32(len as i32), k.i32(LANES as i32), strip);
+        }
+    }
+
+    /// A value from all lanes: across the vector, then across the warp, halving each time.
+    fn together(&self, k: &'k Builder, mut value: Value<'k>, join: impl Fn(Value<'k>, Value<'k>) -> Value<'k>) -> Value<'k> {
+        let mut mask = self.warp / 2;
+        while mask > 0 {
+            value = k.bind("joined", join(value, k.shuffle(value, mask)));
+            mask /= 2;
+        }
+        value
+    }
+
+    /// The greatest of all lanes.
+    pub(super) fn greatest(&self, k: &'k Builder, value: Value<'k>) -> Value<'k> {
+        let here = k.bind("greatest", value.reduce_max());
+        self.together(k, here, |a, b| a.max(b))
+    }
+
+    /// The sum of all lanes.
+    fn sum(&self, k: &'k Builder, value: Value<'k>) -> Value<'k> {
+        let here = k.bind("sum", value.reduce_add());
+        self.together(k, here, |a, b| a + b)
+    }
+
+    /// The least of `index` in the lanes where `holds` does.
+    pub(super) fn first(&self, k: &'k Builder, holds: Value<'k>, index: Value<'k>) -> Value<'k> {
+        -self.greatest(k, holds.select(-index, -i32::MAX))
+    }
+
+    /// What one lane does for all.
+    pub(super) fn once(&self, k: &'k Builder, body: impl FnOnce()) {
+        if self.lanes > 1 { body() } else { k.when(self.index.eq(0), body) }
+    }
+}
+
+/// What is known of a whole row once it was read.
+#[derive(Clone, Copy)]
+enum Known<'k> {
+    Softmax { max: Value<'k>, sum: Value<'k> },
+    /// The groups that stay have the key [`TAKEN`].
+    Groups(Groups, Array<'k>),
+}
+
+/// A token's row.
+pub(super) struct Row<'a, 'k> {
+    pub(super) k: &'k Builder,
+    pub(super) team: &'a Team<'k>,
+    pub(super) spec: &'a Route<'a>,
+    pub(super) gating: &'a Gating<'a>,
+    pub(super) logits: Array<'k>,
+    /// Where its logits start.
+    pub(super) start: Value<'k>,
+    pub(super) vectors: &'a [Array<'k>],
+    pub(super) scratch: Share<'k>,
+}
+
+type Facts<'k> = HashMap<usize, Known<'k>>;
+
+impl<'k> Row<'_, 'k> {
+    /// Writes the token's experts and weights.
+    pub(super) fn picks(&self, token: Value<'k>, topk_experts: Array<'k>, topk_weights: Array<'k>) {
+        let (k, team, share) = (self.k, self.team, &self.scratch);
+        let (scratch, top_k) = (share.scratch, self.spec.top_k);
+        let mut facts = Facts::new();
+        for (i, node) in self.gating.nodes[..self.gating.top_k].iter().enumerate() {
+            if let Node::Apply(op, _) = node
+                && let Some(known) = self.learn(*op, i, &facts)
+            {
+                facts.insert(i, known);
+            }
+        }
+        let [scores, keys] = [0, 1].map(|i| self.gating.operands[self.gating.top_k][i]);
+        self.every(&mut |at| {
+            let key = k.bind("key", key(k, self.value(keys, at, &facts)));
+            match at.live {
+                Some(live) if team.lanes == 1 => k.when(live, || scratch.keys.store(share.key + at.first, key)),
+                Some(_) | None => scratch.keys.store(share.key + at.first, at.or(key, k.i32(TAKEN))),
+            }
+        });
+        k.warp_barrier();
+        greatest(k, team, scratch.keys, share.key, (self.spec.experts, top_k), |j, expert| {
+            team.once(k, || scratch.experts.store(share.pick + j, expert));
+        });
+        let each = |body: &dyn Fn(Value<'k>)| {
+            let lane = if team.lanes == 1 { team.index } else { k.i32(0) };
+            k.for_step("j", lane, k.i32(top_k as i32), k.i32(team.warp as i32), body);
+        };
+        each(&|j| {
+            let expert = scratch.experts.load(share.pick + j);
+            let at = At { index: expert, first: expert, lanes: 1, live: None, group: None };
+            scratch.weights.store(share.pick + j, self.value(scores, &at, &facts));
+        });
+        self.weigh();
+        each(&|j| {
+            let pair = k.bind("pair", token * top_k as i32 + j);
+            topk_experts.store(pair, scratch.experts.load(share.pick + j));
+            topk_weights.store(pair, scratch.weights.load(share.pick + j));
+        });
+        // The next row's picks go where these are.
+        k.warp_barrier();
+    }
+
+    /// All of the row, group by group where there are groups.
+    fn every(&self, body: &mut dyn FnMut(&At<'k>)) {
+        let (k, experts) = (self.k, self.spec.experts);
+        let Some(groups) = self.gating.groups() else { return self.team.strips(k, k.i32(0), experts, body) };
+        let size = experts / groups.groups as u32;
+        k.for_range("group", k.i32(0), k.i32(groups.groups as i32), |group| self.group(group, size, body));
+    }
+
+    fn group(&self, group: Value<'k>, size: u32, body: &mut dyn FnMut(&At<'k>)) {
+        let start = self.k.bind("group_start", group * size as i32);
+        self.team.strips(self.k, start, size, &mut |at| body(&At { group: Some(group), ..*at }));
+    }
+
+    fn learn(&self, op: Op, node: usize, facts: &Facts<'k>) -> Option<Known<'k>> {
+        let operand = || self.gating.operands[node][0];
+        match op {
+            Op::Softmax => Some(self.softmax(operand(), facts)),
+            Op::GroupLimit => self.gating.groups().zip(self.scratch.scratch.group_keys).map(|(groups, keys)| {
+                self.limit(operand(), groups, keys, facts);
+                Known::Groups(groups, keys)
+            }),
+            Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::Renorm | Op::Assign | Op::Dispatch => None,
+            Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => None,
+            Op::AtLeast | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => None,
+        }
+    }
+
+    fn softmax(&self, x: usize, facts: &Facts<'k>) -> Known<'k> {
+        let (k, team) = (self.k, self.team);
+        let max = k.var("max", k.f32(f32::MIN).splat(team.lanes));
+        self.every(&mut |at| max.set(max.get().max(at.or(finite(k, self.value(x, at, facts)), k.f32(f32::MIN)))));
+        let max = team.greatest(k, max.get());
+        let sum = k.var("sum", k.f32(0.0).splat(team.lanes));
+        self.every(&mut |at| {
+            let term = math::exp(k, finite(k, self.value(x, at, facts)) - max.splat(team.lanes));
+            sum.set(sum.get() + at.or(term, k.f32(0.0)));
+        });
+        Known::Softmax { max, sum: team.sum(k, sum.get()) }
+    }
+
+    /// Marks the groups that stay.
+    fn limit(&self, x: usize, groups: Groups, keys: Array<'k>, facts: &Facts<'k>) {
+        let (k, team, start) = (self.k, self.team, self.scratch.group_key);
+        let size = self.spec.experts / groups.groups as u32;
+        let least = k.f32(f32::NEG_INFINITY);
+        k.for_range("group", k.i32(0), k.i32(groups.groups as i32), |group| {
+            let (best, second) = (k.var("best", least.splat(team.lanes)), k.var("second", least.splat(team.lanes)));
+            self.group(group, size, &mut |at| {
+                let x = self.value(x, at, facts);
+                let x = k.bind("x", at.or(x.eq(x).select(x, least.splat(at.lanes)), least));
+                second.set(second.get().max(best.get().min(x)));
+                best.set(best.get().max(x));
+            });
+            let worth = match groups.score {
+                GroupScore::Top2Sum if size > 1 => {
+                    let (first, second) = top_2(k, team, best.get(), second.get());
+                    first + second
+                }
+                GroupScore::Top2Sum | GroupScore::Max => team.greatest(k, best.get()),
+            };
+            let worth = k.bind("worth", key(k, worth));
+            team.once(k, || keys.store(start + group, worth));
+        });
+        k.warp_barrier();
+        greatest(k, team, keys, start, (groups.groups as u32, groups.keep as u32), |_, _| {});
+    }
+
+    /// The value of a body's node at some elements, f32.
+    fn value(&self, node: usize, at: &At<'k>, facts: &Facts<'k>) -> Value<'k> {
+        let mut terms: HashMap<usize, Term<'_, 'k>> = HashMap::new();
+        match self.term(node, at, facts, &mut terms) {
+            Term::Value(value) => value,
+            Term::Attr(attr) => unreachable!("the constant {attr} is not a row: verify refuses it"),
+        }
+    }
+
+    fn term<'t>(&'t self, node: usize, at: &At<'k>, facts: &Facts<'k>, terms: &mut HashMap<usize, Term<'t, 'k>>) -> Term<'t, 'k> {
+        if let Some(term) = terms.get(&node) {
+            return *term;
+        }
+        let k = self.k;
+        let splat = |value: Value<'k>| value.splat(at.lanes);
+        let term = match &self.gating.nodes[node] {
+            Node::Attr(attr) => Term::Attr(attr),
+            Node::Hole(0) => {
+                let x = self.logits.load_vector(self.start + at.first, at.lanes);
+                Term::Value(k.bind("logit", x.eq(x).select(x, splat(k.f32(f32::NEG_INFINITY)))))
+            }
+            Node::Hole(i) => Term::Value(self.vectors[*i as usize - 1].load_vector(at.first, at.lanes).cast(DType::F32)),
+            Node::Param(p) => unreachable!("`{}` in a body: verify refuses it", p.0),
+            Node::Apply(op, _) => {
+                let operands: Vec<_> = self.gating.operands[node].iter().map(|i| self.term(*i, at, facts, terms)).collect();
+                let value = match (facts.get(&node), operands.first()) {
+                    (Some(Known::Softmax { max, sum }), Some(Term::Value(x))) => {
+                        math::exp(k, finite(k, *x) - splat(*max)) / splat(*sum)
+                    }
+                    (Some(Known::Groups(groups, keys)), Some(Term::Value(x))) => {
+                        let group = at.group.unwrap_or(at.index / (self.spec.experts / groups.groups as u32) as i32);
+                        let stays = keys.load(self.scratch.group_key + group).eq(TAKEN);
+                        let masked = match groups.mask {
+                            GroupMask::NegInf => f32::NEG_INFINITY,
+                            GroupMask::Zero => 0.0,
+                        };
+                        stays.select(*x, splat(k.f32(masked)))
+                    }
+                    (Some(_), _) | (None, _) => pointwise_op(k, *op, &operands),
+                };
+                Term::Value(k.bind(op.name(), value.cast(DType::F32)))
+            }
+        };
+        terms.insert(node, term);
+        term
+    }
+
+    /// Makes the scores of the picks their weights: what the body says after its `top_k`.
+    fn weigh(&self) {
+        let (k, team, share) = (self.k, self.team, &self.scratch);
+        let weights = share.scratch.weights;
+        let chunks: Vec<u32> = (0..self.spec.top_k).step_by(LANES as usize).collect();
+        let after = self.gating.top_k + 1..self.gating.nodes.len();
+        let ops = after.filter_map(|i| match &self.gating.nodes[i] {
+            Node::Apply(op, _) => Some((*op, self.gating.operands[i].get(1).map(|attr| &self.gating.nodes[*attr]))),
+            Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
+        });
+        let mut w: Vec<(At<'k>, Value<'k>)> = Vec::new();
+        k.warp_barrier();
+        for from in &chunks {
+            let len = (self.spec.top_k - from).min(LANES);
+            team.strips(k, k.i32(*from as i32), len, &mut |at| {
+                let weight = weights.load_vector(share.pick + at.first, team.lanes);
+                w.push((*at, k.bind("weight", at.or(weight, k.f32(0.0)))));
+            });
+        }
+        for (op, attr) in ops {
+            self.weigh_once(op, attr, &mut w);
+        }
+        // Lanes without a pick have read another's weight.
+        k.warp_barrier();
+        for (at, weight) in w {
+            match at.live {
+                Some(live) if team.lanes == 1 => k.when(live, || weights.store(share.pick + at.first, weight)),
+                Some(_) | None => weights.store(share.pick + at.first, weight),
+            }
+        }
+        k.warp_barrier();
+    }
+
+    fn weigh_once(&self, op: Op, attr: Option<&Node>, w: &mut [(At<'k>, Value<'k>)]) {
+        let (k, team) = (self.k, self.team);
+        let join = |w: &[(At<'k>, Value<'k>)], join: &dyn Fn(Value<'k>, Value<'k>) -> Value<'k>, least: f32| {
+            let least = k.f32(least);
+            w.iter().map(|(at, x)| at.or(*x, least)).reduce(join).unwrap_or(least)
+        };
+        match (op, attr) {
+            (Op::Softmax, _) => {
+                w.iter_mut().for_each(|(_, x)| *x = k.bind("finite", finite(k, *x)));
+                let max = team.greatest(k, join(w, &|a, b| a.max(b), f32::MIN)).splat(team.lanes);
+                w.iter_mut().for_each(|(_, x)| *x = k.bind("exp", math::exp(k, *x - max)));
+                let sum = team.sum(k, join(w, &|a, b| a + b, 0.0)).splat(team.lanes);
+                w.iter_mut().for_each(|(_, x)| *x = k.bind("softmax", *x / sum));
+            }
+            (Op::Renorm, Some(Node::Attr(Attr::Renorm(Renorm { mode, eps })))) => {
+                let sum = team.sum(k, join(w, &|a, b| a + b, 0.0));
+                let eps = eps.get() as f32;
+                let divisor = match mode {
+                    Eps::Add => sum + eps,
+                    Eps::Clamp => sum.max(eps),
+                };
+                // Nothing but zeros: they stay.
+                let divisor = k.bind("divisor", divisor.eq(0.0).select(k.f32(1.0), divisor)).splat(team.lanes);
+                w.iter_mut().for_each(|(_, x)| *x = k.bind("renorm", *x / divisor));
+            }
+            (op, attr) => w.iter_mut().for_each(|(_, x)| {
+                let mut terms = vec![Term::Value(*x)];
+                if let Some(Node::Attr(attr)) = attr {
+                    terms.push(Term::Attr(attr));
+                }
+                *x = k.bind(op.name(), pointwise_op(k, op, &terms).cast(DType::F32));
+            }),
+        }
+    }
+}
+
+/// The nearest finite number; the least one for NaN.
+fn finite<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+    k.f32(f32::MIN).splat(x.ty().lanes).max(x).min(f32::MAX)
+}

@@ -1,0 +1,364 @@
+//! What kernels compute, against results worked out by hand.
+
+use std::collections::BTreeMap;
+
+use moec_ir::kernel::parse::parse_kernel;
+use moec_ir::kernel::{Argument, Fault, Memory, interp, interp_kernel, parse};
+use moec_ir::{Dims, Machine};
+
+fn machine(name: &str) -> Machine {
+    Machine::named(name).unwrap()
+}
+
+fn floats(xs: &[f32]) -> Memory {
+    Memory::from(xs.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+}
+
+fn ints(xs: &[i32]) -> Memory {
+    Memory::from(xs.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+}
+
+fn longs(xs: &[i64]) -> Memory {
+    Memory::from(xs.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+}
+
+/// Runs a kernel whose parameters are the memories, in order.
+fn run(name: &str, blocks: u64, memory: &mut [Memory], text: &str) -> Result<(), Fault> {
+    let kernel = parse_kernel(text).unwrap_or_else(|error| panic!("{error}"));
+    let args: Vec<Argument> = (0..memory.len()).map(Argument::Buffer).collect();
+    interp_kernel(&kernel, &machine(name), blocks, &args, memory)
+}
+
+/// Runs it and compares the last memory.
+fn check(name: &str, blocks: u64, mut memory: Vec<Memory>, expected: Memory, text: &str) {
+    run(name, blocks, &mut memory, text).unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!(memory.pop(), Some(expected));
+}
+
+#[test]
+fn vectors_add() {
+    let (a, b): (Vec<f32>, Vec<f32>) = (0..70).map(|i| (i as f32, i as f32 / 4.0)).unzip();
+    let sums: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+    check(
+        "sm_80",
+        3,
+        vec![floats(&a), floats(&b), floats(&[0.0; 70])],
+        floats(&sums),
+        "kernel @moec_add(%a: *f32, %b: *f32, %y: *mut f32) threads 32 {
+           let %i: i32 = block * 32 + thread
+           if %i < 70 {
+             load %a.1: f32 = %a[%i]
+             load %b.1: f32 = %b[%i]
+             store %y[%i] = %a.1 + %b.1
+           }
+         }",
+    );
+}
+
+#[test]
+fn a_block_sums_by_halves() {
+    let x: Vec<f32> = (0..128).map(|i| i as f32).collect();
+    check(
+        "sm_90a",
+        2,
+        vec![floats(&x), Memory::unknown(8)],
+        floats(&[2016.0, 6112.0]),
+        "kernel @moec_sum(%x: *f32, %y: *mut f32) threads 64 {
+           shared %tile: f32[64]
+           load %mine: f32 = %x[block * 64 + thread]
+           store %tile[thread] = %mine
+           var %half: i32 = 32
+           for %step: i32 in 0..6 {
+             barrier block
+             if thread < %half {
+               load %a: f32 = %tile[thread]
+               load %b: f32 = %tile[thread + %half]
+               store %tile[thread] = %a + %b
+             }
+             set %half = %half >> 1
+           }
+           if thread == 0 {
+             load %sum: f32 = %tile[0]
+             store %y[block] = %sum
+           }
+         }",
+    );
+}
+
+#[test]
+fn a_warp_finds_its_greatest_and_the_first_place_of_it() {
+    let mut x: Vec<f32> = (0..64).map(|i| (i * 37 % 32) as f32).collect();
+    x[9] = 50.0;
+    x[21] = 50.0;
+    let second = 32 + (32..64).position(|i| i * 37 % 32 == 31).unwrap() as i32;
+    check(
+        "sm_80",
+        1,
+        vec![floats(&x), Memory::unknown(8)],
+        ints(&[9, second]),
+        "kernel @moec_argmax(%x: *f32, %y: *mut i32) threads 64 {
+           load %mine: f32 = %x[thread]
+           var %best: f32 = %mine
+           var %place: i32 = thread
+           var %mask: i32 = 16
+           shuffle %o: f32 = %best mask 16
+           shuffle %p: i32 = %place mask 16
+           if (%o > %best) | (%o == %best) & (%p < %place) { set %best = %o  set %place = %p }
+           shuffle %o.1: f32 = %best mask 8
+           shuffle %p.1: i32 = %place mask 8
+           if (%o.1 > %best) | (%o.1 == %best) & (%p.1 < %place) { set %best = %o.1  set %place = %p.1 }
+           shuffle %o.2: f32 = %best mask 4
+           shuffle %p.2: i32 = %place mask 4
+           if (%o.2 > %best) | (%o.2 == %best) & (%p.2 < %place) { set %best = %o.2  set %place = %p.2 }
+           shuffle %o.3: f32 = %best mask 2
+           shuffle %p.3: i32 = %place mask 2
+           if (%o.3 > %best) | (%o.3 == %best) & (%p.3 < %place) { set %best = %o.3  set %place = %p.3 }
+           shuffle %o.4: f32 = %best mask 1
+           shuffle %p.4: i32 = %place mask 1
+           if (%o.4 > %best) | (%o.4 == %best) & (%p.4 < %place) { set %best = %o.4  set %place = %p.4 }
+           if thread % 32 == 0 { store %y[thread / 32] = %place }
+         }",
+    );
+}
+
+#[test]
+fn atomics_count_and_give_what_was_before() {
+    check(
+        "sm_80",
+        3,
+        vec![ints(&[0, 0, 0]), ints(&[0; 96])],
+        ints(&(0..96).collect::<Vec<i32>>()),
+        "kernel @moec_count(%n: *mut i32, %y: *mut i32) threads 32 {
+           atomic %n[thread % 2 + 1] += block
+           atomic %ticket: i32 = %n[0] += 1
+           store %y[%ticket] = block * 32 + thread
+         }",
+    );
+    let mut memory = [ints(&[0, 0, 0])];
+    let text = "kernel @moec_count(%n: *mut i32) threads 32 {
+      atomic %n[thread % 2 + 1] += block
+      atomic %n[0] += 1
+    }";
+    run("sm_80", 3, &mut memory, text).unwrap();
+    assert_eq!(memory[0], ints(&[96, 48, 48]));
+}
+
+#[test]
+fn votes_are_each_warps_own() {
+    check(
+        "sm_80",
+        1,
+        vec![Memory::unknown(24)],
+        ints(&[0x5555_5555, 1, 0, 3, 1, 0]),
+        "kernel @moec_vote(%y: *mut i32) threads 64 {
+           let %even: bool = select(thread < 32, thread % 2 == 0, thread < 34)
+           vote %b: i32 = ballot %even
+           vote %any: bool = any %even
+           vote %all: bool = all %even
+           if thread % 32 == 7 {
+             let %at: i32 = thread / 32 * 3
+             store %y[%at] = %b
+             store %y[%at + 1] = i32(%any)
+             store %y[%at + 2] = i32(%all)
+           }
+         }",
+    );
+}
+
+/// Each thread goes round as often as its own bounds say; the bounds are evaluated once.
+#[test]
+fn loops_of_different_lengths() {
+    check(
+        "sm_80",
+        1,
+        vec![Memory::unknown(128)],
+        ints(&(0..32).map(|t| (t..20).step_by(3).sum::<i32>()).collect::<Vec<i32>>()),
+        "kernel @moec_loops(%y: *mut i32) threads 32 {
+           var %sum: i32 = 0
+           var %end: i32 = 20
+           for %i: i32 in thread..%end step 3 {
+             set %sum = %sum + %i
+             set %end = 0
+           }
+           store %y[thread] = %sum
+         }",
+    );
+}
+
+#[test]
+fn a_loop_ends_at_the_largest_number() {
+    check(
+        "x86-64-v3",
+        1,
+        vec![ints(&[0])],
+        ints(&[2]),
+        "kernel @moec_end(%y: *mut i32) threads 1 {
+           for %i: i32 in 2147483640..2147483647 step 6 { atomic %y[0] += 1 }
+         }",
+    );
+}
+
+#[test]
+fn vectors_on_the_host() {
+    let x: Vec<f32> = (0..16).map(|i| i as f32).collect();
+    check(
+        "x86-64-v4",
+        2,
+        vec![floats(&x), floats(&[0.0; 8])],
+        floats(&[10.0, 9.0, 22.0, 7.0, 122.0, 17.0, 86.0, 15.0]),
+        "kernel @moec_vectors(%x: *f32, %y: *mut f32) threads 1 {
+           load %v: f32x8 = %x[block * 8]
+           let %w: f32x8 = select(%v > splat(f32(block) * 8.0 + 2.0, 8), %v, splat(3.0, 8))
+           let %most: f32 = greatest(select(%v == splat(15.0, 8), splat(9.0, 8), %v))
+           store %y[block * 4] = select(block == 0, 10.0, sum(%v) + 30.0)
+           store %y[block * 4 + 1] = lane(fma(%v, splat(1.0, 8), splat(2.0, 8)), 7)
+           store %y[block * 4 + 2] = select(block == 0, sum(%w) - 12.0, sum(%v) - 6.0)
+           store %y[block * 4 + 3] = lane(%v, 7) + select(%most == 14.0, 0.0, 0.0)
+         }",
+    );
+}
+
+/// The halves are added first: ((x0 + x2) + (x1 + x3)), not from the left.
+#[test]
+fn a_sum_of_lanes_is_a_tree() {
+    check(
+        "x86-64-v4",
+        1,
+        vec![floats(&[1e8, 1.0, -1e8, 1.0]), Memory::unknown(4)],
+        floats(&[2.0]),
+        "kernel @moec_tree(%x: *f32, %y: *mut f32) threads 1 {
+           load %v: f32x4 = %x[0] align 16
+           store %y[0] = sum(%v)
+         }",
+    );
+}
+
+#[test]
+fn casts_at_their_edges() {
+    let x = [f32::NAN, f32::INFINITY, -f32::INFINITY, -2.9, 3e9, -1e30, 65520.0, 1e-8];
+    let text = "kernel @moec_casts(%x: *f32, %i: *mut i32, %l: *mut i64, %h: *mut f16, %b: *mut bf16) threads 1 {
+      load %v: f32 = %x[block]
+      store %i[block] = i32(%v)
+      store %l[block] = i64(%v)
+      store %h[block] = f16(%v)
+      store %b[block] = bf16(%v)
+    }";
+    let mut memory = [floats(&x), Memory::unknown(32), Memory::unknown(64), Memory::unknown(16), Memory::unknown(16)];
+    run("x86-64-v3", 8, &mut memory, text).unwrap();
+    assert_eq!(memory[1], ints(&[0, i32::MAX, i32::MIN, -2, i32::MAX, i32::MIN, 65520, 0]));
+    let wide = [0, i64::MAX, i64::MIN, -2, 3_000_000_000, i64::MIN, 65520, 0];
+    assert_eq!(memory[2], longs(&wide));
+    let halves = |bits: [u16; 8]| Memory::from(bits.iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<u8>>());
+    assert_eq!(memory[3], halves([0x7e00, 0x7c00, 0xfc00, 0xc1cd, 0x7c00, 0xfc00, 0x7c00, 0]));
+    assert_eq!(memory[4], halves([0x7fc0, 0x7f80, 0xff80, 0xc03a, 0x4f33, 0xf14a, 0x4780, 0x322c]));
+}
+
+#[test]
+fn integers_wrap() {
+    check(
+        "x86-64-v3",
+        1,
+        vec![Memory::unknown(32)],
+        ints(&[i32::MIN, i32::MAX, -2, 1, -1, -1, 0x0fff_ffff, 0]),
+        "kernel @moec_wrap(%y: *mut i32) threads 1 {
+           store %y[0] = 2147483647 + 1 + block
+           store %y[1] = -2147483648 - 1 + block
+           store %y[2] = (2147483647 + block) * 2
+           store %y[3] = i32(4294967297i64 + i64(block))
+           store %y[4] = (-7 + block) / 4
+           store %y[5] = (-16 + block) >> 10
+           store %y[6] = (-16 + block) >>> 4
+           store %y[7] = (1 + block) << 31 << 1
+         }",
+    );
+}
+
+#[test]
+fn what_is_undefined_is_a_fault() {
+    let fault = |body: &str| {
+        let text = format!("kernel @moec_fault(%x: *f32, %y: *mut f32) threads 32 {{ shared %tile: f32[8] {body} }}");
+        let fault = run("sm_80", 1, &mut [floats(&[0.0; 32]), Memory::unknown(128)], &text).unwrap_err();
+        fault.to_string()
+    };
+    for (body, expected) in [
+        (
+            "load %a: f32 = %x[thread + 1]",
+            "block 0: thread 31, element 32: outside an array of 32 elements\n  in `load %a: f32 = %x[thread + 1]`",
+        ),
+        (
+            "if thread == 3 { store %y[thread - 4] = 1.0 }",
+            "block 0: thread 3, element -1: outside an array of 32 elements\n  in `store %y[thread - 4] = 1.0`",
+        ),
+        (
+            "load %a: f32x4 = %x[29 + thread]",
+            "block 0: thread 0, element 29: outside an array of 32 elements\n  in `load %a: f32x4 = %x[29 + thread]`",
+        ),
+        (
+            "load %a: f32x2 = %x[thread] align 8",
+            "block 0: thread 1, element 1: byte 4 is not at a multiple of 8\n  in `load %a: f32x2 = %x[thread] align 8`",
+        ),
+        (
+            "load %a: f32 = %tile[0]",
+            "block 0: thread 0, element 0: reads what nobody has written\n  in `load %a: f32 = %tile[0]`",
+        ),
+        ("load %a: f32 = %y[0]", "block 0: thread 0, element 0: reads what nobody has written\n  in `load %a: f32 = %y[0]`"),
+        ("let %a: i32 = 1 / (thread - 3)", "block 0: division by zero\n  in `let %a: i32 = 1 / (thread - 3)`"),
+        ("let %a: i32 = (-2147483648 + block) / (-1 + block)", "block 0: the quotient overflows\n  in"),
+        ("let %a: i32 = 1 << thread + 1", "block 0: a shift by more bits than there are\n  in `let %a: i32 = 1 << thread + 1`"),
+        ("for %i: i32 in 0..3 step block { }", "block 0: the step is not positive\n  in `for %i: i32 in 0..3 step block {`"),
+        ("let %a: i32 = 1.0", "f32 for a local of type i32\n  in `let %a: i32 = 1.0`"),
+    ] {
+        let found = fault(body);
+        assert!(found.starts_with(expected), "{body}: {found}");
+    }
+}
+
+const TWO_KERNELS: &str = r#"
+program @twice {
+  buffer %x: input f32[T]
+  buffer %w: weight f32[2]
+  buffer %s: workspace f32[T, 2] observe "scaled"
+  buffer %y: output f32[T]
+  regime up_to 2 {
+    launch @moec_small(%x, %y, (T * 10)) grid T
+  }
+  regime {
+    launch @moec_scale(%x, %w, %s) grid T
+    launch @moec_fold(%s, %y) grid T
+  }
+}
+kernel @moec_small(%x: *f32, %y: *mut f32, %n: i64) threads 1 {
+  load %v: f32 = %x[block]
+  store %y[block] = %v + f32(%n)
+}
+kernel @moec_scale(%x: *f32, %w: *f32, %s: *mut f32) threads 1 {
+  load %v: f32 = %x[block]
+  load %w.1: f32x2 = %w[0]
+  store %s[block * 2] = splat(%v, 2) * %w.1
+}
+kernel @moec_fold(%s: *f32, %y: *mut f32) threads 1 {
+  load %v: f32x2 = %s[block * 2]
+  store %y[block] = sum(%v)
+}
+"#;
+
+#[test]
+fn a_program_runs_the_regime_of_its_size() {
+    let program = parse(TWO_KERNELS).unwrap();
+    let bytes = |xs: &[f32]| xs.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let go = |x: &[f32], w: &[f32]| {
+        let given = BTreeMap::from([("x".to_string(), bytes(x)), ("w".to_string(), bytes(w))]);
+        let tokens = x.len() as u64;
+        interp(&program, &machine("x86-64-v3"), Dims { tokens, row_tokens: tokens }, &given)
+    };
+    let small = go(&[1.0, 2.0], &[3.0, 4.0]).unwrap();
+    assert_eq!(small["y"], floats(&[21.0, 22.0]));
+    assert_eq!(small["s"].bytes(), None);
+    assert_eq!(small["s"].bytes_or(7), [7; 16]);
+    let large = go(&[1.0, 2.0, 3.0], &[3.0, 4.0]).unwrap();
+    assert_eq!(large["y"], floats(&[7.0, 14.0, 21.0]));
+    assert_eq!(large["s"], floats(&[3.0, 4.0, 6.0, 8.0, 9.0, 12.0]));
+    assert_eq!(go(&[], &[3.0, 4.0]).unwrap()["y"], floats(&[]));
+    let fault = go(&[1.0], &[3.0]).unwrap_err();
+    assert_eq!(fault.to_string(), "4 bytes are given, it has 8\n  in `buffer %w: weight f32[2]`");
+}

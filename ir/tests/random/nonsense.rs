@@ -1,0 +1,109 @@
+//! Programs whose every handle, type and name is picked blindly.
+
+use moec_ir::kernel::{
+    Arena, Arg, Binary, Block, Buffer, Compare, Expr, Handle, Index, Kernel, Launch, Local, Param, ParamKind, Place, Program,
+    Reduce, Regime, Role, Scope, Shared, Stmt, Ty, Unary, Vote,
+};
+use moec_ir::{DType, Extent};
+
+use super::Random;
+
+/// A program that is almost never valid, decided by `seed`.
+pub(crate) fn nonsense(seed: u64) -> Program {
+    let mut random = Random::new(seed);
+    let r = &mut random;
+    let mut buffers = Vec::new();
+    for _ in 0..r.below(4) {
+        let role = [Role::Input, Role::Output, Role::Weight, Role::Workspace][r.below(4)];
+        let shape =
+            vec![Extent::Div(Box::new(Extent::Tokens), Box::new(Extent::Const(r.below(2) as u64)), moec_ir::Round::Floor)];
+        buffers.push(Buffer { name: name(r), role, dtype: dtype(r), shape, observe: Some(name(r)) });
+    }
+    let kernels = (0..r.below(3)).map(|_| kernel(r)).collect();
+    let mut regimes = Vec::new();
+    for _ in 0..r.below(3) {
+        let args = (0..r.below(4)).map(|_| if r.below(2) == 0 { Arg::Buffer(r.below(4)) } else { Arg::Scalar(Extent::Tokens) });
+        let launch = Launch { args: args.collect(), kernel: r.below(3), grid: Extent::Const(r.next()) };
+        regimes.push(Regime { tokens_up_to: [None, Some(4)][r.below(2)], launches: vec![launch] });
+    }
+    Program { name: name(r), buffers, kernels, regimes }
+}
+
+fn name(r: &mut Random) -> String {
+    ["x", "y", "", "a b", "moec_k", "é\"\n"][r.below(6)].to_string()
+}
+
+fn dtype(r: &mut Random) -> DType {
+    DType::ALL[r.below(6)]
+}
+
+fn kernel(r: &mut Random) -> Kernel {
+    let name = name(r);
+    let (mut shared, mut locals, mut exprs) = (Arena::new(), Arena::new(), Arena::new());
+    for _ in 0..r.below(3) {
+        shared.push(Shared { name: name.clone(), elem: dtype(r), len: [0, 1, u32::MAX][r.below(3)] });
+    }
+    for _ in 0..r.below(6) {
+        let ty = Ty { elem: dtype(r), lanes: [0, 1, 1, 1, 3, 4, u32::MAX][r.below(7)] };
+        locals.push(Local { name: name.clone(), ty });
+    }
+    let mut params = Vec::new();
+    for _ in 0..r.below(4) {
+        let kinds = [ParamKind::Scalar(dtype(r)), ParamKind::Buffer { elem: dtype(r), write: r.below(2) == 0 }];
+        params.push(Param { name: name.clone(), kind: kinds[r.below(2)] });
+    }
+    for _ in 0..r.below(24) {
+        let expr = expr(r);
+        exprs.push(expr);
+    }
+    let body = block(r, 3);
+    Kernel { name, threads: [0, 1, 32, 33, u32::MAX][r.below(5)], params, shared, locals, exprs, body }
+}
+
+fn e(r: &mut Random) -> Handle<Expr> {
+    Handle::new(r.below(24))
+}
+
+fn expr(r: &mut Random) -> Expr {
+    match r.below(17) {
+        0 => Expr::Bool(true),
+        1 | 2 => Expr::Int(r.next() as i64 >> r.below(64), dtype(r)),
+        3 => Expr::Float(r.next() as u32),
+        4 => Expr::Index([Index::Thread, Index::Block][r.below(2)]),
+        5 => Expr::Param(r.below(4) as u32),
+        6 | 7 => Expr::Local(Handle::new(r.below(6))),
+        8 => Expr::Unary([Unary::Neg, Unary::Not, Unary::Sqrt][r.below(3)], e(r)),
+        9 => Expr::Binary([Binary::Add, Binary::Div, Binary::Shl, Binary::Min, Binary::And][r.below(5)], e(r), e(r)),
+        10 => Expr::Compare(Compare::Le, e(r), e(r)),
+        11 => Expr::Select(e(r), e(r), e(r)),
+        12 => Expr::Fma(e(r), e(r), e(r)),
+        13 => Expr::Dot { acc: e(r), a: e(r), b: e(r) },
+        14 => [Expr::Cast(dtype(r), e(r)), Expr::Bitcast(dtype(r), e(r))][r.below(2)],
+        15 => [Expr::Splat(r.next() as u32, e(r)), Expr::Extract(e(r), r.below(5) as u32)][r.below(2)],
+        _ => Expr::Reduce([Reduce::Add, Reduce::Max][r.below(2)], e(r)),
+    }
+}
+
+fn block(r: &mut Random, depth: usize) -> Block {
+    (0..r.below(4)).map(|_| stmt(r, depth)).collect()
+}
+
+fn stmt(r: &mut Random, depth: usize) -> Stmt {
+    let local = Handle::new(r.below(6));
+    let place = [Place::Param(r.below(4) as u32), Place::Shared(Handle::new(r.below(3)))][r.below(2)];
+    let align = [0, 3, 4, 1 << 31][r.below(4)];
+    let inner = |r: &mut Random| if depth == 0 { Vec::new() } else { block(r, depth - 1) };
+    match r.below(12) {
+        0 | 1 => Stmt::Let { local, value: e(r) },
+        2 => Stmt::Var { local, value: e(r) },
+        3 => Stmt::Set { local, value: e(r) },
+        4 => Stmt::Load { local, from: place, offset: e(r), align },
+        5 => Stmt::Store { to: place, offset: e(r), value: e(r), align },
+        6 => Stmt::AtomicAdd { local: [None, Some(local)][r.below(2)], to: place, offset: e(r), value: e(r) },
+        7 => Stmt::Shuffle { local, value: e(r), mask: r.next() as u32 },
+        8 => Stmt::Vote { local, vote: [Vote::Any, Vote::Ballot][r.below(2)], value: e(r) },
+        9 => Stmt::Barrier([Scope::Warp, Scope::Block][r.below(2)]),
+        10 => Stmt::For { local, start: e(r), end: e(r), step: e(r), body: inner(r) },
+        _ => Stmt::If { cond: e(r), then: inner(r), otherwise: inner(r) },
+    }
+}

@@ -1,0 +1,178 @@
+//! Who has seen what: vector clocks of the warps and asynchronous agents of a block, and the cells that remember the
+//! last writer and reader of each 4 bytes. The method is FastTrack's (Flanagan and Freund, PLDI 2009).
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// The lane of an access by several lanes whose bytes overlap.
+pub(crate) const MANY: u8 = 32;
+/// The lane of accesses that cannot be told apart any more.
+pub(crate) const UNKNOWN: u8 = 33;
+/// A clock that nobody reaches: the access is still under way.
+pub(crate) const PENDING: u32 = (1 << 20) - 1;
+/// Warps of a block; agents beyond are asynchronous.
+pub(crate) const WARPS: usize = 32;
+/// The agent of bulk copies.
+pub(crate) const BULK: u8 = 32;
+/// The agent of `cp.async`.
+pub(crate) const COPIES: u8 = 33;
+/// Agents in all.
+pub(crate) const AGENTS: usize = 34;
+
+/// One access as a cell remembers it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// The block, counted from 1 in the order in which blocks start; 0 means never.
+    pub(crate) block: u32,
+    /// Own clock of the agent, 20 bits used.
+    pub(crate) clock: u32,
+    pub(crate) agent: u8,
+    pub(crate) lane: u8,
+    /// Which of the 4 bytes.
+    pub(crate) mask: u8,
+    /// 0 weak, 1 strong within the block, 2 strong within the device.
+    pub(crate) strength: u8,
+}
+
+/// A [`Stamp`] in 64 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Packed(u64);
+
+impl Stamp {
+    #[inline]
+    pub(crate) fn pack(self) -> Packed {
+        Packed(
+            u64::from(self.block & 0x3ff_ffff) << 38
+                | u64::from(self.clock & 0xf_ffff) << 18
+                | u64::from(self.agent) << 12
+                | u64::from(self.lane) << 6
+                | u64::from(self.mask) << 2
+                | u64::from(self.strength),
+        )
+    }
+}
+
+impl Packed {
+    #[inline]
+    pub(crate) fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline]
+    pub(crate) fn unpack(self) -> Stamp {
+        Stamp {
+            block: (self.0 >> 38) as u32,
+            clock: (self.0 >> 18 & 0xf_ffff) as u32,
+            agent: (self.0 >> 12 & 0x3f) as u8,
+            lane: (self.0 >> 6 & 0x3f) as u8,
+            mask: (self.0 >> 2 & 0xf) as u8,
+            strength: (self.0 & 3) as u8,
+        }
+    }
+}
+
+/// Last write and last read of 4 bytes of global memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cell {
+    pub(crate) write: Packed,
+    pub(crate) read: Packed,
+}
+
+/// What one agent has seen of all agents of its block.
+pub(crate) type Vector = [u32; AGENTS];
+
+/// What is known of other blocks, by the number of the block.
+pub(crate) type Foreign = Rc<BTreeMap<u32, Rc<Vector>>>;
+
+/// What a warp knows.
+#[derive(Clone, Debug)]
+pub(crate) struct Knowledge {
+    pub(crate) seen: Vector,
+    /// Writes up to these clocks are visible to the asynchronous proxy.
+    pub(crate) fenced: Vector,
+    pub(crate) foreign: Foreign,
+}
+
+impl Default for Knowledge {
+    fn default() -> Knowledge {
+        Knowledge { seen: [0; AGENTS], fenced: [0; AGENTS], foreign: Rc::default() }
+    }
+}
+
+fn join_vector(into: &mut Vector, from: &Vector) {
+    for (mine, other) in into.iter_mut().zip(from) {
+        *mine = (*mine).max(*other);
+    }
+}
+
+fn join_foreign(into: &mut Foreign, from: &Foreign) {
+    if Rc::ptr_eq(into, from) || from.is_empty() {
+        return;
+    }
+    let map = Rc::make_mut(into);
+    for (block, vector) in from.iter() {
+        let mine = map.entry(*block).or_insert_with(|| Rc::new([0; AGENTS]));
+        if !Rc::ptr_eq(mine, vector) {
+            join_vector(Rc::make_mut(mine), vector);
+        }
+    }
+}
+
+impl Knowledge {
+    pub(crate) fn join(&mut self, other: &Knowledge) {
+        join_vector(&mut self.seen, &other.seen);
+        join_vector(&mut self.fenced, &other.fenced);
+        join_foreign(&mut self.foreign, &other.foreign);
+    }
+
+    /// `fence.proxy.async`: all that this warp has seen becomes visible to the other proxy.
+    pub(crate) fn fence_proxy(&mut self) {
+        let seen = self.seen;
+        join_vector(&mut self.fenced, &seen);
+    }
+
+    /// Takes in what another block published.
+    pub(crate) fn join_published(&mut self, own_block: u32, from: &Published) {
+        for (block, knowledge) in from.iter() {
+            if *block == own_block {
+                join_vector(&mut self.seen, &knowledge.seen);
+                join_vector(&mut self.fenced, &knowledge.fenced);
+            } else {
+                let map = Rc::make_mut(&mut self.foreign);
+                let mine = map.entry(*block).or_insert_with(|| Rc::new([0; AGENTS]));
+                join_vector(Rc::make_mut(mine), &knowledge.seen);
+            }
+            let mut theirs = Rc::clone(&knowledge.foreign);
+            if theirs.contains_key(&own_block) {
+                Rc::make_mut(&mut theirs).remove(&own_block);
+            }
+            join_foreign(&mut self.foreign, &theirs);
+        }
+    }
+}
+
+/// What was released at one address, by block.
+pub(crate) type Published = BTreeMap<u32, Knowledge>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_survive_packing() {
+        let stamp = Stamp { block: 0x3ff_fffe, clock: 0xf_fffe, agent: 33, lane: 31, mask: 0b1010, strength: 2 };
+        assert_eq!(stamp.pack().unpack(), stamp);
+        assert!(Stamp::default().pack().is_none());
+    }
+
+    #[test]
+    fn knowledge_passes_through_other_blocks() {
+        let mut first = Knowledge::default();
+        first.seen[3] = 7;
+        let mut second = Knowledge::default();
+        second.join_published(2, &Published::from([(1, first)]));
+        let mut third = Knowledge::default();
+        third.join_published(3, &Published::from([(2, second)]));
+        assert_eq!(third.foreign.get(&1).map(|seen| seen[3]), Some(7));
+    }
+}

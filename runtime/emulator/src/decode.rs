@@ -1,0 +1,872 @@
+//! One instruction as written to its typed form. Every modifier must be used up: what is left over is an error.
+
+use crate::decode_async::decode_async;
+use crate::decode_memory::decode_memory;
+use crate::decode_warp::decode_warp;
+use crate::ins::*;
+use crate::module::{ParseError, Position, Preset, Special};
+use crate::operand::{AddressBase, Operand, OperandKind};
+use crate::parse::{Body, Resolved};
+
+/// An opcode split at its dots, and its operands; remembers what has been used.
+pub(crate) struct Form<'a> {
+    pub(crate) full: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) at: Position,
+    mods: Vec<(&'a str, bool)>,
+    pub(crate) operands: Vec<Operand<'a>>,
+}
+
+impl<'a> Form<'a> {
+    pub(crate) fn new(full: &'a str, at: Position, operands: Vec<Operand<'a>>) -> Form<'a> {
+        let mut parts = full.split('.');
+        let name = parts.next().unwrap_or("");
+        Form { full, name, at, mods: parts.map(|part| (part, false)).collect(), operands }
+    }
+
+    /// Uses a modifier up if it is there.
+    pub(crate) fn take(&mut self, wanted: &str) -> bool {
+        match self.mods.iter_mut().find(|(name, used)| !used && *name == wanted) {
+            Some((_, used)) => {
+                *used = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Uses up the first modifier of a closed list.
+    pub(crate) fn choose<T: Copy>(&mut self, choices: &[(&str, T)]) -> Option<T> {
+        choices.iter().find(|(name, _)| self.take(name)).map(|&(_, value)| value)
+    }
+
+    pub(crate) fn need<T: Copy>(&mut self, what: &str, choices: &[(&str, T)]) -> Result<T, ParseError> {
+        self.choose(choices).ok_or_else(|| self.error(format!("`{}` needs {what}", self.full)))
+    }
+
+    /// The next modifier that is a type.
+    pub(crate) fn next_type(&mut self) -> Option<Ty> {
+        let (name, used) = self.mods.iter_mut().find(|(name, used)| !used && Ty::parse(name).is_some())?;
+        *used = true;
+        Ty::parse(name)
+    }
+
+    pub(crate) fn ty(&mut self) -> Result<Ty, ParseError> {
+        self.next_type().ok_or_else(|| self.error(format!("`{}` needs a type", self.full)))
+    }
+
+    /// Uses up every modifier that starts so; they must be without effect.
+    pub(crate) fn take_prefix(&mut self, prefix: &str) -> bool {
+        let mut found = false;
+        for (name, used) in &mut self.mods {
+            if !*used && name.starts_with(prefix) {
+                *used = true;
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// A modifier that is not yet used and starts with the prefix.
+    pub(crate) fn rest_of(&mut self, prefix: &str) -> Option<&'a str> {
+        let (name, used) = self.mods.iter_mut().find(|(name, used)| !used && name.starts_with(prefix))?;
+        *used = true;
+        Some(&name[prefix.len()..])
+    }
+
+    pub(crate) fn error(&self, message: impl Into<String>) -> ParseError {
+        ParseError::new(self.at, message)
+    }
+
+    pub(crate) fn unknown(&self) -> ParseError {
+        self.error(format!("instruction `{}` is not modelled", self.full))
+    }
+
+    pub(crate) fn bad_type(&self, ty: Ty) -> ParseError {
+        self.error(format!("`{}` is not modelled for type {ty:?}", self.full))
+    }
+
+    pub(crate) fn expect(&self, counts: std::ops::RangeInclusive<usize>) -> Result<(), ParseError> {
+        if counts.contains(&self.operands.len()) {
+            return Ok(());
+        }
+        let wanted = if counts.start() == counts.end() {
+            format!("{}", counts.start())
+        } else {
+            format!("{} to {}", counts.start(), counts.end())
+        };
+        Err(self.error(format!("`{}` takes {wanted} operands, not {}", self.full, self.operands.len())))
+    }
+
+    pub(crate) fn finish(&self) -> Result<(), ParseError> {
+        match self.mods.iter().find(|(_, used)| !used) {
+            Some((name, _)) => {
+                Err(self.error(format!("modifier `.{name}` of `{}` is not modelled", self.full)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn operand(&self, index: usize) -> Result<&Operand<'a>, ParseError> {
+        self.operands.get(index).ok_or_else(|| self.error(format!("`{}` needs more operands", self.full)))
+    }
+
+    /// A register that is written.
+    pub(crate) fn dest(&self, body: &mut Body<'_>, index: usize) -> Result<Reg, ParseError> {
+        dest(body, self.operand(index)?).map(|(slot, _)| slot)
+    }
+
+    /// A register that is written, and its width.
+    pub(crate) fn dest_wide(&self, body: &mut Body<'_>, index: usize) -> Result<(Reg, u32), ParseError> {
+        dest(body, self.operand(index)?)
+    }
+
+    pub(crate) fn dest_pred(&self, body: &mut Body<'_>, index: usize) -> Result<Reg, ParseError> {
+        let operand = self.operand(index)?;
+        match operand.kind {
+            OperandKind::Name("_", 0) => Ok(SINK),
+            OperandKind::Name(name, 0) => body.predicate(name, operand.at),
+            _ => Err(ParseError::new(operand.at, "expected a predicate")),
+        }
+    }
+
+    /// `d|p` or just `d`.
+    pub(crate) fn dest_pair(&self, body: &mut Body<'_>, index: usize) -> Result<(Reg, Reg), ParseError> {
+        let operand = self.operand(index)?;
+        match operand.kind {
+            OperandKind::Pair(d, p) => {
+                let d = dest(body, &Operand { at: operand.at, kind: OperandKind::Name(d, 0) })?.0;
+                let p = if p == "_" { SINK } else { body.predicate(p, operand.at)? };
+                Ok((d, p))
+            }
+            _ => Ok((dest(body, operand)?.0, SINK)),
+        }
+    }
+
+    /// A value of this type: register, constant, special register or address of a variable.
+    pub(crate) fn source(&self, body: &mut Body<'_>, index: usize, ty: Ty) -> Result<Reg, ParseError> {
+        source(body, self.operand(index)?, ty)
+    }
+
+    pub(crate) fn pred(&self, body: &mut Body<'_>, index: usize) -> Result<Pred, ParseError> {
+        let operand = self.operand(index)?;
+        match operand.kind {
+            OperandKind::Name(name, 0) => Ok(Pred { slot: body.predicate(name, operand.at)?, negated: false }),
+            OperandKind::Not(name) => Ok(Pred { slot: body.predicate(name, operand.at)?, negated: true }),
+            _ => Err(ParseError::new(operand.at, "expected a predicate")),
+        }
+    }
+
+    pub(crate) fn vector(&self, index: usize) -> Result<&[Operand<'a>], ParseError> {
+        let operand = self.operand(index)?;
+        match &operand.kind {
+            OperandKind::Vector(items) => Ok(items),
+            _ => Err(ParseError::new(operand.at, "expected registers in braces")),
+        }
+    }
+
+    /// `{a, b}` or a lone register, as the destination.
+    pub(crate) fn dests(&self, body: &mut Body<'_>, index: usize) -> Result<(Box<[Reg]>, u32), ParseError> {
+        let operand = self.operand(index)?;
+        let items = match &operand.kind {
+            OperandKind::Vector(items) => items.as_slice(),
+            _ => std::slice::from_ref(operand),
+        };
+        let mut wide = 0;
+        let mut slots = Vec::with_capacity(items.len());
+        for item in items {
+            let (slot, bits) = dest(body, item)?;
+            wide = wide.max(bits);
+            slots.push(slot);
+        }
+        Ok((slots.into(), wide))
+    }
+
+    pub(crate) fn sources(&self, body: &mut Body<'_>, index: usize, ty: Ty) -> Result<Box<[Reg]>, ParseError> {
+        let operand = self.operand(index)?;
+        let items = match &operand.kind {
+            OperandKind::Vector(items) => items.as_slice(),
+            _ => std::slice::from_ref(operand),
+        };
+        items.iter().map(|item| source(body, item, ty)).collect()
+    }
+
+    /// A whole-number constant.
+    pub(crate) fn constant(&self, index: usize) -> Result<u64, ParseError> {
+        let operand = self.operand(index)?;
+        match operand.kind {
+            OperandKind::Integer(value) => Ok(value),
+            _ => Err(ParseError::new(operand.at, "expected a constant")),
+        }
+    }
+
+    pub(crate) fn address(&self, body: &mut Body<'_>, index: usize) -> Result<Addr, ParseError> {
+        let (addr, coords) = self.address_and_coords(body, index)?;
+        if coords.is_empty() { Ok(addr) } else { Err(self.error("this address takes no coordinates")) }
+    }
+
+    pub(crate) fn address_and_coords(
+        &self,
+        body: &mut Body<'_>,
+        index: usize,
+    ) -> Result<(Addr, Vec<Reg>), ParseError> {
+        let operand = self.operand(index)?;
+        let OperandKind::Address(base, offset, ref coords) = operand.kind else {
+            return Err(ParseError::new(operand.at, "expected an address in brackets"));
+        };
+        let mut slots = Vec::with_capacity(coords.len());
+        for coord in coords {
+            slots.push(source(body, coord, Ty::S32)?);
+        }
+        let addr = match base {
+            AddressBase::Absolute => {
+                Addr { base: body.preset(Preset::Value(offset as u64), operand.at)?, offset: 0 }
+            }
+            AddressBase::Name(name) => match body.resolve(name, 0, operand.at)? {
+                Resolved::Register { slot, .. } => Addr { base: slot, offset },
+                Resolved::Address(preset) => Addr { base: body.preset(preset, operand.at)?, offset },
+                Resolved::Predicate(_) | Resolved::CallParam | Resolved::Function => {
+                    return Err(ParseError::new(operand.at, format!("`{name}` is not an address")));
+                }
+            },
+        };
+        Ok((addr, slots))
+    }
+
+    /// Whether the address names a `.param` of a call sequence.
+    pub(crate) fn call_param(&self, body: &mut Body<'_>, index: usize) -> bool {
+        match self.operands.get(index).map(|operand| (&operand.kind, operand.at)) {
+            Some((OperandKind::Address(AddressBase::Name(name), ..), at)) => {
+                matches!(body.resolve(name, 0, at), Ok(Resolved::CallParam))
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn space(&mut self) -> Space {
+        self.choose(&[
+            ("global", Space::Global),
+            ("shared", Space::Shared),
+            ("shared::cta", Space::Shared),
+            ("shared::cluster", Space::SharedCluster),
+            ("local", Space::Local),
+            ("param", Space::Param),
+            ("param::entry", Space::Param),
+            ("const", Space::Const),
+        ])
+        .unwrap_or(Space::Generic)
+    }
+
+    fn float_mode(&mut self) -> FloatMode {
+        // `.approx` and `.full` are computed to the nearest: closer to the truth than the hardware promises.
+        let _ = self.take("approx") || self.take("full");
+        FloatMode {
+            ftz: self.take("ftz"),
+            sat: self.take("sat"),
+            relu: self.take("relu"),
+            nan: self.take("NaN"),
+            round: self.round().unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn round(&mut self) -> Option<Round> {
+        self.choose(&[
+            ("rn", Round::Nearest),
+            ("rna", Round::NearestAway),
+            ("rz", Round::Zero),
+            ("rm", Round::Down),
+            ("rp", Round::Up),
+        ])
+    }
+}
+
+fn dest(body: &mut Body<'_>, operand: &Operand<'_>) -> Result<(Reg, u32), ParseError> {
+    match operand.kind {
+        OperandKind::Name("_", 0) => Ok((SINK, 0)),
+        OperandKind::Name(name, 0) => match body.resolve(name, 0, operand.at)? {
+            Resolved::Register { slot, ty } => Ok((slot, ty.bits())),
+            _ => Err(ParseError::new(operand.at, format!("`{name}` is not a register"))),
+        },
+        _ => Err(ParseError::new(operand.at, "expected a register")),
+    }
+}
+
+pub(crate) fn source(body: &mut Body<'_>, operand: &Operand<'_>, ty: Ty) -> Result<Reg, ParseError> {
+    let at = operand.at;
+    let preset = match operand.kind {
+        OperandKind::Integer(value) => {
+            let narrowed = if ty.bits() >= 64 { value } else { value & ((1 << ty.bits()) - 1) };
+            Preset::Value(narrowed)
+        }
+        OperandKind::Single(bits) if ty.bits() >= 32 => Preset::Value(u64::from(bits)),
+        OperandKind::Double(bits) if ty == Ty::F64 || ty.bits() == 64 => Preset::Value(bits),
+        OperandKind::Double(bits) if ty.bits() == 32 => {
+            Preset::Value(u64::from((f64::from_bits(bits) as f32).to_bits()))
+        }
+        OperandKind::Name(name, offset) => {
+            if let Some(special) = special(name) {
+                Preset::Special(special)
+            } else {
+                match body.resolve(name, offset, at)? {
+                    Resolved::Register { slot, .. } if offset == 0 => return Ok(slot),
+                    Resolved::Address(preset) => preset,
+                    _ => return Err(ParseError::new(at, format!("`{name}` cannot be used as a value here"))),
+                }
+            }
+        }
+        _ => return Err(ParseError::new(at, "expected a value")),
+    };
+    body.preset(preset, at)
+}
+
+/// PTX ISA 10, those that do not change while a thread runs.
+fn special(name: &str) -> Option<Special> {
+    let axis = |name: &str, stem: &str| match name.strip_prefix(stem)? {
+        ".x" => Some(0),
+        ".y" => Some(1),
+        ".z" => Some(2),
+        _ => None,
+    };
+    Some(match name {
+        "%laneid" => Special::LaneId,
+        "%warpid" => Special::WarpId,
+        "%nwarpid" => Special::Nwarpid,
+        "%smid" => Special::SmId,
+        "%nsmid" => Special::Nsmid,
+        "%gridid" => Special::GridId,
+        "%lanemask_eq" => Special::LanemaskEq,
+        "%lanemask_le" => Special::LanemaskLe,
+        "%lanemask_lt" => Special::LanemaskLt,
+        "%lanemask_ge" => Special::LanemaskGe,
+        "%lanemask_gt" => Special::LanemaskGt,
+        "%cluster_ctarank" => Special::ClusterCtarank,
+        "%cluster_nctarank" => Special::ClusterNctarank,
+        "%is_explicit_cluster" => Special::IsExplicitCluster,
+        "%dynamic_smem_size" => Special::DynamicSharedBytes,
+        "%total_smem_size" => Special::TotalSharedBytes,
+        _ => {
+            if let Some(axis) = axis(name, "%tid") {
+                Special::Tid(axis)
+            } else if let Some(axis) = axis(name, "%ntid") {
+                Special::Ntid(axis)
+            } else if let Some(axis) = axis(name, "%ctaid") {
+                Special::Ctaid(axis)
+            } else if let Some(axis) = axis(name, "%nctaid") {
+                Special::Nctaid(axis)
+            } else if let Some(axis) = axis(name, "%cluster_ctaid") {
+                Special::ClusterCtaid(axis)
+            } else if let Some(axis) = axis(name, "%cluster_nctaid") {
+                Special::ClusterNctaid(axis)
+            } else if let Some(axis) = axis(name, "%clusterid") {
+                Special::ClusterId(axis)
+            } else {
+                return axis(name, "%nclusterid").map(Special::NclusterId);
+            }
+        }
+    })
+}
+
+/// Gives an instruction its typed form.
+pub(crate) fn decode(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
+    if let Some(op) = decode_scalar(body, form)? {
+        return Ok(op);
+    }
+    if let Some(op) = decode_float(body, form)? {
+        return Ok(op);
+    }
+    if let Some(op) = decode_memory(body, form)? {
+        return Ok(op);
+    }
+    if let Some(op) = decode_warp(body, form)? {
+        return Ok(op);
+    }
+    decode_async(body, form)
+}
+
+fn int_binary(body: &mut Body<'_>, form: &mut Form<'_>, op: IntOp, ty: Ty) -> Result<Op, ParseError> {
+    form.expect(3..=3)?;
+    let d = form.dest(body, 0)?;
+    let a = form.source(body, 1, ty)?;
+    // Shift amounts are 32 bits wide whatever is shifted (PTX ISA 9.7.8.7).
+    let b = form.source(body, 2, if matches!(op, IntOp::Shl | IntOp::Shr) { Ty::U32 } else { ty })?;
+    let sat = form.take("sat");
+    if sat && !(ty == Ty::S32 && matches!(op, IntOp::Add | IntOp::Sub)) {
+        return Err(form.error("`.sat` is only for add and sub of s32"));
+    }
+    Ok(Op::Int { op, ty, sat, d, a, b })
+}
+
+/// Integers, bits, predicates, moves, conversions and branches.
+fn decode_scalar(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Option<Op>, ParseError> {
+    Ok(Some(match form.name {
+        "add" | "sub" | "min" | "max" | "div" | "neg" | "abs" | "mul" | "mad" if leads_to_float(form) => return Ok(None),
+        "add" | "sub" if form.take("cc") => {
+            let (subtract, ty) = (form.name == "sub", form.ty()?);
+            form.expect(3..=3)?;
+            let (d, a, b) = (form.dest(body, 0)?, form.source(body, 1, ty)?, form.source(body, 2, ty)?);
+            Op::Carry { subtract, reads: false, writes: true, ty, cc: body.carry(), d, a, b }
+        }
+        "addc" | "subc" => {
+            let (subtract, writes, ty) = (form.name == "subc", form.take("cc"), form.ty()?);
+            form.expect(3..=3)?;
+            let (d, a, b) = (form.dest(body, 0)?, form.source(body, 1, ty)?, form.source(body, 2, ty)?);
+            Op::Carry { subtract, reads: true, writes, ty, cc: body.carry(), d, a, b }
+        }
+        "add" | "sub" | "div" | "rem" | "min" | "max" => {
+            let op = match form.name {
+                "add" => IntOp::Add,
+                "sub" => IntOp::Sub,
+                "div" => IntOp::Div,
+                "rem" => IntOp::Rem,
+                "min" => IntOp::Min,
+                _ => IntOp::Max,
+            };
+            let ty = integer(form)?;
+            int_binary(body, form, op, ty)?
+        }
+        "mul" => {
+            let op = form
+                .need("`.lo`, `.hi` or `.wide`", &[("lo", IntOp::MulLo), ("hi", IntOp::MulHi), ("wide", IntOp::MulWide)])?;
+            let ty = integer(form)?;
+            if op == IntOp::MulWide && ty.bits() == 64 {
+                return Err(form.bad_type(ty));
+            }
+            int_binary(body, form, op, ty)?
+        }
+        "and" | "or" | "xor" => {
+            let ty = form.ty()?;
+            form.expect(3..=3)?;
+            if ty == Ty::Pred {
+                let op = match form.name {
+                    "and" => Logic::And,
+                    "or" => Logic::Or,
+                    _ => Logic::Xor,
+                };
+                let d = form.dest_pred(body, 0)?;
+                return Ok(Some(Op::PredLogic { op, d, a: form.pred(body, 1)?, b: form.pred(body, 2)? }));
+            }
+            let op = match form.name {
+                "and" => IntOp::And,
+                "or" => IntOp::Or,
+                _ => IntOp::Xor,
+            };
+            int_binary(body, form, op, ty)?
+        }
+        "shl" | "shr" => {
+            let ty = integer(form)?;
+            int_binary(body, form, if form.name == "shl" { IntOp::Shl } else { IntOp::Shr }, ty)?
+        }
+        "not" | "neg" | "abs" | "cnot" | "popc" | "clz" | "brev" | "bfind" => {
+            let ty = form.ty()?;
+            form.expect(2..=2)?;
+            if ty == Ty::Pred && form.name == "not" {
+                let mut a = form.pred(body, 1)?;
+                a.negated = !a.negated;
+                return Ok(Some(Op::PredMov { d: form.dest_pred(body, 0)?, a }));
+            }
+            if !ty.integral() {
+                return Err(form.bad_type(ty));
+            }
+            let op = match form.name {
+                "not" => IntUnary::Not,
+                "neg" => IntUnary::Neg,
+                "abs" => IntUnary::Abs,
+                "cnot" => IntUnary::Cnot,
+                "popc" => IntUnary::Popc,
+                "clz" => IntUnary::Clz,
+                "brev" => IntUnary::Brev,
+                _ if form.take("shiftamt") => IntUnary::BfindShift,
+                _ => IntUnary::Bfind,
+            };
+            Op::IntUnary { op, ty, d: form.dest(body, 0)?, a: form.source(body, 1, ty)? }
+        }
+        "mad" => {
+            let op =
+                form.need("`.lo`, `.hi` or `.wide`", &[("lo", MadOp::Lo), ("hi", MadOp::Hi), ("wide", MadOp::Wide)])?;
+            let ty = integer(form)?;
+            mad(body, form, op, ty)?
+        }
+        "sad" => {
+            let ty = integer(form)?;
+            mad(body, form, MadOp::Sad, ty)?
+        }
+        "shf" => {
+            let right = form.need("`.l` or `.r`", &[("r", true), ("l", false)])?;
+            let wrap = form.need("`.wrap` or `.clamp`", &[("wrap", true), ("clamp", false)])?;
+            let [d, a, b, c] = quad(body, form, Ty::B32)?;
+            Op::FunnelShift { right, wrap, d, a, b, c }
+        }
+        "lop3" => {
+            expect_type(form, Ty::B32)?;
+            form.expect(5..=5)?;
+            let table = form.constant(4)? as u8;
+            let (d, a) = (form.dest(body, 0)?, form.source(body, 1, Ty::B32)?);
+            Op::Lop3 { table, d, a, b: form.source(body, 2, Ty::B32)?, c: form.source(body, 3, Ty::B32)? }
+        }
+        "prmt" => {
+            let mode = form.choose(&[
+                ("f4e", PermuteMode::Forward4),
+                ("b4e", PermuteMode::Backward4),
+                ("rc8", PermuteMode::Replicate8),
+                ("ecl", PermuteMode::EdgeLeft),
+                ("ecr", PermuteMode::EdgeRight),
+                ("rc16", PermuteMode::Replicate16),
+            ]);
+            let [d, a, b, c] = quad(body, form, Ty::B32)?;
+            Op::Permute { mode: mode.unwrap_or(PermuteMode::Index), d, a, b, c }
+        }
+        "bfe" => {
+            let ty = integer(form)?;
+            form.expect(4..=4)?;
+            let (d, a) = (form.dest(body, 0)?, form.source(body, 1, ty)?);
+            Op::Extract { ty, d, a, b: form.source(body, 2, Ty::U32)?, c: form.source(body, 3, Ty::U32)? }
+        }
+        "bfi" => {
+            let ty = form.ty()?;
+            form.expect(5..=5)?;
+            let (d, a, b) = (form.dest(body, 0)?, form.source(body, 1, ty)?, form.source(body, 2, ty)?);
+            Op::Insert { ty, d, a, b, c: form.source(body, 3, Ty::U32)?, e: form.source(body, 4, Ty::U32)? }
+        }
+        "dp4a" => {
+            let (a_ty, b_ty) = (form.ty()?, form.ty()?);
+            form.expect(4..=4)?;
+            let (d, a) = (form.dest(body, 0)?, form.source(body, 1, a_ty)?);
+            let (b, c) = (form.source(body, 2, b_ty)?, form.source(body, 3, Ty::S32)?);
+            Op::DotProduct { a_signed: a_ty.signed(), b_signed: b_ty.signed(), d, a, b, c }
+        }
+        "fns" => {
+            let [d, a, b, c] = quad(body, form, Ty::B32)?;
+            Op::FindNthSet { d, a, b, c }
+        }
+        "mov" => mov(body, form)?,
+        "selp" => {
+            let ty = form.ty()?;
+            form.expect(4..=4)?;
+            let (d, a) = (form.dest(body, 0)?, form.source(body, 1, ty)?);
+            Op::Select { d, a, b: form.source(body, 2, ty)?, p: form.pred(body, 3)? }
+        }
+        "slct" => {
+            let ftz = form.take("ftz");
+            let (ty, by) = (form.ty()?, form.ty()?);
+            if !matches!(by, Ty::S32 | Ty::F32) {
+                return Err(form.bad_type(by));
+            }
+            form.expect(4..=4)?;
+            let (d, a) = (form.dest(body, 0)?, form.source(body, 1, ty)?);
+            Op::Slct { by, ftz, d, a, b: form.source(body, 2, ty)?, c: form.source(body, 3, by)? }
+        }
+        "setp" | "set" => compare(body, form)?,
+        "cvt" => convert(body, form)?,
+        "cvta" => {
+            let to = form.take("to");
+            let space = form.space();
+            expect_type(form, Ty::U64)?;
+            form.expect(2..=2)?;
+            Op::WindowAddress { space, to, d: form.dest(body, 0)?, a: form.source(body, 1, Ty::U64)? }
+        }
+        "isspacep" => {
+            let space = form.space();
+            form.expect(2..=2)?;
+            Op::IsSpace { space, p: form.dest_pred(body, 0)?, a: form.source(body, 1, Ty::U64)? }
+        }
+        "bra" => {
+            let _ = form.take("uni");
+            form.expect(1..=1)?;
+            match form.operands[0].kind {
+                OperandKind::Name(name, 0) => body.branch_to(name, 0, form.operands[0].at),
+                _ => return Err(form.error("expected a label")),
+            }
+            Op::Branch { target: 0 }
+        }
+        "brx" => {
+            if !form.take("idx") {
+                return Err(form.unknown());
+            }
+            let _ = form.take("uni");
+            form.expect(2..=2)?;
+            let index = form.source(body, 0, Ty::U32)?;
+            let count = match form.operands[1].kind {
+                OperandKind::Name(name, 0) => body.targets(name, form.operands[1].at)?,
+                _ => return Err(form.error("expected a list of branch targets")),
+            };
+            Op::BranchIndex { index, targets: vec![0; count].into() }
+        }
+        "ret" => {
+            let _ = form.take("uni");
+            form.expect(0..=0)?;
+            Op::Return
+        }
+        "exit" => {
+            form.expect(0..=0)?;
+            Op::Exit
+        }
+        "trap" => {
+            form.expect(0..=0)?;
+            Op::Trap
+        }
+        "brkpt" | "pmevent" => {
+            form.expect(0..=1)?;
+            Op::Nop
+        }
+        "nanosleep" => {
+            let ty = form.ty()?;
+            form.expect(1..=1)?;
+            form.source(body, 0, ty)?;
+            Op::Nop
+        }
+        "call" => call(body, form)?,
+        _ => return Ok(None),
+    }))
+}
+
+/// Whether the instruction's first type is a float one, without using it up.
+fn leads_to_float(form: &Form<'_>) -> bool {
+    form.mods.iter().find_map(|(name, _)| Ty::parse(name)).is_some_and(Ty::floating)
+}
+
+fn integer(form: &mut Form<'_>) -> Result<Ty, ParseError> {
+    let ty = form.ty()?;
+    if ty.integral() && ty.bits() >= 16 { Ok(ty) } else { Err(form.bad_type(ty)) }
+}
+
+fn expect_type(form: &mut Form<'_>, wanted: Ty) -> Result<(), ParseError> {
+    let ty = form.ty()?;
+    let same = ty.bits() == wanted.bits() && ty.integral();
+    if same { Ok(()) } else { Err(form.bad_type(ty)) }
+}
+
+fn quad(body: &mut Body<'_>, form: &mut Form<'_>, ty: Ty) -> Result<[Reg; 4], ParseError> {
+    expect_type(form, ty)?;
+    form.expect(4..=4)?;
+    Ok([form.dest(body, 0)?, form.source(body, 1, ty)?, form.source(body, 2, ty)?, form.source(body, 3, Ty::U32)?])
+}
+
+fn mad(body: &mut Body<'_>, form: &mut Form<'_>, op: MadOp, ty: Ty) -> Result<Op, ParseError> {
+    form.expect(4..=4)?;
+    let third = match (op, ty) {
+        (MadOp::Wide, Ty::U16) => Ty::U32,
+        (MadOp::Wide, Ty::S16) => Ty::S32,
+        (MadOp::Wide, Ty::U32) => Ty::U64,
+        (MadOp::Wide, Ty::S32) => Ty::S64,
+        (MadOp::Wide, _) => return Err(form.bad_type(ty)),
+        (MadOp::Lo | MadOp::Hi | MadOp::Sad, _) => ty,
+    };
+    let (d, a, b) = (form.dest(body, 0)?, form.source(body, 1, ty)?, form.source(body, 2, ty)?);
+    Ok(Op::Mad { op, ty, d, a, b, c: form.source(body, 3, third)? })
+}
+
+fn mov(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
+    let ty = form.ty()?;
+    form.expect(2..=2)?;
+    let bits = ty.bits() as u8;
+    if ty == Ty::Pred {
+        let d = form.dest_pred(body, 0)?;
+        if let Ok(value) = form.constant(1) {
+            // A predicate compared with itself: true or false, whatever it held.
+            let (zero, one) = (body.preset(Preset::Value(0), form.at)?, body.preset(Preset::Value(1), form.at)?);
+            let b = if value == 0 { one } else { zero };
+            return Ok(Op::Setp { cmp: Compare::Eq, ty: Ty::U32, ftz: false, logic: None, p: d, q: SINK, a: zero, b });
+        }
+        return Ok(Op::PredMov { d, a: form.pred(body, 1)? });
+    }
+    if let OperandKind::Vector(_) = form.operands[0].kind {
+        let (d, _) = form.dests(body, 0)?;
+        if d.is_empty() || bits as usize % d.len() != 0 {
+            return Err(form.error("the parts do not divide the value"));
+        }
+        return Ok(Op::Unpack { d, a: form.source(body, 1, ty)?, bits });
+    }
+    let d = form.dest(body, 0)?;
+    match form.operands[1].kind {
+        OperandKind::Vector(ref items) => {
+            let count = items.len();
+            if count == 0 || bits as usize % count != 0 {
+                return Err(form.error("the parts do not divide the value"));
+            }
+            let part = match bits as usize / count {
+                8 => Ty::B8,
+                16 => Ty::B16,
+                32 => Ty::B32,
+                _ => return Err(form.error("the parts are not 8, 16 or 32 bits")),
+            };
+            Ok(Op::Pack { d, parts: form.sources(body, 1, part)?, bits })
+        }
+        OperandKind::Name("%clock" | "%clock_hi", 0) => Ok(Op::Clock { d, bits: 32, global: false }),
+        OperandKind::Name("%clock64", 0) => Ok(Op::Clock { d, bits: 64, global: false }),
+        OperandKind::Name("%globaltimer", 0) => Ok(Op::Clock { d, bits: 64, global: true }),
+        OperandKind::Name("%globaltimer_lo" | "%globaltimer_hi", 0) => Ok(Op::Clock { d, bits: 32, global: true }),
+        _ => Ok(Op::Mov { d, a: form.source(body, 1, ty)? }),
+    }
+}
+
+fn compare(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
+    let cmp = form.need(
+        "a comparison",
+        &[
+            ("eq", Compare::Eq),
+            ("ne", Compare::Ne),
+            ("lt", Compare::Lt),
+            ("le", Compare::Le),
+            ("gt", Compare::Gt),
+            ("ge", Compare::Ge),
+            ("lo", Compare::Lo),
+            ("ls", Compare::Ls),
+            ("hi", Compare::Hi),
+            ("hs", Compare::Hs),
+            ("equ", Compare::Equ),
+            ("neu", Compare::Neu),
+            ("ltu", Compare::Ltu),
+            ("leu", Compare::Leu),
+            ("gtu", Compare::Gtu),
+            ("geu", Compare::Geu),
+            ("num", Compare::Num),
+            ("nan", Compare::Nan),
+        ],
+    )?;
+    let logic = form.choose(&[("and", Logic::And), ("or", Logic::Or), ("xor", Logic::Xor)]);
+    let ftz = form.take("ftz");
+    let set = form.name == "set";
+    let to = if set { form.ty()? } else { Ty::Pred };
+    let ty = form.ty()?;
+    if set && !matches!(to, Ty::U32 | Ty::S32 | Ty::B32 | Ty::F32) {
+        return Err(form.bad_type(to));
+    }
+    let packed = matches!(ty, Ty::F16x2 | Ty::Bf16x2);
+    if (packed && set) || ty.bits() < 16 || matches!(ty, Ty::Tf32 | Ty::F32x2 | Ty::E4m3x2 | Ty::E5m2x2) {
+        return Err(form.bad_type(ty));
+    }
+    let wanted = 3 + usize::from(logic.is_some());
+    form.expect(wanted..=wanted)?;
+    let (a, b) = (form.source(body, 1, ty)?, form.source(body, 2, ty)?);
+    let logic = match logic {
+        Some(logic) => Some((logic, form.pred(body, 3)?)),
+        None => None,
+    };
+    if set {
+        return Ok(Op::Set { cmp, ty, ftz, logic, to, d: form.dest(body, 0)?, a, b });
+    }
+    let (p, q) = match form.operands[0].kind {
+        OperandKind::Pair(p, q) => {
+            let p = if p == "_" { SINK } else { body.predicate(p, form.at)? };
+            (p, if q == "_" { SINK } else { body.predicate(q, form.at)? })
+        }
+        _ => (form.dest_pred(body, 0)?, SINK),
+    };
+    Ok(Op::Setp { cmp, ty, ftz, logic, p, q, a, b })
+}
+
+fn convert(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
+    let pack = form.take("pack");
+    let integral = form.choose(&[
+        ("rni", Round::Nearest),
+        ("rzi", Round::Zero),
+        ("rmi", Round::Down),
+        ("rpi", Round::Up),
+    ]);
+    let round = form.round();
+    let (ftz, satfinite) = (form.take("ftz"), form.take("satfinite"));
+    let (sat, relu) = (form.take("sat"), form.take("relu"));
+    let (to, from) = (form.ty()?, form.ty()?);
+    if pack || to == Ty::Pred || from == Ty::Pred {
+        return Err(form.unknown());
+    }
+    let how = Convert {
+        to,
+        from,
+        round: integral.or(round).unwrap_or_default(),
+        integral: integral.is_some(),
+        ftz,
+        sat,
+        satfinite,
+        relu,
+        wide: 0,
+    };
+    if !crate::convert::supported(&how) {
+        return Err(form.unknown());
+    }
+    let paired = crate::convert::takes_two(&how);
+    form.expect(2 + usize::from(paired)..=2 + usize::from(paired))?;
+    let (d, wide) = form.dest_wide(body, 0)?;
+    let a = form.source(body, 1, from)?;
+    let b = if paired { form.source(body, 2, from)? } else { a };
+    Ok(Op::Convert { how: Convert { wide: wide as u8, ..how }, d, a, b })
+}
+
+/// PTX ISA 9.7.3 to 9.7.5: float arithmetic.
+fn decode_float(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Option<Op>, ParseError> {
+    let (binary, unary) = match form.name {
+        "add" => (Some(FloatOp::Add), None),
+        "sub" => (Some(FloatOp::Sub), None),
+        "mul" => (Some(FloatOp::Mul), None),
+        "div" => (Some(FloatOp::Div), None),
+        "min" => (Some(FloatOp::Min), None),
+        "max" => (Some(FloatOp::Max), None),
+        "copysign" => (Some(FloatOp::CopySign), None),
+        "neg" => (None, Some(FloatUnary::Neg)),
+        "abs" => (None, Some(FloatUnary::Abs)),
+        "rcp" => (None, Some(FloatUnary::Rcp)),
+        "sqrt" => (None, Some(FloatUnary::Sqrt)),
+        "rsqrt" => (None, Some(FloatUnary::Rsqrt)),
+        "ex2" => (None, Some(FloatUnary::Ex2)),
+        "lg2" => (None, Some(FloatUnary::Lg2)),
+        "sin" => (None, Some(FloatUnary::Sin)),
+        "cos" => (None, Some(FloatUnary::Cos)),
+        "tanh" => (None, Some(FloatUnary::Tanh)),
+        "fma" | "mad" => (None, None),
+        "testp" => {
+            let test = form.need(
+                "a property",
+                &[
+                    ("finite", FloatTest::Finite),
+                    ("infinite", FloatTest::Infinite),
+                    ("number", FloatTest::Number),
+                    ("notanumber", FloatTest::NotANumber),
+                    ("normal", FloatTest::Normal),
+                    ("subnormal", FloatTest::Subnormal),
+                ],
+            )?;
+            let ty = form.ty()?;
+            form.expect(2..=2)?;
+            if !matches!(ty, Ty::F32 | Ty::F64) {
+                return Err(form.bad_type(ty));
+            }
+            return Ok(Some(Op::TestFloat { test, ty, p: form.dest_pred(body, 0)?, a: form.source(body, 1, ty)? }));
+        }
+        _ => return Ok(None),
+    };
+    let mode = form.float_mode();
+    let ty = form.ty()?;
+    if !matches!(ty, Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2 | Ty::F32 | Ty::F32x2 | Ty::F64) {
+        return Err(form.bad_type(ty));
+    }
+    if mode.round != Round::Nearest && !crate::float::rounds(ty, mode.round, form.name) {
+        return Err(form.error(format!("the rounding of `{}` is not modelled", form.full)));
+    }
+    Ok(Some(if let Some(op) = binary {
+        form.expect(3..=3)?;
+        Op::Float { op, ty, mode, d: form.dest(body, 0)?, a: form.source(body, 1, ty)?, b: form.source(body, 2, ty)? }
+    } else if let Some(op) = unary {
+        form.expect(2..=2)?;
+        Op::FloatUnary { op, ty, mode, d: form.dest(body, 0)?, a: form.source(body, 1, ty)? }
+    } else {
+        form.expect(4..=4)?;
+        let (d, a) = (form.dest(body, 0)?, form.source(body, 1, ty)?);
+        Op::Fma { ty, mode, d, a, b: form.source(body, 2, ty)?, c: form.source(body, 3, ty)? }
+    }))
+}
+
+/// Only assertion failures can be called: everything else is inlined by whoever wants to run here.
+fn call(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
+    let _ = form.take("uni");
+    for operand in &form.operands {
+        let OperandKind::Name(name, 0) = operand.kind else { continue };
+        if !matches!(body.resolve(name, 0, operand.at)?, Resolved::Function) {
+            continue;
+        }
+        if matches!(name, "__assertfail" | "__assert_fail" | "abort") {
+            return Ok(Op::Assert { function: name.into() });
+        }
+        return Err(ParseError::new(operand.at, format!("a call of `{name}` is not modelled")));
+    }
+    Err(form.unknown())
+}

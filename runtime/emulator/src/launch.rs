@@ -1,0 +1,468 @@
+//! A launch: its options, which blocks run, and the loop over those that are resident.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use crate::block::{Block, Progress};
+use crate::clocks::Published;
+use crate::counters::{Counters, Executed};
+use crate::finding::FindingKind;
+use crate::memory::{Buffer, Fill, Memory, MemoryError};
+use crate::module::{Entry, Module};
+use crate::numerics::Numerics;
+use crate::report::{Recorder, Report};
+use crate::schedule::{Choices, Schedule};
+use crate::warp::Placement;
+
+/// Which blocks of the grid run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Blocks {
+    /// Every one.
+    #[default]
+    All,
+    /// These, by linear index (x fastest). Those outside the grid are an error.
+    Only(Vec<u64>),
+    /// The first, the last, and this many spread evenly between them.
+    Sample(u64),
+}
+
+/// What the machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Shared memory that one block may have.
+    pub shared_bytes: u32,
+    /// Threads of a block.
+    pub block_threads: u32,
+    /// Blocks that may be in flight together; more are started only when all that run wait for others.
+    pub resident_blocks: usize,
+    /// Host memory that the state of resident blocks may take, roughly.
+    pub state_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        // 227 KiB is what an H100 block can ask for.
+        Limits { shared_bytes: 227 << 10, block_threads: 1024, resident_blocks: 132, state_bytes: 1 << 30 }
+    }
+}
+
+/// How to run a launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The order of what the hardware leaves open.
+    pub schedule: Schedule,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Report float atomics: their order decides the result's bits.
+    pub deterministic: bool,
+    /// Arithmetic of the tensor cores.
+    pub numerics: Numerics,
+    /// Whether `wgmma.wait_group` in one warp says nothing about the other warps of its group.
+    pub strict_wgmma: bool,
+    /// Which blocks run.
+    pub blocks: Blocks,
+    /// What the machine has.
+    pub limits: Limits,
+    /// Different findings before the launch is given up.
+    pub max_findings: usize,
+    /// Instructions of warps before the launch is given up.
+    pub step_limit: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            schedule: Schedule::default(),
+            seed: 0,
+            deterministic: false,
+            numerics: Numerics::default(),
+            strict_wgmma: true,
+            blocks: Blocks::All,
+            limits: Limits::default(),
+            max_findings: 64,
+            step_limit: 1 << 36,
+        }
+    }
+}
+
+/// The shape and the arguments of a launch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Launch {
+    /// Blocks, as x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block, as x, y, z.
+    pub block: [u32; 3],
+    /// Dynamic shared memory.
+    pub shared_bytes: u32,
+    /// The parameter block; [`Entry::pack`] makes it.
+    pub args: Vec<u8>,
+}
+
+/// Why a launch could not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaunchError {
+    /// The module has no such kernel.
+    NoSuchEntry(String),
+    /// The grid has no blocks, or too many.
+    Grid([u32; 3]),
+    /// The block has no threads, too many, or not those that the kernel asks for.
+    Block {
+        /// What was asked for.
+        block: [u32; 3],
+        /// What is allowed, in words.
+        allowed: String,
+    },
+    /// The parameter block has the wrong size.
+    Args {
+        /// What the kernel takes.
+        expected: usize,
+        /// What was given.
+        found: usize,
+    },
+    /// An argument does not fit its parameter.
+    Arg {
+        /// The parameter's index.
+        index: usize,
+        /// Its size in bytes.
+        expected: usize,
+        /// The argument's size in bytes.
+        found: usize,
+    },
+    /// A selected block is not in the grid.
+    NoSuchBlock(u64),
+    /// One block's registers, shared and local memory need more of the host than allowed.
+    TooMuchState {
+        /// What it would take.
+        needed: u64,
+        /// What is allowed.
+        allowed: u64,
+    },
+    /// The module's variables could not be placed.
+    Memory(MemoryError),
+}
+
+impl fmt::Display for LaunchError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LaunchError::NoSuchEntry(name) => write!(out, "there is no kernel `{name}`"),
+            LaunchError::Grid(grid) => write!(out, "a grid of {grid:?} blocks cannot be launched"),
+            LaunchError::Block { block, allowed } => {
+                write!(out, "a block of {block:?} threads cannot be launched: {allowed}")
+            }
+            LaunchError::Args { expected, found } => {
+                write!(out, "the kernel takes {expected} bytes of parameters, not {found}")
+            }
+            LaunchError::Arg { index, expected, found } => {
+                write!(out, "parameter {index} has {expected} bytes, the argument {found}")
+            }
+            LaunchError::NoSuchBlock(block) => write!(out, "block {block} is not in the grid"),
+            LaunchError::TooMuchState { needed, allowed } => {
+                write!(out, "a block needs {needed} bytes of the host, {allowed} are allowed")
+            }
+            LaunchError::Memory(error) => write!(out, "the module's variables: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for LaunchError {}
+
+/// One argument of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arg {
+    /// The address of a buffer.
+    Buffer(Buffer),
+    /// A raw address, or any 64-bit integer.
+    U64(u64),
+    /// A 32-bit integer.
+    U32(u32),
+    /// A signed 32-bit integer.
+    I32(i32),
+    /// A float.
+    F32(f32),
+    /// Anything passed by value, such as a tensor map.
+    Bytes(Vec<u8>),
+}
+
+impl Entry {
+    /// Lays arguments out as the kernel expects them.
+    pub fn pack(&self, memory: &Memory, args: &[Arg]) -> Result<Vec<u8>, LaunchError> {
+        if args.len() != self.params.len() {
+            return Err(LaunchError::Args { expected: self.params.len(), found: args.len() });
+        }
+        let mut out = vec![0; self.param_bytes];
+        for (index, (param, arg)) in self.params.iter().zip(args).enumerate() {
+            let bytes = match arg {
+                Arg::Buffer(buffer) => memory.address(*buffer).map_err(LaunchError::Memory)?.to_le_bytes().to_vec(),
+                Arg::U64(value) => value.to_le_bytes().to_vec(),
+                Arg::U32(value) => value.to_le_bytes().to_vec(),
+                Arg::I32(value) => value.to_le_bytes().to_vec(),
+                Arg::F32(value) => value.to_le_bytes().to_vec(),
+                Arg::Bytes(bytes) => bytes.clone(),
+            };
+            if bytes.len() != param.bytes {
+                return Err(LaunchError::Arg { index, expected: param.bytes, found: bytes.len() });
+            }
+            out[param.offset..param.offset + param.bytes].copy_from_slice(&bytes);
+        }
+        Ok(out)
+    }
+}
+
+/// Everything that the blocks of a launch share.
+pub(crate) struct Cx<'a> {
+    pub(crate) entry: &'a Entry,
+    pub(crate) memory: &'a mut Memory,
+    pub(crate) options: &'a Options,
+    pub(crate) args: &'a [u8],
+    pub(crate) globals: &'a [u64],
+    pub(crate) report: Recorder,
+    pub(crate) counters: Counters,
+    pub(crate) executed: Vec<Executed>,
+    /// Grows whenever anything changes that another thread could see.
+    pub(crate) progress: u64,
+    pub(crate) steps: u64,
+    pub(crate) launch: u64,
+    /// What was released at global addresses.
+    pub(crate) published: HashMap<u64, Published>,
+    /// The coordinates of blocks by their number, less one.
+    pub(crate) numbers: Vec<[u32; 3]>,
+}
+
+/// Instructions of one block before the next resident block has its turn.
+const SLICE: u32 = 4096;
+
+/// Runs a kernel.
+pub fn launch(
+    module: &Module,
+    entry: &str,
+    launch: &Launch,
+    memory: &mut Memory,
+    options: &Options,
+) -> Result<Report, LaunchError> {
+    let entry = module.entry(entry).ok_or_else(|| LaunchError::NoSuchEntry(entry.to_owned()))?;
+    let total = check_shape(entry, launch, options)?;
+    let globals = place_globals(module, memory)?;
+    memory.launches += 1;
+    let stamp = memory.launches;
+    let mut cx = Cx {
+        entry,
+        memory,
+        options,
+        args: &launch.args,
+        globals: &globals,
+        report: Recorder::new(options.max_findings),
+        counters: Counters::default(),
+        executed: vec![Executed::default(); entry.code.len()],
+        progress: 0,
+        steps: 0,
+        launch: stamp,
+        published: HashMap::new(),
+        numbers: Vec::new(),
+    };
+    let dynamic_base = u64::from(entry.shared_bytes).next_multiple_of(u64::from(entry.shared_align));
+    let shared = dynamic_base + u64::from(launch.shared_bytes);
+    if shared > u64::from(options.limits.shared_bytes) {
+        let limit = options.limits.shared_bytes;
+        cx.report.add(entry, FindingKind::SharedLimit, 0, [0; 3], 0, 0, || {
+            format!("the block needs {shared} bytes of shared memory, the machine has {limit}")
+        });
+        return Ok(Report { findings: cx.report.finish(), counters: Counters::default(), completed: false });
+    }
+    let state = state_bytes(entry, launch, shared);
+    if state > options.limits.state_bytes {
+        return Err(LaunchError::TooMuchState { needed: state, allowed: options.limits.state_bytes });
+    }
+    let residents = (options.limits.state_bytes / state.max(1)).clamp(1, options.limits.resident_blocks.max(1) as u64);
+    let mut choices = Choices::new(options.schedule, options.seed);
+    let queue = Queue::new(total, &options.blocks, &mut choices)?;
+    let base = Placement {
+        block: [0; 3],
+        grid: launch.grid,
+        shape: launch.block,
+        linear: 0,
+        dynamic_base: dynamic_base as u32,
+        dynamic_bytes: launch.shared_bytes,
+    };
+    let completed = run_blocks(&mut cx, base, queue, residents as usize, &mut choices);
+    for (ins, executed) in entry.code.iter().zip(&cx.executed) {
+        if executed.warps > 0 {
+            let name = &entry.opcodes[usize::from(ins.opcode)];
+            let all = cx.counters.opcodes.entry(name.clone()).or_default();
+            all.warps += executed.warps;
+            all.lanes += executed.lanes;
+        }
+    }
+    Ok(Report { findings: cx.report.finish(), counters: cx.counters, completed })
+}
+
+fn check_shape(entry: &Entry, launch: &Launch, options: &Options) -> Result<u64, LaunchError> {
+    let [x, y, z] = launch.grid.map(u64::from);
+    // CUDA programming guide, technical specifications: 2^31 - 1 by 65535 by 65535.
+    if x == 0 || y == 0 || z == 0 || x > (1 << 31) - 1 || y > 65535 || z > 65535 {
+        return Err(LaunchError::Grid(launch.grid));
+    }
+    let threads = launch.block.iter().try_fold(1_u32, |all, &extent| all.checked_mul(extent)).unwrap_or(u32::MAX);
+    let most = options.limits.block_threads.min(entry.max_threads.unwrap_or(u32::MAX)).min(1024);
+    if threads == 0 || threads > most || launch.block[2] > 64 {
+        return Err(LaunchError::Block { block: launch.block, allowed: format!("1 to {most} threads") });
+    }
+    if entry.required_block.is_some_and(|required| required != launch.block) {
+        let allowed = format!("the kernel requires {:?}", entry.required_block.unwrap_or_default());
+        return Err(LaunchError::Block { block: launch.block, allowed });
+    }
+    if launch.args.len() != entry.param_bytes {
+        return Err(LaunchError::Args { expected: entry.param_bytes, found: launch.args.len() });
+    }
+    Ok(x * y * z)
+}
+
+/// Module variables live as long as the memory, as they do on a device.
+fn place_globals(module: &Module, memory: &mut Memory) -> Result<Vec<u64>, LaunchError> {
+    if let Some(known) = memory.modules.get(&module.fingerprint) {
+        return Ok(known.clone());
+    }
+    let mut addresses = Vec::with_capacity(module.globals.len());
+    for variable in &module.globals {
+        // An alignment beyond the allocator's is reached by skipping within the buffer.
+        let padding = if variable.align > 256 { variable.align } else { 0 };
+        let buffer =
+            memory.alloc(&variable.name, variable.bytes + padding, Fill::Byte(0)).map_err(LaunchError::Memory)?;
+        let base = memory.address(buffer).map_err(LaunchError::Memory)?;
+        let address = base.next_multiple_of(variable.align.max(1));
+        memory.write(buffer, address - base, &variable.initial).map_err(LaunchError::Memory)?;
+        if variable.constant {
+            memory.set_read_only(buffer).map_err(LaunchError::Memory)?;
+        }
+        addresses.push(address);
+    }
+    memory.modules.insert(module.fingerprint, addresses.clone());
+    Ok(addresses)
+}
+
+/// What one block takes of the host, roughly.
+fn state_bytes(entry: &Entry, launch: &Launch, shared: u64) -> u64 {
+    let threads = u64::from(launch.block.iter().product::<u32>());
+    let warps = threads.div_ceil(32);
+    let readers = if entry.asynchronous { 2 * warps + 1 } else { warps };
+    warps * (u64::from(entry.registers) * 272 + u64::from(entry.local_bytes) * 64)
+        + shared * (2 + readers + 3)
+        + (64 << 10)
+}
+
+/// The blocks still to be started.
+enum Queue {
+    Range(std::ops::Range<u64>),
+    Reverse(std::iter::Rev<std::ops::Range<u64>>),
+    List(std::vec::IntoIter<u64>),
+}
+
+/// Grids up to this size are shuffled; larger ones would need a table of their own.
+const SHUFFLED: u64 = 1 << 20;
+
+impl Queue {
+    fn new(total: u64, blocks: &Blocks, choices: &mut Choices) -> Result<Queue, LaunchError> {
+        let mut chosen: Vec<u64> = match blocks {
+            Blocks::All if total <= SHUFFLED => (0..total).collect(),
+            Blocks::All => {
+                return Ok(match choices.reversed() {
+                    true => Queue::Reverse((0..total).rev()),
+                    false => Queue::Range(0..total),
+                });
+            }
+            Blocks::Only(list) => {
+                if let Some(&outside) = list.iter().find(|&&block| block >= total) {
+                    return Err(LaunchError::NoSuchBlock(outside));
+                }
+                list.clone()
+            }
+            Blocks::Sample(count) => {
+                let parts = u128::from((*count).min(1 << 20) + 1);
+                let spread = (0..=parts).map(|part| (u128::from(total - 1) * part / parts) as u64);
+                spread.collect()
+            }
+        };
+        if !matches!(blocks, Blocks::All) {
+            chosen.sort_unstable();
+            chosen.dedup();
+        }
+        choices.order(&mut chosen);
+        Ok(Queue::List(chosen.into_iter()))
+    }
+
+    fn next(&mut self) -> Option<u64> {
+        match self {
+            Queue::Range(range) => range.next(),
+            Queue::Reverse(range) => range.next(),
+            Queue::List(list) => list.next(),
+        }
+    }
+}
+
+fn run_blocks(cx: &mut Cx<'_>, base: Placement, mut queue: Queue, most: usize, choices: &mut Choices) -> bool {
+    let mut resident: Vec<Block> = Vec::new();
+    let mut wanted = choices.residents().min(most);
+    let mut drained = false;
+    loop {
+        while resident.len() < wanted && !drained {
+            match queue.next() {
+                Some(linear) => {
+                    let place = Placement { block: coordinates(linear, base.grid), linear, ..base };
+                    cx.numbers.push(place.block);
+                    // Block numbers have 26 bits; beyond them distant blocks share one, which hides races between them.
+                    let number = ((cx.numbers.len() - 1) as u32 & 0x3ff_fffe) + 1;
+                    resident.push(Block::new(cx, place, number));
+                }
+                None => drained = true,
+            }
+        }
+        if resident.is_empty() {
+            return !cx.report.stopped();
+        }
+        let before = cx.progress;
+        let mut stuck = true;
+        let mut index = 0;
+        while index < resident.len() {
+            match resident[index].run(cx, choices, SLICE) {
+                Progress::Running => {
+                    stuck = false;
+                    index += 1;
+                }
+                Progress::Stuck => index += 1,
+                Progress::Finished => {
+                    stuck = false;
+                    cx.counters.blocks += 1;
+                    resident.swap_remove(index);
+                }
+            }
+            if cx.report.stopped() {
+                return false;
+            }
+        }
+        if !stuck || cx.progress != before {
+            continue;
+        }
+        // All that run wait for something that only others can do.
+        if !drained && wanted < most {
+            wanted += 1;
+            continue;
+        }
+        report_deadlock(cx, &resident);
+        return false;
+    }
+}
+
+fn report_deadlock(cx: &mut Cx<'_>, resident: &[Block]) {
+    let Some(block) = resident.first() else { return };
+    for (warp, pc, lanes, what) in block.standing(cx) {
+        block.finding(cx, warp, pc, lanes, FindingKind::Deadlock, || format!("warp {warp} {what}, and nobody can go on"));
+    }
+    if cx.report.is_empty() {
+        block.finding(cx, 0, 0, 0, FindingKind::Deadlock, || "nobody can go on".to_owned());
+    }
+    cx.report.stop();
+}
+
+fn coordinates(linear: u64, [x, y, _]: [u32; 3]) -> [u32; 3] {
+    let (x, y) = (u64::from(x), u64::from(y));
+    [(linear % x) as u32, (linear / x % y) as u32, (linear / x / y) as u32]
+}

@@ -1,0 +1,329 @@
+//! Everything that can go wrong in this crate, as one enum: each variant has a stable code and a message that says what to
+//! do next. No rendering: the command line decides how an error looks.
+
+use std::path::PathBuf;
+
+use crate::package::Dtype;
+
+/// Whose turn it is after an error; a command line maps it to its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The package, the weights or the arguments are wrong: exit code 1.
+    Input,
+    /// The machine lacks something, or a device failed: exit code 3.
+    Environment,
+}
+
+impl Blame {
+    /// The exit code of a command that ends with such an error.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Blame::Input => 1,
+            Blame::Environment => 3,
+        }
+    }
+}
+
+/// An error of the runtime.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file does not start as a package does.
+    #[error("this is not a moec package: it does not start with `moec.pkg`; make one with `moec compile`")]
+    NotAPackage,
+    /// The package has another format version.
+    #[error("the package has format version {found}, this runtime reads {known}; compile the spec again with this moec")]
+    FormatVersion {
+        /// In the file.
+        found: u32,
+        /// In this crate.
+        known: u32,
+    },
+    /// Lengths or hashes do not agree with the bytes.
+    #[error("the package is damaged: {what}; fetch it again or compile the spec again")]
+    Damaged {
+        /// What does not agree.
+        what: String,
+    },
+    /// The manifest breaks one of its rules.
+    #[error("the package's manifest is not sound: {what}; compile the spec again with this moec")]
+    Manifest {
+        /// The rule, and where.
+        what: String,
+    },
+
+    /// A file could not be read.
+    #[error("cannot read `{}`: {why}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        why: String,
+    },
+    /// The bytes are not safetensors.
+    #[error("not a safetensors file: {why}")]
+    Safetensors {
+        /// The parser's words.
+        why: String,
+    },
+    /// No candidate for a weight is in the checkpoint.
+    #[error("no tensor for `{buffer}`: looked for {}{}", list(candidates), near(near_matches))]
+    MissingTensor {
+        /// The weight buffer, or the name asked for.
+        buffer: String,
+        /// The names looked for.
+        candidates: Vec<String>,
+        /// Names in the file that are close.
+        near_matches: Vec<String>,
+    },
+    /// A stored tensor does not have the shape that the recipe says.
+    #[error(
+        "tensor `{tensor}` (for `{buffer}`) has shape {actual:?}, expected {expected:?}; check `[weights]` (layout, experts) in the spec"
+    )]
+    TensorShape {
+        /// The stored tensor.
+        tensor: String,
+        /// The weight buffer.
+        buffer: String,
+        /// By the recipe.
+        expected: Vec<u64>,
+        /// In the file.
+        actual: Vec<u64>,
+    },
+    /// A stored tensor has an element type that cannot become a weight.
+    #[error("tensor `{tensor}` has dtype {actual}; f64, f32, f16 and bf16 can be converted, i32 and i64 to i32")]
+    TensorDtype {
+        /// The stored tensor.
+        tensor: String,
+        /// In the file.
+        actual: String,
+    },
+
+    /// A number of buffers is wrong.
+    #[error("the layer takes {expected} {what}, {actual} given")]
+    Count {
+        /// `inputs`, `outputs`, `weights`.
+        what: &'static str,
+        /// By the manifest.
+        expected: usize,
+        /// Given.
+        actual: usize,
+    },
+    /// A tensor has the wrong shape.
+    #[error("`{name}` has shape {actual}, expected {expected}")]
+    Shape {
+        /// The buffer.
+        name: String,
+        /// By the manifest.
+        expected: String,
+        /// Given.
+        actual: String,
+    },
+    /// A tensor has the wrong element type.
+    #[error("`{name}` is {}, expected {}; convert it first (`Tensor::to_dtype`)", actual.name(), expected.name())]
+    Dtype {
+        /// The buffer.
+        name: String,
+        /// By the manifest.
+        expected: Dtype,
+        /// Given.
+        actual: Dtype,
+    },
+    /// The batch is larger than the package was made for.
+    #[error("{tokens} tokens, the package serves at most {max}; split the batch, or compile with a larger `[tokens] max`")]
+    TokensAboveMax {
+        /// Asked for.
+        tokens: u64,
+        /// By the manifest.
+        max: u64,
+    },
+    /// Sequences of `row_tokens` do not make up `tokens`.
+    #[error("{tokens} tokens are not whole sequences of {row_tokens}; give the shape as [B, S, H]")]
+    RowTokens {
+        /// In the batch.
+        tokens: u64,
+        /// In a sequence.
+        row_tokens: u64,
+    },
+    /// A piece of caller-owned memory is too short.
+    #[error("`{name}` has {actual} bytes, {needed} needed")]
+    TooShort {
+        /// `workspace` or a buffer.
+        name: String,
+        /// For these dims.
+        needed: u64,
+        /// Given.
+        actual: u64,
+    },
+    /// A piece of caller-owned memory does not start where kernels need it to.
+    #[error("`{name}` is not aligned to {align} bytes")]
+    Misaligned {
+        /// `workspace` or a buffer.
+        name: String,
+        /// By the manifest.
+        align: u64,
+    },
+    /// Memory of one device was given to a layer on another.
+    #[error("`{name}` lies on another device than the layer; copy it there first")]
+    WrongDevice {
+        /// The buffer.
+        name: String,
+    },
+    /// Nothing is observed under this name.
+    #[error("nothing is observed as `{name}` on this target; there is {}", list(known))]
+    NotObserved {
+        /// Asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// An extent has no value for these dims.
+    #[error("a size of this launch has no value: {why}")]
+    Extent {
+        /// Overflow, division by zero, negative.
+        why: &'static str,
+    },
+    /// A grid or scalar is outside what the device takes.
+    #[error("kernel `{kernel}`: {what} is {value}, outside what the device takes; use a smaller batch")]
+    LaunchRange {
+        /// The kernel's symbol.
+        kernel: String,
+        /// `the grid`, `argument 3`.
+        what: String,
+        /// The value.
+        value: i64,
+    },
+    /// Not the name of a device.
+    #[error("`{name}` is not a device; there is host, cuda and cuda:N")]
+    UnknownDevice {
+        /// Asked for.
+        name: String,
+    },
+
+    /// The crate was built without this device.
+    #[error("this program was built without the device `{device}`; build moec-runtime with its feature `{device}`")]
+    NotBuilt {
+        /// `host` or `cuda`.
+        device: &'static str,
+    },
+    /// There is no NVIDIA driver, or none that answers.
+    #[error("no NVIDIA driver: {why}; install one, or use the host device")]
+    NoDriver {
+        /// What was tried.
+        why: String,
+    },
+    /// The package has nothing for this device.
+    #[error("the package has no kernels for {device}: it has {}; compile with `--target {wanted}`", list(targets))]
+    NoImage {
+        /// `NVIDIA H200 (sm_90)`.
+        device: String,
+        /// What the package has.
+        targets: Vec<String>,
+        /// What would fit.
+        wanted: String,
+    },
+    /// The CPU lacks features that every host target of the package uses.
+    #[error("this CPU lacks {} (target `{target}`); compile on this machine with `--target host`", list(missing))]
+    CpuFeatures {
+        /// The target that came nearest.
+        target: String,
+        /// Features it uses and the CPU lacks.
+        missing: Vec<String>,
+    },
+    /// The system or the driver refused an image, or it lacks a kernel that the manifest names.
+    #[error("cannot load the package's image: {why}")]
+    LoadImage {
+        /// Its words, and what to do.
+        why: String,
+    },
+    /// The device has no memory left.
+    #[error("the device has no room for {bytes} bytes; free some, or use a smaller batch")]
+    OutOfMemory {
+        /// Asked for.
+        bytes: u64,
+    },
+
+    /// A device call failed.
+    #[error("{call} failed: {why}")]
+    Device {
+        /// The call.
+        call: &'static str,
+        /// The device's words.
+        why: String,
+        /// The device's state is lost: nothing more can run on it in this process.
+        sticky: bool,
+    },
+    /// An earlier call failed for good.
+    #[error("the device failed earlier ({first}); nothing more can run on it: restart the process")]
+    Poisoned {
+        /// The first failure.
+        first: String,
+    },
+}
+
+impl Error {
+    /// A stable code: `RT01` package, `RT02` weights, `RT03` arguments, `RT04` environment, `RT05` device.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::NotAPackage => "RT0101",
+            Error::FormatVersion { .. } => "RT0102",
+            Error::Damaged { .. } => "RT0103",
+            Error::Manifest { .. } => "RT0104",
+            Error::Read { .. } => "RT0201",
+            Error::Safetensors { .. } => "RT0202",
+            Error::MissingTensor { .. } => "RT0203",
+            Error::TensorShape { .. } => "RT0204",
+            Error::TensorDtype { .. } => "RT0205",
+            Error::Count { .. } => "RT0301",
+            Error::Shape { .. } => "RT0302",
+            Error::Dtype { .. } => "RT0303",
+            Error::TokensAboveMax { .. } => "RT0304",
+            Error::RowTokens { .. } => "RT0305",
+            Error::TooShort { .. } => "RT0306",
+            Error::Misaligned { .. } => "RT0307",
+            Error::WrongDevice { .. } => "RT0308",
+            Error::NotObserved { .. } => "RT0309",
+            Error::Extent { .. } => "RT0310",
+            Error::LaunchRange { .. } => "RT0311",
+            Error::UnknownDevice { .. } => "RT0312",
+            Error::NotBuilt { .. } => "RT0401",
+            Error::NoDriver { .. } => "RT0402",
+            Error::NoImage { .. } => "RT0403",
+            Error::CpuFeatures { .. } => "RT0404",
+            Error::LoadImage { .. } => "RT0405",
+            Error::OutOfMemory { .. } => "RT0406",
+            Error::Device { .. } => "RT0501",
+            Error::Poisoned { .. } => "RT0502",
+        }
+    }
+
+    /// Whose turn it is: that of who gave the input, or of the machine.
+    #[must_use]
+    pub fn blame(&self) -> Blame {
+        match &self.code()[..4] {
+            "RT04" | "RT05" => Blame::Environment,
+            _ => Blame::Input,
+        }
+    }
+
+    pub(crate) fn damaged(what: impl Into<String>) -> Error {
+        Error::Damaged { what: what.into() }
+    }
+
+    pub(crate) fn manifest(what: impl Into<String>) -> Error {
+        Error::Manifest { what: what.into() }
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "nothing".into();
+    }
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn near(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!("; the file has {}", list(names)) }
+}

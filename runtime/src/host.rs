@@ -1,0 +1,312 @@
+//! The CPU as a device: the package's shared object, its blocks spread over threads. No kernels and no scheduling beyond
+//! that: a block is whatever the compiler made it, and blocks do not see each other.
+#![allow(unsafe_code, reason = "kernels are foreign functions over raw memory")]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use libloading::Library;
+use rayon::prelude::*;
+
+use crate::device::{Argument, Device, Opened};
+use crate::error::Error;
+use crate::package::{ImageKind, Package, Target, TargetKind, WORKSPACE_ALIGN};
+
+/// Every kernel's signature: its arguments as 64-bit words, and the blocks `begin..end` to run.
+type Function = unsafe extern "C" fn(args: *const u64, begin: u64, end: u64);
+
+/// Shares of a grid that each thread gets: more even out blocks of unequal work, fewer cost less.
+const SHARES_A_THREAD: u64 = 4;
+
+#[derive(Debug)]
+struct Host {
+    /// In the order of the target's kernels. Valid as long as `library`.
+    functions: Vec<Function>,
+    /// `None`: rayon's global pool.
+    pool: Option<rayon::ThreadPool>,
+    live: Mutex<BTreeMap<u64, Arc<Block>>>,
+    /// Last, so that it outlives the rest.
+    _library: Library,
+}
+
+/// One allocation. Launches share it, so that freeing it under a running kernel only lets go of it.
+#[derive(Debug)]
+struct Block {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: a block is memory, not tied to a thread. Access to its bytes is ordered by the users of `Device`: copies go
+// through `&mut Region` or `&Region`, and `Device::launch` leaves races between launches to its caller.
+unsafe impl Send for Block {}
+// SAFETY: as above.
+unsafe impl Sync for Block {}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: `start` came from `alloc_zeroed` with this layout, and a block is dropped once.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// The CPU, with the kernels of the package's best target for it loaded: of those whose features it has, the one that
+/// uses the most. The shared object is code and runs with this process's rights.
+///
+/// # Errors
+/// [`Error::NoImage`] where the package has no host target, [`Error::CpuFeatures`] where none fits, [`Error::LoadImage`]
+/// where the system refuses it or a kernel is not in it.
+pub fn open(package: &Package, threads: Option<usize>) -> Result<Opened, Error> {
+    let index = choose(&package.manifest().targets, has_feature)?;
+    let target = &package.manifest().targets[index];
+    let image = target.images.iter().find_map(|image| {
+        let image = *image as usize;
+        (package.manifest().images[image].kind == ImageKind::SharedObject).then(|| &package.images()[image])
+    });
+    let image = image.ok_or_else(|| refused("the target has no shared object"))?;
+    let library = load(image)?;
+    let mut functions = Vec::with_capacity(target.kernels.len());
+    for kernel in &target.kernels {
+        // SAFETY: the compiler gives every host kernel the signature of `Function`; the image has its hash.
+        let function = unsafe { library.get::<Function>(&kernel.symbol) };
+        functions.push(*function.map_err(|_| refused(format!("it has no kernel `{}`", kernel.symbol)))?);
+    }
+    let pool = threads.map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build());
+    let pool =
+        pool.transpose().map_err(|error| Error::Device { call: "starting threads", why: error.to_string(), sticky: false })?;
+    tracing::debug!(target = target.name, kernels = functions.len(), "host image loaded");
+    let device = Arc::new(Host { functions, pool, live: Mutex::default(), _library: library });
+    Ok(Opened { device, target: index })
+}
+
+/// The index of the target to run on a CPU that has these features.
+fn choose(targets: &[Target], has: impl Fn(&str) -> bool) -> Result<usize, Error> {
+    let hosts = || targets.iter().enumerate().filter(|(_, target)| target.kind == TargetKind::Host);
+    let missing =
+        |target: &Target| -> Vec<String> { target.cpu_features.iter().filter(|feature| !has(feature)).cloned().collect() };
+    // `max_by_key` takes the last of equals; reversed, that is the first in the package.
+    let fit = hosts().rev().filter(|(_, target)| missing(target).is_empty());
+    if let Some((index, _)) = fit.max_by_key(|(_, target)| target.cpu_features.len()) {
+        return Ok(index);
+    }
+    let nearest = hosts().map(|(_, target)| target).min_by_key(|target| missing(target).len());
+    Err(match nearest {
+        Some(target) => Error::CpuFeatures { target: target.name.clone(), missing: missing(target) },
+        None => Error::NoImage {
+            device: "the host CPU".into(),
+            targets: targets.iter().map(|target| target.name.clone()).collect(),
+            wanted: "host".into(),
+        },
+    })
+}
+
+macro_rules! detect {
+    ($detect:ident, $feature:expr; $($known:tt)+) => {{
+        // LLVM and the standard library disagree on two names; everything else is spelt alike.
+        let feature = match $feature {
+            "bmi" => "bmi1",
+            "cx16" => "cmpxchg16b",
+            same => same,
+        };
+        match feature {
+            $($known => std::arch::$detect!($known),)+
+            // Unknown here is absent: refusing to run is better than an illegal instruction.
+            _ => false,
+        }
+    }};
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_feature(feature: &str) -> bool {
+    detect!(is_x86_feature_detected, feature;
+        "sse" "sse2" "sse3" "ssse3" "sse4.1" "sse4.2" "avx" "avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "popcnt" "movbe"
+        "cmpxchg16b" "fxsr" "xsave" "adx" "aes" "pclmulqdq" "rdrand" "rdseed" "sha" "gfni" "vaes" "vpclmulqdq" "avxvnni"
+        "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512ifma" "avx512vbmi" "avx512vbmi2" "avx512vnni"
+        "avx512bitalg" "avx512vpopcntdq" "avx512bf16" "avx512fp16" "avx512vp2intersect")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_feature(feature: &str) -> bool {
+    detect!(is_aarch64_feature_detected, feature;
+        "neon" "fp16" "bf16" "i8mm" "dotprod" "lse" "sve" "sve2" "fhm" "crc" "aes" "sha2")
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn has_feature(_feature: &str) -> bool {
+    false
+}
+
+/// Maps a shared object into the process, by way of a file that only this user can read and that is gone afterwards.
+fn load(image: &[u8]) -> Result<Library, Error> {
+    let write = || {
+        let mut file = tempfile::Builder::new().prefix("moec-").suffix(".so").tempfile()?;
+        file.write_all(image)?;
+        Ok(file.into_temp_path())
+    };
+    let path = write().map_err(|error: std::io::Error| refused(format!("writing it to a temporary file: {error}")))?;
+    // Now, not lazily: a symbol that the system lacks is an error here rather than an abort in a kernel.
+    #[cfg(unix)]
+    // SAFETY: loading runs what constructors the object has. Objects that moec writes have none, and the caller trusts
+    // the package as he would a program.
+    let library = unsafe {
+        use libloading::os::unix;
+        unix::Library::open(Some(path.as_os_str()), unix::RTLD_NOW | unix::RTLD_LOCAL).map(Library::from)
+    };
+    #[cfg(not(unix))]
+    // SAFETY: as above.
+    let library = unsafe { Library::new(path.as_os_str()) };
+    library.map_err(|error| refused(format!("{error}; the directory for temporary files (TMPDIR) must allow execution")))
+}
+
+fn refused(why: impl Into<String>) -> Error {
+    Error::LoadImage { why: why.into() }
+}
+
+fn stray(call: &'static str) -> Error {
+    Error::Device { call, why: "the range is not memory of this device".into(), sticky: false }
+}
+
+impl Host {
+    // A panic cannot leave the map half-changed, so a poisoned lock is as good as any.
+    fn live(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Block>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The allocation that `bytes` from `address` lie in, kept alive by the caller.
+    fn block(&self, address: u64, bytes: u64, call: &'static str) -> Result<Arc<Block>, Error> {
+        let live = self.live();
+        let (start, block) = live.range(..=address).next_back().ok_or_else(|| stray(call))?;
+        let end = (address - start).checked_add(bytes);
+        if end.is_some_and(|end| end <= block.layout.size() as u64) { Ok(Arc::clone(block)) } else { Err(stray(call)) }
+    }
+
+    /// A pointer to `bytes` from `address`, and what keeps them alive.
+    fn pointer(&self, address: u64, bytes: u64, call: &'static str) -> Result<(*mut u8, Arc<Block>), Error> {
+        let block = self.block(address, bytes, call)?;
+        let start = block.start.as_ptr();
+        Ok((start.wrapping_add((address - start as u64) as usize), block))
+    }
+}
+
+impl Device for Host {
+    fn name(&self) -> String {
+        let threads = self.pool.as_ref().map_or_else(rayon::current_num_threads, rayon::ThreadPool::current_num_threads);
+        format!("host, {threads} threads")
+    }
+
+    fn alloc(&self, bytes: u64) -> Result<u64, Error> {
+        let layout = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0);
+        let layout = layout.and_then(|bytes| Layout::from_size_align(bytes, WORKSPACE_ALIGN as usize).ok());
+        let layout = layout.ok_or(Error::OutOfMemory { bytes })?;
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(Error::OutOfMemory { bytes })?;
+        let address = start.as_ptr().expose_provenance() as u64;
+        self.live().insert(address, Arc::new(Block { start, layout }));
+        Ok(address)
+    }
+
+    fn free(&self, address: u64) {
+        self.live().remove(&address);
+    }
+
+    fn fill(&self, address: u64, bytes: u64, value: u8) -> Result<(), Error> {
+        let (pointer, _block) = self.pointer(address, bytes, "filling memory")?;
+        // SAFETY: `bytes` from `pointer` lie in `_block`, which lives to the end of this function.
+        unsafe { pointer.write_bytes(value, bytes as usize) };
+        Ok(())
+    }
+
+    fn copy_in(&self, address: u64, from: &[u8]) -> Result<(), Error> {
+        let (pointer, _block) = self.pointer(address, from.len() as u64, "copying to the device")?;
+        // SAFETY: as in `fill`; `copy` allows the ranges to overlap.
+        unsafe { pointer.copy_from(from.as_ptr(), from.len()) };
+        Ok(())
+    }
+
+    fn copy_out(&self, address: u64, into: &mut [u8]) -> Result<(), Error> {
+        let (pointer, _block) = self.pointer(address, into.len() as u64, "copying from the device")?;
+        // SAFETY: as in `fill`; every byte was zeroed at least.
+        unsafe { pointer.copy_to(into.as_mut_ptr(), into.len()) };
+        Ok(())
+    }
+
+    fn launch(&self, kernel: usize, blocks: u64, args: &[Argument]) -> Result<(), Error> {
+        let function = *self.functions.get(kernel).ok_or_else(|| stray("launching"))?;
+        let mut held = Vec::with_capacity(args.len());
+        for arg in args {
+            match arg {
+                Argument::Memory { bytes: 0, .. } | Argument::I32(_) | Argument::I64(_) => {}
+                Argument::Memory { address, bytes } => held.push(self.block(*address, *bytes, "launching")?),
+            }
+        }
+        let words: Vec<u64> = args.iter().map(|arg| arg.word()).collect();
+        let run = |share: u64, index: u64| {
+            let begin = index * share;
+            // SAFETY: `words` are as many and of the kinds that the manifest declares for the kernel, and every range
+            // lies in a block that `held` keeps. What the kernel does inside them is the compiler's promise.
+            unsafe { function(words.as_ptr(), begin, (begin + share).min(blocks)) }
+        };
+        let spread = || {
+            let shares = (rayon::current_num_threads() as u64 * SHARES_A_THREAD).max(1);
+            let share = blocks.div_ceil(shares);
+            match blocks.div_ceil(share) {
+                1 => run(share, 0),
+                shares => (0..shares).into_par_iter().for_each(|index| run(share, index)),
+            }
+        };
+        match &self.pool {
+            Some(pool) => pool.install(spread),
+            None => spread(),
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        // A launch returns when its blocks are done.
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(name: &str, kind: TargetKind, features: &[&str]) -> Target {
+        Target {
+            name: name.into(),
+            kind,
+            images: vec![0],
+            cpu_features: features.iter().map(|feature| (*feature).into()).collect(),
+            least_driver: None,
+            ptx_version: None,
+            kernels: Vec::new(),
+            regimes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_target_with_the_most_features_that_fit_is_chosen() {
+        let targets = [
+            target("sm_80", TargetKind::Gpu, &[]),
+            target("x86-64-v2", TargetKind::Host, &["sse4.2"]),
+            target("x86-64-v4", TargetKind::Host, &["sse4.2", "avx512f", "avx512bw"]),
+            target("x86-64-v3", TargetKind::Host, &["sse4.2", "avx2"]),
+        ];
+        assert_eq!(choose(&targets, |_| true), Ok(2));
+        assert_eq!(choose(&targets, |feature| !feature.starts_with("avx512")), Ok(3));
+        let none = choose(&targets, |_| false).unwrap_err();
+        assert_eq!(none, Error::CpuFeatures { target: "x86-64-v2".into(), missing: vec!["sse4.2".into()] });
+        assert!(none.to_string().contains("this CPU lacks `sse4.2`"), "{none}");
+        let no_host = choose(&targets[..1], |_| true).unwrap_err();
+        assert!(no_host.to_string().contains("it has `sm_80`; compile with `--target host`"), "{no_host}");
+    }
+
+    #[test]
+    fn an_unknown_feature_is_absent() {
+        assert!(!has_feature("quantum"));
+        #[cfg(target_arch = "x86_64")]
+        assert!(has_feature("sse2"));
+    }
+}

@@ -1,0 +1,390 @@
+//! A compiled layer on a device: checks what it is given, places the workspace, walks the launches. The same code for
+//! every device; which kernels, in which order, with which grids stands in the manifest.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::device::{Argument, Device, DeviceKind, Opened, Region};
+use crate::error::Error;
+use crate::package::{
+    Arg, Buffer, Dims, Launch, Manifest, Package, Role, Target, WORKSPACE_ALIGN, Workspace, byte_count, shape, workspace,
+};
+use crate::tensor::Tensor;
+
+/// A package loaded on a device. Cheap to clone; all clones and all [`Bound`] layers share the device.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    manifest: Manifest,
+    target: usize,
+    device: Arc<dyn Device>,
+    /// What a sticky error said; once there, nothing is asked of the device any more.
+    lost: OnceLock<String>,
+}
+
+/// A layer with its weights on the device. Shared between threads freely: each run has its own [`Batch`].
+#[derive(Clone, Debug)]
+pub struct Bound {
+    shared: Arc<Shared>,
+    weights: Arc<[Region]>,
+}
+
+/// The memory of one run, in the manifest's order: the caller's own, or made by [`Bound::batch`]. Content of outputs and
+/// workspace before a run does not matter.
+#[derive(Debug)]
+pub struct Batch {
+    /// The launch dimensions.
+    pub dims: Dims,
+    /// One region an input, at least as long as its shape.
+    pub inputs: Vec<Region>,
+    /// One region an output, at least as long as its shape.
+    pub outputs: Vec<Region>,
+    /// At least [`Layer::workspace_bytes`], aligned to [`WORKSPACE_ALIGN`].
+    pub workspace: Region,
+}
+
+/// What a run gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The outputs by buffer name, in the manifest's order.
+    pub outputs: Vec<(String, Tensor)>,
+    /// The observed workspace buffers by the name to ask for; none where there were no tokens.
+    pub observed: Vec<(String, Tensor)>,
+    /// From before the first launch until the device was done; copies are not in it.
+    pub elapsed: Duration,
+}
+
+impl Run {
+    /// The output or observed tensor of this name.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.outputs.iter().chain(&self.observed).find(|(own, _)| own == name).map(|(_, tensor)| tensor)
+    }
+}
+
+impl Layer {
+    /// The package on a device of this kind. Loading runs nothing, but what is loaded is code.
+    ///
+    /// # Errors
+    /// Those of [`crate::host::open`] and [`crate::cuda::open`]; [`Error::NotBuilt`] where this crate lacks the device.
+    pub fn load(package: &Package, kind: DeviceKind) -> Result<Layer, Error> {
+        let opened: Result<Opened, Error> = match kind {
+            #[cfg(feature = "host")]
+            DeviceKind::Host { threads } => crate::host::open(package, threads),
+            #[cfg(not(feature = "host"))]
+            DeviceKind::Host { .. } => Err(Error::NotBuilt { device: "host" }),
+            #[cfg(feature = "cuda")]
+            DeviceKind::Cuda { ordinal } => crate::cuda::open(package, ordinal),
+            #[cfg(not(feature = "cuda"))]
+            DeviceKind::Cuda { .. } => Err(Error::NotBuilt { device: "cuda" }),
+        };
+        opened.and_then(|opened| Layer::on(package, opened))
+    }
+
+    /// The package on a device that was opened on it.
+    ///
+    /// # Errors
+    /// [`Error::Manifest`] where the package has no such target.
+    pub fn on(package: &Package, Opened { device, target }: Opened) -> Result<Layer, Error> {
+        let manifest = package.manifest().clone();
+        if target >= manifest.targets.len() {
+            return Err(Error::manifest(format!("there is no target {target}")));
+        }
+        Ok(Layer { shared: Arc::new(Shared { manifest, target, device, lost: OnceLock::new() }) })
+    }
+
+    /// What the package says about itself.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.shared.manifest
+    }
+
+    /// The target that runs here.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        self.shared.target()
+    }
+
+    /// The device, to allocate [`Region`]s on.
+    #[must_use]
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.shared.device
+    }
+
+    /// The bytes of workspace that a run needs: a pure function of the dims.
+    ///
+    /// # Errors
+    /// [`Error::TokensAboveMax`], [`Error::RowTokens`], [`Error::Extent`].
+    pub fn workspace_bytes(&self, dims: Dims) -> Result<u64, Error> {
+        self.shared.check_dims(dims)?;
+        Ok(self.shared.workspace(dims)?.bytes)
+    }
+
+    /// Copies the weights to the device, once. They come in the manifest's order, as [`crate::weights::assemble`] gives
+    /// them, and each is dropped as soon as it is there.
+    ///
+    /// # Errors
+    /// [`Error::Count`], [`Error::Dtype`], [`Error::Shape`], [`Error::OutOfMemory`], [`Error::Device`].
+    pub fn bind(&self, weights: Vec<Tensor>) -> Result<Bound, Error> {
+        let shared = &self.shared;
+        let buffers = shared.buffers(Role::Weight);
+        check_count("weights", buffers.len(), weights.len())?;
+        for (buffer, tensor) in buffers.iter().zip(&weights) {
+            check_tensor(buffer, tensor, Dims::tokens(0))?;
+        }
+        let regions: Result<Vec<Region>, Error> =
+            weights.into_iter().map(|tensor| shared.ask(|device| Region::of(device, tensor.bytes()))).collect();
+        Ok(Bound { shared: Arc::clone(shared), weights: regions?.into() })
+    }
+}
+
+impl Bound {
+    /// The layer without its weights.
+    #[must_use]
+    pub fn layer(&self) -> Layer {
+        Layer { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Outputs and observed buffers for these inputs, in the manifest's order. An input may have its leading axes split:
+    /// `[B, S, H]` for `[T, H]`.
+    ///
+    /// # Errors
+    /// Those of [`Bound::batch`], [`Bound::launch`] and [`Bound::collect`].
+    pub fn run(&self, inputs: &[Tensor], dims: Dims) -> Result<Run, Error> {
+        let mut batch = self.batch(inputs, dims)?;
+        let elapsed = self.launch(&mut batch)?;
+        self.collect(&batch, elapsed)
+    }
+
+    /// Memory for a run, the inputs copied into it. It can be launched many times.
+    ///
+    /// # Errors
+    /// [`Error::TokensAboveMax`], [`Error::RowTokens`], [`Error::Count`], [`Error::Dtype`], [`Error::Shape`],
+    /// [`Error::Extent`], [`Error::OutOfMemory`], [`Error::Device`], [`Error::Poisoned`].
+    pub fn batch(&self, inputs: &[Tensor], dims: Dims) -> Result<Batch, Error> {
+        let shared = &self.shared;
+        shared.check_dims(dims)?;
+        let buffers = shared.buffers(Role::Input);
+        check_count("inputs", buffers.len(), inputs.len())?;
+        for (buffer, tensor) in buffers.iter().zip(inputs) {
+            check_tensor(buffer, tensor, dims)?;
+        }
+        let workspace_bytes = if dims.tokens == 0 { 0 } else { shared.workspace(dims)?.bytes };
+        let output_bytes: Vec<u64> =
+            shared.buffers(Role::Output).iter().map(|buffer| byte_count(buffer, dims)).collect::<Result<_, _>>()?;
+        shared.ask(|device| {
+            Ok(Batch {
+                dims,
+                inputs: inputs.iter().map(|tensor| Region::of(device, tensor.bytes())).collect::<Result<_, _>>()?,
+                outputs: output_bytes.into_iter().map(|bytes| Region::new(device, bytes)).collect::<Result<_, _>>()?,
+                workspace: Region::new(device, workspace_bytes)?,
+            })
+        })
+    }
+
+    /// Launches the layer on this memory and waits for it; the time that took. Without tokens it launches nothing and
+    /// touches nothing.
+    ///
+    /// # Errors
+    /// Before anything is launched: [`Error::Poisoned`], [`Error::TokensAboveMax`], [`Error::RowTokens`],
+    /// [`Error::Count`], [`Error::TooShort`], [`Error::Misaligned`], [`Error::WrongDevice`], [`Error::Extent`],
+    /// [`Error::LaunchRange`]. After: [`Error::Device`].
+    pub fn launch(&self, batch: &mut Batch) -> Result<Duration, Error> {
+        let shared = &self.shared;
+        shared.check_dims(batch.dims)?;
+        if batch.dims.tokens == 0 {
+            return Ok(Duration::ZERO);
+        }
+        let places = self.check(batch)?;
+        let launches = shared.launches(batch.dims.tokens);
+        let calls: Vec<Call> =
+            launches.iter().map(|launch| shared.evaluate(launch, batch.dims, &places)).collect::<Result<_, _>>()?;
+        shared.ask(|device| {
+            let start = Instant::now();
+            let started = calls
+                .iter()
+                .filter(|call| call.blocks > 0)
+                .try_for_each(|call| device.launch(call.kernel, call.blocks, &call.args));
+            // Wait in any case: what was started before a failure still uses the batch's memory.
+            let done = device.sync();
+            started.and(done)?;
+            Ok(start.elapsed())
+        })
+    }
+
+    /// The outputs and observed buffers of a batch that was launched.
+    ///
+    /// # Errors
+    /// [`Error::TooShort`], [`Error::Device`], [`Error::Poisoned`].
+    pub fn collect(&self, batch: &Batch, elapsed: Duration) -> Result<Run, Error> {
+        let shared = &self.shared;
+        let read = |buffer: &Buffer, region: &Region, offset: u64| {
+            let bytes = byte_count(buffer, batch.dims)?;
+            if offset.checked_add(bytes).is_none_or(|end| end > region.bytes()) {
+                return Err(Error::TooShort { name: buffer.name.clone(), needed: bytes, actual: region.bytes() });
+            }
+            // As long as a region that is there, so it can be allocated.
+            let mut host = vec![0; bytes as usize];
+            shared.ask(|_| region.copy_out(offset, &mut host))?;
+            Tensor::new(buffer.dtype, shape(buffer, batch.dims)?, host)
+        };
+        let outputs = shared.buffers(Role::Output);
+        check_count("outputs", outputs.len(), batch.outputs.len())?;
+        let outputs = outputs.iter().zip(&batch.outputs);
+        let outputs = outputs.map(|(buffer, region)| Ok((buffer.name.clone(), read(buffer, region, 0)?)));
+        let outputs = outputs.collect::<Result<_, Error>>()?;
+        let mut observed = Vec::new();
+        if batch.dims.tokens > 0 {
+            for place in shared.workspace(batch.dims)?.places {
+                let buffer = &shared.manifest.buffers[place.buffer];
+                if let Some(name) = &buffer.observe {
+                    observed.push((name.clone(), read(buffer, &batch.workspace, place.offset)?));
+                }
+            }
+        }
+        Ok(Run { outputs, observed, elapsed })
+    }
+
+    /// Every buffer's address and length, by its index, once the batch is known to be long enough, aligned and here.
+    fn check(&self, batch: &Batch) -> Result<Vec<Argument>, Error> {
+        let shared = &self.shared;
+        let dims = batch.dims;
+        let layout = shared.workspace(dims)?;
+        check_count("inputs", shared.buffers(Role::Input).len(), batch.inputs.len())?;
+        check_count("outputs", shared.buffers(Role::Output).len(), batch.outputs.len())?;
+        shared.check_region("workspace", &batch.workspace, layout.bytes, WORKSPACE_ALIGN)?;
+        let (mut inputs, mut outputs, mut weights) = (batch.inputs.iter(), batch.outputs.iter(), self.weights.iter());
+        let mut places = Vec::with_capacity(shared.manifest.buffers.len());
+        for (index, buffer) in shared.manifest.buffers.iter().enumerate() {
+            let region = match buffer.role {
+                Role::Input => inputs.next(),
+                Role::Output => outputs.next(),
+                Role::Weight => weights.next(),
+                Role::Workspace => None,
+            };
+            let place = match region {
+                Some(region) => {
+                    let bytes = byte_count(buffer, dims)?;
+                    shared.check_region(&buffer.name, region, bytes, u64::from(buffer.align))?;
+                    Argument::Memory { address: region.address(), bytes }
+                }
+                // A workspace buffer that no launch of this target names has no place, and no launch asks for it.
+                None => layout.places.iter().find(|place| place.buffer == index).map_or(
+                    Argument::Memory { address: 0, bytes: 0 },
+                    |place| Argument::Memory { address: batch.workspace.address() + place.offset, bytes: place.bytes },
+                ),
+            };
+            places.push(place);
+        }
+        Ok(places)
+    }
+}
+
+/// A launch, evaluated.
+struct Call {
+    kernel: usize,
+    blocks: u64,
+    args: Vec<Argument>,
+}
+
+impl Shared {
+    fn target(&self) -> &Target {
+        &self.manifest.targets[self.target]
+    }
+
+    fn buffers(&self, role: Role) -> Vec<&Buffer> {
+        self.manifest.buffers.iter().filter(|buffer| buffer.role == role).collect()
+    }
+
+    fn workspace(&self, dims: Dims) -> Result<Workspace, Error> {
+        workspace(&self.manifest, self.target(), dims)
+    }
+
+    /// Asks the device, unless it is lost; notes it where this loses it.
+    fn ask<T>(&self, question: impl FnOnce(&Arc<dyn Device>) -> Result<T, Error>) -> Result<T, Error> {
+        if let Some(first) = self.lost.get() {
+            return Err(Error::Poisoned { first: first.clone() });
+        }
+        question(&self.device).inspect_err(|error| {
+            if let Error::Device { sticky: true, .. } = error {
+                // Two threads may lose it at once: either failure is the first.
+                let _ = self.lost.set(error.to_string());
+            }
+        })
+    }
+
+    fn check_dims(&self, Dims { tokens, row_tokens }: Dims) -> Result<(), Error> {
+        if tokens > self.manifest.max_tokens {
+            return Err(Error::TokensAboveMax { tokens, max: self.manifest.max_tokens });
+        }
+        if tokens > 0 && (row_tokens == 0 || !tokens.is_multiple_of(row_tokens)) {
+            return Err(Error::RowTokens { tokens, row_tokens });
+        }
+        Ok(())
+    }
+
+    fn check_region(&self, name: &str, region: &Region, needed: u64, align: u64) -> Result<(), Error> {
+        let name = || name.to_owned();
+        if !region.is_on(&self.device) {
+            return Err(Error::WrongDevice { name: name() });
+        }
+        if region.bytes() < needed {
+            return Err(Error::TooShort { name: name(), needed, actual: region.bytes() });
+        }
+        if !region.address().is_multiple_of(align) {
+            return Err(Error::Misaligned { name: name(), align });
+        }
+        Ok(())
+    }
+
+    fn launches(&self, tokens: u64) -> &[Launch] {
+        let regime = self.target().regimes.iter().find(|regime| regime.tokens_up_to.is_none_or(|most| tokens <= most));
+        regime.map_or(&[], |regime| &regime.launches)
+    }
+
+    fn evaluate(&self, launch: &Launch, dims: Dims, places: &[Argument]) -> Result<Call, Error> {
+        let kernel = launch.kernel as usize;
+        let symbol = &self.target().kernels[kernel].symbol;
+        let args = launch.args.iter().enumerate().map(|(index, arg)| match arg {
+            Arg::Buffer(buffer) => Ok(places[*buffer as usize]),
+            Arg::ScalarI32(extent) => {
+                let value = extent.eval(dims)?;
+                let narrow = i32::try_from(value);
+                narrow.map(Argument::I32).map_err(|_| Error::LaunchRange {
+                    kernel: symbol.clone(),
+                    what: format!("argument {index}"),
+                    value,
+                })
+            }
+            Arg::ScalarI64(extent) => Ok(Argument::I64(extent.eval(dims)?)),
+        });
+        Ok(Call { kernel, blocks: launch.grid.count(dims)?, args: args.collect::<Result<_, Error>>()? })
+    }
+}
+
+fn check_count(what: &'static str, expected: usize, actual: usize) -> Result<(), Error> {
+    if expected == actual { Ok(()) } else { Err(Error::Count { what, expected, actual }) }
+}
+
+/// A tensor for this buffer has its dtype and its shape, the leading axis whole or split.
+fn check_tensor(buffer: &Buffer, tensor: &Tensor, dims: Dims) -> Result<(), Error> {
+    if tensor.dtype() != buffer.dtype {
+        return Err(Error::Dtype { name: buffer.name.clone(), expected: buffer.dtype, actual: tensor.dtype() });
+    }
+    let expected = shape(buffer, dims)?;
+    let actual = tensor.shape();
+    let inner = expected.len().saturating_sub(1);
+    let fits = actual.len() >= expected.len() && {
+        let (leading, trailing) = actual.split_at(actual.len() - inner);
+        trailing == &expected[expected.len() - inner..]
+            && leading.iter().try_fold(1u64, |product, n| product.checked_mul(*n)) == Some(expected.first().copied().unwrap_or(1))
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Error::Shape { name: buffer.name.clone(), expected: format!("{expected:?}"), actual: format!("{actual:?}") })
+}

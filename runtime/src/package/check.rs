@@ -1,0 +1,321 @@
+//! What makes a manifest sound, and where its workspace buffers lie. After [`check`], every index is in range, every
+//! argument has its parameter's type and every weight has a recipe; launches need not look again.
+
+use std::collections::BTreeSet;
+
+use super::WORKSPACE_ALIGN;
+use super::extent::{Dims, Extent};
+use super::manifest::{
+    Arg, Buffer, ImageKind, Kernel, Launch, Manifest, ParamKind, Recipe, Role, Slice, Source, Target, TargetKind,
+};
+use crate::error::Error;
+
+/// The most operations deep that a formula may be: JSON is read to a depth of 128, and each operation takes two.
+const EXTENT_DEPTH_MAX: usize = 32;
+/// The most threads of a block on any GPU.
+const THREADS_MAX: u32 = 1024;
+
+macro_rules! ensure {
+    ($holds:expr, $($why:tt)+) => {
+        if !$holds {
+            return Err(Error::manifest(format!($($why)+)));
+        }
+    };
+}
+
+/// Holds a manifest to its rules.
+///
+/// # Errors
+/// [`Error::Manifest`] with the first rule that is broken, and where.
+pub fn check(manifest: &Manifest) -> Result<(), Error> {
+    ensure!(is_sha256(&manifest.spec_sha256), "`spec_sha256` is not 64 lower-case hexadecimal digits");
+    ensure!(unique(manifest.dims.iter().map(|dim| &dim.name)), "two dims have one name");
+    ensure!(unique(manifest.buffers.iter().map(|buffer| &buffer.name)), "two buffers have one name");
+    ensure!(
+        unique(manifest.buffers.iter().filter_map(|buffer| buffer.observe.as_ref())),
+        "two buffers are observed under one name"
+    );
+    ensure!(manifest.buffers.iter().any(|buffer| buffer.role == Role::Input), "no buffer is an input");
+    ensure!(manifest.buffers.iter().any(|buffer| buffer.role == Role::Output), "no buffer is an output");
+    manifest.buffers.iter().try_for_each(check_buffer)?;
+    check_recipes(manifest)?;
+    ensure!(unique(manifest.targets.iter().map(|target| &target.name)), "two targets have one name");
+    manifest.targets.iter().try_for_each(|target| check_target(manifest, target))
+}
+
+fn check_buffer(buffer: &Buffer) -> Result<(), Error> {
+    let name = &buffer.name;
+    ensure!(!name.is_empty(), "a buffer has no name");
+    ensure!(
+        buffer.align.is_power_of_two() && u64::from(buffer.align) <= WORKSPACE_ALIGN,
+        "buffer `{name}`: alignment {} is not a power of two up to {WORKSPACE_ALIGN}",
+        buffer.align
+    );
+    ensure!(buffer.shape.iter().all(is_shallow), "buffer `{name}`: a formula is too deep");
+    match buffer.role {
+        Role::Weight => {
+            for extent in &buffer.shape {
+                ensure!(extent.as_const().is_some_and(|n| n > 0), "weight `{name}`: an extent is not a positive number");
+            }
+            byte_count(buffer, Dims::tokens(0))?;
+        }
+        Role::Input | Role::Output | Role::Workspace => {}
+    }
+    ensure!(buffer.observe.is_none() || buffer.role == Role::Workspace, "buffer `{name}` is observed but not workspace");
+    Ok(())
+}
+
+fn check_recipes(manifest: &Manifest) -> Result<(), Error> {
+    ensure!(unique(manifest.weights.iter().map(|recipe| &recipe.buffer)), "two recipes are for one weight");
+    for buffer in manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight) {
+        let recipe = manifest.weights.iter().find(|recipe| recipe.buffer == buffer.name);
+        let Some(recipe) = recipe else { return Err(Error::manifest(format!("weight `{}` has no recipe", buffer.name))) };
+        check_recipe(recipe, buffer)?;
+    }
+    let weights = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight).count();
+    ensure!(manifest.weights.len() == weights, "a recipe names no weight buffer");
+    Ok(())
+}
+
+fn check_recipe(recipe: &Recipe, buffer: &Buffer) -> Result<(), Error> {
+    let (name, rank) = (&buffer.name, buffer.shape.len());
+    // Pieces that cover a buffer: the whole once, or each of the n parts along one axis once, cut in one way.
+    let mut parts: Vec<Option<Slice>> = recipe.pieces.iter().map(|piece| piece.into).collect();
+    parts.sort_by_key(|part| part.map(|slice| slice.index));
+    let covers = match parts.first() {
+        Some(None) => parts.len() == 1,
+        Some(Some(first)) => {
+            parts.len() == first.parts as usize
+                && parts.iter().zip(0..).all(|(part, index)| *part == Some(Slice { index, ..*first }))
+        }
+        None => false,
+    };
+    ensure!(covers, "the recipe of `{name}` does not cover it once");
+    for piece in &recipe.pieces {
+        if let Some(slice) = piece.into {
+            check_slice(slice, name, rank)?;
+            let extent = buffer.shape[slice.axis as usize].as_const().unwrap_or(0);
+            ensure!(extent % i64::from(slice.parts) == 0, "`{name}`: {} parts do not divide an axis of {extent}", slice.parts);
+        }
+        ensure!(!piece.sources.is_empty(), "the recipe of `{name}` has a piece without a source");
+        piece.sources.iter().try_for_each(|source| check_source(source, name, rank))?;
+    }
+    Ok(())
+}
+
+fn check_source(source: &Source, name: &str, rank: usize) -> Result<(), Error> {
+    let per_expert = source.name.contains("{e}");
+    let mut axes = source.axes.clone();
+    axes.sort_unstable();
+    ensure!(
+        axes.is_empty() || (axes.len() == rank && axes.iter().zip(0..).all(|(axis, index)| *axis == index)),
+        "the recipe of `{name}`: axes {:?} are not an order of {rank} axes",
+        source.axes
+    );
+    ensure!(
+        !per_expert || (rank > 0 && source.axes.first().is_none_or(|first| *first == 0)),
+        "the recipe of `{name}`: with one tensor an expert, the experts' axis comes first"
+    );
+    ensure!(
+        !source.flattened || rank >= 2 + usize::from(per_expert),
+        "the recipe of `{name}`: too few axes to fold two into one"
+    );
+    source.slice.map_or(Ok(()), |slice| {
+        check_slice(slice, name, rank)?;
+        ensure!(!per_expert || slice.axis != 0, "the recipe of `{name}`: a slice of the experts' axis, one tensor an expert");
+        Ok(())
+    })
+}
+
+fn check_slice(slice: Slice, name: &str, rank: usize) -> Result<(), Error> {
+    let Slice { axis, index, parts, interleaved: _ } = slice;
+    ensure!(
+        (axis as usize) < rank && index < parts,
+        "the recipe of `{name}`: part {index} of {parts} along axis {axis} is not there"
+    );
+    Ok(())
+}
+
+fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
+    let name = &target.name;
+    ensure!(!target.images.is_empty(), "target `{name}` has no image");
+    for &index in &target.images {
+        let Some(image) = manifest.images.get(index as usize) else {
+            return Err(Error::manifest(format!("target `{name}` names image {index}, which is not there")));
+        };
+        let fits = match (target.kind, image.kind) {
+            (TargetKind::Gpu, ImageKind::Ptx | ImageKind::Cubin) | (TargetKind::Host, ImageKind::SharedObject) => true,
+            (TargetKind::Gpu, ImageKind::SharedObject) | (TargetKind::Host, ImageKind::Ptx | ImageKind::Cubin) => false,
+        };
+        ensure!(fits, "target `{name}`: image {index} is for another kind of machine");
+    }
+    ensure!(unique(target.kernels.iter().map(|kernel| &kernel.symbol)), "target `{name}`: two kernels have one symbol");
+    for kernel in &target.kernels {
+        ensure!(is_symbol(&kernel.symbol), "target `{name}`: `{}` is not a symbol", kernel.symbol);
+        ensure!((1..=THREADS_MAX).contains(&kernel.threads), "kernel `{}`: {} threads a block", kernel.symbol, kernel.threads);
+    }
+    let limits: Vec<Option<u64>> = target.regimes.iter().map(|regime| regime.tokens_up_to).collect();
+    let Some((None, bounded)) = limits.split_last() else {
+        return Err(Error::manifest(format!("target `{name}`: the last regime is not open-ended")));
+    };
+    // `None` sorts below every bound, so an early open end breaks the order too.
+    let ascending = bounded.first().is_none_or(Option::is_some) && bounded.windows(2).all(|pair| pair[0] < pair[1]);
+    ensure!(ascending, "target `{name}`: the regimes' bounds do not ascend");
+    let launches = target.regimes.iter().flat_map(|regime| &regime.launches);
+    launches.into_iter().try_for_each(|launch| check_launch(manifest, target, launch))
+}
+
+fn check_launch(manifest: &Manifest, target: &Target, launch: &Launch) -> Result<(), Error> {
+    let Some(kernel) = target.kernels.get(launch.kernel as usize) else {
+        return Err(Error::manifest(format!("target `{}` launches kernel {}, which is not there", target.name, launch.kernel)));
+    };
+    let symbol = &kernel.symbol;
+    let scalars = launch.args.iter().filter_map(|arg| match arg {
+        Arg::Buffer(_) => None,
+        Arg::ScalarI32(extent) | Arg::ScalarI64(extent) => Some(extent),
+    });
+    ensure!(scalars.chain([&launch.grid]).all(is_shallow), "a launch of `{symbol}`: a formula is too deep");
+    ensure!(
+        launch.args.len() == kernel.params.len(),
+        "kernel `{symbol}` takes {} arguments, a launch gives {}",
+        kernel.params.len(),
+        launch.args.len()
+    );
+    for (index, (arg, param)) in launch.args.iter().zip(&kernel.params).enumerate() {
+        let fits = match (arg, param) {
+            (Arg::Buffer(buffer), ParamKind::Pointer) => (*buffer as usize) < manifest.buffers.len(),
+            (Arg::ScalarI32(_), ParamKind::I32) | (Arg::ScalarI64(_), ParamKind::I64) => true,
+            (Arg::Buffer(_), ParamKind::I32 | ParamKind::I64)
+            | (Arg::ScalarI32(_), ParamKind::Pointer | ParamKind::I64)
+            | (Arg::ScalarI64(_), ParamKind::Pointer | ParamKind::I32) => false,
+        };
+        ensure!(fits, "argument {index} of a launch of `{symbol}` is not the {param:?} that it takes");
+    }
+    Ok(())
+}
+
+/// Holds the images' contents to the manifest, as far as a reader of bytes can: PTX is text that declares the kernels with
+/// as many parameters. A cubin or a shared object is asked when it is loaded.
+pub(super) fn check_images(manifest: &Manifest, images: &[Vec<u8>]) -> Result<(), Error> {
+    for target in &manifest.targets {
+        for &index in &target.images {
+            match manifest.images[index as usize].kind {
+                ImageKind::Ptx => check_ptx(target, &images[index as usize])?,
+                ImageKind::Cubin | ImageKind::SharedObject => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_ptx(target: &Target, image: &[u8]) -> Result<(), Error> {
+    let name = &target.name;
+    let Ok(text) = std::str::from_utf8(image) else {
+        return Err(Error::manifest(format!("target `{name}`: the PTX is not UTF-8")));
+    };
+    ensure!(!text.contains('\0'), "target `{name}`: the PTX contains NUL");
+    let declared = text.lines().find_map(|line| line.trim().strip_prefix(".target")).unwrap_or("");
+    ensure!(declared.split(',').any(|word| word.trim() == name), "target `{name}`: the PTX is for `{}`", declared.trim());
+    for Kernel { symbol, params, .. } in &target.kernels {
+        let found = ptx_params(text, symbol);
+        ensure!(found.is_some(), "target `{name}`: the PTX has no entry `{symbol}`");
+        ensure!(
+            found == Some(params.len()),
+            "target `{name}`: `{symbol}` takes {} parameters, in the PTX {}",
+            params.len(),
+            found.unwrap_or(0)
+        );
+    }
+    Ok(())
+}
+
+/// How many parameters the PTX entry `symbol` declares.
+fn ptx_params(text: &str, symbol: &str) -> Option<usize> {
+    text.split(".entry").skip(1).find_map(|entry| {
+        let rest = entry.trim_start().strip_prefix(symbol)?.trim_start();
+        // The parameter list is optional in PTX: an entry without one goes straight to its body or a directive.
+        match rest.strip_prefix('(') {
+            Some(list) => Some(list.split(')').next()?.matches(".param").count()),
+            None => rest.starts_with(['{', '.']).then_some(0),
+        }
+    })
+}
+
+/// Where one workspace buffer lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Index into [`Manifest::buffers`].
+    pub buffer: usize,
+    /// Bytes from the start of the workspace, a multiple of [`WORKSPACE_ALIGN`].
+    pub offset: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// Where a target's workspace buffers lie for one set of launch dimensions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workspace {
+    /// The buffers that the target's launches name, in the manifest's order.
+    pub places: Vec<Place>,
+    /// The bytes that a run needs.
+    pub bytes: u64,
+}
+
+/// The workspace of `target`: a pure function of the dims. All regimes share one layout, so that it need not shrink where
+/// a larger batch falls into a leaner regime.
+///
+/// # Errors
+/// [`Error::Extent`] where a shape overflows or is negative.
+pub fn workspace(manifest: &Manifest, target: &Target, dims: Dims) -> Result<Workspace, Error> {
+    let launches = target.regimes.iter().flat_map(|regime| &regime.launches);
+    let named: BTreeSet<usize> = launches
+        .flat_map(|launch| &launch.args)
+        .filter_map(|arg| match arg {
+            Arg::Buffer(index) => Some(*index as usize),
+            Arg::ScalarI32(_) | Arg::ScalarI64(_) => None,
+        })
+        .filter(|index| manifest.buffers[*index].role == Role::Workspace)
+        .collect();
+    let mut places = Vec::with_capacity(named.len());
+    let mut end: u64 = 0;
+    for buffer in named {
+        let bytes = byte_count(&manifest.buffers[buffer], dims)?;
+        places.push(Place { buffer, offset: end, bytes });
+        end = end
+            .checked_add(bytes)
+            .and_then(|end| end.checked_next_multiple_of(WORKSPACE_ALIGN))
+            .ok_or(Error::Extent { why: "the workspace overflows 64 bits" })?;
+    }
+    Ok(Workspace { places, bytes: end })
+}
+
+/// The buffer's shape for these dims.
+pub(crate) fn shape(buffer: &Buffer, dims: Dims) -> Result<Vec<u64>, Error> {
+    buffer.shape.iter().map(|extent| extent.count(dims)).collect()
+}
+
+/// The buffer's bytes for these dims.
+pub(crate) fn byte_count(buffer: &Buffer, dims: Dims) -> Result<u64, Error> {
+    let elements = shape(buffer, dims)?.iter().try_fold(1u64, |product, extent| product.checked_mul(*extent));
+    elements
+        .and_then(|elements| elements.checked_mul(buffer.dtype.bytes()))
+        .ok_or(Error::Extent { why: "the bytes of a buffer overflow 64 bits" })
+}
+
+fn is_shallow(extent: &Extent) -> bool {
+    extent.depth() <= EXTENT_DEPTH_MAX
+}
+
+fn unique<'a>(mut names: impl Iterator<Item = &'a String>) -> bool {
+    let mut seen = BTreeSet::new();
+    names.all(|name| seen.insert(name))
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+fn is_symbol(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$')
+        && text.bytes().next().is_some_and(|byte| !byte.is_ascii_digit())
+}

@@ -1,0 +1,324 @@
+//! The manifest's types: everything a launch needs, written down by the compiler. Plain data, spelt in JSON as it
+//! stands here. No behaviour and no validation (see `check`), and no type of any other crate.
+
+use serde::{Deserialize, Serialize};
+
+use super::extent::Extent;
+
+/// What a package says about itself. The order of every list is part of its meaning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The compiler that wrote it, with its version: `moec 0.1.0`.
+    pub compiler: String,
+    /// The layer's name, from the spec.
+    pub layer: String,
+    /// SHA-256 of the spec's text, 64 lower-case hexadecimal digits.
+    pub spec_sha256: String,
+    /// The dtype of activations and weights.
+    pub dtype: Dtype,
+    /// A launch with more tokens than this is refused.
+    pub max_tokens: u64,
+    /// The layer's fixed sizes (`hidden`, `ffn`, `experts`, `top_k`, ...): for people and engines, not for launches.
+    pub dims: Vec<Dim>,
+    /// Every buffer that a launch may name: inputs, outputs and weights in calling order, and workspace.
+    pub buffers: Vec<Buffer>,
+    /// How each weight buffer is assembled from a checkpoint: one recipe a weight buffer.
+    pub weights: Vec<Recipe>,
+    /// The images that follow the manifest in the file, in order.
+    pub images: Vec<Image>,
+    /// What the package can run on. Where several fit a machine, the nearest to it is loaded: the newest architecture, the
+    /// most CPU features.
+    pub targets: Vec<Target>,
+}
+
+/// A named size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dim {
+    /// `hidden`, `experts`, ...
+    pub name: String,
+    /// Its value.
+    pub value: u64,
+}
+
+/// An element type of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Signed 32-bit integer.
+    I32,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        match self {
+            Dtype::F32 | Dtype::I32 => 4,
+            Dtype::F16 | Dtype::Bf16 => 2,
+        }
+    }
+
+    /// The name that specs, manifests and messages use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::F16 => "f16",
+            Dtype::Bf16 => "bf16",
+            Dtype::I32 => "i32",
+        }
+    }
+}
+
+/// What a buffer is to the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Given at each run, read only.
+    Input,
+    /// Given at each run, written whole.
+    Output,
+    /// Bound once, read only; its shape is constant.
+    Weight,
+    /// Scratch of one run: undefined before and after, except where `observe` names it.
+    Workspace,
+}
+
+/// One piece of memory that launches name by its index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Buffer {
+    /// Unique in the package. A weight has its canonical name: `router`, `gate`, `down_bias`, ...
+    pub name: String,
+    /// What it is to the caller.
+    pub role: Role,
+    /// Its element type.
+    pub dtype: Dtype,
+    /// Its shape, row-major, dense.
+    pub shape: Vec<Extent>,
+    /// The alignment in bytes that kernels rely on: a power of two, at most [`super::WORKSPACE_ALIGN`].
+    pub align: u32,
+    /// For a workspace buffer that can be read back after a run: the name to ask for (`routed.experts`, `load`, ...).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observe: Option<String>,
+}
+
+/// What an image is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageKind {
+    /// PTX text, UTF-8, without NUL.
+    Ptx,
+    /// An ELF for one GPU architecture.
+    Cubin,
+    /// A shared object for the host.
+    SharedObject,
+}
+
+/// One image. The writer fills in all but the kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// What it is.
+    pub kind: ImageKind,
+    /// Bytes from the end of the manifest. Images follow each other without gaps.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// SHA-256 of its bytes, 64 lower-case hexadecimal digits.
+    pub sha256: String,
+}
+
+impl Image {
+    /// An image whose place and hash the writer fills in.
+    #[must_use]
+    pub fn new(kind: ImageKind) -> Image {
+        Image { kind, offset: 0, length: 0, sha256: String::new() }
+    }
+}
+
+/// Where a target's kernels run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetKind {
+    /// An NVIDIA GPU.
+    Gpu,
+    /// The CPU.
+    Host,
+}
+
+/// One machine class that the package has kernels for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// `sm_80`, `sm_90a`, `x86-64-v4`, ...
+    pub name: String,
+    /// Where it runs.
+    pub kind: TargetKind,
+    /// Indices of its images, each holding every kernel: the best for the device is loaded, only that.
+    pub images: Vec<u32>,
+    /// Host: the CPU features that the code uses, in LLVM's spelling (`avx512f`, `bmi2`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cpu_features: Vec<String>,
+    /// GPU: the least CUDA version of a driver that takes the PTX, `12.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub least_driver: Option<String>,
+    /// GPU: the PTX ISA version of the text, `8.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ptx_version: Option<String>,
+    /// The kernels that launches name by index.
+    pub kernels: Vec<Kernel>,
+    /// Launch sequences by batch size, in ascending order; the last is open-ended.
+    pub regimes: Vec<Regime>,
+}
+
+/// The launches for a range of batch sizes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Regime {
+    /// The most tokens it serves; `None` on the last regime only.
+    pub tokens_up_to: Option<u64>,
+    /// In order; each sees what the ones before it wrote.
+    pub launches: Vec<Launch>,
+}
+
+/// The type of a kernel's parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ParamKind {
+    /// The address of a buffer.
+    Pointer,
+    /// A signed 32-bit scalar.
+    I32,
+    /// A signed 64-bit scalar.
+    I64,
+}
+
+/// One kernel of a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    /// Its symbol in the image.
+    pub symbol: String,
+    /// Its parameters, in order.
+    pub params: Vec<ParamKind>,
+    /// Threads of a block; 1 on the host.
+    pub threads: u32,
+    /// Bytes of shared memory declared in the image itself.
+    pub shared_bytes: u32,
+    /// Bytes of shared memory to ask for at launch, over and above `shared_bytes`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dynamic_shared_bytes: u32,
+    /// Registers a thread, where ptxas has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registers: Option<u32>,
+    /// Bytes spilled a thread, where ptxas has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spill_bytes: Option<u32>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
+/// One launch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// Index into [`Target::kernels`].
+    pub kernel: u32,
+    /// Blocks, in one dimension. Zero blocks: nothing is launched.
+    pub grid: Extent,
+    /// One argument a parameter of the kernel, in order.
+    pub args: Vec<Arg>,
+}
+
+/// One argument of a launch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arg {
+    /// The address of [`Manifest::buffers`] at this index.
+    Buffer(u32),
+    /// A scalar that must fit in 32 bits.
+    ScalarI32(Extent),
+    /// A scalar.
+    ScalarI64(Extent),
+}
+
+/// How one weight buffer comes out of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The weight buffer's name.
+    pub buffer: String,
+    /// The pieces that cover it; nearly always one that is the whole.
+    pub pieces: Vec<Piece>,
+}
+
+/// A part of a weight buffer, and the places where a checkpoint may keep it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Piece {
+    /// The part of the buffer that it fills; `None` is the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub into: Option<Slice>,
+    /// Candidates; the first whose tensors exist is taken.
+    pub sources: Vec<Source>,
+}
+
+/// One way a checkpoint may store a piece. Axes are those of the canonical buffer: `gate` is `[experts, ffn, hidden]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The stored tensor's name. `{e}` in it means one tensor an index of axis 0 (an expert), without that axis.
+    pub name: String,
+    /// The first two stored axes are folded into one (`[experts * ffn, hidden]`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flattened: bool,
+    /// The canonical axes in stored order; empty is canonical order. Layout `T` of three axes is `[0, 2, 1]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub axes: Vec<u32>,
+    /// The part of the stored tensor that is meant, of a fused one (`gate` of `gate_up`); `None` is the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slice: Option<Slice>,
+}
+
+impl Source {
+    /// A tensor stored as the buffer is: whole, in canonical order.
+    #[must_use]
+    pub fn plain(name: impl Into<String>) -> Source {
+        Source { name: name.into(), flattened: false, axes: Vec::new(), slice: None }
+    }
+}
+
+impl Recipe {
+    /// A buffer that is one stored tensor or one tensor an expert, wherever it is found first.
+    #[must_use]
+    pub fn whole(buffer: impl Into<String>, sources: Vec<Source>) -> Recipe {
+        Recipe { buffer: buffer.into(), pieces: vec![Piece { into: None, sources }] }
+    }
+}
+
+/// One of several equal parts along an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slice {
+    /// The canonical axis that is shared out.
+    pub axis: u32,
+    /// Which part, from 0.
+    pub index: u32,
+    /// How many parts.
+    pub parts: u32,
+    /// Parts alternate index by index (`interleave`), rather than follow each other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interleaved: bool,
+}

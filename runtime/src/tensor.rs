@@ -1,0 +1,243 @@
+//! A tensor in host memory, and the conversions between element types. No arithmetic and no views: kernels compute, this
+//! carries bytes to and from them.
+
+use std::borrow::Cow;
+
+use half::{bf16, f16};
+
+use crate::error::Error;
+use crate::package::Dtype;
+
+/// A dense row-major tensor, little-endian as in files and on devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    dtype: Dtype,
+    shape: Vec<u64>,
+    bytes: Vec<u8>,
+}
+
+impl Tensor {
+    /// A tensor of these bytes.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where there are not as many bytes as the shape and the dtype say.
+    pub fn new(dtype: Dtype, shape: Vec<u64>, bytes: Vec<u8>) -> Result<Tensor, Error> {
+        let needed = elements(&shape).and_then(|n| n.checked_mul(dtype.bytes()));
+        if needed != Some(bytes.len() as u64) {
+            return Err(Error::Shape {
+                name: format!("a tensor of {} bytes", bytes.len()),
+                expected: format!("as many {} elements as there are bytes for", dtype.name()),
+                actual: format!("{shape:?}"),
+            });
+        }
+        Ok(Tensor { dtype, shape, bytes })
+    }
+
+    /// A tensor of these values, rounded to `dtype` (an `i32` tensor truncates).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where there are not as many values as the shape says.
+    pub fn from_f32(dtype: Dtype, shape: Vec<u64>, values: &[f32]) -> Result<Tensor, Error> {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Ok(Tensor::new(Dtype::F32, shape, bytes)?.to_dtype(dtype))
+    }
+
+    /// The element type.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The shape.
+    #[must_use]
+    pub fn shape(&self) -> &[u64] {
+        &self.shape
+    }
+
+    /// The elements' bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the new shape has another number of elements.
+    pub fn reshape(self, shape: Vec<u64>) -> Result<Tensor, Error> {
+        Tensor::new(self.dtype, shape, self.bytes)
+    }
+
+    /// The tensor in another element type: rounded to nearest even; from float to `i32` truncated and saturated.
+    #[must_use]
+    pub fn to_dtype(&self, dtype: Dtype) -> Tensor {
+        let bytes = if dtype == self.dtype {
+            self.bytes.clone()
+        } else if dtype == Dtype::I32 {
+            // `as` saturates, and NaN becomes 0.
+            self.to_f64().into_iter().flat_map(|value| (value as i32).to_le_bytes()).collect()
+        } else {
+            convert(&self.bytes, Stored::of(self.dtype), dtype).into_owned()
+        };
+        Tensor { dtype, shape: self.shape.clone(), bytes }
+    }
+
+    /// The elements, exactly.
+    #[must_use]
+    pub fn to_f64(&self) -> Vec<f64> {
+        let halves = self.bytes.as_chunks::<2>().0;
+        let words = self.bytes.as_chunks::<4>().0;
+        match self.dtype {
+            Dtype::F32 => words.iter().map(|word| f64::from(f32::from_le_bytes(*word))).collect(),
+            Dtype::I32 => words.iter().map(|word| f64::from(i32::from_le_bytes(*word))).collect(),
+            Dtype::F16 => halves.iter().map(|half| f64::from(f16::from_le_bytes(*half))).collect(),
+            Dtype::Bf16 => halves.iter().map(|half| f64::from(bf16::from_le_bytes(*half))).collect(),
+        }
+    }
+
+    /// The elements of an `i32` tensor.
+    ///
+    /// # Errors
+    /// [`Error::Dtype`] where it is of another type.
+    pub fn to_i32(&self) -> Result<Vec<i32>, Error> {
+        if self.dtype != Dtype::I32 {
+            return Err(Error::Dtype { name: "a tensor".into(), expected: Dtype::I32, actual: self.dtype });
+        }
+        Ok(self.bytes.as_chunks::<4>().0.iter().map(|word| i32::from_le_bytes(*word)).collect())
+    }
+}
+
+/// The number of elements; `None` where it passes 64 bits.
+pub(crate) fn elements(shape: &[u64]) -> Option<u64> {
+    shape.iter().try_fold(1u64, |product, extent| product.checked_mul(*extent))
+}
+
+/// The element types that checkpoints have and a tensor can be made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stored {
+    F64,
+    F32,
+    F16,
+    Bf16,
+    I64,
+    I32,
+}
+
+impl Stored {
+    pub(crate) fn of(dtype: Dtype) -> Stored {
+        match dtype {
+            Dtype::F32 => Stored::F32,
+            Dtype::F16 => Stored::F16,
+            Dtype::Bf16 => Stored::Bf16,
+            Dtype::I32 => Stored::I32,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Stored::F64 => "f64",
+            Stored::F32 => "f32",
+            Stored::F16 => "f16",
+            Stored::Bf16 => "bf16",
+            Stored::I64 => "i64",
+            Stored::I32 => "i32",
+        }
+    }
+
+    pub(crate) fn is_integer(self) -> bool {
+        matches!(self, Stored::I64 | Stored::I32)
+    }
+}
+
+/// `bytes` as elements of `to`; borrowed where nothing changes. Integers saturate.
+pub(crate) fn convert(bytes: &[u8], from: Stored, to: Dtype) -> Cow<'_, [u8]> {
+    if Stored::of(to) == from {
+        return Cow::Borrowed(bytes);
+    }
+    match from {
+        Stored::F64 => convert_from(bytes, to, f64::from_le_bytes),
+        Stored::F32 => convert_from(bytes, to, |word| f64::from(f32::from_le_bytes(word))),
+        Stored::F16 => convert_from(bytes, to, |half| f64::from(f16::from_le_bytes(half))),
+        Stored::Bf16 => convert_from(bytes, to, |half| f64::from(bf16::from_le_bytes(half))),
+        Stored::I64 => convert_from(bytes, to, |word| i64::from_le_bytes(word) as f64),
+        Stored::I32 => convert_from(bytes, to, |word| f64::from(i32::from_le_bytes(word))),
+    }
+    .into()
+}
+
+fn convert_from<const N: usize>(bytes: &[u8], to: Dtype, load: impl Fn([u8; N]) -> f64) -> Vec<u8> {
+    let values = bytes.as_chunks::<N>().0.iter().map(|chunk| load(*chunk));
+    match to {
+        Dtype::F32 => values.flat_map(|value| (value as f32).to_le_bytes()).collect(),
+        Dtype::F16 => values.flat_map(|value| f16::from_f32(round_to_odd(value)).to_le_bytes()).collect(),
+        Dtype::Bf16 => values.flat_map(|value| bf16::from_f32(round_to_odd(value)).to_le_bytes()).collect(),
+        Dtype::I32 => values.flat_map(|value| (value as i32).to_le_bytes()).collect(),
+    }
+}
+
+/// `value` cut to f32 with its last bit set where anything was lost, so that a second rounding to 16 bits is right.
+// Not `bf16::from_f64`: half 2.7 drops the low 32 bits of the mantissa first, and so takes near-ties for ties.
+fn round_to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    if f64::from(near) == value || value.is_nan() {
+        return near;
+    }
+    let towards_zero = if f64::from(near).abs() > value.abs() { near.to_bits() - 1 } else { near.to_bits() };
+    f32::from_bits(towards_zero | 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixteen_bits_are_rounded_once() {
+        // Halfway between two bf16, and a little more: the little more must be seen, wherever in 52 bits it is.
+        let tie = 1.0 + 2f64.powi(-8);
+        for (value, expected) in [
+            (tie, 1.0),
+            (tie + 2f64.powi(-52), 1.0 + 2f64.powi(-7)),
+            (tie + 2f64.powi(-22), 1.0 + 2f64.powi(-7)),
+            (-tie - 2f64.powi(-52), -1.0 - 2f64.powi(-7)),
+            (tie - 2f64.powi(-52), 1.0),
+            (1e300, f64::INFINITY),
+            (f64::NEG_INFINITY, f64::NEG_INFINITY),
+            (0.0, 0.0),
+        ] {
+            let bytes = convert(&value.to_le_bytes(), Stored::F64, Dtype::Bf16).into_owned();
+            assert_eq!(Tensor::new(Dtype::Bf16, vec![1], bytes).unwrap().to_f64(), [expected], "{value:e}");
+        }
+        let nan = Tensor::from_f32(Dtype::F16, vec![1], &[f32::NAN]).unwrap();
+        assert!(nan.to_f64()[0].is_nan());
+    }
+
+    #[test]
+    fn every_f16_and_bf16_survives_f32() {
+        let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        for dtype in [Dtype::F16, Dtype::Bf16] {
+            let all = Tensor::new(dtype, vec![1 << 16], bytes.clone()).unwrap();
+            let back = all.to_dtype(Dtype::F32).to_dtype(dtype);
+            for (a, b) in all.to_f64().iter().zip(back.to_f64()) {
+                assert!(a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()), "{a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_are_held_against_bytes() {
+        assert!(Tensor::new(Dtype::F16, vec![2, 2], vec![0; 8]).is_ok());
+        assert!(Tensor::new(Dtype::F16, vec![2, 2], vec![0; 9]).is_err());
+        assert!(Tensor::new(Dtype::F16, vec![u64::MAX, u64::MAX], vec![0; 8]).is_err());
+        assert!(Tensor::from_f32(Dtype::F32, vec![3], &[1.0]).is_err());
+        assert!(Tensor::from_f32(Dtype::F32, vec![4], &[1.0; 4]).unwrap().reshape(vec![2, 2]).is_ok());
+    }
+
+    #[test]
+    fn integers_convert_by_truncation() {
+        let floats = Tensor::from_f32(Dtype::F32, vec![4], &[1.9, -1.9, 1e20, f32::NAN]).unwrap();
+        assert_eq!(floats.to_dtype(Dtype::I32).to_i32().unwrap(), [1, -1, i32::MAX, 0]);
+        assert!(floats.to_i32().is_err());
+        let wide = convert(&(1i64 << 40).to_le_bytes(), Stored::I64, Dtype::I32).into_owned();
+        assert_eq!(wide, i32::MAX.to_le_bytes());
+    }
+}

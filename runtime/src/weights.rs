@@ -1,0 +1,308 @@
+//! Checkpoints: tensors out of safetensors bytes, and canonical weights assembled by a manifest's recipes. Which name,
+//! axis order or part is meant is written in the recipe; nothing is guessed from shapes.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
+
+use crate::error::Error;
+use crate::package::{Buffer, Dtype, Manifest, Piece, Role, Slice, Source};
+use crate::tensor::{Stored, Tensor, convert, elements};
+
+/// The parsed bytes of a safetensors file, owned or mapped by the caller.
+#[derive(Debug)]
+pub struct Checkpoint<'a> {
+    tensors: SafeTensors<'a>,
+}
+
+/// A conversion that took place, worth telling the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The stored tensor; with `{e}` where each expert has its own.
+    pub tensor: String,
+    /// Its element type in the file.
+    pub from: &'static str,
+    /// What it became.
+    pub to: Dtype,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` is {}, converted to {}", self.tensor, self.from, self.to.name())
+    }
+}
+
+impl<'a> Checkpoint<'a> {
+    /// The tensors in `bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Safetensors`] where they are not a safetensors file.
+    pub fn read(bytes: &'a [u8]) -> Result<Checkpoint<'a>, Error> {
+        let tensors = SafeTensors::deserialize(bytes).map_err(|error| Error::Safetensors { why: error.to_string() })?;
+        Ok(Checkpoint { tensors })
+    }
+
+    /// The names, in byte order.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        let mut names = self.tensors.names();
+        names.sort_unstable();
+        names
+    }
+
+    /// One tensor, in `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], [`Error::TensorDtype`].
+    pub fn tensor(&self, name: &str, dtype: Dtype) -> Result<(Tensor, Option<Note>), Error> {
+        let view = self.tensors.tensor(name).map_err(|_| self.missing(name, vec![name.into()]))?;
+        let stored = stored(name, &view, dtype)?;
+        let bytes = convert(view.data(), stored, dtype).into_owned();
+        let tensor = Tensor::new(dtype, view.shape().iter().map(|n| *n as u64).collect(), bytes)?;
+        Ok((tensor, note(name, stored, dtype)))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.tensor(name).is_ok()
+    }
+
+    fn missing(&self, buffer: &str, candidates: Vec<String>) -> Error {
+        let mut near: Vec<(usize, &str)> = self
+            .names()
+            .into_iter()
+            .filter_map(|name| {
+                let nearest = candidates.iter().map(|candidate| distance(candidate, name)).min()?;
+                (nearest <= 2 + name.len() / 3).then_some((nearest, name))
+            })
+            .collect();
+        near.sort_unstable();
+        let near_matches = near.into_iter().take(3).map(|(_, name)| name.to_owned()).collect();
+        Error::MissingTensor { buffer: buffer.into(), candidates, near_matches }
+    }
+}
+
+/// The weights of a package, in the manifest's order, out of a checkpoint whose names carry `prefix`.
+///
+/// # Errors
+/// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::TensorDtype`], each naming the stored tensor.
+pub fn assemble(manifest: &Manifest, checkpoint: &Checkpoint<'_>, prefix: &str) -> Result<(Vec<Tensor>, Vec<Note>), Error> {
+    let mut notes: Vec<Note> = Vec::new();
+    let mut weights = Vec::new();
+    for buffer in manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight) {
+        let recipe = manifest.weights.iter().find(|recipe| recipe.buffer == buffer.name);
+        let pieces = recipe.map_or(&[][..], |recipe| &recipe.pieces);
+        let shape: Vec<u64> = buffer.shape.iter().map(|extent| extent.as_const().unwrap_or(0).unsigned_abs()).collect();
+        // Every stored tensor is found and measured before the buffer is allocated: together they are as large as it is.
+        let found = pieces.iter().map(|piece| find(buffer, &shape, piece, checkpoint, prefix));
+        let found: Vec<Found<'_>> = found.collect::<Result<_, _>>()?;
+        let bytes = elements(&shape).and_then(|n| usize::try_from(n.checked_mul(buffer.dtype.bytes())?).ok());
+        let mut bytes = vec![0; bytes.ok_or(Error::Extent { why: "a weight overflows" })?];
+        for found in &found {
+            for part in &found.parts {
+                let from = convert(part.view.data(), part.stored, buffer.dtype);
+                copy_strided(&mut bytes, &part.into, &from, &found.from, &found.extents, buffer.dtype.bytes() as usize);
+                if let Some(note) = note(&format!("{prefix}{}", found.name), part.stored, buffer.dtype)
+                    && !notes.contains(&note)
+                {
+                    notes.push(note);
+                }
+            }
+        }
+        weights.push(Tensor::new(buffer.dtype, shape, bytes)?);
+    }
+    Ok((weights, notes))
+}
+
+/// Elements of a piece inside a larger tensor: where the first is, and how far apart neighbours are along each axis.
+#[derive(Clone, Debug)]
+struct Strided {
+    base: usize,
+    strides: Vec<usize>,
+}
+
+/// A piece's source, found: the extents to copy (without the experts' axis where each expert has its own tensor).
+struct Found<'a> {
+    name: String,
+    extents: Vec<usize>,
+    from: Strided,
+    parts: Vec<Part<'a>>,
+}
+
+struct Part<'a> {
+    view: TensorView<'a>,
+    stored: Stored,
+    into: Strided,
+}
+
+fn find<'a>(
+    buffer: &Buffer,
+    shape: &[u64],
+    piece: &Piece,
+    checkpoint: &Checkpoint<'a>,
+    prefix: &str,
+) -> Result<Found<'a>, Error> {
+    let expanded = |source: &Source, expert: u64| format!("{prefix}{}", source.name.replace("{e}", &expert.to_string()));
+    let Some(source) = piece.sources.iter().find(|source| checkpoint.has(&expanded(source, 0))) else {
+        let candidates = piece.sources.iter().map(|source| expanded(source, 0)).collect();
+        return Err(checkpoint.missing(&buffer.name, candidates));
+    };
+    // The piece, as a part of the buffer.
+    let mut extents = shape.to_vec();
+    if let Some(slice) = piece.into {
+        extents[slice.axis as usize] /= u64::from(slice.parts);
+    }
+    let mut into = strided(&order(&[], shape.len()), shape);
+    into.narrow(piece.into, &extents);
+    // The piece, as a part of what is stored.
+    let mut whole = extents.clone();
+    if let Some(slice) = source.slice {
+        let extent = &mut whole[slice.axis as usize];
+        *extent = extent.checked_mul(u64::from(slice.parts)).ok_or(Error::Extent { why: "a stored tensor overflows" })?;
+    }
+    let per_expert = source.name.contains("{e}");
+    let axes = order(&source.axes, shape.len());
+    let skip = usize::from(per_expert);
+    let mut expected: Vec<u64> = axes[skip..].iter().map(|axis| whole[*axis]).collect();
+    if source.flattened {
+        let first = expected.remove(0);
+        expected[0] = expected[0].checked_mul(first).ok_or(Error::Extent { why: "a stored tensor overflows" })?;
+    }
+    if elements(&whole).and_then(|n| usize::try_from(n).ok()).is_none() {
+        return Err(Error::Extent { why: "a stored tensor overflows" });
+    }
+    let mut from = strided(&axes, &whole);
+    from.narrow(source.slice, &extents);
+    from.strides.drain(..skip);
+    let experts = if per_expert { extents[0] } else { 1 };
+    let mut parts = Vec::new();
+    for expert in 0..experts {
+        let name = expanded(source, expert);
+        let view = checkpoint.tensors.tensor(&name).map_err(|_| checkpoint.missing(&buffer.name, vec![name.clone()]))?;
+        let actual: Vec<u64> = view.shape().iter().map(|n| *n as u64).collect();
+        // Axes of one index change nothing: `[1, E]` is stored as `[E]` is.
+        if !actual.iter().filter(|n| **n != 1).eq(expected.iter().filter(|n| **n != 1)) {
+            return Err(Error::TensorShape { tensor: name, buffer: buffer.name.clone(), expected, actual });
+        }
+        let base = into.base + expert as usize * into.strides.first().copied().unwrap_or(0);
+        let stored = stored(&name, &view, buffer.dtype)?;
+        parts.push(Part { view, stored, into: Strided { base, strides: into.strides[skip..].to_vec() } });
+    }
+    let extents = extents[skip..].iter().map(|n| *n as usize).collect();
+    Ok(Found { name: source.name.clone(), extents, from, parts })
+}
+
+fn order(axes: &[u32], rank: usize) -> Vec<usize> {
+    if axes.is_empty() { (0..rank).collect() } else { axes.iter().map(|axis| *axis as usize).collect() }
+}
+
+/// Strides by canonical axis of a dense tensor of canonical shape `whole` whose axes are stored in the order `axes`.
+fn strided(axes: &[usize], whole: &[u64]) -> Strided {
+    let mut strides = vec![0; whole.len()];
+    let mut stride = 1;
+    for axis in axes.iter().rev() {
+        strides[*axis] = stride;
+        stride *= whole[*axis] as usize;
+    }
+    Strided { base: 0, strides }
+}
+
+impl Strided {
+    /// Only the part that `slice` says, which has `extents`.
+    fn narrow(&mut self, slice: Option<Slice>, extents: &[u64]) {
+        let Some(Slice { axis, index, parts, interleaved }) = slice else { return };
+        let (axis, index, parts) = (axis as usize, index as usize, parts as usize);
+        if interleaved {
+            self.base += index * self.strides[axis];
+            self.strides[axis] *= parts;
+        } else {
+            self.base += index * extents[axis] as usize * self.strides[axis];
+        }
+    }
+}
+
+/// `into[i] = from[i]` for every index `i` below `extents`; the runs along the last axis at once where both are dense.
+fn copy_strided(into: &mut [u8], to: &Strided, from: &[u8], at: &Strided, extents: &[usize], element_bytes: usize) {
+    let Some((&last, outer)) = extents.split_last() else {
+        into[to.base * element_bytes..][..element_bytes].copy_from_slice(&from[at.base * element_bytes..][..element_bytes]);
+        return;
+    };
+    let (to_step, from_step) = (to.strides[outer.len()], at.strides[outer.len()]);
+    let mut index = vec![0; outer.len()];
+    loop {
+        let offset = |strided: &Strided| strided.base + index.iter().zip(&strided.strides).map(|(i, s)| i * s).sum::<usize>();
+        let (mut target, mut origin) = (offset(to), offset(at));
+        if to_step == 1 && from_step == 1 {
+            let bytes = last * element_bytes;
+            into[target * element_bytes..][..bytes].copy_from_slice(&from[origin * element_bytes..][..bytes]);
+        } else {
+            for _ in 0..last {
+                let element = &from[origin * element_bytes..][..element_bytes];
+                into[target * element_bytes..][..element_bytes].copy_from_slice(element);
+                target += to_step;
+                origin += from_step;
+            }
+        }
+        // The next index, last axis first, as an odometer counts.
+        let Some(axis) = (0..outer.len()).rev().find(|axis| index[*axis] + 1 < outer[*axis]) else { return };
+        index[axis] += 1;
+        index[axis + 1..].fill(0);
+    }
+}
+
+/// What the tensor's elements are, where they can become `dtype`: floats become floats, integers integers.
+fn stored(name: &str, view: &TensorView<'_>, dtype: Dtype) -> Result<Stored, Error> {
+    let stored = match view.dtype() {
+        FileDtype::F64 => Some(Stored::F64),
+        FileDtype::F32 => Some(Stored::F32),
+        FileDtype::F16 => Some(Stored::F16),
+        FileDtype::BF16 => Some(Stored::Bf16),
+        FileDtype::I64 => Some(Stored::I64),
+        FileDtype::I32 => Some(Stored::I32),
+        _ => None,
+    };
+    stored
+        .filter(|stored| stored.is_integer() == (dtype == Dtype::I32))
+        .ok_or_else(|| Error::TensorDtype { tensor: name.into(), actual: view.dtype().to_string() })
+}
+
+fn note(name: &str, stored: Stored, to: Dtype) -> Option<Note> {
+    (stored != Stored::of(to)).then(|| Note { tensor: name.into(), from: stored.name(), to })
+}
+
+/// The safetensors file of these named tensors.
+///
+/// # Errors
+/// [`Error::Safetensors`] where two have one name or a shape does not fit this machine.
+pub fn to_safetensors(tensors: &[(&str, &Tensor)]) -> Result<Vec<u8>, Error> {
+    let mut views: HashMap<&str, TensorView<'_>> = HashMap::new();
+    for (name, tensor) in tensors {
+        let dtype = match tensor.dtype() {
+            Dtype::F32 => FileDtype::F32,
+            Dtype::F16 => FileDtype::F16,
+            Dtype::Bf16 => FileDtype::BF16,
+            Dtype::I32 => FileDtype::I32,
+        };
+        let shape = tensor.shape().iter().map(|extent| *extent as usize).collect();
+        let view = TensorView::new(dtype, shape, tensor.bytes());
+        let view = view.map_err(|error| Error::Safetensors { why: error.to_string() })?;
+        if views.insert(name, view).is_some() {
+            return Err(Error::Safetensors { why: format!("two tensors are named `{name}`") });
+        }
+    }
+    // The crate sorts by dtype and name, so the map's order does not reach the file.
+    safetensors::serialize(views, None).map_err(|error| Error::Safetensors { why: error.to_string() })
+}
+
+/// Edits between two names.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let best = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], best);
+        }
+    }
+    row[b.len()]
+}

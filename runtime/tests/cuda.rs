@@ -1,0 +1,148 @@
+//! The GPU device against a driver made of C (`fixture/mock_libcuda.c`): which calls it makes, with what, and what it does
+//! when one fails. Each case runs in a child process that finds the mock where it looks for `libcuda.so.1`; without a C
+//! compiler, or off Linux, these tests say so and pass.
+#![cfg(all(feature = "cuda", feature = "host"))]
+#![allow(clippy::unwrap_used)]
+
+mod fixture;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use fixture::{w, x, y};
+use moec_runtime::{DeviceKind, Dims, Layer, Package};
+use tempfile::TempDir;
+
+/// The folder with the mock, made once; `None`, said aloud, where that is not possible.
+fn mock() -> Option<&'static Path> {
+    static FOLDER: OnceLock<Option<TempDir>> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("mock_libcuda.c");
+        std::fs::write(&source, include_str!("fixture/mock_libcuda.c")).unwrap();
+        let library = folder.path().join("libcuda.so.1");
+        let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+        (cfg!(target_os = "linux") && status.ok()?.success()).then_some(folder)
+    });
+    if folder.is_none() {
+        skip();
+    }
+    folder.as_ref().map(TempDir::path)
+}
+
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn skip() {
+    eprintln!("skipped: runtime/tests/cuda.rs needs Linux and `cc`, a C compiler that makes shared objects");
+}
+
+/// What the child does: the layer, twice; `out:` lines tell the parent.
+#[test]
+fn child() {
+    let Ok(case) = std::env::var("MOCK_CASE") else { return };
+    let mut manifest = fixture::manifest();
+    match case.as_str() {
+        "old driver" => manifest.targets[0].least_driver = Some("12.4".into()),
+        "shared memory" => manifest.targets[0].kernels[1].dynamic_shared_bytes = 100_000,
+        _ => {}
+    }
+    let package = Package::new(manifest, vec![fixture::PTX.into(), Vec::new()]).unwrap();
+    let ordinal = u32::from(case == "second device");
+    let bound = Layer::load(&package, DeviceKind::Cuda { ordinal }).and_then(|layer| layer.bind(vec![w()]));
+    let bound = match bound {
+        Ok(bound) => bound,
+        Err(error) => return println!("out: {} {error}", error.code()),
+    };
+    for _ in 0..2 {
+        match bound.run(&[x(5)], Dims::tokens(5)) {
+            Ok(run) => {
+                let load = run.tensor("load").unwrap().to_i32().unwrap();
+                println!("out: {} {load:?} on {}", run.tensor("y").unwrap() == &y(5), bound.layer().device().name());
+            }
+            Err(error) => println!("out: {} {error}", error.code()),
+        }
+    }
+}
+
+/// The child's `out:` lines and the driver's calls.
+fn run(mock: &Path, case: &str, env: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
+    let log = mock.join(format!("{case}.log"));
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture"])
+        .env("LD_LIBRARY_PATH", mock)
+        .env("MOCK_CASE", case)
+        .env("MOCK_LOG", &log)
+        .envs(env.iter().copied())
+        .output()
+        .unwrap();
+    let out = String::from_utf8(child.stdout).unwrap();
+    assert!(child.status.success(), "{case}: {out}\n{}", String::from_utf8_lossy(&child.stderr));
+    let out = out.lines().filter_map(|line| Some(line.split_once("out: ")?.1.to_owned())).collect();
+    let calls = std::fs::read_to_string(log).unwrap_or_default();
+    (out, calls.lines().map(str::to_owned).collect())
+}
+
+#[test]
+fn a_run_on_the_driver() {
+    let Some(mock) = mock() else { return };
+    let (out, calls) = run(mock, "plain", &[]);
+    assert_eq!(out, ["true [5, -4] on Mock GPU"; 2]);
+    let image = format!("cuModuleLoadData {}", fixture::PTX.len());
+    let open = ["cuInit", "cuDeviceGet", "cuDriverGetVersion", "cuDevicePrimaryCtxRetain", &image];
+    let open = [&open[..], &["cuModuleGetFunction double_it", "cuModuleGetFunction add_it", "cuMemAlloc 16", "cuMemcpyHtoD"]];
+    let run = [
+        "cuMemAlloc 80",
+        "cuMemcpyHtoD",
+        "cuMemAlloc 80",
+        "cuMemAlloc 512",
+        "cuLaunchKernel 10 grid 5 1 1 block 128 1 1 shared 0 stream (nil)",
+        "cuLaunchKernel 11 grid 5 1 1 block 128 1 1 shared 0 stream (nil)",
+        "cuCtxSynchronize",
+        "cuMemcpyDtoH",
+        "cuMemcpyDtoH",
+        "cuMemFree",
+        "cuMemFree",
+        "cuMemFree",
+    ];
+    let close = ["cuMemFree", "cuModuleUnload", "cuDevicePrimaryCtxRelease"];
+    assert_eq!(calls, [&open.concat()[..], &run, &run, &close].concat());
+}
+
+#[test]
+fn much_shared_memory_is_asked_for() {
+    let Some(mock) = mock() else { return };
+    let (out, calls) = run(mock, "shared memory", &[]);
+    assert_eq!(out.len(), 2);
+    // Attribute 8 is CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES.
+    assert!(calls.contains(&"cuFuncSetAttribute 11 8 100000".into()), "{calls:#?}");
+    assert!(calls.iter().any(|call| call.contains("11 grid 5 1 1 block 128 1 1 shared 100000")), "{calls:#?}");
+}
+
+// Fault table, rows 14, 16 and 17: the words, and that nothing stays retained, loaded or allocated.
+#[test]
+fn failures_are_told_and_cleaned_up() {
+    let Some(mock) = mock() else { return };
+    let check = |case: &str, env: &[(&str, &str)], expected: &[&str]| {
+        let (out, calls) = run(mock, case, env);
+        assert_eq!(out.len(), expected.len(), "{case}: {out:?}");
+        for (line, expected) in out.iter().zip(expected) {
+            assert!(line.starts_with(&expected[..6]) && line.contains(&expected[7..]), "{case}: {line}\nshould say: {expected}");
+        }
+        let count = |name: &str| calls.iter().filter(|call| call.starts_with(name)).count();
+        let failed = |name: &str| usize::from(case == name);
+        assert_eq!(count("cuDevicePrimaryCtxRetain"), count("cuDevicePrimaryCtxRelease"), "{case}: {calls:#?}");
+        assert_eq!(count("cuModuleLoadData") - failed("no load"), count("cuModuleUnload"), "{case}: {calls:#?}");
+        assert_eq!(count("cuMemAlloc") - failed("no memory"), count("cuMemFree"), "{case}: {calls:#?}");
+    };
+    let lost = "RT0502 cuLaunchKernel failed: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access";
+    check("no init", &[("MOCK_FAIL", "cuInit 1 34")], &["RT0402 cuInit says CUDA_ERROR_OTHER"]);
+    check("second device", &[], &["RT0402 there is no device 1"]);
+    check("old driver", &[], &["RT0402 the driver speaks CUDA 12.2, the package's PTX needs 12.4"]);
+    check("old gpu", &[("MOCK_ARCH", "75")], &["RT0403 no kernels for Mock GPU (sm_75): it has `sm_80`, `host`"]);
+    check("no load", &[("MOCK_FAIL", "cuModuleLoadData 1 222")], &["RT0405 the PTX is newer than the driver"]);
+    check("no kernel", &[("MOCK_FAIL", "cuModuleGetFunction 2 500")], &["RT0405 no kernel `add_it`"]);
+    check("no memory", &[("MOCK_FAIL", "cuMemAlloc 1 2")], &["RT0406 no room for 16 bytes"]);
+    check("a refused launch", &[("MOCK_FAIL", "cuLaunchKernel 2 701")], &["RT0501 cuLaunchKernel"; 2]);
+    check("a lost device", &[("MOCK_FAIL", "cuLaunchKernel 2 700")], &["RT0501 CUDA_ERROR_ILLEGAL_ADDRESS", lost]);
+    check("lost later", &[("MOCK_FAIL", "cuCtxSynchronize 1 719")], &["RT0501 cuCtxSynchronize", "RT0502 restart the process"]);
+}

@@ -1,0 +1,232 @@
+//! The file format: what is written is read back, and nothing else is.
+#![allow(clippy::unwrap_used)]
+
+mod fixture;
+
+use moec_runtime::package::{
+    Arg, Dim, Dims, Dtype, Extent, ImageKind, Manifest, ParamKind, Role, Slice, Source, TargetKind, read, workspace, write,
+};
+use moec_runtime::{Error, Package};
+use sha2::{Digest, Sha256};
+
+fn images() -> Vec<Vec<u8>> {
+    vec![fixture::PTX.into(), b"\x7fELF and so on".to_vec()]
+}
+
+/// A file with this manifest text, all hashes of the header right.
+fn forge(json: &str, images: &[u8]) -> Vec<u8> {
+    let mut file = b"moec.pkg".to_vec();
+    file.extend(1u32.to_le_bytes());
+    file.extend((json.len() as u64).to_le_bytes());
+    file.extend(Sha256::digest(json));
+    file.extend(json.as_bytes());
+    file.extend(images);
+    file
+}
+
+#[test]
+fn a_package_is_read_back() {
+    let file = write(&fixture::manifest(), &images()).unwrap();
+    let package = read(&file).unwrap();
+    assert_eq!(package, Package::new(fixture::manifest(), images()).unwrap());
+    assert_eq!(package.images(), images());
+    assert_eq!(package.to_bytes().unwrap(), file, "the same package, other bytes");
+    assert_eq!(package.manifest().images[1].offset, fixture::PTX.len() as u64);
+}
+
+#[test]
+fn the_deepest_formula_is_read_back() {
+    let mut manifest = fixture::manifest();
+    let deep = (0..32).fold(Extent::Tokens, |extent, _| extent + 1);
+    manifest.targets[1].regimes[1].launches[0].args[3] = Arg::ScalarI64(deep);
+    let file = write(&manifest, &images()).unwrap();
+    assert_eq!(read(&file).unwrap().to_bytes().unwrap(), file);
+}
+
+#[test]
+fn every_flipped_bit_is_rejected() {
+    let file = write(&fixture::manifest(), &images()).unwrap();
+    let mut flipped = file.clone();
+    for index in 0..file.len() {
+        for bit in 0..8 {
+            flipped[index] ^= 1 << bit;
+            assert!(read(&flipped).is_err(), "bit {bit} of byte {index}");
+            flipped[index] = file[index];
+        }
+    }
+}
+
+#[test]
+fn every_other_length_is_rejected() {
+    let mut file = write(&fixture::manifest(), &images()).unwrap();
+    for length in 0..file.len() {
+        assert!(read(&file[..length]).is_err(), "the first {length} bytes");
+    }
+    file.push(0);
+    assert_eq!(
+        read(&file).unwrap_err().to_string().split("; fetch").next(),
+        Some("the package is damaged: 1 bytes after the last image")
+    );
+}
+
+/// The most memory that this process has had, where the system tells.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmPeak:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+#[test]
+fn hostile_lengths_allocate_nothing() {
+    let package = Package::new(fixture::manifest(), images()).unwrap();
+    let json = serde_json::to_string(package.manifest()).unwrap();
+    let bytes = images().concat();
+    assert!(read(&forge(&json, &bytes)).is_ok());
+    let before = peak_bytes();
+    for length in [u64::MAX, u64::MAX / 2, 1 << 40, 1 << 32, bytes.len() as u64 + 1] {
+        let mut header = forge(&json, &bytes);
+        header[12..20].copy_from_slice(&length.to_le_bytes());
+        assert!(read(&header).is_err());
+        let second = &package.manifest().images[1];
+        for field in ["length", "offset"] {
+            let value = if field == "length" { second.length } else { second.offset };
+            let hostile = json.replace(&format!("\"{field}\":{value}"), &format!("\"{field}\":{length}"));
+            assert_ne!(hostile, json);
+            assert!(matches!(read(&forge(&hostile, &bytes)), Err(Error::Damaged { .. })), "{field} {length}");
+        }
+    }
+    if let (Some(before), Some(after)) = (before, peak_bytes()) {
+        // The other tests of this binary run beside this one: they take a few megabytes.
+        assert!(after - before < 256 << 20, "{} bytes more at the peak", after - before);
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_refused() {
+    let package = Package::new(fixture::manifest(), images()).unwrap();
+    let json = serde_json::to_string(package.manifest()).unwrap();
+    let bytes = images().concat();
+    for (from, to) in [
+        ("{\"compiler\"", "{\"surprise\":1,\"compiler\""),
+        ("{\"name\":\"x\"", "{\"name\":\"x\",\"colour\":\"red\""),
+        ("\"role\":\"input\"", "\"role\":\"inout\""),
+        ("\"const\":4", "\"const\":4.5"),
+        ("\"const\":4", "\"const\":99999999999999999999"),
+        ("\"layer\":\"double\"", "\"layer\":\"double\",\"layer\":\"twice\""),
+    ] {
+        let edited = json.replacen(from, to, 1);
+        assert_ne!(edited, json, "{from}");
+        assert!(matches!(read(&forge(&edited, &bytes)), Err(Error::Manifest { .. })), "{to}");
+    }
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(read(&forge(&deep, &[])).is_err());
+    let mut newer = forge(&json, &bytes);
+    newer[8] = 2;
+    assert_eq!(read(&newer), Err(Error::FormatVersion { found: 2, known: 1 }));
+    assert_eq!(read(b""), Err(Error::NotAPackage));
+    assert_eq!(read(b"PK\x03\x04 a zip file, say"), Err(Error::NotAPackage));
+}
+
+/// The edited manifest is refused, with these words in the message.
+fn check(expected: &str, edit: impl FnOnce(&mut Manifest)) {
+    let mut manifest = fixture::manifest();
+    edit(&mut manifest);
+    let error = Package::new(manifest, images()).unwrap_err();
+    assert_eq!(error.code(), "RT0104");
+    assert!(error.to_string().contains(expected), "{error}\nshould say: {expected}");
+}
+
+#[test]
+fn an_unsound_manifest_is_refused() {
+    check("1 images are listed, 2 given", |m| drop(m.images.pop()));
+    check("`spec_sha256`", |m| m.spec_sha256 = "F".repeat(64));
+    check("two dims", |m| m.dims.push(Dim { name: "hidden".into(), value: 5 }));
+    check("two buffers have one name", |m| m.buffers[2].name = "x".into());
+    check("no buffer is an output", |m| m.buffers[4].role = Role::Workspace);
+    check("alignment 24", |m| m.buffers[0].align = 24);
+    check("alignment 512", |m| m.buffers[0].align = 512);
+    check("weight `w`: an extent", |m| m.buffers[1].shape[0] = Extent::Tokens);
+    check("weight `w`: an extent", |m| m.buffers[1].shape[0] = Extent::Const(0));
+    check("`x` is observed", |m| m.buffers[0].observe = Some("x".into()));
+    check("has no recipe", |m| m.weights.clear());
+    check("two recipes", |m| m.weights.push(m.weights[0].clone()));
+    check("without a source", |m| m.weights[0].pieces[0].sources.clear());
+    check("does not cover", |m| m.weights[0].pieces.clear());
+    check("does not cover", |m| {
+        let again = m.weights[0].pieces[0].clone();
+        m.weights[0].pieces.push(again);
+    });
+    check("does not cover", |m| {
+        m.weights[0].pieces[0].into = Some(Slice { axis: 0, index: 1, parts: 2, interleaved: false });
+    });
+    check("axes [1] are not an order", |m| m.weights[0].pieces[0].sources[0].axes = vec![1]);
+    check("part 2 of 2 along axis 0", |m| {
+        m.weights[0].pieces[0].sources[0].slice = Some(Slice { axis: 0, index: 2, parts: 2, interleaved: false });
+    });
+    check("a slice of the experts' axis", |m| {
+        let slice = Some(Slice { axis: 0, index: 0, parts: 2, interleaved: false });
+        m.weights[0].pieces[0].sources[0] = Source { slice, ..Source::plain("w.{e}") };
+    });
+    check("too few axes", |m| m.weights[0].pieces[0].sources[0].flattened = true);
+    check("two targets", |m| m.targets[1].name = "sm_80".into());
+    check("no image", |m| m.targets[0].images.clear());
+    check("image 7, which is not there", |m| m.targets[0].images = vec![7]);
+    check("another kind of machine", |m| m.targets[0].images = vec![1]);
+    check("another kind of machine", |m| m.images[1].kind = ImageKind::Cubin);
+    check("two kernels", |m| m.targets[1].kernels[1].symbol = "double_it".into());
+    check("is not a symbol", |m| m.targets[1].kernels[1].symbol = "a b".into());
+    check("is not a symbol", |m| m.targets[1].kernels[1].symbol = String::new());
+    check("2000 threads", |m| m.targets[0].kernels[0].threads = 2000);
+    check("not open-ended", |m| drop(m.targets[0].regimes.pop()));
+    check("do not ascend", |m| m.targets[0].regimes[0].tokens_up_to = None);
+    check("do not ascend", |m| {
+        let again = m.targets[0].regimes[0].clone();
+        m.targets[0].regimes.insert(0, again);
+    });
+    let deep = |depth| (0..depth).fold(Extent::Tokens, |extent, _| extent + 1);
+    check("`x`: a formula is too deep", |m| m.buffers[0].shape[0] = deep(33));
+    check("`double_it`: a formula is too deep", |m| m.targets[1].regimes[0].launches[0].grid = deep(100));
+    check("launches kernel 9", |m| m.targets[0].regimes[0].launches[0].kernel = 9);
+    check("takes 4 arguments, a launch gives 3", |m| drop(m.targets[1].regimes[0].launches[0].args.pop()));
+    check("argument 0", |m| m.targets[1].regimes[0].launches[0].args[0] = Arg::Buffer(99));
+    check("argument 2", |m| m.targets[1].regimes[0].launches[0].args[2] = Arg::ScalarI64(Extent::Tokens));
+}
+
+#[test]
+fn ptx_is_held_to_the_manifest() {
+    check("the PTX is for `sm_80`", |m| m.targets[0].name = "sm_90a".into());
+    check("no entry `double`", |m| m.targets[0].kernels[0].symbol = "double".into());
+    check("takes 5 parameters, in the PTX 4", |m| {
+        m.targets[0].kernels[0].params.push(ParamKind::I32);
+        for regime in &mut m.targets[0].regimes {
+            regime.launches[0].args.push(Arg::ScalarI32(Extent::Tokens));
+        }
+    });
+    for (ptx, expected) in [(vec![0xff, 0xfe], "not UTF-8"), (b".target sm_80\0".to_vec(), "NUL")] {
+        let error = Package::new(fixture::manifest(), vec![ptx, Vec::new()]).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn the_workspace_is_a_pure_monotone_function_of_the_dims() {
+    let manifest = fixture::manifest();
+    let host = manifest.targets.iter().find(|target| target.kind == TargetKind::Host).unwrap();
+    // tmp is ceil(T / 3) * 3 rows of 16 bytes, counts 8 bytes, each rounded up to 256.
+    let layout = workspace(&manifest, host, Dims::tokens(16)).unwrap();
+    assert_eq!(layout.places.iter().map(|p| (p.buffer, p.offset, p.bytes)).collect::<Vec<_>>(), [(2, 0, 288), (3, 512, 8)]);
+    assert_eq!(layout.bytes, 768);
+    let mut before = 0;
+    for tokens in 0..200 {
+        let bytes = workspace(&manifest, host, Dims::tokens(tokens)).unwrap().bytes;
+        assert!(bytes >= before);
+        before = bytes;
+    }
+    assert!(workspace(&manifest, host, Dims::tokens(u64::MAX)).is_err());
+    // A buffer that no launch of the target names takes no room.
+    let mut larger = manifest.clone();
+    let unused = moec_runtime::package::Buffer { name: "unused".into(), ..larger.buffers[2].clone() };
+    larger.buffers.push(unused);
+    assert_eq!(workspace(&larger, host, Dims::tokens(16)).unwrap(), layout);
+    assert_eq!(Dtype::Bf16.bytes(), 2);
+}

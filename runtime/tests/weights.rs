@@ -1,0 +1,178 @@
+//! Recipes against tensors made by hand: every way a checkpoint may store a weight, and every way it may be wrong.
+#![allow(clippy::unwrap_used)]
+
+mod fixture;
+
+use fixture::floats;
+use moec_runtime::package::{Buffer, Dtype, Extent, Manifest, Piece, Recipe, Role, Slice, Source};
+use moec_runtime::weights::to_safetensors;
+use moec_runtime::{Checkpoint, Error, Tensor, assemble};
+
+const E: u64 = 2;
+const F: u64 = 3;
+const H: u64 = 4;
+
+/// A manifest with one weight of this shape.
+fn manifest(dtype: Dtype, shape: &[u64], pieces: Vec<Piece>) -> Manifest {
+    let mut manifest = fixture::manifest();
+    manifest.buffers[1] = Buffer {
+        name: "gate".into(),
+        role: Role::Weight,
+        dtype,
+        shape: shape.iter().map(|extent| Extent::Const(*extent as i64)).collect(),
+        align: 16,
+        observe: None,
+    };
+    manifest.weights = vec![Recipe { buffer: "gate".into(), pieces }];
+    moec_runtime::package::check(&manifest).unwrap();
+    manifest
+}
+
+fn whole(source: Source) -> Vec<Piece> {
+    vec![Piece { into: None, sources: vec![source] }]
+}
+
+/// The weight that this manifest makes of these tensors.
+fn make(manifest: &Manifest, tensors: &[(&str, &Tensor)]) -> Result<Tensor, Error> {
+    let file = to_safetensors(tensors).unwrap();
+    let (mut weights, notes) = assemble(manifest, &Checkpoint::read(&file).unwrap(), "")?;
+    assert_eq!(notes, []);
+    Ok(weights.remove(0))
+}
+
+/// `gate[e, f, h]`, a number that says where it is.
+fn value(e: u64, f: u64, h: u64) -> f32 {
+    (100 * e + 10 * f + h) as f32
+}
+
+fn gate() -> Tensor {
+    floats(&[E, F, H], (0..E * F * H).map(|i| value(i / (F * H), i / H % F, i % H)))
+}
+
+/// A tensor of this shape, whose element at `index` is `at(index)`.
+fn stored(shape: [u64; 3], at: impl Fn([u64; 3]) -> f32) -> Tensor {
+    let [a, b, c] = shape;
+    floats(&shape, (0..a * b * c).map(|i| at([i / (b * c), i / c % b, i % c])))
+}
+
+fn check(source: Source, tensors: &[(&str, &Tensor)]) {
+    let made = make(&manifest(Dtype::F32, &[E, F, H], whole(source.clone())), tensors).unwrap();
+    assert_eq!(made, gate(), "{source:?}");
+}
+
+fn slice(axis: u32, index: u32, interleaved: bool) -> Option<Slice> {
+    Some(Slice { axis, index, parts: 2, interleaved })
+}
+
+#[test]
+fn whole_tensors() {
+    check(Source::plain("gate"), &[("gate", &gate())]);
+    // DBRX: experts and rows folded into one axis.
+    let flat = gate().reshape(vec![E * F, H]).unwrap();
+    check(Source { flattened: true, ..Source::plain("w1") }, &[("w1", &flat)]);
+    // Layout T: stored [experts, hidden, ffn].
+    let transposed = stored([E, H, F], |[e, h, f]| value(e, f, h));
+    check(Source { axes: vec![0, 2, 1], ..Source::plain("w") }, &[("w", &transposed)]);
+    // DBRX's down: both.
+    let flat = transposed.reshape(vec![E * H, F]).unwrap();
+    check(Source { axes: vec![0, 2, 1], flattened: true, ..Source::plain("w2") }, &[("w2", &flat)]);
+    // Soft-MoE's slots: hidden first.
+    let turned = stored([H, E, F], |[h, e, f]| value(e, f, h));
+    check(Source { axes: vec![2, 0, 1], ..Source::plain("mu") }, &[("mu", &turned)]);
+}
+
+#[test]
+fn one_tensor_an_expert() {
+    let expert = |e: u64| floats(&[F, H], (0..F * H).map(|i| value(e, i / H, i % H)));
+    let names = ["experts.0.w1", "experts.1.w1"];
+    let (zero, one) = (expert(0), expert(1));
+    check(Source::plain("experts.{e}.w1"), &[(names[0], &zero), (names[1], &one)]);
+    let transposed = |e: u64| floats(&[H, F], (0..F * H).map(|i| value(e, i % F, i / F)));
+    let (zero, one) = (transposed(0), transposed(1));
+    check(Source { axes: vec![0, 2, 1], ..Source::plain("experts.{e}.w1") }, &[(names[0], &zero), (names[1], &one)]);
+    // Fused halves, one tensor an expert.
+    let fused = |e: u64| floats(&[2 * F, H], (0..2 * F * H).map(|i| if i < F * H { -1.0 } else { value(e, i / H - F, i % H) }));
+    let (zero, one) = (fused(0), fused(1));
+    check(Source { slice: slice(1, 1, false), ..Source::plain("experts.{e}.w1") }, &[(names[0], &zero), (names[1], &one)]);
+}
+
+#[test]
+fn halves_of_fused_tensors() {
+    for index in [0, 1u64] {
+        let halves = stored([E, 2 * F, H], |[e, f, h]| if f / F == index { value(e, f % F, h) } else { -1.0 });
+        check(Source { slice: slice(1, index as u32, false), ..Source::plain("gate_up") }, &[("gate_up", &halves)]);
+        let rows = stored([E, 2 * F, H], |[e, f, h]| if f % 2 == index { value(e, f / 2, h) } else { -1.0 });
+        check(Source { slice: slice(1, index as u32, true), ..Source::plain("gate_up") }, &[("gate_up", &rows)]);
+        // GPT-OSS: "T interleave".
+        let both = stored([E, H, 2 * F], |[e, h, f]| if f % 2 == index { value(e, f / 2, h) } else { -1.0 });
+        let source = Source { axes: vec![0, 2, 1], slice: slice(1, index as u32, true), ..Source::plain("gate_up") };
+        check(source, &[("gate_up", &both)]);
+    }
+}
+
+#[test]
+fn a_fused_weight_out_of_two() {
+    let half = |name: &str, index| Piece { into: slice(1, index, false), sources: vec![Source::plain(name)] };
+    let manifest = manifest(Dtype::F32, &[E, 2 * F, H], vec![half("up", 1), half("gate", 0)]);
+    let up = stored([E, F, H], |[e, f, h]| -value(e, f, h));
+    let made = make(&manifest, &[("gate", &gate()), ("up", &up)]).unwrap();
+    assert_eq!(made, stored([E, 2 * F, H], |[e, f, h]| if f < F { value(e, f, h) } else { -value(e, f - F, h) }));
+}
+
+#[test]
+fn the_first_name_that_exists_wins() {
+    let sources = vec![Source::plain("a"), Source::plain("b"), Source::plain("c")];
+    let manifest = manifest(Dtype::F32, &[H], vec![Piece { into: None, sources }]);
+    let (b, c) = (floats(&[H], [1.0; 4]), floats(&[1, H], [2.0; 4]));
+    assert_eq!(make(&manifest, &[("c", &c), ("b", &b)]).unwrap(), b);
+    // An axis of one index is no difference: Ernie stores its bias as [1, E].
+    assert_eq!(make(&manifest, &[("c", &c)]).unwrap().shape(), [H]);
+}
+
+#[test]
+fn conversions_are_told() {
+    let manifest = manifest(Dtype::Bf16, &[E, F], whole(Source::plain("experts.{e}.bias")));
+    let row = floats(&[F], [1.0, 1.0 + 1.0 / 256.0, 1.01]);
+    let file = to_safetensors(&[("w.experts.0.bias", &row), ("w.experts.1.bias", &row)]).unwrap();
+    let checkpoint = Checkpoint::read(&file).unwrap();
+    let (weights, notes) = assemble(&manifest, &checkpoint, "w.").unwrap();
+    assert_eq!(weights[0].to_f64()[..3], [1.0, 1.0, 1.0078125]);
+    assert_eq!(notes.len(), 1, "once for all experts");
+    assert_eq!(notes[0].to_string(), "`w.experts.{e}.bias` is f32, converted to bf16");
+    let (x, note) = checkpoint.tensor("w.experts.0.bias", Dtype::F16).unwrap();
+    assert_eq!((x.dtype(), note.map(|note| note.from)), (Dtype::F16, Some("f32")));
+}
+
+#[test]
+fn errors_name_the_tensor() {
+    let per_expert = manifest(Dtype::F32, &[E, F, H], whole(Source::plain("experts.{e}.w1.weight")));
+    let expert = floats(&[F, H], [0.0; 12]);
+    let missing = make(&per_expert, &[("experts.0.w1.weight", &expert)]).unwrap_err();
+    assert_eq!(missing.to_string(), "no tensor for `gate`: looked for `experts.1.w1.weight`; the file has `experts.0.w1.weight`");
+    let turned = floats(&[H, F], [0.0; 12]);
+    let shape = make(&per_expert, &[("experts.0.w1.weight", &expert), ("experts.1.w1.weight", &turned)]).unwrap_err();
+    assert_eq!(
+        shape,
+        Error::TensorShape {
+            tensor: "experts.1.w1.weight".into(),
+            buffer: "gate".into(),
+            expected: vec![F, H],
+            actual: vec![H, F]
+        }
+    );
+    let none = make(&manifest(Dtype::F32, &[H], whole(Source::plain("q"))), &[("something.else", &expert)]).unwrap_err();
+    assert_eq!(none.to_string(), "no tensor for `gate`: looked for `q`");
+    let integers = expert.to_dtype(Dtype::I32).reshape(vec![12]).unwrap();
+    let dtype = make(&manifest(Dtype::F32, &[12], whole(Source::plain("q"))), &[("q", &integers)]).unwrap_err();
+    assert!(dtype.to_string().contains("`q` has dtype I32"), "{dtype}");
+    assert!(matches!(Checkpoint::read(b"garbage"), Err(Error::Safetensors { .. })));
+    assert!(matches!(Checkpoint::read(&[0xff; 64]), Err(Error::Safetensors { .. })));
+}
+
+#[test]
+fn a_hostile_recipe_allocates_nothing() {
+    // A weight of 2^60 bytes: what is stored is measured first.
+    let manifest = manifest(Dtype::F32, &[1 << 29, 1 << 29], whole(Source::plain("gate.{e}")));
+    let small = floats(&[1], [0.0]);
+    assert!(matches!(make(&manifest, &[("gate.0", &small)]), Err(Error::TensorShape { .. })));
+}
