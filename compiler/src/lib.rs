@@ -2,4 +2,7 @@
 //! Kernels and instruction spellings are not here: `moec-ir` and `moec-codegen` know them.
 
 pub mod diagnostics;
+pub mod import;
+pub mod package;
+pub mod pipeline;
 pub mod spec;

@@ -52,6 +52,20 @@ pub enum HostLevel {
     V4Bf16,
 }
 
+impl HostLevel {
+    /// What a CPU of this level has beyond the x86-64 baseline, in LLVM's spelling.
+    pub fn features(self) -> Vec<&'static str> {
+        let mut features = vec!["avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe"];
+        if self >= HostLevel::V4 {
+            features.extend(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]);
+        }
+        if self >= HostLevel::V4Bf16 {
+            features.push("avx512bf16");
+        }
+        features
+    }
+}
+
 const fn gpu(name: &'static str, sm: u32, ptx: u32, shared_kib: u32, processors: u32, gb_per_s: u64, tflops: u64) -> Machine {
     Machine {
         name,

@@ -7,7 +7,7 @@ use moec_ir::kernel::{Argument, Fault, Memory, interp, interp_kernel, parse};
 use moec_ir::{Dims, Machine};
 
 fn machine(name: &str) -> Machine {
-    Machine::named(name).unwrap()
+    Machine::named(name).unwrap_or_else(|| panic!("no machine {name}"))
 }
 
 fn floats(xs: &[f32]) -> Memory {

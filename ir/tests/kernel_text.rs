@@ -8,7 +8,7 @@ use moec_ir::kernel::{Builder, Program, parse, print, print_kernel};
 use proptest::prelude::*;
 
 fn machine(name: &str) -> Machine {
-    Machine::named(name).unwrap()
+    Machine::named(name).unwrap_or_else(|| panic!("no machine {name}"))
 }
 
 #[test]

@@ -28,14 +28,14 @@ fn annotated(program: &Program, found: &[Violation]) -> String {
 }
 
 fn check(path: &Path) -> usize {
-    let text = std::fs::read_to_string(path).unwrap();
-    let (header, body) = text.split_once('\n').unwrap();
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let (header, body) = text.split_once('\n').unwrap_or_default();
     let name = header.strip_prefix("// test: verify ").unwrap_or_else(|| panic!("{}: which machine?", path.display()));
     let program = parse(body).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let found = verify(&program, &machine(name)).err().unwrap_or_default();
     let is = format!("{header}\n{}", annotated(&program, &found));
     if std::env::var_os("MOEC_BLESS").is_some() {
-        std::fs::write(path, &is).unwrap();
+        std::fs::write(path, &is).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     } else {
         assert_eq!(is, text, "{}", path.display());
     }

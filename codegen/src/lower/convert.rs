@@ -19,7 +19,10 @@ pub(super) fn cast<'c>(ir: &Ir<'c>, from: DType, to: DType, a: Value<'c>) -> Val
         (F32, F16) => ir.cast(Op::BitCast, ir.cast(Op::FPTrunc, a, ir.shaped(ir.f16(), a)), ty),
         (BF16, F32) => widen(ir, a),
         (F32, BF16) => narrow(ir, a),
-        (Bool | I32 | I64 | F16 | BF16, F16 | BF16) | (Bool, F32) | (F16 | BF16, I32 | I64) | (_, Bool) => {
+        (Bool | I32 | I64 | F16 | BF16, F16 | BF16)
+        | (Bool, F32)
+        | (F16 | BF16, I32 | I64)
+        | (I32 | I64 | F16 | BF16 | F32, Bool) => {
             unreachable!("`infer` refuses to cast {from} to {to}")
         }
     }

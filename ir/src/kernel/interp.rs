@@ -3,13 +3,13 @@
 //! All threads of a block go through a statement before any goes on to the next, so a barrier that is missing does
 //! not show here (the emulator's business). What a machine leaves undefined is a [`Fault`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 
 use super::print::text_at;
 use super::verify::verify_kernel;
-use super::{Arena, Arg, Block, Expr, Handle, Index, Kernel, Local, Location, ParamKind, Place, Program, Role};
+use super::{Arena, Arg, Binary, Block, Expr, Handle, Index, Kernel, Local, Location, ParamKind, Place, Program, Role};
 use super::{Scope, Shared, Stmt, Ty, Violation, Vote, arith, verify};
 use crate::{DType, Dims, Machine};
 
@@ -36,16 +36,21 @@ impl Memory {
         self.bytes.iter().zip(&self.known).map(|(byte, known)| if *known { *byte } else { other }).collect()
     }
 
-    /// Lanes of `elem` from byte `at` on, which the caller has checked to be inside.
-    fn read(&self, elem: DType, at: usize, lanes: usize) -> Result<Vec<u64>, String> {
+    /// Appends the lanes of `elem` from byte `at` on, which the caller has checked to be inside.
+    fn read(&self, elem: DType, at: usize, lanes: usize, onto: &mut Vec<u64>) -> Result<(), String> {
         let bytes = elem.bytes() as usize;
         let range = at..at + lanes * bytes;
         if !self.known[range.clone()].iter().all(|known| *known) {
             return Err("reads what nobody has written".to_string());
         }
-        let lane = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |lane, byte| lane << 8 | u64::from(*byte));
-        let signed = |lane: u64| if elem == DType::I32 { i64::from(lane as i32) as u64 } else { lane };
-        Ok(self.bytes[range].chunks(bytes).map(|chunk| signed(lane(chunk))).collect())
+        let lane = |chunk: &[u8]| {
+            let mut lane = [0; 8];
+            lane[..bytes].copy_from_slice(chunk);
+            let lane = u64::from_le_bytes(lane);
+            if elem == DType::I32 { i64::from(lane as i32) as u64 } else { lane }
+        };
+        onto.extend(self.bytes[range].chunks(bytes).map(lane));
+        Ok(())
     }
 
     fn write(&mut self, elem: DType, at: usize, lanes: &[u64]) {
@@ -185,7 +190,7 @@ struct Run<'a> {
     memory: &'a mut [Memory],
     types: Vec<Ty>,
     /// For every expression evaluated before: what it needs, in order, itself last.
-    needs: HashMap<Handle<Expr>, Rc<[Handle<Expr>]>>,
+    needs: Vec<Option<Rc<[Handle<Expr>]>>>,
     /// What every expression last gave: the lanes of the first active thread, of the next, ...
     values: Vec<Vec<u64>>,
     block: u32,
@@ -219,7 +224,7 @@ impl<'a> Run<'a> {
             args,
             memory,
             types: types.map_err(wrong)?,
-            needs: HashMap::new(),
+            needs: vec![None; kernel.exprs.len()],
             values: vec![Vec::new(); kernel.exprs.len()],
             block: 0,
             shared: Vec::new(),
@@ -276,10 +281,10 @@ impl<'a> Run<'a> {
                 let offsets = self.eval(*offset, active)?;
                 let mut loaded = Vec::with_capacity(active.len() * lanes);
                 for (thread, offset) in active.iter().zip(offsets) {
-                    let (memory, elem) = self.array(*from);
+                    let (memory, elem) = self.array(*from)?;
                     let at = address(memory, elem, offset, lanes, *align);
-                    let value = at.and_then(|at| memory.read(elem, at, lanes));
-                    loaded.extend(value.map_err(|why| format!("thread {thread}, element {}: {why}", offset as i64))?);
+                    let read = at.and_then(|at| memory.read(elem, at, lanes, &mut loaded));
+                    read.map_err(|why| format!("thread {thread}, element {}: {why}", offset as i64))?;
                 }
                 self.bind(*local, active, &loaded);
             }
@@ -287,7 +292,7 @@ impl<'a> Run<'a> {
                 let lanes = self.types[value.index()].lanes as usize;
                 let (offsets, values) = (self.eval(*offset, active)?, self.eval(*value, active)?);
                 for ((thread, offset), value) in active.iter().zip(offsets).zip(values.chunks(lanes)) {
-                    let (memory, elem) = self.array(*to);
+                    let (memory, elem) = self.array(*to)?;
                     let at = address(memory, elem, offset, lanes, *align);
                     memory.write(elem, at.map_err(|why| format!("thread {thread}, element {}: {why}", offset as i64))?, value);
                 }
@@ -296,12 +301,12 @@ impl<'a> Run<'a> {
                 let (offsets, values) = (self.eval(*offset, active)?, self.eval(*value, active)?);
                 let mut before = Vec::with_capacity(active.len());
                 for ((thread, offset), value) in active.iter().zip(offsets).zip(values) {
-                    let (memory, elem) = self.array(*to);
+                    let (memory, elem) = self.array(*to)?;
                     let place = |why| format!("thread {thread}, element {}: {why}", offset as i64);
                     let at = address(memory, elem, offset, 1, elem.bytes() as u32).map_err(place)?;
-                    let old = memory.read(elem, at, 1).map_err(place)?[0];
-                    memory.write(elem, at, &[arith::binary(super::Binary::Add, elem, old, value)?]);
-                    before.push(old);
+                    memory.read(elem, at, 1, &mut before).map_err(place)?;
+                    let old = before.last().copied().unwrap_or_default();
+                    memory.write(elem, at, &[arith::binary(Binary::Add, elem, old, value)?]);
                 }
                 local.iter().for_each(|local| self.bind(*local, active, &before));
             }
@@ -359,12 +364,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn array(&mut self, place: Place) -> (&mut Memory, DType) {
+    fn array(&mut self, place: Place) -> Result<(&mut Memory, DType), String> {
+        let elem = self.kernel.elem(place).ok_or("there is no such array")?;
         match place {
-            Place::Shared(handle) => (&mut self.shared[handle.index()], self.kernel.shared[handle].elem),
-            Place::Param(i) => match (self.kernel.params[i as usize].kind, self.args[i as usize]) {
-                (ParamKind::Buffer { elem, .. }, Argument::Buffer(index)) => (&mut self.memory[index], elem),
-                (ParamKind::Buffer { .. } | ParamKind::Scalar(_), _) => unreachable!("verified to be a buffer"),
+            Place::Shared(handle) => Ok((&mut self.shared[handle.index()], elem)),
+            Place::Param(i) => match self.args[i as usize] {
+                Argument::Buffer(index) => Ok((&mut self.memory[index], elem)),
+                Argument::Scalar(_) => Err("a number is not an array".to_string()),
             },
         }
     }
@@ -391,7 +397,7 @@ impl<'a> Run<'a> {
     /// The lanes of every active thread, one after the other.
     fn eval(&mut self, root: Handle<Expr>, active: &[u32]) -> Result<Vec<u64>, String> {
         let exprs = &self.kernel.exprs;
-        let needs = self.needs.entry(root).or_insert_with(|| needs(exprs, root)).clone();
+        let needs = self.needs[root.index()].get_or_insert_with(|| needs(exprs, root)).clone();
         for &handle in needs.iter() {
             self.values[handle.index()] = self.value(&exprs[handle], handle, active)?;
         }
@@ -458,7 +464,7 @@ impl<'a> Run<'a> {
 }
 
 fn needs(exprs: &Arena<Expr>, root: Handle<Expr>) -> Rc<[Handle<Expr>]> {
-    let (mut found, mut rest) = (std::collections::BTreeSet::from([root]), vec![root]);
+    let (mut found, mut rest) = (BTreeSet::from([root]), vec![root]);
     while let Some(handle) = rest.pop() {
         rest.extend(exprs[handle].operands().filter(|operand| found.insert(*operand)));
     }

@@ -83,7 +83,8 @@ pub enum Stmt {
     },
     /// All threads of the scope wait for each other, and see each other's stores to shared and global memory.
     Barrier(Scope),
-    /// `for local in (start..end).step_by(step)`: the bounds are evaluated once; the step is positive.
+    /// `for local in (start..end).step_by(step)`: the bounds are evaluated once; the step is positive, and
+    /// `end - 1 + step` is still an integer of the type.
     For {
         /// The induction variable: `I32` or `I64`, the type of the bounds.
         local: Handle<Local>,

@@ -172,11 +172,11 @@ impl<'k> Writer<'k> {
         }
         let n = self.random.borrow_mut().next();
         let scalar = match elem {
-            DType::Bool => k.bool(n % 2 == 0),
-            DType::I32 => k.i32(if n % 4 == 0 { n as i32 } else { n as i32 % 64 }),
-            DType::I64 => k.i64(if n % 4 == 0 { n as i64 } else { n as i64 % 64 }),
+            DType::Bool => k.bool(n.is_multiple_of(2)),
+            DType::I32 => k.i32(if n.is_multiple_of(4) { n as i32 } else { n as i32 % 64 }),
+            DType::I64 => k.i64(if n.is_multiple_of(4) { n as i64 } else { n as i64 % 64 }),
             DType::F32 | DType::F16 | DType::BF16 => {
-                k.f32(if n % 8 == 0 { f32::from_bits(n as u32 >> 3) } else { n as i32 as f32 / 1e6 }).cast(elem)
+                k.f32(if n.is_multiple_of(8) { f32::from_bits(n as u32 >> 3) } else { n as i32 as f32 / 1e6 }).cast(elem)
             }
         };
         scalar.splat(lanes)

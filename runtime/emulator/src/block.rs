@@ -167,7 +167,11 @@ impl Block {
             }
         }
         warp.merge();
-        let ready = |group: &Group| group.state == GroupState::Ready;
+        // Lanes that run in circles give way to those that may end it.
+        let spun = if warp.spin.progress == cx.progress { warp.spin.lanes } else { 0 };
+        let free = |group: &Group| group.state == GroupState::Ready && group.mask & !spun != 0;
+        let any_free = warp.groups.iter().any(free);
+        let ready = |group: &Group| if any_free { free(group) } else { group.state == GroupState::Ready };
         let lowest = (0..warp.groups.len()).filter(|&index| ready(&warp.groups[index])).min_by_key(|&index| warp.groups[index].pc);
         if let Some(lowest) = lowest {
             // The lowest address first lets lanes meet again; but lanes that wait for other lanes must not starve them.

@@ -35,6 +35,11 @@ impl<'a> Form<'a> {
         }
     }
 
+    /// Whether a modifier is there, used or not.
+    pub(crate) fn has(&self, wanted: &str) -> bool {
+        self.mods.iter().any(|(name, _)| *name == wanted)
+    }
+
     /// Uses up the first modifier of a closed list.
     pub(crate) fn choose<T: Copy>(&mut self, choices: &[(&str, T)]) -> Option<T> {
         choices.iter().find(|(name, _)| self.take(name)).map(|&(_, value)| value)
@@ -400,18 +405,7 @@ fn int_binary(body: &mut Body<'_>, form: &mut Form<'_>, op: IntOp, ty: Ty) -> Re
 fn decode_scalar(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Option<Op>, ParseError> {
     Ok(Some(match form.name {
         "add" | "sub" | "min" | "max" | "div" | "neg" | "abs" | "mul" | "mad" if leads_to_float(form) => return Ok(None),
-        "add" | "sub" if form.take("cc") => {
-            let (subtract, ty) = (form.name == "sub", form.ty()?);
-            form.expect(3..=3)?;
-            let (d, a, b) = (form.dest(body, 0)?, form.source(body, 1, ty)?, form.source(body, 2, ty)?);
-            Op::Carry { subtract, reads: false, writes: true, ty, cc: body.carry(), d, a, b }
-        }
-        "addc" | "subc" => {
-            let (subtract, writes, ty) = (form.name == "subc", form.take("cc"), form.ty()?);
-            form.expect(3..=3)?;
-            let (d, a, b) = (form.dest(body, 0)?, form.source(body, 1, ty)?, form.source(body, 2, ty)?);
-            Op::Carry { subtract, reads: true, writes, ty, cc: body.carry(), d, a, b }
-        }
+        "addc" | "subc" => carry(body, form, true)?,
         "add" | "sub" | "div" | "rem" | "min" | "max" => {
             let op = match form.name {
                 "add" => IntOp::Add,
@@ -421,6 +415,9 @@ fn decode_scalar(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Option<Op>,
                 "min" => IntOp::Min,
                 _ => IntOp::Max,
             };
+            if form.has("cc") && matches!(op, IntOp::Add | IntOp::Sub) {
+                return carry(body, form, false).map(Some);
+            }
             let ty = integer(form)?;
             int_binary(body, form, op, ty)?
         }
@@ -467,6 +464,7 @@ fn decode_scalar(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Option<Op>,
             if !ty.integral() {
                 return Err(form.bad_type(ty));
             }
+            let shift = form.take("shiftamt");
             let op = match form.name {
                 "not" => IntUnary::Not,
                 "neg" => IntUnary::Neg,
@@ -475,7 +473,7 @@ fn decode_scalar(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Option<Op>,
                 "popc" => IntUnary::Popc,
                 "clz" => IntUnary::Clz,
                 "brev" => IntUnary::Brev,
-                _ if form.take("shiftamt") => IntUnary::BfindShift,
+                _ if shift => IntUnary::BfindShift,
                 _ => IntUnary::Bfind,
             };
             Op::IntUnary { op, ty, d: form.dest(body, 0)?, a: form.source(body, 1, ty)? }
@@ -617,6 +615,15 @@ fn decode_scalar(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Option<Op>,
         "call" => call(body, form)?,
         _ => return Ok(None),
     }))
+}
+
+/// The forms of extended precision: the carry is a predicate of its own.
+fn carry(body: &mut Body<'_>, form: &mut Form<'_>, reads: bool) -> Result<Op, ParseError> {
+    let subtract = form.name.starts_with("sub");
+    let (writes, ty) = (form.take("cc"), integer(form)?);
+    form.expect(3..=3)?;
+    let (d, a, b) = (form.dest(body, 0)?, form.source(body, 1, ty)?, form.source(body, 2, ty)?);
+    Ok(Op::Carry { subtract, reads, writes, ty, cc: body.carry(), d, a, b })
 }
 
 /// Whether the instruction's first type is a float one, without using it up.

@@ -409,7 +409,7 @@ fn run_blocks(cx: &mut Cx<'_>, base: Placement, mut queue: Queue, most: usize, c
                     let place = Placement { block: coordinates(linear, base.grid), linear, ..base };
                     cx.numbers.push(place.block);
                     // Block numbers have 26 bits; beyond them distant blocks share one, which hides races between them.
-                    let number = ((cx.numbers.len() - 1) as u32 & 0x3ff_fffe) + 1;
+                    let number = ((cx.numbers.len() - 1) % 0x3ff_fffe) as u32 + 1;
                     resident.push(Block::new(cx, place, number));
                 }
                 None => drained = true,

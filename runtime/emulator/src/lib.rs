@@ -1,9 +1,9 @@
 //! Executes and checks PTX on the CPU: a parser, an interpreter of warps and blocks, and the checks of a memory
-
-#![forbid(unsafe_code)]
 //! checker, a race detector and a profiler.
 //!
 //! It knows nothing of who made the PTX, and it never says how long anything would take on a GPU.
+
+#![forbid(unsafe_code)]
 
 mod access;
 mod agents;

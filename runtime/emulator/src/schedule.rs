@@ -110,6 +110,11 @@ impl Choices {
         if self.schedule == Schedule::Random { 3 } else { 1 }
     }
 
+    /// Whether blocks run from the last to the first.
+    pub(crate) fn reversed(&self) -> bool {
+        self.schedule == Schedule::Adversarial
+    }
+
     /// The order of the blocks.
     pub(crate) fn order(&mut self, blocks: &mut [u64]) {
         match self.schedule {

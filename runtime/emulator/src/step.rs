@@ -91,12 +91,12 @@ impl Block {
             groups[g].pc = target;
             groups.push(crate::warp::Group { pc: pc + 1, mask: group & !mask, state: GroupState::Ready });
         }
-        target > pc || !self.watch(cx, w, pc)
+        target > pc || !self.watch(cx, w, pc, mask)
     }
 
     /// Looks for a loop that changes nothing: the same registers at the same backward branch, twice, with no memory
     /// written, no barrier passed and nothing delivered in between. Such a warp cannot get out by itself.
-    fn watch(&mut self, cx: &Cx<'_>, w: usize, pc: u32) -> bool {
+    fn watch(&mut self, cx: &Cx<'_>, w: usize, pc: u32, mask: u32) -> bool {
         let spin = self.warps[w].spin;
         if spin.progress != cx.progress {
             self.warps[w].spin = crate::warp::Spin { progress: cx.progress, ..Default::default() };
@@ -110,7 +110,12 @@ impl Block {
             return false;
         }
         let hash = warp.digest();
-        warp.spin.spinning = spin.hash == hash && spin.pc == pc;
+        if spin.hash == hash && spin.pc == pc {
+            warp.spin.lanes |= mask;
+            let spun = warp.spin.lanes;
+            warp.spin.spinning =
+                warp.groups.iter().all(|group| group.state != GroupState::Ready || group.mask & !spun == 0);
+        }
         warp.spin.hash = hash;
         warp.spin.pc = pc;
         warp.spin.spinning

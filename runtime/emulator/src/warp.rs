@@ -128,6 +128,8 @@ pub(crate) struct Spin {
     pub(crate) steps: u32,
     pub(crate) hash: u64,
     pub(crate) pc: u32,
+    /// Lanes that were seen to run in circles since.
+    pub(crate) lanes: u32,
     pub(crate) spinning: bool,
 }
 

@@ -85,7 +85,7 @@ pub(crate) fn tile_rows(machine: &Machine) -> u32 {
 
 /// The kernel for `spec` on `machine`. The body must be [pointwise](body::is_pointwise).
 pub(crate) fn gemm(spec: &Gemm, machine: &Machine) -> Tiled {
-    let columns = if machine.is_gpu() { gpu::TILE_COLUMNS } else { host::tile_columns(spec) };
+    let columns = if machine.is_gpu() { gpu::TILE_COLUMNS } else { host::tile_columns(spec, machine) };
     let most = Rectangle { rows: tile_rows(machine), columns };
     let k = Builder::new(spec.name.clone(), if machine.is_gpu() { gpu::THREADS } else { 1 });
     let args = Args::declare(&k, spec);

@@ -125,8 +125,8 @@ fn in_slices<'k>(k: &'k Builder, spec: &Route, block: &Block, m: &Matrices<'k>) 
         k.for_step("h", k.i32(0), k.i32(hidden), k.i32(DEPTH as i32), |h| {
             // Nobody reads the slice before any more.
             k.barrier();
-            bring(k, spec, block, m.x, left, block.tokens, h, |row| (m.first + row).min(last_token));
-            bring(k, spec, block, m.router, right, EXPERTS, h, |row| (expert + row).min(last_expert));
+            bring(k, spec, block, (m.x, left, block.tokens), h, |row| (m.first + row).min(last_token));
+            bring(k, spec, block, (m.router, right, EXPERTS), h, |row| (expert + row).min(last_expert));
             k.barrier();
             k.for_step("step", k.i32(0), k.i32(DEPTH as i32), k.i32(SIDE as i32), |step| {
                 let four = |side: Array<'k>, row: Value<'k>| side.load_aligned(row * PITCH as i32 + step, SIDE, 16);
@@ -147,15 +147,12 @@ fn in_slices<'k>(k: &'k Builder, spec: &Route, block: &Block, m: &Matrices<'k>) 
     });
 }
 
-/// Columns `h..h + DEPTH` of `rows` rows into shared memory, as f32; zeros beyond H.
-#[expect(clippy::too_many_arguments, reason = "what is brought where, each once")]
+/// Columns `h..h + DEPTH` of so many rows into shared memory, as f32; zeros beyond H.
 fn bring<'k>(
     k: &'k Builder,
     spec: &Route,
     block: &Block,
-    from: Array<'k>,
-    to: Array<'k>,
-    rows: u32,
+    (from, to, rows): (Array<'k>, Array<'k>, u32),
     h: Value<'k>,
     row_of: impl Fn(Value<'k>) -> Value<'k>,
 ) {
@@ -170,7 +167,7 @@ fn bring<'k>(
             let offset = start_of(k, spec, row_of(row)) + at.cast(DType::I64);
             value.set(from.load_aligned(offset, lanes, lanes * from.elem().bytes() as u32).cast(DType::F32));
         };
-        if spec.hidden % u64::from(DEPTH) == 0 { load() } else { k.when(at.lt(spec.hidden as i32), load) }
+        if spec.hidden.is_multiple_of(u64::from(DEPTH)) { load() } else { k.when(at.lt(spec.hidden as i32), load) }
         to.store_aligned(row * PITCH as i32 + column, value.get(), lanes * 4);
     });
 }

@@ -15,8 +15,9 @@
 //! never in memory but for the logits and the keys of the selection: everything between is computed again where it is
 //! used, which is a few operations against H of the logit itself.
 //!
-//! What holds whatever the input: experts are in range and distinct, the lowest index wins a tie, NaN counts as minus
-//! infinity. Sums run in one order, by lane and then across lanes, for any T and on any machine.
+//! What holds whatever the input: experts are in range and distinct, the lowest index wins a tie (both zeros are one
+//! number), a NaN is never picked while another expert is left, and then weighs what minus infinity does. Sums run in one
+//! order, by lane and then across lanes, for any T and, the logits apart, on any machine.
 
 mod logits;
 mod pick;
@@ -56,7 +57,7 @@ pub(super) struct Routed {
 /// The kernel for `spec` on `machine`.
 pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleError> {
     let gating = Gating::read(spec)?;
-    let block = Block::fitting(spec, &gating, machine)?;
+    let block = Block::fitting(&gating, machine)?;
     let builder = Builder::new(&spec.name, block.threads);
     let k = &builder;
     let x = k.input("x", spec.x);
@@ -75,7 +76,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     };
     let team = Team::new(k, machine);
     let first = k.bind("first_token", k.block() * block.tokens as i32);
-    let vectors = team.stage(k, &gating, spec, &block, &vectors, logits, &scratch);
+    let vectors = team.stage(&gating, &block, &vectors, logits, &scratch);
     let matrices = logits::Matrices { x, router, logits, first, tokens };
     logits::logits(k, spec, machine, &block, &matrices);
     k.barrier();
@@ -85,9 +86,9 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
         k.for_step("m", worker, k.i32(block.tokens as i32), k.i32(block.workers as i32), |m| {
             let token = k.bind("token", first + m);
             k.when(token.lt(tokens), || {
-                let scratch = scratch.of(k, spec, &gating, &block, worker);
+                let scratch = scratch.of(k, &gating, &block, worker);
                 let start = k.bind("start", m * block.pitch as i32);
-                let row = Row { k, team: &team, spec, gating: &gating, logits, start, vectors: &vectors, scratch };
+                let row = Row { team: &team, gating: &gating, logits, start, vectors: &vectors, scratch };
                 row.picks(token, topk_experts, topk_weights);
             });
         });
@@ -97,6 +98,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
 
 /// A body that a row's lanes can follow: pointwise ops, softmax and one group limit up to the top k, then ops on the weights.
 struct Gating<'a> {
+    spec: &'a Route<'a>,
     nodes: &'a [Node],
     /// Place of each node's operands.
     operands: Vec<Vec<usize>>,
@@ -105,7 +107,7 @@ struct Gating<'a> {
 }
 
 impl<'a> Gating<'a> {
-    fn read(spec: &Route<'a>) -> Result<Gating<'a>, ScheduleError> {
+    fn read(spec: &'a Route<'a>) -> Result<Gating<'a>, ScheduleError> {
         let nodes = spec.body.nodes();
         let operands: Vec<Vec<usize>> = nodes.iter().map(|n| n.operands().iter().map(|id| usize::from(*id)).collect()).collect();
         let refuse = |op: Op| Err(ScheduleError::Body { op: op.name(), inside: Op::Route.name() });
@@ -124,7 +126,7 @@ impl<'a> Gating<'a> {
             }
         }
         match top_k {
-            Some(top_k) => Ok(Gating { nodes, operands, top_k, group_limit }),
+            Some(top_k) => Ok(Gating { spec, nodes, operands, top_k, group_limit }),
             None => Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body without `top_k`".to_string() }),
         }
     }
@@ -147,7 +149,8 @@ struct Block {
 
 impl Block {
     /// As many tokens as shared memory holds: the router is read once for them all.
-    fn fitting(spec: &Route, gating: &Gating, machine: &Machine) -> Result<Block, ScheduleError> {
+    fn fitting(gating: &Gating, machine: &Machine) -> Result<Block, ScheduleError> {
+        let spec = gating.spec;
         let threads = machine.block_threads.min(256);
         let with = |tokens: u32| {
             let workers = (threads / machine.warp_lanes).min(tokens);
@@ -205,9 +208,9 @@ struct Share<'k> {
 }
 
 impl<'k> Scratch<'k> {
-    fn of(self, k: &'k Builder, spec: &Route, gating: &Gating, block: &Block, worker: Value<'k>) -> Share<'k> {
+    fn of(self, k: &'k Builder, gating: &Gating, block: &Block, worker: Value<'k>) -> Share<'k> {
         let groups = gating.groups().map_or(0, |g| padded(g.groups as u32));
         let at = |name, pitch: u32| k.bind(name, worker * pitch as i32);
-        Share { scratch: self, key: at("key", block.pitch), group_key: at("group_key", groups), pick: at("pick", padded(spec.top_k)) }
+        Share { scratch: self, key: at("key", block.pitch), group_key: at("group_key", groups), pick: at("pick", padded(gating.spec.top_k)) }
     }
 }

@@ -23,35 +23,35 @@ pub(super) fn key<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
 
 /// Picks the `count` greatest of `keys[start..start + n]`, greatest first, ties to the lower index; tells of each.
 pub(super) fn greatest<'k>(
-    k: &'k Builder,
     team: &Team<'k>,
     keys: Array<'k>,
     start: Value<'k>,
     (n, count): (u32, u32),
     found: impl FnOnce(Value<'k>, Value<'k>),
 ) {
+    let k = team.k;
     k.for_range("j", k.i32(0), k.i32(count as i32), |j| {
         let greatest = k.var("greatest", k.i32(TAKEN).splat(team.lanes));
         let place = k.var("place", k.i32(0).splat(team.lanes));
-        team.strips(k, k.i32(0), n, &mut |at| {
+        team.strips(k.i32(0), n, &mut |at| {
             let key = keys.load_vector(start + at.first, team.lanes);
             let better = k.bind("better", at.alive(key.gt(greatest.get())));
             place.set(better.select(at.index, place.get()));
             greatest.set(better.select(key, greatest.get()));
         });
-        let top = team.greatest(k, greatest.get());
-        let index = k.bind("index", team.first(k, greatest.get().eq(top.splat(team.lanes)), place.get()));
+        let top = team.greatest(greatest.get());
+        let index = k.bind("index", team.first(greatest.get().eq(top.splat(team.lanes)), place.get()));
         found(j, index);
         // Every lane has read its keys.
         k.warp_barrier();
-        team.once(k, || keys.store(start + index, k.i32(TAKEN)));
+        team.once(|| keys.store(start + index, k.i32(TAKEN)));
         k.warp_barrier();
     });
 }
 
 /// Of the 32 values `best` and of `second` below them, lane by lane: the two greatest.
-pub(super) fn top_2<'k>(k: &'k Builder, team: &Team<'k>, best: Value<'k>, second: Value<'k>) -> (Value<'k>, Value<'k>) {
-    let top = k.bind("top", team.greatest(k, best));
-    let winner = team.first(k, best.eq(top.splat(team.lanes)), team.index).splat(team.lanes);
-    (top, team.greatest(k, team.index.eq(winner).select(second, best)))
+pub(super) fn top_2<'k>(team: &Team<'k>, best: Value<'k>, second: Value<'k>) -> (Value<'k>, Value<'k>) {
+    let top = team.greatest(best);
+    let winner = team.first(best.eq(top.splat(team.lanes)), team.index).splat(team.lanes);
+    (top, team.greatest(team.index.eq(winner).select(second, best)))
 }

@@ -13,6 +13,7 @@ use crate::{DType, Machine};
 
 /// The 32 lanes that work on one row: those of a warp with a value each, or those of one vector.
 pub(super) struct Team<'k> {
+    pub(super) k: &'k Builder,
     /// Lanes of a value.
     pub(super) lanes: u32,
     /// Lanes of a warp.
@@ -33,6 +34,16 @@ pub(super) struct At<'k> {
     live: Option<Value<'k>>,
     /// The group that all elements belong to.
     group: Option<Value<'k>>,
+    nan: Nan,
+}
+
+/// What becomes of a NaN among the logits.
+#[derive(Clone, Copy)]
+enum Nan {
+    /// It stays, so that no key is made of it.
+    Stays,
+    /// Minus infinity: somebody who must be picked has a weight.
+    Least,
 }
 
 impl<'k> At<'k> {
@@ -63,21 +74,20 @@ impl<'k> Team<'k> {
             (0..LANES as i32).for_each(|i| numbers.store(k.i32(i), k.i32(i)));
             numbers.load_vector(k.i32(0), LANES)
         };
-        Team { lanes, warp: machine.warp_lanes, index }
+        Team { k, lanes, warp: machine.warp_lanes, index }
     }
 
     /// What a vector may read beyond the end of a row: copies of the layer's vectors with room behind them, and something
     /// in the room behind the logits and keys. Lanes of a warp stay inside.
     pub(super) fn stage(
         &self,
-        k: &'k Builder,
         gating: &Gating,
-        spec: &Route,
         block: &Block,
         vectors: &[Array<'k>],
         logits: Array<'k>,
         scratch: &Scratch<'k>,
     ) -> Vec<Array<'k>> {
+        let (k, spec) = (self.k, gating.spec);
         if self.lanes == 1 {
             return vectors.to_vec();
         }
@@ -102,10 +112,11 @@ impl<'k> Team<'k> {
     }
 
     /// Elements `start..start + len`, 32 at a time.
-    pub(super) fn strips(&self, k: &'k Builder, start: Value<'k>, len: u32, body: &mut dyn FnMut(&At<'k>)) {
+    pub(super) fn strips(&self, start: Value<'k>, len: u32, body: &mut dyn FnMut(&At<'k>)) {
+        let k = self.k;
         let mut strip = |from: Value<'k>| {
             let inside = self.index + from.splat(self.lanes);
-            let live = (len % LANES != 0).then(|| k.bind("live", inside.lt(len as i32)));
+            let live = (!len.is_multiple_of(LANES)).then(|| k.bind("live", inside.lt(len as i32)));
             let index = k.bind("index", inside + start.splat(self.lanes));
             let first = if self.lanes > 1 {
                 start + from
@@ -113,7 +124,7 @@ impl<'k> Team<'k> {
                 // A lane without an element reads the last one.
                 live.map_or(index, |_| start + inside.min(len as i32 - 1))
             };
-            body(&At { index, first: k.bind("first", first), lanes: self.lanes, live, group: None });
+            body(&At { index, first: k.bind("first", first), lanes: self.lanes, live, group: None, nan: Nan::Stays });
         };
         if len <= LANES {
             strip(k.i32(0));
@@ -123,35 +134,35 @@ impl<'k> Team<'k> {
     }
 
     /// A value from all lanes: across the vector, then across the warp, halving each time.
-    fn together(&self, k: &'k Builder, mut value: Value<'k>, join: impl Fn(Value<'k>, Value<'k>) -> Value<'k>) -> Value<'k> {
+    fn together(&self, mut value: Value<'k>, join: impl Fn(Value<'k>, Value<'k>) -> Value<'k>) -> Value<'k> {
         let mut mask = self.warp / 2;
         while mask > 0 {
-            value = k.bind("joined", join(value, k.shuffle(value, mask)));
+            value = self.k.bind("joined", join(value, self.k.shuffle(value, mask)));
             mask /= 2;
         }
         value
     }
 
     /// The greatest of all lanes.
-    pub(super) fn greatest(&self, k: &'k Builder, value: Value<'k>) -> Value<'k> {
-        let here = k.bind("greatest", value.reduce_max());
-        self.together(k, here, |a, b| a.max(b))
+    pub(super) fn greatest(&self, value: Value<'k>) -> Value<'k> {
+        let here = self.k.bind("greatest", value.reduce_max());
+        self.together(here, |a, b| a.max(b))
     }
 
     /// The sum of all lanes.
-    fn sum(&self, k: &'k Builder, value: Value<'k>) -> Value<'k> {
-        let here = k.bind("sum", value.reduce_add());
-        self.together(k, here, |a, b| a + b)
+    fn sum(&self, value: Value<'k>) -> Value<'k> {
+        let here = self.k.bind("sum", value.reduce_add());
+        self.together(here, |a, b| a + b)
     }
 
     /// The least of `index` in the lanes where `holds` does.
-    pub(super) fn first(&self, k: &'k Builder, holds: Value<'k>, index: Value<'k>) -> Value<'k> {
-        -self.greatest(k, holds.select(-index, -i32::MAX))
+    pub(super) fn first(&self, holds: Value<'k>, index: Value<'k>) -> Value<'k> {
+        -self.greatest(holds.select(-index, -i32::MAX))
     }
 
     /// What one lane does for all.
-    pub(super) fn once(&self, k: &'k Builder, body: impl FnOnce()) {
-        if self.lanes > 1 { body() } else { k.when(self.index.eq(0), body) }
+    pub(super) fn once(&self, body: impl FnOnce()) {
+        if self.lanes > 1 { body() } else { self.k.when(self.index.eq(0), body) }
     }
 }
 
@@ -165,9 +176,7 @@ enum Known<'k> {
 
 /// A token's row.
 pub(super) struct Row<'a, 'k> {
-    pub(super) k: &'k Builder,
     pub(super) team: &'a Team<'k>,
-    pub(super) spec: &'a Route<'a>,
     pub(super) gating: &'a Gating<'a>,
     pub(super) logits: Array<'k>,
     /// Where its logits start.
@@ -181,8 +190,8 @@ type Facts<'k> = HashMap<usize, Known<'k>>;
 impl<'k> Row<'_, 'k> {
     /// Writes the token's experts and weights.
     pub(super) fn picks(&self, token: Value<'k>, topk_experts: Array<'k>, topk_weights: Array<'k>) {
-        let (k, team, share) = (self.k, self.team, &self.scratch);
-        let (scratch, top_k) = (share.scratch, self.spec.top_k);
+        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let (scratch, top_k) = (share.scratch, self.gating.spec.top_k);
         let mut facts = Facts::new();
         for (i, node) in self.gating.nodes[..self.gating.top_k].iter().enumerate() {
             if let Node::Apply(op, _) = node
@@ -200,8 +209,8 @@ impl<'k> Row<'_, 'k> {
             }
         });
         k.warp_barrier();
-        greatest(k, team, scratch.keys, share.key, (self.spec.experts, top_k), |j, expert| {
-            team.once(k, || scratch.experts.store(share.pick + j, expert));
+        greatest(team, scratch.keys, share.key, (self.gating.spec.experts, top_k), |j, expert| {
+            team.once(|| scratch.experts.store(share.pick + j, expert));
         });
         let each = |body: &dyn Fn(Value<'k>)| {
             let lane = if team.lanes == 1 { team.index } else { k.i32(0) };
@@ -209,7 +218,7 @@ impl<'k> Row<'_, 'k> {
         };
         each(&|j| {
             let expert = scratch.experts.load(share.pick + j);
-            let at = At { index: expert, first: expert, lanes: 1, live: None, group: None };
+            let at = At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Least };
             scratch.weights.store(share.pick + j, self.value(scores, &at, &facts));
         });
         self.weigh();
@@ -224,15 +233,15 @@ impl<'k> Row<'_, 'k> {
 
     /// All of the row, group by group where there are groups.
     fn every(&self, body: &mut dyn FnMut(&At<'k>)) {
-        let (k, experts) = (self.k, self.spec.experts);
-        let Some(groups) = self.gating.groups() else { return self.team.strips(k, k.i32(0), experts, body) };
+        let (k, experts) = (self.team.k, self.gating.spec.experts);
+        let Some(groups) = self.gating.groups() else { return self.team.strips(k.i32(0), experts, body) };
         let size = experts / groups.groups as u32;
         k.for_range("group", k.i32(0), k.i32(groups.groups as i32), |group| self.group(group, size, body));
     }
 
     fn group(&self, group: Value<'k>, size: u32, body: &mut dyn FnMut(&At<'k>)) {
-        let start = self.k.bind("group_start", group * size as i32);
-        self.team.strips(self.k, start, size, &mut |at| body(&At { group: Some(group), ..*at }));
+        let start = self.team.k.bind("group_start", group * size as i32);
+        self.team.strips(start, size, &mut |at| body(&At { group: Some(group), ..*at }));
     }
 
     fn learn(&self, op: Op, node: usize, facts: &Facts<'k>) -> Option<Known<'k>> {
@@ -250,22 +259,22 @@ impl<'k> Row<'_, 'k> {
     }
 
     fn softmax(&self, x: usize, facts: &Facts<'k>) -> Known<'k> {
-        let (k, team) = (self.k, self.team);
+        let (k, team) = (self.team.k, self.team);
         let max = k.var("max", k.f32(f32::MIN).splat(team.lanes));
         self.every(&mut |at| max.set(max.get().max(at.or(finite(k, self.value(x, at, facts)), k.f32(f32::MIN)))));
-        let max = team.greatest(k, max.get());
+        let max = team.greatest(max.get());
         let sum = k.var("sum", k.f32(0.0).splat(team.lanes));
         self.every(&mut |at| {
             let term = math::exp(k, finite(k, self.value(x, at, facts)) - max.splat(team.lanes));
             sum.set(sum.get() + at.or(term, k.f32(0.0)));
         });
-        Known::Softmax { max, sum: team.sum(k, sum.get()) }
+        Known::Softmax { max, sum: team.sum(sum.get()) }
     }
 
     /// Marks the groups that stay.
     fn limit(&self, x: usize, groups: Groups, keys: Array<'k>, facts: &Facts<'k>) {
-        let (k, team, start) = (self.k, self.team, self.scratch.group_key);
-        let size = self.spec.experts / groups.groups as u32;
+        let (k, team, start) = (self.team.k, self.team, self.scratch.group_key);
+        let size = self.gating.spec.experts / groups.groups as u32;
         let least = k.f32(f32::NEG_INFINITY);
         k.for_range("group", k.i32(0), k.i32(groups.groups as i32), |group| {
             let (best, second) = (k.var("best", least.splat(team.lanes)), k.var("second", least.splat(team.lanes)));
@@ -277,16 +286,16 @@ impl<'k> Row<'_, 'k> {
             });
             let worth = match groups.score {
                 GroupScore::Top2Sum if size > 1 => {
-                    let (first, second) = top_2(k, team, best.get(), second.get());
+                    let (first, second) = top_2(team, best.get(), second.get());
                     first + second
                 }
-                GroupScore::Top2Sum | GroupScore::Max => team.greatest(k, best.get()),
+                GroupScore::Top2Sum | GroupScore::Max => team.greatest(best.get()),
             };
             let worth = k.bind("worth", key(k, worth));
-            team.once(k, || keys.store(start + group, worth));
+            team.once(|| keys.store(start + group, worth));
         });
         k.warp_barrier();
-        greatest(k, team, keys, start, (groups.groups as u32, groups.keep as u32), |_, _| {});
+        greatest(team, keys, start, (groups.groups as u32, groups.keep as u32), |_, _| {});
     }
 
     /// The value of a body's node at some elements, f32.
@@ -302,13 +311,16 @@ impl<'k> Row<'_, 'k> {
         if let Some(term) = terms.get(&node) {
             return *term;
         }
-        let k = self.k;
+        let k = self.team.k;
         let splat = |value: Value<'k>| value.splat(at.lanes);
         let term = match &self.gating.nodes[node] {
             Node::Attr(attr) => Term::Attr(attr),
             Node::Hole(0) => {
                 let x = self.logits.load_vector(self.start + at.first, at.lanes);
-                Term::Value(k.bind("logit", x.eq(x).select(x, splat(k.f32(f32::NEG_INFINITY)))))
+                Term::Value(match at.nan {
+                    Nan::Stays => x,
+                    Nan::Least => k.bind("logit", x.eq(x).select(x, splat(k.f32(f32::NEG_INFINITY)))),
+                })
             }
             Node::Hole(i) => Term::Value(self.vectors[*i as usize - 1].load_vector(at.first, at.lanes).cast(DType::F32)),
             Node::Param(p) => unreachable!("`{}` in a body: verify refuses it", p.0),
@@ -319,7 +331,7 @@ impl<'k> Row<'_, 'k> {
                         math::exp(k, finite(k, *x) - splat(*max)) / splat(*sum)
                     }
                     (Some(Known::Groups(groups, keys)), Some(Term::Value(x))) => {
-                        let group = at.group.unwrap_or(at.index / (self.spec.experts / groups.groups as u32) as i32);
+                        let group = at.group.unwrap_or(at.index / (self.gating.spec.experts / groups.groups as u32) as i32);
                         let stays = keys.load(self.scratch.group_key + group).eq(TAKEN);
                         let masked = match groups.mask {
                             GroupMask::NegInf => f32::NEG_INFINITY,
@@ -338,9 +350,9 @@ impl<'k> Row<'_, 'k> {
 
     /// Makes the scores of the picks their weights: what the body says after its `top_k`.
     fn weigh(&self) {
-        let (k, team, share) = (self.k, self.team, &self.scratch);
+        let (k, team, share) = (self.team.k, self.team, &self.scratch);
         let weights = share.scratch.weights;
-        let chunks: Vec<u32> = (0..self.spec.top_k).step_by(LANES as usize).collect();
+        let chunks: Vec<u32> = (0..self.gating.spec.top_k).step_by(LANES as usize).collect();
         let after = self.gating.top_k + 1..self.gating.nodes.len();
         let ops = after.filter_map(|i| match &self.gating.nodes[i] {
             Node::Apply(op, _) => Some((*op, self.gating.operands[i].get(1).map(|attr| &self.gating.nodes[*attr]))),
@@ -349,8 +361,8 @@ impl<'k> Row<'_, 'k> {
         let mut w: Vec<(At<'k>, Value<'k>)> = Vec::new();
         k.warp_barrier();
         for from in &chunks {
-            let len = (self.spec.top_k - from).min(LANES);
-            team.strips(k, k.i32(*from as i32), len, &mut |at| {
+            let len = (self.gating.spec.top_k - from).min(LANES);
+            team.strips(k.i32(*from as i32), len, &mut |at| {
                 let weight = weights.load_vector(share.pick + at.first, team.lanes);
                 w.push((*at, k.bind("weight", at.or(weight, k.f32(0.0)))));
             });
@@ -370,7 +382,7 @@ impl<'k> Row<'_, 'k> {
     }
 
     fn weigh_once(&self, op: Op, attr: Option<&Node>, w: &mut [(At<'k>, Value<'k>)]) {
-        let (k, team) = (self.k, self.team);
+        let (k, team) = (self.team.k, self.team);
         let join = |w: &[(At<'k>, Value<'k>)], join: &dyn Fn(Value<'k>, Value<'k>) -> Value<'k>, least: f32| {
             let least = k.f32(least);
             w.iter().map(|(at, x)| at.or(*x, least)).reduce(join).unwrap_or(least)
@@ -378,13 +390,13 @@ impl<'k> Row<'_, 'k> {
         match (op, attr) {
             (Op::Softmax, _) => {
                 w.iter_mut().for_each(|(_, x)| *x = k.bind("finite", finite(k, *x)));
-                let max = team.greatest(k, join(w, &|a, b| a.max(b), f32::MIN)).splat(team.lanes);
+                let max = team.greatest(join(w, &|a, b| a.max(b), f32::MIN)).splat(team.lanes);
                 w.iter_mut().for_each(|(_, x)| *x = k.bind("exp", math::exp(k, *x - max)));
-                let sum = team.sum(k, join(w, &|a, b| a + b, 0.0)).splat(team.lanes);
+                let sum = team.sum(join(w, &|a, b| a + b, 0.0)).splat(team.lanes);
                 w.iter_mut().for_each(|(_, x)| *x = k.bind("softmax", *x / sum));
             }
             (Op::Renorm, Some(Node::Attr(Attr::Renorm(Renorm { mode, eps })))) => {
-                let sum = team.sum(k, join(w, &|a, b| a + b, 0.0));
+                let sum = team.sum(join(w, &|a, b| a + b, 0.0));
                 let eps = eps.get() as f32;
                 let divisor = match mode {
                     Eps::Add => sum + eps,

@@ -1,0 +1,258 @@
+//! A spec as a graph: what the layer computes, op by op, with nothing fused and nothing chosen.
+//! Where weights are stored is `package`'s business.
+
+use egg::Id;
+use moec_ir::graph::{self, Assignment, Attr, Builder, Dim, Eps, Graph, Op, Span, Type};
+use moec_ir::{DType, Extent};
+
+use crate::spec::{
+    Activation, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dtype, EpsMode, Gating, GroupMask, GroupScore,
+    Order, Priority, Renorm, Round, Score, Shared, SharedGate, Spec, Tensor, Word,
+};
+
+/// The layer's graph: input `%x` `[T, H]`, weights by their canonical names, output `[T, H]`.
+pub fn import(spec: &Spec) -> Graph {
+    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
+    let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
+    let picks = layer.picks(x);
+    let routing = layer.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(spec)));
+    let rows = layer.experts(x, routing);
+    let mut y = layer.g.combine(rows, routing);
+    if let Some(shared) = &spec.shared {
+        let shared = layer.shared(x, shared);
+        y = layer.g.apply(Op::Add, &[y, shared]);
+    }
+    let y = layer.cast(y);
+    layer.g.finish(&spec.name, y)
+}
+
+/// The spec's element type as the graph's.
+pub(crate) fn element(dtype: Dtype) -> DType {
+    match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::Bf16 => DType::BF16,
+    }
+}
+
+struct Layer<'s> {
+    spec: &'s Spec,
+    dtype: DType,
+    g: Builder,
+}
+
+impl Layer<'_> {
+    /// From `x` `[T, H]` to the picks of each token.
+    fn picks(&mut self, x: Id) -> Id {
+        let router = &self.spec.router;
+        let experts = self.spec.experts;
+        let w = self.weight(Tensor::Router, &[experts, self.spec.hidden]);
+        let mut logits = self.g.gemm(x, w);
+        if router.bias {
+            let bias = self.weight(Tensor::RouterBias, &[experts]);
+            logits = self.g.apply(Op::Add, &[logits, bias]);
+        }
+        let score = match router.score {
+            Score::Softmax => Op::Softmax,
+            Score::Sigmoid => Op::Sigmoid,
+            Score::SqrtSoftplus | Score::Identity => not_carried("router.score"),
+        };
+        let scores = match router.order {
+            Order::ScoreTopK => self.g.apply(score, &[logits]),
+            Order::TopKScore => logits,
+        };
+        let mut keys = scores;
+        match router.correction {
+            None => {}
+            Some(Correction::Score) => {
+                // f32 whatever the layer's type: checkpoints keep it so, and a rounded bias picks other experts.
+                let bias = self.g.param("@correction_bias", Type::tensor(&[Dim::Const(experts)], DType::F32));
+                keys = self.g.apply(Op::Add, &[keys, bias]);
+            }
+            Some(Correction::Logit) => not_carried("router.correction_on"),
+        }
+        if let Some(groups) = router.groups {
+            let groups = graph::Groups {
+                groups: groups.count,
+                keep: groups.top,
+                score: match groups.score {
+                    GroupScore::Top2Sum => graph::GroupScore::Top2Sum,
+                    GroupScore::Max => graph::GroupScore::Max,
+                },
+                mask: match groups.mask {
+                    GroupMask::NegativeInfinity => graph::GroupMask::NegInf,
+                    GroupMask::Zero => graph::GroupMask::Zero,
+                },
+            };
+            keys = self.g.apply_attr(Op::GroupLimit, &[keys], Attr::Groups(groups));
+        }
+        let mut picks = self.g.apply_attr(Op::TopK, &[scores, keys], Attr::Num(router.top_k));
+        if router.order == Order::TopKScore {
+            picks = self.g.apply(score, &[picks]);
+        }
+        if let Some(Renorm { norm: _, eps, eps_mode }) = router.renorm {
+            let mode = match eps_mode {
+                EpsMode::Add => Eps::Add,
+                EpsMode::Clamp => Eps::Clamp,
+            };
+            picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(graph::Renorm { mode, eps: eps.into() }));
+        }
+        self.constant(Op::Scale, picks, router.scale)
+    }
+
+    /// From `x` to the weighted output rows of the experts, `[P, H]`.
+    fn experts(&mut self, x: Id, routing: Id) -> Id {
+        let (hidden, expert) = (self.spec.hidden, self.spec.expert);
+        let rows = self.g.apply(Op::Dispatch, &[x, routing]);
+        let gated = expert.activation.gated;
+        let gate = gated.then(|| self.grouped(Tensor::Gate, Tensor::GateBias, rows, routing, expert.ffn, hidden));
+        let up = self.grouped(Tensor::Up, Tensor::UpBias, rows, routing, expert.ffn, hidden);
+        let inner = self.activation(expert.activation, gate, up);
+        let inner = self.cast(inner);
+        let y = self.grouped(Tensor::Down, Tensor::DownBias, inner, routing, hidden, expert.ffn);
+        let weights = self.g.apply(Op::PairWeights, &[routing]);
+        let y = self.g.apply(Op::Mul, &[y, weights]);
+        self.cast(y)
+    }
+
+    /// `rows . w[expert]^T (+ bias[expert])`.
+    fn grouped(&mut self, tensor: Tensor, bias: Tensor, rows: Id, routing: Id, n: u64, k: u64) -> Id {
+        let w = self.weight(tensor, &[self.spec.experts, n, k]);
+        let y = self.g.grouped_gemm(rows, routing, w);
+        if !self.spec.expert.bias {
+            return y;
+        }
+        let b = self.weight(bias, &[self.spec.experts, n]);
+        let b = self.g.apply(Op::ExpertRows, &[b, routing]);
+        self.g.apply(Op::Add, &[y, b])
+    }
+
+    /// From `x` to the output of the shared experts, `[T, H]` f32.
+    fn shared(&mut self, x: Id, shared: &Shared) -> Id {
+        let (hidden, ffn) = (self.spec.hidden, shared.ffn);
+        let gated = shared.activation.gated;
+        let gate = gated.then(|| self.dense(Tensor::SharedGate, Tensor::SharedGateBias, shared.bias, x, ffn, hidden));
+        let up = self.dense(Tensor::SharedUp, Tensor::SharedUpBias, shared.bias, x, ffn, hidden);
+        let inner = self.activation(shared.activation, gate, up);
+        let inner = self.cast(inner);
+        let y = self.dense(Tensor::SharedDown, Tensor::SharedDownBias, shared.bias, inner, hidden, ffn);
+        match shared.gate {
+            SharedGate::None => y,
+            SharedGate::Sigmoid => {
+                let w = self.weight(Tensor::SharedGateProj, &[1, hidden]);
+                let gate = self.g.gemm(x, w);
+                let gate = self.g.apply(Op::Sigmoid, &[gate]);
+                self.g.apply(Op::Mul, &[y, gate])
+            }
+        }
+    }
+
+    /// `input . w^T (+ bias)`.
+    fn dense(&mut self, tensor: Tensor, bias: Tensor, biased: bool, input: Id, n: u64, k: u64) -> Id {
+        let w = self.weight(tensor, &[n, k]);
+        let y = self.g.gemm(input, w);
+        if !biased {
+            return y;
+        }
+        let b = self.weight(bias, &[n]);
+        self.g.apply(Op::Add, &[y, b])
+    }
+
+    /// `act(gate) * (up + offset)`, or `act(up)`, with the clamps.
+    fn activation(&mut self, how: Gating, gate: Option<Id>, up: Id) -> Id {
+        let limit = |place| how.clamp.filter(|clamp| clamp.place == place).map(|clamp| clamp.limit);
+        let Some(mut gate) = gate else { return self.act(how, up) };
+        if let Some(limit) = limit(ClampPlace::Pre) {
+            gate = self.constant(Op::AtMost, gate, limit);
+        }
+        gate = self.act(how, gate);
+        if let Some(limit) = limit(ClampPlace::Post) {
+            gate = self.constant(Op::AtMost, gate, limit);
+        }
+        let mut up = up;
+        if let Some(clamp) = how.clamp {
+            up = self.constant(Op::AtMost, up, clamp.limit);
+            up = self.constant(Op::AtLeast, up, -clamp.limit);
+        }
+        up = self.constant(Op::Offset, up, how.up_offset);
+        self.g.apply(Op::Mul, &[gate, up])
+    }
+
+    fn act(&mut self, how: Gating, x: Id) -> Id {
+        match how.activation {
+            Activation::Silu => {
+                let inner = self.constant(Op::Scale, x, how.alpha);
+                let gate = self.g.apply(Op::Sigmoid, &[inner]);
+                self.g.apply(Op::Mul, &[x, gate])
+            }
+            Activation::Gelu => self.g.apply(Op::Gelu, &[x]),
+            Activation::GeluTanh => self.g.apply(Op::GeluTanh, &[x]),
+            Activation::Relu => self.g.apply(Op::Relu, &[x]),
+            Activation::Relu2 => {
+                let x = self.g.apply(Op::Relu, &[x]);
+                self.g.apply(Op::Square, &[x])
+            }
+        }
+    }
+
+    fn constant(&mut self, op: Op, x: Id, c: f64) -> Id {
+        self.g.apply_attr(op, &[x], Attr::Real(c.into()))
+    }
+
+    /// `x` rounded to the layer's type.
+    fn cast(&mut self, x: Id) -> Id {
+        self.g.apply_attr(Op::Cast, &[x], Attr::DType(self.dtype))
+    }
+
+    fn weight(&mut self, tensor: Tensor, shape: &[u64]) -> Id {
+        let shape: Vec<Dim> = shape.iter().map(|n| Dim::Const(*n)).collect();
+        self.g.param(&format!("@{}", tensor.word()), Type::tensor(&shape, self.dtype))
+    }
+}
+
+/// The parser refuses by name what the graph does not carry, so this is never reached by a parsed spec.
+fn not_carried<T>(key: &str) -> T {
+    panic!("`{key}` was accepted by the parser, but the graph does not carry it")
+}
+
+/// The spec's `[capacity]`.
+fn assignment(spec: &Spec) -> Assignment {
+    let Some(capacity) = &spec.capacity else { return Assignment::Dropless };
+    let (span, tokens) = match capacity.group {
+        CapacityGroup::All => (Span::All, Extent::Tokens),
+        CapacityGroup::Row => (Span::Row, Extent::RowTokens),
+        CapacityGroup::Tokens(_) => not_carried("capacity.group"),
+    };
+    let priority = match capacity.priority {
+        Priority::ChoiceMajor => graph::Priority::ChoiceMajor,
+        Priority::TokenMajor => graph::Priority::TokenMajor,
+        Priority::Score | Priority::BatchPrioritized => not_carried("capacity.priority"),
+    };
+    let per_expert = per_expert(capacity, tokens, spec);
+    Assignment::Capacity(graph::Capacity { per_expert, span, priority })
+}
+
+/// `round(factor * tokens (* K) / E)`, at least `min`, up to a multiple of `multiple_of`.
+fn per_expert(capacity: &Capacity, tokens: Extent, spec: &Spec) -> Extent {
+    let size = match capacity.size {
+        CapacitySize::Factor { factor, count_k, round } => {
+            let choices = if count_k { spec.router.top_k } else { 1 };
+            let below = Extent::Const(factor.denominator) * spec.experts;
+            (tokens * factor.numerator * choices).div(below, rounding(round))
+        }
+        CapacitySize::Tokens(tokens) => Extent::Const(tokens),
+        CapacitySize::Fraction { fraction, round } => {
+            (tokens * fraction.numerator).div(Extent::Const(fraction.denominator), rounding(round))
+        }
+    };
+    let size = if capacity.min > 0 { size.max(Extent::Const(capacity.min)) } else { size };
+    if capacity.multiple_of > 1 { size.div_ceil(capacity.multiple_of) * capacity.multiple_of } else { size }
+}
+
+fn rounding(round: Round) -> moec_ir::Round {
+    match round {
+        Round::Ceil => moec_ir::Round::Ceil,
+        Round::Floor => moec_ir::Round::Floor,
+        Round::HalfEven => moec_ir::Round::HalfEven,
+    }
+}

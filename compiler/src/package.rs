@@ -1,0 +1,262 @@
+//! Programs and images as a package: the only mapping from the compiler's types to the manifest's.
+
+use moec_codegen::Image;
+use moec_ir::kernel::{self, Program};
+use moec_ir::machine::MachineKind;
+use moec_ir::{DType, Extent, Machine, Round};
+use moec_runtime::Package;
+use moec_runtime::package as file;
+use sha2::{Digest, Sha256};
+
+use crate::pipeline::Built;
+use crate::spec::{Layout, Spec, Tensor, Weight, Word};
+
+/// One package with everything that was built. The same input gives the same bytes.
+///
+/// # Errors
+/// The runtime's, if the manifest does not describe the images: a bug.
+pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package, moec_runtime::Error> {
+    let mut manifest = file::Manifest {
+        compiler: format!("moec {}", env!("CARGO_PKG_VERSION")),
+        layer: spec.name.clone(),
+        spec_sha256: Sha256::digest(spec_text).iter().map(|byte| format!("{byte:02x}")).collect(),
+        dtype: dtype(crate::import::element(spec.numerics.dtype)),
+        max_tokens: spec.tokens.max,
+        dims: dims(spec),
+        buffers: Vec::new(),
+        weights: Vec::new(),
+        images: Vec::new(),
+        targets: Vec::new(),
+    };
+    let mut images = Vec::new();
+    for (machine, lowered, objects) in built {
+        let program = &lowered.program;
+        let places: Vec<u32> = program.buffers.iter().map(|b| place(&mut manifest.buffers, b, machine.name)).collect();
+        let first = images.len() as u32;
+        for object in objects {
+            manifest.images.push(file::Image::new(match object.image {
+                Image::Ptx(_) => file::ImageKind::Ptx,
+                Image::Cubin(_) => file::ImageKind::Cubin,
+                Image::SharedObject(_) => file::ImageKind::SharedObject,
+            }));
+            images.push(object.image.bytes().to_vec());
+        }
+        manifest.targets.push(target(machine, program, objects, first, &places));
+    }
+    let weights = manifest.buffers.iter().filter(|b| b.role == file::Role::Weight);
+    manifest.weights = weights.map(|buffer| recipe(spec, buffer)).collect();
+    Package::new(manifest, images)
+}
+
+fn dims(spec: &Spec) -> Vec<file::Dim> {
+    let shared = spec.shared.map_or(0, |shared| shared.ffn);
+    [
+        ("hidden", spec.hidden),
+        ("ffn", spec.expert.ffn),
+        ("experts", spec.experts),
+        ("top_k", spec.router.top_k),
+        ("shared_ffn", shared),
+    ]
+    .map(|(name, value)| file::Dim { name: name.to_string(), value })
+    .to_vec()
+}
+
+/// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.
+fn place(buffers: &mut Vec<file::Buffer>, buffer: &kernel::Buffer, machine: &str) -> u32 {
+    let mut new = file::Buffer {
+        name: buffer.name.clone(),
+        role: match buffer.role {
+            kernel::Role::Input => file::Role::Input,
+            kernel::Role::Output => file::Role::Output,
+            kernel::Role::Weight => file::Role::Weight,
+            kernel::Role::Workspace => file::Role::Workspace,
+        },
+        dtype: dtype(buffer.dtype),
+        shape: buffer.shape.iter().map(extent).collect(),
+        align: 16,
+        observe: buffer.observe.clone(),
+    };
+    if let Some(known) = buffers.iter().position(|b| *b == new) {
+        return known as u32;
+    }
+    if buffers.iter().any(|b| b.name == new.name) {
+        new.name = format!("{}@{machine}", new.name);
+    }
+    buffers.push(new);
+    buffers.len() as u32 - 1
+}
+
+fn target(
+    machine: &Machine,
+    program: &Program,
+    objects: &[moec_codegen::Object],
+    first_image: u32,
+    places: &[u32],
+) -> file::Target {
+    let (kind, ptx_version, least_driver, cpu_features) = match machine.kind {
+        MachineKind::Gpu { ptx, .. } => {
+            let version = format!("{}.{}", ptx / 10, ptx % 10);
+            (file::TargetKind::Gpu, Some(version), Some(least_cuda(ptx).to_string()), Vec::new())
+        }
+        MachineKind::Host(level) => {
+            (file::TargetKind::Host, None, None, level.features().into_iter().map(String::from).collect())
+        }
+    };
+    let kernels = program
+        .kernels
+        .iter()
+        .map(|k| {
+            let info = |o: &moec_codegen::Object| o.kernels.iter().find(|info| info.name == k.name).cloned();
+            let usage = objects.iter().filter_map(info).find_map(|info| info.usage);
+            let shared = objects.iter().find_map(info).map_or(0, |info| info.shared_bytes);
+            file::Kernel {
+                symbol: k.name.clone(),
+                params: k.params.iter().map(|p| param(p.kind)).collect(),
+                threads: k.threads,
+                shared_bytes: shared as u32,
+                dynamic_shared_bytes: 0,
+                registers: usage.as_ref().map(|u| u.registers),
+                spill_bytes: usage.as_ref().map(|u| u.spill_stores + u.spill_loads),
+            }
+        })
+        .collect();
+    let launch = |launch: &kernel::Launch| file::Launch {
+        kernel: launch.kernel as u32,
+        grid: extent(&launch.grid),
+        args: launch.args.iter().zip(&program.kernels[launch.kernel].params).map(|(a, p)| arg(a, p.kind, places)).collect(),
+    };
+    file::Target {
+        name: machine.name.to_string(),
+        kind,
+        images: (first_image..first_image + objects.len() as u32).collect(),
+        cpu_features,
+        least_driver,
+        ptx_version,
+        kernels,
+        regimes: program
+            .regimes
+            .iter()
+            .map(|r| file::Regime { tokens_up_to: r.tokens_up_to, launches: r.launches.iter().map(launch).collect() })
+            .collect(),
+    }
+}
+
+/// The first CUDA release whose driver reads this PTX ISA version (times ten): PTX ISA, release notes.
+fn least_cuda(ptx: u32) -> &'static str {
+    match ptx {
+        ..=70 => "11.0",
+        71 => "11.1",
+        72..=78 => "11.8",
+        79..=80 => "12.0",
+        81..=86 => "12.7",
+        87.. => "12.8",
+    }
+}
+
+fn param(kind: kernel::ParamKind) -> file::ParamKind {
+    match kind {
+        kernel::ParamKind::Buffer { .. } => file::ParamKind::Pointer,
+        kernel::ParamKind::Scalar(DType::I64) => file::ParamKind::I64,
+        kernel::ParamKind::Scalar(_) => file::ParamKind::I32,
+    }
+}
+
+fn arg(arg: &kernel::Arg, kind: kernel::ParamKind, places: &[u32]) -> file::Arg {
+    match (arg, kind) {
+        (kernel::Arg::Buffer(index), _) => file::Arg::Buffer(places[*index]),
+        (kernel::Arg::Scalar(e), kernel::ParamKind::Scalar(DType::I64)) => file::Arg::ScalarI64(extent(e)),
+        (kernel::Arg::Scalar(e), _) => file::Arg::ScalarI32(extent(e)),
+    }
+}
+
+fn dtype(dtype: DType) -> file::Dtype {
+    match dtype {
+        DType::F32 => file::Dtype::F32,
+        DType::F16 => file::Dtype::F16,
+        DType::BF16 => file::Dtype::Bf16,
+        DType::I32 | DType::I64 | DType::Bool => file::Dtype::I32,
+    }
+}
+
+fn extent(e: &Extent) -> file::Extent {
+    let two = |a: &Extent, b: &Extent| (Box::new(extent(a)), Box::new(extent(b)));
+    match e {
+        Extent::Const(n) => file::Extent::Const(i64::try_from(*n).unwrap_or(i64::MAX)),
+        Extent::Tokens => file::Extent::Tokens,
+        Extent::RowTokens => file::Extent::RowTokens,
+        Extent::Add(a, b) => {
+            let (a, b) = two(a, b);
+            file::Extent::Add(a, b)
+        }
+        Extent::Mul(a, b) => {
+            let (a, b) = two(a, b);
+            file::Extent::Mul(a, b)
+        }
+        Extent::Min(a, b) => {
+            let (a, b) = two(a, b);
+            file::Extent::Min(a, b)
+        }
+        Extent::Max(a, b) => {
+            let (a, b) = two(a, b);
+            file::Extent::Max(a, b)
+        }
+        Extent::Div(a, b, round) => {
+            let (a, b) = two(a, b);
+            let round = match round {
+                Round::Floor => file::Round::Floor,
+                Round::Ceil => file::Round::Ceil,
+                Round::HalfEven => file::Round::HalfEven,
+            };
+            file::Extent::Div(a, b, round)
+        }
+    }
+}
+
+/// How a weight buffer comes out of a checkpoint, from the spec's `[weights]`.
+fn recipe(spec: &Spec, buffer: &file::Buffer) -> file::Recipe {
+    let rank = buffer.shape.len() as u32;
+    let tensor = Tensor::from_word(&buffer.name);
+    let own = tensor.and_then(|tensor| spec.weight(tensor)).map(|weight| (weight, None));
+    // Gate and up may be halves of one stored tensor, along their rows.
+    let half = || {
+        let (fused, index) = half_of(tensor?)?;
+        let axis = rank - if is_bias(fused) { 1 } else { 2 };
+        let weight = spec.weight(fused)?;
+        let interleaved = weight.layout.is_interleaved();
+        Some((weight, Some(file::Slice { axis, index, parts: 2, interleaved })))
+    };
+    match own.or_else(half) {
+        Some((weight, slice)) => file::Recipe::whole(&buffer.name, sources(weight, rank, slice)),
+        None => file::Recipe::whole(&buffer.name, vec![file::Source::plain(&buffer.name)]),
+    }
+}
+
+fn sources(weight: &Weight, rank: u32, slice: Option<file::Slice>) -> Vec<file::Source> {
+    let axes: Vec<u32> = match weight.layout {
+        Layout::Transposed | Layout::TransposedInterleaved => {
+            (0..rank.saturating_sub(2)).chain([rank - 1, rank.saturating_sub(2)]).collect()
+        }
+        Layout::Plain | Layout::Interleaved | Layout::Hep => Vec::new(),
+    };
+    let source = |name: &String| file::Source { name: name.clone(), flattened: weight.flattened, axes: axes.clone(), slice };
+    weight.names.iter().map(source).collect()
+}
+
+/// The fused tensor that may hold this one, and which half of it.
+fn half_of(tensor: Tensor) -> Option<(Tensor, u32)> {
+    let halves = [
+        (Tensor::GateUp, Tensor::Gate, Tensor::Up),
+        (Tensor::GateUpBias, Tensor::GateBias, Tensor::UpBias),
+        (Tensor::SharedGateUp, Tensor::SharedGate, Tensor::SharedUp),
+        (Tensor::SharedGateUpBias, Tensor::SharedGateBias, Tensor::SharedUpBias),
+    ];
+    halves.into_iter().find_map(|(fused, gate, up)| match tensor {
+        t if t == gate => Some((fused, 0)),
+        t if t == up => Some((fused, 1)),
+        _ => None,
+    })
+}
+
+fn is_bias(tensor: Tensor) -> bool {
+    tensor.word().ends_with("_bias")
+}

@@ -1,0 +1,101 @@
+//! Spec in, package out: the way through the house, one stage after the other. What a stage does is its own room's business.
+
+use moec_codegen::{Object, Options};
+use moec_ir::Machine;
+use moec_ir::graph::{Graph, Typed, Violation, verify};
+use moec_ir::kernel::{self, Program};
+use moec_ir::rewrite::{Rewritten, rewrite};
+use moec_ir::schedule::{ScheduleError, schedule};
+use moec_runtime::Package;
+use rayon::prelude::*;
+use thiserror::Error;
+
+use crate::import::import;
+use crate::package::package;
+use crate::spec::Spec;
+
+/// Why a correct spec has no package. All but [`Error::Codegen`] and [`Error::Schedule`] are bugs in moec.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A stage made a graph that is not well typed.
+    #[error("the graph is not well typed: {}", .0.first().map_or("", |v| v.message.as_str()))]
+    Graph(Vec<Violation>),
+    /// The layer cannot be cut into kernels for the machine.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// The schedule made a program that breaks the kernel IR's rules.
+    #[error("the kernels for {machine} break a rule:\n{text}")]
+    Kernel {
+        /// Which machine.
+        machine: &'static str,
+        /// The kernels with the violations under their lines.
+        text: String,
+    },
+    /// LLVM or a tool beside it failed.
+    #[error(transparent)]
+    Codegen(#[from] moec_codegen::Error),
+    /// The manifest does not describe the images.
+    #[error(transparent)]
+    Package(#[from] moec_runtime::Error),
+}
+
+/// A layer for one machine, up to the kernels.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// What the layer means.
+    pub graph: Typed,
+    /// The cheapest equal graph.
+    pub rewritten: Rewritten,
+    /// Its kernels.
+    pub program: Program,
+}
+
+/// Spec in, package out: images for every machine in one file.
+///
+/// # Errors
+/// See [`Error`].
+pub fn compile(spec: &Spec, spec_text: &str, machines: &[Machine], options: &Options) -> Result<Package, Error> {
+    let built = build(spec, machines, options)?;
+    Ok(package(spec, spec_text, &built)?)
+}
+
+/// A machine with the layer's kernels and their images.
+pub type Built<'m> = (&'m Machine, Lowered, Vec<Object>);
+
+/// Kernels and images for every machine, in the order given; the machines are independent, so they share the cores.
+///
+/// # Errors
+/// See [`Error`].
+pub fn build<'m>(spec: &Spec, machines: &'m [Machine], options: &Options) -> Result<Vec<Built<'m>>, Error> {
+    machines
+        .par_iter()
+        .map(|machine| {
+            let lowered = lower(spec, machine)?;
+            let objects = moec_codegen::codegen(&lowered.program, machine, options)?;
+            Ok((machine, lowered, objects))
+        })
+        .collect()
+}
+
+/// From a spec to the kernels for one machine.
+///
+/// # Errors
+/// See [`Error`].
+pub fn lower(spec: &Spec, machine: &Machine) -> Result<Lowered, Error> {
+    lower_graph(import(spec), machine, &spec.tokens.expected)
+}
+
+/// From a graph to the kernels for one machine, fast at the expected token counts.
+///
+/// # Errors
+/// See [`Error`].
+pub fn lower_graph(graph: Graph, machine: &Machine, expected_tokens: &[u64]) -> Result<Lowered, Error> {
+    let graph = verify(graph).map_err(Error::Graph)?;
+    let rewritten = rewrite(&graph, machine, expected_tokens);
+    let program = schedule(&rewritten.graph, machine)?;
+    kernel::verify(&program, machine).map_err(|violations| Error::Kernel {
+        machine: machine.name,
+        text: kernel::print_with_violations(&program, &violations),
+    })?;
+    Ok(Lowered { graph, rewritten, program })
+}

@@ -1,0 +1,399 @@
+//! A program in the making: one arm for each op, which says what its kernel is given. What kernels do is in their files.
+
+use std::borrow::Cow;
+
+use super::buffers::{BufferId, Buffers, extent, unused};
+use super::combine::{self, Combine, Spread};
+use super::gemm::{self, Gemm, Operand};
+use super::route::{self, Route};
+use super::sort::{self, Sort};
+use super::{ScheduleError, body};
+use crate::graph::{Assignment, Attr, Body, Dim, Node, Op, Priority, Span, Type, Typed};
+use crate::kernel::{Arg, Buffer, Kernel, Launch};
+use crate::{DType, Extent, Machine};
+
+/// What a node of the graph is to the kernels that use it.
+#[derive(Clone)]
+enum Value<'g> {
+    Tensor(Tensor),
+    Routing(Routing),
+    /// `expert_rows b routing`: read where it is used.
+    ExpertRows(BufferId, DType),
+    /// `pair_weights routing`: read where it is used.
+    PairWeights(BufferId),
+    List(Vec<Value<'g>>),
+    Attr(&'g Attr),
+}
+
+/// A tensor in memory.
+#[derive(Clone)]
+struct Tensor {
+    buffer: BufferId,
+    dtype: DType,
+    shape: Vec<Dim>,
+    /// What the graph calls it, if it is a parameter.
+    name: Option<String>,
+}
+
+/// The pairs of a route in memory.
+#[derive(Clone)]
+struct Routing {
+    experts: u64,
+    top_k: u64,
+    row_of_pair: BufferId,
+    token_of_row: BufferId,
+    weight_of_row: BufferId,
+    offset_of_expert: BufferId,
+    tile_expert: BufferId,
+    tile_row: BufferId,
+    tile_count: BufferId,
+}
+
+/// What was scheduled so far.
+pub(super) struct Plan<'g> {
+    layer: &'g Typed,
+    machine: &'g Machine,
+    /// Buffers of the parameters, in their order.
+    params: Vec<Option<BufferId>>,
+    output: BufferId,
+    /// Of the nodes so far.
+    values: Vec<Value<'g>>,
+    buffers: Buffers,
+    kernels: Vec<Kernel>,
+    launches: Vec<Launch>,
+}
+
+impl<'g> Plan<'g> {
+    pub(super) fn new(
+        layer: &'g Typed,
+        machine: &'g Machine,
+        params: Vec<Option<BufferId>>,
+        output: BufferId,
+        buffers: Buffers,
+    ) -> Plan<'g> {
+        Plan { layer, machine, params, output, values: Vec::new(), buffers, kernels: Vec::new(), launches: Vec::new() }
+    }
+
+    pub(super) fn finish(self) -> (Vec<Buffer>, Vec<Kernel>, Vec<Launch>) {
+        (self.buffers.into_list(), self.kernels, self.launches)
+    }
+
+    /// Schedules the next node. The last one writes the output.
+    pub(super) fn add(&mut self, node: &'g Node, ty: &'g Type, last: bool) -> Result<(), ScheduleError> {
+        let value = self.value(node, ty, last)?;
+        self.values.push(value);
+        Ok(())
+    }
+
+    fn value(&mut self, node: &'g Node, ty: &'g Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let (op, operands) = match node {
+            Node::Param(param) => {
+                let place = self.layer.graph().params.iter().position(|(p, _)| p == param);
+                let buffer = place.and_then(|i| self.params[i]);
+                return match (buffer, ty) {
+                    (Some(buffer), Type::Tensor { shape, dtype }) => {
+                        let name = Some(param.bare().to_string());
+                        Ok(Value::Tensor(Tensor { buffer, dtype: *dtype, shape: shape.clone(), name }))
+                    }
+                    (_, ty) => Err(ScheduleError::Operand { op: "param", what: ty.to_string() }),
+                };
+            }
+            Node::Attr(attr) => return Ok(Value::Attr(attr)),
+            Node::Hole(_) => return Err(ScheduleError::Operand { op: "layer", what: "a hole outside a body".to_string() }),
+            Node::Apply(op, operands) => (*op, operands),
+        };
+        let operands: Vec<Value<'g>> = operands.iter().map(|id| self.values[usize::from(*id)].clone()).collect();
+        match op {
+            Op::List => Ok(Value::List(operands)),
+            Op::Route => self.route(&operands, ty),
+            Op::Gemm | Op::GroupedGemm => self.gemm(op, &operands, ty, last),
+            Op::Combine => self.combine(&operands, ty, last),
+            Op::ExpertRows => match &operands[..] {
+                [Value::Tensor(rows), _] => Ok(Value::ExpertRows(rows.buffer, rows.dtype)),
+                _ => Err(self.wrong(op, &operands)),
+            },
+            Op::PairWeights => match &operands[..] {
+                [Value::Routing(routing)] => Ok(Value::PairWeights(routing.weight_of_row)),
+                _ => Err(self.wrong(op, &operands)),
+            },
+            Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Softmax => {
+                Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
+            }
+            Op::Dispatch => {
+                Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" })
+            }
+            Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Err(pointwise_alone(op)),
+            Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Err(pointwise_alone(op)),
+        }
+    }
+
+    /// `route` and `sort`: the picks of each token, then the pairs in the order of the grouped rows.
+    fn route(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let ([Value::Tensor(x), Value::List(ws), Value::List(vs), Value::Attr(body), Value::Attr(rule)], Type::Routing { top_k, experts }) =
+            (operands, ty)
+        else {
+            return Err(self.wrong(Op::Route, operands));
+        };
+        let (Attr::Body(body), Attr::Assignment(rule), [Value::Tensor(router)]) = (*body, *rule, &ws[..]) else {
+            return Err(self.wrong(Op::Route, operands));
+        };
+        let (top_k, experts) = (*top_k, *experts);
+        let vectors = vs.iter().map(|v| self.vector(v, experts)).collect::<Result<Vec<_>, _>>()?;
+        let spec = Route {
+            name: self.kernel_name("route", &[router]),
+            hidden: constant(x, 1),
+            experts: experts as u32,
+            top_k: top_k as u32,
+            x: x.dtype,
+            router: router.dtype,
+            vectors: vectors.iter().map(|v| v.dtype).collect(),
+            body,
+        };
+        let kernel = route::route(&spec, self.machine)?;
+        let pairs = || [Extent::Tokens, Extent::Const(top_k)];
+        let topk_experts = self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs());
+        let topk_weights = self.buffers.observed("topk_weights", "route.weights", DType::F32, pairs());
+        let mut args = vec![x.buffer.into(), router.buffer.into()];
+        args.extend(vectors.iter().map(|v| Arg::from(v.buffer)));
+        args.extend([topk_experts.into(), topk_weights.into(), tokens()]);
+        self.launch(kernel.kernel, kernel.grid, args);
+        Ok(Value::Routing(self.sort(rule, experts, top_k, topk_experts, topk_weights)))
+    }
+
+    fn sort(&mut self, rule: &Assignment, experts: u64, top_k: u64, topk_experts: BufferId, topk_weights: BufferId) -> Routing {
+        // An expert is picked at most once by a token, so that room for T pairs is room for all.
+        let (span, priority, capacity) = match rule {
+            Assignment::Dropless => (Span::All, Priority::TokenMajor, Extent::Tokens),
+            Assignment::Capacity(c) => (c.span, c.priority, c.per_expert.clone().min(Extent::Tokens)),
+        };
+        let spec = Sort {
+            suffix: self.sort_suffix(),
+            experts: experts as u32,
+            top_k: top_k as u32,
+            span,
+            priority,
+            tile_rows: gemm::tile_rows(self.machine),
+        };
+        let (machine, i32s) = (self.machine, DType::I32);
+        let of_expert = || [Extent::Const(experts)];
+        let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
+        let pairs = Extent::Tokens * top_k;
+        let b = &mut self.buffers;
+        let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
+        let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
+        let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(spec.spans()));
+        let load_of_expert = b.observed("load_of_expert", "stats.load", i32s, of_expert());
+        let kept_of_expert = b.observed("kept_of_expert", "stats.kept", i32s, of_expert());
+        let routing = Routing {
+            experts,
+            top_k,
+            row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
+            token_of_row: b.workspace("token_of_row", i32s, [pairs.clone()]),
+            weight_of_row: b.workspace("weight_of_row", DType::F32, [pairs]),
+            offset_of_expert: b.workspace("offset_of_expert", i32s, [Extent::Const(experts + 1)]),
+            tile_expert: b.workspace("tile_expert", i32s, [spec.tiles()]),
+            tile_row: b.workspace("tile_row", i32s, [spec.tiles()]),
+            tile_count: b.workspace("tile_count", i32s, [Extent::Const(1)]),
+        };
+        let span_tokens = Arg::Scalar(spec.span_tokens());
+        let capacity = Arg::Scalar(capacity);
+        let count = vec![topk_experts.into(), pairs_of_chunk.into(), tokens(), span_tokens.clone()];
+        let mut scan: Vec<Arg> = [pairs_of_chunk, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from).into();
+        scan.extend([load_of_expert, kept_of_expert, routing.tile_expert, routing.tile_row, routing.tile_count].map(Arg::from));
+        scan.extend([tokens(), span_tokens.clone(), capacity.clone()]);
+        let mut place: Vec<Arg> =
+            [topk_experts, topk_weights, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from).into();
+        place.extend([routing.row_of_pair, routing.token_of_row, routing.weight_of_row].map(Arg::from));
+        place.extend([tokens(), span_tokens, capacity]);
+        self.launch(sort::count(&spec, machine), spec.chunks(machine), count);
+        self.launch(sort::scan(&spec, machine), Extent::Tokens.min(Extent::Const(1)), scan);
+        self.launch(sort::place(&spec, machine), spec.chunks(machine), place);
+        routing
+    }
+
+    /// `gemm` and `grouped_gemm`.
+    fn gemm(&mut self, op: Op, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let (rows, routing, ws, vs, body) = match operands {
+            [Value::Tensor(rows), Value::List(ws), Value::List(vs), Value::Attr(Attr::Body(body))] => (rows, None, ws, vs, body),
+            [Value::Tensor(rows), Value::Routing(routing), Value::List(ws), Value::List(vs), Value::Attr(Attr::Body(body))] => {
+                (rows, Some(routing), ws, vs, body)
+            }
+            _ => return Err(self.wrong(op, operands)),
+        };
+        self.check_pointwise(op, body)?;
+        let weights = ws.iter().map(|w| self.tensor(op, w)).collect::<Result<Vec<_>, _>>()?;
+        let gathered = routing.is_some() && rows.shape.first() == Some(&Dim::Tokens);
+        if routing.is_none() && rows.shape.first() != Some(&Dim::Tokens) {
+            return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
+        }
+        let name = self.kernel_name(op.name(), &weights);
+        let result = self.result(op, &name, ty, routing, last)?;
+        let mut holes = Vec::new();
+        let mut args = vec![Arg::from(rows.buffer)];
+        if let Some(routing) = routing {
+            args.extend(gathered.then_some(routing.token_of_row.into()));
+            args.extend([routing.tile_expert, routing.tile_row, routing.tile_count, routing.offset_of_expert].map(Arg::from));
+        }
+        args.extend(weights.iter().map(|w| Arg::from(w.buffer)));
+        for v in vs {
+            let (hole, buffer) = match v {
+                Value::ExpertRows(buffer, dtype) => (Operand::ExpertRow(*dtype), *buffer),
+                Value::PairWeights(buffer) => (Operand::PairWeight, *buffer),
+                v => {
+                    let v = self.tensor(op, v)?;
+                    let hole = match spread(v) {
+                        Spread::Row => Operand::Row(v.dtype),
+                        Spread::Column => Operand::Column(v.dtype),
+                        Spread::Full => Operand::Full(v.dtype),
+                    };
+                    (hole, v.buffer)
+                }
+            };
+            holes.push(hole);
+            args.push(buffer.into());
+        }
+        args.push(result.buffer.into());
+        args.extend(routing.is_none().then(tokens));
+        let spec = Gemm {
+            name,
+            n: constant(&result, 1),
+            k: constant(rows, 1),
+            experts: routing.map(|r| r.experts),
+            gather: gathered,
+            top_k: routing.map_or(1, |r| r.top_k),
+            rows: rows.dtype,
+            weights: weights.iter().map(|w| w.dtype).collect(),
+            operands: holes,
+            body,
+            out: result.dtype,
+        };
+        let tiled = gemm::gemm(&spec, self.machine);
+        self.launch(tiled.kernel, tiled.grid, args);
+        Ok(Value::Tensor(result))
+    }
+
+    fn combine(&mut self, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(rows), Value::Routing(routing), Value::List(vs), Value::Attr(Attr::Body(body))] = operands else {
+            return Err(self.wrong(Op::Combine, operands));
+        };
+        self.check_pointwise(Op::Combine, body)?;
+        let vs = vs.iter().map(|v| self.tensor(Op::Combine, v)).collect::<Result<Vec<_>, _>>()?;
+        let name = self.kernel_name("combine", &[]);
+        let result = self.result(Op::Combine, &name, ty, None, last)?;
+        let spec = Combine {
+            name,
+            n: constant(&result, 1) as u32,
+            top_k: routing.top_k as u32,
+            rows: rows.dtype,
+            operands: vs.iter().map(|v| (spread(v), v.dtype)).collect(),
+            body,
+            out: result.dtype,
+        };
+        let mut args = vec![rows.buffer.into(), routing.row_of_pair.into()];
+        args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
+        args.extend([result.buffer.into(), tokens()]);
+        self.launch(combine::combine(&spec, self.machine), combine::grid(&spec, self.machine), args);
+        Ok(Value::Tensor(result))
+    }
+
+    /// Where the tensor that a kernel makes goes: the output, or new workspace.
+    fn result(&mut self, op: Op, kernel: &str, ty: &Type, routing: Option<&Routing>, last: bool) -> Result<Tensor, ScheduleError> {
+        let Type::Tensor { shape, dtype } = ty else {
+            return Err(ScheduleError::Operand { op: op.name(), what: format!("a body that makes {ty}") });
+        };
+        let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, routing.map_or(1, |r| r.top_k))).collect();
+        let buffer = if last { self.output } else { self.buffers.workspace(&format!("{}_out", kernel.trim_start_matches("moec_")), *dtype, extents) };
+        Ok(Tensor { buffer, dtype: *dtype, shape: shape.clone(), name: None })
+    }
+
+    fn launch(&mut self, kernel: Kernel, grid: Extent, args: Vec<Arg>) {
+        self.launches.push(Launch { kernel: self.kernels.len(), grid, args });
+        self.kernels.push(kernel);
+    }
+
+    /// `moec_<family>_<weights>`, with a number where another kernel has that name.
+    fn kernel_name(&self, family: &str, weights: &[&Tensor]) -> String {
+        let legal = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+        let of_weight = |w: &&Tensor| w.name.iter().flat_map(|name| "_".chars().chain(name.chars().map(legal))).collect::<String>();
+        let weights: String = weights.iter().map(of_weight).collect::<String>().chars().take(NAME_CHARS).collect();
+        unused(&format!("moec_{family}{weights}"), |name| self.kernels.iter().any(|kernel| kernel.name == name))
+    }
+
+    /// Tells the kernels of a second sort from those of the first.
+    fn sort_suffix(&self) -> String {
+        let named = unused("moec_sort_count", |name| self.kernels.iter().any(|kernel| kernel.name == name));
+        named.trim_start_matches("moec_sort_count").to_string()
+    }
+
+    fn check_pointwise(&self, op: Op, body: &Body) -> Result<(), ScheduleError> {
+        if body::is_pointwise(body) {
+            return Ok(());
+        }
+        let strange = body.nodes().iter().find_map(|node| match node {
+            Node::Apply(inner, _) if !body::is_pointwise_op(*inner) => Some(*inner),
+            Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+        });
+        strange.map_or(Ok(()), |inner| Err(ScheduleError::Body { op: inner.name(), inside: op.name() }))
+    }
+
+    fn tensor<'v>(&self, op: Op, value: &'v Value<'g>) -> Result<&'v Tensor, ScheduleError> {
+        match value {
+            Value::Tensor(tensor) => Ok(tensor),
+            Value::ExpertRows(..) => Err(ScheduleError::Operand { op: op.name(), what: "the rows of experts".to_string() }),
+            Value::PairWeights(_) => Err(ScheduleError::Operand { op: op.name(), what: "the weights of pairs".to_string() }),
+            Value::Routing(_) | Value::List(_) | Value::Attr(_) => Err(self.wrong(op, std::slice::from_ref(value))),
+        }
+    }
+
+    /// A vector over the experts.
+    fn vector(&self, value: &Value<'g>, experts: u64) -> Result<Tensor, ScheduleError> {
+        let vector = self.tensor(Op::Route, value)?;
+        if vector.shape == [Dim::Const(experts)] {
+            return Ok(vector.clone());
+        }
+        let shape: Vec<String> = vector.shape.iter().map(ToString::to_string).collect();
+        Err(ScheduleError::Operand { op: Op::Route.name(), what: format!("[{}] beside its logits", shape.join(", ")) })
+    }
+
+    fn wrong(&self, op: Op, operands: &[Value<'g>]) -> ScheduleError {
+        let what: Vec<Cow<'_, str>> = operands
+            .iter()
+            .map(|value| match value {
+                Value::Tensor(_) => "a tensor".into(),
+                Value::Routing(_) => "a routing".into(),
+                Value::ExpertRows(..) => "the rows of experts".into(),
+                Value::PairWeights(_) => "the weights of pairs".into(),
+                Value::List(list) => format!("a list of {}", list.len()).into(),
+                Value::Attr(attr) => attr.to_string().into(),
+            })
+            .collect();
+        ScheduleError::Operand { op: op.name(), what: what.join(", ") }
+    }
+}
+
+/// Most characters that the names of the weights give to a kernel's.
+const NAME_CHARS: usize = 48;
+
+fn pointwise_alone(op: Op) -> ScheduleError {
+    ScheduleError::Unfused { op: op.name(), rewrite: "the body of the `gemm`, `grouped_gemm` or `combine` before it" }
+}
+
+fn tokens() -> Arg {
+    Arg::Scalar(Extent::Tokens)
+}
+
+/// The extent of a dimension that is known; types were checked.
+fn constant(tensor: &Tensor, dim: usize) -> u64 {
+    match tensor.shape.get(dim) {
+        Some(Dim::Const(n)) => *n,
+        Some(Dim::Tokens | Dim::Pairs) | None => 0,
+    }
+}
+
+fn spread(v: &Tensor) -> Spread {
+    match v.shape[..] {
+        [_] => Spread::Row,
+        [_, Dim::Const(1)] => Spread::Column,
+        _ => Spread::Full,
+    }
+}
