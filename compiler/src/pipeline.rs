@@ -4,6 +4,7 @@ use moec_codegen::{Object, Options};
 use moec_ir::Machine;
 use moec_ir::graph::{Graph, Typed, Violation, verify};
 use moec_ir::kernel::{self, Program};
+use moec_ir::machine::{MACHINES, MachineKind};
 use moec_ir::rewrite::{Rewritten, rewrite};
 use moec_ir::schedule::{ScheduleError, schedule};
 use moec_runtime::Package;
@@ -75,6 +76,15 @@ pub fn build<'m>(spec: &Spec, machines: &'m [Machine], options: &Options) -> Res
             Ok((machine, lowered, objects))
         })
         .collect()
+}
+
+/// The machine that this CPU is: the highest level of which it has everything. `None`: below the lowest, or no x86-64.
+pub fn this_host() -> Option<Machine> {
+    let fits = |machine: &Machine| match machine.kind {
+        MachineKind::Gpu { .. } => false,
+        MachineKind::Host(level) => level.features().into_iter().all(moec_runtime::host::has_feature),
+    };
+    MACHINES.into_iter().rfind(fits)
 }
 
 /// From a spec to the kernels for one machine.

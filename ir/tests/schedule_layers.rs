@@ -4,8 +4,8 @@
 mod layer;
 
 use layer::{Random, distance, params, parse, program, run};
-use moec_ir::graph::{Value, interp};
-use moec_ir::kernel::Role;
+use moec_ir::graph::{Tensor, Value, interp};
+use moec_ir::kernel::{Buffer, Role, verify::verify};
 use moec_ir::machine::MACHINES;
 use moec_ir::schedule::{ScheduleError, schedule};
 use moec_ir::{Dims, Machine};
@@ -104,6 +104,26 @@ fn everything() {
     agrees(EVERYTHING, &[(0, 0), (1, 1), (12, 3), (33, 11)], 1e-5);
 }
 
+/// A token's bits do not depend on the others in its batch, nor on its place.
+#[test]
+fn tokens_do_not_depend_on_each_other() {
+    let layer = parse(MIXTRAL);
+    let mut random = Random(9);
+    let dims = |tokens: u64| Dims { tokens, row_tokens: tokens };
+    let together = params(&layer, dims(19), &mut random);
+    for machine in ["sm_90a", "x86-64-v3", "x86-64-v4-bf16"].into_iter().filter_map(Machine::named) {
+        let all = run(&layer, &machine, dims(19), &together);
+        for token in [0, 7, 18] {
+            let mut alone = together.clone();
+            let x = alone.get_mut("%x").unwrap();
+            *x = Tensor { shape: vec![1, 40], data: x.data[token * 40..][..40].to_vec() };
+            let one = run(&layer, &machine, dims(1), &alone);
+            assert_eq!(all.floats("y")[token * 40..][..40], one.floats("y"), "{}", machine.name);
+            assert_eq!(all.floats("topk_weights")[token * 2..][..2], one.floats("topk_weights"), "{}", machine.name);
+        }
+    }
+}
+
 /// Every machine, also those that are not run here; unlike launches and names are one thing.
 #[test]
 fn programs_are_valid_on_every_machine() {
@@ -121,14 +141,71 @@ fn names_and_observed_buffers() {
     let machine = Machine::named("sm_90a").unwrap();
     let program = program(&parse(EVERYTHING), &machine);
     let names: Vec<&str> = program.kernels.iter().map(|k| k.name.as_str()).collect();
-    insta::assert_snapshot!(names.join("\n"), @"");
     let observed: Vec<&str> = program.buffers.iter().filter_map(|b| b.observe.as_deref()).collect();
-    insta::assert_snapshot!(observed.join(" "), @"");
-    let buffers: Vec<String> = program.buffers.iter().map(|b| {
+    let buffer = |b: &Buffer| {
         let shape: Vec<String> = b.shape.iter().map(ToString::to_string).collect();
-        format!("{} {:?} {} [{}]", b.name, b.role, b.dtype, shape.join(", "))
-    }).collect();
-    insta::assert_snapshot!(buffers.join("\n"), @"");
+        format!("{:?} {} {} [{}]", b.role, b.name, b.dtype, shape.join(", "))
+    };
+    // The second route's buffers are the first one's again, numbered.
+    let buffers: Vec<String> = program.buffers.iter().filter(|b| !b.name.ends_with("_2")).map(buffer).collect();
+    let text = format!("{}\n\n{}\n\n{}", names.join("\n"), observed.join(" "), buffers.join("\n"));
+    insta::assert_snapshot!(text, @r"
+    moec_route_router
+    moec_sort_count
+    moec_sort_scan
+    moec_sort_place
+    moec_grouped_gemm_gate
+    moec_grouped_gemm_down
+    moec_gemm_shared_gate_shared_up
+    moec_gemm_shared_down
+    moec_gemm_shared_gate_proj
+    moec_combine
+    moec_route_router_2
+    moec_sort_count_2
+    moec_sort_scan_2
+    moec_sort_place_2
+    moec_grouped_gemm_gate_2
+    moec_grouped_gemm_down_2
+    moec_combine_2
+
+    route.experts route.weights stats.load stats.kept route.rows route.experts_2 route.weights_2 stats.load_2 stats.kept_2 route.rows_2
+
+    Input x f32 [T, 12]
+    Weight router f32 [6, 12]
+    Weight router_bias f32 [6]
+    Weight gate f32 [6, 10, 12]
+    Weight gate_bias f32 [6, 10]
+    Weight down f32 [6, 12, 10]
+    Weight down_bias f32 [6, 12]
+    Weight shared_gate f32 [9, 12]
+    Weight shared_up f32 [9, 12]
+    Weight shared_down f32 [12, 9]
+    Weight shared_gate_proj f32 [1, 12]
+    Weight output_bias f32 [12]
+    Output y f32 [T, 12]
+    Workspace topk_experts i32 [T, 3]
+    Workspace topk_weights f32 [T, 3]
+    Workspace pairs_of_chunk i32 [(ceil(T / max(S, 1)) * ceil((max(S, 1) * 3) / 1024)), 6]
+    Workspace rank_of_chunk i32 [(ceil(T / max(S, 1)) * ceil((max(S, 1) * 3) / 1024)), 6]
+    Workspace rows_before_span i32 [ceil(T / max(S, 1)), 6]
+    Workspace load_of_expert i32 [6]
+    Workspace kept_of_expert i32 [6]
+    Workspace row_of_pair i32 [T, 3]
+    Workspace token_of_row i32 [(T * 3)]
+    Workspace weight_of_row f32 [(T * 3)]
+    Workspace offset_of_expert i32 [7]
+    Workspace tile_expert i32 [(floor((T * 3) / 64) + min((T * 3), 6))]
+    Workspace tile_row i32 [(floor((T * 3) / 64) + min((T * 3), 6))]
+    Workspace tile_count i32 [1]
+    Workspace grouped_gemm_gate_out f32 [(T * 3), 10]
+    Workspace grouped_gemm_down_out f32 [(T * 3), 12]
+    Workspace gemm_shared_gate_shared_up_out f32 [T, 9]
+    Workspace gemm_shared_down_out f32 [T, 12]
+    Workspace gemm_shared_gate_proj_out f32 [T, 1]
+    Workspace combine_out f32 [T, 12]
+    Workspace grouped_gemm_gate_2_out f32 [T, 10]
+    Workspace grouped_gemm_down_2_out f32 [T, 12]
+    ");
 }
 
 /// An op that rewriting should have taken, named with what takes it; never a panic.
@@ -149,11 +226,27 @@ fn what_has_no_program() {
     let alone = fails(&layer("  %1 = softmax %0 : tensor<T x 4 x f32>\n  return %1", t4));
     assert_eq!(alone, ScheduleError::Unfused { op: "softmax", rewrite: "the fusion of gating into `route`" });
     let alone = fails(&layer("  %1 = silu %0 : tensor<T x 4 x f32>\n  return %1", t4));
-    assert_eq!(alone.to_string(), "no kernel computes `silu` by itself: the body of the `gemm`, `grouped_gemm` or `combine` before it should have taken it");
+    assert_eq!(
+        alone.to_string(),
+        "no kernel computes `silu` by itself: the body of the `gemm`, `grouped_gemm` or `combine` before it should have taken it"
+    );
     let body = fails(&layer("  %1 = gemm %0, [@w] {\n    yield softmax $0\n  } : tensor<T x 4 x f32>\n  return %1", t4));
     assert_eq!(body, ScheduleError::Body { op: "softmax", inside: "gemm" });
     let pairs = "  %1 = route %0, [@w], dropless {\n    yield top_k $0, $0, 1\n  } : routing<T x 1 of 4>\n  %2 = grouped_gemm %0, %1, [@e] : tensor<P x 4 x f32>\n  return %2";
     assert!(matches!(fails(&layer(pairs, "tensor<P x 4 x f32>")), ScheduleError::Result { .. }));
+    // Rows of one routing, weighted and combined by another.
+    let other = "  %1 = route %0, [@w], dropless {\n    yield top_k $0, $0, 1\n  } : routing<T x 1 of 4>
+  %2 = grouped_gemm %0, %1, [@e] : tensor<P x 4 x f32>
+  %3 = route %0, [@w], dropless {\n    yield top_k $0, $0, 2\n  } : routing<T x 2 of 4>
+  %4 = combine %2, %3 : tensor<T x 4 x f32>
+  return %4";
+    assert_eq!(fails(&layer(other, t4)).to_string(), "`combine` does not take the pairs of another routing");
+    for n in [0, 1 << 31, u64::MAX] {
+        let vast = format!(
+            "layer @l(%x: tensor<T x {n} x f32>, @w: tensor<4 x {n} x f32>) -> {t4} {{\n  %0 = gemm %x, [@w] : {t4}\n  return %0\n}}\n"
+        );
+        assert!(matches!(fails(&vast), ScheduleError::Extent { .. }));
+    }
     let param = "layer @l(%x: tensor<T x 4 x f32>) -> tensor<T x 4 x f32> {\n  return %x\n}\n";
     assert!(matches!(fails(param), ScheduleError::Result { .. }));
 }
@@ -182,6 +275,11 @@ fn experts_are_bounded_by_shared_memory() {
         for experts in [1, 3, 60, 257, 512, 4096] {
             program(&layer(experts), &machine);
         }
-        assert!(matches!(schedule(&layer(100_000), &machine), Err(ScheduleError::Shared { .. })));
+        for experts in (4097..40_000).step_by(997).chain([1 << 30]) {
+            match schedule(&layer(experts), &machine) {
+                Ok(program) => assert_eq!(verify(&program, &machine), Ok(()), "{experts}"),
+                Err(e) => assert!(matches!(e, ScheduleError::Shared { .. }), "{e}"),
+            }
+        }
     }
 }

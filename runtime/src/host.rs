@@ -118,8 +118,10 @@ macro_rules! detect {
     }};
 }
 
+/// Whether this CPU has a feature, in LLVM's spelling; one that this table does not know it has not.
 #[cfg(target_arch = "x86_64")]
-fn has_feature(feature: &str) -> bool {
+#[must_use]
+pub fn has_feature(feature: &str) -> bool {
     detect!(is_x86_feature_detected, feature;
         "sse" "sse2" "sse3" "ssse3" "sse4.1" "sse4.2" "avx" "avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "popcnt" "movbe"
         "cmpxchg16b" "fxsr" "xsave" "adx" "aes" "pclmulqdq" "rdrand" "rdseed" "sha" "gfni" "vaes" "vpclmulqdq" "avxvnni"
@@ -127,14 +129,18 @@ fn has_feature(feature: &str) -> bool {
         "avx512bitalg" "avx512vpopcntdq" "avx512bf16" "avx512fp16" "avx512vp2intersect")
 }
 
+/// Whether this CPU has a feature, in LLVM's spelling; one that this table does not know it has not.
 #[cfg(target_arch = "aarch64")]
-fn has_feature(feature: &str) -> bool {
+#[must_use]
+pub fn has_feature(feature: &str) -> bool {
     detect!(is_aarch64_feature_detected, feature;
         "neon" "fp16" "bf16" "i8mm" "dotprod" "lse" "sve" "sve2" "fhm" "crc" "aes" "sha2")
 }
 
+/// Whether this CPU has a feature, in LLVM's spelling; one that this table does not know it has not.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn has_feature(_feature: &str) -> bool {
+#[must_use]
+pub fn has_feature(_feature: &str) -> bool {
     false
 }
 

@@ -1,1 +1,82 @@
-//! Placeholder.
+//! What the tests of the whole house share: where things lie, the example specs, and how a test says that it skips.
+//! No test is here.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use moec::diagnostics::Source;
+use moec::spec::Spec;
+use moec_ir::Machine;
+
+/// The repository.
+///
+/// # Panics
+/// Where this crate is not in it.
+#[must_use]
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in a folder of the repository")
+}
+
+/// A spec of `examples/specs`.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// The file's name without `.toml`.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    /// What it says.
+    pub spec: Spec,
+}
+
+/// Every spec of `examples/specs`, by name.
+///
+/// # Panics
+/// Where one is wrong.
+#[must_use]
+pub fn examples() -> Vec<Example> {
+    let files = files_under(&root().join("examples/specs"));
+    let example = |path: &PathBuf| {
+        let name = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+        let text = fs::read_to_string(path).expect("an example spec is a text");
+        let source = Source { name: name.clone(), text };
+        let spec = moec::spec::parse(&source).unwrap_or_else(|wrong| panic!("{name} is wrong: {wrong:?}"));
+        Example { name, text: source.text, spec }
+    };
+    files.iter().filter(|path| path.extension().is_some_and(|e| e == "toml")).map(example).collect()
+}
+
+/// The machine of that name.
+///
+/// # Panics
+/// Where there is none.
+#[must_use]
+pub fn machine(name: &str) -> Machine {
+    Machine::named(name).unwrap_or_else(|| panic!("there is no machine {name}"))
+}
+
+/// Says on stderr that a test does not test: past the test harness, which hides what a passing test prints.
+pub fn skipped(what: &str, why: &str) {
+    // Where stderr is closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "skipped: {what}: {why}");
+}
+
+/// Every file under a folder, by path. Folders whose name starts with a dot and build folders are passed over.
+///
+/// # Panics
+/// Where a folder cannot be read.
+#[must_use]
+pub fn files_under(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut files = Vec::new();
+    for path in entries.map(|entry| entry.expect("a folder that can be listed").path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_file() {
+            files.push(path);
+        } else if path.is_dir() && !name.starts_with('.') && name != "target" {
+            files.extend(files_under(&path));
+        }
+    }
+    files.sort();
+    files
+}

@@ -5,6 +5,7 @@ use std::fmt;
 
 use egg::{Id, Language};
 
+use super::build::depth_first;
 use super::{Attr, Node, Op};
 
 /// Nodes over holes `$0, $1, ...`, operands before users, the result last. Two bodies that compute the same by the same
@@ -81,19 +82,7 @@ impl BodyBuilder {
 
     /// The body whose result is `root`; nodes that it does not use are left out.
     pub fn finish(self, root: Id) -> Body {
-        fn visit(nodes: &[Node], at: Id, place: &mut HashMap<Id, Id>, out: &mut Vec<Node>) -> Id {
-            if let Some(id) = place.get(&at) {
-                return *id;
-            }
-            let node = nodes[usize::from(at)].clone().map_children(|c| visit(nodes, c, place, out));
-            out.push(node);
-            let id = Id::from(out.len() - 1);
-            place.insert(at, id);
-            id
-        }
-        let mut out = Vec::new();
-        visit(&self.nodes, root, &mut HashMap::new(), &mut out);
-        Body(out.into())
+        Body(depth_first(root, |id| &self.nodes[usize::from(id)]).into())
     }
 }
 

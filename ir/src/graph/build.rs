@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use egg::{Id, RecExpr};
+use egg::{Id, Language, RecExpr};
 
 use super::{Attr, Body, Graph, Node, Op, Param, Type};
 
@@ -65,17 +65,26 @@ impl Builder {
 
     /// The graph whose result is `root`; nodes that it does not use are left out.
     pub fn finish(self, name: &str, root: Id) -> Graph {
-        fn visit(from: &RecExpr<Node>, at: Id, place: &mut HashMap<Id, Id>, out: &mut RecExpr<Node>) -> Id {
-            if let Some(id) = place.get(&at) {
-                return *id;
-            }
-            let node = egg::Language::map_children(from[at].clone(), |c| visit(from, c, place, out));
-            let id = out.add(node);
-            place.insert(at, id);
-            id
-        }
-        let mut nodes = RecExpr::default();
-        visit(&self.nodes, root, &mut HashMap::new(), &mut nodes);
-        Graph { name: name.to_string(), params: self.params, nodes }
+        Graph { name: name.to_string(), params: self.params, nodes: depth_first(root, |id| &self.nodes[id]).into() }
     }
+}
+
+/// What `root` needs, operands before users, in depth-first order. No recursion: a text may be a chain of any length.
+pub(crate) fn depth_first<'n>(root: Id, node: impl Fn(Id) -> &'n Node) -> Vec<Node> {
+    let mut out = Vec::new();
+    let mut place: HashMap<Id, Id> = HashMap::new();
+    let mut path = vec![(root, 0)];
+    while let Some((at, visited)) = path.pop() {
+        if place.contains_key(&at) {
+            continue;
+        }
+        match node(at).operands().get(visited) {
+            Some(operand) => path.extend([(at, visited + 1), (*operand, 0)]),
+            None => {
+                out.push(node(at).clone().map_children(|c| place[&c]));
+                place.insert(at, Id::from(out.len() - 1));
+            }
+        }
+    }
+    out
 }

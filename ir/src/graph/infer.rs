@@ -6,13 +6,13 @@ use super::{Attr, Body, Dim, Node, Op, Param, Type};
 use crate::DType;
 
 /// The type of `node`, given the types of its operands and of the layer's parameters, or what is wrong with it.
-pub fn infer<'t>(
-    node: &Node,
-    operand: impl Fn(Id) -> &'t Type,
-    param: impl Fn(&Param) -> Option<Type>,
-) -> Result<Type, String> {
+pub fn infer<'t>(node: &Node, operand: impl Fn(Id) -> &'t Type, param: impl Fn(&Param) -> Option<Type>) -> Result<Type, String> {
     match node {
-        Node::Param(p) => param(p).ok_or_else(|| format!("`{}` is not a parameter of the layer", p.0)),
+        Node::Param(p) => match param(p) {
+            Some(ty @ Type::Tensor { dtype: DType::F32 | DType::F16 | DType::BF16, .. }) => Ok(ty),
+            Some(ty) => Err(format!("the parameter `{}` must be a tensor of floats, not {ty}", p.0)),
+            None => Err(format!("`{}` is not a parameter of the layer", p.0)),
+        },
         Node::Hole(i) => Err(format!("`${i}` stands outside a body")),
         Node::Attr(attr) => Ok(Type::Attr(attr.clone())),
         Node::Apply(op, operands) => {
@@ -63,11 +63,22 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
                 holes.get(*i as usize).cloned().ok_or_else(|| format!("the body uses `${i}`, but there are {}", holes.len()))?
             }
             Node::Param(p) => return Err(format!("the body names the parameter `{}`: it must be an operand", p.0)),
+            Node::Apply(op, _) if !by_row(*op) => return Err(format!("`{}` cannot stand in a body", op.name())),
             Node::Attr(_) | Node::Apply(..) => infer(node, |id| &types[usize::from(id)], |_| None)?,
         };
         types.push(ty);
     }
     Ok(types)
+}
+
+/// Whether a body may hold the op: what maps each row by itself.
+fn by_row(op: Op) -> bool {
+    match op {
+        Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
+        Op::PairWeights | Op::Combine => false,
+        Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
+        Op::AtLeast | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => true,
+    }
 }
 
 fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
@@ -114,7 +125,7 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             let ([_, e], _) = float_rows(keys)?;
             match (e, groups) {
                 (Dim::Const(e), Type::Attr(Attr::Groups(g)))
-                    if g.groups > 0 && e % g.groups == 0 && (1..=g.groups).contains(&g.keep) =>
+                    if e > 0 && g.groups > 0 && e % g.groups == 0 && (1..=g.groups).contains(&g.keep) =>
                 {
                     Ok((*keys).clone())
                 }

@@ -63,6 +63,10 @@ pub fn interp(graph: &Typed, params: &BTreeMap<String, Tensor>, dims: Dims) -> R
         let value = match node {
             Node::Param(p) => {
                 let tensor = params.get(&p.0).ok_or_else(|| format!("no value for `{}`", p.0))?;
+                let ty = graph.ty(Id::from(values.len()));
+                if !tensor.fits(ty, dims) {
+                    return Err(format!("the value of `{}` has the shape {:?}, which is no {ty}", p.0, tensor.shape));
+                }
                 Value::Tensor(tensor.clone())
             }
             // Rows of tokens are gathered: by definition, dispatched first.
@@ -111,6 +115,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             apply_body(body, [products, vs.clone()].concat(), dims)?
         }
         (Op::GroupedGemm, [T(rows), R(r), List(ws), List(vs), Value::Attr(Attr::Body(body))]) => {
+            r.accepts(rows)?;
             let product = |w: &Value| {
                 let w = tensor(w)?;
                 let [_, n, k] = w.shape[..] else { return Err("grouped weights have three dimensions".to_string()) };
@@ -157,6 +162,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             T(Tensor { shape: vec![data.len(), 1], data })
         }
         (Op::Combine, [T(rows), R(r), List(vs), Value::Attr(Attr::Body(body))]) => {
+            r.accepts(rows)?;
             let n = rows.shape[1];
             let mut sum = vec![0.0; r.tokens() * n];
             for (pair, row) in r.row_of_pair.iter().enumerate() {
@@ -183,8 +189,8 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         }
         (Op::Relu, [x]) => map(x, |x| if x < 0.0 { 0.0 } else { x })?,
         (Op::Square, [x]) => map(x, |x| x * x)?,
-        (Op::Add, [T(a), T(b)]) => T(zip(a, b, |a, b| a + b)),
-        (Op::Mul, [T(a), T(b)]) => T(zip(a, b, |a, b| a * b)),
+        (Op::Add, [T(a), T(b)]) => T(zip(a, b, |a, b| a + b)?),
+        (Op::Mul, [T(a), T(b)]) => T(zip(a, b, |a, b| a * b)?),
         (op, _) => return Err(format!("`{}` on values it does not take", op.name())),
     })
 }
@@ -192,6 +198,12 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
 impl Routing {
     fn tokens(&self) -> usize {
         self.row_of_pair.len() / self.picks.top_k
+    }
+
+    /// Two routings of one layer have the same types, but not the same pairs.
+    fn accepts(&self, rows: &Tensor) -> Result<(), String> {
+        let (given, wanted) = (rows.shape[0], self.pair_of_row.len());
+        if given == wanted { Ok(()) } else { Err(format!("{given} rows of another routing for {wanted} pairs")) }
     }
 }
 
@@ -204,6 +216,18 @@ impl Picks {
 }
 
 impl Tensor {
+    /// Whether it is a value of that type.
+    fn fits(&self, ty: &Type, dims: Dims) -> bool {
+        let Type::Tensor { shape, .. } = ty else { return false };
+        let fits = |(dim, n): (&Dim, &usize)| match dim {
+            Dim::Const(wanted) => *wanted == *n as u64,
+            Dim::Tokens => dims.tokens == *n as u64,
+            Dim::Pairs => true,
+        };
+        let elements = self.shape.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
+        self.shape.len() == shape.len() && shape.iter().zip(&self.shape).all(fits) && elements == Some(self.data.len())
+    }
+
     fn map(&self, f: impl Fn(f64) -> f64) -> Tensor {
         Tensor { shape: self.shape.clone(), data: self.data.iter().map(|x| f(*x)).collect() }
     }
@@ -225,14 +249,16 @@ fn map_rows(x: &Value, f: impl Fn(&mut [f64])) -> Result<Value, String> {
     }
 }
 
-fn zip(a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64) -> Tensor {
+fn zip(a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64) -> Result<Tensor, String> {
     let n = a.shape.last().copied().unwrap_or(1).max(1);
     let of = |i: usize| match (a.shape == b.shape, b.shape.len()) {
         (true, _) => i,
         (false, 1) => i % n,
         (false, _) => i / n,
     };
-    Tensor { shape: a.shape.clone(), data: a.data.iter().enumerate().map(|(i, x)| f(*x, b.data[of(i)])).collect() }
+    let other = |i: usize| b.data.get(of(i)).ok_or_else(|| format!("{:?} does not broadcast to {:?}", b.shape, a.shape));
+    let data = a.data.iter().enumerate().map(|(i, x)| Ok(f(*x, *other(i)?))).collect::<Result<_, String>>()?;
+    Ok(Tensor { shape: a.shape.clone(), data })
 }
 
 fn tensor(v: &Value) -> Result<&Tensor, String> {
@@ -255,7 +281,8 @@ fn gemm(x: &Tensor, w: &Tensor) -> Tensor {
 
 /// Positions of `keys` from the largest to the least, ties to the lower index; a NaN is minus infinity.
 fn descending(keys: &[f64]) -> Vec<usize> {
-    let key = |i: usize| if keys[i].is_nan() { f64::NEG_INFINITY } else { keys[i] };
+    // Plus zero: the total order puts -0 below 0, which are a tie.
+    let key = |i: usize| if keys[i].is_nan() { f64::NEG_INFINITY } else { keys[i] + 0.0 };
     let mut order: Vec<usize> = (0..keys.len()).collect();
     order.sort_by(|a, b| key(*b).total_cmp(&key(*a)).then(a.cmp(b)));
     order
@@ -322,7 +349,7 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
     };
     let mut rows_of_expert: Vec<Vec<usize>> = vec![Vec::new(); picks.experts];
     for first in (0..tokens).step_by(span.max(1)) {
-        let last = (first + span).min(tokens);
+        let last = first.saturating_add(span).min(tokens);
         let pairs: Vec<usize> = match priority {
             Priority::ChoiceMajor => (0..k).flat_map(|j| (first..last).map(move |t| t * k + j)).collect(),
             Priority::TokenMajor => (first * k..last * k).collect(),

@@ -18,6 +18,7 @@ mod verify;
 pub use attr::{Assignment, Attr, Capacity, Eps, GroupMask, GroupScore, Groups, Priority, Real, Renorm, Span};
 pub use body::{Body, BodyBuilder};
 pub use build::Builder;
+pub(crate) use build::depth_first;
 pub use infer::{infer, infer_body};
 pub use interp::{Picks, Routing, Tensor, Value, interp};
 pub use op::{Node, Op, Param};

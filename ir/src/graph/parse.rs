@@ -9,8 +9,8 @@ use super::attr::{Assignment, Attr, Capacity, Eps, GroupMask, GroupScore, Groups
 use super::{Body, BodyBuilder, Builder, Dim, Graph, Node, Op, Type, infer};
 use crate::{DType, Extent};
 
-/// Lines and body nodes that a graph may have; a layer has some dozens.
-const MOST_NODES: usize = 1 << 14;
+/// Parameters, lines and body nodes that a graph may have; a layer has some dozens.
+const MOST_NODES: usize = 1 << 12;
 
 /// Why a text is not a graph.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -70,18 +70,25 @@ impl<'t> Parser<'t> {
             if params.insert(param, ty.clone()).is_some() {
                 return Err(format!("`{param}` is declared twice"));
             }
+            self.count()?;
             let id = self.builder.param(param, ty.clone());
             self.types.push(Some(ty));
             self.names.insert(param, id);
         }
         self.expect("->")?;
-        if !self.eat("?") {
-            self.ty()?;
-        }
+        self.skip();
+        let start = self.at;
+        let written = if self.eat("?") { None } else { Some(self.ty()?) };
         self.expect("{")?;
         loop {
             if self.eat("return") {
                 let root = self.value()?;
+                if let (Some(written), Some(ty)) = (written, &self.types[usize::from(root)])
+                    && written != *ty
+                {
+                    self.at = start;
+                    return Err(format!("the type of the result is {ty}, not {written}"));
+                }
                 self.expect("}")?;
                 self.skip();
                 if self.at < self.text.len() {
@@ -242,8 +249,7 @@ impl<'t> Parser<'t> {
             self.expect(",")?;
             let span = self.one_of(&[("all", Span::All), ("row", Span::Row)])?;
             self.expect(",")?;
-            let priority =
-                self.one_of(&[("choice_major", Priority::ChoiceMajor), ("token_major", Priority::TokenMajor)])?;
+            let priority = self.one_of(&[("choice_major", Priority::ChoiceMajor), ("token_major", Priority::TokenMajor)])?;
             self.expect(")")?;
             return Ok(Attr::Assignment(Assignment::Capacity(Capacity { per_expert, span, priority })));
         }

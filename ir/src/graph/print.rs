@@ -20,7 +20,9 @@ pub(super) fn print_annotated(graph: &Graph, note: impl Fn(Id) -> String) -> Str
     out += &format!(") -> {} {{\n", show(types.last().unwrap_or(&None)));
 
     let mut names: Vec<String> = Vec::with_capacity(graph.nodes.len());
-    let mut lines = 0;
+    let mut numbers = (0..).map(|n| format!("%{n}")).filter(|name| !graph.params.iter().any(|(p, _)| p.0 == *name));
+    // What is wrong with an operand that has no line of its own stands under the line that names it.
+    let mut notes = String::new();
     for (id, node) in graph.nodes.items() {
         let name = |c: Id| names.get(usize::from(c)).cloned().unwrap_or_else(|| "?".to_string());
         let text = match node {
@@ -29,18 +31,19 @@ pub(super) fn print_annotated(graph: &Graph, note: impl Fn(Id) -> String) -> Str
             Node::Attr(attr) => attr.to_string(),
             Node::Apply(Op::List, items) => list(items.iter().map(|c| name(*c))),
             Node::Apply(op, operands) => {
-                let text = format!("%{lines}");
-                lines += 1;
+                let text = numbers.next().unwrap_or_default();
                 out += &format!("  {text} = {}", call(graph, *op, operands, &name));
                 out += &format!(" : {}\n", show(&types[usize::from(id)]));
-                text
+                out += &std::mem::take(&mut notes);
+                out += &note(id);
+                names.push(text);
+                continue;
             }
         };
-        out += &note(id);
+        notes += &note(id);
         names.push(text);
     }
-    out += &format!("  return {}\n}}\n", names.last().map_or("?", String::as_str));
-    out
+    out + &format!("  return {}\n{notes}}}\n", names.last().map_or("?", String::as_str))
 }
 
 /// `op a, b, [..], attr { body }`. Empty operand lists and identity bodies are left out.
@@ -89,10 +92,10 @@ pub(super) fn body_lines(body: &Body) -> Vec<String> {
     lines
 }
 
-/// a, b, ..., z, a1, b1, ...
+/// a, b, ..., z, a_1, b_1, ...: never `f16`, which is an element type.
 fn letters(n: usize) -> String {
     let letter = char::from(b'a' + (n % 26) as u8);
-    if n < 26 { letter.to_string() } else { format!("{letter}{}", n / 26) }
+    if n < 26 { letter.to_string() } else { format!("{letter}_{}", n / 26) }
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

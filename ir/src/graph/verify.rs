@@ -47,11 +47,18 @@ pub fn verify(graph: Graph) -> Result<Typed, Vec<Violation>> {
     let mut types: Vec<Option<Type>> = Vec::with_capacity(graph.nodes.len());
     let mut violations = Vec::new();
     for (id, node) in graph.nodes.items() {
+        if node.operands().iter().any(|c| *c >= id) {
+            violations.push(Violation { at: id, message: "an operand stands after its user".to_string() });
+        }
         let operands_typed = node.operands().iter().all(|c| types.get(usize::from(*c)).is_some_and(Option::is_some));
         let ty = if operands_typed {
-            infer(node, |c| types[usize::from(c)].as_ref().unwrap_or(const { &Type::List(Vec::new()) }), |p| graph.param(p).cloned())
-                .map_err(|message| violations.push(Violation { at: id, message }))
-                .ok()
+            infer(
+                node,
+                |c| types[usize::from(c)].as_ref().unwrap_or(const { &Type::List(Vec::new()) }),
+                |p| graph.param(p).cloned(),
+            )
+            .map_err(|message| violations.push(Violation { at: id, message }))
+            .ok()
         } else {
             None
         };

@@ -337,7 +337,23 @@ impl<'k> Value<'k> {
     }
 
     fn binary(self, op: Binary, other: impl Operand<'k>) -> Value<'k> {
-        self.kernel.expr(Expr::Binary(op, self.expr, other.value(self).expr))
+        let other = other.value(self);
+        // A schedule is written for all sizes at once: what a size makes trivial is not worth a reader's time.
+        match (op, self.int(), other.int()) {
+            (Binary::Add | Binary::Sub | Binary::Shl | Binary::Shr | Binary::ShrUnsigned, _, Some(0)) => self,
+            (Binary::Add, Some(0), _) => other,
+            (Binary::Mul | Binary::Div, _, Some(1)) | (Binary::Mul, Some(0), _) => self,
+            (Binary::Mul, Some(1), _) | (Binary::Mul, _, Some(0)) => other,
+            (_, _, _) => self.kernel.expr(Expr::Binary(op, self.expr, other.expr)),
+        }
+    }
+
+    /// The value of an integer constant.
+    fn int(self) -> Option<i64> {
+        match self.kernel.exprs.borrow().arena[self.expr] {
+            Expr::Int(n, _) => Some(n),
+            _ => None,
+        }
     }
 
     fn compare(self, op: Compare, other: impl Operand<'k>) -> Value<'k> {

@@ -4,7 +4,7 @@
 //! Approximate and saturating: it is better to lose some precision than to lose the order by wrapping.
 
 use crate::Machine;
-use crate::graph::{Attr, Dim, Node, Op, Type, Typed, infer_body};
+use crate::graph::{Assignment, Attr, Dim, Node, Op, Type, Typed, infer_body};
 
 /// Picoseconds.
 pub type Cost = u64;
@@ -52,9 +52,10 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
             let flops = body_flops(op, types, &body, sizes).saturating_add(product_flops(op, types, sizes));
             // A route is followed by the sort: count, scan, place.
             let launches = if op == Op::Route { 4 } else { 1 };
-            (launches, touched(op, types, sizes).saturating_add(result), flops)
+            let bytes = touched(op, types, sizes).saturating_add(result).saturating_add(ranked(types, sizes));
+            (launches, bytes, flops)
         }
-        Op::Assign => (3, all_bytes.saturating_mul(3), 0),
+        Op::Assign => (3, all_bytes.saturating_mul(3).saturating_add(ranked(types, sizes)), 0),
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
@@ -110,6 +111,14 @@ fn touched(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
         ty => sizes.bytes(ty),
     };
     types.iter().enumerate().map(of).fold(0, u64::saturating_add)
+}
+
+/// Bytes of the ranks that a capacity is compared with: one a pair.
+fn ranked(types: &[&Type], sizes: &Sizes) -> u64 {
+    match types.last() {
+        Some(Type::Attr(Attr::Assignment(Assignment::Capacity(_)))) => sizes.pairs.saturating_mul(4),
+        Some(_) | None => 0,
+    }
 }
 
 fn expert_bytes(w: &Type, sizes: &Sizes) -> u64 {

@@ -9,24 +9,29 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use egg::{EGraph, Id, Language, RecExpr};
 
 use super::{Cost, Typing};
-use crate::graph::Node;
+use crate::graph::{Node, depth_first};
 
 /// Steps after which the best graph so far is taken. Layers need some hundreds.
 const MOST_STEPS: usize = 200_000;
+
+/// What [`extract()`] found.
+pub(super) struct Extracted {
+    /// The cheapest graph, in depth-first order, as a graph's builder gives it.
+    pub(super) nodes: RecExpr<Node>,
+    /// Whether the search ended by itself: otherwise a cheaper graph may exist.
+    pub(super) exact: bool,
+}
 
 /// The cheapest graph of `root`, given each node's own cost. Ties go to the node that egg stores first.
 pub(super) fn extract(
     egraph: &EGraph<Node, Typing>,
     root: Id,
     cost: impl Fn(&EGraph<Node, Typing>, &Node) -> Cost,
-) -> RecExpr<Node> {
+) -> Extracted {
     let mut classes: BTreeMap<Id, Vec<(Cost, Node)>> = BTreeMap::new();
     for class in egraph.classes() {
-        let mut nodes: Vec<(Cost, Node)> = class
-            .nodes
-            .iter()
-            .map(|n| (cost(egraph, n), n.clone().map_children(|c| egraph.find(c))))
-            .collect();
+        let mut nodes: Vec<(Cost, Node)> =
+            class.nodes.iter().map(|n| (cost(egraph, n), n.clone().map_children(|c| egraph.find(c)))).collect();
         nodes.sort();
         nodes.dedup();
         classes.insert(class.id, nodes);
@@ -47,7 +52,9 @@ pub(super) fn extract(
     let open = BTreeSet::from([root]);
     let bound = search.cheapest[&root];
     search.descend(&mut HashMap::new(), open, bound);
-    build(&classes, &search.best, root)
+    let exact = search.steps <= MOST_STEPS;
+    let nodes = depth_first(root, |id| &classes[&id][search.best[&id]].1).into();
+    Extracted { nodes, exact }
 }
 
 struct Search<'a> {
@@ -142,26 +149,4 @@ fn total(classes: &BTreeMap<Id, Vec<(Cost, Node)>>, chosen: &HashMap<Id, usize>,
         stack.extend(node.children().iter().filter(|c| seen.insert(**c)));
     }
     sum.saturating_add(1)
-}
-
-/// The chosen nodes in depth-first order, as a graph's builder gives them.
-fn build(classes: &BTreeMap<Id, Vec<(Cost, Node)>>, chosen: &HashMap<Id, usize>, root: Id) -> RecExpr<Node> {
-    fn visit(
-        classes: &BTreeMap<Id, Vec<(Cost, Node)>>,
-        chosen: &HashMap<Id, usize>,
-        at: Id,
-        place: &mut HashMap<Id, Id>,
-        out: &mut RecExpr<Node>,
-    ) -> Id {
-        if let Some(id) = place.get(&at) {
-            return *id;
-        }
-        let node = classes[&at][chosen[&at]].1.clone().map_children(|c| visit(classes, chosen, c, place, out));
-        let id = out.add(node);
-        place.insert(at, id);
-        id
-    }
-    let mut out = RecExpr::default();
-    visit(classes, chosen, root, &mut HashMap::new(), &mut out);
-    out
 }

@@ -35,6 +35,8 @@ pub struct Rewritten {
     pub matched: Vec<(usize, String)>,
     /// Whether every rule was applied everywhere: otherwise a limit was met.
     pub saturated: bool,
+    /// Whether no graph of the e-graph is cheaper: otherwise the search for it met its limit.
+    pub exact: bool,
 }
 
 /// Why a graph is what it is: one rule on the way to it.
@@ -78,13 +80,14 @@ pub fn rewrite_with(graph: &Typed, machine: &Machine, expected_tokens: &[u64], r
             }
         }
     }
-    let result = Graph { nodes: best, ..graph.graph().clone() };
+    let result = Graph { nodes: best.nodes, ..graph.graph().clone() };
     let typed = verify(result).unwrap_or_else(|violations| panic!("a rewrite made an ill-typed graph: {violations:?}"));
     Rewritten {
         before: graph_cost(graph, machine, expected_tokens),
         after: graph_cost(&typed, machine, expected_tokens),
         graph: typed,
         matched,
+        exact: best.exact,
         saturated: matches!(runner.stop_reason, Some(egg::StopReason::Saturated)),
     }
 }

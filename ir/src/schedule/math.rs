@@ -3,6 +3,8 @@
 //!
 //! Errors are measured against f64 in the tests below. What a body does with these functions is in `body`.
 
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E};
+
 use crate::DType;
 use crate::kernel::{Builder, Value};
 
@@ -16,7 +18,7 @@ pub(crate) fn exp<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
     const E_TO_R: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5];
     // Beyond these bounds the result is 0 or infinity. `min` and `max` keep a NaN on their left.
     let x = k.bind("x", x.max(-105.0).min(89.0));
-    let n = k.bind("n", x.fma(std::f32::consts::LOG2_E, 0.5).floor());
+    let n = k.bind("n", x.fma(LOG2_E, 0.5).floor());
     let r = k.bind("r", n.fma(-LN_2_LOW, n.fma(-LN_2_HIGH, x)));
     let e_to_r = polynomial(r, &E_TO_R).fma(r * r, r) + 1.0;
     let n = k.bind("power", n.cast(DType::I32));
@@ -43,7 +45,7 @@ pub(crate) fn silu<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
 /// `x Phi(x)`, where `Phi(x) = (1 + erf(x / sqrt 2)) / 2` = `erfc(-x / sqrt 2) / 2`: no cancellation where x is negative.
 pub(crate) fn gelu<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
     let x = k.bind("x", x);
-    let upper = k.bind("upper", erfc(k, x.abs() * std::f32::consts::FRAC_1_SQRT_2) * 0.5);
+    let upper = k.bind("upper", erfc(k, x.abs() * FRAC_1_SQRT_2) * 0.5);
     x * x.lt(0.0).select(upper, upper.like(1) - upper)
 }
 
@@ -59,7 +61,7 @@ pub(crate) fn gelu_tanh<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
 /// up to 1, beyond it `e^(-z^2) / z` times a polynomial in `1 / z^2`, one up to 2 and one after.
 fn erfc<'k>(k: &'k Builder, z: Value<'k>) -> Value<'k> {
     const TO_1: [f32; 7] =
-        [7.853_861_5e-5, -8.010_193_7e-4, 5.188_327_7e-3, -2.685_381_3e-2, 0.112_835_854, -0.376_126_27, 1.128_379_1];
+        [7.853_861_5e-5, -8.010_193_7e-4, 5.188_327_7e-3, -2.685_381_3e-2, 0.112_835_854, -0.376_126_27, FRAC_2_SQRT_PI];
     const TO_2: [f32; 9] = [
         2.326_82e-2,
         -0.138_703_94,

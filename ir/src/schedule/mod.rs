@@ -70,6 +70,16 @@ pub enum ScheduleError {
         /// Where.
         machine: &'static str,
     },
+    /// A size that kernels do not count to, or nothing to count.
+    #[error("{what} is {value}: kernels take 1 to {most}")]
+    Extent {
+        /// Of what.
+        what: &'static str,
+        /// How much.
+        value: u64,
+        /// The most there may be.
+        most: u64,
+    },
     /// A layer whose result no kernel writes.
     #[error("the layer returns {what}: only what a `gemm` or a `combine` gives is written to the output")]
     Result {
@@ -90,12 +100,7 @@ pub fn schedule(layer: &Typed, machine: &Machine) -> Result<Program, ScheduleErr
         plan.add(node, layer.ty(i.into()), i + 1 == nodes.len())?;
     }
     let (buffers, kernels, launches) = plan.finish();
-    Ok(Program {
-        name: layer.graph().name.clone(),
-        buffers,
-        kernels,
-        regimes: vec![Regime { tokens_up_to: None, launches }],
-    })
+    Ok(Program { name: layer.graph().name.clone(), buffers, kernels, regimes: vec![Regime { tokens_up_to: None, launches }] })
 }
 
 /// The output buffer, if the result is one that a kernel writes entirely.
@@ -111,4 +116,3 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
         ty => Err(ScheduleError::Result { what: ty.to_string() }),
     }
 }
-

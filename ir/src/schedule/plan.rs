@@ -18,9 +18,9 @@ enum Value<'g> {
     Tensor(Tensor),
     Routing(Routing),
     /// `expert_rows b routing`: read where it is used.
-    ExpertRows(BufferId, DType),
+    ExpertRows(Tensor),
     /// `pair_weights routing`: read where it is used.
-    PairWeights(BufferId),
+    PairWeights(Tensor),
     List(Vec<Value<'g>>),
     Attr(&'g Attr),
 }
@@ -31,6 +31,8 @@ struct Tensor {
     buffer: BufferId,
     dtype: DType,
     shape: Vec<Dim>,
+    /// The `row_of_pair` of the routing whose pairs its rows are, if they are pairs.
+    pairs_of: Option<BufferId>,
     /// What the graph calls it, if it is a parameter.
     name: Option<String>,
 }
@@ -80,6 +82,7 @@ impl<'g> Plan<'g> {
 
     /// Schedules the next node. The last one writes the output.
     pub(super) fn add(&mut self, node: &'g Node, ty: &'g Type, last: bool) -> Result<(), ScheduleError> {
+        check_extents(ty)?;
         let value = self.value(node, ty, last)?;
         self.values.push(value);
         Ok(())
@@ -93,7 +96,7 @@ impl<'g> Plan<'g> {
                 return match (buffer, ty) {
                     (Some(buffer), Type::Tensor { shape, dtype }) => {
                         let name = Some(param.bare().to_string());
-                        Ok(Value::Tensor(Tensor { buffer, dtype: *dtype, shape: shape.clone(), name }))
+                        Ok(Value::Tensor(Tensor { buffer, dtype: *dtype, shape: shape.clone(), pairs_of: None, name }))
                     }
                     (_, ty) => Err(ScheduleError::Operand { op: "param", what: ty.to_string() }),
                 };
@@ -109,19 +112,25 @@ impl<'g> Plan<'g> {
             Op::Gemm | Op::GroupedGemm => self.gemm(op, &operands, ty, last),
             Op::Combine => self.combine(&operands, ty, last),
             Op::ExpertRows => match &operands[..] {
-                [Value::Tensor(rows), _] => Ok(Value::ExpertRows(rows.buffer, rows.dtype)),
-                _ => Err(self.wrong(op, &operands)),
+                [Value::Tensor(rows), Value::Routing(routing)] => {
+                    Ok(Value::ExpertRows(Tensor { pairs_of: Some(routing.row_of_pair), ..rows.clone() }))
+                }
+                _ => Err(wrong(op, &operands)),
             },
             Op::PairWeights => match &operands[..] {
-                [Value::Routing(routing)] => Ok(Value::PairWeights(routing.weight_of_row)),
-                _ => Err(self.wrong(op, &operands)),
+                [Value::Routing(routing)] => Ok(Value::PairWeights(Tensor {
+                    buffer: routing.weight_of_row,
+                    dtype: DType::F32,
+                    shape: vec![Dim::Pairs, Dim::Const(1)],
+                    pairs_of: Some(routing.row_of_pair),
+                    name: None,
+                })),
+                _ => Err(wrong(op, &operands)),
             },
             Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Softmax => {
                 Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
             }
-            Op::Dispatch => {
-                Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" })
-            }
+            Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),
             Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Err(pointwise_alone(op)),
             Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Err(pointwise_alone(op)),
         }
@@ -129,16 +138,18 @@ impl<'g> Plan<'g> {
 
     /// `route` and `sort`: the picks of each token, then the pairs in the order of the grouped rows.
     fn route(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
-        let ([Value::Tensor(x), Value::List(ws), Value::List(vs), Value::Attr(body), Value::Attr(rule)], Type::Routing { top_k, experts }) =
-            (operands, ty)
+        let (
+            [Value::Tensor(x), Value::List(ws), Value::List(vs), Value::Attr(body), Value::Attr(rule)],
+            Type::Routing { top_k, experts },
+        ) = (operands, ty)
         else {
-            return Err(self.wrong(Op::Route, operands));
+            return Err(wrong(Op::Route, operands));
         };
         let (Attr::Body(body), Attr::Assignment(rule), [Value::Tensor(router)]) = (*body, *rule, &ws[..]) else {
-            return Err(self.wrong(Op::Route, operands));
+            return Err(wrong(Op::Route, operands));
         };
         let (top_k, experts) = (*top_k, *experts);
-        let vectors = vs.iter().map(|v| self.vector(v, experts)).collect::<Result<Vec<_>, _>>()?;
+        let vectors = vs.iter().map(|v| vector(v, experts)).collect::<Result<Vec<_>, _>>()?;
         let spec = Route {
             name: self.kernel_name("route", &[router]),
             hidden: constant(x, 1),
@@ -157,10 +168,17 @@ impl<'g> Plan<'g> {
         args.extend(vectors.iter().map(|v| Arg::from(v.buffer)));
         args.extend([topk_experts.into(), topk_weights.into(), tokens()]);
         self.launch(kernel.kernel, kernel.grid, args);
-        Ok(Value::Routing(self.sort(rule, experts, top_k, topk_experts, topk_weights)))
+        Ok(Value::Routing(self.sort(rule, experts, top_k, topk_experts, topk_weights)?))
     }
 
-    fn sort(&mut self, rule: &Assignment, experts: u64, top_k: u64, topk_experts: BufferId, topk_weights: BufferId) -> Routing {
+    fn sort(
+        &mut self,
+        rule: &Assignment,
+        experts: u64,
+        top_k: u64,
+        topk_experts: BufferId,
+        topk_weights: BufferId,
+    ) -> Result<Routing, ScheduleError> {
         // An expert is picked at most once by a token, so that room for T pairs is room for all.
         let (span, priority, capacity) = match rule {
             Assignment::Dropless => (Span::All, Priority::TokenMajor, Extent::Tokens),
@@ -175,6 +193,10 @@ impl<'g> Plan<'g> {
             tile_rows: gemm::tile_rows(self.machine),
         };
         let (machine, i32s) = (self.machine, DType::I32);
+        let (bytes, limit) = (spec.shared_bytes(machine), u64::from(machine.shared_bytes));
+        if bytes > limit {
+            return Err(ScheduleError::Shared { op: Op::Route.name(), bytes, limit, machine: machine.name });
+        }
         let of_expert = || [Extent::Const(experts)];
         let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
         let pairs = Extent::Tokens * top_k;
@@ -198,7 +220,8 @@ impl<'g> Plan<'g> {
         let span_tokens = Arg::Scalar(spec.span_tokens());
         let capacity = Arg::Scalar(capacity);
         let count = vec![topk_experts.into(), pairs_of_chunk.into(), tokens(), span_tokens.clone()];
-        let mut scan: Vec<Arg> = [pairs_of_chunk, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from).into();
+        let mut scan: Vec<Arg> =
+            [pairs_of_chunk, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from).into();
         scan.extend([load_of_expert, kept_of_expert, routing.tile_expert, routing.tile_row, routing.tile_count].map(Arg::from));
         scan.extend([tokens(), span_tokens.clone(), capacity.clone()]);
         let mut place: Vec<Arg> =
@@ -208,7 +231,7 @@ impl<'g> Plan<'g> {
         self.launch(sort::count(&spec, machine), spec.chunks(machine), count);
         self.launch(sort::scan(&spec, machine), Extent::Tokens.min(Extent::Const(1)), scan);
         self.launch(sort::place(&spec, machine), spec.chunks(machine), place);
-        routing
+        Ok(routing)
     }
 
     /// `gemm` and `grouped_gemm`.
@@ -218,16 +241,19 @@ impl<'g> Plan<'g> {
             [Value::Tensor(rows), Value::Routing(routing), Value::List(ws), Value::List(vs), Value::Attr(Attr::Body(body))] => {
                 (rows, Some(routing), ws, vs, body)
             }
-            _ => return Err(self.wrong(op, operands)),
+            _ => return Err(wrong(op, operands)),
         };
-        self.check_pointwise(op, body)?;
-        let weights = ws.iter().map(|w| self.tensor(op, w)).collect::<Result<Vec<_>, _>>()?;
+        check_pointwise(op, body)?;
+        let weights = ws.iter().map(|w| tensor(op, w)).collect::<Result<Vec<_>, _>>()?;
         let gathered = routing.is_some() && rows.shape.first() == Some(&Dim::Tokens);
         if routing.is_none() && rows.shape.first() != Some(&Dim::Tokens) {
             return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
         }
         let name = self.kernel_name(op.name(), &weights);
+        same_pairs(op, rows, routing)?;
         let result = self.result(op, &name, ty, routing, last)?;
+        let columns = weights.first().map_or(0, |w| constant(w, w.shape.len() - 2));
+        check_result(op, &result, columns)?;
         let mut holes = Vec::new();
         let mut args = vec![Arg::from(rows.buffer)];
         if let Some(routing) = routing {
@@ -236,27 +262,28 @@ impl<'g> Plan<'g> {
         }
         args.extend(weights.iter().map(|w| Arg::from(w.buffer)));
         for v in vs {
-            let (hole, buffer) = match v {
-                Value::ExpertRows(buffer, dtype) => (Operand::ExpertRow(*dtype), *buffer),
-                Value::PairWeights(buffer) => (Operand::PairWeight, *buffer),
+            let (hole, tensor) = match v {
+                Value::ExpertRows(v) => (Operand::ExpertRow(v.dtype), v),
+                Value::PairWeights(v) => (Operand::PairWeight, v),
                 v => {
-                    let v = self.tensor(op, v)?;
+                    let v = tensor(op, v)?;
                     let hole = match spread(v) {
                         Spread::Row => Operand::Row(v.dtype),
                         Spread::Column => Operand::Column(v.dtype),
                         Spread::Full => Operand::Full(v.dtype),
                     };
-                    (hole, v.buffer)
+                    (hole, v)
                 }
             };
+            same_pairs(op, tensor, routing)?;
             holes.push(hole);
-            args.push(buffer.into());
+            args.push(tensor.buffer.into());
         }
         args.push(result.buffer.into());
         args.extend(routing.is_none().then(tokens));
         let spec = Gemm {
             name,
-            n: constant(&result, 1),
+            n: columns,
             k: constant(rows, 1),
             experts: routing.map(|r| r.experts),
             gather: gathered,
@@ -274,15 +301,18 @@ impl<'g> Plan<'g> {
 
     fn combine(&mut self, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
         let [Value::Tensor(rows), Value::Routing(routing), Value::List(vs), Value::Attr(Attr::Body(body))] = operands else {
-            return Err(self.wrong(Op::Combine, operands));
+            return Err(wrong(Op::Combine, operands));
         };
-        self.check_pointwise(Op::Combine, body)?;
-        let vs = vs.iter().map(|v| self.tensor(Op::Combine, v)).collect::<Result<Vec<_>, _>>()?;
+        check_pointwise(Op::Combine, body)?;
+        let vs = vs.iter().map(|v| tensor(Op::Combine, v)).collect::<Result<Vec<_>, _>>()?;
         let name = self.kernel_name("combine", &[]);
+        same_pairs(Op::Combine, rows, Some(routing))?;
         let result = self.result(Op::Combine, &name, ty, None, last)?;
+        let columns = constant(rows, 1);
+        check_result(Op::Combine, &result, columns)?;
         let spec = Combine {
             name,
-            n: constant(&result, 1) as u32,
+            n: columns as u32,
             top_k: routing.top_k as u32,
             rows: rows.dtype,
             operands: vs.iter().map(|v| (spread(v), v.dtype)).collect(),
@@ -297,13 +327,25 @@ impl<'g> Plan<'g> {
     }
 
     /// Where the tensor that a kernel makes goes: the output, or new workspace.
-    fn result(&mut self, op: Op, kernel: &str, ty: &Type, routing: Option<&Routing>, last: bool) -> Result<Tensor, ScheduleError> {
+    fn result(
+        &mut self,
+        op: Op,
+        kernel: &str,
+        ty: &Type,
+        routing: Option<&Routing>,
+        last: bool,
+    ) -> Result<Tensor, ScheduleError> {
         let Type::Tensor { shape, dtype } = ty else {
             return Err(ScheduleError::Operand { op: op.name(), what: format!("a body that makes {ty}") });
         };
         let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, routing.map_or(1, |r| r.top_k))).collect();
-        let buffer = if last { self.output } else { self.buffers.workspace(&format!("{}_out", kernel.trim_start_matches("moec_")), *dtype, extents) };
-        Ok(Tensor { buffer, dtype: *dtype, shape: shape.clone(), name: None })
+        let buffer = if last {
+            self.output
+        } else {
+            self.buffers.workspace(&format!("{}_out", kernel.trim_start_matches("moec_")), *dtype, extents)
+        };
+        let pairs_of = routing.map(|r| r.row_of_pair);
+        Ok(Tensor { buffer, dtype: *dtype, shape: shape.clone(), pairs_of, name: None })
     }
 
     fn launch(&mut self, kernel: Kernel, grid: Extent, args: Vec<Arg>) {
@@ -314,7 +356,8 @@ impl<'g> Plan<'g> {
     /// `moec_<family>_<weights>`, with a number where another kernel has that name.
     fn kernel_name(&self, family: &str, weights: &[&Tensor]) -> String {
         let legal = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
-        let of_weight = |w: &&Tensor| w.name.iter().flat_map(|name| "_".chars().chain(name.chars().map(legal))).collect::<String>();
+        let of_weight =
+            |w: &&Tensor| w.name.iter().flat_map(|name| "_".chars().chain(name.chars().map(legal))).collect::<String>();
         let weights: String = weights.iter().map(of_weight).collect::<String>().chars().take(NAME_CHARS).collect();
         unused(&format!("moec_{family}{weights}"), |name| self.kernels.iter().any(|kernel| kernel.name == name))
     }
@@ -324,53 +367,88 @@ impl<'g> Plan<'g> {
         let named = unused("moec_sort_count", |name| self.kernels.iter().any(|kernel| kernel.name == name));
         named.trim_start_matches("moec_sort_count").to_string()
     }
+}
 
-    fn check_pointwise(&self, op: Op, body: &Body) -> Result<(), ScheduleError> {
-        if body::is_pointwise(body) {
-            return Ok(());
-        }
-        let strange = body.nodes().iter().find_map(|node| match node {
-            Node::Apply(inner, _) if !body::is_pointwise_op(*inner) => Some(*inner),
-            Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
-        });
-        strange.map_or(Ok(()), |inner| Err(ScheduleError::Body { op: inner.name(), inside: op.name() }))
+fn check_pointwise(op: Op, body: &Body) -> Result<(), ScheduleError> {
+    if body::is_pointwise(body) {
+        return Ok(());
     }
+    let strange = body.nodes().iter().find_map(|node| match node {
+        Node::Apply(inner, _) if !body::is_pointwise_op(*inner) => Some(*inner),
+        Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+    });
+    strange.map_or(Ok(()), |inner| Err(ScheduleError::Body { op: inner.name(), inside: op.name() }))
+}
 
-    fn tensor<'v>(&self, op: Op, value: &'v Value<'g>) -> Result<&'v Tensor, ScheduleError> {
-        match value {
-            Value::Tensor(tensor) => Ok(tensor),
-            Value::ExpertRows(..) => Err(ScheduleError::Operand { op: op.name(), what: "the rows of experts".to_string() }),
-            Value::PairWeights(_) => Err(ScheduleError::Operand { op: op.name(), what: "the weights of pairs".to_string() }),
-            Value::Routing(_) | Value::List(_) | Value::Attr(_) => Err(self.wrong(op, std::slice::from_ref(value))),
-        }
-    }
-
-    /// A vector over the experts.
-    fn vector(&self, value: &Value<'g>, experts: u64) -> Result<Tensor, ScheduleError> {
-        let vector = self.tensor(Op::Route, value)?;
-        if vector.shape == [Dim::Const(experts)] {
-            return Ok(vector.clone());
-        }
-        let shape: Vec<String> = vector.shape.iter().map(ToString::to_string).collect();
-        Err(ScheduleError::Operand { op: Op::Route.name(), what: format!("[{}] beside its logits", shape.join(", ")) })
-    }
-
-    fn wrong(&self, op: Op, operands: &[Value<'g>]) -> ScheduleError {
-        let what: Vec<Cow<'_, str>> = operands
-            .iter()
-            .map(|value| match value {
-                Value::Tensor(_) => "a tensor".into(),
-                Value::Routing(_) => "a routing".into(),
-                Value::ExpertRows(..) => "the rows of experts".into(),
-                Value::PairWeights(_) => "the weights of pairs".into(),
-                Value::List(list) => format!("a list of {}", list.len()).into(),
-                Value::Attr(attr) => attr.to_string().into(),
-            })
-            .collect();
-        ScheduleError::Operand { op: op.name(), what: what.join(", ") }
+/// A kernel's sizes are small enough to count in i32, and there is something to count.
+fn check_extents(ty: &Type) -> Result<(), ScheduleError> {
+    let wrong = |what: &'static str, value: u64, most: u64| Err(ScheduleError::Extent { what, value, most });
+    match ty {
+        Type::Tensor { shape, .. } => shape.iter().try_for_each(|dim| match dim {
+            Dim::Const(n) if !(1..=EXTENT).contains(n) => wrong("a dimension", *n, EXTENT),
+            Dim::Const(_) | Dim::Tokens | Dim::Pairs => Ok(()),
+        }),
+        Type::Picks { top_k, .. } | Type::Routing { top_k, .. } if *top_k > PICKS => wrong("the picks of a token", *top_k, PICKS),
+        Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => Ok(()),
     }
 }
 
+/// What a body makes must have a number for each of its op's.
+fn check_result(op: Op, result: &Tensor, columns: u64) -> Result<(), ScheduleError> {
+    if result.shape.len() == 2 && constant(result, 1) == columns {
+        return Ok(());
+    }
+    Err(ScheduleError::Operand { op: op.name(), what: "a body that makes something of another shape".to_string() })
+}
+
+/// Pairs have a number in one routing only.
+fn same_pairs(op: Op, tensor: &Tensor, routing: Option<&Routing>) -> Result<(), ScheduleError> {
+    match tensor.pairs_of {
+        Some(of) if routing.map(|r| r.row_of_pair) != Some(of) => {
+            Err(ScheduleError::Operand { op: op.name(), what: "the pairs of another routing".to_string() })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn tensor<'v>(op: Op, value: &'v Value<'_>) -> Result<&'v Tensor, ScheduleError> {
+    match value {
+        Value::Tensor(tensor) => Ok(tensor),
+        Value::ExpertRows(_) | Value::PairWeights(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_) => {
+            Err(wrong(op, std::slice::from_ref(value)))
+        }
+    }
+}
+
+/// A vector over the experts.
+fn vector(value: &Value<'_>, experts: u64) -> Result<Tensor, ScheduleError> {
+    let vector = tensor(Op::Route, value)?;
+    if vector.shape == [Dim::Const(experts)] {
+        return Ok(vector.clone());
+    }
+    let shape: Vec<String> = vector.shape.iter().map(ToString::to_string).collect();
+    Err(ScheduleError::Operand { op: Op::Route.name(), what: format!("[{}] beside its logits", shape.join(", ")) })
+}
+
+fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {
+    let what: Vec<Cow<'_, str>> = operands
+        .iter()
+        .map(|value| match value {
+            Value::Tensor(_) => "a tensor".into(),
+            Value::Routing(_) => "a routing".into(),
+            Value::ExpertRows(_) => "the rows of experts".into(),
+            Value::PairWeights(_) => "the weights of pairs".into(),
+            Value::List(list) => format!("a list of {}", list.len()).into(),
+            Value::Attr(attr) => attr.to_string().into(),
+        })
+        .collect();
+    ScheduleError::Operand { op: op.name(), what: what.join(", ") }
+}
+
+/// The largest extent of one dimension: kernels count in i32 along a row, with room for a tile more.
+const EXTENT: u64 = 1 << 30;
+/// Most picks of a token: `combine` names each one.
+const PICKS: u64 = 256;
 /// Most characters that the names of the weights give to a kernel's.
 const NAME_CHARS: usize = 48;
 

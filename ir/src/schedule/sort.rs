@@ -59,6 +59,11 @@ impl Sort {
         whole + pairs.min(Extent::Const(u64::from(self.experts)))
     }
 
+    /// Bytes of the block that shares most, that of `place`.
+    pub(super) fn shared_bytes(&self, machine: &Machine) -> u64 {
+        4 * 2 * (u64::from(self.experts.next_multiple_of(4)) + u64::from(chunk_pairs(machine)))
+    }
+
     fn kernel(&self, step: &str, threads: u32) -> Builder {
         Builder::new(format!("moec_sort_{step}{}", self.suffix), threads)
     }
@@ -145,10 +150,11 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
     let k = &builder;
     let pairs_of_chunk = k.input("pairs_of_chunk", DType::I32);
     let [rank_of_chunk, rows_before_span, offset_of_expert, load_of_expert, kept_of_expert] =
-        ["rank_of_chunk", "rows_before_span", "offset_of_expert", "load_of_expert", "kept_of_expert"].map(|n| k.output(n, DType::I32));
+        ["rank_of_chunk", "rows_before_span", "offset_of_expert", "load_of_expert", "kept_of_expert"]
+            .map(|n| k.output(n, DType::I32));
     let [tile_expert, tile_row, tile_count] = ["tile_expert", "tile_row", "tile_count"].map(|n| k.output(n, DType::I32));
     let [tokens, span_tokens, capacity] = ["tokens", "span_tokens", "capacity"].map(|n| k.scalar(n, DType::I32));
-    let [rows, first_row, first_tile] = ["rows", "first_row", "first_tile"].map(|n| k.shared(n, DType::I32, sort.experts));
+    let [first_row, first_tile] = ["first_row", "first_tile"].map(|n| k.shared(n, DType::I32, sort.experts));
     let (top_k, most, tile_rows) = (sort.top_k as i32, chunk_pairs(machine) as i32, sort.tile_rows as i32);
     let (zero, experts) = (k.i32(0), k.i32(sort.experts as i32));
 
@@ -170,13 +176,12 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
         });
         load_of_expert.store(e, load.get());
         kept_of_expert.store(e, kept.get());
-        rows.store(e, kept.get());
     });
     k.barrier();
     k.when(k.thread().eq(0), || {
         let (row, tile) = (k.var("row", zero), k.var("tile", zero));
         k.for_range("e", zero, experts, |e| {
-            let kept = rows.load(e);
+            let kept = kept_of_expert.load(e);
             offset_of_expert.store(e, row.get());
             first_row.store(e, row.get());
             first_tile.store(e, tile.get());
@@ -188,7 +193,7 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
     });
     k.barrier();
     share(k, "e", threads, experts, |e| {
-        let (kept, row, tile) = (rows.load(e), first_row.load(e), first_tile.load(e));
+        let (kept, row, tile) = (kept_of_expert.load(e), first_row.load(e), first_tile.load(e));
         k.for_range("i", zero, (kept + (tile_rows - 1)) / tile_rows, |i| {
             tile_expert.store(tile + i, e);
             tile_row.store(tile + i, row + i * tile_rows);

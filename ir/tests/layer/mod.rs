@@ -1,3 +1,4 @@
+#![allow(dead_code, reason = "each test uses a part")]
 //! Runs a layer given as text twice, by the graph's interpreter and by its scheduled kernels, on the same numbers.
 
 use std::collections::BTreeMap;
@@ -113,7 +114,9 @@ fn encode(dtype: DType, values: &[f64]) -> Vec<u8> {
 fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     match dtype {
         DType::F32 => bytes.chunks(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect(),
-        DType::BF16 => bytes.chunks(2).map(|b| f64::from(f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16))).collect(),
+        DType::BF16 => {
+            bytes.chunks(2).map(|b| f64::from(f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16))).collect()
+        }
         DType::Bool | DType::I32 | DType::I64 | DType::F16 => panic!("no floats of {dtype} here"),
     }
 }

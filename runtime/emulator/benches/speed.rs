@@ -37,9 +37,7 @@ fn add(module: &ptx_emulator::Module) -> Report {
 fn speed(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("lane_instructions");
     group.sample_size(10);
-    for (name, text, run) in
-        [("tiled_gemm", GEMM, gemm as fn(&ptx_emulator::Module) -> Report), ("vector_add", ADD, add)]
-    {
+    for (name, text, run) in [("tiled_gemm", GEMM, gemm as fn(&ptx_emulator::Module) -> Report), ("vector_add", ADD, add)] {
         let module = parse(text).expect("it parses");
         let report = run(&module);
         assert!(report.clean(), "{report}");

@@ -28,11 +28,9 @@ pub(crate) enum Place {
 
 /// Where a generic address points (PTX ISA 5.1.8).
 pub(crate) fn generic(address: u64) -> Place {
-    for (window, place) in [
-        (SHARED_WINDOW, Place::Shared as fn(u64) -> Place),
-        (LOCAL_WINDOW, Place::Local),
-        (PARAM_WINDOW, Place::Param),
-    ] {
+    for (window, place) in
+        [(SHARED_WINDOW, Place::Shared as fn(u64) -> Place), (LOCAL_WINDOW, Place::Local), (PARAM_WINDOW, Place::Param)]
+    {
         if (window..window + WINDOW).contains(&address) {
             return place(address - window);
         }
@@ -314,8 +312,7 @@ impl Block {
     /// A read of shared bytes by a lane: initialised, and in order with all writes.
     pub(crate) fn note_shared_read(&mut self, cx: &mut Cx<'_>, touch: Touch, at: usize) {
         let bytes = touch.bytes as usize;
-        let written =
-            if bytes <= 8 { self.shared.initialised_aligned(at, bytes) } else { self.shared.initialised(at, bytes) };
+        let written = if bytes <= 8 { self.shared.initialised_aligned(at, bytes) } else { self.shared.initialised(at, bytes) };
         let mut clean = true;
         let clock = self.clock(touch.w);
         for word in at / 4..(at + bytes).div_ceil(4) {
@@ -402,11 +399,9 @@ impl Tally {
 
     pub(crate) fn count(&mut self, cx: &mut Cx<'_>, bytes: u32, read: bool) {
         let counters = &mut cx.counters;
-        for (lanes, traffic) in [
-            (self.global, &mut counters.global),
-            (self.shared, &mut counters.shared),
-            (self.local, &mut counters.local),
-        ] {
+        for (lanes, traffic) in
+            [(self.global, &mut counters.global), (self.shared, &mut counters.shared), (self.local, &mut counters.local)]
+        {
             if lanes == 0 {
                 continue;
             }

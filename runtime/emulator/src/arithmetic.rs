@@ -45,7 +45,11 @@ fn int_value(op: IntOp, ty: Ty, x: u64, y: u64) -> u64 {
             return trim(wide, 2 * bits);
         }
         IntOp::Div | IntOp::Rem if uy == 0 => {
-            if op == IntOp::Div { u64::MAX } else { ux }
+            if op == IntOp::Div {
+                u64::MAX
+            } else {
+                ux
+            }
         }
         IntOp::Div if ty.signed() => sx.wrapping_div(sy) as u64,
         IntOp::Div => ux / uy,
@@ -84,9 +88,7 @@ impl Warp {
             }
             IntOp::And if narrow => self.map2(mask, d, a, b, |x, y| (x & y) & 0xffff_ffff),
             IntOp::Or if narrow => self.map2(mask, d, a, b, |x, y| (x | y) & 0xffff_ffff),
-            IntOp::Shl if narrow => self.map2(mask, d, a, b, |x, y| {
-                u64::from((x as u32).checked_shl(y as u32).unwrap_or(0))
-            }),
+            IntOp::Shl if narrow => self.map2(mask, d, a, b, |x, y| u64::from((x as u32).checked_shl(y as u32).unwrap_or(0))),
             _ => self.map2(mask, d, a, b, |x, y| int_value(op, ty, x, y)),
         }
         let carried = match op {
@@ -118,18 +120,24 @@ impl Warp {
         let (x, y) = (&self.regs[a as usize], &self.regs[b as usize]);
         let signed = |value: u64| i64::from(value as i32);
         match op {
-            IntOp::Add => outside(mask, |lane| signed(x[lane]) + signed(y[lane]), |lane| {
-                u64::from(x[lane] as u32) + u64::from(y[lane] as u32)
-            }),
-            IntOp::Sub => outside(mask, |lane| signed(x[lane]) - signed(y[lane]), |lane| {
-                u64::from(x[lane] as u32).wrapping_sub(u64::from(y[lane] as u32))
-            }),
-            IntOp::MulLo => outside(mask, |lane| signed(x[lane]) * signed(y[lane]), |lane| {
-                u64::from(x[lane] as u32) * u64::from(y[lane] as u32)
-            }),
-            IntOp::Shl => outside(mask, |lane| signed(x[lane]) << (y[lane] & 31), |lane| {
-                u64::from(x[lane] as u32) << (y[lane] & 31)
-            }),
+            IntOp::Add => outside(
+                mask,
+                |lane| signed(x[lane]) + signed(y[lane]),
+                |lane| u64::from(x[lane] as u32) + u64::from(y[lane] as u32),
+            ),
+            IntOp::Sub => outside(
+                mask,
+                |lane| signed(x[lane]) - signed(y[lane]),
+                |lane| u64::from(x[lane] as u32).wrapping_sub(u64::from(y[lane] as u32)),
+            ),
+            IntOp::MulLo => outside(
+                mask,
+                |lane| signed(x[lane]) * signed(y[lane]),
+                |lane| u64::from(x[lane] as u32) * u64::from(y[lane] as u32),
+            ),
+            IntOp::Shl => {
+                outside(mask, |lane| signed(x[lane]) << (y[lane] & 31), |lane| u64::from(x[lane] as u32) << (y[lane] & 31))
+            }
             _ => Wrap::default(),
         }
     }
@@ -140,9 +148,11 @@ impl Warp {
         let fresh = if op == MadOp::Lo && ty.bits() == 32 {
             let (x, y, z) = (&self.regs[a as usize], &self.regs[b as usize], &self.regs[c as usize]);
             let signed = |value: u64| i64::from(value as i32);
-            outside(mask, |lane| signed(x[lane]) * signed(y[lane]) + signed(z[lane]), |lane| {
-                (u64::from(x[lane] as u32) * u64::from(y[lane] as u32)).wrapping_add(u64::from(z[lane] as u32))
-            })
+            outside(
+                mask,
+                |lane| signed(x[lane]) * signed(y[lane]) + signed(z[lane]),
+                |lane| (u64::from(x[lane] as u32) * u64::from(y[lane] as u32)).wrapping_add(u64::from(z[lane] as u32)),
+            )
         } else {
             Wrap::default()
         };
@@ -153,18 +163,15 @@ impl Warp {
             MadOp::Wide => IntOp::MulWide,
         };
         match (op, ty) {
-            (MadOp::Lo, Ty::S32 | Ty::U32) => self.map3(mask, d, [a, b, c], |x, y, z| {
-                u64::from((x as u32).wrapping_mul(y as u32).wrapping_add(z as u32))
-            }),
-            (MadOp::Wide, Ty::S32) => self.map3(mask, d, [a, b, c], |x, y, z| {
-                ((i64::from(x as i32) * i64::from(y as i32)) as u64).wrapping_add(z)
-            }),
+            (MadOp::Lo, Ty::S32 | Ty::U32) => {
+                self.map3(mask, d, [a, b, c], |x, y, z| u64::from((x as u32).wrapping_mul(y as u32).wrapping_add(z as u32)))
+            }
+            (MadOp::Wide, Ty::S32) => {
+                self.map3(mask, d, [a, b, c], |x, y, z| ((i64::from(x as i32) * i64::from(y as i32)) as u64).wrapping_add(z))
+            }
             (MadOp::Sad, _) => self.map3(mask, d, [a, b, c], |x, y, z| {
-                let difference = if ty.signed() {
-                    sign(x, bits).abs_diff(sign(y, bits))
-                } else {
-                    trim(x, bits).abs_diff(trim(y, bits))
-                };
+                let difference =
+                    if ty.signed() { sign(x, bits).abs_diff(sign(y, bits)) } else { trim(x, bits).abs_diff(trim(y, bits)) };
                 trim(difference.wrapping_add(z), bits)
             }),
             _ => self.map3(mask, d, [a, b, c], |x, y, z| {

@@ -172,7 +172,8 @@ impl Block {
         let free = |group: &Group| group.state == GroupState::Ready && group.mask & !spun != 0;
         let any_free = warp.groups.iter().any(free);
         let ready = |group: &Group| if any_free { free(group) } else { group.state == GroupState::Ready };
-        let lowest = (0..warp.groups.len()).filter(|&index| ready(&warp.groups[index])).min_by_key(|&index| warp.groups[index].pc);
+        let lowest =
+            (0..warp.groups.len()).filter(|&index| ready(&warp.groups[index])).min_by_key(|&index| warp.groups[index].pc);
         if let Some(lowest) = lowest {
             // The lowest address first lets lanes meet again; but lanes that wait for other lanes must not starve them.
             warp.stretch += 1;

@@ -105,9 +105,7 @@ impl<'a> Form<'a> {
 
     pub(crate) fn finish(&self) -> Result<(), ParseError> {
         match self.mods.iter().find(|(_, used)| !used) {
-            Some((name, _)) => {
-                Err(self.error(format!("modifier `.{name}` of `{}` is not modelled", self.full)))
-            }
+            Some((name, _)) => Err(self.error(format!("modifier `.{name}` of `{}` is not modelled", self.full))),
             None => Ok(()),
         }
     }
@@ -210,11 +208,7 @@ impl<'a> Form<'a> {
         if coords.is_empty() { Ok(addr) } else { Err(self.error("this address takes no coordinates")) }
     }
 
-    pub(crate) fn address_and_coords(
-        &self,
-        body: &mut Body<'_>,
-        index: usize,
-    ) -> Result<(Addr, Vec<Reg>), ParseError> {
+    pub(crate) fn address_and_coords(&self, body: &mut Body<'_>, index: usize) -> Result<(Addr, Vec<Reg>), ParseError> {
         let operand = self.operand(index)?;
         let OperandKind::Address(base, offset, ref coords) = operand.kind else {
             return Err(ParseError::new(operand.at, "expected an address in brackets"));
@@ -224,9 +218,7 @@ impl<'a> Form<'a> {
             slots.push(source(body, coord, Ty::S32)?);
         }
         let addr = match base {
-            AddressBase::Absolute => {
-                Addr { base: body.preset(Preset::Value(offset as u64), operand.at)?, offset: 0 }
-            }
+            AddressBase::Absolute => Addr { base: body.preset(Preset::Value(offset as u64), operand.at)?, offset: 0 },
             AddressBase::Name(name) => match body.resolve(name, 0, operand.at)? {
                 Resolved::Register { slot, .. } => Addr { base: slot, offset },
                 Resolved::Address(preset) => Addr { base: body.preset(preset, operand.at)?, offset },
@@ -305,9 +297,7 @@ pub(crate) fn source(body: &mut Body<'_>, operand: &Operand<'_>, ty: Ty) -> Resu
         }
         OperandKind::Single(bits) if ty.bits() >= 32 => Preset::Value(u64::from(bits)),
         OperandKind::Double(bits) if ty == Ty::F64 || ty.bits() == 64 => Preset::Value(bits),
-        OperandKind::Double(bits) if ty.bits() == 32 => {
-            Preset::Value(u64::from((f64::from_bits(bits) as f32).to_bits()))
-        }
+        OperandKind::Double(bits) if ty.bits() == 32 => Preset::Value(u64::from((f64::from_bits(bits) as f32).to_bits())),
         OperandKind::Name(name, offset) => {
             if let Some(special) = special(name) {
                 Preset::Special(special)
@@ -422,8 +412,8 @@ fn decode_scalar(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Option<Op>,
             int_binary(body, form, op, ty)?
         }
         "mul" => {
-            let op = form
-                .need("`.lo`, `.hi` or `.wide`", &[("lo", IntOp::MulLo), ("hi", IntOp::MulHi), ("wide", IntOp::MulWide)])?;
+            let op =
+                form.need("`.lo`, `.hi` or `.wide`", &[("lo", IntOp::MulLo), ("hi", IntOp::MulHi), ("wide", IntOp::MulWide)])?;
             let ty = integer(form)?;
             if op == IntOp::MulWide && ty.bits() == 64 {
                 return Err(form.bad_type(ty));
@@ -479,8 +469,7 @@ fn decode_scalar(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Option<Op>,
             Op::IntUnary { op, ty, d: form.dest(body, 0)?, a: form.source(body, 1, ty)? }
         }
         "mad" => {
-            let op =
-                form.need("`.lo`, `.hi` or `.wide`", &[("lo", MadOp::Lo), ("hi", MadOp::Hi), ("wide", MadOp::Wide)])?;
+            let op = form.need("`.lo`, `.hi` or `.wide`", &[("lo", MadOp::Lo), ("hi", MadOp::Hi), ("wide", MadOp::Wide)])?;
             let ty = integer(form)?;
             mad(body, form, op, ty)?
         }
@@ -764,12 +753,7 @@ fn compare(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
 
 fn convert(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
     let pack = form.take("pack");
-    let integral = form.choose(&[
-        ("rni", Round::Nearest),
-        ("rzi", Round::Zero),
-        ("rmi", Round::Down),
-        ("rpi", Round::Up),
-    ]);
+    let integral = form.choose(&[("rni", Round::Nearest), ("rzi", Round::Zero), ("rmi", Round::Down), ("rpi", Round::Up)]);
     let round = form.round();
     let (ftz, satfinite) = (form.take("ftz"), form.take("satfinite"));
     let (sat, relu) = (form.take("sat"), form.take("relu"));

@@ -270,10 +270,7 @@ fn wgmma(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
     if body.architecture() != 90 {
         return Err(form.error("`wgmma` exists on sm_90a only"));
     }
-    let what = form.need(
-        "an operation",
-        &[("fence", 0), ("commit_group", 1), ("wait_group", 2), ("mma_async", 3)],
-    )?;
+    let what = form.need("an operation", &[("fence", 0), ("commit_group", 1), ("wait_group", 2), ("mma_async", 3)])?;
     if !form.take("sync") || !form.take("aligned") {
         return Err(form.error(format!("`{}` needs `.sync.aligned`", form.full)));
     }

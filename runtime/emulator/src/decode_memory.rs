@@ -6,8 +6,7 @@ use crate::module::{ParseError, Preset};
 use crate::operand::OperandKind;
 use crate::parse::Body;
 
-const SCOPES: &[(&str, Scope)] =
-    &[("cta", Scope::Cta), ("cluster", Scope::Cluster), ("gpu", Scope::Gpu), ("sys", Scope::Sys)];
+const SCOPES: &[(&str, Scope)] = &[("cta", Scope::Cta), ("cluster", Scope::Cluster), ("gpu", Scope::Gpu), ("sys", Scope::Sys)];
 
 fn order(form: &mut Form<'_>) -> Option<Order> {
     form.choose(&[
@@ -65,15 +64,8 @@ pub(crate) fn decode_memory(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<
             if form.take("proxy") {
                 return Err(form.unknown());
             }
-            let scope = form.need(
-                "a level",
-                &[
-                    ("cta", Scope::Cta),
-                    ("gl", Scope::Gpu),
-                    ("sys", Scope::Sys),
-                    ("gpu", Scope::Gpu),
-                ],
-            )?;
+            let scope =
+                form.need("a level", &[("cta", Scope::Cta), ("gl", Scope::Gpu), ("sys", Scope::Sys), ("gpu", Scope::Gpu)])?;
             form.expect(0..=0)?;
             Op::Fence { order: Order::SequentiallyConsistent, scope }
         }
@@ -106,11 +98,7 @@ fn access(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
         return Err(form.error("a kernel cannot store to this space"));
     }
     let addr = form.address(body, place)?;
-    let (regs, wide) = if load {
-        form.dests(body, 0)?
-    } else {
-        (form.sources(body, 1, ty)?, ty.bits())
-    };
+    let (regs, wide) = if load { form.dests(body, 0)? } else { (form.sources(body, 1, ty)?, ty.bits()) };
     if regs.len() != count {
         return Err(form.error(format!("`{}` moves {count} registers, not {}", form.full, regs.len())));
     }
@@ -221,10 +209,8 @@ fn barrier(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
     // `bar` is short for `barrier.aligned` (PTX ISA 9.7.13.1).
     let aligned = form.take("aligned") || form.name == "bar";
     if form.take("red") {
-        let op = form.need(
-            "an operation",
-            &[("popc", BarrierReduce::Popc), ("and", BarrierReduce::And), ("or", BarrierReduce::Or)],
-        )?;
+        let op =
+            form.need("an operation", &[("popc", BarrierReduce::Popc), ("and", BarrierReduce::And), ("or", BarrierReduce::Or)])?;
         form.ty()?;
         form.expect(3..=4)?;
         let d = if op == BarrierReduce::Popc { form.dest(body, 0)? } else { form.dest_pred(body, 0)? };

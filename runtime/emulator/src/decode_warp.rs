@@ -34,12 +34,7 @@ pub(crate) fn decode_warp(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op
             sync(form)?;
             let mode = form.need(
                 "a mode",
-                &[
-                    ("all", VoteMode::All),
-                    ("any", VoteMode::Any),
-                    ("uni", VoteMode::Uniform),
-                    ("ballot", VoteMode::Ballot),
-                ],
+                &[("all", VoteMode::All), ("any", VoteMode::Any), ("uni", VoteMode::Uniform), ("ballot", VoteMode::Ballot)],
             )?;
             form.ty()?;
             form.expect(3..=3)?;
@@ -122,11 +117,7 @@ fn matrix(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
     if regs.len() != count {
         return Err(form.error(format!("`{}` moves {count} registers, not {}", form.full, regs.len())));
     }
-    Ok(if load {
-        Op::LoadMatrix { d: regs, transpose, addr }
-    } else {
-        Op::StoreMatrix { a: regs, transpose, addr }
-    })
+    Ok(if load { Op::LoadMatrix { d: regs, transpose, addr } } else { Op::StoreMatrix { a: regs, transpose, addr } })
 }
 
 pub(crate) fn matrix_type(form: &Form<'_>, name: Option<&str>) -> Result<MmaTy, ParseError> {

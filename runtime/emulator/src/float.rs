@@ -17,14 +17,11 @@ pub(crate) struct Format {
     pub(crate) bits: u32,
 }
 
-pub(crate) const F16: Format =
-    Format { mantissa: 10, min_exponent: -14, max: 65504.0, infinity: 0x7c00, nan: 0x7fff, bits: 16 };
+pub(crate) const F16: Format = Format { mantissa: 10, min_exponent: -14, max: 65504.0, infinity: 0x7c00, nan: 0x7fff, bits: 16 };
 pub(crate) const BF16: Format =
     Format { mantissa: 7, min_exponent: -126, max: 3.389_531_389_251_535_5e38, infinity: 0x7f80, nan: 0x7fff, bits: 16 };
-pub(crate) const E4M3: Format =
-    Format { mantissa: 3, min_exponent: -6, max: 448.0, infinity: 0x7f, nan: 0x7f, bits: 8 };
-pub(crate) const E5M2: Format =
-    Format { mantissa: 2, min_exponent: -14, max: 57344.0, infinity: 0x7c, nan: 0x7f, bits: 8 };
+pub(crate) const E4M3: Format = Format { mantissa: 3, min_exponent: -6, max: 448.0, infinity: 0x7f, nan: 0x7f, bits: 8 };
+pub(crate) const E5M2: Format = Format { mantissa: 2, min_exponent: -14, max: 57344.0, infinity: 0x7c, nan: 0x7f, bits: 8 };
 pub(crate) const TF32: Format = Format {
     mantissa: 10,
     min_exponent: -126,
@@ -112,11 +109,7 @@ pub(crate) fn decode(bits: u32, format: &Format) -> f64 {
         let field = (magnitude >> format.mantissa) as i32;
         let fraction = f64::from(magnitude & ((1 << format.mantissa) - 1));
         let scale = power(format.min_exponent - format.mantissa as i32);
-        if field == 0 {
-            fraction * scale
-        } else {
-            (fraction + power(format.mantissa as i32)) * power(field - 1) * scale
-        }
+        if field == 0 { fraction * scale } else { (fraction + power(format.mantissa as i32)) * power(field - 1) * scale }
     };
     if negative { -value } else { value }
 }

@@ -325,8 +325,7 @@ fn place_globals(module: &Module, memory: &mut Memory) -> Result<Vec<u64>, Launc
     for variable in &module.globals {
         // An alignment beyond the allocator's is reached by skipping within the buffer.
         let padding = if variable.align > 256 { variable.align } else { 0 };
-        let buffer =
-            memory.alloc(&variable.name, variable.bytes + padding, Fill::Byte(0)).map_err(LaunchError::Memory)?;
+        let buffer = memory.alloc(&variable.name, variable.bytes + padding, Fill::Byte(0)).map_err(LaunchError::Memory)?;
         let base = memory.address(buffer).map_err(LaunchError::Memory)?;
         let address = base.next_multiple_of(variable.align.max(1));
         memory.write(buffer, address - base, &variable.initial).map_err(LaunchError::Memory)?;
@@ -344,9 +343,7 @@ fn state_bytes(entry: &Entry, launch: &Launch, shared: u64) -> u64 {
     let threads = u64::from(launch.block.iter().product::<u32>());
     let warps = threads.div_ceil(32);
     let readers = if entry.asynchronous { 2 * warps + 1 } else { warps };
-    warps * (u64::from(entry.registers) * 272 + u64::from(entry.local_bytes) * 64)
-        + shared * (2 + readers + 3)
-        + (64 << 10)
+    warps * (u64::from(entry.registers) * 272 + u64::from(entry.local_bytes) * 64) + shared * (2 + readers + 3) + (64 << 10)
 }
 
 /// The blocks still to be started.

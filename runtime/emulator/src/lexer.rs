@@ -105,8 +105,8 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<Token<'_>>, ParseError> {
                 cursor.next += 1;
                 Kind::Text(&text[start + 1..cursor.next - 1])
             }
-            byte @ (b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'@' | b'!' | b'|'
-            | b'+' | b'-' | b'=' | b'*') => {
+            byte @ (b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'@' | b'!' | b'|' | b'+'
+            | b'-' | b'=' | b'*') => {
                 cursor.next += 1;
                 Kind::Punct(byte)
             }

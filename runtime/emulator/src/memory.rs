@@ -288,9 +288,9 @@ impl Memory {
     /// Whether an access lies wholly inside this allocation.
     #[inline]
     pub(crate) fn inside(&self, index: usize, address: u64, bytes: u32) -> bool {
-        self.allocations.get(index).is_some_and(|found| {
-            address >= found.base && address - found.base + u64::from(bytes) <= found.size && !found.freed
-        })
+        self.allocations
+            .get(index)
+            .is_some_and(|found| address >= found.base && address - found.base + u64::from(bytes) <= found.size && !found.freed)
     }
 
     /// The nearest buffer, for reports.
@@ -305,7 +305,12 @@ impl Memory {
         } else if offset < found.size {
             format!("byte {offset} of `{}` ({} bytes)", found.name, found.size)
         } else if offset - found.size < GUARD {
-            format!("address {address:#x} is {} bytes past the end of `{}` ({} bytes)", offset - found.size, found.name, found.size)
+            format!(
+                "address {address:#x} is {} bytes past the end of `{}` ({} bytes)",
+                offset - found.size,
+                found.name,
+                found.size
+            )
         } else {
             format!("address {address:#x} belongs to no buffer")
         }

@@ -50,9 +50,14 @@ pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
 #[derive(Clone, Debug)]
 pub(crate) enum Symbol {
     Global(u32),
-    Shared { bytes: u64, align: u64 },
+    Shared {
+        bytes: u64,
+        align: u64,
+    },
     /// `.extern .shared name[]`
-    Dynamic { align: u64 },
+    Dynamic {
+        align: u64,
+    },
     Function,
 }
 
@@ -606,7 +611,10 @@ struct NameScope {
 
 #[derive(Clone, Debug)]
 enum Named {
-    Register { slot: Reg, ty: Ty },
+    Register {
+        slot: Reg,
+        ty: Ty,
+    },
     Predicate(Reg),
     Shared(u32),
     Local(u32),
@@ -757,9 +765,10 @@ impl<'m> Body<'m> {
             }
             let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
             let ranges = &self.scopes[index].ranges;
-            let numbered = ranges.get(stem).filter(|_| stem.len() < name.len()).filter(|(_, count)| {
-                *count != u64::MAX && name[stem.len()..].parse::<u64>().is_ok_and(|number| number < *count)
-            });
+            let numbered = ranges
+                .get(stem)
+                .filter(|_| stem.len() < name.len())
+                .filter(|(_, count)| *count != u64::MAX && name[stem.len()..].parse::<u64>().is_ok_and(|number| number < *count));
             let plain = ranges.get(name).filter(|(_, count)| *count == u64::MAX);
             if let Some(&(ty, _)) = numbered.or(plain) {
                 let named = if ty == Ty::Pred {
@@ -871,14 +880,7 @@ impl<'m> Body<'m> {
         Ok(count)
     }
 
-    fn push(
-        &mut self,
-        op: Op,
-        guard: Option<Pred>,
-        opcode: &str,
-        at: Position,
-        span: (usize, usize),
-    ) -> Result<(), ParseError> {
+    fn push(&mut self, op: Op, guard: Option<Pred>, opcode: &str, at: Position, span: (usize, usize)) -> Result<(), ParseError> {
         let next = self.opcodes.len();
         let opcode = match self.opcodes.get(opcode) {
             Some(&index) => index,

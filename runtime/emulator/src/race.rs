@@ -121,9 +121,12 @@ impl Block {
                 }
             } else {
                 let clock = read.clock;
-                if self.agents.bulk_readers.get(word).is_some_and(|&warp| {
-                    usize::from(warp) != touch.w && self.knowledge[touch.w].seen[usize::from(warp)] < clock
-                }) {
+                if self
+                    .agents
+                    .bulk_readers
+                    .get(word)
+                    .is_some_and(|&warp| usize::from(warp) != touch.w && self.knowledge[touch.w].seen[usize::from(warp)] < clock)
+                {
                     found = Some((FindingKind::SharedRace, read));
                     break;
                 }

@@ -113,8 +113,7 @@ impl Block {
         if spin.hash == hash && spin.pc == pc {
             warp.spin.lanes |= mask;
             let spun = warp.spin.lanes;
-            warp.spin.spinning =
-                warp.groups.iter().all(|group| group.state != GroupState::Ready || group.mask & !spun == 0);
+            warp.spin.spinning = warp.groups.iter().all(|group| group.state != GroupState::Ready || group.mask & !spun == 0);
         }
         warp.spin.hash = hash;
         warp.spin.pc = pc;
@@ -152,7 +151,17 @@ impl Block {
 
     /// Instructions that lanes execute together: the group waits until all that are named have come.
     #[allow(clippy::too_many_arguments)]
-    fn together(&mut self, cx: &mut Cx<'_>, w: usize, g: usize, pc: u32, group: u32, mask: u32, members: Members, op: &Op) -> bool {
+    fn together(
+        &mut self,
+        cx: &mut Cx<'_>,
+        w: usize,
+        g: usize,
+        pc: u32,
+        group: u32,
+        mask: u32,
+        members: Members,
+        op: &Op,
+    ) -> bool {
         let mut g = g;
         if mask != group {
             // The lanes that the guard excludes go on alone.
@@ -235,9 +244,8 @@ impl Block {
             Op::Int { op, ty, sat, d, a, b } => {
                 if matches!(op, IntOp::Div | IntOp::Rem) {
                     let bits = ty.bits();
-                    let zero = lanes(mask)
-                        .filter(|&lane| warp.lane(b, lane) << (64 - bits) == 0)
-                        .fold(0, |set, lane| set | 1 << lane);
+                    let zero =
+                        lanes(mask).filter(|&lane| warp.lane(b, lane) << (64 - bits) == 0).fold(0, |set, lane| set | 1 << lane);
                     warp.int(mask, op, ty, sat, [d, a, b]);
                     if zero != 0 {
                         self.finding(cx, w, pc, zero, FindingKind::DivideByZero, || "the divisor is zero".to_owned());

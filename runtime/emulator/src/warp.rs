@@ -33,7 +33,9 @@ pub(crate) enum GroupState {
     /// At an instruction that needs lanes which are not there yet.
     Parked,
     /// Inside a block barrier.
-    Waiting { barrier: u8 },
+    Waiting {
+        barrier: u8,
+    },
 }
 
 /// Which lanes of a register hold the result of a 32-bit calculation that wrapped.
@@ -365,9 +367,7 @@ fn preset_value(preset: Preset, thread: u32, entry: &Entry, place: &Placement, g
     let [width, height, _] = place.shape;
     match preset {
         Preset::Value(value) => value,
-        Preset::Global(index, offset) => {
-            globals.get(index as usize).copied().unwrap_or(0).wrapping_add_signed(offset)
-        }
+        Preset::Global(index, offset) => globals.get(index as usize).copied().unwrap_or(0).wrapping_add_signed(offset),
         Preset::Dynamic(offset) => u64::from(place.dynamic_base).wrapping_add_signed(offset),
         Preset::Special(special) => u64::from(match special {
             Special::Tid(0) => thread % width,

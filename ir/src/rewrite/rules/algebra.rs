@@ -3,7 +3,7 @@
 use crate::graph::{Attr, Op, Type};
 use crate::rewrite::matching::{computed, pattern};
 
-use super::Rule;
+use super::{Rule, is_normal};
 
 pub(super) fn rules() -> Vec<Rule> {
     vec![
@@ -18,9 +18,13 @@ pub(super) fn rules() -> Vec<Rule> {
             (Type::Tensor { dtype, .. }, Attr::DType(to)) if *dtype == to => Some(m.class("?x")),
             (_, _) => None,
         }),
-        // One multiplication for two.
+        // One multiplication for two, unless the product leaves the numbers that f32 holds with full precision.
         computed("merge-scales", "(scale (scale ?x ?a) ?b)", |m| {
-            let product = m.real("?a")? * m.real("?b")?;
+            let (a, b) = (m.real("?a")?, m.real("?b")?);
+            let product = a * b;
+            if !is_normal(product) && a != 0.0 && b != 0.0 {
+                return None;
+            }
             let c = m.constant(Attr::Real(product.into()));
             m.apply(Op::Scale, &[m.class("?x"), c])
         }),

@@ -13,11 +13,7 @@ use super::Rule;
 pub(super) fn rules() -> Vec<Rule> {
     let mut rules = vec![
         // Rows are read where they are: no dispatch buffer.
-        pattern(
-            "fuse-dispatch-into-gather",
-            "(grouped_gemm (dispatch ?x ?r) ?r ?ws ?vs ?f)",
-            "(grouped_gemm ?x ?r ?ws ?vs ?f)",
-        ),
+        pattern("fuse-dispatch-into-gather", "(grouped_gemm (dispatch ?x ?r) ?r ?ws ?vs ?f)", "(grouped_gemm ?x ?r ?ws ?vs ?f)"),
         // Logits, scores, picks and their places: one op, nothing of E columns in memory.
         pattern("fuse-assign-into-route", "(assign (gemm ?x ?ws ?vs ?f) ?a)", "(route ?x ?ws ?vs ?f ?a)"),
         // Scores and keys of one row: picked while both are in registers.
@@ -29,9 +25,7 @@ pub(super) fn rules() -> Vec<Rule> {
         computed("fuse-gate-up", "(mul (grouped_gemm ?x ?r ?ws ?vs ?f) (grouped_gemm ?x ?r ?ws2 ?vs2 ?g))", |m| {
             merge(m, Op::GroupedGemm, Op::Mul, &[])
         }),
-        computed("fuse-dense-gate-up", "(mul (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g))", |m| {
-            merge(m, Op::Gemm, Op::Mul, &[])
-        }),
+        computed("fuse-dense-gate-up", "(mul (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g))", |m| merge(m, Op::Gemm, Op::Mul, &[])),
     ];
     let unary = [Op::Silu, Op::Gelu, Op::GeluTanh, Op::Relu, Op::Square, Op::Sigmoid];
     let with_constant = [Op::Scale, Op::Offset, Op::AtMost, Op::AtLeast, Op::Cast];
@@ -102,11 +96,10 @@ fn sink_with_operand(op: Op, into: Op) -> Rule {
 /// `op (into x ws vs f) (into x ws2 vs2 g) c..` = `into x (ws, ws2) (vs, vs2) (op f g c..)`.
 fn merge(m: &mut Match, into: Op, op: Op, constants: &[Attr]) -> Option<Id> {
     let (mut ws, mut vs) = (m.list("?ws")?, m.list("?vs")?);
-    let (first_ws, first_vs) = (ws.len(), vs.len());
+    let first_ws = ws.len();
     let (ws2, vs2) = (m.list("?ws2")?, m.list("?vs2")?);
     let product2: Vec<usize> = ws2.iter().map(|w| position(&mut ws, *w)).collect();
     let operand2: Vec<usize> = vs2.iter().map(|v| position(&mut vs, *v)).collect();
-    debug_assert!(first_vs <= vs.len());
     let hole = |i: usize, products: usize| Node::Hole(if i < products { i } else { ws.len() + i - products } as u32);
     let mut body = BodyBuilder::default();
     let f = body.inline(&m.body("?f")?, |i| hole(i as usize, first_ws));

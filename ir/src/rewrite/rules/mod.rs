@@ -13,6 +13,11 @@ use crate::graph::Node;
 /// One rule.
 pub type Rule = Rewrite<Node, Typing>;
 
+/// Whether f32 holds the number with full precision.
+fn is_normal(x: f64) -> bool {
+    (x as f32).is_normal()
+}
+
 /// All rules.
 pub fn rules() -> Vec<Rule> {
     [algebra::rules(), routing::rules(), fusion::rules()].concat()

@@ -4,24 +4,23 @@ use crate::extent::{Extent, Round};
 use crate::graph::{Assignment, Attr, Capacity, Op, Span};
 use crate::rewrite::matching::computed;
 
-use super::Rule;
+use super::{Rule, is_normal};
 
 pub(super) fn rules() -> Vec<Rule> {
     vec![
         // softmax, top-k, renormalise = top-k, softmax: exponentials of K logits instead of E. Only without a guard in
-        // the sum: the guard is not scale-free.
-        computed("softmax-after-top-k", "(renorm (top_k (softmax ?l) (softmax ?l) ?k) ?rule)", |m| {
-            match m.attr("?rule")? {
-                Attr::Renorm(rule) if rule.eps.get() == 0.0 => {
-                    let picks = m.apply(Op::TopK, &[m.class("?l"), m.class("?l"), m.class("?k")])?;
-                    m.apply(Op::Softmax, &[picks])
-                }
-                _ => None,
+        // the sum: the guard is not scale-free. Where logits are so far apart that a score is 0, both sides may pick
+        // different experts, each with weight 0.
+        computed("softmax-after-top-k", "(renorm (top_k (softmax ?l) (softmax ?l) ?k) ?rule)", |m| match m.attr("?rule")? {
+            Attr::Renorm(rule) if rule.eps.get() == 0.0 => {
+                let picks = m.apply(Op::TopK, &[m.class("?l"), m.class("?l"), m.class("?k")])?;
+                m.apply(Op::Softmax, &[picks])
             }
+            _ => None,
         }),
         // Scaling every logit by a positive number does not change who is picked: pick first, scale K weights, not E.
         computed("scale-after-top-k", "(top_k (scale ?s ?c) (scale ?s ?c) ?k)", |m| {
-            if m.real("?c")? <= 0.0 {
+            if !keeps_order(m.real("?c")?) {
                 return None;
             }
             let picks = m.apply(Op::TopK, &[m.class("?s"), m.class("?s"), m.class("?k")])?;
@@ -29,7 +28,7 @@ pub(super) fn rules() -> Vec<Rule> {
         }),
         // A renormalisation without a guard forgets any positive scale before it.
         computed("drop-scale-before-renorm", "(renorm (scale ?p ?c) ?rule)", |m| match m.attr("?rule")? {
-            Attr::Renorm(rule) if rule.eps.get() == 0.0 && m.real("?c")? > 0.0 => {
+            Attr::Renorm(rule) if rule.eps.get() == 0.0 && keeps_order(m.real("?c")?) => {
                 m.apply(Op::Renorm, &[m.class("?p"), m.class("?rule")])
             }
             _ => None,
@@ -47,7 +46,8 @@ pub(super) fn rules() -> Vec<Rule> {
             Attr::Groups(g) if g.keep == g.groups => Some(m.class("?keys")),
             _ => None,
         }),
-        // An expert gets at most one pair from a token: a capacity of the whole span never drops.
+        // An expert gets at most one pair from a token: a capacity of the whole span never drops. The rows of an expert
+        // may come in another order, which no op tells: each reads rows by the routing that made them.
         computed("dropless-when-roomy", "(assign ?picks ?rule)", |m| match m.attr("?rule")? {
             Attr::Assignment(Assignment::Capacity(capacity)) if holds_span(&capacity) => {
                 let dropless = m.constant(Attr::Assignment(Assignment::Dropless));
@@ -56,6 +56,11 @@ pub(super) fn rules() -> Vec<Rule> {
             _ => None,
         }),
     ]
+}
+
+/// Whether products by this number are in the order of the other factors (and none becomes 0 or infinite in f64).
+fn keeps_order(c: f64) -> bool {
+    c > 0.0 && is_normal(c)
 }
 
 /// Whether the capacity is at least the number of tokens of a span, whatever that number is.
@@ -75,7 +80,7 @@ fn at_least(extent: &Extent, tokens: &Extent) -> bool {
         Extent::Add(a, b) => at_least(a, tokens) || at_least(b, tokens),
         // tokens * a / b with a >= b, however it is rounded.
         Extent::Div(a, b, Round::Floor | Round::Ceil | Round::HalfEven) => match (&**a, &**b) {
-            (Extent::Mul(t, a), Extent::Const(b)) => **t == *tokens && matches!(**a, Extent::Const(a) if a >= *b),
+            (Extent::Mul(t, a), Extent::Const(b)) => **t == *tokens && matches!(**a, Extent::Const(a) if a >= *b && *b > 0),
             (_, _) => false,
         },
         Extent::Mul(t, a) => at_least(t, tokens) && matches!(**a, Extent::Const(a) if a >= 1),

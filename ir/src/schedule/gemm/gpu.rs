@@ -5,16 +5,17 @@
 //!                  +--------------+                 all threads bring rows and weights into shared memory
 //!           depth  |   weights    |                 as f32, k outermost: reads along k are coalesced;
 //!                  +--------------+                 then thread (i, j) of 16 x 16 adds the products of
-//!          depth                                    rows 4i .. 4i + 4 and columns 4j .. 4j + 4: two reads
-//!   rows  +-----+  +--------------+                 of 16 bytes for 16 FMA, 4 w + 4 numbers for 16 w
-//!    64   |     |  |  4 x 4 sums  |                 with w weights.
-//!         +-----+  | of 256 threads|
+//!          depth                                    rows 4i .. 4i + 4 and columns 4j .. 4j + 4 of each of
+//!   rows  +-----+  +--------------+                 w weights: 1 + w reads of 16 bytes for 16 w FMA.
+//!    64   |     |  |  4 x 4 sums  |
+//!         +-----+  |  a thread    |
 //!                  +--------------+
 //! ```
 //!
-//! FLOPs: 2 x 64 x 64 a step of k and weight. Bytes: 64 (1 + w) elements a step: 64 FLOPs an element with two weights,
-//! above the roofline's knee of every GPU for f32; shared memory and arithmetic hold it about equally. Rows and columns
-//! beyond the edge repeat the last one, which costs no memory, and are not stored; steps beyond K are zeros.
+//! FLOPs: 2 x 64 x 64 w a step of k. Elements from memory: 64 (1 + w), so 64 FLOPs an element with one weight and 85
+//! with two: the roof of f32 arithmetic is reached where neighbouring blocks, which share their rows, find them in cache.
+//! Rows and columns beyond the edge repeat the last one, which costs no memory, and are not stored; steps beyond K are
+//! zeros.
 
 use super::{Args, Gemm, Tile};
 use crate::kernel::build::{Array, Var};

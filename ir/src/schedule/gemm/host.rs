@@ -9,10 +9,10 @@
 //! ```
 //!
 //! A step loads `height + width` vectors for `height x width` products of vectors: 8 for 16 at 4 x 4, so that the two
-//! load ports of a core are busy half of the time. The rows of a rectangle (16 KiB at 4 rows of 2048 bf16) stay in the
-//! first cache, the column block of the weights ([`BLOCK_BYTES`]) in the second, so that all rows of the tile read it
-//! from memory once. Each sum adds the same terms in the same order whatever the height of its rectangle, so that a
-//! row's bits do not depend on its place.
+//! load ports of a core are busy half of the time. K is taken in panels ([`PANEL_BYTES`] of a row): those of the rows
+//! stay in the first cache, that of the column block of the weights ([`BLOCK_BYTES`]) in the second, so that all rows of
+//! the tile read it from memory once. Each sum adds the same terms in the same order whatever the height of its
+//! rectangle, so that a row's bits do not depend on its place.
 //!
 //! The finished sums of the whole tile go to scratch; from there the body runs along the columns, vectors again.
 
@@ -24,14 +24,23 @@ use crate::{DType, Machine};
 /// Rows of a tile: enough to use weights from memory, few enough to spread a hot expert over the cores.
 pub(super) const TILE_ROWS: u32 = 64;
 /// Rows of a rectangle of sums. Four streams of weights at two columns and two weights: taller rectangles reuse weights
-/// more, but with fewer streams memory is not kept busy (measured: 8 rows, a third less).
+/// more, but with fewer streams memory is not kept busy (measured: 8 rows, a fifth slower at 8 rows an expert).
 const TALLEST: u32 = 4;
 /// Bytes of the weights of a column block.
 const BLOCK_BYTES: u64 = 256 * 1024;
 
+/// Bytes of a row that are taken at a time: four such rows leave most of the first cache to the weights, even where rows
+/// are a power of two apart.
+const PANEL_BYTES: u64 = 4096;
+
+/// Elements along K that are taken at a time.
+fn panel_elements(spec: &Gemm) -> u64 {
+    PANEL_BYTES / spec.rows.bytes()
+}
+
 /// Columns of a tile: what keeps its weights in the second cache, and its sums in scratch.
 pub(super) fn tile_columns(spec: &Gemm, machine: &Machine) -> u32 {
-    let weights: u64 = spec.weights.iter().map(|w| w.bytes() * spec.k).sum();
+    let weights: u64 = spec.weights.iter().map(|w| w.bytes() * spec.k.min(panel_elements(spec))).sum();
     let sums = u64::from(TILE_ROWS) * spec.weights.len() as u64 * DType::F32.bytes();
     match (BLOCK_BYTES / weights.max(1)).min(u64::from(machine.shared_bytes) / sums.max(1)) {
         0..32 => 16,
@@ -50,8 +59,6 @@ struct Sums<'k> {
     lanes: u32,
     /// Sums that fit the registers beside what they are made of.
     most: u32,
-    /// Rows of the tallest rectangle of sums, a power of two.
-    tallest: u32,
     /// Finished sums: `[weights, rows, columns]` of the tile.
     done: Array<'k>,
     /// Extents of `done`.
@@ -62,17 +69,19 @@ impl<'k> Sums<'k> {
     fn plan(k: &'k Builder, spec: &Gemm, machine: &Machine, size: Rectangle) -> Sums<'k> {
         let lanes = machine.vector_bytes / DType::F32.bytes() as u32;
         let pairs = machine.dot_bf16 && spec.rows == DType::BF16 && spec.weights.iter().all(|w| *w == DType::BF16);
-        // 32 registers where vectors have 64 bytes, else 16.
-        let most = if machine.vector_bytes == 64 { 16 } else { 8 };
-        let weights = spec.weights.len() as u32;
         Sums {
             step: if pairs { 2 * lanes } else { lanes },
             lanes,
-            most,
-            tallest: power_of_two_up_to(most / weights).min(TALLEST),
-            done: k.shared("sums", DType::F32, weights * size.rows * size.columns),
+            // 32 registers where vectors have 64 bytes, else 16.
+            most: if machine.vector_bytes == 64 { 16 } else { 8 },
+            done: k.shared("sums", DType::F32, spec.weights.len() as u32 * size.rows * size.columns),
             size,
         }
+    }
+
+    /// Rows of the tallest rectangle.
+    fn tallest(self, spec: &Gemm) -> u32 {
+        power_of_two_up_to(self.most / spec.weights.len() as u32).min(TALLEST)
     }
 
     /// Columns of a rectangle of this height.
@@ -96,59 +105,102 @@ fn power_of_two_up_to(n: u32) -> u32 {
     1 << n.max(1).ilog2()
 }
 
-/// All of a tile: rectangles of each height below the tallest that there are rows left for, then of the tallest. The low
-/// ones first: they bring the weights from memory at its full speed.
-pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, tile: Tile<'k>, size: Rectangle) {
-    let sums = Sums::plan(k, spec, machine, size);
-    let tallest = sums.tallest as i32;
-    let whole = k.bind("whole", tile.rows & -tallest);
-    for height in (0..sums.tallest.ilog2()).map(|power| 1i32 << power) {
-        k.when((tile.rows & height).ne(0), || {
-            let row = k.bind("row", tile.rows & (-2 * height));
-            rectangles(k, spec, sums, args, tile, row, height as u32);
-        });
-    }
-    k.for_step("row", k.i32(0), whole, k.i32(tallest), |row| rectangles(k, spec, sums, args, tile, row, sums.tallest));
-    k.for_range("row", k.i32(0), tile.rows, |row| finish_row(k, spec, sums, args, tile, row));
+/// The tile that is being made.
+#[derive(Clone, Copy)]
+struct Cx<'a, 'k> {
+    k: &'k Builder,
+    spec: &'a Gemm<'a>,
+    args: &'a Args<'k>,
+    tile: Tile<'k>,
+    sums: Sums<'k>,
 }
 
-/// `height` rows from `row` of the tile on, along all of its columns.
-fn rectangles<'k>(k: &'k Builder, spec: &Gemm, sums: Sums<'k>, args: &Args<'k>, tile: Tile<'k>, row: Value<'k>, height: u32) {
-    let rows: Vec<Value> = (0..height).map(|r| args.row_start(k, spec, tile.row + row + r as i32)).collect();
-    let width = sums.width(spec, height);
-    along(k, spec, tile.columns, width, |column, width| {
-        rectangle(k, spec, sums, args, tile, (row, &rows), (column, width));
+/// A part of K (`I64`): whole steps from `start` to `whole`, single elements from there to `end`.
+#[derive(Clone, Copy)]
+struct Panel<'k> {
+    start: Value<'k>,
+    whole: Value<'k>,
+    end: Value<'k>,
+}
+
+/// All of a tile: for each panel, rectangles of each height below the tallest that there are rows left for, then of the
+/// tallest. The low ones first: they bring the weights from memory at its full speed.
+pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, tile: Tile<'k>, size: Rectangle) {
+    let sums = Sums::plan(k, spec, machine, size);
+    let cx = Cx { k, spec, args, tile, sums };
+    let tallest = sums.tallest(spec);
+    panels(cx, |panel| {
+        for height in (0..tallest.ilog2()).map(|power| 1i32 << power) {
+            k.when((tile.rows & height).ne(0), || {
+                let row = k.bind("row", tile.rows & (-2 * height));
+                rectangles(cx, panel, row, height as u32);
+            });
+        }
+        let whole = tile.rows & -(tallest as i32);
+        k.for_step("row", k.i32(0), whole, k.i32(tallest as i32), |row| rectangles(cx, panel, row, tallest));
+    });
+    k.for_range("row", k.i32(0), tile.rows, |row| {
+        along(cx, sums.lanes, |column, lanes| {
+            let product = |i| sums.done.load_vector(sums.place(i, row, column), lanes);
+            let products: Vec<Value> = (0..spec.weights.len()).map(product).collect();
+            args.finish(k, spec, tile.expert, tile.row + row, tile.column + column, &products);
+        });
     });
 }
 
-/// `body(i, lanes)` for i in steps of `lanes` up to `end`, then for what is left one by one. `end` is N, or a multiple
-/// of `lanes`, or ends where N does.
-fn along<'k>(k: &'k Builder, spec: &Gemm, end: Value<'k>, lanes: u32, body: impl Fn(Value<'k>, u32)) {
-    let step = lanes as i32;
-    let whole = if spec.n.is_multiple_of(u64::from(lanes)) { end } else { k.bind("whole", end & -step) };
+/// Whether the sums are made in more than one panel, each added to what is there.
+fn is_cut(spec: &Gemm) -> bool {
+    spec.k > panel_elements(spec)
+}
+
+/// `body` for each panel of K.
+fn panels<'k>(cx: Cx<'_, 'k>, body: impl FnOnce(Panel<'k>)) {
+    let Cx { k, spec, tile, sums, .. } = cx;
+    let (whole, end) = (k.i64((spec.k - spec.k % u64::from(sums.step)) as i64), k.i64(spec.k as i64));
+    if !is_cut(spec) {
+        return body(Panel { start: k.i64(0), whole, end });
+    }
+    k.for_range("row", k.i32(0), tile.rows, |row| {
+        along(cx, sums.lanes, |column, lanes| {
+            for i in 0..spec.weights.len() {
+                sums.done.store(sums.place(i, row, column), k.f32(0.0).splat(lanes));
+            }
+        });
+    });
+    let elements = k.i64(panel_elements(spec) as i64);
+    k.for_step("panel", k.i64(0), end, elements, |start| {
+        let next = start + elements;
+        body(Panel { start, whole: k.bind("whole", next.min(whole)), end: k.bind("end", next.min(end)) });
+    });
+}
+
+/// `body(column, lanes)` along the tile's columns, in steps of `lanes` and then one by one. The tile's columns are a
+/// multiple of `lanes`, unless they end where N does.
+fn along<'k>(cx: Cx<'_, 'k>, lanes: u32, body: impl Fn(Value<'k>, u32)) {
+    let (k, end, step) = (cx.k, cx.tile.columns, lanes as i32);
+    let divides = cx.spec.n.is_multiple_of(u64::from(lanes));
+    let whole = if divides { end } else { k.bind("whole", end & -step) };
     k.for_step("column", k.i32(0), whole, k.i32(step), |column| body(column, lanes));
-    if !spec.n.is_multiple_of(u64::from(lanes)) {
+    if !divides {
         k.for_range("column", whole, end, |column| body(column, 1));
     }
 }
 
+/// `height` rows from `row` of the tile on, along all of its columns.
+fn rectangles<'k>(cx: Cx<'_, 'k>, panel: Panel<'k>, row: Value<'k>, height: u32) {
+    let starts: Vec<Value> = (0..height).map(|r| cx.args.row_start(cx.k, cx.spec, cx.tile.row + row + r as i32)).collect();
+    along(cx, cx.sums.width(cx.spec, height), |column, width| rectangle(cx, panel, (row, &starts), (column, width)));
+}
+
 /// The sums of the rows that start at `rows` and of `width` columns from `column` on.
-fn rectangle<'k>(
-    k: &'k Builder,
-    spec: &Gemm,
-    sums: Sums<'k>,
-    args: &Args<'k>,
-    tile: Tile<'k>,
-    (row, rows): (Value<'k>, &[Value<'k>]),
-    (column, width): (Value<'k>, u32),
-) {
+fn rectangle<'k>(cx: Cx<'_, 'k>, panel: Panel<'k>, (row, rows): (Value<'k>, &[Value<'k>]), (column, width): (Value<'k>, u32)) {
+    let Cx { k, spec, args, tile, sums } = cx;
     let starts: Vec<Value> = (0..width).map(|c| args.weight_start(k, spec, tile, tile.column + column + c as i32)).collect();
     // One line of K a weight and column.
     let lines: Vec<(Array, Value)> = args.weights.iter().flat_map(|w| starts.iter().map(|start| (*w, *start))).collect();
-    let steps = spec.k / u64::from(sums.step) * u64::from(sums.step);
     let zero = k.f32(0.0).splat(sums.lanes);
     let partial: Vec<Var> = (0..rows.len() * lines.len()).map(|_| k.var("partial", zero)).collect();
-    k.for_step("k", k.i64(0), k.i64(steps as i64), k.i64(i64::from(sums.step)), |at| {
+    k.for_step("k", panel.start, panel.whole, k.i64(i64::from(sums.step)), |at| {
         let ws: Vec<Value> = lines.iter().map(|(w, start)| w.load_vector(*start + at, sums.step)).collect();
         for (start, partial) in rows.iter().zip(partial.chunks(lines.len())) {
             let x = args.rows.load_vector(*start + at, sums.step);
@@ -158,8 +210,8 @@ fn rectangle<'k>(
         }
     });
     let totals: Vec<Var> = partial.iter().map(|sum| k.var("total", sum.get().reduce_add())).collect();
-    if steps < spec.k {
-        k.for_range("k", k.i64(steps as i64), k.i64(spec.k as i64), |at| {
+    if !spec.k.is_multiple_of(u64::from(sums.step)) {
+        k.for_range("k", panel.whole, panel.end, |at| {
             let ws: Vec<Value> = lines.iter().map(|(w, start)| w.load(*start + at).cast(DType::F32)).collect();
             for (start, totals) in rows.iter().zip(totals.chunks(lines.len())) {
                 let x = args.rows.load(*start + at).cast(DType::F32);
@@ -169,20 +221,10 @@ fn rectangle<'k>(
             }
         });
     }
-    for (r, totals) in totals.chunks(lines.len()).enumerate() {
-        for (i, totals) in totals.chunks(width as usize).enumerate() {
-            for (c, total) in totals.iter().enumerate() {
-                sums.done.store(sums.place(i, row + r as i32, column + c as i32), total.get());
-            }
-        }
+    for (at, total) in totals.iter().enumerate() {
+        let (r, i, c) = (at / lines.len(), at % lines.len() / starts.len(), at % starts.len());
+        let place = k.bind("place", sums.place(i, row + r as i32, column + c as i32));
+        let before = is_cut(spec).then(|| sums.done.load(place));
+        sums.done.store(place, before.map_or(total.get(), |before| before + total.get()));
     }
-}
-
-/// Row `row` of the tile from its sums to the result.
-fn finish_row<'k>(k: &'k Builder, spec: &Gemm, sums: Sums<'k>, args: &Args<'k>, tile: Tile<'k>, row: Value<'k>) {
-    along(k, spec, tile.columns, sums.lanes, |column, lanes| {
-        let product = |i| sums.done.load_vector(sums.place(i, row, column), lanes);
-        let products: Vec<Value> = (0..spec.weights.len()).map(product).collect();
-        args.finish(k, spec, tile.expert, tile.row + row, tile.column + column, &products);
-    });
 }

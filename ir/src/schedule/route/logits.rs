@@ -79,15 +79,16 @@ fn rectangle<'k>(
     let (vectors, rest) = (sums(lanes), sums(1));
     let hidden = spec.hidden as i64;
     let whole = k.i64(hidden - hidden % step);
-    let add = |sums: &[Vec<Var<'k>>], h: Value<'k>, lanes: u32, product: &dyn Fn(Value<'k>, Value<'k>, Value<'k>) -> Value<'k>| {
-        let xs: Vec<_> = rows.iter().map(|start| m.x.load_vector(*start + h, lanes)).collect();
-        for (c, start) in columns.iter().enumerate() {
-            let w = m.router.load_vector(*start + h, lanes);
-            for (x, sums) in xs.iter().zip(sums) {
-                sums[c].set(product(sums[c].get(), *x, w));
+    let add =
+        |sums: &[Vec<Var<'k>>], h: Value<'k>, lanes: u32, product: &dyn Fn(Value<'k>, Value<'k>, Value<'k>) -> Value<'k>| {
+            let xs: Vec<_> = rows.iter().map(|start| m.x.load_vector(*start + h, lanes)).collect();
+            for (c, start) in columns.iter().enumerate() {
+                let w = m.router.load_vector(*start + h, lanes);
+                for (x, sums) in xs.iter().zip(sums) {
+                    sums[c].set(product(sums[c].get(), *x, w));
+                }
             }
-        }
-    };
+        };
     let fma = |sum: Value<'k>, x: Value<'k>, w: Value<'k>| x.cast(DType::F32).fma(w.cast(DType::F32), sum);
     k.for_step("h", k.i64(0), whole, k.i64(step), |h| {
         if pairs { add(&vectors, h, 2 * lanes, &|sum, x, w| sum.dot(x, w)) } else { add(&vectors, h, lanes, &fma) }
@@ -167,7 +168,11 @@ fn bring<'k>(
             let offset = start_of(k, spec, row_of(row)) + at.cast(DType::I64);
             value.set(from.load_aligned(offset, lanes, lanes * from.elem().bytes() as u32).cast(DType::F32));
         };
-        if spec.hidden.is_multiple_of(u64::from(DEPTH)) { load() } else { k.when(at.lt(spec.hidden as i32), load) }
+        if spec.hidden.is_multiple_of(u64::from(DEPTH)) {
+            load()
+        } else {
+            k.when(at.lt(spec.hidden as i32), load)
+        }
         to.store_aligned(row * PITCH as i32 + column, value.get(), lanes * 4);
     });
 }

@@ -158,9 +158,10 @@ impl Block {
         };
         let bytes = |block: &Block| {
             let groups = gating.groups().map_or(0, |g| padded(g.groups as u32));
-            let worker = u64::from(block.pitch + groups + 2 * padded(spec.top_k));
+            let [tokens, workers, row, groups, picks] =
+                [block.tokens, block.workers, block.pitch, groups, padded(spec.top_k)].map(u64::from);
             // Arrays start at multiples of 16 bytes: all of these sizes are.
-            4 * (u64::from(block.logits()) + u64::from(block.workers) * worker)
+            4 * (tokens * row + workers * (row + groups + 2 * picks))
                 + logits::shared_bytes(machine, block)
                 + row::shared_bytes(spec, machine, block)
         };
@@ -211,6 +212,11 @@ impl<'k> Scratch<'k> {
     fn of(self, k: &'k Builder, gating: &Gating, block: &Block, worker: Value<'k>) -> Share<'k> {
         let groups = gating.groups().map_or(0, |g| padded(g.groups as u32));
         let at = |name, pitch: u32| k.bind(name, worker * pitch as i32);
-        Share { scratch: self, key: at("key", block.pitch), group_key: at("group_key", groups), pick: at("pick", padded(gating.spec.top_k)) }
+        Share {
+            scratch: self,
+            key: at("key", block.pitch),
+            group_key: at("group_key", groups),
+            pick: at("pick", padded(gating.spec.top_k)),
+        }
     }
 }

@@ -37,12 +37,12 @@ pub(super) struct At<'k> {
     nan: Nan,
 }
 
-/// What becomes of a NaN among the logits.
+/// What becomes of a NaN in a row.
 #[derive(Clone, Copy)]
 enum Nan {
-    /// It stays, so that no key is made of it.
+    /// It stays, so that its key is the least.
     Stays,
-    /// Minus infinity: somebody who must be picked has a weight.
+    /// Minus infinity, so that who must be picked all the same has a weight.
     Least,
 }
 
@@ -60,7 +60,7 @@ impl<'k> At<'k> {
 
 /// Bytes that [`Team`] keeps in shared memory.
 pub(super) fn shared_bytes(spec: &Route, machine: &Machine, block: &Block) -> u64 {
-    let host = 4 * u64::from(LANES + spec.vectors.len() as u32 * block.pitch);
+    let host = 4 * (u64::from(LANES) + spec.vectors.len() as u64 * u64::from(block.pitch));
     if machine.warp_lanes == LANES { 0 } else { host }
 }
 
@@ -169,7 +169,10 @@ impl<'k> Team<'k> {
 /// What is known of a whole row once it was read.
 #[derive(Clone, Copy)]
 enum Known<'k> {
-    Softmax { max: Value<'k>, sum: Value<'k> },
+    Softmax {
+        max: Value<'k>,
+        sum: Value<'k>,
+    },
     /// The groups that stay have the key [`TAKEN`].
     Groups(Groups, Array<'k>),
 }
@@ -315,13 +318,7 @@ impl<'k> Row<'_, 'k> {
         let splat = |value: Value<'k>| value.splat(at.lanes);
         let term = match &self.gating.nodes[node] {
             Node::Attr(attr) => Term::Attr(attr),
-            Node::Hole(0) => {
-                let x = self.logits.load_vector(self.start + at.first, at.lanes);
-                Term::Value(match at.nan {
-                    Nan::Stays => x,
-                    Nan::Least => k.bind("logit", x.eq(x).select(x, splat(k.f32(f32::NEG_INFINITY)))),
-                })
-            }
+            Node::Hole(0) => Term::Value(self.logits.load_vector(self.start + at.first, at.lanes)),
             Node::Hole(i) => Term::Value(self.vectors[*i as usize - 1].load_vector(at.first, at.lanes).cast(DType::F32)),
             Node::Param(p) => unreachable!("`{}` in a body: verify refuses it", p.0),
             Node::Apply(op, _) => {
@@ -343,6 +340,10 @@ impl<'k> Row<'_, 'k> {
                 };
                 Term::Value(k.bind(op.name(), value.cast(DType::F32)))
             }
+        };
+        let term = match (term, at.nan) {
+            (Term::Value(x), Nan::Least) => Term::Value(k.bind("number", x.eq(x).select(x, splat(k.f32(f32::NEG_INFINITY))))),
+            (Term::Value(_), Nan::Stays) | (Term::Attr(_), _) => term,
         };
         terms.insert(node, term);
         term

@@ -1,0 +1,48 @@
+# Two commands on a fresh machine: `make demo` and `make test`. `make help` lists the rest.
+# LLVM 22 is looked for at LLVM_SYS_221_PREFIX, in the distribution's place, and through llvm-config-22.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Where it is not in the place that .cargo/config.toml names, cargo has to be told.
+llvm := $(shell scripts/llvm-prefix.sh)
+ifneq ($(llvm),)
+ifneq ($(llvm),/usr/lib/llvm-22)
+export LLVM_SYS_221_PREFIX := $(llvm)
+endif
+endif
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: ## Install what is missing: LLVM 22, and ptxas into .tools/ (optional). demo and test do it first.
+	@scripts/setup.sh
+
+.PHONY: demo
+demo: setup ## Compile a small layer, run it on this CPU and show what happened.
+	@cargo build --release --locked --package moec
+	@scripts/demo.sh
+
+.PHONY: test
+test: setup ## Run every test. Needs no GPU and no network; what is skipped is named at the end.
+	@scripts/test.sh
+
+.PHONY: fmt
+fmt: ## Format the Rust code.
+	cargo fmt --all
+
+.PHONY: lint
+lint: setup ## Check formatting, and clippy with warnings denied.
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: bench
+bench: setup ## Run the benchmarks of the compiler.
+	cargo bench --locked --package moec
+
+.PHONY: clean
+clean: ## Remove what was built; .tools/ stays.
+	cargo clean

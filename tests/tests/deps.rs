@@ -1,0 +1,83 @@
+//! Who may depend on whom. The dependency directions are the architecture; `cargo tree` says what they are.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use moec_tests::root;
+
+/// What a crate links, itself left out.
+fn linked(package: &str, features: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}", "--package", package])
+        .args(features)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let names = text.lines().filter_map(|line| line.split_whitespace().next());
+    let all: BTreeSet<String> = names.map(str::to_string).collect();
+    assert!(all.contains(package), "{text}");
+    all.into_iter().filter(|name| name != package).collect()
+}
+
+const HOUSE: [&str; 5] = ["moec", "moec-codegen", "moec-ir", "moec-runtime", "ptx-emulator"];
+
+/// Of what a crate links, the crates of this repository.
+fn rooms(package: &str) -> Vec<String> {
+    linked(package, &[]).into_iter().filter(|name| HOUSE.contains(&name.as_str()) || name.starts_with("moec")).collect()
+}
+
+#[test]
+fn the_ir_depends_on_no_room() {
+    assert_eq!(rooms("moec-ir"), [""; 0]);
+}
+
+#[test]
+fn codegen_depends_on_the_ir_alone() {
+    assert_eq!(rooms("moec-codegen"), ["moec-ir"]);
+}
+
+#[test]
+fn the_runtime_depends_on_no_room() {
+    assert_eq!(rooms("moec-runtime"), [""; 0]);
+}
+
+#[test]
+fn the_emulator_depends_on_nothing_at_all() {
+    assert_eq!(linked("ptx-emulator", &[]), BTreeSet::new());
+}
+
+#[test]
+fn the_compiler_depends_on_the_three() {
+    assert_eq!(rooms("moec"), ["moec-codegen", "moec-ir", "moec-runtime"]);
+}
+
+/// LLVM is spelt in one room, and reaches only those who call it.
+#[test]
+fn llvm_is_in_codegen() {
+    let with_llvm: Vec<&str> = HOUSE.into_iter().filter(|room| linked(room, &[]).contains("inkwell")).collect();
+    assert_eq!(with_llvm, ["moec", "moec-codegen"]);
+}
+
+/// A machine that only runs packages builds neither the compiler's parts nor, where it does not ask for it, a GPU's.
+#[test]
+fn the_runtime_is_thin() {
+    let all = linked("moec-runtime", &["--all-features"]);
+    for heavy in ["inkwell", "llvm-sys", "egg", "clap", "toml", "annotate-snippets"] {
+        assert!(!all.contains(heavy), "moec-runtime links {heavy}");
+    }
+    assert!(all.contains("cudarc"));
+    let host = linked("moec-runtime", &["--no-default-features", "--features", "host"]);
+    assert!(!host.contains("cudarc") && host.contains("libloading"), "{host:?}");
+    let neither = linked("moec-runtime", &["--no-default-features"]);
+    assert!(!neither.contains("libloading"), "{neither:?}");
+}
+
+/// Meaning is not serialised: what is read back has its own text form.
+#[test]
+fn the_ir_is_not_a_file_format() {
+    let linked = linked("moec-ir", &[]);
+    assert!(["serde", "serde_json", "libloading", "rayon"].iter().all(|name| !linked.contains(*name)), "{linked:?}");
+}

@@ -1,0 +1,177 @@
+//! The house rules that a program can hold. ARCHITECTURE.md says why they are there.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use moec_tests::{examples, files_under, root};
+
+/// Rust files longer than this are two files.
+const MOST_LINES: usize = 900;
+
+/// A name that says nothing about what is inside.
+const EMPTY_NAMES: [&str; 9] = ["util", "utils", "helper", "helpers", "common", "misc", "base", "manager", "core"];
+
+/// A file of the repository, by its path from the root, with its text.
+struct File {
+    path: String,
+    text: String,
+}
+
+/// Every text file that people write.
+fn files(extensions: &[&str]) -> Vec<File> {
+    let wanted = |path: &PathBuf| match path.extension() {
+        Some(extension) => extensions.iter().any(|e| extension == *e),
+        None => extensions.contains(&""),
+    };
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).ok()?;
+        Some(File { path: path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/"), text })
+    };
+    files_under(root()).into_iter().filter(wanted).filter_map(read).collect()
+}
+
+fn rust() -> Vec<File> {
+    let files = files(&["rs"]);
+    assert!(files.len() > 100, "the walk found {} files", files.len());
+    files
+}
+
+/// Fails with everything that is wrong, not with the first.
+#[track_caller]
+fn none(what: &str, wrong: impl IntoIterator<Item = String>) {
+    let wrong: Vec<String> = wrong.into_iter().collect();
+    assert!(wrong.is_empty(), "{what}:\n  {}", wrong.join("\n  "));
+}
+
+/// Lines with one of the words, as `path:line: word`.
+fn lines_with<'a>(files: &'a [File], words: &'a [&str]) -> impl Iterator<Item = String> + 'a {
+    files.iter().flat_map(move |file| {
+        file.text.lines().enumerate().flat_map(move |(i, line)| {
+            let found = words.iter().filter(move |word| line.contains(**word));
+            found.map(move |word| format!("{}:{}: {word}", file.path, i + 1))
+        })
+    })
+}
+
+#[test]
+fn every_file_says_what_lives_in_it() {
+    let wrong = rust().into_iter().filter(|file| !file.text.starts_with("//! "));
+    none("files that do not open with `//!`", wrong.map(|file| file.path));
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let long = rust().into_iter().map(|file| (file.text.lines().count(), file.path)).filter(|(lines, _)| *lines > MOST_LINES);
+    none("files that should be two", long.map(|(lines, path)| format!("{path}: {lines} lines, at most {MOST_LINES}")));
+}
+
+#[test]
+fn every_name_says_something() {
+    let is_empty = |part: &str| EMPTY_NAMES.contains(&part.trim_end_matches(".rs"));
+    none("names that say nothing", rust().into_iter().map(|f| f.path).filter(|path| path.split('/').any(is_empty)));
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // Spelt apart, so that this file may be searched too.
+    let words = [
+        concat!("todo", "!"),
+        concat!("unimplemented", "!"),
+        concat!("dbg", "!("),
+        concat!("#[ig", "nore"),
+        concat!("FIX", "ME"),
+        concat!("XX", "X"),
+        concat!("HA", "CK"),
+        concat!("TO", "DO"),
+    ];
+    none("left for later", lines_with(&files(&["rs", "toml", "md", "sh", "py"]), &words));
+}
+
+#[test]
+fn no_path_of_somebodys_machine() {
+    let folders =
+        [concat!("/ro", "ot/"), concat!("/tm", "p/"), concat!("/ho", "me/"), concat!("/wo", "rk/"), concat!("/Use", "rs/")];
+    let all = files(&["rs", "toml", "md", "sh", "py", "snap", "kernel", "graph", "ptx", ""]);
+    none("paths of one machine", lines_with(&all, &folders));
+}
+
+/// Whether the word stands in the line by itself, singular or plural, whatever its case.
+fn has_word(line: &str, word: &str) -> bool {
+    let line = line.to_lowercase();
+    let is_letter = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    line.match_indices(word).any(|(at, _)| {
+        let after = line[at + word.len()..].strip_prefix('s').unwrap_or(&line[at + word.len()..]);
+        !is_letter(line[..at].chars().next_back()) && !is_letter(after.chars().next())
+    })
+}
+
+/// Words that a folder must not know. In its own heading it may say so.
+#[track_caller]
+fn ignorant(folder: &str, words: &[&str]) {
+    let files: Vec<File> = rust().into_iter().filter(|file| file.path.starts_with(folder)).collect();
+    assert!(!files.is_empty(), "{folder} has no files");
+    let told = files.iter().flat_map(|file| {
+        let lines = file.text.lines().enumerate().filter(|(_, line)| !line.starts_with("//!"));
+        let wrong = lines.filter_map(|(i, line)| Some((i, words.iter().find(|word| has_word(line, word))?)));
+        wrong.map(|(i, word)| format!("{}:{}: {word}", file.path, i + 1)).collect::<Vec<_>>()
+    });
+    none(&format!("words that {folder} must not know"), told);
+}
+
+#[test]
+fn codegen_has_never_heard_of_an_expert() {
+    ignorant("codegen/src/", &["expert", "router", "token", "top_k", "moe"]);
+}
+
+#[test]
+fn the_ir_has_never_heard_of_llvm() {
+    ignorant("ir/src/schedule/", &["llvm", "ptx", "inkwell", "cuda"]);
+    ignorant("ir/src/graph/", &["llvm", "ptx", "inkwell", "cuda"]);
+    ignorant("ir/src/rewrite/", &["llvm", "ptx", "inkwell", "cuda"]);
+}
+
+#[test]
+fn a_kernel_has_never_heard_of_an_expert() {
+    ignorant("ir/src/kernel/", &["expert", "router", "top_k"]);
+}
+
+/// Every example is snapshot at every stage, and nothing else is: a spec that went leaves nothing behind.
+#[test]
+fn every_example_has_its_snapshots() {
+    let folder = root().join("tests/snapshots");
+    let specs: BTreeSet<String> = examples().into_iter().map(|example| example.name).collect();
+    assert!(specs.len() >= 8, "{specs:?}");
+    let folders = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    assert_eq!(folders.collect::<BTreeSet<_>>(), specs);
+    let stages = ["graph", "manifest"].map(str::to_string).into_iter();
+    let stages = stages
+        .chain(["sm_90a", "x86-64-v4"].into_iter().flat_map(|machine| ["rewritten", "kernel"].map(|s| format!("{s}.{machine}"))));
+    let stages: Vec<String> = stages.chain(["ptx.sm_90a".to_string()]).collect();
+    let absent = specs.iter().flat_map(|spec| stages.iter().map(move |stage| format!("{spec}/{stage}.snap")));
+    none("snapshots that are not there", absent.filter(|path| !folder.join(path).is_file()));
+}
+
+/// What ARCHITECTURE.md and README.md name exists.
+#[test]
+fn the_map_is_true() {
+    for page in ["ARCHITECTURE.md", "README.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let named = text.split('`').skip(1).step_by(2).filter(|name| is_path(name));
+        none(&format!("{page} names what is not there"), named.filter(|name| !root().join(name).exists()).map(str::to_string));
+    }
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let rooms = ["ir", "codegen", "runtime", "compiler"].into_iter().flat_map(|crate_| {
+        let folders = fs::read_dir(root().join(crate_).join("src")).unwrap().map(|entry| entry.unwrap().path());
+        folders.filter(|path| path.is_dir()).map(|path| format!("`{}/`", path.strip_prefix(root()).unwrap().display()))
+    });
+    none("rooms that are not on the map", rooms.filter(|room| !text.contains(room.as_str())));
+}
+
+/// Whether it is spelt as a path of this repository: its first part is there.
+fn is_path(name: &str) -> bool {
+    let is_plain = name.contains('/') && !name.contains(|c: char| c.is_whitespace() || "<>{}*:=$".contains(c));
+    let first = name.split('/').next().unwrap_or_default();
+    is_plain && !first.is_empty() && first != "target" && Path::new(root()).join(first).exists()
+}
