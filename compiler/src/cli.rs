@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use moec::diagnostics::MessageFormat;
 
+use crate::commands::InputArgument;
+
 /// An ahead-of-time compiler for Mixture-of-Experts layers.
 ///
 /// A spec goes in, a package of kernels comes out: PTX for NVIDIA GPUs, an object for the host CPU, a manifest.
@@ -41,8 +43,11 @@ pub(crate) enum Command {
     Run(Run),
     /// Say what is in a package or another file that moec wrote.
     Inspect {
-        /// The file.
+        /// A package, graph or kernel text, or PTX.
         file: PathBuf,
+        /// Print a package's manifest as JSON.
+        #[arg(long)]
+        manifest: bool,
     },
     /// Explain a diagnostic code.
     Explain {
@@ -100,8 +105,14 @@ pub(crate) struct Opt {
     /// Graph or kernel text; `-` is standard input.
     pub(crate) file: PathBuf,
     /// Passes to run, in order.
-    #[arg(long, value_delimiter = ',', value_name = "PASS", required = true)]
-    pub(crate) pipeline: Vec<String>,
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PASS", required = true)]
+    pub(crate) pipeline: Vec<Pass>,
+    /// The machine to rewrite for and to schedule for.
+    #[arg(long, value_enum, value_name = "TARGET", default_value = "host")]
+    pub(crate) target: Target,
+    /// Token counts that the rewritten graph is to be fast at.
+    #[arg(long, value_delimiter = ',', value_name = "T", default_value = "1,64,4096")]
+    pub(crate) tokens: Vec<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -116,7 +127,7 @@ pub(crate) struct Run {
     pub(crate) tensor_prefix: Option<String>,
     /// Tokens (safetensors), `[T, H]` or `[B, S, H]`; seeded random ones where absent.
     #[arg(long, value_name = "FILE[:TENSOR]")]
-    pub(crate) input: Option<String>,
+    pub(crate) input: Option<InputArgument>,
     /// Where to write the output, as the tensor `out.hidden`.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
@@ -135,6 +146,20 @@ pub(crate) struct Run {
     /// Threads of the host device; all cores where absent.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// Runs to take the median time of, after one to warm up.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) repeat: u32,
+}
+
+/// A pass of `moec opt`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pass {
+    /// Check the graph, or the kernels for the target.
+    Verify,
+    /// Graph to graph: the cheapest equal one.
+    Rewrite,
+    /// Graph to kernels.
+    Schedule,
 }
 
 /// A machine to compile for.
@@ -167,6 +192,9 @@ pub(crate) enum Target {
     /// Any CPU with AVX-512.
     #[value(name = "x86-64-v4")]
     X86V4,
+    /// Any CPU with AVX-512 and its bf16 dot products.
+    #[value(name = "x86-64-v4-bf16")]
+    X86V4Bf16,
 }
 
 /// A stage to write.

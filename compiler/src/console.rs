@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 
 use annotate_snippets::Renderer;
 use clap::ColorChoice;
-use moec::diagnostics::{Code, Diagnostic, Exit, Report};
+use moec::diagnostics::{Code, Diagnostic, Exit, MessageFormat, Report};
 
 use crate::cli::Cli;
 use crate::commands::Failure;
@@ -19,6 +19,22 @@ pub(crate) fn say(failure: Failure, cli: &Cli) -> Exit {
         Failure::Report(report) => report,
     };
     say_report(&report, cli)
+}
+
+/// A line about what was done, beside the product.
+pub(crate) fn note(text: &str, format: MessageFormat) {
+    let mut stderr = io::stderr().lock();
+    // Where stderr cannot be written there is nowhere left to say so.
+    let _ = match format {
+        MessageFormat::Human | MessageFormat::Short => writeln!(stderr, "{text}"),
+        MessageFormat::Json => {
+            let object = serde_json::json!({
+                "$message_type": "diagnostic", "message": text, "code": null, "level": "note", "spans": [], "children": [],
+                "rendered": format!("{text}\n"),
+            });
+            writeln!(stderr, "{object}")
+        }
+    };
 }
 
 fn say_report(report: &Report, cli: &Cli) -> Exit {

@@ -2,7 +2,12 @@
 //! Kernels and instruction spellings are not here: `moec-ir` and `moec-codegen` know them.
 
 pub mod diagnostics;
+mod host;
 pub mod import;
 pub mod package;
 pub mod pipeline;
+pub mod random;
+pub mod reference;
 pub mod spec;
+
+pub use host::host_machine;

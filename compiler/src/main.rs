@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod console;
 mod doctor;
+mod files;
 
 use std::io;
 use std::process::ExitCode;
@@ -15,7 +16,7 @@ use moec::diagnostics::Exit;
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(console::report_bug));
     let cli = cli::Cli::parse();
-    let exit = match commands::run(&cli.command, &mut io::stdout().lock()) {
+    let exit = match commands::run(&cli, &mut io::stdout().lock()) {
         Ok(()) => Exit::Ok,
         Err(failure) => console::say(failure, &cli),
     };

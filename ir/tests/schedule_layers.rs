@@ -7,6 +7,7 @@ use layer::{Random, distance, params, parse, program, run};
 use moec_ir::graph::{Tensor, Value, interp};
 use moec_ir::kernel::{Buffer, Role, verify::verify};
 use moec_ir::machine::MACHINES;
+use moec_ir::rewrite::rewrite;
 use moec_ir::schedule::{ScheduleError, schedule};
 use moec_ir::{Dims, Machine};
 
@@ -85,12 +86,46 @@ fn agrees(text: &str, tokens: &[(u64, u64)], tolerance: f64) {
     for (tokens, row_tokens) in tokens {
         let dims = Dims { tokens: *tokens, row_tokens: *row_tokens };
         let given = params(&layer, dims, &mut random);
-        let expected = interp(&layer, &given, dims).unwrap();
+        let expected = interp(&layer, &given, dims).expect("the interpreter runs every graph");
         let Some(Value::Tensor(y)) = expected.last() else { panic!("no result") };
         for machine in ["sm_90a", "x86-64-v3", "x86-64-v4-bf16"].into_iter().filter_map(Machine::named) {
             let error = distance(&run(&layer, &machine, dims, &given).floats("y"), &y.data);
             assert!(error < tolerance, "{} T = {tokens}: {error}", machine.name);
         }
+    }
+}
+
+/// A layer as it is imported, through the rewriting.
+const IMPORTED: &str = "\
+layer @imported(%x: tensor<T x 12 x f32>, @router: tensor<8 x 12 x f32>, @gate: tensor<8 x 10 x 12 x f32>, @up: tensor<8 x 10 x 12 x f32>, @down: tensor<8 x 12 x 10 x f32>) -> tensor<T x 12 x f32> {
+  %0 = gemm %x, [@router] : tensor<T x 8 x f32>
+  %1 = softmax %0 : tensor<T x 8 x f32>
+  %2 = top_k %1, %1, 2 : picks<T x 2 of 8>
+  %3 = renorm %2, sum(add 0.0) : picks<T x 2 of 8>
+  %4 = assign %3, dropless : routing<T x 2 of 8>
+  %5 = dispatch %x, %4 : tensor<P x 12 x f32>
+  %6 = grouped_gemm %5, %4, [@gate] : tensor<P x 10 x f32>
+  %7 = silu %6 : tensor<P x 10 x f32>
+  %8 = grouped_gemm %5, %4, [@up] : tensor<P x 10 x f32>
+  %9 = mul %7, %8 : tensor<P x 10 x f32>
+  %10 = grouped_gemm %9, %4, [@down] : tensor<P x 12 x f32>
+  %11 = pair_weights %4 : tensor<P x 1 x f32>
+  %12 = mul %10, %11 : tensor<P x 12 x f32>
+  %13 = combine %12, %4 : tensor<T x 12 x f32>
+  return %13
+}
+";
+
+#[test]
+fn rewritten() {
+    let layer = parse(IMPORTED);
+    let dims = Dims { tokens: 21, row_tokens: 21 };
+    let given = params(&layer, dims, &mut Random(23));
+    let expected = interp(&layer, &given, dims).expect("the interpreter runs every graph");
+    let Some(Value::Tensor(y)) = expected.last() else { panic!("no result") };
+    for machine in ["sm_90a", "x86-64-v4"].into_iter().filter_map(Machine::named) {
+        let layer = rewrite(&layer, &machine, &[1, 64, 4096]).graph;
+        assert!(distance(&run(&layer, &machine, dims, &given).floats("y"), &y.data) < 1e-5, "{}", machine.name);
     }
 }
 

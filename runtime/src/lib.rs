@@ -5,6 +5,8 @@
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 pub mod error;
 #[cfg(feature = "host")]
 pub mod host;

@@ -184,6 +184,49 @@ codes! {
         "moec looked for a tool or a driver that this machine does not have. `moec doctor` lists what it looks for, and \
          where.";
 
+    UsageConflict = 604, Usage, "flags that do not go together",
+        "Each flag is legal but what they ask for together is not, such as several outputs into one file, or PTX for a \
+         CPU. The help line says which flag to change.";
+    ToolFailed = 605, Environment, "a tool beside moec failed",
+        "ptxas or the linker refused what moec gave it, or could not be run. A ptxas that is older than the PTX of the \
+         target is the common case: `moec targets` and `moec doctor` show both versions. `MOEC_PTXAS=` (set to nothing) \
+         compiles without one.";
+
+    // 07xx: from the graph to the package.
+    NoKernels = 701, Input, "no kernels for this layer on this machine",
+        "The layer is a correct one, but it cannot be cut into kernels for one of the machines asked for: most often \
+         because a row does not fit into what a block may share. The message names the op and the limit.";
+    TextSyntax = 702, Input, "the graph or kernel text is malformed",
+        "`moec opt` and `moec inspect` read what `moec compile --emit graph,kernel` writes. The label is where the text \
+         stops being a graph or a program of kernels.";
+    BrokenRule = 703, Verification, "the graph or the kernels break a rule",
+        "The text was read, but what it says is not well typed, or asks for what the machine cannot do. Every violation \
+         is reported, each under its line.";
+    UnknownFile = 704, Input, "not a file that moec reads here",
+        "The file is neither a package, nor a graph, nor kernels, nor PTX: the first bytes say which.";
+
+    // 08xx: running a package. The runtime has codes of its own, which the message ends with.
+    BadPackage = 801, Input, "the package cannot be used",
+        "The file is not a package, is damaged, or was written in another version of the format. Compile the spec again \
+         with this moec. Hashes are held against the bytes before anything is loaded.";
+    BadCheckpoint = 802, Input, "a tensor file cannot be used",
+        "The safetensors file is unreadable or damaged, a tensor is missing, or one has another shape than the layer's. \
+         `[weights]` in the spec says under which names and in which layout tensors are looked for, and `--tensor-prefix` \
+         what stands before each name.";
+    BadBatch = 803, Input, "the batch does not fit the layer",
+        "The tokens have another shape or element type than the layer takes, or there are more of them than `tokens.max` \
+         in the spec allows.";
+    NoDevice = 804, Environment, "the machine lacks what the package needs",
+        "There is no NVIDIA driver, no kernels for this GPU or CPU, or not enough memory. `moec doctor` lists what moec \
+         finds, and `moec inspect` what a package holds.";
+    DeviceFailed = 805, Environment, "the device failed",
+        "A call to the driver or the operating system failed while the layer was loaded or run. Nothing more can run on \
+         the device in the same process.";
+    TooFarOff = 806, Verification, "the result differs from the reference",
+        "The largest error, as a part of the largest output, is above what rounding explains: 2e-5 for f32, 4e-3 for f16, \
+         3e-2 for bf16. If the sets of experts differ too, a router's near tie may have been rounded the other way, which \
+         16-bit weights allow; otherwise a kernel is wrong, and that is a bug in moec.";
+
     // 09xx: moec itself.
     Bug = 901, Bug, "a bug in moec",
         "moec did something that it never should, whatever its input. Please send the spec, the command line and the \

@@ -2,6 +2,7 @@
 //! How a diagnostic looks is in `diagnostics/render.rs`; what its code means is in `diagnostics/codes.rs`.
 
 mod codes;
+mod failures;
 mod render;
 
 use std::ops::Range;

@@ -32,7 +32,7 @@ pub use model::{
     Spec, Tokens, Word,
 };
 pub use schema::json_schema;
-pub use source::{MAX_BYTES, MAX_DEPTH, MAX_PARTS, read};
+pub use source::{MAX_BYTES, MAX_DEPTH, MAX_PARTS, read, read_text};
 pub use weights::{EXPERT_INDEX, Layout, Tensor, Weight};
 
 use crate::diagnostics::{Diagnostic, Report, Source};

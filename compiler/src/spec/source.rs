@@ -32,12 +32,18 @@ pub(super) fn format_of(source: &Source) -> Format {
 /// How diagnostics name standard input.
 const STDIN: &str = "<stdin>";
 
-/// Reads a text of at most `MAX_BYTES` from a file, or from standard input where `path` is `-`. No more than the limit is
-/// ever read.
+/// Reads a spec's text of at most [`MAX_BYTES`] from a file, or from standard input where `path` is `-`.
 pub fn read(path: &Path) -> Result<Source, Report> {
+    let help = "a spec is a few kilobytes of TOML or JSON";
+    read_text(path, MAX_BYTES, help)
+}
+
+/// Reads a text of at most `most_bytes` from a file, or from standard input where `path` is `-`. No more than the limit
+/// is ever read. `help` says what would be right where there is more.
+pub fn read_text(path: &Path, most_bytes: u64, help: &str) -> Result<Source, Report> {
     let name = if path == Path::new("-") { STDIN.to_string() } else { path.display().to_string() };
-    match read_bytes(path) {
-        Ok(bytes) if bytes.len() as u64 > MAX_BYTES => Err(too_large(name)),
+    match read_bytes(path, most_bytes) {
+        Ok(bytes) if bytes.len() as u64 > most_bytes => Err(too_large(name, most_bytes, help)),
         Ok(bytes) => decode(name, bytes),
         Err(error) => {
             let diagnostic = Diagnostic::new(Code::Unreadable, format!("cannot read {}: {error}", quote(&name)));
@@ -47,24 +53,24 @@ pub fn read(path: &Path) -> Result<Source, Report> {
 }
 
 /// The bytes of the input, or one more than the limit where it is longer.
-fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+fn read_bytes(path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if path == Path::new("-") {
-        io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        io::stdin().lock().take(most_bytes + 1).read_to_end(&mut bytes)?;
     } else {
         let file = File::open(path)?;
         let known_bytes = file.metadata()?.len();
-        if known_bytes > MAX_BYTES {
-            return Ok(vec![0; MAX_BYTES as usize + 1]);
+        if known_bytes > most_bytes {
+            return Ok(vec![0; most_bytes as usize + 1]);
         }
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        file.take(most_bytes + 1).read_to_end(&mut bytes)?;
     }
     Ok(bytes)
 }
 
-fn too_large(name: String) -> Report {
-    let message = format!("{} is larger than 1 MiB", quote(&name));
-    let diagnostic = Diagnostic::new(Code::TooLarge, message).help("a spec is a few kilobytes of TOML or JSON");
+fn too_large(name: String, most_bytes: u64, help: &str) -> Report {
+    let message = format!("{} is larger than {} MiB", quote(&name), most_bytes >> 20);
+    let diagnostic = Diagnostic::new(Code::TooLarge, message).help(help);
     report(name, String::new(), diagnostic)
 }
 

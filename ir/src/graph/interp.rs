@@ -284,7 +284,8 @@ fn descending(keys: &[f64]) -> Vec<usize> {
     // Plus zero: the total order puts -0 below 0, which are a tie.
     let key = |i: usize| if keys[i].is_nan() { f64::NEG_INFINITY } else { keys[i] + 0.0 };
     let mut order: Vec<usize> = (0..keys.len()).collect();
-    order.sort_by(|a, b| key(*b).total_cmp(&key(*a)).then(a.cmp(b)));
+    // No NaN is left, and both zeros are one key.
+    order.sort_by(|a, b| key(*b).partial_cmp(&key(*a)).unwrap_or(std::cmp::Ordering::Equal).then(a.cmp(b)));
     order
 }
 

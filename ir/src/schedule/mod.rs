@@ -88,8 +88,12 @@ pub enum ScheduleError {
     },
 }
 
+/// Most (token, expert) pairs of a batch, dropped ones included: kernels number them in i32. Whoever bounds T keeps
+/// `T * K` below.
+pub const MOST_PAIRS: u64 = 1 << 30;
+
 /// The kernels of a layer and how they are launched. All programs that come out are valid: `kernel::verify` has nothing
-/// to say. Pairs are numbered in i32: whoever bounds T keeps `T * K` below 2^30.
+/// to say. Nothing is launched for T = 0.
 pub fn schedule(layer: &Typed, machine: &Machine) -> Result<Program, ScheduleError> {
     let mut buffers = Buffers::default();
     let params = layer.graph().params.iter().map(|(param, ty)| buffers.param(param, ty)).collect();

@@ -385,10 +385,12 @@ fn check_extents(ty: &Type) -> Result<(), ScheduleError> {
     let wrong = |what: &'static str, value: u64, most: u64| Err(ScheduleError::Extent { what, value, most });
     match ty {
         Type::Tensor { shape, .. } => shape.iter().try_for_each(|dim| match dim {
-            Dim::Const(n) if !(1..=EXTENT).contains(n) => wrong("a dimension", *n, EXTENT),
+            Dim::Const(n) if !(1..=MOST_EXTENT).contains(n) => wrong("a dimension", *n, MOST_EXTENT),
             Dim::Const(_) | Dim::Tokens | Dim::Pairs => Ok(()),
         }),
-        Type::Picks { top_k, .. } | Type::Routing { top_k, .. } if *top_k > PICKS => wrong("the picks of a token", *top_k, PICKS),
+        Type::Picks { top_k, .. } | Type::Routing { top_k, .. } if *top_k > MOST_PICKS => {
+            wrong("the picks of a token", *top_k, MOST_PICKS)
+        }
         Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => Ok(()),
     }
 }
@@ -446,9 +448,9 @@ fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {
 }
 
 /// The largest extent of one dimension: kernels count in i32 along a row, with room for a tile more.
-const EXTENT: u64 = 1 << 30;
+const MOST_EXTENT: u64 = 1 << 30;
 /// Most picks of a token: `combine` names each one.
-const PICKS: u64 = 256;
+const MOST_PICKS: u64 = 256;
 /// Most characters that the names of the weights give to a kernel's.
 const NAME_CHARS: usize = 48;
 

@@ -11,8 +11,8 @@
 //!   place   a block a chunk    row = offset_of_expert[e] + rows_before_span[s, e] + rank, dropped (-1) at the capacity
 //! ```
 //!
-//! No FLOPs; about 28 bytes a pair, and 12 E bytes a chunk. Nothing depends on the order in which threads run: counts are
-//! added up, and a row is given out only by the thread that owns its expert. Pairs are numbered in i32: T * K < 2^30.
+//! No FLOPs; 24 bytes a pair, and 16 E bytes a chunk. Nothing depends on the order in which threads run: counts are
+//! added up, and a row is given out only by the thread that owns its expert. Pairs are numbered in i32.
 
 use crate::graph::{Priority, Span};
 use crate::kernel::{Builder, Kernel, Value};

@@ -1,3 +1,4 @@
+#![allow(dead_code, reason = "each test uses a part")]
 //! Graphs on random numbers: what the interpreter says of them, and whether two graphs agree.
 
 use std::collections::BTreeMap;

@@ -87,7 +87,7 @@ impl Block {
             shared: Shared::new(bytes, readers),
             published: HashMap::new(),
             barriers: (0..BARRIERS).map(|_| Barrier::default()).collect(),
-            agents: Agents::new(warps.len()),
+            agents: Agents::new(warps.len(), bytes.div_ceil(4) as usize, cx.entry.registers, cx.entry.wgmma),
             warps,
             turn: 0,
         }

@@ -16,8 +16,14 @@ pub(crate) const WARPS: usize = 32;
 pub(crate) const BULK: u8 = 32;
 /// The agent of `cp.async`.
 pub(crate) const COPIES: u8 = 33;
+/// Owns the bytes of mbarrier objects.
+pub(crate) const MBARRIER_WORD: u8 = 34;
+/// The agents of the data that comes with mbarriers.
+pub(crate) const FIRST_MBARRIER: u8 = 35;
+/// How many there are; beyond it two barriers share one, which hides errors between them.
+pub(crate) const MBARRIERS: u32 = 29;
 /// Agents in all.
-pub(crate) const AGENTS: usize = 34;
+pub(crate) const AGENTS: usize = 64;
 
 /// One access as a cell remembers it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

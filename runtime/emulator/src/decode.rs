@@ -40,9 +40,13 @@ impl<'a> Form<'a> {
         self.mods.iter().any(|(name, _)| *name == wanted)
     }
 
-    /// Uses up the first modifier of a closed list.
+    /// Uses up the first unused modifier that is in a closed list.
     pub(crate) fn choose<T: Copy>(&mut self, choices: &[(&str, T)]) -> Option<T> {
-        choices.iter().find(|(name, _)| self.take(name)).map(|&(_, value)| value)
+        self.mods.iter_mut().filter(|(_, used)| !*used).find_map(|(name, used)| {
+            let &(_, value) = choices.iter().find(|(choice, _)| choice == name)?;
+            *used = true;
+            Some(value)
+        })
     }
 
     pub(crate) fn need<T: Copy>(&mut self, what: &str, choices: &[(&str, T)]) -> Result<T, ParseError> {

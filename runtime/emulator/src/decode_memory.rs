@@ -164,7 +164,7 @@ fn fence(form: &mut Form<'_>) -> Result<Op, ParseError> {
     if form.take("mbarrier_init") {
         // Orders an mbarrier's initialisation before its use by others in the cluster.
         let _ = form.take("release") && form.take("cluster");
-        return Ok(Op::Fence { order: Order::Release, scope: Scope::Cluster });
+        return Ok(Op::FenceMbarrierInit);
     }
     if form.take("proxy") {
         if form.take("async") {

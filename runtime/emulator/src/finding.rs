@@ -55,6 +55,8 @@ kinds! {
     AsyncPending = "async-pending",
     /// A generic write is read by the asynchronous proxy without `fence.proxy.async`.
     MissingProxyFence = "missing-proxy-fence",
+    /// A register of a wgmma was written by an ordinary instruction without `wgmma.fence`.
+    MissingWgmmaFence = "missing-wgmma-fence",
     /// Lanes of a warp, or warps of a block, reach different barriers where they must reach the same.
     DivergentBarrier = "divergent-barrier",
     /// A barrier with a wrong number of threads.

@@ -761,6 +761,7 @@ pub(crate) enum Op {
         scope: Scope,
     },
     FenceProxyAsync,
+    FenceMbarrierInit,
     Shuffle {
         mode: ShuffleMode,
         d: Reg,

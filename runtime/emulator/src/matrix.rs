@@ -8,7 +8,7 @@ use crate::float::{F16, decode, f32_to_f16};
 use crate::ins::{Addr, Mma, MmaTy, Reg, Ty};
 use crate::launch::Cx;
 use crate::numerics::{Element, Unit, dot};
-use crate::shared::{Read, byte_mask};
+use crate::shared::Read;
 use crate::warp::{ALL, LANES, Warp, lanes};
 
 /// Bytes of one row of an 8 by 8 matrix of 16-bit elements.

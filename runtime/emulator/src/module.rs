@@ -93,6 +93,8 @@ pub struct Entry {
     pub(crate) opcodes: Vec<String>,
     /// Whether any instruction is asynchronous against shared memory: decides how wide the race shadow is.
     pub(crate) asynchronous: bool,
+    /// Whether there is any wgmma: its registers are watched.
+    pub(crate) wgmma: bool,
 }
 
 impl Entry {

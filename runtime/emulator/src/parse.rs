@@ -668,6 +668,7 @@ impl<'m> Body<'m> {
             preset: Vec::new(),
             opcodes: Vec::new(),
             asynchronous: false,
+            wgmma: false,
         };
         Body {
             entry,
@@ -891,6 +892,7 @@ impl<'m> Body<'m> {
                 index
             }
         };
+        self.entry.wgmma |= matches!(op, Op::Wgmma(_));
         self.entry.asynchronous |= matches!(op, Op::Bulk(_) | Op::Wgmma(_));
         self.entry.code.push(Ins { op, guard, at, opcode, span });
         Ok(())

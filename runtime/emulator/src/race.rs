@@ -2,7 +2,7 @@
 
 use crate::access::{Place, Touch, generic};
 use crate::block::Block;
-use crate::clocks::{BULK, COPIES, Cell, MANY, PENDING, Packed, Stamp, UNKNOWN, WARPS};
+use crate::clocks::{BULK, COPIES, Cell, MANY, MBARRIER_WORD, PENDING, Packed, Stamp, UNKNOWN, WARPS};
 use crate::finding::FindingKind;
 use crate::ins::{Order, Scope, Space};
 use crate::launch::Cx;
@@ -25,6 +25,7 @@ fn agent_name(stamp: Stamp) -> String {
     match stamp.agent {
         BULK => "a bulk copy".to_owned(),
         COPIES => "a `cp.async`".to_owned(),
+        MBARRIER_WORD => "an mbarrier".to_owned(),
         warp if usize::from(warp) < WARPS => match stamp.lane {
             MANY | UNKNOWN => format!("several lanes of warp {warp}"),
             lane => format!("lane {lane} of warp {warp}"),
@@ -49,7 +50,8 @@ impl Block {
             return (!ordered).then_some(FindingKind::GlobalRace);
         }
         if earlier.clock == PENDING {
-            return Some(FindingKind::AsyncPending);
+            let object = earlier.agent == MBARRIER_WORD;
+            return Some(if object { FindingKind::MbarrierMisuse } else { FindingKind::AsyncPending });
         }
         if both_strong > 0 {
             return None;

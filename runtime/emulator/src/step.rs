@@ -207,8 +207,13 @@ impl Block {
                     self.arrive(cx, w, at, same, pc, (kind, id, count));
                 }
                 _ => {
-                    let stays = self.scalar(cx, w, pc, same, op);
-                    if !stays {
+                    if self.scalar(cx, w, pc, same, op) {
+                        // Nothing to do until something else changes.
+                        let spin = &mut self.warps[w].spin;
+                        spin.progress = cx.progress;
+                        spin.spinning = true;
+                        return false;
+                    } else {
                         let at = self.warps[w].groups.iter().position(|other| other.mask & same != 0).unwrap_or(at);
                         self.advance(w, at, same, pc + 1);
                     }
@@ -232,8 +237,7 @@ impl Block {
 
     /// Everything that only changes state. True asks for the same instruction to be tried again later.
     fn scalar(&mut self, cx: &mut Cx<'_>, w: usize, pc: u32, mask: u32, op: &Op) -> bool {
-        let warp = &mut self.warps[w];
-        if warp.any_pending {
+        if cx.entry.wgmma {
             self.check_pending(cx, w, pc, mask, op);
         }
         let warp = &mut self.warps[w];
@@ -399,11 +403,10 @@ impl Block {
             }
             Op::ClusterRank { d, a, .. } => warp.map1(mask, d, a, |_| 0),
             // PTX ISA 9.7.13.4: release and acquire by default; the cluster has one block, so it is a barrier of it.
-            Op::ClusterArrive | Op::ClusterWait => return self.cluster(cx, w, mask, pc, matches!(op, Op::ClusterWait)),
+            Op::ClusterArrive | Op::ClusterWait => return self.cluster(cx, w, mask, matches!(op, Op::ClusterWait)),
             Op::GridDependencyWait | Op::Nop | Op::SetMaxRegisters { .. } => {}
-            Op::FenceProxyAsync => {
-                self.knowledge[w].fence_proxy();
-            }
+            // What was written, or initialised, becomes visible to asynchronous copies and tensor cores.
+            Op::FenceProxyAsync | Op::FenceMbarrierInit => self.knowledge[w].fence_proxy(),
             Op::Branch { .. } | Op::BranchIndex { .. } | Op::Return | Op::Exit | Op::Barrier { .. } => {}
             _ => return self.asynchronous(cx, w, mask, pc, op),
         }

@@ -108,9 +108,6 @@ pub(crate) struct Warp {
     pub(crate) order: LaneOrder,
     /// A register, or a predicate, that was read before it was written, and by which lanes.
     pub(crate) missing: Option<(Missing, u32)>,
-    /// Registers whose value an unfinished wgmma still owns, lazily sized.
-    pub(crate) pending_regs: Vec<bool>,
-    pub(crate) any_pending: bool,
     /// Steps since the schedule last chose another group.
     pub(crate) stretch: u32,
     pub(crate) spin: Spin,
@@ -168,8 +165,6 @@ impl Warp {
             local_init: vec![false; entry.local_bytes as usize * LANES],
             order: LaneOrder { full: 0, partial: None },
             missing: None,
-            pending_regs: Vec::new(),
-            any_pending: false,
             stretch: 0,
             spin: Spin::default(),
         };

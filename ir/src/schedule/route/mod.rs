@@ -6,7 +6,7 @@
 //!   x [M,H]  |  logits   |   logits[m, e] = sum_h x[m, h] * router[e, h]        into shared memory (`logits`)
 //!            |  [M, E]   |
 //!            +-----------+
-//!      m ->  |o|o|o|...|o|   32 lanes take a row: score, groups, top k           (`row`, `pick`)
+//!      m ->  |o|o|o|...|o|   32 lanes take a row: score, groups, top k           (`team`, `row`, `pick`)
 //!                            lanes of a warp on a GPU, lanes of a vector on the host
 //!   topk_experts [T, K], topk_weights [T, K]
 //! ```
@@ -22,6 +22,7 @@
 mod logits;
 mod pick;
 mod row;
+mod team;
 
 use super::ScheduleError;
 use super::body::is_pointwise_op;
@@ -29,7 +30,8 @@ use crate::graph::{Attr, Body, Groups, Node, Op};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
 use crate::{DType, Extent, Machine};
-use row::{Row, Team};
+use row::Row;
+use team::Team;
 
 /// Lanes that work on one row.
 const LANES: u32 = 32;
@@ -163,7 +165,7 @@ impl Block {
             // Arrays start at multiples of 16 bytes: all of these sizes are.
             4 * (tokens * row + workers * (row + groups + 2 * picks))
                 + logits::shared_bytes(machine, block)
-                + row::shared_bytes(spec, machine, block)
+                + team::shared_bytes(spec, machine, block)
         };
         let choices = [16, 8, 4, 2, 1].map(with);
         let least = choices.iter().map(&bytes).min().unwrap_or(0);

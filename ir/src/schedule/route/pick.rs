@@ -5,7 +5,7 @@
 //!             ^                the winner's key becomes TAKEN, below all others, so that no index wins twice
 //! ```
 
-use super::row::Team;
+use super::team::Team;
 use crate::DType;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Value};

@@ -1,170 +1,17 @@
-//! One row of a body, by 32 lanes: lane i has experts i, i + 32, ... of it. How the greatest are found is in `pick`.
+//! One row of a body: scores, groups, the top k and their weights. How 32 lanes share a row is in `team`, how they find
+//! its greatest in `pick`.
 
 use std::collections::HashMap;
 
 use super::super::body::{Term, pointwise_op};
 use super::super::math;
 use super::pick::{TAKEN, greatest, key, top_2};
-use super::{Block, Gating, LANES, Route, Scratch, Share, padded};
+use super::team::{At, Nan, Team};
+use super::{Gating, LANES, Share};
+use crate::DType;
 use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Op, Renorm};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Value};
-use crate::{DType, Machine};
-
-/// The 32 lanes that work on one row: those of a warp with a value each, or those of one vector.
-pub(super) struct Team<'k> {
-    pub(super) k: &'k Builder,
-    /// Lanes of a value.
-    pub(super) lanes: u32,
-    /// Lanes of a warp.
-    warp: u32,
-    /// The lane's number; in a vector, its lanes' numbers.
-    pub(super) index: Value<'k>,
-}
-
-/// Some of a row's elements: one each for 32 lanes, or a single one.
-#[derive(Clone, Copy)]
-pub(super) struct At<'k> {
-    /// Which elements.
-    pub(super) index: Value<'k>,
-    /// Where a load of `lanes` elements starts. Always inside the padded row.
-    pub(super) first: Value<'k>,
-    lanes: u32,
-    /// Which lanes have an element of the row; `None`: all.
-    live: Option<Value<'k>>,
-    /// The group that all elements belong to.
-    group: Option<Value<'k>>,
-    nan: Nan,
-}
-
-/// What becomes of a NaN in a row.
-#[derive(Clone, Copy)]
-enum Nan {
-    /// It stays, so that its key is the least.
-    Stays,
-    /// Minus infinity, so that who must be picked all the same has a weight.
-    Least,
-}
-
-impl<'k> At<'k> {
-    /// `truth`, but false in lanes without an element.
-    pub(super) fn alive(&self, truth: Value<'k>) -> Value<'k> {
-        self.live.map_or(truth, |live| live & truth)
-    }
-
-    /// `value`, but `otherwise` in lanes without an element.
-    fn or(&self, value: Value<'k>, otherwise: Value<'k>) -> Value<'k> {
-        self.live.map_or(value, |live| live.select(value, otherwise.splat(self.lanes)))
-    }
-}
-
-/// Bytes that [`Team`] keeps in shared memory.
-pub(super) fn shared_bytes(spec: &Route, machine: &Machine, block: &Block) -> u64 {
-    let host = 4 * (u64::from(LANES) + spec.vectors.len() as u64 * u64::from(block.pitch));
-    if machine.warp_lanes == LANES { 0 } else { host }
-}
-
-impl<'k> Team<'k> {
-    pub(super) fn new(k: &'k Builder, machine: &Machine) -> Team<'k> {
-        let lanes = LANES / machine.warp_lanes;
-        let index = if lanes == 1 {
-            k.bind("lane", k.thread() % LANES as i32)
-        } else {
-            let numbers = k.shared("numbers", DType::I32, LANES);
-            (0..LANES as i32).for_each(|i| numbers.store(k.i32(i), k.i32(i)));
-            numbers.load_vector(k.i32(0), LANES)
-        };
-        Team { k, lanes, warp: machine.warp_lanes, index }
-    }
-
-    /// What a vector may read beyond the end of a row: copies of the layer's vectors with room behind them, and something
-    /// in the room behind the logits and keys. Lanes of a warp stay inside.
-    pub(super) fn stage(
-        &self,
-        gating: &Gating,
-        block: &Block,
-        vectors: &[Array<'k>],
-        logits: Array<'k>,
-        scratch: &Scratch<'k>,
-    ) -> Vec<Array<'k>> {
-        let (k, spec) = (self.k, gating.spec);
-        if self.lanes == 1 {
-            return vectors.to_vec();
-        }
-        let fill = |array: Array<'k>, len: u32, with: Value<'k>| {
-            let step = k.i32(LANES as i32);
-            k.for_step("i", k.i32(0), k.i32(len as i32), step, |i| array.store(i, with.splat(LANES)));
-        };
-        fill(logits, block.logits(), k.f32(0.0));
-        fill(scratch.keys, block.pitch, k.i32(TAKEN));
-        fill(scratch.weights, padded(spec.top_k), k.f32(0.0));
-        if let Some((group_keys, groups)) = scratch.group_keys.zip(gating.groups()) {
-            fill(group_keys, padded(groups.groups as u32), k.i32(TAKEN));
-        }
-        let copy = |(i, from): (usize, &Array<'k>)| {
-            let to = k.shared(&format!("v{}_here", i + 1), DType::F32, block.pitch);
-            fill(to, block.pitch, k.f32(0.0));
-            let experts = k.i32(spec.experts as i32);
-            k.for_range("e", k.i32(0), experts, |e| to.store(e, from.load(e).cast(DType::F32)));
-            to
-        };
-        vectors.iter().enumerate().map(copy).collect()
-    }
-
-    /// Elements `start..start + len`, 32 at a time.
-    pub(super) fn strips(&self, start: Value<'k>, len: u32, body: &mut dyn FnMut(&At<'k>)) {
-        let k = self.k;
-        let mut strip = |from: Value<'k>| {
-            let inside = self.index + from.splat(self.lanes);
-            let live = (!len.is_multiple_of(LANES)).then(|| k.bind("live", inside.lt(len as i32)));
-            let index = k.bind("index", inside + start.splat(self.lanes));
-            let first = if self.lanes > 1 {
-                start + from
-            } else {
-                // A lane without an element reads the last one.
-                live.map_or(index, |_| start + inside.min(len as i32 - 1))
-            };
-            body(&At { index, first: k.bind("first", first), lanes: self.lanes, live, group: None, nan: Nan::Stays });
-        };
-        if len <= LANES {
-            strip(k.i32(0));
-        } else {
-            k.for_step("strip", k.i32(0), k.i32(len as i32), k.i32(LANES as i32), strip);
-        }
-    }
-
-    /// A value from all lanes: across the vector, then across the warp, halving each time.
-    fn together(&self, mut value: Value<'k>, join: impl Fn(Value<'k>, Value<'k>) -> Value<'k>) -> Value<'k> {
-        let mut mask = self.warp / 2;
-        while mask > 0 {
-            value = self.k.bind("joined", join(value, self.k.shuffle(value, mask)));
-            mask /= 2;
-        }
-        value
-    }
-
-    /// The greatest of all lanes.
-    pub(super) fn greatest(&self, value: Value<'k>) -> Value<'k> {
-        let here = self.k.bind("greatest", value.reduce_max());
-        self.together(here, |a, b| a.max(b))
-    }
-
-    /// The sum of all lanes.
-    fn sum(&self, value: Value<'k>) -> Value<'k> {
-        let here = self.k.bind("sum", value.reduce_add());
-        self.together(here, |a, b| a + b)
-    }
-
-    /// The least of `index` in the lanes where `holds` does.
-    pub(super) fn first(&self, holds: Value<'k>, index: Value<'k>) -> Value<'k> {
-        -self.greatest(holds.select(-index, -i32::MAX))
-    }
-
-    /// What one lane does for all.
-    pub(super) fn once(&self, body: impl FnOnce()) {
-        if self.lanes > 1 { body() } else { self.k.when(self.index.eq(0), body) }
-    }
-}
 
 /// What is known of a whole row once it was read.
 #[derive(Clone, Copy)]

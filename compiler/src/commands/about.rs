@@ -1,0 +1,67 @@
+//! What moec says about itself: codes, the schema, targets, completions.
+
+use std::io::Write;
+
+use clap::{CommandFactory, ValueEnum};
+use moec::diagnostics::{Code, Diagnostic, Report, quote};
+use moec::spec;
+
+use super::Failure;
+use crate::cli::{Cli, Target};
+
+/// `moec explain`.
+pub(super) fn explain(code: Option<&str>, out: &mut dyn Write) -> Result<(), Failure> {
+    let Some(id) = code else {
+        for code in Code::ALL {
+            writeln!(out, "{}  {}", code.id(), code.title())?;
+        }
+        return Ok(());
+    };
+    let Some(code) = Code::from_id(id) else {
+        let diagnostic = Diagnostic::new(Code::UnknownCode, format!("there is no diagnostic code {}", quote(id)))
+            .help("`moec explain --list` prints all of them");
+        return Err(Report::from(diagnostic).into());
+    };
+    writeln!(out, "{}: {}\n\n{}", code.id(), code.title(), wrapped(code.explanation(), 80))?;
+    Ok(())
+}
+
+/// Text broken at spaces into lines of at most `columns`.
+fn wrapped(text: &str, columns: usize) -> String {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.len() + 1 + word.len() > columns {
+            lines.push(std::mem::take(&mut line));
+        }
+        line.push_str(if line.is_empty() { "" } else { " " });
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines.join("\n")
+}
+
+/// `moec schema`.
+pub(super) fn schema(out: &mut dyn Write) -> Result<(), Failure> {
+    writeln!(out, "{:#}", spec::json_schema())?;
+    Ok(())
+}
+
+/// `moec targets`.
+pub(super) fn targets(out: &mut dyn Write) -> Result<(), Failure> {
+    for target in Target::value_variants() {
+        if let Some(value) = target.to_possible_value() {
+            let help = value.get_help().map(|help| help.to_string()).unwrap_or_default();
+            writeln!(out, "{:<15} {help}", value.get_name())?;
+        }
+    }
+    Ok(())
+}
+
+/// `moec completions`.
+pub(super) fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> Result<(), Failure> {
+    // clap_complete panics where it cannot write, so it writes to memory.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "moec", &mut script);
+    out.write_all(&script)?;
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! `moec check`: whether specs are correct, and whether each machine has kernels for them. LLVM is not asked.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use moec::diagnostics::Diagnostic;
+use moec::pipeline;
+use moec::spec::{Spec, Word};
+use moec_ir::machine::MACHINES;
+use rayon::prelude::*;
+
+use super::{Failure, load_spec};
+use crate::files::report_at;
+
+/// Checks every spec, and fails with the diagnostics of the first wrong one.
+pub(super) fn check(specs: &[PathBuf], out: &mut dyn Write) -> Result<(), Failure> {
+    for path in specs {
+        let (spec, source) = load_spec(path)?;
+        MACHINES
+            .par_iter()
+            .try_for_each(|machine| pipeline::lower(&spec, machine).map(drop))
+            .map_err(|error| report_at(source.name.as_ref(), Diagnostic::from(error)))?;
+        writeln!(out, "{}: ok: {}", source.name, summary(&spec))?;
+    }
+    Ok(())
+}
+
+fn summary(spec: &Spec) -> String {
+    let dropping = if spec.capacity.is_some() { "with capacity" } else { "dropless" };
+    let shared = spec.shared.map_or(String::new(), |shared| format!(", shared {}", shared.ffn));
+    format!(
+        "hidden {}, {} experts of {}, top {}{shared}, {dropping}, {}",
+        spec.hidden,
+        spec.experts,
+        spec.expert.ffn,
+        spec.router.top_k,
+        spec.numerics.dtype.word(),
+    )
+}

@@ -1,0 +1,269 @@
+//! `moec compile`: a spec in, the stages that were asked for out.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use moec::diagnostics::{Code, Diagnostic, Source};
+use moec::import::import;
+use moec::package::package;
+use moec::pipeline::{self, Built};
+use moec::spec::Spec;
+use moec_codegen::{Image, Options, Ptxas};
+use moec_ir::graph;
+use moec_ir::{Machine, kernel, rewrite};
+use moec_runtime::Package;
+
+use super::{Failure, Notes, load_spec, machines};
+use crate::cli::{Compile, Emit};
+use crate::files::{bytes_text, report_at, write, write_or_print};
+
+/// Compiles a spec and writes the stages.
+pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
+    let (spec, source) = load_spec(&arguments.spec)?;
+    let machines = machines(&arguments.targets)?;
+    let mut kinds: Vec<Emit> = Vec::new();
+    for kind in &arguments.emit {
+        if !kinds.contains(kind) {
+            kinds.push(*kind);
+        }
+    }
+    check_request(arguments, &kinds, &machines)?;
+    let failed = |diagnostic: Diagnostic| report_at(source.name.as_ref(), diagnostic);
+    if arguments.why {
+        machines.iter().try_for_each(|machine| explain(&spec, machine, notes)).map_err(failed)?;
+    }
+    let files = stages(&spec, &source, &kinds, &machines, notes).map_err(failed)?;
+
+    match (&arguments.output, &files[..]) {
+        (Some(path), [file]) => {
+            write_or_print(path, &file.bytes, file.is_text, out)?;
+            if path != Path::new("-") {
+                notes.say(&format!("wrote {} ({})", path.display(), bytes_text(file.bytes.len() as u64)));
+            }
+        }
+        (Some(_), files) => {
+            return Err(too_many_for_one(files.len()).into());
+        }
+        (None, files) => {
+            let folder = arguments.out_dir.clone().unwrap_or_default();
+            if let Some(folder) = &arguments.out_dir {
+                fs::create_dir_all(folder).map_err(|error| {
+                    Diagnostic::new(Code::OutputFailed, format!("cannot create `{}`: {error}", folder.display()))
+                })?;
+            }
+            for file in files {
+                let path = folder.join(&file.name);
+                write(&path, &file.bytes)?;
+                notes.say(&format!("wrote {} ({})", path.display(), bytes_text(file.bytes.len() as u64)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What can be said before anything is compiled: is there one file for `-o`, and has each kind a target?
+fn check_request(arguments: &Compile, kinds: &[Emit], machines: &[Machine]) -> Result<(), Diagnostic> {
+    for kind in kinds {
+        let wanting = match kind {
+            Emit::Ptx | Emit::Cubin => machines.iter().all(|machine| !machine.is_gpu()),
+            Emit::Object => machines.iter().all(Machine::is_gpu),
+            Emit::Package | Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Manifest => false,
+        };
+        if wanting {
+            let (what, target) =
+                if *kind == Emit::Object { ("a GPU has no object", "host") } else { ("a CPU has no PTX", "sm_90a") };
+            return Err(Diagnostic::new(Code::UsageConflict, what).help(format!("add `--target {target}`")));
+        }
+    }
+    let files = kinds.iter().map(|kind| machines.iter().filter(|machine| is_written(*kind, machine)).count());
+    let files: usize = kinds.iter().zip(files).map(|(kind, files)| if is_per_target(*kind) { files } else { 1 }).sum();
+    if arguments.output.is_some() && files > 1 { Err(too_many_for_one(files)) } else { Ok(()) }
+}
+
+fn too_many_for_one(files: usize) -> Diagnostic {
+    Diagnostic::new(Code::UsageConflict, format!("{files} files do not go into one `-o`"))
+        .help("name a folder by `--out-dir`, or ask for one kind and one target")
+}
+
+fn is_per_target(kind: Emit) -> bool {
+    match kind {
+        Emit::Package | Emit::Graph | Emit::Manifest => false,
+        Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::Object => true,
+    }
+}
+
+/// Whether a machine has something of this kind.
+fn is_written(kind: Emit, machine: &Machine) -> bool {
+    match kind {
+        Emit::Ptx | Emit::Cubin => machine.is_gpu(),
+        Emit::Object => !machine.is_gpu(),
+        Emit::Package | Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Manifest => true,
+    }
+}
+
+/// Whether it takes LLVM's optimiser to make it.
+fn is_built(kind: Emit) -> bool {
+    match kind {
+        Emit::Ptx | Emit::Cubin | Emit::Object | Emit::Package | Emit::Manifest => true,
+        Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm => false,
+    }
+}
+
+/// What follows the layer's name, and the target's where the kind differs by target.
+fn extension(kind: Emit) -> &'static str {
+    match kind {
+        Emit::Package => "moec",
+        Emit::Graph => "graph",
+        Emit::Rewritten => "rewritten.graph",
+        Emit::Kernel => "kernel",
+        Emit::Llvm => "ll",
+        Emit::Ptx => "ptx",
+        Emit::Cubin => "cubin",
+        Emit::Object => "so",
+        Emit::Manifest => "manifest.json",
+    }
+}
+
+/// One file to write.
+struct File {
+    name: String,
+    bytes: Vec<u8>,
+    is_text: bool,
+}
+
+/// Every file that was asked for, by kind and then by target. What only early stages need is not compiled.
+fn stages(spec: &Spec, source: &Source, kinds: &[Emit], machines: &[Machine], notes: Notes) -> Result<Vec<File>, Diagnostic> {
+    let mut built: Vec<Built> = Vec::new();
+    let mut lowered = BTreeMap::new();
+    if kinds.iter().any(|kind| is_built(*kind)) {
+        let wants_cubin = kinds.iter().any(|kind| matches!(kind, Emit::Cubin | Emit::Package | Emit::Manifest));
+        let has_gpu = machines.iter().any(Machine::is_gpu);
+        let ptxas = (wants_cubin && has_gpu).then(Ptxas::find).flatten();
+        if ptxas.is_none() && kinds.contains(&Emit::Cubin) {
+            return Err(Diagnostic::new(Code::ToolMissing, "there is no ptxas, so there is no cubin")
+                .help("name one by MOEC_PTXAS, or emit `ptx`; `moec doctor` says where moec looks"));
+        }
+        if wants_cubin && has_gpu && ptxas.is_none() {
+            notes.say("note: ptxas was not found, so the package holds PTX only: the driver compiles it when it is loaded");
+        }
+        built = pipeline::build(spec, machines, &Options { ptxas })?;
+        built.iter().for_each(|(machine, _, objects)| say_images(machine, objects, notes));
+    } else if kinds.iter().any(|kind| is_per_target(*kind)) {
+        for machine in machines {
+            lowered.insert(machine.name, pipeline::lower(spec, machine)?);
+        }
+    }
+    let mut files = Vec::new();
+    for kind in kinds {
+        let mut add = |target: Option<&Machine>, bytes: Vec<u8>| {
+            let target = target.map_or(String::new(), |machine| format!(".{}", machine.name));
+            let name = format!("{}{target}.{}", spec.name, extension(*kind));
+            let is_text = !matches!(kind, Emit::Package | Emit::Cubin | Emit::Object);
+            files.push(File { name, bytes, is_text });
+        };
+        match kind {
+            Emit::Graph => add(None, graph::print(&import(spec)).into_bytes()),
+            Emit::Package => add(None, packed(spec, source, &built)?.to_bytes().map_err(pipeline::Error::Package)?),
+            Emit::Manifest => {
+                let manifest = packed(spec, source, &built)?;
+                let json = serde_json::to_string_pretty(manifest.manifest()).unwrap_or_default();
+                add(None, (json + "\n").into_bytes());
+            }
+            Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::Object => {
+                for (index, machine) in machines.iter().enumerate().filter(|(_, machine)| is_written(*kind, machine)) {
+                    let of_machine = built.get(index).map(|(_, lowered, _)| lowered).or_else(|| lowered.get(machine.name));
+                    let images = built.get(index).map_or(&[][..], |(_, _, objects)| objects);
+                    if let Some(bytes) = stage(*kind, machine, of_machine, images)? {
+                        add(Some(machine), bytes);
+                    }
+                }
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn packed(spec: &Spec, source: &Source, built: &[Built]) -> Result<Package, pipeline::Error> {
+    package(spec, &source.text, built).map_err(pipeline::Error::Package)
+}
+
+/// One machine's stage of one kind.
+fn stage(
+    kind: Emit,
+    machine: &Machine,
+    lowered: Option<&pipeline::Lowered>,
+    objects: &[moec_codegen::Object],
+) -> Result<Option<Vec<u8>>, Diagnostic> {
+    let image = |is_it: fn(&Image) -> bool| objects.iter().find(|o| is_it(&o.image)).map(|o| o.image.bytes().to_vec());
+    Ok(match kind {
+        Emit::Rewritten => lowered.map(|lowered| graph::print(lowered.rewritten.graph.graph()).into_bytes()),
+        Emit::Kernel => lowered.map(|lowered| kernel::print(&lowered.program).into_bytes()),
+        Emit::Llvm => {
+            lowered.map(|lowered| moec_codegen::llvm_text(&lowered.program, machine)).transpose()?.map(String::into_bytes)
+        }
+        Emit::Ptx => image(|image| matches!(image, Image::Ptx(_))),
+        Emit::Cubin => image(|image| matches!(image, Image::Cubin(_))),
+        Emit::Object => image(|image| matches!(image, Image::SharedObject(_))),
+        Emit::Package | Emit::Graph | Emit::Manifest => None,
+    })
+}
+
+/// One line a machine: its images, and what ptxas said of the kernels.
+fn say_images(machine: &Machine, objects: &[moec_codegen::Object], notes: Notes) {
+    let images: Vec<String> = objects
+        .iter()
+        .map(|object| {
+            let kind = match &object.image {
+                Image::Ptx(_) => "PTX",
+                Image::Cubin(_) => "cubin",
+                Image::SharedObject(_) => "object",
+            };
+            format!("{kind} {}", bytes_text(object.image.bytes().len() as u64))
+        })
+        .collect();
+    let kernels = objects.first().map_or(0, |object| object.kernels.len());
+    let usages: Vec<_> = objects.iter().flat_map(|object| &object.kernels).filter_map(|kernel| kernel.usage).collect();
+    let occupied = usages.iter().map(|usage| usage.registers).max().map_or(String::new(), |registers| {
+        let spills: u32 = usages.iter().map(|usage| usage.spill_stores + usage.spill_loads).sum();
+        let spills = if spills == 0 { "no spills".to_string() } else { format!("{spills} bytes of spills") };
+        format!("; at most {registers} registers, {spills}")
+    });
+    notes.say(&format!("{}: {kernels} kernels, {}{occupied}", machine.name, images.join(", ")));
+    objects.iter().flat_map(|object| &object.warnings).for_each(|warning| notes.say(&format!("warning: {warning}")));
+}
+
+/// `--why`: the rules that the rewritten graph could not do without, and what each saves.
+fn explain(spec: &Spec, machine: &Machine, notes: Notes) -> Result<(), Diagnostic> {
+    let graph = graph::verify(import(spec)).map_err(pipeline::Error::Graph)?;
+    let expected = &spec.tokens.expected;
+    let rewritten = rewrite::rewrite(&graph, machine, expected);
+    let tokens: Vec<String> = expected.iter().map(u64::to_string).collect();
+    let rounds = rewritten.matched.iter().map(|(round, _)| *round).max().unwrap_or(0);
+    let end = if rewritten.saturated { "nothing more to find" } else { "stopped at a limit" };
+    notes.say(&format!(
+        "{} for {}: {} -> {}, modelled, the sum for T = {}",
+        spec.name,
+        machine.name,
+        time_text(rewritten.before),
+        time_text(rewritten.after),
+        tokens.join(", ")
+    ));
+    notes.say(&format!("{} rules matched in {rounds} rounds, {end}", rewritten.matched.len()));
+    notes.say("  round  saves        rule");
+    for reason in rewrite::why(&graph, &rewritten, machine, expected) {
+        let saves = time_text(reason.without.saturating_sub(rewritten.after));
+        notes.say(&format!("  {:>5}  {saves:<11}  {}", reason.round, reason.rule));
+    }
+    Ok(())
+}
+
+/// Picoseconds for people.
+fn time_text(picoseconds: u64) -> String {
+    let units = [("s", 1e12), ("ms", 1e9), ("us", 1e6), ("ns", 1e3)];
+    match units.into_iter().find(|(_, unit)| picoseconds as f64 >= *unit) {
+        Some((name, unit)) => format!("{:.2} {name}", picoseconds as f64 / unit),
+        None => format!("{picoseconds} ps"),
+    }
+}

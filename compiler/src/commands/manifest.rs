@@ -1,0 +1,95 @@
+//! A package for people: what its manifest says, in a page.
+
+use std::io::{self, Write};
+
+use moec_runtime::Package;
+use moec_runtime::package::{Buffer, Dims, Extent, ImageKind, Kernel, Manifest, Role, Round, Target, workspace};
+
+use crate::files::bytes_text;
+
+/// Token counts at which the workspace is shown.
+const SHOWN_TOKENS: [u64; 4] = [1, 64, 4096, 65536];
+
+/// Prints the summary.
+pub(super) fn print(package: &Package, file_bytes: u64, out: &mut dyn Write) -> io::Result<()> {
+    let manifest = package.manifest();
+    let Manifest { compiler, layer, spec_sha256, dtype, max_tokens, dims, .. } = manifest;
+    writeln!(out, "package     {layer}, {}, by {compiler}, spec {}", bytes_text(file_bytes), &spec_sha256[..12])?;
+    let dims: Vec<String> = dims.iter().map(|dim| format!("{} {}", dim.name, dim.value)).collect();
+    writeln!(out, "layer       {}, {}, T up to {max_tokens}", dims.join(", "), dtype.name())?;
+    for (title, role) in [("inputs", Role::Input), ("outputs", Role::Output), ("weights", Role::Weight)] {
+        let buffers = manifest.buffers.iter().filter(|buffer| buffer.role == role);
+        let listed: Vec<String> = buffers.map(|buffer| buffer_text(buffer, &buffer.name)).collect();
+        writeln!(out, "{title:<11} {}", listed.join("\n            "))?;
+    }
+    let observed = manifest.buffers.iter().filter_map(|buffer| Some(buffer_text(buffer, buffer.observe.as_deref()?)));
+    writeln!(out, "observed    {}", observed.collect::<Vec<_>>().join("\n            "))?;
+    manifest.targets.iter().try_for_each(|target| print_target(package, target, out))
+}
+
+fn buffer_text(buffer: &Buffer, name: &str) -> String {
+    let shape: Vec<String> = buffer.shape.iter().map(formula).collect();
+    format!("{name} {}[{}]", buffer.dtype.name(), shape.join(", "))
+}
+
+fn print_target(package: &Package, target: &Target, out: &mut dyn Write) -> io::Result<()> {
+    let manifest = package.manifest();
+    let images = target.images.iter().filter_map(|index| manifest.images.get(*index as usize)).map(|image| {
+        let kind = match image.kind {
+            ImageKind::Ptx => "PTX",
+            ImageKind::Cubin => "cubin",
+            ImageKind::SharedObject => "object",
+        };
+        format!("{kind} {}", bytes_text(image.length))
+    });
+    let needs = match (&target.ptx_version, &target.least_driver) {
+        (Some(ptx), Some(driver)) => format!("; PTX {ptx}, a driver of CUDA {driver} or newer"),
+        (Some(_) | None, Some(_) | None) => String::new(),
+    };
+    writeln!(out, "\ntarget      {}: {}{needs}", target.name, images.collect::<Vec<_>>().join(", "))?;
+    let tokens = SHOWN_TOKENS.into_iter().filter(|tokens| *tokens <= manifest.max_tokens);
+    let at = tokens.filter_map(|tokens| {
+        let bytes = workspace(manifest, target, Dims::tokens(tokens)).ok()?.bytes;
+        Some(format!("{} at T = {tokens}", bytes_text(bytes)))
+    });
+    writeln!(out, "workspace   {}", at.collect::<Vec<_>>().join(", "))?;
+    let width = target.kernels.iter().map(|kernel| kernel.symbol.len()).max().unwrap_or(0);
+    for kernel in &target.kernels {
+        writeln!(out, "  kernel    {:<width$}  {}", kernel.symbol, kernel_text(kernel))?;
+    }
+    for regime in &target.regimes {
+        let bound = regime.tokens_up_to.map_or("any T".to_string(), |most| format!("T <= {most}"));
+        writeln!(out, "launches    {bound}")?;
+        for launch in &regime.launches {
+            let symbol = target.kernels.get(launch.kernel as usize).map_or("?", |kernel| kernel.symbol.as_str());
+            writeln!(out, "  {symbol:<width$}  {} blocks", formula(&launch.grid))?;
+        }
+    }
+    Ok(())
+}
+
+fn kernel_text(kernel: &Kernel) -> String {
+    let shared = u64::from(kernel.shared_bytes) + u64::from(kernel.dynamic_shared_bytes);
+    let registers = kernel.registers.map_or(String::new(), |registers| format!(", {registers} registers"));
+    let spills =
+        kernel.spill_bytes.filter(|bytes| *bytes > 0).map_or(String::new(), |bytes| format!(", {bytes} bytes of spills"));
+    format!("{} threads, {} shared{registers}{spills}", kernel.threads, bytes_text(shared))
+}
+
+/// A formula as the compiler prints its own: `ceil((T * 2) / 64)`.
+fn formula(extent: &Extent) -> String {
+    let two = |open: &str, a: &Extent, between: &str, b: &Extent| format!("{open}{}{between}{})", formula(a), formula(b));
+    match extent {
+        Extent::Const(value) => value.to_string(),
+        Extent::Tokens => "T".to_string(),
+        Extent::RowTokens => "S".to_string(),
+        Extent::Add(a, b) => two("(", a, " + ", b),
+        Extent::Sub(a, b) => two("(", a, " - ", b),
+        Extent::Mul(a, b) => two("(", a, " * ", b),
+        Extent::Min(a, b) => two("min(", a, ", ", b),
+        Extent::Max(a, b) => two("max(", a, ", ", b),
+        Extent::Div(a, b, Round::Floor) => two("floor(", a, " / ", b),
+        Extent::Div(a, b, Round::Ceil) => two("ceil(", a, " / ", b),
+        Extent::Div(a, b, Round::HalfEven) => two("half_even(", a, " / ", b),
+    }
+}

@@ -1,0 +1,136 @@
+//! What each command does, in terms of the library: the product to `out`, everything else to stderr or into the error.
+//! Flags and their help are in `cli`.
+
+mod about;
+mod check;
+mod compile;
+mod inspect;
+mod manifest;
+mod opt;
+mod report;
+mod run;
+mod text;
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::ValueEnum;
+use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report, Source};
+use moec::spec::{self, Spec};
+use moec_ir::Machine;
+
+pub(crate) use self::run::InputArgument;
+use crate::cli::{Cli, Command, Target};
+use crate::{console, doctor};
+
+/// Why a command did not succeed.
+pub(crate) enum Failure {
+    /// Something to tell the user.
+    Report(Report),
+    /// The product could not be written.
+    Output(io::Error),
+}
+
+impl From<Report> for Failure {
+    fn from(report: Report) -> Failure {
+        Failure::Report(report)
+    }
+}
+
+impl From<Diagnostic> for Failure {
+    fn from(diagnostic: Diagnostic) -> Failure {
+        Failure::Report(diagnostic.into())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Output(error)
+    }
+}
+
+/// Runs a command.
+pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
+    let notes = Notes(cli.message_format);
+    match &cli.command {
+        Command::Compile(arguments) => compile::compile(arguments, notes, out),
+        Command::Check { specs } => check::check(specs, out),
+        Command::Opt(arguments) => opt::opt(arguments, out),
+        Command::Run(arguments) => run::run(arguments, notes, out),
+        Command::Inspect { file, manifest } => inspect::inspect(file, *manifest, out),
+        Command::Explain { code, list: _ } => about::explain(code.as_deref(), out),
+        Command::Schema => about::schema(out),
+        Command::Targets => about::targets(out),
+        Command::Doctor => doctor::doctor(out),
+        Command::Completions { shell } => about::completions(*shell, out),
+    }
+}
+
+/// stderr, for lines about what was done.
+#[derive(Clone, Copy)]
+struct Notes(MessageFormat);
+
+impl Notes {
+    fn say(self, text: &str) {
+        console::note(text, self.0);
+    }
+}
+
+/// A spec with a name: its own, else that of its file.
+fn load_spec(path: &Path) -> Result<(Spec, Source), Report> {
+    let (mut spec, source) = spec::load(path)?;
+    if spec.name.is_empty() {
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy()).filter(|_| path != Path::new("-")).unwrap_or_default();
+        let is_legal = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        spec.name = stem.chars().filter(is_legal).take(64).collect();
+    }
+    if spec.name.is_empty() {
+        spec.name = "layer".to_string();
+    }
+    Ok((spec, source))
+}
+
+/// The machines of these targets, each once, in the order asked for.
+fn machines(targets: &[Target]) -> Result<Vec<Machine>, Diagnostic> {
+    let mut machines: Vec<Machine> = Vec::new();
+    for target in targets {
+        let machine = machine(*target)?;
+        if !machines.contains(&machine) {
+            machines.push(machine);
+        }
+    }
+    Ok(machines)
+}
+
+fn machine(target: Target) -> Result<Machine, Diagnostic> {
+    match target {
+        Target::Host => moec::host_machine().ok_or_else(|| {
+            Diagnostic::new(Code::NoDevice, "this CPU is not one that moec has kernels for")
+                .help("x86-64 with AVX2, FMA and F16C is the least; `--target sm_80` and others compile for a GPU")
+        }),
+        Target::Sm80
+        | Target::Sm86
+        | Target::Sm89
+        | Target::Sm90a
+        | Target::Sm100a
+        | Target::Sm120a
+        | Target::X86V3
+        | Target::X86V4
+        | Target::X86V4Bf16 => {
+            let name = target.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default();
+            Machine::named(&name).ok_or_else(|| Diagnostic::new(Code::Bug, format!("there is no machine `{name}`")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_target_but_the_host_is_a_machine() {
+        let named = Target::value_variants().iter().filter(|target| **target != Target::Host);
+        let named: Vec<&str> = named.filter_map(|target| machine(*target).ok()).map(|machine| machine.name).collect();
+        assert_eq!(named, moec_ir::machine::MACHINES.map(|machine| machine.name));
+    }
+}

@@ -1,0 +1,64 @@
+//! `moec opt`: passes over a graph or kernels, from text to text.
+
+use std::io::Write;
+
+use clap::ValueEnum;
+use moec::diagnostics::{Code, Diagnostic, Report, Source};
+use moec_ir::graph::{self, Graph, Typed};
+use moec_ir::kernel::{self, Program};
+use moec_ir::rewrite::rewrite;
+use moec_ir::schedule::schedule;
+
+use super::text::{Text, graph_report, parse_or_refuse, program_report, read};
+use super::{Failure, machine};
+use crate::cli::{Opt, Pass};
+
+/// Runs the passes and prints what is left.
+pub(super) fn opt(arguments: &Opt, out: &mut dyn Write) -> Result<(), Failure> {
+    let (text, source) = parse_or_refuse(read(&arguments.file)?)?;
+    let mut text = text;
+    for pass in &arguments.pipeline {
+        text = apply(*pass, text, arguments, &source)?;
+    }
+    let printed = match &text {
+        Text::Graph(graph) => graph::print(graph),
+        Text::Program(program) => kernel::print(program),
+    };
+    out.write_all(printed.as_bytes())?;
+    Ok(())
+}
+
+fn apply(pass: Pass, text: Text, arguments: &Opt, source: &Source) -> Result<Text, Report> {
+    let machine = || machine(arguments.target).map_err(Report::from);
+    match (pass, text) {
+        (Pass::Verify, Text::Graph(graph)) => Ok(Text::Graph(typed(graph, source)?.graph().clone())),
+        (Pass::Verify, Text::Program(program)) => Ok(Text::Program(verified(program, &machine()?, source)?)),
+        (Pass::Rewrite, Text::Graph(graph)) => {
+            let rewritten = rewrite(&typed(graph, source)?, &machine()?, &arguments.tokens);
+            Ok(Text::Graph(rewritten.graph.graph().clone()))
+        }
+        (Pass::Schedule, Text::Graph(graph)) => {
+            let program = schedule(&typed(graph, source)?, &machine()?);
+            let failed = |diagnostic| Report { source: source.clone(), diagnostics: vec![diagnostic] };
+            program.map(Text::Program).map_err(|error| failed(Diagnostic::from(error)))
+        }
+        (Pass::Rewrite | Pass::Schedule, Text::Program(_)) => {
+            let name = pass.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default();
+            let diagnostic =
+                Diagnostic::new(Code::UsageConflict, format!("the pass `{name}` takes a graph, and these are kernels"));
+            Err(diagnostic.help("kernels can be verified, and come from graphs by `schedule`").into())
+        }
+    }
+}
+
+fn typed(graph: Graph, source: &Source) -> Result<Typed, Report> {
+    // `verify` keeps the graph, and what is wrong with it is shown on it.
+    graph::verify(graph.clone()).map_err(|violations| graph_report(&graph, &violations, source))
+}
+
+fn verified(program: Program, machine: &moec_ir::Machine, source: &Source) -> Result<Program, Report> {
+    match kernel::verify(&program, machine) {
+        Ok(()) => Ok(program),
+        Err(violations) => Err(program_report(&program, &violations, source)),
+    }
+}

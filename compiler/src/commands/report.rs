@@ -1,0 +1,160 @@
+//! What `moec run` prints: a few lines on time, routing and errors. Nothing is computed here that is not shown.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use moec::reference::Difference;
+use moec::spec::Tensor;
+use moec_runtime::package::{Dims, Manifest, Role};
+
+use super::run::{dim, integers};
+
+/// One run.
+pub(super) struct Measured<'r> {
+    pub(super) manifest: &'r Manifest,
+    pub(super) target: &'r str,
+    pub(super) device: String,
+    pub(super) dims: Dims,
+    /// Ascending, at least one.
+    pub(super) times: &'r [Duration],
+    pub(super) run: &'r moec_runtime::Run,
+}
+
+/// The output against another one.
+pub(super) struct Comparison {
+    pub(super) name: &'static str,
+    pub(super) difference: Difference,
+    /// The largest error, as a part of the largest output, that rounding explains.
+    pub(super) bound: f64,
+    /// Tokens with other experts, where both sides say which.
+    pub(super) tokens_apart: Option<usize>,
+}
+
+impl Comparison {
+    pub(super) fn is_within_bound(&self) -> bool {
+        self.difference.of_largest <= self.bound
+    }
+}
+
+/// Prints the report.
+pub(super) fn print(measured: &Measured<'_>, comparisons: &[Comparison], out: &mut dyn Write) -> io::Result<()> {
+    let Measured { manifest, target, device, dims, .. } = measured;
+    let rows = if dims.tokens == dims.row_tokens { String::new() } else { format!(" in rows of {}", dims.row_tokens) };
+    writeln!(out, "layer       {}, {}, {} on {device}", manifest.layer, manifest.dtype.name(), target)?;
+    writeln!(out, "tokens      {}{rows}", dims.tokens)?;
+    print_time(measured, out)?;
+    if dims.tokens > 0 {
+        print_routing(measured, out)?;
+    }
+    for Comparison { name, difference, bound, tokens_apart } in comparisons {
+        let sets = match tokens_apart {
+            Some(0) => ", expert sets identical".to_string(),
+            Some(tokens) => format!(", expert sets differ in {tokens} of {} tokens", dims.tokens),
+            None => String::new(),
+        };
+        let Difference { of_largest, of_rms } = difference;
+        writeln!(
+            out,
+            "{name:<11} max error {of_largest:.1e} of the largest output (at most {bound:.0e}), max/rms {of_rms:.1e}{sets}"
+        )?;
+    }
+    Ok(())
+}
+
+fn print_time(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let Measured { dims, times, .. } = measured;
+    let seconds = times[times.len() / 2].as_secs_f64();
+    if dims.tokens == 0 {
+        return writeln!(out, "time        nothing was launched");
+    }
+    let rate = |amount: f64| amount / seconds.max(1e-9);
+    writeln!(
+        out,
+        "time        {} a batch (median of {}), {:.0} tokens/s, {:.2} GB/s of weights",
+        time_text(seconds),
+        times.len(),
+        rate(dims.tokens as f64),
+        rate(weight_bytes_touched(measured)) / 1e9,
+    )
+}
+
+/// Weights of the experts that were hit, and all others.
+fn weight_bytes_touched(measured: &Measured<'_>) -> f64 {
+    let loads = integers(measured.run.tensor("stats.load"));
+    let hit = loads.iter().filter(|load| **load > 0).count() as f64 / loads.len().max(1) as f64;
+    let weights = measured.manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
+    let bytes = weights.map(|buffer| {
+        let elements: i64 = buffer.shape.iter().map(|extent| extent.as_const().unwrap_or(0)).product();
+        let whole = elements as f64 * buffer.dtype.bytes() as f64;
+        if Tensor::from_word(&buffer.name).is_some_and(Tensor::has_experts) { whole * hit } else { whole }
+    });
+    bytes.sum()
+}
+
+fn print_routing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let pairs = measured.dims.tokens * dim(measured.manifest, "top_k");
+    let loads = integers(measured.run.tensor("stats.load"));
+    let kept: usize = integers(measured.run.tensor("stats.kept")).iter().sum();
+    let dropped = pairs.saturating_sub(kept as u64);
+    let share = 100.0 * dropped as f64 / pairs.max(1) as f64;
+    writeln!(out, "dropped     {dropped} of {pairs} (token, expert) pairs, {share:.1}%")?;
+    let hit = loads.iter().filter(|load| **load > 0).count();
+    let (least, most) = (loads.iter().min().copied().unwrap_or(0), loads.iter().max().copied().unwrap_or(0));
+    let mean = loads.iter().sum::<usize>() as f64 / loads.len().max(1) as f64;
+    writeln!(out, "experts     {hit} of {} hit; pairs an expert: {least} to {most}, mean {mean:.1}", loads.len())?;
+    let lines = if !io::stdout().is_terminal() { load_numbers(&loads) } else { load_chart(&loads) };
+    lines.iter().try_for_each(|line| writeln!(out, "  {line}"))
+}
+
+/// Sixteen experts a line.
+fn load_numbers(loads: &[usize]) -> Vec<String> {
+    const PER_LINE: usize = 16;
+    let width = loads.iter().max().map_or(1, |most| most.to_string().len());
+    let line = |(at, loads): (usize, &[usize])| {
+        let numbers: Vec<String> = loads.iter().map(|load| format!("{load:>width$}")).collect();
+        format!("{:>4}: {}", at * PER_LINE, numbers.join(" "))
+    };
+    loads.chunks(PER_LINE).enumerate().map(line).collect()
+}
+
+/// A bar an expert; of many experts one character each, sixty-four a line.
+fn load_chart(loads: &[usize]) -> Vec<String> {
+    const MOST_BARS: usize = 16;
+    const BAR: usize = 40;
+    const LEVELS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    const PER_LINE: usize = 64;
+    let most = loads.iter().max().copied().unwrap_or(0).max(1);
+    if loads.len() <= MOST_BARS {
+        let bar = |(expert, load): (usize, &usize)| format!("{expert:>4} {load:>6} {}", "█".repeat((load * BAR).div_ceil(most)));
+        return loads.iter().enumerate().map(bar).collect();
+    }
+    let level = |load: &usize| LEVELS[(load * (LEVELS.len() - 1)).div_ceil(most)];
+    let line = |(at, loads): (usize, &[usize])| format!("{:>4} {}", at * PER_LINE, loads.iter().map(level).collect::<String>());
+    loads.chunks(PER_LINE).enumerate().map(line).collect()
+}
+
+/// 41.2 us, 3.10 ms, 1.20 s.
+fn time_text(seconds: f64) -> String {
+    let units = [("s", 1.0), ("ms", 1e-3), ("us", 1e-6)];
+    let (name, unit) = units.into_iter().find(|(_, unit)| seconds >= *unit).unwrap_or(("us", 1e-6));
+    format!("{:.2} {name}", seconds / unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn charts() {
+        assert_eq!(
+            load_chart(&[0, 1, 2]),
+            ["   0      0 ", "   1      1 ████████████████████", &format!("   2      2 {}", "█".repeat(40))]
+        );
+        let many: Vec<usize> = (0..65).map(|i| i % 9).collect();
+        let chart = load_chart(&many);
+        assert_eq!(chart.len(), 2);
+        assert!(chart[0].contains(" ▁▂▃▄▅▆▇█"));
+        assert_eq!(load_numbers(&[1, 10, 3]), ["   0:  1 10  3"]);
+        assert_eq!(load_chart(&[0, 0]).len(), 2);
+    }
+}

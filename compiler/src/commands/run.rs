@@ -1,0 +1,264 @@
+//! `moec run`: a layer on weights and tokens, timed, and held against the f64 interpreter and against what the input file
+//! says. How the report looks is in `report`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
+use moec::import::import;
+use moec::reference::{Difference, bound, difference, expert_sets_apart, reference};
+use moec::spec::Spec;
+use moec::{pipeline, random};
+use moec_codegen::Options;
+use moec_ir::Machine;
+use moec_ir::machine::MACHINES;
+use moec_runtime::package::{self, Dims, Dtype, Manifest, Role};
+use moec_runtime::weights::to_safetensors;
+use moec_runtime::{Checkpoint, DeviceKind, Error, Layer, Package, Tensor, assemble};
+
+use super::report::{Comparison, Measured, print};
+use super::{Failure, Notes, load_spec};
+use crate::cli::{Device, Run, Target};
+use crate::files::{bytes_text, read, report_at, write};
+
+/// Above this the interpreter's copies in f64 are worth a warning.
+const LARGE_REFERENCE_BYTES: u64 = 1 << 30;
+
+/// Runs a layer and prints what happened.
+pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
+    if arguments.output.as_deref() == Some(Path::new("-")) {
+        let diagnostic = Diagnostic::new(Code::UsageConflict, "standard output is the report's");
+        return Err(diagnostic.help("name a file by `--output`").into());
+    }
+    let (package, spec) = open(arguments)?;
+    let device = match arguments.device {
+        Device::Host => DeviceKind::Host { threads: arguments.threads },
+        Device::Cuda => DeviceKind::Cuda { ordinal: 0 },
+    };
+    let layer = Layer::load(&package, device).map_err(|error| report_at(&arguments.layer, error))?;
+    let manifest = package.manifest();
+
+    let weights = weights(arguments, manifest, notes)?;
+    let Input { tensor: input, dims, expected } = input(arguments, manifest, notes)?;
+    let blame = arguments.input.as_ref().map_or(&arguments.layer, |input| &input.path);
+    let failed = |error: Error| report_at(blame, error);
+
+    // The interpreter needs the weights too, and the device's copy may be out of reach.
+    let kept = if arguments.reference { weights.clone() } else { Vec::new() };
+    let bound_layer = layer.bind(weights).map_err(failed)?;
+    let mut batch = bound_layer.batch(std::slice::from_ref(&input), dims).map_err(failed)?;
+    bound_layer.launch(&mut batch).map_err(failed)?;
+    let mut times = Vec::new();
+    for _ in 0..arguments.repeat {
+        times.push(bound_layer.launch(&mut batch).map_err(failed)?);
+    }
+    times.sort_unstable();
+    let run = bound_layer.collect(&batch, times[times.len() / 2]).map_err(failed)?;
+
+    if let Some(path) = &arguments.output {
+        let bytes = output_file(&run, &input).map_err(failed)?;
+        write(path, &bytes)?;
+        notes.say(&format!("wrote {} ({})", path.display(), bytes_text(bytes.len() as u64)));
+    }
+    let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
+    let experts = integers(run.tensor("route.experts"));
+    let top_k = dim(manifest, "top_k");
+    let compare = |name: &'static str, expected: &[f64], sets: Option<&[usize]>| Comparison {
+        name,
+        difference: difference(&output, expected),
+        bound: bound(manifest.dtype),
+        tokens_apart: sets.map(|sets| expert_sets_apart(&experts, sets, top_k as usize)),
+    };
+    let mut comparisons = Vec::new();
+    if let (true, Some(spec)) = (arguments.reference, &spec) {
+        say_if_large(&kept, notes);
+        let reference = reference(import(spec), manifest, &kept, &input, dims).map_err(Diagnostic::from)?;
+        comparisons.push(compare("reference", &reference.output, Some(&reference.experts)));
+    }
+    if let Some(expected) = &expected {
+        comparisons.push(compare("out.hidden", &expected.output, expected.experts.as_deref()));
+    }
+    let measured =
+        Measured { manifest, target: &layer.target().name, device: layer.device().name(), dims, times: &times, run: &run };
+    print(&measured, &comparisons, out)?;
+    match comparisons.iter().find(|comparison| !comparison.is_within_bound()) {
+        Some(comparison) => Err(too_far(comparison).into()),
+        None => Ok(()),
+    }
+}
+
+/// The package and, where the argument was a spec, the spec.
+fn open(arguments: &Run) -> Result<(Package, Option<Spec>), Failure> {
+    let path = &arguments.layer;
+    if path == Path::new("-") || !is_package(path) {
+        let (spec, source) = load_spec(path)?;
+        let package = compile(&spec, &source, arguments.device).map_err(|error| report_at(source.name.as_ref(), error))?;
+        return Ok((package, Some(spec)));
+    }
+    if arguments.reference {
+        let diagnostic = Diagnostic::new(Code::UsageConflict, "a package does not hold the spec that the interpreter needs");
+        return Err(report_at(path, diagnostic.help("give the spec in the package's place")).into());
+    }
+    let package = package::read(&read(path)?).map_err(|error| report_at(path, error))?;
+    Ok((package, None))
+}
+
+/// Whether the file starts as a package does. One that cannot be read is left to whoever reads specs to complain about.
+fn is_package(path: &Path) -> bool {
+    let mut start = [0; 8];
+    let opened = std::fs::File::open(path);
+    opened.and_then(|mut file| std::io::Read::read_exact(&mut file, &mut start)).is_ok() && start == *b"moec.pkg"
+}
+
+/// For a GPU, PTX for every architecture: which of them is there is known only to the driver.
+fn compile(spec: &Spec, source: &Source, device: Device) -> Result<Package, Diagnostic> {
+    let machines: Vec<Machine> = match device {
+        Device::Host => vec![super::machine(Target::Host)?],
+        Device::Cuda => MACHINES.into_iter().filter(Machine::is_gpu).collect(),
+    };
+    Ok(pipeline::compile(spec, &source.text, &machines, &Options::default())?)
+}
+
+/// The weights in the manifest's order.
+fn weights(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Vec<Tensor>, Report> {
+    let Some(path) = &arguments.weights else {
+        notes.say(&format!("note: no --weights: random ones, seed {}", arguments.seed));
+        return random::weights(manifest, arguments.seed).map_err(|error| report_at(&arguments.layer, error));
+    };
+    let file = read(path)?;
+    let prefix = arguments.tensor_prefix.as_deref().unwrap_or("");
+    let assembled = Checkpoint::read(&file).and_then(|checkpoint| assemble(manifest, &checkpoint, prefix));
+    let (weights, conversions) = assembled.map_err(|error| report_at(path, error))?;
+    conversions.iter().for_each(|conversion| notes.say(&format!("note: {conversion}")));
+    Ok(weights)
+}
+
+/// Tokens, and what the same file says should come out.
+struct Input {
+    tensor: Tensor,
+    dims: Dims,
+    expected: Option<Expected>,
+}
+
+struct Expected {
+    output: Vec<f64>,
+    experts: Option<Vec<usize>>,
+}
+
+fn input(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Input, Report> {
+    const RANDOM_TOKENS: u64 = 64;
+    let dtype = manifest.buffers.iter().find(|b| b.role == Role::Input).map_or(manifest.dtype, |buffer| buffer.dtype);
+    let Some(given) = &arguments.input else {
+        let tokens = arguments.tokens.unwrap_or(RANDOM_TOKENS.min(manifest.max_tokens));
+        if tokens > manifest.max_tokens {
+            let error = Error::TokensAboveMax { tokens, max: manifest.max_tokens };
+            return Err(report_at(&arguments.layer, error));
+        }
+        notes.say(&format!("note: no --input: {tokens} random tokens, seed {}", arguments.seed));
+        let tensor = random::tokens(dtype, tokens, dim(manifest, "hidden"), arguments.seed);
+        let tensor = tensor.map_err(|error| report_at(&arguments.layer, error))?;
+        return Ok(Input { tensor, dims: Dims::tokens(tokens), expected: None });
+    };
+    let file = read(&given.path)?;
+    let failed = |error: Error| report_at(&given.path, error);
+    let checkpoint = Checkpoint::read(&file).map_err(failed)?;
+    let name = match &given.tensor {
+        Some(name) => name.as_str(),
+        None => default_tensor(&checkpoint).map_err(|diagnostic| report_at(&given.path, diagnostic))?,
+    };
+    let (tensor, conversion) = checkpoint.tensor(name, dtype).map_err(failed)?;
+    if let Some(conversion) = conversion {
+        notes.say(&format!("note: {conversion}"));
+    }
+    let dims = Dims::of_activations(tensor.shape()).map_err(failed)?;
+    Ok(Input { expected: expected(&checkpoint, &tensor), tensor, dims })
+}
+
+/// `in.hidden`, else the only tensor.
+fn default_tensor<'c>(checkpoint: &'c Checkpoint<'_>) -> Result<&'c str, Diagnostic> {
+    const SHOWN: usize = 12;
+    let names = checkpoint.names();
+    match (names.contains(&"in.hidden"), &names[..]) {
+        (true, _) => Ok("in.hidden"),
+        (false, [only]) => Ok(only),
+        (false, names) => {
+            let listed: Vec<String> = names.iter().take(SHOWN).map(|name| quote(name)).collect();
+            let more = names.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Err(Diagnostic::new(Code::BadCheckpoint, "which tensor holds the tokens?")
+                .help("name it: `--input FILE:TENSOR`")
+                .note(format!("the file has {}{more}", listed.join(", "))))
+        }
+    }
+}
+
+/// `out.hidden` of the input's shape, and `ref.topk_index`, where the file has them.
+fn expected(checkpoint: &Checkpoint<'_>, input: &Tensor) -> Option<Expected> {
+    let has = |name: &str| checkpoint.names().contains(&name);
+    let load = |name: &str, dtype| if has(name) { checkpoint.tensor(name, dtype).ok().map(|(tensor, _)| tensor) } else { None };
+    let output = load("out.hidden", Dtype::F32).filter(|tensor| tensor.shape() == input.shape())?;
+    let experts = load("ref.topk_index", Dtype::I32);
+    Some(Expected { output: output.to_f64(), experts: experts.map(|tensor| integers(Some(&tensor))) })
+}
+
+/// The elements of an integer tensor; none where there is none.
+pub(super) fn integers(tensor: Option<&Tensor>) -> Vec<usize> {
+    let values = tensor.and_then(|tensor| tensor.to_i32().ok()).unwrap_or_default();
+    values.into_iter().map(|value| usize::try_from(value).unwrap_or(usize::MAX)).collect()
+}
+
+/// A size that the manifest names.
+pub(super) fn dim(manifest: &Manifest, name: &str) -> u64 {
+    manifest.dims.iter().find(|dim| dim.name == name).map_or(0, |dim| dim.value)
+}
+
+/// `out.hidden` in the input's shape, and how the tokens were routed.
+fn output_file(run: &moec_runtime::Run, input: &Tensor) -> Result<Vec<u8>, Error> {
+    let mut tensors: Vec<(&str, Tensor)> = Vec::new();
+    if let Some((_, output)) = run.outputs.first() {
+        tensors.push(("out.hidden", output.clone().reshape(input.shape().to_vec())?));
+    }
+    for name in ["route.experts", "route.weights"] {
+        tensors.extend(run.tensor(name).map(|tensor| (name, tensor.clone())));
+    }
+    let named: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    to_safetensors(&named)
+}
+
+fn say_if_large(weights: &[Tensor], notes: Notes) {
+    let bytes: u64 = weights.iter().map(|weight| weight.shape().iter().product::<u64>() * 8).sum();
+    if bytes > LARGE_REFERENCE_BYTES {
+        notes.say(&format!("note: the reference works in f64, on several copies of {} of weights", bytes_text(bytes)));
+    }
+}
+
+fn too_far(comparison: &Comparison) -> Diagnostic {
+    let Difference { of_largest, of_rms: _ } = comparison.difference;
+    let message = format!("the error against {} is {of_largest:.1e}, above {:.0e}", comparison.name, comparison.bound);
+    let diagnostic = Diagnostic::new(Code::TooFarOff, message);
+    match comparison.tokens_apart {
+        Some(0) | None => {
+            diagnostic.help("the same tokens and weights with `--device host` tell a kernel's error from a rounding")
+        }
+        Some(tokens) => diagnostic.note(format!("{tokens} tokens chose other experts: a near tie rounds either way")),
+    }
+}
+
+/// `FILE` or `FILE:TENSOR`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InputArgument {
+    path: PathBuf,
+    tensor: Option<String>,
+}
+
+impl From<&str> for InputArgument {
+    /// A file whose own name has a colon is meant whole, if it is there.
+    fn from(text: &str) -> InputArgument {
+        match text.rsplit_once(':') {
+            Some((path, tensor)) if !path.is_empty() && !tensor.is_empty() && !Path::new(text).exists() => {
+                InputArgument { path: path.into(), tensor: Some(tensor.into()) }
+            }
+            Some(_) | None => InputArgument { path: text.into(), tensor: None },
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The errors of the other rooms as diagnostics: whose fault each is, and what to do about it.
+//! None has a place in a text; a caller that knows the file puts it into the report.
+
+use moec_ir::schedule::ScheduleError;
+
+use super::{Code, Diagnostic};
+use crate::pipeline;
+use crate::reference::ReferenceError;
+
+/// What to send with a bug.
+const SEND: &str = "please send the spec, the command line and this message";
+
+impl From<pipeline::Error> for Diagnostic {
+    fn from(error: pipeline::Error) -> Diagnostic {
+        match error {
+            pipeline::Error::Graph(violations) => {
+                let diagnostic = bug("the spec became a graph that is not well typed");
+                violations.into_iter().fold(diagnostic, |diagnostic, violation| diagnostic.note(violation.message))
+            }
+            pipeline::Error::Schedule(error) => error.into(),
+            pipeline::Error::Kernel { machine, text } => {
+                bug(&format!("the kernels for {machine} break a rule")).note(text.trim_end().to_string())
+            }
+            pipeline::Error::Codegen(error) => error.into(),
+            pipeline::Error::Package(error) => bug("the package does not describe its images").note(error.to_string()),
+        }
+    }
+}
+
+impl From<ScheduleError> for Diagnostic {
+    fn from(error: ScheduleError) -> Diagnostic {
+        let help = match &error {
+            ScheduleError::Extent { .. } => "make `tokens.max` or the layer smaller",
+            ScheduleError::Shared { .. } => "compile for a machine whose blocks share more, or make the layer smaller",
+            ScheduleError::Unfused { .. } | ScheduleError::Body { .. } | ScheduleError::Operand { .. } => {
+                "run the pass `rewrite` first; if it was run, this combination of keys is not carried yet"
+            }
+            ScheduleError::Result { .. } => "end the layer with a `combine` or a `gemm`",
+        };
+        Diagnostic::new(Code::NoKernels, error.to_string()).help(help)
+    }
+}
+
+impl From<moec_codegen::Error> for Diagnostic {
+    fn from(error: moec_codegen::Error) -> Diagnostic {
+        use moec_codegen::Error;
+        let message = error.to_string();
+        match error {
+            Error::Malformed { .. } | Error::Llvm { .. } => bug(&message),
+            Error::Unsupported { .. } | Error::Shared { .. } => {
+                Diagnostic::new(Code::NoKernels, message).help("compile for another machine; `moec targets` lists them")
+            }
+            Error::NoLinker { .. } => {
+                Diagnostic::new(Code::ToolMissing, message).help("install a C compiler (Debian: `apt-get install gcc`)")
+            }
+            Error::Tool { .. } | Error::Io { .. } => Diagnostic::new(Code::ToolFailed, message)
+                .help("`moec doctor` shows the tools in use; `MOEC_PTXAS=` (set to nothing) compiles without ptxas"),
+        }
+    }
+}
+
+impl From<moec_runtime::Error> for Diagnostic {
+    fn from(error: moec_runtime::Error) -> Diagnostic {
+        let family = &error.code()[..4];
+        let code = match family {
+            "RT01" => Code::BadPackage,
+            "RT02" => Code::BadCheckpoint,
+            "RT03" => Code::BadBatch,
+            "RT04" => Code::NoDevice,
+            _ => Code::DeviceFailed,
+        };
+        // The runtime's messages end with what to do, after a semicolon.
+        let text = error.to_string();
+        let diagnostic = match text.rsplit_once("; ") {
+            Some((message, help)) => Diagnostic::new(code, message).help(help),
+            None => Diagnostic::new(code, text),
+        };
+        diagnostic.note(format!("the runtime's code is {}", error.code()))
+    }
+}
+
+impl From<ReferenceError> for Diagnostic {
+    fn from(error: ReferenceError) -> Diagnostic {
+        bug(&error.to_string())
+    }
+}
+
+fn bug(message: &str) -> Diagnostic {
+    Diagnostic::new(Code::Bug, message).help(SEND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_follow_the_runtimes_blame() {
+        let errors = [
+            moec_runtime::Error::NotAPackage,
+            moec_runtime::Error::Safetensors { why: "short".into() },
+            moec_runtime::Error::TokensAboveMax { tokens: 2, max: 1 },
+            moec_runtime::Error::NoDriver { why: "no libcuda.so.1".into() },
+            moec_runtime::Error::Poisoned { first: "it".into() },
+        ];
+        for error in errors {
+            let expected = error.blame().exit_code();
+            assert_eq!(Diagnostic::from(error).code.exit() as u8, expected);
+        }
+    }
+
+    #[test]
+    fn help_is_split_off() {
+        let diagnostic = Diagnostic::from(moec_runtime::Error::TokensAboveMax { tokens: 2, max: 1 });
+        assert_eq!(diagnostic.message, "2 tokens, the package serves at most 1");
+        assert_eq!(diagnostic.help.as_deref(), Some("split the batch, or compile with a larger `[tokens] max`"));
+    }
+}

@@ -1,0 +1,109 @@
+//! Seeded random tensors for runs without a checkpoint: the same seed gives the same bits on every machine and on any
+//! number of threads. Nothing here is fit for cryptography, nor for statistics beyond "about normal".
+
+use half::{bf16, f16};
+use moec_runtime::package::{Dims, Dtype, Manifest, Role};
+use moec_runtime::{Error, Tensor};
+use rayon::prelude::*;
+
+/// Elements that one stream of numbers fills. Part of the meaning of a seed.
+const CHUNK: usize = 1 << 16;
+/// Standard deviation of biases: small beside the products that they are added to.
+const BIAS_SCALE: f32 = 0.1;
+
+/// A weight for every weight buffer of the manifest, in its order, scaled by one over the root of its fan-in so that
+/// activations neither vanish nor explode.
+///
+/// # Errors
+/// [`Error::Extent`] where a shape has no value.
+pub fn weights(manifest: &Manifest, seed: u64) -> Result<Vec<Tensor>, Error> {
+    let weights = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
+    weights
+        .map(|buffer| {
+            let shape = buffer.shape.iter().map(|extent| extent.count(Dims::tokens(0))).collect::<Result<Vec<_>, _>>()?;
+            let fan_in = shape.last().copied().unwrap_or(1).max(1);
+            let scale = if buffer.name.ends_with("bias") { BIAS_SCALE } else { 1.0 / (fan_in as f32).sqrt() };
+            normal(buffer.dtype, shape, scale, stream(seed, &buffer.name))
+        })
+        .collect()
+}
+
+/// Tokens `[T, H]` with elements of about N(0, 1).
+///
+/// # Errors
+/// [`Error::Shape`] where there is no such tensor.
+pub fn tokens(dtype: Dtype, tokens: u64, hidden: u64, seed: u64) -> Result<Tensor, Error> {
+    normal(dtype, vec![tokens, hidden], 1.0, stream(seed, "x"))
+}
+
+/// A tensor with elements of about N(0, scale^2), drawn in the element type itself: a layer of gigabytes takes seconds.
+fn normal(dtype: Dtype, shape: Vec<u64>, scale: f32, stream: u64) -> Result<Tensor, Error> {
+    let element_bytes = dtype.bytes() as usize;
+    let bytes = shape.iter().try_fold(dtype.bytes(), |product, extent| product.checked_mul(*extent));
+    let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok()).ok_or(Error::Extent { why: "a tensor overflows" })?;
+    let mut data = Vec::new();
+    data.try_reserve_exact(bytes).map_err(|_| Error::OutOfMemory { bytes: bytes as u64 })?;
+    data.resize(bytes, 0);
+    data.par_chunks_mut(CHUNK * element_bytes).enumerate().for_each(|(index, chunk)| {
+        let mut state = mix(stream ^ mix(index as u64));
+        let mut next = || about_normal(&mut state) * scale;
+        match dtype {
+            Dtype::F32 => chunk.as_chunks_mut::<4>().0.iter_mut().for_each(|out| *out = next().to_le_bytes()),
+            Dtype::F16 => chunk.as_chunks_mut::<2>().0.iter_mut().for_each(|out| *out = f16::from_f32(next()).to_le_bytes()),
+            Dtype::Bf16 => chunk.as_chunks_mut::<2>().0.iter_mut().for_each(|out| *out = bf16::from_f32(next()).to_le_bytes()),
+            Dtype::I32 => chunk.as_chunks_mut::<4>().0.iter_mut().for_each(|out| *out = (next() as i32).to_le_bytes()),
+        }
+    });
+    Tensor::new(dtype, shape, data)
+}
+
+/// Of mean 0 and variance 1: the sum of four uniform numbers, which ends at 3.5 deviations and needs no logarithm.
+fn about_normal(state: &mut u64) -> f32 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let bits = mix(*state);
+    let sum: u32 = [0, 16, 32, 48].map(|shift| u32::from((bits >> shift) as u16)).iter().sum();
+    // Each of the four is uniform below 2^16, of variance 2^32 / 12.
+    (sum as f32 - 131_070.0) * (3f32.sqrt() / 65_536.0)
+}
+
+/// The finaliser of splitmix64.
+fn mix(z: u64) -> u64 {
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// A stream of its own for each name under a seed (FNV-1a).
+fn stream(seed: u64, name: &str) -> u64 {
+    name.bytes().fold(mix(seed ^ 0xcbf2_9ce4_8422_2325), |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn about_normal_and_the_same_every_time() {
+        let draw = |seed| tokens(Dtype::F32, 300, 1000, seed).unwrap();
+        let values = draw(1).to_f64();
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+        assert!(mean.abs() < 0.01 && (variance - 1.0).abs() < 0.01, "{mean} {variance}");
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn threads_do_not_change_the_bits() {
+        let draw = || normal(Dtype::Bf16, vec![3, 70_001], 0.5, 7).unwrap();
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert_eq!(one.install(draw), draw());
+    }
+
+    #[test]
+    fn a_shape_beyond_memory_is_an_error() {
+        assert!(normal(Dtype::F32, vec![u64::MAX, 2], 1.0, 0).is_err());
+        assert!(normal(Dtype::F32, vec![1 << 60], 1.0, 0).is_err());
+    }
+}

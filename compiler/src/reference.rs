@@ -1,0 +1,136 @@
+//! A layer in f64 by the graph's interpreter, and how far another result is from it.
+//! Nothing here launches a kernel.
+
+use std::collections::BTreeMap;
+
+use moec_ir::graph::{self, Graph, Typed, Value};
+use moec_runtime::package::{Dims, Dtype, Manifest, Role};
+
+/// What the interpreter says of one batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reference {
+    /// The layer's output, `[T, H]`.
+    pub output: Vec<f64>,
+    /// The experts of each token, `[T, K]`, best first; dropped picks included.
+    pub experts: Vec<usize>,
+}
+
+/// Why there is no reference. Each is a bug: the graph came from a spec, and the tensors have been run already.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the interpreter cannot run the layer: {0}")]
+pub struct ReferenceError(String);
+
+/// Interprets `graph` on the tensors that a package with this manifest ran on: weights in the manifest's order, tokens of
+/// any leading shape.
+///
+/// # Errors
+/// [`ReferenceError`].
+pub fn reference(
+    graph: Graph,
+    manifest: &Manifest,
+    weights: &[moec_runtime::Tensor],
+    input: &moec_runtime::Tensor,
+    dims: Dims,
+) -> Result<Reference, ReferenceError> {
+    let typed = graph::verify(graph).map_err(|wrong| ReferenceError(wrong.into_iter().map(|v| v.message).collect()))?;
+    let params = params(&typed, manifest, weights, input, dims)?;
+    let dims = moec_ir::Dims { tokens: dims.tokens, row_tokens: dims.row_tokens };
+    let values = graph::interp(&typed, &params, dims).map_err(ReferenceError)?;
+    let experts = values.iter().rev().find_map(|value| match value {
+        Value::Routing(routing) => Some(routing.picks.expert_of_pair.clone()),
+        Value::Tensor(_) | Value::Picks(_) | Value::List(_) | Value::Attr(_) => None,
+    });
+    match values.into_iter().last() {
+        Some(Value::Tensor(output)) => Ok(Reference { output: output.data, experts: experts.unwrap_or_default() }),
+        Some(Value::Picks(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_)) | None => {
+            Err(ReferenceError("its result is not a tensor".to_string()))
+        }
+    }
+}
+
+/// The graph's parameters by their names with sigil.
+fn params(
+    typed: &Typed,
+    manifest: &Manifest,
+    weights: &[moec_runtime::Tensor],
+    input: &moec_runtime::Tensor,
+    dims: Dims,
+) -> Result<BTreeMap<String, graph::Tensor>, ReferenceError> {
+    let names = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight).map(|buffer| buffer.name.as_str());
+    let weights: BTreeMap<&str, &moec_runtime::Tensor> = names.zip(weights).collect();
+    let mut params = BTreeMap::new();
+    for (param, _) in &typed.graph().params {
+        let tensor = if param.is_input() {
+            let hidden = input.shape().last().map_or(0, |hidden| *hidden as usize);
+            graph::Tensor { shape: vec![dims.tokens as usize, hidden], data: input.to_f64() }
+        } else {
+            let weight = weights.get(param.bare()).ok_or_else(|| ReferenceError(format!("no weight for `{}`", param.0)))?;
+            graph::Tensor { shape: weight.shape().iter().map(|n| *n as usize).collect(), data: weight.to_f64() }
+        };
+        params.insert(param.0.clone(), tensor);
+    }
+    Ok(params)
+}
+
+/// How far a result is from what was expected.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Difference {
+    /// The largest absolute difference, as a part of the largest absolute value expected.
+    pub of_largest: f64,
+    /// The same, as a part of the root mean square expected.
+    pub of_rms: f64,
+}
+
+/// Compares two results of equal length. A NaN anywhere is an infinite difference.
+pub fn difference(actual: &[f64], expected: &[f64]) -> Difference {
+    let off = |(a, e): (&f64, &f64)| if a == e { 0.0 } else { (a - e).abs() };
+    let worst = |max: f64, x: f64| if x.is_nan() { f64::INFINITY } else { max.max(x) };
+    let error = actual.iter().zip(expected).map(off).fold(0.0, worst);
+    let largest = expected.iter().map(|e| e.abs()).fold(0.0, worst);
+    let rms = (expected.iter().map(|e| e * e).sum::<f64>() / expected.len().max(1) as f64).sqrt();
+    let part = |of: f64| if error == 0.0 { 0.0 } else { error / of };
+    Difference { of_largest: part(largest), of_rms: part(rms) }
+}
+
+/// The largest [`Difference::of_largest`] that the rounding of this element type explains.
+pub fn bound(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F32 => 2e-5,
+        Dtype::F16 => 4e-3,
+        Dtype::Bf16 => 3e-2,
+        Dtype::I32 => 0.0,
+    }
+}
+
+/// How many tokens have another set of experts in `a` than in `b`, both `[T, K]`.
+pub fn expert_sets_apart(a: &[usize], b: &[usize], top_k: usize) -> usize {
+    let set = |picks: &[usize]| {
+        let mut set = picks.to_vec();
+        set.sort_unstable();
+        set
+    };
+    let k = top_k.max(1);
+    a.chunks(k).zip(b.chunks(k)).filter(|(a, b)| set(a) != set(b)).count() + (a.len().abs_diff(b.len()) / k)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences() {
+        let exact = difference(&[1.0, -2.0], &[1.0, -2.0]);
+        assert_eq!(exact, Difference { of_largest: 0.0, of_rms: 0.0 });
+        assert_eq!(difference(&[1.0, -1.0], &[1.0, -2.0]).of_largest, 0.5);
+        assert_eq!(difference(&[f64::NAN], &[1.0]).of_largest, f64::INFINITY);
+        assert_eq!(difference(&[1.0], &[0.0]).of_largest, f64::INFINITY);
+        assert_eq!(difference(&[], &[]).of_rms, 0.0);
+    }
+
+    #[test]
+    fn sets_are_compared_without_order() {
+        assert_eq!(expert_sets_apart(&[0, 1, 2, 3], &[1, 0, 2, 3], 2), 0);
+        assert_eq!(expert_sets_apart(&[0, 1, 2, 3], &[1, 0, 2, 4], 2), 1);
+        assert_eq!(expert_sets_apart(&[], &[1, 0], 2), 1);
+    }
+}

@@ -1,0 +1,287 @@
+//! One or more cases a rule: lines on which it fires with what they become, and lines on which it must not.
+
+/// The right side of a case on which the rule must not fire.
+pub(crate) const UNCHANGED: &str = "unchanged";
+
+/// A rule on some lines of a layer.
+pub(crate) struct Case {
+    pub(crate) rule: String,
+    pub(crate) left: String,
+    pub(crate) right: String,
+    /// Relative to the largest output.
+    pub(crate) tolerance: f64,
+}
+
+/// All cases.
+pub(crate) fn cases() -> Vec<Case> {
+    let lists = [ALGEBRA, ROUTING, FUSION].concat();
+    let alone = lists.iter().map(|(rule, left, right)| case(rule.to_string(), left.to_string(), right.to_string()));
+    alone.chain(sinks()).collect()
+}
+
+fn case(rule: String, left: String, right: String) -> Case {
+    // A cast of f32 to f32 is one rounding of what the interpreter keeps in f64.
+    let tolerance = if left.contains("f32 :") { 1e-6 } else { 1e-9 };
+    Case { rule, left, right, tolerance }
+}
+
+type Row = (&'static str, &'static str, &'static str);
+
+const ALGEBRA: &[Row] = &[
+    ("drop-scale-by-one", "%a = scale %h, 1.0 : ? %y = relu %a : ?", "%y = relu %h : ?"),
+    ("drop-scale-by-one", "%a = top_k %h, %h, 2 : ? %picks = scale %a, 1.0 : ?", "%picks = top_k %h, %h, 2 : ?"),
+    ("drop-scale-by-one", "%y = scale %h, 1.5 : ?", UNCHANGED),
+    ("drop-scale-by-one", "%y = scale %h, -1.0 : ?", UNCHANGED),
+    ("drop-offset-by-zero", "%a = offset %h, 0.0 : ? %y = relu %a : ?", "%y = relu %h : ?"),
+    ("drop-offset-by-zero", "%y = offset %h, 1e-9 : ?", UNCHANGED),
+    ("drop-repeated-relu", "%a = relu %h : ? %y = relu %a : ?", "%y = relu %h : ?"),
+    ("fold-silu", "%a = sigmoid %h : ? %y = mul %h, %a : ?", "%y = silu %h : ?"),
+    ("fold-silu", "%a = sigmoid %h : ? %y = mul %z, %a : ?", UNCHANGED),
+    ("fold-silu", "%a = scale %h, 1.5 : ? %b = sigmoid %a : ? %y = mul %h, %b : ?", UNCHANGED),
+    ("drop-cast-to-same", "%a = cast %h, f32 : ? %y = relu %a : ?", "%y = relu %h : ?"),
+    ("drop-cast-to-same", "%a = cast %half, bf16 : ? %y = gemm %a, [@w] : ?", "%y = gemm %half, [@w] : ?"),
+    (
+        "drop-cast-to-same",
+        "%a = cast %h, bf16 : ? %b = cast %a, bf16 : ? %y = gemm %b, [@square] : ?",
+        "%a = cast %h, bf16 : ? %y = gemm %a, [@square] : ?",
+    ),
+    ("drop-cast-to-same", "%y = cast %h, bf16 : ?", UNCHANGED),
+    ("drop-cast-to-same", "%y = cast %half, f32 : ?", UNCHANGED),
+    ("drop-cast-to-same", "%a = cast %h, bf16 : ? %y = cast %a, f16 : ?", UNCHANGED),
+    ("merge-scales", "%a = scale %h, 2.0 : ? %y = scale %a, -3.0 : ?", "%y = scale %h, -6.0 : ?"),
+    ("merge-scales", "%a = scale %h, -2.0 : ? %y = scale %a, 0.0 : ?", "%y = scale %h, 0.0 : ?"),
+    ("merge-scales", "%a = scale %h, 1e30 : ? %y = scale %a, 1e30 : ?", UNCHANGED),
+    ("merge-scales", "%a = scale %h, 1e-30 : ? %y = scale %a, 1e-30 : ?", UNCHANGED),
+    ("merge-scales", "%a = scale %h, 1e-200 : ? %y = scale %a, 1e-200 : ?", UNCHANGED),
+    ("merge-upper-bounds", "%a = at_most %h, 1.5 : ? %y = at_most %a, 0.5 : ?", "%y = at_most %h, 0.5 : ?"),
+    ("merge-upper-bounds", "%a = at_most %h, -1.5 : ? %y = at_most %a, 0.5 : ?", "%y = at_most %h, -1.5 : ?"),
+    ("merge-upper-bounds", "%a = at_least %h, 1.5 : ? %y = at_most %a, 0.5 : ?", UNCHANGED),
+    ("merge-lower-bounds", "%a = at_least %h, 1.5 : ? %y = at_least %a, 0.5 : ?", "%y = at_least %h, 1.5 : ?"),
+    ("merge-lower-bounds", "%a = at_most %h, 1.5 : ? %y = at_least %a, 0.5 : ?", UNCHANGED),
+];
+
+const ROUTING: &[Row] = &[
+    (
+        "softmax-after-top-k",
+        "%s = softmax %h : ? %t = top_k %s, %s, 3 : ? %picks = renorm %t, sum(add 0.0) : ?",
+        "%t = top_k %h, %h, 3 : ? %picks = softmax %t : ?",
+    ),
+    (
+        "softmax-after-top-k",
+        "%s = softmax %h : ? %t = top_k %s, %s, 8 : ? %picks = renorm %t, sum(clamp 0.0) : ?",
+        "%t = top_k %h, %h, 8 : ? %picks = softmax %t : ?",
+    ),
+    // A guard in the sum.
+    ("softmax-after-top-k", "%s = softmax %h : ? %t = top_k %s, %s, 3 : ? %picks = renorm %t, sum(add 1e-20) : ?", UNCHANGED),
+    ("softmax-after-top-k", "%s = softmax %h : ? %t = top_k %s, %s, 3 : ? %picks = renorm %t, sum(clamp 1e-9) : ?", UNCHANGED),
+    // Keys that are not the scores: a correction bias, groups.
+    (
+        "softmax-after-top-k",
+        "%s = softmax %h : ? %k = add %s, @v : ? %t = top_k %s, %k, 3 : ? %picks = renorm %t, sum(add 0.0) : ?",
+        UNCHANGED,
+    ),
+    (
+        "softmax-after-top-k",
+        "%s = softmax %h : ? %k = group_limit %s, groups(4, keep 2, max, -inf) : ? %t = top_k %s, %k, 3 : ? \
+         %picks = renorm %t, sum(add 0.0) : ?",
+        UNCHANGED,
+    ),
+    // Other scores, other keys, no renormalisation.
+    ("softmax-after-top-k", "%s = sigmoid %h : ? %t = top_k %s, %s, 3 : ? %picks = renorm %t, sum(add 0.0) : ?", UNCHANGED),
+    (
+        "softmax-after-top-k",
+        "%s = softmax %h : ? %k = softmax %z : ? %t = top_k %s, %k, 3 : ? %picks = renorm %t, sum(add 0.0) : ?",
+        UNCHANGED,
+    ),
+    ("softmax-after-top-k", "%s = softmax %h : ? %picks = top_k %s, %s, 3 : ?", UNCHANGED),
+    (
+        "scale-after-top-k",
+        "%s = scale %h, 2.5 : ? %picks = top_k %s, %s, 3 : ?",
+        "%t = top_k %h, %h, 3 : ? %picks = scale %t, 2.5 : ?",
+    ),
+    ("scale-after-top-k", "%s = scale %h, -2.5 : ? %picks = top_k %s, %s, 3 : ?", UNCHANGED),
+    ("scale-after-top-k", "%s = scale %h, 0.0 : ? %picks = top_k %s, %s, 3 : ?", UNCHANGED),
+    ("scale-after-top-k", "%s = scale %h, 1e-300 : ? %picks = top_k %s, %s, 3 : ?", UNCHANGED),
+    ("scale-after-top-k", "%s = scale %h, 1e300 : ? %picks = top_k %s, %s, 3 : ?", UNCHANGED),
+    ("scale-after-top-k", "%s = scale %h, 2.5 : ? %picks = top_k %s, %h, 3 : ?", UNCHANGED),
+    (
+        "drop-scale-before-renorm",
+        "%t = top_k %h, %h, 3 : ? %s = scale %t, 2.5 : ? %picks = renorm %s, sum(add 0.0) : ?",
+        "%t = top_k %h, %h, 3 : ? %picks = renorm %t, sum(add 0.0) : ?",
+    ),
+    (
+        "drop-scale-before-renorm",
+        "%t = top_k %h, %h, 3 : ? %s = scale %t, 0.5 : ? %picks = renorm %s, sum(clamp 0.0) : ?",
+        "%t = top_k %h, %h, 3 : ? %picks = renorm %t, sum(clamp 0.0) : ?",
+    ),
+    ("drop-scale-before-renorm", "%t = top_k %h, %h, 3 : ? %s = scale %t, -2.5 : ? %picks = renorm %s, sum(clamp 0.0) : ?", UNCHANGED),
+    ("drop-scale-before-renorm", "%t = top_k %h, %h, 3 : ? %s = scale %t, 0.0 : ? %picks = renorm %s, sum(add 0.0) : ?", UNCHANGED),
+    ("drop-scale-before-renorm", "%t = top_k %h, %h, 3 : ? %s = scale %t, 2.5 : ? %picks = renorm %s, sum(add 1e-9) : ?", UNCHANGED),
+    (
+        "drop-renorm-of-softmax",
+        "%t = top_k %h, %z, 3 : ? %s = softmax %t : ? %picks = renorm %s, sum(add 0.0) : ?",
+        "%t = top_k %h, %z, 3 : ? %picks = softmax %t : ?",
+    ),
+    ("drop-renorm-of-softmax", "%t = top_k %h, %h, 3 : ? %s = softmax %t : ? %picks = renorm %s, sum(add 0.5) : ?", UNCHANGED),
+    ("drop-renorm-of-softmax", "%t = top_k %h, %h, 3 : ? %s = sigmoid %t : ? %picks = renorm %s, sum(add 0.0) : ?", UNCHANGED),
+    (
+        "drop-group-limit-of-all",
+        "%k = group_limit %h, groups(4, keep 4, top2_sum, zero) : ? %picks = top_k %h, %k, 3 : ?",
+        "%picks = top_k %h, %h, 3 : ?",
+    ),
+    ("drop-group-limit-of-all", "%k = group_limit %h, groups(4, keep 3, max, -inf) : ? %picks = top_k %h, %k, 3 : ?", UNCHANGED),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, all, choice_major) : ?", DROPLESS),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, row, token_major) : ?", DROPLESS),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, row, choice_major) : ?", DROPLESS),
+    (
+        "dropless-when-roomy",
+        "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(max(floor((T * 8) / 8), 4), all, token_major) : ?",
+        DROPLESS,
+    ),
+    (
+        "dropless-when-roomy",
+        "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(min((T + 1), (ceil((T * 9) / 8) * 2)), all, token_major) : ?",
+        DROPLESS,
+    ),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(floor((T * 7) / 8), all, token_major) : ?", UNCHANGED),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(min(T, 4), all, token_major) : ?", UNCHANGED),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(4, all, token_major) : ?", UNCHANGED),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, all, token_major) : ?", UNCHANGED),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, row, token_major) : ?", UNCHANGED),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity((T * 0), all, token_major) : ?", UNCHANGED),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(floor((T * 8) / 0), all, token_major) : ?", UNCHANGED),
+];
+
+const DROPLESS: &str = "%t = top_k %h, %h, 3 : ? %routing = assign %t, dropless : ?";
+
+const FUSION: &[Row] = &[
+    (
+        "fuse-dispatch-into-gather",
+        "%d = dispatch %x, %r : ? %y = grouped_gemm %d, %r, [@gate] : ?",
+        "%y = grouped_gemm %x, %r, [@gate] : ?",
+    ),
+    // Rows of another routing.
+    (
+        "fuse-dispatch-into-gather",
+        "%r2 = assign %p, capacity(1, all, token_major) : ? %d = dispatch %x, %r2 : ? %y = grouped_gemm %d, %r, [@gate] : ?",
+        UNCHANGED,
+    ),
+    (
+        "fuse-assign-into-route",
+        "%q = gemm %x, [@w] { yield top_k $0, $0, 2 } : ? %routing = assign %q, capacity(2, all, choice_major) : ?",
+        "%routing = route %x, [@w], capacity(2, all, choice_major) { yield top_k $0, $0, 2 } : ?",
+    ),
+    ("fuse-assign-into-route", "%t = top_k %h, %h, 2 : ? %routing = assign %t, dropless : ?", UNCHANGED),
+    (
+        "sink-top-k-into-gemm",
+        "%s = gemm %x, [@w] : ? %k = gemm %x, [@w], [@v] { yield add $0, $1 } : ? %picks = top_k %s, %k, 2 : ?",
+        "%picks = gemm %x, [@w], [@v] { a = add $0, $1 yield top_k $0, a, 2 } : ?",
+    ),
+    (
+        "sink-top-k-into-gemm",
+        "%s = gemm %x, [@w], [@v] { yield add $0, $1 } : ? %k = gemm %x, [@w2], [%h, @v] { a = add $0, $2 yield mul a, $1 } : ? \
+         %picks = top_k %s, %k, 2 : ?",
+        "%picks = gemm %x, [@w, @w2], [@v, %h] { a = add $0, $2 b = add $1, $2 c = mul b, $3 yield top_k a, c, 2 } : ?",
+    ),
+    ("sink-top-k-into-gemm", "%s = gemm %x, [@w] : ? %k = gemm %half, [@w] : ? %picks = top_k %s, %k, 2 : ?", UNCHANGED),
+    ("sink-top-k-into-gemm", "%s = gemm %x, [@w] : ? %picks = top_k %s, %h, 2 : ?", UNCHANGED),
+    (
+        "fuse-gate-up",
+        "%g = grouped_gemm %x, %r, [@gate] { yield silu $0 } : ? %u = grouped_gemm %x, %r, [@up] : ? %y = mul %g, %u : ?",
+        "%y = grouped_gemm %x, %r, [@gate, @up] { a = silu $0 yield mul a, $1 } : ?",
+    ),
+    (
+        "fuse-gate-up",
+        "%e = expert_rows @b, %r : ? %g = grouped_gemm %x, %r, [@gate], [%e] { yield mul $0, $1 } : ? \
+         %u = grouped_gemm %x, %r, [@gate], [%e] { yield add $0, $1 } : ? %y = mul %g, %u : ?",
+        "%e = expert_rows @b, %r : ? %y = grouped_gemm %x, %r, [@gate], [%e] { a = mul $0, $1 b = add $0, $1 yield mul a, b } : ?",
+    ),
+    ("fuse-gate-up", "%g = grouped_gemm %x, %r, [@gate] : ? %u = grouped_gemm %half, %r, [@up] : ? %y = mul %g, %u : ?", UNCHANGED),
+    // One column broadcasts in `mul`, but not beside another product.
+    ("fuse-gate-up", "%g = grouped_gemm %x, %r, [@gate] : ? %u = grouped_gemm %x, %r, [@thin] : ? %y = mul %g, %u : ?", UNCHANGED),
+    ("fuse-gate-up", "%g = grouped_gemm %x, %r, [@gate] : ? %u = grouped_gemm %x, %r, [@up] : ? %y = add %g, %u : ?", UNCHANGED),
+    (
+        "fuse-dense-gate-up",
+        "%g = gemm %x, [@w] { yield silu $0 } : ? %u = gemm %x, [@w2] : ? %y = mul %g, %u : ?",
+        "%y = gemm %x, [@w, @w2] { a = silu $0 yield mul a, $1 } : ?",
+    ),
+    ("fuse-dense-gate-up", "%g = gemm %x, [@w] : ? %u = gemm %x, [@one] : ? %y = mul %g, %u : ?", UNCHANGED),
+    ("fuse-dense-gate-up", "%g = gemm %x, [@w] : ? %u = gemm %half, [@w2] : ? %y = mul %g, %u : ?", UNCHANGED),
+    // Picks and whole rows.
+    (
+        "sink-softmax-into-gemm",
+        "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = softmax %q : ?",
+        "%picks = gemm %x, [@w] { a = top_k $0, $0, 3 yield softmax a } : ?",
+    ),
+    ("sink-softmax-into-gemm", "%g = gemm %x, [@w] : ? %y = softmax %g : ?", "%y = gemm %x, [@w] { yield softmax $0 } : ?"),
+    ("sink-softmax-into-gemm", "%g = grouped_gemm %x, %r, [@gate] : ? %y = softmax %g : ?", UNCHANGED),
+    (
+        "sink-renorm-into-gemm",
+        "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = renorm %q, sum(clamp 1e-9) : ?",
+        "%picks = gemm %x, [@w] { a = top_k $0, $0, 3 yield renorm a, sum(clamp 1e-9) } : ?",
+    ),
+    (
+        "sink-group-limit-into-gemm",
+        "%g = gemm %x, [@w] : ? %y = group_limit %g, groups(4, keep 2, top2_sum, zero) : ?",
+        "%y = gemm %x, [@w] { yield group_limit $0, groups(4, keep 2, top2_sum, zero) } : ?",
+    ),
+    // Rows of other products are not read beside a product.
+    (
+        "sink-add-with-operand-into-grouped-gemm",
+        "%g = grouped_gemm %x, %r, [@gate] : ? %u = grouped_gemm %x, %r, [@up] : ? %y = add %g, %u : ?",
+        UNCHANGED,
+    ),
+    (
+        "sink-mul-with-operand-into-grouped-gemm",
+        "%g = grouped_gemm %x, %r, [@gate] : ? %u = grouped_gemm %x, %r, [@thin] : ? %y = mul %g, %u : ?",
+        UNCHANGED,
+    ),
+    (
+        "sink-mul-with-operand-into-grouped-gemm",
+        "%g = grouped_gemm %x, %r, [@gate] : ? %q = pair_weights %r : ? %y = mul %g, %q : ?",
+        "%q = pair_weights %r : ? %y = grouped_gemm %x, %r, [@gate], [%q] { yield mul $0, $1 } : ?",
+    ),
+    // An operand that is there already.
+    (
+        "sink-add-with-operand-into-gemm",
+        "%g = gemm %x, [@w], [@v] { yield mul $0, $1 } : ? %y = add %g, @v : ?",
+        "%y = gemm %x, [@w], [@v] { a = mul $0, $1 yield add a, $1 } : ?",
+    ),
+    (
+        "sink-mul-with-operand-into-gemm",
+        "%g = gemm %x, [@w] : ? %c = gemm %x, [@one] : ? %y = mul %g, %c : ?",
+        "%c = gemm %x, [@one] : ? %y = gemm %x, [@w], [%c] { yield mul $0, $1 } : ?",
+    ),
+];
+
+/// `%g` by a fused op with an operand list to fill in, what must stand before it, and what may be read beside it.
+const PRODUCERS: [(&str, &str, &str, &str, &str); 3] = [
+    ("gemm", "gemm %x, [@w]", "", "", "@v"),
+    ("grouped-gemm", "grouped_gemm %x, %r, [@gate]", "", "%e = expert_rows @b, %r : ?", "%e"),
+    ("combine", "combine %d, %r", "%d = dispatch %x, %r : ?", "", "%half"),
+];
+
+/// Each op that any fused op takes in, beside what its body does already.
+fn sinks() -> Vec<Case> {
+    let unary = ["silu", "gelu", "gelu_tanh", "relu", "square", "sigmoid"].map(|op| (op, ""));
+    let constants =
+        [("scale", ", -2.0"), ("offset", ", 0.25"), ("at_most", ", 0.5"), ("at_least", ", -0.5"), ("cast", ", bf16")];
+    let mut cases = Vec::new();
+    for (into, producer, before, view, operand) in PRODUCERS {
+        for (op, constant) in unary.into_iter().chain(constants) {
+            cases.push(case(
+                format!("sink-{}-into-{into}", op.replace('_', "-")),
+                format!("{before} %g = {producer} {{ yield offset $0, 0.5 }} : ? %y = {op} %g{constant} : ?"),
+                format!("{before} %y = {producer} {{ a = offset $0, 0.5 yield {op} a{constant} }} : ?"),
+            ));
+        }
+        for op in ["add", "mul"] {
+            cases.push(case(
+                format!("sink-{op}-with-operand-into-{into}"),
+                format!("{before} {view} %g = {producer} {{ yield offset $0, 0.5 }} : ? %y = {op} %g, {operand} : ?"),
+                format!("{before} {view} %y = {producer}, [{operand}] {{ a = offset $0, 0.5 yield {op} a, $1 }} : ?"),
+            ));
+        }
+    }
+    cases
+}
