@@ -18,19 +18,18 @@ run() {
 title "A layer of 8 experts, 2 a token, one shared, with a capacity"
 run check "$spec"
 
-title "Compiled for an H100 and for this CPU, one file"
+title "Compiled for this CPU and for an H100, one file"
 run compile "$spec" --target host,sm_90a -o "$out/tiny.moec"
-echo "$out/tiny.moec: $(wc -c < "$out/tiny.moec") bytes"
 
-title "What the layer means after fusion: each line with a body is one kernel"
-run compile "$spec" --target sm_90a --emit rewritten -o -
+title "What the layer means, after egg has found the cheapest equal graph, and which rules it needed for that"
+run compile "$spec" --target sm_90a --emit rewritten --why -o -
 
 title "The PTX, counted"
 run compile "$spec" --target sm_90a --emit ptx -o "$out/tiny.ptx"
 awk '
     /^\.version|^\.target/ { printf "%s  ", $0 }
     /^\.visible \.entry/ { entry = $3; sub(/\(.*/, "", entry); order[++entries] = entry }
-    /^\t(@%p[0-9]+ )?fma\.rn/ || /^\tfma/ { fma[entry]++ }
+    /fma\.rn/ { fma[entry]++ }
     /ld\.global/ { loads[entry]++ }
     /st\.global/ { stores[entry]++ }
     /bar\.sync/ { barriers[entry]++ }
@@ -43,11 +42,9 @@ awk '
         }
     }' "$out/tiny.ptx"
 
-title "Run on this CPU, on random weights, and compared with the f64 interpreter"
-run run "$spec" --reference
-
-title "The package alone, through the runtime"
-run run "$out/tiny.moec"
+title "Run on this CPU with random weights, beside the f64 interpreter of the graph"
+run run "$out/tiny.moec" --tokens 24
+run run "$spec" --tokens 24 --reference
 
 title "Where things are"
 echo "package  $out/tiny.moec"
@@ -57,3 +54,4 @@ if "$moec" doctor 2> /dev/null | grep -q '^ptxas    absent'; then
 else
     echo "ptxas    found: the package holds a cubin beside the PTX"
 fi
+echo "next     $moec inspect $out/tiny.moec; $moec --help; README.md"

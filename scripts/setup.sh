@@ -15,6 +15,16 @@ command -v cc > /dev/null || lacks "no C compiler was found" "Debian: apt-get in
 
 as_root=()
 if [[ "$(id -u)" != 0 ]] && command -v sudo > /dev/null; then as_root=(sudo); fi
+may_install() { command -v apt-get > /dev/null && [[ "$(id -u)" == 0 || ${#as_root[@]} != 0 ]]; }
+updated=no
+install() {
+    echo "setup: apt-get install $*"
+    if [[ $updated == no ]]; then
+        "${as_root[@]}" apt-get update -qq || echo "setup: apt-get update failed, trying with the lists at hand"
+        updated=yes
+    fi
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" > /dev/null
+}
 
 how_to_get_llvm=(
     "moec is built with LLVM 22: its headers, libraries and llvm-config."
@@ -29,18 +39,15 @@ if [[ -z "$(scripts/llvm-prefix.sh)" ]]; then
         lacks "LLVM_SYS_221_PREFIX=$LLVM_SYS_221_PREFIX has no LLVM 22" "${how_to_get_llvm[@]}"
     fi
     command -v apt-get > /dev/null || lacks "LLVM 22 was not found, and this system has no apt-get" "${how_to_get_llvm[@]}"
-    if [[ "$(id -u)" != 0 && ${#as_root[@]} == 0 ]]; then
-        lacks "LLVM 22 was not found, and installing it needs root" "${how_to_get_llvm[@]}"
-    fi
-    echo "setup: installing LLVM 22 (apt-get: llvm-22-dev, libpolly-22-dev)"
-    export DEBIAN_FRONTEND=noninteractive
-    "${as_root[@]}" apt-get update -qq || echo "setup: apt-get update failed, trying with the lists at hand"
-    "${as_root[@]}" apt-get install -y -qq --no-install-recommends llvm-22-dev libpolly-22-dev > /dev/null \
-        || lacks "apt-get could not install llvm-22-dev and libpolly-22-dev" "${how_to_get_llvm[@]}"
+    may_install || lacks "LLVM 22 was not found, and installing it needs root" "${how_to_get_llvm[@]}"
+    install llvm-22-dev libpolly-22-dev || lacks "apt-get could not install LLVM 22" "${how_to_get_llvm[@]}"
     [[ -n "$(scripts/llvm-prefix.sh)" ]] || lacks "LLVM 22 was installed but not found" "${how_to_get_llvm[@]}"
 fi
 
 # Optional: whatever goes wrong is one line, and packages hold PTX only.
 if [[ -z "${MOEC_PTXAS+named}" && ! -x .tools/nvidia/cu13/bin/ptxas ]]; then
+    if command -v python3 > /dev/null && ! python3 -m pip --version > /dev/null 2>&1 && may_install; then
+        install python3-pip || true
+    fi
     python3 scripts/fetch_ptxas.py .tools || echo "ptxas not installed (python3 does not run): packages will hold PTX only"
 fi

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use moec::random;
 use moec_runtime::device::{Argument, Device, Opened};
 use moec_runtime::{Dims, Error, Layer, host};
 
@@ -25,20 +26,25 @@ fn layer(criterion: &mut Criterion) {
         let Opened { device, target } = host::open(&package, None).expect("a device");
         let timed = Arc::new(Timed { device, launches: Mutex::default() });
         let layer = Layer::on(&package, Opened { device: timed.clone(), target }).expect("a layer");
-        let bound = layer.bind(common::random_weights(layer.manifest())).expect("weights that fit");
+        let bound = layer.bind(random::weights(layer.manifest(), 0).expect("weights")).expect("weights that fit");
 
         let mut group = criterion.benchmark_group(name);
         group.sample_size(10);
         let mut columns = Vec::new();
         for tokens in TOKENS {
-            let x = common::random(layer.manifest().dtype, vec![tokens, spec.0.hidden], 0, 1);
+            let x = random::tokens(layer.manifest().dtype, tokens, spec.0.hidden, 0).expect("tokens");
             let mut batch = bound.batch(&[x], Dims::tokens(tokens)).expect("memory");
             let mut run = || bound.launch(&mut batch).expect("a run");
             group.bench_function(BenchmarkId::from_parameter(tokens), |bencher| bencher.iter(|| black_box(run())));
             timed.take();
-            let runs: Vec<Vec<Duration>> = (0..RUNS).map(|_| { run(); timed.take() }).collect();
-            let median = |launch: usize| common::median(&mut runs.iter().map(|run| run[launch]).collect::<Vec<_>>());
-            let launches: Vec<Duration> = (0..runs[0].len()).map(median).collect();
+            let runs: Vec<Vec<Duration>> = (0..RUNS)
+                .map(|_| {
+                    run();
+                    timed.take()
+                })
+                .collect();
+            let of_launch = |launch: usize| median(runs.iter().map(|run| run[launch]).collect());
+            let launches: Vec<Duration> = (0..runs[0].len()).map(of_launch).collect();
             let experts = bound.collect(&batch, Duration::ZERO).expect("outputs");
             let experts = experts.tensor("route.experts").expect("experts").to_i32().expect("numbers");
             columns.push((tokens, experts.into_iter().collect::<HashSet<_>>().len(), launches));
@@ -59,6 +65,11 @@ fn layer(criterion: &mut Criterion) {
         print("sum", columns.iter().map(|(.., launches)| ms(launches.iter().sum())).collect());
         println!();
     }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
 }
 
 /// A device that notes how long each launch takes.

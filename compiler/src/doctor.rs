@@ -15,6 +15,10 @@ use crate::commands::Failure;
 pub(crate) fn doctor(out: &mut dyn Write) -> Result<(), Failure> {
     writeln!(out, "moec     {}", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "llvm     {}", moec_codegen::llvm_version())?;
+    match moec::host_machine() {
+        Some(machine) => writeln!(out, "host     {}", machine.name)?,
+        None => writeln!(out, "host     below x86-64-v3: this CPU cannot run host kernels")?,
+    }
     match Ptxas::find() {
         Some(ptxas) => match ptxas.version() {
             Ok(version) => writeln!(out, "ptxas    {version} ({})", ptxas.path().display())?,
@@ -31,17 +35,18 @@ pub(crate) fn doctor(out: &mut dyn Write) -> Result<(), Failure> {
         None => {
             writeln!(out, "cc       absent: host kernels cannot be linked")?;
             let diagnostic = Diagnostic::new(Code::ToolMissing, "there is no C compiler on this machine")
-                .help("install one (Debian: `apt-get install gcc`), or name it by CC");
+                .help("install one (Debian: `apt-get install gcc`), or name it by MOEC_CC");
             return Err(Report::from(diagnostic).into());
         }
     }
     Ok(())
 }
 
-/// The C compiler that links the host object: `CC`, then `cc`, `gcc`, `clang` on `PATH`.
+/// The C compiler that links the host object, as `moec-codegen` picks it: `MOEC_CC`, else `CC`, else `cc`. Arguments may
+/// follow its name.
 fn find_cc() -> Option<PathBuf> {
-    let named = env::var_os("CC").map(PathBuf::from);
-    named.into_iter().chain(["cc", "gcc", "clang"].map(PathBuf::from)).find_map(on_path)
+    let named = ["MOEC_CC", "CC"].iter().find_map(|name| env::var(name).ok().filter(|value| !value.trim().is_empty()));
+    on_path(PathBuf::from(named.as_deref().unwrap_or("cc").split_whitespace().next()?))
 }
 
 /// The program of this name on `PATH`; a path of several parts is looked up as it is.

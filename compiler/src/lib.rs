@@ -2,6 +2,7 @@
 //! Kernels and instruction spellings are not here: `moec-ir` and `moec-codegen` know them.
 
 pub mod diagnostics;
+pub mod emulate;
 mod host;
 pub mod import;
 pub mod package;

@@ -1,8 +1,11 @@
 //! Seeded random tensors for runs without a checkpoint: the same seed gives the same bits on every machine and on any
 //! number of threads. Nothing here is fit for cryptography, nor for statistics beyond "about normal".
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
-use moec_runtime::package::{Dims, Dtype, Manifest, Role};
+use moec_runtime::emulator::Procedure;
+use moec_runtime::package::{Buffer, Dims, Dtype, Manifest, Role};
 use moec_runtime::{Error, Tensor};
 use rayon::prelude::*;
 
@@ -21,9 +24,7 @@ pub fn weights(manifest: &Manifest, seed: u64) -> Result<Vec<Tensor>, Error> {
     weights
         .map(|buffer| {
             let shape = buffer.shape.iter().map(|extent| extent.count(Dims::tokens(0))).collect::<Result<Vec<_>, _>>()?;
-            let fan_in = shape.last().copied().unwrap_or(1).max(1);
-            let scale = if buffer.name.ends_with("bias") { BIAS_SCALE } else { 1.0 / (fan_in as f32).sqrt() };
-            normal(buffer.dtype, shape, scale, stream(seed, &buffer.name))
+            normal(buffer.dtype, shape, scale(buffer), stream(seed, &buffer.name))
         })
         .collect()
 }
@@ -34,6 +35,55 @@ pub fn weights(manifest: &Manifest, seed: u64) -> Result<Vec<Tensor>, Error> {
 /// [`Error::Shape`] where there is no such tensor.
 pub fn tokens(dtype: Dtype, tokens: u64, hidden: u64, seed: u64) -> Result<Tensor, Error> {
     normal(dtype, vec![tokens, hidden], 1.0, stream(seed, "x"))
+}
+
+/// The standard deviation that a buffer's elements get.
+fn scale(buffer: &Buffer) -> f32 {
+    match buffer.role {
+        Role::Weight if buffer.name.ends_with("bias") => BIAS_SCALE,
+        Role::Weight => {
+            let fan_in = buffer.shape.last().and_then(|extent| extent.as_const()).unwrap_or(1).max(1);
+            1.0 / (fan_in as f32).sqrt()
+        }
+        Role::Input | Role::Output | Role::Workspace => 1.0,
+    }
+}
+
+/// A float buffer's elements as [`weights`] scales them, each from its index alone: for buffers too large to exist.
+#[must_use]
+pub fn content(buffer: &Buffer, seed: u64) -> Procedure {
+    let (dtype, scale, stream) = (buffer.dtype, scale(buffer), stream(seed, &buffer.name));
+    Arc::new(move |offset, bytes| {
+        let first = offset / dtype.bytes();
+        let at = |index: usize| about_normal(&mut (stream ^ mix(first + index as u64))) * scale;
+        match dtype {
+            Dtype::F32 => bytes.as_chunks_mut::<4>().0.iter_mut().enumerate().for_each(|(i, out)| *out = at(i).to_le_bytes()),
+            Dtype::F16 => {
+                let halves = bytes.as_chunks_mut::<2>().0.iter_mut().enumerate();
+                halves.for_each(|(i, out)| *out = f16::from_f32(at(i)).to_le_bytes());
+            }
+            Dtype::Bf16 => {
+                let halves = bytes.as_chunks_mut::<2>().0.iter_mut().enumerate();
+                halves.for_each(|(i, out)| *out = bf16::from_f32(at(i)).to_le_bytes());
+            }
+            Dtype::I32 => {
+                let words = bytes.as_chunks_mut::<4>().0.iter_mut().enumerate();
+                words.for_each(|(i, out)| *out = (at(i) as i32).to_le_bytes());
+            }
+        }
+    })
+}
+
+/// The experts of each token as i32 `[T, K]`: `top_k` neighbours from a random one on, so that none comes twice.
+#[must_use]
+pub fn picks(experts: u64, top_k: u64, seed: u64) -> Procedure {
+    let (experts, top_k, stream) = (experts.max(1), top_k.max(1), stream(seed, "picks"));
+    Arc::new(move |offset, bytes| {
+        for (i, out) in (offset / 4..).zip(bytes.as_chunks_mut::<4>().0) {
+            let expert = (mix(stream ^ mix(i / top_k)) % experts + i % top_k) % experts;
+            *out = (expert as i32).to_le_bytes();
+        }
+    })
 }
 
 /// A tensor with elements of about N(0, scale^2), drawn in the element type itself: a layer of gigabytes takes seconds.

@@ -24,9 +24,8 @@ fn text(layer: &str) -> String {
 /// Every layer as it stands in its file, and in f32.
 fn layers() -> Vec<(String, Typed)> {
     let files = std::fs::read_dir(FOLDER).expect("the folder of graphs").map(|entry| entry.expect("a file").file_name());
-    let mut names: Vec<String> = files
-        .filter_map(|file| Some(file.to_str()?.strip_prefix("layer_")?.strip_suffix(".moe")?.to_string()))
-        .collect();
+    let mut names: Vec<String> =
+        files.filter_map(|file| Some(file.to_str()?.strip_prefix("layer_")?.strip_suffix(".moe")?.to_string())).collect();
     names.sort();
     assert!(names.len() >= 8, "{names:?}");
     let of = |name: &String| {

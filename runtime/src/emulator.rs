@@ -6,23 +6,60 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ptx_emulator::{Arg, Buffer, Fill, Launch, Memory, Module, Report, launch, parse};
+use ptx_emulator::{Arg, Buffer, Fill, Launch, Memory, Module, launch, parse};
 
 use crate::device::{Argument, Device, Opened};
 use crate::error::Error;
-use crate::package::{ImageKind, Package, TargetKind, WORKSPACE_ALIGN};
+use crate::package::{self, ImageKind, Manifest, Package, Role, Target, TargetKind, WORKSPACE_ALIGN};
 
-pub use ptx_emulator::{Blocks, Counters, Finding, FindingKind, Limits, Numerics, Options, Schedule};
+pub use ptx_emulator::{Blocks, Counters, Finding, FindingKind, Limits, Numerics, Options, Procedure, Report, Schedule};
 
 /// How one launch went.
 #[derive(Clone, Debug)]
 pub struct Emulated {
     /// The kernel.
     pub symbol: String,
+    /// Blocks of the launch, whether or not they ran.
+    pub blocks: u64,
     /// What was found and counted.
     pub report: Report,
+}
+
+/// Which blocks of the launches run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Sample {
+    /// Every one.
+    #[default]
+    All,
+    /// These, where there are so many. Launches that see workspace only run whole: they are a small part of the work, and
+    /// what they write tells others where to read.
+    Only(Vec<Place>),
+}
+
+/// A block of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The one of this number.
+    At(u64),
+    /// The last one.
+    Last,
+}
+
+impl Sample {
+    fn blocks(&self, total: u64) -> Blocks {
+        let Sample::Only(places) = self else { return Blocks::All };
+        let number = |place: &Place| match place {
+            Place::At(number) => *number,
+            Place::Last => total.saturating_sub(1),
+        };
+        let mut chosen: Vec<u64> = places.iter().map(number).filter(|number| *number < total).collect();
+        chosen.sort_unstable();
+        chosen.dedup();
+        Blocks::Only(chosen)
+    }
 }
 
 /// The device, and what its checks saw.
@@ -30,6 +67,7 @@ pub struct Emulator {
     module: Module,
     kernels: Vec<Kernel>,
     options: Options,
+    sample: Sample,
     state: Mutex<State>,
 }
 
@@ -37,6 +75,10 @@ struct Kernel {
     symbol: String,
     threads: u32,
     dynamic_shared_bytes: u32,
+    /// Whether it is given weights, inputs or outputs.
+    is_sampled: bool,
+    /// What the manifest calls the tensor of each parameter.
+    names: Vec<String>,
 }
 
 struct State {
@@ -45,19 +87,28 @@ struct State {
     next: u64,
     /// The regions that `alloc` gave, by their address: length, and the byte that untouched memory holds.
     regions: BTreeMap<u64, (u64, u8)>,
-    /// The tensors that somebody named, by their address: length and where they really are.
-    tensors: BTreeMap<u64, (u64, Buffer)>,
+    /// What tensors that nobody has named yet will hold, by their address.
+    contents: BTreeMap<u64, Procedure>,
+    /// The tensors that somebody named, by their address. None overlaps another.
+    tensors: BTreeMap<u64, Tensor>,
     launches: Vec<Emulated>,
+}
+
+#[derive(Clone, Copy)]
+struct Tensor {
+    bytes: u64,
+    buffer: Buffer,
 }
 
 /// What untouched memory holds unless `fill` says otherwise.
 const DIRT: u8 = 0xAB;
 
-/// The package's PTX for `target` (the first GPU target where `None`), on an emulator with these options.
+/// The package's PTX for `target` (the first GPU target where `None`), on an emulator with these options, which runs these
+/// blocks.
 ///
 /// # Errors
 /// [`Error::NoImage`] where the package has no PTX for it, [`Error::LoadImage`] where the emulator cannot read it.
-pub fn open(package: &Package, target: Option<&str>, options: Options) -> Result<(Opened, Arc<Emulator>), Error> {
+pub fn open(package: &Package, target: Option<&str>, options: Options, sample: Sample) -> Result<(Opened, Arc<Emulator>), Error> {
     let manifest = package.manifest();
     let ptx = |images: &[u32]| images.iter().find(|i| manifest.images[**i as usize].kind == ImageKind::Ptx).copied();
     let fits = |name: &str| target.is_none_or(|wanted| wanted == name);
@@ -74,25 +125,67 @@ pub fn open(package: &Package, target: Option<&str>, options: Options) -> Result
     })?;
     let text = String::from_utf8_lossy(&package.images()[image as usize]);
     let module = parse(&text).map_err(|error| Error::LoadImage { why: format!("the emulator cannot read the PTX: {error}") })?;
-    let kernels = manifest.targets[index].kernels.iter();
-    let kernels = kernels
-        .map(|k| Kernel { symbol: k.symbol.clone(), threads: k.threads, dynamic_shared_bytes: k.dynamic_shared_bytes })
-        .collect();
+    let kernels = kernels(manifest, &manifest.targets[index]);
     let state = State {
         memory: Memory::new(),
         next: WORKSPACE_ALIGN,
         regions: BTreeMap::new(),
+        contents: BTreeMap::new(),
         tensors: BTreeMap::new(),
         launches: Vec::new(),
     };
-    let emulator = Arc::new(Emulator { module, kernels, options, state: Mutex::new(state) });
+    let emulator = Arc::new(Emulator { module, kernels, options, sample, state: Mutex::new(state) });
     Ok((Opened { device: Arc::clone(&emulator) as Arc<dyn Device>, target: index }, emulator))
+}
+
+fn kernels(manifest: &Manifest, target: &Target) -> Vec<Kernel> {
+    let kernel = |(index, kernel): (usize, &package::Kernel)| {
+        let launches = target.regimes.iter().flat_map(|regime| &regime.launches);
+        let launches: Vec<_> = launches.filter(|launch| launch.kernel as usize == index).collect();
+        let given = |launch: &package::Launch, param: usize| match launch.args.get(param) {
+            Some(package::Arg::Buffer(buffer)) => manifest.buffers.get(*buffer as usize),
+            Some(package::Arg::ScalarI32(_) | package::Arg::ScalarI64(_)) | None => None,
+        };
+        let name = |param: usize| {
+            let mut names: Vec<&str> = launches.iter().filter_map(|launch| Some(given(launch, param)?.name.as_str())).collect();
+            names.dedup();
+            names.join("|")
+        };
+        let params = 0..kernel.params.len();
+        let mut all = launches.iter().flat_map(|launch| params.clone().filter_map(|param| given(launch, param)));
+        Kernel {
+            symbol: kernel.symbol.clone(),
+            threads: kernel.threads,
+            dynamic_shared_bytes: kernel.dynamic_shared_bytes,
+            is_sampled: all.any(|buffer| buffer.role != Role::Workspace),
+            names: params.clone().map(name).collect(),
+        }
+    };
+    target.kernels.iter().enumerate().map(kernel).collect()
 }
 
 impl Emulator {
     /// The launches since the last call, in order.
     pub fn take_launches(&self) -> Vec<Emulated> {
         std::mem::take(&mut self.state().launches)
+    }
+
+    /// Says what a tensor will hold that starts at `address` and that nobody has named yet: bytes made when they are
+    /// touched, for tensors that are too large to exist.
+    pub fn provide(&self, address: u64, content: Procedure) {
+        self.state().contents.insert(address, content);
+    }
+
+    /// A hash of all that was touched in a range, places and bytes.
+    pub fn fingerprint(&self, address: u64, bytes: u64) -> u64 {
+        let state = self.state();
+        let mut hash = DefaultHasher::new();
+        for (start, tensor) in state.named(address, bytes) {
+            (start - address.min(start)).hash(&mut hash);
+            // A tensor that is listed is there.
+            state.memory.touched(tensor.buffer).unwrap_or_default().hash(&mut hash);
+        }
+        hash.finish()
     }
 
     // A panic cannot leave the maps half-changed, so a poisoned lock is as good as any.
@@ -108,18 +201,23 @@ impl fmt::Debug for Emulator {
 }
 
 impl State {
-    /// The tensor at this place, made if nobody named it before.
-    fn tensor(&mut self, address: u64, bytes: u64) -> Result<Buffer, Error> {
-        if let Some((known, buffer)) = self.tensors.get(&address)
-            && *known >= bytes
+    /// The tensor that holds this range, and how far in it starts. Where there is none, one is made, and those that it
+    /// overlaps are given up: the caller uses the memory for something else.
+    fn tensor(&mut self, address: u64, bytes: u64) -> Result<(Buffer, u64), Error> {
+        if let Some((start, tensor)) = self.tensors.range(..=address).next_back()
+            && address - start + bytes <= tensor.bytes
         {
-            return Ok(*buffer);
+            return Ok((tensor.buffer, address - start));
         }
-        let fill = self.region(address, bytes)?;
-        let name = format!("tensor@{address:#x}");
-        let buffer = self.memory.alloc(&name, bytes, Fill::Uninitialised(fill)).map_err(refused)?;
-        self.tensors.insert(address, (bytes, buffer));
-        Ok(buffer)
+        let dirt = self.region(address, bytes)?;
+        for (start, tensor) in self.named(address, bytes) {
+            self.tensors.remove(&start);
+            self.memory.free(tensor.buffer).map_err(refused)?;
+        }
+        let fill = self.contents.get(&address).map_or(Fill::Uninitialised(dirt), |content| Fill::Procedure(Arc::clone(content)));
+        let buffer = self.memory.alloc(&format!("tensor@{address:#x}"), bytes, fill).map_err(refused)?;
+        self.tensors.insert(address, Tensor { bytes, buffer });
+        Ok((buffer, 0))
     }
 
     /// What untouched memory of the region with this range holds.
@@ -129,10 +227,11 @@ impl State {
         inside.map(|(_, (_, fill))| *fill).ok_or_else(|| refused("the range is not memory of this device"))
     }
 
-    /// The tensors that begin in a range.
-    fn named(&self, address: u64, bytes: u64) -> Vec<(u64, u64, Buffer)> {
+    /// The tensors that have a byte in a range.
+    fn named(&self, address: u64, bytes: u64) -> Vec<(u64, Tensor)> {
+        let before = self.tensors.range(..address).next_back().filter(|(start, tensor)| *start + tensor.bytes > address);
         let range = address..address.saturating_add(bytes);
-        self.tensors.range(range).map(|(start, (len, buffer))| (*start, *len, *buffer)).collect()
+        before.into_iter().chain(self.tensors.range(range)).map(|(start, tensor)| (*start, *tensor)).collect()
     }
 }
 
@@ -153,19 +252,21 @@ impl Device for Emulator {
     fn free(&self, address: u64) {
         let mut state = self.state();
         if let Some((bytes, _)) = state.regions.remove(&address) {
-            for (start, _, buffer) in state.named(address, bytes) {
+            state.contents.retain(|start, _| *start < address || *start - address >= bytes);
+            for (start, tensor) in state.named(address, bytes) {
                 state.tensors.remove(&start);
                 // A buffer that is already gone needs no freeing.
-                let _ = state.memory.free(buffer);
+                let _ = state.memory.free(tensor.buffer);
             }
         }
     }
 
+    /// What is filled counts as undefined still: `value` is what reading it by mistake gives.
     fn fill(&self, address: u64, bytes: u64, value: u8) -> Result<(), Error> {
         let mut state = self.state();
         state.region(address, bytes)?;
-        for (_, _, buffer) in state.named(address, bytes) {
-            state.memory.poison(buffer, value).map_err(refused)?;
+        for (_, tensor) in state.named(address, bytes) {
+            state.memory.poison(tensor.buffer, value).map_err(refused)?;
         }
         if let Some((_, fill)) = state.regions.get_mut(&address) {
             *fill = value;
@@ -175,28 +276,33 @@ impl Device for Emulator {
 
     fn copy_in(&self, address: u64, from: &[u8]) -> Result<(), Error> {
         let mut state = self.state();
-        let buffer = state.tensor(address, from.len() as u64)?;
-        state.memory.write(buffer, 0, from).map_err(refused)
+        let (buffer, offset) = state.tensor(address, from.len() as u64)?;
+        state.memory.write(buffer, offset, from).map_err(refused)
     }
 
     fn copy_out(&self, address: u64, into: &mut [u8]) -> Result<(), Error> {
         let mut state = self.state();
-        let buffer = state.tensor(address, into.len() as u64)?;
-        state.memory.read(buffer, 0, into).map_err(refused)
+        let (buffer, offset) = state.tensor(address, into.len() as u64)?;
+        state.memory.read(buffer, offset, into).map_err(refused)
     }
 
     fn launch(&self, kernel: usize, blocks: u64, args: &[Argument]) -> Result<(), Error> {
-        let Kernel { symbol, threads, dynamic_shared_bytes } =
-            self.kernels.get(kernel).ok_or_else(|| refused("there is no such kernel"))?;
+        let Some(Kernel { symbol, threads, dynamic_shared_bytes, is_sampled, names }) = self.kernels.get(kernel) else {
+            return Err(refused("there is no such kernel"));
+        };
         let grid = u32::try_from(blocks).ok().filter(|n| *n <= i32::MAX as u32);
         let value = i64::try_from(blocks).unwrap_or(i64::MAX);
         let grid = grid.ok_or_else(|| Error::LaunchRange { kernel: symbol.clone(), what: "the grid".into(), value })?;
         let mut state = self.state();
         let mut packed = Vec::with_capacity(args.len());
-        for arg in args {
+        for (arg, name) in args.iter().zip(names) {
             packed.push(match arg {
                 Argument::Memory { bytes: 0, .. } => Arg::U64(0),
-                Argument::Memory { address, bytes } => Arg::Buffer(state.tensor(*address, *bytes)?),
+                Argument::Memory { address, bytes } => {
+                    let (buffer, offset) = state.tensor(*address, *bytes)?;
+                    state.memory.rename(buffer, name).map_err(refused)?;
+                    Arg::U64(state.memory.address(buffer).map_err(refused)? + offset)
+                }
                 Argument::I32(value) => Arg::I32(*value),
                 Argument::I64(value) => Arg::U64(value.cast_unsigned()),
             });
@@ -204,9 +310,11 @@ impl Device for Emulator {
         let entry = self.module.entry(symbol).ok_or_else(|| refused("the PTX has no such kernel"))?;
         let args = entry.pack(&state.memory, &packed).map_err(refused)?;
         let shape = Launch { grid: [grid, 1, 1], block: [*threads, 1, 1], shared_bytes: *dynamic_shared_bytes, args };
-        let report = launch(&self.module, symbol, &shape, &mut state.memory, &self.options).map_err(refused)?;
+        let chosen = if *is_sampled { self.sample.blocks(blocks) } else { Blocks::All };
+        let options = Options { blocks: chosen, ..self.options.clone() };
+        let report = launch(&self.module, symbol, &shape, &mut state.memory, &options).map_err(refused)?;
         let stopped = (!report.completed).then(|| report.findings.first().map(ToString::to_string).unwrap_or_default());
-        state.launches.push(Emulated { symbol: symbol.clone(), report });
+        state.launches.push(Emulated { symbol: symbol.clone(), blocks, report });
         match stopped {
             None => Ok(()),
             Some(why) => Err(Error::Device { call: "emulated launch", why, sticky: true }),

@@ -140,6 +140,20 @@ impl Layer {
             weights.into_iter().map(|tensor| shared.ask(|device| Region::of(device, tensor.bytes()))).collect();
         Ok(Bound { shared: Arc::clone(shared), weights: regions?.into() })
     }
+
+    /// The layer with weights that are on the device already, in the manifest's order.
+    ///
+    /// # Errors
+    /// [`Error::Count`], [`Error::TooShort`], [`Error::Misaligned`], [`Error::WrongDevice`].
+    pub fn bind_regions(&self, weights: Vec<Region>) -> Result<Bound, Error> {
+        let shared = &self.shared;
+        let buffers = shared.buffers(Role::Weight);
+        check_count("weights", buffers.len(), weights.len())?;
+        for (buffer, region) in buffers.iter().zip(&weights) {
+            shared.check_region(&buffer.name, region, byte_count(buffer, Dims::tokens(0))?, u64::from(buffer.align))?;
+        }
+        Ok(Bound { shared: Arc::clone(shared), weights: weights.into() })
+    }
 }
 
 impl Bound {

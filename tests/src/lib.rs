@@ -1,6 +1,8 @@
 //! What the tests of the whole house share: where things lie, the example specs, and how a test says that it skips.
 //! No test is here.
 
+pub mod scaled;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -36,14 +38,43 @@ pub struct Example {
 #[must_use]
 pub fn examples() -> Vec<Example> {
     let files = files_under(&root().join("examples/specs"));
-    let example = |path: &PathBuf| {
-        let name = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
-        let text = fs::read_to_string(path).expect("an example spec is a text");
-        let source = Source { name: name.clone(), text };
-        let spec = moec::spec::parse(&source).unwrap_or_else(|wrong| panic!("{name} is wrong: {wrong:?}"));
-        Example { name, text: source.text, spec }
-    };
     files.iter().filter(|path| path.extension().is_some_and(|e| e == "toml")).map(example).collect()
+}
+
+fn example(path: &PathBuf) -> Example {
+    let name = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+    let text = fs::read_to_string(path).expect("a spec is a text");
+    let source = Source { name: name.clone(), text };
+    let spec = moec::spec::parse(&source).unwrap_or_else(|wrong| panic!("{name} is wrong: {wrong:?}"));
+    Example { name, text: source.text, spec }
+}
+
+/// A published block: its spec, and a file with weights (`w.*`), tokens (`in.hidden`) and what it made of them
+/// (`out.hidden`).
+#[derive(Clone, Debug)]
+pub struct Fixture {
+    /// The file's name without its ending.
+    pub name: String,
+    /// What the spec says.
+    pub spec: Spec,
+    /// The spec's text.
+    pub text: String,
+    /// The safetensors file.
+    pub file: PathBuf,
+}
+
+/// Every block of `fixtures/huggingface`, by name.
+///
+/// # Panics
+/// Where a spec is wrong.
+#[must_use]
+pub fn fixtures() -> Vec<Fixture> {
+    let files = files_under(&root().join("tests/fixtures/huggingface"));
+    let fixture = |path: &PathBuf| {
+        let Example { name, text, spec } = example(path);
+        Fixture { name, spec, text, file: path.with_extension("safetensors") }
+    };
+    files.iter().filter(|path| path.extension().is_some_and(|e| e == "toml")).map(fixture).collect()
 }
 
 /// The machine of that name.

@@ -3,46 +3,17 @@
 //! The fixtures are layers of public model code on random weights and tokens, with the outputs that code gave.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
-use moec::diagnostics::Source;
 use moec::pipeline::{compile, lower, this_host};
-use moec::spec::{self, Spec};
 use moec_codegen::Options;
 use moec_ir::Dims;
 use moec_ir::graph::{Tensor, Type, Typed, Value, interp};
 use moec_runtime::{Checkpoint, DeviceKind, Layer, weights};
+use moec_tests::{Fixture, fixtures};
 use safetensors::SafeTensors;
 
 /// Largest error allowed in f32, relative to the largest output.
 const BOUND: f64 = 2e-5;
-
-struct Fixture {
-    name: String,
-    spec: Spec,
-    text: String,
-    file: PathBuf,
-}
-
-fn fixtures() -> Vec<Fixture> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/huggingface");
-    let mut specs: Vec<PathBuf> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
-        .collect();
-    specs.sort();
-    specs
-        .into_iter()
-        .map(|path| {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-            let source = Source { name: format!("{name}.toml"), text: text.clone() };
-            let spec = spec::parse(&source).unwrap_or_else(|wrong| panic!("{name}: {wrong:?}"));
-            Fixture { name, spec, text, file: path.with_extension("safetensors") }
-        })
-        .collect()
-}
 
 /// The largest difference, relative to the largest of `expected`.
 fn error(actual: &[f64], expected: &[f64]) -> f64 {

@@ -72,8 +72,11 @@ fn check_request(arguments: &Compile, kinds: &[Emit], machines: &[Machine]) -> R
             Emit::Package | Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Manifest => false,
         };
         if wanting {
-            let (what, target) =
-                if *kind == Emit::Object { ("a GPU has no object", "host") } else { ("a CPU has no PTX", "sm_90a") };
+            let (what, target) = if *kind == Emit::Object {
+                ("a GPU has no object", "host")
+            } else {
+                ("a CPU has neither PTX nor a cubin", "sm_90a")
+            };
             return Err(Diagnostic::new(Code::UsageConflict, what).help(format!("add `--target {target}`")));
         }
     }

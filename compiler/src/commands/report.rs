@@ -53,10 +53,8 @@ pub(super) fn print(measured: &Measured<'_>, comparisons: &[Comparison], out: &m
             None => String::new(),
         };
         let Difference { of_largest, of_rms } = difference;
-        writeln!(
-            out,
-            "{name:<11} max error {of_largest:.1e} of the largest output (at most {bound:.0e}), max/rms {of_rms:.1e}{sets}"
-        )?;
+        let (of_largest, of_rms) = (part_text(*of_largest), part_text(*of_rms));
+        writeln!(out, "{name:<11} max error {of_largest} of the largest output (at most {bound:.0e}), max/rms {of_rms}{sets}")?;
     }
     Ok(())
 }
@@ -131,6 +129,11 @@ fn load_chart(loads: &[usize]) -> Vec<String> {
     let level = |load: &usize| LEVELS[(load * (LEVELS.len() - 1)).div_ceil(most)];
     let line = |(at, loads): (usize, &[usize])| format!("{:>4} {}", at * PER_LINE, loads.iter().map(level).collect::<String>());
     loads.chunks(PER_LINE).enumerate().map(line).collect()
+}
+
+/// 1.7e-7, and 0 where nothing is off.
+fn part_text(part: f64) -> String {
+    if part == 0.0 { "0".to_string() } else { format!("{part:.1e}") }
 }
 
 /// 41.2 us, 3.10 ms, 1.20 s.

@@ -21,9 +21,6 @@ use super::{Failure, Notes, load_spec};
 use crate::cli::{Device, Run, Target};
 use crate::files::{bytes_text, read, report_at, write};
 
-/// Above this the interpreter's copies in f64 are worth a warning.
-const LARGE_REFERENCE_BYTES: u64 = 1 << 30;
-
 /// Runs a layer and prints what happened.
 pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
     if arguments.output.as_deref() == Some(Path::new("-")) {
@@ -38,8 +35,9 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let layer = Layer::load(&package, device).map_err(|error| report_at(&arguments.layer, error))?;
     let manifest = package.manifest();
 
-    let weights = weights(arguments, manifest, notes)?;
+    check_memory(manifest, arguments.reference).map_err(|diagnostic| report_at(&arguments.layer, diagnostic))?;
     let Input { tensor: input, dims, expected } = input(arguments, manifest, notes)?;
+    let weights = weights(arguments, manifest, notes)?;
     let blame = arguments.input.as_ref().map_or(&arguments.layer, |input| &input.path);
     let failed = |error: Error| report_at(blame, error);
 
@@ -71,7 +69,6 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     };
     let mut comparisons = Vec::new();
     if let (true, Some(spec)) = (arguments.reference, &spec) {
-        say_if_large(&kept, notes);
         let reference = reference(import(spec), manifest, &kept, &input, dims).map_err(Diagnostic::from)?;
         comparisons.push(compare("reference", &reference.output, Some(&reference.experts)));
     }
@@ -128,9 +125,31 @@ fn weights(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Vec<Ten
     let file = read(path)?;
     let prefix = arguments.tensor_prefix.as_deref().unwrap_or("");
     let assembled = Checkpoint::read(&file).and_then(|checkpoint| assemble(manifest, &checkpoint, prefix));
-    let (weights, conversions) = assembled.map_err(|error| report_at(path, error))?;
+    let (weights, conversions) = assembled.map_err(|error| report_at(path, with_names(error, &file)))?;
     conversions.iter().for_each(|conversion| notes.say(&format!("note: {conversion}")));
     Ok(weights)
+}
+
+/// A tensor that was not found, nor one of a similar name: what the file has, and which flags change what is looked for.
+fn with_names(error: Error, file: &[u8]) -> Diagnostic {
+    let is_far = matches!(&error, Error::MissingTensor { near_matches, .. } if near_matches.is_empty());
+    let diagnostic = Diagnostic::from(error);
+    match Checkpoint::read(file) {
+        Ok(checkpoint) if is_far => diagnostic
+            .help("`--tensor-prefix` says what stands before each name, `[weights]` in the spec which names there are")
+            .note(listed(&checkpoint)),
+        Ok(_) | Err(_) => diagnostic,
+    }
+}
+
+/// The names in a file, the first of them where there are many.
+fn listed(checkpoint: &Checkpoint<'_>) -> String {
+    const SHOWN: usize = 12;
+    let names = checkpoint.names();
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| quote(name)).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("the file has {}{more}", shown.join(", "))
 }
 
 /// Tokens, and what the same file says should come out.
@@ -176,19 +195,13 @@ fn input(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Input, Re
 
 /// `in.hidden`, else the only tensor.
 fn default_tensor<'c>(checkpoint: &'c Checkpoint<'_>) -> Result<&'c str, Diagnostic> {
-    const SHOWN: usize = 12;
     let names = checkpoint.names();
     match (names.contains(&"in.hidden"), &names[..]) {
         (true, _) => Ok("in.hidden"),
         (false, [only]) => Ok(only),
-        (false, names) => {
-            let listed: Vec<String> = names.iter().take(SHOWN).map(|name| quote(name)).collect();
-            let more = names.len().saturating_sub(SHOWN);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            Err(Diagnostic::new(Code::BadCheckpoint, "which tensor holds the tokens?")
-                .help("name it: `--input FILE:TENSOR`")
-                .note(format!("the file has {}{more}", listed.join(", "))))
-        }
+        (false, _) => Err(Diagnostic::new(Code::BadCheckpoint, "which tensor holds the tokens?")
+            .help("name it: `--input FILE:TENSOR`")
+            .note(listed(checkpoint))),
     }
 }
 
@@ -225,11 +238,32 @@ fn output_file(run: &moec_runtime::Run, input: &Tensor) -> Result<Vec<u8>, Error
     to_safetensors(&named)
 }
 
-fn say_if_large(weights: &[Tensor], notes: Notes) {
-    let bytes: u64 = weights.iter().map(|weight| weight.shape().iter().product::<u64>() * 8).sum();
-    if bytes > LARGE_REFERENCE_BYTES {
-        notes.say(&format!("note: the reference works in f64, on several copies of {} of weights", bytes_text(bytes)));
+/// Refused in time is better than killed: the weights are in memory once, and where the interpreter runs once more, and
+/// there three times in f64.
+fn check_memory(manifest: &Manifest, with_reference: bool) -> Result<(), Diagnostic> {
+    let weights = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
+    let needed = weights.map(|buffer| {
+        let extents = buffer.shape.iter().map(|extent| extent.as_const().unwrap_or(0).unsigned_abs());
+        let bytes = buffer.dtype.bytes();
+        extents.fold(1, u64::saturating_mul).saturating_mul(if with_reference { 2 * bytes + 3 * 8 } else { bytes })
+    });
+    let needed = needed.fold(0, u64::saturating_add);
+    match available_memory() {
+        Some(available) if available < needed => {
+            let (needed, available) = (bytes_text(needed), bytes_text(available));
+            let why = if with_reference { "weights in f64" } else { "weights" };
+            let message = format!("{needed} of memory are needed for {why}, and {available} are free");
+            Err(Diagnostic::new(Code::NoDevice, message).help("run a layer of the same keys with fewer or smaller experts"))
+        }
+        Some(_) | None => Ok(()),
     }
+}
+
+/// What Linux says could be had without swapping.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn too_far(comparison: &Comparison) -> Diagnostic {

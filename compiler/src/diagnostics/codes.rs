@@ -189,8 +189,8 @@ codes! {
          CPU. The help line says which flag to change.";
     ToolFailed = 605, Environment, "a tool beside moec failed",
         "ptxas or the linker refused what moec gave it, or could not be run. A ptxas that is older than the PTX of the \
-         target is the common case: `moec targets` and `moec doctor` show both versions. `MOEC_PTXAS=` (set to nothing) \
-         compiles without one.";
+         target is the common case: `moec doctor` shows the version of the one, `moec inspect` that of the other. \
+         `MOEC_PTXAS=` (set to nothing) compiles without one.";
 
     // 07xx: from the graph to the package.
     NoKernels = 701, Input, "no kernels for this layer on this machine",

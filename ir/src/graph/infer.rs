@@ -86,7 +86,8 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
     if let Some(arity) = op.arity()
         && arity != types.len()
     {
-        return Err(format!("`{name}` takes {arity} operands, not {}", types.len()));
+        let plural = if arity == 1 { "" } else { "s" };
+        return Err(format!("`{name}` takes {arity} operand{plural}, not {}", types.len()));
     }
     match (op, types) {
         (Op::List, types) => Ok(Type::List(types.iter().map(|t| (*t).clone()).collect())),
@@ -241,7 +242,8 @@ fn weights(ws: &Type, experts: Option<Dim>, k: Dim) -> Result<Dim, String> {
         let n = match (&shape[..], experts) {
             ([n, inner], None) if *inner == k => *n,
             ([e, n, inner], Some(experts)) if *inner == k && *e == experts => *n,
-            (_, _) => return Err(format!("the weight {w} does not fit an inner extent of {k}")),
+            (_, None) => return Err(format!("the weight {w} does not fit an inner extent of {k}")),
+            (_, Some(e)) => return Err(format!("the weight {w} does not fit {e} experts and an inner extent of {k}")),
         };
         if !dtype.is_float() || *columns.get_or_insert(n) != n {
             return Err(format!("the weights {ws} differ"));

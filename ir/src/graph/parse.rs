@@ -10,7 +10,7 @@ use super::{Body, BodyBuilder, Builder, Dim, Graph, Node, Op, Type, infer};
 use crate::{DType, Extent};
 
 /// Parameters, lines and body nodes that a graph may have; a layer has some dozens.
-const MOST_NODES: usize = 1 << 12;
+const MOST_NODES: usize = 1 << 10;
 
 /// Why a text is not a graph.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

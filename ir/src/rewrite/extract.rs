@@ -22,12 +22,8 @@ pub(super) struct Extracted {
     pub(super) exact: bool,
 }
 
-/// The cheapest graph of `root`, given each node's own cost. Ties go to the node that egg stores first.
-pub(super) fn extract(
-    egraph: &EGraph<Node, Typing>,
-    root: Id,
-    cost: impl Fn(&EGraph<Node, Typing>, &Node) -> Cost,
-) -> Extracted {
+/// The cheapest graph of `root`, given each node's own cost. Ties go to the least node.
+pub(super) fn extract(egraph: &EGraph<Node, Typing>, root: Id, cost: impl Fn(&EGraph<Node, Typing>, &Node) -> Cost) -> Extracted {
     let mut classes: BTreeMap<Id, Vec<(Cost, Node)>> = BTreeMap::new();
     for class in egraph.classes() {
         let mut nodes: Vec<(Cost, Node)> =

@@ -114,9 +114,21 @@ const ROUTING: &[Row] = &[
         "%t = top_k %h, %h, 3 : ? %s = scale %t, 0.5 : ? %picks = renorm %s, sum(clamp 0.0) : ?",
         "%t = top_k %h, %h, 3 : ? %picks = renorm %t, sum(clamp 0.0) : ?",
     ),
-    ("drop-scale-before-renorm", "%t = top_k %h, %h, 3 : ? %s = scale %t, -2.5 : ? %picks = renorm %s, sum(clamp 0.0) : ?", UNCHANGED),
-    ("drop-scale-before-renorm", "%t = top_k %h, %h, 3 : ? %s = scale %t, 0.0 : ? %picks = renorm %s, sum(add 0.0) : ?", UNCHANGED),
-    ("drop-scale-before-renorm", "%t = top_k %h, %h, 3 : ? %s = scale %t, 2.5 : ? %picks = renorm %s, sum(add 1e-9) : ?", UNCHANGED),
+    (
+        "drop-scale-before-renorm",
+        "%t = top_k %h, %h, 3 : ? %s = scale %t, -2.5 : ? %picks = renorm %s, sum(clamp 0.0) : ?",
+        UNCHANGED,
+    ),
+    (
+        "drop-scale-before-renorm",
+        "%t = top_k %h, %h, 3 : ? %s = scale %t, 0.0 : ? %picks = renorm %s, sum(add 0.0) : ?",
+        UNCHANGED,
+    ),
+    (
+        "drop-scale-before-renorm",
+        "%t = top_k %h, %h, 3 : ? %s = scale %t, 2.5 : ? %picks = renorm %s, sum(add 1e-9) : ?",
+        UNCHANGED,
+    ),
     (
         "drop-renorm-of-softmax",
         "%t = top_k %h, %z, 3 : ? %s = softmax %t : ? %picks = renorm %s, sum(add 0.0) : ?",
@@ -143,13 +155,25 @@ const ROUTING: &[Row] = &[
         "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(min((T + 1), (ceil((T * 9) / 8) * 2)), all, token_major) : ?",
         DROPLESS,
     ),
-    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(floor((T * 7) / 8), all, token_major) : ?", UNCHANGED),
-    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(min(T, 4), all, token_major) : ?", UNCHANGED),
+    (
+        "dropless-when-roomy",
+        "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(floor((T * 7) / 8), all, token_major) : ?",
+        UNCHANGED,
+    ),
+    (
+        "dropless-when-roomy",
+        "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(min(T, 4), all, token_major) : ?",
+        UNCHANGED,
+    ),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(4, all, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, all, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, row, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity((T * 0), all, token_major) : ?", UNCHANGED),
-    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(floor((T * 8) / 0), all, token_major) : ?", UNCHANGED),
+    (
+        "dropless-when-roomy",
+        "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(floor((T * 8) / 0), all, token_major) : ?",
+        UNCHANGED,
+    ),
 ];
 
 const DROPLESS: &str = "%t = top_k %h, %h, 3 : ? %routing = assign %t, dropless : ?";
@@ -196,14 +220,34 @@ const FUSION: &[Row] = &[
          %u = grouped_gemm %x, %r, [@gate], [%e] { yield add $0, $1 } : ? %y = mul %g, %u : ?",
         "%e = expert_rows @b, %r : ? %y = grouped_gemm %x, %r, [@gate], [%e] { a = mul $0, $1 b = add $0, $1 yield mul a, b } : ?",
     ),
-    ("fuse-gate-up", "%g = grouped_gemm %x, %r, [@gate] : ? %u = grouped_gemm %half, %r, [@up] : ? %y = mul %g, %u : ?", UNCHANGED),
+    (
+        "fuse-gate-up",
+        "%g = grouped_gemm %x, %r, [@gate] : ? %u = grouped_gemm %half, %r, [@up] : ? %y = mul %g, %u : ?",
+        UNCHANGED,
+    ),
     // One column broadcasts in `mul`, but not beside another product.
-    ("fuse-gate-up", "%g = grouped_gemm %x, %r, [@gate] : ? %u = grouped_gemm %x, %r, [@thin] : ? %y = mul %g, %u : ?", UNCHANGED),
+    (
+        "fuse-gate-up",
+        "%g = grouped_gemm %x, %r, [@gate] : ? %u = grouped_gemm %x, %r, [@thin] : ? %y = mul %g, %u : ?",
+        UNCHANGED,
+    ),
     ("fuse-gate-up", "%g = grouped_gemm %x, %r, [@gate] : ? %u = grouped_gemm %x, %r, [@up] : ? %y = add %g, %u : ?", UNCHANGED),
     (
         "fuse-dense-gate-up",
         "%g = gemm %x, [@w] { yield silu $0 } : ? %u = gemm %x, [@w2] : ? %y = mul %g, %u : ?",
         "%y = gemm %x, [@w, @w2] { a = silu $0 yield mul a, $1 } : ?",
+    ),
+    // More weights on either side: holes are renumbered.
+    (
+        "fuse-dense-gate-up",
+        "%g = gemm %x, [@w, @w2], [@v] { a = add $0, $2 yield mul a, $1 } : ? %u = gemm %x, [@w2], [@v] { yield add $0, $1 } : ? \
+         %y = mul %g, %u : ?",
+        "%y = gemm %x, [@w, @w2], [@v] { a = add $0, $2 b = mul a, $1 c = add $1, $2 yield mul b, c } : ?",
+    ),
+    (
+        "fuse-dense-gate-up",
+        "%g = gemm %x, [@w], [@v] { yield add $0, $1 } : ? %u = gemm %x, [@w2, @w] { yield add $0, $1 } : ? %y = mul %g, %u : ?",
+        "%y = gemm %x, [@w, @w2], [@v] { a = add $0, $2 b = add $1, $0 yield mul a, b } : ?",
     ),
     ("fuse-dense-gate-up", "%g = gemm %x, [@w] : ? %u = gemm %x, [@one] : ? %y = mul %g, %u : ?", UNCHANGED),
     ("fuse-dense-gate-up", "%g = gemm %x, [@w] : ? %u = gemm %half, [@w2] : ? %y = mul %g, %u : ?", UNCHANGED),
@@ -264,8 +308,7 @@ const PRODUCERS: [(&str, &str, &str, &str, &str); 3] = [
 /// Each op that any fused op takes in, beside what its body does already.
 fn sinks() -> Vec<Case> {
     let unary = ["silu", "gelu", "gelu_tanh", "relu", "square", "sigmoid"].map(|op| (op, ""));
-    let constants =
-        [("scale", ", -2.0"), ("offset", ", 0.25"), ("at_most", ", 0.5"), ("at_least", ", -0.5"), ("cast", ", bf16")];
+    let constants = [("scale", ", -2.0"), ("offset", ", 0.25"), ("at_most", ", 0.5"), ("at_least", ", -0.5"), ("cast", ", bf16")];
     let mut cases = Vec::new();
     for (into, producer, before, view, operand) in PRODUCERS {
         for (op, constant) in unary.into_iter().chain(constants) {

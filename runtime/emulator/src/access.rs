@@ -89,10 +89,17 @@ impl Block {
         let addresses = self.addresses(cx, w, mask, pc, access.addr);
         let mut tally = Tally::default();
         let mut hint = usize::MAX;
+        let strength = strength(access.order, access.scope);
         for lane in lanes(mask) {
             let place = self.place(access.space, addresses[lane]);
             tally.add(place, lane);
-            let touch = Touch { w, lane, pc, bytes, strength: strength(access.order, access.scope) };
+            let touch = Touch { w, lane, pc, bytes, strength };
+            if strength == 0
+                && let Place::Shared(offset) = place
+                && self.load_shared(touch, offset, access)
+            {
+                continue;
+            }
             let mut data = [0; 32];
             self.read_place(cx, touch, place, &mut hint, &mut data);
             for (index, &reg) in access.regs.iter().enumerate() {
@@ -108,6 +115,51 @@ impl Block {
         if access.order.strong() {
             self.synchronise(cx, w, mask, &addresses, access.space, (true, false), access.order, access.scope);
         }
+    }
+
+    /// The way of almost all weak shared loads: inside, aligned, written, and plainly after its writer. False, with
+    /// nothing changed that matters, sends the lane the long way, which reports.
+    #[inline]
+    fn load_shared(&mut self, touch: Touch, offset: u64, access: &Access) -> bool {
+        let bytes = touch.bytes as usize;
+        let size = self.shared.data.len() as u64;
+        if offset >= size || offset + bytes as u64 > size || offset & (bytes as u64 - 1) != 0 || !bytes.is_power_of_two() {
+            return false;
+        }
+        let at = offset as usize;
+        let known = &self.knowledge[touch.w].seen;
+        let order = &self.warps[touch.w].order;
+        let clock = known[touch.w];
+        for word in at / 4..(at + bytes).div_ceil(4) {
+            let write = self.shared.writes[word];
+            let earlier = write.unpack();
+            let ordered = if usize::from(earlier.agent) == touch.w {
+                usize::from(earlier.lane) == touch.lane || earlier.clock <= order.full
+            } else {
+                earlier.clock <= known[usize::from(earlier.agent) % known.len()]
+            };
+            let mask = byte_mask(at, bytes, word);
+            if write.is_none() || !ordered {
+                return false;
+            }
+            self.shared.note_read(word, Read { reader: touch.w as u8, clock, mask, lane: touch.lane as u8 });
+        }
+        let written = if bytes <= 8 { self.shared.initialised_aligned(at, bytes) } else { self.shared.initialised(at, bytes) };
+        if !written {
+            return false;
+        }
+        let element = access.ty.bytes() as usize;
+        let warp = &mut self.warps[touch.w];
+        for (index, &reg) in access.regs.iter().enumerate() {
+            let data = &self.shared.data[at + index * element..at + (index + 1) * element];
+            let value = match *data {
+                [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+                _ => extend(from_bytes(data), access.ty, access.wide),
+            };
+            let value = if element == 4 && access.wide > 32 { extend(value, access.ty, access.wide) } else { value };
+            warp.set_lane(reg, touch.lane, value);
+        }
+        true
     }
 
     pub(crate) fn store(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, access: &Access) {
@@ -272,7 +324,7 @@ impl Block {
     }
 
     fn check_aligned(&mut self, cx: &mut Cx<'_>, touch: Touch, address: u64) -> bool {
-        let fine = address.is_multiple_of(u64::from(touch.bytes.next_power_of_two()));
+        let fine = address & (u64::from(touch.bytes.next_power_of_two()) - 1) == 0;
         if !fine {
             self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::Misaligned, || {
                 format!("address {address:#x} is not a multiple of {}", touch.bytes)
@@ -441,26 +493,30 @@ pub(crate) fn wavefronts(offsets: &[u64], bytes: u32) -> (u64, u64) {
     let mut passes = 0;
     let mut needed = 0;
     for part in offsets.chunks(per_part.max(1)) {
-        let first = part[0] / 4;
         needed += 1;
-        // The common cases: one word for all, or consecutive words.
-        if part.iter().all(|&offset| offset / 4 == first) && bytes <= 4 {
-            passes += 1;
-            continue;
-        }
         let step = u64::from(bytes.max(4) / 4);
-        if part.iter().enumerate().all(|(index, &offset)| offset / 4 == first + index as u64 * step) {
+        // No bank with two different words is by far the most common case.
+        let mut banks = [u64::MAX; 32];
+        let mut clash = false;
+        for &offset in part {
+            for word in offset / 4..offset / 4 + step {
+                let bank = &mut banks[(word % 32) as usize];
+                clash |= *bank != u64::MAX && *bank != word;
+                *bank = word;
+            }
+        }
+        if !clash {
             passes += 1;
             continue;
         }
         let mut words: Vec<u64> = part.iter().flat_map(|&offset| offset / 4..offset / 4 + step).collect();
         words.sort_unstable();
         words.dedup();
-        let mut banks = [0_u64; 32];
+        let mut crowds = [0_u64; 32];
         for word in words {
-            banks[(word % 32) as usize] += 1;
+            crowds[(word % 32) as usize] += 1;
         }
-        passes += banks.into_iter().max().unwrap_or(1);
+        passes += crowds.into_iter().max().unwrap_or(1);
     }
     (passes, needed)
 }

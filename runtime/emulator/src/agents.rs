@@ -79,8 +79,7 @@ impl Block {
     pub(crate) fn check_abandoned(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32) {
         let lanes_of = |lanes: &mut dyn Iterator<Item = u8>| lanes.fold(0_u32, |set, lane| set | 1 << lane) & mask;
         let copies = lanes_of(&mut self.agents.copies[w].iter().map(|copy| copy.lane));
-        let stores =
-            lanes_of(&mut self.agents.outgoing.iter().filter(|store| store.warp == w).map(|store| store.lane as u8));
+        let stores = lanes_of(&mut self.agents.outgoing.iter().filter(|store| store.warp == w).map(|store| store.lane as u8));
         let wgmma = if self.agents.wgmma[w].records.is_empty() { 0 } else { mask };
         for (lanes, what) in [(copies, "`cp.async`"), (stores, "bulk copy"), (wgmma, "wgmma")] {
             if lanes != 0 {
@@ -142,7 +141,7 @@ impl Block {
             Op::MbarrierPending { d, a } => self.warps[w].map1(mask, d, a, |state| state >> 32),
             Op::Bulk(ref bulk) => self.bulk(cx, w, mask, pc, bulk),
             Op::BulkCommit => lanes(mask).for_each(|lane| self.agents.bulk_groups[w][lane] += 1),
-            Op::BulkWait { left, .. } => self.bulk_wait(cx, w, mask, left),
+            Op::BulkWait { left } => self.bulk_wait(cx, w, mask, left),
             Op::WgmmaFence => self.agents.wgmma[w].fence(),
             Op::Wgmma(ref wgmma) => self.wgmma(cx, w, mask, pc, wgmma),
             Op::WgmmaCommit => self.agents.wgmma[w].committed += 1,
@@ -247,7 +246,7 @@ impl Op {
             | Op::Wgmma(_)
             | Op::WgmmaCommit
             | Op::WgmmaWait { .. }
-            | Op::SetMaxRegisters { .. }
+            | Op::SetMaxRegisters
             | Op::ClusterArrive
             | Op::ClusterWait
             | Op::GridDependencyWait => {}

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::agents::Agents;
 use crate::clocks::{Knowledge, PENDING, Published, Stamp};
 use crate::finding::FindingKind;
-use crate::ins::{BarrierKind, BarrierReduce, Op, Reg, Scope};
+use crate::ins::{BarrierKind, BarrierReduce, Op, Order, Reg, Scope};
 use crate::launch::Cx;
 use crate::schedule::Choices;
 use crate::shared::Shared;
@@ -46,6 +46,8 @@ pub(crate) struct Block {
     pub(crate) knowledge: Vec<Knowledge>,
     /// What each warp knew at its last fence: what its relaxed writes publish.
     pub(crate) fenced: Vec<Option<Knowledge>>,
+    /// The same for fences that reach beyond the block.
+    pub(crate) fenced_wide: Vec<Option<Knowledge>>,
     /// What relaxed reads saw, to be learnt at the next fence.
     pub(crate) observed: Vec<Option<Knowledge>>,
     pub(crate) shared: Shared,
@@ -82,6 +84,7 @@ impl Block {
             place,
             number,
             fenced: vec![None; warps.len()],
+            fenced_wide: vec![None; warps.len()],
             observed: vec![None; warps.len()],
             knowledge,
             shared: Shared::new(bytes, readers),
@@ -161,10 +164,10 @@ impl Block {
     /// The group of a warp that runs next. None if none can; parked lanes that can never be joined are reported.
     pub(crate) fn choose_group(&mut self, cx: &mut Cx<'_>, choices: &mut Choices, w: usize) -> Option<usize> {
         let warp = &mut self.warps[w];
-        if let [only] = warp.groups.as_slice() {
-            if only.state == GroupState::Ready {
-                return Some(0);
-            }
+        if let [only] = warp.groups.as_slice()
+            && only.state == GroupState::Ready
+        {
+            return Some(0);
         }
         warp.merge();
         // Lanes that run in circles give way to those that may end it.
@@ -274,12 +277,12 @@ impl Block {
             BarrierKind::Sync | BarrierKind::Arrive => None,
         };
         let waits = kind != BarrierKind::Arrive;
-        if let Some(count) = count {
-            if count == 0 || count % LANES as u32 != 0 {
-                self.finding(cx, w, pc, mask, FindingKind::BarrierCount, || {
-                    format!("barrier {id} is given {count} threads, not a multiple of the warp size")
-                });
-            }
+        if let Some(count) = count
+            && (count == 0 || count % LANES as u32 != 0)
+        {
+            self.finding(cx, w, pc, mask, FindingKind::BarrierCount, || {
+                format!("barrier {id} is given {count} threads, not a multiple of the warp size")
+            });
         }
         let barrier = &self.barriers[id as usize];
         if !barrier.arrivals.is_empty() && barrier.count != count {
@@ -315,7 +318,7 @@ impl Block {
         cx.counters.barriers += 1;
         cx.progress += 1;
         let (over, expected) = match self.barriers[id as usize].count {
-            Some(count) => (self.barriers[id as usize].arrived > count.next_multiple_of(LANES as u32), count),
+            Some(count) => (self.barriers[id as usize].arrived > count.saturating_add(31), count),
             None => (false, 0),
         };
         if over {
@@ -425,12 +428,19 @@ impl Block {
     }
 
     /// A fence: what was observed is learnt, and what is known is what relaxed writes publish from now on.
-    pub(crate) fn fence(&mut self, w: usize, mask: u32, scope: Scope) {
-        if let Some(observed) = self.observed[w].take() {
+    pub(crate) fn fence(&mut self, w: usize, order: Order, scope: Scope) {
+        if order.acquires()
+            && let Some(observed) = self.observed[w].take()
+        {
             self.knowledge[w].join(&observed);
         }
-        let _ = (mask, scope);
-        self.fenced[w] = Some(self.knowledge[w].clone());
-        self.tick(w);
+        if order.releases() {
+            let known = Some(self.knowledge[w].clone());
+            if scope > Scope::Cta {
+                self.fenced_wide[w].clone_from(&known);
+            }
+            self.fenced[w] = known;
+            self.tick(w);
+        }
     }
 }

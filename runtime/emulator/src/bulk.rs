@@ -69,8 +69,7 @@ impl Block {
         }
         for lane in lanes(mask) {
             let to_shared = bulk.direction == Direction::ToShared;
-            let (shared, global) =
-                if to_shared { (targets[lane], sources[lane]) } else { (sources[lane], targets[lane]) };
+            let (shared, global) = if to_shared { (targets[lane], sources[lane]) } else { (sources[lane], targets[lane]) };
             let shared = Self::shared_offset(shared);
             let pieces = match &bulk.coords {
                 Some(coords) => self.tensor_pieces(cx, (w, lane, pc), shared, global, coords),
@@ -114,11 +113,8 @@ impl Block {
             });
             return None;
         }
-        let piece = |step: u64| Piece {
-            shared: (shared + 16 * step) as usize,
-            bytes: 16,
-            global: Some(global.wrapping_add(16 * step)),
-        };
+        let piece =
+            |step: u64| Piece { shared: (shared + 16 * step) as usize, bytes: 16, global: Some(global.wrapping_add(16 * step)) };
         Some((0..bytes / 16).map(piece).collect())
     }
 
@@ -136,7 +132,7 @@ impl Block {
         for part in 0..16 {
             let touch = Touch { w, lane, pc, bytes: 8, strength: 0 };
             let mut out = [0; 32];
-            self.read_place(cx, touch, generic(address + 8 * part), &mut hint, &mut out);
+            self.read_place(cx, touch, generic(address.wrapping_add(8 * part)), &mut hint, &mut out);
             bytes[8 * part as usize..8 * part as usize + 8].copy_from_slice(&out[..8]);
         }
         match TensorMap::decode(&bytes) {
@@ -186,12 +182,12 @@ impl Block {
             let mut rest = row;
             let mut inside = true;
             let mut base = map.address;
-            for axis in 1..map.extents.len() {
-                let extent = u64::from(map.box_extents[axis]);
-                let index = start[axis] + (rest % extent) as i64;
-                rest /= extent;
-                inside &= index >= 0 && (index as u64) < map.extents[axis];
-                base = base.wrapping_add((index as u64).wrapping_mul(map.strides[axis - 1]));
+            let outer = start.iter().zip(&map.extents).zip(&map.box_extents).skip(1).zip(&map.strides);
+            for (((&first, &limit), &extent), &stride) in outer {
+                let index = first + (rest % u64::from(extent)) as i64;
+                rest /= u64::from(extent);
+                inside &= index >= 0 && (index as u64) < limit;
+                base = base.wrapping_add((index as u64).wrapping_mul(stride));
             }
             for chunk in 0..inner * element / 16 {
                 // A 16-byte unit stays whole under every swizzle.
@@ -310,9 +306,7 @@ impl Block {
             }
             if clean && !self.shared.initialised(piece.shared, bytes) {
                 let from = piece.shared;
-                self.finding(cx, w, pc, 1 << lane, FindingKind::UninitialisedShared, || {
-                    format!("byte {from} of shared memory")
-                });
+                self.finding(cx, w, pc, 1 << lane, FindingKind::UninitialisedShared, || format!("byte {from} of shared memory"));
             }
         }
         let group = self.agents.bulk_groups[w][lane];

@@ -35,7 +35,8 @@ pub(crate) fn supported(how: &Convert) -> bool {
     if how.to == Ty::Tf32 {
         return how.from == Ty::F32;
     }
-    plain(how.to) && plain(how.from) && !away && !(how.satfinite && !matches!(how.to, Ty::F16 | Ty::Bf16))
+    let limits = !how.satfinite || matches!(how.to, Ty::F16 | Ty::Bf16);
+    plain(how.to) && plain(how.from) && !away && limits
 }
 
 /// The value in the destination register.

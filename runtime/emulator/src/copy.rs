@@ -61,7 +61,7 @@ impl Block {
                 for byte in 0..wanted {
                     let mut out = [0; 32];
                     let one = Touch { bytes: 1, ..touch };
-                    self.read_place(cx, one, Place::Global(sources[lane] + u64::from(byte)), &mut hint, &mut out);
+                    self.read_place(cx, one, Place::Global(sources[lane].wrapping_add(u64::from(byte))), &mut hint, &mut out);
                     data[byte as usize] = out[0];
                 }
             }

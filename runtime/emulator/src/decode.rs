@@ -1,12 +1,12 @@
 //! One instruction as written to its typed form. Every modifier must be used up: what is left over is an error.
 
+use crate::body::{Body, Resolved};
 use crate::decode_async::decode_async;
 use crate::decode_memory::decode_memory;
 use crate::decode_warp::decode_warp;
 use crate::ins::*;
 use crate::module::{ParseError, Position, Preset, Special};
 use crate::operand::{AddressBase, Operand, OperandKind};
-use crate::parse::{Body, Resolved};
 
 /// An opcode split at its dots, and its operands; remembers what has been used.
 pub(crate) struct Form<'a> {
@@ -164,14 +164,6 @@ impl<'a> Form<'a> {
         }
     }
 
-    pub(crate) fn vector(&self, index: usize) -> Result<&[Operand<'a>], ParseError> {
-        let operand = self.operand(index)?;
-        match &operand.kind {
-            OperandKind::Vector(items) => Ok(items),
-            _ => Err(ParseError::new(operand.at, "expected registers in braces")),
-        }
-    }
-
     /// `{a, b}` or a lone register, as the destination.
     pub(crate) fn dests(&self, body: &mut Body<'_>, index: usize) -> Result<(Box<[Reg]>, u32), ParseError> {
         let operand = self.operand(index)?;
@@ -226,7 +218,7 @@ impl<'a> Form<'a> {
             AddressBase::Name(name) => match body.resolve(name, 0, operand.at)? {
                 Resolved::Register { slot, .. } => Addr { base: slot, offset },
                 Resolved::Address(preset) => Addr { base: body.preset(preset, operand.at)?, offset },
-                Resolved::Predicate(_) | Resolved::CallParam | Resolved::Function => {
+                Resolved::Predicate | Resolved::CallParam | Resolved::Function => {
                     return Err(ParseError::new(operand.at, format!("`{name}` is not an address")));
                 }
             },
@@ -671,7 +663,7 @@ fn mov(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
     }
     if let OperandKind::Vector(_) = form.operands[0].kind {
         let (d, _) = form.dests(body, 0)?;
-        if d.is_empty() || bits as usize % d.len() != 0 {
+        if d.is_empty() || !usize::from(bits).is_multiple_of(d.len()) {
             return Err(form.error("the parts do not divide the value"));
         }
         return Ok(Op::Unpack { d, a: form.source(body, 1, ty)?, bits });
@@ -680,7 +672,7 @@ fn mov(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
     match form.operands[1].kind {
         OperandKind::Vector(ref items) => {
             let count = items.len();
-            if count == 0 || bits as usize % count != 0 {
+            if count == 0 || !usize::from(bits).is_multiple_of(count) {
                 return Err(form.error("the parts do not divide the value"));
             }
             let part = match bits as usize / count {

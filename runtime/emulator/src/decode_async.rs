@@ -1,12 +1,12 @@
 //! Typed forms of asynchronous instructions: cp.async, mbarrier, bulk copies, wgmma (PTX ISA 9.7.9.25, 9.7.13.15, 9.7.15).
 
+use crate::body::Body;
 use crate::decode::Form;
 use crate::decode_memory::hints;
 use crate::decode_warp::matrix_type;
 use crate::ins::*;
 use crate::module::{ParseError, Preset};
 use crate::operand::OperandKind;
-use crate::parse::Body;
 
 pub(crate) fn decode_async(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
     match form.name {
@@ -14,7 +14,7 @@ pub(crate) fn decode_async(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<O
         "mbarrier" => mbarrier(body, form),
         "wgmma" => wgmma(body, form),
         "setmaxnreg" => {
-            let increase = form.need("`.inc` or `.dec`", &[("inc", true), ("dec", false)])?;
+            let _: bool = form.need("`.inc` or `.dec`", &[("inc", true), ("dec", false)])?;
             if !form.take("sync") || !form.take("aligned") {
                 return Err(form.unknown());
             }
@@ -25,7 +25,7 @@ pub(crate) fn decode_async(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<O
             if !(24..=256).contains(&count) || count % 8 != 0 {
                 return Err(form.error("the number of registers must be a multiple of 8 from 24 to 256"));
             }
-            Ok(Op::SetMaxRegisters { increase, count: form.source(body, 0, Ty::U32)? })
+            Ok(Op::SetMaxRegisters)
         }
         "griddepcontrol" => {
             let wait = form.need("`.wait` or `.launch_dependents`", &[("wait", true), ("launch_dependents", false)])?;
@@ -33,17 +33,17 @@ pub(crate) fn decode_async(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<O
             Ok(if wait { Op::GridDependencyWait } else { Op::Nop })
         }
         "mapa" => {
-            let shared = form.space() != Space::Generic;
+            form.space();
             let ty = form.ty()?;
             form.expect(3..=3)?;
             let (d, a) = (form.dest(body, 0)?, form.source(body, 1, ty)?);
-            Ok(Op::MapAddress { d, a, rank: form.source(body, 2, Ty::U32)?, shared })
+            Ok(Op::MapAddress { d, a, rank: form.source(body, 2, Ty::U32)? })
         }
         "getctarank" => {
-            let shared = form.space() != Space::Generic;
+            form.space();
             let ty = form.ty()?;
             form.expect(2..=2)?;
-            Ok(Op::ClusterRank { d: form.dest(body, 0)?, a: form.source(body, 1, ty)?, shared })
+            Ok(Op::ClusterRank { d: form.dest(body, 0)?, a: form.source(body, 1, ty)? })
         }
         "tcgen05" | "tensormap" | "multimem" | "wmma" | "clusterlaunchcontrol" => {
             Err(form.error(format!("`{}` is not modelled", form.full)))
@@ -117,9 +117,10 @@ fn bulk(body: &mut Body<'_>, form: &mut Form<'_>, reduce: bool) -> Result<Op, Pa
         return Ok(Op::BulkCommit);
     }
     if form.take("wait_group") {
-        let read = form.take("read");
+        // `.read` waits for less; the reads of the source are what is judged here.
+        let _ = form.take("read");
         form.expect(1..=1)?;
-        return Ok(Op::BulkWait { left: form.source(body, 0, Ty::U32)?, read });
+        return Ok(Op::BulkWait { left: form.source(body, 0, Ty::U32)? });
     }
     if form.take("prefetch") {
         form.take_prefix("");
@@ -208,7 +209,7 @@ fn mbarrier(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> 
     for ignored in ["release", "acquire", "relaxed", "cta", "cluster"] {
         form.take(ignored);
     }
-    let space = form.space();
+    form.space();
     form.ty()?;
     Ok(match what {
         0 => {
@@ -237,7 +238,7 @@ fn mbarrier(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> 
             if count.is_none() && matches!(how, Arrive::ExpectTx | Arrive::NoComplete) {
                 return Err(form.error(format!("`{}` needs a count", form.full)));
             }
-            Op::MbarrierArrive { how, addr, count, d, remote: space == Space::SharedCluster }
+            Op::MbarrierArrive { how, addr, count, d }
         }
         4 => {
             form.expect(2..=2)?;

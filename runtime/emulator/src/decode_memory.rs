@@ -1,10 +1,10 @@
 //! Typed forms of loads, stores, atomics, fences and block barriers (PTX ISA 9.7.9, 9.7.13).
 
+use crate::body::Body;
 use crate::decode::Form;
 use crate::ins::*;
 use crate::module::{ParseError, Preset};
 use crate::operand::OperandKind;
-use crate::parse::Body;
 
 const SCOPES: &[(&str, Scope)] = &[("cta", Scope::Cta), ("cluster", Scope::Cluster), ("gpu", Scope::Gpu), ("sys", Scope::Sys)];
 

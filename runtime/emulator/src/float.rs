@@ -114,14 +114,6 @@ pub(crate) fn decode(bits: u32, format: &Format) -> f64 {
     if negative { -value } else { value }
 }
 
-pub(crate) fn f16_to_f32(bits: u16) -> f32 {
-    decode(u32::from(bits), &F16) as f32
-}
-
-pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
-}
-
 /// To the nearest even, the conversion that every epilogue uses.
 pub(crate) fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();

@@ -839,7 +839,6 @@ pub(crate) enum Op {
         addr: Addr,
         count: Option<Reg>,
         d: Reg,
-        remote: bool,
     },
     MbarrierExpect {
         addr: Addr,
@@ -862,7 +861,6 @@ pub(crate) enum Op {
     BulkCommit,
     BulkWait {
         left: Reg,
-        read: bool,
     },
     WgmmaFence,
     Wgmma(Box<Wgmma>),
@@ -870,20 +868,15 @@ pub(crate) enum Op {
     WgmmaWait {
         left: Reg,
     },
-    SetMaxRegisters {
-        increase: bool,
-        count: Reg,
-    },
+    SetMaxRegisters,
     MapAddress {
         d: Reg,
         a: Reg,
         rank: Reg,
-        shared: bool,
     },
     ClusterRank {
         d: Reg,
         a: Reg,
-        shared: bool,
     },
     ClusterArrive,
     ClusterWait,

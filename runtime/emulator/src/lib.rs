@@ -2,7 +2,8 @@
 //! checker, a race detector and a profiler.
 //!
 //! It knows nothing of who made the PTX, and it never says how long anything would take on a GPU.
-
+//!
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod access;
@@ -10,6 +11,7 @@ mod agents;
 mod arithmetic;
 mod atomics;
 mod block;
+mod body;
 mod bulk;
 mod clocks;
 mod convert;
@@ -22,6 +24,7 @@ mod decode_warp;
 mod exchange;
 mod finding;
 mod float;
+pub mod fuzz;
 mod ins;
 mod json;
 mod launch;
@@ -30,6 +33,7 @@ mod matrix;
 mod mbarrier;
 mod memory;
 mod module;
+mod mutate;
 mod numerics;
 mod operand;
 mod parse;
@@ -47,6 +51,7 @@ pub use finding::{Finding, FindingKind};
 pub use launch::{Arg, Blocks, Launch, LaunchError, Limits, Options, launch};
 pub use memory::{Buffer, Fill, Memory, MemoryError, Procedure};
 pub use module::{Entry, Module, Param, ParseError, Position};
+pub use mutate::{Mutant, Mutation, SyncPoint, mutants, sync_points};
 pub use numerics::Numerics;
 pub use parse::parse;
 pub use report::Report;

@@ -17,9 +17,7 @@ const ROW: u32 = 16;
 impl Block {
     fn whole(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32) {
         if mask != ALL {
-            self.finding(cx, w, pc, mask, FindingKind::BadMask, || {
-                "a matrix instruction needs all 32 lanes".to_owned()
-            });
+            self.finding(cx, w, pc, mask, FindingKind::BadMask, || "a matrix instruction needs all 32 lanes".to_owned());
         }
     }
 
@@ -46,7 +44,15 @@ impl Block {
         rows
     }
 
-    pub(crate) fn load_matrix(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, (d, transpose): (&[Reg], bool), addr: Addr) {
+    pub(crate) fn load_matrix(
+        &mut self,
+        cx: &mut Cx<'_>,
+        w: usize,
+        mask: u32,
+        pc: u32,
+        (d, transpose): (&[Reg], bool),
+        addr: Addr,
+    ) {
         self.whole(cx, w, mask, pc);
         let rows = self.rows(cx, w, mask, pc, addr, d.len());
         cx.counters.shared.loads += 1;
@@ -91,7 +97,15 @@ impl Block {
         }
     }
 
-    pub(crate) fn store_matrix(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, (a, transpose): (&[Reg], bool), addr: Addr) {
+    pub(crate) fn store_matrix(
+        &mut self,
+        cx: &mut Cx<'_>,
+        w: usize,
+        mask: u32,
+        pc: u32,
+        (a, transpose): (&[Reg], bool),
+        addr: Addr,
+    ) {
         self.whole(cx, w, mask, pc);
         let rows = self.rows(cx, w, mask, pc, addr, a.len());
         cx.counters.shared.stores += 1;

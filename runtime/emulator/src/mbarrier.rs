@@ -112,8 +112,7 @@ impl Block {
             self.agents.mbarriers_made += 1;
             let made = self.clock(w);
             let (joined, complete) = (Knowledge::default(), Knowledge::default());
-            let mbarrier =
-                Mbarrier { expected, pending: expected, bytes: 0, phase: 0, joined, complete, agent, maker: w, made };
+            let mbarrier = Mbarrier { expected, pending: expected, bytes: 0, phase: 0, joined, complete, agent, maker: w, made };
             self.agents.mbarriers.insert(key, mbarrier);
             // Whoever touches these bytes with ordinary instructions is told so.
             self.shared.forget(key as usize, 8);
@@ -248,7 +247,16 @@ impl Block {
     }
 
     #[allow(clippy::too_many_arguments)]
-    pub(crate) fn mbarrier_test(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, addr: Addr, test: MbarrierTest, p: Reg) {
+    pub(crate) fn mbarrier_test(
+        &mut self,
+        cx: &mut Cx<'_>,
+        w: usize,
+        mask: u32,
+        pc: u32,
+        addr: Addr,
+        test: MbarrierTest,
+        p: Reg,
+    ) {
         let addresses = self.addresses(cx, w, mask, pc, addr);
         let (MbarrierTest::Parity(reg) | MbarrierTest::State(reg)) = test;
         self.warps[w].need(reg, mask);

@@ -1,7 +1,7 @@
 //! Global memory: named buffers with guard gaps, pages that come into being when touched, and a bit for every byte
 //! that says whether anybody has written it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ const GUARD: u64 = 64 << 10;
 const ALIGN: u64 = 256;
 /// The end of the addresses that buffers can have: below the windows of shared and local memory.
 const LAST: u64 = 0x6fff_ffff_ffff;
-/// Pages of one buffer; beyond it even the table of pages is too large.
-const PAGES_LIMIT: u64 = 1 << 28;
+/// Buffers with more pages than this keep those that were touched in a map.
+const TABLE_LIMIT: u64 = 1 << 14;
 
 /// A buffer of a [`Memory`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,13 +94,38 @@ pub(crate) struct Page {
     pub(crate) launch: u64,
 }
 
+/// The pages that exist.
+#[derive(Debug)]
+enum Pages {
+    Table(Vec<Option<Box<Page>>>),
+    Map(HashMap<u64, Box<Page>>),
+}
+
+impl Pages {
+    fn new(count: u64) -> Pages {
+        if count <= TABLE_LIMIT { Pages::Table((0..count).map(|_| None).collect()) } else { Pages::Map(HashMap::new()) }
+    }
+
+    /// By rising index.
+    fn existing(&self) -> Vec<(u64, &Page)> {
+        match self {
+            Pages::Table(table) => (0..).zip(table).filter_map(|(index, page)| Some((index, page.as_deref()?))).collect(),
+            Pages::Map(map) => {
+                let mut pages: Vec<(u64, &Page)> = map.iter().map(|(index, page)| (*index, &**page)).collect();
+                pages.sort_unstable_by_key(|(index, _)| *index);
+                pages
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Allocation {
     pub(crate) name: String,
     pub(crate) base: u64,
     pub(crate) size: u64,
     fill: Fill,
-    pages: Vec<Option<Box<Page>>>,
+    pages: Pages,
     pub(crate) freed: bool,
     pub(crate) read_only: bool,
 }
@@ -108,8 +133,12 @@ pub(crate) struct Allocation {
 impl Allocation {
     /// The page that holds this offset, which must be inside.
     pub(crate) fn page(&mut self, offset: u64) -> &mut Page {
-        let (index, size, fill) = ((offset / PAGE) as usize, self.size, &self.fill);
-        self.pages[index].get_or_insert_with(|| Box::new(new_page(index as u64 * PAGE, size, fill)))
+        let (index, size, fill) = (offset / PAGE, self.size, &self.fill);
+        let make = || Box::new(new_page(index * PAGE, size, fill));
+        match &mut self.pages {
+            Pages::Table(table) => table[index as usize].get_or_insert_with(make),
+            Pages::Map(map) => map.entry(index).or_insert_with(make),
+        }
     }
 }
 
@@ -153,17 +182,14 @@ impl Memory {
         // An odd multiple of the alignment, so that nothing can count on more.
         let base = self.next.next_multiple_of(2 * ALIGN) + ALIGN;
         let end = base.checked_add(bytes).and_then(|end| end.checked_add(GUARD)).filter(|end| *end <= LAST);
-        let pages = bytes.div_ceil(PAGE);
-        let (Some(end), true) = (end, pages <= PAGES_LIMIT) else {
-            return Err(MemoryError::TooLarge(bytes));
-        };
+        let end = end.ok_or(MemoryError::TooLarge(bytes))?;
         self.next = end;
         self.allocations.push(Allocation {
             name: name.to_owned(),
             base,
             size: bytes,
             fill,
-            pages: (0..pages).map(|_| None).collect(),
+            pages: Pages::new(bytes.div_ceil(PAGE)),
             freed: false,
             read_only: false,
         });
@@ -181,7 +207,7 @@ impl Memory {
     pub fn free(&mut self, buffer: Buffer) -> Result<(), MemoryError> {
         let allocation = self.allocation_mut(buffer)?;
         allocation.freed = true;
-        allocation.pages = Vec::new();
+        allocation.pages = Pages::new(0);
         Ok(())
     }
 
@@ -209,6 +235,17 @@ impl Memory {
         let found = &self.allocations[index];
         let offset = address - found.base;
         (!found.freed && offset < found.size.max(1)).then_some((Buffer(index as u32), offset))
+    }
+
+    /// Gives a buffer another name in reports.
+    pub fn rename(&mut self, buffer: Buffer, name: &str) -> Result<(), MemoryError> {
+        self.allocation_mut(buffer).map(|found| name.clone_into(&mut found.name))
+    }
+
+    /// The parts of a buffer that somebody touched, in order: where each starts, and its bytes.
+    pub fn touched(&self, buffer: Buffer) -> Result<Vec<(u64, &[u8])>, MemoryError> {
+        let pages = self.allocation(buffer)?.pages.existing();
+        Ok(pages.into_iter().map(|(index, page)| (index * PAGE, page.data.as_slice())).collect())
     }
 
     /// Says that kernels must not write to a buffer.
@@ -272,7 +309,7 @@ impl Memory {
     pub fn poison(&mut self, buffer: Buffer, byte: u8) -> Result<(), MemoryError> {
         let allocation = self.allocation_mut(buffer)?;
         allocation.fill = Fill::Uninitialised(byte);
-        allocation.pages.iter_mut().for_each(|page| *page = None);
+        allocation.pages = Pages::new(allocation.size.div_ceil(PAGE));
         Ok(())
     }
 

@@ -50,9 +50,7 @@ impl Numerics {
         match self {
             Numerics::Ada if fp8 => Model { fraction: 13, step: half, kept: 13 },
             Numerics::Ampere | Numerics::Ada => Model { fraction: 24, step: half, kept: 23 },
-            Numerics::Hopper | Numerics::Plain if fp8 && unit == Unit::Wgmma => {
-                Model { fraction: 13, step: k, kept: 13 }
-            }
+            Numerics::Hopper | Numerics::Plain if fp8 && unit == Unit::Wgmma => Model { fraction: 13, step: k, kept: 13 },
             Numerics::Hopper | Numerics::Plain => Model { fraction: 25, step: k, kept: 23 },
         }
     }
@@ -112,7 +110,6 @@ impl Element {
         Element { value: -self.value, significand: -self.significand, ..self }
     }
 }
-
 
 /// One element of D from a row of A, a column of B and one element of C.
 pub(crate) fn dot(

@@ -25,7 +25,7 @@ pub(crate) enum OperandKind<'a> {
     /// `[base+offset]`, or `[base, {coordinates}]`
     Address(AddressBase<'a>, i64, Vec<Operand<'a>>),
     /// `(a, b)` of a call
-    List(Vec<Operand<'a>>),
+    List,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ pub(crate) fn operand<'a>(parser: &mut Parser<'a>, depth: u32) -> Result<Operand
                 }
                 parser.expect(close)?;
             }
-            if open == b'{' { OperandKind::Vector(items) } else { OperandKind::List(items) }
+            if open == b'{' { OperandKind::Vector(items) } else { OperandKind::List }
         }
         Kind::Punct(b'[') => {
             parser.bump();
@@ -115,11 +115,6 @@ fn signed(parser: &mut Parser<'_>) -> Result<i64, ParseError> {
 
 /// `+16`, `+-16`, `-16` or nothing.
 fn offset(parser: &mut Parser<'_>) -> Result<i64, ParseError> {
-    if parser.eat(b'+') {
-        signed(parser)
-    } else if matches!(parser.peek().kind, Kind::Punct(b'-')) {
-        signed(parser)
-    } else {
-        Ok(0)
-    }
+    let signed_follows = parser.eat(b'+') || parser.peek().kind == Kind::Punct(b'-');
+    if signed_follows { signed(parser) } else { Ok(0) }
 }

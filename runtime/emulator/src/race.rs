@@ -243,7 +243,7 @@ impl Block {
         scope: Scope,
     ) {
         let shared_space = matches!(space, Space::Shared | Space::SharedCluster);
-        let publishes = writes && (order.releases() || self.fenced[w].is_some());
+        let publishes = writes && (order.releases() || self.fenced[w].is_some() || self.fenced_wide[w].is_some());
         let mut keys = [0; LANES];
         let mut count = 0;
         for lane in lanes(mask) {
@@ -277,7 +277,8 @@ impl Block {
                 }
             }
             if publishes {
-                let released = if order.releases() { Some(&self.knowledge[w]) } else { self.fenced[w].as_ref() };
+                let fenced = if shared { &self.fenced[w] } else { &self.fenced_wide[w] };
+                let released = if order.releases() { Some(&self.knowledge[w]) } else { fenced.as_ref() };
                 let Some(released) = released.cloned() else { continue };
                 let map = if shared { &mut self.published } else { &mut cx.published };
                 let published = map.entry(key).or_default();

@@ -49,20 +49,10 @@ impl Shared {
         offset.checked_add(u64::from(bytes)).is_some_and(|end| end <= self.data.len() as u64)
     }
 
-    /// Up to 8 bytes, little-endian. The range must be inside.
-    #[inline]
-    pub(crate) fn load(&self, offset: usize, bytes: usize) -> u64 {
-        let mut out = [0; 8];
-        out[..bytes].copy_from_slice(&self.data[offset..offset + bytes]);
-        u64::from_le_bytes(out)
-    }
-
-    #[inline]
-    pub(crate) fn store(&mut self, offset: usize, bytes: usize, value: u64) {
-        self.data[offset..offset + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
-    }
-
     pub(crate) fn initialised(&self, offset: usize, bytes: usize) -> bool {
+        if offset.is_multiple_of(8) && bytes.is_multiple_of(8) {
+            return self.init[offset / 8..(offset + bytes) / 8].iter().all(|&bits| bits == 0xff);
+        }
         (offset..offset + bytes).all(|at| self.init[at / 8] >> (at % 8) & 1 == 1)
     }
 
@@ -74,6 +64,10 @@ impl Shared {
     }
 
     pub(crate) fn set_initialised(&mut self, offset: usize, bytes: usize) {
+        if offset.is_multiple_of(bytes) && bytes <= 8 {
+            self.init[offset / 8] |= (((1_u32 << bytes) - 1) << (offset % 8)) as u8;
+            return;
+        }
         for at in offset..offset + bytes {
             self.init[at / 8] |= 1 << (at % 8);
         }
@@ -92,7 +86,8 @@ impl Shared {
     pub(crate) fn note_read(&mut self, word: usize, read: Read) {
         let slot = &mut self.reads[word * self.readers + usize::from(read.reader)];
         let new = pack_read(read.clock, read.mask, read.lane);
-        if *slot == new {
+        // Again, or one more of many lanes: nothing new.
+        if *slot == new || *slot == (new & !0x3f | u32::from(MANY)) {
             return;
         }
         let old = unpack_read(0, *slot);

@@ -7,7 +7,7 @@ use crate::float;
 use crate::ins::*;
 use crate::launch::Cx;
 use crate::schedule::Choices;
-use crate::warp::{ALL, GroupState, LANES, lanes};
+use crate::warp::{GroupState, LANES, lanes};
 
 impl Block {
     /// Executes the next instruction of a warp. False means that the warp cannot go on for now.
@@ -384,7 +384,7 @@ impl Block {
                 self.warps[w].order.sync(mask, present, clock);
                 self.tick(w);
             }
-            Op::Fence { scope, .. } => self.fence(w, mask, scope),
+            Op::Fence { order, scope } => self.fence(w, order, scope),
             Op::Shuffle { mode, d, p, a, b, c, .. } => self.shuffle(cx, w, mask, pc, mode, [d, p, a, b, c]),
             Op::Vote { mode, d, p, .. } => self.vote(w, mask, mode, d, p),
             Op::Match { all, ty, d, p, a, .. } => self.match_lanes(w, mask, all, ty, [d, p, a]),
@@ -404,7 +404,7 @@ impl Block {
             Op::ClusterRank { d, a, .. } => warp.map1(mask, d, a, |_| 0),
             // PTX ISA 9.7.13.4: release and acquire by default; the cluster has one block, so it is a barrier of it.
             Op::ClusterArrive | Op::ClusterWait => return self.cluster(cx, w, mask, matches!(op, Op::ClusterWait)),
-            Op::GridDependencyWait | Op::Nop | Op::SetMaxRegisters { .. } => {}
+            Op::GridDependencyWait | Op::Nop | Op::SetMaxRegisters => {}
             // What was written, or initialised, becomes visible to asynchronous copies and tensor cores.
             Op::FenceProxyAsync | Op::FenceMbarrierInit => self.knowledge[w].fence_proxy(),
             Op::Branch { .. } | Op::BranchIndex { .. } | Op::Return | Op::Exit | Op::Barrier { .. } => {}
@@ -436,7 +436,7 @@ fn members(op: &Op) -> Option<Members> {
         | Op::Wgmma(_)
         | Op::WgmmaCommit
         | Op::WgmmaWait { .. }
-        | Op::SetMaxRegisters { .. }
+        | Op::SetMaxRegisters
         | Op::ClusterArrive
         | Op::ClusterWait => Some(Members::Whole),
         Op::Barrier { aligned: false, .. } => Some(Members::Here),
@@ -449,6 +449,3 @@ fn members(op: &Op) -> Option<Members> {
         _ => None,
     }
 }
-
-/// All lanes of a warp.
-pub(crate) const WHOLE: u32 = ALL;

@@ -92,7 +92,6 @@ impl LaneOrder {
 /// One warp.
 #[derive(Debug)]
 pub(crate) struct Warp {
-    pub(crate) index: u32,
     pub(crate) regs: Vec<[u64; LANES]>,
     pub(crate) init: Vec<u32>,
     pub(crate) wraps: Vec<Wrap>,
@@ -151,7 +150,6 @@ impl Warp {
         let present = if count == 32 { ALL } else { (1 << count) - 1 };
         let registers = entry.registers as usize;
         let mut warp = Warp {
-            index,
             regs: vec![[0; LANES]; registers],
             init: vec![0; registers],
             wraps: vec![Wrap::default(); registers],

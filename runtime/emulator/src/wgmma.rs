@@ -121,12 +121,13 @@ impl Block {
         let flight = &mut self.agents.wgmma[w];
         if let Op::Mov { d, a } = *op {
             // A move only renames: ptxas keeps accumulators in place, and LLVM ties operands with moves.
-            if let (Some(&owner), Some(&origin)) = (flight.owner.get(a as usize), flight.origin.get(a as usize)) {
-                if origin == Origin::Wgmma && (d as usize) < flight.owner.len() {
-                    flight.owner[d as usize] = owner;
-                    flight.origin[d as usize] = Origin::Wgmma;
-                    return;
-                }
+            if let (Some(&owner), Some(&origin)) = (flight.owner.get(a as usize), flight.origin.get(a as usize))
+                && origin == Origin::Wgmma
+                && (d as usize) < flight.owner.len()
+            {
+                flight.owner[d as usize] = owner;
+                flight.origin[d as usize] = Origin::Wgmma;
+                return;
             }
         }
         let mut touched = None;
@@ -189,8 +190,7 @@ impl Block {
             wgmma.d.iter().for_each(|&reg| self.warps[w].need(reg, mask));
         }
         let mut units = Vec::new();
-        let a_operand =
-            Operand { ty: wgmma.a_ty, transpose: wgmma.transpose_a, first_row: 16 * (w as u64 % 4), rows: 16, k };
+        let a_operand = Operand { ty: wgmma.a_ty, transpose: wgmma.transpose_a, first_row: 16 * (w as u64 % 4), rows: 16, k };
         let a = match &wgmma.a {
             WgmmaA::Descriptor(reg) => self.operand(cx, (w, pc, mask), *reg, a_operand, &mut units),
             WgmmaA::Registers(regs) => {
@@ -227,7 +227,14 @@ impl Block {
     }
 
     /// The raw elements of an operand in shared memory, row by row, with all checks of an asynchronous read.
-    fn operand(&mut self, cx: &mut Cx<'_>, (w, pc, mask): (usize, u32, u32), reg: Reg, operand: Operand, units: &mut Vec<u32>) -> Vec<u32> {
+    fn operand(
+        &mut self,
+        cx: &mut Cx<'_>,
+        (w, pc, mask): (usize, u32, u32),
+        reg: Reg,
+        operand: Operand,
+        units: &mut Vec<u32>,
+    ) -> Vec<u32> {
         let Operand { ty, transpose, first_row, rows, k } = operand;
         let mut out = vec![0; rows * k];
         self.warps[w].need(reg, mask);
@@ -235,15 +242,11 @@ impl Block {
         let first = mask.trailing_zeros() as usize % LANES;
         let bits = values[first];
         if lanes(mask).any(|lane| values[lane] != bits) {
-            self.finding(cx, w, pc, mask, FindingKind::BadDescriptor, || {
-                "the descriptor differs between lanes".to_owned()
-            });
+            self.finding(cx, w, pc, mask, FindingKind::BadDescriptor, || "the descriptor differs between lanes".to_owned());
         }
         let descriptor = Descriptor::new(bits);
         if descriptor.base_offset != 0 {
-            self.finding(cx, w, pc, mask, FindingKind::BadDescriptor, || {
-                "a base offset other than 0 is not modelled".to_owned()
-            });
+            self.finding(cx, w, pc, mask, FindingKind::BadDescriptor, || "a base offset other than 0 is not modelled".to_owned());
             return out;
         }
         let element = ty.bytes() as usize;
@@ -294,9 +297,7 @@ impl Block {
             self.shared.note_read(word, Read { reader, clock: PENDING_READ, mask: 0xf, lane: UNKNOWN });
         }
         if clean && !self.shared.initialised(at, 16) {
-            self.finding(cx, touch.w, touch.pc, ALL, FindingKind::UninitialisedShared, || {
-                format!("byte {at} of shared memory")
-            });
+            self.finding(cx, touch.w, touch.pc, ALL, FindingKind::UninitialisedShared, || format!("byte {at} of shared memory"));
         }
     }
 
@@ -347,9 +348,10 @@ impl Block {
                 let (row, column) = fragment(lane, index);
                 let reg = wgmma.d[index];
                 let c = if adds { i64::from(warp.lane(reg, lane) as i32) } else { 0 };
-                let products = a[row * k..(row + 1) * k].iter().zip(&b[column * k..(column + 1) * k]).map(|(x, y)| {
-                    integer_element(u64::from(*x), wgmma.a_ty) * integer_element(u64::from(*y), wgmma.b_ty)
-                });
+                let products = a[row * k..(row + 1) * k]
+                    .iter()
+                    .zip(&b[column * k..(column + 1) * k])
+                    .map(|(x, y)| integer_element(u64::from(*x), wgmma.a_ty) * integer_element(u64::from(*y), wgmma.b_ty));
                 warp.set_lane(reg, lane, integer_sum(c + products.sum::<i64>(), wgmma.saturate));
             }
         }

@@ -1,5 +1,7 @@
 //! Kernels that somebody else wrote by hand, run as the README shows it.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use ptx_emulator::{Arg, Fill, FindingKind, Launch, Memory, Options, Schedule, launch, parse};
 
 const VECTOR_ADD: &str = include_str!("ptx/vector_add.ptx");

@@ -3,12 +3,12 @@
 use ptx_emulator::{Arg, Fill, Launch, Memory, Options, Report, launch, parse};
 
 /// `x` holds 4096 bytes 0, 1, 2, .. (modulo 251); `y` holds nothing; `smem` is 1024 bytes of dynamic shared memory.
-pub struct Run {
-    pub report: Report,
-    pub y: Vec<u8>,
+pub(crate) struct Run {
+    pub(crate) report: Report,
+    pub(crate) y: Vec<u8>,
 }
 
-pub fn kernel(body: &str) -> String {
+pub(crate) fn kernel(body: &str) -> String {
     let mut text = String::from(
         ".version 8.0\n.target sm_90a\n.address_size 64\n.extern .shared .align 1024 .b8 smem[];\n\
          .visible .entry k(.param .u64 x, .param .u64 y, .param .u32 n)\n{\n\
@@ -23,11 +23,11 @@ pub fn kernel(body: &str) -> String {
     text
 }
 
-pub fn run(body: &str, blocks: u32, threads: u32, options: &Options) -> Run {
+pub(crate) fn run(body: &str, blocks: u32, threads: u32, options: &Options) -> Run {
     run_text(&kernel(body), blocks, threads, options)
 }
 
-pub fn run_text(text: &str, blocks: u32, threads: u32, options: &Options) -> Run {
+pub(crate) fn run_text(text: &str, blocks: u32, threads: u32, options: &Options) -> Run {
     let module = parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut memory = Memory::new();
     let x: Vec<u8> = (0..4096_u32).map(|byte| (byte % 251) as u8).collect();

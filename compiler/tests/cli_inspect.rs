@@ -1,0 +1,60 @@
+//! `moec inspect` from outside, on each kind of file that moec writes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod command;
+
+use std::fs;
+
+use command::{example, folder, moec_in, product, settled, stderr, write};
+
+#[test]
+fn every_kind_of_file() {
+    let folder = folder();
+    let kinds = ["compile", &example("tiny.toml"), "--target", "sm_80", "--emit", "package,graph,kernel,ptx"];
+    product(&moec_in(folder.path(), &[&kinds[..], &["--out-dir", "."]].concat()));
+    let inspect = |file: &str| product(&moec_in(folder.path(), &["inspect", file]));
+    insta::assert_snapshot!("package", settled(&inspect("tiny.moec")));
+    insta::assert_snapshot!("graph", settled(&inspect("tiny.graph")));
+    insta::assert_snapshot!("kernel", settled(&inspect("tiny.sm_80.kernel")));
+    // How often each instruction stands in PTX is LLVM's affair.
+    let ptx = inspect("tiny.sm_80.ptx");
+    let entries: String =
+        ptx.lines().take_while(|line| line.contains("PTX") || line.contains("params")).map(|l| format!("{l}\n")).collect();
+    insta::assert_snapshot!("ptx", settled(&entries));
+    assert!(ptx.lines().any(|line| line.ends_with(" ld.global")), "{ptx}");
+
+    let manifest = product(&moec_in(folder.path(), &["inspect", "tiny.moec", "--manifest"]));
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest["layer"], "tiny");
+}
+
+#[test]
+fn what_is_not_one() {
+    let folder = folder();
+    product(&moec_in(folder.path(), &["compile", &example("tiny.toml"), "--target", "sm_80"]));
+    let package = fs::read(folder.path().join("tiny.moec")).unwrap();
+    write(folder.path(), "short.moec", &package[..20]);
+    let mut changed = package.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    write(folder.path(), "changed.moec", changed);
+    write(folder.path(), "spec.toml", fs::read(example("tiny.toml")).unwrap());
+    write(folder.path(), "cut.graph", "layer @a(");
+    write(folder.path(), "binary", [0xff, 0xfe, 0]);
+    let mut said = String::new();
+    for arguments in [
+        &["short.moec"][..],
+        &["changed.moec"],
+        &["spec.toml"],
+        &["spec.toml", "--manifest"],
+        &["cut.graph"],
+        &["binary"],
+        &["absent"],
+    ] {
+        let output = moec_in(folder.path(), &[&["inspect"], arguments].concat());
+        let expected = if arguments.len() == 2 { 2 } else { 1 };
+        assert_eq!(output.status.code(), Some(expected), "{arguments:?}");
+        said += &stderr(&output);
+    }
+    insta::assert_snapshot!(said);
+}

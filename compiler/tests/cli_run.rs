@@ -1,0 +1,218 @@
+//! `moec run` from outside: published blocks against their own outputs, and everything that may be wrong with a run.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod command;
+
+use std::fs;
+use std::path::Path;
+
+use command::{example, fixture, folder, moec_in, product, settled, start, stderr, stdout, write};
+use moec_runtime::package::Dtype;
+use moec_runtime::weights::to_safetensors;
+use moec_runtime::{Checkpoint, Tensor};
+
+/// Where `moec run` runs a published block against the file it came with.
+fn run_fixture(folder: &Path, name: &str, more: &[&str]) -> std::process::Output {
+    let (spec, tensors) = (fixture(name, "toml"), fixture(name, "safetensors"));
+    let block = ["run", &spec, "--weights", &tensors, "--tensor-prefix", "w.", "--input", &tensors, "--repeat", "1"];
+    moec_in(folder, &[&block[..], more].concat())
+}
+
+fn tensors(folder: &Path, name: &str, tensors: &[(&str, &Tensor)]) -> String {
+    write(folder, name, to_safetensors(tensors).unwrap()).display().to_string()
+}
+
+fn zeros(dtype: Dtype, shape: &[u64]) -> Tensor {
+    let elements: u64 = shape.iter().product();
+    Tensor::from_f32(dtype, shape.to_vec(), &vec![0.0; elements as usize]).unwrap()
+}
+
+/// Above the bound the exit code is 4, so a success says that the error is below 2e-5.
+#[test]
+fn published_blocks() {
+    let folder = folder();
+    for name in ["mixtral", "switch_cap5", "switch_b2_cap3", "gpt_oss", "deepseek_v3", "qwen2_moe"] {
+        let output = run_fixture(folder.path(), name, &["--reference"]);
+        insta::assert_snapshot!(name, settled(&product(&output)));
+        assert_eq!(stderr(&output), "");
+    }
+}
+
+#[test]
+fn more_published_blocks() {
+    let folder = folder();
+    let names = ["qwen3_moe", "olmoe", "granitemoe", "dbrx_nonorm", "jamba", "hunyuan_v1_moe", "switch_cap6", "switch_nodrop"];
+    for name in [&names[..], &["glm4_moe", "dots1", "minimax", "ernie4_5_moe"]].concat() {
+        let report = product(&run_fixture(folder.path(), name, &["--reference"]));
+        assert!(report.contains("out.hidden  max error "), "{name}: {report}");
+        assert!(report.contains("expert sets identical") && !report.contains("differ"), "{name}: {report}");
+    }
+}
+
+#[test]
+fn the_output_keeps_the_inputs_shape() {
+    let folder = folder();
+    let output = run_fixture(folder.path(), "mixtral", &["--output", "y.safetensors"]);
+    assert!(stderr(&output).starts_with("wrote y.safetensors"), "{}", stderr(&output));
+    let (y, given) =
+        (fs::read(folder.path().join("y.safetensors")).unwrap(), fs::read(fixture("mixtral", "safetensors")).unwrap());
+    let (y, given) = (Checkpoint::read(&y).unwrap(), Checkpoint::read(&given).unwrap());
+    assert_eq!(y.names(), ["out.hidden", "route.experts", "route.weights"]);
+    let load = |file: &Checkpoint<'_>, name: &str, dtype| file.tensor(name, dtype).unwrap().0;
+    let (y, expected) = (load(&y, "out.hidden", Dtype::F32), load(&given, "out.hidden", Dtype::F32));
+    assert_eq!(y.shape(), [1, 19, 32]);
+    let largest = expected.to_f64().iter().fold(0.0f64, |max, x| max.max(x.abs()));
+    for (a, b) in y.to_f64().iter().zip(expected.to_f64()) {
+        assert!((a - b).abs() <= 2e-5 * largest, "{a} {b}");
+    }
+}
+
+#[test]
+fn a_package_runs_as_its_spec_does() {
+    let folder = folder();
+    let run = |layer: &str, output: &str| {
+        let arguments = ["run", layer, "--tokens", "100", "--seed", "3", "--repeat", "2", "--output", output];
+        let run = moec_in(folder.path(), &arguments);
+        (settled(&product(&run)), fs::read(folder.path().join(output)).unwrap())
+    };
+    product(&moec_in(folder.path(), &["compile", &example("tiny.toml")]));
+    let of_spec = run(&example("tiny.toml"), "a");
+    assert!(of_spec == run("tiny.moec", "b"));
+    insta::assert_snapshot!(of_spec.0);
+}
+
+#[test]
+fn bits_depend_on_the_seed_and_not_on_the_threads() {
+    let folder = folder();
+    let run = |seed: &str, threads: &str| {
+        let arguments = ["run", &example("tiny.toml"), "--seed", seed, "--threads", threads, "--repeat", "1", "--output", "y"];
+        product(&moec_in(folder.path(), &arguments));
+        fs::read(folder.path().join("y")).unwrap()
+    };
+    let one = run("1", "1");
+    assert!(one == run("1", "2"));
+    assert!(one != run("2", "2"));
+}
+
+#[test]
+fn other_float_types_are_converted_and_said() {
+    let folder = folder();
+    let text = fs::read_to_string(example("tiny.toml")).unwrap();
+    for dtype in ["f16", "bf16"] {
+        let spec = text.replace("dtype = \"f32\"", &format!("dtype = \"{dtype}\""));
+        let spec = write(folder.path(), &format!("{dtype}.toml"), spec).display().to_string();
+        let x = tensors(folder.path(), "x", &[("a", &zeros(Dtype::F32, &[2, 3, 64]))]);
+        let output = moec_in(folder.path(), &["run", &spec, "--input", &x, "--repeat", "1", "--reference"]);
+        assert!(product(&output).contains("tokens      6 in rows of 3"));
+        let note = format!("note: `a` is f32, converted to {dtype}");
+        assert!(stderr(&output).contains(&note), "{}", stderr(&output));
+        // Random tokens, against the interpreter: within the type's own bound.
+        product(&moec_in(folder.path(), &["run", &spec, "--tokens", "33", "--repeat", "1", "--reference"]));
+    }
+}
+
+#[test]
+fn no_tokens() {
+    let folder = folder();
+    let x = tensors(folder.path(), "x", &[("in.hidden", &zeros(Dtype::F32, &[2, 0, 64]))]);
+    for tokens in [&["--tokens", "0"][..], &["--input", &x, "--output", "y"]] {
+        let spec = example("tiny.toml");
+        let arguments = [&["run", &spec, "--reference"], tokens].concat();
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(settled(&product(&moec_in(folder.path(), &arguments))).replace(" in rows of 0", ""));
+        }
+    }
+    let y = fs::read(folder.path().join("y")).unwrap();
+    assert_eq!(Checkpoint::read(&y).unwrap().tensor("out.hidden", Dtype::F32).unwrap().0.shape(), [2, 0, 64]);
+}
+
+#[test]
+fn what_may_be_wrong() {
+    let folder = folder();
+    let (spec, mixtral) = (example("tiny.toml"), fixture("mixtral", "safetensors"));
+    let x = |name: &str, shape: &[u64]| tensors(folder.path(), name, &[("a", &zeros(Dtype::F32, shape))]);
+    let two = tensors(folder.path(), "two", &[("a", &zeros(Dtype::F32, &[1, 64])), ("b", &zeros(Dtype::F32, &[1, 64]))]);
+    let (narrow, flat) = (x("narrow", &[5, 63]), x("flat", &[64]));
+    let integers = tensors(folder.path(), "integers", &[("a", &zeros(Dtype::I32, &[1, 64]))]);
+    write(folder.path(), "garbage", "garbage");
+    let two_named = format!("{two}:c");
+    product(&moec_in(folder.path(), &["compile", &spec, "--target", "sm_80", "-o", "gpu.moec"]));
+    product(&moec_in(folder.path(), &["compile", &spec, "--target", "host", "-o", "host.moec"]));
+    let damaged = fs::read(folder.path().join("host.moec")).unwrap();
+    write(folder.path(), "damaged.moec", &damaged[..20]);
+    let cases: [(&[&str], i32); 16] = [
+        (&["absent.toml"], 1),
+        (&["host.moec", "--input", "absent"], 1),
+        (&["host.moec", "--weights", "absent"], 1),
+        (&["host.moec", "--input", "garbage"], 1),
+        (&["host.moec", "--input", &two], 1),
+        (&["host.moec", "--input", &two_named], 1),
+        (&["host.moec", "--input", &narrow], 1),
+        (&["host.moec", "--input", &flat], 1),
+        (&["host.moec", "--input", &integers], 1),
+        (&["host.moec", "--weights", &mixtral], 1),
+        (&[&spec, "--tokens", "4097"], 1),
+        (&["damaged.moec"], 1),
+        (&["gpu.moec"], 3),
+        (&["host.moec", "--reference"], 2),
+        (&[&spec, "--output", "-"], 2),
+        (&["host.moec", "--output", "no/such/folder/y"], 3),
+    ];
+    let mut said = String::new();
+    for (arguments, exit) in cases {
+        let output = moec_in(folder.path(), &[&["run"], arguments].concat());
+        assert_eq!(output.status.code(), Some(exit), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+        let text = stderr(&output).replace(&spec, "tiny.toml").replace(&mixtral, "mixtral.safetensors");
+        said += &text.replace(folder.path().to_str().unwrap(), "folder");
+    }
+    insta::assert_snapshot!(said);
+}
+
+/// Terabytes of weights, which no machine has: refused before any are made.
+#[test]
+fn weights_beyond_memory() {
+    let folder = folder();
+    let spec = "[moe]\nhidden = 8192\nexperts = 4096\n[router]\nmode = \"token_choice\"\ntop_k = 2\nscore = \"softmax\"\norder = \
+                \"score_topk\"\nrenorm = \"sum\"\n[expert]\nintermediate = 16384\nactivation = \"silu\"\ngated = true\n";
+    write(folder.path(), "vast.toml", spec);
+    let output = moec_in(folder.path(), &["run", "vast.toml"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("error[MOE0804]"), "{}", stderr(&output));
+}
+
+/// A file that claims another output: the report is printed, and the exit code says that it is wrong.
+#[test]
+fn an_error_above_the_bound() {
+    let folder = folder();
+    let given = fs::read(fixture("mixtral", "safetensors")).unwrap();
+    let (x, _) = Checkpoint::read(&given).unwrap().tensor("in.hidden", Dtype::F32).unwrap();
+    let file = tensors(folder.path(), "x", &[("in.hidden", &x), ("out.hidden", &x)]);
+    let weights = fixture("mixtral", "safetensors");
+    let arguments = ["run", &fixture("mixtral", "toml"), "--weights", &weights, "--tensor-prefix", "w.", "--input", &file];
+    let output = moec_in(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(stdout(&output).lines().any(|line| line.starts_with("out.hidden  max error")));
+    assert!(stderr(&output).contains("error[MOE0806]: the error against out.hidden is "), "{}", stderr(&output));
+}
+
+#[test]
+fn a_spec_from_stdin() {
+    let folder = folder();
+    let text = fs::read_to_string(example("tiny.toml")).unwrap();
+    let output = start(folder.path(), &["run", "-", "--repeat", "1"], &[], &text);
+    assert!(product(&output).starts_with("layer       tiny, f32, "));
+}
+
+#[test]
+fn a_gpu_without_a_driver() {
+    let doctor = moec_in(Path::new("."), &["doctor"]);
+    if !stdout(&doctor).contains("libcuda  absent") {
+        println!("skipped: this machine has a driver");
+        return;
+    }
+    let output = moec_in(Path::new("."), &["run", &example("tiny.toml"), "--device", "cuda"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("error[MOE0804]: no NVIDIA driver"), "{}", stderr(&output));
+}

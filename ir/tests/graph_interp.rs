@@ -1,0 +1,413 @@
+//! The interpreter against numbers worked out by hand: every op has its test.
+
+use std::collections::BTreeMap;
+
+use moec_ir::Dims;
+use moec_ir::graph::{Attr, Node, Op, Picks, Routing, Tensor, Value, interp, parse, print_with_violations, verify};
+
+const NAN: f64 = f64::NAN;
+const INF: f64 = f64::INFINITY;
+
+/// One `#[test]` for each op, and the list of them.
+macro_rules! definitions {
+    ($($op:ident => $test:ident),* $(,)?) => {
+        const TESTED: &[Op] = &[$(Op::$op),*];
+        mod each {
+            $(#[test]
+            fn $test() {
+                super::$test();
+            })*
+        }
+    };
+}
+
+definitions! {
+    List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, GroupLimit => group_limit,
+    Renorm => renorm, Assign => assign, Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights,
+    Combine => combine, Softmax => softmax, Cast => cast, Scale => scale, Offset => offset, AtMost => at_most,
+    AtLeast => at_least, Sigmoid => sigmoid, Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
+    Square => square, Add => add, Mul => mul,
+}
+
+#[test]
+fn every_op_has_a_test() {
+    assert_eq!(TESTED, Op::ALL);
+}
+
+/// Parameters `name: shape`, where the first extent of a `%` is T, in f32.
+type Given<'a> = &'a [(&'a str, &'a [usize], &'a [f64])];
+
+fn try_eval(op: Op, lines: &str, given: Given, dims: Dims) -> Result<Value, String> {
+    let declare = |(name, shape, _): &(&str, &[usize], &[f64])| {
+        let dims: Vec<String> = shape.iter().map(|n| format!("{n} x ")).collect();
+        let first = if name.starts_with('%') { "T x ".to_string() } else { dims[0].clone() };
+        format!("{name}: tensor<{first}{}f32>", dims[1..].concat())
+    };
+    let params: Vec<String> = given.iter().map(declare).collect();
+    let graph = parse(&format!("layer @case({}) -> ? {{\n{lines}\nreturn %y\n}}", params.join(", "))).expect("a graph");
+    let typed = verify(graph.clone()).unwrap_or_else(|found| panic!("{}", print_with_violations(&graph, &found)));
+    let value = |(name, shape, data): &(&str, &[usize], &[f64])| {
+        (name.to_string(), Tensor { shape: shape.to_vec(), data: data.to_vec() })
+    };
+    let params: BTreeMap<String, Tensor> = given.iter().map(value).collect();
+    let values = interp(&typed, &params, dims)?;
+    let nodes = typed.graph().nodes.as_ref().iter().zip(values);
+    let mut of_op = nodes.filter(|(node, _)| matches!(node, Node::Apply(found, _) if *found == op));
+    Ok(of_op.next_back().expect("an op of that name").1)
+}
+
+/// The value of the last `op` of the lines, of which `%y` must be a tensor. T is that of the first parameter.
+fn eval(op: Op, lines: &str, given: Given) -> Value {
+    let tokens = given[0].1[0] as u64;
+    try_eval(op, lines, given, Dims { tokens, row_tokens: tokens }).expect("a value")
+}
+
+fn tensor(value: Value) -> Tensor {
+    match value {
+        Value::Tensor(tensor) => tensor,
+        other => panic!("not a tensor: {other:?}"),
+    }
+}
+
+fn picks(value: Value) -> Picks {
+    match value {
+        Value::Picks(picks) => picks,
+        other => panic!("not picks: {other:?}"),
+    }
+}
+
+fn routing(value: Value) -> Routing {
+    match value {
+        Value::Routing(routing) => routing,
+        other => panic!("not a routing: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn close(is: &[f64], wanted: &[f64]) {
+    let same = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-13 * b.abs().max(1.0);
+    assert!(is.len() == wanted.len() && is.iter().zip(wanted).all(|(a, b)| same(*a, *b)), "{is:?} is not {wanted:?}");
+}
+
+/// `%y` over one row of numbers.
+#[track_caller]
+fn pointwise(op: Op, constant: &str, x: &[f64], y: &[f64]) {
+    let line = format!("%y = {} %x{constant} : ?", op.name());
+    let value = tensor(eval(op, &line, &[("%x", &[1, x.len()], x)]));
+    assert_eq!(value.shape, [1, x.len()]);
+    close(&value.data, y);
+}
+
+fn list() {
+    let given: Given = &[("%x", &[1, 1], &[2.0]), ("@w", &[1, 1], &[3.0]), ("@a", &[1], &[5.0]), ("@b", &[1], &[7.0])];
+    let lines = "%y = gemm %x, [@w], [@b, @a] { a = add $0, $1 yield mul a, $2 } : ?";
+    let item = |x: f64| Value::Tensor(Tensor { shape: vec![1], data: vec![x] });
+    assert_eq!(eval(Op::List, lines, given), Value::List(vec![item(7.0), item(5.0)]));
+    assert_eq!(tensor(eval(Op::Gemm, lines, given)).data, [65.0]);
+}
+
+fn gemm() {
+    let x: (&str, &[usize], &[f64]) = ("%x", &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    let w: (&str, &[usize], &[f64]) = ("@w", &[2, 3], &[1.0, 0.0, -1.0, 2.0, 1.0, 0.0]);
+    let y = tensor(eval(Op::Gemm, "%y = gemm %x, [@w] : ?", &[x, w]));
+    assert_eq!((y.shape, y.data), (vec![2, 2], vec![-2.0, 4.0, -2.0, 13.0]));
+    let body = "%y = gemm %x, [@w, @w], [@b] { a = add $0, $2 yield mul a, $1 } : ?";
+    let y = tensor(eval(Op::Gemm, body, &[x, w, ("@b", &[2], &[10.0, 20.0])]));
+    assert_eq!(y.data, [-16.0, 96.0, -16.0, 429.0]);
+    let y = tensor(eval(Op::Gemm, "%y = gemm %x, [@w] : ?", &[("%x", &[0, 3], &[]), w]));
+    assert_eq!((y.shape, y.data), (vec![0, 2], vec![]));
+}
+
+/// Three tokens whose best experts are 1, 0, 1: the grouped rows are those of tokens 1, 0, 2.
+const SCORES: (&str, &[usize], &[f64]) = ("%s", &[3, 2], &[0.1, 0.9, 0.6, 0.4, 0.2, 0.8]);
+const ROUTE: &str = "%p = top_k %s, %s, 1 : ? %r = assign %p, dropless : ?";
+
+fn grouped_gemm() {
+    let given: Given = &[
+        SCORES,
+        ("%x", &[3, 2], &[1.0, 3.0, 3.0, 4.0, 5.0, 6.0]),
+        ("@w", &[2, 1, 2], &[1.0, 1.0, 1.0, -1.0]),
+        ("@b", &[2, 1], &[100.0, 200.0]),
+    ];
+    for rows in ["%rows = dispatch %x, %r : ? %y = grouped_gemm %rows, %r, [@w] : ?", "%y = grouped_gemm %x, %r, [@w] : ?"] {
+        let y = tensor(eval(Op::GroupedGemm, &format!("{ROUTE} {rows}"), given));
+        assert_eq!((y.shape, y.data), (vec![3, 1], vec![7.0, -2.0, -1.0]));
+    }
+    let bias = "%b = expert_rows @b, %r : ? %y = grouped_gemm %x, %r, [@w], [%b] { yield add $0, $1 } : ?";
+    let y = tensor(eval(Op::GroupedGemm, &format!("{ROUTE} {bias}"), given));
+    assert_eq!(y.data, [107.0, 198.0, 199.0]);
+}
+
+fn route() {
+    let lines = "%r = route %x, [@w], dropless { a = top_k $0, $0, 2 yield scale a, 0.5 } : ? %y = pair_weights %r : ?";
+    let given: Given = &[("%x", &[2, 1], &[1.0, -2.0]), ("@w", &[3, 1], &[2.0, 4.0, 8.0])];
+    let r = routing(eval(Op::Route, lines, given));
+    // Logits 2 4 8 and -4 -8 -16.
+    assert_eq!(r.picks.expert_of_pair, [2, 1, 0, 1]);
+    assert_eq!(r.picks.weight_of_pair, [4.0, 2.0, -2.0, -4.0]);
+    assert_eq!(r.pair_of_row, [2, 1, 3, 0]);
+    assert_eq!(r.row_of_pair, [Some(3), Some(1), Some(0), Some(2)]);
+}
+
+const OBSERVE: &str = "%r = assign %p, dropless : ? %y = pair_weights %r : ?";
+
+#[track_caller]
+fn picked(k: usize, scores: &[f64], keys: &[f64], experts: &[usize], weights: &[f64]) {
+    let lines = format!("%p = top_k %s, %k, {k} : ? {OBSERVE}");
+    let p = picks(eval(Op::TopK, &lines, &[("%s", &[1, scores.len()], scores), ("%k", &[1, keys.len()], keys)]));
+    assert_eq!((p.top_k, p.experts, &p.expert_of_pair[..]), (k, scores.len(), experts));
+    close(&p.weight_of_pair, weights);
+}
+
+fn top_k() {
+    let scores = [0.5, NAN, 0.5, 0.9, -INF];
+    picked(4, &scores, &scores, &[3, 0, 2, 1], &[0.9, 0.5, 0.5, NAN]);
+    picked(5, &scores, &scores, &[3, 0, 2, 1, 4], &[0.9, 0.5, 0.5, NAN, -INF]);
+    picked(2, &[1.0, 2.0, 3.0], &[9.0, 7.0, 8.0], &[0, 2], &[1.0, 3.0]);
+    picked(3, &[0.0; 3], &[0.0; 3], &[0, 1, 2], &[0.0; 3]);
+    // Zeros of either sign tie.
+    picked(2, &[1.0, 2.0, 3.0], &[-0.0, 0.0, -1.0], &[0, 1], &[1.0, 2.0]);
+    picked(1, &[1.0, 2.0], &[INF, INF], &[0], &[1.0]);
+}
+
+#[track_caller]
+fn limited(rule: &str, keys: &[f64], left: &[f64]) {
+    pointwise(Op::GroupLimit, &format!(", groups({rule})"), keys, left);
+}
+
+fn group_limit() {
+    let keys = [1.0, 2.0, 5.0, -9.0, 3.0, 3.0, 0.0, 4.0];
+    let none = -INF;
+    // The largest keys: 2, 5, 3, 4. The sums of the two largest: 3, -4, 6, 4.
+    limited("4, keep 2, max, -inf", &keys, &[none, none, 5.0, -9.0, none, none, 0.0, 4.0]);
+    limited("4, keep 2, max, zero", &keys, &[0.0, 0.0, 5.0, -9.0, 0.0, 0.0, 0.0, 4.0]);
+    limited("4, keep 2, top2_sum, -inf", &keys, &[none, none, none, none, 3.0, 3.0, 0.0, 4.0]);
+    limited("2, keep 1, top2_sum, zero", &keys, &[1.0, 2.0, 5.0, -9.0, 0.0, 0.0, 0.0, 0.0]);
+    limited("8, keep 2, top2_sum, zero", &keys, &[0.0, 0.0, 5.0, 0.0, 0.0, 0.0, 0.0, 4.0]);
+    limited("1, keep 1, max, zero", &keys, &keys);
+    // Ties to the lower group; a NaN is the least of its group, and a sum with it the least of all.
+    limited("2, keep 1, max, zero", &[1.0, 2.0, 2.0, 1.0], &[1.0, 2.0, 0.0, 0.0]);
+    limited("2, keep 1, max, -inf", &[NAN, 1.0, 0.5, 0.5], &[NAN, 1.0, none, none]);
+    limited("2, keep 1, top2_sum, zero", &[NAN, 9.0, -1.0, -1.0], &[0.0, 0.0, -1.0, -1.0]);
+}
+
+fn renorm() {
+    let of = |rule: &str, scores: &[f64]| {
+        let lines = format!("%q = top_k %s, %s, 2 : ? %p = renorm %q, sum({rule}) : ? {OBSERVE}");
+        picks(eval(Op::Renorm, &lines, &[("%s", &[1, 2], scores)])).weight_of_pair
+    };
+    close(&of("add 0.0", &[3.0, 1.0]), &[0.75, 0.25]);
+    close(&of("add 1.0", &[3.0, 1.0]), &[0.6, 0.2]);
+    close(&of("clamp 8.0", &[3.0, 1.0]), &[0.375, 0.125]);
+    close(&of("clamp 0.5", &[3.0, 1.0]), &[0.75, 0.25]);
+    close(&of("clamp 0.5", &[1.0, -1.0]), &[2.0, -2.0]);
+    close(&of("add 0.0", &[0.0, 0.0]), &[NAN, NAN]);
+    close(&of("add 0.0", &[1.0, -1.0]), &[INF, -INF]);
+}
+
+/// The pairs of the grouped rows, of tokens that score experts so.
+fn rows(top_k: usize, rule: &str, experts: usize, scores: &[f64], row_tokens: u64) -> Vec<usize> {
+    let tokens = scores.len() / experts;
+    let lines = format!("%p = top_k %s, %s, {top_k} : ? %r = assign %p, {rule} : ? %y = pair_weights %r : ?");
+    let dims = Dims { tokens: tokens as u64, row_tokens };
+    let r = routing(try_eval(Op::Assign, &lines, &[("%s", &[tokens, experts], scores)], dims).expect("a value"));
+    for (pair, row) in r.row_of_pair.iter().enumerate() {
+        assert_eq!(*row, r.pair_of_row.iter().position(|p| *p == pair));
+    }
+    r.pair_of_row
+}
+
+fn assign() {
+    // Picks 0 1, 1 0, 0 1: pairs 0 .. 5.
+    let scores = [9.0, 8.0, 0.0, 8.0, 9.0, 0.0, 9.0, 8.0, 0.0];
+    let of = |rule: &str| rows(2, rule, 3, &scores, 3);
+    assert_eq!(of("dropless"), [0, 3, 4, 1, 2, 5]);
+    assert_eq!(of("capacity(3, all, token_major)"), [0, 3, 4, 1, 2, 5]);
+    assert_eq!(of("capacity(2, all, token_major)"), [0, 3, 1, 2]);
+    assert_eq!(of("capacity(1, all, token_major)"), [0, 1]);
+    assert_eq!(of("capacity(0, all, token_major)"), [] as [usize; 0]);
+    // First picks 0, 2, 4, then second picks 1, 3, 5; rows in the order of priority.
+    assert_eq!(of("capacity(3, all, choice_major)"), [0, 4, 3, 2, 1, 5]);
+    assert_eq!(of("capacity(2, all, choice_major)"), [0, 4, 2, 1]);
+    assert_eq!(of("capacity(1, all, choice_major)"), [0, 2]);
+    assert_eq!(of("capacity(floor((T * 2) / 3), all, choice_major)"), [0, 4, 2, 1]);
+
+    // Two sequences of two tokens; experts 0 0 | 0 1.
+    let scores = [9.0, 0.0, 9.0, 0.0, 9.0, 0.0, 0.0, 9.0];
+    let of = |rule: &str| rows(1, rule, 2, &scores, 2);
+    assert_eq!(of("capacity(1, row, token_major)"), [0, 2, 3]);
+    assert_eq!(of("capacity(1, all, token_major)"), [0, 3]);
+    assert_eq!(of("capacity(floor(S / 2), row, choice_major)"), [0, 2, 3]);
+    assert_eq!(of("capacity(T, row, choice_major)"), [0, 1, 2, 3]);
+    assert_eq!(rows(1, "dropless", 2, &[], 0), [] as [usize; 0]);
+    assert_eq!(rows(1, "capacity(1, row, token_major)", 2, &[], 0), [] as [usize; 0]);
+}
+
+fn dispatch() {
+    let given: Given = &[SCORES, ("%x", &[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])];
+    let y = tensor(eval(Op::Dispatch, &format!("{ROUTE} %y = dispatch %x, %r : ?"), given));
+    assert_eq!((y.shape, y.data), (vec![3, 2], vec![3.0, 4.0, 1.0, 2.0, 5.0, 6.0]));
+}
+
+fn expert_rows() {
+    let given: Given = &[SCORES, ("@b", &[2, 2], &[1.0, 2.0, 3.0, 4.0])];
+    let y = tensor(eval(Op::ExpertRows, &format!("{ROUTE} %y = expert_rows @b, %r : ?"), given));
+    assert_eq!((y.shape, y.data), (vec![3, 2], vec![1.0, 2.0, 3.0, 4.0, 3.0, 4.0]));
+}
+
+fn pair_weights() {
+    let y = tensor(eval(Op::PairWeights, &format!("{ROUTE} %y = pair_weights %r : ?"), &[SCORES]));
+    assert_eq!((y.shape, y.data), (vec![3, 1], vec![0.6, 0.9, 0.8]));
+}
+
+fn combine() {
+    let given: Given = &[SCORES, ("%x", &[3, 1], &[10.0, 20.0, 30.0])];
+    let combined = |picks: &str, tail: &str| {
+        tensor(eval(Op::Combine, &format!("{picks} %d = dispatch %x, %r : ? %y = combine %d, %r{tail} : ?"), given)).data
+    };
+    assert_eq!(combined(ROUTE, ""), [10.0, 20.0, 30.0]);
+    assert_eq!(combined(ROUTE, ", [%x] { a = add $0, $1 yield scale a, 0.5 }"), [10.0, 20.0, 30.0]);
+    // Both picks of each token; then only two pairs an expert: of the last token none is left.
+    let both = |rule: &str| format!("%p = top_k %s, %s, 2 : ? %r = assign %p, {rule} : ?");
+    assert_eq!(combined(&both("dropless"), ""), [20.0, 40.0, 60.0]);
+    assert_eq!(combined(&both("capacity(2, all, token_major)"), ""), [20.0, 40.0, 0.0]);
+    assert_eq!(combined(&both("capacity(2, all, token_major)"), " { yield offset $0, 1.0 }"), [21.0, 41.0, 1.0]);
+}
+
+fn softmax() {
+    let row = |x: &[f64], y: &[f64]| pointwise(Op::Softmax, "", x, y);
+    row(&[0.0, 2f64.ln(), 4f64.ln()], &[1.0 / 7.0, 2.0 / 7.0, 4.0 / 7.0]);
+    row(&[1000.0, 1000.0], &[0.5, 0.5]);
+    row(&[NAN, 0.0], &[0.0, 1.0]);
+    row(&[INF, 1.0], &[1.0, 0.0]);
+    row(&[INF, INF, 0.0, NAN], &[0.5, 0.5, 0.0, 0.0]);
+    row(&[-INF, -INF], &[0.5, 0.5]);
+    row(&[NAN, NAN, -INF, NAN], &[0.25; 4]);
+    row(&[-7.0], &[1.0]);
+    let lines = format!("%q = top_k %s, %s, 2 : ? %p = softmax %q : ? {OBSERVE}");
+    let p = picks(eval(Op::Softmax, &lines, &[("%s", &[2, 3], &[3f64.ln(), 0.0, -9.0, 5.0, 5.0, 5.0])]));
+    close(&p.weight_of_pair, &[0.75, 0.25, 0.5, 0.5]);
+}
+
+fn cast() {
+    pointwise(Op::Cast, ", bf16", &[1.00390625, 1.01171875, -3.25, NAN, INF], &[1.0, 1.015625, -3.25, NAN, INF]);
+    pointwise(Op::Cast, ", f16", &[65519.0, 65520.0, 1.0 / 3.0], &[65504.0, INF, 0.333251953125]);
+    pointwise(Op::Cast, ", f32", &[16777217.0, 1e39], &[16777216.0, INF]);
+}
+
+fn scale() {
+    pointwise(Op::Scale, ", -2.5", &[2.0, 0.0, INF, NAN], &[-5.0, 0.0, -INF, NAN]);
+    let lines = format!("%q = top_k %s, %s, 2 : ? %p = scale %q, 4.0 : ? {OBSERVE}");
+    assert_eq!(picks(eval(Op::Scale, &lines, &[("%s", &[1, 2], &[1.0, 2.0])])).weight_of_pair, [8.0, 4.0]);
+}
+
+fn offset() {
+    pointwise(Op::Offset, ", 0.5", &[2.0, -0.5, INF, NAN], &[2.5, 0.0, INF, NAN]);
+}
+
+fn at_most() {
+    pointwise(Op::AtMost, ", 1.5", &[2.0, 1.5, -9.0, INF, -INF, NAN], &[1.5, 1.5, -9.0, 1.5, -INF, NAN]);
+}
+
+fn at_least() {
+    pointwise(Op::AtLeast, ", -1.5", &[2.0, -1.5, -9.0, INF, -INF, NAN], &[2.0, -1.5, -1.5, INF, -1.5, NAN]);
+}
+
+fn sigmoid() {
+    pointwise(Op::Sigmoid, "", &[0.0, 3f64.ln(), -(3f64.ln()), 1e4, -1e4], &[0.5, 0.75, 0.25, 1.0, 0.0]);
+}
+
+fn silu() {
+    let x = 3f64.ln();
+    pointwise(Op::Silu, "", &[0.0, x, -x, 1e4, -1e4], &[0.0, 0.75 * x, -0.25 * x, 1e4, 0.0]);
+}
+
+fn gelu() {
+    // x times the normal distribution function, from tables.
+    let x = [0.0, 1.0, -1.0, 0.5, 3.0, 6.0, -6.0, 40.0, NAN];
+    let y = [
+        0.0,
+        0.8413447460685429,
+        -0.15865525393145707,
+        0.34573123063700656,
+        2.99595030590511,
+        5.999999994080474,
+        -5.919525870226e-9,
+        40.0,
+        NAN,
+    ];
+    pointwise(Op::Gelu, "", &x, &y);
+}
+
+fn gelu_tanh() {
+    let x = [0.0, 1.0, -1.0, 0.5, 3.0, 40.0];
+    pointwise(
+        Op::GeluTanh,
+        "",
+        &x,
+        &[0.0, 0.8411919906082768, -0.15880800939172324, 0.34571400982514394, 2.996362607918227, 40.0],
+    );
+}
+
+fn relu() {
+    pointwise(Op::Relu, "", &[2.0, -2.0, 0.0, INF, -INF, NAN], &[2.0, 0.0, 0.0, INF, 0.0, NAN]);
+}
+
+fn square() {
+    pointwise(Op::Square, "", &[3.0, -1.5, -INF, NAN], &[9.0, 2.25, INF, NAN]);
+}
+
+/// `x` with the same shape, a row and a column.
+fn broadcast(op: Op, same: &[f64], row: &[f64], column: &[f64]) {
+    let given: Given = &[
+        ("%x", &[2, 2], &[1.0, 2.0, 3.0, 4.0]),
+        ("%same", &[2, 2], &[10.0, 20.0, 30.0, 40.0]),
+        ("@row", &[2], &[100.0, 200.0]),
+        ("%column", &[2, 1], &[1000.0, 2000.0]),
+    ];
+    for (b, wanted) in [("%same", same), ("@row", row), ("%column", column)] {
+        assert_eq!(tensor(eval(op, &format!("%y = {} %x, {b} : ?", op.name()), given)).data, wanted);
+    }
+}
+
+fn add() {
+    broadcast(Op::Add, &[11.0, 22.0, 33.0, 44.0], &[101.0, 202.0, 103.0, 204.0], &[1001.0, 1002.0, 2003.0, 2004.0]);
+}
+
+fn mul() {
+    broadcast(Op::Mul, &[10.0, 40.0, 90.0, 160.0], &[100.0, 400.0, 300.0, 800.0], &[1000.0, 2000.0, 6000.0, 8000.0]);
+}
+
+#[test]
+fn attributes_are_their_own_values() {
+    let graph = parse("layer @a(%x: tensor<T x 1 x f32>) -> ? { %y = scale %x, 2.0 : ? return %y }").expect("a graph");
+    let x = BTreeMap::from([("%x".to_string(), Tensor { shape: vec![1, 1], data: vec![3.0] })]);
+    let typed = verify(graph).expect("well typed");
+    let values = interp(&typed, &x, Dims { tokens: 1, row_tokens: 1 }).expect("values");
+    assert!(values.contains(&Value::Attr(Attr::Real(2.0.into()))));
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let fails = |lines: &str, given: Given, tokens: u64, why: &str| {
+        let outcome = try_eval(Op::Scale, lines, given, Dims { tokens, row_tokens: tokens });
+        assert!(outcome.as_ref().is_err_and(|found| found.contains(why)), "{outcome:?}");
+    };
+    let scale = "%y = scale %x, 2.0 : ?";
+    fails(scale, &[("%x", &[2, 2], &[0.0; 4])], 3, "the value of `%x` has the shape [2, 2], which is no tensor<T x 2 x f32>");
+    fails(scale, &[("%x", &[2, 2], &[0.0; 3])], 2, "the value of `%x`");
+    // Rows of one routing with the places of another.
+    let two = "%p = top_k %s, %s, 1 : ? %r = assign %p, dropless : ? %q = assign %p, capacity(1, all, token_major) : ? \
+        %d = dispatch %s, %r : ? %z = combine %d, %q : ? %y = scale %z, 1.0 : ?";
+    fails(two, &[("%s", &[3, 2], &[1.0; 6])], 3, "3 rows of another routing for 1 pairs");
+    let weights = "%p = top_k %s, %s, 1 : ? %r = assign %p, dropless : ? %q = assign %p, capacity(1, all, token_major) : ? \
+        %d = dispatch %s, %r : ? %w = pair_weights %q : ? %z = mul %d, %w : ? %y = scale %z, 1.0 : ?";
+    fails(weights, &[("%s", &[3, 2], &[1.0; 6])], 3, "[1, 1] does not broadcast to [3, 2]");
+    for formula in ["(T * 18446744073709551615)", "floor(T / 0)"] {
+        let lines = format!(
+            "%p = top_k %s, %s, 1 : ? %r = assign %p, capacity({formula}, all, token_major) : ? \
+            %d = dispatch %s, %r : ? %y = scale %d, 1.0 : ?"
+        );
+        fails(&lines, &[("%s", &[3, 2], &[1.0; 6])], 3, "has no value");
+    }
+}

@@ -1,0 +1,215 @@
+//! Random well-typed graphs, and what must hold of each. A fuzz target calls the same [`check`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use egg::Id;
+use moec_ir::graph::{
+    Assignment, Attr, Body, BodyBuilder, Builder, Capacity, Dim, Eps, Graph, GroupMask, GroupScore, Groups, Node, Op, Priority,
+    Renorm, Span, Type, infer, interp, parse, print, verify,
+};
+use moec_ir::rewrite::rewrite;
+use moec_ir::{DType, Dims, Extent, Machine};
+
+use super::oracle::{Numbers, Random, inputs, same};
+
+/// The text comes back as the same graph, and rewriting keeps what the graph computes.
+pub(crate) fn check(graph: &Graph, seed: u64) {
+    let text = print(graph);
+    assert_eq!(parse(&text).unwrap_or_else(|why| panic!("{why}\n{text}")), *graph, "{text}");
+    let typed = verify(graph.clone()).unwrap_or_else(|found| panic!("{found:?}\n{text}"));
+    let machine = Machine::named("sm_80").expect("a machine");
+    let rewritten = rewrite(&typed, &machine, &[1, 256]).graph;
+    let again = print(rewritten.graph());
+    assert_eq!(parse(&again).unwrap_or_else(|why| panic!("{why}\n{again}")), *rewritten.graph(), "{again}");
+    for tokens in [0, 5] {
+        let dims = Dims { tokens, row_tokens: 2 };
+        let params = inputs(&typed, dims, seed, Numbers::Smooth);
+        // Rows of one routing with the places of another have no value.
+        if interp(&typed, &params, dims).is_ok() {
+            same(&typed, &rewritten, &params, dims, 1e-2).unwrap_or_else(|why| panic!("{why}\n{text}\n{again}"));
+        }
+    }
+}
+
+/// A graph of up to some thirty ops that the seed decides.
+pub(crate) fn graph(seed: u64) -> Graph {
+    let mut g = Growing::new(seed);
+    let wanted = 1 + g.random.below(30);
+    for _ in 0..4000 {
+        if g.ops.len() >= wanted {
+            break;
+        }
+        g.grow();
+    }
+    // Rather a tensor to whose making routing belongs.
+    let tensors: Vec<Id> = g.ops.iter().copied().filter(|id| matches!(g.types[id], Type::Tensor { .. })).collect();
+    let routed: Vec<Id> = tensors.iter().copied().filter(|id| g.routed.contains(id)).collect();
+    let root = routed.last().or(tensors.last()).copied().unwrap_or(g.params[0]);
+    g.builder.finish("random", root)
+}
+
+struct Growing {
+    random: Random,
+    builder: Builder,
+    types: BTreeMap<Id, Type>,
+    params: Vec<Id>,
+    ops: Vec<Id>,
+    /// What depends on picks.
+    routed: BTreeSet<Id>,
+}
+
+/// The ops that random choice would seldom get to.
+const RARE: [Op; 11] = [
+    Op::Gemm,
+    Op::GroupedGemm,
+    Op::Route,
+    Op::TopK,
+    Op::Renorm,
+    Op::Assign,
+    Op::Dispatch,
+    Op::ExpertRows,
+    Op::PairWeights,
+    Op::Combine,
+    Op::Mul,
+];
+
+impl Growing {
+    fn new(seed: u64) -> Growing {
+        let mut random = Random(seed);
+        let (mut builder, mut types) = (Builder::default(), BTreeMap::new());
+        let shapes: [(&str, &[u64]); 12] = [
+            ("%x", &[0, 4]),
+            ("%h", &[0, 8]),
+            ("@w", &[8, 4]),
+            ("@w4", &[4, 4]),
+            ("@w8", &[4, 8]),
+            ("@one", &[1, 4]),
+            ("@gate", &[8, 6, 4]),
+            ("@up", &[8, 6, 4]),
+            ("@down", &[8, 4, 6]),
+            ("@v", &[8]),
+            ("@b", &[8, 6]),
+            ("@b4", &[8, 4]),
+        ];
+        let mut params = Vec::new();
+        for (name, shape) in shapes {
+            let dims: Vec<Dim> = shape.iter().map(|n| if *n == 0 { Dim::Tokens } else { Dim::Const(*n) }).collect();
+            let ty = Type::tensor(&dims, random.one(&[DType::F32, DType::F32, DType::BF16, DType::F16]));
+            let id = builder.param(name, ty.clone());
+            types.insert(id, ty);
+            params.push(id);
+        }
+        Growing { random, builder, types, params, ops: Vec::new(), routed: BTreeSet::new() }
+    }
+
+    /// Adds a random op if its random operands fit.
+    fn grow(&mut self) {
+        let op = if self.random.below(3) > 0 { self.random.one(&RARE) } else { self.random.one(&Op::ALL[1..]) };
+        let mut operands = Vec::new();
+        for place in 0..op.arity().unwrap_or(0) {
+            let id = match (op, place) {
+                (Op::Cast, 1) => self.attr(|r| Attr::DType(r.one(&[DType::BF16, DType::F16]))),
+                // Powers of two: the same sums whichever way they are scaled.
+                (Op::Scale, 1) => self.attr(|r| Attr::Real(r.one(&[1.0, 0.5, -2.0, 4.0]).into())),
+                (Op::Offset | Op::AtMost | Op::AtLeast, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.5, -1.25]).into())),
+                (Op::TopK, 2) => self.attr(|r| Attr::Num(1 + r.below(4) as u64)),
+                (Op::GroupLimit, 1) => self.attr(|r| Attr::Groups(groups(r))),
+                (Op::Renorm, 1) => self.attr(|r| Attr::Renorm(renorm(r))),
+                (Op::Assign, 1) | (Op::Route, 4) => self.attr(|r| Attr::Assignment(assignment(r))),
+                (op, place) if op.operand_list() == Some(place) => self.operands(),
+                (op, place) if op.body() == Some(place) => self.attr(|r| Attr::Body(body(r))),
+                (Op::Gemm | Op::Route, 1) => self.weights(2),
+                (Op::GroupedGemm, 2) => self.weights(3),
+                (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
+                (Op::Dispatch | Op::ExpertRows | Op::GroupedGemm | Op::Combine, 1) | (Op::PairWeights, 0) => {
+                    self.value(|ty| matches!(ty, Type::Routing { .. }))
+                }
+                (Op::Renorm | Op::Assign, 0) => self.value(|ty| matches!(ty, Type::Picks { .. })),
+                (_, _) => self.value(|ty| matches!(ty, Type::Tensor { .. } | Type::Picks { .. })),
+            };
+            operands.push(id);
+        }
+        let node = Node::apply(op, &operands);
+        if let Ok(ty) = infer(&node, |id| &self.types[&id], |_| None) {
+            let id = self.builder.add(node);
+            if matches!(ty, Type::Picks { .. } | Type::Routing { .. }) || operands.iter().any(|o| self.routed.contains(o)) {
+                self.routed.insert(id);
+            }
+            self.types.insert(id, ty);
+            self.ops.push(id);
+        }
+    }
+
+    /// A value that is wanted, if there is one: a parameter or, more often, a recent result.
+    fn value(&mut self, wanted: impl Fn(&Type) -> bool) -> Id {
+        let ops: Vec<Id> = self.ops.iter().rev().copied().filter(|id| wanted(&self.types[id])).take(6).collect();
+        let from = if self.random.below(3) == 0 || ops.is_empty() { &self.params } else { &ops };
+        self.random.one(from)
+    }
+
+    fn attr(&mut self, make: impl Fn(&mut Random) -> Attr) -> Id {
+        let attr = make(&mut self.random);
+        let id = self.builder.add(Node::Attr(attr.clone()));
+        self.types.insert(id, Type::Attr(attr));
+        id
+    }
+
+    /// One or two parameters of so many dimensions.
+    fn weights(&mut self, rank: usize) -> Id {
+        let fits = |id: &Id| matches!(&self.types[id], Type::Tensor { shape, .. } if shape.len() == rank);
+        let params: Vec<Id> = self.params.iter().copied().filter(fits).collect();
+        let items: Vec<Id> = (0..1 + self.random.below(2)).map(|_| self.random.one(&params)).collect();
+        self.list(&items)
+    }
+
+    /// At most one value.
+    fn operands(&mut self) -> Id {
+        let items: Vec<Id> = (0..self.random.below(2)).map(|_| self.value(|ty| matches!(ty, Type::Tensor { .. }))).collect();
+        self.list(&items)
+    }
+
+    fn list(&mut self, items: &[Id]) -> Id {
+        let id = self.builder.apply(Op::List, items);
+        self.types.insert(id, Type::List(items.iter().map(|item| self.types[item].clone()).collect()));
+        id
+    }
+}
+
+fn groups(random: &mut Random) -> Groups {
+    Groups {
+        groups: random.one(&[2, 4, 8]),
+        keep: random.one(&[1, 2, 4]),
+        score: random.one(&[GroupScore::Top2Sum, GroupScore::Max]),
+        mask: random.one(&[GroupMask::NegInf, GroupMask::Zero]),
+    }
+}
+
+fn renorm(random: &mut Random) -> Renorm {
+    Renorm { mode: random.one(&[Eps::Add, Eps::Clamp]), eps: random.one(&[0.0, 1e-20, 0.5]).into() }
+}
+
+fn assignment(random: &mut Random) -> Assignment {
+    let two = Extent::Const(2);
+    let per_expert = random.one(&[two.clone(), Extent::Tokens, Extent::Tokens.div_ceil(3).max(two), Extent::RowTokens]);
+    let (span, priority) = (random.one(&[Span::All, Span::Row]), Priority::TokenMajor);
+    random.one(&[Assignment::Dropless, Assignment::Capacity(Capacity { per_expert, span, priority })])
+}
+
+/// A few ops in a row over `$0`, now and then with `$1`.
+fn body(random: &mut Random) -> Body {
+    let mut b = BodyBuilder::default();
+    let mut last = b.add(Node::Hole(0));
+    for _ in 0..random.below(4) {
+        let op = random.one(&[Op::Silu, Op::Relu, Op::Softmax, Op::Scale, Op::Offset, Op::Add, Op::Mul, Op::TopK]);
+        let mut operands = vec![last];
+        match op {
+            Op::Scale => operands.push(b.add(Node::Attr(Attr::Real(0.5.into())))),
+            Op::Offset => operands.push(b.add(Node::Attr(Attr::Real(0.25.into())))),
+            Op::Add | Op::Mul => operands.push(b.add(Node::Hole(random.below(2) as u32))),
+            Op::TopK => operands.extend([last, b.add(Node::Attr(Attr::Num(2)))]),
+            _ => {}
+        }
+        last = b.add(Node::apply(op, &operands));
+    }
+    b.finish(last)
+}

@@ -1,0 +1,112 @@
+//! Layers small enough to be executed instruction by instruction: the example specs scaled down, and routing modes that no
+//! example has. What is done with them is the tests' business.
+
+use moec::diagnostics::Source;
+use moec::spec::Spec;
+
+use crate::{Example, examples};
+
+/// H of a scaled layer: more than one slice of the GPU's tiles along k (32), and not a whole number of them.
+const HIDDEN: u64 = 40;
+/// F of a scaled layer: three slices, and two columns of tiles (64), neither filled.
+const FFN: u64 = 72;
+/// E of a scaled layer at most, but for groups.
+const EXPERTS: u64 = 16;
+/// Experts of a group in a scaled layer.
+const GROUP: u64 = 4;
+
+/// Every example spec, scaled down: H = 40, F = 72 (that of the shared experts too), E at most 16 or four a group. What
+/// routes, activates, drops and adds stays as it is.
+#[must_use]
+pub fn scaled_examples() -> Vec<Example> {
+    let scaled = |example: Example| Example { spec: scaled(&example.spec), ..example };
+    examples().into_iter().map(scaled).collect()
+}
+
+fn scaled(spec: &Spec) -> Spec {
+    let mut spec = spec.clone();
+    spec.hidden = HIDDEN;
+    spec.expert.ffn = FFN;
+    let most = spec.router.groups.map_or(EXPERTS, |groups| groups.count * GROUP);
+    spec.experts = spec.experts.min(most);
+    if let Some(shared) = &mut spec.shared {
+        shared.ffn = FFN;
+        shared.count = 1;
+    }
+    spec.tokens.max = 4096;
+    spec.tokens.expected = vec![1, 64];
+    spec
+}
+
+/// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
+const MODES: [(&str, &str, &str, &str); 16] = [
+    ("topk_score_sigmoid", "order = \"topk_score\"\nscore = \"sigmoid\"\nbias = true", "", ""),
+    ("norm_eps_add", "renorm = \"sum\"\nrenorm_eps = 1e-3", "", ""),
+    ("norm_eps_clamp", "renorm = \"sum\"\nrenorm_eps = 1.5\nrenorm_eps_mode = \"clamp\"\nscale = 0.5", "", ""),
+    ("correction", "score = \"sigmoid\"\ncorrection_on = \"score\"\nrenorm = \"sum\"", "", ""),
+    (
+        "groups",
+        "score = \"sigmoid\"\ncorrection_on = \"score\"\ngroups = 4\ntopk_groups = 2\ngroup_score = \"top2_sum\"\ngroup_mask = \"-inf\"\nrenorm = \"sum\"",
+        "",
+        "",
+    ),
+    ("gelu_with_bias", "", "activation = \"gelu\"\nbias = true", ""),
+    ("gelu_tanh", "", "activation = \"gelu_tanh\"", ""),
+    ("plain_relu", "", "activation = \"relu\"\ngated = false", ""),
+    ("relu_squared", "", "activation = \"relu2\"\ngated = false\nbias = true", ""),
+    ("clamped_before", "", "clamp_limit = 0.5\nclamp_where = \"pre\"\nalpha = 1.702\nup_offset = 1.0", ""),
+    ("clamped_after", "", "clamp_limit = 0.25\nclamp_where = \"post\"", ""),
+    ("gated_shared", "", "", "[shared]\nintermediate = 24\ngate = \"sigmoid\""),
+    (
+        "capacity_all_choices",
+        "",
+        "",
+        "[capacity]\nfactor = 0.75\ncount_k = true\nround = \"ceil\"\ngroup = \"all\"\npriority = \"choice_major\"\ndropped = \"zero\"",
+    ),
+    (
+        "capacity_all_tokens",
+        "",
+        "",
+        "[capacity]\nfactor = 0.75\ncount_k = true\nround = \"half_even\"\ngroup = \"all\"\npriority = \"token_major\"\ndropped = \"zero\"",
+    ),
+    (
+        "capacity_row_choices",
+        "",
+        "",
+        "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"floor\"\ngroup = \"row\"\npriority = \"choice_major\"\ndropped = \"zero\"",
+    ),
+    (
+        "capacity_row_tokens",
+        "",
+        "",
+        "[capacity]\ntokens = 3\ngroup = \"row\"\npriority = \"token_major\"\ndropped = \"zero\"",
+    ),
+];
+
+/// A small layer for each mode, H and F neither round nor alike, E not a power of two where there are no groups.
+///
+/// # Panics
+/// Where one is not a correct spec.
+#[must_use]
+pub fn modes() -> Vec<Example> {
+    let dtypes = ["f32", "bf16", "f16"];
+    let mode = |(i, (name, router, expert, tables)): (usize, &(&str, &str, &str, &str))| {
+        let dtype = dtypes[i % dtypes.len()];
+        let keys = |given: &str, defaults: &[(&str, &str)]| {
+            let missing = defaults.iter().filter(|(key, _)| !given.lines().any(|line| line.starts_with(&format!("{key} ="))));
+            let missing: String = missing.map(|(key, value)| format!("{key} = {value}\n")).collect();
+            format!("{given}\n{missing}")
+        };
+        let router = keys(router, &[("score", "\"softmax\""), ("order", "\"score_topk\""), ("renorm", "\"none\"")]);
+        let expert = keys(expert, &[("activation", "\"silu\""), ("gated", "true")]);
+        let experts = if router.contains("groups") { 12 } else { 7 };
+        let text = format!(
+            "[moe]\nname = \"{name}\"\nhidden = 36\nexperts = {experts}\n[router]\nmode = \"token_choice\"\ntop_k = 3\n{router}\
+             [expert]\nintermediate = 28\n{expert}{tables}\n[tokens]\nmax = 4096\n[numerics]\ndtype = \"{dtype}\"\n"
+        );
+        let source = Source { name: name.to_string(), text };
+        let spec = moec::spec::parse(&source).unwrap_or_else(|wrong| panic!("{name}: {wrong:?}\n{}", source.text));
+        Example { name: name.to_string(), text: source.text, spec }
+    };
+    MODES.iter().enumerate().map(mode).collect()
+}

@@ -1,0 +1,89 @@
+//! The batches that a layer is run on: token counts around every size that a kernel is cut by, and tokens whose logits tie,
+//! overflow or are no numbers.
+
+use moec::import::import;
+use moec::random;
+use moec_ir::graph::Type;
+use moec_runtime::Tensor;
+use moec_runtime::package::{Dims, Dtype};
+use moec_tests::Example;
+
+/// One batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Batch {
+    /// What is special about it.
+    pub(crate) label: String,
+    pub(crate) dims: Dims,
+    pub(crate) input: Tensor,
+    /// Whether its numbers are tame enough to be compared with other orders of the same sums.
+    pub(crate) is_ordinary: bool,
+}
+
+/// Around the rows of a tile (64), a half-warp (16) and a warp's share; 129 has three tiles.
+const SIZES: [u64; 10] = [0, 1, 2, 15, 16, 17, 63, 64, 65, 129];
+
+/// Random tokens of every size; in sequences too where these have a capacity of their own.
+pub(crate) fn of_every_size(example: &Example) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = SIZES.into_iter().map(|tokens| random_batch(example, Dims::tokens(tokens))).collect();
+    if has_rows(example) {
+        batches.extend(rows(example));
+    }
+    batches
+}
+
+/// Random tokens of a few sizes.
+pub(crate) fn of_some_sizes(example: &Example) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = [1, 17, 65].into_iter().map(|tokens| random_batch(example, Dims::tokens(tokens))).collect();
+    batches.extend(rows(example));
+    batches
+}
+
+fn rows(example: &Example) -> [Batch; 2] {
+    [(64, 16), (65, 13)].map(|(tokens, row_tokens)| random_batch(example, Dims { tokens, row_tokens }))
+}
+
+fn has_rows(example: &Example) -> bool {
+    moec_ir::graph::print(&import(&example.spec)).contains("row")
+}
+
+fn random_batch(example: &Example, dims: Dims) -> Batch {
+    let input = random::tokens(dtype(example), dims.tokens, example.spec.hidden, 1 + dims.tokens).unwrap();
+    let label = format!("{} tokens in rows of {}", dims.tokens, dims.row_tokens);
+    Batch { label, dims, input, is_ordinary: true }
+}
+
+/// Tokens that are hard on a router.
+pub(crate) fn odd(example: &Example) -> Vec<Batch> {
+    const TOKENS: u64 = 33;
+    let plain = random::tokens(Dtype::F32, TOKENS, example.spec.hidden, 7).unwrap().to_f64();
+    let hidden = example.spec.hidden as usize;
+    let batch = |label: &str, is_ordinary: bool, edit: &dyn Fn(usize, usize, f32) -> f32| {
+        let values = plain.iter().enumerate().map(|(i, x)| edit(i / hidden, i % hidden, *x as f32));
+        let shape = vec![TOKENS, example.spec.hidden];
+        let input = Tensor::from_f32(dtype(example), shape, &values.collect::<Vec<_>>()).unwrap();
+        Batch { label: label.to_string(), dims: Dims::tokens(TOKENS), input, is_ordinary }
+    };
+    vec![
+        batch("every logit ties", true, &|_, _, _| 0.0),
+        batch("every token goes to the same experts", true, &|_, h, _| plain[h] as f32),
+        batch("some logits are NaN", false, &|t, h, x| if t % 3 == 0 && h == 5 { f32::NAN } else { x }),
+        batch("every logit is NaN", false, &|_, _, _| f32::NAN),
+        batch("logits are infinite", false, &|t, h, x| match (t % 4, h) {
+            (0, 3) => f32::INFINITY,
+            (1, 3) => f32::NEG_INFINITY,
+            _ => x,
+        }),
+        batch("logits are huge", false, &|t, _, x| if t % 2 == 0 { x * 3e4 } else { x * -1e-30 }),
+    ]
+}
+
+/// The element type of the tokens.
+fn dtype(example: &Example) -> Dtype {
+    let graph = import(&example.spec);
+    let input = graph.params.iter().find(|(param, _)| param.is_input()).map(|(_, ty)| ty.clone());
+    match input {
+        Some(Type::Tensor { dtype: moec_ir::DType::F16, .. }) => Dtype::F16,
+        Some(Type::Tensor { dtype: moec_ir::DType::BF16, .. }) => Dtype::Bf16,
+        Some(_) | None => Dtype::F32,
+    }
+}

@@ -1,0 +1,166 @@
+//! One layer on the emulator: clean under every schedule, the same bits whatever the schedule and the memory held before,
+//! those of the kernel IR's interpreter, and the host's result but for the order of sums.
+
+use std::collections::BTreeMap;
+
+use libtest_mimic::Failed;
+use moec::emulate::{agreement, emulate, options, schedules};
+use moec::import::import;
+use moec::pipeline::{Lowered, build, this_host};
+use moec::reference::{bound, difference, reference};
+use moec::{package, random};
+use moec_ir::{Dims as IrDims, kernel};
+use moec_runtime::package::{Dims, Dtype, Manifest, Role};
+use moec_runtime::{Checkpoint, DeviceKind, Layer, Package, Run, Tensor, weights};
+use moec_tests::{Example, Fixture, machine};
+
+use crate::batches::Batch;
+
+/// What memory that nobody has written holds under the first, second and third schedule: 0xFF is NaN in every float type.
+const DIRT: [u8; 3] = [0x00, 0xff, 0x7f];
+
+/// A layer, compiled for a GPU and for this CPU.
+struct Compiled {
+    lowered: Lowered,
+    package: Package,
+    target: &'static str,
+}
+
+fn compile(spec: &moec::spec::Spec, text: &str, target: &'static str) -> Compiled {
+    let machines = [machine(target), this_host().expect("an x86-64 CPU of level v3")];
+    let built = build(spec, &machines, &moec_codegen::Options::default()).unwrap();
+    let package = package::package(spec, text, &built).unwrap();
+    let lowered = built.into_iter().next().unwrap().1;
+    Compiled { lowered, package, target }
+}
+
+/// Holds every batch to the rules above.
+pub(crate) fn check(example: &Example, target: &'static str, batches: &[Batch]) -> Result<(), Failed> {
+    let compiled = compile(&example.spec, &example.text, target);
+    let manifest = compiled.package.manifest();
+    let weights = random::weights(manifest, 3)?;
+    let host = Layer::load(&compiled.package, DeviceKind::Host { threads: Some(1) })?.bind(weights.clone())?;
+    for batch in batches {
+        let at = |what: String| format!("{}: {what}", batch.label);
+        let run = emulated(&compiled, &weights, &batch.input, batch.dims).map_err(at)?;
+        if batch.dims.tokens == 0 {
+            continue;
+        }
+        interpreted(&compiled, &weights, batch, &run).map_err(at)?;
+        let on_host = host.run(std::slice::from_ref(&batch.input), batch.dims)?;
+        if batch.is_ordinary {
+            near(manifest, &run, &on_host).map_err(at)?;
+            let reference = reference(import(&example.spec), manifest, &weights, &batch.input, batch.dims)?;
+            let agreement = agreement(manifest, &run, &reference);
+            if !agreement.is_close() || agreement.tokens_apart > 0 {
+                return Err(at(format!("against the f64 interpreter: {agreement:?}")).into());
+            }
+        } else {
+            distinct(manifest, &run).map_err(at)?;
+        }
+    }
+    Ok(())
+}
+
+/// A published block: its own weights, tokens and result.
+pub(crate) fn check_fixture(fixture: &Fixture, target: &'static str) -> Result<(), Failed> {
+    let compiled = compile(&fixture.spec, &fixture.text, target);
+    let manifest = compiled.package.manifest();
+    let bytes = std::fs::read(&fixture.file)?;
+    let checkpoint = Checkpoint::read(&bytes)?;
+    let (weights, _) = weights::assemble(manifest, &checkpoint, "w.")?;
+    let (x, _) = checkpoint.tensor("in.hidden", manifest.dtype)?;
+    let (expected, _) = checkpoint.tensor("out.hidden", manifest.dtype)?;
+    let dims = Dims::of_activations(x.shape())?;
+    let run = emulated(&compiled, &weights, &x, dims)?;
+    let reference = reference(import(&fixture.spec), manifest, &weights, &x, dims)?;
+    let agreement = agreement(manifest, &run, &reference);
+    let error = difference(&run.outputs[0].1.to_f64(), &expected.to_f64()).of_largest;
+    if error > bound(manifest.dtype) || !agreement.is_close() || agreement.tokens_apart > 0 {
+        return Err(format!("error {error:.1e} against the published block, {agreement:?}").into());
+    }
+    Ok(())
+}
+
+/// The result under three schedules, each on memory with other dirt: clean, and the same every time.
+fn emulated(compiled: &Compiled, weights: &[Tensor], input: &Tensor, dims: Dims) -> Result<Run, String> {
+    let mut first: Option<Run> = None;
+    for (schedule, dirt) in schedules(DIRT.len(), 11).into_iter().zip(DIRT) {
+        let options = options(compiled.target, schedule);
+        let emulation = emulate(&compiled.package, compiled.target, options, weights, std::slice::from_ref(input), dims, dirt);
+        let emulation = emulation.map_err(|error| error.to_string())?;
+        if let Some(finding) = emulation.findings().next() {
+            return Err(format!("{} {}: {finding}", schedule.0.name(), schedule.1));
+        }
+        let run = emulation.run.ok_or("a launch did not end, and nobody knows why")?;
+        match &first {
+            None => first = Some(run),
+            Some(first) if (&first.outputs, &first.observed) == (&run.outputs, &run.observed) => {}
+            Some(_) => return Err(format!("other bits under {} {} and dirt {dirt:#x}", schedule.0.name(), schedule.1)),
+        }
+    }
+    first.ok_or_else(|| "no schedule".to_string())
+}
+
+/// The kernel IR's interpreter gives the same bits, NaNs aside: their payload is the machine's business.
+fn interpreted(compiled: &Compiled, weights: &[Tensor], batch: &Batch, run: &Run) -> Result<(), String> {
+    let manifest = compiled.package.manifest();
+    let named = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight).zip(weights);
+    let mut given: BTreeMap<String, Vec<u8>> = named.map(|(buffer, tensor)| (buffer.name.clone(), tensor.bytes().to_vec())).collect();
+    let input = manifest.buffers.iter().find(|buffer| buffer.role == Role::Input).ok_or("no input")?;
+    given.insert(input.name.clone(), batch.input.bytes().to_vec());
+    let dims = IrDims { tokens: batch.dims.tokens, row_tokens: batch.dims.row_tokens };
+    let program = &compiled.lowered.program;
+    let memory = kernel::interp(program, &machine(compiled.target), dims, &given).map_err(|fault| fault.to_string())?;
+    for buffer in &program.buffers {
+        let public = buffer.observe.as_deref().unwrap_or(&buffer.name);
+        let (Some(emulated), Some(memory)) = (run.tensor(public), memory.get(&buffer.name)) else { continue };
+        // Bytes that nobody wrote differ between the two fills.
+        let (zeros, ones) = (memory.bytes_or(0), memory.bytes_or(0xff));
+        let width = emulated.dtype().bytes() as usize;
+        let elements = emulated.bytes().chunks(width).zip(zeros.chunks(width).zip(ones.chunks(width)));
+        for (i, (emulated_bytes, (zeros, ones))) in elements.enumerate() {
+            let differ = zeros == ones && emulated_bytes != zeros;
+            if differ && !(is_nan(emulated.dtype(), emulated_bytes) && is_nan(emulated.dtype(), zeros)) {
+                return Err(format!("element {i} of `{public}` is {emulated_bytes:?}, the kernel IR means {zeros:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_nan(dtype: Dtype, bytes: &[u8]) -> bool {
+    Tensor::new(dtype, vec![1], bytes.to_vec()).is_ok_and(|tensor| tensor.to_f64()[0].is_nan())
+}
+
+/// The host's kernels add in another order: the same experts, weights to a few roundings, outputs to the type's bound.
+fn near(manifest: &Manifest, run: &Run, host: &Run) -> Result<(), String> {
+    const FEW_ROUNDINGS: f64 = 4e-6;
+    let of = |run: &Run, name: &str| run.tensor(name).map(Tensor::to_f64).unwrap_or_default();
+    for name in ["route.experts", "route.rows", "stats.load", "stats.kept"] {
+        if of(run, name) != of(host, name) {
+            return Err(format!("`{name}` differs from the host's"));
+        }
+    }
+    let weights = difference(&of(run, "route.weights"), &of(host, "route.weights")).of_largest;
+    let outputs = difference(&run.outputs[0].1.to_f64(), &host.outputs[0].1.to_f64()).of_largest;
+    if weights > FEW_ROUNDINGS || outputs > bound(manifest.dtype) {
+        return Err(format!("against the host: weights {weights:.1e}, outputs {outputs:.1e}"));
+    }
+    Ok(())
+}
+
+/// Whatever the logits, the experts of a token are experts and no one comes twice.
+fn distinct(manifest: &Manifest, run: &Run) -> Result<(), String> {
+    let dim = |name: &str| manifest.dims.iter().find(|dim| dim.name == name).map_or(0, |dim| dim.value);
+    let experts = run.tensor("route.experts").map(Tensor::to_f64).unwrap_or_default();
+    for picks in experts.chunks(dim("top_k") as usize) {
+        let mut sorted = picks.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        sorted.dedup();
+        if sorted.len() != picks.len() || sorted.iter().any(|e| *e < 0.0 || *e >= dim("experts") as f64) {
+            return Err(format!("the experts of a token are {picks:?}"));
+        }
+    }
+    Ok(())
+}
