@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use moec::diagnostics::MessageFormat;
+use moec_runtime::emulator::{Place, Sample};
 
 use crate::commands::InputArgument;
 
@@ -31,12 +32,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Compile a spec into a package.
     Compile(Compile),
-    /// Check specs without compiling them.
-    Check {
-        /// Specs to check; `-` is standard input.
-        #[arg(required = true, value_name = "SPEC")]
-        specs: Vec<PathBuf>,
-    },
+    /// Check specs without compiling them, or run their PTX on the emulator with every check on.
+    Check(Check),
     /// Run passes over a graph or kernel text.
     Opt(Opt),
     /// Run a layer: compile it if it is a spec, load weights and tokens, print what happened.
@@ -70,6 +67,45 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Specs to check; `-` is standard input. With --emulate also packages.
+    #[arg(required = true, value_name = "SPEC")]
+    pub(crate) layers: Vec<PathBuf>,
+    /// Compile, and execute the PTX on the CPU: out-of-bounds, uninitialised reads, races, deadlocks, and the result
+    /// against the f64 interpreter.
+    #[arg(long)]
+    pub(crate) emulate: bool,
+    /// The GPU to compile for.
+    #[arg(long, value_enum, value_name = "TARGET", default_value = "sm_90a", requires = "emulate")]
+    pub(crate) target: Target,
+    /// Seed of random weights, tokens and schedules.
+    #[arg(long, default_value_t = 0, requires = "emulate")]
+    pub(crate) seed: u64,
+    /// Schedules to run under; all must give the same bits.
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "emulate", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) schedules: u32,
+    /// Blocks of each kernel to run, such as `0,7,last`, on random content that is made where it is touched; `all` runs
+    /// every one and compares the result. Layers of real size run `0,last` where this is absent.
+    #[arg(long, value_name = "BLOCKS", requires = "emulate", value_parser = sample)]
+    pub(crate) blocks: Option<Sample>,
+    /// Token counts of the batches.
+    #[arg(long, value_name = "T", value_delimiter = ',', default_value = "1,17,64", requires = "emulate")]
+    pub(crate) tokens: Vec<u64>,
+    /// Print what each kernel did: instructions, bytes, sectors, bank conflicts. Counts, never times.
+    #[arg(long, requires = "emulate")]
+    pub(crate) profile: bool,
+}
+
+/// `all`, or numbers and `last`.
+fn sample(text: &str) -> Result<Sample, String> {
+    let place = |word: &str| match word.trim() {
+        "last" => Ok(Place::Last),
+        number => number.parse().map(Place::At).map_err(|_| format!("`{number}` is neither a number nor `last`")),
+    };
+    if text == "all" { Ok(Sample::All) } else { text.split(',').map(place).collect::<Result<_, _>>().map(Sample::Only) }
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +170,9 @@ pub(crate) struct Run {
     /// The device to run on.
     #[arg(long, value_enum, default_value_t = Device::Host)]
     pub(crate) device: Device,
+    /// The GPU whose PTX the emulator runs; sm_90a where absent.
+    #[arg(long, value_enum, value_name = "TARGET")]
+    pub(crate) target: Option<Target>,
     /// Also run the f64 interpreter, and print the error.
     #[arg(long)]
     pub(crate) reference: bool,
@@ -227,4 +266,6 @@ pub(crate) enum Device {
     Host,
     /// An NVIDIA GPU.
     Cuda,
+    /// The PTX itself, executed and checked on this CPU.
+    Emulator,
 }

@@ -15,7 +15,7 @@ use crate::commands::Failure;
 pub(crate) fn doctor(out: &mut dyn Write) -> Result<(), Failure> {
     writeln!(out, "moec     {}", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "llvm     {}", moec_codegen::llvm_version())?;
-    match moec::host_machine() {
+    match moec::pipeline::this_host() {
         Some(machine) => writeln!(out, "host     {}", machine.name)?,
         None => writeln!(out, "host     below x86-64-v3: this CPU cannot run host kernels")?,
     }

@@ -3,12 +3,9 @@
 
 pub mod diagnostics;
 pub mod emulate;
-mod host;
 pub mod import;
 pub mod package;
 pub mod pipeline;
 pub mod random;
 pub mod reference;
 pub mod spec;
-
-pub use host::host_machine;

@@ -19,7 +19,7 @@ use crate::package::{ImageKind, Package, Target, TargetKind, WORKSPACE_ALIGN};
 type Function = unsafe extern "C" fn(args: *const u64, begin: u64, end: u64);
 
 /// Shares of a grid that each thread gets: more even out blocks of unequal work, fewer cost less.
-const SHARES_A_THREAD: u64 = 32;
+const SHARES_A_THREAD: u64 = 4;
 
 #[derive(Debug)]
 struct Host {

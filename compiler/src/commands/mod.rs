@@ -4,6 +4,7 @@
 mod about;
 mod check;
 mod compile;
+mod emulate;
 mod inspect;
 mod manifest;
 mod opt;
@@ -54,7 +55,8 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     let notes = Notes(cli.message_format);
     match &cli.command {
         Command::Compile(arguments) => compile::compile(arguments, notes, out),
-        Command::Check { specs } => check::check(specs, out),
+        Command::Check(arguments) if arguments.emulate => emulate::emulate(arguments, notes, out),
+        Command::Check(arguments) => check::check(&arguments.layers, out),
         Command::Opt(arguments) => opt::opt(arguments, out),
         Command::Run(arguments) => run::run(arguments, notes, out),
         Command::Inspect { file, manifest } => inspect::inspect(file, *manifest, out),
@@ -74,6 +76,23 @@ impl Notes {
     fn say(self, text: &str) {
         console::note(text, self.0);
     }
+}
+
+/// Whether the file starts as a package does. One that cannot be read is left to whoever reads specs to complain about.
+fn is_package(path: &Path) -> bool {
+    let mut start = [0; 8];
+    let opened = std::fs::File::open(path);
+    opened.and_then(|mut file| io::Read::read_exact(&mut file, &mut start)).is_ok() && start == *b"moec.pkg"
+}
+
+/// A machine that the emulator has kernels for.
+fn gpu(target: Target) -> Result<Machine, Diagnostic> {
+    let machine = machine(target)?;
+    if machine.is_gpu() {
+        return Ok(machine);
+    }
+    let diagnostic = Diagnostic::new(Code::UsageConflict, format!("{} is a CPU: the emulator executes PTX", machine.name));
+    Err(diagnostic.help("`--target sm_80` and others are GPUs; `moec run` without `--device` runs on the CPU"))
 }
 
 /// A spec with a name: its own, else that of its file.
@@ -104,7 +123,7 @@ fn machines(targets: &[Target]) -> Result<Vec<Machine>, Diagnostic> {
 
 fn machine(target: Target) -> Result<Machine, Diagnostic> {
     match target {
-        Target::Host => moec::host_machine().ok_or_else(|| {
+        Target::Host => moec::pipeline::this_host().ok_or_else(|| {
             Diagnostic::new(Code::NoDevice, "this CPU is not one that moec has kernels for")
                 .help("x86-64 with AVX2, FMA and F16C is the least; `--target sm_80` and others compile for a GPU")
         }),

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
 use moec::import::import;
@@ -12,12 +13,13 @@ use moec::{pipeline, random};
 use moec_codegen::Options;
 use moec_ir::Machine;
 use moec_ir::machine::MACHINES;
+use moec_runtime::emulator::{self, Emulated, Emulator, Sample, Schedule};
 use moec_runtime::package::{self, Dims, Dtype, Manifest, Role};
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, DeviceKind, Error, Layer, Package, Tensor, assemble};
 
 use super::report::{Comparison, Measured, print};
-use super::{Failure, Notes, load_spec};
+use super::{Failure, Notes, gpu, is_package, load_spec};
 use crate::cli::{Device, Run, Target};
 use crate::files::{bytes_text, read, report_at, write};
 
@@ -27,12 +29,12 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
         let diagnostic = Diagnostic::new(Code::UsageConflict, "standard output is the report's");
         return Err(diagnostic.help("name a file by `--output`").into());
     }
+    if arguments.target.is_some() && arguments.device != Device::Emulator {
+        let diagnostic = Diagnostic::new(Code::UsageConflict, "`--target` chooses what the emulator runs");
+        return Err(diagnostic.help("add `--device emulator`").into());
+    }
     let (package, spec) = open(arguments)?;
-    let device = match arguments.device {
-        Device::Host => DeviceKind::Host { threads: arguments.threads },
-        Device::Cuda => DeviceKind::Cuda { ordinal: 0 },
-    };
-    let layer = Layer::load(&package, device).map_err(|error| report_at(&arguments.layer, error))?;
+    let (layer, emulator) = load(arguments, &package).map_err(|error| report_at(&arguments.layer, error))?;
     let manifest = package.manifest();
 
     check_memory(manifest, arguments.reference).map_err(|diagnostic| report_at(&arguments.layer, diagnostic))?;
@@ -45,9 +47,15 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let kept = if arguments.reference { weights.clone() } else { Vec::new() };
     let bound_layer = layer.bind(weights).map_err(failed)?;
     let mut batch = bound_layer.batch(std::slice::from_ref(&input), dims).map_err(failed)?;
-    bound_layer.launch(&mut batch).map_err(failed)?;
-    let mut times = Vec::new();
-    for _ in 0..arguments.repeat {
+    let first = bound_layer.launch(&mut batch);
+    if let Some(emulator) = &emulator {
+        findings(&emulator.take_launches(), out)?;
+    }
+    let mut times = vec![first.map_err(failed)?];
+    // The first one warms up; what the emulator takes says nothing of anything else.
+    let repeat = if emulator.is_some() { 0 } else { arguments.repeat };
+    times.truncate(usize::from(repeat == 0));
+    for _ in 0..repeat {
         times.push(bound_layer.launch(&mut batch).map_err(failed)?);
     }
     times.sort_unstable();
@@ -77,6 +85,9 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     }
     let measured =
         Measured { manifest, target: &layer.target().name, device: layer.device().name(), dims, times: &times, run: &run };
+    if emulator.is_some() {
+        notes.say("note: emulated: no finding; the time is the emulator's own, not a GPU's");
+    }
     print(&measured, &comparisons, out)?;
     match comparisons.iter().find(|comparison| !comparison.is_within_bound()) {
         Some(comparison) => Err(too_far(comparison).into()),
@@ -84,12 +95,38 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     }
 }
 
+/// The layer on its device, and the emulator where that is the device.
+fn load(arguments: &Run, package: &Package) -> Result<(Layer, Option<Arc<Emulator>>), Diagnostic> {
+    let kind = match arguments.device {
+        Device::Host => DeviceKind::Host { threads: arguments.threads },
+        Device::Cuda => DeviceKind::Cuda { ordinal: 0 },
+        Device::Emulator => {
+            let target = arguments.target.map(|target| gpu(target).map(|machine| machine.name)).transpose()?;
+            let target = target.or_else(|| package.manifest().targets.iter().find(|t| t.ptx_version.is_some()).map(|t| &*t.name));
+            let options = moec::emulate::options(target.unwrap_or_default(), (Schedule::default(), arguments.seed));
+            let (opened, emulator) = emulator::open(package, target, options, Sample::All)?;
+            return Ok((Layer::on(package, opened)?, Some(emulator)));
+        }
+    };
+    Ok((Layer::load(package, kind)?, None))
+}
+
+/// Prints what the emulator found, which is an error.
+fn findings(launches: &[Emulated], out: &mut dyn Write) -> Result<(), Failure> {
+    let all: Vec<_> = launches.iter().flat_map(|launch| &launch.report.findings).collect();
+    all.iter().try_for_each(|finding| writeln!(out, "{finding}"))?;
+    if all.is_empty() {
+        return Ok(());
+    }
+    Err(Diagnostic::new(Code::Emulated, format!("the emulator has {} findings", all.len())).into())
+}
+
 /// The package and, where the argument was a spec, the spec.
 fn open(arguments: &Run) -> Result<(Package, Option<Spec>), Failure> {
     let path = &arguments.layer;
     if path == Path::new("-") || !is_package(path) {
         let (spec, source) = load_spec(path)?;
-        let package = compile(&spec, &source, arguments.device).map_err(|error| report_at(source.name.as_ref(), error))?;
+        let package = compile(&spec, &source, arguments).map_err(|error| report_at(source.name.as_ref(), error))?;
         return Ok((package, Some(spec)));
     }
     if arguments.reference {
@@ -100,18 +137,12 @@ fn open(arguments: &Run) -> Result<(Package, Option<Spec>), Failure> {
     Ok((package, None))
 }
 
-/// Whether the file starts as a package does. One that cannot be read is left to whoever reads specs to complain about.
-fn is_package(path: &Path) -> bool {
-    let mut start = [0; 8];
-    let opened = std::fs::File::open(path);
-    opened.and_then(|mut file| std::io::Read::read_exact(&mut file, &mut start)).is_ok() && start == *b"moec.pkg"
-}
-
 /// For a GPU, PTX for every architecture: which of them is there is known only to the driver.
-fn compile(spec: &Spec, source: &Source, device: Device) -> Result<Package, Diagnostic> {
-    let machines: Vec<Machine> = match device {
+fn compile(spec: &Spec, source: &Source, arguments: &Run) -> Result<Package, Diagnostic> {
+    let machines: Vec<Machine> = match arguments.device {
         Device::Host => vec![super::machine(Target::Host)?],
         Device::Cuda => MACHINES.into_iter().filter(Machine::is_gpu).collect(),
+        Device::Emulator => vec![gpu(arguments.target.unwrap_or(Target::Sm90a))?],
     };
     Ok(pipeline::compile(spec, &source.text, &machines, &Options::default())?)
 }

@@ -226,6 +226,11 @@ codes! {
         "The largest error, as a part of the largest output, is above what rounding explains: 2e-5 for f32, 4e-3 for f16, \
          3e-2 for bf16. If the sets of experts differ too, a router's near tie may have been rounded the other way, which \
          16-bit weights allow; otherwise a kernel is wrong, and that is a bug in moec.";
+    Emulated = 807, Verification, "the emulator found something wrong",
+        "The emulator executed the layer's PTX, and its checks found what no kernel may do: an access outside a tensor, a \
+         read of what nobody wrote, a race, a barrier that not all threads reach, or bits that depend on the schedule. Each \
+         finding names the kernel, the line of the PTX, the block, the warp and the lanes. That is a bug in moec, or in the \
+         package if somebody else made it: please send the spec and the message.";
 
     // 09xx: moec itself.
     Bug = 901, Bug, "a bug in moec",

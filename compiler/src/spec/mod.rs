@@ -33,6 +33,7 @@ pub use model::{
 };
 pub use schema::json_schema;
 pub use source::{MAX_BYTES, MAX_DEPTH, MAX_PARTS, read, read_text};
+pub(crate) use tree::{Entry, Kind, Value};
 pub use weights::{EXPERT_INDEX, Layout, Tensor, Weight};
 
 use crate::diagnostics::{Diagnostic, Report, Source};
@@ -50,6 +51,12 @@ pub fn parse(source: &Source) -> Result<Spec, Vec<Diagnostic>> {
     let sections = resolve::sections(&entries, &mut wrong);
     check::check(&sections, &mut wrong);
     if wrong.is_empty() { resolve::spec(&sections).map_err(one) } else { Err(in_order(wrong)) }
+}
+
+/// The entries of a JSON object with their places, under the limits of a spec.
+pub(crate) fn json_entries(text: &str) -> Result<Vec<Entry>, Diagnostic> {
+    source::check_text(text, source::Format::Json)?;
+    json::from_json(text)
 }
 
 /// The spec in a file, or on standard input where `path` is `-`, together with its text for later diagnostics.

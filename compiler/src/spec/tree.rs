@@ -10,14 +10,14 @@ use crate::diagnostics::{Code, Diagnostic};
 
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Value {
-    pub(super) span: Range<usize>,
-    pub(super) kind: Kind,
+pub(crate) struct Value {
+    pub(crate) span: Range<usize>,
+    pub(crate) kind: Kind,
 }
 
 /// What a value is. Numbers keep their decimal text: a capacity factor is read exactly.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Text(String),
     Bool(bool),
     /// Digits with an optional minus sign.
@@ -32,15 +32,15 @@ pub(super) enum Kind {
 
 /// One `key = value`.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) key_span: Range<usize>,
-    pub(super) value: Value,
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) key_span: Range<usize>,
+    pub(crate) value: Value,
 }
 
 impl Kind {
     /// How a message names the type.
-    pub(super) fn type_name(&self) -> &'static str {
+    pub(crate) fn type_name(&self) -> &'static str {
         match self {
             Kind::Text(_) => "a string",
             Kind::Bool(_) => "a boolean",
@@ -54,7 +54,7 @@ impl Kind {
 }
 
 /// Parses TOML. The parser stops at its first error, which is the one worth reading.
-pub(super) fn from_toml(text: &str) -> Result<Vec<Entry>, Diagnostic> {
+pub(crate) fn from_toml(text: &str) -> Result<Vec<Entry>, Diagnostic> {
     match DeTable::parse(text) {
         Ok(table) => Ok(entries(table.get_ref())),
         Err(error) => {
@@ -96,7 +96,7 @@ fn from_toml_value(value: &Spanned<DeValue<'_>>) -> Value {
 }
 
 /// Widens a span to whole characters inside the text: no renderer may be handed half of one.
-pub(super) fn on_characters(text: &str, span: Range<usize>) -> Range<usize> {
+pub(crate) fn on_characters(text: &str, span: Range<usize>) -> Range<usize> {
     let mut start = span.start.min(text.len());
     while !text.is_char_boundary(start) {
         start -= 1;

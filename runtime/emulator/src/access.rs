@@ -3,11 +3,12 @@
 use crate::block::Block;
 use crate::clocks::Packed;
 use crate::finding::FindingKind;
-use crate::ins::*;
+use crate::ins::{Access, Addr};
 use crate::launch::Cx;
 use crate::memory::PAGE;
 use crate::race::strength;
 use crate::shared::{Read, byte_mask};
+use crate::types::{Space, Ty};
 use crate::warp::{LANES, lanes};
 
 /// Generic addresses of the windows; buffers lie below all of them.
@@ -90,16 +91,32 @@ impl Block {
         let mut tally = Tally::default();
         let mut hint = usize::MAX;
         let strength = strength(access.order, access.scope);
+        // Place, lane and repetitions of the last shared load that went the short way.
+        let mut last = (u64::MAX, 0, 0);
         for lane in lanes(mask) {
             let place = self.place(access.space, addresses[lane]);
             tally.add(place, lane);
             let touch = Touch { w, lane, pc, bytes, strength };
             if strength == 0
                 && let Place::Shared(offset) = place
-                && self.load_shared(touch, offset, access)
             {
-                continue;
+                let again = if last.0 == offset { last.2 + 1 } else { 0 };
+                if again > 1 {
+                    // A third lane at one place is judged and remembered as the second was.
+                    for &reg in &access.regs {
+                        if let Some(values) = self.warps[w].regs.get_mut(reg as usize) {
+                            values[lane] = values[last.1];
+                        }
+                    }
+                    last = (offset, lane, again);
+                    continue;
+                }
+                if self.load_shared(touch, offset, access) {
+                    last = (offset, lane, again);
+                    continue;
+                }
             }
+            last = (u64::MAX, 0, 0);
             let mut data = [0; 32];
             self.read_place(cx, touch, place, &mut hint, &mut data);
             for (index, &reg) in access.regs.iter().enumerate() {

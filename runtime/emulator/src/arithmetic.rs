@@ -2,7 +2,8 @@
 
 use crate::convert::convert;
 use crate::float;
-use crate::ins::*;
+use crate::ins::{Pred, Reg};
+use crate::types::{Compare, Convert, IntOp, IntUnary, Logic, MadOp, PermuteMode, Ty};
 use crate::warp::{LANES, Warp, Wrap, lanes};
 
 fn sign(value: u64, bits: u32) -> i64 {

@@ -4,9 +4,10 @@ use crate::access::{Place, Touch, from_bytes};
 use crate::block::Block;
 use crate::finding::FindingKind;
 use crate::float;
-use crate::ins::*;
+use crate::ins::{Atomic, AtomicOp};
 use crate::launch::Cx;
 use crate::race::strength;
+use crate::types::{FloatMode, FloatOp, Space, Ty};
 use crate::warp::lanes;
 
 /// The new value of a memory cell.

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use crate::agents::Agents;
 use crate::clocks::{Knowledge, PENDING, Published, Stamp};
 use crate::finding::FindingKind;
-use crate::ins::{BarrierKind, BarrierReduce, Op, Order, Reg, Scope};
+use crate::ins::{BarrierKind, BarrierReduce, Op, Reg};
 use crate::launch::Cx;
 use crate::schedule::Choices;
 use crate::shared::Shared;
+use crate::types::{Order, Scope};
 use crate::warp::{ALL, Group, GroupState, LANES, Missing, Placement, Warp, lanes};
 
 /// Barriers of a block (PTX ISA 9.7.13.1).

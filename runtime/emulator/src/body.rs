@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::ins::{Ins, Op, Pred, Reg, SINK, Ty};
+use crate::ins::{Ins, Op, Pred, Reg, SINK};
 use crate::module::{Entry, ParseError, Position, Preset};
+use crate::types::Ty;
 
 /// Registers in use by one kernel, constants included.
 const REGISTER_LIMIT: u32 = 1 << 16;

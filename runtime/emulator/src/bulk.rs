@@ -5,11 +5,12 @@ use crate::block::Block;
 use crate::clocks::{BULK, COPIES, PENDING, UNKNOWN, WARPS};
 use crate::copy::Copied;
 use crate::finding::FindingKind;
-use crate::ins::{AtomicOp, Bulk, Direction, Reg, Ty};
+use crate::ins::{AtomicOp, Bulk, Direction, Reg};
 use crate::launch::Cx;
 use crate::race::PENDING_READ;
 use crate::shared::Read;
 use crate::tensor_map::TensorMap;
+use crate::types::Ty;
 use crate::warp::lanes;
 
 /// Something on its way to shared memory, tracked by an mbarrier.

@@ -1,7 +1,7 @@
 //! `cvt` on single values (PTX ISA 9.7.9.21).
 
 use crate::float::{BF16, E4M3, E5M2, F16, Format, TF32, decode, encode, narrow, round_to};
-use crate::ins::{Convert, Round, Ty};
+use crate::types::{Convert, Round, Ty};
 
 fn format(ty: Ty) -> Option<&'static Format> {
     match ty {

@@ -1,12 +1,13 @@
 //! Typed forms of asynchronous instructions: cp.async, mbarrier, bulk copies, wgmma (PTX ISA 9.7.9.25, 9.7.13.15, 9.7.15).
 
 use crate::body::Body;
-use crate::decode::Form;
 use crate::decode_memory::hints;
 use crate::decode_warp::matrix_type;
-use crate::ins::*;
+use crate::form::Form;
+use crate::ins::{Arrive, AtomicOp, Bulk, Direction, MbarrierTest, MmaTy, Op, SINK, Wgmma, WgmmaA};
 use crate::module::{ParseError, Preset};
 use crate::operand::OperandKind;
+use crate::types::{Space, Ty};
 
 pub(crate) fn decode_async(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
     match form.name {

@@ -1,10 +1,11 @@
 //! Typed forms of loads, stores, atomics, fences and block barriers (PTX ISA 9.7.9, 9.7.13).
 
 use crate::body::Body;
-use crate::decode::Form;
-use crate::ins::*;
+use crate::form::Form;
+use crate::ins::{Access, Atomic, AtomicOp, BarrierKind, BarrierReduce, Op};
 use crate::module::{ParseError, Preset};
 use crate::operand::OperandKind;
+use crate::types::{Order, Scope, Space, Ty};
 
 const SCOPES: &[(&str, Scope)] = &[("cta", Scope::Cta), ("cluster", Scope::Cluster), ("gpu", Scope::Gpu), ("sys", Scope::Sys)];
 

@@ -1,9 +1,10 @@
 //! Typed forms of what a warp does together: shuffles, votes, matrix fragments (PTX ISA 9.7.9.6, 9.7.13, 9.7.14).
 
 use crate::body::Body;
-use crate::decode::Form;
-use crate::ins::*;
+use crate::form::Form;
+use crate::ins::{Mma, MmaTy, Op, ReduceOp, ShuffleMode, VoteMode};
 use crate::module::ParseError;
+use crate::types::Ty;
 
 pub(crate) fn decode_warp(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Option<Op>, ParseError> {
     Ok(Some(match form.name {

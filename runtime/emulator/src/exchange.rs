@@ -2,8 +2,9 @@
 
 use crate::block::Block;
 use crate::finding::FindingKind;
-use crate::ins::*;
+use crate::ins::{Pred, ReduceOp, Reg, ShuffleMode, VoteMode};
 use crate::launch::Cx;
+use crate::types::Ty;
 use crate::warp::{ALL, LANES, lanes};
 
 impl Block {

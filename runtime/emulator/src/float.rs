@@ -3,7 +3,7 @@
 //! Everything narrower than f64 is computed in f64, made exact by rounding to odd where a sum may not fit, and then
 //! rounded once to its own format.
 
-use crate::ins::{Compare, FloatMode, FloatOp, FloatTest, FloatUnary, Round, Ty};
+use crate::types::{Compare, FloatMode, FloatOp, FloatTest, FloatUnary, Round, Ty};
 
 /// A binary format with subnormals.
 #[derive(Clone, Copy, Debug)]

@@ -80,7 +80,7 @@ impl Default for Options {
             blocks: Blocks::All,
             limits: Limits::default(),
             max_findings: 64,
-            step_limit: 1 << 36,
+            step_limit: 1 << 32,
         }
     }
 }
@@ -227,6 +227,9 @@ pub(crate) struct Cx<'a> {
     /// The coordinates of blocks by their number, less one.
     pub(crate) numbers: Vec<[u32; 3]>,
 }
+
+/// Blocks whose coordinates are kept for reports of races.
+const NAMED_BLOCKS: usize = 1 << 22;
 
 /// Instructions of one block before the next resident block has its turn.
 const SLICE: u32 = 4096;
@@ -399,14 +402,18 @@ fn run_blocks(cx: &mut Cx<'_>, base: Placement, mut queue: Queue, most: usize, c
     let mut resident: Vec<Block> = Vec::new();
     let mut wanted = choices.residents().min(most);
     let mut drained = false;
+    let mut started = 0_u64;
     loop {
         while resident.len() < wanted && !drained {
             match queue.next() {
                 Some(linear) => {
                     let place = Placement { block: coordinates(linear, base.grid), linear, ..base };
-                    cx.numbers.push(place.block);
+                    if cx.numbers.len() < NAMED_BLOCKS {
+                        cx.numbers.push(place.block);
+                    }
                     // Block numbers have 26 bits; beyond them distant blocks share one, which hides races between them.
-                    let number = ((cx.numbers.len() - 1) % 0x3ff_fffe) as u32 + 1;
+                    let number = (started % 0x3ff_fffe) as u32 + 1;
+                    started += 1;
                     resident.push(Block::new(cx, place, number));
                 }
                 None => drained = true,

@@ -24,6 +24,7 @@ mod decode_warp;
 mod exchange;
 mod finding;
 mod float;
+mod form;
 pub mod fuzz;
 mod ins;
 mod json;
@@ -43,6 +44,7 @@ mod schedule;
 mod shared;
 mod step;
 mod tensor_map;
+mod types;
 mod warp;
 mod wgmma;
 

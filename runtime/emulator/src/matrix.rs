@@ -5,10 +5,11 @@ use crate::block::Block;
 use crate::clocks::UNKNOWN;
 use crate::finding::FindingKind;
 use crate::float::{F16, decode, f32_to_f16};
-use crate::ins::{Addr, Mma, MmaTy, Reg, Ty};
+use crate::ins::{Addr, Mma, MmaTy, Reg};
 use crate::launch::Cx;
 use crate::numerics::{Element, Unit, dot};
 use crate::shared::Read;
+use crate::types::Ty;
 use crate::warp::{ALL, LANES, Warp, lanes};
 
 /// Bytes of one row of an 8 by 8 matrix of 16-bit elements.

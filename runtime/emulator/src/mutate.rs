@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use crate::ins::{Access, Atomic, BarrierKind, Ins, Op, Order};
+use crate::ins::{Access, Atomic, BarrierKind, Ins, Op};
 use crate::module::{Entry, Module, ParseError, Position};
 use crate::parse::parse;
+use crate::types::Order;
 
 /// How an instruction was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,8 @@
 //! exponent, cut off after a fixed number of fraction bits, added exactly, and cut off once more to the result.
 
 use crate::float::{E4M3, E5M2, F16, decode, encode, exponent, narrow, round_to};
-use crate::ins::{MmaTy, Round, Ty};
+use crate::ins::MmaTy;
+use crate::types::{Round, Ty};
 
 /// How `mma` and `wgmma` add up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,11 +1,13 @@
 //! PTX text to a [`Module`]: directives, declarations, scopes and labels. Instructions are `decode.rs`'s business.
 
 use crate::body::{Body, Symbol, Symbols};
-use crate::decode::{Form, decode};
-use crate::ins::{Pred, Ty};
+use crate::decode::decode;
+use crate::form::Form;
+use crate::ins::Pred;
 use crate::lexer::{Kind, Token, tokens};
 use crate::module::{Entry, Module, Param, ParseError, Position, Variable};
 use crate::operand::{Operand, operand};
+use crate::types::Ty;
 
 /// Largest text that is read at all: no kernel comes near it.
 const TEXT_LIMIT: usize = 64 << 20;

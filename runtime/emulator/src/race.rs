@@ -4,10 +4,10 @@ use crate::access::{Place, Touch, generic};
 use crate::block::Block;
 use crate::clocks::{BULK, COPIES, Cell, MANY, MBARRIER_WORD, PENDING, Packed, Stamp, UNKNOWN, WARPS};
 use crate::finding::FindingKind;
-use crate::ins::{Order, Scope, Space};
 use crate::launch::Cx;
 use crate::memory::PAGE;
 use crate::shared::{Read, byte_mask};
+use crate::types::{Order, Scope, Space};
 use crate::warp::{LANES, lanes};
 
 /// 0 for weak accesses, 1 for strong ones of the block, 2 for wider scopes (PTX ISA 8.7).

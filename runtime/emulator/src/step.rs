@@ -4,9 +4,10 @@ use crate::access::{LOCAL_WINDOW, PARAM_WINDOW, Place, SHARED_WINDOW, generic};
 use crate::block::Block;
 use crate::finding::FindingKind;
 use crate::float;
-use crate::ins::*;
+use crate::ins::{Op, Reg};
 use crate::launch::Cx;
 use crate::schedule::Choices;
+use crate::types::{FloatMode, FloatOp, IntOp, Logic, Space, Ty};
 use crate::warp::{GroupState, LANES, lanes};
 
 impl Block {
@@ -105,8 +106,8 @@ impl Block {
         let steps = spin.steps + 1;
         let warp = &mut self.warps[w];
         warp.spin.steps = steps;
-        // Honest loops without stores are common: look only now and then, and ever more rarely.
-        if steps < 16 || (steps > 64 && !steps.is_multiple_of(64) && !steps.is_multiple_of(65)) {
+        // Honest loops without stores are common: look at two visits in a row, and ever more rarely.
+        if steps < 32 || !(steps.is_power_of_two() || (steps - 1).is_power_of_two()) {
             return false;
         }
         let hash = warp.digest();

@@ -5,13 +5,14 @@ use crate::block::Block;
 use crate::clocks::UNKNOWN;
 use crate::finding::FindingKind;
 use crate::float::{F16, decode, f32_to_f16};
-use crate::ins::{MmaTy, Op, Reg, Ty, Wgmma, WgmmaA};
+use crate::ins::{MmaTy, Op, Reg, Wgmma, WgmmaA};
 use crate::launch::Cx;
 use crate::matrix::{each_element, integer_element, integer_sum};
 use crate::numerics::{Element, Unit, dot};
 use crate::race::PENDING_READ;
 use crate::shared::Read;
 use crate::tensor_map::Swizzle;
+use crate::types::Ty;
 use crate::warp::{ALL, LANES, lanes};
 
 /// Who wrote a register last, as far as `wgmma.fence` cares.

@@ -222,3 +222,75 @@ fn every_layout_of_wgmma_is_exact() {
         }
     }
 }
+
+/// All types, with A from shared memory and from registers; k contiguous, no swizzle.
+#[test]
+fn every_type_of_wgmma_is_exact() {
+    let cases =
+        [("bf16", 2, "f32"), ("f16", 2, "f32"), ("tf32", 4, "f32"), ("e4m3", 1, "f32"), ("e5m2", 1, "f32"), ("s8", 1, "s32")];
+    for (ty, width, result) in cases {
+        let (depth, per) = (32 / width, 4 / width);
+        let lie = |row: usize, k: usize| row % 8 * 16 + row / 8 * 256 + k * width % 16 + k * width / 16 * 128;
+        let mut x = vec![0; 16384];
+        for row in 0..64 {
+            for k in 0..depth {
+                for (base, value) in [(0, a(row, k)), (2048, b(row, k))] {
+                    let at = base + lie(row, k);
+                    x[at..at + width].copy_from_slice(&bits(ty, value).to_le_bytes()[..width]);
+                }
+            }
+        }
+        for thread in 0..128 {
+            for reg in 0..4 {
+                let row = thread / 32 * 16 + thread % 32 / 4 + 8 * (reg % 2);
+                let word = (0..per)
+                    .fold(0, |word, e| word | bits(ty, a(row, thread % 4 * per + e + reg / 2 * 4 * per)) << (8 * width * e));
+                let at = 4096 + 16 * thread + 4 * reg;
+                x[at..at + 4].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        let desc = |base: u64| (256 >> 4) << 32 | (128 >> 4) << 16 | base >> 4;
+        for in_registers in [false, true] {
+            let acc = (10..18).map(|reg| format!("%r{reg}")).collect::<Vec<_>>().join(", ");
+            let mut text = format!("{HEAD}shl.b32 %r2, %r1, 7; cvt.u64.u32 %d3, %r2; add.s64 %d4, %d1, %d3;\n");
+            text += "mov.u32 %r3, tile; add.u32 %r4, %r3, %r2;\n";
+            for part in 0..8 {
+                text += &format!(
+                    "ld.global.v4.b32 {{%r5, %r6, %r7, %r8}}, [%d4+{0}]; st.shared.v4.b32 [%r4+{0}], {{%r5, %r6, %r7, %r8}};\n",
+                    16 * part
+                );
+            }
+            text += "mul.wide.u32 %d7, %r1, 16; add.s64 %d8, %d1, %d7; ld.global.v4.b32 {%r5, %r6, %r7, %r8}, [%d8+4096];\n";
+            text += "fence.proxy.async;\nbar.sync 0;\nsetp.ne.u32 %p1, %r1, %r1;\nwgmma.fence.sync.aligned;\n";
+            let first = if in_registers { "{%r5, %r6, %r7, %r8}".to_owned() } else { desc(0).to_string() };
+            let tail = match (width, ty, in_registers) {
+                (2, _, true) => ", 1, 1, 0",
+                (2, _, false) => ", 1, 1, 0, 0",
+                (_, "s8", _) => "",
+                _ => ", 1, 1",
+            };
+            text += &format!(
+                "wgmma.mma_async.sync.aligned.m64n16k{depth}.{result}.{ty}.{ty} {{{acc}}}, {first}, {}, %p1{tail};\n",
+                desc(2048)
+            );
+            text += "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n";
+            text += "mul.wide.u32 %d5, %r1, 32; add.s64 %d6, %d2, %d5;\n";
+            for reg in 0..8 {
+                text += &format!("st.global.b32 [%d6+{}], %r{};\n", 4 * reg, 10 + reg);
+            }
+            text += "ret;\n}\n";
+            for numerics in [Numerics::Plain, Numerics::Hopper] {
+                let found = run(&text, &x, 4096, 128, numerics);
+                for thread in 0..128 {
+                    for index in 0..8 {
+                        let row = 16 * (thread / 32) + thread % 32 / 4 + 8 * (index / 2 % 2);
+                        let column = 8 * (index / 4) + 2 * (thread % 4) + index % 2;
+                        let value = expected(row, column, depth);
+                        let wanted = if result == "s32" { value as u32 } else { (value as f32).to_bits() };
+                        assert_eq!(found[thread * 8 + index], wanted, "{ty} {in_registers} {numerics:?} [{row}, {column}]");
+                    }
+                }
+            }
+        }
+    }
+}

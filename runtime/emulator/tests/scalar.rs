@@ -9,6 +9,9 @@ use std::sync::Arc;
 use common::run;
 use ptx_emulator::{Arg, Blocks, Fill, FindingKind, Launch, LaunchError, Memory, Options, launch, parse};
 
+/// What a lane should hold.
+type ByLane = fn(u32) -> u32;
+
 /// Runs `body` on 32 lanes and returns the 32-bit word that each stores from `%r9`.
 fn words(body: &str) -> Vec<u32> {
     let found = run(&format!("{body}\nst.global.u32 [%d5], %r9;"), 1, 32, &Options::default());
@@ -29,7 +32,7 @@ fn y(i: u32) -> u32 {
 
 #[test]
 fn integers_are_those_of_rust() {
-    let cases: [(&str, fn(u32) -> u32); 29] = [
+    let cases: [(&str, ByLane); 29] = [
         ("add.s32 %r9, %r7, %r8;", |i| x(i).wrapping_add(y(i))),
         ("sub.s32 %r9, %r7, %r8;", |i| x(i).wrapping_sub(y(i))),
         ("add.sat.s32 %r9, %r7, %r8;", |i| (x(i) as i32).saturating_add(y(i) as i32) as u32),
@@ -77,7 +80,7 @@ fn wide_arithmetic_carries() {
 
 #[test]
 fn lanes_talk_to_each_other() {
-    let cases: [(&str, fn(u32) -> u32); 11] = [
+    let cases: [(&str, ByLane); 11] = [
         ("shfl.sync.up.b32 %r9, %r7, 3, 0, -1;", |i| if i < 3 { x(i) } else { x(i - 3) }),
         ("shfl.sync.down.b32 %r9, %r7, 3, 31, -1;", |i| if i > 28 { x(i) } else { x(i + 3) }),
         ("shfl.sync.bfly.b32 %r9, %r7, 5, 31, -1;", |i| x(i ^ 5)),
@@ -146,6 +149,16 @@ fn text_of_llvm_parses() {
     let layout: Vec<(usize, usize, bool)> = entry.params.iter().map(|param| (param.offset, param.bytes, param.pointer)).collect();
     assert_eq!(layout, [(0, 8, true), (8, 8, true), (16, 4, false), (20, 4, false), (128, 128, false)]);
     assert_eq!((entry.shared_bytes, entry.shared_align, entry.max_threads), (4224, 1024, Some(256)));
+}
+
+/// TMA, mbarrier, wgmma by inline assembly, a jump table, local memory, 128-bit products: as LLVM 22 prints them.
+#[test]
+fn text_of_llvm_for_hopper_parses() {
+    let module = parse(include_str!("ptx/llvm_hopper.ptx")).unwrap_or_else(|error| panic!("{error}"));
+    let entry = module.entry("moec_b").unwrap();
+    assert_eq!(entry.params.iter().map(|param| param.bytes).collect::<Vec<usize>>(), [128, 8, 8]);
+    assert_eq!(entry.local_bytes, 32);
+    assert!(entry.instructions() > 80);
 }
 
 #[test]

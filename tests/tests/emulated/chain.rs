@@ -9,6 +9,7 @@ use moec::import::import;
 use moec::pipeline::{Lowered, build, this_host};
 use moec::reference::{bound, difference, reference};
 use moec::{package, random};
+use moec_codegen::Image;
 use moec_ir::{Dims as IrDims, kernel};
 use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 use moec_runtime::{Checkpoint, DeviceKind, Layer, Package, Run, Tensor, weights};
@@ -32,6 +33,16 @@ fn compile(spec: &moec::spec::Spec, text: &str, target: &'static str) -> Compile
     let package = package::package(spec, text, &built).unwrap();
     let lowered = built.into_iter().next().unwrap().1;
     Compiled { lowered, package, target }
+}
+
+/// The PTX of a layer without its header.
+pub(crate) fn ptx_body(example: &Example, target: &'static str) -> String {
+    let machines = [machine(target)];
+    let built = build(&example.spec, &machines, &moec_codegen::Options::default()).unwrap();
+    let image = built.iter().flat_map(|(_, _, objects)| objects).find(|object| matches!(object.image, Image::Ptx(_))).unwrap();
+    let text = String::from_utf8_lossy(image.image.bytes()).into_owned();
+    let is_header = |line: &&str| line.starts_with(".version") || line.starts_with(".target");
+    text.lines().filter(|line| !is_header(line)).collect::<Vec<_>>().join("\n")
 }
 
 /// Holds every batch to the rules above.
