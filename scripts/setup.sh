@@ -44,6 +44,11 @@ if [[ -z "$(scripts/llvm-prefix.sh)" ]]; then
     [[ -n "$(scripts/llvm-prefix.sh)" ]] || lacks "LLVM 22 was installed but not found" "${how_to_get_llvm[@]}"
 fi
 
+# LLVM is C++: the linker asks for libstdc++.so, which comes with the C++ compiler and not with gcc.
+if [[ "$(cc -print-file-name=libstdc++.so)" != */* ]]; then
+    { may_install && install g++; } || lacks "libstdc++.so was not found, which LLVM needs" "Debian: apt-get install g++"
+fi
+
 # Optional: whatever goes wrong is one line, and packages hold PTX only.
 if [[ -z "${MOEC_PTXAS+named}" && ! -x .tools/nvidia/cu13/bin/ptxas ]]; then
     if command -v python3 > /dev/null && ! python3 -m pip --version > /dev/null 2>&1 && may_install; then

@@ -25,7 +25,7 @@ pub(super) struct Config<'a> {
 pub(super) enum Found<'a> {
     /// This, for the layer that was asked for.
     Value(&'a Entry, &'a Value),
-    /// `null`, or `false` where a number could stand.
+    /// `null`.
     Null,
     /// Nothing.
     Absent,
@@ -33,19 +33,16 @@ pub(super) enum Found<'a> {
 
 /// The tables in which fields are looked for: what a multimodal wrapper calls the text's, then the experts', then the file's.
 pub(super) fn scopes(entries: &[Entry]) -> Vec<&[Entry]> {
-    let table = |entries: &'_ [Entry], name: &str| entries.iter().position(|entry| entry.key == name);
-    let mut scopes = Vec::new();
-    let mut push = |within: &'_ [Entry], name: &str| -> Option<usize> { table(within, name) };
-    let inner = push(entries, "text_config").and_then(|at| as_table(&entries[at].value));
-    for outer in [inner, Some(entries)].into_iter().flatten() {
-        scopes.push(outer);
-        scopes.extend(push(outer, "ffn_config").and_then(|at| as_table(&outer[at].value)));
-    }
-    scopes
+    let tables = [table(entries, "text_config"), Some(entries)].into_iter().flatten();
+    tables.flat_map(|outer| std::iter::once(outer).chain(table(outer, "ffn_config"))).collect()
 }
 
-fn as_table(value: &Value) -> Option<&[Entry]> {
-    if let Kind::Table(entries) = &value.kind { Some(entries) } else { None }
+/// The table of this name.
+fn table<'a>(entries: &'a [Entry], name: &str) -> Option<&'a [Entry]> {
+    entries.iter().find(|entry| entry.key == name).and_then(|entry| match &entry.value.kind {
+        Kind::Table(entries) => Some(entries.as_slice()),
+        Kind::Text(_) | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) | Kind::List(_) | Kind::Other(_) => None,
+    })
 }
 
 impl<'a> Config<'a> {

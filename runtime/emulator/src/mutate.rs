@@ -26,6 +26,10 @@ pub enum Mutation {
     NarrowScope,
     /// A block barrier is one of another number.
     OtherBarrier,
+    /// The upper half of the warp is left out of the lanes that meet.
+    LeavesOutLanes,
+    /// An atomic is a load, an addition and a store.
+    NotAtomic,
 }
 
 impl fmt::Display for Mutation {
@@ -39,6 +43,8 @@ impl fmt::Display for Mutation {
             Mutation::Relaxed => "relaxed",
             Mutation::NarrowScope => "scope narrowed to the block",
             Mutation::OtherBarrier => "uses another barrier",
+            Mutation::LeavesOutLanes => "leaves out lanes",
+            Mutation::NotAtomic => "not atomic",
         })
     }
 }
@@ -120,8 +126,12 @@ fn point(text: &str, entry: &Entry, ins: &Ins) -> Option<SyncPoint> {
             ways.push(deleted);
             ways.extend(edit_number(statement, |id| (id + 1) & 15).map(|edited| (Mutation::OtherBarrier, edited)));
         }
-        Op::WarpSync { .. }
-        | Op::Fence { .. }
+        Op::WarpSync { .. } => {
+            ways.push(deleted);
+            ways.extend(fewer_lanes(statement));
+        }
+        Op::Shuffle { .. } | Op::Vote { .. } | Op::Match { .. } | Op::Redux { .. } => ways.extend(fewer_lanes(statement)),
+        Op::Fence { .. }
         | Op::FenceProxyAsync
         | Op::FenceMbarrierInit
         | Op::CopyCommit
@@ -191,7 +201,24 @@ fn weaker_atomic(statement: &str, atomic: &Atomic) -> Vec<(Mutation, String)> {
             ways.push((Mutation::NarrowScope, statement.replacen(scope, ".cta", 1)));
         }
     }
+    ways.extend(not_atomic(statement).map(|edited| (Mutation::NotAtomic, edited)));
     ways
+}
+
+/// `atom.add` of 32-bit integers without a guard, as its three parts.
+fn not_atomic(statement: &str) -> Option<String> {
+    let (opcode, operands) = statement.trim().strip_suffix(';')?.split_once(char::is_whitespace)?;
+    let space = opcode.strip_prefix("atom.")?.strip_suffix(".add.u32")?.split('.').next_back()?;
+    let [old, address, term]: [&str; 3] = operands.split(',').map(str::trim).collect::<Vec<_>>().try_into().ok()?;
+    Some(format!(
+        "{{ .reg .b32 %sum; ld.{space}.u32 {old}, {address}; add.u32 %sum, {old}, {term}; st.{space}.u32 {address}, %sum; }}"
+    ))
+}
+
+/// A whole warp's mask, halved.
+fn fewer_lanes(statement: &str) -> Option<(Mutation, String)> {
+    let head = statement.trim_end().strip_suffix(';')?.trim_end().strip_suffix("-1")?;
+    Some((Mutation::LeavesOutLanes, format!("{head}65535;")))
 }
 
 /// Changes the last whole number of a statement. None if it ends with something else, or would not change.

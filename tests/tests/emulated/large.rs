@@ -1,7 +1,48 @@
-//! Layers of real size.
+//! Single blocks of layers of real size, on memory of which only what is touched exists: offsets beyond 2^31 elements and
+//! bytes, at the largest batch.
 
-use libtest_mimic::Trial;
+use libtest_mimic::{Failed, Trial};
+use moec::emulate::{Request, check};
+use moec::pipeline::compile;
+use moec_runtime::emulator::{Place, Sample};
+use moec_runtime::package::Dims;
+use moec_tests::{Example, examples, machine};
+
+const TOKENS: u64 = 65_536;
+/// Rows and columns of a tile of the grouped GEMMs.
+const TILE: u64 = 64;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    Vec::new()
+    let large = examples().into_iter().filter(|example| ["mixtral-8x7b", "deepseek-v3"].contains(&example.name.as_str()));
+    large.map(|example| Trial::test(format!("{}::last_blocks_at_full_size", example.name), move || last_blocks(&example))).collect()
+}
+
+fn last_blocks(example: &Example) -> Result<(), Failed> {
+    let spec = &example.spec;
+    // Each row of pairs is in a tile, so there are at least so many tiles; beyond it blocks may be idle.
+    let last_tile = TOKENS * spec.router.top_k / TILE - 1;
+    let last = |columns: u64| Place::At((last_tile + 1) * columns.div_ceil(TILE) - 1);
+    let request = Request {
+        target: "sm_90a".to_string(),
+        batches: vec![Dims::tokens(TOKENS)],
+        seed: 1,
+        schedules: 1,
+        sample: Sample::Only(vec![last(spec.expert.ffn), last(spec.hidden), Place::Last]),
+    };
+    let package = compile(spec, &example.text, &[machine("sm_90a")], &moec_codegen::Options::default())?;
+    let outcomes = check(&package, None, &request)?;
+    let outcome = outcomes.first().ok_or("no outcome")?;
+    if let Some((_, finding)) = outcome.findings.first() {
+        return Err(finding.to_string().into());
+    }
+    let rows = (last_tile + 1) * TILE;
+    assert!(rows * spec.hidden.max(spec.expert.ffn) * 2 > 1 << 31, "the offsets are not large");
+    for launch in outcome.launches.iter().filter(|launch| launch.symbol.contains("grouped_gemm")) {
+        let of_a_block = 2 * TILE * TILE * spec.hidden.min(spec.expert.ffn);
+        let flops = launch.report.counters.scalar_flops + launch.report.counters.mma_flops + launch.report.counters.wgmma_flops;
+        if flops < of_a_block {
+            return Err(format!("{} was idle: {flops} operations", launch.symbol).into());
+        }
+    }
+    Ok(())
 }

@@ -321,7 +321,8 @@ fn unary_bodies() {
     fn gelu_tanh(x: f64) -> f64 {
         x / 2.0 * (1.0 + (std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044715 * x.powi(3))).tanh())
     }
-    let cases: [(&[Op], fn(&[f64]) -> f64); 3] = [
+    type Meaning = fn(&[f64]) -> f64;
+    let cases: [(&[Op], Meaning); 3] = [
         (&[Op::Relu, Op::Square], |v| v[0].max(0.0).powi(2)),
         (&[Op::GeluTanh], |v| gelu_tanh(v[0])),
         (&[Op::Sigmoid, Op::Silu], |v| silu(1.0 / (1.0 + (-v[0]).exp()))),

@@ -1,0 +1,162 @@
+//! The launches of a layer one by one: the memory before each and after it, as the kernel IR's interpreter has it, and one
+//! launch of a broken kernel between the two.
+
+use std::collections::BTreeMap;
+
+use libtest_mimic::Failed;
+use moec::emulate::{options, schedules};
+use moec::pipeline::build;
+use moec::random;
+use moec_codegen::Image;
+use moec_ir::kernel::{Arg, Argument, Memory, Program, Role, interp_kernel};
+use moec_ir::{Dims, Machine};
+use moec_runtime::package;
+use moec_tests::{Example, machine};
+use ptx_emulator::{Fill, Launch, Module, Mutant, launch, parse};
+
+/// Token counts: more than one tile of rows, and fewer tokens than lanes.
+const TOKENS: [u64; 3] = [17, 65, 3];
+/// A broken kernel may spin for ever.
+const STEP_LIMIT: u64 = 1 << 24;
+
+/// How a mutant was noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Notice {
+    /// A check has a finding.
+    Finding,
+    /// Another result than the kernel IR's interpreter.
+    WrongBits,
+    /// It cannot be launched.
+    Refused,
+}
+
+/// One launch.
+struct Step {
+    kernel: usize,
+    blocks: u32,
+    args: Vec<Argument>,
+    before: Vec<Memory>,
+    after: Vec<Memory>,
+}
+
+/// A layer's launches.
+pub(crate) struct Steps {
+    /// The PTX.
+    pub(crate) text: String,
+    program: Program,
+    machine: Machine,
+    steps: Vec<Step>,
+}
+
+impl Steps {
+    /// Every launch of a random batch of each size.
+    pub(crate) fn record(example: &Example, target: &str) -> Result<Steps, Failed> {
+        let machine = machine(target);
+        let machines = [machine.clone()];
+        let built = build(&example.spec, &machines, &moec_codegen::Options::default())?;
+        let manifest = moec::package::package(&example.spec, &example.text, &built)?.manifest().clone();
+        let (_, lowered, objects) = built.into_iter().next().ok_or("nothing was built")?;
+        let ptx = objects.iter().find(|object| matches!(object.image, Image::Ptx(_))).ok_or("no PTX")?;
+        let text = String::from_utf8(ptx.image.bytes().to_vec())?;
+        let weights = random::weights(&manifest, 3)?;
+        let named = manifest.buffers.iter().filter(|buffer| buffer.role == package::Role::Weight).zip(&weights);
+        let weights: BTreeMap<&str, &[u8]> = named.map(|(buffer, tensor)| (buffer.name.as_str(), tensor.bytes())).collect();
+        let input = manifest.buffers.iter().find(|buffer| buffer.role == package::Role::Input).ok_or("no input")?;
+        let mut steps = Steps { text, program: lowered.program, machine, steps: Vec::new() };
+        for tokens in TOKENS {
+            let x = random::tokens(input.dtype, tokens, example.spec.hidden, tokens)?;
+            steps.record_batch(Dims { tokens, row_tokens: tokens }, &weights, x.bytes())?;
+        }
+        Ok(steps)
+    }
+
+    fn record_batch(&mut self, dims: Dims, weights: &BTreeMap<&str, &[u8]>, input: &[u8]) -> Result<(), Failed> {
+        let program = &self.program;
+        let memory = |buffer: &moec_ir::kernel::Buffer| {
+            let elements: u64 = buffer.shape.iter().map(|extent| extent.at(dims).unwrap_or(0)).product();
+            match buffer.role {
+                Role::Input => Memory::from(input.to_vec()),
+                Role::Weight => Memory::from(weights[buffer.name.as_str()].to_vec()),
+                Role::Output | Role::Workspace => Memory::unknown((elements * buffer.dtype.bytes()) as usize),
+            }
+        };
+        let mut memory: Vec<Memory> = program.buffers.iter().map(memory).collect();
+        for launch in &program.regimes[0].launches {
+            let blocks = launch.grid.at(dims).ok_or("a grid has no value")?;
+            let arg = |arg: &Arg| match arg {
+                Arg::Buffer(index) => Some(Argument::Buffer(*index)),
+                Arg::Scalar(extent) => Some(Argument::Scalar(i64::try_from(extent.at(dims)?).ok()?)),
+            };
+            let args: Vec<Argument> = launch.args.iter().map(arg).collect::<Option<_>>().ok_or("an argument has no value")?;
+            let before = memory.clone();
+            interp_kernel(&program.kernels[launch.kernel], &self.machine, blocks, &args, &mut memory)?;
+            let blocks = u32::try_from(blocks)?;
+            if blocks > 0 {
+                self.steps.push(Step { kernel: launch.kernel, blocks, args, before, after: memory.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// How the mutant is noticed, if it is.
+    pub(crate) fn notice(&self, mutant: &Mutant) -> Option<Notice> {
+        let Ok(module) = parse(&mutant.text) else { return Some(Notice::Refused) };
+        let steps = || self.steps.iter().filter(|step| self.program.kernels[step.kernel].name == mutant.kernel);
+        let runs = schedules(3, 5).into_iter().flat_map(|schedule| steps().map(move |step| (step, schedule)));
+        let mut wrong = None;
+        for (step, schedule) in runs {
+            match self.run(&module, step, schedule) {
+                // A wrong result says less than what is wrong.
+                Some(Notice::WrongBits) => wrong = Some(Notice::WrongBits),
+                Some(notice) => return Some(notice),
+                None => {}
+            }
+        }
+        wrong
+    }
+
+    fn run(&self, module: &Module, step: &Step, schedule: (ptx_emulator::Schedule, u64)) -> Option<Notice> {
+        let kernel = &self.program.kernels[step.kernel];
+        let mut memory = ptx_emulator::Memory::new();
+        let mut args = Vec::new();
+        let mut buffers = Vec::new();
+        for arg in &step.args {
+            args.push(match arg {
+                Argument::Scalar(value) => scalar(module, &kernel.name, args.len(), *value),
+                Argument::Buffer(index) => {
+                    let content = step.before[*index].bytes_or(0xab);
+                    let is_known = step.before[*index].bytes().is_some();
+                    let fill = Fill::Uninitialised(0xab);
+                    let buffer = memory.alloc(&self.program.buffers[*index].name, content.len() as u64, fill).ok()?;
+                    // What is known in part (rows beyond P) counts as written: whether it is read is another test's business.
+                    if is_known || content.iter().any(|byte| *byte != 0xab) {
+                        memory.write(buffer, 0, &content).ok()?;
+                    }
+                    buffers.push((buffer, *index));
+                    ptx_emulator::Arg::Buffer(buffer)
+                }
+            });
+        }
+        let Some(Ok(args)) = module.entry(&kernel.name).map(|entry| entry.pack(&memory, &args)) else {
+            return Some(Notice::Refused);
+        };
+        let shape = Launch { grid: [step.blocks, 1, 1], block: [kernel.threads, 1, 1], shared_bytes: 0, args };
+        let options = ptx_emulator::Options { step_limit: STEP_LIMIT, max_findings: 1, ..options(self.machine.name, schedule) };
+        let Ok(report) = launch(module, &kernel.name, &shape, &mut memory, &options) else { return Some(Notice::Refused) };
+        if !report.clean() {
+            return Some(Notice::Finding);
+        }
+        let mut is_right = |(buffer, index): &(ptx_emulator::Buffer, usize)| {
+            let (zeros, ones) = (step.after[*index].bytes_or(0), step.after[*index].bytes_or(0xff));
+            let emulated = memory.content(*buffer).unwrap_or_default();
+            emulated.iter().zip(zeros.iter().zip(&ones)).all(|(byte, (zero, one))| zero != one || byte == zero)
+        };
+        if buffers.iter().all(&mut is_right) { None } else { Some(Notice::WrongBits) }
+    }
+}
+
+/// A number in as many bytes as the parameter has.
+fn scalar(module: &Module, kernel: &str, index: usize, value: i64) -> ptx_emulator::Arg {
+    let bytes = module.entry(kernel).and_then(|entry| entry.params.get(index)).map_or(8, |param| param.bytes);
+    if bytes == 4 { ptx_emulator::Arg::I32(value as i32) } else { ptx_emulator::Arg::U64(value.cast_unsigned()) }
+}
