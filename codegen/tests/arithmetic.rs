@@ -1,13 +1,13 @@
 //! Every operation on every host, bit for bit against plain Rust (and the `half` crate).
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-mod common;
+mod small_kernels;
 
-use common::{array, hosts, load, map, program, zip_all};
 use half::{bf16, f16};
 use moec_ir::DType::{BF16, F16, F32, I32, I64};
 use moec_ir::Machine;
 use moec_ir::kernel::{Builder, Value};
+use small_kernels::{array, hosts, load, map, program, zip_all};
 
 /// Equal bits, or NaN both.
 fn same(a: f32, b: f32) -> bool {
@@ -269,7 +269,7 @@ fn lanes_are_reduced_in_halves() {
 fn bf16_dot_products() {
     let machines: Vec<Machine> = hosts().into_iter().filter(|m| m.dot_bf16).collect();
     if machines.is_empty() {
-        common::skipped("bf16_dot_products", "no host with AVX512-BF16");
+        small_kernels::skipped("bf16_dot_products", "no host with AVX512-BF16");
     }
     for machine in machines {
         for lanes in [1u32, 2, 4, 8, 16, 32] {

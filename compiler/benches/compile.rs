@@ -1,7 +1,7 @@
 //! How long each example spec takes to compile, on one core: to kernels, to PTX for `sm_90a`, to an object for this CPU.
 //! The bar is a second each.
 
-mod common;
+mod packages;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use moec::pipeline::{lower, this_host};
@@ -11,7 +11,7 @@ use moec_ir::Machine;
 fn compile(criterion: &mut Criterion) {
     let sm_90a = Machine::named("sm_90a").expect("a machine");
     let host = this_host().expect("an x86-64 CPU of level v3");
-    let specs: Vec<_> = common::examples().into_iter().map(|name| (common::example(&name).0, name)).collect();
+    let specs: Vec<_> = packages::examples().into_iter().map(|name| (packages::example(&name).0, name)).collect();
     for (name, machine) in [("sm_90a", &sm_90a), ("host", &host)] {
         let mut group = criterion.benchmark_group(name);
         group.sample_size(10);

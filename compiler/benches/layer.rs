@@ -2,7 +2,7 @@
 //! launch by launch.
 #![allow(clippy::print_stdout, reason = "a table for people")]
 
-mod common;
+mod packages;
 
 use std::collections::HashSet;
 use std::hint::black_box;
@@ -21,8 +21,8 @@ const RUNS: usize = 11;
 
 fn layer(criterion: &mut Criterion) {
     for name in LAYERS {
-        let spec = common::example(name);
-        let package = common::host_package(&spec);
+        let spec = packages::example(name);
+        let package = packages::host_package(&spec);
         let Opened { device, target } = host::open(&package, None).expect("a device");
         let timed = Arc::new(Timed { device, launches: Mutex::default() });
         let layer = Layer::on(&package, Opened { device: timed.clone(), target }).expect("a layer");

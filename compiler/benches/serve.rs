@@ -8,7 +8,7 @@
 //! `run T`, answered by the seconds that took, or `write T PATH`, which writes the last output for T as raw bytes.
 #![allow(clippy::print_stdout, reason = "a protocol")]
 
-mod common;
+mod packages;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, stdin};
@@ -19,7 +19,7 @@ use moec_runtime::{Batch, Checkpoint, DeviceKind, Dims, Layer, assemble};
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [spec, file] = &arguments[..] else { panic!("usage: serve SPEC FILE.safetensors") };
-    let package = common::host_package(&common::load(spec));
+    let package = packages::host_package(&packages::load(spec));
     let layer = Layer::load(&package, DeviceKind::Host { threads: None }).expect("a layer");
     let dtype = layer.manifest().dtype;
     let bytes = std::fs::read(file).expect("a file");

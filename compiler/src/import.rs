@@ -6,8 +6,8 @@ use moec_ir::graph::{self, Assignment, Attr, Builder, Dim, Eps, Graph, Op, Span,
 use moec_ir::{DType, Extent};
 
 use crate::spec::{
-    Activation, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dtype, EpsMode, Gating, GroupMask, GroupScore,
-    Order, Priority, Renorm, Round, Score, Shared, SharedGate, Spec, Tensor, Word,
+    Activation, Apply, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dtype, EpsMode, Gating, GroupMask,
+    GroupScore, Order, Priority, Renorm, Round, RouterDtype, Score, Shared, SharedCombine, SharedGate, Spec, Tensor, Word,
 };
 
 /// The layer's graph: input `%x` `[T, H]`, weights by their canonical names, output `[T, H]`.
@@ -16,11 +16,13 @@ pub fn import(spec: &Spec) -> Graph {
     let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
     let picks = layer.picks(x);
     let routing = layer.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(spec)));
-    let rows = layer.experts(x, routing);
-    let mut y = layer.g.combine(rows, routing);
+    let mut y = layer.routed(x, routing);
     if let Some(shared) = &spec.shared {
-        let shared = layer.shared(x, shared);
-        y = layer.g.apply(Op::Add, &[y, shared]);
+        let beside = layer.shared(x, shared);
+        y = layer.g.apply(Op::Add, &[y, beside]);
+        if shared.combine == SharedCombine::Average {
+            y = layer.constant(Op::Scale, y, 0.5);
+        }
     }
     let y = layer.cast(y);
     layer.g.finish(&spec.name, y)
@@ -52,24 +54,24 @@ impl Layer<'_> {
             let bias = self.weight(Tensor::RouterBias, &[experts]);
             logits = self.g.apply(Op::Add, &[logits, bias]);
         }
-        let score = match router.score {
-            Score::Softmax => Op::Softmax,
-            Score::Sigmoid => Op::Sigmoid,
-            Score::SqrtSoftplus | Score::Identity => not_carried("router.score"),
-        };
+        if router.dtype == RouterDtype::Model {
+            let rounded = self.cast(logits);
+            logits = self.g.apply_attr(Op::Cast, &[rounded], Attr::DType(DType::F32));
+        }
+        logits = self.constant(Op::Scale, logits, router.logit_scale);
         let scores = match router.order {
-            Order::ScoreTopK => self.g.apply(score, &[logits]),
+            Order::ScoreTopK => self.score(logits),
             Order::TopKScore => logits,
         };
         let mut keys = scores;
-        match router.correction {
-            None => {}
-            Some(Correction::Score) => {
-                // f32 whatever the layer's type: checkpoints keep it so, and a rounded bias picks other experts.
-                let bias = self.g.param("@correction_bias", Type::tensor(&[Dim::Const(experts)], DType::F32));
-                keys = self.g.apply(Op::Add, &[keys, bias]);
-            }
-            Some(Correction::Logit) => not_carried("router.correction_on"),
+        if let Some(correction) = router.correction {
+            // f32 whatever the layer's type: checkpoints keep it so, and a rounded bias picks other experts.
+            let bias = self.g.param("@correction_bias", Type::tensor(&[Dim::Const(experts)], DType::F32));
+            let corrected = match correction {
+                Correction::Score => scores,
+                Correction::Logit => logits,
+            };
+            keys = self.g.apply(Op::Add, &[corrected, bias]);
         }
         if let Some(groups) = router.groups {
             let groups = graph::Groups {
@@ -88,7 +90,7 @@ impl Layer<'_> {
         }
         let mut picks = self.g.apply_attr(Op::TopK, &[scores, keys], Attr::Num(router.top_k));
         if router.order == Order::TopKScore {
-            picks = self.g.apply(score, &[picks]);
+            picks = self.score(picks);
         }
         if let Some(Renorm { norm: _, eps, eps_mode }) = router.renorm {
             let mode = match eps_mode {
@@ -100,25 +102,66 @@ impl Layer<'_> {
         self.constant(Op::Scale, picks, router.scale)
     }
 
-    /// From `x` to the weighted output rows of the experts, `[P, H]`.
-    fn experts(&mut self, x: Id, routing: Id) -> Id {
-        let (hidden, expert) = (self.spec.hidden, self.spec.expert);
+    /// Logits, of all experts or of the picked ones, to scores.
+    fn score(&mut self, logits: Id) -> Id {
+        match self.spec.router.score {
+            Score::Softmax => self.g.apply(Op::Softmax, &[logits]),
+            Score::Sigmoid => self.g.apply(Op::Sigmoid, &[logits]),
+            Score::Identity => logits,
+            Score::SqrtSoftplus => not_carried("router.score"),
+        }
+    }
+
+    /// From `x` to the sum of each token's experts, `[T, H]` f32.
+    fn routed(&mut self, x: Id, routing: Id) -> Id {
+        let mut y = match self.spec.expert.latent {
+            None => {
+                let rows = self.experts(x, routing, self.spec.hidden);
+                self.g.combine(rows, routing)
+            }
+            Some(latent) => {
+                let inner = self.dense(Tensor::LatentIn, None, x, latent, self.spec.hidden);
+                let inner = self.cast(inner);
+                let rows = self.experts(inner, routing, latent);
+                let y = self.g.combine(rows, routing);
+                let y = self.cast(y);
+                self.dense(Tensor::LatentOut, None, y, self.spec.hidden, latent)
+            }
+        };
+        if self.spec.weight(Tensor::OutputBias).is_some() {
+            let bias = self.weight(Tensor::OutputBias, &[self.spec.hidden]);
+            y = self.g.apply(Op::Add, &[y, bias]);
+        }
+        self.constant(Op::Scale, y, self.spec.routed_output_scale)
+    }
+
+    /// From `x` `[T, width]` to the weighted output rows of the experts, `[P, width]`.
+    fn experts(&mut self, x: Id, routing: Id, width: u64) -> Id {
+        let expert = self.spec.expert;
         let rows = self.g.apply(Op::Dispatch, &[x, routing]);
+        let weights = self.g.apply(Op::PairWeights, &[routing]);
+        // A product of weighted rows is the weighted product of the rows.
+        let input = (self.spec.router.apply == Apply::Input).then_some(weights);
         let gated = expert.activation.gated;
-        let gate = gated.then(|| self.grouped(Tensor::Gate, Tensor::GateBias, rows, routing, expert.ffn, hidden));
-        let up = self.grouped(Tensor::Up, Tensor::UpBias, rows, routing, expert.ffn, hidden);
+        let gate = gated.then(|| self.grouped(Tensor::Gate, Tensor::GateBias, rows, routing, input, expert.ffn, width));
+        let up = self.grouped(Tensor::Up, Tensor::UpBias, rows, routing, input, expert.ffn, width);
         let inner = self.activation(expert.activation, gate, up);
         let inner = self.cast(inner);
-        let y = self.grouped(Tensor::Down, Tensor::DownBias, inner, routing, hidden, expert.ffn);
-        let weights = self.g.apply(Op::PairWeights, &[routing]);
-        let y = self.g.apply(Op::Mul, &[y, weights]);
+        let mut y = self.grouped(Tensor::Down, Tensor::DownBias, inner, routing, None, width, expert.ffn);
+        if self.spec.router.apply == Apply::Output {
+            y = self.g.apply(Op::Mul, &[y, weights]);
+        }
+        let y = self.constant(Op::Scale, y, expert.output_scale);
         self.cast(y)
     }
 
-    /// `rows . w[expert]^T (+ bias[expert])`.
-    fn grouped(&mut self, tensor: Tensor, bias: Tensor, rows: Id, routing: Id, n: u64, k: u64) -> Id {
+    /// `rows . w[expert]^T (* weights) (+ bias[expert])`.
+    fn grouped(&mut self, tensor: Tensor, bias: Tensor, rows: Id, routing: Id, weights: Option<Id>, n: u64, k: u64) -> Id {
         let w = self.weight(tensor, &[self.spec.experts, n, k]);
-        let y = self.g.grouped_gemm(rows, routing, w);
+        let mut y = self.g.grouped_gemm(rows, routing, w);
+        if let Some(weights) = weights {
+            y = self.g.apply(Op::Mul, &[y, weights]);
+        }
         if !self.spec.expert.bias {
             return y;
         }
@@ -131,11 +174,12 @@ impl Layer<'_> {
     fn shared(&mut self, x: Id, shared: &Shared) -> Id {
         let (hidden, ffn) = (self.spec.hidden, shared.ffn);
         let gated = shared.activation.gated;
-        let gate = gated.then(|| self.dense(Tensor::SharedGate, Tensor::SharedGateBias, shared.bias, x, ffn, hidden));
-        let up = self.dense(Tensor::SharedUp, Tensor::SharedUpBias, shared.bias, x, ffn, hidden);
+        let biased = |tensor: Tensor| shared.bias.then_some(tensor);
+        let gate = gated.then(|| self.dense(Tensor::SharedGate, biased(Tensor::SharedGateBias), x, ffn, hidden));
+        let up = self.dense(Tensor::SharedUp, biased(Tensor::SharedUpBias), x, ffn, hidden);
         let inner = self.activation(shared.activation, gate, up);
         let inner = self.cast(inner);
-        let y = self.dense(Tensor::SharedDown, Tensor::SharedDownBias, shared.bias, inner, hidden, ffn);
+        let y = self.dense(Tensor::SharedDown, biased(Tensor::SharedDownBias), inner, hidden, ffn);
         match shared.gate {
             SharedGate::None => y,
             SharedGate::Sigmoid => {
@@ -148,12 +192,10 @@ impl Layer<'_> {
     }
 
     /// `input . w^T (+ bias)`.
-    fn dense(&mut self, tensor: Tensor, bias: Tensor, biased: bool, input: Id, n: u64, k: u64) -> Id {
+    fn dense(&mut self, tensor: Tensor, bias: Option<Tensor>, input: Id, n: u64, k: u64) -> Id {
         let w = self.weight(tensor, &[n, k]);
         let y = self.g.gemm(input, w);
-        if !biased {
-            return y;
-        }
+        let Some(bias) = bias else { return y };
         let b = self.weight(bias, &[n]);
         self.g.apply(Op::Add, &[y, b])
     }
@@ -195,7 +237,11 @@ impl Layer<'_> {
         }
     }
 
+    /// `op x c`; what a default leaves as it is, is not said.
     fn constant(&mut self, op: Op, x: Id, c: f64) -> Id {
+        if (op == Op::Scale && c == 1.0) || (op == Op::Offset && c == 0.0) {
+            return x;
+        }
         self.g.apply_attr(op, &[x], Attr::Real(c.into()))
     }
 

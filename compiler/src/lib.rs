@@ -9,3 +9,5 @@ pub mod pipeline;
 pub mod random;
 pub mod reference;
 pub mod spec;
+
+pub use moec_ir as ir;

@@ -89,6 +89,9 @@ pub fn this_host() -> Option<Machine> {
 
 /// From a spec to the kernels for one machine.
 ///
+/// What `ir::graph::print` and `ir::kernel::print` make of the stages is stable within a version of moec: snapshots of it
+/// change only where the version does.
+///
 /// # Errors
 /// See [`Error`].
 pub fn lower(spec: &Spec, machine: &Machine) -> Result<Lowered, Error> {

@@ -146,3 +146,62 @@ fn failures_are_told_and_cleaned_up() {
     check("a lost device", &[("MOCK_FAIL", "cuLaunchKernel 2 700")], &["RT0501 CUDA_ERROR_ILLEGAL_ADDRESS", lost]);
     check("lost later", &[("MOCK_FAIL", "cuCtxSynchronize 1 719")], &["RT0501 cuCtxSynchronize", "RT0502 restart the process"]);
 }
+
+// Fault table, rows 16 and 17: whichever call of a whole life fails, once, it is told once or does not matter, what was taken
+// is given back, and the layer goes on unless the device is lost.
+#[test]
+fn each_call_fails_in_its_turn() {
+    let Some(mock) = mock() else { return };
+    // CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, CUDA_ERROR_ILLEGAL_ADDRESS.
+    for (code, is_sticky) in [(701, false), (700, true)] {
+        let mut position = 1;
+        loop {
+            let case = format!("call {position} fails with {code}");
+            let (out, calls) = run(mock, &case, &[("MOCK_FAIL", &format!("any {position} {code}"))]);
+            let Some(failed) = calls.iter().find_map(|call| call.strip_prefix("failed ")) else { break };
+            let wrong: Vec<&String> = out.iter().filter(|line| !line.starts_with("true [5, -4]")).collect();
+            let given_back = ["cuMemFree", "cuModuleUnload", "cuDevicePrimaryCtxRelease"];
+            match (&wrong[..], &out[..]) {
+                // While something is given back, there is nobody to tell.
+                ([], [_, _]) => assert!(given_back.contains(&failed) || failed == "cuCtxSetCurrent", "{case}: {failed}: {out:?}"),
+                // It could not be loaded or bound.
+                ([told], [_]) => assert!(told.starts_with("RT04") || told.starts_with("RT05"), "{case}: {told}"),
+                // One run failed and the other did not, or it came after the loss of the device.
+                ([told], [_, second]) if !is_sticky || *told == second => assert!(told.starts_with("RT05"), "{case}: {told}"),
+                ([told, after], [_, _]) if is_sticky => {
+                    assert!(told.starts_with("RT0501") && after.starts_with("RT0502"), "{case}: {out:?}");
+                }
+                _ => panic!("{case}: {failed}: {out:?}"),
+            }
+            // What failed took nothing; where the context could not be entered, nothing could be given back.
+            if failed != "cuCtxSetCurrent" {
+                let count = |name: &str| calls.iter().filter(|call| call.split(' ').next() == Some(name)).count();
+                let taken = |name: &str| count(name) - usize::from(failed == name);
+                assert_eq!(taken("cuDevicePrimaryCtxRetain"), count("cuDevicePrimaryCtxRelease"), "{case}: {failed}");
+                assert_eq!(taken("cuModuleLoadData"), count("cuModuleUnload"), "{case}: {failed}");
+                assert_eq!(taken("cuMemAlloc"), count("cuMemFree"), "{case}: {failed}");
+            }
+            position += 1;
+        }
+        assert!(position > 60, "{} calls are few", position - 1);
+    }
+}
+
+// Fault table, row 18: a run neither allocates nor waits between its launches, and where a capture refuses what comes before or
+// after them, that is told, nothing leaks, and the next run is as good as ever.
+#[test]
+fn a_capture_refuses_memory_and_waiting() {
+    let Some(mock) = mock() else { return };
+    for (start, refused) in [("cuMemcpyHtoD", "cuMemAlloc 80"), ("cuLaunchKernel", "cuCtxSynchronize")] {
+        let (out, calls) = run(mock, &format!("captured from {start}"), &[("MOCK_CAPTURE", start)]);
+        let [first, second] = &out[..] else { panic!("{start}: {out:?}") };
+        assert!(first.starts_with("RT0501") && first.contains(refused.split(' ').next().unwrap()), "{start}: {first}");
+        assert!(second.starts_with("true [5, -4]"), "{start}: {second}");
+        let started = calls.iter().position(|call| call.starts_with(start)).unwrap();
+        let next = calls[started + 1..].iter().find(|call| !call.starts_with("cuLaunchKernel"));
+        assert_eq!(next.map(String::as_str), Some(refused), "{start}: {calls:#?}");
+        let count = |name: &str| calls.iter().filter(|call| call.starts_with(name)).count();
+        let failed = usize::from(refused.starts_with("cuMemAlloc"));
+        assert_eq!(count("cuMemAlloc") - failed, count("cuMemFree"), "{start}: {calls:#?}");
+    }
+}

@@ -75,12 +75,7 @@ const MODES: [(&str, &str, &str, &str); 16] = [
         "",
         "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"floor\"\ngroup = \"row\"\npriority = \"choice_major\"\ndropped = \"zero\"",
     ),
-    (
-        "capacity_row_tokens",
-        "",
-        "",
-        "[capacity]\ntokens = 3\ngroup = \"row\"\npriority = \"token_major\"\ndropped = \"zero\"",
-    ),
+    ("capacity_row_tokens", "", "", "[capacity]\ntokens = 3\ngroup = \"row\"\npriority = \"token_major\"\ndropped = \"zero\""),
 ];
 
 /// A small layer for each mode, H and F neither round nor alike, E not a power of two where there are no groups.

@@ -99,6 +99,8 @@ impl Target for Nvptx {
         function.set_call_conventions(PTX_KERNEL);
         ir.mark(function, At::Function, "nounwind");
         ir.set(function, "nvvm.maxntid", &kernel.threads.to_string());
+        // Without it ptxas aims at several blocks a processor, and spills registers that one block could have.
+        ir.set(function, "nvvm.minctasm", "1");
         lower::mark_params(ir, kernel, function);
         function
     }

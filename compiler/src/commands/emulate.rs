@@ -115,7 +115,8 @@ fn print(
 
 /// The columns of the table of counters.
 fn columns(counters: &Counters) -> [(&'static str, String); 11] {
-    let share = |part: u64, whole: u64| if whole == 0 { "-".into() } else { format!("{:.0}%", 100.0 * part as f64 / whole as f64) };
+    let share =
+        |part: u64, whole: u64| if whole == 0 { "-".into() } else { format!("{:.0}%", 100.0 * part as f64 / whole as f64) };
     let ratio = |part: u64, whole: u64| if whole == 0 { "-".into() } else { format!("{:.2}", part as f64 / whole as f64) };
     [
         ("blocks", counters.blocks.to_string()),
@@ -141,7 +142,8 @@ fn print_profile(launches: &[Emulated], out: &mut dyn Write) -> std::io::Result<
             [vec![symbol.clone()], cells.to_vec()].concat()
         })
         .collect();
-    let head: Vec<String> = std::iter::once("kernel").chain(columns(&Counters::default()).map(|(name, _)| name)).map(String::from).collect();
+    let head: Vec<String> =
+        std::iter::once("kernel").chain(columns(&Counters::default()).map(|(name, _)| name)).map(String::from).collect();
     let width = |column: usize| rows.iter().chain([&head]).map(|row| row[column].len()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     for row in std::iter::once(&head).chain(&rows) {

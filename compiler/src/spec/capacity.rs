@@ -38,7 +38,7 @@ pub enum CapacitySize {
     },
     /// An absolute number of tokens.
     Tokens(u64),
-    /// `round(fraction * S)`. Not carried yet.
+    /// `round(fraction * S)`.
     Fraction {
         /// The fraction, exactly as written.
         fraction: Ratio,

@@ -256,7 +256,8 @@ fn weights(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
 /// Products of legal sizes that no kernel could index or no machine hold.
 fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     const MOST_WEIGHTS: u64 = 1 << 40;
-    const MOST_PAIRS: u64 = (1 << 31) - 1;
+    // Kernels number pairs in i32, with room to round up.
+    const MOST_PAIRS: u64 = moec_ir::schedule::MOST_PAIRS - 1;
     const MOST_ACTIVATIONS: u64 = 1 << 46;
     const WIDEST_SHARED: u64 = 1 << 20;
     let (hidden, experts, ffn) = (spec.moe.integer("hidden"), spec.moe.integer("experts"), spec.expert.integer("intermediate"));

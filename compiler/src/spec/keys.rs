@@ -119,7 +119,7 @@ pub(super) static TABLES: &[Table] = &[
         key("name", Text, Absent, Now, "at most 64 of A-Z a-z 0-9 . _ -; names files and symbols"),
         key("hidden", Integer(1, MAX_WIDTH), Required, Now, "H, the width of a token's vector"),
         key("experts", Integer(1, MAX_EXPERTS), Required, Now, "E, the experts that have weights"),
-        key("routed_output_scale", Number(Positive), Fallback::Number(1.0), Later, "factor on the summed routed output, before the shared experts are added"),
+        key("routed_output_scale", Number(Positive), Fallback::Number(1.0), Now, "factor on the summed routed output, before the shared experts are added"),
     ] },
     Table { name: "router", required: true, doc: "How tokens find experts.", keys: &[
         key("mode", Word(&[
@@ -133,7 +133,7 @@ pub(super) static TABLES: &[Table] = &[
             choice("softmax", Now, "exp(l) / sum exp(l)"),
             choice("sigmoid", Now, "1 / (1 + exp(-l))"),
             choice("sqrtsoftplus", Later, "sqrt(log(1 + exp(l)))"),
-            choice("identity", Later, "the logit itself"),
+            choice("identity", Now, "the logit itself"),
         ]), Fallback::Word("softmax"), Now, "what turns logits into scores"),
         key("order", Word(&[
             choice("score_topk", Now, "score over all experts, then select"),
@@ -145,7 +145,7 @@ pub(super) static TABLES: &[Table] = &[
         ]), Fallback::Word("topk"), Now, "how the experts are selected"),
         key("jitter", Number(NonNegative), Absent, Later, "the threshold of sparsemixer"),
         key("bias", Boolean, Fallback::Boolean(false), Now, "the logits have an additive bias"),
-        key("logit_scale", Number(Positive), Fallback::Number(1.0), Later, "factor on the logits"),
+        key("logit_scale", Number(Positive), Fallback::Number(1.0), Now, "factor on the logits"),
         key("logit_softcap", Number(NonNegative), Fallback::Number(0.0), Later, "tanh(l / c) * c on the logits; 0 is off"),
         key("input_norm", Word(&[
             choice("none", Now, "the token as it is"),
@@ -156,17 +156,17 @@ pub(super) static TABLES: &[Table] = &[
         key("correction_on", Word(&[
             choice("none", Now, "no bias"),
             choice("score", Now, "added to the score"),
-            choice("logit", Later, "added to the logit"),
+            choice("logit", Now, "added to the logit"),
         ]), Fallback::Word("none"), Now, "where the selection-only bias is added"),
         key("groups", Integer(1, MAX_EXPERTS), Fallback::Integer(1), Now, "groups of neighbouring experts; divides experts"),
         key("topk_groups", Integer(1, MAX_EXPERTS), Absent, Now, "groups that stay selectable; required where groups > 1"),
         key("group_score", Word(&[
             choice("top2_sum", Now, "the sum of the two best scores"),
-            choice("max", Later, "the best score"),
+            choice("max", Now, "the best score"),
         ]), Fallback::Word("top2_sum"), Now, "how a group is ranked"),
         key("group_mask", Word(&[
             choice("-inf", Now, "never selected"),
-            choice("zero", Later, "score 0"),
+            choice("zero", Now, "score 0"),
         ]), Fallback::Word("-inf"), Now, "what the experts of the other groups score"),
         key("renorm", Word(&[
             choice("none", Now, "the scores as they are"),
@@ -184,12 +184,12 @@ pub(super) static TABLES: &[Table] = &[
         key("identity_experts", Integer(0, MAX_EXPERTS), Fallback::Integer(0), Later, "extra router columns whose expert is the identity"),
         key("apply", Word(&[
             choice("output", Now, "the expert's output"),
-            choice("input", Later, "the expert's input"),
+            choice("input", Now, "the expert's input"),
         ]), Fallback::Word("output"), Now, "what the weight multiplies"),
         key("tie", Word(&[choice("lowest_index", Now, "the lower index wins")]), Fallback::Word("lowest_index"), Now, "equal scores"),
         key("dtype", Word(&[
             choice("f32", Now, "single precision"),
-            choice("model", Later, "rounded to the model's type"),
+            choice("model", Now, "rounded to the model's type"),
         ]), Fallback::Word("f32"), Now, "precision of logits and scores"),
         key("slots", Integer(1, MAX_EXPERTS), Absent, Later, "slots per expert of soft routing"),
         key("norm", Word(&[
@@ -203,7 +203,7 @@ pub(super) static TABLES: &[Table] = &[
     Table { name: "capacity", required: false, doc: "How many tokens an expert takes. Absent: dropless.", keys: &[
         key("factor", Takes::Ratio, Absent, Now, "C = factor * S * (K if count_k) / E"),
         key("tokens", Integer(1, MAX_TOKENS), Absent, Now, "C, absolutely"),
-        key("fraction", Takes::Ratio, Absent, Later, "C = fraction * S"),
+        key("fraction", Takes::Ratio, Absent, Now, "C = fraction * S"),
         key("count_k", Boolean, Fallback::Boolean(false), Now, "whether K counts in factor"),
         key("round", Word(&[
             choice("ceil", Now, "up"),
@@ -241,8 +241,8 @@ pub(super) static TABLES: &[Table] = &[
         key("clamp_limit", Number(Positive), Absent, Now, "L; gated only"),
         key("clamp_where", Word(CLAMP_PLACES), Fallback::Word("pre"), Now, "where the gate is clamped"),
         key("bias", Boolean, Fallback::Boolean(false), Now, "the projections have biases"),
-        key("output_scale", Number(Positive), Fallback::Number(1.0), Later, "factor on every expert's output"),
-        key("latent", Integer(0, MAX_WIDTH), Fallback::Integer(0), Later, "width that the experts see instead of hidden; 0 is off"),
+        key("output_scale", Number(Positive), Fallback::Number(1.0), Now, "factor on every expert's output"),
+        key("latent", Integer(0, MAX_WIDTH), Fallback::Integer(0), Now, "width that the experts see instead of hidden; 0 is off"),
     ] },
     Table { name: "shared", required: false, doc: "Experts that every token passes through. Absent: none.", keys: &[
         key("intermediate", Integer(1, MAX_WIDTH), Required, Now, "the inner width of one of them"),
@@ -261,7 +261,7 @@ pub(super) static TABLES: &[Table] = &[
         ]), Fallback::Word("none"), Now, "a gate on the shared output"),
         key("combine", Word(&[
             choice("sum", Now, "routed + shared"),
-            choice("average", Later, "(routed + shared) / 2"),
+            choice("average", Now, "(routed + shared) / 2"),
         ]), Fallback::Word("sum"), Now, "how routed and shared outputs meet"),
     ] },
     Table { name: "weights", required: false, doc: "Where each tensor is stored. Absent: under its own key.", keys: &[
@@ -282,9 +282,9 @@ pub(super) static TABLES: &[Table] = &[
         stored("up_bias", Now, "[E, F]"),
         stored("gate_up_bias", Now, "[E, 2F]"),
         stored("down_bias", Now, "[E, H]"),
-        stored("latent_in", Later, "[latent, H]"),
-        stored("latent_out", Later, "[H, latent]"),
-        stored("output_bias", Later, "[H]"),
+        stored("latent_in", Now, "[latent, H]"),
+        stored("latent_out", Now, "[H, latent]"),
+        stored("output_bias", Now, "[H]"),
         stored("shared_gate", Now, "[S, H]"),
         stored("shared_up", Now, "[S, H]"),
         stored("shared_gate_up", Now, "[2S, H]"),

@@ -16,7 +16,7 @@ pub struct Spec {
     pub hidden: u64,
     /// E, the experts that have weights.
     pub experts: u64,
-    /// Factor on the summed routed output, before the shared experts are added. Not carried yet: 1.0.
+    /// Factor on the summed routed output, before the shared experts are added.
     pub routed_output_scale: f64,
     /// How tokens find experts.
     pub router: Router,
@@ -56,7 +56,7 @@ pub struct Router {
     pub select: Select,
     /// The logits have an additive bias (tensor `router_bias`).
     pub bias: bool,
-    /// Factor on the logits. Not carried yet: 1.0.
+    /// Factor on the logits.
     pub logit_scale: f64,
     /// `c` of `tanh(l / c) * c` on the logits. Not carried yet: `None`.
     pub logit_softcap: Option<f64>,
@@ -74,9 +74,9 @@ pub struct Router {
     pub joint_shared: u64,
     /// Router columns `E..E+n` whose expert is the identity. Not carried yet: 0.
     pub identity_experts: u64,
-    /// Where the weight acts. Not carried yet: `Output`.
+    /// Where the weight acts.
     pub apply: Apply,
-    /// Precision of logits and scores. Not carried yet: `F32`.
+    /// Precision of the logits.
     pub dtype: RouterDtype,
 }
 
@@ -122,9 +122,9 @@ pub struct Groups {
     pub count: u64,
     /// Groups that stay.
     pub top: u64,
-    /// How a group is ranked. Not carried yet: everything but `Top2Sum`.
+    /// How a group is ranked.
     pub score: GroupScore,
-    /// What the experts of the other groups score. Not carried yet: everything but `NegativeInfinity`.
+    /// What the experts of the other groups score.
     pub mask: GroupMask,
 }
 
@@ -159,9 +159,9 @@ pub struct Expert {
     pub activation: Gating,
     /// The expert's projections have biases.
     pub bias: bool,
-    /// Factor on every expert's output. Not carried yet: 1.0.
+    /// Factor on every expert's output.
     pub output_scale: f64,
-    /// Width that the experts see instead of `hidden`. Not carried yet: `None`.
+    /// Width that the experts see instead of `hidden`: tokens are projected before the dispatch and after the combine.
     pub latent: Option<u64>,
 }
 
@@ -202,7 +202,7 @@ pub struct Shared {
     pub bias: bool,
     /// A gate on the shared output.
     pub gate: SharedGate,
-    /// How routed and shared outputs meet. Not carried yet: everything but `Sum`.
+    /// How routed and shared outputs meet.
     pub combine: SharedCombine,
 }
 
@@ -252,7 +252,7 @@ macro_rules! words {
 pub(super) use words;
 
 words! {
-    /// `router.score`. Not carried yet: `SqrtSoftplus`, `Identity`.
+    /// `router.score`. Not carried yet: `SqrtSoftplus`.
     Score {
         /// `exp(l) / sum exp(l)`.
         Softmax = "softmax",
@@ -283,7 +283,7 @@ words! {
     }
 }
 words! {
-    /// `router.correction_on`, where it is not `none`. Not carried yet: `Logit`.
+    /// `router.correction_on`, where it is not `none`.
     Correction {
         /// The bias is added to the score.
         Score = "score",

@@ -317,10 +317,12 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
         | Tensor::PerExpertScale
         | Tensor::HashTable
         | Tensor::Slots
-        | Tensor::SlotScale
-        | Tensor::LatentIn
-        | Tensor::LatentOut
-        | Tensor::OutputBias => Some(("not supported yet".to_string(), None)),
+        | Tensor::SlotScale => Some(("not supported yet".to_string(), None)),
+        Tensor::LatentIn | Tensor::LatentOut => {
+            unless(expert.integer("latent").is_some_and(|width| width > 0), "expert.latent is off", expert, "latent")
+        }
+        // No key speaks of it: a layer has one where the checkpoint has.
+        Tensor::OutputBias => spec.weights.given("output_bias").is_none().then(|| ("[weights] names none".to_string(), None)),
     }
 }
 

@@ -104,11 +104,11 @@ words! {
         GateUpBias = "gate_up_bias",
         /// `[E, H]`.
         DownBias = "down_bias",
-        /// `[latent, H]`. Not carried yet.
+        /// `[latent, H]`.
         LatentIn = "latent_in",
-        /// `[H, latent]`. Not carried yet.
+        /// `[H, latent]`.
         LatentOut = "latent_out",
-        /// `[H]`, added once after the combine. Not carried yet.
+        /// `[H]`, added once after the combine.
         OutputBias = "output_bias",
         /// `[S, H]`.
         SharedGate = "shared_gate",

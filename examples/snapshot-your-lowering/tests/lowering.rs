@@ -5,8 +5,8 @@
 //! number of threads or the day.
 
 use moec::diagnostics::Source;
+use moec::ir::{Machine, graph, kernel};
 use moec::pipeline::{Lowered, lower};
-use moec_ir::{Machine, graph, kernel};
 use snapshot_your_lowering::SPEC;
 
 /// Our layer for an H100, up to the kernels. No GPU and no NVIDIA tool is needed for that.

@@ -1,5 +1,5 @@
-#![allow(dead_code, reason = "each test uses a part")]
 //! Runs a layer given as text twice, by the graph's interpreter and by its scheduled kernels, on the same numbers.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-#![allow(dead_code, reason = "each test uses a part")]
 //! Graphs on random numbers: what the interpreter says of them, and whether two graphs agree.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::BTreeMap;
 

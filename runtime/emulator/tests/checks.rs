@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-mod common;
+mod statements;
 
-use common::run;
+use statements::run;
 use ptx_emulator::{FindingKind, FindingKind::*, Options, Schedule};
 
 /// A body, blocks, threads, and the only kind of finding that it may have; none for a correct kernel.

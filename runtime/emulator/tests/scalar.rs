@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
+mod statements;
 
 use std::sync::Arc;
 
-use common::run;
+use statements::run;
 use ptx_emulator::{Arg, Blocks, Fill, FindingKind, Launch, LaunchError, Memory, Options, launch, parse};
 
 /// What a lane should hold.
@@ -174,7 +174,7 @@ fn what_is_not_known_is_refused_with_its_place() {
         ("ld.global.u32 %r7, [%d1", "expected `]`"),
     ];
     for (statement, message) in cases {
-        let error = parse(&common::kernel(statement)).unwrap_err();
+        let error = parse(&statements::kernel(statement)).unwrap_err();
         assert!(error.message.contains(message), "{statement}: {error}");
         assert!(error.at.line >= 12, "{statement}: {error}");
     }

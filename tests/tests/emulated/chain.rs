@@ -117,7 +117,8 @@ fn emulated(compiled: &Compiled, weights: &[Tensor], input: &Tensor, dims: Dims)
 fn interpreted(compiled: &Compiled, weights: &[Tensor], batch: &Batch, run: &Run) -> Result<(), String> {
     let manifest = compiled.package.manifest();
     let named = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight).zip(weights);
-    let mut given: BTreeMap<String, Vec<u8>> = named.map(|(buffer, tensor)| (buffer.name.clone(), tensor.bytes().to_vec())).collect();
+    let mut given: BTreeMap<String, Vec<u8>> =
+        named.map(|(buffer, tensor)| (buffer.name.clone(), tensor.bytes().to_vec())).collect();
     let input = manifest.buffers.iter().find(|buffer| buffer.role == Role::Input).ok_or("no input")?;
     given.insert(input.name.clone(), batch.input.bytes().to_vec());
     let dims = IrDims { tokens: batch.dims.tokens, row_tokens: batch.dims.row_tokens };

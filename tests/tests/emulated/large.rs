@@ -14,7 +14,9 @@ const TILE: u64 = 64;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let large = examples().into_iter().filter(|example| ["mixtral-8x7b", "deepseek-v3"].contains(&example.name.as_str()));
-    large.map(|example| Trial::test(format!("{}::last_blocks_at_full_size", example.name), move || last_blocks(&example))).collect()
+    large
+        .map(|example| Trial::test(format!("{}::last_blocks_at_full_size", example.name), move || last_blocks(&example)))
+        .collect()
 }
 
 fn last_blocks(example: &Example) -> Result<(), Failed> {

@@ -29,9 +29,7 @@ fn main() {
             }));
         }
         let odd = example.clone();
-        trials.push(Trial::test(format!("{}::odd_logits", example.name), move || {
-            chain::check(&odd, LAST, &batches::odd(&odd))
-        }));
+        trials.push(Trial::test(format!("{}::odd_logits", example.name), move || chain::check(&odd, LAST, &batches::odd(&odd))));
     }
     for mode in modes() {
         let name = format!("modes::{}", mode.name);

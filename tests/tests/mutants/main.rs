@@ -16,11 +16,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use libtest_mimic::{Arguments, Failed, Trial};
 use moec_tests::Example;
 use moec_tests::scaled::{modes, scaled_examples};
-use ptx_emulator::{Mutant, Mutation, mutants};
+use ptx_emulator::{Mutant, Mutation, Position, mutants};
 
 use steps::{Notice, Steps};
 
-/// The reasons, a line each: kernel, mutation and statement pattern, then why nobody can notice.
+/// What may be deleted, a line each: layers, kernel, which of its equal statements, the statement, and why nobody can notice.
 const EQUIVALENT: &str = include_str!("equivalent.txt");
 
 /// Mutants of all layers.
@@ -49,28 +49,53 @@ fn main() {
 
 fn check(example: &Example, tally: &Mutex<Tally>) -> Result<(), Failed> {
     let steps = Steps::record(example, "sm_90a")?;
-    let mut survivors = String::new();
-    for mutant in mutants(&steps.text)?.into_iter().filter(|mutant| mutant.mutation != Mutation::OtherBarrier) {
+    let mut wrong = String::new();
+    for (place, mutant) in placed(mutants(&steps.text)?) {
         let notice = steps.notice(&mutant);
+        let is_listed = is_equivalent(&example.name, &mutant, place);
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-        match notice {
-            Some(notice) => *tally.caught.entry(notice).or_default() += 1,
-            None if is_equivalent(&mutant) => tally.equivalent += 1,
-            None => writeln!(survivors, "{mutant}")?,
+        let what = match notice {
+            Some(notice) => {
+                *tally.caught.entry(notice).or_default() += 1;
+                is_listed.then_some("listed as equivalent, but noticed")
+            }
+            None => {
+                tally.equivalent += 1;
+                (!is_listed).then_some("nobody noticed")
+            }
+        };
+        if let Some(what) = what {
+            writeln!(wrong, "{what}: {} | {} | {place} | {mutant}", example.name, mutant.kernel)?;
         }
     }
-    if survivors.is_empty() { Ok(()) } else { Err(format!("nobody noticed:\n{survivors}").into()) }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.into()) }
 }
 
-fn is_equivalent(mutant: &Mutant) -> bool {
-    let matches = |line: &str| {
-        let mut fields = line.split('|').map(str::trim);
-        let (kernel, mutation, statement) = (fields.next(), fields.next(), fields.next());
-        let has_reason = fields.next().is_some_and(|reason| !reason.is_empty());
-        has_reason
-            && kernel.is_some_and(|kernel| mutant.kernel.starts_with(kernel))
-            && mutation == Some(mutant.mutation.to_string().as_str())
-            && statement.is_some_and(|statement| mutant.statement.starts_with(statement))
+/// The mutants, each with which one of its kernel's equal statements it breaks: lines move with every LLVM, places do not.
+fn placed(mutants: Vec<Mutant>) -> Vec<(usize, Mutant)> {
+    let mut places: BTreeMap<(String, String), Vec<Position>> = BTreeMap::new();
+    let mut place = |mutant: &Mutant| {
+        let seen = places.entry((mutant.kernel.clone(), mutant.statement.clone())).or_default();
+        if !seen.contains(&mutant.at) {
+            seen.push(mutant.at);
+        }
+        seen.len()
     };
-    EQUIVALENT.lines().filter(|line| !line.starts_with('#')).any(matches)
+    let counted = mutants.into_iter().filter(|mutant| mutant.mutation != Mutation::OtherBarrier);
+    counted.map(|mutant| (place(&mutant), mutant)).collect()
+}
+
+/// Whether the file lists a deleted statement with a reason.
+fn is_equivalent(layer: &str, mutant: &Mutant, place: usize) -> bool {
+    let place = place.to_string();
+    let fields = |line: &'static str| -> Option<[&str; 5]> {
+        line.split('|').map(str::trim).collect::<Vec<_>>().try_into().ok().filter(|_| !line.starts_with('#'))
+    };
+    EQUIVALENT.lines().filter_map(fields).any(|[layers, kernel, places, statement, reason]| {
+        mutant.mutation == Mutation::Deleted
+            && layers.split_whitespace().any(|name| name == layer)
+            && (kernel, statement) == (mutant.kernel.as_str(), mutant.statement.as_str())
+            && places.split_whitespace().any(|number| number == place)
+            && !reason.is_empty()
+    })
 }
