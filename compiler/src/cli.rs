@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Opt(Opt),
     /// Run a layer: compile it if it is a spec, load weights and tokens, print what happened.
     Run(Run),
+    /// Turn a Hugging Face config into a spec; say what was assumed, and what a checkpoint lacks.
+    Import(Import),
     /// Say what is in a package or another file that moec wrote.
     Inspect {
         /// A package, graph or kernel text, or PTX.
@@ -72,15 +74,18 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Check {
     /// Specs to check; `-` is standard input. With --emulate also packages.
-    #[arg(required = true, value_name = "SPEC")]
+    #[arg(required_unless_present = "preset", value_name = "SPEC")]
     pub(crate) layers: Vec<PathBuf>,
+    /// A published model in the specs' place; `list` prints the names.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["layers", "emulate"])]
+    pub(crate) preset: Option<String>,
     /// Compile, and execute the PTX on the CPU: out-of-bounds, uninitialised reads, races, deadlocks, and the result
     /// against the f64 interpreter.
     #[arg(long)]
     pub(crate) emulate: bool,
-    /// The GPU to compile for.
-    #[arg(long, value_enum, value_name = "TARGET", default_value = "sm_90a", requires = "emulate")]
-    pub(crate) target: Target,
+    /// The GPU to compile for; sm_90a where absent, or the first that a package has PTX for.
+    #[arg(long, value_enum, value_name = "TARGET", requires = "emulate")]
+    pub(crate) target: Option<Target>,
     /// Seed of random weights, tokens and schedules.
     #[arg(long, default_value_t = 0, requires = "emulate")]
     pub(crate) seed: u64,
@@ -111,7 +116,11 @@ fn sample(text: &str) -> Result<Sample, String> {
 #[derive(Debug, Args)]
 pub(crate) struct Compile {
     /// The spec; `-` is standard input.
-    pub(crate) spec: PathBuf,
+    #[arg(required_unless_present = "preset")]
+    pub(crate) spec: Option<PathBuf>,
+    /// A published model in the spec's place; `list` prints the names.
+    #[arg(long, value_name = "NAME", conflicts_with = "spec")]
+    pub(crate) preset: Option<String>,
     /// Machines to compile for.
     #[arg(
         long = "target",
@@ -134,6 +143,29 @@ pub(crate) struct Compile {
     /// Print the chain of rewrites, and the cost before and after.
     #[arg(long)]
     pub(crate) why: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The model's config.json; `-` is standard input.
+    #[arg(required_unless_present = "preset")]
+    pub(crate) config: Option<PathBuf>,
+    /// A published model in the config's place; `list` prints the names.
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub(crate) preset: Option<String>,
+    /// The layer, counted from 0: tensor names are then whole. Without it they are those below the layer's prefix.
+    #[arg(long, value_name = "N")]
+    pub(crate) layer: Option<u64>,
+    /// A checkpoint that must have every tensor that the spec names: a .safetensors file, or the index of several. Only
+    /// headers are read.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) check: Option<PathBuf>,
+    /// What stands before every tensor name in the checkpoint; found where absent.
+    #[arg(long, value_name = "PREFIX", requires = "check")]
+    pub(crate) tensor_prefix: Option<String>,
+    /// The spec to write; `-` is standard output.
+    #[arg(short, long, value_name = "SPEC", default_value = "-")]
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -170,7 +202,7 @@ pub(crate) struct Run {
     /// The device to run on.
     #[arg(long, value_enum, default_value_t = Device::Host)]
     pub(crate) device: Device,
-    /// The GPU whose PTX the emulator runs; sm_90a where absent.
+    /// The GPU whose PTX the emulator runs; sm_90a where absent, or the first that a package has PTX for.
     #[arg(long, value_enum, value_name = "TARGET")]
     pub(crate) target: Option<Target>,
     /// Also run the f64 interpreter, and print the error.

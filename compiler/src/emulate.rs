@@ -175,7 +175,7 @@ fn check_all(package: &Package, spec: Option<&Spec>, request: &Request) -> Resul
         emulate(package, &request.target, options(&request.target, schedule), &weights, &[input(dims)?], dims, dirt)
     })?;
     let mut outcomes = Vec::new();
-    for (dims, emulations) in emulations {
+    for Runs { dims, runs: emulations } in emulations {
         let results: Vec<_> = emulations.iter().map(|(_, e)| e.run.as_ref().map(|run| (&run.outputs, &run.observed))).collect();
         let same_bits = results.windows(2).all(|pair| pair[0] == pair[1]);
         let run = emulations.first().and_then(|(_, emulation)| emulation.run.as_ref());
@@ -207,7 +207,7 @@ pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agree
 
 fn check_sample(package: &Package, request: &Request) -> Result<Vec<Outcome>, CheckError> {
     let sampled = under_schedules(request, |dims, schedule| sample(package, request, dims, schedule))?;
-    let outcome = |(dims, runs): (Dims, Vec<(String, Sampled)>)| {
+    let outcome = |Runs { dims, runs }: Runs<Sampled>| {
         let same_bits = runs.windows(2).all(|pair| pair[0].1.fingerprint == pair[1].1.fingerprint);
         outcome(dims, runs.into_iter().map(|(schedule, run)| (schedule, run.launches)).collect(), same_bits, None)
     };
@@ -264,11 +264,17 @@ fn sample(package: &Package, request: &Request, dims: Dims, schedule: (Schedule,
     Ok(Sampled { launches, fingerprint })
 }
 
-/// Every batch under every schedule, on all cores; in the order of the request, schedules by name.
+/// A batch under every schedule, by the schedule's name.
+struct Runs<T> {
+    dims: Dims,
+    runs: Vec<(String, T)>,
+}
+
+/// Every batch under every schedule, on all cores; in the order of the request.
 fn under_schedules<T: Send>(
     request: &Request,
     run: impl Fn(Dims, (Schedule, u64)) -> Result<T, Error> + Sync,
-) -> Result<Vec<(Dims, Vec<(String, T)>)>, Error> {
+) -> Result<Vec<Runs<T>>, Error> {
     let schedules = schedules(request.schedules, request.seed);
     let all = request.batches.iter().flat_map(|dims| schedules.iter().map(|schedule| (*dims, *schedule)));
     let all: Vec<_> = all.collect();
@@ -279,7 +285,7 @@ fn under_schedules<T: Send>(
             Schedule::RoundRobin => schedule.name().to_string(),
             Schedule::Random | Schedule::Adversarial => format!("{} {seed}", schedule.name()),
         });
-        (*dims, names.zip(done.by_ref()).collect())
+        Runs { dims: *dims, runs: names.zip(done.by_ref()).collect() }
     };
     Ok(request.batches.iter().map(of_batch).collect())
 }

@@ -3,6 +3,7 @@
 
 pub mod diagnostics;
 pub mod emulate;
+pub mod hugging_face;
 pub mod import;
 pub mod package;
 pub mod pipeline;

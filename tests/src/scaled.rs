@@ -39,7 +39,7 @@ fn scaled(spec: &Spec) -> Spec {
 }
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
-const MODES: [(&str, &str, &str, &str); 16] = [
+const MODES: [(&str, &str, &str, &str); 22] = [
     ("topk_score_sigmoid", "order = \"topk_score\"\nscore = \"sigmoid\"\nbias = true", "", ""),
     ("norm_eps_add", "renorm = \"sum\"\nrenorm_eps = 1e-3", "", ""),
     ("norm_eps_clamp", "renorm = \"sum\"\nrenorm_eps = 1.5\nrenorm_eps_mode = \"clamp\"\nscale = 0.5", "", ""),
@@ -76,6 +76,12 @@ const MODES: [(&str, &str, &str, &str); 16] = [
         "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"floor\"\ngroup = \"row\"\npriority = \"choice_major\"\ndropped = \"zero\"",
     ),
     ("capacity_row_tokens", "", "", "[capacity]\ntokens = 3\ngroup = \"row\"\npriority = \"token_major\"\ndropped = \"zero\""),
+    ("groups_by_their_best", "groups = 3\ntopk_groups = 2\ngroup_score = \"max\"\ngroup_mask = \"zero\"", "", ""),
+    ("identity_of_scaled_logits", "score = \"identity\"\nlogit_scale = 0.5\nbias = true", "", ""),
+    ("correction_of_logits", "correction_on = \"logit\"\norder = \"topk_score\"", "", ""),
+    ("weighted_input", "apply = \"input\"\nscore = \"sigmoid\"", "", ""),
+    ("logits_of_the_type", "dtype = \"model\"", "", ""),
+    ("latent", "", "latent = 20\noutput_scale = 0.5", ""),
 ];
 
 /// A small layer for each mode, H and F neither round nor alike, E not a power of two where there are no groups.

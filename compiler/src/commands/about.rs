@@ -4,6 +4,7 @@ use std::io::Write;
 
 use clap::{CommandFactory, ValueEnum};
 use moec::diagnostics::{Code, Diagnostic, Report, quote};
+use moec::hugging_face;
 use moec::spec;
 
 use super::Failure;
@@ -53,6 +54,14 @@ pub(super) fn targets(out: &mut dyn Write) -> Result<(), Failure> {
             let help = value.get_help().map(|help| help.to_string()).unwrap_or_default();
             writeln!(out, "{:<15} {help}", value.get_name())?;
         }
+    }
+    Ok(())
+}
+
+/// `--preset list`.
+pub(super) fn presets(out: &mut dyn Write) -> Result<(), Failure> {
+    for name in hugging_face::presets() {
+        writeln!(out, "{name}")?;
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! `moec check`: whether specs are correct, and whether each machine has kernels for them. LLVM is not asked.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use moec::diagnostics::Diagnostic;
 use moec::pipeline;
@@ -9,13 +8,15 @@ use moec::spec::{Spec, Word};
 use moec_ir::machine::MACHINES;
 use rayon::prelude::*;
 
-use super::{Failure, load_spec};
+use super::{Failure, load_preset, load_spec};
+use crate::cli::Check;
 use crate::files::report_at;
 
 /// Checks every spec, and fails with the diagnostics of the first wrong one.
-pub(super) fn check(specs: &[PathBuf], out: &mut dyn Write) -> Result<(), Failure> {
-    for path in specs {
-        let (spec, source) = load_spec(path)?;
+pub(super) fn check(arguments: &Check, out: &mut dyn Write) -> Result<(), Failure> {
+    let files = arguments.layers.iter().map(|path| load_spec(path));
+    for loaded in arguments.preset.iter().map(|name| load_preset(name)).chain(files) {
+        let (spec, source) = loaded?;
         MACHINES
             .par_iter()
             .try_for_each(|machine| pipeline::lower(&spec, machine).map(drop))

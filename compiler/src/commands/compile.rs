@@ -15,13 +15,16 @@ use moec_ir::graph;
 use moec_ir::{Machine, kernel, rewrite};
 use moec_runtime::Package;
 
-use super::{Failure, Notes, load_spec, machines};
+use super::{Failure, Notes, load_preset, load_spec, machines};
 use crate::cli::{Compile, Emit};
 use crate::files::{bytes_text, report_at, write, write_or_print};
 
 /// Compiles a spec and writes the stages.
 pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
-    let (spec, source) = load_spec(&arguments.spec)?;
+    let (spec, source) = match (&arguments.preset, &arguments.spec) {
+        (Some(name), _) => load_preset(name)?,
+        (None, path) => load_spec(path.as_deref().unwrap_or(Path::new("-")))?,
+    };
     let machines = machines(&arguments.targets)?;
     let mut kinds: Vec<Emit> = Vec::new();
     for kind in &arguments.emit {

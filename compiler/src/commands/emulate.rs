@@ -14,8 +14,8 @@ use moec_runtime::package::{self, Dims, Manifest};
 use moec_runtime::{Error, Package};
 use serde_json::{Value, json};
 
-use super::{Failure, Notes, gpu, is_package, load_spec};
-use crate::cli::Check;
+use super::{Failure, Notes, emulated_target, gpu, is_package, load_spec};
+use crate::cli::{Check, Target};
 use crate::files::{read, report_at};
 
 /// Multiply-adds that the emulator does in a minute or so, every schedule and batch together.
@@ -41,7 +41,7 @@ fn emulate_one(path: &Path, arguments: &Check, notes: Notes, out: &mut dyn Write
         );
         Sample::Only(vec![Place::At(0), Place::Last])
     });
-    let target = gpu(arguments.target)?.name.to_string();
+    let target = emulated_target(arguments.target, &package)?;
     let request =
         Request { target, batches, seed: arguments.seed, schedules: arguments.schedules as usize, sample: sample.clone() };
     let outcomes = check(&package, spec.as_ref(), &request).map_err(|error| match error {
@@ -64,7 +64,7 @@ fn open(path: &Path, arguments: &Check) -> Result<(Package, Option<Spec>), Repor
         return Ok((package::read(&read(path)?).map_err(|error| report_at(path, error))?, None));
     }
     let (spec, source) = load_spec(path)?;
-    let machine = gpu(arguments.target)?;
+    let machine = gpu(arguments.target.unwrap_or(Target::Sm90a))?;
     let compiled = pipeline::compile(&spec, &source.text, &[machine], &Options::default());
     Ok((compiled.map_err(|error| report_at(source.name.as_ref(), error))?, Some(spec)))
 }

@@ -5,6 +5,7 @@ mod about;
 mod check;
 mod compile;
 mod emulate;
+mod import;
 mod inspect;
 mod manifest;
 mod opt;
@@ -17,11 +18,13 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report, Source};
+use moec::hugging_face;
 use moec::spec::{self, Spec};
 use moec_ir::Machine;
+use moec_runtime::Package;
 
 pub(crate) use self::run::InputArgument;
-use crate::cli::{Cli, Command, Target};
+use crate::cli::{Check, Cli, Command, Compile, Import, Target};
 use crate::{console, doctor};
 
 /// Why a command did not succeed.
@@ -54,9 +57,17 @@ impl From<io::Error> for Failure {
 pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     let notes = Notes(cli.message_format);
     match &cli.command {
+        Command::Compile(Compile { preset: Some(name), .. })
+        | Command::Check(Check { preset: Some(name), .. })
+        | Command::Import(Import { preset: Some(name), .. })
+            if name == "list" =>
+        {
+            about::presets(out)
+        }
         Command::Compile(arguments) => compile::compile(arguments, notes, out),
         Command::Check(arguments) if arguments.emulate => emulate::emulate(arguments, notes, out),
-        Command::Check(arguments) => check::check(&arguments.layers, out),
+        Command::Check(arguments) => check::check(arguments, out),
+        Command::Import(arguments) => import::import(arguments, notes, out),
         Command::Opt(arguments) => opt::opt(arguments, out),
         Command::Run(arguments) => run::run(arguments, notes, out),
         Command::Inspect { file, manifest } => inspect::inspect(file, *manifest, out),
@@ -95,6 +106,18 @@ fn gpu(target: Target) -> Result<Machine, Diagnostic> {
     Err(diagnostic.help("`--target sm_80` and others are GPUs; `moec run` without `--device` runs on the CPU"))
 }
 
+/// The target of a package that the emulator is to run: the one asked for, else the first with PTX.
+fn emulated_target(target: Option<Target>, package: &Package) -> Result<String, Diagnostic> {
+    match target {
+        Some(target) => Ok(gpu(target)?.name.to_string()),
+        // A package for CPUs alone is refused by the emulator, which knows the words.
+        None => {
+            let first = package.manifest().targets.iter().find(|target| target.ptx_version.is_some());
+            Ok(first.map_or("sm_90a", |target| &target.name).to_string())
+        }
+    }
+}
+
 /// A spec with a name: its own, else that of its file.
 fn load_spec(path: &Path) -> Result<(Spec, Source), Report> {
     let (mut spec, source) = spec::load(path)?;
@@ -107,6 +130,16 @@ fn load_spec(path: &Path) -> Result<(Spec, Source), Report> {
         spec.name = "layer".to_string();
     }
     Ok((spec, source))
+}
+
+/// A published model's spec.
+fn load_preset(name: &str) -> Result<(Spec, Source), Report> {
+    let text = hugging_face::preset(name, None)?.spec(None);
+    let source = Source { name: format!("<preset {name}>"), text };
+    match spec::parse(&source) {
+        Ok(spec) => Ok((spec, source)),
+        Err(diagnostics) => Err(Report { source, diagnostics }),
+    }
 }
 
 /// The machines of these targets, each once, in the order asked for.

@@ -15,7 +15,7 @@ pub(super) struct Measured<'r> {
     pub(super) target: &'r str,
     pub(super) device: String,
     pub(super) dims: Dims,
-    /// Ascending, at least one.
+    /// Ascending; none where they would say nothing.
     pub(super) times: &'r [Duration],
     pub(super) run: &'r moec_runtime::Run,
 }
@@ -61,10 +61,10 @@ pub(super) fn print(measured: &Measured<'_>, comparisons: &[Comparison], out: &m
 
 fn print_time(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
     let Measured { dims, times, .. } = measured;
-    let seconds = times[times.len() / 2].as_secs_f64();
     if dims.tokens == 0 {
         return writeln!(out, "time        nothing was launched");
     }
+    let Some(seconds) = times.get(times.len() / 2).map(Duration::as_secs_f64) else { return Ok(()) };
     let rate = |amount: f64| amount / seconds.max(1e-9);
     writeln!(
         out,

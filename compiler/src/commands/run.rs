@@ -19,7 +19,7 @@ use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, DeviceKind, Error, Layer, Package, Tensor, assemble};
 
 use super::report::{Comparison, Measured, print};
-use super::{Failure, Notes, gpu, is_package, load_spec};
+use super::{Failure, Notes, emulated_target, gpu, is_package, load_spec};
 use crate::cli::{Device, Run, Target};
 use crate::files::{bytes_text, read, report_at, write};
 
@@ -51,15 +51,15 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     if let Some(emulator) = &emulator {
         findings(&emulator.take_launches(), out)?;
     }
-    let mut times = vec![first.map_err(failed)?];
-    // The first one warms up; what the emulator takes says nothing of anything else.
+    let warm_up = first.map_err(failed)?;
+    // What the emulator takes says nothing of anything else.
     let repeat = if emulator.is_some() { 0 } else { arguments.repeat };
-    times.truncate(usize::from(repeat == 0));
+    let mut times = Vec::new();
     for _ in 0..repeat {
         times.push(bound_layer.launch(&mut batch).map_err(failed)?);
     }
     times.sort_unstable();
-    let run = bound_layer.collect(&batch, times[times.len() / 2]).map_err(failed)?;
+    let run = bound_layer.collect(&batch, times.get(times.len() / 2).copied().unwrap_or(warm_up)).map_err(failed)?;
 
     if let Some(path) = &arguments.output {
         let bytes = output_file(&run, &input).map_err(failed)?;
@@ -86,7 +86,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let measured =
         Measured { manifest, target: &layer.target().name, device: layer.device().name(), dims, times: &times, run: &run };
     if emulator.is_some() {
-        notes.say("note: emulated: no finding; the time is the emulator's own, not a GPU's");
+        notes.say("note: emulated, every check on: no finding; times would say nothing of a GPU's");
     }
     print(&measured, &comparisons, out)?;
     match comparisons.iter().find(|comparison| !comparison.is_within_bound()) {
@@ -101,10 +101,9 @@ fn load(arguments: &Run, package: &Package) -> Result<(Layer, Option<Arc<Emulato
         Device::Host => DeviceKind::Host { threads: arguments.threads },
         Device::Cuda => DeviceKind::Cuda { ordinal: 0 },
         Device::Emulator => {
-            let target = arguments.target.map(|target| gpu(target).map(|machine| machine.name)).transpose()?;
-            let target = target.or_else(|| package.manifest().targets.iter().find(|t| t.ptx_version.is_some()).map(|t| &*t.name));
-            let options = moec::emulate::options(target.unwrap_or_default(), (Schedule::default(), arguments.seed));
-            let (opened, emulator) = emulator::open(package, target, options, Sample::All)?;
+            let target = emulated_target(arguments.target, package)?;
+            let options = moec::emulate::options(&target, (Schedule::default(), arguments.seed));
+            let (opened, emulator) = emulator::open(package, Some(&target), options, Sample::All)?;
             return Ok((Layer::on(package, opened)?, Some(emulator)));
         }
     };

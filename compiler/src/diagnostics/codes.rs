@@ -236,6 +236,31 @@ codes! {
     Bug = 901, Bug, "a bug in moec",
         "moec did something that it never should, whatever its input. Please send the spec, the command line and the \
          whole message.";
+
+    // 10xx: Hugging Face configs and their checkpoints.
+    UnknownModelType = 1001, Input, "a model type that is not known",
+        "`moec import` has a rule for each `model_type`: two models with the same fields may compute different things, so an \
+         unknown one is not guessed. Write the spec by hand; `moec schema` lists its keys.";
+    DenseLayer = 1002, Input, "a layer without experts",
+        "Many models have dense layers before or between their MoE layers. The label is the field that says so, and the \
+         help line lists the layers that `--layer` can name.";
+    FieldMissing = 1003, Input, "a field that the config lacks",
+        "The config does not say something that the layer cannot do without, and no version of the model's code has a \
+         default for it. A file without `model_type` is not a config.";
+    LayerNeeded = 1004, Input, "layers that differ",
+        "A field has one entry a layer, and they are not all equal, so one spec cannot stand for every layer. `--layer N` \
+         says which is meant, counted from 0.";
+    NotExpressible = 1005, Input, "a model that no spec can express",
+        "The model's router or experts do something that the schema leaves out by choice, such as a router with a state of \
+         its own. A spec that left it away would be another layer.";
+    TensorMissing = 1006, Verification, "a tensor that the checkpoint lacks",
+        "`moec import --check` looks for every tensor that the spec names. One that is missing is often under another \
+         prefix (`--tensor-prefix`, `--layer`), or the checkpoint is quantised and has blocks and scales in its place.";
+    TensorShape = 1007, Verification, "a tensor of another shape",
+        "The checkpoint has the tensor that the spec names, but not with the shape that the config gives it. Config and \
+         checkpoint are probably of two models, or the tensor is stored in another layout.";
+    UnknownPreset = 1008, Usage, "no such preset",
+        "Presets are the configs of published models that come with moec. `moec import --preset list` prints their names.";
 }
 
 #[cfg(test)]

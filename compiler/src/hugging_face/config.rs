@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::models::{Fallback, Model};
+use super::rules::{Fallback, Model};
 use crate::diagnostics::{Code, Diagnostic, quote};
 use crate::spec::{Entry, Kind, Value};
 
@@ -33,7 +33,8 @@ pub(super) enum Found<'a> {
 
 /// The tables in which fields are looked for: what a multimodal wrapper calls the text's, then the experts', then the file's.
 pub(super) fn scopes(entries: &[Entry]) -> Vec<&[Entry]> {
-    let tables = [table(entries, "text_config"), Some(entries)].into_iter().flatten();
+    let inner = ["text_config", "language_config", "llm_config"].into_iter().find_map(|name| table(entries, name));
+    let tables = [inner, Some(entries)].into_iter().flatten();
     tables.flat_map(|outer| std::iter::once(outer).chain(table(outer, "ffn_config"))).collect()
 }
 

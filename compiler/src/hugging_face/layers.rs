@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::config::{Config, Found, integer, wrong, wrong_type};
-use super::models::Layers;
+use super::rules::Layers;
 use crate::diagnostics::{Code, Diagnostic, quote};
 use crate::spec::{Entry, Kind};
 
@@ -13,9 +13,15 @@ const MOST_LAYERS: u64 = 4096;
 /// Why a layer is dense, and the field that says so.
 type Why = Option<(String, Range<usize>)>;
 
+/// What a field says, and where; `None` where the file does not have it.
+type Said<T> = Option<(T, Range<usize>)>;
+
 /// The MoE layers, as far as the config says; `None` where it does not say how many layers there are. The layer that was
 /// asked for is one of them, or that is an error.
 pub(super) fn moe_layers(config: &mut Config<'_>) -> Result<Option<Vec<u64>>, Diagnostic> {
+    if let Some(layer) = config.layer.filter(|layer| *layer >= MOST_LAYERS) {
+        return Err(Diagnostic::new(Code::OutOfRange, format!("layer {layer}, and {MOST_LAYERS} layers are the most")));
+    }
     let rule = Rule::read(config)?;
     let count = config.integer(&["num_hidden_layers", "n_layers", "num_layers"])?;
     // Where blocks are listed one by one, their number is that of the list.
@@ -61,7 +67,8 @@ fn ranges(layers: &[u64]) -> String {
         }
     }
     const MOST: usize = 8;
-    let mut text: Vec<String> = runs.iter().take(MOST).map(|(a, b)| if a == b { a.to_string() } else { format!("{a}..={b}") }).collect();
+    let mut text: Vec<String> =
+        runs.iter().take(MOST).map(|(a, b)| if a == b { a.to_string() } else { format!("{a}..={b}") }).collect();
     if runs.len() > MOST {
         text.push("...".to_string());
     }
@@ -72,13 +79,33 @@ fn ranges(layers: &[u64]) -> String {
 enum Rule {
     All,
     /// Layers below `first` are dense, then those that `every` does not divide.
-    From { first: u64, every: u64, place: Range<usize>, why: String },
+    From {
+        first: u64,
+        every: u64,
+        place: Range<usize>,
+        why: String,
+    },
     /// One entry a layer: dense, or not.
-    Listed { dense: Vec<bool>, place: Range<usize>, why: String },
+    Listed {
+        dense: Vec<bool>,
+        place: Range<usize>,
+        why: String,
+    },
     /// `layer + ahead` has this remainder when divided by `step`, and `layer` is in the range and not excepted.
-    Step { step: u64, ahead: u64, remainder: u64, within: Range<u64>, except: Vec<u64>, place: Range<usize>, why: String },
+    Step {
+        step: u64,
+        ahead: u64,
+        remainder: u64,
+        within: Range<u64>,
+        except: Vec<u64>,
+        place: Range<usize>,
+        why: String,
+    },
     /// Only these are MoE layers.
-    Only { layers: Vec<u64>, place: Range<usize> },
+    Only {
+        layers: Vec<u64>,
+        place: Range<usize>,
+    },
 }
 
 impl Rule {
@@ -89,7 +116,7 @@ impl Rule {
         match config.model.layers {
             Layers::All => Ok(Rule::All),
             Layers::FirstDense => from(config, "first_k_dense_replace", Some("moe_layer_freq")),
-            Layers::DenseLayers => from(config, "num_dense_layers", None),
+            Layers::DenseCount => from(config, "num_dense_layers", None),
             Layers::SparseStep => {
                 let Some((step, place)) = whole(config, "decoder_sparse_step")? else { return Ok(Rule::All) };
                 let except = integers(config, "mlp_only_layers")?.map(|(layers, _)| layers).unwrap_or_default();
@@ -125,6 +152,7 @@ impl Rule {
             }
             Layers::Blocks => blocks(config),
             Layers::SwitchSteps => {
+                encoder(config);
                 let step = match whole(config, "encoder_sparse_step")? {
                     Some(step) => Some(step),
                     None => match (whole(config, "num_layers")?, whole(config, "num_sparse_encoder_layers")?) {
@@ -137,6 +165,7 @@ impl Rule {
                 step_rule(step, 0, 1 % step.max(1), 0..MOST_LAYERS, Vec::new(), place, why)
             }
             Layers::NllbSteps => {
+                encoder(config);
                 let Some((step, place)) = whole(config, "encoder_sparse_step")? else { return Ok(Rule::All) };
                 let why = format!("one layer of the encoder in {step} is a MoE layer");
                 step_rule(step, 1, 0, 0..MOST_LAYERS, Vec::new(), place, why)
@@ -148,7 +177,7 @@ impl Rule {
         match self {
             Rule::All => None,
             Rule::From { first, place, why, .. } if layer < *first => Some((why.clone(), place.clone())),
-            Rule::From { every, place, .. } if layer % every != 0 => {
+            Rule::From { every, place, .. } if !layer.is_multiple_of(*every) => {
                 Some((format!("and of the others one in {every} is a MoE layer"), place.clone()))
             }
             Rule::From { .. } => None,
@@ -239,8 +268,15 @@ fn from(config: &mut Config<'_>, first: &str, every: Option<&str>) -> Result<Rul
     Ok(Rule::From { first: count, every, place, why: format!("the first {count} layers are dense") })
 }
 
+/// These models have two stacks, whose layers are counted alike.
+fn encoder(config: &mut Config<'_>) {
+    if config.layer.is_some() {
+        config.assumed.push("the layer is one of the encoder's: the decoder's has other tensor names".to_string());
+    }
+}
+
 /// A number of at least 1 and its place, where the file has it.
-fn whole(config: &Config<'_>, name: &str) -> Result<Option<(u64, Range<usize>)>, Diagnostic> {
+fn whole(config: &Config<'_>, name: &str) -> Result<Said<u64>, Diagnostic> {
     match config.find(&[name])? {
         Found::Value(entry, value) => match integer(entry, value)? {
             0 => Err(wrong(Code::OutOfRange, entry, format!("{} is 0", quote(name)), "expected 1 or more")),
@@ -251,7 +287,7 @@ fn whole(config: &Config<'_>, name: &str) -> Result<Option<(u64, Range<usize>)>,
 }
 
 /// A list of integers and its place, where the file has it.
-fn integers(config: &Config<'_>, name: &str) -> Result<Option<(Vec<u64>, Range<usize>)>, Diagnostic> {
+fn integers(config: &Config<'_>, name: &str) -> Result<Said<Vec<u64>>, Diagnostic> {
     let Some(entry) = config.entry(name) else { return Ok(None) };
     let Kind::List(values) = &entry.value.kind else {
         return Err(wrong_type(entry, &entry.value, "a list", &entry.value.kind));

@@ -1,212 +1,9 @@
 //! The table of model types: what each one's published code does, and which fields of its config say the rest.
 //! Reading the fields is `layer`'s business; where the tensors are stored is in `stored`.
 
-use std::fmt;
-
-use super::stored::{self, Names, Stored};
-
-/// One row: a family of model types that share every rule.
-pub(super) struct Model {
-    /// The `model_type` words; one that ends in `_text` is found without it too.
-    pub(super) types: &'static [&'static str],
-    /// Fields that a file of this family may leave out, and what its class then says.
-    pub(super) defaults: &'static [(&'static str, Fallback)],
-    /// The field of F, the inner width of a routed expert.
-    pub(super) ffn: &'static [&'static str],
-    pub(super) top_k: TopK,
-    /// The score, where no field of the config says another.
-    pub(super) score: &'static str,
-    /// The field that may say another.
-    pub(super) score_field: Option<&'static str>,
-    pub(super) order: &'static str,
-    pub(super) selection: Selection,
-    pub(super) renorm: Renorm,
-    pub(super) scale: Scale,
-    pub(super) activation: Activation,
-    pub(super) gated: bool,
-    /// The experts' projections have biases.
-    pub(super) bias: bool,
-    pub(super) router_bias: RouterBias,
-    pub(super) shared: Shared,
-    pub(super) capacity: Capacity,
-    pub(super) features: &'static [Feature],
-    pub(super) layers: Layers,
-    /// What stands before every tensor name in a published checkpoint; `{N}` is the layer.
-    pub(super) prefix: &'static str,
-    pub(super) router: Names,
-    pub(super) correction: Names,
-    /// The ways in which the experts are stored, the published one first.
-    pub(super) experts: &'static [&'static [Stored]],
-    pub(super) shared_stored: &'static [Stored],
-    /// Tensors that only this family has.
-    pub(super) also: &'static [Stored],
-}
-
-/// What a class says where the file says nothing.
-#[derive(Clone, Copy)]
-pub(super) enum Fallback {
-    Integer(u64),
-    Number(f64),
-    Flag(bool),
-    Word(&'static str),
-}
-
-impl fmt::Display for Fallback {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fallback::Integer(value) => write!(f, "{value}"),
-            Fallback::Number(value) => write!(f, "{value:?}"),
-            Fallback::Flag(value) => write!(f, "{value}"),
-            Fallback::Word(word) => write!(f, "\"{word}\""),
-        }
-    }
-}
-
-/// K.
-#[derive(Clone, Copy)]
-pub(super) enum TopK {
-    /// One of the fields that say it.
-    Field,
-    /// The model has no other.
-    Fixed(u64),
-}
-
-/// What bends the selection.
-#[derive(Clone, Copy)]
-pub(super) enum Selection {
-    /// Nothing: the best scores.
-    Plain,
-    /// A bias on the score.
-    Biased,
-    /// A bias on the score, where this flag is set.
-    BiasedIf(&'static str),
-    /// A bias on the logit.
-    LogitBiased,
-    /// `topk_method`, or else this one: `greedy`, `group_limited_greedy` or `noaux_tc`.
-    Method(&'static str),
-    /// Groups by the sum of their two best, the others scoring 0; no bias.
-    Grouped,
-}
-
-/// What is done to the selected weights.
-#[derive(Clone, Copy)]
-pub(super) enum Renorm {
-    Never,
-    /// The model's code never does, whatever `norm_topk_prob` says.
-    Ignored,
-    /// Divided by their sum plus this.
-    Sum(f64),
-    /// The same, where one of these flags is set.
-    SumIf(&'static [&'static str], f64),
-    /// Divided by their sum, which is at least this.
-    SumClamped(f64),
-    /// Divided by the p-norm, whose p this field says.
-    P(&'static str),
-}
-
-/// What the routed scaling factor multiplies.
-#[derive(Clone, Copy)]
-pub(super) enum Scale {
-    None,
-    /// The weights.
-    Weights,
-    /// The summed routed output.
-    Output,
-}
-
-/// The inner nonlinearity.
-#[derive(Clone, Copy)]
-pub(super) enum Activation {
-    /// The one that the config names.
-    Field,
-    /// This, whatever the config names.
-    Fixed(&'static str),
-    /// `(up + 1) * gate * sigmoid(alpha * gate)` after a clamp.
-    GptOss,
-    /// silu, clamped by `swiglu_limit` before it.
-    Clamped,
-    /// silu, clamped by `swiglu_limits` after it, and the shared expert by `swiglu_limits_shared`.
-    ClampedAfter,
-}
-
-/// Whether the logits have a bias.
-#[derive(Clone, Copy)]
-pub(super) enum RouterBias {
-    Never,
-    Always,
-    If(&'static str),
-}
-
-/// The always-on experts.
-#[derive(Clone, Copy)]
-pub(super) enum Shared {
-    None,
-    /// So many of the routed width.
-    Count(&'static [&'static str]),
-    /// One of this width.
-    Width(&'static [&'static str]),
-    /// One of this width behind a sigmoid gate.
-    Gated(&'static [&'static str]),
-    /// One of the routed width.
-    One,
-    /// So many of the routed width, each with a column of the router.
-    Joint(&'static [&'static str]),
-}
-
-/// What bounds an expert's tokens.
-#[derive(Clone, Copy)]
-pub(super) enum Capacity {
-    None,
-    Switch,
-    Nllb,
-}
-
-/// What few models do.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Feature {
-    /// Phi's masked softmax, whose jitter is no noise.
-    SparseMixer,
-    /// The weight multiplies the expert's input.
-    InputScaled,
-    /// The experts see another width.
-    Latent,
-    /// Experts that give their input back.
-    Identity,
-    /// The router sees `rms(x) * scale * H^-0.5`.
-    RouterNorm,
-    /// `tanh(l / c) * c` on the logits.
-    Softcap,
-    /// The first layers look experts up by token id.
-    HashLayers,
-    /// Shared and routed outputs are averaged where the config says so.
-    Combination,
-}
-
-/// Which layers are MoE layers. A list `mlp_layer_types` or `moe_layer_freq` decides wherever there is one.
-#[derive(Clone, Copy)]
-pub(super) enum Layers {
-    All,
-    /// `first_k_dense_replace`, `moe_layer_freq`.
-    FirstDense,
-    /// `num_dense_layers`.
-    DenseLayers,
-    /// `decoder_sparse_step`, `mlp_only_layers`.
-    SparseStep,
-    /// `moe_layers`, `interleave_moe_layer_step`.
-    Interleaved,
-    /// `expert_layer_period`, `expert_layer_offset`.
-    Period,
-    /// `moe_layer_start_index`, `moe_layer_end_index`, `moe_layer_interval`.
-    Range,
-    /// `layers_block_type`, `hybrid_override_pattern`.
-    Blocks,
-    /// `encoder_sparse_step`: every so many, the second first.
-    SwitchSteps,
-    /// `encoder_sparse_step`: every so many, the last of each run.
-    NllbSteps,
-}
-
-use Fallback::{Flag, Integer, Number, Word};
+use super::rules::Fallback::{Flag, Integer, Number, Word};
+use super::rules::{Activation, Capacity, Feature, Layers, Model, Renorm, RouterBias, Scale, Selection, Shared, TopK};
+use super::stored;
 
 const MOE_FFN: &[&str] = &["moe_intermediate_size"];
 /// `moe_intermediate_size` wins where it exists: the other is then the dense layers'.
@@ -216,6 +13,8 @@ const SHARED_COUNT: &[&str] =
     &["n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert", "moe_shared_experts"];
 const SHARED_WIDTH: &[&str] = &["shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim"];
 
+const SCORE: &[&str] = &["scoring_func", "score_function", "score_func"];
+
 /// softmax, then the best; dropless SwiGLU. What every row starts from.
 const SOFTMAX: Model = Model {
     types: &[],
@@ -223,7 +22,7 @@ const SOFTMAX: Model = Model {
     ffn: PLAIN_FFN,
     top_k: TopK::Field,
     score: "softmax",
-    score_field: None,
+    score_fields: &[],
     order: "score_topk",
     selection: Selection::Plain,
     renorm: Renorm::Never,
@@ -238,7 +37,7 @@ const SOFTMAX: Model = Model {
     layers: Layers::All,
     prefix: "model.layers.{N}.mlp.",
     router: &["gate.weight"],
-    correction: &["gate.e_score_correction_bias"],
+    correction: &["gate.e_score_correction_bias", "e_score_correction_bias", "gate.expert_bias"],
     experts: &[stored::PROJECTIONS, stored::FUSED],
     shared_stored: stored::SHARED_EXPERTS,
     also: &[],
@@ -248,7 +47,7 @@ const SOFTMAX: Model = Model {
 const SIGMOID: Model = Model {
     ffn: MOE_FFN,
     score: "sigmoid",
-    score_field: Some("scoring_func"),
+    score_fields: SCORE,
     selection: Selection::Method("noaux_tc"),
     renorm: Renorm::SumIf(NORM, 1e-20),
     scale: Scale::Weights,
@@ -310,7 +109,11 @@ pub(super) static MODELS: &[Model] = &[
         experts: &[stored::NLLB],
         ..SOFTMAX
     },
-    Model { types: &["mixtral"], defaults: &[("num_experts_per_tok", Integer(2)), ("num_local_experts", Integer(8))], ..NUMBERED },
+    Model {
+        types: &["mixtral"],
+        defaults: &[("num_experts_per_tok", Integer(2)), ("num_local_experts", Integer(8))],
+        ..NUMBERED
+    },
     Model { types: &["minimax", "minimax_text_01"], ..NUMBERED },
     Model {
         types: &["qwen2_moe"],
@@ -415,7 +218,7 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["cohere2_moe"],
-        score_field: Some("expert_selection_fn"),
+        score_fields: &["expert_selection_fn"],
         renorm: Renorm::SumIf(NORM, 0.0),
         shared: Shared::Count(SHARED_COUNT),
         features: &[Feature::Combination],
@@ -467,7 +270,7 @@ pub(super) static MODELS: &[Model] = &[
         types: &["deepseek_v2"],
         defaults: &[("routed_scaling_factor", Number(1.0)), ("first_k_dense_replace", Integer(0))],
         ffn: MOE_FFN,
-        score_field: Some("scoring_func"),
+        score_fields: SCORE,
         selection: Selection::Method("greedy"),
         renorm: Renorm::Ignored,
         scale: Scale::Weights,
@@ -476,8 +279,14 @@ pub(super) static MODELS: &[Model] = &[
         ..SOFTMAX
     },
     Model {
-        types: &["deepseek_v3", "deepseek_v32", "kimi_k2", "axk1", "bailing_moe", "bailing_moe_v2", "solar_open", "exaone_moe"],
+        types: &["deepseek_v3", "deepseek_v32", "kimi_k2"],
         defaults: &[("norm_topk_prob", Flag(true)), ("routed_scaling_factor", Number(2.5))],
+        ..SIGMOID
+    },
+    Model {
+        types: &["axk1", "bailing_moe", "bailing_moe_v2", "solar_open", "exaone_moe"],
+        defaults: &[("norm_topk_prob", Flag(true)), ("routed_scaling_factor", Number(2.5))],
+        correction: &["gate.e_score_correction_bias", "e_score_correction_bias", "gate.expert_bias"],
         ..SIGMOID
     },
     Model {
@@ -502,7 +311,7 @@ pub(super) static MODELS: &[Model] = &[
         types: &["mistral4"],
         defaults: &[("norm_topk_prob", Flag(true)), ("routed_scaling_factor", Number(1.0))],
         score: "softmax",
-        score_field: None,
+        score_fields: &[],
         selection: Selection::Grouped,
         ..SIGMOID
     },
@@ -527,7 +336,7 @@ pub(super) static MODELS: &[Model] = &[
         renorm: Renorm::SumIf(NORM, 1e-6),
         scale: Scale::Weights,
         activation: Activation::Fixed("silu"),
-        layers: Layers::DenseLayers,
+        layers: Layers::DenseCount,
         prefix: "model.layers.{N}.feed_forward.",
         correction: &["expert_bias"],
         experts: stored::NUMBERED,
@@ -538,7 +347,7 @@ pub(super) static MODELS: &[Model] = &[
         defaults: &[("route_scale", Number(1.0)), ("num_dense_layers", Integer(1))],
         selection: Selection::Biased,
         renorm: Renorm::Sum(1e-20),
-        layers: Layers::DenseLayers,
+        layers: Layers::DenseCount,
         router: &["router.gate.weight"],
         correction: &["expert_bias"],
         ..SIGMOID

@@ -16,7 +16,8 @@ pub(super) struct Stored {
     pub(super) flattened: bool,
 }
 
-const fn plain(tensor: Tensor, names: Names) -> Stored {
+/// A tensor as the layer has it.
+pub(super) const fn plain(tensor: Tensor, names: Names) -> Stored {
     laid(tensor, names, Layout::Plain)
 }
 
@@ -47,10 +48,8 @@ pub(super) const UNGATED: &[Stored] =
     &[plain(Tensor::Up, &["experts.{e}.up_proj.weight"]), plain(Tensor::Down, &["experts.{e}.down_proj.weight"])];
 pub(super) const UNGATED_FUSED: &[Stored] =
     &[plain(Tensor::Up, &["experts.up_proj"]), plain(Tensor::Down, &["experts.down_proj"])];
-pub(super) const SWITCH: &[Stored] = &[
-    plain(Tensor::Up, &["experts.expert_{e}.wi.weight"]),
-    plain(Tensor::Down, &["experts.expert_{e}.wo.weight"]),
-];
+pub(super) const SWITCH: &[Stored] =
+    &[plain(Tensor::Up, &["experts.expert_{e}.wi.weight"]), plain(Tensor::Down, &["experts.expert_{e}.wo.weight"])];
 pub(super) const NLLB: &[Stored] = &[
     plain(Tensor::Up, &["experts.expert_{e}.fc1.weight"]),
     plain(Tensor::Down, &["experts.expert_{e}.fc2.weight"]),
@@ -62,7 +61,10 @@ pub(super) const LINEAR: &[Stored] = &[
     plain(Tensor::Down, &["output_linear.weight", "experts.down_proj"]),
 ];
 pub(super) const GRANITE_SHARED: &[Stored] = &[
-    plain(Tensor::GateUp, &["block_sparse_moe.input_linear.weight", "block_sparse_moe.experts.gate_up_proj", "experts.gate_up_proj"]),
+    plain(
+        Tensor::GateUp,
+        &["block_sparse_moe.input_linear.weight", "block_sparse_moe.experts.gate_up_proj", "experts.gate_up_proj"],
+    ),
     plain(Tensor::Down, &["block_sparse_moe.output_linear.weight", "block_sparse_moe.experts.down_proj", "experts.down_proj"]),
 ];
 /// `h @ w2`: the published code never transposes it.
@@ -128,10 +130,8 @@ pub(super) const SHARED_GATE: &[Stored] = &[plain(Tensor::SharedGateProj, &["sha
 
 pub(super) const OUTPUT_BIAS: &[Stored] = &[plain(Tensor::OutputBias, &["bias"])];
 pub(super) const GLOBAL_SCALE: &[Stored] = &[plain(Tensor::RouterGlobalScale, &["gate.global_scale"])];
-pub(super) const GEMMA4: &[Stored] = &[
-    plain(Tensor::RouterInputScale, &["router.scale"]),
-    plain(Tensor::PerExpertScale, &["router.per_expert_scale"]),
-];
+pub(super) const GEMMA4: &[Stored] =
+    &[plain(Tensor::RouterInputScale, &["router.scale"]), plain(Tensor::PerExpertScale, &["router.per_expert_scale"])];
 pub(super) const HASH_TABLE: &[Stored] = &[plain(Tensor::HashTable, &["gate.tid2eid"])];
 pub(super) const LATENT: &[Stored] =
     &[plain(Tensor::LatentIn, &["fc1_latent_proj.weight"]), plain(Tensor::LatentOut, &["fc2_latent_proj.weight"])];

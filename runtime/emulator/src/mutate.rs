@@ -265,6 +265,21 @@ mod tests {
     }
 
     #[test]
+    fn lanes_and_atomics_are_weakened() {
+        let text =
+            TEXT.replace("mov.u32 %r1, 7;", "shfl.sync.bfly.b32 %r1, %r1, 16, 31, -1;\natom.shared.add.u32 %r1, [%r2], 1;");
+        let found: Vec<Mutant> = mutants(&text).unwrap();
+        let [.., shuffle, atomic] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((shuffle.mutation, atomic.mutation), (Mutation::LeavesOutLanes, Mutation::NotAtomic));
+        assert!(shuffle.text.contains("31, 65535;"), "{}", shuffle.text);
+        assert!(
+            atomic.text.contains("ld.shared.u32 %r1, [%r2]; add.u32 %sum, %r1, 1; st.shared.u32 [%r2], %sum;"),
+            "{}",
+            atomic.text
+        );
+    }
+
+    #[test]
     fn lines_stay_where_they_are() {
         for mutant in mutants(TEXT).unwrap() {
             assert_eq!(mutant.text.lines().count(), TEXT.lines().count(), "{mutant}");

@@ -6,8 +6,8 @@ mod statements;
 
 use std::sync::Arc;
 
-use statements::run;
 use ptx_emulator::{Arg, Blocks, Fill, FindingKind, Launch, LaunchError, Memory, Options, launch, parse};
+use statements::run;
 
 /// What a lane should hold.
 type ByLane = fn(u32) -> u32;

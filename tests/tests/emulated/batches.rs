@@ -3,6 +3,7 @@
 
 use moec::import::import;
 use moec::random;
+use moec::spec::CapacityGroup;
 use moec_ir::graph::Type;
 use moec_runtime::Tensor;
 use moec_runtime::package::{Dims, Dtype};
@@ -31,10 +32,12 @@ pub(crate) fn of_every_size(example: &Example) -> Vec<Batch> {
     batches
 }
 
-/// Random tokens of a few sizes.
+/// Random tokens of a few sizes; in sequences too where these have a capacity of their own.
 pub(crate) fn of_some_sizes(example: &Example) -> Vec<Batch> {
     let mut batches: Vec<Batch> = [1, 17, 65].into_iter().map(|tokens| random_batch(example, Dims::tokens(tokens))).collect();
-    batches.extend(rows(example));
+    if has_rows(example) {
+        batches.extend(rows(example));
+    }
     batches
 }
 
@@ -42,8 +45,9 @@ fn rows(example: &Example) -> [Batch; 2] {
     [(64, 16), (65, 13)].map(|(tokens, row_tokens)| random_batch(example, Dims { tokens, row_tokens }))
 }
 
+/// Whether sequences have a capacity of their own.
 fn has_rows(example: &Example) -> bool {
-    moec_ir::graph::print(&import(&example.spec)).contains("row")
+    example.spec.capacity.is_some_and(|capacity| capacity.group == CapacityGroup::Row)
 }
 
 fn random_batch(example: &Example, dims: Dims) -> Batch {

@@ -8,6 +8,7 @@ use moec::emulate::{agreement, emulate, options, schedules};
 use moec::import::import;
 use moec::pipeline::{Lowered, build, this_host};
 use moec::reference::{bound, difference, reference};
+use moec::spec::{RouterDtype, Spec};
 use moec::{package, random};
 use moec_codegen::Image;
 use moec_ir::{Dims as IrDims, kernel};
@@ -27,7 +28,7 @@ struct Compiled {
     target: &'static str,
 }
 
-fn compile(spec: &moec::spec::Spec, text: &str, target: &'static str) -> Compiled {
+fn compile(spec: &Spec, text: &str, target: &'static str) -> Compiled {
     let machines = [machine(target), this_host().expect("an x86-64 CPU of level v3")];
     let built = build(spec, &machines, &moec_codegen::Options::default()).unwrap();
     let package = package::package(spec, text, &built).unwrap();
@@ -60,7 +61,7 @@ pub(crate) fn check(example: &Example, target: &'static str, batches: &[Batch]) 
         interpreted(&compiled, &weights, batch, &run).map_err(at)?;
         let on_host = host.run(std::slice::from_ref(&batch.input), batch.dims)?;
         if batch.is_ordinary {
-            near(manifest, &run, &on_host).map_err(at)?;
+            near(&example.spec, manifest, &run, &on_host).map_err(at)?;
             let reference = reference(import(&example.spec), manifest, &weights, &batch.input, batch.dims)?;
             let agreement = agreement(manifest, &run, &reference);
             if !agreement.is_close() || agreement.tokens_apart > 0 {
@@ -146,8 +147,13 @@ fn is_nan(dtype: Dtype, bytes: &[u8]) -> bool {
 }
 
 /// The host's kernels add in another order: the same experts, weights to a few roundings, outputs to the type's bound.
-fn near(manifest: &Manifest, run: &Run, host: &Run) -> Result<(), String> {
+/// Logits that are rounded to the type may be rounded the other way.
+fn near(spec: &Spec, manifest: &Manifest, run: &Run, host: &Run) -> Result<(), String> {
     const FEW_ROUNDINGS: f64 = 4e-6;
+    let weights_bound = match spec.router.dtype {
+        RouterDtype::F32 => FEW_ROUNDINGS,
+        RouterDtype::Model => bound(manifest.dtype),
+    };
     let of = |run: &Run, name: &str| run.tensor(name).map(Tensor::to_f64).unwrap_or_default();
     for name in ["route.experts", "route.rows", "stats.load", "stats.kept"] {
         if of(run, name) != of(host, name) {
@@ -156,7 +162,7 @@ fn near(manifest: &Manifest, run: &Run, host: &Run) -> Result<(), String> {
     }
     let weights = difference(&of(run, "route.weights"), &of(host, "route.weights")).of_largest;
     let outputs = difference(&run.outputs[0].1.to_f64(), &host.outputs[0].1.to_f64()).of_largest;
-    if weights > FEW_ROUNDINGS || outputs > bound(manifest.dtype) {
+    if weights > weights_bound || outputs > bound(manifest.dtype) {
         return Err(format!("against the host: weights {weights:.1e}, outputs {outputs:.1e}"));
     }
     Ok(())

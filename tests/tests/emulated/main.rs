@@ -7,8 +7,8 @@ mod chain;
 mod large;
 
 use libtest_mimic::{Arguments, Trial};
+use moec_tests::fixtures;
 use moec_tests::scaled::{modes, scaled_examples};
-use moec_tests::{Example, fixtures};
 
 /// The architectures with kernels of their own.
 const TARGETS: [&str; 2] = ["sm_80", LAST];

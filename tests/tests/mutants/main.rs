@@ -11,6 +11,7 @@ mod steps;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -43,7 +44,9 @@ fn main() {
     let caught: usize = tally.caught.values().sum();
     let total = caught + tally.equivalent;
     let by: Vec<String> = tally.caught.iter().map(|(notice, count)| format!("{count} by {notice:?}")).collect();
-    println!("mutants: {caught} of {total} caught ({}), {} equivalent", by.join(", "), tally.equivalent);
+    let figure = format!("mutants: {caught} of {total} caught ({}), {} equivalent", by.join(", "), tally.equivalent);
+    // Where stdout is closed there is nobody to tell.
+    let _ = writeln!(std::io::stdout(), "{figure}");
     conclusion.exit();
 }
 

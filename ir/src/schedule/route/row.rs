@@ -144,6 +144,11 @@ impl<'k> Row<'_, 'k> {
             let worth = k.bind("worth", key(k, worth));
             team.once(|| keys.store(start + group, worth));
         });
+        let count = groups.groups as i32;
+        if team.lanes == 1 && count % 4 != 0 {
+            // LLVM reads four neighbours at once, those of the last four too that are no groups.
+            team.once(|| (count..count / 4 * 4 + 4).for_each(|slot| keys.store(start + slot, k.i32(TAKEN))));
+        }
         k.warp_barrier();
         greatest(team, keys, start, (groups.groups as u32, groups.keep as u32), |_, _| {});
     }

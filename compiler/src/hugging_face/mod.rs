@@ -1,0 +1,240 @@
+//! From a Hugging Face `config.json` to the text of a spec, and from a checkpoint's header to whether it fits.
+//! What a spec means is not known here: the text goes through the spec's reader like any other.
+//!
+//! ```
+//! use moec::diagnostics::Source;
+//! use moec::hugging_face;
+//!
+//! let text = r#"{"model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "num_local_experts": 8,
+//!                "num_experts_per_tok": 2, "hidden_act": "silu", "num_hidden_layers": 32}"#;
+//! let config = Source { name: "config.json".into(), text: text.into() };
+//! let block = hugging_face::import(&config, Some(3)).expect("a Mixtral");
+//! let spec = block.spec(None);
+//! assert!(spec.contains("router = \"model.layers.3.block_sparse_moe.gate.weight\""));
+//! ```
+
+mod check;
+mod config;
+mod document;
+mod layer;
+mod layers;
+mod models;
+mod presets;
+mod rules;
+mod stored;
+
+pub use check::{Checked, Header, check, read_header};
+pub use presets::{preset, presets};
+
+use self::check::Sizes;
+use self::config::Config;
+use self::document::Document;
+use self::models::{MODELS, REFUSED};
+use self::rules::Model;
+use self::stored::Stored;
+use crate::diagnostics::{Code, Diagnostic, Source, nearest, quote};
+use crate::spec::{self, Entry, Kind, Word};
+
+/// One MoE layer of a config.
+pub struct Block {
+    model: &'static Model,
+    document: Document,
+    sizes: Sizes,
+    /// Every tensor but the routed experts'.
+    stored: Vec<Stored>,
+    /// The layer that was asked for, and the model's first MoE layer where the config says which it is.
+    layer: Option<u64>,
+    first_layer: Option<u64>,
+    assumed: Vec<String>,
+    origin: String,
+}
+
+/// Reads a config. `layer`, counted from 0, is the one that is meant; without it, the layers must be alike, and the
+/// tensor names of the spec are those below the layer's prefix.
+pub fn import(source: &Source, layer: Option<u64>) -> Result<Block, Diagnostic> {
+    let text = python_numbers(&source.text);
+    let entries = spec::json_entries(&text)?;
+    let scopes = config::scopes(&entries);
+    let model = find_model(&scopes)?;
+    let mut config = Config::new(scopes, model, layer);
+    let first_layer = layers::moe_layers(&mut config)?.and_then(|layers| layers.first().copied());
+    let name = name(&config, &source.name);
+    let parts = layer::parts(&mut config, &name)?;
+    let mut stored =
+        vec![Stored { tensor: spec::Tensor::Router, names: model.router, layout: spec::Layout::Plain, flattened: false }];
+    stored.extend(parts.stored);
+    Ok(Block {
+        model,
+        document: parts.document,
+        sizes: parts.sizes,
+        stored,
+        layer,
+        first_layer,
+        assumed: config.assumed,
+        origin: format!("{name}: a MoE layer of `{}`, from its Hugging Face config", model.types[0]),
+    })
+}
+
+impl Block {
+    /// What was taken that the config does not say, a sentence each.
+    pub fn assumed(&self) -> &[String] {
+        &self.assumed
+    }
+
+    /// The spec: as published checkpoints store the tensors, or as a checkpoint that was checked has them.
+    pub fn spec(&self, checked: Option<&Checked>) -> String {
+        let storage = checked.map_or(0, |checked| checked.storage);
+        let prefix = match (self.layer, checked) {
+            (None, _) => String::new(),
+            (Some(_), Some(checked)) => checked.prefix.clone(),
+            (Some(layer), None) => self.prefix_of(layer),
+        };
+        let mut document = self.document.clone();
+        let mut stored: Vec<&Stored> = self.stored(storage).collect();
+        stored.sort_by_key(|stored| stored.tensor);
+        for stored in stored {
+            let names: Vec<String> = stored.names.iter().map(|name| format!("{prefix}{name}")).collect();
+            let experts = stored.flattened.then_some(self.sizes.experts);
+            document.stored(stored.tensor.word(), &names, stored.layout.word(), experts);
+        }
+        document.to_toml(&self.comments(checked))
+    }
+
+    fn comments(&self, checked: Option<&Checked>) -> Vec<String> {
+        let mut comments = vec![self.origin.clone()];
+        if self.layer.is_none() {
+            let published = self.first_layer.map(|layer| self.prefix_of(layer));
+            let prefix = checked.map(|checked| checked.prefix.clone()).or(published);
+            let below = prefix.map_or(String::new(), |prefix| format!(", such as {}", quote(&prefix)));
+            comments.push(format!("Tensor names are those below the layer's prefix{below}."));
+        }
+        if checked.is_none() && self.storages() > 1 {
+            comments.push("The experts' names are the published ones; `moec import --check` takes those that a file has.".into());
+        }
+        comments.extend(self.assumed.iter().map(|assumed| format!("Assumed: {assumed}.")));
+        comments
+    }
+
+    /// What stands before a tensor's name in a published checkpoint.
+    fn prefix_of(&self, layer: u64) -> String {
+        self.model.prefix.replace("{N}", &layer.to_string())
+    }
+
+    /// The ways in which the experts may be stored.
+    fn storages(&self) -> usize {
+        self.model.experts.len()
+    }
+
+    /// Every tensor, the experts stored in this way.
+    fn stored(&self, storage: usize) -> impl Iterator<Item = &Stored> {
+        self.stored.iter().chain(self.model.experts.get(storage).copied().unwrap_or_default())
+    }
+}
+
+/// What the spec's reader says of an imported text: nothing, or what the pipeline does not carry yet, or mistakes that the
+/// config must have had.
+pub fn not_carried(spec: &Source) -> Result<Vec<String>, Vec<Diagnostic>> {
+    let Err(diagnostics) = spec::parse(spec) else { return Ok(Vec::new()) };
+    let is_later = |diagnostic: &Diagnostic| {
+        let is_of_later = diagnostic.labels.first().is_some_and(|label| label.text == "not supported yet");
+        diagnostic.code == Code::NotSupportedYet || (diagnostic.code == Code::WeightNotInLayer && is_of_later)
+    };
+    let (later, mistakes): (Vec<_>, Vec<_>) = diagnostics.into_iter().partition(is_later);
+    // Where a key is refused, what hangs on it looks left over.
+    let hangs = |diagnostic: &Diagnostic| matches!(diagnostic.code, Code::WeightNotInLayer | Code::NeedsOther);
+    match mistakes.iter().all(hangs) && !later.is_empty() {
+        true => Ok(later.into_iter().map(|diagnostic| diagnostic.message).collect()),
+        false => Err(mistakes),
+    }
+}
+
+/// The model types that [`import`] knows.
+pub fn model_types() -> impl Iterator<Item = &'static str> + Clone {
+    MODELS.iter().flat_map(|model| model.types.iter().copied())
+}
+
+/// The row of the config's `model_type`: that of the text model in a multimodal wrapper, else the file's.
+fn find_model(scopes: &[&[Entry]]) -> Result<&'static Model, Diagnostic> {
+    let given = scopes.iter().flat_map(|scope| scope.iter()).filter(|entry| entry.key == "model_type");
+    let given: Vec<(&str, &Entry)> = given
+        .filter_map(|entry| if let Kind::Text(text) = &entry.value.kind { Some((text.as_str(), entry)) } else { None })
+        .filter(|(text, _)| !text.is_empty())
+        .collect();
+    let row = |word: &str| MODELS.iter().find(|model| model.types.contains(&word));
+    for (word, entry) in &given {
+        let plain = word.strip_suffix("_text").unwrap_or(word);
+        if let Some(model) = row(word).or_else(|| row(plain)) {
+            return Ok(model);
+        }
+        if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == plain) {
+            let message = format!("a spec cannot say what {} does", quote(word));
+            return Err(Diagnostic::new(Code::NotExpressible, message).at(entry.value.span.clone(), *why));
+        }
+    }
+    let list = model_types().collect::<Vec<_>>().join(", ");
+    let Some((word, entry)) = given.first() else {
+        let diagnostic = Diagnostic::new(Code::FieldMissing, "the file has no `model_type`: it is not a Hugging Face config");
+        return Err(diagnostic.help("config.json lies beside the checkpoint; a spec is given to `moec check`"));
+    };
+    let diagnostic = Diagnostic::new(Code::UnknownModelType, format!("the model type {} is not known", quote(word)));
+    let label = nearest(word, model_types()).map_or("unknown".to_string(), |near| format!("did you mean `{near}`?"));
+    Err(diagnostic.at(entry.value.span.clone(), label).help(format!("known: {list}")))
+}
+
+/// The layer's name: the model's where the config has one, else the file's, else the model type.
+fn name(config: &Config<'_>, file: &str) -> String {
+    let path = match config.entry("_name_or_path").map(|entry| &entry.value.kind) {
+        Some(Kind::Text(path)) => path.as_str(),
+        Some(_) | None => "",
+    };
+    let stem = file.rsplit(['/', '\\']).next().unwrap_or_default().trim_end_matches(".json").trim_end_matches(".config");
+    let is_legal = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let legal = |text: &str| text.chars().filter(is_legal).take(64).collect::<String>();
+    let candidates =
+        [path.rsplit('/').next().unwrap_or_default(), if stem == "config" || stem.starts_with('<') { "" } else { stem }];
+    candidates.into_iter().map(legal).find(|name| !name.is_empty()).unwrap_or_else(|| legal(config.model.types[0]))
+}
+
+/// Python writes `NaN` and `Infinity`, which JSON has not: other values of the same length stand for them, so that places stay.
+fn python_numbers(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let (mut rest, mut in_string) = (text, false);
+    while let Some(first) = rest.chars().next() {
+        let spelt = [("Infinity", "1e999999"), ("NaN", "{ }")].into_iter().find(|(word, _)| !in_string && rest.starts_with(word));
+        let step = match (first, spelt) {
+            (_, Some((word, _))) => word.len(),
+            ('\\', None) if in_string => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+            ('"', None) => {
+                in_string = !in_string;
+                1
+            }
+            (first, None) => first.len_utf8(),
+        };
+        out.push_str(spelt.map_or(&rest[..step], |(_, other)| other));
+        rest = &rest[step..];
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_model_type_is_in_two_rows() {
+        let mut types: Vec<&str> = model_types().chain(REFUSED.iter().map(|(word, _)| *word)).collect();
+        let count = types.len();
+        types.sort_unstable();
+        types.dedup();
+        assert_eq!(types.len(), count);
+    }
+
+    #[test]
+    fn numbers_of_python_keep_their_places() {
+        let text = r#"{"a": [Infinity, -Infinity, NaN], "NaN\"": "é\\"}"#;
+        let json = python_numbers(text);
+        assert_eq!(json.len(), text.len());
+        assert_eq!(json, r#"{"a": [1e999999, -1e999999, { }], "NaN\"": "é\\"}"#);
+        assert!(spec::json_entries(&json).is_ok());
+    }
+}
