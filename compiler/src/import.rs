@@ -143,11 +143,11 @@ impl Layer<'_> {
         // A product of weighted rows is the weighted product of the rows.
         let input = (self.spec.router.apply == Apply::Input).then_some(weights);
         let gated = expert.activation.gated;
-        let gate = gated.then(|| self.grouped(Tensor::Gate, Tensor::GateBias, rows, routing, input, expert.ffn, width));
-        let up = self.grouped(Tensor::Up, Tensor::UpBias, rows, routing, input, expert.ffn, width);
+        let gate = gated.then(|| self.grouped([Tensor::Gate, Tensor::GateBias], [expert.ffn, width], rows, routing, input));
+        let up = self.grouped([Tensor::Up, Tensor::UpBias], [expert.ffn, width], rows, routing, input);
         let inner = self.activation(expert.activation, gate, up);
         let inner = self.cast(inner);
-        let mut y = self.grouped(Tensor::Down, Tensor::DownBias, inner, routing, None, width, expert.ffn);
+        let mut y = self.grouped([Tensor::Down, Tensor::DownBias], [width, expert.ffn], inner, routing, None);
         if self.spec.router.apply == Apply::Output {
             y = self.g.apply(Op::Mul, &[y, weights]);
         }
@@ -155,8 +155,8 @@ impl Layer<'_> {
         self.cast(y)
     }
 
-    /// `rows . w[expert]^T (* weights) (+ bias[expert])`.
-    fn grouped(&mut self, tensor: Tensor, bias: Tensor, rows: Id, routing: Id, weights: Option<Id>, n: u64, k: u64) -> Id {
+    /// `rows . w[expert]^T (* weights) (+ bias[expert])`, from K to N columns.
+    fn grouped(&mut self, [tensor, bias]: [Tensor; 2], [n, k]: [u64; 2], rows: Id, routing: Id, weights: Option<Id>) -> Id {
         let w = self.weight(tensor, &[self.spec.experts, n, k]);
         let mut y = self.g.grouped_gemm(rows, routing, w);
         if let Some(weights) = weights {

@@ -441,7 +441,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     /// A config with any field replaced by anything is a spec or a diagnostic inside its text, never a panic.
     #[test]

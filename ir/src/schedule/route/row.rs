@@ -146,7 +146,7 @@ impl<'k> Row<'_, 'k> {
         });
         let count = groups.groups as i32;
         if team.lanes == 1 && count % 4 != 0 {
-            // LLVM reads four neighbours at once, those of the last four too that are no groups.
+            // A compiler may read four neighbours at once, those of the last four too that are no groups.
             team.once(|| (count..count / 4 * 4 + 4).for_each(|slot| keys.store(start + slot, k.i32(TAKEN))));
         }
         k.warp_barrier();
