@@ -59,6 +59,11 @@ impl Layer<'_> {
             logits = self.g.apply_attr(Op::Cast, &[rounded], Attr::DType(DType::F32));
         }
         logits = self.constant(Op::Scale, logits, router.logit_scale);
+        if let Some(cap) = router.logit_softcap {
+            logits = self.constant(Op::Scale, logits, 1.0 / cap);
+            logits = self.g.apply(Op::Tanh, &[logits]);
+            logits = self.constant(Op::Scale, logits, cap);
+        }
         let scores = match router.order {
             Order::ScoreTopK => self.score(logits),
             Order::TopKScore => logits,
@@ -108,7 +113,7 @@ impl Layer<'_> {
             Score::Softmax => self.g.apply(Op::Softmax, &[logits]),
             Score::Sigmoid => self.g.apply(Op::Sigmoid, &[logits]),
             Score::Identity => logits,
-            Score::SqrtSoftplus => not_carried("router.score"),
+            Score::SqrtSoftplus => self.g.apply(Op::SqrtSoftplus, &[logits]),
         }
     }
 

@@ -25,7 +25,7 @@ definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, GroupLimit => group_limit,
     Renorm => renorm, Assign => assign, Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights,
     Combine => combine, Softmax => softmax, Cast => cast, Scale => scale, Offset => offset, AtMost => at_most,
-    AtLeast => at_least, Sigmoid => sigmoid, Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
+    AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus, Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
 }
 
@@ -315,6 +315,17 @@ fn at_least() {
 
 fn sigmoid() {
     pointwise(Op::Sigmoid, "", &[0.0, 3f64.ln(), -(3f64.ln()), 1e4, -1e4], &[0.5, 0.75, 0.25, 1.0, 0.0]);
+}
+
+fn tanh() {
+    pointwise(Op::Tanh, "", &[0.0, 3f64.ln(), -(3f64.ln()), INF, -1e4, NAN], &[0.0, 0.8, -0.8, 1.0, -1.0, NAN]);
+}
+
+fn sqrt_softplus() {
+    // exp(x) = 3, 1/3, 0.
+    let (x, ln_4) = (3f64.ln(), 4f64.ln());
+    pointwise(Op::SqrtSoftplus, "", &[x, -x, -INF], &[ln_4.sqrt(), (ln_4 - x).sqrt(), 0.0]);
+    pointwise(Op::SqrtSoftplus, "", &[1e4, INF, NAN], &[100.0, INF, NAN]);
 }
 
 fn silu() {

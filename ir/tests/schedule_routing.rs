@@ -61,7 +61,9 @@ impl Case {
             vectors += 1;
             row = value(&mut lines, format!("add {row}, $1"));
         }
-        match random.below(4) {
+        match random.below(6) {
+            4 => row = value(&mut lines, format!("sqrt_softplus {row}")),
+            5 => row = value(&mut lines, format!("tanh {row}")),
             0 => row = value(&mut lines, format!("softmax {row}")),
             1 => row = value(&mut lines, format!("sigmoid {row}")),
             2 => row = value(&mut lines, format!("scale {row}, 0.5")),

@@ -39,7 +39,8 @@ fn scaled(spec: &Spec) -> Spec {
 }
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
-const MODES: [(&str, &str, &str, &str); 16] = [
+const MODES: [(&str, &str, &str, &str); 17] = [
+    ("sqrtsoftplus_capped", "score = \"sqrtsoftplus\"\nlogit_softcap = 2.0\nrenorm = \"sum\"", "", ""),
     ("topk_score_sigmoid", "order = \"topk_score\"\nscore = \"sigmoid\"\nbias = true", "", ""),
     ("norm_eps_add", "renorm = \"sum\"\nrenorm_eps = 1e-3", "", ""),
     ("norm_eps_clamp", "renorm = \"sum\"\nrenorm_eps = 1.5\nrenorm_eps_mode = \"clamp\"\nscale = 0.5", "", ""),

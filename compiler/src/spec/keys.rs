@@ -132,7 +132,7 @@ pub(super) static TABLES: &[Table] = &[
         key("score", Word(&[
             choice("softmax", Now, "exp(l) / sum exp(l)"),
             choice("sigmoid", Now, "1 / (1 + exp(-l))"),
-            choice("sqrtsoftplus", Later, "sqrt(log(1 + exp(l)))"),
+            choice("sqrtsoftplus", Now, "sqrt(log(1 + exp(l)))"),
             choice("identity", Now, "the logit itself"),
         ]), Fallback::Word("softmax"), Now, "what turns logits into scores"),
         key("order", Word(&[
@@ -146,7 +146,7 @@ pub(super) static TABLES: &[Table] = &[
         key("jitter", Number(NonNegative), Absent, Later, "the threshold of sparsemixer"),
         key("bias", Boolean, Fallback::Boolean(false), Now, "the logits have an additive bias"),
         key("logit_scale", Number(Positive), Fallback::Number(1.0), Now, "factor on the logits"),
-        key("logit_softcap", Number(NonNegative), Fallback::Number(0.0), Later, "tanh(l / c) * c on the logits; 0 is off"),
+        key("logit_softcap", Number(NonNegative), Fallback::Number(0.0), Now, "tanh(l / c) * c on the logits; 0 is off"),
         key("input_norm", Word(&[
             choice("none", Now, "the token as it is"),
             choice("rms", Later, "root mean square"),

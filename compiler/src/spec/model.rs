@@ -58,7 +58,7 @@ pub struct Router {
     pub bias: bool,
     /// Factor on the logits.
     pub logit_scale: f64,
-    /// `c` of `tanh(l / c) * c` on the logits. Not carried yet: `None`.
+    /// `c` of `tanh(l / c) * c` on the logits, after `logit_scale`.
     pub logit_softcap: Option<f64>,
     /// Normalisation of the router's input. Not carried yet: `None`.
     pub input_norm: Option<InputNorm>,
@@ -252,7 +252,7 @@ macro_rules! words {
 pub(super) use words;
 
 words! {
-    /// `router.score`. Not carried yet: `SqrtSoftplus`.
+    /// `router.score`.
     Score {
         /// `exp(l) / sum exp(l)`.
         Softmax = "softmax",

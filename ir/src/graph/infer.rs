@@ -77,7 +77,8 @@ fn by_row(op: Op) -> bool {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
         Op::PairWeights | Op::Combine => false,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
-        Op::AtLeast | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => true,
+        Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
+        Op::Square | Op::Add | Op::Mul => true,
     }
 }
 
@@ -168,7 +169,8 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             Ok(Type::tensor(shape, *dtype))
         }
         (Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast, [x, Type::Attr(Attr::Real(_))]) => pointwise(x),
-        (Op::Softmax | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square, [x]) => pointwise(x),
+        (Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus, [x]) => pointwise(x),
+        (Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square, [x]) => pointwise(x),
         (Op::Add | Op::Mul, [a, b]) => {
             let Type::Tensor { shape, .. } = pointwise(a)? else {
                 return Err(format!("needs a tensor, not {a}"));

@@ -181,6 +181,8 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::AtMost, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| if c.get() < x { c.get() } else { x })?,
         (Op::AtLeast, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| if x < c.get() { c.get() } else { x })?,
         (Op::Sigmoid, [x]) => map(x, sigmoid)?,
+        (Op::Tanh, [x]) => map(x, f64::tanh)?,
+        (Op::SqrtSoftplus, [x]) => map(x, |x| (x.max(0.0) + (-x.abs()).exp().ln_1p()).sqrt())?,
         (Op::Silu, [x]) => map(x, |x| x * sigmoid(x))?,
         (Op::Gelu, [x]) => map(x, |x| x / 2.0 * (1.0 + erf(x / std::f64::consts::SQRT_2)))?,
         (Op::GeluTanh, [x]) => {

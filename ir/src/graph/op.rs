@@ -54,6 +54,10 @@ pub enum Op {
     AtLeast,
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `sqrt(log(1 + exp(x)))`.
+    SqrtSoftplus,
     /// `x / (1 + exp(-x))`.
     Silu,
     /// `x / 2 * (1 + erf(x / sqrt 2))`.
@@ -72,7 +76,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 26] = [
+    pub const ALL: [Op; 28] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -92,6 +96,8 @@ impl Op {
         Op::AtMost,
         Op::AtLeast,
         Op::Sigmoid,
+        Op::Tanh,
+        Op::SqrtSoftplus,
         Op::Silu,
         Op::Gelu,
         Op::GeluTanh,
@@ -123,6 +129,8 @@ impl Op {
             Op::AtMost => "at_most",
             Op::AtLeast => "at_least",
             Op::Sigmoid => "sigmoid",
+            Op::Tanh => "tanh",
+            Op::SqrtSoftplus => "sqrt_softplus",
             Op::Silu => "silu",
             Op::Gelu => "gelu",
             Op::GeluTanh => "gelu_tanh",
@@ -143,7 +151,8 @@ impl Op {
         match self {
             Op::List => None,
             Op::PairWeights => Some(1),
-            Op::Softmax | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
+            Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
+            Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
             Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => Some(2),
             Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
             Op::TopK => Some(3),
@@ -159,7 +168,8 @@ impl Op {
             Op::GroupedGemm => Some(3),
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast => None,
-            Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => None,
+            Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,
+            Op::Add | Op::Mul => None,
         }
     }
 

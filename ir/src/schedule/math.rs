@@ -36,6 +36,36 @@ pub(crate) fn sigmoid<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
     x.like(1) / (exp(k, -x) + 1.0)
 }
 
+/// Odd in x, within 3 ulp; 1 and -1 at the infinities, NaN at NaN.
+///
+/// Cephes (Moshier, `tanhf.c`): an odd polynomial below 5/8, beyond it `1 - 2 / (e^2|x| + 1)`.
+pub(crate) fn tanh<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+    const TO_5_8: [f32; 5] = [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_82];
+    let x = k.bind("x", x);
+    let squared = k.bind("squared", x * x);
+    let near = polynomial(squared, &TO_5_8).fma(squared * x, x);
+    let far = k.bind("far", x.like(1) - x.like(2) / (exp(k, x.abs() * 2.0) + 1.0));
+    x.abs().lt(0.625).select(near, x.lt(0.0).select(-far, far))
+}
+
+/// `sqrt(log(1 + e^x))` within 3 ulp; 0 at minus infinity, infinity at infinity, NaN at NaN.
+///
+/// `log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)`, which never overflows.
+pub(crate) fn sqrt_softplus<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+    let x = k.bind("x", x);
+    (x.max(0.0) + log_1_plus(k, exp(k, -x.abs()))).sqrt()
+}
+
+/// `log(1 + u)` for u in 0..=1, within 3 ulp: `2 artanh s` with `s = u / (2 + u) <= 1/3`, by its Taylor series, whose
+/// ninth term is below 1e-9 of the sum.
+fn log_1_plus<'k>(k: &'k Builder, u: Value<'k>) -> Value<'k> {
+    const ARTANH: [f32; 7] = [1.0 / 15.0, 1.0 / 13.0, 1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0];
+    let u = k.bind("u", u);
+    let s = k.bind("s", u / (u + 2.0));
+    let squared = k.bind("squared", s * s);
+    polynomial(squared, &ARTANH).fma(squared * s, s) * 2.0
+}
+
 /// `x / (1 + e^-x)`.
 pub(crate) fn silu<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
     let x = k.bind("x", x);
@@ -123,7 +153,7 @@ mod tests {
     }
 
     fn ulp(y: f64) -> f64 {
-        2f64.powi((y.abs().log2().floor() as i32 - 23).max(-149))
+        2f64.powi((y.abs().log2().floor() as i32).saturating_sub(23).max(-149))
     }
 
     fn worst(function: Function, most: f32, error: impl Fn(f64, f64) -> f64) -> f64 {
@@ -158,9 +188,20 @@ mod tests {
         assert_eq!(run(exp, 1, &xs)[..8], [1.0, 1.0, inf, 0.0, inf, inf, 0.0, 0.0]);
         assert!(run(exp, 1, &xs)[8].is_finite());
         assert_eq!(run(exp, 1, &xs)[9], (-103f64).exp() as f32);
-        for function in [exp, sigmoid, silu, gelu, gelu_tanh] as [Function; 5] {
+        for function in [exp, sigmoid, silu, gelu, gelu_tanh, tanh, sqrt_softplus] as [Function; 7] {
             assert!(run(function, 1, &[nan])[0].is_nan());
         }
+    }
+
+    #[test]
+    fn scores_are_within_3_ulp() {
+        let of_tanh = worst(tanh, 20.0, |x, y| (y - x.tanh()).abs() / ulp(x.tanh()));
+        let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+        let of_softplus = worst(sqrt_softplus, 80.0, |x, y| (y - softplus(x).sqrt()).abs() / ulp(softplus(x).sqrt()));
+        assert!(of_tanh < 3.0 && of_softplus < 3.0, "tanh {of_tanh} ulp, sqrt_softplus {of_softplus} ulp");
+        let (inf, huge) = (f32::INFINITY, 1e30);
+        assert_eq!(run(tanh, 1, &[inf, -inf, huge, -huge, 0.0]), [1.0, -1.0, 1.0, -1.0, 0.0]);
+        assert_eq!(run(sqrt_softplus, 1, &[inf, -inf, huge, -huge]), [inf, 0.0, huge.sqrt(), 0.0]);
     }
 
     #[test]
@@ -186,7 +227,7 @@ mod tests {
     #[test]
     fn lanes_do_not_change_bits() {
         let xs: Vec<f32> = sweep(30.0).into_iter().take(2048).collect();
-        for function in [exp, sigmoid, silu, gelu, gelu_tanh] as [Function; 5] {
+        for function in [exp, sigmoid, silu, gelu, gelu_tanh, tanh, sqrt_softplus] as [Function; 7] {
             assert_eq!(run(function, 1, &xs), run(function, 16, &xs));
         }
     }

@@ -307,7 +307,7 @@ const PRODUCERS: [(&str, &str, &str, &str, &str); 3] = [
 
 /// Each op that any fused op takes in, beside what its body does already.
 fn sinks() -> Vec<Case> {
-    let unary = ["silu", "gelu", "gelu_tanh", "relu", "square", "sigmoid"].map(|op| (op, ""));
+    let unary = ["silu", "gelu", "gelu_tanh", "relu", "square", "sigmoid", "tanh", "sqrt_softplus"].map(|op| (op, ""));
     let constants = [("scale", ", -2.0"), ("offset", ", 0.25"), ("at_most", ", 0.5"), ("at_least", ", -0.5"), ("cast", ", bf16")];
     let mut cases = Vec::new();
     for (into, producer, before, view, operand) in PRODUCERS {

@@ -27,7 +27,7 @@ pub(super) fn rules() -> Vec<Rule> {
         }),
         computed("fuse-dense-gate-up", "(mul (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g))", |m| merge(m, Op::Gemm, Op::Mul, &[])),
     ];
-    let unary = [Op::Silu, Op::Gelu, Op::GeluTanh, Op::Relu, Op::Square, Op::Sigmoid];
+    let unary = [Op::Silu, Op::Gelu, Op::GeluTanh, Op::Relu, Op::Square, Op::Sigmoid, Op::Tanh, Op::SqrtSoftplus];
     let with_constant = [Op::Scale, Op::Offset, Op::AtMost, Op::AtLeast, Op::Cast];
     for into in [Op::Gemm, Op::GroupedGemm, Op::Combine] {
         rules.extend(unary.map(|op| sink(op, "", into)));

@@ -104,7 +104,8 @@ impl<'k> Row<'_, 'k> {
             }),
             Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::Renorm | Op::Assign | Op::Dispatch => None,
             Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => None,
-            Op::AtLeast | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => None,
+            Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => None,
+            Op::Square | Op::Add | Op::Mul => None,
         }
     }
 
