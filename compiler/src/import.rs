@@ -7,7 +7,7 @@ use moec_ir::{DType, Extent};
 
 use crate::spec::{
     Activation, Apply, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dtype, EpsMode, Gating, GroupMask,
-    GroupScore, Order, Priority, Renorm, Round, RouterDtype, Score, Shared, SharedCombine, SharedGate, Spec, Tensor, Word,
+    GroupScore, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Shared, SharedCombine, SharedGate, Spec, Tensor, Word,
 };
 
 /// The layer's graph: input `%x` `[T, H]`, weights by their canonical names, output `[T, H]`.
@@ -97,12 +97,16 @@ impl Layer<'_> {
         if router.order == Order::TopKScore {
             picks = self.score(picks);
         }
-        if let Some(Renorm { norm: _, eps, eps_mode }) = router.renorm {
+        if let Some(Renorm { norm, eps, eps_mode }) = router.renorm {
+            let norm = match norm {
+                Norm::Sum => graph::Norm::Sum,
+                Norm::P(p) => graph::Norm::P(p.into()),
+            };
             let mode = match eps_mode {
                 EpsMode::Add => Eps::Add,
                 EpsMode::Clamp => Eps::Clamp,
             };
-            picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(graph::Renorm { mode, eps: eps.into() }));
+            picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(graph::Renorm { norm, mode, eps: eps.into() }));
         }
         self.constant(Op::Scale, picks, router.scale)
     }

@@ -193,7 +193,8 @@ fn group_limit() {
 
 fn renorm() {
     let of = |rule: &str, scores: &[f64]| {
-        let lines = format!("%q = top_k %s, %s, 2 : ? %p = renorm %q, sum({rule}) : ? {OBSERVE}");
+        let rule = if rule.contains(',') { format!("norm({rule})") } else { format!("sum({rule})") };
+        let lines = format!("%q = top_k %s, %s, 2 : ? %p = renorm %q, {rule} : ? {OBSERVE}");
         picks(eval(Op::Renorm, &lines, &[("%s", &[1, 2], scores)])).weight_of_pair
     };
     close(&of("add 0.0", &[3.0, 1.0]), &[0.75, 0.25]);
@@ -203,6 +204,13 @@ fn renorm() {
     close(&of("clamp 0.5", &[1.0, -1.0]), &[2.0, -2.0]);
     close(&of("add 0.0", &[0.0, 0.0]), &[NAN, NAN]);
     close(&of("add 0.0", &[1.0, -1.0]), &[INF, -INF]);
+    close(&of("1.0, add 0.0", &[3.0, -1.0]), &[0.75, -0.25]);
+    close(&of("2.0, add 0.0", &[4.0, 3.0]), &[0.8, 0.6]);
+    close(&of("2.0, add 5.0", &[4.0, 3.0]), &[0.4, 0.3]);
+    close(&of("2.0, clamp 10.0", &[4.0, -3.0]), &[0.4, -0.3]);
+    close(&of("0.5, add 0.0", &[4.0, 1.0]), &[4.0 / 9.0, 1.0 / 9.0]);
+    close(&of("3.0, add 0.0", &[2e-200, 1e-200]), &[2.0 / 9f64.cbrt(), 1.0 / 9f64.cbrt()]);
+    close(&of("2.0, add 0.0", &[0.0, 0.0]), &[NAN, NAN]);
 }
 
 /// The pairs of the grouped rows, of tokens that score experts so.

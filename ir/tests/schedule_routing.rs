@@ -79,7 +79,9 @@ impl Case {
             keys = value(&mut lines, format!("group_limit {keys}, groups({groups}, keep {keep}, {score}, {mask})"));
         }
         let mut picks = value(&mut lines, format!("top_k {row}, {keys}, {top_k}"));
-        match random.below(4) {
+        match random.below(6) {
+            4 => picks = value(&mut lines, format!("renorm {picks}, norm(2.0, clamp 1e-12)")),
+            5 => picks = value(&mut lines, format!("renorm {picks}, norm(0.7, add 0.001)")),
             0 => picks = value(&mut lines, format!("softmax {picks}")),
             1 => picks = value(&mut lines, format!("renorm {picks}, sum(clamp 1e-12)")),
             2 => picks = value(&mut lines, format!("renorm {picks}, sum(add 0.001)")),

@@ -39,7 +39,8 @@ fn scaled(spec: &Spec) -> Spec {
 }
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
-const MODES: [(&str, &str, &str, &str); 17] = [
+const MODES: [(&str, &str, &str, &str); 18] = [
+    ("norm_p", "renorm = \"p\"\nrenorm_p = 3.0\nrenorm_eps = 1e-3", "", ""),
     ("sqrtsoftplus_capped", "score = \"sqrtsoftplus\"\nlogit_softcap = 2.0\nrenorm = \"sum\"", "", ""),
     ("topk_score_sigmoid", "order = \"topk_score\"\nscore = \"sigmoid\"\nbias = true", "", ""),
     ("norm_eps_add", "renorm = \"sum\"\nrenorm_eps = 1e-3", "", ""),

@@ -109,6 +109,11 @@ fn renorm(router: &Section, wrong: &mut Vec<Diagnostic>) {
     for key in ["renorm_eps", "renorm_eps_mode"] {
         needs(router, key, renorms, "renorm", router, wrong);
     }
+    let by_norm = router.word("renorm") == Some("p");
+    needs(router, "renorm_p", by_norm, "renorm = \"p\"", router, wrong);
+    if by_norm {
+        router.require("renorm_p", wrong);
+    }
 }
 
 /// Scores that do not exist before the selection cannot take part in it.

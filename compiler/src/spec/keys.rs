@@ -171,9 +171,9 @@ pub(super) static TABLES: &[Table] = &[
         key("renorm", Word(&[
             choice("none", Now, "the scores as they are"),
             choice("sum", Now, "divided by their sum"),
-            choice("p", Later, "divided by their p-norm"),
+            choice("p", Now, "divided by their p-norm"),
         ]), Fallback::Word("none"), Now, "renormalisation of the selected weights"),
-        key("renorm_p", Number(Positive), Absent, Later, "the p of renorm = \"p\""),
+        key("renorm_p", Number(Positive), Absent, Now, "the p of renorm = \"p\"; required with it"),
         key("renorm_eps", Number(NonNegative), Fallback::Number(0.0), Now, "guards the division of renorm"),
         key("renorm_eps_mode", Word(&[
             choice("add", Now, "w / (norm + eps)"),

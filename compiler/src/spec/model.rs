@@ -144,7 +144,7 @@ pub struct Renorm {
 pub enum Norm {
     /// The plain sum.
     Sum,
-    /// `(sum |w|^p)^(1/p)`. Not carried yet.
+    /// `(sum |w|^p)^(1/p)`.
     P(f64),
 }
 

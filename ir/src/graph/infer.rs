@@ -2,7 +2,7 @@
 
 use egg::Id;
 
-use super::{Attr, Body, Dim, Node, Op, Param, Type};
+use super::{Attr, Body, Dim, Node, Norm, Op, Param, Type};
 use crate::DType;
 
 /// The type of `node`, given the types of its operands and of the layer's parameters, or what is wrong with it.
@@ -134,9 +134,10 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, groups) => Err(format!("{groups} does not fit {e} experts")),
             }
         }
-        (Op::Renorm, [Type::Picks { top_k, experts }, Type::Attr(Attr::Renorm(_))]) => {
-            Ok(Type::Picks { top_k: *top_k, experts: *experts })
-        }
+        (Op::Renorm, [Type::Picks { top_k, experts }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
+            Norm::P(p) if p.get() <= 0.0 => Err(format!("{p} is no norm")),
+            Norm::Sum | Norm::P(_) => Ok(Type::Picks { top_k: *top_k, experts: *experts }),
+        },
         (Op::Assign, [Type::Picks { top_k, experts }, Type::Attr(Attr::Assignment(_))]) => {
             Ok(Type::Routing { top_k: *top_k, experts: *experts })
         }

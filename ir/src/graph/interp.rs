@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use egg::Id;
 
-use super::{Assignment, Attr, Body, Dim, Eps, GroupMask, GroupScore, Groups, Node, Op, Priority, Span, Type, Typed};
+use super::{Assignment, Attr, Body, Dim, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Priority, Span, Type, Typed};
 use crate::Dims;
 
 /// A dense row-major array.
@@ -138,10 +138,13 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::Renorm, [P(picks), Value::Attr(Attr::Renorm(rule))]) => {
             let eps = rule.eps.get();
             P(picks.map_rows(|w| {
-                let sum: f64 = w.iter().sum();
+                let norm = match rule.norm {
+                    Norm::Sum => w.iter().sum(),
+                    Norm::P(p) => p_norm(w, p.get()),
+                };
                 let divisor = match rule.mode {
-                    Eps::Add => sum + eps,
-                    Eps::Clamp => sum.max(eps),
+                    Eps::Add => norm + eps,
+                    Eps::Clamp => norm.max(eps),
                 };
                 w.iter_mut().for_each(|w| *w /= divisor);
             }))
@@ -326,6 +329,13 @@ fn group_limit(keys: &Tensor, groups: Groups) -> Tensor {
         }
     }
     y
+}
+
+/// `(sum |w|^p)^(1/p)`, of the shares of the largest, so that no power leaves the range.
+fn p_norm(w: &[f64], p: f64) -> f64 {
+    let largest = w.iter().fold(0.0f64, |most, w| most.max(w.abs()));
+    let unit = if largest == 0.0 { 1.0 } else { largest };
+    unit * w.iter().map(|w| (w.abs() / unit).powf(p)).sum::<f64>().powf(1.0 / p)
 }
 
 fn softmax(row: &mut [f64]) {

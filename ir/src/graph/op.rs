@@ -26,7 +26,7 @@ pub enum Op {
     TopK,
     /// `group_limit keys groups`: experts in equal groups; those outside each row's best groups are masked.
     GroupLimit,
-    /// `renorm picks rule`: weights divided by their sum.
+    /// `renorm picks rule`: weights divided by their sum or p-norm.
     Renorm,
     /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
     Assign,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use egg::Id;
 use moec_ir::graph::{
-    Assignment, Attr, Body, BodyBuilder, Builder, Capacity, Dim, Eps, Graph, GroupMask, GroupScore, Groups, Node, Op, Priority,
-    Renorm, Span, Type, infer, interp, parse, print, verify,
+    Assignment, Attr, Body, BodyBuilder, Builder, Capacity, Dim, Eps, Graph, GroupMask, GroupScore, Groups, Node, Norm, Op,
+    Priority, Renorm, Span, Type, infer, interp, parse, print, verify,
 };
 use moec_ir::rewrite::rewrite;
 use moec_ir::{DType, Dims, Extent, Machine};
@@ -59,8 +59,11 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 11] = [
+const RARE: [Op; 13] = [
     Op::Gemm,
+    // Seldom do all of its operands fit.
+    Op::GroupedGemm,
+    Op::GroupedGemm,
     Op::GroupedGemm,
     Op::Route,
     Op::TopK,
@@ -185,7 +188,8 @@ fn groups(random: &mut Random) -> Groups {
 }
 
 fn renorm(random: &mut Random) -> Renorm {
-    Renorm { mode: random.one(&[Eps::Add, Eps::Clamp]), eps: random.one(&[0.0, 1e-20, 0.5]).into() }
+    let norm = random.one(&[Norm::Sum, Norm::Sum, Norm::P(1.0.into()), Norm::P(2.0.into()), Norm::P(3.5.into())]);
+    Renorm { norm, mode: random.one(&[Eps::Add, Eps::Clamp]), eps: random.one(&[0.0, 1e-20, 0.5]).into() }
 }
 
 fn assignment(random: &mut Random) -> Assignment {

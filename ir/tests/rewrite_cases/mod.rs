@@ -71,6 +71,13 @@ const ROUTING: &[Row] = &[
         "%s = softmax %h : ? %t = top_k %s, %s, 8 : ? %picks = renorm %t, sum(clamp 0.0) : ?",
         "%t = top_k %h, %h, 8 : ? %picks = softmax %t : ?",
     ),
+    (
+        "softmax-after-top-k",
+        "%s = softmax %h : ? %t = top_k %s, %s, 3 : ? %picks = renorm %t, norm(1.0, add 0.0) : ?",
+        "%t = top_k %h, %h, 3 : ? %picks = softmax %t : ?",
+    ),
+    // Another norm.
+    ("softmax-after-top-k", "%s = softmax %h : ? %t = top_k %s, %s, 3 : ? %picks = renorm %t, norm(2.0, add 0.0) : ?", UNCHANGED),
     // A guard in the sum.
     ("softmax-after-top-k", "%s = softmax %h : ? %t = top_k %s, %s, 3 : ? %picks = renorm %t, sum(add 1e-20) : ?", UNCHANGED),
     ("softmax-after-top-k", "%s = softmax %h : ? %t = top_k %s, %s, 3 : ? %picks = renorm %t, sum(clamp 1e-9) : ?", UNCHANGED),
@@ -116,6 +123,11 @@ const ROUTING: &[Row] = &[
     ),
     (
         "drop-scale-before-renorm",
+        "%t = top_k %h, %h, 3 : ? %s = scale %t, 0.5 : ? %picks = renorm %s, norm(3.0, add 0.0) : ?",
+        "%t = top_k %h, %h, 3 : ? %picks = renorm %t, norm(3.0, add 0.0) : ?",
+    ),
+    (
+        "drop-scale-before-renorm",
         "%t = top_k %h, %h, 3 : ? %s = scale %t, -2.5 : ? %picks = renorm %s, sum(clamp 0.0) : ?",
         UNCHANGED,
     ),
@@ -135,6 +147,11 @@ const ROUTING: &[Row] = &[
         "%t = top_k %h, %z, 3 : ? %picks = softmax %t : ?",
     ),
     ("drop-renorm-of-softmax", "%t = top_k %h, %h, 3 : ? %s = softmax %t : ? %picks = renorm %s, sum(add 0.5) : ?", UNCHANGED),
+    (
+        "drop-renorm-of-softmax",
+        "%t = top_k %h, %h, 3 : ? %s = softmax %t : ? %picks = renorm %s, norm(2.0, add 0.0) : ?",
+        UNCHANGED,
+    ),
     ("drop-renorm-of-softmax", "%t = top_k %h, %h, 3 : ? %s = sigmoid %t : ? %picks = renorm %s, sum(add 0.0) : ?", UNCHANGED),
     (
         "drop-group-limit-of-all",

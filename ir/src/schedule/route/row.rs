@@ -9,7 +9,7 @@ use super::pick::{TAKEN, greatest, key, top_2};
 use super::team::{At, Nan, Team};
 use super::{Gating, LANES, Share};
 use crate::DType;
-use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Op, Renorm};
+use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Renorm};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Value};
 
@@ -244,12 +244,27 @@ impl<'k> Row<'_, 'k> {
                 let sum = team.sum(join(w, &|a, b| a + b, 0.0)).splat(team.lanes);
                 w.iter_mut().for_each(|(_, x)| *x = k.bind("softmax", *x / sum));
             }
-            (Op::Renorm, Some(Node::Attr(Attr::Renorm(Renorm { mode, eps })))) => {
-                let sum = team.sum(join(w, &|a, b| a + b, 0.0));
+            (Op::Renorm, Some(Node::Attr(Attr::Renorm(Renorm { norm, mode, eps })))) => {
+                let sum = |of: &dyn Fn(Value<'k>) -> Value<'k>| {
+                    let terms: Vec<_> = w.iter().map(|(at, x)| (*at, k.bind("term", of(*x)))).collect();
+                    team.sum(join(&terms, &|a, b| a + b, 0.0))
+                };
+                let norm = match norm {
+                    Norm::Sum => sum(&|x| x),
+                    Norm::P(p) if p.get() == 1.0 => sum(&|x| x.abs()),
+                    Norm::P(p) => {
+                        let sizes: Vec<_> = w.iter().map(|(at, x)| (*at, x.abs())).collect();
+                        let largest = team.greatest(join(&sizes, &|a, b| a.max(b), 0.0));
+                        // Shares of the largest: no power leaves the range.
+                        let unit = k.bind("unit", largest.eq(0.0).select(k.f32(1.0), largest));
+                        let share = |x: Value<'k>| x.abs() / unit.splat(team.lanes);
+                        unit * math::power(k, sum(&|x| math::power(k, share(x), p.get())), 1.0 / p.get())
+                    }
+                };
                 let eps = eps.get() as f32;
                 let divisor = match mode {
-                    Eps::Add => sum + eps,
-                    Eps::Clamp => sum.max(eps),
+                    Eps::Add => norm + eps,
+                    Eps::Clamp => norm.max(eps),
                 };
                 // Nothing but zeros: they stay.
                 let divisor = k.bind("divisor", divisor.eq(0.0).select(k.f32(1.0), divisor)).splat(team.lanes);
