@@ -48,6 +48,7 @@ impl Layer<'_> {
     fn picks(&mut self, x: Id) -> Id {
         let router = &self.spec.router;
         let experts = self.spec.experts;
+        let x = self.router_input(x);
         let w = self.weight(Tensor::Router, &[experts, self.spec.hidden]);
         let mut logits = self.g.gemm(x, w);
         if router.bias {
@@ -108,7 +109,24 @@ impl Layer<'_> {
             };
             picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(graph::Renorm { norm, mode, eps: eps.into() }));
         }
-        self.constant(Op::Scale, picks, router.scale)
+        picks = self.constant(Op::Scale, picks, router.scale);
+        if self.spec.weight(Tensor::PerExpertScale).is_some() {
+            let scale = self.weight(Tensor::PerExpertScale, &[experts]);
+            picks = self.g.apply(Op::ExpertScale, &[picks, scale]);
+        }
+        picks
+    }
+
+    /// What the router sees of `x`.
+    fn router_input(&mut self, x: Id) -> Id {
+        let Some(norm) = self.spec.router.input_norm else { return x };
+        let mut y = self.g.rms_norm(x, norm.eps);
+        y = self.constant(Op::Scale, y, norm.scale);
+        if self.spec.weight(Tensor::RouterInputScale).is_some() {
+            let scale = self.weight(Tensor::RouterInputScale, &[self.spec.hidden]);
+            y = self.g.apply(Op::Mul, &[y, scale]);
+        }
+        self.cast(y)
     }
 
     /// Logits, of all experts or of the picked ones, to scores.

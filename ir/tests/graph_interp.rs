@@ -23,8 +23,8 @@ macro_rules! definitions {
 
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, GroupLimit => group_limit,
-    Renorm => renorm, Assign => assign, Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights,
-    Combine => combine, Softmax => softmax, Cast => cast, Scale => scale, Offset => offset, AtMost => at_most,
+    Renorm => renorm, ExpertScale => expert_scale, Assign => assign, Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights,
+    Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast, Scale => scale, Offset => offset, AtMost => at_most,
     AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus, Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
 }
@@ -211,6 +211,19 @@ fn renorm() {
     close(&of("0.5, add 0.0", &[4.0, 1.0]), &[4.0 / 9.0, 1.0 / 9.0]);
     close(&of("3.0, add 0.0", &[2e-200, 1e-200]), &[2.0 / 9f64.cbrt(), 1.0 / 9f64.cbrt()]);
     close(&of("2.0, add 0.0", &[0.0, 0.0]), &[NAN, NAN]);
+}
+
+fn expert_scale() {
+    let lines = format!("%q = top_k %s, %s, 2 : ? %p = expert_scale %q, @s : ? {OBSERVE}");
+    let given: Given = &[("%s", &[2, 3], &[0.1, 0.9, 0.6, 3.0, 2.0, 1.0]), ("@s", &[3], &[10.0, 2.0, -1.0])];
+    close(&picks(eval(Op::ExpertScale, &lines, given)).weight_of_pair, &[1.8, -0.6, 30.0, 4.0]);
+}
+
+fn rms_norm() {
+    let given: Given = &[("%x", &[3, 2], &[1.0, 7.0, 0.0, 0.0, NAN, 1.0]), ("@s", &[2], &[10.0, 100.0])];
+    close(&tensor(eval(Op::RmsNorm, "%y = rms_norm %x, 0.0 : ?", given)).data, &[0.2, 1.4, NAN, NAN, NAN, NAN]);
+    let body = "%y = rms_norm %x, 11.0, [@s] { a = scale $0, 2.0 yield mul a, $1 } : ?";
+    close(&tensor(eval(Op::RmsNorm, body, given)).data, &[20.0 / 6.0, 1400.0 / 6.0, 0.0, 0.0, NAN, NAN]);
 }
 
 /// The pairs of the grouped rows, of tokens that score experts so.

@@ -87,6 +87,10 @@ impl Case {
             2 => picks = value(&mut lines, format!("renorm {picks}, sum(add 0.001)")),
             _ => {}
         }
+        if random.below(3) == 0 {
+            vectors += 1;
+            picks = value(&mut lines, format!("expert_scale {picks}, ${vectors}"));
+        }
         if random.below(2) == 0 {
             value(&mut lines, format!("scale {picks}, 2.5"));
         }

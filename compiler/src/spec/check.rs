@@ -109,6 +109,10 @@ fn renorm(router: &Section, wrong: &mut Vec<Diagnostic>) {
     for key in ["renorm_eps", "renorm_eps_mode"] {
         needs(router, key, renorms, "renorm", router, wrong);
     }
+    let normalises = router.word("input_norm") != Some("none");
+    for key in ["input_norm_eps", "input_scale"] {
+        needs(router, key, normalises, "input_norm", router, wrong);
+    }
     let by_norm = router.word("renorm") == Some("p");
     needs(router, "renorm_p", by_norm, "renorm = \"p\"", router, wrong);
     if by_norm {

@@ -60,7 +60,7 @@ pub struct Router {
     pub logit_scale: f64,
     /// `c` of `tanh(l / c) * c` on the logits, after `logit_scale`.
     pub logit_softcap: Option<f64>,
-    /// Normalisation of the router's input. Not carried yet: `None`.
+    /// Normalisation of the router's input (tensor `router_input_scale`, where the checkpoint has one).
     pub input_norm: Option<InputNorm>,
     /// A per-expert bias that acts on the selection only, never on the weights (tensor `correction_bias`).
     pub correction: Option<Correction>,

@@ -312,17 +312,19 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
             Some(shared) => why_absent_shared(tensor, shared, spec),
             None => Some(("there is no [shared] table".to_string(), None)),
         },
-        Tensor::RouterInputScale
-        | Tensor::RouterGlobalScale
-        | Tensor::PerExpertScale
-        | Tensor::HashTable
-        | Tensor::Slots
-        | Tensor::SlotScale => Some(("not supported yet".to_string(), None)),
+        Tensor::RouterGlobalScale | Tensor::HashTable | Tensor::Slots | Tensor::SlotScale => {
+            Some(("not supported yet".to_string(), None))
+        }
         Tensor::LatentIn | Tensor::LatentOut => {
             unless(expert.integer("latent").is_some_and(|width| width > 0), "expert.latent is off", expert, "latent")
         }
-        // No key speaks of it: a layer has one where the checkpoint has.
-        Tensor::OutputBias => spec.weights.given("output_bias").is_none().then(|| ("[weights] names none".to_string(), None)),
+        Tensor::RouterInputScale if router.word("input_norm") == Some("none") => {
+            unless(false, "router.input_norm is \"none\"", router, "input_norm")
+        }
+        // No key speaks of them: a layer has one where the checkpoint has.
+        Tensor::OutputBias | Tensor::RouterInputScale | Tensor::PerExpertScale => {
+            spec.weights.given(tensor.word()).is_none().then(|| ("[weights] names none".to_string(), None))
+        }
     }
 }
 

@@ -33,6 +33,10 @@ pub fn infer_body(op: Op, types: &[&Type]) -> Result<Vec<Type>, String> {
             Type::Tensor { shape, .. } => vec![Type::tensor(&[Dim::Tokens, shape[1]], DType::F32)],
             ty => return Err(format!("rows cannot be {ty}")),
         },
+        Op::RmsNorm => match at(0)? {
+            Type::Tensor { shape, .. } => vec![Type::tensor(shape, DType::F32)],
+            ty => return Err(format!("rows cannot be {ty}")),
+        },
         _ => match (at(0)?, at(list - 1)?) {
             (Type::Tensor { shape: x, .. }, Type::List(ws)) => ws
                 .iter()
@@ -75,7 +79,8 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
-        Op::PairWeights | Op::Combine => false,
+        Op::PairWeights | Op::Combine | Op::RmsNorm => false,
+        Op::ExpertScale => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
         Op::Square | Op::Add | Op::Mul => true,
@@ -138,6 +143,11 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             Norm::P(p) if p.get() <= 0.0 => Err(format!("{p} is no norm")),
             Norm::Sum | Norm::P(_) => Ok(Type::Picks { top_k: *top_k, experts: *experts }),
         },
+        (Op::ExpertScale, [picks @ Type::Picks { experts, .. }, Type::Tensor { shape, dtype }])
+            if dtype.is_float() && shape[..] == [Dim::Const(*experts)] =>
+        {
+            Ok((*picks).clone())
+        }
         (Op::Assign, [Type::Picks { top_k, experts }, Type::Attr(Attr::Assignment(_))]) => {
             Ok(Type::Routing { top_k: *top_k, experts: *experts })
         }
@@ -165,6 +175,10 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 ([Dim::Pairs, n], _) => body_of(body, vec![Type::tensor(&[Dim::Tokens, n], DType::F32)], vs),
                 (_, _) => Err(format!("combine takes [P, N], not {rows}")),
             }
+        }
+        (Op::RmsNorm, [x, Type::Attr(Attr::Real(eps)), vs, body]) if eps.get() >= 0.0 => {
+            let (shape, _) = matrix(x, "x")?;
+            body_of(body, vec![Type::tensor(&shape, DType::F32)], vs)
         }
         (Op::Cast, [Type::Tensor { shape, .. }, Type::Attr(Attr::DType(dtype))]) if dtype.is_float() => {
             Ok(Type::tensor(shape, *dtype))

@@ -149,6 +149,10 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
                 w.iter_mut().for_each(|w| *w /= divisor);
             }))
         }
+        (Op::ExpertScale, [P(picks), T(s)]) => {
+            let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * s.data[*e]).collect();
+            P(Picks { weight_of_pair: scaled, ..picks.clone() })
+        }
         (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
         (Op::Dispatch, [T(x), R(r)]) => {
             let n = x.shape[1];
@@ -176,6 +180,14 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             }
             let sum = T(Tensor { shape: vec![r.tokens(), n], data: sum });
             apply_body(body, [vec![sum], vs.clone()].concat(), dims)?
+        }
+        (Op::RmsNorm, [x, Value::Attr(Attr::Real(eps)), List(vs), Value::Attr(Attr::Body(body))]) => {
+            let rows = map_rows(x, |row| {
+                let mean = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
+                let root = (mean + eps.get()).sqrt();
+                row.iter_mut().for_each(|x| *x /= root);
+            })?;
+            apply_body(body, [vec![rows], vs.clone()].concat(), dims)?
         }
         (Op::Softmax, [x]) => map_rows(x, softmax)?,
         (Op::Cast, [T(x), Value::Attr(Attr::DType(dtype))]) => T(x.map(|x| dtype.round(x))),

@@ -28,6 +28,8 @@ pub enum Op {
     GroupLimit,
     /// `renorm picks rule`: weights divided by their sum or p-norm.
     Renorm,
+    /// `expert_scale picks s`: each weight times `s` of its expert.
+    ExpertScale,
     /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
     Assign,
     /// `dispatch x routing`: `y[p, n] = x[token_of_pair[p], n]`.
@@ -39,6 +41,8 @@ pub enum Op {
     /// `combine rows routing vs body`: `$0[t, n] = sum_j rows[pair(t, j), n]` over the kept picks of t in pick order
     /// (none: 0), then the body over `$0, $1.. (vs)`.
     Combine,
+    /// `rms_norm x eps vs body`: `$0[m, n] = x[m, n] / sqrt(mean_n x[m, n]^2 + eps)`, then the body over `$0, $1.. (vs)`.
+    RmsNorm,
     /// `exp(x[e] - max x) / sum`, over each row, or over the weights of each token's picks. A NaN counts as the lowest
     /// finite number and infinities as the extreme finite ones, so that every row sums to one.
     Softmax,
@@ -76,7 +80,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 28] = [
+    pub const ALL: [Op; 30] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -84,11 +88,13 @@ impl Op {
         Op::TopK,
         Op::GroupLimit,
         Op::Renorm,
+        Op::ExpertScale,
         Op::Assign,
         Op::Dispatch,
         Op::ExpertRows,
         Op::PairWeights,
         Op::Combine,
+        Op::RmsNorm,
         Op::Softmax,
         Op::Cast,
         Op::Scale,
@@ -117,11 +123,13 @@ impl Op {
             Op::TopK => "top_k",
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
+            Op::ExpertScale => "expert_scale",
             Op::Assign => "assign",
             Op::Dispatch => "dispatch",
             Op::ExpertRows => "expert_rows",
             Op::PairWeights => "pair_weights",
             Op::Combine => "combine",
+            Op::RmsNorm => "rms_norm",
             Op::Softmax => "softmax",
             Op::Cast => "cast",
             Op::Scale => "scale",
@@ -153,10 +161,10 @@ impl Op {
             Op::PairWeights => Some(1),
             Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
             Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
-            Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => Some(2),
+            Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::Dispatch | Op::ExpertRows => Some(2),
             Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
             Op::TopK => Some(3),
-            Op::Gemm | Op::Combine => Some(4),
+            Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
             Op::GroupedGemm | Op::Route => Some(5),
         }
     }
@@ -164,10 +172,11 @@ impl Op {
     /// For ops with a body: which operand lists the values that the body's later holes stand for.
     pub fn operand_list(self) -> Option<usize> {
         match self {
-            Op::Gemm | Op::Route | Op::Combine => Some(2),
+            Op::Gemm | Op::Route | Op::Combine | Op::RmsNorm => Some(2),
             Op::GroupedGemm => Some(3),
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
-            Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast => None,
+            Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
+            Op::AtMost | Op::AtLeast => None,
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,
             Op::Add | Op::Mul => None,
         }

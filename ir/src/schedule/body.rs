@@ -33,7 +33,7 @@ pub(crate) fn is_pointwise_op(op: Op) -> bool {
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => true,
         Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => true,
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign => false,
-        Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Softmax => false,
+        Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Softmax | Op::ExpertScale => false,
     }
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Op, operands: &[Term<'_, 'k>]
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign => {
             unreachable!("`{}` is not pointwise", op.name())
         }
-        Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Softmax => {
+        Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Softmax | Op::ExpertScale => {
             unreachable!("`{}` is not pointwise", op.name())
         }
     }

@@ -59,7 +59,9 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 13] = [
+const RARE: [Op; 15] = [
+    Op::ExpertScale,
+    Op::RmsNorm,
     Op::Gemm,
     // Seldom do all of its operands fit.
     Op::GroupedGemm,
@@ -114,6 +116,7 @@ impl Growing {
                 (Op::Cast, 1) => self.attr(|r| Attr::DType(r.one(&[DType::BF16, DType::F16]))),
                 // Powers of two: the same sums whichever way they are scaled.
                 (Op::Scale, 1) => self.attr(|r| Attr::Real(r.one(&[1.0, 0.5, -2.0, 4.0]).into())),
+                (Op::RmsNorm, 1) => self.attr(|r| Attr::Real(r.one(&[0.125, 1.0]).into())),
                 (Op::Offset | Op::AtMost | Op::AtLeast, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.5, -1.25]).into())),
                 (Op::TopK, 2) => self.attr(|r| Attr::Num(1 + r.below(4) as u64)),
                 (Op::GroupLimit, 1) => self.attr(|r| Attr::Groups(groups(r))),
@@ -127,7 +130,8 @@ impl Growing {
                 (Op::Dispatch | Op::ExpertRows | Op::GroupedGemm | Op::Combine, 1) | (Op::PairWeights, 0) => {
                     self.value(|ty| matches!(ty, Type::Routing { .. }))
                 }
-                (Op::Renorm | Op::Assign, 0) => self.value(|ty| matches!(ty, Type::Picks { .. })),
+                (Op::ExpertScale, 1) => self.value(|ty| matches!(ty, Type::Tensor { shape, .. } if shape.len() == 1)),
+                (Op::Renorm | Op::ExpertScale | Op::Assign, 0) => self.value(|ty| matches!(ty, Type::Picks { .. })),
                 (_, _) => self.value(|ty| matches!(ty, Type::Tensor { .. } | Type::Picks { .. })),
             };
             operands.push(id);

@@ -282,6 +282,11 @@ const FUSION: &[Row] = &[
         "%picks = gemm %x, [@w] { a = top_k $0, $0, 3 yield renorm a, sum(clamp 1e-9) } : ?",
     ),
     (
+        "sink-expert-scale-with-operand-into-gemm",
+        "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = expert_scale %q, @v : ?",
+        "%picks = gemm %x, [@w], [@v] { a = top_k $0, $0, 3 yield expert_scale a, $1 } : ?",
+    ),
+    (
         "sink-group-limit-into-gemm",
         "%g = gemm %x, [@w] : ? %y = group_limit %g, groups(4, keep 2, top2_sum, zero) : ?",
         "%y = gemm %x, [@w] { yield group_limit $0, groups(4, keep 2, top2_sum, zero) } : ?",
@@ -316,10 +321,11 @@ const FUSION: &[Row] = &[
 ];
 
 /// `%g` by a fused op with an operand list to fill in, what must stand before it, and what may be read beside it.
-const PRODUCERS: [(&str, &str, &str, &str, &str); 3] = [
+const PRODUCERS: [(&str, &str, &str, &str, &str); 4] = [
     ("gemm", "gemm %x, [@w]", "", "", "@v"),
     ("grouped-gemm", "grouped_gemm %x, %r, [@gate]", "", "%e = expert_rows @b, %r : ?", "%e"),
     ("combine", "combine %d, %r", "%d = dispatch %x, %r : ?", "", "%half"),
+    ("rms-norm", "rms_norm %x, 0.125", "", "", "%half"),
 ];
 
 /// Each op that any fused op takes in, beside what its body does already.

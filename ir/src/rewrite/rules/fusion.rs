@@ -29,7 +29,7 @@ pub(super) fn rules() -> Vec<Rule> {
     ];
     let unary = [Op::Silu, Op::Gelu, Op::GeluTanh, Op::Relu, Op::Square, Op::Sigmoid, Op::Tanh, Op::SqrtSoftplus];
     let with_constant = [Op::Scale, Op::Offset, Op::AtMost, Op::AtLeast, Op::Cast];
-    for into in [Op::Gemm, Op::GroupedGemm, Op::Combine] {
+    for into in [Op::Gemm, Op::GroupedGemm, Op::Combine, Op::RmsNorm] {
         rules.extend(unary.map(|op| sink(op, "", into)));
         rules.extend(with_constant.map(|op| sink(op, "?c", into)));
         rules.extend([Op::Add, Op::Mul].map(|op| sink_with_operand(op, into)));
@@ -37,6 +37,7 @@ pub(super) fn rules() -> Vec<Rule> {
     // Whole rows are at hand only where the router's logits are.
     rules.push(sink(Op::Softmax, "", Op::Gemm));
     rules.extend([Op::GroupLimit, Op::Renorm].map(|op| sink(op, "?c", Op::Gemm)));
+    rules.push(sink_with_operand(Op::ExpertScale, Op::Gemm));
     rules
 }
 
@@ -46,8 +47,14 @@ fn operands(op: Op) -> &'static [&'static str] {
         Op::Gemm => &["?x", "?ws", "?vs", "?f"],
         Op::GroupedGemm => &["?x", "?r", "?ws", "?vs", "?f"],
         Op::Combine => &["?x", "?r", "?vs", "?f"],
+        Op::RmsNorm => &["?x", "?eps", "?vs", "?f"],
         op => panic!("`{}` takes nothing in", op.name()),
     }
+}
+
+/// Whether a fused op has products, one for each of its weights.
+fn has_weights(op: Op) -> bool {
+    operands(op).contains(&"?ws")
 }
 
 /// The pattern of a fused op.
@@ -83,7 +90,7 @@ fn sink_with_operand(op: Op, into: Op) -> Rule {
             return None;
         }
         let mut vs = m.list("?vs")?;
-        let products = if into == Op::Combine { 1 } else { m.list("?ws")?.len() };
+        let products = if has_weights(into) { m.list("?ws")?.len() } else { 1 };
         let place = position(&mut vs, m.class("?b"));
         let mut body = BodyBuilder::default();
         let f = body.inline(&m.body("?f")?, Node::Hole);
@@ -115,15 +122,17 @@ fn merge(m: &mut Match, into: Op, op: Op, constants: &[Attr]) -> Option<Id> {
 }
 
 fn with_body(m: &mut Match, into: Op, ws: &str, vs: &[Id], body: Body) -> Option<Id> {
-    let ws = (into != Op::Combine).then(|| m.class(ws));
+    let ws = has_weights(into).then(|| m.class(ws));
     with_body_of(m, into, ws, vs, body)
 }
 
 /// The fused op of the match with these weights, operands and body.
 fn with_body_of(m: &mut Match, into: Op, ws: Option<Id>, vs: &[Id], body: Body) -> Option<Id> {
     let mut operands = vec![m.class("?x")];
-    if into != Op::Gemm {
-        operands.push(m.class("?r"));
+    match into {
+        Op::Gemm => {}
+        Op::RmsNorm => operands.push(m.class("?eps")),
+        _ => operands.push(m.class("?r")),
     }
     operands.extend(ws);
     operands.push(m.apply(Op::List, vs)?);

@@ -123,6 +123,7 @@ impl<'a> Gating<'a> {
                     Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => return refuse(*op),
                 },
                 Op::Softmax | Op::Renorm => {}
+                Op::ExpertScale if matches!(nodes[operands[i][1]], Node::Hole(_)) => {}
                 op if is_pointwise_op(*op) => {}
                 op => return refuse(*op),
             }

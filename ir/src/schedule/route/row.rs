@@ -7,7 +7,7 @@ use super::super::body::{Term, pointwise_op};
 use super::super::math;
 use super::pick::{TAKEN, greatest, key, top_2};
 use super::team::{At, Nan, Team};
-use super::{Gating, LANES, Share};
+use super::{Gating, LANES, Scratch, Share};
 use crate::DType;
 use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Renorm};
 use crate::kernel::build::Array;
@@ -62,23 +62,26 @@ impl<'k> Row<'_, 'k> {
         greatest(team, scratch.keys, share.key, (self.gating.spec.experts, top_k), |j, expert| {
             team.once(|| scratch.experts.store(share.pick + j, expert));
         });
-        let each = |body: &dyn Fn(Value<'k>)| {
-            let lane = if team.lanes == 1 { team.index } else { k.i32(0) };
-            k.for_step("j", lane, k.i32(top_k as i32), k.i32(team.warp as i32), body);
-        };
-        each(&|j| {
+        self.each_pick(|j| {
             let expert = scratch.experts.load(share.pick + j);
             let at = At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Least };
             scratch.weights.store(share.pick + j, self.value(scores, &at, &facts));
         });
         self.weigh();
-        each(&|j| {
+        self.each_pick(|j| {
             let pair = k.bind("pair", token * top_k as i32 + j);
             topk_experts.store(pair, scratch.experts.load(share.pick + j));
             topk_weights.store(pair, scratch.weights.load(share.pick + j));
         });
         // The next row's picks go where these are.
         k.warp_barrier();
+    }
+
+    /// Each pick's number, in one lane.
+    fn each_pick(&self, body: impl FnOnce(Value<'k>)) {
+        let (k, team) = (self.team.k, self.team);
+        let lane = if team.lanes == 1 { team.index } else { k.i32(0) };
+        k.for_step("j", lane, k.i32(self.gating.spec.top_k as i32), k.i32(team.warp as i32), body);
     }
 
     /// All of the row, group by group where there are groups.
@@ -103,7 +106,8 @@ impl<'k> Row<'_, 'k> {
                 Known::Groups(groups, keys)
             }),
             Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::Renorm | Op::Assign | Op::Dispatch => None,
-            Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => None,
+            Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
+            Op::Offset | Op::AtMost => None,
             Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => None,
             Op::Square | Op::Add | Op::Mul => None,
         }
@@ -199,12 +203,39 @@ impl<'k> Row<'_, 'k> {
 
     /// Makes the scores of the picks their weights: what the body says after its `top_k`.
     fn weigh(&self) {
+        let op = |node: usize| match &self.gating.nodes[node] {
+            Node::Apply(op, _) => Some(*op),
+            Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
+        };
+        let after: Vec<usize> = (self.gating.top_k + 1..self.gating.nodes.len()).filter(|i| op(*i).is_some()).collect();
+        let is_scale = |node: usize| op(node) == Some(Op::ExpertScale);
+        for run in after.chunk_by(|a, b| !is_scale(*a) && !is_scale(*b)) {
+            match run {
+                [node] if is_scale(*node) => self.scale_by_expert(self.gating.operands[*node][1]),
+                run => self.weigh_by(run),
+            }
+        }
+    }
+
+    /// Weights times a vector over the experts.
+    fn scale_by_expert(&self, vector: usize) {
+        let Node::Hole(hole) = self.gating.nodes[vector] else { unreachable!("a scale that is no operand: `Gating` refuses it") };
+        let share = &self.scratch;
+        let (vector, Scratch { experts, weights, .. }) = (self.vectors[hole as usize - 1], share.scratch);
+        self.each_pick(|j| {
+            let at = self.team.k.bind("at", share.pick + j);
+            let scale = vector.load(experts.load(at)).cast(DType::F32);
+            weights.store(at, weights.load(at) * scale);
+        });
+    }
+
+    /// Ops that look at the weights of the token's picks alone, in registers.
+    fn weigh_by(&self, run: &[usize]) {
         let (k, team, share) = (self.team.k, self.team, &self.scratch);
         let weights = share.scratch.weights;
         let chunks: Vec<u32> = (0..self.gating.spec.top_k).step_by(LANES as usize).collect();
-        let after = self.gating.top_k + 1..self.gating.nodes.len();
-        let ops = after.filter_map(|i| match &self.gating.nodes[i] {
-            Node::Apply(op, _) => Some((*op, self.gating.operands[i].get(1).map(|attr| &self.gating.nodes[*attr]))),
+        let ops = run.iter().filter_map(|i| match &self.gating.nodes[*i] {
+            Node::Apply(op, _) => Some((*op, self.gating.operands[*i].get(1).map(|attr| &self.gating.nodes[*attr]))),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
         });
         let mut w: Vec<(At<'k>, Value<'k>)> = Vec::new();
