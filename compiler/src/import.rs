@@ -7,7 +7,8 @@ use moec_ir::{DType, Extent};
 
 use crate::spec::{
     Activation, Apply, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dtype, EpsMode, Gating, GroupMask,
-    GroupScore, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Shared, SharedCombine, SharedGate, Spec, Tensor, Word,
+    GroupScore, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Spec,
+    Tensor, Word,
 };
 
 /// The layer's graph: input `%x` `[T, H]`, weights by their canonical names, output `[T, H]`.
@@ -94,7 +95,13 @@ impl Layer<'_> {
             };
             keys = self.g.apply_attr(Op::GroupLimit, &[keys], Attr::Groups(groups));
         }
-        let mut picks = self.g.apply_attr(Op::TopK, &[scores, keys], Attr::Num(router.top_k));
+        let mut picks = match router.select {
+            Select::TopK => self.g.apply_attr(Op::TopK, &[scores, keys], Attr::Num(router.top_k)),
+            Select::SparseMixer => {
+                let jitter = self.g.add(graph::Node::Attr(Attr::Real(router.jitter.into())));
+                self.g.apply_attr(Op::SparseMixer, &[logits, jitter], Attr::Num(router.top_k))
+            }
+        };
         if router.order == Order::TopKScore {
             picks = self.score(picks);
         }

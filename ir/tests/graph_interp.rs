@@ -22,7 +22,7 @@ macro_rules! definitions {
 }
 
 definitions! {
-    List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, GroupLimit => group_limit,
+    List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, SparseMixer => sparse_mixer, GroupLimit => group_limit,
     Renorm => renorm, ExpertScale => expert_scale, Assign => assign, Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights,
     Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast, Scale => scale, Offset => offset, AtMost => at_most,
     AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus, Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
@@ -168,6 +168,29 @@ fn top_k() {
     // Zeros of either sign tie.
     picked(2, &[1.0, 2.0, 3.0], &[-0.0, 0.0, -1.0], &[0, 1], &[1.0, 2.0]);
     picked(1, &[1.0, 2.0], &[INF, INF], &[0], &[1.0]);
+}
+
+#[track_caller]
+fn mixed(jitter: f64, x: &[f64], experts: &[usize], weights: &[f64]) {
+    let lines = format!("%p = sparse_mixer %s, {jitter:?}, {} : ? {OBSERVE}", experts.len());
+    let p = picks(eval(Op::SparseMixer, &lines, &[("%s", &[1, x.len()], x)]));
+    assert_eq!((p.top_k, p.experts, &p.expert_of_pair[..]), (experts.len(), x.len(), experts));
+    close(&p.weight_of_pair, weights);
+}
+
+fn sparse_mixer() {
+    let share = |rest: &[f64]| 1.0 / (1.0 + rest.iter().map(|x| x.exp()).sum::<f64>());
+    // 3 is 1/4 below 4; 2 is 1/2 below 4 and 1/3 below 3; -1 is 5/4 below 4, 1 and more.
+    mixed(0.01, &[3.0, 4.0, 2.0], &[1, 0], &[1.0, 1.0]);
+    mixed(0.125, &[3.0, 4.0, 2.0], &[1, 0, 2], &[share(&[-1.0]), 1.0, 1.0]);
+    mixed(0.25, &[3.0, 4.0, 2.0, -1.0], &[1, 0], &[share(&[-1.0, -2.0]), share(&[-1.0])]);
+    // Ties to the lower index, zeros too; a negative maximum divides by the size of the other.
+    mixed(0.0, &[5.0, 5.0, 1.0], &[0, 1], &[0.5, 1.0]);
+    mixed(0.0, &[0.0, -0.0, -1.0], &[0, 1, 2], &[0.5, 1.0, 1.0]);
+    mixed(0.25, &[-1.0, -2.0, -4.0], &[0, 1, 2], &[share(&[-1.0]), share(&[-2.0]), 1.0]);
+    // No number is the least one.
+    mixed(0.5, &[NAN, 1.0, INF, -INF], &[2, 1, 0, 3], &[1.0, 1.0, 0.5, 1.0]);
+    mixed(0.5, &[NAN, NAN], &[0, 1], &[0.5, 1.0]);
 }
 
 #[track_caller]

@@ -39,7 +39,8 @@ fn scaled(spec: &Spec) -> Spec {
 }
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
-const MODES: [(&str, &str, &str, &str); 19] = [
+const MODES: [(&str, &str, &str, &str); 20] = [
+    ("sparsemixer", "select = \"sparsemixer\"\njitter = 0.3", "", ""),
     (
         "normed_input",
         "input_norm = \"rms\"\ninput_norm_eps = 1e-5\ninput_scale = 0.5\nrenorm = \"sum\"",

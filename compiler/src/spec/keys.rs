@@ -141,9 +141,9 @@ pub(super) static TABLES: &[Table] = &[
         ]), Fallback::Word("score_topk"), Now, "which comes first"),
         key("select", Word(&[
             choice("topk", Now, "the largest"),
-            choice("sparsemixer", Later, "Phi-3.5's masked softmax"),
+            choice("sparsemixer", Now, "one after another, each with its softmax among those near it (Phi-3.5)"),
         ]), Fallback::Word("topk"), Now, "how the experts are selected"),
-        key("jitter", Number(NonNegative), Absent, Later, "the threshold of sparsemixer"),
+        key("jitter", Number(NonNegative), Absent, Now, "the threshold of sparsemixer; required with it"),
         key("bias", Boolean, Fallback::Boolean(false), Now, "the logits have an additive bias"),
         key("logit_scale", Number(Positive), Fallback::Number(1.0), Now, "factor on the logits"),
         key("logit_softcap", Number(NonNegative), Fallback::Number(0.0), Now, "tanh(l / c) * c on the logits; 0 is off"),

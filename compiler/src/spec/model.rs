@@ -52,8 +52,10 @@ pub struct Router {
     pub score: Score,
     /// Whether the score is taken over all experts or over the selected ones.
     pub order: Order,
-    /// How the `top_k` are selected. Not carried yet: `TopK`.
+    /// How the `top_k` are selected.
     pub select: Select,
+    /// Half the distance, relative to the larger, beyond which `SparseMixer` drops an expert; 0.0 for `TopK`.
+    pub jitter: f64,
     /// The logits have an additive bias (tensor `router_bias`).
     pub bias: bool,
     /// Factor on the logits.
@@ -278,7 +280,7 @@ words! {
     Select {
         /// The largest, ties to the lowest index.
         TopK = "topk",
-        /// Phi-3.5's masked softmax.
+        /// One after another, each with its softmax among those near it (Phi-3.5).
         SparseMixer = "sparsemixer",
     }
 }

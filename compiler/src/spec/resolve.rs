@@ -181,6 +181,7 @@ fn router(router: &Section) -> Option<Router> {
         score: word(router, "score")?,
         order: word(router, "order")?,
         select: word(router, "select")?,
+        jitter: router.number("jitter").unwrap_or(0.0),
         bias: router.boolean("bias")?,
         logit_scale: router.number("logit_scale")?,
         logit_softcap: router.number("logit_softcap").filter(|cap| *cap > 0.0),

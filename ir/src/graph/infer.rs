@@ -80,7 +80,7 @@ fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
         Op::PairWeights | Op::Combine | Op::RmsNorm => false,
-        Op::ExpertScale => true,
+        Op::SparseMixer | Op::ExpertScale => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
         Op::Square | Op::Add | Op::Mul => true,
@@ -127,6 +127,9 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 }
                 (_, k) => Err(format!("cannot pick {k} of {e}")),
             }
+        }
+        (Op::SparseMixer, [logits, Type::Attr(Attr::Real(jitter)), k]) if jitter.get() >= 0.0 => {
+            apply(Op::TopK, &[logits, logits, k])
         }
         (Op::GroupLimit, [keys, groups]) => {
             let ([_, e], _) = float_rows(keys)?;

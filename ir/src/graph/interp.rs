@@ -134,6 +134,9 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             apply(Op::Assign, &[&picks, assignment], dims)?
         }
         (Op::TopK, [T(scores), T(keys), Value::Attr(Attr::Num(k))]) => P(top_k(scores, keys, *k as usize)),
+        (Op::SparseMixer, [T(x), Value::Attr(Attr::Real(jitter)), Value::Attr(Attr::Num(k))]) => {
+            P(sparse_mixer(x, jitter.get(), *k as usize))
+        }
         (Op::GroupLimit, [T(keys), Value::Attr(Attr::Groups(groups))]) => T(group_limit(keys, *groups)),
         (Op::Renorm, [P(picks), Value::Attr(Attr::Renorm(rule))]) => {
             let eps = rule.eps.get();
@@ -318,6 +321,22 @@ fn top_k(scores: &Tensor, keys: &Tensor, k: usize) -> Picks {
     picks
 }
 
+fn sparse_mixer(logits: &Tensor, jitter: f64, k: usize) -> Picks {
+    let e = logits.shape[1];
+    let mut picks = Picks { top_k: k, experts: e, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    for row in logits.data.chunks(e) {
+        let x: Vec<f64> = row.iter().copied().map(finite).collect();
+        let order = descending(&x);
+        for (i, expert) in order.iter().take(k).enumerate() {
+            let best = x[*expert];
+            let stays = |e: &&usize| (best - x[**e]) / x[**e].abs().max(best) <= 2.0 * jitter || x[**e] == best;
+            picks.expert_of_pair.push(*expert);
+            picks.weight_of_pair.push(1.0 / order[i..].iter().filter(stays).map(|e| (x[*e] - best).exp()).sum::<f64>());
+        }
+    }
+    picks
+}
+
 fn group_limit(keys: &Tensor, groups: Groups) -> Tensor {
     let e = keys.shape[1];
     let size = e / groups.groups as usize;
@@ -350,8 +369,12 @@ fn p_norm(w: &[f64], p: f64) -> f64 {
     unit * w.iter().map(|w| (w.abs() / unit).powf(p)).sum::<f64>().powf(1.0 / p)
 }
 
+/// The nearest finite number; the least one for NaN.
+fn finite(x: f64) -> f64 {
+    if x.is_nan() { f64::MIN } else { x.clamp(f64::MIN, f64::MAX) }
+}
+
 fn softmax(row: &mut [f64]) {
-    let finite = |x: f64| if x.is_nan() { f64::MIN } else { x.clamp(f64::MIN, f64::MAX) };
     let max = row.iter().copied().map(finite).fold(f64::MIN, f64::max);
     row.iter_mut().for_each(|x| *x = (finite(*x) - max).exp());
     let sum: f64 = row.iter().sum();

@@ -24,6 +24,10 @@ pub enum Op {
     /// `top_k scores keys k`: the `k` experts with the largest keys of each row, largest first, ties to the lower index,
     /// with their scores as weights. A NaN key counts as minus infinity.
     TopK,
+    /// `sparse_mixer x jitter k`: the `k` largest of each row, one after another; of those left, `i` with the largest
+    /// `M` weighs `1 / sum exp(x[e] - M)` over the `e` with `(M - x[e]) / max(|x[e]|, M) <= 2 jitter`. Ties, NaN and
+    /// infinities as in `top_k` and `softmax`.
+    SparseMixer,
     /// `group_limit keys groups`: experts in equal groups; those outside each row's best groups are masked.
     GroupLimit,
     /// `renorm picks rule`: weights divided by their sum or p-norm.
@@ -80,12 +84,13 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 30] = [
+    pub const ALL: [Op; 31] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
         Op::Route,
         Op::TopK,
+        Op::SparseMixer,
         Op::GroupLimit,
         Op::Renorm,
         Op::ExpertScale,
@@ -121,6 +126,7 @@ impl Op {
             Op::GroupedGemm => "grouped_gemm",
             Op::Route => "route",
             Op::TopK => "top_k",
+            Op::SparseMixer => "sparse_mixer",
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
             Op::ExpertScale => "expert_scale",
@@ -163,7 +169,7 @@ impl Op {
             Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
             Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::Dispatch | Op::ExpertRows => Some(2),
             Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
-            Op::TopK => Some(3),
+            Op::TopK | Op::SparseMixer => Some(3),
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
             Op::GroupedGemm | Op::Route => Some(5),
         }
@@ -174,6 +180,7 @@ impl Op {
         match self {
             Op::Gemm | Op::Route | Op::Combine | Op::RmsNorm => Some(2),
             Op::GroupedGemm => Some(3),
+            Op::SparseMixer => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
             Op::AtMost | Op::AtLeast => None,

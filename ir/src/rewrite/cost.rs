@@ -56,6 +56,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
             (launches, bytes, flops)
         }
         Op::Assign => (3, all_bytes.saturating_mul(3).saturating_add(ranked(types, sizes)), 0),
+        Op::SparseMixer => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
@@ -181,7 +182,7 @@ fn weight(op: Op) -> u64 {
         Op::Renorm => 2,
         Op::TopK | Op::GroupLimit => 4,
         Op::Sigmoid | Op::Silu | Op::Softmax => 16,
-        Op::Gelu | Op::GeluTanh | Op::Tanh | Op::SqrtSoftplus => 24,
+        Op::SparseMixer | Op::Gelu | Op::GeluTanh | Op::Tanh | Op::SqrtSoftplus => 24,
     }
 }
 

@@ -129,7 +129,7 @@ impl<'g> Plan<'g> {
                 })),
                 _ => Err(wrong(op, &operands)),
             },
-            Op::TopK | Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::Softmax => {
+            Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::Softmax => {
                 Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
             }
             Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),

@@ -59,13 +59,10 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 15] = [
+const RARE: [Op; 13] = [
     Op::ExpertScale,
     Op::RmsNorm,
     Op::Gemm,
-    // Seldom do all of its operands fit.
-    Op::GroupedGemm,
-    Op::GroupedGemm,
     Op::GroupedGemm,
     Op::Route,
     Op::TopK,
@@ -116,9 +113,10 @@ impl Growing {
                 (Op::Cast, 1) => self.attr(|r| Attr::DType(r.one(&[DType::BF16, DType::F16]))),
                 // Powers of two: the same sums whichever way they are scaled.
                 (Op::Scale, 1) => self.attr(|r| Attr::Real(r.one(&[1.0, 0.5, -2.0, 4.0]).into())),
+                (Op::SparseMixer, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.25, 0.4]).into())),
+                (Op::TopK | Op::SparseMixer, 2) => self.attr(|r| Attr::Num(1 + r.below(4) as u64)),
                 (Op::RmsNorm, 1) => self.attr(|r| Attr::Real(r.one(&[0.125, 1.0]).into())),
                 (Op::Offset | Op::AtMost | Op::AtLeast, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.5, -1.25]).into())),
-                (Op::TopK, 2) => self.attr(|r| Attr::Num(1 + r.below(4) as u64)),
                 (Op::GroupLimit, 1) => self.attr(|r| Attr::Groups(groups(r))),
                 (Op::Renorm, 1) => self.attr(|r| Attr::Renorm(renorm(r))),
                 (Op::Assign, 1) | (Op::Route, 4) => self.attr(|r| Attr::Assignment(assignment(r))),
@@ -127,6 +125,7 @@ impl Growing {
                 (Op::Gemm | Op::Route, 1) => self.weights(2),
                 (Op::GroupedGemm, 2) => self.weights(3),
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
+                (Op::GroupedGemm, 0) => self.value(is_rows),
                 (Op::Dispatch | Op::ExpertRows | Op::GroupedGemm | Op::Combine, 1) | (Op::PairWeights, 0) => {
                     self.value(|ty| matches!(ty, Type::Routing { .. }))
                 }
@@ -180,6 +179,11 @@ impl Growing {
         self.types.insert(id, Type::List(items.iter().map(|item| self.types[item].clone()).collect()));
         id
     }
+}
+
+/// Whether the grouped weights have room for such rows: not for those of eight columns.
+fn is_rows(ty: &Type) -> bool {
+    matches!(ty, Type::Tensor { shape, .. } if matches!(shape[..], [Dim::Tokens | Dim::Pairs, Dim::Const(4 | 6)]))
 }
 
 fn groups(random: &mut Random) -> Groups {

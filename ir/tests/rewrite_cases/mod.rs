@@ -282,6 +282,11 @@ const FUSION: &[Row] = &[
         "%picks = gemm %x, [@w] { a = top_k $0, $0, 3 yield renorm a, sum(clamp 1e-9) } : ?",
     ),
     (
+        "sink-sparse-mixer-into-gemm",
+        "%g = gemm %x, [@w] : ? %picks = sparse_mixer %g, 0.25, 3 : ?",
+        "%picks = gemm %x, [@w] { yield sparse_mixer $0, 0.25, 3 } : ?",
+    ),
+    (
         "sink-expert-scale-with-operand-into-gemm",
         "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = expert_scale %q, @v : ?",
         "%picks = gemm %x, [@w], [@v] { a = top_k $0, $0, 3 yield expert_scale a, $1 } : ?",

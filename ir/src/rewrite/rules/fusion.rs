@@ -30,13 +30,14 @@ pub(super) fn rules() -> Vec<Rule> {
     let unary = [Op::Silu, Op::Gelu, Op::GeluTanh, Op::Relu, Op::Square, Op::Sigmoid, Op::Tanh, Op::SqrtSoftplus];
     let with_constant = [Op::Scale, Op::Offset, Op::AtMost, Op::AtLeast, Op::Cast];
     for into in [Op::Gemm, Op::GroupedGemm, Op::Combine, Op::RmsNorm] {
-        rules.extend(unary.map(|op| sink(op, "", into)));
-        rules.extend(with_constant.map(|op| sink(op, "?c", into)));
+        rules.extend(unary.map(|op| sink(op, &[], into)));
+        rules.extend(with_constant.map(|op| sink(op, &["?c"], into)));
         rules.extend([Op::Add, Op::Mul].map(|op| sink_with_operand(op, into)));
     }
     // Whole rows are at hand only where the router's logits are.
-    rules.push(sink(Op::Softmax, "", Op::Gemm));
-    rules.extend([Op::GroupLimit, Op::Renorm].map(|op| sink(op, "?c", Op::Gemm)));
+    rules.push(sink(Op::Softmax, &[], Op::Gemm));
+    rules.extend([Op::GroupLimit, Op::Renorm].map(|op| sink(op, &["?c"], Op::Gemm)));
+    rules.push(sink(Op::SparseMixer, &["?c", "?k"], Op::Gemm));
     rules.push(sink_with_operand(Op::ExpertScale, Op::Gemm));
     rules
 }
@@ -66,14 +67,14 @@ fn hyphens(op: Op) -> String {
     op.name().replace('_', "-")
 }
 
-/// `op (into .. f) c` = `into .. (op f c)`.
-fn sink(op: Op, constant: &'static str, into: Op) -> Rule {
+/// `op (into .. f) c..` = `into .. (op f c..)`.
+fn sink(op: Op, constants: &'static [&'static str], into: Op) -> Rule {
     let name = format!("sink-{}-into-{}", hyphens(op), hyphens(into));
-    computed(name, &format!("({} {} {constant})", op.name(), fused(into)), move |m| {
+    computed(name, &format!("({} {} {})", op.name(), fused(into), constants.join(" ")), move |m| {
         if m.result_is(into, operands(into)) {
             return None; // The op does nothing here, and would do so for ever.
         }
-        let constants: Vec<Attr> = if constant.is_empty() { vec![] } else { vec![m.attr(constant)?] };
+        let constants = constants.iter().map(|c| m.attr(c)).collect::<Option<Vec<Attr>>>()?;
         let body = m.body("?f")?.then(op, &constants);
         let vs = m.list("?vs")?;
         with_body(m, into, "?ws", &vs, body)

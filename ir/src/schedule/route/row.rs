@@ -40,7 +40,7 @@ type Facts<'k> = HashMap<usize, Known<'k>>;
 impl<'k> Row<'_, 'k> {
     /// Writes the token's experts and weights.
     pub(super) fn picks(&self, token: Value<'k>, topk_experts: Array<'k>, topk_weights: Array<'k>) {
-        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let (k, share) = (self.team.k, &self.scratch);
         let (scratch, top_k) = (share.scratch, self.gating.spec.top_k);
         let mut facts = Facts::new();
         for (i, node) in self.gating.nodes[..self.gating.top_k].iter().enumerate() {
@@ -50,23 +50,11 @@ impl<'k> Row<'_, 'k> {
                 facts.insert(i, known);
             }
         }
-        let [scores, keys] = [0, 1].map(|i| self.gating.operands[self.gating.top_k][i]);
-        self.every(&mut |at| {
-            let key = k.bind("key", key(k, self.value(keys, at, &facts)));
-            match at.live {
-                Some(live) if team.lanes == 1 => k.when(live, || scratch.keys.store(share.key + at.first, key)),
-                Some(_) | None => scratch.keys.store(share.key + at.first, at.or(key, k.i32(TAKEN))),
-            }
-        });
-        k.warp_barrier();
-        greatest(team, scratch.keys, share.key, (self.gating.spec.experts, top_k), |j, expert| {
-            team.once(|| scratch.experts.store(share.pick + j, expert));
-        });
-        self.each_pick(|j| {
-            let expert = scratch.experts.load(share.pick + j);
-            let at = At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Least };
-            scratch.weights.store(share.pick + j, self.value(scores, &at, &facts));
-        });
+        let place = &self.gating.operands[self.gating.top_k];
+        match &self.gating.nodes[place[1]] {
+            Node::Attr(Attr::Real(jitter)) => self.mix(place[0], jitter.get(), &facts),
+            Node::Attr(_) | Node::Hole(_) | Node::Param(_) | Node::Apply(..) => self.top_k(place[0], place[1], &facts),
+        }
         self.weigh();
         self.each_pick(|j| {
             let pair = k.bind("pair", token * top_k as i32 + j);
@@ -74,6 +62,61 @@ impl<'k> Row<'_, 'k> {
             topk_weights.store(pair, scratch.weights.load(share.pick + j));
         });
         // The next row's picks go where these are.
+        k.warp_barrier();
+    }
+
+    /// The experts with the largest keys, and their scores.
+    fn top_k(&self, scores: usize, keys: usize, facts: &Facts<'k>) {
+        let (team, share) = (self.team, &self.scratch);
+        let scratch = share.scratch;
+        self.rank(&|at| self.value(keys, at, facts));
+        greatest(team, scratch.keys, share.key, (self.gating.spec.experts, self.gating.spec.top_k), |j, expert| {
+            team.once(|| scratch.experts.store(share.pick + j, expert));
+        });
+        self.each_pick(|j| {
+            let expert = scratch.experts.load(share.pick + j);
+            let at = At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Least };
+            scratch.weights.store(share.pick + j, self.value(scores, &at, facts));
+        });
+    }
+
+    /// One expert after another, each with its softmax among those left that are not too far below it.
+    fn mix(&self, logits: usize, jitter: f64, facts: &Facts<'k>) {
+        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let scratch = share.scratch;
+        let logit = |at: &At<'k>| k.bind("logit", finite(k, self.value(logits, at, facts)));
+        self.rank(&logit);
+        greatest(team, scratch.keys, share.key, (self.gating.spec.experts, self.gating.spec.top_k), |j, expert| {
+            let best = logit(&At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Stays });
+            let best = best.splat(team.lanes);
+            let sum = k.var("sum", k.f32(0.0).splat(team.lanes));
+            self.every(&mut |at| {
+                let x = logit(at);
+                let is_left = scratch.keys.load_vector(share.key + at.first, team.lanes).ne(TAKEN);
+                // Of two zeros the quotient is no number, and not too far.
+                let is_far = ((best - x) / x.abs().max(best)).gt((2.0 * jitter) as f32);
+                let term = is_far.select(x.like(0), math::exp(k, x - best));
+                sum.set(sum.get() + at.or(is_left.select(term, x.like(0)), k.f32(0.0)));
+            });
+            let weight = k.bind("weight", k.f32(1.0) / team.sum(sum.get()));
+            team.once(|| {
+                scratch.experts.store(share.pick + j, expert);
+                scratch.weights.store(share.pick + j, weight);
+            });
+        });
+    }
+
+    /// Writes the keys of all experts.
+    fn rank(&self, value: &dyn Fn(&At<'k>) -> Value<'k>) {
+        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let scratch = share.scratch;
+        self.every(&mut |at| {
+            let key = k.bind("key", key(k, value(at)));
+            match at.live {
+                Some(live) if team.lanes == 1 => k.when(live, || scratch.keys.store(share.key + at.first, key)),
+                Some(_) | None => scratch.keys.store(share.key + at.first, at.or(key, k.i32(TAKEN))),
+            }
+        });
         k.warp_barrier();
     }
 
@@ -105,7 +148,8 @@ impl<'k> Row<'_, 'k> {
                 self.limit(operand(), groups, keys, facts);
                 Known::Groups(groups, keys)
             }),
-            Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::Renorm | Op::Assign | Op::Dispatch => None,
+            Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::Renorm => None,
+            Op::Assign | Op::Dispatch => None,
             Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
             Op::Offset | Op::AtMost => None,
             Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => None,
