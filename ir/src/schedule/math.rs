@@ -42,7 +42,7 @@ pub(crate) fn sigmoid<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
 ///
 /// Cephes (Moshier, `tanhf.c`): an odd polynomial below 5/8, beyond it `1 - 2 / (e^2|x| + 1)`.
 pub(crate) fn tanh<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
-    const TO_5_8: [f32; 5] = [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_82];
+    const TO_5_8: [f32; 5] = [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_8];
     let x = k.bind("x", x);
     let squared = k.bind("squared", x * x);
     let near = polynomial(squared, &TO_5_8).fma(squared * x, x);
