@@ -7,7 +7,8 @@ use moec_ir::{DType, Extent};
 
 use crate::spec::{
     Activation, Apply, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dtype, EpsMode, Gating, GroupMask,
-    GroupScore, Order, Priority, Renorm, Round, RouterDtype, Score, Shared, SharedCombine, SharedGate, Spec, Tensor, Word,
+    GroupScore, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Spec,
+    Tensor, Word,
 };
 
 /// The layer's graph: input `%x` `[T, H]`, weights by their canonical names, output `[T, H]`.
@@ -48,6 +49,7 @@ impl Layer<'_> {
     fn picks(&mut self, x: Id) -> Id {
         let router = &self.spec.router;
         let experts = self.spec.experts;
+        let x = self.router_input(x);
         let w = self.weight(Tensor::Router, &[experts, self.spec.hidden]);
         let mut logits = self.g.gemm(x, w);
         if router.bias {
@@ -59,6 +61,11 @@ impl Layer<'_> {
             logits = self.g.apply_attr(Op::Cast, &[rounded], Attr::DType(DType::F32));
         }
         logits = self.constant(Op::Scale, logits, router.logit_scale);
+        if let Some(cap) = router.logit_softcap {
+            logits = self.constant(Op::Scale, logits, 1.0 / cap);
+            logits = self.g.apply(Op::Tanh, &[logits]);
+            logits = self.constant(Op::Scale, logits, cap);
+        }
         let scores = match router.order {
             Order::ScoreTopK => self.score(logits),
             Order::TopKScore => logits,
@@ -88,18 +95,45 @@ impl Layer<'_> {
             };
             keys = self.g.apply_attr(Op::GroupLimit, &[keys], Attr::Groups(groups));
         }
-        let mut picks = self.g.apply_attr(Op::TopK, &[scores, keys], Attr::Num(router.top_k));
+        let mut picks = match router.select {
+            Select::TopK => self.g.apply_attr(Op::TopK, &[scores, keys], Attr::Num(router.top_k)),
+            Select::SparseMixer => {
+                let jitter = self.g.add(graph::Node::Attr(Attr::Real(router.jitter.into())));
+                self.g.apply_attr(Op::SparseMixer, &[logits, jitter], Attr::Num(router.top_k))
+            }
+        };
         if router.order == Order::TopKScore {
             picks = self.score(picks);
         }
-        if let Some(Renorm { norm: _, eps, eps_mode }) = router.renorm {
+        if let Some(Renorm { norm, eps, eps_mode }) = router.renorm {
+            let norm = match norm {
+                Norm::Sum => graph::Norm::Sum,
+                Norm::P(p) => graph::Norm::P(p.into()),
+            };
             let mode = match eps_mode {
                 EpsMode::Add => Eps::Add,
                 EpsMode::Clamp => Eps::Clamp,
             };
-            picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(graph::Renorm { mode, eps: eps.into() }));
+            picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(graph::Renorm { norm, mode, eps: eps.into() }));
         }
-        self.constant(Op::Scale, picks, router.scale)
+        picks = self.constant(Op::Scale, picks, router.scale);
+        if self.spec.weight(Tensor::PerExpertScale).is_some() {
+            let scale = self.weight(Tensor::PerExpertScale, &[experts]);
+            picks = self.g.apply(Op::ExpertScale, &[picks, scale]);
+        }
+        picks
+    }
+
+    /// What the router sees of `x`.
+    fn router_input(&mut self, x: Id) -> Id {
+        let Some(norm) = self.spec.router.input_norm else { return x };
+        let mut y = self.g.rms_norm(x, norm.eps);
+        y = self.constant(Op::Scale, y, norm.scale);
+        if self.spec.weight(Tensor::RouterInputScale).is_some() {
+            let scale = self.weight(Tensor::RouterInputScale, &[self.spec.hidden]);
+            y = self.g.apply(Op::Mul, &[y, scale]);
+        }
+        self.cast(y)
     }
 
     /// Logits, of all experts or of the picked ones, to scores.
@@ -108,7 +142,7 @@ impl Layer<'_> {
             Score::Softmax => self.g.apply(Op::Softmax, &[logits]),
             Score::Sigmoid => self.g.apply(Op::Sigmoid, &[logits]),
             Score::Identity => logits,
-            Score::SqrtSoftplus => not_carried("router.score"),
+            Score::SqrtSoftplus => self.g.apply(Op::SqrtSoftplus, &[logits]),
         }
     }
 

@@ -22,10 +22,10 @@ macro_rules! definitions {
 }
 
 definitions! {
-    List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, GroupLimit => group_limit,
-    Renorm => renorm, Assign => assign, Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights,
-    Combine => combine, Softmax => softmax, Cast => cast, Scale => scale, Offset => offset, AtMost => at_most,
-    AtLeast => at_least, Sigmoid => sigmoid, Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
+    List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, SparseMixer => sparse_mixer, GroupLimit => group_limit,
+    Renorm => renorm, ExpertScale => expert_scale, Assign => assign, Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights,
+    Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast, Scale => scale, Offset => offset, AtMost => at_most,
+    AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus, Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
 }
 
@@ -171,6 +171,29 @@ fn top_k() {
 }
 
 #[track_caller]
+fn mixed(jitter: f64, x: &[f64], experts: &[usize], weights: &[f64]) {
+    let lines = format!("%p = sparse_mixer %s, {jitter:?}, {} : ? {OBSERVE}", experts.len());
+    let p = picks(eval(Op::SparseMixer, &lines, &[("%s", &[1, x.len()], x)]));
+    assert_eq!((p.top_k, p.experts, &p.expert_of_pair[..]), (experts.len(), x.len(), experts));
+    close(&p.weight_of_pair, weights);
+}
+
+fn sparse_mixer() {
+    let share = |rest: &[f64]| 1.0 / (1.0 + rest.iter().map(|x| x.exp()).sum::<f64>());
+    // 3 is 1/4 below 4; 2 is 1/2 below 4 and 1/3 below 3; -1 is 5/4 below 4, 1 and more.
+    mixed(0.01, &[3.0, 4.0, 2.0], &[1, 0], &[1.0, 1.0]);
+    mixed(0.125, &[3.0, 4.0, 2.0], &[1, 0, 2], &[share(&[-1.0]), 1.0, 1.0]);
+    mixed(0.25, &[3.0, 4.0, 2.0, -1.0], &[1, 0], &[share(&[-1.0, -2.0]), share(&[-1.0])]);
+    // Ties to the lower index, zeros too; a negative maximum divides by the size of the other.
+    mixed(0.0, &[5.0, 5.0, 1.0], &[0, 1], &[0.5, 1.0]);
+    mixed(0.0, &[0.0, -0.0, -1.0], &[0, 1, 2], &[0.5, 1.0, 1.0]);
+    mixed(0.25, &[-1.0, -2.0, -4.0], &[0, 1, 2], &[share(&[-1.0]), share(&[-2.0]), 1.0]);
+    // No number is the least one.
+    mixed(0.5, &[NAN, 1.0, INF, -INF], &[2, 1, 0, 3], &[1.0, 1.0, 0.5, 1.0]);
+    mixed(0.5, &[NAN, NAN], &[0, 1], &[0.5, 1.0]);
+}
+
+#[track_caller]
 fn limited(rule: &str, keys: &[f64], left: &[f64]) {
     pointwise(Op::GroupLimit, &format!(", groups({rule})"), keys, left);
 }
@@ -193,7 +216,8 @@ fn group_limit() {
 
 fn renorm() {
     let of = |rule: &str, scores: &[f64]| {
-        let lines = format!("%q = top_k %s, %s, 2 : ? %p = renorm %q, sum({rule}) : ? {OBSERVE}");
+        let rule = if rule.contains(',') { format!("norm({rule})") } else { format!("sum({rule})") };
+        let lines = format!("%q = top_k %s, %s, 2 : ? %p = renorm %q, {rule} : ? {OBSERVE}");
         picks(eval(Op::Renorm, &lines, &[("%s", &[1, 2], scores)])).weight_of_pair
     };
     close(&of("add 0.0", &[3.0, 1.0]), &[0.75, 0.25]);
@@ -203,6 +227,26 @@ fn renorm() {
     close(&of("clamp 0.5", &[1.0, -1.0]), &[2.0, -2.0]);
     close(&of("add 0.0", &[0.0, 0.0]), &[NAN, NAN]);
     close(&of("add 0.0", &[1.0, -1.0]), &[INF, -INF]);
+    close(&of("1.0, add 0.0", &[3.0, -1.0]), &[0.75, -0.25]);
+    close(&of("2.0, add 0.0", &[4.0, 3.0]), &[0.8, 0.6]);
+    close(&of("2.0, add 5.0", &[4.0, 3.0]), &[0.4, 0.3]);
+    close(&of("2.0, clamp 10.0", &[4.0, -3.0]), &[0.4, -0.3]);
+    close(&of("0.5, add 0.0", &[4.0, 1.0]), &[4.0 / 9.0, 1.0 / 9.0]);
+    close(&of("3.0, add 0.0", &[2e-200, 1e-200]), &[2.0 / 9f64.cbrt(), 1.0 / 9f64.cbrt()]);
+    close(&of("2.0, add 0.0", &[0.0, 0.0]), &[NAN, NAN]);
+}
+
+fn expert_scale() {
+    let lines = format!("%q = top_k %s, %s, 2 : ? %p = expert_scale %q, @s : ? {OBSERVE}");
+    let given: Given = &[("%s", &[2, 3], &[0.1, 0.9, 0.6, 3.0, 2.0, 1.0]), ("@s", &[3], &[10.0, 2.0, -1.0])];
+    close(&picks(eval(Op::ExpertScale, &lines, given)).weight_of_pair, &[1.8, -0.6, 30.0, 4.0]);
+}
+
+fn rms_norm() {
+    let given: Given = &[("%x", &[3, 2], &[1.0, 7.0, 0.0, 0.0, NAN, 1.0]), ("@s", &[2], &[10.0, 100.0])];
+    close(&tensor(eval(Op::RmsNorm, "%y = rms_norm %x, 0.0 : ?", given)).data, &[0.2, 1.4, NAN, NAN, NAN, NAN]);
+    let body = "%y = rms_norm %x, 11.0, [@s] { a = scale $0, 2.0 yield mul a, $1 } : ?";
+    close(&tensor(eval(Op::RmsNorm, body, given)).data, &[20.0 / 6.0, 1400.0 / 6.0, 0.0, 0.0, NAN, NAN]);
 }
 
 /// The pairs of the grouped rows, of tokens that score experts so.
@@ -315,6 +359,17 @@ fn at_least() {
 
 fn sigmoid() {
     pointwise(Op::Sigmoid, "", &[0.0, 3f64.ln(), -(3f64.ln()), 1e4, -1e4], &[0.5, 0.75, 0.25, 1.0, 0.0]);
+}
+
+fn tanh() {
+    pointwise(Op::Tanh, "", &[0.0, 3f64.ln(), -(3f64.ln()), INF, -1e4, NAN], &[0.0, 0.8, -0.8, 1.0, -1.0, NAN]);
+}
+
+fn sqrt_softplus() {
+    // exp(x) = 3, 1/3, 0.
+    let (x, ln_4) = (3f64.ln(), 4f64.ln());
+    pointwise(Op::SqrtSoftplus, "", &[x, -x, -INF], &[ln_4.sqrt(), (ln_4 - x).sqrt(), 0.0]);
+    pointwise(Op::SqrtSoftplus, "", &[1e4, INF, NAN], &[100.0, INF, NAN]);
 }
 
 fn silu() {

@@ -80,6 +80,22 @@ layer @everything(%x: tensor<T x 12 x f32>, @router: tensor<6 x 12 x f32>, @rout
 }
 ";
 
+/// Normalised rows, what is read beside them, and N columns that no vector divides, or all do.
+const NORMED: &str = "\
+layer @normed(%x: tensor<T x N x bf16>, @s: tensor<N x bf16>, @one: tensor<1 x N x f32>) -> tensor<T x N x f32> {
+  %0 = gemm %x, [@one] : tensor<T x 1 x f32>
+  %1 = rms_norm %x, 0.125, [@s, %0] {
+    a = scale $0, 0.5
+    b = mul a, $1
+    yield mul b, $2
+  } : tensor<T x N x f32>
+  %2 = rms_norm %1, 0.0, [%1] {
+    yield add $0, $1
+  } : tensor<T x N x f32>
+  return %2
+}
+";
+
 fn agrees(text: &str, tokens: &[(u64, u64)], tolerance: f64) {
     let layer = parse(text);
     let mut random = Random(3);
@@ -139,6 +155,13 @@ fn everything() {
     agrees(EVERYTHING, &[(0, 0), (1, 1), (12, 3), (33, 11)], 1e-5);
 }
 
+#[test]
+fn normed() {
+    for n in ["13", "40", "256", "1"] {
+        agrees(&NORMED.replace("x N", &format!("x {n}")).replace("<N", &format!("<{n}")), &[(0, 0), (1, 1), (19, 19)], 1e-5);
+    }
+}
+
 /// A token's bits do not depend on the others in its batch, nor on its place.
 #[test]
 fn tokens_do_not_depend_on_each_other() {
@@ -163,8 +186,8 @@ fn tokens_do_not_depend_on_each_other() {
 #[test]
 fn programs_are_valid_on_every_machine() {
     for machine in MACHINES {
-        for text in [MIXTRAL, EVERYTHING] {
-            let program = program(&parse(text), &machine);
+        for text in [MIXTRAL.to_string(), EVERYTHING.to_string(), NORMED.replace('N', "24")] {
+            let program = program(&parse(&text), &machine);
             assert_eq!(program.buffers.iter().filter(|b| b.role == Role::Output).count(), 1);
             assert!(program.kernels.iter().all(|k| k.name.starts_with("moec_")));
         }

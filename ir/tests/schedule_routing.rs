@@ -61,7 +61,9 @@ impl Case {
             vectors += 1;
             row = value(&mut lines, format!("add {row}, $1"));
         }
-        match random.below(4) {
+        match random.below(6) {
+            4 => row = value(&mut lines, format!("sqrt_softplus {row}")),
+            5 => row = value(&mut lines, format!("tanh {row}")),
             0 => row = value(&mut lines, format!("softmax {row}")),
             1 => row = value(&mut lines, format!("sigmoid {row}")),
             2 => row = value(&mut lines, format!("scale {row}, 0.5")),
@@ -76,12 +78,22 @@ impl Case {
             let (score, mask) = (random.one(&["top2_sum", "max"]), random.one(&["-inf", "zero"]));
             keys = value(&mut lines, format!("group_limit {keys}, groups({groups}, keep {keep}, {score}, {mask})"));
         }
-        let mut picks = value(&mut lines, format!("top_k {row}, {keys}, {top_k}"));
-        match random.below(4) {
+        let pick = match random.below(5) {
+            0 => format!("sparse_mixer {row}, 0.3, {top_k}"),
+            _ => format!("top_k {row}, {keys}, {top_k}"),
+        };
+        let mut picks = value(&mut lines, pick);
+        match random.below(6) {
+            4 => picks = value(&mut lines, format!("renorm {picks}, norm(2.0, clamp 1e-12)")),
+            5 => picks = value(&mut lines, format!("renorm {picks}, norm(0.7, add 0.001)")),
             0 => picks = value(&mut lines, format!("softmax {picks}")),
             1 => picks = value(&mut lines, format!("renorm {picks}, sum(clamp 1e-12)")),
             2 => picks = value(&mut lines, format!("renorm {picks}, sum(add 0.001)")),
             _ => {}
+        }
+        if random.below(3) == 0 {
+            vectors += 1;
+            picks = value(&mut lines, format!("expert_scale {picks}, ${vectors}"));
         }
         if random.below(2) == 0 {
             value(&mut lines, format!("scale {picks}, 2.5"));
@@ -196,6 +208,7 @@ fn not_numbers() {
         "a = add $0, $1\n    b = softmax a\n    c = top_k b, b, K\n    yield renorm c, sum(add 0.0)",
         "a = add $0, $1\n    b = top_k a, a, K\n    yield softmax b",
         "a = sigmoid $0\n    b = add a, $1\n    c = group_limit b, groups(4, keep 2, top2_sum, -inf)\n    d = top_k a, c, K\n    yield renorm d, sum(add 1e-20)",
+        "a = add $0, $1\n    yield sparse_mixer a, 0.25, K",
         "a = add $0, $1\n    b = sigmoid a\n    c = top_k b, b, K\n    e = renorm c, sum(add 0.0)\n    yield scale e, 2.5",
     ];
     let patterns =
@@ -244,6 +257,8 @@ fn machines_agree_to_the_bit() {
     for body in [
         "a = softmax $0\n    b = top_k a, a, 8\n    yield renorm b, sum(add 0.0)",
         "a = top_k $0, $0, 8\n    yield softmax a",
+        "yield sparse_mixer $0, 0.3, 8",
+        "a = sqrt_softplus $0\n    b = top_k a, a, 8\n    yield renorm b, norm(1.5, add 0.0)",
         "a = sigmoid $0\n    b = top_k a, a, 8\n    yield renorm b, sum(add 1e-20)",
     ] {
         for experts in [8, 60, 256] {

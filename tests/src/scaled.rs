@@ -39,7 +39,16 @@ fn scaled(spec: &Spec) -> Spec {
 }
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
-const MODES: [(&str, &str, &str, &str); 22] = [
+const MODES: [(&str, &str, &str, &str); 26] = [
+    ("sparsemixer", "select = \"sparsemixer\"\njitter = 0.3", "", ""),
+    (
+        "normed_input",
+        "input_norm = \"rms\"\ninput_norm_eps = 1e-5\ninput_scale = 0.5\nrenorm = \"sum\"",
+        "",
+        "[weights]\nrouter_input_scale = \"router_input_scale\"\nper_expert_scale = \"per_expert_scale\"",
+    ),
+    ("norm_p", "renorm = \"p\"\nrenorm_p = 3.0\nrenorm_eps = 1e-3", "", ""),
+    ("sqrtsoftplus_capped", "score = \"sqrtsoftplus\"\nlogit_softcap = 2.0\nrenorm = \"sum\"", "", ""),
     ("topk_score_sigmoid", "order = \"topk_score\"\nscore = \"sigmoid\"\nbias = true", "", ""),
     ("norm_eps_add", "renorm = \"sum\"\nrenorm_eps = 1e-3", "", ""),
     ("norm_eps_clamp", "renorm = \"sum\"\nrenorm_eps = 1.5\nrenorm_eps_mode = \"clamp\"\nscale = 0.5", "", ""),

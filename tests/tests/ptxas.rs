@@ -1,5 +1,5 @@
-//! NVIDIA's assembler as an oracle: every kernel of every example spec, for every GPU target, is taken without a warning,
-//! a spill or a stack frame. Where there is no ptxas each test is skipped by name.
+//! NVIDIA's assembler as an oracle: every kernel of every example spec and of every mode, for every GPU target, is taken
+//! without a warning, a spill or a stack frame. Where there is no ptxas each test is skipped by name.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use libtest_mimic::{Arguments, Trial};
@@ -7,6 +7,7 @@ use moec::pipeline::lower;
 use moec_codegen::{Image, Options, Ptxas, codegen};
 use moec_ir::Machine;
 use moec_ir::machine::MACHINES;
+use moec_tests::scaled::modes;
 use moec_tests::{Example, examples, skipped};
 
 fn main() {
@@ -29,7 +30,7 @@ fn main() {
     if ptxas.is_none() {
         arguments.include_ignored = false;
     }
-    libtest_mimic::run(&arguments, examples().iter().map(of).collect()).exit();
+    libtest_mimic::run(&arguments, examples().iter().chain(&modes()).map(of).collect()).exit();
 }
 
 /// What is wrong with the kernels of an example on a GPU, a line each.

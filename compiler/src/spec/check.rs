@@ -14,6 +14,7 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     groups(spec, wrong);
     renorm(&spec.router, wrong);
     order(&spec.router, wrong);
+    sparsemixer(&spec.router, wrong);
     if let Some(capacity) = &spec.capacity {
         capacity_size(capacity, wrong);
     }
@@ -109,6 +110,15 @@ fn renorm(router: &Section, wrong: &mut Vec<Diagnostic>) {
     for key in ["renorm_eps", "renorm_eps_mode"] {
         needs(router, key, renorms, "renorm", router, wrong);
     }
+    let normalises = router.word("input_norm") != Some("none");
+    for key in ["input_norm_eps", "input_scale"] {
+        needs(router, key, normalises, "input_norm", router, wrong);
+    }
+    let by_norm = router.word("renorm") == Some("p");
+    needs(router, "renorm_p", by_norm, "renorm = \"p\"", router, wrong);
+    if by_norm {
+        router.require("renorm_p", wrong);
+    }
 }
 
 /// Scores that do not exist before the selection cannot take part in it.
@@ -124,6 +134,36 @@ fn order(router: &Section, wrong: &mut Vec<Diagnostic>) {
                     .at(place(router, key), "needs the scores of all experts")
                     .also(place(router, "order"), "scores only the selected experts")
                     .help("order = \"score_topk\""),
+            );
+        }
+    }
+}
+
+/// It makes experts and weights of the logits in one: there are no scores, and nothing to correct or limit.
+fn sparsemixer(router: &Section, wrong: &mut Vec<Diagnostic>) {
+    let mixes = router.word("select") == Some("sparsemixer");
+    needs(router, "jitter", mixes, "select = \"sparsemixer\"", router, wrong);
+    if !mixes {
+        return;
+    }
+    router.require("jitter", wrong);
+    let has_groups = router.integer("groups").is_some_and(|groups| groups > 1);
+    let asks = |key: &str, usual: &str| router.word(key).is_some_and(|word| word != usual);
+    for (key, asks, usual) in [
+        ("score", asks("score", "softmax"), "score = \"softmax\""),
+        ("order", asks("order", "score_topk"), "order = \"score_topk\""),
+        ("correction_on", asks("correction_on", "none"), "correction_on = \"none\""),
+        ("groups", has_groups, "groups = 1"),
+    ] {
+        if asks {
+            wrong.push(
+                Diagnostic::new(
+                    Code::Contradiction,
+                    format!("router.{key} changes what select = \"sparsemixer\" makes of the logits"),
+                )
+                .at(place(router, key), "not a part of it")
+                .also(place(router, "select"), "selects and weighs the logits themselves")
+                .help(usual),
             );
         }
     }

@@ -132,7 +132,7 @@ pub(super) static TABLES: &[Table] = &[
         key("score", Word(&[
             choice("softmax", Now, "exp(l) / sum exp(l)"),
             choice("sigmoid", Now, "1 / (1 + exp(-l))"),
-            choice("sqrtsoftplus", Later, "sqrt(log(1 + exp(l)))"),
+            choice("sqrtsoftplus", Now, "sqrt(log(1 + exp(l)))"),
             choice("identity", Now, "the logit itself"),
         ]), Fallback::Word("softmax"), Now, "what turns logits into scores"),
         key("order", Word(&[
@@ -141,18 +141,18 @@ pub(super) static TABLES: &[Table] = &[
         ]), Fallback::Word("score_topk"), Now, "which comes first"),
         key("select", Word(&[
             choice("topk", Now, "the largest"),
-            choice("sparsemixer", Later, "Phi-3.5's masked softmax"),
+            choice("sparsemixer", Now, "one after another, each with its softmax among those near it (Phi-3.5)"),
         ]), Fallback::Word("topk"), Now, "how the experts are selected"),
-        key("jitter", Number(NonNegative), Absent, Later, "the threshold of sparsemixer"),
+        key("jitter", Number(NonNegative), Absent, Now, "the threshold of sparsemixer; required with it"),
         key("bias", Boolean, Fallback::Boolean(false), Now, "the logits have an additive bias"),
         key("logit_scale", Number(Positive), Fallback::Number(1.0), Now, "factor on the logits"),
-        key("logit_softcap", Number(NonNegative), Fallback::Number(0.0), Later, "tanh(l / c) * c on the logits; 0 is off"),
+        key("logit_softcap", Number(NonNegative), Fallback::Number(0.0), Now, "tanh(l / c) * c on the logits; 0 is off"),
         key("input_norm", Word(&[
             choice("none", Now, "the token as it is"),
-            choice("rms", Later, "root mean square"),
+            choice("rms", Now, "x / sqrt(mean x^2 + eps)"),
         ]), Fallback::Word("none"), Now, "normalisation of the router's input"),
-        key("input_norm_eps", Number(NonNegative), Absent, Later, "epsilon of input_norm"),
-        key("input_scale", Number(Positive), Absent, Later, "factor after input_norm"),
+        key("input_norm_eps", Number(NonNegative), Absent, Now, "epsilon of input_norm"),
+        key("input_scale", Number(Positive), Absent, Now, "factor after input_norm"),
         key("correction_on", Word(&[
             choice("none", Now, "no bias"),
             choice("score", Now, "added to the score"),
@@ -171,9 +171,9 @@ pub(super) static TABLES: &[Table] = &[
         key("renorm", Word(&[
             choice("none", Now, "the scores as they are"),
             choice("sum", Now, "divided by their sum"),
-            choice("p", Later, "divided by their p-norm"),
+            choice("p", Now, "divided by their p-norm"),
         ]), Fallback::Word("none"), Now, "renormalisation of the selected weights"),
-        key("renorm_p", Number(Positive), Absent, Later, "the p of renorm = \"p\""),
+        key("renorm_p", Number(Positive), Absent, Now, "the p of renorm = \"p\"; required with it"),
         key("renorm_eps", Number(NonNegative), Fallback::Number(0.0), Now, "guards the division of renorm"),
         key("renorm_eps_mode", Word(&[
             choice("add", Now, "w / (norm + eps)"),
@@ -268,9 +268,9 @@ pub(super) static TABLES: &[Table] = &[
         stored("router", Now, "[R, H]"),
         stored("router_bias", Now, "[R]"),
         stored("correction_bias", Now, "[R]"),
-        stored("router_input_scale", Later, "[H]"),
+        stored("router_input_scale", Now, "[H]: after input_norm"),
         stored("router_global_scale", Later, "[1]"),
-        stored("per_expert_scale", Later, "[E]"),
+        stored("per_expert_scale", Now, "[E]: factors on the weights, after renorm"),
         stored("hash_table", Later, "[vocabulary, K]"),
         stored("slots", Later, "[E, P, H]"),
         stored("slot_scale", Later, "[1]"),

@@ -52,15 +52,17 @@ pub struct Router {
     pub score: Score,
     /// Whether the score is taken over all experts or over the selected ones.
     pub order: Order,
-    /// How the `top_k` are selected. Not carried yet: `TopK`.
+    /// How the `top_k` are selected.
     pub select: Select,
+    /// Half the distance, relative to the larger, beyond which `SparseMixer` drops an expert; 0.0 for `TopK`.
+    pub jitter: f64,
     /// The logits have an additive bias (tensor `router_bias`).
     pub bias: bool,
     /// Factor on the logits.
     pub logit_scale: f64,
-    /// `c` of `tanh(l / c) * c` on the logits. Not carried yet: `None`.
+    /// `c` of `tanh(l / c) * c` on the logits, after `logit_scale`.
     pub logit_softcap: Option<f64>,
-    /// Normalisation of the router's input. Not carried yet: `None`.
+    /// Normalisation of the router's input (tensor `router_input_scale`, where the checkpoint has one).
     pub input_norm: Option<InputNorm>,
     /// A per-expert bias that acts on the selection only, never on the weights (tensor `correction_bias`).
     pub correction: Option<Correction>,
@@ -144,7 +146,7 @@ pub struct Renorm {
 pub enum Norm {
     /// The plain sum.
     Sum,
-    /// `(sum |w|^p)^(1/p)`. Not carried yet.
+    /// `(sum |w|^p)^(1/p)`.
     P(f64),
 }
 
@@ -252,7 +254,7 @@ macro_rules! words {
 pub(super) use words;
 
 words! {
-    /// `router.score`. Not carried yet: `SqrtSoftplus`.
+    /// `router.score`.
     Score {
         /// `exp(l) / sum exp(l)`.
         Softmax = "softmax",
@@ -278,7 +280,7 @@ words! {
     Select {
         /// The largest, ties to the lowest index.
         TopK = "topk",
-        /// Phi-3.5's masked softmax.
+        /// One after another, each with its softmax among those near it (Phi-3.5).
         SparseMixer = "sparsemixer",
     }
 }

@@ -181,6 +181,7 @@ fn router(router: &Section) -> Option<Router> {
         score: word(router, "score")?,
         order: word(router, "order")?,
         select: word(router, "select")?,
+        jitter: router.number("jitter").unwrap_or(0.0),
         bias: router.boolean("bias")?,
         logit_scale: router.number("logit_scale")?,
         logit_softcap: router.number("logit_softcap").filter(|cap| *cap > 0.0),
@@ -312,17 +313,19 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
             Some(shared) => why_absent_shared(tensor, shared, spec),
             None => Some(("there is no [shared] table".to_string(), None)),
         },
-        Tensor::RouterInputScale
-        | Tensor::RouterGlobalScale
-        | Tensor::PerExpertScale
-        | Tensor::HashTable
-        | Tensor::Slots
-        | Tensor::SlotScale => Some(("not supported yet".to_string(), None)),
+        Tensor::RouterGlobalScale | Tensor::HashTable | Tensor::Slots | Tensor::SlotScale => {
+            Some(("not supported yet".to_string(), None))
+        }
         Tensor::LatentIn | Tensor::LatentOut => {
             unless(expert.integer("latent").is_some_and(|width| width > 0), "expert.latent is off", expert, "latent")
         }
-        // No key speaks of it: a layer has one where the checkpoint has.
-        Tensor::OutputBias => spec.weights.given("output_bias").is_none().then(|| ("[weights] names none".to_string(), None)),
+        Tensor::RouterInputScale if router.word("input_norm") == Some("none") => {
+            unless(false, "router.input_norm is \"none\"", router, "input_norm")
+        }
+        // No key speaks of them: a layer has one where the checkpoint has.
+        Tensor::OutputBias | Tensor::RouterInputScale | Tensor::PerExpertScale => {
+            spec.weights.given(tensor.word()).is_none().then(|| ("[weights] names none".to_string(), None))
+        }
     }
 }
 

@@ -76,11 +76,11 @@ words! {
         RouterBias = "router_bias",
         /// `[R]`, added for the selection only.
         CorrectionBias = "correction_bias",
-        /// `[H]`. Not carried yet.
+        /// `[H]`: factors on the router's input, after its norm.
         RouterInputScale = "router_input_scale",
         /// `[1]`. Not carried yet.
         RouterGlobalScale = "router_global_scale",
-        /// `[E]`. Not carried yet.
+        /// `[E]`: factors on the weights, after renormalisation.
         PerExpertScale = "per_expert_scale",
         /// `[vocabulary, K]`. Not carried yet.
         HashTable = "hash_table",

@@ -74,16 +74,37 @@ pub enum GroupMask {
     Zero,
 }
 
-/// `w / (sum w + eps)`, or `w / max(sum w, eps)`.
+/// `w / (norm w + eps)`, or `w / max(norm w, eps)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Renorm {
-    /// How `eps` guards the sum.
+    /// What the weights are divided by.
+    pub norm: Norm,
+    /// How `eps` guards the norm.
     pub mode: Eps,
     /// The guard.
     pub eps: Real,
 }
 
-/// How a guard joins the sum.
+/// What weights are divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Norm {
+    /// `sum w`.
+    Sum,
+    /// `(sum |w|^p)^(1/p)` with p above 0 (DBRX).
+    P(Real),
+}
+
+impl Norm {
+    /// Whether it is the sum of weights of which none is negative.
+    pub fn sums_positive(self) -> bool {
+        match self {
+            Norm::Sum => true,
+            Norm::P(p) => p.get() == 1.0,
+        }
+    }
+}
+
+/// How a guard joins the norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Eps {
     /// Added.
@@ -158,7 +179,10 @@ impl fmt::Display for Attr {
                     Eps::Add => "add",
                     Eps::Clamp => "clamp",
                 };
-                write!(f, "sum({mode} {})", r.eps)
+                match r.norm {
+                    Norm::Sum => write!(f, "sum({mode} {})", r.eps),
+                    Norm::P(p) => write!(f, "norm({p}, {mode} {})", r.eps),
+                }
             }
             Attr::Assignment(Assignment::Dropless) => f.write_str("dropless"),
             Attr::Assignment(Assignment::Capacity(c)) => {

@@ -63,6 +63,12 @@ impl Builder {
         self.apply_attr(Op::Combine, &[rows, routing, vs], Attr::Body(Body::identity()))
     }
 
+    /// `rms_norm x eps [] {$0}`.
+    pub fn rms_norm(&mut self, x: Id, eps: f64) -> Id {
+        let (eps, vs) = (self.add(Node::Attr(Attr::Real(eps.into()))), self.apply(Op::List, &[]));
+        self.apply_attr(Op::RmsNorm, &[x, eps, vs], Attr::Body(Body::identity()))
+    }
+
     /// The graph whose result is `root`; nodes that it does not use are left out.
     pub fn finish(self, name: &str, root: Id) -> Graph {
         Graph { name: name.to_string(), params: self.params, nodes: depth_first(root, |id| &self.nodes[id]).into() }

@@ -2,7 +2,7 @@
 
 use egg::Id;
 
-use super::{Attr, Body, Dim, Node, Op, Param, Type};
+use super::{Attr, Body, Dim, Node, Norm, Op, Param, Type};
 use crate::DType;
 
 /// The type of `node`, given the types of its operands and of the layer's parameters, or what is wrong with it.
@@ -31,6 +31,10 @@ pub fn infer_body(op: Op, types: &[&Type]) -> Result<Vec<Type>, String> {
     let mut holes = match op {
         Op::Combine => match at(0)? {
             Type::Tensor { shape, .. } => vec![Type::tensor(&[Dim::Tokens, shape[1]], DType::F32)],
+            ty => return Err(format!("rows cannot be {ty}")),
+        },
+        Op::RmsNorm => match at(0)? {
+            Type::Tensor { shape, .. } => vec![Type::tensor(shape, DType::F32)],
             ty => return Err(format!("rows cannot be {ty}")),
         },
         _ => match (at(0)?, at(list - 1)?) {
@@ -75,9 +79,11 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
-        Op::PairWeights | Op::Combine => false,
+        Op::PairWeights | Op::Combine | Op::RmsNorm => false,
+        Op::SparseMixer | Op::ExpertScale => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
-        Op::AtLeast | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => true,
+        Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
+        Op::Square | Op::Add | Op::Mul => true,
     }
 }
 
@@ -122,6 +128,9 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, k) => Err(format!("cannot pick {k} of {e}")),
             }
         }
+        (Op::SparseMixer, [logits, Type::Attr(Attr::Real(jitter)), k]) if jitter.get() >= 0.0 => {
+            apply(Op::TopK, &[logits, logits, k])
+        }
         (Op::GroupLimit, [keys, groups]) => {
             let ([_, e], _) = float_rows(keys)?;
             match (e, groups) {
@@ -133,8 +142,14 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, groups) => Err(format!("{groups} does not fit {e} experts")),
             }
         }
-        (Op::Renorm, [Type::Picks { top_k, experts }, Type::Attr(Attr::Renorm(_))]) => {
-            Ok(Type::Picks { top_k: *top_k, experts: *experts })
+        (Op::Renorm, [Type::Picks { top_k, experts }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
+            Norm::P(p) if p.get() <= 0.0 => Err(format!("{p} is no norm")),
+            Norm::Sum | Norm::P(_) => Ok(Type::Picks { top_k: *top_k, experts: *experts }),
+        },
+        (Op::ExpertScale, [picks @ Type::Picks { experts, .. }, Type::Tensor { shape, dtype }])
+            if dtype.is_float() && shape[..] == [Dim::Const(*experts)] =>
+        {
+            Ok((*picks).clone())
         }
         (Op::Assign, [Type::Picks { top_k, experts }, Type::Attr(Attr::Assignment(_))]) => {
             Ok(Type::Routing { top_k: *top_k, experts: *experts })
@@ -164,11 +179,16 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, _) => Err(format!("combine takes [P, N], not {rows}")),
             }
         }
+        (Op::RmsNorm, [x, Type::Attr(Attr::Real(eps)), vs, body]) if eps.get() >= 0.0 => {
+            let (shape, _) = matrix(x, "x")?;
+            body_of(body, vec![Type::tensor(&shape, DType::F32)], vs)
+        }
         (Op::Cast, [Type::Tensor { shape, .. }, Type::Attr(Attr::DType(dtype))]) if dtype.is_float() => {
             Ok(Type::tensor(shape, *dtype))
         }
         (Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast, [x, Type::Attr(Attr::Real(_))]) => pointwise(x),
-        (Op::Softmax | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square, [x]) => pointwise(x),
+        (Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus, [x]) => pointwise(x),
+        (Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square, [x]) => pointwise(x),
         (Op::Add | Op::Mul, [a, b]) => {
             let Type::Tensor { shape, .. } = pointwise(a)? else {
                 return Err(format!("needs a tensor, not {a}"));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use egg::Id;
 
-use super::{Assignment, Attr, Body, Dim, Eps, GroupMask, GroupScore, Groups, Node, Op, Priority, Span, Type, Typed};
+use super::{Assignment, Attr, Body, Dim, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Priority, Span, Type, Typed};
 use crate::Dims;
 
 /// A dense row-major array.
@@ -134,17 +134,27 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             apply(Op::Assign, &[&picks, assignment], dims)?
         }
         (Op::TopK, [T(scores), T(keys), Value::Attr(Attr::Num(k))]) => P(top_k(scores, keys, *k as usize)),
+        (Op::SparseMixer, [T(x), Value::Attr(Attr::Real(jitter)), Value::Attr(Attr::Num(k))]) => {
+            P(sparse_mixer(x, jitter.get(), *k as usize))
+        }
         (Op::GroupLimit, [T(keys), Value::Attr(Attr::Groups(groups))]) => T(group_limit(keys, *groups)),
         (Op::Renorm, [P(picks), Value::Attr(Attr::Renorm(rule))]) => {
             let eps = rule.eps.get();
             P(picks.map_rows(|w| {
-                let sum: f64 = w.iter().sum();
+                let norm = match rule.norm {
+                    Norm::Sum => w.iter().sum(),
+                    Norm::P(p) => p_norm(w, p.get()),
+                };
                 let divisor = match rule.mode {
-                    Eps::Add => sum + eps,
-                    Eps::Clamp => sum.max(eps),
+                    Eps::Add => norm + eps,
+                    Eps::Clamp => norm.max(eps),
                 };
                 w.iter_mut().for_each(|w| *w /= divisor);
             }))
+        }
+        (Op::ExpertScale, [P(picks), T(s)]) => {
+            let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * s.data[*e]).collect();
+            P(Picks { weight_of_pair: scaled, ..picks.clone() })
         }
         (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
         (Op::Dispatch, [T(x), R(r)]) => {
@@ -174,6 +184,14 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             let sum = T(Tensor { shape: vec![r.tokens(), n], data: sum });
             apply_body(body, [vec![sum], vs.clone()].concat(), dims)?
         }
+        (Op::RmsNorm, [x, Value::Attr(Attr::Real(eps)), List(vs), Value::Attr(Attr::Body(body))]) => {
+            let rows = map_rows(x, |row| {
+                let mean = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
+                let root = (mean + eps.get()).sqrt();
+                row.iter_mut().for_each(|x| *x /= root);
+            })?;
+            apply_body(body, [vec![rows], vs.clone()].concat(), dims)?
+        }
         (Op::Softmax, [x]) => map_rows(x, softmax)?,
         (Op::Cast, [T(x), Value::Attr(Attr::DType(dtype))]) => T(x.map(|x| dtype.round(x))),
         (Op::Scale, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| x * c.get())?,
@@ -181,6 +199,8 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::AtMost, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| if c.get() < x { c.get() } else { x })?,
         (Op::AtLeast, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| if x < c.get() { c.get() } else { x })?,
         (Op::Sigmoid, [x]) => map(x, sigmoid)?,
+        (Op::Tanh, [x]) => map(x, f64::tanh)?,
+        (Op::SqrtSoftplus, [x]) => map(x, |x| (x.max(0.0) + (-x.abs()).exp().ln_1p()).sqrt())?,
         (Op::Silu, [x]) => map(x, |x| x * sigmoid(x))?,
         (Op::Gelu, [x]) => map(x, |x| x / 2.0 * (1.0 + erf(x / std::f64::consts::SQRT_2)))?,
         (Op::GeluTanh, [x]) => {
@@ -301,6 +321,22 @@ fn top_k(scores: &Tensor, keys: &Tensor, k: usize) -> Picks {
     picks
 }
 
+fn sparse_mixer(logits: &Tensor, jitter: f64, k: usize) -> Picks {
+    let e = logits.shape[1];
+    let mut picks = Picks { top_k: k, experts: e, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    for row in logits.data.chunks(e) {
+        let x: Vec<f64> = row.iter().copied().map(finite).collect();
+        let order = descending(&x);
+        for (i, expert) in order.iter().take(k).enumerate() {
+            let best = x[*expert];
+            let stays = |e: &&usize| (best - x[**e]) / x[**e].abs().max(best) <= 2.0 * jitter || x[**e] == best;
+            picks.expert_of_pair.push(*expert);
+            picks.weight_of_pair.push(1.0 / order[i..].iter().filter(stays).map(|e| (x[*e] - best).exp()).sum::<f64>());
+        }
+    }
+    picks
+}
+
 fn group_limit(keys: &Tensor, groups: Groups) -> Tensor {
     let e = keys.shape[1];
     let size = e / groups.groups as usize;
@@ -326,8 +362,19 @@ fn group_limit(keys: &Tensor, groups: Groups) -> Tensor {
     y
 }
 
+/// `(sum |w|^p)^(1/p)`, of the shares of the largest, so that no power leaves the range.
+fn p_norm(w: &[f64], p: f64) -> f64 {
+    let largest = w.iter().fold(0.0f64, |most, w| most.max(w.abs()));
+    let unit = if largest == 0.0 { 1.0 } else { largest };
+    unit * w.iter().map(|w| (w.abs() / unit).powf(p)).sum::<f64>().powf(1.0 / p)
+}
+
+/// The nearest finite number; the least one for NaN.
+fn finite(x: f64) -> f64 {
+    if x.is_nan() { f64::MIN } else { x.clamp(f64::MIN, f64::MAX) }
+}
+
 fn softmax(row: &mut [f64]) {
-    let finite = |x: f64| if x.is_nan() { f64::MIN } else { x.clamp(f64::MIN, f64::MAX) };
     let max = row.iter().copied().map(finite).fold(f64::MIN, f64::max);
     row.iter_mut().for_each(|x| *x = (finite(*x) - max).exp());
     let sum: f64 = row.iter().sum();

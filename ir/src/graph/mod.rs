@@ -15,7 +15,7 @@ mod print;
 mod types;
 mod verify;
 
-pub use attr::{Assignment, Attr, Capacity, Eps, GroupMask, GroupScore, Groups, Priority, Real, Renorm, Span};
+pub use attr::{Assignment, Attr, Capacity, Eps, GroupMask, GroupScore, Groups, Norm, Priority, Real, Renorm, Span};
 pub use body::{Body, BodyBuilder};
 pub use build::Builder;
 pub(crate) use build::depth_first;

@@ -24,10 +24,16 @@ pub enum Op {
     /// `top_k scores keys k`: the `k` experts with the largest keys of each row, largest first, ties to the lower index,
     /// with their scores as weights. A NaN key counts as minus infinity.
     TopK,
+    /// `sparse_mixer x jitter k`: the `k` largest of each row, one after another; of those left, `i` with the largest
+    /// `M` weighs `1 / sum exp(x[e] - M)` over the `e` with `(M - x[e]) / max(|x[e]|, M) <= 2 jitter`. Ties, NaN and
+    /// infinities as in `top_k` and `softmax`.
+    SparseMixer,
     /// `group_limit keys groups`: experts in equal groups; those outside each row's best groups are masked.
     GroupLimit,
-    /// `renorm picks rule`: weights divided by their sum.
+    /// `renorm picks rule`: weights divided by their sum or p-norm.
     Renorm,
+    /// `expert_scale picks s`: each weight times `s` of its expert.
+    ExpertScale,
     /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
     Assign,
     /// `dispatch x routing`: `y[p, n] = x[token_of_pair[p], n]`.
@@ -39,6 +45,8 @@ pub enum Op {
     /// `combine rows routing vs body`: `$0[t, n] = sum_j rows[pair(t, j), n]` over the kept picks of t in pick order
     /// (none: 0), then the body over `$0, $1.. (vs)`.
     Combine,
+    /// `rms_norm x eps vs body`: `$0[m, n] = x[m, n] / sqrt(mean_n x[m, n]^2 + eps)`, then the body over `$0, $1.. (vs)`.
+    RmsNorm,
     /// `exp(x[e] - max x) / sum`, over each row, or over the weights of each token's picks. A NaN counts as the lowest
     /// finite number and infinities as the extreme finite ones, so that every row sums to one.
     Softmax,
@@ -54,6 +62,10 @@ pub enum Op {
     AtLeast,
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `sqrt(log(1 + exp(x)))`.
+    SqrtSoftplus,
     /// `x / (1 + exp(-x))`.
     Silu,
     /// `x / 2 * (1 + erf(x / sqrt 2))`.
@@ -72,19 +84,22 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 26] = [
+    pub const ALL: [Op; 31] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
         Op::Route,
         Op::TopK,
+        Op::SparseMixer,
         Op::GroupLimit,
         Op::Renorm,
+        Op::ExpertScale,
         Op::Assign,
         Op::Dispatch,
         Op::ExpertRows,
         Op::PairWeights,
         Op::Combine,
+        Op::RmsNorm,
         Op::Softmax,
         Op::Cast,
         Op::Scale,
@@ -92,6 +107,8 @@ impl Op {
         Op::AtMost,
         Op::AtLeast,
         Op::Sigmoid,
+        Op::Tanh,
+        Op::SqrtSoftplus,
         Op::Silu,
         Op::Gelu,
         Op::GeluTanh,
@@ -109,13 +126,16 @@ impl Op {
             Op::GroupedGemm => "grouped_gemm",
             Op::Route => "route",
             Op::TopK => "top_k",
+            Op::SparseMixer => "sparse_mixer",
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
+            Op::ExpertScale => "expert_scale",
             Op::Assign => "assign",
             Op::Dispatch => "dispatch",
             Op::ExpertRows => "expert_rows",
             Op::PairWeights => "pair_weights",
             Op::Combine => "combine",
+            Op::RmsNorm => "rms_norm",
             Op::Softmax => "softmax",
             Op::Cast => "cast",
             Op::Scale => "scale",
@@ -123,6 +143,8 @@ impl Op {
             Op::AtMost => "at_most",
             Op::AtLeast => "at_least",
             Op::Sigmoid => "sigmoid",
+            Op::Tanh => "tanh",
+            Op::SqrtSoftplus => "sqrt_softplus",
             Op::Silu => "silu",
             Op::Gelu => "gelu",
             Op::GeluTanh => "gelu_tanh",
@@ -143,11 +165,12 @@ impl Op {
         match self {
             Op::List => None,
             Op::PairWeights => Some(1),
-            Op::Softmax | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
-            Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => Some(2),
+            Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
+            Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
+            Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::Dispatch | Op::ExpertRows => Some(2),
             Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
-            Op::TopK => Some(3),
-            Op::Gemm | Op::Combine => Some(4),
+            Op::TopK | Op::SparseMixer => Some(3),
+            Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
             Op::GroupedGemm | Op::Route => Some(5),
         }
     }
@@ -155,11 +178,14 @@ impl Op {
     /// For ops with a body: which operand lists the values that the body's later holes stand for.
     pub fn operand_list(self) -> Option<usize> {
         match self {
-            Op::Gemm | Op::Route | Op::Combine => Some(2),
+            Op::Gemm | Op::Route | Op::Combine | Op::RmsNorm => Some(2),
             Op::GroupedGemm => Some(3),
+            Op::SparseMixer => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
-            Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast => None,
-            Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => None,
+            Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
+            Op::AtMost | Op::AtLeast => None,
+            Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,
+            Op::Add | Op::Mul => None,
         }
     }
 

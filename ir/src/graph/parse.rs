@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use egg::Id;
 use thiserror::Error;
 
-use super::attr::{Assignment, Attr, Capacity, Eps, GroupMask, GroupScore, Groups, Priority, Renorm, Span};
+use super::attr::{Assignment, Attr, Capacity, Eps, GroupMask, GroupScore, Groups, Norm, Priority, Real, Renorm, Span};
 use super::{Body, BodyBuilder, Builder, Dim, Graph, Node, Op, Type, infer};
 use crate::{DType, Extent};
 
@@ -234,14 +234,16 @@ impl<'t> Parser<'t> {
             self.expect(")")?;
             return Ok(Attr::Groups(Groups { groups, keep, score, mask }));
         }
-        if self.eat("sum(") {
+        let of_sum = self.eat("sum(");
+        if of_sum || self.eat("norm(") {
+            let norm = if of_sum { Norm::Sum } else { Norm::P(self.real()?) };
+            if !of_sum {
+                self.expect(",")?;
+            }
             let mode = self.one_of(&[("add", Eps::Add), ("clamp", Eps::Clamp)])?;
-            let eps = match self.plain()? {
-                Attr::Real(x) => x,
-                other => return Err(format!("expected a real number, found {other}")),
-            };
+            let eps = self.real()?;
             self.expect(")")?;
-            return Ok(Attr::Renorm(Renorm { mode, eps }));
+            return Ok(Attr::Renorm(Renorm { norm, mode, eps }));
         }
         if self.eat("capacity(") {
             let (per_expert, rest) = Extent::parse_prefix(&self.text[self.at..]).ok_or("expected a formula over T and S")?;
@@ -254,6 +256,13 @@ impl<'t> Parser<'t> {
             return Ok(Attr::Assignment(Assignment::Capacity(Capacity { per_expert, span, priority })));
         }
         self.plain().inspect_err(|_| self.at = start)
+    }
+
+    fn real(&mut self) -> Parsed<Real> {
+        match self.plain()? {
+            Attr::Real(x) => Ok(x),
+            other => Err(format!("expected a real number, found {other}")),
+        }
     }
 
     /// Numbers, element types and `dropless`.

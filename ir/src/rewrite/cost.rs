@@ -46,7 +46,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     let (launches, bytes, flops) = match op {
         // Views: read where they are used.
         Op::List | Op::ExpertRows | Op::PairWeights => return 0,
-        Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route => {
+        Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm => {
             let body = infer_body(op, types).unwrap_or_default();
             let result = body.last().map_or(0, |t| sizes.bytes(t));
             let flops = body_flops(op, types, &body, sizes).saturating_add(product_flops(op, types, sizes));
@@ -56,12 +56,14 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
             (launches, bytes, flops)
         }
         Op::Assign => (3, all_bytes.saturating_mul(3).saturating_add(ranked(types, sizes)), 0),
+        Op::SparseMixer => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
-        Op::AtMost | Op::AtLeast | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => {
+        Op::AtMost | Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
+        Op::ExpertScale | Op::Relu | Op::Square => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         Op::Add | Op::Mul => (1, all_bytes.saturating_mul(2), all_bytes),
     };
     let time = |amount: u64, per_us: u64| amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1));
@@ -137,6 +139,7 @@ fn product_flops(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
     let Some(list) = op.operand_list() else { return 0 };
     let (rows, ws) = match (op, types) {
         (Op::Combine, [rows, ..]) => return sizes.elements(rows),
+        (Op::RmsNorm, [x, ..]) => return sizes.elements(x).saturating_mul(4),
         (Op::GroupedGemm, types) => (sizes.pairs, types[list - 1]),
         (_, types) => (sizes.tokens, types[list - 1]),
     };
@@ -173,12 +176,13 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 fn weight(op: Op) -> u64 {
     match op {
         Op::List | Op::ExpertRows | Op::PairWeights | Op::Dispatch | Op::Assign => 0,
-        Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine => 0,
+        Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
+        Op::ExpertScale => 1,
         Op::Renorm => 2,
         Op::TopK | Op::GroupLimit => 4,
         Op::Sigmoid | Op::Silu | Op::Softmax => 16,
-        Op::Gelu | Op::GeluTanh => 24,
+        Op::SparseMixer | Op::Gelu | Op::GeluTanh | Op::Tanh | Op::SqrtSoftplus => 24,
     }
 }
 

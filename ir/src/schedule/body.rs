@@ -31,9 +31,10 @@ pub(crate) fn is_pointwise(body: &Body) -> bool {
 pub(crate) fn is_pointwise_op(op: Op) -> bool {
     match op {
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => true,
-        Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => true,
-        Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign => false,
-        Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Softmax => false,
+        Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => true,
+        Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm => false,
+        Op::Assign => false,
+        Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Softmax | Op::ExpertScale => false,
     }
 }
 
@@ -79,6 +80,8 @@ pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Op, operands: &[Term<'_, 'k>]
         Op::AtMost => value(0).min(real()),
         Op::AtLeast => value(0).max(real()),
         Op::Sigmoid => math::sigmoid(k, value(0)),
+        Op::Tanh => math::tanh(k, value(0)),
+        Op::SqrtSoftplus => math::sqrt_softplus(k, value(0)),
         Op::Silu => math::silu(k, value(0)),
         Op::Gelu => math::gelu(k, value(0)),
         Op::GeluTanh => math::gelu_tanh(k, value(0)),
@@ -86,10 +89,13 @@ pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Op, operands: &[Term<'_, 'k>]
         Op::Square => value(0) * value(0),
         Op::Add => value(0) + value(1),
         Op::Mul => value(0) * value(1),
-        Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign => {
+        Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm => {
             unreachable!("`{}` is not pointwise", op.name())
         }
-        Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Softmax => {
+        Op::Assign => {
+            unreachable!("`{}` is not pointwise", op.name())
+        }
+        Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Softmax | Op::ExpertScale => {
             unreachable!("`{}` is not pointwise", op.name())
         }
     }

@@ -3,18 +3,20 @@
 //!
 //! Errors are measured against f64 in the tests below. What a body does with these functions is in `body`.
 
-use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E};
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E, SQRT_2};
 
 use crate::DType;
 use crate::kernel::{Builder, Value};
+
+/// ln 2 in two parts, of which the first has few bits: its products with exponents are exact.
+const LN_2_HIGH: f32 = 0.693_359_4;
+const LN_2_LOW: f32 = -2.121_944_4e-4;
 
 /// `e^x` within 1.1 ulp, subnormal results included; 0 at minus infinity, infinity at infinity, NaN at NaN.
 ///
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, `e^r` by the polynomial of Cephes (Moshier, `expf.c`), and `2^n` in two
 /// factors, since n = 128 and n < -126 have no normal power of two.
 pub(crate) fn exp<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
-    const LN_2_HIGH: f32 = 0.693_359_4;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
     const E_TO_R: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5];
     // Beyond these bounds the result is 0 or infinity. `min` and `max` keep a NaN on their left.
     let x = k.bind("x", x.max(-105.0).min(89.0));
@@ -34,6 +36,71 @@ fn two_to_the(n: Value) -> Value {
 /// `1 / (1 + e^-x)`.
 pub(crate) fn sigmoid<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
     x.like(1) / (exp(k, -x) + 1.0)
+}
+
+/// Odd in x, within 3 ulp; 1 and -1 at the infinities, NaN at NaN.
+///
+/// Cephes (Moshier, `tanhf.c`): an odd polynomial below 5/8, beyond it `1 - 2 / (e^2|x| + 1)`.
+pub(crate) fn tanh<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+    const TO_5_8: [f32; 5] = [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_8];
+    let x = k.bind("x", x);
+    let squared = k.bind("squared", x * x);
+    let near = polynomial(squared, &TO_5_8).fma(squared * x, x);
+    let far = k.bind("far", x.like(1) - x.like(2) / (exp(k, x.abs() * 2.0) + 1.0));
+    x.abs().lt(0.625).select(near, x.lt(0.0).select(-far, far))
+}
+
+/// `sqrt(log(1 + e^x))` within 3 ulp; 0 at minus infinity, infinity at infinity, NaN at NaN.
+///
+/// `log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)`, which never overflows.
+pub(crate) fn sqrt_softplus<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+    let x = k.bind("x", x);
+    (x.max(0.0) + log_1_plus(k, exp(k, -x.abs()))).sqrt()
+}
+
+/// `log(1 + u)` for u in 0..=1, within 3 ulp: `2 artanh s` with `s = u / (2 + u) <= 1/3`, by its Taylor series, whose
+/// ninth term is below 1e-9 of the sum.
+fn log_1_plus<'k>(k: &'k Builder, u: Value<'k>) -> Value<'k> {
+    let u = k.bind("u", u);
+    artanh(k, u / (u + 2.0)) * 2.0
+}
+
+/// `artanh s` for `|s| <= 1/3`, by eight terms of its Taylor series.
+fn artanh<'k>(k: &'k Builder, s: Value<'k>) -> Value<'k> {
+    const TERMS: [f32; 7] = [1.0 / 15.0, 1.0 / 13.0, 1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0];
+    let s = k.bind("s", s);
+    let squared = k.bind("squared", s * s);
+    polynomial(squared, &TERMS).fma(squared * s, s)
+}
+
+/// `ln x` for `x >= 0`, within 3 ulp, subnormal x included; minus infinity at 0, infinity at infinity, NaN at NaN.
+///
+/// `x = 2^n m` with m from `sqrt(1/2)` to `sqrt 2`, and `ln m = 2 artanh((m - 1) / (m + 1))`.
+pub(crate) fn ln<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+    const TO_NORMAL: i32 = 24;
+    const SQRT_HALF: i32 = (SQRT_2 / 2.0).to_bits() as i32;
+    let x = k.bind("x", x);
+    let is_small = k.bind("is_small", x.lt(f32::MIN_POSITIVE));
+    let normal = is_small.select(x * (1 << TO_NORMAL) as f32, x);
+    let bits = k.bind("bits", normal.bitcast(DType::I32));
+    let power = k.bind("power", (bits - SQRT_HALF) >> 23);
+    let m = k.bind("m", (bits - (power << 23)).bitcast(DType::F32));
+    let n = k.bind("n", is_small.select(power - TO_NORMAL, power).cast(DType::F32));
+    let of_m = artanh(k, (m - 1.0) / (m + 1.0)) * 2.0;
+    let ln = n.fma(LN_2_HIGH, n.fma(LN_2_LOW, of_m));
+    let at_edges = x.eq(0.0).select(x.like(-1) / x.abs(), x);
+    (x.gt(0.0) & x.le(f32::MAX)).select(ln, at_edges)
+}
+
+/// `x^p` for `x >= 0` and `p > 0`: exact steps for p of 1, 2 and 1/2, else `e^(p ln x)`, within `2 + p |ln x|` ulp.
+pub(crate) fn power<'k>(k: &'k Builder, x: Value<'k>, p: f64) -> Value<'k> {
+    let x = k.bind("x", x);
+    match p {
+        1.0 => x,
+        2.0 => x * x,
+        0.5 => x.sqrt(),
+        p => exp(k, ln(k, x) * p as f32),
+    }
 }
 
 /// `x / (1 + e^-x)`.
@@ -123,7 +190,7 @@ mod tests {
     }
 
     fn ulp(y: f64) -> f64 {
-        2f64.powi((y.abs().log2().floor() as i32 - 23).max(-149))
+        2f64.powi((y.abs().log2().floor() as i32).saturating_sub(23).max(-149))
     }
 
     fn worst(function: Function, most: f32, error: impl Fn(f64, f64) -> f64) -> f64 {
@@ -158,8 +225,41 @@ mod tests {
         assert_eq!(run(exp, 1, &xs)[..8], [1.0, 1.0, inf, 0.0, inf, inf, 0.0, 0.0]);
         assert!(run(exp, 1, &xs)[8].is_finite());
         assert_eq!(run(exp, 1, &xs)[9], (-103f64).exp() as f32);
-        for function in [exp, sigmoid, silu, gelu, gelu_tanh] as [Function; 5] {
+        for function in [exp, sigmoid, silu, gelu, gelu_tanh, tanh, sqrt_softplus, ln] as [Function; 8] {
             assert!(run(function, 1, &[nan])[0].is_nan());
+        }
+    }
+
+    #[test]
+    fn scores_are_within_3_ulp() {
+        let of_tanh = worst(tanh, 20.0, |x, y| (y - x.tanh()).abs() / ulp(x.tanh()));
+        let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+        let of_softplus = worst(sqrt_softplus, 80.0, |x, y| (y - softplus(x).sqrt()).abs() / ulp(softplus(x).sqrt()));
+        assert!(of_tanh < 3.0 && of_softplus < 3.0, "tanh {of_tanh} ulp, sqrt_softplus {of_softplus} ulp");
+        let (inf, huge) = (f32::INFINITY, 1e30);
+        assert_eq!(run(tanh, 1, &[inf, -inf, huge, -huge, 0.0]), [1.0, -1.0, 1.0, -1.0, 0.0]);
+        assert_eq!(run(sqrt_softplus, 1, &[inf, -inf, huge, -huge]), [inf, 0.0, huge.sqrt(), 0.0]);
+    }
+
+    #[test]
+    fn logarithms_and_powers() {
+        let positive = |x: f64, error: f64| if x > 0.0 { error } else { 0.0 };
+        let of_ln = worst(ln, f32::MAX, |x, y| positive(x, (y - x.ln()).abs() / ulp(x.ln())));
+        assert!(of_ln < 3.0, "{of_ln} ulp");
+        let (inf, tiny) = (f32::INFINITY, f32::from_bits(1));
+        let edges = run(ln, 1, &[0.0, -0.0, inf, 1.0, f32::NAN, tiny]);
+        assert_eq!(edges[..4], [-inf, -inf, inf, 0.0]);
+        assert!(edges[4].is_nan() && (edges[5] - tiny.ln()).abs() < 1e-4);
+        let powers: [(f64, Function); 4] = [
+            (2.0, |k, x| power(k, x, 2.0)),
+            (0.5, |k, x| power(k, x, 0.5)),
+            (3.0, |k, x| power(k, x, 3.0)),
+            (0.3, |k, x| power(k, x, 0.3)),
+        ];
+        for (p, function) in powers {
+            let error = worst(function, 1.0, |x, y| positive(x, (y - x.powf(p)).abs()));
+            assert!(error < 2e-7, "power {p}: {error}");
+            assert_eq!(run(function, 1, &[0.0, 1.0]), [0.0, 1.0]);
         }
     }
 
@@ -186,7 +286,7 @@ mod tests {
     #[test]
     fn lanes_do_not_change_bits() {
         let xs: Vec<f32> = sweep(30.0).into_iter().take(2048).collect();
-        for function in [exp, sigmoid, silu, gelu, gelu_tanh] as [Function; 5] {
+        for function in [exp, sigmoid, silu, gelu, gelu_tanh, tanh, sqrt_softplus] as [Function; 7] {
             assert_eq!(run(function, 1, &xs), run(function, 16, &xs));
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
 //! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `sort`, `gemm`,
-//! `combine`. Grids depend on T and S alone, never on the routing.
+//! `combine`, `normalise`. Grids depend on T and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
@@ -21,6 +21,7 @@ mod buffers;
 mod combine;
 mod gemm;
 mod math;
+mod normalise;
 mod plan;
 mod route;
 mod sort;
@@ -81,7 +82,7 @@ pub enum ScheduleError {
         most: u64,
     },
     /// A layer whose result no kernel writes.
-    #[error("the layer returns {what}: only what a `gemm` or a `combine` gives is written to the output")]
+    #[error("the layer returns {what}: only what a `gemm`, a `combine` or an `rms_norm` gives is written to the output")]
     Result {
         /// What it returns.
         what: String,
@@ -110,7 +111,7 @@ pub fn schedule(layer: &Typed, machine: &Machine) -> Result<Program, ScheduleErr
 /// The output buffer, if the result is one that a kernel writes entirely.
 fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleError> {
     let made = match layer.node(layer.root()) {
-        Node::Apply(Op::Gemm | Op::Combine, _) => true,
+        Node::Apply(Op::Gemm | Op::Combine | Op::RmsNorm, _) => true,
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => false,
         // Others have errors of their own, but for this one: rows beyond P would stay unwritten.
         Node::Apply(op, _) => *op != Op::GroupedGemm,

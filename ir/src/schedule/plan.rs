@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::buffers::{BufferId, Buffers, extent, unused};
 use super::combine::{self, Combine, Spread};
 use super::gemm::{self, Gemm, Operand};
+use super::normalise::{self, RmsNorm};
 use super::route::{self, Route};
 use super::sort::{self, Sort};
 use super::{ScheduleError, body};
@@ -111,6 +112,7 @@ impl<'g> Plan<'g> {
             Op::Route => self.route(&operands, ty),
             Op::Gemm | Op::GroupedGemm => self.gemm(op, &operands, ty, last),
             Op::Combine => self.combine(&operands, ty, last),
+            Op::RmsNorm => self.rms_norm(&operands, ty, last),
             Op::ExpertRows => match &operands[..] {
                 [Value::Tensor(rows), Value::Routing(routing)] => {
                     Ok(Value::ExpertRows(Tensor { pairs_of: Some(routing.row_of_pair), ..rows.clone() }))
@@ -127,12 +129,14 @@ impl<'g> Plan<'g> {
                 })),
                 _ => Err(wrong(op, &operands)),
             },
-            Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Softmax => {
+            Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::Softmax => {
                 Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
             }
             Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),
             Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Err(pointwise_alone(op)),
-            Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Err(pointwise_alone(op)),
+            Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => {
+                Err(pointwise_alone(op))
+            }
         }
     }
 
@@ -323,6 +327,36 @@ impl<'g> Plan<'g> {
         args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
         args.extend([result.buffer.into(), tokens()]);
         self.launch(combine::combine(&spec, self.machine), combine::grid(&spec, self.machine), args);
+        Ok(Value::Tensor(result))
+    }
+
+    fn rms_norm(&mut self, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let op = Op::RmsNorm;
+        let [Value::Tensor(x), Value::Attr(Attr::Real(eps)), Value::List(vs), Value::Attr(Attr::Body(body))] = operands else {
+            return Err(wrong(op, operands));
+        };
+        check_pointwise(op, body)?;
+        if x.shape.first() != Some(&Dim::Tokens) {
+            return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
+        }
+        let vs = vs.iter().map(|v| tensor(op, v)).collect::<Result<Vec<_>, _>>()?;
+        let name = self.kernel_name(op.name(), &[]);
+        let result = self.result(op, &name, ty, None, last)?;
+        let columns = constant(x, 1);
+        check_result(op, &result, columns)?;
+        let spec = RmsNorm {
+            name,
+            n: columns as u32,
+            eps: eps.get() as f32,
+            x: x.dtype,
+            operands: vs.iter().map(|v| (spread(v), v.dtype)).collect(),
+            body,
+            out: result.dtype,
+        };
+        let mut args = vec![Arg::from(x.buffer)];
+        args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
+        args.extend([result.buffer.into(), tokens()]);
+        self.launch(normalise::rms_norm(&spec, self.machine), normalise::grid(), args);
         Ok(Value::Tensor(result))
     }
 

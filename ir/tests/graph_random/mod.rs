@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use egg::Id;
 use moec_ir::graph::{
-    Assignment, Attr, Body, BodyBuilder, Builder, Capacity, Dim, Eps, Graph, GroupMask, GroupScore, Groups, Node, Op, Priority,
-    Renorm, Span, Type, infer, interp, parse, print, verify,
+    Assignment, Attr, Body, BodyBuilder, Builder, Capacity, Dim, Eps, Graph, GroupMask, GroupScore, Groups, Node, Norm, Op,
+    Priority, Renorm, Span, Type, infer, interp, parse, print, verify,
 };
 use moec_ir::rewrite::rewrite;
 use moec_ir::{DType, Dims, Extent, Machine};
@@ -59,7 +59,9 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 11] = [
+const RARE: [Op; 13] = [
+    Op::ExpertScale,
+    Op::RmsNorm,
     Op::Gemm,
     Op::GroupedGemm,
     Op::Route,
@@ -111,8 +113,10 @@ impl Growing {
                 (Op::Cast, 1) => self.attr(|r| Attr::DType(r.one(&[DType::BF16, DType::F16]))),
                 // Powers of two: the same sums whichever way they are scaled.
                 (Op::Scale, 1) => self.attr(|r| Attr::Real(r.one(&[1.0, 0.5, -2.0, 4.0]).into())),
+                (Op::SparseMixer, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.25, 0.4]).into())),
+                (Op::TopK | Op::SparseMixer, 2) => self.attr(|r| Attr::Num(1 + r.below(4) as u64)),
+                (Op::RmsNorm, 1) => self.attr(|r| Attr::Real(r.one(&[0.125, 1.0]).into())),
                 (Op::Offset | Op::AtMost | Op::AtLeast, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.5, -1.25]).into())),
-                (Op::TopK, 2) => self.attr(|r| Attr::Num(1 + r.below(4) as u64)),
                 (Op::GroupLimit, 1) => self.attr(|r| Attr::Groups(groups(r))),
                 (Op::Renorm, 1) => self.attr(|r| Attr::Renorm(renorm(r))),
                 (Op::Assign, 1) | (Op::Route, 4) => self.attr(|r| Attr::Assignment(assignment(r))),
@@ -121,10 +125,12 @@ impl Growing {
                 (Op::Gemm | Op::Route, 1) => self.weights(2),
                 (Op::GroupedGemm, 2) => self.weights(3),
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
+                (Op::GroupedGemm, 0) => self.value(is_rows),
                 (Op::Dispatch | Op::ExpertRows | Op::GroupedGemm | Op::Combine, 1) | (Op::PairWeights, 0) => {
                     self.value(|ty| matches!(ty, Type::Routing { .. }))
                 }
-                (Op::Renorm | Op::Assign, 0) => self.value(|ty| matches!(ty, Type::Picks { .. })),
+                (Op::ExpertScale, 1) => self.value(|ty| matches!(ty, Type::Tensor { shape, .. } if shape.len() == 1)),
+                (Op::Renorm | Op::ExpertScale | Op::Assign, 0) => self.value(|ty| matches!(ty, Type::Picks { .. })),
                 (_, _) => self.value(|ty| matches!(ty, Type::Tensor { .. } | Type::Picks { .. })),
             };
             operands.push(id);
@@ -175,6 +181,11 @@ impl Growing {
     }
 }
 
+/// Whether the grouped weights have room for such rows: not for those of eight columns.
+fn is_rows(ty: &Type) -> bool {
+    matches!(ty, Type::Tensor { shape, .. } if matches!(shape[..], [Dim::Tokens | Dim::Pairs, Dim::Const(4 | 6)]))
+}
+
 fn groups(random: &mut Random) -> Groups {
     Groups {
         groups: random.one(&[2, 4, 8]),
@@ -185,7 +196,8 @@ fn groups(random: &mut Random) -> Groups {
 }
 
 fn renorm(random: &mut Random) -> Renorm {
-    Renorm { mode: random.one(&[Eps::Add, Eps::Clamp]), eps: random.one(&[0.0, 1e-20, 0.5]).into() }
+    let norm = random.one(&[Norm::Sum, Norm::Sum, Norm::P(1.0.into()), Norm::P(2.0.into()), Norm::P(3.5.into())]);
+    Renorm { norm, mode: random.one(&[Eps::Add, Eps::Clamp]), eps: random.one(&[0.0, 1e-20, 0.5]).into() }
 }
 
 fn assignment(random: &mut Random) -> Assignment {

@@ -71,6 +71,13 @@ const ROUTING: &[Row] = &[
         "%s = softmax %h : ? %t = top_k %s, %s, 8 : ? %picks = renorm %t, sum(clamp 0.0) : ?",
         "%t = top_k %h, %h, 8 : ? %picks = softmax %t : ?",
     ),
+    (
+        "softmax-after-top-k",
+        "%s = softmax %h : ? %t = top_k %s, %s, 3 : ? %picks = renorm %t, norm(1.0, add 0.0) : ?",
+        "%t = top_k %h, %h, 3 : ? %picks = softmax %t : ?",
+    ),
+    // Another norm.
+    ("softmax-after-top-k", "%s = softmax %h : ? %t = top_k %s, %s, 3 : ? %picks = renorm %t, norm(2.0, add 0.0) : ?", UNCHANGED),
     // A guard in the sum.
     ("softmax-after-top-k", "%s = softmax %h : ? %t = top_k %s, %s, 3 : ? %picks = renorm %t, sum(add 1e-20) : ?", UNCHANGED),
     ("softmax-after-top-k", "%s = softmax %h : ? %t = top_k %s, %s, 3 : ? %picks = renorm %t, sum(clamp 1e-9) : ?", UNCHANGED),
@@ -116,6 +123,11 @@ const ROUTING: &[Row] = &[
     ),
     (
         "drop-scale-before-renorm",
+        "%t = top_k %h, %h, 3 : ? %s = scale %t, 0.5 : ? %picks = renorm %s, norm(3.0, add 0.0) : ?",
+        "%t = top_k %h, %h, 3 : ? %picks = renorm %t, norm(3.0, add 0.0) : ?",
+    ),
+    (
+        "drop-scale-before-renorm",
         "%t = top_k %h, %h, 3 : ? %s = scale %t, -2.5 : ? %picks = renorm %s, sum(clamp 0.0) : ?",
         UNCHANGED,
     ),
@@ -135,6 +147,11 @@ const ROUTING: &[Row] = &[
         "%t = top_k %h, %z, 3 : ? %picks = softmax %t : ?",
     ),
     ("drop-renorm-of-softmax", "%t = top_k %h, %h, 3 : ? %s = softmax %t : ? %picks = renorm %s, sum(add 0.5) : ?", UNCHANGED),
+    (
+        "drop-renorm-of-softmax",
+        "%t = top_k %h, %h, 3 : ? %s = softmax %t : ? %picks = renorm %s, norm(2.0, add 0.0) : ?",
+        UNCHANGED,
+    ),
     ("drop-renorm-of-softmax", "%t = top_k %h, %h, 3 : ? %s = sigmoid %t : ? %picks = renorm %s, sum(add 0.0) : ?", UNCHANGED),
     (
         "drop-group-limit-of-all",
@@ -265,6 +282,16 @@ const FUSION: &[Row] = &[
         "%picks = gemm %x, [@w] { a = top_k $0, $0, 3 yield renorm a, sum(clamp 1e-9) } : ?",
     ),
     (
+        "sink-sparse-mixer-into-gemm",
+        "%g = gemm %x, [@w] : ? %picks = sparse_mixer %g, 0.25, 3 : ?",
+        "%picks = gemm %x, [@w] { yield sparse_mixer $0, 0.25, 3 } : ?",
+    ),
+    (
+        "sink-expert-scale-with-operand-into-gemm",
+        "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = expert_scale %q, @v : ?",
+        "%picks = gemm %x, [@w], [@v] { a = top_k $0, $0, 3 yield expert_scale a, $1 } : ?",
+    ),
+    (
         "sink-group-limit-into-gemm",
         "%g = gemm %x, [@w] : ? %y = group_limit %g, groups(4, keep 2, top2_sum, zero) : ?",
         "%y = gemm %x, [@w] { yield group_limit $0, groups(4, keep 2, top2_sum, zero) } : ?",
@@ -299,15 +326,16 @@ const FUSION: &[Row] = &[
 ];
 
 /// `%g` by a fused op with an operand list to fill in, what must stand before it, and what may be read beside it.
-const PRODUCERS: [(&str, &str, &str, &str, &str); 3] = [
+const PRODUCERS: [(&str, &str, &str, &str, &str); 4] = [
     ("gemm", "gemm %x, [@w]", "", "", "@v"),
     ("grouped-gemm", "grouped_gemm %x, %r, [@gate]", "", "%e = expert_rows @b, %r : ?", "%e"),
     ("combine", "combine %d, %r", "%d = dispatch %x, %r : ?", "", "%half"),
+    ("rms-norm", "rms_norm %x, 0.125", "", "", "%half"),
 ];
 
 /// Each op that any fused op takes in, beside what its body does already.
 fn sinks() -> Vec<Case> {
-    let unary = ["silu", "gelu", "gelu_tanh", "relu", "square", "sigmoid"].map(|op| (op, ""));
+    let unary = ["silu", "gelu", "gelu_tanh", "relu", "square", "sigmoid", "tanh", "sqrt_softplus"].map(|op| (op, ""));
     let constants = [("scale", ", -2.0"), ("offset", ", 0.25"), ("at_most", ", 0.5"), ("at_least", ", -0.5"), ("cast", ", bf16")];
     let mut cases = Vec::new();
     for (into, producer, before, view, operand) in PRODUCERS {

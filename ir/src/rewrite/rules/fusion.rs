@@ -27,16 +27,18 @@ pub(super) fn rules() -> Vec<Rule> {
         }),
         computed("fuse-dense-gate-up", "(mul (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g))", |m| merge(m, Op::Gemm, Op::Mul, &[])),
     ];
-    let unary = [Op::Silu, Op::Gelu, Op::GeluTanh, Op::Relu, Op::Square, Op::Sigmoid];
+    let unary = [Op::Silu, Op::Gelu, Op::GeluTanh, Op::Relu, Op::Square, Op::Sigmoid, Op::Tanh, Op::SqrtSoftplus];
     let with_constant = [Op::Scale, Op::Offset, Op::AtMost, Op::AtLeast, Op::Cast];
-    for into in [Op::Gemm, Op::GroupedGemm, Op::Combine] {
-        rules.extend(unary.map(|op| sink(op, "", into)));
-        rules.extend(with_constant.map(|op| sink(op, "?c", into)));
+    for into in [Op::Gemm, Op::GroupedGemm, Op::Combine, Op::RmsNorm] {
+        rules.extend(unary.map(|op| sink(op, &[], into)));
+        rules.extend(with_constant.map(|op| sink(op, &["?c"], into)));
         rules.extend([Op::Add, Op::Mul].map(|op| sink_with_operand(op, into)));
     }
     // Whole rows are at hand only where the router's logits are.
-    rules.push(sink(Op::Softmax, "", Op::Gemm));
-    rules.extend([Op::GroupLimit, Op::Renorm].map(|op| sink(op, "?c", Op::Gemm)));
+    rules.push(sink(Op::Softmax, &[], Op::Gemm));
+    rules.extend([Op::GroupLimit, Op::Renorm].map(|op| sink(op, &["?c"], Op::Gemm)));
+    rules.push(sink(Op::SparseMixer, &["?c", "?k"], Op::Gemm));
+    rules.push(sink_with_operand(Op::ExpertScale, Op::Gemm));
     rules
 }
 
@@ -46,8 +48,14 @@ fn operands(op: Op) -> &'static [&'static str] {
         Op::Gemm => &["?x", "?ws", "?vs", "?f"],
         Op::GroupedGemm => &["?x", "?r", "?ws", "?vs", "?f"],
         Op::Combine => &["?x", "?r", "?vs", "?f"],
+        Op::RmsNorm => &["?x", "?eps", "?vs", "?f"],
         op => panic!("`{}` takes nothing in", op.name()),
     }
+}
+
+/// Whether a fused op has products, one for each of its weights.
+fn has_weights(op: Op) -> bool {
+    operands(op).contains(&"?ws")
 }
 
 /// The pattern of a fused op.
@@ -59,14 +67,14 @@ fn hyphens(op: Op) -> String {
     op.name().replace('_', "-")
 }
 
-/// `op (into .. f) c` = `into .. (op f c)`.
-fn sink(op: Op, constant: &'static str, into: Op) -> Rule {
+/// `op (into .. f) c..` = `into .. (op f c..)`.
+fn sink(op: Op, constants: &'static [&'static str], into: Op) -> Rule {
     let name = format!("sink-{}-into-{}", hyphens(op), hyphens(into));
-    computed(name, &format!("({} {} {constant})", op.name(), fused(into)), move |m| {
+    computed(name, &format!("({} {} {})", op.name(), fused(into), constants.join(" ")), move |m| {
         if m.result_is(into, operands(into)) {
             return None; // The op does nothing here, and would do so for ever.
         }
-        let constants: Vec<Attr> = if constant.is_empty() { vec![] } else { vec![m.attr(constant)?] };
+        let constants = constants.iter().map(|c| m.attr(c)).collect::<Option<Vec<Attr>>>()?;
         let body = m.body("?f")?.then(op, &constants);
         let vs = m.list("?vs")?;
         with_body(m, into, "?ws", &vs, body)
@@ -83,7 +91,7 @@ fn sink_with_operand(op: Op, into: Op) -> Rule {
             return None;
         }
         let mut vs = m.list("?vs")?;
-        let products = if into == Op::Combine { 1 } else { m.list("?ws")?.len() };
+        let products = if has_weights(into) { m.list("?ws")?.len() } else { 1 };
         let place = position(&mut vs, m.class("?b"));
         let mut body = BodyBuilder::default();
         let f = body.inline(&m.body("?f")?, Node::Hole);
@@ -115,15 +123,17 @@ fn merge(m: &mut Match, into: Op, op: Op, constants: &[Attr]) -> Option<Id> {
 }
 
 fn with_body(m: &mut Match, into: Op, ws: &str, vs: &[Id], body: Body) -> Option<Id> {
-    let ws = (into != Op::Combine).then(|| m.class(ws));
+    let ws = has_weights(into).then(|| m.class(ws));
     with_body_of(m, into, ws, vs, body)
 }
 
 /// The fused op of the match with these weights, operands and body.
 fn with_body_of(m: &mut Match, into: Op, ws: Option<Id>, vs: &[Id], body: Body) -> Option<Id> {
     let mut operands = vec![m.class("?x")];
-    if into != Op::Gemm {
-        operands.push(m.class("?r"));
+    match into {
+        Op::Gemm => {}
+        Op::RmsNorm => operands.push(m.class("?eps")),
+        _ => operands.push(m.class("?r")),
     }
     operands.extend(ws);
     operands.push(m.apply(Op::List, vs)?);

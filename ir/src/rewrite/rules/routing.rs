@@ -12,7 +12,7 @@ pub(super) fn rules() -> Vec<Rule> {
         // the sum: the guard is not scale-free. Where logits are so far apart that a score is 0, both sides may pick
         // different experts, each with weight 0.
         computed("softmax-after-top-k", "(renorm (top_k (softmax ?l) (softmax ?l) ?k) ?rule)", |m| match m.attr("?rule")? {
-            Attr::Renorm(rule) if rule.eps.get() == 0.0 => {
+            Attr::Renorm(rule) if rule.eps.get() == 0.0 && rule.norm.sums_positive() => {
                 let picks = m.apply(Op::TopK, &[m.class("?l"), m.class("?l"), m.class("?k")])?;
                 m.apply(Op::Softmax, &[picks])
             }
@@ -35,7 +35,7 @@ pub(super) fn rules() -> Vec<Rule> {
         }),
         // The picked softmax already sums to one.
         computed("drop-renorm-of-softmax", "(renorm (softmax (top_k ?s ?t ?k)) ?rule)", |m| match m.attr("?rule")? {
-            Attr::Renorm(rule) if rule.eps.get() == 0.0 => {
+            Attr::Renorm(rule) if rule.eps.get() == 0.0 && rule.norm.sums_positive() => {
                 let picks = m.apply(Op::TopK, &[m.class("?s"), m.class("?t"), m.class("?k")])?;
                 m.apply(Op::Softmax, &[picks])
             }

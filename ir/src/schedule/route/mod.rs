@@ -104,6 +104,7 @@ struct Gating<'a> {
     nodes: &'a [Node],
     /// Place of each node's operands.
     operands: Vec<Vec<usize>>,
+    /// What picks: `top_k` or `sparse_mixer`.
     top_k: usize,
     group_limit: Option<(usize, Groups)>,
 }
@@ -117,12 +118,13 @@ impl<'a> Gating<'a> {
         for (i, node) in nodes.iter().enumerate() {
             let Node::Apply(op, _) = node else { continue };
             match op {
-                Op::TopK if top_k.is_none() => top_k = Some(i),
+                Op::TopK | Op::SparseMixer if top_k.is_none() => top_k = Some(i),
                 Op::GroupLimit if group_limit.is_none() => match &nodes[operands[i][1]] {
                     Node::Attr(Attr::Groups(groups)) => group_limit = Some((i, *groups)),
                     Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => return refuse(*op),
                 },
                 Op::Softmax | Op::Renorm => {}
+                Op::ExpertScale if matches!(nodes[operands[i][1]], Node::Hole(_)) => {}
                 op if is_pointwise_op(*op) => {}
                 op => return refuse(*op),
             }

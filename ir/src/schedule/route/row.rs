@@ -7,9 +7,9 @@ use super::super::body::{Term, pointwise_op};
 use super::super::math;
 use super::pick::{TAKEN, greatest, key, top_2};
 use super::team::{At, Nan, Team};
-use super::{Gating, LANES, Share};
+use super::{Gating, LANES, Scratch, Share};
 use crate::DType;
-use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Op, Renorm};
+use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Renorm};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Value};
 
@@ -40,7 +40,7 @@ type Facts<'k> = HashMap<usize, Known<'k>>;
 impl<'k> Row<'_, 'k> {
     /// Writes the token's experts and weights.
     pub(super) fn picks(&self, token: Value<'k>, topk_experts: Array<'k>, topk_weights: Array<'k>) {
-        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let (k, share) = (self.team.k, &self.scratch);
         let (scratch, top_k) = (share.scratch, self.gating.spec.top_k);
         let mut facts = Facts::new();
         for (i, node) in self.gating.nodes[..self.gating.top_k].iter().enumerate() {
@@ -50,35 +50,81 @@ impl<'k> Row<'_, 'k> {
                 facts.insert(i, known);
             }
         }
-        let [scores, keys] = [0, 1].map(|i| self.gating.operands[self.gating.top_k][i]);
-        self.every(&mut |at| {
-            let key = k.bind("key", key(k, self.value(keys, at, &facts)));
-            match at.live {
-                Some(live) if team.lanes == 1 => k.when(live, || scratch.keys.store(share.key + at.first, key)),
-                Some(_) | None => scratch.keys.store(share.key + at.first, at.or(key, k.i32(TAKEN))),
-            }
-        });
-        k.warp_barrier();
-        greatest(team, scratch.keys, share.key, (self.gating.spec.experts, top_k), |j, expert| {
-            team.once(|| scratch.experts.store(share.pick + j, expert));
-        });
-        let each = |body: &dyn Fn(Value<'k>)| {
-            let lane = if team.lanes == 1 { team.index } else { k.i32(0) };
-            k.for_step("j", lane, k.i32(top_k as i32), k.i32(team.warp as i32), body);
-        };
-        each(&|j| {
-            let expert = scratch.experts.load(share.pick + j);
-            let at = At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Least };
-            scratch.weights.store(share.pick + j, self.value(scores, &at, &facts));
-        });
+        let place = &self.gating.operands[self.gating.top_k];
+        match &self.gating.nodes[place[1]] {
+            Node::Attr(Attr::Real(jitter)) => self.mix(place[0], jitter.get(), &facts),
+            Node::Attr(_) | Node::Hole(_) | Node::Param(_) | Node::Apply(..) => self.top_k(place[0], place[1], &facts),
+        }
         self.weigh();
-        each(&|j| {
+        self.each_pick(|j| {
             let pair = k.bind("pair", token * top_k as i32 + j);
             topk_experts.store(pair, scratch.experts.load(share.pick + j));
             topk_weights.store(pair, scratch.weights.load(share.pick + j));
         });
         // The next row's picks go where these are.
         k.warp_barrier();
+    }
+
+    /// The experts with the largest keys, and their scores.
+    fn top_k(&self, scores: usize, keys: usize, facts: &Facts<'k>) {
+        let (team, share) = (self.team, &self.scratch);
+        let scratch = share.scratch;
+        self.rank(&|at| self.value(keys, at, facts));
+        greatest(team, scratch.keys, share.key, (self.gating.spec.experts, self.gating.spec.top_k), |j, expert| {
+            team.once(|| scratch.experts.store(share.pick + j, expert));
+        });
+        self.each_pick(|j| {
+            let expert = scratch.experts.load(share.pick + j);
+            let at = At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Least };
+            scratch.weights.store(share.pick + j, self.value(scores, &at, facts));
+        });
+    }
+
+    /// One expert after another, each with its softmax among those left that are not too far below it.
+    fn mix(&self, logits: usize, jitter: f64, facts: &Facts<'k>) {
+        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let scratch = share.scratch;
+        let logit = |at: &At<'k>| k.bind("logit", finite(k, self.value(logits, at, facts)));
+        self.rank(&logit);
+        greatest(team, scratch.keys, share.key, (self.gating.spec.experts, self.gating.spec.top_k), |j, expert| {
+            let best = logit(&At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Stays });
+            let best = best.splat(team.lanes);
+            let sum = k.var("sum", k.f32(0.0).splat(team.lanes));
+            self.every(&mut |at| {
+                let x = logit(at);
+                let is_left = scratch.keys.load_vector(share.key + at.first, team.lanes).ne(TAKEN);
+                // Of two zeros the quotient is no number, and not too far.
+                let is_far = ((best - x) / x.abs().max(best)).gt((2.0 * jitter) as f32);
+                let term = is_far.select(x.like(0), math::exp(k, x - best));
+                sum.set(sum.get() + at.or(is_left.select(term, x.like(0)), k.f32(0.0)));
+            });
+            let weight = k.bind("weight", k.f32(1.0) / team.sum(sum.get()));
+            team.once(|| {
+                scratch.experts.store(share.pick + j, expert);
+                scratch.weights.store(share.pick + j, weight);
+            });
+        });
+    }
+
+    /// Writes the keys of all experts.
+    fn rank(&self, value: &dyn Fn(&At<'k>) -> Value<'k>) {
+        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let scratch = share.scratch;
+        self.every(&mut |at| {
+            let key = k.bind("key", key(k, value(at)));
+            match at.live {
+                Some(live) if team.lanes == 1 => k.when(live, || scratch.keys.store(share.key + at.first, key)),
+                Some(_) | None => scratch.keys.store(share.key + at.first, at.or(key, k.i32(TAKEN))),
+            }
+        });
+        k.warp_barrier();
+    }
+
+    /// Each pick's number, in one lane.
+    fn each_pick(&self, body: impl FnOnce(Value<'k>)) {
+        let (k, team) = (self.team.k, self.team);
+        let lane = if team.lanes == 1 { team.index } else { k.i32(0) };
+        k.for_step("j", lane, k.i32(self.gating.spec.top_k as i32), k.i32(team.warp as i32), body);
     }
 
     /// All of the row, group by group where there are groups.
@@ -102,9 +148,12 @@ impl<'k> Row<'_, 'k> {
                 self.limit(operand(), groups, keys, facts);
                 Known::Groups(groups, keys)
             }),
-            Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::Renorm | Op::Assign | Op::Dispatch => None,
-            Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => None,
-            Op::AtLeast | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => None,
+            Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::Renorm => None,
+            Op::Assign | Op::Dispatch => None,
+            Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
+            Op::Offset | Op::AtMost => None,
+            Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => None,
+            Op::Square | Op::Add | Op::Mul => None,
         }
     }
 
@@ -203,12 +252,39 @@ impl<'k> Row<'_, 'k> {
 
     /// Makes the scores of the picks their weights: what the body says after its `top_k`.
     fn weigh(&self) {
+        let op = |node: usize| match &self.gating.nodes[node] {
+            Node::Apply(op, _) => Some(*op),
+            Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
+        };
+        let after: Vec<usize> = (self.gating.top_k + 1..self.gating.nodes.len()).filter(|i| op(*i).is_some()).collect();
+        let is_scale = |node: usize| op(node) == Some(Op::ExpertScale);
+        for run in after.chunk_by(|a, b| !is_scale(*a) && !is_scale(*b)) {
+            match run {
+                [node] if is_scale(*node) => self.scale_by_expert(self.gating.operands[*node][1]),
+                run => self.weigh_by(run),
+            }
+        }
+    }
+
+    /// Weights times a vector over the experts.
+    fn scale_by_expert(&self, vector: usize) {
+        let Node::Hole(hole) = self.gating.nodes[vector] else { unreachable!("a scale that is no operand: `Gating` refuses it") };
+        let share = &self.scratch;
+        let (vector, Scratch { experts, weights, .. }) = (self.vectors[hole as usize - 1], share.scratch);
+        self.each_pick(|j| {
+            let at = self.team.k.bind("at", share.pick + j);
+            let scale = vector.load(experts.load(at)).cast(DType::F32);
+            weights.store(at, weights.load(at) * scale);
+        });
+    }
+
+    /// Ops that look at the weights of the token's picks alone, in registers.
+    fn weigh_by(&self, run: &[usize]) {
         let (k, team, share) = (self.team.k, self.team, &self.scratch);
         let weights = share.scratch.weights;
         let chunks: Vec<u32> = (0..self.gating.spec.top_k).step_by(LANES as usize).collect();
-        let after = self.gating.top_k + 1..self.gating.nodes.len();
-        let ops = after.filter_map(|i| match &self.gating.nodes[i] {
-            Node::Apply(op, _) => Some((*op, self.gating.operands[i].get(1).map(|attr| &self.gating.nodes[*attr]))),
+        let ops = run.iter().filter_map(|i| match &self.gating.nodes[*i] {
+            Node::Apply(op, _) => Some((*op, self.gating.operands[*i].get(1).map(|attr| &self.gating.nodes[*attr]))),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
         });
         let mut w: Vec<(At<'k>, Value<'k>)> = Vec::new();
@@ -248,12 +324,27 @@ impl<'k> Row<'_, 'k> {
                 let sum = team.sum(join(w, &|a, b| a + b, 0.0)).splat(team.lanes);
                 w.iter_mut().for_each(|(_, x)| *x = k.bind("softmax", *x / sum));
             }
-            (Op::Renorm, Some(Node::Attr(Attr::Renorm(Renorm { mode, eps })))) => {
-                let sum = team.sum(join(w, &|a, b| a + b, 0.0));
+            (Op::Renorm, Some(Node::Attr(Attr::Renorm(Renorm { norm, mode, eps })))) => {
+                let sum = |of: &dyn Fn(Value<'k>) -> Value<'k>| {
+                    let terms: Vec<_> = w.iter().map(|(at, x)| (*at, k.bind("term", of(*x)))).collect();
+                    team.sum(join(&terms, &|a, b| a + b, 0.0))
+                };
+                let norm = match norm {
+                    Norm::Sum => sum(&|x| x),
+                    Norm::P(p) if p.get() == 1.0 => sum(&|x| x.abs()),
+                    Norm::P(p) => {
+                        let sizes: Vec<_> = w.iter().map(|(at, x)| (*at, x.abs())).collect();
+                        let largest = team.greatest(join(&sizes, &|a, b| a.max(b), 0.0));
+                        // Shares of the largest: no power leaves the range.
+                        let unit = k.bind("unit", largest.eq(0.0).select(k.f32(1.0), largest));
+                        let share = |x: Value<'k>| x.abs() / unit.splat(team.lanes);
+                        unit * math::power(k, sum(&|x| math::power(k, share(x), p.get())), 1.0 / p.get())
+                    }
+                };
                 let eps = eps.get() as f32;
                 let divisor = match mode {
-                    Eps::Add => sum + eps,
-                    Eps::Clamp => sum.max(eps),
+                    Eps::Add => norm + eps,
+                    Eps::Clamp => norm.max(eps),
                 };
                 // Nothing but zeros: they stay.
                 let divisor = k.bind("divisor", divisor.eq(0.0).select(k.f32(1.0), divisor)).splat(team.lanes);
