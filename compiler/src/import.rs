@@ -15,7 +15,7 @@ pub fn import(spec: &Spec) -> Graph {
     let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
     let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
     let picks = layer.picks(x);
-    let routing = layer.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(spec)));
+    let routing = layer.assigned(picks);
     let mut y = layer.routed(x, routing);
     if let Some(shared) = &spec.shared {
         let beside = layer.shared(x, shared);
@@ -92,14 +92,24 @@ impl Layer<'_> {
         if router.order == Order::TopKScore {
             picks = self.score(picks);
         }
-        if let Some(Renorm { norm: _, eps, eps_mode }) = router.renorm {
-            let mode = match eps_mode {
-                EpsMode::Add => Eps::Add,
-                EpsMode::Clamp => Eps::Clamp,
-            };
-            picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(graph::Renorm { mode, eps: eps.into() }));
+        if renorms_kept(self.spec) {
+            return picks; // Renormalised when it is known what is kept, and only then scaled.
+        }
+        if let Some(renorm) = router.renorm {
+            picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(renorm_rule(renorm)));
         }
         self.constant(Op::Scale, picks, router.scale)
+    }
+
+    /// From the picks of each token to those that are kept.
+    fn assigned(&mut self, picks: Id) -> Id {
+        let routing = self.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(self.spec)));
+        match self.spec.router.renorm {
+            Some(renorm) if renorms_kept(self.spec) => {
+                self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)))
+            }
+            Some(_) | None => routing,
+        }
     }
 
     /// Logits, of all experts or of the picked ones, to scores.
@@ -149,10 +159,16 @@ impl Layer<'_> {
         let inner = self.cast(inner);
         let mut y = self.grouped(Tensor::Down, Tensor::DownBias, inner, routing, None, width, expert.ffn);
         if self.spec.router.apply == Apply::Output {
-            y = self.g.apply(Op::Mul, &[y, weights]);
+            y = self.weighted(y, weights);
         }
         let y = self.constant(Op::Scale, y, expert.output_scale);
         self.cast(y)
+    }
+
+    /// `y * weights`, and what the weights lack of `router.scale`.
+    fn weighted(&mut self, y: Id, weights: Id) -> Id {
+        let y = self.g.apply(Op::Mul, &[y, weights]);
+        if renorms_kept(self.spec) { self.constant(Op::Scale, y, self.spec.router.scale) } else { y }
     }
 
     /// `rows . w[expert]^T (* weights) (+ bias[expert])`.
@@ -160,7 +176,7 @@ impl Layer<'_> {
         let w = self.weight(tensor, &[self.spec.experts, n, k]);
         let mut y = self.g.grouped_gemm(rows, routing, w);
         if let Some(weights) = weights {
-            y = self.g.apply(Op::Mul, &[y, weights]);
+            y = self.weighted(y, weights);
         }
         if !self.spec.expert.bias {
             return y;
@@ -259,6 +275,19 @@ impl Layer<'_> {
 /// The parser refuses by name what the graph does not carry, so this is never reached by a parsed spec.
 fn not_carried<T>(key: &str) -> T {
     panic!("`{key}` was accepted by the parser, but the graph does not carry it")
+}
+
+/// Whether weights are renormalised over what was kept, not over all picks.
+fn renorms_kept(spec: &Spec) -> bool {
+    spec.router.renorm.is_some() && spec.capacity.is_some_and(|capacity| capacity.renorm_after_drop)
+}
+
+fn renorm_rule(Renorm { norm: _, eps, eps_mode }: Renorm) -> graph::Renorm {
+    let mode = match eps_mode {
+        EpsMode::Add => Eps::Add,
+        EpsMode::Clamp => Eps::Clamp,
+    };
+    graph::Renorm { mode, eps: eps.into() }
 }
 
 /// The spec's `[capacity]`.

@@ -23,7 +23,7 @@ macro_rules! definitions {
 
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, GroupLimit => group_limit,
-    Renorm => renorm, Assign => assign, Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights,
+    Renorm => renorm, Assign => assign, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights,
     Combine => combine, Softmax => softmax, Cast => cast, Scale => scale, Offset => offset, AtMost => at_most,
     AtLeast => at_least, Sigmoid => sigmoid, Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
@@ -241,6 +241,23 @@ fn assign() {
     assert_eq!(of("capacity(T, row, choice_major)"), [0, 1, 2, 3]);
     assert_eq!(rows(1, "dropless", 2, &[], 0), [] as [usize; 0]);
     assert_eq!(rows(1, "capacity(1, row, token_major)", 2, &[], 0), [] as [usize; 0]);
+}
+
+fn renorm_kept() {
+    // Picks 0 1, 0 1, 1 0 with the weights 3 1, 3 1, 6 2; of each expert the first token's is kept, by choice.
+    let scores = [3.0, 1.0, 3.0, 1.0, 2.0, 6.0];
+    let of = |capacity: u64, rule: &str| {
+        let lines = format!(
+            "%p = top_k %s, %s, 2 : ? %a = assign %p, capacity({capacity}, all, choice_major) : ? \
+             %r = renorm_kept %a, sum({rule}) : ? %y = pair_weights %r : ?"
+        );
+        routing(eval(Op::RenormKept, &lines, &[("%s", &[3, 2], &scores)])).picks.weight_of_pair
+    };
+    close(&of(1, "add 0.0"), &[1.0, 1.0, 3.0, 1.0, 1.0, 2.0]);
+    close(&of(1, "add 1.0"), &[0.75, 1.0, 3.0, 1.0, 6.0 / 7.0, 2.0]);
+    close(&of(2, "clamp 4.0"), &[0.75, 0.25, 0.75, 1.0, 1.0, 2.0]);
+    close(&of(3, "add 0.0"), &[0.75, 0.25, 0.75, 0.25, 0.75, 0.25]);
+    close(&of(0, "add 0.0"), &[3.0, 1.0, 3.0, 1.0, 6.0, 2.0]);
 }
 
 fn dispatch() {

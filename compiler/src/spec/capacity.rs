@@ -16,7 +16,7 @@ pub struct Capacity {
     pub group: CapacityGroup,
     /// Who is served first. Not carried yet: `Score`, `BatchPrioritized`.
     pub priority: Priority,
-    /// Weights are renormalised over what was not dropped. Not carried yet: `false`.
+    /// `router.renorm` is applied to the picks of a token that were not dropped, and not before.
     pub renorm_after_drop: bool,
     /// What a dropped assignment contributes. Not carried yet: `Input`.
     pub dropped: Dropped,

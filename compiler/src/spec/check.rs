@@ -16,6 +16,9 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     order(&spec.router, wrong);
     if let Some(capacity) = &spec.capacity {
         capacity_size(capacity, wrong);
+        if capacity.boolean("renorm_after_drop") == Some(true) {
+            needs(capacity, "renorm_after_drop", spec.router.word("renorm") != Some("none"), "renorm", &spec.router, wrong);
+        }
     }
     gating(&spec.expert, &spec.expert, wrong);
     if let Some(shared) = &spec.shared {

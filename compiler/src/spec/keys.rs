@@ -222,7 +222,7 @@ pub(super) static TABLES: &[Table] = &[
             choice("score", Later, "each expert keeps its heaviest weights"),
             choice("batch_prioritized", Later, "tokens by their best score"),
         ]), Fallback::Word("choice_major"), Now, "who is served first"),
-        key("renorm_after_drop", Boolean, Fallback::Boolean(false), Later, "renormalise over what was not dropped"),
+        key("renorm_after_drop", Boolean, Fallback::Boolean(false), Now, "renormalise over what was not dropped, by the rule of router.renorm; a token with nothing left gives 0"),
         key("dropped", Word(&[
             choice("zero", Now, "nothing; the residual is outside the layer"),
             choice("input", Later, "the token's input"),

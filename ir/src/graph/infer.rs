@@ -75,7 +75,7 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
-        Op::PairWeights | Op::Combine => false,
+        Op::RenormKept | Op::PairWeights | Op::Combine => false,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => true,
     }
@@ -137,6 +137,9 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             Ok(Type::Picks { top_k: *top_k, experts: *experts })
         }
         (Op::Assign, [Type::Picks { top_k, experts }, Type::Attr(Attr::Assignment(_))]) => {
+            Ok(Type::Routing { top_k: *top_k, experts: *experts })
+        }
+        (Op::RenormKept, [Type::Routing { top_k, experts }, Type::Attr(Attr::Renorm(_))]) => {
             Ok(Type::Routing { top_k: *top_k, experts: *experts })
         }
         (Op::Dispatch, [x, routing]) => {

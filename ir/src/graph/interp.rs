@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use egg::Id;
 
-use super::{Assignment, Attr, Body, Dim, Eps, GroupMask, GroupScore, Groups, Node, Op, Priority, Span, Type, Typed};
+use super::{Assignment, Attr, Body, Dim, Eps, GroupMask, GroupScore, Groups, Node, Op, Priority, Renorm, Span, Type, Typed};
 use crate::Dims;
 
 /// A dense row-major array.
@@ -135,18 +135,12 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         }
         (Op::TopK, [T(scores), T(keys), Value::Attr(Attr::Num(k))]) => P(top_k(scores, keys, *k as usize)),
         (Op::GroupLimit, [T(keys), Value::Attr(Attr::Groups(groups))]) => T(group_limit(keys, *groups)),
-        (Op::Renorm, [P(picks), Value::Attr(Attr::Renorm(rule))]) => {
-            let eps = rule.eps.get();
-            P(picks.map_rows(|w| {
-                let sum: f64 = w.iter().sum();
-                let divisor = match rule.mode {
-                    Eps::Add => sum + eps,
-                    Eps::Clamp => sum.max(eps),
-                };
-                w.iter_mut().for_each(|w| *w /= divisor);
-            }))
-        }
+        (Op::Renorm, [P(picks), Value::Attr(Attr::Renorm(rule))]) => P(picks.map_rows(|w| {
+            let divisor = divisor(*rule, w.iter().sum());
+            w.iter_mut().for_each(|w| *w /= divisor);
+        })),
         (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
+        (Op::RenormKept, [R(r), Value::Attr(Attr::Renorm(rule))]) => R(renorm_kept(r, *rule)),
         (Op::Dispatch, [T(x), R(r)]) => {
             let n = x.shape[1];
             let data = r.pair_of_row.iter().flat_map(|p| x.data[p / r.picks.top_k * n..][..n].to_vec()).collect();
@@ -368,6 +362,25 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
     let mut row_of_pair = vec![None; tokens * k];
     pair_of_row.iter().enumerate().for_each(|(row, pair)| row_of_pair[*pair] = Some(row));
     Ok(Routing { picks: picks.clone(), row_of_pair, pair_of_row })
+}
+
+fn renorm_kept(r: &Routing, rule: Renorm) -> Routing {
+    let mut y = r.clone();
+    let k = r.picks.top_k;
+    for (weights, rows) in y.picks.weight_of_pair.chunks_mut(k).zip(r.row_of_pair.chunks(k)) {
+        let kept = || rows.iter().enumerate().filter(|(_, row)| row.is_some()).map(|(j, _)| j);
+        let divisor = divisor(rule, kept().map(|j| weights[j]).sum());
+        kept().for_each(|j| weights[j] /= divisor);
+    }
+    y
+}
+
+/// What weights of this sum are divided by.
+fn divisor(rule: Renorm, sum: f64) -> f64 {
+    match rule.mode {
+        Eps::Add => sum + rule.eps.get(),
+        Eps::Clamp => sum.max(rule.eps.get()),
+    }
 }
 
 fn sigmoid(x: f64) -> f64 {

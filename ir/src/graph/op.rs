@@ -30,6 +30,8 @@ pub enum Op {
     Renorm,
     /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
     Assign,
+    /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum; those of the dropped stay.
+    RenormKept,
     /// `dispatch x routing`: `y[p, n] = x[token_of_pair[p], n]`.
     Dispatch,
     /// `expert_rows b routing`: `y[p, n] = b[expert_of_pair[p], n]`.
@@ -72,7 +74,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 26] = [
+    pub const ALL: [Op; 27] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -81,6 +83,7 @@ impl Op {
         Op::GroupLimit,
         Op::Renorm,
         Op::Assign,
+        Op::RenormKept,
         Op::Dispatch,
         Op::ExpertRows,
         Op::PairWeights,
@@ -112,6 +115,7 @@ impl Op {
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
             Op::Assign => "assign",
+            Op::RenormKept => "renorm_kept",
             Op::Dispatch => "dispatch",
             Op::ExpertRows => "expert_rows",
             Op::PairWeights => "pair_weights",
@@ -144,7 +148,7 @@ impl Op {
             Op::List => None,
             Op::PairWeights => Some(1),
             Op::Softmax | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
-            Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => Some(2),
+            Op::GroupLimit | Op::Renorm | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => Some(2),
             Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
             Op::TopK => Some(3),
             Op::Gemm | Op::Combine => Some(4),
@@ -158,7 +162,7 @@ impl Op {
             Op::Gemm | Op::Route | Op::Combine => Some(2),
             Op::GroupedGemm => Some(3),
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
-            Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast => None,
+            Op::RenormKept | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast => None,
             Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => None,
         }
     }

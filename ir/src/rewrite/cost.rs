@@ -62,6 +62,8 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::AtMost | Op::AtLeast | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
+        // A token reads where its picks are and their weights, and writes these again.
+        Op::RenormKept => (1, all_bytes.saturating_mul(2), sizes.pairs.saturating_mul(weight(op))),
         Op::Add | Op::Mul => (1, all_bytes.saturating_mul(2), all_bytes),
     };
     let time = |amount: u64, per_us: u64| amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1));
@@ -175,7 +177,7 @@ fn weight(op: Op) -> u64 {
         Op::List | Op::ExpertRows | Op::PairWeights | Op::Dispatch | Op::Assign => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
-        Op::Renorm => 2,
+        Op::Renorm | Op::RenormKept => 2,
         Op::TopK | Op::GroupLimit => 4,
         Op::Sigmoid | Op::Silu | Op::Softmax => 16,
         Op::Gelu | Op::GeluTanh => 24,

@@ -32,7 +32,15 @@ pub(crate) fn is_pointwise_op(op: Op) -> bool {
     match op {
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => true,
         Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => true,
-        Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign => false,
+        Op::List
+        | Op::Gemm
+        | Op::GroupedGemm
+        | Op::Route
+        | Op::TopK
+        | Op::GroupLimit
+        | Op::Renorm
+        | Op::Assign
+        | Op::RenormKept => false,
         Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Softmax => false,
     }
 }
@@ -86,7 +94,15 @@ pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Op, operands: &[Term<'_, 'k>]
         Op::Square => value(0) * value(0),
         Op::Add => value(0) + value(1),
         Op::Mul => value(0) * value(1),
-        Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign => {
+        Op::List
+        | Op::Gemm
+        | Op::GroupedGemm
+        | Op::Route
+        | Op::TopK
+        | Op::GroupLimit
+        | Op::Renorm
+        | Op::Assign
+        | Op::RenormKept => {
             unreachable!("`{}` is not pointwise", op.name())
         }
         Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Softmax => {

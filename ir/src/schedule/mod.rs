@@ -1,8 +1,8 @@
 //! How work is cut up: each op of a rewritten layer becomes one kernel family, pure values become buffers.
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
-//! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `sort`, `gemm`,
-//! `combine`. Grids depend on T and S alone, never on the routing.
+//! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `sort`, `renorm`,
+//! `gemm`, `combine`. Grids depend on T and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
@@ -22,6 +22,7 @@ mod combine;
 mod gemm;
 mod math;
 mod plan;
+mod renorm;
 mod route;
 mod sort;
 

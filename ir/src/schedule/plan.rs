@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::buffers::{BufferId, Buffers, extent, unused};
 use super::combine::{self, Combine, Spread};
 use super::gemm::{self, Gemm, Operand};
+use super::renorm::{self, RenormKept};
 use super::route::{self, Route};
 use super::sort::{self, Sort};
 use super::{ScheduleError, body};
@@ -127,6 +128,7 @@ impl<'g> Plan<'g> {
                 })),
                 _ => Err(wrong(op, &operands)),
             },
+            Op::RenormKept => self.renorm_kept(&operands),
             Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Softmax => {
                 Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
             }
@@ -232,6 +234,18 @@ impl<'g> Plan<'g> {
         self.launch(sort::scan(&spec, machine), Extent::Tokens.min(Extent::Const(1)), scan);
         self.launch(sort::place(&spec, machine), spec.chunks(machine), place);
         Ok(routing)
+    }
+
+    /// The same pairs under other weights.
+    fn renorm_kept(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Routing(routing), Value::Attr(Attr::Renorm(rule))] = operands else {
+            return Err(wrong(Op::RenormKept, operands));
+        };
+        let spec = RenormKept { name: self.kernel_name("renorm_kept", &[]), top_k: routing.top_k as u32, rule: *rule };
+        let renormed = self.buffers.workspace("weight_of_row", DType::F32, [Extent::Tokens * routing.top_k]);
+        let args = vec![routing.row_of_pair.into(), routing.weight_of_row.into(), renormed.into(), tokens()];
+        self.launch(renorm::renorm_kept(&spec, self.machine), renorm::grid(self.machine), args);
+        Ok(Value::Routing(Routing { weight_of_row: renormed, ..routing.clone() }))
     }
 
     /// `gemm` and `grouped_gemm`.

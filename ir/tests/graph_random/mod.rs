@@ -59,13 +59,14 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 11] = [
+const RARE: [Op; 12] = [
     Op::Gemm,
     Op::GroupedGemm,
     Op::Route,
     Op::TopK,
     Op::Renorm,
     Op::Assign,
+    Op::RenormKept,
     Op::Dispatch,
     Op::ExpertRows,
     Op::PairWeights,
@@ -114,14 +115,15 @@ impl Growing {
                 (Op::Offset | Op::AtMost | Op::AtLeast, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.5, -1.25]).into())),
                 (Op::TopK, 2) => self.attr(|r| Attr::Num(1 + r.below(4) as u64)),
                 (Op::GroupLimit, 1) => self.attr(|r| Attr::Groups(groups(r))),
-                (Op::Renorm, 1) => self.attr(|r| Attr::Renorm(renorm(r))),
+                (Op::Renorm | Op::RenormKept, 1) => self.attr(|r| Attr::Renorm(renorm(r))),
                 (Op::Assign, 1) | (Op::Route, 4) => self.attr(|r| Attr::Assignment(assignment(r))),
                 (op, place) if op.operand_list() == Some(place) => self.operands(),
                 (op, place) if op.body() == Some(place) => self.attr(|r| Attr::Body(body(r))),
                 (Op::Gemm | Op::Route, 1) => self.weights(2),
                 (Op::GroupedGemm, 2) => self.weights(3),
+                (Op::GroupedGemm, 0) if self.random.below(2) == 0 => self.params[0],
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
-                (Op::Dispatch | Op::ExpertRows | Op::GroupedGemm | Op::Combine, 1) | (Op::PairWeights, 0) => {
+                (Op::Dispatch | Op::ExpertRows | Op::GroupedGemm | Op::Combine, 1) | (Op::PairWeights | Op::RenormKept, 0) => {
                     self.value(|ty| matches!(ty, Type::Routing { .. }))
                 }
                 (Op::Renorm | Op::Assign, 0) => self.value(|ty| matches!(ty, Type::Picks { .. })),

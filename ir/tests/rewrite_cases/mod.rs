@@ -142,6 +142,16 @@ const ROUTING: &[Row] = &[
         "%picks = top_k %h, %h, 3 : ?",
     ),
     ("drop-group-limit-of-all", "%k = group_limit %h, groups(4, keep 3, max, -inf) : ? %picks = top_k %h, %k, 3 : ?", UNCHANGED),
+    (
+        "renorm-before-dropless",
+        "%t = top_k %h, %h, 3 : ? %s = softmax %t : ? %a = assign %s, dropless : ? %routing = renorm_kept %a, sum(add 0.5) : ?",
+        "%t = top_k %h, %h, 3 : ? %s = softmax %t : ? %n = renorm %s, sum(add 0.5) : ? %routing = assign %n, dropless : ?",
+    ),
+    (
+        "renorm-before-dropless",
+        "%t = top_k %h, %h, 3 : ? %a = assign %t, capacity(2, all, token_major) : ? %routing = renorm_kept %a, sum(add 0.5) : ?",
+        UNCHANGED,
+    ),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, all, choice_major) : ?", DROPLESS),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, row, token_major) : ?", DROPLESS),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, row, choice_major) : ?", DROPLESS),

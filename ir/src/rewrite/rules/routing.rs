@@ -2,7 +2,7 @@
 
 use crate::extent::{Extent, Round};
 use crate::graph::{Assignment, Attr, Capacity, Op, Span};
-use crate::rewrite::matching::computed;
+use crate::rewrite::matching::{computed, pattern};
 
 use super::{Rule, is_normal};
 
@@ -46,6 +46,8 @@ pub(super) fn rules() -> Vec<Rule> {
             Attr::Groups(g) if g.keep == g.groups => Some(m.class("?keys")),
             _ => None,
         }),
+        // Where nothing is dropped, all picks are kept: they are renormalised with the scores.
+        pattern("renorm-before-dropless", "(renorm_kept (assign ?p dropless) ?rule)", "(assign (renorm ?p ?rule) dropless)"),
         // An expert gets at most one pair from a token: a capacity of the whole span never drops. The rows of an expert
         // may come in another order, which no op tells: each reads rows by the routing that made them.
         computed("dropless-when-roomy", "(assign ?picks ?rule)", |m| match m.attr("?rule")? {
