@@ -296,12 +296,13 @@ fn assignment(spec: &Spec) -> Assignment {
     let (span, tokens) = match capacity.group {
         CapacityGroup::All => (Span::All, Extent::Tokens),
         CapacityGroup::Row => (Span::Row, Extent::RowTokens),
-        CapacityGroup::Tokens(_) => not_carried("capacity.group"),
+        CapacityGroup::Tokens(n) => (Span::Tokens(n), Extent::Const(n)),
     };
     let priority = match capacity.priority {
         Priority::ChoiceMajor => graph::Priority::ChoiceMajor,
         Priority::TokenMajor => graph::Priority::TokenMajor,
-        Priority::Score | Priority::BatchPrioritized => not_carried("capacity.priority"),
+        Priority::Score => graph::Priority::Score,
+        Priority::BatchPrioritized => graph::Priority::BatchPrioritized,
     };
     let per_expert = per_expert(capacity, tokens, spec);
     Assignment::Capacity(graph::Capacity { per_expert, span, priority })

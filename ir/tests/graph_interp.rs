@@ -239,6 +239,23 @@ fn assign() {
     assert_eq!(of("capacity(1, all, token_major)"), [0, 3]);
     assert_eq!(of("capacity(floor(S / 2), row, choice_major)"), [0, 2, 3]);
     assert_eq!(of("capacity(T, row, choice_major)"), [0, 1, 2, 3]);
+    // Spans of three and of one token.
+    assert_eq!(of("capacity(1, 3, token_major)"), [0, 3]);
+    assert_eq!(of("capacity(2, 3, token_major)"), [0, 1, 3]);
+    assert_eq!(of("capacity(2, 9, token_major)"), [0, 1, 3]);
+
+    // First picks 0 0 0 1, weighing 3, NaN, 5, 3.5, and second picks 1 1 1 0, weighing 2, -inf, 4, 3.
+    let scores = [3.0, 2.0, NAN, -INF, 5.0, 4.0, 3.0, 3.5];
+    let of = |rule: &str| rows(2, rule, 2, &scores, 2);
+    assert_eq!(of("capacity(4, all, batch_prioritized)"), [4, 0, 2, 7, 6, 5, 1, 3]);
+    assert_eq!(of("capacity(2, all, batch_prioritized)"), [4, 0, 6, 5]);
+    assert_eq!(of("capacity(1, row, batch_prioritized)"), [0, 4, 1, 6]);
+    assert_eq!(of("capacity(4, all, score)"), [4, 0, 7, 2, 5, 6, 1, 3]);
+    assert_eq!(of("capacity(2, all, score)"), [4, 0, 5, 6]);
+    assert_eq!(of("capacity(1, row, score)"), [0, 4, 1, 5]);
+    // Equal weights: the earlier token.
+    assert_eq!(rows(1, "capacity(2, all, score)", 1, &[1.0, -0.0, 0.0, 1.0], 4), [0, 3]);
+    assert_eq!(rows(1, "capacity(3, all, batch_prioritized)", 1, &[1.0, -0.0, 0.0, 1.0], 4), [0, 3, 1]);
     assert_eq!(rows(1, "dropless", 2, &[], 0), [] as [usize; 0]);
     assert_eq!(rows(1, "capacity(1, row, token_major)", 2, &[], 0), [] as [usize; 0]);
 }

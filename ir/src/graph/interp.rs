@@ -337,6 +337,7 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
             let span = match c.span {
                 Span::All => tokens,
                 Span::Row => dims.row_tokens as usize,
+                Span::Tokens(n) => usize::try_from(n).unwrap_or(usize::MAX),
             };
             let capacity = c.per_expert.at(dims).ok_or_else(|| format!("the capacity {} has no value", c.per_expert))?;
             (span, usize::try_from(capacity).unwrap_or(usize::MAX), c.priority)
@@ -348,6 +349,14 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
         let pairs: Vec<usize> = match priority {
             Priority::ChoiceMajor => (0..k).flat_map(|j| (first..last).map(move |t| t * k + j)).collect(),
             Priority::TokenMajor => (first * k..last * k).collect(),
+            Priority::BatchPrioritized => {
+                let best: Vec<f64> = (first..last).map(|t| picks.weight_of_pair[t * k]).collect();
+                let tokens = descending(&best);
+                (0..k).flat_map(|j| tokens.iter().map(move |t| (first + t) * k + j)).collect()
+            }
+            Priority::Score => {
+                descending(&picks.weight_of_pair[first * k..last * k]).into_iter().map(|i| first * k + i).collect()
+            }
         };
         let mut room = vec![capacity; picks.experts];
         for pair in pairs {

@@ -247,13 +247,29 @@ impl<'t> Parser<'t> {
             let (per_expert, rest) = Extent::parse_prefix(&self.text[self.at..]).ok_or("expected a formula over T and S")?;
             self.at = self.text.len() - rest.len();
             self.expect(",")?;
-            let span = self.one_of(&[("all", Span::All), ("row", Span::Row)])?;
+            let span = self.span()?;
             self.expect(",")?;
-            let priority = self.one_of(&[("choice_major", Priority::ChoiceMajor), ("token_major", Priority::TokenMajor)])?;
+            let priority = self.one_of(&[
+                ("choice_major", Priority::ChoiceMajor),
+                ("token_major", Priority::TokenMajor),
+                ("batch_prioritized", Priority::BatchPrioritized),
+                ("score", Priority::Score),
+            ])?;
             self.expect(")")?;
             return Ok(Attr::Assignment(Assignment::Capacity(Capacity { per_expert, span, priority })));
         }
         self.plain().inspect_err(|_| self.at = start)
+    }
+
+    fn span(&mut self) -> Parsed<Span> {
+        self.skip();
+        if !self.text[self.at..].starts_with(|c: char| c.is_ascii_digit()) {
+            return self.one_of(&[("all", Span::All), ("row", Span::Row)]);
+        }
+        match self.number()? {
+            0 => Err("a span has tokens".to_string()),
+            n => Ok(Span::Tokens(n)),
+        }
     }
 
     /// Numbers, element types and `dropless`.

@@ -1,7 +1,7 @@
 //! How work is cut up: each op of a rewritten layer becomes one kernel family, pure values become buffers.
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
-//! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `sort`, `renorm`,
+//! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `renorm`,
 //! `gemm`, `combine`. Grids depend on T and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
@@ -18,9 +18,11 @@
 
 mod body;
 mod buffers;
+mod chunk;
 mod combine;
 mod gemm;
 mod math;
+mod order;
 mod plan;
 mod renorm;
 mod route;

@@ -193,7 +193,7 @@ fn renorm(random: &mut Random) -> Renorm {
 fn assignment(random: &mut Random) -> Assignment {
     let two = Extent::Const(2);
     let per_expert = random.one(&[two.clone(), Extent::Tokens, Extent::Tokens.div_ceil(3).max(two), Extent::RowTokens]);
-    let (span, priority) = (random.one(&[Span::All, Span::Row]), Priority::TokenMajor);
+    let (span, priority) = (random.one(&[Span::All, Span::Row, Span::Tokens(3)]), Priority::TokenMajor);
     random.one(&[Assignment::Dropless, Assignment::Capacity(Capacity { per_expert, span, priority })])
 }
 

@@ -70,6 +70,7 @@ fn holds_span(capacity: &Capacity) -> bool {
     let tokens = match capacity.span {
         Span::All => Extent::Tokens,
         Span::Row => Extent::RowTokens,
+        Span::Tokens(n) => Extent::Const(n),
     };
     at_least(&capacity.per_expert, &tokens)
 }
@@ -77,6 +78,7 @@ fn holds_span(capacity: &Capacity) -> bool {
 fn at_least(extent: &Extent, tokens: &Extent) -> bool {
     match extent {
         e if e == tokens => true,
+        Extent::Const(n) => matches!(tokens, Extent::Const(tokens) if n >= tokens),
         Extent::Max(a, b) => at_least(a, tokens) || at_least(b, tokens),
         Extent::Min(a, b) => at_least(a, tokens) && at_least(b, tokens),
         Extent::Add(a, b) => at_least(a, tokens) || at_least(b, tokens),
@@ -86,6 +88,6 @@ fn at_least(extent: &Extent, tokens: &Extent) -> bool {
             (_, _) => false,
         },
         Extent::Mul(t, a) => at_least(t, tokens) && matches!(**a, Extent::Const(a) if a >= 1),
-        Extent::Const(_) | Extent::Tokens | Extent::RowTokens => false,
+        Extent::Tokens | Extent::RowTokens => false,
     }
 }
