@@ -6,7 +6,7 @@ use moec_ir::graph::{self, Assignment, Attr, Builder, Dim, Eps, Graph, Op, Span,
 use moec_ir::{DType, Extent};
 
 use crate::spec::{
-    Activation, Apply, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dtype, EpsMode, Gating, GroupMask,
+    Activation, Apply, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode, Gating, GroupMask,
     GroupScore, Order, Priority, Renorm, Round, RouterDtype, Score, Shared, SharedCombine, SharedGate, Spec, Tensor, Word,
 };
 
@@ -138,6 +138,13 @@ impl Layer<'_> {
                 self.dense(Tensor::LatentOut, None, y, self.spec.hidden, latent)
             }
         };
+        if self.spec.capacity.is_some_and(|capacity| capacity.dropped == Dropped::Input) {
+            let mut passed = self.g.apply(Op::DroppedInput, &[x, routing]);
+            if renorms_kept(self.spec) {
+                passed = self.constant(Op::Scale, passed, self.spec.router.scale);
+            }
+            y = self.g.apply(Op::Add, &[y, passed]);
+        }
         if self.spec.weight(Tensor::OutputBias).is_some() {
             let bias = self.weight(Tensor::OutputBias, &[self.spec.hidden]);
             y = self.g.apply(Op::Add, &[y, bias]);

@@ -24,7 +24,7 @@ macro_rules! definitions {
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, GroupLimit => group_limit,
     Renorm => renorm, Assign => assign, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights,
-    Combine => combine, Softmax => softmax, Cast => cast, Scale => scale, Offset => offset, AtMost => at_most,
+    DroppedInput => dropped_input, Combine => combine, Softmax => softmax, Cast => cast, Scale => scale, Offset => offset, AtMost => at_most,
     AtLeast => at_least, Sigmoid => sigmoid, Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
 }
@@ -292,6 +292,19 @@ fn expert_rows() {
 fn pair_weights() {
     let y = tensor(eval(Op::PairWeights, &format!("{ROUTE} %y = pair_weights %r : ?"), &[SCORES]));
     assert_eq!((y.shape, y.data), (vec![3, 1], vec![0.6, 0.9, 0.8]));
+}
+
+fn dropped_input() {
+    // Picks 0 1, 0 1, 1 0 with the weights 3 1, 3 1, 6 2.
+    let scores = [3.0, 1.0, 3.0, 1.0, 2.0, 6.0];
+    let of = |rule: &str| {
+        let lines = format!("%p = top_k %s, %s, 2 : ? %r = assign %p, {rule} : ? %y = dropped_input %x, %r : ?");
+        tensor(eval(Op::DroppedInput, &lines, &[("%s", &[3, 2], &scores), ("%x", &[3, 2], &[1.0, 2.0, 10.0, -1.0, 0.5, INF])]))
+            .data
+    };
+    assert_eq!(of("capacity(1, all, choice_major)"), [1.0, 2.0, 40.0, -4.0, 1.0, INF]);
+    assert_eq!(of("capacity(0, all, choice_major)"), [4.0, 8.0, 40.0, -4.0, 4.0, INF]);
+    assert_eq!(of("dropless"), [0.0; 6]);
 }
 
 fn combine() {

@@ -39,7 +39,7 @@ fn scaled(spec: &Spec) -> Spec {
 }
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
-const MODES: [(&str, &str, &str, &str); 16] = [
+const MODES: [(&str, &str, &str, &str); 18] = [
     ("topk_score_sigmoid", "order = \"topk_score\"\nscore = \"sigmoid\"\nbias = true", "", ""),
     ("norm_eps_add", "renorm = \"sum\"\nrenorm_eps = 1e-3", "", ""),
     ("norm_eps_clamp", "renorm = \"sum\"\nrenorm_eps = 1.5\nrenorm_eps_mode = \"clamp\"\nscale = 0.5", "", ""),
@@ -76,6 +76,18 @@ const MODES: [(&str, &str, &str, &str); 16] = [
         "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"floor\"\ngroup = \"row\"\npriority = \"choice_major\"\ndropped = \"zero\"",
     ),
     ("capacity_row_tokens", "", "", "[capacity]\ntokens = 3\ngroup = \"row\"\npriority = \"token_major\"\ndropped = \"zero\""),
+    (
+        "dropped_by_weight",
+        "renorm = \"sum\"\nrenorm_eps = 1e-7\nscale = 2.5",
+        "",
+        "[capacity]\nfactor = 0.5\ncount_k = true\nround = \"ceil\"\npriority = \"score\"\nrenorm_after_drop = true\ndropped = \"input\"",
+    ),
+    (
+        "dropped_by_best_weight",
+        "score = \"sigmoid\"",
+        "output_scale = 0.8",
+        "[capacity]\ntokens = 3\ngroup = 7\npriority = \"batch_prioritized\"\ndropped = \"input\"\npad = \"to_capacity\"",
+    ),
 ];
 
 /// A small layer for each mode, H and F neither round nor alike, E not a power of two where there are no groups.

@@ -18,9 +18,9 @@ pub struct Capacity {
     pub priority: Priority,
     /// `router.renorm` is applied to the picks of a token that were not dropped, and not before.
     pub renorm_after_drop: bool,
-    /// What a dropped assignment contributes. Not carried yet: `Input`.
+    /// What a dropped assignment contributes.
     pub dropped: Dropped,
-    /// Shape of the buffers; it never changes the output. Not carried yet: `ToCapacity`.
+    /// Shape of the buffers, which never changes the output: rows are packed whatever it says.
     pub pad: Pad,
 }
 
@@ -87,7 +87,7 @@ words! {
     Dropped {
         /// Nothing: the residual is outside the layer.
         Zero = "zero",
-        /// The token's input.
+        /// The token's input times the weight (transformers' Switch before its PR 37123).
         Input = "input",
     }
 }

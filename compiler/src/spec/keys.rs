@@ -225,11 +225,11 @@ pub(super) static TABLES: &[Table] = &[
         key("renorm_after_drop", Boolean, Fallback::Boolean(false), Now, "renormalise over what was not dropped, by the rule of router.renorm; a token with nothing left gives 0"),
         key("dropped", Word(&[
             choice("zero", Now, "nothing; the residual is outside the layer"),
-            choice("input", Later, "the token's input"),
+            choice("input", Now, "the token's input times the weight of the dropped choice, as it was before renorm_after_drop"),
         ]), Fallback::Word("zero"), Now, "what a dropped assignment contributes"),
         key("pad", Word(&[
             choice("none", Now, "buffers hold what is there"),
-            choice("to_capacity", Later, "every expert's buffer holds its capacity"),
+            choice("to_capacity", Now, "every expert's buffer holds its capacity; moec packs rows all the same, since no output differs"),
         ]), Fallback::Word("none"), Now, "shape of the buffers; never changes the output"),
     ] },
     Table { name: "expert", required: true, doc: "What a routed expert computes.", keys: &[

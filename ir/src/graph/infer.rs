@@ -75,7 +75,7 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
-        Op::RenormKept | Op::PairWeights | Op::Combine => false,
+        Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::Combine => false,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => true,
     }
@@ -159,6 +159,13 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
         (Op::PairWeights, [routing]) => {
             routed(routing)?;
             Ok(Type::tensor(&[Dim::Pairs, Dim::Const(1)], DType::F32))
+        }
+        (Op::DroppedInput, [x, routing]) => {
+            routed(routing)?;
+            match matrix(x, "x")? {
+                ([Dim::Tokens, n], _) => Ok(Type::tensor(&[Dim::Tokens, n], DType::F32)),
+                (_, _) => Err(format!("dropped_input takes [T, N], not {x}")),
+            }
         }
         (Op::Combine, [rows, routing, vs, body]) => {
             routed(routing)?;

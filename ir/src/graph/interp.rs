@@ -155,6 +155,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             let data: Vec<f64> = r.pair_of_row.iter().map(|p| r.picks.weight_of_pair[*p]).collect();
             T(Tensor { shape: vec![data.len(), 1], data })
         }
+        (Op::DroppedInput, [T(x), R(r)]) => T(dropped_input(x, r)),
         (Op::Combine, [T(rows), R(r), List(vs), Value::Attr(Attr::Body(body))]) => {
             r.accepts(rows)?;
             let n = rows.shape[1];
@@ -371,6 +372,18 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
     let mut row_of_pair = vec![None; tokens * k];
     pair_of_row.iter().enumerate().for_each(|(row, pair)| row_of_pair[*pair] = Some(row));
     Ok(Routing { picks: picks.clone(), row_of_pair, pair_of_row })
+}
+
+fn dropped_input(x: &Tensor, r: &Routing) -> Tensor {
+    let (n, k) = (x.shape[1], r.picks.top_k);
+    let mut y = Tensor { shape: x.shape.clone(), data: vec![0.0; x.data.len()] };
+    for pair in (0..r.row_of_pair.len()).filter(|pair| r.row_of_pair[*pair].is_none()) {
+        let token = pair / k * n;
+        for i in token..token + n {
+            y.data[i] += x.data[i] * r.picks.weight_of_pair[pair];
+        }
+    }
+    y
 }
 
 fn renorm_kept(r: &Routing, rule: Renorm) -> Routing {

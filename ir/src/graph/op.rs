@@ -38,6 +38,8 @@ pub enum Op {
     ExpertRows,
     /// `pair_weights routing`: `y[p, 0]` = weight of pair p.
     PairWeights,
+    /// `dropped_input x routing`: `y[t, n] = sum_j x[t, n] * weight(t, j)` over the dropped picks of t (none: 0).
+    DroppedInput,
     /// `combine rows routing vs body`: `$0[t, n] = sum_j rows[pair(t, j), n]` over the kept picks of t in pick order
     /// (none: 0), then the body over `$0, $1.. (vs)`.
     Combine,
@@ -74,7 +76,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 27] = [
+    pub const ALL: [Op; 28] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -87,6 +89,7 @@ impl Op {
         Op::Dispatch,
         Op::ExpertRows,
         Op::PairWeights,
+        Op::DroppedInput,
         Op::Combine,
         Op::Softmax,
         Op::Cast,
@@ -119,6 +122,7 @@ impl Op {
             Op::Dispatch => "dispatch",
             Op::ExpertRows => "expert_rows",
             Op::PairWeights => "pair_weights",
+            Op::DroppedInput => "dropped_input",
             Op::Combine => "combine",
             Op::Softmax => "softmax",
             Op::Cast => "cast",
@@ -149,7 +153,7 @@ impl Op {
             Op::PairWeights => Some(1),
             Op::Softmax | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
             Op::GroupLimit | Op::Renorm | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => Some(2),
-            Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
+            Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
             Op::TopK => Some(3),
             Op::Gemm | Op::Combine => Some(4),
             Op::GroupedGemm | Op::Route => Some(5),
@@ -162,7 +166,15 @@ impl Op {
             Op::Gemm | Op::Route | Op::Combine => Some(2),
             Op::GroupedGemm => Some(3),
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
-            Op::RenormKept | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast => None,
+            Op::RenormKept
+            | Op::DroppedInput
+            | Op::PairWeights
+            | Op::Softmax
+            | Op::Cast
+            | Op::Scale
+            | Op::Offset
+            | Op::AtMost
+            | Op::AtLeast => None,
             Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => None,
         }
     }

@@ -40,7 +40,8 @@ pub(crate) fn is_pointwise_op(op: Op) -> bool {
         | Op::GroupLimit
         | Op::Renorm
         | Op::Assign
-        | Op::RenormKept => false,
+        | Op::RenormKept
+        | Op::DroppedInput => false,
         Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Softmax => false,
     }
 }
@@ -102,7 +103,8 @@ pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Op, operands: &[Term<'_, 'k>]
         | Op::GroupLimit
         | Op::Renorm
         | Op::Assign
-        | Op::RenormKept => {
+        | Op::RenormKept
+        | Op::DroppedInput => {
             unreachable!("`{}` is not pointwise", op.name())
         }
         Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Softmax => {

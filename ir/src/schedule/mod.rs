@@ -2,7 +2,7 @@
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
 //! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `renorm`,
-//! `gemm`, `combine`. Grids depend on T and S alone, never on the routing.
+//! `gemm`, `combine`, `dropped`. Grids depend on T and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
@@ -20,6 +20,7 @@ mod body;
 mod buffers;
 mod chunk;
 mod combine;
+mod dropped;
 mod gemm;
 mod math;
 mod order;
@@ -116,7 +117,7 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
         Node::Apply(Op::Gemm | Op::Combine, _) => true,
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => false,
         // Others have errors of their own, but for this one: rows beyond P would stay unwritten.
-        Node::Apply(op, _) => *op != Op::GroupedGemm,
+        Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput),
     };
     match layer.ty(layer.root()) {
         Type::Tensor { shape, dtype } if made => Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, 1)).collect())),

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::buffers::{BufferId, Buffers, extent, unused};
 use super::chunk;
 use super::combine::{self, Combine, Spread};
+use super::dropped::{self, DroppedInput};
 use super::gemm::{self, Gemm, Operand};
 use super::order::{self, Order};
 use super::renorm::{self, RenormKept};
@@ -45,6 +46,8 @@ struct Tensor {
 struct Routing {
     experts: u64,
     top_k: u64,
+    /// Of dropped pairs too.
+    topk_weights: BufferId,
     row_of_pair: BufferId,
     token_of_row: BufferId,
     weight_of_row: BufferId,
@@ -131,6 +134,7 @@ impl<'g> Plan<'g> {
                 _ => Err(wrong(op, &operands)),
             },
             Op::RenormKept => self.renorm_kept(&operands),
+            Op::DroppedInput => self.dropped_input(&operands, ty),
             Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Softmax => {
                 Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
             }
@@ -214,6 +218,7 @@ impl<'g> Plan<'g> {
         let routing = Routing {
             experts,
             top_k,
+            topk_weights,
             row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
             token_of_row: b.workspace("token_of_row", i32s, [pairs.clone()]),
             weight_of_row: b.workspace("weight_of_row", DType::F32, [pairs]),
@@ -286,6 +291,20 @@ impl<'g> Plan<'g> {
         let args = vec![routing.row_of_pair.into(), routing.weight_of_row.into(), renormed.into(), tokens()];
         self.launch(renorm::renorm_kept(&spec, self.machine), renorm::grid(self.machine), args);
         Ok(Value::Routing(Routing { weight_of_row: renormed, ..routing.clone() }))
+    }
+
+    /// What tokens keep of themselves.
+    fn dropped_input(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x), Value::Routing(routing)] = operands else {
+            return Err(wrong(Op::DroppedInput, operands));
+        };
+        let (name, top_k) = (self.kernel_name("dropped_input", &[]), routing.top_k as u32);
+        let spec = DroppedInput { name, n: constant(x, 1) as u32, top_k, x: x.dtype };
+        let result = self.result(Op::DroppedInput, &spec.name, ty, None, false)?;
+        let mut args: Vec<Arg> = [x.buffer, routing.row_of_pair, routing.topk_weights, result.buffer].map(Arg::from).into();
+        args.push(tokens());
+        self.launch(dropped::dropped_input(&spec, self.machine), dropped::grid(self.machine), args);
+        Ok(Value::Tensor(result))
     }
 
     /// `gemm` and `grouped_gemm`.

@@ -123,9 +123,8 @@ impl Growing {
                 (Op::GroupedGemm, 2) => self.weights(3),
                 (Op::GroupedGemm, 0) if self.random.below(2) == 0 => self.params[0],
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
-                (Op::Dispatch | Op::ExpertRows | Op::GroupedGemm | Op::Combine, 1) | (Op::PairWeights | Op::RenormKept, 0) => {
-                    self.value(|ty| matches!(ty, Type::Routing { .. }))
-                }
+                (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::GroupedGemm | Op::Combine, 1)
+                | (Op::PairWeights | Op::RenormKept, 0) => self.value(|ty| matches!(ty, Type::Routing { .. })),
                 (Op::Renorm | Op::Assign, 0) => self.value(|ty| matches!(ty, Type::Picks { .. })),
                 (_, _) => self.value(|ty| matches!(ty, Type::Tensor { .. } | Type::Picks { .. })),
             };

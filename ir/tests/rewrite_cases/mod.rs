@@ -152,6 +152,17 @@ const ROUTING: &[Row] = &[
         "%t = top_k %h, %h, 3 : ? %a = assign %t, capacity(2, all, token_major) : ? %routing = renorm_kept %a, sum(add 0.5) : ?",
         UNCHANGED,
     ),
+    (
+        "drop-input-of-dropless",
+        "%d = dispatch %x, %r : ? %g = combine %d, %r : ? %i = dropped_input %x, %r : ? %a = add %g, %i : ? %y = relu %a : ?",
+        "%d = dispatch %x, %r : ? %g = combine %d, %r : ? %y = relu %g : ?",
+    ),
+    (
+        "drop-input-of-dropless",
+        "%c = assign %p, capacity(2, all, token_major) : ? %d = dispatch %x, %c : ? %g = combine %d, %c : ? \
+         %i = dropped_input %x, %c : ? %y = add %g, %i : ?",
+        UNCHANGED,
+    ),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, all, choice_major) : ?", DROPLESS),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, row, token_major) : ?", DROPLESS),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, row, choice_major) : ?", DROPLESS),

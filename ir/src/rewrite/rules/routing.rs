@@ -48,6 +48,8 @@ pub(super) fn rules() -> Vec<Rule> {
         }),
         // Where nothing is dropped, all picks are kept: they are renormalised with the scores.
         pattern("renorm-before-dropless", "(renorm_kept (assign ?p dropless) ?rule)", "(assign (renorm ?p ?rule) dropless)"),
+        // Where nothing is dropped, no input is added.
+        pattern("drop-input-of-dropless", "(add ?y (dropped_input ?x (assign ?p dropless)))", "?y"),
         // An expert gets at most one pair from a token: a capacity of the whole span never drops. The rows of an expert
         // may come in another order, which no op tells: each reads rows by the routing that made them.
         computed("dropless-when-roomy", "(assign ?picks ?rule)", |m| match m.attr("?rule")? {

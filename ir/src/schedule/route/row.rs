@@ -103,9 +103,8 @@ impl<'k> Row<'_, 'k> {
                 Known::Groups(groups, keys)
             }),
             Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::Renorm | Op::Assign | Op::Dispatch => None,
-            Op::RenormKept | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => {
-                None
-            }
+            Op::RenormKept | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Combine => None,
+            Op::Cast | Op::Scale | Op::Offset | Op::AtMost => None,
             Op::AtLeast | Op::Sigmoid | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square | Op::Add | Op::Mul => None,
         }
     }
