@@ -139,10 +139,7 @@ impl Layer<'_> {
             }
         };
         if self.spec.capacity.is_some_and(|capacity| capacity.dropped == Dropped::Input) {
-            let mut passed = self.g.apply(Op::DroppedInput, &[x, routing]);
-            if renorms_kept(self.spec) {
-                passed = self.constant(Op::Scale, passed, self.spec.router.scale);
-            }
+            let passed = self.g.apply(Op::DroppedInput, &[x, routing]);
             y = self.g.apply(Op::Add, &[y, passed]);
         }
         if self.spec.weight(Tensor::OutputBias).is_some() {

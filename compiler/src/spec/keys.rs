@@ -225,7 +225,7 @@ pub(super) static TABLES: &[Table] = &[
         key("renorm_after_drop", Boolean, Fallback::Boolean(false), Now, "renormalise over what was not dropped, by the rule of router.renorm; a token with nothing left gives 0"),
         key("dropped", Word(&[
             choice("zero", Now, "nothing; the residual is outside the layer"),
-            choice("input", Now, "the token's input times the weight of the dropped choice, as it was before renorm_after_drop"),
+            choice("input", Now, "the token's input times the weight of the dropped choice, with renorm_after_drop the score, neither renormalised nor scaled"),
         ]), Fallback::Word("zero"), Now, "what a dropped assignment contributes"),
         key("pad", Word(&[
             choice("none", Now, "buffers hold what is there"),
