@@ -6,7 +6,7 @@ use moec_ir::graph::{self, Assignment, Attr, Builder, Dim, Eps, Graph, Op, Span,
 use moec_ir::{DType, Extent};
 
 use crate::spec::{
-    Activation, Apply, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dtype, EpsMode, Gating, GroupMask,
+    Activation, Apply, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode, Gating, GroupMask,
     GroupScore, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Spec,
     Tensor, Word,
 };
@@ -16,7 +16,7 @@ pub fn import(spec: &Spec) -> Graph {
     let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
     let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
     let picks = layer.picks(x);
-    let routing = layer.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(spec)));
+    let routing = layer.assigned(picks);
     let mut y = layer.routed(x, routing);
     if let Some(shared) = &spec.shared {
         let beside = layer.shared(x, shared);
@@ -105,16 +105,11 @@ impl Layer<'_> {
         if router.order == Order::TopKScore {
             picks = self.score(picks);
         }
-        if let Some(Renorm { norm, eps, eps_mode }) = router.renorm {
-            let norm = match norm {
-                Norm::Sum => graph::Norm::Sum,
-                Norm::P(p) => graph::Norm::P(p.into()),
-            };
-            let mode = match eps_mode {
-                EpsMode::Add => Eps::Add,
-                EpsMode::Clamp => Eps::Clamp,
-            };
-            picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(graph::Renorm { norm, mode, eps: eps.into() }));
+        if renorms_kept(self.spec) {
+            return picks; // Renormalised when it is known what is kept, and only then scaled.
+        }
+        if let Some(renorm) = router.renorm {
+            picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(renorm_rule(renorm)));
         }
         picks = self.constant(Op::Scale, picks, router.scale);
         if self.spec.weight(Tensor::PerExpertScale).is_some() {
@@ -134,6 +129,17 @@ impl Layer<'_> {
             y = self.g.apply(Op::Mul, &[y, scale]);
         }
         self.cast(y)
+    }
+
+    /// From the picks of each token to those that are kept.
+    fn assigned(&mut self, picks: Id) -> Id {
+        let routing = self.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(self.spec)));
+        match self.spec.router.renorm {
+            Some(renorm) if renorms_kept(self.spec) => {
+                self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)))
+            }
+            Some(_) | None => routing,
+        }
     }
 
     /// Logits, of all experts or of the picked ones, to scores.
@@ -162,6 +168,10 @@ impl Layer<'_> {
                 self.dense(Tensor::LatentOut, None, y, self.spec.hidden, latent)
             }
         };
+        if self.spec.capacity.is_some_and(|capacity| capacity.dropped == Dropped::Input) {
+            let passed = self.g.apply(Op::DroppedInput, &[x, routing]);
+            y = self.g.apply(Op::Add, &[y, passed]);
+        }
         if self.spec.weight(Tensor::OutputBias).is_some() {
             let bias = self.weight(Tensor::OutputBias, &[self.spec.hidden]);
             y = self.g.apply(Op::Add, &[y, bias]);
@@ -183,10 +193,16 @@ impl Layer<'_> {
         let inner = self.cast(inner);
         let mut y = self.grouped([Tensor::Down, Tensor::DownBias], [width, expert.ffn], inner, routing, None);
         if self.spec.router.apply == Apply::Output {
-            y = self.g.apply(Op::Mul, &[y, weights]);
+            y = self.weighted(y, weights);
         }
         let y = self.constant(Op::Scale, y, expert.output_scale);
         self.cast(y)
+    }
+
+    /// `y * weights`, and what the weights lack of `router.scale`.
+    fn weighted(&mut self, y: Id, weights: Id) -> Id {
+        let y = self.g.apply(Op::Mul, &[y, weights]);
+        if renorms_kept(self.spec) { self.constant(Op::Scale, y, self.spec.router.scale) } else { y }
     }
 
     /// `rows . w[expert]^T (* weights) (+ bias[expert])`, from K to N columns.
@@ -194,7 +210,7 @@ impl Layer<'_> {
         let w = self.weight(tensor, &[self.spec.experts, n, k]);
         let mut y = self.g.grouped_gemm(rows, routing, w);
         if let Some(weights) = weights {
-            y = self.g.apply(Op::Mul, &[y, weights]);
+            y = self.weighted(y, weights);
         }
         if !self.spec.expert.bias {
             return y;
@@ -290,9 +306,21 @@ impl Layer<'_> {
     }
 }
 
-/// The parser refuses by name what the graph does not carry, so this is never reached by a parsed spec.
-fn not_carried<T>(key: &str) -> T {
-    panic!("`{key}` was accepted by the parser, but the graph does not carry it")
+/// Whether weights are renormalised over what was kept, not over all picks.
+fn renorms_kept(spec: &Spec) -> bool {
+    spec.router.renorm.is_some() && spec.capacity.is_some_and(|capacity| capacity.renorm_after_drop)
+}
+
+fn renorm_rule(Renorm { norm, eps, eps_mode }: Renorm) -> graph::Renorm {
+    let norm = match norm {
+        Norm::Sum => graph::Norm::Sum,
+        Norm::P(p) => graph::Norm::P(p.into()),
+    };
+    let mode = match eps_mode {
+        EpsMode::Add => Eps::Add,
+        EpsMode::Clamp => Eps::Clamp,
+    };
+    graph::Renorm { norm, mode, eps: eps.into() }
 }
 
 /// The spec's `[capacity]`.
@@ -301,12 +329,13 @@ fn assignment(spec: &Spec) -> Assignment {
     let (span, tokens) = match capacity.group {
         CapacityGroup::All => (Span::All, Extent::Tokens),
         CapacityGroup::Row => (Span::Row, Extent::RowTokens),
-        CapacityGroup::Tokens(_) => not_carried("capacity.group"),
+        CapacityGroup::Tokens(n) => (Span::Tokens(n), Extent::Const(n)),
     };
     let priority = match capacity.priority {
         Priority::ChoiceMajor => graph::Priority::ChoiceMajor,
         Priority::TokenMajor => graph::Priority::TokenMajor,
-        Priority::Score | Priority::BatchPrioritized => not_carried("capacity.priority"),
+        Priority::Score => graph::Priority::Score,
+        Priority::BatchPrioritized => graph::Priority::BatchPrioritized,
     };
     let per_expert = per_expert(capacity, tokens, spec);
     Assignment::Capacity(graph::Capacity { per_expert, span, priority })

@@ -72,7 +72,7 @@ fn formats() {
 /// Fixtures of published blocks and the example specs, as TOML and as JSON.
 #[test]
 fn correct_specs_are_accepted() {
-    let fixtures = files("../tests/fixtures/huggingface", &["toml"]);
+    let fixtures = ["huggingface", "other"].map(|from| files(&format!("../tests/fixtures/{from}"), &["toml"])).concat();
     assert!(fixtures.len() >= 18, "{}", fixtures.len());
     for path in fixtures.iter().chain(&files("../examples/specs", &["toml"])) {
         let (spec, source) = spec::load(path).unwrap_or_else(|report| panic!("{}", report.to_text(MessageFormat::Human)));

@@ -23,9 +23,10 @@ macro_rules! definitions {
 
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, SparseMixer => sparse_mixer, GroupLimit => group_limit,
-    Renorm => renorm, ExpertScale => expert_scale, Assign => assign, Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights,
-    Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast, Scale => scale, Offset => offset, AtMost => at_most,
-    AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus, Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
+    Renorm => renorm, ExpertScale => expert_scale, Assign => assign, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
+    PairWeights => pair_weights, DroppedInput => dropped_input, Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast,
+    Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
+    Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
 }
 
@@ -283,8 +284,42 @@ fn assign() {
     assert_eq!(of("capacity(1, all, token_major)"), [0, 3]);
     assert_eq!(of("capacity(floor(S / 2), row, choice_major)"), [0, 2, 3]);
     assert_eq!(of("capacity(T, row, choice_major)"), [0, 1, 2, 3]);
+    // Spans of three and of one token.
+    assert_eq!(of("capacity(1, 3, token_major)"), [0, 3]);
+    assert_eq!(of("capacity(2, 3, token_major)"), [0, 1, 3]);
+    assert_eq!(of("capacity(2, 9, token_major)"), [0, 1, 3]);
+
+    // First picks 0 0 0 1, weighing 3, NaN, 5, 3.5, and second picks 1 1 1 0, weighing 2, -inf, 4, 3.
+    let scores = [3.0, 2.0, NAN, -INF, 5.0, 4.0, 3.0, 3.5];
+    let of = |rule: &str| rows(2, rule, 2, &scores, 2);
+    assert_eq!(of("capacity(4, all, batch_prioritized)"), [4, 0, 2, 7, 6, 5, 1, 3]);
+    assert_eq!(of("capacity(2, all, batch_prioritized)"), [4, 0, 6, 5]);
+    assert_eq!(of("capacity(1, row, batch_prioritized)"), [0, 4, 1, 6]);
+    assert_eq!(of("capacity(4, all, score)"), [4, 0, 7, 2, 5, 6, 1, 3]);
+    assert_eq!(of("capacity(2, all, score)"), [4, 0, 5, 6]);
+    assert_eq!(of("capacity(1, row, score)"), [0, 4, 1, 5]);
+    // Equal weights: the earlier token.
+    assert_eq!(rows(1, "capacity(2, all, score)", 1, &[1.0, -0.0, 0.0, 1.0], 4), [0, 3]);
+    assert_eq!(rows(1, "capacity(3, all, batch_prioritized)", 1, &[1.0, -0.0, 0.0, 1.0], 4), [0, 3, 1]);
     assert_eq!(rows(1, "dropless", 2, &[], 0), [] as [usize; 0]);
     assert_eq!(rows(1, "capacity(1, row, token_major)", 2, &[], 0), [] as [usize; 0]);
+}
+
+fn renorm_kept() {
+    // Picks 0 1, 0 1, 1 0 with the weights 3 1, 3 1, 6 2; of each expert the first token's is kept, by choice.
+    let scores = [3.0, 1.0, 3.0, 1.0, 2.0, 6.0];
+    let of = |capacity: u64, rule: &str| {
+        let lines = format!(
+            "%p = top_k %s, %s, 2 : ? %a = assign %p, capacity({capacity}, all, choice_major) : ? \
+             %r = renorm_kept %a, sum({rule}) : ? %y = pair_weights %r : ?"
+        );
+        routing(eval(Op::RenormKept, &lines, &[("%s", &[3, 2], &scores)])).picks.weight_of_pair
+    };
+    close(&of(1, "add 0.0"), &[1.0, 1.0, 3.0, 1.0, 1.0, 2.0]);
+    close(&of(1, "add 1.0"), &[0.75, 1.0, 3.0, 1.0, 6.0 / 7.0, 2.0]);
+    close(&of(2, "clamp 4.0"), &[0.75, 0.25, 0.75, 1.0, 1.0, 2.0]);
+    close(&of(3, "add 0.0"), &[0.75, 0.25, 0.75, 0.25, 0.75, 0.25]);
+    close(&of(0, "add 0.0"), &[3.0, 1.0, 3.0, 1.0, 6.0, 2.0]);
 }
 
 fn dispatch() {
@@ -302,6 +337,19 @@ fn expert_rows() {
 fn pair_weights() {
     let y = tensor(eval(Op::PairWeights, &format!("{ROUTE} %y = pair_weights %r : ?"), &[SCORES]));
     assert_eq!((y.shape, y.data), (vec![3, 1], vec![0.6, 0.9, 0.8]));
+}
+
+fn dropped_input() {
+    // Picks 0 1, 0 1, 1 0 with the weights 3 1, 3 1, 6 2.
+    let scores = [3.0, 1.0, 3.0, 1.0, 2.0, 6.0];
+    let of = |rule: &str| {
+        let lines = format!("%p = top_k %s, %s, 2 : ? %r = assign %p, {rule} : ? %y = dropped_input %x, %r : ?");
+        tensor(eval(Op::DroppedInput, &lines, &[("%s", &[3, 2], &scores), ("%x", &[3, 2], &[1.0, 2.0, 10.0, -1.0, 0.5, INF])]))
+            .data
+    };
+    assert_eq!(of("capacity(1, all, choice_major)"), [1.0, 2.0, 40.0, -4.0, 1.0, INF]);
+    assert_eq!(of("capacity(0, all, choice_major)"), [4.0, 8.0, 40.0, -4.0, 4.0, INF]);
+    assert_eq!(of("dropless"), [0.0; 6]);
 }
 
 fn combine() {

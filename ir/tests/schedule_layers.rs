@@ -96,6 +96,26 @@ layer @normed(%x: tensor<T x N x bf16>, @s: tensor<N x bf16>, @one: tensor<1 x N
 }
 ";
 
+/// Pairs that are dropped by weight, in runs of tokens, and what is left of them: other weights, and the tokens themselves.
+const DROPPING: &str = "\
+layer @dropping(%x: tensor<T x 12 x bf16>, @router: tensor<6 x 12 x bf16>, @w: tensor<6 x 12 x 12 x bf16>) -> tensor<T x 12 x f32> {
+  %0 = route %x, [@router], capacity(2, 5, score) {
+    a = sigmoid $0
+    yield top_k a, a, 2
+  } : routing<T x 2 of 6>
+  %1 = renorm_kept %0, sum(add 0.0) : routing<T x 2 of 6>
+  %2 = pair_weights %1 : tensor<P x 1 x f32>
+  %3 = grouped_gemm %x, %1, [@w], [%2] {
+    yield mul $0, $1
+  } : tensor<P x 12 x f32>
+  %4 = dropped_input %x, %1 : tensor<T x 12 x f32>
+  %5 = combine %3, %1, [%4] {
+    yield add $0, $1
+  } : tensor<T x 12 x f32>
+  return %5
+}
+";
+
 fn agrees(text: &str, tokens: &[(u64, u64)], tolerance: f64) {
     let layer = parse(text);
     let mut random = Random(3);
@@ -162,6 +182,11 @@ fn normed() {
     }
 }
 
+#[test]
+fn dropping() {
+    agrees(DROPPING, &[(0, 0), (1, 1), (12, 3), (33, 33)], 1e-5);
+}
+
 /// A token's bits do not depend on the others in its batch, nor on its place.
 #[test]
 fn tokens_do_not_depend_on_each_other() {
@@ -186,7 +211,7 @@ fn tokens_do_not_depend_on_each_other() {
 #[test]
 fn programs_are_valid_on_every_machine() {
     for machine in MACHINES {
-        for text in [MIXTRAL.to_string(), EVERYTHING.to_string(), NORMED.replace('N', "24")] {
+        for text in [MIXTRAL.to_string(), EVERYTHING.to_string(), DROPPING.to_string(), NORMED.replace('N', "24")] {
             let program = program(&parse(&text), &machine);
             assert_eq!(program.buffers.iter().filter(|b| b.role == Role::Output).count(), 1);
             assert!(program.kernels.iter().all(|k| k.name.starts_with("moec_")));

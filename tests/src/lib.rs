@@ -63,13 +63,13 @@ pub struct Fixture {
     pub file: PathBuf,
 }
 
-/// Every block of `fixtures/huggingface`, by name.
+/// Every block of `fixtures/huggingface` and `fixtures/other`, by name in each.
 ///
 /// # Panics
 /// Where a spec is wrong.
 #[must_use]
 pub fn fixtures() -> Vec<Fixture> {
-    let files = files_under(&root().join("tests/fixtures/huggingface"));
+    let files = ["huggingface", "other"].map(|from| files_under(&root().join("tests/fixtures").join(from))).concat();
     let fixture = |path: &PathBuf| {
         let Example { name, text, spec } = example(path);
         Fixture { name, spec, text, file: path.with_extension("safetensors") }

@@ -39,7 +39,7 @@ fn scaled(spec: &Spec) -> Spec {
 }
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
-const MODES: [(&str, &str, &str, &str); 26] = [
+const MODES: [(&str, &str, &str, &str); 28] = [
     ("sparsemixer", "select = \"sparsemixer\"\njitter = 0.3", "", ""),
     (
         "normed_input",
@@ -91,6 +91,18 @@ const MODES: [(&str, &str, &str, &str); 26] = [
     ("weighted_input", "apply = \"input\"\nscore = \"sigmoid\"", "", ""),
     ("logits_of_the_type", "dtype = \"model\"", "", ""),
     ("latent", "", "latent = 20\noutput_scale = 0.5", ""),
+    (
+        "dropped_by_weight",
+        "renorm = \"sum\"\nrenorm_eps = 1e-7\nscale = 2.5",
+        "",
+        "[capacity]\nfactor = 0.5\ncount_k = true\nround = \"ceil\"\npriority = \"score\"\nrenorm_after_drop = true\ndropped = \"input\"",
+    ),
+    (
+        "dropped_by_best_weight",
+        "score = \"sigmoid\"",
+        "output_scale = 0.8",
+        "[capacity]\ntokens = 3\ngroup = 7\npriority = \"batch_prioritized\"\ndropped = \"input\"\npad = \"to_capacity\"",
+    ),
 ];
 
 /// A small layer for each mode, H and F neither round nor alike, E not a power of two where there are no groups.

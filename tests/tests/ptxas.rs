@@ -1,5 +1,6 @@
-//! NVIDIA's assembler as an oracle: every kernel of every example spec and of every mode, for every GPU target, is taken
-//! without a warning, a spill or a stack frame. Where there is no ptxas each test is skipped by name.
+//! NVIDIA's assembler as an oracle: every kernel of every example spec, of every mode, and of the fixtures with a capacity,
+//! for every GPU target, is taken without a warning, a spill or a stack frame. Where there is no ptxas each test is skipped
+//! by name.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use libtest_mimic::{Arguments, Trial};
@@ -8,7 +9,7 @@ use moec_codegen::{Image, Options, Ptxas, codegen};
 use moec_ir::Machine;
 use moec_ir::machine::MACHINES;
 use moec_tests::scaled::modes;
-use moec_tests::{Example, examples, skipped};
+use moec_tests::{Example, Fixture, examples, fixtures, skipped};
 
 fn main() {
     let ptxas = Ptxas::find();
@@ -30,7 +31,10 @@ fn main() {
     if ptxas.is_none() {
         arguments.include_ignored = false;
     }
-    libtest_mimic::run(&arguments, examples().iter().chain(&modes()).map(of).collect()).exit();
+    let example = |Fixture { name, spec, text, file: _ }| Example { name, text, spec };
+    let sorting = fixtures().into_iter().filter(|fixture| fixture.spec.capacity.is_some()).map(example);
+    let specs: Vec<Example> = examples().into_iter().chain(modes()).chain(sorting).collect();
+    libtest_mimic::run(&arguments, specs.iter().map(of).collect()).exit();
 }
 
 /// What is wrong with the kernels of an example on a GPU, a line each.

@@ -12,15 +12,15 @@ pub struct Capacity {
     pub min: u64,
     /// Then rounded up to a multiple of this; 1 is no rounding.
     pub multiple_of: u64,
-    /// The tokens that share one capacity. Not carried yet: `Tokens(n)`.
+    /// The tokens that share one capacity.
     pub group: CapacityGroup,
-    /// Who is served first. Not carried yet: `Score`, `BatchPrioritized`.
+    /// Who is served first.
     pub priority: Priority,
-    /// Weights are renormalised over what was not dropped. Not carried yet: `false`.
+    /// `router.renorm` is applied to the picks of a token that were not dropped, and not before.
     pub renorm_after_drop: bool,
-    /// What a dropped assignment contributes. Not carried yet: `Input`.
+    /// What a dropped assignment contributes.
     pub dropped: Dropped,
-    /// Shape of the buffers; it never changes the output. Not carried yet: `ToCapacity`.
+    /// Shape of the buffers, which never changes the output: rows are packed whatever it says.
     pub pad: Pad,
 }
 
@@ -54,7 +54,7 @@ pub enum CapacityGroup {
     All,
     /// One sequence, a row of `[B, S, H]`; the whole batch for `[T, H]`.
     Row,
-    /// Runs of this many tokens.
+    /// Runs of this many tokens, by which C is computed for the last one too, which may be shorter.
     Tokens(u64),
 }
 
@@ -76,9 +76,9 @@ words! {
         ChoiceMajor = "choice_major",
         /// All choices of the first token, then of the second.
         TokenMajor = "token_major",
-        /// Each expert keeps its heaviest weights.
+        /// Each expert keeps its heaviest weights, ties to the earlier pair (Megatron's `probs`).
         Score = "score",
-        /// As `ChoiceMajor`, with tokens ordered by their best score.
+        /// As `ChoiceMajor`, with tokens ordered by the weight of their first choice (V-MoE, NLLB).
         BatchPrioritized = "batch_prioritized",
     }
 }
@@ -87,7 +87,7 @@ words! {
     Dropped {
         /// Nothing: the residual is outside the layer.
         Zero = "zero",
-        /// The token's input.
+        /// The token's input times the weight (transformers' Switch before its PR 37123).
         Input = "input",
     }
 }

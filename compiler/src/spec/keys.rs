@@ -215,21 +215,21 @@ pub(super) static TABLES: &[Table] = &[
         key("group", WordOrInteger(&[
             choice("all", Now, "the whole batch"),
             choice("row", Now, "one sequence"),
-        ], 1, MAX_TOKENS), Fallback::Word("all"), Now, "the tokens that S counts: a word, or the size of a run"),
+        ], 1, MAX_TOKENS), Fallback::Word("all"), Now, "the tokens that S counts: a word, or the size of a run (the last run may be shorter, with the same C)"),
         key("priority", Word(&[
             choice("choice_major", Now, "all first choices before all second choices"),
             choice("token_major", Now, "token by token"),
-            choice("score", Later, "each expert keeps its heaviest weights"),
-            choice("batch_prioritized", Later, "tokens by their best score"),
+            choice("score", Now, "each expert keeps its heaviest weights; ties to the earlier token"),
+            choice("batch_prioritized", Now, "as choice_major, with tokens by the weight of their first choice; ties to the earlier token"),
         ]), Fallback::Word("choice_major"), Now, "who is served first"),
-        key("renorm_after_drop", Boolean, Fallback::Boolean(false), Later, "renormalise over what was not dropped"),
+        key("renorm_after_drop", Boolean, Fallback::Boolean(false), Now, "renormalise over what was not dropped, by the rule of router.renorm; a token with nothing left gives 0"),
         key("dropped", Word(&[
             choice("zero", Now, "nothing; the residual is outside the layer"),
-            choice("input", Later, "the token's input"),
+            choice("input", Now, "the token's input times the weight of the dropped choice, with renorm_after_drop the score, neither renormalised nor scaled"),
         ]), Fallback::Word("zero"), Now, "what a dropped assignment contributes"),
         key("pad", Word(&[
             choice("none", Now, "buffers hold what is there"),
-            choice("to_capacity", Later, "every expert's buffer holds its capacity"),
+            choice("to_capacity", Now, "every expert's buffer holds its capacity; moec packs rows all the same, since no output differs"),
         ]), Fallback::Word("none"), Now, "shape of the buffers; never changes the output"),
     ] },
     Table { name: "expert", required: true, doc: "What a routed expert computes.", keys: &[

@@ -327,7 +327,7 @@ impl Place {
         }
     }
 
-    /// Refuses a key that is not carried, and the integer form of one whose words alone are.
+    /// Refuses a key that is not carried.
     fn supported(&self, value: Read, entry: &Entry) -> Result<Read, Diagnostic> {
         let repeats_default = match (&value, self.key.default) {
             (Read::Boolean(value), Fallback::Boolean(default)) => *value == default,
@@ -336,21 +336,12 @@ impl Place {
             (Read::Word(value), Fallback::Word(default)) => *value == default,
             _ => false,
         };
-        let is_later_form = matches!((&value, self.key.takes), (Read::Integer(_), Takes::WordOrInteger(..)));
-        if !is_later_form && (self.key.support == Support::Now || repeats_default) {
+        if self.key.support == Support::Now || repeats_default {
             return Ok(value);
         }
-        let message = match is_later_form {
-            true => format!("{} as a number is not supported yet", self.name()),
-            false => format!("{} is not supported yet", self.name()),
-        };
-        let diagnostic = Diagnostic::new(Code::NotSupportedYet, message);
-        Err(match is_later_form {
-            true => diagnostic.at(entry.value.span.clone(), "the size of a run of tokens"),
-            false => diagnostic
-                .at(entry.key_span.clone(), self.key.doc)
-                .help("leave the key out; the layer is then another one, so check that this is meant"),
-        })
+        Err(Diagnostic::new(Code::NotSupportedYet, format!("{} is not supported yet", self.name()))
+            .at(entry.key_span.clone(), self.key.doc)
+            .help("leave the key out; the layer is then another one, so check that this is meant"))
     }
 }
 

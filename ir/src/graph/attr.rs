@@ -140,6 +140,8 @@ pub enum Span {
     All,
     /// Each sequence by itself.
     Row,
+    /// Runs of so many tokens, of which the last may be shorter; at least 1.
+    Tokens(u64),
 }
 
 /// The order in which pairs are kept until an expert is full.
@@ -149,6 +151,11 @@ pub enum Priority {
     ChoiceMajor,
     /// Every pick of the first token, then of the second, ...
     TokenMajor,
+    /// As `ChoiceMajor`, with the tokens of a span by the weight of their first pick, heaviest first; ties to the earlier
+    /// token (V-MoE's batch prioritized routing).
+    BatchPrioritized,
+    /// The heaviest pairs of a span first; ties to the earlier pair (Megatron's `probs`).
+    Score,
 }
 
 impl fmt::Display for Real {
@@ -187,12 +194,15 @@ impl fmt::Display for Attr {
             Attr::Assignment(Assignment::Dropless) => f.write_str("dropless"),
             Attr::Assignment(Assignment::Capacity(c)) => {
                 let span = match c.span {
-                    Span::All => "all",
-                    Span::Row => "row",
+                    Span::All => "all".to_string(),
+                    Span::Row => "row".to_string(),
+                    Span::Tokens(n) => n.to_string(),
                 };
                 let priority = match c.priority {
                     Priority::ChoiceMajor => "choice_major",
                     Priority::TokenMajor => "token_major",
+                    Priority::BatchPrioritized => "batch_prioritized",
+                    Priority::Score => "score",
                 };
                 write!(f, "capacity({}, {span}, {priority})", c.per_expert)
             }

@@ -79,7 +79,7 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
-        Op::PairWeights | Op::Combine | Op::RmsNorm => false,
+        Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::Combine | Op::RmsNorm => false,
         Op::SparseMixer | Op::ExpertScale => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
@@ -154,6 +154,10 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
         (Op::Assign, [Type::Picks { top_k, experts }, Type::Attr(Attr::Assignment(_))]) => {
             Ok(Type::Routing { top_k: *top_k, experts: *experts })
         }
+        (Op::RenormKept, [Type::Routing { top_k, experts }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
+            Norm::Sum => Ok(Type::Routing { top_k: *top_k, experts: *experts }),
+            Norm::P(p) => Err(format!("what is kept is renormalised by its sum, not by its {p}-norm")),
+        },
         (Op::Dispatch, [x, routing]) => {
             routed(routing)?;
             match matrix(x, "x")? {
@@ -171,6 +175,13 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
         (Op::PairWeights, [routing]) => {
             routed(routing)?;
             Ok(Type::tensor(&[Dim::Pairs, Dim::Const(1)], DType::F32))
+        }
+        (Op::DroppedInput, [x, routing]) => {
+            routed(routing)?;
+            match matrix(x, "x")? {
+                ([Dim::Tokens, n], _) => Ok(Type::tensor(&[Dim::Tokens, n], DType::F32)),
+                (_, _) => Err(format!("dropped_input takes [T, N], not {x}")),
+            }
         }
         (Op::Combine, [rows, routing, vs, body]) => {
             routed(routing)?;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use egg::Id;
 
-use super::{Assignment, Attr, Body, Dim, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Priority, Span, Type, Typed};
+use super::{
+    Assignment, Attr, Body, Dim, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Priority, Renorm, Span, Type, Typed,
+};
 use crate::Dims;
 
 /// A dense row-major array.
@@ -138,25 +140,16 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             P(sparse_mixer(x, jitter.get(), *k as usize))
         }
         (Op::GroupLimit, [T(keys), Value::Attr(Attr::Groups(groups))]) => T(group_limit(keys, *groups)),
-        (Op::Renorm, [P(picks), Value::Attr(Attr::Renorm(rule))]) => {
-            let eps = rule.eps.get();
-            P(picks.map_rows(|w| {
-                let norm = match rule.norm {
-                    Norm::Sum => w.iter().sum(),
-                    Norm::P(p) => p_norm(w, p.get()),
-                };
-                let divisor = match rule.mode {
-                    Eps::Add => norm + eps,
-                    Eps::Clamp => norm.max(eps),
-                };
-                w.iter_mut().for_each(|w| *w /= divisor);
-            }))
-        }
+        (Op::Renorm, [P(picks), Value::Attr(Attr::Renorm(rule))]) => P(picks.map_rows(|w| {
+            let divisor = divisor(*rule, w);
+            w.iter_mut().for_each(|w| *w /= divisor);
+        })),
         (Op::ExpertScale, [P(picks), T(s)]) => {
             let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * s.data[*e]).collect();
             P(Picks { weight_of_pair: scaled, ..picks.clone() })
         }
         (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
+        (Op::RenormKept, [R(r), Value::Attr(Attr::Renorm(rule))]) => R(renorm_kept(r, *rule)),
         (Op::Dispatch, [T(x), R(r)]) => {
             let n = x.shape[1];
             let data = r.pair_of_row.iter().flat_map(|p| x.data[p / r.picks.top_k * n..][..n].to_vec()).collect();
@@ -171,6 +164,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             let data: Vec<f64> = r.pair_of_row.iter().map(|p| r.picks.weight_of_pair[*p]).collect();
             T(Tensor { shape: vec![data.len(), 1], data })
         }
+        (Op::DroppedInput, [T(x), R(r)]) => T(dropped_input(x, r)),
         (Op::Combine, [T(rows), R(r), List(vs), Value::Attr(Attr::Body(body))]) => {
             r.accepts(rows)?;
             let n = rows.shape[1];
@@ -390,6 +384,7 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
             let span = match c.span {
                 Span::All => tokens,
                 Span::Row => dims.row_tokens as usize,
+                Span::Tokens(n) => usize::try_from(n).unwrap_or(usize::MAX),
             };
             let capacity = c.per_expert.at(dims).ok_or_else(|| format!("the capacity {} has no value", c.per_expert))?;
             (span, usize::try_from(capacity).unwrap_or(usize::MAX), c.priority)
@@ -401,6 +396,14 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
         let pairs: Vec<usize> = match priority {
             Priority::ChoiceMajor => (0..k).flat_map(|j| (first..last).map(move |t| t * k + j)).collect(),
             Priority::TokenMajor => (first * k..last * k).collect(),
+            Priority::BatchPrioritized => {
+                let best: Vec<f64> = (first..last).map(|t| picks.weight_of_pair[t * k]).collect();
+                let tokens = descending(&best);
+                (0..k).flat_map(|j| tokens.iter().map(move |t| (first + t) * k + j)).collect()
+            }
+            Priority::Score => {
+                descending(&picks.weight_of_pair[first * k..last * k]).into_iter().map(|i| first * k + i).collect()
+            }
         };
         let mut room = vec![capacity; picks.experts];
         for pair in pairs {
@@ -415,6 +418,41 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
     let mut row_of_pair = vec![None; tokens * k];
     pair_of_row.iter().enumerate().for_each(|(row, pair)| row_of_pair[*pair] = Some(row));
     Ok(Routing { picks: picks.clone(), row_of_pair, pair_of_row })
+}
+
+fn dropped_input(x: &Tensor, r: &Routing) -> Tensor {
+    let (n, k) = (x.shape[1], r.picks.top_k);
+    let mut y = Tensor { shape: x.shape.clone(), data: vec![0.0; x.data.len()] };
+    for pair in (0..r.row_of_pair.len()).filter(|pair| r.row_of_pair[*pair].is_none()) {
+        let token = pair / k * n;
+        for i in token..token + n {
+            y.data[i] += x.data[i] * r.picks.weight_of_pair[pair];
+        }
+    }
+    y
+}
+
+fn renorm_kept(r: &Routing, rule: Renorm) -> Routing {
+    let mut y = r.clone();
+    let k = r.picks.top_k;
+    for (weights, rows) in y.picks.weight_of_pair.chunks_mut(k).zip(r.row_of_pair.chunks(k)) {
+        let kept = || rows.iter().enumerate().filter(|(_, row)| row.is_some()).map(|(j, _)| j);
+        let divisor = divisor(rule, &kept().map(|j| weights[j]).collect::<Vec<f64>>());
+        kept().for_each(|j| weights[j] /= divisor);
+    }
+    y
+}
+
+/// What weights of this sum are divided by.
+fn divisor(rule: Renorm, w: &[f64]) -> f64 {
+    let norm = match rule.norm {
+        Norm::Sum => w.iter().sum(),
+        Norm::P(p) => p_norm(w, p.get()),
+    };
+    match rule.mode {
+        Eps::Add => norm + rule.eps.get(),
+        Eps::Clamp => norm.max(rule.eps.get()),
+    }
 }
 
 fn sigmoid(x: f64) -> f64 {

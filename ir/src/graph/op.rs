@@ -36,12 +36,16 @@ pub enum Op {
     ExpertScale,
     /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
     Assign,
+    /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum; those of the dropped stay.
+    RenormKept,
     /// `dispatch x routing`: `y[p, n] = x[token_of_pair[p], n]`.
     Dispatch,
     /// `expert_rows b routing`: `y[p, n] = b[expert_of_pair[p], n]`.
     ExpertRows,
     /// `pair_weights routing`: `y[p, 0]` = weight of pair p.
     PairWeights,
+    /// `dropped_input x routing`: `y[t, n] = sum_j x[t, n] * weight(t, j)` over the dropped picks of t (none: 0).
+    DroppedInput,
     /// `combine rows routing vs body`: `$0[t, n] = sum_j rows[pair(t, j), n]` over the kept picks of t in pick order
     /// (none: 0), then the body over `$0, $1.. (vs)`.
     Combine,
@@ -84,7 +88,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 31] = [
+    pub const ALL: [Op; 33] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -95,9 +99,11 @@ impl Op {
         Op::Renorm,
         Op::ExpertScale,
         Op::Assign,
+        Op::RenormKept,
         Op::Dispatch,
         Op::ExpertRows,
         Op::PairWeights,
+        Op::DroppedInput,
         Op::Combine,
         Op::RmsNorm,
         Op::Softmax,
@@ -131,9 +137,11 @@ impl Op {
             Op::Renorm => "renorm",
             Op::ExpertScale => "expert_scale",
             Op::Assign => "assign",
+            Op::RenormKept => "renorm_kept",
             Op::Dispatch => "dispatch",
             Op::ExpertRows => "expert_rows",
             Op::PairWeights => "pair_weights",
+            Op::DroppedInput => "dropped_input",
             Op::Combine => "combine",
             Op::RmsNorm => "rms_norm",
             Op::Softmax => "softmax",
@@ -167,8 +175,10 @@ impl Op {
             Op::PairWeights => Some(1),
             Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
             Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
-            Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::Dispatch | Op::ExpertRows => Some(2),
-            Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
+            Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => {
+                Some(2)
+            }
+            Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
             Op::TopK | Op::SparseMixer => Some(3),
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
             Op::GroupedGemm | Op::Route => Some(5),
@@ -182,6 +192,7 @@ impl Op {
             Op::GroupedGemm => Some(3),
             Op::SparseMixer => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
+            Op::RenormKept | Op::DroppedInput => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
             Op::AtMost | Op::AtLeast => None,
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,

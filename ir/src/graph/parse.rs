@@ -249,9 +249,14 @@ impl<'t> Parser<'t> {
             let (per_expert, rest) = Extent::parse_prefix(&self.text[self.at..]).ok_or("expected a formula over T and S")?;
             self.at = self.text.len() - rest.len();
             self.expect(",")?;
-            let span = self.one_of(&[("all", Span::All), ("row", Span::Row)])?;
+            let span = self.span()?;
             self.expect(",")?;
-            let priority = self.one_of(&[("choice_major", Priority::ChoiceMajor), ("token_major", Priority::TokenMajor)])?;
+            let priority = self.one_of(&[
+                ("choice_major", Priority::ChoiceMajor),
+                ("token_major", Priority::TokenMajor),
+                ("batch_prioritized", Priority::BatchPrioritized),
+                ("score", Priority::Score),
+            ])?;
             self.expect(")")?;
             return Ok(Attr::Assignment(Assignment::Capacity(Capacity { per_expert, span, priority })));
         }
@@ -262,6 +267,17 @@ impl<'t> Parser<'t> {
         match self.plain()? {
             Attr::Real(x) => Ok(x),
             other => Err(format!("expected a real number, found {other}")),
+        }
+    }
+
+    fn span(&mut self) -> Parsed<Span> {
+        self.skip();
+        if !self.text[self.at..].starts_with(|c: char| c.is_ascii_digit()) {
+            return self.one_of(&[("all", Span::All), ("row", Span::Row)]);
+        }
+        match self.number()? {
+            0 => Err("a span has tokens".to_string()),
+            n => Ok(Span::Tokens(n)),
         }
     }
 

@@ -4,7 +4,7 @@
 //! Approximate and saturating: it is better to lose some precision than to lose the order by wrapping.
 
 use crate::Machine;
-use crate::graph::{Assignment, Attr, Dim, Node, Op, Type, Typed, infer_body};
+use crate::graph::{Assignment, Attr, Dim, Node, Op, Priority, Type, Typed, infer_body};
 
 /// Picoseconds.
 pub type Cost = u64;
@@ -51,11 +51,11 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
             let result = body.last().map_or(0, |t| sizes.bytes(t));
             let flops = body_flops(op, types, &body, sizes).saturating_add(product_flops(op, types, sizes));
             // A route is followed by the sort: count, scan, place.
-            let launches = if op == Op::Route { 4 } else { 1 };
+            let launches = if op == Op::Route { 4 } else { 1 } + ordering(types);
             let bytes = touched(op, types, sizes).saturating_add(result).saturating_add(ranked(types, sizes));
             (launches, bytes, flops)
         }
-        Op::Assign => (3, all_bytes.saturating_mul(3).saturating_add(ranked(types, sizes)), 0),
+        Op::Assign => (3 + ordering(types), all_bytes.saturating_mul(3).saturating_add(ranked(types, sizes)), 0),
         Op::SparseMixer => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
@@ -64,6 +64,9 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
         Op::ExpertScale | Op::Relu | Op::Square => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
+        // A token reads where its picks are and their weights, and writes these again.
+        Op::RenormKept => (1, all_bytes.saturating_mul(2), sizes.pairs.saturating_mul(weight(op))),
+        Op::DroppedInput => (1, all_bytes.saturating_mul(2), all_bytes),
         Op::Add | Op::Mul => (1, all_bytes.saturating_mul(2), all_bytes),
     };
     let time = |amount: u64, per_us: u64| amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1));
@@ -120,7 +123,25 @@ fn touched(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
 /// Bytes of the ranks that a capacity is compared with: one a pair.
 fn ranked(types: &[&Type], sizes: &Sizes) -> u64 {
     match types.last() {
-        Some(Type::Attr(Attr::Assignment(Assignment::Capacity(_)))) => sizes.pairs.saturating_mul(4),
+        // In four passes an item is read, written, and its key looked up twice: 16 bytes.
+        Some(Type::Attr(Attr::Assignment(Assignment::Capacity(c)))) => {
+            sizes.pairs.saturating_mul(4).saturating_add(match c.priority {
+                Priority::ChoiceMajor | Priority::TokenMajor => 0,
+                Priority::BatchPrioritized => sizes.tokens.saturating_mul(64),
+                Priority::Score => sizes.pairs.saturating_mul(64),
+            })
+        }
+        Some(_) | None => 0,
+    }
+}
+
+/// Launches before a sort that say who comes first: one, and four passes of three.
+fn ordering(types: &[&Type]) -> u64 {
+    match types.last() {
+        Some(Type::Attr(Attr::Assignment(Assignment::Capacity(c)))) => match c.priority {
+            Priority::ChoiceMajor | Priority::TokenMajor => 0,
+            Priority::BatchPrioritized | Priority::Score => 13,
+        },
         Some(_) | None => 0,
     }
 }
@@ -175,11 +196,11 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 /// Rough FLOPs an element.
 fn weight(op: Op) -> u64 {
     match op {
-        Op::List | Op::ExpertRows | Op::PairWeights | Op::Dispatch | Op::Assign => 0,
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Dispatch | Op::Assign => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
         Op::ExpertScale => 1,
-        Op::Renorm => 2,
+        Op::Renorm | Op::RenormKept => 2,
         Op::TopK | Op::GroupLimit => 4,
         Op::Sigmoid | Op::Silu | Op::Softmax => 16,
         Op::SparseMixer | Op::Gelu | Op::GeluTanh | Op::Tanh | Op::SqrtSoftplus => 24,
@@ -247,13 +268,14 @@ mod tests {
     fn a_capacity_costs_more_than_none() {
         let picks = Type::Picks { top_k: 2, experts: 8 };
         let rule = |rule| [picks.clone(), Type::Attr(Attr::Assignment(rule))];
-        let capacity = crate::graph::Capacity {
-            per_expert: crate::Extent::Tokens,
-            span: crate::graph::Span::All,
-            priority: crate::graph::Priority::TokenMajor,
+        let capacity = |priority| {
+            let (per_expert, span) = (crate::Extent::Tokens, crate::graph::Span::All);
+            Assignment::Capacity(crate::graph::Capacity { per_expert, span, priority })
         };
-        let of = |rule: [Type; 2]| price(Op::Assign, &rule, &slow(), &[64], 2);
-        assert!(of(rule(Assignment::Capacity(capacity))) > of(rule(Assignment::Dropless)));
+        let of = |assignment| price(Op::Assign, &rule(assignment), &slow(), &[64], 2);
+        assert!(of(capacity(Priority::TokenMajor)) > of(Assignment::Dropless));
+        assert!(of(capacity(Priority::BatchPrioritized)) > of(capacity(Priority::ChoiceMajor)));
+        assert!(of(capacity(Priority::Score)) > of(capacity(Priority::BatchPrioritized)));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! How work is cut up: each op of a rewritten layer becomes one kernel family, pure values become buffers.
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
-//! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `sort`, `gemm`,
-//! `combine`, `normalise`. Grids depend on T and S alone, never on the routing.
+//! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `renorm`,
+//! `gemm`, `combine`, `dropped`, `normalise`. Grids depend on T and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
@@ -18,11 +18,15 @@
 
 mod body;
 mod buffers;
+mod chunk;
 mod combine;
+mod dropped;
 mod gemm;
 mod math;
 mod normalise;
+mod order;
 mod plan;
+mod renorm;
 mod route;
 mod sort;
 
@@ -114,7 +118,7 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
         Node::Apply(Op::Gemm | Op::Combine | Op::RmsNorm, _) => true,
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => false,
         // Others have errors of their own, but for this one: rows beyond P would stay unwritten.
-        Node::Apply(op, _) => *op != Op::GroupedGemm,
+        Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput),
     };
     match layer.ty(layer.root()) {
         Type::Tensor { shape, dtype } if made => Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, 1)).collect())),

@@ -3,9 +3,13 @@
 use std::borrow::Cow;
 
 use super::buffers::{BufferId, Buffers, extent, unused};
+use super::chunk;
 use super::combine::{self, Combine, Spread};
+use super::dropped::{self, DroppedInput};
 use super::gemm::{self, Gemm, Operand};
 use super::normalise::{self, RmsNorm};
+use super::order::{self, Order};
+use super::renorm::{self, RenormKept};
 use super::route::{self, Route};
 use super::sort::{self, Sort};
 use super::{ScheduleError, body};
@@ -43,6 +47,8 @@ struct Tensor {
 struct Routing {
     experts: u64,
     top_k: u64,
+    /// Of dropped pairs too.
+    topk_weights: BufferId,
     row_of_pair: BufferId,
     token_of_row: BufferId,
     weight_of_row: BufferId,
@@ -129,6 +135,8 @@ impl<'g> Plan<'g> {
                 })),
                 _ => Err(wrong(op, &operands)),
             },
+            Op::RenormKept => self.renorm_kept(&operands),
+            Op::DroppedInput => self.dropped_input(&operands, ty),
             Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::Softmax => {
                 Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
             }
@@ -204,15 +212,17 @@ impl<'g> Plan<'g> {
         let of_expert = || [Extent::Const(experts)];
         let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
         let pairs = Extent::Tokens * top_k;
+        let order = self.order(span, priority, top_k as u32, topk_weights);
         let b = &mut self.buffers;
         let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
         let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
-        let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(spec.spans()));
+        let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(chunk::spans(span)));
         let load_of_expert = b.observed("load_of_expert", "stats.load", i32s, of_expert());
         let kept_of_expert = b.observed("kept_of_expert", "stats.kept", i32s, of_expert());
         let routing = Routing {
             experts,
             top_k,
+            topk_weights,
             row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
             token_of_row: b.workspace("token_of_row", i32s, [pairs.clone()]),
             weight_of_row: b.workspace("weight_of_row", DType::F32, [pairs]),
@@ -221,21 +231,84 @@ impl<'g> Plan<'g> {
             tile_row: b.workspace("tile_row", i32s, [spec.tiles()]),
             tile_count: b.workspace("tile_count", i32s, [Extent::Const(1)]),
         };
-        let span_tokens = Arg::Scalar(spec.span_tokens());
+        let span_tokens = Arg::Scalar(chunk::span_tokens(span));
         let capacity = Arg::Scalar(capacity);
-        let count = vec![topk_experts.into(), pairs_of_chunk.into(), tokens(), span_tokens.clone()];
+        let mut experts_by_priority = vec![Arg::from(topk_experts)];
+        experts_by_priority.extend(order.map(Arg::from));
+        let mut count = experts_by_priority.clone();
+        count.extend([pairs_of_chunk.into(), tokens(), span_tokens.clone()]);
         let mut scan: Vec<Arg> =
             [pairs_of_chunk, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from).into();
         scan.extend([load_of_expert, kept_of_expert, routing.tile_expert, routing.tile_row, routing.tile_count].map(Arg::from));
         scan.extend([tokens(), span_tokens.clone(), capacity.clone()]);
-        let mut place: Vec<Arg> =
-            [topk_experts, topk_weights, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from).into();
+        let mut place = experts_by_priority;
+        place.extend([topk_weights, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from));
         place.extend([routing.row_of_pair, routing.token_of_row, routing.weight_of_row].map(Arg::from));
         place.extend([tokens(), span_tokens, capacity]);
         self.launch(sort::count(&spec, machine), spec.chunks(machine), count);
         self.launch(sort::scan(&spec, machine), Extent::Tokens.min(Extent::Const(1)), scan);
         self.launch(sort::place(&spec, machine), spec.chunks(machine), place);
         Ok(routing)
+    }
+
+    /// The tokens or pairs of each span by weight, where the priority asks for that.
+    fn order(&mut self, span: Span, priority: Priority, top_k: u32, topk_weights: BufferId) -> Option<BufferId> {
+        let (of_token, stride) = match priority {
+            Priority::ChoiceMajor | Priority::TokenMajor => return None,
+            Priority::BatchPrioritized => (1, top_k),
+            Priority::Score => (top_k, 1),
+        };
+        let (spec, machine) = (Order { suffix: self.sort_suffix(), span, of_token, stride }, self.machine);
+        let (b, i32s) = (&mut self.buffers, DType::I32);
+        let of_chunk = || [spec.chunks(machine), Extent::Const(u64::from(order::DIGITS))];
+        let key_of_item = b.workspace("key_of_item", i32s, [spec.items()]);
+        let [mut from, mut to] = ["order", "ordered"].map(|name| b.workspace(name, i32s, [spec.items()]));
+        let items_of_chunk = b.workspace("items_of_chunk", i32s, of_chunk());
+        let place_of_chunk = b.workspace("place_of_chunk", i32s, of_chunk());
+        let span_tokens = Arg::Scalar(chunk::span_tokens(span));
+        let begin = vec![topk_weights.into(), key_of_item.into(), from.into(), tokens()];
+        self.launch(order::begin(&spec, machine), spec.parts(machine), begin);
+        let first = self.kernels.len();
+        self.kernels.extend([order::count(&spec, machine), order::scan(&spec, machine), order::place(&spec, machine)]);
+        for shift in order::SHIFTS {
+            let batch = [Arg::Scalar(Extent::Const(shift)), tokens(), span_tokens.clone()];
+            let mut count: Vec<Arg> = [from, key_of_item, items_of_chunk].map(Arg::from).into();
+            count.extend(batch.clone());
+            let scan = vec![items_of_chunk.into(), place_of_chunk.into(), span_tokens.clone()];
+            let mut place: Vec<Arg> = [from, key_of_item, place_of_chunk, to].map(Arg::from).into();
+            place.extend(batch);
+            let pass = [(spec.chunks(machine), count), (spec.spans(), scan), (spec.chunks(machine), place)];
+            let launch = |(i, (grid, args))| Launch { kernel: first + i, grid, args };
+            self.launches.extend(pass.into_iter().enumerate().map(launch));
+            (from, to) = (to, from);
+        }
+        Some(from)
+    }
+
+    /// The same pairs under other weights.
+    fn renorm_kept(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Routing(routing), Value::Attr(Attr::Renorm(rule))] = operands else {
+            return Err(wrong(Op::RenormKept, operands));
+        };
+        let spec = RenormKept { name: self.kernel_name("renorm_kept", &[]), top_k: routing.top_k as u32, rule: *rule };
+        let renormed = self.buffers.workspace("weight_of_row", DType::F32, [Extent::Tokens * routing.top_k]);
+        let args = vec![routing.row_of_pair.into(), routing.weight_of_row.into(), renormed.into(), tokens()];
+        self.launch(renorm::renorm_kept(&spec, self.machine), renorm::grid(self.machine), args);
+        Ok(Value::Routing(Routing { weight_of_row: renormed, ..routing.clone() }))
+    }
+
+    /// What tokens keep of themselves.
+    fn dropped_input(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x), Value::Routing(routing)] = operands else {
+            return Err(wrong(Op::DroppedInput, operands));
+        };
+        let (name, top_k) = (self.kernel_name("dropped_input", &[]), routing.top_k as u32);
+        let spec = DroppedInput { name, n: constant(x, 1) as u32, top_k, x: x.dtype };
+        let result = self.result(Op::DroppedInput, &spec.name, ty, None, false)?;
+        let mut args: Vec<Arg> = [x.buffer, routing.row_of_pair, routing.topk_weights, result.buffer].map(Arg::from).into();
+        args.push(tokens());
+        self.launch(dropped::dropped_input(&spec, self.machine), dropped::grid(self.machine), args);
+        Ok(Value::Tensor(result))
     }
 
     /// `gemm` and `grouped_gemm`.

@@ -14,7 +14,9 @@
 //! No FLOPs; 24 bytes a pair, and 16 E bytes a chunk. Nothing depends on the order in which threads run: counts are
 //! added up, and a row is given out only by the thread that owns its expert. Pairs are numbered in i32.
 
+use super::chunk::{Chunk, cell, chunk_items, chunk_threads, chunks, chunks_of_span, serve, share};
 use crate::graph::{Priority, Span};
+use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
 use crate::{DType, Extent, Machine};
 
@@ -31,25 +33,9 @@ pub(super) struct Sort {
 }
 
 impl Sort {
-    /// Tokens of a span.
-    pub(super) fn span_tokens(&self) -> Extent {
-        match self.span {
-            Span::All => Extent::Tokens,
-            Span::Row => Extent::RowTokens.max(Extent::Const(1)),
-        }
-    }
-
-    /// Number of spans.
-    pub(super) fn spans(&self) -> Extent {
-        match self.span {
-            Span::All => Extent::Const(1),
-            Span::Row => Extent::Tokens.div(self.span_tokens(), crate::Round::Ceil),
-        }
-    }
-
     /// Number of chunks.
     pub(super) fn chunks(&self, machine: &Machine) -> Extent {
-        self.spans() * (self.span_tokens() * u64::from(self.top_k)).div_ceil(u64::from(chunk_pairs(machine)))
+        chunks(self.span, self.top_k, machine)
     }
 
     /// At most so many tiles: each expert that has a row has one that may be partly empty.
@@ -61,7 +47,7 @@ impl Sort {
 
     /// Bytes of the block that shares most, that of `place`.
     pub(super) fn shared_bytes(&self, machine: &Machine) -> u64 {
-        4 * 2 * (u64::from(self.experts.next_multiple_of(4)) + u64::from(chunk_pairs(machine)))
+        4 * 2 * (u64::from(self.experts.next_multiple_of(4)) + u64::from(chunk_items(machine)))
     }
 
     fn kernel(&self, step: &str, threads: u32) -> Builder {
@@ -69,72 +55,60 @@ impl Sort {
     }
 }
 
-/// Most pairs of a chunk: on a GPU enough blocks to share the work, on the host what stays in the first-level cache.
-fn chunk_pairs(machine: &Machine) -> u32 {
-    if machine.is_gpu() { 1024 } else { 4096 }
+/// Who comes first.
+#[derive(Clone, Copy)]
+enum Turns<'k> {
+    ChoiceMajor,
+    TokenMajor,
+    /// By choice, the tokens of each span in this order.
+    Tokens(Array<'k>),
+    /// The pairs of each span in this order.
+    Pairs(Array<'k>),
 }
 
-fn chunk_threads(machine: &Machine) -> u32 {
-    machine.block_threads.min(256)
-}
-
-/// The part of the batch that a block sorts.
-struct Chunk<'k> {
-    top_k: i32,
-    priority: Priority,
-    span: Value<'k>,
-    first_token: Value<'k>,
-    /// Tokens of the span; the last one may be short.
-    span_tokens: Value<'k>,
-    /// Its first pair's place in the span's priority order.
-    first: Value<'k>,
-    pairs: Value<'k>,
-}
-
-impl<'k> Chunk<'k> {
-    fn of_block(k: &'k Builder, sort: &Sort, machine: &Machine, tokens: Value<'k>, span_tokens: Value<'k>) -> Chunk<'k> {
-        let (top_k, most) = (sort.top_k as i32, chunk_pairs(machine) as i32);
-        let chunks_of_span = k.bind("chunks_of_span", (span_tokens * top_k + (most - 1)) / most);
-        let span = k.bind("span", k.block() / chunks_of_span);
-        let first = k.bind("first", (k.block() - span * chunks_of_span) * most);
-        let first_token = k.bind("first_token", span * span_tokens);
-        let span_tokens = k.bind("tokens_here", span_tokens.min(tokens - first_token));
-        let pairs = k.bind("pairs", (span_tokens * top_k - first).min(most));
-        Chunk { top_k, priority: sort.priority, span, first_token, span_tokens, first, pairs }
+impl<'k> Turns<'k> {
+    /// The parameter `order` too, where weights decide.
+    fn of(k: &'k Builder, priority: Priority) -> Turns<'k> {
+        let order = || k.input("order", DType::I32);
+        match priority {
+            Priority::ChoiceMajor => Turns::ChoiceMajor,
+            Priority::TokenMajor => Turns::TokenMajor,
+            Priority::BatchPrioritized => Turns::Tokens(order()),
+            Priority::Score => Turns::Pairs(order()),
+        }
     }
 
     /// The number `t * K + j` of the chunk's `i`-th pair.
-    fn pair(&self, k: &'k Builder, i: Value<'k>) -> Value<'k> {
-        let at = self.first + i;
-        let pair = match self.priority {
-            Priority::TokenMajor => self.first_token * self.top_k + at,
-            Priority::ChoiceMajor => (self.first_token + at % self.span_tokens) * self.top_k + at / self.span_tokens,
+    fn pair(self, k: &'k Builder, top_k: u32, chunk: &Chunk<'k>, i: Value<'k>) -> Value<'k> {
+        let (at, top_k) = (chunk.first + i, top_k as i32);
+        let (first, tokens) = (chunk.first_token, chunk.span_tokens);
+        let pair = match self {
+            Turns::TokenMajor => first * top_k + at,
+            Turns::ChoiceMajor => (first + at % tokens) * top_k + at / tokens,
+            Turns::Tokens(order) => order.load(first + at % tokens) * top_k + at / tokens,
+            Turns::Pairs(order) => order.load(first * top_k + at),
         };
         k.bind("pair", pair)
     }
 }
 
-/// `for i in thread..end` with the threads of the block taking turns.
-fn share<'k>(k: &'k Builder, name: &str, threads: u32, end: Value<'k>, body: impl FnOnce(Value<'k>)) {
-    k.for_step(name, k.thread(), end, k.i32(threads as i32), body);
-}
-
-/// Parameters: `topk_experts`, `pairs_of_chunk` (written), `tokens`, `span_tokens`.
+/// Parameters: `topk_experts`, `order` where weights decide, `pairs_of_chunk` (written), `tokens`, `span_tokens`.
 pub(super) fn count(sort: &Sort, machine: &Machine) -> Kernel {
     let threads = chunk_threads(machine);
     let builder = sort.kernel("count", threads);
     let k = &builder;
     let topk_experts = k.input("topk_experts", DType::I32);
+    let turns = Turns::of(k, sort.priority);
     let pairs_of_chunk = k.output("pairs_of_chunk", DType::I32);
     let (tokens, span_tokens) = (k.scalar("tokens", DType::I32), k.scalar("span_tokens", DType::I32));
     let counts = k.shared("counts", DType::I32, sort.experts);
     let experts = k.i32(sort.experts as i32);
 
-    let chunk = Chunk::of_block(k, sort, machine, tokens, span_tokens);
+    let chunk = Chunk::of_block(k, sort.top_k, machine, tokens, span_tokens);
     share(k, "e", threads, experts, |e| counts.store(e, k.i32(0)));
     k.barrier();
-    share(k, "i", threads, chunk.pairs, |i| {
-        let e = topk_experts.load(chunk.pair(k, i));
+    share(k, "i", threads, chunk.items, |i| {
+        let e = topk_experts.load(turns.pair(k, sort.top_k, &chunk, i));
         if threads == 1 { counts.store(e, counts.load(e) + 1) } else { counts.atomic_add(e, k.i32(1)) }
     });
     k.barrier();
@@ -155,10 +129,10 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
     let [tile_expert, tile_row, tile_count] = ["tile_expert", "tile_row", "tile_count"].map(|n| k.output(n, DType::I32));
     let [tokens, span_tokens, capacity] = ["tokens", "span_tokens", "capacity"].map(|n| k.scalar(n, DType::I32));
     let [first_row, first_tile] = ["first_row", "first_tile"].map(|n| k.shared(n, DType::I32, sort.experts));
-    let (top_k, most, tile_rows) = (sort.top_k as i32, chunk_pairs(machine) as i32, sort.tile_rows as i32);
+    let tile_rows = sort.tile_rows as i32;
     let (zero, experts) = (k.i32(0), k.i32(sort.experts as i32));
 
-    let chunks_of_span = k.bind("chunks_of_span", (span_tokens * top_k + (most - 1)) / most);
+    let chunks_of_span = chunks_of_span(k, sort.top_k as i32, machine, span_tokens);
     let spans = k.bind("spans", (tokens + span_tokens - 1) / span_tokens);
     share(k, "e", threads, experts, |e| {
         let (load, kept) = (k.var("load", zero), k.var("kept", zero));
@@ -202,13 +176,14 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
     builder.finish()
 }
 
-/// Parameters: `topk_experts`, `topk_weights`, `rank_of_chunk`, `rows_before_span`, `offset_of_expert`, then written:
-/// `row_of_pair`, `token_of_row`, `weight_of_row`; `tokens`, `span_tokens`, `capacity`.
+/// Parameters: `topk_experts`, `order` where weights decide, `topk_weights`, `rank_of_chunk`, `rows_before_span`,
+/// `offset_of_expert`, then written: `row_of_pair`, `token_of_row`, `weight_of_row`; `tokens`, `span_tokens`, `capacity`.
 pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
     let threads = chunk_threads(machine);
     let builder = sort.kernel("place", threads);
     let k = &builder;
     let topk_experts = k.input("topk_experts", DType::I32);
+    let turns = Turns::of(k, sort.priority);
     let topk_weights = k.input("topk_weights", DType::F32);
     let [rank_of_chunk, rows_before_span, offset_of_expert] =
         ["rank_of_chunk", "rows_before_span", "offset_of_expert"].map(|n| k.input(n, DType::I32));
@@ -216,19 +191,19 @@ pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
     let weight_of_row = k.output("weight_of_row", DType::F32);
     let [tokens, span_tokens, capacity] = ["tokens", "span_tokens", "capacity"].map(|n| k.scalar(n, DType::I32));
     let [cursor, limit] = ["cursor", "limit"].map(|n| k.shared(n, DType::I32, sort.experts));
-    let [expert_at, row_at] = ["expert_at", "row_at"].map(|n| k.shared(n, DType::I32, chunk_pairs(machine)));
+    let [expert_at, row_at] = ["expert_at", "row_at"].map(|n| k.shared(n, DType::I32, chunk_items(machine)));
     let experts = k.i32(sort.experts as i32);
 
-    let chunk = Chunk::of_block(k, sort, machine, tokens, span_tokens);
+    let chunk = Chunk::of_block(k, sort.top_k, machine, tokens, span_tokens);
     share(k, "e", threads, experts, |e| {
         let first = k.bind("first_row", offset_of_expert.load(e) + rows_before_span.load(cell(chunk.span, experts, e)));
         cursor.store(e, first + rank_of_chunk.load(cell(k.block(), experts, e)));
         limit.store(e, first + capacity);
     });
-    share(k, "i", threads, chunk.pairs, |i| expert_at.store(i, topk_experts.load(chunk.pair(k, i))));
+    share(k, "i", threads, chunk.items, |i| expert_at.store(i, topk_experts.load(turns.pair(k, sort.top_k, &chunk, i))));
     k.barrier();
     // Every thread walks the chunk in order and serves the experts that it owns: stable, and nobody waits for anybody.
-    k.for_range("i", k.i32(0), chunk.pairs, |i| {
+    k.for_range("i", k.i32(0), chunk.items, |i| {
         let e = expert_at.load(i);
         serve(k, threads, e, || {
             let row = cursor.load(e);
@@ -237,22 +212,13 @@ pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
         });
     });
     k.barrier();
-    share(k, "i", threads, chunk.pairs, |i| {
-        let (pair, row) = (chunk.pair(k, i), row_at.load(i));
+    share(k, "i", threads, chunk.items, |i| {
+        let (pair, row) = (turns.pair(k, sort.top_k, &chunk, i), row_at.load(i));
         row_of_pair.store(pair, row);
         k.when(row.ge(0), || {
-            token_of_row.store(row, pair / chunk.top_k);
+            token_of_row.store(row, pair / sort.top_k as i32);
             weight_of_row.store(row, topk_weights.load(pair));
         });
     });
     builder.finish()
-}
-
-fn serve<'k>(k: &'k Builder, threads: u32, expert: Value<'k>, body: impl FnOnce()) {
-    if threads == 1 { body() } else { k.when((expert % threads as i32).eq(k.thread()), body) }
-}
-
-/// Where `[row, e]` is in an array `[.., E]`.
-fn cell<'k>(row: Value<'k>, experts: Value<'k>, e: Value<'k>) -> Value<'k> {
-    row.cast(DType::I64) * experts.cast(DType::I64) + e.cast(DType::I64)
 }

@@ -59,7 +59,8 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 13] = [
+const RARE: [Op; 15] = [
+    Op::DroppedInput,
     Op::ExpertScale,
     Op::RmsNorm,
     Op::Gemm,
@@ -68,6 +69,7 @@ const RARE: [Op; 13] = [
     Op::TopK,
     Op::Renorm,
     Op::Assign,
+    Op::RenormKept,
     Op::Dispatch,
     Op::ExpertRows,
     Op::PairWeights,
@@ -118,17 +120,18 @@ impl Growing {
                 (Op::RmsNorm, 1) => self.attr(|r| Attr::Real(r.one(&[0.125, 1.0]).into())),
                 (Op::Offset | Op::AtMost | Op::AtLeast, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.5, -1.25]).into())),
                 (Op::GroupLimit, 1) => self.attr(|r| Attr::Groups(groups(r))),
-                (Op::Renorm, 1) => self.attr(|r| Attr::Renorm(renorm(r))),
+                (Op::Renorm | Op::RenormKept, 1) => self.attr(|r| Attr::Renorm(renorm(r))),
                 (Op::Assign, 1) | (Op::Route, 4) => self.attr(|r| Attr::Assignment(assignment(r))),
                 (op, place) if op.operand_list() == Some(place) => self.operands(),
                 (op, place) if op.body() == Some(place) => self.attr(|r| Attr::Body(body(r))),
                 (Op::Gemm | Op::Route, 1) => self.weights(2),
                 (Op::GroupedGemm, 2) => self.weights(3),
+                (Op::GroupedGemm | Op::DroppedInput, 0) if self.random.below(2) == 0 => self.params[0],
+                (Op::ExpertScale, 1) if self.random.below(2) == 0 => self.params[9],
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
                 (Op::GroupedGemm, 0) => self.value(is_rows),
-                (Op::Dispatch | Op::ExpertRows | Op::GroupedGemm | Op::Combine, 1) | (Op::PairWeights, 0) => {
-                    self.value(|ty| matches!(ty, Type::Routing { .. }))
-                }
+                (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::GroupedGemm | Op::Combine, 1)
+                | (Op::PairWeights | Op::RenormKept, 0) => self.value(|ty| matches!(ty, Type::Routing { .. })),
                 (Op::ExpertScale, 1) => self.value(|ty| matches!(ty, Type::Tensor { shape, .. } if shape.len() == 1)),
                 (Op::Renorm | Op::ExpertScale | Op::Assign, 0) => self.value(|ty| matches!(ty, Type::Picks { .. })),
                 (_, _) => self.value(|ty| matches!(ty, Type::Tensor { .. } | Type::Picks { .. })),
@@ -203,7 +206,7 @@ fn renorm(random: &mut Random) -> Renorm {
 fn assignment(random: &mut Random) -> Assignment {
     let two = Extent::Const(2);
     let per_expert = random.one(&[two.clone(), Extent::Tokens, Extent::Tokens.div_ceil(3).max(two), Extent::RowTokens]);
-    let (span, priority) = (random.one(&[Span::All, Span::Row]), Priority::TokenMajor);
+    let (span, priority) = (random.one(&[Span::All, Span::Row, Span::Tokens(3)]), Priority::TokenMajor);
     random.one(&[Assignment::Dropless, Assignment::Capacity(Capacity { per_expert, span, priority })])
 }
 

@@ -159,6 +159,27 @@ const ROUTING: &[Row] = &[
         "%picks = top_k %h, %h, 3 : ?",
     ),
     ("drop-group-limit-of-all", "%k = group_limit %h, groups(4, keep 3, max, -inf) : ? %picks = top_k %h, %k, 3 : ?", UNCHANGED),
+    (
+        "renorm-before-dropless",
+        "%t = top_k %h, %h, 3 : ? %s = softmax %t : ? %a = assign %s, dropless : ? %routing = renorm_kept %a, sum(add 0.5) : ?",
+        "%t = top_k %h, %h, 3 : ? %s = softmax %t : ? %n = renorm %s, sum(add 0.5) : ? %routing = assign %n, dropless : ?",
+    ),
+    (
+        "renorm-before-dropless",
+        "%t = top_k %h, %h, 3 : ? %a = assign %t, capacity(2, all, token_major) : ? %routing = renorm_kept %a, sum(add 0.5) : ?",
+        UNCHANGED,
+    ),
+    (
+        "drop-input-of-dropless",
+        "%d = dispatch %x, %r : ? %g = combine %d, %r : ? %i = dropped_input %x, %r : ? %a = add %g, %i : ? %y = relu %a : ?",
+        "%d = dispatch %x, %r : ? %g = combine %d, %r : ? %y = relu %g : ?",
+    ),
+    (
+        "drop-input-of-dropless",
+        "%c = assign %p, capacity(2, all, token_major) : ? %d = dispatch %x, %c : ? %g = combine %d, %c : ? \
+         %i = dropped_input %x, %c : ? %y = add %g, %i : ?",
+        UNCHANGED,
+    ),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, all, choice_major) : ?", DROPLESS),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, row, token_major) : ?", DROPLESS),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, row, choice_major) : ?", DROPLESS),
@@ -182,6 +203,10 @@ const ROUTING: &[Row] = &[
         "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(min(T, 4), all, token_major) : ?",
         UNCHANGED,
     ),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(4, 4, score) : ?", DROPLESS),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, all, batch_prioritized) : ?", DROPLESS),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(3, 4, token_major) : ?", UNCHANGED),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, 4, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(4, all, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, all, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, row, token_major) : ?", UNCHANGED),

@@ -2,7 +2,7 @@
 
 use crate::extent::{Extent, Round};
 use crate::graph::{Assignment, Attr, Capacity, Op, Span};
-use crate::rewrite::matching::computed;
+use crate::rewrite::matching::{computed, pattern};
 
 use super::{Rule, is_normal};
 
@@ -46,6 +46,10 @@ pub(super) fn rules() -> Vec<Rule> {
             Attr::Groups(g) if g.keep == g.groups => Some(m.class("?keys")),
             _ => None,
         }),
+        // Where nothing is dropped, all picks are kept: they are renormalised with the scores.
+        pattern("renorm-before-dropless", "(renorm_kept (assign ?p dropless) ?rule)", "(assign (renorm ?p ?rule) dropless)"),
+        // Where nothing is dropped, no input is added.
+        pattern("drop-input-of-dropless", "(add ?y (dropped_input ?x (assign ?p dropless)))", "?y"),
         // An expert gets at most one pair from a token: a capacity of the whole span never drops. The rows of an expert
         // may come in another order, which no op tells: each reads rows by the routing that made them.
         computed("dropless-when-roomy", "(assign ?picks ?rule)", |m| match m.attr("?rule")? {
@@ -68,6 +72,7 @@ fn holds_span(capacity: &Capacity) -> bool {
     let tokens = match capacity.span {
         Span::All => Extent::Tokens,
         Span::Row => Extent::RowTokens,
+        Span::Tokens(n) => Extent::Const(n),
     };
     at_least(&capacity.per_expert, &tokens)
 }
@@ -75,6 +80,7 @@ fn holds_span(capacity: &Capacity) -> bool {
 fn at_least(extent: &Extent, tokens: &Extent) -> bool {
     match extent {
         e if e == tokens => true,
+        Extent::Const(n) => matches!(tokens, Extent::Const(tokens) if n >= tokens),
         Extent::Max(a, b) => at_least(a, tokens) || at_least(b, tokens),
         Extent::Min(a, b) => at_least(a, tokens) && at_least(b, tokens),
         Extent::Add(a, b) => at_least(a, tokens) || at_least(b, tokens),
@@ -84,6 +90,6 @@ fn at_least(extent: &Extent, tokens: &Extent) -> bool {
             (_, _) => false,
         },
         Extent::Mul(t, a) => at_least(t, tokens) && matches!(**a, Extent::Const(a) if a >= 1),
-        Extent::Const(_) | Extent::Tokens | Extent::RowTokens => false,
+        Extent::Tokens | Extent::RowTokens => false,
     }
 }

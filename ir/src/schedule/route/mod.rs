@@ -20,7 +20,7 @@
 //! order, by lane and then across lanes, for any T and, the logits apart, on any machine.
 
 mod logits;
-mod pick;
+pub(super) mod pick;
 mod row;
 mod team;
 

@@ -14,7 +14,7 @@ use crate::kernel::{Builder, Value};
 pub(super) const TAKEN: i32 = i32::MIN;
 
 /// An integer for each float, in the same order. Both zeros have one key, and NaN that of minus infinity.
-pub(super) fn key<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+pub(in crate::schedule) fn key<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
     let lanes = x.ty().lanes;
     let x = x.eq(x).select(x, k.f32(f32::NEG_INFINITY).splat(lanes)) + 0.0;
     let bits = k.bind("bits", x.bitcast(DType::I32));

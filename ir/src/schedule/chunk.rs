@@ -1,0 +1,96 @@
+//! How the tokens are cut into spans, and a span's items (its tokens or its pairs) into chunks, a block each: what `sort`
+//! and `order` share. A walk in order by threads that each serve their own numbers is what makes both stable.
+
+use crate::graph::Span;
+use crate::kernel::{Builder, Value};
+use crate::{DType, Extent, Machine, Round};
+
+/// Tokens of a span; the last one may be shorter.
+pub(super) fn span_tokens(span: Span) -> Extent {
+    match span {
+        Span::All => Extent::Tokens,
+        Span::Row => Extent::RowTokens.max(Extent::Const(1)),
+        Span::Tokens(n) => Extent::Tokens.min(Extent::Const(n)).max(Extent::Const(1)),
+    }
+}
+
+/// Number of spans.
+pub(super) fn spans(span: Span) -> Extent {
+    match span {
+        Span::All => Extent::Const(1),
+        Span::Row | Span::Tokens(_) => Extent::Tokens.div(span_tokens(span), Round::Ceil),
+    }
+}
+
+/// Number of chunks where a token has `of_token` items.
+pub(super) fn chunks(span: Span, of_token: u32, machine: &Machine) -> Extent {
+    spans(span) * (span_tokens(span) * u64::from(of_token)).div_ceil(u64::from(chunk_items(machine)))
+}
+
+/// Most items of a chunk: on a GPU enough blocks to share the work, on the host what stays in the first-level cache.
+pub(super) fn chunk_items(machine: &Machine) -> u32 {
+    if machine.is_gpu() { 1024 } else { 4096 }
+}
+
+/// Threads of a chunk's block.
+pub(super) fn chunk_threads(machine: &Machine) -> u32 {
+    machine.block_threads.min(256)
+}
+
+/// The part of the batch that a block sorts.
+pub(super) struct Chunk<'k> {
+    pub(super) span: Value<'k>,
+    pub(super) first_token: Value<'k>,
+    /// Tokens of the span; the last one may be short.
+    pub(super) span_tokens: Value<'k>,
+    /// Its first item's place in the span.
+    pub(super) first: Value<'k>,
+    pub(super) items: Value<'k>,
+    of_token: i32,
+}
+
+impl<'k> Chunk<'k> {
+    /// The chunk of this block, where a token has `of_token` items.
+    pub(super) fn of_block(
+        k: &'k Builder,
+        of_token: u32,
+        machine: &Machine,
+        tokens: Value<'k>,
+        span_tokens: Value<'k>,
+    ) -> Chunk<'k> {
+        let (of_token, most) = (of_token as i32, chunk_items(machine) as i32);
+        let chunks_of_span = chunks_of_span(k, of_token, machine, span_tokens);
+        let span = k.bind("span", k.block() / chunks_of_span);
+        let first = k.bind("first", (k.block() - span * chunks_of_span) * most);
+        let first_token = k.bind("first_token", span * span_tokens);
+        let span_tokens = k.bind("tokens_here", span_tokens.min(tokens - first_token));
+        let items = k.bind("items", (span_tokens * of_token - first).min(most));
+        Chunk { span, first_token, span_tokens, first, items, of_token }
+    }
+
+    /// Where the span's items start.
+    pub(super) fn start(&self) -> Value<'k> {
+        self.first_token * self.of_token
+    }
+}
+
+/// Chunks of one span.
+pub(super) fn chunks_of_span<'k>(k: &'k Builder, of_token: i32, machine: &Machine, span_tokens: Value<'k>) -> Value<'k> {
+    let most = chunk_items(machine) as i32;
+    k.bind("chunks_of_span", (span_tokens * of_token + (most - 1)) / most)
+}
+
+/// `for i in thread..end` with the threads of the block taking turns.
+pub(super) fn share<'k>(k: &'k Builder, name: &str, threads: u32, end: Value<'k>, body: impl FnOnce(Value<'k>)) {
+    k.for_step(name, k.thread(), end, k.i32(threads as i32), body);
+}
+
+/// What only the thread that owns this number does.
+pub(super) fn serve<'k>(k: &'k Builder, threads: u32, number: Value<'k>, body: impl FnOnce()) {
+    if threads == 1 { body() } else { k.when((number % threads as i32).eq(k.thread()), body) }
+}
+
+/// Where `[row, column]` is in an array `[.., columns]`.
+pub(super) fn cell<'k>(row: Value<'k>, columns: Value<'k>, column: Value<'k>) -> Value<'k> {
+    row.cast(DType::I64) * columns.cast(DType::I64) + column.cast(DType::I64)
+}
