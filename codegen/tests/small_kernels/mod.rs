@@ -59,7 +59,7 @@ pub fn skipped(what: &str, why: &str) {
 
 /// A compiled host program.
 pub struct Loaded {
-    library: libloading::Library,
+    object: libloading::Library,
 }
 
 /// What is passed for a parameter.
@@ -89,7 +89,7 @@ pub fn load(program: &Program, machine: &Machine) -> Loaded {
     let path = dir.path().join("kernels.so");
     std::fs::write(&path, bytes).unwrap();
     // SAFETY: the library has no initialisers.
-    Loaded { library: unsafe { libloading::Library::new(&path) }.unwrap() }
+    Loaded { object: unsafe { libloading::Library::new(&path) }.unwrap() }
 }
 
 impl Arg {
@@ -114,7 +114,7 @@ impl Loaded {
         type Entry = unsafe extern "C" fn(*const u64, u64, u64);
         // SAFETY: the symbol has this signature (`Image::SharedObject`), and the tests pass arrays that are long enough.
         unsafe {
-            let entry: libloading::Symbol<'_, Entry> = self.library.get(kernel).unwrap();
+            let entry: libloading::Symbol<'_, Entry> = self.object.get(kernel).unwrap();
             entry(args.as_ptr(), blocks.start, blocks.end);
         }
     }
