@@ -24,6 +24,9 @@ pub enum Op {
     /// `top_k scores keys k`: the `k` experts with the largest keys of each row, largest first, ties to the lower index,
     /// with their scores as weights. A NaN key counts as minus infinity.
     TopK,
+    /// `all_experts scores`: every expert of each row, in index order, with its score as weight. Under a capacity by weight
+    /// each expert then keeps the tokens that it scores highest: expert choice.
+    AllExperts,
     /// `sparse_mixer x jitter k`: the `k` largest of each row, one after another; of those left, `i` with the largest
     /// `M` weighs `1 / sum exp(x[e] - M)` over the `e` with `(M - x[e]) / max(|x[e]|, M) <= 2 jitter`. Ties, NaN and
     /// infinities as in `top_k` and `softmax`.
@@ -88,12 +91,13 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 33] = [
+    pub const ALL: [Op; 34] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
         Op::Route,
         Op::TopK,
+        Op::AllExperts,
         Op::SparseMixer,
         Op::GroupLimit,
         Op::Renorm,
@@ -132,6 +136,7 @@ impl Op {
             Op::GroupedGemm => "grouped_gemm",
             Op::Route => "route",
             Op::TopK => "top_k",
+            Op::AllExperts => "all_experts",
             Op::SparseMixer => "sparse_mixer",
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
@@ -172,7 +177,7 @@ impl Op {
     pub fn arity(self) -> Option<usize> {
         match self {
             Op::List => None,
-            Op::PairWeights => Some(1),
+            Op::AllExperts | Op::PairWeights => Some(1),
             Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
             Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
             Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => {
@@ -190,7 +195,7 @@ impl Op {
         match self {
             Op::Gemm | Op::Route | Op::Combine | Op::RmsNorm => Some(2),
             Op::GroupedGemm => Some(3),
-            Op::SparseMixer => None,
+            Op::AllExperts | Op::SparseMixer => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::RenormKept | Op::DroppedInput => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,

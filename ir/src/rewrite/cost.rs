@@ -3,8 +3,8 @@
 //!
 //! Approximate and saturating: it is better to lose some precision than to lose the order by wrapping.
 
-use crate::Machine;
 use crate::graph::{Assignment, Attr, Dim, Node, Op, Priority, Type, Typed, infer_body};
+use crate::{Dims, Extent, Machine};
 
 /// Picoseconds.
 pub type Cost = u64;
@@ -14,18 +14,22 @@ pub type Cost = u64;
 pub struct Workload {
     /// Token counts, each as likely as the others.
     pub tokens: Vec<u64>,
-    /// Pairs for each token.
-    pub top_k: u64,
+    /// Pairs that are kept.
+    pub pairs: Extent,
 }
 
 impl Workload {
     /// The workload of a layer at these token counts.
     pub fn of(graph: &Typed, tokens: &[u64]) -> Workload {
-        let picks = |id| match graph.ty(id) {
-            Type::Routing { top_k, .. } => *top_k,
-            Type::Tensor { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_) => 1,
+        let pairs = |id| {
+            let Node::Apply(_, operands) = graph.node(id) else { return None };
+            match (graph.ty(id), graph.ty(*operands.last()?)) {
+                (Type::Routing { top_k, experts }, Type::Attr(Attr::Assignment(rule))) => Some(rule.most_pairs(*top_k, *experts)),
+                (_, _) => None,
+            }
         };
-        Workload { tokens: tokens.to_vec(), top_k: graph.graph().nodes.ids().map(picks).max().unwrap_or(1) }
+        let pairs = graph.graph().nodes.ids().filter_map(pairs).reduce(Extent::max);
+        Workload { tokens: tokens.to_vec(), pairs: pairs.unwrap_or(Extent::Tokens) }
     }
 }
 
@@ -34,7 +38,10 @@ pub fn cost(node: &Node, types: &[&Type], machine: &Machine, workload: &Workload
     match node {
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => 0,
         Node::Apply(op, _) => {
-            let sizes = |tokens: &u64| Sizes { tokens: *tokens, pairs: tokens.saturating_mul(workload.top_k) };
+            let sizes = |tokens: &u64| {
+                let dims = Dims { tokens: *tokens, row_tokens: *tokens };
+                Sizes { tokens: *tokens, pairs: workload.pairs.at(dims).unwrap_or(u64::MAX) }
+            };
             workload.tokens.iter().fold(0, |sum: u64, t| sum.saturating_add(at(*op, types, machine, &sizes(t))))
         }
     }
@@ -57,6 +64,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         }
         Op::Assign => (3 + ordering(types), all_bytes.saturating_mul(3).saturating_add(ranked(types, sizes)), 0),
         Op::SparseMixer => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
+        Op::AllExperts => (1, all_bytes.saturating_mul(2), 0),
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
@@ -196,7 +204,7 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 /// Rough FLOPs an element.
 fn weight(op: Op) -> u64 {
     match op {
-        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Dispatch | Op::Assign => 0,
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Dispatch | Op::Assign | Op::AllExperts => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
         Op::ExpertScale => 1,
@@ -227,7 +235,7 @@ mod tests {
     fn price(op: Op, types: &[Type], machine: &Machine, tokens: &[u64], top_k: u64) -> Cost {
         let types: Vec<&Type> = types.iter().collect();
         let operands: Vec<egg::Id> = (0..types.len()).map(egg::Id::from).collect();
-        cost(&Node::apply(op, &operands), &types, machine, &Workload { tokens: tokens.to_vec(), top_k })
+        cost(&Node::apply(op, &operands), &types, machine, &Workload { tokens: tokens.to_vec(), pairs: Extent::Tokens * top_k })
     }
 
     #[test]
@@ -269,7 +277,7 @@ mod tests {
         let picks = Type::Picks { top_k: 2, experts: 8 };
         let rule = |rule| [picks.clone(), Type::Attr(Attr::Assignment(rule))];
         let capacity = |priority| {
-            let (per_expert, span) = (crate::Extent::Tokens, crate::graph::Span::All);
+            let (per_expert, span) = (Extent::Tokens, crate::graph::Span::All);
             Assignment::Capacity(crate::graph::Capacity { per_expert, span, priority })
         };
         let of = |assignment| price(Op::Assign, &rule(assignment), &slow(), &[64], 2);

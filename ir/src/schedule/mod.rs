@@ -30,7 +30,7 @@ mod renorm;
 mod route;
 mod sort;
 
-use crate::Machine;
+use crate::{Extent, Machine};
 use crate::graph::{Node, Op, Type, Typed};
 use crate::kernel::{Program, Regime};
 use buffers::{BufferId, Buffers, extent};
@@ -121,7 +121,7 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
         Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput),
     };
     match layer.ty(layer.root()) {
-        Type::Tensor { shape, dtype } if made => Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, 1)).collect())),
+        Type::Tensor { shape, dtype } if made => Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, &Extent::Tokens)).collect())),
         ty => Err(ScheduleError::Result { what: ty.to_string() }),
     }
 }

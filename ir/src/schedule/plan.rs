@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use super::buffers::{BufferId, Buffers, extent, unused};
-use super::chunk;
 use super::combine::{self, Combine, Spread};
 use super::dropped::{self, DroppedInput};
 use super::gemm::{self, Gemm, Operand};
@@ -47,6 +46,8 @@ struct Tensor {
 struct Routing {
     experts: u64,
     top_k: u64,
+    /// At most so many rows.
+    rows: Extent,
     /// Of dropped pairs too.
     topk_weights: BufferId,
     row_of_pair: BufferId,
@@ -137,7 +138,10 @@ impl<'g> Plan<'g> {
             },
             Op::RenormKept => self.renorm_kept(&operands),
             Op::DroppedInput => self.dropped_input(&operands, ty),
-            Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::Softmax => {
+            Op::TopK | Op::AllExperts | Op::SparseMixer | Op::GroupLimit | Op::Renorm => {
+                Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
+            }
+            Op::ExpertScale | Op::Assign | Op::Softmax => {
                 Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
             }
             Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),
@@ -174,11 +178,14 @@ impl<'g> Plan<'g> {
         };
         let kernel = route::route(&spec, self.machine)?;
         let pairs = || [Extent::Tokens, Extent::Const(top_k)];
-        let topk_experts = self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs());
+        let picked = !body.has(Op::AllExperts);
+        let topk_experts =
+            picked.then(|| self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs()));
         let topk_weights = self.buffers.observed("topk_weights", "route.weights", DType::F32, pairs());
         let mut args = vec![x.buffer.into(), router.buffer.into()];
         args.extend(vectors.iter().map(|v| Arg::from(v.buffer)));
-        args.extend([topk_experts.into(), topk_weights.into(), tokens()]);
+        args.extend(topk_experts.map(Arg::from));
+        args.extend([topk_weights.into(), tokens()]);
         self.launch(kernel.kernel, kernel.grid, args);
         Ok(Value::Routing(self.sort(rule, experts, top_k, topk_experts, topk_weights)?))
     }
@@ -188,7 +195,7 @@ impl<'g> Plan<'g> {
         rule: &Assignment,
         experts: u64,
         top_k: u64,
-        topk_experts: BufferId,
+        topk_experts: Option<BufferId>,
         topk_weights: BufferId,
     ) -> Result<Routing, ScheduleError> {
         // An expert is picked at most once by a token, so that room for T pairs is room for all.
@@ -200,8 +207,10 @@ impl<'g> Plan<'g> {
             suffix: self.sort_suffix(),
             experts: experts as u32,
             top_k: top_k as u32,
+            all_experts: topk_experts.is_none(),
             span,
             priority,
+            rows: rule.most_pairs(top_k, experts),
             tile_rows: gemm::tile_rows(self.machine),
         };
         let (machine, i32s) = (self.machine, DType::I32);
@@ -211,12 +220,12 @@ impl<'g> Plan<'g> {
         }
         let of_expert = || [Extent::Const(experts)];
         let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
-        let pairs = Extent::Tokens * top_k;
+        let rows = spec.rows.clone();
         let order = self.order(span, priority, top_k as u32, topk_weights);
         let b = &mut self.buffers;
         let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
         let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
-        let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(chunk::spans(span)));
+        let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(span.count()));
         let load_of_expert = b.observed("load_of_expert", "stats.load", i32s, of_expert());
         let kept_of_expert = b.observed("kept_of_expert", "stats.kept", i32s, of_expert());
         let routing = Routing {
@@ -224,16 +233,17 @@ impl<'g> Plan<'g> {
             top_k,
             topk_weights,
             row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
-            token_of_row: b.workspace("token_of_row", i32s, [pairs.clone()]),
-            weight_of_row: b.workspace("weight_of_row", DType::F32, [pairs]),
+            token_of_row: b.workspace("token_of_row", i32s, [rows.clone()]),
+            weight_of_row: b.workspace("weight_of_row", DType::F32, [rows.clone()]),
             offset_of_expert: b.workspace("offset_of_expert", i32s, [Extent::Const(experts + 1)]),
             tile_expert: b.workspace("tile_expert", i32s, [spec.tiles()]),
             tile_row: b.workspace("tile_row", i32s, [spec.tiles()]),
             tile_count: b.workspace("tile_count", i32s, [Extent::Const(1)]),
+            rows,
         };
-        let span_tokens = Arg::Scalar(chunk::span_tokens(span));
+        let span_tokens = Arg::Scalar(span.tokens());
         let capacity = Arg::Scalar(capacity);
-        let mut experts_by_priority = vec![Arg::from(topk_experts)];
+        let mut experts_by_priority: Vec<Arg> = topk_experts.map(Arg::from).into_iter().collect();
         experts_by_priority.extend(order.map(Arg::from));
         let mut count = experts_by_priority.clone();
         count.extend([pairs_of_chunk.into(), tokens(), span_tokens.clone()]);
@@ -265,7 +275,7 @@ impl<'g> Plan<'g> {
         let [mut from, mut to] = ["order", "ordered"].map(|name| b.workspace(name, i32s, [spec.items()]));
         let items_of_chunk = b.workspace("items_of_chunk", i32s, of_chunk());
         let place_of_chunk = b.workspace("place_of_chunk", i32s, of_chunk());
-        let span_tokens = Arg::Scalar(chunk::span_tokens(span));
+        let span_tokens = Arg::Scalar(span.tokens());
         let begin = vec![topk_weights.into(), key_of_item.into(), from.into(), tokens()];
         self.launch(order::begin(&spec, machine), spec.parts(machine), begin);
         let first = self.kernels.len();
@@ -291,7 +301,7 @@ impl<'g> Plan<'g> {
             return Err(wrong(Op::RenormKept, operands));
         };
         let spec = RenormKept { name: self.kernel_name("renorm_kept", &[]), top_k: routing.top_k as u32, rule: *rule };
-        let renormed = self.buffers.workspace("weight_of_row", DType::F32, [Extent::Tokens * routing.top_k]);
+        let renormed = self.buffers.workspace("weight_of_row", DType::F32, [routing.rows.clone()]);
         let args = vec![routing.row_of_pair.into(), routing.weight_of_row.into(), renormed.into(), tokens()];
         self.launch(renorm::renorm_kept(&spec, self.machine), renorm::grid(self.machine), args);
         Ok(Value::Routing(Routing { weight_of_row: renormed, ..routing.clone() }))
@@ -364,7 +374,7 @@ impl<'g> Plan<'g> {
             k: constant(rows, 1),
             experts: routing.map(|r| r.experts),
             gather: gathered,
-            top_k: routing.map_or(1, |r| r.top_k),
+            pairs: routing.map_or(Extent::Tokens, |r| r.rows.clone()),
             rows: rows.dtype,
             weights: weights.iter().map(|w| w.dtype).collect(),
             operands: holes,
@@ -445,7 +455,7 @@ impl<'g> Plan<'g> {
         let Type::Tensor { shape, dtype } = ty else {
             return Err(ScheduleError::Operand { op: op.name(), what: format!("a body that makes {ty}") });
         };
-        let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, routing.map_or(1, |r| r.top_k))).collect();
+        let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, routing.map_or(&Extent::Tokens, |r| &r.rows))).collect();
         let buffer = if last {
             self.output
         } else {
@@ -495,9 +505,6 @@ fn check_extents(ty: &Type) -> Result<(), ScheduleError> {
             Dim::Const(n) if !(1..=MOST_EXTENT).contains(n) => wrong("a dimension", *n, MOST_EXTENT),
             Dim::Const(_) | Dim::Tokens | Dim::Pairs => Ok(()),
         }),
-        Type::Picks { top_k, .. } | Type::Routing { top_k, .. } if *top_k > MOST_PICKS => {
-            wrong("the picks of a token", *top_k, MOST_PICKS)
-        }
         Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => Ok(()),
     }
 }
@@ -556,8 +563,6 @@ fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {
 
 /// The largest extent of one dimension: kernels count in i32 along a row, with room for a tile more.
 const MOST_EXTENT: u64 = 1 << 30;
-/// Most picks of a token: `combine` names each one.
-const MOST_PICKS: u64 = 256;
 /// Most characters that the names of the weights give to a kernel's.
 const NAME_CHARS: usize = 48;
 

@@ -59,7 +59,8 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 15] = [
+const RARE: [Op; 16] = [
+    Op::AllExperts,
     Op::DroppedInput,
     Op::ExpertScale,
     Op::RmsNorm,
