@@ -54,7 +54,7 @@ fn dims(spec: &Spec) -> Vec<file::Dim> {
         ("hidden", spec.hidden),
         ("ffn", spec.expert.ffn),
         ("experts", spec.experts),
-        ("top_k", spec.router.top_k),
+        ("top_k", spec.picks()),
         ("shared_ffn", shared),
     ]
     .map(|(name, value)| file::Dim { name: name.to_string(), value })
