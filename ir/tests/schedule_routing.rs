@@ -158,9 +158,15 @@ fn check(case: &Case, given: &BTreeMap<String, Tensor>, numbers: Numbers) {
         if !case.takes_all() {
             assert!(out.ints("topk_experts") == picked, "{about}: topk_experts");
         }
-        let rows: Vec<i32> = routing.row_of_pair.iter().map(|r| r.map_or(-1, |r| r as i32)).collect();
+        let mut pair_of_row = routing.pair_of_row.clone();
+        if case.takes_all() && case.assignment.contains("score") {
+            // Rows of an expert are in the order of the tokens.
+            pair_of_row.sort_by_key(|pair| (routing.picks.expert_of_pair[*pair], *pair));
+        }
+        let mut rows = vec![-1; picked.len()];
+        pair_of_row.iter().enumerate().for_each(|(row, pair)| rows[*pair] = row as i32);
         assert!(out.ints("row_of_pair") == rows, "{about}: row_of_pair");
-        let of_pair: Vec<i32> = routing.pair_of_row.iter().map(|p| (*p / case.top_k) as i32).collect();
+        let of_pair: Vec<i32> = pair_of_row.iter().map(|p| (*p / case.top_k) as i32).collect();
         assert!(out.ints("token_of_row")[..of_pair.len()] == of_pair, "{about}: token_of_row");
         let count = |kept: bool| -> Vec<i32> {
             let mut counts = vec![0; case.experts];

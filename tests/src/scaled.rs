@@ -143,7 +143,7 @@ pub fn modes() -> Vec<Example> {
             let missing: String = missing.map(|(key, value)| format!("{key} = {value}\n")).collect();
             format!("{given}\n{missing}")
         };
-        let choice: &[_] = if router.contains("mode = ") { &[] } else { &[("mode", "\"token_choice\""), ("top_k", "3")] };
+        let choice: &[_] = if router.starts_with("mode") { &[] } else { &[("mode", "\"token_choice\""), ("top_k", "3")] };
         let router = keys(router, choice);
         let router = keys(&router, &[("score", "\"softmax\""), ("order", "\"score_topk\""), ("renorm", "\"none\"")]);
         let expert = keys(expert, &[("activation", "\"silu\""), ("gated", "true")]);

@@ -31,7 +31,7 @@ pub struct Picks {
     pub weight_of_pair: Vec<f64>,
 }
 
-/// Picks with the grouped rows: the kept pairs by expert, then by priority.
+/// Picks with the grouped rows: the kept pairs by expert, then, here, by priority.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Routing {
     /// All picks, also those that were dropped.

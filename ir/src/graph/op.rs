@@ -37,7 +37,8 @@ pub enum Op {
     Renorm,
     /// `expert_scale picks s`: each weight times `s` of its expert.
     ExpertScale,
-    /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
+    /// `assign picks assignment`: which pairs are kept. Grouped rows are by expert; in which order those of one expert come
+    /// no op tells, and kernels have the order that is cheapest (by priority, or by token).
     Assign,
     /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum; those of the dropped stay.
     RenormKept,

@@ -18,6 +18,7 @@
 
 mod body;
 mod buffers;
+mod choose;
 mod chunk;
 mod combine;
 mod dropped;

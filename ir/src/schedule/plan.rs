@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::buffers::{BufferId, Buffers, extent, unused};
+use super::choose::{self, Choose};
 use super::combine::{self, Combine, Spread};
 use super::dropped::{self, DroppedInput};
 use super::gemm::{self, Gemm, Operand};
@@ -12,9 +13,9 @@ use super::renorm::{self, RenormKept};
 use super::route::{self, Route};
 use super::sort::{self, Sort};
 use super::{ScheduleError, body};
-use crate::graph::{Assignment, Attr, Body, Dim, Node, Op, Priority, Span, Type, Typed};
+use crate::graph::{Assignment, Attr, Body, Capacity, Dim, Node, Op, Priority, Span, Type, Typed};
 use crate::kernel::{Arg, Buffer, Kernel, Launch};
-use crate::{DType, Extent, Machine};
+use crate::{DType, Extent, Machine, Round};
 
 /// What a node of the graph is to the kernels that use it.
 #[derive(Clone)]
@@ -187,7 +188,51 @@ impl<'g> Plan<'g> {
         args.extend(topk_experts.map(Arg::from));
         args.extend([topk_weights.into(), tokens()]);
         self.launch(kernel.kernel, kernel.grid, args);
-        Ok(Value::Routing(self.sort(rule, experts, top_k, topk_experts, topk_weights)?))
+        match (topk_experts, rule) {
+            (None, Assignment::Capacity(capacity)) if capacity.priority == Priority::Score => {
+                Ok(Value::Routing(self.choose(rule, capacity, experts, topk_weights)))
+            }
+            (topk_experts, rule) => Ok(Value::Routing(self.sort(rule, experts, top_k, topk_experts, topk_weights)?)),
+        }
+    }
+
+    /// Each expert takes the tokens that it scores highest.
+    fn choose(&mut self, rule: &Assignment, capacity: &Capacity, experts: u64, scores: BufferId) -> Routing {
+        let tile_rows = gemm::tile_rows(self.machine);
+        let spec = Choose { name: self.kernel_name("choose", &[]), experts: experts as u32, tile_rows };
+        let rows = rule.most_pairs(experts, experts);
+        let (routing, [load_of_expert, kept_of_expert]) = self.rows(experts, experts, rows, tile_rows, scores);
+        let mut args: Vec<Arg> = [scores, routing.row_of_pair, routing.token_of_row, routing.weight_of_row].map(Arg::from).into();
+        args.extend([routing.offset_of_expert, load_of_expert, kept_of_expert].map(Arg::from));
+        args.extend([routing.tile_expert, routing.tile_row, routing.tile_count].map(Arg::from));
+        let room = Arg::Scalar(capacity.per_expert.clone().min(Extent::Tokens));
+        args.extend([tokens(), Arg::Scalar(capacity.span.tokens()), room]);
+        self.launch(choose::choose(&spec, self.machine), choose::grid(&spec, capacity.span, self.machine), args);
+        routing
+    }
+
+    /// The buffers of a routing, with those of the experts' load and of what they keep.
+    fn rows(&mut self, experts: u64, top_k: u64, rows: Extent, tile_rows: u32, topk_weights: BufferId) -> (Routing, [BufferId; 2]) {
+        let (b, i32s) = (&mut self.buffers, DType::I32);
+        let of_expert = || [Extent::Const(experts)];
+        // Each expert that has a row has a tile that may be partly empty.
+        let tiles = rows.clone().div(Extent::Const(u64::from(tile_rows)), Round::Floor) + rows.clone().min(Extent::Const(experts));
+        let load_of_expert = b.observed("load_of_expert", "stats.load", i32s, of_expert());
+        let kept_of_expert = b.observed("kept_of_expert", "stats.kept", i32s, of_expert());
+        let routing = Routing {
+            experts,
+            top_k,
+            topk_weights,
+            row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
+            token_of_row: b.workspace("token_of_row", i32s, [rows.clone()]),
+            weight_of_row: b.workspace("weight_of_row", DType::F32, [rows.clone()]),
+            offset_of_expert: b.workspace("offset_of_expert", i32s, [Extent::Const(experts + 1)]),
+            tile_expert: b.workspace("tile_expert", i32s, [tiles.clone()]),
+            tile_row: b.workspace("tile_row", i32s, [tiles]),
+            tile_count: b.workspace("tile_count", i32s, [Extent::Const(1)]),
+            rows,
+        };
+        (routing, [load_of_expert, kept_of_expert])
     }
 
     fn sort(
@@ -210,7 +255,6 @@ impl<'g> Plan<'g> {
             all_experts: topk_experts.is_none(),
             span,
             priority,
-            rows: rule.most_pairs(top_k, experts),
             tile_rows: gemm::tile_rows(self.machine),
         };
         let (machine, i32s) = (self.machine, DType::I32);
@@ -218,29 +262,14 @@ impl<'g> Plan<'g> {
         if bytes > limit {
             return Err(ScheduleError::Shared { op: Op::Route.name(), bytes, limit, machine: machine.name });
         }
-        let of_expert = || [Extent::Const(experts)];
         let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
-        let rows = spec.rows.clone();
         let order = self.order(span, priority, top_k as u32, topk_weights);
         let b = &mut self.buffers;
         let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
         let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
         let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(span.count()));
-        let load_of_expert = b.observed("load_of_expert", "stats.load", i32s, of_expert());
-        let kept_of_expert = b.observed("kept_of_expert", "stats.kept", i32s, of_expert());
-        let routing = Routing {
-            experts,
-            top_k,
-            topk_weights,
-            row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
-            token_of_row: b.workspace("token_of_row", i32s, [rows.clone()]),
-            weight_of_row: b.workspace("weight_of_row", DType::F32, [rows.clone()]),
-            offset_of_expert: b.workspace("offset_of_expert", i32s, [Extent::Const(experts + 1)]),
-            tile_expert: b.workspace("tile_expert", i32s, [spec.tiles()]),
-            tile_row: b.workspace("tile_row", i32s, [spec.tiles()]),
-            tile_count: b.workspace("tile_count", i32s, [Extent::Const(1)]),
-            rows,
-        };
+        let rows = rule.most_pairs(top_k, experts);
+        let (routing, [load_of_expert, kept_of_expert]) = self.rows(experts, top_k, rows, spec.tile_rows, topk_weights);
         let span_tokens = Arg::Scalar(span.tokens());
         let capacity = Arg::Scalar(capacity);
         let mut experts_by_priority: Vec<Arg> = topk_experts.map(Arg::from).into_iter().collect();

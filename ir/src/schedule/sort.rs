@@ -30,8 +30,6 @@ pub(super) struct Sort {
     pub(super) all_experts: bool,
     pub(super) span: Span,
     pub(super) priority: Priority,
-    /// At most so many rows.
-    pub(super) rows: Extent,
     /// Rows of one M tile of the grouped GEMMs.
     pub(super) tile_rows: u32,
 }
@@ -40,12 +38,6 @@ impl Sort {
     /// Number of chunks.
     pub(super) fn chunks(&self, machine: &Machine) -> Extent {
         chunks(self.span, self.top_k, machine)
-    }
-
-    /// At most so many tiles: each expert that has a row has one that may be partly empty.
-    pub(super) fn tiles(&self) -> Extent {
-        let whole = self.rows.clone().div(Extent::Const(u64::from(self.tile_rows)), crate::Round::Floor);
-        whole + self.rows.clone().min(Extent::Const(u64::from(self.experts)))
     }
 
     /// Bytes of the block that shares most, that of `place`.
