@@ -238,8 +238,8 @@ impl<'k> Search<'k> {
 
     /// Counts the tokens that may be the last one by their next digit.
     fn count(&self, column: &Column<'k>, scores: Array<'k>, shift: i32) {
-        let (k, side) = (self.k, self.side as i32);
-        let entries = k.i32((DIGITS * self.side) as i32);
+        let k = self.k;
+        let entries = k.i32(((DIGITS + 1) * self.side) as i32);
         share(k, "d", self.threads, entries, |d| self.tokens_of_digit.store(d, k.i32(0)));
         k.barrier();
         let threshold = k.bind("threshold_here", self.threshold.load(self.e));
@@ -247,7 +247,8 @@ impl<'k> Search<'k> {
         column.each(scores, |_, _, _, key| {
             let digits = k.bind("digits", Self::digits(key));
             k.when(((digits ^ threshold) & known).eq(0), || {
-                let at = k.bind("at_digit", (digits.shr_unsigned(shift) & (DIGITS as i32 - 1)) * side + self.e);
+                let digit = digits.shr_unsigned(shift) & (DIGITS as i32 - 1);
+                let at = k.bind("at_digit", Self::place(self.e, DIGITS, digit));
                 if self.threads == 1 {
                     self.tokens_of_digit.store(at, self.tokens_of_digit.load(at) + 1);
                 } else {
@@ -260,13 +261,13 @@ impl<'k> Search<'k> {
 
     /// Finds the digit of the last token that there is room for.
     fn narrow(&self, shift: i32) {
-        let (k, side) = (self.k, self.side as i32);
+        let k = self.k;
         self.each_expert(|e, lane| {
             let left = k.bind("left_here", self.left.load(e));
             self.add_up(self.tokens_of_digit, DIGITS, e, lane);
             k.for_step("d", lane, k.i32(DIGITS as i32), k.i32(self.lanes as i32), |d| {
-                let before = k.bind("before", self.tokens_of_digit.load(d * side + e));
-                let after = k.bind("after", self.tokens_of_digit.load((d + 1) * side + e));
+                let before = k.bind("before", self.tokens_of_digit.load(Self::place(e, DIGITS, d)));
+                let after = k.bind("after", self.tokens_of_digit.load(Self::place(e, DIGITS, d + 1)));
                 k.when(before.lt(left) & after.ge(left), || {
                     self.threshold.store(e, self.threshold.load(e) | (d << shift));
                     self.left.store(e, left - before);
@@ -279,7 +280,8 @@ impl<'k> Search<'k> {
     /// How many tokens of earlier runs are before the threshold, and at it.
     fn rank(&self, column: &Column<'k>, scores: Array<'k>, limit: Value<'k>) -> (Var<'k>, Var<'k>) {
         let k = self.k;
-        let here = k.bind("here", column.run * self.side as i32 + self.e);
+        let runs = self.threads / self.side;
+        let here = k.bind("here", Self::place(self.e, runs, column.run));
         let [before, at] = ["before", "at"].map(|name| k.var(name, k.i32(0)));
         column.each(scores, |_, _, _, key| {
             before.set(before.get() + key.gt(limit).select(k.i32(1), 0));
@@ -287,7 +289,6 @@ impl<'k> Search<'k> {
         });
         self.tokens_of_run.iter().zip([before, at]).for_each(|(of_run, count)| of_run.store(here, count.get()));
         k.barrier();
-        let runs = self.threads / self.side;
         self.each_expert(|e, lane| self.tokens_of_run.iter().for_each(|of_run| self.add_up(*of_run, runs, e, lane)));
         k.barrier();
         let [before, at] = self.tokens_of_run.map(|of_run| k.var("earlier", of_run.load(here)));
@@ -302,28 +303,30 @@ impl<'k> Search<'k> {
         k.for_step("e", k.thread() / lanes, k.i32(self.side as i32), warps, |e| body(e, lane));
     }
 
+    /// Where the `i`-th of an expert's `n` counts is.
+    fn place(e: Value<'k>, n: u32, i: Value<'k>) -> Value<'k> {
+        e * (n as i32 + 1) + i
+    }
+
     /// Makes an expert's `n` counts the sums of those before them, with the sum of all at the end.
     fn add_up(&self, counts: Array<'k>, n: u32, e: Value<'k>, lane: Value<'k>) {
-        let (k, side, of_lane) = (self.k, self.side as i32, (n / self.lanes) as i32);
-        let from = k.bind("from", lane * of_lane);
-        let own = k.var("own", k.i32(0));
-        k.for_range("i", from, from + of_lane, |i| own.set(own.get() + counts.load(i * side + e)));
-        let (mut sum, mut earlier) = (own.get(), k.i32(0));
-        let mut mask = 1;
-        while mask < self.lanes {
-            let other = k.bind("other", k.shuffle(sum, mask));
-            earlier = k.bind("earlier", earlier + (lane & mask as i32).ne(0).select(other, 0));
-            sum = k.bind("sum", sum + other);
-            mask *= 2;
-        }
-        let running = k.var("running", earlier);
-        k.for_range("i", from, from + of_lane, |i| {
-            let at = k.bind("at", i * side + e);
-            let count = counts.load(at);
-            counts.store(at, running.get());
-            running.set(running.get() + count);
+        let (k, lanes) = (self.k, self.lanes as i32);
+        let all = k.var("all", k.i32(0));
+        k.for_step("from", k.i32(0), k.i32(n as i32), k.i32(lanes), |from| {
+            let at = k.bind("at", Self::place(e, n, from + lane));
+            // Of 1, 2, 4, ... neighbours: their sum, and that of those before the lane's own count.
+            let (mut sum, mut earlier) = (k.bind("count", counts.load(at)), all.get());
+            let mut mask = 1;
+            while mask < self.lanes {
+                let other = k.bind("other", k.shuffle(sum, mask));
+                earlier = k.bind("earlier", earlier + (lane & mask as i32).ne(0).select(other, 0));
+                sum = k.bind("sum", sum + other);
+                mask *= 2;
+            }
+            counts.store(at, earlier);
+            all.set(all.get() + sum);
         });
-        k.when(lane.eq(self.lanes as i32 - 1), || counts.store(e + n as i32 * side, running.get()));
+        k.when(lane.eq(0), || counts.store(Self::place(e, n, k.i32(n as i32)), all.get()));
         k.warp_barrier();
     }
 }

@@ -1,8 +1,8 @@
 //! How work is cut up: each op of a rewritten layer becomes one kernel family, pure values become buffers.
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
-//! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `renorm`,
-//! `gemm`, `combine`, `dropped`, `normalise`. Grids depend on T and S alone, never on the routing.
+//! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `choose`,
+//! `renorm`, `gemm`, `combine`, `dropped`, `normalise`. Grids depend on T and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
@@ -13,6 +13,10 @@
 //! | `route.rows`    | i32 `[T, K]`| grouped row of each pair, by expert; -1: dropped         |
 //! | `stats.load`    | i32 `[E]`   | pairs that picked each expert                            |
 //! | `stats.kept`    | i32 `[E]`   | of these, pairs that it had room for                     |
+//!
+//! Where experts choose (`all_experts`) K = E and a token's experts are 0, 1, .. in this order: `route.weights` has their
+//! scores, `route.rows` says which of them took the token, `stats.load` is what they took, since nobody asked for more,
+//! and there is no `route.experts`.
 //!
 //! A second route of the same layer has `route.experts_2` and so on.
 
