@@ -12,7 +12,9 @@ use rayon::prelude::*;
 
 use crate::import::import;
 use crate::random;
-use crate::reference::{Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, experts_of_tokens, reference};
+use crate::reference::{
+    Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, experts_of_tokens, reference,
+};
 use crate::spec::Spec;
 
 /// What to run.

@@ -121,7 +121,10 @@ fn print_chosen(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> 
     let (pairs, tokens) = (counts.iter().sum::<usize>(), counts.len());
     let (most, mean) = (counts.iter().max().copied().unwrap_or(0), pairs as f64 / tokens.max(1) as f64);
     let alone = counts.iter().filter(|count| **count == 0).count();
-    writeln!(out, "chosen      {pairs} (token, expert) pairs; {alone} of {tokens} tokens by nobody, at most by {most}, mean {mean:.1}")
+    writeln!(
+        out,
+        "chosen      {pairs} (token, expert) pairs; {alone} of {tokens} tokens by nobody, at most by {most}, mean {mean:.1}"
+    )
 }
 
 /// Sixteen experts a line.

@@ -150,13 +150,11 @@ fn experts_choose(types: &[&Type]) -> bool {
 fn ranked(types: &[&Type], picks: u64, tokens: u64) -> u64 {
     match types.last() {
         // In four passes an item is read, written, and its key looked up twice: 16 bytes.
-        Some(Type::Attr(Attr::Assignment(Assignment::Capacity(c)))) => {
-            picks.saturating_mul(4).saturating_add(match c.priority {
-                Priority::ChoiceMajor | Priority::TokenMajor => 0,
-                Priority::BatchPrioritized => tokens.saturating_mul(64),
-                Priority::Score => picks.saturating_mul(64),
-            })
-        }
+        Some(Type::Attr(Attr::Assignment(Assignment::Capacity(c)))) => picks.saturating_mul(4).saturating_add(match c.priority {
+            Priority::ChoiceMajor | Priority::TokenMajor => 0,
+            Priority::BatchPrioritized => tokens.saturating_mul(64),
+            Priority::Score => picks.saturating_mul(64),
+        }),
         Some(_) | None => 0,
     }
 }

@@ -35,9 +35,9 @@ mod renorm;
 mod route;
 mod sort;
 
-use crate::{Extent, Machine};
 use crate::graph::{Node, Op, Type, Typed};
 use crate::kernel::{Program, Regime};
+use crate::{Extent, Machine};
 use buffers::{BufferId, Buffers, extent};
 use plan::Plan;
 
@@ -126,7 +126,9 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
         Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput),
     };
     match layer.ty(layer.root()) {
-        Type::Tensor { shape, dtype } if made => Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, &Extent::Tokens)).collect())),
+        Type::Tensor { shape, dtype } if made => {
+            Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, &Extent::Tokens)).collect()))
+        }
         ty => Err(ScheduleError::Result { what: ty.to_string() }),
     }
 }

@@ -180,8 +180,7 @@ impl<'g> Plan<'g> {
         let kernel = route::route(&spec, self.machine)?;
         let pairs = || [Extent::Tokens, Extent::Const(top_k)];
         let picked = !body.has(Op::AllExperts);
-        let topk_experts =
-            picked.then(|| self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs()));
+        let topk_experts = picked.then(|| self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs()));
         let topk_weights = self.buffers.observed("topk_weights", "route.weights", DType::F32, pairs());
         let mut args = vec![x.buffer.into(), router.buffer.into()];
         args.extend(vectors.iter().map(|v| Arg::from(v.buffer)));
@@ -212,11 +211,19 @@ impl<'g> Plan<'g> {
     }
 
     /// The buffers of a routing, with those of the experts' load and of what they keep.
-    fn rows(&mut self, experts: u64, top_k: u64, rows: Extent, tile_rows: u32, topk_weights: BufferId) -> (Routing, [BufferId; 2]) {
+    fn rows(
+        &mut self,
+        experts: u64,
+        top_k: u64,
+        rows: Extent,
+        tile_rows: u32,
+        topk_weights: BufferId,
+    ) -> (Routing, [BufferId; 2]) {
         let (b, i32s) = (&mut self.buffers, DType::I32);
         let of_expert = || [Extent::Const(experts)];
         // Each expert that has a row has a tile that may be partly empty.
-        let tiles = rows.clone().div(Extent::Const(u64::from(tile_rows)), Round::Floor) + rows.clone().min(Extent::Const(experts));
+        let tiles =
+            rows.clone().div(Extent::Const(u64::from(tile_rows)), Round::Floor) + rows.clone().min(Extent::Const(experts));
         let load_of_expert = b.observed("load_of_expert", "stats.load", i32s, of_expert());
         let kept_of_expert = b.observed("kept_of_expert", "stats.kept", i32s, of_expert());
         let routing = Routing {

@@ -99,11 +99,7 @@ enum Experts<'k> {
 impl<'k> Experts<'k> {
     /// The parameter `topk_experts`, where experts were picked.
     fn of(k: &'k Builder, sort: &Sort) -> Experts<'k> {
-        if sort.all_experts {
-            Experts::All(sort.experts as i32)
-        } else {
-            Experts::Picked(k.input("topk_experts", DType::I32))
-        }
+        if sort.all_experts { Experts::All(sort.experts as i32) } else { Experts::Picked(k.input("topk_experts", DType::I32)) }
     }
 
     fn of_pair(self, pair: Value<'k>) -> Value<'k> {

@@ -105,9 +105,7 @@ fn tiles(spec: &Gemm, tile_rows: u32) -> Extent {
     let rows = u64::from(tile_rows);
     match spec.experts {
         None => Extent::Tokens.div_ceil(rows),
-        Some(experts) => {
-            spec.pairs.clone().div(rows.into(), Round::Floor) + Extent::from(experts).min(spec.pairs.clone())
-        }
+        Some(experts) => spec.pairs.clone().div(rows.into(), Round::Floor) + Extent::from(experts).min(spec.pairs.clone()),
     }
 }
 

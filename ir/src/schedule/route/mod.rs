@@ -148,7 +148,9 @@ impl<'a> Gating<'a> {
             Some(_) if top_k > MOST_PICKS => {
                 Err(ScheduleError::Extent { what: "the picks of a token", value: top_k, most: MOST_PICKS })
             }
-            None if !takes_all => Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body without `top_k`".to_string() }),
+            None if !takes_all => {
+                Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body without `top_k`".to_string() })
+            }
             pick => Ok(Gating { spec, nodes, operands, pick, group_limit }),
         }
     }
