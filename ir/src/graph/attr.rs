@@ -129,6 +129,10 @@ impl Assignment {
         match self {
             Assignment::Dropless => picked,
             Assignment::Capacity(c) => {
+                let (above, below) = c.per_expert.least_share(&c.span.whole());
+                if above.saturating_mul(experts.into()) >= below.saturating_mul(top_k.into()) {
+                    return picked; // There is room for as many.
+                }
                 // No more than there are tokens, so that the product does not overflow.
                 let of_expert = c.per_expert.clone().min(c.span.tokens());
                 picked.min(c.span.count() * (of_expert * experts))
@@ -160,6 +164,15 @@ pub enum Span {
 }
 
 impl Span {
+    /// Tokens of a span of which none is missing.
+    pub(crate) fn whole(self) -> Extent {
+        match self {
+            Span::All => Extent::Tokens,
+            Span::Row => Extent::RowTokens,
+            Span::Tokens(n) => Extent::Const(n),
+        }
+    }
+
     /// Tokens of a span, at least 1; the last span may be shorter.
     pub fn tokens(self) -> Extent {
         match self {
