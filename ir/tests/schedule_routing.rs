@@ -296,7 +296,7 @@ fn expert_choice() {
         (40, 20, 20, "capacity(ceil((T * 3) / 40), 7, score)"),
         (7, 40, 8, "capacity(100, row, score)"),
         (3, 12, 12, "capacity(0, all, score)"),
-        (300, 3, 3, "capacity(1, all, score)"),
+        (130, 3, 3, "capacity(1, all, score)"),
         (6, 21, 7, "dropless"),
         (6, 21, 7, "capacity(4, row, token_major)"),
         (6, 21, 7, "capacity(4, 5, choice_major)"),
@@ -305,6 +305,9 @@ fn expert_choice() {
         (2, 2100, 700, "capacity(77, row, score)"),
     ] {
         for body in ["yield all_experts $0", "a = all_experts $0\n    b = expert_scale a, $1\n    yield scale b, 0.5"] {
+            if body.contains("scale") && tokens > 1000 {
+                continue; // Many tokens are another matter than many ops.
+            }
             let mut case = case(experts, experts, tokens, body, assignment);
             case.dims.row_tokens = row_tokens;
             for numbers in [Numbers::Finite, Numbers::Any] {

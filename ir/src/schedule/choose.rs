@@ -265,6 +265,7 @@ impl<'k> Search<'k> {
         self.each_expert(|e, lane| {
             let left = k.bind("left_here", self.left.load(e));
             self.add_up(self.tokens_of_digit, DIGITS, e, lane);
+            k.warp_barrier();
             k.for_step("d", lane, k.i32(DIGITS as i32), k.i32(self.lanes as i32), |d| {
                 let before = k.bind("before", self.tokens_of_digit.load(Self::place(e, DIGITS, d)));
                 let after = k.bind("after", self.tokens_of_digit.load(Self::place(e, DIGITS, d + 1)));
@@ -308,7 +309,7 @@ impl<'k> Search<'k> {
         e * (n as i32 + 1) + i
     }
 
-    /// Makes an expert's `n` counts the sums of those before them, with the sum of all at the end.
+    /// Makes an expert's `n` counts the sums of those before them, with the sum of all at the end. The lanes meet afterwards.
     fn add_up(&self, counts: Array<'k>, n: u32, e: Value<'k>, lane: Value<'k>) {
         let (k, lanes) = (self.k, self.lanes as i32);
         let all = k.var("all", k.i32(0));
@@ -327,6 +328,5 @@ impl<'k> Search<'k> {
             all.set(all.get() + sum);
         });
         k.when(lane.eq(0), || counts.store(Self::place(e, n, k.i32(n as i32)), all.get()));
-        k.warp_barrier();
     }
 }
