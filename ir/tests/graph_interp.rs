@@ -24,7 +24,7 @@ macro_rules! definitions {
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, SparseMixer => sparse_mixer, GroupLimit => group_limit,
     Renorm => renorm, ExpertScale => expert_scale, Assign => assign, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
-    PairWeights => pair_weights, DroppedInput => dropped_input, Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast,
+    PairWeights => pair_weights, DroppedInput => dropped_input, Combine => combine, RmsNorm => rms_norm, Jitter => jitter, Softmax => softmax, Cast => cast,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
     Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
@@ -35,14 +35,15 @@ fn every_op_has_a_test() {
     assert_eq!(TESTED, Op::ALL);
 }
 
-/// Parameters `name: shape`, where the first extent of a `%` is T, in f32.
+/// Parameters `name: shape`, where the first extent of a `%` is T, in f32 but for seeds.
 type Given<'a> = &'a [(&'a str, &'a [usize], &'a [f64])];
 
 fn try_eval(op: Op, lines: &str, given: Given, dims: Dims) -> Result<Value, String> {
     let declare = |(name, shape, _): &(&str, &[usize], &[f64])| {
         let dims: Vec<String> = shape.iter().map(|n| format!("{n} x ")).collect();
         let first = if name.starts_with('%') { "T x ".to_string() } else { dims[0].clone() };
-        format!("{name}: tensor<{first}{}f32>", dims[1..].concat())
+        let dtype = if *name == "@seed" { "i32" } else { "f32" };
+        format!("{name}: tensor<{first}{}{dtype}>", dims[1..].concat())
     };
     let params: Vec<String> = given.iter().map(declare).collect();
     let graph = parse(&format!("layer @case({}) -> ? {{\n{lines}\nreturn %y\n}}", params.join(", "))).expect("a graph");
@@ -350,6 +351,27 @@ fn dropped_input() {
     assert_eq!(of("capacity(1, all, choice_major)"), [1.0, 2.0, 40.0, -4.0, 1.0, INF]);
     assert_eq!(of("capacity(0, all, choice_major)"), [4.0, 8.0, 40.0, -4.0, 4.0, INF]);
     assert_eq!(of("dropless"), [0.0; 6]);
+}
+
+fn jitter() {
+    // Philox of (column / 4, token, 0, 0): the known answer for a counter and a key of zeros, and three more of its words.
+    let factor = |word: u32| 1.0 + 0.5 * (2.0 * f64::from(word >> 8) / 16_777_216.0 - 1.0);
+    let x: Vec<f64> = (1..=10).map(f64::from).collect();
+    let of = |seed: &[f64]| {
+        let given: Given = &[("%x", &[2, 5], &x), ("@seed", &[2], seed)];
+        tensor(eval(Op::Jitter, "%y = jitter %x, @seed, 0.5 : ?", given)).data
+    };
+    let y = of(&[0.0, 0.0]);
+    for (i, word) in [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8].into_iter().enumerate() {
+        assert_eq!(y[i], x[i] * factor(word));
+    }
+    assert_eq!(of(&[0.0, 0.0]), y);
+    for other in [of(&[1.0, 0.0]), of(&[0.0, -1.0])] {
+        assert!(y.iter().zip(&other).all(|(a, b)| a != b), "another seed, other factors");
+    }
+    assert!(y.iter().zip(&x).all(|(y, x)| (0.5..1.5).contains(&(y / x))));
+    let distinct: std::collections::BTreeSet<u64> = y.iter().zip(&x).map(|(y, x)| (y / x).to_bits()).collect();
+    assert_eq!(distinct.len(), 10, "every element has a factor of its own");
 }
 
 fn combine() {

@@ -22,6 +22,7 @@ mod chunk;
 mod combine;
 mod dropped;
 mod gemm;
+mod jitter;
 mod math;
 mod normalise;
 mod order;
@@ -118,7 +119,7 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
         Node::Apply(Op::Gemm | Op::Combine | Op::RmsNorm, _) => true,
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => false,
         // Others have errors of their own, but for this one: rows beyond P would stay unwritten.
-        Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput),
+        Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput | Op::Jitter),
     };
     match layer.ty(layer.root()) {
         Type::Tensor { shape, dtype } if made => Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, 1)).collect())),

@@ -7,6 +7,7 @@ use super::chunk;
 use super::combine::{self, Combine, Spread};
 use super::dropped::{self, DroppedInput};
 use super::gemm::{self, Gemm, Operand};
+use super::jitter::{self, Jitter};
 use super::normalise::{self, RmsNorm};
 use super::order::{self, Order};
 use super::renorm::{self, RenormKept};
@@ -137,6 +138,7 @@ impl<'g> Plan<'g> {
             },
             Op::RenormKept => self.renorm_kept(&operands),
             Op::DroppedInput => self.dropped_input(&operands, ty),
+            Op::Jitter => self.jitter(&operands, ty),
             Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::Softmax => {
                 Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
             }
@@ -308,6 +310,18 @@ impl<'g> Plan<'g> {
         let mut args: Vec<Arg> = [x.buffer, routing.row_of_pair, routing.topk_weights, result.buffer].map(Arg::from).into();
         args.push(tokens());
         self.launch(dropped::dropped_input(&spec, self.machine), dropped::grid(self.machine), args);
+        Ok(Value::Tensor(result))
+    }
+
+    /// What the router sees of the tokens in training.
+    fn jitter(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x), Value::Tensor(seed), Value::Attr(Attr::Real(eps))] = operands else {
+            return Err(wrong(Op::Jitter, operands));
+        };
+        let spec = Jitter { name: self.kernel_name("jitter", &[]), n: constant(x, 1) as u32, eps: eps.get() as f32, x: x.dtype };
+        let result = self.result(Op::Jitter, &spec.name, ty, None, false)?;
+        let args = vec![x.buffer.into(), seed.buffer.into(), result.buffer.into(), tokens()];
+        self.launch(jitter::jitter(&spec, self.machine), jitter::grid(self.machine), args);
         Ok(Value::Tensor(result))
     }
 
