@@ -16,6 +16,7 @@
 //!
 //! A second route of the same layer has `route.experts_2` and so on.
 
+mod bias_update;
 mod body;
 mod buffers;
 mod chunk;
@@ -34,6 +35,7 @@ mod sort;
 use crate::Machine;
 use crate::graph::{Node, Op, Type, Typed};
 use crate::kernel::{Program, Regime};
+pub use bias_update::with_bias_update;
 use buffers::{BufferId, Buffers, extent};
 use plan::Plan;
 
@@ -110,7 +112,8 @@ pub fn schedule(layer: &Typed, machine: &Machine) -> Result<Program, ScheduleErr
         plan.add(node, layer.ty(i.into()), i + 1 == nodes.len())?;
     }
     let (buffers, kernels, launches) = plan.finish();
-    Ok(Program { name: layer.graph().name.clone(), buffers, kernels, regimes: vec![Regime { tokens_up_to: None, launches }] })
+    let regimes = vec![Regime { tokens_up_to: None, launches }];
+    Ok(Program { name: layer.graph().name.clone(), buffers, kernels, regimes, update: Vec::new() })
 }
 
 /// The output buffer, if the result is one that a kernel writes entirely.
