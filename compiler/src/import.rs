@@ -121,6 +121,13 @@ impl Layer<'_> {
 
     /// What the router sees of `x`.
     fn router_input(&mut self, x: Id) -> Id {
+        let seen = self.normed(x);
+        let Some(jitter) = self.spec.training.jitter else { return seen };
+        let seed = self.g.param("%seed", Type::tensor(&[Dim::Const(2)], DType::I32));
+        self.g.apply_attr(Op::Jitter, &[seen, seed], Attr::Real(jitter.into()))
+    }
+
+    fn normed(&mut self, x: Id) -> Id {
         let Some(norm) = self.spec.router.input_norm else { return x };
         let mut y = self.g.rms_norm(x, norm.eps);
         y = self.constant(Op::Scale, y, norm.scale);

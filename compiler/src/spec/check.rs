@@ -26,6 +26,8 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     if let Some(shared) = &spec.shared {
         gating(shared, &spec.expert, wrong);
     }
+    let corrects = spec.router.word("correction_on") != Some("none");
+    needs(&spec.training, "bias_update_rate", corrects, "correction_on", &spec.router, wrong);
     tokens(&spec.tokens, wrong);
     weights(spec, wrong);
     limits(spec, wrong);

@@ -2,7 +2,7 @@
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
 //! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `renorm`,
-//! `gemm`, `combine`, `dropped`, `normalise`. Grids depend on T and S alone, never on the routing.
+//! `gemm`, `combine`, `dropped`, `normalise`, `jitter`. Grids depend on T and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
