@@ -112,11 +112,16 @@ impl Layer<'_> {
             picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(renorm_rule(renorm)));
         }
         picks = self.constant(Op::Scale, picks, router.scale);
-        if self.spec.weight(Tensor::PerExpertScale).is_some() {
-            let scale = self.weight(Tensor::PerExpertScale, &[experts]);
-            picks = self.g.apply(Op::ExpertScale, &[picks, scale]);
+        self.expert_scale(picks)
+    }
+
+    /// The weights of picks or of a routing times what the checkpoint has for each expert, if it has that.
+    fn expert_scale(&mut self, weights: Id) -> Id {
+        if self.spec.weight(Tensor::PerExpertScale).is_none() {
+            return weights;
         }
-        picks
+        let scale = self.weight(Tensor::PerExpertScale, &[self.spec.experts]);
+        self.g.apply(Op::ExpertScale, &[weights, scale])
     }
 
     /// What the router sees of `x`.
@@ -143,7 +148,8 @@ impl Layer<'_> {
         let routing = self.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(self.spec)));
         match self.spec.router.renorm {
             Some(renorm) if renorms_kept(self.spec) => {
-                self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)))
+                let kept = self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)));
+                self.expert_scale(kept)
             }
             Some(_) | None => routing,
         }

@@ -242,6 +242,10 @@ fn expert_scale() {
     let lines = format!("%q = top_k %s, %s, 2 : ? %p = expert_scale %q, @s : ? {OBSERVE}");
     let given: Given = &[("%s", &[2, 3], &[0.1, 0.9, 0.6, 3.0, 2.0, 1.0]), ("@s", &[3], &[10.0, 2.0, -1.0])];
     close(&picks(eval(Op::ExpertScale, &lines, given)).weight_of_pair, &[1.8, -0.6, 30.0, 4.0]);
+    // Picks 1 2 and 0 1; expert 1 has no room for the second token's.
+    let lines = "%q = top_k %s, %s, 2 : ? %a = assign %q, capacity(1, all, token_major) : ? %r = expert_scale %a, @s : ? \
+                 %y = pair_weights %r : ?";
+    close(&routing(eval(Op::ExpertScale, lines, given)).picks.weight_of_pair, &[1.8, -0.6, 30.0, 2.0]);
 }
 
 fn rms_norm() {
@@ -312,15 +316,20 @@ fn renorm_kept() {
     let of = |capacity: u64, rule: &str| {
         let lines = format!(
             "%p = top_k %s, %s, 2 : ? %a = assign %p, capacity({capacity}, all, choice_major) : ? \
-             %r = renorm_kept %a, sum({rule}) : ? %y = pair_weights %r : ?"
+             %r = renorm_kept %a, {rule} : ? %y = pair_weights %r : ?"
         );
         routing(eval(Op::RenormKept, &lines, &[("%s", &[3, 2], &scores)])).picks.weight_of_pair
     };
-    close(&of(1, "add 0.0"), &[1.0, 1.0, 3.0, 1.0, 1.0, 2.0]);
-    close(&of(1, "add 1.0"), &[0.75, 1.0, 3.0, 1.0, 6.0 / 7.0, 2.0]);
-    close(&of(2, "clamp 4.0"), &[0.75, 0.25, 0.75, 1.0, 1.0, 2.0]);
-    close(&of(3, "add 0.0"), &[0.75, 0.25, 0.75, 0.25, 0.75, 0.25]);
-    close(&of(0, "add 0.0"), &[3.0, 1.0, 3.0, 1.0, 6.0, 2.0]);
+    close(&of(1, "sum(add 0.0)"), &[1.0, 1.0, 3.0, 1.0, 1.0, 2.0]);
+    close(&of(1, "sum(add 1.0)"), &[0.75, 1.0, 3.0, 1.0, 6.0 / 7.0, 2.0]);
+    close(&of(2, "sum(clamp 4.0)"), &[0.75, 0.25, 0.75, 1.0, 1.0, 2.0]);
+    close(&of(3, "sum(add 0.0)"), &[0.75, 0.25, 0.75, 0.25, 0.75, 0.25]);
+    close(
+        &of(3, "norm(2.0, add 0.0)"),
+        &[0.9f64.sqrt(), 0.1f64.sqrt(), 0.9f64.sqrt(), 0.1f64.sqrt(), 0.9f64.sqrt(), 0.1f64.sqrt()],
+    );
+    close(&of(1, "norm(2.0, add 0.0)"), &[1.0, 1.0, 3.0, 1.0, 1.0, 2.0]);
+    close(&of(0, "sum(add 0.0)"), &[3.0, 1.0, 3.0, 1.0, 6.0, 2.0]);
 }
 
 fn dispatch() {

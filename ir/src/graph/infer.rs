@@ -142,22 +142,18 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, groups) => Err(format!("{groups} does not fit {e} experts")),
             }
         }
-        (Op::Renorm, [Type::Picks { top_k, experts }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
+        (Op::Renorm, [picks @ Type::Picks { .. }, Type::Attr(Attr::Renorm(rule))])
+        | (Op::RenormKept, [picks @ Type::Routing { .. }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
             Norm::P(p) if p.get() <= 0.0 => Err(format!("{p} is no norm")),
-            Norm::Sum | Norm::P(_) => Ok(Type::Picks { top_k: *top_k, experts: *experts }),
+            Norm::Sum | Norm::P(_) => Ok((*picks).clone()),
         },
-        (Op::ExpertScale, [picks @ Type::Picks { experts, .. }, Type::Tensor { shape, dtype }])
-            if dtype.is_float() && shape[..] == [Dim::Const(*experts)] =>
-        {
-            Ok((*picks).clone())
-        }
+        (
+            Op::ExpertScale,
+            [picks @ (Type::Picks { experts, .. } | Type::Routing { experts, .. }), Type::Tensor { shape, dtype }],
+        ) if dtype.is_float() && shape[..] == [Dim::Const(*experts)] => Ok((*picks).clone()),
         (Op::Assign, [Type::Picks { top_k, experts }, Type::Attr(Attr::Assignment(_))]) => {
             Ok(Type::Routing { top_k: *top_k, experts: *experts })
         }
-        (Op::RenormKept, [Type::Routing { top_k, experts }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
-            Norm::Sum => Ok(Type::Routing { top_k: *top_k, experts: *experts }),
-            Norm::P(p) => Err(format!("what is kept is renormalised by its sum, not by its {p}-norm")),
-        },
         (Op::Dispatch, [x, routing]) => {
             routed(routing)?;
             match matrix(x, "x")? {

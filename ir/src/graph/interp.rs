@@ -149,6 +149,13 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * s.data[*e]).collect();
             P(Picks { weight_of_pair: scaled, ..picks.clone() })
         }
+        (Op::ExpertScale, [R(r), T(s)]) => {
+            let mut y = r.clone();
+            for pair in &r.pair_of_row {
+                y.picks.weight_of_pair[*pair] *= s.data[r.picks.expert_of_pair[*pair]];
+            }
+            R(y)
+        }
         (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
         (Op::RenormKept, [R(r), Value::Attr(Attr::Renorm(rule))]) => R(renorm_kept(r, *rule)),
         (Op::Dispatch, [T(x), R(r)]) => {

@@ -32,11 +32,11 @@ pub enum Op {
     GroupLimit,
     /// `renorm picks rule`: weights divided by their sum or p-norm.
     Renorm,
-    /// `expert_scale picks s`: each weight times `s` of its expert.
+    /// `expert_scale picks s`: each weight times `s` of its expert; of a routing, those of the dropped stay.
     ExpertScale,
     /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
     Assign,
-    /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum; those of the dropped stay.
+    /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum or p-norm; those of the dropped stay.
     RenormKept,
     /// `dispatch x routing`: `y[p, n] = x[token_of_pair[p], n]`.
     Dispatch,
