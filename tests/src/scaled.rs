@@ -39,7 +39,7 @@ fn scaled(spec: &Spec) -> Spec {
 }
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
-const MODES: [(&str, &str, &str, &str); 32] = [
+const MODES: &[(&str, &str, &str, &str)] = &[
     ("sparsemixer", "select = \"sparsemixer\"\njitter = 0.3", "", ""),
     (
         "normed_input",
@@ -98,6 +98,12 @@ const MODES: [(&str, &str, &str, &str); 32] = [
         "[capacity]\nfactor = 0.5\ncount_k = true\nround = \"ceil\"\npriority = \"score\"\nrenorm_after_drop = true\ndropped = \"input\"",
     ),
     (
+        "dropped_and_scaled",
+        "renorm = \"p\"\nrenorm_p = 2.0\nscore = \"sigmoid\"",
+        "",
+        "[capacity]\ntokens = 4\npriority = \"choice_major\"\nrenorm_after_drop = true\n[weights]\nper_expert_scale = \"per_expert_scale\"",
+    ),
+    (
         "dropped_by_best_weight",
         "score = \"sigmoid\"",
         "output_scale = 0.8",
@@ -113,7 +119,8 @@ const MODES: [(&str, &str, &str, &str); 32] = [
         "expert_choice_of_runs",
         "mode = \"expert_choice\"\nscore = \"sigmoid\"\nbias = true\nscale = 2.5\napply = \"input\"",
         "",
-        "[capacity]\nfactor = 2.0\nround = \"ceil\"\nmultiple_of = 4\ngroup = 9\npriority = \"score\"",
+        "[capacity]\nfactor = 2.0\nround = \"ceil\"\nmultiple_of = 4\ngroup = 9\npriority = \"score\"\n\
+         [weights]\nper_expert_scale = \"per_expert_scale\"",
     ),
     (
         "expert_choice_of_the_batch",

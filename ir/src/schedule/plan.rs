@@ -7,9 +7,10 @@ use super::choose::{self, Choose};
 use super::combine::{self, Combine, Spread};
 use super::dropped::{self, DroppedInput};
 use super::gemm::{self, Gemm, Operand};
+use super::jitter::{self, Jitter};
 use super::normalise::{self, RmsNorm};
 use super::order::{self, Order};
-use super::renorm::{self, RenormKept};
+use super::renorm;
 use super::route::{self, Route};
 use super::sort::{self, Sort};
 use super::{ScheduleError, body};
@@ -49,6 +50,8 @@ struct Routing {
     top_k: u64,
     /// At most so many rows.
     rows: Extent,
+    /// `None`: all experts, in their order.
+    topk_experts: Option<BufferId>,
     /// Of dropped pairs too.
     topk_weights: BufferId,
     row_of_pair: BufferId,
@@ -139,6 +142,8 @@ impl<'g> Plan<'g> {
             },
             Op::RenormKept => self.renorm_kept(&operands),
             Op::DroppedInput => self.dropped_input(&operands, ty),
+            Op::Jitter => self.jitter(&operands, ty),
+            Op::ExpertScale if matches!(operands.first(), Some(Value::Routing(_))) => self.expert_scale(&operands),
             Op::TopK | Op::AllExperts | Op::SparseMixer | Op::GroupLimit | Op::Renorm => {
                 Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
             }
@@ -200,7 +205,7 @@ impl<'g> Plan<'g> {
         let tile_rows = gemm::tile_rows(self.machine);
         let spec = Choose { name: self.kernel_name("choose", &[]), experts: experts as u32, tile_rows };
         let rows = rule.most_pairs(experts, experts);
-        let (routing, [load_of_expert, kept_of_expert]) = self.rows(experts, experts, rows, tile_rows, scores);
+        let (routing, [load_of_expert, kept_of_expert]) = self.rows((experts, experts), rows, tile_rows, None, scores);
         let mut args: Vec<Arg> = [scores, routing.row_of_pair, routing.token_of_row, routing.weight_of_row].map(Arg::from).into();
         args.extend([routing.offset_of_expert, load_of_expert, kept_of_expert].map(Arg::from));
         args.extend([routing.tile_expert, routing.tile_row, routing.tile_count].map(Arg::from));
@@ -213,10 +218,10 @@ impl<'g> Plan<'g> {
     /// The buffers of a routing, with those of the experts' load and of what they keep.
     fn rows(
         &mut self,
-        experts: u64,
-        top_k: u64,
+        (experts, top_k): (u64, u64),
         rows: Extent,
         tile_rows: u32,
+        topk_experts: Option<BufferId>,
         topk_weights: BufferId,
     ) -> (Routing, [BufferId; 2]) {
         let (b, i32s) = (&mut self.buffers, DType::I32);
@@ -229,6 +234,7 @@ impl<'g> Plan<'g> {
         let routing = Routing {
             experts,
             top_k,
+            topk_experts,
             topk_weights,
             row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
             token_of_row: b.workspace("token_of_row", i32s, [rows.clone()]),
@@ -276,7 +282,8 @@ impl<'g> Plan<'g> {
         let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
         let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(span.count()));
         let rows = rule.most_pairs(top_k, experts);
-        let (routing, [load_of_expert, kept_of_expert]) = self.rows(experts, top_k, rows, spec.tile_rows, topk_weights);
+        let (routing, [load_of_expert, kept_of_expert]) =
+            self.rows((experts, top_k), rows, spec.tile_rows, topk_experts, topk_weights);
         let span_tokens = Arg::Scalar(span.tokens());
         let capacity = Arg::Scalar(capacity);
         let mut experts_by_priority: Vec<Arg> = topk_experts.map(Arg::from).into_iter().collect();
@@ -336,11 +343,26 @@ impl<'g> Plan<'g> {
         let [Value::Routing(routing), Value::Attr(Attr::Renorm(rule))] = operands else {
             return Err(wrong(Op::RenormKept, operands));
         };
-        let spec = RenormKept { name: self.kernel_name("renorm_kept", &[]), top_k: routing.top_k as u32, rule: *rule };
+        let (name, machine) = (self.kernel_name("renorm_kept", &[]), self.machine);
         let renormed = self.buffers.workspace("weight_of_row", DType::F32, [routing.rows.clone()]);
         let args = vec![routing.row_of_pair.into(), routing.weight_of_row.into(), renormed.into(), tokens()];
-        self.launch(renorm::renorm_kept(&spec, self.machine), renorm::grid(self.machine), args);
+        self.launch(renorm::renorm_kept(&name, routing.top_k as u32, *rule, machine), renorm::grid(machine), args);
         Ok(Value::Routing(Routing { weight_of_row: renormed, ..routing.clone() }))
+    }
+
+    /// The same pairs under other weights.
+    fn expert_scale(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Routing(routing), scale] = operands else { return Err(wrong(Op::ExpertScale, operands)) };
+        let scale = vector(scale, routing.experts)?;
+        let (name, machine) = (self.kernel_name("expert_scale", &[&scale]), self.machine);
+        let scaled = self.buffers.workspace("weight_of_row", DType::F32, [routing.rows.clone()]);
+        let mut args: Vec<Arg> = [routing.row_of_pair, routing.weight_of_row].map(Arg::from).into();
+        args.extend(routing.topk_experts.map(Arg::from));
+        args.extend([scale.buffer.into(), scaled.into(), tokens()]);
+        let picked = routing.topk_experts.is_some();
+        let kernel = renorm::expert_scale(&name, (routing.top_k as u32, picked), scale.dtype, machine);
+        self.launch(kernel, renorm::grid(machine), args);
+        Ok(Value::Routing(Routing { weight_of_row: scaled, ..routing.clone() }))
     }
 
     /// What tokens keep of themselves.
@@ -354,6 +376,18 @@ impl<'g> Plan<'g> {
         let mut args: Vec<Arg> = [x.buffer, routing.row_of_pair, routing.topk_weights, result.buffer].map(Arg::from).into();
         args.push(tokens());
         self.launch(dropped::dropped_input(&spec, self.machine), dropped::grid(self.machine), args);
+        Ok(Value::Tensor(result))
+    }
+
+    /// What the router sees of the tokens in training.
+    fn jitter(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x), Value::Tensor(seed), Value::Attr(Attr::Real(eps))] = operands else {
+            return Err(wrong(Op::Jitter, operands));
+        };
+        let spec = Jitter { name: self.kernel_name("jitter", &[]), n: constant(x, 1) as u32, eps: eps.get() as f32, x: x.dtype };
+        let result = self.result(Op::Jitter, &spec.name, ty, None, false)?;
+        let args = vec![x.buffer.into(), seed.buffer.into(), result.buffer.into(), tokens()];
+        self.launch(jitter::jitter(&spec, self.machine), jitter::grid(self.machine), args);
         Ok(Value::Tensor(result))
     }
 
