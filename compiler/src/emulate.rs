@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use crate::import::import;
 use crate::random;
 use crate::reference::{
-    Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, experts_of_tokens, reference,
+    Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, experts_of_tokens, picks_of_token, reference,
 };
 use crate::spec::Spec;
 
@@ -201,7 +201,7 @@ pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agree
     Agreement {
         difference: difference(&output, &reference.output),
         bound: bound(manifest.dtype),
-        tokens_apart: expert_sets_apart(&experts_of_tokens(run), &reference.experts, manifest_dim(manifest, "top_k") as usize),
+        tokens_apart: expert_sets_apart(&experts_of_tokens(run), &reference.experts, picks_of_token(manifest)),
     }
 }
 
@@ -318,8 +318,8 @@ pub fn profile(launches: &[Emulated]) -> Vec<(String, Counters)> {
 #[must_use]
 pub fn work(manifest: &Manifest, dims: Dims) -> u64 {
     const TILE_ROWS: u64 = 64;
-    let (experts, top_k) = (manifest_dim(manifest, "experts").max(1), manifest_dim(manifest, "top_k"));
-    let pairs = dims.tokens.saturating_mul(top_k);
+    let experts = manifest_dim(manifest, "experts").max(1);
+    let pairs = dims.tokens.saturating_mul(picks_of_token(manifest) as u64);
     let tiles = pairs.min(experts).saturating_add(pairs / TILE_ROWS);
     let weights = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
     let of_weight = |buffer: &Buffer| {

@@ -34,6 +34,12 @@ pub fn experts_of_tokens(run: &Run) -> Vec<usize> {
     }
 }
 
+/// K of [`experts_of_tokens`]: the `top_k` of the package, or all experts where these choose and there is none.
+pub fn picks_of_token(manifest: &Manifest) -> usize {
+    let dim = |name: &str| manifest.dims.iter().find(|dim| dim.name == name).map(|dim| dim.value);
+    dim("top_k").or_else(|| dim("experts")).unwrap_or(0) as usize
+}
+
 /// Whether the graph lets experts choose.
 fn experts_choose(graph: &Graph) -> bool {
     let chooses = |node: &Node| match node {

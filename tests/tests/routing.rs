@@ -116,7 +116,7 @@ impl Routed {
     /// The spans of the tokens, and what an expert takes of one of them.
     fn spans(&self, dims: Dims) -> (Vec<std::ops::Range<usize>>, usize) {
         let tokens = dims.tokens as usize;
-        let Some(capacity) = &self.spec.capacity else { return (vec![0..tokens], usize::MAX) };
+        let Some(capacity) = &self.spec.capacity else { return (std::iter::once(0..tokens).collect(), usize::MAX) };
         let span = match capacity.group {
             CapacityGroup::All => dims.tokens,
             CapacityGroup::Row => dims.row_tokens,

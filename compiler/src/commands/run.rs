@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
 use moec::import::import;
-use moec::reference::{Difference, bound, difference, expert_sets_apart, experts_of_tokens, reference};
+use moec::reference::{Difference, bound, difference, expert_sets_apart, experts_of_tokens, picks_of_token, reference};
 use moec::spec::Spec;
 use moec::{pipeline, random};
 use moec_codegen::Options;
@@ -68,12 +68,12 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     }
     let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
     let experts = experts_of_tokens(&run);
-    let top_k = dim(manifest, "top_k");
+    let top_k = picks_of_token(manifest);
     let compare = |name: &'static str, expected: &[f64], sets: Option<&[usize]>| Comparison {
         name,
         difference: difference(&output, expected),
         bound: bound(manifest.dtype),
-        tokens_apart: sets.map(|sets| expert_sets_apart(&experts, sets, top_k as usize)),
+        tokens_apart: sets.map(|sets| expert_sets_apart(&experts, sets, top_k)),
     };
     let mut comparisons = Vec::new();
     if let (true, Some(spec)) = (arguments.reference, &spec) {

@@ -15,7 +15,8 @@
 //!
 //! No FLOPs; the scores are read six times and rows written once, 28 bytes a pair, and 8 bytes a row. Counts are added
 //! up, and a token's row is its own thread's business: the same bits every run. A NaN comes last, with minus infinity;
-//! both zeros tie.
+//! both zeros tie. A span is the work of E / 4 blocks of a GPU, however long it is: one long span leaves most of it idle,
+//! though for a small part of the time that the products of its tokens take.
 
 use super::chunk::share;
 use super::route::pick;
