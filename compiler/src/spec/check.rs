@@ -18,6 +18,7 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     expert_choice(spec, wrong);
     if let Some(capacity) = &spec.capacity {
         capacity_size(capacity, wrong);
+        places_of_others(spec, capacity, wrong);
         if capacity.boolean("renorm_after_drop") == Some(true) {
             needs(capacity, "renorm_after_drop", spec.router.word("renorm") != Some("none"), "renorm", &spec.router, wrong);
         }
@@ -221,6 +222,18 @@ fn expert_choice(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
         ] {
             contradicts(capacity, key, asks, why, usual);
         }
+    }
+}
+
+/// Who finds an expert full depends on who else is there.
+fn places_of_others(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnostic>) {
+    if spec.numerics.boolean("batch_invariant") == Some(true) {
+        wrong.push(
+            Diagnostic::new(Code::Contradiction, "batch_invariant and [capacity] contradict")
+                .at(place(&spec.numerics, "batch_invariant"), "a token's bits do not depend on the others")
+                .also(capacity.header.clone(), "the others of its group take places of its experts")
+                .help("leave one of the two out"),
+        );
     }
 }
 
