@@ -13,10 +13,10 @@
 //! How many tokens an expert takes does not depend on the scores, so rows, offsets and tiles are known at once:
 //! `row = e * kept + span * room + rank`, where ranks are in the order of the tokens.
 //!
-//! No FLOPs; the scores are read six times and rows written once, 28 bytes a pair, and 8 bytes a row. Counts are added
-//! up, and a token's row is its own thread's business: the same bits every run. A NaN comes last, with minus infinity;
-//! both zeros tie. A span is the work of E / 4 blocks of a GPU, however long it is: one long span leaves most of it idle,
-//! though for a small part of the time that the products of its tokens take.
+//! No FLOPs; the scores are read six times (twice where there is room for all) and rows written once, 28 bytes a pair, and
+//! 8 bytes a row. Counts are added up, and a token's row is its own thread's business: the same bits every run. A NaN comes
+//! last, with minus infinity; both zeros tie. A span is the work of E / 4 blocks of a GPU, however long it is: one long span
+//! leaves most of it idle, though for a small part of the time that the products of its tokens take.
 
 use super::chunk::share;
 use super::route::pick;
@@ -78,14 +78,19 @@ pub(super) fn choose(spec: &Choose, machine: &Machine) -> Kernel {
 
     let column = Column::of_thread(k, spec, (threads, side), (span, first_expert), (tokens, span_tokens));
     let search = Search::new(k, machine, (threads, side), column.e);
-    search.begin(column.tokens.min(capacity));
-    for shift in [24, 16, 8, 0] {
-        search.count(&column, scores, shift);
-        search.narrow(shift);
-    }
+    // Where there is room for all, all keys come before the limit, and there is nothing to search for.
+    let (limit, ties) = (k.var("limit", k.i32(i32::MIN)), k.var("ties", k.i32(0)));
+    k.when(column.tokens.gt(capacity), || {
+        search.begin(capacity);
+        for shift in [24, 16, 8, 0] {
+            search.count(&column, scores, shift);
+            search.narrow(shift);
+        }
+        limit.set(search.threshold.load(column.e) ^ i32::MAX);
+        ties.set(search.left.load(column.e));
+    });
     let first_row = k.bind("first_row", (first_expert + column.e) * kept + span * room);
-    let limit = k.bind("limit", search.threshold.load(column.e) ^ i32::MAX);
-    let ties = k.bind("ties", search.left.load(column.e));
+    let (limit, ties) = (k.bind("limit_here", limit.get()), k.bind("ties_here", ties.get()));
     let (before, at) = search.rank(&column, scores, limit);
     column.each(scores, |token, pair, score, key| {
         let (is_before, is_at) = (key.gt(limit), key.eq(limit));
