@@ -22,7 +22,8 @@ macro_rules! definitions {
 }
 
 definitions! {
-    List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, SparseMixer => sparse_mixer, GroupLimit => group_limit,
+    List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, SparseMixer => sparse_mixer, HashPicks => hash_picks,
+    GroupLimit => group_limit,
     Renorm => renorm, ExpertScale => expert_scale, Assign => assign, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
     PairWeights => pair_weights, DroppedInput => dropped_input, Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
@@ -35,14 +36,15 @@ fn every_op_has_a_test() {
     assert_eq!(TESTED, Op::ALL);
 }
 
-/// Parameters `name: shape`, where the first extent of a `%` is T, in f32.
+/// Parameters `name: shape`, where the first extent of a `%` is T, in f32 but for tables and ids.
 type Given<'a> = &'a [(&'a str, &'a [usize], &'a [f64])];
 
 fn try_eval(op: Op, lines: &str, given: Given, dims: Dims) -> Result<Value, String> {
     let declare = |(name, shape, _): &(&str, &[usize], &[f64])| {
+        let dtype = if ["@table", "%ids"].contains(name) { "i32" } else { "f32" };
         let dims: Vec<String> = shape.iter().map(|n| format!("{n} x ")).collect();
         let first = if name.starts_with('%') { "T x ".to_string() } else { dims[0].clone() };
-        format!("{name}: tensor<{first}{}f32>", dims[1..].concat())
+        format!("{name}: tensor<{first}{}{dtype}>", dims[1..].concat())
     };
     let params: Vec<String> = given.iter().map(declare).collect();
     let graph = parse(&format!("layer @case({}) -> ? {{\n{lines}\nreturn %y\n}}", params.join(", "))).expect("a graph");
@@ -192,6 +194,22 @@ fn sparse_mixer() {
     // No number is the least one.
     mixed(0.5, &[NAN, 1.0, INF, -INF], &[2, 1, 0, 3], &[1.0, 1.0, 0.5, 1.0]);
     mixed(0.5, &[NAN, NAN], &[0, 1], &[0.5, 1.0]);
+}
+
+fn hash_picks() {
+    let scores: (&str, &[usize], &[f64]) = ("%x", &[4, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, NAN, 9.0, -INF, 11.0, 12.0]);
+    let table: (&str, &[usize], &[f64]) = ("@table", &[2, 2], &[2.0, 0.0, 1.0, 1.0]);
+    let of = |ids: &[f64], table: (&str, &[usize], &[f64])| {
+        let lines = "%q = hash_picks %x, @table, %ids : ? %r = assign %q, dropless : ? %y = pair_weights %r : ?";
+        picks(eval(Op::HashPicks, lines, &[scores, table, ("%ids", &[4], ids)]))
+    };
+    let found = of(&[0.0, 1.0, 1.0, 0.0], table);
+    assert_eq!((found.top_k, found.experts, &found.expert_of_pair[..]), (2, 3, &[2, 0, 1, 1, 1, 1, 2, 0][..]));
+    close(&found.weight_of_pair, &[3.0, 1.0, 5.0, 5.0, NAN, NAN, 12.0, -INF]);
+    // Beyond the table, and entries beyond the experts: the nearest.
+    assert_eq!(of(&[-7.0, 9.0, 1.0, 0.0], table).expert_of_pair, [2, 0, 1, 1, 1, 1, 2, 0]);
+    let wild = ("@table", table.1, &[-1.0, 3.0, 2e9, -2e9][..]);
+    assert_eq!(of(&[0.0, 1.0, 0.0, 1.0], wild).expert_of_pair, [0, 2, 2, 0, 0, 2, 2, 0]);
 }
 
 #[track_caller]

@@ -17,6 +17,8 @@ struct Case {
     dims: Dims,
     /// Operands of the body, and its lines up to the picks.
     vectors: usize,
+    /// Rows of a table after them, and then the tokens' ids; 0: neither.
+    vocabulary: usize,
     body: String,
     assignment: String,
     /// The rule of a `renorm_kept` after it.
@@ -26,8 +28,12 @@ struct Case {
 impl Case {
     fn layer(&self) -> Typed {
         let Case { experts, top_k, hidden, body, assignment, .. } = self;
-        let names: Vec<String> = (0..self.vectors).map(|i| format!("@v{i}")).collect();
-        let declared: String = names.iter().map(|v| format!(", {v}: tensor<{experts} x f32>")).collect();
+        let mut names: Vec<String> = (0..self.vectors).map(|i| format!("@v{i}")).collect();
+        let mut declared: String = names.iter().map(|v| format!(", {v}: tensor<{experts} x f32>")).collect();
+        if self.vocabulary > 0 {
+            names.extend(["@table", "%ids"].map(String::from));
+            declared += &format!(", @table: tensor<{} x {top_k} x i32>, %ids: tensor<T x i32>", self.vocabulary);
+        }
         let operands = if names.is_empty() { String::new() } else { format!(" [{}],", names.join(", ")) };
         let renorm = self.renorm.map(|rule| format!("  %kept = renorm_kept %0, {rule} : routing<T x {top_k} of {experts}>"));
         let routing = if renorm.is_some() { "%kept" } else { "%0" };
@@ -123,7 +129,7 @@ impl Case {
         let hidden = random.one(&[1usize, 3, 8, 33, 40]);
         // Sums of either sign: the bound keeps them away from 0.
         let renorm = random.one(&[None, Some("sum(clamp 0.5)")]);
-        Case { experts, top_k, hidden, dims, vectors, body: lines.join("\n"), assignment, renorm }
+        Case { experts, top_k, hidden, dims, vectors, vocabulary: 0, body: lines.join("\n"), assignment, renorm }
     }
 }
 
@@ -196,7 +202,7 @@ fn case(experts: usize, top_k: usize, tokens: u64, body: &str, assignment: &str)
     let dims = Dims { tokens, row_tokens: tokens };
     let vectors = body.matches("$1").count().min(1);
     let (body, assignment) = (format!("    {body}"), assignment.to_string());
-    Case { experts, top_k, hidden: 1, dims, vectors, body, assignment, renorm: None }
+    Case { experts, top_k, hidden: 1, dims, vectors, vocabulary: 0, body, assignment, renorm: None }
 }
 
 /// Few different logits: the lowest index wins.
@@ -306,6 +312,28 @@ fn renormalised_over_what_was_kept() {
         (case.renorm, case.dims.row_tokens) = (Some(rule), 60);
         let given = params(&case.layer(), case.dims, &mut random);
         check(&case, &given, Numbers::Finite);
+    }
+}
+
+/// Experts that a table names: some twice for one token, some that there are none of, for ids that it has no row for.
+#[test]
+fn looked_up() {
+    let mut random = Random(29);
+    for (experts, top_k, vocabulary) in [(8, 2, 7), (5, 6, 1), (70, 8, 9), (3, 40, 10)] {
+        for (body, assignment) in [
+            ("yield hash_picks $0, $1, $2", "dropless"),
+            (
+                "a = softmax $0\n    b = hash_picks a, $1, $2\n    c = renorm b, sum(add 1e-20)\n    yield scale c, 1.5",
+                "dropless",
+            ),
+            ("a = hash_picks $0, $1, $2\n    yield softmax a", "capacity(3, all, choice_major)"),
+            ("a = sqrt_softplus $0\n    yield hash_picks a, $1, $2", "capacity(T, row, score)"),
+        ] {
+            let mut case = case(experts, top_k, 33, body, assignment);
+            (case.vectors, case.vocabulary, case.hidden, case.dims.row_tokens) = (0, vocabulary, 8, 11);
+            let given = params(&case.layer(), case.dims, &mut random);
+            check(&case, &given, Numbers::Finite);
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use crate::DType;
 pub fn infer<'t>(node: &Node, operand: impl Fn(Id) -> &'t Type, param: impl Fn(&Param) -> Option<Type>) -> Result<Type, String> {
     match node {
         Node::Param(p) => match param(p) {
-            Some(ty @ Type::Tensor { dtype: DType::F32 | DType::F16 | DType::BF16, .. }) => Ok(ty),
-            Some(ty) => Err(format!("the parameter `{}` must be a tensor of floats, not {ty}", p.0)),
+            Some(ty @ Type::Tensor { dtype: DType::F32 | DType::F16 | DType::BF16 | DType::I32, .. }) => Ok(ty),
+            Some(ty) => Err(format!("the parameter `{}` must be a tensor of floats or of i32, not {ty}", p.0)),
             None => Err(format!("`{}` is not a parameter of the layer", p.0)),
         },
         Node::Hole(i) => Err(format!("`${i}` stands outside a body")),
@@ -80,7 +80,7 @@ fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
         Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::Combine | Op::RmsNorm => false,
-        Op::SparseMixer | Op::ExpertScale => true,
+        Op::SparseMixer | Op::HashPicks | Op::ExpertScale => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
         Op::Square | Op::Add | Op::Mul => true,
@@ -123,13 +123,26 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             }
             match (e, k) {
                 (Dim::Const(experts), Type::Attr(Attr::Num(top_k))) if (1..=experts).contains(top_k) => {
-                    Ok(Type::Picks { top_k: *top_k, experts })
+                    Ok(Type::Picks { top_k: *top_k, experts, repeats: false })
                 }
                 (_, k) => Err(format!("cannot pick {k} of {e}")),
             }
         }
         (Op::SparseMixer, [logits, Type::Attr(Attr::Real(jitter)), k]) if jitter.get() >= 0.0 => {
             apply(Op::TopK, &[logits, logits, k])
+        }
+        (Op::HashPicks, [scores, table, ids]) => {
+            let ([_, e], _) = float_rows(scores)?;
+            let integers = |ty: &Type| match ty {
+                Type::Tensor { shape, dtype: DType::I32 } => shape.clone(),
+                Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => vec![],
+            };
+            match (e, &integers(table)[..], &integers(ids)[..]) {
+                (Dim::Const(experts), [Dim::Const(1..), Dim::Const(top_k @ 1..)], [Dim::Tokens]) if experts > 0 => {
+                    Ok(Type::Picks { top_k: *top_k, experts, repeats: true })
+                }
+                (_, _, _) => Err(format!("needs a table [V, K] and ids [T], both of i32, not {table} and {ids}")),
+            }
         }
         (Op::GroupLimit, [keys, groups]) => {
             let ([_, e], _) = float_rows(keys)?;
@@ -142,16 +155,16 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, groups) => Err(format!("{groups} does not fit {e} experts")),
             }
         }
-        (Op::Renorm, [Type::Picks { top_k, experts }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
+        (Op::Renorm, [picks @ Type::Picks { .. }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
             Norm::P(p) if p.get() <= 0.0 => Err(format!("{p} is no norm")),
-            Norm::Sum | Norm::P(_) => Ok(Type::Picks { top_k: *top_k, experts: *experts }),
+            Norm::Sum | Norm::P(_) => Ok((*picks).clone()),
         },
         (Op::ExpertScale, [picks @ Type::Picks { experts, .. }, Type::Tensor { shape, dtype }])
             if dtype.is_float() && shape[..] == [Dim::Const(*experts)] =>
         {
             Ok((*picks).clone())
         }
-        (Op::Assign, [Type::Picks { top_k, experts }, Type::Attr(Attr::Assignment(_))]) => {
+        (Op::Assign, [Type::Picks { top_k, experts, .. }, Type::Attr(Attr::Assignment(_))]) => {
             Ok(Type::Routing { top_k: *top_k, experts: *experts })
         }
         (Op::RenormKept, [Type::Routing { top_k, experts }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
@@ -194,7 +207,9 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             let (shape, _) = matrix(x, "x")?;
             body_of(body, vec![Type::tensor(&shape, DType::F32)], vs)
         }
-        (Op::Cast, [Type::Tensor { shape, .. }, Type::Attr(Attr::DType(dtype))]) if dtype.is_float() => {
+        (Op::Cast, [Type::Tensor { shape, dtype: from }, Type::Attr(Attr::DType(dtype))])
+            if from.is_float() && dtype.is_float() =>
+        {
             Ok(Type::tensor(shape, *dtype))
         }
         (Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast, [x, Type::Attr(Attr::Real(_))]) => pointwise(x),
@@ -295,7 +310,13 @@ fn body_of(body: &Type, mut holes: Vec<Type>, vs: &Type) -> Result<Type, String>
     match (body, vs) {
         (Type::Attr(Attr::Body(body)), Type::List(operands)) => {
             holes.extend(operands.iter().cloned());
-            body_types(body, &holes)?.pop().ok_or_else(|| "the body is empty".to_string())
+            match body_types(body, &holes)?.pop() {
+                Some(Type::Tensor { dtype, .. }) if !dtype.is_float() => {
+                    Err(format!("a body gives floats or picks, not {dtype}"))
+                }
+                Some(ty) => Ok(ty),
+                None => Err("the body is empty".to_string()),
+            }
         }
         (_, _) => Err(format!("needs a list of operands and a body, not {vs} and {body}")),
     }

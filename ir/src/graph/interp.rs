@@ -139,6 +139,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::SparseMixer, [T(x), Value::Attr(Attr::Real(jitter)), Value::Attr(Attr::Num(k))]) => {
             P(sparse_mixer(x, jitter.get(), *k as usize))
         }
+        (Op::HashPicks, [T(scores), T(table), T(ids)]) => P(hash_picks(scores, table, ids)),
         (Op::GroupLimit, [T(keys), Value::Attr(Attr::Groups(groups))]) => T(group_limit(keys, *groups)),
         (Op::Renorm, [P(picks), Value::Attr(Attr::Renorm(rule))]) => P(picks.map_rows(|w| {
             let divisor = divisor(*rule, w);
@@ -326,6 +327,20 @@ fn sparse_mixer(logits: &Tensor, jitter: f64, k: usize) -> Picks {
             let stays = |e: &&usize| (best - x[**e]) / x[**e].abs().max(best) <= 2.0 * jitter || x[**e] == best;
             picks.expert_of_pair.push(*expert);
             picks.weight_of_pair.push(1.0 / order[i..].iter().filter(stays).map(|e| (x[*e] - best).exp()).sum::<f64>());
+        }
+    }
+    picks
+}
+
+fn hash_picks(scores: &Tensor, table: &Tensor, ids: &Tensor) -> Picks {
+    let (e, rows, k) = (scores.shape[1], table.shape[0], table.shape[1]);
+    let within = |x: f64, n: usize| x.clamp(0.0, (n - 1) as f64) as usize;
+    let mut picks = Picks { top_k: k, experts: e, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    for (scores, id) in scores.data.chunks(e).zip(&ids.data) {
+        for entry in &table.data[within(*id, rows) * k..][..k] {
+            let expert = within(*entry, e);
+            picks.expert_of_pair.push(expert);
+            picks.weight_of_pair.push(scores[expert]);
         }
     }
     picks

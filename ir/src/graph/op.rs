@@ -28,6 +28,10 @@ pub enum Op {
     /// `M` weighs `1 / sum exp(x[e] - M)` over the `e` with `(M - x[e]) / max(|x[e]|, M) <= 2 jitter`. Ties, NaN and
     /// infinities as in `top_k` and `softmax`.
     SparseMixer,
+    /// `hash_picks scores table ids`: the experts `table[ids[t], ..]` of each token, as the row has them, with their scores as
+    /// weights. An expert may come twice, and counts twice. An id beyond the table and an entry beyond the experts stand for
+    /// the nearest there is: nothing is read out of bounds.
+    HashPicks,
     /// `group_limit keys groups`: experts in equal groups; those outside each row's best groups are masked.
     GroupLimit,
     /// `renorm picks rule`: weights divided by their sum or p-norm.
@@ -88,13 +92,14 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 33] = [
+    pub const ALL: [Op; 34] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
         Op::Route,
         Op::TopK,
         Op::SparseMixer,
+        Op::HashPicks,
         Op::GroupLimit,
         Op::Renorm,
         Op::ExpertScale,
@@ -133,6 +138,7 @@ impl Op {
             Op::Route => "route",
             Op::TopK => "top_k",
             Op::SparseMixer => "sparse_mixer",
+            Op::HashPicks => "hash_picks",
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
             Op::ExpertScale => "expert_scale",
@@ -179,7 +185,7 @@ impl Op {
                 Some(2)
             }
             Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
-            Op::TopK | Op::SparseMixer => Some(3),
+            Op::TopK | Op::SparseMixer | Op::HashPicks => Some(3),
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
             Op::GroupedGemm | Op::Route => Some(5),
         }
@@ -190,7 +196,7 @@ impl Op {
         match self {
             Op::Gemm | Op::Route | Op::Combine | Op::RmsNorm => Some(2),
             Op::GroupedGemm => Some(3),
-            Op::SparseMixer => None,
+            Op::SparseMixer | Op::HashPicks => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::RenormKept | Op::DroppedInput => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,

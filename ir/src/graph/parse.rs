@@ -321,7 +321,15 @@ impl<'t> Parser<'t> {
                 let top_k = self.number()?;
                 self.word("of")?;
                 let experts = self.number()?;
-                if kind == "picks" { Type::Picks { top_k, experts } } else { Type::Routing { top_k, experts } }
+                if kind == "routing" {
+                    Type::Routing { top_k, experts }
+                } else {
+                    let repeats = self.eat(",");
+                    if repeats {
+                        self.word("repeats")?;
+                    }
+                    Type::Picks { top_k, experts, repeats }
+                }
             }
             _ => return Err(format!("`{kind}` is not a type")),
         };

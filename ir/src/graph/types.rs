@@ -26,12 +26,14 @@ pub enum Type {
         /// Element type.
         dtype: DType,
     },
-    /// For each token `top_k` distinct experts of `experts`, best first, each with a weight.
+    /// For each token `top_k` of `experts`, best first, each with a weight.
     Picks {
         /// K.
         top_k: u64,
         /// E.
         experts: u64,
+        /// Whether a token may have an expert twice.
+        repeats: bool,
     },
     /// Picks, and the kept pairs in the order of the grouped rows.
     Routing {
@@ -73,7 +75,9 @@ impl fmt::Display for Type {
                 }
                 write!(f, "{dtype}>")
             }
-            Type::Picks { top_k, experts } => write!(f, "picks<T x {top_k} of {experts}>"),
+            Type::Picks { top_k, experts, repeats } => {
+                write!(f, "picks<T x {top_k} of {experts}{}>", if *repeats { ", repeats" } else { "" })
+            }
             Type::Routing { top_k, experts } => write!(f, "routing<T x {top_k} of {experts}>"),
             Type::List(types) => {
                 f.write_str("[")?;

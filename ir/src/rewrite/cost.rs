@@ -56,7 +56,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
             (launches, bytes, flops)
         }
         Op::Assign => (3 + ordering(types), all_bytes.saturating_mul(3).saturating_add(ranked(types, sizes)), 0),
-        Op::SparseMixer => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
+        Op::SparseMixer | Op::HashPicks => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
@@ -197,6 +197,8 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 fn weight(op: Op) -> u64 {
     match op {
         Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Dispatch | Op::Assign => 0,
+        // A pick is looked up.
+        Op::HashPicks => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
         Op::ExpertScale => 1,
@@ -266,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_capacity_costs_more_than_none() {
-        let picks = Type::Picks { top_k: 2, experts: 8 };
+        let picks = Type::Picks { top_k: 2, experts: 8, repeats: false };
         let rule = |rule| [picks.clone(), Type::Attr(Attr::Assignment(rule))];
         let capacity = |priority| {
             let (per_expert, span) = (crate::Extent::Tokens, crate::graph::Span::All);

@@ -137,9 +137,14 @@ impl<'g> Plan<'g> {
             },
             Op::RenormKept => self.renorm_kept(&operands),
             Op::DroppedInput => self.dropped_input(&operands, ty),
-            Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::Softmax => {
-                Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
-            }
+            Op::TopK
+            | Op::SparseMixer
+            | Op::HashPicks
+            | Op::GroupLimit
+            | Op::Renorm
+            | Op::ExpertScale
+            | Op::Assign
+            | Op::Softmax => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" }),
             Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),
             Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Err(pointwise_alone(op)),
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => {
@@ -161,7 +166,7 @@ impl<'g> Plan<'g> {
             return Err(wrong(Op::Route, operands));
         };
         let (top_k, experts) = (*top_k, *experts);
-        let vectors = vs.iter().map(|v| vector(v, experts)).collect::<Result<Vec<_>, _>>()?;
+        let vs = vs.iter().map(|v| tensor(Op::Route, v)).collect::<Result<Vec<_>, _>>()?;
         let spec = Route {
             name: self.kernel_name("route", &[router]),
             hidden: constant(x, 1),
@@ -169,7 +174,7 @@ impl<'g> Plan<'g> {
             top_k: top_k as u32,
             x: x.dtype,
             router: router.dtype,
-            vectors: vectors.iter().map(|v| v.dtype).collect(),
+            operands: vs.iter().map(|v| beside_logits(v, experts)).collect::<Result<_, _>>()?,
             body,
         };
         let kernel = route::route(&spec, self.machine)?;
@@ -177,7 +182,7 @@ impl<'g> Plan<'g> {
         let topk_experts = self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs());
         let topk_weights = self.buffers.observed("topk_weights", "route.weights", DType::F32, pairs());
         let mut args = vec![x.buffer.into(), router.buffer.into()];
-        args.extend(vectors.iter().map(|v| Arg::from(v.buffer)));
+        args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
         args.extend([topk_experts.into(), topk_weights.into(), tokens()]);
         self.launch(kernel.kernel, kernel.grid, args);
         Ok(Value::Routing(self.sort(rule, experts, top_k, topk_experts, topk_weights)?))
@@ -191,10 +196,11 @@ impl<'g> Plan<'g> {
         topk_experts: BufferId,
         topk_weights: BufferId,
     ) -> Result<Routing, ScheduleError> {
-        // An expert is picked at most once by a token, so that room for T pairs is room for all.
+        // Room for all pairs, which no expert has more of.
+        let pairs = Extent::Tokens * top_k;
         let (span, priority, capacity) = match rule {
-            Assignment::Dropless => (Span::All, Priority::TokenMajor, Extent::Tokens),
-            Assignment::Capacity(c) => (c.span, c.priority, c.per_expert.clone().min(Extent::Tokens)),
+            Assignment::Dropless => (Span::All, Priority::TokenMajor, pairs.clone()),
+            Assignment::Capacity(c) => (c.span, c.priority, c.per_expert.clone().min(pairs.clone())),
         };
         let spec = Sort {
             suffix: self.sort_suffix(),
@@ -211,7 +217,6 @@ impl<'g> Plan<'g> {
         }
         let of_expert = || [Extent::Const(experts)];
         let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
-        let pairs = Extent::Tokens * top_k;
         let order = self.order(span, priority, top_k as u32, topk_weights);
         let b = &mut self.buffers;
         let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
@@ -529,14 +534,17 @@ fn tensor<'v>(op: Op, value: &'v Value<'_>) -> Result<&'v Tensor, ScheduleError>
     }
 }
 
-/// A vector over the experts.
-fn vector(value: &Value<'_>, experts: u64) -> Result<Tensor, ScheduleError> {
-    let vector = tensor(Op::Route, value)?;
-    if vector.shape == [Dim::Const(experts)] {
-        return Ok(vector.clone());
+/// What `route` takes beside its logits.
+fn beside_logits(v: &Tensor, experts: u64) -> Result<route::Operand, ScheduleError> {
+    match v.shape[..] {
+        [Dim::Const(n)] if n == experts => Ok(route::Operand::Vector(v.dtype)),
+        [Dim::Const(rows), Dim::Const(_)] if v.dtype == DType::I32 => Ok(route::Operand::Table { rows: rows as u32 }),
+        [Dim::Tokens] if v.dtype == DType::I32 => Ok(route::Operand::Ids),
+        _ => {
+            let shape: Vec<String> = v.shape.iter().map(ToString::to_string).collect();
+            Err(ScheduleError::Operand { op: Op::Route.name(), what: format!("[{}] beside its logits", shape.join(", ")) })
+        }
     }
-    let shape: Vec<String> = vector.shape.iter().map(ToString::to_string).collect();
-    Err(ScheduleError::Operand { op: Op::Route.name(), what: format!("[{}] beside its logits", shape.join(", ")) })
 }
 
 fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {

@@ -53,13 +53,16 @@ struct Growing {
     builder: Builder,
     types: BTreeMap<Id, Type>,
     params: Vec<Id>,
+    table: Id,
+    ids: Id,
     ops: Vec<Id>,
     /// What depends on picks.
     routed: BTreeSet<Id>,
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 15] = [
+const RARE: [Op; 16] = [
+    Op::HashPicks,
     Op::DroppedInput,
     Op::ExpertScale,
     Op::RmsNorm,
@@ -103,7 +106,15 @@ impl Growing {
             types.insert(id, ty);
             params.push(id);
         }
-        Growing { random, builder, types, params, ops: Vec::new(), routed: BTreeSet::new() }
+        let mut integers = |name: &str, shape: &[Dim]| {
+            let ty = Type::tensor(shape, DType::I32);
+            let id = builder.param(name, ty.clone());
+            types.insert(id, ty);
+            id
+        };
+        let table = integers("@table", &[Dim::Const(5), Dim::Const(2)]);
+        let ids = integers("%ids", &[Dim::Tokens]);
+        Growing { random, builder, types, params, table, ids, ops: Vec::new(), routed: BTreeSet::new() }
     }
 
     /// Adds a random op if its random operands fit.
@@ -129,6 +140,8 @@ impl Growing {
                 (Op::GroupedGemm | Op::DroppedInput, 0) if self.random.below(2) == 0 => self.params[0],
                 (Op::ExpertScale, 1) if self.random.below(2) == 0 => self.params[9],
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
+                (Op::HashPicks, 1) => self.table,
+                (Op::HashPicks, 2) => self.ids,
                 (Op::GroupedGemm, 0) => self.value(is_rows),
                 (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::GroupedGemm | Op::Combine, 1)
                 | (Op::PairWeights | Op::RenormKept, 0) => self.value(|ty| matches!(ty, Type::Routing { .. })),

@@ -211,6 +211,12 @@ const ROUTING: &[Row] = &[
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, all, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, row, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity((T * 0), all, token_major) : ?", UNCHANGED),
+    // A token may have an expert twice.
+    (
+        "dropless-when-roomy",
+        "%t = hash_picks %h, @table, %ids : ? %routing = assign %t, capacity(T, all, token_major) : ?",
+        UNCHANGED,
+    ),
     (
         "dropless-when-roomy",
         "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(floor((T * 8) / 0), all, token_major) : ?",
@@ -315,6 +321,11 @@ const FUSION: &[Row] = &[
         "sink-expert-scale-with-operand-into-gemm",
         "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = expert_scale %q, @v : ?",
         "%picks = gemm %x, [@w], [@v] { a = top_k $0, $0, 3 yield expert_scale a, $1 } : ?",
+    ),
+    (
+        "sink-hash-picks-with-operands-into-gemm",
+        "%g = gemm %x, [@w], [@v] { yield add $0, $1 } : ? %picks = hash_picks %g, @table, %ids : ?",
+        "%picks = gemm %x, [@w], [@v, @table, %ids] { a = add $0, $1 yield hash_picks a, $2, $3 } : ?",
     ),
     (
         "sink-group-limit-into-gemm",

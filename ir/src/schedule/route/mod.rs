@@ -6,7 +6,7 @@
 //!   x [M,H]  |  logits   |   logits[m, e] = sum_h x[m, h] * router[e, h]        into shared memory (`logits`)
 //!            |  [M, E]   |
 //!            +-----------+
-//!      m ->  |o|o|o|...|o|   32 lanes take a row: score, groups, top k           (`team`, `row`, `pick`)
+//!      m ->  |o|o|o|...|o|   32 lanes take a row: score, groups, picks           (`team`, `row`, `pick`)
 //!                            lanes of a warp on a GPU, lanes of a vector on the host
 //!   topk_experts [T, K], topk_weights [T, K]
 //! ```
@@ -15,8 +15,8 @@
 //! never in memory but for the logits and the keys of the selection: everything between is computed again where it is
 //! used, which is a few operations against H of the logit itself.
 //!
-//! What holds whatever the input: experts are in range and distinct, the lowest index wins a tie (both zeros are one
-//! number), a NaN is never picked while another expert is left, and then weighs what minus infinity does. Sums run in one
+//! What holds whatever the input: experts are in range and, unless a table says them, distinct, the lowest index wins a
+//! tie (both zeros are one number), a NaN is never picked while another expert is left, and then weighs what minus infinity does. Sums run in one
 //! order, by lane and then across lanes, for any T and, the logits apart, on any machine.
 
 mod logits;
@@ -44,14 +44,25 @@ pub(super) struct Route<'a> {
     pub(super) top_k: u32,
     pub(super) x: DType,
     pub(super) router: DType,
-    /// Element types of the vectors `[E]` in holes `$1..`.
-    pub(super) vectors: Vec<DType>,
+    /// What stands in the holes `$1..`.
+    pub(super) operands: Vec<Operand>,
     pub(super) body: &'a Body,
+}
+
+/// What is read beside the logits.
+#[derive(Clone, Copy)]
+pub(super) enum Operand {
+    /// `[E]`.
+    Vector(DType),
+    /// The table of `hash_picks`, `[rows, K]`, i32.
+    Table { rows: u32 },
+    /// Its ids, `[T]`, i32.
+    Ids,
 }
 
 /// A kernel and its number of blocks.
 pub(super) struct Routed {
-    /// Parameters: `x`, `router`, the vectors, `topk_experts` and `topk_weights` (written), `tokens`.
+    /// Parameters: `x`, `router`, the operands, `topk_experts` and `topk_weights` (written), `tokens`.
     pub(super) kernel: Kernel,
     pub(super) grid: Extent,
 }
@@ -64,7 +75,12 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     let k = &builder;
     let x = k.input("x", spec.x);
     let router = k.input("router", spec.router);
-    let vectors: Vec<_> = spec.vectors.iter().enumerate().map(|(i, dtype)| k.input(&format!("v{}", i + 1), *dtype)).collect();
+    let operands = spec.operands.iter().enumerate().map(|(i, operand)| match operand {
+        Operand::Vector(dtype) => k.input(&format!("v{}", i + 1), *dtype),
+        Operand::Table { .. } => k.input("table", DType::I32),
+        Operand::Ids => k.input("ids", DType::I32),
+    });
+    let operands: Vec<_> = operands.collect();
     let topk_experts = k.output("topk_experts", DType::I32);
     let topk_weights = k.output("topk_weights", DType::F32);
     let tokens = k.scalar("tokens", DType::I32);
@@ -78,7 +94,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     };
     let team = Team::new(k, machine);
     let first = k.bind("first_token", k.block() * block.tokens as i32);
-    let vectors = team.stage(&gating, &block, &vectors, logits, &scratch);
+    let operands = team.stage(&gating, &block, &operands, logits, &scratch);
     let matrices = logits::Matrices { x, router, logits, first, tokens };
     logits::logits(k, spec, machine, &block, &matrices);
     k.barrier();
@@ -90,7 +106,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
             k.when(token.lt(tokens), || {
                 let scratch = scratch.of(k, &gating, &block, worker);
                 let start = k.bind("start", m * block.pitch as i32);
-                let row = Row { team: &team, gating: &gating, logits, start, vectors: &vectors, scratch };
+                let row = Row { team: &team, gating: &gating, logits, start, operands: &operands, scratch };
                 row.picks(token, topk_experts, topk_weights);
             });
         });
@@ -104,39 +120,69 @@ struct Gating<'a> {
     nodes: &'a [Node],
     /// Place of each node's operands.
     operands: Vec<Vec<usize>>,
-    /// What picks: `top_k` or `sparse_mixer`.
-    top_k: usize,
+    /// The node that picks, and how.
+    picker: (usize, Picker),
     group_limit: Option<(usize, Groups)>,
+}
+
+/// How experts are picked.
+#[derive(Clone, Copy)]
+enum Picker {
+    /// `top_k`, by the keys of this node.
+    TopK { keys: usize },
+    /// `sparse_mixer`.
+    Mixer { jitter: f64 },
+    /// `hash_picks`, with the operands that are its table, of so many rows, and its ids.
+    Table { table: usize, rows: u32, ids: usize },
 }
 
 impl<'a> Gating<'a> {
     fn read(spec: &'a Route<'a>) -> Result<Gating<'a>, ScheduleError> {
         let nodes = spec.body.nodes();
         let operands: Vec<Vec<usize>> = nodes.iter().map(|n| n.operands().iter().map(|id| usize::from(*id)).collect()).collect();
-        let refuse = |op: Op| Err(ScheduleError::Body { op: op.name(), inside: Op::Route.name() });
-        let (mut top_k, mut group_limit) = (None, None);
+        let refuse = |op: Op| ScheduleError::Body { op: op.name(), inside: Op::Route.name() };
+        let (mut picker, mut group_limit) = (None, None);
         for (i, node) in nodes.iter().enumerate() {
             let Node::Apply(op, _) = node else { continue };
             match op {
-                Op::TopK | Op::SparseMixer if top_k.is_none() => top_k = Some(i),
+                Op::TopK | Op::SparseMixer | Op::HashPicks if picker.is_none() => {
+                    picker = Some((i, Picker::of(spec, *op, &operands[i]).ok_or_else(|| refuse(*op))?));
+                }
                 Op::GroupLimit if group_limit.is_none() => match &nodes[operands[i][1]] {
                     Node::Attr(Attr::Groups(groups)) => group_limit = Some((i, *groups)),
-                    Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => return refuse(*op),
+                    Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => return Err(refuse(*op)),
                 },
                 Op::Softmax | Op::Renorm => {}
                 Op::ExpertScale if matches!(nodes[operands[i][1]], Node::Hole(_)) => {}
                 op if is_pointwise_op(*op) => {}
-                op => return refuse(*op),
+                op => return Err(refuse(*op)),
             }
         }
-        match top_k {
-            Some(top_k) => Ok(Gating { spec, nodes, operands, top_k, group_limit }),
-            None => Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body without `top_k`".to_string() }),
+        match picker {
+            Some(picker) => Ok(Gating { spec, nodes, operands, picker, group_limit }),
+            None => Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body that picks nobody".to_string() }),
         }
     }
 
     fn groups(&self) -> Option<Groups> {
         self.group_limit.map(|(_, groups)| groups)
+    }
+}
+
+impl Picker {
+    /// The op of the operands at these places.
+    fn of(spec: &Route, op: Op, places: &[usize]) -> Option<Picker> {
+        let operands: Vec<&Node> = places.iter().map(|place| &spec.body.nodes()[*place]).collect();
+        match (op, &operands[..]) {
+            (Op::TopK, [_, _, _]) => Some(Picker::TopK { keys: places[1] }),
+            (Op::SparseMixer, [_, Node::Attr(Attr::Real(jitter)), _]) => Some(Picker::Mixer { jitter: jitter.get() }),
+            (Op::HashPicks, [_, Node::Hole(table), Node::Hole(ids)]) => {
+                let [table, ids] = [table, ids].map(|hole| *hole as usize - 1);
+                let Operand::Table { rows } = spec.operands.get(table)? else { return None };
+                Some(Picker::Table { table, rows: *rows, ids })
+            }
+            (_, _) => None,
+        }
     }
 }
 

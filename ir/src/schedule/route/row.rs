@@ -7,7 +7,7 @@ use super::super::body::{Term, pointwise_op};
 use super::super::math;
 use super::pick::{TAKEN, greatest, key, top_2};
 use super::team::{At, Nan, Team};
-use super::{Gating, LANES, Scratch, Share};
+use super::{Gating, LANES, Picker, Scratch, Share};
 use crate::DType;
 use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Renorm};
 use crate::kernel::build::Array;
@@ -31,7 +31,8 @@ pub(super) struct Row<'a, 'k> {
     pub(super) logits: Array<'k>,
     /// Where its logits start.
     pub(super) start: Value<'k>,
-    pub(super) vectors: &'a [Array<'k>],
+    /// What stands in the holes `$1..`.
+    pub(super) operands: &'a [Array<'k>],
     pub(super) scratch: Share<'k>,
 }
 
@@ -42,18 +43,22 @@ impl<'k> Row<'_, 'k> {
     pub(super) fn picks(&self, token: Value<'k>, topk_experts: Array<'k>, topk_weights: Array<'k>) {
         let (k, share) = (self.team.k, &self.scratch);
         let (scratch, top_k) = (share.scratch, self.gating.spec.top_k);
+        let (picker, how) = self.gating.picker;
         let mut facts = Facts::new();
-        for (i, node) in self.gating.nodes[..self.gating.top_k].iter().enumerate() {
+        for (i, node) in self.gating.nodes[..picker].iter().enumerate() {
             if let Node::Apply(op, _) = node
                 && let Some(known) = self.learn(*op, i, &facts)
             {
                 facts.insert(i, known);
             }
         }
-        let place = &self.gating.operands[self.gating.top_k];
-        match &self.gating.nodes[place[1]] {
-            Node::Attr(Attr::Real(jitter)) => self.mix(place[0], jitter.get(), &facts),
-            Node::Attr(_) | Node::Hole(_) | Node::Param(_) | Node::Apply(..) => self.top_k(place[0], place[1], &facts),
+        let scores = self.gating.operands[picker][0];
+        match how {
+            Picker::TopK { keys } => self.top_k(scores, keys, &facts),
+            Picker::Mixer { jitter } => self.mix(scores, jitter, &facts),
+            Picker::Table { table, rows, ids } => {
+                self.look_up(self.operands[ids].load(token), (self.operands[table], rows), scores, &facts);
+            }
         }
         self.weigh();
         self.each_pick(|j| {
@@ -75,9 +80,25 @@ impl<'k> Row<'_, 'k> {
         });
         self.each_pick(|j| {
             let expert = scratch.experts.load(share.pick + j);
-            let at = At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Least };
-            scratch.weights.store(share.pick + j, self.value(scores, &at, facts));
+            scratch.weights.store(share.pick + j, self.score(scores, expert, facts));
         });
+    }
+
+    /// The experts in row `id` of a table, and their scores.
+    fn look_up(&self, id: Value<'k>, (table, rows): (Array<'k>, u32), scores: usize, facts: &Facts<'k>) {
+        let (k, spec, share) = (self.team.k, self.gating.spec, &self.scratch);
+        let within = |x: Value<'k>, n: u32| x.max(0).min(n as i32 - 1);
+        let row = k.bind("row", within(id, rows).cast(DType::I64) * k.i64(i64::from(spec.top_k)));
+        self.each_pick(|j| {
+            let expert = k.bind("expert", within(table.load(row + j.cast(DType::I64)), spec.experts));
+            share.scratch.experts.store(share.pick + j, expert);
+            share.scratch.weights.store(share.pick + j, self.score(scores, expert, facts));
+        });
+    }
+
+    /// The score of one expert.
+    fn score(&self, scores: usize, expert: Value<'k>, facts: &Facts<'k>) -> Value<'k> {
+        self.value(scores, &At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Least }, facts)
     }
 
     /// One expert after another, each with its softmax among those left that are not too far below it.
@@ -148,7 +169,7 @@ impl<'k> Row<'_, 'k> {
                 self.limit(operand(), groups, keys, facts);
                 Known::Groups(groups, keys)
             }),
-            Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::Renorm => None,
+            Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Renorm => None,
             Op::Assign | Op::RenormKept | Op::DroppedInput | Op::Dispatch => None,
             Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
             Op::Offset | Op::AtMost => None,
@@ -220,7 +241,7 @@ impl<'k> Row<'_, 'k> {
         let term = match &self.gating.nodes[node] {
             Node::Attr(attr) => Term::Attr(attr),
             Node::Hole(0) => Term::Value(self.logits.load_vector(self.start + at.first, at.lanes)),
-            Node::Hole(i) => Term::Value(self.vectors[*i as usize - 1].load_vector(at.first, at.lanes).cast(DType::F32)),
+            Node::Hole(i) => Term::Value(self.operands[*i as usize - 1].load_vector(at.first, at.lanes).cast(DType::F32)),
             Node::Param(p) => unreachable!("`{}` in a body: verify refuses it", p.0),
             Node::Apply(op, _) => {
                 let operands: Vec<_> = self.gating.operands[node].iter().map(|i| self.term(*i, at, facts, terms)).collect();
@@ -250,13 +271,13 @@ impl<'k> Row<'_, 'k> {
         term
     }
 
-    /// Makes the scores of the picks their weights: what the body says after its `top_k`.
+    /// Makes the scores of the picks their weights: what the body says after its picks.
     fn weigh(&self) {
         let op = |node: usize| match &self.gating.nodes[node] {
             Node::Apply(op, _) => Some(*op),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
         };
-        let after: Vec<usize> = (self.gating.top_k + 1..self.gating.nodes.len()).filter(|i| op(*i).is_some()).collect();
+        let after: Vec<usize> = (self.gating.picker.0 + 1..self.gating.nodes.len()).filter(|i| op(*i).is_some()).collect();
         let is_scale = |node: usize| op(node) == Some(Op::ExpertScale);
         for run in after.chunk_by(|a, b| !is_scale(*a) && !is_scale(*b)) {
             match run {
@@ -270,7 +291,7 @@ impl<'k> Row<'_, 'k> {
     fn scale_by_expert(&self, vector: usize) {
         let Node::Hole(hole) = self.gating.nodes[vector] else { unreachable!("a scale that is no operand: `Gating` refuses it") };
         let share = &self.scratch;
-        let (vector, Scratch { experts, weights, .. }) = (self.vectors[hole as usize - 1], share.scratch);
+        let (vector, Scratch { experts, weights, .. }) = (self.operands[hole as usize - 1], share.scratch);
         self.each_pick(|j| {
             let at = self.team.k.bind("at", share.pick + j);
             let scale = vector.load(experts.load(at)).cast(DType::F32);
