@@ -7,11 +7,12 @@ use moec_ir::{DType, Extent};
 
 use crate::spec::{
     Activation, Apply, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode, Gating, GroupMask,
-    GroupScore, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Spec,
+    GroupScore, Mode, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Spec,
     Tensor, Word,
 };
 
-/// The layer's graph: input `%x` `[T, H]`, weights by their canonical names, output `[T, H]`.
+/// The layer's graph: input `%x` `[T, H]`, where token ids decide `%token_ids` `[T]` too, weights by their canonical names,
+/// output `[T, H]`.
 pub fn import(spec: &Spec) -> Graph {
     let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
     let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
@@ -95,9 +96,10 @@ impl Layer<'_> {
             };
             keys = self.g.apply_attr(Op::GroupLimit, &[keys], Attr::Groups(groups));
         }
-        let mut picks = match router.select {
-            Select::TopK => self.g.apply_attr(Op::TopK, &[scores, keys], Attr::Num(router.top_k)),
-            Select::SparseMixer => {
+        let mut picks = match (router.mode, router.select) {
+            (Mode::Hash, _) => self.hash_picks(scores),
+            (_, Select::TopK) => self.g.apply_attr(Op::TopK, &[scores, keys], Attr::Num(router.top_k)),
+            (_, Select::SparseMixer) => {
                 let jitter = self.g.add(graph::Node::Attr(Attr::Real(router.jitter.into())));
                 self.g.apply_attr(Op::SparseMixer, &[logits, jitter], Attr::Num(router.top_k))
             }
@@ -117,6 +119,15 @@ impl Layer<'_> {
             picks = self.g.apply(Op::ExpertScale, &[picks, scale]);
         }
         picks
+    }
+
+    /// The experts that the table has for each token's id.
+    fn hash_picks(&mut self, scores: Id) -> Id {
+        // Without a vocabulary the table has no rows, which no graph may have.
+        let shape = [self.spec.router.vocabulary.unwrap_or(0), self.spec.router.top_k].map(Dim::Const);
+        let table = self.g.param("@hash_table", Type::tensor(&shape, DType::I32));
+        let ids = self.g.param("%token_ids", Type::tensor(&[Dim::Tokens], DType::I32));
+        self.g.apply(Op::HashPicks, &[scores, table, ids])
     }
 
     /// What the router sees of `x`.

@@ -50,15 +50,15 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
 
 fn dims(spec: &Spec) -> Vec<file::Dim> {
     let shared = spec.shared.map_or(0, |shared| shared.ffn);
-    [
+    let sizes = [
         ("hidden", spec.hidden),
         ("ffn", spec.expert.ffn),
         ("experts", spec.experts),
         ("top_k", spec.router.top_k),
         ("shared_ffn", shared),
-    ]
-    .map(|(name, value)| file::Dim { name: name.to_string(), value })
-    .to_vec()
+    ];
+    let vocabulary = spec.router.vocabulary.map(|rows| ("vocabulary", rows));
+    sizes.into_iter().chain(vocabulary).map(|(name, value)| file::Dim { name: name.to_string(), value }).collect()
 }
 
 /// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.

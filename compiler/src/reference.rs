@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use moec_ir::graph::{self, Graph, Typed, Value};
+use moec_ir::graph::{self, Dim, Graph, Type, Typed, Value};
 use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 
 /// What the interpreter says of one batch.
@@ -21,7 +21,7 @@ pub struct Reference {
 pub struct ReferenceError(String);
 
 /// Interprets `graph` on the tensors that a package with this manifest ran on: weights in the manifest's order, tokens of
-/// any leading shape.
+/// any leading shape, inputs in the manifest's order too.
 ///
 /// # Errors
 /// [`ReferenceError`].
@@ -29,11 +29,11 @@ pub fn reference(
     graph: Graph,
     manifest: &Manifest,
     weights: &[moec_runtime::Tensor],
-    input: &moec_runtime::Tensor,
+    inputs: &[moec_runtime::Tensor],
     dims: Dims,
 ) -> Result<Reference, ReferenceError> {
     let typed = graph::verify(graph).map_err(|wrong| ReferenceError(wrong.into_iter().map(|v| v.message).collect()))?;
-    let params = params(&typed, manifest, weights, input, dims)?;
+    let params = params(&typed, manifest, weights, inputs, dims)?;
     let dims = moec_ir::Dims { tokens: dims.tokens, row_tokens: dims.row_tokens };
     let values = graph::interp(&typed, &params, dims).map_err(ReferenceError)?;
     let experts = values.iter().rev().find_map(|value| match value {
@@ -53,21 +53,22 @@ fn params(
     typed: &Typed,
     manifest: &Manifest,
     weights: &[moec_runtime::Tensor],
-    input: &moec_runtime::Tensor,
+    inputs: &[moec_runtime::Tensor],
     dims: Dims,
 ) -> Result<BTreeMap<String, graph::Tensor>, ReferenceError> {
-    let names = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight).map(|buffer| buffer.name.as_str());
-    let weights: BTreeMap<&str, &moec_runtime::Tensor> = names.zip(weights).collect();
+    let named = |role: Role| manifest.buffers.iter().filter(move |buffer| buffer.role == role).map(|buffer| buffer.name.as_str());
+    let given = named(Role::Weight).zip(weights).chain(named(Role::Input).zip(inputs));
+    let given: BTreeMap<&str, &moec_runtime::Tensor> = given.collect();
     let mut params = BTreeMap::new();
-    for (param, _) in &typed.graph().params {
-        let tensor = if param.is_input() {
-            let hidden = input.shape().last().map_or(0, |hidden| *hidden as usize);
-            graph::Tensor { shape: vec![dims.tokens as usize, hidden], data: input.to_f64() }
-        } else {
-            let weight = weights.get(param.bare()).ok_or_else(|| ReferenceError(format!("no weight for `{}`", param.0)))?;
-            graph::Tensor { shape: weight.shape().iter().map(|n| *n as usize).collect(), data: weight.to_f64() }
+    for (param, ty) in &typed.graph().params {
+        let tensor = given.get(param.bare()).ok_or_else(|| ReferenceError(format!("no tensor for `{}`", param.0)))?;
+        let Type::Tensor { shape, .. } = ty else { return Err(ReferenceError(format!("`{}` is no tensor", param.0))) };
+        // Of tokens in sequences the leading shape is another one.
+        let extent = |dim: &Dim| match dim {
+            Dim::Const(n) => *n as usize,
+            Dim::Tokens | Dim::Pairs => dims.tokens as usize,
         };
-        params.insert(param.0.clone(), tensor);
+        params.insert(param.0.clone(), graph::Tensor { shape: shape.iter().map(extent).collect(), data: tensor.to_f64() });
     }
     Ok(params)
 }

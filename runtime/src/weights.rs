@@ -54,16 +54,19 @@ impl<'a> Checkpoint<'a> {
     /// One tensor, in `dtype`.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`], [`Error::TensorDtype`].
+    /// [`Error::MissingTensor`], [`Error::TensorDtype`], [`Error::TensorRange`].
     pub fn tensor(&self, name: &str, dtype: Dtype) -> Result<(Tensor, Option<Note>), Error> {
         let view = self.tensors.tensor(name).map_err(|_| self.missing(name, vec![name.into()]))?;
         let stored = stored(name, &view, dtype)?;
+        check_range(name, view.data(), stored, dtype)?;
         let bytes = convert(view.data(), stored, dtype).into_owned();
         let tensor = Tensor::new(dtype, view.shape().iter().map(|n| *n as u64).collect(), bytes)?;
         Ok((tensor, note(name, stored, dtype)))
     }
 
-    fn has(&self, name: &str) -> bool {
+    /// Whether there is a tensor of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
         self.tensors.tensor(name).is_ok()
     }
 
@@ -85,7 +88,8 @@ impl<'a> Checkpoint<'a> {
 /// The weights of a package, in the manifest's order, out of a checkpoint whose names carry `prefix`.
 ///
 /// # Errors
-/// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::TensorDtype`], each naming the stored tensor.
+/// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::TensorDtype`], [`Error::TensorRange`], each naming the stored
+/// tensor.
 pub fn assemble(manifest: &Manifest, checkpoint: &Checkpoint<'_>, prefix: &str) -> Result<(Vec<Tensor>, Vec<Note>), Error> {
     let mut notes: Vec<Note> = Vec::new();
     let mut weights = Vec::new();
@@ -100,6 +104,7 @@ pub fn assemble(manifest: &Manifest, checkpoint: &Checkpoint<'_>, prefix: &str) 
         let mut bytes = vec![0; bytes.ok_or(Error::Extent { why: "a weight overflows" })?];
         for found in &found {
             for part in &found.parts {
+                check_range(&part.name, part.view.data(), part.stored, buffer.dtype)?;
                 let from = convert(part.view.data(), part.stored, buffer.dtype);
                 copy_strided(&mut bytes, &part.into, &from, &found.from, &found.extents, buffer.dtype.bytes() as usize);
                 if let Some(note) = note(&format!("{prefix}{}", found.name), part.stored, buffer.dtype)
@@ -130,6 +135,7 @@ struct Found<'a> {
 }
 
 struct Part<'a> {
+    name: String,
     view: TensorView<'a>,
     stored: Stored,
     into: Strided,
@@ -186,7 +192,7 @@ fn find<'a>(
         }
         let base = into.base + expert as usize * into.strides.first().copied().unwrap_or(0);
         let stored = stored(&name, &view, buffer.dtype)?;
-        parts.push(Part { view, stored, into: Strided { base, strides: into.strides[skip..].to_vec() } });
+        parts.push(Part { name, view, stored, into: Strided { base, strides: into.strides[skip..].to_vec() } });
     }
     let extents = extents[skip..].iter().map(|n| *n as usize).collect();
     Ok(Found { name: source.name.clone(), extents, from, parts })
@@ -264,6 +270,18 @@ fn stored(name: &str, view: &TensorView<'_>, dtype: Dtype) -> Result<Stored, Err
     stored
         .filter(|stored| stored.is_integer() == (dtype == Dtype::I32))
         .ok_or_else(|| Error::TensorDtype { tensor: name.into(), actual: view.dtype().to_string() })
+}
+
+/// Integers are not rounded: one that does not fit is a mistake.
+fn check_range(name: &str, bytes: &[u8], stored: Stored, to: Dtype) -> Result<(), Error> {
+    if (stored, to) != (Stored::I64, Dtype::I32) {
+        return Ok(());
+    }
+    let mut values = bytes.as_chunks::<8>().0.iter().map(|word| i64::from_le_bytes(*word));
+    match values.find(|value| i32::try_from(*value).is_err()) {
+        Some(value) => Err(Error::TensorRange { tensor: name.into(), value }),
+        None => Ok(()),
+    }
 }
 
 fn note(name: &str, stored: Stored, to: Dtype) -> Option<Note> {

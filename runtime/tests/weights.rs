@@ -165,6 +165,19 @@ fn errors_name_the_tensor() {
     let integers = expert.to_dtype(Dtype::I32).reshape(vec![12]).unwrap();
     let dtype = make(&manifest(Dtype::F32, &[12], whole(Source::plain("q"))), &[("q", &integers)]).unwrap_err();
     assert!(dtype.to_string().contains("`q` has dtype I32"), "{dtype}");
+    let table = |entry: i64| {
+        let bytes: Vec<u8> = [1, entry].into_iter().flat_map(i64::to_le_bytes).collect();
+        let header = br#"{"q":{"dtype":"I64","shape":[2],"data_offsets":[0,16]}}"#;
+        let file = [&(header.len() as u64).to_le_bytes()[..], header, &bytes].concat();
+        let checkpoint = Checkpoint::read(&file).unwrap();
+        let manifest = manifest(Dtype::I32, &[2], whole(Source::plain("q")));
+        let (weights, _) = assemble(&manifest, &checkpoint, "")?;
+        assert_eq!(checkpoint.tensor("q", Dtype::I32)?.0, weights[0]);
+        weights[0].to_i32()
+    };
+    assert_eq!(table(-7).unwrap(), [1, -7]);
+    let wide = table(1 << 31).unwrap_err();
+    assert_eq!(wide, Error::TensorRange { tensor: "q".into(), value: 1 << 31 });
     assert!(matches!(Checkpoint::read(b"garbage"), Err(Error::Safetensors { .. })));
     assert!(matches!(Checkpoint::read(&[0xff; 64]), Err(Error::Safetensors { .. })));
 }

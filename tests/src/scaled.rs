@@ -39,7 +39,7 @@ fn scaled(spec: &Spec) -> Spec {
 }
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
-const MODES: [(&str, &str, &str, &str); 28] = [
+const MODES: [(&str, &str, &str, &str); 29] = [
     ("sparsemixer", "select = \"sparsemixer\"\njitter = 0.3", "", ""),
     (
         "normed_input",
@@ -103,6 +103,7 @@ const MODES: [(&str, &str, &str, &str); 28] = [
         "output_scale = 0.8",
         "[capacity]\ntokens = 3\ngroup = 7\npriority = \"batch_prioritized\"\ndropped = \"input\"\npad = \"to_capacity\"",
     ),
+    ("hash", "mode = \"hash\"\nvocabulary = 11\nscore = \"sqrtsoftplus\"\nrenorm = \"sum\"\nscale = 1.5", "", ""),
 ];
 
 /// A small layer for each mode, H and F neither round nor alike, E not a power of two where there are no groups.
@@ -119,11 +120,14 @@ pub fn modes() -> Vec<Example> {
             let missing: String = missing.map(|(key, value)| format!("{key} = {value}\n")).collect();
             format!("{given}\n{missing}")
         };
-        let router = keys(router, &[("score", "\"softmax\""), ("order", "\"score_topk\""), ("renorm", "\"none\"")]);
+        let router = keys(
+            router,
+            &[("mode", "\"token_choice\""), ("score", "\"softmax\""), ("order", "\"score_topk\""), ("renorm", "\"none\"")],
+        );
         let expert = keys(expert, &[("activation", "\"silu\""), ("gated", "true")]);
         let experts = if router.contains("groups") { 12 } else { 7 };
         let text = format!(
-            "[moe]\nname = \"{name}\"\nhidden = 36\nexperts = {experts}\n[router]\nmode = \"token_choice\"\ntop_k = 3\n{router}\
+            "[moe]\nname = \"{name}\"\nhidden = 36\nexperts = {experts}\n[router]\ntop_k = 3\n{router}\
              [expert]\nintermediate = 28\n{expert}{tables}\n[tokens]\nmax = 4096\n[numerics]\ndtype = \"{dtype}\"\n"
         );
         let source = Source { name: name.to_string(), text };

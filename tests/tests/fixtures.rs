@@ -8,7 +8,7 @@ use moec::pipeline::{compile, lower, this_host};
 use moec::reference::{difference, reference};
 use moec_codegen::Options;
 use moec_runtime::{Checkpoint, DeviceKind, Dims, Layer, weights};
-use moec_tests::{Fixture, fixtures};
+use moec_tests::{Fixture, fixtures, inputs};
 use safetensors::SafeTensors;
 
 /// Largest error allowed in f32, relative to the largest output.
@@ -36,10 +36,10 @@ fn every_fixture_down_the_chain() {
         let checkpoint = Checkpoint::read(&bytes).expect("safetensors");
         let package = compile(&spec, &text, from_ref(&machine), &Options::default()).expect("a package");
         let manifest = package.manifest();
-        let tensor = |name: &str| checkpoint.tensor(name, manifest.dtype).expect(name).0;
         let (weights, _) = weights::assemble(manifest, &checkpoint, "w.").expect("weights");
-        let (x, published) = (tensor("in.hidden"), tensor("out.hidden").to_f64());
-        let dims = Dims::of_activations(x.shape()).expect("[T, H] or [B, S, H]");
+        let x = inputs(manifest, &checkpoint);
+        let published = checkpoint.tensor("out.hidden", manifest.dtype).expect("an output").0.to_f64();
+        let dims = Dims::of_activations(x[0].shape()).expect("[T, H] or [B, S, H]");
 
         let lowered = lower(&spec, &machine).expect("kernels");
         let interp = |graph: &moec_ir::graph::Typed| {
@@ -47,7 +47,7 @@ fn every_fixture_down_the_chain() {
         };
         let (plain, rewritten) = (interp(&lowered.graph), interp(&lowered.rewritten.graph));
         let layer = Layer::load(&package, DeviceKind::Host { threads: None }).expect("a layer");
-        let run = layer.bind(weights.clone()).expect("bound").run(from_ref(&x), dims).expect("a run");
+        let run = layer.bind(weights.clone()).expect("bound").run(&x, dims).expect("a run");
         let host = run.tensor("y").expect("y").to_f64();
         let experts = run.tensor("route.experts").expect("experts").to_i32().expect("i32");
         let experts: Vec<usize> = experts.into_iter().map(|e| e as usize).collect();
@@ -72,5 +72,5 @@ fn every_fixture_down_the_chain() {
         seen += 1;
     }
     println!("{seen} fixtures, worst error on the host {worst:.1e}");
-    assert!(seen >= 56, "blocks are missing from tests/fixtures");
+    assert!(seen >= 57, "blocks are missing from tests/fixtures");
 }

@@ -15,6 +15,7 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     renorm(&spec.router, wrong);
     order(&spec.router, wrong);
     sparsemixer(&spec.router, wrong);
+    hash(&spec.router, wrong);
     if let Some(capacity) = &spec.capacity {
         capacity_size(capacity, wrong);
         if capacity.boolean("renorm_after_drop") == Some(true) {
@@ -50,7 +51,7 @@ fn place(section: &Section, key: &str) -> Range<usize> {
 
 fn top_k(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     let router = &spec.router;
-    let tokens_choose = matches!(router.word("mode"), Some("token_choice"));
+    let tokens_choose = matches!(router.word("mode"), Some("token_choice" | "hash"));
     if tokens_choose && spec.has_router {
         router.require("top_k", wrong);
     }
@@ -180,6 +181,31 @@ fn sparsemixer(router: &Section, wrong: &mut Vec<Diagnostic>) {
                 .at(place(router, key), "not a part of it")
                 .also(place(router, "select"), "selects and weighs the logits themselves")
                 .help(usual),
+            );
+        }
+    }
+}
+
+/// The table selects: nothing else can.
+fn hash(router: &Section, wrong: &mut Vec<Diagnostic>) {
+    let looks_up = router.word("mode") == Some("hash");
+    needs(router, "vocabulary", looks_up, "mode = \"hash\"", router, wrong);
+    if !looks_up {
+        return;
+    }
+    let has_groups = router.integer("groups").is_some_and(|groups| groups > 1);
+    let asks = |key: &str, usual: &str| router.word(key).is_some_and(|word| word != usual);
+    for (key, asks, usual) in [
+        ("select", asks("select", "topk"), "no `select`"),
+        ("correction_on", asks("correction_on", "none"), "correction_on = \"none\""),
+        ("groups", has_groups, "groups = 1"),
+    ] {
+        if asks {
+            wrong.push(
+                Diagnostic::new(Code::Contradiction, format!("router.{key} selects experts, and so does mode = \"hash\""))
+                    .at(place(router, key), "by the scores")
+                    .also(place(router, "mode"), "by the token's id")
+                    .help(usual),
             );
         }
     }

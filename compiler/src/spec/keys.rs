@@ -82,6 +82,8 @@ const MAX_WIDTH: u64 = 1 << 20;
 const MAX_EXPERTS: u64 = 4096;
 /// The most experts of one token.
 const MAX_TOP_K: u64 = 64;
+/// The most token ids.
+const MAX_VOCABULARY: u64 = 1 << 24;
 /// The most tokens of one launch.
 const MAX_TOKENS: u64 = (1 << 31) - 1;
 
@@ -126,9 +128,10 @@ pub(super) static TABLES: &[Table] = &[
             choice("token_choice", Now, "each token takes its top_k experts"),
             choice("expert_choice", Later, "each expert takes its capacity of tokens"),
             choice("soft", Later, "soft dispatch and combine over slots"),
-            choice("hash", Later, "a table of token ids decides"),
+            choice("hash", Now, "a table of token ids decides; the layer takes them as a second input, `token_ids`"),
         ]), Fallback::Word("token_choice"), Now, "who chooses whom"),
         key("top_k", Integer(1, MAX_TOP_K), Absent, Now, "K, the experts of one token"),
+        key("vocabulary", Integer(1, MAX_VOCABULARY), Absent, Now, "V, the token ids of mode = \"hash\"; absent: as many as the stored hash_table has rows"),
         key("score", Word(&[
             choice("softmax", Now, "exp(l) / sum exp(l)"),
             choice("sigmoid", Now, "1 / (1 + exp(-l))"),
@@ -271,7 +274,7 @@ pub(super) static TABLES: &[Table] = &[
         stored("router_input_scale", Now, "[H]: after input_norm"),
         stored("router_global_scale", Later, "[1]"),
         stored("per_expert_scale", Now, "[E]: factors on the weights, after renorm"),
-        stored("hash_table", Later, "[vocabulary, K]"),
+        stored("hash_table", Now, "[V, K], integers: the experts of each token id"),
         stored("slots", Later, "[E, P, H]"),
         stored("slot_scale", Later, "[1]"),
         stored("gate", Now, "[E, F, H]"),

@@ -39,6 +39,11 @@ impl Spec {
     pub fn weight(&self, tensor: Tensor) -> Option<&Weight> {
         self.weights.iter().find(|weight| weight.tensor == tensor)
     }
+
+    /// Whether only a checkpoint can say how many token ids there are.
+    pub fn lacks_vocabulary(&self) -> bool {
+        self.router.mode == Mode::Hash && self.router.vocabulary.is_none()
+    }
 }
 
 /// `[router]`: from a token's vector to its experts and their weights.
@@ -48,6 +53,8 @@ pub struct Router {
     pub mode: Mode,
     /// K, the experts of one token.
     pub top_k: u64,
+    /// V, the rows of the table of `Hash`; `None`: as many as are stored.
+    pub vocabulary: Option<u64>,
     /// What turns logits into scores.
     pub score: Score,
     /// Whether the score is taken over all experts or over the selected ones.
@@ -82,7 +89,7 @@ pub struct Router {
     pub dtype: RouterDtype,
 }
 
-/// `router.mode`. Not carried yet: everything but `TokenChoice`.
+/// `router.mode`. Not carried yet: `ExpertChoice` and `Soft`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     /// Each token takes its `top_k` experts.
@@ -91,7 +98,7 @@ pub enum Mode {
     ExpertChoice,
     /// Soft dispatch and combine over slots.
     Soft(Soft),
-    /// A table of token ids decides.
+    /// A table of token ids decides (tensor `hash_table`, `[V, K]`, and input `token_ids`, `[T]`).
     Hash,
 }
 

@@ -178,6 +178,7 @@ fn router(router: &Section) -> Option<Router> {
     Some(Router {
         mode,
         top_k: router.integer("top_k").unwrap_or(1),
+        vocabulary: router.integer("vocabulary"),
         score: word(router, "score")?,
         order: word(router, "order")?,
         select: word(router, "select")?,
@@ -313,9 +314,8 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
             Some(shared) => why_absent_shared(tensor, shared, spec),
             None => Some(("there is no [shared] table".to_string(), None)),
         },
-        Tensor::RouterGlobalScale | Tensor::HashTable | Tensor::Slots | Tensor::SlotScale => {
-            Some(("not supported yet".to_string(), None))
-        }
+        Tensor::HashTable => unless(router.word("mode") == Some("hash"), "router.mode is another", router, "mode"),
+        Tensor::RouterGlobalScale | Tensor::Slots | Tensor::SlotScale => Some(("not supported yet".to_string(), None)),
         Tensor::LatentIn | Tensor::LatentOut => {
             unless(expert.integer("latent").is_some_and(|width| width > 0), "expert.latent is off", expert, "latent")
         }

@@ -82,7 +82,7 @@ words! {
         RouterGlobalScale = "router_global_scale",
         /// `[E]`: factors on the weights, after renormalisation.
         PerExpertScale = "per_expert_scale",
-        /// `[vocabulary, K]`. Not carried yet.
+        /// `[V, K]`, integers: the experts of each token id.
         HashTable = "hash_table",
         /// `[E, P, H]`. Not carried yet.
         Slots = "slots",
