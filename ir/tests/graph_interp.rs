@@ -24,8 +24,8 @@ macro_rules! definitions {
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, SparseMixer => sparse_mixer, HashPicks => hash_picks,
     GroupLimit => group_limit,
-    Renorm => renorm, ExpertScale => expert_scale, Assign => assign, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
-    PairWeights => pair_weights, DroppedInput => dropped_input, Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast,
+    Renorm => renorm, ExpertScale => expert_scale, WithoutRows => without_rows, Assign => assign, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
+    PairWeights => pair_weights, DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
     Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
@@ -368,6 +368,40 @@ fn dropped_input() {
     assert_eq!(of("capacity(1, all, choice_major)"), [1.0, 2.0, 40.0, -4.0, 1.0, INF]);
     assert_eq!(of("capacity(0, all, choice_major)"), [4.0, 8.0, 40.0, -4.0, 4.0, INF]);
     assert_eq!(of("dropless"), [0.0; 6]);
+}
+
+fn without_rows() {
+    // Picks 1 3 2, 0 3 1, of which 2 and 3 get no rows.
+    let scores: (&str, &[usize], &[f64]) = ("%s", &[2, 4], &[1.0, 9.0, 5.0, 7.0, 9.0, 6.0, 1.0, 8.0]);
+    let picked = "%p = top_k %s, %s, 3 : ? %q = without_rows %p, 2 : ?";
+    let of = |rule: &str| {
+        let lines = format!("{picked} %r = assign %q, {rule} : ? %y = pair_weights %r : ?");
+        routing(eval(Op::Assign, &lines, &[scores]))
+    };
+    let dropless = of("dropless");
+    assert_eq!((dropless.picks.experts, dropless.picks.rowless), (2, 2));
+    assert_eq!(dropless.picks.expert_of_pair, [1, 3, 2, 0, 3, 1]);
+    assert_eq!(dropless.pair_of_row, [3, 0, 5]);
+    assert_eq!(dropless.row_of_pair, [Some(1), None, None, Some(0), None, Some(2)]);
+    assert_eq!(of("capacity(1, all, token_major)").pair_of_row, [3, 0]);
+    let found =
+        picks(eval(Op::WithoutRows, &format!("{picked} %r = assign %q, dropless : ? %y = pair_weights %r : ?"), &[scores]));
+    close(&found.weight_of_pair, &[9.0, 7.0, 5.0, 9.0, 8.0, 6.0]);
+}
+
+fn identity_input() {
+    let scores: (&str, &[usize], &[f64]) = ("%s", &[3, 4], &[1.0, 9.0, 5.0, 7.0, 9.0, 6.0, 1.0, 8.0, 3.0, 2.0, 0.0, 1.0]);
+    let of = |op: Op, rule: &str| {
+        let picked = format!("%p = top_k %s, %s, 3 : ? %q = without_rows %p, 2 : ? %r = assign %q, {rule} : ?");
+        let x: (&str, &[usize], &[f64]) = ("%x", &[3, 2], &[1.0, 2.0, 10.0, -1.0, INF, 0.5]);
+        tensor(eval(op, &format!("{picked} %y = {} %x, %r : ?", op.name()), &[scores, x])).data
+    };
+    // Without rows are 3 and 2 of the first token, 3 of the second and of the third.
+    for rule in ["dropless", "capacity(1, all, token_major)", "capacity(0, all, score)"] {
+        assert_eq!(of(Op::IdentityInput, rule), [12.0, 24.0, 80.0, -8.0, INF, 0.5]);
+    }
+    // Never dropped: of the second token only the pick of 1, of the third 0 and 1.
+    assert_eq!(of(Op::DroppedInput, "capacity(1, all, token_major)"), [0.0, 0.0, 60.0, -6.0, INF, 2.5]);
 }
 
 fn combine() {

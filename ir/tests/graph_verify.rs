@@ -47,7 +47,8 @@ fn check(path: &Path) -> Vec<String> {
 }
 
 /// What each error of `infer` says, in part.
-const ERRORS: [&str; 32] = [
+const ERRORS: [&str; 33] = [
+    "none is left with rows",
     "needs a table [V, K] and ids [T]",
     "a body gives floats or picks",
     "is no norm",

@@ -116,6 +116,29 @@ layer @dropping(%x: tensor<T x 12 x bf16>, @router: tensor<6 x 12 x bf16>, @w: t
 }
 ";
 
+/// Tokens that keep themselves where experts are the identity, and where others had no room.
+const IDENTITIES: &str = "\
+layer @identities(%x: tensor<T x 12 x bf16>, @router: tensor<9 x 12 x bf16>, @w: tensor<6 x 12 x 12 x bf16>) -> tensor<T x 12 x f32> {
+  %0 = route %x, [@router], capacity(3, all, token_major) {
+    a = sigmoid $0
+    b = top_k a, a, 3
+    yield without_rows b, 3
+  } : routing<T x 3 of 6 + 3>
+  %1 = pair_weights %0 : tensor<P x 1 x f32>
+  %2 = grouped_gemm %x, %0, [@w], [%1] {
+    yield mul $0, $1
+  } : tensor<P x 12 x f32>
+  %3 = identity_input %x, %0 : tensor<T x 12 x f32>
+  %4 = dropped_input %x, %0 : tensor<T x 12 x f32>
+  %5 = combine %2, %0, [%3, %4] {
+    a = add $0, $1
+    b = scale $2, 2.0
+    yield add a, b
+  } : tensor<T x 12 x f32>
+  return %5
+}
+";
+
 fn agrees(text: &str, tokens: &[(u64, u64)], tolerance: f64) {
     let layer = parse(text);
     let mut random = Random(3);
@@ -185,6 +208,11 @@ fn normed() {
 #[test]
 fn dropping() {
     agrees(DROPPING, &[(0, 0), (1, 1), (12, 3), (33, 33)], 1e-5);
+}
+
+#[test]
+fn identities() {
+    agrees(IDENTITIES, &[(0, 0), (1, 1), (12, 3), (33, 33)], 1e-5);
 }
 
 /// A token's bits do not depend on the others in its batch, nor on its place.

@@ -12,6 +12,8 @@ use moec_ir::{Dims, Machine};
 /// A layer whose routing is in question; what follows it is as small as can be.
 struct Case {
     experts: usize,
+    /// How many of them, the last, have no rows: the body says so.
+    rowless: usize,
     top_k: usize,
     hidden: usize,
     dims: Dims,
@@ -27,7 +29,9 @@ struct Case {
 
 impl Case {
     fn layer(&self) -> Typed {
-        let Case { experts, top_k, hidden, body, assignment, .. } = self;
+        let Case { experts, rowless, top_k, hidden, body, assignment, .. } = self;
+        let with_rows = experts - rowless;
+        let of = if *rowless > 0 { format!("{with_rows} + {rowless}") } else { experts.to_string() };
         let mut names: Vec<String> = (0..self.vectors).map(|i| format!("@v{i}")).collect();
         let mut declared: String = names.iter().map(|v| format!(", {v}: tensor<{experts} x f32>")).collect();
         if self.vocabulary > 0 {
@@ -35,15 +39,15 @@ impl Case {
             declared += &format!(", @table: tensor<{} x {top_k} x i32>, %ids: tensor<T x i32>", self.vocabulary);
         }
         let operands = if names.is_empty() { String::new() } else { format!(" [{}],", names.join(", ")) };
-        let renorm = self.renorm.map(|rule| format!("  %kept = renorm_kept %0, {rule} : routing<T x {top_k} of {experts}>"));
+        let renorm = self.renorm.map(|rule| format!("  %kept = renorm_kept %0, {rule} : routing<T x {top_k} of {of}>"));
         let routing = if renorm.is_some() { "%kept" } else { "%0" };
         let renorm = renorm.unwrap_or_default();
         parse(&format!(
             "layer @case(%x: tensor<T x {hidden} x f32>, @router: tensor<{experts} x {hidden} x f32>, \
-             @w: tensor<{experts} x 1 x {hidden} x f32>{declared}) -> tensor<T x 1 x f32> {{
+             @w: tensor<{with_rows} x 1 x {hidden} x f32>{declared}) -> tensor<T x 1 x f32> {{
   %0 = route %x, [@router],{operands} {assignment} {{
 {body}
-  }} : routing<T x {top_k} of {experts}>
+  }} : routing<T x {top_k} of {of}>
 {renorm}
   %w = pair_weights {routing} : tensor<P x 1 x f32>
   %g = grouped_gemm %x, {routing}, [@w], [%w] {{ yield mul $0, $1 }} : tensor<P x 1 x f32>
@@ -129,7 +133,7 @@ impl Case {
         let hidden = random.one(&[1usize, 3, 8, 33, 40]);
         // Sums of either sign: the bound keeps them away from 0.
         let renorm = random.one(&[None, Some("sum(clamp 0.5)")]);
-        Case { experts, top_k, hidden, dims, vectors, vocabulary: 0, body: lines.join("\n"), assignment, renorm }
+        Case { experts, rowless: 0, top_k, hidden, dims, vectors, vocabulary: 0, body: lines.join("\n"), assignment, renorm }
     }
 }
 
@@ -202,7 +206,7 @@ fn case(experts: usize, top_k: usize, tokens: u64, body: &str, assignment: &str)
     let dims = Dims { tokens, row_tokens: tokens };
     let vectors = body.matches("$1").count().min(1);
     let (body, assignment) = (format!("    {body}"), assignment.to_string());
-    Case { experts, top_k, hidden: 1, dims, vectors, vocabulary: 0, body, assignment, renorm: None }
+    Case { experts, rowless: 0, top_k, hidden: 1, dims, vectors, vocabulary: 0, body, assignment, renorm: None }
 }
 
 /// Few different logits: the lowest index wins.
@@ -331,6 +335,25 @@ fn looked_up() {
         ] {
             let mut case = case(experts, top_k, 33, body, assignment);
             (case.vectors, case.vocabulary, case.hidden, case.dims.row_tokens) = (0, vocabulary, 8, 11);
+            let given = params(&case.layer(), case.dims, &mut random);
+            check(&case, &given, Numbers::Finite);
+        }
+    }
+}
+
+/// Experts without rows: counted, never placed, whatever the room and whoever comes first.
+#[test]
+fn without_rows() {
+    let mut random = Random(31);
+    for (experts, rowless, top_k) in [(8, 3, 2), (40, 39, 4), (70, 6, 8)] {
+        for assignment in
+            ["dropless", "capacity(2, all, choice_major)", "capacity(3, row, score)", "capacity(2, 7, batch_prioritized)"]
+        {
+            let body = format!(
+                "a = add $0, $1\n    b = top_k $0, a, {top_k}\n    c = scale b, 6.0\n    yield without_rows c, {rowless}"
+            );
+            let mut case = case(experts, top_k, 33, &body, assignment);
+            (case.rowless, case.hidden, case.dims.row_tokens) = (rowless, 8, 11);
             let given = params(&case.layer(), case.dims, &mut random);
             check(&case, &given, Numbers::Finite);
         }

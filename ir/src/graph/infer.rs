@@ -79,8 +79,8 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
-        Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::Combine | Op::RmsNorm => false,
-        Op::SparseMixer | Op::HashPicks | Op::ExpertScale => true,
+        Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Combine | Op::RmsNorm => false,
+        Op::SparseMixer | Op::HashPicks | Op::ExpertScale | Op::WithoutRows => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
         Op::Square | Op::Add | Op::Mul => true,
@@ -123,7 +123,7 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             }
             match (e, k) {
                 (Dim::Const(experts), Type::Attr(Attr::Num(top_k))) if (1..=experts).contains(top_k) => {
-                    Ok(Type::Picks { top_k: *top_k, experts, repeats: false })
+                    Ok(Type::Picks { top_k: *top_k, experts, rowless: 0, repeats: false })
                 }
                 (_, k) => Err(format!("cannot pick {k} of {e}")),
             }
@@ -139,7 +139,7 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             };
             match (e, &integers(table)[..], &integers(ids)[..]) {
                 (Dim::Const(experts), [Dim::Const(1..), Dim::Const(top_k @ 1..)], [Dim::Tokens]) if experts > 0 => {
-                    Ok(Type::Picks { top_k: *top_k, experts, repeats: true })
+                    Ok(Type::Picks { top_k: *top_k, experts, rowless: 0, repeats: true })
                 }
                 (_, _, _) => Err(format!("needs a table [V, K] and ids [T], both of i32, not {table} and {ids}")),
             }
@@ -159,16 +159,22 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             Norm::P(p) if p.get() <= 0.0 => Err(format!("{p} is no norm")),
             Norm::Sum | Norm::P(_) => Ok((*picks).clone()),
         },
-        (Op::ExpertScale, [picks @ Type::Picks { experts, .. }, Type::Tensor { shape, dtype }])
-            if dtype.is_float() && shape[..] == [Dim::Const(*experts)] =>
+        (Op::ExpertScale, [picks @ Type::Picks { experts, rowless, .. }, Type::Tensor { shape, dtype }])
+            if dtype.is_float() && shape[..] == [Dim::Const(experts.saturating_add(*rowless))] =>
         {
             Ok((*picks).clone())
         }
-        (Op::Assign, [Type::Picks { top_k, experts, .. }, Type::Attr(Attr::Assignment(_))]) => {
-            Ok(Type::Routing { top_k: *top_k, experts: *experts })
+        (Op::WithoutRows, [picks @ Type::Picks { top_k, experts, rowless: 0, repeats }, Type::Attr(Attr::Num(n))]) => {
+            match experts.checked_sub(*n) {
+                Some(with @ 1..) => Ok(Type::Picks { top_k: *top_k, experts: with, rowless: *n, repeats: *repeats }),
+                Some(0) | None => Err(format!("none is left with rows of {picks}")),
+            }
         }
-        (Op::RenormKept, [Type::Routing { top_k, experts }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
-            Norm::Sum => Ok(Type::Routing { top_k: *top_k, experts: *experts }),
+        (Op::Assign, [Type::Picks { top_k, experts, rowless, .. }, Type::Attr(Attr::Assignment(_))]) => {
+            Ok(Type::Routing { top_k: *top_k, experts: *experts, rowless: *rowless })
+        }
+        (Op::RenormKept, [routing @ Type::Routing { rowless: 0, .. }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
+            Norm::Sum => Ok((*routing).clone()),
             Norm::P(p) => Err(format!("what is kept is renormalised by its sum, not by its {p}-norm")),
         },
         (Op::Dispatch, [x, routing]) => {
@@ -189,11 +195,11 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             routed(routing)?;
             Ok(Type::tensor(&[Dim::Pairs, Dim::Const(1)], DType::F32))
         }
-        (Op::DroppedInput, [x, routing]) => {
+        (Op::DroppedInput | Op::IdentityInput, [x, routing]) => {
             routed(routing)?;
             match matrix(x, "x")? {
                 ([Dim::Tokens, n], _) => Ok(Type::tensor(&[Dim::Tokens, n], DType::F32)),
-                (_, _) => Err(format!("dropped_input takes [T, N], not {x}")),
+                (_, _) => Err(format!("{name} takes [T, N], not {x}")),
             }
         }
         (Op::Combine, [rows, routing, vs, body]) => {
@@ -271,7 +277,7 @@ fn float_rows(ty: &Type) -> Result<([Dim; 2], DType), String> {
 
 fn routed(ty: &Type) -> Result<(u64, u64), String> {
     match ty {
-        Type::Routing { top_k, experts } => Ok((*top_k, *experts)),
+        Type::Routing { top_k, experts, .. } => Ok((*top_k, *experts)),
         Type::Tensor { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_) => Err(format!("needs a routing, not {ty}")),
     }
 }

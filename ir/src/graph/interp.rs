@@ -25,6 +25,8 @@ pub struct Picks {
     pub top_k: usize,
     /// E.
     pub experts: usize,
+    /// Experts from number E on whose pairs get no rows.
+    pub rowless: usize,
     /// Expert of pair `t * K + j`.
     pub expert_of_pair: Vec<usize>,
     /// Its weight.
@@ -36,7 +38,7 @@ pub struct Picks {
 pub struct Routing {
     /// All picks, also those that were dropped.
     pub picks: Picks,
-    /// Row of pair `t * K + j`; `None`: dropped.
+    /// Row of pair `t * K + j`; `None`: dropped, or its expert has no rows.
     pub row_of_pair: Vec<Option<usize>>,
     /// Pair of each row.
     pub pair_of_row: Vec<usize>,
@@ -149,6 +151,9 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * s.data[*e]).collect();
             P(Picks { weight_of_pair: scaled, ..picks.clone() })
         }
+        (Op::WithoutRows, [P(picks), Value::Attr(Attr::Num(n))]) => {
+            P(Picks { experts: picks.experts - *n as usize, rowless: *n as usize, ..picks.clone() })
+        }
         (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
         (Op::RenormKept, [R(r), Value::Attr(Attr::Renorm(rule))]) => R(renorm_kept(r, *rule)),
         (Op::Dispatch, [T(x), R(r)]) => {
@@ -165,7 +170,8 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             let data: Vec<f64> = r.pair_of_row.iter().map(|p| r.picks.weight_of_pair[*p]).collect();
             T(Tensor { shape: vec![data.len(), 1], data })
         }
-        (Op::DroppedInput, [T(x), R(r)]) => T(dropped_input(x, r)),
+        (Op::DroppedInput, [T(x), R(r)]) => T(input_of(x, r, |pair| r.has_rows(pair) && r.row_of_pair[pair].is_none())),
+        (Op::IdentityInput, [T(x), R(r)]) => T(input_of(x, r, |pair| !r.has_rows(pair))),
         (Op::Combine, [T(rows), R(r), List(vs), Value::Attr(Attr::Body(body))]) => {
             r.accepts(rows)?;
             let n = rows.shape[1];
@@ -213,6 +219,11 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
 impl Routing {
     fn tokens(&self) -> usize {
         self.row_of_pair.len() / self.picks.top_k
+    }
+
+    /// Whether the expert of a pair is one with rows.
+    fn has_rows(&self, pair: usize) -> bool {
+        self.picks.expert_of_pair[pair] < self.picks.experts
     }
 
     /// Two routings of one layer have the same types, but not the same pairs.
@@ -306,7 +317,7 @@ fn descending(keys: &[f64]) -> Vec<usize> {
 
 fn top_k(scores: &Tensor, keys: &Tensor, k: usize) -> Picks {
     let e = scores.shape[1];
-    let mut picks = Picks { top_k: k, experts: e, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    let mut picks = Picks { top_k: k, experts: e, rowless: 0, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
     for (scores, keys) in scores.data.chunks(e).zip(keys.data.chunks(e)) {
         for expert in descending(keys).into_iter().take(k) {
             picks.expert_of_pair.push(expert);
@@ -318,7 +329,7 @@ fn top_k(scores: &Tensor, keys: &Tensor, k: usize) -> Picks {
 
 fn sparse_mixer(logits: &Tensor, jitter: f64, k: usize) -> Picks {
     let e = logits.shape[1];
-    let mut picks = Picks { top_k: k, experts: e, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    let mut picks = Picks { top_k: k, experts: e, rowless: 0, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
     for row in logits.data.chunks(e) {
         let x: Vec<f64> = row.iter().copied().map(finite).collect();
         let order = descending(&x);
@@ -335,7 +346,7 @@ fn sparse_mixer(logits: &Tensor, jitter: f64, k: usize) -> Picks {
 fn hash_picks(scores: &Tensor, table: &Tensor, ids: &Tensor) -> Picks {
     let (e, rows, k) = (scores.shape[1], table.shape[0], table.shape[1]);
     let within = |x: f64, n: usize| x.clamp(0.0, (n - 1) as f64) as usize;
-    let mut picks = Picks { top_k: k, experts: e, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    let mut picks = Picks { top_k: k, experts: e, rowless: 0, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
     for (scores, id) in scores.data.chunks(e).zip(&ids.data) {
         for entry in &table.data[within(*id, rows) * k..][..k] {
             let expert = within(*entry, e);
@@ -405,7 +416,7 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
             (span, usize::try_from(capacity).unwrap_or(usize::MAX), c.priority)
         }
     };
-    let mut rows_of_expert: Vec<Vec<usize>> = vec![Vec::new(); picks.experts];
+    let mut rows_of_expert: Vec<Vec<usize>> = vec![Vec::new(); picks.experts + picks.rowless];
     for first in (0..tokens).step_by(span.max(1)) {
         let last = first.saturating_add(span).min(tokens);
         let pairs: Vec<usize> = match priority {
@@ -421,6 +432,7 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
             }
         };
         let mut room = vec![capacity; picks.experts];
+        room.resize(picks.experts + picks.rowless, 0);
         for pair in pairs {
             let expert = picks.expert_of_pair[pair];
             if room[expert] > 0 {
@@ -435,10 +447,11 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
     Ok(Routing { picks: picks.clone(), row_of_pair, pair_of_row })
 }
 
-fn dropped_input(x: &Tensor, r: &Routing) -> Tensor {
+/// `y[t, n] = sum_j x[t, n] * weight(t, j)` over the pairs that count.
+fn input_of(x: &Tensor, r: &Routing, counts: impl Fn(usize) -> bool) -> Tensor {
     let (n, k) = (x.shape[1], r.picks.top_k);
     let mut y = Tensor { shape: x.shape.clone(), data: vec![0.0; x.data.len()] };
-    for pair in (0..r.row_of_pair.len()).filter(|pair| r.row_of_pair[*pair].is_none()) {
+    for pair in (0..r.row_of_pair.len()).filter(|pair| counts(*pair)) {
         let token = pair / k * n;
         for i in token..token + n {
             y.data[i] += x.data[i] * r.picks.weight_of_pair[pair];

@@ -38,6 +38,8 @@ pub enum Op {
     Renorm,
     /// `expert_scale picks s`: each weight times `s` of its expert.
     ExpertScale,
+    /// `without_rows picks n`: the same picks, of which those of the last `n` experts get no rows: no weights are theirs.
+    WithoutRows,
     /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
     Assign,
     /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum; those of the dropped stay.
@@ -48,8 +50,12 @@ pub enum Op {
     ExpertRows,
     /// `pair_weights routing`: `y[p, 0]` = weight of pair p.
     PairWeights,
-    /// `dropped_input x routing`: `y[t, n] = sum_j x[t, n] * weight(t, j)` over the dropped picks of t (none: 0).
+    /// `dropped_input x routing`: `y[t, n] = sum_j x[t, n] * weight(t, j)` over the dropped picks of t (none: 0). A pick of
+    /// an expert without rows is not dropped.
     DroppedInput,
+    /// `identity_input x routing`: `y[t, n] = sum_j x[t, n] * weight(t, j)` over the picks of t whose experts have no rows
+    /// (none: 0): these give their input back (LongCat-Flash).
+    IdentityInput,
     /// `combine rows routing vs body`: `$0[t, n] = sum_j rows[pair(t, j), n]` over the kept picks of t in pick order
     /// (none: 0), then the body over `$0, $1.. (vs)`.
     Combine,
@@ -92,7 +98,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 34] = [
+    pub const ALL: [Op; 36] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -103,12 +109,14 @@ impl Op {
         Op::GroupLimit,
         Op::Renorm,
         Op::ExpertScale,
+        Op::WithoutRows,
         Op::Assign,
         Op::RenormKept,
         Op::Dispatch,
         Op::ExpertRows,
         Op::PairWeights,
         Op::DroppedInput,
+        Op::IdentityInput,
         Op::Combine,
         Op::RmsNorm,
         Op::Softmax,
@@ -142,12 +150,14 @@ impl Op {
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
             Op::ExpertScale => "expert_scale",
+            Op::WithoutRows => "without_rows",
             Op::Assign => "assign",
             Op::RenormKept => "renorm_kept",
             Op::Dispatch => "dispatch",
             Op::ExpertRows => "expert_rows",
             Op::PairWeights => "pair_weights",
             Op::DroppedInput => "dropped_input",
+            Op::IdentityInput => "identity_input",
             Op::Combine => "combine",
             Op::RmsNorm => "rms_norm",
             Op::Softmax => "softmax",
@@ -184,6 +194,7 @@ impl Op {
             Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => {
                 Some(2)
             }
+            Op::WithoutRows | Op::IdentityInput => Some(2),
             Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
             Op::TopK | Op::SparseMixer | Op::HashPicks => Some(3),
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
@@ -198,7 +209,7 @@ impl Op {
             Op::GroupedGemm => Some(3),
             Op::SparseMixer | Op::HashPicks => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
-            Op::RenormKept | Op::DroppedInput => None,
+            Op::RenormKept | Op::WithoutRows | Op::DroppedInput | Op::IdentityInput => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
             Op::AtMost | Op::AtLeast => None,
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,

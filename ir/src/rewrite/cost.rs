@@ -63,10 +63,12 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::AtMost | Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
-        Op::ExpertScale | Op::Relu | Op::Square => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
+        Op::ExpertScale | Op::WithoutRows | Op::Relu | Op::Square => {
+            (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
+        }
         // A token reads where its picks are and their weights, and writes these again.
         Op::RenormKept => (1, all_bytes.saturating_mul(2), sizes.pairs.saturating_mul(weight(op))),
-        Op::DroppedInput => (1, all_bytes.saturating_mul(2), all_bytes),
+        Op::DroppedInput | Op::IdentityInput => (1, all_bytes.saturating_mul(2), all_bytes),
         Op::Add | Op::Mul => (1, all_bytes.saturating_mul(2), all_bytes),
     };
     let time = |amount: u64, per_us: u64| amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1));
@@ -196,9 +198,9 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 /// Rough FLOPs an element.
 fn weight(op: Op) -> u64 {
     match op {
-        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Dispatch | Op::Assign => 0,
-        // A pick is looked up.
-        Op::HashPicks => 0,
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Dispatch | Op::Assign => 0,
+        // A pick is looked up, or known by its number.
+        Op::HashPicks | Op::WithoutRows => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
         Op::ExpertScale => 1,
@@ -249,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_grouped_gemm_reads_only_the_experts_that_pairs_can_hit() {
-        let routing = Type::Routing { top_k: 2, experts: 8 };
+        let routing = Type::Routing { top_k: 2, experts: 8, rowless: 0 };
         let [rows, _, vs, body] = gemm(Dim::Pairs, 3, 5, DType::F32, Body::identity());
         let w = Type::tensor(&[Dim::Const(8), Dim::Const(3), Dim::Const(5)], DType::F32);
         let types = [rows, routing, Type::List(vec![w]), vs, body];
@@ -262,13 +264,13 @@ mod tests {
     #[test]
     fn views_cost_nothing() {
         for op in [Op::List, Op::PairWeights, Op::ExpertRows] {
-            assert_eq!(price(op, &[Type::Routing { top_k: 2, experts: 8 }], &slow(), &[1 << 40], 2), 0);
+            assert_eq!(price(op, &[Type::Routing { top_k: 2, experts: 8, rowless: 0 }], &slow(), &[1 << 40], 2), 0);
         }
     }
 
     #[test]
     fn a_capacity_costs_more_than_none() {
-        let picks = Type::Picks { top_k: 2, experts: 8, repeats: false };
+        let picks = Type::Picks { top_k: 2, experts: 8, rowless: 0, repeats: false };
         let rule = |rule| [picks.clone(), Type::Attr(Attr::Assignment(rule))];
         let capacity = |priority| {
             let (per_expert, span) = (crate::Extent::Tokens, crate::graph::Span::All);

@@ -2,7 +2,7 @@
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
 //! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `renorm`,
-//! `gemm`, `combine`, `dropped`, `normalise`. Grids depend on T and S alone, never on the routing.
+//! `gemm`, `combine`, `kept_input`, `normalise`. Grids depend on T and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
@@ -10,9 +10,11 @@
 //! |-----------------|-------------|----------------------------------------------------------|
 //! | `route.experts` | i32 `[T, K]`| the experts of each token, best first                    |
 //! | `route.weights` | f32 `[T, K]`| their weights                                            |
-//! | `route.rows`    | i32 `[T, K]`| grouped row of each pair, by expert; -1: dropped         |
+//! | `route.rows`    | i32 `[T, K]`| grouped row of each pair, by expert; -1: it has none     |
 //! | `stats.load`    | i32 `[E]`   | pairs that picked each expert                            |
 //! | `stats.kept`    | i32 `[E]`   | of these, pairs that it had room for                     |
+//!
+//! E counts the experts without rows too, after those with: room for their pairs there is none.
 //!
 //! A second route of the same layer has `route.experts_2` and so on.
 
@@ -20,8 +22,8 @@ mod body;
 mod buffers;
 mod chunk;
 mod combine;
-mod dropped;
 mod gemm;
+mod kept_input;
 mod math;
 mod normalise;
 mod order;
@@ -118,7 +120,7 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
         Node::Apply(Op::Gemm | Op::Combine | Op::RmsNorm, _) => true,
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => false,
         // Others have errors of their own, but for this one: rows beyond P would stay unwritten.
-        Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput),
+        Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput | Op::IdentityInput),
     };
     match layer.ty(layer.root()) {
         Type::Tensor { shape, dtype } if made => Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, 1)).collect())),

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use super::buffers::{BufferId, Buffers, extent, unused};
 use super::chunk;
 use super::combine::{self, Combine, Spread};
-use super::dropped::{self, DroppedInput};
 use super::gemm::{self, Gemm, Operand};
+use super::kept_input::{self, KeptInput};
 use super::normalise::{self, RmsNorm};
 use super::order::{self, Order};
 use super::renorm::{self, RenormKept};
@@ -45,8 +45,10 @@ struct Tensor {
 /// The pairs of a route in memory.
 #[derive(Clone)]
 struct Routing {
+    /// Those with rows.
     experts: u64,
     top_k: u64,
+    topk_experts: BufferId,
     /// Of dropped pairs too.
     topk_weights: BufferId,
     row_of_pair: BufferId,
@@ -136,8 +138,9 @@ impl<'g> Plan<'g> {
                 _ => Err(wrong(op, &operands)),
             },
             Op::RenormKept => self.renorm_kept(&operands),
-            Op::DroppedInput => self.dropped_input(&operands, ty),
-            Op::TopK
+            Op::DroppedInput | Op::IdentityInput => self.input_of(op, &operands, ty),
+            Op::WithoutRows
+            | Op::TopK
             | Op::SparseMixer
             | Op::HashPicks
             | Op::GroupLimit
@@ -157,7 +160,7 @@ impl<'g> Plan<'g> {
     fn route(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
         let (
             [Value::Tensor(x), Value::List(ws), Value::List(vs), Value::Attr(body), Value::Attr(rule)],
-            Type::Routing { top_k, experts },
+            Type::Routing { top_k, experts, rowless },
         ) = (operands, ty)
         else {
             return Err(wrong(Op::Route, operands));
@@ -165,7 +168,8 @@ impl<'g> Plan<'g> {
         let (Attr::Body(body), Attr::Assignment(rule), [Value::Tensor(router)]) = (*body, *rule, &ws[..]) else {
             return Err(wrong(Op::Route, operands));
         };
-        let (top_k, experts) = (*top_k, *experts);
+        // The router has a column for each, with rows or without.
+        let (top_k, experts) = (*top_k, *experts + *rowless);
         let vs = vs.iter().map(|v| tensor(Op::Route, v)).collect::<Result<Vec<_>, _>>()?;
         let spec = Route {
             name: self.kernel_name("route", &[router]),
@@ -185,13 +189,13 @@ impl<'g> Plan<'g> {
         args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
         args.extend([topk_experts.into(), topk_weights.into(), tokens()]);
         self.launch(kernel.kernel, kernel.grid, args);
-        Ok(Value::Routing(self.sort(rule, experts, top_k, topk_experts, topk_weights)?))
+        Ok(Value::Routing(self.sort(rule, [experts, *rowless], top_k, topk_experts, topk_weights)?))
     }
 
     fn sort(
         &mut self,
         rule: &Assignment,
-        experts: u64,
+        [experts, rowless]: [u64; 2],
         top_k: u64,
         topk_experts: BufferId,
         topk_weights: BufferId,
@@ -205,6 +209,7 @@ impl<'g> Plan<'g> {
         let spec = Sort {
             suffix: self.sort_suffix(),
             experts: experts as u32,
+            rowless: rowless as u32,
             top_k: top_k as u32,
             span,
             priority,
@@ -225,8 +230,9 @@ impl<'g> Plan<'g> {
         let load_of_expert = b.observed("load_of_expert", "stats.load", i32s, of_expert());
         let kept_of_expert = b.observed("kept_of_expert", "stats.kept", i32s, of_expert());
         let routing = Routing {
-            experts,
+            experts: experts - rowless,
             top_k,
+            topk_experts,
             topk_weights,
             row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
             token_of_row: b.workspace("token_of_row", i32s, [pairs.clone()]),
@@ -302,17 +308,23 @@ impl<'g> Plan<'g> {
         Ok(Value::Routing(Routing { weight_of_row: renormed, ..routing.clone() }))
     }
 
-    /// What tokens keep of themselves.
-    fn dropped_input(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
-        let [Value::Tensor(x), Value::Routing(routing)] = operands else {
-            return Err(wrong(Op::DroppedInput, operands));
+    /// What tokens keep of themselves: `dropped_input` and `identity_input`.
+    fn input_of(&mut self, op: Op, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x), Value::Routing(routing)] = operands else { return Err(wrong(op, operands)) };
+        let spec = KeptInput {
+            name: self.kernel_name(op.name(), &[]),
+            picks: if op == Op::DroppedInput { kept_input::Picks::Dropped } else { kept_input::Picks::Rowless },
+            n: constant(x, 1) as u32,
+            experts: routing.experts as u32,
+            top_k: routing.top_k as u32,
+            x: x.dtype,
         };
-        let (name, top_k) = (self.kernel_name("dropped_input", &[]), routing.top_k as u32);
-        let spec = DroppedInput { name, n: constant(x, 1) as u32, top_k, x: x.dtype };
-        let result = self.result(Op::DroppedInput, &spec.name, ty, None, false)?;
-        let mut args: Vec<Arg> = [x.buffer, routing.row_of_pair, routing.topk_weights, result.buffer].map(Arg::from).into();
-        args.push(tokens());
-        self.launch(dropped::dropped_input(&spec, self.machine), dropped::grid(self.machine), args);
+        let result = self.result(op, &spec.name, ty, None, false)?;
+        let of_pairs = [routing.topk_experts, routing.row_of_pair, routing.topk_weights];
+        let mut args = vec![Arg::from(x.buffer)];
+        args.extend(of_pairs.map(Arg::from));
+        args.extend([result.buffer.into(), tokens()]);
+        self.launch(kept_input::kept_input(&spec, self.machine), kept_input::grid(self.machine), args);
         Ok(Value::Tensor(result))
     }
 

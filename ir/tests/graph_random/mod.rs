@@ -61,7 +61,9 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 16] = [
+const RARE: [Op; 18] = [
+    Op::WithoutRows,
+    Op::IdentityInput,
     Op::HashPicks,
     Op::DroppedInput,
     Op::ExpertScale,
@@ -127,6 +129,7 @@ impl Growing {
                 // Powers of two: the same sums whichever way they are scaled.
                 (Op::Scale, 1) => self.attr(|r| Attr::Real(r.one(&[1.0, 0.5, -2.0, 4.0]).into())),
                 (Op::SparseMixer, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.25, 0.4]).into())),
+                (Op::WithoutRows, 1) => self.attr(|r| Attr::Num(1 + r.below(2) as u64)),
                 (Op::TopK | Op::SparseMixer, 2) => self.attr(|r| Attr::Num(1 + r.below(4) as u64)),
                 (Op::RmsNorm, 1) => self.attr(|r| Attr::Real(r.one(&[0.125, 1.0]).into())),
                 (Op::Offset | Op::AtMost | Op::AtLeast, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.5, -1.25]).into())),
@@ -137,16 +140,18 @@ impl Growing {
                 (op, place) if op.body() == Some(place) => self.attr(|r| Attr::Body(body(r))),
                 (Op::Gemm | Op::Route, 1) => self.weights(2),
                 (Op::GroupedGemm, 2) => self.weights(3),
-                (Op::GroupedGemm | Op::DroppedInput, 0) if self.random.below(2) == 0 => self.params[0],
+                (Op::GroupedGemm | Op::DroppedInput | Op::IdentityInput, 0) if self.random.below(2) == 0 => self.params[0],
                 (Op::ExpertScale, 1) if self.random.below(2) == 0 => self.params[9],
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
                 (Op::HashPicks, 1) => self.table,
                 (Op::HashPicks, 2) => self.ids,
                 (Op::GroupedGemm, 0) => self.value(is_rows),
-                (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::GroupedGemm | Op::Combine, 1)
+                (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::IdentityInput | Op::GroupedGemm | Op::Combine, 1)
                 | (Op::PairWeights | Op::RenormKept, 0) => self.value(|ty| matches!(ty, Type::Routing { .. })),
                 (Op::ExpertScale, 1) => self.value(|ty| matches!(ty, Type::Tensor { shape, .. } if shape.len() == 1)),
-                (Op::Renorm | Op::ExpertScale | Op::Assign, 0) => self.value(|ty| matches!(ty, Type::Picks { .. })),
+                (Op::Renorm | Op::ExpertScale | Op::WithoutRows | Op::Assign, 0) => {
+                    self.value(|ty| matches!(ty, Type::Picks { .. }))
+                }
                 (_, _) => self.value(|ty| matches!(ty, Type::Tensor { .. } | Type::Picks { .. })),
             };
             operands.push(id);

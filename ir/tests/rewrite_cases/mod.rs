@@ -174,6 +174,14 @@ const ROUTING: &[Row] = &[
         "%d = dispatch %x, %r : ? %g = combine %d, %r : ? %i = dropped_input %x, %r : ? %a = add %g, %i : ? %y = relu %a : ?",
         "%d = dispatch %x, %r : ? %g = combine %d, %r : ? %y = relu %g : ?",
     ),
+    // What an identity gives is no dropped input.
+    (
+        "drop-input-of-dropless",
+        "%q = without_rows %p, 3 : ? %c = assign %q, dropless : ? %d = dispatch %x, %c : ? %g = combine %d, %c : ? \
+         %j = identity_input %x, %c : ? %h2 = add %g, %j : ? %i = dropped_input %x, %c : ? %y = add %h2, %i : ?",
+        "%q = without_rows %p, 3 : ? %c = assign %q, dropless : ? %d = dispatch %x, %c : ? %g = combine %d, %c : ? \
+         %j = identity_input %x, %c : ? %y = add %g, %j : ?",
+    ),
     (
         "drop-input-of-dropless",
         "%c = assign %p, capacity(2, all, token_major) : ? %d = dispatch %x, %c : ? %g = combine %d, %c : ? \
@@ -326,6 +334,11 @@ const FUSION: &[Row] = &[
         "sink-hash-picks-with-operands-into-gemm",
         "%g = gemm %x, [@w], [@v] { yield add $0, $1 } : ? %picks = hash_picks %g, @table, %ids : ?",
         "%picks = gemm %x, [@w], [@v, @table, %ids] { a = add $0, $1 yield hash_picks a, $2, $3 } : ?",
+    ),
+    (
+        "sink-without-rows-into-gemm",
+        "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = without_rows %q, 2 : ?",
+        "%picks = gemm %x, [@w] { a = top_k $0, $0, 3 yield without_rows a, 2 } : ?",
     ),
     (
         "sink-group-limit-into-gemm",

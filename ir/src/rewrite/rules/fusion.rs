@@ -38,6 +38,7 @@ pub(super) fn rules() -> Vec<Rule> {
     rules.push(sink(Op::Softmax, &[], Op::Gemm));
     rules.extend([Op::GroupLimit, Op::Renorm].map(|op| sink(op, &["?c"], Op::Gemm)));
     rules.push(sink(Op::SparseMixer, &["?c", "?k"], Op::Gemm));
+    rules.push(sink(Op::WithoutRows, &["?n"], Op::Gemm));
     rules.push(sink_with_operands(Op::ExpertScale, &["?b"], Op::Gemm));
     rules.push(sink_with_operands(Op::HashPicks, &["?table", "?ids"], Op::Gemm));
     rules

@@ -152,7 +152,7 @@ impl<'a> Gating<'a> {
                     Node::Attr(Attr::Groups(groups)) => group_limit = Some((i, *groups)),
                     Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => return Err(refuse(*op)),
                 },
-                Op::Softmax | Op::Renorm => {}
+                Op::Softmax | Op::Renorm | Op::WithoutRows => {}
                 Op::ExpertScale if matches!(nodes[operands[i][1]], Node::Hole(_)) => {}
                 op if is_pointwise_op(*op) => {}
                 op => return Err(refuse(*op)),

@@ -170,7 +170,7 @@ impl<'k> Row<'_, 'k> {
                 Known::Groups(groups, keys)
             }),
             Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Renorm => None,
-            Op::Assign | Op::RenormKept | Op::DroppedInput | Op::Dispatch => None,
+            Op::WithoutRows | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::IdentityInput | Op::Dispatch => None,
             Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
             Op::Offset | Op::AtMost => None,
             Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => None,
@@ -277,7 +277,9 @@ impl<'k> Row<'_, 'k> {
             Node::Apply(op, _) => Some(*op),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
         };
-        let after: Vec<usize> = (self.gating.picker.0 + 1..self.gating.nodes.len()).filter(|i| op(*i).is_some()).collect();
+        // Who has rows changes no weight.
+        let weighs = |i: &usize| op(*i).is_some_and(|op| op != Op::WithoutRows);
+        let after: Vec<usize> = (self.gating.picker.0 + 1..self.gating.nodes.len()).filter(weighs).collect();
         let is_scale = |node: usize| op(node) == Some(Op::ExpertScale);
         for run in after.chunk_by(|a, b| !is_scale(*a) && !is_scale(*b)) {
             match run {
