@@ -49,7 +49,7 @@ impl Layer<'_> {
     /// From `x` `[T, H]` to the picks of each token.
     fn picks(&mut self, x: Id) -> Id {
         let router = &self.spec.router;
-        let experts = self.spec.experts;
+        let experts = self.spec.candidates();
         let x = self.router_input(x);
         let w = self.weight(Tensor::Router, &[experts, self.spec.hidden]);
         let mut logits = self.g.gemm(x, w);
@@ -106,6 +106,9 @@ impl Layer<'_> {
         };
         if router.order == Order::TopKScore {
             picks = self.score(picks);
+        }
+        if router.identity_experts > 0 {
+            picks = self.g.apply_attr(Op::WithoutRows, &[picks], Attr::Num(router.identity_experts));
         }
         if renorms_kept(self.spec) {
             return picks; // Renormalised when it is known what is kept, and only then scaled.
@@ -182,6 +185,10 @@ impl Layer<'_> {
         if self.spec.capacity.is_some_and(|capacity| capacity.dropped == Dropped::Input) {
             let passed = self.g.apply(Op::DroppedInput, &[x, routing]);
             y = self.g.apply(Op::Add, &[y, passed]);
+        }
+        if self.spec.router.identity_experts > 0 {
+            let kept = self.g.apply(Op::IdentityInput, &[x, routing]);
+            y = self.g.apply(Op::Add, &[y, kept]);
         }
         if self.spec.weight(Tensor::OutputBias).is_some() {
             let bias = self.weight(Tensor::OutputBias, &[self.spec.hidden]);

@@ -57,8 +57,9 @@ fn dims(spec: &Spec) -> Vec<file::Dim> {
         ("top_k", spec.router.top_k),
         ("shared_ffn", shared),
     ];
+    let identity = Some(("identity_experts", spec.router.identity_experts)).filter(|(_, experts)| *experts > 0);
     let vocabulary = spec.router.vocabulary.map(|rows| ("vocabulary", rows));
-    sizes.into_iter().chain(vocabulary).map(|(name, value)| file::Dim { name: name.to_string(), value }).collect()
+    sizes.into_iter().chain(identity).chain(vocabulary).map(|(name, value)| file::Dim { name: name.to_string(), value }).collect()
 }
 
 /// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.
@@ -226,19 +227,24 @@ fn recipe(spec: &Spec, buffer: &file::Buffer) -> file::Recipe {
         Some((weight, Some(file::Slice { axis, index, parts: 2, interleaved })))
     };
     match own.or_else(half) {
-        Some((weight, slice)) => file::Recipe::whole(&buffer.name, sources(weight, rank, slice)),
+        Some((weight, slice)) => file::Recipe::whole(&buffer.name, sources(spec, weight, rank, slice)),
         None => file::Recipe::whole(&buffer.name, vec![file::Source::plain(&buffer.name)]),
     }
 }
 
-fn sources(weight: &Weight, rank: u32, slice: Option<file::Slice>) -> Vec<file::Source> {
+fn sources(spec: &Spec, weight: &Weight, rank: u32, slice: Option<file::Slice>) -> Vec<file::Source> {
     let axes: Vec<u32> = match weight.layout {
         Layout::Transposed | Layout::TransposedInterleaved => {
             (0..rank.saturating_sub(2)).chain([rank - 1, rank.saturating_sub(2)]).collect()
         }
         Layout::Plain | Layout::Interleaved | Layout::Hep => Vec::new(),
     };
-    let source = |name: &String| file::Source { name: name.clone(), flattened: weight.flattened, axes: axes.clone(), slice };
+    let source = |name: &String| {
+        // Some checkpoints have rows for the identity experts too, which nothing is done with.
+        let has_spare = weight.tensor.has_experts() && !Weight::is_per_expert(name);
+        let spare = if has_spare { spec.router.identity_experts } else { 0 };
+        file::Source { flattened: weight.flattened, axes: axes.clone(), slice, spare, ..file::Source::plain(name) }
+    };
     weight.names.iter().map(source).collect()
 }
 

@@ -50,6 +50,14 @@ fn more_published_blocks() {
     }
 }
 
+/// Where experts are the identity, the report says how often.
+#[test]
+fn identity_experts() {
+    let folder = folder();
+    let report = product(&run_fixture(folder.path(), "longcat_flash", &["--reference"]));
+    insta::assert_snapshot!("longcat_flash", settled(&report));
+}
+
 /// Experts by token id: the table's size is that of the stored one, the ids are in the file.
 #[test]
 fn token_ids() {

@@ -7,7 +7,7 @@ use std::fmt;
 use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
 
 use crate::error::Error;
-use crate::package::{Buffer, Dtype, Manifest, Piece, Role, Slice, Source};
+use crate::package::{Buffer, Dtype, Manifest, Piece, Role, Slice, Source, Stacked};
 use crate::tensor::{Stored, Tensor, convert, elements};
 
 /// The parsed bytes of a safetensors file, owned or mapped by the caller.
@@ -160,42 +160,97 @@ fn find<'a>(
     }
     let mut into = strided(&order(&[], shape.len()), shape);
     into.narrow(piece.into, &extents);
-    // The piece, as a part of what is stored.
-    let mut whole = extents.clone();
-    if let Some(slice) = source.slice {
-        let extent = &mut whole[slice.axis as usize];
-        *extent = extent.checked_mul(u64::from(slice.parts)).ok_or(Error::Extent { why: "a stored tensor overflows" })?;
-    }
-    let per_expert = source.name.contains("{e}");
-    let axes = order(&source.axes, shape.len());
-    let skip = usize::from(per_expert);
-    let mut expected: Vec<u64> = axes[skip..].iter().map(|axis| whole[*axis]).collect();
-    if source.flattened {
-        let first = expected.remove(0);
-        expected[0] = expected[0].checked_mul(first).ok_or(Error::Extent { why: "a stored tensor overflows" })?;
-    }
-    if elements(&whole).and_then(|n| usize::try_from(n).ok()).is_none() {
-        return Err(Error::Extent { why: "a stored tensor overflows" });
-    }
-    let mut from = strided(&axes, &whole);
-    from.narrow(source.slice, &extents);
-    from.strides.drain(..skip);
-    let experts = if per_expert { extents[0] } else { 1 };
-    let mut parts = Vec::new();
-    for expert in 0..experts {
+    let tensor = |expert: u64| {
         let name = expanded(source, expert);
-        let view = checkpoint.tensors.tensor(&name).map_err(|_| checkpoint.missing(&buffer.name, vec![name.clone()]))?;
-        let actual: Vec<u64> = view.shape().iter().map(|n| *n as u64).collect();
-        // Axes of one index change nothing: `[1, E]` is stored as `[E]` is.
-        if !actual.iter().filter(|n| **n != 1).eq(expected.iter().filter(|n| **n != 1)) {
+        match checkpoint.tensors.tensor(&name) {
+            Ok(view) => Ok((view.shape().iter().map(|n| *n as u64).collect::<Vec<u64>>(), name, view)),
+            Err(_) => Err(checkpoint.missing(&buffer.name, vec![name])),
+        }
+    };
+    let mut ways = ways(source, &extents, &into)?;
+    let (first, ..) = tensor(0)?;
+    let Way { expected, extents, from, into, experts } =
+        ways.swap_remove(ways.iter().position(|way| is_same_shape(&first, &way.expected)).unwrap_or(0));
+    let mut parts = Vec::new();
+    for expert in 0..experts.unwrap_or(1) {
+        let (actual, name, view) = tensor(expert)?;
+        if !is_same_shape(&actual, &expected) {
             return Err(Error::TensorShape { tensor: name, buffer: buffer.name.clone(), expected, actual });
         }
+        let skip = usize::from(experts.is_some());
         let base = into.base + expert as usize * into.strides.first().copied().unwrap_or(0);
         let stored = stored(&name, &view, buffer.dtype)?;
         parts.push(Part { name, view, stored, into: Strided { base, strides: into.strides[skip..].to_vec() } });
     }
-    let extents = extents[skip..].iter().map(|n| *n as usize).collect();
+    let extents = extents.iter().map(|n| *n as usize).collect();
     Ok(Found { name: source.name.clone(), extents, from, parts })
+}
+
+/// Axes of one index change nothing: `[1, E]` is stored as `[E]` is.
+fn is_same_shape(a: &[u64], b: &[u64]) -> bool {
+    a.iter().filter(|n| **n != 1).eq(b.iter().filter(|n| **n != 1))
+}
+
+/// One of the ways in which a source may be stored.
+struct Way {
+    /// The stored shape: that of each expert's tensor where there is one an expert.
+    expected: Vec<u64>,
+    /// What is copied.
+    extents: Vec<u64>,
+    from: Strided,
+    into: Strided,
+    /// How many tensors there are, where there is one an expert, whose axis is then in `into` alone.
+    experts: Option<u64>,
+}
+
+/// The ways in which a source of these extents, which go into a buffer so, may be stored; the usual one first.
+fn ways(source: &Source, extents: &[u64], into: &Strided) -> Result<Vec<Way>, Error> {
+    let mut ways = vec![way(source, extents, into, 0)?];
+    if source.spare > 0 {
+        ways.push(way(source, extents, into, source.spare)?);
+    }
+    if let Some(Stacked { axis, parts }) = source.stacked
+        && extents[axis as usize].is_multiple_of(u64::from(parts))
+    {
+        let (axis, parts) = (axis as usize, u64::from(parts));
+        let mut one = extents.to_vec();
+        one[axis] /= parts;
+        let Way { expected, extents, mut from, mut into, .. } = way(source, &one, into, 0)?;
+        into.strides.insert(0, into.strides[axis] * one[axis] as usize);
+        from.strides.insert(0, expected.iter().product::<u64>() as usize);
+        let first = |shape: Vec<u64>| [vec![parts], shape].concat();
+        ways.push(Way { expected: first(expected), extents: first(extents), from, into, experts: None });
+    }
+    Ok(ways)
+}
+
+/// The way without parts, with so many spare experts.
+fn way(source: &Source, extents: &[u64], into: &Strided, spare: u64) -> Result<Way, Error> {
+    const OVERFLOWS: Error = Error::Extent { why: "a stored tensor overflows" };
+    let mut whole = extents.to_vec();
+    if let Some(slice) = source.slice {
+        let extent = &mut whole[slice.axis as usize];
+        *extent = extent.checked_mul(u64::from(slice.parts)).ok_or(OVERFLOWS)?;
+    }
+    if let Some(extent) = whole.first_mut() {
+        *extent = extent.checked_add(spare).ok_or(OVERFLOWS)?;
+    }
+    let per_expert = source.name.contains("{e}");
+    let axes = order(&source.axes, whole.len());
+    let skip = usize::from(per_expert);
+    let mut expected: Vec<u64> = axes[skip..].iter().map(|axis| whole[*axis]).collect();
+    if source.flattened {
+        let first = expected.remove(0);
+        expected[0] = expected[0].checked_mul(first).ok_or(OVERFLOWS)?;
+    }
+    if elements(&whole).and_then(|n| usize::try_from(n).ok()).is_none() {
+        return Err(OVERFLOWS);
+    }
+    let mut from = strided(&axes, &whole);
+    from.narrow(source.slice, extents);
+    from.strides.drain(..skip);
+    let experts = per_expert.then(|| extents[0]);
+    Ok(Way { expected, extents: extents[skip..].to_vec(), from, into: into.clone(), experts })
 }
 
 fn order(axes: &[u32], rank: usize) -> Vec<usize> {

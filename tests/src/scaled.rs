@@ -39,7 +39,7 @@ fn scaled(spec: &Spec) -> Spec {
 }
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
-const MODES: [(&str, &str, &str, &str); 29] = [
+const MODES: [(&str, &str, &str, &str); 31] = [
     ("sparsemixer", "select = \"sparsemixer\"\njitter = 0.3", "", ""),
     (
         "normed_input",
@@ -102,6 +102,13 @@ const MODES: [(&str, &str, &str, &str); 29] = [
         "score = \"sigmoid\"",
         "output_scale = 0.8",
         "[capacity]\ntokens = 3\ngroup = 7\npriority = \"batch_prioritized\"\ndropped = \"input\"\npad = \"to_capacity\"",
+    ),
+    ("identity", "correction_on = \"score\"\nidentity_experts = 4\nscale = 6.0", "", ""),
+    (
+        "identity_among_groups_and_drops",
+        "score = \"sigmoid\"\nidentity_experts = 4\ngroups = 4\ntopk_groups = 3\nrenorm = \"sum\"",
+        "latent = 20",
+        "[capacity]\nfactor = 0.5\nround = \"ceil\"\ngroup = \"row\"\npriority = \"score\"\ndropped = \"input\"",
     ),
     ("hash", "mode = \"hash\"\nvocabulary = 11\nscore = \"sqrtsoftplus\"\nrenorm = \"sum\"\nscale = 1.5", "", ""),
 ];

@@ -35,7 +35,9 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
 /// What comes between the weights and their renormalisation after the drop is not carried yet.
 fn renorm_of_kept(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnostic>) {
     let by_norm = spec.router.given("renorm").filter(|_| spec.router.word("renorm") == Some("p"));
-    let what = [(by_norm, "a p-norm"), (spec.weights.given("per_expert_scale"), "per_expert_scale")];
+    let identity = spec.router.given("identity_experts").filter(|_| spec.router.integer("identity_experts") != Some(0));
+    let scale = spec.weights.given("per_expert_scale");
+    let what = [(by_norm, "a p-norm"), (scale, "per_expert_scale"), (identity, "identity_experts")];
     for (field, what) in what.into_iter().filter_map(|(field, what)| Some((field?, what))) {
         let message = format!("renorm_after_drop with {what} is not supported yet");
         let diagnostic =
@@ -55,10 +57,10 @@ fn top_k(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     if tokens_choose && spec.has_router {
         router.require("top_k", wrong);
     }
-    let (Some(top_k), Some(experts)) = (router.integer("top_k"), spec.moe.integer("experts")) else { return };
+    let (Some(top_k), Some((experts, kinds))) = (router.integer("top_k"), candidates(spec)) else { return };
     if top_k > experts {
         wrong.push(
-            Diagnostic::new(Code::TopKAboveExperts, format!("top_k ({top_k}) exceeds experts ({experts})"))
+            Diagnostic::new(Code::TopKAboveExperts, format!("top_k ({top_k}) exceeds {kinds} ({experts})"))
                 .at(place(router, "top_k"), format!("{top_k} distinct experts"))
                 .also(place(&spec.moe, "experts"), format!("of {experts}"))
                 .help(format!("top_k is at most {experts}")),
@@ -66,19 +68,25 @@ fn top_k(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     }
 }
 
+/// The experts that compete for a token, and the keys that count them.
+fn candidates(spec: &Sections) -> Option<(u64, &'static str)> {
+    let (experts, identity) = (spec.moe.integer("experts")?, spec.router.integer("identity_experts")?);
+    Some((experts + identity, if identity > 0 { "experts + identity_experts" } else { "experts" }))
+}
+
 fn groups(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     let router = &spec.router;
     for key in ["topk_groups", "group_score", "group_mask"] {
         needs(router, key, router.given("groups").is_some(), "groups", router, wrong);
     }
-    let (Some(groups), Some(experts)) = (router.integer("groups"), spec.moe.integer("experts")) else { return };
+    let (Some(groups), Some((experts, kinds))) = (router.integer("groups"), candidates(spec)) else { return };
     if router.given("groups").is_none() || (groups == 1 && router.given("topk_groups").is_none()) {
         return;
     }
     if !experts.is_multiple_of(groups) {
         let near: Vec<String> = (2..=experts).filter(|n| experts.is_multiple_of(*n)).take(6).map(|n| n.to_string()).collect();
         wrong.push(
-            Diagnostic::new(Code::GroupsDoNotDivide, format!("groups ({groups}) does not divide experts ({experts})"))
+            Diagnostic::new(Code::GroupsDoNotDivide, format!("groups ({groups}) does not divide {kinds} ({experts})"))
                 .at(place(router, "groups"), format!("{groups} equal groups"))
                 .also(place(&spec.moe, "experts"), format!("of {experts} experts"))
                 .help(format!("these do: 1, {}", near.join(", "))),

@@ -161,7 +161,7 @@ pub(super) static TABLES: &[Table] = &[
             choice("score", Now, "added to the score"),
             choice("logit", Now, "added to the logit"),
         ]), Fallback::Word("none"), Now, "where the selection-only bias is added"),
-        key("groups", Integer(1, MAX_EXPERTS), Fallback::Integer(1), Now, "groups of neighbouring experts; divides experts"),
+        key("groups", Integer(1, MAX_EXPERTS), Fallback::Integer(1), Now, "groups of neighbouring experts; divides experts, identity_experts counted"),
         key("topk_groups", Integer(1, MAX_EXPERTS), Absent, Now, "groups that stay selectable; required where groups > 1"),
         key("group_score", Word(&[
             choice("top2_sum", Now, "the sum of the two best scores"),
@@ -184,7 +184,7 @@ pub(super) static TABLES: &[Table] = &[
         ]), Fallback::Word("add"), Now, "how renorm_eps guards it"),
         key("scale", Number(Positive), Fallback::Number(1.0), Now, "factor on the weights, after renorm"),
         key("joint_shared", Integer(0, MAX_TOP_K), Fallback::Integer(0), Later, "shared columns that are normalised with the routed ones"),
-        key("identity_experts", Integer(0, MAX_EXPERTS), Fallback::Integer(0), Later, "extra router columns whose expert is the identity"),
+        key("identity_experts", Integer(0, MAX_EXPERTS), Fallback::Integer(0), Now, "extra router columns, after the E, whose expert is the identity: y += weight * x; never dropped, without weights"),
         key("apply", Word(&[
             choice("output", Now, "the expert's output"),
             choice("input", Now, "the expert's input"),
@@ -273,7 +273,7 @@ pub(super) static TABLES: &[Table] = &[
         stored("correction_bias", Now, "[R]"),
         stored("router_input_scale", Now, "[H]: after input_norm"),
         stored("router_global_scale", Later, "[1]"),
-        stored("per_expert_scale", Now, "[E]: factors on the weights, after renorm"),
+        stored("per_expert_scale", Now, "[R]: factors on the weights, after renorm"),
         stored("hash_table", Now, "[V, K], integers: the experts of each token id"),
         stored("slots", Later, "[E, P, H]"),
         stored("slot_scale", Later, "[1]"),

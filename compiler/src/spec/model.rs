@@ -40,6 +40,11 @@ impl Spec {
         self.weights.iter().find(|weight| weight.tensor == tensor)
     }
 
+    /// The experts that compete for a token: those with weights, and those that are the identity.
+    pub fn candidates(&self) -> u64 {
+        self.experts + self.router.identity_experts
+    }
+
     /// Whether only a checkpoint can say how many token ids there are.
     pub fn lacks_vocabulary(&self) -> bool {
         self.router.mode == Mode::Hash && self.router.vocabulary.is_none()
@@ -81,7 +86,7 @@ pub struct Router {
     pub scale: f64,
     /// Shared columns that are normalised together with the routed ones. Not carried yet: 0.
     pub joint_shared: u64,
-    /// Router columns `E..E+n` whose expert is the identity. Not carried yet: 0.
+    /// Router columns `E..E+n` whose expert is the identity.
     pub identity_experts: u64,
     /// Where the weight acts.
     pub apply: Apply,

@@ -68,7 +68,7 @@ impl Layout {
 
 words! {
     /// The tensors that a layer can have, by the words of `[weights]`. Shapes are canonical: H hidden, E experts,
-    /// F ffn, S ffn of the shared experts together, R router columns.
+    /// F ffn, S ffn of the shared experts together, R router columns: E, and one for each identity expert.
     Tensor {
         /// `[R, H]`.
         Router = "router",
@@ -80,7 +80,7 @@ words! {
         RouterInputScale = "router_input_scale",
         /// `[1]`. Not carried yet.
         RouterGlobalScale = "router_global_scale",
-        /// `[E]`: factors on the weights, after renormalisation.
+        /// `[R]`: factors on the weights, after renormalisation.
         PerExpertScale = "per_expert_scale",
         /// `[V, K]`, integers: the experts of each token id.
         HashTable = "hash_table",
