@@ -23,9 +23,9 @@ macro_rules! definitions {
 
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, SparseMixer => sparse_mixer, HashPicks => hash_picks,
-    GroupLimit => group_limit,
+    Leading => leading, Joint => joint, GroupLimit => group_limit,
     Renorm => renorm, ExpertScale => expert_scale, WithoutRows => without_rows, Assign => assign, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
-    PairWeights => pair_weights, DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast,
+    PairWeights => pair_weights, PickWeights => pick_weights, DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
     Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
@@ -259,6 +259,8 @@ fn expert_scale() {
     let lines = format!("%q = top_k %s, %s, 2 : ? %p = expert_scale %q, @s : ? {OBSERVE}");
     let given: Given = &[("%s", &[2, 3], &[0.1, 0.9, 0.6, 3.0, 2.0, 1.0]), ("@s", &[3], &[10.0, 2.0, -1.0])];
     close(&picks(eval(Op::ExpertScale, &lines, given)).weight_of_pair, &[1.8, -0.6, 30.0, 4.0]);
+    let given: Given = &[given[0], ("@s", &[1], &[-10.0])];
+    close(&picks(eval(Op::ExpertScale, &lines, given)).weight_of_pair, &[-9.0, -6.0, -30.0, -20.0]);
 }
 
 fn rms_norm() {
@@ -368,6 +370,39 @@ fn dropped_input() {
     assert_eq!(of("capacity(1, all, choice_major)"), [1.0, 2.0, 40.0, -4.0, 1.0, INF]);
     assert_eq!(of("capacity(0, all, choice_major)"), [4.0, 8.0, 40.0, -4.0, 4.0, INF]);
     assert_eq!(of("dropless"), [0.0; 6]);
+}
+
+fn leading() {
+    let x: (&str, &[usize], &[f64]) = ("%x", &[2, 3], &[1.0, NAN, 3.0, 4.0, 5.0, 6.0]);
+    let y = tensor(eval(Op::Leading, "%y = leading %x, 2 : ?", &[x]));
+    assert_eq!(y.shape, [2, 2]);
+    close(&y.data, &[1.0, NAN, 4.0, 5.0]);
+}
+
+/// Scores of three experts and two shared ones.
+const JOINT: (&str, &[usize], &[f64]) = ("%s", &[2, 5], &[1.0, 3.0, 2.0, 8.0, 6.0, 4.0, 0.0, 5.0, NAN, 9.0]);
+
+fn joint() {
+    let lines = "%l = leading %s, 3 : ? %p = top_k %l, %l, 2 : ? %q = joint %p, %s, 2 : ?";
+    let of = |rest: &str| picks(eval(Op::Joint, &format!("{lines} {rest} %y = pair_weights %r : ?"), &[JOINT]));
+    let found = of("%r = assign %q, dropless : ?");
+    assert_eq!((found.top_k, found.experts, found.rowless), (4, 3, 2));
+    assert_eq!(found.expert_of_pair, [1, 2, 3, 4, 2, 0, 3, 4]);
+    close(&found.weight_of_pair, &[3.0, 2.0, 8.0, 6.0, 5.0, 4.0, NAN, 9.0]);
+    // Normalised together, placed apart.
+    let lines = format!("{lines} %n = renorm %q, sum(add 1.0) : ? %r = assign %n, dropless : ? %y = pair_weights %r : ?");
+    let routed = routing(eval(Op::Assign, &lines, &[JOINT]));
+    assert_eq!(routed.pair_of_row, [5, 0, 1, 4]);
+    assert_eq!(routed.picks.weight_of_pair[..4], [0.15, 0.1, 0.4, 0.3]);
+}
+
+fn pick_weights() {
+    let lines =
+        "%l = leading %s, 3 : ? %p = top_k %l, %l, 2 : ? %q = joint %p, %s, 2 : ? %r = assign %q, capacity(0, all, score) : ?";
+    let of = |first: usize| tensor(eval(Op::PickWeights, &format!("{lines} %y = pick_weights %r, {first} : ?"), &[JOINT]));
+    assert_eq!(of(2).shape, [2, 2]);
+    close(&of(2).data, &[8.0, 6.0, NAN, 9.0]);
+    close(&of(0).data, &[3.0, 2.0, 8.0, 6.0, 5.0, 4.0, NAN, 9.0]);
 }
 
 fn without_rows() {
@@ -531,6 +566,10 @@ fn add() {
 
 fn mul() {
     broadcast(Op::Mul, &[10.0, 40.0, 90.0, 160.0], &[100.0, 400.0, 300.0, 800.0], &[1000.0, 2000.0, 6000.0, 8000.0]);
+    // Two columns, each for three neighbours.
+    let x: (&str, &[usize], &[f64]) = ("%x", &[2, 6], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0]);
+    let y = tensor(eval(Op::Mul, "%y = mul %x, %c : ?", &[x, ("%c", &[2, 2], &[10.0, 100.0, -1.0, 0.0])]));
+    close(&y.data, &[10.0, 20.0, 30.0, 400.0, 500.0, 600.0, -7.0, -8.0, -9.0, 0.0, 0.0, 0.0]);
 }
 
 #[test]

@@ -139,6 +139,38 @@ layer @identities(%x: tensor<T x 12 x bf16>, @router: tensor<9 x 12 x bf16>, @w:
 }
 ";
 
+/// Shared experts, weighted apart, side by side in one product: F columns each; and columns beside sums and norms.
+const JOINT: &str = "\
+layer @joint(%x: tensor<T x 12 x bf16>, @router: tensor<8 x 12 x bf16>, @w: tensor<6 x 12 x 12 x bf16>, @gate: tensor<S x 12 x bf16>, @up: tensor<S x 12 x bf16>, @down: tensor<12 x S x bf16>) -> tensor<T x 12 x f32> {
+  %0 = route %x, [@router], dropless {
+    a = sigmoid $0
+    b = leading a, 6
+    c = top_k b, b, 3
+    d = joint c, a, 2
+    yield renorm d, sum(add 0.0)
+  } : routing<T x 5 of 6 + 2>
+  %1 = pair_weights %0 : tensor<P x 1 x f32>
+  %2 = grouped_gemm %x, %0, [@w], [%1] {
+    yield mul $0, $1
+  } : tensor<P x 12 x f32>
+  %3 = pick_weights %0, 3 : tensor<T x 2 x f32>
+  %4 = gemm %x, [@gate, @up], [%3] {
+    a = silu $0
+    b = mul a, $1
+    yield mul b, $2
+  } : tensor<T x S x f32>
+  %5 = gemm %4, [@down] : tensor<T x 12 x f32>
+  %6 = combine %2, %0, [%5, %3] {
+    a = add $0, $1
+    yield add a, $2
+  } : tensor<T x 12 x f32>
+  %7 = rms_norm %6, 1.0, [%3] {
+    yield mul $0, $1
+  } : tensor<T x 12 x f32>
+  return %7
+}
+";
+
 fn agrees(text: &str, tokens: &[(u64, u64)], tolerance: f64) {
     let layer = parse(text);
     let mut random = Random(3);
@@ -213,6 +245,17 @@ fn dropping() {
 #[test]
 fn identities() {
     agrees(IDENTITIES, &[(0, 0), (1, 1), (12, 3), (33, 33)], 1e-5);
+}
+
+#[test]
+fn joint() {
+    for shared in ["32", "18"] {
+        agrees(
+            &JOINT.replace("x S", &format!("x {shared}")).replace("<S", &format!("<{shared}")),
+            &[(0, 0), (1, 1), (33, 33)],
+            1e-5,
+        );
+    }
 }
 
 /// A token's bits do not depend on the others in its batch, nor on its place.

@@ -19,6 +19,8 @@ struct Case {
     dims: Dims,
     /// Operands of the body, and its lines up to the picks.
     vectors: usize,
+    /// Their lengths, where they are not one for each expert.
+    lengths: Vec<usize>,
     /// Rows of a table after them, and then the tokens' ids; 0: neither.
     vocabulary: usize,
     body: String,
@@ -33,7 +35,8 @@ impl Case {
         let with_rows = experts - rowless;
         let of = if *rowless > 0 { format!("{with_rows} + {rowless}") } else { experts.to_string() };
         let mut names: Vec<String> = (0..self.vectors).map(|i| format!("@v{i}")).collect();
-        let mut declared: String = names.iter().map(|v| format!(", {v}: tensor<{experts} x f32>")).collect();
+        let length = |i: usize| self.lengths.get(i).unwrap_or(experts);
+        let mut declared: String = names.iter().enumerate().map(|(i, v)| format!(", {v}: tensor<{} x f32>", length(i))).collect();
         if self.vocabulary > 0 {
             names.extend(["@table", "%ids"].map(String::from));
             declared += &format!(", @table: tensor<{} x {top_k} x i32>, %ids: tensor<T x i32>", self.vocabulary);
@@ -133,7 +136,19 @@ impl Case {
         let hidden = random.one(&[1usize, 3, 8, 33, 40]);
         // Sums of either sign: the bound keeps them away from 0.
         let renorm = random.one(&[None, Some("sum(clamp 0.5)")]);
-        Case { experts, rowless: 0, top_k, hidden, dims, vectors, vocabulary: 0, body: lines.join("\n"), assignment, renorm }
+        Case {
+            experts,
+            rowless: 0,
+            top_k,
+            hidden,
+            dims,
+            vectors,
+            lengths: vec![],
+            vocabulary: 0,
+            body: lines.join("\n"),
+            assignment,
+            renorm,
+        }
     }
 }
 
@@ -206,7 +221,7 @@ fn case(experts: usize, top_k: usize, tokens: u64, body: &str, assignment: &str)
     let dims = Dims { tokens, row_tokens: tokens };
     let vectors = body.matches("$1").count().min(1);
     let (body, assignment) = (format!("    {body}"), assignment.to_string());
-    Case { experts, rowless: 0, top_k, hidden: 1, dims, vectors, vocabulary: 0, body, assignment, renorm: None }
+    Case { experts, rowless: 0, top_k, hidden: 1, dims, vectors, lengths: vec![], vocabulary: 0, body, assignment, renorm: None }
 }
 
 /// Few different logits: the lowest index wins.
@@ -354,6 +369,32 @@ fn without_rows() {
             );
             let mut case = case(experts, top_k, 33, &body, assignment);
             (case.rowless, case.hidden, case.dims.row_tokens) = (rowless, 8, 11);
+            let given = params(&case.layer(), case.dims, &mut random);
+            check(&case, &given, Numbers::Finite);
+        }
+    }
+}
+
+/// Shared columns beside those that compete, in one normalisation.
+#[test]
+fn joint() {
+    let mut random = Random(37);
+    let bodies = [
+        "a = sigmoid $0\n    b = leading a, E\n    c = add b, $1\n    d = top_k b, c, K\n    e = joint d, a, N\n    yield renorm e, sum(add 0.0)",
+        "a = softmax $0\n    b = leading a, E\n    c = top_k b, b, K\n    d = joint c, a, N\n    e = expert_scale d, $1\n    yield scale e, 2.0",
+        "a = leading $0, E\n    b = group_limit a, groups(4, keep 2, max, -inf)\n    c = top_k a, b, K\n    d = joint c, $0, N\n    yield softmax d",
+        "a = scale $0, 0.5\n    b = leading $0, E\n    c = top_k b, b, K\n    d = scale c, 0.5\n    e = joint d, a, N\n    yield renorm e, norm(2.0, add 0.5)",
+    ];
+    for (experts, joint, top_k) in [(8, 2, 2), (40, 9, 4), (64, 1, 6), (12, 40, 3)] {
+        for (body, assignment) in
+            bodies.iter().zip(["dropless", "capacity(2, all, choice_major)", "dropless", "capacity(3, row, token_major)"])
+        {
+            let mut named = body.replace(", E", &format!(", {experts}")).replace(", K", &format!(", {top_k}"));
+            named = named.replace(", N", &format!(", {joint}"));
+            let mut case = case(experts + joint, top_k + joint, 33, &named, assignment);
+            (case.rowless, case.hidden, case.dims.row_tokens) = (joint, 8, 11);
+            // Of the first body's operand the competing columns alone have a number.
+            case.lengths = if body.contains("add b") { vec![experts] } else { vec![1; case.vectors] };
             let given = params(&case.layer(), case.dims, &mut random);
             check(&case, &given, Numbers::Finite);
         }

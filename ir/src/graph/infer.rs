@@ -79,7 +79,10 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
-        Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Combine | Op::RmsNorm => false,
+        Op::PickWeights | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Combine | Op::RmsNorm => {
+            false
+        }
+        Op::Leading | Op::Joint => true,
         Op::SparseMixer | Op::HashPicks | Op::ExpertScale | Op::WithoutRows => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
@@ -144,6 +147,20 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, _, _) => Err(format!("needs a table [V, K] and ids [T], both of i32, not {table} and {ids}")),
             }
         }
+        (Op::Leading, [x, Type::Attr(Attr::Num(n))]) => match float_rows(x)? {
+            ([_, Dim::Const(columns)], _) if (1..=columns).contains(n) => {
+                Ok(Type::tensor(&[Dim::Tokens, Dim::Const(*n)], DType::F32))
+            }
+            (_, _) => Err(format!("{x} does not have {n} columns")),
+        },
+        (Op::Joint, [Type::Picks { top_k, experts, rowless: 0, repeats }, scores, Type::Attr(Attr::Num(n))]) => {
+            match (float_rows(scores)?, experts.checked_add(*n), top_k.checked_add(*n)) {
+                (([_, Dim::Const(columns)], _), Some(all), Some(top_k)) if columns == all && *n > 0 => {
+                    Ok(Type::Picks { top_k, experts: *experts, rowless: *n, repeats: *repeats })
+                }
+                (_, _, _) => Err(format!("{scores} does not have {experts} columns and {n} more")),
+            }
+        }
         (Op::GroupLimit, [keys, groups]) => {
             let ([_, e], _) = float_rows(keys)?;
             match (e, groups) {
@@ -160,7 +177,8 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             Norm::Sum | Norm::P(_) => Ok((*picks).clone()),
         },
         (Op::ExpertScale, [picks @ Type::Picks { experts, rowless, .. }, Type::Tensor { shape, dtype }])
-            if dtype.is_float() && shape[..] == [Dim::Const(experts.saturating_add(*rowless))] =>
+            if dtype.is_float()
+                && (shape[..] == [Dim::Const(experts.saturating_add(*rowless))] || shape[..] == [Dim::Const(1)]) =>
         {
             Ok((*picks).clone())
         }
@@ -194,6 +212,9 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
         (Op::PairWeights, [routing]) => {
             routed(routing)?;
             Ok(Type::tensor(&[Dim::Pairs, Dim::Const(1)], DType::F32))
+        }
+        (Op::PickWeights, [Type::Routing { top_k, .. }, Type::Attr(Attr::Num(first))]) if first < top_k => {
+            Ok(Type::tensor(&[Dim::Tokens, Dim::Const(top_k - first)], DType::F32))
         }
         (Op::DroppedInput | Op::IdentityInput, [x, routing]) => {
             routed(routing)?;
@@ -251,7 +272,7 @@ fn broadcasts(small: &[Dim], large: &[Dim]) -> bool {
     match (small, large) {
         (a, b) if a == b => true,
         ([n], [_, b]) => n == b,
-        ([m, Dim::Const(1)], [a, _]) => m == a,
+        ([m, Dim::Const(n @ 1..)], [a, Dim::Const(columns)]) => m == a && columns.is_multiple_of(*n),
         (_, _) => false,
     }
 }

@@ -142,13 +142,20 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             P(sparse_mixer(x, jitter.get(), *k as usize))
         }
         (Op::HashPicks, [T(scores), T(table), T(ids)]) => P(hash_picks(scores, table, ids)),
+        (Op::Leading, [T(x), Value::Attr(Attr::Num(n))]) => {
+            let (columns, n) = (x.shape[1], *n as usize);
+            let data = x.data.chunks(columns).flat_map(|row| row[..n].to_vec()).collect();
+            T(Tensor { shape: vec![x.shape[0], n], data })
+        }
+        (Op::Joint, [P(picks), T(scores), Value::Attr(Attr::Num(n))]) => P(joint(picks, scores, *n as usize)),
         (Op::GroupLimit, [T(keys), Value::Attr(Attr::Groups(groups))]) => T(group_limit(keys, *groups)),
         (Op::Renorm, [P(picks), Value::Attr(Attr::Renorm(rule))]) => P(picks.map_rows(|w| {
             let divisor = divisor(*rule, w);
             w.iter_mut().for_each(|w| *w /= divisor);
         })),
         (Op::ExpertScale, [P(picks), T(s)]) => {
-            let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * s.data[*e]).collect();
+            let of = |expert: usize| s.data[if s.data.len() == 1 { 0 } else { expert }];
+            let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * of(*e)).collect();
             P(Picks { weight_of_pair: scaled, ..picks.clone() })
         }
         (Op::WithoutRows, [P(picks), Value::Attr(Attr::Num(n))]) => {
@@ -169,6 +176,11 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::PairWeights, [R(r)]) => {
             let data: Vec<f64> = r.pair_of_row.iter().map(|p| r.picks.weight_of_pair[*p]).collect();
             T(Tensor { shape: vec![data.len(), 1], data })
+        }
+        (Op::PickWeights, [R(r), Value::Attr(Attr::Num(first))]) => {
+            let (k, first) = (r.picks.top_k, *first as usize);
+            let data = r.picks.weight_of_pair.chunks(k).flat_map(|weights| weights[first..].to_vec()).collect();
+            T(Tensor { shape: vec![r.tokens(), k - first], data })
         }
         (Op::DroppedInput, [T(x), R(r)]) => T(input_of(x, r, |pair| r.has_rows(pair) && r.row_of_pair[pair].is_none())),
         (Op::IdentityInput, [T(x), R(r)]) => T(input_of(x, r, |pair| !r.has_rows(pair))),
@@ -280,7 +292,7 @@ fn zip(a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64) -> Result<Tensor, St
     let of = |i: usize| match (a.shape == b.shape, b.shape.len()) {
         (true, _) => i,
         (false, 1) => i % n,
-        (false, _) => i / n,
+        (false, _) => i / n * b.shape[1] + i % n * b.shape[1] / n,
     };
     let other = |i: usize| b.data.get(of(i)).ok_or_else(|| format!("{:?} does not broadcast to {:?}", b.shape, a.shape));
     let data = a.data.iter().enumerate().map(|(i, x)| Ok(f(*x, *other(i)?))).collect::<Result<_, String>>()?;
@@ -355,6 +367,17 @@ fn hash_picks(scores: &Tensor, table: &Tensor, ids: &Tensor) -> Picks {
         }
     }
     picks
+}
+
+fn joint(picks: &Picks, scores: &Tensor, n: usize) -> Picks {
+    let (k, e) = (picks.top_k, picks.experts);
+    let mut all = Picks { top_k: k + n, rowless: n, expert_of_pair: Vec::new(), weight_of_pair: Vec::new(), ..*picks };
+    let rows = picks.expert_of_pair.chunks(k).zip(picks.weight_of_pair.chunks(k)).zip(scores.data.chunks(e + n));
+    for ((experts, weights), scores) in rows {
+        all.expert_of_pair.extend(experts.iter().copied().chain(e..e + n));
+        all.weight_of_pair.extend(weights.iter().chain(&scores[e..]));
+    }
+    all
 }
 
 fn group_limit(keys: &Tensor, groups: Groups) -> Tensor {

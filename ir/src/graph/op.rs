@@ -32,11 +32,16 @@ pub enum Op {
     /// weights. An expert may come twice, and counts twice. An id beyond the table and an entry beyond the experts stand for
     /// the nearest there is: nothing is read out of bounds.
     HashPicks,
+    /// `leading x n`: the first `n` columns.
+    Leading,
+    /// `joint picks scores n`: the picks, and after them each of the last `n` columns of the scores, as experts `E..E + n`
+    /// that every token has and that get no rows.
+    Joint,
     /// `group_limit keys groups`: experts in equal groups; those outside each row's best groups are masked.
     GroupLimit,
     /// `renorm picks rule`: weights divided by their sum or p-norm.
     Renorm,
-    /// `expert_scale picks s`: each weight times `s` of its expert.
+    /// `expert_scale picks s`: each weight times `s` of its expert; a single number is that of all.
     ExpertScale,
     /// `without_rows picks n`: the same picks, of which those of the last `n` experts get no rows: no weights are theirs.
     WithoutRows,
@@ -50,6 +55,8 @@ pub enum Op {
     ExpertRows,
     /// `pair_weights routing`: `y[p, 0]` = weight of pair p.
     PairWeights,
+    /// `pick_weights routing first`: `y[t, i]` = weight of pick `first + i` of t, kept or not.
+    PickWeights,
     /// `dropped_input x routing`: `y[t, n] = sum_j x[t, n] * weight(t, j)` over the dropped picks of t (none: 0). A pick of
     /// an expert without rows is not dropped.
     DroppedInput,
@@ -90,15 +97,15 @@ pub enum Op {
     Relu,
     /// `x * x`.
     Square,
-    /// `a + b`; `b` may be a row `[N]` or a column `[M, 1]`.
+    /// `a + b`; `b` may be a row `[N]`, or columns `[M, n]`, each for `N / n` neighbours.
     Add,
-    /// `a * b`; `b` may be a row `[N]` or a column `[M, 1]`.
+    /// `a * b`; `b` may be a row `[N]`, or columns `[M, n]`, each for `N / n` neighbours.
     Mul,
 }
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 36] = [
+    pub const ALL: [Op; 39] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -106,6 +113,8 @@ impl Op {
         Op::TopK,
         Op::SparseMixer,
         Op::HashPicks,
+        Op::Leading,
+        Op::Joint,
         Op::GroupLimit,
         Op::Renorm,
         Op::ExpertScale,
@@ -115,6 +124,7 @@ impl Op {
         Op::Dispatch,
         Op::ExpertRows,
         Op::PairWeights,
+        Op::PickWeights,
         Op::DroppedInput,
         Op::IdentityInput,
         Op::Combine,
@@ -147,6 +157,8 @@ impl Op {
             Op::TopK => "top_k",
             Op::SparseMixer => "sparse_mixer",
             Op::HashPicks => "hash_picks",
+            Op::Leading => "leading",
+            Op::Joint => "joint",
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
             Op::ExpertScale => "expert_scale",
@@ -156,6 +168,7 @@ impl Op {
             Op::Dispatch => "dispatch",
             Op::ExpertRows => "expert_rows",
             Op::PairWeights => "pair_weights",
+            Op::PickWeights => "pick_weights",
             Op::DroppedInput => "dropped_input",
             Op::IdentityInput => "identity_input",
             Op::Combine => "combine",
@@ -194,9 +207,9 @@ impl Op {
             Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => {
                 Some(2)
             }
-            Op::WithoutRows | Op::IdentityInput => Some(2),
+            Op::Leading | Op::WithoutRows | Op::PickWeights | Op::IdentityInput => Some(2),
             Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
-            Op::TopK | Op::SparseMixer | Op::HashPicks => Some(3),
+            Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Joint => Some(3),
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
             Op::GroupedGemm | Op::Route => Some(5),
         }
@@ -207,7 +220,7 @@ impl Op {
         match self {
             Op::Gemm | Op::Route | Op::Combine | Op::RmsNorm => Some(2),
             Op::GroupedGemm => Some(3),
-            Op::SparseMixer | Op::HashPicks => None,
+            Op::SparseMixer | Op::HashPicks | Op::Leading | Op::Joint | Op::PickWeights => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::RenormKept | Op::WithoutRows | Op::DroppedInput | Op::IdentityInput => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,

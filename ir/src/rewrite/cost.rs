@@ -45,7 +45,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     let all_bytes: u64 = types.iter().map(|t| sizes.bytes(t)).fold(0, u64::saturating_add);
     let (launches, bytes, flops) = match op {
         // Views: read where they are used.
-        Op::List | Op::ExpertRows | Op::PairWeights => return 0,
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::PickWeights => return 0,
         Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm => {
             let body = infer_body(op, types).unwrap_or_default();
             let result = body.last().map_or(0, |t| sizes.bytes(t));
@@ -63,7 +63,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::AtMost | Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
-        Op::ExpertScale | Op::WithoutRows | Op::Relu | Op::Square => {
+        Op::Leading | Op::Joint | Op::ExpertScale | Op::WithoutRows | Op::Relu | Op::Square => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
         // A token reads where its picks are and their weights, and writes these again.
@@ -200,7 +200,7 @@ fn weight(op: Op) -> u64 {
     match op {
         Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Dispatch | Op::Assign => 0,
         // A pick is looked up, or known by its number.
-        Op::HashPicks | Op::WithoutRows => 0,
+        Op::HashPicks | Op::WithoutRows | Op::Leading | Op::Joint | Op::PickWeights => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
         Op::ExpertScale => 1,
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn views_cost_nothing() {
-        for op in [Op::List, Op::PairWeights, Op::ExpertRows] {
+        for op in [Op::List, Op::PairWeights, Op::PickWeights, Op::ExpertRows] {
             assert_eq!(price(op, &[Type::Routing { top_k: 2, experts: 8, rowless: 0 }], &slow(), &[1 << 40], 2), 0);
         }
     }

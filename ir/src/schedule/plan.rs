@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::buffers::{BufferId, Buffers, extent, unused};
 use super::chunk;
-use super::combine::{self, Combine, Spread};
+use super::combine::{self, Columns, Combine, Spread};
 use super::gemm::{self, Gemm, Operand};
 use super::kept_input::{self, KeptInput};
 use super::normalise::{self, RmsNorm};
@@ -26,6 +26,12 @@ enum Value<'g> {
     ExpertRows(Tensor),
     /// `pair_weights routing`: read where it is used.
     PairWeights(Tensor),
+    /// `pick_weights routing first`: columns of the weights of all picks, read where they are used.
+    PickWeights {
+        weights: Tensor,
+        first: u64,
+        top_k: u64,
+    },
     List(Vec<Value<'g>>),
     Attr(&'g Attr),
 }
@@ -49,6 +55,8 @@ struct Routing {
     experts: u64,
     top_k: u64,
     topk_experts: BufferId,
+    /// Whether the rows have other weights than the picks.
+    renormed: bool,
     /// Of dropped pairs too.
     topk_weights: BufferId,
     row_of_pair: BufferId,
@@ -137,9 +145,19 @@ impl<'g> Plan<'g> {
                 })),
                 _ => Err(wrong(op, &operands)),
             },
+            Op::PickWeights => match &operands[..] {
+                [Value::Routing(routing), Value::Attr(Attr::Num(first))] if !routing.renormed => {
+                    let shape = vec![Dim::Tokens, Dim::Const(routing.top_k - first)];
+                    let weights = Tensor { buffer: routing.topk_weights, dtype: DType::F32, shape, pairs_of: None, name: None };
+                    Ok(Value::PickWeights { weights, first: *first, top_k: routing.top_k })
+                }
+                _ => Err(wrong(op, &operands)),
+            },
             Op::RenormKept => self.renorm_kept(&operands),
             Op::DroppedInput | Op::IdentityInput => self.input_of(op, &operands, ty),
-            Op::WithoutRows
+            Op::Leading
+            | Op::Joint
+            | Op::WithoutRows
             | Op::TopK
             | Op::SparseMixer
             | Op::HashPicks
@@ -233,6 +251,7 @@ impl<'g> Plan<'g> {
             experts: experts - rowless,
             top_k,
             topk_experts,
+            renormed: false,
             topk_weights,
             row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
             token_of_row: b.workspace("token_of_row", i32s, [pairs.clone()]),
@@ -305,7 +324,7 @@ impl<'g> Plan<'g> {
         let renormed = self.buffers.workspace("weight_of_row", DType::F32, [Extent::Tokens * routing.top_k]);
         let args = vec![routing.row_of_pair.into(), routing.weight_of_row.into(), renormed.into(), tokens()];
         self.launch(renorm::renorm_kept(&spec, self.machine), renorm::grid(self.machine), args);
-        Ok(Value::Routing(Routing { weight_of_row: renormed, ..routing.clone() }))
+        Ok(Value::Routing(Routing { weight_of_row: renormed, renormed: true, ..routing.clone() }))
     }
 
     /// What tokens keep of themselves: `dropped_input` and `identity_input`.
@@ -360,10 +379,10 @@ impl<'g> Plan<'g> {
                 Value::ExpertRows(v) => (Operand::ExpertRow(v.dtype), v),
                 Value::PairWeights(v) => (Operand::PairWeight, v),
                 v => {
-                    let v = tensor(op, v)?;
-                    let hole = match spread(v) {
+                    let (spread, v) = beside(op, v, columns)?;
+                    let hole = match spread {
                         Spread::Row => Operand::Row(v.dtype),
-                        Spread::Column => Operand::Column(v.dtype),
+                        Spread::Columns(columns) => Operand::Columns(v.dtype, columns),
                         Spread::Full => Operand::Full(v.dtype),
                     };
                     (hole, v)
@@ -398,23 +417,23 @@ impl<'g> Plan<'g> {
             return Err(wrong(Op::Combine, operands));
         };
         check_pointwise(Op::Combine, body)?;
-        let vs = vs.iter().map(|v| tensor(Op::Combine, v)).collect::<Result<Vec<_>, _>>()?;
+        let columns = constant(rows, 1);
+        let vs = vs.iter().map(|v| beside(Op::Combine, v, columns)).collect::<Result<Vec<_>, _>>()?;
         let name = self.kernel_name("combine", &[]);
         same_pairs(Op::Combine, rows, Some(routing))?;
         let result = self.result(Op::Combine, &name, ty, None, last)?;
-        let columns = constant(rows, 1);
         check_result(Op::Combine, &result, columns)?;
         let spec = Combine {
             name,
             n: columns as u32,
             top_k: routing.top_k as u32,
             rows: rows.dtype,
-            operands: vs.iter().map(|v| (spread(v), v.dtype)).collect(),
+            operands: vs.iter().map(|(spread, v)| (*spread, v.dtype)).collect(),
             body,
             out: result.dtype,
         };
         let mut args = vec![rows.buffer.into(), routing.row_of_pair.into()];
-        args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
+        args.extend(vs.iter().map(|(_, v)| Arg::from(v.buffer)));
         args.extend([result.buffer.into(), tokens()]);
         self.launch(combine::combine(&spec, self.machine), combine::grid(&spec, self.machine), args);
         Ok(Value::Tensor(result))
@@ -429,22 +448,22 @@ impl<'g> Plan<'g> {
         if x.shape.first() != Some(&Dim::Tokens) {
             return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
         }
-        let vs = vs.iter().map(|v| tensor(op, v)).collect::<Result<Vec<_>, _>>()?;
+        let columns = constant(x, 1);
+        let vs = vs.iter().map(|v| beside(op, v, columns)).collect::<Result<Vec<_>, _>>()?;
         let name = self.kernel_name(op.name(), &[]);
         let result = self.result(op, &name, ty, None, last)?;
-        let columns = constant(x, 1);
         check_result(op, &result, columns)?;
         let spec = RmsNorm {
             name,
             n: columns as u32,
             eps: eps.get() as f32,
             x: x.dtype,
-            operands: vs.iter().map(|v| (spread(v), v.dtype)).collect(),
+            operands: vs.iter().map(|(spread, v)| (*spread, v.dtype)).collect(),
             body,
             out: result.dtype,
         };
         let mut args = vec![Arg::from(x.buffer)];
-        args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
+        args.extend(vs.iter().map(|(_, v)| Arg::from(v.buffer)));
         args.extend([result.buffer.into(), tokens()]);
         self.launch(normalise::rms_norm(&spec, self.machine), normalise::grid(), args);
         Ok(Value::Tensor(result))
@@ -540,16 +559,19 @@ fn same_pairs(op: Op, tensor: &Tensor, routing: Option<&Routing>) -> Result<(), 
 fn tensor<'v>(op: Op, value: &'v Value<'_>) -> Result<&'v Tensor, ScheduleError> {
     match value {
         Value::Tensor(tensor) => Ok(tensor),
-        Value::ExpertRows(_) | Value::PairWeights(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_) => {
-            Err(wrong(op, std::slice::from_ref(value)))
-        }
+        Value::ExpertRows(_)
+        | Value::PairWeights(_)
+        | Value::PickWeights { .. }
+        | Value::Routing(_)
+        | Value::List(_)
+        | Value::Attr(_) => Err(wrong(op, std::slice::from_ref(value))),
     }
 }
 
 /// What `route` takes beside its logits.
 fn beside_logits(v: &Tensor, experts: u64) -> Result<route::Operand, ScheduleError> {
     match v.shape[..] {
-        [Dim::Const(n)] if n == experts => Ok(route::Operand::Vector(v.dtype)),
+        [Dim::Const(n)] if n <= experts => Ok(route::Operand::Vector { dtype: v.dtype, len: n as u32 }),
         [Dim::Const(rows), Dim::Const(_)] if v.dtype == DType::I32 => Ok(route::Operand::Table { rows: rows as u32 }),
         [Dim::Tokens] if v.dtype == DType::I32 => Ok(route::Operand::Ids),
         _ => {
@@ -567,6 +589,7 @@ fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {
             Value::Routing(_) => "a routing".into(),
             Value::ExpertRows(_) => "the rows of experts".into(),
             Value::PairWeights(_) => "the weights of pairs".into(),
+            Value::PickWeights { .. } => "the weights of picks".into(),
             Value::List(list) => format!("a list of {}", list.len()).into(),
             Value::Attr(attr) => attr.to_string().into(),
         })
@@ -597,10 +620,19 @@ fn constant(tensor: &Tensor, dim: usize) -> u64 {
     }
 }
 
-fn spread(v: &Tensor) -> Spread {
-    match v.shape[..] {
-        [_] => Spread::Row,
-        [_, Dim::Const(1)] => Spread::Column,
-        _ => Spread::Full,
+/// What is read beside `[M, N]`, and how it lies over it.
+fn beside<'v>(op: Op, value: &'v Value<'_>, columns: u64) -> Result<(Spread, &'v Tensor), ScheduleError> {
+    // Columns divide N: types were checked.
+    let each = |n: u64| (n > 1).then(|| (columns / n) as u32);
+    if let Value::PickWeights { weights, first, top_k } = value {
+        let each = each(constant(weights, 1));
+        return Ok((Spread::Columns(Columns { pitch: *top_k as u32, first: *first as u32, each }), weights));
     }
+    let v = tensor(op, value)?;
+    let spread = match v.shape[..] {
+        [_] => Spread::Row,
+        [_, Dim::Const(n)] if n < columns || n == 1 => Spread::Columns(Columns { pitch: n as u32, first: 0, each: each(n) }),
+        _ => Spread::Full,
+    };
+    Ok((spread, v))
 }

@@ -61,7 +61,10 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 18] = [
+const RARE: [Op; 21] = [
+    Op::Leading,
+    Op::Joint,
+    Op::PickWeights,
     Op::WithoutRows,
     Op::IdentityInput,
     Op::HashPicks,
@@ -129,6 +132,17 @@ impl Growing {
                 // Powers of two: the same sums whichever way they are scaled.
                 (Op::Scale, 1) => self.attr(|r| Attr::Real(r.one(&[1.0, 0.5, -2.0, 4.0]).into())),
                 (Op::SparseMixer, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.25, 0.4]).into())),
+                (Op::Leading, 1) => self.attr(|r| Attr::Num(r.one(&[2, 4, 6]))),
+                (Op::PickWeights, 1) => self.attr(|r| Attr::Num(r.below(3) as u64)),
+                // The eight columns of %h, of which a leading part competes.
+                (Op::Leading, 0) | (Op::Joint, 1) if self.random.below(4) > 0 => self.params[1],
+                (Op::Joint, 2) => {
+                    let left = match self.types[&operands[0]] {
+                        Type::Picks { experts, .. } => 8u64.saturating_sub(experts),
+                        _ => 0,
+                    };
+                    self.attr(|_| Attr::Num(left))
+                }
                 (Op::WithoutRows, 1) => self.attr(|r| Attr::Num(1 + r.below(2) as u64)),
                 (Op::TopK | Op::SparseMixer, 2) => self.attr(|r| Attr::Num(1 + r.below(4) as u64)),
                 (Op::RmsNorm, 1) => self.attr(|r| Attr::Real(r.one(&[0.125, 1.0]).into())),
@@ -147,9 +161,9 @@ impl Growing {
                 (Op::HashPicks, 2) => self.ids,
                 (Op::GroupedGemm, 0) => self.value(is_rows),
                 (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::IdentityInput | Op::GroupedGemm | Op::Combine, 1)
-                | (Op::PairWeights | Op::RenormKept, 0) => self.value(|ty| matches!(ty, Type::Routing { .. })),
+                | (Op::PairWeights | Op::PickWeights | Op::RenormKept, 0) => self.value(|ty| matches!(ty, Type::Routing { .. })),
                 (Op::ExpertScale, 1) => self.value(|ty| matches!(ty, Type::Tensor { shape, .. } if shape.len() == 1)),
-                (Op::Renorm | Op::ExpertScale | Op::WithoutRows | Op::Assign, 0) => {
+                (Op::Renorm | Op::ExpertScale | Op::Joint | Op::WithoutRows | Op::Assign, 0) => {
                     self.value(|ty| matches!(ty, Type::Picks { .. }))
                 }
                 (_, _) => self.value(|ty| matches!(ty, Type::Tensor { .. } | Type::Picks { .. })),

@@ -336,6 +336,29 @@ const FUSION: &[Row] = &[
         "%picks = gemm %x, [@w], [@v, @table, %ids] { a = add $0, $1 yield hash_picks a, $2, $3 } : ?",
     ),
     (
+        "sink-leading-into-gemm",
+        "%g = gemm %x, [@w] : ? %s = leading %g, 4 : ? %picks = top_k %s, %s, 2 : ?",
+        "%s = gemm %x, [@w] { yield leading $0, 4 } : ? %picks = top_k %s, %s, 2 : ?",
+    ),
+    (
+        "sink-joint-into-gemm",
+        "%p2 = gemm %x, [@w] { a = leading $0, 6 yield top_k a, a, 3 } : ? %g = gemm %x, [@w] { yield sigmoid $0 } : ? \
+         %picks = joint %p2, %g, 2 : ?",
+        "%picks = gemm %x, [@w] { a = leading $0, 6 b = top_k a, a, 3 c = sigmoid $0 yield joint b, c, 2 } : ?",
+    ),
+    (
+        "sink-joint-into-gemm",
+        "%p2 = gemm %x, [@w] { a = leading $0, 6 yield top_k a, a, 3 } : ? %picks = joint %p2, %h, 2 : ?",
+        UNCHANGED,
+    ),
+    (
+        "sink-mul-with-operand-into-gemm",
+        "%g = gemm %x, [@w] : ? %q = pick_weights %r, 0 : ? %y = mul %g, %q : ?",
+        "%q = pick_weights %r, 0 : ? %y = gemm %x, [@w], [%q] { yield mul $0, $1 } : ?",
+    ),
+    // Half as many columns broadcast in `mul`, but not beside another product.
+    ("fuse-dense-gate-up", "%g = gemm %x, [@w] : ? %u = gemm %x, [@w4] : ? %y = mul %g, %u : ?", UNCHANGED),
+    (
         "sink-without-rows-into-gemm",
         "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = without_rows %q, 2 : ?",
         "%picks = gemm %x, [@w] { a = top_k $0, $0, 3 yield without_rows a, 2 } : ?",

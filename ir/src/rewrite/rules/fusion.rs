@@ -21,6 +21,10 @@ pub(super) fn rules() -> Vec<Rule> {
             let k = m.attr("?k")?;
             merge(m, Op::Gemm, Op::TopK, &[k])
         }),
+        computed("sink-joint-into-gemm", "(joint (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g) ?n)", |m| {
+            let n = m.attr("?n")?;
+            merge(m, Op::Gemm, Op::Joint, &[n])
+        }),
         // One pass over x instead of two, and the products never leave the registers.
         computed("fuse-gate-up", "(mul (grouped_gemm ?x ?r ?ws ?vs ?f) (grouped_gemm ?x ?r ?ws2 ?vs2 ?g))", |m| {
             merge(m, Op::GroupedGemm, Op::Mul, &[])
@@ -38,7 +42,7 @@ pub(super) fn rules() -> Vec<Rule> {
     rules.push(sink(Op::Softmax, &[], Op::Gemm));
     rules.extend([Op::GroupLimit, Op::Renorm].map(|op| sink(op, &["?c"], Op::Gemm)));
     rules.push(sink(Op::SparseMixer, &["?c", "?k"], Op::Gemm));
-    rules.push(sink(Op::WithoutRows, &["?n"], Op::Gemm));
+    rules.extend([Op::Leading, Op::WithoutRows].map(|op| sink(op, &["?n"], Op::Gemm)));
     rules.push(sink_with_operands(Op::ExpertScale, &["?b"], Op::Gemm));
     rules.push(sink_with_operands(Op::HashPicks, &["?table", "?ids"], Op::Gemm));
     rules

@@ -40,7 +40,9 @@ const LANES: u32 = 32;
 pub(super) struct Route<'a> {
     pub(super) name: String,
     pub(super) hidden: u64,
+    /// Columns of the router.
     pub(super) experts: u32,
+    /// K, the joint ones counted.
     pub(super) top_k: u32,
     pub(super) x: DType,
     pub(super) router: DType,
@@ -52,8 +54,8 @@ pub(super) struct Route<'a> {
 /// What is read beside the logits.
 #[derive(Clone, Copy)]
 pub(super) enum Operand {
-    /// `[E]`.
-    Vector(DType),
+    /// `[len]`: one for each expert, or for the leading ones, or a single one.
+    Vector { dtype: DType, len: u32 },
     /// The table of `hash_picks`, `[rows, K]`, i32.
     Table { rows: u32 },
     /// Its ids, `[T]`, i32.
@@ -76,7 +78,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     let x = k.input("x", spec.x);
     let router = k.input("router", spec.router);
     let operands = spec.operands.iter().enumerate().map(|(i, operand)| match operand {
-        Operand::Vector(dtype) => k.input(&format!("v{}", i + 1), *dtype),
+        Operand::Vector { dtype, .. } => k.input(&format!("v{}", i + 1), *dtype),
         Operand::Table { .. } => k.input("table", DType::I32),
         Operand::Ids => k.input("ids", DType::I32),
     });
@@ -120,8 +122,14 @@ struct Gating<'a> {
     nodes: &'a [Node],
     /// Place of each node's operands.
     operands: Vec<Vec<usize>>,
+    /// Columns of each node's rows, where it makes rows of numbers.
+    columns: Vec<u32>,
+    /// Whether a node makes picks.
+    is_picks: Vec<bool>,
     /// The node that picks, and how.
     picker: (usize, Picker),
+    /// How many it picks.
+    picked: u32,
     group_limit: Option<(usize, Groups)>,
 }
 
@@ -141,17 +149,27 @@ impl<'a> Gating<'a> {
         let nodes = spec.body.nodes();
         let operands: Vec<Vec<usize>> = nodes.iter().map(|n| n.operands().iter().map(|id| usize::from(*id)).collect()).collect();
         let refuse = |op: Op| ScheduleError::Body { op: op.name(), inside: Op::Route.name() };
-        let (mut picker, mut group_limit) = (None, None);
+        let (mut picker, mut group_limit, mut picked) = (None, None, spec.top_k);
+        let (mut columns, mut is_picks) = (vec![spec.experts; nodes.len()], vec![false; nodes.len()]);
         for (i, node) in nodes.iter().enumerate() {
             let Node::Apply(op, _) = node else { continue };
+            columns[i] = columns[operands[i][0]];
+            is_picks[i] = is_picks[operands[i][0]];
+            let number = || match operands[i].last().map(|last| &nodes[*last]) {
+                Some(Node::Attr(Attr::Num(n))) => u32::try_from(*n).ok(),
+                Some(Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..)) | None => None,
+            };
             match op {
                 Op::TopK | Op::SparseMixer | Op::HashPicks if picker.is_none() => {
+                    is_picks[i] = true;
                     picker = Some((i, Picker::of(spec, *op, &operands[i]).ok_or_else(|| refuse(*op))?));
                 }
                 Op::GroupLimit if group_limit.is_none() => match &nodes[operands[i][1]] {
                     Node::Attr(Attr::Groups(groups)) => group_limit = Some((i, *groups)),
                     Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => return Err(refuse(*op)),
                 },
+                Op::Leading => columns[i] = number().ok_or_else(|| refuse(*op))?,
+                Op::Joint => picked -= number().ok_or_else(|| refuse(*op))?,
                 Op::Softmax | Op::Renorm | Op::WithoutRows => {}
                 Op::ExpertScale if matches!(nodes[operands[i][1]], Node::Hole(_)) => {}
                 op if is_pointwise_op(*op) => {}
@@ -159,13 +177,18 @@ impl<'a> Gating<'a> {
             }
         }
         match picker {
-            Some(picker) => Ok(Gating { spec, nodes, operands, picker, group_limit }),
+            Some(picker) => Ok(Gating { spec, nodes, operands, columns, is_picks, picker, picked, group_limit }),
             None => Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body that picks nobody".to_string() }),
         }
     }
 
     fn groups(&self) -> Option<Groups> {
         self.group_limit.map(|(_, groups)| groups)
+    }
+
+    /// Columns of a group.
+    fn group_size(&self) -> Option<u32> {
+        self.group_limit.map(|(node, groups)| self.columns[node] / groups.groups as u32)
     }
 }
 

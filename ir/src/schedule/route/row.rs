@@ -7,7 +7,7 @@ use super::super::body::{Term, pointwise_op};
 use super::super::math;
 use super::pick::{TAKEN, greatest, key, top_2};
 use super::team::{At, Nan, Team};
-use super::{Gating, LANES, Picker, Scratch, Share};
+use super::{Gating, LANES, Operand, Picker, Scratch, Share};
 use crate::DType;
 use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Renorm};
 use crate::kernel::build::Array;
@@ -45,8 +45,9 @@ impl<'k> Row<'_, 'k> {
         let (scratch, top_k) = (share.scratch, self.gating.spec.top_k);
         let (picker, how) = self.gating.picker;
         let mut facts = Facts::new();
-        for (i, node) in self.gating.nodes[..picker].iter().enumerate() {
+        for (i, node) in self.gating.nodes.iter().enumerate() {
             if let Node::Apply(op, _) = node
+                && !self.gating.is_picks[i]
                 && let Some(known) = self.learn(*op, i, &facts)
             {
                 facts.insert(i, known);
@@ -60,8 +61,8 @@ impl<'k> Row<'_, 'k> {
                 self.look_up(self.operands[ids].load(token), (self.operands[table], rows), scores, &facts);
             }
         }
-        self.weigh();
-        self.each_pick(|j| {
+        self.weigh(&facts);
+        self.each_pick(top_k, |j| {
             let pair = k.bind("pair", token * top_k as i32 + j);
             topk_experts.store(pair, scratch.experts.load(share.pick + j));
             topk_weights.store(pair, scratch.weights.load(share.pick + j));
@@ -74,11 +75,12 @@ impl<'k> Row<'_, 'k> {
     fn top_k(&self, scores: usize, keys: usize, facts: &Facts<'k>) {
         let (team, share) = (self.team, &self.scratch);
         let scratch = share.scratch;
-        self.rank(&|at| self.value(keys, at, facts));
-        greatest(team, scratch.keys, share.key, (self.gating.spec.experts, self.gating.spec.top_k), |j, expert| {
+        let columns = self.gating.columns[keys];
+        self.rank(columns, &|at| self.value(keys, at, facts));
+        greatest(team, scratch.keys, share.key, (columns, self.gating.picked), |j, expert| {
             team.once(|| scratch.experts.store(share.pick + j, expert));
         });
-        self.each_pick(|j| {
+        self.each_pick(self.gating.picked, |j| {
             let expert = scratch.experts.load(share.pick + j);
             scratch.weights.store(share.pick + j, self.score(scores, expert, facts));
         });
@@ -86,11 +88,11 @@ impl<'k> Row<'_, 'k> {
 
     /// The experts in row `id` of a table, and their scores.
     fn look_up(&self, id: Value<'k>, (table, rows): (Array<'k>, u32), scores: usize, facts: &Facts<'k>) {
-        let (k, spec, share) = (self.team.k, self.gating.spec, &self.scratch);
+        let (k, gating, share) = (self.team.k, self.gating, &self.scratch);
         let within = |x: Value<'k>, n: u32| x.max(0).min(n as i32 - 1);
-        let row = k.bind("row", within(id, rows).cast(DType::I64) * k.i64(i64::from(spec.top_k)));
-        self.each_pick(|j| {
-            let expert = k.bind("expert", within(table.load(row + j.cast(DType::I64)), spec.experts));
+        let row = k.bind("row", within(id, rows).cast(DType::I64) * k.i64(i64::from(gating.picked)));
+        self.each_pick(gating.picked, |j| {
+            let expert = k.bind("expert", within(table.load(row + j.cast(DType::I64)), gating.columns[scores]));
             share.scratch.experts.store(share.pick + j, expert);
             share.scratch.weights.store(share.pick + j, self.score(scores, expert, facts));
         });
@@ -106,12 +108,13 @@ impl<'k> Row<'_, 'k> {
         let (k, team, share) = (self.team.k, self.team, &self.scratch);
         let scratch = share.scratch;
         let logit = |at: &At<'k>| k.bind("logit", finite(k, self.value(logits, at, facts)));
-        self.rank(&logit);
-        greatest(team, scratch.keys, share.key, (self.gating.spec.experts, self.gating.spec.top_k), |j, expert| {
+        let columns = self.gating.columns[logits];
+        self.rank(columns, &logit);
+        greatest(team, scratch.keys, share.key, (columns, self.gating.picked), |j, expert| {
             let best = logit(&At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Stays });
             let best = best.splat(team.lanes);
             let sum = k.var("sum", k.f32(0.0).splat(team.lanes));
-            self.every(&mut |at| {
+            self.every(columns, &mut |at| {
                 let x = logit(at);
                 let is_left = scratch.keys.load_vector(share.key + at.first, team.lanes).ne(TAKEN);
                 // Of two zeros the quotient is no number, and not too far.
@@ -127,11 +130,11 @@ impl<'k> Row<'_, 'k> {
         });
     }
 
-    /// Writes the keys of all experts.
-    fn rank(&self, value: &dyn Fn(&At<'k>) -> Value<'k>) {
+    /// Writes the keys of all columns.
+    fn rank(&self, columns: u32, value: &dyn Fn(&At<'k>) -> Value<'k>) {
         let (k, team, share) = (self.team.k, self.team, &self.scratch);
         let scratch = share.scratch;
-        self.every(&mut |at| {
+        self.every(columns, &mut |at| {
             let key = k.bind("key", key(k, value(at)));
             match at.live {
                 Some(live) if team.lanes == 1 => k.when(live, || scratch.keys.store(share.key + at.first, key)),
@@ -141,19 +144,22 @@ impl<'k> Row<'_, 'k> {
         k.warp_barrier();
     }
 
-    /// Each pick's number, in one lane.
-    fn each_pick(&self, body: impl FnOnce(Value<'k>)) {
+    /// The number of each of the first `count` picks, in one lane.
+    fn each_pick(&self, count: u32, body: impl FnOnce(Value<'k>)) {
         let (k, team) = (self.team.k, self.team);
         let lane = if team.lanes == 1 { team.index } else { k.i32(0) };
-        k.for_step("j", lane, k.i32(self.gating.spec.top_k as i32), k.i32(team.warp as i32), body);
+        k.for_step("j", lane, k.i32(count as i32), k.i32(team.warp as i32), body);
     }
 
-    /// All of the row, group by group where there are groups.
-    fn every(&self, body: &mut dyn FnMut(&At<'k>)) {
-        let (k, experts) = (self.team.k, self.gating.spec.experts);
-        let Some(groups) = self.gating.groups() else { return self.team.strips(k.i32(0), experts, body) };
-        let size = experts / groups.groups as u32;
-        k.for_range("group", k.i32(0), k.i32(groups.groups as i32), |group| self.group(group, size, body));
+    /// All columns of a row of so many, group by group where there are groups of them.
+    fn every(&self, columns: u32, body: &mut dyn FnMut(&At<'k>)) {
+        let k = self.team.k;
+        match self.gating.groups().zip(self.gating.group_size()) {
+            Some((groups, size)) if groups.groups as u32 * size == columns => {
+                k.for_range("group", k.i32(0), k.i32(groups.groups as i32), |group| self.group(group, size, body));
+            }
+            Some(_) | None => self.team.strips(k.i32(0), columns, body),
+        }
     }
 
     fn group(&self, group: Value<'k>, size: u32, body: &mut dyn FnMut(&At<'k>)) {
@@ -170,6 +176,7 @@ impl<'k> Row<'_, 'k> {
                 Known::Groups(groups, keys)
             }),
             Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Renorm => None,
+            Op::Leading | Op::Joint | Op::PickWeights => None,
             Op::WithoutRows | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::IdentityInput | Op::Dispatch => None,
             Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
             Op::Offset | Op::AtMost => None,
@@ -180,11 +187,12 @@ impl<'k> Row<'_, 'k> {
 
     fn softmax(&self, x: usize, facts: &Facts<'k>) -> Known<'k> {
         let (k, team) = (self.team.k, self.team);
+        let columns = self.gating.columns[x];
         let max = k.var("max", k.f32(f32::MIN).splat(team.lanes));
-        self.every(&mut |at| max.set(max.get().max(at.or(finite(k, self.value(x, at, facts)), k.f32(f32::MIN)))));
+        self.every(columns, &mut |at| max.set(max.get().max(at.or(finite(k, self.value(x, at, facts)), k.f32(f32::MIN)))));
         let max = team.greatest(max.get());
         let sum = k.var("sum", k.f32(0.0).splat(team.lanes));
-        self.every(&mut |at| {
+        self.every(columns, &mut |at| {
             let term = math::exp(k, finite(k, self.value(x, at, facts)) - max.splat(team.lanes));
             sum.set(sum.get() + at.or(term, k.f32(0.0)));
         });
@@ -194,7 +202,7 @@ impl<'k> Row<'_, 'k> {
     /// Marks the groups that stay.
     fn limit(&self, x: usize, groups: Groups, keys: Array<'k>, facts: &Facts<'k>) {
         let (k, team, start) = (self.team.k, self.team, self.scratch.group_key);
-        let size = self.gating.spec.experts / groups.groups as u32;
+        let size = self.gating.columns[x] / groups.groups as u32;
         let least = k.f32(f32::NEG_INFINITY);
         k.for_range("group", k.i32(0), k.i32(groups.groups as i32), |group| {
             let (best, second) = (k.var("best", least.splat(team.lanes)), k.var("second", least.splat(team.lanes)));
@@ -250,7 +258,8 @@ impl<'k> Row<'_, 'k> {
                         math::exp(k, finite(k, *x) - splat(*max)) / splat(*sum)
                     }
                     (Some(Known::Groups(groups, keys)), Some(Term::Value(x))) => {
-                        let group = at.group.unwrap_or(at.index / (self.gating.spec.experts / groups.groups as u32) as i32);
+                        let size = self.gating.columns[node] / groups.groups as u32;
+                        let group = at.group.unwrap_or(at.index / size as i32);
                         let stays = keys.load(self.scratch.group_key + group).eq(TAKEN);
                         let masked = match groups.mask {
                             GroupMask::NegInf => f32::NEG_INFINITY,
@@ -258,6 +267,7 @@ impl<'k> Row<'_, 'k> {
                         };
                         stays.select(*x, splat(k.f32(masked)))
                     }
+                    (None, Some(Term::Value(x))) if *op == Op::Leading => *x,
                     (Some(_), _) | (None, _) => pointwise_op(k, *op, &operands),
                 };
                 Term::Value(k.bind(op.name(), value.cast(DType::F32)))
@@ -272,40 +282,61 @@ impl<'k> Row<'_, 'k> {
     }
 
     /// Makes the scores of the picks their weights: what the body says after its picks.
-    fn weigh(&self) {
+    fn weigh(&self, facts: &Facts<'k>) {
         let op = |node: usize| match &self.gating.nodes[node] {
             Node::Apply(op, _) => Some(*op),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
         };
         // Who has rows changes no weight.
-        let weighs = |i: &usize| op(*i).is_some_and(|op| op != Op::WithoutRows);
+        let weighs = |i: &usize| self.gating.is_picks[*i] && op(*i).is_some_and(|op| op != Op::WithoutRows);
         let after: Vec<usize> = (self.gating.picker.0 + 1..self.gating.nodes.len()).filter(weighs).collect();
-        let is_scale = |node: usize| op(node) == Some(Op::ExpertScale);
-        for run in after.chunk_by(|a, b| !is_scale(*a) && !is_scale(*b)) {
-            match run {
-                [node] if is_scale(*node) => self.scale_by_expert(self.gating.operands[*node][1]),
-                run => self.weigh_by(run),
+        let is_alone = |node: usize| matches!(op(node), Some(Op::ExpertScale | Op::Joint));
+        let mut count = self.gating.picked;
+        for run in after.chunk_by(|a, b| !is_alone(*a) && !is_alone(*b)) {
+            match (run, op(run[0])) {
+                ([node], Some(Op::ExpertScale)) => self.scale_by_expert(self.gating.operands[*node][1], count),
+                ([node], Some(Op::Joint)) => {
+                    self.join(self.gating.operands[*node][1], facts);
+                    count = self.gating.spec.top_k;
+                }
+                (run, _) => self.weigh_by(run, count),
             }
         }
     }
 
-    /// Weights times a vector over the experts.
-    fn scale_by_expert(&self, vector: usize) {
+    /// The last columns of the scores, as picks after those that there are.
+    fn join(&self, scores: usize, facts: &Facts<'k>) {
+        let (k, gating, share) = (self.team.k, self.gating, &self.scratch);
+        let joint = gating.spec.top_k - gating.picked;
+        let first = (gating.columns[scores] - joint) as i32;
+        self.each_pick(joint, |j| {
+            let at = k.bind("at", share.pick + j + gating.picked as i32);
+            let expert = k.bind("expert", j + first);
+            share.scratch.experts.store(at, expert);
+            share.scratch.weights.store(at, self.score(scores, expert, facts));
+        });
+        // Other lanes read them.
+        k.warp_barrier();
+    }
+
+    /// The weights of so many picks times a vector over the experts, or times one number.
+    fn scale_by_expert(&self, vector: usize, count: u32) {
         let Node::Hole(hole) = self.gating.nodes[vector] else { unreachable!("a scale that is no operand: `Gating` refuses it") };
         let share = &self.scratch;
+        let is_one = matches!(self.gating.spec.operands[hole as usize - 1], Operand::Vector { len: 1, .. });
         let (vector, Scratch { experts, weights, .. }) = (self.operands[hole as usize - 1], share.scratch);
-        self.each_pick(|j| {
+        self.each_pick(count, |j| {
             let at = self.team.k.bind("at", share.pick + j);
-            let scale = vector.load(experts.load(at)).cast(DType::F32);
+            let scale = vector.load(if is_one { self.team.k.i32(0) } else { experts.load(at) }).cast(DType::F32);
             weights.store(at, weights.load(at) * scale);
         });
     }
 
-    /// Ops that look at the weights of the token's picks alone, in registers.
-    fn weigh_by(&self, run: &[usize]) {
+    /// Ops that look at the weights of the token's first `count` picks alone, in registers.
+    fn weigh_by(&self, run: &[usize], count: u32) {
         let (k, team, share) = (self.team.k, self.team, &self.scratch);
         let weights = share.scratch.weights;
-        let chunks: Vec<u32> = (0..self.gating.spec.top_k).step_by(LANES as usize).collect();
+        let chunks: Vec<u32> = (0..count).step_by(LANES as usize).collect();
         let ops = run.iter().filter_map(|i| match &self.gating.nodes[*i] {
             Node::Apply(op, _) => Some((*op, self.gating.operands[*i].get(1).map(|attr| &self.gating.nodes[*attr]))),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
@@ -313,7 +344,7 @@ impl<'k> Row<'_, 'k> {
         let mut w: Vec<(At<'k>, Value<'k>)> = Vec::new();
         k.warp_barrier();
         for from in &chunks {
-            let len = (self.gating.spec.top_k - from).min(LANES);
+            let len = (count - from).min(LANES);
             team.strips(k.i32(*from as i32), len, &mut |at| {
                 let weight = weights.load_vector(share.pick + at.first, team.lanes);
                 w.push((*at, k.bind("weight", at.or(weight, k.f32(0.0)))));

@@ -63,7 +63,7 @@ impl<'k> At<'k> {
 
 /// Bytes that [`Team`] keeps in shared memory.
 pub(super) fn shared_bytes(spec: &Route, machine: &Machine, block: &Block) -> u64 {
-    let vectors = spec.operands.iter().filter(|operand| matches!(operand, Operand::Vector(_))).count() as u64;
+    let vectors = spec.operands.iter().filter(|operand| matches!(operand, Operand::Vector { .. })).count() as u64;
     let host = 4 * (u64::from(LANES) + vectors * u64::from(block.pitch));
     if machine.warp_lanes == LANES { 0 } else { host }
 }
@@ -106,11 +106,10 @@ impl<'k> Team<'k> {
             fill(group_keys, padded(groups.groups as u32), k.i32(TAKEN));
         }
         let copy = |(i, (operand, from)): (usize, (&Operand, &Array<'k>))| {
-            let Operand::Vector(_) = operand else { return *from };
+            let Operand::Vector { len, .. } = *operand else { return *from };
             let to = k.shared(&format!("v{}_here", i + 1), DType::F32, block.pitch);
             fill(to, block.pitch, k.f32(0.0));
-            let experts = k.i32(spec.experts as i32);
-            k.for_range("e", k.i32(0), experts, |e| to.store(e, from.load(e).cast(DType::F32)));
+            k.for_range("e", k.i32(0), k.i32(len as i32), |e| to.store(e, from.load(e).cast(DType::F32)));
             to
         };
         spec.operands.iter().zip(operands).enumerate().map(copy).collect()
