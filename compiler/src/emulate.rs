@@ -201,7 +201,7 @@ pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agree
     Agreement {
         difference: difference(&output, &reference.output),
         bound: bound(manifest.dtype),
-        tokens_apart: expert_sets_apart(&experts, &reference.experts, manifest_dim(manifest, "top_k") as usize),
+        tokens_apart: expert_sets_apart(&experts, &reference.experts, reference.top_k),
     }
 }
 

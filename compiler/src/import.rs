@@ -20,7 +20,7 @@ pub fn import(spec: &Spec) -> Graph {
     let routing = layer.assigned(picks);
     let mut y = layer.routed(x, routing);
     if let Some(shared) = &spec.shared {
-        let beside = layer.shared(x, shared);
+        let beside = layer.shared(x, routing, shared);
         y = layer.g.apply(Op::Add, &[y, beside]);
         if shared.combine == SharedCombine::Average {
             y = layer.constant(Op::Scale, y, 0.5);
@@ -50,11 +50,12 @@ impl Layer<'_> {
     fn picks(&mut self, x: Id) -> Id {
         let router = &self.spec.router;
         let experts = self.spec.candidates();
+        let columns = experts + router.joint_shared;
         let x = self.router_input(x);
-        let w = self.weight(Tensor::Router, &[experts, self.spec.hidden]);
+        let w = self.weight(Tensor::Router, &[columns, self.spec.hidden]);
         let mut logits = self.g.gemm(x, w);
         if router.bias {
-            let bias = self.weight(Tensor::RouterBias, &[experts]);
+            let bias = self.weight(Tensor::RouterBias, &[columns]);
             logits = self.g.apply(Op::Add, &[logits, bias]);
         }
         if router.dtype == RouterDtype::Model {
@@ -71,6 +72,8 @@ impl Layer<'_> {
             Order::ScoreTopK => self.score(logits),
             Order::TopKScore => logits,
         };
+        let joint = scores;
+        let [scores, logits] = [scores, logits].map(|of| self.competing(of));
         let mut keys = scores;
         if let Some(correction) = router.correction {
             // f32 whatever the layer's type: checkpoints keep it so, and a rounded bias picks other experts.
@@ -104,6 +107,9 @@ impl Layer<'_> {
                 self.g.apply_attr(Op::SparseMixer, &[logits, jitter], Attr::Num(router.top_k))
             }
         };
+        if router.joint_shared > 0 {
+            picks = self.g.apply_attr(Op::Joint, &[picks, joint], Attr::Num(router.joint_shared));
+        }
         if router.order == Order::TopKScore {
             picks = self.score(picks);
         }
@@ -113,15 +119,29 @@ impl Layer<'_> {
         if renorms_kept(self.spec) {
             return picks; // Renormalised when it is known what is kept, and only then scaled.
         }
-        if let Some(renorm) = router.renorm {
+        // Joint weights are shares of their sum, whether or not a key says so.
+        let share = Renorm { norm: Norm::Sum, eps: 0.0, eps_mode: EpsMode::Add };
+        if let Some(renorm) = router.renorm.or((router.joint_shared > 0).then_some(share)) {
             picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(renorm_rule(renorm)));
         }
         picks = self.constant(Op::Scale, picks, router.scale);
+        if self.spec.weight(Tensor::RouterGlobalScale).is_some() {
+            let scale = self.weight(Tensor::RouterGlobalScale, &[1]);
+            picks = self.g.apply(Op::ExpertScale, &[picks, scale]);
+        }
         if self.spec.weight(Tensor::PerExpertScale).is_some() {
             let scale = self.weight(Tensor::PerExpertScale, &[experts]);
             picks = self.g.apply(Op::ExpertScale, &[picks, scale]);
         }
         picks
+    }
+
+    /// Of a row of the router the columns of the experts that compete.
+    fn competing(&mut self, row: Id) -> Id {
+        match self.spec.router.joint_shared {
+            0 => row,
+            _ => self.g.apply_attr(Op::Leading, &[row], Attr::Num(self.spec.candidates())),
+        }
     }
 
     /// The experts that the table has for each token's id.
@@ -239,13 +259,18 @@ impl Layer<'_> {
     }
 
     /// From `x` to the output of the shared experts, `[T, H]` f32.
-    fn shared(&mut self, x: Id, shared: &Shared) -> Id {
+    fn shared(&mut self, x: Id, routing: Id, shared: &Shared) -> Id {
         let (hidden, ffn) = (self.spec.hidden, shared.ffn);
         let gated = shared.activation.gated;
         let biased = |tensor: Tensor| shared.bias.then_some(tensor);
         let gate = gated.then(|| self.dense(Tensor::SharedGate, biased(Tensor::SharedGateBias), x, ffn, hidden));
         let up = self.dense(Tensor::SharedUp, biased(Tensor::SharedUpBias), x, ffn, hidden);
-        let inner = self.activation(shared.activation, gate, up);
+        let mut inner = self.activation(shared.activation, gate, up);
+        if self.spec.router.joint_shared > 0 {
+            // Side by side, each expert under its weight.
+            let weights = self.g.apply_attr(Op::PickWeights, &[routing], Attr::Num(self.spec.router.top_k));
+            inner = self.g.apply(Op::Mul, &[inner, weights]);
+        }
         let inner = self.cast(inner);
         let y = self.dense(Tensor::SharedDown, biased(Tensor::SharedDownBias), inner, hidden, ffn);
         match shared.gate {

@@ -239,13 +239,30 @@ fn sources(spec: &Spec, weight: &Weight, rank: u32, slice: Option<file::Slice>) 
         }
         Layout::Plain | Layout::Interleaved | Layout::Hep => Vec::new(),
     };
+    // Several shared experts may be stored one by one.
+    let count = spec.shared.map_or(1, |shared| shared.count as u32);
+    let stacked = side(weight.tensor).filter(|_| count > 1).map(|axis| file::Stacked { axis, parts: count });
     let source = |name: &String| {
         // Some checkpoints have rows for the identity experts too, which nothing is done with.
         let has_spare = weight.tensor.has_experts() && !Weight::is_per_expert(name);
         let spare = if has_spare { spec.router.identity_experts } else { 0 };
-        file::Source { flattened: weight.flattened, axes: axes.clone(), slice, spare, ..file::Source::plain(name) }
+        file::Source { flattened: weight.flattened, axes: axes.clone(), slice, spare, stacked, ..file::Source::plain(name) }
     };
     weight.names.iter().map(source).collect()
+}
+
+/// The axis along which the shared experts lie side by side.
+fn side(tensor: Tensor) -> Option<u32> {
+    let axes = [
+        (Tensor::SharedGate, 0),
+        (Tensor::SharedUp, 0),
+        (Tensor::SharedGateUp, 0),
+        (Tensor::SharedDown, 1),
+        (Tensor::SharedGateBias, 0),
+        (Tensor::SharedUpBias, 0),
+        (Tensor::SharedGateUpBias, 0),
+    ];
+    axes.into_iter().find_map(|(stacked, axis)| (stacked == tensor).then_some(axis))
 }
 
 /// The fused tensor that may hold this one, and which half of it.

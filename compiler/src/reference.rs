@@ -13,6 +13,8 @@ pub struct Reference {
     pub output: Vec<f64>,
     /// The experts of each token, `[T, K]`, best first; dropped picks included.
     pub experts: Vec<usize>,
+    /// K.
+    pub top_k: usize,
 }
 
 /// Why there is no reference. Each is a bug: the graph came from a spec, and the tensors have been run already.
@@ -36,12 +38,15 @@ pub fn reference(
     let params = params(&typed, manifest, weights, inputs, dims)?;
     let dims = moec_ir::Dims { tokens: dims.tokens, row_tokens: dims.row_tokens };
     let values = graph::interp(&typed, &params, dims).map_err(ReferenceError)?;
-    let experts = values.iter().rev().find_map(|value| match value {
-        Value::Routing(routing) => Some(routing.picks.expert_of_pair.clone()),
+    let picks = values.iter().rev().find_map(|value| match value {
+        Value::Routing(routing) => Some((routing.picks.expert_of_pair.clone(), routing.picks.top_k)),
         Value::Tensor(_) | Value::Picks(_) | Value::List(_) | Value::Attr(_) => None,
     });
     match values.into_iter().last() {
-        Some(Value::Tensor(output)) => Ok(Reference { output: output.data, experts: experts.unwrap_or_default() }),
+        Some(Value::Tensor(output)) => {
+            let (experts, top_k) = picks.unwrap_or_default();
+            Ok(Reference { output: output.data, experts, top_k })
+        }
         Some(Value::Picks(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_)) | None => {
             Err(ReferenceError("its result is not a tensor".to_string()))
         }

@@ -39,7 +39,7 @@ fn scaled(spec: &Spec) -> Spec {
 }
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
-const MODES: [(&str, &str, &str, &str); 31] = [
+const MODES: [(&str, &str, &str, &str); 33] = [
     ("sparsemixer", "select = \"sparsemixer\"\njitter = 0.3", "", ""),
     (
         "normed_input",
@@ -109,6 +109,18 @@ const MODES: [(&str, &str, &str, &str); 31] = [
         "score = \"sigmoid\"\nidentity_experts = 4\ngroups = 4\ntopk_groups = 3\nrenorm = \"sum\"",
         "latent = 20",
         "[capacity]\nfactor = 0.5\nround = \"ceil\"\ngroup = \"row\"\npriority = \"score\"\ndropped = \"input\"",
+    ),
+    (
+        "joint",
+        "score = \"sigmoid\"\ncorrection_on = \"score\"\njoint_shared = 2\nscale = 2.0",
+        "",
+        "[shared]\nintermediate = 12\ncount = 2\n[weights]\nrouter_global_scale = \"router_global_scale\"",
+    ),
+    (
+        "joint_among_groups_and_drops",
+        "joint_shared = 3\ngroups = 4\ntopk_groups = 3\nrenorm = \"sum\"\nrenorm_eps = 0.125",
+        "",
+        "[shared]\nintermediate = 16\ncount = 3\ngate = \"sigmoid\"\n[capacity]\ntokens = 3\npriority = \"score\"\ndropped = \"input\"",
     ),
     ("hash", "mode = \"hash\"\nvocabulary = 11\nscore = \"sqrtsoftplus\"\nrenorm = \"sum\"\nscale = 1.5", "", ""),
 ];

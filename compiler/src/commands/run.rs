@@ -68,20 +68,25 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     }
     let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
     let experts = integers(run.tensor("route.experts"));
-    let top_k = dim(manifest, "top_k");
-    let compare = |name: &'static str, expected: &[f64], sets: Option<&[usize]>| Comparison {
+    let compare = |name: &'static str, expected: &[f64], tokens_apart: Option<usize>| Comparison {
         name,
         difference: difference(&output, expected),
         bound: bound(manifest.dtype),
-        tokens_apart: sets.map(|sets| expert_sets_apart(&experts, sets, top_k as usize)),
+        tokens_apart,
     };
     let mut comparisons = Vec::new();
     if let (true, Some(spec)) = (arguments.reference, &spec) {
         let reference = reference(import(spec), manifest, &kept, &inputs, dims).map_err(Diagnostic::from)?;
-        comparisons.push(compare("reference", &reference.output, Some(&reference.experts)));
+        let apart = expert_sets_apart(&experts, &reference.experts, reference.top_k);
+        comparisons.push(compare("reference", &reference.output, Some(apart)));
     }
     if let Some(expected) = &expected {
-        comparisons.push(compare("out.hidden", &expected.output, expected.experts.as_deref()));
+        // What published code calls picks has no joint shared experts behind them.
+        let (top_k, picks) = (dim(manifest, "top_k") as usize, experts.len() / dims.tokens.max(1) as usize);
+        let routed: Vec<usize> =
+            experts.chunks(picks.max(1)).flat_map(|picks| &picks[..top_k.min(picks.len())]).copied().collect();
+        let apart = expected.experts.as_ref().map(|sets| expert_sets_apart(&routed, sets, top_k));
+        comparisons.push(compare("out.hidden", &expected.output, apart));
     }
     let measured =
         Measured { manifest, target: &layer.target().name, device: layer.device().name(), dims, times: &times, run: &run };

@@ -16,6 +16,7 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     order(&spec.router, wrong);
     sparsemixer(&spec.router, wrong);
     hash(&spec.router, wrong);
+    joint(spec, wrong);
     if let Some(capacity) = &spec.capacity {
         capacity_size(capacity, wrong);
         if capacity.boolean("renorm_after_drop") == Some(true) {
@@ -36,8 +37,15 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
 fn renorm_of_kept(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnostic>) {
     let by_norm = spec.router.given("renorm").filter(|_| spec.router.word("renorm") == Some("p"));
     let identity = spec.router.given("identity_experts").filter(|_| spec.router.integer("identity_experts") != Some(0));
-    let scale = spec.weights.given("per_expert_scale");
-    let what = [(by_norm, "a p-norm"), (scale, "per_expert_scale"), (identity, "identity_experts")];
+    let joint = spec.router.given("joint_shared").filter(|_| spec.router.integer("joint_shared") != Some(0));
+    let scale = |name: &str| spec.weights.given(name);
+    let what = [
+        (by_norm, "a p-norm"),
+        (scale("per_expert_scale"), "per_expert_scale"),
+        (scale("router_global_scale"), "router_global_scale"),
+        (identity, "identity_experts"),
+        (joint, "joint_shared"),
+    ];
     for (field, what) in what.into_iter().filter_map(|(field, what)| Some((field?, what))) {
         let message = format!("renorm_after_drop with {what} is not supported yet");
         let diagnostic =
@@ -214,6 +222,49 @@ fn hash(router: &Section, wrong: &mut Vec<Diagnostic>) {
                     .at(place(router, key), "by the scores")
                     .also(place(router, "mode"), "by the token's id")
                     .help(usual),
+            );
+        }
+    }
+}
+
+/// Each joint column weighs one shared expert, and only that.
+fn joint(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    let router = &spec.router;
+    let (Some(joint), Some(n)) = (router.given("joint_shared"), router.integer("joint_shared").filter(|n| *n > 0)) else {
+        return;
+    };
+    let shared = spec.shared.as_ref();
+    match shared.map(|shared| (shared, shared.integer("count"))) {
+        None => wrong.push(
+            Diagnostic::new(Code::NeedsOther, "router.joint_shared weighs shared experts, and the layer has none")
+                .at(joint.key_span.clone(), "needs [shared]")
+                .help(format!("give a table [shared] with `count = {n}` too, or leave `joint_shared` out")),
+        ),
+        Some((shared, Some(count))) if count != n => wrong.push(
+            Diagnostic::new(Code::Contradiction, format!("router.joint_shared ({n}) is not shared.count ({count})"))
+                .at(joint.span.clone(), format!("{n} columns"))
+                .also(place(shared, "count"), format!("for {count} shared experts"))
+                .help(format!("shared.count = {n}")),
+        ),
+        Some((_, Some(_) | None)) => {}
+    }
+    let bias = shared.and_then(|shared| shared.given("bias")).filter(|_| shared.and_then(|s| s.boolean("bias")) == Some(true));
+    let identity = router.given("identity_experts").filter(|_| router.integer("identity_experts") != Some(0));
+    let mixer = router.given("select").filter(|_| router.word("select") == Some("sparsemixer"));
+    let input = router.given("apply").filter(|_| router.word("apply") == Some("input"));
+    for (field, what) in [
+        (identity, "identity_experts"),
+        (mixer, "select = \"sparsemixer\""),
+        (input, "apply = \"input\""),
+        (bias, "biases of the shared experts"),
+        (spec.weights.given("per_expert_scale"), "per_expert_scale"),
+    ] {
+        if let Some(field) = field {
+            let diagnostic = Diagnostic::new(Code::NotSupportedYet, format!("joint_shared with {what} is not supported yet"));
+            wrong.push(
+                diagnostic
+                    .at(joint.span.clone(), "shared experts with weights of their own")
+                    .also(field.span.clone(), "with this"),
             );
         }
     }

@@ -183,7 +183,7 @@ pub(super) static TABLES: &[Table] = &[
             choice("clamp", Now, "w / max(norm, eps)"),
         ]), Fallback::Word("add"), Now, "how renorm_eps guards it"),
         key("scale", Number(Positive), Fallback::Number(1.0), Now, "factor on the weights, after renorm"),
-        key("joint_shared", Integer(0, MAX_TOP_K), Fallback::Integer(0), Later, "shared columns that are normalised with the routed ones"),
+        key("joint_shared", Integer(0, MAX_TOP_K), Fallback::Integer(0), Now, "extra router columns, after the E, that weigh the shared experts: their scores are normalised with those of the routed ones, by the sum where renorm is none; equals shared.count"),
         key("identity_experts", Integer(0, MAX_EXPERTS), Fallback::Integer(0), Now, "extra router columns, after the E, whose expert is the identity: y += weight * x; never dropped, without weights"),
         key("apply", Word(&[
             choice("output", Now, "the expert's output"),
@@ -270,9 +270,9 @@ pub(super) static TABLES: &[Table] = &[
     Table { name: "weights", required: false, doc: "Where each tensor is stored. Absent: under its own key.", keys: &[
         stored("router", Now, "[R, H]"),
         stored("router_bias", Now, "[R]"),
-        stored("correction_bias", Now, "[R]"),
+        stored("correction_bias", Now, "[R], without the joint_shared columns"),
         stored("router_input_scale", Now, "[H]: after input_norm"),
-        stored("router_global_scale", Later, "[1]"),
+        stored("router_global_scale", Now, "[1]: a factor on all weights, after renorm"),
         stored("per_expert_scale", Now, "[R]: factors on the weights, after renorm"),
         stored("hash_table", Now, "[V, K], integers: the experts of each token id"),
         stored("slots", Later, "[E, P, H]"),

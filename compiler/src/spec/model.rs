@@ -45,6 +45,11 @@ impl Spec {
         self.experts + self.router.identity_experts
     }
 
+    /// The experts of a token, shared ones that the router weighs counted: columns of what is observed as `route.experts`.
+    pub fn picks(&self) -> u64 {
+        self.router.top_k + self.router.joint_shared
+    }
+
     /// Whether only a checkpoint can say how many token ids there are.
     pub fn lacks_vocabulary(&self) -> bool {
         self.router.mode == Mode::Hash && self.router.vocabulary.is_none()
@@ -84,7 +89,7 @@ pub struct Router {
     pub renorm: Option<Renorm>,
     /// Factor on the selected weights, after renormalisation.
     pub scale: f64,
-    /// Shared columns that are normalised together with the routed ones. Not carried yet: 0.
+    /// Router columns `E..E+n`, one for each shared expert, whose scores are normalised together with those of the picks.
     pub joint_shared: u64,
     /// Router columns `E..E+n` whose expert is the identity.
     pub identity_experts: u64,

@@ -315,7 +315,7 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
             None => Some(("there is no [shared] table".to_string(), None)),
         },
         Tensor::HashTable => unless(router.word("mode") == Some("hash"), "router.mode is another", router, "mode"),
-        Tensor::RouterGlobalScale | Tensor::Slots | Tensor::SlotScale => Some(("not supported yet".to_string(), None)),
+        Tensor::Slots | Tensor::SlotScale => Some(("not supported yet".to_string(), None)),
         Tensor::LatentIn | Tensor::LatentOut => {
             unless(expert.integer("latent").is_some_and(|width| width > 0), "expert.latent is off", expert, "latent")
         }
@@ -323,7 +323,7 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
             unless(false, "router.input_norm is \"none\"", router, "input_norm")
         }
         // No key speaks of them: a layer has one where the checkpoint has.
-        Tensor::OutputBias | Tensor::RouterInputScale | Tensor::PerExpertScale => {
+        Tensor::OutputBias | Tensor::RouterInputScale | Tensor::RouterGlobalScale | Tensor::PerExpertScale => {
             spec.weights.given(tensor.word()).is_none().then(|| ("[weights] names none".to_string(), None))
         }
     }
