@@ -14,7 +14,8 @@
 //! | `stats.load`    | i32 `[E]`   | pairs that picked each expert                            |
 //! | `stats.kept`    | i32 `[E]`   | of these, pairs that it had room for                     |
 //!
-//! E counts the experts without rows too, after those with: room for their pairs there is none.
+//! E counts the experts without rows too, after those with: room for their pairs there is none. Those of `joint` come last
+//! among a token's, and K counts them.
 //!
 //! A second route of the same layer has `route.experts_2` and so on.
 
