@@ -29,7 +29,8 @@ pub fn weights(manifest: &Manifest, seed: u64) -> Result<Vec<Tensor>, Error> {
         .collect()
 }
 
-/// A tensor for every input buffer of the manifest, in its order: tokens as [`tokens`] makes them, ids of the vocabulary.
+/// A tensor for every input buffer of the manifest, in its order: tokens as [`tokens`] makes them, ids of the vocabulary,
+/// seeds.
 ///
 /// # Errors
 /// [`Error::Extent`] where a shape has no value.
@@ -54,9 +55,13 @@ fn random(manifest: &Manifest, buffer: &Buffer, shape: Vec<u64>, seed: u64) -> R
     Tensor::new(Dtype::I32, shape, data)
 }
 
-/// What the integers of a buffer number: token ids in an input, experts in a weight.
+/// What the integers of a buffer number: token ids, experts in a weight; a seed may be any.
 fn below(manifest: &Manifest, buffer: &Buffer) -> u64 {
-    let name = if buffer.role == Role::Input { "vocabulary" } else { "experts" };
+    let name = match (buffer.role, buffer.name.as_str()) {
+        (Role::Weight, _) => "experts",
+        (_, "token_ids") => "vocabulary",
+        (_, _) => return 1 << 31,
+    };
     manifest.dims.iter().find(|dim| dim.name == name).map_or(1, |dim| dim.value.max(1))
 }
 

@@ -47,7 +47,8 @@ fn check(path: &Path) -> Vec<String> {
 }
 
 /// What each error of `infer` says, in part.
-const ERRORS: [&str; 35] = [
+const ERRORS: [&str; 36] = [
+    "jitter takes [T, N] and a seed",
     "does not have 7 columns",
     "does not have 5 columns and 2 more",
     "none is left with rows",

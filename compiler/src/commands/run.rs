@@ -223,11 +223,17 @@ fn input(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Input, Re
         Some(name) => name.as_str(),
         None => default_tensor(&checkpoint).map_err(|diagnostic| report_at(&given.path, diagnostic))?,
     };
+    let random = random::inputs(manifest, Dims::tokens(0), arguments.seed).map_err(failed)?;
     let mut tensors = Vec::new();
-    for (index, buffer) in wanted.into_iter().enumerate() {
+    for (index, (buffer, random)) in wanted.into_iter().zip(random).enumerate() {
         // What goes with the tokens is under its own name, or under that of the published blocks.
         let published = Some(format!("in.{}", buffer.name)).filter(|name| checkpoint.has(name));
         let name = if index == 0 { tokens } else { published.as_deref().unwrap_or(&buffer.name) };
+        if buffer.name == "seed" && !checkpoint.has(name) {
+            notes.say(&format!("note: no `seed` in the file: the noise is that of --seed {}", arguments.seed));
+            tensors.push(random);
+            continue;
+        }
         let (tensor, conversion) = checkpoint.tensor(name, buffer.dtype).map_err(failed)?;
         if let Some(conversion) = conversion {
             notes.say(&format!("note: {conversion}"));

@@ -79,11 +79,9 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
-        Op::PickWeights | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Combine | Op::RmsNorm => {
-            false
-        }
-        Op::Leading | Op::Joint => true,
-        Op::SparseMixer | Op::HashPicks | Op::ExpertScale | Op::WithoutRows => true,
+        Op::PickWeights | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Combine => false,
+        Op::RmsNorm | Op::Jitter => false,
+        Op::SparseMixer | Op::HashPicks | Op::Leading | Op::Joint | Op::ExpertScale | Op::WithoutRows => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
         Op::Square | Op::Add | Op::Mul => true,
@@ -172,11 +170,13 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, groups) => Err(format!("{groups} does not fit {e} experts")),
             }
         }
-        (Op::Renorm, [picks @ Type::Picks { .. }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
+        (Op::Renorm, [picks @ Type::Picks { .. }, Type::Attr(Attr::Renorm(rule))])
+        | (Op::RenormKept, [picks @ Type::Routing { rowless: 0, .. }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
             Norm::P(p) if p.get() <= 0.0 => Err(format!("{p} is no norm")),
             Norm::Sum | Norm::P(_) => Ok((*picks).clone()),
         },
         (Op::ExpertScale, [picks @ Type::Picks { experts, rowless, .. }, Type::Tensor { shape, dtype }])
+        | (Op::ExpertScale, [picks @ Type::Routing { experts, rowless: rowless @ 0, .. }, Type::Tensor { shape, dtype }])
             if dtype.is_float()
                 && (shape[..] == [Dim::Const(experts.saturating_add(*rowless))] || shape[..] == [Dim::Const(1)]) =>
         {
@@ -191,10 +191,6 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
         (Op::Assign, [Type::Picks { top_k, experts, rowless, .. }, Type::Attr(Attr::Assignment(_))]) => {
             Ok(Type::Routing { top_k: *top_k, experts: *experts, rowless: *rowless })
         }
-        (Op::RenormKept, [routing @ Type::Routing { rowless: 0, .. }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
-            Norm::Sum => Ok((*routing).clone()),
-            Norm::P(p) => Err(format!("what is kept is renormalised by its sum, not by its {p}-norm")),
-        },
         (Op::Dispatch, [x, routing]) => {
             routed(routing)?;
             match matrix(x, "x")? {
@@ -234,8 +230,14 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             let (shape, _) = matrix(x, "x")?;
             body_of(body, vec![Type::tensor(&shape, DType::F32)], vs)
         }
+        (Op::Jitter, [x, seed, Type::Attr(Attr::Real(eps))]) if eps.get() >= 0.0 => match (matrix(x, "x")?, seed) {
+            (([Dim::Tokens, n], _), Type::Tensor { shape, dtype: DType::I32 }) if shape[..] == [Dim::Const(2)] => {
+                Ok(Type::tensor(&[Dim::Tokens, n], DType::F32))
+            }
+            (_, seed) => Err(format!("jitter takes [T, N] and a seed of two i32, not {x} and {seed}")),
+        },
         (Op::Cast, [Type::Tensor { shape, dtype: from }, Type::Attr(Attr::DType(dtype))])
-            if from.is_float() && dtype.is_float() =>
+            if dtype.is_float() && from.is_float() =>
         {
             Ok(Type::tensor(shape, *dtype))
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use egg::Id;
 
+use super::philox::philox;
 use super::{
     Assignment, Attr, Body, Dim, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Priority, Renorm, Span, Type, Typed,
 };
@@ -154,12 +155,18 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             w.iter_mut().for_each(|w| *w /= divisor);
         })),
         (Op::ExpertScale, [P(picks), T(s)]) => {
-            let of = |expert: usize| s.data[if s.data.len() == 1 { 0 } else { expert }];
-            let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * of(*e)).collect();
+            let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * scale_of(s, *e)).collect();
             P(Picks { weight_of_pair: scaled, ..picks.clone() })
         }
         (Op::WithoutRows, [P(picks), Value::Attr(Attr::Num(n))]) => {
             P(Picks { experts: picks.experts - *n as usize, rowless: *n as usize, ..picks.clone() })
+        }
+        (Op::ExpertScale, [R(r), T(s)]) => {
+            let mut y = r.clone();
+            for pair in &r.pair_of_row {
+                y.picks.weight_of_pair[*pair] *= scale_of(s, r.picks.expert_of_pair[*pair]);
+            }
+            R(y)
         }
         (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
         (Op::RenormKept, [R(r), Value::Attr(Attr::Renorm(rule))]) => R(renorm_kept(r, *rule)),
@@ -184,6 +191,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         }
         (Op::DroppedInput, [T(x), R(r)]) => T(input_of(x, r, |pair| r.has_rows(pair) && r.row_of_pair[pair].is_none())),
         (Op::IdentityInput, [T(x), R(r)]) => T(input_of(x, r, |pair| !r.has_rows(pair))),
+        (Op::Jitter, [T(x), T(seed), Value::Attr(Attr::Real(eps))]) => T(jitter(x, seed, eps.get())),
         (Op::Combine, [T(rows), R(r), List(vs), Value::Attr(Attr::Body(body))]) => {
             r.accepts(rows)?;
             let n = rows.shape[1];
@@ -470,6 +478,11 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
     Ok(Routing { picks: picks.clone(), row_of_pair, pair_of_row })
 }
 
+/// The number for an expert, or for all.
+fn scale_of(s: &Tensor, expert: usize) -> f64 {
+    s.data[if s.data.len() == 1 { 0 } else { expert }]
+}
+
 /// `y[t, n] = sum_j x[t, n] * weight(t, j)` over the pairs that count.
 fn input_of(x: &Tensor, r: &Routing, counts: impl Fn(usize) -> bool) -> Tensor {
     let (n, k) = (x.shape[1], r.picks.top_k);
@@ -481,6 +494,18 @@ fn input_of(x: &Tensor, r: &Routing, counts: impl Fn(usize) -> bool) -> Tensor {
         }
     }
     y
+}
+
+fn jitter(x: &Tensor, seed: &Tensor, eps: f64) -> Tensor {
+    let key = [0, 1].map(|i| seed.data[i] as i32 as u32);
+    let n = x.shape[1];
+    let factor = |i: usize| {
+        let (token, column) = (i / n, i % n);
+        let words = philox([(column / 4) as u32, token as u32, 0, 0], key);
+        let unit = f64::from(words[column % 4] >> 8) / f64::from(1 << 24);
+        1.0 + eps * (2.0 * unit - 1.0)
+    };
+    Tensor { shape: x.shape.clone(), data: x.data.iter().enumerate().map(|(i, x)| x * factor(i)).collect() }
 }
 
 fn renorm_kept(r: &Routing, rule: Renorm) -> Routing {

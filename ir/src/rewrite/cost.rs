@@ -68,7 +68,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         }
         // A token reads where its picks are and their weights, and writes these again.
         Op::RenormKept => (1, all_bytes.saturating_mul(2), sizes.pairs.saturating_mul(weight(op))),
-        Op::DroppedInput | Op::IdentityInput => (1, all_bytes.saturating_mul(2), all_bytes),
+        Op::DroppedInput | Op::IdentityInput | Op::Jitter => (1, all_bytes.saturating_mul(2), all_bytes),
         Op::Add | Op::Mul => (1, all_bytes.saturating_mul(2), all_bytes),
     };
     let time = |amount: u64, per_us: u64| amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1));
@@ -198,7 +198,8 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 /// Rough FLOPs an element.
 fn weight(op: Op) -> u64 {
     match op {
-        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Dispatch | Op::Assign => 0,
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Jitter => 0,
+        Op::Dispatch | Op::Assign => 0,
         // A pick is looked up, or known by its number.
         Op::HashPicks | Op::WithoutRows | Op::Leading | Op::Joint | Op::PickWeights => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,

@@ -6,10 +6,11 @@ use super::buffers::{BufferId, Buffers, extent, unused};
 use super::chunk;
 use super::combine::{self, Columns, Combine, Spread};
 use super::gemm::{self, Gemm, Operand};
+use super::jitter::{self, Jitter};
 use super::kept_input::{self, KeptInput};
 use super::normalise::{self, RmsNorm};
 use super::order::{self, Order};
-use super::renorm::{self, RenormKept};
+use super::renorm::{self, ExpertScale};
 use super::route::{self, Route};
 use super::sort::{self, Sort};
 use super::{ScheduleError, body};
@@ -155,6 +156,8 @@ impl<'g> Plan<'g> {
             },
             Op::RenormKept => self.renorm_kept(&operands),
             Op::DroppedInput | Op::IdentityInput => self.input_of(op, &operands, ty),
+            Op::Jitter => self.jitter(&operands, ty),
+            Op::ExpertScale if matches!(operands.first(), Some(Value::Routing(_))) => self.expert_scale(&operands),
             Op::Leading
             | Op::Joint
             | Op::WithoutRows
@@ -320,11 +323,23 @@ impl<'g> Plan<'g> {
         let [Value::Routing(routing), Value::Attr(Attr::Renorm(rule))] = operands else {
             return Err(wrong(Op::RenormKept, operands));
         };
-        let spec = RenormKept { name: self.kernel_name("renorm_kept", &[]), top_k: routing.top_k as u32, rule: *rule };
+        let (name, machine) = (self.kernel_name("renorm_kept", &[]), self.machine);
         let renormed = self.buffers.workspace("weight_of_row", DType::F32, [Extent::Tokens * routing.top_k]);
         let args = vec![routing.row_of_pair.into(), routing.weight_of_row.into(), renormed.into(), tokens()];
-        self.launch(renorm::renorm_kept(&spec, self.machine), renorm::grid(self.machine), args);
+        self.launch(renorm::renorm_kept(&name, routing.top_k as u32, *rule, machine), renorm::grid(machine), args);
         Ok(Value::Routing(Routing { weight_of_row: renormed, renormed: true, ..routing.clone() }))
+    }
+
+    /// The same pairs under other weights.
+    fn expert_scale(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Routing(routing), Value::Tensor(scale)] = operands else { return Err(wrong(Op::ExpertScale, operands)) };
+        let (name, machine) = (self.kernel_name("expert_scale", &[scale]), self.machine);
+        let spec = ExpertScale { top_k: routing.top_k as u32, scale: scale.dtype, of_all: constant(scale, 0) == 1 };
+        let scaled = self.buffers.workspace("weight_of_row", DType::F32, [Extent::Tokens * routing.top_k]);
+        let mut args: Vec<Arg> = [routing.row_of_pair, routing.weight_of_row, routing.topk_experts].map(Arg::from).into();
+        args.extend([scale.buffer.into(), scaled.into(), tokens()]);
+        self.launch(renorm::expert_scale(&name, &spec, machine), renorm::grid(machine), args);
+        Ok(Value::Routing(Routing { weight_of_row: scaled, renormed: true, ..routing.clone() }))
     }
 
     /// What tokens keep of themselves: `dropped_input` and `identity_input`.
@@ -344,6 +359,18 @@ impl<'g> Plan<'g> {
         args.extend(of_pairs.map(Arg::from));
         args.extend([result.buffer.into(), tokens()]);
         self.launch(kept_input::kept_input(&spec, self.machine), kept_input::grid(self.machine), args);
+        Ok(Value::Tensor(result))
+    }
+
+    /// What the router sees of the tokens in training.
+    fn jitter(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x), Value::Tensor(seed), Value::Attr(Attr::Real(eps))] = operands else {
+            return Err(wrong(Op::Jitter, operands));
+        };
+        let spec = Jitter { name: self.kernel_name("jitter", &[]), n: constant(x, 1) as u32, eps: eps.get() as f32, x: x.dtype };
+        let result = self.result(Op::Jitter, &spec.name, ty, None, false)?;
+        let args = vec![x.buffer.into(), seed.buffer.into(), result.buffer.into(), tokens()];
+        self.launch(jitter::jitter(&spec, self.machine), jitter::grid(self.machine), args);
         Ok(Value::Tensor(result))
     }
 

@@ -176,7 +176,7 @@ impl<'k> Row<'_, 'k> {
                 Known::Groups(groups, keys)
             }),
             Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Renorm => None,
-            Op::Leading | Op::Joint | Op::PickWeights => None,
+            Op::Leading | Op::Joint | Op::PickWeights | Op::Jitter => None,
             Op::WithoutRows | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::IdentityInput | Op::Dispatch => None,
             Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
             Op::Offset | Op::AtMost => None,
