@@ -424,6 +424,13 @@ fn what_has_no_program() {
   %4 = combine %2, %3 : tensor<T x 4 x f32>
   return %4";
     assert_eq!(fails(&layer(other, t4)).to_string(), "`combine` does not take the pairs of another routing");
+    // Weights that were renormalised have a place for kept pairs alone.
+    let renormed = "  %1 = route %0, [@w], capacity(1, all, score) {\n    yield top_k $0, $0, 2\n  } : routing<T x 2 of 4>
+  %2 = renorm_kept %1, sum(add 0.5) : routing<T x 2 of 4>
+  %3 = pick_weights %2, 0 : tensor<T x 2 x f32>
+  %4 = gemm %0, [@w], [%3] {\n    yield mul $0, $1\n  } : tensor<T x 4 x f32>
+  return %4";
+    assert_eq!(fails(&layer(renormed, t4)).to_string(), "`pick_weights` does not take a routing, 0");
     for n in [0, 1 << 31, u64::MAX] {
         let vast = format!(
             "layer @l(%x: tensor<T x {n} x f32>, @w: tensor<4 x {n} x f32>) -> {t4} {{\n  %0 = gemm %x, [@w] : {t4}\n  return %0\n}}\n"

@@ -15,9 +15,9 @@
 //! never in memory but for the logits and the keys of the selection: everything between is computed again where it is
 //! used, which is a few operations against H of the logit itself.
 //!
-//! What holds whatever the input: experts are in range and, unless a table says them, distinct, the lowest index wins a
-//! tie (both zeros are one number), a NaN is never picked while another expert is left, and then weighs what minus infinity does. Sums run in one
-//! order, by lane and then across lanes, for any T and, the logits apart, on any machine.
+//! What holds whatever the input: experts are in range and, unless a table names them, distinct, the lowest index wins a
+//! tie (both zeros are one number), a NaN is never picked while another expert is left, and then weighs what minus infinity
+//! does. Sums run in one order, by lane and then across lanes, for any T and, the logits apart, on any machine.
 
 mod logits;
 pub(super) mod pick;
@@ -116,7 +116,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     Ok(Routed { kernel: builder.finish(), grid: Extent::Tokens.div_ceil(u64::from(block.tokens)) })
 }
 
-/// A body that a row's lanes can follow: pointwise ops, softmax and one group limit up to the top k, then ops on the weights.
+/// A body that a row's lanes can follow: pointwise ops, softmax and one group limit up to the picks, then ops on the weights.
 struct Gating<'a> {
     spec: &'a Route<'a>,
     nodes: &'a [Node],
