@@ -12,7 +12,8 @@ pub enum Dim {
     Const(u64),
     /// T: tokens in the batch.
     Tokens,
-    /// P: (token, expert) pairs that are kept; at most T times the picks of a token.
+    /// P: rows of a grouping: (token, expert) pairs that are kept, at most T times the picks of a token, or the slots of
+    /// all sequences.
     Pairs,
 }
 
@@ -39,6 +40,13 @@ pub enum Type {
         top_k: u64,
         /// E.
         experts: u64,
+    },
+    /// Rows that no token decides, as many of each expert.
+    Slots {
+        /// E.
+        experts: u64,
+        /// Of each expert, for each sequence.
+        slots: u64,
     },
     /// Several values.
     List(Vec<Type>),
@@ -75,6 +83,7 @@ impl fmt::Display for Type {
             }
             Type::Picks { top_k, experts } => write!(f, "picks<T x {top_k} of {experts}>"),
             Type::Routing { top_k, experts } => write!(f, "routing<T x {top_k} of {experts}>"),
+            Type::Slots { experts, slots } => write!(f, "slots<{experts} x {slots}>"),
             Type::List(types) => {
                 f.write_str("[")?;
                 for (i, ty) in types.iter().enumerate() {

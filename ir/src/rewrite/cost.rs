@@ -4,7 +4,7 @@
 //! Approximate and saturating: it is better to lose some precision than to lose the order by wrapping.
 
 use crate::Machine;
-use crate::graph::{Assignment, Attr, Dim, Node, Op, Priority, Type, Typed, infer_body};
+use crate::graph::{Assignment, Attr, Body, Dim, Node, Op, Priority, Type, Typed, infer_body};
 
 /// Picoseconds.
 pub type Cost = u64;
@@ -14,18 +14,24 @@ pub type Cost = u64;
 pub struct Workload {
     /// Token counts, each as likely as the others.
     pub tokens: Vec<u64>,
-    /// Pairs for each token.
+    /// Pairs for each token; 0 where nothing is picked.
     pub top_k: u64,
+    /// Slots of all experts for a batch, which is priced as one sequence; 0 where there are none.
+    pub slots: u64,
 }
 
 impl Workload {
     /// The workload of a layer at these token counts.
     pub fn of(graph: &Typed, tokens: &[u64]) -> Workload {
-        let picks = |id| match graph.ty(id) {
-            Type::Routing { top_k, .. } => *top_k,
-            Type::Tensor { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_) => 1,
-        };
-        Workload { tokens: tokens.to_vec(), top_k: graph.graph().nodes.ids().map(picks).max().unwrap_or(1) }
+        let (mut top_k, mut slots) = (0, 0);
+        for id in graph.graph().nodes.ids() {
+            match graph.ty(id) {
+                Type::Routing { top_k: picks, .. } => top_k = top_k.max(*picks),
+                Type::Slots { experts, slots: each } => slots = slots.max(experts.saturating_mul(*each)),
+                Type::Tensor { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_) => {}
+            }
+        }
+        Workload { tokens: tokens.to_vec(), top_k, slots }
     }
 }
 
@@ -34,7 +40,8 @@ pub fn cost(node: &Node, types: &[&Type], machine: &Machine, workload: &Workload
     match node {
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => 0,
         Node::Apply(op, _) => {
-            let sizes = |tokens: &u64| Sizes { tokens: *tokens, pairs: tokens.saturating_mul(workload.top_k) };
+            let pairs = |tokens: u64| tokens.saturating_mul(workload.top_k).max(workload.slots);
+            let sizes = |tokens: &u64| Sizes { tokens: *tokens, pairs: pairs(*tokens) };
             workload.tokens.iter().fold(0, |sum: u64, t| sum.saturating_add(at(*op, types, machine, &sizes(t))))
         }
     }
@@ -45,8 +52,9 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     let all_bytes: u64 = types.iter().map(|t| sizes.bytes(t)).fold(0, u64::saturating_add);
     let (launches, bytes, flops) = match op {
         // Views: read where they are used.
-        Op::List | Op::ExpertRows | Op::PairWeights => return 0,
-        Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm => {
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::Flatten | Op::Slots => return 0,
+        Op::Gemm if is_rowwise(types) => return NEVER,
+        Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm | Op::SoftDispatch | Op::SoftCombine => {
             let body = infer_body(op, types).unwrap_or_default();
             let result = body.last().map_or(0, |t| sizes.bytes(t));
             let flops = body_flops(op, types, &body, sizes).saturating_add(product_flops(op, types, sizes));
@@ -64,6 +72,8 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
         Op::ExpertScale | Op::Relu | Op::Square => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
+        // Twice over the tokens: what each run of them has, then what all have.
+        Op::TokenSoftmax => (2, all_bytes.saturating_mul(3), all_bytes.saturating_mul(weight(op))),
         // A token reads where its picks are and their weights, and writes these again.
         Op::RenormKept => (1, all_bytes.saturating_mul(2), sizes.pairs.saturating_mul(weight(op))),
         Op::DroppedInput => (1, all_bytes.saturating_mul(2), all_bytes),
@@ -74,6 +84,20 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     // What is hidden counts a thousandth, so that of two graphs that move the same bytes the one with less work wins.
     let busy = moving.max(computing).saturating_add(moving.min(computing) / 1_000);
     busy.saturating_add(machine.launch_ps.saturating_mul(launches))
+}
+
+/// What no kernel computes must not be the cheapest.
+const NEVER: Cost = 1 << 60;
+
+/// Whether a gemm gives rows of softmax: whole rows are at hand only in a route, which gives picks.
+fn is_rowwise(types: &[&Type]) -> bool {
+    let softmax = |body: &Body| body.nodes().iter().any(|node| matches!(node, Node::Apply(Op::Softmax, _)));
+    match types.last() {
+        Some(Type::Attr(Attr::Body(body))) if softmax(body) => {
+            infer_body(Op::Gemm, types).is_ok_and(|types| matches!(types.last(), Some(Type::Tensor { .. })))
+        }
+        Some(_) | None => false,
+    }
 }
 
 struct Sizes {
@@ -95,7 +119,7 @@ impl Sizes {
             Type::Tensor { shape, .. } => shape.iter().map(|d| self.dim(*d)).fold(1, u64::saturating_mul),
             Type::Picks { top_k, .. } | Type::Routing { top_k, .. } => self.tokens.saturating_mul(*top_k),
             Type::List(types) => types.iter().map(|t| self.elements(t)).fold(0, u64::saturating_add),
-            Type::Attr(_) => 0,
+            Type::Attr(_) | Type::Slots { .. } => 0,
         }
     }
 
@@ -105,7 +129,7 @@ impl Sizes {
             Type::Picks { .. } => self.elements(ty).saturating_mul(8),
             Type::Routing { .. } => self.elements(ty).saturating_mul(16),
             Type::List(types) => types.iter().map(|t| self.bytes(t)).fold(0, u64::saturating_add),
-            Type::Attr(_) => 0,
+            Type::Attr(_) | Type::Slots { .. } => 0,
         }
     }
 }
@@ -160,6 +184,7 @@ fn product_flops(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
     let Some(list) = op.operand_list() else { return 0 };
     let (rows, ws) = match (op, types) {
         (Op::Combine, [rows, ..]) => return sizes.elements(rows),
+        (Op::SoftDispatch | Op::SoftCombine, [x, weights, ..]) => return mixing_flops(x, weights, sizes),
         (Op::RmsNorm, [x, ..]) => return sizes.elements(x).saturating_mul(4),
         (Op::GroupedGemm, types) => (sizes.pairs, types[list - 1]),
         (_, types) => (sizes.tokens, types[list - 1]),
@@ -171,9 +196,20 @@ fn product_flops(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
                 let inner = shape.iter().rev().take(2).map(|d| sizes.dim(*d)).fold(2, u64::saturating_mul);
                 inner.saturating_mul(rows)
             }
-            Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => 0,
+            Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => 0,
         })
         .fold(0, u64::saturating_add)
+}
+
+/// A multiplication and an addition for each weight and column.
+fn mixing_flops(rows: &Type, weights: &Type, sizes: &Sizes) -> u64 {
+    match rows {
+        Type::Tensor { shape, .. } => {
+            let columns = shape.last().map_or(1, |dim| sizes.dim(*dim));
+            sizes.elements(weights).saturating_mul(columns).saturating_mul(2)
+        }
+        Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => 0,
+    }
 }
 
 /// Arithmetic of the body: each node's elements times the weight of its op.
@@ -198,11 +234,13 @@ fn weight(op: Op) -> u64 {
     match op {
         Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Dispatch | Op::Assign => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
+        Op::Flatten | Op::Slots | Op::SoftDispatch | Op::SoftCombine => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
         Op::ExpertScale => 1,
         Op::Renorm | Op::RenormKept => 2,
         Op::TopK | Op::GroupLimit => 4,
         Op::Sigmoid | Op::Silu | Op::Softmax => 16,
+        Op::TokenSoftmax => 32,
         Op::SparseMixer | Op::Gelu | Op::GeluTanh | Op::Tanh | Op::SqrtSoftplus => 24,
     }
 }
@@ -227,7 +265,7 @@ mod tests {
     fn price(op: Op, types: &[Type], machine: &Machine, tokens: &[u64], top_k: u64) -> Cost {
         let types: Vec<&Type> = types.iter().collect();
         let operands: Vec<egg::Id> = (0..types.len()).map(egg::Id::from).collect();
-        cost(&Node::apply(op, &operands), &types, machine, &Workload { tokens: tokens.to_vec(), top_k })
+        cost(&Node::apply(op, &operands), &types, machine, &Workload { tokens: tokens.to_vec(), top_k, slots: 0 })
     }
 
     #[test]
@@ -255,6 +293,24 @@ mod tests {
         assert_eq!(price(Op::GroupedGemm, &types, &slow(), &[1], 2), (40 + 32 + 120 + 24) * 1_000 + 60);
         // T = 16, P = 32: all experts.
         assert_eq!(price(Op::GroupedGemm, &types, &slow(), &[16], 2), (640 + 512 + 480 + 384) * 1_000 + 960);
+    }
+
+    #[test]
+    fn a_mixture_by_hand() {
+        let x = Type::tensor(&[Dim::Tokens, Dim::Const(5)], DType::BF16);
+        let weights = Type::tensor(&[Dim::Tokens, Dim::Const(6)], DType::F32);
+        let (slots, vs) = (Type::Slots { experts: 2, slots: 3 }, Type::List(vec![]));
+        let types = [&x, &weights, &slots, &vs, &Type::Attr(Attr::Body(Body::identity()))];
+        let node = Node::apply(Op::SoftDispatch, &[0usize, 1, 2, 3, 4].map(egg::Id::from));
+        let workload = Workload { tokens: vec![4], top_k: 0, slots: 6 };
+        // T = 4. Bytes: x 4*5*2, weights 4*6*4, six slots 6*5*4. FLOPs: 2*4*6*5.
+        assert_eq!(cost(&node, &types, &slow(), &workload), (40 + 96 + 120) * 1_000 + 240);
+    }
+
+    #[test]
+    fn rows_of_softmax_are_never_the_cheapest() {
+        let types = gemm(Dim::Tokens, 3, 5, DType::F32, Body::identity().then(Op::Softmax, &[]));
+        assert_eq!(price(Op::Gemm, &types, &slow(), &[1], 1), NEVER);
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub(crate) fn is_pointwise_op(op: Op) -> bool {
         Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => true,
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm => false,
         Op::Assign | Op::RenormKept | Op::DroppedInput => false,
+        Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => false,
         Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Softmax | Op::ExpertScale => false,
     }
 }
@@ -90,6 +91,9 @@ pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Op, operands: &[Term<'_, 'k>]
         Op::Add => value(0) + value(1),
         Op::Mul => value(0) * value(1),
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm => {
+            unreachable!("`{}` is not pointwise", op.name())
+        }
+        Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => {
             unreachable!("`{}` is not pointwise", op.name())
         }
         Op::Assign | Op::RenormKept | Op::DroppedInput => {

@@ -35,6 +35,8 @@ pub(super) struct Combine<'a> {
 /// How an operand lies over `[M, N]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spread {
+    /// `[1]`.
+    One,
     /// `[N]`.
     Row,
     /// `[M, 1]`.
@@ -139,6 +141,7 @@ fn emit<'k>(k: &'k Builder, spec: &Combine, args: &Args<'k>, token: &Token<'k>, 
     let y = body::pointwise(k, spec.body, &mut |hole| match hole.checked_sub(1).map(|i| i as usize) {
         None => sum.get(),
         Some(i) => match spec.operands[i].0 {
+            Spread::One => args.operands[i].load(k.i32(0)).cast(DType::F32).splat(lanes),
             Spread::Row => load(args.operands[i], at),
             Spread::Column => args.operands[i].load(token.number).cast(DType::F32).splat(lanes),
             Spread::Full => load(args.operands[i], here),

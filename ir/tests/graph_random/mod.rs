@@ -59,7 +59,12 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 15] = [
+const RARE: [Op; 20] = [
+    Op::Flatten,
+    Op::Slots,
+    Op::TokenSoftmax,
+    Op::SoftDispatch,
+    Op::SoftCombine,
     Op::DroppedInput,
     Op::ExpertScale,
     Op::RmsNorm,
@@ -81,7 +86,7 @@ impl Growing {
     fn new(seed: u64) -> Growing {
         let mut random = Random(seed);
         let (mut builder, mut types) = (Builder::default(), BTreeMap::new());
-        let shapes: [(&str, &[u64]); 12] = [
+        let shapes: [(&str, &[u64]); 13] = [
             ("%x", &[0, 4]),
             ("%h", &[0, 8]),
             ("@w", &[8, 4]),
@@ -94,6 +99,7 @@ impl Growing {
             ("@v", &[8]),
             ("@b", &[8, 6]),
             ("@b4", &[8, 4]),
+            ("@scalar", &[1]),
         ];
         let mut params = Vec::new();
         for (name, shape) in shapes {
@@ -129,6 +135,17 @@ impl Growing {
                 (Op::GroupedGemm | Op::DroppedInput, 0) if self.random.below(2) == 0 => self.params[0],
                 (Op::ExpertScale, 1) if self.random.below(2) == 0 => self.params[9],
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
+                (Op::Slots, 0) => self.attr(|r| Attr::Num(r.one(&[8, 8, 4]))),
+                (Op::Slots, 1) => self.attr(|r| Attr::Num(r.one(&[1, 1, 2]))),
+                (Op::Flatten, 0) => self.params[6],
+                (Op::SoftDispatch, 0) => self.params[0],
+                (Op::SoftCombine, 0) => self.value(is_rows),
+                (Op::SoftDispatch | Op::SoftCombine, 1) => self.value(|ty| *ty == logits()),
+                (Op::SoftDispatch | Op::SoftCombine, 2) => self.value(|ty| matches!(ty, Type::Slots { .. })),
+                (Op::TokenSoftmax, 0) => self.value(|ty| *ty == logits()),
+                (Op::GroupedGemm | Op::ExpertRows, 1) if self.random.below(4) == 0 => {
+                    self.value(|ty| matches!(ty, Type::Slots { .. }))
+                }
                 (Op::GroupedGemm, 0) => self.value(is_rows),
                 (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::GroupedGemm | Op::Combine, 1)
                 | (Op::PairWeights | Op::RenormKept, 0) => self.value(|ty| matches!(ty, Type::Routing { .. })),
@@ -141,7 +158,9 @@ impl Growing {
         let node = Node::apply(op, &operands);
         if let Ok(ty) = infer(&node, |id| &self.types[&id], |_| None) {
             let id = self.builder.add(node);
-            if matches!(ty, Type::Picks { .. } | Type::Routing { .. }) || operands.iter().any(|o| self.routed.contains(o)) {
+            if matches!(ty, Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. })
+                || operands.iter().any(|o| self.routed.contains(o))
+            {
                 self.routed.insert(id);
             }
             self.types.insert(id, ty);
@@ -187,6 +206,11 @@ impl Growing {
 /// Whether the grouped weights have room for such rows: not for those of eight columns.
 fn is_rows(ty: &Type) -> bool {
     matches!(ty, Type::Tensor { shape, .. } if matches!(shape[..], [Dim::Tokens | Dim::Pairs, Dim::Const(4 | 6)]))
+}
+
+/// A number for each token and each of eight experts or slots.
+fn logits() -> Type {
+    Type::tensor(&[Dim::Tokens, Dim::Const(8)], DType::F32)
 }
 
 fn groups(random: &mut Random) -> Groups {
