@@ -53,8 +53,8 @@ pub struct Agreement {
     pub difference: Difference,
     /// The largest [`Difference::of_largest`] that rounding explains.
     pub bound: f64,
-    /// Tokens with other experts.
-    pub tokens_apart: usize,
+    /// Tokens with other experts, where experts are picked.
+    pub tokens_apart: Option<usize>,
 }
 
 impl Outcome {
@@ -196,12 +196,15 @@ fn check_all(package: &Package, spec: Option<&Spec>, request: &Request) -> Resul
 #[must_use]
 pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agreement {
     let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
-    let experts = run.tensor("route.experts").and_then(|tensor| tensor.to_i32().ok()).unwrap_or_default();
+    let picked = run.tensor("route.experts");
+    let experts = picked.and_then(|tensor| tensor.to_i32().ok()).unwrap_or_default();
     let experts: Vec<usize> = experts.into_iter().map(|expert| usize::try_from(expert).unwrap_or(usize::MAX)).collect();
+    let picks = picked.is_some() || !reference.experts.is_empty();
+    let top_k = manifest_dim(manifest, "top_k") as usize;
     Agreement {
         difference: difference(&output, &reference.output),
         bound: bound(manifest.dtype),
-        tokens_apart: expert_sets_apart(&experts, &reference.experts, manifest_dim(manifest, "top_k") as usize),
+        tokens_apart: picks.then(|| expert_sets_apart(&experts, &reference.experts, top_k)),
     }
 }
 
@@ -319,13 +322,19 @@ pub fn profile(launches: &[Emulated]) -> Vec<(String, Counters)> {
 pub fn work(manifest: &Manifest, dims: Dims) -> u64 {
     const TILE_ROWS: u64 = 64;
     let (experts, top_k) = (manifest_dim(manifest, "experts").max(1), manifest_dim(manifest, "top_k"));
-    let pairs = dims.tokens.saturating_mul(top_k);
+    let slots = manifest_dim(manifest, "slots").saturating_mul(experts);
+    let pairs = match slots {
+        0 => dims.tokens.saturating_mul(top_k),
+        slots => slots.saturating_mul(dims.tokens.div_ceil(dims.row_tokens.max(1))),
+    };
     let tiles = pairs.min(experts).saturating_add(pairs / TILE_ROWS);
     let weights = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
     let of_weight = |buffer: &Buffer| {
         let elements = buffer.shape.iter().map(|extent| extent.as_const().unwrap_or(0).unsigned_abs());
         let elements = elements.fold(1, u64::saturating_mul);
         match buffer.shape.len() {
+            // Logits, and what is mixed by them into slots and back.
+            3 if buffer.name == "slots" => elements.saturating_mul(3 * dims.tokens),
             3 => (elements / experts).saturating_mul(tiles * TILE_ROWS),
             _ => elements.saturating_mul(dims.tokens),
         }

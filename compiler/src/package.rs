@@ -9,7 +9,7 @@ use moec_runtime::package as file;
 use sha2::{Digest, Sha256};
 
 use crate::pipeline::Built;
-use crate::spec::{Layout, Spec, Tensor, Weight, Word};
+use crate::spec::{Layout, Mode, Spec, Tensor, Weight, Word};
 
 /// One package with everything that was built. The same input gives the same bytes.
 ///
@@ -50,15 +50,18 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
 
 fn dims(spec: &Spec) -> Vec<file::Dim> {
     let shared = spec.shared.map_or(0, |shared| shared.ffn);
-    [
+    let slots = match spec.router.mode {
+        Mode::Soft(soft) => Some(("slots", soft.slots)),
+        Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => None,
+    };
+    let dims = [
         ("hidden", spec.hidden),
         ("ffn", spec.expert.ffn),
         ("experts", spec.experts),
         ("top_k", spec.router.top_k),
         ("shared_ffn", shared),
-    ]
-    .map(|(name, value)| file::Dim { name: name.to_string(), value })
-    .to_vec()
+    ];
+    dims.into_iter().chain(slots).map(|(name, value)| file::Dim { name: name.to_string(), value }).collect()
 }
 
 /// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.
@@ -236,7 +239,8 @@ fn sources(weight: &Weight, rank: u32, slice: Option<file::Slice>) -> Vec<file::
         Layout::Transposed | Layout::TransposedInterleaved => {
             (0..rank.saturating_sub(2)).chain([rank - 1, rank.saturating_sub(2)]).collect()
         }
-        Layout::Plain | Layout::Interleaved | Layout::Hep => Vec::new(),
+        Layout::Hep => vec![2, 0, 1],
+        Layout::Plain | Layout::Interleaved => Vec::new(),
     };
     let source = |name: &String| file::Source { name: name.clone(), flattened: weight.flattened, axes: axes.clone(), slice };
     weight.names.iter().map(source).collect()

@@ -11,7 +11,7 @@ use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 pub struct Reference {
     /// The layer's output, `[T, H]`.
     pub output: Vec<f64>,
-    /// The experts of each token, `[T, K]`, best first; dropped picks included.
+    /// The experts of each token, `[T, K]`, best first; dropped picks included. Empty where nothing is picked.
     pub experts: Vec<usize>,
 }
 
@@ -38,11 +38,11 @@ pub fn reference(
     let values = graph::interp(&typed, &params, dims).map_err(ReferenceError)?;
     let experts = values.iter().rev().find_map(|value| match value {
         Value::Routing(routing) => Some(routing.picks.expert_of_pair.clone()),
-        Value::Tensor(_) | Value::Picks(_) | Value::List(_) | Value::Attr(_) => None,
+        Value::Tensor(_) | Value::Picks(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
     });
     match values.into_iter().last() {
         Some(Value::Tensor(output)) => Ok(Reference { output: output.data, experts: experts.unwrap_or_default() }),
-        Some(Value::Picks(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_)) | None => {
+        Some(Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_)) | None => {
             Err(ReferenceError("its result is not a tensor".to_string()))
         }
     }

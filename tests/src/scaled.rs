@@ -39,7 +39,21 @@ fn scaled(spec: &Spec) -> Spec {
 }
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
-const MODES: [(&str, &str, &str, &str); 28] = [
+const MODES: [(&str, &str, &str, &str); 31] = [
+    (
+        "soft",
+        "mode = \"soft\"\ntop_k = 1\nnorm = \"l2\"\nnorm_eps = 1e-6\nslots = 3",
+        "",
+        "[weights]\nslots = { name = \"mu\", layout = \"HEP\" }\nslot_scale = \"scale\"",
+    ),
+    (
+        "soft_with_gains",
+        "mode = \"soft\"\ntop_k = 1\nnorm = \"rms\"\nnorm_eps = 1e-6\ndispatch_normed = true",
+        "latent = 20\nbias = true\noutput_scale = 0.5",
+        "[shared]\nintermediate = 24\n[weights]\nslots = \"slots\"\ntoken_gain = \"token_gain\"\nslot_gain = \"slot_gain\"\noutput_bias = \"output_bias\"",
+    ),
+    // More slots than a tile has rows.
+    ("soft_unnormed", "mode = \"soft\"\ntop_k = 1\nnorm = \"none\"\nslots = 11", "activation = \"gelu\"\ngated = false", ""),
     ("sparsemixer", "select = \"sparsemixer\"\njitter = 0.3", "", ""),
     (
         "normed_input",
@@ -119,11 +133,13 @@ pub fn modes() -> Vec<Example> {
             let missing: String = missing.map(|(key, value)| format!("{key} = {value}\n")).collect();
             format!("{given}\n{missing}")
         };
-        let router = keys(router, &[("score", "\"softmax\""), ("order", "\"score_topk\""), ("renorm", "\"none\"")]);
+        let choice = [("mode", "\"token_choice\""), ("top_k", "3")];
+        let score = [("score", "\"softmax\""), ("order", "\"score_topk\""), ("renorm", "\"none\"")];
+        let router = keys(router, &[&choice[..], &score].concat());
         let expert = keys(expert, &[("activation", "\"silu\""), ("gated", "true")]);
         let experts = if router.contains("groups") { 12 } else { 7 };
         let text = format!(
-            "[moe]\nname = \"{name}\"\nhidden = 36\nexperts = {experts}\n[router]\nmode = \"token_choice\"\ntop_k = 3\n{router}\
+            "[moe]\nname = \"{name}\"\nhidden = 36\nexperts = {experts}\n[router]\n{router}\
              [expert]\nintermediate = 28\n{expert}{tables}\n[tokens]\nmax = 4096\n[numerics]\ndtype = \"{dtype}\"\n"
         );
         let source = Source { name: name.to_string(), text };

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use moec::diagnostics::Diagnostic;
 use moec::pipeline;
-use moec::spec::{Spec, Word};
+use moec::spec::{Mode, Spec, Word};
 use moec_ir::machine::MACHINES;
 use rayon::prelude::*;
 
@@ -27,14 +27,17 @@ pub(super) fn check(arguments: &Check, out: &mut dyn Write) -> Result<(), Failur
 }
 
 fn summary(spec: &Spec) -> String {
+    let routing = match spec.router.mode {
+        Mode::Soft(soft) => format!("soft, {} slots each", soft.slots),
+        Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => format!("top {}", spec.router.top_k),
+    };
     let dropping = if spec.capacity.is_some() { "with capacity" } else { "dropless" };
     let shared = spec.shared.map_or(String::new(), |shared| format!(", shared {}", shared.ffn));
     format!(
-        "hidden {}, {} experts of {}, top {}{shared}, {dropping}, {}",
+        "hidden {}, {} experts of {}, {routing}{shared}, {dropping}, {}",
         spec.hidden,
         spec.experts,
         spec.expert.ffn,
-        spec.router.top_k,
         spec.numerics.dtype.word(),
     )
 }

@@ -68,12 +68,12 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     }
     let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
     let experts = integers(run.tensor("route.experts"));
-    let top_k = dim(manifest, "top_k");
+    let (top_k, picks) = (dim(manifest, "top_k"), run.tensor("route.experts").is_some());
     let compare = |name: &'static str, expected: &[f64], sets: Option<&[usize]>| Comparison {
         name,
         difference: difference(&output, expected),
         bound: bound(manifest.dtype),
-        tokens_apart: sets.map(|sets| expert_sets_apart(&experts, sets, top_k as usize)),
+        tokens_apart: sets.filter(|_| picks).map(|sets| expert_sets_apart(&experts, sets, top_k as usize)),
     };
     let mut comparisons = Vec::new();
     if let (true, Some(spec)) = (arguments.reference, &spec) {
@@ -261,7 +261,7 @@ fn output_file(run: &moec_runtime::Run, input: &Tensor) -> Result<Vec<u8>, Error
     if let Some((_, output)) = run.outputs.first() {
         tensors.push(("out.hidden", output.clone().reshape(input.shape().to_vec())?));
     }
-    for name in ["route.experts", "route.weights"] {
+    for name in ["route.experts", "route.weights", "soft.dispatch", "soft.combine"] {
         tensors.extend(run.tensor(name).map(|tensor| (name, tensor.clone())));
     }
     let named: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();

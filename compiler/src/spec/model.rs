@@ -82,14 +82,14 @@ pub struct Router {
     pub dtype: RouterDtype,
 }
 
-/// `router.mode`. Not carried yet: everything but `TokenChoice`.
+/// `router.mode`. Not carried yet: `ExpertChoice` and `Hash`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     /// Each token takes its `top_k` experts.
     TokenChoice,
     /// Each expert takes its `capacity` tokens.
     ExpertChoice,
-    /// Soft dispatch and combine over slots.
+    /// Every slot mixes all tokens of a sequence, every token all slots.
     Soft(Soft),
     /// A table of token ids decides.
     Hash,

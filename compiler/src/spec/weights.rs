@@ -84,10 +84,14 @@ words! {
         PerExpertScale = "per_expert_scale",
         /// `[vocabulary, K]`. Not carried yet.
         HashTable = "hash_table",
-        /// `[E, P, H]`. Not carried yet.
+        /// `[E, P, H]`: the embeddings of P slots an expert.
         Slots = "slots",
-        /// `[1]`. Not carried yet.
+        /// `[1]`: factor on the logits of soft routing.
         SlotScale = "slot_scale",
+        /// `[H]`: factors on the tokens of soft routing, after their norm.
+        TokenGain = "token_gain",
+        /// `[H]`: factors on the slots, after their norm.
+        SlotGain = "slot_gain",
         /// `[E, F, H]`.
         Gate = "gate",
         /// `[E, F, H]`.
@@ -156,6 +160,8 @@ impl Tensor {
             | Tensor::PerExpertScale
             | Tensor::HashTable
             | Tensor::SlotScale
+            | Tensor::TokenGain
+            | Tensor::SlotGain
             | Tensor::GateBias
             | Tensor::UpBias
             | Tensor::DownBias
@@ -186,6 +192,8 @@ impl Tensor {
             | Tensor::HashTable
             | Tensor::Slots
             | Tensor::SlotScale
+            | Tensor::TokenGain
+            | Tensor::SlotGain
             | Tensor::LatentIn
             | Tensor::LatentOut
             | Tensor::OutputBias

@@ -3,7 +3,7 @@
 
 use moec::import::import;
 use moec::random;
-use moec::spec::CapacityGroup;
+use moec::spec::{CapacityGroup, Mode};
 use moec_ir::graph::Type;
 use moec_runtime::Tensor;
 use moec_runtime::package::{Dims, Dtype};
@@ -45,9 +45,10 @@ fn rows(example: &Example) -> [Batch; 2] {
     [(64, 16), (65, 13)].map(|(tokens, row_tokens)| random_batch(example, Dims { tokens, row_tokens }))
 }
 
-/// Whether sequences have a capacity of their own.
+/// Whether sequences have a capacity of their own, or weights.
 fn has_rows(example: &Example) -> bool {
-    example.spec.capacity.is_some_and(|capacity| capacity.group == CapacityGroup::Row)
+    let capacity = example.spec.capacity.is_some_and(|capacity| capacity.group == CapacityGroup::Row);
+    capacity || matches!(example.spec.router.mode, Mode::Soft(_))
 }
 
 fn random_batch(example: &Example, dims: Dims) -> Batch {
