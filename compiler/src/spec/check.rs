@@ -199,11 +199,13 @@ fn soft(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
         return;
     }
     router.require("norm", wrong);
-    if router.word("norm") == Some("none") {
-        needs(router, "norm_eps", false, "norm", router, wrong);
-        needs(router, "dispatch_normed", router.boolean("dispatch_normed") == Some(false), "norm", router, wrong);
-    } else {
-        router.require("norm_eps", wrong);
+    match router.word("norm") {
+        Some("none") => {
+            needs(router, "norm_eps", false, "norm", router, wrong);
+            needs(router, "dispatch_normed", router.boolean("dispatch_normed") == Some(false), "norm", router, wrong);
+        }
+        Some(_) => router.require("norm_eps", wrong),
+        None => {}
     }
     for field in router.fields() {
         let key = field.key.name;

@@ -280,9 +280,8 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
     let has_bias = expert.boolean("bias") != Some(false);
     let is_gated = expert.boolean("gated") != Some(false);
     match tensor {
-        Tensor::Router | Tensor::PerExpertScale if is_soft => {
-            unless(false, "router.mode is \"soft\": slots take the router's place", router, "mode")
-        }
+        Tensor::Router if is_soft => unless(false, "router.mode is \"soft\": slots take the router's place", router, "mode"),
+        Tensor::PerExpertScale if is_soft => unless(false, "router.mode is \"soft\": nothing is picked", router, "mode"),
         Tensor::Slots | Tensor::SlotScale | Tensor::TokenGain | Tensor::SlotGain if !is_soft => {
             unless(false, "router.mode is not \"soft\"", router, "mode")
         }

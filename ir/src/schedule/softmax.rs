@@ -220,8 +220,8 @@ struct Run<'a, 'k> {
     first_run: Value<'k>,
     runs: Value<'k>,
     first_column: Value<'k>,
-    /// A number of each thread; none where a thread works alone.
-    parts: Option<Array<'k>>,
+    /// What each thread has of a maximum and of a sum; none where a thread works alone.
+    parts: Option<[Array<'k>; 2]>,
 }
 
 /// Columns side by side: one on a GPU.
@@ -257,7 +257,7 @@ impl<'a, 'k> Run<'a, 'k> {
             first_run,
             runs: k.bind("runs", runs_of(tokens_here)),
             first_column,
-            parts: machine.is_gpu().then(|| k.shared("parts", DType::F32, WALKERS * COLUMNS)),
+            parts: machine.is_gpu().then(|| ["maxima", "sums"].map(|name| k.shared(name, DType::F32, WALKERS * COLUMNS))),
         }
     }
 
@@ -300,27 +300,23 @@ impl<'a, 'k> Run<'a, 'k> {
     fn greatest(&self, column: Column<'k>, count: Value<'k>, of: &dyn Fn(Value<'k>) -> Value<'k>) -> Value<'k> {
         let max = self.k.var("max", self.k.f32(f32::MIN).splat(column.lanes));
         self.walk(count, &|i| max.set(max.get().max(of(i))));
-        self.of_all(max.get(), |a, b| a.max(b))
+        self.of_all(self.parts.map(|[maxima, _]| maxima), max.get(), |a, b| a.max(b))
     }
 
     fn sum(&self, column: Column<'k>, count: Value<'k>, of: &dyn Fn(Value<'k>) -> Value<'k>) -> Value<'k> {
         let sum = self.k.var("sum", self.k.f32(0.0).splat(column.lanes));
         self.walk(count, &|i| sum.set(sum.get() + of(i)));
-        self.of_all(sum.get(), |a, b| a + b)
+        self.of_all(self.parts.map(|[_, sums]| sums), sum.get(), |a, b| a + b)
     }
 
     /// What the walkers have of a column, joined in their order.
-    fn of_all(&self, mine: Value<'k>, join: impl Fn(Value<'k>, Value<'k>) -> Value<'k>) -> Value<'k> {
+    fn of_all(&self, parts: Option<Array<'k>>, mine: Value<'k>, join: impl Fn(Value<'k>, Value<'k>) -> Value<'k>) -> Value<'k> {
         let k = self.k;
-        let Some(parts) = self.parts else { return k.bind("all", mine) };
+        let Some(parts) = parts else { return k.bind("all", mine) };
         parts.store(k.thread(), mine);
         k.barrier();
         let part = |walker: u32| parts.load(self.lane() + (walker * COLUMNS) as i32);
-        let all = (1..WALKERS).fold(part(0), |all, walker| join(all, part(walker)));
-        let all = k.bind("all", all);
-        // Nobody reads the parts any more.
-        k.barrier();
-        all
+        k.bind("all", (1..WALKERS).fold(part(0), |all, walker| join(all, part(walker))))
     }
 
     /// What one walker does for all.
