@@ -192,19 +192,23 @@ fn check_all(package: &Package, spec: Option<&Spec>, request: &Request) -> Resul
     Ok(outcomes)
 }
 
+/// Whether tokens of the layer pick experts.
+#[must_use]
+pub fn picks_experts(manifest: &Manifest) -> bool {
+    manifest.buffers.iter().any(|buffer| buffer.observe.as_deref() == Some("route.experts"))
+}
+
 /// A result against the interpreter's.
 #[must_use]
 pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agreement {
     let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
-    let picked = run.tensor("route.experts");
-    let experts = picked.and_then(|tensor| tensor.to_i32().ok()).unwrap_or_default();
+    let experts = run.tensor("route.experts").and_then(|tensor| tensor.to_i32().ok()).unwrap_or_default();
     let experts: Vec<usize> = experts.into_iter().map(|expert| usize::try_from(expert).unwrap_or(usize::MAX)).collect();
-    let picks = picked.is_some() || !reference.experts.is_empty();
     let top_k = manifest_dim(manifest, "top_k") as usize;
     Agreement {
         difference: difference(&output, &reference.output),
         bound: bound(manifest.dtype),
-        tokens_apart: picks.then(|| expert_sets_apart(&experts, &reference.experts, top_k)),
+        tokens_apart: picks_experts(manifest).then(|| expert_sets_apart(&experts, &reference.experts, top_k)),
     }
 }
 

@@ -235,6 +235,8 @@ fn soft_routing() {
     let few: &[(u64, u64)] = &[(0, 0), (1, 1), (12, 3), (13, 5), (70, 70)];
     agrees(&soft(5, 3, 12), few, 2e-2);
     agrees(&soft(7, 1, 13), few, 2e-2);
+    // More rows of an expert than a tile has.
+    agrees(&soft(2, 1, 5), &[(70, 1)], 2e-2);
     // More than a tile along every side, and more than a run of tokens.
     agrees(&soft(4, 20, 70), &[(67, 66)], 2e-2);
     agrees(&soft(3, 1, 4), &[(300, 300), (600, 299)], 2e-2);

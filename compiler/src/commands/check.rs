@@ -4,7 +4,7 @@ use std::io::Write;
 
 use moec::diagnostics::Diagnostic;
 use moec::pipeline;
-use moec::spec::{Mode, Spec, Word};
+use moec::spec::{Mode, Soft, Spec, Word};
 use moec_ir::machine::MACHINES;
 use rayon::prelude::*;
 
@@ -27,11 +27,12 @@ pub(super) fn check(arguments: &Check, out: &mut dyn Write) -> Result<(), Failur
 }
 
 fn summary(spec: &Spec) -> String {
-    let routing = match spec.router.mode {
-        Mode::Soft(soft) => format!("soft, {} slots each", soft.slots),
-        Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => format!("top {}", spec.router.top_k),
-    };
     let dropping = if spec.capacity.is_some() { "with capacity" } else { "dropless" };
+    let (routing, dropping) = match spec.router.mode {
+        Mode::Soft(Soft { slots: 1, .. }) => ("1 slot each".to_string(), "soft"),
+        Mode::Soft(soft) => (format!("{} slots each", soft.slots), "soft"),
+        Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => (format!("top {}", spec.router.top_k), dropping),
+    };
     let shared = spec.shared.map_or(String::new(), |shared| format!(", shared {}", shared.ffn));
     format!(
         "hidden {}, {} experts of {}, {routing}{shared}, {dropping}, {}",

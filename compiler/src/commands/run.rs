@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
+use moec::emulate::picks_experts;
 use moec::import::import;
 use moec::reference::{Difference, bound, difference, expert_sets_apart, reference};
 use moec::spec::Spec;
@@ -68,7 +69,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     }
     let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
     let experts = integers(run.tensor("route.experts"));
-    let (top_k, picks) = (dim(manifest, "top_k"), run.tensor("route.experts").is_some());
+    let (top_k, picks) = (dim(manifest, "top_k"), picks_experts(manifest));
     let compare = |name: &'static str, expected: &[f64], sets: Option<&[usize]>| Comparison {
         name,
         difference: difference(&output, expected),

@@ -267,7 +267,7 @@ impl<'a, 'k> Run<'a, 'k> {
         k.when(self.tokens.gt(0), || {
             if self.machine.is_gpu() {
                 let at = k.bind("column", self.first_column + self.lane());
-                let exists = (self.n % COLUMNS > 0).then(|| k.bind("exists", at.lt(n)));
+                let exists = (!self.n.is_multiple_of(COLUMNS)).then(|| k.bind("exists", at.lt(n)));
                 return body(Column { at: k.bind("at", exists.map_or(at, |_| at.min(n - 1))), lanes: 1, exists });
             }
             let lanes = self.machine.vector_bytes / DType::F32.bytes() as u32;
