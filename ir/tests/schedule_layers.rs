@@ -428,6 +428,21 @@ fn what_has_no_program() {
         );
         assert!(matches!(fails(&vast), ScheduleError::Extent { .. }));
     }
+    for shape in ["T", "4 x 4", "T x 4 x 4"] {
+        let rows = format!(
+            "layer @l(%x: tensor<{shape} x f32>) -> tensor<{shape} x f32> {{\n  %0 = softmax %x : tensor<{shape} x f32>\n  return %0\n}}\n"
+        );
+        assert_eq!(fails(&rows).to_string(), "`softmax` does not take rows that are not the tokens");
+    }
+    // Slots of one number, mixed as those of another.
+    let slots = "  %1 = slots 4, 1 : slots<4 x 1>
+  %2 = slots 2, 2 : slots<2 x 2>
+  %3 = soft_dispatch %x, %0, %1 : tensor<P x 4 x f32>
+  %4 = soft_combine %3, %0, %2 : tensor<T x 4 x f32>
+  return %4";
+    assert_eq!(fails(&layer(slots, t4)).to_string(), "`soft_combine` does not take the slots of another grouping");
+    let rows = "  %1 = slots 4, 1 : slots<4 x 1>\n  %2 = soft_dispatch %x, %0, %1 : tensor<P x 4 x f32>\n  return %2";
+    assert!(matches!(fails(&layer(rows, "tensor<P x 4 x f32>")), ScheduleError::Result { .. }));
     let param = "layer @l(%x: tensor<T x 4 x f32>) -> tensor<T x 4 x f32> {\n  return %x\n}\n";
     assert!(matches!(fails(param), ScheduleError::Result { .. }));
 }

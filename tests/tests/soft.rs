@@ -91,12 +91,11 @@ fn sequence(variant: &Variant, weights: &BTreeMap<String, Vec<f64>>, x: &[f64]) 
     let unit: Vec<Vec<f64>> = tokens.iter().map(|x| normed(x, "token_gain")).collect();
     let phi: Vec<Vec<f64>> = tensor("slots").expect("slots").chunks(HIDDEN).map(|phi| normed(phi, "slot_gain")).collect();
     let scale = tensor("slot_scale").map_or(1.0, |scale| scale[0]);
-    let logit = |t: usize, i: usize| scale * dot(&unit[t], &phi[i]);
     let mut y = vec![0.0; x.len()];
-    let combine: Vec<Vec<f64>> =
-        (0..tokens.len()).map(|t| softmax(&(0..phi.len()).map(|i| logit(t, i)).collect::<Vec<f64>>())).collect();
-    for i in 0..phi.len() {
-        let dispatch = softmax(&(0..tokens.len()).map(|t| logit(t, i)).collect::<Vec<f64>>());
+    let of_token = |x: &Vec<f64>| softmax(&phi.iter().map(|phi| scale * dot(x, phi)).collect::<Vec<f64>>());
+    let combine: Vec<Vec<f64>> = unit.iter().map(of_token).collect();
+    for (i, of_slot) in phi.iter().enumerate() {
+        let dispatch = softmax(&unit.iter().map(|x| scale * dot(x, of_slot)).collect::<Vec<f64>>());
         let mixed = |t: usize| if variant.dispatch_normed { unit[t].as_slice() } else { tokens[t] };
         let slot: Vec<f64> = (0..HIDDEN).map(|h| (0..tokens.len()).map(|t| dispatch[t] * mixed(t)[h]).sum::<f64>()).collect();
         let matrix = |name: &str, f: usize, width: usize| {

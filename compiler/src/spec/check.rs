@@ -17,6 +17,7 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     order(&spec.router, wrong);
     sparsemixer(&spec.router, wrong);
     soft(spec, wrong);
+    soft_invariance(spec, wrong);
     if let Some(capacity) = &spec.capacity {
         capacity_size(capacity, wrong);
         if capacity.boolean("renorm_after_drop") == Some(true) {
@@ -231,6 +232,17 @@ fn soft(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     }
 }
 
+/// Other tokens of a sequence change what a token's slots hold.
+fn soft_invariance(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    if spec.router.word("mode") == Some("soft") && spec.numerics.boolean("batch_invariant") == Some(true) {
+        wrong.push(
+            Diagnostic::new(Code::Contradiction, "batch_invariant and mode = \"soft\" contradict")
+                .at(place(&spec.numerics, "batch_invariant"), "a token's bits do not depend on the others")
+                .also(place(&spec.router, "mode"), "a token's outputs are made of all tokens of its sequence"),
+        );
+    }
+}
+
 /// Whether `[weights]` names one stored tensor as the router and as the slots, which soft routing has in its place.
 fn is_another_name_of_slots(tensor: Tensor, recipe: &Recipe, spec: &Sections) -> bool {
     let slots = spec.weights.given("slots").and_then(|field| field.recipe());
@@ -390,6 +402,11 @@ fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
         let others = vec![(place(&spec.moe, "hidden"), "hidden"), (place(&spec.expert, "intermediate"), "intermediate")];
         let elements = hidden.saturating_mul(experts).saturating_mul(2 * ffn);
         limit("elements of gate and up", elements, MOST_WEIGHTS, place(&spec.moe, "experts"), others);
+    }
+    if let (Some(hidden), Some(slots), Some(experts)) = (hidden, slots, experts) {
+        let others = vec![(place(&spec.moe, "hidden"), "hidden"), (place(&spec.moe, "experts"), "experts")];
+        let elements = hidden.saturating_mul(experts).saturating_mul(slots);
+        limit("elements of the slots", elements, MOST_WEIGHTS, place(&spec.router, "slots"), others);
     }
     if let (Some(of_token), Some(max)) = (of_token, max) {
         let others = vec![(place(&spec.router, key), each)];

@@ -501,7 +501,7 @@ impl<'g> Plan<'g> {
     /// `softmax` and `token_softmax` with kernels of their own.
     fn softmax(&mut self, op: Op, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
         let [Value::Tensor(x)] = operands else { return Err(wrong(op, operands)) };
-        if x.shape.first() != Some(&Dim::Tokens) {
+        if !matches!(x.shape[..], [Dim::Tokens, _]) {
             return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
         }
         let spec = Softmax { name: self.kernel_name(op.name(), &[]), n: constant(x, 1) as u32 };

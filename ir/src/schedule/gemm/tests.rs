@@ -14,6 +14,8 @@ struct Case {
     /// Rows of each expert, or of the one dense matrix.
     rows: Vec<usize>,
     grouped: bool,
+    /// As many rows of each expert, and no table of them.
+    even: bool,
     gather: bool,
     dtypes: [DType; 3],
     weights: usize,
@@ -29,6 +31,7 @@ impl Default for Case {
             k: 31,
             rows: vec![3, 0, 5, 1, 2],
             grouped: true,
+            even: false,
             gather: true,
             dtypes: [DType::F32; 3],
             weights: 1,
@@ -98,7 +101,7 @@ fn check(case: &Case) {
             experts: case.grouped.then_some(case.rows.len() as u64),
             gather: case.gather,
             top_k: if case.grouped { 2 } else { 1 },
-            rows_of_expert: None,
+            rows_of_expert: case.even.then_some(crate::Extent::Const(case.rows[0] as u64)),
             rows: case.dtypes[0],
             weights: vec![case.dtypes[1]; case.weights],
             operands: case.operands.clone(),
@@ -133,7 +136,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
     if case.gather {
         memory.push(ints(&token_of_row));
     }
-    if case.grouped {
+    if case.grouped && !case.even {
         let mut tiles: Vec<(usize, usize)> = Vec::new();
         let mut offsets = vec![0];
         for (e, rows) in case.rows.iter().enumerate() {
@@ -154,6 +157,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
         let (dtype, len) = match operand {
             Operand::ExpertRow(dtype) => (*dtype, lines),
             Operand::PairWeight => (DType::F32, pairs),
+            Operand::One(dtype) => (*dtype, 1),
             Operand::Row(dtype) => (*dtype, n),
             Operand::Column(dtype) => (*dtype, pairs),
             Operand::Full(dtype) => (*dtype, pairs * n),
@@ -169,6 +173,9 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
     if !case.grouped {
         args.push(Argument::Scalar(tokens as i64));
     }
+    if case.even {
+        args.push(Argument::Scalar(case.rows[0] as i64));
+    }
     let dims = Dims { tokens: tokens as u64, row_tokens: tokens as u64 };
     let blocks = tiled.grid.at(dims).unwrap();
     interp_kernel(&tiled.kernel, machine, blocks, &args, &mut memory).unwrap_or_else(|fault| panic!("{}: {fault}", machine.name));
@@ -183,6 +190,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
             values.extend(spec.operands.iter().zip(&holes).map(|(operand, v)| match operand {
                 Operand::ExpertRow(_) => v[e * n + c],
                 Operand::PairWeight | Operand::Column(_) => v[p],
+                Operand::One(_) => v[0],
                 Operand::Row(_) => v[c],
                 Operand::Full(_) => v[p * n + c],
             }));
@@ -247,6 +255,14 @@ fn odd_widths() {
 }
 
 #[test]
+fn as_many_rows_of_each_expert() {
+    for each in [1, 3, 64, 65, 130] {
+        let biased = Case { operands: vec![Operand::ExpertRow(DType::F32)], body: chain(&[Op::Add]), ..Case::default() };
+        check(&Case { rows: vec![each; 3], even: true, gather: false, meaning: |v| v[0] + v[1], ..biased });
+    }
+}
+
+#[test]
 fn rows_of_experts() {
     let rows = vec![0, 1, 2, 3, 0, 5, 13, 64, 65, 0];
     for gather in [false, true] {
@@ -277,14 +293,15 @@ fn operands() {
         Operand::Row(DType::F16),
         Operand::Column(DType::F32),
         Operand::Full(DType::F32),
+        Operand::One(DType::BF16),
     ];
-    let body = chain(&[Op::Add, Op::Mul, Op::Add, Op::Mul, Op::Add]);
-    let meaning = |v: &[f64]| ((v[0] + v[1]) * v[2] + v[3]) * v[4] + v[5];
+    let body = chain(&[Op::Add, Op::Mul, Op::Add, Op::Mul, Op::Add, Op::Mul]);
+    let meaning = |v: &[f64]| (((v[0] + v[1]) * v[2] + v[3]) * v[4] + v[5]) * v[6];
     check(&Case { n: 19, operands: operands.clone(), body: body.clone(), meaning, ..Case::default() });
     let rows = vec![6];
     let operands = operands[2..].to_vec();
-    let body = chain(&[Op::Add, Op::Mul, Op::Add]);
-    let meaning = |v: &[f64]| (v[0] + v[1]) * v[2] + v[3];
+    let body = chain(&[Op::Add, Op::Mul, Op::Add, Op::Mul]);
+    let meaning = |v: &[f64]| ((v[0] + v[1]) * v[2] + v[3]) * v[4];
     check(&Case { n: 32, rows, grouped: false, gather: false, operands, body, meaning, ..Case::default() });
 }
 
