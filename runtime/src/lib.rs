@@ -8,6 +8,7 @@ pub mod device;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 pub mod error;
+pub mod health;
 #[cfg(feature = "host")]
 pub mod host;
 pub mod layer;
@@ -17,6 +18,7 @@ pub mod weights;
 
 pub use device::{Device, DeviceKind, Region};
 pub use error::{Blame, Error};
+pub use health::{Health, entropy_share};
 pub use layer::{Batch, Bound, Layer, Run};
 pub use package::{Dims, Package};
 pub use tensor::Tensor;

@@ -22,28 +22,17 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
         capacity_size(capacity, wrong);
         if capacity.boolean("renorm_after_drop") == Some(true) {
             needs(capacity, "renorm_after_drop", spec.router.word("renorm") != Some("none"), "renorm", &spec.router, wrong);
-            renorm_of_kept(spec, capacity, wrong);
         }
     }
     gating(&spec.expert, &spec.expert, wrong);
     if let Some(shared) = &spec.shared {
         gating(shared, &spec.expert, wrong);
     }
+    let corrects = spec.router.word("correction_on") != Some("none");
+    needs(&spec.training, "bias_update_rate", corrects, "correction_on", &spec.router, wrong);
     tokens(&spec.tokens, wrong);
     weights(spec, wrong);
     limits(spec, wrong);
-}
-
-/// What comes between the weights and their renormalisation after the drop is not carried yet.
-fn renorm_of_kept(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnostic>) {
-    let by_norm = spec.router.given("renorm").filter(|_| spec.router.word("renorm") == Some("p"));
-    let what = [(by_norm, "a p-norm"), (spec.weights.given("per_expert_scale"), "per_expert_scale")];
-    for (field, what) in what.into_iter().filter_map(|(field, what)| Some((field?, what))) {
-        let message = format!("renorm_after_drop with {what} is not supported yet");
-        let diagnostic =
-            Diagnostic::new(Code::NotSupportedYet, message).at(place(capacity, "renorm_after_drop"), "after the drop");
-        wrong.push(diagnostic.also(field.span.clone(), "with this"));
-    }
 }
 
 /// Where a key's value is, or the table's name where the key is absent.
@@ -215,12 +204,10 @@ fn soft(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
         if says_nothing || OWN.contains(&key) || key == "mode" {
             continue;
         }
-        wrong.push(
-            Diagnostic::new(Code::Contradiction, format!("router.{key} has no part in mode = \"soft\""))
-                .at(field.key_span.clone(), "says how tokens pick experts")
-                .also(place(router, "mode"), "all tokens go to all slots")
-                .help(format!("leave `{key}` out")),
-        );
+        wrong.push(no_part_in_soft(spec, router, field, "says how tokens pick experts"));
+    }
+    if let Some(jitter) = spec.training.given("jitter") {
+        wrong.push(no_part_in_soft(spec, &spec.training, jitter, "changes which experts tokens pick"));
     }
     if let Some(capacity) = &spec.capacity {
         wrong.push(
@@ -230,6 +217,14 @@ fn soft(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
                 .help("leave [capacity] out; router.slots says how many rows an expert has"),
         );
     }
+}
+
+fn no_part_in_soft(spec: &Sections, section: &Section, field: &Field, what: &str) -> Diagnostic {
+    let (table, key) = (section.table.name, field.key.name);
+    Diagnostic::new(Code::Contradiction, format!("{table}.{key} has no part in mode = \"soft\""))
+        .at(field.key_span.clone(), what)
+        .also(place(&spec.router, "mode"), "all tokens go to all slots")
+        .help(format!("leave `{key}` out"))
 }
 
 /// Other tokens of a sequence change what a token's slots hold.
