@@ -265,6 +265,29 @@ fn soft_routing() {
     agrees(&soft(3, 1, 4), &[(300, 300), (600, 299)], 2e-2);
 }
 
+/// Rows and columns of any numbers are distributions, those of the interpreter.
+#[test]
+fn softmax_of_any_numbers() {
+    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 3e38, -3e38, 0.0, -0.0, 1.0, 80.0, 1e-40];
+    for (op, n) in ["softmax", "token_softmax"].into_iter().flat_map(|op| [1, 3, 4, 33, 130].map(|n| (op, n))) {
+        let ty = format!("tensor<T x {n} x f32>");
+        let layer = parse(&format!("layer @l(%x: {ty}) -> {ty} {{\n  %0 = {op} %x : {ty}\n  return %0\n}}\n"));
+        for (tokens, row_tokens) in [(0, 0), (1, 1), (21, 4), (270, 265)] {
+            let dims = Dims { tokens, row_tokens };
+            let mut random = Random(tokens + n);
+            let data = (0..tokens * n).map(|_| if random.below(3) == 0 { random.one(&odd) } else { random.number() }).collect();
+            let given = [("%x".to_string(), Tensor { shape: vec![tokens as usize, n as usize], data })].into();
+            let expected = interp(&layer, &given, dims).expect("the interpreter runs every graph");
+            let Some(Value::Tensor(y)) = expected.last() else { panic!("no result") };
+            for machine in ["sm_90a", "x86-64-v3"].into_iter().filter_map(Machine::named) {
+                let is = run(&layer, &machine, dims, &given).floats("y");
+                assert!(is.iter().all(|w| (0.0..=1.0).contains(w)), "{op} {n} T = {tokens} on {}", machine.name);
+                assert!(distance(&is, &y.data) < 1e-6, "{op} {n} T = {tokens} on {}", machine.name);
+            }
+        }
+    }
+}
+
 /// The weights are under their names; each column of a sequence and each row sums to one.
 #[test]
 fn soft_weights_sum_to_one() {

@@ -272,7 +272,7 @@ pub(super) static TABLES: &[Table] = &[
         stored("router_global_scale", Later, "[1]"),
         stored("per_expert_scale", Now, "[E]: factors on the weights, after renorm"),
         stored("hash_table", Later, "[vocabulary, K]"),
-        stored("slots", Now, "[E, P, H]: the embeddings of P slots an expert"),
+        stored("slots", Now, "[E, P, H]: the embeddings of P slots an expert; router may name the same tensor, and nothing else, beside it"),
         stored("slot_scale", Now, "[1]: factor on the logits of soft routing"),
         stored("token_gain", Now, "[H]: factors on the tokens, after norm = \"rms\""),
         stored("slot_gain", Now, "[H]: factors on the slots, after norm = \"rms\""),

@@ -224,7 +224,7 @@ impl<'k> Cx<'_, 'k> {
         let row = k.bind("first_row", k.thread() / SIDE as i32 * EACH as i32);
         let column = k.bind("first_column", k.thread() % SIDE as i32 * EACH as i32);
         let sums: Vec<Var> = (0..EACH).map(|_| k.var("sum", k.f32(0.0).splat(EACH))).collect();
-        // The side whose elements neighbours along the other axis share lies along the threads.
+        // Neighbouring threads take neighbours in memory.
         let weights = match self.spec.into {
             Into::Slots => Share::along_lines(k),
             Into::Tokens => Share::along_steps(k),

@@ -13,7 +13,7 @@
 //! | `route.rows`    | i32 `[T, K]`| grouped row of each pair, by expert; -1: dropped         |
 //! | `stats.load`    | i32 `[E]`   | pairs that picked each expert                            |
 //! | `stats.kept`    | i32 `[E]`   | of these, pairs that it had room for                     |
-//! | `soft.dispatch` | f32 `[T, N]`| weight of each token in each of the N slots of all experts |
+//! | `soft.dispatch` | f32 `[T, N]`| weight of each token in each slot, N of all experts      |
 //! | `soft.combine`  | f32 `[T, N]`| weight of each slot in each token                        |
 //!
 //! A second route of the same layer has `route.experts_2` and so on.
