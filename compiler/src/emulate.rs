@@ -12,7 +12,10 @@ use rayon::prelude::*;
 
 use crate::import::import;
 use crate::random;
-use crate::reference::{Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, reference};
+use crate::reference::{
+    Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, experts_of_tokens, has_pairs, picks_of_token,
+    reference,
+};
 use crate::spec::Spec;
 
 /// What to run.
@@ -192,23 +195,15 @@ fn check_all(package: &Package, spec: Option<&Spec>, request: &Request) -> Resul
     Ok(outcomes)
 }
 
-/// Whether tokens of the layer pick experts.
-#[must_use]
-pub fn picks_experts(manifest: &Manifest) -> bool {
-    manifest.buffers.iter().any(|buffer| buffer.observe.as_deref() == Some("route.experts"))
-}
-
 /// A result against the interpreter's.
 #[must_use]
 pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agreement {
     let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
-    let experts = run.tensor("route.experts").and_then(|tensor| tensor.to_i32().ok()).unwrap_or_default();
-    let experts: Vec<usize> = experts.into_iter().map(|expert| usize::try_from(expert).unwrap_or(usize::MAX)).collect();
-    let top_k = manifest_dim(manifest, "top_k") as usize;
     Agreement {
         difference: difference(&output, &reference.output),
         bound: bound(manifest.dtype),
-        tokens_apart: picks_experts(manifest).then(|| expert_sets_apart(&experts, &reference.experts, top_k)),
+        tokens_apart: has_pairs(manifest)
+            .then(|| expert_sets_apart(&experts_of_tokens(run), &reference.experts, picks_of_token(manifest))),
     }
 }
 
@@ -325,10 +320,10 @@ pub fn profile(launches: &[Emulated]) -> Vec<(String, Counters)> {
 #[must_use]
 pub fn work(manifest: &Manifest, dims: Dims) -> u64 {
     const TILE_ROWS: u64 = 64;
-    let (experts, top_k) = (manifest_dim(manifest, "experts").max(1), manifest_dim(manifest, "top_k"));
+    let experts = manifest_dim(manifest, "experts").max(1);
     let slots = manifest_dim(manifest, "slots").saturating_mul(experts);
     let pairs = match slots {
-        0 => dims.tokens.saturating_mul(top_k),
+        0 => dims.tokens.saturating_mul(picks_of_token(manifest) as u64),
         slots => slots.saturating_mul(dims.tokens.div_ceil(dims.row_tokens.max(1))),
     };
     let tiles = pairs.min(experts).saturating_add(pairs / TILE_ROWS);

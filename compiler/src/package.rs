@@ -50,18 +50,21 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
 
 fn dims(spec: &Spec) -> Vec<file::Dim> {
     let shared = spec.shared.map_or(0, |shared| shared.ffn);
-    let slots = match spec.router.mode {
-        Mode::Soft(soft) => Some(("slots", soft.slots)),
-        Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => None,
+    let (picks, slots) = match spec.router.mode {
+        Mode::TokenChoice | Mode::Hash => (Some(spec.router.top_k), None),
+        // There is no K.
+        Mode::ExpertChoice => (None, None),
+        Mode::Soft(soft) => (None, Some(soft.slots)),
     };
     let dims = [
-        ("hidden", spec.hidden),
-        ("ffn", spec.expert.ffn),
-        ("experts", spec.experts),
-        ("top_k", spec.router.top_k),
-        ("shared_ffn", shared),
+        ("hidden", Some(spec.hidden)),
+        ("ffn", Some(spec.expert.ffn)),
+        ("experts", Some(spec.experts)),
+        ("top_k", picks),
+        ("slots", slots),
+        ("shared_ffn", Some(shared)),
     ];
-    dims.into_iter().chain(slots).map(|(name, value)| file::Dim { name: name.to_string(), value }).collect()
+    dims.into_iter().filter_map(|(name, value)| Some(file::Dim { name: name.to_string(), value: value? })).collect()
 }
 
 /// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.

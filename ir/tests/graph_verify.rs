@@ -47,7 +47,8 @@ fn check(path: &Path) -> Vec<String> {
 }
 
 /// What each error of `infer` says, in part.
-const ERRORS: [&str; 38] = [
+const ERRORS: [&str; 39] = [
+    "needs a score for each expert",
     "jitter takes [T, N] and a seed",
     "is no norm",
     "flatten takes [A, B, N]",

@@ -31,7 +31,8 @@ fn summary(spec: &Spec) -> String {
     let (routing, dropping) = match spec.router.mode {
         Mode::Soft(Soft { slots: 1, .. }) => ("1 slot each".to_string(), "soft"),
         Mode::Soft(soft) => (format!("{} slots each", soft.slots), "soft"),
-        Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => (format!("top {}", spec.router.top_k), dropping),
+        Mode::ExpertChoice => ("experts choose".to_string(), dropping),
+        Mode::TokenChoice | Mode::Hash => (format!("top {}", spec.router.top_k), dropping),
     };
     let shared = spec.shared.map_or(String::new(), |shared| format!(", shared {}", shared.ffn));
     format!(

@@ -18,8 +18,10 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     sparsemixer(&spec.router, wrong);
     soft(spec, wrong);
     soft_invariance(spec, wrong);
+    expert_choice(spec, wrong);
     if let Some(capacity) = &spec.capacity {
         capacity_size(capacity, wrong);
+        places_of_others(spec, capacity, wrong);
         if capacity.boolean("renorm_after_drop") == Some(true) {
             needs(capacity, "renorm_after_drop", spec.router.word("renorm") != Some("none"), "renorm", &spec.router, wrong);
         }
@@ -238,6 +240,67 @@ fn soft_invariance(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     }
 }
 
+/// Each expert takes its capacity of the tokens: a token picks nothing, drops nothing and has no set of its own.
+fn expert_choice(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    let router = &spec.router;
+    if router.word("mode") != Some("expert_choice") {
+        return;
+    }
+    let mode = || place(router, "mode");
+    if spec.capacity.is_none() {
+        wrong.push(
+            Diagnostic::new(Code::MissingCapacity, "mode = \"expert_choice\" needs [capacity]")
+                .at(mode(), "how many tokens does an expert take?")
+                .help("[capacity] with factor = 1.0 (times tokens / experts) and its round, or with tokens = 64 (absolute)"),
+        );
+    }
+    let word = |section: &Section, key: &str, usual: &str| section.word(key).is_some_and(|word| word != usual);
+    let above = |key: &str, usual: u64| router.integer(key).is_some_and(|n| n > usual);
+    let mut contradicts = |section: &Section, key: &str, asks: bool, why: &str, usual: &str| {
+        let Some(field) = section.given(key).filter(|_| asks) else { return };
+        let message = format!("{}.{key} and mode = \"expert_choice\" contradict", section.table.name);
+        wrong.push(
+            Diagnostic::new(Code::Contradiction, message)
+                .at(field.span.clone(), why)
+                .also(mode(), "each expert takes the tokens that it scores highest")
+                .help(usual),
+        );
+    };
+    for (key, asks, why, usual) in [
+        ("top_k", above("top_k", 1), "a token has as many experts as choose it", "no top_k"),
+        ("order", word(router, "order", "score_topk"), "nothing is picked before the scores", "order = \"score_topk\""),
+        ("select", word(router, "select", "topk"), "tokens do not select", "select = \"topk\""),
+        ("correction_on", word(router, "correction_on", "none"), "corrects what tokens pick", "correction_on = \"none\""),
+        ("groups", above("groups", 1), "limits what tokens pick", "groups = 1"),
+        ("renorm", word(router, "renorm", "none"), "normalises the picks of a token", "renorm = \"none\""),
+        ("joint_shared", above("joint_shared", 0), "normalises the picks of a token", "joint_shared = 0"),
+        ("identity_experts", above("identity_experts", 0), "experts without a capacity", "identity_experts = 0"),
+    ] {
+        contradicts(router, key, asks, why, usual);
+    }
+    if let Some(capacity) = &spec.capacity {
+        for (key, asks, why, usual) in [
+            ("count_k", capacity.boolean("count_k") == Some(true), "there is no K", "count_k = false"),
+            ("priority", word(capacity, "priority", "score"), "who comes first is who scores highest", "no priority"),
+            ("dropped", word(capacity, "dropped", "zero"), "nothing is picked and then dropped", "dropped = \"zero\""),
+        ] {
+            contradicts(capacity, key, asks, why, usual);
+        }
+    }
+}
+
+/// Who finds an expert full depends on who else is there.
+fn places_of_others(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnostic>) {
+    if spec.numerics.boolean("batch_invariant") == Some(true) {
+        wrong.push(
+            Diagnostic::new(Code::Contradiction, "batch_invariant and [capacity] contradict")
+                .at(place(&spec.numerics, "batch_invariant"), "a token's bits do not depend on the others")
+                .also(capacity.header.clone(), "the others of its group take places of its experts")
+                .help("leave one of the two out"),
+        );
+    }
+}
+
 /// Whether `[weights]` names one stored tensor as the router and as the slots, which soft routing has in its place.
 fn is_another_name_of_slots(tensor: Tensor, recipe: &Recipe, spec: &Sections) -> bool {
     let slots = spec.weights.given("slots").and_then(|field| field.recipe());
@@ -380,11 +443,15 @@ fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     const WIDEST_SHARED: u64 = 1 << 20;
     let (hidden, experts, ffn) = (spec.moe.integer("hidden"), spec.moe.integer("experts"), spec.expert.integer("intermediate"));
     let max = spec.tokens.integer("max");
-    // What a token is paired with: the experts that it picks, or all slots.
     let slots = spec.router.integer("slots").filter(|_| spec.router.word("mode") == Some("soft"));
-    let (of_token, key, pairs_of, each) = match slots {
-        Some(slots) => (experts.map(|experts| experts.saturating_mul(slots)), "slots", "(token, slot) pairs", "slots an expert"),
-        None => (spec.router.integer("top_k"), "top_k", "(token, expert) pairs", "experts a token"),
+    // What a token is paired with: the experts that it picks, all of them until they have chosen, or all slots.
+    let (of_token, of, key, pairs_of, each) = match (spec.router.word("mode"), slots) {
+        (_, Some(slots)) => {
+            let all = experts.map(|experts| experts.saturating_mul(slots));
+            (all, &spec.router, "slots", "(token, slot) pairs", "slots an expert")
+        }
+        (Some("expert_choice"), None) => (experts, &spec.moe, "experts", "(token, expert) pairs", "experts a token"),
+        (_, None) => (spec.router.integer("top_k"), &spec.router, "top_k", "(token, expert) pairs", "experts a token"),
     };
     let mut limit = |what: &str, size: u64, most: u64, first: Range<usize>, others: Vec<(Range<usize>, &str)>| {
         if size > most {
@@ -404,8 +471,8 @@ fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
         limit("elements of the slots", elements, MOST_WEIGHTS, place(&spec.router, "slots"), others);
     }
     if let (Some(of_token), Some(max)) = (of_token, max) {
-        let others = vec![(place(&spec.router, key), each)];
-        let first = if spec.tokens.given("max").is_some() { place(&spec.tokens, "max") } else { place(&spec.router, key) };
+        let others = vec![(place(of, key), each)];
+        let first = if spec.tokens.given("max").is_some() { place(&spec.tokens, "max") } else { place(of, key) };
         let pairs = of_token.saturating_mul(max);
         limit(pairs_of, pairs, MOST_PAIRS, first.clone(), others);
         if let (Some(hidden), Some(ffn), true) = (hidden, ffn, pairs <= MOST_PAIRS) {

@@ -24,7 +24,7 @@ use super::combine::Spread;
 use crate::graph::{Body, Span};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Kernel, Value};
-use crate::schedule::chunk::{self, cell};
+use crate::schedule::chunk::cell;
 use crate::{DType, Extent, Machine};
 
 /// What is mixed.
@@ -81,9 +81,9 @@ impl Mix<'_> {
 pub(super) fn grid(spec: &Mix) -> Extent {
     let row_tiles = match spec.into {
         Into::Slots => Extent::Const(u64::from(spec.all_slots().div_ceil(TILE))),
-        Into::Tokens => chunk::span_tokens(Span::Row).div_ceil(u64::from(TILE)),
+        Into::Tokens => Span::Row.tokens().div_ceil(u64::from(TILE)),
     };
-    chunk::spans(Span::Row) * row_tiles * u64::from(spec.column_tiles())
+    Span::Row.count() * row_tiles * u64::from(spec.column_tiles())
 }
 
 /// Parameters: `rows`, `weights`, the operands, `out` (written), `tokens`, `sequence_tokens`.

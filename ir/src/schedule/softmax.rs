@@ -13,7 +13,7 @@
 //! more; what the passes of one kernel read again is in a cache. Sums run in one order, which depends on a token's place
 //! in its sequence alone: sequences do not touch each other.
 
-use super::chunk;
+use super::chunk::cell;
 use super::math;
 use crate::graph::Span;
 use crate::kernel::build::{Array, Var};
@@ -150,7 +150,7 @@ const WALKERS: u32 = 8;
 
 /// Number of runs of all sequences, the empty ones of a short last sequence included.
 pub(super) fn runs() -> Extent {
-    chunk::spans(Span::Row) * chunk::span_tokens(Span::Row).div_ceil(u64::from(RUN))
+    Span::Row.count() * Span::Row.tokens().div_ceil(u64::from(RUN))
 }
 
 /// Number of blocks of [`run_sums`] and [`token_weights`].
@@ -341,6 +341,6 @@ impl<'a, 'k> Run<'a, 'k> {
     }
 
     fn cell(&self, row: Value<'k>, column: Column<'k>) -> Value<'k> {
-        chunk::cell(row, self.k.i32(self.n as i32), column.at)
+        cell(row, self.k.i32(self.n as i32), column.at)
     }
 }

@@ -59,12 +59,13 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 21] = [
+const RARE: [Op; 22] = [
     Op::Flatten,
     Op::Slots,
     Op::TokenSoftmax,
     Op::SoftDispatch,
     Op::SoftCombine,
+    Op::AllExperts,
     Op::Jitter,
     Op::DroppedInput,
     Op::ExpertScale,

@@ -40,8 +40,8 @@ pub(crate) struct Gemm<'a> {
     pub experts: Option<u64>,
     /// Whether `rows` are the T tokens, from which the pairs are gathered.
     pub gather: bool,
-    /// Picks of a token: grouped rows are at most T times this.
-    pub top_k: u64,
+    /// Grouped rows are at most so many.
+    pub pairs: Extent,
     /// Rows of each expert, where all have as many; none: the sort kernel says how many.
     pub rows_of_expert: Option<Extent>,
     /// Element type of the rows.
@@ -112,10 +112,7 @@ fn tiles(spec: &Gemm, tile_rows: u32) -> Extent {
     }
     match spec.experts {
         None => Extent::Tokens.div_ceil(rows),
-        Some(experts) => {
-            let pairs = Extent::Tokens * spec.top_k;
-            pairs.clone().div(rows.into(), Round::Floor) + Extent::from(experts).min(pairs)
-        }
+        Some(experts) => spec.pairs.clone().div(rows.into(), Round::Floor) + Extent::from(experts).min(spec.pairs.clone()),
     }
 }
 
