@@ -15,7 +15,8 @@ use crate::spec::{
 pub fn import(spec: &Spec) -> Graph {
     let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
     let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
-    let picks = layer.picks(x);
+    let logits = layer.logits(x);
+    let picks = layer.picks(logits);
     let routing = layer.assigned(picks);
     let mut y = layer.routed(x, routing);
     if let Some(shared) = &spec.shared {
@@ -27,6 +28,17 @@ pub fn import(spec: &Spec) -> Graph {
     }
     let y = layer.cast(y);
     layer.g.finish(&spec.name, y)
+}
+
+/// What the router makes of logits that are already there: input `%logits` `[T, E]` with the router's bias added, and no
+/// capacity. The picks are a value of it; the output, the weight of each pair, is there because a graph has one.
+pub fn import_selection(spec: &Spec) -> Graph {
+    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
+    let logits = layer.g.param("%logits", Type::tensor(&[Dim::Tokens, Dim::Const(spec.experts)], DType::F32));
+    let picks = layer.picks(logits);
+    let routing = layer.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(Assignment::Dropless));
+    let weights = layer.g.apply(Op::PairWeights, &[routing]);
+    layer.g.finish(&spec.name, weights)
 }
 
 /// The spec's element type as the graph's.
@@ -45,17 +57,23 @@ struct Layer<'s> {
 }
 
 impl Layer<'_> {
-    /// From `x` `[T, H]` to the picks of each token.
-    fn picks(&mut self, x: Id) -> Id {
-        let router = &self.spec.router;
+    /// From `x` `[T, H]` to the logits: the router's products, with its bias.
+    fn logits(&mut self, x: Id) -> Id {
         let experts = self.spec.experts;
         let x = self.router_input(x);
         let w = self.weight(Tensor::Router, &[experts, self.spec.hidden]);
         let mut logits = self.g.gemm(x, w);
-        if router.bias {
+        if self.spec.router.bias {
             let bias = self.weight(Tensor::RouterBias, &[experts]);
             logits = self.g.apply(Op::Add, &[logits, bias]);
         }
+        logits
+    }
+
+    /// From the logits `[T, E]` to the picks of each token.
+    fn picks(&mut self, mut logits: Id) -> Id {
+        let router = &self.spec.router;
+        let experts = self.spec.experts;
         if router.dtype == RouterDtype::Model {
             let rounded = self.cast(logits);
             logits = self.g.apply_attr(Op::Cast, &[rounded], Attr::DType(DType::F32));

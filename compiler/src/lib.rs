@@ -9,6 +9,8 @@ pub mod package;
 pub mod pipeline;
 pub mod random;
 pub mod reference;
+pub mod routing;
 pub mod spec;
+mod tensor_file;
 
 pub use moec_ir as ir;

@@ -20,6 +20,12 @@ pub struct Reference {
 #[error("the interpreter cannot run the layer: {0}")]
 pub struct ReferenceError(String);
 
+impl ReferenceError {
+    pub(crate) fn new(why: String) -> ReferenceError {
+        ReferenceError(why)
+    }
+}
+
 /// Interprets `graph` on the tensors that a package with this manifest ran on: weights in the manifest's order, tokens of
 /// any leading shape.
 ///

@@ -1,0 +1,4 @@
+//! stub
+use super::Report;
+/// Page.
+pub fn html(_: &Report) -> String { String::new() }

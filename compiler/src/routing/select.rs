@@ -1,0 +1,464 @@
+//! Which experts each token picks, and with which weights. The graph's interpreter decides; in front of it stands a filter
+//! in f32 that knows how far it may be off, and hands on each row in which two experts that matter are nearer than that: the
+//! picks are the interpreter's, at a thousandth of its time.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use moec_ir::Dims;
+use moec_ir::graph::{self, Typed, Value};
+
+use super::score::{Sums, make_finite, scores, survey};
+use super::trace::{Rows, stride};
+use crate::import::import_selection;
+use crate::reference::ReferenceError;
+use crate::spec::{
+    Correction, Dtype, EpsMode, GroupMask, GroupScore, Groups, Norm, Order, Priority, Renorm, RouterDtype, Score, Select, Spec,
+    Tensor,
+};
+
+/// What the router of a spec does with logits, ready to be asked.
+#[derive(Debug)]
+pub(super) struct Selector {
+    experts: usize,
+    top_k: usize,
+    score: Score,
+    order: Order,
+    correction: Option<Correction>,
+    groups: Option<Groups>,
+    rounded_to: Option<Dtype>,
+    logit_scale: f64,
+    softcap: Option<f64>,
+    mixes: bool,
+    /// What turns the picked scores into weights; `None`: nobody asks for weights.
+    weighing: Option<Weighing>,
+    /// Padded, zeros where there is none.
+    bias: Vec<f32>,
+    graph: Typed,
+    params: BTreeMap<String, graph::Tensor>,
+    work: Work,
+    /// Rows that the interpreter decided.
+    pub(super) interpreted: u64,
+}
+
+#[derive(Debug)]
+struct Weighing {
+    renorm: Option<Renorm>,
+    scale: f64,
+    per_expert: Vec<f64>,
+}
+
+/// Rows of scratch.
+#[derive(Debug, Default)]
+struct Work {
+    /// The logits as the router's arithmetic rounds them: equal ones are ties.
+    base: Vec<f32>,
+    /// After scale and cap.
+    logits: Vec<f32>,
+    scores: Vec<f32>,
+    keys: Vec<f32>,
+    folded: Vec<f32>,
+    candidates: Vec<(f32, u32)>,
+    unsure: Vec<usize>,
+}
+
+/// What was picked in some rows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Picked {
+    /// `[T, K]`, best first.
+    pub(super) experts: Vec<u16>,
+    /// `[T, K]` where weights decide who is served first, else empty.
+    pub(super) weights: Vec<f32>,
+}
+
+/// The tensors besides the logits that selection may need.
+#[derive(Clone, Debug, Default)]
+pub struct Vectors {
+    /// `[E]`; zeros where absent.
+    pub correction_bias: Option<Vec<f32>>,
+    /// `[E]`; ones where absent.
+    pub per_expert_scale: Option<Vec<f32>>,
+}
+
+impl Selector {
+    pub(super) fn new(spec: &Spec, vectors: &Vectors) -> Result<Selector, ReferenceError> {
+        let router = &spec.router;
+        let experts = spec.experts as usize;
+        let padded = stride(experts);
+        let mut bias = vectors.correction_bias.clone().unwrap_or_else(|| vec![0.0; experts]);
+        let per_expert = vectors.per_expert_scale.clone().unwrap_or_else(|| vec![1.0; experts]);
+        let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+        let vector = |x: &[f32]| graph::Tensor { shape: vec![experts], data: wide(x) };
+        let mut params = BTreeMap::new();
+        if router.correction.is_some() {
+            params.insert("@correction_bias".to_string(), vector(&bias));
+        }
+        if spec.weight(Tensor::PerExpertScale).is_some() {
+            params.insert("@per_expert_scale".to_string(), vector(&per_expert));
+        }
+        bias.resize(padded, 0.0);
+        let renorms_kept = spec.capacity.is_some_and(|capacity| capacity.renorm_after_drop);
+        let weighing = spec.capacity.filter(|capacity| is_by_weight(capacity.priority)).map(|_| match renorms_kept {
+            true => Weighing { renorm: None, scale: 1.0, per_expert: vec![1.0; experts] },
+            false => Weighing { renorm: router.renorm, scale: router.scale, per_expert: wide(&per_expert) },
+        });
+        let graph = graph::verify(import_selection(spec)).map_err(|violations| {
+            ReferenceError::new(violations.into_iter().map(|violation| violation.message).collect::<Vec<_>>().join("; "))
+        })?;
+        Ok(Selector {
+            experts,
+            top_k: router.top_k as usize,
+            score: router.score,
+            order: router.order,
+            correction: router.correction,
+            groups: router.groups,
+            rounded_to: (router.dtype == RouterDtype::Model).then_some(spec.numerics.dtype),
+            logit_scale: router.logit_scale,
+            softcap: router.logit_softcap,
+            mixes: router.select == Select::SparseMixer,
+            weighing,
+            bias,
+            graph,
+            params,
+            work: Work::default(),
+            interpreted: 0,
+        })
+    }
+
+    /// Replaces `picked` by what these rows pick, and gives each row's scores (as `score::scores` writes them) to `see`.
+    pub(super) fn select(
+        &mut self,
+        rows: &Rows,
+        range: Range<usize>,
+        picked: &mut Picked,
+        mut see: impl FnMut(&[f32], Sums),
+    ) -> Result<(), ReferenceError> {
+        let pairs = range.len() * self.top_k;
+        picked.experts.resize(pairs, 0);
+        picked.weights.resize(if self.weighing.is_some() { pairs } else { 0 }, 0.0);
+        self.work.unsure.clear();
+        self.work.scores.resize(rows.stride(), 0.0);
+        for row in 0..range.len() {
+            let (nan, largest) = self.prepare(rows.row(range.start + row));
+            let is_finite = !nan && largest.is_finite();
+            let largest = if is_finite {
+                largest
+            } else {
+                make_finite(&mut self.work.logits, self.experts);
+                survey(&self.work.logits).1
+            };
+            let sums = scores(self.score, &self.work.logits, largest, &mut self.work.scores);
+            see(&self.work.scores, sums);
+            // What f32 cannot hold, and the mixer's weights, are not filtered.
+            let is_sure = is_finite
+                && rows.wide.is_empty()
+                && !(self.mixes && self.weighing.is_some())
+                && self.filter(sums, &mut picked.experts[row * self.top_k..][..self.top_k]);
+            if !is_sure {
+                self.work.unsure.push(row);
+            } else if let Some(weighing) = &self.weighing {
+                let experts = &picked.experts[row * self.top_k..][..self.top_k];
+                let weights = &mut picked.weights[row * self.top_k..][..self.top_k];
+                self.weigh(weighing, sums, experts, weights);
+            }
+        }
+        self.interpret(rows, range.start, picked)
+    }
+
+    /// Rounds, scales and caps one row; says whether it has a NaN, and its largest logit.
+    fn prepare(&mut self, row: &[f32]) -> (bool, f32) {
+        let Work { base, logits, .. } = &mut self.work;
+        base.clear();
+        base.extend_from_slice(row);
+        match self.rounded_to {
+            Some(Dtype::Bf16) => base.iter_mut().for_each(|x| *x = to_bf16(*x)),
+            Some(Dtype::F16) => base.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32()),
+            Some(Dtype::F32) | None => {}
+        }
+        logits.clear();
+        logits.extend_from_slice(base);
+        if self.logit_scale != 1.0 {
+            let scale = self.logit_scale as f32;
+            logits.iter_mut().for_each(|x| *x *= scale);
+        }
+        if let Some(cap) = self.softcap {
+            let logits = logits[..self.experts].iter_mut();
+            logits.for_each(|x| *x = ((f64::from(*x) / cap).tanh() * cap) as f32);
+        }
+        survey(logits)
+    }
+
+    /// The logit that the interpreter sees.
+    fn logit(&self, base: f32) -> f64 {
+        let x = f64::from(base) * self.logit_scale;
+        self.softcap.map_or(x, |cap| (x * (1.0 / cap)).tanh() * cap)
+    }
+
+    /// Picks, if it is certain what the interpreter would pick.
+    fn filter(&mut self, sums: Sums, experts: &mut [u16]) -> bool {
+        let by_logit = self.mixes || (self.correction.is_none() && self.groups.is_none());
+        let mut keys = std::mem::take(&mut self.work.keys);
+        let mut candidates = std::mem::take(&mut self.work.candidates);
+        let source = if by_logit { &self.work.base } else { &keys };
+        // Room for ties beyond the last pick.
+        let wanted = (self.top_k + 2).min(self.experts);
+        let is_sure = if by_logit {
+            find_largest(source, self.experts, wanted, &mut self.work.folded, &mut candidates);
+            self.is_certain(&candidates, |a, b| self.logits_apart(a, b, sums.largest))
+        } else {
+            let errors = self.corrected(sums, &mut keys);
+            let is_grouped = self.groups.is_none_or(|groups| self.limit(groups, &mut keys, errors.worst));
+            is_grouped && {
+                find_largest(&keys, self.experts, wanted, &mut self.work.folded, &mut candidates);
+                let zeros = self.groups.is_some_and(|groups| groups.mask == GroupMask::Zero);
+                // Masked experts that score 0 would be picked by their index.
+                let above_zero = !zeros || candidates.get(self.top_k - 1).is_some_and(|last| last.0 > errors.worst);
+                above_zero && self.is_certain(&candidates, |a, b| self.keys_apart(&keys, a, b, &errors))
+            }
+        };
+        if is_sure {
+            experts.iter_mut().zip(&candidates).for_each(|(expert, candidate)| *expert = candidate.1 as u16);
+        }
+        self.work.keys = keys;
+        self.work.candidates = candidates;
+        is_sure
+    }
+
+    /// Whether the order of the first K candidates, and that no other expert is among them, follows from those of them that
+    /// are apart and those that are ties.
+    fn is_certain(&self, candidates: &[(f32, u32)], apart: impl Fn(usize, usize) -> bool) -> bool {
+        let base = &self.work.base;
+        let tie = |a: usize, b: usize| base[a] == base[b] && self.bias[a] == self.bias[b];
+        let at = |i: usize| candidates[i].1 as usize;
+        if candidates.len() < self.top_k {
+            return false;
+        }
+        let in_order = (1..self.top_k).all(|i| tie(at(i - 1), at(i)) || apart(at(i - 1), at(i)));
+        let last = at(self.top_k - 1);
+        let next = candidates[self.top_k..].iter().map(|candidate| candidate.1 as usize).find(|next| !tie(last, *next));
+        in_order && next.map_or(candidates.len() == self.experts, |next| apart(last, next))
+    }
+
+    /// Whether the score of `a` is above that of `b` in f64 too, both being functions of the logit alone: scores of logits
+    /// that differ may be the same number.
+    fn logits_apart(&self, a: usize, b: usize, largest: f32) -> bool {
+        let (x, y) = (self.logit(self.work.base[a]), self.logit(self.work.base[b]));
+        let difference = x - y;
+        if difference <= self.softcap.map_or(0.0, |cap| cap * 1e-12) || difference.is_nan() {
+            return false;
+        }
+        if self.order == Order::TopKScore || self.mixes {
+            return true;
+        }
+        match self.score {
+            Score::Identity => true,
+            Score::Softmax => difference > 1e-11 && f64::from(largest) - y < 600.0,
+            Score::Sigmoid => y > -600.0 && difference > 1e-11 * if x > 8.0 { x.exp() } else { 3000.0 },
+            Score::SqrtSoftplus => y > -600.0 && difference > 1e-11 * x.abs().max(1.0),
+        }
+    }
+
+    /// The keys of selection as f32 has them, and how far they may be off.
+    fn corrected(&self, sums: Sums, keys: &mut Vec<f32>) -> Errors {
+        let Work { logits, scores, .. } = &self.work;
+        let on_logits = self.order == Order::TopKScore || self.correction == Some(Correction::Logit);
+        let on_logits = on_logits || self.score == Score::Identity;
+        keys.clear();
+        let factor = if self.score == Score::Softmax { 1.0 / sums.sum } else { 1.0 };
+        match on_logits {
+            true => keys.extend(logits.iter().zip(&self.bias).map(|(x, b)| x + b)),
+            false => keys.extend(scores.iter().zip(&self.bias).map(|(s, b)| s * factor + b)),
+        }
+        // Padding is nobody's key; of a logit it is one already.
+        keys[self.experts..].fill(f32::NEG_INFINITY);
+        let mut largest = (0.0f32, 0.0f32, 0.0f32);
+        for expert in 0..self.experts {
+            let finite = |x: f32| if x.is_finite() { x.abs() } else { 0.0 };
+            largest.0 = largest.0.max(finite(keys[expert]));
+            largest.1 = largest.1.max(scores[expert] * factor);
+            largest.2 = largest.2.max(finite(logits[expert]));
+        }
+        let (key, score, logit) = largest;
+        let inexact = self.logit_scale != 1.0 || self.softcap.is_some();
+        let of_logits = if inexact { 3e-7 * logit } else { 0.0 };
+        // The sum of a row in lanes, and the exponential of a rounded difference.
+        let relative = 4e-6 + 1e-8 * self.experts as f32 + 2.0 * of_logits;
+        let of_scores = if on_logits { of_logits } else { 0.0 };
+        let worst = 3e-7 * key + of_scores + if on_logits { 0.0 } else { score * relative } + 1e-18;
+        Errors { on_logits, factor, relative, of_logits: of_scores, largest: sums.largest, worst }
+    }
+
+    fn keys_apart(&self, keys: &[f32], a: usize, b: usize, errors: &Errors) -> bool {
+        let off = |e: usize| {
+            let of_score = match errors.on_logits {
+                true => errors.of_logits,
+                false => {
+                    let distance = (errors.largest - self.work.logits[e]).abs();
+                    self.work.scores[e] * errors.factor * (errors.relative + 2.5e-7 * distance)
+                }
+            };
+            of_score + 1.5e-7 * keys[e].abs() + 1e-18
+        };
+        keys[a] - keys[b] > off(a) + off(b)
+    }
+
+    /// Masks the keys outside the best groups, if it is certain which those are.
+    fn limit(&self, groups: Groups, keys: &mut [f32], worst: f32) -> bool {
+        let size = self.experts / groups.count as usize;
+        let mut worths: Vec<(f32, usize)> = Vec::with_capacity(groups.count as usize);
+        for (group, keys) in keys[..self.experts].chunks_exact(size).enumerate() {
+            let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+            for key in keys {
+                let rest = if *key > first { first } else { *key };
+                first = if *key > first { *key } else { first };
+                second = if rest > second { rest } else { second };
+            }
+            let worth = match groups.score {
+                GroupScore::Top2Sum => first + second,
+                GroupScore::Max => first,
+            };
+            worths.push((worth, group));
+        }
+        worths.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let kept = groups.top as usize;
+        let boundary = worths[kept - 1].0 - worths.get(kept).map_or(f32::NEG_INFINITY, |next| next.0);
+        if boundary <= 5.0 * worst || boundary.is_nan() {
+            return false;
+        }
+        for (_, group) in &worths[kept..] {
+            keys[group * size..][..size].fill(f32::NEG_INFINITY);
+        }
+        true
+    }
+
+    /// The weights of the picks of one row, as far as they are known when it is decided who is served first.
+    fn weigh(&self, weighing: &Weighing, sums: Sums, experts: &[u16], weights: &mut [f32]) {
+        let Work { base, scores, .. } = &self.work;
+        let mut w: Vec<f64> = match (self.order, self.score) {
+            (Order::TopKScore, Score::Softmax) => {
+                let x: Vec<f64> = experts.iter().map(|e| self.logit(base[usize::from(*e)])).collect();
+                let largest = x.iter().copied().fold(f64::MIN, f64::max);
+                let sum: f64 = x.iter().map(|x| (x - largest).exp()).sum();
+                x.iter().map(|x| (x - largest).exp() / sum).collect()
+            }
+            (_, Score::Identity) => experts.iter().map(|e| self.logit(base[usize::from(*e)])).collect(),
+            (Order::ScoreTopK | Order::TopKScore, Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus) => {
+                let factor = if self.score == Score::Softmax { 1.0 / f64::from(sums.sum) } else { 1.0 };
+                experts.iter().map(|e| f64::from(scores[usize::from(*e)]) * factor).collect()
+            }
+        };
+        if let Some(renorm) = weighing.renorm {
+            let norm = match renorm.norm {
+                Norm::Sum => w.iter().sum(),
+                Norm::P(p) => w.iter().map(|w| w.abs().powf(p)).sum::<f64>().powf(1.0 / p),
+            };
+            let divisor = match renorm.eps_mode {
+                EpsMode::Add => norm + renorm.eps,
+                EpsMode::Clamp => norm.max(renorm.eps),
+            };
+            w.iter_mut().for_each(|w| *w /= divisor);
+        }
+        for ((weight, w), e) in weights.iter_mut().zip(&w).zip(experts) {
+            *weight = (w * weighing.scale * weighing.per_expert[usize::from(*e)]) as f32;
+        }
+    }
+
+    /// Asks the graph's interpreter about the rows that the filter is not sure of.
+    fn interpret(&mut self, rows: &Rows, first: usize, picked: &mut Picked) -> Result<(), ReferenceError> {
+        const AT_ONCE: usize = 256;
+        let k = self.top_k;
+        for unsure in self.work.unsure.chunks(AT_ONCE) {
+            let data = unsure.iter().flat_map(|row| rows.exact(first + *row)).collect();
+            self.params.insert("%logits".to_string(), graph::Tensor { shape: vec![unsure.len(), self.experts], data });
+            let tokens = unsure.len() as u64;
+            let values = graph::interp(&self.graph, &self.params, Dims { tokens, row_tokens: tokens });
+            let picks = values.map_err(ReferenceError::new)?.into_iter().rev().find_map(|value| match value {
+                Value::Picks(picks) => Some(picks),
+                Value::Tensor(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_) => None,
+            });
+            let picks = picks.ok_or_else(|| ReferenceError::new("the selection picks nothing".to_string()))?;
+            for (i, row) in unsure.iter().enumerate() {
+                for j in 0..k {
+                    picked.experts[row * k + j] = picks.expert_of_pair[i * k + j] as u16;
+                    if let Some(weight) = picked.weights.get_mut(row * k + j) {
+                        *weight = picks.weight_of_pair[i * k + j] as f32;
+                    }
+                }
+            }
+            self.interpreted += tokens;
+        }
+        Ok(())
+    }
+}
+
+/// How far the keys of one row may be off.
+struct Errors {
+    on_logits: bool,
+    factor: f32,
+    relative: f32,
+    of_logits: f32,
+    largest: f32,
+    /// Of any key.
+    worst: f32,
+}
+
+/// Whether who is served first depends on the weights.
+pub(super) fn is_by_weight(priority: Priority) -> bool {
+    match priority {
+        Priority::Score | Priority::BatchPrioritized => true,
+        Priority::ChoiceMajor | Priority::TokenMajor => false,
+    }
+}
+
+/// Round to nearest, ties to even; a NaN stays one.
+fn to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
+    if x.is_nan() { x } else { f32::from_bits(rounded) }
+}
+
+/// The `wanted` largest of the first `width` keys and every other that is not below them, with their indices, largest first,
+/// ties to the lower index. No key is NaN, and the padding is minus infinity.
+fn find_largest(keys: &[f32], width: usize, wanted: usize, folded: &mut Vec<f32>, found: &mut Vec<(f32, u32)>) {
+    // The largest of each of a few groups: the `wanted`-th of these is at most the `wanted`-th key.
+    folded.clear();
+    let max = |a: f32, b: f32| if a > b { a } else { b };
+    let halves = |groups: usize| groups.is_multiple_of(2) && groups / 2 >= 2 * wanted;
+    if halves(keys.len()) {
+        let (low, high) = keys.split_at(keys.len() / 2);
+        folded.extend(low.iter().zip(high).map(|(a, b)| max(*a, *b)));
+    }
+    while halves(folded.len()) {
+        let half = folded.len() / 2;
+        let (low, high) = folded.split_at_mut(half);
+        low.iter_mut().zip(high).for_each(|(a, b)| *a = max(*a, *b));
+        folded.truncate(half);
+    }
+    let least = if folded.len() > wanted {
+        let (_, least, _) = folded.select_nth_unstable_by(wanted - 1, |a, b| b.total_cmp(a));
+        *least
+    } else {
+        f32::NEG_INFINITY
+    };
+    found.clear();
+    for (block, keys) in keys.as_chunks::<8>().0.iter().enumerate() {
+        let mut any = false;
+        for key in keys {
+            any |= *key >= least;
+        }
+        if any {
+            for (lane, key) in keys.iter().enumerate().filter(|(_, key)| **key >= least) {
+                let expert = (block * 8 + lane) as u32;
+                if (expert as usize) < width {
+                    let mut at = found.len();
+                    found.push((*key, expert));
+                    while at > 0 && found[at - 1].0 < *key {
+                        found[at] = found[at - 1];
+                        at -= 1;
+                    }
+                    found[at] = (*key, expert);
+                }
+            }
+        }
+    }
+}
