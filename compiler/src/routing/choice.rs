@@ -11,7 +11,7 @@ use crate::spec::Score;
 /// Bytes of scores that are held at once; longer spans are cut.
 const MOST_BYTES: usize = 64 << 20;
 /// Rows of a sample.
-const SAMPLE: usize = 4096;
+const SAMPLE: usize = 1024;
 
 /// One group of tokens that experts choose from, and what was chosen from earlier ones.
 #[derive(Debug)]

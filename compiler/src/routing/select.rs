@@ -85,8 +85,10 @@ impl Selector {
         let router = &spec.router;
         let experts = spec.experts as usize;
         let padded = stride(experts);
-        let mut bias = vectors.correction_bias.clone().unwrap_or_else(|| vec![0.0; experts]);
-        let per_expert = vectors.per_expert_scale.clone().unwrap_or_else(|| vec![1.0; experts]);
+        let bias = vectors.correction_bias.clone().filter(|_| router.correction.is_some());
+        let mut bias = bias.unwrap_or_else(|| vec![0.0; experts]);
+        let scales = vectors.per_expert_scale.clone().filter(|_| spec.weight(Tensor::PerExpertScale).is_some());
+        let per_expert = scales.unwrap_or_else(|| vec![1.0; experts]);
         let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
         let vector = |x: &[f32]| graph::Tensor { shape: vec![experts], data: wide(x) };
         let mut params = BTreeMap::new();
@@ -250,11 +252,12 @@ impl Selector {
         if self.order == Order::TopKScore || self.mixes {
             return true;
         }
+        // The upper score is no underflow, and a few of its last bits are less than the difference.
         match self.score {
             Score::Identity => true,
-            Score::Softmax => difference > 1e-11 && f64::from(largest) - y < 600.0,
-            Score::Sigmoid => y > -600.0 && difference > 1e-11 * if x > 8.0 { x.exp() } else { 3000.0 },
-            Score::SqrtSoftplus => y > -600.0 && difference > 1e-11 * x.abs().max(1.0),
+            Score::Softmax => difference > 1e-11 && f64::from(largest) - x < 600.0,
+            Score::Sigmoid => x > -600.0 && difference > 1e-11 * if x > 8.0 { x.exp() } else { 3000.0 },
+            Score::SqrtSoftplus => x > -600.0 && difference > 1e-11 * x.abs().max(1.0),
         }
     }
 
@@ -299,7 +302,9 @@ impl Selector {
             };
             of_score + 1.5e-7 * keys[e].abs() + 1e-18
         };
-        keys[a] - keys[b] > off(a) + off(b)
+        // What is masked is below all that is not.
+        let is_masked = keys[b] == f32::NEG_INFINITY && keys[a].is_finite();
+        is_masked || keys[a] - keys[b] > off(a) + off(b)
     }
 
     /// Masks the keys outside the best groups, if it is certain which those are.
@@ -458,6 +463,171 @@ fn find_largest(keys: &[f32], width: usize, wanted: usize, folded: &mut Vec<f32>
                     }
                     found[at] = (*key, expert);
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostics::Source;
+
+    fn spec(experts: usize, top_k: usize, router: &str, capacity: &str, dtype: &str) -> Spec {
+        // Only weights see it, so a capacity by weight is where it counts.
+        let weights = if capacity.is_empty() { "" } else { "[weights]\nper_expert_scale = \"scale\"\n" };
+        let text = format!(
+            "[moe]\nhidden = 8\nexperts = {experts}\n[router]\ntop_k = {top_k}\n{router}\n{capacity}\n\
+             [expert]\nintermediate = 8\n[numerics]\ndtype = \"{dtype}\"\n{weights}"
+        );
+        crate::spec::parse(&Source { name: "test".into(), text: text.clone() })
+            .unwrap_or_else(|wrong| panic!("{wrong:?}\n{text}"))
+    }
+
+    /// Seeded numbers of about N(0, 1).
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn uniform(&mut self) -> f64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 11) as f64 / (1u64 << 53) as f64
+        }
+
+        fn normal(&mut self) -> f64 {
+            ((0..12).map(|_| self.uniform()).sum::<f64>()) - 6.0
+        }
+    }
+
+    /// Rows as recorded logits are, and as they should never be.
+    fn values(kind: &str, experts: usize, numbers: &mut Numbers) -> Vec<f64> {
+        const ROWS: usize = 60;
+        let one = |n: &mut Numbers| match kind {
+            "normal" => f64::from(n.normal() as f32),
+            "wide" => f64::from((n.normal() * 30.0) as f32),
+            "bf16" => f64::from(to_bf16(n.normal() as f32)),
+            "few" => (n.normal() * 2.0).round(),
+            "near" => f64::from(f32::from_bits(3.0f32.to_bits() + (n.uniform() * 4.0) as u32)),
+            "tiny" => f64::from(f32::from_bits((n.uniform() * 4.0) as u32)),
+            "saturated" => 17.0 + (n.uniform() * 40.0).round() * 0.5,
+            "double" => n.normal(),
+            _ => match (n.uniform() * 12.0) as u32 {
+                0 => f64::NAN,
+                1 => f64::INFINITY,
+                2 => f64::NEG_INFINITY,
+                3 => -0.0,
+                _ => f64::from(n.normal() as f32),
+            },
+        };
+        let mut values: Vec<f64> = (0..ROWS * experts).map(|_| one(numbers)).collect();
+        if kind == "odd" {
+            values[..experts].fill(f64::NAN);
+            values[experts..2 * experts].fill(f64::NEG_INFINITY);
+            values[2 * experts..3 * experts].fill(1.0);
+            values[3 * experts..4 * experts - 1].fill(f64::NEG_INFINITY);
+        }
+        values
+    }
+
+    fn vectors(experts: usize, numbers: &mut Numbers) -> Vectors {
+        // Some biases are equal, so that equal logits are ties.
+        let bias = (0..experts).map(|e| if e % 3 == 0 { 0.25 } else { numbers.normal() as f32 * 0.1 }).collect();
+        let scale = (0..experts).map(|_| 0.5 + numbers.uniform() as f32).collect();
+        Vectors { correction_bias: Some(bias), per_expert_scale: Some(scale) }
+    }
+
+    /// What the interpreter alone says, and what the filter in front of it: the same experts, nearly the same weights. Gives
+    /// the share of rows that the filter decided.
+    fn check(spec: &Spec, values: &[f64], vectors: &Vectors, what: &str) -> f64 {
+        let rows = Rows::of(spec.experts as usize, values);
+        let mut selector = Selector::new(spec, vectors).unwrap();
+        let mut expected = Picked::default();
+        expected.experts.resize(rows.count * selector.top_k, 0);
+        expected.weights.resize(if selector.weighing.is_some() { rows.count * selector.top_k } else { 0 }, 0.0);
+        selector.work.unsure = (0..rows.count).collect();
+        selector.interpret(&rows, 0, &mut expected).unwrap();
+        selector.interpreted = 0;
+        let mut picked = Picked::default();
+        selector.select(&rows, 0..rows.count, &mut picked, |_, _| ()).unwrap();
+        assert_eq!(picked.experts, expected.experts, "{what}");
+        for (a, b) in picked.weights.iter().zip(&expected.weights) {
+            assert!((a - b).abs() <= 1e-5 * b.abs() + 1e-18 || a == b || (a.is_nan() && b.is_nan()), "{what}: {a} {b}");
+        }
+        assert_eq!(picked.weights.len(), expected.weights.len());
+        1.0 - selector.interpreted as f64 / rows.count as f64
+    }
+
+    const ROUTERS: [(&str, &str); 21] = [
+        ("softmax", ""),
+        ("softmax renormalised", "renorm = \"sum\""),
+        ("softmax of the picked", "order = \"topk_score\""),
+        ("sigmoid", "score = \"sigmoid\"\nrenorm = \"sum\"\nrenorm_eps = 1e-20\nscale = 2.5"),
+        ("sigmoid of the picked", "score = \"sigmoid\"\norder = \"topk_score\""),
+        ("sqrtsoftplus", "score = \"sqrtsoftplus\"\nrenorm = \"p\"\nrenorm_p = 2.0"),
+        ("identity", "score = \"identity\""),
+        ("corrected softmax", "correction_on = \"score\"\nrenorm = \"sum\"\nrenorm_eps = 1e-12\nrenorm_eps_mode = \"clamp\""),
+        ("corrected sigmoid", "score = \"sigmoid\"\ncorrection_on = \"score\""),
+        ("corrected sqrtsoftplus", "score = \"sqrtsoftplus\"\ncorrection_on = \"score\""),
+        ("corrected logit", "score = \"sigmoid\"\ncorrection_on = \"logit\"\norder = \"score_topk\""),
+        ("corrected identity", "score = \"identity\"\ncorrection_on = \"score\""),
+        ("groups", "groups = 4\ntopk_groups = 2"),
+        ("groups by max", "groups = 4\ntopk_groups = 1\ngroup_score = \"max\""),
+        ("groups masked by zero", "groups = 4\ntopk_groups = 2\ngroup_mask = \"zero\"\nscore = \"sigmoid\""),
+        (
+            "deepseek-v3",
+            "score = \"sigmoid\"\ncorrection_on = \"score\"\ngroups = 4\ntopk_groups = 2\nrenorm = \"sum\"\nrenorm_eps = 1e-20",
+        ),
+        ("capped", "score = \"sigmoid\"\nlogit_softcap = 2.0"),
+        ("capped and corrected", "score = \"sigmoid\"\nlogit_softcap = 2.0\ncorrection_on = \"score\""),
+        ("scaled", "logit_scale = 0.3"),
+        ("scaled and corrected", "logit_scale = 0.3\ncorrection_on = \"score\""),
+        ("mixer", "select = \"sparsemixer\"\njitter = 0.3\nscore = \"identity\""),
+    ];
+
+    #[test]
+    fn the_filter_picks_what_the_interpreter_picks() {
+        let kinds = ["normal", "wide", "bf16", "few", "near", "tiny", "saturated", "double", "odd"];
+        let by_weight = "[capacity]\nfactor = 1.0\nround = \"ceil\"\npriority = \"score\"";
+        for (name, router) in ROUTERS {
+            for (experts, top_k) in [(8, 2), (64, 6), (96, 1)] {
+                for (capacity, dtype) in [("", "f32"), (by_weight, "f32"), ("", "bf16"), ("", "f16")] {
+                    let rounded = if dtype == "f32" { String::new() } else { "\ndtype = \"model\"".to_string() };
+                    let spec = spec(experts, top_k, &(router.to_string() + &rounded), capacity, dtype);
+                    let mut numbers = Numbers(experts as u64);
+                    for kind in kinds {
+                        let vectors = vectors(experts, &mut numbers);
+                        let what = format!("{name}, {top_k} of {experts}, {kind}, {dtype} {capacity}");
+                        let sure = check(&spec, &values(kind, experts, &mut numbers), &vectors, &what);
+                        let is_usual = kind == "normal" && dtype == "f32" && (capacity.is_empty() || name != "mixer");
+                        assert!(!is_usual || sure > 0.9, "{what}: the filter decided {sure}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn as_many_experts_as_picks() {
+        let mut numbers = Numbers(3);
+        let spec = spec(4, 4, "score = \"sigmoid\"\ncorrection_on = \"score\"", "", "f32");
+        let vectors = vectors(4, &mut numbers);
+        assert!(check(&spec, &values("normal", 4, &mut numbers), &vectors, "all") > 0.9);
+        check(&spec, &values("few", 4, &mut numbers), &vectors, "all, ties");
+    }
+
+    #[test]
+    fn the_largest_of_a_row() {
+        let mut numbers = Numbers(5);
+        for width in [1usize, 7, 8, 60, 160, 256, 1000] {
+            for wanted in [1, 2, 9, 40, width].map(|wanted| wanted.min(width)) {
+                let mut keys: Vec<f32> = (0..width).map(|_| (numbers.normal() * 20.0).round() as f32).collect();
+                keys.resize(stride(width), f32::NEG_INFINITY);
+                let mut found = Vec::new();
+                find_largest(&keys, width, wanted, &mut Vec::new(), &mut found);
+                let mut order: Vec<(f32, u32)> = keys[..width].iter().zip(0..).map(|(key, e)| (*key, e)).collect();
+                order.sort_by(|a, b| b.0.partial_cmp(&a.0).unwrap().then(a.1.cmp(&b.1)));
+                assert!(found.len() >= wanted, "{width} {wanted}");
+                assert_eq!(found, order[..found.len()], "{width} {wanted}");
+                assert!(order.get(found.len()).is_none_or(|next| next.0 < found[found.len() - 1].0));
             }
         }
     }

@@ -374,7 +374,7 @@ mod tests {
         check(&rows);
         rows.decode(&values.iter().flat_map(|x| f64::from(*x).to_le_bytes()).collect::<Vec<u8>>(), Float::F64);
         check(&rows);
-        let wide = [1.0 + 1e-12, 1.0, -1e300];
+        let wide = [1.0f64 + 1e-12, 1.0, -1e300];
         rows.decode(&wide.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>(), Float::F64);
         assert_eq!((rows.exact(0), rows.row(0)[0]), (wide.to_vec(), 1.0));
     }
