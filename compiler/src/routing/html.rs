@@ -171,7 +171,7 @@ fn load_plot(report: &Report) -> String {
     let relative = |pairs: u64| if load.mean > 0.0 { pairs as f64 / load.mean } else { 0.0 };
     let experts = load.per_expert.len();
     let highest = load.per_expert.iter().map(|pairs| relative(*pairs)).fold(load.hot_above * 1.1, f64::max);
-    let x = Axis { from: 0.0, to: experts as f64, name: "expert", write: factor_text };
+    let x = Axis { from: -0.5, to: experts as f64 - 0.5, name: "expert", write: whole };
     let mut plot = Plot::new(x, Axis { from: 0.0, to: highest * 1.05, name: "pairs, in means", write: factor_text });
     let gap = if experts <= 64 { 0.1 } else { 0.0 };
     for (expert, pairs) in load.per_expert.iter().enumerate() {
@@ -180,12 +180,12 @@ fn load_plot(report: &Report) -> String {
             (_, Ok(_)) => "fill-cold",
             (Err(_), Err(_)) => "fill-plain",
         };
-        let place = (expert as f64 + gap, (expert + 1) as f64 - gap);
+        let place = (expert as f64 - 0.5 + gap, expert as f64 + 0.5 - gap);
         let title = format!("expert {expert}: {} pairs, {} of the mean", grouped(*pairs), times_text(relative(*pairs)));
         plot.bar(class, place, relative(*pairs), &title);
     }
-    plot.across("marker", 1.0, "mean");
-    plot.across("limit", load.hot_above, &format!("{} of the mean", times_text(load.hot_above)));
+    plot.across("marker", 1.0, 14.0, "mean");
+    plot.across("limit", load.hot_above, -5.0, &format!("{} of the mean", times_text(load.hot_above)));
     let description = format!(
         "The busiest of {experts} experts has {} of the mean; {} are hot and {} cold.",
         times_text(relative(load.largest as u64)),
@@ -210,7 +210,7 @@ fn batches_plot(report: &Report) -> String {
         from: 0.0,
         to: points.last().map_or(1.0, |point| point.0),
         name: "batch",
-        write: |x| if x.fract() == 0.0 { factor_text(x) } else { String::new() },
+        write: whole,
     };
     let mut plot = Plot::new(x, Axis { from: 0.0, to: highest * 1.05, name: "pairs, in means of the batch", write: factor_text });
     let at = |quantile: usize| points.iter().map(|(x, i)| (*x, stretches[*i].quantiles[quantile])).collect::<Vec<_>>();
@@ -365,6 +365,11 @@ fn footer(report: &Report) -> String {
 /// 1.25 times.
 fn times_text(x: f64) -> String {
     format!("{} ×", format!("{x:.2}").trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// Nothing between two of what is counted.
+fn whole(x: f64) -> String {
+    if x.fract() == 0.0 { factor_text(x) } else { String::new() }
 }
 
 fn percent_tick(x: f64) -> String {

@@ -3,10 +3,10 @@
 
 use std::fmt::Write;
 
-/// Size of every plot in its own units: text of 13 of them is readable at 400 and at 1280 pixels.
+/// Size of every plot in its own units: text of 14 of them is readable at 400 and at 1280 pixels.
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 52.0;
+const LEFT: f64 = 56.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 20.0;
 const BOTTOM: f64 = 44.0;
@@ -88,6 +88,9 @@ impl Plot {
     }
 
     fn text(&mut self, x: f64, y: f64, anchor: &str, class: &str, text: &str) {
+        if text.is_empty() {
+            return;
+        }
         let text = escape(text);
         self.add(format!("<text class=\"{class}\" x=\"{}\" y=\"{}\" text-anchor=\"{anchor}\">{text}</text>", n(x), n(y)));
     }
@@ -123,11 +126,11 @@ impl Plot {
         self.add(format!("<rect class=\"{class}\" {place}><title>{}</title></rect>", escape(title)));
     }
 
-    /// A line across, with its name above the right end.
-    pub(super) fn across(&mut self, class: &str, y: f64, name: &str) {
+    /// A line across, with its name at the right end, `shift` below it.
+    pub(super) fn across(&mut self, class: &str, y: f64, shift: f64, name: &str) {
         let (at, right) = (self.y(y), WIDTH - RIGHT);
         self.add(format!("<line class=\"line {class}\" x1=\"{}\" x2=\"{}\" y1=\"{at}\" y2=\"{at}\"/>", n(LEFT), n(right)));
-        self.text(right, self.y_at(y) - 5.0, "end", "label", name);
+        self.text(right, self.y_at(y) + shift, "end", "label", name);
     }
 
     /// A line upwards, with its name beside the top, on the side that has room; `row` keeps neighbours' names apart.
@@ -159,8 +162,8 @@ pub(super) fn pairs_of_bars(
 ) -> String {
     const ROW: f64 = 30.0;
     const HEAD: f64 = 24.0;
-    const NAME: f64 = 150.0;
-    const BAR: f64 = 108.0;
+    const NAME: f64 = 168.0;
+    const BAR: f64 = 96.0;
     const PANEL: f64 = (WIDTH - NAME) / 2.0;
     let mut inside = String::new();
     let text = |x: f64, y: f64, class: &str, text: &str| {
@@ -226,6 +229,6 @@ mod tests {
         plot.line("a", &[(0.0, -5.0), (2.0, 7.0)]);
         let svg = plot.svg("p", "<script>", "a & b");
         assert!(svg.contains("&lt;script&gt;") && !svg.contains("<script>") && svg.contains("a &amp; b"));
-        assert!(svg.contains("M52 256L468 20"), "{svg}");
+        assert!(svg.contains("M56 256L468 20"), "{svg}");
     }
 }

@@ -370,11 +370,15 @@ fn spread<T>(load: &[f64], hot_above: f64, per_expert: Vec<T>) -> Spread<T> {
     }
 }
 
-/// From a quarter to four times the mean load, with the spec's own factor and the recommended one.
+/// From a quarter to four times the mean load and on to the recommended factor, with the spec's own.
 fn sweep(measure: &Measure<'_>, recommended: u64) -> Vec<Point> {
     const STEPS: std::ops::RangeInclusive<u64> = 5..=80;
     let own = measure.sizing.own_factor();
     let mut factors: Vec<Ratio> = STEPS.map(|step| hundredths(5 * step * measure.sizing.even())).collect();
+    const BEYOND: u64 = 16;
+    let last = 400 * measure.sizing.even();
+    let beyond = recommended.saturating_sub(last);
+    factors.extend((0..=BEYOND).filter(|_| beyond > 0).map(|step| hundredths(last + beyond * step / BEYOND)));
     factors.push(hundredths(recommended));
     factors.extend(own);
     let is_same = |a: Ratio, b: Ratio| {
@@ -406,6 +410,8 @@ fn modes(spec: &Spec, measure: &Measure<'_>) -> Vec<Mode> {
             Rule::Dropless | Rule::Spec | Rule::Mean(_) => modes.push(token_choice(kept, measure)),
         }
     }
+    // Dropless, then by what there is room for.
+    modes.sort_by_key(|mode| mode.capacity);
     let choice = &seen.choice;
     let slots_effect = measure.effect(if sizing.own == Own::Dropless { Rule::Mean(100) } else { Rule::Spec });
     let cost = short(choice.rows as f64 / (measure.pairs.max(1)) as f64);

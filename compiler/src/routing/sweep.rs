@@ -207,10 +207,10 @@ impl Band {
     /// Its name and its limits.
     pub fn title(self) -> &'static str {
         match self {
-            Band::Negligible => "negligible (below 1 %)",
-            Band::Measurable => "measurable (1 to 5 %)",
-            Band::Significant => "significant (5 to 15 %)",
-            Band::Collapse => "router collapse (above 15 %)",
+            Band::Negligible => "negligible (below 1%)",
+            Band::Measurable => "measurable (1 to 5%)",
+            Band::Significant => "significant (5 to 15%)",
+            Band::Collapse => "router collapse (above 15%)",
         }
     }
 
