@@ -30,13 +30,13 @@ pub fn import(spec: &Spec) -> Graph {
     layer.g.finish(&spec.name, y)
 }
 
-/// What the router makes of logits that are already there: input `%logits` `[T, E]` with the router's bias added, and no
-/// capacity. The picks are a value of it; the output, the weight of each pair, is there because a graph has one.
-pub fn import_selection(spec: &Spec) -> Graph {
+/// The routing of the layer alone: input `%logits` `[T, E]`, the router's bias added. The output, the weight of each pair that
+/// is kept, is there because a graph has one; the picks and the routing are values of it.
+pub fn import_routing(spec: &Spec) -> Graph {
     let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
     let logits = layer.g.param("%logits", Type::tensor(&[Dim::Tokens, Dim::Const(spec.experts)], DType::F32));
     let picks = layer.picks(logits);
-    let routing = layer.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(Assignment::Dropless));
+    let routing = layer.assigned(picks);
     let weights = layer.g.apply(Op::PairWeights, &[routing]);
     layer.g.finish(&spec.name, weights)
 }

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use moec::diagnostics::{Code, Diagnostic, Report, quote};
 use moec::package::weights_alone;
-use moec::routing::trace::Trace;
-use moec::routing::{self, Error, Options, Product, Vectors};
+use moec::routing::{self, Error, Options, Product, Trace, Vectors};
 use moec::spec::{Mode, Spec, Tensor, Word};
 use moec_runtime::{Checkpoint, assemble};
 
@@ -29,8 +28,7 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
     };
     tokens_choose(&spec).map_err(|diagnostic| report_at(source.name.as_ref(), diagnostic))?;
     let is_hidden = !arguments.hidden.is_empty();
-    let (paths, width) =
-        if is_hidden { (&arguments.hidden, spec.hidden) } else { (&arguments.logits, spec.experts) };
+    let (paths, width) = if is_hidden { (&arguments.hidden, spec.hidden) } else { (&arguments.logits, spec.experts) };
     let trace = Trace::open(paths, arguments.tensor.as_deref(), width)?;
     let weights = match &arguments.weights {
         Some(path) => Weights::read(path, &spec, arguments, is_hidden, notes)?,

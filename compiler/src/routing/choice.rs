@@ -126,11 +126,8 @@ impl ExpertChoice {
     fn brackets(&self, take: usize) -> Vec<Bracket> {
         let stride = stride(self.experts);
         let tokens = self.scores.len() / stride;
-        let rows: Vec<usize> = if tokens <= SAMPLE {
-            (0..tokens).collect()
-        } else {
-            (0..SAMPLE).map(|i| i * tokens / SAMPLE).collect()
-        };
+        let rows: Vec<usize> =
+            if tokens <= SAMPLE { (0..tokens).collect() } else { (0..SAMPLE).map(|i| i * tokens / SAMPLE).collect() };
         let share = take as f64 / tokens as f64;
         let place = share * rows.len() as f64;
         // Four deviations of how many of the sample are among the chosen; none where the sample is all.

@@ -25,12 +25,8 @@ fn header(report: &Report) -> String {
     let (router, trace) = (&report.router, &report.trace);
     let count = |n: u64, one: &str, many: &str| format!("{} {}", grouped(n), if n == 1 { one } else { many });
     let layer = format!("{} experts, {} a token, {}", router.experts, router.top_k, router.score);
-    let read = format!(
-        "{} of {} in {}",
-        count(trace.tokens, "token", "tokens"),
-        trace.source,
-        count(trace.batches, "batch", "batches")
-    );
+    let read =
+        format!("{} of {} in {}", count(trace.tokens, "token", "tokens"), trace.source, count(trace.batches, "batch", "batches"));
     let rule = format!("{}, group {}, priority {}", router.formula, router.group, router.priority);
     format!(
         "<header>\n<p class=\"over\">moec route</p>\n<h1>{}</h1>\n<p>{}</p>\n<p class=\"muted\">{}</p>\n</header>\n",
@@ -69,12 +65,12 @@ fn tiles(report: &Report) -> String {
         ),
     ];
     let times = if load.mean > 0.0 { load.largest / load.mean } else { 0.0 };
-    let balance =
-        vec![format!("spread {:.2}, entropy {} of even", load.spread, percent(load.entropy_share)), "over the whole trace".into()];
-    let hot = vec![
-        format!("hot: above {} of the mean", times_text(load.hot_above)),
-        "cold: below a tenth of the mean".to_string(),
+    let balance = vec![
+        format!("spread {:.2}, entropy {} of even", load.spread, percent(load.entropy_share)),
+        "over the whole trace".into(),
     ];
+    let hot =
+        vec![format!("hot: above {} of the mean", times_text(load.hot_above)), "cold: below a tenth of the mean".to_string()];
     let tiles = [
         tile(class, "Dropped pairs", &percent(drop.rate), &dropped),
         tile("", "Capacity factor to take", &factor_text(recommendation.factor), &enough),
@@ -206,12 +202,7 @@ fn batches_plot(report: &Report) -> String {
         points.push(end);
     }
     let highest = stretches.iter().map(|s| s.quantiles[4]).fold(1.5, f64::max);
-    let x = Axis {
-        from: 0.0,
-        to: points.last().map_or(1.0, |point| point.0),
-        name: "batch",
-        write: whole,
-    };
+    let x = Axis { from: 0.0, to: points.last().map_or(1.0, |point| point.0), name: "batch", write: whole };
     let mut plot = Plot::new(x, Axis { from: 0.0, to: highest * 1.05, name: "pairs, in means of the batch", write: factor_text });
     let at = |quantile: usize| points.iter().map(|(x, i)| (*x, stretches[*i].quantiles[quantile])).collect::<Vec<_>>();
     let between = |low: usize, high: usize| {
@@ -269,8 +260,7 @@ fn table(name: &str, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) ->
 }
 
 fn mode_table(report: &Report) -> String {
-    let heads =
-        ["mode", "C", "dropped pairs", "tokens lost", "band", "padding", "busiest", "rows", "with padding", "mixing"];
+    let heads = ["mode", "C", "dropped pairs", "tokens lost", "band", "padding", "busiest", "rows", "with padding", "mixing"];
     let row = |mode: &Mode| {
         vec![
             mode_name(mode) + if mode.is_spec { " *" } else { "" },

@@ -4,7 +4,7 @@
 //! trace ─▶ select ─▶ ranks ─▶ sweep ─▶ report ─▶ text, html
 //! ```
 //!
-//! A trace is read once, in chunks ([`trace`]). `select` picks each token's experts exactly as the graph's interpreter does;
+//! A trace is read once, in chunks ([`Trace`]). `select` picks each token's experts exactly as the graph's interpreter does;
 //! `ranks` finds each pair's place in the queue of its expert; from these places `sweep` knows what every capacity drops, and
 //! nothing is routed again. `choice` lets the experts choose instead. No kernel runs here.
 
@@ -19,7 +19,7 @@ mod score;
 mod select;
 mod sweep;
 mod text;
-pub mod trace;
+mod trace;
 
 use std::path::Path;
 
@@ -29,13 +29,14 @@ pub use report::Report;
 pub use select::Vectors;
 pub use sweep::Band;
 pub use text::text;
+pub use trace::{Recorded, Trace};
 
 use crate::diagnostics;
 use crate::reference::ReferenceError;
 use crate::spec::{Ratio, Spec};
 use observe::Observer;
 use report::{Read, report};
-use trace::{Rows, Trace};
+use trace::Rows;
 
 /// How a trace is looked at.
 #[derive(Clone, Debug)]

@@ -300,3 +300,150 @@ impl<'s> Observer<'s> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use moec_ir::Dims;
+    use moec_ir::graph::{self, Value};
+
+    use super::super::select::tests::{Numbers, spec};
+    use super::*;
+    use crate::import::import_routing;
+    use crate::spec::CapacitySize;
+
+    /// Batches of logits: tokens, row tokens, values.
+    type Batch = (u64, Option<u64>, Vec<f64>);
+
+    fn batches(experts: usize, kind: &str, numbers: &mut Numbers) -> Vec<Batch> {
+        let shapes = [(12, Some(4)), (7, None), (1, None), (12, Some(12)), (10, Some(5)), (12, Some(4))];
+        let one = |n: &mut Numbers| if kind == "normal" { f64::from(n.normal() as f32) } else { (n.normal() * 1.5).round() };
+        let values = |tokens: u64, n: &mut Numbers| (0..tokens as usize * experts).map(|_| one(n)).collect();
+        shapes.into_iter().map(|(tokens, row)| (tokens, row, values(tokens, numbers))).collect()
+    }
+
+    /// The trace, in chunks of so many rows.
+    fn observed<'s>(spec: &'s Spec, batches: &[Batch], chunk: usize) -> Observer<'s> {
+        let experts = spec.experts as usize;
+        let mut observer = Observer::new(spec, &Vectors::default(), 1 << 20).unwrap();
+        for (tokens, row_tokens, values) in batches {
+            observer.begin(*tokens, *row_tokens);
+            values.chunks(chunk * experts).for_each(|values| observer.take(&Rows::of(experts, values)).unwrap());
+        }
+        observer
+    }
+
+    /// Pairs and whole tokens that the graph's `assign` drops, run again for this C.
+    fn dropped(spec: &Spec, batches: &[Batch], c: u64) -> (u64, u64) {
+        let mut spec = spec.clone();
+        let capacity = spec.capacity.as_mut().unwrap();
+        (capacity.size, capacity.min, capacity.multiple_of) = (CapacitySize::Tokens(c), 0, 1);
+        let graph = graph::verify(import_routing(&spec)).unwrap();
+        let (mut pairs, mut whole) = (0, 0);
+        for (tokens, row_tokens, values) in batches {
+            let shape = vec![*tokens as usize, spec.experts as usize];
+            let params = BTreeMap::from([("%logits".to_string(), graph::Tensor { shape, data: values.clone() })]);
+            let dims = Dims { tokens: *tokens, row_tokens: row_tokens.unwrap_or(*tokens) };
+            let values = graph::interp(&graph, &params, dims).unwrap();
+            let routing = values.into_iter().rev().find_map(|value| match value {
+                Value::Routing(routing) => Some(routing),
+                _ => None,
+            });
+            for rows in routing.unwrap().row_of_pair.chunks(spec.router.top_k as usize) {
+                let lost = rows.iter().filter(|row| row.is_none()).count();
+                pairs += lost as u64;
+                whole += u64::from(lost == rows.len());
+            }
+        }
+        (pairs, whole)
+    }
+
+    #[test]
+    fn every_capacity_as_if_it_were_run() {
+        let mut numbers = Numbers(11);
+        for priority in ["choice_major", "token_major", "score", "batch_prioritized"] {
+            for group in ["\"all\"", "\"row\"", "5"] {
+                // Of integers, many weights are equal: then the logits themselves are the weights, exactly.
+                for (kind, router) in [("normal", "renorm = \"sum\""), ("ties", "score = \"identity\"")] {
+                    let capacity =
+                        format!("[capacity]\nfactor = 1.0\nround = \"ceil\"\npriority = \"{priority}\"\ngroup = {group}");
+                    for (experts, top_k) in [(4, 2), (6, 1), (5, 5)] {
+                        let spec = spec(experts, top_k, router, &capacity, "f32");
+                        let batches = batches(experts, kind, &mut numbers);
+                        let observer = observed(&spec, &batches, 1000);
+                        for c in 0..=13 {
+                            let effect = observer.seen.counts.effect(spec.experts, |_| Some(c));
+                            let swept = (effect.dropped_pairs, effect.dropped_tokens);
+                            let what = format!("{priority}, {group}, {kind}, {top_k} of {experts}, C = {c}");
+                            assert_eq!(swept, dropped(&spec, &batches, c), "{what}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// How a trace is cut into reads changes nothing.
+    #[test]
+    fn chunks_do_not_show() {
+        let capacity = "[capacity]\nfactor = 0.7\nround = \"ceil\"\ngroup = 5";
+        let spec = spec(6, 2, "score = \"sigmoid\"", capacity, "f32");
+        let batches = batches(6, "normal", &mut Numbers(4));
+        let whole = observed(&spec, &batches, 1000);
+        for chunk in [1, 2, 5, 7] {
+            let other = observed(&spec, &batches, chunk);
+            assert_eq!(whole.seen.counts, other.seen.counts, "{chunk}");
+            assert_eq!(whole.seen.intervals, other.seen.intervals, "{chunk}");
+            let numbers = |observer: &Observer<'_>| {
+                let seen = &observer.seen;
+                (seen.tokens, seen.batches, seen.load.clone(), seen.choice.unchosen, seen.choice.rows, seen.mixed)
+            };
+            assert_eq!(numbers(&whole), numbers(&other), "{chunk}");
+            for (a, b) in whole.seen.probability.iter().zip(&other.seen.probability) {
+                assert!((a - b).abs() < 1e-5, "{a} {b}");
+            }
+        }
+    }
+
+    /// The recommended factor is enough, and a hundredth less is not.
+    #[test]
+    fn the_recommended_factor_is_the_least() {
+        use super::super::sweep::value;
+        let mut numbers = Numbers(9);
+        for capacity in [
+            "",
+            "[capacity]\nfactor = 1.25\nround = \"floor\"",
+            "[capacity]\nfactor = 1.25\nround = \"half_even\"\ncount_k = true\ngroup = \"row\"",
+            "[capacity]\nfactor = 1.0\nround = \"ceil\"\nmultiple_of = 4\nmin = 2",
+            "[capacity]\ntokens = 3",
+        ] {
+            let spec = spec(8, 2, "", capacity, "f32");
+            let observer = observed(&spec, &batches(8, "normal", &mut numbers), 1000);
+            let pairs = observer.seen.tokens * 2;
+            for target in ["0", "0.01", "0.05", "0.2", "1"].map(|text| crate::spec::Ratio::from_decimal(text).unwrap()) {
+                let rate = |n: u64| {
+                    let sizing = &observer.sizing;
+                    let effect = observer.seen.counts.effect(8, |span| Some(sizing.at(hundredths(n), span)));
+                    effect.dropped_pairs as f64 / pairs as f64
+                };
+                let least = observer.seen.counts.least_factor(&observer.sizing, pairs, target);
+                assert!(rate(least) <= value(target), "{capacity} {least}");
+                assert!(least == 1 || rate(least - 1) > value(target), "{capacity} {least}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_batches_are_joined() {
+        let spec = spec(4, 1, "", "", "f32");
+        let batch = |i: usize| (1, None, (0..4).map(|e| f64::from(u8::from(e == i % 4))).collect::<Vec<f64>>());
+        let batches: Vec<Batch> = (0..1000).map(batch).collect();
+        let seen = observed(&spec, &batches, 8).seen;
+        assert!(seen.intervals.len() <= MOST_INTERVALS && seen.intervals.len() > MOST_INTERVALS / 2);
+        assert_eq!(seen.intervals.iter().map(|interval| interval.batches).sum::<u64>(), 1000);
+        let all_but_last = &seen.intervals[..seen.intervals.len() - 1];
+        assert!(all_but_last.iter().all(|interval| interval.batches == all_but_last[0].batches));
+        assert_eq!(seen.load, [250; 4]);
+    }
+}

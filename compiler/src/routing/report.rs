@@ -348,9 +348,7 @@ fn hot_above(measure: &Measure<'_>, own: &Effect) -> f64 {
     match (measure.sizing.own_factor(), measure.sizing.own) {
         (Some(factor), _) => short(value(factor) / measure.sizing.even() as f64),
         (None, Own::Size) if measure.pairs > 0 => short(own.buffer_rows as f64 / (measure.pairs as f64)),
-        (None, Own::Size | Own::Factor | Own::Dropless) => {
-            moec_runtime::health::USUAL_CAPACITY_FACTOR
-        }
+        (None, Own::Size | Own::Factor | Own::Dropless) => moec_runtime::health::USUAL_CAPACITY_FACTOR,
     }
 }
 
@@ -399,9 +397,9 @@ fn modes(spec: &Spec, measure: &Measure<'_>) -> Vec<Mode> {
     let mut modes: Vec<Mode> = Vec::new();
     let is_own_mean = |n: u64| {
         let even = u128::from(sizing.even());
-        sizing.own_factor().is_some_and(|own| {
-            u128::from(own.numerator) * 100 == u128::from(n) * even * u128::from(own.denominator)
-        })
+        sizing
+            .own_factor()
+            .is_some_and(|own| u128::from(own.numerator) * 100 == u128::from(n) * even * u128::from(own.denominator))
     };
     for kept in &seen.kept {
         // The spec's own capacity is told once.

@@ -10,7 +10,7 @@ use moec_ir::graph::{self, Typed, Value};
 
 use super::score::{Sums, make_finite, scores, survey};
 use super::trace::{Rows, stride};
-use crate::import::import_selection;
+use crate::import::import_routing;
 use crate::reference::ReferenceError;
 use crate::spec::{
     Correction, Dtype, EpsMode, GroupMask, GroupScore, Groups, Norm, Order, Priority, Renorm, RouterDtype, Score, Select, Spec,
@@ -104,7 +104,7 @@ impl Selector {
             true => Weighing { renorm: None, scale: 1.0, per_expert: vec![1.0; experts] },
             false => Weighing { renorm: router.renorm, scale: router.scale, per_expert: wide(&per_expert) },
         });
-        let graph = graph::verify(import_selection(spec)).map_err(|violations| {
+        let graph = graph::verify(import_routing(spec)).map_err(|violations| {
             ReferenceError::new(violations.into_iter().map(|violation| violation.message).collect::<Vec<_>>().join("; "))
         })?;
         Ok(Selector {
@@ -469,31 +469,29 @@ fn find_largest(keys: &[f32], width: usize, wanted: usize, folded: &mut Vec<f32>
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::diagnostics::Source;
 
-    fn spec(experts: usize, top_k: usize, router: &str, capacity: &str, dtype: &str) -> Spec {
-        // Only weights see it, so a capacity by weight is where it counts.
-        let weights = if capacity.is_empty() { "" } else { "[weights]\nper_expert_scale = \"scale\"\n" };
+    pub(in crate::routing) fn spec(experts: usize, top_k: usize, router: &str, capacity: &str, dtype: &str) -> Spec {
         let text = format!(
             "[moe]\nhidden = 8\nexperts = {experts}\n[router]\ntop_k = {top_k}\n{router}\n{capacity}\n\
-             [expert]\nintermediate = 8\n[numerics]\ndtype = \"{dtype}\"\n{weights}"
+             [expert]\nintermediate = 8\n[numerics]\ndtype = \"{dtype}\"\n"
         );
         crate::spec::parse(&Source { name: "test".into(), text: text.clone() })
             .unwrap_or_else(|wrong| panic!("{wrong:?}\n{text}"))
     }
 
     /// Seeded numbers of about N(0, 1).
-    struct Numbers(u64);
+    pub(in crate::routing) struct Numbers(pub(in crate::routing) u64);
 
     impl Numbers {
-        fn uniform(&mut self) -> f64 {
+        pub(in crate::routing) fn uniform(&mut self) -> f64 {
             self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (self.0 >> 11) as f64 / (1u64 << 53) as f64
         }
 
-        fn normal(&mut self) -> f64 {
+        pub(in crate::routing) fn normal(&mut self) -> f64 {
             ((0..12).map(|_| self.uniform()).sum::<f64>()) - 6.0
         }
     }
@@ -580,13 +578,14 @@ mod tests {
         ("capped and corrected", "score = \"sigmoid\"\nlogit_softcap = 2.0\ncorrection_on = \"score\""),
         ("scaled", "logit_scale = 0.3"),
         ("scaled and corrected", "logit_scale = 0.3\ncorrection_on = \"score\""),
-        ("mixer", "select = \"sparsemixer\"\njitter = 0.3\nscore = \"identity\""),
+        ("mixer", "select = \"sparsemixer\"\njitter = 0.3"),
     ];
 
     #[test]
     fn the_filter_picks_what_the_interpreter_picks() {
         let kinds = ["normal", "wide", "bf16", "few", "near", "tiny", "saturated", "double", "odd"];
-        let by_weight = "[capacity]\nfactor = 1.0\nround = \"ceil\"\npriority = \"score\"";
+        let by_weight =
+            "[capacity]\nfactor = 1.0\nround = \"ceil\"\npriority = \"score\"\n[weights]\nper_expert_scale = \"scale\"";
         for (name, router) in ROUTERS {
             for (experts, top_k) in [(8, 2), (64, 6), (96, 1)] {
                 for (capacity, dtype) in [("", "f32"), (by_weight, "f32"), ("", "bf16"), ("", "f16")] {

@@ -138,10 +138,13 @@ impl Counts {
         let mut effect = Effect::default();
         for (length, spans) in &self.by_length {
             let Some(c) = capacity(*length) else { continue };
-            let above = |counts: &[u64]| counts.iter().enumerate().skip(usize::try_from(c).unwrap_or(usize::MAX)).fold(
-                (0, 0),
-                |(number, excess), (value, count)| (number + count, excess + count * (value as u64 - c)),
-            );
+            let above = |counts: &[u64]| {
+                counts
+                    .iter()
+                    .enumerate()
+                    .skip(usize::try_from(c).unwrap_or(usize::MAX))
+                    .fold((0, 0), |(number, excess), (value, count)| (number + count, excess + count * (value as u64 - c)))
+            };
             effect.dropped_pairs += above(&spans.experts_by_load).1;
             effect.dropped_tokens += above(&spans.tokens_by_rank).0;
             effect.buffer_rows += u128::from(experts) * u128::from(c) * u128::from(spans.spans);

@@ -24,8 +24,7 @@ fn facts(report: &Report) -> Vec<String> {
     say("capacity", router.formula.clone());
     say("", format!("group {}, priority {}", router.group, router.priority));
     let count = |n: u64, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
-    let (tensors, batches) =
-        (count(trace.tensors as u64, "tensor", "tensors"), count(trace.batches, "batch", "batches"));
+    let (tensors, batches) = (count(trace.tensors as u64, "tensor", "tensors"), count(trace.batches, "batch", "batches"));
     say("trace", format!("{} tokens of {} in {tensors}, {batches}", trace.tokens, trace.source));
     if trace.skipped_tensors > 0 {
         let skipped = count(trace.skipped_tensors as u64, "tensor", "tensors");

@@ -73,30 +73,30 @@ impl Float {
 
 /// Rows in memory.
 #[derive(Clone, Debug, Default)]
-pub struct Rows {
+pub(super) struct Rows {
     /// How many.
-    pub count: usize,
+    pub(super) count: usize,
     /// Elements of a row.
-    pub width: usize,
+    pub(super) width: usize,
     /// Row after row in f32, each padded with minus infinity to [`Rows::stride`].
-    pub values: Vec<f32>,
+    pub(super) values: Vec<f32>,
     /// Row after row as they were stored, unpadded, where f32 does not hold every one of them.
-    pub wide: Vec<f64>,
+    pub(super) wide: Vec<f64>,
 }
 
 impl Rows {
     /// Where the next row begins in `values`.
-    pub fn stride(&self) -> usize {
+    pub(super) fn stride(&self) -> usize {
         stride(self.width)
     }
 
     /// One row, padded.
-    pub fn row(&self, index: usize) -> &[f32] {
+    pub(super) fn row(&self, index: usize) -> &[f32] {
         &self.values[index * self.stride()..][..self.stride()]
     }
 
     /// One row as it was stored.
-    pub fn exact(&self, index: usize) -> Vec<f64> {
+    pub(super) fn exact(&self, index: usize) -> Vec<f64> {
         match self.wide.is_empty() {
             true => self.row(index)[..self.width].iter().map(|x| f64::from(*x)).collect(),
             false => self.wide[index * self.width..][..self.width].to_vec(),
@@ -104,7 +104,8 @@ impl Rows {
     }
 
     /// Rows of these values.
-    pub fn of(width: usize, values: &[f64]) -> Rows {
+    #[cfg(test)]
+    pub(super) fn of(width: usize, values: &[f64]) -> Rows {
         let mut rows = Rows { count: values.len() / width.max(1), width, ..Rows::default() };
         rows.values = vec![f32::NEG_INFINITY; rows.count * rows.stride()];
         for (padded, row) in rows.values.chunks_exact_mut(stride(width)).zip(values.chunks_exact(width)) {
@@ -221,12 +222,12 @@ impl Trace {
     }
 
     /// How many files there are.
-    pub fn file_count(&self) -> usize {
+    pub(super) fn file_count(&self) -> usize {
         self.files.len()
     }
 
     /// Rows that one read should ask for: what stays in the cache while it is worked on.
-    pub fn chunk_rows(&self) -> u64 {
+    pub(super) fn chunk_rows(&self) -> u64 {
         const CHUNK_BYTES: u64 = 1 << 18;
         (CHUNK_BYTES / (4 * self.width)).max(1)
     }
@@ -235,7 +236,7 @@ impl Trace {
     ///
     /// # Errors
     /// The file cannot be read: it may have shrunk since it was opened.
-    pub fn read(
+    pub(super) fn read(
         &self,
         tensor: &Recorded,
         first: u64,
