@@ -10,8 +10,9 @@ use crate::spec::Score;
 
 /// Bytes of scores that are held at once; longer spans are cut.
 const MOST_BYTES: usize = 64 << 20;
-/// Rows of a sample.
-const SAMPLE: usize = 1024;
+/// Rows of a sample: a sixteenth of the group, but no fewer and no more than these.
+const LEAST_SAMPLE: usize = 1024;
+const MOST_SAMPLE: usize = 4096;
 
 /// One group of tokens that experts choose from, and what was chosen from earlier ones.
 #[derive(Debug)]
@@ -126,17 +127,14 @@ impl ExpertChoice {
     fn brackets(&self, take: usize) -> Vec<Bracket> {
         let stride = stride(self.experts);
         let tokens = self.scores.len() / stride;
-        let rows: Vec<usize> =
-            if tokens <= SAMPLE { (0..tokens).collect() } else { (0..SAMPLE).map(|i| i * tokens / SAMPLE).collect() };
+        let sample = (tokens / 16).clamp(LEAST_SAMPLE, MOST_SAMPLE).min(tokens);
+        let rows: Vec<&[f32]> = (0..sample).map(|i| &self.scores[i * tokens / sample * stride..][..stride]).collect();
         let share = take as f64 / tokens as f64;
         let place = share * rows.len() as f64;
         // Four deviations of how many of the sample are among the chosen; none where the sample is all.
         let slack = if rows.len() == tokens { 0.0 } else { 4.0 * (place * (1.0 - share)).sqrt() + 2.0 };
         let (first, last) = (place - slack, place + slack);
-        let mut column = Vec::with_capacity(rows.len());
-        let bracket = |expert: usize| {
-            column.clear();
-            column.extend(rows.iter().map(|row| self.scores[row * stride + expert]));
+        let bracket = |column: &mut Vec<f32>| {
             let mut ranked = |place: f64| {
                 let place = (place as usize).min(column.len() - 1);
                 *column.select_nth_unstable_by(place, |a, b| b.total_cmp(a)).1
@@ -146,7 +144,18 @@ impl ExpertChoice {
                 high: if first < 1.0 { f32::INFINITY } else { ranked(first - 1.0) },
             }
         };
-        (0..self.experts).map(bracket).collect()
+        // A line of the cache is read once, for all the columns in it.
+        let mut columns: [Vec<f32>; LANES] = Default::default();
+        let mut brackets = Vec::with_capacity(stride);
+        for block in (0..stride).step_by(LANES) {
+            columns.iter_mut().for_each(Vec::clear);
+            for row in &rows {
+                columns.iter_mut().zip(&row[block..]).for_each(|(column, score)| column.push(*score));
+            }
+            brackets.extend(columns.iter_mut().map(bracket));
+        }
+        brackets.truncate(self.experts);
+        brackets
     }
 
     /// Covers the tokens above the brackets, keeps those inside as candidates; gives the number above, by expert.
