@@ -130,15 +130,27 @@ impl Layer<'_> {
             picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(renorm_rule(renorm)));
         }
         picks = self.constant(Op::Scale, picks, router.scale);
-        if self.spec.weight(Tensor::PerExpertScale).is_some() {
-            let scale = self.weight(Tensor::PerExpertScale, &[experts]);
-            picks = self.g.apply(Op::ExpertScale, &[picks, scale]);
+        self.expert_scale(picks)
+    }
+
+    /// The weights of picks or of a routing times what the checkpoint has for each expert, if it has that.
+    fn expert_scale(&mut self, weights: Id) -> Id {
+        if self.spec.weight(Tensor::PerExpertScale).is_none() {
+            return weights;
         }
-        picks
+        let scale = self.weight(Tensor::PerExpertScale, &[self.spec.experts]);
+        self.g.apply(Op::ExpertScale, &[weights, scale])
     }
 
     /// What the router sees of `x`.
     fn router_input(&mut self, x: Id) -> Id {
+        let seen = self.normed(x);
+        let Some(jitter) = self.spec.training.jitter else { return seen };
+        let seed = self.g.param("%seed", Type::tensor(&[Dim::Const(2)], DType::I32));
+        self.g.apply_attr(Op::Jitter, &[seen, seed], Attr::Real(jitter.into()))
+    }
+
+    fn normed(&mut self, x: Id) -> Id {
         let Some(norm) = self.spec.router.input_norm else { return x };
         let mut y = self.g.rms_norm(x, norm.eps);
         y = self.constant(Op::Scale, y, norm.scale);
@@ -154,7 +166,8 @@ impl Layer<'_> {
         let routing = self.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(self.spec)));
         match self.spec.router.renorm {
             Some(renorm) if renorms_kept(self.spec) => {
-                self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)))
+                let kept = self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)));
+                self.expert_scale(kept)
             }
             Some(_) | None => routing,
         }

@@ -308,11 +308,11 @@ pub(super) static TABLES: &[Table] = &[
         key("deterministic", Boolean, Fallback::Boolean(true), Now, "the same bits every run"),
         key("batch_invariant", Boolean, Fallback::Boolean(false), Now, "a token's bits do not depend on its batch"),
     ] },
-    Table { name: "training", required: false, doc: "Reserved: losses and balancing.", keys: &[
-        key("jitter", Number(NonNegative), Absent, Later, "noise on the router's input"),
+    Table { name: "training", required: false, doc: "What only training asks for.", keys: &[
+        key("jitter", Number(Positive), Absent, Now, "the router's input times a draw from 1 - jitter to 1 + jitter for each element, by the input `seed`: i32 [2]"),
         key("aux_loss", Text, Absent, Later, "the balance loss, by name"),
         key("aux_coef", Number(NonNegative), Absent, Later, "its coefficient"),
         key("z_coef", Number(NonNegative), Absent, Later, "coefficient of the router z-loss"),
-        key("bias_update_rate", Number(NonNegative), Absent, Later, "rate of the correction bias"),
+        key("bias_update_rate", Number(Positive), Absent, Now, "the package has a kernel that moves the correction bias by this, up where an expert's load is below the mean, down where it is above"),
     ] },
 ];

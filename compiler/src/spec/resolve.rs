@@ -7,7 +7,7 @@ use super::capacity::{Capacity, CapacityGroup, CapacitySize};
 use super::keys::{self, TABLES};
 use super::model::{
     Activation, Clamp, Expert, Gating, Groups, InputNorm, Mode, Norm, Numerics, Renorm, Router, Shared, Soft, SoftNorm, Spec,
-    Tokens, Word,
+    Tokens, Training, Word,
 };
 use super::section::{Section, unknown_key};
 use super::tree::{Entry, Kind};
@@ -24,6 +24,7 @@ pub(super) struct Sections {
     pub(super) expert: Section,
     pub(super) shared: Option<Section>,
     pub(super) weights: Section,
+    pub(super) training: Section,
     pub(super) tokens: Section,
     pub(super) numerics: Section,
 }
@@ -77,6 +78,7 @@ pub(super) fn sections(entries: &[Entry], wrong: &mut Vec<Diagnostic>) -> Sectio
         expert: take("expert").unwrap_or_else(|| absent("expert")),
         shared: take("shared"),
         weights: take("weights").unwrap_or_else(|| absent("weights")),
+        training: take("training").unwrap_or_else(|| absent("training")),
         tokens: take("tokens").unwrap_or_else(|| absent("tokens")),
         numerics: take("numerics").unwrap_or_else(|| absent("numerics")),
     }
@@ -127,6 +129,10 @@ fn build(sections: &Sections) -> Option<Spec> {
             None => None,
         },
         weights: weights(sections),
+        training: Training {
+            jitter: sections.training.number("jitter"),
+            bias_update_rate: sections.training.number("bias_update_rate"),
+        },
         tokens: tokens(&sections.tokens)?,
         numerics: Numerics {
             dtype: word(numerics, "dtype")?,

@@ -161,8 +161,7 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
     // `None` sorts below every bound, so an early open end breaks the order too.
     let ascending = bounded.first().is_none_or(Option::is_some) && bounded.windows(2).all(|pair| pair[0] < pair[1]);
     ensure!(ascending, "target `{name}`: the regimes' bounds do not ascend");
-    let launches = target.regimes.iter().flat_map(|regime| &regime.launches);
-    launches.into_iter().try_for_each(|launch| check_launch(manifest, target, launch))
+    target.launches().try_for_each(|launch| check_launch(manifest, target, launch))
 }
 
 fn check_launch(manifest: &Manifest, target: &Target, launch: &Launch) -> Result<(), Error> {
@@ -267,8 +266,8 @@ pub struct Workspace {
 /// # Errors
 /// [`Error::Extent`] where a shape overflows or is negative.
 pub fn workspace(manifest: &Manifest, target: &Target, dims: Dims) -> Result<Workspace, Error> {
-    let launches = target.regimes.iter().flat_map(|regime| &regime.launches);
-    let named: BTreeSet<usize> = launches
+    let named: BTreeSet<usize> = target
+        .launches()
         .flat_map(|launch| &launch.args)
         .filter_map(|arg| match arg {
             Arg::Buffer(index) => Some(*index as usize),
