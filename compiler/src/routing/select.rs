@@ -9,7 +9,7 @@ use moec_ir::Dims;
 use moec_ir::graph::{self, Typed, Value};
 
 use super::score::{Sums, make_finite, scores, survey};
-use super::trace::{Rows, stride};
+use super::trace::{LANES, Rows, stride};
 use crate::import::import_routing;
 use crate::reference::ReferenceError;
 use crate::spec::{
@@ -439,33 +439,45 @@ fn find_largest(keys: &[f32], width: usize, wanted: usize, folded: &mut Vec<f32>
         low.iter_mut().zip(high).for_each(|(a, b)| *a = max(*a, *b));
         folded.truncate(half);
     }
-    let least = if folded.len() > wanted {
-        let (_, least, _) = folded.select_nth_unstable_by(wanted - 1, |a, b| b.total_cmp(a));
-        *least
-    } else {
-        f32::NEG_INFINITY
-    };
+    let least = if folded.len() > wanted { nth_largest(folded, wanted) } else { f32::NEG_INFINITY };
     found.clear();
-    for (block, keys) in keys.as_chunks::<8>().0.iter().enumerate() {
-        let mut any = false;
-        for key in keys {
-            any |= *key >= least;
+    for (block, keys) in keys.as_chunks::<LANES>().0.iter().enumerate() {
+        let mut among = 0u32;
+        for (lane, key) in keys.iter().enumerate() {
+            among |= u32::from(*key >= least) << lane;
         }
-        if any {
-            for (lane, key) in keys.iter().enumerate().filter(|(_, key)| **key >= least) {
-                let expert = (block * 8 + lane) as u32;
-                if (expert as usize) < width {
-                    let mut at = found.len();
-                    found.push((*key, expert));
-                    while at > 0 && found[at - 1].0 < *key {
-                        found[at] = found[at - 1];
-                        at -= 1;
-                    }
-                    found[at] = (*key, expert);
+        while among != 0 {
+            let lane = among.trailing_zeros() as usize;
+            among &= among - 1;
+            let (key, expert) = (keys[lane], block * LANES + lane);
+            if expert < width {
+                let mut at = found.len();
+                found.push((key, expert as u32));
+                while at > 0 && found[at - 1].0 < key {
+                    found[at] = found[at - 1];
+                    at -= 1;
                 }
+                found[at] = (key, expert as u32);
             }
         }
     }
+}
+
+/// Of a few numbers by counting, which takes no turns that a processor has to guess.
+fn nth_largest(values: &mut [f32], n: usize) -> f32 {
+    const FEW: usize = 64;
+    if values.len() > FEW {
+        return *values.select_nth_unstable_by(n - 1, |a, b| b.total_cmp(a)).1;
+    }
+    let mut at_least = [0u32; FEW];
+    for y in values.iter() {
+        at_least.iter_mut().zip(values.iter()).for_each(|(count, x)| *count += u32::from(y >= x));
+    }
+    let mut nth = f32::NEG_INFINITY;
+    for (x, at_least) in values.iter().zip(at_least) {
+        nth = if at_least as usize >= n && *x > nth { *x } else { nth };
+    }
+    nth
 }
 
 #[cfg(test)]
