@@ -258,6 +258,9 @@ pub(crate) struct Route {
     /// The share of (token, expert) pairs that the recommended capacity factor may drop.
     #[arg(long, value_name = "SHARE", default_value = "0.01", value_parser = share)]
     pub(crate) target_drop: Ratio,
+    /// Where experts choose: the picks of the tokens that choose beside them; as many as a token has in the mean where absent.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub(crate) top_k: Option<u64>,
     /// Where to write the report as JSON; `-` prints it in the place of the text.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

@@ -75,7 +75,7 @@ fn a_report_by_hand() {
     assert_eq!(report["probability"]["per_expert"], serde_json::json!([1.625, 1.125, 0.75, 0.5]));
     assert_eq!(report["probability"]["mean"], 1.0);
     let drop = &report["drop"];
-    assert_eq!((&drop["dropped_pairs"], &drop["rate"], &drop["dropped_tokens"]), (&2.into(), &0.25.into(), &0.into()));
+    assert_eq!((&drop["dropped"], &drop["rate"], &drop["dropped_tokens"]), (&2.into(), &0.25.into(), &0.into()));
     assert_eq!((&drop["capacity"], &drop["band"]), (&serde_json::json!([2, 2]), &"collapse".into()));
     // One percent of 8 pairs is none: C = 3, from the least factor above 1 on, holds 8 pairs in 12 rows.
     let enough = &report["recommendation"];
@@ -131,7 +131,7 @@ fn a_batch_keeps_its_rows_whole() {
         let report = json(folder.path(), &["row.toml", "--logits", "rows.safetensors", "--batch", batch]);
         let trace = &report["trace"];
         assert_eq!((&trace["batches"], &trace["spans"]), (&batches.into(), &3.into()), "{batch}");
-        assert_eq!(report["drop"]["dropped_pairs"], 6);
+        assert_eq!(report["drop"]["dropped"], 6);
     }
 }
 
@@ -297,5 +297,57 @@ fn what_may_be_wrong() {
         [&["spec.toml"][..], &["spec.toml", "--hidden", "x"], &["spec.toml", "--logits", "x", "--target-drop", "1.5"]]
     {
         assert_eq!(moec_in(folder.path(), &[&["route"], arguments].concat()).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+/// 31 MB of logits, under a limit of 24 MB of data.
+#[test]
+fn a_trace_larger_than_memory() {
+    const TOKENS: u64 = 120_000;
+    let folder = folder();
+    write(folder.path(), "spec.toml", SPEC.replace("experts = 4", "experts = 64"));
+    let header = format!("{{\"x\":{{\"dtype\":\"F32\",\"shape\":[{TOKENS},64],\"data_offsets\":[0,{}]}}}}", TOKENS * 256);
+    let values = (0..TOKENS * 64).flat_map(|i| ((i.wrapping_mul(0x9e37_79b9) >> 7) as u16 as f32 / 16384.0).to_le_bytes());
+    let bytes: Vec<u8> = (header.len() as u64).to_le_bytes().into_iter().chain(header.bytes()).chain(values).collect();
+    write(folder.path(), "x.safetensors", bytes);
+    let script = "ulimit -d 24576; \"$0\" route spec.toml --logits x.safetensors --batch 4096";
+    let output = std::process::Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_moec")])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(product(&output).contains("trace       120000 tokens of logits in 1 tensor, 30 batches"), "{output:?}");
+}
+
+mod damaged {
+    use super::*;
+    use moec::diagnostics::Source;
+    use moec::routing::{Options, Trace, Vectors, route};
+    use moec::spec::Ratio;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever the bytes are, there is a report or an error.
+        #[test]
+        fn traces(places in prop::collection::vec((0usize..400, any::<u8>()), 1..6), cut in 0usize..400) {
+            let tensors = [("a.1", tensor(&[2, 2, 4], &logarithms())), ("a.2", tensor(&[4, 4], &logarithms()))];
+            let tensors: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+            let mut bytes = to_safetensors(&tensors).unwrap();
+            for (place, byte) in places {
+                let length = bytes.len();
+                bytes[place % length] = byte;
+            }
+            bytes.truncate(if cut % 3 == 0 { cut } else { bytes.len() });
+            let folder = folder();
+            let path = write(folder.path(), "x.safetensors", bytes);
+            let spec = moec::spec::parse(&Source { name: "spec.toml".into(), text: SPEC.into() }).unwrap();
+            if let Ok(trace) = Trace::open(&[path], None, 4) {
+                let options = Options { batch: 3, target_drop: Ratio { numerator: 1, denominator: 100 }, top_k: None };
+                let report = route(&spec, &trace, None, &Vectors::default(), &options, |_| ()).unwrap();
+                prop_assert!(moec::routing::html(&report).contains("</html>"));
+            }
+        }
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
         Some(name) => load_preset(name)?,
         None => load_spec(arguments.spec.as_deref().unwrap_or(Path::new("-")))?,
     };
-    tokens_choose(&spec).map_err(|diagnostic| report_at(source.name.as_ref(), diagnostic))?;
+    check_router(&spec, arguments).map_err(|diagnostic| report_at(source.name.as_ref(), diagnostic))?;
     let is_hidden = !arguments.hidden.is_empty();
     let (paths, width) = if is_hidden { (&arguments.hidden, spec.hidden) } else { (&arguments.logits, spec.experts) };
     let trace = Trace::open(paths, arguments.tensor.as_deref(), width)?;
@@ -36,7 +36,8 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
     };
     let vectors = vectors(&spec, arguments, &weights, (!is_hidden).then_some(&trace))?;
     let product = is_hidden.then(|| weights.product(&spec)).flatten();
-    let options = Options { batch: arguments.batch.unwrap_or(spec.tokens.max), target_drop: arguments.target_drop };
+    let options =
+        Options { batch: arguments.batch.unwrap_or(spec.tokens.max), target_drop: arguments.target_drop, top_k: arguments.top_k };
     let longest = trace.tensors.iter().map(|tensor| tensor.tokens).max().unwrap_or(0);
     if longest > options.batch && arguments.batch.is_none() {
         notes.say(&format!(
@@ -84,15 +85,30 @@ fn check_outputs(arguments: &Route) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-fn tokens_choose(spec: &Spec) -> Result<(), Diagnostic> {
-    match spec.router.mode {
-        Mode::TokenChoice => Ok(()),
-        Mode::ExpertChoice | Mode::Soft(_) | Mode::Hash => {
-            let message = "`moec route` compares capacities of tokens that choose, and here they do not";
-            Err(Diagnostic::new(Code::NotSupportedYet, message)
-                .help("with `mode = \"token_choice\"` and a top_k the report has expert choice and soft routing beside it"))
+/// Refuses what is not decided by logits of as many columns as there are experts.
+fn check_router(spec: &Spec, arguments: &Route) -> Result<(), Diagnostic> {
+    let router = &spec.router;
+    let refused = |message: &str, help: &str| Err(Diagnostic::new(Code::NotSupportedYet, message).help(help));
+    match router.mode {
+        Mode::TokenChoice | Mode::ExpertChoice => {}
+        Mode::Soft(_) => {
+            let help = "a spec with `mode = \"token_choice\"` on the same logits has soft routing beside it in its report";
+            return refused("`moec route` of soft routing: its logits are of slots, and nothing is dropped", help);
+        }
+        Mode::Hash => {
+            let help = "count the table's experts over the token ids";
+            return refused("`moec route` of hash routing: token ids decide, not logits", help);
         }
     }
+    if router.identity_experts > 0 || router.joint_shared > 0 {
+        let help = "a spec without `identity_experts` and `joint_shared` shows the experts that have weights";
+        return refused("`moec route` with router columns beside the experts is not supported yet", help);
+    }
+    if arguments.top_k.is_some() && router.mode == Mode::TokenChoice {
+        let diagnostic = Diagnostic::new(Code::UsageConflict, "`--top-k` is for specs whose experts choose");
+        return Err(diagnostic.help("`top_k` in the spec says how many experts a token picks"));
+    }
+    Ok(())
 }
 
 /// The router's tensors, as they are assembled for a package, in f32.

@@ -4,7 +4,7 @@
 use super::plot::{Axis, Plot, escape, pairs_of_bars};
 use super::report::{Mode, Report, Spread};
 use super::sweep::Band;
-use super::text::{capacity_text, factor_text, mode_name, percent};
+use super::text::{capacity_text, factor_text, mode_name, percent, who};
 
 /// The whole page.
 #[must_use]
@@ -24,7 +24,7 @@ pub fn html(report: &Report) -> String {
 fn header(report: &Report) -> String {
     let (router, trace) = (&report.router, &report.trace);
     let count = |n: u64, one: &str, many: &str| format!("{} {}", grouped(n), if n == 1 { one } else { many });
-    let layer = format!("{} experts, {} a token, {}", router.experts, router.top_k, router.score);
+    let layer = format!("{} experts, {}, {}", router.experts, who(report), router.score);
     let read =
         format!("{} of {} in {}", count(trace.tokens, "token", "tokens"), trace.source, count(trace.batches, "batch", "batches"));
     let rule = format!("{}, group {}, priority {}", router.formula, router.group, router.priority);
@@ -52,7 +52,7 @@ fn tiles(report: &Report) -> String {
         None => vec!["The layer is dropless.".to_string()],
         Some(capacity) => vec![
             format!("C = {}: {}", capacity_text(capacity), drop.band.title()),
-            format!("{} of the tokens lose every pick", percent(drop.token_rate)),
+            format!("{} of the tokens reach no expert", percent(drop.token_rate)),
             format!("Advice: {}.", drop.advice),
         ],
     };
@@ -71,8 +71,9 @@ fn tiles(report: &Report) -> String {
     ];
     let hot =
         vec![format!("hot: above {} of the mean", times_text(load.hot_above)), "cold: below a tenth of the mean".to_string()];
+    let dropped_name = if report.router.mode == "expert_choice" { "Unchosen tokens" } else { "Dropped pairs" };
     let tiles = [
-        tile(class, "Dropped pairs", &percent(drop.rate), &dropped),
+        tile(class, dropped_name, &percent(drop.rate), &dropped),
         tile("", "Capacity factor to take", &factor_text(recommendation.factor), &enough),
         tile("", "Busiest expert", &times_text(times), &balance),
         tile("", "Hot and cold experts", &format!("{} and {}", load.hot.len(), load.cold.len()), &hot),

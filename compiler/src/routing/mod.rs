@@ -33,7 +33,7 @@ pub use trace::{Recorded, Trace};
 
 use crate::diagnostics;
 use crate::reference::ReferenceError;
-use crate::spec::{Ratio, Spec};
+use crate::spec::{CapacitySize, Mode, Ratio, Spec};
 use observe::Observer;
 use report::{Read, report};
 use trace::Rows;
@@ -45,6 +45,8 @@ pub struct Options {
     pub batch: u64,
     /// The share of pairs that the recommended capacity may drop.
     pub target_drop: Ratio,
+    /// K of the tokens that choose beside experts that do; `None`: as many as a token has experts in the mean.
+    pub top_k: Option<u64>,
 }
 
 /// Why there is no report.
@@ -81,7 +83,8 @@ pub fn route(
     options: &Options,
     mut progress: impl FnMut(u64),
 ) -> Result<Report, Error> {
-    let mut observer = Observer::new(spec, vectors, options.batch.max(1))?;
+    let choosing = tokens_that_choose(spec, options.top_k);
+    let mut observer = Observer::new(&choosing, vectors, options.batch.max(1))?;
     let (mut bytes, mut rows, mut made) = (Vec::new(), Rows::default(), Rows::default());
     let mut bytes_read = 0;
     for tensor in &trace.tensors {
@@ -109,6 +112,22 @@ pub fn route(
         skipped_tensors: trace.skipped,
     };
     Ok(report(spec, &observer, &read, options.target_drop))
+}
+
+/// The spec, or where its experts choose, one whose tokens do, with the same C: what capacities are swept for.
+fn tokens_that_choose(spec: &Spec, top_k: Option<u64>) -> Spec {
+    let mut choosing = spec.clone();
+    if spec.router.mode == Mode::ExpertChoice {
+        // E C / S.
+        let mean = match spec.capacity.map(|capacity| capacity.size) {
+            Some(CapacitySize::Factor { factor, .. }) => sweep::value(factor),
+            Some(CapacitySize::Fraction { fraction, .. }) => sweep::value(fraction) * spec.experts as f64,
+            Some(CapacitySize::Tokens(_)) | None => 1.0,
+        };
+        choosing.router.mode = Mode::TokenChoice;
+        choosing.router.top_k = top_k.unwrap_or(mean.round() as u64).clamp(1, spec.experts);
+    }
+    choosing
 }
 
 /// Whether weights decide which pairs the spec's capacity keeps.

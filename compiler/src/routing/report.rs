@@ -43,7 +43,7 @@ pub struct Router {
     pub mode: &'static str,
     /// E.
     pub experts: u64,
-    /// K.
+    /// K; where experts choose, that of the tokens that choose beside them.
     pub top_k: u64,
     /// `router.score`.
     pub score: &'static str,
@@ -87,8 +87,8 @@ pub struct TraceFacts {
 pub struct Drop {
     /// The least and the largest C of a span; none: dropless.
     pub capacity: Option<(u64, u64)>,
-    /// Pairs that no expert has room for.
-    pub dropped_pairs: u64,
+    /// Pairs that no expert has room for; where experts choose, tokens that none chose.
+    pub dropped: u64,
     /// As a share of all.
     pub rate: f64,
     /// Tokens that lose every pick.
@@ -221,7 +221,7 @@ pub(super) struct Read {
 /// The report of everything that was seen.
 pub(super) fn report(spec: &Spec, observer: &Observer<'_>, read: &Read, target: Ratio) -> Report {
     let (seen, sizing) = (&observer.seen, &observer.sizing);
-    let pairs = seen.tokens * spec.router.top_k;
+    let pairs = seen.tokens * sizing.top_k;
     let measure = Measure { pairs, tokens: seen.tokens, sizing, seen };
     let own = measure.effect(Rule::Spec);
     let enough = seen.counts.least_factor(sizing, pairs, target);
@@ -242,14 +242,10 @@ pub(super) fn report(spec: &Spec, observer: &Observer<'_>, read: &Read, target: 
             pairs,
             longest_batch: seen.longest_batch,
         },
-        drop: Drop {
-            capacity: own.capacity,
-            dropped_pairs: own.dropped_pairs,
-            rate: share(own.dropped_pairs, pairs),
-            dropped_tokens: own.dropped_tokens,
-            token_rate: share(own.dropped_tokens, seen.tokens),
-            band: Band::of(own.dropped_pairs, pairs),
-            advice: Band::of(own.dropped_pairs, pairs).advice(),
+        drop: match experts_choose(spec) {
+            // A token that nobody chose is what a dropped pair is elsewhere.
+            true => drop((seen.choice.unchosen, seen.tokens), (seen.choice.unchosen, seen.tokens), own.capacity),
+            false => drop((own.dropped_pairs, pairs), (own.dropped_tokens, seen.tokens), own.capacity),
         },
         recommendation: Recommendation {
             target: value(target),
@@ -272,21 +268,37 @@ pub(super) fn report(spec: &Spec, observer: &Observer<'_>, read: &Read, target: 
     }
 }
 
+fn experts_choose(spec: &Spec) -> bool {
+    spec.router.mode == crate::spec::Mode::ExpertChoice
+}
+
+fn drop((dropped, of): (u64, u64), (tokens, of_tokens): (u64, u64), capacity: Option<(u64, u64)>) -> Drop {
+    let band = Band::of(dropped, of);
+    Drop {
+        capacity,
+        dropped,
+        rate: share(dropped, of),
+        dropped_tokens: tokens,
+        token_rate: share(tokens, of_tokens),
+        band,
+        advice: band.advice(),
+    }
+}
+
 fn router(spec: &Spec, sizing: &Sizing) -> Router {
     let own = match sizing.own {
         Own::Factor => String::new(),
         Own::Dropless => "; the spec is dropless".to_string(),
         Own::Size => "; the spec's own C is no factor".to_string(),
     };
-    let k = if sizing.even() == 1 { " K" } else { "" };
-    let round = match sizing.capacity.size {
-        CapacitySize::Factor { round, .. } => round.word(),
-        CapacitySize::Tokens(_) | CapacitySize::Fraction { .. } => "ceil",
+    let (k, round) = match sizing.capacity.size {
+        CapacitySize::Factor { count_k, round, .. } => (if count_k { " K" } else { "" }, round.word()),
+        CapacitySize::Tokens(_) | CapacitySize::Fraction { .. } => (" K", "ceil"),
     };
     Router {
         mode: mode_word(spec),
         experts: spec.experts,
-        top_k: spec.router.top_k,
+        top_k: sizing.top_k,
         score: spec.router.score.word(),
         priority: sizing.capacity.priority.word(),
         group: match sizing.capacity.group {
@@ -346,8 +358,8 @@ impl Measure<'_> {
 /// Where an expert counts as hot: above what the spec has room for, in means.
 fn hot_above(measure: &Measure<'_>, own: &Effect) -> f64 {
     match (measure.sizing.own_factor(), measure.sizing.own) {
-        (Some(factor), _) => short(value(factor) / measure.sizing.even() as f64),
-        (None, Own::Size) if measure.pairs > 0 => short(own.buffer_rows as f64 / (measure.pairs as f64)),
+        (Some(factor), _) => value(factor) / measure.sizing.even() as f64,
+        (None, Own::Size) if measure.pairs > 0 => own.buffer_rows as f64 / measure.pairs as f64,
         (None, Own::Size | Own::Factor | Own::Dropless) => moec_runtime::health::USUAL_CAPACITY_FACTOR,
     }
 }
@@ -361,7 +373,7 @@ fn spread<T>(load: &[f64], hot_above: f64, per_expert: Vec<T>) -> Spread<T> {
         spread: short(health.spread()),
         largest: short(health.largest),
         entropy_share: short(entropy_share(load)),
-        hot_above,
+        hot_above: short(hot_above),
         hot: health.hot,
         cold: health.cold,
         per_expert,
@@ -405,7 +417,9 @@ fn modes(spec: &Spec, measure: &Measure<'_>) -> Vec<Mode> {
         // The spec's own capacity is told once.
         match kept.rule {
             Rule::Mean(n) if is_own_mean(n) => {}
-            Rule::Dropless | Rule::Spec | Rule::Mean(_) => modes.push(token_choice(kept, measure)),
+            Rule::Dropless | Rule::Spec | Rule::Mean(_) => {
+                modes.push(token_choice(kept, measure, !experts_choose(spec)));
+            }
         }
     }
     // Dropless, then by what there is room for.
@@ -416,7 +430,7 @@ fn modes(spec: &Spec, measure: &Measure<'_>) -> Vec<Mode> {
     let chosen = Mode {
         kind: "expert_choice",
         factor: None,
-        is_spec: spec.router.mode == crate::spec::Mode::ExpertChoice,
+        is_spec: experts_choose(spec),
         capacity: slots_effect.capacity,
         drop_rate: None,
         band: None,
@@ -442,7 +456,7 @@ fn modes(spec: &Spec, measure: &Measure<'_>) -> Vec<Mode> {
     modes
 }
 
-fn token_choice(kept: &Kept, measure: &Measure<'_>) -> Mode {
+fn token_choice(kept: &Kept, measure: &Measure<'_>, tokens_choose: bool) -> Mode {
     let Measure { pairs, tokens, sizing, seen } = measure;
     let effect = measure.effect(kept.rule);
     let rows = pairs - effect.dropped_pairs;
@@ -454,7 +468,7 @@ fn token_choice(kept: &Kept, measure: &Measure<'_>) -> Mode {
     Mode {
         kind,
         factor,
-        is_spec: kept.rule == Rule::Spec || (kept.rule == Rule::Dropless && sizing.own == Own::Dropless),
+        is_spec: tokens_choose && (kept.rule == Rule::Spec || (kept.rule == Rule::Dropless && sizing.own == Own::Dropless)),
         capacity: effect.capacity,
         drop_rate: Some(share(effect.dropped_pairs, *pairs)),
         band: Some(Band::of(effect.dropped_pairs, *pairs)),

@@ -19,8 +19,7 @@ fn facts(report: &Report) -> Vec<String> {
     let Report { router, trace, drop, recommendation, load, probability, .. } = report;
     let mut lines = Vec::new();
     let mut say = |name: &str, text: String| lines.push(format!("{name:<12}{text}"));
-    let k = router.top_k;
-    say("layer", format!("{}, {} experts, {k} a token, {}", report.layer, router.experts, router.score));
+    say("layer", format!("{}, {} experts, {}, {}", report.layer, router.experts, who(report), router.score));
     say("capacity", router.formula.clone());
     say("", format!("group {}, priority {}", router.group, router.priority));
     let count = |n: u64, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
@@ -30,12 +29,19 @@ fn facts(report: &Report) -> Vec<String> {
         let skipped = count(trace.skipped_tensors as u64, "tensor", "tensors");
         say("", format!("{skipped} of another shape or type left out"));
     }
-    let rate = format!("{} of {} pairs", percent(drop.rate), trace.pairs);
+    let experts_choose = router.mode == "expert_choice";
+    let what = match experts_choose {
+        true => format!("{} tokens unchosen", trace.tokens),
+        false => format!("{} pairs", trace.pairs),
+    };
+    let rate = format!("{} of {what}", percent(drop.rate));
     match drop.capacity {
         None => say("drop", "nothing: the layer is dropless".to_string()),
         Some(capacity) => {
             say("drop", format!("{rate} at C = {}: {}", capacity_text(capacity), drop.band.title()));
-            say("", format!("{} of the tokens lose every pick", percent(drop.token_rate)));
+            if !experts_choose {
+                say("", format!("{} of the tokens lose every pick", percent(drop.token_rate)));
+            }
             say("advice", drop.advice.to_string());
         }
     }
@@ -61,6 +67,15 @@ fn facts(report: &Report) -> Vec<String> {
         say(name, format!("{of} {bound}{}", indices(list)));
     }
     lines
+}
+
+/// Who chooses whom.
+pub(super) fn who(report: &Report) -> String {
+    let k = report.router.top_k;
+    match report.router.mode {
+        "expert_choice" => format!("experts choose (beside tokens that choose {k})"),
+        _ => format!("{k} a token"),
+    }
 }
 
 fn balance<T>(spread: &Spread<T>) -> String {
@@ -116,9 +131,8 @@ fn modes(report: &Report) -> Vec<String> {
     let mut lines = vec![format!("{:<24}{heads}", "mode")];
     for mode in &report.modes {
         let spec = if mode.is_spec { " *" } else { "" };
-        let mixing = mode.mixing.map_or(String::new(), |mixing| format!("  mixing x {mixing:.2}"));
         lines.push(format!(
-            "{:<24}{:>8}{:>8}{:>8}{:>7.2}x{:>7.2}x{:>7.2}x{mixing}",
+            "{:<24}{:>8}{:>8}{:>8}{:>7.2}x{:>7.2}x{:>7.2}x",
             mode_name(mode) + spec,
             mode.drop_rate.map_or("-".to_string(), percent),
             percent(mode.token_drop_rate),
@@ -130,6 +144,9 @@ fn modes(report: &Report) -> Vec<String> {
     }
     lines.push("* the spec; tokens: no expert computes them; busiest: rows over the mean;".to_string());
     lines.push("rows, padded: computed, and with padding, over those of dropless routing".to_string());
+    if let Some(mixing) = report.modes.iter().find_map(|mode| mode.mixing) {
+        lines.push(format!("soft: mixing into slots and back costs {mixing:.2} x the experts' multiply-adds"));
+    }
     lines
 }
 
