@@ -7,7 +7,7 @@ use moec_ir::{DType, Extent};
 
 use crate::spec::{
     Activation, Apply, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode, Gating, GroupMask,
-    GroupScore, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Spec,
+    GroupScore, Mode, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Spec,
     Tensor, Word,
 };
 
@@ -88,6 +88,11 @@ impl Layer<'_> {
             Order::ScoreTopK => self.score(logits),
             Order::TopKScore => logits,
         };
+        if router.mode == Mode::ExpertChoice {
+            // A positive factor changes nobody's choice.
+            let scores = self.constant(Op::Scale, scores, router.scale);
+            return self.g.apply(Op::AllExperts, &[scores]);
+        }
         let mut keys = scores;
         if let Some(correction) = router.correction {
             // f32 whatever the layer's type: checkpoints keep it so, and a rounded bias picks other experts.
@@ -169,6 +174,8 @@ impl Layer<'_> {
                 let kept = self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)));
                 self.expert_scale(kept)
             }
+            // By the scores alone it is chosen: an expert's factor may be negative.
+            Some(_) | None if self.spec.router.mode == Mode::ExpertChoice => self.expert_scale(routing),
             Some(_) | None => routing,
         }
     }
@@ -363,6 +370,8 @@ fn assignment(spec: &Spec) -> Assignment {
         CapacityGroup::Tokens(n) => (Span::Tokens(n), Extent::Const(n)),
     };
     let priority = match capacity.priority {
+        // Each expert takes the tokens that it scores highest.
+        _ if spec.router.mode == Mode::ExpertChoice => graph::Priority::Score,
         Priority::ChoiceMajor => graph::Priority::ChoiceMajor,
         Priority::TokenMajor => graph::Priority::TokenMajor,
         Priority::Score => graph::Priority::Score,

@@ -10,7 +10,7 @@ use moec_runtime::package as file;
 use sha2::{Digest, Sha256};
 
 use crate::pipeline::Built;
-use crate::spec::{Layout, Spec, Tensor, Weight, Word};
+use crate::spec::{Layout, Mode, Spec, Tensor, Weight, Word};
 
 /// One package with everything that was built. The same input gives the same bytes.
 ///
@@ -87,15 +87,15 @@ pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
 
 fn dims(spec: &Spec) -> Vec<file::Dim> {
     let shared = spec.shared.map_or(0, |shared| shared.ffn);
-    [
-        ("hidden", spec.hidden),
-        ("ffn", spec.expert.ffn),
-        ("experts", spec.experts),
-        ("top_k", spec.router.top_k),
-        ("shared_ffn", shared),
-    ]
-    .map(|(name, value)| file::Dim { name: name.to_string(), value })
-    .to_vec()
+    let dims = [
+        Some(("hidden", spec.hidden)),
+        Some(("ffn", spec.expert.ffn)),
+        Some(("experts", spec.experts)),
+        // Where experts choose there is no K.
+        (spec.router.mode != Mode::ExpertChoice).then_some(("top_k", spec.router.top_k)),
+        Some(("shared_ffn", shared)),
+    ];
+    dims.into_iter().flatten().map(|(name, value)| file::Dim { name: name.to_string(), value }).collect()
 }
 
 /// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.

@@ -47,7 +47,8 @@ fn check(path: &Path) -> Vec<String> {
 }
 
 /// What each error of `infer` says, in part.
-const ERRORS: [&str; 31] = [
+const ERRORS: [&str; 32] = [
+    "needs a score for each expert",
     "jitter takes [T, N] and a seed",
     "is no norm",
     "takes 2 operands, not 1",

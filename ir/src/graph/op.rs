@@ -24,6 +24,9 @@ pub enum Op {
     /// `top_k scores keys k`: the `k` experts with the largest keys of each row, largest first, ties to the lower index,
     /// with their scores as weights. A NaN key counts as minus infinity.
     TopK,
+    /// `all_experts scores`: every expert of each row, in index order, with its score as weight. Under a capacity by weight
+    /// each expert then keeps the tokens that it scores highest: expert choice.
+    AllExperts,
     /// `sparse_mixer x jitter k`: the `k` largest of each row, one after another; of those left, `i` with the largest
     /// `M` weighs `1 / sum exp(x[e] - M)` over the `e` with `(M - x[e]) / max(|x[e]|, M) <= 2 jitter`. Ties, NaN and
     /// infinities as in `top_k` and `softmax`.
@@ -34,7 +37,8 @@ pub enum Op {
     Renorm,
     /// `expert_scale picks s`: each weight times `s` of its expert; of a routing, those of the dropped stay.
     ExpertScale,
-    /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
+    /// `assign picks assignment`: which pairs are kept. Grouped rows are by expert; in which order those of one expert come
+    /// no op tells, and kernels have the order that is cheapest (by priority, or by token).
     Assign,
     /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum or p-norm; those of the dropped stay.
     RenormKept,
@@ -91,12 +95,13 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 34] = [
+    pub const ALL: [Op; 35] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
         Op::Route,
         Op::TopK,
+        Op::AllExperts,
         Op::SparseMixer,
         Op::GroupLimit,
         Op::Renorm,
@@ -136,6 +141,7 @@ impl Op {
             Op::GroupedGemm => "grouped_gemm",
             Op::Route => "route",
             Op::TopK => "top_k",
+            Op::AllExperts => "all_experts",
             Op::SparseMixer => "sparse_mixer",
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
@@ -177,7 +183,7 @@ impl Op {
     pub fn arity(self) -> Option<usize> {
         match self {
             Op::List => None,
-            Op::PairWeights => Some(1),
+            Op::AllExperts | Op::PairWeights => Some(1),
             Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
             Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
             Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => {
@@ -195,7 +201,7 @@ impl Op {
         match self {
             Op::Gemm | Op::Route | Op::Combine | Op::RmsNorm => Some(2),
             Op::GroupedGemm => Some(3),
-            Op::SparseMixer => None,
+            Op::AllExperts | Op::SparseMixer => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::RenormKept | Op::DroppedInput | Op::Jitter => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,

@@ -59,7 +59,8 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 16] = [
+const RARE: [Op; 17] = [
+    Op::AllExperts,
     Op::Jitter,
     Op::DroppedInput,
     Op::ExpertScale,

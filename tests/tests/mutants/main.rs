@@ -37,7 +37,8 @@ fn main() {
         let tally = Arc::clone(&tally);
         Trial::test(format!("{}::every_mutant", example.name), move || check(&example, &tally))
     };
-    let capacity = modes().into_iter().filter(|mode| mode.name.starts_with("capacity"));
+    let sorting = |name: &str| name.starts_with("capacity") || name == "expert_choice";
+    let capacity = modes().into_iter().filter(|mode| sorting(&mode.name));
     let trials = scaled_examples().into_iter().chain(capacity).map(of).collect();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     let tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
