@@ -182,6 +182,28 @@ fn published_routers() {
     assert!(from_hidden >= 30 && from_logits >= 20, "{from_hidden} {from_logits}");
 }
 
+/// flaxformer's block recorded the weight of each token at each expert: 0 where it was not chosen.
+#[test]
+fn published_expert_choice() {
+    let other = fixture("", "").replace("huggingface/.", "other/flaxformer_expert_choice_cf1.");
+    let (spec, tensors) = (other.clone() + "toml", other + "safetensors");
+    let file = fs::read(&tensors).unwrap();
+    let weights = Checkpoint::read(&file).unwrap().tensor("ref.probs_dense", Dtype::F32).unwrap().0.to_f64();
+    let unchosen = weights.chunks(8).filter(|weights| weights.iter().all(|weight| *weight == 0.0)).count();
+    assert!(unchosen > 0);
+    let folder = folder();
+    for source in [&["--logits", &tensors, "--tensor", "ref.router_logits"][..], &["--hidden", &tensors, "--tensor", "in.hidden"]]
+    {
+        let weights = ["--weights", &tensors, "--tensor-prefix", "w."];
+        let report = json(folder.path(), &[&[spec.as_str()], source, &weights].concat());
+        assert_eq!((&report["router"]["mode"], &report["drop"]["dropped"]), (&"expert_choice".into(), &unchosen.into()));
+        let of_spec: Vec<&Value> = report["modes"].as_array().unwrap().iter().filter(|mode| mode["is_spec"] == true).collect();
+        assert_eq!((of_spec.len(), &of_spec[0]["kind"]), (1, &"expert_choice".into()));
+    }
+    let arguments = ["route", &spec, "--logits", &tensors, "--tensor", "ref.router_logits"];
+    insta::assert_snapshot!(product(&moec_in(folder.path(), &arguments)));
+}
+
 #[test]
 fn the_page_is_one_file_and_always_the_same() {
     let folder = by_hand();

@@ -27,7 +27,11 @@ fn header(report: &Report) -> String {
     let layer = format!("{} experts, {}, {}", router.experts, who(report), router.score);
     let read =
         format!("{} of {} in {}", count(trace.tokens, "token", "tokens"), trace.source, count(trace.batches, "batch", "batches"));
-    let rule = format!("{}, group {}, priority {}", router.formula, router.group, router.priority);
+    let beside = match router.mode {
+        "expert_choice" => format!("; loads and capacities are of tokens that choose {} beside them", router.top_k),
+        _ => String::new(),
+    };
+    let rule = format!("{}, group {}, priority {}{beside}", router.formula, router.group, router.priority);
     format!(
         "<header>\n<p class=\"over\">moec route</p>\n<h1>{}</h1>\n<p>{}</p>\n<p class=\"muted\">{}</p>\n</header>\n",
         escape(&report.layer),

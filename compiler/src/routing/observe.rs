@@ -384,6 +384,38 @@ mod tests {
         }
     }
 
+    /// Tokens that no expert chooses, by the graph.
+    #[test]
+    fn experts_choose_as_in_the_graph() {
+        let mut numbers = Numbers(21);
+        for (group, score) in [("\"all\"", "softmax"), ("\"row\"", "sigmoid"), ("5", "sqrtsoftplus")] {
+            for factor in ["0.4", "1.0", "2.0", "100.0"] {
+                let capacity = format!("[capacity]\nfactor = {factor}\nround = \"floor\"\nmin = 1\ngroup = {group}");
+                let router = format!("mode = \"expert_choice\"\nscore = \"{score}\"");
+                let spec = spec(6, 1, &router, &capacity, "f32");
+                let batches = batches(6, "normal", &mut numbers);
+                let choosing = super::super::tokens_that_choose(&spec, Some(2));
+                let observer = observed(&choosing, &batches, 7);
+                let graph = graph::verify(import_routing(&spec)).unwrap();
+                let (mut unchosen, mut rows) = (0, 0);
+                for (tokens, row_tokens, values) in &batches {
+                    let logits = graph::Tensor { shape: vec![*tokens as usize, 6], data: values.clone() };
+                    let dims = Dims { tokens: *tokens, row_tokens: row_tokens.unwrap_or(*tokens) };
+                    let values = graph::interp(&graph, &BTreeMap::from([("%logits".to_string(), logits)]), dims).unwrap();
+                    let routing = values.into_iter().rev().find_map(|value| match value {
+                        Value::Routing(routing) => Some(routing),
+                        _ => None,
+                    });
+                    let routing = routing.unwrap();
+                    rows += routing.pair_of_row.len() as u64;
+                    unchosen += routing.row_of_pair.chunks(6).filter(|rows| rows.iter().all(Option::is_none)).count() as u64;
+                }
+                let choice = &observer.seen.choice;
+                assert_eq!((choice.unchosen, choice.rows), (unchosen, rows), "{group} {score} {factor}");
+            }
+        }
+    }
+
     /// How a trace is cut into reads changes nothing.
     #[test]
     fn chunks_do_not_show() {

@@ -244,7 +244,12 @@ pub(super) fn report(spec: &Spec, observer: &Observer<'_>, read: &Read, target: 
         },
         drop: match experts_choose(spec) {
             // A token that nobody chose is what a dropped pair is elsewhere.
-            true => drop((seen.choice.unchosen, seen.tokens), (seen.choice.unchosen, seen.tokens), own.capacity),
+            true => {
+                let unchosen = drop((seen.choice.unchosen, seen.tokens), (seen.choice.unchosen, seen.tokens), own.capacity);
+                // Experts that choose are balanced, whatever the router does.
+                let advice = if unchosen.band == Band::Negligible { unchosen.advice } else { Band::Measurable.advice() };
+                Drop { advice, ..unchosen }
+            }
             false => drop((own.dropped_pairs, pairs), (own.dropped_tokens, seen.tokens), own.capacity),
         },
         recommendation: Recommendation {

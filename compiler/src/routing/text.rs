@@ -45,6 +45,9 @@ fn facts(report: &Report) -> Vec<String> {
             say("advice", drop.advice.to_string());
         }
     }
+    if experts_choose {
+        say("beside it", format!("tokens that choose {}, of whom the figures below are", router.top_k));
+    }
     let capacity = recommendation.capacity.map_or("0".to_string(), capacity_text);
     say(
         "recommend",
@@ -71,10 +74,9 @@ fn facts(report: &Report) -> Vec<String> {
 
 /// Who chooses whom.
 pub(super) fn who(report: &Report) -> String {
-    let k = report.router.top_k;
     match report.router.mode {
-        "expert_choice" => format!("experts choose (beside tokens that choose {k})"),
-        _ => format!("{k} a token"),
+        "expert_choice" => "experts choose".to_string(),
+        _ => format!("{} a token", report.router.top_k),
     }
 }
 
