@@ -177,18 +177,18 @@ impl ExpertChoice {
             let lanes = row.as_chunks::<LANES>().0.iter().zip(low.as_chunks::<LANES>().0);
             let lanes = lanes.zip(high.as_chunks::<LANES>().0).zip(above.as_chunks_mut::<LANES>().0);
             for (block, (((row, low), high), above)) in lanes.enumerate() {
-                let mut inside = [0u32; LANES];
+                let mut inside = 0u32;
                 for lane in 0..LANES {
                     let is_above = u32::from(row[lane] > high[lane]);
                     above[lane] += is_above;
                     is_covered[lane] |= is_above;
-                    inside[lane] = u32::from(row[lane] >= low[lane]) & !is_above;
+                    inside |= (u32::from(row[lane] >= low[lane]) & !is_above) << lane;
                 }
-                if inside.iter().fold(0, |any, inside| any | inside) != 0 {
-                    for lane in (0..LANES).filter(|lane| inside[*lane] != 0) {
-                        if let Some(candidates) = self.candidates.get_mut(block * LANES + lane) {
-                            candidates.push((row[lane], token as u32));
-                        }
+                while inside != 0 {
+                    let lane = inside.trailing_zeros() as usize;
+                    inside &= inside - 1;
+                    if let Some(candidates) = self.candidates.get_mut(block * LANES + lane) {
+                        candidates.push((row[lane], token as u32));
                     }
                 }
             }

@@ -58,7 +58,7 @@ struct Work {
     scores: Vec<f32>,
     keys: Vec<f32>,
     folded: Vec<f32>,
-    candidates: Vec<(f32, u32)>,
+    candidates: Vec<Candidate>,
     unsure: Vec<usize>,
 }
 
@@ -214,12 +214,12 @@ impl Selector {
                 find_largest(&keys, self.experts, wanted, &mut self.work.folded, &mut candidates);
                 let zeros = self.groups.is_some_and(|groups| groups.mask == GroupMask::Zero);
                 // Masked experts that score 0 would be picked by their index.
-                let above_zero = !zeros || candidates.get(self.top_k - 1).is_some_and(|last| last.0 > errors.worst);
+                let above_zero = !zeros || candidates.get(self.top_k - 1).is_some_and(|last| keys[last.expert()] > errors.worst);
                 above_zero && self.is_certain(&candidates, |a, b| self.keys_apart(&keys, a, b, &errors))
             }
         };
         if is_sure {
-            experts.iter_mut().zip(&candidates).for_each(|(expert, candidate)| *expert = candidate.1 as u16);
+            experts.iter_mut().zip(&candidates).for_each(|(expert, candidate)| *expert = candidate.expert() as u16);
         }
         self.work.keys = keys;
         self.work.candidates = candidates;
@@ -228,16 +228,16 @@ impl Selector {
 
     /// Whether the order of the first K candidates, and that no other expert is among them, follows from those of them that
     /// are apart and those that are ties.
-    fn is_certain(&self, candidates: &[(f32, u32)], apart: impl Fn(usize, usize) -> bool) -> bool {
+    fn is_certain(&self, candidates: &[Candidate], apart: impl Fn(usize, usize) -> bool) -> bool {
         let base = &self.work.base;
         let tie = |a: usize, b: usize| base[a] == base[b] && self.bias[a] == self.bias[b];
-        let at = |i: usize| candidates[i].1 as usize;
+        let at = |i: usize| candidates[i].expert();
         if candidates.len() < self.top_k {
             return false;
         }
         let in_order = (1..self.top_k).all(|i| tie(at(i - 1), at(i)) || apart(at(i - 1), at(i)));
         let last = at(self.top_k - 1);
-        let next = candidates[self.top_k..].iter().map(|candidate| candidate.1 as usize).find(|next| !tie(last, *next));
+        let next = candidates[self.top_k..].iter().map(|candidate| candidate.expert()).find(|next| !tie(last, *next));
         in_order && next.map_or(candidates.len() == self.experts, |next| apart(last, next))
     }
 
@@ -424,7 +424,7 @@ fn to_bf16(x: f32) -> f32 {
 
 /// The `wanted` largest of the first `width` keys and every other that is not below them, with their indices, largest first,
 /// ties to the lower index. No key is NaN, and the padding is minus infinity.
-fn find_largest(keys: &[f32], width: usize, wanted: usize, folded: &mut Vec<f32>, found: &mut Vec<(f32, u32)>) {
+fn find_largest(keys: &[f32], width: usize, wanted: usize, folded: &mut Vec<f32>, found: &mut Vec<Candidate>) {
     // The largest of each of a few groups: the `wanted`-th of these is at most the `wanted`-th key.
     folded.clear();
     let max = |a: f32, b: f32| if a > b { a } else { b };
@@ -449,17 +449,29 @@ fn find_largest(keys: &[f32], width: usize, wanted: usize, folded: &mut Vec<f32>
         while among != 0 {
             let lane = among.trailing_zeros() as usize;
             among &= among - 1;
-            let (key, expert) = (keys[lane], block * LANES + lane);
+            let expert = block * LANES + lane;
             if expert < width {
-                let mut at = found.len();
-                found.push((key, expert as u32));
-                while at > 0 && found[at - 1].0 < key {
-                    found[at] = found[at - 1];
-                    at -= 1;
-                }
-                found[at] = (key, expert as u32);
+                found.push(Candidate::of(keys[lane], expert));
             }
         }
+    }
+    found.sort_unstable();
+}
+
+/// An expert and its key as one number: the larger the key the less it is, and of equal keys the lower index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate(u64);
+
+impl Candidate {
+    fn of(key: f32, expert: usize) -> Candidate {
+        // Plus zero: both zeros are one key.
+        let bits = (key + 0.0).to_bits();
+        let ascending = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
+        Candidate(u64::from(!ascending) << 32 | expert as u64)
+    }
+
+    fn expert(self) -> usize {
+        self.0 as u32 as usize
     }
 }
 
@@ -634,11 +646,12 @@ pub(super) mod tests {
                 keys.resize(stride(width), f32::NEG_INFINITY);
                 let mut found = Vec::new();
                 find_largest(&keys, width, wanted, &mut Vec::new(), &mut found);
-                let mut order: Vec<(f32, u32)> = keys[..width].iter().zip(0..).map(|(key, e)| (*key, e)).collect();
-                order.sort_by(|a, b| b.0.partial_cmp(&a.0).unwrap().then(a.1.cmp(&b.1)));
+                let mut order: Vec<usize> = (0..width).collect();
+                order.sort_by(|a, b| keys[*b].partial_cmp(&keys[*a]).unwrap().then(a.cmp(b)));
+                let found: Vec<usize> = found.into_iter().map(Candidate::expert).collect();
                 assert!(found.len() >= wanted, "{width} {wanted}");
                 assert_eq!(found, order[..found.len()], "{width} {wanted}");
-                assert!(order.get(found.len()).is_none_or(|next| next.0 < found[found.len() - 1].0));
+                assert!(order.get(found.len()).is_none_or(|next| keys[*next] < keys[found[found.len() - 1]]));
             }
         }
     }
