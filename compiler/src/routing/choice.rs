@@ -4,7 +4,7 @@
 //! is chosen, below it is not, and the few in between are sorted. A bracket that missed is made endless and tried again, so
 //! the sample decides how long it takes and never what comes out.
 
-use super::score::{Sums, add_scaled};
+use super::score::Sums;
 use super::trace::{LANES, stride};
 use crate::spec::Score;
 
@@ -59,11 +59,10 @@ impl ExpertChoice {
 
     /// Takes a row of scores, as `score::scores` writes them.
     pub(super) fn push(&mut self, score: Score, scores: &[f32], sums: Sums) {
-        let start = self.scores.len();
         match score {
             Score::Softmax | Score::Identity => {
-                self.scores.resize(start + scores.len(), 0.0);
-                add_scaled(&mut self.scores[start..], scores, 1.0 / sums.sum);
+                let factor = 1.0 / sums.sum;
+                self.scores.extend(scores.iter().map(|score| score * factor));
             }
             Score::Sigmoid | Score::SqrtSoftplus => self.scores.extend_from_slice(scores),
         }

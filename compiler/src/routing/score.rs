@@ -57,9 +57,9 @@ fn each(x: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) -> f32 {
 /// `y += x * factor`.
 pub(super) fn add_scaled(y: &mut [f32], x: &[f32], factor: f32) {
     for (y, x) in y.as_chunks_mut::<LANES>().0.iter_mut().zip(x.as_chunks::<LANES>().0) {
-        for lane in 0..LANES {
-            y[lane] += x[lane] * factor;
-        }
+        // By way of an array, so that no store stands between two loads.
+        let sum: [f32; LANES] = std::array::from_fn(|lane| y[lane] + x[lane] * factor);
+        *y = sum;
     }
 }
 
