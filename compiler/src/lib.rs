@@ -12,5 +12,6 @@ pub mod reference;
 pub mod routing;
 pub mod spec;
 mod tensor_file;
+pub mod vocabulary;
 
 pub use moec_ir as ir;

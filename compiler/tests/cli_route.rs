@@ -135,12 +135,15 @@ fn a_batch_keeps_its_rows_whole() {
     }
 }
 
-/// Pairs of each expert by the picks that a published block recorded.
+/// Pairs of each expert by the picks that a published block recorded; identity experts have none.
 fn recorded_load(file: &[u8], experts: usize) -> Option<Vec<u64>> {
     let checkpoint = Checkpoint::read(file).unwrap();
     let (picks, _) = checkpoint.tensor("ref.topk_index", Dtype::I32).ok()?;
     let mut load = vec![0; experts];
-    picks.to_i32().unwrap().iter().for_each(|expert| load[*expert as usize] += 1);
+    let picks = picks.to_i32().unwrap();
+    for expert in picks.iter().filter(|expert| (**expert as usize) < experts) {
+        load[*expert as usize] += 1;
+    }
     Some(load)
 }
 
@@ -172,8 +175,10 @@ fn published_routers() {
         assert_eq!(report["load"]["per_expert"], serde_json::json!(expected), "{name}");
         from_hidden += 1;
         let logits = [&[spec.as_str(), "--logits", &tensors, "--tensor", "ref.router_logits"][..], &weights].concat();
-        // What laguna's code gives out is capped already.
-        if name != "laguna" && Checkpoint::read(&file).unwrap().tensor("ref.router_logits", Dtype::F32).is_ok() {
+        // What laguna's code gives out is capped already, and inkling's lacks the shared columns.
+        if !["laguna", "inkling"].contains(&name.as_str())
+            && Checkpoint::read(&file).unwrap().tensor("ref.router_logits", Dtype::F32).is_ok()
+        {
             let report = json(folder.path(), &logits);
             assert_eq!(report["load"]["per_expert"], serde_json::json!(expected), "{name} by its logits");
             from_logits += 1;

@@ -4,7 +4,8 @@
 mod fixture;
 
 use moec_runtime::package::{
-    Arg, Dim, Dims, Dtype, Extent, ImageKind, Manifest, ParamKind, Role, Slice, Source, TargetKind, read, workspace, write,
+    Arg, Dim, Dims, Dtype, Extent, ImageKind, Manifest, ParamKind, Role, Slice, Source, Stacked, TargetKind, read, workspace,
+    write,
 };
 use moec_runtime::{Error, Package};
 use sha2::{Digest, Sha256};
@@ -167,6 +168,10 @@ fn an_unsound_manifest_is_refused() {
         let slice = Some(Slice { axis: 0, index: 0, parts: 2, interleaved: false });
         m.weights[0].pieces[0].sources[0] = Source { slice, ..Source::plain("w.{e}") };
     });
+    let sources = |m: &mut Manifest, source: Source| m.weights[0].pieces[0].sources[0] = source;
+    check("spare experts behind", |m| sources(m, Source { spare: 2, ..Source::plain("w.{e}") }));
+    check("cannot be stacked", |m| sources(m, Source { stacked: Some(Stacked { axis: 0, parts: 1 }), ..Source::plain("w") }));
+    check("cannot be stacked", |m| sources(m, Source { stacked: Some(Stacked { axis: 9, parts: 2 }), ..Source::plain("w") }));
     check("too few axes", |m| m.weights[0].pieces[0].sources[0].flattened = true);
     check("two targets", |m| m.targets[1].name = "sm_80".into());
     check("no image", |m| m.targets[0].images.clear());

@@ -24,11 +24,11 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
     check_outputs(arguments)?;
     let (spec, source) = match &arguments.preset {
         Some(name) => load_preset(name)?,
-        None => load_spec(arguments.spec.as_deref().unwrap_or(Path::new("-")))?,
+        None => load_spec(arguments.spec.as_deref().unwrap_or(Path::new("-")), None)?,
     };
     check_router(&spec, arguments).map_err(|diagnostic| report_at(source.name.as_ref(), diagnostic))?;
     let is_hidden = !arguments.hidden.is_empty();
-    let (paths, width) = if is_hidden { (&arguments.hidden, spec.hidden) } else { (&arguments.logits, spec.experts) };
+    let (paths, width) = if is_hidden { (&arguments.hidden, spec.hidden) } else { (&arguments.logits, spec.columns()) };
     let trace = Trace::open(paths, arguments.tensor.as_deref(), width)?;
     let weights = match &arguments.weights {
         Some(path) => Weights::read(path, &spec, arguments, is_hidden, notes)?,
@@ -100,10 +100,6 @@ fn check_router(spec: &Spec, arguments: &Route) -> Result<(), Diagnostic> {
             return refused("`moec route` of hash routing: token ids decide, not logits", help);
         }
     }
-    if router.identity_experts > 0 || router.joint_shared > 0 {
-        let help = "a spec without `identity_experts` and `joint_shared` shows the experts that have weights";
-        return refused("`moec route` with router columns beside the experts is not supported yet", help);
-    }
     if arguments.top_k.is_some() && router.mode == Mode::TokenChoice {
         let diagnostic = Diagnostic::new(Code::UsageConflict, "`--top-k` is for specs whose experts choose");
         return Err(diagnostic.help("`top_k` in the spec says how many experts a token picks"));
@@ -159,7 +155,7 @@ impl Weights {
 fn vectors(spec: &Spec, arguments: &Route, weights: &Weights, trace: Option<&Trace>) -> Result<Vectors, Report> {
     let find = |tensor: Tensor| match (weights.get(tensor), trace) {
         (Some(vector), _) => Ok(Some(vector)),
-        (None, Some(trace)) => trace.vector(&routing::stored_names(spec, tensor, "")),
+        (None, Some(trace)) => trace.vector(&routing::stored_names(spec, tensor, ""), spec.candidates()),
         (None, None) => Ok(None),
     };
     let correction = spec.router.correction.is_some() && !arguments.no_correction;

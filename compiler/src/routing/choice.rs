@@ -57,8 +57,9 @@ impl ExpertChoice {
         (MOST_BYTES / (4 * stride(experts))) as u64
     }
 
-    /// Takes a row of scores, as `score::scores` writes them.
+    /// Takes a row of scores, as `score::scores` writes them; columns beyond the experts choose nobody.
     pub(super) fn push(&mut self, score: Score, scores: &[f32], sums: Sums) {
+        let scores = &scores[..stride(self.experts)];
         match score {
             Score::Softmax | Score::Identity => {
                 let factor = 1.0 / sums.sum;

@@ -95,7 +95,7 @@ pub fn route(
             trace.read(tensor, first, count, &mut bytes, &mut rows)?;
             match product {
                 Some(product) => {
-                    logits::logits(product, spec.experts as usize, &rows, &mut made);
+                    logits::logits(product, spec.columns() as usize, &rows, &mut made);
                     observer.take(&made)?;
                 }
                 None => observer.take(&rows)?,

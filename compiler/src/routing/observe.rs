@@ -154,7 +154,7 @@ impl<'s> Observer<'s> {
                 longest_batch: 0,
                 load: vec![0; experts],
                 probability: vec![0.0; experts],
-                partial: vec![0.0; stride(experts)],
+                partial: vec![0.0; stride(spec.columns() as usize)],
                 counts: Counts::default(),
                 kept: rules.map(kept).collect(),
                 choice: ExpertChoice::new(experts),

@@ -14,7 +14,8 @@ pub(super) struct Ranks {
     pub(super) smallest: Vec<u32>,
 }
 
-/// Ranks the pairs of one span. Weights are there where the priority asks for them.
+/// Ranks the pairs of one span with the first `experts`; a pick beyond them needs no room. Weights are there where the priority
+/// asks for them.
 pub(super) fn rank(picked: &Picked, top_k: usize, experts: usize, priority: Priority, ranks: &mut Ranks) {
     let tokens = picked.experts.len() / top_k;
     ranks.loads.clear();
@@ -22,10 +23,12 @@ pub(super) fn rank(picked: &Picked, top_k: usize, experts: usize, priority: Prio
     ranks.smallest.clear();
     ranks.smallest.resize(tokens, u32::MAX);
     let Ranks { loads, smallest } = ranks;
-    let mut serve = |pair: usize, token: usize| {
-        let load = &mut loads[usize::from(picked.experts[pair])];
-        smallest[token] = smallest[token].min(*load);
-        *load += 1;
+    let mut serve = |pair: usize, token: usize| match loads.get_mut(usize::from(picked.experts[pair])) {
+        Some(load) => {
+            smallest[token] = smallest[token].min(*load);
+            *load += 1;
+        }
+        None => smallest[token] = 0,
     };
     match priority {
         Priority::ChoiceMajor => {

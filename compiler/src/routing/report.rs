@@ -76,7 +76,7 @@ pub struct TraceFacts {
     pub spans: u64,
     /// T, of all batches.
     pub tokens: u64,
-    /// T K.
+    /// T K, but for the picks of identity experts, which need no room.
     pub pairs: u64,
     /// Tokens of the longest batch.
     pub longest_batch: u64,
@@ -221,7 +221,7 @@ pub(super) struct Read {
 /// The report of everything that was seen.
 pub(super) fn report(spec: &Spec, observer: &Observer<'_>, read: &Read, target: Ratio) -> Report {
     let (seen, sizing) = (&observer.seen, &observer.sizing);
-    let pairs = seen.tokens * sizing.top_k;
+    let pairs = seen.load.iter().sum();
     let measure = Measure { pairs, tokens: seen.tokens, sizing, seen };
     let own = measure.effect(Rule::Spec);
     let enough = seen.counts.least_factor(sizing, pairs, target);

@@ -20,6 +20,9 @@ use crate::spec::{
 /// What the router of a spec does with logits, ready to be asked.
 #[derive(Debug)]
 pub(super) struct Selector {
+    /// The columns of the router.
+    columns: usize,
+    /// The first of them, which compete.
     experts: usize,
     top_k: usize,
     score: Score,
@@ -30,6 +33,8 @@ pub(super) struct Selector {
     logit_scale: f64,
     softcap: Option<f64>,
     mixes: bool,
+    /// Shared columns have a part in the weights.
+    joins: bool,
     /// What turns the picked scores into weights; `None`: nobody asks for weights.
     weighing: Option<Weighing>,
     /// Padded, zeros where there is none.
@@ -83,8 +88,8 @@ pub struct Vectors {
 impl Selector {
     pub(super) fn new(spec: &Spec, vectors: &Vectors) -> Result<Selector, ReferenceError> {
         let router = &spec.router;
-        let experts = spec.experts as usize;
-        let padded = stride(experts);
+        let (columns, experts) = (spec.columns() as usize, spec.candidates() as usize);
+        let padded = stride(columns);
         let bias = vectors.correction_bias.clone().filter(|_| router.correction.is_some());
         let mut bias = bias.unwrap_or_else(|| vec![0.0; experts]);
         let scales = vectors.per_expert_scale.clone().filter(|_| spec.weight(Tensor::PerExpertScale).is_some());
@@ -98,6 +103,10 @@ impl Selector {
         if spec.weight(Tensor::PerExpertScale).is_some() {
             params.insert("@per_expert_scale".to_string(), vector(&per_expert));
         }
+        if spec.weight(Tensor::RouterGlobalScale).is_some() {
+            // The same for all: who is served first does not depend on it.
+            params.insert("@router_global_scale".to_string(), graph::Tensor { shape: vec![1], data: vec![1.0] });
+        }
         bias.resize(padded, 0.0);
         let renorms_kept = spec.capacity.is_some_and(|capacity| capacity.renorm_after_drop);
         let weighing = spec.capacity.filter(|capacity| is_by_weight(capacity.priority)).map(|_| match renorms_kept {
@@ -108,6 +117,7 @@ impl Selector {
             ReferenceError::new(violations.into_iter().map(|violation| violation.message).collect::<Vec<_>>().join("; "))
         })?;
         Ok(Selector {
+            columns,
             experts,
             top_k: router.top_k as usize,
             score: router.score,
@@ -118,6 +128,7 @@ impl Selector {
             logit_scale: router.logit_scale,
             softcap: router.logit_softcap,
             mixes: router.select == Select::SparseMixer,
+            joins: router.joint_shared > 0,
             weighing,
             bias,
             graph,
@@ -146,15 +157,15 @@ impl Selector {
             let largest = if is_finite {
                 largest
             } else {
-                make_finite(&mut self.work.logits, self.experts);
+                make_finite(&mut self.work.logits, self.columns);
                 survey(&self.work.logits).1
             };
             let sums = scores(self.score, &self.work.logits, largest, &mut self.work.scores);
             see(&self.work.scores, sums);
-            // What f32 cannot hold, and the mixer's weights, are not filtered.
+            // What f32 cannot hold, and weights of a mixer or of joint columns, are not filtered.
             let is_sure = is_finite
                 && rows.wide.is_empty()
-                && !(self.mixes && self.weighing.is_some())
+                && !((self.mixes || self.joins) && self.weighing.is_some())
                 && self.filter(sums, &mut picked.experts[row * self.top_k..][..self.top_k]);
             if !is_sure {
                 self.work.unsure.push(row);
@@ -184,9 +195,11 @@ impl Selector {
             logits.iter_mut().for_each(|x| *x *= scale);
         }
         if let Some(cap) = self.softcap {
-            let logits = logits[..self.experts].iter_mut();
+            let logits = logits[..self.columns].iter_mut();
             logits.for_each(|x| *x = ((f64::from(*x) / cap).tanh() * cap) as f32);
         }
+        // Columns that do not compete are nobody's key.
+        base[self.experts..].fill(f32::NEG_INFINITY);
         survey(logits)
     }
 
@@ -374,7 +387,7 @@ impl Selector {
         let k = self.top_k;
         for unsure in self.work.unsure.chunks(AT_ONCE) {
             let data = unsure.iter().flat_map(|row| rows.exact(first + *row)).collect();
-            self.params.insert("%logits".to_string(), graph::Tensor { shape: vec![unsure.len(), self.experts], data });
+            self.params.insert("%logits".to_string(), graph::Tensor { shape: vec![unsure.len(), self.columns], data });
             let tokens = unsure.len() as u64;
             let values = graph::interp(&self.graph, &self.params, Dims { tokens, row_tokens: tokens });
             let picks = values.map_err(ReferenceError::new)?.into_iter().rev().find_map(|value| match value {
@@ -384,9 +397,9 @@ impl Selector {
             let picks = picks.ok_or_else(|| ReferenceError::new("the selection picks nothing".to_string()))?;
             for (i, row) in unsure.iter().enumerate() {
                 for j in 0..k {
-                    picked.experts[row * k + j] = picks.expert_of_pair[i * k + j] as u16;
+                    picked.experts[row * k + j] = picks.expert_of_pair[i * picks.top_k + j] as u16;
                     if let Some(weight) = picked.weights.get_mut(row * k + j) {
-                        *weight = picks.weight_of_pair[i * k + j] as f32;
+                        *weight = picks.weight_of_pair[i * picks.top_k + j] as f32;
                     }
                 }
             }
@@ -573,7 +586,7 @@ pub(super) mod tests {
     /// What the interpreter alone says, and what the filter in front of it: the same experts, nearly the same weights. Gives
     /// the share of rows that the filter decided.
     fn check(spec: &Spec, values: &[f64], vectors: &Vectors, what: &str) -> f64 {
-        let rows = Rows::of(spec.experts as usize, values);
+        let rows = Rows::of(spec.columns() as usize, values);
         let mut selector = Selector::new(spec, vectors).unwrap();
         let mut expected = Picked::default();
         expected.experts.resize(rows.count * selector.top_k, 0);
@@ -641,6 +654,27 @@ pub(super) mod tests {
                         assert!(!is_usual || sure > 0.9, "{what}: the filter decided {sure}");
                     }
                 }
+            }
+        }
+    }
+
+    /// Identity experts compete; joint columns have a part in the scores alone.
+    #[test]
+    fn columns_beside_the_experts() {
+        let shared = "[shared]\nintermediate = 8\ncount = 3";
+        let mut numbers = Numbers(17);
+        for (router, capacity) in [
+            ("identity_experts = 3\ncorrection_on = \"score\"", ""),
+            ("identity_experts = 3", "[capacity]\nfactor = 1.0\nround = \"ceil\"\npriority = \"score\""),
+            ("joint_shared = 3\nscore = \"sigmoid\"\ncorrection_on = \"score\"", shared),
+            ("joint_shared = 3\nscore = \"sigmoid\"", shared),
+        ] {
+            let spec = spec(16, 3, router, capacity, "f32");
+            assert_eq!(spec.columns(), 19);
+            for kind in ["normal", "few", "odd"] {
+                let vectors = vectors(spec.candidates() as usize, &mut numbers);
+                let sure = check(&spec, &values(kind, 19, &mut numbers), &vectors, &format!("{router} {kind}"));
+                assert!(kind != "normal" || sure > 0.9, "{router}: the filter decided {sure}");
             }
         }
     }

@@ -25,6 +25,11 @@ fn facts(report: &Report) -> Vec<String> {
     let count = |n: u64, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
     let (tensors, batches) = (count(trace.tensors as u64, "tensor", "tensors"), count(trace.batches, "batch", "batches"));
     say("trace", format!("{} tokens of {} in {tensors}, {batches}", trace.tokens, trace.source));
+    let identity = (trace.tokens * router.top_k).saturating_sub(trace.pairs);
+    if identity > 0 {
+        let share = identity as f64 / (trace.tokens * router.top_k) as f64;
+        say("", format!("{} of the picks are of identity experts, which need no room", percent(share)));
+    }
     if trace.skipped_tensors > 0 {
         let skipped = count(trace.skipped_tensors as u64, "tensor", "tensors");
         say("", format!("{skipped} of another shape or type left out"));

@@ -37,6 +37,7 @@ pub struct Recorded {
     pub row_tokens: Option<u64>,
     /// Bytes that it has in the file.
     pub bytes: u64,
+    width: u64,
     file: usize,
     offset: u64,
     float: Float,
@@ -197,21 +198,21 @@ impl Trace {
     ///
     /// # Errors
     /// It has another number of elements, or cannot be read.
-    pub fn vector(&self, names: &[String]) -> Result<Option<Vec<f32>>, Report> {
+    pub fn vector(&self, names: &[String], width: u64) -> Result<Option<Vec<f32>>, Report> {
         for (at, (path, file)) in self.files.iter().enumerate() {
             let Some((name, info)) = names.iter().find_map(|name| file.tensors.get_key_value(name)) else { continue };
             let elements = info.shape.iter().product::<usize>() as u64;
-            let float = Float::of(info.dtype).filter(|_| elements == self.width);
+            let float = Float::of(info.dtype).filter(|_| elements == width);
             let Some(float) = float else {
-                let message = format!("tensor {} is {}, expected floats [{}]", quote(name), described(info), self.width);
+                let message = format!("tensor {} is {}, expected floats [{width}]", quote(name), described(info));
                 return Err(bad(path, message));
             };
             let offset = file.data + info.data_offsets.0 as u64;
             let bytes = (info.data_offsets.1 - info.data_offsets.0) as u64;
-            let tensor = Recorded { name: name.clone(), tokens: 1, row_tokens: None, bytes, file: at, offset, float };
+            let tensor = Recorded { name: name.clone(), tokens: 1, row_tokens: None, bytes, width, file: at, offset, float };
             let mut rows = Rows::default();
             self.read(&tensor, 0, 1, &mut Vec::new(), &mut rows)?;
-            return Ok(Some(rows.values[..self.width as usize].to_vec()));
+            return Ok(Some(rows.values[..width as usize].to_vec()));
         }
         Ok(None)
     }
@@ -245,14 +246,14 @@ impl Trace {
         rows: &mut Rows,
     ) -> Result<(), Report> {
         let (path, file) = &self.files[tensor.file];
-        let row_bytes = self.width * tensor.float.bytes() as u64;
+        let row_bytes = tensor.width * tensor.float.bytes() as u64;
         bytes.resize((count * row_bytes) as usize, 0);
         let mut reader = &file.file;
         let place = SeekFrom::Start(tensor.offset + first * row_bytes);
         reader.seek(place).and_then(|_| reader.read_exact(bytes)).map_err(|error| {
             bad(path, format!("tensor {}: rows from {first} on cannot be read: {error}", quote(&tensor.name)))
         })?;
-        rows.width = self.width as usize;
+        rows.width = tensor.width as usize;
         rows.decode(bytes, tensor.float);
         Ok(())
     }
@@ -269,7 +270,7 @@ fn recorded(name: &str, info: &TensorInfo, width: u64, file: usize, data: u64) -
     };
     let bytes = (info.data_offsets.1 - info.data_offsets.0) as u64;
     let offset = data + info.data_offsets.0 as u64;
-    Some(Recorded { name: name.to_string(), tokens, row_tokens, bytes, file, offset, float })
+    Some(Recorded { name: name.to_string(), tokens, row_tokens, bytes, width, file, offset, float })
 }
 
 fn described(info: &TensorInfo) -> String {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::WORKSPACE_ALIGN;
 use super::extent::{Dims, Extent};
 use super::manifest::{
-    Arg, Buffer, ImageKind, Kernel, Launch, Manifest, ParamKind, Recipe, Role, Slice, Source, Target, TargetKind,
+    Arg, Buffer, ImageKind, Kernel, Launch, Manifest, ParamKind, Recipe, Role, Slice, Source, Stacked, Target, TargetKind,
 };
 use crate::error::Error;
 
@@ -120,9 +120,20 @@ fn check_source(source: &Source, name: &str, rank: usize) -> Result<(), Error> {
         !source.flattened || rank >= 2 + usize::from(per_expert),
         "the recipe of `{name}`: too few axes to fold two into one"
     );
+    ensure!(
+        source.spare == 0 || (!per_expert && source.axes.first().is_none_or(|first| *first == 0)),
+        "the recipe of `{name}`: spare experts behind an axis that is not the first"
+    );
+    if let Some(Stacked { axis, parts }) = source.stacked {
+        ensure!(
+            (axis as usize) < rank && parts >= 2 && !per_expert && !source.flattened && source.spare == 0,
+            "the recipe of `{name}`: {parts} parts of axis {axis} cannot be stacked"
+        );
+    }
     source.slice.map_or(Ok(()), |slice| {
         check_slice(slice, name, rank)?;
         ensure!(!per_expert || slice.axis != 0, "the recipe of `{name}`: a slice of the experts' axis, one tensor an expert");
+        ensure!(source.spare == 0 || slice.axis != 0, "the recipe of `{name}`: a slice of an axis with spare experts");
         Ok(())
     })
 }
