@@ -87,17 +87,23 @@ pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
 
 fn dims(spec: &Spec) -> Vec<file::Dim> {
     let shared = spec.shared.map_or(0, |shared| shared.ffn);
-    let sizes = [
-        Some(("hidden", spec.hidden)),
-        Some(("ffn", spec.expert.ffn)),
-        Some(("experts", spec.experts)),
-        // Where experts choose there is no K.
-        (spec.router.mode != Mode::ExpertChoice).then_some(("top_k", spec.router.top_k)),
-        Some(("shared_ffn", shared)),
-        Some(("identity_experts", spec.router.identity_experts)).filter(|(_, experts)| *experts > 0),
-        spec.router.vocabulary.map(|rows| ("vocabulary", rows)),
+    let (picks, slots) = match spec.router.mode {
+        Mode::TokenChoice | Mode::Hash => (Some(spec.router.top_k), None),
+        // There is no K.
+        Mode::ExpertChoice => (None, None),
+        Mode::Soft(soft) => (None, Some(soft.slots)),
+    };
+    let dims = [
+        ("hidden", Some(spec.hidden)),
+        ("ffn", Some(spec.expert.ffn)),
+        ("experts", Some(spec.experts)),
+        ("top_k", picks),
+        ("slots", slots),
+        ("shared_ffn", Some(shared)),
+        ("identity_experts", Some(spec.router.identity_experts).filter(|experts| *experts > 0)),
+        ("vocabulary", spec.router.vocabulary),
     ];
-    sizes.into_iter().flatten().map(|(name, value)| file::Dim { name: name.to_string(), value }).collect()
+    dims.into_iter().filter_map(|(name, value)| Some(file::Dim { name: name.to_string(), value: value? })).collect()
 }
 
 /// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.
@@ -276,7 +282,8 @@ fn sources(spec: &Spec, weight: &Weight, rank: u32, slice: Option<file::Slice>) 
         Layout::Transposed | Layout::TransposedInterleaved => {
             (0..rank.saturating_sub(2)).chain([rank - 1, rank.saturating_sub(2)]).collect()
         }
-        Layout::Plain | Layout::Interleaved | Layout::Hep => Vec::new(),
+        Layout::Hep => vec![2, 0, 1],
+        Layout::Plain | Layout::Interleaved => Vec::new(),
     };
     // Several shared experts may be stored one by one.
     let count = spec.shared.map_or(1, |shared| shared.count as u32);

@@ -12,7 +12,7 @@ use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 pub struct Reference {
     /// The layer's output, `[T, H]`.
     pub output: Vec<f64>,
-    /// The experts of each token, as [`experts_of_tokens`] has them.
+    /// The experts of each token, as [`experts_of_tokens`] has them: none for soft routing.
     pub experts: Vec<usize>,
     /// K.
     pub top_k: usize,
@@ -40,6 +40,11 @@ pub fn experts_of_tokens(run: &Run) -> Vec<usize> {
 pub fn picks_of_token(manifest: &Manifest) -> usize {
     let dim = |name: &str| manifest.dims.iter().find(|dim| dim.name == name).map(|dim| dim.value);
     dim("top_k").or_else(|| dim("experts")).unwrap_or(0) as usize
+}
+
+/// Whether tokens and experts are paired: soft routing has slots instead.
+pub fn has_pairs(manifest: &Manifest) -> bool {
+    manifest.buffers.iter().any(|buffer| buffer.observe.as_deref() == Some("route.rows"))
 }
 
 /// Whether the graph lets experts choose.
@@ -85,14 +90,14 @@ pub fn reference(
             Some((pairs.map(|(expert, row)| row.map_or(NOT_CHOSEN, |_| *expert)).collect(), routing.picks.top_k))
         }
         Value::Routing(routing) => Some((routing.picks.expert_of_pair.clone(), routing.picks.top_k)),
-        Value::Tensor(_) | Value::Picks(_) | Value::List(_) | Value::Attr(_) => None,
+        Value::Tensor(_) | Value::Picks(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
     });
     match values.into_iter().last() {
         Some(Value::Tensor(output)) => {
             let (experts, top_k) = picks.unwrap_or_default();
             Ok(Reference { output: output.data, experts, top_k })
         }
-        Some(Value::Picks(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_)) | None => {
+        Some(Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_)) | None => {
             Err(ReferenceError("its result is not a tensor".to_string()))
         }
     }

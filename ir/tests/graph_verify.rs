@@ -47,7 +47,7 @@ fn check(path: &Path) -> Vec<String> {
 }
 
 /// What each error of `infer` says, in part.
-const ERRORS: [&str; 37] = [
+const ERRORS: [&str; 44] = [
     "needs a score for each expert",
     "jitter takes [T, N] and a seed",
     "does not have 7 columns",
@@ -56,6 +56,13 @@ const ERRORS: [&str; 37] = [
     "needs a table [V, K] and ids [T]",
     "a body gives floats or picks",
     "is no norm",
+    "flatten takes [A, B, N]",
+    "x 2 rows are too many",
+    "are no slots",
+    "needs slots, not",
+    "needs a weight for each of 2 x 4 slots",
+    "soft_dispatch takes [T, N]",
+    "soft_combine takes [P, N]",
     "takes 2 operands, not 1",
     "x must have two dimensions",
     "x must be a tensor of floats",

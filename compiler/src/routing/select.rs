@@ -392,7 +392,7 @@ impl Selector {
             let values = graph::interp(&self.graph, &self.params, Dims { tokens, row_tokens: tokens });
             let picks = values.map_err(ReferenceError::new)?.into_iter().rev().find_map(|value| match value {
                 Value::Picks(picks) => Some(picks),
-                Value::Tensor(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_) => None,
+                Value::Tensor(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
             });
             let picks = picks.ok_or_else(|| ReferenceError::new("the selection picks nothing".to_string()))?;
             for (i, row) in unsure.iter().enumerate() {

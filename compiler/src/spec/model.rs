@@ -120,14 +120,14 @@ pub struct Router {
     pub dtype: RouterDtype,
 }
 
-/// `router.mode`. Not carried yet: `Soft`.
+/// `router.mode`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     /// Each token takes its `top_k` experts.
     TokenChoice,
     /// Each expert takes its `capacity` of the tokens, those that it scores highest.
     ExpertChoice,
-    /// Soft dispatch and combine over slots.
+    /// Every slot mixes all tokens of a sequence, every token all slots.
     Soft(Soft),
     /// A table of token ids decides (tensor `hash_table`, `[V, K]`, and input `token_ids`, `[T]`).
     Hash,
