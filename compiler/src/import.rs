@@ -19,7 +19,8 @@ pub fn import(spec: &Spec) -> Graph {
     let (mut y, joint) = match spec.router.mode {
         Mode::Soft(soft) => (layer.soft(x, soft), None),
         Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => {
-            let picks = layer.picks(x);
+            let logits = layer.logits(x);
+            let picks = layer.picks(logits);
             let routing = layer.assigned(picks);
             (layer.routed(x, routing), layer.joint_weights(routing))
         }
@@ -33,6 +34,17 @@ pub fn import(spec: &Spec) -> Graph {
     }
     let y = layer.cast(y);
     layer.g.finish(&spec.name, y)
+}
+
+/// The routing of the layer alone: input `%logits` `[T, R]`, the router's bias added. The output, the weight of each pair that
+/// is kept, is there because a graph has one; the picks and the routing are values of it.
+pub fn import_routing(spec: &Spec) -> Graph {
+    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
+    let logits = layer.g.param("%logits", Type::tensor(&[Dim::Tokens, Dim::Const(spec.columns())], DType::F32));
+    let picks = layer.picks(logits);
+    let routing = layer.assigned(picks);
+    let weights = layer.g.apply(Op::PairWeights, &[routing]);
+    layer.g.finish(&spec.name, weights)
 }
 
 /// The spec's element type as the graph's.
@@ -51,18 +63,23 @@ struct Layer<'s> {
 }
 
 impl Layer<'_> {
-    /// From `x` `[T, H]` to the picks of each token.
-    fn picks(&mut self, x: Id) -> Id {
-        let router = &self.spec.router;
-        let experts = self.spec.candidates();
-        let columns = experts + router.joint_shared;
+    /// From `x` `[T, H]` to the logits `[T, R]`: the router's products, with its bias.
+    fn logits(&mut self, x: Id) -> Id {
+        let columns = self.spec.columns();
         let x = self.router_input(x);
         let w = self.weight(Tensor::Router, &[columns, self.spec.hidden]);
         let mut logits = self.g.gemm(x, w);
-        if router.bias {
+        if self.spec.router.bias {
             let bias = self.weight(Tensor::RouterBias, &[columns]);
             logits = self.g.apply(Op::Add, &[logits, bias]);
         }
+        logits
+    }
+
+    /// From the logits `[T, R]` to the picks of each token.
+    fn picks(&mut self, mut logits: Id) -> Id {
+        let router = &self.spec.router;
+        let experts = self.spec.candidates();
         if router.dtype == RouterDtype::Model {
             let rounded = self.cast(logits);
             logits = self.g.apply_attr(Op::Cast, &[rounded], Attr::DType(DType::F32));

@@ -1,6 +1,7 @@
 //! Programs and images as a package: the only mapping from the compiler's types to the manifest's.
 
 use moec_codegen::Image;
+use moec_ir::graph::{Dim, Param, Type};
 use moec_ir::kernel::{self, Program};
 use moec_ir::machine::MachineKind;
 use moec_ir::{DType, Extent, Machine, Round};
@@ -46,6 +47,42 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
     let weights = manifest.buffers.iter().filter(|b| b.role == file::Role::Weight);
     manifest.weights = weights.map(|buffer| recipe(spec, buffer)).collect();
     Package::new(manifest, images)
+}
+
+/// A manifest of nothing but these weights of the layer, those of them that it has: what assembles them from a checkpoint.
+#[must_use]
+pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
+    let graph = crate::import::import(spec);
+    let wanted = |name: &str| tensors.iter().any(|tensor| tensor.word() == name);
+    let buffer = |(param, ty): &(Param, Type)| {
+        let Type::Tensor { shape, dtype: element } = ty else { return None };
+        let extent = |dim: &Dim| match dim {
+            Dim::Const(n) => Some(extent(&Extent::Const(*n))),
+            Dim::Tokens | Dim::Pairs => None,
+        };
+        Some(file::Buffer {
+            name: param.bare().to_string(),
+            role: file::Role::Weight,
+            dtype: dtype(*element),
+            shape: shape.iter().map(extent).collect::<Option<_>>()?,
+            align: 16,
+            observe: None,
+        })
+    };
+    let weights = graph.params.iter().filter(|(param, _)| !param.is_input() && wanted(param.bare()));
+    let buffers: Vec<file::Buffer> = weights.filter_map(buffer).collect();
+    file::Manifest {
+        compiler: format!("moec {}", env!("CARGO_PKG_VERSION")),
+        layer: spec.name.clone(),
+        spec_sha256: String::new(),
+        dtype: dtype(crate::import::element(spec.numerics.dtype)),
+        max_tokens: spec.tokens.max,
+        dims: dims(spec),
+        weights: buffers.iter().map(|buffer| recipe(spec, buffer)).collect(),
+        buffers,
+        images: Vec::new(),
+        targets: Vec::new(),
+    }
 }
 
 fn dims(spec: &Spec) -> Vec<file::Dim> {

@@ -62,6 +62,12 @@ fn experts_choose(graph: &Graph) -> bool {
 #[error("the interpreter cannot run the layer: {0}")]
 pub struct ReferenceError(String);
 
+impl ReferenceError {
+    pub(crate) fn new(why: String) -> ReferenceError {
+        ReferenceError(why)
+    }
+}
+
 /// Interprets `graph` on the tensors that a package with this manifest ran on: weights in the manifest's order, tokens of
 /// any leading shape, inputs in the manifest's order too.
 ///

@@ -49,6 +49,11 @@ impl Spec {
         self.experts + self.router.identity_experts
     }
 
+    /// R, the columns of the router: the experts that compete, then the shared ones that it weighs.
+    pub fn columns(&self) -> u64 {
+        self.candidates() + self.router.joint_shared
+    }
+
     /// The experts that a token's row of the routing speaks of: K, shared ones that the router weighs counted; or all where
     /// experts choose.
     pub fn picks(&self) -> u64 {
