@@ -35,8 +35,9 @@ fn summary(spec: &Spec) -> String {
         Mode::TokenChoice | Mode::Hash => (format!("top {}", spec.router.top_k), dropping),
     };
     let shared = spec.shared.map_or(String::new(), |shared| format!(", shared {}", shared.ffn));
+    let unread = if spec.unread.is_empty() { String::new() } else { format!("; unread: {}", spec.unread.join(", ")) };
     format!(
-        "hidden {}, {} experts of {}, {routing}{shared}, {dropping}, {}",
+        "hidden {}, {} experts of {}, {routing}{shared}, {dropping}, {}{unread}",
         spec.hidden,
         spec.experts,
         spec.expert.ffn,

@@ -202,13 +202,8 @@ fn sparsemixer(router: &Section, wrong: &mut Vec<Diagnostic>) {
 
 /// Keys of soft routing beside another mode, and keys of the others beside it: all tokens go to all slots.
 fn soft(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
-    const OWN: [&str; 4] = ["slots", "norm", "norm_eps", "dispatch_normed"];
     let router = &spec.router;
-    let is_soft = router.word("mode") == Some("soft");
-    for key in OWN {
-        needs(router, key, is_soft, "mode = \"soft\"", router, wrong);
-    }
-    if !is_soft {
+    if router.word("mode") != Some("soft") {
         return;
     }
     router.require("norm", wrong);
@@ -224,21 +219,13 @@ fn soft(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
         let key = field.key.name;
         // One expert a token is what others say who have no such key.
         let says_nothing = field.repeats_default() || (key == "top_k" && router.integer("top_k") == Some(1));
-        if says_nothing || OWN.contains(&key) || key == "mode" {
+        if says_nothing || resolve::MODE_KEYS.iter().any(|(own, _)| *own == key) || key == "mode" {
             continue;
         }
         wrong.push(no_part_in_soft(spec, router, field, "says how tokens pick experts"));
     }
     if let Some(jitter) = spec.training.given("jitter") {
         wrong.push(no_part_in_soft(spec, &spec.training, jitter, "changes which experts tokens pick"));
-    }
-    if let Some(capacity) = &spec.capacity {
-        wrong.push(
-            Diagnostic::new(Code::Contradiction, "[capacity] has no part in mode = \"soft\"")
-                .at(capacity.header.clone(), "says how many pairs an expert keeps")
-                .also(place(router, "mode"), "nothing is picked, and nothing dropped")
-                .help("leave [capacity] out; router.slots says how many rows an expert has"),
-        );
     }
 }
 
@@ -324,9 +311,7 @@ fn places_of_others(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnos
 
 /// The table selects: nothing else can.
 fn hash(router: &Section, wrong: &mut Vec<Diagnostic>) {
-    let looks_up = router.word("mode") == Some("hash");
-    needs(router, "vocabulary", looks_up, "mode = \"hash\"", router, wrong);
-    if !looks_up {
+    if router.word("mode") != Some("hash") {
         return;
     }
     let has_groups = router.integer("groups").is_some_and(|groups| groups > 1);

@@ -129,7 +129,7 @@ pub(super) static TABLES: &[Table] = &[
             choice("expert_choice", Now, "each expert takes its capacity of tokens, those that it scores highest; ties to the earlier token"),
             choice("soft", Now, "every slot of an expert mixes all tokens of a sequence, every token all slots (Soft-MoE)"),
             choice("hash", Now, "a table of token ids decides; the layer takes them as a second input, `token_ids`"),
-        ]), Fallback::Word("token_choice"), Now, "who chooses whom"),
+        ]), Fallback::Word("token_choice"), Now, "who chooses whom; keys that another mode alone reads may stand"),
         key("top_k", Integer(1, MAX_TOP_K), Absent, Now, "K, the experts of one token; 1 or absent where experts choose"),
         key("vocabulary", Integer(1, MAX_VOCABULARY), Absent, Now, "V, the token ids of mode = \"hash\"; absent: as many as the stored hash_table has rows"),
         key("score", Word(&[

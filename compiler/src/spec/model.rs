@@ -28,6 +28,8 @@ pub struct Spec {
     pub shared: Option<Shared>,
     /// Where each weight tensor of the layer is stored: exactly the tensors that this layer has, in `Tensor` order.
     pub weights: Vec<Weight>,
+    /// What the spec says to another `router.mode` than its own: `router.slots`, `[capacity]`.
+    pub unread: Vec<String>,
     /// What only training asks for.
     pub training: Training,
     /// The token counts that the package must serve.

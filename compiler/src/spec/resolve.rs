@@ -114,8 +114,8 @@ fn build(sections: &Sections) -> Option<Spec> {
         routed_output_scale: moe.number("routed_output_scale")?,
         router: router(&sections.router)?,
         capacity: match &sections.capacity {
-            Some(section) => Some(capacity(section)?),
-            None => None,
+            Some(section) if !is_soft(sections) => Some(capacity(section)?),
+            Some(_) | None => None,
         },
         expert: Expert {
             ffn: expert.integer("intermediate")?,
@@ -129,6 +129,7 @@ fn build(sections: &Sections) -> Option<Spec> {
             None => None,
         },
         weights: weights(sections),
+        unread: unread(sections),
         training: Training {
             jitter: sections.training.number("jitter"),
             bias_update_rate: sections.training.number("bias_update_rate"),
@@ -140,6 +141,22 @@ fn build(sections: &Sections) -> Option<Spec> {
             batch_invariant: numerics.boolean("batch_invariant")?,
         },
     })
+}
+
+/// The keys of [router] that one mode alone reads. They may stand beside another, so that a mode is one line's change.
+pub(super) const MODE_KEYS: [(&str, &str); 5] =
+    [("slots", "soft"), ("norm", "soft"), ("norm_eps", "soft"), ("dispatch_normed", "soft"), ("vocabulary", "hash")];
+
+fn is_soft(sections: &Sections) -> bool {
+    sections.router.word("mode") == Some("soft")
+}
+
+/// What is given and read by another mode.
+fn unread(sections: &Sections) -> Vec<String> {
+    let router = &sections.router;
+    let of_others = MODE_KEYS.iter().filter(|(key, mode)| router.given(key).is_some() && router.word("mode") != Some(mode));
+    let capacity = sections.capacity.as_ref().filter(|_| is_soft(sections));
+    of_others.map(|(key, _)| format!("router.{key}")).chain(capacity.map(|_| "[capacity]".to_string())).collect()
 }
 
 /// The variant whose word the key holds.
