@@ -106,7 +106,7 @@ impl Layer<'_> {
             picks = self.score(picks);
         }
         if renorms_kept(self.spec) {
-            return picks; // Renormalised when it is known what is kept, and only then scaled.
+            return self.observed(logits, picks); // Renormalised when it is known what is kept, and only then scaled.
         }
         if let Some(renorm) = router.renorm {
             picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(renorm_rule(renorm)));
@@ -116,7 +116,17 @@ impl Layer<'_> {
             let scale = self.weight(Tensor::PerExpertScale, &[experts]);
             picks = self.g.apply(Op::ExpertScale, &[picks, scale]);
         }
-        picks
+        self.observed(logits, picks)
+    }
+
+    /// The picks, with the probabilities of all experts that statistics are made of: the scores, or the softmax of the
+    /// logits where these are the scores.
+    fn observed(&mut self, logits: Id, picks: Id) -> Id {
+        let scores = match self.spec.router.score {
+            Score::Identity => self.g.apply(Op::Softmax, &[logits]),
+            Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus => self.score(logits),
+        };
+        self.g.apply(Op::Observe, &[logits, scores, picks])
     }
 
     /// What the router sees of `x`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use moec_ir::Dims;
-use moec_ir::graph::{Attr, Node, Op, Picks, Routing, Tensor, Value, interp, parse, print_with_violations, verify};
+use moec_ir::graph::{Attr, Node, Observation, Op, Picks, Routing, Tensor, Value, interp, parse, print_with_violations, verify};
 
 const NAN: f64 = f64::NAN;
 const INF: f64 = f64::INFINITY;
@@ -23,7 +23,7 @@ macro_rules! definitions {
 
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, SparseMixer => sparse_mixer, GroupLimit => group_limit,
-    Renorm => renorm, ExpertScale => expert_scale, Assign => assign, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
+    Renorm => renorm, ExpertScale => expert_scale, Observe => observe, Assign => assign, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
     PairWeights => pair_weights, DroppedInput => dropped_input, Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
     Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
@@ -241,6 +241,33 @@ fn expert_scale() {
     let lines = format!("%q = top_k %s, %s, 2 : ? %p = expert_scale %q, @s : ? {OBSERVE}");
     let given: Given = &[("%s", &[2, 3], &[0.1, 0.9, 0.6, 3.0, 2.0, 1.0]), ("@s", &[3], &[10.0, 2.0, -1.0])];
     close(&picks(eval(Op::ExpertScale, &lines, given)).weight_of_pair, &[1.8, -0.6, 30.0, 4.0]);
+}
+
+fn observe() {
+    let lines = format!("%q = top_k %s, %s, 2 : ? %p = observe %l, %s, %q : ? {OBSERVE}");
+    let (l, s) = ([0.5f64, -1.0, 2.0], [0.1, 0.9, 0.6]);
+    let given: Given = &[("%l", &[1, 3], &l), ("%s", &[1, 3], &s)];
+    assert_eq!(picks(eval(Op::Observe, &lines, given)), picks(eval(Op::TopK, &lines, given)));
+    let of = |l: &[f64], s: &[f64]| {
+        let row = |x: &[f64]| Tensor { shape: vec![x.len() / 3, 3], data: x.to_vec() };
+        Observation::of(&row(l), &row(s))
+    };
+    let observation = of(&l, &s);
+    close(&observation.probability.data, &[0.0625, 0.5625, 0.375]);
+    close(&observation.z.data, &[(0.5f64.exp() + (-1f64).exp() + 2f64.exp()).ln().powi(2)]);
+    // What is no number is the least; of two infinite scores each has half; a row of nothing is even; and an infinite
+    // logit, or none that is finite, is no part of the loss.
+    let logits = [NAN, 1.0, 1.0, INF, 0.0, -INF, NAN, NAN, NAN, 1e18, 0.0, 0.0];
+    let scores = [NAN, 1.0, 3.0, INF, INF, 1.0, NAN, -1.0, 0.0, -0.5, 2.0, 0.0];
+    let observation = of(&logits, &scores);
+    assert_eq!((&observation.probability.shape[..], &observation.z.shape[..]), (&[4, 3][..], &[4][..]));
+    let third = 1.0 / 3.0;
+    close(&observation.probability.data, &[0.0, 0.25, 0.75, 0.5, 0.5, 0.0, third, third, third, 0.0, 1.0, 0.0]);
+    close(&observation.z.data, &[(1.0 + 2f64.ln()).powi(2), 0.0, 0.0, 1e36]);
+    assert_eq!(
+        of(&[], &[]),
+        Observation { probability: Tensor { shape: vec![0, 3], data: vec![] }, z: Tensor { shape: vec![0], data: vec![] } }
+    );
 }
 
 fn rms_norm() {

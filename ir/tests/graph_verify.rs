@@ -47,7 +47,8 @@ fn check(path: &Path) -> Vec<String> {
 }
 
 /// What each error of `infer` says, in part.
-const ERRORS: [&str; 30] = [
+const ERRORS: [&str; 31] = [
+    "are not the logits and scores of",
     "is no norm",
     "takes 2 operands, not 1",
     "x must have two dimensions",

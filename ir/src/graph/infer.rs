@@ -80,7 +80,7 @@ fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
         Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::Combine | Op::RmsNorm => false,
-        Op::SparseMixer | Op::ExpertScale => true,
+        Op::SparseMixer | Op::ExpertScale | Op::Observe => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
         Op::Square | Op::Add | Op::Mul => true,
@@ -151,6 +151,10 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
         {
             Ok((*picks).clone())
         }
+        (Op::Observe, [logits, scores, picks @ Type::Picks { experts, .. }]) => match (float_rows(logits)?, *logits == *scores) {
+            (([_, Dim::Const(e)], _), true) if e == *experts => Ok((*picks).clone()),
+            (_, _) => Err(format!("{logits} and {scores} are not the logits and scores of {picks}")),
+        },
         (Op::Assign, [Type::Picks { top_k, experts }, Type::Attr(Attr::Assignment(_))]) => {
             Ok(Type::Routing { top_k: *top_k, experts: *experts })
         }

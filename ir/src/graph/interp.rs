@@ -42,6 +42,38 @@ pub struct Routing {
     pub pair_of_row: Vec<usize>,
 }
 
+/// What `observe` lets a caller read of each token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// `[T, E]`: `scores / sum scores`. A score below 0 or NaN counts as 0, an infinite one as the greatest number of
+    /// which E have a sum; where all are 0, each has `1 / E`: every row sums to one.
+    pub probability: Tensor,
+    /// `[T]`: `logsumexp(logits)^2`, the router z-loss of the token (ST-MoE, arXiv 2202.08906, equation 5), with NaN and
+    /// infinities as in `softmax`. Beyond 2^120, where such a logit alone decides, it counts as 0.
+    pub z: Tensor,
+}
+
+impl Observation {
+    /// Of the logits and the scores, both `[T, E]`.
+    pub fn of(logits: &Tensor, scores: &Tensor) -> Observation {
+        const LARGEST_Z: f64 = (1u128 << 120) as f64;
+        let experts = logits.shape[1];
+        let shares = |row: &mut [f64]| {
+            row.iter_mut().for_each(|s| *s = if *s > 0.0 { s.min(f64::MAX / experts as f64) } else { 0.0 });
+            let sum: f64 = row.iter().sum();
+            row.iter_mut().for_each(|s| *s = if sum > 0.0 { *s / sum } else { 1.0 / experts as f64 });
+        };
+        let mut probability = scores.clone();
+        probability.data.chunks_mut(experts).for_each(shares);
+        let z = logits.data.chunks(experts).map(|row| {
+            let max = row.iter().copied().map(finite).fold(f64::MIN, f64::max);
+            let z = (max + row.iter().map(|x| (finite(*x) - max).exp()).sum::<f64>().ln()).powi(2);
+            if z <= LARGEST_Z { z } else { 0.0 }
+        });
+        Observation { probability, z: Tensor { shape: vec![logits.shape[0]], data: z.collect() } }
+    }
+}
+
 /// The value of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -148,6 +180,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * s.data[*e]).collect();
             P(Picks { weight_of_pair: scaled, ..picks.clone() })
         }
+        (Op::Observe, [T(_), T(_), P(picks)]) => P(picks.clone()),
         (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
         (Op::RenormKept, [R(r), Value::Attr(Attr::Renorm(rule))]) => R(renorm_kept(r, *rule)),
         (Op::Dispatch, [T(x), R(r)]) => {

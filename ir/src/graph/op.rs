@@ -6,6 +6,8 @@ use std::str::FromStr;
 use egg::{FromOp, FromOpError, Id, Language};
 
 use super::Attr;
+#[cfg(doc)]
+use super::Observation;
 
 /// One function from values to a value. Shapes: T tokens, P kept (token, expert) pairs, H hidden, F ffn,
 /// E experts, K picks a token. All arithmetic is f32; `cast` is the only rounding to storage types.
@@ -34,6 +36,8 @@ pub enum Op {
     Renorm,
     /// `expert_scale picks s`: each weight times `s` of its expert.
     ExpertScale,
+    /// `observe logits scores picks` = `picks`. What a caller may read besides, for the whole batch, is in [`Observation`].
+    Observe,
     /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
     Assign,
     /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum; those of the dropped stay.
@@ -88,7 +92,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 33] = [
+    pub const ALL: [Op; 34] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -98,6 +102,7 @@ impl Op {
         Op::GroupLimit,
         Op::Renorm,
         Op::ExpertScale,
+        Op::Observe,
         Op::Assign,
         Op::RenormKept,
         Op::Dispatch,
@@ -136,6 +141,7 @@ impl Op {
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
             Op::ExpertScale => "expert_scale",
+            Op::Observe => "observe",
             Op::Assign => "assign",
             Op::RenormKept => "renorm_kept",
             Op::Dispatch => "dispatch",
@@ -179,7 +185,7 @@ impl Op {
                 Some(2)
             }
             Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
-            Op::TopK | Op::SparseMixer => Some(3),
+            Op::TopK | Op::SparseMixer | Op::Observe => Some(3),
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
             Op::GroupedGemm | Op::Route => Some(5),
         }
@@ -190,7 +196,7 @@ impl Op {
         match self {
             Op::Gemm | Op::Route | Op::Combine | Op::RmsNorm => Some(2),
             Op::GroupedGemm => Some(3),
-            Op::SparseMixer => None,
+            Op::SparseMixer | Op::Observe => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::RenormKept | Op::DroppedInput => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,

@@ -56,7 +56,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
             (launches, bytes, flops)
         }
         Op::Assign => (3 + ordering(types), all_bytes.saturating_mul(3).saturating_add(ranked(types, sizes)), 0),
-        Op::SparseMixer => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
+        Op::SparseMixer | Op::Observe => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
@@ -202,7 +202,7 @@ fn weight(op: Op) -> u64 {
         Op::ExpertScale => 1,
         Op::Renorm | Op::RenormKept => 2,
         Op::TopK | Op::GroupLimit => 4,
-        Op::Sigmoid | Op::Silu | Op::Softmax => 16,
+        Op::Observe | Op::Sigmoid | Op::Silu | Op::Softmax => 16,
         Op::SparseMixer | Op::Gelu | Op::GeluTanh | Op::Tanh | Op::SqrtSoftplus => 24,
     }
 }

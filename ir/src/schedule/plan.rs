@@ -137,9 +137,14 @@ impl<'g> Plan<'g> {
             },
             Op::RenormKept => self.renorm_kept(&operands),
             Op::DroppedInput => self.dropped_input(&operands, ty),
-            Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::Softmax => {
-                Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
-            }
+            Op::TopK
+            | Op::SparseMixer
+            | Op::GroupLimit
+            | Op::Renorm
+            | Op::ExpertScale
+            | Op::Observe
+            | Op::Assign
+            | Op::Softmax => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" }),
             Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),
             Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Err(pointwise_alone(op)),
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => {
@@ -178,7 +183,14 @@ impl<'g> Plan<'g> {
         let topk_weights = self.buffers.observed("topk_weights", "route.weights", DType::F32, pairs());
         let mut args = vec![x.buffer.into(), router.buffer.into()];
         args.extend(vectors.iter().map(|v| Arg::from(v.buffer)));
-        args.extend([topk_experts.into(), topk_weights.into(), tokens()]);
+        args.extend([topk_experts.into(), topk_weights.into()]);
+        if spec.observes() {
+            let (b, blocks) = (&mut self.buffers, kernel.grid.clone());
+            let by_expert = [blocks.clone(), Extent::Const(experts)];
+            args.push(b.observed("probability_of_block", "stats.probability", DType::F32, by_expert).into());
+            args.push(b.observed("z_of_block", "stats.z", DType::F32, [blocks]).into());
+        }
+        args.push(tokens());
         self.launch(kernel.kernel, kernel.grid, args);
         Ok(Value::Routing(self.sort(rule, experts, top_k, topk_experts, topk_weights)?))
     }

@@ -59,7 +59,8 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 15] = [
+const RARE: [Op; 16] = [
+    Op::Observe,
     Op::DroppedInput,
     Op::ExpertScale,
     Op::RmsNorm,
@@ -133,7 +134,11 @@ impl Growing {
                 (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::GroupedGemm | Op::Combine, 1)
                 | (Op::PairWeights | Op::RenormKept, 0) => self.value(|ty| matches!(ty, Type::Routing { .. })),
                 (Op::ExpertScale, 1) => self.value(|ty| matches!(ty, Type::Tensor { shape, .. } if shape.len() == 1)),
-                (Op::Renorm | Op::ExpertScale | Op::Assign, 0) => self.value(|ty| matches!(ty, Type::Picks { .. })),
+                (Op::Observe, 1) => operands[0],
+                (Op::Observe, 0) if self.random.below(2) == 0 => self.params[1],
+                (Op::Renorm | Op::ExpertScale | Op::Assign, 0) | (Op::Observe, 2) => {
+                    self.value(|ty| matches!(ty, Type::Picks { .. }))
+                }
                 (_, _) => self.value(|ty| matches!(ty, Type::Tensor { .. } | Type::Picks { .. })),
             };
             operands.push(id);

@@ -8,7 +8,7 @@
 //!            +-----------+
 //!      m ->  |o|o|o|...|o|   32 lanes take a row: score, groups, top k           (`team`, `row`, `pick`)
 //!                            lanes of a warp on a GPU, lanes of a vector on the host
-//!   topk_experts [T, K], topk_weights [T, K]
+//!   topk_experts [T, K], topk_weights [T, K]; sums over the block of what the body observes (`report`)
 //! ```
 //!
 //! FLOPs: 2 T E H and some tens for each logit; bytes: x and the router once a block, 8 T K out. The rows of a body are
@@ -21,6 +21,7 @@
 
 mod logits;
 pub(super) mod pick;
+mod report;
 mod row;
 mod team;
 
@@ -30,6 +31,7 @@ use crate::graph::{Attr, Body, Groups, Node, Op};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
 use crate::{DType, Extent, Machine};
+use report::Report;
 use row::Row;
 use team::Team;
 
@@ -49,9 +51,17 @@ pub(super) struct Route<'a> {
     pub(super) body: &'a Body,
 }
 
+impl Route<'_> {
+    /// Whether the body lets a caller observe probabilities.
+    pub(super) fn observes(&self) -> bool {
+        self.body.nodes().iter().any(|node| matches!(node, Node::Apply(Op::Observe, _)))
+    }
+}
+
 /// A kernel and its number of blocks.
 pub(super) struct Routed {
-    /// Parameters: `x`, `router`, the vectors, `topk_experts` and `topk_weights` (written), `tokens`.
+    /// Parameters: `x`, `router`, the vectors, then written: `topk_experts`, `topk_weights` and, where the body observes
+    /// them, `probability_of_block` `[grid, E]` and `z_of_block` `[grid]`; `tokens`.
     pub(super) kernel: Kernel,
     pub(super) grid: Extent,
 }
@@ -67,6 +77,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     let vectors: Vec<_> = spec.vectors.iter().enumerate().map(|(i, dtype)| k.input(&format!("v{}", i + 1), *dtype)).collect();
     let topk_experts = k.output("topk_experts", DType::I32);
     let topk_weights = k.output("topk_weights", DType::F32);
+    let observed = gating.observe.map(|_| ["probability_of_block", "z_of_block"].map(|name| k.output(name, DType::F32)));
     let tokens = k.scalar("tokens", DType::I32);
 
     let logits = k.shared("logits", DType::F32, block.logits());
@@ -76,6 +87,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
         experts: k.shared("experts", DType::I32, block.workers * padded(spec.top_k)),
         weights: k.shared("weights", DType::F32, block.workers * padded(spec.top_k)),
     };
+    let report = observed.map(|_| Report::new(k, &block));
     let team = Team::new(k, machine);
     let first = k.bind("first_token", k.block() * block.tokens as i32);
     let vectors = team.stage(&gating, &block, &vectors, logits, &scratch);
@@ -91,10 +103,23 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
                 let scratch = scratch.of(k, &gating, &block, worker);
                 let start = k.bind("start", m * block.pitch as i32);
                 let row = Row { team: &team, gating: &gating, logits, start, vectors: &vectors, scratch };
-                row.picks(token, topk_experts, topk_weights);
+                let facts = row.picks(token, topk_experts, topk_weights);
+                if let Some(report) = &report {
+                    row.report(m, report, &facts);
+                }
             });
         });
     });
+    if let (Some(report), Some(written)) = (report, observed) {
+        k.barrier();
+        report.sum(
+            &team,
+            &block,
+            (logits, spec.experts),
+            k.bind("tokens_here", (tokens - first).min(block.tokens as i32)),
+            written,
+        );
+    }
     Ok(Routed { kernel: builder.finish(), grid: Extent::Tokens.div_ceil(u64::from(block.tokens)) })
 }
 
@@ -107,6 +132,8 @@ struct Gating<'a> {
     /// What picks: `top_k` or `sparse_mixer`.
     top_k: usize,
     group_limit: Option<(usize, Groups)>,
+    /// The logits and scores that are observed.
+    observe: Option<[usize; 2]>,
 }
 
 impl<'a> Gating<'a> {
@@ -114,7 +141,7 @@ impl<'a> Gating<'a> {
         let nodes = spec.body.nodes();
         let operands: Vec<Vec<usize>> = nodes.iter().map(|n| n.operands().iter().map(|id| usize::from(*id)).collect()).collect();
         let refuse = |op: Op| Err(ScheduleError::Body { op: op.name(), inside: Op::Route.name() });
-        let (mut top_k, mut group_limit) = (None, None);
+        let (mut top_k, mut group_limit, mut observe) = (None, None, None);
         for (i, node) in nodes.iter().enumerate() {
             let Node::Apply(op, _) = node else { continue };
             match op {
@@ -123,21 +150,51 @@ impl<'a> Gating<'a> {
                     Node::Attr(Attr::Groups(groups)) => group_limit = Some((i, *groups)),
                     Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => return refuse(*op),
                 },
+                Op::Observe if observe.is_none() => observe = Some([operands[i][0], operands[i][1]]),
                 Op::Softmax | Op::Renorm => {}
                 Op::ExpertScale if matches!(nodes[operands[i][1]], Node::Hole(_)) => {}
                 op if is_pointwise_op(*op) => {}
                 op => return refuse(*op),
             }
         }
+        // What is observed is read whole, not group by group.
+        let is_limited = |node: &usize| group_limit.is_some_and(|(limit, _)| depends(&operands, *node, limit));
+        if observe.iter().flatten().any(is_limited) {
+            return refuse(Op::GroupLimit);
+        }
         match top_k {
-            Some(top_k) => Ok(Gating { spec, nodes, operands, top_k, group_limit }),
+            Some(top_k) => Ok(Gating { spec, nodes, operands, top_k, group_limit, observe }),
             None => Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body without `top_k`".to_string() }),
         }
+    }
+
+    /// Whether `scores` is the softmax of `logits`.
+    fn is_softmax_of(&self, scores: usize, logits: usize) -> bool {
+        matches!(self.nodes[scores], Node::Apply(Op::Softmax, _)) && self.operands[scores][0] == logits
+    }
+
+    /// Whether the node is a softmax that nothing needs but the report, which has its own way.
+    fn is_reported_only(&self, node: usize) -> bool {
+        let is_picked_by = |user: usize| self.operands[user].contains(&node);
+        self.observe.is_some_and(|[logits, scores]| scores == node && self.is_softmax_of(scores, logits))
+            && !(0..=self.top_k).any(is_picked_by)
     }
 
     fn groups(&self) -> Option<Groups> {
         self.group_limit.map(|(_, groups)| groups)
     }
+}
+
+/// Whether `node` is made of `of`, which stands before it.
+fn depends(operands: &[Vec<usize>], node: usize, of: usize) -> bool {
+    let mut needed = vec![false; operands.len()];
+    needed[node] = true;
+    for user in (0..=node).rev().filter(|user| *user >= of) {
+        if needed[user] {
+            operands[user].iter().for_each(|operand| needed[*operand] = true);
+        }
+    }
+    needed[of]
 }
 
 /// How the tokens are dealt to a block, and the size of what it shares.
@@ -164,8 +221,10 @@ impl Block {
             let groups = gating.groups().map_or(0, |g| padded(g.groups as u32));
             let [tokens, workers, row, groups, picks] =
                 [block.tokens, block.workers, block.pitch, groups, padded(spec.top_k)].map(u64::from);
+            let report = if gating.observe.is_some() { Report::shared_bytes(block) } else { 0 };
             // Arrays start at multiples of 16 bytes: all of these sizes are.
-            4 * (tokens * row + workers * (row + groups + 2 * picks))
+            report
+                + 4 * (tokens * row + workers * (row + groups + 2 * picks))
                 + logits::shared_bytes(machine, block)
                 + team::shared_bytes(spec, machine, block)
         };

@@ -15,7 +15,7 @@ use crate::kernel::{Builder, Value};
 
 /// What is known of a whole row once it was read.
 #[derive(Clone, Copy)]
-enum Known<'k> {
+pub(super) enum Known<'k> {
     Softmax {
         max: Value<'k>,
         sum: Value<'k>,
@@ -35,16 +35,17 @@ pub(super) struct Row<'a, 'k> {
     pub(super) scratch: Share<'k>,
 }
 
-type Facts<'k> = HashMap<usize, Known<'k>>;
+pub(super) type Facts<'k> = HashMap<usize, Known<'k>>;
 
 impl<'k> Row<'_, 'k> {
-    /// Writes the token's experts and weights.
-    pub(super) fn picks(&self, token: Value<'k>, topk_experts: Array<'k>, topk_weights: Array<'k>) {
+    /// Writes the token's experts and weights. What was learnt of the row.
+    pub(super) fn picks(&self, token: Value<'k>, topk_experts: Array<'k>, topk_weights: Array<'k>) -> Facts<'k> {
         let (k, share) = (self.team.k, &self.scratch);
         let (scratch, top_k) = (share.scratch, self.gating.spec.top_k);
         let mut facts = Facts::new();
         for (i, node) in self.gating.nodes[..self.gating.top_k].iter().enumerate() {
             if let Node::Apply(op, _) = node
+                && !self.gating.is_reported_only(i)
                 && let Some(known) = self.learn(*op, i, &facts)
             {
                 facts.insert(i, known);
@@ -63,6 +64,7 @@ impl<'k> Row<'_, 'k> {
         });
         // The next row's picks go where these are.
         k.warp_barrier();
+        facts
     }
 
     /// The experts with the largest keys, and their scores.
@@ -149,7 +151,7 @@ impl<'k> Row<'_, 'k> {
                 Known::Groups(groups, keys)
             }),
             Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::Renorm => None,
-            Op::Assign | Op::RenormKept | Op::DroppedInput | Op::Dispatch => None,
+            Op::Observe | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::Dispatch => None,
             Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
             Op::Offset | Op::AtMost => None,
             Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => None,
@@ -203,7 +205,7 @@ impl<'k> Row<'_, 'k> {
     }
 
     /// The value of a body's node at some elements, f32.
-    fn value(&self, node: usize, at: &At<'k>, facts: &Facts<'k>) -> Value<'k> {
+    pub(super) fn value(&self, node: usize, at: &At<'k>, facts: &Facts<'k>) -> Value<'k> {
         let mut terms: HashMap<usize, Term<'_, 'k>> = HashMap::new();
         match self.term(node, at, facts, &mut terms) {
             Term::Value(value) => value,
@@ -256,7 +258,8 @@ impl<'k> Row<'_, 'k> {
             Node::Apply(op, _) => Some(*op),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
         };
-        let after: Vec<usize> = (self.gating.top_k + 1..self.gating.nodes.len()).filter(|i| op(*i).is_some()).collect();
+        let after: Vec<usize> =
+            (self.gating.top_k + 1..self.gating.nodes.len()).filter(|i| op(*i).is_some_and(|op| op != Op::Observe)).collect();
         let is_scale = |node: usize| op(node) == Some(Op::ExpertScale);
         for run in after.chunk_by(|a, b| !is_scale(*a) && !is_scale(*b)) {
             match run {
@@ -362,6 +365,6 @@ impl<'k> Row<'_, 'k> {
 }
 
 /// The nearest finite number; the least one for NaN.
-fn finite<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+pub(super) fn finite<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
     k.f32(f32::MIN).splat(x.ty().lanes).max(x).min(f32::MAX)
 }
