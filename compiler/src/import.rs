@@ -351,6 +351,14 @@ fn assignment(spec: &Spec) -> Assignment {
     Assignment::Capacity(graph::Capacity { per_expert, span, priority })
 }
 
+/// Rows of all experts' buffers where each holds its capacity of every span; `None` without a capacity.
+pub(crate) fn rows_at_capacity(spec: &Spec) -> Option<Extent> {
+    match assignment(spec) {
+        Assignment::Dropless => None,
+        Assignment::Capacity(capacity) => Some(capacity.per_expert * moec_ir::schedule::spans(capacity.span) * spec.experts),
+    }
+}
+
 /// `round(factor * tokens (* K) / E)`, at least `min`, up to a multiple of `multiple_of`.
 fn per_expert(capacity: &Capacity, tokens: Extent, spec: &Spec) -> Extent {
     let size = match capacity.size {

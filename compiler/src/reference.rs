@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use moec_ir::graph::{self, Graph, Typed, Value};
+use moec_ir::graph::{self, Graph, Node, Observation, Op, Typed, Value};
 use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 
 /// What the interpreter says of one batch.
@@ -13,6 +13,10 @@ pub struct Reference {
     pub output: Vec<f64>,
     /// The experts of each token, `[T, K]`, best first; dropped picks included.
     pub experts: Vec<usize>,
+    /// The grouped row of each pair, `[T, K]`; `None`: dropped.
+    pub rows: Vec<Option<usize>>,
+    /// What the graph observes of each token, where it has that as an op of its own.
+    pub observation: Option<Observation>,
 }
 
 /// Why there is no reference. Each is a bug: the graph came from a spec, and the tensors have been run already.
@@ -36,12 +40,20 @@ pub fn reference(
     let params = params(&typed, manifest, weights, input, dims)?;
     let dims = moec_ir::Dims { tokens: dims.tokens, row_tokens: dims.row_tokens };
     let values = graph::interp(&typed, &params, dims).map_err(ReferenceError)?;
-    let experts = values.iter().rev().find_map(|value| match value {
-        Value::Routing(routing) => Some(routing.picks.expert_of_pair.clone()),
+    let routed = values.iter().rev().find_map(|value| match value {
+        Value::Routing(routing) => Some((routing.picks.expert_of_pair.clone(), routing.row_of_pair.clone())),
         Value::Tensor(_) | Value::Picks(_) | Value::List(_) | Value::Attr(_) => None,
     });
+    let (experts, rows) = routed.unwrap_or_default();
+    let observation = typed.graph().nodes.as_ref().iter().find_map(|node| match node {
+        Node::Apply(Op::Observe, operands) => match [&values[usize::from(operands[0])], &values[usize::from(operands[1])]] {
+            [Value::Tensor(logits), Value::Tensor(scores)] => Some(Observation::of(logits, scores)),
+            _ => None,
+        },
+        Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+    });
     match values.into_iter().last() {
-        Some(Value::Tensor(output)) => Ok(Reference { output: output.data, experts: experts.unwrap_or_default() }),
+        Some(Value::Tensor(output)) => Ok(Reference { output: output.data, experts, rows, observation }),
         Some(Value::Picks(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_)) | None => {
             Err(ReferenceError("its result is not a tensor".to_string()))
         }

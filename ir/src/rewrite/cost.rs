@@ -176,13 +176,24 @@ fn product_flops(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-/// Arithmetic of the body: each node's elements times the weight of its op.
+/// Arithmetic of the body: each node's elements times the weight of its op. What is observed is read in a pass of its own,
+/// the weight of `observe`, and shares nothing with the picks.
 fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u64 {
     let Some(Type::Attr(Attr::Body(body))) = op.body().and_then(|i| types.get(i).copied()) else { return 0 };
-    body.nodes()
+    let nodes = body.nodes();
+    let mut needed = vec![false; nodes.len()];
+    needed.iter_mut().last().into_iter().for_each(|root| *root = true);
+    for (i, node) in nodes.iter().enumerate().rev().filter(|(_, node)| !node.operands().is_empty()) {
+        let observed = if matches!(node, Node::Apply(Op::Observe, _)) { 2 } else { 0 };
+        let used = if needed[i] { &node.operands()[observed..] } else { &[] };
+        used.iter().for_each(|operand| needed[usize::from(*operand)] = true);
+    }
+    nodes
         .iter()
         .zip(body_types)
-        .map(|(node, ty)| match node {
+        .zip(needed)
+        .filter(|(_, needed)| *needed)
+        .map(|((node, ty), _)| match node {
             Node::Apply(inner, operands) => {
                 // A pick looks at all keys.
                 let read = operands.iter().map(|c| sizes.elements(&body_types[usize::from(*c)])).max().unwrap_or(0);

@@ -14,8 +14,8 @@ pub(super) fn span_tokens(span: Span) -> Extent {
     }
 }
 
-/// Number of spans.
-pub(super) fn spans(span: Span) -> Extent {
+/// Number of spans of tokens that share a capacity, where there are tokens.
+pub fn spans(span: Span) -> Extent {
     match span {
         Span::All => Extent::Const(1),
         Span::Row | Span::Tokens(_) => Extent::Tokens.div(span_tokens(span), Round::Ceil),

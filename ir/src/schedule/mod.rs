@@ -6,13 +6,17 @@
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
-//! | name            | type        | meaning                                                  |
-//! |-----------------|-------------|----------------------------------------------------------|
-//! | `route.experts` | i32 `[T, K]`| the experts of each token, best first                    |
-//! | `route.weights` | f32 `[T, K]`| their weights                                            |
-//! | `route.rows`    | i32 `[T, K]`| grouped row of each pair, by expert; -1: dropped         |
-//! | `stats.load`    | i32 `[E]`   | pairs that picked each expert                            |
-//! | `stats.kept`    | i32 `[E]`   | of these, pairs that it had room for                     |
+//! | name                | type        | meaning                                                    |
+//! |---------------------|-------------|------------------------------------------------------------|
+//! | `route.experts`     | i32 `[T, K]`| the experts of each token, best first                      |
+//! | `route.weights`     | f32 `[T, K]`| their weights                                              |
+//! | `route.rows`        | i32 `[T, K]`| grouped row of each pair, by expert; -1: dropped           |
+//! | `stats.load`        | i32 `[E]`   | pairs that picked each expert                              |
+//! | `stats.kept`        | i32 `[E]`   | of these, pairs that it had room for                       |
+//! | `stats.probability` | f32 `[B, E]`| the router's probabilities, summed over the tokens of each of B blocks |
+//! | `stats.z`           | f32 `[B]`   | `logsumexp(logits)^2`, likewise                            |
+//!
+//! The last two are there where the graph observes them.
 //!
 //! A second route of the same layer has `route.experts_2` and so on.
 
@@ -34,6 +38,8 @@ use crate::Machine;
 use crate::graph::{Node, Op, Type, Typed};
 use crate::kernel::{Program, Regime};
 use buffers::{BufferId, Buffers, extent};
+pub use chunk::spans;
+pub use gemm::tile_rows;
 use plan::Plan;
 
 /// Why a well-typed layer has no program.

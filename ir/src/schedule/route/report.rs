@@ -90,6 +90,13 @@ impl<'k> Row<'_, 'k> {
             Some(live) if lanes == 1 => k.when(live, || self.logits.store(self.start + at.first, score)),
             Some(_) | None => self.logits.store(self.start + at.first, score),
         };
+        let replace = |at: &At<'k>, score: Value<'k>| {
+            if at.live.is_some() {
+                // Lanes without an element have read the last one.
+                k.warp_barrier();
+            }
+            put(at, score);
+        };
         let max = k.var("max", k.f32(f32::MIN).splat(lanes));
         strips(&mut |at| max.set(max.get().max(at.or(finite(k, self.value(logits, at, facts)), k.f32(f32::MIN)))));
         let max = team.greatest(max.get());
@@ -98,7 +105,7 @@ impl<'k> Row<'_, 'k> {
             let term = k.bind("exp", math::exp(k, finite(k, self.value(logits, at, facts)) - max.splat(lanes)));
             sum.set(sum.get() + at.or(term, k.f32(0.0)));
             if is_softmax {
-                put(at, term);
+                replace(at, term);
             }
         });
         let sum = team.sum(sum.get());
@@ -114,7 +121,7 @@ impl<'k> Row<'_, 'k> {
                 let score = self.value(scores, at, facts);
                 let score = k.bind("score", score.gt(0.0).select(score.min(most), score.like(0)));
                 total.set(total.get() + at.or(score, k.f32(0.0)));
-                put(at, score);
+                replace(at, score);
             });
             let total = team.sum(total.get());
             k.when(total.eq(0.0), || strips(&mut |at| put(at, k.f32(1.0).splat(lanes))));
