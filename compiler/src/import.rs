@@ -2,13 +2,13 @@
 //! Where weights are stored is `package`'s business.
 
 use egg::Id;
-use moec_ir::graph::{self, Assignment, Attr, Builder, Dim, Eps, Graph, Op, Span, Type};
+use moec_ir::graph::{self, Assignment, Attr, Balance, Builder, Dim, Eps, Graph, Op, Span, Type};
 use moec_ir::{DType, Extent};
 
 use crate::spec::{
-    Activation, Apply, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode, Gating, GroupMask,
-    GroupScore, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Spec,
-    Tensor, Word,
+    Activation, Apply, AuxLoss, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode, Gating,
+    GroupMask, GroupScore, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate,
+    Spec, Tensor, Word,
 };
 
 /// The layer's graph: input `%x` `[T, H]`, weights by their canonical names, output `[T, H]`.
@@ -144,11 +144,15 @@ impl Layer<'_> {
     /// From the picks of each token to those that are kept.
     fn assigned(&mut self, picks: Id) -> Id {
         let routing = self.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(self.spec)));
-        match self.spec.router.renorm {
+        let routing = match self.spec.router.renorm {
             Some(renorm) if renorms_kept(self.spec) => {
                 self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)))
             }
             Some(_) | None => routing,
+        };
+        match losses(self.spec) {
+            Some(losses) => self.g.apply_attr(Op::Losses, &[routing], Attr::Losses(losses)),
+            None => routing,
         }
     }
 
@@ -331,6 +335,23 @@ fn renorm_rule(Renorm { norm, eps, eps_mode }: Renorm) -> graph::Renorm {
         EpsMode::Clamp => Eps::Clamp,
     };
     graph::Renorm { norm, mode, eps: eps.into() }
+}
+
+/// The losses of `[training]`, their coefficients with what tells definitions of one loss apart.
+fn losses(spec: &Spec) -> Option<graph::Losses> {
+    let top_k = spec.router.top_k as f64;
+    let balance = spec.training.aux_loss.map(|(loss, factor)| {
+        let (balance, factor) = match loss {
+            AuxLoss::Switch | AuxLoss::Mixtral => (Balance::Load, factor),
+            AuxLoss::DeepspeedTopk | AuxLoss::Megatron | AuxLoss::Megablocks => (Balance::Load, factor / top_k),
+            AuxLoss::Gshard => (Balance::First, factor),
+            AuxLoss::DeepseekSequence => (Balance::Sequences, factor / top_k),
+            AuxLoss::Importance => (Balance::Importance, factor),
+        };
+        (balance, factor.into())
+    });
+    let losses = graph::Losses { balance, z: spec.training.z_coef.map(Into::into) };
+    (losses.balance.is_some() || losses.z.is_some()).then_some(losses)
 }
 
 /// The spec's `[capacity]`.

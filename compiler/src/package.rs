@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::import::rows_at_capacity;
 use crate::pipeline::Built;
-use crate::spec::{CapacitySize, Layout, Pad, Spec, Tensor, Weight, Word};
+use crate::spec::{AuxLoss, CapacitySize, Layout, Pad, Spec, Tensor, Weight, Word};
 
 /// One package with everything that was built. The same input gives the same bytes.
 ///
@@ -155,6 +155,9 @@ fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Ro
         rows: slot("route.rows"),
         probability: slot("stats.probability"),
         z: slot("stats.z"),
+        importance: slot("stats.importance"),
+        aux_loss: slot("stats.aux_loss"),
+        z_loss: slot("stats.z_loss"),
     };
     let padded = spec.capacity.filter(|capacity| capacity.pad == Pad::ToCapacity);
     let capacity_factor = spec.capacity.and_then(|capacity| match capacity.size {
@@ -163,6 +166,7 @@ fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Ro
     });
     Some(file::Routing {
         slots,
+        by_sequence: spec.training.aux_loss.is_some_and(|(loss, _)| loss == AuxLoss::DeepseekSequence),
         experts: spec.experts,
         top_k: spec.router.top_k,
         tile_rows: tile_rows(machine),

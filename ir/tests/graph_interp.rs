@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use moec_ir::Dims;
-use moec_ir::graph::{Attr, Node, Observation, Op, Picks, Routing, Tensor, Value, interp, parse, print_with_violations, verify};
+use moec_ir::graph::{
+    Attr, Balance, Losses, Node, Observation, Op, Penalty, Picks, Routing, Tensor, Value, interp, parse, print_with_violations,
+    verify,
+};
 
 const NAN: f64 = f64::NAN;
 const INF: f64 = f64::INFINITY;
@@ -23,7 +26,7 @@ macro_rules! definitions {
 
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, SparseMixer => sparse_mixer, GroupLimit => group_limit,
-    Renorm => renorm, ExpertScale => expert_scale, Observe => observe, Assign => assign, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
+    Renorm => renorm, ExpertScale => expert_scale, Observe => observe, Assign => assign, Losses => losses, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
     PairWeights => pair_weights, DroppedInput => dropped_input, Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
     Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
@@ -268,6 +271,36 @@ fn observe() {
         of(&[], &[]),
         Observation { probability: Tensor { shape: vec![0, 3], data: vec![] }, z: Tensor { shape: vec![0], data: vec![] } }
     );
+}
+
+fn losses() {
+    let lines = "%q = top_k %s, %s, 2 : ? %r = assign %q, dropless : ? %l = losses %r, training(load 0.5, z 1.0) : ? %y = pair_weights %l : ?";
+    let s = [4.0, 3.0, 0.0, 1.0, 5.0, 0.0, 2.0, 0.0, 1.0, 3.0, 2.0, 0.0];
+    let given: Given = &[("%s", &[4, 3], &s)];
+    let routed = routing(eval(Op::Losses, lines, given));
+    assert_eq!(routed, routing(eval(Op::Assign, lines, given)));
+    // Picks 0 1, 1 0, 0 2, 0 1; probabilities of halves and quarters.
+    let p = [0.5, 0.5, 0.0, 0.25, 0.5, 0.25, 0.5, 0.0, 0.5, 0.75, 0.25, 0.0];
+    let tensor = |shape: &[usize], data: &[f64]| Tensor { shape: shape.to_vec(), data: data.to_vec() };
+    let observed = Observation { probability: tensor(&[4, 3], &p), z: tensor(&[4], &[1.0, 2.0, 3.0, 6.0]) };
+    let of = |balance: Option<Balance>, z: Option<f64>| {
+        let rule = Losses { balance: balance.map(|balance| (balance, 2.0.into())), z: z.map(Into::into) };
+        observed.losses(&routed.picks, &rule, Dims { tokens: 4, row_tokens: 2 })
+    };
+    // P = 2, 1.25, 0.75; counts 4 3 1, first 3 1 0; E / T^2 = 3 / 16, in sequences of two 3 / 4.
+    assert_eq!(of(Some(Balance::Load), None), Penalty { balance: Some(2.0 * 3.0 / 16.0 * (8.0 + 3.75 + 0.75)), z: None });
+    assert_eq!(of(Some(Balance::First), Some(0.5)), Penalty { balance: Some(2.0 * 3.0 / 16.0 * 7.25), z: Some(1.5) });
+    // Of the first sequence P = 0.75 1 0.25 and counts 2 2 0, of the second 1.25 0.25 0.5 and 2 1 1.
+    assert_eq!(of(Some(Balance::Sequences), None).balance, Some(2.0 * 0.75 * (3.5 + 3.25) / 2.0));
+    let variance = (0.6666666666666667f64.powi(2) + (0.25f64 - 1.0 / 3.0).powi(2) + (0.75f64 - 4.0 / 3.0).powi(2)) / 3.0;
+    close(&[of(Some(Balance::Importance), None).balance.expect("a loss")], &[2.0 * variance / (16.0 / 9.0)]);
+    let none = Observation::of(&tensor(&[0, 3], &[]), &tensor(&[0, 3], &[]));
+    let nobody = Picks { expert_of_pair: vec![], weight_of_pair: vec![], ..routed.picks.clone() };
+    for balance in [Balance::Load, Balance::First, Balance::Sequences, Balance::Importance] {
+        let rule = Losses { balance: Some((balance, 1.0.into())), z: Some(1.0.into()) };
+        let dims = Dims { tokens: 0, row_tokens: 0 };
+        assert_eq!(none.losses(&nobody, &rule, dims), Penalty { balance: Some(0.0), z: Some(0.0) });
+    }
 }
 
 fn rms_norm() {

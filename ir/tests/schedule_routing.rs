@@ -6,7 +6,7 @@ mod layer;
 use std::collections::BTreeMap;
 
 use layer::{Random, distance, params, parse, run};
-use moec_ir::graph::{Observation, Tensor, Typed, Value, interp};
+use moec_ir::graph::{Attr, Balance, Losses, Observation, Tensor, Typed, Value, interp};
 use moec_ir::{Dims, Machine};
 
 /// A layer whose routing is in question; what follows it is as small as can be.
@@ -23,6 +23,7 @@ struct Case {
     renorm: Option<&'static str>,
     /// The logits and scores in the body that are observed.
     observed: Option<[String; 2]>,
+    losses: Option<Losses>,
 }
 
 impl Case {
@@ -39,8 +40,13 @@ impl Case {
         let declared: String = names.iter().map(|v| format!(", {v}: tensor<{experts} x f32>")).collect();
         let operands = if names.is_empty() { String::new() } else { format!(" [{}],", names.join(", ")) };
         let renorm = self.renorm.map(|rule| format!("  %kept = renorm_kept %0, {rule} : routing<T x {top_k} of {experts}>"));
-        let routing = if renorm.is_some() { "%kept" } else { "%0" };
-        let renorm = renorm.unwrap_or_default();
+        let mut routing = if renorm.is_some() { "%kept" } else { "%0" };
+        let mut renorm = renorm.unwrap_or_default();
+        if let Some(losses) = self.losses {
+            let losses = Attr::Losses(losses);
+            renorm = format!("{renorm}\n  %trained = losses {routing}, {losses} : routing<T x {top_k} of {experts}>");
+            routing = "%trained";
+        }
         parse(&format!(
             "layer @case(%x: tensor<T x {hidden} x f32>, @router: tensor<{experts} x {hidden} x f32>, \
              @w: tensor<{experts} x 1 x {hidden} x f32>{declared}) -> tensor<T x 1 x f32> {{
@@ -157,7 +163,7 @@ impl Case {
         let hidden = random.one(&[1usize, 3, 8, 33, 40]);
         // Sums of either sign: the bound keeps them away from 0.
         let renorm = random.one(&[None, Some("sum(clamp 0.5)")]);
-        Case { experts, top_k, hidden, dims, vectors, body: lines.join("\n"), assignment, renorm, observed }
+        Case { experts, top_k, hidden, dims, vectors, body: lines.join("\n"), assignment, renorm, observed, losses: None }
     }
 }
 
@@ -240,7 +246,7 @@ fn case(experts: usize, top_k: usize, tokens: u64, body: &str, assignment: &str)
     let dims = Dims { tokens, row_tokens: tokens };
     let vectors = body.matches("$1").count().min(1);
     let (body, assignment) = (format!("    {body}"), assignment.to_string());
-    Case { experts, top_k, hidden: 1, dims, vectors, body, assignment, renorm: None, observed: None }
+    Case { experts, top_k, hidden: 1, dims, vectors, body, assignment, renorm: None, observed: None, losses: None }
 }
 
 /// Few different logits: the lowest index wins.
@@ -339,6 +345,46 @@ fn machines_agree_to_the_bit() {
             let weights = |m: Machine| run(&case.layer(), &m, case.dims, &given).floats("topk_weights");
             let all: Vec<Vec<f64>> = machines().map(weights).collect();
             assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "{experts} {body}");
+        }
+    }
+}
+
+/// Losses of whole batches and of sequences, the last of which may be short, by one block on every machine.
+#[test]
+fn losses_beside_the_output() {
+    let mut random = Random(29);
+    for (tokens, row_tokens) in [(1, 1), (37, 5), (64, 16), (530, 530)] {
+        for (balance, z) in [
+            (Some(Balance::Load), Some(0.25)),
+            (Some(Balance::First), None),
+            (Some(Balance::Sequences), Some(2.0)),
+            (Some(Balance::Importance), None),
+            (None, Some(0.5)),
+        ] {
+            let mut case = case(40, 3, tokens, "s = sigmoid $0\n    yield top_k s, s, 3", "capacity(20, row, choice_major)");
+            case.dims.row_tokens = row_tokens;
+            case.observed = Some(["$0", "s"].map(String::from));
+            let rule = Losses { balance: balance.map(|balance| (balance, 0.5.into())), z: z.map(f64::into) };
+            case.losses = Some(rule);
+            let layer = case.layer();
+            let given = params(&layer, case.dims, &mut random);
+            check(&case, &given, Numbers::Finite);
+            let values = interp(&layer, &given, case.dims).expect("the interpreter runs every graph");
+            let Some(Value::Routing(routing)) = values.iter().find(|v| matches!(v, Value::Routing(_))) else {
+                panic!("no routing")
+            };
+            let observation = Observation::of(&case.row("$0", &given), &case.row("s", &given));
+            let expected = observation.losses(&routing.picks, &rule, case.dims);
+            for machine in machines() {
+                let out = run(&layer, &machine, case.dims, &given);
+                let about = format!("{} {tokens} {row_tokens} {balance:?}", machine.name);
+                for (name, wanted) in [("aux_loss", expected.balance), ("z_loss", expected.z)] {
+                    if let Some(wanted) = wanted {
+                        let is = out.floats(name)[0];
+                        assert!((is - wanted).abs() < 1e-5 * wanted.abs().max(1e-2), "{about}: {name} is {is}, not {wanted}");
+                    }
+                }
+            }
         }
     }
 }

@@ -11,6 +11,10 @@ use crate::package::{Dims, Routing, Slots};
 pub struct Figures {
     /// T.
     pub tokens: u64,
+    /// Tokens of a sequence, S.
+    pub row_tokens: u64,
+    /// Whether the partial sums over tokens keep sequences apart.
+    pub by_sequence: bool,
     /// E.
     pub experts: u64,
     /// Most picks of a token, K.
@@ -32,6 +36,8 @@ impl Figures {
         let at_capacity = routing.rows_at_capacity.as_ref();
         Ok(Figures {
             tokens: dims.tokens,
+            row_tokens: dims.row_tokens,
+            by_sequence: routing.by_sequence,
             experts: routing.experts,
             top_k: routing.top_k,
             tile_rows: u64::from(routing.tile_rows),
@@ -120,6 +126,8 @@ pub struct Probability {
     pub entropy_share: f64,
     /// The router z-loss: `logsumexp(logits)^2`, its mean over the tokens (ST-MoE, arXiv 2202.08906, equation 5).
     pub z_loss: f64,
+    /// [`AuxLoss::DeepseekSequence`].
+    sequence_loss: Option<f64>,
 }
 
 /// A balance loss of one layer. T tokens, K picks of each, E experts; `load` the pairs that picked an expert, before the
@@ -138,19 +146,23 @@ pub enum AuxLoss {
     Megatron,
     /// The same, for one layer (MegaBlocks).
     Megablocks,
+    /// The mean of that over sequences, 1 at balance; known where the probabilities are summed by sequence, and where the
+    /// batch is one (DeepSeek-V2 `seq_aux`).
+    DeepseekSequence,
     /// `variance(p) / mean(p)^2`, 0 at balance (the importance loss of arXiv 1701.06538; V-MoE).
     Importance,
 }
 
 impl AuxLoss {
     /// Every loss.
-    pub const ALL: [AuxLoss; 7] = [
+    pub const ALL: [AuxLoss; 8] = [
         AuxLoss::Switch,
         AuxLoss::Mixtral,
         AuxLoss::Gshard,
         AuxLoss::DeepspeedTopk,
         AuxLoss::Megatron,
         AuxLoss::Megablocks,
+        AuxLoss::DeepseekSequence,
         AuxLoss::Importance,
     ];
 
@@ -164,6 +176,7 @@ impl AuxLoss {
             AuxLoss::DeepspeedTopk => "deepspeed_topk",
             AuxLoss::Megatron => "megatron",
             AuxLoss::Megablocks => "megablocks",
+            AuxLoss::DeepseekSequence => "deepseek_sequence",
             AuxLoss::Importance => "importance",
         }
     }
@@ -208,7 +221,7 @@ impl Statistics {
             padded_rows: tiled - stayed,
             rows_below_capacity: figures.rows_at_capacity.map(|rows| rows.saturating_sub(stayed)),
             health: Health::of(&load.iter().map(|n| *n as f64).collect::<Vec<f64>>(), figures.capacity_factor),
-            probability: probability.then(|| Probability::of(figures, &counts.probability, &counts.z)),
+            probability: probability.then(|| Probability::of(figures, counts)),
             load,
             kept,
         })
@@ -240,6 +253,7 @@ impl Statistics {
             AuxLoss::Switch | AuxLoss::Mixtral => along(&self.load),
             AuxLoss::Gshard => along(self.first.as_ref()?),
             AuxLoss::DeepspeedTopk | AuxLoss::Megatron | AuxLoss::Megablocks => along(&self.load) / self.top_k.max(1) as f64,
+            AuxLoss::DeepseekSequence => self.probability.as_ref()?.sequence_loss?,
             AuxLoss::Importance => self.probability.as_ref()?.health.spread().powi(2),
         })
     }
@@ -257,7 +271,8 @@ fn first_picks(picks: &[i32], experts: usize, top_k: usize) -> Vec<u64> {
 }
 
 impl Probability {
-    fn of(figures: &Figures, partial: &[f64], z: &[f64]) -> Probability {
+    fn of(figures: &Figures, counts: &Counts) -> Probability {
+        let (partial, z) = (&counts.probability, &counts.z);
         let mut importance = vec![0.0; figures.experts as usize];
         for part in partial.chunks(importance.len().max(1)) {
             importance.iter_mut().zip(part).for_each(|(sum, p)| *sum += p);
@@ -269,7 +284,31 @@ impl Probability {
             entropy: if total > 0.0 { share * (importance.len() as f64).ln() } else { 0.0 },
             entropy_share: share,
             z_loss: z.iter().sum::<f64>() / figures.tokens.max(1) as f64,
+            sequence_loss: sequence_loss(figures, counts),
             importance,
         }
     }
+}
+
+/// The mean over sequences of `E sum load p / (S^2 K)`.
+fn sequence_loss(figures: &Figures, counts: &Counts) -> Option<f64> {
+    let Figures { tokens, experts, top_k, row_tokens, .. } = *figures;
+    if tokens == 0 {
+        return Some(0.0);
+    }
+    let (e, k, row) = (experts as usize, top_k as usize, row_tokens.max(1) as usize);
+    let sequences = tokens.div_ceil(row_tokens.max(1)) as usize;
+    let parts = counts.probability.len() / e;
+    if counts.experts.is_empty() || (sequences > 1 && !figures.by_sequence) || parts % sequences != 0 {
+        return None;
+    }
+    let of_sequence = |(picks, parts): (&[i32], &[f64])| -> f64 {
+        let mut p = vec![0.0; e];
+        parts.chunks(e).for_each(|part| p.iter_mut().zip(part).for_each(|(sum, p)| *sum += p));
+        let chosen = picks.iter().filter_map(|pick| p.get(usize::try_from(*pick).ok()?));
+        chosen.sum::<f64>() / (picks.len() as f64 / k as f64).powi(2)
+    };
+    let parts = counts.probability.chunks(parts / sequences * e);
+    let sum: f64 = counts.experts.chunks(row * k).zip(parts).map(of_sequence).sum();
+    Some(experts as f64 * sum / (top_k as f64 * sequences as f64))
 }

@@ -11,7 +11,7 @@ use moec::import::import;
 use moec::pipeline::{compile, this_host};
 use moec::random;
 use moec::reference::{Reference, bound, reference};
-use moec::spec::{CapacitySize, RouterDtype, Spec};
+use moec::spec::{self, CapacitySize, RouterDtype, Spec, Word};
 use moec_codegen::Options;
 use moec_runtime::package::{Dims, Dtype};
 use moec_runtime::statistics::{AuxLoss, Counts, Figures};
@@ -110,6 +110,22 @@ fn by_hand(spec: &Spec, dims: Dims, tile_rows: u64, reference: &Reference) -> Na
     list
 }
 
+/// DeepSeek's loss from its definition: of each sequence the mean probabilities times the experts' shares of its pairs.
+fn by_sequence(spec: &Spec, dims: Dims, reference: &Reference) -> f64 {
+    let (experts, k, row) = (spec.experts as usize, spec.router.top_k as usize, dims.row_tokens.max(1) as usize);
+    let p = &reference.observation.as_ref().expect("the graph observes").probability.data;
+    let loss = |tokens: std::ops::Range<usize>| -> f64 {
+        let of_expert = |e: usize| {
+            let f = reference.experts[tokens.start * k..tokens.end * k].iter().filter(|pick| **pick == e).count() as f64;
+            let f = f * experts as f64 / (k * row) as f64;
+            f * tokens.clone().map(|t| p[t * experts + e]).sum::<f64>() / row as f64
+        };
+        (0..experts).map(of_expert).sum()
+    };
+    let rows = dims.tokens as usize / row;
+    (0..rows).map(|i| loss(i * row..(i + 1) * row)).sum::<f64>() / rows.max(1) as f64
+}
+
 /// Every number of one list is the other's, up to the error, relative to the number or to one.
 #[track_caller]
 fn same(what: &str, is: &[(String, f64)], wanted: &[(String, f64)], error: f64) {
@@ -164,6 +180,44 @@ impl Compiled {
         same(&what, &named(&statistics), &by_hand, self.error());
         if let Some(by_c) = by_c(&self.layer, &run) {
             same(&what, &by_c, &named(&statistics), 1e-13);
+        }
+        self.check_losses(&what, &run, &statistics, &by_hand, by_sequence(&self.spec, dims, &expected));
+    }
+
+    /// The device's own losses are the ones by hand times their coefficients, and so are the accessor's.
+    fn check_losses(&self, what: &str, run: &Run, statistics: &Statistics, by_hand: &Named, by_sequence: f64) {
+        let training = self.spec.training;
+        let of = |name: &str| by_hand.iter().find(|(own, _)| own == name).expect("a loss").1;
+        let slot = |name: &str| run.tensor(name).map(|tensor| tensor.to_f64()[0]);
+        let near = |is: f64, wanted: f64| (is - wanted).abs() <= self.error() * wanted.abs().max(1e-3);
+        let is_run = run.dims.tokens > 0;
+        let aux = training.aux_loss.map(|(loss, factor)| {
+            let theirs = AuxLoss::ALL.into_iter().find(|own| own.name() == loss.word()).expect("the same names");
+            let by_hand = match loss {
+                spec::AuxLoss::Switch | spec::AuxLoss::Mixtral => of("aux_switch"),
+                spec::AuxLoss::Gshard => of("aux_gshard"),
+                spec::AuxLoss::DeepspeedTopk | spec::AuxLoss::Megatron | spec::AuxLoss::Megablocks => of("aux_megatron"),
+                spec::AuxLoss::DeepseekSequence => by_sequence,
+                spec::AuxLoss::Importance => of("aux_importance"),
+            };
+            let accessor = statistics.aux_loss(theirs).expect("a loss");
+            assert!(near(accessor, by_hand), "{what}: {} is {accessor}, not {by_hand}", loss.word());
+            factor * by_hand
+        });
+        let z = training.z_coef.map(|factor| factor * of("z_loss"));
+        for (name, wanted) in [("stats.aux_loss", aux), ("stats.z_loss", z)] {
+            let (is, wanted) = (slot(name), wanted.filter(|_| is_run));
+            let same = match (is, wanted) {
+                (Some(is), Some(wanted)) => near(is, wanted),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            assert!(same, "{what}: {name} is {is:?}, not {wanted:?}");
+        }
+        let importance = run.tensor("stats.importance").map(Tensor::to_f64);
+        assert_eq!(importance.is_some(), is_run && training != spec::Training::default(), "{what}");
+        for (e, p) in importance.unwrap_or_default().iter().enumerate() {
+            assert!(near(*p, of(&format!("importance[{e}]"))), "{what}: importance[{e}] is {p}");
         }
     }
 }
@@ -242,7 +296,7 @@ fn c_program() -> Option<&'static Path> {
 /// What the C header makes of a run's slots; `None` where there is no C compiler.
 fn by_c(layer: &Layer, run: &Run) -> Option<Named> {
     let routing = layer.target().statistics.as_ref()?;
-    let Figures { tokens, experts, top_k, tile_rows, rows_at_capacity, capacity_factor } =
+    let Figures { tokens, experts, top_k, tile_rows, rows_at_capacity, capacity_factor, .. } =
         Figures::at(routing, run.dims).expect("figures");
     let counts = Counts::of(&routing.slots, run);
     let at_capacity = rows_at_capacity.unwrap_or(0);
@@ -288,7 +342,16 @@ fn many_tokens() {
 /// Two blocks of one expert each, and an expert that nobody wants: the numbers of a page of paper.
 #[test]
 fn a_batch_by_hand() {
-    let figures = Figures { tokens: 4, experts: 4, top_k: 2, tile_rows: 4, rows_at_capacity: Some(12), capacity_factor: 1.5 };
+    let figures = Figures {
+        tokens: 4,
+        row_tokens: 2,
+        by_sequence: true,
+        experts: 4,
+        top_k: 2,
+        tile_rows: 4,
+        rows_at_capacity: Some(12),
+        capacity_factor: 1.5,
+    };
     let counts = Counts {
         load: vec![4, 3, 1, 0],
         kept: vec![3, 2, 1, 0],
@@ -306,18 +369,27 @@ fn a_batch_by_hand() {
     assert_eq!((&p.importance, p.health.mean, p.z_loss), (&vec![2.0, 1.0, 1.0, 0.0], 1.0, 2.0));
     assert!((p.entropy - 1.5 * std::f64::consts::LN_2).abs() < 1e-12 && (p.entropy_share - 0.75).abs() < 1e-12);
     let losses: Vec<f64> = AuxLoss::ALL.into_iter().map(|loss| s.aux_loss(loss).expect("a loss")).collect();
-    // sum load p = 8 + 3 + 1, sum first p = 6 + 1; 4 / 16 of these; variance of p is 1 / 2.
-    let apart = losses.iter().zip([3.0, 3.0, 1.75, 1.5, 1.5, 1.5, 0.5]).map(|(is, wanted)| (is - wanted).abs());
+    // sum load p = 8 + 3 + 1, sum first p = 6 + 1; 4 / 16 of these; 3 / 4 in each sequence; variance of p is 1 / 2.
+    let apart = losses.iter().zip([3.0, 3.0, 1.75, 1.5, 1.5, 1.5, 1.5, 0.5]).map(|(is, wanted)| (is - wanted).abs());
     assert!(apart.fold(0.0, f64::max) < 1e-12, "{losses:?}");
     let wrong = Counts { load: vec![1], ..counts };
     assert!(Statistics::of(&figures, &wrong).is_err());
 }
 
-/// At balance the losses are K, K, 1, 1, 1, 1 and 0.
+/// At balance the losses are K, K, 1, 1, 1, 1, 1 and 0.
 #[test]
 fn balance() {
     let (tokens, experts, top_k) = (12u64, 6u64, 2u64);
-    let figures = Figures { tokens, experts, top_k, tile_rows: 1, rows_at_capacity: None, capacity_factor: 1.25 };
+    let figures = Figures {
+        tokens,
+        row_tokens: tokens,
+        by_sequence: false,
+        experts,
+        top_k,
+        tile_rows: 1,
+        rows_at_capacity: None,
+        capacity_factor: 1.25,
+    };
     let experts_of = |t: u64| [t % experts, (t + 1) % experts].map(|e| e as i32);
     let counts = Counts {
         load: vec![4; 6],
@@ -329,7 +401,7 @@ fn balance() {
     };
     let s = Statistics::of(&figures, &counts).expect("statistics");
     let losses: Vec<f64> = AuxLoss::ALL.into_iter().map(|loss| s.aux_loss(loss).expect("a loss")).collect();
-    assert_eq!(losses, [2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.0]);
+    assert_eq!(losses, [2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]);
     assert_eq!((s.health.hot.len(), s.health.cold.len(), s.rows_below_capacity), (0, 0, None));
 }
 

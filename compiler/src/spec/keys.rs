@@ -308,11 +308,20 @@ pub(super) static TABLES: &[Table] = &[
         key("deterministic", Boolean, Fallback::Boolean(true), Now, "the same bits every run"),
         key("batch_invariant", Boolean, Fallback::Boolean(false), Now, "a token's bits do not depend on its batch"),
     ] },
-    Table { name: "training", required: false, doc: "Reserved: losses and balancing.", keys: &[
+    Table { name: "training", required: false, doc: "Losses and balancing.", keys: &[
         key("jitter", Number(NonNegative), Absent, Later, "noise on the router's input"),
-        key("aux_loss", Text, Absent, Later, "the balance loss, by name"),
-        key("aux_coef", Number(NonNegative), Absent, Later, "its coefficient"),
-        key("z_coef", Number(NonNegative), Absent, Later, "coefficient of the router z-loss"),
+        key("aux_loss", Word(&[
+            choice("switch", Now, "E sum f P, f the pairs a token that pick an expert and P its mean probability; K at balance (Switch, flaxformer)"),
+            choice("mixtral", Now, "the same (load_balancing_loss_func of transformers, one layer)"),
+            choice("gshard", Now, "E sum f P, f the share of tokens that pick an expert first; 1 at balance (GShard, DeepSpeed top-1 and top-2, Tutel)"),
+            choice("deepspeed_topk", Now, "switch / K, 1 at balance (DeepSpeed top-k)"),
+            choice("megatron", Now, "the same (aux_loss of Megatron-LM)"),
+            choice("megablocks", Now, "the same (MegaBlocks, one layer)"),
+            choice("deepseek_sequence", Now, "megatron within each sequence, averaged; 1 at balance (seq_aux of DeepSeek-V2)"),
+            choice("importance", Now, "(standard deviation / mean)^2 of the summed probabilities; 0 at balance (Shazeer et al. 2017, V-MoE)"),
+        ]), Absent, Now, "a balance loss beside the output, observed as stats.aux_loss"),
+        key("aux_coef", Number(NonNegative), Absent, Now, "its coefficient; required with aux_loss"),
+        key("z_coef", Number(NonNegative), Absent, Now, "coefficient of the router z-loss, mean logsumexp(logits)^2, observed as stats.z_loss (ST-MoE)"),
         key("bias_update_rate", Number(NonNegative), Absent, Later, "rate of the correction bias"),
     ] },
 ];

@@ -32,6 +32,8 @@ pub struct Spec {
     pub tokens: Tokens,
     /// Precision and reproducibility.
     pub numerics: Numerics,
+    /// What is computed beside the output for training.
+    pub training: Training,
 }
 
 impl Spec {
@@ -39,6 +41,15 @@ impl Spec {
     pub fn weight(&self, tensor: Tensor) -> Option<&Weight> {
         self.weights.iter().find(|weight| weight.tensor == tensor)
     }
+}
+
+/// `[training]`: what is computed beside the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Training {
+    /// The balance loss and its coefficient.
+    pub aux_loss: Option<(AuxLoss, f64)>,
+    /// The coefficient of the router z-loss.
+    pub z_coef: Option<f64>,
 }
 
 /// `[router]`: from a token's vector to its experts and their weights.
@@ -389,6 +400,27 @@ words! {
         Sum = "sum",
         /// `(routed + shared) / 2`.
         Average = "average",
+    }
+}
+words! {
+    /// `training.aux_loss`.
+    AuxLoss {
+        /// `E sum f P` over all picks.
+        Switch = "switch",
+        /// The same.
+        Mixtral = "mixtral",
+        /// `E sum f P` over first picks.
+        Gshard = "gshard",
+        /// `E sum f P / K`.
+        DeepspeedTopk = "deepspeed_topk",
+        /// The same.
+        Megatron = "megatron",
+        /// The same.
+        Megablocks = "megablocks",
+        /// The same within each sequence, averaged.
+        DeepseekSequence = "deepseek_sequence",
+        /// The squared coefficient of variation of the summed probabilities.
+        Importance = "importance",
     }
 }
 words! {

@@ -7,7 +7,7 @@ use super::capacity::{Capacity, CapacityGroup, CapacitySize};
 use super::keys::{self, TABLES};
 use super::model::{
     Activation, Clamp, Expert, Gating, Groups, InputNorm, Mode, Norm, Numerics, Renorm, Router, Shared, Soft, SoftNorm, Spec,
-    Tokens, Word,
+    Tokens, Training, Word,
 };
 use super::section::{Section, unknown_key};
 use super::tree::{Entry, Kind};
@@ -26,6 +26,7 @@ pub(super) struct Sections {
     pub(super) weights: Section,
     pub(super) tokens: Section,
     pub(super) numerics: Section,
+    pub(super) training: Section,
 }
 
 /// Reads every table.
@@ -79,6 +80,7 @@ pub(super) fn sections(entries: &[Entry], wrong: &mut Vec<Diagnostic>) -> Sectio
         weights: take("weights").unwrap_or_else(|| absent("weights")),
         tokens: take("tokens").unwrap_or_else(|| absent("tokens")),
         numerics: take("numerics").unwrap_or_else(|| absent("numerics")),
+        training: take("training").unwrap_or_else(|| absent("training")),
     }
 }
 
@@ -132,6 +134,10 @@ fn build(sections: &Sections) -> Option<Spec> {
             dtype: word(numerics, "dtype")?,
             deterministic: numerics.boolean("deterministic")?,
             batch_invariant: numerics.boolean("batch_invariant")?,
+        },
+        training: Training {
+            aux_loss: word(&sections.training, "aux_loss").zip(sections.training.number("aux_coef")),
+            z_coef: sections.training.number("z_coef"),
         },
     })
 }
@@ -375,8 +381,8 @@ mod tests {
     use super::*;
     use crate::spec::keys::Takes;
     use crate::spec::{
-        Apply, ClampPlace, Correction, Dropped, Dtype, EpsMode, GroupMask, GroupScore, Order, Pad, Priority, Round, RouterDtype,
-        Score, Select, SharedCombine, SharedGate,
+        Apply, AuxLoss, ClampPlace, Correction, Dropped, Dtype, EpsMode, GroupMask, GroupScore, Order, Pad, Priority, Round,
+        RouterDtype, Score, Select, SharedCombine, SharedGate,
     };
 
     /// The words that the key tables list are those that the model knows, and none besides `also`.
@@ -411,6 +417,7 @@ mod tests {
         same_words::<SharedGate>("shared", "gate", &[]);
         same_words::<SharedCombine>("shared", "combine", &[]);
         same_words::<Dtype>("numerics", "dtype", &[]);
+        same_words::<AuxLoss>("training", "aux_loss", &[]);
         let tensors: Vec<&str> = keys::table("weights").unwrap().keys.iter().map(|key| key.name).collect();
         assert_eq!(tensors, Tensor::ALL.iter().map(|tensor| tensor.word()).collect::<Vec<_>>());
     }

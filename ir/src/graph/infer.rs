@@ -79,7 +79,7 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
-        Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::Combine | Op::RmsNorm => false,
+        Op::Losses | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::Combine | Op::RmsNorm => false,
         Op::SparseMixer | Op::ExpertScale | Op::Observe => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
@@ -157,6 +157,11 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
         },
         (Op::Assign, [Type::Picks { top_k, experts }, Type::Attr(Attr::Assignment(_))]) => {
             Ok(Type::Routing { top_k: *top_k, experts: *experts })
+        }
+        (Op::Losses, [routing @ Type::Routing { .. }, Type::Attr(Attr::Losses(losses))])
+            if losses.balance.is_some() || losses.z.is_some() =>
+        {
+            Ok((*routing).clone())
         }
         (Op::RenormKept, [Type::Routing { top_k, experts }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
             Norm::Sum => Ok(Type::Routing { top_k: *top_k, experts: *experts }),

@@ -40,6 +40,9 @@ pub enum Op {
     Observe,
     /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
     Assign,
+    /// `losses routing rule` = `routing`, whose picks are observed. What a caller may read besides is in
+    /// [`Observation::losses`].
+    Losses,
     /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum; those of the dropped stay.
     RenormKept,
     /// `dispatch x routing`: `y[p, n] = x[token_of_pair[p], n]`.
@@ -92,7 +95,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 34] = [
+    pub const ALL: [Op; 35] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -104,6 +107,7 @@ impl Op {
         Op::ExpertScale,
         Op::Observe,
         Op::Assign,
+        Op::Losses,
         Op::RenormKept,
         Op::Dispatch,
         Op::ExpertRows,
@@ -143,6 +147,7 @@ impl Op {
             Op::ExpertScale => "expert_scale",
             Op::Observe => "observe",
             Op::Assign => "assign",
+            Op::Losses => "losses",
             Op::RenormKept => "renorm_kept",
             Op::Dispatch => "dispatch",
             Op::ExpertRows => "expert_rows",
@@ -181,9 +186,14 @@ impl Op {
             Op::PairWeights => Some(1),
             Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
             Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
-            Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => {
-                Some(2)
-            }
+            Op::GroupLimit
+            | Op::Renorm
+            | Op::ExpertScale
+            | Op::Assign
+            | Op::Losses
+            | Op::RenormKept
+            | Op::Dispatch
+            | Op::ExpertRows => Some(2),
             Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
             Op::TopK | Op::SparseMixer | Op::Observe => Some(3),
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
@@ -198,7 +208,7 @@ impl Op {
             Op::GroupedGemm => Some(3),
             Op::SparseMixer | Op::Observe => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
-            Op::RenormKept | Op::DroppedInput => None,
+            Op::Losses | Op::RenormKept | Op::DroppedInput => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
             Op::AtMost | Op::AtLeast => None,
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,

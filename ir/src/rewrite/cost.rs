@@ -66,6 +66,8 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::ExpertScale | Op::Relu | Op::Square => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         // A token reads where its picks are and their weights, and writes these again.
         Op::RenormKept => (1, all_bytes.saturating_mul(2), sizes.pairs.saturating_mul(weight(op))),
+        // Sums of the blocks of 16 tokens, and a number a pair.
+        Op::Losses => (1, all_bytes, sizes.pairs),
         Op::DroppedInput => (1, all_bytes.saturating_mul(2), all_bytes),
         Op::Add | Op::Mul => (1, all_bytes.saturating_mul(2), all_bytes),
     };
@@ -207,7 +209,7 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 /// Rough FLOPs an element.
 fn weight(op: Op) -> u64 {
     match op {
-        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Dispatch | Op::Assign => 0,
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Dispatch | Op::Assign | Op::Losses => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
         Op::ExpertScale => 1,

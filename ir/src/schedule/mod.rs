@@ -15,8 +15,11 @@
 //! | `stats.kept`        | i32 `[E]`   | of these, pairs that it had room for                       |
 //! | `stats.probability` | f32 `[B, E]`| the router's probabilities, summed over the tokens of each of B blocks |
 //! | `stats.z`           | f32 `[B]`   | `logsumexp(logits)^2`, likewise                            |
+//! | `stats.importance`  | f32 `[E]`   | these probabilities, summed over all tokens                |
+//! | `stats.aux_loss`    | f32 `[1]`   | the balance loss times its factor                          |
+//! | `stats.z_loss`      | f32 `[1]`   | the mean of z over the tokens, times its factor            |
 //!
-//! The last two are there where the graph observes them.
+//! Probabilities and z are there where the graph observes them, the last three where it asks for losses.
 //!
 //! A second route of the same layer has `route.experts_2` and so on.
 
@@ -26,6 +29,7 @@ mod chunk;
 mod combine;
 mod dropped;
 mod gemm;
+mod losses;
 mod math;
 mod normalise;
 mod order;

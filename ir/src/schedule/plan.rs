@@ -7,13 +7,14 @@ use super::chunk;
 use super::combine::{self, Combine, Spread};
 use super::dropped::{self, DroppedInput};
 use super::gemm::{self, Gemm, Operand};
+use super::losses::{self, Loss};
 use super::normalise::{self, RmsNorm};
 use super::order::{self, Order};
 use super::renorm::{self, RenormKept};
 use super::route::{self, Route};
 use super::sort::{self, Sort};
 use super::{ScheduleError, body};
-use crate::graph::{Assignment, Attr, Body, Dim, Node, Op, Priority, Span, Type, Typed};
+use crate::graph::{Assignment, Attr, Balance, Body, Dim, Losses, Node, Op, Priority, Span, Type, Typed};
 use crate::kernel::{Arg, Buffer, Kernel, Launch};
 use crate::{DType, Extent, Machine};
 
@@ -56,6 +57,20 @@ struct Routing {
     tile_expert: BufferId,
     tile_row: BufferId,
     tile_count: BufferId,
+    /// Pairs that picked each expert.
+    load_of_expert: BufferId,
+    topk_experts: BufferId,
+    observed: Option<Observed>,
+}
+
+/// The sums of the blocks of a route.
+#[derive(Clone)]
+struct Observed {
+    probability_of_block: BufferId,
+    z_of_block: BufferId,
+    blocks: Extent,
+    /// The tokens whose sums are not mixed.
+    span: Span,
 }
 
 /// What was scheduled so far.
@@ -136,6 +151,7 @@ impl<'g> Plan<'g> {
                 _ => Err(wrong(op, &operands)),
             },
             Op::RenormKept => self.renorm_kept(&operands),
+            Op::Losses => self.losses(&operands),
             Op::DroppedInput => self.dropped_input(&operands, ty),
             Op::TopK
             | Op::SparseMixer
@@ -176,6 +192,7 @@ impl<'g> Plan<'g> {
             router: router.dtype,
             vectors: vectors.iter().map(|v| v.dtype).collect(),
             body,
+            span: self.observed_span(),
         };
         let kernel = route::route(&spec, self.machine)?;
         let pairs = || [Extent::Tokens, Extent::Const(top_k)];
@@ -184,15 +201,55 @@ impl<'g> Plan<'g> {
         let mut args = vec![x.buffer.into(), router.buffer.into()];
         args.extend(vectors.iter().map(|v| Arg::from(v.buffer)));
         args.extend([topk_experts.into(), topk_weights.into()]);
-        if spec.observes() {
+        let observed = spec.observes().then(|| {
             let (b, blocks) = (&mut self.buffers, kernel.grid.clone());
             let by_expert = [blocks.clone(), Extent::Const(experts)];
-            args.push(b.observed("probability_of_block", "stats.probability", DType::F32, by_expert).into());
-            args.push(b.observed("z_of_block", "stats.z", DType::F32, [blocks]).into());
+            let probability_of_block = b.observed("probability_of_block", "stats.probability", DType::F32, by_expert);
+            let z_of_block = b.observed("z_of_block", "stats.z", DType::F32, [blocks.clone()]);
+            Observed { probability_of_block, z_of_block, blocks, span: spec.span }
+        });
+        if let Some(observed) = &observed {
+            args.extend([observed.probability_of_block, observed.z_of_block].map(Arg::from));
         }
         args.push(tokens());
+        args.extend((spec.span == Span::Row).then(|| Arg::Scalar(chunk::span_tokens(spec.span))));
         self.launch(kernel.kernel, kernel.grid, args);
-        Ok(Value::Routing(self.sort(rule, experts, top_k, topk_experts, topk_weights)?))
+        let routing = self.sort(rule, experts, top_k, topk_experts, topk_weights)?;
+        Ok(Value::Routing(Routing { observed, ..routing }))
+    }
+
+    /// The tokens whose sums must not be mixed: sequences, where a loss is made of each.
+    fn observed_span(&self) -> Span {
+        let by_sequence = self.layer.graph().nodes.as_ref().iter().any(|node| match node {
+            Node::Attr(Attr::Losses(Losses { balance: Some((Balance::Sequences, _)), .. })) => true,
+            Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => false,
+        });
+        if by_sequence { Span::Row } else { Span::All }
+    }
+
+    /// What a routing costs in training: the pairs are the same.
+    fn losses(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
+        let op = Op::Losses;
+        let [Value::Routing(routing), Value::Attr(Attr::Losses(rule))] = operands else { return Err(wrong(op, operands)) };
+        let Some(observed) = routing.observed.clone() else {
+            return Err(ScheduleError::Operand { op: op.name(), what: "a routing whose picks are not observed".to_string() });
+        };
+        let (experts, top_k) = (routing.experts as u32, routing.top_k as u32);
+        let spec = Loss { name: self.kernel_name(op.name(), &[]), experts, top_k, rule: *rule };
+        let (bytes, limit) = (spec.shared_bytes(self.machine), u64::from(self.machine.shared_bytes));
+        if bytes > limit {
+            return Err(ScheduleError::Shared { op: op.name(), bytes, limit, machine: self.machine.name });
+        }
+        let counted = if spec.reads_picks() { routing.topk_experts } else { routing.load_of_expert };
+        let mut args: Vec<Arg> = [observed.probability_of_block, observed.z_of_block, counted].map(Arg::from).into();
+        let b = &mut self.buffers;
+        let one = || [Extent::Const(1)];
+        args.push(b.observed("importance", "stats.importance", DType::F32, [Extent::Const(routing.experts)]).into());
+        args.extend(rule.balance.map(|_| Arg::from(b.observed("aux_loss", "stats.aux_loss", DType::F32, one()))));
+        args.extend(rule.z.map(|_| Arg::from(b.observed("z_loss", "stats.z_loss", DType::F32, one()))));
+        args.extend([tokens(), Arg::Scalar(observed.blocks), Arg::Scalar(chunk::span_tokens(observed.span))]);
+        self.launch(losses::losses(&spec, self.machine), losses::grid(), args);
+        Ok(Value::Routing(routing.clone()))
     }
 
     fn sort(
@@ -242,6 +299,9 @@ impl<'g> Plan<'g> {
             tile_expert: b.workspace("tile_expert", i32s, [spec.tiles()]),
             tile_row: b.workspace("tile_row", i32s, [spec.tiles()]),
             tile_count: b.workspace("tile_count", i32s, [Extent::Const(1)]),
+            load_of_expert,
+            topk_experts,
+            observed: None,
         };
         let span_tokens = Arg::Scalar(chunk::span_tokens(span));
         let capacity = Arg::Scalar(capacity);

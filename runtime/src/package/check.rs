@@ -173,10 +173,15 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
 
 /// Holds the slots to the types that readers of statistics rely on.
 fn check_routing(target: &str, routing: &Routing, observed: &[&Buffer]) -> Result<(), Error> {
-    let Slots { load, kept, experts, rows, probability, z } = &routing.slots;
+    let Slots { load, kept, experts, rows, probability, z, importance, aux_loss, z_loss } = &routing.slots;
     let of_pairs = [experts, rows].map(|slot| (slot.as_ref(), Dtype::I32, 2, routing.top_k));
     let of_experts = [load, kept].map(|slot| (Some(slot), Dtype::I32, 1, routing.experts));
-    let slots = of_pairs.into_iter().chain(of_experts).chain([(probability.as_ref(), Dtype::F32, 2, routing.experts)]);
+    let slots = of_pairs.into_iter().chain(of_experts).chain([
+        (probability.as_ref(), Dtype::F32, 2, routing.experts),
+        (importance.as_ref(), Dtype::F32, 1, routing.experts),
+        (aux_loss.as_ref(), Dtype::F32, 1, 1),
+        (z_loss.as_ref(), Dtype::F32, 1, 1),
+    ]);
     let columns = |buffer: &Buffer| buffer.shape.last().and_then(Extent::as_const).and_then(|n| u64::try_from(n).ok());
     for (slot, dtype, rank, wanted) in slots {
         let Some(slot) = slot else { continue };
@@ -194,7 +199,7 @@ fn check_routing(target: &str, routing: &Routing, observed: &[&Buffer]) -> Resul
             "target `{target}`: no f32 of 1 dimension is observed as `{z}`"
         );
     }
-    let Routing { experts, top_k, tile_rows, rows_at_capacity, capacity_factor, slots: _ } = routing;
+    let Routing { experts, top_k, tile_rows, rows_at_capacity, capacity_factor, slots: _, by_sequence: _ } = routing;
     ensure!(
         (1..=EXPERTS_MAX).contains(experts) && (1..=EXPERTS_MAX).contains(top_k),
         "target `{target}`: {top_k} of {experts} experts"

@@ -189,6 +189,9 @@ pub struct Target {
 pub struct Routing {
     /// The buffers.
     pub slots: Slots,
+    /// The partial sums over tokens keep sequences apart: of each as many as of the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_sequence: bool,
     /// E.
     pub experts: u64,
     /// Most picks of a token, K.
@@ -223,6 +226,15 @@ pub struct Slots {
     /// f32 `[..]`: `logsumexp(logits)^2`, in partial sums over the tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub z: Option<String>,
+    /// f32 `[E]`: those probabilities, summed over all tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importance: Option<String>,
+    /// f32 `[1]`: the balance loss that the spec asks for, times its coefficient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aux_loss: Option<String>,
+    /// f32 `[1]`: the router z-loss, times its coefficient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub z_loss: Option<String>,
 }
 
 /// The launches for a range of batch sizes.

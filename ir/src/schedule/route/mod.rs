@@ -27,7 +27,8 @@ mod team;
 
 use super::ScheduleError;
 use super::body::is_pointwise_op;
-use crate::graph::{Attr, Body, Groups, Node, Op};
+use super::chunk;
+use crate::graph::{Attr, Body, Groups, Node, Op, Span};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
 use crate::{DType, Extent, Machine};
@@ -49,6 +50,8 @@ pub(super) struct Route<'a> {
     /// Element types of the vectors `[E]` in holes `$1..`.
     pub(super) vectors: Vec<DType>,
     pub(super) body: &'a Body,
+    /// Tokens of which a block has no others: all, or those of a sequence.
+    pub(super) span: Span,
 }
 
 impl Route<'_> {
@@ -61,7 +64,7 @@ impl Route<'_> {
 /// A kernel and its number of blocks.
 pub(super) struct Routed {
     /// Parameters: `x`, `router`, the vectors, then written: `topk_experts`, `topk_weights` and, where the body observes
-    /// them, `probability_of_block` `[grid, E]` and `z_of_block` `[grid]`; `tokens`.
+    /// them, `probability_of_block` `[grid, E]` and `z_of_block` `[grid]`; `tokens` and, where a block keeps to a sequence, `span_tokens`.
     pub(super) kernel: Kernel,
     pub(super) grid: Extent,
 }
@@ -79,6 +82,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     let topk_weights = k.output("topk_weights", DType::F32);
     let observed = gating.observe.map(|_| ["probability_of_block", "z_of_block"].map(|name| k.output(name, DType::F32)));
     let tokens = k.scalar("tokens", DType::I32);
+    let span_tokens = (spec.span == Span::Row).then(|| k.scalar("span_tokens", DType::I32));
 
     let logits = k.shared("logits", DType::F32, block.logits());
     let scratch = Scratch {
@@ -89,7 +93,16 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     };
     let report = observed.map(|_| Report::new(k, &block));
     let team = Team::new(k, machine);
-    let first = k.bind("first_token", k.block() * block.tokens as i32);
+    let (first, tokens) = match span_tokens {
+        None => (k.bind("first_token", k.block() * block.tokens as i32), tokens),
+        Some(span_tokens) => {
+            let blocks_of_span = k.bind("blocks_of_span", (span_tokens + (block.tokens as i32 - 1)) / block.tokens as i32);
+            let span = k.bind("span", k.block() / blocks_of_span);
+            let place = (k.block() - span * blocks_of_span) * block.tokens as i32;
+            let first = k.bind("first_token", span * span_tokens + place);
+            (first, k.bind("tokens_end", ((span + 1) * span_tokens).min(tokens)))
+        }
+    };
     let vectors = team.stage(&gating, &block, &vectors, logits, &scratch);
     let matrices = logits::Matrices { x, router, logits, first, tokens };
     logits::logits(k, spec, machine, &block, &matrices);
@@ -120,7 +133,8 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
             written,
         );
     }
-    Ok(Routed { kernel: builder.finish(), grid: Extent::Tokens.div_ceil(u64::from(block.tokens)) })
+    let blocks_of_span = chunk::span_tokens(spec.span).div_ceil(u64::from(block.tokens));
+    Ok(Routed { kernel: builder.finish(), grid: chunk::spans(spec.span) * blocks_of_span })
 }
 
 /// A body that a row's lanes can follow: pointwise ops, softmax and one group limit up to the top k, then ops on the weights.
