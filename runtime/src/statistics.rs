@@ -1,6 +1,8 @@
 //! What a run says about its routing, from the slots that the kernels fill beside their work: summaries, made when somebody
 //! asks. `include/moec_statistics.h` does the same in C. What makes an expert hot is in `health`.
 
+use serde::Serialize;
+
 use crate::error::Error;
 use crate::health::{Health, USUAL_CAPACITY_FACTOR, entropy_share};
 use crate::layer::Run;
@@ -87,7 +89,7 @@ impl Counts {
 }
 
 /// How a batch was routed. A pair is a token with one of the experts that it picked.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Statistics {
     /// T.
     pub tokens: u64,
@@ -114,7 +116,7 @@ pub struct Statistics {
 }
 
 /// What the router's probabilities say of a batch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Probability {
     /// The probabilities of each expert summed over the tokens: the tokens it is expected to get.
     pub importance: Vec<f64>,
@@ -127,6 +129,7 @@ pub struct Probability {
     /// The router z-loss: `logsumexp(logits)^2`, its mean over the tokens (ST-MoE, arXiv 2202.08906, equation 5).
     pub z_loss: f64,
     /// [`AuxLoss::DeepseekSequence`].
+    #[serde(skip)]
     sequence_loss: Option<f64>,
 }
 

@@ -60,11 +60,16 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
     let aux_loss = spec.rule.balance.map(|(_, factor)| (k.output("aux_loss", DType::F32), factor.get()));
     let z_loss = spec.rule.z.map(|factor| (k.output("z_loss", DType::F32), factor.get() as f32));
     let [tokens, blocks, span_tokens] = ["tokens", "blocks", "span_tokens"].map(|n| k.scalar(n, DType::I32));
-    let [sum, term] = ["sum", "term"].map(|n| k.shared(n, DType::F32, spec.experts));
+    let room = spec.experts.next_multiple_of(4);
+    let [sum, term] = ["sum", "term"].map(|n| k.shared(n, DType::F32, room));
     let count = k.shared("count", DType::I32, spec.experts);
     let part = k.shared("part", DType::F32, threads);
     let (zero, experts) = (k.i32(0), k.i32(spec.experts as i32));
 
+    // A compiler may read four neighbours at once, those of the last experts too that are none.
+    k.when(k.thread().eq(0), || {
+        (spec.experts..room).for_each(|e| [sum, term].iter().for_each(|array| array.store(k.i32(e as i32), k.f32(0.0))));
+    });
     // The blocks' sums of an expert, in their order.
     let probability = |e: Value<'_>, from: Value<'_>, to: Value<'_>| {
         let sum = k.var("probability", k.f32(0.0));
