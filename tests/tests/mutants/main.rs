@@ -37,8 +37,9 @@ fn main() {
         let tally = Arc::clone(&tally);
         Trial::test(format!("{}::every_mutant", example.name), move || check(&example, &tally))
     };
-    let capacity = modes().into_iter().filter(|mode| mode.name.starts_with("capacity"));
-    let trials = scaled_examples().into_iter().chain(capacity).map(of).collect();
+    let stages = ["capacity", "loss"];
+    let modes = modes().into_iter().filter(|mode| stages.iter().any(|stage| mode.name.starts_with(stage)));
+    let trials = scaled_examples().into_iter().chain(modes).map(of).collect();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     let tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     let caught: usize = tally.caught.values().sum();
