@@ -112,11 +112,17 @@ impl Layer<'_> {
             picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(renorm_rule(renorm)));
         }
         picks = self.constant(Op::Scale, picks, router.scale);
-        if self.spec.weight(Tensor::PerExpertScale).is_some() {
-            let scale = self.weight(Tensor::PerExpertScale, &[experts]);
-            picks = self.g.apply(Op::ExpertScale, &[picks, scale]);
-        }
+        picks = self.expert_scale(picks);
         self.observed(logits, picks)
+    }
+
+    /// The weights of picks or of a routing times what the checkpoint has for each expert, if it has that.
+    fn expert_scale(&mut self, weights: Id) -> Id {
+        if self.spec.weight(Tensor::PerExpertScale).is_none() {
+            return weights;
+        }
+        let scale = self.weight(Tensor::PerExpertScale, &[self.spec.experts]);
+        self.g.apply(Op::ExpertScale, &[weights, scale])
     }
 
     /// The picks, with the probabilities of all experts that statistics are made of: the scores, or the softmax of the
@@ -131,6 +137,13 @@ impl Layer<'_> {
 
     /// What the router sees of `x`.
     fn router_input(&mut self, x: Id) -> Id {
+        let seen = self.normed(x);
+        let Some(jitter) = self.spec.training.jitter else { return seen };
+        let seed = self.g.param("%seed", Type::tensor(&[Dim::Const(2)], DType::I32));
+        self.g.apply_attr(Op::Jitter, &[seen, seed], Attr::Real(jitter.into()))
+    }
+
+    fn normed(&mut self, x: Id) -> Id {
         let Some(norm) = self.spec.router.input_norm else { return x };
         let mut y = self.g.rms_norm(x, norm.eps);
         y = self.constant(Op::Scale, y, norm.scale);
@@ -146,7 +159,8 @@ impl Layer<'_> {
         let routing = self.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(self.spec)));
         let routing = match self.spec.router.renorm {
             Some(renorm) if renorms_kept(self.spec) => {
-                self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)))
+                let kept = self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)));
+                self.expert_scale(kept)
             }
             Some(_) | None => routing,
         };

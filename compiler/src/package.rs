@@ -141,6 +141,7 @@ fn target(
             .iter()
             .map(|r| file::Regime { tokens_up_to: r.tokens_up_to, launches: r.launches.iter().map(launch).collect() })
             .collect(),
+        update: program.update.iter().map(launch).collect(),
         statistics: None,
     }
 }

@@ -6,7 +6,7 @@ use moec_ir::graph::{Graph, Typed, Violation, verify};
 use moec_ir::kernel::{self, Program};
 use moec_ir::machine::{MACHINES, MachineKind};
 use moec_ir::rewrite::{Rewritten, rewrite};
-use moec_ir::schedule::{ScheduleError, schedule};
+use moec_ir::schedule::{ScheduleError, schedule, with_bias_update};
 use moec_runtime::Package;
 use rayon::prelude::*;
 use thiserror::Error;
@@ -95,7 +95,11 @@ pub fn this_host() -> Option<Machine> {
 /// # Errors
 /// See [`Error`].
 pub fn lower(spec: &Spec, machine: &Machine) -> Result<Lowered, Error> {
-    lower_graph(import(spec), machine, &spec.tokens.expected)
+    let lowered = lower_graph(import(spec), machine, &spec.tokens.expected)?;
+    let Some(rate) = spec.training.bias_update_rate else { return Ok(lowered) };
+    // Not in the graph: a graph says what a batch gives, not what becomes of a weight after it.
+    let program = with_bias_update(lowered.program, &lowered.graph, machine, rate)?;
+    Ok(Lowered { program: checked(program, machine)?, ..lowered })
 }
 
 /// From a graph to the kernels for one machine, fast at the expected token counts.
@@ -105,10 +109,16 @@ pub fn lower(spec: &Spec, machine: &Machine) -> Result<Lowered, Error> {
 pub fn lower_graph(graph: Graph, machine: &Machine, expected_tokens: &[u64]) -> Result<Lowered, Error> {
     let graph = verify(graph).map_err(Error::Graph)?;
     let rewritten = rewrite(&graph, machine, expected_tokens);
-    let program = schedule(&rewritten.graph, machine)?;
-    kernel::verify(&program, machine).map_err(|violations| Error::Kernel {
-        machine: machine.name,
-        text: kernel::print_with_violations(&program, &violations),
-    })?;
+    let program = checked(schedule(&rewritten.graph, machine)?, machine)?;
     Ok(Lowered { graph, rewritten, program })
+}
+
+/// The program, if it breaks no rule.
+fn checked(program: Program, machine: &Machine) -> Result<Program, Error> {
+    match kernel::verify(&program, machine) {
+        Ok(()) => Ok(program),
+        Err(violations) => {
+            Err(Error::Kernel { machine: machine.name, text: kernel::print_with_violations(&program, &violations) })
+        }
+    }
 }

@@ -27,7 +27,7 @@ macro_rules! definitions {
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, SparseMixer => sparse_mixer, GroupLimit => group_limit,
     Renorm => renorm, ExpertScale => expert_scale, Observe => observe, Assign => assign, Losses => losses, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
-    PairWeights => pair_weights, DroppedInput => dropped_input, Combine => combine, RmsNorm => rms_norm, Softmax => softmax, Cast => cast,
+    PairWeights => pair_weights, DroppedInput => dropped_input, Combine => combine, RmsNorm => rms_norm, Jitter => jitter, Softmax => softmax, Cast => cast,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
     Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
@@ -38,14 +38,15 @@ fn every_op_has_a_test() {
     assert_eq!(TESTED, Op::ALL);
 }
 
-/// Parameters `name: shape`, where the first extent of a `%` is T, in f32.
+/// Parameters `name: shape`, where the first extent of a `%` is T, in f32 but for seeds.
 type Given<'a> = &'a [(&'a str, &'a [usize], &'a [f64])];
 
 fn try_eval(op: Op, lines: &str, given: Given, dims: Dims) -> Result<Value, String> {
     let declare = |(name, shape, _): &(&str, &[usize], &[f64])| {
         let dims: Vec<String> = shape.iter().map(|n| format!("{n} x ")).collect();
         let first = if name.starts_with('%') { "T x ".to_string() } else { dims[0].clone() };
-        format!("{name}: tensor<{first}{}f32>", dims[1..].concat())
+        let dtype = if *name == "@seed" { "i32" } else { "f32" };
+        format!("{name}: tensor<{first}{}{dtype}>", dims[1..].concat())
     };
     let params: Vec<String> = given.iter().map(declare).collect();
     let graph = parse(&format!("layer @case({}) -> ? {{\n{lines}\nreturn %y\n}}", params.join(", "))).expect("a graph");
@@ -244,6 +245,10 @@ fn expert_scale() {
     let lines = format!("%q = top_k %s, %s, 2 : ? %p = expert_scale %q, @s : ? {OBSERVE}");
     let given: Given = &[("%s", &[2, 3], &[0.1, 0.9, 0.6, 3.0, 2.0, 1.0]), ("@s", &[3], &[10.0, 2.0, -1.0])];
     close(&picks(eval(Op::ExpertScale, &lines, given)).weight_of_pair, &[1.8, -0.6, 30.0, 4.0]);
+    // Picks 1 2 and 0 1; expert 1 has no room for the second token's.
+    let lines = "%q = top_k %s, %s, 2 : ? %a = assign %q, capacity(1, all, token_major) : ? %r = expert_scale %a, @s : ? \
+                 %y = pair_weights %r : ?";
+    close(&routing(eval(Op::ExpertScale, lines, given)).picks.weight_of_pair, &[1.8, -0.6, 30.0, 2.0]);
 }
 
 fn observe() {
@@ -371,15 +376,20 @@ fn renorm_kept() {
     let of = |capacity: u64, rule: &str| {
         let lines = format!(
             "%p = top_k %s, %s, 2 : ? %a = assign %p, capacity({capacity}, all, choice_major) : ? \
-             %r = renorm_kept %a, sum({rule}) : ? %y = pair_weights %r : ?"
+             %r = renorm_kept %a, {rule} : ? %y = pair_weights %r : ?"
         );
         routing(eval(Op::RenormKept, &lines, &[("%s", &[3, 2], &scores)])).picks.weight_of_pair
     };
-    close(&of(1, "add 0.0"), &[1.0, 1.0, 3.0, 1.0, 1.0, 2.0]);
-    close(&of(1, "add 1.0"), &[0.75, 1.0, 3.0, 1.0, 6.0 / 7.0, 2.0]);
-    close(&of(2, "clamp 4.0"), &[0.75, 0.25, 0.75, 1.0, 1.0, 2.0]);
-    close(&of(3, "add 0.0"), &[0.75, 0.25, 0.75, 0.25, 0.75, 0.25]);
-    close(&of(0, "add 0.0"), &[3.0, 1.0, 3.0, 1.0, 6.0, 2.0]);
+    close(&of(1, "sum(add 0.0)"), &[1.0, 1.0, 3.0, 1.0, 1.0, 2.0]);
+    close(&of(1, "sum(add 1.0)"), &[0.75, 1.0, 3.0, 1.0, 6.0 / 7.0, 2.0]);
+    close(&of(2, "sum(clamp 4.0)"), &[0.75, 0.25, 0.75, 1.0, 1.0, 2.0]);
+    close(&of(3, "sum(add 0.0)"), &[0.75, 0.25, 0.75, 0.25, 0.75, 0.25]);
+    close(
+        &of(3, "norm(2.0, add 0.0)"),
+        &[0.9f64.sqrt(), 0.1f64.sqrt(), 0.9f64.sqrt(), 0.1f64.sqrt(), 0.9f64.sqrt(), 0.1f64.sqrt()],
+    );
+    close(&of(1, "norm(2.0, add 0.0)"), &[1.0, 1.0, 3.0, 1.0, 1.0, 2.0]);
+    close(&of(0, "sum(add 0.0)"), &[3.0, 1.0, 3.0, 1.0, 6.0, 2.0]);
 }
 
 fn dispatch() {
@@ -410,6 +420,27 @@ fn dropped_input() {
     assert_eq!(of("capacity(1, all, choice_major)"), [1.0, 2.0, 40.0, -4.0, 1.0, INF]);
     assert_eq!(of("capacity(0, all, choice_major)"), [4.0, 8.0, 40.0, -4.0, 4.0, INF]);
     assert_eq!(of("dropless"), [0.0; 6]);
+}
+
+fn jitter() {
+    // Philox of (column / 4, token, 0, 0): the known answer for a counter and a key of zeros, and three more of its words.
+    let factor = |word: u32| 1.0 + 0.5 * (2.0 * f64::from(word >> 8) / 16_777_216.0 - 1.0);
+    let x: Vec<f64> = (1..=10).map(f64::from).collect();
+    let of = |seed: &[f64]| {
+        let given: Given = &[("%x", &[2, 5], &x), ("@seed", &[2], seed)];
+        tensor(eval(Op::Jitter, "%y = jitter %x, @seed, 0.5 : ?", given)).data
+    };
+    let y = of(&[0.0, 0.0]);
+    for (i, word) in [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8].into_iter().enumerate() {
+        assert_eq!(y[i], x[i] * factor(word));
+    }
+    assert_eq!(of(&[0.0, 0.0]), y);
+    for other in [of(&[1.0, 0.0]), of(&[0.0, -1.0])] {
+        assert!(y.iter().zip(&other).all(|(a, b)| a != b), "another seed, other factors");
+    }
+    assert!(y.iter().zip(&x).all(|(y, x)| (0.5..1.5).contains(&(y / x))));
+    let distinct: std::collections::BTreeSet<u64> = y.iter().zip(&x).map(|(y, x)| (y / x).to_bits()).collect();
+    assert_eq!(distinct.len(), 10, "every element has a factor of its own");
 }
 
 fn combine() {

@@ -182,6 +182,29 @@ fn normed() {
     }
 }
 
+/// What the router sees is jittered, what the experts see is not.
+const JITTERED: &str = "\
+layer @jittered(%x: tensor<T x N x bf16>, %seed: tensor<2 x i32>, @router: tensor<8 x N x bf16>, @w: tensor<8 x N x N x bf16>) -> tensor<T x N x f32> {
+  %0 = jitter %x, %seed, 0.25 : tensor<T x N x f32>
+  %1 = route %0, [@router], dropless {
+    yield top_k $0, $0, 2
+  } : routing<T x 2 of 8>
+  %2 = pair_weights %1 : tensor<P x 1 x f32>
+  %3 = grouped_gemm %x, %1, [@w], [%2] {
+    yield mul $0, $1
+  } : tensor<P x N x f32>
+  %4 = combine %3, %1 : tensor<T x N x f32>
+  return %4
+}
+";
+
+#[test]
+fn jittered() {
+    for n in ["13", "40", "3"] {
+        agrees(&JITTERED.replace("x N", &format!("x {n}")), &[(0, 0), (1, 1), (70, 7)], 1e-5);
+    }
+}
+
 #[test]
 fn dropping() {
     agrees(DROPPING, &[(0, 0), (1, 1), (12, 3), (33, 33)], 1e-5);
@@ -211,7 +234,13 @@ fn tokens_do_not_depend_on_each_other() {
 #[test]
 fn programs_are_valid_on_every_machine() {
     for machine in MACHINES {
-        for text in [MIXTRAL.to_string(), EVERYTHING.to_string(), DROPPING.to_string(), NORMED.replace('N', "24")] {
+        for text in [
+            MIXTRAL.to_string(),
+            EVERYTHING.to_string(),
+            DROPPING.to_string(),
+            NORMED.replace('N', "24"),
+            JITTERED.replace("x N", "x 24"),
+        ] {
             let program = program(&parse(&text), &machine);
             assert_eq!(program.buffers.iter().filter(|b| b.role == Role::Output).count(), 1);
             assert!(program.kernels.iter().all(|k| k.name.starts_with("moec_")));

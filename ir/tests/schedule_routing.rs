@@ -19,7 +19,7 @@ struct Case {
     vectors: usize,
     body: String,
     assignment: String,
-    /// The rule of a `renorm_kept` after it.
+    /// The rule of a `renorm_kept` after it, and then an `expert_scale`.
     renorm: Option<&'static str>,
     /// The logits and scores in the body that are observed.
     observed: Option<[String; 2]>,
@@ -39,17 +39,19 @@ impl Case {
         let names: Vec<String> = (0..self.vectors).map(|i| format!("@v{i}")).collect();
         let declared: String = names.iter().map(|v| format!(", {v}: tensor<{experts} x f32>")).collect();
         let operands = if names.is_empty() { String::new() } else { format!(" [{}],", names.join(", ")) };
-        let renorm = self.renorm.map(|rule| format!("  %kept = renorm_kept %0, {rule} : routing<T x {top_k} of {experts}>"));
+        let ty = format!("routing<T x {top_k} of {experts}>");
+        let renorm =
+            self.renorm.map(|rule| format!("  %1 = renorm_kept %0, {rule} : {ty}\n  %kept = expert_scale %1, @scale : {ty}"));
         let mut routing = if renorm.is_some() { "%kept" } else { "%0" };
         let mut renorm = renorm.unwrap_or_default();
         if let Some(losses) = self.losses {
             let losses = Attr::Losses(losses);
-            renorm = format!("{renorm}\n  %trained = losses {routing}, {losses} : routing<T x {top_k} of {experts}>");
+            renorm = format!("{renorm}\n  %trained = losses {routing}, {losses} : {ty}");
             routing = "%trained";
         }
         parse(&format!(
             "layer @case(%x: tensor<T x {hidden} x f32>, @router: tensor<{experts} x {hidden} x f32>, \
-             @w: tensor<{experts} x 1 x {hidden} x f32>{declared}) -> tensor<T x 1 x f32> {{
+             @w: tensor<{experts} x 1 x {hidden} x f32>, @scale: tensor<{experts} x f32>{declared}) -> tensor<T x 1 x f32> {{
   %0 = route %x, [@router],{operands} {assignment} {{
 {body}
   }} : routing<T x {top_k} of {experts}>
@@ -162,7 +164,7 @@ impl Case {
         };
         let hidden = random.one(&[1usize, 3, 8, 33, 40]);
         // Sums of either sign: the bound keeps them away from 0.
-        let renorm = random.one(&[None, Some("sum(clamp 0.5)")]);
+        let renorm = random.one(&[None, Some("sum(clamp 0.5)"), Some("norm(2.0, add 0.5)")]);
         Case { experts, top_k, hidden, dims, vectors, body: lines.join("\n"), assignment, renorm, observed, losses: None }
     }
 }
@@ -398,6 +400,9 @@ fn renormalised_over_what_was_kept() {
         ("sum(add 1e-20)", "capacity(9, row, choice_major)"),
         ("sum(clamp 1e-7)", "capacity(0, all, choice_major)"),
         ("sum(add 0.25)", "dropless"),
+        ("norm(1.0, add 0.0)", "capacity(9, row, choice_major)"),
+        ("norm(2.0, add 1e-20)", "capacity(9, row, score)"),
+        ("norm(3.5, clamp 1e-7)", "capacity(40, all, token_major)"),
     ] {
         let mut case = case(6, 3, 600, "a = softmax $0\n    yield top_k a, a, 3", assignment);
         (case.renorm, case.dims.row_tokens) = (Some(rule), 60);

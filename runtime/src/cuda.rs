@@ -309,6 +309,7 @@ mod tests {
             ptx_version: None,
             kernels: Vec::new(),
             regimes: Vec::new(),
+            update: Vec::new(),
             statistics: None,
         };
         let images = [ImageKind::Ptx, ImageKind::Cubin, ImageKind::SharedObject, ImageKind::Ptx, ImageKind::Cubin];

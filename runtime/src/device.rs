@@ -159,7 +159,7 @@ impl Region {
     /// [`Error::OutOfMemory`], [`Error::Device`].
     pub fn of(device: &Arc<dyn Device>, from: &[u8]) -> Result<Region, Error> {
         let mut region = Region::new(device, from.len() as u64)?;
-        region.copy_in(from)?;
+        region.copy_in(0, from)?;
         Ok(region)
     }
 
@@ -189,13 +189,13 @@ impl Region {
         if self.bytes == 0 { Ok(()) } else { self.device.fill(self.address, self.bytes, value) }
     }
 
-    /// Copies `from` to its start.
+    /// Copies `from` to `offset` bytes from its start.
     ///
     /// # Errors
     /// [`Error::TooShort`], [`Error::Device`].
-    pub fn copy_in(&mut self, from: &[u8]) -> Result<(), Error> {
-        self.holds(0, from.len() as u64)?;
-        if from.is_empty() { Ok(()) } else { self.device.copy_in(self.address, from) }
+    pub fn copy_in(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
+        self.holds(offset, from.len() as u64)?;
+        if from.is_empty() { Ok(()) } else { self.device.copy_in(self.address + offset, from) }
     }
 
     /// Copies what lies `offset` bytes from its start.

@@ -140,8 +140,7 @@ pub fn open(package: &Package, target: Option<&str>, options: Options, sample: S
 
 fn kernels(manifest: &Manifest, target: &Target) -> Vec<Kernel> {
     let kernel = |(index, kernel): (usize, &package::Kernel)| {
-        let launches = target.regimes.iter().flat_map(|regime| &regime.launches);
-        let launches: Vec<_> = launches.filter(|launch| launch.kernel as usize == index).collect();
+        let launches: Vec<_> = target.launches().filter(|launch| launch.kernel as usize == index).collect();
         let given = |launch: &package::Launch, param: usize| match launch.args.get(param) {
             Some(package::Arg::Buffer(buffer)) => manifest.buffers.get(*buffer as usize),
             Some(package::Arg::ScalarI32(_) | package::Arg::ScalarI64(_)) | None => None,

@@ -178,6 +178,14 @@ pub enum Error {
         /// What there is.
         known: Vec<String>,
     },
+    /// No weight has this name.
+    #[error("the layer has no weight `{name}`; it has {}", list(known))]
+    NoWeight {
+        /// Asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
     /// An extent has no value for these dims.
     #[error("a size of this launch has no value: {why}")]
     Extent {
@@ -288,6 +296,7 @@ impl Error {
             Error::Extent { .. } => "RT0310",
             Error::LaunchRange { .. } => "RT0311",
             Error::UnknownDevice { .. } => "RT0312",
+            Error::NoWeight { .. } => "RT0313",
             Error::NotBuilt { .. } => "RT0401",
             Error::NoDriver { .. } => "RT0402",
             Error::NoImage { .. } => "RT0403",

@@ -289,6 +289,7 @@ mod tests {
             ptx_version: None,
             kernels: Vec::new(),
             regimes: Vec::new(),
+            update: Vec::new(),
             statistics: None,
         }
     }

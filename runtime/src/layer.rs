@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::device::{Argument, Device, DeviceKind, Opened, Region};
 use crate::error::Error;
 use crate::package::{
-    Arg, Buffer, Dims, Launch, Manifest, Package, Role, Target, WORKSPACE_ALIGN, Workspace, byte_count, shape, workspace,
+    Arg, Buffer, Dims, Launch, Manifest, Package, Place, Role, Target, WORKSPACE_ALIGN, Workspace, byte_count, shape, workspace,
 };
 use crate::statistics::{Counts, Figures, Statistics};
 use crate::tensor::Tensor;
@@ -220,13 +220,26 @@ impl Bound {
     /// [`Error::Count`], [`Error::TooShort`], [`Error::Misaligned`], [`Error::WrongDevice`], [`Error::Extent`],
     /// [`Error::LaunchRange`]. After: [`Error::Device`].
     pub fn launch(&self, batch: &mut Batch) -> Result<Duration, Error> {
+        self.launch_all(self.shared.launches(batch.dims.tokens), batch)
+    }
+
+    /// Launches the package's update, if it has one, after a run on this memory, and waits for it: the correction bias
+    /// moves by the load of that run (`stats.load`). It writes a weight, which every clone of this layer shares: no run
+    /// may be under way. To count several batches, or several devices, put the sum there with [`Bound::overwrite`].
+    ///
+    /// # Errors
+    /// Those of [`Bound::launch`].
+    pub fn update(&self, batch: &mut Batch) -> Result<Duration, Error> {
+        self.launch_all(&self.shared.target().update, batch)
+    }
+
+    fn launch_all(&self, launches: &[Launch], batch: &mut Batch) -> Result<Duration, Error> {
         let shared = &self.shared;
         shared.check_dims(batch.dims)?;
         if batch.dims.tokens == 0 {
             return Ok(Duration::ZERO);
         }
         let places = self.check(batch)?;
-        let launches = shared.launches(batch.dims.tokens);
         let calls: Vec<Call> =
             launches.iter().map(|launch| shared.evaluate(launch, batch.dims, &places)).collect::<Result<_, _>>()?;
         shared.ask(|device| {
@@ -273,6 +286,38 @@ impl Bound {
             }
         }
         Ok(Run { outputs, observed, elapsed, dims: batch.dims })
+    }
+
+    /// Puts a tensor in the place of an observed buffer of a batch that was launched.
+    ///
+    /// # Errors
+    /// [`Error::NotObserved`], [`Error::Dtype`], [`Error::Shape`], [`Error::TooShort`], [`Error::Device`], [`Error::Poisoned`].
+    pub fn overwrite(&self, batch: &mut Batch, observed: &str, tensor: &Tensor) -> Result<(), Error> {
+        let shared = &self.shared;
+        let places = shared.workspace(batch.dims)?.places;
+        let buffer = |place: &Place| &shared.manifest.buffers[place.buffer];
+        let names = || places.iter().filter_map(|place| buffer(place).observe.clone()).collect();
+        let found = places.iter().find(|place| buffer(place).observe.as_deref() == Some(observed));
+        let place = found.ok_or_else(|| Error::NotObserved { name: observed.to_owned(), known: names() })?;
+        check_tensor(buffer(place), tensor, batch.dims)?;
+        shared.ask(|_| batch.workspace.copy_in(place.offset, tensor.bytes()))
+    }
+
+    /// A weight as it is now on the device.
+    ///
+    /// # Errors
+    /// [`Error::NoWeight`], [`Error::Device`], [`Error::Poisoned`].
+    pub fn weight(&self, name: &str) -> Result<Tensor, Error> {
+        let shared = &self.shared;
+        let buffers = shared.buffers(Role::Weight);
+        let found = buffers.iter().zip(self.weights.iter()).find(|(buffer, _)| buffer.name == name);
+        let (buffer, region) = found.ok_or_else(|| Error::NoWeight {
+            name: name.to_owned(),
+            known: buffers.iter().map(|buffer| buffer.name.clone()).collect(),
+        })?;
+        let mut host = vec![0; byte_count(buffer, Dims::tokens(0))? as usize];
+        shared.ask(|_| region.copy_out(0, &mut host))?;
+        Tensor::new(buffer.dtype, shape(buffer, Dims::tokens(0))?, host)
     }
 
     /// Every buffer's address and length, by its index, once the batch is known to be long enough, aligned and here.

@@ -180,7 +180,7 @@ fn regions_hold_what_they_say() {
     assert_eq!(two, [3, 4]);
     assert_eq!(region.copy_out(3, &mut two).unwrap_err().code(), "RT0306");
     assert_eq!(region.copy_out(u64::MAX, &mut two).unwrap_err().code(), "RT0306");
-    assert_eq!(region.copy_in(&[0; 5]).unwrap_err().code(), "RT0306");
+    assert_eq!(region.copy_in(0, &[0; 5]).unwrap_err().code(), "RT0306");
     region.fill(7).unwrap();
     region.copy_out(0, &mut two).unwrap();
     assert_eq!(two, [7, 7]);

@@ -63,6 +63,9 @@ fn print_program(program: &Program, out: &mut dyn Write) -> io::Result<()> {
         let bound = regime.tokens_up_to.map_or("any T".to_string(), |most| format!("T <= {most}"));
         writeln!(out, "  {bound}: {} launches", regime.launches.len())?;
     }
+    if !program.update.is_empty() {
+        writeln!(out, "  update: {} launches", program.update.len())?;
+    }
     let width = program.kernels.iter().map(|kernel| kernel.name.len()).max().unwrap_or(0);
     for kernel in &program.kernels {
         let shared: u64 = kernel.shared.iter().map(|(_, array)| u64::from(array.len) * array.elem.bytes()).sum();

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use moec_runtime::Package;
-use moec_runtime::package::{Buffer, Dims, Extent, ImageKind, Kernel, Manifest, Role, Round, Target, workspace};
+use moec_runtime::package::{Buffer, Dims, Extent, ImageKind, Kernel, Launch, Manifest, Role, Round, Target, workspace};
 
 use crate::files::bytes_text;
 
@@ -60,12 +60,20 @@ fn print_target(package: &Package, target: &Target, out: &mut dyn Write) -> io::
     for regime in &target.regimes {
         let bound = regime.tokens_up_to.map_or("any T".to_string(), |most| format!("T <= {most}"));
         writeln!(out, "launches    {bound}")?;
-        for launch in &regime.launches {
-            let symbol = target.kernels.get(launch.kernel as usize).map_or("?", |kernel| kernel.symbol.as_str());
-            writeln!(out, "  {symbol:<width$}  {} blocks", formula(&launch.grid))?;
-        }
+        print_launches(target, &regime.launches, width, out)?;
+    }
+    if !target.update.is_empty() {
+        writeln!(out, "update")?;
+        print_launches(target, &target.update, width, out)?;
     }
     Ok(())
+}
+
+fn print_launches(target: &Target, launches: &[Launch], width: usize, out: &mut dyn Write) -> io::Result<()> {
+    launches.iter().try_for_each(|launch| {
+        let symbol = target.kernels.get(launch.kernel as usize).map_or("?", |kernel| kernel.symbol.as_str());
+        writeln!(out, "  {symbol:<width$}  {} blocks", formula(&launch.grid))
+    })
 }
 
 fn kernel_text(kernel: &Kernel) -> String {

@@ -19,13 +19,14 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
         capacity_size(capacity, wrong);
         if capacity.boolean("renorm_after_drop") == Some(true) {
             needs(capacity, "renorm_after_drop", spec.router.word("renorm") != Some("none"), "renorm", &spec.router, wrong);
-            renorm_of_kept(spec, capacity, wrong);
         }
     }
     gating(&spec.expert, &spec.expert, wrong);
     if let Some(shared) = &spec.shared {
         gating(shared, &spec.expert, wrong);
     }
+    let corrects = spec.router.word("correction_on") != Some("none");
+    needs(&spec.training, "bias_update_rate", corrects, "correction_on", &spec.router, wrong);
     tokens(&spec.tokens, wrong);
     training(spec, wrong);
     weights(spec, wrong);
@@ -60,18 +61,6 @@ fn training(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
             .also(correction.span.clone(), "picks with it")
             .help("aux_loss = \"megatron\" counts the picks as they are"),
         );
-    }
-}
-
-/// What comes between the weights and their renormalisation after the drop is not carried yet.
-fn renorm_of_kept(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnostic>) {
-    let by_norm = spec.router.given("renorm").filter(|_| spec.router.word("renorm") == Some("p"));
-    let what = [(by_norm, "a p-norm"), (spec.weights.given("per_expert_scale"), "per_expert_scale")];
-    for (field, what) in what.into_iter().filter_map(|(field, what)| Some((field?, what))) {
-        let message = format!("renorm_after_drop with {what} is not supported yet");
-        let diagnostic =
-            Diagnostic::new(Code::NotSupportedYet, message).at(place(capacity, "renorm_after_drop"), "after the drop");
-        wrong.push(diagnostic.also(field.span.clone(), "with this"));
     }
 }
 

@@ -308,8 +308,8 @@ pub(super) static TABLES: &[Table] = &[
         key("deterministic", Boolean, Fallback::Boolean(true), Now, "the same bits every run"),
         key("batch_invariant", Boolean, Fallback::Boolean(false), Now, "a token's bits do not depend on its batch"),
     ] },
-    Table { name: "training", required: false, doc: "Losses and balancing.", keys: &[
-        key("jitter", Number(NonNegative), Absent, Later, "noise on the router's input"),
+    Table { name: "training", required: false, doc: "What only training asks for.", keys: &[
+        key("jitter", Number(Positive), Absent, Now, "the router's input times a draw from 1 - jitter to 1 + jitter for each element, by the input `seed`: i32 [2]"),
         key("aux_loss", Word(&[
             choice("switch", Now, "E sum f P, f the pairs a token that pick an expert and P its mean probability; K at balance (Switch, flaxformer)"),
             choice("mixtral", Now, "the same (load_balancing_loss_func of transformers, one layer)"),
@@ -322,6 +322,6 @@ pub(super) static TABLES: &[Table] = &[
         ]), Absent, Now, "a balance loss beside the output, observed as stats.aux_loss"),
         key("aux_coef", Number(NonNegative), Absent, Now, "its coefficient; required with aux_loss"),
         key("z_coef", Number(NonNegative), Absent, Now, "coefficient of the router z-loss, mean logsumexp(logits)^2, observed as stats.z_loss (ST-MoE)"),
-        key("bias_update_rate", Number(NonNegative), Absent, Later, "rate of the correction bias"),
+        key("bias_update_rate", Number(Positive), Absent, Now, "the package has a kernel that moves the correction bias by this, up where an expert's load is below the mean, down where it is above"),
     ] },
 ];

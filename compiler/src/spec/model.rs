@@ -28,12 +28,12 @@ pub struct Spec {
     pub shared: Option<Shared>,
     /// Where each weight tensor of the layer is stored: exactly the tensors that this layer has, in `Tensor` order.
     pub weights: Vec<Weight>,
+    /// What only training asks for.
+    pub training: Training,
     /// The token counts that the package must serve.
     pub tokens: Tokens,
     /// Precision and reproducibility.
     pub numerics: Numerics,
-    /// What is computed beside the output for training.
-    pub training: Training,
 }
 
 impl Spec {
@@ -43,9 +43,14 @@ impl Spec {
     }
 }
 
-/// `[training]`: what is computed beside the output.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// `[training]`: what a package has for training alone.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Training {
+    /// Half the width of the noise on the router's input: each element times a draw from `1 - jitter` to `1 + jitter`, by
+    /// the input `seed` (i32 `[2]`).
+    pub jitter: Option<f64>,
+    /// What the correction bias moves by for an expert above or below the mean load, where the caller launches the update.
+    pub bias_update_rate: Option<f64>,
     /// The balance loss and its coefficient.
     pub aux_loss: Option<(AuxLoss, f64)>,
     /// The coefficient of the router z-loss.

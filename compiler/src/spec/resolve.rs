@@ -24,9 +24,9 @@ pub(super) struct Sections {
     pub(super) expert: Section,
     pub(super) shared: Option<Section>,
     pub(super) weights: Section,
+    pub(super) training: Section,
     pub(super) tokens: Section,
     pub(super) numerics: Section,
-    pub(super) training: Section,
 }
 
 /// Reads every table.
@@ -78,9 +78,9 @@ pub(super) fn sections(entries: &[Entry], wrong: &mut Vec<Diagnostic>) -> Sectio
         expert: take("expert").unwrap_or_else(|| absent("expert")),
         shared: take("shared"),
         weights: take("weights").unwrap_or_else(|| absent("weights")),
+        training: take("training").unwrap_or_else(|| absent("training")),
         tokens: take("tokens").unwrap_or_else(|| absent("tokens")),
         numerics: take("numerics").unwrap_or_else(|| absent("numerics")),
-        training: take("training").unwrap_or_else(|| absent("training")),
     }
 }
 
@@ -129,15 +129,17 @@ fn build(sections: &Sections) -> Option<Spec> {
             None => None,
         },
         weights: weights(sections),
+        training: Training {
+            jitter: sections.training.number("jitter"),
+            bias_update_rate: sections.training.number("bias_update_rate"),
+            aux_loss: word(&sections.training, "aux_loss").zip(sections.training.number("aux_coef")),
+            z_coef: sections.training.number("z_coef"),
+        },
         tokens: tokens(&sections.tokens)?,
         numerics: Numerics {
             dtype: word(numerics, "dtype")?,
             deterministic: numerics.boolean("deterministic")?,
             batch_invariant: numerics.boolean("batch_invariant")?,
-        },
-        training: Training {
-            aux_loss: word(&sections.training, "aux_loss").zip(sections.training.number("aux_coef")),
-            z_coef: sections.training.number("z_coef"),
         },
     })
 }

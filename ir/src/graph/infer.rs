@@ -9,8 +9,8 @@ use crate::DType;
 pub fn infer<'t>(node: &Node, operand: impl Fn(Id) -> &'t Type, param: impl Fn(&Param) -> Option<Type>) -> Result<Type, String> {
     match node {
         Node::Param(p) => match param(p) {
-            Some(ty @ Type::Tensor { dtype: DType::F32 | DType::F16 | DType::BF16, .. }) => Ok(ty),
-            Some(ty) => Err(format!("the parameter `{}` must be a tensor of floats, not {ty}", p.0)),
+            Some(ty @ Type::Tensor { dtype: DType::F32 | DType::F16 | DType::BF16 | DType::I32, .. }) => Ok(ty),
+            Some(ty) => Err(format!("the parameter `{}` must be a tensor of floats or of i32, not {ty}", p.0)),
             None => Err(format!("`{}` is not a parameter of the layer", p.0)),
         },
         Node::Hole(i) => Err(format!("`${i}` stands outside a body")),
@@ -79,7 +79,7 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
-        Op::Losses | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::Combine | Op::RmsNorm => false,
+        Op::Losses | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::Combine | Op::RmsNorm | Op::Jitter => false,
         Op::SparseMixer | Op::ExpertScale | Op::Observe => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
@@ -142,15 +142,15 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, groups) => Err(format!("{groups} does not fit {e} experts")),
             }
         }
-        (Op::Renorm, [Type::Picks { top_k, experts }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
+        (Op::Renorm, [picks @ Type::Picks { .. }, Type::Attr(Attr::Renorm(rule))])
+        | (Op::RenormKept, [picks @ Type::Routing { .. }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
             Norm::P(p) if p.get() <= 0.0 => Err(format!("{p} is no norm")),
-            Norm::Sum | Norm::P(_) => Ok(Type::Picks { top_k: *top_k, experts: *experts }),
+            Norm::Sum | Norm::P(_) => Ok((*picks).clone()),
         },
-        (Op::ExpertScale, [picks @ Type::Picks { experts, .. }, Type::Tensor { shape, dtype }])
-            if dtype.is_float() && shape[..] == [Dim::Const(*experts)] =>
-        {
-            Ok((*picks).clone())
-        }
+        (
+            Op::ExpertScale,
+            [picks @ (Type::Picks { experts, .. } | Type::Routing { experts, .. }), Type::Tensor { shape, dtype }],
+        ) if dtype.is_float() && shape[..] == [Dim::Const(*experts)] => Ok((*picks).clone()),
         (Op::Observe, [logits, scores, picks @ Type::Picks { experts, .. }]) => match (float_rows(logits)?, *logits == *scores) {
             (([_, Dim::Const(e)], _), true) if e == *experts => Ok((*picks).clone()),
             (_, _) => Err(format!("{logits} and {scores} are not the logits and scores of {picks}")),
@@ -163,10 +163,6 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
         {
             Ok((*routing).clone())
         }
-        (Op::RenormKept, [Type::Routing { top_k, experts }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
-            Norm::Sum => Ok(Type::Routing { top_k: *top_k, experts: *experts }),
-            Norm::P(p) => Err(format!("what is kept is renormalised by its sum, not by its {p}-norm")),
-        },
         (Op::Dispatch, [x, routing]) => {
             routed(routing)?;
             match matrix(x, "x")? {
@@ -203,7 +199,15 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             let (shape, _) = matrix(x, "x")?;
             body_of(body, vec![Type::tensor(&shape, DType::F32)], vs)
         }
-        (Op::Cast, [Type::Tensor { shape, .. }, Type::Attr(Attr::DType(dtype))]) if dtype.is_float() => {
+        (Op::Jitter, [x, seed, Type::Attr(Attr::Real(eps))]) if eps.get() >= 0.0 => match (matrix(x, "x")?, seed) {
+            (([Dim::Tokens, n], _), Type::Tensor { shape, dtype: DType::I32 }) if shape[..] == [Dim::Const(2)] => {
+                Ok(Type::tensor(&[Dim::Tokens, n], DType::F32))
+            }
+            (_, seed) => Err(format!("jitter takes [T, N] and a seed of two i32, not {x} and {seed}")),
+        },
+        (Op::Cast, [Type::Tensor { shape, dtype: from }, Type::Attr(Attr::DType(dtype))])
+            if dtype.is_float() && from.is_float() =>
+        {
             Ok(Type::tensor(shape, *dtype))
         }
         (Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast, [x, Type::Attr(Attr::Real(_))]) => pointwise(x),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use egg::Id;
 
+use super::philox::philox;
 use super::{
     Assignment, Attr, Balance, Body, Dim, Eps, GroupMask, GroupScore, Groups, Losses, Node, Norm, Op, Priority, Renorm, Span,
     Type, Typed,
@@ -233,6 +234,13 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             P(Picks { weight_of_pair: scaled, ..picks.clone() })
         }
         (Op::Observe, [T(_), T(_), P(picks)]) => P(picks.clone()),
+        (Op::ExpertScale, [R(r), T(s)]) => {
+            let mut y = r.clone();
+            for pair in &r.pair_of_row {
+                y.picks.weight_of_pair[*pair] *= s.data[r.picks.expert_of_pair[*pair]];
+            }
+            R(y)
+        }
         (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
         (Op::Losses, [R(r), Value::Attr(Attr::Losses(_))]) => R(r.clone()),
         (Op::RenormKept, [R(r), Value::Attr(Attr::Renorm(rule))]) => R(renorm_kept(r, *rule)),
@@ -251,6 +259,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             T(Tensor { shape: vec![data.len(), 1], data })
         }
         (Op::DroppedInput, [T(x), R(r)]) => T(dropped_input(x, r)),
+        (Op::Jitter, [T(x), T(seed), Value::Attr(Attr::Real(eps))]) => T(jitter(x, seed, eps.get())),
         (Op::Combine, [T(rows), R(r), List(vs), Value::Attr(Attr::Body(body))]) => {
             r.accepts(rows)?;
             let n = rows.shape[1];
@@ -516,6 +525,18 @@ fn dropped_input(x: &Tensor, r: &Routing) -> Tensor {
         }
     }
     y
+}
+
+fn jitter(x: &Tensor, seed: &Tensor, eps: f64) -> Tensor {
+    let key = [0, 1].map(|i| seed.data[i] as i32 as u32);
+    let n = x.shape[1];
+    let factor = |i: usize| {
+        let (token, column) = (i / n, i % n);
+        let words = philox([(column / 4) as u32, token as u32, 0, 0], key);
+        let unit = f64::from(words[column % 4] >> 8) / f64::from(1 << 24);
+        1.0 + eps * (2.0 * unit - 1.0)
+    };
+    Tensor { shape: x.shape.clone(), data: x.data.iter().enumerate().map(|(i, x)| x * factor(i)).collect() }
 }
 
 fn renorm_kept(r: &Routing, rule: Renorm) -> Routing {

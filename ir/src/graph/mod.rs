@@ -11,6 +11,7 @@ mod infer;
 mod interp;
 mod op;
 mod parse;
+pub mod philox;
 mod print;
 mod types;
 mod verify;

@@ -34,7 +34,7 @@ pub enum Op {
     GroupLimit,
     /// `renorm picks rule`: weights divided by their sum or p-norm.
     Renorm,
-    /// `expert_scale picks s`: each weight times `s` of its expert.
+    /// `expert_scale picks s`: each weight times `s` of its expert; of a routing, those of the dropped stay.
     ExpertScale,
     /// `observe logits scores picks` = `picks`. What a caller may read besides, for the whole batch, is in [`Observation`].
     Observe,
@@ -43,7 +43,7 @@ pub enum Op {
     /// `losses routing rule` = `routing`, whose picks are observed. What a caller may read besides is in
     /// [`Observation::losses`].
     Losses,
-    /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum; those of the dropped stay.
+    /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum or p-norm; those of the dropped stay.
     RenormKept,
     /// `dispatch x routing`: `y[p, n] = x[token_of_pair[p], n]`.
     Dispatch,
@@ -58,6 +58,9 @@ pub enum Op {
     Combine,
     /// `rms_norm x eps vs body`: `$0[m, n] = x[m, n] / sqrt(mean_n x[m, n]^2 + eps)`, then the body over `$0, $1.. (vs)`.
     RmsNorm,
+    /// `jitter x seed eps`: `y[t, n] = x[t, n] * (1 + eps (2 u - 1))`, a draw of `u` in [0, 1) for each element: the upper
+    /// 24 bits of word `n % 4` of [`philox`](super::philox::philox) for the counter `(n / 4, t, 0, 0)` under the key `seed`.
+    Jitter,
     /// `exp(x[e] - max x) / sum`, over each row, or over the weights of each token's picks. A NaN counts as the lowest
     /// finite number and infinities as the extreme finite ones, so that every row sums to one.
     Softmax,
@@ -95,7 +98,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 35] = [
+    pub const ALL: [Op; 36] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -115,6 +118,7 @@ impl Op {
         Op::DroppedInput,
         Op::Combine,
         Op::RmsNorm,
+        Op::Jitter,
         Op::Softmax,
         Op::Cast,
         Op::Scale,
@@ -155,6 +159,7 @@ impl Op {
             Op::DroppedInput => "dropped_input",
             Op::Combine => "combine",
             Op::RmsNorm => "rms_norm",
+            Op::Jitter => "jitter",
             Op::Softmax => "softmax",
             Op::Cast => "cast",
             Op::Scale => "scale",
@@ -195,7 +200,7 @@ impl Op {
             | Op::Dispatch
             | Op::ExpertRows => Some(2),
             Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
-            Op::TopK | Op::SparseMixer | Op::Observe => Some(3),
+            Op::TopK | Op::SparseMixer | Op::Observe | Op::Jitter => Some(3),
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
             Op::GroupedGemm | Op::Route => Some(5),
         }
@@ -208,7 +213,7 @@ impl Op {
             Op::GroupedGemm => Some(3),
             Op::SparseMixer | Op::Observe => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
-            Op::Losses | Op::RenormKept | Op::DroppedInput => None,
+            Op::Losses | Op::RenormKept | Op::DroppedInput | Op::Jitter => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
             Op::AtMost | Op::AtLeast => None,
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,

@@ -43,6 +43,8 @@ pub struct Program {
     pub kernels: Vec<Kernel>,
     /// Launch plans, by rising token count; the last one has no bound.
     pub regimes: Vec<Regime>,
+    /// What is launched after a run where the caller asks for it: it may write weights.
+    pub update: Vec<Launch>,
 }
 
 /// A tensor in global memory, dense and row-major.
@@ -67,7 +69,7 @@ pub enum Role {
     Input,
     /// The caller's, written entirely.
     Output,
-    /// Bound once, read only.
+    /// Bound once, read only but for [`Program::update`].
     Weight,
     /// Scratch: undefined before and after.
     Workspace,

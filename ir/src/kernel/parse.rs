@@ -186,38 +186,49 @@ impl<'t> Parser<'t> {
 impl Parser<'_> {
     fn program(&mut self) -> Parsed<Program> {
         self.expect("program")?;
-        let mut program = Program { name: self.name('@')?, buffers: Vec::new(), kernels: Vec::new(), regimes: Vec::new() };
+        let mut program =
+            Program { name: self.name('@')?, buffers: Vec::new(), kernels: Vec::new(), regimes: Vec::new(), update: Vec::new() };
         // Kernels come after the launches that name them.
         let mut launched: Vec<(String, Wrong)> = Vec::new();
         self.expect("{")?;
         while !self.take("}") {
             if self.take("buffer") {
                 program.buffers.push(self.buffer()?);
+            } else if self.take("update") {
+                program.update = self.launches(&program.buffers, &mut launched)?;
+                self.expect("}")?;
+                break;
             } else {
                 self.expect("regime")?;
                 let tokens_up_to = if self.take("up_to") { Some(self.number("a number of tokens")?) } else { None };
-                let mut launches = Vec::new();
-                self.expect("{")?;
-                while !self.take("}") {
-                    self.expect("launch")?;
-                    let unknown = self.wrong("there is no such kernel");
-                    launched.push((self.name('@')?, unknown));
-                    self.expect("(")?;
-                    let args = self.list(")", |parser| parser.arg(&program.buffers))?;
-                    self.expect("grid")?;
-                    launches.push(Launch { kernel: 0, grid: self.extent()?, args });
-                }
+                let launches = self.launches(&program.buffers, &mut launched)?;
                 program.regimes.push(Regime { tokens_up_to, launches });
             }
         }
         while self.peek().token != Token::End {
             program.kernels.push(self.kernel()?);
         }
-        let launches = program.regimes.iter_mut().flat_map(|regime| &mut regime.launches);
+        let launches = program.regimes.iter_mut().flat_map(|regime| &mut regime.launches).chain(&mut program.update);
         for (launch, (name, unknown)) in launches.zip(launched) {
             launch.kernel = program.kernels.iter().position(|kernel| kernel.name == name).ok_or(unknown)?;
         }
         Ok(program)
+    }
+
+    /// `{ launch .. }`, and the names of the kernels.
+    fn launches(&mut self, buffers: &[Buffer], launched: &mut Vec<(String, Wrong)>) -> Parsed<Vec<Launch>> {
+        let mut launches = Vec::new();
+        self.expect("{")?;
+        while !self.take("}") {
+            self.expect("launch")?;
+            let unknown = self.wrong("there is no such kernel");
+            launched.push((self.name('@')?, unknown));
+            self.expect("(")?;
+            let args = self.list(")", |parser| parser.arg(buffers))?;
+            self.expect("grid")?;
+            launches.push(Launch { kernel: 0, grid: self.extent()?, args });
+        }
+        Ok(launches)
     }
 
     fn buffer(&mut self) -> Parsed<Buffer> {

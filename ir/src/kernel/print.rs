@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
 use super::verify::Violation;
-use super::{Arena, Arg, Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, ParamKind, Place, Program, Reduce, Role};
+use super::{
+    Arena, Arg, Binary, Block, Compare, Expr, Handle, Index, Kernel, Launch, Local, ParamKind, Place, Program, Reduce, Role,
+};
 use super::{Scope, Stmt, Unary, Vote};
 use crate::DType;
 
@@ -22,6 +24,8 @@ pub enum Location {
     Regime(usize),
     /// A launch: the regime's index, and its own.
     Launch(usize, usize),
+    /// A launch of the update, by index.
+    Update(usize),
     /// A kernel's first line, by index.
     Kernel(usize),
     /// A statement: the kernel's index, then its place in the body. Within a statement that holds blocks the path
@@ -88,16 +92,14 @@ fn lines_of_program(program: &Program) -> Vec<Line> {
     for (i, regime) in program.regimes.iter().enumerate() {
         let bound = regime.tokens_up_to.map(|tokens| format!(" up_to {tokens}")).unwrap_or_default();
         lines.push((Some(Location::Regime(i)), format!("  regime{bound} {{")));
-        for (j, launch) in regime.launches.iter().enumerate() {
-            let kernel = program.kernels.get(launch.kernel).map_or("@?".to_string(), |kernel| name('@', &kernel.name));
-            let args = launch.args.iter().map(|arg| match arg {
-                Arg::Buffer(b) => program.buffers.get(*b).map_or("%?".to_string(), |buffer| name('%', &buffer.name)),
-                Arg::Scalar(extent) => extent.to_string(),
-            });
-            let args: Vec<String> = args.collect();
-            let line = format!("    launch {kernel}({}) grid {}", args.join(", "), launch.grid);
-            lines.push((Some(Location::Launch(i, j)), line));
-        }
+        let launches = regime.launches.iter().enumerate();
+        lines.extend(launches.map(|(j, launch)| (Some(Location::Launch(i, j)), launch_line(program, launch))));
+        lines.push((None, "  }".to_string()));
+    }
+    if !program.update.is_empty() {
+        lines.push((None, "  update {".to_string()));
+        let launches = program.update.iter().enumerate();
+        lines.extend(launches.map(|(i, launch)| (Some(Location::Update(i)), launch_line(program, launch))));
         lines.push((None, "  }".to_string()));
     }
     lines.push((None, "}".to_string()));
@@ -106,6 +108,16 @@ fn lines_of_program(program: &Program) -> Vec<Line> {
         lines.extend(lines_of_kernel(i, kernel));
     }
     lines
+}
+
+fn launch_line(program: &Program, launch: &Launch) -> String {
+    let kernel = program.kernels.get(launch.kernel).map_or("@?".to_string(), |kernel| name('@', &kernel.name));
+    let args = launch.args.iter().map(|arg| match arg {
+        Arg::Buffer(b) => program.buffers.get(*b).map_or("%?".to_string(), |buffer| name('%', &buffer.name)),
+        Arg::Scalar(extent) => extent.to_string(),
+    });
+    let args: Vec<String> = args.collect();
+    format!("    launch {kernel}({}) grid {}", args.join(", "), launch.grid)
 }
 
 pub(super) fn role(role: Role) -> &'static str {

@@ -112,12 +112,24 @@ fn check_regimes(program: &Program, found: &mut Vec<Violation>) {
         below = regime.tokens_up_to.or(below);
         for (j, launch) in regime.launches.iter().enumerate() {
             let at = Location::Launch(i, j);
-            found.extend(check_launch(program, launch).into_iter().map(|message| Violation { at: at.clone(), message }));
+            let wrong = check_launch(program, launch, Writes::Results);
+            found.extend(wrong.into_iter().map(|message| Violation { at: at.clone(), message }));
         }
+    }
+    for (i, launch) in program.update.iter().enumerate() {
+        let wrong = check_launch(program, launch, Writes::Weights);
+        found.extend(wrong.into_iter().map(|message| Violation { at: Location::Update(i), message }));
     }
 }
 
-fn check_launch(program: &Program, launch: &Launch) -> Vec<String> {
+/// What a launch may write, beside workspace.
+#[derive(Clone, Copy, PartialEq)]
+enum Writes {
+    Results,
+    Weights,
+}
+
+fn check_launch(program: &Program, launch: &Launch, writes: Writes) -> Vec<String> {
     let Some(kernel) = program.kernels.get(launch.kernel) else { return vec!["there is no such kernel".to_string()] };
     let mut wrong = Vec::new();
     if divides_by_zero(&launch.grid) {
@@ -131,7 +143,7 @@ fn check_launch(program: &Program, launch: &Launch) -> Vec<String> {
     }
     let mut bound: BTreeMap<usize, bool> = BTreeMap::new();
     for (param, arg) in kernel.params.iter().zip(&launch.args) {
-        wrong.extend(check_argument(program, param, arg));
+        wrong.extend(check_argument(program, param, arg, writes));
         if let (ParamKind::Buffer { write, .. }, Arg::Buffer(index)) = (param.kind, arg) {
             match bound.insert(*index, write) {
                 Some(written) if written || write => {
@@ -144,7 +156,7 @@ fn check_launch(program: &Program, launch: &Launch) -> Vec<String> {
     wrong
 }
 
-fn check_argument(program: &Program, param: &Param, arg: &Arg) -> Option<String> {
+fn check_argument(program: &Program, param: &Param, arg: &Arg, writes: Writes) -> Option<String> {
     let wrong = |why: String| Some(format!("%{}: {why}", param.name));
     match (param.kind, arg) {
         (ParamKind::Buffer { .. }, Arg::Scalar(_)) => wrong("the parameter is a buffer".to_string()),
@@ -160,7 +172,8 @@ fn check_argument(program: &Program, param: &Param, arg: &Arg) -> Option<String>
             Some(buffer) if buffer.dtype != elem => wrong(format!("the parameter has {elem}, the buffer {}", buffer.dtype)),
             Some(buffer) => match buffer.role {
                 Role::Input if write => wrong("an input is not written".to_string()),
-                Role::Weight if write => wrong("a weight is not written".to_string()),
+                Role::Weight if write && writes == Writes::Results => wrong("a weight is not written".to_string()),
+                Role::Output if write && writes == Writes::Weights => wrong("an update has no output".to_string()),
                 Role::Input | Role::Weight | Role::Output | Role::Workspace => None,
             },
         },

@@ -68,7 +68,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::RenormKept => (1, all_bytes.saturating_mul(2), sizes.pairs.saturating_mul(weight(op))),
         // Sums of the blocks of 16 tokens, and a number a pair.
         Op::Losses => (1, all_bytes, sizes.pairs),
-        Op::DroppedInput => (1, all_bytes.saturating_mul(2), all_bytes),
+        Op::DroppedInput | Op::Jitter => (1, all_bytes.saturating_mul(2), all_bytes),
         Op::Add | Op::Mul => (1, all_bytes.saturating_mul(2), all_bytes),
     };
     let time = |amount: u64, per_us: u64| amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1));
@@ -209,7 +209,8 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 /// Rough FLOPs an element.
 fn weight(op: Op) -> u64 {
     match op {
-        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Dispatch | Op::Assign | Op::Losses => 0,
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Jitter | Op::Dispatch => 0,
+        Op::Assign | Op::Losses => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
         Op::ExpertScale => 1,

@@ -2,7 +2,7 @@
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
 //! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `renorm`,
-//! `gemm`, `combine`, `dropped`, `normalise`. Grids depend on T and S alone, never on the routing.
+//! `gemm`, `combine`, `dropped`, `normalise`, `jitter`. Grids depend on T and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
@@ -23,12 +23,14 @@
 //!
 //! A second route of the same layer has `route.experts_2` and so on.
 
+mod bias_update;
 mod body;
 mod buffers;
 mod chunk;
 mod combine;
 mod dropped;
 mod gemm;
+mod jitter;
 mod losses;
 mod math;
 mod normalise;
@@ -41,6 +43,7 @@ mod sort;
 use crate::Machine;
 use crate::graph::{Node, Op, Type, Typed};
 use crate::kernel::{Program, Regime};
+pub use bias_update::with_bias_update;
 use buffers::{BufferId, Buffers, extent};
 pub use chunk::spans;
 pub use gemm::tile_rows;
@@ -119,7 +122,8 @@ pub fn schedule(layer: &Typed, machine: &Machine) -> Result<Program, ScheduleErr
         plan.add(node, layer.ty(i.into()), i + 1 == nodes.len())?;
     }
     let (buffers, kernels, launches) = plan.finish();
-    Ok(Program { name: layer.graph().name.clone(), buffers, kernels, regimes: vec![Regime { tokens_up_to: None, launches }] })
+    let regimes = vec![Regime { tokens_up_to: None, launches }];
+    Ok(Program { name: layer.graph().name.clone(), buffers, kernels, regimes, update: Vec::new() })
 }
 
 /// The output buffer, if the result is one that a kernel writes entirely.
@@ -128,7 +132,7 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
         Node::Apply(Op::Gemm | Op::Combine | Op::RmsNorm, _) => true,
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => false,
         // Others have errors of their own, but for this one: rows beyond P would stay unwritten.
-        Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput),
+        Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput | Op::Jitter),
     };
     match layer.ty(layer.root()) {
         Type::Tensor { shape, dtype } if made => Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, 1)).collect())),

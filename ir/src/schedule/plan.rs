@@ -7,10 +7,11 @@ use super::chunk;
 use super::combine::{self, Combine, Spread};
 use super::dropped::{self, DroppedInput};
 use super::gemm::{self, Gemm, Operand};
+use super::jitter::{self, Jitter};
 use super::losses::{self, Loss};
 use super::normalise::{self, RmsNorm};
 use super::order::{self, Order};
-use super::renorm::{self, RenormKept};
+use super::renorm;
 use super::route::{self, Route};
 use super::sort::{self, Sort};
 use super::{ScheduleError, body};
@@ -48,6 +49,7 @@ struct Tensor {
 struct Routing {
     experts: u64,
     top_k: u64,
+    topk_experts: BufferId,
     /// Of dropped pairs too.
     topk_weights: BufferId,
     row_of_pair: BufferId,
@@ -59,7 +61,6 @@ struct Routing {
     tile_count: BufferId,
     /// Pairs that picked each expert.
     load_of_expert: BufferId,
-    topk_experts: BufferId,
     observed: Option<Observed>,
 }
 
@@ -153,14 +154,14 @@ impl<'g> Plan<'g> {
             Op::RenormKept => self.renorm_kept(&operands),
             Op::Losses => self.losses(&operands),
             Op::DroppedInput => self.dropped_input(&operands, ty),
-            Op::TopK
-            | Op::SparseMixer
-            | Op::GroupLimit
-            | Op::Renorm
-            | Op::ExpertScale
-            | Op::Observe
-            | Op::Assign
-            | Op::Softmax => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" }),
+            Op::Jitter => self.jitter(&operands, ty),
+            Op::ExpertScale if matches!(operands.first(), Some(Value::Routing(_))) => self.expert_scale(&operands),
+            Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm | Op::ExpertScale => {
+                Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
+            }
+            Op::Observe | Op::Assign | Op::Softmax => {
+                Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
+            }
             Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),
             Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Err(pointwise_alone(op)),
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => {
@@ -291,6 +292,7 @@ impl<'g> Plan<'g> {
         let routing = Routing {
             experts,
             top_k,
+            topk_experts,
             topk_weights,
             row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
             token_of_row: b.workspace("token_of_row", i32s, [pairs.clone()]),
@@ -300,7 +302,6 @@ impl<'g> Plan<'g> {
             tile_row: b.workspace("tile_row", i32s, [spec.tiles()]),
             tile_count: b.workspace("tile_count", i32s, [Extent::Const(1)]),
             load_of_expert,
-            topk_experts,
             observed: None,
         };
         let span_tokens = Arg::Scalar(chunk::span_tokens(span));
@@ -362,11 +363,23 @@ impl<'g> Plan<'g> {
         let [Value::Routing(routing), Value::Attr(Attr::Renorm(rule))] = operands else {
             return Err(wrong(Op::RenormKept, operands));
         };
-        let spec = RenormKept { name: self.kernel_name("renorm_kept", &[]), top_k: routing.top_k as u32, rule: *rule };
+        let (name, machine) = (self.kernel_name("renorm_kept", &[]), self.machine);
         let renormed = self.buffers.workspace("weight_of_row", DType::F32, [Extent::Tokens * routing.top_k]);
         let args = vec![routing.row_of_pair.into(), routing.weight_of_row.into(), renormed.into(), tokens()];
-        self.launch(renorm::renorm_kept(&spec, self.machine), renorm::grid(self.machine), args);
+        self.launch(renorm::renorm_kept(&name, routing.top_k as u32, *rule, machine), renorm::grid(machine), args);
         Ok(Value::Routing(Routing { weight_of_row: renormed, ..routing.clone() }))
+    }
+
+    /// The same pairs under other weights.
+    fn expert_scale(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Routing(routing), scale] = operands else { return Err(wrong(Op::ExpertScale, operands)) };
+        let scale = vector(scale, routing.experts)?;
+        let (name, machine) = (self.kernel_name("expert_scale", &[&scale]), self.machine);
+        let scaled = self.buffers.workspace("weight_of_row", DType::F32, [Extent::Tokens * routing.top_k]);
+        let mut args: Vec<Arg> = [routing.row_of_pair, routing.weight_of_row, routing.topk_experts].map(Arg::from).into();
+        args.extend([scale.buffer.into(), scaled.into(), tokens()]);
+        self.launch(renorm::expert_scale(&name, routing.top_k as u32, scale.dtype, machine), renorm::grid(machine), args);
+        Ok(Value::Routing(Routing { weight_of_row: scaled, ..routing.clone() }))
     }
 
     /// What tokens keep of themselves.
@@ -380,6 +393,18 @@ impl<'g> Plan<'g> {
         let mut args: Vec<Arg> = [x.buffer, routing.row_of_pair, routing.topk_weights, result.buffer].map(Arg::from).into();
         args.push(tokens());
         self.launch(dropped::dropped_input(&spec, self.machine), dropped::grid(self.machine), args);
+        Ok(Value::Tensor(result))
+    }
+
+    /// What the router sees of the tokens in training.
+    fn jitter(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x), Value::Tensor(seed), Value::Attr(Attr::Real(eps))] = operands else {
+            return Err(wrong(Op::Jitter, operands));
+        };
+        let spec = Jitter { name: self.kernel_name("jitter", &[]), n: constant(x, 1) as u32, eps: eps.get() as f32, x: x.dtype };
+        let result = self.result(Op::Jitter, &spec.name, ty, None, false)?;
+        let args = vec![x.buffer.into(), seed.buffer.into(), result.buffer.into(), tokens()];
+        self.launch(jitter::jitter(&spec, self.machine), jitter::grid(self.machine), args);
         Ok(Value::Tensor(result))
     }
 

@@ -1,4 +1,4 @@
-//! `renorm_kept`: the weights of a token's kept picks divided by their sum, once `sort` has said which are kept.
+//! `renorm_kept` and `expert_scale`: the weights of a token's kept picks, once `sort` has said which are kept.
 //!
 //! ```text
 //!   token t:   row_of_pair[t, 0..K] = 17, -1, 3          (-1: dropped)
@@ -11,16 +11,11 @@
 //! 2 T K FLOPs; 16 bytes a pair. A token is one thread's, and its sum runs in the order of its picks: the same bits every
 //! run. A row is one token's, so that every row is written once.
 
-use crate::graph::{Eps, Renorm};
+use super::math;
+use crate::graph::{Eps, Norm, Renorm};
+use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
 use crate::{DType, Extent, Machine};
-
-/// What is renormalised.
-pub(super) struct RenormKept {
-    pub(super) name: String,
-    pub(super) top_k: u32,
-    pub(super) rule: Renorm,
-}
 
 /// Tokens of a block: a thread's each on a GPU; on the host enough to be worth handing out.
 fn block_tokens(machine: &Machine) -> u32 {
@@ -36,36 +31,95 @@ pub(super) fn grid(machine: &Machine) -> Extent {
     Extent::Tokens.div_ceil(u64::from(block_tokens(machine)))
 }
 
+/// The pairs of one kernel's tokens.
+struct Pairs<'k> {
+    k: &'k Builder,
+    top_k: i32,
+    row_of_pair: Array<'k>,
+    weight_of_row: Array<'k>,
+}
+
+impl<'k> Pairs<'k> {
+    fn new(k: &'k Builder, top_k: u32) -> Pairs<'k> {
+        let (row_of_pair, weight_of_row) = (k.input("row_of_pair", DType::I32), k.input("weight_of_row", DType::F32));
+        Pairs { k, top_k: top_k as i32, row_of_pair, weight_of_row }
+    }
+
+    /// Every token that is this thread's.
+    fn each_token(&self, machine: &Machine, tokens: Value<'k>, body: impl FnOnce(Value<'k>)) {
+        let (k, most) = (self.k, block_tokens(machine) as i32);
+        let first = k.bind("first", k.block() * most);
+        let last = k.bind("last", (first + most).min(tokens));
+        k.for_step("token", first + k.thread(), last, k.i32(threads(machine) as i32), body);
+    }
+
+    /// Every kept pair of a token, its row and its weight.
+    fn each_kept(&self, token: Value<'k>, body: impl FnOnce(Value<'k>, Value<'k>, Value<'k>)) {
+        let (k, from) = (self.k, token * self.top_k);
+        k.for_range("pair", from, from + self.top_k, |pair| {
+            let row = self.row_of_pair.load(pair);
+            k.when(row.ge(0), || body(pair, row, self.weight_of_row.load(row)));
+        });
+    }
+
+    /// A sum over the kept weights of a token.
+    fn sum(&self, token: Value<'k>, of: impl Fn(Value<'k>) -> Value<'k>) -> Value<'k> {
+        let sum = self.k.var("sum", self.k.f32(0.0));
+        self.each_kept(token, |_, _, weight| sum.set(sum.get() + of(weight)));
+        self.k.bind("sum", sum.get())
+    }
+
+    fn norm(&self, token: Value<'k>, norm: Norm) -> Value<'k> {
+        let k = self.k;
+        match norm {
+            Norm::Sum => self.sum(token, |weight| weight),
+            Norm::P(p) if p.get() == 1.0 => self.sum(token, Value::abs),
+            Norm::P(p) => {
+                let largest = k.var("largest", k.f32(0.0));
+                self.each_kept(token, |_, _, weight| largest.set(largest.get().max(weight.abs())));
+                // Shares of the largest: no power leaves the range.
+                let unit = k.bind("unit", largest.get().eq(0.0).select(k.f32(1.0), largest.get()));
+                let sum = self.sum(token, |weight| math::power(k, weight.abs() / unit, p.get()));
+                unit * math::power(k, sum, 1.0 / p.get())
+            }
+        }
+    }
+}
+
 /// Parameters: `row_of_pair`, `weight_of_row`, `renormed` (written), `tokens`.
-pub(super) fn renorm_kept(spec: &RenormKept, machine: &Machine) -> Kernel {
-    let builder = Builder::new(&spec.name, threads(machine));
+pub(super) fn renorm_kept(name: &str, top_k: u32, rule: Renorm, machine: &Machine) -> Kernel {
+    let builder = Builder::new(name, threads(machine));
     let k = &builder;
-    let row_of_pair = k.input("row_of_pair", DType::I32);
-    let weight_of_row = k.input("weight_of_row", DType::F32);
+    let pairs = Pairs::new(k, top_k);
     let renormed = k.output("renormed", DType::F32);
     let tokens = k.scalar("tokens", DType::I32);
-    let most = block_tokens(machine) as i32;
-
-    let first = k.bind("first", k.block() * most);
-    let last = k.bind("last", (first + most).min(tokens));
-    k.for_step("token", first + k.thread(), last, k.i32(threads(machine) as i32), |token| {
-        let kept = |body: &dyn Fn(Value<'_>)| {
-            let (from, top_k) = (token * spec.top_k as i32, spec.top_k as i32);
-            k.for_range("pair", from, from + top_k, |pair| {
-                let row = row_of_pair.load(pair);
-                k.when(row.ge(0), || body(row));
-            });
-        };
-        let sum = k.var("sum", k.f32(0.0));
-        kept(&|row| sum.set(sum.get() + weight_of_row.load(row)));
-        let eps = spec.rule.eps.get() as f32;
-        let divisor = match spec.rule.mode {
-            Eps::Add => sum.get() + eps,
-            Eps::Clamp => sum.get().max(eps),
+    pairs.each_token(machine, tokens, |token| {
+        let (norm, eps) = (pairs.norm(token, rule.norm), rule.eps.get() as f32);
+        let divisor = match rule.mode {
+            Eps::Add => norm + eps,
+            Eps::Clamp => norm.max(eps),
         };
         // Nothing but zeros: they stay.
         let divisor = k.bind("divisor", divisor.eq(0.0).select(k.f32(1.0), divisor));
-        kept(&|row| renormed.store(row, weight_of_row.load(row) / divisor));
+        pairs.each_kept(token, |_, row, weight| renormed.store(row, weight / divisor));
+    });
+    builder.finish()
+}
+
+/// Parameters: `row_of_pair`, `weight_of_row`, `topk_experts`, `scale_of_expert`, `scaled` (written), `tokens`.
+pub(super) fn expert_scale(name: &str, top_k: u32, scale: DType, machine: &Machine) -> Kernel {
+    let builder = Builder::new(name, threads(machine));
+    let k = &builder;
+    let pairs = Pairs::new(k, top_k);
+    let topk_experts = k.input("topk_experts", DType::I32);
+    let scale_of_expert = k.input("scale_of_expert", scale);
+    let scaled = k.output("scaled", DType::F32);
+    let tokens = k.scalar("tokens", DType::I32);
+    pairs.each_token(machine, tokens, |token| {
+        pairs.each_kept(token, |pair, row, weight| {
+            let scale = scale_of_expert.load(topk_experts.load(pair)).cast(DType::F32);
+            scaled.store(row, weight * scale);
+        });
     });
     builder.finish()
 }

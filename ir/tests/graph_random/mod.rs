@@ -59,9 +59,10 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 17] = [
+const RARE: [Op; 18] = [
     Op::Losses,
     Op::Observe,
+    Op::Jitter,
     Op::DroppedInput,
     Op::ExpertScale,
     Op::RmsNorm,
@@ -83,7 +84,7 @@ impl Growing {
     fn new(seed: u64) -> Growing {
         let mut random = Random(seed);
         let (mut builder, mut types) = (Builder::default(), BTreeMap::new());
-        let shapes: [(&str, &[u64]); 12] = [
+        let shapes: [(&str, &[u64]); 13] = [
             ("%x", &[0, 4]),
             ("%h", &[0, 8]),
             ("@w", &[8, 4]),
@@ -96,11 +97,13 @@ impl Growing {
             ("@v", &[8]),
             ("@b", &[8, 6]),
             ("@b4", &[8, 4]),
+            ("@seed", &[2]),
         ];
         let mut params = Vec::new();
         for (name, shape) in shapes {
             let dims: Vec<Dim> = shape.iter().map(|n| if *n == 0 { Dim::Tokens } else { Dim::Const(*n) }).collect();
-            let ty = Type::tensor(&dims, random.one(&[DType::F32, DType::F32, DType::BF16, DType::F16]));
+            let float = random.one(&[DType::F32, DType::F32, DType::BF16, DType::F16]);
+            let ty = Type::tensor(&dims, if name == "@seed" { DType::I32 } else { float });
             let id = builder.param(name, ty.clone());
             types.insert(id, ty);
             params.push(id);
@@ -119,6 +122,8 @@ impl Growing {
                 (Op::Scale, 1) => self.attr(|r| Attr::Real(r.one(&[1.0, 0.5, -2.0, 4.0]).into())),
                 (Op::SparseMixer, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.25, 0.4]).into())),
                 (Op::TopK | Op::SparseMixer, 2) => self.attr(|r| Attr::Num(1 + r.below(4) as u64)),
+                (Op::Jitter, 1) => self.params[12],
+                (Op::Jitter, 2) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.25]).into())),
                 (Op::RmsNorm, 1) => self.attr(|r| Attr::Real(r.one(&[0.125, 1.0]).into())),
                 (Op::Offset | Op::AtMost | Op::AtLeast, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.5, -1.25]).into())),
                 (Op::GroupLimit, 1) => self.attr(|r| Attr::Groups(groups(r))),

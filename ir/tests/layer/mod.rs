@@ -88,7 +88,9 @@ pub(crate) fn params(layer: &Typed, dims: Dims, random: &mut Random) -> BTreeMap
             graph::Dim::Tokens | graph::Dim::Pairs => dims.tokens as usize,
         };
         let shape: Vec<usize> = shape.iter().map(extent).collect();
-        let data = (0..shape.iter().product()).map(|_| dtype.round(random.number())).collect();
+        let number =
+            |random: &mut Random| if dtype.is_float() { dtype.round(random.number()) } else { random.below(1 << 20) as f64 };
+        let data = (0..shape.iter().product()).map(|_| number(random)).collect();
         params.insert(param.0.clone(), Tensor { shape, data });
     }
     params
@@ -106,7 +108,8 @@ fn encode(dtype: DType, values: &[f64]) -> Vec<u8> {
     let bytes = |x: &f64| match dtype {
         DType::F32 => (*x as f32).to_le_bytes().to_vec(),
         DType::BF16 => (((*x as f32).to_bits() >> 16) as u16).to_le_bytes().to_vec(),
-        DType::Bool | DType::I32 | DType::I64 | DType::F16 => panic!("no parameters of {dtype} here"),
+        DType::I32 => (*x as i32).to_le_bytes().to_vec(),
+        DType::Bool | DType::I64 | DType::F16 => panic!("no parameters of {dtype} here"),
     };
     values.iter().flat_map(bytes).collect()
 }

@@ -74,7 +74,11 @@ pub(crate) fn inputs(graph: &Typed, dims: Dims, seed: u64, numbers: Numbers) -> 
                 Dim::Pairs => panic!("a parameter of type {ty}"),
             })
             .collect();
-        let data = (0..shape.iter().product()).map(|_| dtype.round(numbers.draw(random, finite))).collect();
+        let number = |random: &mut Random| match dtype.is_float() {
+            true => dtype.round(numbers.draw(random, finite)),
+            false => random.below(100) as f64,
+        };
+        let data = (0..shape.iter().product()).map(|_| number(random)).collect();
         Tensor { shape, data }
     };
     let params = graph.graph().params.iter();

@@ -33,7 +33,7 @@ pub(crate) fn program(machine: &Machine, seed: u64) -> Program {
     let args = (0..6).map(Arg::Buffer).chain([Arg::Scalar(Extent::Tokens * 5)]).collect();
     let launches = vec![Launch { kernel: 0, grid: Extent::Tokens.div_ceil(2), args }];
     let regimes = vec![Regime { tokens_up_to: None, launches }];
-    Program { name: "random".into(), buffers, kernels: vec![k.finish()], regimes }
+    Program { name: "random".into(), buffers, kernels: vec![k.finish()], regimes, update: Vec::new() }
 }
 
 fn write(k: &Builder, machine: &Machine, seed: u64) {

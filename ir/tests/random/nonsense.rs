@@ -22,11 +22,16 @@ pub(crate) fn nonsense(seed: u64) -> Program {
     let kernels = (0..r.below(3)).map(|_| kernel(r)).collect();
     let mut regimes = Vec::new();
     for _ in 0..r.below(3) {
-        let args = (0..r.below(4)).map(|_| if r.below(2) == 0 { Arg::Buffer(r.below(4)) } else { Arg::Scalar(Extent::Tokens) });
-        let launch = Launch { args: args.collect(), kernel: r.below(3), grid: Extent::Const(r.next()) };
-        regimes.push(Regime { tokens_up_to: [None, Some(4)][r.below(2)], launches: vec![launch] });
+        let launches = vec![launch(r)];
+        regimes.push(Regime { tokens_up_to: [None, Some(4)][r.below(2)], launches });
     }
-    Program { name: name(r), buffers, kernels, regimes }
+    let update = (0..r.below(2)).map(|_| launch(r)).collect();
+    Program { name: name(r), buffers, kernels, regimes, update }
+}
+
+fn launch(r: &mut Random) -> Launch {
+    let args = (0..r.below(4)).map(|_| if r.below(2) == 0 { Arg::Buffer(r.below(4)) } else { Arg::Scalar(Extent::Tokens) });
+    Launch { args: args.collect(), kernel: r.below(3), grid: Extent::Const(r.next()) }
 }
 
 fn name(r: &mut Random) -> String {

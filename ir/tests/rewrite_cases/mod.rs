@@ -170,6 +170,16 @@ const ROUTING: &[Row] = &[
         UNCHANGED,
     ),
     (
+        "expert-scale-before-dropless",
+        "%t = top_k %h, %h, 3 : ? %a = assign %t, dropless : ? %routing = expert_scale %a, @v : ?",
+        "%t = top_k %h, %h, 3 : ? %n = expert_scale %t, @v : ? %routing = assign %n, dropless : ?",
+    ),
+    (
+        "expert-scale-before-dropless",
+        "%t = top_k %h, %h, 3 : ? %a = assign %t, capacity(2, all, token_major) : ? %routing = expert_scale %a, @v : ?",
+        UNCHANGED,
+    ),
+    (
         "drop-input-of-dropless",
         "%d = dispatch %x, %r : ? %g = combine %d, %r : ? %i = dropped_input %x, %r : ? %a = add %g, %i : ? %y = relu %a : ?",
         "%d = dispatch %x, %r : ? %g = combine %d, %r : ? %y = relu %g : ?",

@@ -160,8 +160,7 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
     // `None` sorts below every bound, so an early open end breaks the order too.
     let ascending = bounded.first().is_none_or(Option::is_some) && bounded.windows(2).all(|pair| pair[0] < pair[1]);
     ensure!(ascending, "target `{name}`: the regimes' bounds do not ascend");
-    let launches = target.regimes.iter().flat_map(|regime| &regime.launches);
-    launches.into_iter().try_for_each(|launch| check_launch(manifest, target, launch))?;
+    target.launches().try_for_each(|launch| check_launch(manifest, target, launch))?;
     let observed: Vec<&Buffer> =
         named(target).into_iter().map(|index| &manifest.buffers[index]).filter(|buffer| buffer.observe.is_some()).collect();
     ensure!(
@@ -308,8 +307,7 @@ pub struct Workspace {
 
 /// The buffers that a target's launches name.
 fn named(target: &Target) -> BTreeSet<usize> {
-    let launches = target.regimes.iter().flat_map(|regime| &regime.launches);
-    let buffers = launches.flat_map(|launch| &launch.args).filter_map(|arg| match arg {
+    let buffers = target.launches().flat_map(|launch| &launch.args).filter_map(|arg| match arg {
         Arg::Buffer(index) => Some(*index as usize),
         Arg::ScalarI32(_) | Arg::ScalarI64(_) => None,
     });

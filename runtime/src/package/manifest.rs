@@ -86,7 +86,7 @@ pub enum Role {
     Input,
     /// Given at each run, written whole.
     Output,
-    /// Bound once, read only; its shape is constant.
+    /// Bound once, read only but for [`Target::update`]; its shape is constant.
     Weight,
     /// Scratch of one run: undefined before and after, except where `observe` names it.
     Workspace,
@@ -178,9 +178,19 @@ pub struct Target {
     pub kernels: Vec<Kernel>,
     /// Launch sequences by batch size, in ascending order; the last is open-ended.
     pub regimes: Vec<Regime>,
+    /// What is launched after a run where the caller asks for it, in order: it may write weights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub update: Vec<Launch>,
     /// What can be said of a run's routing; `None` where nobody is picked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics: Option<Routing>,
+}
+
+impl Target {
+    /// Every launch that there may be: those of all regimes, then the update's.
+    pub fn launches(&self) -> impl Iterator<Item = &Launch> {
+        self.regimes.iter().flat_map(|regime| &regime.launches).chain(&self.update)
+    }
 }
 
 /// Which observed buffers say how a run was routed, and the sizes that statistics take from elsewhere.

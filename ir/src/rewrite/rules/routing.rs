@@ -48,6 +48,11 @@ pub(super) fn rules() -> Vec<Rule> {
         }),
         // Where nothing is dropped, all picks are kept: they are renormalised with the scores.
         pattern("renorm-before-dropless", "(renorm_kept (assign ?p dropless) ?rule)", "(assign (renorm ?p ?rule) dropless)"),
+        pattern(
+            "expert-scale-before-dropless",
+            "(expert_scale (assign ?p dropless) ?s)",
+            "(assign (expert_scale ?p ?s) dropless)",
+        ),
         // Where nothing is dropped, no input is added.
         pattern("drop-input-of-dropless", "(add ?y (dropped_input ?x (assign ?p dropless)))", "?y"),
         // An expert gets at most one pair from a token: a capacity of the whole span never drops. The rows of an expert

@@ -151,7 +151,7 @@ impl<'k> Row<'_, 'k> {
                 Known::Groups(groups, keys)
             }),
             Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::Renorm => None,
-            Op::Observe | Op::Assign | Op::Losses | Op::RenormKept | Op::DroppedInput | Op::Dispatch => None,
+            Op::Observe | Op::Assign | Op::Losses | Op::RenormKept | Op::DroppedInput | Op::Jitter | Op::Dispatch => None,
             Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
             Op::Offset | Op::AtMost => None,
             Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => None,
