@@ -302,7 +302,7 @@ fn sequence_loss(figures: &Figures, counts: &Counts) -> Option<f64> {
     let (e, k, row) = (experts as usize, top_k as usize, row_tokens.max(1) as usize);
     let sequences = tokens.div_ceil(row_tokens.max(1)) as usize;
     let parts = counts.probability.len() / e;
-    if counts.experts.is_empty() || (sequences > 1 && !figures.by_sequence) || parts % sequences != 0 {
+    if counts.experts.is_empty() || (sequences > 1 && !figures.by_sequence) || !parts.is_multiple_of(sequences) {
         return None;
     }
     let of_sequence = |(picks, parts): (&[i32], &[f64])| -> f64 {
