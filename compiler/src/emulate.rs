@@ -12,7 +12,9 @@ use rayon::prelude::*;
 
 use crate::import::import;
 use crate::random;
-use crate::reference::{Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, reference};
+use crate::reference::{
+    Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, experts_of_tokens, picks_of_token, reference,
+};
 use crate::spec::Spec;
 
 /// What to run.
@@ -196,12 +198,10 @@ fn check_all(package: &Package, spec: Option<&Spec>, request: &Request) -> Resul
 #[must_use]
 pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agreement {
     let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
-    let experts = run.tensor("route.experts").and_then(|tensor| tensor.to_i32().ok()).unwrap_or_default();
-    let experts: Vec<usize> = experts.into_iter().map(|expert| usize::try_from(expert).unwrap_or(usize::MAX)).collect();
     Agreement {
         difference: difference(&output, &reference.output),
         bound: bound(manifest.dtype),
-        tokens_apart: expert_sets_apart(&experts, &reference.experts, manifest_dim(manifest, "top_k") as usize),
+        tokens_apart: expert_sets_apart(&experts_of_tokens(run), &reference.experts, picks_of_token(manifest)),
     }
 }
 
@@ -318,8 +318,8 @@ pub fn profile(launches: &[Emulated]) -> Vec<(String, Counters)> {
 #[must_use]
 pub fn work(manifest: &Manifest, dims: Dims) -> u64 {
     const TILE_ROWS: u64 = 64;
-    let (experts, top_k) = (manifest_dim(manifest, "experts").max(1), manifest_dim(manifest, "top_k"));
-    let pairs = dims.tokens.saturating_mul(top_k);
+    let experts = manifest_dim(manifest, "experts").max(1);
+    let pairs = dims.tokens.saturating_mul(picks_of_token(manifest) as u64);
     let tiles = pairs.min(experts).saturating_add(pairs / TILE_ROWS);
     let weights = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
     let of_weight = |buffer: &Buffer| {

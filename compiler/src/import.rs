@@ -7,8 +7,8 @@ use moec_ir::{DType, Extent};
 
 use crate::spec::{
     Activation, Apply, AuxLoss, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode, Gating,
-    GroupMask, GroupScore, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate,
-    Spec, Tensor, Word,
+    GroupMask, GroupScore, Mode, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine,
+    SharedGate, Spec, Tensor, Word,
 };
 
 /// The layer's graph: input `%x` `[T, H]`, weights by their canonical names, output `[T, H]`.
@@ -70,6 +70,11 @@ impl Layer<'_> {
             Order::ScoreTopK => self.score(logits),
             Order::TopKScore => logits,
         };
+        if router.mode == Mode::ExpertChoice {
+            // A positive factor changes nobody's choice.
+            let scores = self.constant(Op::Scale, scores, router.scale);
+            return self.g.apply(Op::AllExperts, &[scores]);
+        }
         let mut keys = scores;
         if let Some(correction) = router.correction {
             // f32 whatever the layer's type: checkpoints keep it so, and a rounded bias picks other experts.
@@ -162,6 +167,8 @@ impl Layer<'_> {
                 let kept = self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)));
                 self.expert_scale(kept)
             }
+            // By the scores alone it is chosen: an expert's factor may be negative.
+            Some(_) | None if self.spec.router.mode == Mode::ExpertChoice => self.expert_scale(routing),
             Some(_) | None => routing,
         };
         match losses(self.spec) {
@@ -377,6 +384,8 @@ fn assignment(spec: &Spec) -> Assignment {
         CapacityGroup::Tokens(n) => (Span::Tokens(n), Extent::Const(n)),
     };
     let priority = match capacity.priority {
+        // Each expert takes the tokens that it scores highest.
+        _ if spec.router.mode == Mode::ExpertChoice => graph::Priority::Score,
         Priority::ChoiceMajor => graph::Priority::ChoiceMajor,
         Priority::TokenMajor => graph::Priority::TokenMajor,
         Priority::Score => graph::Priority::Score,
@@ -390,7 +399,7 @@ fn assignment(spec: &Spec) -> Assignment {
 pub(crate) fn rows_at_capacity(spec: &Spec) -> Option<Extent> {
     match assignment(spec) {
         Assignment::Dropless => None,
-        Assignment::Capacity(capacity) => Some(capacity.per_expert * moec_ir::schedule::spans(capacity.span) * spec.experts),
+        Assignment::Capacity(capacity) => Some(capacity.per_expert * capacity.span.count() * spec.experts),
     }
 }
 

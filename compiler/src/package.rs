@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::import::rows_at_capacity;
 use crate::pipeline::Built;
-use crate::spec::{AuxLoss, CapacitySize, Layout, Pad, Spec, Tensor, Weight, Word};
+use crate::spec::{AuxLoss, CapacitySize, Layout, Mode, Pad, Spec, Tensor, Weight, Word};
 
 /// One package with everything that was built. The same input gives the same bytes.
 ///
@@ -53,15 +53,15 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
 
 fn dims(spec: &Spec) -> Vec<file::Dim> {
     let shared = spec.shared.map_or(0, |shared| shared.ffn);
-    [
-        ("hidden", spec.hidden),
-        ("ffn", spec.expert.ffn),
-        ("experts", spec.experts),
-        ("top_k", spec.router.top_k),
-        ("shared_ffn", shared),
-    ]
-    .map(|(name, value)| file::Dim { name: name.to_string(), value })
-    .to_vec()
+    let dims = [
+        Some(("hidden", spec.hidden)),
+        Some(("ffn", spec.expert.ffn)),
+        Some(("experts", spec.experts)),
+        // Where experts choose there is no K.
+        (spec.router.mode != Mode::ExpertChoice).then_some(("top_k", spec.router.top_k)),
+        Some(("shared_ffn", shared)),
+    ];
+    dims.into_iter().flatten().map(|(name, value)| file::Dim { name: name.to_string(), value }).collect()
 }
 
 /// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.
@@ -169,7 +169,7 @@ fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Ro
         slots,
         by_sequence: spec.training.aux_loss.is_some_and(|(loss, _)| loss == AuxLoss::DeepseekSequence),
         experts: spec.experts,
-        top_k: spec.router.top_k,
+        top_k: if spec.router.mode == Mode::ExpertChoice { spec.experts } else { spec.router.top_k },
         tile_rows: tile_rows(machine),
         rows_at_capacity: padded.and_then(|_| rows_at_capacity(spec)).as_ref().map(extent),
         capacity_factor,

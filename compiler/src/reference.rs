@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use moec_ir::graph::{self, Graph, Node, Observation, Op, Typed, Value};
+use moec_ir::graph::{self, Attr, Graph, Node, Observation, Op, Typed, Value};
+use moec_runtime::Run;
 use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 
 /// What the interpreter says of one batch.
@@ -11,12 +12,46 @@ use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 pub struct Reference {
     /// The layer's output, `[T, H]`.
     pub output: Vec<f64>,
-    /// The experts of each token, `[T, K]`, best first; dropped picks included.
+    /// The experts of each token, as [`experts_of_tokens`] has them.
     pub experts: Vec<usize>,
     /// The grouped row of each pair, `[T, K]`; `None`: dropped.
     pub rows: Vec<Option<usize>>,
     /// What the graph observes of each token, where it has that as an op of its own.
     pub observation: Option<Observation>,
+}
+
+/// Stands for an expert that did not choose the token.
+pub const NOT_CHOSEN: usize = usize::MAX;
+
+/// The experts of each token, `[T, K]`: its picks, best first, dropped ones included. Where experts choose K = E, and
+/// [`NOT_CHOSEN`] stands for those that did not take the token.
+pub fn experts_of_tokens(run: &Run) -> Vec<usize> {
+    let ints = |name: &str| run.tensor(name).and_then(|tensor| Some((tensor.to_i32().ok()?, tensor.shape())));
+    let number = |expert: i32| usize::try_from(expert).unwrap_or(usize::MAX);
+    match (ints("route.experts"), ints("route.rows")) {
+        (Some((experts, _)), _) => experts.into_iter().map(number).collect(),
+        (None, Some((rows, shape))) => {
+            let experts = shape.last().map_or(1, |experts| (*experts).max(1) as usize);
+            rows.into_iter().enumerate().map(|(pair, row)| if row < 0 { NOT_CHOSEN } else { pair % experts }).collect()
+        }
+        (None, None) => Vec::new(),
+    }
+}
+
+/// K of [`experts_of_tokens`]: the `top_k` of the package, or all experts where these choose and there is none.
+pub fn picks_of_token(manifest: &Manifest) -> usize {
+    let dim = |name: &str| manifest.dims.iter().find(|dim| dim.name == name).map(|dim| dim.value);
+    dim("top_k").or_else(|| dim("experts")).unwrap_or(0) as usize
+}
+
+/// Whether the graph lets experts choose.
+fn experts_choose(graph: &Graph) -> bool {
+    let chooses = |node: &Node| match node {
+        Node::Apply(op, _) => *op == Op::AllExperts,
+        Node::Attr(Attr::Body(body)) => body.has(Op::AllExperts),
+        Node::Attr(_) | Node::Param(_) | Node::Hole(_) => false,
+    };
+    graph.nodes.as_ref().iter().any(chooses)
 }
 
 /// Why there is no reference. Each is a bug: the graph came from a spec, and the tensors have been run already.
@@ -41,6 +76,10 @@ pub fn reference(
     let dims = moec_ir::Dims { tokens: dims.tokens, row_tokens: dims.row_tokens };
     let values = graph::interp(&typed, &params, dims).map_err(ReferenceError)?;
     let routed = values.iter().rev().find_map(|value| match value {
+        Value::Routing(routing) if experts_choose(typed.graph()) => {
+            let pairs = routing.picks.expert_of_pair.iter().zip(&routing.row_of_pair);
+            Some((pairs.map(|(expert, row)| row.map_or(NOT_CHOSEN, |_| *expert)).collect(), routing.row_of_pair.clone()))
+        }
         Value::Routing(routing) => Some((routing.picks.expert_of_pair.clone(), routing.row_of_pair.clone())),
         Value::Tensor(_) | Value::Picks(_) | Value::List(_) | Value::Attr(_) => None,
     });

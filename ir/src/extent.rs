@@ -88,6 +88,53 @@ impl Extent {
         }
     }
 
+    /// A fraction `above / below` of `unit` that it is never less than, whatever the sizes; 0 where none is known.
+    pub(crate) fn least_share(&self, unit: &Extent) -> (u128, u128) {
+        const UNKNOWN: (u128, u128) = (0, 1);
+        let times = |(above, below): (u128, u128), n: u64, by: u64| {
+            let products = above.checked_mul(n.into()).zip(below.checked_mul(by.into()));
+            products.filter(|(_, below)| *below > 0).unwrap_or(UNKNOWN)
+        };
+        let is_less = |a: (u128, u128), b: (u128, u128)| Some(a.0.checked_mul(b.1)? < b.0.checked_mul(a.1)?);
+        match (self, unit) {
+            (e, unit) if e == unit => (1, 1),
+            (Extent::Const(n), Extent::Const(unit)) => times((1, 1), *n, *unit),
+            (Extent::Mul(a, b), _) => match (&**a, &**b) {
+                (Extent::Const(n), e) | (e, Extent::Const(n)) => times(e.least_share(unit), *n, 1),
+                (_, _) => UNKNOWN,
+            },
+            (Extent::Div(a, b, round), _) => {
+                let by = if b.is_const() { b.at(Dims { tokens: 0, row_tokens: 0 }) } else { None };
+                let (above, below) = by.map_or(UNKNOWN, |by| times(a.least_share(unit), 1, by));
+                match round {
+                    Round::Ceil => (above, below),
+                    // Of a whole number of units none is lost.
+                    Round::Floor | Round::HalfEven => (above / below, 1),
+                }
+            }
+            (Extent::Add(a, b) | Extent::Max(a, b) | Extent::Min(a, b), _) => {
+                let (a, b) = (a.least_share(unit), b.least_share(unit));
+                match is_less(a, b) {
+                    Some(is_less) if is_less == matches!(self, Extent::Min(..)) => a,
+                    Some(_) => b,
+                    None => UNKNOWN,
+                }
+            }
+            (Extent::Const(_) | Extent::Tokens | Extent::RowTokens, _) => UNKNOWN,
+        }
+    }
+
+    /// Whether it depends on no size.
+    fn is_const(&self) -> bool {
+        match self {
+            Extent::Const(_) => true,
+            Extent::Tokens | Extent::RowTokens => false,
+            Extent::Add(a, b) | Extent::Mul(a, b) | Extent::Div(a, b, _) | Extent::Min(a, b) | Extent::Max(a, b) => {
+                a.is_const() && b.is_const()
+            }
+        }
+    }
+
     /// The lesser of two.
     pub fn min(self, other: Extent) -> Extent {
         Extent::Min(Box::new(self), Box::new(other))
@@ -194,6 +241,36 @@ fn parse(text: &str, depth: usize) -> Option<(Extent, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn least_shares() {
+        let tokens = || Extent::Tokens;
+        let of = |e: Extent| e.least_share(&tokens());
+        let is = |e: Extent, above: u128, below: u128| {
+            let share = of(e.clone());
+            assert_eq!(share.0 * below, above * share.1, "{e}: {share:?}");
+            // And so it is.
+            for n in [1, 2, 7, 64] {
+                let value = e.at(Dims { tokens: n, row_tokens: 1 }).unwrap();
+                assert!(u128::from(value) * share.1 >= u128::from(n) * share.0, "{e} at {n}");
+            }
+        };
+        is(tokens(), 1, 1);
+        is((tokens() * 5).div(Extent::Const(4) * 8, Round::Ceil), 5, 32);
+        is((tokens() * 5).div(Extent::Const(4) * 8, Round::Floor), 0, 1);
+        is((tokens() * 5).div(2.into(), Round::Floor), 2, 1);
+        is((tokens() * 5).div(2.into(), Round::HalfEven), 2, 1);
+        is((tokens() * 5).div(tokens(), Round::Ceil), 0, 1);
+        is(tokens().div_ceil(3).max(tokens().div_ceil(2)), 1, 2);
+        is(tokens().div_ceil(3).min(tokens().div_ceil(2)), 1, 3);
+        is(tokens().div_ceil(3) + 5, 1, 3);
+        is(Extent::Const(9) * 3, 0, 1);
+        is(Extent::RowTokens, 0, 1);
+        assert_eq!(Extent::Const(9).least_share(&Extent::Const(12)), (9, 12));
+        assert_eq!(Extent::Const(9).least_share(&Extent::Const(0)), (0, 1));
+        let vast = (0..4).fold(tokens(), |e, _| e.div_ceil(u64::MAX));
+        assert_eq!(of(vast).0, 0);
+    }
 
     #[test]
     fn rounding_of_quotients() {

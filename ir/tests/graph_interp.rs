@@ -25,7 +25,7 @@ macro_rules! definitions {
 }
 
 definitions! {
-    List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, SparseMixer => sparse_mixer, GroupLimit => group_limit,
+    List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, AllExperts => all_experts, SparseMixer => sparse_mixer, GroupLimit => group_limit,
     Renorm => renorm, ExpertScale => expert_scale, Observe => observe, Assign => assign, Losses => losses, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
     PairWeights => pair_weights, DroppedInput => dropped_input, Combine => combine, RmsNorm => rms_norm, Jitter => jitter, Softmax => softmax, Cast => cast,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
@@ -173,6 +173,13 @@ fn top_k() {
     // Zeros of either sign tie.
     picked(2, &[1.0, 2.0, 3.0], &[-0.0, 0.0, -1.0], &[0, 1], &[1.0, 2.0]);
     picked(1, &[1.0, 2.0], &[INF, INF], &[0], &[1.0]);
+}
+
+fn all_experts() {
+    let scores = [0.5, NAN, -INF, 0.25, 2.0, 0.5];
+    let p = picks(eval(Op::AllExperts, &format!("%p = all_experts %s : ? {OBSERVE}"), &[("%s", &[2, 3], &scores)]));
+    assert_eq!((p.top_k, p.experts, &p.expert_of_pair[..]), (3, 3, &[0, 1, 2, 0, 1, 2][..]));
+    close(&p.weight_of_pair, &scores);
 }
 
 #[track_caller]
@@ -368,6 +375,30 @@ fn assign() {
     assert_eq!(rows(1, "capacity(3, all, batch_prioritized)", 1, &[1.0, -0.0, 0.0, 1.0], 4), [0, 3, 1]);
     assert_eq!(rows(1, "dropless", 2, &[], 0), [] as [usize; 0]);
     assert_eq!(rows(1, "capacity(1, row, token_major)", 2, &[], 0), [] as [usize; 0]);
+}
+
+/// Tokens 0..5 by two experts that score them 3 1 2 NaN 2 and 0 0 -0 7 NaN.
+#[test]
+fn expert_choice() {
+    let scores = [3.0, 0.0, 1.0, 0.0, 2.0, -0.0, NAN, 7.0, 2.0, NAN];
+    let lines = |rule: &str| format!("%p = all_experts %s : ? %r = assign %p, {rule} : ? %y = pair_weights %r : ?");
+    let kept = |rule: &str, row_tokens: u64| {
+        let dims = Dims { tokens: 5, row_tokens };
+        let r = routing(try_eval(Op::Assign, &lines(rule), &[("%s", &[5, 2], &scores)], dims).expect("a value"));
+        let of = |e: usize| {
+            let mut tokens: Vec<usize> = r.pair_of_row.iter().filter(|pair| *pair % 2 == e).map(|pair| pair / 2).collect();
+            tokens.sort_unstable();
+            tokens
+        };
+        [of(0), of(1)]
+    };
+    // Ties go to the earlier token, zeros of either sign tie, and what is no number comes last.
+    assert_eq!(kept("capacity(2, all, score)", 5), [[0, 2], [0, 3]]);
+    assert_eq!(kept("capacity(3, all, score)", 5), [[0, 2, 4], [0, 1, 3]]);
+    assert_eq!(kept("capacity(9, all, score)", 5), [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]);
+    // Tokens 0 1 2 and 3 4, each with room for one.
+    assert_eq!(kept("capacity(1, 3, score)", 5), [[0, 4], [0, 3]]);
+    assert_eq!(kept("capacity(1, row, score)", 1), [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]);
 }
 
 fn renorm_kept() {

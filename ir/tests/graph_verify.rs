@@ -47,8 +47,9 @@ fn check(path: &Path) -> Vec<String> {
 }
 
 /// What each error of `infer` says, in part.
-const ERRORS: [&str; 32] = [
+const ERRORS: [&str; 33] = [
     "are not the logits and scores of",
+    "needs a score for each expert",
     "jitter takes [T, N] and a seed",
     "is no norm",
     "takes 2 operands, not 1",

@@ -303,14 +303,14 @@ fn names_and_observed_buffers() {
     Workspace load_of_expert i32 [6]
     Workspace kept_of_expert i32 [6]
     Workspace row_of_pair i32 [T, 3]
-    Workspace token_of_row i32 [(T * 3)]
-    Workspace weight_of_row f32 [(T * 3)]
+    Workspace token_of_row i32 [min((T * 3), (ceil(T / max(S, 1)) * (min(ceil((T * 2) / 6), max(S, 1)) * 6)))]
+    Workspace weight_of_row f32 [min((T * 3), (ceil(T / max(S, 1)) * (min(ceil((T * 2) / 6), max(S, 1)) * 6)))]
     Workspace offset_of_expert i32 [7]
-    Workspace tile_expert i32 [(floor((T * 3) / 64) + min((T * 3), 6))]
-    Workspace tile_row i32 [(floor((T * 3) / 64) + min((T * 3), 6))]
+    Workspace tile_expert i32 [(floor(min((T * 3), (ceil(T / max(S, 1)) * (min(ceil((T * 2) / 6), max(S, 1)) * 6))) / 64) + min(min((T * 3), (ceil(T / max(S, 1)) * (min(ceil((T * 2) / 6), max(S, 1)) * 6))), 6))]
+    Workspace tile_row i32 [(floor(min((T * 3), (ceil(T / max(S, 1)) * (min(ceil((T * 2) / 6), max(S, 1)) * 6))) / 64) + min(min((T * 3), (ceil(T / max(S, 1)) * (min(ceil((T * 2) / 6), max(S, 1)) * 6))), 6))]
     Workspace tile_count i32 [1]
-    Workspace grouped_gemm_gate_out f32 [(T * 3), 10]
-    Workspace grouped_gemm_down_out f32 [(T * 3), 12]
+    Workspace grouped_gemm_gate_out f32 [min((T * 3), (ceil(T / max(S, 1)) * (min(ceil((T * 2) / 6), max(S, 1)) * 6))), 10]
+    Workspace grouped_gemm_down_out f32 [min((T * 3), (ceil(T / max(S, 1)) * (min(ceil((T * 2) / 6), max(S, 1)) * 6))), 12]
     Workspace gemm_shared_gate_shared_up_out f32 [T, 9]
     Workspace gemm_shared_down_out f32 [T, 12]
     Workspace gemm_shared_gate_proj_out f32 [T, 1]
@@ -353,6 +353,19 @@ fn what_has_no_program() {
   %4 = combine %2, %3 : tensor<T x 4 x f32>
   return %4";
     assert_eq!(fails(&layer(other, t4)).to_string(), "`combine` does not take the pairs of another routing");
+    // Weights that are all experts' are no picks to be normalised, and no groups are left out of them.
+    for (line, op) in [
+        ("b = all_experts a\n    yield renorm b, sum(add 0.0)", "renorm"),
+        ("b = group_limit a, groups(2, keep 1, max, zero)\n    yield all_experts b", "group_limit"),
+    ] {
+        let route = format!(
+            "  %1 = route %0, [@w], dropless {{\n    a = softmax $0\n    {line}\n  }} : routing<T x 4 of 4>
+  %2 = grouped_gemm %0, %1, [@e] : tensor<P x 4 x f32>
+  %3 = combine %2, %1 : {t4}
+  return %3"
+        );
+        assert_eq!(fails(&layer(&route, t4)), ScheduleError::Body { op, inside: "route" });
+    }
     for n in [0, 1 << 31, u64::MAX] {
         let vast = format!(
             "layer @l(%x: tensor<T x {n} x f32>, @w: tensor<4 x {n} x f32>) -> {t4} {{\n  %0 = gemm %x, [@w] : {t4}\n  return %0\n}}\n"
@@ -383,9 +396,24 @@ fn experts_are_bounded_by_shared_memory() {
             experts.min(64)
         ))
     };
+    let choice = |experts: u64| {
+        parse(&format!(
+            "layer @l(%x: tensor<T x 4 x f32>, @r: tensor<{experts} x 4 x f32>, @e: tensor<{experts} x 1 x 4 x f32>) -> tensor<T x 1 x f32> {{
+  %0 = route %x, [@r], capacity(2, row, score) {{
+    a = softmax $0
+    yield all_experts a
+  }} : routing<T x {experts} of {experts}>
+  %1 = grouped_gemm %x, %0, [@e] : tensor<P x 1 x f32>
+  %2 = combine %1, %0 : tensor<T x 1 x f32>
+  return %2
+}}
+"
+        ))
+    };
     for machine in MACHINES {
         for experts in [1, 3, 60, 257, 512, 4096] {
             program(&layer(experts), &machine);
+            program(&choice(experts), &machine);
         }
         for experts in (4097..40_000).step_by(997).chain([1 << 30]) {
             match schedule(&layer(experts), &machine) {

@@ -27,6 +27,11 @@ struct Case {
 }
 
 impl Case {
+    /// Whether experts choose.
+    fn takes_all(&self) -> bool {
+        self.body.contains("all_experts")
+    }
+
     fn layer(&self) -> Typed {
         let body = match &self.observed {
             None => self.body.clone(),
@@ -192,10 +197,18 @@ fn check(case: &Case, given: &BTreeMap<String, Tensor>, numbers: Numbers) {
         let about = format!("{} {:?} {} {}\n{}", machine.name, case.dims, case.experts, case.assignment, case.body);
         let out = run(&layer, &machine, case.dims, given);
         let picked: Vec<i32> = routing.picks.expert_of_pair.iter().map(|e| *e as i32).collect();
-        assert!(out.ints("topk_experts") == picked, "{about}: topk_experts");
-        let rows: Vec<i32> = routing.row_of_pair.iter().map(|r| r.map_or(-1, |r| r as i32)).collect();
+        if !case.takes_all() {
+            assert!(out.ints("topk_experts") == picked, "{about}: topk_experts");
+        }
+        let mut pair_of_row = routing.pair_of_row.clone();
+        if case.takes_all() && case.assignment.contains("score") {
+            // Rows of an expert are in the order of the tokens.
+            pair_of_row.sort_by_key(|pair| (routing.picks.expert_of_pair[*pair], *pair));
+        }
+        let mut rows = vec![-1; picked.len()];
+        pair_of_row.iter().enumerate().for_each(|(row, pair)| rows[*pair] = row as i32);
         assert!(out.ints("row_of_pair") == rows, "{about}: row_of_pair");
-        let of_pair: Vec<i32> = routing.pair_of_row.iter().map(|p| (*p / case.top_k) as i32).collect();
+        let of_pair: Vec<i32> = pair_of_row.iter().map(|p| (*p / case.top_k) as i32).collect();
         assert!(out.ints("token_of_row")[..of_pair.len()] == of_pair, "{about}: token_of_row");
         let count = |kept: bool| -> Vec<i32> {
             let mut counts = vec![0; case.experts];
@@ -204,10 +217,10 @@ fn check(case: &Case, given: &BTreeMap<String, Tensor>, numbers: Numbers) {
             }
             counts
         };
-        assert!(out.ints("load_of_expert") == count(false), "{about}: load_of_expert");
+        assert!(out.ints("load_of_expert") == count(case.takes_all()), "{about}: load_of_expert");
         assert!(out.ints("kept_of_expert") == count(true), "{about}: kept_of_expert");
         let mut weights = out.floats("topk_weights");
-        if numbers == Numbers::Any {
+        if numbers == Numbers::Any && !case.takes_all() {
             assert!(weights.iter().all(|w| !w.is_nan()), "{about}\n{weights:?}");
             let defined = routing.picks.weight_of_pair.iter();
             weights.iter_mut().zip(defined).filter(|(_, w)| !w.is_finite()).for_each(|(mine, w)| *mine = *w);
@@ -327,6 +340,47 @@ fn many_chunks() {
         // No zeros: whether -0.0 is less is another test's question.
         given.get_mut("%x").unwrap().data.iter_mut().for_each(|x| *x += 1.5);
         check(&case, &given, Numbers::Finite);
+    }
+}
+
+/// Experts choose: each keeps its capacity of every span, ties to the earlier token, whatever the scores.
+#[test]
+fn expert_choice() {
+    let mut random = Random(29);
+    let (nan, inf) = (f64::NAN, f64::INFINITY);
+    for (experts, tokens, row_tokens, assignment) in [
+        (1, 1, 1, "capacity(1, all, score)"),
+        (5, 33, 33, "capacity(7, all, score)"),
+        (33, 34, 17, "capacity(4, row, score)"),
+        (40, 20, 20, "capacity(ceil((T * 3) / 40), 7, score)"),
+        (7, 40, 8, "capacity(100, row, score)"),
+        (3, 12, 12, "capacity(0, all, score)"),
+        (70, 3, 3, "capacity(1, all, score)"),
+        (6, 21, 7, "dropless"),
+        (6, 21, 7, "capacity(4, row, token_major)"),
+        (6, 21, 7, "capacity(4, 5, choice_major)"),
+        (6, 21, 7, "capacity(4, row, batch_prioritized)"),
+        (2, 2100, 2100, "capacity(600, all, score)"),
+        (2, 2100, 700, "capacity(77, row, score)"),
+    ] {
+        for body in ["yield all_experts $0", "a = all_experts $0\n    b = expert_scale a, $1\n    yield scale b, 0.5"] {
+            let mut case = case(experts, experts, tokens, body, assignment);
+            case.dims.row_tokens = row_tokens;
+            for numbers in [Numbers::Finite, Numbers::Any] {
+                if body.contains("scale") && (numbers == Numbers::Any || tokens > 1000) {
+                    continue; // What is no number, and many tokens, are other matters than the ops.
+                }
+                let mut given = params(&case.layer(), case.dims, &mut random);
+                // Few different scores, and none of them a small number that the weight of another pair hides.
+                let x = &mut given.get_mut("%x").unwrap().data;
+                x.iter_mut().for_each(|x| *x = random.one(&[-1.0, 0.5, 1.0, 2.0, 3.0]));
+                if numbers == Numbers::Any {
+                    x.iter_mut().step_by(3).for_each(|x| *x = random.one(&[nan, inf, -inf, 0.0]));
+                }
+                given.get_mut("@router").unwrap().data.iter_mut().for_each(|w| *w = random.one(&[-1.0, 0.5, 1.0]));
+                check(&case, &given, numbers);
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::health::{Health, USUAL_CAPACITY_FACTOR, entropy_share};
 use crate::layer::Run;
 use crate::package::{Dims, Routing, Slots};
+use crate::tensor::Tensor;
 
 /// The sizes that a run's statistics refer to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,7 +54,7 @@ impl Figures {
     }
 }
 
-/// What the slots hold, copied to the host; empty where a layer lacks one, or there were no tokens.
+/// What the slots hold, copied to the host: empty where there were no tokens, `None` where a layer lacks one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counts {
     /// `[E]`: pairs that picked each expert.
@@ -61,29 +62,28 @@ pub struct Counts {
     /// `[E]`: of these, pairs that it had room for.
     pub kept: Vec<i32>,
     /// `[T, K]`: the experts of each token, best first.
-    pub experts: Vec<i32>,
+    pub experts: Option<Vec<i32>>,
     /// `[T, K]`: the grouped row of each pair; -1: dropped.
-    pub rows: Vec<i32>,
+    pub rows: Option<Vec<i32>>,
     /// `[.., E]`: router probabilities, in partial sums over the tokens.
-    pub probability: Vec<f64>,
+    pub probability: Option<Vec<f64>>,
     /// `[..]`: `logsumexp(logits)^2`, in partial sums over the tokens.
-    pub z: Vec<f64>,
+    pub z: Option<Vec<f64>>,
 }
 
 impl Counts {
     /// The slots of a run.
     #[must_use]
     pub fn of(slots: &Slots, run: &Run) -> Counts {
-        let tensor = |slot: Option<&String>| slot.and_then(|name| run.tensor(name));
-        let integers = |slot| tensor(slot).and_then(|tensor| tensor.to_i32().ok()).unwrap_or_default();
-        let numbers = |slot| tensor(slot).map(crate::Tensor::to_f64).unwrap_or_default();
+        let integers = |name: &String| run.tensor(name).and_then(|tensor| tensor.to_i32().ok()).unwrap_or_default();
+        let numbers = |name: &String| run.tensor(name).map(Tensor::to_f64).unwrap_or_default();
         Counts {
-            load: integers(Some(&slots.load)),
-            kept: integers(Some(&slots.kept)),
-            experts: integers(slots.experts.as_ref()),
-            rows: integers(slots.rows.as_ref()),
-            probability: numbers(slots.probability.as_ref()),
-            z: numbers(slots.z.as_ref()),
+            load: integers(&slots.load),
+            kept: integers(&slots.kept),
+            experts: slots.experts.as_ref().map(integers),
+            rows: slots.rows.as_ref().map(integers),
+            probability: slots.probability.as_ref().map(numbers),
+            z: slots.z.as_ref().map(numbers),
         }
     }
 }
@@ -193,16 +193,17 @@ impl Statistics {
     pub fn of(figures: &Figures, counts: &Counts) -> Result<Statistics, Error> {
         let Figures { tokens, experts, top_k, .. } = *figures;
         let (e, k) = (experts as usize, (top_k as usize).max(1));
-        let is_run = tokens > 0;
-        let pairs = tokens as usize * k;
-        for (what, actual, expected, may_lack) in [
-            ("loads", counts.load.len(), e, !is_run),
-            ("kept loads", counts.kept.len(), e, !is_run),
-            ("picks", counts.experts.len(), pairs, true),
-            ("rows of pairs", counts.rows.len(), pairs, true),
-            ("probabilities", counts.probability.len() % e.max(1), 0, true),
+        let (of_experts, of_pairs) = if tokens == 0 { (0, 0) } else { (e, tokens as usize * k) };
+        let length = |slot: &Option<Vec<i32>>| slot.as_ref().map_or(of_pairs, Vec::len);
+        let rest = |slot: &Option<Vec<f64>>| slot.as_ref().map_or(0, |slot| slot.len() % e.max(1));
+        for (what, actual, expected) in [
+            ("loads", counts.load.len(), of_experts),
+            ("kept loads", counts.kept.len(), of_experts),
+            ("picks", length(&counts.experts), of_pairs),
+            ("rows of pairs", length(&counts.rows), of_pairs),
+            ("probabilities beyond whole rows", rest(&counts.probability), 0),
         ] {
-            if actual != expected && !(may_lack && actual == 0) {
+            if actual != expected {
                 return Err(Error::Count { what, expected, actual });
             }
         }
@@ -213,18 +214,16 @@ impl Statistics {
         let (all, stayed): (u64, u64) = (load.iter().sum(), kept.iter().sum());
         let tiled: u64 = kept.iter().map(|n| n.next_multiple_of(figures.tile_rows.max(1))).sum();
         let is_dropped = |rows: &&[i32]| rows.iter().all(|row| *row < 0);
-        let has = |slot: &[i32]| !slot.is_empty() || !is_run;
-        let probability = !counts.probability.is_empty() || (!is_run && counts.z.is_empty());
         Ok(Statistics {
             tokens,
             top_k,
-            first: has(&counts.experts).then(|| first_picks(&counts.experts, e, k)),
+            first: counts.experts.as_ref().map(|picks| first_picks(picks, e, k)),
             dropped_pairs: all.saturating_sub(stayed),
-            dropped_tokens: has(&counts.rows).then(|| counts.rows.chunks(k).filter(is_dropped).count() as u64),
+            dropped_tokens: counts.rows.as_ref().map(|rows| rows.chunks(k).filter(is_dropped).count() as u64),
             padded_rows: tiled - stayed,
             rows_below_capacity: figures.rows_at_capacity.map(|rows| rows.saturating_sub(stayed)),
             health: Health::of(&load.iter().map(|n| *n as f64).collect::<Vec<f64>>(), figures.capacity_factor),
-            probability: probability.then(|| Probability::of(figures, counts)),
+            probability: counts.probability.as_ref().map(|partial| Probability::of(figures, partial, counts)),
             load,
             kept,
         })
@@ -274,8 +273,7 @@ fn first_picks(picks: &[i32], experts: usize, top_k: usize) -> Vec<u64> {
 }
 
 impl Probability {
-    fn of(figures: &Figures, counts: &Counts) -> Probability {
-        let (partial, z) = (&counts.probability, &counts.z);
+    fn of(figures: &Figures, partial: &[f64], counts: &Counts) -> Probability {
         let mut importance = vec![0.0; figures.experts as usize];
         for part in partial.chunks(importance.len().max(1)) {
             importance.iter_mut().zip(part).for_each(|(sum, p)| *sum += p);
@@ -286,23 +284,23 @@ impl Probability {
             health: Health::of(&importance, figures.capacity_factor),
             entropy: if total > 0.0 { share * (importance.len() as f64).ln() } else { 0.0 },
             entropy_share: share,
-            z_loss: z.iter().sum::<f64>() / figures.tokens.max(1) as f64,
-            sequence_loss: sequence_loss(figures, counts),
+            z_loss: counts.z.iter().flatten().sum::<f64>() / figures.tokens.max(1) as f64,
+            sequence_loss: counts.experts.as_ref().and_then(|picks| sequence_loss(figures, picks, partial)),
             importance,
         }
     }
 }
 
 /// The mean over sequences of `E sum load p / (S^2 K)`.
-fn sequence_loss(figures: &Figures, counts: &Counts) -> Option<f64> {
+fn sequence_loss(figures: &Figures, picks: &[i32], partial: &[f64]) -> Option<f64> {
     let Figures { tokens, experts, top_k, row_tokens, .. } = *figures;
     if tokens == 0 {
         return Some(0.0);
     }
     let (e, k, row) = (experts as usize, top_k as usize, row_tokens.max(1) as usize);
     let sequences = tokens.div_ceil(row_tokens.max(1)) as usize;
-    let parts = counts.probability.len() / e;
-    if counts.experts.is_empty() || (sequences > 1 && !figures.by_sequence) || !parts.is_multiple_of(sequences) {
+    let parts = partial.len() / e;
+    if parts == 0 || (sequences > 1 && !figures.by_sequence) || !parts.is_multiple_of(sequences) {
         return None;
     }
     let of_sequence = |(picks, parts): (&[i32], &[f64])| -> f64 {
@@ -311,7 +309,7 @@ fn sequence_loss(figures: &Figures, counts: &Counts) -> Option<f64> {
         let chosen = picks.iter().filter_map(|pick| p.get(usize::try_from(*pick).ok()?));
         chosen.sum::<f64>() / (picks.len() as f64 / k as f64).powi(2)
     };
-    let parts = counts.probability.chunks(parts / sequences * e);
-    let sum: f64 = counts.experts.chunks(row * k).zip(parts).map(of_sequence).sum();
+    let parts = partial.chunks(parts / sequences * e);
+    let sum: f64 = picks.chunks(row * k).zip(parts).map(of_sequence).sum();
     Some(experts as f64 * sum / (top_k as f64 * sequences as f64))
 }

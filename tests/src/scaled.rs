@@ -118,6 +118,31 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "output_scale = 0.8",
         "[capacity]\ntokens = 3\ngroup = 7\npriority = \"batch_prioritized\"\ndropped = \"input\"\npad = \"to_capacity\"",
     ),
+    (
+        "expert_choice",
+        "mode = \"expert_choice\"\ntop_k = 1",
+        "activation = \"relu\"\ngated = false",
+        "[capacity]\nfactor = 1.0\nround = \"half_even\"\nmin = 4\ngroup = \"row\"",
+    ),
+    (
+        "expert_choice_of_runs",
+        "mode = \"expert_choice\"\nscore = \"sigmoid\"\nbias = true\nscale = 2.5\napply = \"input\"",
+        "",
+        "[capacity]\nfactor = 2.0\nround = \"ceil\"\nmultiple_of = 4\ngroup = 9\npriority = \"score\"\n\
+         [weights]\nper_expert_scale = \"per_expert_scale\"",
+    ),
+    (
+        "expert_choice_of_the_batch",
+        "mode = \"expert_choice\"\ntop_k = 1\nscore = \"identity\"\nlogit_softcap = 2.0",
+        "",
+        "[capacity]\nfraction = 0.25\nround = \"floor\"\n[shared]\nintermediate = 24",
+    ),
+    (
+        "expert_choice_with_room",
+        "mode = \"expert_choice\"\nscore = \"sqrtsoftplus\"\ndtype = \"model\"",
+        "",
+        "[capacity]\nfraction = 1.0\nround = \"ceil\"",
+    ),
 ];
 
 /// A small layer for each mode, H and F neither round nor alike, E not a power of two where there are no groups.
@@ -134,11 +159,13 @@ pub fn modes() -> Vec<Example> {
             let missing: String = missing.map(|(key, value)| format!("{key} = {value}\n")).collect();
             format!("{given}\n{missing}")
         };
-        let router = keys(router, &[("score", "\"softmax\""), ("order", "\"score_topk\""), ("renorm", "\"none\"")]);
+        let choice: &[_] = if router.starts_with("mode") { &[] } else { &[("mode", "\"token_choice\""), ("top_k", "3")] };
+        let router = keys(router, choice);
+        let router = keys(&router, &[("score", "\"softmax\""), ("order", "\"score_topk\""), ("renorm", "\"none\"")]);
         let expert = keys(expert, &[("activation", "\"silu\""), ("gated", "true")]);
         let experts = if router.contains("groups") { 12 } else { 7 };
         let text = format!(
-            "[moe]\nname = \"{name}\"\nhidden = 36\nexperts = {experts}\n[router]\nmode = \"token_choice\"\ntop_k = 3\n{router}\
+            "[moe]\nname = \"{name}\"\nhidden = 36\nexperts = {experts}\n[router]\n{router}\
              [expert]\nintermediate = 28\n{expert}{tables}\n[tokens]\nmax = 4096\n[numerics]\ndtype = \"{dtype}\"\n"
         );
         let source = Source { name: name.to_string(), text };

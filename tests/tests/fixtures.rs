@@ -5,7 +5,8 @@
 use std::slice::from_ref;
 
 use moec::pipeline::{compile, lower, this_host};
-use moec::reference::{difference, reference};
+use moec::reference::{NOT_CHOSEN, difference, experts_of_tokens, reference};
+use moec::spec::Mode;
 use moec_codegen::Options;
 use moec_runtime::{Checkpoint, DeviceKind, Dims, Layer, weights};
 use moec_tests::{Fixture, fixtures};
@@ -49,8 +50,7 @@ fn every_fixture_down_the_chain() {
         let layer = Layer::load(&package, DeviceKind::Host { threads: None }).expect("a layer");
         let run = layer.bind(weights.clone()).expect("bound").run(from_ref(&x), dims).expect("a run");
         let host = run.tensor("y").expect("y").to_f64();
-        let experts = run.tensor("route.experts").expect("experts").to_i32().expect("i32");
-        let experts: Vec<usize> = experts.into_iter().map(|e| e as usize).collect();
+        let experts = experts_of_tokens(&run);
 
         let errors = [
             difference(&plain.output, &published).of_largest,
@@ -59,7 +59,7 @@ fn every_fixture_down_the_chain() {
         ];
         println!("{name:24} interp {:.1e}  rewritten {:.1e}  host {:.1e}", errors[0], errors[1], errors[2]);
         assert!(errors[0] <= BOUND && errors[1] <= ROUNDINGS && errors[2] <= BOUND, "{name}: {errors:?}");
-        let picked = |experts: &[usize]| sets(experts, spec.router.top_k);
+        let picked = |experts: &[usize]| sets(experts, spec.picks());
         assert_eq!(picked(&plain.experts), picked(&rewritten.experts), "{name}: rewriting picks other experts");
         assert_eq!(picked(&plain.experts), picked(&experts), "{name}: the host picks other experts");
         let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
@@ -68,9 +68,17 @@ fn every_fixture_down_the_chain() {
             let theirs: Vec<usize> = theirs.data().chunks(8).map(index).collect();
             assert_eq!(picked(&experts), picked(&theirs), "{name}: the published block picks other experts");
         }
+        if spec.router.mode == Mode::ExpertChoice {
+            let theirs = tensors.tensor("ref.probs_dense").expect("the weights of those who chose, and zeros");
+            let weight = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
+            let theirs: Vec<f32> = theirs.data().chunks(4).map(weight).collect();
+            let chose = |(pair, weight): (usize, &f32)| if *weight > 0.0 { pair % spec.experts as usize } else { NOT_CHOSEN };
+            let theirs: Vec<usize> = theirs.iter().enumerate().map(chose).collect();
+            assert_eq!(experts, theirs, "{name}: in the published block experts choose other tokens");
+        }
         worst = worst.max(errors[2]);
         seen += 1;
     }
     println!("{seen} fixtures, worst error on the host {worst:.1e}");
-    assert!(seen >= 56, "blocks are missing from tests/fixtures");
+    assert!(seen >= 57, "blocks are missing from tests/fixtures");
 }

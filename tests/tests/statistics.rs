@@ -11,7 +11,7 @@ use moec::import::import;
 use moec::pipeline::{compile, this_host};
 use moec::random;
 use moec::reference::{Reference, bound, reference};
-use moec::spec::{self, CapacitySize, RouterDtype, Spec, Word};
+use moec::spec::{self, CapacitySize, Mode, RouterDtype, Spec, Word};
 use moec_codegen::Options;
 use moec_runtime::package::{Dims, Dtype};
 use moec_runtime::statistics::{AuxLoss, Counts, Figures};
@@ -301,11 +301,13 @@ fn by_c(layer: &Layer, run: &Run) -> Option<Named> {
     let counts = Counts::of(&routing.slots, run);
     let at_capacity = rows_at_capacity.unwrap_or(0);
     let mut words = vec![format!("{tokens} {experts} {top_k} {tile_rows} {at_capacity} {capacity_factor:?}")];
-    for slot in [&counts.load, &counts.kept, &counts.experts, &counts.rows] {
+    let none = (Vec::new(), Vec::new());
+    let or_none = |slot| Option::as_ref(slot).unwrap_or(&none.0);
+    for slot in [&counts.load, &counts.kept, or_none(&counts.experts), or_none(&counts.rows)] {
         words.push(slot.len().to_string());
         words.extend(slot.iter().map(i32::to_string));
     }
-    for slot in [&counts.probability, &counts.z] {
+    for slot in [&counts.probability, &counts.z].map(|slot| slot.as_ref().unwrap_or(&none.1)) {
         words.push(slot.len().to_string());
         words.extend(slot.iter().map(|x| format!("{x:?}")));
     }
@@ -323,10 +325,39 @@ fn by_c(layer: &Layer, run: &Run) -> Option<Named> {
 
 #[test]
 fn every_mode_by_the_runtime_by_c_and_by_hand() {
-    for mode in modes() {
+    for mode in modes().into_iter().filter(|mode| mode.spec.router.mode == Mode::TokenChoice) {
         let compiled = compiled(mode);
         for (tokens, row_tokens) in [(0, 0), (1, 1), (17, 17), (64, 16)] {
             compiled.check(tokens, row_tokens);
+        }
+    }
+}
+
+/// Experts that choose have loads and rows; what tokens would have picked nobody knows.
+#[test]
+fn experts_that_choose() {
+    let modes: Vec<Example> = modes().into_iter().filter(|mode| mode.spec.router.mode == Mode::ExpertChoice).collect();
+    assert!(!modes.is_empty());
+    for mode in modes {
+        let compiled = compiled(mode);
+        let manifest = compiled.layer.manifest();
+        for tokens in [0, 1, 17, 64] {
+            let dims = Dims::tokens(tokens);
+            let x = random::tokens(manifest.dtype, tokens, compiled.spec.hidden, tokens).expect("tokens");
+            let (run, s) = compiled.run(&x, dims);
+            let expected = reference(import(&compiled.spec), manifest, &compiled.weights, &x, dims).expect("an interpretation");
+            let experts = compiled.spec.experts as usize;
+            let kept = |e: usize| expected.rows.iter().skip(e).step_by(experts).filter(|row| row.is_some()).count() as u64;
+            let kept: Vec<u64> = (0..experts).map(kept).collect();
+            let alone = expected.rows.chunks(experts).filter(|rows| rows.iter().all(Option::is_none)).count() as u64;
+            let what = format!("{}, {tokens} tokens", compiled.spec.name);
+            assert_eq!((&s.kept, s.dropped_tokens), (&kept, Some(alone)), "{what}");
+            assert_eq!((&s.first, &s.probability, s.aux_loss(AuxLoss::Switch)), (&None, &None, None), "{what}");
+            if let Some(by_c) = by_c(&compiled.layer, &run) {
+                let of = |name: &str| by_c.iter().find(|(own, _)| own == name).expect("a number").1;
+                assert_eq!((of("kept"), of("dropped_tokens")), (kept.iter().sum::<u64>() as f64, alone as f64), "{what}");
+                assert_eq!((of("entropy"), of("aux_switch"), of("load.variance")), (0.0, 0.0, s.health.variance), "{what}");
+            }
         }
     }
 }
@@ -355,10 +386,10 @@ fn a_batch_by_hand() {
     let counts = Counts {
         load: vec![4, 3, 1, 0],
         kept: vec![3, 2, 1, 0],
-        experts: vec![0, 1, 0, 1, 1, 0, 0, 2],
-        rows: vec![0, 3, 1, 4, -1, -1, 2, 5],
-        probability: vec![1.0, 0.5, 0.5, 0.0, 1.0, 0.5, 0.5, 0.0],
-        z: vec![5.0, 3.0],
+        experts: Some(vec![0, 1, 0, 1, 1, 0, 0, 2]),
+        rows: Some(vec![0, 3, 1, 4, -1, -1, 2, 5]),
+        probability: Some(vec![1.0, 0.5, 0.5, 0.0, 1.0, 0.5, 0.5, 0.0]),
+        z: Some(vec![5.0, 3.0]),
     };
     let s = Statistics::of(&figures, &counts).expect("statistics");
     assert_eq!((s.dropped_pairs, s.dropped_tokens, s.padded_rows, s.rows_below_capacity), (2, Some(1), 1 + 2 + 3, Some(6)));
@@ -394,10 +425,10 @@ fn balance() {
     let counts = Counts {
         load: vec![4; 6],
         kept: vec![4; 6],
-        experts: (0..tokens).flat_map(experts_of).collect(),
-        rows: (0..24).collect(),
-        probability: vec![2.0; 6],
-        z: vec![0.0],
+        experts: Some((0..tokens).flat_map(experts_of).collect()),
+        rows: Some((0..24).collect()),
+        probability: Some(vec![2.0; 6]),
+        z: Some(vec![0.0]),
     };
     let s = Statistics::of(&figures, &counts).expect("statistics");
     let losses: Vec<f64> = AuxLoss::ALL.into_iter().map(|loss| s.aux_loss(loss).expect("a loss")).collect();
@@ -469,8 +500,8 @@ fn published_losses() {
             );
             seen += 1;
         }
-        if let Some(z) = z {
-            let is = statistics.probability.as_ref().expect("probabilities").z_loss;
+        if let (Some(z), Some(probability)) = (z, &statistics.probability) {
+            let is = probability.z_loss;
             assert!(near(is, z), "{}: the z-loss is {is}, published {z}", fixture.name);
             seen += 1;
         }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use moec::diagnostics::Diagnostic;
 use moec::pipeline;
-use moec::spec::{Spec, Word};
+use moec::spec::{Mode, Spec, Word};
 use moec_ir::machine::MACHINES;
 use rayon::prelude::*;
 
@@ -28,13 +28,16 @@ pub(super) fn check(arguments: &Check, out: &mut dyn Write) -> Result<(), Failur
 
 fn summary(spec: &Spec) -> String {
     let dropping = if spec.capacity.is_some() { "with capacity" } else { "dropless" };
+    let choice = match spec.router.mode {
+        Mode::TokenChoice | Mode::Soft(_) | Mode::Hash => format!("top {}", spec.router.top_k),
+        Mode::ExpertChoice => "experts choose".to_string(),
+    };
     let shared = spec.shared.map_or(String::new(), |shared| format!(", shared {}", shared.ffn));
     format!(
-        "hidden {}, {} experts of {}, top {}{shared}, {dropping}, {}",
+        "hidden {}, {} experts of {}, {choice}{shared}, {dropping}, {}",
         spec.hidden,
         spec.experts,
         spec.expert.ffn,
-        spec.router.top_k,
         spec.numerics.dtype.word(),
     )
 }

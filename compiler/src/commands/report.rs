@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use moec::reference::Difference;
+use moec::reference::{Difference, NOT_CHOSEN, experts_of_tokens};
 use moec::spec::Tensor;
 use moec_runtime::Health;
 use moec_runtime::package::{Dims, Manifest, Role};
@@ -93,12 +93,12 @@ fn weight_bytes_touched(measured: &Measured<'_>) -> f64 {
 }
 
 fn print_routing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
-    let pairs = measured.dims.tokens * dim(measured.manifest, "top_k");
     let loads = integers(measured.run.tensor("stats.load"));
-    let kept: usize = integers(measured.run.tensor("stats.kept")).iter().sum();
-    let dropped = pairs.saturating_sub(kept as u64);
-    let share = 100.0 * dropped as f64 / pairs.max(1) as f64;
-    writeln!(out, "dropped     {dropped} of {pairs} (token, expert) pairs, {share:.1}%")?;
+    if measured.run.tensor("route.experts").is_some() {
+        print_dropped(measured, out)?;
+    } else {
+        print_chosen(measured, out)?;
+    }
     let hit = loads.iter().filter(|load| **load > 0).count();
     let (least, most) = (loads.iter().min().copied().unwrap_or(0), loads.iter().max().copied().unwrap_or(0));
     let mean = loads.iter().sum::<usize>() as f64 / loads.len().max(1) as f64;
@@ -150,6 +150,29 @@ pub(super) fn statistics_json(statistics: Option<&Statistics>) -> Value {
     object["dropped_share"] = json!(s.dropped_share());
     object["wasted_share"] = json!(s.wasted_share());
     object
+}
+
+/// What tokens picked and did not get.
+fn print_dropped(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let pairs = measured.dims.tokens * dim(measured.manifest, "top_k");
+    let kept: usize = integers(measured.run.tensor("stats.kept")).iter().sum();
+    let dropped = pairs.saturating_sub(kept as u64);
+    let share = 100.0 * dropped as f64 / pairs.max(1) as f64;
+    writeln!(out, "dropped     {dropped} of {pairs} (token, expert) pairs, {share:.1}%")
+}
+
+/// What tokens got of experts that choose.
+fn print_chosen(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let experts = experts_of_tokens(measured.run);
+    let of_token = experts.chunks(dim(measured.manifest, "experts").max(1) as usize);
+    let counts: Vec<usize> = of_token.map(|experts| experts.iter().filter(|e| **e != NOT_CHOSEN).count()).collect();
+    let (pairs, tokens) = (counts.iter().sum::<usize>(), counts.len());
+    let (most, mean) = (counts.iter().max().copied().unwrap_or(0), pairs as f64 / tokens.max(1) as f64);
+    let alone = counts.iter().filter(|count| **count == 0).count();
+    writeln!(
+        out,
+        "chosen      {pairs} (token, expert) pairs; {alone} of {tokens} tokens by nobody, at most by {most}, mean {mean:.1}"
+    )
 }
 
 /// Sixteen experts a line.

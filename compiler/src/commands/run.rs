@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
 use moec::import::import;
-use moec::reference::{Difference, bound, difference, expert_sets_apart, reference};
+use moec::reference::{Difference, bound, difference, expert_sets_apart, experts_of_tokens, picks_of_token, reference};
 use moec::spec::Spec;
 use moec::{pipeline, random};
 use moec_codegen::Options;
@@ -67,13 +67,13 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
         notes.say(&format!("wrote {} ({})", path.display(), bytes_text(bytes.len() as u64)));
     }
     let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
-    let experts = integers(run.tensor("route.experts"));
-    let top_k = dim(manifest, "top_k");
+    let experts = experts_of_tokens(&run);
+    let top_k = picks_of_token(manifest);
     let compare = |name: &'static str, expected: &[f64], sets: Option<&[usize]>| Comparison {
         name,
         difference: difference(&output, expected),
         bound: bound(manifest.dtype),
-        tokens_apart: sets.map(|sets| expert_sets_apart(&experts, sets, top_k as usize)),
+        tokens_apart: sets.map(|sets| expert_sets_apart(&experts, sets, top_k)),
     };
     let mut comparisons = Vec::new();
     if let (true, Some(spec)) = (arguments.reference, &spec) {
@@ -263,13 +263,14 @@ pub(super) fn dim(manifest: &Manifest, name: &str) -> u64 {
     manifest.dims.iter().find(|dim| dim.name == name).map_or(0, |dim| dim.value)
 }
 
-/// `out.hidden` in the input's shape, and how the tokens were routed.
+/// `out.hidden` in the input's shape, and how the tokens were routed: to which experts, or who took them.
 fn output_file(run: &moec_runtime::Run, input: &Tensor) -> Result<Vec<u8>, Error> {
     let mut tensors: Vec<(&str, Tensor)> = Vec::new();
     if let Some((_, output)) = run.outputs.first() {
         tensors.push(("out.hidden", output.clone().reshape(input.shape().to_vec())?));
     }
-    for name in ["route.experts", "route.weights"] {
+    let routed = if run.tensor("route.experts").is_some() { "route.experts" } else { "route.rows" };
+    for name in [routed, "route.weights"] {
         tensors.extend(run.tensor(name).map(|tensor| (name, tensor.clone())));
     }
     let named: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();

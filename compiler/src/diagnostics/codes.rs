@@ -147,9 +147,10 @@ codes! {
         "capacity = factor * tokens / experts is rarely whole, and implementations round it up, down, or half to even: \
          for 37 tokens, 8 experts and factor 1.25 published code gives 5 or 6 slots. Which tokens drop depends on it, so \
          the spec states it. mesh-tensorflow's Switch uses \"floor\", flaxformer \"half_even\", V-MoE \"ceil\".";
-    MissingCapacity = 309, Input, "a capacity without a size",
+    MissingCapacity = 309, Input, "the size of the capacity is missing",
         "A [capacity] table gives its size as `factor` (times tokens / experts), as `tokens` (absolute) or as \
-         `fraction` (of the tokens). Without the table the layer is dropless.";
+         `fraction` (of the tokens). Without the table a layer whose tokens choose is dropless; experts that choose \
+         have to know how many tokens they take.";
     ExpectedAboveMax = 310, Input, "an expected token count above tokens.max",
         "`tokens.expected` names batch sizes to be fast at; one above `tokens.max` would be refused at launch.";
 

@@ -15,8 +15,10 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     renorm(&spec.router, wrong);
     order(&spec.router, wrong);
     sparsemixer(&spec.router, wrong);
+    expert_choice(spec, wrong);
     if let Some(capacity) = &spec.capacity {
         capacity_size(capacity, wrong);
+        places_of_others(spec, capacity, wrong);
         if capacity.boolean("renorm_after_drop") == Some(true) {
             needs(capacity, "renorm_after_drop", spec.router.word("renorm") != Some("none"), "renorm", &spec.router, wrong);
         }
@@ -206,6 +208,67 @@ fn sparsemixer(router: &Section, wrong: &mut Vec<Diagnostic>) {
     }
 }
 
+/// Each expert takes its capacity of the tokens: a token picks nothing, drops nothing and has no set of its own.
+fn expert_choice(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    let router = &spec.router;
+    if router.word("mode") != Some("expert_choice") {
+        return;
+    }
+    let mode = || place(router, "mode");
+    if spec.capacity.is_none() {
+        wrong.push(
+            Diagnostic::new(Code::MissingCapacity, "mode = \"expert_choice\" needs [capacity]")
+                .at(mode(), "how many tokens does an expert take?")
+                .help("[capacity] with factor = 1.0 (times tokens / experts) and its round, or with tokens = 64 (absolute)"),
+        );
+    }
+    let word = |section: &Section, key: &str, usual: &str| section.word(key).is_some_and(|word| word != usual);
+    let above = |key: &str, usual: u64| router.integer(key).is_some_and(|n| n > usual);
+    let mut contradicts = |section: &Section, key: &str, asks: bool, why: &str, usual: &str| {
+        let Some(field) = section.given(key).filter(|_| asks) else { return };
+        let message = format!("{}.{key} and mode = \"expert_choice\" contradict", section.table.name);
+        wrong.push(
+            Diagnostic::new(Code::Contradiction, message)
+                .at(field.span.clone(), why)
+                .also(mode(), "each expert takes the tokens that it scores highest")
+                .help(usual),
+        );
+    };
+    for (key, asks, why, usual) in [
+        ("top_k", above("top_k", 1), "a token has as many experts as choose it", "no top_k"),
+        ("order", word(router, "order", "score_topk"), "nothing is picked before the scores", "order = \"score_topk\""),
+        ("select", word(router, "select", "topk"), "tokens do not select", "select = \"topk\""),
+        ("correction_on", word(router, "correction_on", "none"), "corrects what tokens pick", "correction_on = \"none\""),
+        ("groups", above("groups", 1), "limits what tokens pick", "groups = 1"),
+        ("renorm", word(router, "renorm", "none"), "normalises the picks of a token", "renorm = \"none\""),
+        ("joint_shared", above("joint_shared", 0), "normalises the picks of a token", "joint_shared = 0"),
+        ("identity_experts", above("identity_experts", 0), "experts without a capacity", "identity_experts = 0"),
+    ] {
+        contradicts(router, key, asks, why, usual);
+    }
+    if let Some(capacity) = &spec.capacity {
+        for (key, asks, why, usual) in [
+            ("count_k", capacity.boolean("count_k") == Some(true), "there is no K", "count_k = false"),
+            ("priority", word(capacity, "priority", "score"), "who comes first is who scores highest", "no priority"),
+            ("dropped", word(capacity, "dropped", "zero"), "nothing is picked and then dropped", "dropped = \"zero\""),
+        ] {
+            contradicts(capacity, key, asks, why, usual);
+        }
+    }
+}
+
+/// Who finds an expert full depends on who else is there.
+fn places_of_others(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnostic>) {
+    if spec.numerics.boolean("batch_invariant") == Some(true) {
+        wrong.push(
+            Diagnostic::new(Code::Contradiction, "batch_invariant and [capacity] contradict")
+                .at(place(&spec.numerics, "batch_invariant"), "a token's bits do not depend on the others")
+                .also(capacity.header.clone(), "the others of its group take places of its experts")
+                .help("leave one of the two out"),
+        );
+    }
+}
+
 fn capacity_size(capacity: &Section, wrong: &mut Vec<Diagnostic>) {
     let sizes: Vec<&Field> = ["factor", "tokens", "fraction"].into_iter().filter_map(|key| capacity.given(key)).collect();
     match sizes.as_slice() {
@@ -338,7 +401,10 @@ fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     const MOST_ACTIVATIONS: u64 = 1 << 46;
     const WIDEST_SHARED: u64 = 1 << 20;
     let (hidden, experts, ffn) = (spec.moe.integer("hidden"), spec.moe.integer("experts"), spec.expert.integer("intermediate"));
-    let (top_k, max) = (spec.router.integer("top_k"), spec.tokens.integer("max"));
+    let experts_choose = spec.router.word("mode") == Some("expert_choice");
+    // Where experts choose, every token has a pair with each of them until they have chosen.
+    let (picks, of) = if experts_choose { (experts, &spec.moe) } else { (spec.router.integer("top_k"), &spec.router) };
+    let (key, max) = (if experts_choose { "experts" } else { "top_k" }, spec.tokens.integer("max"));
     let mut limit = |what: &str, size: u64, most: u64, first: Range<usize>, others: Vec<(Range<usize>, &str)>| {
         if size > most {
             let message = format!("{what}: {size} exceeds the limit of {most}");
@@ -351,10 +417,10 @@ fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
         let elements = hidden.saturating_mul(experts).saturating_mul(2 * ffn);
         limit("elements of gate and up", elements, MOST_WEIGHTS, place(&spec.moe, "experts"), others);
     }
-    if let (Some(top_k), Some(max)) = (top_k, max) {
-        let others = vec![(place(&spec.router, "top_k"), "experts a token")];
-        let first = if spec.tokens.given("max").is_some() { place(&spec.tokens, "max") } else { place(&spec.router, "top_k") };
-        let pairs = top_k.saturating_mul(max);
+    if let (Some(picks), Some(max)) = (picks, max) {
+        let others = vec![(place(of, key), "experts a token")];
+        let first = if spec.tokens.given("max").is_some() { place(&spec.tokens, "max") } else { place(of, key) };
+        let pairs = picks.saturating_mul(max);
         limit("(token, expert) pairs", pairs, MOST_PAIRS, first.clone(), others);
         if let (Some(hidden), Some(ffn), true) = (hidden, ffn, pairs <= MOST_PAIRS) {
             let others = vec![(place(&spec.moe, "hidden"), "hidden"), (place(&spec.expert, "intermediate"), "intermediate")];

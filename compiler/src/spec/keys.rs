@@ -124,11 +124,11 @@ pub(super) static TABLES: &[Table] = &[
     Table { name: "router", required: true, doc: "How tokens find experts.", keys: &[
         key("mode", Word(&[
             choice("token_choice", Now, "each token takes its top_k experts"),
-            choice("expert_choice", Later, "each expert takes its capacity of tokens"),
+            choice("expert_choice", Now, "each expert takes its capacity of tokens, those that it scores highest; ties to the earlier token"),
             choice("soft", Later, "soft dispatch and combine over slots"),
             choice("hash", Later, "a table of token ids decides"),
         ]), Fallback::Word("token_choice"), Now, "who chooses whom"),
-        key("top_k", Integer(1, MAX_TOP_K), Absent, Now, "K, the experts of one token"),
+        key("top_k", Integer(1, MAX_TOP_K), Absent, Now, "K, the experts of one token; 1 or absent where experts choose"),
         key("score", Word(&[
             choice("softmax", Now, "exp(l) / sum exp(l)"),
             choice("sigmoid", Now, "1 / (1 + exp(-l))"),
@@ -200,7 +200,7 @@ pub(super) static TABLES: &[Table] = &[
         key("norm_eps", Number(NonNegative), Absent, Later, "epsilon of norm"),
         key("dispatch_normed", Boolean, Fallback::Boolean(false), Later, "soft routing mixes the normalised tokens"),
     ] },
-    Table { name: "capacity", required: false, doc: "How many tokens an expert takes. Absent: dropless.", keys: &[
+    Table { name: "capacity", required: false, doc: "How many tokens an expert takes. Absent: dropless; required where experts choose.", keys: &[
         key("factor", Takes::Ratio, Absent, Now, "C = factor * S * (K if count_k) / E"),
         key("tokens", Integer(1, MAX_TOKENS), Absent, Now, "C, absolutely"),
         key("fraction", Takes::Ratio, Absent, Now, "C = fraction * S"),

@@ -41,6 +41,14 @@ impl Spec {
     pub fn weight(&self, tensor: Tensor) -> Option<&Weight> {
         self.weights.iter().find(|weight| weight.tensor == tensor)
     }
+
+    /// The experts that a token's row of the routing speaks of: K, or all where experts choose.
+    pub fn picks(&self) -> u64 {
+        match self.router.mode {
+            Mode::TokenChoice | Mode::Soft(_) | Mode::Hash => self.router.top_k,
+            Mode::ExpertChoice => self.experts,
+        }
+    }
 }
 
 /// `[training]`: what a package has for training alone.
@@ -62,7 +70,7 @@ pub struct Training {
 pub struct Router {
     /// Who chooses whom.
     pub mode: Mode,
-    /// K, the experts of one token.
+    /// K, the experts of one token; 1, and nothing, where experts choose.
     pub top_k: u64,
     /// What turns logits into scores.
     pub score: Score,
@@ -98,12 +106,12 @@ pub struct Router {
     pub dtype: RouterDtype,
 }
 
-/// `router.mode`. Not carried yet: everything but `TokenChoice`.
+/// `router.mode`. Not carried yet: `Soft` and `Hash`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     /// Each token takes its `top_k` experts.
     TokenChoice,
-    /// Each expert takes its `capacity` tokens.
+    /// Each expert takes its `capacity` of the tokens, those that it scores highest.
     ExpertChoice,
     /// Soft dispatch and combine over slots.
     Soft(Soft),

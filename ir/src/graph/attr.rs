@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Body;
-use crate::{DType, Extent};
+use crate::{DType, Extent, Round};
 
 /// A constant operand.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,6 +124,25 @@ pub enum Assignment {
     Capacity(Capacity),
 }
 
+impl Assignment {
+    /// At most so many pairs are kept, where each of T tokens picks `top_k` of `experts`.
+    pub fn most_pairs(&self, top_k: u64, experts: u64) -> Extent {
+        let picked = Extent::Tokens * top_k;
+        match self {
+            Assignment::Dropless => picked,
+            Assignment::Capacity(c) => {
+                let (above, below) = c.per_expert.least_share(&c.span.whole());
+                if above.saturating_mul(experts.into()) >= below.saturating_mul(top_k.into()) {
+                    return picked; // There is room for as many.
+                }
+                // No more than there are tokens, so that the product does not overflow.
+                let of_expert = c.per_expert.clone().min(c.span.tokens());
+                picked.min(c.span.count() * (of_expert * experts))
+            }
+        }
+    }
+}
+
 /// A bound on the pairs that an expert takes from each span of tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Capacity {
@@ -144,6 +163,34 @@ pub enum Span {
     Row,
     /// Runs of so many tokens, of which the last may be shorter; at least 1.
     Tokens(u64),
+}
+
+impl Span {
+    /// Tokens of a span of which none is missing.
+    pub(crate) fn whole(self) -> Extent {
+        match self {
+            Span::All => Extent::Tokens,
+            Span::Row => Extent::RowTokens,
+            Span::Tokens(n) => Extent::Const(n),
+        }
+    }
+
+    /// Tokens of a span, at least 1; the last span may be shorter.
+    pub fn tokens(self) -> Extent {
+        match self {
+            Span::All => Extent::Tokens,
+            Span::Row => Extent::RowTokens.max(Extent::Const(1)),
+            Span::Tokens(n) => Extent::Tokens.min(Extent::Const(n)).max(Extent::Const(1)),
+        }
+    }
+
+    /// Number of spans.
+    pub fn count(self) -> Extent {
+        match self {
+            Span::All => Extent::Const(1),
+            Span::Row | Span::Tokens(_) => Extent::Tokens.div(self.tokens(), Round::Ceil),
+        }
+    }
 }
 
 /// The order in which pairs are kept until an expert is full.

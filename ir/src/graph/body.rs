@@ -29,6 +29,11 @@ impl Body {
         &self.0
     }
 
+    /// Whether one of its nodes is this op.
+    pub fn has(&self, op: Op) -> bool {
+        self.0.iter().any(|node| matches!(node, Node::Apply(other, _) if *other == op))
+    }
+
     /// The result's place among the nodes.
     pub fn root(&self) -> Id {
         Id::from(self.0.len().saturating_sub(1))

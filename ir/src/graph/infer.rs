@@ -80,7 +80,7 @@ fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
         Op::Losses | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::Combine | Op::RmsNorm | Op::Jitter => false,
-        Op::SparseMixer | Op::ExpertScale | Op::Observe => true,
+        Op::AllExperts | Op::SparseMixer | Op::ExpertScale | Op::Observe => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
         Op::Square | Op::Add | Op::Mul => true,
@@ -128,6 +128,10 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, k) => Err(format!("cannot pick {k} of {e}")),
             }
         }
+        (Op::AllExperts, [scores]) => match float_rows(scores)? {
+            ([_, Dim::Const(experts)], _) if experts > 0 => Ok(Type::Picks { top_k: experts, experts }),
+            (_, _) => Err(format!("needs a score for each expert, not {scores}")),
+        },
         (Op::SparseMixer, [logits, Type::Attr(Attr::Real(jitter)), k]) if jitter.get() >= 0.0 => {
             apply(Op::TopK, &[logits, logits, k])
         }

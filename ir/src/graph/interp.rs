@@ -33,7 +33,7 @@ pub struct Picks {
     pub weight_of_pair: Vec<f64>,
 }
 
-/// Picks with the grouped rows: the kept pairs by expert, then by priority.
+/// Picks with the grouped rows: the kept pairs by expert, then, here, by priority.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Routing {
     /// All picks, also those that were dropped.
@@ -221,6 +221,11 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             apply(Op::Assign, &[&picks, assignment], dims)?
         }
         (Op::TopK, [T(scores), T(keys), Value::Attr(Attr::Num(k))]) => P(top_k(scores, keys, *k as usize)),
+        (Op::AllExperts, [T(scores)]) => {
+            let (pairs, experts) = (scores.data.len(), scores.shape[1]);
+            let expert_of_pair = (0..pairs).map(|pair| pair % experts).collect();
+            P(Picks { top_k: experts, experts, expert_of_pair, weight_of_pair: scores.data.clone() })
+        }
         (Op::SparseMixer, [T(x), Value::Attr(Attr::Real(jitter)), Value::Attr(Attr::Num(k))]) => {
             P(sparse_mixer(x, jitter.get(), *k as usize))
         }

@@ -26,6 +26,9 @@ pub enum Op {
     /// `top_k scores keys k`: the `k` experts with the largest keys of each row, largest first, ties to the lower index,
     /// with their scores as weights. A NaN key counts as minus infinity.
     TopK,
+    /// `all_experts scores`: every expert of each row, in index order, with its score as weight. Under a capacity by weight
+    /// each expert then keeps the tokens that it scores highest: expert choice.
+    AllExperts,
     /// `sparse_mixer x jitter k`: the `k` largest of each row, one after another; of those left, `i` with the largest
     /// `M` weighs `1 / sum exp(x[e] - M)` over the `e` with `(M - x[e]) / max(|x[e]|, M) <= 2 jitter`. Ties, NaN and
     /// infinities as in `top_k` and `softmax`.
@@ -38,7 +41,8 @@ pub enum Op {
     ExpertScale,
     /// `observe logits scores picks` = `picks`. What a caller may read besides, for the whole batch, is in [`Observation`].
     Observe,
-    /// `assign picks assignment`: which pairs are kept, in the order of the grouped rows: by expert, then by priority.
+    /// `assign picks assignment`: which pairs are kept. Grouped rows are by expert; in which order those of one expert come
+    /// no op tells, and kernels have the order that is cheapest (by priority, or by token).
     Assign,
     /// `losses routing rule` = `routing`, whose picks are observed. What a caller may read besides is in
     /// [`Observation::losses`].
@@ -98,12 +102,13 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 36] = [
+    pub const ALL: [Op; 37] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
         Op::Route,
         Op::TopK,
+        Op::AllExperts,
         Op::SparseMixer,
         Op::GroupLimit,
         Op::Renorm,
@@ -145,6 +150,7 @@ impl Op {
             Op::GroupedGemm => "grouped_gemm",
             Op::Route => "route",
             Op::TopK => "top_k",
+            Op::AllExperts => "all_experts",
             Op::SparseMixer => "sparse_mixer",
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
@@ -188,7 +194,7 @@ impl Op {
     pub fn arity(self) -> Option<usize> {
         match self {
             Op::List => None,
-            Op::PairWeights => Some(1),
+            Op::AllExperts | Op::PairWeights => Some(1),
             Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
             Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
             Op::GroupLimit
@@ -211,7 +217,7 @@ impl Op {
         match self {
             Op::Gemm | Op::Route | Op::Combine | Op::RmsNorm => Some(2),
             Op::GroupedGemm => Some(3),
-            Op::SparseMixer | Op::Observe => None,
+            Op::AllExperts | Op::SparseMixer | Op::Observe => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::Losses | Op::RenormKept | Op::DroppedInput | Op::Jitter => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,

@@ -26,7 +26,7 @@ pub enum Type {
         /// Element type.
         dtype: DType,
     },
-    /// For each token `top_k` distinct experts of `experts`, best first, each with a weight.
+    /// For each token `top_k` distinct experts of `experts`, each with a weight; best first, but for `all_experts`.
     Picks {
         /// K.
         top_k: u64,

@@ -3,8 +3,8 @@
 //!
 //! Approximate and saturating: it is better to lose some precision than to lose the order by wrapping.
 
-use crate::Machine;
 use crate::graph::{Assignment, Attr, Dim, Node, Op, Priority, Type, Typed, infer_body};
+use crate::{Dims, Extent, Machine};
 
 /// Picoseconds.
 pub type Cost = u64;
@@ -14,18 +14,22 @@ pub type Cost = u64;
 pub struct Workload {
     /// Token counts, each as likely as the others.
     pub tokens: Vec<u64>,
-    /// Pairs for each token.
-    pub top_k: u64,
+    /// Pairs that are kept.
+    pub pairs: Extent,
 }
 
 impl Workload {
     /// The workload of a layer at these token counts.
     pub fn of(graph: &Typed, tokens: &[u64]) -> Workload {
-        let picks = |id| match graph.ty(id) {
-            Type::Routing { top_k, .. } => *top_k,
-            Type::Tensor { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_) => 1,
+        let pairs = |id| {
+            let Node::Apply(_, operands) = graph.node(id) else { return None };
+            match (graph.ty(id), graph.ty(*operands.last()?)) {
+                (Type::Routing { top_k, experts }, Type::Attr(Attr::Assignment(rule))) => Some(rule.most_pairs(*top_k, *experts)),
+                (_, _) => None,
+            }
         };
-        Workload { tokens: tokens.to_vec(), top_k: graph.graph().nodes.ids().map(picks).max().unwrap_or(1) }
+        let pairs = graph.graph().nodes.ids().filter_map(pairs).reduce(Extent::max);
+        Workload { tokens: tokens.to_vec(), pairs: pairs.unwrap_or(Extent::Tokens) }
     }
 }
 
@@ -34,7 +38,10 @@ pub fn cost(node: &Node, types: &[&Type], machine: &Machine, workload: &Workload
     match node {
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => 0,
         Node::Apply(op, _) => {
-            let sizes = |tokens: &u64| Sizes { tokens: *tokens, pairs: tokens.saturating_mul(workload.top_k) };
+            let sizes = |tokens: &u64| {
+                let dims = Dims { tokens: *tokens, row_tokens: *tokens };
+                Sizes { tokens: *tokens, pairs: workload.pairs.at(dims).unwrap_or(u64::MAX) }
+            };
             workload.tokens.iter().fold(0, |sum: u64, t| sum.saturating_add(at(*op, types, machine, &sizes(t))))
         }
     }
@@ -48,15 +55,24 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::List | Op::ExpertRows | Op::PairWeights => return 0,
         Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm => {
             let body = infer_body(op, types).unwrap_or_default();
-            let result = body.last().map_or(0, |t| sizes.bytes(t));
+            let (result, picks) = body.last().map_or((0, 0), |t| (sizes.bytes(t), sizes.elements(t)));
             let flops = body_flops(op, types, &body, sizes).saturating_add(product_flops(op, types, sizes));
-            // A route is followed by the sort: count, scan, place.
-            let launches = if op == Op::Route { 4 } else { 1 } + ordering(types);
-            let bytes = touched(op, types, sizes).saturating_add(result).saturating_add(ranked(types, sizes));
-            (launches, bytes, flops)
+            let bytes = touched(op, types, sizes).saturating_add(result);
+            if op == Op::Route && experts_choose(types) {
+                // A route is followed by the choice, which reads the scores six times.
+                (2, bytes.saturating_add(picks.saturating_mul(24)), flops)
+            } else {
+                // A route is followed by the sort: count, scan, place.
+                let launches = if op == Op::Route { 4 } else { 1 } + ordering(types);
+                (launches, bytes.saturating_add(ranked(types, picks, sizes.tokens)), flops)
+            }
         }
-        Op::Assign => (3 + ordering(types), all_bytes.saturating_mul(3).saturating_add(ranked(types, sizes)), 0),
+        Op::Assign => {
+            let picks = types.first().map_or(0, |picks| sizes.elements(picks));
+            (3 + ordering(types), all_bytes.saturating_mul(3).saturating_add(ranked(types, picks, sizes.tokens)), 0)
+        }
         Op::SparseMixer | Op::Observe => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
+        Op::AllExperts => (1, all_bytes.saturating_mul(2), 0),
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
@@ -122,17 +138,25 @@ fn touched(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
     types.iter().enumerate().map(of).fold(0, u64::saturating_add)
 }
 
-/// Bytes of the ranks that a capacity is compared with: one a pair.
-fn ranked(types: &[&Type], sizes: &Sizes) -> u64 {
+/// Whether a route's body gives every token all experts, which then take the heaviest.
+fn experts_choose(types: &[&Type]) -> bool {
+    match types {
+        [_, _, _, Type::Attr(Attr::Body(body)), Type::Attr(Attr::Assignment(Assignment::Capacity(c)))] => {
+            body.has(Op::AllExperts) && c.priority == Priority::Score
+        }
+        _ => false,
+    }
+}
+
+/// Bytes of the ranks that a capacity is compared with: one a pick.
+fn ranked(types: &[&Type], picks: u64, tokens: u64) -> u64 {
     match types.last() {
         // In four passes an item is read, written, and its key looked up twice: 16 bytes.
-        Some(Type::Attr(Attr::Assignment(Assignment::Capacity(c)))) => {
-            sizes.pairs.saturating_mul(4).saturating_add(match c.priority {
-                Priority::ChoiceMajor | Priority::TokenMajor => 0,
-                Priority::BatchPrioritized => sizes.tokens.saturating_mul(64),
-                Priority::Score => sizes.pairs.saturating_mul(64),
-            })
-        }
+        Some(Type::Attr(Attr::Assignment(Assignment::Capacity(c)))) => picks.saturating_mul(4).saturating_add(match c.priority {
+            Priority::ChoiceMajor | Priority::TokenMajor => 0,
+            Priority::BatchPrioritized => tokens.saturating_mul(64),
+            Priority::Score => picks.saturating_mul(64),
+        }),
         Some(_) | None => 0,
     }
 }
@@ -210,7 +234,7 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 fn weight(op: Op) -> u64 {
     match op {
         Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Jitter | Op::Dispatch => 0,
-        Op::Assign | Op::Losses => 0,
+        Op::AllExperts | Op::Assign | Op::Losses => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
         Op::ExpertScale => 1,
@@ -241,7 +265,7 @@ mod tests {
     fn price(op: Op, types: &[Type], machine: &Machine, tokens: &[u64], top_k: u64) -> Cost {
         let types: Vec<&Type> = types.iter().collect();
         let operands: Vec<egg::Id> = (0..types.len()).map(egg::Id::from).collect();
-        cost(&Node::apply(op, &operands), &types, machine, &Workload { tokens: tokens.to_vec(), top_k })
+        cost(&Node::apply(op, &operands), &types, machine, &Workload { tokens: tokens.to_vec(), pairs: Extent::Tokens * top_k })
     }
 
     #[test]
@@ -283,13 +307,32 @@ mod tests {
         let picks = Type::Picks { top_k: 2, experts: 8 };
         let rule = |rule| [picks.clone(), Type::Attr(Attr::Assignment(rule))];
         let capacity = |priority| {
-            let (per_expert, span) = (crate::Extent::Tokens, crate::graph::Span::All);
+            let (per_expert, span) = (Extent::Tokens, crate::graph::Span::All);
             Assignment::Capacity(crate::graph::Capacity { per_expert, span, priority })
         };
         let of = |assignment| price(Op::Assign, &rule(assignment), &slow(), &[64], 2);
         assert!(of(capacity(Priority::TokenMajor)) > of(Assignment::Dropless));
         assert!(of(capacity(Priority::BatchPrioritized)) > of(capacity(Priority::ChoiceMajor)));
         assert!(of(capacity(Priority::Score)) > of(capacity(Priority::BatchPrioritized)));
+    }
+
+    #[test]
+    fn a_choice_costs_less_than_a_sort_of_all_pairs() {
+        let route = |body: Body, priority: Option<Priority>| {
+            let (per_expert, span) = (8.into(), crate::graph::Span::All);
+            let capacity = |priority| Assignment::Capacity(crate::graph::Capacity { per_expert, span, priority });
+            let [x, ws, vs, body] = gemm(Dim::Tokens, 8, 5, DType::F32, body);
+            [x, ws, vs, body, Type::Attr(Attr::Assignment(priority.map_or(Assignment::Dropless, capacity)))]
+        };
+        let all = || Body::identity().then(Op::AllExperts, &[]);
+        let mixed = || Body::identity().then(Op::SparseMixer, &[Attr::Real(0.0.into()), Attr::Num(8)]);
+        let of = |types: &[Type]| price(Op::Route, types, &Machine { flops_per_us: u64::MAX, ..slow() }, &[64], 8);
+        assert!(of(&route(all(), Some(Priority::Score))) > of(&route(all(), None)));
+        assert!(of(&route(all(), Some(Priority::Score))) < of(&route(mixed(), Some(Priority::Score))));
+        let machine = Machine { launch_ps: 1_000_000_000, ..slow() };
+        let launches = |types: &[Type]| price(Op::Route, types, &machine, &[64], 8) / machine.launch_ps;
+        assert_eq!(launches(&route(all(), Some(Priority::Score))), 2);
+        assert_eq!(launches(&route(all(), None)), 4);
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Buffers {
         let Type::Tensor { shape, dtype } = ty else { return None };
         let role = if param.is_input() { Role::Input } else { Role::Weight };
         // Parameters have neither pairs nor picks: P does not occur.
-        let shape = shape.iter().map(|dim| extent(*dim, 1)).collect();
+        let shape = shape.iter().map(|dim| extent(*dim, &Extent::Tokens)).collect();
         Some(self.add(param.bare(), role, *dtype, shape, None))
     }
 
@@ -62,11 +62,11 @@ pub(super) fn unused(name: &str, in_use: impl Fn(&str) -> bool) -> String {
     std::iter::once(name.to_string()).chain(numbered).find(|name| !in_use(name)).unwrap_or_default()
 }
 
-/// The extent of a dimension; P is bounded by T times the picks of a token.
-pub(super) fn extent(dim: Dim, top_k: u64) -> Extent {
+/// The extent of a dimension; P is bounded by `pairs`.
+pub(super) fn extent(dim: Dim, pairs: &Extent) -> Extent {
     match dim {
         Dim::Const(n) => Extent::Const(n),
         Dim::Tokens => Extent::Tokens,
-        Dim::Pairs => Extent::Tokens * top_k,
+        Dim::Pairs => pairs.clone(),
     }
 }

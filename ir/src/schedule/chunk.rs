@@ -3,28 +3,11 @@
 
 use crate::graph::Span;
 use crate::kernel::{Builder, Value};
-use crate::{DType, Extent, Machine, Round};
-
-/// Tokens of a span; the last one may be shorter.
-pub(super) fn span_tokens(span: Span) -> Extent {
-    match span {
-        Span::All => Extent::Tokens,
-        Span::Row => Extent::RowTokens.max(Extent::Const(1)),
-        Span::Tokens(n) => Extent::Tokens.min(Extent::Const(n)).max(Extent::Const(1)),
-    }
-}
-
-/// Number of spans of tokens that share a capacity, where there are tokens.
-pub fn spans(span: Span) -> Extent {
-    match span {
-        Span::All => Extent::Const(1),
-        Span::Row | Span::Tokens(_) => Extent::Tokens.div(span_tokens(span), Round::Ceil),
-    }
-}
+use crate::{DType, Extent, Machine};
 
 /// Number of chunks where a token has `of_token` items.
 pub(super) fn chunks(span: Span, of_token: u32, machine: &Machine) -> Extent {
-    spans(span) * (span_tokens(span) * u64::from(of_token)).div_ceil(u64::from(chunk_items(machine)))
+    span.count() * (span.tokens() * u64::from(of_token)).div_ceil(u64::from(chunk_items(machine)))
 }
 
 /// Most items of a chunk: on a GPU enough blocks to share the work, on the host what stays in the first-level cache.

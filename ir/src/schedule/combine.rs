@@ -11,7 +11,8 @@
 //!
 //! T K N additions in f32 and the body; reads P N elements of rows and each operand once, writes T N. One order of the
 //! picks, no atomics: the same bits every run. On a GPU a block is a token's columns, a vector a thread; on the host a
-//! few tokens.
+//! few tokens. Where the rows are is read ahead of them, unless the picks are many: then most of them have no row, and
+//! each is looked up where it is added.
 
 use super::body;
 use crate::graph::Body;
@@ -42,6 +43,9 @@ pub(super) enum Spread {
     /// `[M, N]`.
     Full,
 }
+
+/// Most picks whose rows a thread knows at once.
+const MOST_ROWS: u32 = 16;
 
 /// Tokens of a block on the host.
 const HOST_TOKENS: u32 = 8;
@@ -115,14 +119,25 @@ struct Args<'k> {
 /// A token and where its rows are.
 struct Token<'k> {
     number: Value<'k>,
-    rows: Vec<Value<'k>>,
+    rows: Rows<'k>,
+}
+
+enum Rows<'k> {
+    Known(Vec<Value<'k>>),
+    /// From the place of its first pick on.
+    From(Value<'k>),
 }
 
 impl<'k> Token<'k> {
     fn load(k: &'k Builder, spec: &Combine, args: &Args<'k>, number: Value<'k>) -> Token<'k> {
         let number = k.bind("token", number);
         let row = |j| args.row_of_pair.load(number * spec.top_k as i32 + j as i32);
-        Token { number, rows: (0..spec.top_k).map(row).collect() }
+        let rows = if spec.top_k <= MOST_ROWS {
+            Rows::Known((0..spec.top_k).map(row).collect())
+        } else {
+            Rows::From(k.bind("first_pair", number * spec.top_k as i32))
+        };
+        Token { number, rows }
     }
 }
 
@@ -132,8 +147,12 @@ fn emit<'k>(k: &'k Builder, spec: &Combine, args: &Args<'k>, token: &Token<'k>, 
     let offset = |row: Value<'k>| k.bind("offset", row.cast(DType::I64) * k.i64(i64::from(spec.n)) + at.cast(DType::I64));
     let load = |from: Array<'k>, offset| from.load_aligned(offset, lanes, align(from.elem())).cast(DType::F32);
     let sum = k.var("sum", k.f32(0.0).splat(lanes));
-    for row in &token.rows {
-        k.when(row.ge(0), || sum.set(sum.get() + load(args.rows, offset(*row))));
+    let add = |row: Value<'k>| k.when(row.ge(0), || sum.set(sum.get() + load(args.rows, offset(row))));
+    match &token.rows {
+        Rows::Known(rows) => rows.iter().for_each(|row| add(*row)),
+        Rows::From(first) => {
+            k.for_range("pair", *first, *first + spec.top_k as i32, |pair| add(args.row_of_pair.load(pair)));
+        }
     }
     let here = offset(token.number);
     let y = body::pointwise(k, spec.body, &mut |hole| match hole.checked_sub(1).map(|i| i as usize) {

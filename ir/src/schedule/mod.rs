@@ -1,8 +1,8 @@
 //! How work is cut up: each op of a rewritten layer becomes one kernel family, pure values become buffers.
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
-//! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `renorm`,
-//! `gemm`, `combine`, `dropped`, `normalise`, `jitter`. Grids depend on T and S alone, never on the routing.
+//! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `choose`,
+//! `renorm`, `gemm`, `combine`, `dropped`, `normalise`, `jitter`. Grids depend on T and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
@@ -21,11 +21,16 @@
 //!
 //! Probabilities and z are there where the graph observes them, the last three where it asks for losses.
 //!
+//! Where experts choose (`all_experts`) K = E and a token's experts are 0, 1, .. in this order: `route.weights` has their
+//! scores, `route.rows` says which of them took the token, `stats.load` is what they took, since nobody asked for more,
+//! and there is no `route.experts`.
+//!
 //! A second route of the same layer has `route.experts_2` and so on.
 
 mod bias_update;
 mod body;
 mod buffers;
+mod choose;
 mod chunk;
 mod combine;
 mod dropped;
@@ -40,12 +45,11 @@ mod renorm;
 mod route;
 mod sort;
 
-use crate::Machine;
 use crate::graph::{Node, Op, Type, Typed};
 use crate::kernel::{Program, Regime};
+use crate::{Extent, Machine};
 pub use bias_update::with_bias_update;
 use buffers::{BufferId, Buffers, extent};
-pub use chunk::spans;
 pub use gemm::tile_rows;
 use plan::Plan;
 
@@ -135,7 +139,9 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
         Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput | Op::Jitter),
     };
     match layer.ty(layer.root()) {
-        Type::Tensor { shape, dtype } if made => Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, 1)).collect())),
+        Type::Tensor { shape, dtype } if made => {
+            Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, &Extent::Tokens)).collect()))
+        }
         ty => Err(ScheduleError::Result { what: ty.to_string() }),
     }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::buffers::{BufferId, Buffers, extent, unused};
-use super::chunk;
+use super::choose::{self, Choose};
 use super::combine::{self, Combine, Spread};
 use super::dropped::{self, DroppedInput};
 use super::gemm::{self, Gemm, Operand};
@@ -15,9 +15,9 @@ use super::renorm;
 use super::route::{self, Route};
 use super::sort::{self, Sort};
 use super::{ScheduleError, body};
-use crate::graph::{Assignment, Attr, Balance, Body, Dim, Losses, Node, Op, Priority, Span, Type, Typed};
+use crate::graph::{Assignment, Attr, Balance, Body, Capacity, Dim, Losses, Node, Op, Priority, Span, Type, Typed};
 use crate::kernel::{Arg, Buffer, Kernel, Launch};
-use crate::{DType, Extent, Machine};
+use crate::{DType, Extent, Machine, Round};
 
 /// What a node of the graph is to the kernels that use it.
 #[derive(Clone)]
@@ -49,7 +49,10 @@ struct Tensor {
 struct Routing {
     experts: u64,
     top_k: u64,
-    topk_experts: BufferId,
+    /// At most so many rows.
+    rows: Extent,
+    /// `None`: all experts, in their order.
+    topk_experts: Option<BufferId>,
     /// Of dropped pairs too.
     topk_weights: BufferId,
     row_of_pair: BufferId,
@@ -156,10 +159,10 @@ impl<'g> Plan<'g> {
             Op::DroppedInput => self.dropped_input(&operands, ty),
             Op::Jitter => self.jitter(&operands, ty),
             Op::ExpertScale if matches!(operands.first(), Some(Value::Routing(_))) => self.expert_scale(&operands),
-            Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm | Op::ExpertScale => {
+            Op::TopK | Op::AllExperts | Op::SparseMixer | Op::GroupLimit | Op::Renorm => {
                 Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
             }
-            Op::Observe | Op::Assign | Op::Softmax => {
+            Op::ExpertScale | Op::Observe | Op::Assign | Op::Softmax => {
                 Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
             }
             Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),
@@ -197,11 +200,13 @@ impl<'g> Plan<'g> {
         };
         let kernel = route::route(&spec, self.machine)?;
         let pairs = || [Extent::Tokens, Extent::Const(top_k)];
-        let topk_experts = self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs());
+        let picked = !body.has(Op::AllExperts);
+        let topk_experts = picked.then(|| self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs()));
         let topk_weights = self.buffers.observed("topk_weights", "route.weights", DType::F32, pairs());
         let mut args = vec![x.buffer.into(), router.buffer.into()];
         args.extend(vectors.iter().map(|v| Arg::from(v.buffer)));
-        args.extend([topk_experts.into(), topk_weights.into()]);
+        args.extend(topk_experts.map(Arg::from));
+        args.push(topk_weights.into());
         let observed = spec.observes().then(|| {
             let (b, blocks) = (&mut self.buffers, kernel.grid.clone());
             let by_expert = [blocks.clone(), Extent::Const(experts)];
@@ -213,10 +218,17 @@ impl<'g> Plan<'g> {
             args.extend([observed.probability_of_block, observed.z_of_block].map(Arg::from));
         }
         args.push(tokens());
-        args.extend((spec.span == Span::Row).then(|| Arg::Scalar(chunk::span_tokens(spec.span))));
+        args.extend((spec.span == Span::Row).then(|| Arg::Scalar(spec.span.tokens())));
         self.launch(kernel.kernel, kernel.grid, args);
-        let routing = self.sort(rule, experts, top_k, topk_experts, topk_weights)?;
-        Ok(Value::Routing(Routing { observed, ..routing }))
+        match (topk_experts, rule) {
+            (None, Assignment::Capacity(capacity)) if capacity.priority == Priority::Score => {
+                Ok(Value::Routing(self.choose(rule, capacity, experts, topk_weights)))
+            }
+            (topk_experts, rule) => {
+                let routing = self.sort(rule, experts, top_k, topk_experts, topk_weights)?;
+                Ok(Value::Routing(Routing { observed, ..routing }))
+            }
+        }
     }
 
     /// The tokens whose sums must not be mixed: sequences, where a loss is made of each.
@@ -241,16 +253,67 @@ impl<'g> Plan<'g> {
         if bytes > limit {
             return Err(ScheduleError::Shared { op: op.name(), bytes, limit, machine: self.machine.name });
         }
-        let counted = if spec.reads_picks() { routing.topk_experts } else { routing.load_of_expert };
+        let Some(topk_experts) = routing.topk_experts else { return Err(wrong(op, operands)) };
+        let counted = if spec.reads_picks() { topk_experts } else { routing.load_of_expert };
         let mut args: Vec<Arg> = [observed.probability_of_block, observed.z_of_block, counted].map(Arg::from).into();
         let b = &mut self.buffers;
         let one = || [Extent::Const(1)];
         args.push(b.observed("importance", "stats.importance", DType::F32, [Extent::Const(routing.experts)]).into());
         args.extend(rule.balance.map(|_| Arg::from(b.observed("aux_loss", "stats.aux_loss", DType::F32, one()))));
         args.extend(rule.z.map(|_| Arg::from(b.observed("z_loss", "stats.z_loss", DType::F32, one()))));
-        args.extend([tokens(), Arg::Scalar(observed.blocks), Arg::Scalar(chunk::span_tokens(observed.span))]);
+        args.extend([tokens(), Arg::Scalar(observed.blocks), Arg::Scalar(observed.span.tokens())]);
         self.launch(losses::losses(&spec, self.machine), losses::grid(), args);
         Ok(Value::Routing(routing.clone()))
+    }
+
+    /// Each expert takes the tokens that it scores highest.
+    fn choose(&mut self, rule: &Assignment, capacity: &Capacity, experts: u64, scores: BufferId) -> Routing {
+        let tile_rows = gemm::tile_rows(self.machine);
+        let spec = Choose { name: self.kernel_name("choose", &[]), experts: experts as u32, tile_rows };
+        let rows = rule.most_pairs(experts, experts);
+        let (routing, [load_of_expert, kept_of_expert]) = self.rows((experts, experts), rows, tile_rows, None, scores);
+        let mut args: Vec<Arg> = [scores, routing.row_of_pair, routing.token_of_row, routing.weight_of_row].map(Arg::from).into();
+        args.extend([routing.offset_of_expert, load_of_expert, kept_of_expert].map(Arg::from));
+        args.extend([routing.tile_expert, routing.tile_row, routing.tile_count].map(Arg::from));
+        let room = Arg::Scalar(capacity.per_expert.clone().min(Extent::Tokens));
+        args.extend([tokens(), Arg::Scalar(capacity.span.tokens()), room]);
+        self.launch(choose::choose(&spec, self.machine), choose::grid(&spec, capacity.span, self.machine), args);
+        routing
+    }
+
+    /// The buffers of a routing, with those of the experts' load and of what they keep.
+    fn rows(
+        &mut self,
+        (experts, top_k): (u64, u64),
+        rows: Extent,
+        tile_rows: u32,
+        topk_experts: Option<BufferId>,
+        topk_weights: BufferId,
+    ) -> (Routing, [BufferId; 2]) {
+        let (b, i32s) = (&mut self.buffers, DType::I32);
+        let of_expert = || [Extent::Const(experts)];
+        // Each expert that has a row has a tile that may be partly empty.
+        let tiles =
+            rows.clone().div(Extent::Const(u64::from(tile_rows)), Round::Floor) + rows.clone().min(Extent::Const(experts));
+        let load_of_expert = b.observed("load_of_expert", "stats.load", i32s, of_expert());
+        let kept_of_expert = b.observed("kept_of_expert", "stats.kept", i32s, of_expert());
+        let routing = Routing {
+            experts,
+            top_k,
+            topk_experts,
+            topk_weights,
+            row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
+            token_of_row: b.workspace("token_of_row", i32s, [rows.clone()]),
+            weight_of_row: b.workspace("weight_of_row", DType::F32, [rows.clone()]),
+            offset_of_expert: b.workspace("offset_of_expert", i32s, [Extent::Const(experts + 1)]),
+            tile_expert: b.workspace("tile_expert", i32s, [tiles.clone()]),
+            tile_row: b.workspace("tile_row", i32s, [tiles]),
+            tile_count: b.workspace("tile_count", i32s, [Extent::Const(1)]),
+            rows,
+            load_of_expert,
+            observed: None,
+        };
+        (routing, [load_of_expert, kept_of_expert])
     }
 
     fn sort(
@@ -258,7 +321,7 @@ impl<'g> Plan<'g> {
         rule: &Assignment,
         experts: u64,
         top_k: u64,
-        topk_experts: BufferId,
+        topk_experts: Option<BufferId>,
         topk_weights: BufferId,
     ) -> Result<Routing, ScheduleError> {
         // An expert is picked at most once by a token, so that room for T pairs is room for all.
@@ -270,6 +333,7 @@ impl<'g> Plan<'g> {
             suffix: self.sort_suffix(),
             experts: experts as u32,
             top_k: top_k as u32,
+            all_experts: topk_experts.is_none(),
             span,
             priority,
             tile_rows: gemm::tile_rows(self.machine),
@@ -279,34 +343,18 @@ impl<'g> Plan<'g> {
         if bytes > limit {
             return Err(ScheduleError::Shared { op: Op::Route.name(), bytes, limit, machine: machine.name });
         }
-        let of_expert = || [Extent::Const(experts)];
         let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
-        let pairs = Extent::Tokens * top_k;
         let order = self.order(span, priority, top_k as u32, topk_weights);
         let b = &mut self.buffers;
         let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
         let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
-        let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(chunk::spans(span)));
-        let load_of_expert = b.observed("load_of_expert", "stats.load", i32s, of_expert());
-        let kept_of_expert = b.observed("kept_of_expert", "stats.kept", i32s, of_expert());
-        let routing = Routing {
-            experts,
-            top_k,
-            topk_experts,
-            topk_weights,
-            row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
-            token_of_row: b.workspace("token_of_row", i32s, [pairs.clone()]),
-            weight_of_row: b.workspace("weight_of_row", DType::F32, [pairs]),
-            offset_of_expert: b.workspace("offset_of_expert", i32s, [Extent::Const(experts + 1)]),
-            tile_expert: b.workspace("tile_expert", i32s, [spec.tiles()]),
-            tile_row: b.workspace("tile_row", i32s, [spec.tiles()]),
-            tile_count: b.workspace("tile_count", i32s, [Extent::Const(1)]),
-            load_of_expert,
-            observed: None,
-        };
-        let span_tokens = Arg::Scalar(chunk::span_tokens(span));
+        let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(span.count()));
+        let rows = rule.most_pairs(top_k, experts);
+        let (routing, [load_of_expert, kept_of_expert]) =
+            self.rows((experts, top_k), rows, spec.tile_rows, topk_experts, topk_weights);
+        let span_tokens = Arg::Scalar(span.tokens());
         let capacity = Arg::Scalar(capacity);
-        let mut experts_by_priority = vec![Arg::from(topk_experts)];
+        let mut experts_by_priority: Vec<Arg> = topk_experts.map(Arg::from).into_iter().collect();
         experts_by_priority.extend(order.map(Arg::from));
         let mut count = experts_by_priority.clone();
         count.extend([pairs_of_chunk.into(), tokens(), span_tokens.clone()]);
@@ -338,7 +386,7 @@ impl<'g> Plan<'g> {
         let [mut from, mut to] = ["order", "ordered"].map(|name| b.workspace(name, i32s, [spec.items()]));
         let items_of_chunk = b.workspace("items_of_chunk", i32s, of_chunk());
         let place_of_chunk = b.workspace("place_of_chunk", i32s, of_chunk());
-        let span_tokens = Arg::Scalar(chunk::span_tokens(span));
+        let span_tokens = Arg::Scalar(span.tokens());
         let begin = vec![topk_weights.into(), key_of_item.into(), from.into(), tokens()];
         self.launch(order::begin(&spec, machine), spec.parts(machine), begin);
         let first = self.kernels.len();
@@ -364,7 +412,7 @@ impl<'g> Plan<'g> {
             return Err(wrong(Op::RenormKept, operands));
         };
         let (name, machine) = (self.kernel_name("renorm_kept", &[]), self.machine);
-        let renormed = self.buffers.workspace("weight_of_row", DType::F32, [Extent::Tokens * routing.top_k]);
+        let renormed = self.buffers.workspace("weight_of_row", DType::F32, [routing.rows.clone()]);
         let args = vec![routing.row_of_pair.into(), routing.weight_of_row.into(), renormed.into(), tokens()];
         self.launch(renorm::renorm_kept(&name, routing.top_k as u32, *rule, machine), renorm::grid(machine), args);
         Ok(Value::Routing(Routing { weight_of_row: renormed, ..routing.clone() }))
@@ -375,10 +423,13 @@ impl<'g> Plan<'g> {
         let [Value::Routing(routing), scale] = operands else { return Err(wrong(Op::ExpertScale, operands)) };
         let scale = vector(scale, routing.experts)?;
         let (name, machine) = (self.kernel_name("expert_scale", &[&scale]), self.machine);
-        let scaled = self.buffers.workspace("weight_of_row", DType::F32, [Extent::Tokens * routing.top_k]);
-        let mut args: Vec<Arg> = [routing.row_of_pair, routing.weight_of_row, routing.topk_experts].map(Arg::from).into();
+        let scaled = self.buffers.workspace("weight_of_row", DType::F32, [routing.rows.clone()]);
+        let mut args: Vec<Arg> = [routing.row_of_pair, routing.weight_of_row].map(Arg::from).into();
+        args.extend(routing.topk_experts.map(Arg::from));
         args.extend([scale.buffer.into(), scaled.into(), tokens()]);
-        self.launch(renorm::expert_scale(&name, routing.top_k as u32, scale.dtype, machine), renorm::grid(machine), args);
+        let picked = routing.topk_experts.is_some();
+        let kernel = renorm::expert_scale(&name, (routing.top_k as u32, picked), scale.dtype, machine);
+        self.launch(kernel, renorm::grid(machine), args);
         Ok(Value::Routing(Routing { weight_of_row: scaled, ..routing.clone() }))
     }
 
@@ -461,7 +512,7 @@ impl<'g> Plan<'g> {
             k: constant(rows, 1),
             experts: routing.map(|r| r.experts),
             gather: gathered,
-            top_k: routing.map_or(1, |r| r.top_k),
+            pairs: routing.map_or(Extent::Tokens, |r| r.rows.clone()),
             rows: rows.dtype,
             weights: weights.iter().map(|w| w.dtype).collect(),
             operands: holes,
@@ -542,7 +593,7 @@ impl<'g> Plan<'g> {
         let Type::Tensor { shape, dtype } = ty else {
             return Err(ScheduleError::Operand { op: op.name(), what: format!("a body that makes {ty}") });
         };
-        let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, routing.map_or(1, |r| r.top_k))).collect();
+        let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, routing.map_or(&Extent::Tokens, |r| &r.rows))).collect();
         let buffer = if last {
             self.output
         } else {
@@ -592,9 +643,6 @@ fn check_extents(ty: &Type) -> Result<(), ScheduleError> {
             Dim::Const(n) if !(1..=MOST_EXTENT).contains(n) => wrong("a dimension", *n, MOST_EXTENT),
             Dim::Const(_) | Dim::Tokens | Dim::Pairs => Ok(()),
         }),
-        Type::Picks { top_k, .. } | Type::Routing { top_k, .. } if *top_k > MOST_PICKS => {
-            wrong("the picks of a token", *top_k, MOST_PICKS)
-        }
         Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => Ok(()),
     }
 }
@@ -653,8 +701,6 @@ fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {
 
 /// The largest extent of one dimension: kernels count in i32 along a row, with room for a tile more.
 const MOST_EXTENT: u64 = 1 << 30;
-/// Most picks of a token: `combine` names each one.
-const MOST_PICKS: u64 = 256;
 /// Most characters that the names of the weights give to a kernel's.
 const NAME_CHARS: usize = 48;
 

@@ -106,18 +106,21 @@ pub(super) fn renorm_kept(name: &str, top_k: u32, rule: Renorm, machine: &Machin
     builder.finish()
 }
 
-/// Parameters: `row_of_pair`, `weight_of_row`, `topk_experts`, `scale_of_expert`, `scaled` (written), `tokens`.
-pub(super) fn expert_scale(name: &str, top_k: u32, scale: DType, machine: &Machine) -> Kernel {
+/// Parameters: `row_of_pair`, `weight_of_row`, `topk_experts` unless all are picked, `scale_of_expert`, `scaled` (written),
+/// `tokens`.
+pub(super) fn expert_scale(name: &str, (top_k, picked): (u32, bool), scale: DType, machine: &Machine) -> Kernel {
     let builder = Builder::new(name, threads(machine));
     let k = &builder;
     let pairs = Pairs::new(k, top_k);
-    let topk_experts = k.input("topk_experts", DType::I32);
+    let topk_experts = picked.then(|| k.input("topk_experts", DType::I32));
     let scale_of_expert = k.input("scale_of_expert", scale);
     let scaled = k.output("scaled", DType::F32);
     let tokens = k.scalar("tokens", DType::I32);
     pairs.each_token(machine, tokens, |token| {
         pairs.each_kept(token, |pair, row, weight| {
-            let scale = scale_of_expert.load(topk_experts.load(pair)).cast(DType::F32);
+            // All experts are in their order.
+            let expert = topk_experts.map_or(pair - token * top_k as i32, |experts| experts.load(pair));
+            let scale = scale_of_expert.load(expert).cast(DType::F32);
             scaled.store(row, weight * scale);
         });
     });

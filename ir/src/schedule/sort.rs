@@ -26,6 +26,8 @@ pub(super) struct Sort {
     pub(super) suffix: String,
     pub(super) experts: u32,
     pub(super) top_k: u32,
+    /// Every token has a pair with each expert, in their order.
+    pub(super) all_experts: bool,
     pub(super) span: Span,
     pub(super) priority: Priority,
     /// Rows of one M tile of the grouped GEMMs.
@@ -36,13 +38,6 @@ impl Sort {
     /// Number of chunks.
     pub(super) fn chunks(&self, machine: &Machine) -> Extent {
         chunks(self.span, self.top_k, machine)
-    }
-
-    /// At most so many tiles: each expert that has a row has one that may be partly empty.
-    pub(super) fn tiles(&self) -> Extent {
-        let pairs = Extent::Tokens * u64::from(self.top_k);
-        let whole = pairs.clone().div(Extent::Const(u64::from(self.tile_rows)), crate::Round::Floor);
-        whole + pairs.min(Extent::Const(u64::from(self.experts)))
     }
 
     /// Bytes of the block that shares most, that of `place`.
@@ -92,12 +87,35 @@ impl<'k> Turns<'k> {
     }
 }
 
-/// Parameters: `topk_experts`, `order` where weights decide, `pairs_of_chunk` (written), `tokens`, `span_tokens`.
+/// The expert of a pair.
+#[derive(Clone, Copy)]
+enum Experts<'k> {
+    /// As they were picked.
+    Picked(Array<'k>),
+    /// Of E that each token has, in their order.
+    All(i32),
+}
+
+impl<'k> Experts<'k> {
+    /// The parameter `topk_experts`, where experts were picked.
+    fn of(k: &'k Builder, sort: &Sort) -> Experts<'k> {
+        if sort.all_experts { Experts::All(sort.experts as i32) } else { Experts::Picked(k.input("topk_experts", DType::I32)) }
+    }
+
+    fn of_pair(self, pair: Value<'k>) -> Value<'k> {
+        match self {
+            Experts::Picked(experts) => experts.load(pair),
+            Experts::All(experts) => pair % experts,
+        }
+    }
+}
+
+/// Parameters: `topk_experts` unless all are picked, `order` where weights decide, `pairs_of_chunk` (written), `tokens`, `span_tokens`.
 pub(super) fn count(sort: &Sort, machine: &Machine) -> Kernel {
     let threads = chunk_threads(machine);
     let builder = sort.kernel("count", threads);
     let k = &builder;
-    let topk_experts = k.input("topk_experts", DType::I32);
+    let experts_of = Experts::of(k, sort);
     let turns = Turns::of(k, sort.priority);
     let pairs_of_chunk = k.output("pairs_of_chunk", DType::I32);
     let (tokens, span_tokens) = (k.scalar("tokens", DType::I32), k.scalar("span_tokens", DType::I32));
@@ -108,7 +126,7 @@ pub(super) fn count(sort: &Sort, machine: &Machine) -> Kernel {
     share(k, "e", threads, experts, |e| counts.store(e, k.i32(0)));
     k.barrier();
     share(k, "i", threads, chunk.items, |i| {
-        let e = topk_experts.load(turns.pair(k, sort.top_k, &chunk, i));
+        let e = experts_of.of_pair(turns.pair(k, sort.top_k, &chunk, i));
         if threads == 1 { counts.store(e, counts.load(e) + 1) } else { counts.atomic_add(e, k.i32(1)) }
     });
     k.barrier();
@@ -148,7 +166,8 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
             load.set(load.get() + rank.get());
             kept.set(kept.get() + rank.get().min(capacity));
         });
-        load_of_expert.store(e, load.get());
+        // Where experts choose, nobody asked for what they did not take.
+        load_of_expert.store(e, if sort.all_experts { kept.get() } else { load.get() });
         kept_of_expert.store(e, kept.get());
     });
     k.barrier();
@@ -176,13 +195,13 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
     builder.finish()
 }
 
-/// Parameters: `topk_experts`, `order` where weights decide, `topk_weights`, `rank_of_chunk`, `rows_before_span`,
+/// Parameters: `topk_experts` unless all are picked, `order` where weights decide, `topk_weights`, `rank_of_chunk`, `rows_before_span`,
 /// `offset_of_expert`, then written: `row_of_pair`, `token_of_row`, `weight_of_row`; `tokens`, `span_tokens`, `capacity`.
 pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
     let threads = chunk_threads(machine);
     let builder = sort.kernel("place", threads);
     let k = &builder;
-    let topk_experts = k.input("topk_experts", DType::I32);
+    let experts_of = Experts::of(k, sort);
     let turns = Turns::of(k, sort.priority);
     let topk_weights = k.input("topk_weights", DType::F32);
     let [rank_of_chunk, rows_before_span, offset_of_expert] =
@@ -200,7 +219,7 @@ pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
         cursor.store(e, first + rank_of_chunk.load(cell(k.block(), experts, e)));
         limit.store(e, first + capacity);
     });
-    share(k, "i", threads, chunk.items, |i| expert_at.store(i, topk_experts.load(turns.pair(k, sort.top_k, &chunk, i))));
+    share(k, "i", threads, chunk.items, |i| expert_at.store(i, experts_of.of_pair(turns.pair(k, sort.top_k, &chunk, i))));
     k.barrier();
     // Every thread walks the chunk in order and serves the experts that it owns: stable, and nobody waits for anybody.
     k.for_range("i", k.i32(0), chunk.items, |i| {

@@ -59,9 +59,10 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 18] = [
+const RARE: [Op; 19] = [
     Op::Losses,
     Op::Observe,
+    Op::AllExperts,
     Op::Jitter,
     Op::DroppedInput,
     Op::ExpertScale,

@@ -317,6 +317,12 @@ const FUSION: &[Row] = &[
         "%picks = gemm %x, [@w] { a = top_k $0, $0, 3 yield renorm a, sum(clamp 1e-9) } : ?",
     ),
     (
+        "sink-all-experts-into-gemm",
+        "%g = gemm %x, [@w] { yield softmax $0 } : ? %picks = all_experts %g : ?",
+        "%picks = gemm %x, [@w] { a = softmax $0 yield all_experts a } : ?",
+    ),
+    ("sink-all-experts-into-gemm", "%picks = all_experts %h : ?", UNCHANGED),
+    (
         "sink-sparse-mixer-into-gemm",
         "%g = gemm %x, [@w] : ? %picks = sparse_mixer %g, 0.25, 3 : ?",
         "%picks = gemm %x, [@w] { yield sparse_mixer $0, 0.25, 3 } : ?",

@@ -20,6 +20,7 @@ pub struct Manifest {
     /// A launch with more tokens than this is refused.
     pub max_tokens: u64,
     /// The layer's fixed sizes (`hidden`, `ffn`, `experts`, `top_k`, ...): for people and engines, not for launches.
+    /// Where experts choose their tokens there is no `top_k`.
     pub dims: Vec<Dim>,
     /// Every buffer that a launch may name: inputs, outputs and weights in calling order, and workspace.
     pub buffers: Vec<Buffer>,

@@ -3,7 +3,7 @@
 
 use moec::import::import;
 use moec::random;
-use moec::spec::CapacityGroup;
+use moec::spec::{CapacityGroup, Mode};
 use moec_ir::graph::Type;
 use moec_runtime::Tensor;
 use moec_runtime::package::{Dims, Dtype};
@@ -32,9 +32,13 @@ pub(crate) fn of_every_size(example: &Example) -> Vec<Batch> {
     batches
 }
 
-/// Random tokens of a few sizes; in sequences too where these have a capacity of their own.
+/// Random tokens of a few sizes; in sequences too where these have a capacity of their own, and where experts choose so
+/// many that a thread has several of a column.
 pub(crate) fn of_some_sizes(example: &Example) -> Vec<Batch> {
     let mut batches: Vec<Batch> = [1, 17, 65].into_iter().map(|tokens| random_batch(example, Dims::tokens(tokens))).collect();
+    if example.spec.router.mode == Mode::ExpertChoice {
+        batches.push(random_batch(example, Dims::tokens(600)));
+    }
     if has_rows(example) {
         batches.extend(rows(example));
     }

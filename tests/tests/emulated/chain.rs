@@ -7,7 +7,7 @@ use libtest_mimic::Failed;
 use moec::emulate::{agreement, emulate, options, schedules};
 use moec::import::import;
 use moec::pipeline::{Lowered, build, this_host};
-use moec::reference::{bound, difference, reference};
+use moec::reference::{bound, difference, picks_of_token, reference};
 use moec::spec::{RouterDtype, Spec};
 use moec::{package, random};
 use moec_codegen::Image;
@@ -187,7 +187,7 @@ fn near(spec: &Spec, manifest: &Manifest, run: &Run, host: &Run) -> Result<(), S
 fn distinct(manifest: &Manifest, run: &Run) -> Result<(), String> {
     let dim = |name: &str| manifest.dims.iter().find(|dim| dim.name == name).map_or(0, |dim| dim.value);
     let experts = run.tensor("route.experts").map(Tensor::to_f64).unwrap_or_default();
-    for picks in experts.chunks(dim("top_k") as usize) {
+    for picks in experts.chunks(picks_of_token(manifest)) {
         let mut sorted = picks.to_vec();
         sorted.sort_by(f64::total_cmp);
         sorted.dedup();

@@ -7,6 +7,7 @@ mod chain;
 mod large;
 
 use libtest_mimic::{Arguments, Trial};
+use moec::spec::Mode;
 use moec_tests::fixtures;
 use moec_tests::scaled::{modes, scaled_examples};
 
@@ -32,6 +33,11 @@ fn main() {
         trials.push(Trial::test(format!("{}::odd_logits", example.name), move || chain::check(&odd, LAST, &batches::odd(&odd))));
     }
     for mode in modes() {
+        if mode.spec.router.mode == Mode::ExpertChoice {
+            let odd = mode.clone();
+            let name = format!("modes::{}::odd_logits", mode.name);
+            trials.push(Trial::test(name, move || chain::check(&odd, LAST, &batches::odd(&odd))));
+        }
         let name = format!("modes::{}", mode.name);
         trials.push(Trial::test(name, move || chain::check(&mode, "sm_80", &batches::of_some_sizes(&mode))));
     }

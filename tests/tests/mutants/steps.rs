@@ -7,6 +7,7 @@ use libtest_mimic::Failed;
 use moec::emulate::{options, schedules};
 use moec::pipeline::build;
 use moec::random;
+use moec::spec::Mode;
 use moec_codegen::Image;
 use moec_ir::kernel::{Arg, Argument, Memory, Program, Role, interp_kernel};
 use moec_ir::{Dims, Machine};
@@ -16,6 +17,8 @@ use ptx_emulator::{Fill, Launch, Module, Mutant, launch, parse};
 
 /// Token counts: more than one tile of rows, and fewer tokens than lanes.
 const TOKENS: [u64; 3] = [17, 65, 3];
+/// Five tokens for each thread that looks down a column of scores.
+const CROWD: u64 = 600;
 /// A broken kernel may spin for ever.
 const STEP_LIMIT: u64 = 1 << 24;
 
@@ -66,6 +69,12 @@ impl Steps {
         for tokens in TOKENS {
             let x = random::tokens(input.dtype, tokens, example.spec.hidden, tokens)?;
             steps.record_batch(Dims { tokens, row_tokens: tokens }, &weights, x.bytes())?;
+        }
+        if example.spec.router.mode == Mode::ExpertChoice {
+            // Several tokens a thread, and scores that tie to the last digit.
+            let one = random::tokens(input.dtype, 1, example.spec.hidden, 1)?;
+            let dims = Dims { tokens: CROWD, row_tokens: CROWD };
+            steps.record_batch(dims, &weights, &one.bytes().repeat(CROWD as usize))?;
         }
         Ok(steps)
     }

@@ -41,7 +41,7 @@ pub(super) fn rules() -> Vec<Rule> {
         rules.extend([Op::Add, Op::Mul].map(|op| sink_with_operand(op, into)));
     }
     // Whole rows are at hand only where the router's logits are.
-    rules.push(sink(Op::Softmax, &[], Op::Gemm));
+    rules.extend([Op::Softmax, Op::AllExperts].map(|op| sink(op, &[], Op::Gemm)));
     rules.extend([Op::GroupLimit, Op::Renorm].map(|op| sink(op, &["?c"], Op::Gemm)));
     rules.push(sink(Op::SparseMixer, &["?c", "?k"], Op::Gemm));
     rules.push(sink_with_operand(Op::ExpertScale, Op::Gemm));

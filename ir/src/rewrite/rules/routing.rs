@@ -1,7 +1,6 @@
 //! Identities of routing.
 
-use crate::extent::{Extent, Round};
-use crate::graph::{Assignment, Attr, Capacity, Op, Span};
+use crate::graph::{Assignment, Attr, Capacity, Op};
 use crate::rewrite::matching::{computed, pattern};
 
 use super::{Rule, is_normal};
@@ -74,27 +73,6 @@ fn keeps_order(c: f64) -> bool {
 
 /// Whether the capacity is at least the number of tokens of a span, whatever that number is.
 fn holds_span(capacity: &Capacity) -> bool {
-    let tokens = match capacity.span {
-        Span::All => Extent::Tokens,
-        Span::Row => Extent::RowTokens,
-        Span::Tokens(n) => Extent::Const(n),
-    };
-    at_least(&capacity.per_expert, &tokens)
-}
-
-fn at_least(extent: &Extent, tokens: &Extent) -> bool {
-    match extent {
-        e if e == tokens => true,
-        Extent::Const(n) => matches!(tokens, Extent::Const(tokens) if n >= tokens),
-        Extent::Max(a, b) => at_least(a, tokens) || at_least(b, tokens),
-        Extent::Min(a, b) => at_least(a, tokens) && at_least(b, tokens),
-        Extent::Add(a, b) => at_least(a, tokens) || at_least(b, tokens),
-        // tokens * a / b with a >= b, however it is rounded.
-        Extent::Div(a, b, Round::Floor | Round::Ceil | Round::HalfEven) => match (&**a, &**b) {
-            (Extent::Mul(t, a), Extent::Const(b)) => **t == *tokens && matches!(**a, Extent::Const(a) if a >= *b && *b > 0),
-            (_, _) => false,
-        },
-        Extent::Mul(t, a) => at_least(t, tokens) && matches!(**a, Extent::Const(a) if a >= 1),
-        Extent::Tokens | Extent::RowTokens => false,
-    }
+    let (above, below) = capacity.per_expert.least_share(&capacity.span.whole());
+    above >= below
 }

@@ -40,8 +40,8 @@ pub(crate) struct Gemm<'a> {
     pub experts: Option<u64>,
     /// Whether `rows` are the T tokens, from which the pairs are gathered.
     pub gather: bool,
-    /// Picks of a token: grouped rows are at most T times this.
-    pub top_k: u64,
+    /// Grouped rows are at most so many.
+    pub pairs: Extent,
     /// Element type of the rows.
     pub rows: DType,
     /// Element types of the weights, `[E, N, K]` or dense `[N, K]`.
@@ -105,10 +105,7 @@ fn tiles(spec: &Gemm, tile_rows: u32) -> Extent {
     let rows = u64::from(tile_rows);
     match spec.experts {
         None => Extent::Tokens.div_ceil(rows),
-        Some(experts) => {
-            let pairs = Extent::Tokens * spec.top_k;
-            pairs.clone().div(rows.into(), Round::Floor) + Extent::from(experts).min(pairs)
-        }
+        Some(experts) => spec.pairs.clone().div(rows.into(), Round::Floor) + Extent::from(experts).min(spec.pairs.clone()),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::graph::{Attr, Body, BodyBuilder, Node, Op};
 use crate::kernel::verify::verify_kernel;
 use crate::kernel::{Argument, Kernel, Memory, interp_kernel};
 use crate::machine::MACHINES;
-use crate::{DType, Dims, Machine};
+use crate::{DType, Dims, Extent, Machine};
 
 /// A GEMM and what its body means.
 struct Case {
@@ -97,7 +97,7 @@ fn check(case: &Case) {
             k: case.k as u64,
             experts: case.grouped.then_some(case.rows.len() as u64),
             gather: case.gather,
-            top_k: if case.grouped { 2 } else { 1 },
+            pairs: Extent::Tokens * top_k(case),
             rows: case.dtypes[0],
             weights: vec![case.dtypes[1]; case.weights],
             operands: case.operands.clone(),
@@ -114,11 +114,16 @@ fn check(case: &Case) {
     }
 }
 
+/// Picks of a token.
+fn top_k(case: &Case) -> u64 {
+    if case.grouped { 2 } else { 1 }
+}
+
 fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
     let (n, k) = (case.n, case.k);
     let pairs: usize = case.rows.iter().sum();
     // An odd number of pairs leaves one that was dropped.
-    let tokens = pairs.div_ceil(spec.top_k as usize);
+    let tokens = pairs.div_ceil(top_k(case) as usize);
     let left = if case.gather || !case.grouped { tokens } else { pairs };
     let mut random = Random(n as u64 * 1000 + k as u64);
     let rows = random.tensor(spec.rows, left * k);
@@ -352,7 +357,7 @@ fn a_row_does_not_depend_on_its_place() {
                 k: k as u64,
                 experts: None,
                 gather: false,
-                top_k: 1,
+                pairs: Extent::Tokens,
                 rows: dtype,
                 weights: vec![dtype],
                 operands: Vec::new(),

@@ -11,6 +11,8 @@
 //!   topk_experts [T, K], topk_weights [T, K]; sums over the block of what the body observes (`report`)
 //! ```
 //!
+//! A body with `all_experts` selects nothing: its scores are all written, [T, E], and nobody's number.
+//!
 //! FLOPs: 2 T E H and some tens for each logit; bytes: x and the router once a block, 8 T K out. The rows of a body are
 //! never in memory but for the logits and the keys of the selection: everything between is computed again where it is
 //! used, which is a few operations against H of the logit itself.
@@ -27,7 +29,6 @@ mod team;
 
 use super::ScheduleError;
 use super::body::is_pointwise_op;
-use super::chunk;
 use crate::graph::{Attr, Body, Groups, Node, Op, Span};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
@@ -35,6 +36,9 @@ use crate::{DType, Extent, Machine};
 use report::Report;
 use row::Row;
 use team::Team;
+
+/// Most picks of a token: its lanes hold all their weights at once.
+const MOST_PICKS: u64 = 256;
 
 /// Lanes that work on one row.
 const LANES: u32 = 32;
@@ -63,8 +67,9 @@ impl Route<'_> {
 
 /// A kernel and its number of blocks.
 pub(super) struct Routed {
-    /// Parameters: `x`, `router`, the vectors, then written: `topk_experts`, `topk_weights` and, where the body observes
-    /// them, `probability_of_block` `[grid, E]` and `z_of_block` `[grid]`; `tokens` and, where a block keeps to a sequence, `span_tokens`.
+    /// Parameters: `x`, `router`, the vectors, then written: `topk_experts`, unless all experts are picked, `topk_weights`
+    /// and, where the body observes them, `probability_of_block` `[grid, E]` and `z_of_block` `[grid]`; `tokens` and, where
+    /// a block keeps to a sequence, `span_tokens`.
     pub(super) kernel: Kernel,
     pub(super) grid: Extent,
 }
@@ -78,7 +83,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     let x = k.input("x", spec.x);
     let router = k.input("router", spec.router);
     let vectors: Vec<_> = spec.vectors.iter().enumerate().map(|(i, dtype)| k.input(&format!("v{}", i + 1), *dtype)).collect();
-    let topk_experts = k.output("topk_experts", DType::I32);
+    let topk_experts = gating.pick.map(|_| k.output("topk_experts", DType::I32));
     let topk_weights = k.output("topk_weights", DType::F32);
     let observed = gating.observe.map(|_| ["probability_of_block", "z_of_block"].map(|name| k.output(name, DType::F32)));
     let tokens = k.scalar("tokens", DType::I32);
@@ -86,10 +91,12 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
 
     let logits = k.shared("logits", DType::F32, block.logits());
     let scratch = Scratch {
-        keys: k.shared("keys", DType::I32, block.workers * block.pitch),
         group_keys: gating.groups().map(|g| k.shared("group_keys", DType::I32, block.workers * padded(g.groups as u32))),
-        experts: k.shared("experts", DType::I32, block.workers * padded(spec.top_k)),
-        weights: k.shared("weights", DType::F32, block.workers * padded(spec.top_k)),
+        picked: gating.pick.map(|_| Picked {
+            keys: k.shared("keys", DType::I32, block.workers * block.pitch),
+            experts: k.shared("experts", DType::I32, block.workers * padded(spec.top_k)),
+            weights: k.shared("weights", DType::F32, block.workers * padded(spec.top_k)),
+        }),
     };
     let report = observed.map(|_| Report::new(k, &block));
     let team = Team::new(k, machine);
@@ -116,9 +123,14 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
                 let scratch = scratch.of(k, &gating, &block, worker);
                 let start = k.bind("start", m * block.pitch as i32);
                 let row = Row { team: &team, gating: &gating, logits, start, vectors: &vectors, scratch };
-                let facts = row.picks(token, topk_experts, topk_weights);
-                if let Some(report) = &report {
-                    row.report(m, report, &facts);
+                match (gating.pick, topk_experts) {
+                    (Some(pick), Some(topk_experts)) => {
+                        let facts = row.picks(pick, token, topk_experts, topk_weights);
+                        if let Some(report) = &report {
+                            row.report(m, report, &facts);
+                        }
+                    }
+                    (_, _) => row.scores(token, topk_weights),
                 }
             });
         });
@@ -133,18 +145,19 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
             written,
         );
     }
-    let blocks_of_span = chunk::span_tokens(spec.span).div_ceil(u64::from(block.tokens));
-    Ok(Routed { kernel: builder.finish(), grid: chunk::spans(spec.span) * blocks_of_span })
+    let blocks_of_span = spec.span.tokens().div_ceil(u64::from(block.tokens));
+    Ok(Routed { kernel: builder.finish(), grid: spec.span.count() * blocks_of_span })
 }
 
-/// A body that a row's lanes can follow: pointwise ops, softmax and one group limit up to the top k, then ops on the weights.
+/// A body that a row's lanes can follow: pointwise ops, softmax and one group limit up to the top k, then ops on the weights;
+/// or pointwise ops and softmax around `all_experts`.
 struct Gating<'a> {
     spec: &'a Route<'a>,
     nodes: &'a [Node],
     /// Place of each node's operands.
     operands: Vec<Vec<usize>>,
-    /// What picks: `top_k` or `sparse_mixer`.
-    top_k: usize,
+    /// What picks: `top_k` or `sparse_mixer`; `None`: `all_experts`.
+    pick: Option<usize>,
     group_limit: Option<(usize, Groups)>,
     /// The logits and scores that are observed.
     observe: Option<[usize; 2]>,
@@ -155,17 +168,19 @@ impl<'a> Gating<'a> {
         let nodes = spec.body.nodes();
         let operands: Vec<Vec<usize>> = nodes.iter().map(|n| n.operands().iter().map(|id| usize::from(*id)).collect()).collect();
         let refuse = |op: Op| Err(ScheduleError::Body { op: op.name(), inside: Op::Route.name() });
-        let (mut top_k, mut group_limit, mut observe) = (None, None, None);
+        let takes_all = spec.body.has(Op::AllExperts);
+        let (mut pick, mut group_limit, mut observe) = (None, None, None);
         for (i, node) in nodes.iter().enumerate() {
             let Node::Apply(op, _) = node else { continue };
             match op {
-                Op::TopK | Op::SparseMixer if top_k.is_none() => top_k = Some(i),
-                Op::GroupLimit if group_limit.is_none() => match &nodes[operands[i][1]] {
+                Op::AllExperts | Op::Softmax => {}
+                Op::TopK | Op::SparseMixer if !takes_all && pick.is_none() => pick = Some(i),
+                Op::GroupLimit if !takes_all && group_limit.is_none() => match &nodes[operands[i][1]] {
                     Node::Attr(Attr::Groups(groups)) => group_limit = Some((i, *groups)),
                     Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => return refuse(*op),
                 },
-                Op::Observe if observe.is_none() => observe = Some([operands[i][0], operands[i][1]]),
-                Op::Softmax | Op::Renorm => {}
+                Op::Observe if !takes_all && observe.is_none() => observe = Some([operands[i][0], operands[i][1]]),
+                Op::Renorm if !takes_all => {}
                 Op::ExpertScale if matches!(nodes[operands[i][1]], Node::Hole(_)) => {}
                 op if is_pointwise_op(*op) => {}
                 op => return refuse(*op),
@@ -176,9 +191,15 @@ impl<'a> Gating<'a> {
         if observe.iter().flatten().any(is_limited) {
             return refuse(Op::GroupLimit);
         }
-        match top_k {
-            Some(top_k) => Ok(Gating { spec, nodes, operands, top_k, group_limit, observe }),
-            None => Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body without `top_k`".to_string() }),
+        let top_k = u64::from(spec.top_k);
+        match pick {
+            Some(_) if top_k > MOST_PICKS => {
+                Err(ScheduleError::Extent { what: "the picks of a token", value: top_k, most: MOST_PICKS })
+            }
+            None if !takes_all => {
+                Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body without `top_k`".to_string() })
+            }
+            pick => Ok(Gating { spec, nodes, operands, pick, group_limit, observe }),
         }
     }
 
@@ -191,7 +212,7 @@ impl<'a> Gating<'a> {
     fn is_reported_only(&self, node: usize) -> bool {
         let is_picked_by = |user: usize| self.operands[user].contains(&node);
         self.observe.is_some_and(|[logits, scores]| scores == node && self.is_softmax_of(scores, logits))
-            && !(0..=self.top_k).any(is_picked_by)
+            && !self.pick.is_some_and(|pick| (0..=pick).any(is_picked_by))
     }
 
     fn groups(&self) -> Option<Groups> {
@@ -235,10 +256,11 @@ impl Block {
             let groups = gating.groups().map_or(0, |g| padded(g.groups as u32));
             let [tokens, workers, row, groups, picks] =
                 [block.tokens, block.workers, block.pitch, groups, padded(spec.top_k)].map(u64::from);
+            let picked = gating.pick.map_or(0, |_| row + 2 * picks);
             let report = if gating.observe.is_some() { Report::shared_bytes(block) } else { 0 };
             // Arrays start at multiples of 16 bytes: all of these sizes are.
             report
-                + 4 * (tokens * row + workers * (row + groups + 2 * picks))
+                + 4 * (tokens * row + workers * (groups + picked))
                 + logits::shared_bytes(machine, block)
                 + team::shared_bytes(spec, machine, block)
         };
@@ -263,13 +285,20 @@ fn padded(n: u32) -> u32 {
     n.next_multiple_of(LANES) + LANES
 }
 
-/// Where the lanes of a row keep what they pick.
+/// Where the lanes of a row keep what they are about.
 #[derive(Clone, Copy)]
 struct Scratch<'k> {
+    /// By group of experts, in an order that integers have.
+    group_keys: Option<Array<'k>>,
+    /// Where something is picked.
+    picked: Option<Picked<'k>>,
+}
+
+/// Where the lanes of a row keep what they pick.
+#[derive(Clone, Copy)]
+struct Picked<'k> {
     /// By expert, in an order that integers have.
     keys: Array<'k>,
-    /// By group of experts, likewise.
-    group_keys: Option<Array<'k>>,
     experts: Array<'k>,
     weights: Array<'k>,
 }
@@ -283,6 +312,13 @@ struct Share<'k> {
     group_key: Value<'k>,
     /// Where the picks start.
     pick: Value<'k>,
+}
+
+impl<'k> Share<'k> {
+    /// Where the picks are; asked for only where there are some.
+    fn picked(&self) -> Picked<'k> {
+        self.scratch.picked.unwrap_or_else(|| unreachable!("picks of a body that has none"))
+    }
 }
 
 impl<'k> Scratch<'k> {

@@ -7,7 +7,7 @@ use super::super::body::{Term, pointwise_op};
 use super::super::math;
 use super::pick::{TAKEN, greatest, key, top_2};
 use super::team::{At, Nan, Team};
-use super::{Gating, LANES, Scratch, Share};
+use super::{Gating, LANES, Picked, Share};
 use crate::DType;
 use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Renorm};
 use crate::kernel::build::Array;
@@ -39,24 +39,16 @@ pub(super) type Facts<'k> = HashMap<usize, Known<'k>>;
 
 impl<'k> Row<'_, 'k> {
     /// Writes the token's experts and weights. What was learnt of the row.
-    pub(super) fn picks(&self, token: Value<'k>, topk_experts: Array<'k>, topk_weights: Array<'k>) -> Facts<'k> {
+    pub(super) fn picks(&self, pick: usize, token: Value<'k>, topk_experts: Array<'k>, topk_weights: Array<'k>) -> Facts<'k> {
         let (k, share) = (self.team.k, &self.scratch);
-        let (scratch, top_k) = (share.scratch, self.gating.spec.top_k);
-        let mut facts = Facts::new();
-        for (i, node) in self.gating.nodes[..self.gating.top_k].iter().enumerate() {
-            if let Node::Apply(op, _) = node
-                && !self.gating.is_reported_only(i)
-                && let Some(known) = self.learn(*op, i, &facts)
-            {
-                facts.insert(i, known);
-            }
-        }
-        let place = &self.gating.operands[self.gating.top_k];
+        let (scratch, top_k) = (share.picked(), self.gating.spec.top_k);
+        let facts = self.facts(pick);
+        let place = &self.gating.operands[pick];
         match &self.gating.nodes[place[1]] {
             Node::Attr(Attr::Real(jitter)) => self.mix(place[0], jitter.get(), &facts),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) | Node::Apply(..) => self.top_k(place[0], place[1], &facts),
         }
-        self.weigh();
+        self.weigh(pick);
         self.each_pick(|j| {
             let pair = k.bind("pair", token * top_k as i32 + j);
             topk_experts.store(pair, scratch.experts.load(share.pick + j));
@@ -67,10 +59,44 @@ impl<'k> Row<'_, 'k> {
         facts
     }
 
+    /// Writes the score of every expert. A NaN stays one.
+    pub(super) fn scores(&self, token: Value<'k>, scores: Array<'k>) {
+        let (k, team, experts) = (self.team.k, self.team, self.gating.spec.experts as i32);
+        let facts = self.facts(self.gating.nodes.len());
+        let first = k.bind("first_score", token * experts);
+        self.every(&mut |at| {
+            let score = self.value(self.gating.nodes.len() - 1, at, &facts);
+            if team.lanes > 1 {
+                // A vector may reach beyond the row: there is room where the logits were.
+                self.logits.store(self.start + at.first, score);
+            } else {
+                let store = || scores.store(first + at.index, score);
+                at.live.map_or_else(store, |live| k.when(live, store));
+            }
+        });
+        if team.lanes > 1 {
+            k.for_range("e", k.i32(0), k.i32(experts), |e| scores.store(first + e, self.logits.load(self.start + e)));
+        }
+    }
+
+    /// What is known of whole rows, for the nodes before `end`.
+    fn facts(&self, end: usize) -> Facts<'k> {
+        let mut facts = Facts::new();
+        for (i, node) in self.gating.nodes[..end].iter().enumerate() {
+            if let Node::Apply(op, _) = node
+                && !self.gating.is_reported_only(i)
+                && let Some(known) = self.learn(*op, i, &facts)
+            {
+                facts.insert(i, known);
+            }
+        }
+        facts
+    }
+
     /// The experts with the largest keys, and their scores.
     fn top_k(&self, scores: usize, keys: usize, facts: &Facts<'k>) {
         let (team, share) = (self.team, &self.scratch);
-        let scratch = share.scratch;
+        let scratch = share.picked();
         self.rank(&|at| self.value(keys, at, facts));
         greatest(team, scratch.keys, share.key, (self.gating.spec.experts, self.gating.spec.top_k), |j, expert| {
             team.once(|| scratch.experts.store(share.pick + j, expert));
@@ -85,7 +111,7 @@ impl<'k> Row<'_, 'k> {
     /// One expert after another, each with its softmax among those left that are not too far below it.
     fn mix(&self, logits: usize, jitter: f64, facts: &Facts<'k>) {
         let (k, team, share) = (self.team.k, self.team, &self.scratch);
-        let scratch = share.scratch;
+        let scratch = share.picked();
         let logit = |at: &At<'k>| k.bind("logit", finite(k, self.value(logits, at, facts)));
         self.rank(&logit);
         greatest(team, scratch.keys, share.key, (self.gating.spec.experts, self.gating.spec.top_k), |j, expert| {
@@ -111,7 +137,7 @@ impl<'k> Row<'_, 'k> {
     /// Writes the keys of all experts.
     fn rank(&self, value: &dyn Fn(&At<'k>) -> Value<'k>) {
         let (k, team, share) = (self.team.k, self.team, &self.scratch);
-        let scratch = share.scratch;
+        let scratch = share.picked();
         self.every(&mut |at| {
             let key = k.bind("key", key(k, value(at)));
             match at.live {
@@ -151,7 +177,8 @@ impl<'k> Row<'_, 'k> {
                 Known::Groups(groups, keys)
             }),
             Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::Renorm => None,
-            Op::Observe | Op::Assign | Op::Losses | Op::RenormKept | Op::DroppedInput | Op::Jitter | Op::Dispatch => None,
+            Op::AllExperts | Op::Observe | Op::Assign | Op::Losses => None,
+            Op::RenormKept | Op::DroppedInput | Op::Jitter | Op::Dispatch => None,
             Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
             Op::Offset | Op::AtMost => None,
             Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => None,
@@ -239,7 +266,11 @@ impl<'k> Row<'_, 'k> {
                         };
                         stays.select(*x, splat(k.f32(masked)))
                     }
-                    (Some(_), _) | (None, _) => pointwise_op(k, *op, &operands),
+                    (None, Some(Term::Value(x))) if *op == Op::AllExperts => *x,
+                    (Some(_), _) | (None, _) => match op {
+                        Op::ExpertScale => pointwise_op(k, Op::Mul, &operands),
+                        op => pointwise_op(k, *op, &operands),
+                    },
                 };
                 Term::Value(k.bind(op.name(), value.cast(DType::F32)))
             }
@@ -253,13 +284,13 @@ impl<'k> Row<'_, 'k> {
     }
 
     /// Makes the scores of the picks their weights: what the body says after its `top_k`.
-    fn weigh(&self) {
+    fn weigh(&self, pick: usize) {
         let op = |node: usize| match &self.gating.nodes[node] {
             Node::Apply(op, _) => Some(*op),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
         };
         let after: Vec<usize> =
-            (self.gating.top_k + 1..self.gating.nodes.len()).filter(|i| op(*i).is_some_and(|op| op != Op::Observe)).collect();
+            (pick + 1..self.gating.nodes.len()).filter(|i| op(*i).is_some_and(|op| op != Op::Observe)).collect();
         let is_scale = |node: usize| op(node) == Some(Op::ExpertScale);
         for run in after.chunk_by(|a, b| !is_scale(*a) && !is_scale(*b)) {
             match run {
@@ -273,7 +304,7 @@ impl<'k> Row<'_, 'k> {
     fn scale_by_expert(&self, vector: usize) {
         let Node::Hole(hole) = self.gating.nodes[vector] else { unreachable!("a scale that is no operand: `Gating` refuses it") };
         let share = &self.scratch;
-        let (vector, Scratch { experts, weights, .. }) = (self.vectors[hole as usize - 1], share.scratch);
+        let (vector, Picked { experts, weights, .. }) = (self.vectors[hole as usize - 1], share.picked());
         self.each_pick(|j| {
             let at = self.team.k.bind("at", share.pick + j);
             let scale = vector.load(experts.load(at)).cast(DType::F32);
@@ -284,7 +315,7 @@ impl<'k> Row<'_, 'k> {
     /// Ops that look at the weights of the token's picks alone, in registers.
     fn weigh_by(&self, run: &[usize]) {
         let (k, team, share) = (self.team.k, self.team, &self.scratch);
-        let weights = share.scratch.weights;
+        let weights = share.picked().weights;
         let chunks: Vec<u32> = (0..self.gating.spec.top_k).step_by(LANES as usize).collect();
         let ops = run.iter().filter_map(|i| match &self.gating.nodes[*i] {
             Node::Apply(op, _) => Some((*op, self.gating.operands[*i].get(1).map(|attr| &self.gating.nodes[*attr]))),

@@ -99,8 +99,10 @@ impl<'k> Team<'k> {
             k.for_step("i", k.i32(0), k.i32(len as i32), step, |i| array.store(i, with.splat(LANES)));
         };
         fill(logits, block.logits(), k.f32(0.0));
-        fill(scratch.keys, block.pitch, k.i32(TAKEN));
-        fill(scratch.weights, padded(spec.top_k), k.f32(0.0));
+        if let Some(picked) = scratch.picked {
+            fill(picked.keys, block.pitch, k.i32(TAKEN));
+            fill(picked.weights, padded(spec.top_k), k.f32(0.0));
+        }
         if let Some((group_keys, groups)) = scratch.group_keys.zip(gating.groups()) {
             fill(group_keys, padded(groups.groups as u32), k.i32(TAKEN));
         }
