@@ -171,10 +171,10 @@ pub fn check(package: &Package, spec: Option<&Spec>, request: &Request) -> Resul
 fn check_all(package: &Package, spec: Option<&Spec>, request: &Request) -> Result<Vec<Outcome>, CheckError> {
     let manifest = package.manifest();
     let weights = random::weights(manifest, request.seed)?;
-    let input = |dims: Dims| random::tokens(input_dtype(manifest), dims.tokens, manifest_dim(manifest, "hidden"), request.seed);
+    let inputs = |dims: Dims| random::inputs(manifest, dims, request.seed);
     let emulations = under_schedules(request, |dims, schedule| {
         let dirt = 0xAB;
-        emulate(package, &request.target, options(&request.target, schedule), &weights, &[input(dims)?], dims, dirt)
+        emulate(package, &request.target, options(&request.target, schedule), &weights, &inputs(dims)?, dims, dirt)
     })?;
     let mut outcomes = Vec::new();
     for Runs { dims, runs: emulations } in emulations {
@@ -183,7 +183,7 @@ fn check_all(package: &Package, spec: Option<&Spec>, request: &Request) -> Resul
         let run = emulations.first().and_then(|(_, emulation)| emulation.run.as_ref());
         let agreement = match (spec, run) {
             (Some(spec), Some(run)) => {
-                let reference = reference(import(spec), manifest, &weights, &input(dims)?, dims)?;
+                let reference = reference(import(spec), manifest, &weights, &inputs(dims)?, dims)?;
                 Some(agreement(manifest, run, &reference))
             }
             (Some(_) | None, _) => None,
@@ -201,7 +201,7 @@ pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agree
     Agreement {
         difference: difference(&output, &reference.output),
         bound: bound(manifest.dtype),
-        tokens_apart: expert_sets_apart(&experts_of_tokens(run), &reference.experts, picks_of_token(manifest)),
+        tokens_apart: expert_sets_apart(&experts_of_tokens(run), &reference.experts, reference.top_k),
     }
 }
 
@@ -234,7 +234,7 @@ fn sample(package: &Package, request: &Request, dims: Dims, schedule: (Schedule,
             let bytes = |bytes: u64, extent: &Extent| Ok::<u64, Error>(bytes.saturating_mul(extent.count(dims)?));
             let region = Region::new(&device, buffer.shape.iter().try_fold(buffer.dtype.bytes(), bytes)?)?;
             if role != Role::Output {
-                emulator.provide(region.address(), random::content(buffer, request.seed));
+                emulator.provide(region.address(), random::content(manifest, buffer, request.seed));
             }
             Ok(region)
         };
@@ -251,7 +251,7 @@ fn sample(package: &Package, request: &Request, dims: Dims, schedule: (Schedule,
                 Some(random::picks(experts, top_k, request.seed))
             }
             Dtype::I32 => None,
-            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => Some(random::content(buffer, request.seed)),
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => Some(random::content(manifest, buffer, request.seed)),
         };
         if let Some(content) = content {
             emulator.provide(workspace.address() + place.offset, content);
@@ -335,8 +335,4 @@ pub fn work(manifest: &Manifest, dims: Dims) -> u64 {
 
 fn manifest_dim(manifest: &Manifest, name: &str) -> u64 {
     manifest.dims.iter().find(|dim| dim.name == name).map_or(0, |dim| dim.value)
-}
-
-fn input_dtype(manifest: &Manifest) -> Dtype {
-    manifest.buffers.iter().find(|buffer| buffer.role == Role::Input).map_or(manifest.dtype, |buffer| buffer.dtype)
 }

@@ -11,7 +11,8 @@ use crate::spec::{
     SharedGate, Spec, Tensor, Word,
 };
 
-/// The layer's graph: input `%x` `[T, H]`, weights by their canonical names, output `[T, H]`.
+/// The layer's graph: input `%x` `[T, H]`, where token ids decide `%token_ids` `[T]` too, weights by their canonical names,
+/// output `[T, H]`.
 pub fn import(spec: &Spec) -> Graph {
     let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
     let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
@@ -19,7 +20,7 @@ pub fn import(spec: &Spec) -> Graph {
     let routing = layer.assigned(picks);
     let mut y = layer.routed(x, routing);
     if let Some(shared) = &spec.shared {
-        let beside = layer.shared(x, shared);
+        let beside = layer.shared(x, routing, shared);
         y = layer.g.apply(Op::Add, &[y, beside]);
         if shared.combine == SharedCombine::Average {
             y = layer.constant(Op::Scale, y, 0.5);
@@ -48,12 +49,13 @@ impl Layer<'_> {
     /// From `x` `[T, H]` to the picks of each token.
     fn picks(&mut self, x: Id) -> Id {
         let router = &self.spec.router;
-        let experts = self.spec.experts;
+        let experts = self.spec.candidates();
+        let columns = experts + router.joint_shared;
         let x = self.router_input(x);
-        let w = self.weight(Tensor::Router, &[experts, self.spec.hidden]);
+        let w = self.weight(Tensor::Router, &[columns, self.spec.hidden]);
         let mut logits = self.g.gemm(x, w);
         if router.bias {
-            let bias = self.weight(Tensor::RouterBias, &[experts]);
+            let bias = self.weight(Tensor::RouterBias, &[columns]);
             logits = self.g.apply(Op::Add, &[logits, bias]);
         }
         if router.dtype == RouterDtype::Model {
@@ -75,6 +77,8 @@ impl Layer<'_> {
             let scores = self.constant(Op::Scale, scores, router.scale);
             return self.g.apply(Op::AllExperts, &[scores]);
         }
+        let joint = scores;
+        let [scores, logits] = [scores, logits].map(|of| self.competing(of));
         let mut keys = scores;
         if let Some(correction) = router.correction {
             // f32 whatever the layer's type: checkpoints keep it so, and a rounded bias picks other experts.
@@ -100,20 +104,29 @@ impl Layer<'_> {
             };
             keys = self.g.apply_attr(Op::GroupLimit, &[keys], Attr::Groups(groups));
         }
-        let mut picks = match router.select {
-            Select::TopK => self.g.apply_attr(Op::TopK, &[scores, keys], Attr::Num(router.top_k)),
-            Select::SparseMixer => {
+        let mut picks = match (router.mode, router.select) {
+            (Mode::Hash, _) => self.hash_picks(scores),
+            (_, Select::TopK) => self.g.apply_attr(Op::TopK, &[scores, keys], Attr::Num(router.top_k)),
+            (_, Select::SparseMixer) => {
                 let jitter = self.g.add(graph::Node::Attr(Attr::Real(router.jitter.into())));
                 self.g.apply_attr(Op::SparseMixer, &[logits, jitter], Attr::Num(router.top_k))
             }
         };
+        if router.joint_shared > 0 {
+            picks = self.g.apply_attr(Op::Joint, &[picks, joint], Attr::Num(router.joint_shared));
+        }
         if router.order == Order::TopKScore {
             picks = self.score(picks);
+        }
+        if router.identity_experts > 0 {
+            picks = self.g.apply_attr(Op::WithoutRows, &[picks], Attr::Num(router.identity_experts));
         }
         if renorms_kept(self.spec) {
             return self.observed(logits, picks); // Renormalised when it is known what is kept, and only then scaled.
         }
-        if let Some(renorm) = router.renorm {
+        // Joint weights are shares of their sum, whether or not a key says so.
+        let share = Renorm { norm: Norm::Sum, eps: 0.0, eps_mode: EpsMode::Add };
+        if let Some(renorm) = router.renorm.or((router.joint_shared > 0).then_some(share)) {
             picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(renorm_rule(renorm)));
         }
         picks = self.constant(Op::Scale, picks, router.scale);
@@ -121,18 +134,41 @@ impl Layer<'_> {
         self.observed(logits, picks)
     }
 
-    /// The weights of picks or of a routing times what the checkpoint has for each expert, if it has that.
-    fn expert_scale(&mut self, weights: Id) -> Id {
-        if self.spec.weight(Tensor::PerExpertScale).is_none() {
-            return weights;
+    /// The weights of picks or of a routing times what the checkpoint has for all experts and for each, if it has that.
+    fn expert_scale(&mut self, mut weights: Id) -> Id {
+        for (tensor, len) in [(Tensor::RouterGlobalScale, 1), (Tensor::PerExpertScale, self.spec.candidates())] {
+            if self.spec.weight(tensor).is_some() {
+                let scale = self.weight(tensor, &[len]);
+                weights = self.g.apply(Op::ExpertScale, &[weights, scale]);
+            }
         }
-        let scale = self.weight(Tensor::PerExpertScale, &[self.spec.experts]);
-        self.g.apply(Op::ExpertScale, &[weights, scale])
+        weights
+    }
+
+    /// Of a row of the router the columns of the experts that compete.
+    fn competing(&mut self, row: Id) -> Id {
+        match self.spec.router.joint_shared {
+            0 => row,
+            _ => self.g.apply_attr(Op::Leading, &[row], Attr::Num(self.spec.candidates())),
+        }
+    }
+
+    /// The experts that the table has for each token's id.
+    fn hash_picks(&mut self, scores: Id) -> Id {
+        // Without a vocabulary the table has no rows, which no graph may have.
+        let shape = [self.spec.router.vocabulary.unwrap_or(0), self.spec.router.top_k].map(Dim::Const);
+        let table = self.g.param("@hash_table", Type::tensor(&shape, DType::I32));
+        let ids = self.g.param("%token_ids", Type::tensor(&[Dim::Tokens], DType::I32));
+        self.g.apply(Op::HashPicks, &[scores, table, ids])
     }
 
     /// The picks, with the probabilities of all experts that statistics are made of: the scores, or the softmax of the
     /// logits where these are the scores.
     fn observed(&mut self, logits: Id, picks: Id) -> Id {
+        // What experts without weights take has no balance.
+        if self.spec.router.identity_experts + self.spec.router.joint_shared > 0 {
+            return picks;
+        }
         let scores = match self.spec.router.score {
             Score::Identity => self.g.apply(Op::Softmax, &[logits]),
             Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus => self.score(logits),
@@ -207,6 +243,10 @@ impl Layer<'_> {
             let passed = self.g.apply(Op::DroppedInput, &[x, routing]);
             y = self.g.apply(Op::Add, &[y, passed]);
         }
+        if self.spec.router.identity_experts > 0 {
+            let kept = self.g.apply(Op::IdentityInput, &[x, routing]);
+            y = self.g.apply(Op::Add, &[y, kept]);
+        }
         if self.spec.weight(Tensor::OutputBias).is_some() {
             let bias = self.weight(Tensor::OutputBias, &[self.spec.hidden]);
             y = self.g.apply(Op::Add, &[y, bias]);
@@ -256,13 +296,18 @@ impl Layer<'_> {
     }
 
     /// From `x` to the output of the shared experts, `[T, H]` f32.
-    fn shared(&mut self, x: Id, shared: &Shared) -> Id {
+    fn shared(&mut self, x: Id, routing: Id, shared: &Shared) -> Id {
         let (hidden, ffn) = (self.spec.hidden, shared.ffn);
         let gated = shared.activation.gated;
         let biased = |tensor: Tensor| shared.bias.then_some(tensor);
         let gate = gated.then(|| self.dense(Tensor::SharedGate, biased(Tensor::SharedGateBias), x, ffn, hidden));
         let up = self.dense(Tensor::SharedUp, biased(Tensor::SharedUpBias), x, ffn, hidden);
-        let inner = self.activation(shared.activation, gate, up);
+        let mut inner = self.activation(shared.activation, gate, up);
+        if self.spec.router.joint_shared > 0 {
+            // Side by side, each expert under its weight.
+            let weights = self.g.apply_attr(Op::PickWeights, &[routing], Attr::Num(self.spec.router.top_k));
+            inner = self.g.apply(Op::Mul, &[inner, weights]);
+        }
         let inner = self.cast(inner);
         let y = self.dense(Tensor::SharedDown, biased(Tensor::SharedDownBias), inner, hidden, ffn);
         match shared.gate {

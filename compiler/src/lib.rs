@@ -10,5 +10,6 @@ pub mod pipeline;
 pub mod random;
 pub mod reference;
 pub mod spec;
+pub mod vocabulary;
 
 pub use moec_ir as ir;

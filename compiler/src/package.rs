@@ -53,15 +53,17 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
 
 fn dims(spec: &Spec) -> Vec<file::Dim> {
     let shared = spec.shared.map_or(0, |shared| shared.ffn);
-    let dims = [
+    let sizes = [
         Some(("hidden", spec.hidden)),
         Some(("ffn", spec.expert.ffn)),
         Some(("experts", spec.experts)),
         // Where experts choose there is no K.
         (spec.router.mode != Mode::ExpertChoice).then_some(("top_k", spec.router.top_k)),
         Some(("shared_ffn", shared)),
+        Some(("identity_experts", spec.router.identity_experts)).filter(|(_, experts)| *experts > 0),
+        spec.router.vocabulary.map(|rows| ("vocabulary", rows)),
     ];
-    dims.into_iter().flatten().map(|(name, value)| file::Dim { name: name.to_string(), value }).collect()
+    sizes.into_iter().flatten().map(|(name, value)| file::Dim { name: name.to_string(), value }).collect()
 }
 
 /// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.
@@ -168,8 +170,9 @@ fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Ro
     Some(file::Routing {
         slots,
         by_sequence: spec.training.aux_loss.is_some_and(|(loss, _)| loss == AuxLoss::DeepseekSequence),
-        experts: spec.experts,
-        top_k: if spec.router.mode == Mode::ExpertChoice { spec.experts } else { spec.router.top_k },
+        experts: spec.candidates() + spec.router.joint_shared,
+        rowless: spec.router.identity_experts + spec.router.joint_shared,
+        top_k: if spec.router.mode == Mode::ExpertChoice { spec.experts } else { spec.router.top_k + spec.router.joint_shared },
         tile_rows: tile_rows(machine),
         rows_at_capacity: padded.and_then(|_| rows_at_capacity(spec)).as_ref().map(extent),
         capacity_factor,
@@ -261,20 +264,42 @@ fn recipe(spec: &Spec, buffer: &file::Buffer) -> file::Recipe {
         Some((weight, Some(file::Slice { axis, index, parts: 2, interleaved })))
     };
     match own.or_else(half) {
-        Some((weight, slice)) => file::Recipe::whole(&buffer.name, sources(weight, rank, slice)),
+        Some((weight, slice)) => file::Recipe::whole(&buffer.name, sources(spec, weight, rank, slice)),
         None => file::Recipe::whole(&buffer.name, vec![file::Source::plain(&buffer.name)]),
     }
 }
 
-fn sources(weight: &Weight, rank: u32, slice: Option<file::Slice>) -> Vec<file::Source> {
+fn sources(spec: &Spec, weight: &Weight, rank: u32, slice: Option<file::Slice>) -> Vec<file::Source> {
     let axes: Vec<u32> = match weight.layout {
         Layout::Transposed | Layout::TransposedInterleaved => {
             (0..rank.saturating_sub(2)).chain([rank - 1, rank.saturating_sub(2)]).collect()
         }
         Layout::Plain | Layout::Interleaved | Layout::Hep => Vec::new(),
     };
-    let source = |name: &String| file::Source { name: name.clone(), flattened: weight.flattened, axes: axes.clone(), slice };
+    // Several shared experts may be stored one by one.
+    let count = spec.shared.map_or(1, |shared| shared.count as u32);
+    let stacked = side(weight.tensor).filter(|_| count > 1).map(|axis| file::Stacked { axis, parts: count });
+    let source = |name: &String| {
+        // Some checkpoints have rows for the identity experts too, which nothing is done with.
+        let has_spare = weight.tensor.has_experts() && !Weight::is_per_expert(name);
+        let spare = if has_spare { spec.router.identity_experts } else { 0 };
+        file::Source { flattened: weight.flattened, axes: axes.clone(), slice, spare, stacked, ..file::Source::plain(name) }
+    };
     weight.names.iter().map(source).collect()
+}
+
+/// The axis along which the shared experts lie side by side.
+fn side(tensor: Tensor) -> Option<u32> {
+    let axes = [
+        (Tensor::SharedGate, 0),
+        (Tensor::SharedUp, 0),
+        (Tensor::SharedGateUp, 0),
+        (Tensor::SharedDown, 1),
+        (Tensor::SharedGateBias, 0),
+        (Tensor::SharedUpBias, 0),
+        (Tensor::SharedGateUpBias, 0),
+    ];
+    axes.into_iter().find_map(|(stacked, axis)| (stacked == tensor).then_some(axis))
 }
 
 /// The fused tensor that may hold this one, and which half of it.

@@ -15,9 +15,13 @@ use crate::import::import;
 use crate::package::package;
 use crate::spec::Spec;
 
-/// Why a correct spec has no package. All but [`Error::Codegen`] and [`Error::Schedule`] are bugs in moec.
+/// Why a correct spec has no package. All but [`Error::Vocabulary`], [`Error::Codegen`] and [`Error::Schedule`] are bugs in
+/// moec.
 #[derive(Debug, Error)]
 pub enum Error {
+    /// A table of token ids of unknown size: `router.vocabulary` is left to a checkpoint, and there was none.
+    #[error("router.mode = \"hash\" lacks router.vocabulary, the rows of weights.hash_table")]
+    Vocabulary,
     /// A stage made a graph that is not well typed.
     #[error("the graph is not well typed: {}", .0.first().map_or("", |v| v.message.as_str()))]
     Graph(Vec<Violation>),
@@ -95,6 +99,9 @@ pub fn this_host() -> Option<Machine> {
 /// # Errors
 /// See [`Error`].
 pub fn lower(spec: &Spec, machine: &Machine) -> Result<Lowered, Error> {
+    if spec.lacks_vocabulary() {
+        return Err(Error::Vocabulary);
+    }
     let lowered = lower_graph(import(spec), machine, &spec.tokens.expected)?;
     let Some(rate) = spec.training.bias_update_rate else { return Ok(lowered) };
     // Not in the graph: a graph says what a batch gives, not what becomes of a weight after it.

@@ -24,9 +24,50 @@ pub fn weights(manifest: &Manifest, seed: u64) -> Result<Vec<Tensor>, Error> {
     weights
         .map(|buffer| {
             let shape = buffer.shape.iter().map(|extent| extent.count(Dims::tokens(0))).collect::<Result<Vec<_>, _>>()?;
-            normal(buffer.dtype, shape, scale(buffer), stream(seed, &buffer.name))
+            random(manifest, buffer, shape, seed)
         })
         .collect()
+}
+
+/// A tensor for every input buffer of the manifest, in its order: tokens as [`tokens`] makes them, ids of the vocabulary,
+/// seeds.
+///
+/// # Errors
+/// [`Error::Extent`] where a shape has no value.
+pub fn inputs(manifest: &Manifest, dims: Dims, seed: u64) -> Result<Vec<Tensor>, Error> {
+    let inputs = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Input);
+    inputs
+        .map(|buffer| {
+            let shape = buffer.shape.iter().map(|extent| extent.count(dims)).collect::<Result<Vec<_>, _>>()?;
+            random(manifest, buffer, shape, seed)
+        })
+        .collect()
+}
+
+fn random(manifest: &Manifest, buffer: &Buffer, shape: Vec<u64>, seed: u64) -> Result<Tensor, Error> {
+    let stream = stream(seed, &buffer.name);
+    if buffer.dtype != Dtype::I32 {
+        return normal(buffer.dtype, shape, scale(buffer), stream);
+    }
+    let (below, mut data) = (below(manifest, buffer), zeros(Dtype::I32, &shape)?);
+    let words = data.as_chunks_mut::<4>().0.iter_mut().zip(0..);
+    words.for_each(|(out, index)| *out = integer(stream, index, below).to_le_bytes());
+    Tensor::new(Dtype::I32, shape, data)
+}
+
+/// What the integers of a buffer number: token ids, experts in a weight; a seed may be any.
+fn below(manifest: &Manifest, buffer: &Buffer) -> u64 {
+    let name = match (buffer.role, buffer.name.as_str()) {
+        (Role::Weight, _) => "experts",
+        (_, "token_ids") => "vocabulary",
+        (_, _) => return 1 << 31,
+    };
+    manifest.dims.iter().find(|dim| dim.name == name).map_or(1, |dim| dim.value.max(1))
+}
+
+/// One of `0..below`.
+fn integer(stream: u64, index: u64, below: u64) -> i32 {
+    (mix(stream ^ mix(index)) % below) as i32
 }
 
 /// Tokens `[T, H]` with elements of about N(0, 1).
@@ -49,10 +90,11 @@ fn scale(buffer: &Buffer) -> f32 {
     }
 }
 
-/// A float buffer's elements as [`weights`] scales them, each from its index alone: for buffers too large to exist.
+/// A buffer's elements as [`weights`] and [`inputs`] scale them, each from its index alone: for buffers too large to exist.
 #[must_use]
-pub fn content(buffer: &Buffer, seed: u64) -> Procedure {
+pub fn content(manifest: &Manifest, buffer: &Buffer, seed: u64) -> Procedure {
     let (dtype, scale, stream) = (buffer.dtype, scale(buffer), stream(seed, &buffer.name));
+    let below = below(manifest, buffer);
     Arc::new(move |offset, bytes| {
         let first = offset / dtype.bytes();
         let at = |index: usize| about_normal(&mut (stream ^ mix(first + index as u64))) * scale;
@@ -68,7 +110,7 @@ pub fn content(buffer: &Buffer, seed: u64) -> Procedure {
             }
             Dtype::I32 => {
                 let words = bytes.as_chunks_mut::<4>().0.iter_mut().enumerate();
-                words.for_each(|(i, out)| *out = (at(i) as i32).to_le_bytes());
+                words.for_each(|(i, out)| *out = integer(stream, first + i as u64, below).to_le_bytes());
             }
         }
     })
@@ -88,13 +130,8 @@ pub fn picks(experts: u64, top_k: u64, seed: u64) -> Procedure {
 
 /// A tensor with elements of about N(0, scale^2), drawn in the element type itself: a layer of gigabytes takes seconds.
 fn normal(dtype: Dtype, shape: Vec<u64>, scale: f32, stream: u64) -> Result<Tensor, Error> {
-    let element_bytes = dtype.bytes() as usize;
-    let bytes = shape.iter().try_fold(dtype.bytes(), |product, extent| product.checked_mul(*extent));
-    let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok()).ok_or(Error::Extent { why: "a tensor overflows" })?;
-    let mut data = Vec::new();
-    data.try_reserve_exact(bytes).map_err(|_| Error::OutOfMemory { bytes: bytes as u64 })?;
-    data.resize(bytes, 0);
-    data.par_chunks_mut(CHUNK * element_bytes).enumerate().for_each(|(index, chunk)| {
+    let mut data = zeros(dtype, &shape)?;
+    data.par_chunks_mut(CHUNK * dtype.bytes() as usize).enumerate().for_each(|(index, chunk)| {
         let mut state = mix(stream ^ mix(index as u64));
         let mut next = || about_normal(&mut state) * scale;
         match dtype {
@@ -105,6 +142,16 @@ fn normal(dtype: Dtype, shape: Vec<u64>, scale: f32, stream: u64) -> Result<Tens
         }
     });
     Tensor::new(dtype, shape, data)
+}
+
+/// Bytes for a tensor.
+fn zeros(dtype: Dtype, shape: &[u64]) -> Result<Vec<u8>, Error> {
+    let bytes = shape.iter().try_fold(dtype.bytes(), |product, extent| product.checked_mul(*extent));
+    let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok()).ok_or(Error::Extent { why: "a tensor overflows" })?;
+    let mut data = Vec::new();
+    data.try_reserve_exact(bytes).map_err(|_| Error::OutOfMemory { bytes: bytes as u64 })?;
+    data.resize(bytes, 0);
+    Ok(data)
 }
 
 /// Of mean 0 and variance 1: the sum of four uniform numbers, which ends at 3.5 deviations and needs no logarithm.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use moec_ir::graph::{self, Attr, Graph, Node, Observation, Op, Typed, Value};
+use moec_ir::graph::{self, Attr, Dim, Graph, Node, Observation, Op, Type, Typed, Value};
 use moec_runtime::Run;
 use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 
@@ -14,7 +14,9 @@ pub struct Reference {
     pub output: Vec<f64>,
     /// The experts of each token, as [`experts_of_tokens`] has them.
     pub experts: Vec<usize>,
-    /// The grouped row of each pair, `[T, K]`; `None`: dropped.
+    /// K.
+    pub top_k: usize,
+    /// The grouped row of each pair, `[T, K]`; `None`: it has none.
     pub rows: Vec<Option<usize>>,
     /// What the graph observes of each token, where it has that as an op of its own.
     pub observation: Option<Observation>,
@@ -60,7 +62,7 @@ fn experts_choose(graph: &Graph) -> bool {
 pub struct ReferenceError(String);
 
 /// Interprets `graph` on the tensors that a package with this manifest ran on: weights in the manifest's order, tokens of
-/// any leading shape.
+/// any leading shape, inputs in the manifest's order too.
 ///
 /// # Errors
 /// [`ReferenceError`].
@@ -68,22 +70,23 @@ pub fn reference(
     graph: Graph,
     manifest: &Manifest,
     weights: &[moec_runtime::Tensor],
-    input: &moec_runtime::Tensor,
+    inputs: &[moec_runtime::Tensor],
     dims: Dims,
 ) -> Result<Reference, ReferenceError> {
     let typed = graph::verify(graph).map_err(|wrong| ReferenceError(wrong.into_iter().map(|v| v.message).collect()))?;
-    let params = params(&typed, manifest, weights, input, dims)?;
+    let params = params(&typed, manifest, weights, inputs, dims)?;
     let dims = moec_ir::Dims { tokens: dims.tokens, row_tokens: dims.row_tokens };
     let values = graph::interp(&typed, &params, dims).map_err(ReferenceError)?;
     let routed = values.iter().rev().find_map(|value| match value {
         Value::Routing(routing) if experts_choose(typed.graph()) => {
             let pairs = routing.picks.expert_of_pair.iter().zip(&routing.row_of_pair);
-            Some((pairs.map(|(expert, row)| row.map_or(NOT_CHOSEN, |_| *expert)).collect(), routing.row_of_pair.clone()))
+            let experts = pairs.map(|(expert, row)| row.map_or(NOT_CHOSEN, |_| *expert)).collect();
+            Some((experts, routing.picks.top_k, routing.row_of_pair.clone()))
         }
-        Value::Routing(routing) => Some((routing.picks.expert_of_pair.clone(), routing.row_of_pair.clone())),
+        Value::Routing(routing) => Some((routing.picks.expert_of_pair.clone(), routing.picks.top_k, routing.row_of_pair.clone())),
         Value::Tensor(_) | Value::Picks(_) | Value::List(_) | Value::Attr(_) => None,
     });
-    let (experts, rows) = routed.unwrap_or_default();
+    let (experts, top_k, rows) = routed.unwrap_or_default();
     let observation = typed.graph().nodes.as_ref().iter().find_map(|node| match node {
         Node::Apply(Op::Observe, operands) => match [&values[usize::from(operands[0])], &values[usize::from(operands[1])]] {
             [Value::Tensor(logits), Value::Tensor(scores)] => Some(Observation::of(logits, scores)),
@@ -92,7 +95,7 @@ pub fn reference(
         Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
     });
     match values.into_iter().last() {
-        Some(Value::Tensor(output)) => Ok(Reference { output: output.data, experts, rows, observation }),
+        Some(Value::Tensor(output)) => Ok(Reference { output: output.data, experts, top_k, rows, observation }),
         Some(Value::Picks(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_)) | None => {
             Err(ReferenceError("its result is not a tensor".to_string()))
         }
@@ -104,21 +107,22 @@ fn params(
     typed: &Typed,
     manifest: &Manifest,
     weights: &[moec_runtime::Tensor],
-    input: &moec_runtime::Tensor,
+    inputs: &[moec_runtime::Tensor],
     dims: Dims,
 ) -> Result<BTreeMap<String, graph::Tensor>, ReferenceError> {
-    let names = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight).map(|buffer| buffer.name.as_str());
-    let weights: BTreeMap<&str, &moec_runtime::Tensor> = names.zip(weights).collect();
+    let named = |role: Role| manifest.buffers.iter().filter(move |buffer| buffer.role == role).map(|buffer| buffer.name.as_str());
+    let given = named(Role::Weight).zip(weights).chain(named(Role::Input).zip(inputs));
+    let given: BTreeMap<&str, &moec_runtime::Tensor> = given.collect();
     let mut params = BTreeMap::new();
-    for (param, _) in &typed.graph().params {
-        let tensor = if param.is_input() {
-            let hidden = input.shape().last().map_or(0, |hidden| *hidden as usize);
-            graph::Tensor { shape: vec![dims.tokens as usize, hidden], data: input.to_f64() }
-        } else {
-            let weight = weights.get(param.bare()).ok_or_else(|| ReferenceError(format!("no weight for `{}`", param.0)))?;
-            graph::Tensor { shape: weight.shape().iter().map(|n| *n as usize).collect(), data: weight.to_f64() }
+    for (param, ty) in &typed.graph().params {
+        let tensor = given.get(param.bare()).ok_or_else(|| ReferenceError(format!("no tensor for `{}`", param.0)))?;
+        let Type::Tensor { shape, .. } = ty else { return Err(ReferenceError(format!("`{}` is no tensor", param.0))) };
+        // Of tokens in sequences the leading shape is another one.
+        let extent = |dim: &Dim| match dim {
+            Dim::Const(n) => *n as usize,
+            Dim::Tokens | Dim::Pairs => dims.tokens as usize,
         };
-        params.insert(param.0.clone(), tensor);
+        params.insert(param.0.clone(), graph::Tensor { shape: shape.iter().map(extent).collect(), data: tensor.to_f64() });
     }
     Ok(params)
 }

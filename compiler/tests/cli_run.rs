@@ -50,6 +50,41 @@ fn more_published_blocks() {
     }
 }
 
+/// Where experts are the identity, the report says how often.
+#[test]
+fn identity_experts() {
+    let folder = folder();
+    let report = product(&run_fixture(folder.path(), "longcat_flash", &["--reference"]));
+    insta::assert_snapshot!("longcat_flash", settled(&report));
+}
+
+/// Experts by token id: the table's size is that of the stored one, the ids are in the file.
+#[test]
+fn token_ids() {
+    let folder = folder();
+    let report = product(&run_fixture(folder.path(), "deepseek_v4_hash", &["--reference"]));
+    assert!(report.contains("out.hidden  max error ") && !report.contains("differ"), "{report}");
+    let (spec, block) = (fixture("deepseek_v4_hash", "toml"), fixture("deepseek_v4_hash", "safetensors"));
+    // Without the file nobody knows how many ids there are.
+    for arguments in [&["run", &spec][..], &["check", &spec], &["check", &spec, "--emulate"], &["compile", &spec]] {
+        let output = moec_in(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = stderr(&output).replace(&spec, "deepseek_v4_hash.toml");
+        insta::allow_duplicates! { insta::assert_snapshot!("no_vocabulary", said) };
+    }
+    let text = fs::read_to_string(&spec).unwrap().replace("top_k = 4\n", "top_k = 4\nvocabulary = 40\n");
+    let known = write(folder.path(), "known.toml", &text).display().to_string();
+    let random = product(&moec_in(folder.path(), &["run", &known, "--tokens", "33", "--repeat", "1", "--reference"]));
+    assert!(random.contains("expert sets identical"), "{random}");
+    product(&moec_in(folder.path(), &["check", &known, "--emulate", "--tokens", "9", "--schedules", "2"]));
+    let rows = moec_in(folder.path(), &["run", &known, "--weights", &block, "--tensor-prefix", "w."]);
+    assert_eq!(rows.status.code(), Some(1));
+    assert!(stderr(&rows).contains("[50, 4]"), "{}", stderr(&rows));
+    let ids = tensors(folder.path(), "x", &[("in.hidden", &zeros(Dtype::F32, &[5, 32]))]);
+    let lacking = moec_in(folder.path(), &["run", &known, "--input", &ids]);
+    assert!(stderr(&lacking).contains("looked for `token_ids`"), "{}", stderr(&lacking));
+}
+
 #[test]
 fn the_output_keeps_the_inputs_shape() {
     let folder = folder();

@@ -25,9 +25,13 @@ macro_rules! definitions {
 }
 
 definitions! {
-    List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, AllExperts => all_experts, SparseMixer => sparse_mixer, GroupLimit => group_limit,
-    Renorm => renorm, ExpertScale => expert_scale, Observe => observe, Assign => assign, Losses => losses, RenormKept => renorm_kept, Dispatch => dispatch, ExpertRows => expert_rows,
-    PairWeights => pair_weights, DroppedInput => dropped_input, Combine => combine, RmsNorm => rms_norm, Jitter => jitter, Softmax => softmax, Cast => cast,
+    List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, AllExperts => all_experts,
+    SparseMixer => sparse_mixer, HashPicks => hash_picks, Leading => leading, Joint => joint, GroupLimit => group_limit,
+    Renorm => renorm, ExpertScale => expert_scale, Observe => observe, WithoutRows => without_rows, Assign => assign,
+    Losses => losses, RenormKept => renorm_kept,
+    Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights, PickWeights => pick_weights,
+    DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, RmsNorm => rms_norm,
+    Jitter => jitter, Softmax => softmax, Cast => cast,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
     Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
@@ -38,14 +42,14 @@ fn every_op_has_a_test() {
     assert_eq!(TESTED, Op::ALL);
 }
 
-/// Parameters `name: shape`, where the first extent of a `%` is T, in f32 but for seeds.
+/// Parameters `name: shape`, where the first extent of a `%` is T, in f32 but for tables, ids and seeds.
 type Given<'a> = &'a [(&'a str, &'a [usize], &'a [f64])];
 
 fn try_eval(op: Op, lines: &str, given: Given, dims: Dims) -> Result<Value, String> {
     let declare = |(name, shape, _): &(&str, &[usize], &[f64])| {
+        let dtype = if ["@table", "%ids", "@seed"].contains(name) { "i32" } else { "f32" };
         let dims: Vec<String> = shape.iter().map(|n| format!("{n} x ")).collect();
         let first = if name.starts_with('%') { "T x ".to_string() } else { dims[0].clone() };
-        let dtype = if *name == "@seed" { "i32" } else { "f32" };
         format!("{name}: tensor<{first}{}{dtype}>", dims[1..].concat())
     };
     let params: Vec<String> = given.iter().map(declare).collect();
@@ -205,6 +209,22 @@ fn sparse_mixer() {
     mixed(0.5, &[NAN, NAN], &[0, 1], &[0.5, 1.0]);
 }
 
+fn hash_picks() {
+    let scores: (&str, &[usize], &[f64]) = ("%x", &[4, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, NAN, 9.0, -INF, 11.0, 12.0]);
+    let table: (&str, &[usize], &[f64]) = ("@table", &[2, 2], &[2.0, 0.0, 1.0, 1.0]);
+    let of = |ids: &[f64], table: (&str, &[usize], &[f64])| {
+        let lines = "%q = hash_picks %x, @table, %ids : ? %r = assign %q, dropless : ? %y = pair_weights %r : ?";
+        picks(eval(Op::HashPicks, lines, &[scores, table, ("%ids", &[4], ids)]))
+    };
+    let found = of(&[0.0, 1.0, 1.0, 0.0], table);
+    assert_eq!((found.top_k, found.experts, &found.expert_of_pair[..]), (2, 3, &[2, 0, 1, 1, 1, 1, 2, 0][..]));
+    close(&found.weight_of_pair, &[3.0, 1.0, 5.0, 5.0, NAN, NAN, 12.0, -INF]);
+    // Beyond the table, and entries beyond the experts: the nearest.
+    assert_eq!(of(&[-7.0, 9.0, 1.0, 0.0], table).expert_of_pair, [2, 0, 1, 1, 1, 1, 2, 0]);
+    let wild = ("@table", table.1, &[-1.0, 3.0, 2e9, -2e9][..]);
+    assert_eq!(of(&[0.0, 1.0, 0.0, 1.0], wild).expert_of_pair, [0, 2, 2, 0, 0, 2, 2, 0]);
+}
+
 #[track_caller]
 fn limited(rule: &str, keys: &[f64], left: &[f64]) {
     pointwise(Op::GroupLimit, &format!(", groups({rule})"), keys, left);
@@ -253,9 +273,12 @@ fn expert_scale() {
     let given: Given = &[("%s", &[2, 3], &[0.1, 0.9, 0.6, 3.0, 2.0, 1.0]), ("@s", &[3], &[10.0, 2.0, -1.0])];
     close(&picks(eval(Op::ExpertScale, &lines, given)).weight_of_pair, &[1.8, -0.6, 30.0, 4.0]);
     // Picks 1 2 and 0 1; expert 1 has no room for the second token's.
-    let lines = "%q = top_k %s, %s, 2 : ? %a = assign %q, capacity(1, all, token_major) : ? %r = expert_scale %a, @s : ? \
-                 %y = pair_weights %r : ?";
-    close(&routing(eval(Op::ExpertScale, lines, given)).picks.weight_of_pair, &[1.8, -0.6, 30.0, 2.0]);
+    let lines_kept = "%q = top_k %s, %s, 2 : ? %a = assign %q, capacity(1, all, token_major) : ? %r = expert_scale %a, @s : ? \
+                      %y = pair_weights %r : ?";
+    close(&routing(eval(Op::ExpertScale, lines_kept, given)).picks.weight_of_pair, &[1.8, -0.6, 30.0, 2.0]);
+    let given: Given = &[given[0], ("@s", &[1], &[-10.0])];
+    close(&picks(eval(Op::ExpertScale, &lines, given)).weight_of_pair, &[-9.0, -6.0, -30.0, -20.0]);
+    close(&routing(eval(Op::ExpertScale, lines_kept, given)).picks.weight_of_pair, &[-9.0, -6.0, -30.0, 2.0]);
 }
 
 fn observe() {
@@ -453,6 +476,73 @@ fn dropped_input() {
     assert_eq!(of("dropless"), [0.0; 6]);
 }
 
+fn leading() {
+    let x: (&str, &[usize], &[f64]) = ("%x", &[2, 3], &[1.0, NAN, 3.0, 4.0, 5.0, 6.0]);
+    let y = tensor(eval(Op::Leading, "%y = leading %x, 2 : ?", &[x]));
+    assert_eq!(y.shape, [2, 2]);
+    close(&y.data, &[1.0, NAN, 4.0, 5.0]);
+}
+
+/// Scores of three experts and two shared ones.
+const JOINT: (&str, &[usize], &[f64]) = ("%s", &[2, 5], &[1.0, 3.0, 2.0, 8.0, 6.0, 4.0, 0.0, 5.0, NAN, 9.0]);
+
+fn joint() {
+    let lines = "%l = leading %s, 3 : ? %p = top_k %l, %l, 2 : ? %q = joint %p, %s, 2 : ?";
+    let of = |rest: &str| picks(eval(Op::Joint, &format!("{lines} {rest} %y = pair_weights %r : ?"), &[JOINT]));
+    let found = of("%r = assign %q, dropless : ?");
+    assert_eq!((found.top_k, found.experts, found.rowless), (4, 3, 2));
+    assert_eq!(found.expert_of_pair, [1, 2, 3, 4, 2, 0, 3, 4]);
+    close(&found.weight_of_pair, &[3.0, 2.0, 8.0, 6.0, 5.0, 4.0, NAN, 9.0]);
+    // Normalised together, placed apart.
+    let lines = format!("{lines} %n = renorm %q, sum(add 1.0) : ? %r = assign %n, dropless : ? %y = pair_weights %r : ?");
+    let routed = routing(eval(Op::Assign, &lines, &[JOINT]));
+    assert_eq!(routed.pair_of_row, [5, 0, 1, 4]);
+    assert_eq!(routed.picks.weight_of_pair[..4], [0.15, 0.1, 0.4, 0.3]);
+}
+
+fn pick_weights() {
+    let lines =
+        "%l = leading %s, 3 : ? %p = top_k %l, %l, 2 : ? %q = joint %p, %s, 2 : ? %r = assign %q, capacity(0, all, score) : ?";
+    let of = |first: usize| tensor(eval(Op::PickWeights, &format!("{lines} %y = pick_weights %r, {first} : ?"), &[JOINT]));
+    assert_eq!(of(2).shape, [2, 2]);
+    close(&of(2).data, &[8.0, 6.0, NAN, 9.0]);
+    close(&of(0).data, &[3.0, 2.0, 8.0, 6.0, 5.0, 4.0, NAN, 9.0]);
+}
+
+fn without_rows() {
+    // Picks 1 3 2, 0 3 1, of which 2 and 3 get no rows.
+    let scores: (&str, &[usize], &[f64]) = ("%s", &[2, 4], &[1.0, 9.0, 5.0, 7.0, 9.0, 6.0, 1.0, 8.0]);
+    let picked = "%p = top_k %s, %s, 3 : ? %q = without_rows %p, 2 : ?";
+    let of = |rule: &str| {
+        let lines = format!("{picked} %r = assign %q, {rule} : ? %y = pair_weights %r : ?");
+        routing(eval(Op::Assign, &lines, &[scores]))
+    };
+    let dropless = of("dropless");
+    assert_eq!((dropless.picks.experts, dropless.picks.rowless), (2, 2));
+    assert_eq!(dropless.picks.expert_of_pair, [1, 3, 2, 0, 3, 1]);
+    assert_eq!(dropless.pair_of_row, [3, 0, 5]);
+    assert_eq!(dropless.row_of_pair, [Some(1), None, None, Some(0), None, Some(2)]);
+    assert_eq!(of("capacity(1, all, token_major)").pair_of_row, [3, 0]);
+    let found =
+        picks(eval(Op::WithoutRows, &format!("{picked} %r = assign %q, dropless : ? %y = pair_weights %r : ?"), &[scores]));
+    close(&found.weight_of_pair, &[9.0, 7.0, 5.0, 9.0, 8.0, 6.0]);
+}
+
+fn identity_input() {
+    let scores: (&str, &[usize], &[f64]) = ("%s", &[3, 4], &[1.0, 9.0, 5.0, 7.0, 9.0, 6.0, 1.0, 8.0, 3.0, 2.0, 0.0, 1.0]);
+    let of = |op: Op, rule: &str| {
+        let picked = format!("%p = top_k %s, %s, 3 : ? %q = without_rows %p, 2 : ? %r = assign %q, {rule} : ?");
+        let x: (&str, &[usize], &[f64]) = ("%x", &[3, 2], &[1.0, 2.0, 10.0, -1.0, INF, 0.5]);
+        tensor(eval(op, &format!("{picked} %y = {} %x, %r : ?", op.name()), &[scores, x])).data
+    };
+    // Without rows are 3 and 2 of the first token, 3 of the second and of the third.
+    for rule in ["dropless", "capacity(1, all, token_major)", "capacity(0, all, score)"] {
+        assert_eq!(of(Op::IdentityInput, rule), [12.0, 24.0, 80.0, -8.0, INF, 0.5]);
+    }
+    // Never dropped: of the second token only the pick of 1, of the third 0 and 1.
+    assert_eq!(of(Op::DroppedInput, "capacity(1, all, token_major)"), [0.0, 0.0, 60.0, -6.0, INF, 2.5]);
+}
+
 fn jitter() {
     // Philox of (column / 4, token, 0, 0): the known answer for a counter and a key of zeros, and three more of its words.
     let factor = |word: u32| 1.0 + 0.5 * (2.0 * f64::from(word >> 8) / 16_777_216.0 - 1.0);
@@ -601,6 +691,10 @@ fn add() {
 
 fn mul() {
     broadcast(Op::Mul, &[10.0, 40.0, 90.0, 160.0], &[100.0, 400.0, 300.0, 800.0], &[1000.0, 2000.0, 6000.0, 8000.0]);
+    // Two columns, each for three neighbours.
+    let x: (&str, &[usize], &[f64]) = ("%x", &[2, 6], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0]);
+    let y = tensor(eval(Op::Mul, "%y = mul %x, %c : ?", &[x, ("%c", &[2, 2], &[10.0, 100.0, -1.0, 0.0])]));
+    close(&y.data, &[10.0, 20.0, 30.0, 400.0, 500.0, 600.0, -7.0, -8.0, -9.0, 0.0, 0.0, 0.0]);
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn survives(text: &str) {
 }
 
 /// What texts of graphs are made of.
-const TOKENS: [&str; 49] = [
+const TOKENS: [&str; 51] = [
     "layer",
     "@a",
     "%x",
@@ -65,6 +65,8 @@ const TOKENS: [&str; 49] = [
     "T x ",
     "P x ",
     "routing<T x 2 of 8>",
+    "picks<T x 2 of 8, repeats>",
+    "routing<T x 2 of 6 + 2>",
     "picks<",
     ">",
     "?",

@@ -47,10 +47,15 @@ fn check(path: &Path) -> Vec<String> {
 }
 
 /// What each error of `infer` says, in part.
-const ERRORS: [&str; 33] = [
+const ERRORS: [&str; 38] = [
     "are not the logits and scores of",
     "needs a score for each expert",
     "jitter takes [T, N] and a seed",
+    "does not have 7 columns",
+    "does not have 5 columns and 2 more",
+    "none is left with rows",
+    "needs a table [V, K] and ids [T]",
+    "a body gives floats or picks",
     "is no norm",
     "takes 2 operands, not 1",
     "x must have two dimensions",

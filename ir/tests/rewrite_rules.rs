@@ -17,9 +17,10 @@ const TOKENS: [u64; 3] = [1, 64, 4096];
 
 /// What the lines of a case may name.
 const PARAMS: &str = "%x: tensor<T x 4 x f32>, %h: tensor<T x 8 x f32>, %z: tensor<T x 8 x f32>, %half: tensor<T x 4 x bf16>, \
-    @w: tensor<8 x 4 x f32>, @w2: tensor<8 x 4 x f32>, @v: tensor<8 x f32>, @one: tensor<1 x 4 x f32>, \
+    @w: tensor<8 x 4 x f32>, @w2: tensor<8 x 4 x f32>, @v: tensor<8 x f32>, @one: tensor<1 x 4 x f32>, @w4: tensor<4 x 4 x f32>, \
     @square: tensor<8 x 8 x bf16>, \
-    @gate: tensor<8 x 6 x 4 x f32>, @up: tensor<8 x 6 x 4 x f32>, @thin: tensor<8 x 1 x 4 x f32>, @b: tensor<8 x 6 x f32>";
+    @gate: tensor<8 x 6 x 4 x f32>, @up: tensor<8 x 6 x 4 x f32>, @thin: tensor<8 x 1 x 4 x f32>, @b: tensor<8 x 6 x f32>, \
+    @table: tensor<5 x 3 x i32>, %ids: tensor<T x i32>";
 
 /// Logits, picks and a routing for the lines that need one.
 const ROUTING: &str = "%l = gemm %x, [@w] : ?\n %p = top_k %l, %l, 2 : ?\n %r = assign %p, dropless : ?\n";

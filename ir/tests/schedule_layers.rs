@@ -116,6 +116,61 @@ layer @dropping(%x: tensor<T x 12 x bf16>, @router: tensor<6 x 12 x bf16>, @w: t
 }
 ";
 
+/// Tokens that keep themselves where experts are the identity, and where others had no room.
+const IDENTITIES: &str = "\
+layer @identities(%x: tensor<T x 12 x bf16>, @router: tensor<9 x 12 x bf16>, @w: tensor<6 x 12 x 12 x bf16>) -> tensor<T x 12 x f32> {
+  %0 = route %x, [@router], capacity(3, all, token_major) {
+    a = sigmoid $0
+    b = top_k a, a, 3
+    yield without_rows b, 3
+  } : routing<T x 3 of 6 + 3>
+  %1 = pair_weights %0 : tensor<P x 1 x f32>
+  %2 = grouped_gemm %x, %0, [@w], [%1] {
+    yield mul $0, $1
+  } : tensor<P x 12 x f32>
+  %3 = identity_input %x, %0 : tensor<T x 12 x f32>
+  %4 = dropped_input %x, %0 : tensor<T x 12 x f32>
+  %5 = combine %2, %0, [%3, %4] {
+    a = add $0, $1
+    b = scale $2, 2.0
+    yield add a, b
+  } : tensor<T x 12 x f32>
+  return %5
+}
+";
+
+/// Shared experts, weighted apart, side by side in one product: F columns each; and columns beside sums and norms.
+const JOINT: &str = "\
+layer @joint(%x: tensor<T x 12 x bf16>, @router: tensor<8 x 12 x bf16>, @w: tensor<6 x 12 x 12 x bf16>, @gate: tensor<S x 12 x bf16>, @up: tensor<S x 12 x bf16>, @down: tensor<12 x S x bf16>) -> tensor<T x 12 x f32> {
+  %0 = route %x, [@router], dropless {
+    a = sigmoid $0
+    b = leading a, 6
+    c = top_k b, b, 3
+    d = joint c, a, 2
+    yield renorm d, sum(add 0.0)
+  } : routing<T x 5 of 6 + 2>
+  %1 = pair_weights %0 : tensor<P x 1 x f32>
+  %2 = grouped_gemm %x, %0, [@w], [%1] {
+    yield mul $0, $1
+  } : tensor<P x 12 x f32>
+  %3 = pick_weights %0, 3 : tensor<T x 2 x f32>
+  %4 = gemm %x, [@gate, @up], [%3] {
+    a = silu $0
+    b = mul a, $1
+    yield mul b, $2
+  } : tensor<T x S x f32>
+  %5 = gemm %4, [@down] : tensor<T x 12 x f32>
+  %6 = combine %2, %0, [%5, %3] {
+    a = add $0, $1
+    yield add a, $2
+  } : tensor<T x 12 x f32>
+  %7 = rms_norm %6, 1.0, [%3] {
+    yield mul $0, $1
+  } : tensor<T x 12 x f32>
+  return %7
+}
+";
+
 fn agrees(text: &str, tokens: &[(u64, u64)], tolerance: f64) {
     let layer = parse(text);
     let mut random = Random(3);
@@ -208,6 +263,22 @@ fn jittered() {
 #[test]
 fn dropping() {
     agrees(DROPPING, &[(0, 0), (1, 1), (12, 3), (33, 33)], 1e-5);
+}
+
+#[test]
+fn identities() {
+    agrees(IDENTITIES, &[(0, 0), (1, 1), (12, 3), (33, 33)], 1e-5);
+}
+
+#[test]
+fn joint() {
+    for shared in ["32", "18"] {
+        agrees(
+            &JOINT.replace("x S", &format!("x {shared}")).replace("<S", &format!("<{shared}")),
+            &[(0, 0), (1, 1), (33, 33)],
+            1e-5,
+        );
+    }
 }
 
 /// A token's bits do not depend on the others in its batch, nor on its place.
@@ -366,6 +437,13 @@ fn what_has_no_program() {
         );
         assert_eq!(fails(&layer(&route, t4)), ScheduleError::Body { op, inside: "route" });
     }
+    // Weights that were renormalised have a place for kept pairs alone.
+    let renormed = "  %1 = route %0, [@w], capacity(1, all, score) {\n    yield top_k $0, $0, 2\n  } : routing<T x 2 of 4>
+  %2 = renorm_kept %1, sum(add 0.5) : routing<T x 2 of 4>
+  %3 = pick_weights %2, 0 : tensor<T x 2 x f32>
+  %4 = gemm %0, [@w], [%3] {\n    yield mul $0, $1\n  } : tensor<T x 4 x f32>
+  return %4";
+    assert_eq!(fails(&layer(renormed, t4)).to_string(), "`pick_weights` does not take a routing, 0");
     for n in [0, 1 << 31, u64::MAX] {
         let vast = format!(
             "layer @l(%x: tensor<T x {n} x f32>, @w: tensor<4 x {n} x f32>) -> {t4} {{\n  %0 = gemm %x, [@w] : {t4}\n  return %0\n}}\n"

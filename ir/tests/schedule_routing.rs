@@ -12,11 +12,17 @@ use moec_ir::{Dims, Machine};
 /// A layer whose routing is in question; what follows it is as small as can be.
 struct Case {
     experts: usize,
+    /// How many of them, the last, have no rows: the body says so.
+    rowless: usize,
     top_k: usize,
     hidden: usize,
     dims: Dims,
     /// Operands of the body, and its lines up to the picks.
     vectors: usize,
+    /// Their lengths, where they are not one for each expert.
+    lengths: Vec<usize>,
+    /// Rows of a table after them, and then the tokens' ids; 0: neither.
+    vocabulary: usize,
     body: String,
     assignment: String,
     /// The rule of a `renorm_kept` after it, and then an `expert_scale`.
@@ -40,11 +46,18 @@ impl Case {
                 format!("{body}\n    yield observe {logits}, {scores}, picks")
             }
         };
-        let Case { experts, top_k, hidden, assignment, .. } = self;
-        let names: Vec<String> = (0..self.vectors).map(|i| format!("@v{i}")).collect();
-        let declared: String = names.iter().map(|v| format!(", {v}: tensor<{experts} x f32>")).collect();
+        let Case { experts, rowless, top_k, hidden, assignment, .. } = self;
+        let with_rows = experts - rowless;
+        let of = if *rowless > 0 { format!("{with_rows} + {rowless}") } else { experts.to_string() };
+        let mut names: Vec<String> = (0..self.vectors).map(|i| format!("@v{i}")).collect();
+        let length = |i: usize| self.lengths.get(i).unwrap_or(experts);
+        let mut declared: String = names.iter().enumerate().map(|(i, v)| format!(", {v}: tensor<{} x f32>", length(i))).collect();
+        if self.vocabulary > 0 {
+            names.extend(["@table", "%ids"].map(String::from));
+            declared += &format!(", @table: tensor<{} x {top_k} x i32>, %ids: tensor<T x i32>", self.vocabulary);
+        }
         let operands = if names.is_empty() { String::new() } else { format!(" [{}],", names.join(", ")) };
-        let ty = format!("routing<T x {top_k} of {experts}>");
+        let ty = format!("routing<T x {top_k} of {of}>");
         let renorm =
             self.renorm.map(|rule| format!("  %1 = renorm_kept %0, {rule} : {ty}\n  %kept = expert_scale %1, @scale : {ty}"));
         let mut routing = if renorm.is_some() { "%kept" } else { "%0" };
@@ -56,10 +69,10 @@ impl Case {
         }
         parse(&format!(
             "layer @case(%x: tensor<T x {hidden} x f32>, @router: tensor<{experts} x {hidden} x f32>, \
-             @w: tensor<{experts} x 1 x {hidden} x f32>, @scale: tensor<{experts} x f32>{declared}) -> tensor<T x 1 x f32> {{
+             @w: tensor<{with_rows} x 1 x {hidden} x f32>, @scale: tensor<{experts} x f32>{declared}) -> tensor<T x 1 x f32> {{
   %0 = route %x, [@router],{operands} {assignment} {{
 {body}
-  }} : routing<T x {top_k} of {experts}>
+  }} : routing<T x {top_k} of {of}>
 {renorm}
   %w = pair_weights {routing} : tensor<P x 1 x f32>
   %g = grouped_gemm %x, {routing}, [@w], [%w] {{ yield mul $0, $1 }} : tensor<P x 1 x f32>
@@ -170,7 +183,21 @@ impl Case {
         let hidden = random.one(&[1usize, 3, 8, 33, 40]);
         // Sums of either sign: the bound keeps them away from 0.
         let renorm = random.one(&[None, Some("sum(clamp 0.5)"), Some("norm(2.0, add 0.5)")]);
-        Case { experts, top_k, hidden, dims, vectors, body: lines.join("\n"), assignment, renorm, observed, losses: None }
+        Case {
+            experts,
+            rowless: 0,
+            top_k,
+            hidden,
+            dims,
+            vectors,
+            lengths: vec![],
+            vocabulary: 0,
+            body: lines.join("\n"),
+            assignment,
+            renorm,
+            observed,
+            losses: None,
+        }
     }
 }
 
@@ -261,7 +288,21 @@ fn case(experts: usize, top_k: usize, tokens: u64, body: &str, assignment: &str)
     let dims = Dims { tokens, row_tokens: tokens };
     let vectors = body.matches("$1").count().min(1);
     let (body, assignment) = (format!("    {body}"), assignment.to_string());
-    Case { experts, top_k, hidden: 1, dims, vectors, body, assignment, renorm: None, observed: None, losses: None }
+    Case {
+        experts,
+        rowless: 0,
+        top_k,
+        hidden: 1,
+        dims,
+        vectors,
+        lengths: vec![],
+        vocabulary: 0,
+        body,
+        assignment,
+        renorm: None,
+        observed: None,
+        losses: None,
+    }
 }
 
 /// Few different logits: the lowest index wins.
@@ -462,6 +503,73 @@ fn renormalised_over_what_was_kept() {
         (case.renorm, case.dims.row_tokens) = (Some(rule), 60);
         let given = params(&case.layer(), case.dims, &mut random);
         check(&case, &given, Numbers::Finite);
+    }
+}
+
+/// Experts that a table names: some twice for one token, some that there are none of, for ids that it has no row for.
+#[test]
+fn looked_up() {
+    let mut random = Random(29);
+    for (experts, top_k, vocabulary) in [(8, 2, 7), (5, 6, 1), (70, 8, 9), (3, 40, 10)] {
+        for (body, assignment) in [
+            ("yield hash_picks $0, $1, $2", "dropless"),
+            (
+                "a = softmax $0\n    b = hash_picks a, $1, $2\n    c = renorm b, sum(add 1e-20)\n    yield scale c, 1.5",
+                "dropless",
+            ),
+            ("a = hash_picks $0, $1, $2\n    yield softmax a", "capacity(3, all, choice_major)"),
+            ("a = sqrt_softplus $0\n    yield hash_picks a, $1, $2", "capacity(T, row, score)"),
+        ] {
+            let mut case = case(experts, top_k, 33, body, assignment);
+            (case.vectors, case.vocabulary, case.hidden, case.dims.row_tokens) = (0, vocabulary, 8, 11);
+            let given = params(&case.layer(), case.dims, &mut random);
+            check(&case, &given, Numbers::Finite);
+        }
+    }
+}
+
+/// Experts without rows: counted, never placed, whatever the room and whoever comes first.
+#[test]
+fn without_rows() {
+    let mut random = Random(31);
+    for (experts, rowless, top_k) in [(8, 3, 2), (40, 39, 4), (70, 6, 8)] {
+        for assignment in
+            ["dropless", "capacity(2, all, choice_major)", "capacity(3, row, score)", "capacity(2, 7, batch_prioritized)"]
+        {
+            let body = format!(
+                "a = add $0, $1\n    b = top_k $0, a, {top_k}\n    c = scale b, 6.0\n    yield without_rows c, {rowless}"
+            );
+            let mut case = case(experts, top_k, 33, &body, assignment);
+            (case.rowless, case.hidden, case.dims.row_tokens) = (rowless, 8, 11);
+            let given = params(&case.layer(), case.dims, &mut random);
+            check(&case, &given, Numbers::Finite);
+        }
+    }
+}
+
+/// Shared columns beside those that compete, in one normalisation.
+#[test]
+fn joint() {
+    let mut random = Random(37);
+    let bodies = [
+        "a = sigmoid $0\n    b = leading a, E\n    c = add b, $1\n    d = top_k b, c, K\n    e = joint d, a, N\n    yield renorm e, sum(add 0.0)",
+        "a = softmax $0\n    b = leading a, E\n    c = top_k b, b, K\n    d = joint c, a, N\n    e = expert_scale d, $1\n    yield scale e, 2.0",
+        "a = leading $0, E\n    b = group_limit a, groups(4, keep 2, max, -inf)\n    c = top_k a, b, K\n    d = joint c, $0, N\n    yield softmax d",
+        "a = scale $0, 0.5\n    b = leading $0, E\n    c = top_k b, b, K\n    d = scale c, 0.5\n    e = joint d, a, N\n    yield renorm e, norm(2.0, add 0.5)",
+    ];
+    for (experts, joint, top_k) in [(8, 2, 2), (40, 9, 4), (64, 1, 6), (12, 40, 3)] {
+        for (body, assignment) in
+            bodies.iter().zip(["dropless", "capacity(2, all, choice_major)", "dropless", "capacity(3, row, token_major)"])
+        {
+            let mut named = body.replace(", E", &format!(", {experts}")).replace(", K", &format!(", {top_k}"));
+            named = named.replace(", N", &format!(", {joint}"));
+            let mut case = case(experts + joint, top_k + joint, 33, &named, assignment);
+            (case.rowless, case.hidden, case.dims.row_tokens) = (joint, 8, 11);
+            // Of the first body's operand the competing columns alone have a number.
+            case.lengths = if body.contains("add b") { vec![experts] } else { vec![1; case.vectors] };
+            let given = params(&case.layer(), case.dims, &mut random);
+            check(&case, &given, Numbers::Finite);
+        }
     }
 }
 

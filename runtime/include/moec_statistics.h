@@ -15,7 +15,8 @@
  * layer lacks the slot. */
 typedef struct moec_routing {
     uint64_t tokens;           /* T */
-    uint64_t experts;          /* E */
+    uint64_t experts;          /* E, those without rows included */
+    uint64_t rowless;          /* statistics.rowless: of these, so many at the end have no rows; 0 where absent */
     uint64_t top_k;            /* K */
     uint64_t tile_rows;        /* statistics.tile_rows */
     uint64_t rows_at_capacity; /* statistics.rows_at_capacity for this T and S; 0 where there is none */
@@ -38,7 +39,8 @@ typedef struct moec_health {
 } moec_health;
 
 typedef struct moec_statistics {
-    uint64_t pairs, kept;         /* before and after the capacity */
+    uint64_t pairs, kept;         /* of experts with rows, before and after the capacity */
+    uint64_t rowless_pairs;       /* pairs of experts without rows */
     uint64_t dropped_pairs;       /* pairs without room */
     uint64_t dropped_tokens;      /* tokens of which no pair was kept; 0 without `rows` */
     uint64_t padded_rows;         /* rows of the grouped products' tiles that are nobody's */
@@ -81,10 +83,10 @@ static inline moec_health moec_health_of_(const double *load, const int32_t *cou
     return health;
 }
 
-/* Fills in `out` and `importance` [E]: the router's probabilities of each expert summed over the tokens. */
+/* Fills in `out` and `importance` [E]: of each expert with rows the router's probabilities of each expert summed over the tokens. */
 static inline void moec_statistics_of(const moec_routing *routing, double *importance, moec_statistics *out) {
     const moec_statistics zeros = {0};
-    const uint64_t experts = routing->experts, top_k = routing->top_k ? routing->top_k : 1;
+    const uint64_t experts = routing->experts - routing->rowless, top_k = routing->top_k ? routing->top_k : 1;
     const uint64_t tile_rows = routing->tile_rows ? routing->tile_rows : 1;
     const double tokens = routing->tokens ? (double)routing->tokens : 1.0;
     *out = zeros;
@@ -95,19 +97,24 @@ static inline void moec_statistics_of(const moec_routing *routing, double *impor
         out->padded_rows += (kept + tile_rows - 1) / tile_rows * tile_rows - kept;
         importance[e] = 0.0;
     }
+    for (uint64_t e = experts; routing->load && e < routing->experts; e++) out->rowless_pairs += moec_count_(routing->load[e]);
     out->dropped_pairs = out->pairs > out->kept ? out->pairs - out->kept : 0;
     out->wasted_share = moec_share_((double)out->padded_rows, (double)(out->padded_rows + out->kept));
     if (routing->rows_at_capacity > out->kept) out->rows_below_capacity = routing->rows_at_capacity - out->kept;
     for (uint64_t t = 0; routing->rows && t < routing->tokens; t++) {
-        uint64_t dropped = 0;
-        for (uint64_t j = 0; j < top_k; j++) dropped += routing->rows[t * top_k + j] < 0;
-        out->dropped_tokens += dropped == top_k;
+        uint64_t dropped = 0, picked = routing->picks ? 0 : 1;
+        for (uint64_t j = 0; j < top_k; j++) {
+            dropped += routing->rows[t * top_k + j] < 0;
+            /* A token that picked nobody with rows has lost nothing. */
+            if (routing->picks) picked += moec_count_(routing->picks[t * top_k + j]) < experts;
+        }
+        out->dropped_tokens += dropped == top_k && picked;
     }
     out->load = moec_health_of_(NULL, routing->load, experts, routing->capacity_factor);
 
     if (!routing->probability) return;
     for (uint64_t part = 0; part < routing->probability_parts; part++)
-        for (uint64_t e = 0; e < experts; e++) importance[e] += (double)routing->probability[part * experts + e];
+        for (uint64_t e = 0; e < experts; e++) importance[e] += (double)routing->probability[part * routing->experts + e];
     out->probability = moec_health_of_(importance, NULL, experts, routing->capacity_factor);
     const double total = out->probability.mean * (double)experts;
     for (uint64_t e = 0; e < experts && total > 0.0; e++) {

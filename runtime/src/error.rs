@@ -100,6 +100,15 @@ pub enum Error {
         actual: String,
     },
 
+    /// A stored integer is outside the type that it becomes.
+    #[error("tensor `{tensor}` holds {value}, which i32 cannot")]
+    TensorRange {
+        /// The stored tensor.
+        tensor: String,
+        /// The first such integer.
+        value: i64,
+    },
+
     /// A number of buffers is wrong.
     #[error("the layer takes {expected} {what}, {actual} given")]
     Count {
@@ -284,6 +293,7 @@ impl Error {
             Error::MissingTensor { .. } => "RT0203",
             Error::TensorShape { .. } => "RT0204",
             Error::TensorDtype { .. } => "RT0205",
+            Error::TensorRange { .. } => "RT0206",
             Error::Count { .. } => "RT0301",
             Error::Shape { .. } => "RT0302",
             Error::Dtype { .. } => "RT0303",

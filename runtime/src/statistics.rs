@@ -18,8 +18,10 @@ pub struct Figures {
     pub row_tokens: u64,
     /// Whether the partial sums over tokens keep sequences apart.
     pub by_sequence: bool,
-    /// E.
+    /// E, those without rows included.
     pub experts: u64,
+    /// Of these, so many at the end have no rows.
+    pub rowless: u64,
     /// Most picks of a token, K.
     pub top_k: u64,
     /// Rows of a tile of the grouped products.
@@ -42,6 +44,7 @@ impl Figures {
             row_tokens: dims.row_tokens,
             by_sequence: routing.by_sequence,
             experts: routing.experts,
+            rowless: routing.rowless,
             top_k: routing.top_k,
             tile_rows: u64::from(routing.tile_rows),
             // Nothing is allocated for nobody, and a span without tokens divides by zero.
@@ -95,10 +98,12 @@ pub struct Statistics {
     pub tokens: u64,
     /// Most picks of a token, K.
     pub top_k: u64,
-    /// Pairs that picked each expert.
+    /// Pairs that picked each expert that has rows.
     pub load: Vec<u64>,
     /// Of these, pairs that it had room for.
     pub kept: Vec<u64>,
+    /// Pairs of experts without rows: identities, and shared ones beside the picks.
+    pub rowless_pairs: u64,
     /// Tokens whose first pick each expert was; `None` where the layer does not say which pick is first.
     pub first: Option<Vec<u64>>,
     /// Pairs without room.
@@ -207,19 +212,27 @@ impl Statistics {
                 return Err(Error::Count { what, expected, actual });
             }
         }
+        let with_rows = e.saturating_sub(figures.rowless as usize);
         let of_experts = |counts: &[i32]| -> Vec<u64> {
-            (0..e).map(|i| counts.get(i).map_or(0, |n| u64::try_from(*n).unwrap_or(0))).collect()
+            (0..with_rows).map(|i| counts.get(i).map_or(0, |n| u64::try_from(*n).unwrap_or(0))).collect()
         };
         let (load, kept) = (of_experts(&counts.load), of_experts(&counts.kept));
         let (all, stayed): (u64, u64) = (load.iter().sum(), kept.iter().sum());
         let tiled: u64 = kept.iter().map(|n| n.next_multiple_of(figures.tile_rows.max(1))).sum();
-        let is_dropped = |rows: &&[i32]| rows.iter().all(|row| *row < 0);
+        // A token that picked nobody with rows has lost nothing.
+        let picked = |token: usize| {
+            let has_rows = |pick: &i32| usize::try_from(*pick).is_ok_and(|pick| pick < with_rows);
+            counts.experts.as_ref().is_none_or(|picks| picks[token * k..][..k].iter().any(has_rows))
+        };
+        let is_dropped = |(token, rows): &(usize, &[i32])| rows.iter().all(|row| *row < 0) && picked(*token);
+        let rowless: i64 = counts.load.iter().skip(with_rows).map(|n| i64::from(*n)).sum();
         Ok(Statistics {
             tokens,
             top_k,
             first: counts.experts.as_ref().map(|picks| first_picks(picks, e, k)),
             dropped_pairs: all.saturating_sub(stayed),
-            dropped_tokens: counts.rows.as_ref().map(|rows| rows.chunks(k).filter(is_dropped).count() as u64),
+            dropped_tokens: counts.rows.as_ref().map(|rows| rows.chunks(k).enumerate().filter(is_dropped).count() as u64),
+            rowless_pairs: u64::try_from(rowless).unwrap_or(0),
             padded_rows: tiled - stayed,
             rows_below_capacity: figures.rows_at_capacity.map(|rows| rows.saturating_sub(stayed)),
             health: Health::of(&load.iter().map(|n| *n as f64).collect::<Vec<f64>>(), figures.capacity_factor),

@@ -7,7 +7,7 @@ use std::fmt;
 use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
 
 use crate::error::Error;
-use crate::package::{Buffer, Dtype, Manifest, Piece, Role, Slice, Source};
+use crate::package::{Buffer, Dtype, Manifest, Piece, Role, Slice, Source, Stacked};
 use crate::tensor::{Stored, Tensor, convert, elements};
 
 /// The parsed bytes of a safetensors file, owned or mapped by the caller.
@@ -54,16 +54,19 @@ impl<'a> Checkpoint<'a> {
     /// One tensor, in `dtype`.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`], [`Error::TensorDtype`].
+    /// [`Error::MissingTensor`], [`Error::TensorDtype`], [`Error::TensorRange`].
     pub fn tensor(&self, name: &str, dtype: Dtype) -> Result<(Tensor, Option<Note>), Error> {
         let view = self.tensors.tensor(name).map_err(|_| self.missing(name, vec![name.into()]))?;
         let stored = stored(name, &view, dtype)?;
+        check_range(name, view.data(), stored, dtype)?;
         let bytes = convert(view.data(), stored, dtype).into_owned();
         let tensor = Tensor::new(dtype, view.shape().iter().map(|n| *n as u64).collect(), bytes)?;
         Ok((tensor, note(name, stored, dtype)))
     }
 
-    fn has(&self, name: &str) -> bool {
+    /// Whether there is a tensor of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
         self.tensors.tensor(name).is_ok()
     }
 
@@ -85,7 +88,8 @@ impl<'a> Checkpoint<'a> {
 /// The weights of a package, in the manifest's order, out of a checkpoint whose names carry `prefix`.
 ///
 /// # Errors
-/// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::TensorDtype`], each naming the stored tensor.
+/// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::TensorDtype`], [`Error::TensorRange`], each naming the stored
+/// tensor.
 pub fn assemble(manifest: &Manifest, checkpoint: &Checkpoint<'_>, prefix: &str) -> Result<(Vec<Tensor>, Vec<Note>), Error> {
     let mut notes: Vec<Note> = Vec::new();
     let mut weights = Vec::new();
@@ -100,6 +104,7 @@ pub fn assemble(manifest: &Manifest, checkpoint: &Checkpoint<'_>, prefix: &str) 
         let mut bytes = vec![0; bytes.ok_or(Error::Extent { why: "a weight overflows" })?];
         for found in &found {
             for part in &found.parts {
+                check_range(&part.name, part.view.data(), part.stored, buffer.dtype)?;
                 let from = convert(part.view.data(), part.stored, buffer.dtype);
                 copy_strided(&mut bytes, &part.into, &from, &found.from, &found.extents, buffer.dtype.bytes() as usize);
                 if let Some(note) = note(&format!("{prefix}{}", found.name), part.stored, buffer.dtype)
@@ -130,6 +135,7 @@ struct Found<'a> {
 }
 
 struct Part<'a> {
+    name: String,
     view: TensorView<'a>,
     stored: Stored,
     into: Strided,
@@ -154,42 +160,97 @@ fn find<'a>(
     }
     let mut into = strided(&order(&[], shape.len()), shape);
     into.narrow(piece.into, &extents);
-    // The piece, as a part of what is stored.
-    let mut whole = extents.clone();
+    let tensor = |expert: u64| {
+        let name = expanded(source, expert);
+        match checkpoint.tensors.tensor(&name) {
+            Ok(view) => Ok((view.shape().iter().map(|n| *n as u64).collect::<Vec<u64>>(), name, view)),
+            Err(_) => Err(checkpoint.missing(&buffer.name, vec![name])),
+        }
+    };
+    let mut ways = ways(source, &extents, &into)?;
+    let (first, ..) = tensor(0)?;
+    let Way { expected, extents, from, into, experts } =
+        ways.swap_remove(ways.iter().position(|way| is_same_shape(&first, &way.expected)).unwrap_or(0));
+    let mut parts = Vec::new();
+    for expert in 0..experts.unwrap_or(1) {
+        let (actual, name, view) = tensor(expert)?;
+        if !is_same_shape(&actual, &expected) {
+            return Err(Error::TensorShape { tensor: name, buffer: buffer.name.clone(), expected, actual });
+        }
+        let skip = usize::from(experts.is_some());
+        let base = into.base + expert as usize * into.strides.first().copied().unwrap_or(0);
+        let stored = stored(&name, &view, buffer.dtype)?;
+        parts.push(Part { name, view, stored, into: Strided { base, strides: into.strides[skip..].to_vec() } });
+    }
+    let extents = extents.iter().map(|n| *n as usize).collect();
+    Ok(Found { name: source.name.clone(), extents, from, parts })
+}
+
+/// Axes of one index change nothing: `[1, E]` is stored as `[E]` is.
+fn is_same_shape(a: &[u64], b: &[u64]) -> bool {
+    a.iter().filter(|n| **n != 1).eq(b.iter().filter(|n| **n != 1))
+}
+
+/// One of the ways in which a source may be stored.
+struct Way {
+    /// The stored shape: that of each expert's tensor where there is one an expert.
+    expected: Vec<u64>,
+    /// What is copied.
+    extents: Vec<u64>,
+    from: Strided,
+    into: Strided,
+    /// How many tensors there are, where there is one an expert, whose axis is then in `into` alone.
+    experts: Option<u64>,
+}
+
+/// The ways in which a source of these extents, which go into a buffer so, may be stored; the usual one first.
+fn ways(source: &Source, extents: &[u64], into: &Strided) -> Result<Vec<Way>, Error> {
+    let mut ways = vec![way(source, extents, into, 0)?];
+    if source.spare > 0 {
+        ways.push(way(source, extents, into, source.spare)?);
+    }
+    if let Some(Stacked { axis, parts }) = source.stacked
+        && extents[axis as usize].is_multiple_of(u64::from(parts))
+    {
+        let (axis, parts) = (axis as usize, u64::from(parts));
+        let mut one = extents.to_vec();
+        one[axis] /= parts;
+        let Way { expected, extents, mut from, mut into, .. } = way(source, &one, into, 0)?;
+        into.strides.insert(0, into.strides[axis] * one[axis] as usize);
+        from.strides.insert(0, expected.iter().product::<u64>() as usize);
+        let first = |shape: Vec<u64>| [vec![parts], shape].concat();
+        ways.push(Way { expected: first(expected), extents: first(extents), from, into, experts: None });
+    }
+    Ok(ways)
+}
+
+/// The way without parts, with so many spare experts.
+fn way(source: &Source, extents: &[u64], into: &Strided, spare: u64) -> Result<Way, Error> {
+    const OVERFLOWS: Error = Error::Extent { why: "a stored tensor overflows" };
+    let mut whole = extents.to_vec();
     if let Some(slice) = source.slice {
         let extent = &mut whole[slice.axis as usize];
-        *extent = extent.checked_mul(u64::from(slice.parts)).ok_or(Error::Extent { why: "a stored tensor overflows" })?;
+        *extent = extent.checked_mul(u64::from(slice.parts)).ok_or(OVERFLOWS)?;
+    }
+    if let Some(extent) = whole.first_mut() {
+        *extent = extent.checked_add(spare).ok_or(OVERFLOWS)?;
     }
     let per_expert = source.name.contains("{e}");
-    let axes = order(&source.axes, shape.len());
+    let axes = order(&source.axes, whole.len());
     let skip = usize::from(per_expert);
     let mut expected: Vec<u64> = axes[skip..].iter().map(|axis| whole[*axis]).collect();
     if source.flattened {
         let first = expected.remove(0);
-        expected[0] = expected[0].checked_mul(first).ok_or(Error::Extent { why: "a stored tensor overflows" })?;
+        expected[0] = expected[0].checked_mul(first).ok_or(OVERFLOWS)?;
     }
     if elements(&whole).and_then(|n| usize::try_from(n).ok()).is_none() {
-        return Err(Error::Extent { why: "a stored tensor overflows" });
+        return Err(OVERFLOWS);
     }
     let mut from = strided(&axes, &whole);
-    from.narrow(source.slice, &extents);
+    from.narrow(source.slice, extents);
     from.strides.drain(..skip);
-    let experts = if per_expert { extents[0] } else { 1 };
-    let mut parts = Vec::new();
-    for expert in 0..experts {
-        let name = expanded(source, expert);
-        let view = checkpoint.tensors.tensor(&name).map_err(|_| checkpoint.missing(&buffer.name, vec![name.clone()]))?;
-        let actual: Vec<u64> = view.shape().iter().map(|n| *n as u64).collect();
-        // Axes of one index change nothing: `[1, E]` is stored as `[E]` is.
-        if !actual.iter().filter(|n| **n != 1).eq(expected.iter().filter(|n| **n != 1)) {
-            return Err(Error::TensorShape { tensor: name, buffer: buffer.name.clone(), expected, actual });
-        }
-        let base = into.base + expert as usize * into.strides.first().copied().unwrap_or(0);
-        let stored = stored(&name, &view, buffer.dtype)?;
-        parts.push(Part { view, stored, into: Strided { base, strides: into.strides[skip..].to_vec() } });
-    }
-    let extents = extents[skip..].iter().map(|n| *n as usize).collect();
-    Ok(Found { name: source.name.clone(), extents, from, parts })
+    let experts = per_expert.then(|| extents[0]);
+    Ok(Way { expected, extents: extents[skip..].to_vec(), from, into: into.clone(), experts })
 }
 
 fn order(axes: &[u32], rank: usize) -> Vec<usize> {
@@ -264,6 +325,18 @@ fn stored(name: &str, view: &TensorView<'_>, dtype: Dtype) -> Result<Stored, Err
     stored
         .filter(|stored| stored.is_integer() == (dtype == Dtype::I32))
         .ok_or_else(|| Error::TensorDtype { tensor: name.into(), actual: view.dtype().to_string() })
+}
+
+/// Integers are not rounded: one that does not fit is a mistake.
+fn check_range(name: &str, bytes: &[u8], stored: Stored, to: Dtype) -> Result<(), Error> {
+    if (stored, to) != (Stored::I64, Dtype::I32) {
+        return Ok(());
+    }
+    let mut values = bytes.as_chunks::<8>().0.iter().map(|word| i64::from_le_bytes(*word));
+    match values.find(|value| i32::try_from(*value).is_err()) {
+        Some(value) => Err(Error::TensorRange { tensor: name.into(), value }),
+        None => Ok(()),
+    }
 }
 
 fn note(name: &str, stored: Stored, to: Dtype) -> Option<Note> {

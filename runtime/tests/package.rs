@@ -4,8 +4,8 @@
 mod fixture;
 
 use moec_runtime::package::{
-    Arg, Dim, Dims, Dtype, Extent, ImageKind, Manifest, ParamKind, Role, Routing, Slice, Slots, Source, TargetKind, read,
-    workspace, write,
+    Arg, Dim, Dims, Dtype, Extent, ImageKind, Manifest, ParamKind, Role, Routing, Slice, Slots, Source, Stacked, TargetKind,
+    read, workspace, write,
 };
 use moec_runtime::{Error, Package};
 use sha2::{Digest, Sha256};
@@ -169,6 +169,10 @@ fn an_unsound_manifest_is_refused() {
         let slice = Some(Slice { axis: 0, index: 0, parts: 2, interleaved: false });
         m.weights[0].pieces[0].sources[0] = Source { slice, ..Source::plain("w.{e}") };
     });
+    let sources = |m: &mut Manifest, source: Source| m.weights[0].pieces[0].sources[0] = source;
+    check("spare experts behind", |m| sources(m, Source { spare: 2, ..Source::plain("w.{e}") }));
+    check("cannot be stacked", |m| sources(m, Source { stacked: Some(Stacked { axis: 0, parts: 1 }), ..Source::plain("w") }));
+    check("cannot be stacked", |m| sources(m, Source { stacked: Some(Stacked { axis: 9, parts: 2 }), ..Source::plain("w") }));
     check("too few axes", |m| m.weights[0].pieces[0].sources[0].flattened = true);
     check("two targets", |m| m.targets[1].name = "sm_80".into());
     check("no image", |m| m.targets[0].images.clear());
@@ -248,9 +252,17 @@ fn statistics_name_buffers_that_fit() {
             aux_loss: None,
             z_loss: None,
         };
-        let (experts, top_k, tile_rows) = (2, 1, 64);
-        let mut routing =
-            Routing { slots, experts, top_k, tile_rows, by_sequence: false, rows_at_capacity: None, capacity_factor: None };
+        let (experts, rowless, top_k, tile_rows) = (2, 0, 1, 64);
+        let mut routing = Routing {
+            slots,
+            experts,
+            rowless,
+            top_k,
+            tile_rows,
+            by_sequence: false,
+            rows_at_capacity: None,
+            capacity_factor: None,
+        };
         edit(&mut routing);
         let mut manifest = fixture::manifest();
         manifest.targets[0].statistics = Some(routing);
@@ -270,6 +282,7 @@ fn statistics_name_buffers_that_fit() {
     refused("no f32 of 1 dimensions", &|r| r.slots.importance = Some("load".into()));
     refused("the last of 1", &|r| r.slots.aux_loss = Some("load".into()));
     refused("no f32 of 1 dimension is observed as `load`", &|r| r.slots.z = Some("load".into()));
+    refused("no expert has rows", &|r| r.rowless = 2);
     refused("tiles without rows", &|r| r.tile_rows = 0);
     refused("a capacity factor of 0", &|r| r.capacity_factor = Some([1, 0]));
     refused("0 of 2 experts", &|r| r.top_k = 0);

@@ -4,7 +4,7 @@
 mod fixture;
 
 use fixture::floats;
-use moec_runtime::package::{Buffer, Dtype, Extent, Manifest, Piece, Recipe, Role, Slice, Source};
+use moec_runtime::package::{Buffer, Dtype, Extent, Manifest, Piece, Recipe, Role, Slice, Source, Stacked};
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Error, Tensor, assemble};
 
@@ -111,6 +111,47 @@ fn halves_of_fused_tensors() {
 }
 
 #[test]
+fn experts_that_nobody_reads() {
+    let more = stored([E + 3, F, H], |[e, f, h]| if e < E { value(e, f, h) } else { f32::NAN });
+    let spare = Source { spare: 3, ..Source::plain("w") };
+    check(spare.clone(), &[("w", &more)]);
+    check(spare.clone(), &[("w", &gate())]);
+    check(Source { flattened: true, ..spare.clone() }, &[("w", &more.clone().reshape(vec![(E + 3) * F, H]).unwrap())]);
+    let halves = stored([E + 3, 2 * F, H], |[e, f, h]| if e < E && f >= F { value(e, f - F, h) } else { f32::NAN });
+    check(Source { slice: slice(1, 1, false), ..spare.clone() }, &[("w", &halves)]);
+    let turned = stored([E + 3, H, F], |[e, h, f]| if e < E { value(e, f, h) } else { f32::NAN });
+    check(Source { axes: vec![0, 2, 1], ..spare.clone() }, &[("w", &turned)]);
+    let manifest = manifest(Dtype::F32, &[E, F, H], whole(spare));
+    let two_more = stored([E + 2, F, H], |_| 0.0);
+    assert!(matches!(make(&manifest, &[("w", &two_more)]), Err(Error::TensorShape { .. })));
+}
+
+/// Parts side by side, and one behind the other.
+#[test]
+fn stacked_parts() {
+    // A buffer [2 A, B] and one [A, 2 B] out of [2, A, B], with gate and up in each part, and transposed.
+    let (a, b) = (3, 2);
+    let at = |part: u64, i: u64, j: u64| value(part, i, j);
+    let part = |i: u64, n: u64| (i / n, i % n);
+    let rows = floats(&[2 * a, b], (0..2 * a * b).map(|i| at(part(i / b, a).0, part(i / b, a).1, i % b)));
+    let columns = floats(&[a, 2 * b], (0..2 * a * b).map(|i| at(part(i % (2 * b), b).0, i / (2 * b), part(i % (2 * b), b).1)));
+    let of = |axis: u32| Source { stacked: Some(Stacked { axis, parts: 2 }), ..Source::plain("s") };
+    let made =
+        |shape: &[u64], source: Source, tensor: &Tensor| make(&manifest(Dtype::F32, shape, whole(source)), &[("s", tensor)]);
+    let one_by_one = stored([2, a, b], |[p, i, j]| at(p, i, j));
+    assert_eq!(made(&[2 * a, b], of(0), &one_by_one).unwrap(), rows);
+    assert_eq!(made(&[a, 2 * b], of(1), &one_by_one).unwrap(), columns);
+    assert_eq!(made(&[2 * a, b], of(0), &rows).unwrap(), rows);
+    assert_eq!(made(&[a, 2 * b], of(1), &columns).unwrap(), columns);
+    let turned = stored([2, b, a], |[p, j, i]| at(p, i, j));
+    assert_eq!(made(&[a, 2 * b], Source { axes: vec![1, 0], ..of(1) }, &turned).unwrap(), columns);
+    let fused = stored([2, 2 * a, b], |[p, i, j]| if i < a { f32::NAN } else { at(p, i - a, j) });
+    assert_eq!(made(&[2 * a, b], Source { slice: slice(0, 1, false), ..of(0) }, &fused).unwrap(), rows);
+    let three = stored([3, a, b], |_| 0.0);
+    assert!(matches!(made(&[2 * a, b], of(0), &three), Err(Error::TensorShape { .. })));
+}
+
+#[test]
 fn a_fused_weight_out_of_two() {
     let half = |name: &str, index| Piece { into: slice(1, index, false), sources: vec![Source::plain(name)] };
     let manifest = manifest(Dtype::F32, &[E, 2 * F, H], vec![half("up", 1), half("gate", 0)]);
@@ -165,6 +206,19 @@ fn errors_name_the_tensor() {
     let integers = expert.to_dtype(Dtype::I32).reshape(vec![12]).unwrap();
     let dtype = make(&manifest(Dtype::F32, &[12], whole(Source::plain("q"))), &[("q", &integers)]).unwrap_err();
     assert!(dtype.to_string().contains("`q` has dtype I32"), "{dtype}");
+    let table = |entry: i64| {
+        let bytes: Vec<u8> = [1, entry].into_iter().flat_map(i64::to_le_bytes).collect();
+        let header = br#"{"q":{"dtype":"I64","shape":[2],"data_offsets":[0,16]}}"#;
+        let file = [&(header.len() as u64).to_le_bytes()[..], header, &bytes].concat();
+        let checkpoint = Checkpoint::read(&file).unwrap();
+        let manifest = manifest(Dtype::I32, &[2], whole(Source::plain("q")));
+        let (weights, _) = assemble(&manifest, &checkpoint, "")?;
+        assert_eq!(checkpoint.tensor("q", Dtype::I32)?.0, weights[0]);
+        weights[0].to_i32()
+    };
+    assert_eq!(table(-7).unwrap(), [1, -7]);
+    let wide = table(1 << 31).unwrap_err();
+    assert_eq!(wide, Error::TensorRange { tensor: "q".into(), value: 1 << 31 });
     assert!(matches!(Checkpoint::read(b"garbage"), Err(Error::Safetensors { .. })));
     assert!(matches!(Checkpoint::read(&[0xff; 64]), Err(Error::Safetensors { .. })));
 }

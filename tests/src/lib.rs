@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 
 use moec::diagnostics::Source;
 use moec::spec::Spec;
+use moec::vocabulary;
 use moec_ir::Machine;
+use moec_runtime::package::{Manifest, Role};
+use moec_runtime::{Checkpoint, Tensor};
 
 /// The repository.
 ///
@@ -49,8 +52,8 @@ fn example(path: &PathBuf) -> Example {
     Example { name, text: source.text, spec }
 }
 
-/// A published block: its spec, and a file with weights (`w.*`), tokens (`in.hidden`) and what it made of them
-/// (`out.hidden`).
+/// A published block: its spec, and a file with weights (`w.*`), tokens (`in.hidden`), for some their ids (`in.token_ids`),
+/// and what it made of them (`out.hidden`).
 #[derive(Clone, Debug)]
 pub struct Fixture {
     /// The file's name without its ending.
@@ -71,10 +74,25 @@ pub struct Fixture {
 pub fn fixtures() -> Vec<Fixture> {
     let files = ["huggingface", "other"].map(|from| files_under(&root().join("tests/fixtures").join(from))).concat();
     let fixture = |path: &PathBuf| {
-        let Example { name, text, spec } = example(path);
-        Fixture { name, spec, text, file: path.with_extension("safetensors") }
+        let Example { name, text, mut spec } = example(path);
+        let file = path.with_extension("safetensors");
+        let bytes = fs::read(&file).expect("the fixture");
+        let checkpoint = Checkpoint::read(&bytes).expect("safetensors");
+        vocabulary::complete(&mut spec, &checkpoint, "w.").expect("a table");
+        Fixture { name, spec, text, file }
     };
     files.iter().filter(|path| path.extension().is_some_and(|e| e == "toml")).map(fixture).collect()
+}
+
+/// The inputs of a package, in its order, out of a published block.
+///
+/// # Panics
+/// Where the block lacks one.
+#[must_use]
+pub fn inputs(manifest: &Manifest, block: &Checkpoint<'_>) -> Vec<Tensor> {
+    let inputs = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Input);
+    let name = |buffer: &str| if buffer == "x" { "in.hidden".to_string() } else { format!("in.{buffer}") };
+    inputs.map(|buffer| block.tensor(&name(&buffer.name), buffer.dtype).expect("an input").0).collect()
 }
 
 /// The machine of that name.

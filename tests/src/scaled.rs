@@ -143,6 +143,26 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "",
         "[capacity]\nfraction = 1.0\nround = \"ceil\"",
     ),
+    ("identity", "correction_on = \"score\"\nidentity_experts = 4\nscale = 6.0", "", ""),
+    (
+        "identity_among_groups_and_drops",
+        "score = \"sigmoid\"\nidentity_experts = 4\ngroups = 4\ntopk_groups = 3\nrenorm = \"sum\"",
+        "latent = 20",
+        "[capacity]\nfactor = 0.5\nround = \"ceil\"\ngroup = \"row\"\npriority = \"score\"\ndropped = \"input\"",
+    ),
+    (
+        "joint",
+        "score = \"sigmoid\"\ncorrection_on = \"score\"\njoint_shared = 2\nscale = 2.0",
+        "",
+        "[shared]\nintermediate = 12\ncount = 2\n[weights]\nrouter_global_scale = \"router_global_scale\"",
+    ),
+    (
+        "joint_among_groups_and_drops",
+        "joint_shared = 3\ngroups = 4\ntopk_groups = 3\nrenorm = \"sum\"\nrenorm_eps = 0.125",
+        "",
+        "[shared]\nintermediate = 16\ncount = 3\ngate = \"sigmoid\"\n[capacity]\ntokens = 3\npriority = \"score\"\ndropped = \"input\"",
+    ),
+    ("hash", "mode = \"hash\"\nvocabulary = 11\nscore = \"sqrtsoftplus\"\nrenorm = \"sum\"\nscale = 1.5", "", ""),
 ];
 
 /// A small layer for each mode, H and F neither round nor alike, E not a power of two where there are no groups.
@@ -159,9 +179,12 @@ pub fn modes() -> Vec<Example> {
             let missing: String = missing.map(|(key, value)| format!("{key} = {value}\n")).collect();
             format!("{given}\n{missing}")
         };
-        let choice: &[_] = if router.starts_with("mode") { &[] } else { &[("mode", "\"token_choice\""), ("top_k", "3")] };
+        let choice: &[_] = if router.starts_with("mode = \"expert_choice") { &[] } else { &[("top_k", "3")] };
         let router = keys(router, choice);
-        let router = keys(&router, &[("score", "\"softmax\""), ("order", "\"score_topk\""), ("renorm", "\"none\"")]);
+        let router = keys(
+            &router,
+            &[("mode", "\"token_choice\""), ("score", "\"softmax\""), ("order", "\"score_topk\""), ("renorm", "\"none\"")],
+        );
         let expert = keys(expert, &[("activation", "\"silu\""), ("gated", "true")]);
         let experts = if router.contains("groups") { 12 } else { 7 };
         let text = format!(

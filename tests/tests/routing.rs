@@ -1,6 +1,6 @@
 //! What routing promises in every mode, whatever the tokens: on this CPU's kernels, which `emulated` holds the PTX to.
 //!
-//! * The experts of a token are experts, and none comes twice; tokens of numbers give numbers.
+//! * The experts of a token are experts, and none comes twice but in a table; tokens of numbers give numbers.
 //! * Nothing is lost: every pair is kept or dropped, no expert takes more than its capacity of a span, and none takes
 //!   less while a pair is left that wants it. Who comes first is what the obvious loops below say.
 //! * A token's result is a function of its own row and of which of its picks were kept. Without a capacity no other token
@@ -16,7 +16,7 @@ use moec::pipeline::{compile, this_host};
 use moec::random;
 use moec::spec::{Capacity, CapacityGroup, Mode, Priority, Spec};
 use moec_codegen::Options;
-use moec_runtime::package::Dims;
+use moec_runtime::package::{Dims, Dtype};
 use moec_runtime::{Bound, DeviceKind, Layer, Tensor};
 use moec_tests::Example;
 use moec_tests::scaled::modes;
@@ -49,9 +49,9 @@ fn layers() -> &'static [Routed] {
     LAYERS.get_or_init(|| {
         let host = this_host().expect("an x86-64 CPU of level v3");
         let picks = |mode: &Mode| match mode {
-            Mode::TokenChoice | Mode::ExpertChoice => true,
-            // Nothing is picked; a table picks.
-            Mode::Soft(_) | Mode::Hash => false,
+            Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => true,
+            // Nothing is picked.
+            Mode::Soft(_) => false,
         };
         let modes: Vec<_> = modes().into_iter().filter(|mode| picks(&mode.spec.router.mode)).collect();
         let layer = |mode: &Example| {
@@ -65,8 +65,13 @@ fn layers() -> &'static [Routed] {
 }
 
 impl Routed {
+    /// Those without rows too, after those with.
     fn experts(&self) -> usize {
-        self.spec.experts as usize
+        (self.spec.candidates() + self.spec.router.joint_shared) as usize
+    }
+
+    fn has_rows(&self, expert: usize) -> bool {
+        expert < self.spec.experts as usize
     }
 
     /// Random tokens, edited by token and column.
@@ -81,7 +86,14 @@ impl Routed {
     fn run(&self, dims: Dims, tokens: &[f32]) -> Outcome {
         let shape = vec![dims.tokens, self.spec.hidden];
         let input = Tensor::from_f32(self.layer.layer().manifest().dtype, shape, tokens).unwrap();
-        let run = self.layer.run(&[input], dims).unwrap();
+        let mut inputs = vec![input];
+        if self.spec.router.mode == Mode::Hash {
+            // What its first number says, so that ids move with tokens; some are none of the vocabulary.
+            let ids = tokens.chunks(self.spec.hidden as usize).map(|row| row[0].to_bits() as i32 % 13 - 1);
+            let bytes = ids.flat_map(i32::to_le_bytes).collect();
+            inputs.push(Tensor::new(Dtype::I32, vec![dims.tokens], bytes).unwrap());
+        }
+        let run = self.layer.run(&inputs, dims).unwrap();
         let numbers = |name: &str| -> Vec<usize> {
             run.tensor(name).unwrap().to_i32().unwrap().into_iter().map(|n| usize::try_from(n).unwrap()).collect()
         };
@@ -213,7 +225,7 @@ fn every_pair_is_kept_or_dropped_in_its_turn() {
             assert_eq!(pairs, dims.tokens as usize * out.top_k, "{at}");
             let mut wanted = vec![false; pairs];
             for span in spans {
-                let mut left = vec![room; experts];
+                let mut left: Vec<usize> = (0..experts).map(|e| if routed.has_rows(e) { room } else { 0 }).collect();
                 for pair in out.served(span.clone(), routed.order().unwrap_or(Order::Token)) {
                     let left = &mut left[out.experts[pair]];
                     wanted[pair] = *left > 0;
@@ -252,7 +264,11 @@ fn experts_are_distinct_and_numbers_give_numbers() {
             for (t, picks) in out.experts.chunks(out.top_k).enumerate() {
                 let at = format!("{}: {label}, {dims:?}, token {t}", routed.name);
                 let distinct: BTreeSet<usize> = picks.iter().copied().collect();
-                assert!(distinct.len() == picks.len() && distinct.iter().all(|e| *e < routed.experts()), "{at}: {picks:?}");
+                let repeats = routed.spec.router.mode == Mode::Hash;
+                assert!(
+                    (repeats || distinct.len() == picks.len()) && distinct.iter().all(|e| *e < routed.experts()),
+                    "{at}: {picks:?}"
+                );
                 let hidden = routed.spec.hidden as usize;
                 if tokens[t * hidden..][..hidden].iter().all(|x| x.is_finite()) {
                     assert!(out.y[t].iter().all(|y| f32::from_bits(*y).is_finite()), "{at}: {:?}", out.y[t]);

@@ -60,7 +60,7 @@ fn by_hand(spec: &Spec, dims: Dims, tile_rows: u64, reference: &Reference) -> Na
     let picks = |token: usize| &reference.experts[token * k..][..k];
     let kept_of = |e: usize| (0..tokens * k).filter(|i| reference.experts[*i] == e && reference.rows[*i].is_some()).count();
     let count = |is: &dyn Fn(usize) -> bool| (0..tokens).filter(|token| is(*token)).count() as f64;
-    let load: Vec<f64> = (0..experts).map(|e| count(&|token| picks(token).contains(&e))).collect();
+    let load: Vec<f64> = (0..experts).map(|e| reference.experts.iter().filter(|pick| **pick == e).count() as f64).collect();
     let first: Vec<f64> = (0..experts).map(|e| count(&|token| picks(token)[0] == e)).collect();
     let kept: Vec<u64> = (0..experts).map(|e| kept_of(e) as u64).collect();
     let importance: Vec<f64> = (0..experts).map(|e| (0..tokens).map(|token| p(token, e)).sum()).collect();
@@ -151,8 +151,8 @@ fn compiled(Example { name, text, spec }: Example) -> Compiled {
 }
 
 impl Compiled {
-    fn run(&self, x: &Tensor, dims: Dims) -> (Run, Statistics) {
-        let run = self.layer.bind(self.weights.clone()).expect("bound").run(from_ref(x), dims).expect("a run");
+    fn run(&self, inputs: &[Tensor], dims: Dims) -> (Run, Statistics) {
+        let run = self.layer.bind(self.weights.clone()).expect("bound").run(inputs, dims).expect("a run");
         let statistics = self.layer.statistics(&run).expect("slots that fit").expect("statistics");
         (run, statistics)
     }
@@ -172,10 +172,10 @@ impl Compiled {
     fn check(&self, tokens: u64, row_tokens: u64) {
         let dims = Dims { tokens, row_tokens };
         let manifest = self.layer.manifest();
-        let x = random::tokens(manifest.dtype, tokens, self.spec.hidden, tokens).expect("tokens");
-        let (run, statistics) = self.run(&x, dims);
+        let inputs = random::inputs(manifest, dims, tokens).expect("inputs");
+        let (run, statistics) = self.run(&inputs, dims);
         let what = format!("{}, {tokens} tokens", self.spec.name);
-        let expected = reference(import(&self.spec), manifest, &self.weights, &x, dims).expect("an interpretation");
+        let expected = reference(import(&self.spec), manifest, &self.weights, &inputs, dims).expect("an interpretation");
         let by_hand = by_hand(&self.spec, dims, self.tile_rows(), &expected);
         same(&what, &named(&statistics), &by_hand, self.error());
         if let Some(by_c) = by_c(&self.layer, &run) {
@@ -256,7 +256,7 @@ static void health(const char *name, const moec_health *h) {
 int main(void) {
     moec_routing r;
     moec_statistics s;
-    r.tokens = count(), r.experts = count(), r.top_k = count(), r.tile_rows = count(), r.rows_at_capacity = count();
+    r.tokens = count(), r.experts = count(), r.rowless = count(), r.top_k = count(), r.tile_rows = count(), r.rows_at_capacity = count();
     r.capacity_factor = number();
     r.load = integers(), r.kept = integers(), r.picks = integers(), r.rows = integers();
     r.probability = floats(&r.probability_parts), r.z = floats(&r.z_parts);
@@ -296,11 +296,11 @@ fn c_program() -> Option<&'static Path> {
 /// What the C header makes of a run's slots; `None` where there is no C compiler.
 fn by_c(layer: &Layer, run: &Run) -> Option<Named> {
     let routing = layer.target().statistics.as_ref()?;
-    let Figures { tokens, experts, top_k, tile_rows, rows_at_capacity, capacity_factor, .. } =
+    let Figures { tokens, experts, rowless, top_k, tile_rows, rows_at_capacity, capacity_factor, .. } =
         Figures::at(routing, run.dims).expect("figures");
     let counts = Counts::of(&routing.slots, run);
     let at_capacity = rows_at_capacity.unwrap_or(0);
-    let mut words = vec![format!("{tokens} {experts} {top_k} {tile_rows} {at_capacity} {capacity_factor:?}")];
+    let mut words = vec![format!("{tokens} {experts} {rowless} {top_k} {tile_rows} {at_capacity} {capacity_factor:?}")];
     let none = (Vec::new(), Vec::new());
     let or_none = |slot| Option::as_ref(slot).unwrap_or(&none.0);
     for slot in [&counts.load, &counts.kept, or_none(&counts.experts), or_none(&counts.rows)] {
@@ -325,10 +325,56 @@ fn by_c(layer: &Layer, run: &Run) -> Option<Named> {
 
 #[test]
 fn every_mode_by_the_runtime_by_c_and_by_hand() {
-    for mode in modes().into_iter().filter(|mode| mode.spec.router.mode == Mode::TokenChoice) {
+    for mode in modes().into_iter().filter(|mode| mode.spec.router.mode != Mode::ExpertChoice && rowless(&mode.spec) == 0) {
         let compiled = compiled(mode);
         for (tokens, row_tokens) in [(0, 0), (1, 1), (17, 17), (64, 16)] {
             compiled.check(tokens, row_tokens);
+        }
+    }
+}
+
+/// Experts without rows.
+fn rowless(spec: &Spec) -> u64 {
+    spec.router.identity_experts + spec.router.joint_shared
+}
+
+/// What experts without rows take is neither load nor dropped, and their balance is nobody's.
+#[test]
+fn experts_without_rows() {
+    let modes: Vec<Example> = modes().into_iter().filter(|mode| rowless(&mode.spec) > 0).collect();
+    assert!(modes.len() > 1);
+    for mode in modes {
+        let compiled = compiled(mode);
+        let manifest = compiled.layer.manifest();
+        for tokens in [0, 1, 17, 64] {
+            let dims = Dims::tokens(tokens);
+            let inputs = random::inputs(manifest, dims, tokens).expect("inputs");
+            let (run, s) = compiled.run(&inputs, dims);
+            let expected =
+                reference(import(&compiled.spec), manifest, &compiled.weights, &inputs, dims).expect("an interpretation");
+            let with_rows = compiled.spec.experts as usize;
+            let load = |e: usize| expected.experts.iter().filter(|pick| **pick == e).count() as u64;
+            let load: Vec<u64> = (0..with_rows).map(load).collect();
+            let others = expected.experts.iter().filter(|pick| **pick >= with_rows).count() as u64;
+            let kept = expected.rows.iter().filter(|row| row.is_some()).count() as u64;
+            let k = expected.top_k.max(1);
+            let tokens_of = expected.experts.chunks(k).zip(expected.rows.chunks(k));
+            let lost =
+                tokens_of.filter(|(picks, rows)| picks.iter().any(|pick| *pick < with_rows) && rows.iter().all(Option::is_none));
+            let (dropped, lost) = (load.iter().sum::<u64>() - kept, lost.count() as u64);
+            let what = format!("{}, {tokens} tokens", compiled.spec.name);
+            assert_eq!(
+                (&s.load, s.rowless_pairs, s.dropped_pairs, s.dropped_tokens),
+                (&load, others, dropped, Some(lost)),
+                "{what}"
+            );
+            assert_eq!((&s.probability, s.aux_loss(AuxLoss::Switch)), (&None, None), "{what}");
+            if let Some(by_c) = by_c(&compiled.layer, &run) {
+                let of = |name: &str| by_c.iter().find(|(own, _)| own == name).expect("a number").1;
+                let theirs = ["pairs", "dropped_pairs", "dropped_tokens", "load.variance"].map(of);
+                let load = load.iter().sum::<u64>() as f64;
+                assert_eq!(theirs, [load, dropped as f64, lost as f64, s.health.variance], "{what}");
+            }
         }
     }
 }
@@ -343,9 +389,10 @@ fn experts_that_choose() {
         let manifest = compiled.layer.manifest();
         for tokens in [0, 1, 17, 64] {
             let dims = Dims::tokens(tokens);
-            let x = random::tokens(manifest.dtype, tokens, compiled.spec.hidden, tokens).expect("tokens");
-            let (run, s) = compiled.run(&x, dims);
-            let expected = reference(import(&compiled.spec), manifest, &compiled.weights, &x, dims).expect("an interpretation");
+            let inputs = random::inputs(manifest, dims, tokens).expect("inputs");
+            let (run, s) = compiled.run(&inputs, dims);
+            let expected =
+                reference(import(&compiled.spec), manifest, &compiled.weights, &inputs, dims).expect("an interpretation");
             let experts = compiled.spec.experts as usize;
             let kept = |e: usize| expected.rows.iter().skip(e).step_by(experts).filter(|row| row.is_some()).count() as u64;
             let kept: Vec<u64> = (0..experts).map(kept).collect();
@@ -378,6 +425,7 @@ fn a_batch_by_hand() {
         row_tokens: 2,
         by_sequence: true,
         experts: 4,
+        rowless: 0,
         top_k: 2,
         tile_rows: 4,
         rows_at_capacity: Some(12),
@@ -416,6 +464,7 @@ fn balance() {
         row_tokens: tokens,
         by_sequence: false,
         experts,
+        rowless: 0,
         top_k,
         tile_rows: 1,
         rows_at_capacity: None,
@@ -448,9 +497,14 @@ fn a_token_that_is_no_number_spoils_no_other() {
             let values: Vec<f32> = (0..values.len()).map(odd).collect();
             Tensor::from_f32(compiled.layer.manifest().dtype, vec![tokens, hidden], &values).expect("tokens")
         };
-        let of = |x: &Tensor| compiled.run(x, Dims::tokens(tokens)).1.probability.expect("probabilities");
-        let expected =
-            reference(import(&compiled.spec), compiled.layer.manifest(), &compiled.weights, &x(false), Dims::tokens(tokens));
+        let of = |x: &Tensor| compiled.run(from_ref(x), Dims::tokens(tokens)).1.probability.expect("probabilities");
+        let expected = reference(
+            import(&compiled.spec),
+            compiled.layer.manifest(),
+            &compiled.weights,
+            from_ref(&x(false)),
+            Dims::tokens(tokens),
+        );
         let plain = expected.expect("an interpretation").observation.expect("probabilities");
         let p = of(&x(true));
         let experts = compiled.spec.experts as usize;

@@ -14,7 +14,7 @@ use crate::files::report_at;
 
 /// Checks every spec, and fails with the diagnostics of the first wrong one.
 pub(super) fn check(arguments: &Check, out: &mut dyn Write) -> Result<(), Failure> {
-    let files = arguments.layers.iter().map(|path| load_spec(path));
+    let files = arguments.layers.iter().map(|path| load_spec(path, None));
     for loaded in arguments.preset.iter().map(|name| load_preset(name)).chain(files) {
         let (spec, source) = loaded?;
         MACHINES

@@ -23,7 +23,7 @@ use crate::files::{bytes_text, report_at, write, write_or_print};
 pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
     let (spec, source) = match (&arguments.preset, &arguments.spec) {
         (Some(name), _) => load_preset(name)?,
-        (None, path) => load_spec(path.as_deref().unwrap_or(Path::new("-")))?,
+        (None, path) => load_spec(path.as_deref().unwrap_or(Path::new("-")), None)?,
     };
     let machines = machines(&arguments.targets)?;
     let mut kinds: Vec<Emit> = Vec::new();

@@ -63,7 +63,7 @@ fn open(path: &Path, arguments: &Check) -> Result<(Package, Option<Spec>), Repor
     if path != Path::new("-") && is_package(path) {
         return Ok((package::read(&read(path)?).map_err(|error| report_at(path, error))?, None));
     }
-    let (spec, source) = load_spec(path)?;
+    let (spec, source) = load_spec(path, None)?;
     let machine = gpu(arguments.target.unwrap_or(Target::Sm90a))?;
     let compiled = pipeline::compile(&spec, &source.text, &[machine], &Options::default());
     Ok((compiled.map_err(|error| report_at(source.name.as_ref(), error))?, Some(spec)))

@@ -18,13 +18,14 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report, Source};
-use moec::hugging_face;
 use moec::spec::{self, Spec};
+use moec::{hugging_face, vocabulary};
 use moec_ir::Machine;
-use moec_runtime::Package;
+use moec_runtime::{Checkpoint, Package};
 
 pub(crate) use self::run::InputArgument;
 use crate::cli::{Check, Cli, Command, Compile, Import, Target};
+use crate::files::{read, report_at};
 use crate::{console, doctor};
 
 /// Why a command did not succeed.
@@ -118,8 +119,9 @@ fn emulated_target(target: Option<Target>, package: &Package) -> Result<String, 
     }
 }
 
-/// A spec with a name: its own, else that of its file.
-fn load_spec(path: &Path) -> Result<(Spec, Source), Report> {
+/// A spec with a name, its own or else that of its file, and with a vocabulary, where it needs one: its own or else that of
+/// the checkpoint, given by its path and what stands before its tensors' names.
+fn load_spec(path: &Path, checkpoint: Option<(&Path, &str)>) -> Result<(Spec, Source), Report> {
     let (mut spec, source) = spec::load(path)?;
     if spec.name.is_empty() {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy()).filter(|_| path != Path::new("-")).unwrap_or_default();
@@ -128,6 +130,18 @@ fn load_spec(path: &Path) -> Result<(Spec, Source), Report> {
     }
     if spec.name.is_empty() {
         spec.name = "layer".to_string();
+    }
+    match (spec.lacks_vocabulary(), checkpoint) {
+        (false, _) => {}
+        (true, None) => {
+            let diagnostics = vec![spec::vocabulary_missing(&source)];
+            return Err(Report { source, diagnostics });
+        }
+        (true, Some((path, prefix))) => {
+            let file = read(path)?;
+            let checkpoint = Checkpoint::read(&file).map_err(|error| report_at(path, error))?;
+            vocabulary::complete(&mut spec, &checkpoint, prefix).map_err(|error| report_at(path, error))?;
+        }
     }
     Ok((spec, source))
 }

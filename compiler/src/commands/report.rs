@@ -81,7 +81,7 @@ fn print_time(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
 
 /// Weights of the experts that were hit, and all others.
 fn weight_bytes_touched(measured: &Measured<'_>) -> f64 {
-    let loads = integers(measured.run.tensor("stats.load"));
+    let (loads, _) = loads(measured);
     let hit = loads.iter().filter(|load| **load > 0).count() as f64 / loads.len().max(1) as f64;
     let weights = measured.manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
     let bytes = weights.map(|buffer| {
@@ -92,10 +92,17 @@ fn weight_bytes_touched(measured: &Measured<'_>) -> f64 {
     bytes.sum()
 }
 
+/// Pairs of each expert that has weights, and those of all the others.
+fn loads(measured: &Measured<'_>) -> (Vec<usize>, usize) {
+    let mut loads = integers(measured.run.tensor("stats.load"));
+    let others = loads.split_off(loads.len().min(dim(measured.manifest, "experts") as usize));
+    (loads, others.into_iter().sum())
+}
+
 fn print_routing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
-    let loads = integers(measured.run.tensor("stats.load"));
+    let (loads, identity) = loads(measured);
     if measured.run.tensor("route.experts").is_some() {
-        print_dropped(measured, out)?;
+        print_dropped(measured, &loads, identity, out)?;
     } else {
         print_chosen(measured, out)?;
     }
@@ -152,13 +159,17 @@ pub(super) fn statistics_json(statistics: Option<&Statistics>) -> Value {
     object
 }
 
-/// What tokens picked and did not get.
-fn print_dropped(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
+/// What tokens picked and did not get, and what they picked of experts that are the identity.
+fn print_dropped(measured: &Measured<'_>, loads: &[usize], identity: usize, out: &mut dyn Write) -> io::Result<()> {
     let pairs = measured.dims.tokens * dim(measured.manifest, "top_k");
     let kept: usize = integers(measured.run.tensor("stats.kept")).iter().sum();
-    let dropped = pairs.saturating_sub(kept as u64);
-    let share = 100.0 * dropped as f64 / pairs.max(1) as f64;
-    writeln!(out, "dropped     {dropped} of {pairs} (token, expert) pairs, {share:.1}%")
+    let dropped = loads.iter().sum::<usize>().saturating_sub(kept);
+    let share = |of: usize| format!("{of} of {pairs} (token, expert) pairs, {:.1}%", 100.0 * of as f64 / pairs.max(1) as f64);
+    writeln!(out, "dropped     {}", share(dropped))?;
+    if dim(measured.manifest, "identity_experts") > 0 {
+        writeln!(out, "identity    {}", share(identity))?;
+    }
+    Ok(())
 }
 
 /// What tokens got of experts that choose.

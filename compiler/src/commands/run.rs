@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
 use moec::import::import;
-use moec::reference::{Difference, bound, difference, expert_sets_apart, experts_of_tokens, picks_of_token, reference};
+use moec::reference::{Difference, bound, difference, expert_sets_apart, experts_of_tokens, reference};
 use moec::spec::Spec;
 use moec::{pipeline, random};
 use moec_codegen::Options;
@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let manifest = package.manifest();
 
     check_memory(manifest, arguments.reference).map_err(|diagnostic| report_at(&arguments.layer, diagnostic))?;
-    let Input { tensor: input, dims, expected } = input(arguments, manifest, notes)?;
+    let Input { tensors: inputs, dims, expected } = input(arguments, manifest, notes)?;
     let weights = weights(arguments, manifest, notes)?;
     let blame = arguments.input.as_ref().map_or(&arguments.layer, |input| &input.path);
     let failed = |error: Error| report_at(blame, error);
@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     // The interpreter needs the weights too, and the device's copy may be out of reach.
     let kept = if arguments.reference { weights.clone() } else { Vec::new() };
     let bound_layer = layer.bind(weights).map_err(failed)?;
-    let mut batch = bound_layer.batch(std::slice::from_ref(&input), dims).map_err(failed)?;
+    let mut batch = bound_layer.batch(&inputs, dims).map_err(failed)?;
     let first = bound_layer.launch(&mut batch);
     if let Some(emulator) = &emulator {
         findings(&emulator.take_launches(), out)?;
@@ -62,26 +62,31 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let run = bound_layer.collect(&batch, times.get(times.len() / 2).copied().unwrap_or(warm_up)).map_err(failed)?;
 
     if let Some(path) = &arguments.output {
-        let bytes = output_file(&run, &input).map_err(failed)?;
+        let bytes = output_file(&run, inputs[0].shape()).map_err(failed)?;
         write(path, &bytes)?;
         notes.say(&format!("wrote {} ({})", path.display(), bytes_text(bytes.len() as u64)));
     }
     let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
     let experts = experts_of_tokens(&run);
-    let top_k = picks_of_token(manifest);
-    let compare = |name: &'static str, expected: &[f64], sets: Option<&[usize]>| Comparison {
+    let compare = |name: &'static str, expected: &[f64], tokens_apart: Option<usize>| Comparison {
         name,
         difference: difference(&output, expected),
         bound: bound(manifest.dtype),
-        tokens_apart: sets.map(|sets| expert_sets_apart(&experts, sets, top_k)),
+        tokens_apart,
     };
     let mut comparisons = Vec::new();
     if let (true, Some(spec)) = (arguments.reference, &spec) {
-        let reference = reference(import(spec), manifest, &kept, &input, dims).map_err(Diagnostic::from)?;
-        comparisons.push(compare("reference", &reference.output, Some(&reference.experts)));
+        let reference = reference(import(spec), manifest, &kept, &inputs, dims).map_err(Diagnostic::from)?;
+        let apart = expert_sets_apart(&experts, &reference.experts, reference.top_k);
+        comparisons.push(compare("reference", &reference.output, Some(apart)));
     }
     if let Some(expected) = &expected {
-        comparisons.push(compare("out.hidden", &expected.output, expected.experts.as_deref()));
+        // What published code calls picks has no joint shared experts behind them.
+        let (top_k, picks) = (dim(manifest, "top_k") as usize, experts.len() / dims.tokens.max(1) as usize);
+        let routed: Vec<usize> =
+            experts.chunks(picks.max(1)).flat_map(|picks| &picks[..top_k.min(picks.len())]).copied().collect();
+        let apart = expected.experts.as_ref().map(|sets| expert_sets_apart(&routed, sets, top_k));
+        comparisons.push(compare("out.hidden", &expected.output, apart));
     }
     let measured =
         Measured { manifest, target: &layer.target().name, device: layer.device().name(), dims, times: &times, run: &run };
@@ -132,7 +137,8 @@ fn findings(launches: &[Emulated], out: &mut dyn Write) -> Result<(), Failure> {
 fn open(arguments: &Run) -> Result<(Package, Option<Spec>), Failure> {
     let path = &arguments.layer;
     if path == Path::new("-") || !is_package(path) {
-        let (spec, source) = load_spec(path)?;
+        let table = arguments.weights.as_deref().map(|path| (path, arguments.tensor_prefix.as_deref().unwrap_or("")));
+        let (spec, source) = load_spec(path, table)?;
         let package = compile(&spec, &source, arguments).map_err(|error| report_at(source.name.as_ref(), error))?;
         return Ok((package, Some(spec)));
     }
@@ -190,9 +196,10 @@ fn listed(checkpoint: &Checkpoint<'_>) -> String {
     format!("the file has {}{more}", shown.join(", "))
 }
 
-/// Tokens, and what the same file says should come out.
+/// Tokens and, where the layer takes them, their ids; and what the same file says should come out.
 struct Input {
-    tensor: Tensor,
+    /// In the manifest's order: the tokens first, and never none.
+    tensors: Vec<Tensor>,
     dims: Dims,
     expected: Option<Expected>,
 }
@@ -204,7 +211,7 @@ struct Expected {
 
 fn input(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Input, Report> {
     const RANDOM_TOKENS: u64 = 64;
-    let dtype = manifest.buffers.iter().find(|b| b.role == Role::Input).map_or(manifest.dtype, |buffer| buffer.dtype);
+    let wanted: Vec<_> = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Input).collect();
     let Some(given) = &arguments.input else {
         let tokens = arguments.tokens.unwrap_or(RANDOM_TOKENS.min(manifest.max_tokens));
         if tokens > manifest.max_tokens {
@@ -212,23 +219,37 @@ fn input(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Input, Re
             return Err(report_at(&arguments.layer, error));
         }
         notes.say(&format!("note: no --input: {tokens} random tokens, seed {}", arguments.seed));
-        let tensor = random::tokens(dtype, tokens, dim(manifest, "hidden"), arguments.seed);
-        let tensor = tensor.map_err(|error| report_at(&arguments.layer, error))?;
-        return Ok(Input { tensor, dims: Dims::tokens(tokens), expected: None });
+        let dims = Dims::tokens(tokens);
+        let tensors = random::inputs(manifest, dims, arguments.seed);
+        let tensors = tensors.map_err(|error| report_at(&arguments.layer, error))?;
+        return Ok(Input { tensors, dims, expected: None });
     };
     let file = read(&given.path)?;
     let failed = |error: Error| report_at(&given.path, error);
     let checkpoint = Checkpoint::read(&file).map_err(failed)?;
-    let name = match &given.tensor {
+    let tokens = match &given.tensor {
         Some(name) => name.as_str(),
         None => default_tensor(&checkpoint).map_err(|diagnostic| report_at(&given.path, diagnostic))?,
     };
-    let (tensor, conversion) = checkpoint.tensor(name, dtype).map_err(failed)?;
-    if let Some(conversion) = conversion {
-        notes.say(&format!("note: {conversion}"));
+    let random = random::inputs(manifest, Dims::tokens(0), arguments.seed).map_err(failed)?;
+    let mut tensors = Vec::new();
+    for (index, (buffer, random)) in wanted.into_iter().zip(random).enumerate() {
+        // What goes with the tokens is under its own name, or under that of the published blocks.
+        let published = Some(format!("in.{}", buffer.name)).filter(|name| checkpoint.has(name));
+        let name = if index == 0 { tokens } else { published.as_deref().unwrap_or(&buffer.name) };
+        if buffer.name == "seed" && !checkpoint.has(name) {
+            notes.say(&format!("note: no `seed` in the file: the noise is that of --seed {}", arguments.seed));
+            tensors.push(random);
+            continue;
+        }
+        let (tensor, conversion) = checkpoint.tensor(name, buffer.dtype).map_err(failed)?;
+        if let Some(conversion) = conversion {
+            notes.say(&format!("note: {conversion}"));
+        }
+        tensors.push(tensor);
     }
-    let dims = Dims::of_activations(tensor.shape()).map_err(failed)?;
-    Ok(Input { expected: expected(&checkpoint, &tensor), tensor, dims })
+    let dims = Dims::of_activations(tensors[0].shape()).map_err(failed)?;
+    Ok(Input { expected: expected(&checkpoint, &tensors[0]), tensors, dims })
 }
 
 /// `in.hidden`, else the only tensor.
@@ -263,11 +284,11 @@ pub(super) fn dim(manifest: &Manifest, name: &str) -> u64 {
     manifest.dims.iter().find(|dim| dim.name == name).map_or(0, |dim| dim.value)
 }
 
-/// `out.hidden` in the input's shape, and how the tokens were routed: to which experts, or who took them.
-fn output_file(run: &moec_runtime::Run, input: &Tensor) -> Result<Vec<u8>, Error> {
+/// `out.hidden` in the tokens' shape, and how the tokens were routed: to which experts, or who took them.
+fn output_file(run: &moec_runtime::Run, shape: &[u64]) -> Result<Vec<u8>, Error> {
     let mut tensors: Vec<(&str, Tensor)> = Vec::new();
     if let Some((_, output)) = run.outputs.first() {
-        tensors.push(("out.hidden", output.clone().reshape(input.shape().to_vec())?));
+        tensors.push(("out.hidden", output.clone().reshape(shape.to_vec())?));
     }
     let routed = if run.tensor("route.experts").is_some() { "route.experts" } else { "route.rows" };
     for name in [routed, "route.weights"] {

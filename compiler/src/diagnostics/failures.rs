@@ -13,6 +13,7 @@ const SEND: &str = "please send the spec, the command line and this message";
 impl From<pipeline::Error> for Diagnostic {
     fn from(error: pipeline::Error) -> Diagnostic {
         match error {
+            pipeline::Error::Vocabulary => Diagnostic::new(Code::MissingKey, error.to_string()),
             pipeline::Error::Graph(violations) => {
                 let diagnostic = bug("the spec became a graph that is not well typed");
                 violations.into_iter().fold(diagnostic, |diagnostic, violation| diagnostic.note(violation.message))

@@ -21,6 +21,7 @@ pub(super) struct Sizes {
     pub(super) experts: u64,
     pub(super) ffn: u64,
     pub(super) top_k: u64,
+    pub(super) vocabulary: u64,
     pub(super) latent: Option<u64>,
     pub(super) identity: u64,
     pub(super) joint: u64,
@@ -33,7 +34,18 @@ const ANY: u64 = 0;
 
 impl Sizes {
     pub(super) fn new(hidden: u64, experts: u64) -> Sizes {
-        Sizes { hidden, experts, ffn: 1, top_k: 1, latent: None, identity: 0, joint: 0, shared: 1, shared_count: 1 }
+        Sizes {
+            hidden,
+            experts,
+            ffn: 1,
+            top_k: 1,
+            vocabulary: ANY,
+            latent: None,
+            identity: 0,
+            joint: 0,
+            shared: 1,
+            shared_count: 1,
+        }
     }
 
     /// The canonical shape.
@@ -47,7 +59,7 @@ impl Sizes {
             Tensor::RouterInputScale | Tensor::OutputBias => vec![hidden],
             Tensor::RouterGlobalScale | Tensor::SlotScale => vec![1],
             Tensor::PerExpertScale => vec![experts],
-            Tensor::HashTable => vec![ANY, self.top_k],
+            Tensor::HashTable => vec![self.vocabulary, self.top_k],
             Tensor::Slots => vec![ANY, ANY, ANY],
             Tensor::Gate | Tensor::Up => vec![experts, ffn, width],
             Tensor::GateUp => vec![experts, 2 * ffn, width],

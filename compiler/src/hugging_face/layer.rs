@@ -130,6 +130,10 @@ fn router(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
         document.text("router", "apply", "input");
     }
     if hashed {
+        if let Some(vocabulary) = config.integer(&["vocab_size"])? {
+            document.integer("router", "vocabulary", vocabulary);
+            parts.sizes.vocabulary = vocabulary;
+        }
         parts.stored.extend(stored::HASH_TABLE);
     }
     Ok(())

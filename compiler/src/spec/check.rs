@@ -16,11 +16,14 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     order(&spec.router, wrong);
     sparsemixer(&spec.router, wrong);
     expert_choice(spec, wrong);
+    hash(&spec.router, wrong);
+    joint(spec, wrong);
     if let Some(capacity) = &spec.capacity {
         capacity_size(capacity, wrong);
         places_of_others(spec, capacity, wrong);
         if capacity.boolean("renorm_after_drop") == Some(true) {
             needs(capacity, "renorm_after_drop", spec.router.word("renorm") != Some("none"), "renorm", &spec.router, wrong);
+            renorm_of_kept(spec, capacity, wrong);
         }
     }
     gating(&spec.expert, &spec.expert, wrong);
@@ -51,6 +54,15 @@ fn training(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
                 .also(place(&spec.router, "mode"), "another mode")
         }));
     }
+    for key in ["identity_experts", "joint_shared"] {
+        let Some(field) = spec.router.given(key).filter(|_| spec.router.integer(key) != Some(0)) else { continue };
+        wrong.extend(["aux_loss", "z_coef"].into_iter().filter_map(|loss| training.given(loss)).map(|loss| {
+            let message = format!("training.{} with {key} is not supported yet", loss.key.name);
+            Diagnostic::new(Code::NotSupportedYet, message)
+                .at(loss.key_span.clone(), "a loss of experts with weights")
+                .also(field.span.clone(), "others beside them")
+        }));
+    }
     if let Some(loss) = training.given("aux_loss").filter(|_| training.word("aux_loss") == Some("deepseek_sequence"))
         && let Some(correction) = spec.router.given("correction_on").filter(|_| spec.router.word("correction_on") != Some("none"))
     {
@@ -66,6 +78,18 @@ fn training(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     }
 }
 
+/// Picks without rows take no part in what is renormalised after the drop, but should: not carried yet.
+fn renorm_of_kept(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnostic>) {
+    for key in ["identity_experts", "joint_shared"] {
+        if let Some(field) = spec.router.given(key).filter(|_| spec.router.integer(key) != Some(0)) {
+            let message = format!("renorm_after_drop with {key} is not supported yet");
+            let diagnostic =
+                Diagnostic::new(Code::NotSupportedYet, message).at(place(capacity, "renorm_after_drop"), "after the drop");
+            wrong.push(diagnostic.also(field.span.clone(), "with this"));
+        }
+    }
+}
+
 /// Where a key's value is, or the table's name where the key is absent.
 fn place(section: &Section, key: &str) -> Range<usize> {
     section.given(key).map_or(section.header.clone(), |field| field.span.clone())
@@ -73,14 +97,14 @@ fn place(section: &Section, key: &str) -> Range<usize> {
 
 fn top_k(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     let router = &spec.router;
-    let tokens_choose = matches!(router.word("mode"), Some("token_choice"));
+    let tokens_choose = matches!(router.word("mode"), Some("token_choice" | "hash"));
     if tokens_choose && spec.has_router {
         router.require("top_k", wrong);
     }
-    let (Some(top_k), Some(experts)) = (router.integer("top_k"), spec.moe.integer("experts")) else { return };
+    let (Some(top_k), Some((experts, kinds))) = (router.integer("top_k"), candidates(spec)) else { return };
     if top_k > experts {
         wrong.push(
-            Diagnostic::new(Code::TopKAboveExperts, format!("top_k ({top_k}) exceeds experts ({experts})"))
+            Diagnostic::new(Code::TopKAboveExperts, format!("top_k ({top_k}) exceeds {kinds} ({experts})"))
                 .at(place(router, "top_k"), format!("{top_k} distinct experts"))
                 .also(place(&spec.moe, "experts"), format!("of {experts}"))
                 .help(format!("top_k is at most {experts}")),
@@ -88,19 +112,25 @@ fn top_k(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     }
 }
 
+/// The experts that compete for a token, and the keys that count them.
+fn candidates(spec: &Sections) -> Option<(u64, &'static str)> {
+    let (experts, identity) = (spec.moe.integer("experts")?, spec.router.integer("identity_experts")?);
+    Some((experts + identity, if identity > 0 { "experts + identity_experts" } else { "experts" }))
+}
+
 fn groups(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     let router = &spec.router;
     for key in ["topk_groups", "group_score", "group_mask"] {
         needs(router, key, router.given("groups").is_some(), "groups", router, wrong);
     }
-    let (Some(groups), Some(experts)) = (router.integer("groups"), spec.moe.integer("experts")) else { return };
+    let (Some(groups), Some((experts, kinds))) = (router.integer("groups"), candidates(spec)) else { return };
     if router.given("groups").is_none() || (groups == 1 && router.given("topk_groups").is_none()) {
         return;
     }
     if !experts.is_multiple_of(groups) {
         let near: Vec<String> = (2..=experts).filter(|n| experts.is_multiple_of(*n)).take(6).map(|n| n.to_string()).collect();
         wrong.push(
-            Diagnostic::new(Code::GroupsDoNotDivide, format!("groups ({groups}) does not divide experts ({experts})"))
+            Diagnostic::new(Code::GroupsDoNotDivide, format!("groups ({groups}) does not divide {kinds} ({experts})"))
                 .at(place(router, "groups"), format!("{groups} equal groups"))
                 .also(place(&spec.moe, "experts"), format!("of {experts} experts"))
                 .help(format!("these do: 1, {}", near.join(", "))),
@@ -266,6 +296,74 @@ fn places_of_others(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnos
                 .also(capacity.header.clone(), "the others of its group take places of its experts")
                 .help("leave one of the two out"),
         );
+    }
+}
+
+/// The table selects: nothing else can.
+fn hash(router: &Section, wrong: &mut Vec<Diagnostic>) {
+    let looks_up = router.word("mode") == Some("hash");
+    needs(router, "vocabulary", looks_up, "mode = \"hash\"", router, wrong);
+    if !looks_up {
+        return;
+    }
+    let has_groups = router.integer("groups").is_some_and(|groups| groups > 1);
+    let asks = |key: &str, usual: &str| router.word(key).is_some_and(|word| word != usual);
+    for (key, asks, usual) in [
+        ("select", asks("select", "topk"), "no `select`"),
+        ("correction_on", asks("correction_on", "none"), "correction_on = \"none\""),
+        ("groups", has_groups, "groups = 1"),
+    ] {
+        if asks {
+            wrong.push(
+                Diagnostic::new(Code::Contradiction, format!("router.{key} selects experts, and so does mode = \"hash\""))
+                    .at(place(router, key), "by the scores")
+                    .also(place(router, "mode"), "by the token's id")
+                    .help(usual),
+            );
+        }
+    }
+}
+
+/// Each joint column weighs one shared expert, and only that.
+fn joint(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    let router = &spec.router;
+    let (Some(joint), Some(n)) = (router.given("joint_shared"), router.integer("joint_shared").filter(|n| *n > 0)) else {
+        return;
+    };
+    let shared = spec.shared.as_ref();
+    match shared.map(|shared| (shared, shared.integer("count"))) {
+        None => wrong.push(
+            Diagnostic::new(Code::NeedsOther, "router.joint_shared weighs shared experts, and the layer has none")
+                .at(joint.key_span.clone(), "needs [shared]")
+                .help(format!("give a table [shared] with `count = {n}` too, or leave `joint_shared` out")),
+        ),
+        Some((shared, Some(count))) if count != n => wrong.push(
+            Diagnostic::new(Code::Contradiction, format!("router.joint_shared ({n}) is not shared.count ({count})"))
+                .at(joint.span.clone(), format!("{n} columns"))
+                .also(place(shared, "count"), format!("for {count} shared experts"))
+                .help(format!("shared.count = {n}")),
+        ),
+        Some((_, Some(_) | None)) => {}
+    }
+    let bias = shared.and_then(|shared| shared.given("bias")).filter(|_| shared.and_then(|s| s.boolean("bias")) == Some(true));
+    let identity = router.given("identity_experts").filter(|_| router.integer("identity_experts") != Some(0));
+    let mixer = router.given("select").filter(|_| router.word("select") == Some("sparsemixer"));
+    let input = router.given("apply").filter(|_| router.word("apply") == Some("input"));
+    for (field, what) in [
+        (identity, "identity_experts"),
+        (mixer, "select = \"sparsemixer\""),
+        (input, "apply = \"input\""),
+        (bias, "biases of the shared experts"),
+        (spec.weights.given("per_expert_scale"), "per_expert_scale"),
+    ] {
+        if let Some(field) = field {
+            let diagnostic = Diagnostic::new(Code::NotSupportedYet, format!("joint_shared with {what} is not supported yet"));
+            wrong.push(
+                diagnostic
+                    .at(joint.span.clone(), "shared experts with weights of their own")
+                    .also(field.span.clone(), "with this"),
+            );
+        }
     }
 }
 

@@ -82,6 +82,8 @@ const MAX_WIDTH: u64 = 1 << 20;
 const MAX_EXPERTS: u64 = 4096;
 /// The most experts of one token.
 const MAX_TOP_K: u64 = 64;
+/// The most token ids.
+const MAX_VOCABULARY: u64 = 1 << 24;
 /// The most tokens of one launch.
 const MAX_TOKENS: u64 = (1 << 31) - 1;
 
@@ -126,9 +128,10 @@ pub(super) static TABLES: &[Table] = &[
             choice("token_choice", Now, "each token takes its top_k experts"),
             choice("expert_choice", Now, "each expert takes its capacity of tokens, those that it scores highest; ties to the earlier token"),
             choice("soft", Later, "soft dispatch and combine over slots"),
-            choice("hash", Later, "a table of token ids decides"),
+            choice("hash", Now, "a table of token ids decides; the layer takes them as a second input, `token_ids`"),
         ]), Fallback::Word("token_choice"), Now, "who chooses whom"),
         key("top_k", Integer(1, MAX_TOP_K), Absent, Now, "K, the experts of one token; 1 or absent where experts choose"),
+        key("vocabulary", Integer(1, MAX_VOCABULARY), Absent, Now, "V, the token ids of mode = \"hash\"; absent: as many as the stored hash_table has rows"),
         key("score", Word(&[
             choice("softmax", Now, "exp(l) / sum exp(l)"),
             choice("sigmoid", Now, "1 / (1 + exp(-l))"),
@@ -158,7 +161,7 @@ pub(super) static TABLES: &[Table] = &[
             choice("score", Now, "added to the score"),
             choice("logit", Now, "added to the logit"),
         ]), Fallback::Word("none"), Now, "where the selection-only bias is added"),
-        key("groups", Integer(1, MAX_EXPERTS), Fallback::Integer(1), Now, "groups of neighbouring experts; divides experts"),
+        key("groups", Integer(1, MAX_EXPERTS), Fallback::Integer(1), Now, "groups of neighbouring experts; divides experts, identity_experts counted"),
         key("topk_groups", Integer(1, MAX_EXPERTS), Absent, Now, "groups that stay selectable; required where groups > 1"),
         key("group_score", Word(&[
             choice("top2_sum", Now, "the sum of the two best scores"),
@@ -180,8 +183,8 @@ pub(super) static TABLES: &[Table] = &[
             choice("clamp", Now, "w / max(norm, eps)"),
         ]), Fallback::Word("add"), Now, "how renorm_eps guards it"),
         key("scale", Number(Positive), Fallback::Number(1.0), Now, "factor on the weights, after renorm"),
-        key("joint_shared", Integer(0, MAX_TOP_K), Fallback::Integer(0), Later, "shared columns that are normalised with the routed ones"),
-        key("identity_experts", Integer(0, MAX_EXPERTS), Fallback::Integer(0), Later, "extra router columns whose expert is the identity"),
+        key("joint_shared", Integer(0, MAX_TOP_K), Fallback::Integer(0), Now, "extra router columns, after the E, that weigh the shared experts: their scores are normalised with those of the routed ones, by the sum where renorm is none; equals shared.count"),
+        key("identity_experts", Integer(0, MAX_EXPERTS), Fallback::Integer(0), Now, "extra router columns, after the E, whose expert is the identity: y += weight * x; never dropped, without weights"),
         key("apply", Word(&[
             choice("output", Now, "the expert's output"),
             choice("input", Now, "the expert's input"),
@@ -267,11 +270,11 @@ pub(super) static TABLES: &[Table] = &[
     Table { name: "weights", required: false, doc: "Where each tensor is stored. Absent: under its own key.", keys: &[
         stored("router", Now, "[R, H]"),
         stored("router_bias", Now, "[R]"),
-        stored("correction_bias", Now, "[R]"),
+        stored("correction_bias", Now, "[R], without the joint_shared columns"),
         stored("router_input_scale", Now, "[H]: after input_norm"),
-        stored("router_global_scale", Later, "[1]"),
-        stored("per_expert_scale", Now, "[E]: factors on the weights, after renorm"),
-        stored("hash_table", Later, "[vocabulary, K]"),
+        stored("router_global_scale", Now, "[1]: a factor on all weights, after renorm"),
+        stored("per_expert_scale", Now, "[R]: factors on the weights, after renorm"),
+        stored("hash_table", Now, "[V, K], integers: the experts of each token id"),
         stored("slots", Later, "[E, P, H]"),
         stored("slot_scale", Later, "[1]"),
         stored("gate", Now, "[E, F, H]"),

@@ -36,7 +36,7 @@ pub use source::{MAX_BYTES, MAX_DEPTH, MAX_PARTS, read, read_text};
 pub(crate) use tree::{Entry, Kind, Value};
 pub use weights::{EXPERT_INDEX, Layout, Tensor, Weight};
 
-use crate::diagnostics::{Diagnostic, Report, Source};
+use crate::diagnostics::{Code, Diagnostic, Report, Source};
 
 /// Reads a spec: every key known, in range and carried by the pipeline, or all that is wrong with it.
 pub fn parse(source: &Source) -> Result<Spec, Vec<Diagnostic>> {
@@ -51,6 +51,24 @@ pub fn parse(source: &Source) -> Result<Spec, Vec<Diagnostic>> {
     let sections = resolve::sections(&entries, &mut wrong);
     check::check(&sections, &mut wrong);
     if wrong.is_empty() { resolve::spec(&sections).map_err(one) } else { Err(in_order(wrong)) }
+}
+
+/// What is wrong with a spec that [lacks its vocabulary](Spec::lacks_vocabulary) where there is no checkpoint to ask.
+pub fn vocabulary_missing(source: &Source) -> Diagnostic {
+    let entries = match source::format_of(source) {
+        source::Format::Toml => tree::from_toml(&source.text),
+        source::Format::Json => json::from_json(&source.text),
+    };
+    let entries = entries.unwrap_or_default();
+    let router = entries.iter().find(|entry| entry.key == "router").map(|entry| &entry.value.kind);
+    let mode = match router {
+        Some(Kind::Table(keys)) => keys.iter().find(|entry| entry.key == "mode"),
+        Some(_) | None => None,
+    };
+    let place = mode.map_or(0..0, |mode| mode.value.span.clone());
+    Diagnostic::new(Code::MissingKey, "router.mode = \"hash\" lacks `vocabulary`")
+        .at(place, "looks experts up by token id")
+        .help("vocabulary = the number of token ids, the rows of weights.hash_table; `moec run --weights` finds it there")
 }
 
 /// The entries of a JSON object with their places, under the limits of a spec.

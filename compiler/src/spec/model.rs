@@ -42,12 +42,23 @@ impl Spec {
         self.weights.iter().find(|weight| weight.tensor == tensor)
     }
 
-    /// The experts that a token's row of the routing speaks of: K, or all where experts choose.
+    /// The experts that compete for a token: those with weights, and those that are the identity.
+    pub fn candidates(&self) -> u64 {
+        self.experts + self.router.identity_experts
+    }
+
+    /// The experts that a token's row of the routing speaks of: K, shared ones that the router weighs counted; or all where
+    /// experts choose.
     pub fn picks(&self) -> u64 {
         match self.router.mode {
-            Mode::TokenChoice | Mode::Soft(_) | Mode::Hash => self.router.top_k,
+            Mode::TokenChoice | Mode::Soft(_) | Mode::Hash => self.router.top_k + self.router.joint_shared,
             Mode::ExpertChoice => self.experts,
         }
+    }
+
+    /// Whether only a checkpoint can say how many token ids there are.
+    pub fn lacks_vocabulary(&self) -> bool {
+        self.router.mode == Mode::Hash && self.router.vocabulary.is_none()
     }
 }
 
@@ -72,6 +83,8 @@ pub struct Router {
     pub mode: Mode,
     /// K, the experts of one token; 1, and nothing, where experts choose.
     pub top_k: u64,
+    /// V, the rows of the table of `Hash`; `None`: as many as are stored.
+    pub vocabulary: Option<u64>,
     /// What turns logits into scores.
     pub score: Score,
     /// Whether the score is taken over all experts or over the selected ones.
@@ -96,9 +109,9 @@ pub struct Router {
     pub renorm: Option<Renorm>,
     /// Factor on the selected weights, after renormalisation.
     pub scale: f64,
-    /// Shared columns that are normalised together with the routed ones. Not carried yet: 0.
+    /// Router columns `E..E+n`, one for each shared expert, whose scores are normalised together with those of the picks.
     pub joint_shared: u64,
-    /// Router columns `E..E+n` whose expert is the identity. Not carried yet: 0.
+    /// Router columns `E..E+n` whose expert is the identity.
     pub identity_experts: u64,
     /// Where the weight acts.
     pub apply: Apply,
@@ -106,7 +119,7 @@ pub struct Router {
     pub dtype: RouterDtype,
 }
 
-/// `router.mode`. Not carried yet: `Soft` and `Hash`.
+/// `router.mode`. Not carried yet: `Soft`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     /// Each token takes its `top_k` experts.
@@ -115,7 +128,7 @@ pub enum Mode {
     ExpertChoice,
     /// Soft dispatch and combine over slots.
     Soft(Soft),
-    /// A table of token ids decides.
+    /// A table of token ids decides (tensor `hash_table`, `[V, K]`, and input `token_ids`, `[T]`).
     Hash,
 }
 

@@ -186,6 +186,7 @@ fn router(router: &Section) -> Option<Router> {
     Some(Router {
         mode,
         top_k: router.integer("top_k").unwrap_or(1),
+        vocabulary: router.integer("vocabulary"),
         score: word(router, "score")?,
         order: word(router, "order")?,
         select: word(router, "select")?,
@@ -321,9 +322,8 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
             Some(shared) => why_absent_shared(tensor, shared, spec),
             None => Some(("there is no [shared] table".to_string(), None)),
         },
-        Tensor::RouterGlobalScale | Tensor::HashTable | Tensor::Slots | Tensor::SlotScale => {
-            Some(("not supported yet".to_string(), None))
-        }
+        Tensor::HashTable => unless(router.word("mode") == Some("hash"), "router.mode is another", router, "mode"),
+        Tensor::Slots | Tensor::SlotScale => Some(("not supported yet".to_string(), None)),
         Tensor::LatentIn | Tensor::LatentOut => {
             unless(expert.integer("latent").is_some_and(|width| width > 0), "expert.latent is off", expert, "latent")
         }
@@ -331,7 +331,7 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
             unless(false, "router.input_norm is \"none\"", router, "input_norm")
         }
         // No key speaks of them: a layer has one where the checkpoint has.
-        Tensor::OutputBias | Tensor::RouterInputScale | Tensor::PerExpertScale => {
+        Tensor::OutputBias | Tensor::RouterInputScale | Tensor::RouterGlobalScale | Tensor::PerExpertScale => {
             spec.weights.given(tensor.word()).is_none().then(|| ("[weights] names none".to_string(), None))
         }
     }

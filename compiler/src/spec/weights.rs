@@ -68,21 +68,22 @@ impl Layout {
 
 words! {
     /// The tensors that a layer can have, by the words of `[weights]`. Shapes are canonical: H hidden, E experts,
-    /// F ffn, S ffn of the shared experts together, R router columns.
+    /// F ffn, S ffn of the shared experts together, R router columns: E, one for each
+    /// identity expert, and one for each shared expert that has a joint weight.
     Tensor {
         /// `[R, H]`.
         Router = "router",
         /// `[R]`.
         RouterBias = "router_bias",
-        /// `[R]`, added for the selection only.
+        /// `[R]`, added for the selection only: without the joint columns, which nobody selects.
         CorrectionBias = "correction_bias",
         /// `[H]`: factors on the router's input, after its norm.
         RouterInputScale = "router_input_scale",
-        /// `[1]`. Not carried yet.
+        /// `[1]`: a factor on all weights, after renormalisation.
         RouterGlobalScale = "router_global_scale",
-        /// `[E]`: factors on the weights, after renormalisation.
+        /// `[R]`: factors on the weights, after renormalisation.
         PerExpertScale = "per_expert_scale",
-        /// `[vocabulary, K]`. Not carried yet.
+        /// `[V, K]`, integers: the experts of each token id.
         HashTable = "hash_table",
         /// `[E, P, H]`. Not carried yet.
         Slots = "slots",

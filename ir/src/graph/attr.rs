@@ -135,8 +135,9 @@ impl Assignment {
                 if above.saturating_mul(experts.into()) >= below.saturating_mul(top_k.into()) {
                     return picked; // There is room for as many.
                 }
-                // No more than there are tokens, so that the product does not overflow.
-                let of_expert = c.per_expert.clone().min(c.span.tokens());
+                // No more than there are tokens, so that the product does not overflow; a table may have more picks than experts.
+                let repeats = if top_k > experts { top_k } else { 1 };
+                let of_expert = c.per_expert.clone().min(c.span.tokens() * repeats);
                 picked.min(c.span.count() * (of_expert * experts))
             }
         }

@@ -79,8 +79,10 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
-        Op::Losses | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::Combine | Op::RmsNorm | Op::Jitter => false,
-        Op::AllExperts | Op::SparseMixer | Op::ExpertScale | Op::Observe => true,
+        Op::PickWeights | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Combine => false,
+        Op::Losses | Op::RmsNorm | Op::Jitter => false,
+        Op::AllExperts | Op::SparseMixer | Op::HashPicks | Op::Leading | Op::Joint | Op::ExpertScale | Op::WithoutRows => true,
+        Op::Observe => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
         Op::Square | Op::Add | Op::Mul => true,
@@ -123,17 +125,46 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             }
             match (e, k) {
                 (Dim::Const(experts), Type::Attr(Attr::Num(top_k))) if (1..=experts).contains(top_k) => {
-                    Ok(Type::Picks { top_k: *top_k, experts })
+                    Ok(Type::Picks { top_k: *top_k, experts, rowless: 0, repeats: false })
                 }
                 (_, k) => Err(format!("cannot pick {k} of {e}")),
             }
         }
         (Op::AllExperts, [scores]) => match float_rows(scores)? {
-            ([_, Dim::Const(experts)], _) if experts > 0 => Ok(Type::Picks { top_k: experts, experts }),
+            ([_, Dim::Const(experts)], _) if experts > 0 => {
+                Ok(Type::Picks { top_k: experts, experts, rowless: 0, repeats: false })
+            }
             (_, _) => Err(format!("needs a score for each expert, not {scores}")),
         },
         (Op::SparseMixer, [logits, Type::Attr(Attr::Real(jitter)), k]) if jitter.get() >= 0.0 => {
             apply(Op::TopK, &[logits, logits, k])
+        }
+        (Op::HashPicks, [scores, table, ids]) => {
+            let ([_, e], _) = float_rows(scores)?;
+            let integers = |ty: &Type| match ty {
+                Type::Tensor { shape, dtype: DType::I32 } => shape.clone(),
+                Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => vec![],
+            };
+            match (e, &integers(table)[..], &integers(ids)[..]) {
+                (Dim::Const(experts), [Dim::Const(1..), Dim::Const(top_k @ 1..)], [Dim::Tokens]) if experts > 0 => {
+                    Ok(Type::Picks { top_k: *top_k, experts, rowless: 0, repeats: true })
+                }
+                (_, _, _) => Err(format!("needs a table [V, K] and ids [T], both of i32, not {table} and {ids}")),
+            }
+        }
+        (Op::Leading, [x, Type::Attr(Attr::Num(n))]) => match float_rows(x)? {
+            ([_, Dim::Const(columns)], _) if (1..=columns).contains(n) => {
+                Ok(Type::tensor(&[Dim::Tokens, Dim::Const(*n)], DType::F32))
+            }
+            (_, _) => Err(format!("{x} does not have {n} columns")),
+        },
+        (Op::Joint, [Type::Picks { top_k, experts, rowless: 0, repeats }, scores, Type::Attr(Attr::Num(n))]) => {
+            match (float_rows(scores)?, experts.checked_add(*n), top_k.checked_add(*n)) {
+                (([_, Dim::Const(columns)], _), Some(all), Some(top_k)) if columns == all && *n > 0 => {
+                    Ok(Type::Picks { top_k, experts: *experts, rowless: *n, repeats: *repeats })
+                }
+                (_, _, _) => Err(format!("{scores} does not have {experts} columns and {n} more")),
+            }
         }
         (Op::GroupLimit, [keys, groups]) => {
             let ([_, e], _) = float_rows(keys)?;
@@ -147,20 +178,31 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             }
         }
         (Op::Renorm, [picks @ Type::Picks { .. }, Type::Attr(Attr::Renorm(rule))])
-        | (Op::RenormKept, [picks @ Type::Routing { .. }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
+        | (Op::RenormKept, [picks @ Type::Routing { rowless: 0, .. }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
             Norm::P(p) if p.get() <= 0.0 => Err(format!("{p} is no norm")),
             Norm::Sum | Norm::P(_) => Ok((*picks).clone()),
         },
-        (
-            Op::ExpertScale,
-            [picks @ (Type::Picks { experts, .. } | Type::Routing { experts, .. }), Type::Tensor { shape, dtype }],
-        ) if dtype.is_float() && shape[..] == [Dim::Const(*experts)] => Ok((*picks).clone()),
-        (Op::Observe, [logits, scores, picks @ Type::Picks { experts, .. }]) => match (float_rows(logits)?, *logits == *scores) {
-            (([_, Dim::Const(e)], _), true) if e == *experts => Ok((*picks).clone()),
-            (_, _) => Err(format!("{logits} and {scores} are not the logits and scores of {picks}")),
-        },
-        (Op::Assign, [Type::Picks { top_k, experts }, Type::Attr(Attr::Assignment(_))]) => {
-            Ok(Type::Routing { top_k: *top_k, experts: *experts })
+        (Op::ExpertScale, [picks @ Type::Picks { experts, rowless, .. }, Type::Tensor { shape, dtype }])
+        | (Op::ExpertScale, [picks @ Type::Routing { experts, rowless: rowless @ 0, .. }, Type::Tensor { shape, dtype }])
+            if dtype.is_float()
+                && (shape[..] == [Dim::Const(experts.saturating_add(*rowless))] || shape[..] == [Dim::Const(1)]) =>
+        {
+            Ok((*picks).clone())
+        }
+        (Op::WithoutRows, [picks @ Type::Picks { top_k, experts, rowless: 0, repeats }, Type::Attr(Attr::Num(n))]) => {
+            match experts.checked_sub(*n) {
+                Some(with @ 1..) => Ok(Type::Picks { top_k: *top_k, experts: with, rowless: *n, repeats: *repeats }),
+                Some(0) | None => Err(format!("none is left with rows of {picks}")),
+            }
+        }
+        (Op::Observe, [logits, scores, picks @ Type::Picks { experts, rowless: 0, .. }]) => {
+            match (float_rows(logits)?, *logits == *scores) {
+                (([_, Dim::Const(e)], _), true) if e == *experts => Ok((*picks).clone()),
+                (_, _) => Err(format!("{logits} and {scores} are not the logits and scores of {picks}")),
+            }
+        }
+        (Op::Assign, [Type::Picks { top_k, experts, rowless, .. }, Type::Attr(Attr::Assignment(_))]) => {
+            Ok(Type::Routing { top_k: *top_k, experts: *experts, rowless: *rowless })
         }
         (Op::Losses, [routing @ Type::Routing { .. }, Type::Attr(Attr::Losses(losses))])
             if losses.balance.is_some() || losses.z.is_some() =>
@@ -185,11 +227,14 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             routed(routing)?;
             Ok(Type::tensor(&[Dim::Pairs, Dim::Const(1)], DType::F32))
         }
-        (Op::DroppedInput, [x, routing]) => {
+        (Op::PickWeights, [Type::Routing { top_k, .. }, Type::Attr(Attr::Num(first))]) if first < top_k => {
+            Ok(Type::tensor(&[Dim::Tokens, Dim::Const(top_k - first)], DType::F32))
+        }
+        (Op::DroppedInput | Op::IdentityInput, [x, routing]) => {
             routed(routing)?;
             match matrix(x, "x")? {
                 ([Dim::Tokens, n], _) => Ok(Type::tensor(&[Dim::Tokens, n], DType::F32)),
-                (_, _) => Err(format!("dropped_input takes [T, N], not {x}")),
+                (_, _) => Err(format!("{name} takes [T, N], not {x}")),
             }
         }
         (Op::Combine, [rows, routing, vs, body]) => {
@@ -247,7 +292,7 @@ fn broadcasts(small: &[Dim], large: &[Dim]) -> bool {
     match (small, large) {
         (a, b) if a == b => true,
         ([n], [_, b]) => n == b,
-        ([m, Dim::Const(1)], [a, _]) => m == a,
+        ([m, Dim::Const(n @ 1..)], [a, Dim::Const(columns)]) => m == a && columns.is_multiple_of(*n),
         (_, _) => false,
     }
 }
@@ -273,7 +318,7 @@ fn float_rows(ty: &Type) -> Result<([Dim; 2], DType), String> {
 
 fn routed(ty: &Type) -> Result<(u64, u64), String> {
     match ty {
-        Type::Routing { top_k, experts } => Ok((*top_k, *experts)),
+        Type::Routing { top_k, experts, .. } => Ok((*top_k, *experts)),
         Type::Tensor { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_) => Err(format!("needs a routing, not {ty}")),
     }
 }
@@ -312,7 +357,13 @@ fn body_of(body: &Type, mut holes: Vec<Type>, vs: &Type) -> Result<Type, String>
     match (body, vs) {
         (Type::Attr(Attr::Body(body)), Type::List(operands)) => {
             holes.extend(operands.iter().cloned());
-            body_types(body, &holes)?.pop().ok_or_else(|| "the body is empty".to_string())
+            match body_types(body, &holes)?.pop() {
+                Some(Type::Tensor { dtype, .. }) if !dtype.is_float() => {
+                    Err(format!("a body gives floats or picks, not {dtype}"))
+                }
+                Some(ty) => Ok(ty),
+                None => Err("the body is empty".to_string()),
+            }
         }
         (_, _) => Err(format!("needs a list of operands and a body, not {vs} and {body}")),
     }

@@ -27,6 +27,8 @@ pub struct Picks {
     pub top_k: usize,
     /// E.
     pub experts: usize,
+    /// Experts from number E on whose pairs get no rows.
+    pub rowless: usize,
     /// Expert of pair `t * K + j`.
     pub expert_of_pair: Vec<usize>,
     /// Its weight.
@@ -38,7 +40,7 @@ pub struct Picks {
 pub struct Routing {
     /// All picks, also those that were dropped.
     pub picks: Picks,
-    /// Row of pair `t * K + j`; `None`: dropped.
+    /// Row of pair `t * K + j`; `None`: dropped, or its expert has no rows.
     pub row_of_pair: Vec<Option<usize>>,
     /// Pair of each row.
     pub pair_of_row: Vec<usize>,
@@ -224,25 +226,35 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::AllExperts, [T(scores)]) => {
             let (pairs, experts) = (scores.data.len(), scores.shape[1]);
             let expert_of_pair = (0..pairs).map(|pair| pair % experts).collect();
-            P(Picks { top_k: experts, experts, expert_of_pair, weight_of_pair: scores.data.clone() })
+            P(Picks { top_k: experts, experts, rowless: 0, expert_of_pair, weight_of_pair: scores.data.clone() })
         }
         (Op::SparseMixer, [T(x), Value::Attr(Attr::Real(jitter)), Value::Attr(Attr::Num(k))]) => {
             P(sparse_mixer(x, jitter.get(), *k as usize))
         }
+        (Op::HashPicks, [T(scores), T(table), T(ids)]) => P(hash_picks(scores, table, ids)),
+        (Op::Leading, [T(x), Value::Attr(Attr::Num(n))]) => {
+            let (columns, n) = (x.shape[1], *n as usize);
+            let data = x.data.chunks(columns).flat_map(|row| row[..n].to_vec()).collect();
+            T(Tensor { shape: vec![x.shape[0], n], data })
+        }
+        (Op::Joint, [P(picks), T(scores), Value::Attr(Attr::Num(n))]) => P(joint(picks, scores, *n as usize)),
         (Op::GroupLimit, [T(keys), Value::Attr(Attr::Groups(groups))]) => T(group_limit(keys, *groups)),
         (Op::Renorm, [P(picks), Value::Attr(Attr::Renorm(rule))]) => P(picks.map_rows(|w| {
             let divisor = divisor(*rule, w);
             w.iter_mut().for_each(|w| *w /= divisor);
         })),
         (Op::ExpertScale, [P(picks), T(s)]) => {
-            let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * s.data[*e]).collect();
+            let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * scale_of(s, *e)).collect();
             P(Picks { weight_of_pair: scaled, ..picks.clone() })
         }
         (Op::Observe, [T(_), T(_), P(picks)]) => P(picks.clone()),
+        (Op::WithoutRows, [P(picks), Value::Attr(Attr::Num(n))]) => {
+            P(Picks { experts: picks.experts - *n as usize, rowless: *n as usize, ..picks.clone() })
+        }
         (Op::ExpertScale, [R(r), T(s)]) => {
             let mut y = r.clone();
             for pair in &r.pair_of_row {
-                y.picks.weight_of_pair[*pair] *= s.data[r.picks.expert_of_pair[*pair]];
+                y.picks.weight_of_pair[*pair] *= scale_of(s, r.picks.expert_of_pair[*pair]);
             }
             R(y)
         }
@@ -263,7 +275,13 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             let data: Vec<f64> = r.pair_of_row.iter().map(|p| r.picks.weight_of_pair[*p]).collect();
             T(Tensor { shape: vec![data.len(), 1], data })
         }
-        (Op::DroppedInput, [T(x), R(r)]) => T(dropped_input(x, r)),
+        (Op::PickWeights, [R(r), Value::Attr(Attr::Num(first))]) => {
+            let (k, first) = (r.picks.top_k, *first as usize);
+            let data = r.picks.weight_of_pair.chunks(k).flat_map(|weights| weights[first..].to_vec()).collect();
+            T(Tensor { shape: vec![r.tokens(), k - first], data })
+        }
+        (Op::DroppedInput, [T(x), R(r)]) => T(input_of(x, r, |pair| r.has_rows(pair) && r.row_of_pair[pair].is_none())),
+        (Op::IdentityInput, [T(x), R(r)]) => T(input_of(x, r, |pair| !r.has_rows(pair))),
         (Op::Jitter, [T(x), T(seed), Value::Attr(Attr::Real(eps))]) => T(jitter(x, seed, eps.get())),
         (Op::Combine, [T(rows), R(r), List(vs), Value::Attr(Attr::Body(body))]) => {
             r.accepts(rows)?;
@@ -312,6 +330,11 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
 impl Routing {
     fn tokens(&self) -> usize {
         self.row_of_pair.len() / self.picks.top_k
+    }
+
+    /// Whether the expert of a pair is one with rows.
+    fn has_rows(&self, pair: usize) -> bool {
+        self.picks.expert_of_pair[pair] < self.picks.experts
     }
 
     /// Two routings of one layer have the same types, but not the same pairs.
@@ -368,7 +391,7 @@ fn zip(a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64) -> Result<Tensor, St
     let of = |i: usize| match (a.shape == b.shape, b.shape.len()) {
         (true, _) => i,
         (false, 1) => i % n,
-        (false, _) => i / n,
+        (false, _) => i / n * b.shape[1] + i % n * b.shape[1] / n,
     };
     let other = |i: usize| b.data.get(of(i)).ok_or_else(|| format!("{:?} does not broadcast to {:?}", b.shape, a.shape));
     let data = a.data.iter().enumerate().map(|(i, x)| Ok(f(*x, *other(i)?))).collect::<Result<_, String>>()?;
@@ -405,7 +428,7 @@ fn descending(keys: &[f64]) -> Vec<usize> {
 
 fn top_k(scores: &Tensor, keys: &Tensor, k: usize) -> Picks {
     let e = scores.shape[1];
-    let mut picks = Picks { top_k: k, experts: e, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    let mut picks = Picks { top_k: k, experts: e, rowless: 0, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
     for (scores, keys) in scores.data.chunks(e).zip(keys.data.chunks(e)) {
         for expert in descending(keys).into_iter().take(k) {
             picks.expert_of_pair.push(expert);
@@ -417,7 +440,7 @@ fn top_k(scores: &Tensor, keys: &Tensor, k: usize) -> Picks {
 
 fn sparse_mixer(logits: &Tensor, jitter: f64, k: usize) -> Picks {
     let e = logits.shape[1];
-    let mut picks = Picks { top_k: k, experts: e, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    let mut picks = Picks { top_k: k, experts: e, rowless: 0, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
     for row in logits.data.chunks(e) {
         let x: Vec<f64> = row.iter().copied().map(finite).collect();
         let order = descending(&x);
@@ -429,6 +452,31 @@ fn sparse_mixer(logits: &Tensor, jitter: f64, k: usize) -> Picks {
         }
     }
     picks
+}
+
+fn hash_picks(scores: &Tensor, table: &Tensor, ids: &Tensor) -> Picks {
+    let (e, rows, k) = (scores.shape[1], table.shape[0], table.shape[1]);
+    let within = |x: f64, n: usize| x.clamp(0.0, (n - 1) as f64) as usize;
+    let mut picks = Picks { top_k: k, experts: e, rowless: 0, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    for (scores, id) in scores.data.chunks(e).zip(&ids.data) {
+        for entry in &table.data[within(*id, rows) * k..][..k] {
+            let expert = within(*entry, e);
+            picks.expert_of_pair.push(expert);
+            picks.weight_of_pair.push(scores[expert]);
+        }
+    }
+    picks
+}
+
+fn joint(picks: &Picks, scores: &Tensor, n: usize) -> Picks {
+    let (k, e) = (picks.top_k, picks.experts);
+    let mut all = Picks { top_k: k + n, rowless: n, expert_of_pair: Vec::new(), weight_of_pair: Vec::new(), ..*picks };
+    let rows = picks.expert_of_pair.chunks(k).zip(picks.weight_of_pair.chunks(k)).zip(scores.data.chunks(e + n));
+    for ((experts, weights), scores) in rows {
+        all.expert_of_pair.extend(experts.iter().copied().chain(e..e + n));
+        all.weight_of_pair.extend(weights.iter().chain(&scores[e..]));
+    }
+    all
 }
 
 fn group_limit(keys: &Tensor, groups: Groups) -> Tensor {
@@ -490,7 +538,7 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
             (span, usize::try_from(capacity).unwrap_or(usize::MAX), c.priority)
         }
     };
-    let mut rows_of_expert: Vec<Vec<usize>> = vec![Vec::new(); picks.experts];
+    let mut rows_of_expert: Vec<Vec<usize>> = vec![Vec::new(); picks.experts + picks.rowless];
     for first in (0..tokens).step_by(span.max(1)) {
         let last = first.saturating_add(span).min(tokens);
         let pairs: Vec<usize> = match priority {
@@ -506,6 +554,7 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
             }
         };
         let mut room = vec![capacity; picks.experts];
+        room.resize(picks.experts + picks.rowless, 0);
         for pair in pairs {
             let expert = picks.expert_of_pair[pair];
             if room[expert] > 0 {
@@ -520,10 +569,16 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
     Ok(Routing { picks: picks.clone(), row_of_pair, pair_of_row })
 }
 
-fn dropped_input(x: &Tensor, r: &Routing) -> Tensor {
+/// The number for an expert, or for all.
+fn scale_of(s: &Tensor, expert: usize) -> f64 {
+    s.data[if s.data.len() == 1 { 0 } else { expert }]
+}
+
+/// `y[t, n] = sum_j x[t, n] * weight(t, j)` over the pairs that count.
+fn input_of(x: &Tensor, r: &Routing, counts: impl Fn(usize) -> bool) -> Tensor {
     let (n, k) = (x.shape[1], r.picks.top_k);
     let mut y = Tensor { shape: x.shape.clone(), data: vec![0.0; x.data.len()] };
-    for pair in (0..r.row_of_pair.len()).filter(|pair| r.row_of_pair[*pair].is_none()) {
+    for pair in (0..r.row_of_pair.len()).filter(|pair| counts(*pair)) {
         let token = pair / k * n;
         for i in token..token + n {
             y.data[i] += x.data[i] * r.picks.weight_of_pair[pair];

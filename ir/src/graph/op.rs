@@ -33,14 +33,26 @@ pub enum Op {
     /// `M` weighs `1 / sum exp(x[e] - M)` over the `e` with `(M - x[e]) / max(|x[e]|, M) <= 2 jitter`. Ties, NaN and
     /// infinities as in `top_k` and `softmax`.
     SparseMixer,
+    /// `hash_picks scores table ids`: the experts `table[ids[t], ..]` of each token, as the row has them, with their scores as
+    /// weights. An expert may come twice, and counts twice. An id beyond the table and an entry beyond the experts stand for
+    /// the nearest there is: nothing is read out of bounds.
+    HashPicks,
+    /// `leading x n`: the first `n` columns.
+    Leading,
+    /// `joint picks scores n`: the picks, and after them each of the last `n` columns of the scores, as experts `E..E + n`
+    /// that every token has and that get no rows.
+    Joint,
     /// `group_limit keys groups`: experts in equal groups; those outside each row's best groups are masked.
     GroupLimit,
     /// `renorm picks rule`: weights divided by their sum or p-norm.
     Renorm,
-    /// `expert_scale picks s`: each weight times `s` of its expert; of a routing, those of the dropped stay.
+    /// `expert_scale picks s`: each weight times `s` of its expert, or all times a single number; of a routing, those of the
+    /// dropped stay.
     ExpertScale,
     /// `observe logits scores picks` = `picks`. What a caller may read besides, for the whole batch, is in [`Observation`].
     Observe,
+    /// `without_rows picks n`: the same picks, of which those of the last `n` experts get no rows: no weights are theirs.
+    WithoutRows,
     /// `assign picks assignment`: which pairs are kept. Grouped rows are by expert; in which order those of one expert come
     /// no op tells, and kernels have the order that is cheapest (by priority, or by token).
     Assign,
@@ -55,8 +67,14 @@ pub enum Op {
     ExpertRows,
     /// `pair_weights routing`: `y[p, 0]` = weight of pair p.
     PairWeights,
-    /// `dropped_input x routing`: `y[t, n] = sum_j x[t, n] * weight(t, j)` over the dropped picks of t (none: 0).
+    /// `pick_weights routing first`: `y[t, i]` = weight of pick `first + i` of t, kept or not.
+    PickWeights,
+    /// `dropped_input x routing`: `y[t, n] = sum_j x[t, n] * weight(t, j)` over the dropped picks of t (none: 0). A pick of
+    /// an expert without rows is not dropped.
     DroppedInput,
+    /// `identity_input x routing`: `y[t, n] = sum_j x[t, n] * weight(t, j)` over the picks of t whose experts have no rows
+    /// (none: 0): these give their input back (LongCat-Flash).
+    IdentityInput,
     /// `combine rows routing vs body`: `$0[t, n] = sum_j rows[pair(t, j), n]` over the kept picks of t in pick order
     /// (none: 0), then the body over `$0, $1.. (vs)`.
     Combine,
@@ -94,15 +112,15 @@ pub enum Op {
     Relu,
     /// `x * x`.
     Square,
-    /// `a + b`; `b` may be a row `[N]` or a column `[M, 1]`.
+    /// `a + b`; `b` may be a row `[N]`, or columns `[M, n]`, each for `N / n` neighbours.
     Add,
-    /// `a * b`; `b` may be a row `[N]` or a column `[M, 1]`.
+    /// `a * b`; `b` may be a row `[N]`, or columns `[M, n]`, each for `N / n` neighbours.
     Mul,
 }
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 37] = [
+    pub const ALL: [Op; 43] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -110,17 +128,23 @@ impl Op {
         Op::TopK,
         Op::AllExperts,
         Op::SparseMixer,
+        Op::HashPicks,
+        Op::Leading,
+        Op::Joint,
         Op::GroupLimit,
         Op::Renorm,
         Op::ExpertScale,
         Op::Observe,
+        Op::WithoutRows,
         Op::Assign,
         Op::Losses,
         Op::RenormKept,
         Op::Dispatch,
         Op::ExpertRows,
         Op::PairWeights,
+        Op::PickWeights,
         Op::DroppedInput,
+        Op::IdentityInput,
         Op::Combine,
         Op::RmsNorm,
         Op::Jitter,
@@ -152,17 +176,23 @@ impl Op {
             Op::TopK => "top_k",
             Op::AllExperts => "all_experts",
             Op::SparseMixer => "sparse_mixer",
+            Op::HashPicks => "hash_picks",
+            Op::Leading => "leading",
+            Op::Joint => "joint",
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
             Op::ExpertScale => "expert_scale",
             Op::Observe => "observe",
+            Op::WithoutRows => "without_rows",
             Op::Assign => "assign",
             Op::Losses => "losses",
             Op::RenormKept => "renorm_kept",
             Op::Dispatch => "dispatch",
             Op::ExpertRows => "expert_rows",
             Op::PairWeights => "pair_weights",
+            Op::PickWeights => "pick_weights",
             Op::DroppedInput => "dropped_input",
+            Op::IdentityInput => "identity_input",
             Op::Combine => "combine",
             Op::RmsNorm => "rms_norm",
             Op::Jitter => "jitter",
@@ -197,16 +227,12 @@ impl Op {
             Op::AllExperts | Op::PairWeights => Some(1),
             Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
             Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
-            Op::GroupLimit
-            | Op::Renorm
-            | Op::ExpertScale
-            | Op::Assign
-            | Op::Losses
-            | Op::RenormKept
-            | Op::Dispatch
-            | Op::ExpertRows => Some(2),
+            Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => {
+                Some(2)
+            }
+            Op::Leading | Op::WithoutRows | Op::PickWeights | Op::IdentityInput | Op::Losses => Some(2),
             Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
-            Op::TopK | Op::SparseMixer | Op::Observe | Op::Jitter => Some(3),
+            Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Joint | Op::Observe | Op::Jitter => Some(3),
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
             Op::GroupedGemm | Op::Route => Some(5),
         }
@@ -217,9 +243,10 @@ impl Op {
         match self {
             Op::Gemm | Op::Route | Op::Combine | Op::RmsNorm => Some(2),
             Op::GroupedGemm => Some(3),
-            Op::AllExperts | Op::SparseMixer | Op::Observe => None,
+            Op::AllExperts | Op::SparseMixer | Op::HashPicks | Op::Leading | Op::Joint | Op::PickWeights => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
-            Op::Losses | Op::RenormKept | Op::DroppedInput | Op::Jitter => None,
+            Op::RenormKept | Op::WithoutRows | Op::DroppedInput | Op::IdentityInput | Op::Jitter => None,
+            Op::Observe | Op::Losses => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
             Op::AtMost | Op::AtLeast => None,
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,

@@ -348,7 +348,16 @@ impl<'t> Parser<'t> {
                 let top_k = self.number()?;
                 self.word("of")?;
                 let experts = self.number()?;
-                if kind == "picks" { Type::Picks { top_k, experts } } else { Type::Routing { top_k, experts } }
+                let rowless = if self.eat("+") { self.number()? } else { 0 };
+                if kind == "routing" {
+                    Type::Routing { top_k, experts, rowless }
+                } else {
+                    let repeats = self.eat(",");
+                    if repeats {
+                        self.word("repeats")?;
+                    }
+                    Type::Picks { top_k, experts, rowless, repeats }
+                }
             }
             _ => return Err(format!("`{kind}` is not a type")),
         };

@@ -26,12 +26,16 @@ pub enum Type {
         /// Element type.
         dtype: DType,
     },
-    /// For each token `top_k` distinct experts of `experts`, each with a weight; best first, but for `all_experts`.
+    /// For each token `top_k` of `experts` and `rowless`, each with a weight; best first, but for `all_experts`.
     Picks {
         /// K.
         top_k: u64,
         /// E.
         experts: u64,
+        /// Experts from number E on whose pairs get no rows.
+        rowless: u64,
+        /// Whether a token may have an expert twice.
+        repeats: bool,
     },
     /// Picks, and the kept pairs in the order of the grouped rows.
     Routing {
@@ -39,6 +43,8 @@ pub enum Type {
         top_k: u64,
         /// E.
         experts: u64,
+        /// Experts from number E on whose pairs get no rows.
+        rowless: u64,
     },
     /// Several values.
     List(Vec<Type>),
@@ -63,6 +69,18 @@ impl fmt::Display for Dim {
     }
 }
 
+/// Those with rows, and those without: `12 + 4`.
+struct Experts(u64, u64);
+
+impl fmt::Display for Experts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Experts(experts, 0) => write!(f, "{experts}"),
+            Experts(experts, rowless) => write!(f, "{experts} + {rowless}"),
+        }
+    }
+}
+
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -73,8 +91,11 @@ impl fmt::Display for Type {
                 }
                 write!(f, "{dtype}>")
             }
-            Type::Picks { top_k, experts } => write!(f, "picks<T x {top_k} of {experts}>"),
-            Type::Routing { top_k, experts } => write!(f, "routing<T x {top_k} of {experts}>"),
+            Type::Picks { top_k, experts, rowless, repeats } => {
+                let repeats = if *repeats { ", repeats" } else { "" };
+                write!(f, "picks<T x {top_k} of {}{repeats}>", Experts(*experts, *rowless))
+            }
+            Type::Routing { top_k, experts, rowless } => write!(f, "routing<T x {top_k} of {}>", Experts(*experts, *rowless)),
             Type::List(types) => {
                 f.write_str("[")?;
                 for (i, ty) in types.iter().enumerate() {

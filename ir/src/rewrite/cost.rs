@@ -24,7 +24,9 @@ impl Workload {
         let pairs = |id| {
             let Node::Apply(_, operands) = graph.node(id) else { return None };
             match (graph.ty(id), graph.ty(*operands.last()?)) {
-                (Type::Routing { top_k, experts }, Type::Attr(Attr::Assignment(rule))) => Some(rule.most_pairs(*top_k, *experts)),
+                (Type::Routing { top_k, experts, .. }, Type::Attr(Attr::Assignment(rule))) => {
+                    Some(rule.most_pairs(*top_k, *experts))
+                }
                 (_, _) => None,
             }
         };
@@ -52,7 +54,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     let all_bytes: u64 = types.iter().map(|t| sizes.bytes(t)).fold(0, u64::saturating_add);
     let (launches, bytes, flops) = match op {
         // Views: read where they are used.
-        Op::List | Op::ExpertRows | Op::PairWeights => return 0,
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::PickWeights => return 0,
         Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm => {
             let body = infer_body(op, types).unwrap_or_default();
             let (result, picks) = body.last().map_or((0, 0), |t| (sizes.bytes(t), sizes.elements(t)));
@@ -71,7 +73,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
             let picks = types.first().map_or(0, |picks| sizes.elements(picks));
             (3 + ordering(types), all_bytes.saturating_mul(3).saturating_add(ranked(types, picks, sizes.tokens)), 0)
         }
-        Op::SparseMixer | Op::Observe => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
+        Op::SparseMixer | Op::HashPicks | Op::Observe => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         Op::AllExperts => (1, all_bytes.saturating_mul(2), 0),
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
@@ -79,12 +81,14 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::AtMost | Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
-        Op::ExpertScale | Op::Relu | Op::Square => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
+        Op::Leading | Op::Joint | Op::ExpertScale | Op::WithoutRows | Op::Relu | Op::Square => {
+            (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
+        }
         // A token reads where its picks are and their weights, and writes these again.
         Op::RenormKept => (1, all_bytes.saturating_mul(2), sizes.pairs.saturating_mul(weight(op))),
         // Sums of the blocks of 16 tokens, and a number a pair.
         Op::Losses => (1, all_bytes, sizes.pairs),
-        Op::DroppedInput | Op::Jitter => (1, all_bytes.saturating_mul(2), all_bytes),
+        Op::DroppedInput | Op::IdentityInput | Op::Jitter => (1, all_bytes.saturating_mul(2), all_bytes),
         Op::Add | Op::Mul => (1, all_bytes.saturating_mul(2), all_bytes),
     };
     let time = |amount: u64, per_us: u64| amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1));
@@ -233,8 +237,10 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 /// Rough FLOPs an element.
 fn weight(op: Op) -> u64 {
     match op {
-        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::Jitter | Op::Dispatch => 0,
-        Op::AllExperts | Op::Assign | Op::Losses => 0,
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Jitter => 0,
+        Op::Dispatch | Op::Assign | Op::Losses => 0,
+        // A pick is looked up, or known by its number.
+        Op::AllExperts | Op::HashPicks | Op::WithoutRows | Op::Leading | Op::Joint | Op::PickWeights => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
         Op::ExpertScale => 1,
@@ -285,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_grouped_gemm_reads_only_the_experts_that_pairs_can_hit() {
-        let routing = Type::Routing { top_k: 2, experts: 8 };
+        let routing = Type::Routing { top_k: 2, experts: 8, rowless: 0 };
         let [rows, _, vs, body] = gemm(Dim::Pairs, 3, 5, DType::F32, Body::identity());
         let w = Type::tensor(&[Dim::Const(8), Dim::Const(3), Dim::Const(5)], DType::F32);
         let types = [rows, routing, Type::List(vec![w]), vs, body];
@@ -297,14 +303,14 @@ mod tests {
 
     #[test]
     fn views_cost_nothing() {
-        for op in [Op::List, Op::PairWeights, Op::ExpertRows] {
-            assert_eq!(price(op, &[Type::Routing { top_k: 2, experts: 8 }], &slow(), &[1 << 40], 2), 0);
+        for op in [Op::List, Op::PairWeights, Op::PickWeights, Op::ExpertRows] {
+            assert_eq!(price(op, &[Type::Routing { top_k: 2, experts: 8, rowless: 0 }], &slow(), &[1 << 40], 2), 0);
         }
     }
 
     #[test]
     fn a_capacity_costs_more_than_none() {
-        let picks = Type::Picks { top_k: 2, experts: 8 };
+        let picks = Type::Picks { top_k: 2, experts: 8, rowless: 0, repeats: false };
         let rule = |rule| [picks.clone(), Type::Attr(Attr::Assignment(rule))];
         let capacity = |priority| {
             let (per_expert, span) = (Extent::Tokens, crate::graph::Span::All);

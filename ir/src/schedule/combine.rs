@@ -38,12 +38,52 @@ pub(super) struct Combine<'a> {
 pub(super) enum Spread {
     /// `[N]`.
     Row,
-    /// `[M, 1]`.
-    Column,
+    /// `[M, n]`.
+    Columns(Columns),
     /// `[M, N]`.
     Full,
 }
 
+/// Columns, each for so many neighbours, in a matrix that may have others: at `[m, n]` stands
+/// `v[m * pitch + first + n / each]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Columns {
+    /// Elements from one row to the next.
+    pub pitch: u32,
+    /// The first column's place in a row.
+    pub first: u32,
+    /// Neighbours that have one column; `None`: all have the first.
+    pub each: Option<u32>,
+}
+
+impl Columns {
+    /// Whether `lanes` neighbours, the first a multiple of `lanes`, have one column.
+    pub(crate) fn is_even(self, lanes: u32) -> bool {
+        self.each.is_none_or(|each| each.is_multiple_of(lanes))
+    }
+
+    /// The element for row `m` and column `n`, in each of `lanes`, which [are even](Self::is_even).
+    pub(crate) fn load<'k>(self, k: &'k Builder, from: Array<'k>, m: Value<'k>, n: Value<'k>, lanes: u32) -> Value<'k> {
+        let row = if self.pitch == 1 { m } else { m.cast(DType::I64) * k.i64(i64::from(self.pitch)) };
+        let place = match (self.each, self.first) {
+            (None, 0) => row,
+            (each, first) => {
+                let column = each.map_or(k.i32(0), |each| n.cast(DType::I32) / each as i32) + first as i32;
+                k.bind("place", row.cast(DType::I64) + column.cast(DType::I64))
+            }
+        };
+        from.load(place).splat(lanes)
+    }
+}
+
+/// The most lanes, up to `lanes`, that all of these operands allow.
+pub(super) fn even_lanes(operands: &[(Spread, DType)], lanes: u32) -> u32 {
+    let is_even = |spread: Spread| match spread {
+        Spread::Row | Spread::Full => true,
+        Spread::Columns(columns) => columns.is_even(lanes),
+    };
+    if operands.iter().all(|(spread, _)| is_even(*spread)) { lanes } else { 1 }
+}
 /// Most picks whose rows a thread knows at once.
 const MOST_ROWS: u32 = 16;
 
@@ -52,13 +92,14 @@ const HOST_TOKENS: u32 = 8;
 
 /// Elements that a thread makes at once.
 fn lanes(spec: &Combine, machine: &Machine) -> u32 {
-    if machine.is_gpu() {
+    let lanes = if machine.is_gpu() {
         // An access of several elements is aligned to all of them, so they divide a row.
         let widest = machine.vector_bytes / spec.rows.bytes().max(spec.out.bytes()) as u32;
         widest.min(1 << spec.n.trailing_zeros())
     } else {
         machine.vector_bytes / DType::F32.bytes() as u32
-    }
+    };
+    even_lanes(&spec.operands, lanes)
 }
 
 fn threads(spec: &Combine, machine: &Machine) -> u32 {
@@ -159,7 +200,7 @@ fn emit<'k>(k: &'k Builder, spec: &Combine, args: &Args<'k>, token: &Token<'k>, 
         None => sum.get(),
         Some(i) => match spec.operands[i].0 {
             Spread::Row => load(args.operands[i], at),
-            Spread::Column => args.operands[i].load(token.number).cast(DType::F32).splat(lanes),
+            Spread::Columns(columns) => columns.load(k, args.operands[i], token.number, at, lanes).cast(DType::F32),
             Spread::Full => load(args.operands[i], here),
         },
     });

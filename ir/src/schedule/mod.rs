@@ -2,7 +2,7 @@
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
 //! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `choose`,
-//! `renorm`, `gemm`, `combine`, `dropped`, `normalise`, `jitter`. Grids depend on T and S alone, never on the routing.
+//! `renorm`, `gemm`, `combine`, `kept_input`, `normalise`, `jitter`. Grids depend on T and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
@@ -10,7 +10,7 @@
 //! |---------------------|-------------|------------------------------------------------------------|
 //! | `route.experts`     | i32 `[T, K]`| the experts of each token, best first                      |
 //! | `route.weights`     | f32 `[T, K]`| their weights                                              |
-//! | `route.rows`        | i32 `[T, K]`| grouped row of each pair, by expert; -1: dropped           |
+//! | `route.rows`        | i32 `[T, K]`| grouped row of each pair, by expert; -1: it has none       |
 //! | `stats.load`        | i32 `[E]`   | pairs that picked each expert                              |
 //! | `stats.kept`        | i32 `[E]`   | of these, pairs that it had room for                       |
 //! | `stats.probability` | f32 `[B, E]`| the router's probabilities, summed over the tokens of each of B blocks |
@@ -25,6 +25,9 @@
 //! scores, `route.rows` says which of them took the token, `stats.load` is what they took, since nobody asked for more,
 //! and there is no `route.experts`.
 //!
+//! E counts the experts without rows too, after those with: room for their pairs there is none. Those of `joint` come last
+//! among a token's, and K counts them.
+//!
 //! A second route of the same layer has `route.experts_2` and so on.
 
 mod bias_update;
@@ -33,9 +36,9 @@ mod buffers;
 mod choose;
 mod chunk;
 mod combine;
-mod dropped;
 mod gemm;
 mod jitter;
+mod kept_input;
 mod losses;
 mod math;
 mod normalise;
@@ -136,7 +139,7 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
         Node::Apply(Op::Gemm | Op::Combine | Op::RmsNorm, _) => true,
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => false,
         // Others have errors of their own, but for this one: rows beyond P would stay unwritten.
-        Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput | Op::Jitter),
+        Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput | Op::IdentityInput | Op::Jitter),
     };
     match layer.ty(layer.root()) {
         Type::Tensor { shape, dtype } if made => {

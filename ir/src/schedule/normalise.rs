@@ -9,7 +9,7 @@
 //! in one order whatever T is.
 
 use super::body;
-use super::combine::Spread;
+use super::combine::{Spread, even_lanes};
 use crate::graph::Body;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
@@ -91,13 +91,14 @@ impl<'k> Rows<'_, 'k> {
     /// Elements that a thread takes at once.
     fn lanes(&self) -> u32 {
         let (spec, machine) = (self.spec, self.machine);
-        if machine.is_gpu() {
+        let lanes = if machine.is_gpu() {
             // An access of several elements is aligned to all of them, so they divide a row.
             let widest = machine.vector_bytes / spec.x.bytes().max(spec.out.bytes()) as u32;
             widest.min(1 << spec.n.trailing_zeros())
         } else {
             machine.vector_bytes / DType::F32.bytes() as u32
-        }
+        };
+        even_lanes(&spec.operands, lanes)
     }
 
     /// The thread's elements of a row: vectors, then what is left.
@@ -129,7 +130,7 @@ impl<'k> Rows<'_, 'k> {
             None => self.load(self.x, here, lanes) / root.splat(lanes),
             Some(i) => match self.spec.operands[i].0 {
                 Spread::Row => self.load(self.operands[i], at, lanes),
-                Spread::Column => self.operands[i].load(token).cast(DType::F32).splat(lanes),
+                Spread::Columns(columns) => columns.load(k, self.operands[i], token, at, lanes).cast(DType::F32),
                 Spread::Full => self.load(self.operands[i], here, lanes),
             },
         });

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 
 use super::buffers::{BufferId, Buffers, extent, unused};
 use super::choose::{self, Choose};
-use super::combine::{self, Combine, Spread};
-use super::dropped::{self, DroppedInput};
+use super::combine::{self, Columns, Combine, Spread};
 use super::gemm::{self, Gemm, Operand};
 use super::jitter::{self, Jitter};
+use super::kept_input::{self, KeptInput};
 use super::losses::{self, Loss};
 use super::normalise::{self, RmsNorm};
 use super::order::{self, Order};
-use super::renorm;
+use super::renorm::{self, ExpertScale};
 use super::route::{self, Route};
 use super::sort::{self, Sort};
 use super::{ScheduleError, body};
@@ -28,6 +28,12 @@ enum Value<'g> {
     ExpertRows(Tensor),
     /// `pair_weights routing`: read where it is used.
     PairWeights(Tensor),
+    /// `pick_weights routing first`: columns of the weights of all picks, read where they are used.
+    PickWeights {
+        weights: Tensor,
+        first: u64,
+        top_k: u64,
+    },
     List(Vec<Value<'g>>),
     Attr(&'g Attr),
 }
@@ -47,12 +53,15 @@ struct Tensor {
 /// The pairs of a route in memory.
 #[derive(Clone)]
 struct Routing {
+    /// Those with rows.
     experts: u64,
     top_k: u64,
     /// At most so many rows.
     rows: Extent,
     /// `None`: all experts, in their order.
     topk_experts: Option<BufferId>,
+    /// Whether the rows have other weights than the picks.
+    renormed: bool,
     /// Of dropped pairs too.
     topk_weights: BufferId,
     row_of_pair: BufferId,
@@ -154,17 +163,32 @@ impl<'g> Plan<'g> {
                 })),
                 _ => Err(wrong(op, &operands)),
             },
+            Op::PickWeights => match &operands[..] {
+                [Value::Routing(routing), Value::Attr(Attr::Num(first))] if !routing.renormed => {
+                    let shape = vec![Dim::Tokens, Dim::Const(routing.top_k - first)];
+                    let weights = Tensor { buffer: routing.topk_weights, dtype: DType::F32, shape, pairs_of: None, name: None };
+                    Ok(Value::PickWeights { weights, first: *first, top_k: routing.top_k })
+                }
+                _ => Err(wrong(op, &operands)),
+            },
             Op::RenormKept => self.renorm_kept(&operands),
             Op::Losses => self.losses(&operands),
-            Op::DroppedInput => self.dropped_input(&operands, ty),
+            Op::DroppedInput | Op::IdentityInput => self.input_of(op, &operands, ty),
             Op::Jitter => self.jitter(&operands, ty),
             Op::ExpertScale if matches!(operands.first(), Some(Value::Routing(_))) => self.expert_scale(&operands),
-            Op::TopK | Op::AllExperts | Op::SparseMixer | Op::GroupLimit | Op::Renorm => {
-                Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
-            }
-            Op::ExpertScale | Op::Observe | Op::Assign | Op::Softmax => {
-                Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" })
-            }
+            Op::Leading
+            | Op::Joint
+            | Op::WithoutRows
+            | Op::TopK
+            | Op::AllExperts
+            | Op::SparseMixer
+            | Op::HashPicks
+            | Op::GroupLimit
+            | Op::Renorm
+            | Op::ExpertScale
+            | Op::Observe
+            | Op::Assign
+            | Op::Softmax => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" }),
             Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),
             Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Err(pointwise_alone(op)),
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => {
@@ -177,7 +201,7 @@ impl<'g> Plan<'g> {
     fn route(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
         let (
             [Value::Tensor(x), Value::List(ws), Value::List(vs), Value::Attr(body), Value::Attr(rule)],
-            Type::Routing { top_k, experts },
+            Type::Routing { top_k, experts, rowless },
         ) = (operands, ty)
         else {
             return Err(wrong(Op::Route, operands));
@@ -185,8 +209,9 @@ impl<'g> Plan<'g> {
         let (Attr::Body(body), Attr::Assignment(rule), [Value::Tensor(router)]) = (*body, *rule, &ws[..]) else {
             return Err(wrong(Op::Route, operands));
         };
-        let (top_k, experts) = (*top_k, *experts);
-        let vectors = vs.iter().map(|v| vector(v, experts)).collect::<Result<Vec<_>, _>>()?;
+        // The router has a column for each, with rows or without.
+        let (top_k, experts) = (*top_k, *experts + *rowless);
+        let vs = vs.iter().map(|v| tensor(Op::Route, v)).collect::<Result<Vec<_>, _>>()?;
         let spec = Route {
             name: self.kernel_name("route", &[router]),
             hidden: constant(x, 1),
@@ -194,7 +219,7 @@ impl<'g> Plan<'g> {
             top_k: top_k as u32,
             x: x.dtype,
             router: router.dtype,
-            vectors: vectors.iter().map(|v| v.dtype).collect(),
+            operands: vs.iter().map(|v| beside_logits(v, experts)).collect::<Result<_, _>>()?,
             body,
             span: self.observed_span(),
         };
@@ -204,7 +229,7 @@ impl<'g> Plan<'g> {
         let topk_experts = picked.then(|| self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs()));
         let topk_weights = self.buffers.observed("topk_weights", "route.weights", DType::F32, pairs());
         let mut args = vec![x.buffer.into(), router.buffer.into()];
-        args.extend(vectors.iter().map(|v| Arg::from(v.buffer)));
+        args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
         args.extend(topk_experts.map(Arg::from));
         args.push(topk_weights.into());
         let observed = spec.observes().then(|| {
@@ -221,11 +246,11 @@ impl<'g> Plan<'g> {
         args.extend((spec.span == Span::Row).then(|| Arg::Scalar(spec.span.tokens())));
         self.launch(kernel.kernel, kernel.grid, args);
         match (topk_experts, rule) {
-            (None, Assignment::Capacity(capacity)) if capacity.priority == Priority::Score => {
+            (None, Assignment::Capacity(capacity)) if capacity.priority == Priority::Score && *rowless == 0 => {
                 Ok(Value::Routing(self.choose(rule, capacity, experts, topk_weights)))
             }
             (topk_experts, rule) => {
-                let routing = self.sort(rule, experts, top_k, topk_experts, topk_weights)?;
+                let routing = self.sort(rule, [experts, *rowless], top_k, topk_experts, topk_weights)?;
                 Ok(Value::Routing(Routing { observed, ..routing }))
             }
         }
@@ -271,7 +296,7 @@ impl<'g> Plan<'g> {
         let tile_rows = gemm::tile_rows(self.machine);
         let spec = Choose { name: self.kernel_name("choose", &[]), experts: experts as u32, tile_rows };
         let rows = rule.most_pairs(experts, experts);
-        let (routing, [load_of_expert, kept_of_expert]) = self.rows((experts, experts), rows, tile_rows, None, scores);
+        let (routing, [load_of_expert, kept_of_expert]) = self.rows([experts, 0], experts, rows, tile_rows, None, scores);
         let mut args: Vec<Arg> = [scores, routing.row_of_pair, routing.token_of_row, routing.weight_of_row].map(Arg::from).into();
         args.extend([routing.offset_of_expert, load_of_expert, kept_of_expert].map(Arg::from));
         args.extend([routing.tile_expert, routing.tile_row, routing.tile_count].map(Arg::from));
@@ -284,7 +309,8 @@ impl<'g> Plan<'g> {
     /// The buffers of a routing, with those of the experts' load and of what they keep.
     fn rows(
         &mut self,
-        (experts, top_k): (u64, u64),
+        [experts, rowless]: [u64; 2],
+        top_k: u64,
         rows: Extent,
         tile_rows: u32,
         topk_experts: Option<BufferId>,
@@ -298,9 +324,10 @@ impl<'g> Plan<'g> {
         let load_of_expert = b.observed("load_of_expert", "stats.load", i32s, of_expert());
         let kept_of_expert = b.observed("kept_of_expert", "stats.kept", i32s, of_expert());
         let routing = Routing {
-            experts,
+            experts: experts - rowless,
             top_k,
             topk_experts,
+            renormed: false,
             topk_weights,
             row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
             token_of_row: b.workspace("token_of_row", i32s, [rows.clone()]),
@@ -319,19 +346,21 @@ impl<'g> Plan<'g> {
     fn sort(
         &mut self,
         rule: &Assignment,
-        experts: u64,
+        [experts, rowless]: [u64; 2],
         top_k: u64,
         topk_experts: Option<BufferId>,
         topk_weights: BufferId,
     ) -> Result<Routing, ScheduleError> {
-        // An expert is picked at most once by a token, so that room for T pairs is room for all.
+        // Room for all pairs, which no expert has more of.
+        let pairs = Extent::Tokens * top_k;
         let (span, priority, capacity) = match rule {
-            Assignment::Dropless => (Span::All, Priority::TokenMajor, Extent::Tokens),
-            Assignment::Capacity(c) => (c.span, c.priority, c.per_expert.clone().min(Extent::Tokens)),
+            Assignment::Dropless => (Span::All, Priority::TokenMajor, pairs.clone()),
+            Assignment::Capacity(c) => (c.span, c.priority, c.per_expert.clone().min(pairs.clone())),
         };
         let spec = Sort {
             suffix: self.sort_suffix(),
             experts: experts as u32,
+            rowless: rowless as u32,
             top_k: top_k as u32,
             all_experts: topk_experts.is_none(),
             span,
@@ -349,9 +378,9 @@ impl<'g> Plan<'g> {
         let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
         let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
         let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(span.count()));
-        let rows = rule.most_pairs(top_k, experts);
+        let rows = rule.most_pairs(top_k, experts - rowless);
         let (routing, [load_of_expert, kept_of_expert]) =
-            self.rows((experts, top_k), rows, spec.tile_rows, topk_experts, topk_weights);
+            self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
         let span_tokens = Arg::Scalar(span.tokens());
         let capacity = Arg::Scalar(capacity);
         let mut experts_by_priority: Vec<Arg> = topk_experts.map(Arg::from).into_iter().collect();
@@ -415,35 +444,41 @@ impl<'g> Plan<'g> {
         let renormed = self.buffers.workspace("weight_of_row", DType::F32, [routing.rows.clone()]);
         let args = vec![routing.row_of_pair.into(), routing.weight_of_row.into(), renormed.into(), tokens()];
         self.launch(renorm::renorm_kept(&name, routing.top_k as u32, *rule, machine), renorm::grid(machine), args);
-        Ok(Value::Routing(Routing { weight_of_row: renormed, ..routing.clone() }))
+        Ok(Value::Routing(Routing { weight_of_row: renormed, renormed: true, ..routing.clone() }))
     }
 
     /// The same pairs under other weights.
     fn expert_scale(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
-        let [Value::Routing(routing), scale] = operands else { return Err(wrong(Op::ExpertScale, operands)) };
-        let scale = vector(scale, routing.experts)?;
-        let (name, machine) = (self.kernel_name("expert_scale", &[&scale]), self.machine);
+        let [Value::Routing(routing), Value::Tensor(scale)] = operands else { return Err(wrong(Op::ExpertScale, operands)) };
+        let (name, machine) = (self.kernel_name("expert_scale", &[scale]), self.machine);
+        let picked = routing.topk_experts.is_some();
+        let spec = ExpertScale { top_k: routing.top_k as u32, picked, scale: scale.dtype, of_all: constant(scale, 0) == 1 };
         let scaled = self.buffers.workspace("weight_of_row", DType::F32, [routing.rows.clone()]);
         let mut args: Vec<Arg> = [routing.row_of_pair, routing.weight_of_row].map(Arg::from).into();
         args.extend(routing.topk_experts.map(Arg::from));
         args.extend([scale.buffer.into(), scaled.into(), tokens()]);
-        let picked = routing.topk_experts.is_some();
-        let kernel = renorm::expert_scale(&name, (routing.top_k as u32, picked), scale.dtype, machine);
-        self.launch(kernel, renorm::grid(machine), args);
-        Ok(Value::Routing(Routing { weight_of_row: scaled, ..routing.clone() }))
+        self.launch(renorm::expert_scale(&name, &spec, machine), renorm::grid(machine), args);
+        Ok(Value::Routing(Routing { weight_of_row: scaled, renormed: true, ..routing.clone() }))
     }
 
-    /// What tokens keep of themselves.
-    fn dropped_input(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
-        let [Value::Tensor(x), Value::Routing(routing)] = operands else {
-            return Err(wrong(Op::DroppedInput, operands));
+    /// What tokens keep of themselves: `dropped_input` and `identity_input`.
+    fn input_of(&mut self, op: Op, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x), Value::Routing(routing)] = operands else { return Err(wrong(op, operands)) };
+        let spec = KeptInput {
+            name: self.kernel_name(op.name(), &[]),
+            picks: if op == Op::DroppedInput { kept_input::Picks::Dropped } else { kept_input::Picks::Rowless },
+            n: constant(x, 1) as u32,
+            experts: routing.experts as u32,
+            top_k: routing.top_k as u32,
+            picked: routing.topk_experts.is_some(),
+            x: x.dtype,
         };
-        let (name, top_k) = (self.kernel_name("dropped_input", &[]), routing.top_k as u32);
-        let spec = DroppedInput { name, n: constant(x, 1) as u32, top_k, x: x.dtype };
-        let result = self.result(Op::DroppedInput, &spec.name, ty, None, false)?;
-        let mut args: Vec<Arg> = [x.buffer, routing.row_of_pair, routing.topk_weights, result.buffer].map(Arg::from).into();
+        let result = self.result(op, &spec.name, ty, None, false)?;
+        let mut args = vec![Arg::from(x.buffer)];
+        args.extend(routing.topk_experts.map(Arg::from));
+        args.extend([routing.row_of_pair, routing.topk_weights, result.buffer].map(Arg::from));
         args.push(tokens());
-        self.launch(dropped::dropped_input(&spec, self.machine), dropped::grid(self.machine), args);
+        self.launch(kept_input::kept_input(&spec, self.machine), kept_input::grid(self.machine), args);
         Ok(Value::Tensor(result))
     }
 
@@ -491,10 +526,10 @@ impl<'g> Plan<'g> {
                 Value::ExpertRows(v) => (Operand::ExpertRow(v.dtype), v),
                 Value::PairWeights(v) => (Operand::PairWeight, v),
                 v => {
-                    let v = tensor(op, v)?;
-                    let hole = match spread(v) {
+                    let (spread, v) = beside(op, v, columns)?;
+                    let hole = match spread {
                         Spread::Row => Operand::Row(v.dtype),
-                        Spread::Column => Operand::Column(v.dtype),
+                        Spread::Columns(columns) => Operand::Columns(v.dtype, columns),
                         Spread::Full => Operand::Full(v.dtype),
                     };
                     (hole, v)
@@ -529,23 +564,23 @@ impl<'g> Plan<'g> {
             return Err(wrong(Op::Combine, operands));
         };
         check_pointwise(Op::Combine, body)?;
-        let vs = vs.iter().map(|v| tensor(Op::Combine, v)).collect::<Result<Vec<_>, _>>()?;
+        let columns = constant(rows, 1);
+        let vs = vs.iter().map(|v| beside(Op::Combine, v, columns)).collect::<Result<Vec<_>, _>>()?;
         let name = self.kernel_name("combine", &[]);
         same_pairs(Op::Combine, rows, Some(routing))?;
         let result = self.result(Op::Combine, &name, ty, None, last)?;
-        let columns = constant(rows, 1);
         check_result(Op::Combine, &result, columns)?;
         let spec = Combine {
             name,
             n: columns as u32,
             top_k: routing.top_k as u32,
             rows: rows.dtype,
-            operands: vs.iter().map(|v| (spread(v), v.dtype)).collect(),
+            operands: vs.iter().map(|(spread, v)| (*spread, v.dtype)).collect(),
             body,
             out: result.dtype,
         };
         let mut args = vec![rows.buffer.into(), routing.row_of_pair.into()];
-        args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
+        args.extend(vs.iter().map(|(_, v)| Arg::from(v.buffer)));
         args.extend([result.buffer.into(), tokens()]);
         self.launch(combine::combine(&spec, self.machine), combine::grid(&spec, self.machine), args);
         Ok(Value::Tensor(result))
@@ -560,22 +595,22 @@ impl<'g> Plan<'g> {
         if x.shape.first() != Some(&Dim::Tokens) {
             return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
         }
-        let vs = vs.iter().map(|v| tensor(op, v)).collect::<Result<Vec<_>, _>>()?;
+        let columns = constant(x, 1);
+        let vs = vs.iter().map(|v| beside(op, v, columns)).collect::<Result<Vec<_>, _>>()?;
         let name = self.kernel_name(op.name(), &[]);
         let result = self.result(op, &name, ty, None, last)?;
-        let columns = constant(x, 1);
         check_result(op, &result, columns)?;
         let spec = RmsNorm {
             name,
             n: columns as u32,
             eps: eps.get() as f32,
             x: x.dtype,
-            operands: vs.iter().map(|v| (spread(v), v.dtype)).collect(),
+            operands: vs.iter().map(|(spread, v)| (*spread, v.dtype)).collect(),
             body,
             out: result.dtype,
         };
         let mut args = vec![Arg::from(x.buffer)];
-        args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
+        args.extend(vs.iter().map(|(_, v)| Arg::from(v.buffer)));
         args.extend([result.buffer.into(), tokens()]);
         self.launch(normalise::rms_norm(&spec, self.machine), normalise::grid(), args);
         Ok(Value::Tensor(result))
@@ -668,20 +703,26 @@ fn same_pairs(op: Op, tensor: &Tensor, routing: Option<&Routing>) -> Result<(), 
 fn tensor<'v>(op: Op, value: &'v Value<'_>) -> Result<&'v Tensor, ScheduleError> {
     match value {
         Value::Tensor(tensor) => Ok(tensor),
-        Value::ExpertRows(_) | Value::PairWeights(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_) => {
-            Err(wrong(op, std::slice::from_ref(value)))
-        }
+        Value::ExpertRows(_)
+        | Value::PairWeights(_)
+        | Value::PickWeights { .. }
+        | Value::Routing(_)
+        | Value::List(_)
+        | Value::Attr(_) => Err(wrong(op, std::slice::from_ref(value))),
     }
 }
 
-/// A vector over the experts.
-fn vector(value: &Value<'_>, experts: u64) -> Result<Tensor, ScheduleError> {
-    let vector = tensor(Op::Route, value)?;
-    if vector.shape == [Dim::Const(experts)] {
-        return Ok(vector.clone());
+/// What `route` takes beside its logits.
+fn beside_logits(v: &Tensor, experts: u64) -> Result<route::Operand, ScheduleError> {
+    match v.shape[..] {
+        [Dim::Const(n)] if n <= experts => Ok(route::Operand::Vector { dtype: v.dtype, len: n as u32 }),
+        [Dim::Const(rows), Dim::Const(_)] if v.dtype == DType::I32 => Ok(route::Operand::Table { rows: rows as u32 }),
+        [Dim::Tokens] if v.dtype == DType::I32 => Ok(route::Operand::Ids),
+        _ => {
+            let shape: Vec<String> = v.shape.iter().map(ToString::to_string).collect();
+            Err(ScheduleError::Operand { op: Op::Route.name(), what: format!("[{}] beside its logits", shape.join(", ")) })
+        }
     }
-    let shape: Vec<String> = vector.shape.iter().map(ToString::to_string).collect();
-    Err(ScheduleError::Operand { op: Op::Route.name(), what: format!("[{}] beside its logits", shape.join(", ")) })
 }
 
 fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {
@@ -692,6 +733,7 @@ fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {
             Value::Routing(_) => "a routing".into(),
             Value::ExpertRows(_) => "the rows of experts".into(),
             Value::PairWeights(_) => "the weights of pairs".into(),
+            Value::PickWeights { .. } => "the weights of picks".into(),
             Value::List(list) => format!("a list of {}", list.len()).into(),
             Value::Attr(attr) => attr.to_string().into(),
         })
@@ -720,10 +762,19 @@ fn constant(tensor: &Tensor, dim: usize) -> u64 {
     }
 }
 
-fn spread(v: &Tensor) -> Spread {
-    match v.shape[..] {
-        [_] => Spread::Row,
-        [_, Dim::Const(1)] => Spread::Column,
-        _ => Spread::Full,
+/// What is read beside `[M, N]`, and how it lies over it.
+fn beside<'v>(op: Op, value: &'v Value<'_>, columns: u64) -> Result<(Spread, &'v Tensor), ScheduleError> {
+    // Columns divide N: types were checked.
+    let each = |n: u64| (n > 1).then(|| (columns / n) as u32);
+    if let Value::PickWeights { weights, first, top_k } = value {
+        let each = each(constant(weights, 1));
+        return Ok((Spread::Columns(Columns { pitch: *top_k as u32, first: *first as u32, each }), weights));
     }
+    let v = tensor(op, value)?;
+    let spread = match v.shape[..] {
+        [_] => Spread::Row,
+        [_, Dim::Const(n)] if n < columns || n == 1 => Spread::Columns(Columns { pitch: n as u32, first: 0, each: each(n) }),
+        _ => Spread::Full,
+    };
+    Ok((spread, v))
 }

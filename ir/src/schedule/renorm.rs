@@ -106,20 +106,33 @@ pub(super) fn renorm_kept(name: &str, top_k: u32, rule: Renorm, machine: &Machin
     builder.finish()
 }
 
+/// By what weights are scaled.
+pub(super) struct ExpertScale {
+    pub(super) top_k: u32,
+    /// Whether experts were picked; else all are, in their order.
+    pub(super) picked: bool,
+    pub(super) scale: DType,
+    /// Whether there is a single number.
+    pub(super) of_all: bool,
+}
+
 /// Parameters: `row_of_pair`, `weight_of_row`, `topk_experts` unless all are picked, `scale_of_expert`, `scaled` (written),
 /// `tokens`.
-pub(super) fn expert_scale(name: &str, (top_k, picked): (u32, bool), scale: DType, machine: &Machine) -> Kernel {
+pub(super) fn expert_scale(name: &str, spec: &ExpertScale, machine: &Machine) -> Kernel {
     let builder = Builder::new(name, threads(machine));
     let k = &builder;
-    let pairs = Pairs::new(k, top_k);
-    let topk_experts = picked.then(|| k.input("topk_experts", DType::I32));
-    let scale_of_expert = k.input("scale_of_expert", scale);
+    let pairs = Pairs::new(k, spec.top_k);
+    let topk_experts = spec.picked.then(|| k.input("topk_experts", DType::I32));
+    let scale_of_expert = k.input("scale_of_expert", spec.scale);
     let scaled = k.output("scaled", DType::F32);
     let tokens = k.scalar("tokens", DType::I32);
     pairs.each_token(machine, tokens, |token| {
         pairs.each_kept(token, |pair, row, weight| {
-            // All experts are in their order.
-            let expert = topk_experts.map_or(pair - token * top_k as i32, |experts| experts.load(pair));
+            let expert = match topk_experts {
+                _ if spec.of_all => k.i32(0),
+                Some(experts) => experts.load(pair),
+                None => pair - token * spec.top_k as i32,
+            };
             let scale = scale_of_expert.load(expert).cast(DType::F32);
             scaled.store(row, weight * scale);
         });

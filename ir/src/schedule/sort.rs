@@ -1,5 +1,5 @@
 //! `sort`: the (token, expert) pairs in the order of the grouped rows, by expert and then by priority, each expert
-//! taking no more than its capacity. A stable counting sort in three kernels; which experts were picked is not decided here.
+//! taking no more than its capacity, and some experts nothing. A stable counting sort in three kernels; which experts were picked is not decided here.
 //!
 //! ```text
 //!           span 0                         span 1           tokens that share a capacity (dropless: all, with room for all)
@@ -25,6 +25,8 @@ pub(super) struct Sort {
     /// Tells the kernels of several sorts apart.
     pub(super) suffix: String,
     pub(super) experts: u32,
+    /// How many of them, the last, have no rows.
+    pub(super) rowless: u32,
     pub(super) top_k: u32,
     /// Every token has a pair with each expert, in their order.
     pub(super) all_experts: bool,
@@ -43,6 +45,14 @@ impl Sort {
     /// Bytes of the block that shares most, that of `place`.
     pub(super) fn shared_bytes(&self, machine: &Machine) -> u64 {
         4 * 2 * (u64::from(self.experts.next_multiple_of(4)) + u64::from(chunk_items(machine)))
+    }
+
+    /// The room that expert `e` has, where those with rows have `capacity`.
+    fn room<'k>(&self, k: &'k Builder, e: Value<'k>, capacity: Value<'k>) -> Value<'k> {
+        if self.rowless == 0 {
+            return capacity;
+        }
+        k.bind("room", e.lt((self.experts - self.rowless) as i32).select(capacity, 0))
     }
 
     fn kernel(&self, step: &str, threads: u32) -> Builder {
@@ -153,7 +163,7 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
     let chunks_of_span = chunks_of_span(k, sort.top_k as i32, machine, span_tokens);
     let spans = k.bind("spans", (tokens + span_tokens - 1) / span_tokens);
     share(k, "e", threads, experts, |e| {
-        let (load, kept) = (k.var("load", zero), k.var("kept", zero));
+        let (load, kept, room) = (k.var("load", zero), k.var("kept", zero), sort.room(k, e, capacity));
         k.for_range("span", zero, spans, |span| {
             rows_before_span.store(cell(span, experts, e), kept.get());
             let rank = k.var("rank", zero);
@@ -164,7 +174,7 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
                 rank.set(rank.get() + pairs);
             });
             load.set(load.get() + rank.get());
-            kept.set(kept.get() + rank.get().min(capacity));
+            kept.set(kept.get() + rank.get().min(room));
         });
         // Where experts choose, nobody asked for what they did not take.
         load_of_expert.store(e, if sort.all_experts { kept.get() } else { load.get() });
@@ -217,7 +227,7 @@ pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
     share(k, "e", threads, experts, |e| {
         let first = k.bind("first_row", offset_of_expert.load(e) + rows_before_span.load(cell(chunk.span, experts, e)));
         cursor.store(e, first + rank_of_chunk.load(cell(k.block(), experts, e)));
-        limit.store(e, first + capacity);
+        limit.store(e, first + sort.room(k, e, capacity));
     });
     share(k, "i", threads, chunk.items, |i| expert_at.store(i, experts_of.of_pair(turns.pair(k, sort.top_k, &chunk, i))));
     k.barrier();

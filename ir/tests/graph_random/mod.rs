@@ -53,17 +53,25 @@ struct Growing {
     builder: Builder,
     types: BTreeMap<Id, Type>,
     params: Vec<Id>,
+    table: Id,
+    ids: Id,
     ops: Vec<Id>,
     /// What depends on picks.
     routed: BTreeSet<Id>,
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 19] = [
+const RARE: [Op; 25] = [
     Op::Losses,
     Op::Observe,
     Op::AllExperts,
     Op::Jitter,
+    Op::Leading,
+    Op::Joint,
+    Op::PickWeights,
+    Op::WithoutRows,
+    Op::IdentityInput,
+    Op::HashPicks,
     Op::DroppedInput,
     Op::ExpertScale,
     Op::RmsNorm,
@@ -109,7 +117,15 @@ impl Growing {
             types.insert(id, ty);
             params.push(id);
         }
-        Growing { random, builder, types, params, ops: Vec::new(), routed: BTreeSet::new() }
+        let mut integers = |name: &str, shape: &[Dim]| {
+            let ty = Type::tensor(shape, DType::I32);
+            let id = builder.param(name, ty.clone());
+            types.insert(id, ty);
+            id
+        };
+        let table = integers("@table", &[Dim::Const(5), Dim::Const(2)]);
+        let ids = integers("%ids", &[Dim::Tokens]);
+        Growing { random, builder, types, params, table, ids, ops: Vec::new(), routed: BTreeSet::new() }
     }
 
     /// Adds a random op if its random operands fit.
@@ -122,6 +138,18 @@ impl Growing {
                 // Powers of two: the same sums whichever way they are scaled.
                 (Op::Scale, 1) => self.attr(|r| Attr::Real(r.one(&[1.0, 0.5, -2.0, 4.0]).into())),
                 (Op::SparseMixer, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.25, 0.4]).into())),
+                (Op::Leading, 1) => self.attr(|r| Attr::Num(r.one(&[2, 4, 6]))),
+                (Op::PickWeights, 1) => self.attr(|r| Attr::Num(r.below(3) as u64)),
+                // The eight columns of %h, of which a leading part competes.
+                (Op::Leading, 0) | (Op::Joint, 1) if self.random.below(4) > 0 => self.params[1],
+                (Op::Joint, 2) => {
+                    let left = match self.types[&operands[0]] {
+                        Type::Picks { experts, .. } => 8u64.saturating_sub(experts),
+                        _ => 0,
+                    };
+                    self.attr(|_| Attr::Num(left))
+                }
+                (Op::WithoutRows, 1) => self.attr(|r| Attr::Num(1 + r.below(2) as u64)),
                 (Op::TopK | Op::SparseMixer, 2) => self.attr(|r| Attr::Num(1 + r.below(4) as u64)),
                 (Op::Jitter, 1) => self.params[12],
                 (Op::Jitter, 2) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.25]).into())),
@@ -135,16 +163,20 @@ impl Growing {
                 (op, place) if op.body() == Some(place) => self.attr(|r| Attr::Body(body(r))),
                 (Op::Gemm | Op::Route, 1) => self.weights(2),
                 (Op::GroupedGemm, 2) => self.weights(3),
-                (Op::GroupedGemm | Op::DroppedInput, 0) if self.random.below(2) == 0 => self.params[0],
+                (Op::GroupedGemm | Op::DroppedInput | Op::IdentityInput, 0) if self.random.below(2) == 0 => self.params[0],
                 (Op::ExpertScale, 1) if self.random.below(2) == 0 => self.params[9],
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
+                (Op::HashPicks, 1) => self.table,
+                (Op::HashPicks, 2) => self.ids,
                 (Op::GroupedGemm, 0) => self.value(is_rows),
-                (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::GroupedGemm | Op::Combine, 1)
-                | (Op::PairWeights | Op::RenormKept | Op::Losses, 0) => self.value(|ty| matches!(ty, Type::Routing { .. })),
+                (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::IdentityInput | Op::GroupedGemm | Op::Combine, 1)
+                | (Op::PairWeights | Op::PickWeights | Op::RenormKept | Op::Losses, 0) => {
+                    self.value(|ty| matches!(ty, Type::Routing { .. }))
+                }
                 (Op::ExpertScale, 1) => self.value(|ty| matches!(ty, Type::Tensor { shape, .. } if shape.len() == 1)),
                 (Op::Observe, 1) => operands[0],
                 (Op::Observe, 0) if self.random.below(2) == 0 => self.params[1],
-                (Op::Renorm | Op::ExpertScale | Op::Assign, 0) | (Op::Observe, 2) => {
+                (Op::Renorm | Op::ExpertScale | Op::Joint | Op::WithoutRows | Op::Assign, 0) | (Op::Observe, 2) => {
                     self.value(|ty| matches!(ty, Type::Picks { .. }))
                 }
                 (_, _) => self.value(|ty| matches!(ty, Type::Tensor { .. } | Type::Picks { .. })),

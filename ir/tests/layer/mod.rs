@@ -88,9 +88,12 @@ pub(crate) fn params(layer: &Typed, dims: Dims, random: &mut Random) -> BTreeMap
             graph::Dim::Tokens | graph::Dim::Pairs => dims.tokens as usize,
         };
         let shape: Vec<usize> = shape.iter().map(extent).collect();
-        let number =
-            |random: &mut Random| if dtype.is_float() { dtype.round(random.number()) } else { random.below(1 << 20) as f64 };
-        let data = (0..shape.iter().product()).map(|_| number(random)).collect();
+        let draw = |_| match dtype {
+            // Numbers of experts and of rows of tables, and some that are neither.
+            DType::I32 => random.below(12) as f64 - 2.0,
+            dtype => dtype.round(random.number()),
+        };
+        let data = (0..shape.iter().product()).map(draw).collect();
         params.insert(param.0.clone(), Tensor { shape, data });
     }
     params

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use moec_ir::Dims;
 use moec_ir::graph::{Dim, Tensor, Type, Typed, Value, interp, parse, print_with_violations, verify};
+use moec_ir::{DType, Dims};
 
 /// SplitMix64: a sequence of numbers that the seed decides.
 pub(crate) struct Random(pub(crate) u64);
@@ -74,11 +74,12 @@ pub(crate) fn inputs(graph: &Typed, dims: Dims, seed: u64, numbers: Numbers) -> 
                 Dim::Pairs => panic!("a parameter of type {ty}"),
             })
             .collect();
-        let number = |random: &mut Random| match dtype.is_float() {
-            true => dtype.round(numbers.draw(random, finite)),
-            false => random.below(100) as f64,
+        let draw = |_| match dtype {
+            // Numbers of experts and of rows of tables, and some that are neither.
+            DType::I32 => random.below(12) as f64 - 2.0,
+            dtype => dtype.round(numbers.draw(random, finite)),
         };
-        let data = (0..shape.iter().product()).map(|_| number(random)).collect();
+        let data = (0..shape.iter().product()).map(draw).collect();
         Tensor { shape, data }
     };
     let params = graph.graph().params.iter();

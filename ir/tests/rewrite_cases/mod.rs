@@ -184,6 +184,14 @@ const ROUTING: &[Row] = &[
         "%d = dispatch %x, %r : ? %g = combine %d, %r : ? %i = dropped_input %x, %r : ? %a = add %g, %i : ? %y = relu %a : ?",
         "%d = dispatch %x, %r : ? %g = combine %d, %r : ? %y = relu %g : ?",
     ),
+    // What an identity gives is no dropped input.
+    (
+        "drop-input-of-dropless",
+        "%q = without_rows %p, 3 : ? %c = assign %q, dropless : ? %d = dispatch %x, %c : ? %g = combine %d, %c : ? \
+         %j = identity_input %x, %c : ? %h2 = add %g, %j : ? %i = dropped_input %x, %c : ? %y = add %h2, %i : ?",
+        "%q = without_rows %p, 3 : ? %c = assign %q, dropless : ? %d = dispatch %x, %c : ? %g = combine %d, %c : ? \
+         %j = identity_input %x, %c : ? %y = add %g, %j : ?",
+    ),
     (
         "drop-input-of-dropless",
         "%c = assign %p, capacity(2, all, token_major) : ? %d = dispatch %x, %c : ? %g = combine %d, %c : ? \
@@ -221,6 +229,12 @@ const ROUTING: &[Row] = &[
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, all, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, row, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity((T * 0), all, token_major) : ?", UNCHANGED),
+    // A token may have an expert twice.
+    (
+        "dropless-when-roomy",
+        "%t = hash_picks %h, @table, %ids : ? %routing = assign %t, capacity(T, all, token_major) : ?",
+        UNCHANGED,
+    ),
     (
         "dropless-when-roomy",
         "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(floor((T * 8) / 0), all, token_major) : ?",
@@ -345,6 +359,39 @@ const FUSION: &[Row] = &[
         "sink-observe-into-gemm",
         "%g = gemm %half, [@w] : ? %q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = observe %g, %g, %q : ?",
         UNCHANGED,
+    ),
+    (
+        "sink-hash-picks-with-operands-into-gemm",
+        "%g = gemm %x, [@w], [@v] { yield add $0, $1 } : ? %picks = hash_picks %g, @table, %ids : ?",
+        "%picks = gemm %x, [@w], [@v, @table, %ids] { a = add $0, $1 yield hash_picks a, $2, $3 } : ?",
+    ),
+    (
+        "sink-leading-into-gemm",
+        "%g = gemm %x, [@w] : ? %s = leading %g, 4 : ? %picks = top_k %s, %s, 2 : ?",
+        "%s = gemm %x, [@w] { yield leading $0, 4 } : ? %picks = top_k %s, %s, 2 : ?",
+    ),
+    (
+        "sink-joint-into-gemm",
+        "%p2 = gemm %x, [@w] { a = leading $0, 6 yield top_k a, a, 3 } : ? %g = gemm %x, [@w] { yield sigmoid $0 } : ? \
+         %picks = joint %p2, %g, 2 : ?",
+        "%picks = gemm %x, [@w] { a = leading $0, 6 b = top_k a, a, 3 c = sigmoid $0 yield joint b, c, 2 } : ?",
+    ),
+    (
+        "sink-joint-into-gemm",
+        "%p2 = gemm %x, [@w] { a = leading $0, 6 yield top_k a, a, 3 } : ? %picks = joint %p2, %h, 2 : ?",
+        UNCHANGED,
+    ),
+    (
+        "sink-mul-with-operand-into-gemm",
+        "%g = gemm %x, [@w] : ? %q = pick_weights %r, 0 : ? %y = mul %g, %q : ?",
+        "%q = pick_weights %r, 0 : ? %y = gemm %x, [@w], [%q] { yield mul $0, $1 } : ?",
+    ),
+    // Half as many columns broadcast in `mul`, but not beside another product.
+    ("fuse-dense-gate-up", "%g = gemm %x, [@w] : ? %u = gemm %x, [@w4] : ? %y = mul %g, %u : ?", UNCHANGED),
+    (
+        "sink-without-rows-into-gemm",
+        "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = without_rows %q, 2 : ?",
+        "%picks = gemm %x, [@w] { a = top_k $0, $0, 3 yield without_rows a, 2 } : ?",
     ),
     (
         "sink-group-limit-into-gemm",

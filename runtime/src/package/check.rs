@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use super::WORKSPACE_ALIGN;
 use super::extent::{Dims, Extent};
 use super::manifest::{
-    Arg, Buffer, Dtype, ImageKind, Kernel, Launch, Manifest, ParamKind, Recipe, Role, Routing, Slice, Slots, Source, Target,
-    TargetKind,
+    Arg, Buffer, Dtype, ImageKind, Kernel, Launch, Manifest, ParamKind, Recipe, Role, Routing, Slice, Slots, Source, Stacked,
+    Target, TargetKind,
 };
 use crate::error::Error;
 
@@ -119,9 +119,20 @@ fn check_source(source: &Source, name: &str, rank: usize) -> Result<(), Error> {
         !source.flattened || rank >= 2 + usize::from(per_expert),
         "the recipe of `{name}`: too few axes to fold two into one"
     );
+    ensure!(
+        source.spare == 0 || (!per_expert && source.axes.first().is_none_or(|first| *first == 0)),
+        "the recipe of `{name}`: spare experts behind an axis that is not the first"
+    );
+    if let Some(Stacked { axis, parts }) = source.stacked {
+        ensure!(
+            (axis as usize) < rank && parts >= 2 && !per_expert && !source.flattened && source.spare == 0,
+            "the recipe of `{name}`: {parts} parts of axis {axis} cannot be stacked"
+        );
+    }
     source.slice.map_or(Ok(()), |slice| {
         check_slice(slice, name, rank)?;
         ensure!(!per_expert || slice.axis != 0, "the recipe of `{name}`: a slice of the experts' axis, one tensor an expert");
+        ensure!(source.spare == 0 || slice.axis != 0, "the recipe of `{name}`: a slice of an axis with spare experts");
         Ok(())
     })
 }
@@ -198,11 +209,12 @@ fn check_routing(target: &str, routing: &Routing, observed: &[&Buffer]) -> Resul
             "target `{target}`: no f32 of 1 dimension is observed as `{z}`"
         );
     }
-    let Routing { experts, top_k, tile_rows, rows_at_capacity, capacity_factor, slots: _, by_sequence: _ } = routing;
+    let Routing { experts, top_k, tile_rows, rows_at_capacity, capacity_factor, rowless, slots: _, by_sequence: _ } = routing;
     ensure!(
         (1..=EXPERTS_MAX).contains(experts) && (1..=EXPERTS_MAX).contains(top_k),
         "target `{target}`: {top_k} of {experts} experts"
     );
+    ensure!(rowless < experts, "target `{target}`: no expert has rows");
     ensure!(*tile_rows > 0, "target `{target}`: tiles without rows");
     ensure!(capacity_factor.is_none_or(|factor| !factor.contains(&0)), "target `{target}`: a capacity factor of 0");
     ensure!(rows_at_capacity.as_ref().is_none_or(is_shallow), "target `{target}`: a formula is too deep");

@@ -203,8 +203,11 @@ pub struct Routing {
     /// The partial sums over tokens keep sequences apart: of each as many as of the others.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_sequence: bool,
-    /// E.
+    /// E, those without rows included.
     pub experts: u64,
+    /// Of these, so many at the end have no rows: identities, and shared ones beside the picks.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub rowless: u64,
     /// Most picks of a token, K.
     pub top_k: u64,
     /// Rows of a tile of the grouped products: an expert's last tile may be partly empty.
@@ -358,13 +361,34 @@ pub struct Source {
     /// The part of the stored tensor that is meant, of a fused one (`gate` of `gate_up`); `None` is the whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slice: Option<Slice>,
+    /// Along axis 0 so many more may be stored behind what the buffer has: experts that no kernel reads.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub spare: u64,
+    /// An axis that may be stored in parts, one behind the other, along a first axis of their own: the shared experts one by
+    /// one (`[2, hidden, ffn]` for `[hidden, 2 * ffn]`). `None` is side by side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stacked: Option<Stacked>,
+}
+
+/// Equal parts of an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stacked {
+    /// The canonical axis.
+    pub axis: u32,
+    /// How many parts.
+    pub parts: u32,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Source {
     /// A tensor stored as the buffer is: whole, in canonical order.
     #[must_use]
     pub fn plain(name: impl Into<String>) -> Source {
-        Source { name: name.into(), flattened: false, axes: Vec::new(), slice: None }
+        Source { name: name.into(), flattened: false, axes: Vec::new(), slice: None, spare: 0, stacked: None }
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) use check::{byte_count, shape};
 pub use extent::{Dims, Extent, Round};
 pub use manifest::{
     Arg, Buffer, Dim, Dtype, Image, ImageKind, Kernel, Launch, Manifest, ParamKind, Piece, Recipe, Regime, Role, Routing, Slice,
-    Slots, Source, Target, TargetKind,
+    Slots, Source, Stacked, Target, TargetKind,
 };
 
 /// The version of the container and the manifest that this crate reads and writes.

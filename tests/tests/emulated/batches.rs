@@ -15,7 +15,8 @@ pub(crate) struct Batch {
     /// What is special about it.
     pub(crate) label: String,
     pub(crate) dims: Dims,
-    pub(crate) input: Tensor,
+    /// In the layer's order, the tokens first.
+    pub(crate) inputs: Vec<Tensor>,
     /// Whether its numbers are tame enough to be compared with other orders of the same sums.
     pub(crate) is_ordinary: bool,
 }
@@ -55,9 +56,10 @@ fn has_rows(example: &Example) -> bool {
 }
 
 fn random_batch(example: &Example, dims: Dims) -> Batch {
-    let input = random::tokens(dtype(example), dims.tokens, example.spec.hidden, 1 + dims.tokens).unwrap();
+    let tokens = random::tokens(dtype(example), dims.tokens, example.spec.hidden, 1 + dims.tokens).unwrap();
     let label = format!("{} tokens in rows of {}", dims.tokens, dims.row_tokens);
-    Batch { label, dims, input, is_ordinary: true }
+    let inputs = [vec![tokens], ids(example, dims.tokens)].concat();
+    Batch { label, dims, inputs, is_ordinary: true }
 }
 
 /// Tokens that are hard on a router.
@@ -69,7 +71,8 @@ pub(crate) fn odd(example: &Example) -> Vec<Batch> {
         let values = plain.iter().enumerate().map(|(i, x)| edit(i / hidden, i % hidden, *x as f32));
         let shape = vec![TOKENS, example.spec.hidden];
         let input = Tensor::from_f32(dtype(example), shape, &values.collect::<Vec<_>>()).unwrap();
-        Batch { label: label.to_string(), dims: Dims::tokens(TOKENS), input, is_ordinary }
+        let inputs = [vec![input], ids(example, TOKENS)].concat();
+        Batch { label: label.to_string(), dims: Dims::tokens(TOKENS), inputs, is_ordinary }
     };
     vec![
         batch("every logit ties", true, &|_, _, _| 0.0),
@@ -83,6 +86,13 @@ pub(crate) fn odd(example: &Example) -> Vec<Batch> {
         }),
         batch("logits are huge", false, &|t, _, x| if t % 2 == 0 { x * 3e4 } else { x * -1e-30 }),
     ]
+}
+
+/// The ids of so many tokens, where the layer takes them: those of the vocabulary in turn, one before and one beyond it.
+fn ids(example: &Example, tokens: u64) -> Vec<Tensor> {
+    let Some(vocabulary) = example.spec.router.vocabulary else { return vec![] };
+    let ids: Vec<f32> = (0..tokens).map(|token| (token * 5 % (vocabulary + 2)) as f32 - 1.0).collect();
+    vec![Tensor::from_f32(Dtype::I32, vec![tokens], &ids).unwrap()]
 }
 
 /// The element type of the tokens.

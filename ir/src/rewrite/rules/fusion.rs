@@ -25,6 +25,10 @@ pub(super) fn rules() -> Vec<Rule> {
         computed("sink-observe-into-gemm", "(observe (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g) (gemm ?x ?ws3 ?vs3 ?h))", |m| {
             merge(m, Op::Gemm, 3, Op::Observe, &[])
         }),
+        computed("sink-joint-into-gemm", "(joint (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g) ?n)", |m| {
+            let n = m.attr("?n")?;
+            merge(m, Op::Gemm, 2, Op::Joint, &[n])
+        }),
         // One pass over x instead of two, and the products never leave the registers.
         computed("fuse-gate-up", "(mul (grouped_gemm ?x ?r ?ws ?vs ?f) (grouped_gemm ?x ?r ?ws2 ?vs2 ?g))", |m| {
             merge(m, Op::GroupedGemm, 2, Op::Mul, &[])
@@ -38,13 +42,15 @@ pub(super) fn rules() -> Vec<Rule> {
     for into in [Op::Gemm, Op::GroupedGemm, Op::Combine, Op::RmsNorm] {
         rules.extend(unary.map(|op| sink(op, &[], into)));
         rules.extend(with_constant.map(|op| sink(op, &["?c"], into)));
-        rules.extend([Op::Add, Op::Mul].map(|op| sink_with_operand(op, into)));
+        rules.extend([Op::Add, Op::Mul].map(|op| sink_with_operands(op, &["?b"], into)));
     }
     // Whole rows are at hand only where the router's logits are.
     rules.extend([Op::Softmax, Op::AllExperts].map(|op| sink(op, &[], Op::Gemm)));
     rules.extend([Op::GroupLimit, Op::Renorm].map(|op| sink(op, &["?c"], Op::Gemm)));
     rules.push(sink(Op::SparseMixer, &["?c", "?k"], Op::Gemm));
-    rules.push(sink_with_operand(Op::ExpertScale, Op::Gemm));
+    rules.extend([Op::Leading, Op::WithoutRows].map(|op| sink(op, &["?n"], Op::Gemm)));
+    rules.push(sink_with_operands(Op::ExpertScale, &["?b"], Op::Gemm));
+    rules.push(sink_with_operands(Op::HashPicks, &["?table", "?ids"], Op::Gemm));
     rules
 }
 
@@ -87,22 +93,26 @@ fn sink(op: Op, constants: &'static [&'static str], into: Op) -> Rule {
     })
 }
 
-/// `op (into .. vs f) b` = `into .. (vs, b) (op f $b)`: `b` is read beside the product.
-fn sink_with_operand(op: Op, into: Op) -> Rule {
-    let name = format!("sink-{}-with-operand-into-{}", hyphens(op), hyphens(into));
-    computed(name, &format!("({} {} ?b)", op.name(), fused(into)), move |m| {
+/// `op (into .. vs f) b ..` = `into .. (vs, b, ..) (op f $b ..)`: `b` is read beside the product.
+fn sink_with_operands(op: Op, others: &'static [&'static str], into: Op) -> Rule {
+    let plural = if others.len() == 1 { "" } else { "s" };
+    let name = format!("sink-{}-with-operand{plural}-into-{}", hyphens(op), hyphens(into));
+    computed(name, &format!("({} {} {})", op.name(), fused(into), others.join(" ")), move |m| {
         // Grouped rows exist only as other products: what is read beside them is a view of a parameter or of the routing.
-        let is_view = m.is("?b", Op::ExpertRows) || m.is("?b", Op::PairWeights);
-        if m.result_is(into, operands(into)) || (into == Op::GroupedGemm && !is_view && rows_are_pairs(m.ty("?b"))) {
+        let is_view = |b: &str| m.is(b, Op::ExpertRows) || m.is(b, Op::PairWeights);
+        let is_product = |b: &&str| into == Op::GroupedGemm && !is_view(b) && rows_are_pairs(m.ty(b));
+        if m.result_is(into, operands(into)) || others.iter().any(is_product) {
             return None;
         }
         let mut vs = m.list("?vs")?;
         let products = if has_weights(into) { m.list("?ws")?.len() } else { 1 };
-        let place = position(&mut vs, m.class("?b"));
         let mut body = BodyBuilder::default();
-        let f = body.inline(&m.body("?f")?, Node::Hole);
-        let b = body.add(Node::Hole((products + place) as u32));
-        let root = body.add(Node::apply(op, &[f, b]));
+        let mut given = vec![body.inline(&m.body("?f")?, Node::Hole)];
+        for b in others {
+            let place = position(&mut vs, m.class(b));
+            given.push(body.add(Node::Hole((products + place) as u32)));
+        }
+        let root = body.add(Node::apply(op, &given));
         with_body(m, into, "?ws", &vs, body.finish(root))
     })
 }

@@ -1,6 +1,6 @@
 //! Identities of routing.
 
-use crate::graph::{Assignment, Attr, Capacity, Op};
+use crate::graph::{Assignment, Attr, Capacity, Op, Type};
 use crate::rewrite::matching::{computed, pattern};
 
 use super::{Rule, is_normal};
@@ -54,14 +54,14 @@ pub(super) fn rules() -> Vec<Rule> {
         ),
         // Where nothing is dropped, no input is added.
         pattern("drop-input-of-dropless", "(add ?y (dropped_input ?x (assign ?p dropless)))", "?y"),
-        // An expert gets at most one pair from a token: a capacity of the whole span never drops. The rows of an expert
+        // Where an expert gets at most one pair from a token, a capacity of the whole span never drops. The rows of an expert
         // may come in another order, which no op tells: each reads rows by the routing that made them.
-        computed("dropless-when-roomy", "(assign ?picks ?rule)", |m| match m.attr("?rule")? {
-            Attr::Assignment(Assignment::Capacity(capacity)) if holds_span(&capacity) => {
+        computed("dropless-when-roomy", "(assign ?picks ?rule)", |m| match (m.attr("?rule")?, m.ty("?picks")) {
+            (Attr::Assignment(Assignment::Capacity(capacity)), Type::Picks { repeats: false, .. }) if holds_span(&capacity) => {
                 let dropless = m.constant(Attr::Assignment(Assignment::Dropless));
                 m.apply(Op::Assign, &[m.class("?picks"), dropless])
             }
-            _ => None,
+            (_, _) => None,
         }),
     ]
 }

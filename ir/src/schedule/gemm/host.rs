@@ -140,7 +140,7 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
         k.for_step("row", k.i32(0), whole, k.i32(tallest as i32), |row| rectangles(cx, panel, row, tallest));
     });
     k.for_range("row", k.i32(0), tile.rows, |row| {
-        along(cx, sums.lanes, |column, lanes| {
+        along(cx, Args::even_lanes(spec, sums.lanes), |column, lanes| {
             let product = |i| sums.done.load_vector(sums.place(i, row, column), lanes);
             let products: Vec<Value> = (0..spec.weights.len()).map(product).collect();
             args.finish(k, spec, tile.expert, tile.row + row, tile.column + column, &products);

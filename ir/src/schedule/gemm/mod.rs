@@ -23,6 +23,7 @@ mod host;
 mod tests;
 
 use super::body;
+use super::combine::Columns;
 use crate::graph::Body;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
@@ -63,8 +64,8 @@ pub(crate) enum Operand {
     PairWeight,
     /// `v[n]`.
     Row(DType),
-    /// `v[m, 0]`.
-    Column(DType),
+    /// `v[m, ..]`, each column for some neighbours.
+    Columns(DType, Columns),
     /// `v[m, n]`.
     Full(DType),
 }
@@ -164,7 +165,7 @@ impl<'k> Args<'k> {
             Operand::ExpertRow(elem) => k.input(&format!("expert_row{i}"), *elem),
             Operand::PairWeight => k.input("weight_of_row", DType::F32),
             Operand::Row(elem) => k.input(&format!("row{i}"), *elem),
-            Operand::Column(elem) => k.input(&format!("column{i}"), *elem),
+            Operand::Columns(elem, _) => k.input(&format!("column{i}"), *elem),
             Operand::Full(elem) => k.input(&format!("full{i}"), *elem),
         });
         let operands = operands.collect();
@@ -187,6 +188,15 @@ impl<'k> Args<'k> {
             None => column,
         };
         k.bind("weight_start", line * k.i64(spec.k as i64))
+    }
+
+    /// The most lanes, up to `lanes`, that [`finish`](Self::finish) can take at once.
+    fn even_lanes(spec: &Gemm, lanes: u32) -> u32 {
+        let is_even = |operand: &Operand| match operand {
+            Operand::ExpertRow(_) | Operand::PairWeight | Operand::Row(_) | Operand::Full(_) => true,
+            Operand::Columns(_, columns) => columns.is_even(lanes),
+        };
+        if spec.operands.iter().all(is_even) { lanes } else { 1 }
     }
 
     /// Puts finished products, lanes along n, through the body and stores them from `row` and `column` (`I32`) on.
@@ -213,7 +223,8 @@ impl<'k> Args<'k> {
                 }
                 Operand::Row(_) => from.load_vector(column, lanes),
                 Operand::Full(_) => from.load_vector(place, lanes),
-                Operand::PairWeight | Operand::Column(_) => from.load(row).splat(lanes),
+                Operand::PairWeight => from.load(row).splat(lanes),
+                Operand::Columns(_, columns) => columns.load(k, from, row, column, lanes),
             };
             loaded.cast(DType::F32)
         });

@@ -1,5 +1,6 @@
 //! GEMM kernels of every machine through the verifier and the interpreter, against sums in f64.
 
+use super::super::combine::Columns;
 use super::{Gemm, Operand, gemm, tile_rows};
 use crate::graph::{Attr, Body, BodyBuilder, Node, Op};
 use crate::kernel::verify::verify_kernel;
@@ -159,7 +160,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
             Operand::ExpertRow(dtype) => (*dtype, lines),
             Operand::PairWeight => (DType::F32, pairs),
             Operand::Row(dtype) => (*dtype, n),
-            Operand::Column(dtype) => (*dtype, pairs),
+            Operand::Columns(dtype, columns) => (*dtype, pairs * columns.pitch as usize),
             Operand::Full(dtype) => (*dtype, pairs * n),
         };
         let values = random.tensor(dtype, len);
@@ -186,7 +187,10 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
             let size: f64 = weights.iter().flat_map(terms).map(f64::abs).sum();
             values.extend(spec.operands.iter().zip(&holes).map(|(operand, v)| match operand {
                 Operand::ExpertRow(_) => v[e * n + c],
-                Operand::PairWeight | Operand::Column(_) => v[p],
+                Operand::PairWeight => v[p],
+                Operand::Columns(_, of) => {
+                    v[p * of.pitch as usize + of.first as usize + of.each.map_or(0, |each| c / each as usize)]
+                }
                 Operand::Row(_) => v[c],
                 Operand::Full(_) => v[p * n + c],
             }));
@@ -273,13 +277,24 @@ fn element_types() {
     }
 }
 
+/// Columns that lie in a wider matrix, each for some neighbours, whole vectors of them or not.
+#[test]
+fn columns() {
+    for (n, pitch, first, each) in
+        [(32, 2, 0, Some(16)), (48, 5, 2, Some(16)), (21, 9, 6, Some(7)), (19, 19, 0, Some(1)), (24, 7, 3, None)]
+    {
+        let operands = vec![Operand::Columns(DType::BF16, Columns { pitch, first, each })];
+        check(&Case { n, operands, body: chain(&[Op::Mul]), meaning: |v| v[0] * v[1], ..Case::default() });
+    }
+}
+
 #[test]
 fn operands() {
     let operands = vec![
         Operand::ExpertRow(DType::BF16),
         Operand::PairWeight,
         Operand::Row(DType::F16),
-        Operand::Column(DType::F32),
+        Operand::Columns(DType::F32, Columns { pitch: 1, first: 0, each: None }),
         Operand::Full(DType::F32),
     ];
     let body = chain(&[Op::Add, Op::Mul, Op::Add, Op::Mul, Op::Add]);

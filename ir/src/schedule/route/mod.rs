@@ -6,7 +6,7 @@
 //!   x [M,H]  |  logits   |   logits[m, e] = sum_h x[m, h] * router[e, h]        into shared memory (`logits`)
 //!            |  [M, E]   |
 //!            +-----------+
-//!      m ->  |o|o|o|...|o|   32 lanes take a row: score, groups, top k           (`team`, `row`, `pick`)
+//!      m ->  |o|o|o|...|o|   32 lanes take a row: score, groups, picks           (`team`, `row`, `pick`)
 //!                            lanes of a warp on a GPU, lanes of a vector on the host
 //!   topk_experts [T, K], topk_weights [T, K]; sums over the block of what the body observes (`report`)
 //! ```
@@ -17,9 +17,9 @@
 //! never in memory but for the logits and the keys of the selection: everything between is computed again where it is
 //! used, which is a few operations against H of the logit itself.
 //!
-//! What holds whatever the input: experts are in range and distinct, the lowest index wins a tie (both zeros are one
-//! number), a NaN is never picked while another expert is left, and then weighs what minus infinity does. Sums run in one
-//! order, by lane and then across lanes, for any T and, the logits apart, on any machine.
+//! What holds whatever the input: experts are in range and, unless a table names them, distinct, the lowest index wins a
+//! tie (both zeros are one number), a NaN is never picked while another expert is left, and then weighs what minus infinity
+//! does. Sums run in one order, by lane and then across lanes, for any T and, the logits apart, on any machine.
 
 mod logits;
 pub(super) mod pick;
@@ -47,12 +47,14 @@ const LANES: u32 = 32;
 pub(super) struct Route<'a> {
     pub(super) name: String,
     pub(super) hidden: u64,
+    /// Columns of the router.
     pub(super) experts: u32,
+    /// K, the joint ones counted.
     pub(super) top_k: u32,
     pub(super) x: DType,
     pub(super) router: DType,
-    /// Element types of the vectors `[E]` in holes `$1..`.
-    pub(super) vectors: Vec<DType>,
+    /// What stands in the holes `$1..`.
+    pub(super) operands: Vec<Operand>,
     pub(super) body: &'a Body,
     /// Tokens of which a block has no others: all, or those of a sequence.
     pub(super) span: Span,
@@ -65,9 +67,20 @@ impl Route<'_> {
     }
 }
 
+/// What is read beside the logits.
+#[derive(Clone, Copy)]
+pub(super) enum Operand {
+    /// `[len]`: one for each expert, or for the leading ones, or a single one.
+    Vector { dtype: DType, len: u32 },
+    /// The table of `hash_picks`, `[rows, K]`, i32.
+    Table { rows: u32 },
+    /// Its ids, `[T]`, i32.
+    Ids,
+}
+
 /// A kernel and its number of blocks.
 pub(super) struct Routed {
-    /// Parameters: `x`, `router`, the vectors, then written: `topk_experts`, unless all experts are picked, `topk_weights`
+    /// Parameters: `x`, `router`, the operands, then written: `topk_experts`, unless all experts are picked, `topk_weights`
     /// and, where the body observes them, `probability_of_block` `[grid, E]` and `z_of_block` `[grid]`; `tokens` and, where
     /// a block keeps to a sequence, `span_tokens`.
     pub(super) kernel: Kernel,
@@ -82,8 +95,13 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     let k = &builder;
     let x = k.input("x", spec.x);
     let router = k.input("router", spec.router);
-    let vectors: Vec<_> = spec.vectors.iter().enumerate().map(|(i, dtype)| k.input(&format!("v{}", i + 1), *dtype)).collect();
-    let topk_experts = gating.pick.map(|_| k.output("topk_experts", DType::I32));
+    let operands = spec.operands.iter().enumerate().map(|(i, operand)| match operand {
+        Operand::Vector { dtype, .. } => k.input(&format!("v{}", i + 1), *dtype),
+        Operand::Table { .. } => k.input("table", DType::I32),
+        Operand::Ids => k.input("ids", DType::I32),
+    });
+    let operands: Vec<_> = operands.collect();
+    let topk_experts = gating.picker.map(|_| k.output("topk_experts", DType::I32));
     let topk_weights = k.output("topk_weights", DType::F32);
     let observed = gating.observe.map(|_| ["probability_of_block", "z_of_block"].map(|name| k.output(name, DType::F32)));
     let tokens = k.scalar("tokens", DType::I32);
@@ -92,7 +110,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     let logits = k.shared("logits", DType::F32, block.logits());
     let scratch = Scratch {
         group_keys: gating.groups().map(|g| k.shared("group_keys", DType::I32, block.workers * padded(g.groups as u32))),
-        picked: gating.pick.map(|_| Picked {
+        picked: gating.picker.map(|_| Picked {
             keys: k.shared("keys", DType::I32, block.workers * block.pitch),
             experts: k.shared("experts", DType::I32, block.workers * padded(spec.top_k)),
             weights: k.shared("weights", DType::F32, block.workers * padded(spec.top_k)),
@@ -110,7 +128,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
             (first, k.bind("tokens_end", ((span + 1) * span_tokens).min(tokens)))
         }
     };
-    let vectors = team.stage(&gating, &block, &vectors, logits, &scratch);
+    let operands = team.stage(&gating, &block, &operands, logits, &scratch);
     let matrices = logits::Matrices { x, router, logits, first, tokens };
     logits::logits(k, spec, machine, &block, &matrices);
     k.barrier();
@@ -122,10 +140,10 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
             k.when(token.lt(tokens), || {
                 let scratch = scratch.of(k, &gating, &block, worker);
                 let start = k.bind("start", m * block.pitch as i32);
-                let row = Row { team: &team, gating: &gating, logits, start, vectors: &vectors, scratch };
-                match (gating.pick, topk_experts) {
-                    (Some(pick), Some(topk_experts)) => {
-                        let facts = row.picks(pick, token, topk_experts, topk_weights);
+                let row = Row { team: &team, gating: &gating, logits, start, operands: &operands, scratch };
+                match (gating.picker, topk_experts) {
+                    (Some(picker), Some(topk_experts)) => {
+                        let facts = row.picks(picker, token, topk_experts, topk_weights);
                         if let Some(report) = &report {
                             row.report(m, report, &facts);
                         }
@@ -149,57 +167,88 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     Ok(Routed { kernel: builder.finish(), grid: spec.span.count() * blocks_of_span })
 }
 
-/// A body that a row's lanes can follow: pointwise ops, softmax and one group limit up to the top k, then ops on the weights;
+/// A body that a row's lanes can follow: pointwise ops, softmax and one group limit up to the picks, then ops on the weights;
 /// or pointwise ops and softmax around `all_experts`.
 struct Gating<'a> {
     spec: &'a Route<'a>,
     nodes: &'a [Node],
     /// Place of each node's operands.
     operands: Vec<Vec<usize>>,
-    /// What picks: `top_k` or `sparse_mixer`; `None`: `all_experts`.
-    pick: Option<usize>,
+    /// Columns of each node's rows, where it makes rows of numbers.
+    columns: Vec<u32>,
+    /// Whether a node makes picks of some experts.
+    is_picks: Vec<bool>,
+    /// The node that picks, and how; `None`: `all_experts`.
+    picker: Option<(usize, Picker)>,
+    /// How many it picks.
+    picked: u32,
     group_limit: Option<(usize, Groups)>,
     /// The logits and scores that are observed.
     observe: Option<[usize; 2]>,
+}
+
+/// How experts are picked.
+#[derive(Clone, Copy)]
+enum Picker {
+    /// `top_k`, by the keys of this node.
+    TopK { keys: usize },
+    /// `sparse_mixer`.
+    Mixer { jitter: f64 },
+    /// `hash_picks`, with the operands that are its table, of so many rows, and its ids.
+    Table { table: usize, rows: u32, ids: usize },
 }
 
 impl<'a> Gating<'a> {
     fn read(spec: &'a Route<'a>) -> Result<Gating<'a>, ScheduleError> {
         let nodes = spec.body.nodes();
         let operands: Vec<Vec<usize>> = nodes.iter().map(|n| n.operands().iter().map(|id| usize::from(*id)).collect()).collect();
-        let refuse = |op: Op| Err(ScheduleError::Body { op: op.name(), inside: Op::Route.name() });
+        let refuse = |op: Op| ScheduleError::Body { op: op.name(), inside: Op::Route.name() };
         let takes_all = spec.body.has(Op::AllExperts);
-        let (mut pick, mut group_limit, mut observe) = (None, None, None);
+        let (mut picker, mut group_limit, mut picked, mut observe) = (None, None, spec.top_k, None);
+        let (mut columns, mut is_picks) = (vec![spec.experts; nodes.len()], vec![false; nodes.len()]);
         for (i, node) in nodes.iter().enumerate() {
             let Node::Apply(op, _) = node else { continue };
+            columns[i] = columns[operands[i][0]];
+            is_picks[i] = is_picks[operands[i][0]];
+            let number = || match operands[i].last().map(|last| &nodes[*last]) {
+                Some(Node::Attr(Attr::Num(n))) => u32::try_from(*n).ok(),
+                Some(Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..)) | None => None,
+            };
             match op {
                 Op::AllExperts | Op::Softmax => {}
-                Op::TopK | Op::SparseMixer if !takes_all && pick.is_none() => pick = Some(i),
+                Op::TopK | Op::SparseMixer | Op::HashPicks if !takes_all && picker.is_none() => {
+                    is_picks[i] = true;
+                    picker = Some((i, Picker::of(spec, *op, &operands[i]).ok_or_else(|| refuse(*op))?));
+                }
                 Op::GroupLimit if !takes_all && group_limit.is_none() => match &nodes[operands[i][1]] {
                     Node::Attr(Attr::Groups(groups)) => group_limit = Some((i, *groups)),
-                    Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => return refuse(*op),
+                    Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => return Err(refuse(*op)),
                 },
-                Op::Observe if !takes_all && observe.is_none() => observe = Some([operands[i][0], operands[i][1]]),
-                Op::Renorm if !takes_all => {}
+                Op::Observe if !takes_all && observe.is_none() => {
+                    (observe, is_picks[i]) = (Some([operands[i][0], operands[i][1]]), true);
+                }
+                Op::Leading if !takes_all => columns[i] = number().ok_or_else(|| refuse(*op))?,
+                Op::Joint if !takes_all => picked -= number().ok_or_else(|| refuse(*op))?,
+                Op::Renorm | Op::WithoutRows if !takes_all => {}
                 Op::ExpertScale if matches!(nodes[operands[i][1]], Node::Hole(_)) => {}
                 op if is_pointwise_op(*op) => {}
-                op => return refuse(*op),
+                op => return Err(refuse(*op)),
             }
         }
         // What is observed is read whole, not group by group.
         let is_limited = |node: &usize| group_limit.is_some_and(|(limit, _)| depends(&operands, *node, limit));
         if observe.iter().flatten().any(is_limited) {
-            return refuse(Op::GroupLimit);
+            return Err(refuse(Op::GroupLimit));
         }
         let top_k = u64::from(spec.top_k);
-        match pick {
+        match picker {
             Some(_) if top_k > MOST_PICKS => {
                 Err(ScheduleError::Extent { what: "the picks of a token", value: top_k, most: MOST_PICKS })
             }
             None if !takes_all => {
-                Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body without `top_k`".to_string() })
+                Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body that picks nobody".to_string() })
             }
-            pick => Ok(Gating { spec, nodes, operands, pick, group_limit, observe }),
+            picker => Ok(Gating { spec, nodes, operands, columns, is_picks, picker, picked, group_limit, observe }),
         }
     }
 
@@ -212,11 +261,33 @@ impl<'a> Gating<'a> {
     fn is_reported_only(&self, node: usize) -> bool {
         let is_picked_by = |user: usize| self.operands[user].contains(&node);
         self.observe.is_some_and(|[logits, scores]| scores == node && self.is_softmax_of(scores, logits))
-            && !self.pick.is_some_and(|pick| (0..=pick).any(is_picked_by))
+            && !(0..self.nodes.len()).filter(|user| !matches!(self.nodes[*user], Node::Apply(Op::Observe, _))).any(is_picked_by)
     }
 
     fn groups(&self) -> Option<Groups> {
         self.group_limit.map(|(_, groups)| groups)
+    }
+
+    /// Columns of a group.
+    fn group_size(&self) -> Option<u32> {
+        self.group_limit.map(|(node, groups)| self.columns[node] / groups.groups as u32)
+    }
+}
+
+impl Picker {
+    /// The op of the operands at these places.
+    fn of(spec: &Route, op: Op, places: &[usize]) -> Option<Picker> {
+        let operands: Vec<&Node> = places.iter().map(|place| &spec.body.nodes()[*place]).collect();
+        match (op, &operands[..]) {
+            (Op::TopK, [_, _, _]) => Some(Picker::TopK { keys: places[1] }),
+            (Op::SparseMixer, [_, Node::Attr(Attr::Real(jitter)), _]) => Some(Picker::Mixer { jitter: jitter.get() }),
+            (Op::HashPicks, [_, Node::Hole(table), Node::Hole(ids)]) => {
+                let [table, ids] = [table, ids].map(|hole| *hole as usize - 1);
+                let Operand::Table { rows } = spec.operands.get(table)? else { return None };
+                Some(Picker::Table { table, rows: *rows, ids })
+            }
+            (_, _) => None,
+        }
     }
 }
 
@@ -256,7 +327,7 @@ impl Block {
             let groups = gating.groups().map_or(0, |g| padded(g.groups as u32));
             let [tokens, workers, row, groups, picks] =
                 [block.tokens, block.workers, block.pitch, groups, padded(spec.top_k)].map(u64::from);
-            let picked = gating.pick.map_or(0, |_| row + 2 * picks);
+            let picked = gating.picker.map_or(0, |_| row + 2 * picks);
             let report = if gating.observe.is_some() { Report::shared_bytes(block) } else { 0 };
             // Arrays start at multiples of 16 bytes: all of these sizes are.
             report

@@ -7,7 +7,7 @@ use super::super::body::{Term, pointwise_op};
 use super::super::math;
 use super::pick::{TAKEN, greatest, key, top_2};
 use super::team::{At, Nan, Team};
-use super::{Gating, LANES, Picked, Share};
+use super::{Gating, LANES, Operand, Picked, Picker, Share};
 use crate::DType;
 use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Renorm};
 use crate::kernel::build::Array;
@@ -31,7 +31,8 @@ pub(super) struct Row<'a, 'k> {
     pub(super) logits: Array<'k>,
     /// Where its logits start.
     pub(super) start: Value<'k>,
-    pub(super) vectors: &'a [Array<'k>],
+    /// What stands in the holes `$1..`.
+    pub(super) operands: &'a [Array<'k>],
     pub(super) scratch: Share<'k>,
 }
 
@@ -39,17 +40,26 @@ pub(super) type Facts<'k> = HashMap<usize, Known<'k>>;
 
 impl<'k> Row<'_, 'k> {
     /// Writes the token's experts and weights. What was learnt of the row.
-    pub(super) fn picks(&self, pick: usize, token: Value<'k>, topk_experts: Array<'k>, topk_weights: Array<'k>) -> Facts<'k> {
+    pub(super) fn picks(
+        &self,
+        (node, how): (usize, Picker),
+        token: Value<'k>,
+        topk_experts: Array<'k>,
+        topk_weights: Array<'k>,
+    ) -> Facts<'k> {
         let (k, share) = (self.team.k, &self.scratch);
         let (scratch, top_k) = (share.picked(), self.gating.spec.top_k);
-        let facts = self.facts(pick);
-        let place = &self.gating.operands[pick];
-        match &self.gating.nodes[place[1]] {
-            Node::Attr(Attr::Real(jitter)) => self.mix(place[0], jitter.get(), &facts),
-            Node::Attr(_) | Node::Hole(_) | Node::Param(_) | Node::Apply(..) => self.top_k(place[0], place[1], &facts),
+        let facts = self.facts();
+        let scores = self.gating.operands[node][0];
+        match how {
+            Picker::TopK { keys } => self.top_k(scores, keys, &facts),
+            Picker::Mixer { jitter } => self.mix(scores, jitter, &facts),
+            Picker::Table { table, rows, ids } => {
+                self.look_up(self.operands[ids].load(token), (self.operands[table], rows), scores, &facts);
+            }
         }
-        self.weigh(pick);
-        self.each_pick(|j| {
+        self.weigh(node, &facts);
+        self.each_pick(top_k, |j| {
             let pair = k.bind("pair", token * top_k as i32 + j);
             topk_experts.store(pair, scratch.experts.load(share.pick + j));
             topk_weights.store(pair, scratch.weights.load(share.pick + j));
@@ -62,9 +72,9 @@ impl<'k> Row<'_, 'k> {
     /// Writes the score of every expert. A NaN stays one.
     pub(super) fn scores(&self, token: Value<'k>, scores: Array<'k>) {
         let (k, team, experts) = (self.team.k, self.team, self.gating.spec.experts as i32);
-        let facts = self.facts(self.gating.nodes.len());
+        let facts = self.facts();
         let first = k.bind("first_score", token * experts);
-        self.every(&mut |at| {
+        self.every(self.gating.spec.experts, &mut |at| {
             let score = self.value(self.gating.nodes.len() - 1, at, &facts);
             if team.lanes > 1 {
                 // A vector may reach beyond the row: there is room where the logits were.
@@ -79,11 +89,12 @@ impl<'k> Row<'_, 'k> {
         }
     }
 
-    /// What is known of whole rows, for the nodes before `end`.
-    fn facts(&self, end: usize) -> Facts<'k> {
+    /// What is known of whole rows.
+    fn facts(&self) -> Facts<'k> {
         let mut facts = Facts::new();
-        for (i, node) in self.gating.nodes[..end].iter().enumerate() {
+        for (i, node) in self.gating.nodes.iter().enumerate() {
             if let Node::Apply(op, _) = node
+                && !self.gating.is_picks[i]
                 && !self.gating.is_reported_only(i)
                 && let Some(known) = self.learn(*op, i, &facts)
             {
@@ -97,15 +108,32 @@ impl<'k> Row<'_, 'k> {
     fn top_k(&self, scores: usize, keys: usize, facts: &Facts<'k>) {
         let (team, share) = (self.team, &self.scratch);
         let scratch = share.picked();
-        self.rank(&|at| self.value(keys, at, facts));
-        greatest(team, scratch.keys, share.key, (self.gating.spec.experts, self.gating.spec.top_k), |j, expert| {
+        let columns = self.gating.columns[keys];
+        self.rank(columns, &|at| self.value(keys, at, facts));
+        greatest(team, scratch.keys, share.key, (columns, self.gating.picked), |j, expert| {
             team.once(|| scratch.experts.store(share.pick + j, expert));
         });
-        self.each_pick(|j| {
+        self.each_pick(self.gating.picked, |j| {
             let expert = scratch.experts.load(share.pick + j);
-            let at = At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Least };
-            scratch.weights.store(share.pick + j, self.value(scores, &at, facts));
+            scratch.weights.store(share.pick + j, self.score(scores, expert, facts));
         });
+    }
+
+    /// The experts in row `id` of a table, and their scores.
+    fn look_up(&self, id: Value<'k>, (table, rows): (Array<'k>, u32), scores: usize, facts: &Facts<'k>) {
+        let (k, gating, share) = (self.team.k, self.gating, &self.scratch);
+        let within = |x: Value<'k>, n: u32| x.max(0).min(n as i32 - 1);
+        let row = k.bind("row", within(id, rows).cast(DType::I64) * k.i64(i64::from(gating.picked)));
+        self.each_pick(gating.picked, |j| {
+            let expert = k.bind("expert", within(table.load(row + j.cast(DType::I64)), gating.columns[scores]));
+            share.picked().experts.store(share.pick + j, expert);
+            share.picked().weights.store(share.pick + j, self.score(scores, expert, facts));
+        });
+    }
+
+    /// The score of one expert.
+    fn score(&self, scores: usize, expert: Value<'k>, facts: &Facts<'k>) -> Value<'k> {
+        self.value(scores, &At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Least }, facts)
     }
 
     /// One expert after another, each with its softmax among those left that are not too far below it.
@@ -113,12 +141,13 @@ impl<'k> Row<'_, 'k> {
         let (k, team, share) = (self.team.k, self.team, &self.scratch);
         let scratch = share.picked();
         let logit = |at: &At<'k>| k.bind("logit", finite(k, self.value(logits, at, facts)));
-        self.rank(&logit);
-        greatest(team, scratch.keys, share.key, (self.gating.spec.experts, self.gating.spec.top_k), |j, expert| {
+        let columns = self.gating.columns[logits];
+        self.rank(columns, &logit);
+        greatest(team, scratch.keys, share.key, (columns, self.gating.picked), |j, expert| {
             let best = logit(&At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Stays });
             let best = best.splat(team.lanes);
             let sum = k.var("sum", k.f32(0.0).splat(team.lanes));
-            self.every(&mut |at| {
+            self.every(columns, &mut |at| {
                 let x = logit(at);
                 let is_left = scratch.keys.load_vector(share.key + at.first, team.lanes).ne(TAKEN);
                 // Of two zeros the quotient is no number, and not too far.
@@ -134,11 +163,11 @@ impl<'k> Row<'_, 'k> {
         });
     }
 
-    /// Writes the keys of all experts.
-    fn rank(&self, value: &dyn Fn(&At<'k>) -> Value<'k>) {
+    /// Writes the keys of all columns.
+    fn rank(&self, columns: u32, value: &dyn Fn(&At<'k>) -> Value<'k>) {
         let (k, team, share) = (self.team.k, self.team, &self.scratch);
         let scratch = share.picked();
-        self.every(&mut |at| {
+        self.every(columns, &mut |at| {
             let key = k.bind("key", key(k, value(at)));
             match at.live {
                 Some(live) if team.lanes == 1 => k.when(live, || scratch.keys.store(share.key + at.first, key)),
@@ -148,19 +177,22 @@ impl<'k> Row<'_, 'k> {
         k.warp_barrier();
     }
 
-    /// Each pick's number, in one lane.
-    fn each_pick(&self, body: impl FnOnce(Value<'k>)) {
+    /// The number of each of the first `count` picks, in one lane.
+    fn each_pick(&self, count: u32, body: impl FnOnce(Value<'k>)) {
         let (k, team) = (self.team.k, self.team);
         let lane = if team.lanes == 1 { team.index } else { k.i32(0) };
-        k.for_step("j", lane, k.i32(self.gating.spec.top_k as i32), k.i32(team.warp as i32), body);
+        k.for_step("j", lane, k.i32(count as i32), k.i32(team.warp as i32), body);
     }
 
-    /// All of the row, group by group where there are groups.
-    fn every(&self, body: &mut dyn FnMut(&At<'k>)) {
-        let (k, experts) = (self.team.k, self.gating.spec.experts);
-        let Some(groups) = self.gating.groups() else { return self.team.strips(k.i32(0), experts, body) };
-        let size = experts / groups.groups as u32;
-        k.for_range("group", k.i32(0), k.i32(groups.groups as i32), |group| self.group(group, size, body));
+    /// All columns of a row of so many, group by group where there are groups of them.
+    fn every(&self, columns: u32, body: &mut dyn FnMut(&At<'k>)) {
+        let k = self.team.k;
+        match self.gating.groups().zip(self.gating.group_size()) {
+            Some((groups, size)) if groups.groups as u32 * size == columns => {
+                k.for_range("group", k.i32(0), k.i32(groups.groups as i32), |group| self.group(group, size, body));
+            }
+            Some(_) | None => self.team.strips(k.i32(0), columns, body),
+        }
     }
 
     fn group(&self, group: Value<'k>, size: u32, body: &mut dyn FnMut(&At<'k>)) {
@@ -176,9 +208,9 @@ impl<'k> Row<'_, 'k> {
                 self.limit(operand(), groups, keys, facts);
                 Known::Groups(groups, keys)
             }),
-            Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::Renorm => None,
-            Op::AllExperts | Op::Observe | Op::Assign | Op::Losses => None,
-            Op::RenormKept | Op::DroppedInput | Op::Jitter | Op::Dispatch => None,
+            Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Renorm => None,
+            Op::AllExperts | Op::Leading | Op::Joint | Op::PickWeights | Op::Jitter | Op::Observe | Op::Losses => None,
+            Op::WithoutRows | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::IdentityInput | Op::Dispatch => None,
             Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
             Op::Offset | Op::AtMost => None,
             Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => None,
@@ -188,11 +220,12 @@ impl<'k> Row<'_, 'k> {
 
     fn softmax(&self, x: usize, facts: &Facts<'k>) -> Known<'k> {
         let (k, team) = (self.team.k, self.team);
+        let columns = self.gating.columns[x];
         let max = k.var("max", k.f32(f32::MIN).splat(team.lanes));
-        self.every(&mut |at| max.set(max.get().max(at.or(finite(k, self.value(x, at, facts)), k.f32(f32::MIN)))));
+        self.every(columns, &mut |at| max.set(max.get().max(at.or(finite(k, self.value(x, at, facts)), k.f32(f32::MIN)))));
         let max = team.greatest(max.get());
         let sum = k.var("sum", k.f32(0.0).splat(team.lanes));
-        self.every(&mut |at| {
+        self.every(columns, &mut |at| {
             let term = math::exp(k, finite(k, self.value(x, at, facts)) - max.splat(team.lanes));
             sum.set(sum.get() + at.or(term, k.f32(0.0)));
         });
@@ -202,7 +235,7 @@ impl<'k> Row<'_, 'k> {
     /// Marks the groups that stay.
     fn limit(&self, x: usize, groups: Groups, keys: Array<'k>, facts: &Facts<'k>) {
         let (k, team, start) = (self.team.k, self.team, self.scratch.group_key);
-        let size = self.gating.spec.experts / groups.groups as u32;
+        let size = self.gating.columns[x] / groups.groups as u32;
         let least = k.f32(f32::NEG_INFINITY);
         k.for_range("group", k.i32(0), k.i32(groups.groups as i32), |group| {
             let (best, second) = (k.var("best", least.splat(team.lanes)), k.var("second", least.splat(team.lanes)));
@@ -249,7 +282,7 @@ impl<'k> Row<'_, 'k> {
         let term = match &self.gating.nodes[node] {
             Node::Attr(attr) => Term::Attr(attr),
             Node::Hole(0) => Term::Value(self.logits.load_vector(self.start + at.first, at.lanes)),
-            Node::Hole(i) => Term::Value(self.vectors[*i as usize - 1].load_vector(at.first, at.lanes).cast(DType::F32)),
+            Node::Hole(i) => Term::Value(self.operands[*i as usize - 1].load_vector(at.first, at.lanes).cast(DType::F32)),
             Node::Param(p) => unreachable!("`{}` in a body: verify refuses it", p.0),
             Node::Apply(op, _) => {
                 let operands: Vec<_> = self.gating.operands[node].iter().map(|i| self.term(*i, at, facts, terms)).collect();
@@ -258,7 +291,8 @@ impl<'k> Row<'_, 'k> {
                         math::exp(k, finite(k, *x) - splat(*max)) / splat(*sum)
                     }
                     (Some(Known::Groups(groups, keys)), Some(Term::Value(x))) => {
-                        let group = at.group.unwrap_or(at.index / (self.gating.spec.experts / groups.groups as u32) as i32);
+                        let size = self.gating.columns[node] / groups.groups as u32;
+                        let group = at.group.unwrap_or(at.index / size as i32);
                         let stays = keys.load(self.scratch.group_key + group).eq(TAKEN);
                         let masked = match groups.mask {
                             GroupMask::NegInf => f32::NEG_INFINITY,
@@ -266,7 +300,7 @@ impl<'k> Row<'_, 'k> {
                         };
                         stays.select(*x, splat(k.f32(masked)))
                     }
-                    (None, Some(Term::Value(x))) if *op == Op::AllExperts => *x,
+                    (None, Some(Term::Value(x))) if matches!(op, Op::Leading | Op::AllExperts) => *x,
                     (Some(_), _) | (None, _) => match op {
                         Op::ExpertScale => pointwise_op(k, Op::Mul, &operands),
                         op => pointwise_op(k, *op, &operands),
@@ -283,40 +317,63 @@ impl<'k> Row<'_, 'k> {
         term
     }
 
-    /// Makes the scores of the picks their weights: what the body says after its `top_k`.
-    fn weigh(&self, pick: usize) {
+    /// Makes the scores of the picks their weights: what the body says after the node that picks.
+    fn weigh(&self, picker: usize, facts: &Facts<'k>) {
         let op = |node: usize| match &self.gating.nodes[node] {
             Node::Apply(op, _) => Some(*op),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
         };
-        let after: Vec<usize> =
-            (pick + 1..self.gating.nodes.len()).filter(|i| op(*i).is_some_and(|op| op != Op::Observe)).collect();
-        let is_scale = |node: usize| op(node) == Some(Op::ExpertScale);
-        for run in after.chunk_by(|a, b| !is_scale(*a) && !is_scale(*b)) {
-            match run {
-                [node] if is_scale(*node) => self.scale_by_expert(self.gating.operands[*node][1]),
-                run => self.weigh_by(run),
+        // Who has rows, and what is observed, changes no weight.
+        let changes = |op: Op| !matches!(op, Op::WithoutRows | Op::Observe);
+        let weighs = |i: &usize| self.gating.is_picks[*i] && op(*i).is_some_and(changes);
+        let after: Vec<usize> = (picker + 1..self.gating.nodes.len()).filter(weighs).collect();
+        let is_alone = |node: usize| matches!(op(node), Some(Op::ExpertScale | Op::Joint));
+        let mut count = self.gating.picked;
+        for run in after.chunk_by(|a, b| !is_alone(*a) && !is_alone(*b)) {
+            match (run, op(run[0])) {
+                ([node], Some(Op::ExpertScale)) => self.scale_by_expert(self.gating.operands[*node][1], count),
+                ([node], Some(Op::Joint)) => {
+                    self.join(self.gating.operands[*node][1], facts);
+                    count = self.gating.spec.top_k;
+                }
+                (run, _) => self.weigh_by(run, count),
             }
         }
     }
 
-    /// Weights times a vector over the experts.
-    fn scale_by_expert(&self, vector: usize) {
+    /// The last columns of the scores, as picks after those that there are.
+    fn join(&self, scores: usize, facts: &Facts<'k>) {
+        let (k, gating, share) = (self.team.k, self.gating, &self.scratch);
+        let joint = gating.spec.top_k - gating.picked;
+        let first = (gating.columns[scores] - joint) as i32;
+        self.each_pick(joint, |j| {
+            let at = k.bind("at", share.pick + j + gating.picked as i32);
+            let expert = k.bind("expert", j + first);
+            share.picked().experts.store(at, expert);
+            share.picked().weights.store(at, self.score(scores, expert, facts));
+        });
+        // Other lanes read them.
+        k.warp_barrier();
+    }
+
+    /// The weights of so many picks times a vector over the experts, or times one number.
+    fn scale_by_expert(&self, vector: usize, count: u32) {
         let Node::Hole(hole) = self.gating.nodes[vector] else { unreachable!("a scale that is no operand: `Gating` refuses it") };
         let share = &self.scratch;
-        let (vector, Picked { experts, weights, .. }) = (self.vectors[hole as usize - 1], share.picked());
-        self.each_pick(|j| {
+        let is_one = matches!(self.gating.spec.operands[hole as usize - 1], Operand::Vector { len: 1, .. });
+        let (vector, Picked { experts, weights, .. }) = (self.operands[hole as usize - 1], share.picked());
+        self.each_pick(count, |j| {
             let at = self.team.k.bind("at", share.pick + j);
-            let scale = vector.load(experts.load(at)).cast(DType::F32);
+            let scale = vector.load(if is_one { self.team.k.i32(0) } else { experts.load(at) }).cast(DType::F32);
             weights.store(at, weights.load(at) * scale);
         });
     }
 
-    /// Ops that look at the weights of the token's picks alone, in registers.
-    fn weigh_by(&self, run: &[usize]) {
+    /// Ops that look at the weights of the token's first `count` picks alone, in registers.
+    fn weigh_by(&self, run: &[usize], count: u32) {
         let (k, team, share) = (self.team.k, self.team, &self.scratch);
         let weights = share.picked().weights;
-        let chunks: Vec<u32> = (0..self.gating.spec.top_k).step_by(LANES as usize).collect();
+        let chunks: Vec<u32> = (0..count).step_by(LANES as usize).collect();
         let ops = run.iter().filter_map(|i| match &self.gating.nodes[*i] {
             Node::Apply(op, _) => Some((*op, self.gating.operands[*i].get(1).map(|attr| &self.gating.nodes[*attr]))),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
@@ -324,7 +381,7 @@ impl<'k> Row<'_, 'k> {
         let mut w: Vec<(At<'k>, Value<'k>)> = Vec::new();
         k.warp_barrier();
         for from in &chunks {
-            let len = (self.gating.spec.top_k - from).min(LANES);
+            let len = (count - from).min(LANES);
             team.strips(k.i32(*from as i32), len, &mut |at| {
                 let weight = weights.load_vector(share.pick + at.first, team.lanes);
                 w.push((*at, k.bind("weight", at.or(weight, k.f32(0.0)))));

@@ -9,7 +9,7 @@
 //! i + 16 first, then i + 8, ...: the same sums, bit for bit.
 
 use super::pick::TAKEN;
-use super::{Block, Gating, LANES, Route, Scratch, padded};
+use super::{Block, Gating, LANES, Operand, Route, Scratch, padded};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Value};
 use crate::{DType, Machine};
@@ -63,7 +63,8 @@ impl<'k> At<'k> {
 
 /// Bytes that [`Team`] keeps in shared memory.
 pub(super) fn shared_bytes(spec: &Route, machine: &Machine, block: &Block) -> u64 {
-    let host = 4 * (u64::from(LANES) + spec.vectors.len() as u64 * u64::from(block.pitch));
+    let vectors = spec.operands.iter().filter(|operand| matches!(operand, Operand::Vector { .. })).count() as u64;
+    let host = 4 * (u64::from(LANES) + vectors * u64::from(block.pitch));
     if machine.warp_lanes == LANES { 0 } else { host }
 }
 
@@ -86,13 +87,13 @@ impl<'k> Team<'k> {
         &self,
         gating: &Gating,
         block: &Block,
-        vectors: &[Array<'k>],
+        operands: &[Array<'k>],
         logits: Array<'k>,
         scratch: &Scratch<'k>,
     ) -> Vec<Array<'k>> {
         let (k, spec) = (self.k, gating.spec);
         if self.lanes == 1 {
-            return vectors.to_vec();
+            return operands.to_vec();
         }
         let fill = |array: Array<'k>, len: u32, with: Value<'k>| {
             let step = k.i32(LANES as i32);
@@ -106,14 +107,14 @@ impl<'k> Team<'k> {
         if let Some((group_keys, groups)) = scratch.group_keys.zip(gating.groups()) {
             fill(group_keys, padded(groups.groups as u32), k.i32(TAKEN));
         }
-        let copy = |(i, from): (usize, &Array<'k>)| {
+        let copy = |(i, (operand, from)): (usize, (&Operand, &Array<'k>))| {
+            let Operand::Vector { len, .. } = *operand else { return *from };
             let to = k.shared(&format!("v{}_here", i + 1), DType::F32, block.pitch);
             fill(to, block.pitch, k.f32(0.0));
-            let experts = k.i32(spec.experts as i32);
-            k.for_range("e", k.i32(0), experts, |e| to.store(e, from.load(e).cast(DType::F32)));
+            k.for_range("e", k.i32(0), k.i32(len as i32), |e| to.store(e, from.load(e).cast(DType::F32)));
             to
         };
-        vectors.iter().enumerate().map(copy).collect()
+        spec.operands.iter().zip(operands).enumerate().map(copy).collect()
     }
 
     /// Elements `start..start + len`, 32 at a time.
