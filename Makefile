@@ -15,7 +15,7 @@ endif
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: ## Install what is missing: LLVM 22, and ptxas into .tools/ (optional). demo and test do it first.
@@ -29,6 +29,11 @@ demo: setup ## Compile a small layer, run it on this CPU and show what happened.
 .PHONY: test
 test: setup ## Run every test. Needs no GPU and no network; what is skipped is named at the end.
 	@scripts/test.sh
+
+.PHONY: test-browser
+test-browser: setup ## Open the pages of `moec route` in headless Chromium; skipped by name where there is none.
+	@cargo build --locked --package moec
+	@scripts/test_browser.py target/debug/moec
 
 .PHONY: fmt
 fmt: ## Format the Rust code.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use moec::diagnostics::MessageFormat;
+use moec::spec::Ratio;
 use moec_runtime::emulator::{Place, Sample};
 
 use crate::commands::InputArgument;
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Opt(Opt),
     /// Run a layer: compile it if it is a spec, load weights and tokens, print what happened.
     Run(Run),
+    /// Routing health of recorded logits: drops and waste by capacity factor and mode, hot and cold experts.
+    Route(Route),
     /// Turn a Hugging Face config into a spec; say what was assumed, and what a checkpoint lacks.
     Import(Import),
     /// Say what is in a package or another file that moec wrote.
@@ -233,6 +236,56 @@ pub(crate) enum StatsFormat {
     Text,
     /// One JSON object.
     Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Route {
+    /// The spec; `-` is standard input.
+    #[arg(required_unless_present = "preset")]
+    pub(crate) spec: Option<PathBuf>,
+    /// A published model in the spec's place; `list` prints the names.
+    #[arg(long, value_name = "NAME", conflicts_with = "spec")]
+    pub(crate) preset: Option<String>,
+    /// Recorded router logits (safetensors): every float tensor `[T, E]` or `[B, S, E]` is a batch, in the order of the files
+    /// and of the numbers in its name. The router's bias is in them, its scale and cap are not.
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "hidden", conflicts_with = "hidden")]
+    pub(crate) logits: Vec<PathBuf>,
+    /// Hidden states in the place of logits, `[T, H]` or `[B, S, H]`: what the layer sees.
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "weights")]
+    pub(crate) hidden: Vec<PathBuf>,
+    /// Only tensors of this name; `*` stands for anything.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) tensor: Option<String>,
+    /// Weights (safetensors), of which only the router's are read. The correction bias may also be in the trace.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: Option<PathBuf>,
+    /// What stands before every tensor name in the weights file.
+    #[arg(long, value_name = "PREFIX", requires = "weights")]
+    pub(crate) tensor_prefix: Option<String>,
+    /// Route without the correction bias that the spec has.
+    #[arg(long)]
+    pub(crate) no_correction: bool,
+    /// Cut longer tensors into batches of this many tokens; `tokens.max` of the spec where absent.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) batch: Option<u64>,
+    /// The share of (token, expert) pairs that the recommended capacity factor may drop.
+    #[arg(long, value_name = "SHARE", default_value = "0.01", value_parser = share)]
+    pub(crate) target_drop: Ratio,
+    /// Where experts choose: the picks of the tokens that choose beside them; as many as a token has in the mean where absent.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub(crate) top_k: Option<u64>,
+    /// Where to write the report as JSON; `-` prints it in the place of the text.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Where to write the report as a page with plots, one file; `-` prints it in the place of the text.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+}
+
+/// A decimal from 0 to 1.
+fn share(text: &str) -> Result<Ratio, String> {
+    let ratio = Ratio::from_decimal(text).filter(|ratio| ratio.numerator <= ratio.denominator);
+    ratio.ok_or_else(|| format!("`{text}` is no decimal from 0 to 1, such as 0.01"))
 }
 
 /// A pass of `moec opt`.

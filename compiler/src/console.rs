@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use annotate_snippets::Renderer;
 use clap::ColorChoice;
@@ -9,6 +10,7 @@ use moec::diagnostics::{Code, Diagnostic, Exit, MessageFormat, Report};
 
 use crate::cli::Cli;
 use crate::commands::Failure;
+use crate::files::bytes_text;
 
 /// Writes why a command failed, and gives the exit code.
 pub(crate) fn say(failure: Failure, cli: &Cli) -> Exit {
@@ -35,6 +37,46 @@ pub(crate) fn note(text: &str, format: MessageFormat) {
             writeln!(stderr, "{object}")
         }
     };
+}
+
+/// A bar on stderr while something long is read; nothing where stderr is no terminal. It is gone when it is dropped.
+pub(crate) struct Progress {
+    total: u64,
+    drawn: Option<Instant>,
+    is_terminal: bool,
+}
+
+impl Progress {
+    /// A bar that is full at `total` bytes.
+    pub(crate) fn of(total: u64, format: MessageFormat) -> Progress {
+        Progress { total, drawn: None, is_terminal: format == MessageFormat::Human && io::stderr().is_terminal() }
+    }
+
+    /// Draws the bar, a few times a second.
+    pub(crate) fn at(&mut self, bytes: u64) {
+        const EVERY: Duration = Duration::from_millis(100);
+        if !self.is_terminal || self.drawn.is_some_and(|drawn| drawn.elapsed() < EVERY) {
+            return;
+        }
+        self.drawn = Some(Instant::now());
+        // Where stderr cannot be written there is nowhere left to say so.
+        let _ = write!(io::stderr().lock(), "\r{}", bar(bytes, self.total));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.drawn.is_some() {
+            let _ = write!(io::stderr().lock(), "\r{}\r", " ".repeat(bar(0, self.total).chars().count()));
+        }
+    }
+}
+
+fn bar(bytes: u64, total: u64) -> String {
+    const WIDTH: u64 = 40;
+    let part = |of: u64| (u128::from(bytes.min(total)) * u128::from(of) / u128::from(total.max(1))) as u64;
+    let (full, empty) = (part(WIDTH), WIDTH - part(WIDTH));
+    format!("{:>3} % [{}{}] {:>10}", part(100), "#".repeat(full as usize), "-".repeat(empty as usize), bytes_text(bytes))
 }
 
 fn say_report(report: &Report, cli: &Cli) -> Exit {
@@ -65,5 +107,18 @@ pub(crate) fn report_bug(panic: &std::panic::PanicHookInfo<'_>) {
     let backtrace = std::backtrace::Backtrace::capture();
     if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
         let _ = writeln!(stderr, "{backtrace}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars() {
+        assert_eq!(bar(0, 10), format!("  0 % [{}]        0 B", "-".repeat(40)));
+        assert_eq!(bar(5, 10), format!(" 50 % [{}{}]        5 B", "#".repeat(20), "-".repeat(20)));
+        assert_eq!(bar(11, 10), format!("100 % [{}]       11 B", "#".repeat(40)));
+        assert_eq!(bar(0, 0), format!("  0 % [{}]        0 B", "-".repeat(40)));
     }
 }

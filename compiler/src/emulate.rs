@@ -13,7 +13,8 @@ use rayon::prelude::*;
 use crate::import::import;
 use crate::random;
 use crate::reference::{
-    Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, experts_of_tokens, picks_of_token, reference,
+    Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, experts_of_tokens, has_pairs, picks_of_token,
+    reference,
 };
 use crate::spec::Spec;
 
@@ -55,8 +56,8 @@ pub struct Agreement {
     pub difference: Difference,
     /// The largest [`Difference::of_largest`] that rounding explains.
     pub bound: f64,
-    /// Tokens with other experts.
-    pub tokens_apart: usize,
+    /// Tokens with other experts, where experts are picked.
+    pub tokens_apart: Option<usize>,
 }
 
 impl Outcome {
@@ -201,7 +202,8 @@ pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agree
     Agreement {
         difference: difference(&output, &reference.output),
         bound: bound(manifest.dtype),
-        tokens_apart: expert_sets_apart(&experts_of_tokens(run), &reference.experts, reference.top_k),
+        tokens_apart: has_pairs(manifest)
+            .then(|| expert_sets_apart(&experts_of_tokens(run), &reference.experts, reference.top_k)),
     }
 }
 
@@ -319,13 +321,19 @@ pub fn profile(launches: &[Emulated]) -> Vec<(String, Counters)> {
 pub fn work(manifest: &Manifest, dims: Dims) -> u64 {
     const TILE_ROWS: u64 = 64;
     let experts = manifest_dim(manifest, "experts").max(1);
-    let pairs = dims.tokens.saturating_mul(picks_of_token(manifest) as u64);
+    let slots = manifest_dim(manifest, "slots").saturating_mul(experts);
+    let pairs = match slots {
+        0 => dims.tokens.saturating_mul(picks_of_token(manifest) as u64),
+        slots => slots.saturating_mul(dims.tokens.div_ceil(dims.row_tokens.max(1))),
+    };
     let tiles = pairs.min(experts).saturating_add(pairs / TILE_ROWS);
     let weights = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
     let of_weight = |buffer: &Buffer| {
         let elements = buffer.shape.iter().map(|extent| extent.as_const().unwrap_or(0).unsigned_abs());
         let elements = elements.fold(1, u64::saturating_mul);
         match buffer.shape.len() {
+            // Logits, and what is mixed by them into slots and back.
+            3 if buffer.name == "slots" => elements.saturating_mul(3 * dims.tokens),
             3 => (elements / experts).saturating_mul(tiles * TILE_ROWS),
             _ => elements.saturating_mul(dims.tokens),
         }

@@ -8,7 +8,7 @@ use moec_ir::{DType, Extent};
 use crate::spec::{
     Activation, Apply, AuxLoss, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode, Gating,
     GroupMask, GroupScore, Mode, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine,
-    SharedGate, Spec, Tensor, Word,
+    SharedGate, Soft, SoftNorm, Spec, Tensor, Word,
 };
 
 /// The layer's graph: input `%x` `[T, H]`, where token ids decide `%token_ids` `[T]` too, weights by their canonical names,
@@ -16,11 +16,17 @@ use crate::spec::{
 pub fn import(spec: &Spec) -> Graph {
     let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
     let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
-    let picks = layer.picks(x);
-    let routing = layer.assigned(picks);
-    let mut y = layer.routed(x, routing);
+    let (mut y, joint) = match spec.router.mode {
+        Mode::Soft(soft) => (layer.soft(x, soft), None),
+        Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => {
+            let logits = layer.logits(x);
+            let picks = layer.picks(logits);
+            let routing = layer.assigned(picks);
+            (layer.routed(x, routing), layer.joint_weights(routing))
+        }
+    };
     if let Some(shared) = &spec.shared {
-        let beside = layer.shared(x, routing, shared);
+        let beside = layer.shared(x, joint, shared);
         y = layer.g.apply(Op::Add, &[y, beside]);
         if shared.combine == SharedCombine::Average {
             y = layer.constant(Op::Scale, y, 0.5);
@@ -28,6 +34,17 @@ pub fn import(spec: &Spec) -> Graph {
     }
     let y = layer.cast(y);
     layer.g.finish(&spec.name, y)
+}
+
+/// The routing of the layer alone: input `%logits` `[T, R]`, the router's bias added. The output, the weight of each pair that
+/// is kept, is there because a graph has one; the picks and the routing are values of it.
+pub fn import_routing(spec: &Spec) -> Graph {
+    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
+    let logits = layer.g.param("%logits", Type::tensor(&[Dim::Tokens, Dim::Const(spec.columns())], DType::F32));
+    let picks = layer.picks(logits);
+    let routing = layer.assigned(picks);
+    let weights = layer.g.apply(Op::PairWeights, &[routing]);
+    layer.g.finish(&spec.name, weights)
 }
 
 /// The spec's element type as the graph's.
@@ -46,18 +63,23 @@ struct Layer<'s> {
 }
 
 impl Layer<'_> {
-    /// From `x` `[T, H]` to the picks of each token.
-    fn picks(&mut self, x: Id) -> Id {
-        let router = &self.spec.router;
-        let experts = self.spec.candidates();
-        let columns = experts + router.joint_shared;
+    /// From `x` `[T, H]` to the logits `[T, R]`: the router's products, with its bias.
+    fn logits(&mut self, x: Id) -> Id {
+        let columns = self.spec.columns();
         let x = self.router_input(x);
         let w = self.weight(Tensor::Router, &[columns, self.spec.hidden]);
         let mut logits = self.g.gemm(x, w);
-        if router.bias {
+        if self.spec.router.bias {
             let bias = self.weight(Tensor::RouterBias, &[columns]);
             logits = self.g.apply(Op::Add, &[logits, bias]);
         }
+        logits
+    }
+
+    /// From the logits `[T, R]` to the picks of each token.
+    fn picks(&mut self, mut logits: Id) -> Id {
+        let router = &self.spec.router;
+        let experts = self.spec.candidates();
         if router.dtype == RouterDtype::Model {
             let rounded = self.cast(logits);
             logits = self.g.apply_attr(Op::Cast, &[rounded], Attr::DType(DType::F32));
@@ -225,20 +247,12 @@ impl Layer<'_> {
 
     /// From `x` to the sum of each token's experts, `[T, H]` f32.
     fn routed(&mut self, x: Id, routing: Id) -> Id {
-        let mut y = match self.spec.expert.latent {
-            None => {
-                let rows = self.experts(x, routing, self.spec.hidden);
-                self.g.combine(rows, routing)
-            }
-            Some(latent) => {
-                let inner = self.dense(Tensor::LatentIn, None, x, latent, self.spec.hidden);
-                let inner = self.cast(inner);
-                let rows = self.experts(inner, routing, latent);
-                let y = self.g.combine(rows, routing);
-                let y = self.cast(y);
-                self.dense(Tensor::LatentOut, None, y, self.spec.hidden, latent)
-            }
-        };
+        let (inner, width) = self.latent_in(x);
+        let rows = self.g.apply(Op::Dispatch, &[inner, routing]);
+        let weights = self.g.apply(Op::PairWeights, &[routing]);
+        let rows = self.experts(rows, routing, Some(weights), width);
+        let y = self.g.combine(rows, routing);
+        let mut y = self.latent_out(y);
         if self.spec.capacity.is_some_and(|capacity| capacity.dropped == Dropped::Input) {
             let passed = self.g.apply(Op::DroppedInput, &[x, routing]);
             y = self.g.apply(Op::Add, &[y, passed]);
@@ -247,6 +261,69 @@ impl Layer<'_> {
             let kept = self.g.apply(Op::IdentityInput, &[x, routing]);
             y = self.g.apply(Op::Add, &[y, kept]);
         }
+        self.finished(y)
+    }
+
+    /// From `x` to the mixture of all experts' slots, `[T, H]` f32.
+    fn soft(&mut self, x: Id, soft: Soft) -> Id {
+        let (hidden, experts) = (self.spec.hidden, self.spec.experts);
+        let tokens = self.soft_normed(x, soft, Tensor::TokenGain);
+        let embedded = self.weight(Tensor::Slots, &[experts, soft.slots, hidden]);
+        let embedded = self.g.apply(Op::Flatten, &[embedded]);
+        let embedded = self.soft_normed(embedded, soft, Tensor::SlotGain);
+        let mut logits = self.g.gemm(tokens, embedded);
+        if self.spec.weight(Tensor::SlotScale).is_some() {
+            // f32 whatever the layer's type, as all of the logits.
+            let scale = self.g.param("@slot_scale", Type::tensor(&[Dim::Const(1)], DType::F32));
+            logits = self.g.apply(Op::Mul, &[logits, scale]);
+        }
+        let slots = self.g.slots(experts, soft.slots);
+        let (inner, width) = self.latent_in(if soft.dispatch_normed { tokens } else { x });
+        let dispatch = self.g.apply(Op::TokenSoftmax, &[logits]);
+        let rows = self.g.soft_dispatch(inner, dispatch, slots);
+        let rows = self.cast(rows);
+        let rows = self.experts(rows, slots, None, width);
+        let combine = self.g.apply(Op::Softmax, &[logits]);
+        let y = self.g.soft_combine(rows, combine, slots);
+        let y = self.latent_out(y);
+        self.finished(y)
+    }
+
+    /// The norm of soft routing, f32, times the gain where the checkpoint has one.
+    fn soft_normed(&mut self, x: Id, soft: Soft, gain: Tensor) -> Id {
+        let hidden = self.spec.hidden as f64;
+        let mut y = match soft.norm {
+            SoftNorm::None => return x,
+            SoftNorm::Rms => self.g.rms_norm(x, soft.norm_eps),
+            // x / sqrt(sum x^2 + eps) = x / sqrt(mean x^2 + eps / H) / sqrt H.
+            SoftNorm::L2 => {
+                let y = self.g.rms_norm(x, soft.norm_eps / hidden);
+                self.constant(Op::Scale, y, 1.0 / hidden.sqrt())
+            }
+        };
+        if self.spec.weight(gain).is_some() {
+            let gain = self.weight(gain, &[self.spec.hidden]);
+            y = self.g.apply(Op::Mul, &[y, gain]);
+        }
+        y
+    }
+
+    /// What the experts see, and its width.
+    fn latent_in(&mut self, x: Id) -> (Id, u64) {
+        let Some(latent) = self.spec.expert.latent else { return (x, self.spec.hidden) };
+        let inner = self.dense(Tensor::LatentIn, None, x, latent, self.spec.hidden);
+        (self.cast(inner), latent)
+    }
+
+    /// What the experts made of it, `[T, H]` f32.
+    fn latent_out(&mut self, y: Id) -> Id {
+        let Some(latent) = self.spec.expert.latent else { return y };
+        let y = self.cast(y);
+        self.dense(Tensor::LatentOut, None, y, self.spec.hidden, latent)
+    }
+
+    /// The bias and the scale of the routed sum.
+    fn finished(&mut self, mut y: Id) -> Id {
         if self.spec.weight(Tensor::OutputBias).is_some() {
             let bias = self.weight(Tensor::OutputBias, &[self.spec.hidden]);
             y = self.g.apply(Op::Add, &[y, bias]);
@@ -254,20 +331,18 @@ impl Layer<'_> {
         self.constant(Op::Scale, y, self.spec.routed_output_scale)
     }
 
-    /// From `x` `[T, width]` to the weighted output rows of the experts, `[P, width]`.
-    fn experts(&mut self, x: Id, routing: Id, width: u64) -> Id {
+    /// From the experts' rows `[P, width]` to their output rows `[P, width]`, weighted where there are weights.
+    fn experts(&mut self, rows: Id, routing: Id, weights: Option<Id>, width: u64) -> Id {
         let expert = self.spec.expert;
-        let rows = self.g.apply(Op::Dispatch, &[x, routing]);
-        let weights = self.g.apply(Op::PairWeights, &[routing]);
         // A product of weighted rows is the weighted product of the rows.
-        let input = (self.spec.router.apply == Apply::Input).then_some(weights);
+        let input = weights.filter(|_| self.spec.router.apply == Apply::Input);
         let gated = expert.activation.gated;
         let gate = gated.then(|| self.grouped([Tensor::Gate, Tensor::GateBias], [expert.ffn, width], rows, routing, input));
         let up = self.grouped([Tensor::Up, Tensor::UpBias], [expert.ffn, width], rows, routing, input);
         let inner = self.activation(expert.activation, gate, up);
         let inner = self.cast(inner);
         let mut y = self.grouped([Tensor::Down, Tensor::DownBias], [width, expert.ffn], inner, routing, None);
-        if self.spec.router.apply == Apply::Output {
+        if let (Some(weights), Apply::Output) = (weights, self.spec.router.apply) {
             y = self.weighted(y, weights);
         }
         let y = self.constant(Op::Scale, y, expert.output_scale);
@@ -296,16 +371,15 @@ impl Layer<'_> {
     }
 
     /// From `x` to the output of the shared experts, `[T, H]` f32.
-    fn shared(&mut self, x: Id, routing: Id, shared: &Shared) -> Id {
+    fn shared(&mut self, x: Id, joint: Option<Id>, shared: &Shared) -> Id {
         let (hidden, ffn) = (self.spec.hidden, shared.ffn);
         let gated = shared.activation.gated;
         let biased = |tensor: Tensor| shared.bias.then_some(tensor);
         let gate = gated.then(|| self.dense(Tensor::SharedGate, biased(Tensor::SharedGateBias), x, ffn, hidden));
         let up = self.dense(Tensor::SharedUp, biased(Tensor::SharedUpBias), x, ffn, hidden);
         let mut inner = self.activation(shared.activation, gate, up);
-        if self.spec.router.joint_shared > 0 {
+        if let Some(weights) = joint {
             // Side by side, each expert under its weight.
-            let weights = self.g.apply_attr(Op::PickWeights, &[routing], Attr::Num(self.spec.router.top_k));
             inner = self.g.apply(Op::Mul, &[inner, weights]);
         }
         let inner = self.cast(inner);
@@ -319,6 +393,12 @@ impl Layer<'_> {
                 self.g.apply(Op::Mul, &[y, gate])
             }
         }
+    }
+
+    /// The weights of the shared experts, `[T, n]`, where they are normalised together with the routed ones.
+    fn joint_weights(&mut self, routing: Id) -> Option<Id> {
+        let router = &self.spec.router;
+        (router.joint_shared > 0).then(|| self.g.apply_attr(Op::PickWeights, &[routing], Attr::Num(router.top_k)))
     }
 
     /// `input . w^T (+ bias)`.

@@ -9,7 +9,9 @@ pub mod package;
 pub mod pipeline;
 pub mod random;
 pub mod reference;
+pub mod routing;
 pub mod spec;
+mod tensor_file;
 pub mod vocabulary;
 
 pub use moec_ir as ir;

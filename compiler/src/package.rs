@@ -1,6 +1,7 @@
 //! Programs and images as a package: the only mapping from the compiler's types to the manifest's.
 
 use moec_codegen::Image;
+use moec_ir::graph::{Dim, Param, Type};
 use moec_ir::kernel::{self, Program};
 use moec_ir::machine::MachineKind;
 use moec_ir::schedule::tile_rows;
@@ -51,19 +52,61 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
     Package::new(manifest, images)
 }
 
+/// A manifest of nothing but these weights of the layer, those of them that it has: what assembles them from a checkpoint.
+#[must_use]
+pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
+    let graph = crate::import::import(spec);
+    let wanted = |name: &str| tensors.iter().any(|tensor| tensor.word() == name);
+    let buffer = |(param, ty): &(Param, Type)| {
+        let Type::Tensor { shape, dtype: element } = ty else { return None };
+        let extent = |dim: &Dim| match dim {
+            Dim::Const(n) => Some(extent(&Extent::Const(*n))),
+            Dim::Tokens | Dim::Pairs => None,
+        };
+        Some(file::Buffer {
+            name: param.bare().to_string(),
+            role: file::Role::Weight,
+            dtype: dtype(*element),
+            shape: shape.iter().map(extent).collect::<Option<_>>()?,
+            align: 16,
+            observe: None,
+        })
+    };
+    let weights = graph.params.iter().filter(|(param, _)| !param.is_input() && wanted(param.bare()));
+    let buffers: Vec<file::Buffer> = weights.filter_map(buffer).collect();
+    file::Manifest {
+        compiler: format!("moec {}", env!("CARGO_PKG_VERSION")),
+        layer: spec.name.clone(),
+        spec_sha256: String::new(),
+        dtype: dtype(crate::import::element(spec.numerics.dtype)),
+        max_tokens: spec.tokens.max,
+        dims: dims(spec),
+        weights: buffers.iter().map(|buffer| recipe(spec, buffer)).collect(),
+        buffers,
+        images: Vec::new(),
+        targets: Vec::new(),
+    }
+}
+
 fn dims(spec: &Spec) -> Vec<file::Dim> {
     let shared = spec.shared.map_or(0, |shared| shared.ffn);
-    let sizes = [
-        Some(("hidden", spec.hidden)),
-        Some(("ffn", spec.expert.ffn)),
-        Some(("experts", spec.experts)),
-        // Where experts choose there is no K.
-        (spec.router.mode != Mode::ExpertChoice).then_some(("top_k", spec.router.top_k)),
-        Some(("shared_ffn", shared)),
-        Some(("identity_experts", spec.router.identity_experts)).filter(|(_, experts)| *experts > 0),
-        spec.router.vocabulary.map(|rows| ("vocabulary", rows)),
+    let (picks, slots) = match spec.router.mode {
+        Mode::TokenChoice | Mode::Hash => (Some(spec.router.top_k), None),
+        // There is no K.
+        Mode::ExpertChoice => (None, None),
+        Mode::Soft(soft) => (None, Some(soft.slots)),
+    };
+    let dims = [
+        ("hidden", Some(spec.hidden)),
+        ("ffn", Some(spec.expert.ffn)),
+        ("experts", Some(spec.experts)),
+        ("top_k", picks),
+        ("slots", slots),
+        ("shared_ffn", Some(shared)),
+        ("identity_experts", Some(spec.router.identity_experts).filter(|experts| *experts > 0)),
+        ("vocabulary", spec.router.vocabulary),
     ];
-    sizes.into_iter().flatten().map(|(name, value)| file::Dim { name: name.to_string(), value }).collect()
+    dims.into_iter().filter_map(|(name, value)| Some(file::Dim { name: name.to_string(), value: value? })).collect()
 }
 
 /// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.
@@ -274,7 +317,8 @@ fn sources(spec: &Spec, weight: &Weight, rank: u32, slice: Option<file::Slice>) 
         Layout::Transposed | Layout::TransposedInterleaved => {
             (0..rank.saturating_sub(2)).chain([rank - 1, rank.saturating_sub(2)]).collect()
         }
-        Layout::Plain | Layout::Interleaved | Layout::Hep => Vec::new(),
+        Layout::Hep => vec![2, 0, 1],
+        Layout::Plain | Layout::Interleaved => Vec::new(),
     };
     // Several shared experts may be stored one by one.
     let count = spec.shared.map_or(1, |shared| shared.count as u32);

@@ -12,7 +12,7 @@ use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 pub struct Reference {
     /// The layer's output, `[T, H]`.
     pub output: Vec<f64>,
-    /// The experts of each token, as [`experts_of_tokens`] has them.
+    /// The experts of each token, as [`experts_of_tokens`] has them: none for soft routing.
     pub experts: Vec<usize>,
     /// K.
     pub top_k: usize,
@@ -46,6 +46,11 @@ pub fn picks_of_token(manifest: &Manifest) -> usize {
     dim("top_k").or_else(|| dim("experts")).unwrap_or(0) as usize
 }
 
+/// Whether tokens and experts are paired: soft routing has slots instead.
+pub fn has_pairs(manifest: &Manifest) -> bool {
+    manifest.buffers.iter().any(|buffer| buffer.observe.as_deref() == Some("route.rows"))
+}
+
 /// Whether the graph lets experts choose.
 fn experts_choose(graph: &Graph) -> bool {
     let chooses = |node: &Node| match node {
@@ -60,6 +65,12 @@ fn experts_choose(graph: &Graph) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the interpreter cannot run the layer: {0}")]
 pub struct ReferenceError(String);
+
+impl ReferenceError {
+    pub(crate) fn new(why: String) -> ReferenceError {
+        ReferenceError(why)
+    }
+}
 
 /// Interprets `graph` on the tensors that a package with this manifest ran on: weights in the manifest's order, tokens of
 /// any leading shape, inputs in the manifest's order too.
@@ -84,7 +95,7 @@ pub fn reference(
             Some((experts, routing.picks.top_k, routing.row_of_pair.clone()))
         }
         Value::Routing(routing) => Some((routing.picks.expert_of_pair.clone(), routing.picks.top_k, routing.row_of_pair.clone())),
-        Value::Tensor(_) | Value::Picks(_) | Value::List(_) | Value::Attr(_) => None,
+        Value::Tensor(_) | Value::Picks(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
     });
     let (experts, top_k, rows) = routed.unwrap_or_default();
     let observation = typed.graph().nodes.as_ref().iter().find_map(|node| match node {
@@ -96,7 +107,7 @@ pub fn reference(
     });
     match values.into_iter().last() {
         Some(Value::Tensor(output)) => Ok(Reference { output: output.data, experts, top_k, rows, observation }),
-        Some(Value::Picks(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_)) | None => {
+        Some(Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_)) | None => {
             Err(ReferenceError("its result is not a tensor".to_string()))
         }
     }

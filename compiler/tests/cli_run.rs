@@ -39,6 +39,18 @@ fn published_blocks() {
     }
 }
 
+/// Where nobody is picked, the report says what is mixed, and the output has the weights.
+#[test]
+fn a_published_soft_block() {
+    let folder = folder();
+    let output = run_fixture(folder.path(), "../other/softmoe_vmoe", &["--reference", "--output", "y.safetensors"]);
+    insta::assert_snapshot!(settled(&product(&output)));
+    let y = fs::read(folder.path().join("y.safetensors")).unwrap();
+    let y = Checkpoint::read(&y).unwrap();
+    assert_eq!(y.names(), ["out.hidden", "soft.combine", "soft.dispatch"]);
+    assert_eq!(y.tensor("soft.combine", Dtype::F32).unwrap().0.shape(), [74, 24]);
+}
+
 #[test]
 fn more_published_blocks() {
     let folder = folder();

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use moec_ir::Dims;
 use moec_ir::graph::{
-    Attr, Balance, Losses, Node, Observation, Op, Penalty, Picks, Routing, Tensor, Value, interp, parse, print_with_violations,
-    verify,
+    Attr, Balance, Losses, Node, Observation, Op, Penalty, Picks, Routing, Slots, Tensor, Value, interp, parse,
+    print_with_violations, verify,
 };
 
 const NAN: f64 = f64::NAN;
@@ -30,7 +30,8 @@ definitions! {
     Renorm => renorm, ExpertScale => expert_scale, Observe => observe, WithoutRows => without_rows, Assign => assign,
     Losses => losses, RenormKept => renorm_kept,
     Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights, PickWeights => pick_weights,
-    DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, RmsNorm => rms_norm,
+    DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, Flatten => flatten, Slots => slots,
+    TokenSoftmax => token_softmax, SoftDispatch => soft_dispatch, SoftCombine => soft_combine, RmsNorm => rms_norm,
     Jitter => jitter, Softmax => softmax, Cast => cast,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
     Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
@@ -335,6 +336,74 @@ fn losses() {
         let rule = Losses { balance: Some((balance, 1.0.into())), z: Some(1.0.into()) };
         let dims = Dims { tokens: 0, row_tokens: 0 };
         assert_eq!(none.losses(&nobody, &rule, dims), Penalty { balance: Some(0.0), z: Some(0.0) });
+    }
+}
+
+fn flatten() {
+    let w: (&str, &[usize], &[f64]) = ("@w", &[2, 2, 1], &[1.0, 2.0, 3.0, 4.0]);
+    let y = tensor(eval(Op::Flatten, "%w = flatten @w : ? %y = gemm %x, [%w] : ?", &[("%x", &[1, 1], &[1.0]), w]));
+    assert_eq!((y.shape, y.data), (vec![4, 1], vec![1.0, 2.0, 3.0, 4.0]));
+}
+
+/// Three tokens in sequences of two: the last one has one.
+const TWO_SEQUENCES: Dims = Dims { tokens: 3, row_tokens: 2 };
+
+fn slots() {
+    let given: Given = &[("%x", &[3, 1], &[0.0; 3]), ("@b", &[2, 1], &[7.0, 8.0]), ("@w", &[2, 1, 1], &[10.0, 100.0])];
+    let rows = "%s = slots 2, 3 : ? %y = expert_rows @b, %s : ?";
+    let of = |op, lines| try_eval(op, lines, given, TWO_SEQUENCES).expect("a value");
+    assert_eq!(of(Op::Slots, rows), Value::Slots(Slots { experts: 2, slots: 3, sequence_tokens: 2, sequences: 2 }));
+    let b = tensor(of(Op::ExpertRows, rows));
+    assert_eq!(b.data, [[7.0; 6], [8.0; 6]].concat());
+    let product =
+        format!("{} %z = grouped_gemm %y, %s, [@w] : ?", rows.replace("%y", "%b")).replace("%y,", "%b,").replace("%z", "%y");
+    assert_eq!(tensor(of(Op::GroupedGemm, &product)).data, [[70.0; 6], [800.0; 6]].concat());
+    // No tokens, no sequences; more tokens in a sequence than there are: one.
+    for (tokens, row_tokens, rows_of_all) in [(0, 0, 0), (0, 4, 0), (3, 9, 6), (3, 0, 18)] {
+        let x = vec![0.0; tokens];
+        let given: Given = &[("%x", &[tokens, 1], &x), ("@b", &[2, 1], &[7.0, 8.0])];
+        let y = try_eval(Op::ExpertRows, rows, given, Dims { tokens: tokens as u64, row_tokens }).expect("a value");
+        assert_eq!(tensor(y).shape, [rows_of_all, 1]);
+    }
+}
+
+fn token_softmax() {
+    let x = [0.0, NAN, 2f64.ln(), 0.0, 5.0, NAN];
+    let y = try_eval(Op::TokenSoftmax, "%y = token_softmax %x : ?", &[("%x", &[3, 2], &x)], TWO_SEQUENCES).expect("a value");
+    close(&tensor(y).data, &[1.0 / 3.0, 0.0, 2.0 / 3.0, 1.0, 1.0, 1.0]);
+    let x = [INF, -INF, 1.0, -INF];
+    let y = try_eval(Op::TokenSoftmax, "%y = token_softmax %x : ?", &[("%x", &[2, 2], &x)], Dims { tokens: 2, row_tokens: 2 });
+    close(&tensor(y.expect("a value")).data, &[1.0, 0.5, 0.0, 0.5]);
+}
+
+const MIXED: Given = &[
+    ("%x", &[3, 2], &[1.0, 10.0, 2.0, 20.0, 3.0, 30.0]),
+    ("%w", &[3, 2], &[0.5, 1.0, 2.0, 0.0, 1.0, -1.0]),
+    ("@b", &[1], &[4.0]),
+];
+
+fn soft_dispatch() {
+    let of = |slots: &str, tail: &str| {
+        let lines = format!("%s = slots {slots} : ? %y = soft_dispatch %x, %w, %s{tail} : ?");
+        tensor(try_eval(Op::SoftDispatch, &lines, MIXED, TWO_SEQUENCES).expect("a value"))
+    };
+    // Of the first sequence 0.5 + 4 and 1, of the second 3 and -3: by expert, then by sequence, then by slot.
+    let y = of("2, 1", "");
+    assert_eq!((y.shape, y.data), (vec![4, 2], vec![4.5, 45.0, 3.0, 30.0, 1.0, 10.0, -3.0, -30.0]));
+    assert_eq!(of("1, 2", "").data, [4.5, 45.0, 1.0, 10.0, 3.0, 30.0, -3.0, -30.0]);
+    assert_eq!(of("1, 2", ", [@b] { yield mul $0, $1 }").data, [18.0, 180.0, 4.0, 40.0, 12.0, 120.0, -12.0, -120.0]);
+}
+
+fn soft_combine() {
+    for slots in ["2, 1", "1, 2"] {
+        let of = |tail: &str| {
+            let mixed = format!("%s = slots {slots} : ? %d = soft_dispatch %x, %w, %s : ?");
+            let lines = format!("{mixed} %y = soft_combine %d, %w, %s{tail} : ?");
+            tensor(try_eval(Op::SoftCombine, &lines, MIXED, TWO_SEQUENCES).expect("a value"))
+        };
+        let y = of("");
+        assert_eq!((y.shape, y.data), (vec![3, 2], vec![3.25, 32.5, 9.0, 90.0, 6.0, 60.0]));
+        assert_eq!(of(", [%x] { yield add $0, $1 }").data, [4.25, 42.5, 11.0, 110.0, 9.0, 90.0]);
     }
 }
 
@@ -673,24 +742,37 @@ fn square() {
 }
 
 /// `x` with the same shape, a row and a column.
-fn broadcast(op: Op, same: &[f64], row: &[f64], column: &[f64]) {
+fn broadcast(op: Op, same: &[f64], row: &[f64], column: &[f64], one: &[f64]) {
     let given: Given = &[
         ("%x", &[2, 2], &[1.0, 2.0, 3.0, 4.0]),
         ("%same", &[2, 2], &[10.0, 20.0, 30.0, 40.0]),
         ("@row", &[2], &[100.0, 200.0]),
         ("%column", &[2, 1], &[1000.0, 2000.0]),
+        ("@one", &[1], &[5.0]),
     ];
-    for (b, wanted) in [("%same", same), ("@row", row), ("%column", column)] {
+    for (b, wanted) in [("%same", same), ("@row", row), ("%column", column), ("@one", one)] {
         assert_eq!(tensor(eval(op, &format!("%y = {} %x, {b} : ?", op.name()), given)).data, wanted);
     }
 }
 
 fn add() {
-    broadcast(Op::Add, &[11.0, 22.0, 33.0, 44.0], &[101.0, 202.0, 103.0, 204.0], &[1001.0, 1002.0, 2003.0, 2004.0]);
+    broadcast(
+        Op::Add,
+        &[11.0, 22.0, 33.0, 44.0],
+        &[101.0, 202.0, 103.0, 204.0],
+        &[1001.0, 1002.0, 2003.0, 2004.0],
+        &[6.0, 7.0, 8.0, 9.0],
+    );
 }
 
 fn mul() {
-    broadcast(Op::Mul, &[10.0, 40.0, 90.0, 160.0], &[100.0, 400.0, 300.0, 800.0], &[1000.0, 2000.0, 6000.0, 8000.0]);
+    broadcast(
+        Op::Mul,
+        &[10.0, 40.0, 90.0, 160.0],
+        &[100.0, 400.0, 300.0, 800.0],
+        &[1000.0, 2000.0, 6000.0, 8000.0],
+        &[5.0, 10.0, 15.0, 20.0],
+    );
     // Two columns, each for three neighbours.
     let x: (&str, &[usize], &[f64]) = ("%x", &[2, 6], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0]);
     let y = tensor(eval(Op::Mul, "%y = mul %x, %c : ?", &[x, ("%c", &[2, 2], &[10.0, 100.0, -1.0, 0.0])]));
@@ -718,7 +800,7 @@ fn what_does_not_fit_is_an_error() {
     // Rows of one routing with the places of another.
     let two = "%p = top_k %s, %s, 1 : ? %r = assign %p, dropless : ? %q = assign %p, capacity(1, all, token_major) : ? \
         %d = dispatch %s, %r : ? %z = combine %d, %q : ? %y = scale %z, 1.0 : ?";
-    fails(two, &[("%s", &[3, 2], &[1.0; 6])], 3, "3 rows of another routing for 1 pairs");
+    fails(two, &[("%s", &[3, 2], &[1.0; 6])], 3, "3 rows of another grouping for 1");
     let weights = "%p = top_k %s, %s, 1 : ? %r = assign %p, dropless : ? %q = assign %p, capacity(1, all, token_major) : ? \
         %d = dispatch %s, %r : ? %w = pair_weights %q : ? %z = mul %d, %w : ? %y = scale %z, 1.0 : ?";
     fails(weights, &[("%s", &[3, 2], &[1.0; 6])], 3, "[1, 1] does not broadcast to [3, 2]");

@@ -47,7 +47,7 @@ fn check(path: &Path) -> Vec<String> {
 }
 
 /// What each error of `infer` says, in part.
-const ERRORS: [&str; 38] = [
+const ERRORS: [&str; 45] = [
     "are not the logits and scores of",
     "needs a score for each expert",
     "jitter takes [T, N] and a seed",
@@ -57,6 +57,13 @@ const ERRORS: [&str; 38] = [
     "needs a table [V, K] and ids [T]",
     "a body gives floats or picks",
     "is no norm",
+    "flatten takes [A, B, N]",
+    "x 2 rows are too many",
+    "are no slots",
+    "needs slots, not",
+    "needs a weight for each of 2 x 4 slots",
+    "soft_dispatch takes [T, N]",
+    "soft_combine takes [P, N]",
     "takes 2 operands, not 1",
     "x must have two dimensions",
     "x must be a tensor of floats",

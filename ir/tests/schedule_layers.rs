@@ -170,6 +170,48 @@ layer @joint(%x: tensor<T x 12 x bf16>, @router: tensor<8 x 12 x bf16>, @w: tens
   return %7
 }
 ";
+/// Soft routing: E experts of N slots, H columns.
+const SOFT: &str = "\
+layer @soft(%x: tensor<T x H x bf16>, @slots: tensor<E x N x H x bf16>, @slot_scale: tensor<1 x f32>, @up: tensor<E x 10 x H x bf16>, @up_bias: tensor<E x 10 x bf16>, @down: tensor<E x H x 10 x bf16>, @beside: tensor<H x f32>) -> tensor<T x H x f32> {
+  %0 = rms_norm %x, 1e-6 {
+    yield scale $0, 0.25
+  } : tensor<T x H x f32>
+  %1 = flatten @slots : tensor<A x H x bf16>
+  %2 = rms_norm %1, 1e-6 : tensor<A x H x f32>
+  %3 = gemm %0, [%2], [@slot_scale] {
+    yield mul $0, $1
+  } : tensor<T x A x f32>
+  %4 = token_softmax %3 : tensor<T x A x f32>
+  %5 = slots E, N : slots<E x N>
+  %6 = soft_dispatch %x, %4, %5 {
+    yield cast $0, bf16
+  } : tensor<P x H x bf16>
+  %7 = expert_rows @up_bias, %5 : tensor<P x 10 x bf16>
+  %8 = grouped_gemm %6, %5, [@up], [%7] {
+    a = add $0, $1
+    yield gelu a
+  } : tensor<P x 10 x f32>
+  %9 = grouped_gemm %8, %5, [@down] : tensor<P x H x f32>
+  %10 = softmax %3 : tensor<T x A x f32>
+  %11 = soft_combine %9, %10, %5, [@beside, @slot_scale, %0] {
+    a = add $0, $1
+    b = mul a, $2
+    yield add b, $3
+  } : tensor<T x H x f32>
+  return %11
+}
+";
+
+fn soft(experts: u64, slots: u64, hidden: u64) -> String {
+    let all = experts * slots;
+    let sizes = [("E", experts), ("N", slots), ("H", hidden), ("A", all)];
+    sizes.iter().fold(SOFT.to_string(), |text, (name, size)| {
+        let size = size.to_string();
+        [("<", " x"), ("x ", " x"), (" ", ","), (", ", " :"), ("x ", ">")].iter().fold(text, |text, (before, after)| {
+            text.replace(&format!("{before}{name}{after}"), &format!("{before}{size}{after}"))
+        })
+    })
+}
 
 fn agrees(text: &str, tokens: &[(u64, u64)], tolerance: f64) {
     let layer = parse(text);
@@ -281,6 +323,83 @@ fn joint() {
     }
 }
 
+#[test]
+fn soft_routing() {
+    let few: &[(u64, u64)] = &[(0, 0), (1, 1), (12, 3), (13, 5), (70, 70)];
+    agrees(&soft(5, 3, 12), few, 2e-2);
+    agrees(&soft(7, 1, 13), few, 2e-2);
+    // More rows of an expert than a tile has.
+    agrees(&soft(2, 1, 5), &[(70, 1)], 2e-2);
+    // More than a tile along every side, and more than a run of tokens.
+    agrees(&soft(4, 20, 70), &[(67, 66)], 2e-2);
+    agrees(&soft(3, 1, 4), &[(300, 300), (600, 299)], 2e-2);
+}
+
+/// Rows and columns of any numbers are distributions, those of the interpreter.
+#[test]
+fn softmax_of_any_numbers() {
+    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 3e38, -3e38, 0.0, -0.0, 1.0, 80.0, 1e-40];
+    for (op, n) in ["softmax", "token_softmax"].into_iter().flat_map(|op| [1, 3, 4, 33, 130].map(|n| (op, n))) {
+        let ty = format!("tensor<T x {n} x f32>");
+        let layer = parse(&format!("layer @l(%x: {ty}) -> {ty} {{\n  %0 = {op} %x : {ty}\n  return %0\n}}\n"));
+        for (tokens, row_tokens) in [(0, 0), (1, 1), (21, 4), (270, 265)] {
+            let dims = Dims { tokens, row_tokens };
+            let mut random = Random(tokens + n);
+            let data = (0..tokens * n).map(|_| if random.below(3) == 0 { random.one(&odd) } else { random.number() }).collect();
+            let given = [("%x".to_string(), Tensor { shape: vec![tokens as usize, n as usize], data })].into();
+            let expected = interp(&layer, &given, dims).expect("the interpreter runs every graph");
+            let Some(Value::Tensor(y)) = expected.last() else { panic!("no result") };
+            for machine in ["sm_90a", "x86-64-v3"].into_iter().filter_map(Machine::named) {
+                let is = run(&layer, &machine, dims, &given).floats("y");
+                assert!(is.iter().all(|w| (0.0..=1.0).contains(w)), "{op} {n} T = {tokens} on {}", machine.name);
+                assert!(distance(&is, &y.data) < 1e-6, "{op} {n} T = {tokens} on {}", machine.name);
+            }
+        }
+    }
+}
+
+/// The weights are under their names; each column of a sequence and each row sums to one.
+#[test]
+fn soft_weights_sum_to_one() {
+    let layer = parse(&soft(5, 3, 12));
+    let dims = Dims { tokens: 23, row_tokens: 9 };
+    let given = params(&layer, dims, &mut Random(5));
+    for machine in ["sm_90a", "x86-64-v3"].into_iter().filter_map(Machine::named) {
+        let public = |name: &str| {
+            let program = program(&layer, &machine);
+            let buffer = program.buffers.iter().find(|b| b.observe.as_deref() == Some(name)).expect("a buffer of that name");
+            run(&layer, &machine, dims, &given).floats(&buffer.name)
+        };
+        let close = |sum: f64| assert!((sum - 1.0).abs() < 1e-6, "{}: {sum}", machine.name);
+        for sequence in public("soft.dispatch").chunks(9 * 15) {
+            (0..15).for_each(|slot| close(sequence.iter().skip(slot).step_by(15).sum()));
+        }
+        public("soft.combine").chunks(15).for_each(|row| close(row.iter().sum()));
+    }
+}
+
+/// A sequence's bits do not depend on the others, whatever numbers these are.
+#[test]
+fn sequences_do_not_depend_on_each_other() {
+    let layer = parse(&soft(5, 3, 12));
+    let dims = |tokens: u64| Dims { tokens, row_tokens: 9 };
+    let mut together = params(&layer, dims(27), &mut Random(6));
+    together.get_mut("%x").unwrap().data[9 * 12..][..12].copy_from_slice(&[f64::NAN; 12]);
+    together.get_mut("%x").unwrap().data[10 * 12] = f64::INFINITY;
+    for machine in ["sm_90a", "x86-64-v3"].into_iter().filter_map(Machine::named) {
+        let all = run(&layer, &machine, dims(27), &together).floats("y");
+        assert!(all[9 * 12..][..9 * 12].iter().all(|y| y.is_nan()), "a NaN is in every slot of its sequence");
+        for sequence in [0, 2] {
+            let mut alone = together.clone();
+            let x = alone.get_mut("%x").unwrap();
+            *x = Tensor { shape: vec![9, 12], data: x.data[sequence * 9 * 12..][..9 * 12].to_vec() };
+            let one = run(&layer, &machine, dims(9), &alone).floats("y");
+            assert!(one.iter().all(|y| y.is_finite()), "{}", machine.name);
+            assert_eq!(all[sequence * 9 * 12..][..9 * 12], one, "{}", machine.name);
+        }
+    }
+}
+
 /// A token's bits do not depend on the others in its batch, nor on its place.
 #[test]
 fn tokens_do_not_depend_on_each_other() {
@@ -310,6 +429,7 @@ fn programs_are_valid_on_every_machine() {
             EVERYTHING.to_string(),
             DROPPING.to_string(),
             NORMED.replace('N', "24"),
+            soft(4, 3, 24),
             JITTERED.replace("x N", "x 24"),
         ] {
             let program = program(&parse(&text), &machine);
@@ -406,8 +526,8 @@ fn what_has_no_program() {
         )
     };
     let t4 = "tensor<T x 4 x f32>";
-    let alone = fails(&layer("  %1 = softmax %0 : tensor<T x 4 x f32>\n  return %1", t4));
-    assert_eq!(alone, ScheduleError::Unfused { op: "softmax", rewrite: "the fusion of gating into `route`" });
+    let alone = fails(&layer("  %1 = group_limit %0, groups(2, keep 1, max, -inf) : tensor<T x 4 x f32>\n  return %1", t4));
+    assert_eq!(alone, ScheduleError::Unfused { op: "group_limit", rewrite: "the fusion of gating into `route`" });
     let alone = fails(&layer("  %1 = silu %0 : tensor<T x 4 x f32>\n  return %1", t4));
     assert_eq!(
         alone.to_string(),
@@ -450,6 +570,21 @@ fn what_has_no_program() {
         );
         assert!(matches!(fails(&vast), ScheduleError::Extent { .. }));
     }
+    for shape in ["T", "4 x 4", "T x 4 x 4"] {
+        let rows = format!(
+            "layer @l(%x: tensor<{shape} x f32>) -> tensor<{shape} x f32> {{\n  %0 = softmax %x : tensor<{shape} x f32>\n  return %0\n}}\n"
+        );
+        assert_eq!(fails(&rows).to_string(), "`softmax` does not take rows that are not the tokens");
+    }
+    // Slots of one number, mixed as those of another.
+    let slots = "  %1 = slots 4, 1 : slots<4 x 1>
+  %2 = slots 2, 2 : slots<2 x 2>
+  %3 = soft_dispatch %x, %0, %1 : tensor<P x 4 x f32>
+  %4 = soft_combine %3, %0, %2 : tensor<T x 4 x f32>
+  return %4";
+    assert_eq!(fails(&layer(slots, t4)).to_string(), "`soft_combine` does not take the slots of another grouping");
+    let rows = "  %1 = slots 4, 1 : slots<4 x 1>\n  %2 = soft_dispatch %x, %0, %1 : tensor<P x 4 x f32>\n  return %2";
+    assert!(matches!(fails(&layer(rows, "tensor<P x 4 x f32>")), ScheduleError::Result { .. }));
     let param = "layer @l(%x: tensor<T x 4 x f32>) -> tensor<T x 4 x f32> {\n  return %x\n}\n";
     assert!(matches!(fails(param), ScheduleError::Result { .. }));
 }

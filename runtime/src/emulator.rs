@@ -13,7 +13,7 @@ use ptx_emulator::{Arg, Buffer, Fill, Launch, Memory, Module, launch, parse};
 
 use crate::device::{Argument, Device, Opened};
 use crate::error::Error;
-use crate::package::{self, ImageKind, Manifest, Package, Role, Target, TargetKind, WORKSPACE_ALIGN};
+use crate::package::{self, Dtype, ImageKind, Manifest, Package, Role, Target, TargetKind, WORKSPACE_ALIGN};
 
 pub use ptx_emulator::{Blocks, Counters, Finding, FindingKind, Limits, Numerics, Options, Procedure, Report, Schedule};
 
@@ -34,8 +34,8 @@ pub enum Sample {
     /// Every one.
     #[default]
     All,
-    /// These, where there are so many. Launches that see workspace only run whole: they are a small part of the work, and
-    /// what they write tells others where to read.
+    /// These, where there are so many. Launches that see workspace only, and integers in it, run whole: they are a small part
+    /// of the work, and what they write tells others where to read.
     Only(Vec<Place>),
 }
 
@@ -75,7 +75,7 @@ struct Kernel {
     symbol: String,
     threads: u32,
     dynamic_shared_bytes: u32,
-    /// Whether it is given weights, inputs or outputs.
+    /// Whether it is given weights, inputs or outputs, or nothing but floats.
     is_sampled: bool,
     /// What the manifest calls the tensor of each parameter.
     names: Vec<String>,
@@ -151,12 +151,14 @@ fn kernels(manifest: &Manifest, target: &Target) -> Vec<Kernel> {
             names.join("|")
         };
         let params = 0..kernel.params.len();
-        let mut all = launches.iter().flat_map(|launch| params.clone().filter_map(|param| given(launch, param)));
+        let all = || launches.iter().flat_map(|launch| params.clone().filter_map(|param| given(launch, param)));
+        let is_inner = all().all(|buffer| buffer.role == Role::Workspace);
+        let has_integers = all().any(|buffer| buffer.dtype == Dtype::I32);
         Kernel {
             symbol: kernel.symbol.clone(),
             threads: kernel.threads,
             dynamic_shared_bytes: kernel.dynamic_shared_bytes,
-            is_sampled: all.any(|buffer| buffer.role != Role::Workspace),
+            is_sampled: !(is_inner && has_integers),
             names: params.clone().map(name).collect(),
         }
     };

@@ -40,6 +40,20 @@ fn scaled(spec: &Spec) -> Spec {
 
 /// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
 const MODES: &[(&str, &str, &str, &str)] = &[
+    (
+        "soft",
+        "mode = \"soft\"\ntop_k = 1\nnorm = \"l2\"\nnorm_eps = 1e-6\nslots = 3",
+        "",
+        "[weights]\nslots = { name = \"mu\", layout = \"HEP\" }\nslot_scale = \"scale\"",
+    ),
+    (
+        "soft_with_gains",
+        "mode = \"soft\"\ntop_k = 1\nnorm = \"rms\"\nnorm_eps = 1e-6\ndispatch_normed = true",
+        "latent = 20\nbias = true\noutput_scale = 0.5",
+        "[shared]\nintermediate = 24\n[weights]\nslots = \"slots\"\ntoken_gain = \"token_gain\"\nslot_gain = \"slot_gain\"\noutput_bias = \"output_bias\"",
+    ),
+    // More slots than a tile has rows.
+    ("soft_unnormed", "mode = \"soft\"\ntop_k = 1\nnorm = \"none\"\nslots = 11", "activation = \"gelu\"\ngated = false", ""),
     ("sparsemixer", "select = \"sparsemixer\"\njitter = 0.3", "", ""),
     (
         "normed_input",

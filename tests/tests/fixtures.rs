@@ -39,7 +39,8 @@ fn every_fixture_down_the_chain() {
         let manifest = package.manifest();
         let (weights, _) = weights::assemble(manifest, &checkpoint, "w.").expect("weights");
         let x = inputs(manifest, &checkpoint);
-        let published = checkpoint.tensor("out.hidden", manifest.dtype).expect("an output").0.to_f64();
+        let tensor = |name: &str| checkpoint.tensor(name, manifest.dtype).expect(name).0.to_f64();
+        let published = tensor("out.hidden");
         let dims = Dims::of_activations(x[0].shape()).expect("[T, H] or [B, S, H]");
 
         let lowered = lower(&spec, &machine).expect("kernels");
@@ -69,6 +70,16 @@ fn every_fixture_down_the_chain() {
             let theirs = sets(&theirs, spec.router.top_k, spec.router.top_k);
             assert_eq!(picked(&experts), theirs, "{name}: the published block picks other experts");
         }
+        // Soft routing picks nobody: its weights are those of the block.
+        for (ours, theirs) in [("soft.dispatch", "ref.dispatch"), ("soft.combine", "ref.combine")] {
+            let is_soft = matches!(spec.router.mode, Mode::Soft(_));
+            assert_eq!(run.tensor(ours).is_some(), is_soft, "{name}: {ours}");
+            if let Some(weights) = run.tensor(ours) {
+                let error = difference(&weights.to_f64(), &tensor(theirs)).of_largest;
+                assert!(error <= BOUND, "{name}: {ours} {error:.1e}");
+            }
+        }
+        assert_eq!(experts.is_empty(), matches!(spec.router.mode, Mode::Soft(_)), "{name}");
         if spec.router.mode == Mode::ExpertChoice {
             let theirs = tensors.tensor("ref.probs_dense").expect("the weights of those who chose, and zeros");
             let weight = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
@@ -81,5 +92,5 @@ fn every_fixture_down_the_chain() {
         seen += 1;
     }
     println!("{seen} fixtures, worst error on the host {worst:.1e}");
-    assert!(seen >= 60, "blocks are missing from tests/fixtures");
+    assert!(seen >= 61, "blocks are missing from tests/fixtures");
 }

@@ -325,11 +325,28 @@ fn by_c(layer: &Layer, run: &Run) -> Option<Named> {
 
 #[test]
 fn every_mode_by_the_runtime_by_c_and_by_hand() {
-    for mode in modes().into_iter().filter(|mode| mode.spec.router.mode != Mode::ExpertChoice && rowless(&mode.spec) == 0) {
+    let picks = |spec: &Spec| match spec.router.mode {
+        Mode::TokenChoice | Mode::Hash => rowless(spec) == 0,
+        Mode::ExpertChoice | Mode::Soft(_) => false,
+    };
+    for mode in modes().into_iter().filter(|mode| picks(&mode.spec)) {
         let compiled = compiled(mode);
         for (tokens, row_tokens) in [(0, 0), (1, 1), (17, 17), (64, 16)] {
             compiled.check(tokens, row_tokens);
         }
+    }
+}
+
+/// Where every expert sees every token there is nothing to say.
+#[test]
+fn soft_routing_has_none() {
+    let modes: Vec<Example> = modes().into_iter().filter(|mode| matches!(mode.spec.router.mode, Mode::Soft(_))).collect();
+    assert!(!modes.is_empty());
+    for mode in modes {
+        let compiled = compiled(mode);
+        let inputs = random::inputs(compiled.layer.manifest(), Dims::tokens(3), 1).expect("inputs");
+        let run = compiled.layer.bind(compiled.weights.clone()).expect("bound").run(&inputs, Dims::tokens(3)).expect("a run");
+        assert_eq!(compiled.layer.statistics(&run), Ok(None));
     }
 }
 

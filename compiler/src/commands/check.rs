@@ -4,7 +4,7 @@ use std::io::Write;
 
 use moec::diagnostics::Diagnostic;
 use moec::pipeline;
-use moec::spec::{Mode, Spec, Word};
+use moec::spec::{Mode, Soft, Spec, Word};
 use moec_ir::machine::MACHINES;
 use rayon::prelude::*;
 
@@ -28,13 +28,16 @@ pub(super) fn check(arguments: &Check, out: &mut dyn Write) -> Result<(), Failur
 
 fn summary(spec: &Spec) -> String {
     let dropping = if spec.capacity.is_some() { "with capacity" } else { "dropless" };
-    let choice = match spec.router.mode {
-        Mode::TokenChoice | Mode::Soft(_) | Mode::Hash => format!("top {}", spec.router.top_k),
-        Mode::ExpertChoice => "experts choose".to_string(),
+    let (routing, dropping) = match spec.router.mode {
+        Mode::Soft(Soft { slots: 1, .. }) => ("1 slot each".to_string(), "soft"),
+        Mode::Soft(soft) => (format!("{} slots each", soft.slots), "soft"),
+        Mode::ExpertChoice => ("experts choose".to_string(), dropping),
+        Mode::TokenChoice | Mode::Hash => (format!("top {}", spec.router.top_k), dropping),
     };
     let shared = spec.shared.map_or(String::new(), |shared| format!(", shared {}", shared.ffn));
+    let unread = if spec.unread.is_empty() { String::new() } else { format!("; unread: {}", spec.unread.join(", ")) };
     format!(
-        "hidden {}, {} experts of {}, {choice}{shared}, {dropping}, {}",
+        "hidden {}, {} experts of {}, {routing}{shared}, {dropping}, {}{unread}",
         spec.hidden,
         spec.experts,
         spec.expert.ffn,

@@ -25,6 +25,9 @@ pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) ->
         (Some(name), _) => load_preset(name)?,
         (None, path) => load_spec(path.as_deref().unwrap_or(Path::new("-")), None)?,
     };
+    if !spec.unread.is_empty() {
+        notes.say(&format!("note: this router.mode does not read {}", spec.unread.join(", ")));
+    }
     let machines = machines(&arguments.targets)?;
     let mut kinds: Vec<Emit> = Vec::new();
     for kind in &arguments.emit {

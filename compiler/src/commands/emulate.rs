@@ -92,8 +92,12 @@ fn print(
         let ran: u64 = outcome.launches.iter().map(|launch| launch.report.counters.blocks).sum();
         let blocks: u64 = outcome.launches.iter().map(|launch| launch.blocks).sum();
         let error = outcome.agreement.map_or(String::new(), |Agreement { difference, bound, tokens_apart }| {
-            let apart = if tokens_apart == 0 { "the same experts".into() } else { format!("{tokens_apart} tokens elsewhere") };
-            format!(", error {:.1e} of the largest output (at most {bound:.0e}), {apart}", difference.of_largest)
+            let apart = match tokens_apart {
+                Some(0) => ", the same experts".to_string(),
+                Some(tokens) => format!(", {tokens} tokens elsewhere"),
+                None => String::new(),
+            };
+            format!(", error {:.1e} of the largest output (at most {bound:.0e}){apart}", difference.of_largest)
         });
         writeln!(
             out,
@@ -168,7 +172,7 @@ fn to_json(outcome: &Outcome, with_profile: bool) -> Value {
         "same_bits": outcome.same_bits,
         "error": outcome.agreement.map(|agreement| agreement.difference.of_largest),
         "bound": outcome.agreement.map(|agreement| agreement.bound),
-        "tokens_apart": outcome.agreement.map(|agreement| agreement.tokens_apart),
+        "tokens_apart": outcome.agreement.and_then(|agreement| agreement.tokens_apart),
     });
     if with_profile {
         object["kernels"] = profile(&outcome.launches).into_iter().map(kernels).collect();

@@ -10,6 +10,7 @@ mod inspect;
 mod manifest;
 mod opt;
 mod report;
+mod route;
 mod run;
 mod text;
 
@@ -24,7 +25,7 @@ use moec_ir::Machine;
 use moec_runtime::{Checkpoint, Package};
 
 pub(crate) use self::run::InputArgument;
-use crate::cli::{Check, Cli, Command, Compile, Import, Target};
+use crate::cli::{Check, Cli, Command, Compile, Import, Route, Target};
 use crate::files::{read, report_at};
 use crate::{console, doctor};
 
@@ -61,6 +62,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Compile(Compile { preset: Some(name), .. })
         | Command::Check(Check { preset: Some(name), .. })
         | Command::Import(Import { preset: Some(name), .. })
+        | Command::Route(Route { preset: Some(name), .. })
             if name == "list" =>
         {
             about::presets(out)
@@ -71,6 +73,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Import(arguments) => import::import(arguments, notes, out),
         Command::Opt(arguments) => opt::opt(arguments, out),
         Command::Run(arguments) => run::run(arguments, notes, out),
+        Command::Route(arguments) => route::route(arguments, notes, out),
         Command::Inspect { file, manifest } => inspect::inspect(file, *manifest, out),
         Command::Explain { code, list: _ } => about::explain(code.as_deref(), out),
         Command::Schema => about::schema(out),

@@ -82,7 +82,11 @@ fn print_time(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
 /// Weights of the experts that were hit, and all others.
 fn weight_bytes_touched(measured: &Measured<'_>) -> f64 {
     let (loads, _) = loads(measured);
-    let hit = loads.iter().filter(|load| **load > 0).count() as f64 / loads.len().max(1) as f64;
+    let hit = match loads.len() {
+        // Slots of every expert.
+        0 => 1.0,
+        experts => loads.iter().filter(|load| **load > 0).count() as f64 / experts as f64,
+    };
     let weights = measured.manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
     let bytes = weights.map(|buffer| {
         let elements: i64 = buffer.shape.iter().map(|extent| extent.as_const().unwrap_or(0)).product();
@@ -100,6 +104,9 @@ fn loads(measured: &Measured<'_>) -> (Vec<usize>, usize) {
 }
 
 fn print_routing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
+    if measured.run.tensor("stats.load").is_none() {
+        return print_mixing(measured, out);
+    }
     let (loads, identity) = loads(measured);
     if measured.run.tensor("route.experts").is_some() {
         print_dropped(measured, &loads, identity, out)?;
@@ -186,6 +193,33 @@ fn print_chosen(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> 
     )
 }
 
+/// How many tokens a slot mixes, and how many slots a token: `exp` of the mean entropy of the weights.
+fn print_mixing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let Measured { manifest, dims, run, .. } = measured;
+    let (experts, slots) = (dim(manifest, "experts"), dim(manifest, "slots"));
+    let all = experts * slots;
+    let weights = |name: &str| run.tensor(name).map(|tensor| tensor.to_f64()).unwrap_or_default();
+    let in_slots: Vec<Vec<f64>> = weights("soft.dispatch")
+        .chunks((dims.row_tokens * all).max(1) as usize)
+        .flat_map(|sequence| (0..all as usize).map(|slot| sequence.iter().copied().skip(slot).step_by(all as usize).collect()))
+        .collect();
+    let of_slots = effective(in_slots.iter().map(Vec::as_slice));
+    let combine = weights("soft.combine");
+    let of_tokens = effective(combine.chunks(all.max(1) as usize));
+    let tokens = dims.row_tokens;
+    writeln!(
+        out,
+        "slots       {all} a sequence, {slots} an expert; a slot mixes {of_slots:.1} of {tokens} tokens, a token {of_tokens:.1} of {all} slots"
+    )
+}
+
+/// `exp` of the mean entropy of distributions: how many equal parts they are like.
+fn effective<'w>(distributions: impl Iterator<Item = &'w [f64]>) -> f64 {
+    let entropy = |weights: &[f64]| weights.iter().filter(|w| **w > 0.0).map(|w| -w * w.ln()).sum::<f64>();
+    let (count, sum) = distributions.fold((0, 0.0), |(count, sum), weights| (count + 1, sum + entropy(weights)));
+    (sum / f64::from(count.max(1))).exp()
+}
+
 /// Sixteen experts a line.
 fn load_numbers(loads: &[usize]) -> Vec<String> {
     const PER_LINE: usize = 16;
@@ -228,6 +262,15 @@ fn time_text(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_parts_count_whole() {
+        let of = |distributions: &[&[f64]]| effective(distributions.iter().copied());
+        assert!((of(&[&[0.25; 4], &[0.0, 0.25, 0.25, 0.25, 0.25]]) - 4.0).abs() < 1e-12);
+        assert_eq!(of(&[&[0.0, 1.0]]), 1.0);
+        // The geometric mean of 1 and 4.
+        assert!((of(&[&[1.0], &[0.25; 4]]) - 2.0).abs() < 1e-12);
+    }
 
     #[test]
     fn charts() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
 use moec::import::import;
-use moec::reference::{Difference, bound, difference, expert_sets_apart, experts_of_tokens, reference};
+use moec::reference::{Difference, bound, difference, expert_sets_apart, experts_of_tokens, has_pairs, reference};
 use moec::spec::Spec;
 use moec::{pipeline, random};
 use moec_codegen::Options;
@@ -72,7 +72,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
         name,
         difference: difference(&output, expected),
         bound: bound(manifest.dtype),
-        tokens_apart,
+        tokens_apart: tokens_apart.filter(|_| has_pairs(manifest)),
     };
     let mut comparisons = Vec::new();
     if let (true, Some(spec)) = (arguments.reference, &spec) {
@@ -291,7 +291,7 @@ fn output_file(run: &moec_runtime::Run, shape: &[u64]) -> Result<Vec<u8>, Error>
         tensors.push(("out.hidden", output.clone().reshape(shape.to_vec())?));
     }
     let routed = if run.tensor("route.experts").is_some() { "route.experts" } else { "route.rows" };
-    for name in [routed, "route.weights"] {
+    for name in [routed, "route.weights", "soft.dispatch", "soft.combine"] {
         tensors.extend(run.tensor(name).map(|tensor| (name, tensor.clone())));
     }
     let named: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();

@@ -4,15 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-
-use safetensors::tensor::Metadata;
 
 use super::Block;
 use super::stored::Stored;
 use crate::diagnostics::{Code, Diagnostic, nearest, quote};
 use crate::spec::{Layout, Tensor, Weight, Word};
+use crate::tensor_file;
 
 /// The numbers that shapes are made of.
 #[derive(Clone, Debug)]
@@ -56,7 +55,7 @@ impl Sizes {
         match tensor {
             Tensor::Router => vec![routed + self.joint, hidden],
             Tensor::RouterBias | Tensor::CorrectionBias => vec![routed],
-            Tensor::RouterInputScale | Tensor::OutputBias => vec![hidden],
+            Tensor::RouterInputScale | Tensor::OutputBias | Tensor::TokenGain | Tensor::SlotGain => vec![hidden],
             Tensor::RouterGlobalScale | Tensor::SlotScale => vec![1],
             Tensor::PerExpertScale => vec![experts],
             Tensor::HashTable => vec![self.vocabulary, self.top_k],
@@ -164,26 +163,8 @@ fn index(path: &Path) -> Result<BTreeMap<String, Known>, String> {
 }
 
 fn safetensors_header(path: &Path) -> Result<BTreeMap<String, Known>, String> {
-    // As much as the format allows.
-    const MOST_BYTES: u64 = 100_000_000;
-    let text = |error: io::Error| error.to_string();
-    let mut file = File::open(path).map_err(text)?;
-    let bytes = file.metadata().map_err(text)?.len();
-    let mut start = [0; 8];
-    file.read_exact(&mut start).map_err(|_| "not a safetensors file: shorter than its header".to_string())?;
-    let length = u64::from_le_bytes(start);
-    if length > MOST_BYTES || length > bytes.saturating_sub(8) {
-        return Err("not a safetensors file: its header is longer than the file, or than any may be".to_string());
-    }
-    let mut header = Vec::new();
-    file.take(length).read_to_end(&mut header).map_err(text)?;
-    let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| format!("not a safetensors file: {error}"))?;
-    let expected = (8 + length).saturating_add(metadata.data_len() as u64);
-    if bytes != expected {
-        return Err(format!("the file has {bytes} bytes, and its header speaks of {expected}"));
-    }
     let shape = |shape: &[usize]| Known::Shape(shape.iter().map(|n| *n as u64).collect());
-    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, shape(&info.shape))).collect())
+    Ok(tensor_file::open(path)?.tensors.into_iter().map(|(name, info)| (name, shape(&info.shape))).collect())
 }
 
 /// Holds the block against the file. `prefix` is what stands before every name; where it is not given it is found.

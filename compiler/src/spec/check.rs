@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::recipe::Recipe;
 use super::resolve::{self, Sections};
 use super::section::{Field, Section};
 use super::weights::Tensor;
@@ -15,6 +16,8 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     renorm(&spec.router, wrong);
     order(&spec.router, wrong);
     sparsemixer(&spec.router, wrong);
+    soft(spec, wrong);
+    soft_invariance(spec, wrong);
     expert_choice(spec, wrong);
     hash(&spec.router, wrong);
     joint(spec, wrong);
@@ -238,6 +241,54 @@ fn sparsemixer(router: &Section, wrong: &mut Vec<Diagnostic>) {
     }
 }
 
+/// Keys of soft routing beside another mode, and keys of the others beside it: all tokens go to all slots.
+fn soft(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    let router = &spec.router;
+    if router.word("mode") != Some("soft") {
+        return;
+    }
+    router.require("norm", wrong);
+    match router.word("norm") {
+        Some("none") => {
+            needs(router, "norm_eps", false, "norm", router, wrong);
+            needs(router, "dispatch_normed", router.boolean("dispatch_normed") == Some(false), "norm", router, wrong);
+        }
+        Some(_) => router.require("norm_eps", wrong),
+        None => {}
+    }
+    for field in router.fields() {
+        let key = field.key.name;
+        // One expert a token is what others say who have no such key.
+        let says_nothing = field.repeats_default() || (key == "top_k" && router.integer("top_k") == Some(1));
+        if says_nothing || resolve::MODE_KEYS.iter().any(|(own, _)| *own == key) || key == "mode" {
+            continue;
+        }
+        wrong.push(no_part_in_soft(spec, router, field, "says how tokens pick experts"));
+    }
+    if let Some(jitter) = spec.training.given("jitter") {
+        wrong.push(no_part_in_soft(spec, &spec.training, jitter, "changes which experts tokens pick"));
+    }
+}
+
+fn no_part_in_soft(spec: &Sections, section: &Section, field: &Field, what: &str) -> Diagnostic {
+    let (table, key) = (section.table.name, field.key.name);
+    Diagnostic::new(Code::Contradiction, format!("{table}.{key} has no part in mode = \"soft\""))
+        .at(field.key_span.clone(), what)
+        .also(place(&spec.router, "mode"), "all tokens go to all slots")
+        .help(format!("leave `{key}` out"))
+}
+
+/// Other tokens of a sequence change what a token's slots hold.
+fn soft_invariance(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    if spec.router.word("mode") == Some("soft") && spec.numerics.boolean("batch_invariant") == Some(true) {
+        wrong.push(
+            Diagnostic::new(Code::Contradiction, "batch_invariant and mode = \"soft\" contradict")
+                .at(place(&spec.numerics, "batch_invariant"), "a token's bits do not depend on the others")
+                .also(place(&spec.router, "mode"), "a token's outputs are made of all tokens of its sequence"),
+        );
+    }
+}
+
 /// Each expert takes its capacity of the tokens: a token picks nothing, drops nothing and has no set of its own.
 fn expert_choice(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     let router = &spec.router;
@@ -301,9 +352,7 @@ fn places_of_others(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnos
 
 /// The table selects: nothing else can.
 fn hash(router: &Section, wrong: &mut Vec<Diagnostic>) {
-    let looks_up = router.word("mode") == Some("hash");
-    needs(router, "vocabulary", looks_up, "mode = \"hash\"", router, wrong);
-    if !looks_up {
+    if router.word("mode") != Some("hash") {
         return;
     }
     let has_groups = router.integer("groups").is_some_and(|groups| groups > 1);
@@ -365,6 +414,12 @@ fn joint(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
             );
         }
     }
+}
+
+/// Whether `[weights]` names one stored tensor as the router and as the slots, which soft routing has in its place.
+fn is_another_name_of_slots(tensor: Tensor, recipe: &Recipe, spec: &Sections) -> bool {
+    let slots = spec.weights.given("slots").and_then(|field| field.recipe());
+    tensor == Tensor::Router && spec.router.word("mode") == Some("soft") && slots.is_some_and(|slots| slots.names == recipe.names)
 }
 
 fn capacity_size(capacity: &Section, wrong: &mut Vec<Diagnostic>) {
@@ -452,6 +507,9 @@ fn weights(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     let weights = &spec.weights;
     for field in weights.fields() {
         let (Some(tensor), Some(recipe)) = (Tensor::from_word(field.key.name), field.recipe()) else { continue };
+        if is_another_name_of_slots(tensor, recipe, spec) {
+            continue;
+        }
         if let Some((why, place)) = resolve::why_absent(tensor, spec) {
             let message = format!("weights.{} is given, but the layer has no such tensor", field.key.name);
             let diagnostic = Diagnostic::new(Code::WeightNotInLayer, message).at(field.key_span.clone(), why);
@@ -499,10 +557,17 @@ fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     const MOST_ACTIVATIONS: u64 = 1 << 46;
     const WIDEST_SHARED: u64 = 1 << 20;
     let (hidden, experts, ffn) = (spec.moe.integer("hidden"), spec.moe.integer("experts"), spec.expert.integer("intermediate"));
-    let experts_choose = spec.router.word("mode") == Some("expert_choice");
-    // Where experts choose, every token has a pair with each of them until they have chosen.
-    let (picks, of) = if experts_choose { (experts, &spec.moe) } else { (spec.router.integer("top_k"), &spec.router) };
-    let (key, max) = (if experts_choose { "experts" } else { "top_k" }, spec.tokens.integer("max"));
+    let max = spec.tokens.integer("max");
+    let slots = spec.router.integer("slots").filter(|_| spec.router.word("mode") == Some("soft"));
+    // What a token is paired with: the experts that it picks, all of them until they have chosen, or all slots.
+    let (of_token, of, key, pairs_of, each) = match (spec.router.word("mode"), slots) {
+        (_, Some(slots)) => {
+            let all = experts.map(|experts| experts.saturating_mul(slots));
+            (all, &spec.router, "slots", "(token, slot) pairs", "slots an expert")
+        }
+        (Some("expert_choice"), None) => (experts, &spec.moe, "experts", "(token, expert) pairs", "experts a token"),
+        (_, None) => (spec.router.integer("top_k"), &spec.router, "top_k", "(token, expert) pairs", "experts a token"),
+    };
     let mut limit = |what: &str, size: u64, most: u64, first: Range<usize>, others: Vec<(Range<usize>, &str)>| {
         if size > most {
             let message = format!("{what}: {size} exceeds the limit of {most}");
@@ -515,11 +580,16 @@ fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
         let elements = hidden.saturating_mul(experts).saturating_mul(2 * ffn);
         limit("elements of gate and up", elements, MOST_WEIGHTS, place(&spec.moe, "experts"), others);
     }
-    if let (Some(picks), Some(max)) = (picks, max) {
-        let others = vec![(place(of, key), "experts a token")];
+    if let (Some(hidden), Some(slots), Some(experts)) = (hidden, slots, experts) {
+        let others = vec![(place(&spec.moe, "hidden"), "hidden"), (place(&spec.moe, "experts"), "experts")];
+        let elements = hidden.saturating_mul(experts).saturating_mul(slots);
+        limit("elements of the slots", elements, MOST_WEIGHTS, place(&spec.router, "slots"), others);
+    }
+    if let (Some(of_token), Some(max)) = (of_token, max) {
+        let others = vec![(place(of, key), each)];
         let first = if spec.tokens.given("max").is_some() { place(&spec.tokens, "max") } else { place(of, key) };
-        let pairs = picks.saturating_mul(max);
-        limit("(token, expert) pairs", pairs, MOST_PAIRS, first.clone(), others);
+        let pairs = of_token.saturating_mul(max);
+        limit(pairs_of, pairs, MOST_PAIRS, first.clone(), others);
         if let (Some(hidden), Some(ffn), true) = (hidden, ffn, pairs <= MOST_PAIRS) {
             let others = vec![(place(&spec.moe, "hidden"), "hidden"), (place(&spec.expert, "intermediate"), "intermediate")];
             limit("elements of one activation", pairs.saturating_mul(hidden.max(2 * ffn)), MOST_ACTIVATIONS, first, others);

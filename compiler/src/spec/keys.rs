@@ -3,7 +3,7 @@
 
 use Fallback::{Absent, Required};
 use Sign::{Any, NonNegative, Positive};
-use Support::{Later, Now};
+use Support::Now;
 use Takes::{Boolean, Integer, Integers, Number, Stored, Text, Word, WordOrInteger};
 
 /// A table of the spec, such as `[router]`.
@@ -28,6 +28,7 @@ pub(super) struct Key {
 pub(super) enum Support {
     Now,
     /// Refused by name. A key is let through where it repeats its default, since nothing is lost then.
+    #[expect(dead_code, reason = "every key is carried; the next one begins here")]
     Later,
 }
 
@@ -127,9 +128,9 @@ pub(super) static TABLES: &[Table] = &[
         key("mode", Word(&[
             choice("token_choice", Now, "each token takes its top_k experts"),
             choice("expert_choice", Now, "each expert takes its capacity of tokens, those that it scores highest; ties to the earlier token"),
-            choice("soft", Later, "soft dispatch and combine over slots"),
+            choice("soft", Now, "every slot of an expert mixes all tokens of a sequence, every token all slots (Soft-MoE)"),
             choice("hash", Now, "a table of token ids decides; the layer takes them as a second input, `token_ids`"),
-        ]), Fallback::Word("token_choice"), Now, "who chooses whom"),
+        ]), Fallback::Word("token_choice"), Now, "who chooses whom; keys that another mode alone reads may stand"),
         key("top_k", Integer(1, MAX_TOP_K), Absent, Now, "K, the experts of one token; 1 or absent where experts choose"),
         key("vocabulary", Integer(1, MAX_VOCABULARY), Absent, Now, "V, the token ids of mode = \"hash\"; absent: as many as the stored hash_table has rows"),
         key("score", Word(&[
@@ -194,14 +195,14 @@ pub(super) static TABLES: &[Table] = &[
             choice("f32", Now, "single precision"),
             choice("model", Now, "rounded to the model's type"),
         ]), Fallback::Word("f32"), Now, "precision of logits and scores"),
-        key("slots", Integer(1, MAX_EXPERTS), Absent, Later, "slots per expert of soft routing"),
+        key("slots", Integer(1, MAX_EXPERTS), Fallback::Integer(1), Now, "slots of one expert and sequence; soft only"),
         key("norm", Word(&[
-            choice("l2", Later, "unit length"),
-            choice("rms", Later, "unit root mean square"),
-            choice("none", Later, "none"),
-        ]), Absent, Later, "normalisation of tokens and slots in soft routing"),
-        key("norm_eps", Number(NonNegative), Absent, Later, "epsilon of norm"),
-        key("dispatch_normed", Boolean, Fallback::Boolean(false), Later, "soft routing mixes the normalised tokens"),
+            choice("l2", Now, "x / sqrt(sum x^2 + eps)"),
+            choice("rms", Now, "x / sqrt(mean x^2 + eps), times token_gain and slot_gain where [weights] names them"),
+            choice("none", Now, "as they are"),
+        ]), Absent, Now, "normalisation of tokens and slots before their product; required with mode = \"soft\""),
+        key("norm_eps", Number(NonNegative), Absent, Now, "epsilon of norm; required with it"),
+        key("dispatch_normed", Boolean, Fallback::Boolean(false), Now, "slots mix the normalised tokens, not the tokens as they are"),
     ] },
     Table { name: "capacity", required: false, doc: "How many tokens an expert takes. Absent: dropless; required where experts choose.", keys: &[
         key("factor", Takes::Ratio, Absent, Now, "C = factor * S * (K if count_k) / E"),
@@ -275,8 +276,10 @@ pub(super) static TABLES: &[Table] = &[
         stored("router_global_scale", Now, "[1]: a factor on all weights, after renorm"),
         stored("per_expert_scale", Now, "[R]: factors on the weights, after renorm"),
         stored("hash_table", Now, "[V, K], integers: the experts of each token id"),
-        stored("slots", Later, "[E, P, H]"),
-        stored("slot_scale", Later, "[1]"),
+        stored("slots", Now, "[E, P, H]: the embeddings of P slots an expert; router may name the same tensor, and nothing else, beside it"),
+        stored("slot_scale", Now, "[1]: factor on the logits of soft routing"),
+        stored("token_gain", Now, "[H]: factors on the tokens, after norm = \"rms\""),
+        stored("slot_gain", Now, "[H]: factors on the slots, after norm = \"rms\""),
         stored("gate", Now, "[E, F, H]"),
         stored("up", Now, "[E, F, H]"),
         stored("gate_up", Now, "[E, 2F, H]"),

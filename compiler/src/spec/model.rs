@@ -28,6 +28,8 @@ pub struct Spec {
     pub shared: Option<Shared>,
     /// Where each weight tensor of the layer is stored: exactly the tensors that this layer has, in `Tensor` order.
     pub weights: Vec<Weight>,
+    /// What the spec says to another `router.mode` than its own: `router.slots`, `[capacity]`.
+    pub unread: Vec<String>,
     /// What only training asks for.
     pub training: Training,
     /// The token counts that the package must serve.
@@ -45,6 +47,11 @@ impl Spec {
     /// The experts that compete for a token: those with weights, and those that are the identity.
     pub fn candidates(&self) -> u64 {
         self.experts + self.router.identity_experts
+    }
+
+    /// R, the columns of the router: the experts that compete, then the shared ones that it weighs.
+    pub fn columns(&self) -> u64 {
+        self.candidates() + self.router.joint_shared
     }
 
     /// The experts that a token's row of the routing speaks of: K, shared ones that the router weighs counted; or all where
@@ -119,14 +126,14 @@ pub struct Router {
     pub dtype: RouterDtype,
 }
 
-/// `router.mode`. Not carried yet: `Soft`.
+/// `router.mode`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     /// Each token takes its `top_k` experts.
     TokenChoice,
     /// Each expert takes its `capacity` of the tokens, those that it scores highest.
     ExpertChoice,
-    /// Soft dispatch and combine over slots.
+    /// Every slot mixes all tokens of a sequence, every token all slots.
     Soft(Soft),
     /// A table of token ids decides (tensor `hash_table`, `[V, K]`, and input `token_ids`, `[T]`).
     Hash,

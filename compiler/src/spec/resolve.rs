@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::capacity::{Capacity, CapacityGroup, CapacitySize};
 use super::keys::{self, TABLES};
 use super::model::{
-    Activation, Clamp, Expert, Gating, Groups, InputNorm, Mode, Norm, Numerics, Renorm, Router, Shared, Soft, SoftNorm, Spec,
-    Tokens, Training, Word,
+    Activation, Clamp, Expert, Gating, Groups, InputNorm, Mode, Norm, Numerics, Renorm, Router, Shared, Soft, Spec, Tokens,
+    Training, Word,
 };
 use super::section::{Section, unknown_key};
 use super::tree::{Entry, Kind};
@@ -114,8 +114,8 @@ fn build(sections: &Sections) -> Option<Spec> {
         routed_output_scale: moe.number("routed_output_scale")?,
         router: router(&sections.router)?,
         capacity: match &sections.capacity {
-            Some(section) => Some(capacity(section)?),
-            None => None,
+            Some(section) if !is_soft(sections) => Some(capacity(section)?),
+            Some(_) | None => None,
         },
         expert: Expert {
             ffn: expert.integer("intermediate")?,
@@ -129,6 +129,7 @@ fn build(sections: &Sections) -> Option<Spec> {
             None => None,
         },
         weights: weights(sections),
+        unread: unread(sections),
         training: Training {
             jitter: sections.training.number("jitter"),
             bias_update_rate: sections.training.number("bias_update_rate"),
@@ -144,6 +145,22 @@ fn build(sections: &Sections) -> Option<Spec> {
     })
 }
 
+/// The keys of [router] that one mode alone reads. They may stand beside another, so that a mode is one line's change.
+pub(super) const MODE_KEYS: [(&str, &str); 5] =
+    [("slots", "soft"), ("norm", "soft"), ("norm_eps", "soft"), ("dispatch_normed", "soft"), ("vocabulary", "hash")];
+
+fn is_soft(sections: &Sections) -> bool {
+    sections.router.word("mode") == Some("soft")
+}
+
+/// What is given and read by another mode.
+fn unread(sections: &Sections) -> Vec<String> {
+    let router = &sections.router;
+    let of_others = MODE_KEYS.iter().filter(|(key, mode)| router.given(key).is_some() && router.word("mode") != Some(mode));
+    let capacity = sections.capacity.as_ref().filter(|_| is_soft(sections));
+    of_others.map(|(key, _)| format!("router.{key}")).chain(capacity.map(|_| "[capacity]".to_string())).collect()
+}
+
 /// The variant whose word the key holds.
 fn word<T: Word>(section: &Section, key: &str) -> Option<T> {
     let word = section.word(key)?;
@@ -154,8 +171,8 @@ fn router(router: &Section) -> Option<Router> {
     let mode = match router.word("mode")? {
         "expert_choice" => Mode::ExpertChoice,
         "soft" => Mode::Soft(Soft {
-            slots: router.integer("slots").unwrap_or(1),
-            norm: word(router, "norm").unwrap_or(SoftNorm::L2),
+            slots: router.integer("slots")?,
+            norm: word(router, "norm")?,
             norm_eps: router.number("norm_eps").unwrap_or(0.0),
             dispatch_normed: router.boolean("dispatch_normed")?,
         }),
@@ -286,10 +303,19 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
     let key = |section: &Section, key: &str| section.given(key).map(|field| field.span.clone());
     let unless = |holds: bool, why: &str, section: &Section, name: &str| (!holds).then(|| (why.to_string(), key(section, name)));
     let (router, expert) = (&spec.router, &spec.expert);
+    let is_soft = router.word("mode") == Some("soft");
     let has_bias = expert.boolean("bias") != Some(false);
     let is_gated = expert.boolean("gated") != Some(false);
     match tensor {
-        Tensor::Router | Tensor::Down => None,
+        Tensor::Router if is_soft => unless(false, "router.mode is \"soft\": slots take the router's place", router, "mode"),
+        Tensor::PerExpertScale if is_soft => unless(false, "router.mode is \"soft\": nothing is picked", router, "mode"),
+        Tensor::Slots | Tensor::SlotScale | Tensor::TokenGain | Tensor::SlotGain if !is_soft => {
+            unless(false, "router.mode is not \"soft\"", router, "mode")
+        }
+        Tensor::TokenGain | Tensor::SlotGain if router.word("norm") != Some("rms") => {
+            unless(false, "router.norm is not \"rms\"", router, "norm")
+        }
+        Tensor::Router | Tensor::Down | Tensor::Slots => None,
         Tensor::RouterBias => unless(router.boolean("bias") != Some(false), "router.bias is false", router, "bias"),
         Tensor::CorrectionBias => {
             let is_corrected = router.word("correction_on") != Some("none");
@@ -323,7 +349,6 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
             None => Some(("there is no [shared] table".to_string(), None)),
         },
         Tensor::HashTable => unless(router.word("mode") == Some("hash"), "router.mode is another", router, "mode"),
-        Tensor::Slots | Tensor::SlotScale => Some(("not supported yet".to_string(), None)),
         Tensor::LatentIn | Tensor::LatentOut => {
             unless(expert.integer("latent").is_some_and(|width| width > 0), "expert.latent is off", expert, "latent")
         }
@@ -331,9 +356,13 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
             unless(false, "router.input_norm is \"none\"", router, "input_norm")
         }
         // No key speaks of them: a layer has one where the checkpoint has.
-        Tensor::OutputBias | Tensor::RouterInputScale | Tensor::RouterGlobalScale | Tensor::PerExpertScale => {
-            spec.weights.given(tensor.word()).is_none().then(|| ("[weights] names none".to_string(), None))
-        }
+        Tensor::OutputBias
+        | Tensor::RouterInputScale
+        | Tensor::RouterGlobalScale
+        | Tensor::PerExpertScale
+        | Tensor::SlotScale
+        | Tensor::TokenGain
+        | Tensor::SlotGain => spec.weights.given(tensor.word()).is_none().then(|| ("[weights] names none".to_string(), None)),
     }
 }
 
@@ -382,6 +411,7 @@ fn other_storage(tensor: Tensor, fused: Tensor, is_fused: bool, spec: &Sections)
 mod tests {
     use super::*;
     use crate::spec::keys::Takes;
+    use crate::spec::model::SoftNorm;
     use crate::spec::{
         Apply, AuxLoss, ClampPlace, Correction, Dropped, Dtype, EpsMode, GroupMask, GroupScore, Order, Pad, Priority, Round,
         RouterDtype, Score, Select, SharedCombine, SharedGate,

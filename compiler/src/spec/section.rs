@@ -145,7 +145,24 @@ impl Section {
     }
 }
 
+impl Read {
+    fn repeats(&self, default: Fallback) -> bool {
+        match (self, default) {
+            (Read::Boolean(value), Fallback::Boolean(default)) => *value == default,
+            (Read::Integer(value), Fallback::Integer(default)) => *value == default,
+            (Read::Number(value), Fallback::Number(default)) => *value == default,
+            (Read::Word(value), Fallback::Word(default)) => *value == default,
+            _ => false,
+        }
+    }
+}
+
 impl Field {
+    /// Whether it says what its absence would mean, or something wrong, which has been reported.
+    pub(super) fn repeats_default(&self) -> bool {
+        self.value.as_ref().is_none_or(|value| value.repeats(self.key.default))
+    }
+
     /// The recipe of a `[weights]` entry.
     pub(super) fn recipe(&self) -> Option<&Recipe> {
         if let Some(Read::Recipe(recipe)) = &self.value { Some(recipe) } else { None }
@@ -329,14 +346,7 @@ impl Place {
 
     /// Refuses a key that is not carried.
     fn supported(&self, value: Read, entry: &Entry) -> Result<Read, Diagnostic> {
-        let repeats_default = match (&value, self.key.default) {
-            (Read::Boolean(value), Fallback::Boolean(default)) => *value == default,
-            (Read::Integer(value), Fallback::Integer(default)) => *value == default,
-            (Read::Number(value), Fallback::Number(default)) => *value == default,
-            (Read::Word(value), Fallback::Word(default)) => *value == default,
-            _ => false,
-        };
-        if self.key.support == Support::Now || repeats_default {
+        if self.key.support == Support::Now || value.repeats(self.key.default) {
             return Ok(value);
         }
         Err(Diagnostic::new(Code::NotSupportedYet, format!("{} is not supported yet", self.name()))

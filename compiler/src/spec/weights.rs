@@ -85,10 +85,14 @@ words! {
         PerExpertScale = "per_expert_scale",
         /// `[V, K]`, integers: the experts of each token id.
         HashTable = "hash_table",
-        /// `[E, P, H]`. Not carried yet.
+        /// `[E, P, H]`: the embeddings of P slots an expert.
         Slots = "slots",
-        /// `[1]`. Not carried yet.
+        /// `[1]`: factor on the logits of soft routing.
         SlotScale = "slot_scale",
+        /// `[H]`: factors on the tokens of soft routing, after their norm.
+        TokenGain = "token_gain",
+        /// `[H]`: factors on the slots, after their norm.
+        SlotGain = "slot_gain",
         /// `[E, F, H]`.
         Gate = "gate",
         /// `[E, F, H]`.
@@ -157,6 +161,8 @@ impl Tensor {
             | Tensor::PerExpertScale
             | Tensor::HashTable
             | Tensor::SlotScale
+            | Tensor::TokenGain
+            | Tensor::SlotGain
             | Tensor::GateBias
             | Tensor::UpBias
             | Tensor::DownBias
@@ -187,6 +193,8 @@ impl Tensor {
             | Tensor::HashTable
             | Tensor::Slots
             | Tensor::SlotScale
+            | Tensor::TokenGain
+            | Tensor::SlotGain
             | Tensor::LatentIn
             | Tensor::LatentOut
             | Tensor::OutputBias

@@ -63,6 +63,24 @@ impl Builder {
         self.apply_attr(Op::Combine, &[rows, routing, vs], Attr::Body(Body::identity()))
     }
 
+    /// `slots experts n`.
+    pub fn slots(&mut self, experts: u64, slots: u64) -> Id {
+        let experts = self.add(Node::Attr(Attr::Num(experts)));
+        self.apply_attr(Op::Slots, &[experts], Attr::Num(slots))
+    }
+
+    /// `soft_dispatch x weights slots [] {$0}`.
+    pub fn soft_dispatch(&mut self, x: Id, weights: Id, slots: Id) -> Id {
+        let vs = self.apply(Op::List, &[]);
+        self.apply_attr(Op::SoftDispatch, &[x, weights, slots, vs], Attr::Body(Body::identity()))
+    }
+
+    /// `soft_combine rows weights slots [] {$0}`.
+    pub fn soft_combine(&mut self, rows: Id, weights: Id, slots: Id) -> Id {
+        let vs = self.apply(Op::List, &[]);
+        self.apply_attr(Op::SoftCombine, &[rows, weights, slots, vs], Attr::Body(Body::identity()))
+    }
+
     /// `rms_norm x eps [] {$0}`.
     pub fn rms_norm(&mut self, x: Id, eps: f64) -> Id {
         let (eps, vs) = (self.add(Node::Attr(Attr::Real(eps.into()))), self.apply(Op::List, &[]));

@@ -37,6 +37,13 @@ pub fn infer_body(op: Op, types: &[&Type]) -> Result<Vec<Type>, String> {
             Type::Tensor { shape, .. } => vec![Type::tensor(shape, DType::F32)],
             ty => return Err(format!("rows cannot be {ty}")),
         },
+        Op::SoftDispatch | Op::SoftCombine => match at(0)? {
+            Type::Tensor { shape, .. } => {
+                let rows = if op == Op::SoftDispatch { Dim::Pairs } else { Dim::Tokens };
+                vec![Type::tensor(&[rows, shape[1]], DType::F32)]
+            }
+            ty => return Err(format!("rows cannot be {ty}")),
+        },
         _ => match (at(0)?, at(list - 1)?) {
             (Type::Tensor { shape: x, .. }, Type::List(ws)) => ws
                 .iter()
@@ -81,6 +88,7 @@ fn by_row(op: Op) -> bool {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
         Op::PickWeights | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Combine => false,
         Op::Losses | Op::RmsNorm | Op::Jitter => false,
+        Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => false,
         Op::AllExperts | Op::SparseMixer | Op::HashPicks | Op::Leading | Op::Joint | Op::ExpertScale | Op::WithoutRows => true,
         Op::Observe => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
@@ -106,8 +114,9 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
         }
         (Op::GroupedGemm, [rows, routing, ws, vs, body]) => {
             let ([m, k], _) = matrix(rows, "rows")?;
-            let (_, experts) = routed(routing)?;
-            if m == Dim::Tokens || m == Dim::Pairs {
+            let experts = grouped(routing)?;
+            let gathers = matches!(routing, Type::Routing { .. }) && m == Dim::Tokens;
+            if gathers || m == Dim::Pairs {
                 let n = weights(ws, Some(Dim::Const(experts)), k)?;
                 body_of(body, products(ws, &[Dim::Pairs, n])?, vs)
             } else {
@@ -143,7 +152,8 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             let ([_, e], _) = float_rows(scores)?;
             let integers = |ty: &Type| match ty {
                 Type::Tensor { shape, dtype: DType::I32 } => shape.clone(),
-                Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => vec![],
+                Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } => vec![],
+                Type::List(_) | Type::Attr(_) => vec![],
             };
             match (e, &integers(table)[..], &integers(ids)[..]) {
                 (Dim::Const(experts), [Dim::Const(1..), Dim::Const(top_k @ 1..)], [Dim::Tokens]) if experts > 0 => {
@@ -217,7 +227,7 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             }
         }
         (Op::ExpertRows, [b, routing]) => {
-            let (_, experts) = routed(routing)?;
+            let experts = grouped(routing)?;
             match matrix(b, "b")? {
                 ([Dim::Const(e), n], dtype) if e == experts => Ok(Type::tensor(&[Dim::Pairs, n], dtype)),
                 (_, _) => Err(format!("needs one row for each of {experts} experts, not {b}")),
@@ -242,6 +252,34 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             match matrix(rows, "rows")? {
                 ([Dim::Pairs, n], _) => body_of(body, vec![Type::tensor(&[Dim::Tokens, n], DType::F32)], vs),
                 (_, _) => Err(format!("combine takes [P, N], not {rows}")),
+            }
+        }
+        (Op::Flatten, [Type::Tensor { shape, dtype }]) => match shape[..] {
+            [Dim::Const(a), Dim::Const(b), n] => match a.checked_mul(b) {
+                Some(rows) => Ok(Type::tensor(&[Dim::Const(rows), n], *dtype)),
+                None => Err(format!("{a} x {b} rows are too many")),
+            },
+            _ => Err(format!("flatten takes [A, B, N], not {}", types[0])),
+        },
+        (Op::Slots, [Type::Attr(Attr::Num(experts)), Type::Attr(Attr::Num(slots))]) => {
+            match (experts.checked_mul(*slots), *experts > 0 && *slots > 0) {
+                (Some(_), true) => Ok(Type::Slots { experts: *experts, slots: *slots }),
+                (_, _) => Err(format!("{experts} x {slots} are no slots")),
+            }
+        }
+        (Op::TokenSoftmax, [x]) => float_rows(x).map(|_| (*x).clone()),
+        (Op::SoftDispatch, [x, weights, slots, vs, body]) => {
+            mixes(weights, slots)?;
+            match matrix(x, "x")? {
+                ([Dim::Tokens, n], _) => body_of(body, vec![Type::tensor(&[Dim::Pairs, n], DType::F32)], vs),
+                (_, _) => Err(format!("soft_dispatch takes [T, N], not {x}")),
+            }
+        }
+        (Op::SoftCombine, [rows, weights, slots, vs, body]) => {
+            mixes(weights, slots)?;
+            match matrix(rows, "rows")? {
+                ([Dim::Pairs, n], _) => body_of(body, vec![Type::tensor(&[Dim::Tokens, n], DType::F32)], vs),
+                (_, _) => Err(format!("soft_combine takes [P, N], not {rows}")),
             }
         }
         (Op::RmsNorm, [x, Type::Attr(Attr::Real(eps)), vs, body]) if eps.get() >= 0.0 => {
@@ -282,7 +320,7 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
 fn pointwise(x: &Type) -> Result<Type, String> {
     match x {
         Type::Tensor { dtype: DType::F32, .. } | Type::Picks { .. } => Ok(x.clone()),
-        Type::Tensor { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => {
+        Type::Tensor { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => {
             Err(format!("arithmetic is on f32 tensors and picks, not {x}"))
         }
     }
@@ -291,6 +329,7 @@ fn pointwise(x: &Type) -> Result<Type, String> {
 fn broadcasts(small: &[Dim], large: &[Dim]) -> bool {
     match (small, large) {
         (a, b) if a == b => true,
+        ([Dim::Const(1)], [_, _]) => true,
         ([n], [_, b]) => n == b,
         ([m, Dim::Const(n @ 1..)], [a, Dim::Const(columns)]) => m == a && columns.is_multiple_of(*n),
         (_, _) => false,
@@ -303,7 +342,7 @@ fn matrix(ty: &Type, what: &str) -> Result<([Dim; 2], DType), String> {
             [m, n] => Ok(([m, n], *dtype)),
             _ => Err(format!("{what} must have two dimensions, not {ty}")),
         },
-        Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => {
+        Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => {
             Err(format!("{what} must be a tensor of floats, not {ty}"))
         }
     }
@@ -319,7 +358,26 @@ fn float_rows(ty: &Type) -> Result<([Dim; 2], DType), String> {
 fn routed(ty: &Type) -> Result<(u64, u64), String> {
     match ty {
         Type::Routing { top_k, experts, .. } => Ok((*top_k, *experts)),
-        Type::Tensor { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_) => Err(format!("needs a routing, not {ty}")),
+        Type::Tensor { .. } | Type::Picks { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => {
+            Err(format!("needs a routing, not {ty}"))
+        }
+    }
+}
+
+/// The number of experts by which rows are grouped.
+fn grouped(ty: &Type) -> Result<u64, String> {
+    match ty {
+        Type::Slots { experts, .. } => Ok(*experts),
+        ty => Ok(routed(ty)?.1),
+    }
+}
+
+/// Checks that there is a weight for each token and slot.
+fn mixes(weights: &Type, slots: &Type) -> Result<(), String> {
+    let Type::Slots { experts, slots } = slots else { return Err(format!("needs slots, not {slots}")) };
+    match float_rows(weights)? {
+        ([_, Dim::Const(n)], _) if n == experts * slots => Ok(()),
+        (_, _) => Err(format!("needs a weight for each of {experts} x {slots} slots, not {weights}")),
     }
 }
 

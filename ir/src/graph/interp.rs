@@ -129,6 +129,19 @@ impl Observation {
     }
 }
 
+/// Rows that no token decides: see [`Op::Slots`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    /// E.
+    pub experts: usize,
+    /// Of each expert and sequence.
+    pub slots: usize,
+    /// Tokens of a sequence, at least 1; the last one may be shorter.
+    pub sequence_tokens: usize,
+    /// Number of sequences.
+    pub sequences: usize,
+}
+
 /// The value of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -138,6 +151,8 @@ pub enum Value {
     Picks(Picks),
     /// Picks and grouped rows.
     Routing(Routing),
+    /// Rows of experts that no token decides.
+    Slots(Slots),
     /// Several values.
     List(Vec<Value>),
     /// A constant.
@@ -203,17 +218,17 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             let products = ws.iter().map(|w| Ok(T(gemm(x, tensor(w)?)))).collect::<Result<Vec<_>, String>>()?;
             apply_body(body, [products, vs.clone()].concat(), dims)?
         }
-        (Op::GroupedGemm, [T(rows), R(r), List(ws), List(vs), Value::Attr(Attr::Body(body))]) => {
-            r.accepts(rows)?;
+        (Op::GroupedGemm, [T(rows), grouping, List(ws), List(vs), Value::Attr(Attr::Body(body))]) => {
+            let experts = expert_of_row(grouping)?;
+            accepts(experts.len(), rows)?;
             let product = |w: &Value| {
                 let w = tensor(w)?;
                 let [_, n, k] = w.shape[..] else { return Err("grouped weights have three dimensions".to_string()) };
-                let mut y = Vec::with_capacity(r.pair_of_row.len() * n);
-                for (p, pair) in r.pair_of_row.iter().enumerate() {
-                    let e = r.picks.expert_of_pair[*pair];
+                let mut y = Vec::with_capacity(experts.len() * n);
+                for (p, e) in experts.iter().enumerate() {
                     y.extend((0..n).map(|c| dot(&rows.data[p * k..][..k], &w.data[(e * n + c) * k..][..k])));
                 }
-                Ok(T(Tensor { shape: vec![r.pair_of_row.len(), n], data: y }))
+                Ok(T(Tensor { shape: vec![experts.len(), n], data: y }))
             };
             let products = ws.iter().map(product).collect::<Result<Vec<_>, String>>()?;
             apply_body(body, [products, vs.clone()].concat(), dims)?
@@ -266,10 +281,10 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             let data = r.pair_of_row.iter().flat_map(|p| x.data[p / r.picks.top_k * n..][..n].to_vec()).collect();
             T(Tensor { shape: vec![r.pair_of_row.len(), n], data })
         }
-        (Op::ExpertRows, [T(b), R(r)]) => {
-            let n = b.shape[1];
-            let data = r.pair_of_row.iter().flat_map(|p| b.data[r.picks.expert_of_pair[*p] * n..][..n].to_vec()).collect();
-            T(Tensor { shape: vec![r.pair_of_row.len(), n], data })
+        (Op::ExpertRows, [T(b), grouping]) => {
+            let (n, experts) = (b.shape[1], expert_of_row(grouping)?);
+            let data = experts.iter().flat_map(|e| b.data[e * n..][..n].to_vec()).collect();
+            T(Tensor { shape: vec![experts.len(), n], data })
         }
         (Op::PairWeights, [R(r)]) => {
             let data: Vec<f64> = r.pair_of_row.iter().map(|p| r.picks.weight_of_pair[*p]).collect();
@@ -284,7 +299,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::IdentityInput, [T(x), R(r)]) => T(input_of(x, r, |pair| !r.has_rows(pair))),
         (Op::Jitter, [T(x), T(seed), Value::Attr(Attr::Real(eps))]) => T(jitter(x, seed, eps.get())),
         (Op::Combine, [T(rows), R(r), List(vs), Value::Attr(Attr::Body(body))]) => {
-            r.accepts(rows)?;
+            accepts(r.pair_of_row.len(), rows)?;
             let n = rows.shape[1];
             let mut sum = vec![0.0; r.tokens() * n];
             for (pair, row) in r.row_of_pair.iter().enumerate() {
@@ -295,6 +310,30 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             }
             let sum = T(Tensor { shape: vec![r.tokens(), n], data: sum });
             apply_body(body, [vec![sum], vs.clone()].concat(), dims)?
+        }
+        (Op::Flatten, [T(w)]) => T(Tensor { shape: vec![w.shape[0] * w.shape[1], w.shape[2]], data: w.data.clone() }),
+        (Op::Slots, [Value::Attr(Attr::Num(experts)), Value::Attr(Attr::Num(slots))]) => {
+            let sequence_tokens = sequence_tokens(dims);
+            let sequences = (dims.tokens as usize).div_ceil(sequence_tokens);
+            Value::Slots(Slots { experts: *experts as usize, slots: *slots as usize, sequence_tokens, sequences })
+        }
+        (Op::TokenSoftmax, [T(x)]) => T(token_softmax(x, sequence_tokens(dims))),
+        (Op::SoftDispatch, [T(x), T(weights), Value::Slots(slots), List(vs), Value::Attr(Attr::Body(body))]) => {
+            let n = x.shape[1];
+            let mut y = Tensor { shape: vec![slots.rows(), n], data: vec![0.0; slots.rows() * n] };
+            slots.each(x.shape[0], |t, i, row| {
+                (0..n).for_each(|h| y.data[row * n + h] += weights.data[t * weights.shape[1] + i] * x.data[t * n + h]);
+            });
+            apply_body(body, [vec![T(y)], vs.clone()].concat(), dims)?
+        }
+        (Op::SoftCombine, [T(rows), T(weights), Value::Slots(slots), List(vs), Value::Attr(Attr::Body(body))]) => {
+            accepts(slots.rows(), rows)?;
+            let (tokens, n) = (weights.shape[0], rows.shape[1]);
+            let mut y = Tensor { shape: vec![tokens, n], data: vec![0.0; tokens * n] };
+            slots.each(tokens, |t, i, row| {
+                (0..n).for_each(|h| y.data[t * n + h] += weights.data[t * weights.shape[1] + i] * rows.data[row * n + h]);
+            });
+            apply_body(body, [vec![T(y)], vs.clone()].concat(), dims)?
         }
         (Op::RmsNorm, [x, Value::Attr(Attr::Real(eps)), List(vs), Value::Attr(Attr::Body(body))]) => {
             let rows = map_rows(x, |row| {
@@ -336,12 +375,41 @@ impl Routing {
     fn has_rows(&self, pair: usize) -> bool {
         self.picks.expert_of_pair[pair] < self.picks.experts
     }
+}
 
-    /// Two routings of one layer have the same types, but not the same pairs.
-    fn accepts(&self, rows: &Tensor) -> Result<(), String> {
-        let (given, wanted) = (rows.shape[0], self.pair_of_row.len());
-        if given == wanted { Ok(()) } else { Err(format!("{given} rows of another routing for {wanted} pairs")) }
+impl Slots {
+    fn rows(&self) -> usize {
+        self.experts * self.sequences * self.slots
     }
+
+    /// `f(token, slot, row)` for each token and each slot of its sequence.
+    fn each(&self, tokens: usize, mut f: impl FnMut(usize, usize, usize)) {
+        for t in 0..tokens {
+            for i in 0..self.experts * self.slots {
+                f(t, i, (i / self.slots * self.sequences + t / self.sequence_tokens) * self.slots + i % self.slots);
+            }
+        }
+    }
+}
+
+/// The expert of each row of a grouping.
+fn expert_of_row(grouping: &Value) -> Result<Vec<usize>, String> {
+    match grouping {
+        Value::Routing(r) => Ok(r.pair_of_row.iter().map(|pair| r.picks.expert_of_pair[*pair]).collect()),
+        Value::Slots(slots) => Ok((0..slots.rows()).map(|row| row / (slots.sequences * slots.slots)).collect()),
+        Value::Tensor(_) | Value::Picks(_) | Value::List(_) | Value::Attr(_) => Err("neither a routing nor slots".to_string()),
+    }
+}
+
+/// Two groupings of one layer have the same types, but not the same rows.
+fn accepts(wanted: usize, rows: &Tensor) -> Result<(), String> {
+    let given = rows.shape[0];
+    if given == wanted { Ok(()) } else { Err(format!("{given} rows of another grouping for {wanted}")) }
+}
+
+/// Tokens of a sequence.
+fn sequence_tokens(dims: Dims) -> usize {
+    usize::try_from(dims.row_tokens).unwrap_or(usize::MAX).max(1)
 }
 
 impl Picks {
@@ -382,7 +450,9 @@ fn map_rows(x: &Value, f: impl Fn(&mut [f64])) -> Result<Value, String> {
             Ok(Value::Tensor(y))
         }
         Value::Picks(picks) => Ok(Value::Picks(picks.map_rows(f))),
-        Value::Routing(_) | Value::List(_) | Value::Attr(_) => Err("arithmetic is on tensors and picks".to_string()),
+        Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => {
+            Err("arithmetic is on tensors and picks".to_string())
+        }
     }
 }
 
@@ -390,7 +460,8 @@ fn zip(a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64) -> Result<Tensor, St
     let n = a.shape.last().copied().unwrap_or(1).max(1);
     let of = |i: usize| match (a.shape == b.shape, b.shape.len()) {
         (true, _) => i,
-        (false, 1) => i % n,
+        // A row, or one number.
+        (false, 1) => i % n % b.data.len().max(1),
         (false, _) => i / n * b.shape[1] + i % n * b.shape[1] / n,
     };
     let other = |i: usize| b.data.get(of(i)).ok_or_else(|| format!("{:?} does not broadcast to {:?}", b.shape, a.shape));
@@ -401,7 +472,9 @@ fn zip(a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64) -> Result<Tensor, St
 fn tensor(v: &Value) -> Result<&Tensor, String> {
     match v {
         Value::Tensor(t) => Ok(t),
-        Value::Picks(_) | Value::Routing(_) | Value::List(_) | Value::Attr(_) => Err("not a tensor".to_string()),
+        Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => {
+            Err("not a tensor".to_string())
+        }
     }
 }
 
@@ -521,6 +594,21 @@ fn softmax(row: &mut [f64]) {
     row.iter_mut().for_each(|x| *x = (finite(*x) - max).exp());
     let sum: f64 = row.iter().sum();
     row.iter_mut().for_each(|x| *x /= sum);
+}
+
+/// Each column of the tokens of a sequence is a row of [`softmax`].
+fn token_softmax(x: &Tensor, sequence_tokens: usize) -> Tensor {
+    let (tokens, n) = (x.shape[0], x.shape[1]);
+    let mut y = x.clone();
+    for first in (0..tokens).step_by(sequence_tokens) {
+        let places = |column: usize| (first..first.saturating_add(sequence_tokens).min(tokens)).map(move |t| t * n + column);
+        for column in 0..n {
+            let mut row: Vec<f64> = places(column).map(|at| x.data[at]).collect();
+            softmax(&mut row);
+            places(column).zip(row).for_each(|(at, weight)| y.data[at] = weight);
+        }
+    }
+    y
 }
 
 fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, String> {

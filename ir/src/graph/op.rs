@@ -9,8 +9,9 @@ use super::Attr;
 #[cfg(doc)]
 use super::Observation;
 
-/// One function from values to a value. Shapes: T tokens, P kept (token, expert) pairs, H hidden, F ffn,
-/// E experts, K picks a token. All arithmetic is f32; `cast` is the only rounding to storage types.
+/// One function from values to a value. Shapes: T tokens, P rows of a grouping (kept (token, expert) pairs, or slots), H hidden,
+/// F ffn, E experts, K picks a token. A sequence is S tokens, the last one may be shorter. All arithmetic is f32; `cast` is the
+/// only rounding to storage types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Op {
     /// `(a, b, ...)`: several values as one operand.
@@ -19,7 +20,8 @@ pub enum Op {
     /// `$0.. (products), $len(ws).. (vs)`.
     Gemm,
     /// `grouped_gemm rows routing ws vs body`: `$i[p, n] = sum_k rows[p, k] * ws[i][expert_of_pair[p], n, k]`, then the
-    /// body. `rows` has P rows, or T rows which are gathered: `rows[token_of_pair[p], k]`.
+    /// body. `rows` has P rows, or T rows which are gathered: `rows[token_of_pair[p], k]`. Slots in the place of a routing
+    /// have the expert of each row too; their rows are P.
     GroupedGemm,
     /// `route x ws vs body assignment` = `assign (gemm x ws vs body) assignment`.
     Route,
@@ -63,7 +65,7 @@ pub enum Op {
     RenormKept,
     /// `dispatch x routing`: `y[p, n] = x[token_of_pair[p], n]`.
     Dispatch,
-    /// `expert_rows b routing`: `y[p, n] = b[expert_of_pair[p], n]`.
+    /// `expert_rows b routing`: `y[p, n] = b[expert_of_pair[p], n]`; also of slots.
     ExpertRows,
     /// `pair_weights routing`: `y[p, 0]` = weight of pair p.
     PairWeights,
@@ -78,6 +80,19 @@ pub enum Op {
     /// `combine rows routing vs body`: `$0[t, n] = sum_j rows[pair(t, j), n]` over the kept picks of t in pick order
     /// (none: 0), then the body over `$0, $1.. (vs)`.
     Combine,
+    /// `flatten w`: `[A, B, N]` as `[A B, N]`.
+    Flatten,
+    /// `slots experts n`: rows that no token decides, n for each expert and sequence. Slot `i < E n` is one of expert `i / n`;
+    /// its row of sequence s of R is `(i / n * R + s) * n + i % n`.
+    Slots,
+    /// `token_softmax x`: as `softmax`, over the tokens of each sequence, each column by itself.
+    TokenSoftmax,
+    /// `soft_dispatch x weights slots vs body`: `$0[row(i, s), h] = sum_t weights[t, i] * x[t, h]` over the tokens t of sequence s,
+    /// then the body over `$0, $1.. (vs)` (Puigcerver et al. 2023, equation 1).
+    SoftDispatch,
+    /// `soft_combine rows weights slots vs body`: `$0[t, h] = sum_i weights[t, i] * rows[row(i, s), h]` over the slots i, s the
+    /// sequence of t, then the body over `$0, $1.. (vs)` (Puigcerver et al. 2023, equation 3).
+    SoftCombine,
     /// `rms_norm x eps vs body`: `$0[m, n] = x[m, n] / sqrt(mean_n x[m, n]^2 + eps)`, then the body over `$0, $1.. (vs)`.
     RmsNorm,
     /// `jitter x seed eps`: `y[t, n] = x[t, n] * (1 + eps (2 u - 1))`, a draw of `u` in [0, 1) for each element: the upper
@@ -112,15 +127,15 @@ pub enum Op {
     Relu,
     /// `x * x`.
     Square,
-    /// `a + b`; `b` may be a row `[N]`, or columns `[M, n]`, each for `N / n` neighbours.
+    /// `a + b`; `b` may be a row `[N]`, one number `[1]`, or columns `[M, n]`, each for `N / n` neighbours.
     Add,
-    /// `a * b`; `b` may be a row `[N]`, or columns `[M, n]`, each for `N / n` neighbours.
+    /// `a * b`; `b` may be a row `[N]`, one number `[1]`, or columns `[M, n]`, each for `N / n` neighbours.
     Mul,
 }
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 43] = [
+    pub const ALL: [Op; 48] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -146,6 +161,11 @@ impl Op {
         Op::DroppedInput,
         Op::IdentityInput,
         Op::Combine,
+        Op::Flatten,
+        Op::Slots,
+        Op::TokenSoftmax,
+        Op::SoftDispatch,
+        Op::SoftCombine,
         Op::RmsNorm,
         Op::Jitter,
         Op::Softmax,
@@ -194,6 +214,11 @@ impl Op {
             Op::DroppedInput => "dropped_input",
             Op::IdentityInput => "identity_input",
             Op::Combine => "combine",
+            Op::Flatten => "flatten",
+            Op::Slots => "slots",
+            Op::TokenSoftmax => "token_softmax",
+            Op::SoftDispatch => "soft_dispatch",
+            Op::SoftCombine => "soft_combine",
             Op::RmsNorm => "rms_norm",
             Op::Jitter => "jitter",
             Op::Softmax => "softmax",
@@ -224,7 +249,8 @@ impl Op {
     pub fn arity(self) -> Option<usize> {
         match self {
             Op::List => None,
-            Op::AllExperts | Op::PairWeights => Some(1),
+            Op::AllExperts | Op::PairWeights | Op::Flatten | Op::TokenSoftmax => Some(1),
+            Op::Slots => Some(2),
             Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
             Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
             Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => {
@@ -234,7 +260,7 @@ impl Op {
             Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
             Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Joint | Op::Observe | Op::Jitter => Some(3),
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
-            Op::GroupedGemm | Op::Route => Some(5),
+            Op::GroupedGemm | Op::Route | Op::SoftDispatch | Op::SoftCombine => Some(5),
         }
     }
 
@@ -242,8 +268,9 @@ impl Op {
     pub fn operand_list(self) -> Option<usize> {
         match self {
             Op::Gemm | Op::Route | Op::Combine | Op::RmsNorm => Some(2),
-            Op::GroupedGemm => Some(3),
+            Op::GroupedGemm | Op::SoftDispatch | Op::SoftCombine => Some(3),
             Op::AllExperts | Op::SparseMixer | Op::HashPicks | Op::Leading | Op::Joint | Op::PickWeights => None,
+            Op::Flatten | Op::Slots | Op::TokenSoftmax => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::RenormKept | Op::WithoutRows | Op::DroppedInput | Op::IdentityInput | Op::Jitter => None,
             Op::Observe | Op::Losses => None,

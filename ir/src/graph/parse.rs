@@ -108,7 +108,7 @@ impl<'t> Parser<'t> {
         self.expect("=")?;
         let op = self.op()?;
         let mut operands = Vec::new();
-        if self.peek('%') || self.peek('@') || self.peek('[') {
+        if self.peek('%') || self.peek('@') || self.peek('[') || self.peeks_digit() {
             loop {
                 operands.push(self.operand()?);
                 if !self.eat(",") {
@@ -298,8 +298,7 @@ impl<'t> Parser<'t> {
     }
 
     fn span(&mut self) -> Parsed<Span> {
-        self.skip();
-        if !self.text[self.at..].starts_with(|c: char| c.is_ascii_digit()) {
+        if !self.peeks_digit() {
             return self.one_of(&[("all", Span::All), ("row", Span::Row)]);
         }
         match self.number()? {
@@ -359,6 +358,11 @@ impl<'t> Parser<'t> {
                     Type::Picks { top_k, experts, rowless, repeats }
                 }
             }
+            "slots" => {
+                let experts = self.number()?;
+                self.word("x")?;
+                Type::Slots { experts, slots: self.number()? }
+            }
             _ => return Err(format!("`{kind}` is not a type")),
         };
         self.expect(">")?;
@@ -413,6 +417,11 @@ impl<'t> Parser<'t> {
     fn peek(&mut self, c: char) -> bool {
         self.skip();
         self.text[self.at..].starts_with(c)
+    }
+
+    fn peeks_digit(&mut self) -> bool {
+        self.skip();
+        self.text[self.at..].starts_with(|c: char| c.is_ascii_digit())
     }
 
     fn eat(&mut self, token: &str) -> bool {

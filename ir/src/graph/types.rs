@@ -12,7 +12,8 @@ pub enum Dim {
     Const(u64),
     /// T: tokens in the batch.
     Tokens,
-    /// P: (token, expert) pairs that are kept; at most T times the picks of a token.
+    /// P: rows of a grouping: (token, expert) pairs that are kept, at most T times the picks of a token, or the slots of
+    /// all sequences.
     Pairs,
 }
 
@@ -45,6 +46,13 @@ pub enum Type {
         experts: u64,
         /// Experts from number E on whose pairs get no rows.
         rowless: u64,
+    },
+    /// Rows that no token decides, as many of each expert.
+    Slots {
+        /// E.
+        experts: u64,
+        /// Of each expert, for each sequence.
+        slots: u64,
     },
     /// Several values.
     List(Vec<Type>),
@@ -96,6 +104,7 @@ impl fmt::Display for Type {
                 write!(f, "picks<T x {top_k} of {}{repeats}>", Experts(*experts, *rowless))
             }
             Type::Routing { top_k, experts, rowless } => write!(f, "routing<T x {top_k} of {}>", Experts(*experts, *rowless)),
+            Type::Slots { experts, slots } => write!(f, "slots<{experts} x {slots}>"),
             Type::List(types) => {
                 f.write_str("[")?;
                 for (i, ty) in types.iter().enumerate() {

@@ -14,7 +14,7 @@ pub type Cost = u64;
 pub struct Workload {
     /// Token counts, each as likely as the others.
     pub tokens: Vec<u64>,
-    /// Pairs that are kept.
+    /// Pairs that are kept, or slots; a batch is priced as one sequence.
     pub pairs: Extent,
 }
 
@@ -24,6 +24,7 @@ impl Workload {
         let pairs = |id| {
             let Node::Apply(_, operands) = graph.node(id) else { return None };
             match (graph.ty(id), graph.ty(*operands.last()?)) {
+                (Type::Slots { experts, slots }, _) => Some(Extent::Const(experts.saturating_mul(*slots))),
                 (Type::Routing { top_k, experts, .. }, Type::Attr(Attr::Assignment(rule))) => {
                     Some(rule.most_pairs(*top_k, *experts))
                 }
@@ -54,8 +55,9 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     let all_bytes: u64 = types.iter().map(|t| sizes.bytes(t)).fold(0, u64::saturating_add);
     let (launches, bytes, flops) = match op {
         // Views: read where they are used.
-        Op::List | Op::ExpertRows | Op::PairWeights | Op::PickWeights => return 0,
-        Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm => {
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::PickWeights | Op::Flatten | Op::Slots => return 0,
+        Op::Gemm if is_rowwise(types) => return NEVER,
+        Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm | Op::SoftDispatch | Op::SoftCombine => {
             let body = infer_body(op, types).unwrap_or_default();
             let (result, picks) = body.last().map_or((0, 0), |t| (sizes.bytes(t), sizes.elements(t)));
             let flops = body_flops(op, types, &body, sizes).saturating_add(product_flops(op, types, sizes));
@@ -84,6 +86,8 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::Leading | Op::Joint | Op::ExpertScale | Op::WithoutRows | Op::Relu | Op::Square => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
+        // Twice over the tokens: what each run of them has, then what all have.
+        Op::TokenSoftmax => (2, all_bytes.saturating_mul(3), all_bytes.saturating_mul(weight(op))),
         // A token reads where its picks are and their weights, and writes these again.
         Op::RenormKept => (1, all_bytes.saturating_mul(2), sizes.pairs.saturating_mul(weight(op))),
         // Sums of the blocks of 16 tokens, and a number a pair.
@@ -96,6 +100,19 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     // What is hidden counts a thousandth, so that of two graphs that move the same bytes the one with less work wins.
     let busy = moving.max(computing).saturating_add(moving.min(computing) / 1_000);
     busy.saturating_add(machine.launch_ps.saturating_mul(launches))
+}
+
+/// What no kernel computes must not be the cheapest.
+const NEVER: Cost = 1 << 60;
+
+/// Whether a gemm gives rows of softmax: whole rows are at hand only in a route, which gives picks.
+fn is_rowwise(types: &[&Type]) -> bool {
+    match types.last() {
+        Some(Type::Attr(Attr::Body(body))) if body.has(Op::Softmax) => {
+            infer_body(Op::Gemm, types).is_ok_and(|types| matches!(types.last(), Some(Type::Tensor { .. })))
+        }
+        Some(_) | None => false,
+    }
 }
 
 struct Sizes {
@@ -117,7 +134,7 @@ impl Sizes {
             Type::Tensor { shape, .. } => shape.iter().map(|d| self.dim(*d)).fold(1, u64::saturating_mul),
             Type::Picks { top_k, .. } | Type::Routing { top_k, .. } => self.tokens.saturating_mul(*top_k),
             Type::List(types) => types.iter().map(|t| self.elements(t)).fold(0, u64::saturating_add),
-            Type::Attr(_) => 0,
+            Type::Attr(_) | Type::Slots { .. } => 0,
         }
     }
 
@@ -127,7 +144,7 @@ impl Sizes {
             Type::Picks { .. } => self.elements(ty).saturating_mul(8),
             Type::Routing { .. } => self.elements(ty).saturating_mul(16),
             Type::List(types) => types.iter().map(|t| self.bytes(t)).fold(0, u64::saturating_add),
-            Type::Attr(_) => 0,
+            Type::Attr(_) | Type::Slots { .. } => 0,
         }
     }
 }
@@ -190,6 +207,7 @@ fn product_flops(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
     let Some(list) = op.operand_list() else { return 0 };
     let (rows, ws) = match (op, types) {
         (Op::Combine, [rows, ..]) => return sizes.elements(rows),
+        (Op::SoftDispatch | Op::SoftCombine, [x, weights, ..]) => return mixing_flops(x, weights, sizes),
         (Op::RmsNorm, [x, ..]) => return sizes.elements(x).saturating_mul(4),
         (Op::GroupedGemm, types) => (sizes.pairs, types[list - 1]),
         (_, types) => (sizes.tokens, types[list - 1]),
@@ -201,9 +219,20 @@ fn product_flops(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
                 let inner = shape.iter().rev().take(2).map(|d| sizes.dim(*d)).fold(2, u64::saturating_mul);
                 inner.saturating_mul(rows)
             }
-            Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => 0,
+            Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => 0,
         })
         .fold(0, u64::saturating_add)
+}
+
+/// A multiplication and an addition for each weight and column.
+fn mixing_flops(rows: &Type, weights: &Type, sizes: &Sizes) -> u64 {
+    match rows {
+        Type::Tensor { shape, .. } => {
+            let columns = shape.last().map_or(1, |dim| sizes.dim(*dim));
+            sizes.elements(weights).saturating_mul(columns).saturating_mul(2)
+        }
+        Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => 0,
+    }
 }
 
 /// Arithmetic of the body: each node's elements times the weight of its op. What is observed is read in a pass of its own,
@@ -242,11 +271,13 @@ fn weight(op: Op) -> u64 {
         // A pick is looked up, or known by its number.
         Op::AllExperts | Op::HashPicks | Op::WithoutRows | Op::Leading | Op::Joint | Op::PickWeights => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
+        Op::Flatten | Op::Slots | Op::SoftDispatch | Op::SoftCombine => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
         Op::ExpertScale => 1,
         Op::Renorm | Op::RenormKept => 2,
         Op::TopK | Op::GroupLimit => 4,
         Op::Observe | Op::Sigmoid | Op::Silu | Op::Softmax => 16,
+        Op::TokenSoftmax => 32,
         Op::SparseMixer | Op::Gelu | Op::GeluTanh | Op::Tanh | Op::SqrtSoftplus => 24,
     }
 }
@@ -302,6 +333,24 @@ mod tests {
     }
 
     #[test]
+    fn a_mixture_by_hand() {
+        let x = Type::tensor(&[Dim::Tokens, Dim::Const(5)], DType::BF16);
+        let weights = Type::tensor(&[Dim::Tokens, Dim::Const(6)], DType::F32);
+        let (slots, vs) = (Type::Slots { experts: 2, slots: 3 }, Type::List(vec![]));
+        let types = [&x, &weights, &slots, &vs, &Type::Attr(Attr::Body(Body::identity()))];
+        let node = Node::apply(Op::SoftDispatch, &[0usize, 1, 2, 3, 4].map(egg::Id::from));
+        let workload = Workload { tokens: vec![4], pairs: Extent::Const(6) };
+        // T = 4. Bytes: x 4*5*2, weights 4*6*4, six slots 6*5*4. FLOPs: 2*4*6*5.
+        assert_eq!(cost(&node, &types, &slow(), &workload), (40 + 96 + 120) * 1_000 + 240);
+    }
+
+    #[test]
+    fn rows_of_softmax_are_never_the_cheapest() {
+        let types = gemm(Dim::Tokens, 3, 5, DType::F32, Body::identity().then(Op::Softmax, &[]));
+        assert_eq!(price(Op::Gemm, &types, &slow(), &[1], 1), NEVER);
+    }
+
+    #[test]
     fn views_cost_nothing() {
         for op in [Op::List, Op::PairWeights, Op::PickWeights, Op::ExpertRows] {
             assert_eq!(price(op, &[Type::Routing { top_k: 2, experts: 8, rowless: 0 }], &slow(), &[1 << 40], 2), 0);
@@ -344,7 +393,7 @@ mod tests {
     #[test]
     fn costs_saturate() {
         let huge = 1_000_000_000_000_000_000;
-        let types = gemm(Dim::Tokens, huge, huge, DType::F32, Body::identity().then(Op::Softmax, &[]));
+        let types = gemm(Dim::Tokens, huge, huge, DType::F32, Body::identity().then(Op::Silu, &[]));
         for machine in crate::machine::MACHINES {
             let price = price(Op::Gemm, &types, &machine, &[huge, huge], huge);
             assert!(price > u64::MAX / 1_000_000, "{price}");

@@ -63,7 +63,7 @@ impl Match<'_> {
     pub(super) fn attr(&self, name: &str) -> Option<Attr> {
         match self.ty(name) {
             Type::Attr(attr) => Some(attr.clone()),
-            Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::List(_) => None,
+            Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) => None,
         }
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Combine<'a> {
 /// How an operand lies over `[M, N]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spread {
+    /// `[1]`.
+    One,
     /// `[N]`.
     Row,
     /// `[M, n]`.
@@ -79,7 +81,7 @@ impl Columns {
 /// The most lanes, up to `lanes`, that all of these operands allow.
 pub(super) fn even_lanes(operands: &[(Spread, DType)], lanes: u32) -> u32 {
     let is_even = |spread: Spread| match spread {
-        Spread::Row | Spread::Full => true,
+        Spread::One | Spread::Row | Spread::Full => true,
         Spread::Columns(columns) => columns.is_even(lanes),
     };
     if operands.iter().all(|(spread, _)| is_even(*spread)) { lanes } else { 1 }
@@ -199,6 +201,7 @@ fn emit<'k>(k: &'k Builder, spec: &Combine, args: &Args<'k>, token: &Token<'k>, 
     let y = body::pointwise(k, spec.body, &mut |hole| match hole.checked_sub(1).map(|i| i as usize) {
         None => sum.get(),
         Some(i) => match spec.operands[i].0 {
+            Spread::One => args.operands[i].load(k.i32(0)).cast(DType::F32).splat(lanes),
             Spread::Row => load(args.operands[i], at),
             Spread::Columns(columns) => columns.load(k, args.operands[i], token.number, at, lanes).cast(DType::F32),
             Spread::Full => load(args.operands[i], here),

@@ -28,6 +28,11 @@ pub(crate) fn exp<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
     e_to_r * two_to_the(half) * two_to_the(n - half)
 }
 
+/// The nearest finite number; the least one for NaN.
+pub(crate) fn finite<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+    k.f32(f32::MIN).splat(x.ty().lanes).max(x).min(f32::MAX)
+}
+
 /// `2^n` for n in -126..=127.
 fn two_to_the(n: Value) -> Value {
     ((n + 127) << 23).bitcast(DType::F32)

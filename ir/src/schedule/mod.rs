@@ -2,7 +2,8 @@
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
 //! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `choose`,
-//! `renorm`, `gemm`, `combine`, `kept_input`, `normalise`, `jitter`. Grids depend on T and S alone, never on the routing.
+//! `renorm`, `gemm`, `combine`, `kept_input`, `normalise`, `jitter`, `softmax`, `mix`. Grids depend on T and S alone, never on
+//! the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
@@ -18,6 +19,8 @@
 //! | `stats.importance`  | f32 `[E]`   | these probabilities, summed over all tokens                |
 //! | `stats.aux_loss`    | f32 `[1]`   | the balance loss times its factor                          |
 //! | `stats.z_loss`      | f32 `[1]`   | the mean of z over the tokens, times its factor            |
+//! | `soft.dispatch`     | f32 `[T, N]`| weight of each token in each slot, N of all experts        |
+//! | `soft.combine`      | f32 `[T, N]`| weight of each slot in each token                          |
 //!
 //! Probabilities and z are there where the graph observes them, the last three where it asks for losses.
 //!
@@ -41,11 +44,13 @@ mod jitter;
 mod kept_input;
 mod losses;
 mod math;
+mod mix;
 mod normalise;
 mod order;
 mod plan;
 mod renorm;
 mod route;
+mod softmax;
 mod sort;
 
 use crate::graph::{Node, Op, Type, Typed};
@@ -106,15 +111,17 @@ pub enum ScheduleError {
         most: u64,
     },
     /// A layer whose result no kernel writes.
-    #[error("the layer returns {what}: only what a `gemm`, a `combine` or an `rms_norm` gives is written to the output")]
+    #[error(
+        "the layer returns {what}: only what a `gemm`, a `combine`, a `soft_combine`, an `rms_norm` or a softmax gives is written to the output"
+    )]
     Result {
         /// What it returns.
         what: String,
     },
 }
 
-/// Most (token, expert) pairs of a batch, dropped ones included: kernels number them in i32. Whoever bounds T keeps
-/// `T * K` below.
+/// Most (token, expert) pairs of a batch, dropped ones included, or (token, slot) pairs: kernels number them in i32. Whoever
+/// bounds T keeps `T * K`, or T times the slots of all experts, below.
 pub const MOST_PAIRS: u64 = 1 << 30;
 
 /// The kernels of a layer and how they are launched. All programs that come out are valid: `kernel::verify` has nothing
@@ -136,10 +143,11 @@ pub fn schedule(layer: &Typed, machine: &Machine) -> Result<Program, ScheduleErr
 /// The output buffer, if the result is one that a kernel writes entirely.
 fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleError> {
     let made = match layer.node(layer.root()) {
-        Node::Apply(Op::Gemm | Op::Combine | Op::RmsNorm, _) => true,
+        Node::Apply(Op::Gemm | Op::Combine | Op::SoftCombine | Op::RmsNorm | Op::Softmax | Op::TokenSoftmax, _) => true,
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => false,
         // Others have errors of their own, but for this one: rows beyond P would stay unwritten.
-        Node::Apply(op, _) => !matches!(op, Op::GroupedGemm | Op::DroppedInput | Op::IdentityInput | Op::Jitter),
+        Node::Apply(Op::GroupedGemm | Op::SoftDispatch | Op::DroppedInput | Op::IdentityInput, _) => false,
+        Node::Apply(op, _) => !matches!(op, Op::Flatten | Op::Jitter),
     };
     match layer.ty(layer.root()) {
         Type::Tensor { shape, dtype } if made => {

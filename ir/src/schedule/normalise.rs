@@ -1,4 +1,4 @@
-//! `rms_norm`: the rows of tokens over their root mean square, and the body.
+//! `rms_norm`: the rows of tokens, or of a weight, over their root mean square, and the body.
 //!
 //! ```text
 //!   x[t, 0..N] --> sum of squares --> root = sqrt(sum / N + eps)      a row: the lanes of a warp, or a vector on the host
@@ -27,17 +27,17 @@ pub(super) struct RmsNorm<'a> {
     pub(super) out: DType,
 }
 
-/// Tokens of a block: a warp has two, the host's thread all.
+/// Rows of a block: a warp has two, the host's thread all.
 const TOKENS: u32 = 8;
 /// Warps of a block.
 const WARPS: u32 = 4;
 
 /// Number of blocks.
-pub(super) fn grid() -> Extent {
-    Extent::Tokens.div_ceil(u64::from(TOKENS))
+pub(super) fn grid(rows: Extent) -> Extent {
+    rows.div_ceil(u64::from(TOKENS))
 }
 
-/// Parameters: `x`, the operands, `out` (written), `tokens`.
+/// Parameters: `x`, the operands, `out` (written), `tokens`: the number of rows.
 pub(super) fn rms_norm(spec: &RmsNorm, machine: &Machine) -> Kernel {
     let warps = if machine.is_gpu() { WARPS } else { 1 };
     let builder = Builder::new(&spec.name, warps * machine.warp_lanes);
@@ -129,6 +129,7 @@ impl<'k> Rows<'_, 'k> {
         let y = body::pointwise(k, self.spec.body, &mut |hole| match hole.checked_sub(1).map(|i| i as usize) {
             None => self.load(self.x, here, lanes) / root.splat(lanes),
             Some(i) => match self.spec.operands[i].0 {
+                Spread::One => self.operands[i].load(k.i32(0)).cast(DType::F32).splat(lanes),
                 Spread::Row => self.load(self.operands[i], at, lanes),
                 Spread::Columns(columns) => columns.load(k, self.operands[i], token, at, lanes).cast(DType::F32),
                 Spread::Full => self.load(self.operands[i], here, lanes),

@@ -9,10 +9,12 @@ use super::gemm::{self, Gemm, Operand};
 use super::jitter::{self, Jitter};
 use super::kept_input::{self, KeptInput};
 use super::losses::{self, Loss};
+use super::mix::{self, Into, Mix};
 use super::normalise::{self, RmsNorm};
 use super::order::{self, Order};
 use super::renorm::{self, ExpertScale};
 use super::route::{self, Route};
+use super::softmax::{self, Softmax};
 use super::sort::{self, Sort};
 use super::{ScheduleError, body};
 use crate::graph::{Assignment, Attr, Balance, Body, Capacity, Dim, Losses, Node, Op, Priority, Span, Type, Typed};
@@ -24,6 +26,7 @@ use crate::{DType, Extent, Machine, Round};
 enum Value<'g> {
     Tensor(Tensor),
     Routing(Routing),
+    Slots(Slots),
     /// `expert_rows b routing`: read where it is used.
     ExpertRows(Tensor),
     /// `pair_weights routing`: read where it is used.
@@ -44,8 +47,8 @@ struct Tensor {
     buffer: BufferId,
     dtype: DType,
     shape: Vec<Dim>,
-    /// The `row_of_pair` of the routing whose pairs its rows are, if they are pairs.
-    pairs_of: Option<BufferId>,
+    /// The grouping whose rows its rows are, if they are P.
+    pairs_of: Option<Grouping>,
     /// What the graph calls it, if it is a parameter.
     name: Option<String>,
 }
@@ -84,6 +87,34 @@ struct Observed {
     blocks: Extent,
     /// The tokens whose sums are not mixed.
     span: Span,
+}
+
+/// Rows that no token decides.
+#[derive(Clone, Copy, PartialEq)]
+struct Slots {
+    experts: u64,
+    /// Of each expert, for each sequence.
+    slots: u64,
+}
+
+/// What tells the rows of one grouping from those of another: where the pairs are, or how many slots there are.
+#[derive(Clone, Copy, PartialEq)]
+enum Grouping {
+    Routing(BufferId),
+    Slots(Slots),
+}
+
+impl Routing {
+    fn grouping(&self) -> Grouping {
+        Grouping::Routing(self.row_of_pair)
+    }
+}
+
+impl Slots {
+    /// Rows of one expert, all sequences together.
+    fn rows_of_expert(self) -> Extent {
+        Span::Row.count() * self.slots
+    }
 }
 
 /// What was scheduled so far.
@@ -148,9 +179,10 @@ impl<'g> Plan<'g> {
             Op::Combine => self.combine(&operands, ty, last),
             Op::RmsNorm => self.rms_norm(&operands, ty, last),
             Op::ExpertRows => match &operands[..] {
-                [Value::Tensor(rows), Value::Routing(routing)] => {
-                    Ok(Value::ExpertRows(Tensor { pairs_of: Some(routing.row_of_pair), ..rows.clone() }))
-                }
+                [Value::Tensor(rows), grouping] => match grouping_of(grouping) {
+                    Some(of) => Ok(Value::ExpertRows(Tensor { pairs_of: Some(of), ..rows.clone() })),
+                    None => Err(wrong(op, &operands)),
+                },
                 _ => Err(wrong(op, &operands)),
             },
             Op::PairWeights => match &operands[..] {
@@ -158,7 +190,7 @@ impl<'g> Plan<'g> {
                     buffer: routing.weight_of_row,
                     dtype: DType::F32,
                     shape: vec![Dim::Pairs, Dim::Const(1)],
-                    pairs_of: Some(routing.row_of_pair),
+                    pairs_of: Some(routing.grouping()),
                     name: None,
                 })),
                 _ => Err(wrong(op, &operands)),
@@ -174,6 +206,19 @@ impl<'g> Plan<'g> {
             Op::RenormKept => self.renorm_kept(&operands),
             Op::Losses => self.losses(&operands),
             Op::DroppedInput | Op::IdentityInput => self.input_of(op, &operands, ty),
+            Op::Flatten => match (&operands[..], ty) {
+                ([Value::Tensor(w)], Type::Tensor { shape, .. }) => {
+                    Ok(Value::Tensor(Tensor { shape: shape.clone(), ..w.clone() }))
+                }
+                _ => Err(wrong(op, &operands)),
+            },
+            Op::Slots => match ty {
+                Type::Slots { experts, slots } => Ok(Value::Slots(Slots { experts: *experts, slots: *slots })),
+                _ => Err(wrong(op, &operands)),
+            },
+            Op::Softmax if matches!(ty, Type::Tensor { .. }) => self.softmax(op, &operands, ty, last),
+            Op::TokenSoftmax => self.softmax(op, &operands, ty, last),
+            Op::SoftDispatch | Op::SoftCombine => self.mix(op, &operands, ty, last),
             Op::Jitter => self.jitter(&operands, ty),
             Op::ExpertScale if matches!(operands.first(), Some(Value::Routing(_))) => self.expert_scale(&operands),
             Op::Leading
@@ -496,22 +541,30 @@ impl<'g> Plan<'g> {
 
     /// `gemm` and `grouped_gemm`.
     fn gemm(&mut self, op: Op, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
-        let (rows, routing, ws, vs, body) = match operands {
-            [Value::Tensor(rows), Value::List(ws), Value::List(vs), Value::Attr(Attr::Body(body))] => (rows, None, ws, vs, body),
+        let (rows, routing, slots, ws, vs, body) = match operands {
+            [Value::Tensor(rows), Value::List(ws), Value::List(vs), Value::Attr(Attr::Body(body))] => {
+                (rows, None, None, ws, vs, body)
+            }
             [Value::Tensor(rows), Value::Routing(routing), Value::List(ws), Value::List(vs), Value::Attr(Attr::Body(body))] => {
-                (rows, Some(routing), ws, vs, body)
+                (rows, Some(routing), None, ws, vs, body)
+            }
+            [Value::Tensor(rows), Value::Slots(slots), Value::List(ws), Value::List(vs), Value::Attr(Attr::Body(body))] => {
+                (rows, None, Some(*slots), ws, vs, body)
             }
             _ => return Err(wrong(op, operands)),
         };
+        let grouping = routing.map(Routing::grouping).or(slots.map(Grouping::Slots));
         check_pointwise(op, body)?;
         let weights = ws.iter().map(|w| tensor(op, w)).collect::<Result<Vec<_>, _>>()?;
         let gathered = routing.is_some() && rows.shape.first() == Some(&Dim::Tokens);
-        if routing.is_none() && rows.shape.first() != Some(&Dim::Tokens) {
+        if grouping.is_none() && rows.shape.first() != Some(&Dim::Tokens) {
             return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
         }
         let name = self.kernel_name(op.name(), &weights);
-        same_pairs(op, rows, routing)?;
-        let result = self.result(op, &name, ty, routing, last)?;
+        same_pairs(op, rows, grouping)?;
+        let most_rows = slots.map(|slots| slots.rows_of_expert() * slots.experts);
+        let most_rows = most_rows.or(routing.map(|routing| routing.rows.clone()));
+        let result = self.result(op, &name, ty, grouping.zip(most_rows.clone()), last)?;
         let columns = weights.first().map_or(0, |w| constant(w, w.shape.len() - 2));
         check_result(op, &result, columns)?;
         let mut holes = Vec::new();
@@ -528,6 +581,7 @@ impl<'g> Plan<'g> {
                 v => {
                     let (spread, v) = beside(op, v, columns)?;
                     let hole = match spread {
+                        Spread::One => Operand::One(v.dtype),
                         Spread::Row => Operand::Row(v.dtype),
                         Spread::Columns(columns) => Operand::Columns(v.dtype, columns),
                         Spread::Full => Operand::Full(v.dtype),
@@ -535,19 +589,21 @@ impl<'g> Plan<'g> {
                     (hole, v)
                 }
             };
-            same_pairs(op, tensor, routing)?;
+            same_pairs(op, tensor, grouping)?;
             holes.push(hole);
             args.push(tensor.buffer.into());
         }
         args.push(result.buffer.into());
-        args.extend(routing.is_none().then(tokens));
+        args.extend(grouping.is_none().then(tokens));
+        args.extend(slots.map(|slots| Arg::Scalar(slots.rows_of_expert())));
         let spec = Gemm {
             name,
             n: columns,
             k: constant(rows, 1),
-            experts: routing.map(|r| r.experts),
+            experts: routing.map(|r| r.experts).or(slots.map(|slots| slots.experts)),
             gather: gathered,
-            pairs: routing.map_or(Extent::Tokens, |r| r.rows.clone()),
+            rows_of_expert: slots.map(Slots::rows_of_expert),
+            pairs: most_rows.unwrap_or(Extent::Tokens),
             rows: rows.dtype,
             weights: weights.iter().map(|w| w.dtype).collect(),
             operands: holes,
@@ -567,7 +623,7 @@ impl<'g> Plan<'g> {
         let columns = constant(rows, 1);
         let vs = vs.iter().map(|v| beside(Op::Combine, v, columns)).collect::<Result<Vec<_>, _>>()?;
         let name = self.kernel_name("combine", &[]);
-        same_pairs(Op::Combine, rows, Some(routing))?;
+        same_pairs(Op::Combine, rows, Some(routing.grouping()))?;
         let result = self.result(Op::Combine, &name, ty, None, last)?;
         check_result(Op::Combine, &result, columns)?;
         let spec = Combine {
@@ -592,12 +648,21 @@ impl<'g> Plan<'g> {
             return Err(wrong(op, operands));
         };
         check_pointwise(op, body)?;
-        if x.shape.first() != Some(&Dim::Tokens) {
-            return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
-        }
+        let (rows, grid, named) = match x.shape.first() {
+            Some(Dim::Tokens) => (Extent::Tokens, normalise::grid(Extent::Tokens), vec![]),
+            Some(Dim::Const(n)) => {
+                let rows = Extent::Const(*n);
+                // Nothing is launched without tokens.
+                (rows.clone(), normalise::grid(rows) * Extent::Tokens.min(Extent::Const(1)), vec![x])
+            }
+            Some(Dim::Pairs) | None => {
+                let what = "rows that are neither the tokens nor a weight's".to_string();
+                return Err(ScheduleError::Operand { op: op.name(), what });
+            }
+        };
         let columns = constant(x, 1);
         let vs = vs.iter().map(|v| beside(op, v, columns)).collect::<Result<Vec<_>, _>>()?;
-        let name = self.kernel_name(op.name(), &[]);
+        let name = self.kernel_name(op.name(), &named);
         let result = self.result(op, &name, ty, None, last)?;
         check_result(op, &result, columns)?;
         let spec = RmsNorm {
@@ -611,8 +676,93 @@ impl<'g> Plan<'g> {
         };
         let mut args = vec![Arg::from(x.buffer)];
         args.extend(vs.iter().map(|(_, v)| Arg::from(v.buffer)));
-        args.extend([result.buffer.into(), tokens()]);
-        self.launch(normalise::rms_norm(&spec, self.machine), normalise::grid(), args);
+        args.extend([result.buffer.into(), Arg::Scalar(rows)]);
+        self.launch(normalise::rms_norm(&spec, self.machine), grid, args);
+        Ok(Value::Tensor(result))
+    }
+
+    /// `softmax` and `token_softmax` with kernels of their own.
+    fn softmax(&mut self, op: Op, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x)] = operands else { return Err(wrong(op, operands)) };
+        if !matches!(x.shape[..], [Dim::Tokens, _]) {
+            return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
+        }
+        let spec = Softmax { name: self.kernel_name(op.name(), &[]), n: constant(x, 1) as u32 };
+        let result = match self.public_name() {
+            Some(public) if !last => {
+                let shape = [Extent::Tokens, Extent::Const(constant(x, 1))];
+                let name = format!("{}_out", spec.name.trim_start_matches("moec_"));
+                let buffer = self.buffers.observed(&name, public, DType::F32, shape);
+                Tensor { buffer, dtype: DType::F32, shape: x.shape.clone(), pairs_of: None, name: None }
+            }
+            Some(_) | None => self.result(op, &spec.name, ty, None, last)?,
+        };
+        if op == Op::Softmax {
+            let args = vec![x.buffer.into(), result.buffer.into(), tokens()];
+            self.launch(softmax::softmax(&spec, self.machine), softmax::grid(), args);
+            return Ok(Value::Tensor(result));
+        }
+        let of_run = || [softmax::runs(), Extent::Const(constant(x, 1))];
+        let max_of_run = self.buffers.workspace("max_of_run", DType::F32, of_run());
+        let sum_of_run = self.buffers.workspace("sum_of_run", DType::F32, of_run());
+        let batch = [tokens(), sequence_tokens()];
+        let mut args: Vec<Arg> = [x.buffer, max_of_run, sum_of_run].map(Arg::from).into();
+        args.extend(batch.clone());
+        self.launch(softmax::run_sums(&spec, self.machine), softmax::token_grid(&spec), args);
+        let mut args: Vec<Arg> = [x.buffer, max_of_run, sum_of_run, result.buffer].map(Arg::from).into();
+        args.extend(batch);
+        self.launch(softmax::token_weights(&spec, self.machine), softmax::token_grid(&spec), args);
+        Ok(Value::Tensor(result))
+    }
+
+    /// What a caller calls the weights that are scheduled now, by the op that mixes with them.
+    fn public_name(&self) -> Option<&'static str> {
+        let weights = self.values.len();
+        self.layer.graph().nodes.as_ref().iter().find_map(|node| match node {
+            Node::Apply(Op::SoftDispatch, operands) if usize::from(operands[1]) == weights => Some("soft.dispatch"),
+            Node::Apply(Op::SoftCombine, operands) if usize::from(operands[1]) == weights => Some("soft.combine"),
+            Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+        })
+    }
+
+    /// `soft_dispatch` and `soft_combine`.
+    fn mix(&mut self, op: Op, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(rows), Value::Tensor(weights), Value::Slots(slots), Value::List(vs), Value::Attr(Attr::Body(body))] =
+            operands
+        else {
+            return Err(wrong(op, operands));
+        };
+        check_pointwise(op, body)?;
+        let columns = constant(rows, 1);
+        let vs = vs.iter().map(|v| beside(op, v, columns)).collect::<Result<Vec<_>, _>>()?;
+        let name = self.kernel_name(op.name(), &[]);
+        let grouping = Grouping::Slots(*slots);
+        same_pairs(op, rows, Some(grouping))?;
+        if !vs.iter().all(|(spread, _)| mix::takes(*spread)) {
+            return Err(ScheduleError::Operand { op: op.name(), what: "columns for a few neighbours each".to_string() });
+        }
+        vs.iter().try_for_each(|(_, v)| same_pairs(op, v, Some(grouping)))?;
+        let (into, of) = match op {
+            Op::SoftDispatch => (Into::Slots, Some((grouping, slots.rows_of_expert() * slots.experts))),
+            _ => (Into::Tokens, None),
+        };
+        let result = self.result(op, &name, ty, of, last)?;
+        check_result(op, &result, columns)?;
+        let spec = Mix {
+            name,
+            into,
+            experts: slots.experts as u32,
+            slots: slots.slots as u32,
+            n: columns as u32,
+            rows: rows.dtype,
+            operands: vs.iter().map(|(spread, v)| (*spread, v.dtype)).collect(),
+            body,
+            out: result.dtype,
+        };
+        let mut args: Vec<Arg> = [rows.buffer, weights.buffer].map(Arg::from).into();
+        args.extend(vs.iter().map(|(_, v)| Arg::from(v.buffer)));
+        args.extend([result.buffer.into(), tokens(), sequence_tokens()]);
+        self.launch(mix::mix(&spec, self.machine), mix::grid(&spec), args);
         Ok(Value::Tensor(result))
     }
 
@@ -622,19 +772,20 @@ impl<'g> Plan<'g> {
         op: Op,
         kernel: &str,
         ty: &Type,
-        routing: Option<&Routing>,
+        rows: Option<(Grouping, Extent)>,
         last: bool,
     ) -> Result<Tensor, ScheduleError> {
         let Type::Tensor { shape, dtype } = ty else {
             return Err(ScheduleError::Operand { op: op.name(), what: format!("a body that makes {ty}") });
         };
-        let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, routing.map_or(&Extent::Tokens, |r| &r.rows))).collect();
+        let most = rows.as_ref().map_or(&Extent::Tokens, |(_, most)| most);
+        let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, most)).collect();
         let buffer = if last {
             self.output
         } else {
             self.buffers.workspace(&format!("{}_out", kernel.trim_start_matches("moec_")), *dtype, extents)
         };
-        let pairs_of = routing.map(|r| r.row_of_pair);
+        let pairs_of = rows.map(|(grouping, _)| grouping);
         Ok(Tensor { buffer, dtype: *dtype, shape: shape.clone(), pairs_of, name: None })
     }
 
@@ -678,7 +829,10 @@ fn check_extents(ty: &Type) -> Result<(), ScheduleError> {
             Dim::Const(n) if !(1..=MOST_EXTENT).contains(n) => wrong("a dimension", *n, MOST_EXTENT),
             Dim::Const(_) | Dim::Tokens | Dim::Pairs => Ok(()),
         }),
-        Type::Picks { .. } | Type::Routing { .. } | Type::List(_) | Type::Attr(_) => Ok(()),
+        Type::Slots { experts, slots } if experts.saturating_mul(*slots) > MOST_EXTENT => {
+            wrong("the slots of all experts", experts.saturating_mul(*slots), MOST_EXTENT)
+        }
+        Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => Ok(()),
     }
 }
 
@@ -690,11 +844,25 @@ fn check_result(op: Op, result: &Tensor, columns: u64) -> Result<(), ScheduleErr
     Err(ScheduleError::Operand { op: op.name(), what: "a body that makes something of another shape".to_string() })
 }
 
-/// Pairs have a number in one routing only.
-fn same_pairs(op: Op, tensor: &Tensor, routing: Option<&Routing>) -> Result<(), ScheduleError> {
+/// What a value groups rows by.
+fn grouping_of(value: &Value<'_>) -> Option<Grouping> {
+    match value {
+        Value::Routing(routing) => Some(routing.grouping()),
+        Value::Slots(slots) => Some(Grouping::Slots(*slots)),
+        Value::Tensor(_) | Value::ExpertRows(_) | Value::PairWeights(_) | Value::PickWeights { .. } => None,
+        Value::List(_) | Value::Attr(_) => None,
+    }
+}
+
+/// Rows have a number in one grouping only.
+fn same_pairs(op: Op, tensor: &Tensor, grouping: Option<Grouping>) -> Result<(), ScheduleError> {
     match tensor.pairs_of {
-        Some(of) if routing.map(|r| r.row_of_pair) != Some(of) => {
-            Err(ScheduleError::Operand { op: op.name(), what: "the pairs of another routing".to_string() })
+        Some(of) if grouping != Some(of) => {
+            let what = match of {
+                Grouping::Routing(_) => "the pairs of another routing",
+                Grouping::Slots(_) => "the slots of another grouping",
+            };
+            Err(ScheduleError::Operand { op: op.name(), what: what.to_string() })
         }
         Some(_) | None => Ok(()),
     }
@@ -707,6 +875,7 @@ fn tensor<'v>(op: Op, value: &'v Value<'_>) -> Result<&'v Tensor, ScheduleError>
         | Value::PairWeights(_)
         | Value::PickWeights { .. }
         | Value::Routing(_)
+        | Value::Slots(_)
         | Value::List(_)
         | Value::Attr(_) => Err(wrong(op, std::slice::from_ref(value))),
     }
@@ -731,6 +900,7 @@ fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {
         .map(|value| match value {
             Value::Tensor(_) => "a tensor".into(),
             Value::Routing(_) => "a routing".into(),
+            Value::Slots(_) => "slots".into(),
             Value::ExpertRows(_) => "the rows of experts".into(),
             Value::PairWeights(_) => "the weights of pairs".into(),
             Value::PickWeights { .. } => "the weights of picks".into(),
@@ -754,6 +924,10 @@ fn tokens() -> Arg {
     Arg::Scalar(Extent::Tokens)
 }
 
+fn sequence_tokens() -> Arg {
+    Arg::Scalar(Span::Row.tokens())
+}
+
 /// The extent of a dimension that is known; types were checked.
 fn constant(tensor: &Tensor, dim: usize) -> u64 {
     match tensor.shape.get(dim) {
@@ -772,6 +946,7 @@ fn beside<'v>(op: Op, value: &'v Value<'_>, columns: u64) -> Result<(Spread, &'v
     }
     let v = tensor(op, value)?;
     let spread = match v.shape[..] {
+        [Dim::Const(1)] => Spread::One,
         [_] => Spread::Row,
         [_, Dim::Const(n)] if n < columns || n == 1 => Spread::Columns(Columns { pitch: n as u32, first: 0, each: each(n) }),
         _ => Spread::Full,

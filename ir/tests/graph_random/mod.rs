@@ -61,9 +61,14 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 25] = [
+const RARE: [Op; 30] = [
     Op::Losses,
     Op::Observe,
+    Op::Flatten,
+    Op::Slots,
+    Op::TokenSoftmax,
+    Op::SoftDispatch,
+    Op::SoftCombine,
     Op::AllExperts,
     Op::Jitter,
     Op::Leading,
@@ -93,7 +98,7 @@ impl Growing {
     fn new(seed: u64) -> Growing {
         let mut random = Random(seed);
         let (mut builder, mut types) = (Builder::default(), BTreeMap::new());
-        let shapes: [(&str, &[u64]); 13] = [
+        let shapes: [(&str, &[u64]); 14] = [
             ("%x", &[0, 4]),
             ("%h", &[0, 8]),
             ("@w", &[8, 4]),
@@ -107,6 +112,7 @@ impl Growing {
             ("@b", &[8, 6]),
             ("@b4", &[8, 4]),
             ("@seed", &[2]),
+            ("@scalar", &[1]),
         ];
         let mut params = Vec::new();
         for (name, shape) in shapes {
@@ -168,6 +174,17 @@ impl Growing {
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
                 (Op::HashPicks, 1) => self.table,
                 (Op::HashPicks, 2) => self.ids,
+                (Op::Slots, 0) => self.attr(|r| Attr::Num(r.one(&[8, 8, 4]))),
+                (Op::Slots, 1) => self.attr(|r| Attr::Num(r.one(&[1, 1, 2]))),
+                (Op::Flatten, 0) => self.params[6],
+                (Op::SoftDispatch, 0) => self.params[0],
+                (Op::SoftCombine, 0) => self.value(is_rows),
+                (Op::SoftDispatch | Op::SoftCombine, 1) => self.value(|ty| *ty == logits()),
+                (Op::SoftDispatch | Op::SoftCombine, 2) => self.value(|ty| matches!(ty, Type::Slots { .. })),
+                (Op::TokenSoftmax, 0) => self.value(|ty| *ty == logits()),
+                (Op::GroupedGemm | Op::ExpertRows, 1) if self.random.below(4) == 0 => {
+                    self.value(|ty| matches!(ty, Type::Slots { .. }))
+                }
                 (Op::GroupedGemm, 0) => self.value(is_rows),
                 (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::IdentityInput | Op::GroupedGemm | Op::Combine, 1)
                 | (Op::PairWeights | Op::PickWeights | Op::RenormKept | Op::Losses, 0) => {
@@ -186,7 +203,9 @@ impl Growing {
         let node = Node::apply(op, &operands);
         if let Ok(ty) = infer(&node, |id| &self.types[&id], |_| None) {
             let id = self.builder.add(node);
-            if matches!(ty, Type::Picks { .. } | Type::Routing { .. }) || operands.iter().any(|o| self.routed.contains(o)) {
+            if matches!(ty, Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. })
+                || operands.iter().any(|o| self.routed.contains(o))
+            {
                 self.routed.insert(id);
             }
             self.types.insert(id, ty);
@@ -232,6 +251,11 @@ impl Growing {
 /// Whether the grouped weights have room for such rows: not for those of eight columns.
 fn is_rows(ty: &Type) -> bool {
     matches!(ty, Type::Tensor { shape, .. } if matches!(shape[..], [Dim::Tokens | Dim::Pairs, Dim::Const(4 | 6)]))
+}
+
+/// A number for each token and each of eight experts or slots.
+fn logits() -> Type {
+    Type::tensor(&[Dim::Tokens, Dim::Const(8)], DType::F32)
 }
 
 fn groups(random: &mut Random) -> Groups {

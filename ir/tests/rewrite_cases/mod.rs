@@ -323,7 +323,6 @@ const FUSION: &[Row] = &[
         "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = softmax %q : ?",
         "%picks = gemm %x, [@w] { a = top_k $0, $0, 3 yield softmax a } : ?",
     ),
-    ("sink-softmax-into-gemm", "%g = gemm %x, [@w] : ? %y = softmax %g : ?", "%y = gemm %x, [@w] { yield softmax $0 } : ?"),
     ("sink-softmax-into-gemm", "%g = grouped_gemm %x, %r, [@gate] : ? %y = softmax %g : ?", UNCHANGED),
     (
         "sink-renorm-into-gemm",
@@ -414,6 +413,23 @@ const FUSION: &[Row] = &[
         "%g = grouped_gemm %x, %r, [@gate] : ? %q = pair_weights %r : ? %y = mul %g, %q : ?",
         "%q = pair_weights %r : ? %y = grouped_gemm %x, %r, [@gate], [%q] { yield mul $0, $1 } : ?",
     ),
+    // Rows of slots are not read beside a mixture, not even a view of them.
+    (
+        "sink-add-with-operand-into-soft-dispatch",
+        "%s = slots 8, 1 : ? %d = soft_dispatch %x, %h, %s : ? %e = expert_rows @b4, %s : ? %y = add %d, %e : ?",
+        UNCHANGED,
+    ),
+    (
+        "sink-mul-with-operand-into-soft-dispatch",
+        "%s = slots 8, 1 : ? %d = soft_dispatch %x, %h, %s : ? %e = soft_dispatch %half, %h, %s : ? %y = mul %d, %e : ?",
+        UNCHANGED,
+    ),
+    // One number.
+    (
+        "sink-mul-with-operand-into-gemm",
+        "%g = gemm %x, [@w] : ? %y = mul %g, @scalar : ?",
+        "%y = gemm %x, [@w], [@scalar] { yield mul $0, $1 } : ?",
+    ),
     // An operand that is there already.
     (
         "sink-add-with-operand-into-gemm",
@@ -428,10 +444,12 @@ const FUSION: &[Row] = &[
 ];
 
 /// `%g` by a fused op with an operand list to fill in, what must stand before it, and what may be read beside it.
-const PRODUCERS: [(&str, &str, &str, &str, &str); 4] = [
+const PRODUCERS: [(&str, &str, &str, &str, &str); 6] = [
     ("gemm", "gemm %x, [@w]", "", "", "@v"),
     ("grouped-gemm", "grouped_gemm %x, %r, [@gate]", "", "%e = expert_rows @b, %r : ?", "%e"),
     ("combine", "combine %d, %r", "%d = dispatch %x, %r : ?", "", "%half"),
+    ("soft-dispatch", "soft_dispatch %x, %h, %s", "%s = slots 4, 2 : ?", "", "@four"),
+    ("soft-combine", "soft_combine %d, %h, %s", "%s = slots 4, 2 : ? %d = soft_dispatch %x, %h, %s : ?", "", "%half"),
     ("rms-norm", "rms_norm %x, 0.125", "", "", "%half"),
 ];
 

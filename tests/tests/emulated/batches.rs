@@ -50,9 +50,10 @@ fn rows(example: &Example) -> [Batch; 2] {
     [(64, 16), (65, 13)].map(|(tokens, row_tokens)| random_batch(example, Dims { tokens, row_tokens }))
 }
 
-/// Whether sequences have a capacity of their own.
+/// Whether sequences have a capacity of their own, or weights.
 fn has_rows(example: &Example) -> bool {
-    example.spec.capacity.is_some_and(|capacity| capacity.group == CapacityGroup::Row)
+    let capacity = example.spec.capacity.is_some_and(|capacity| capacity.group == CapacityGroup::Row);
+    capacity || matches!(example.spec.router.mode, Mode::Soft(_))
 }
 
 fn random_batch(example: &Example, dims: Dims) -> Batch {

@@ -64,7 +64,7 @@ pub(crate) fn check(example: &Example, target: &'static str, batches: &[Batch]) 
             near(&example.spec, manifest, &run, &on_host).map_err(at)?;
             let reference = reference(import(&example.spec), manifest, &weights, &batch.inputs, batch.dims)?;
             let agreement = agreement(manifest, &run, &reference);
-            if !agreement.is_close() || agreement.tokens_apart > 0 {
+            if !agreement.is_close() || agreement.tokens_apart.is_some_and(|tokens| tokens > 0) {
                 return Err(at(format!("against the f64 interpreter: {agreement:?}")).into());
             }
         } else {
@@ -88,7 +88,7 @@ pub(crate) fn check_fixture(fixture: &Fixture, target: &'static str) -> Result<(
     let reference = reference(import(&fixture.spec), manifest, &weights, &x, dims)?;
     let agreement = agreement(manifest, &run, &reference);
     let error = difference(&run.outputs[0].1.to_f64(), &expected.to_f64()).of_largest;
-    if error > bound(manifest.dtype) || !agreement.is_close() || agreement.tokens_apart > 0 {
+    if error > bound(manifest.dtype) || !agreement.is_close() || agreement.tokens_apart.is_some_and(|tokens| tokens > 0) {
         return Err(format!("error {error:.1e} against the published block, {agreement:?}").into());
     }
     Ok(())
@@ -176,6 +176,12 @@ fn near(spec: &Spec, manifest: &Manifest, run: &Run, host: &Run) -> Result<(), S
         }
     }
     let weights = difference(&of(run, "route.weights"), &of(host, "route.weights")).of_largest;
+    for name in ["soft.dispatch", "soft.combine"] {
+        let apart = difference(&of(run, name), &of(host, name)).of_largest;
+        if apart > FEW_ROUNDINGS {
+            return Err(format!("against the host: `{name}` {apart:.1e}"));
+        }
+    }
     let outputs = difference(&run.outputs[0].1.to_f64(), &host.outputs[0].1.to_f64()).of_largest;
     if weights > weights_bound || outputs > bound(manifest.dtype) {
         return Err(format!("against the host: weights {weights:.1e}, outputs {outputs:.1e}"));

@@ -4,6 +4,7 @@
 use libtest_mimic::{Failed, Trial};
 use moec::emulate::{Request, check};
 use moec::pipeline::compile;
+use moec::spec::Mode;
 use moec_runtime::emulator::{Place, Sample};
 use moec_runtime::package::Dims;
 use moec_tests::{Example, examples, machine};
@@ -14,9 +15,52 @@ const TILE: u64 = 64;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let large = examples().into_iter().filter(|example| ["mixtral-8x7b", "deepseek-v3"].contains(&example.name.as_str()));
-    large
-        .map(|example| Trial::test(format!("{}::last_blocks_at_full_size", example.name), move || last_blocks(&example)))
-        .collect()
+    let routed =
+        large.map(|example| Trial::test(format!("{}::last_blocks_at_full_size", example.name), move || last_blocks(&example)));
+    routed.chain([Trial::test("soft::last_blocks_at_full_size", last_blocks_of_slots)]).collect()
+}
+
+/// As many slots as there may be at this batch, in short sequences: 2^23 rows of slots.
+fn last_blocks_of_slots() -> Result<(), Failed> {
+    const ROW_TOKENS: u64 = 64;
+    const SLOTS: u64 = 64;
+    let mut example =
+        examples().into_iter().find(|example| matches!(example.spec.router.mode, Mode::Soft(_))).ok_or("no example")?;
+    if let Mode::Soft(soft) = &mut example.spec.router.mode {
+        soft.slots = SLOTS;
+    }
+    let spec = &example.spec;
+    let all_slots = spec.experts * SLOTS;
+    let request = Request {
+        target: "sm_90a".to_string(),
+        batches: vec![Dims { tokens: TOKENS, row_tokens: ROW_TOKENS }],
+        seed: 1,
+        schedules: 1,
+        sample: Sample::Only(vec![Place::Last]),
+    };
+    let package = compile(spec, &example.text, &[machine("sm_90a")], &moec_codegen::Options::default())?;
+    let outcomes = check(&package, None, &request)?;
+    let outcome = outcomes.first().ok_or("no outcome")?;
+    if let Some((_, finding)) = outcome.findings.first() {
+        return Err(finding.to_string().into());
+    }
+    let rows = TOKENS / ROW_TOKENS * all_slots;
+    assert!(rows * spec.hidden > 1 << 31 && TOKENS * all_slots * 4 >= 1 << 31, "the offsets are not large");
+    let terms = [
+        ("moec_gemm", spec.hidden),
+        ("soft_dispatch", ROW_TOKENS),
+        ("grouped_gemm_up", spec.hidden),
+        ("grouped_gemm_down", spec.expert.ffn),
+        ("soft_combine", all_slots),
+    ];
+    for (name, terms) in terms {
+        let launch = outcome.launches.iter().find(|launch| launch.symbol.contains(name)).ok_or(name)?;
+        let flops = launch.report.counters.scalar_flops;
+        if flops < 2 * TILE * TILE * terms {
+            return Err(format!("{name} was idle: {flops} operations").into());
+        }
+    }
+    Ok(())
 }
 
 fn last_blocks(example: &Example) -> Result<(), Failed> {

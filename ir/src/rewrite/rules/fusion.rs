@@ -39,7 +39,7 @@ pub(super) fn rules() -> Vec<Rule> {
     ];
     let unary = [Op::Silu, Op::Gelu, Op::GeluTanh, Op::Relu, Op::Square, Op::Sigmoid, Op::Tanh, Op::SqrtSoftplus];
     let with_constant = [Op::Scale, Op::Offset, Op::AtMost, Op::AtLeast, Op::Cast];
-    for into in [Op::Gemm, Op::GroupedGemm, Op::Combine, Op::RmsNorm] {
+    for into in [Op::Gemm, Op::GroupedGemm, Op::Combine, Op::SoftDispatch, Op::SoftCombine, Op::RmsNorm] {
         rules.extend(unary.map(|op| sink(op, &[], into)));
         rules.extend(with_constant.map(|op| sink(op, &["?c"], into)));
         rules.extend([Op::Add, Op::Mul].map(|op| sink_with_operands(op, &["?b"], into)));
@@ -60,6 +60,7 @@ fn operands(op: Op) -> &'static [&'static str] {
         Op::Gemm => &["?x", "?ws", "?vs", "?f"],
         Op::GroupedGemm => &["?x", "?r", "?ws", "?vs", "?f"],
         Op::Combine => &["?x", "?r", "?vs", "?f"],
+        Op::SoftDispatch | Op::SoftCombine => &["?x", "?w", "?r", "?vs", "?f"],
         Op::RmsNorm => &["?x", "?eps", "?vs", "?f"],
         op => panic!("`{}` takes nothing in", op.name()),
     }
@@ -98,9 +99,10 @@ fn sink_with_operands(op: Op, others: &'static [&'static str], into: Op) -> Rule
     let plural = if others.len() == 1 { "" } else { "s" };
     let name = format!("sink-{}-with-operand{plural}-into-{}", hyphens(op), hyphens(into));
     computed(name, &format!("({} {} {})", op.name(), fused(into), others.join(" ")), move |m| {
-        // Grouped rows exist only as other products: what is read beside them is a view of a parameter or of the routing.
-        let is_view = |b: &str| m.is(b, Op::ExpertRows) || m.is(b, Op::PairWeights);
-        let is_product = |b: &&str| into == Op::GroupedGemm && !is_view(b) && rows_are_pairs(m.ty(b));
+        // Grouped rows exist only as other products: what is read beside them is a view of a parameter or of the routing,
+        // and that only where the expert of a row is known.
+        let is_view = |b: &str| into == Op::GroupedGemm && (m.is(b, Op::ExpertRows) || m.is(b, Op::PairWeights));
+        let is_product = |b: &&str| !is_view(b) && rows_are_pairs(m.ty(b));
         if m.result_is(into, operands(into)) || others.iter().any(is_product) {
             return None;
         }
@@ -153,6 +155,7 @@ fn with_body_of(m: &mut Match, into: Op, ws: Option<Id>, vs: &[Id], body: Body) 
     let mut operands = vec![m.class("?x")];
     match into {
         Op::Gemm => {}
+        Op::SoftDispatch | Op::SoftCombine => operands.extend([m.class("?w"), m.class("?r")]),
         Op::RmsNorm => operands.push(m.class("?eps")),
         _ => operands.push(m.class("?r")),
     }

@@ -43,6 +43,8 @@ pub(crate) struct Gemm<'a> {
     pub gather: bool,
     /// Grouped rows are at most so many.
     pub pairs: Extent,
+    /// Rows of each expert, where all have as many; none: the sort kernel says how many.
+    pub rows_of_expert: Option<Extent>,
     /// Element type of the rows.
     pub rows: DType,
     /// Element types of the weights, `[E, N, K]` or dense `[N, K]`.
@@ -62,6 +64,8 @@ pub(crate) enum Operand {
     ExpertRow(DType),
     /// `w[m]`, f32.
     PairWeight,
+    /// `v[0]`.
+    One(DType),
     /// `v[n]`.
     Row(DType),
     /// `v[m, ..]`, each column for some neighbours.
@@ -72,8 +76,8 @@ pub(crate) enum Operand {
 
 /// A kernel and its number of blocks.
 pub(crate) struct Tiled {
-    /// Parameters: rows; if gathered `token_of_row`; if grouped `tile_expert`, `tile_row`, `tile_count`,
-    /// `offset_of_expert`; weights; operands; out; if dense the number of tokens.
+    /// Parameters: rows; if gathered `token_of_row`; if grouped by a sort `tile_expert`, `tile_row`, `tile_count`,
+    /// `offset_of_expert`; weights; operands; out; if not grouped by a sort the number of tokens, or of the rows of an expert.
     pub kernel: Kernel,
     /// Blocks to launch, whatever the routing.
     pub grid: Extent,
@@ -104,6 +108,9 @@ pub(crate) fn gemm(spec: &Gemm, machine: &Machine) -> Tiled {
 /// An upper bound on the tiles: every expert with a row may have one tile that is not full.
 fn tiles(spec: &Gemm, tile_rows: u32) -> Extent {
     let rows = u64::from(tile_rows);
+    if let (Some(experts), Some(each)) = (spec.experts, &spec.rows_of_expert) {
+        return each.clone().div_ceil(rows) * experts;
+    }
     match spec.experts {
         None => Extent::Tokens.div_ceil(rows),
         Some(experts) => spec.pairs.clone().div(rows.into(), Round::Floor) + Extent::from(experts).min(spec.pairs.clone()),
@@ -131,6 +138,8 @@ struct Args<'k> {
 enum Table<'k> {
     /// One after another, up to this number of rows.
     Dense(Value<'k>),
+    /// As many rows of each expert, one after another.
+    Even(Value<'k>),
     /// As the sort kernel found them.
     Grouped { tile_expert: Array<'k>, tile_row: Array<'k>, tile_count: Array<'k>, offset_of_expert: Array<'k> },
 }
@@ -154,7 +163,8 @@ impl<'k> Args<'k> {
     fn declare(k: &'k Builder, spec: &Gemm) -> Args<'k> {
         let rows = k.input("rows", spec.rows);
         let token_of_row = spec.gather.then(|| k.input("token_of_row", DType::I32));
-        let grouped = spec.experts.map(|_| Table::Grouped {
+        let sorted = spec.experts.is_some() && spec.rows_of_expert.is_none();
+        let grouped = sorted.then(|| Table::Grouped {
             tile_expert: k.input("tile_expert", DType::I32),
             tile_row: k.input("tile_row", DType::I32),
             tile_count: k.input("tile_count", DType::I32),
@@ -164,13 +174,17 @@ impl<'k> Args<'k> {
         let operands = spec.operands.iter().enumerate().map(|(i, operand)| match operand {
             Operand::ExpertRow(elem) => k.input(&format!("expert_row{i}"), *elem),
             Operand::PairWeight => k.input("weight_of_row", DType::F32),
+            Operand::One(elem) => k.input(&format!("one{i}"), *elem),
             Operand::Row(elem) => k.input(&format!("row{i}"), *elem),
             Operand::Columns(elem, _) => k.input(&format!("column{i}"), *elem),
             Operand::Full(elem) => k.input(&format!("full{i}"), *elem),
         });
         let operands = operands.collect();
         let out = k.output("out", spec.out);
-        let table = grouped.unwrap_or_else(|| Table::Dense(k.scalar("tokens", DType::I32)));
+        let table = grouped.unwrap_or_else(|| match spec.experts {
+            Some(_) => Table::Even(k.scalar("rows_of_expert", DType::I32)),
+            None => Table::Dense(k.scalar("tokens", DType::I32)),
+        });
         Args { rows, token_of_row, table, weights, operands, out }
     }
 
@@ -193,7 +207,7 @@ impl<'k> Args<'k> {
     /// The most lanes, up to `lanes`, that [`finish`](Self::finish) can take at once.
     fn even_lanes(spec: &Gemm, lanes: u32) -> u32 {
         let is_even = |operand: &Operand| match operand {
-            Operand::ExpertRow(_) | Operand::PairWeight | Operand::Row(_) | Operand::Full(_) => true,
+            Operand::ExpertRow(_) | Operand::PairWeight | Operand::One(_) | Operand::Row(_) | Operand::Full(_) => true,
             Operand::Columns(_, columns) => columns.is_even(lanes),
         };
         if spec.operands.iter().all(is_even) { lanes } else { 1 }
@@ -221,6 +235,7 @@ impl<'k> Args<'k> {
                     let expert = expert.unwrap_or_else(|| k.i32(0)).cast(DType::I64);
                     from.load_vector(expert * width + column, lanes)
                 }
+                Operand::One(_) => from.load(k.i32(0)).splat(lanes),
                 Operand::Row(_) => from.load_vector(column, lanes),
                 Operand::Full(_) => from.load_vector(place, lanes),
                 Operand::PairWeight => from.load(row).splat(lanes),
@@ -247,6 +262,13 @@ fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, most: Rectangle, 
         Table::Dense(tokens) => {
             let row = k.bind("row", index * most.rows as i32);
             inner(Tile { expert: None, row, rows: rows_up_to(tokens, row), column, columns });
+        }
+        Table::Even(rows_of_expert) => {
+            let tiles_of_expert = k.bind("tiles_of_expert", (rows_of_expert + (most.rows - 1) as i32) / most.rows as i32);
+            let expert = k.bind("expert", index / tiles_of_expert);
+            let first = k.bind("first_row", expert * rows_of_expert);
+            let row = k.bind("row", first + (index - expert * tiles_of_expert) * most.rows as i32);
+            inner(Tile { expert: Some(expert), row, rows: rows_up_to(first + rows_of_expert, row), column, columns });
         }
         Table::Grouped { tile_expert, tile_row, tile_count, offset_of_expert } => {
             k.when(index.lt(tile_count.load(k.i32(0))), || {

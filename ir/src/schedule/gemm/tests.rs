@@ -15,6 +15,8 @@ struct Case {
     /// Rows of each expert, or of the one dense matrix.
     rows: Vec<usize>,
     grouped: bool,
+    /// As many rows of each expert, and no table of them.
+    even: bool,
     gather: bool,
     dtypes: [DType; 3],
     weights: usize,
@@ -30,6 +32,7 @@ impl Default for Case {
             k: 31,
             rows: vec![3, 0, 5, 1, 2],
             grouped: true,
+            even: false,
             gather: true,
             dtypes: [DType::F32; 3],
             weights: 1,
@@ -99,6 +102,7 @@ fn check(case: &Case) {
             experts: case.grouped.then_some(case.rows.len() as u64),
             gather: case.gather,
             pairs: Extent::Tokens * top_k(case),
+            rows_of_expert: case.even.then_some(crate::Extent::Const(case.rows[0] as u64)),
             rows: case.dtypes[0],
             weights: vec![case.dtypes[1]; case.weights],
             operands: case.operands.clone(),
@@ -138,7 +142,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
     if case.gather {
         memory.push(ints(&token_of_row));
     }
-    if case.grouped {
+    if case.grouped && !case.even {
         let mut tiles: Vec<(usize, usize)> = Vec::new();
         let mut offsets = vec![0];
         for (e, rows) in case.rows.iter().enumerate() {
@@ -159,6 +163,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
         let (dtype, len) = match operand {
             Operand::ExpertRow(dtype) => (*dtype, lines),
             Operand::PairWeight => (DType::F32, pairs),
+            Operand::One(dtype) => (*dtype, 1),
             Operand::Row(dtype) => (*dtype, n),
             Operand::Columns(dtype, columns) => (*dtype, pairs * columns.pitch as usize),
             Operand::Full(dtype) => (*dtype, pairs * n),
@@ -173,6 +178,9 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
     let mut args: Vec<Argument> = (0..memory.len()).map(Argument::Buffer).collect();
     if !case.grouped {
         args.push(Argument::Scalar(tokens as i64));
+    }
+    if case.even {
+        args.push(Argument::Scalar(case.rows[0] as i64));
     }
     let dims = Dims { tokens: tokens as u64, row_tokens: tokens as u64 };
     let blocks = tiled.grid.at(dims).unwrap();
@@ -191,6 +199,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
                 Operand::Columns(_, of) => {
                     v[p * of.pitch as usize + of.first as usize + of.each.map_or(0, |each| c / each as usize)]
                 }
+                Operand::One(_) => v[0],
                 Operand::Row(_) => v[c],
                 Operand::Full(_) => v[p * n + c],
             }));
@@ -255,6 +264,14 @@ fn odd_widths() {
 }
 
 #[test]
+fn as_many_rows_of_each_expert() {
+    for each in [1, 3, 64, 65, 130] {
+        let biased = Case { operands: vec![Operand::ExpertRow(DType::F32)], body: chain(&[Op::Add]), ..Case::default() };
+        check(&Case { rows: vec![each; 3], even: true, gather: false, meaning: |v| v[0] + v[1], ..biased });
+    }
+}
+
+#[test]
 fn rows_of_experts() {
     let rows = vec![0, 1, 2, 3, 0, 5, 13, 64, 65, 0];
     for gather in [false, true] {
@@ -296,14 +313,15 @@ fn operands() {
         Operand::Row(DType::F16),
         Operand::Columns(DType::F32, Columns { pitch: 1, first: 0, each: None }),
         Operand::Full(DType::F32),
+        Operand::One(DType::BF16),
     ];
-    let body = chain(&[Op::Add, Op::Mul, Op::Add, Op::Mul, Op::Add]);
-    let meaning = |v: &[f64]| ((v[0] + v[1]) * v[2] + v[3]) * v[4] + v[5];
+    let body = chain(&[Op::Add, Op::Mul, Op::Add, Op::Mul, Op::Add, Op::Mul]);
+    let meaning = |v: &[f64]| (((v[0] + v[1]) * v[2] + v[3]) * v[4] + v[5]) * v[6];
     check(&Case { n: 19, operands: operands.clone(), body: body.clone(), meaning, ..Case::default() });
     let rows = vec![6];
     let operands = operands[2..].to_vec();
-    let body = chain(&[Op::Add, Op::Mul, Op::Add]);
-    let meaning = |v: &[f64]| (v[0] + v[1]) * v[2] + v[3];
+    let body = chain(&[Op::Add, Op::Mul, Op::Add, Op::Mul]);
+    let meaning = |v: &[f64]| ((v[0] + v[1]) * v[2] + v[3]) * v[4];
     check(&Case { n: 32, rows, grouped: false, gather: false, operands, body, meaning, ..Case::default() });
 }
 
@@ -373,6 +391,7 @@ fn a_row_does_not_depend_on_its_place() {
                 experts: None,
                 gather: false,
                 pairs: Extent::Tokens,
+                rows_of_expert: None,
                 rows: dtype,
                 weights: vec![dtype],
                 operands: Vec::new(),

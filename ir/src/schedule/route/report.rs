@@ -10,9 +10,9 @@
 //!
 //! E exponentials a token, 2 E where scores are no softmax; 4 E + 4 bytes a block. Sums run in the order of the tokens.
 
-use super::super::math;
+use super::super::math::{self, finite};
 use super::Block;
-use super::row::{Facts, Row, finite};
+use super::row::{Facts, Row};
 use super::team::{At, Team};
 use crate::DType;
 use crate::kernel::build::Array;

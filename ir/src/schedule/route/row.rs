@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 
 use super::super::body::{Term, pointwise_op};
-use super::super::math;
+use super::super::math::{self, finite};
 use super::pick::{TAKEN, greatest, key, top_2};
 use super::team::{At, Nan, Team};
 use super::{Gating, LANES, Operand, Picked, Picker, Share};
 use crate::DType;
 use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Renorm};
+use crate::kernel::Value;
 use crate::kernel::build::Array;
-use crate::kernel::{Builder, Value};
 
 /// What is known of a whole row once it was read.
 #[derive(Clone, Copy)]
@@ -215,6 +215,7 @@ impl<'k> Row<'_, 'k> {
             Op::Offset | Op::AtMost => None,
             Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => None,
             Op::Square | Op::Add | Op::Mul => None,
+            Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => None,
         }
     }
 
@@ -450,9 +451,4 @@ impl<'k> Row<'_, 'k> {
             }),
         }
     }
-}
-
-/// The nearest finite number; the least one for NaN.
-pub(super) fn finite<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
-    k.f32(f32::MIN).splat(x.ty().lanes).max(x).min(f32::MAX)
 }

@@ -1,0 +1,184 @@
+//! `moec route`: routing health of recorded logits, or of hidden states and the router's weights. What is counted and how the
+//! report looks is in the library's `routing`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use moec::diagnostics::{Code, Diagnostic, Report, quote};
+use moec::package::weights_alone;
+use moec::routing::{self, Error, Options, Product, Trace, Vectors};
+use moec::spec::{Mode, Spec, Tensor, Word};
+use moec_runtime::{Checkpoint, assemble};
+
+use super::{Failure, Notes, load_preset, load_spec};
+use crate::cli::Route;
+use crate::console::Progress;
+use crate::files::{bytes_text, report_at, write};
+
+/// Everything of a router but its experts.
+const ROUTER: [Tensor; 5] =
+    [Tensor::Router, Tensor::RouterBias, Tensor::CorrectionBias, Tensor::RouterInputScale, Tensor::PerExpertScale];
+
+/// Reads a trace and reports on it.
+pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
+    check_outputs(arguments)?;
+    let (spec, source) = match &arguments.preset {
+        Some(name) => load_preset(name)?,
+        None => load_spec(arguments.spec.as_deref().unwrap_or(Path::new("-")), None)?,
+    };
+    check_router(&spec, arguments).map_err(|diagnostic| report_at(source.name.as_ref(), diagnostic))?;
+    let is_hidden = !arguments.hidden.is_empty();
+    let (paths, width) = if is_hidden { (&arguments.hidden, spec.hidden) } else { (&arguments.logits, spec.columns()) };
+    let trace = Trace::open(paths, arguments.tensor.as_deref(), width)?;
+    let weights = match &arguments.weights {
+        Some(path) => Weights::read(path, &spec, arguments, is_hidden, notes)?,
+        None => Weights::default(),
+    };
+    let vectors = vectors(&spec, arguments, &weights, (!is_hidden).then_some(&trace))?;
+    let product = is_hidden.then(|| weights.product(&spec)).flatten();
+    let options =
+        Options { batch: arguments.batch.unwrap_or(spec.tokens.max), target_drop: arguments.target_drop, top_k: arguments.top_k };
+    let longest = trace.tensors.iter().map(|tensor| tensor.tokens).max().unwrap_or(0);
+    if longest > options.batch && arguments.batch.is_none() {
+        notes.say(&format!(
+            "note: tensors of {longest} tokens are cut into batches of {} (tokens.max in the spec); `--batch` says otherwise",
+            options.batch
+        ));
+    }
+    let mut progress = Progress::of(trace.bytes(), notes.0);
+    let report = routing::route(&spec, &trace, product.as_ref(), &vectors, &options, |bytes| progress.at(bytes));
+    drop(progress);
+    let report = report.map_err(|error| match error {
+        Error::Trace(report) => report,
+        Error::Selection(error) => Diagnostic::from(error).into(),
+    })?;
+    let json = || {
+        let text = serde_json::to_string_pretty(&report).map(|text| text + "\n");
+        text.map_err(|error| Diagnostic::new(Code::Bug, format!("the report has no JSON: {error}")))
+    };
+    let mut is_printed = false;
+    for (path, text) in [
+        (&arguments.json, arguments.json.is_some().then(json).transpose()?),
+        (&arguments.html, arguments.html.is_some().then(|| routing::html(&report))),
+    ] {
+        let (Some(path), Some(text)) = (path, text) else { continue };
+        if path == Path::new("-") {
+            out.write_all(text.as_bytes())?;
+            is_printed = true;
+        } else {
+            write(path, text.as_bytes())?;
+            notes.say(&format!("wrote {} ({})", path.display(), bytes_text(text.len() as u64)));
+        }
+    }
+    if !is_printed {
+        out.write_all(routing::text(&report).as_bytes())?;
+    }
+    Ok(())
+}
+
+fn check_outputs(arguments: &Route) -> Result<(), Diagnostic> {
+    let dash = Some(PathBuf::from("-"));
+    if arguments.json == dash && arguments.html == dash {
+        let diagnostic = Diagnostic::new(Code::UsageConflict, "standard output is either the JSON or the page");
+        return Err(diagnostic.help("name a file for one of them"));
+    }
+    Ok(())
+}
+
+/// Refuses what is not decided by logits of as many columns as there are experts.
+fn check_router(spec: &Spec, arguments: &Route) -> Result<(), Diagnostic> {
+    let router = &spec.router;
+    let refused = |message: &str, help: &str| Err(Diagnostic::new(Code::NotSupportedYet, message).help(help));
+    match router.mode {
+        Mode::TokenChoice | Mode::ExpertChoice => {}
+        Mode::Soft(_) => {
+            let help = "a spec with `mode = \"token_choice\"` on the same logits has soft routing beside it in its report";
+            return refused("`moec route` of soft routing: its logits are of slots, and nothing is dropped", help);
+        }
+        Mode::Hash => {
+            let help = "count the table's experts over the token ids";
+            return refused("`moec route` of hash routing: token ids decide, not logits", help);
+        }
+    }
+    if arguments.top_k.is_some() && router.mode == Mode::TokenChoice {
+        let diagnostic = Diagnostic::new(Code::UsageConflict, "`--top-k` is for specs whose experts choose");
+        return Err(diagnostic.help("`top_k` in the spec says how many experts a token picks"));
+    }
+    Ok(())
+}
+
+/// The router's tensors, as they are assembled for a package, in f32.
+#[derive(Default)]
+struct Weights {
+    found: Vec<(Tensor, Vec<f32>)>,
+}
+
+impl Weights {
+    fn read(path: &Path, spec: &Spec, arguments: &Route, is_hidden: bool, notes: Notes) -> Result<Weights, Report> {
+        let prefix = arguments.tensor_prefix.as_deref().unwrap_or("");
+        let needs = |tensor: &Tensor| match tensor {
+            Tensor::CorrectionBias => !arguments.no_correction,
+            Tensor::PerExpertScale => true,
+            _ => is_hidden,
+        };
+        let tensors: Vec<Tensor> = ROUTER.into_iter().filter(needs).filter(|tensor| spec.weight(*tensor).is_some()).collect();
+        let names: Vec<String> = tensors.iter().flat_map(|tensor| routing::stored_names(spec, *tensor, prefix)).collect();
+        let file = routing::extract(path, &names).map_err(|why| {
+            let message = format!("cannot use {}: {why}", quote(&path.display().to_string()));
+            report_at(path, Diagnostic::new(Code::BadCheckpoint, message))
+        })?;
+        let manifest = weights_alone(spec, &tensors);
+        let assembled = Checkpoint::read(&file).and_then(|checkpoint| assemble(&manifest, &checkpoint, prefix));
+        let (weights, conversions) = assembled.map_err(|error| report_at(path, error))?;
+        conversions.iter().for_each(|conversion| notes.say(&format!("note: {conversion}")));
+        let named = manifest.buffers.iter().filter_map(|buffer| Tensor::from_word(&buffer.name));
+        let values = weights.iter().map(|weight| weight.to_f64().into_iter().map(|x| x as f32).collect());
+        Ok(Weights { found: named.zip(values).collect() })
+    }
+
+    fn get(&self, tensor: Tensor) -> Option<Vec<f32>> {
+        self.found.iter().find(|(found, _)| *found == tensor).map(|(_, values)| values.clone())
+    }
+
+    fn product(&self, spec: &Spec) -> Option<Product> {
+        Some(Product {
+            weight: self.get(Tensor::Router)?,
+            bias: self.get(Tensor::RouterBias),
+            input_norm: spec.router.input_norm,
+            input_scale: self.get(Tensor::RouterInputScale),
+            dtype: spec.numerics.dtype,
+        })
+    }
+}
+
+/// The vectors that selection needs, from the weights or else from the trace.
+fn vectors(spec: &Spec, arguments: &Route, weights: &Weights, trace: Option<&Trace>) -> Result<Vectors, Report> {
+    let find = |tensor: Tensor| match (weights.get(tensor), trace) {
+        (Some(vector), _) => Ok(Some(vector)),
+        (None, Some(trace)) => trace.vector(&routing::stored_names(spec, tensor, ""), spec.candidates()),
+        (None, None) => Ok(None),
+    };
+    let correction = spec.router.correction.is_some() && !arguments.no_correction;
+    let correction_bias = if correction { find(Tensor::CorrectionBias)? } else { None };
+    if correction && correction_bias.is_none() {
+        let names = routing::stored_names(spec, Tensor::CorrectionBias, "");
+        let message = format!("the router's correction bias ({}) is in no file", quote(&names.join(", ")));
+        let diagnostic = Diagnostic::new(Code::BadCheckpoint, message)
+            .help("`--weights` names a checkpoint that has it; `--no-correction` routes without it");
+        return Err(blame(arguments, diagnostic));
+    }
+    let scales = spec.weight(Tensor::PerExpertScale).is_some();
+    let per_expert_scale = if scales { find(Tensor::PerExpertScale)? } else { None };
+    if scales && per_expert_scale.is_none() && routing::is_by_weight(spec) {
+        let priority = spec.capacity.map_or("", |capacity| capacity.priority.word());
+        let message = format!("{} is in no file, and priority {} needs it", Tensor::PerExpertScale.word(), quote(priority));
+        let diagnostic = Diagnostic::new(Code::BadCheckpoint, message).help("`--weights` names a checkpoint that has it");
+        return Err(blame(arguments, diagnostic));
+    }
+    Ok(Vectors { correction_bias, per_expert_scale })
+}
+
+fn blame(arguments: &Route, diagnostic: Diagnostic) -> Report {
+    let path = arguments.weights.as_ref().or(arguments.logits.first()).or(arguments.hidden.first());
+    report_at(path.map_or(Path::new(""), PathBuf::as_path), diagnostic)
+}

@@ -1,0 +1,481 @@
+//! One pass over a trace: rows in, counts out. What is kept of a row is its picks until its span ends, and after that only
+//! what `sweep`, the modes and the plots count, so that memory depends on the longest span and not on the trace.
+
+use std::ops::Range;
+
+use super::choice::ExpertChoice;
+use super::ranks::{Ranks, rank};
+use super::score::{Sums, add_scaled};
+use super::select::{Picked, Selector, Vectors};
+use super::sweep::{Counts, Own, Sizing, hundredths};
+use super::trace::{Rows, stride};
+use crate::reference::ReferenceError;
+use crate::spec::{CapacityGroup, Priority, Spec};
+
+/// Rows of a tile of the grouped products, to which the rows of an expert are padded.
+pub(super) const TILE_ROWS: u64 = 64;
+/// Capacities that modes are compared at, as hundredths of the mean load.
+pub(super) const COMPARED: [u64; 3] = [100, 125, 200];
+/// The most points of a plot over batches; neighbours are joined where there are more.
+const MOST_INTERVALS: usize = 128;
+
+/// What is seen of a trace so far.
+pub(super) struct Observer<'s> {
+    spec: &'s Spec,
+    pub(super) sizing: Sizing,
+    priority: moec_ir::graph::Priority,
+    pub(super) selector: Selector,
+    /// Tokens of a batch, at most.
+    batch_limit: u64,
+    tensor: Remaining,
+    batch: Remaining,
+    span: Remaining,
+    row_tokens: Option<u64>,
+    /// Picks of the open span.
+    open: Picked,
+    chunk: Picked,
+    ranks: Ranks,
+    pub(super) seen: Seen,
+}
+
+/// A stretch of tokens that is being read.
+#[derive(Clone, Copy, Default)]
+struct Remaining {
+    length: u64,
+    left: u64,
+}
+
+impl Remaining {
+    fn of(length: u64) -> Remaining {
+        Remaining { length, left: length }
+    }
+}
+
+/// The counts.
+pub(super) struct Seen {
+    pub(super) tokens: u64,
+    pub(super) batches: u64,
+    pub(super) longest_batch: u64,
+    /// Pairs of each expert.
+    pub(super) load: Vec<u64>,
+    /// Router probabilities of each expert, summed over the tokens.
+    pub(super) probability: Vec<f64>,
+    partial: Vec<f32>,
+    pub(super) counts: Counts,
+    /// Of dropless routing, of the spec's capacity where it has one, and of [`COMPARED`].
+    pub(super) kept: Vec<Kept>,
+    pub(super) choice: ExpertChoice,
+    pub(super) intervals: Vec<Interval>,
+    batches_each: u64,
+    /// Multiply-adds of soft routing's two mixes, for each hidden element.
+    pub(super) mixed: u128,
+}
+
+/// Rows of each expert under one capacity, batch by batch.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) rule: Rule,
+    of_batch: Vec<u64>,
+    /// Sum over the batches of the busiest expert's rows.
+    pub(super) busiest: u64,
+    /// Rows when each expert's are padded to tiles.
+    pub(super) tile_rows: u64,
+}
+
+/// A capacity to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    Dropless,
+    Spec,
+    /// Hundredths of the mean load.
+    Mean(u64),
+}
+
+impl Rule {
+    /// C of a span of that many tokens; `None`: there is room for all.
+    pub(super) fn capacity(self, sizing: &Sizing, span: u64) -> Option<u64> {
+        match self {
+            Rule::Dropless => None,
+            Rule::Spec => sizing.own(span),
+            Rule::Mean(n) => Some(sizing.at(hundredths(n * sizing.even()), span)),
+        }
+    }
+}
+
+/// Neighbouring batches as one point of a plot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Interval {
+    pub(super) batches: u64,
+    pub(super) tokens: u64,
+    pub(super) load: Vec<u64>,
+    /// Pairs that the spec's capacity drops.
+    pub(super) dropped: u64,
+}
+
+impl Interval {
+    fn join(&mut self, other: &Interval) {
+        self.batches += other.batches;
+        self.tokens += other.tokens;
+        self.dropped += other.dropped;
+        self.load.resize(other.load.len(), 0);
+        self.load.iter_mut().zip(&other.load).for_each(|(a, b)| *a += b);
+    }
+}
+
+impl<'s> Observer<'s> {
+    pub(super) fn new(spec: &'s Spec, vectors: &Vectors, batch_limit: u64) -> Result<Observer<'s>, ReferenceError> {
+        let experts = spec.experts as usize;
+        let sizing = Sizing::of(spec);
+        let own = (sizing.own != Own::Dropless).then_some(Rule::Spec);
+        let rules = [Rule::Dropless].into_iter().chain(own).chain(COMPARED.map(Rule::Mean));
+        let kept = |rule| Kept { rule, of_batch: vec![0; experts], busiest: 0, tile_rows: 0 };
+        let priority = match spec.capacity.map_or(Priority::ChoiceMajor, |capacity| capacity.priority) {
+            Priority::ChoiceMajor => moec_ir::graph::Priority::ChoiceMajor,
+            Priority::TokenMajor => moec_ir::graph::Priority::TokenMajor,
+            Priority::Score => moec_ir::graph::Priority::Score,
+            Priority::BatchPrioritized => moec_ir::graph::Priority::BatchPrioritized,
+        };
+        Ok(Observer {
+            spec,
+            sizing,
+            priority,
+            selector: Selector::new(spec, vectors)?,
+            batch_limit,
+            tensor: Remaining::default(),
+            batch: Remaining::default(),
+            span: Remaining::default(),
+            row_tokens: None,
+            open: Picked::default(),
+            chunk: Picked::default(),
+            ranks: Ranks::default(),
+            seen: Seen {
+                tokens: 0,
+                batches: 0,
+                longest_batch: 0,
+                load: vec![0; experts],
+                probability: vec![0.0; experts],
+                partial: vec![0.0; stride(spec.columns() as usize)],
+                counts: Counts::default(),
+                kept: rules.map(kept).collect(),
+                choice: ExpertChoice::new(experts),
+                intervals: Vec::new(),
+                batches_each: 1,
+                mixed: 0,
+            },
+        })
+    }
+
+    /// The next rows belong to a new tensor of that many.
+    pub(super) fn begin(&mut self, tokens: u64, row_tokens: Option<u64>) {
+        self.tensor = Remaining::of(tokens);
+        self.row_tokens = row_tokens;
+    }
+
+    /// Takes the next rows of the tensor.
+    pub(super) fn take(&mut self, rows: &Rows) -> Result<(), ReferenceError> {
+        let mut first = 0;
+        while first < rows.count {
+            if self.batch.left == 0 {
+                self.batch = Remaining::of(self.batch_tokens());
+            }
+            if self.span.left == 0 {
+                self.span = Remaining::of(self.span_tokens().min(self.batch.left));
+            }
+            let room = ExpertChoice::most_tokens(self.seen.load.len()) - self.seen.choice.tokens();
+            let count = self.span.left.min(room).min((rows.count - first) as u64);
+            self.observe(rows, first..first + count as usize)?;
+            first += count as usize;
+            for stretch in [&mut self.tensor, &mut self.batch, &mut self.span] {
+                stretch.left -= count;
+            }
+            if self.span.left == 0 {
+                self.end_span();
+            } else if count == room {
+                self.seen.choice.is_cut = true;
+                self.choose();
+            }
+            if self.batch.left == 0 {
+                self.end_batch();
+            }
+        }
+        self.seen.probability.iter_mut().zip(&mut self.seen.partial).for_each(|(sum, partial)| {
+            *sum += f64::from(*partial);
+            *partial = 0.0;
+        });
+        Ok(())
+    }
+
+    /// As many whole rows of `[B, S, E]` as the limit allows, one at least.
+    fn batch_tokens(&self) -> u64 {
+        let limit = match self.row_tokens {
+            Some(row) if row > 0 => (self.batch_limit / row * row).max(row),
+            Some(_) | None => self.batch_limit,
+        };
+        limit.min(self.tensor.left)
+    }
+
+    /// The tokens that share a capacity.
+    fn span_tokens(&self) -> u64 {
+        match self.spec.capacity.map_or(CapacityGroup::All, |capacity| capacity.group) {
+            CapacityGroup::All => self.batch.length,
+            CapacityGroup::Row => self.row_tokens.unwrap_or(self.batch.length),
+            CapacityGroup::Tokens(n) => n,
+        }
+    }
+
+    fn observe(&mut self, rows: &Rows, range: Range<usize>) -> Result<(), ReferenceError> {
+        let Seen { partial, choice, .. } = &mut self.seen;
+        let score = self.spec.router.score;
+        self.selector.select(rows, range, &mut self.chunk, |scores: &[f32], sums: Sums| {
+            add_scaled(partial, scores, 1.0 / sums.sum);
+            choice.push(score, scores, sums);
+        })?;
+        self.open.experts.extend_from_slice(&self.chunk.experts);
+        self.open.weights.extend_from_slice(&self.chunk.weights);
+        Ok(())
+    }
+
+    /// Lets the experts choose from the tokens seen since they last did.
+    fn choose(&mut self) {
+        let seen = &mut self.seen;
+        let tokens = seen.choice.tokens();
+        // The last run of a batch has the capacity of a whole one; a piece of a span that was cut has its own.
+        let length = match self.spec.capacity.map(|capacity| capacity.group) {
+            Some(CapacityGroup::Tokens(n)) if !seen.choice.is_cut => n,
+            Some(_) | None => tokens,
+        };
+        let capacity = self.sizing.own(length).or_else(|| Rule::Mean(100).capacity(&self.sizing, length)).unwrap_or(0);
+        let before = seen.choice.rows;
+        seen.choice.choose(capacity);
+        seen.mixed += 2 * u128::from(tokens) * u128::from(seen.choice.rows - before);
+    }
+
+    fn end_span(&mut self) {
+        self.choose();
+        let seen = &mut self.seen;
+        rank(&self.open, self.spec.router.top_k as usize, seen.load.len(), self.priority, &mut self.ranks);
+        let tokens = self.span.length;
+        let length = match self.spec.capacity.map(|capacity| capacity.group) {
+            Some(CapacityGroup::Tokens(n)) => n,
+            Some(CapacityGroup::All | CapacityGroup::Row) | None => tokens,
+        };
+        seen.counts.add(length, &self.ranks);
+        seen.tokens += tokens;
+        for kept in &mut seen.kept {
+            let capacity = kept.rule.capacity(&self.sizing, length).unwrap_or(u64::MAX);
+            let loads = kept.of_batch.iter_mut().zip(&self.ranks.loads);
+            loads.for_each(|(kept, load)| *kept += u64::from(*load).min(capacity));
+        }
+        self.open.experts.clear();
+        self.open.weights.clear();
+    }
+
+    fn end_batch(&mut self) {
+        let seen = &mut self.seen;
+        seen.batches += 1;
+        seen.longest_batch = seen.longest_batch.max(self.batch.length);
+        let total = |kept: &Kept| kept.of_batch.iter().sum::<u64>();
+        let pairs = seen.kept.first().map_or(0, total);
+        let own = seen.kept.iter().find(|kept| kept.rule == Rule::Spec).map_or(pairs, total);
+        let load = seen.kept.first().map_or(Vec::new(), |kept| kept.of_batch.clone());
+        seen.load.iter_mut().zip(&load).for_each(|(sum, load)| *sum += load);
+        let interval = Interval { batches: 1, tokens: self.batch.length, load, dropped: pairs - own };
+        match seen.intervals.last_mut() {
+            Some(last) if last.batches < seen.batches_each => last.join(&interval),
+            Some(_) | None => seen.intervals.push(interval),
+        }
+        if seen.intervals.len() > MOST_INTERVALS {
+            let joined = seen.intervals.chunks(2).map(|pair| {
+                let mut joined = pair[0].clone();
+                pair[1..].iter().for_each(|other| joined.join(other));
+                joined
+            });
+            seen.intervals = joined.collect();
+            seen.batches_each *= 2;
+        }
+        for kept in &mut seen.kept {
+            kept.busiest += kept.of_batch.iter().copied().max().unwrap_or(0);
+            kept.tile_rows += kept.of_batch.iter().map(|rows| rows.next_multiple_of(TILE_ROWS)).sum::<u64>();
+            kept.of_batch.fill(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use moec_ir::Dims;
+    use moec_ir::graph::{self, Value};
+
+    use super::super::select::tests::{Numbers, spec};
+    use super::*;
+    use crate::import::import_routing;
+    use crate::spec::CapacitySize;
+
+    /// Batches of logits: tokens, row tokens, values.
+    type Batch = (u64, Option<u64>, Vec<f64>);
+
+    fn batches(experts: usize, kind: &str, numbers: &mut Numbers) -> Vec<Batch> {
+        let shapes = [(12, Some(4)), (7, None), (1, None), (12, Some(12)), (10, Some(5)), (12, Some(4))];
+        let one = |n: &mut Numbers| if kind == "normal" { f64::from(n.normal() as f32) } else { (n.normal() * 1.5).round() };
+        let values = |tokens: u64, n: &mut Numbers| (0..tokens as usize * experts).map(|_| one(n)).collect();
+        shapes.into_iter().map(|(tokens, row)| (tokens, row, values(tokens, numbers))).collect()
+    }
+
+    /// The trace, in chunks of so many rows.
+    fn observed<'s>(spec: &'s Spec, batches: &[Batch], chunk: usize) -> Observer<'s> {
+        let experts = spec.experts as usize;
+        let mut observer = Observer::new(spec, &Vectors::default(), 1 << 20).unwrap();
+        for (tokens, row_tokens, values) in batches {
+            observer.begin(*tokens, *row_tokens);
+            values.chunks(chunk * experts).for_each(|values| observer.take(&Rows::of(experts, values)).unwrap());
+        }
+        observer
+    }
+
+    /// Pairs and whole tokens that the graph's `assign` drops, run again for this C.
+    fn dropped(spec: &Spec, batches: &[Batch], c: u64) -> (u64, u64) {
+        let mut spec = spec.clone();
+        let capacity = spec.capacity.as_mut().unwrap();
+        (capacity.size, capacity.min, capacity.multiple_of) = (CapacitySize::Tokens(c), 0, 1);
+        let graph = graph::verify(import_routing(&spec)).unwrap();
+        let (mut pairs, mut whole) = (0, 0);
+        for (tokens, row_tokens, values) in batches {
+            let shape = vec![*tokens as usize, spec.experts as usize];
+            let params = BTreeMap::from([("%logits".to_string(), graph::Tensor { shape, data: values.clone() })]);
+            let dims = Dims { tokens: *tokens, row_tokens: row_tokens.unwrap_or(*tokens) };
+            let values = graph::interp(&graph, &params, dims).unwrap();
+            let routing = values.into_iter().rev().find_map(|value| match value {
+                Value::Routing(routing) => Some(routing),
+                _ => None,
+            });
+            for rows in routing.unwrap().row_of_pair.chunks(spec.router.top_k as usize) {
+                let lost = rows.iter().filter(|row| row.is_none()).count();
+                pairs += lost as u64;
+                whole += u64::from(lost == rows.len());
+            }
+        }
+        (pairs, whole)
+    }
+
+    #[test]
+    fn every_capacity_as_if_it_were_run() {
+        let mut numbers = Numbers(11);
+        for priority in ["choice_major", "token_major", "score", "batch_prioritized"] {
+            for group in ["\"all\"", "\"row\"", "5"] {
+                // Of integers, many weights are equal: then the logits themselves are the weights, exactly.
+                for (kind, router) in [("normal", "renorm = \"sum\""), ("ties", "score = \"identity\"")] {
+                    let capacity =
+                        format!("[capacity]\nfactor = 1.0\nround = \"ceil\"\npriority = \"{priority}\"\ngroup = {group}");
+                    for (experts, top_k) in [(4, 2), (6, 1), (5, 5)] {
+                        let spec = spec(experts, top_k, router, &capacity, "f32");
+                        let batches = batches(experts, kind, &mut numbers);
+                        let observer = observed(&spec, &batches, 1000);
+                        for c in 0..=13 {
+                            let effect = observer.seen.counts.effect(spec.experts, |_| Some(c));
+                            let swept = (effect.dropped_pairs, effect.dropped_tokens);
+                            let what = format!("{priority}, {group}, {kind}, {top_k} of {experts}, C = {c}");
+                            assert_eq!(swept, dropped(&spec, &batches, c), "{what}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tokens that no expert chooses, by the graph.
+    #[test]
+    fn experts_choose_as_in_the_graph() {
+        let mut numbers = Numbers(21);
+        for (group, score) in [("\"all\"", "softmax"), ("\"row\"", "sigmoid"), ("5", "sqrtsoftplus")] {
+            for factor in ["0.4", "1.0", "2.0", "100.0"] {
+                let capacity = format!("[capacity]\nfactor = {factor}\nround = \"floor\"\nmin = 1\ngroup = {group}");
+                let router = format!("mode = \"expert_choice\"\nscore = \"{score}\"");
+                let spec = spec(6, 1, &router, &capacity, "f32");
+                let batches = batches(6, "normal", &mut numbers);
+                let choosing = super::super::tokens_that_choose(&spec, Some(2));
+                let observer = observed(&choosing, &batches, 7);
+                let graph = graph::verify(import_routing(&spec)).unwrap();
+                let (mut unchosen, mut rows) = (0, 0);
+                for (tokens, row_tokens, values) in &batches {
+                    let logits = graph::Tensor { shape: vec![*tokens as usize, 6], data: values.clone() };
+                    let dims = Dims { tokens: *tokens, row_tokens: row_tokens.unwrap_or(*tokens) };
+                    let values = graph::interp(&graph, &BTreeMap::from([("%logits".to_string(), logits)]), dims).unwrap();
+                    let routing = values.into_iter().rev().find_map(|value| match value {
+                        Value::Routing(routing) => Some(routing),
+                        _ => None,
+                    });
+                    let routing = routing.unwrap();
+                    rows += routing.pair_of_row.len() as u64;
+                    unchosen += routing.row_of_pair.chunks(6).filter(|rows| rows.iter().all(Option::is_none)).count() as u64;
+                }
+                let choice = &observer.seen.choice;
+                assert_eq!((choice.unchosen, choice.rows), (unchosen, rows), "{group} {score} {factor}");
+            }
+        }
+    }
+
+    /// How a trace is cut into reads changes nothing.
+    #[test]
+    fn chunks_do_not_show() {
+        let capacity = "[capacity]\nfactor = 0.7\nround = \"ceil\"\ngroup = 5";
+        let spec = spec(6, 2, "score = \"sigmoid\"", capacity, "f32");
+        let batches = batches(6, "normal", &mut Numbers(4));
+        let whole = observed(&spec, &batches, 1000);
+        for chunk in [1, 2, 5, 7] {
+            let other = observed(&spec, &batches, chunk);
+            assert_eq!(whole.seen.counts, other.seen.counts, "{chunk}");
+            assert_eq!(whole.seen.intervals, other.seen.intervals, "{chunk}");
+            let numbers = |observer: &Observer<'_>| {
+                let seen = &observer.seen;
+                (seen.tokens, seen.batches, seen.load.clone(), seen.choice.unchosen, seen.choice.rows, seen.mixed)
+            };
+            assert_eq!(numbers(&whole), numbers(&other), "{chunk}");
+            for (a, b) in whole.seen.probability.iter().zip(&other.seen.probability) {
+                assert!((a - b).abs() < 1e-5, "{a} {b}");
+            }
+        }
+    }
+
+    /// The recommended factor is enough, and a hundredth less is not.
+    #[test]
+    fn the_recommended_factor_is_the_least() {
+        use super::super::sweep::value;
+        let mut numbers = Numbers(9);
+        for capacity in [
+            "",
+            "[capacity]\nfactor = 1.25\nround = \"floor\"",
+            "[capacity]\nfactor = 1.25\nround = \"half_even\"\ncount_k = true\ngroup = \"row\"",
+            "[capacity]\nfactor = 1.0\nround = \"ceil\"\nmultiple_of = 4\nmin = 2",
+            "[capacity]\ntokens = 3",
+        ] {
+            let spec = spec(8, 2, "", capacity, "f32");
+            let observer = observed(&spec, &batches(8, "normal", &mut numbers), 1000);
+            let pairs = observer.seen.tokens * 2;
+            for target in ["0", "0.01", "0.05", "0.2", "1"].map(|text| crate::spec::Ratio::from_decimal(text).unwrap()) {
+                let rate = |n: u64| {
+                    let sizing = &observer.sizing;
+                    let effect = observer.seen.counts.effect(8, |span| Some(sizing.at(hundredths(n), span)));
+                    effect.dropped_pairs as f64 / pairs as f64
+                };
+                let least = observer.seen.counts.least_factor(&observer.sizing, pairs, target);
+                assert!(rate(least) <= value(target), "{capacity} {least}");
+                assert!(least == 1 || rate(least - 1) > value(target), "{capacity} {least}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_batches_are_joined() {
+        let spec = spec(4, 1, "", "", "f32");
+        let batch = |i: usize| (1, None, (0..4).map(|e| f64::from(u8::from(e == i % 4))).collect::<Vec<f64>>());
+        let batches: Vec<Batch> = (0..1000).map(batch).collect();
+        let seen = observed(&spec, &batches, 8).seen;
+        assert!(seen.intervals.len() <= MOST_INTERVALS && seen.intervals.len() > MOST_INTERVALS / 2);
+        assert_eq!(seen.intervals.iter().map(|interval| interval.batches).sum::<u64>(), 1000);
+        let all_but_last = &seen.intervals[..seen.intervals.len() - 1];
+        assert!(all_but_last.iter().all(|interval| interval.batches == all_but_last[0].batches));
+        assert_eq!(seen.load, [250; 4]);
+    }
+}

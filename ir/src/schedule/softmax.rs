@@ -1,0 +1,346 @@
+//! `softmax` along rows and `token_softmax` along the tokens of each sequence, with kernels of their own: the weights of soft
+//! routing. (A route has its softmax in registers.)
+//!
+//! ```text
+//!   softmax         x[t, 0..N] --> max --> sum of exp(x - max) --> out[t, 0..N]     a row: the lanes of a warp, or vectors
+//!
+//!   token_softmax   a sequence is cut into runs of 256 tokens; a block has a run and some columns
+//!       runs        max_of_run[r, n], sum_of_run[r, n] = sum of exp(x[t, n] - max_of_run[r, n]) over the run
+//!       weights     max and sum over the runs of the sequence, then out[t, n] = exp(x[t, n] - max) / sum
+//! ```
+//!
+//! Some 32 T N FLOPs (two exponentials an element). Bytes: 4 T N read and as many written, `token_softmax` reads them once
+//! more; what the passes of one kernel read again is in a cache. Sums run in one order, which depends on a token's place
+//! in its sequence alone: sequences do not touch each other.
+
+use super::chunk::cell;
+use super::math;
+use crate::graph::Span;
+use crate::kernel::build::{Array, Var};
+use crate::kernel::{Builder, Kernel, Value};
+use crate::{DType, Extent, Machine};
+
+/// A softmax of f32 rows or columns.
+pub(super) struct Softmax {
+    pub(super) name: String,
+    /// Columns.
+    pub(super) n: u32,
+}
+
+/// Tokens of a block of `softmax`: a warp has two, the host's thread all.
+const TOKENS: u32 = 8;
+/// Warps of a block of `softmax`.
+const WARPS: u32 = 4;
+
+/// Number of blocks of [`softmax`].
+pub(super) fn grid() -> Extent {
+    Extent::Tokens.div_ceil(u64::from(TOKENS))
+}
+
+/// Parameters: `x`, `out` (written), `tokens`.
+pub(super) fn softmax(spec: &Softmax, machine: &Machine) -> Kernel {
+    let warps = if machine.is_gpu() { WARPS } else { 1 };
+    let builder = Builder::new(&spec.name, warps * machine.warp_lanes);
+    let k = &builder;
+    let (x, out) = (k.input("x", DType::F32), k.output("out", DType::F32));
+    let tokens = k.scalar("tokens", DType::I32);
+    let warp_lanes = machine.warp_lanes as i32;
+    let (lane, warp) = (k.bind("lane", k.thread() % warp_lanes), k.bind("warp", k.thread() / warp_lanes));
+    let row = Row { k, n: spec.n, machine, x, out, lane };
+    let first = k.bind("first_token", k.block() * TOKENS as i32);
+    k.for_step("m", warp, k.i32(TOKENS as i32), k.i32(warps as i32), |m| {
+        let token = k.bind("token", first + m);
+        k.when(token.lt(tokens), || row.softmax(token));
+    });
+    builder.finish()
+}
+
+struct Row<'a, 'k> {
+    k: &'k Builder,
+    n: u32,
+    machine: &'a Machine,
+    x: Array<'k>,
+    out: Array<'k>,
+    lane: Value<'k>,
+}
+
+impl<'k> Row<'_, 'k> {
+    fn softmax(&self, token: Value<'k>) {
+        let k = self.k;
+        let start = k.bind("start", token.cast(DType::I64) * k.i64(i64::from(self.n)));
+        let max = Parts::new(k, f32::MIN, self.lanes());
+        self.each(&|at, lanes| {
+            let part = max.of(lanes);
+            part.set(part.get().max(self.load(start, at, lanes)));
+        });
+        let max = self.of_all(max.wide.get().reduce_max().max(max.rest.get()), |a, b| a.max(b));
+        let sum = Parts::new(k, 0.0, self.lanes());
+        self.each(&|at, lanes| {
+            let part = sum.of(lanes);
+            part.set(part.get() + math::exp(k, self.load(start, at, lanes) - max.splat(lanes)));
+        });
+        let sum = self.of_all(sum.wide.get().reduce_add() + sum.rest.get(), |a, b| a + b);
+        self.each(&|at, lanes| {
+            let y = math::exp(k, self.load(start, at, lanes) - max.splat(lanes)) / sum.splat(lanes);
+            self.out.store_aligned(start + at.cast(DType::I64), y, self.align(lanes));
+        });
+    }
+
+    /// What the lanes of the warp have, in one number.
+    fn of_all(&self, mine: Value<'k>, join: impl Fn(Value<'k>, Value<'k>) -> Value<'k>) -> Value<'k> {
+        let mut all = self.k.bind("all", mine);
+        let mut mask = self.machine.warp_lanes / 2;
+        while mask > 0 {
+            all = self.k.bind("all", join(all, self.k.shuffle(all, mask)));
+            mask /= 2;
+        }
+        all
+    }
+
+    /// Elements that a thread takes at once.
+    fn lanes(&self) -> u32 {
+        let widest = self.machine.vector_bytes / DType::F32.bytes() as u32;
+        // On a GPU an access of several elements is aligned to all of them, so they divide a row.
+        if self.machine.is_gpu() { widest.min(1 << self.n.trailing_zeros()) } else { widest }
+    }
+
+    /// The thread's elements of a row: vectors, then what is left.
+    fn each(&self, body: &dyn Fn(Value<'k>, u32)) {
+        let (k, n, lanes, warp) = (self.k, self.n, self.lanes(), self.machine.warp_lanes);
+        let whole = n - n % lanes;
+        k.for_step("n", self.lane * lanes as i32, k.i32(whole as i32), k.i32((warp * lanes) as i32), |at| body(at, lanes));
+        if whole < n {
+            k.for_step("n", self.lane + whole as i32, k.i32(n as i32), k.i32(warp as i32), |at| body(at, 1));
+        }
+    }
+
+    /// The most bytes that an address is known to be a multiple of.
+    fn align(&self, lanes: u32) -> u32 {
+        DType::F32.bytes() as u32 * if self.machine.is_gpu() { lanes } else { 1 }
+    }
+
+    fn load(&self, start: Value<'k>, at: Value<'k>, lanes: u32) -> Value<'k> {
+        let x = self.x.load_aligned(start + at.cast(DType::I64), lanes, self.align(lanes));
+        self.k.bind("x", math::finite(self.k, x))
+    }
+}
+
+/// What a thread has of a row, in as many lanes as it takes at once, and in one for what is left.
+struct Parts<'k> {
+    wide: Var<'k>,
+    rest: Var<'k>,
+}
+
+impl<'k> Parts<'k> {
+    fn new(k: &'k Builder, zero: f32, lanes: u32) -> Parts<'k> {
+        Parts { wide: k.var("wide", k.f32(zero).splat(lanes)), rest: k.var("rest", k.f32(zero)) }
+    }
+
+    fn of(&self, lanes: u32) -> Var<'k> {
+        if self.wide.get().ty().lanes == lanes { self.wide } else { self.rest }
+    }
+}
+
+/// Tokens of a run.
+const RUN: u32 = 256;
+/// Columns of a block: a lane each on a GPU.
+const COLUMNS: u32 = 32;
+/// Warps of a block of `token_softmax`: each walks every eighth token.
+const WALKERS: u32 = 8;
+
+/// Number of runs of all sequences, the empty ones of a short last sequence included.
+pub(super) fn runs() -> Extent {
+    Span::Row.count() * Span::Row.tokens().div_ceil(u64::from(RUN))
+}
+
+/// Number of blocks of [`run_sums`] and [`token_weights`].
+pub(super) fn token_grid(spec: &Softmax) -> Extent {
+    runs() * u64::from(spec.n.div_ceil(COLUMNS))
+}
+
+/// Parameters: `x`, then written: `max_of_run`, `sum_of_run`; `tokens`, `sequence_tokens`.
+pub(super) fn run_sums(spec: &Softmax, machine: &Machine) -> Kernel {
+    let builder = Builder::new(format!("{}_runs", spec.name), walkers(machine) * machine.warp_lanes);
+    let k = &builder;
+    let x = k.input("x", DType::F32);
+    let [max_of_run, sum_of_run] = ["max_of_run", "sum_of_run"].map(|name| k.output(name, DType::F32));
+    let run = Run::of_block(k, spec, machine);
+    run.each_column(&|column| {
+        let max = run.greatest(column, run.tokens, &|token| run.load(x, token, column));
+        let sum = run.sum(column, run.tokens, &|token| math::exp(k, run.load(x, token, column) - max));
+        run.once(column, || {
+            let place = run.cell(run.number, column);
+            max_of_run.store(place, max);
+            sum_of_run.store(place, sum);
+        });
+    });
+    builder.finish()
+}
+
+/// Parameters: `x`, `max_of_run`, `sum_of_run`, `out` (written), `tokens`, `sequence_tokens`.
+pub(super) fn token_weights(spec: &Softmax, machine: &Machine) -> Kernel {
+    let builder = Builder::new(&spec.name, walkers(machine) * machine.warp_lanes);
+    let k = &builder;
+    let x = k.input("x", DType::F32);
+    let [max_of_run, sum_of_run] = ["max_of_run", "sum_of_run"].map(|name| k.input(name, DType::F32));
+    let out = k.output("out", DType::F32);
+    let run = Run::of_block(k, spec, machine);
+    run.each_column(&|column| {
+        let max = run.greatest(column, run.runs, &|i| run.load_run(max_of_run, i, column));
+        let sum = run.sum(column, run.runs, &|i| {
+            let scale = math::exp(k, run.load_run(max_of_run, i, column) - max);
+            run.load_run(sum_of_run, i, column) * scale
+        });
+        run.walk(run.tokens, &|token| {
+            let y = k.bind("y", math::exp(k, run.load(x, token, column) - max) / sum);
+            let store = || out.store(run.cell(run.first_token + token, column), y);
+            match column.exists {
+                Some(exists) => k.when(exists, store),
+                None => store(),
+            }
+        });
+    });
+    builder.finish()
+}
+
+fn walkers(machine: &Machine) -> u32 {
+    if machine.is_gpu() { WALKERS } else { 1 }
+}
+
+/// The part of the tokens that a block looks at, and where its sequence is.
+struct Run<'a, 'k> {
+    k: &'k Builder,
+    machine: &'a Machine,
+    n: u32,
+    number: Value<'k>,
+    first_token: Value<'k>,
+    /// At least one: blocks of none do nothing.
+    tokens: Value<'k>,
+    /// Of its sequence: the first one's number, and how many are not empty.
+    first_run: Value<'k>,
+    runs: Value<'k>,
+    first_column: Value<'k>,
+    /// What each thread has of a maximum and of a sum; none where a thread works alone.
+    parts: Option<[Array<'k>; 2]>,
+}
+
+/// Columns side by side: one on a GPU.
+#[derive(Clone, Copy)]
+struct Column<'k> {
+    at: Value<'k>,
+    lanes: u32,
+    /// Whether it is not beyond the last one, which it repeats; none: it is not.
+    exists: Option<Value<'k>>,
+}
+
+impl<'a, 'k> Run<'a, 'k> {
+    /// The last two parameters too.
+    fn of_block(k: &'k Builder, spec: &Softmax, machine: &'a Machine) -> Run<'a, 'k> {
+        let (tokens, sequence_tokens) = (k.scalar("tokens", DType::I32), k.scalar("sequence_tokens", DType::I32));
+        let column_blocks = spec.n.div_ceil(COLUMNS) as i32;
+        let number = k.bind("run", k.block() / column_blocks);
+        let first_column = k.bind("first_column", k.block() % column_blocks * COLUMNS as i32);
+        let runs_of = |tokens: Value<'k>| (tokens + (RUN - 1) as i32) / RUN as i32;
+        let runs_of_sequence = k.bind("runs_of_sequence", runs_of(sequence_tokens));
+        let sequence = k.bind("sequence", number / runs_of_sequence);
+        let first_run = k.bind("first_run", sequence * runs_of_sequence);
+        let sequence_start = k.bind("sequence_start", sequence * sequence_tokens);
+        let tokens_here = k.bind("tokens_here", sequence_tokens.min(tokens - sequence_start));
+        let skipped = k.bind("skipped", (number - first_run) * RUN as i32);
+        Run {
+            k,
+            machine,
+            n: spec.n,
+            number,
+            first_token: k.bind("first_token", sequence_start + skipped),
+            tokens: k.bind("run_tokens", (tokens_here - skipped).min(RUN as i32)),
+            first_run,
+            runs: k.bind("runs", runs_of(tokens_here)),
+            first_column,
+            parts: machine.is_gpu().then(|| ["maxima", "sums"].map(|name| k.shared(name, DType::F32, WALKERS * COLUMNS))),
+        }
+    }
+
+    /// `body` for the columns of the block, if the run has tokens.
+    fn each_column(&self, body: &dyn Fn(Column<'k>)) {
+        let (k, n) = (self.k, self.n as i32);
+        k.when(self.tokens.gt(0), || {
+            if self.machine.is_gpu() {
+                let at = k.bind("column", self.first_column + self.lane());
+                let exists = (!self.n.is_multiple_of(COLUMNS)).then(|| k.bind("exists", at.lt(n)));
+                return body(Column { at: k.bind("at", exists.map_or(at, |_| at.min(n - 1))), lanes: 1, exists });
+            }
+            let lanes = self.machine.vector_bytes / DType::F32.bytes() as u32;
+            let end = k.bind("end", (self.first_column + COLUMNS as i32).min(n));
+            // Blocks start at a multiple of the lanes.
+            let whole = k.bind("whole", end & -(lanes as i32));
+            k.for_step("column", self.first_column, whole, k.i32(lanes as i32), |at| body(Column { at, lanes, exists: None }));
+            k.for_range("column", whole, end, |at| body(Column { at, lanes: 1, exists: None }));
+        });
+    }
+
+    fn lane(&self) -> Value<'k> {
+        self.k.thread() % COLUMNS as i32
+    }
+
+    fn walker(&self) -> Value<'k> {
+        self.k.thread() / COLUMNS as i32
+    }
+
+    /// `body(i)` for `i` below `count`, the walkers taking turns.
+    fn walk(&self, count: Value<'k>, body: &dyn Fn(Value<'k>)) {
+        let k = self.k;
+        if self.machine.is_gpu() {
+            k.for_step("i", self.walker(), count, k.i32(WALKERS as i32), body);
+        } else {
+            k.for_range("i", k.i32(0), count, body);
+        }
+    }
+
+    fn greatest(&self, column: Column<'k>, count: Value<'k>, of: &dyn Fn(Value<'k>) -> Value<'k>) -> Value<'k> {
+        let max = self.k.var("max", self.k.f32(f32::MIN).splat(column.lanes));
+        self.walk(count, &|i| max.set(max.get().max(of(i))));
+        self.of_all(self.parts.map(|[maxima, _]| maxima), max.get(), |a, b| a.max(b))
+    }
+
+    fn sum(&self, column: Column<'k>, count: Value<'k>, of: &dyn Fn(Value<'k>) -> Value<'k>) -> Value<'k> {
+        let sum = self.k.var("sum", self.k.f32(0.0).splat(column.lanes));
+        self.walk(count, &|i| sum.set(sum.get() + of(i)));
+        self.of_all(self.parts.map(|[_, sums]| sums), sum.get(), |a, b| a + b)
+    }
+
+    /// What the walkers have of a column, joined in their order.
+    fn of_all(&self, parts: Option<Array<'k>>, mine: Value<'k>, join: impl Fn(Value<'k>, Value<'k>) -> Value<'k>) -> Value<'k> {
+        let k = self.k;
+        let Some(parts) = parts else { return k.bind("all", mine) };
+        parts.store(k.thread(), mine);
+        k.barrier();
+        let part = |walker: u32| parts.load(self.lane() + (walker * COLUMNS) as i32);
+        k.bind("all", (1..WALKERS).fold(part(0), |all, walker| join(all, part(walker))))
+    }
+
+    /// What one walker does for all.
+    fn once(&self, column: Column<'k>, body: impl FnOnce()) {
+        if self.machine.is_gpu() {
+            let first = self.walker().eq(0);
+            self.k.when(column.exists.map_or(first, |exists| first & exists), body);
+        } else {
+            body();
+        }
+    }
+
+    /// Token `token` of the run.
+    fn load(&self, x: Array<'k>, token: Value<'k>, column: Column<'k>) -> Value<'k> {
+        let x = x.load_vector(self.cell(self.first_token + token, column), column.lanes);
+        self.k.bind("x", math::finite(self.k, x))
+    }
+
+    /// What run `run` of the sequence has of the column.
+    fn load_run(&self, from: Array<'k>, run: Value<'k>, column: Column<'k>) -> Value<'k> {
+        from.load_vector(self.cell(self.first_run + run, column), column.lanes)
+    }
+
+    fn cell(&self, row: Value<'k>, column: Column<'k>) -> Value<'k> {
+        cell(row, self.k.i32(self.n as i32), column.at)
+    }
+}
