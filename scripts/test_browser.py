@@ -31,19 +31,20 @@ name = "{name}"
 hidden = 64
 experts = {experts}
 [router]
-top_k = {top_k}
-score = "{score}"
+{router}
 {capacity}
 [expert]
 intermediate = 128
 """
 CAPACITY = '[capacity]\nfactor = 1.25\ncount_k = true\nround = "ceil"\n'
-# What a page has to bear: few experts and many, batches and one, a capacity and none, an even router and a collapsed one.
+# What a page has to bear: few experts and many, batches and one, every kind of capacity and none, a collapsed router.
 PAGES = (
-    ("few-experts", 8, 2, "softmax", CAPACITY, 24, 64, 1.0),
-    ("many-experts", 256, 8, "sigmoid", CAPACITY, 3, 256, 0.6),
-    ("dropless", 60, 4, "softmax", "", 1, 128, 0.3),
-    ("collapsed-router-with-a-name-of-nearly-sixty-four-letters-x", 16, 1, "softmax", CAPACITY, 300, 8, 6.0),
+    ("few-experts", 8, "top_k = 2", CAPACITY, 24, 64, 1.0),
+    ("many-experts", 256, 'top_k = 8\nscore = "sigmoid"', CAPACITY, 3, 256, 0.6),
+    ("dropless", 60, "top_k = 4", "", 1, 128, 0.3),
+    ("experts-choose", 12, 'mode = "expert_choice"', CAPACITY.replace("count_k = true\n", ""), 6, 96, 0.8),
+    ("room-for-all", 8, "top_k = 2", "[capacity]\ntokens = 1000000\n", 2, 64, 0.5),
+    ("collapsed-router-with-a-name-of-nearly-sixty-four-letters-x", 16, "top_k = 1", CAPACITY, 300, 8, 6.0),
 )
 
 
@@ -221,9 +222,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         pages = []
-        for name, experts, top_k, score, capacity, batches, tokens, inclination in PAGES:
+        for name, experts, router, capacity, batches, tokens, inclination in PAGES:
             spec, trace, page = (folder / f"{name}.{end}" for end in ("toml", "safetensors", "html"))
-            spec.write_text(SPEC.format(name=name, experts=experts, top_k=top_k, score=score, capacity=capacity))
+            spec.write_text(SPEC.format(name=name, experts=experts, router=router, capacity=capacity))
             write_trace(trace, experts, batches, tokens, inclination)
             command = [arguments[0], "route", str(spec), "--logits", str(trace), "--html", str(page)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -274,6 +274,24 @@ fn a_correction_bias_has_to_come_from_somewhere() {
     insta::assert_snapshot!(stderr(&output));
 }
 
+/// Where no logits of experts decide, there is nothing to report on.
+#[test]
+fn routers_that_are_not_asked() {
+    let folder = by_hand();
+    let soft = SPEC.replace("top_k = 2", "mode = \"soft\"\nslots = 1\nnorm = \"l2\"\nnorm_eps = 1e-6");
+    let soft = soft.replace("[capacity]\nfactor = 1.0\ncount_k = true\nround = \"ceil\"\n", "");
+    write(folder.path(), "soft.toml", soft);
+    write(folder.path(), "hash.toml", SPEC.replace("top_k = 2", "top_k = 2\nmode = \"hash\"\nvocabulary = 9"));
+    let said = ["soft.toml", "hash.toml"].map(|spec| {
+        let output = moec_in(folder.path(), &["route", spec, "--logits", "trace.safetensors"]);
+        assert_eq!(output.status.code(), Some(1));
+        stderr(&output)
+    });
+    insta::assert_snapshot!(said.concat());
+    let output = moec_in(folder.path(), &["route", "spec.toml", "--logits", "trace.safetensors", "--top-k", "1"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+}
+
 /// A safetensors file with this header, and this many bytes after it.
 fn raw(header: &str, bytes: usize) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; bytes]].concat()

@@ -92,7 +92,7 @@ fn check_router(spec: &Spec, arguments: &Route) -> Result<(), Diagnostic> {
     match router.mode {
         Mode::TokenChoice | Mode::ExpertChoice => {}
         Mode::Soft(_) => {
-            let help = "a spec with `mode = \"token_choice\"` on the same logits has soft routing beside it in its report";
+            let help = "a spec with `mode = \"token_choice\"` has soft routing beside it in its report";
             return refused("`moec route` of soft routing: its logits are of slots, and nothing is dropped", help);
         }
         Mode::Hash => {

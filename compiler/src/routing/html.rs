@@ -75,10 +75,13 @@ fn tiles(report: &Report) -> String {
     ];
     let hot =
         vec![format!("hot: above {} of the mean", times_text(load.hot_above)), "cold: below a tenth of the mean".to_string()];
-    let dropped_name = if report.router.mode == "expert_choice" { "Unchosen tokens" } else { "Dropped pairs" };
+    let (dropped_name, factor_name) = match report.router.mode {
+        "expert_choice" => ("Unchosen tokens", "Capacity factor if tokens chose"),
+        _ => ("Dropped pairs", "Capacity factor to take"),
+    };
     let tiles = [
         tile(class, dropped_name, &percent(drop.rate), &dropped),
-        tile("", "Capacity factor to take", &factor_text(recommendation.factor), &enough),
+        tile("", factor_name, &factor_text(recommendation.factor), &enough),
         tile("", "Busiest expert", &times_text(times), &balance),
         tile("", "Hot and cold experts", &format!("{} and {}", load.hot.len(), load.cold.len()), &hot),
     ];
@@ -117,14 +120,15 @@ fn sweep_plot(report: &Report) -> String {
     let y = Axis { from: 0.0, to: (highest * 10.0).ceil() / 10.0, name: "share", write: percent_tick };
     let mut plot = Plot::new(x, y);
     let points = |f: &dyn Fn(usize) -> f64| (0..sweep.len()).map(|i| (sweep[i].factor, f(i))).collect::<Vec<_>>();
+    plot.line("waste", &points(&|i| sweep[i].waste));
+    plot.line("tokens", &points(&|i| sweep[i].token_drop_rate));
+    plot.line("drop", &points(&|i| sweep[i].drop_rate));
+    // Above the lines, so that the names can be read.
     if let Some(point) = sweep.iter().find(|point| point.is_spec) {
         plot.upright("marker", point.factor, 0, &format!("spec {}", factor_text(point.factor)));
     }
     let enough = report.recommendation.factor;
     plot.upright("marker", enough, 1, &format!("to take {}", factor_text(enough)));
-    plot.line("waste", &points(&|i| sweep[i].waste));
-    plot.line("tokens", &points(&|i| sweep[i].token_drop_rate));
-    plot.line("drop", &points(&|i| sweep[i].drop_rate));
     let description = format!(
         "Dropped pairs fall from {} at factor {} to {} at {}; empty rows rise to {}. The spec drops {}.",
         percent(sweep.first().map_or(0.0, |point| point.drop_rate)),
@@ -171,7 +175,10 @@ fn load_plot(report: &Report) -> String {
     let load = &report.load;
     let relative = |pairs: u64| if load.mean > 0.0 { pairs as f64 / load.mean } else { 0.0 };
     let experts = load.per_expert.len();
-    let highest = load.per_expert.iter().map(|pairs| relative(*pairs)).fold(load.hot_above * 1.1, f64::max);
+    let largest = load.per_expert.iter().map(|pairs| relative(*pairs)).fold(1.1, f64::max);
+    // A limit far above all would leave no room for the bars.
+    let has_limit = load.hot_above < 2.5 * largest;
+    let highest = if has_limit { largest.max(load.hot_above * 1.1) } else { largest };
     let x = Axis { from: -0.5, to: experts as f64 - 0.5, name: "expert", write: whole };
     let mut plot = Plot::new(x, Axis { from: 0.0, to: highest * 1.05, name: "pairs, in means", write: factor_text });
     let gap = if experts <= 64 { 0.1 } else { 0.0 };
@@ -186,7 +193,9 @@ fn load_plot(report: &Report) -> String {
         plot.bar(class, place, relative(*pairs), &title);
     }
     plot.across("marker", 1.0, 14.0, "mean");
-    plot.across("limit", load.hot_above, -5.0, &format!("{} of the mean", times_text(load.hot_above)));
+    if has_limit {
+        plot.across("limit", load.hot_above, -5.0, &format!("{} of the mean", times_text(load.hot_above)));
+    }
     let description = format!(
         "The busiest of {experts} experts has {} of the mean; {} are hot and {} cold.",
         times_text(relative(load.largest as u64)),
@@ -359,6 +368,9 @@ fn footer(report: &Report) -> String {
 
 /// 1.25 times.
 fn times_text(x: f64) -> String {
+    if x >= 1e4 {
+        return format!("{x:.0e} ×");
+    }
     format!("{} ×", format!("{x:.2}").trim_end_matches('0').trim_end_matches('.'))
 }
 

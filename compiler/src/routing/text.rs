@@ -24,7 +24,8 @@ fn facts(report: &Report) -> Vec<String> {
     say("", format!("group {}, priority {}", router.group, router.priority));
     let count = |n: u64, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
     let (tensors, batches) = (count(trace.tensors as u64, "tensor", "tensors"), count(trace.batches, "batch", "batches"));
-    say("trace", format!("{} tokens of {} in {tensors}, {batches}", trace.tokens, trace.source));
+    let tokens = count(trace.tokens, "token", "tokens");
+    say("trace", format!("{tokens} of {} in {tensors}, {batches}", trace.source));
     let identity = (trace.tokens * router.top_k).saturating_sub(trace.pairs);
     if identity > 0 {
         let share = identity as f64 / (trace.tokens * router.top_k) as f64;
