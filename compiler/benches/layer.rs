@@ -3,16 +3,16 @@
 #![allow(clippy::print_stdout, reason = "a table for people")]
 
 mod packages;
+mod timed;
 
 use std::collections::HashSet;
 use std::hint::black_box;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use moec::random;
-use moec_runtime::device::{Argument, Device, Opened};
-use moec_runtime::{Dims, Error, Layer, host};
+use moec_runtime::{Dims, Layer};
+use timed::{Timed, median};
 
 const LAYERS: [&str; 2] = ["qwen3-30b-a3b", "olmoe-1b-7b"];
 const TOKENS: [u64; 5] = [1, 16, 128, 512, 2048];
@@ -23,9 +23,8 @@ fn layer(criterion: &mut Criterion) {
     for name in LAYERS {
         let spec = packages::example(name);
         let package = packages::host_package(&spec);
-        let Opened { device, target } = host::open(&package, None).expect("a device");
-        let timed = Arc::new(Timed { device, launches: Mutex::default() });
-        let layer = Layer::on(&package, Opened { device: timed.clone(), target }).expect("a layer");
+        let (opened, timed) = Timed::open(&package);
+        let layer = Layer::on(&package, opened).expect("a layer");
         let bound = layer.bind(random::weights(layer.manifest(), 0).expect("weights")).expect("weights that fit");
 
         let mut group = criterion.benchmark_group(name);
@@ -64,62 +63,6 @@ fn layer(criterion: &mut Criterion) {
         }
         print("sum", columns.iter().map(|(.., launches)| ms(launches.iter().sum())).collect());
         println!();
-    }
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
-/// A device that notes how long each launch takes.
-#[derive(Debug)]
-struct Timed {
-    device: Arc<dyn Device>,
-    launches: Mutex<Vec<Duration>>,
-}
-
-impl Timed {
-    /// What was noted since the last time.
-    fn take(&self) -> Vec<Duration> {
-        std::mem::take(&mut self.launches.lock().expect("no panic before"))
-    }
-}
-
-impl Device for Timed {
-    fn name(&self) -> String {
-        self.device.name()
-    }
-
-    fn alloc(&self, bytes: u64) -> Result<u64, Error> {
-        self.device.alloc(bytes)
-    }
-
-    fn free(&self, address: u64) {
-        self.device.free(address);
-    }
-
-    fn fill(&self, address: u64, bytes: u64, value: u8) -> Result<(), Error> {
-        self.device.fill(address, bytes, value)
-    }
-
-    fn copy_in(&self, address: u64, from: &[u8]) -> Result<(), Error> {
-        self.device.copy_in(address, from)
-    }
-
-    fn copy_out(&self, address: u64, into: &mut [u8]) -> Result<(), Error> {
-        self.device.copy_out(address, into)
-    }
-
-    fn launch(&self, kernel: usize, blocks: u64, args: &[Argument]) -> Result<(), Error> {
-        let start = Instant::now();
-        let done = self.device.launch(kernel, blocks, args);
-        self.launches.lock().expect("no panic before").push(start.elapsed());
-        done
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        self.device.sync()
     }
 }
 

@@ -220,9 +220,22 @@ pub(crate) struct Run {
     /// Threads of the host device; all cores where absent.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// Also print statistics of the routing: padding, hot and cold experts, probabilities, losses. As `json` they are all
+    /// that is printed.
+    #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+    pub(crate) stats: Option<StatsFormat>,
     /// Runs to take the median time of, after one to warm up.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) repeat: u32,
+}
+
+/// How `moec run` prints statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatsFormat {
+    /// Lines of the report.
+    Text,
+    /// One JSON object.
+    Json,
 }
 
 #[derive(Debug, Args)]

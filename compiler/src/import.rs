@@ -2,13 +2,13 @@
 //! Where weights are stored is `package`'s business.
 
 use egg::Id;
-use moec_ir::graph::{self, Assignment, Attr, Builder, Dim, Eps, Graph, Op, Span, Type};
+use moec_ir::graph::{self, Assignment, Attr, Balance, Builder, Dim, Eps, Graph, Op, Span, Type};
 use moec_ir::{DType, Extent};
 
 use crate::spec::{
-    Activation, Apply, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode, Gating, GroupMask,
-    GroupScore, Mode, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Soft,
-    SoftNorm, Spec, Tensor, Word,
+    Activation, Apply, AuxLoss, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode, Gating,
+    GroupMask, GroupScore, Mode, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine,
+    SharedGate, Soft, SoftNorm, Spec, Tensor, Word,
 };
 
 /// The layer's graph: input `%x` `[T, H]`, where token ids decide `%token_ids` `[T]` too, weights by their canonical names,
@@ -144,7 +144,7 @@ impl Layer<'_> {
             picks = self.g.apply_attr(Op::WithoutRows, &[picks], Attr::Num(router.identity_experts));
         }
         if renorms_kept(self.spec) {
-            return picks; // Renormalised when it is known what is kept, and only then scaled.
+            return self.observed(logits, picks); // Renormalised when it is known what is kept, and only then scaled.
         }
         // Joint weights are shares of their sum, whether or not a key says so.
         let share = Renorm { norm: Norm::Sum, eps: 0.0, eps_mode: EpsMode::Add };
@@ -152,7 +152,8 @@ impl Layer<'_> {
             picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(renorm_rule(renorm)));
         }
         picks = self.constant(Op::Scale, picks, router.scale);
-        self.expert_scale(picks)
+        picks = self.expert_scale(picks);
+        self.observed(logits, picks)
     }
 
     /// The weights of picks or of a routing times what the checkpoint has for all experts and for each, if it has that.
@@ -183,6 +184,20 @@ impl Layer<'_> {
         self.g.apply(Op::HashPicks, &[scores, table, ids])
     }
 
+    /// The picks, with the probabilities of all experts that statistics are made of: the scores, or the softmax of the
+    /// logits where these are the scores.
+    fn observed(&mut self, logits: Id, picks: Id) -> Id {
+        // What experts without weights take has no balance.
+        if self.spec.router.identity_experts + self.spec.router.joint_shared > 0 {
+            return picks;
+        }
+        let scores = match self.spec.router.score {
+            Score::Identity => self.g.apply(Op::Softmax, &[logits]),
+            Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus => self.score(logits),
+        };
+        self.g.apply(Op::Observe, &[logits, scores, picks])
+    }
+
     /// What the router sees of `x`.
     fn router_input(&mut self, x: Id) -> Id {
         let seen = self.normed(x);
@@ -205,7 +220,7 @@ impl Layer<'_> {
     /// From the picks of each token to those that are kept.
     fn assigned(&mut self, picks: Id) -> Id {
         let routing = self.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(self.spec)));
-        match self.spec.router.renorm {
+        let routing = match self.spec.router.renorm {
             Some(renorm) if renorms_kept(self.spec) => {
                 let kept = self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)));
                 self.expert_scale(kept)
@@ -213,6 +228,10 @@ impl Layer<'_> {
             // By the scores alone it is chosen: an expert's factor may be negative.
             Some(_) | None if self.spec.router.mode == Mode::ExpertChoice => self.expert_scale(routing),
             Some(_) | None => routing,
+        };
+        match losses(self.spec) {
+            Some(losses) => self.g.apply_attr(Op::Losses, &[routing], Attr::Losses(losses)),
+            None => routing,
         }
     }
 
@@ -464,6 +483,23 @@ fn renorm_rule(Renorm { norm, eps, eps_mode }: Renorm) -> graph::Renorm {
     graph::Renorm { norm, mode, eps: eps.into() }
 }
 
+/// The losses of `[training]`, their coefficients with what tells definitions of one loss apart.
+fn losses(spec: &Spec) -> Option<graph::Losses> {
+    let top_k = spec.router.top_k as f64;
+    let balance = spec.training.aux_loss.map(|(loss, factor)| {
+        let (balance, factor) = match loss {
+            AuxLoss::Switch | AuxLoss::Mixtral => (Balance::Load, factor),
+            AuxLoss::DeepspeedTopk | AuxLoss::Megatron | AuxLoss::Megablocks => (Balance::Load, factor / top_k),
+            AuxLoss::Gshard => (Balance::First, factor),
+            AuxLoss::DeepseekSequence => (Balance::Sequences, factor / top_k),
+            AuxLoss::Importance => (Balance::Importance, factor),
+        };
+        (balance, factor.into())
+    });
+    let losses = graph::Losses { balance, z: spec.training.z_coef.map(Into::into) };
+    (losses.balance.is_some() || losses.z.is_some()).then_some(losses)
+}
+
 /// The spec's `[capacity]`.
 fn assignment(spec: &Spec) -> Assignment {
     let Some(capacity) = &spec.capacity else { return Assignment::Dropless };
@@ -482,6 +518,14 @@ fn assignment(spec: &Spec) -> Assignment {
     };
     let per_expert = per_expert(capacity, tokens, spec);
     Assignment::Capacity(graph::Capacity { per_expert, span, priority })
+}
+
+/// Rows of all experts' buffers where each holds its capacity of every span; `None` without a capacity.
+pub(crate) fn rows_at_capacity(spec: &Spec) -> Option<Extent> {
+    match assignment(spec) {
+        Assignment::Dropless => None,
+        Assignment::Capacity(capacity) => Some(capacity.per_expert * capacity.span.count() * spec.experts),
+    }
 }
 
 /// `round(factor * tokens (* K) / E)`, at least `min`, up to a multiple of `multiple_of`.

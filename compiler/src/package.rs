@@ -4,13 +4,15 @@ use moec_codegen::Image;
 use moec_ir::graph::{Dim, Param, Type};
 use moec_ir::kernel::{self, Program};
 use moec_ir::machine::MachineKind;
+use moec_ir::schedule::tile_rows;
 use moec_ir::{DType, Extent, Machine, Round};
 use moec_runtime::Package;
 use moec_runtime::package as file;
 use sha2::{Digest, Sha256};
 
+use crate::import::rows_at_capacity;
 use crate::pipeline::Built;
-use crate::spec::{Layout, Mode, Spec, Tensor, Weight, Word};
+use crate::spec::{AuxLoss, CapacitySize, Layout, Mode, Pad, Spec, Tensor, Weight, Word};
 
 /// One package with everything that was built. The same input gives the same bytes.
 ///
@@ -42,7 +44,8 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
             }));
             images.push(object.image.bytes().to_vec());
         }
-        manifest.targets.push(target(machine, program, objects, first, &places));
+        let statistics = routing(spec, machine, program);
+        manifest.targets.push(file::Target { statistics, ..target(machine, program, objects, first, &places) });
     }
     let weights = manifest.buffers.iter().filter(|b| b.role == file::Role::Weight);
     manifest.weights = weights.map(|buffer| recipe(spec, buffer)).collect();
@@ -184,7 +187,39 @@ fn target(
             .map(|r| file::Regime { tokens_up_to: r.tokens_up_to, launches: r.launches.iter().map(launch).collect() })
             .collect(),
         update: program.update.iter().map(launch).collect(),
+        statistics: None,
     }
+}
+
+/// What the program's observed buffers say of routing, if they do.
+fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Routing> {
+    let slot = |name: &str| program.buffers.iter().find_map(|b| b.observe.clone().filter(|observe| observe == name));
+    let slots = file::Slots {
+        load: slot("stats.load")?,
+        kept: slot("stats.kept")?,
+        experts: slot("route.experts"),
+        rows: slot("route.rows"),
+        probability: slot("stats.probability"),
+        z: slot("stats.z"),
+        importance: slot("stats.importance"),
+        aux_loss: slot("stats.aux_loss"),
+        z_loss: slot("stats.z_loss"),
+    };
+    let padded = spec.capacity.filter(|capacity| capacity.pad == Pad::ToCapacity);
+    let capacity_factor = spec.capacity.and_then(|capacity| match capacity.size {
+        CapacitySize::Factor { factor, .. } => Some([factor.numerator, factor.denominator]),
+        CapacitySize::Tokens(_) | CapacitySize::Fraction { .. } => None,
+    });
+    Some(file::Routing {
+        slots,
+        by_sequence: spec.training.aux_loss.is_some_and(|(loss, _)| loss == AuxLoss::DeepseekSequence),
+        experts: spec.candidates() + spec.router.joint_shared,
+        rowless: spec.router.identity_experts + spec.router.joint_shared,
+        top_k: if spec.router.mode == Mode::ExpertChoice { spec.experts } else { spec.router.top_k + spec.router.joint_shared },
+        tile_rows: tile_rows(machine),
+        rows_at_capacity: padded.and_then(|_| rows_at_capacity(spec)).as_ref().map(extent),
+        capacity_factor,
+    })
 }
 
 /// The first CUDA release whose driver reads this PTX ISA version (times ten): PTX ISA, release notes.

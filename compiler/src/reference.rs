@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use moec_ir::graph::{self, Attr, Dim, Graph, Node, Op, Type, Typed, Value};
+use moec_ir::graph::{self, Attr, Dim, Graph, Node, Observation, Op, Type, Typed, Value};
 use moec_runtime::Run;
 use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 
@@ -16,6 +16,10 @@ pub struct Reference {
     pub experts: Vec<usize>,
     /// K.
     pub top_k: usize,
+    /// The grouped row of each pair, `[T, K]`; `None`: it has none.
+    pub rows: Vec<Option<usize>>,
+    /// What the graph observes of each token, where it has that as an op of its own.
+    pub observation: Option<Observation>,
 }
 
 /// Stands for an expert that did not choose the token.
@@ -84,19 +88,25 @@ pub fn reference(
     let params = params(&typed, manifest, weights, inputs, dims)?;
     let dims = moec_ir::Dims { tokens: dims.tokens, row_tokens: dims.row_tokens };
     let values = graph::interp(&typed, &params, dims).map_err(ReferenceError)?;
-    let picks = values.iter().rev().find_map(|value| match value {
+    let routed = values.iter().rev().find_map(|value| match value {
         Value::Routing(routing) if experts_choose(typed.graph()) => {
             let pairs = routing.picks.expert_of_pair.iter().zip(&routing.row_of_pair);
-            Some((pairs.map(|(expert, row)| row.map_or(NOT_CHOSEN, |_| *expert)).collect(), routing.picks.top_k))
+            let experts = pairs.map(|(expert, row)| row.map_or(NOT_CHOSEN, |_| *expert)).collect();
+            Some((experts, routing.picks.top_k, routing.row_of_pair.clone()))
         }
-        Value::Routing(routing) => Some((routing.picks.expert_of_pair.clone(), routing.picks.top_k)),
+        Value::Routing(routing) => Some((routing.picks.expert_of_pair.clone(), routing.picks.top_k, routing.row_of_pair.clone())),
         Value::Tensor(_) | Value::Picks(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
     });
+    let (experts, top_k, rows) = routed.unwrap_or_default();
+    let observation = typed.graph().nodes.as_ref().iter().find_map(|node| match node {
+        Node::Apply(Op::Observe, operands) => match [&values[usize::from(operands[0])], &values[usize::from(operands[1])]] {
+            [Value::Tensor(logits), Value::Tensor(scores)] => Some(Observation::of(logits, scores)),
+            _ => None,
+        },
+        Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+    });
     match values.into_iter().last() {
-        Some(Value::Tensor(output)) => {
-            let (experts, top_k) = picks.unwrap_or_default();
-            Ok(Reference { output: output.data, experts, top_k })
-        }
+        Some(Value::Tensor(output)) => Ok(Reference { output: output.data, experts, top_k, rows, observation }),
         Some(Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_)) | None => {
             Err(ReferenceError("its result is not a tensor".to_string()))
         }

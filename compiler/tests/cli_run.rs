@@ -159,6 +159,24 @@ fn other_float_types_are_converted_and_said() {
     }
 }
 
+/// Lines for people, and one object for programs.
+#[test]
+fn statistics() {
+    let folder = folder();
+    let text = product(&run_fixture(folder.path(), "switch_b2_cap3", &["--stats"]));
+    insta::assert_snapshot!(settled(&text));
+    let json = product(&run_fixture(folder.path(), "switch_b2_cap3", &["--stats=json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let total = |name: &str| json[name].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum::<u64>();
+    assert_eq!(total("load") - total("kept"), json["dropped_pairs"].as_u64().unwrap());
+    assert_eq!(total("first"), json["tokens"].as_u64().unwrap());
+    assert!((json["probability"]["health"]["mean"].as_f64().unwrap() * total("load") as f64).is_finite());
+    assert_eq!(json["aux_losses"].as_object().unwrap().len(), 7, "all but that of sequences, which are mixed here: {json}");
+    let none = product(&moec_in(folder.path(), &["run", &example("tiny.toml"), "--tokens", "0", "--stats=json"]));
+    let none: serde_json::Value = serde_json::from_str(&none).unwrap();
+    assert_eq!((&none["tokens"], &none["aux_losses"]["switch"]), (&serde_json::json!(0), &serde_json::json!(0.0)));
+}
+
 #[test]
 fn no_tokens() {
     let folder = folder();

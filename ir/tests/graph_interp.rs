@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use moec_ir::Dims;
-use moec_ir::graph::{Attr, Node, Op, Picks, Routing, Slots, Tensor, Value, interp, parse, print_with_violations, verify};
+use moec_ir::graph::{
+    Attr, Balance, Losses, Node, Observation, Op, Penalty, Picks, Routing, Slots, Tensor, Value, interp, parse,
+    print_with_violations, verify,
+};
 
 const NAN: f64 = f64::NAN;
 const INF: f64 = f64::INFINITY;
@@ -24,7 +27,8 @@ macro_rules! definitions {
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, AllExperts => all_experts,
     SparseMixer => sparse_mixer, HashPicks => hash_picks, Leading => leading, Joint => joint, GroupLimit => group_limit,
-    Renorm => renorm, ExpertScale => expert_scale, WithoutRows => without_rows, Assign => assign, RenormKept => renorm_kept,
+    Renorm => renorm, ExpertScale => expert_scale, Observe => observe, WithoutRows => without_rows, Assign => assign,
+    Losses => losses, RenormKept => renorm_kept,
     Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights, PickWeights => pick_weights,
     DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, Flatten => flatten, Slots => slots,
     TokenSoftmax => token_softmax, SoftDispatch => soft_dispatch, SoftCombine => soft_combine, RmsNorm => rms_norm,
@@ -276,6 +280,63 @@ fn expert_scale() {
     let given: Given = &[given[0], ("@s", &[1], &[-10.0])];
     close(&picks(eval(Op::ExpertScale, &lines, given)).weight_of_pair, &[-9.0, -6.0, -30.0, -20.0]);
     close(&routing(eval(Op::ExpertScale, lines_kept, given)).picks.weight_of_pair, &[-9.0, -6.0, -30.0, 2.0]);
+}
+
+fn observe() {
+    let lines = format!("%q = top_k %s, %s, 2 : ? %p = observe %l, %s, %q : ? {OBSERVE}");
+    let (l, s) = ([0.5f64, -1.0, 2.0], [0.1, 0.9, 0.6]);
+    let given: Given = &[("%l", &[1, 3], &l), ("%s", &[1, 3], &s)];
+    assert_eq!(picks(eval(Op::Observe, &lines, given)), picks(eval(Op::TopK, &lines, given)));
+    let of = |l: &[f64], s: &[f64]| {
+        let row = |x: &[f64]| Tensor { shape: vec![x.len() / 3, 3], data: x.to_vec() };
+        Observation::of(&row(l), &row(s))
+    };
+    let observation = of(&l, &s);
+    close(&observation.probability.data, &[0.0625, 0.5625, 0.375]);
+    close(&observation.z.data, &[(0.5f64.exp() + (-1f64).exp() + 2f64.exp()).ln().powi(2)]);
+    // What is no number is the least; of two infinite scores each has half; a row of nothing is even; and an infinite
+    // logit, or none that is finite, is no part of the loss.
+    let logits = [NAN, 1.0, 1.0, INF, 0.0, -INF, NAN, NAN, NAN, 1e18, 0.0, 0.0];
+    let scores = [NAN, 1.0, 3.0, INF, INF, 1.0, NAN, -1.0, 0.0, -0.5, 2.0, 0.0];
+    let observation = of(&logits, &scores);
+    assert_eq!((&observation.probability.shape[..], &observation.z.shape[..]), (&[4, 3][..], &[4][..]));
+    let third = 1.0 / 3.0;
+    close(&observation.probability.data, &[0.0, 0.25, 0.75, 0.5, 0.5, 0.0, third, third, third, 0.0, 1.0, 0.0]);
+    close(&observation.z.data, &[(1.0 + 2f64.ln()).powi(2), 0.0, 0.0, 1e36]);
+    assert_eq!(
+        of(&[], &[]),
+        Observation { probability: Tensor { shape: vec![0, 3], data: vec![] }, z: Tensor { shape: vec![0], data: vec![] } }
+    );
+}
+
+fn losses() {
+    let lines = "%q = top_k %s, %s, 2 : ? %r = assign %q, dropless : ? %l = losses %r, training(load 0.5, z 1.0) : ? %y = pair_weights %l : ?";
+    let s = [4.0, 3.0, 0.0, 1.0, 5.0, 0.0, 2.0, 0.0, 1.0, 3.0, 2.0, 0.0];
+    let given: Given = &[("%s", &[4, 3], &s)];
+    let routed = routing(eval(Op::Losses, lines, given));
+    assert_eq!(routed, routing(eval(Op::Assign, lines, given)));
+    // Picks 0 1, 1 0, 0 2, 0 1; probabilities of halves and quarters.
+    let p = [0.5, 0.5, 0.0, 0.25, 0.5, 0.25, 0.5, 0.0, 0.5, 0.75, 0.25, 0.0];
+    let tensor = |shape: &[usize], data: &[f64]| Tensor { shape: shape.to_vec(), data: data.to_vec() };
+    let observed = Observation { probability: tensor(&[4, 3], &p), z: tensor(&[4], &[1.0, 2.0, 3.0, 6.0]) };
+    let of = |balance: Option<Balance>, z: Option<f64>| {
+        let rule = Losses { balance: balance.map(|balance| (balance, 2.0.into())), z: z.map(Into::into) };
+        observed.losses(&routed.picks, &rule, Dims { tokens: 4, row_tokens: 2 })
+    };
+    // P = 2, 1.25, 0.75; counts 4 3 1, first 3 1 0; E / T^2 = 3 / 16, in sequences of two 3 / 4.
+    assert_eq!(of(Some(Balance::Load), None), Penalty { balance: Some(2.0 * 3.0 / 16.0 * (8.0 + 3.75 + 0.75)), z: None });
+    assert_eq!(of(Some(Balance::First), Some(0.5)), Penalty { balance: Some(2.0 * 3.0 / 16.0 * 7.25), z: Some(1.5) });
+    // Of the first sequence P = 0.75 1 0.25 and counts 2 2 0, of the second 1.25 0.25 0.5 and 2 1 1.
+    assert_eq!(of(Some(Balance::Sequences), None).balance, Some(2.0 * 0.75 * (3.5 + 3.25) / 2.0));
+    let variance = (0.6666666666666667f64.powi(2) + (0.25f64 - 1.0 / 3.0).powi(2) + (0.75f64 - 4.0 / 3.0).powi(2)) / 3.0;
+    close(&[of(Some(Balance::Importance), None).balance.expect("a loss")], &[2.0 * variance / (16.0 / 9.0)]);
+    let none = Observation::of(&tensor(&[0, 3], &[]), &tensor(&[0, 3], &[]));
+    let nobody = Picks { expert_of_pair: vec![], weight_of_pair: vec![], ..routed.picks.clone() };
+    for balance in [Balance::Load, Balance::First, Balance::Sequences, Balance::Importance] {
+        let rule = Losses { balance: Some((balance, 1.0.into())), z: Some(1.0.into()) };
+        let dims = Dims { tokens: 0, row_tokens: 0 };
+        assert_eq!(none.losses(&nobody, &rule, dims), Penalty { balance: Some(0.0), z: Some(0.0) });
+    }
 }
 
 fn flatten() {

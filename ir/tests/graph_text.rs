@@ -40,7 +40,7 @@ fn survives(text: &str) {
 }
 
 /// What texts of graphs are made of.
-const TOKENS: [&str; 50] = [
+const TOKENS: [&str; 51] = [
     "layer",
     "@a",
     "%x",
@@ -88,6 +88,7 @@ const TOKENS: [&str; 50] = [
     "groups(4, keep 2, max, -inf)",
     "sum(add 0.0)",
     "capacity(ceil((T * 2) / 3), all, token_major)",
+    "training(sequences 0.01, z 0.001)",
     "capacity((((((",
     "// x\n",
     "é",

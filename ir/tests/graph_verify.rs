@@ -47,7 +47,8 @@ fn check(path: &Path) -> Vec<String> {
 }
 
 /// What each error of `infer` says, in part.
-const ERRORS: [&str; 44] = [
+const ERRORS: [&str; 45] = [
+    "are not the logits and scores of",
     "needs a score for each expert",
     "jitter takes [T, N] and a seed",
     "does not have 7 columns",

@@ -6,7 +6,7 @@ mod layer;
 use std::collections::BTreeMap;
 
 use layer::{Random, distance, params, parse, run};
-use moec_ir::graph::{Tensor, Typed, Value, interp};
+use moec_ir::graph::{Attr, Balance, Losses, Observation, Tensor, Typed, Value, interp};
 use moec_ir::{Dims, Machine};
 
 /// A layer whose routing is in question; what follows it is as small as can be.
@@ -27,6 +27,9 @@ struct Case {
     assignment: String,
     /// The rule of a `renorm_kept` after it, and then an `expert_scale`.
     renorm: Option<&'static str>,
+    /// The logits and scores in the body that are observed.
+    observed: Option<[String; 2]>,
+    losses: Option<Losses>,
 }
 
 impl Case {
@@ -36,7 +39,14 @@ impl Case {
     }
 
     fn layer(&self) -> Typed {
-        let Case { experts, rowless, top_k, hidden, body, assignment, .. } = self;
+        let body = match &self.observed {
+            None => self.body.clone(),
+            Some([logits, scores]) => {
+                let body = self.body.replace("    yield", "    picks =");
+                format!("{body}\n    yield observe {logits}, {scores}, picks")
+            }
+        };
+        let Case { experts, rowless, top_k, hidden, assignment, .. } = self;
         let with_rows = experts - rowless;
         let of = if *rowless > 0 { format!("{with_rows} + {rowless}") } else { experts.to_string() };
         let mut names: Vec<String> = (0..self.vectors).map(|i| format!("@v{i}")).collect();
@@ -50,8 +60,13 @@ impl Case {
         let ty = format!("routing<T x {top_k} of {of}>");
         let renorm =
             self.renorm.map(|rule| format!("  %1 = renorm_kept %0, {rule} : {ty}\n  %kept = expert_scale %1, @scale : {ty}"));
-        let routing = if renorm.is_some() { "%kept" } else { "%0" };
-        let renorm = renorm.unwrap_or_default();
+        let mut routing = if renorm.is_some() { "%kept" } else { "%0" };
+        let mut renorm = renorm.unwrap_or_default();
+        if let Some(losses) = self.losses {
+            let losses = Attr::Losses(losses);
+            renorm = format!("{renorm}\n  %trained = losses {routing}, {losses} : {ty}");
+            routing = "%trained";
+        }
         parse(&format!(
             "layer @case(%x: tensor<T x {hidden} x f32>, @router: tensor<{experts} x {hidden} x f32>, \
              @w: tensor<{with_rows} x 1 x {hidden} x f32>, @scale: tensor<{experts} x f32>{declared}) -> tensor<T x 1 x f32> {{
@@ -66,6 +81,29 @@ impl Case {
 }}
 "
         ))
+    }
+
+    /// A value of the body by the f64 interpreter.
+    fn row(&self, name: &str, given: &BTreeMap<String, Tensor>) -> Tensor {
+        let lines: Vec<&str> = self.body.lines().collect();
+        let place = lines.iter().position(|line| line.trim().starts_with(&format!("{name} = ")));
+        let body = place.map(|i| format!("{{\n{}\n}}", lines[..=i].join("\n").replace(&format!("    {name} ="), "    yield")));
+        let names: Vec<String> = (0..self.vectors).map(|i| format!("@v{i}")).collect();
+        let Case { experts, hidden, .. } = self;
+        let declared: String = names.iter().map(|v| format!(", {v}: tensor<{experts} x f32>")).collect();
+        let layer = parse(&format!(
+            "layer @row(%x: tensor<T x {hidden} x f32>, @router: tensor<{experts} x {hidden} x f32>{declared}) -> ? {{
+  %0 = gemm %x, [@router], [{}] {} : ?
+  return %0
+}}
+",
+            names.join(", "),
+            body.unwrap_or_default()
+        ));
+        match interp(&layer, given, self.dims).expect("a value").pop() {
+            Some(Value::Tensor(row)) => row,
+            other => panic!("{name} is {other:?}"),
+        }
     }
 
     fn random(random: &mut Random) -> Case {
@@ -88,6 +126,7 @@ impl Case {
             vectors += 1;
             row = value(&mut lines, format!("add {row}, $1"));
         }
+        let logits = row.clone();
         match random.below(6) {
             4 => row = value(&mut lines, format!("sqrt_softplus {row}")),
             5 => row = value(&mut lines, format!("tanh {row}")),
@@ -96,6 +135,7 @@ impl Case {
             2 => row = value(&mut lines, format!("scale {row}, 0.5")),
             _ => {}
         }
+        let observed = (random.below(2) == 0).then(|| [logits, row.clone()]);
         let mut keys = row.clone();
         if random.below(2) == 0 {
             vectors += 1;
@@ -155,6 +195,8 @@ impl Case {
             body: lines.join("\n"),
             assignment,
             renorm,
+            observed,
+            losses: None,
         }
     }
 }
@@ -212,6 +254,16 @@ fn check(case: &Case, given: &BTreeMap<String, Tensor>, numbers: Numbers) {
         }
         let error = distance(&weights, &routing.picks.weight_of_pair);
         assert!(error < 1e-6, "{about}\n{error} {weights:?} {:?}", routing.picks.weight_of_pair);
+        if let Some([logits, scores]) = &case.observed {
+            let expected = Observation::of(&case.row(logits, given), &case.row(scores, given));
+            let sums =
+                |per_row: &[f64], n: usize| -> Vec<f64> { (0..n).map(|e| per_row.iter().skip(e).step_by(n).sum()).collect() };
+            let (probability, z) = (out.floats("probability_of_block"), out.floats("z_of_block"));
+            let (wanted, all_z) = (sums(&expected.probability.data, case.experts), sums(&expected.z.data, 1));
+            let apart = (distance(&sums(&probability, case.experts), &wanted), distance(&sums(&z, 1), &all_z));
+            assert!(apart.0 < 2e-6 && apart.1 < 2e-6, "{about}\nprobability and z are {apart:?} apart");
+            assert!((wanted.iter().sum::<f64>() - case.dims.tokens as f64).abs() < 1e-9, "{about}: every row sums to one");
+        }
         if numbers == Numbers::Finite {
             let Some(Value::Tensor(y)) = expected.last() else { panic!("no result") };
             assert!(distance(&out.floats("y"), &y.data) < 1e-5, "{about}");
@@ -236,7 +288,21 @@ fn case(experts: usize, top_k: usize, tokens: u64, body: &str, assignment: &str)
     let dims = Dims { tokens, row_tokens: tokens };
     let vectors = body.matches("$1").count().min(1);
     let (body, assignment) = (format!("    {body}"), assignment.to_string());
-    Case { experts, rowless: 0, top_k, hidden: 1, dims, vectors, lengths: vec![], vocabulary: 0, body, assignment, renorm: None }
+    Case {
+        experts,
+        rowless: 0,
+        top_k,
+        hidden: 1,
+        dims,
+        vectors,
+        lengths: vec![],
+        vocabulary: 0,
+        body,
+        assignment,
+        renorm: None,
+        observed: None,
+        losses: None,
+    }
 }
 
 /// Few different logits: the lowest index wins.
@@ -259,19 +325,26 @@ fn ties() {
 fn not_numbers() {
     let (nan, inf) = (f64::NAN, f64::INFINITY);
     let bodies = [
-        "a = add $0, $1\n    b = softmax a\n    c = top_k b, b, K\n    yield renorm c, sum(add 0.0)",
-        "a = add $0, $1\n    b = top_k a, a, K\n    yield softmax b",
-        "a = sigmoid $0\n    b = add a, $1\n    c = group_limit b, groups(4, keep 2, top2_sum, -inf)\n    d = top_k a, c, K\n    yield renorm d, sum(add 1e-20)",
-        "a = add $0, $1\n    yield sparse_mixer a, 0.25, K",
-        "a = add $0, $1\n    b = sigmoid a\n    c = top_k b, b, K\n    e = renorm c, sum(add 0.0)\n    yield scale e, 2.5",
+        ("a = add $0, $1\n    b = softmax a\n    c = top_k b, b, K\n    yield renorm c, sum(add 0.0)", Some(["a", "b"])),
+        ("a = add $0, $1\n    s = softmax a\n    b = top_k a, a, K\n    yield softmax b", Some(["a", "s"])),
+        (
+            "a = sigmoid $0\n    b = add a, $1\n    c = group_limit b, groups(4, keep 2, top2_sum, -inf)\n    d = top_k a, c, K\n    yield renorm d, sum(add 1e-20)",
+            Some(["$0", "a"]),
+        ),
+        ("a = add $0, $1\n    s = sqrt_softplus a\n    yield sparse_mixer a, 0.25, K", Some(["a", "s"])),
+        (
+            "a = add $0, $1\n    b = sigmoid a\n    c = top_k b, b, K\n    e = renorm c, sum(add 0.0)\n    yield scale e, 2.5",
+            Some(["a", "b"]),
+        ),
     ];
     let patterns =
         [vec![nan], vec![inf], vec![-inf], vec![nan, 0.5, -inf], vec![inf, nan, -0.25], vec![1.0, inf, -inf, nan, 0.0]];
     let mut random = Random(5);
-    for body in bodies {
+    for (body, observed) in bodies {
         for pattern in &patterns {
             for top_k in [1, 3, 8] {
-                let case = case(8, top_k, 4, &body.replace('K', &top_k.to_string()), "dropless");
+                let mut case = case(8, top_k, 4, &body.replace('K', &top_k.to_string()), "dropless");
+                case.observed = observed.map(|names| names.map(String::from));
                 let mut given = params(&case.layer(), case.dims, &mut random);
                 let x = &mut given.get_mut("%x").unwrap().data;
                 (x[0], x[1]) = (nan, inf);
@@ -373,6 +446,46 @@ fn machines_agree_to_the_bit() {
     }
 }
 
+/// Losses of whole batches and of sequences, the last of which may be short, by one block on every machine.
+#[test]
+fn losses_beside_the_output() {
+    let mut random = Random(29);
+    for (tokens, row_tokens) in [(1, 1), (37, 5), (64, 16), (530, 530)] {
+        for (balance, z) in [
+            (Some(Balance::Load), Some(0.25)),
+            (Some(Balance::First), None),
+            (Some(Balance::Sequences), Some(2.0)),
+            (Some(Balance::Importance), None),
+            (None, Some(0.5)),
+        ] {
+            let mut case = case(40, 3, tokens, "s = sigmoid $0\n    yield top_k s, s, 3", "capacity(20, row, choice_major)");
+            case.dims.row_tokens = row_tokens;
+            case.observed = Some(["$0", "s"].map(String::from));
+            let rule = Losses { balance: balance.map(|balance| (balance, 0.5.into())), z: z.map(f64::into) };
+            case.losses = Some(rule);
+            let layer = case.layer();
+            let given = params(&layer, case.dims, &mut random);
+            check(&case, &given, Numbers::Finite);
+            let values = interp(&layer, &given, case.dims).expect("the interpreter runs every graph");
+            let Some(Value::Routing(routing)) = values.iter().find(|v| matches!(v, Value::Routing(_))) else {
+                panic!("no routing")
+            };
+            let observation = Observation::of(&case.row("$0", &given), &case.row("s", &given));
+            let expected = observation.losses(&routing.picks, &rule, case.dims);
+            for machine in machines() {
+                let out = run(&layer, &machine, case.dims, &given);
+                let about = format!("{} {tokens} {row_tokens} {balance:?}", machine.name);
+                for (name, wanted) in [("aux_loss", expected.balance), ("z_loss", expected.z)] {
+                    if let Some(wanted) = wanted {
+                        let is = out.floats(name)[0];
+                        assert!((is - wanted).abs() < 1e-5 * wanted.abs().max(1e-2), "{about}: {name} is {is}, not {wanted}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Tokens of which some picks are kept, and some none.
 #[test]
 fn renormalised_over_what_was_kept() {
@@ -470,7 +583,8 @@ fn group_limited() {
     e = renorm d, sum(add 1e-20)
     yield scale e, 2.5";
     let mut random = Random(17);
-    let case = case(256, 8, 3, body, "dropless");
+    let mut case = case(256, 8, 3, body, "dropless");
+    case.observed = Some(["$0", "a"].map(String::from));
     let given = params(&case.layer(), case.dims, &mut random);
     check(&case, &given, Numbers::Finite);
 }

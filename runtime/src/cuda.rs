@@ -310,6 +310,7 @@ mod tests {
             kernels: Vec::new(),
             regimes: Vec::new(),
             update: Vec::new(),
+            statistics: None,
         };
         let images = [ImageKind::Ptx, ImageKind::Cubin, ImageKind::SharedObject, ImageKind::Ptx, ImageKind::Cubin];
         let images = images.map(Image::new);

@@ -1,13 +1,15 @@
 //! What a load says about routing: how evenly it is spread, which experts are hot and which are cold. The same measure for
 //! counted loads and for summed probabilities.
 
+use serde::Serialize;
+
 /// Above how much of the mean an expert is hot where nothing limits it: the capacity factor that Switch trains with.
 pub const USUAL_CAPACITY_FACTOR: f64 = 1.25;
 /// Below how much of the mean an expert is cold.
 pub const COLD: f64 = 0.1;
 
 /// How a load is spread over the experts.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Health {
     /// Load of an expert if all had the same.
     pub mean: f64,

@@ -290,6 +290,7 @@ mod tests {
             kernels: Vec::new(),
             regimes: Vec::new(),
             update: Vec::new(),
+            statistics: None,
         }
     }
 

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::package::{
     Arg, Buffer, Dims, Launch, Manifest, Package, Place, Role, Target, WORKSPACE_ALIGN, Workspace, byte_count, shape, workspace,
 };
+use crate::statistics::{Counts, Figures, Statistics};
 use crate::tensor::Tensor;
 
 /// A package loaded on a device. Cheap to clone; all clones and all [`Bound`] layers share the device.
@@ -56,6 +57,8 @@ pub struct Run {
     pub observed: Vec<(String, Tensor)>,
     /// From before the first launch until the device was done; copies are not in it.
     pub elapsed: Duration,
+    /// The launch dimensions.
+    pub dims: Dims,
 }
 
 impl Run {
@@ -122,6 +125,15 @@ impl Layer {
     pub fn workspace_bytes(&self, dims: Dims) -> Result<u64, Error> {
         self.shared.check_dims(dims)?;
         Ok(self.shared.workspace(dims)?.bytes)
+    }
+
+    /// What the run says about its routing; `None` where the layer picks nobody.
+    ///
+    /// # Errors
+    /// [`Error::Count`] where the run is another layer's, [`Error::Extent`].
+    pub fn statistics(&self, run: &Run) -> Result<Option<Statistics>, Error> {
+        let Some(routing) = &self.target().statistics else { return Ok(None) };
+        Statistics::of(&Figures::at(routing, run.dims)?, &Counts::of(&routing.slots, run)).map(Some)
     }
 
     /// Copies the weights to the device, once. They come in the manifest's order, as [`crate::weights::assemble`] gives
@@ -273,7 +285,7 @@ impl Bound {
                 }
             }
         }
-        Ok(Run { outputs, observed, elapsed })
+        Ok(Run { outputs, observed, elapsed, dims: batch.dims })
     }
 
     /// Puts a tensor in the place of an observed buffer of a batch that was launched.

@@ -13,6 +13,7 @@ pub mod health;
 pub mod host;
 pub mod layer;
 pub mod package;
+pub mod statistics;
 mod tensor;
 pub mod weights;
 
@@ -21,5 +22,6 @@ pub use error::{Blame, Error};
 pub use health::{Health, entropy_share};
 pub use layer::{Batch, Bound, Layer, Run};
 pub use package::{Dims, Package};
+pub use statistics::Statistics;
 pub use tensor::Tensor;
 pub use weights::{Checkpoint, Note, assemble};

@@ -4,8 +4,8 @@
 mod fixture;
 
 use moec_runtime::package::{
-    Arg, Dim, Dims, Dtype, Extent, ImageKind, Manifest, ParamKind, Role, Slice, Source, Stacked, TargetKind, read, workspace,
-    write,
+    Arg, Dim, Dims, Dtype, Extent, ImageKind, Manifest, ParamKind, Role, Routing, Slice, Slots, Source, Stacked, TargetKind,
+    read, workspace, write,
 };
 use moec_runtime::{Error, Package};
 use sha2::{Digest, Sha256};
@@ -17,7 +17,7 @@ fn images() -> Vec<Vec<u8>> {
 /// A file with this manifest text, all hashes of the header right.
 fn forge(json: &str, images: &[u8]) -> Vec<u8> {
     let mut file = b"moec.pkg".to_vec();
-    file.extend(1u32.to_le_bytes());
+    file.extend(2u32.to_le_bytes());
     file.extend((json.len() as u64).to_le_bytes());
     file.extend(Sha256::digest(json));
     file.extend(json.as_bytes());
@@ -122,8 +122,8 @@ fn what_is_not_understood_is_refused() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(read(&forge(&deep, &[])).is_err());
     let mut newer = forge(&json, &bytes);
-    newer[8] = 2;
-    assert_eq!(read(&newer), Err(Error::FormatVersion { found: 2, known: 1 }));
+    newer[8] = 3;
+    assert_eq!(read(&newer), Err(Error::FormatVersion { found: 3, known: 2 }));
     assert_eq!(read(b""), Err(Error::NotAPackage));
     assert_eq!(read(b"PK\x03\x04 a zip file, say"), Err(Error::NotAPackage));
 }
@@ -149,6 +149,7 @@ fn an_unsound_manifest_is_refused() {
     check("weight `w`: an extent", |m| m.buffers[1].shape[0] = Extent::Tokens);
     check("weight `w`: an extent", |m| m.buffers[1].shape[0] = Extent::Const(0));
     check("`x` is observed", |m| m.buffers[0].observe = Some("x".into()));
+    check("two buffers are observed", |m| m.buffers[2].observe = Some("load".into()));
     check("has no recipe", |m| m.weights.clear());
     check("two recipes", |m| m.weights.push(m.weights[0].clone()));
     check("without a source", |m| m.weights[0].pieces[0].sources.clear());
@@ -234,4 +235,56 @@ fn the_workspace_is_a_pure_monotone_function_of_the_dims() {
     larger.buffers.push(unused);
     assert_eq!(workspace(&larger, host, Dims::tokens(16)).unwrap(), layout);
     assert_eq!(Dtype::Bf16.bytes(), 2);
+}
+
+/// What statistics say of themselves is held against the buffers.
+#[test]
+fn statistics_name_buffers_that_fit() {
+    let with = |edit: &dyn Fn(&mut Routing)| {
+        let slots = Slots {
+            load: "load".into(),
+            kept: "load".into(),
+            experts: None,
+            rows: None,
+            probability: None,
+            z: None,
+            importance: None,
+            aux_loss: None,
+            z_loss: None,
+        };
+        let (experts, rowless, top_k, tile_rows) = (2, 0, 1, 64);
+        let mut routing = Routing {
+            slots,
+            experts,
+            rowless,
+            top_k,
+            tile_rows,
+            by_sequence: false,
+            rows_at_capacity: None,
+            capacity_factor: None,
+        };
+        edit(&mut routing);
+        let mut manifest = fixture::manifest();
+        manifest.targets[0].statistics = Some(routing);
+        Package::new(manifest, images()).map(|package| package.to_bytes().map(|bytes| read(&bytes) == Ok(package)))
+    };
+    assert_eq!(with(&|_| ()), Ok(Ok(true)));
+    assert_eq!(with(&|r| r.capacity_factor = Some([5, 4])), Ok(Ok(true)));
+    let refused = |why: &str, edit: &dyn Fn(&mut Routing)| {
+        let error = with(edit).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    };
+    refused("is observed as `kept`", &|r| r.slots.kept = "kept".into());
+    refused("no i32 of 1 dimensions, the last of 3", &|r| r.experts = 3);
+    refused("no i32 of 2 dimensions", &|r| r.slots.rows = Some("load".into()));
+    refused("no i32 of 2 dimensions", &|r| r.slots.experts = Some("load".into()));
+    refused("no f32 of 2 dimensions", &|r| r.slots.probability = Some("load".into()));
+    refused("no f32 of 1 dimensions", &|r| r.slots.importance = Some("load".into()));
+    refused("the last of 1", &|r| r.slots.aux_loss = Some("load".into()));
+    refused("no f32 of 1 dimension is observed as `load`", &|r| r.slots.z = Some("load".into()));
+    refused("no expert has rows", &|r| r.rowless = 2);
+    refused("tiles without rows", &|r| r.tile_rows = 0);
+    refused("a capacity factor of 0", &|r| r.capacity_factor = Some([1, 0]));
+    refused("0 of 2 experts", &|r| r.top_k = 0);
+    refused("too deep", &|r| r.rows_at_capacity = Some((0..40).fold(Extent::Tokens, |e, _| e + 1)));
 }

@@ -105,6 +105,15 @@ const MODES: &[(&str, &str, &str, &str)] = &[
     ("weighted_input", "apply = \"input\"\nscore = \"sigmoid\"", "", ""),
     ("logits_of_the_type", "dtype = \"model\"", "", ""),
     ("latent", "", "latent = 20\noutput_scale = 0.5", ""),
+    ("loss_of_load", "renorm = \"sum\"", "", "[training]\naux_loss = \"megatron\"\naux_coef = 0.01\nz_coef = 1e-3"),
+    (
+        "loss_of_first_picks",
+        "score = \"sigmoid\"",
+        "",
+        "[capacity]\nfactor = 0.75\nround = \"ceil\"\n[training]\naux_loss = \"gshard\"\naux_coef = 0.5",
+    ),
+    ("loss_of_sequences", "", "", "[training]\naux_loss = \"deepseek_sequence\"\naux_coef = 1.0\nz_coef = 0.1"),
+    ("loss_of_importance", "order = \"topk_score\"", "", "[training]\naux_loss = \"importance\"\naux_coef = 2.0"),
     (
         "dropped_by_weight",
         "renorm = \"sum\"\nrenorm_eps = 1e-7\nscale = 2.5",

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use moec::reference::{Difference, NOT_CHOSEN, experts_of_tokens};
 use moec::spec::Tensor;
+use moec_runtime::Health;
 use moec_runtime::package::{Dims, Manifest, Role};
+use moec_runtime::statistics::{AuxLoss, Statistics};
+use serde_json::{Value, json};
 
 use super::run::{dim, integers};
 
@@ -116,6 +119,51 @@ fn print_routing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()>
     writeln!(out, "experts     {hit} of {} hit; pairs an expert: {least} to {most}, mean {mean:.1}", loads.len())?;
     let lines = if !io::stdout().is_terminal() { load_numbers(&loads) } else { load_chart(&loads) };
     lines.iter().try_for_each(|line| writeln!(out, "  {line}"))
+}
+
+/// What `--stats` adds; nothing where the layer picks nobody.
+pub(super) fn print_statistics(run: &moec_runtime::Run, statistics: Option<&Statistics>, out: &mut dyn Write) -> io::Result<()> {
+    let Some(s) = statistics else { return writeln!(out, "statistics  none: nobody is picked") };
+    let health = |health: &Health| {
+        let Health { mean, variance, hot, cold, .. } = health;
+        format!("mean {mean:.1}, variance {variance:.2}, {} hot, {} cold", hot.len(), cold.len())
+    };
+    if let Some(lost) = s.dropped_tokens {
+        writeln!(out, "lost        {lost} of {} tokens lost every pair", s.tokens)?;
+    }
+    let rows = s.padded_rows + s.kept.iter().sum::<u64>();
+    write!(out, "padding     {} of {rows} rows of the tiles, {:.1}%", s.padded_rows, 100.0 * s.wasted_share())?;
+    match s.rows_below_capacity {
+        Some(rows) => writeln!(out, "; {rows} below capacity")?,
+        None => writeln!(out)?,
+    }
+    writeln!(out, "load        {}", health(&s.health))?;
+    if let Some(p) = &s.probability {
+        let share = 100.0 * p.entropy_share;
+        writeln!(out, "probability {}, entropy {:.3} nats, {share:.1}% of even", health(&p.health), p.entropy)?;
+        let loss = |loss: AuxLoss| s.aux_loss(loss).map(|value| format!("{} {value:.4}", loss.name()));
+        // The others are one of these under another name.
+        let losses = [AuxLoss::Switch, AuxLoss::Gshard, AuxLoss::Megatron, AuxLoss::DeepseekSequence, AuxLoss::Importance];
+        let losses: Vec<String> = losses.into_iter().filter_map(loss).collect();
+        writeln!(out, "losses      {}, z {:.4}", losses.join(", "), p.z_loss)?;
+    }
+    for name in ["stats.aux_loss", "stats.z_loss"] {
+        if let Some(value) = run.tensor(name).and_then(|tensor| tensor.to_f64().first().copied()) {
+            writeln!(out, "{name:<11} {value:.4e}, times its coefficient")?;
+        }
+    }
+    Ok(())
+}
+
+/// All of the statistics; null where the layer picks nobody.
+pub(super) fn statistics_json(statistics: Option<&Statistics>) -> Value {
+    let Some(s) = statistics else { return Value::Null };
+    let mut object = json!(s);
+    let losses = AuxLoss::ALL.into_iter().filter_map(|loss| Some((loss.name().to_string(), json!(s.aux_loss(loss)?))));
+    object["aux_losses"] = Value::Object(losses.collect());
+    object["dropped_share"] = json!(s.dropped_share());
+    object["wasted_share"] = json!(s.wasted_share());
+    object
 }
 
 /// What tokens picked and did not get, and what they picked of experts that are the identity.

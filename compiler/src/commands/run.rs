@@ -18,9 +18,9 @@ use moec_runtime::package::{self, Dims, Dtype, Manifest, Role};
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, DeviceKind, Error, Layer, Package, Tensor, assemble};
 
-use super::report::{Comparison, Measured, print};
+use super::report::{Comparison, Measured, print, print_statistics, statistics_json};
 use super::{Failure, Notes, emulated_target, gpu, is_package, load_spec};
-use crate::cli::{Device, Run, Target};
+use crate::cli::{Device, Run, StatsFormat, Target};
 use crate::files::{bytes_text, read, report_at, write};
 
 /// Runs a layer and prints what happened.
@@ -93,7 +93,15 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     if emulator.is_some() {
         notes.say("note: emulated, every check on: no finding; times would say nothing of a GPU's");
     }
-    print(&measured, &comparisons, out)?;
+    let statistics = arguments.stats.map(|format| Ok((format, layer.statistics(&run)?))).transpose().map_err(failed)?;
+    match statistics {
+        Some((StatsFormat::Json, statistics)) => writeln!(out, "{}", statistics_json(statistics.as_ref()))?,
+        Some((StatsFormat::Text, statistics)) => {
+            print(&measured, &comparisons, out)?;
+            print_statistics(&run, statistics.as_ref(), out)?;
+        }
+        None => print(&measured, &comparisons, out)?,
+    }
     match comparisons.iter().find(|comparison| !comparison.is_within_bound()) {
         Some(comparison) => Err(too_far(comparison).into()),
         None => Ok(()),

@@ -36,8 +36,49 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     let corrects = spec.router.word("correction_on") != Some("none");
     needs(&spec.training, "bias_update_rate", corrects, "correction_on", &spec.router, wrong);
     tokens(&spec.tokens, wrong);
+    training(spec, wrong);
     weights(spec, wrong);
     limits(spec, wrong);
+}
+
+/// A loss has a coefficient, and is made of what tokens choose.
+fn training(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    let training = &spec.training;
+    needs(training, "aux_coef", training.given("aux_loss").is_some(), "aux_loss", training, wrong);
+    if training.given("aux_loss").is_some() {
+        training.require("aux_coef", wrong);
+    }
+    let losses = ["aux_loss", "z_coef"].into_iter().filter_map(|key| training.given(key));
+    if spec.has_router && matches!(spec.router.word("mode"), Some("expert_choice" | "soft")) {
+        wrong.extend(losses.map(|field| {
+            let message = format!("training.{} is made of what tokens choose, and here they do not", field.key.name);
+            Diagnostic::new(Code::Contradiction, message)
+                .at(field.key_span.clone(), "a loss of token choice")
+                .also(place(&spec.router, "mode"), "another mode")
+        }));
+    }
+    for key in ["identity_experts", "joint_shared"] {
+        let Some(field) = spec.router.given(key).filter(|_| spec.router.integer(key) != Some(0)) else { continue };
+        wrong.extend(["aux_loss", "z_coef"].into_iter().filter_map(|loss| training.given(loss)).map(|loss| {
+            let message = format!("training.{} with {key} is not supported yet", loss.key.name);
+            Diagnostic::new(Code::NotSupportedYet, message)
+                .at(loss.key_span.clone(), "a loss of experts with weights")
+                .also(field.span.clone(), "others beside them")
+        }));
+    }
+    if let Some(loss) = training.given("aux_loss").filter(|_| training.word("aux_loss") == Some("deepseek_sequence"))
+        && let Some(correction) = spec.router.given("correction_on").filter(|_| spec.router.word("correction_on") != Some("none"))
+    {
+        wrong.push(
+            Diagnostic::new(
+                Code::NotSupportedYet,
+                "deepseek_sequence counts the picks without the selection bias, which are not known",
+            )
+            .at(loss.span.clone(), "picks without bias")
+            .also(correction.span.clone(), "picks with it")
+            .help("aux_loss = \"megatron\" counts the picks as they are"),
+        );
+    }
 }
 
 /// Picks without rows take no part in what is renormalised after the drop, but should: not carried yet.

@@ -77,6 +77,10 @@ pub struct Training {
     pub jitter: Option<f64>,
     /// What the correction bias moves by for an expert above or below the mean load, where the caller launches the update.
     pub bias_update_rate: Option<f64>,
+    /// The balance loss and its coefficient.
+    pub aux_loss: Option<(AuxLoss, f64)>,
+    /// The coefficient of the router z-loss.
+    pub z_coef: Option<f64>,
 }
 
 /// `[router]`: from a token's vector to its experts and their weights.
@@ -429,6 +433,27 @@ words! {
         Sum = "sum",
         /// `(routed + shared) / 2`.
         Average = "average",
+    }
+}
+words! {
+    /// `training.aux_loss`.
+    AuxLoss {
+        /// `E sum f P` over all picks.
+        Switch = "switch",
+        /// The same.
+        Mixtral = "mixtral",
+        /// `E sum f P` over first picks.
+        Gshard = "gshard",
+        /// `E sum f P / K`.
+        DeepspeedTopk = "deepspeed_topk",
+        /// The same.
+        Megatron = "megatron",
+        /// The same.
+        Megablocks = "megablocks",
+        /// The same within each sequence, averaged.
+        DeepseekSequence = "deepseek_sequence",
+        /// The squared coefficient of variation of the summed probabilities.
+        Importance = "importance",
     }
 }
 words! {

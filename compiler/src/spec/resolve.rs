@@ -133,6 +133,8 @@ fn build(sections: &Sections) -> Option<Spec> {
         training: Training {
             jitter: sections.training.number("jitter"),
             bias_update_rate: sections.training.number("bias_update_rate"),
+            aux_loss: word(&sections.training, "aux_loss").zip(sections.training.number("aux_coef")),
+            z_coef: sections.training.number("z_coef"),
         },
         tokens: tokens(&sections.tokens)?,
         numerics: Numerics {
@@ -411,8 +413,8 @@ mod tests {
     use crate::spec::keys::Takes;
     use crate::spec::model::SoftNorm;
     use crate::spec::{
-        Apply, ClampPlace, Correction, Dropped, Dtype, EpsMode, GroupMask, GroupScore, Order, Pad, Priority, Round, RouterDtype,
-        Score, Select, SharedCombine, SharedGate,
+        Apply, AuxLoss, ClampPlace, Correction, Dropped, Dtype, EpsMode, GroupMask, GroupScore, Order, Pad, Priority, Round,
+        RouterDtype, Score, Select, SharedCombine, SharedGate,
     };
 
     /// The words that the key tables list are those that the model knows, and none besides `also`.
@@ -447,6 +449,7 @@ mod tests {
         same_words::<SharedGate>("shared", "gate", &[]);
         same_words::<SharedCombine>("shared", "combine", &[]);
         same_words::<Dtype>("numerics", "dtype", &[]);
+        same_words::<AuxLoss>("training", "aux_loss", &[]);
         let tensors: Vec<&str> = keys::table("weights").unwrap().keys.iter().map(|key| key.name).collect();
         assert_eq!(tensors, Tensor::ALL.iter().map(|tensor| tensor.word()).collect::<Vec<_>>());
     }

@@ -21,6 +21,8 @@ pub enum Attr {
     Renorm(Renorm),
     /// Which pairs are kept.
     Assignment(Assignment),
+    /// What routing costs in training.
+    Losses(Losses),
     /// What a fused op does with its products.
     Body(Body),
 }
@@ -206,6 +208,28 @@ pub enum Priority {
     Score,
 }
 
+/// What routing costs in training, each loss with its factor. The formulas are at `Observation::losses`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Losses {
+    /// How uneven the experts' use is.
+    pub balance: Option<(Balance, Real)>,
+    /// How large the logits are: the mean of `logsumexp(logits)^2`.
+    pub z: Option<Real>,
+}
+
+/// What the probabilities of the experts are held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Balance {
+    /// The pairs that picked each expert (Switch).
+    Load,
+    /// The tokens that picked it first (GShard).
+    First,
+    /// The pairs that picked it, within each sequence (DeepSeek-V2).
+    Sequences,
+    /// Their own mean: the squared coefficient of variation (Shazeer et al. 2017).
+    Importance,
+}
+
 impl fmt::Display for Real {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.get())
@@ -253,6 +277,20 @@ impl fmt::Display for Attr {
                     Priority::Score => "score",
                 };
                 write!(f, "capacity({}, {span}, {priority})", c.per_expert)
+            }
+            Attr::Losses(losses) => {
+                let balance = losses.balance.map(|(balance, factor)| {
+                    let name = match balance {
+                        Balance::Load => "load",
+                        Balance::First => "first",
+                        Balance::Sequences => "sequences",
+                        Balance::Importance => "importance",
+                    };
+                    format!("{name} {factor}")
+                });
+                let z = losses.z.map(|factor| format!("z {factor}"));
+                let list: Vec<String> = balance.into_iter().chain(z).collect();
+                write!(f, "training({})", list.join(", "))
             }
             Attr::Body(body) => write!(f, "{body}"),
         }

@@ -87,9 +87,10 @@ fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
         Op::PickWeights | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Combine => false,
-        Op::RmsNorm | Op::Jitter => false,
+        Op::Losses | Op::RmsNorm | Op::Jitter => false,
         Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => false,
         Op::AllExperts | Op::SparseMixer | Op::HashPicks | Op::Leading | Op::Joint | Op::ExpertScale | Op::WithoutRows => true,
+        Op::Observe => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
         Op::Square | Op::Add | Op::Mul => true,
@@ -204,8 +205,19 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 Some(0) | None => Err(format!("none is left with rows of {picks}")),
             }
         }
+        (Op::Observe, [logits, scores, picks @ Type::Picks { experts, rowless: 0, .. }]) => {
+            match (float_rows(logits)?, *logits == *scores) {
+                (([_, Dim::Const(e)], _), true) if e == *experts => Ok((*picks).clone()),
+                (_, _) => Err(format!("{logits} and {scores} are not the logits and scores of {picks}")),
+            }
+        }
         (Op::Assign, [Type::Picks { top_k, experts, rowless, .. }, Type::Attr(Attr::Assignment(_))]) => {
             Ok(Type::Routing { top_k: *top_k, experts: *experts, rowless: *rowless })
+        }
+        (Op::Losses, [routing @ Type::Routing { .. }, Type::Attr(Attr::Losses(losses))])
+            if losses.balance.is_some() || losses.z.is_some() =>
+        {
+            Ok((*routing).clone())
         }
         (Op::Dispatch, [x, routing]) => {
             routed(routing)?;

@@ -6,7 +6,8 @@ use egg::Id;
 
 use super::philox::philox;
 use super::{
-    Assignment, Attr, Body, Dim, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Priority, Renorm, Span, Type, Typed,
+    Assignment, Attr, Balance, Body, Dim, Eps, GroupMask, GroupScore, Groups, Losses, Node, Norm, Op, Priority, Renorm, Span,
+    Type, Typed,
 };
 use crate::Dims;
 
@@ -43,6 +44,89 @@ pub struct Routing {
     pub row_of_pair: Vec<Option<usize>>,
     /// Pair of each row.
     pub pair_of_row: Vec<usize>,
+}
+
+/// What `observe` lets a caller read of each token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// `[T, E]`: `scores / sum scores`. A score below 0 or NaN counts as 0, an infinite one as the greatest number of
+    /// which E have a sum; where all are 0, each has `1 / E`: every row sums to one.
+    pub probability: Tensor,
+    /// `[T]`: `logsumexp(logits)^2`, the router z-loss of the token (ST-MoE, arXiv 2202.08906, equation 5), with NaN and
+    /// infinities as in `softmax`. Beyond 2^120, where such a logit alone decides, it counts as 0.
+    pub z: Tensor,
+}
+
+impl Observation {
+    /// Of the logits and the scores, both `[T, E]`.
+    pub fn of(logits: &Tensor, scores: &Tensor) -> Observation {
+        const LARGEST_Z: f64 = (1u128 << 120) as f64;
+        let experts = logits.shape[1];
+        let shares = |row: &mut [f64]| {
+            row.iter_mut().for_each(|s| *s = if *s > 0.0 { s.min(f64::MAX / experts as f64) } else { 0.0 });
+            let sum: f64 = row.iter().sum();
+            row.iter_mut().for_each(|s| *s = if sum > 0.0 { *s / sum } else { 1.0 / experts as f64 });
+        };
+        let mut probability = scores.clone();
+        probability.data.chunks_mut(experts).for_each(shares);
+        let z = logits.data.chunks(experts).map(|row| {
+            let max = row.iter().copied().map(finite).fold(f64::MIN, f64::max);
+            let z = (max + row.iter().map(|x| (finite(*x) - max).exp()).sum::<f64>().ln()).powi(2);
+            if z <= LARGEST_Z { z } else { 0.0 }
+        });
+        Observation { probability, z: Tensor { shape: vec![logits.shape[0]], data: z.collect() } }
+    }
+}
+
+/// What `losses` lets a caller read, each where it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Penalty {
+    /// How uneven the experts' use is.
+    pub balance: Option<f64>,
+    /// How large the logits are.
+    pub z: Option<f64>,
+}
+
+impl Observation {
+    /// The losses of T tokens with K picks each, over E experts. With `P[e]` the probabilities summed over the tokens and a
+    /// factor c:
+    ///
+    /// * `load`: `c E / T^2 sum_e P[e] n[e]`, where `n[e]` pairs picked e (Switch, arXiv 2101.03961, equation 4);
+    /// * `first`: the same, where e was the first pick of `n[e]` tokens (GShard, arXiv 2006.16668, algorithm 1);
+    /// * `sequences`: the mean of `load` over sequences of S tokens (DeepSeek-V2, arXiv 2405.04434, equation 23);
+    /// * `importance`: `c (standard deviation / mean)^2` of P (arXiv 1701.06538, equation 7);
+    /// * `z`: `c` times the mean of z.
+    ///
+    /// All are 0 without tokens.
+    pub fn losses(&self, picks: &Picks, losses: &Losses, dims: Dims) -> Penalty {
+        let (tokens, experts) = (self.z.data.len(), picks.experts);
+        let along = |span: std::ops::Range<usize>, choices: usize| -> f64 {
+            let p = |e: usize| span.clone().map(|t| self.probability.data[t * experts + e]).sum::<f64>();
+            let p: Vec<f64> = (0..experts).map(p).collect();
+            let chosen = span.clone().flat_map(|t| &picks.expert_of_pair[t * picks.top_k..][..choices]);
+            let sum: f64 = chosen.map(|e| p[*e]).sum();
+            experts as f64 * sum / (span.len() as f64).powi(2)
+        };
+        let balance = |balance| match balance {
+            _ if tokens == 0 => 0.0,
+            Balance::Load => along(0..tokens, picks.top_k),
+            Balance::First => along(0..tokens, 1),
+            Balance::Sequences => {
+                let row = (dims.row_tokens as usize).max(1);
+                let rows = (0..tokens).step_by(row).map(|first| along(first..(first + row).min(tokens), picks.top_k));
+                rows.sum::<f64>() / tokens.div_ceil(row) as f64
+            }
+            Balance::Importance => {
+                let p: Vec<f64> = (0..experts).map(|e| self.probability.data.iter().skip(e).step_by(experts).sum()).collect();
+                let mean = p.iter().sum::<f64>() / experts as f64;
+                p.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / experts as f64 / (mean * mean)
+            }
+        };
+        Penalty {
+            balance: losses.balance.map(|(by, factor)| factor.get() * balance(by)),
+            z: losses.z.map(|factor| factor.get() * self.z.data.iter().sum::<f64>() / tokens.max(1) as f64),
+        }
+    }
 }
 
 /// Rows that no token decides: see [`Op::Slots`].
@@ -178,6 +262,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             let scaled = picks.weight_of_pair.iter().zip(&picks.expert_of_pair).map(|(w, e)| w * scale_of(s, *e)).collect();
             P(Picks { weight_of_pair: scaled, ..picks.clone() })
         }
+        (Op::Observe, [T(_), T(_), P(picks)]) => P(picks.clone()),
         (Op::WithoutRows, [P(picks), Value::Attr(Attr::Num(n))]) => {
             P(Picks { experts: picks.experts - *n as usize, rowless: *n as usize, ..picks.clone() })
         }
@@ -189,6 +274,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             R(y)
         }
         (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
+        (Op::Losses, [R(r), Value::Attr(Attr::Losses(_))]) => R(r.clone()),
         (Op::RenormKept, [R(r), Value::Attr(Attr::Renorm(rule))]) => R(renorm_kept(r, *rule)),
         (Op::Dispatch, [T(x), R(r)]) => {
             let n = x.shape[1];

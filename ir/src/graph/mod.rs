@@ -16,12 +16,14 @@ mod print;
 mod types;
 mod verify;
 
-pub use attr::{Assignment, Attr, Capacity, Eps, GroupMask, GroupScore, Groups, Norm, Priority, Real, Renorm, Span};
+pub use attr::{
+    Assignment, Attr, Balance, Capacity, Eps, GroupMask, GroupScore, Groups, Losses, Norm, Priority, Real, Renorm, Span,
+};
 pub use body::{Body, BodyBuilder};
 pub use build::Builder;
 pub(crate) use build::depth_first;
 pub use infer::{infer, infer_body};
-pub use interp::{Picks, Routing, Slots, Tensor, Value, interp};
+pub use interp::{Observation, Penalty, Picks, Routing, Slots, Tensor, Value, interp};
 pub use op::{Node, Op, Param};
 pub use parse::{ParseError, parse};
 pub use print::print;

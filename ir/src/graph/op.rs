@@ -6,6 +6,8 @@ use std::str::FromStr;
 use egg::{FromOp, FromOpError, Id, Language};
 
 use super::Attr;
+#[cfg(doc)]
+use super::Observation;
 
 /// One function from values to a value. Shapes: T tokens, P rows of a grouping (kept (token, expert) pairs, or slots), H hidden,
 /// F ffn, E experts, K picks a token. A sequence is S tokens, the last one may be shorter. All arithmetic is f32; `cast` is the
@@ -49,11 +51,16 @@ pub enum Op {
     /// `expert_scale picks s`: each weight times `s` of its expert, or all times a single number; of a routing, those of the
     /// dropped stay.
     ExpertScale,
+    /// `observe logits scores picks` = `picks`. What a caller may read besides, for the whole batch, is in [`Observation`].
+    Observe,
     /// `without_rows picks n`: the same picks, of which those of the last `n` experts get no rows: no weights are theirs.
     WithoutRows,
     /// `assign picks assignment`: which pairs are kept. Grouped rows are by expert; in which order those of one expert come
     /// no op tells, and kernels have the order that is cheapest (by priority, or by token).
     Assign,
+    /// `losses routing rule` = `routing`, whose picks are observed. What a caller may read besides is in
+    /// [`Observation::losses`].
+    Losses,
     /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum or p-norm; those of the dropped stay.
     RenormKept,
     /// `dispatch x routing`: `y[p, n] = x[token_of_pair[p], n]`.
@@ -128,7 +135,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 46] = [
+    pub const ALL: [Op; 48] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -142,8 +149,10 @@ impl Op {
         Op::GroupLimit,
         Op::Renorm,
         Op::ExpertScale,
+        Op::Observe,
         Op::WithoutRows,
         Op::Assign,
+        Op::Losses,
         Op::RenormKept,
         Op::Dispatch,
         Op::ExpertRows,
@@ -193,8 +202,10 @@ impl Op {
             Op::GroupLimit => "group_limit",
             Op::Renorm => "renorm",
             Op::ExpertScale => "expert_scale",
+            Op::Observe => "observe",
             Op::WithoutRows => "without_rows",
             Op::Assign => "assign",
+            Op::Losses => "losses",
             Op::RenormKept => "renorm_kept",
             Op::Dispatch => "dispatch",
             Op::ExpertRows => "expert_rows",
@@ -245,9 +256,9 @@ impl Op {
             Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => {
                 Some(2)
             }
-            Op::Leading | Op::WithoutRows | Op::PickWeights | Op::IdentityInput => Some(2),
+            Op::Leading | Op::WithoutRows | Op::PickWeights | Op::IdentityInput | Op::Losses => Some(2),
             Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
-            Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Joint | Op::Jitter => Some(3),
+            Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Joint | Op::Observe | Op::Jitter => Some(3),
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
             Op::GroupedGemm | Op::Route | Op::SoftDispatch | Op::SoftCombine => Some(5),
         }
@@ -262,6 +273,7 @@ impl Op {
             Op::Flatten | Op::Slots | Op::TokenSoftmax => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::RenormKept | Op::WithoutRows | Op::DroppedInput | Op::IdentityInput | Op::Jitter => None,
+            Op::Observe | Op::Losses => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
             Op::AtMost | Op::AtLeast => None,
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,

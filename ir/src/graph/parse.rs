@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use egg::Id;
 use thiserror::Error;
 
-use super::attr::{Assignment, Attr, Capacity, Eps, GroupMask, GroupScore, Groups, Norm, Priority, Real, Renorm, Span};
+use super::attr::{
+    Assignment, Attr, Balance, Capacity, Eps, GroupMask, GroupScore, Groups, Losses, Norm, Priority, Real, Renorm, Span,
+};
 use super::{Body, BodyBuilder, Builder, Dim, Graph, Node, Op, Type, infer};
 use crate::{DType, Extent};
 
@@ -260,6 +262,11 @@ impl<'t> Parser<'t> {
             self.expect(")")?;
             return Ok(Attr::Assignment(Assignment::Capacity(Capacity { per_expert, span, priority })));
         }
+        if self.eat("training(") {
+            let losses = self.losses()?;
+            self.expect(")")?;
+            return Ok(Attr::Losses(losses));
+        }
         self.plain().inspect_err(|_| self.at = start)
     }
 
@@ -268,6 +275,26 @@ impl<'t> Parser<'t> {
             Attr::Real(x) => Ok(x),
             other => Err(format!("expected a real number, found {other}")),
         }
+    }
+
+    /// `load 0.01, z 0.001`, or one of the two.
+    fn losses(&mut self) -> Parsed<Losses> {
+        let names = [
+            ("z", None),
+            ("load", Some(Balance::Load)),
+            ("first", Some(Balance::First)),
+            ("sequences", Some(Balance::Sequences)),
+            ("importance", Some(Balance::Importance)),
+        ];
+        let Some(balance) = self.one_of(&names)? else {
+            return Ok(Losses { balance: None, z: Some(self.real()?) });
+        };
+        let balance = Some((balance, self.real()?));
+        if !self.eat(",") {
+            return Ok(Losses { balance, z: None });
+        }
+        self.word("z")?;
+        Ok(Losses { balance, z: Some(self.real()?) })
     }
 
     fn span(&mut self) -> Parsed<Span> {

@@ -75,7 +75,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
             let picks = types.first().map_or(0, |picks| sizes.elements(picks));
             (3 + ordering(types), all_bytes.saturating_mul(3).saturating_add(ranked(types, picks, sizes.tokens)), 0)
         }
-        Op::SparseMixer | Op::HashPicks => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
+        Op::SparseMixer | Op::HashPicks | Op::Observe => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         Op::AllExperts => (1, all_bytes.saturating_mul(2), 0),
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
@@ -90,6 +90,8 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::TokenSoftmax => (2, all_bytes.saturating_mul(3), all_bytes.saturating_mul(weight(op))),
         // A token reads where its picks are and their weights, and writes these again.
         Op::RenormKept => (1, all_bytes.saturating_mul(2), sizes.pairs.saturating_mul(weight(op))),
+        // Sums of the blocks of 16 tokens, and a number a pair.
+        Op::Losses => (1, all_bytes, sizes.pairs),
         Op::DroppedInput | Op::IdentityInput | Op::Jitter => (1, all_bytes.saturating_mul(2), all_bytes),
         Op::Add | Op::Mul => (1, all_bytes.saturating_mul(2), all_bytes),
     };
@@ -233,13 +235,24 @@ fn mixing_flops(rows: &Type, weights: &Type, sizes: &Sizes) -> u64 {
     }
 }
 
-/// Arithmetic of the body: each node's elements times the weight of its op.
+/// Arithmetic of the body: each node's elements times the weight of its op. What is observed is read in a pass of its own,
+/// the weight of `observe`, and shares nothing with the picks.
 fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u64 {
     let Some(Type::Attr(Attr::Body(body))) = op.body().and_then(|i| types.get(i).copied()) else { return 0 };
-    body.nodes()
+    let nodes = body.nodes();
+    let mut needed = vec![false; nodes.len()];
+    needed.iter_mut().last().into_iter().for_each(|root| *root = true);
+    for (i, node) in nodes.iter().enumerate().rev().filter(|(_, node)| !node.operands().is_empty()) {
+        let observed = if matches!(node, Node::Apply(Op::Observe, _)) { 2 } else { 0 };
+        let used = if needed[i] { &node.operands()[observed..] } else { &[] };
+        used.iter().for_each(|operand| needed[usize::from(*operand)] = true);
+    }
+    nodes
         .iter()
         .zip(body_types)
-        .map(|(node, ty)| match node {
+        .zip(needed)
+        .filter(|(_, needed)| *needed)
+        .map(|((node, ty), _)| match node {
             Node::Apply(inner, operands) => {
                 // A pick looks at all keys.
                 let read = operands.iter().map(|c| sizes.elements(&body_types[usize::from(*c)])).max().unwrap_or(0);
@@ -254,7 +267,7 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 fn weight(op: Op) -> u64 {
     match op {
         Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Jitter => 0,
-        Op::Dispatch | Op::Assign => 0,
+        Op::Dispatch | Op::Assign | Op::Losses => 0,
         // A pick is looked up, or known by its number.
         Op::AllExperts | Op::HashPicks | Op::WithoutRows | Op::Leading | Op::Joint | Op::PickWeights => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
@@ -263,7 +276,7 @@ fn weight(op: Op) -> u64 {
         Op::ExpertScale => 1,
         Op::Renorm | Op::RenormKept => 2,
         Op::TopK | Op::GroupLimit => 4,
-        Op::Sigmoid | Op::Silu | Op::Softmax => 16,
+        Op::Observe | Op::Sigmoid | Op::Silu | Op::Softmax => 16,
         Op::TokenSoftmax => 32,
         Op::SparseMixer | Op::Gelu | Op::GeluTanh | Op::Tanh | Op::SqrtSoftplus => 24,
     }

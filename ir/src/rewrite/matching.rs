@@ -71,7 +71,8 @@ impl Match<'_> {
     pub(super) fn body(&self, name: &str) -> Option<Body> {
         match self.attr(name)? {
             Attr::Body(body) => Some(body),
-            Attr::Num(_) | Attr::Real(_) | Attr::DType(_) | Attr::Groups(_) | Attr::Renorm(_) | Attr::Assignment(_) => None,
+            Attr::Num(_) | Attr::Real(_) | Attr::DType(_) | Attr::Groups(_) | Attr::Renorm(_) => None,
+            Attr::Assignment(_) | Attr::Losses(_) => None,
         }
     }
 
@@ -79,7 +80,8 @@ impl Match<'_> {
     pub(super) fn real(&self, name: &str) -> Option<f64> {
         match self.attr(name)? {
             Attr::Real(x) => Some(x.get()),
-            Attr::Num(_) | Attr::Body(_) | Attr::DType(_) | Attr::Groups(_) | Attr::Renorm(_) | Attr::Assignment(_) => None,
+            Attr::Num(_) | Attr::Body(_) | Attr::DType(_) | Attr::Groups(_) | Attr::Renorm(_) => None,
+            Attr::Assignment(_) | Attr::Losses(_) => None,
         }
     }
 

@@ -7,15 +7,22 @@
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
-//! | name            | type        | meaning                                                  |
-//! |-----------------|-------------|----------------------------------------------------------|
-//! | `route.experts` | i32 `[T, K]`| the experts of each token, best first                    |
-//! | `route.weights` | f32 `[T, K]`| their weights                                            |
-//! | `route.rows`    | i32 `[T, K]`| grouped row of each pair, by expert; -1: it has none     |
-//! | `stats.load`    | i32 `[E]`   | pairs that picked each expert                            |
-//! | `stats.kept`    | i32 `[E]`   | of these, pairs that it had room for                     |
-//! | `soft.dispatch` | f32 `[T, N]`| weight of each token in each slot, N of all experts      |
-//! | `soft.combine`  | f32 `[T, N]`| weight of each slot in each token                        |
+//! | name                | type        | meaning                                                    |
+//! |---------------------|-------------|------------------------------------------------------------|
+//! | `route.experts`     | i32 `[T, K]`| the experts of each token, best first                      |
+//! | `route.weights`     | f32 `[T, K]`| their weights                                              |
+//! | `route.rows`        | i32 `[T, K]`| grouped row of each pair, by expert; -1: it has none       |
+//! | `stats.load`        | i32 `[E]`   | pairs that picked each expert                              |
+//! | `stats.kept`        | i32 `[E]`   | of these, pairs that it had room for                       |
+//! | `stats.probability` | f32 `[B, E]`| the router's probabilities, summed over the tokens of each of B blocks |
+//! | `stats.z`           | f32 `[B]`   | `logsumexp(logits)^2`, likewise                            |
+//! | `stats.importance`  | f32 `[E]`   | these probabilities, summed over all tokens                |
+//! | `stats.aux_loss`    | f32 `[1]`   | the balance loss times its factor                          |
+//! | `stats.z_loss`      | f32 `[1]`   | the mean of z over the tokens, times its factor            |
+//! | `soft.dispatch`     | f32 `[T, N]`| weight of each token in each slot, N of all experts        |
+//! | `soft.combine`      | f32 `[T, N]`| weight of each slot in each token                          |
+//!
+//! Probabilities and z are there where the graph observes them, the last three where it asks for losses.
 //!
 //! Where experts choose (`all_experts`) K = E and a token's experts are 0, 1, .. in this order: `route.weights` has their
 //! scores, `route.rows` says which of them took the token, `stats.load` is what they took, since nobody asked for more,
@@ -35,6 +42,7 @@ mod combine;
 mod gemm;
 mod jitter;
 mod kept_input;
+mod losses;
 mod math;
 mod mix;
 mod normalise;
@@ -50,6 +58,7 @@ use crate::kernel::{Program, Regime};
 use crate::{Extent, Machine};
 pub use bias_update::with_bias_update;
 use buffers::{BufferId, Buffers, extent};
+pub use gemm::tile_rows;
 use plan::Plan;
 
 /// Why a well-typed layer has no program.

@@ -8,6 +8,7 @@ use super::combine::{self, Columns, Combine, Spread};
 use super::gemm::{self, Gemm, Operand};
 use super::jitter::{self, Jitter};
 use super::kept_input::{self, KeptInput};
+use super::losses::{self, Loss};
 use super::mix::{self, Into, Mix};
 use super::normalise::{self, RmsNorm};
 use super::order::{self, Order};
@@ -16,7 +17,7 @@ use super::route::{self, Route};
 use super::softmax::{self, Softmax};
 use super::sort::{self, Sort};
 use super::{ScheduleError, body};
-use crate::graph::{Assignment, Attr, Body, Capacity, Dim, Node, Op, Priority, Span, Type, Typed};
+use crate::graph::{Assignment, Attr, Balance, Body, Capacity, Dim, Losses, Node, Op, Priority, Span, Type, Typed};
 use crate::kernel::{Arg, Buffer, Kernel, Launch};
 use crate::{DType, Extent, Machine, Round};
 
@@ -73,6 +74,19 @@ struct Routing {
     tile_expert: BufferId,
     tile_row: BufferId,
     tile_count: BufferId,
+    /// Pairs that picked each expert.
+    load_of_expert: BufferId,
+    observed: Option<Observed>,
+}
+
+/// The sums of the blocks of a route.
+#[derive(Clone)]
+struct Observed {
+    probability_of_block: BufferId,
+    z_of_block: BufferId,
+    blocks: Extent,
+    /// The tokens whose sums are not mixed.
+    span: Span,
 }
 
 /// Rows that no token decides.
@@ -190,6 +204,7 @@ impl<'g> Plan<'g> {
                 _ => Err(wrong(op, &operands)),
             },
             Op::RenormKept => self.renorm_kept(&operands),
+            Op::Losses => self.losses(&operands),
             Op::DroppedInput | Op::IdentityInput => self.input_of(op, &operands, ty),
             Op::Flatten => match (&operands[..], ty) {
                 ([Value::Tensor(w)], Type::Tensor { shape, .. }) => {
@@ -216,6 +231,7 @@ impl<'g> Plan<'g> {
             | Op::GroupLimit
             | Op::Renorm
             | Op::ExpertScale
+            | Op::Observe
             | Op::Assign
             | Op::Softmax => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" }),
             Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),
@@ -250,6 +266,7 @@ impl<'g> Plan<'g> {
             router: router.dtype,
             operands: vs.iter().map(|v| beside_logits(v, experts)).collect::<Result<_, _>>()?,
             body,
+            span: self.observed_span(),
         };
         let kernel = route::route(&spec, self.machine)?;
         let pairs = || [Extent::Tokens, Extent::Const(top_k)];
@@ -259,16 +276,64 @@ impl<'g> Plan<'g> {
         let mut args = vec![x.buffer.into(), router.buffer.into()];
         args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
         args.extend(topk_experts.map(Arg::from));
-        args.extend([topk_weights.into(), tokens()]);
+        args.push(topk_weights.into());
+        let observed = spec.observes().then(|| {
+            let (b, blocks) = (&mut self.buffers, kernel.grid.clone());
+            let by_expert = [blocks.clone(), Extent::Const(experts)];
+            let probability_of_block = b.observed("probability_of_block", "stats.probability", DType::F32, by_expert);
+            let z_of_block = b.observed("z_of_block", "stats.z", DType::F32, [blocks.clone()]);
+            Observed { probability_of_block, z_of_block, blocks, span: spec.span }
+        });
+        if let Some(observed) = &observed {
+            args.extend([observed.probability_of_block, observed.z_of_block].map(Arg::from));
+        }
+        args.push(tokens());
+        args.extend((spec.span == Span::Row).then(|| Arg::Scalar(spec.span.tokens())));
         self.launch(kernel.kernel, kernel.grid, args);
         match (topk_experts, rule) {
             (None, Assignment::Capacity(capacity)) if capacity.priority == Priority::Score && *rowless == 0 => {
                 Ok(Value::Routing(self.choose(rule, capacity, experts, topk_weights)))
             }
             (topk_experts, rule) => {
-                Ok(Value::Routing(self.sort(rule, [experts, *rowless], top_k, topk_experts, topk_weights)?))
+                let routing = self.sort(rule, [experts, *rowless], top_k, topk_experts, topk_weights)?;
+                Ok(Value::Routing(Routing { observed, ..routing }))
             }
         }
+    }
+
+    /// The tokens whose sums must not be mixed: sequences, where a loss is made of each.
+    fn observed_span(&self) -> Span {
+        let by_sequence = self.layer.graph().nodes.as_ref().iter().any(|node| match node {
+            Node::Attr(Attr::Losses(Losses { balance: Some((Balance::Sequences, _)), .. })) => true,
+            Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => false,
+        });
+        if by_sequence { Span::Row } else { Span::All }
+    }
+
+    /// What a routing costs in training: the pairs are the same.
+    fn losses(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
+        let op = Op::Losses;
+        let [Value::Routing(routing), Value::Attr(Attr::Losses(rule))] = operands else { return Err(wrong(op, operands)) };
+        let Some(observed) = routing.observed.clone() else {
+            return Err(ScheduleError::Operand { op: op.name(), what: "a routing whose picks are not observed".to_string() });
+        };
+        let (experts, top_k) = (routing.experts as u32, routing.top_k as u32);
+        let spec = Loss { name: self.kernel_name(op.name(), &[]), experts, top_k, rule: *rule };
+        let (bytes, limit) = (spec.shared_bytes(self.machine), u64::from(self.machine.shared_bytes));
+        if bytes > limit {
+            return Err(ScheduleError::Shared { op: op.name(), bytes, limit, machine: self.machine.name });
+        }
+        let Some(topk_experts) = routing.topk_experts else { return Err(wrong(op, operands)) };
+        let counted = if spec.reads_picks() { topk_experts } else { routing.load_of_expert };
+        let mut args: Vec<Arg> = [observed.probability_of_block, observed.z_of_block, counted].map(Arg::from).into();
+        let b = &mut self.buffers;
+        let one = || [Extent::Const(1)];
+        args.push(b.observed("importance", "stats.importance", DType::F32, [Extent::Const(routing.experts)]).into());
+        args.extend(rule.balance.map(|_| Arg::from(b.observed("aux_loss", "stats.aux_loss", DType::F32, one()))));
+        args.extend(rule.z.map(|_| Arg::from(b.observed("z_loss", "stats.z_loss", DType::F32, one()))));
+        args.extend([tokens(), Arg::Scalar(observed.blocks), Arg::Scalar(observed.span.tokens())]);
+        self.launch(losses::losses(&spec, self.machine), losses::grid(), args);
+        Ok(Value::Routing(routing.clone()))
     }
 
     /// Each expert takes the tokens that it scores highest.
@@ -317,6 +382,8 @@ impl<'g> Plan<'g> {
             tile_row: b.workspace("tile_row", i32s, [tiles]),
             tile_count: b.workspace("tile_count", i32s, [Extent::Const(1)]),
             rows,
+            load_of_expert,
+            observed: None,
         };
         (routing, [load_of_expert, kept_of_expert])
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use egg::Id;
 use moec_ir::graph::{
-    Assignment, Attr, Body, BodyBuilder, Builder, Capacity, Dim, Eps, Graph, GroupMask, GroupScore, Groups, Node, Norm, Op,
-    Priority, Renorm, Span, Type, infer, interp, parse, print, verify,
+    Assignment, Attr, Balance, Body, BodyBuilder, Builder, Capacity, Dim, Eps, Graph, GroupMask, GroupScore, Groups, Losses,
+    Node, Norm, Op, Priority, Renorm, Span, Type, infer, interp, parse, print, verify,
 };
 use moec_ir::rewrite::rewrite;
 use moec_ir::{DType, Dims, Extent, Machine};
@@ -61,7 +61,9 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 28] = [
+const RARE: [Op; 30] = [
+    Op::Losses,
+    Op::Observe,
     Op::Flatten,
     Op::Slots,
     Op::TokenSoftmax,
@@ -162,6 +164,7 @@ impl Growing {
                 (Op::GroupLimit, 1) => self.attr(|r| Attr::Groups(groups(r))),
                 (Op::Renorm | Op::RenormKept, 1) => self.attr(|r| Attr::Renorm(renorm(r))),
                 (Op::Assign, 1) | (Op::Route, 4) => self.attr(|r| Attr::Assignment(assignment(r))),
+                (Op::Losses, 1) => self.attr(|r| Attr::Losses(losses(r))),
                 (op, place) if op.operand_list() == Some(place) => self.operands(),
                 (op, place) if op.body() == Some(place) => self.attr(|r| Attr::Body(body(r))),
                 (Op::Gemm | Op::Route, 1) => self.weights(2),
@@ -184,9 +187,13 @@ impl Growing {
                 }
                 (Op::GroupedGemm, 0) => self.value(is_rows),
                 (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::IdentityInput | Op::GroupedGemm | Op::Combine, 1)
-                | (Op::PairWeights | Op::PickWeights | Op::RenormKept, 0) => self.value(|ty| matches!(ty, Type::Routing { .. })),
+                | (Op::PairWeights | Op::PickWeights | Op::RenormKept | Op::Losses, 0) => {
+                    self.value(|ty| matches!(ty, Type::Routing { .. }))
+                }
                 (Op::ExpertScale, 1) => self.value(|ty| matches!(ty, Type::Tensor { shape, .. } if shape.len() == 1)),
-                (Op::Renorm | Op::ExpertScale | Op::Joint | Op::WithoutRows | Op::Assign, 0) => {
+                (Op::Observe, 1) => operands[0],
+                (Op::Observe, 0) if self.random.below(2) == 0 => self.params[1],
+                (Op::Renorm | Op::ExpertScale | Op::Joint | Op::WithoutRows | Op::Assign, 0) | (Op::Observe, 2) => {
                     self.value(|ty| matches!(ty, Type::Picks { .. }))
                 }
                 (_, _) => self.value(|ty| matches!(ty, Type::Tensor { .. } | Type::Picks { .. })),
@@ -263,6 +270,12 @@ fn groups(random: &mut Random) -> Groups {
 fn renorm(random: &mut Random) -> Renorm {
     let norm = random.one(&[Norm::Sum, Norm::Sum, Norm::P(1.0.into()), Norm::P(2.0.into()), Norm::P(3.5.into())]);
     Renorm { norm, mode: random.one(&[Eps::Add, Eps::Clamp]), eps: random.one(&[0.0, 1e-20, 0.5]).into() }
+}
+
+fn losses(random: &mut Random) -> Losses {
+    let balance = random.one(&[Balance::Load, Balance::First, Balance::Sequences, Balance::Importance]);
+    let (balance, z) = (Some((balance, 0.01.into())), Some(0.001.into()));
+    random.one(&[Losses { balance, z }, Losses { balance, z: None }, Losses { balance: None, z }])
 }
 
 fn assignment(random: &mut Random) -> Assignment {

@@ -345,6 +345,20 @@ const FUSION: &[Row] = &[
         "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = expert_scale %q, @v : ?",
         "%picks = gemm %x, [@w], [@v] { a = top_k $0, $0, 3 yield expert_scale a, $1 } : ?",
     ),
+    // Three bodies over one product; holes are renumbered.
+    (
+        "sink-observe-into-gemm",
+        "%g = gemm %x, [@w] { yield scale $0, 2.0 } : ? %s = gemm %x, [@w], [@v] { yield add $0, $1 } : ? \
+         %q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = observe %g, %s, %q : ?",
+        "%picks = gemm %x, [@w], [@v] { a = scale $0, 2.0 b = add $0, $1 c = top_k $0, $0, 3 yield observe a, b, c } : ?",
+    ),
+    ("sink-observe-into-gemm", "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = observe %h, %h, %q : ?", UNCHANGED),
+    // Logits of other rows.
+    (
+        "sink-observe-into-gemm",
+        "%g = gemm %half, [@w] : ? %q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = observe %g, %g, %q : ?",
+        UNCHANGED,
+    ),
     (
         "sink-hash-picks-with-operands-into-gemm",
         "%g = gemm %x, [@w], [@v] { yield add $0, $1 } : ? %picks = hash_picks %g, @table, %ids : ?",

@@ -6,12 +6,15 @@ use std::collections::BTreeSet;
 use super::WORKSPACE_ALIGN;
 use super::extent::{Dims, Extent};
 use super::manifest::{
-    Arg, Buffer, ImageKind, Kernel, Launch, Manifest, ParamKind, Recipe, Role, Slice, Source, Stacked, Target, TargetKind,
+    Arg, Buffer, Dtype, ImageKind, Kernel, Launch, Manifest, ParamKind, Recipe, Role, Routing, Slice, Slots, Source, Stacked,
+    Target, TargetKind,
 };
 use crate::error::Error;
 
 /// The most operations deep that a formula may be: JSON is read to a depth of 128, and each operation takes two.
 const EXTENT_DEPTH_MAX: usize = 32;
+/// The most experts whose numbers are allocated for: more than any spec has.
+const EXPERTS_MAX: u64 = 1 << 20;
 /// The most threads of a block on any GPU.
 const THREADS_MAX: u32 = 1024;
 
@@ -31,10 +34,6 @@ pub fn check(manifest: &Manifest) -> Result<(), Error> {
     ensure!(is_sha256(&manifest.spec_sha256), "`spec_sha256` is not 64 lower-case hexadecimal digits");
     ensure!(unique(manifest.dims.iter().map(|dim| &dim.name)), "two dims have one name");
     ensure!(unique(manifest.buffers.iter().map(|buffer| &buffer.name)), "two buffers have one name");
-    ensure!(
-        unique(manifest.buffers.iter().filter_map(|buffer| buffer.observe.as_ref())),
-        "two buffers are observed under one name"
-    );
     ensure!(manifest.buffers.iter().any(|buffer| buffer.role == Role::Input), "no buffer is an input");
     ensure!(manifest.buffers.iter().any(|buffer| buffer.role == Role::Output), "no buffer is an output");
     manifest.buffers.iter().try_for_each(check_buffer)?;
@@ -172,7 +171,54 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
     // `None` sorts below every bound, so an early open end breaks the order too.
     let ascending = bounded.first().is_none_or(Option::is_some) && bounded.windows(2).all(|pair| pair[0] < pair[1]);
     ensure!(ascending, "target `{name}`: the regimes' bounds do not ascend");
-    target.launches().try_for_each(|launch| check_launch(manifest, target, launch))
+    target.launches().try_for_each(|launch| check_launch(manifest, target, launch))?;
+    let observed: Vec<&Buffer> =
+        named(target).into_iter().map(|index| &manifest.buffers[index]).filter(|buffer| buffer.observe.is_some()).collect();
+    ensure!(
+        unique(observed.iter().filter_map(|buffer| buffer.observe.as_ref())),
+        "target `{name}`: two buffers are observed under one name"
+    );
+    target.statistics.as_ref().map_or(Ok(()), |routing| check_routing(name, routing, &observed))
+}
+
+/// Holds the slots to the types that readers of statistics rely on.
+fn check_routing(target: &str, routing: &Routing, observed: &[&Buffer]) -> Result<(), Error> {
+    let Slots { load, kept, experts, rows, probability, z, importance, aux_loss, z_loss } = &routing.slots;
+    let of_pairs = [experts, rows].map(|slot| (slot.as_ref(), Dtype::I32, 2, routing.top_k));
+    let of_experts = [load, kept].map(|slot| (Some(slot), Dtype::I32, 1, routing.experts));
+    let slots = of_pairs.into_iter().chain(of_experts).chain([
+        (probability.as_ref(), Dtype::F32, 2, routing.experts),
+        (importance.as_ref(), Dtype::F32, 1, routing.experts),
+        (aux_loss.as_ref(), Dtype::F32, 1, 1),
+        (z_loss.as_ref(), Dtype::F32, 1, 1),
+    ]);
+    let columns = |buffer: &Buffer| buffer.shape.last().and_then(Extent::as_const).and_then(|n| u64::try_from(n).ok());
+    for (slot, dtype, rank, wanted) in slots {
+        let Some(slot) = slot else { continue };
+        let buffer = observed.iter().find(|buffer| buffer.observe.as_ref() == Some(slot));
+        ensure!(
+            buffer.is_some_and(|b| b.dtype == dtype && b.shape.len() == rank && columns(b) == Some(wanted)),
+            "target `{target}`: no {} of {rank} dimensions, the last of {wanted}, is observed as `{slot}`",
+            dtype.name()
+        );
+    }
+    if let Some(z) = z {
+        let buffer = observed.iter().find(|buffer| buffer.observe.as_ref() == Some(z));
+        ensure!(
+            buffer.is_some_and(|b| b.dtype == Dtype::F32 && b.shape.len() == 1),
+            "target `{target}`: no f32 of 1 dimension is observed as `{z}`"
+        );
+    }
+    let Routing { experts, top_k, tile_rows, rows_at_capacity, capacity_factor, rowless, slots: _, by_sequence: _ } = routing;
+    ensure!(
+        (1..=EXPERTS_MAX).contains(experts) && (1..=EXPERTS_MAX).contains(top_k),
+        "target `{target}`: {top_k} of {experts} experts"
+    );
+    ensure!(rowless < experts, "target `{target}`: no expert has rows");
+    ensure!(*tile_rows > 0, "target `{target}`: tiles without rows");
+    ensure!(capacity_factor.is_none_or(|factor| !factor.contains(&0)), "target `{target}`: a capacity factor of 0");
+    ensure!(rows_at_capacity.as_ref().is_none_or(is_shallow), "target `{target}`: a formula is too deep");
+    Ok(())
 }
 
 fn check_launch(manifest: &Manifest, target: &Target, launch: &Launch) -> Result<(), Error> {
@@ -271,21 +317,23 @@ pub struct Workspace {
     pub bytes: u64,
 }
 
+/// The buffers that a target's launches name.
+fn named(target: &Target) -> BTreeSet<usize> {
+    let buffers = target.launches().flat_map(|launch| &launch.args).filter_map(|arg| match arg {
+        Arg::Buffer(index) => Some(*index as usize),
+        Arg::ScalarI32(_) | Arg::ScalarI64(_) => None,
+    });
+    buffers.collect()
+}
+
 /// The workspace of `target`: a pure function of the dims. All regimes share one layout, so that it need not shrink where
 /// a larger batch falls into a leaner regime.
 ///
 /// # Errors
 /// [`Error::Extent`] where a shape overflows or is negative.
 pub fn workspace(manifest: &Manifest, target: &Target, dims: Dims) -> Result<Workspace, Error> {
-    let named: BTreeSet<usize> = target
-        .launches()
-        .flat_map(|launch| &launch.args)
-        .filter_map(|arg| match arg {
-            Arg::Buffer(index) => Some(*index as usize),
-            Arg::ScalarI32(_) | Arg::ScalarI64(_) => None,
-        })
-        .filter(|index| manifest.buffers[*index].role == Role::Workspace)
-        .collect();
+    let is_workspace = |index: &usize| manifest.buffers[*index].role == Role::Workspace;
+    let named: BTreeSet<usize> = named(target).into_iter().filter(is_workspace).collect();
     let mut places = Vec::with_capacity(named.len());
     let mut end: u64 = 0;
     for buffer in named {

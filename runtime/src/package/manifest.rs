@@ -182,6 +182,9 @@ pub struct Target {
     /// What is launched after a run where the caller asks for it, in order: it may write weights.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub update: Vec<Launch>,
+    /// What can be said of a run's routing; `None` where nobody is picked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<Routing>,
 }
 
 impl Target {
@@ -189,6 +192,63 @@ impl Target {
     pub fn launches(&self) -> impl Iterator<Item = &Launch> {
         self.regimes.iter().flat_map(|regime| &regime.launches).chain(&self.update)
     }
+}
+
+/// Which observed buffers say how a run was routed, and the sizes that statistics take from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routing {
+    /// The buffers.
+    pub slots: Slots,
+    /// The partial sums over tokens keep sequences apart: of each as many as of the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_sequence: bool,
+    /// E, those without rows included.
+    pub experts: u64,
+    /// Of these, so many at the end have no rows: identities, and shared ones beside the picks.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub rowless: u64,
+    /// Most picks of a token, K.
+    pub top_k: u64,
+    /// Rows of a tile of the grouped products: an expert's last tile may be partly empty.
+    pub tile_rows: u32,
+    /// Rows that an engine allocates which pads every expert's buffer to its capacity; `None` where none is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_at_capacity: Option<Extent>,
+    /// Above how much of the mean an expert is hot, where a capacity factor says so: numerator and denominator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_factor: Option<[u64; 2]>,
+}
+
+/// The names under which a target's buffers are observed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slots {
+    /// i32 `[E]`: pairs that picked each expert.
+    pub load: String,
+    /// i32 `[E]`: of these, pairs that it had room for.
+    pub kept: String,
+    /// i32 `[T, K]`: the experts of each token, best first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<String>,
+    /// i32 `[T, K]`: the grouped row of each pair; -1: dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<String>,
+    /// f32 `[.., E]`: the router's probabilities of each expert, in partial sums over the tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<String>,
+    /// f32 `[..]`: `logsumexp(logits)^2`, in partial sums over the tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub z: Option<String>,
+    /// f32 `[E]`: those probabilities, summed over all tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importance: Option<String>,
+    /// f32 `[1]`: the balance loss that the spec asks for, times its coefficient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aux_loss: Option<String>,
+    /// f32 `[1]`: the router z-loss, times its coefficient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub z_loss: Option<String>,
 }
 
 /// The launches for a range of batch sizes.

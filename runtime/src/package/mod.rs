@@ -26,12 +26,12 @@ pub use check::{Place, Workspace, check, workspace};
 pub(crate) use check::{byte_count, shape};
 pub use extent::{Dims, Extent, Round};
 pub use manifest::{
-    Arg, Buffer, Dim, Dtype, Image, ImageKind, Kernel, Launch, Manifest, ParamKind, Piece, Recipe, Regime, Role, Slice, Source,
-    Stacked, Target, TargetKind,
+    Arg, Buffer, Dim, Dtype, Image, ImageKind, Kernel, Launch, Manifest, ParamKind, Piece, Recipe, Regime, Role, Routing, Slice,
+    Slots, Source, Stacked, Target, TargetKind,
 };
 
 /// The version of the container and the manifest that this crate reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// The most bytes a manifest may have.
 pub const MANIFEST_MAX_BYTES: u64 = 16 << 20;
 /// The alignment in bytes of a workspace and of every buffer in it.

@@ -160,6 +160,21 @@ fn near(spec: &Spec, manifest: &Manifest, run: &Run, host: &Run) -> Result<(), S
             return Err(format!("`{name}` differs from the host's"));
         }
     }
+    let experts = manifest.dims.iter().find(|dim| dim.name == "experts").map_or(1, |dim| dim.value as usize);
+    for (name, columns) in [("stats.probability", experts), ("stats.z", 1), ("stats.importance", experts)] {
+        // Blocks of tokens differ between the machines, their sums over all tokens do not.
+        let sum = |of: Vec<f64>| -> Vec<f64> { (0..columns).map(|e| of.iter().skip(e).step_by(columns).sum()).collect() };
+        let apart = difference(&sum(of(run, name)), &sum(of(host, name))).of_largest;
+        if apart > weights_bound {
+            return Err(format!("`{name}` is {apart:.1e} from the host's"));
+        }
+    }
+    for name in ["stats.aux_loss", "stats.z_loss"] {
+        let apart = difference(&of(run, name), &of(host, name)).of_largest;
+        if apart > 10.0 * weights_bound {
+            return Err(format!("`{name}` is {apart:.1e} from the host's"));
+        }
+    }
     let weights = difference(&of(run, "route.weights"), &of(host, "route.weights")).of_largest;
     for name in ["soft.dispatch", "soft.combine"] {
         let apart = difference(&of(run, name), &of(host, name)).of_largest;

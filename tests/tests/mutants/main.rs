@@ -37,9 +37,9 @@ fn main() {
         let tally = Arc::clone(&tally);
         Trial::test(format!("{}::every_mutant", example.name), move || check(&example, &tally))
     };
-    let sorting = |name: &str| name.starts_with("capacity") || name == "expert_choice";
-    let capacity = modes().into_iter().filter(|mode| sorting(&mode.name));
-    let trials = scaled_examples().into_iter().chain(capacity).map(of).collect();
+    let counts = |name: &str| name.starts_with("capacity") || name.starts_with("loss") || name == "expert_choice";
+    let modes = modes().into_iter().filter(|mode| counts(&mode.name));
+    let trials = scaled_examples().into_iter().chain(modes).map(of).collect();
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
     let tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     let caught: usize = tally.caught.values().sum();

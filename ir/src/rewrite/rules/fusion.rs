@@ -19,17 +19,23 @@ pub(super) fn rules() -> Vec<Rule> {
         // Scores and keys of one row: picked while both are in registers.
         computed("sink-top-k-into-gemm", "(top_k (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g) ?k)", |m| {
             let k = m.attr("?k")?;
-            merge(m, Op::Gemm, Op::TopK, &[k])
+            merge(m, Op::Gemm, 2, Op::TopK, &[k])
+        }),
+        // What is read of routing: summed while logits and scores are in registers.
+        computed("sink-observe-into-gemm", "(observe (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g) (gemm ?x ?ws3 ?vs3 ?h))", |m| {
+            merge(m, Op::Gemm, 3, Op::Observe, &[])
         }),
         computed("sink-joint-into-gemm", "(joint (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g) ?n)", |m| {
             let n = m.attr("?n")?;
-            merge(m, Op::Gemm, Op::Joint, &[n])
+            merge(m, Op::Gemm, 2, Op::Joint, &[n])
         }),
         // One pass over x instead of two, and the products never leave the registers.
         computed("fuse-gate-up", "(mul (grouped_gemm ?x ?r ?ws ?vs ?f) (grouped_gemm ?x ?r ?ws2 ?vs2 ?g))", |m| {
-            merge(m, Op::GroupedGemm, Op::Mul, &[])
+            merge(m, Op::GroupedGemm, 2, Op::Mul, &[])
         }),
-        computed("fuse-dense-gate-up", "(mul (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g))", |m| merge(m, Op::Gemm, Op::Mul, &[])),
+        computed("fuse-dense-gate-up", "(mul (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g))", |m| {
+            merge(m, Op::Gemm, 2, Op::Mul, &[])
+        }),
     ];
     let unary = [Op::Silu, Op::Gelu, Op::GeluTanh, Op::Relu, Op::Square, Op::Sigmoid, Op::Tanh, Op::SqrtSoftplus];
     let with_constant = [Op::Scale, Op::Offset, Op::AtMost, Op::AtLeast, Op::Cast];
@@ -113,21 +119,26 @@ fn sink_with_operands(op: Op, others: &'static [&'static str], into: Op) -> Rule
     })
 }
 
-/// `op (into x ws vs f) (into x ws2 vs2 g) c..` = `into x (ws, ws2) (vs, vs2) (op f g c..)`.
-fn merge(m: &mut Match, into: Op, op: Op, constants: &[Attr]) -> Option<Id> {
-    let (mut ws, mut vs) = (m.list("?ws")?, m.list("?vs")?);
-    let first_ws = ws.len();
-    let (ws2, vs2) = (m.list("?ws2")?, m.list("?vs2")?);
-    let product2: Vec<usize> = ws2.iter().map(|w| position(&mut ws, *w)).collect();
-    let operand2: Vec<usize> = vs2.iter().map(|v| position(&mut vs, *v)).collect();
-    let hole = |i: usize, products: usize| Node::Hole(if i < products { i } else { ws.len() + i - products } as u32);
+/// What the patterns of [`merge`] call the weights, operands and bodies of their fused ops.
+const PARTS: [[&str; 3]; 3] = [["?ws", "?vs", "?f"], ["?ws2", "?vs2", "?g"], ["?ws3", "?vs3", "?h"]];
+
+/// `op (into x ws vs f) (into x ws2 vs2 g) .. c..` = `into x (ws, ws2, ..) (vs, vs2, ..) (op f g .. c..)`.
+fn merge(m: &mut Match, into: Op, parts: usize, op: Op, constants: &[Attr]) -> Option<Id> {
+    let (mut ws, mut vs) = (Vec::new(), Vec::new());
+    let mut bodies = Vec::new();
+    for [weights, operands, f] in &PARTS[..parts] {
+        let products: Vec<usize> = m.list(weights)?.iter().map(|w| position(&mut ws, *w)).collect();
+        let operands: Vec<usize> = m.list(operands)?.iter().map(|v| position(&mut vs, *v)).collect();
+        bodies.push((m.body(f)?, products, operands));
+    }
     let mut body = BodyBuilder::default();
-    let f = body.inline(&m.body("?f")?, |i| hole(i as usize, first_ws));
-    let g = body.inline(&m.body("?g")?, |i| match (i as usize).checked_sub(ws2.len()) {
-        None => Node::Hole(product2[i as usize] as u32),
-        Some(v) => Node::Hole((ws.len() + operand2[v]) as u32),
-    });
-    let mut operands = vec![f, g];
+    let hole = |i: usize, products: &[usize], operands: &[usize]| match i.checked_sub(products.len()) {
+        None => Node::Hole(products[i] as u32),
+        Some(v) => Node::Hole((ws.len() + operands[v]) as u32),
+    };
+    let inline =
+        |(f, products, operands): &(Body, Vec<usize>, Vec<usize>)| body.inline(f, |i| hole(i as usize, products, operands));
+    let mut operands: Vec<Id> = bodies.iter().map(inline).collect();
     operands.extend(constants.iter().map(|c| body.add(Node::Attr(c.clone()))));
     let root = body.add(Node::apply(op, &operands));
     let ws = m.apply(Op::List, &ws)?;

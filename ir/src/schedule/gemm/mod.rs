@@ -83,8 +83,8 @@ pub(crate) struct Tiled {
     pub grid: Extent,
 }
 
-/// Most rows of a tile. The sort kernel cuts each expert's rows by it.
-pub(crate) fn tile_rows(machine: &Machine) -> u32 {
+/// Most rows of a tile of a grouped product. The sort kernel cuts each expert's rows by it.
+pub fn tile_rows(machine: &Machine) -> u32 {
     if machine.is_gpu() { gpu::TILE_ROWS } else { host::TILE_ROWS }
 }
 

@@ -8,7 +8,7 @@
 //!            +-----------+
 //!      m ->  |o|o|o|...|o|   32 lanes take a row: score, groups, picks           (`team`, `row`, `pick`)
 //!                            lanes of a warp on a GPU, lanes of a vector on the host
-//!   topk_experts [T, K], topk_weights [T, K]
+//!   topk_experts [T, K], topk_weights [T, K]; sums over the block of what the body observes (`report`)
 //! ```
 //!
 //! A body with `all_experts` selects nothing: its scores are all written, [T, E], and nobody's number.
@@ -23,15 +23,17 @@
 
 mod logits;
 pub(super) mod pick;
+mod report;
 mod row;
 mod team;
 
 use super::ScheduleError;
 use super::body::is_pointwise_op;
-use crate::graph::{Attr, Body, Groups, Node, Op};
+use crate::graph::{Attr, Body, Groups, Node, Op, Span};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
 use crate::{DType, Extent, Machine};
+use report::Report;
 use row::Row;
 use team::Team;
 
@@ -54,6 +56,15 @@ pub(super) struct Route<'a> {
     /// What stands in the holes `$1..`.
     pub(super) operands: Vec<Operand>,
     pub(super) body: &'a Body,
+    /// Tokens of which a block has no others: all, or those of a sequence.
+    pub(super) span: Span,
+}
+
+impl Route<'_> {
+    /// Whether the body lets a caller observe probabilities.
+    pub(super) fn observes(&self) -> bool {
+        self.body.nodes().iter().any(|node| matches!(node, Node::Apply(Op::Observe, _)))
+    }
 }
 
 /// What is read beside the logits.
@@ -69,8 +80,9 @@ pub(super) enum Operand {
 
 /// A kernel and its number of blocks.
 pub(super) struct Routed {
-    /// Parameters: `x`, `router`, the operands, then written `topk_experts`, unless all experts are picked, and
-    /// `topk_weights`; `tokens`.
+    /// Parameters: `x`, `router`, the operands, then written: `topk_experts`, unless all experts are picked, `topk_weights`
+    /// and, where the body observes them, `probability_of_block` `[grid, E]` and `z_of_block` `[grid]`; `tokens` and, where
+    /// a block keeps to a sequence, `span_tokens`.
     pub(super) kernel: Kernel,
     pub(super) grid: Extent,
 }
@@ -91,7 +103,9 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     let operands: Vec<_> = operands.collect();
     let topk_experts = gating.picker.map(|_| k.output("topk_experts", DType::I32));
     let topk_weights = k.output("topk_weights", DType::F32);
+    let observed = gating.observe.map(|_| ["probability_of_block", "z_of_block"].map(|name| k.output(name, DType::F32)));
     let tokens = k.scalar("tokens", DType::I32);
+    let span_tokens = (spec.span == Span::Row).then(|| k.scalar("span_tokens", DType::I32));
 
     let logits = k.shared("logits", DType::F32, block.logits());
     let scratch = Scratch {
@@ -102,8 +116,18 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
             weights: k.shared("weights", DType::F32, block.workers * padded(spec.top_k)),
         }),
     };
+    let report = observed.map(|_| Report::new(k, &block));
     let team = Team::new(k, machine);
-    let first = k.bind("first_token", k.block() * block.tokens as i32);
+    let (first, tokens) = match span_tokens {
+        None => (k.bind("first_token", k.block() * block.tokens as i32), tokens),
+        Some(span_tokens) => {
+            let blocks_of_span = k.bind("blocks_of_span", (span_tokens + (block.tokens as i32 - 1)) / block.tokens as i32);
+            let span = k.bind("span", k.block() / blocks_of_span);
+            let place = (k.block() - span * blocks_of_span) * block.tokens as i32;
+            let first = k.bind("first_token", span * span_tokens + place);
+            (first, k.bind("tokens_end", ((span + 1) * span_tokens).min(tokens)))
+        }
+    };
     let operands = team.stage(&gating, &block, &operands, logits, &scratch);
     let matrices = logits::Matrices { x, router, logits, first, tokens };
     logits::logits(k, spec, machine, &block, &matrices);
@@ -118,13 +142,29 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
                 let start = k.bind("start", m * block.pitch as i32);
                 let row = Row { team: &team, gating: &gating, logits, start, operands: &operands, scratch };
                 match (gating.picker, topk_experts) {
-                    (Some(picker), Some(topk_experts)) => row.picks(picker, token, topk_experts, topk_weights),
+                    (Some(picker), Some(topk_experts)) => {
+                        let facts = row.picks(picker, token, topk_experts, topk_weights);
+                        if let Some(report) = &report {
+                            row.report(m, report, &facts);
+                        }
+                    }
                     (_, _) => row.scores(token, topk_weights),
                 }
             });
         });
     });
-    Ok(Routed { kernel: builder.finish(), grid: Extent::Tokens.div_ceil(u64::from(block.tokens)) })
+    if let (Some(report), Some(written)) = (report, observed) {
+        k.barrier();
+        report.sum(
+            &team,
+            &block,
+            (logits, spec.experts),
+            k.bind("tokens_here", (tokens - first).min(block.tokens as i32)),
+            written,
+        );
+    }
+    let blocks_of_span = spec.span.tokens().div_ceil(u64::from(block.tokens));
+    Ok(Routed { kernel: builder.finish(), grid: spec.span.count() * blocks_of_span })
 }
 
 /// A body that a row's lanes can follow: pointwise ops, softmax and one group limit up to the picks, then ops on the weights;
@@ -143,6 +183,8 @@ struct Gating<'a> {
     /// How many it picks.
     picked: u32,
     group_limit: Option<(usize, Groups)>,
+    /// The logits and scores that are observed.
+    observe: Option<[usize; 2]>,
 }
 
 /// How experts are picked.
@@ -162,7 +204,7 @@ impl<'a> Gating<'a> {
         let operands: Vec<Vec<usize>> = nodes.iter().map(|n| n.operands().iter().map(|id| usize::from(*id)).collect()).collect();
         let refuse = |op: Op| ScheduleError::Body { op: op.name(), inside: Op::Route.name() };
         let takes_all = spec.body.has(Op::AllExperts);
-        let (mut picker, mut group_limit, mut picked) = (None, None, spec.top_k);
+        let (mut picker, mut group_limit, mut picked, mut observe) = (None, None, spec.top_k, None);
         let (mut columns, mut is_picks) = (vec![spec.experts; nodes.len()], vec![false; nodes.len()]);
         for (i, node) in nodes.iter().enumerate() {
             let Node::Apply(op, _) = node else { continue };
@@ -182,6 +224,9 @@ impl<'a> Gating<'a> {
                     Node::Attr(Attr::Groups(groups)) => group_limit = Some((i, *groups)),
                     Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => return Err(refuse(*op)),
                 },
+                Op::Observe if !takes_all && observe.is_none() => {
+                    (observe, is_picks[i]) = (Some([operands[i][0], operands[i][1]]), true);
+                }
                 Op::Leading if !takes_all => columns[i] = number().ok_or_else(|| refuse(*op))?,
                 Op::Joint if !takes_all => picked -= number().ok_or_else(|| refuse(*op))?,
                 Op::Renorm | Op::WithoutRows if !takes_all => {}
@@ -189,6 +234,11 @@ impl<'a> Gating<'a> {
                 op if is_pointwise_op(*op) => {}
                 op => return Err(refuse(*op)),
             }
+        }
+        // What is observed is read whole, not group by group.
+        let is_limited = |node: &usize| group_limit.is_some_and(|(limit, _)| depends(&operands, *node, limit));
+        if observe.iter().flatten().any(is_limited) {
+            return Err(refuse(Op::GroupLimit));
         }
         let top_k = u64::from(spec.top_k);
         match picker {
@@ -198,8 +248,20 @@ impl<'a> Gating<'a> {
             None if !takes_all => {
                 Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body that picks nobody".to_string() })
             }
-            picker => Ok(Gating { spec, nodes, operands, columns, is_picks, picker, picked, group_limit }),
+            picker => Ok(Gating { spec, nodes, operands, columns, is_picks, picker, picked, group_limit, observe }),
         }
+    }
+
+    /// Whether `scores` is the softmax of `logits`.
+    fn is_softmax_of(&self, scores: usize, logits: usize) -> bool {
+        matches!(self.nodes[scores], Node::Apply(Op::Softmax, _)) && self.operands[scores][0] == logits
+    }
+
+    /// Whether the node is a softmax that nothing needs but the report, which has its own way.
+    fn is_reported_only(&self, node: usize) -> bool {
+        let is_picked_by = |user: usize| self.operands[user].contains(&node);
+        self.observe.is_some_and(|[logits, scores]| scores == node && self.is_softmax_of(scores, logits))
+            && !(0..self.nodes.len()).filter(|user| !matches!(self.nodes[*user], Node::Apply(Op::Observe, _))).any(is_picked_by)
     }
 
     fn groups(&self) -> Option<Groups> {
@@ -229,6 +291,18 @@ impl Picker {
     }
 }
 
+/// Whether `node` is made of `of`, which stands before it.
+fn depends(operands: &[Vec<usize>], node: usize, of: usize) -> bool {
+    let mut needed = vec![false; operands.len()];
+    needed[node] = true;
+    for user in (0..=node).rev().filter(|user| *user >= of) {
+        if needed[user] {
+            operands[user].iter().for_each(|operand| needed[*operand] = true);
+        }
+    }
+    needed[of]
+}
+
 /// How the tokens are dealt to a block, and the size of what it shares.
 struct Block {
     threads: u32,
@@ -254,8 +328,10 @@ impl Block {
             let [tokens, workers, row, groups, picks] =
                 [block.tokens, block.workers, block.pitch, groups, padded(spec.top_k)].map(u64::from);
             let picked = gating.picker.map_or(0, |_| row + 2 * picks);
+            let report = if gating.observe.is_some() { Report::shared_bytes(block) } else { 0 };
             // Arrays start at multiples of 16 bytes: all of these sizes are.
-            4 * (tokens * row + workers * (groups + picked))
+            report
+                + 4 * (tokens * row + workers * (groups + picked))
                 + logits::shared_bytes(machine, block)
                 + team::shared_bytes(spec, machine, block)
         };

@@ -15,7 +15,7 @@ use crate::kernel::build::Array;
 
 /// What is known of a whole row once it was read.
 #[derive(Clone, Copy)]
-enum Known<'k> {
+pub(super) enum Known<'k> {
     Softmax {
         max: Value<'k>,
         sum: Value<'k>,
@@ -36,11 +36,17 @@ pub(super) struct Row<'a, 'k> {
     pub(super) scratch: Share<'k>,
 }
 
-type Facts<'k> = HashMap<usize, Known<'k>>;
+pub(super) type Facts<'k> = HashMap<usize, Known<'k>>;
 
 impl<'k> Row<'_, 'k> {
-    /// Writes the token's experts and weights.
-    pub(super) fn picks(&self, (node, how): (usize, Picker), token: Value<'k>, topk_experts: Array<'k>, topk_weights: Array<'k>) {
+    /// Writes the token's experts and weights. What was learnt of the row.
+    pub(super) fn picks(
+        &self,
+        (node, how): (usize, Picker),
+        token: Value<'k>,
+        topk_experts: Array<'k>,
+        topk_weights: Array<'k>,
+    ) -> Facts<'k> {
         let (k, share) = (self.team.k, &self.scratch);
         let (scratch, top_k) = (share.picked(), self.gating.spec.top_k);
         let facts = self.facts();
@@ -60,6 +66,7 @@ impl<'k> Row<'_, 'k> {
         });
         // The next row's picks go where these are.
         k.warp_barrier();
+        facts
     }
 
     /// Writes the score of every expert. A NaN stays one.
@@ -88,6 +95,7 @@ impl<'k> Row<'_, 'k> {
         for (i, node) in self.gating.nodes.iter().enumerate() {
             if let Node::Apply(op, _) = node
                 && !self.gating.is_picks[i]
+                && !self.gating.is_reported_only(i)
                 && let Some(known) = self.learn(*op, i, &facts)
             {
                 facts.insert(i, known);
@@ -201,7 +209,7 @@ impl<'k> Row<'_, 'k> {
                 Known::Groups(groups, keys)
             }),
             Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Renorm => None,
-            Op::AllExperts | Op::Leading | Op::Joint | Op::PickWeights | Op::Jitter => None,
+            Op::AllExperts | Op::Leading | Op::Joint | Op::PickWeights | Op::Jitter | Op::Observe | Op::Losses => None,
             Op::WithoutRows | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::IdentityInput | Op::Dispatch => None,
             Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
             Op::Offset | Op::AtMost => None,
@@ -258,7 +266,7 @@ impl<'k> Row<'_, 'k> {
     }
 
     /// The value of a body's node at some elements, f32.
-    fn value(&self, node: usize, at: &At<'k>, facts: &Facts<'k>) -> Value<'k> {
+    pub(super) fn value(&self, node: usize, at: &At<'k>, facts: &Facts<'k>) -> Value<'k> {
         let mut terms: HashMap<usize, Term<'_, 'k>> = HashMap::new();
         match self.term(node, at, facts, &mut terms) {
             Term::Value(value) => value,
@@ -316,8 +324,9 @@ impl<'k> Row<'_, 'k> {
             Node::Apply(op, _) => Some(*op),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
         };
-        // Who has rows changes no weight.
-        let weighs = |i: &usize| self.gating.is_picks[*i] && op(*i).is_some_and(|op| op != Op::WithoutRows);
+        // Who has rows, and what is observed, changes no weight.
+        let changes = |op: Op| !matches!(op, Op::WithoutRows | Op::Observe);
+        let weighs = |i: &usize| self.gating.is_picks[*i] && op(*i).is_some_and(changes);
         let after: Vec<usize> = (picker + 1..self.gating.nodes.len()).filter(weighs).collect();
         let is_alone = |node: usize| matches!(op(node), Some(Op::ExpertScale | Op::Joint));
         let mut count = self.gating.picked;
