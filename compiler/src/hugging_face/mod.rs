@@ -135,14 +135,8 @@ impl Block {
 /// config must have had.
 pub fn not_carried(spec: &Source) -> Result<Vec<String>, Vec<Diagnostic>> {
     let Err(diagnostics) = spec::parse(spec) else { return Ok(Vec::new()) };
-    let is_later = |diagnostic: &Diagnostic| {
-        let is_of_later = diagnostic.labels.first().is_some_and(|label| label.text == "not supported yet");
-        diagnostic.code == Code::NotSupportedYet || (diagnostic.code == Code::WeightNotInLayer && is_of_later)
-    };
-    let (later, mistakes): (Vec<_>, Vec<_>) = diagnostics.into_iter().partition(is_later);
-    // Where a key is refused, what hangs on it looks left over.
-    let hangs = |diagnostic: &Diagnostic| matches!(diagnostic.code, Code::WeightNotInLayer | Code::NeedsOther);
-    match mistakes.iter().all(hangs) && !later.is_empty() {
+    let (later, mistakes): (Vec<_>, Vec<_>) = diagnostics.into_iter().partition(|d| d.code == Code::NotSupportedYet);
+    match mistakes.is_empty() {
         true => Ok(later.into_iter().map(|diagnostic| diagnostic.message).collect()),
         false => Err(mistakes),
     }

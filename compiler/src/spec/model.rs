@@ -1,8 +1,7 @@
 //! The typed spec: what a layer is once every key is read, every default applied and every choice closed.
 //! No text, no spans and no checks live here; `parse` is the only way the rest of the compiler obtains one.
 //!
-//! The model covers the whole schema. A key or value that the pipeline does not carry yet is refused by `parse`
-//! (`support` in the key tables says which), so a field documented "not carried yet" holds its default.
+//! The model covers the whole schema; what does not go together, `parse` has refused.
 
 use super::capacity::Capacity;
 use super::weights::{Tensor, Weight};

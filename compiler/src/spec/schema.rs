@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{Choice, Fallback, Key, Sign, Support, TABLES, Table, Takes};
+use super::keys::{Choice, Fallback, Key, Sign, TABLES, Table, Takes};
 
 /// The JSON Schema (2020-12) of a spec.
 pub fn json_schema() -> Value {
@@ -35,10 +35,6 @@ fn of_table(table: &Table) -> Value {
 
 fn of_key(key: &Key) -> Value {
     let mut schema = of_values(key.takes);
-    let support = match key.support {
-        Support::Now => "",
-        Support::Later => " (not supported yet)",
-    };
     let words = match key.takes {
         Takes::Word(choices) | Takes::WordOrInteger(choices, ..) => described(choices),
         Takes::Text
@@ -49,7 +45,7 @@ fn of_key(key: &Key) -> Value {
         | Takes::Ratio
         | Takes::Stored => String::new(),
     };
-    schema["description"] = json!(format!("{}{support}{words}", key.doc));
+    schema["description"] = json!(format!("{}{words}", key.doc));
     match key.default {
         Fallback::Required | Fallback::Absent => {}
         Fallback::Boolean(value) => schema["default"] = json!(value),
@@ -97,9 +93,6 @@ fn of_values(takes: Takes) -> Value {
 
 /// `; silu: ..., gelu: ...`.
 fn described(choices: &[Choice]) -> String {
-    let described = choices.iter().map(|choice| match choice.support {
-        Support::Now => format!("{}: {}", choice.word, choice.doc),
-        Support::Later => format!("{}: {} (not supported yet)", choice.word, choice.doc),
-    });
+    let described = choices.iter().map(|choice| format!("{}: {}", choice.word, choice.doc));
     format!(". {}", described.collect::<Vec<_>>().join("; "))
 }

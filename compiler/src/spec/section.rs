@@ -1,10 +1,10 @@
-//! Reads one table of the spec against its row of the key tables: unknown keys, types, ranges, words, support.
+//! Reads one table of the spec against its row of the key tables: unknown keys, types, ranges, words.
 //! What two keys say about each other is `check`'s business.
 
 use std::ops::Range;
 
 use super::capacity::Ratio;
-use super::keys::{Choice, Fallback, Key, Sign, Support, Table, Takes};
+use super::keys::{Choice, Fallback, Key, Sign, Table, Takes};
 use super::recipe::{self, Recipe};
 use super::tree::{Entry, Kind, Value};
 use crate::diagnostics::{Code, Diagnostic, nearest, quote};
@@ -56,7 +56,7 @@ impl Section {
                 continue;
             };
             let place = Place { table: table.name, key };
-            let value = match place.read(&entry.value).and_then(|value| place.supported(value, entry)) {
+            let value = match place.read(&entry.value) {
                 Ok(value) => Some(value),
                 Err(diagnostic) => {
                     wrong.push(diagnostic);
@@ -330,28 +330,7 @@ impl Place {
                 None => diagnostic.at(value.span.clone(), format!("expected one of {}", words(choices))),
             });
         };
-        // A key that is not carried is reported once, as a key.
-        match (choice.support, self.key.support) {
-            (Support::Now, _) | (Support::Later, Support::Later) => Ok(Read::Word(choice.word)),
-            (Support::Later, Support::Now) => {
-                let message = format!("{} = \"{}\" is not supported yet", self.name(), choice.word);
-                let supported = choices.iter().filter(|choice| choice.support == Support::Now);
-                let supported: Vec<String> = supported.map(|choice| format!("\"{}\"", choice.word)).collect();
-                Err(Diagnostic::new(Code::NotSupportedYet, message)
-                    .at(value.span.clone(), choice.doc)
-                    .help(format!("supported: {}", supported.join(", "))))
-            }
-        }
-    }
-
-    /// Refuses a key that is not carried.
-    fn supported(&self, value: Read, entry: &Entry) -> Result<Read, Diagnostic> {
-        if self.key.support == Support::Now || value.repeats(self.key.default) {
-            return Ok(value);
-        }
-        Err(Diagnostic::new(Code::NotSupportedYet, format!("{} is not supported yet", self.name()))
-            .at(entry.key_span.clone(), self.key.doc)
-            .help("leave the key out; the layer is then another one, so check that this is meant"))
+        Ok(Read::Word(choice.word))
     }
 }
 
