@@ -241,7 +241,7 @@ fn sparsemixer(router: &Section, wrong: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Keys of soft routing beside another mode, and keys of the others beside it: all tokens go to all slots.
+/// Keys of others beside soft routing: all tokens go to all slots.
 fn soft(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     let router = &spec.router;
     if router.word("mode") != Some("soft") {
@@ -253,8 +253,7 @@ fn soft(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
             needs(router, "norm_eps", false, "norm", router, wrong);
             needs(router, "dispatch_normed", router.boolean("dispatch_normed") == Some(false), "norm", router, wrong);
         }
-        Some(_) => router.require("norm_eps", wrong),
-        None => {}
+        Some(_) | None => {}
     }
     for field in router.fields() {
         let key = field.key.name;

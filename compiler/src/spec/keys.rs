@@ -201,7 +201,7 @@ pub(super) static TABLES: &[Table] = &[
             choice("rms", Now, "x / sqrt(mean x^2 + eps), times token_gain and slot_gain where [weights] names them"),
             choice("none", Now, "as they are"),
         ]), Absent, Now, "normalisation of tokens and slots before their product; required with mode = \"soft\""),
-        key("norm_eps", Number(NonNegative), Absent, Now, "epsilon of norm; required with it"),
+        key("norm_eps", Number(NonNegative), Fallback::Number(1e-6), Now, "epsilon of norm, beside the sum of squares or their mean (V-MoE's)"),
         key("dispatch_normed", Boolean, Fallback::Boolean(false), Now, "slots mix the normalised tokens, not the tokens as they are"),
     ] },
     Table { name: "capacity", required: false, doc: "How many tokens an expert takes. Absent: dropless; required where experts choose.", keys: &[
