@@ -248,12 +248,9 @@ fn soft(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
         return;
     }
     router.require("norm", wrong);
-    match router.word("norm") {
-        Some("none") => {
-            needs(router, "norm_eps", false, "norm", router, wrong);
-            needs(router, "dispatch_normed", router.boolean("dispatch_normed") == Some(false), "norm", router, wrong);
-        }
-        Some(_) | None => {}
+    if router.word("norm") == Some("none") {
+        needs(router, "norm_eps", false, "norm", router, wrong);
+        needs(router, "dispatch_normed", router.boolean("dispatch_normed") == Some(false), "norm", router, wrong);
     }
     for field in router.fields() {
         let key = field.key.name;

@@ -1,0 +1,232 @@
+//! A program in the making: one arm for each op, which says what its kernel is given. What kernels do is in their files.
+
+mod routing;
+mod rows;
+mod value;
+
+use super::buffers::{BufferId, Buffers, extent, unused};
+use super::{ScheduleError, body};
+use crate::graph::{Attr, Body, Dim, Node, Op, Span, Type, Typed};
+use crate::kernel::{Arg, Buffer, Kernel, Launch};
+use crate::{DType, Extent, Machine};
+use value::{Grouping, Slots, Tensor, Value, constant, grouping_of, wrong};
+
+/// What was scheduled so far.
+pub(super) struct Plan<'g> {
+    layer: &'g Typed,
+    machine: &'g Machine,
+    /// Buffers of the parameters, in their order.
+    params: Vec<Option<BufferId>>,
+    output: BufferId,
+    /// Of the nodes so far.
+    values: Vec<Value<'g>>,
+    buffers: Buffers,
+    kernels: Vec<Kernel>,
+    launches: Vec<Launch>,
+}
+
+impl<'g> Plan<'g> {
+    pub(super) fn new(
+        layer: &'g Typed,
+        machine: &'g Machine,
+        params: Vec<Option<BufferId>>,
+        output: BufferId,
+        buffers: Buffers,
+    ) -> Plan<'g> {
+        Plan { layer, machine, params, output, values: Vec::new(), buffers, kernels: Vec::new(), launches: Vec::new() }
+    }
+
+    pub(super) fn finish(self) -> (Vec<Buffer>, Vec<Kernel>, Vec<Launch>) {
+        (self.buffers.into_list(), self.kernels, self.launches)
+    }
+
+    /// Schedules the next node. The last one writes the output.
+    pub(super) fn add(&mut self, node: &'g Node, ty: &'g Type, last: bool) -> Result<(), ScheduleError> {
+        check_extents(ty)?;
+        let value = self.value(node, ty, last)?;
+        self.values.push(value);
+        Ok(())
+    }
+
+    fn value(&mut self, node: &'g Node, ty: &'g Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let (op, operands) = match node {
+            Node::Param(param) => {
+                let place = self.layer.graph().params.iter().position(|(p, _)| p == param);
+                let buffer = place.and_then(|i| self.params[i]);
+                return match (buffer, ty) {
+                    (Some(buffer), Type::Tensor { shape, dtype }) => {
+                        let name = Some(param.bare().to_string());
+                        Ok(Value::Tensor(Tensor { buffer, dtype: *dtype, shape: shape.clone(), pairs_of: None, name }))
+                    }
+                    (_, ty) => Err(ScheduleError::Operand { op: "param", what: ty.to_string() }),
+                };
+            }
+            Node::Attr(attr) => return Ok(Value::Attr(attr)),
+            Node::Hole(_) => return Err(ScheduleError::Operand { op: "layer", what: "a hole outside a body".to_string() }),
+            Node::Apply(op, operands) => (*op, operands),
+        };
+        let operands: Vec<Value<'g>> = operands.iter().map(|id| self.values[usize::from(*id)].clone()).collect();
+        match op {
+            Op::List => Ok(Value::List(operands)),
+            Op::Route => self.route(&operands, ty),
+            Op::Gemm | Op::GroupedGemm => self.gemm(op, &operands, ty, last),
+            Op::Combine => self.combine(&operands, ty, last),
+            Op::RmsNorm => self.rms_norm(&operands, ty, last),
+            Op::ExpertRows => match &operands[..] {
+                [Value::Tensor(rows), grouping] => match grouping_of(grouping) {
+                    Some(of) => Ok(Value::ExpertRows(Tensor { pairs_of: Some(of), ..rows.clone() })),
+                    None => Err(wrong(op, &operands)),
+                },
+                _ => Err(wrong(op, &operands)),
+            },
+            Op::PairWeights => match &operands[..] {
+                [Value::Routing(routing)] => Ok(Value::PairWeights(Tensor {
+                    buffer: routing.weight_of_row,
+                    dtype: DType::F32,
+                    shape: vec![Dim::Pairs, Dim::Const(1)],
+                    pairs_of: Some(routing.grouping()),
+                    name: None,
+                })),
+                _ => Err(wrong(op, &operands)),
+            },
+            Op::PickWeights => match &operands[..] {
+                [Value::Routing(routing), Value::Attr(Attr::Num(first))] if !routing.renormed => {
+                    let shape = vec![Dim::Tokens, Dim::Const(routing.top_k - first)];
+                    let weights = Tensor { buffer: routing.topk_weights, dtype: DType::F32, shape, pairs_of: None, name: None };
+                    Ok(Value::PickWeights { weights, first: *first, top_k: routing.top_k })
+                }
+                _ => Err(wrong(op, &operands)),
+            },
+            Op::RenormKept => self.renorm_kept(&operands),
+            Op::Losses => self.losses(&operands),
+            Op::DroppedInput | Op::IdentityInput => self.input_of(op, &operands, ty),
+            Op::Flatten => match (&operands[..], ty) {
+                ([Value::Tensor(w)], Type::Tensor { shape, .. }) => {
+                    Ok(Value::Tensor(Tensor { shape: shape.clone(), ..w.clone() }))
+                }
+                _ => Err(wrong(op, &operands)),
+            },
+            Op::Slots => match ty {
+                Type::Slots { experts, slots } => Ok(Value::Slots(Slots { experts: *experts, slots: *slots })),
+                _ => Err(wrong(op, &operands)),
+            },
+            Op::Softmax if matches!(ty, Type::Tensor { .. }) => self.softmax(op, &operands, ty, last),
+            Op::TokenSoftmax => self.softmax(op, &operands, ty, last),
+            Op::SoftDispatch | Op::SoftCombine => self.mix(op, &operands, ty, last),
+            Op::Jitter => self.jitter(&operands, ty),
+            Op::ExpertScale if matches!(operands.first(), Some(Value::Routing(_))) => self.expert_scale(&operands),
+            Op::Leading
+            | Op::Joint
+            | Op::WithoutRows
+            | Op::TopK
+            | Op::AllExperts
+            | Op::SparseMixer
+            | Op::HashPicks
+            | Op::GroupLimit
+            | Op::Renorm
+            | Op::ExpertScale
+            | Op::Observe
+            | Op::Assign
+            | Op::Softmax => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" }),
+            Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),
+            Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Err(pointwise_alone(op)),
+            Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => {
+                Err(pointwise_alone(op))
+            }
+        }
+    }
+
+    /// Where the tensor that a kernel makes goes: the output, or new workspace.
+    fn result(
+        &mut self,
+        op: Op,
+        kernel: &str,
+        ty: &Type,
+        rows: Option<(Grouping, Extent)>,
+        last: bool,
+    ) -> Result<Tensor, ScheduleError> {
+        let Type::Tensor { shape, dtype } = ty else {
+            return Err(ScheduleError::Operand { op: op.name(), what: format!("a body that makes {ty}") });
+        };
+        let most = rows.as_ref().map_or(&Extent::Tokens, |(_, most)| most);
+        let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, most)).collect();
+        let buffer = if last {
+            self.output
+        } else {
+            self.buffers.workspace(&format!("{}_out", kernel.trim_start_matches("moec_")), *dtype, extents)
+        };
+        let pairs_of = rows.map(|(grouping, _)| grouping);
+        Ok(Tensor { buffer, dtype: *dtype, shape: shape.clone(), pairs_of, name: None })
+    }
+
+    fn launch(&mut self, kernel: Kernel, grid: Extent, args: Vec<Arg>) {
+        self.launches.push(Launch { kernel: self.kernels.len(), grid, args });
+        self.kernels.push(kernel);
+    }
+
+    /// `moec_<family>_<weights>`, with a number where another kernel has that name.
+    fn kernel_name(&self, family: &str, weights: &[&Tensor]) -> String {
+        let legal = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+        let of_weight =
+            |w: &&Tensor| w.name.iter().flat_map(|name| "_".chars().chain(name.chars().map(legal))).collect::<String>();
+        let weights: String = weights.iter().map(of_weight).collect::<String>().chars().take(NAME_CHARS).collect();
+        unused(&format!("moec_{family}{weights}"), |name| self.kernels.iter().any(|kernel| kernel.name == name))
+    }
+
+    /// Tells the kernels of a second sort from those of the first.
+    fn sort_suffix(&self) -> String {
+        let named = unused("moec_sort_count", |name| self.kernels.iter().any(|kernel| kernel.name == name));
+        named.trim_start_matches("moec_sort_count").to_string()
+    }
+}
+
+fn check_pointwise(op: Op, body: &Body) -> Result<(), ScheduleError> {
+    if body::is_pointwise(body) {
+        return Ok(());
+    }
+    let strange = body.nodes().iter().find_map(|node| match node {
+        Node::Apply(inner, _) if !body::is_pointwise_op(*inner) => Some(*inner),
+        Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+    });
+    strange.map_or(Ok(()), |inner| Err(ScheduleError::Body { op: inner.name(), inside: op.name() }))
+}
+
+/// A kernel's sizes are small enough to count in i32, and there is something to count.
+fn check_extents(ty: &Type) -> Result<(), ScheduleError> {
+    let wrong = |what: &'static str, value: u64, most: u64| Err(ScheduleError::Extent { what, value, most });
+    match ty {
+        Type::Tensor { shape, .. } => shape.iter().try_for_each(|dim| match dim {
+            Dim::Const(n) if !(1..=MOST_EXTENT).contains(n) => wrong("a dimension", *n, MOST_EXTENT),
+            Dim::Const(_) | Dim::Tokens | Dim::Pairs => Ok(()),
+        }),
+        Type::Slots { experts, slots } if experts.saturating_mul(*slots) > MOST_EXTENT => {
+            wrong("the slots of all experts", experts.saturating_mul(*slots), MOST_EXTENT)
+        }
+        Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => Ok(()),
+    }
+}
+
+/// What a body makes must have a number for each of its op's.
+fn check_result(op: Op, result: &Tensor, columns: u64) -> Result<(), ScheduleError> {
+    if result.shape.len() == 2 && constant(result, 1) == columns {
+        return Ok(());
+    }
+    Err(ScheduleError::Operand { op: op.name(), what: "a body that makes something of another shape".to_string() })
+}
+
+/// The largest extent of one dimension: kernels count in i32 along a row, with room for a tile more.
+const MOST_EXTENT: u64 = 1 << 30;
+/// Most characters that the names of the weights give to a kernel's.
+const NAME_CHARS: usize = 48;
+
+fn pointwise_alone(op: Op) -> ScheduleError {
+    ScheduleError::Unfused { op: op.name(), rewrite: "the body of the `gemm`, `grouped_gemm` or `combine` before it" }
+}
+
+fn tokens() -> Arg {
+    Arg::Scalar(Extent::Tokens)
+}
+
+fn sequence_tokens() -> Arg {
+    Arg::Scalar(Span::Row.tokens())
+}

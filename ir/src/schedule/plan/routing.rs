@@ -1,0 +1,303 @@
+//! Who goes where: `route` and what follows it up to the rows of the experts.
+
+use super::super::buffers::BufferId;
+use super::super::choose::{self, Choose};
+use super::super::kept_input::{self, KeptInput};
+use super::super::losses::{self, Loss};
+use super::super::order::{self, Order};
+use super::super::renorm::{self, ExpertScale};
+use super::super::route::{self, Route};
+use super::super::sort::{self, Sort};
+use super::super::{ScheduleError, gemm};
+use super::value::{Observed, Routing, Value, beside_logits, constant, tensor, wrong};
+use super::{Plan, tokens};
+use crate::graph::{Assignment, Attr, Balance, Capacity, Losses, Node, Op, Priority, Span, Type};
+use crate::kernel::{Arg, Launch};
+use crate::{DType, Extent, Round};
+
+impl<'g> Plan<'g> {
+    /// `route` and `sort`: the picks of each token, then the pairs in the order of the grouped rows.
+    pub(super) fn route(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let (
+            [Value::Tensor(x), Value::List(ws), Value::List(vs), Value::Attr(body), Value::Attr(rule)],
+            Type::Routing { top_k, experts, rowless },
+        ) = (operands, ty)
+        else {
+            return Err(wrong(Op::Route, operands));
+        };
+        let (Attr::Body(body), Attr::Assignment(rule), [Value::Tensor(router)]) = (*body, *rule, &ws[..]) else {
+            return Err(wrong(Op::Route, operands));
+        };
+        // The router has a column for each, with rows or without.
+        let (top_k, experts) = (*top_k, *experts + *rowless);
+        let vs = vs.iter().map(|v| tensor(Op::Route, v)).collect::<Result<Vec<_>, _>>()?;
+        let spec = Route {
+            name: self.kernel_name("route", &[router]),
+            hidden: constant(x, 1),
+            experts: experts as u32,
+            top_k: top_k as u32,
+            x: x.dtype,
+            router: router.dtype,
+            operands: vs.iter().map(|v| beside_logits(v, experts)).collect::<Result<_, _>>()?,
+            body,
+            span: self.observed_span(),
+        };
+        let kernel = route::route(&spec, self.machine)?;
+        let pairs = || [Extent::Tokens, Extent::Const(top_k)];
+        let picked = !body.has(Op::AllExperts);
+        let topk_experts = picked.then(|| self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs()));
+        let topk_weights = self.buffers.observed("topk_weights", "route.weights", DType::F32, pairs());
+        let mut args = vec![x.buffer.into(), router.buffer.into()];
+        args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
+        args.extend(topk_experts.map(Arg::from));
+        args.push(topk_weights.into());
+        let observed = spec.observes().then(|| {
+            let (b, blocks) = (&mut self.buffers, kernel.grid.clone());
+            let by_expert = [blocks.clone(), Extent::Const(experts)];
+            let probability_of_block = b.observed("probability_of_block", "stats.probability", DType::F32, by_expert);
+            let z_of_block = b.observed("z_of_block", "stats.z", DType::F32, [blocks.clone()]);
+            Observed { probability_of_block, z_of_block, blocks, span: spec.span }
+        });
+        if let Some(observed) = &observed {
+            args.extend([observed.probability_of_block, observed.z_of_block].map(Arg::from));
+        }
+        args.push(tokens());
+        args.extend((spec.span == Span::Row).then(|| Arg::Scalar(spec.span.tokens())));
+        self.launch(kernel.kernel, kernel.grid, args);
+        match (topk_experts, rule) {
+            (None, Assignment::Capacity(capacity)) if capacity.priority == Priority::Score && *rowless == 0 => {
+                Ok(Value::Routing(self.choose(rule, capacity, experts, topk_weights)))
+            }
+            (topk_experts, rule) => {
+                let routing = self.sort(rule, [experts, *rowless], top_k, topk_experts, topk_weights)?;
+                Ok(Value::Routing(Routing { observed, ..routing }))
+            }
+        }
+    }
+
+    /// The tokens whose sums must not be mixed: sequences, where a loss is made of each.
+    pub(super) fn observed_span(&self) -> Span {
+        let by_sequence = self.layer.graph().nodes.as_ref().iter().any(|node| match node {
+            Node::Attr(Attr::Losses(Losses { balance: Some((Balance::Sequences, _)), .. })) => true,
+            Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => false,
+        });
+        if by_sequence { Span::Row } else { Span::All }
+    }
+
+    /// What a routing costs in training: the pairs are the same.
+    pub(super) fn losses(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
+        let op = Op::Losses;
+        let [Value::Routing(routing), Value::Attr(Attr::Losses(rule))] = operands else { return Err(wrong(op, operands)) };
+        let Some(observed) = routing.observed.clone() else {
+            return Err(ScheduleError::Operand { op: op.name(), what: "a routing whose picks are not observed".to_string() });
+        };
+        let (experts, top_k) = (routing.experts as u32, routing.top_k as u32);
+        let spec = Loss { name: self.kernel_name(op.name(), &[]), experts, top_k, rule: *rule };
+        let (bytes, limit) = (spec.shared_bytes(self.machine), u64::from(self.machine.shared_bytes));
+        if bytes > limit {
+            return Err(ScheduleError::Shared { op: op.name(), bytes, limit, machine: self.machine.name });
+        }
+        let Some(topk_experts) = routing.topk_experts else { return Err(wrong(op, operands)) };
+        let counted = if spec.reads_picks() { topk_experts } else { routing.load_of_expert };
+        let mut args: Vec<Arg> = [observed.probability_of_block, observed.z_of_block, counted].map(Arg::from).into();
+        let b = &mut self.buffers;
+        let one = || [Extent::Const(1)];
+        args.push(b.observed("importance", "stats.importance", DType::F32, [Extent::Const(routing.experts)]).into());
+        args.extend(rule.balance.map(|_| Arg::from(b.observed("aux_loss", "stats.aux_loss", DType::F32, one()))));
+        args.extend(rule.z.map(|_| Arg::from(b.observed("z_loss", "stats.z_loss", DType::F32, one()))));
+        args.extend([tokens(), Arg::Scalar(observed.blocks), Arg::Scalar(observed.span.tokens())]);
+        self.launch(losses::losses(&spec, self.machine), losses::grid(), args);
+        Ok(Value::Routing(routing.clone()))
+    }
+
+    /// Each expert takes the tokens that it scores highest.
+    pub(super) fn choose(&mut self, rule: &Assignment, capacity: &Capacity, experts: u64, scores: BufferId) -> Routing {
+        let tile_rows = gemm::tile_rows(self.machine);
+        let spec = Choose { name: self.kernel_name("choose", &[]), experts: experts as u32, tile_rows };
+        let rows = rule.most_pairs(experts, experts);
+        let (routing, [load_of_expert, kept_of_expert]) = self.rows([experts, 0], experts, rows, tile_rows, None, scores);
+        let mut args: Vec<Arg> = [scores, routing.row_of_pair, routing.token_of_row, routing.weight_of_row].map(Arg::from).into();
+        args.extend([routing.offset_of_expert, load_of_expert, kept_of_expert].map(Arg::from));
+        args.extend([routing.tile_expert, routing.tile_row, routing.tile_count].map(Arg::from));
+        let room = Arg::Scalar(capacity.per_expert.clone().min(Extent::Tokens));
+        args.extend([tokens(), Arg::Scalar(capacity.span.tokens()), room]);
+        self.launch(choose::choose(&spec, self.machine), choose::grid(&spec, capacity.span, self.machine), args);
+        routing
+    }
+
+    /// The buffers of a routing, with those of the experts' load and of what they keep.
+    pub(super) fn rows(
+        &mut self,
+        [experts, rowless]: [u64; 2],
+        top_k: u64,
+        rows: Extent,
+        tile_rows: u32,
+        topk_experts: Option<BufferId>,
+        topk_weights: BufferId,
+    ) -> (Routing, [BufferId; 2]) {
+        let (b, i32s) = (&mut self.buffers, DType::I32);
+        let of_expert = || [Extent::Const(experts)];
+        // Each expert that has a row has a tile that may be partly empty.
+        let tiles =
+            rows.clone().div(Extent::Const(u64::from(tile_rows)), Round::Floor) + rows.clone().min(Extent::Const(experts));
+        let load_of_expert = b.observed("load_of_expert", "stats.load", i32s, of_expert());
+        let kept_of_expert = b.observed("kept_of_expert", "stats.kept", i32s, of_expert());
+        let routing = Routing {
+            experts: experts - rowless,
+            top_k,
+            topk_experts,
+            renormed: false,
+            topk_weights,
+            row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
+            token_of_row: b.workspace("token_of_row", i32s, [rows.clone()]),
+            weight_of_row: b.workspace("weight_of_row", DType::F32, [rows.clone()]),
+            offset_of_expert: b.workspace("offset_of_expert", i32s, [Extent::Const(experts + 1)]),
+            tile_expert: b.workspace("tile_expert", i32s, [tiles.clone()]),
+            tile_row: b.workspace("tile_row", i32s, [tiles]),
+            tile_count: b.workspace("tile_count", i32s, [Extent::Const(1)]),
+            rows,
+            load_of_expert,
+            observed: None,
+        };
+        (routing, [load_of_expert, kept_of_expert])
+    }
+
+    pub(super) fn sort(
+        &mut self,
+        rule: &Assignment,
+        [experts, rowless]: [u64; 2],
+        top_k: u64,
+        topk_experts: Option<BufferId>,
+        topk_weights: BufferId,
+    ) -> Result<Routing, ScheduleError> {
+        // Room for all pairs, which no expert has more of.
+        let pairs = Extent::Tokens * top_k;
+        let (span, priority, capacity) = match rule {
+            Assignment::Dropless => (Span::All, Priority::TokenMajor, pairs.clone()),
+            Assignment::Capacity(c) => (c.span, c.priority, c.per_expert.clone().min(pairs.clone())),
+        };
+        let spec = Sort {
+            suffix: self.sort_suffix(),
+            experts: experts as u32,
+            rowless: rowless as u32,
+            top_k: top_k as u32,
+            all_experts: topk_experts.is_none(),
+            span,
+            priority,
+            tile_rows: gemm::tile_rows(self.machine),
+        };
+        let (machine, i32s) = (self.machine, DType::I32);
+        let (bytes, limit) = (spec.shared_bytes(machine), u64::from(machine.shared_bytes));
+        if bytes > limit {
+            return Err(ScheduleError::Shared { op: Op::Route.name(), bytes, limit, machine: machine.name });
+        }
+        let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
+        let order = self.order(span, priority, top_k as u32, topk_weights);
+        let b = &mut self.buffers;
+        let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
+        let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
+        let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(span.count()));
+        let rows = rule.most_pairs(top_k, experts - rowless);
+        let (routing, [load_of_expert, kept_of_expert]) =
+            self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
+        let span_tokens = Arg::Scalar(span.tokens());
+        let capacity = Arg::Scalar(capacity);
+        let mut experts_by_priority: Vec<Arg> = topk_experts.map(Arg::from).into_iter().collect();
+        experts_by_priority.extend(order.map(Arg::from));
+        let mut count = experts_by_priority.clone();
+        count.extend([pairs_of_chunk.into(), tokens(), span_tokens.clone()]);
+        let mut scan: Vec<Arg> =
+            [pairs_of_chunk, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from).into();
+        scan.extend([load_of_expert, kept_of_expert, routing.tile_expert, routing.tile_row, routing.tile_count].map(Arg::from));
+        scan.extend([tokens(), span_tokens.clone(), capacity.clone()]);
+        let mut place = experts_by_priority;
+        place.extend([topk_weights, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from));
+        place.extend([routing.row_of_pair, routing.token_of_row, routing.weight_of_row].map(Arg::from));
+        place.extend([tokens(), span_tokens, capacity]);
+        self.launch(sort::count(&spec, machine), spec.chunks(machine), count);
+        self.launch(sort::scan(&spec, machine), Extent::Tokens.min(Extent::Const(1)), scan);
+        self.launch(sort::place(&spec, machine), spec.chunks(machine), place);
+        Ok(routing)
+    }
+
+    /// The tokens or pairs of each span by weight, where the priority asks for that.
+    pub(super) fn order(&mut self, span: Span, priority: Priority, top_k: u32, topk_weights: BufferId) -> Option<BufferId> {
+        let (of_token, stride) = match priority {
+            Priority::ChoiceMajor | Priority::TokenMajor => return None,
+            Priority::BatchPrioritized => (1, top_k),
+            Priority::Score => (top_k, 1),
+        };
+        let (spec, machine) = (Order { suffix: self.sort_suffix(), span, of_token, stride }, self.machine);
+        let (b, i32s) = (&mut self.buffers, DType::I32);
+        let of_chunk = || [spec.chunks(machine), Extent::Const(u64::from(order::DIGITS))];
+        let key_of_item = b.workspace("key_of_item", i32s, [spec.items()]);
+        let [mut from, mut to] = ["order", "ordered"].map(|name| b.workspace(name, i32s, [spec.items()]));
+        let items_of_chunk = b.workspace("items_of_chunk", i32s, of_chunk());
+        let place_of_chunk = b.workspace("place_of_chunk", i32s, of_chunk());
+        let span_tokens = Arg::Scalar(span.tokens());
+        let begin = vec![topk_weights.into(), key_of_item.into(), from.into(), tokens()];
+        self.launch(order::begin(&spec, machine), spec.parts(machine), begin);
+        let first = self.kernels.len();
+        self.kernels.extend([order::count(&spec, machine), order::scan(&spec, machine), order::place(&spec, machine)]);
+        for shift in order::SHIFTS {
+            let batch = [Arg::Scalar(Extent::Const(shift)), tokens(), span_tokens.clone()];
+            let mut count: Vec<Arg> = [from, key_of_item, items_of_chunk].map(Arg::from).into();
+            count.extend(batch.clone());
+            let scan = vec![items_of_chunk.into(), place_of_chunk.into(), span_tokens.clone()];
+            let mut place: Vec<Arg> = [from, key_of_item, place_of_chunk, to].map(Arg::from).into();
+            place.extend(batch);
+            let pass = [(spec.chunks(machine), count), (spec.spans(), scan), (spec.chunks(machine), place)];
+            let launch = |(i, (grid, args))| Launch { kernel: first + i, grid, args };
+            self.launches.extend(pass.into_iter().enumerate().map(launch));
+            (from, to) = (to, from);
+        }
+        Some(from)
+    }
+
+    /// The same pairs under other weights.
+    pub(super) fn renorm_kept(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Routing(routing), Value::Attr(Attr::Renorm(rule))] = operands else {
+            return Err(wrong(Op::RenormKept, operands));
+        };
+        let (name, machine) = (self.kernel_name("renorm_kept", &[]), self.machine);
+        let renormed = self.buffers.workspace("weight_of_row", DType::F32, [routing.rows.clone()]);
+        let args = vec![routing.row_of_pair.into(), routing.weight_of_row.into(), renormed.into(), tokens()];
+        self.launch(renorm::renorm_kept(&name, routing.top_k as u32, *rule, machine), renorm::grid(machine), args);
+        Ok(Value::Routing(Routing { weight_of_row: renormed, renormed: true, ..routing.clone() }))
+    }
+
+    /// The same pairs under other weights.
+    pub(super) fn expert_scale(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Routing(routing), Value::Tensor(scale)] = operands else { return Err(wrong(Op::ExpertScale, operands)) };
+        let (name, machine) = (self.kernel_name("expert_scale", &[scale]), self.machine);
+        let picked = routing.topk_experts.is_some();
+        let spec = ExpertScale { top_k: routing.top_k as u32, picked, scale: scale.dtype, of_all: constant(scale, 0) == 1 };
+        let scaled = self.buffers.workspace("weight_of_row", DType::F32, [routing.rows.clone()]);
+        let mut args: Vec<Arg> = [routing.row_of_pair, routing.weight_of_row].map(Arg::from).into();
+        args.extend(routing.topk_experts.map(Arg::from));
+        args.extend([scale.buffer.into(), scaled.into(), tokens()]);
+        self.launch(renorm::expert_scale(&name, &spec, machine), renorm::grid(machine), args);
+        Ok(Value::Routing(Routing { weight_of_row: scaled, renormed: true, ..routing.clone() }))
+    }
+
+    /// What tokens keep of themselves: `dropped_input` and `identity_input`.
+    pub(super) fn input_of(&mut self, op: Op, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x), Value::Routing(routing)] = operands else { return Err(wrong(op, operands)) };
+        let spec = KeptInput {
+            name: self.kernel_name(op.name(), &[]),
+            picks: if op == Op::DroppedInput { kept_input::Picks::Dropped } else { kept_input::Picks::Rowless },
+            n: constant(x, 1) as u32,
+            experts: routing.experts as u32,
+            top_k: routing.top_k as u32,
+            picked: routing.topk_experts.is_some(),
+            x: x.dtype,
+        };
+        let result = self.result(op, &spec.name, ty, None, false)?;
+        let mut args = vec![Arg::from(x.buffer)];
+        args.extend(routing.topk_experts.map(Arg::from));
+        args.extend([routing.row_of_pair, routing.topk_weights, result.buffer].map(Arg::from));
+        args.push(tokens());
+        self.launch(kept_input::kept_input(&spec, self.machine), kept_input::grid(self.machine), args);
+        Ok(Value::Tensor(result))
+    }
+}

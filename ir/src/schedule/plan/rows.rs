@@ -1,0 +1,255 @@
+//! What is computed of rows: those of tokens, of experts, of slots.
+
+use super::super::ScheduleError;
+use super::super::combine::{self, Combine, Spread};
+use super::super::gemm::{self, Gemm, Operand};
+use super::super::jitter::{self, Jitter};
+use super::super::mix::{self, Into, Mix};
+use super::super::normalise::{self, RmsNorm};
+use super::super::softmax::{self, Softmax};
+use super::value::{Grouping, Routing, Slots, Tensor, Value, beside, constant, same_pairs, tensor, wrong};
+use super::{Plan, check_pointwise, check_result, sequence_tokens, tokens};
+use crate::graph::{Attr, Dim, Node, Op, Type};
+use crate::kernel::Arg;
+use crate::{DType, Extent};
+
+impl<'g> Plan<'g> {
+    /// What the router sees of the tokens in training.
+    pub(super) fn jitter(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x), Value::Tensor(seed), Value::Attr(Attr::Real(eps))] = operands else {
+            return Err(wrong(Op::Jitter, operands));
+        };
+        let spec = Jitter { name: self.kernel_name("jitter", &[]), n: constant(x, 1) as u32, eps: eps.get() as f32, x: x.dtype };
+        let result = self.result(Op::Jitter, &spec.name, ty, None, false)?;
+        let args = vec![x.buffer.into(), seed.buffer.into(), result.buffer.into(), tokens()];
+        self.launch(jitter::jitter(&spec, self.machine), jitter::grid(self.machine), args);
+        Ok(Value::Tensor(result))
+    }
+
+    /// `gemm` and `grouped_gemm`.
+    pub(super) fn gemm(&mut self, op: Op, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let (rows, routing, slots, ws, vs, body) = match operands {
+            [Value::Tensor(rows), Value::List(ws), Value::List(vs), Value::Attr(Attr::Body(body))] => {
+                (rows, None, None, ws, vs, body)
+            }
+            [Value::Tensor(rows), Value::Routing(routing), Value::List(ws), Value::List(vs), Value::Attr(Attr::Body(body))] => {
+                (rows, Some(routing), None, ws, vs, body)
+            }
+            [Value::Tensor(rows), Value::Slots(slots), Value::List(ws), Value::List(vs), Value::Attr(Attr::Body(body))] => {
+                (rows, None, Some(*slots), ws, vs, body)
+            }
+            _ => return Err(wrong(op, operands)),
+        };
+        let grouping = routing.map(Routing::grouping).or(slots.map(Grouping::Slots));
+        check_pointwise(op, body)?;
+        let weights = ws.iter().map(|w| tensor(op, w)).collect::<Result<Vec<_>, _>>()?;
+        let gathered = routing.is_some() && rows.shape.first() == Some(&Dim::Tokens);
+        if grouping.is_none() && rows.shape.first() != Some(&Dim::Tokens) {
+            return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
+        }
+        let name = self.kernel_name(op.name(), &weights);
+        same_pairs(op, rows, grouping)?;
+        let most_rows = slots.map(|slots| slots.rows_of_expert() * slots.experts);
+        let most_rows = most_rows.or(routing.map(|routing| routing.rows.clone()));
+        let result = self.result(op, &name, ty, grouping.zip(most_rows.clone()), last)?;
+        let columns = weights.first().map_or(0, |w| constant(w, w.shape.len() - 2));
+        check_result(op, &result, columns)?;
+        let mut holes = Vec::new();
+        let mut args = vec![Arg::from(rows.buffer)];
+        if let Some(routing) = routing {
+            args.extend(gathered.then_some(routing.token_of_row.into()));
+            args.extend([routing.tile_expert, routing.tile_row, routing.tile_count, routing.offset_of_expert].map(Arg::from));
+        }
+        args.extend(weights.iter().map(|w| Arg::from(w.buffer)));
+        for v in vs {
+            let (hole, tensor) = match v {
+                Value::ExpertRows(v) => (Operand::ExpertRow(v.dtype), v),
+                Value::PairWeights(v) => (Operand::PairWeight, v),
+                v => {
+                    let (spread, v) = beside(op, v, columns)?;
+                    let hole = match spread {
+                        Spread::One => Operand::One(v.dtype),
+                        Spread::Row => Operand::Row(v.dtype),
+                        Spread::Columns(columns) => Operand::Columns(v.dtype, columns),
+                        Spread::Full => Operand::Full(v.dtype),
+                    };
+                    (hole, v)
+                }
+            };
+            same_pairs(op, tensor, grouping)?;
+            holes.push(hole);
+            args.push(tensor.buffer.into());
+        }
+        args.push(result.buffer.into());
+        args.extend(grouping.is_none().then(tokens));
+        args.extend(slots.map(|slots| Arg::Scalar(slots.rows_of_expert())));
+        let spec = Gemm {
+            name,
+            n: columns,
+            k: constant(rows, 1),
+            experts: routing.map(|r| r.experts).or(slots.map(|slots| slots.experts)),
+            gather: gathered,
+            rows_of_expert: slots.map(Slots::rows_of_expert),
+            pairs: most_rows.unwrap_or(Extent::Tokens),
+            rows: rows.dtype,
+            weights: weights.iter().map(|w| w.dtype).collect(),
+            operands: holes,
+            body,
+            out: result.dtype,
+        };
+        let tiled = gemm::gemm(&spec, self.machine);
+        self.launch(tiled.kernel, tiled.grid, args);
+        Ok(Value::Tensor(result))
+    }
+
+    pub(super) fn combine(&mut self, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(rows), Value::Routing(routing), Value::List(vs), Value::Attr(Attr::Body(body))] = operands else {
+            return Err(wrong(Op::Combine, operands));
+        };
+        check_pointwise(Op::Combine, body)?;
+        let columns = constant(rows, 1);
+        let vs = vs.iter().map(|v| beside(Op::Combine, v, columns)).collect::<Result<Vec<_>, _>>()?;
+        let name = self.kernel_name("combine", &[]);
+        same_pairs(Op::Combine, rows, Some(routing.grouping()))?;
+        let result = self.result(Op::Combine, &name, ty, None, last)?;
+        check_result(Op::Combine, &result, columns)?;
+        let spec = Combine {
+            name,
+            n: columns as u32,
+            top_k: routing.top_k as u32,
+            rows: rows.dtype,
+            operands: vs.iter().map(|(spread, v)| (*spread, v.dtype)).collect(),
+            body,
+            out: result.dtype,
+        };
+        let mut args = vec![rows.buffer.into(), routing.row_of_pair.into()];
+        args.extend(vs.iter().map(|(_, v)| Arg::from(v.buffer)));
+        args.extend([result.buffer.into(), tokens()]);
+        self.launch(combine::combine(&spec, self.machine), combine::grid(&spec, self.machine), args);
+        Ok(Value::Tensor(result))
+    }
+
+    pub(super) fn rms_norm(&mut self, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let op = Op::RmsNorm;
+        let [Value::Tensor(x), Value::Attr(Attr::Real(eps)), Value::List(vs), Value::Attr(Attr::Body(body))] = operands else {
+            return Err(wrong(op, operands));
+        };
+        check_pointwise(op, body)?;
+        let (rows, grid, named) = match x.shape.first() {
+            Some(Dim::Tokens) => (Extent::Tokens, normalise::grid(Extent::Tokens), vec![]),
+            Some(Dim::Const(n)) => {
+                let rows = Extent::Const(*n);
+                // Nothing is launched without tokens.
+                (rows.clone(), normalise::grid(rows) * Extent::Tokens.min(Extent::Const(1)), vec![x])
+            }
+            Some(Dim::Pairs) | None => {
+                let what = "rows that are neither the tokens nor a weight's".to_string();
+                return Err(ScheduleError::Operand { op: op.name(), what });
+            }
+        };
+        let columns = constant(x, 1);
+        let vs = vs.iter().map(|v| beside(op, v, columns)).collect::<Result<Vec<_>, _>>()?;
+        let name = self.kernel_name(op.name(), &named);
+        let result = self.result(op, &name, ty, None, last)?;
+        check_result(op, &result, columns)?;
+        let spec = RmsNorm {
+            name,
+            n: columns as u32,
+            eps: eps.get() as f32,
+            x: x.dtype,
+            operands: vs.iter().map(|(spread, v)| (*spread, v.dtype)).collect(),
+            body,
+            out: result.dtype,
+        };
+        let mut args = vec![Arg::from(x.buffer)];
+        args.extend(vs.iter().map(|(_, v)| Arg::from(v.buffer)));
+        args.extend([result.buffer.into(), Arg::Scalar(rows)]);
+        self.launch(normalise::rms_norm(&spec, self.machine), grid, args);
+        Ok(Value::Tensor(result))
+    }
+
+    /// `softmax` and `token_softmax` with kernels of their own.
+    pub(super) fn softmax(&mut self, op: Op, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x)] = operands else { return Err(wrong(op, operands)) };
+        if !matches!(x.shape[..], [Dim::Tokens, _]) {
+            return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
+        }
+        let spec = Softmax { name: self.kernel_name(op.name(), &[]), n: constant(x, 1) as u32 };
+        let result = match self.public_name() {
+            Some(public) if !last => {
+                let shape = [Extent::Tokens, Extent::Const(constant(x, 1))];
+                let name = format!("{}_out", spec.name.trim_start_matches("moec_"));
+                let buffer = self.buffers.observed(&name, public, DType::F32, shape);
+                Tensor { buffer, dtype: DType::F32, shape: x.shape.clone(), pairs_of: None, name: None }
+            }
+            Some(_) | None => self.result(op, &spec.name, ty, None, last)?,
+        };
+        if op == Op::Softmax {
+            let args = vec![x.buffer.into(), result.buffer.into(), tokens()];
+            self.launch(softmax::softmax(&spec, self.machine), softmax::grid(), args);
+            return Ok(Value::Tensor(result));
+        }
+        let of_run = || [softmax::runs(), Extent::Const(constant(x, 1))];
+        let max_of_run = self.buffers.workspace("max_of_run", DType::F32, of_run());
+        let sum_of_run = self.buffers.workspace("sum_of_run", DType::F32, of_run());
+        let batch = [tokens(), sequence_tokens()];
+        let mut args: Vec<Arg> = [x.buffer, max_of_run, sum_of_run].map(Arg::from).into();
+        args.extend(batch.clone());
+        self.launch(softmax::run_sums(&spec, self.machine), softmax::token_grid(&spec), args);
+        let mut args: Vec<Arg> = [x.buffer, max_of_run, sum_of_run, result.buffer].map(Arg::from).into();
+        args.extend(batch);
+        self.launch(softmax::token_weights(&spec, self.machine), softmax::token_grid(&spec), args);
+        Ok(Value::Tensor(result))
+    }
+
+    /// What a caller calls the weights that are scheduled now, by the op that mixes with them.
+    pub(super) fn public_name(&self) -> Option<&'static str> {
+        let weights = self.values.len();
+        self.layer.graph().nodes.as_ref().iter().find_map(|node| match node {
+            Node::Apply(Op::SoftDispatch, operands) if usize::from(operands[1]) == weights => Some("soft.dispatch"),
+            Node::Apply(Op::SoftCombine, operands) if usize::from(operands[1]) == weights => Some("soft.combine"),
+            Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+        })
+    }
+
+    /// `soft_dispatch` and `soft_combine`.
+    pub(super) fn mix(&mut self, op: Op, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(rows), Value::Tensor(weights), Value::Slots(slots), Value::List(vs), Value::Attr(Attr::Body(body))] =
+            operands
+        else {
+            return Err(wrong(op, operands));
+        };
+        check_pointwise(op, body)?;
+        let columns = constant(rows, 1);
+        let vs = vs.iter().map(|v| beside(op, v, columns)).collect::<Result<Vec<_>, _>>()?;
+        let name = self.kernel_name(op.name(), &[]);
+        let grouping = Grouping::Slots(*slots);
+        same_pairs(op, rows, Some(grouping))?;
+        if !vs.iter().all(|(spread, _)| mix::takes(*spread)) {
+            return Err(ScheduleError::Operand { op: op.name(), what: "columns for a few neighbours each".to_string() });
+        }
+        vs.iter().try_for_each(|(_, v)| same_pairs(op, v, Some(grouping)))?;
+        let (into, of) = match op {
+            Op::SoftDispatch => (Into::Slots, Some((grouping, slots.rows_of_expert() * slots.experts))),
+            _ => (Into::Tokens, None),
+        };
+        let result = self.result(op, &name, ty, of, last)?;
+        check_result(op, &result, columns)?;
+        let spec = Mix {
+            name,
+            into,
+            experts: slots.experts as u32,
+            slots: slots.slots as u32,
+            n: columns as u32,
+            rows: rows.dtype,
+            operands: vs.iter().map(|(spread, v)| (*spread, v.dtype)).collect(),
+            body,
+            out: result.dtype,
+        };
+        let mut args: Vec<Arg> = [rows.buffer, weights.buffer].map(Arg::from).into();
+        args.extend(vs.iter().map(|(_, v)| Arg::from(v.buffer)));
+        args.extend([result.buffer.into(), tokens(), sequence_tokens()]);
+        self.launch(mix::mix(&spec, self.machine), mix::grid(&spec), args);
+        Ok(Value::Tensor(result))
+    }
+}
