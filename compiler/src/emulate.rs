@@ -249,8 +249,9 @@ fn sample(package: &Package, request: &Request, dims: Dims, schedule: (Schedule,
         let content: Option<Procedure> = match buffer.dtype {
             // Others would have to be what the launches before make of it.
             Dtype::I32 if buffer.observe.as_deref() == Some("route.experts") => {
-                let (experts, top_k) = (manifest_dim(manifest, "experts"), manifest_dim(manifest, "top_k"));
-                Some(random::picks(experts, top_k, request.seed))
+                // Joint picks are counted, and stand for other experts here.
+                let picks = buffer.shape.last().and_then(Extent::as_const).unwrap_or(1).unsigned_abs();
+                Some(random::picks(manifest_dim(manifest, "experts"), picks, request.seed))
             }
             Dtype::I32 => None,
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 => Some(random::content(manifest, buffer, request.seed)),

@@ -295,6 +295,37 @@ layer @jittered(%x: tensor<T x N x bf16>, %seed: tensor<2 x i32>, @router: tenso
 }
 ";
 
+/// One number for all experts, beside the logits of all and of those that are picked.
+const SCALED: &str = "\
+layer @scaled(%x: tensor<T x 12 x f32>, @router: tensor<E x 12 x f32>, @one: tensor<1 x f32>, @w: tensor<E x 12 x 12 x f32>) -> tensor<T x 12 x f32> {
+  %0 = route %x, [@router], [@one], CAPACITY {
+    a = sigmoid $0
+    b = mul a, $1
+    c = PICK
+    yield expert_scale c, $1
+  } : routing<T x K of E>
+  %1 = pair_weights %0 : tensor<P x 1 x f32>
+  %2 = grouped_gemm %x, %0, [@w], [%1] {
+    yield mul $0, $1
+  } : tensor<P x 12 x f32>
+  %3 = combine %2, %0 : tensor<T x 12 x f32>
+  return %3
+}
+";
+
+#[test]
+fn scaled_by_one_number() {
+    for (experts, top_k, capacity, pick) in [
+        ("7", "7", "capacity(2, all, score)", "all_experts b"),
+        ("33", "33", "dropless", "all_experts b"),
+        ("33", "3", "dropless", "top_k b, b, 3"),
+    ] {
+        let sizes = [("<E", format!("<{experts}")), ("of E", format!("of {experts}")), ("x K", format!("x {top_k}"))];
+        let text = sizes.iter().fold(SCALED.to_string(), |text, (from, to)| text.replace(from, to));
+        agrees(&text.replace("CAPACITY", capacity).replace("PICK", pick), &[(0, 0), (1, 1), (33, 33)], 1e-5);
+    }
+}
+
 #[test]
 fn jittered() {
     for n in ["13", "40", "3"] {

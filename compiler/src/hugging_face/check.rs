@@ -57,7 +57,7 @@ impl Sizes {
             Tensor::RouterBias | Tensor::CorrectionBias => vec![routed],
             Tensor::RouterInputScale | Tensor::OutputBias | Tensor::TokenGain | Tensor::SlotGain => vec![hidden],
             Tensor::RouterGlobalScale | Tensor::SlotScale => vec![1],
-            Tensor::PerExpertScale => vec![experts],
+            Tensor::PerExpertScale => vec![routed],
             Tensor::HashTable => vec![self.vocabulary, self.top_k],
             Tensor::Slots => vec![ANY, ANY, ANY],
             Tensor::Gate | Tensor::Up => vec![experts, ffn, width],

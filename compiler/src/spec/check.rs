@@ -562,7 +562,11 @@ fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
             (all, &spec.router, "slots", "(token, slot) pairs", "slots an expert")
         }
         (Some("expert_choice"), None) => (experts, &spec.moe, "experts", "(token, expert) pairs", "experts a token"),
-        (_, None) => (spec.router.integer("top_k"), &spec.router, "top_k", "(token, expert) pairs", "experts a token"),
+        (_, None) => {
+            let joint = spec.router.integer("joint_shared").unwrap_or(0);
+            let picks = spec.router.integer("top_k").map(|top_k| top_k.saturating_add(joint));
+            (picks, &spec.router, "top_k", "(token, expert) pairs", "experts a token")
+        }
     };
     let mut limit = |what: &str, size: u64, most: u64, first: Range<usize>, others: Vec<(Range<usize>, &str)>| {
         if size > most {

@@ -262,7 +262,7 @@ pub(super) static TABLES: &[Table] = &[
         stored("correction_bias", "[R], without the joint_shared columns"),
         stored("router_input_scale", "[H]: after input_norm"),
         stored("router_global_scale", "[1]: a factor on all weights, after renorm"),
-        stored("per_expert_scale", "[R]: factors on the weights, after renorm"),
+        stored("per_expert_scale", "[R], without the joint_shared columns: factors on the weights, after renorm"),
         stored("hash_table", "[V, K], integers: the experts of each token id"),
         stored("slots", "[E, P, H]: the embeddings of P slots an expert; router may name the same tensor, and nothing else, beside it"),
         stored("slot_scale", "[1]: factor on the logits of soft routing"),

@@ -173,7 +173,7 @@ fn router(router: &Section) -> Option<Router> {
         "soft" => Mode::Soft(Soft {
             slots: router.integer("slots")?,
             norm: word(router, "norm")?,
-            norm_eps: router.number("norm_eps").unwrap_or(0.0),
+            norm_eps: router.number("norm_eps")?,
             dispatch_normed: router.boolean("dispatch_normed")?,
         }),
         "hash" => Mode::Hash,

@@ -156,7 +156,7 @@ fn page(outcomes: &[Outcome]) -> Result<String, std::fmt::Error> {
          A capacity buys balance with tokens: the smaller, the more even and the more is dropped, much with a router as untrained as\n\
          this one. Dropless routing loses nothing and waits for the busiest expert. A table of token ids knows nothing of a token but\n\
          its id, and is as even as the words are common. Expert choice is even by construction and fills every row of its capacity\n\
-         (hence the cost of 1.25), but leaves out tokens that no expert ranks high; whom it takes depends on later tokens of the\n\
+         (hence its cost), but leaves out tokens that no expert ranks high; whom it takes depends on later tokens of the\n\
          sequence, so decoders want care. Soft-MoE is even and drops nobody, looks at the whole sequence too, and pays for the mixing:\n\
          much here, where experts are small, and little where they are large.\n\n\
          For a trace of your own router, `moec route` has the same comparison from recorded logits, and every capacity between."

@@ -48,9 +48,9 @@ fn threads(machine: &Machine) -> u32 {
     machine.block_threads.min(512)
 }
 
-/// Number of blocks.
+/// Number of blocks; none where there are no tokens, in a single span either.
 pub(super) fn grid(spec: &Choose, span: Span, machine: &Machine) -> Extent {
-    span.count() * u64::from(spec.experts.div_ceil(side(machine)))
+    span.count().min(Extent::Tokens) * u64::from(spec.experts.div_ceil(side(machine)))
 }
 
 /// Parameters: `scores`, then written: `row_of_pair`, `token_of_row`, `weight_of_row`, `offset_of_expert`,

@@ -77,3 +77,13 @@ pub(super) fn serve<'k>(k: &'k Builder, threads: u32, number: Value<'k>, body: i
 pub(super) fn cell<'k>(row: Value<'k>, columns: Value<'k>, column: Value<'k>) -> Value<'k> {
     row.cast(DType::I64) * columns.cast(DType::I64) + column.cast(DType::I64)
 }
+
+/// Tokens of a block that does the same for each element of a row: on a GPU one, whose elements its threads share.
+pub(super) fn row_block_tokens(machine: &Machine) -> u32 {
+    if machine.is_gpu() { 1 } else { 64 }
+}
+
+/// Number of such blocks.
+pub(super) fn row_blocks(machine: &Machine) -> Extent {
+    Extent::Tokens.div_ceil(u64::from(row_block_tokens(machine)))
+}

@@ -8,9 +8,10 @@
 //! Some 25 integer operations and 4 FLOPs an element; x is read once, T N f32 written. No state: the same seed gives the
 //! same factors on every machine, whatever the grid.
 
+use super::chunk::row_block_tokens;
 use crate::graph::philox::{KEY_STEPS, MULTIPLIERS, ROUNDS};
 use crate::kernel::{Builder, Kernel, Value};
-use crate::{DType, Extent, Machine};
+use crate::{DType, Machine};
 
 /// What is jittered.
 pub(super) struct Jitter {
@@ -19,16 +20,6 @@ pub(super) struct Jitter {
     pub(super) eps: f32,
     /// Element type of the tokens.
     pub(super) x: DType,
-}
-
-/// Tokens of a block.
-fn block_tokens(machine: &Machine) -> u32 {
-    if machine.is_gpu() { 1 } else { 64 }
-}
-
-/// Number of blocks.
-pub(super) fn grid(machine: &Machine) -> Extent {
-    Extent::Tokens.div_ceil(u64::from(block_tokens(machine)))
 }
 
 /// Words of one counter, and elements of one step.
@@ -43,7 +34,7 @@ pub(super) fn jitter(spec: &Jitter, machine: &Machine) -> Kernel {
     let seed = k.input("seed", DType::I32);
     let out = k.output("out", DType::F32);
     let tokens = k.scalar("tokens", DType::I32);
-    let (most, n) = (block_tokens(machine) as i32, k.i32(spec.n as i32));
+    let (most, n) = (row_block_tokens(machine) as i32, k.i32(spec.n as i32));
 
     let key = [0, 1].map(|i| seed.load(k.i32(i)));
     let first = k.bind("first", k.block() * most);

@@ -12,8 +12,9 @@
 //! T (K + N) FLOPs; reads x and 12 bytes a pair, writes T N f32. The share is summed in the order of the picks: the same
 //! bits every run. On a GPU a block is a token; on the host a few.
 
+use super::chunk::row_block_tokens;
 use crate::kernel::{Builder, Kernel};
-use crate::{DType, Extent, Machine};
+use crate::{DType, Machine};
 
 /// Whose input is kept.
 pub(super) struct KeptInput {
@@ -38,16 +39,6 @@ pub(super) enum Picks {
     Rowless,
 }
 
-/// Tokens of a block.
-fn block_tokens(machine: &Machine) -> u32 {
-    if machine.is_gpu() { 1 } else { 64 }
-}
-
-/// Number of blocks.
-pub(super) fn grid(machine: &Machine) -> Extent {
-    Extent::Tokens.div_ceil(u64::from(block_tokens(machine)))
-}
-
 /// Parameters: `x`, `topk_experts` unless all are picked, `row_of_pair`, `topk_weights`, `out` (written), `tokens`.
 pub(super) fn kept_input(spec: &KeptInput, machine: &Machine) -> Kernel {
     let threads = machine.block_threads.min(256);
@@ -59,7 +50,7 @@ pub(super) fn kept_input(spec: &KeptInput, machine: &Machine) -> Kernel {
     let topk_weights = k.input("topk_weights", DType::F32);
     let out = k.output("out", DType::F32);
     let tokens = k.scalar("tokens", DType::I32);
-    let (most, top_k, n) = (block_tokens(machine) as i32, spec.top_k as i32, k.i32(spec.n as i32));
+    let (most, top_k, n) = (row_block_tokens(machine) as i32, spec.top_k as i32, k.i32(spec.n as i32));
 
     let first = k.bind("first", k.block() * most);
     k.for_range("token", first, (first + most).min(tokens), |token| {

@@ -2,15 +2,15 @@
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
 //! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `choose`,
-//! `renorm`, `gemm`, `combine`, `kept_input`, `normalise`, `jitter`, `softmax`, `mix`. Grids depend on T and S alone, never on
-//! the routing.
+//! `renorm`, `gemm`, `combine`, `kept_input`, `normalise`, `jitter`, `softmax`, `mix`, `losses`, `bias_update`. Grids depend on T
+//! and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
 //! | name                | type        | meaning                                                    |
 //! |---------------------|-------------|------------------------------------------------------------|
 //! | `route.experts`     | i32 `[T, K]`| the experts of each token, best first                      |
-//! | `route.weights`     | f32 `[T, K]`| their weights                                              |
+//! | `route.weights`     | f32 `[T, K]`| their weights, before what is done to those of kept pairs  |
 //! | `route.rows`        | i32 `[T, K]`| grouped row of each pair, by expert; -1: it has none       |
 //! | `stats.load`        | i32 `[E]`   | pairs that picked each expert                              |
 //! | `stats.kept`        | i32 `[E]`   | of these, pairs that it had room for                       |
@@ -22,7 +22,8 @@
 //! | `soft.dispatch`     | f32 `[T, N]`| weight of each token in each slot, N of all experts        |
 //! | `soft.combine`      | f32 `[T, N]`| weight of each slot in each token                          |
 //!
-//! Probabilities and z are there where the graph observes them, the last three where it asks for losses.
+//! Probabilities and z are there where the graph observes them, importance and losses where it asks for losses, `soft.dispatch`
+//! and `soft.combine` in soft routing, which has none of the others.
 //!
 //! Where experts choose (`all_experts`) K = E and a token's experts are 0, 1, .. in this order: `route.weights` has their
 //! scores, `route.rows` says which of them took the token, `stats.load` is what they took, since nobody asked for more,

@@ -7,7 +7,7 @@ use libtest_mimic::Failed;
 use moec::emulate::{agreement, emulate, options, schedules};
 use moec::import::import;
 use moec::pipeline::{Lowered, build, this_host};
-use moec::reference::{bound, difference, picks_of_token, reference};
+use moec::reference::{bound, difference, reference};
 use moec::spec::{Mode, RouterDtype, Spec};
 use moec::{package, random};
 use moec_codegen::Image;
@@ -68,7 +68,7 @@ pub(crate) fn check(example: &Example, target: &'static str, batches: &[Batch]) 
                 return Err(at(format!("against the f64 interpreter: {agreement:?}")).into());
             }
         } else {
-            distinct(&example.spec, manifest, &run).map_err(at)?;
+            distinct(&example.spec, &run).map_err(at)?;
         }
     }
     Ok(())
@@ -190,16 +190,16 @@ fn near(spec: &Spec, manifest: &Manifest, run: &Run, host: &Run) -> Result<(), S
 }
 
 /// Whatever the logits, the experts of a token are experts and, where no table names them, no one comes twice.
-fn distinct(spec: &Spec, manifest: &Manifest, run: &Run) -> Result<(), String> {
-    let dim = |name: &str| manifest.dims.iter().find(|dim| dim.name == name).map_or(0, |dim| dim.value);
+fn distinct(spec: &Spec, run: &Run) -> Result<(), String> {
+    let columns = (spec.candidates() + spec.router.joint_shared) as f64;
     let experts = run.tensor("route.experts").map(Tensor::to_f64).unwrap_or_default();
-    for picks in experts.chunks(picks_of_token(manifest)) {
+    for picks in experts.chunks(spec.picks().max(1) as usize) {
         let mut sorted = picks.to_vec();
         sorted.sort_by(f64::total_cmp);
         if spec.router.mode != Mode::Hash {
             sorted.dedup();
         }
-        if sorted.len() != picks.len() || sorted.iter().any(|e| *e < 0.0 || *e >= dim("experts") as f64) {
+        if sorted.len() != picks.len() || sorted.iter().any(|e| *e < 0.0 || *e >= columns) {
             return Err(format!("the experts of a token are {picks:?}"));
         }
     }

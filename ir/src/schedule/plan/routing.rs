@@ -8,7 +8,7 @@ use super::super::order::{self, Order};
 use super::super::renorm::{self, ExpertScale};
 use super::super::route::{self, Route};
 use super::super::sort::{self, Sort};
-use super::super::{ScheduleError, gemm};
+use super::super::{ScheduleError, chunk, gemm};
 use super::value::{Observed, Routing, Value, beside_logits, constant, tensor, wrong};
 use super::{Plan, tokens};
 use crate::graph::{Assignment, Attr, Balance, Capacity, Losses, Node, Op, Priority, Span, Type};
@@ -297,7 +297,7 @@ impl<'g> Plan<'g> {
         args.extend(routing.topk_experts.map(Arg::from));
         args.extend([routing.row_of_pair, routing.topk_weights, result.buffer].map(Arg::from));
         args.push(tokens());
-        self.launch(kept_input::kept_input(&spec, self.machine), kept_input::grid(self.machine), args);
+        self.launch(kept_input::kept_input(&spec, self.machine), chunk::row_blocks(self.machine), args);
         Ok(Value::Tensor(result))
     }
 }

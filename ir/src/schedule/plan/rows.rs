@@ -1,12 +1,12 @@
 //! What is computed of rows: those of tokens, of experts, of slots.
 
-use super::super::ScheduleError;
 use super::super::combine::{self, Combine, Spread};
 use super::super::gemm::{self, Gemm, Operand};
 use super::super::jitter::{self, Jitter};
 use super::super::mix::{self, Into, Mix};
 use super::super::normalise::{self, RmsNorm};
 use super::super::softmax::{self, Softmax};
+use super::super::{ScheduleError, chunk};
 use super::value::{Grouping, Routing, Slots, Tensor, Value, beside, constant, same_pairs, tensor, wrong};
 use super::{Plan, check_pointwise, check_result, sequence_tokens, tokens};
 use crate::graph::{Attr, Dim, Node, Op, Type};
@@ -22,7 +22,7 @@ impl<'g> Plan<'g> {
         let spec = Jitter { name: self.kernel_name("jitter", &[]), n: constant(x, 1) as u32, eps: eps.get() as f32, x: x.dtype };
         let result = self.result(Op::Jitter, &spec.name, ty, None, false)?;
         let args = vec![x.buffer.into(), seed.buffer.into(), result.buffer.into(), tokens()];
-        self.launch(jitter::jitter(&spec, self.machine), jitter::grid(self.machine), args);
+        self.launch(jitter::jitter(&spec, self.machine), chunk::row_blocks(self.machine), args);
         Ok(Value::Tensor(result))
     }
 

@@ -283,7 +283,13 @@ impl<'k> Row<'_, 'k> {
         let term = match &self.gating.nodes[node] {
             Node::Attr(attr) => Term::Attr(attr),
             Node::Hole(0) => Term::Value(self.logits.load_vector(self.start + at.first, at.lanes)),
-            Node::Hole(i) => Term::Value(self.operands[*i as usize - 1].load_vector(at.first, at.lanes).cast(DType::F32)),
+            Node::Hole(i) => {
+                let (operand, what) = (self.operands[*i as usize - 1], self.gating.spec.operands[*i as usize - 1]);
+                // One number is every column's.
+                let is_one = matches!(what, Operand::Vector { len: 1, .. });
+                let value = if is_one { operand.load(k.i32(0)).splat(at.lanes) } else { operand.load_vector(at.first, at.lanes) };
+                Term::Value(value.cast(DType::F32))
+            }
             Node::Param(p) => unreachable!("`{}` in a body: verify refuses it", p.0),
             Node::Apply(op, _) => {
                 let operands: Vec<_> = self.gating.operands[node].iter().map(|i| self.term(*i, at, facts, terms)).collect();
