@@ -238,6 +238,50 @@ fn nothing_to_count() {
     let report = json(folder.path(), &["spec.toml", "--logits", "empty.safetensors", "--html", "page.html"]);
     assert_eq!((&report["trace"]["tokens"], &report["drop"]["rate"]), (&0.into(), &0.0.into()));
     assert_eq!(report["drop"]["band"], "negligible");
+    // What has a capacity is not dropless for want of tokens.
+    write(folder.path(), "dropless.toml", SPEC.replace("[capacity]\nfactor = 1.0\ncount_k = true\nround = \"ceil\"\n", ""));
+    for (spec, is_dropless, text, tile) in [
+        ("spec.toml", false, "drop        nothing: there are no tokens\n", "<p>There are no tokens.</p>"),
+        ("dropless.toml", true, "drop        nothing: the layer is dropless\n", "<p>The layer is dropless.</p>"),
+    ] {
+        let arguments = ["route", spec, "--logits", "empty.safetensors", "--html"];
+        let said = product(&moec_in(folder.path(), &[&arguments[..], &["page.html"]].concat()));
+        assert!(said.contains(text), "{said}");
+        assert!(product(&moec_in(folder.path(), &[&arguments[..], &["-"]].concat())).contains(tile));
+        assert_eq!(json(folder.path(), &arguments[1..4])["router"]["is_dropless"], is_dropless);
+    }
+}
+
+/// Logits 5 5 and 1 -1: both experts take token 0 by the logits themselves. By shares of each token, expert 0 would take token 1.
+#[test]
+fn experts_choose_by_logits_that_are_scores() {
+    let folder = folder();
+    let two = SPEC.replace("experts = 4", "experts = 2");
+    let tokens = two.replace("top_k = 2", "top_k = 1\nscore = \"identity\"");
+    let chosen = two.replace("top_k = 2", "mode = \"expert_choice\"\nscore = \"identity\"");
+    write(folder.path(), "tokens.toml", tokens);
+    write(folder.path(), "experts.toml", chosen.replace("factor = 1.0\ncount_k = true\nround = \"ceil\"", "tokens = 1"));
+    trace(folder.path(), "trace.safetensors", &[("logits", &tensor(&[2, 2], &[5.0, 5.0, 1.0, -1.0]))]);
+    let report = json(folder.path(), &["experts.toml", "--logits", "trace.safetensors"]);
+    assert_eq!((&report["drop"]["dropped"], &report["drop"]["rate"]), (&1.into(), &0.5.into()));
+    // Beside tokens that choose: C = 1 too.
+    let report = json(folder.path(), &["tokens.toml", "--logits", "trace.safetensors"]);
+    let mode = report["modes"].as_array().unwrap().iter().find(|mode| mode["kind"] == "expert_choice").unwrap();
+    assert_eq!((&mode["rows"], &mode["token_drop_rate"]), (&2.into(), &0.5.into()));
+}
+
+/// Of four tokens two pick an identity expert. C = floor(0.25 * 4 / 2) = 0 drops both pairs of the others, and these two alone.
+#[test]
+fn a_token_of_an_identity_expert_is_not_lost() {
+    let folder = folder();
+    let spec = SPEC.replace("experts = 4", "experts = 2").replace("top_k = 2", "top_k = 1\nidentity_experts = 2");
+    let spec = spec.replace("factor = 1.0\ncount_k = true\nround = \"ceil\"", "factor = 0.25\nround = \"floor\"");
+    write(folder.path(), "spec.toml", spec);
+    let picks = [2, 0, 3, 1].map(|pick| [0, 1, 2, 3].map(|expert| f32::from(u8::from(expert == pick)))).concat();
+    trace(folder.path(), "trace.safetensors", &[("logits", &tensor(&[4, 4], &picks))]);
+    let drop = &json(folder.path(), &["spec.toml", "--logits", "trace.safetensors"])["drop"];
+    assert_eq!((&drop["capacity"], &drop["dropped"], &drop["rate"]), (&serde_json::json!([0, 0]), &2.into(), &1.0.into()));
+    assert_eq!((&drop["dropped_tokens"], &drop["token_rate"]), (&2.into(), &0.5.into()));
 }
 
 #[test]
@@ -247,6 +291,8 @@ fn nan_and_infinities_are_routed() {
     let values = [odd, [f32::NAN; 4], [f32::INFINITY; 4], [0.0; 4]].concat();
     trace(folder.path(), "odd.safetensors", &[("logits", &tensor(&[4, 4], &values))]);
     let report = json(folder.path(), &["spec.toml", "--logits", "odd.safetensors"]);
+    // The last row, of ties, is as finite as any.
+    assert_eq!(report["trace"]["interpreted_tokens"], 3);
     // Softmax of the first row is 1 for expert 1 and 0 for the others: then the lowest index. Ties go to 0 and 1.
     assert_eq!(report["load"]["per_expert"], serde_json::json!([4, 4, 0, 0]));
     let probabilities = report["probability"]["per_expert"].as_array().unwrap();

@@ -8,7 +8,7 @@ use super::score::Sums;
 use super::trace::{LANES, stride};
 use crate::spec::Score;
 
-/// Bytes of scores that are held at once; longer spans are cut.
+/// Bytes of scores that are held at once; longer spans are cut into pieces.
 const MOST_BYTES: usize = 64 << 20;
 /// Rows of a sample: a sixteenth of the group, but no fewer and no more than these.
 const LEAST_SAMPLE: usize = 1024;
@@ -26,8 +26,8 @@ pub(super) struct ExpertChoice {
     pub(super) unchosen: u64,
     /// Tokens that experts chose, once for each expert.
     pub(super) rows: u64,
-    /// Whether a span was cut because it does not fit.
-    pub(super) is_cut: bool,
+    /// The most tokens of one group.
+    pub(super) most_tokens: u64,
 }
 
 /// Where the least chosen score of a column lies: at most `high`, at least `low`.
@@ -48,23 +48,21 @@ impl ExpertChoice {
             candidates: vec![Vec::new(); experts],
             unchosen: 0,
             rows: 0,
-            is_cut: false,
+            most_tokens: (MOST_BYTES / (4 * stride(experts))) as u64,
         }
     }
 
-    /// The most tokens of one group.
-    pub(super) fn most_tokens(experts: usize) -> u64 {
-        (MOST_BYTES / (4 * stride(experts))) as u64
-    }
-
-    /// Takes a row of scores, as `score::scores` writes them; columns beyond the experts choose nobody.
-    pub(super) fn push(&mut self, score: Score, scores: &[f32], sums: Sums) {
-        let scores = &scores[..stride(self.experts)];
+    /// Takes a row: its logits without NaN, after scale and cap, and its scores as `score::scores` writes them. Columns beyond
+    /// the experts choose nobody.
+    pub(super) fn push(&mut self, score: Score, logits: &[f32], scores: &[f32], sums: Sums) {
+        let (logits, scores) = (&logits[..stride(self.experts)], &scores[..stride(self.experts)]);
         match score {
-            Score::Softmax | Score::Identity => {
+            Score::Softmax => {
                 let factor = 1.0 / sums.sum;
                 self.scores.extend(scores.iter().map(|score| score * factor));
             }
+            // Plus zero: both zeros are one score. A row with a NaN has no infinity left either.
+            Score::Identity => self.scores.extend(logits.iter().map(|logit| logit.clamp(f32::MIN, f32::MAX) + 0.0)),
             Score::Sigmoid | Score::SqrtSoftplus => self.scores.extend_from_slice(scores),
         }
     }
@@ -222,7 +220,7 @@ mod tests {
             for row in scores.chunks(experts) {
                 let mut row = row.to_vec();
                 row.resize(stride(experts), 0.0);
-                choice.push(Score::Sigmoid, &row, Sums { sum: 1.0, largest: 0.0 });
+                choice.push(Score::Sigmoid, &row, &row, Sums { sum: 1.0, largest: 0.0 });
             }
             let tokens = choice.tokens();
             choice.choose(*take);

@@ -1,10 +1,11 @@
 //! The report as one page: no script, nothing from elsewhere, the same bytes for the same report. How plots are drawn is in
 //! `plot`.
 
+use super::observe::tile_rows;
 use super::plot::{Axis, Plot, escape, pairs_of_bars};
 use super::report::{Mode, Report, Spread};
 use super::sweep::Band;
-use super::text::{capacity_text, factor_text, mode_name, percent, who};
+use super::text::{capacity_text, cut, factor_text, mode_name, percent, who};
 
 /// The whole page.
 #[must_use]
@@ -53,7 +54,8 @@ fn tiles(report: &Report) -> String {
         format!("<div class=\"tile {class}\"><h2>{name}</h2><p class=\"value\">{}</p>{lines}</div>\n", escape(value))
     };
     let dropped = match drop.capacity {
-        None => vec!["The layer is dropless.".to_string()],
+        None if report.router.is_dropless => vec!["The layer is dropless.".to_string()],
+        None => vec!["There are no tokens.".to_string()],
         Some(capacity) => vec![
             format!("C = {}: {}", capacity_text(capacity), drop.band.title()),
             format!("{} of the tokens reach no expert", percent(drop.token_rate)),
@@ -166,8 +168,12 @@ fn modes_plot(report: &Report) -> String {
         "Modes",
         &[],
         &svg,
-        "Lost: pairs that are dropped; where experts choose, tokens that none chose. Rows: over those of dropless routing, \
-         with padding to C, or to tiles of 64 rows where there is no C. * is the spec.",
+        &format!(
+            "Lost: pairs that are dropped; where experts choose, tokens that none chose. Rows: over those of dropless routing, \
+             with padding to C, or to tiles of {} rows where there is no C. * is the spec.{}",
+            tile_rows(),
+            cut(report).map_or(String::new(), |cut| format!(" Expert choice and soft: {cut}."))
+        ),
     )
 }
 
@@ -356,11 +362,13 @@ fn sweep_table(report: &Report) -> String {
 fn footer(report: &Report) -> String {
     let trace = &report.trace;
     let text = format!(
-        "{} pairs of {} tokens; {} spans share a capacity each; the longest batch has {} tokens. Made by moec {}.",
+        "{} pairs of {} tokens; {} spans share a capacity each; the longest batch has {} tokens; the graph's \
+         interpreter decided the picks of {}. Made by moec {}.",
         grouped(trace.pairs),
         grouped(trace.tokens),
         grouped(trace.spans),
         grouped(trace.longest_batch),
+        grouped(trace.interpreted_tokens),
         env!("CARGO_PKG_VERSION"),
     );
     format!("<footer><p class=\"muted\">{}</p></footer>\n", escape(&text))

@@ -3,6 +3,9 @@
 
 use std::ops::Range;
 
+use moec_ir::machine::MACHINES;
+use moec_ir::schedule;
+
 use super::choice::ExpertChoice;
 use super::ranks::{Ranks, rank};
 use super::score::{Sums, add_scaled};
@@ -12,8 +15,6 @@ use super::trace::{Rows, stride};
 use crate::reference::ReferenceError;
 use crate::spec::{CapacityGroup, Priority, Spec};
 
-/// Rows of a tile of the grouped products, to which the rows of an expert are padded.
-pub(super) const TILE_ROWS: u64 = 64;
 /// Capacities that modes are compared at, as hundredths of the mean load.
 pub(super) const COMPARED: [u64; 3] = [100, 125, 200];
 /// The most points of a plot over batches; neighbours are joined where there are more.
@@ -30,6 +31,8 @@ pub(super) struct Observer<'s> {
     tensor: Remaining,
     batch: Remaining,
     span: Remaining,
+    /// Experts chose from a piece of the open span already: it is longer than they choose from at once.
+    span_is_cut: bool,
     row_tokens: Option<u64>,
     /// Picks of the open span.
     open: Picked,
@@ -65,6 +68,8 @@ pub(super) struct Seen {
     /// Of dropless routing, of the spec's capacity where it has one, and of [`COMPARED`].
     pub(super) kept: Vec<Kept>,
     pub(super) choice: ExpertChoice,
+    /// Spans that experts choose from in pieces.
+    pub(super) cut_spans: u64,
     pub(super) intervals: Vec<Interval>,
     batches_each: u64,
     /// Multiply-adds of soft routing's two mixes, for each hidden element.
@@ -100,6 +105,11 @@ impl Rule {
             Rule::Mean(n) => Some(sizing.at(hundredths(n * sizing.even()), span)),
         }
     }
+}
+
+/// Rows of a tile of a GPU's grouped products, to which the rows of an expert are padded.
+pub(super) fn tile_rows() -> u64 {
+    MACHINES.iter().find(|machine| machine.is_gpu()).map_or(1, |gpu| u64::from(schedule::tile_rows(gpu)))
 }
 
 /// Neighbouring batches as one point of a plot.
@@ -144,6 +154,7 @@ impl<'s> Observer<'s> {
             tensor: Remaining::default(),
             batch: Remaining::default(),
             span: Remaining::default(),
+            span_is_cut: false,
             row_tokens: None,
             open: Picked::default(),
             chunk: Picked::default(),
@@ -158,6 +169,7 @@ impl<'s> Observer<'s> {
                 counts: Counts::default(),
                 kept: rules.map(kept).collect(),
                 choice: ExpertChoice::new(experts),
+                cut_spans: 0,
                 intervals: Vec::new(),
                 batches_each: 1,
                 mixed: 0,
@@ -181,7 +193,7 @@ impl<'s> Observer<'s> {
             if self.span.left == 0 {
                 self.span = Remaining::of(self.span_tokens().min(self.batch.left));
             }
-            let room = ExpertChoice::most_tokens(self.seen.load.len()) - self.seen.choice.tokens();
+            let room = self.seen.choice.most_tokens - self.seen.choice.tokens();
             let count = self.span.left.min(room).min((rows.count - first) as u64);
             self.observe(rows, first..first + count as usize)?;
             first += count as usize;
@@ -191,7 +203,7 @@ impl<'s> Observer<'s> {
             if self.span.left == 0 {
                 self.end_span();
             } else if count == room {
-                self.seen.choice.is_cut = true;
+                self.span_is_cut = true;
                 self.choose();
             }
             if self.batch.left == 0 {
@@ -226,9 +238,9 @@ impl<'s> Observer<'s> {
     fn observe(&mut self, rows: &Rows, range: Range<usize>) -> Result<(), ReferenceError> {
         let Seen { partial, choice, .. } = &mut self.seen;
         let score = self.spec.router.score;
-        self.selector.select(rows, range, &mut self.chunk, |scores: &[f32], sums: Sums| {
+        self.selector.select(rows, range, &mut self.chunk, |logits: &[f32], scores: &[f32], sums: Sums| {
             add_scaled(partial, scores, 1.0 / sums.sum);
-            choice.push(score, scores, sums);
+            choice.push(score, logits, scores, sums);
         })?;
         self.open.experts.extend_from_slice(&self.chunk.experts);
         self.open.weights.extend_from_slice(&self.chunk.weights);
@@ -241,7 +253,7 @@ impl<'s> Observer<'s> {
         let tokens = seen.choice.tokens();
         // The last run of a batch has the capacity of a whole one; a piece of a span that was cut has its own.
         let length = match self.spec.capacity.map(|capacity| capacity.group) {
-            Some(CapacityGroup::Tokens(n)) if !seen.choice.is_cut => n,
+            Some(CapacityGroup::Tokens(n)) if !self.span_is_cut => n,
             Some(_) | None => tokens,
         };
         let capacity = self.sizing.own(length).or_else(|| Rule::Mean(100).capacity(&self.sizing, length)).unwrap_or(0);
@@ -253,6 +265,7 @@ impl<'s> Observer<'s> {
     fn end_span(&mut self) {
         self.choose();
         let seen = &mut self.seen;
+        seen.cut_spans += u64::from(std::mem::take(&mut self.span_is_cut));
         rank(&self.open, self.spec.router.top_k as usize, seen.load.len(), self.priority, &mut self.ranks);
         let tokens = self.span.length;
         let length = match self.spec.capacity.map(|capacity| capacity.group) {
@@ -293,9 +306,10 @@ impl<'s> Observer<'s> {
             seen.intervals = joined.collect();
             seen.batches_each *= 2;
         }
+        let tile_rows = tile_rows();
         for kept in &mut seen.kept {
             kept.busiest += kept.of_batch.iter().copied().max().unwrap_or(0);
-            kept.tile_rows += kept.of_batch.iter().map(|rows| rows.next_multiple_of(TILE_ROWS)).sum::<u64>();
+            kept.tile_rows += kept.of_batch.iter().map(|rows| rows.next_multiple_of(tile_rows)).sum::<u64>();
             kept.of_batch.fill(0);
         }
     }
@@ -388,12 +402,25 @@ mod tests {
     #[test]
     fn experts_choose_as_in_the_graph() {
         let mut numbers = Numbers(21);
-        for (group, score) in [("\"all\"", "softmax"), ("\"row\"", "sigmoid"), ("5", "sqrtsoftplus")] {
+        let router = |score: &str| format!("mode = \"expert_choice\"\nscore = \"{score}\"");
+        for (group, router) in [
+            ("\"all\"", router("softmax")),
+            ("\"row\"", router("sigmoid")),
+            ("5", router("sqrtsoftplus")),
+            ("\"all\"", router("identity")),
+            ("\"row\"", router("identity") + "\nlogit_scale = 0.5\nlogit_softcap = 2.0"),
+        ] {
             for factor in ["0.4", "1.0", "2.0", "100.0"] {
                 let capacity = format!("[capacity]\nfactor = {factor}\nround = \"floor\"\nmin = 1\ngroup = {group}");
-                let router = format!("mode = \"expert_choice\"\nscore = \"{score}\"");
                 let spec = spec(6, 1, &router, &capacity, "f32");
-                let batches = batches(6, "normal", &mut numbers);
+                let mut batches = batches(6, "normal", &mut numbers);
+                if router.contains("identity") {
+                    // Where logits are the scores, ties and what is not finite have their places too.
+                    let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 0.0, f64::NEG_INFINITY];
+                    let values = batches.iter_mut().flat_map(|(_, _, values)| values.iter_mut().skip(1).step_by(4));
+                    values.zip(odd.iter().cycle()).for_each(|(value, odd)| *value = *odd);
+                    batches[0].2[..6].fill(f64::NEG_INFINITY);
+                }
                 let choosing = super::super::tokens_that_choose(&spec, Some(2));
                 let observer = observed(&choosing, &batches, 7);
                 let graph = graph::verify(import_routing(&spec)).unwrap();
@@ -411,8 +438,35 @@ mod tests {
                     unchosen += routing.row_of_pair.chunks(6).filter(|rows| rows.iter().all(Option::is_none)).count() as u64;
                 }
                 let choice = &observer.seen.choice;
-                assert_eq!((choice.unchosen, choice.rows), (unchosen, rows), "{group} {score} {factor}");
+                assert_eq!((choice.unchosen, choice.rows), (unchosen, rows), "{group} {router} {factor}");
             }
+        }
+    }
+
+    /// Of spans of 8 tokens but 6 at once: 6 and 2, each with the C of its length (3 and 1); what fits is whole again, and has
+    /// the C of 8 (4) even where it is the shorter last run of a batch.
+    #[test]
+    fn long_spans_are_cut_and_counted() {
+        let capacity = "[capacity]\nfactor = 2.0\nround = \"ceil\"\ngroup = 8";
+        let spec = spec(4, 1, "mode = \"expert_choice\"", capacity, "f32");
+        let choosing = super::super::tokens_that_choose(&spec, None);
+        let mut numbers = Numbers(8);
+        let mut values = |tokens: usize| (0..tokens * 4).map(|_| numbers.normal()).collect::<Vec<f64>>();
+        let mut observer = Observer::new(&choosing, &Vectors::default(), 1 << 20).unwrap();
+        observer.seen.choice.most_tokens = 6;
+        for (tokens, cut_spans, rows) in
+            [(8, 1, 4 * (3 + 1)), (3, 1, 4 * (4 + 3)), (6, 1, 4 * (7 + 4)), (19, 3, 4 * (11 + 8 + 3))]
+        {
+            observer.begin(tokens, None);
+            observer.take(&Rows::of(4, &values(tokens as usize))).unwrap();
+            assert_eq!((observer.seen.cut_spans, observer.seen.choice.rows), (cut_spans, rows), "{tokens}");
+        }
+        let read = super::super::report::Read { source: "logits", files: 1, tensors: 4, skipped_tensors: 0 };
+        let report = super::super::report::report(&spec, &observer, &read, crate::spec::Ratio { numerator: 1, denominator: 100 });
+        assert_eq!((report.trace.cut_spans, report.trace.most_choice_tokens), (3, 6));
+        let said = "experts choose from 6 tokens at once: 3 spans are cut";
+        for shown in [super::super::text(&report), super::super::html(&report)] {
+            assert!(shown.contains(said), "{shown}");
         }
     }
 

@@ -10,8 +10,9 @@ use super::select::Picked;
 pub(super) struct Ranks {
     /// Pairs of each expert.
     pub(super) loads: Vec<u32>,
-    /// For each token, the smallest rank among its picks: it loses all of them by a capacity up to that.
-    pub(super) smallest: Vec<u32>,
+    /// For each token, the smallest rank among its picks: it loses all of them by a capacity up to that. `None`: a pick of it
+    /// needs no room, so that no capacity does.
+    pub(super) smallest: Vec<Option<u32>>,
 }
 
 /// Ranks the pairs of one span with the first `experts`; a pick beyond them needs no room. Weights are there where the priority
@@ -21,14 +22,14 @@ pub(super) fn rank(picked: &Picked, top_k: usize, experts: usize, priority: Prio
     ranks.loads.clear();
     ranks.loads.resize(experts, 0);
     ranks.smallest.clear();
-    ranks.smallest.resize(tokens, u32::MAX);
+    ranks.smallest.resize(tokens, Some(u32::MAX));
     let Ranks { loads, smallest } = ranks;
     let mut serve = |pair: usize, token: usize| match loads.get_mut(usize::from(picked.experts[pair])) {
         Some(load) => {
-            smallest[token] = smallest[token].min(*load);
+            smallest[token] = smallest[token].map(|rank| rank.min(*load));
             *load += 1;
         }
-        None => smallest[token] = 0,
+        None => smallest[token] = None,
     };
     match priority {
         Priority::ChoiceMajor => {
@@ -79,7 +80,7 @@ mod tests {
             let mut ranks = Ranks::default();
             rank(&picked, 2, 3, priority, &mut ranks);
             assert_eq!(ranks.loads, [3, 2, 1]);
-            ranks.smallest
+            ranks.smallest.into_iter().map(Option::unwrap).collect::<Vec<u32>>()
         };
         // First choices: 0 of token 0, 1 of token 1, 0 of token 2 at rank 1; then 1 of token 0 at rank 1, 0 of token 1 at
         // rank 2, 2 of token 2 at rank 0.
@@ -90,6 +91,17 @@ mod tests {
         assert_eq!(smallest(Priority::BatchPrioritized), [1, 0, 0]);
         // 0.9 (expert 1), 0.7 (0), 0.6 (0, rank 1), 0.4 (1, rank 1), 0.3 (2), 0.1 (0, rank 2).
         assert_eq!(smallest(Priority::Score), [1, 0, 0]);
+    }
+
+    /// Picks beyond the two experts need no room, whether they come first or last.
+    #[test]
+    fn a_pick_without_rows_is_never_lost() {
+        let picked = Picked { experts: vec![2, 0, 0, 3, 0, 1], weights: vec![0.6, 0.4, 0.9, 0.1, 0.7, 0.3] };
+        for priority in [Priority::ChoiceMajor, Priority::TokenMajor, Priority::BatchPrioritized, Priority::Score] {
+            let mut ranks = Ranks::default();
+            rank(&picked, 2, 2, priority, &mut ranks);
+            assert_eq!((&ranks.loads[..], &ranks.smallest[..]), (&[3, 1][..], &[None, None, Some(0)][..]), "{priority:?}");
+        }
     }
 
     #[test]

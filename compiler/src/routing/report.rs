@@ -55,6 +55,8 @@ pub struct Router {
     pub factor: Option<f64>,
     /// The factor at which an expert has room for the mean load: K where `count_k` is false, else 1.
     pub even_factor: u64,
+    /// The spec has no capacity: nothing is dropped.
+    pub is_dropless: bool,
     /// How C follows from a factor.
     pub formula: String,
 }
@@ -80,12 +82,20 @@ pub struct TraceFacts {
     pub pairs: u64,
     /// Tokens of the longest batch.
     pub longest_batch: u64,
+    /// The most tokens that experts choose from at once. A longer span is cut into pieces where experts choose, and in the
+    /// modes `expert_choice` and `soft`; each has the C of its own length.
+    pub most_choice_tokens: u64,
+    /// Spans that were cut so.
+    pub cut_spans: u64,
+    /// Tokens whose picks the graph's interpreter decided, as f32 is not sure of them: experts too close to each other, logits
+    /// that are not finite or in f64.
+    pub interpreted_tokens: u64,
 }
 
 /// What the spec's own capacity does.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Drop {
-    /// The least and the largest C of a span; none: dropless.
+    /// The least and the largest C of a span; none: dropless, or there is no token.
     pub capacity: Option<(u64, u64)>,
     /// Pairs that no expert has room for; where experts choose, tokens that none chose.
     pub dropped: u64,
@@ -177,7 +187,7 @@ pub struct Mode {
     pub band: Option<Band>,
     /// Tokens that no expert computes, as a share of all.
     pub token_drop_rate: f64,
-    /// Of the rows in the buffers, those that are padding: to C, or to tiles of 64 rows where there is no C.
+    /// Of the rows in the buffers, those that are padding: to C, or to a GPU's tiles where there is no C.
     pub waste: f64,
     /// Rows of the busiest expert over the mean, batch by batch: how long the others wait for it.
     pub busiest: f64,
@@ -241,6 +251,9 @@ pub(super) fn report(spec: &Spec, observer: &Observer<'_>, read: &Read, target: 
             tokens: seen.tokens,
             pairs,
             longest_batch: seen.longest_batch,
+            most_choice_tokens: seen.choice.most_tokens,
+            cut_spans: seen.cut_spans,
+            interpreted_tokens: observer.selector.interpreted,
         },
         drop: match experts_choose(spec) {
             // A token that nobody chose is what a dropped pair is elsewhere.
@@ -313,6 +326,7 @@ fn router(spec: &Spec, sizing: &Sizing) -> Router {
         },
         factor: sizing.own_factor().map(value),
         even_factor: sizing.even(),
+        is_dropless: sizing.own == Own::Dropless,
         formula: format!("C = {round}(factor S{k} / E){}{own}", bounds(sizing)),
     }
 }

@@ -138,13 +138,14 @@ impl Selector {
         })
     }
 
-    /// Replaces `picked` by what these rows pick, and gives each row's scores (as `score::scores` writes them) to `see`.
+    /// Replaces `picked` by what these rows pick, and gives each row's logits, without NaN, after scale and cap, and its
+    /// scores (as `score::scores` writes them) to `see`.
     pub(super) fn select(
         &mut self,
         rows: &Rows,
         range: Range<usize>,
         picked: &mut Picked,
-        mut see: impl FnMut(&[f32], Sums),
+        mut see: impl FnMut(&[f32], &[f32], Sums),
     ) -> Result<(), ReferenceError> {
         let pairs = range.len() * self.top_k;
         picked.experts.resize(pairs, 0);
@@ -161,7 +162,7 @@ impl Selector {
                 survey(&self.work.logits).1
             };
             let sums = scores(self.score, &self.work.logits, largest, &mut self.work.scores);
-            see(&self.work.scores, sums);
+            see(&self.work.logits, &self.work.scores, sums);
             // What f32 cannot hold, and weights of a mixer or of joint columns, are not filtered.
             let is_sure = is_finite
                 && rows.wide.is_empty()
@@ -595,7 +596,7 @@ pub(super) mod tests {
         selector.interpret(&rows, 0, &mut expected).unwrap();
         selector.interpreted = 0;
         let mut picked = Picked::default();
-        selector.select(&rows, 0..rows.count, &mut picked, |_, _| ()).unwrap();
+        selector.select(&rows, 0..rows.count, &mut picked, |_, _, _| ()).unwrap();
         assert_eq!(picked.experts, expected.experts, "{what}");
         for (a, b) in picked.weights.iter().zip(&expected.weights) {
             assert!((a - b).abs() <= 1e-5 * b.abs() + 1e-18 || a == b || (a.is_nan() && b.is_nan()), "{what}: {a} {b}");

@@ -97,7 +97,7 @@ struct Spans {
     spans: u64,
     /// Experts by their load: `experts_by_load[l]` have `l` pairs in some span.
     experts_by_load: Vec<u64>,
-    /// Tokens by their smallest rank.
+    /// Tokens by their smallest rank, but for those that no capacity drops.
     tokens_by_rank: Vec<u64>,
 }
 
@@ -126,7 +126,7 @@ impl Counts {
         let spans = self.by_length.entry(length).or_default();
         spans.spans += 1;
         ranks.loads.iter().for_each(|load| count(&mut spans.experts_by_load, *load));
-        ranks.smallest.iter().for_each(|rank| count(&mut spans.tokens_by_rank, *rank));
+        ranks.smallest.iter().flatten().for_each(|rank| count(&mut spans.tokens_by_rank, *rank));
     }
 
     pub(super) fn spans(&self) -> u64 {
@@ -246,11 +246,14 @@ mod tests {
     #[test]
     fn an_effect_by_hand() {
         let mut counts = Counts::default();
-        counts.add(6, &Ranks { loads: vec![4, 1, 1], smallest: vec![0, 1, 0, 2, 3, 0] });
+        counts.add(6, &Ranks { loads: vec![4, 1, 1], smallest: [0, 1, 0, 2, 3, 0].map(Some).to_vec() });
         let effect = counts.effect(3, |_| Some(2));
         let expected = Effect { dropped_pairs: 2, dropped_tokens: 2, buffer_rows: 6, capacity: Some((2, 2)) };
         assert_eq!(effect, expected);
         assert_eq!(counts.effect(3, |_| None), Effect::default());
+        // A token that needs no room is lost by no capacity.
+        counts.add(1, &Ranks { loads: vec![0; 3], smallest: vec![None] });
+        assert_eq!(counts.effect(3, |_| Some(0)).dropped_tokens, 6);
         assert_eq!(counts.effect(3, |_| Some(u64::MAX)).dropped_pairs, 0);
     }
 }

@@ -35,6 +35,7 @@ fn facts(report: &Report) -> Vec<String> {
         let skipped = count(trace.skipped_tensors as u64, "tensor", "tensors");
         say("", format!("{skipped} of another shape or type left out"));
     }
+    cut(report).into_iter().for_each(|line| say("", line));
     let experts_choose = router.mode == "expert_choice";
     let what = match experts_choose {
         true => format!("{} tokens unchosen", trace.tokens),
@@ -42,7 +43,8 @@ fn facts(report: &Report) -> Vec<String> {
     };
     let rate = format!("{} of {what}", percent(drop.rate));
     match drop.capacity {
-        None => say("drop", "nothing: the layer is dropless".to_string()),
+        None if router.is_dropless => say("drop", "nothing: the layer is dropless".to_string()),
+        None => say("drop", "nothing: there are no tokens".to_string()),
         Some(capacity) => {
             say("drop", format!("{rate} at C = {}: {}", capacity_text(capacity), drop.band.title()));
             if !experts_choose {
@@ -76,6 +78,14 @@ fn facts(report: &Report) -> Vec<String> {
         say(name, format!("{of} {bound}{}", indices(list)));
     }
     lines
+}
+
+/// That spans were cut, where they were.
+pub(super) fn cut(report: &Report) -> Option<String> {
+    let trace = &report.trace;
+    let spans = if trace.cut_spans == 1 { "span is" } else { "spans are" };
+    let of_choice = format!("experts choose from {} tokens at once: {} {spans} cut", trace.most_choice_tokens, trace.cut_spans);
+    (trace.cut_spans > 0).then_some(of_choice)
 }
 
 /// Who chooses whom.
