@@ -206,8 +206,14 @@ fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Ro
         z_loss: slot("stats.z_loss"),
     };
     let padded = spec.capacity.filter(|capacity| capacity.pad == Pad::ToCapacity);
-    let capacity_factor = spec.capacity.and_then(|capacity| match capacity.size {
-        CapacitySize::Factor { factor, .. } => Some([factor.numerator, factor.denominator]),
+    let is_chosen = spec.router.mode == Mode::ExpertChoice;
+    // Experts that choose all have the same, so that a factor limits nobody.
+    let capacity_factor = spec.capacity.filter(|_| !is_chosen).and_then(|capacity| match capacity.size {
+        CapacitySize::Factor { factor, count_k, .. } => {
+            // The mean load is T K / E.
+            let means = if count_k { 1 } else { spec.router.top_k };
+            Some([factor.numerator, factor.denominator.saturating_mul(means)])
+        }
         CapacitySize::Tokens(_) | CapacitySize::Fraction { .. } => None,
     });
     Some(file::Routing {
@@ -215,7 +221,9 @@ fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Ro
         by_sequence: spec.training.aux_loss.is_some_and(|(loss, _)| loss == AuxLoss::DeepseekSequence),
         experts: spec.candidates() + spec.router.joint_shared,
         rowless: spec.router.identity_experts + spec.router.joint_shared,
-        top_k: if spec.router.mode == Mode::ExpertChoice { spec.experts } else { spec.router.top_k + spec.router.joint_shared },
+        top_k: if is_chosen { spec.experts } else { spec.router.top_k + spec.router.joint_shared },
+        joint_shared: spec.router.joint_shared,
+        corrected: spec.router.correction.is_some(),
         tile_rows: tile_rows(machine),
         rows_at_capacity: padded.and_then(|_| rows_at_capacity(spec)).as_ref().map(extent),
         capacity_factor,

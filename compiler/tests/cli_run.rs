@@ -177,6 +177,25 @@ fn statistics() {
     assert_eq!((&none["tokens"], &none["aux_losses"]["switch"]), (&serde_json::json!(0), &serde_json::json!(0.0)));
 }
 
+/// Tokens that ask for nobody lose nothing, and there are no picks to hold against a file's.
+#[test]
+fn experts_that_choose() {
+    let folder = folder();
+    let name = "../other/flaxformer_expert_choice_cf1";
+    let bytes = fs::read(fixture(name, "safetensors")).unwrap();
+    let published = Checkpoint::read(&bytes).unwrap();
+    let [x, y] = ["in.hidden", "out.hidden"].map(|name| published.tensor(name, Dtype::F32).unwrap().0);
+    let picks = Tensor::new(Dtype::I32, vec![3, 1], vec![0; 12]).unwrap();
+    let file = tensors(folder.path(), "x", &[("in.hidden", &x), ("out.hidden", &y), ("ref.topk_index", &picks)]);
+    let (spec, weights) = (fixture(name, "toml"), fixture(name, "safetensors"));
+    let run = ["run", &spec, "--weights", &weights, "--tensor-prefix", "w.", "--input", &file, "--stats"];
+    let report = product(&moec_in(folder.path(), &run));
+    let line = |name: &str| report.lines().find(|line| line.starts_with(name));
+    assert!(line("out.hidden ").is_some_and(|line| !line.contains("expert sets")), "{report}");
+    let alone = report.split("pairs; ").nth(1).unwrap().split(" by nobody").next().unwrap();
+    assert_eq!((line("unchosen "), line("lost ")), (Some(&*format!("unchosen    {alone}")), None), "{report}");
+}
+
 #[test]
 fn no_tokens() {
     let folder = folder();

@@ -1,5 +1,6 @@
 /* Routing statistics of a moec layer, from host copies of its statistics slots. C99, header only, nothing but libm; the
- * same numbers as `Statistics::of` in runtime/src/statistics.rs.
+ * same numbers as `Statistics::of` in runtime/src/statistics.rs, which says more: the load, the kept pairs and the first
+ * picks of each expert, who is hot and cold, the entropy as a share of `ln E`, the loss "deepseek_sequence".
  *
  * An engine copies back the buffers that the manifest's `statistics` names for its target, fills in `moec_routing` and
  * calls `moec_statistics_of`. T: tokens, E: experts, K: most picks of a token; a pair is a token with one expert it picked.
@@ -17,7 +18,8 @@ typedef struct moec_routing {
     uint64_t tokens;           /* T */
     uint64_t experts;          /* E, those without rows included */
     uint64_t rowless;          /* statistics.rowless: of these, so many at the end have no rows; 0 where absent */
-    uint64_t top_k;            /* K */
+    uint64_t top_k;            /* K, the shared ones beside the picks included */
+    uint64_t joint_shared;     /* statistics.joint_shared: of these, so many at the end are no picks; 0 where absent */
     uint64_t tile_rows;        /* statistics.tile_rows */
     uint64_t rows_at_capacity; /* statistics.rows_at_capacity for this T and S; 0 where there is none */
     double capacity_factor;    /* statistics.capacity_factor as a quotient; 1.25 where there is none */
@@ -42,7 +44,8 @@ typedef struct moec_statistics {
     uint64_t pairs, kept;         /* of experts with rows, before and after the capacity */
     uint64_t rowless_pairs;       /* pairs of experts without rows */
     uint64_t dropped_pairs;       /* pairs without room */
-    uint64_t dropped_tokens;      /* tokens of which no pair was kept; 0 without `rows` */
+    uint64_t dropped_tokens;      /* tokens that picked experts with rows alone and of which no pair was kept; without
+                                   * `picks`, tokens that nobody chose; 0 without `rows` */
     uint64_t padded_rows;         /* rows of the grouped products' tiles that are nobody's */
     uint64_t rows_below_capacity; /* rows_at_capacity less the kept ones */
     double wasted_share;          /* padded rows as a share of all rows of the tiles */
@@ -83,10 +86,12 @@ static inline moec_health moec_health_of_(const double *load, const int32_t *cou
     return health;
 }
 
-/* Fills in `out` and `importance` [E]: of each expert with rows the router's probabilities of each expert summed over the tokens. */
+/* Fills in `out` and `importance` [E - rowless]: of each expert with rows the router's probabilities, summed over the tokens;
+ * zeros without `probability`. */
 static inline void moec_statistics_of(const moec_routing *routing, double *importance, moec_statistics *out) {
     const moec_statistics zeros = {0};
     const uint64_t experts = routing->experts - routing->rowless, top_k = routing->top_k ? routing->top_k : 1;
+    const uint64_t picks = top_k > routing->joint_shared ? top_k - routing->joint_shared : 0;
     const uint64_t tile_rows = routing->tile_rows ? routing->tile_rows : 1;
     const double tokens = routing->tokens ? (double)routing->tokens : 1.0;
     *out = zeros;
@@ -102,13 +107,15 @@ static inline void moec_statistics_of(const moec_routing *routing, double *impor
     out->wasted_share = moec_share_((double)out->padded_rows, (double)(out->padded_rows + out->kept));
     if (routing->rows_at_capacity > out->kept) out->rows_below_capacity = routing->rows_at_capacity - out->kept;
     for (uint64_t t = 0; routing->rows && t < routing->tokens; t++) {
-        uint64_t dropped = 0, picked = routing->picks ? 0 : 1;
-        for (uint64_t j = 0; j < top_k; j++) {
-            dropped += routing->rows[t * top_k + j] < 0;
-            /* A token that picked nobody with rows has lost nothing. */
-            if (routing->picks) picked += moec_count_(routing->picks[t * top_k + j]) < experts;
+        uint64_t kept = 0, picked = routing->picks ? 0 : 1, rowless = 0;
+        for (uint64_t j = 0; j < top_k; j++) kept += routing->rows[t * top_k + j] >= 0;
+        /* A pick without rows is never lost. */
+        for (uint64_t j = 0; routing->picks && j < picks; j++) {
+            int32_t pick = routing->picks[t * top_k + j];
+            picked += pick >= 0;
+            rowless += pick >= 0 && (uint64_t)pick >= experts;
         }
-        out->dropped_tokens += dropped == top_k && picked;
+        out->dropped_tokens += !kept && picked && !rowless;
     }
     out->load = moec_health_of_(NULL, routing->load, experts, routing->capacity_factor);
 

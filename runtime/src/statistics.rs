@@ -22,8 +22,12 @@ pub struct Figures {
     pub experts: u64,
     /// Of these, so many at the end have no rows.
     pub rowless: u64,
-    /// Most picks of a token, K.
+    /// Most picks of a token, K, the shared ones beside them included.
     pub top_k: u64,
+    /// Of these, so many at the end are shared experts beside the picks.
+    pub joint_shared: u64,
+    /// Whether a correction bias had a part in the picks.
+    pub corrected: bool,
     /// Rows of a tile of the grouped products.
     pub tile_rows: u64,
     /// Rows that an engine allocates which pads to capacity; `None` where none is asked for.
@@ -46,6 +50,8 @@ impl Figures {
             experts: routing.experts,
             rowless: routing.rowless,
             top_k: routing.top_k,
+            joint_shared: routing.joint_shared,
+            corrected: routing.corrected,
             tile_rows: u64::from(routing.tile_rows),
             // Nothing is allocated for nobody, and a span without tokens divides by zero.
             rows_at_capacity: match at_capacity {
@@ -108,7 +114,8 @@ pub struct Statistics {
     pub first: Option<Vec<u64>>,
     /// Pairs without room.
     pub dropped_pairs: u64,
-    /// Tokens of which no pair was kept; `None` where the layer does not say whose pairs were.
+    /// Tokens that asked for experts with rows alone and of which no pair was kept: an expert without rows is never lost.
+    /// Where experts choose, tokens that nobody chose. `None` where the layer does not say whose pairs were kept.
     pub dropped_tokens: Option<u64>,
     /// Rows of the tiles of the grouped products that are nobody's.
     pub padded_rows: u64,
@@ -155,7 +162,8 @@ pub enum AuxLoss {
     /// The same, for one layer (MegaBlocks).
     Megablocks,
     /// The mean of that over sequences, 1 at balance; known where the probabilities are summed by sequence, and where the
-    /// batch is one (DeepSeek-V2 `seq_aux`).
+    /// batch is one. It counts picks without a correction bias, so that where the layer has one it is not known (DeepSeek-V2
+    /// `seq_aux`).
     DeepseekSequence,
     /// `variance(p) / mean(p)^2`, 0 at balance (the importance loss of arXiv 1701.06538; V-MoE).
     Importance,
@@ -219,12 +227,14 @@ impl Statistics {
         let (load, kept) = (of_experts(&counts.load), of_experts(&counts.kept));
         let (all, stayed): (u64, u64) = (load.iter().sum(), kept.iter().sum());
         let tiled: u64 = kept.iter().map(|n| n.next_multiple_of(figures.tile_rows.max(1))).sum();
-        // A token that picked nobody with rows has lost nothing.
-        let picked = |token: usize| {
-            let has_rows = |pick: &i32| usize::try_from(*pick).is_ok_and(|pick| pick < with_rows);
-            counts.experts.as_ref().is_none_or(|picks| picks[token * k..][..k].iter().any(has_rows))
+        // A pick without rows is never lost, and shared experts beside the picks are nobody's picks.
+        let can_be_lost = |token: usize| {
+            let Some(picks) = &counts.experts else { return true };
+            let picks = picks[token * k..][..k.saturating_sub(figures.joint_shared as usize)].iter();
+            let mut picks = picks.filter_map(|pick| usize::try_from(*pick).ok()).peekable();
+            picks.peek().is_some() && picks.all(|pick| pick < with_rows)
         };
-        let is_dropped = |(token, rows): &(usize, &[i32])| rows.iter().all(|row| *row < 0) && picked(*token);
+        let is_dropped = |(token, rows): &(usize, &[i32])| rows.iter().all(|row| *row < 0) && can_be_lost(*token);
         let rowless: i64 = counts.load.iter().skip(with_rows).map(|n| i64::from(*n)).sum();
         Ok(Statistics {
             tokens,
@@ -307,6 +317,9 @@ impl Probability {
 /// The mean over sequences of `E sum load p / (S^2 K)`.
 fn sequence_loss(figures: &Figures, picks: &[i32], partial: &[f64]) -> Option<f64> {
     let Figures { tokens, experts, top_k, row_tokens, .. } = *figures;
+    if figures.corrected {
+        return None;
+    }
     if tokens == 0 {
         return Some(0.0);
     }

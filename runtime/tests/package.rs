@@ -259,7 +259,9 @@ fn statistics_name_buffers_that_fit() {
             rowless,
             top_k,
             tile_rows,
+            joint_shared: 0,
             by_sequence: false,
+            corrected: false,
             rows_at_capacity: None,
             capacity_factor: None,
         };
@@ -283,6 +285,7 @@ fn statistics_name_buffers_that_fit() {
     refused("the last of 1", &|r| r.slots.aux_loss = Some("load".into()));
     refused("no f32 of 1 dimension is observed as `load`", &|r| r.slots.z = Some("load".into()));
     refused("no expert has rows", &|r| r.rowless = 2);
+    refused("1 shared experts beside no pick", &|r| (r.joint_shared, r.rowless) = (1, 1));
     refused("tiles without rows", &|r| r.tile_rows = 0);
     refused("a capacity factor of 0", &|r| r.capacity_factor = Some([1, 0]));
     refused("0 of 2 experts", &|r| r.top_k = 0);

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::slice::from_ref;
 use std::sync::OnceLock;
 
+use moec::diagnostics::Source;
 use moec::import::import;
 use moec::pipeline::{compile, this_host};
 use moec::random;
@@ -70,7 +71,11 @@ fn by_hand(spec: &Spec, dims: Dims, tile_rows: u64, reference: &Reference) -> Na
     let at_capacity = if spec.name == "dropped_by_best_weight" { experts as u64 * 3 * dims.tokens.div_ceil(7) } else { stayed };
     let dropped = count(&|token| reference.rows[token * k..][..k].iter().all(Option::is_none));
     let factor = match spec.capacity.map(|capacity| capacity.size) {
-        Some(CapacitySize::Factor { factor, .. }) => factor.numerator as f64 / factor.denominator as f64,
+        // C is the factor times T / E, or times the mean load, T K / E.
+        Some(CapacitySize::Factor { factor, count_k, .. }) => {
+            let of_even = factor.numerator as f64 / factor.denominator as f64;
+            if count_k { of_even } else { of_even / k as f64 }
+        }
         Some(CapacitySize::Tokens(_) | CapacitySize::Fraction { .. }) | None => 1.25,
     };
     let mut list: Named = vec![
@@ -256,7 +261,8 @@ static void health(const char *name, const moec_health *h) {
 int main(void) {
     moec_routing r;
     moec_statistics s;
-    r.tokens = count(), r.experts = count(), r.rowless = count(), r.top_k = count(), r.tile_rows = count(), r.rows_at_capacity = count();
+    r.tokens = count(), r.experts = count(), r.rowless = count(), r.top_k = count(), r.joint_shared = count();
+    r.tile_rows = count(), r.rows_at_capacity = count();
     r.capacity_factor = number();
     r.load = integers(), r.kept = integers(), r.picks = integers(), r.rows = integers();
     r.probability = floats(&r.probability_parts), r.z = floats(&r.z_parts);
@@ -296,11 +302,15 @@ fn c_program() -> Option<&'static Path> {
 /// What the C header makes of a run's slots; `None` where there is no C compiler.
 fn by_c(layer: &Layer, run: &Run) -> Option<Named> {
     let routing = layer.target().statistics.as_ref()?;
-    let Figures { tokens, experts, rowless, top_k, tile_rows, rows_at_capacity, capacity_factor, .. } =
-        Figures::at(routing, run.dims).expect("figures");
-    let counts = Counts::of(&routing.slots, run);
+    by_c_of(&Figures::at(routing, run.dims).expect("figures"), &Counts::of(&routing.slots, run))
+}
+
+/// What it makes of these.
+fn by_c_of(figures: &Figures, counts: &Counts) -> Option<Named> {
+    let Figures { tokens, experts, rowless, top_k, joint_shared, tile_rows, rows_at_capacity, capacity_factor, .. } = *figures;
     let at_capacity = rows_at_capacity.unwrap_or(0);
-    let mut words = vec![format!("{tokens} {experts} {rowless} {top_k} {tile_rows} {at_capacity} {capacity_factor:?}")];
+    let sizes = [tokens, experts, rowless, top_k, joint_shared, tile_rows, at_capacity].map(|size| size.to_string());
+    let mut words = vec![sizes.join(" "), format!("{capacity_factor:?}")];
     let none = (Vec::new(), Vec::new());
     let or_none = |slot| Option::as_ref(slot).unwrap_or(&none.0);
     for slot in [&counts.load, &counts.kept, or_none(&counts.experts), or_none(&counts.rows)] {
@@ -374,10 +384,11 @@ fn experts_without_rows() {
             let load: Vec<u64> = (0..with_rows).map(load).collect();
             let others = expected.experts.iter().filter(|pick| **pick >= with_rows).count() as u64;
             let kept = expected.rows.iter().filter(|row| row.is_some()).count() as u64;
-            let k = expected.top_k.max(1);
+            let (k, routed) = (expected.top_k.max(1), compiled.spec.router.top_k as usize);
             let tokens_of = expected.experts.chunks(k).zip(expected.rows.chunks(k));
-            let lost =
-                tokens_of.filter(|(picks, rows)| picks.iter().any(|pick| *pick < with_rows) && rows.iter().all(Option::is_none));
+            // Every pick was of an expert with rows, and none found room.
+            let lost = tokens_of
+                .filter(|(picks, rows)| picks[..routed].iter().all(|e| *e < with_rows) && rows.iter().all(Option::is_none));
             let (dropped, lost) = (load.iter().sum::<u64>() - kept, lost.count() as u64);
             let what = format!("{}, {tokens} tokens", compiled.spec.name);
             assert_eq!(
@@ -416,6 +427,7 @@ fn experts_that_choose() {
             let alone = expected.rows.chunks(experts).filter(|rows| rows.iter().all(Option::is_none)).count() as u64;
             let what = format!("{}, {tokens} tokens", compiled.spec.name);
             assert_eq!((&s.kept, s.dropped_tokens), (&kept, Some(alone)), "{what}");
+            assert_eq!((s.health.variance, s.health.hot.len()), (0.0, 0), "{what}: all have the same");
             assert_eq!((&s.first, &s.probability, s.aux_loss(AuxLoss::Switch)), (&None, &None, None), "{what}");
             if let Some(by_c) = by_c(&compiled.layer, &run) {
                 let of = |name: &str| by_c.iter().find(|(own, _)| own == name).expect("a number").1;
@@ -444,6 +456,8 @@ fn a_batch_by_hand() {
         experts: 4,
         rowless: 0,
         top_k: 2,
+        joint_shared: 0,
+        corrected: false,
         tile_rows: 4,
         rows_at_capacity: Some(12),
         capacity_factor: 1.5,
@@ -472,6 +486,94 @@ fn a_batch_by_hand() {
     assert!(Statistics::of(&figures, &wrong).is_err());
 }
 
+/// Experts 0 and 1 have rows, 2 is the identity; or it is shared, and in every token's last column.
+#[test]
+fn lost_tokens_by_hand() {
+    let figures = Figures {
+        tokens: 5,
+        row_tokens: 5,
+        by_sequence: false,
+        experts: 3,
+        rowless: 1,
+        top_k: 2,
+        joint_shared: 0,
+        corrected: false,
+        tile_rows: 4,
+        rows_at_capacity: None,
+        capacity_factor: 1.25,
+    };
+    let lost = |figures: &Figures, experts: &[i32], rows: &[i32]| {
+        let mut load = vec![0; 3];
+        experts.iter().filter_map(|pick| usize::try_from(*pick).ok()).for_each(|pick| load[pick] += 1);
+        let mut kept = vec![0; 3];
+        experts.iter().zip(rows).filter(|(_, row)| **row >= 0).for_each(|(pick, _)| kept[*pick as usize] += 1);
+        let (experts, rows) = (Some(experts.to_vec()), Some(rows.to_vec()));
+        let counts = Counts { load, kept, experts, rows, ..Counts::default() };
+        let lost = Statistics::of(figures, &counts).expect("statistics").dropped_tokens;
+        if let Some(by_c) = by_c_of(figures, &counts) {
+            let by_c = by_c.iter().find(|(name, _)| name == "dropped_tokens").expect("a number").1;
+            assert_eq!(Some(by_c), lost.map(|lost| lost as f64));
+        }
+        lost
+    };
+    // Both kept; one kept; the identity and a drop; two drops; nobody picked.
+    let (picks, rows) = ([0, 1, 1, 0, 2, 0, 1, 0, -1, -1], [0, 4, 5, -1, -1, -1, -1, -1, -1, -1]);
+    assert_eq!(lost(&figures, &picks, &rows), Some(1));
+    // One kept, one dropped, three times; a shared one beside each.
+    let joint = Figures { joint_shared: 1, ..figures };
+    let (picks, rows) = ([0, 2, 0, 2, 1, 2, 1, 2, 1, 2], [0, -1, -1, -1, 4, -1, 5, -1, -1, -1]);
+    assert_eq!(lost(&joint, &picks, &rows), Some(2));
+}
+
+/// A layer of the keys in `router` and `rest`.
+fn layer_of(router: &str, rest: &str) -> Compiled {
+    let text = format!(
+        "[moe]\nname = \"layer\"\nhidden = 32\nexperts = 8\n[router]\n{router}\n{rest}\n[expert]\nintermediate = 16\n\
+         [numerics]\ndtype = \"f32\"\n"
+    );
+    let spec = spec::parse(&Source { name: "layer".into(), text: text.clone() }).expect("a spec");
+    compiled(Example { name: "layer".into(), text, spec })
+}
+
+/// Whoever is above its capacity drops pairs and is hot, and nobody else is, whether K counts in the factor or not.
+#[test]
+fn hot_is_above_capacity() {
+    for capacity in ["factor = 2.0", "factor = 1.0\ncount_k = true"] {
+        let compiled = layer_of("top_k = 2", &format!("[capacity]\n{capacity}\nround = \"ceil\""));
+        let dims = Dims::tokens(64);
+        let inputs = random::inputs(compiled.layer.manifest(), dims, 0).expect("inputs");
+        let (run, s) = compiled.run(&inputs, dims);
+        // C = 2 64 / 8.
+        let above: Vec<usize> = (0..8).filter(|e| s.load[*e] > 16).collect();
+        assert!(!above.is_empty() && s.dropped_pairs > 0, "{:?}", s.load);
+        assert_eq!(s.health.hot, above, "{capacity}: {:?}", s.load);
+        if let Some(by_c) = by_c(&compiled.layer, &run) {
+            let hot = by_c.iter().find(|(name, _)| name == "load.hot").expect("a number").1;
+            assert_eq!(hot, above.len() as f64, "{capacity}");
+        }
+    }
+    let compiled = layer_of("mode = \"expert_choice\"", "[capacity]\nfactor = 0.5\nround = \"ceil\"");
+    let dims = Dims::tokens(64);
+    let inputs = random::inputs(compiled.layer.manifest(), dims, 0).expect("inputs");
+    let (_, s) = compiled.run(&inputs, dims);
+    assert_eq!((&s.load, s.health.variance, s.health.hot.len()), (&vec![4; 8], 0.0, 0));
+}
+
+/// The loss of sequences counts picks without a correction bias: with one they are not known.
+#[test]
+fn corrected_picks_have_no_loss_of_sequences() {
+    for (correction, is_known) in [("score", false), ("none", true)] {
+        let compiled = layer_of(&format!("top_k = 2\nscore = \"sigmoid\"\ncorrection_on = \"{correction}\""), "");
+        for tokens in [0, 17] {
+            let dims = Dims::tokens(tokens);
+            let inputs = random::inputs(compiled.layer.manifest(), dims, 0).expect("inputs");
+            let (_, s) = compiled.run(&inputs, dims);
+            assert_eq!(s.aux_loss(AuxLoss::DeepseekSequence).is_some(), is_known, "{correction}, {tokens} tokens");
+            assert!(s.aux_loss(AuxLoss::Megatron).is_some(), "{correction}, {tokens} tokens");
+        }
+    }
+}
+
 /// At balance the losses are K, K, 1, 1, 1, 1, 1 and 0.
 #[test]
 fn balance() {
@@ -483,6 +585,8 @@ fn balance() {
         experts,
         rowless: 0,
         top_k,
+        joint_shared: 0,
+        corrected: false,
         tile_rows: 1,
         rows_at_capacity: None,
         capacity_factor: 1.25,

@@ -128,8 +128,11 @@ pub(super) fn print_statistics(run: &moec_runtime::Run, statistics: Option<&Stat
         let Health { mean, variance, hot, cold, .. } = health;
         format!("mean {mean:.1}, variance {variance:.2}, {} hot, {} cold", hot.len(), cold.len())
     };
-    if let Some(lost) = s.dropped_tokens {
-        writeln!(out, "lost        {lost} of {} tokens lost every pair", s.tokens)?;
+    match (s.dropped_tokens, &s.first) {
+        (Some(lost), Some(_)) => writeln!(out, "lost        {lost} of {} tokens lost every pair", s.tokens)?,
+        // Tokens asked for nobody.
+        (Some(alone), None) => writeln!(out, "unchosen    {alone} of {} tokens", s.tokens)?,
+        (None, _) => {}
     }
     let rows = s.padded_rows + s.kept.iter().sum::<u64>();
     write!(out, "padding     {} of {rows} rows of the tiles, {:.1}%", s.padded_rows, 100.0 * s.wasted_share())?;

@@ -209,12 +209,24 @@ fn check_routing(target: &str, routing: &Routing, observed: &[&Buffer]) -> Resul
             "target `{target}`: no f32 of 1 dimension is observed as `{z}`"
         );
     }
-    let Routing { experts, top_k, tile_rows, rows_at_capacity, capacity_factor, rowless, slots: _, by_sequence: _ } = routing;
+    let Routing {
+        experts,
+        rowless,
+        top_k,
+        joint_shared,
+        tile_rows,
+        rows_at_capacity,
+        capacity_factor,
+        slots: _,
+        by_sequence: _,
+        corrected: _,
+    } = routing;
     ensure!(
         (1..=EXPERTS_MAX).contains(experts) && (1..=EXPERTS_MAX).contains(top_k),
         "target `{target}`: {top_k} of {experts} experts"
     );
     ensure!(rowless < experts, "target `{target}`: no expert has rows");
+    ensure!(joint_shared <= rowless && joint_shared < top_k, "target `{target}`: {joint_shared} shared experts beside no pick");
     ensure!(*tile_rows > 0, "target `{target}`: tiles without rows");
     ensure!(capacity_factor.is_none_or(|factor| !factor.contains(&0)), "target `{target}`: a capacity factor of 0");
     ensure!(rows_at_capacity.as_ref().is_none_or(is_shallow), "target `{target}`: a formula is too deep");

@@ -208,14 +208,21 @@ pub struct Routing {
     /// Of these, so many at the end have no rows: identities, and shared ones beside the picks.
     #[serde(default, skip_serializing_if = "is_none")]
     pub rowless: u64,
-    /// Most picks of a token, K.
+    /// Most picks of a token, K, the shared ones beside them included.
     pub top_k: u64,
+    /// Of these, so many at the end are shared experts beside the picks: of every token, and without rows.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub joint_shared: u64,
+    /// A correction bias had a part in the picks: those without it are not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub corrected: bool,
     /// Rows of a tile of the grouped products: an expert's last tile may be partly empty.
     pub tile_rows: u32,
     /// Rows that an engine allocates which pads every expert's buffer to its capacity; `None` where none is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_at_capacity: Option<Extent>,
-    /// Above how much of the mean an expert is hot, where a capacity factor says so: numerator and denominator.
+    /// Above how much of the mean an expert is hot, where a capacity factor says so, in means whether K counts in the spec's
+    /// or not: numerator and denominator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_factor: Option<[u64; 2]>,
 }
