@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use moec_ir::Machine;
+use moec_ir::machine::MACHINES;
 use moec_runtime::emulator::{self, Counters, Emulated, Emulator, Finding, Limits, Options, Procedure, Sample, Schedule};
 use moec_runtime::layer::Batch;
 use moec_runtime::package::{Buffer, Dims, Dtype, Extent, Manifest, Role};
@@ -320,14 +321,14 @@ pub fn profile(launches: &[Emulated]) -> Vec<(String, Counters)> {
 /// Multiply-adds of a batch, about: tiles are computed whole.
 #[must_use]
 pub fn work(manifest: &Manifest, dims: Dims) -> u64 {
-    const TILE_ROWS: u64 = 64;
+    let tile_rows = u64::from(MACHINES.iter().find(|machine| machine.is_gpu()).map_or(1, moec_ir::schedule::tile_rows));
     let experts = manifest_dim(manifest, "experts").max(1);
     let slots = manifest_dim(manifest, "slots").saturating_mul(experts);
     let pairs = match slots {
         0 => dims.tokens.saturating_mul(picks_of_token(manifest) as u64),
         slots => slots.saturating_mul(dims.tokens.div_ceil(dims.row_tokens.max(1))),
     };
-    let tiles = pairs.min(experts).saturating_add(pairs / TILE_ROWS);
+    let tiles = pairs.min(experts).saturating_add(pairs / tile_rows);
     let weights = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
     let of_weight = |buffer: &Buffer| {
         let elements = buffer.shape.iter().map(|extent| extent.as_const().unwrap_or(0).unsigned_abs());
@@ -335,7 +336,7 @@ pub fn work(manifest: &Manifest, dims: Dims) -> u64 {
         match buffer.shape.len() {
             // Logits, and what is mixed by them into slots and back.
             3 if buffer.name == "slots" => elements.saturating_mul(3 * dims.tokens),
-            3 => (elements / experts).saturating_mul(tiles * TILE_ROWS),
+            3 => (elements / experts).saturating_mul(tiles * tile_rows),
             _ => elements.saturating_mul(dims.tokens),
         }
     };
