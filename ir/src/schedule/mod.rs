@@ -53,6 +53,7 @@ mod renorm;
 mod route;
 mod softmax;
 mod sort;
+mod walk;
 
 use crate::graph::{Node, Op, Type, Typed};
 use crate::kernel::{Program, Regime};

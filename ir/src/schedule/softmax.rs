@@ -15,6 +15,7 @@
 
 use super::chunk::cell;
 use super::math;
+use super::walk::{self, Walk};
 use crate::graph::Span;
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Kernel, Value};
@@ -27,102 +28,39 @@ pub(super) struct Softmax {
     pub(super) n: u32,
 }
 
-/// Tokens of a block of `softmax`: a warp has two, the host's thread all.
-const TOKENS: u32 = 8;
-/// Warps of a block of `softmax`.
-const WARPS: u32 = 4;
-
-/// Number of blocks of [`softmax`].
-pub(super) fn grid() -> Extent {
-    Extent::Tokens.div_ceil(u64::from(TOKENS))
-}
-
 /// Parameters: `x`, `out` (written), `tokens`.
 pub(super) fn softmax(spec: &Softmax, machine: &Machine) -> Kernel {
-    let warps = if machine.is_gpu() { WARPS } else { 1 };
-    let builder = Builder::new(&spec.name, warps * machine.warp_lanes);
+    let builder = Builder::new(&spec.name, walk::threads(machine));
     let k = &builder;
     let (x, out) = (k.input("x", DType::F32), k.output("out", DType::F32));
     let tokens = k.scalar("tokens", DType::I32);
-    let warp_lanes = machine.warp_lanes as i32;
-    let (lane, warp) = (k.bind("lane", k.thread() % warp_lanes), k.bind("warp", k.thread() / warp_lanes));
-    let row = Row { k, n: spec.n, machine, x, out, lane };
-    let first = k.bind("first_token", k.block() * TOKENS as i32);
-    k.for_step("m", warp, k.i32(TOKENS as i32), k.i32(warps as i32), |m| {
-        let token = k.bind("token", first + m);
-        k.when(token.lt(tokens), || row.softmax(token));
-    });
+    let lanes = Walk::widest(machine, spec.n, DType::F32.bytes());
+    Walk::rows(k, machine, [spec.n, lanes], tokens, |walk, token| softmax_of_row(walk, token, x, out));
     builder.finish()
 }
 
-struct Row<'a, 'k> {
-    k: &'k Builder,
-    n: u32,
-    machine: &'a Machine,
-    x: Array<'k>,
-    out: Array<'k>,
-    lane: Value<'k>,
-}
-
-impl<'k> Row<'_, 'k> {
-    fn softmax(&self, token: Value<'k>) {
-        let k = self.k;
-        let start = k.bind("start", token.cast(DType::I64) * k.i64(i64::from(self.n)));
-        let max = Parts::new(k, f32::MIN, self.lanes());
-        self.each(&|at, lanes| {
-            let part = max.of(lanes);
-            part.set(part.get().max(self.load(start, at, lanes)));
-        });
-        let max = self.of_all(max.wide.get().reduce_max().max(max.rest.get()), |a, b| a.max(b));
-        let sum = Parts::new(k, 0.0, self.lanes());
-        self.each(&|at, lanes| {
-            let part = sum.of(lanes);
-            part.set(part.get() + math::exp(k, self.load(start, at, lanes) - max.splat(lanes)));
-        });
-        let sum = self.of_all(sum.wide.get().reduce_add() + sum.rest.get(), |a, b| a + b);
-        self.each(&|at, lanes| {
-            let y = math::exp(k, self.load(start, at, lanes) - max.splat(lanes)) / sum.splat(lanes);
-            self.out.store_aligned(start + at.cast(DType::I64), y, self.align(lanes));
-        });
-    }
-
-    /// What the lanes of the warp have, in one number.
-    fn of_all(&self, mine: Value<'k>, join: impl Fn(Value<'k>, Value<'k>) -> Value<'k>) -> Value<'k> {
-        let mut all = self.k.bind("all", mine);
-        let mut mask = self.machine.warp_lanes / 2;
-        while mask > 0 {
-            all = self.k.bind("all", join(all, self.k.shuffle(all, mask)));
-            mask /= 2;
-        }
-        all
-    }
-
-    /// Elements that a thread takes at once.
-    fn lanes(&self) -> u32 {
-        let widest = self.machine.vector_bytes / DType::F32.bytes() as u32;
-        // On a GPU an access of several elements is aligned to all of them, so they divide a row.
-        if self.machine.is_gpu() { widest.min(1 << self.n.trailing_zeros()) } else { widest }
-    }
-
-    /// The thread's elements of a row: vectors, then what is left.
-    fn each(&self, body: &dyn Fn(Value<'k>, u32)) {
-        let (k, n, lanes, warp) = (self.k, self.n, self.lanes(), self.machine.warp_lanes);
-        let whole = n - n % lanes;
-        k.for_step("n", self.lane * lanes as i32, k.i32(whole as i32), k.i32((warp * lanes) as i32), |at| body(at, lanes));
-        if whole < n {
-            k.for_step("n", self.lane + whole as i32, k.i32(n as i32), k.i32(warp as i32), |at| body(at, 1));
-        }
-    }
-
-    /// The most bytes that an address is known to be a multiple of.
-    fn align(&self, lanes: u32) -> u32 {
-        DType::F32.bytes() as u32 * if self.machine.is_gpu() { lanes } else { 1 }
-    }
-
-    fn load(&self, start: Value<'k>, at: Value<'k>, lanes: u32) -> Value<'k> {
-        let x = self.x.load_aligned(start + at.cast(DType::I64), lanes, self.align(lanes));
-        self.k.bind("x", math::finite(self.k, x))
-    }
+fn softmax_of_row<'k>(walk: &Walk<'_, 'k>, token: Value<'k>, x: Array<'k>, out: Array<'k>) {
+    let (k, start) = (walk.k, walk.start(token));
+    let load = |at: Value<'k>, lanes: u32| {
+        let x = x.load_aligned(start + at.cast(DType::I64), lanes, walk.align(DType::F32, lanes));
+        k.bind("x", math::finite(k, x))
+    };
+    let max = Parts::new(k, f32::MIN, walk.lanes);
+    walk.each(&|at, lanes| {
+        let part = max.of(lanes);
+        part.set(part.get().max(load(at, lanes)));
+    });
+    let max = walk.of_all("all", max.wide.get().reduce_max().max(max.rest.get()), |a, b| a.max(b));
+    let sum = Parts::new(k, 0.0, walk.lanes);
+    walk.each(&|at, lanes| {
+        let part = sum.of(lanes);
+        part.set(part.get() + math::exp(k, load(at, lanes) - max.splat(lanes)));
+    });
+    let sum = walk.of_all("all", sum.wide.get().reduce_add() + sum.rest.get(), |a, b| a + b);
+    walk.each(&|at, lanes| {
+        let y = math::exp(k, load(at, lanes) - max.splat(lanes)) / sum.splat(lanes);
+        out.store_aligned(start + at.cast(DType::I64), y, walk.align(DType::F32, lanes));
+    });
 }
 
 /// What a thread has of a row, in as many lanes as it takes at once, and in one for what is left.

@@ -6,7 +6,7 @@ use super::super::jitter::{self, Jitter};
 use super::super::mix::{self, Into, Mix};
 use super::super::normalise::{self, RmsNorm};
 use super::super::softmax::{self, Softmax};
-use super::super::{ScheduleError, chunk};
+use super::super::{ScheduleError, chunk, walk};
 use super::value::{Grouping, Routing, Slots, Tensor, Value, beside, constant, same_pairs, tensor, wrong};
 use super::{Plan, check_pointwise, check_result, sequence_tokens, tokens};
 use crate::graph::{Attr, Dim, Node, Op, Type};
@@ -136,11 +136,11 @@ impl<'g> Plan<'g> {
         };
         check_pointwise(op, body)?;
         let (rows, grid, named) = match x.shape.first() {
-            Some(Dim::Tokens) => (Extent::Tokens, normalise::grid(Extent::Tokens), vec![]),
+            Some(Dim::Tokens) => (Extent::Tokens, walk::grid(Extent::Tokens), vec![]),
             Some(Dim::Const(n)) => {
                 let rows = Extent::Const(*n);
                 // Nothing is launched without tokens.
-                (rows.clone(), normalise::grid(rows) * Extent::Tokens.min(Extent::Const(1)), vec![x])
+                (rows.clone(), walk::grid(rows) * Extent::Tokens.min(Extent::Const(1)), vec![x])
             }
             Some(Dim::Pairs) | None => {
                 let what = "rows that are neither the tokens nor a weight's".to_string();
@@ -186,7 +186,7 @@ impl<'g> Plan<'g> {
         };
         if op == Op::Softmax {
             let args = vec![x.buffer.into(), result.buffer.into(), tokens()];
-            self.launch(softmax::softmax(&spec, self.machine), softmax::grid(), args);
+            self.launch(softmax::softmax(&spec, self.machine), walk::grid(Extent::Tokens), args);
             return Ok(Value::Tensor(result));
         }
         let of_run = || [softmax::runs(), Extent::Const(constant(x, 1))];
