@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
-use moec::diagnostics::MessageFormat;
+use moec::diagnostics::{Code, MessageFormat, Severity};
 use moec::spec::Ratio;
 use moec_runtime::emulator::{Place, Sample};
 
@@ -25,8 +25,23 @@ pub(crate) struct Cli {
     /// When diagnostics are coloured; NO_COLOR and CLICOLOR_FORCE count where this says auto.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
     pub(crate) color: ColorChoice,
+    /// Warnings end the command as errors do.
+    #[arg(long, global = true)]
+    pub(crate) deny_warnings: bool,
+    /// A warning that is not shown, by its code; may be given several times.
+    #[arg(long, global = true, value_name = "CODE", value_parser = warning)]
+    pub(crate) allow: Vec<Code>,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The code of a warning: `MOE1101`.
+fn warning(text: &str) -> Result<Code, String> {
+    let code = Code::from_id(text).ok_or_else(|| format!("`{text}` is no code; `moec explain --list` prints all"))?;
+    match code.severity() {
+        Severity::Warning => Ok(code),
+        Severity::Error => Err(format!("{} is an error, which cannot be allowed", code.id())),
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -23,6 +23,11 @@ pub(crate) fn say(failure: Failure, cli: &Cli) -> Exit {
     say_report(&report, cli)
 }
 
+/// Writes warnings, or anything else that does not end the command.
+pub(crate) fn warn(report: &Report, cli: &Cli) {
+    say_report(report, cli);
+}
+
 /// A line about what was done, beside the product.
 pub(crate) fn note(text: &str, format: MessageFormat) {
     let mut stderr = io::stderr().lock();

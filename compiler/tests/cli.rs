@@ -41,6 +41,44 @@ fn diagnostics_as_json_lines() {
     }
 }
 
+/// 8 picks a token and a factor that does not count them: C = 3 for 16 at T = 128.
+const FLOORED: &str = "[moe]\nhidden = 64\nexperts = 64\n[router]\ntop_k = 8\n[capacity]\nfactor = 1.25\ncount_k = false\nround = \"ceil\"\n\
+                       [expert]\nintermediate = 8\n[tokens]\nexpected = [1, 128, 4096]\n";
+
+#[test]
+fn a_capacity_that_no_router_keeps_to_is_a_warning() {
+    let output = moec_with_input(&["check", "-"], FLOORED);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).starts_with("<stdin>: ok"), "{}", stdout(&output));
+    insta::assert_snapshot!(stderr(&output));
+    let json = moec_with_input(&["check", "-", "--message-format", "json"], FLOORED);
+    let object: serde_json::Value = serde_json::from_str(stderr(&json).trim()).unwrap();
+    assert_eq!((&object["level"], &object["code"]["code"]), (&"warning".into(), &"MOE1101".into()));
+}
+
+#[test]
+fn warnings_are_denied_or_allowed() {
+    let with = |level: &str| format!("{FLOORED}[lints]\ncapacity_floor = \"{level}\"\n");
+    for (arguments, text, code, words) in [
+        (&["check", "-", "--deny-warnings"][..], FLOORED.to_string(), 1, "error[MOE1101]"),
+        (&["compile", "-", "--emit", "graph", "--deny-warnings"], FLOORED.to_string(), 1, "error[MOE1101]"),
+        (&["check", "-", "--deny-warnings", "--allow", "MOE1101"], FLOORED.to_string(), 0, ""),
+        (&["check", "-", "--allow", "1101"], FLOORED.to_string(), 0, ""),
+        (&["check", "-", "--deny-warnings"], with("allow"), 0, ""),
+        (&["check", "-"], with("deny"), 1, "error[MOE1101]"),
+        (&["check", "-"], with("warn"), 0, "warning[MOE1101]"),
+        (&["check", "-", "--allow", "MOE0101"], FLOORED.to_string(), 2, "MOE0101 is an error"),
+        (&["check", "-", "--deny-warnings"], FLOORED.replace("count_k = false", "count_k = true"), 0, ""),
+    ] {
+        let output = moec_with_input(arguments, &text);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+        match words {
+            "" => assert_eq!(stderr(&output), "", "{arguments:?}"),
+            words => assert!(stderr(&output).contains(words), "{arguments:?}: {}", stderr(&output)),
+        }
+    }
+}
+
 #[test]
 fn diagnostics_in_short() {
     let output = moec(&["check", "many_mistakes.toml", "--message-format", "short"]);

@@ -8,14 +8,14 @@ use moec::spec::{Mode, Soft, Spec, Word};
 use moec_ir::machine::MACHINES;
 use rayon::prelude::*;
 
-use super::{Failure, load_preset, load_spec};
+use super::{Failure, Notes, load_preset, load_spec};
 use crate::cli::Check;
 use crate::files::report_at;
 
 /// Checks every spec, and fails with the diagnostics of the first wrong one.
-pub(super) fn check(arguments: &Check, out: &mut dyn Write) -> Result<(), Failure> {
-    let files = arguments.layers.iter().map(|path| load_spec(path, None));
-    for loaded in arguments.preset.iter().map(|name| load_preset(name)).chain(files) {
+pub(super) fn check(arguments: &Check, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
+    let files = arguments.layers.iter().map(|path| load_spec(path, None, notes));
+    for loaded in arguments.preset.iter().map(|name| load_preset(name, notes)).chain(files) {
         let (spec, source) = loaded?;
         MACHINES
             .par_iter()

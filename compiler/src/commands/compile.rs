@@ -22,8 +22,8 @@ use crate::files::{bytes_text, report_at, write, write_or_print};
 /// Compiles a spec and writes the stages.
 pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
     let (spec, source) = match (&arguments.preset, &arguments.spec) {
-        (Some(name), _) => load_preset(name)?,
-        (None, path) => load_spec(path.as_deref().unwrap_or(Path::new("-")), None)?,
+        (Some(name), _) => load_preset(name, notes)?,
+        (None, path) => load_spec(path.as_deref().unwrap_or(Path::new("-")), None, notes)?,
     };
     if !spec.unread.is_empty() {
         notes.say(&format!("note: this router.mode does not read {}", spec.unread.join(", ")));

@@ -27,7 +27,7 @@ pub(super) fn emulate(arguments: &Check, notes: Notes, out: &mut dyn Write) -> R
 }
 
 fn emulate_one(path: &Path, arguments: &Check, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
-    let (package, spec) = open(path, arguments)?;
+    let (package, spec) = open(path, arguments, notes)?;
     let manifest = package.manifest();
     let batches = batches(manifest, &arguments.tokens).map_err(|error| report_at(path, error))?;
     let sample = arguments.blocks.clone().unwrap_or_else(|| {
@@ -48,7 +48,7 @@ fn emulate_one(path: &Path, arguments: &Check, notes: Notes, out: &mut dyn Write
         CheckError::Runtime(error) => report_at(path, error),
         CheckError::Reference(error) => report_at(path, error),
     })?;
-    match notes.0 {
+    match notes.format() {
         MessageFormat::Human | MessageFormat::Short => print(manifest, &request, &outcomes, arguments.profile, out)?,
         MessageFormat::Json => {
             let batches: Vec<Value> = outcomes.iter().map(|outcome| to_json(outcome, arguments.profile)).collect();
@@ -59,11 +59,11 @@ fn emulate_one(path: &Path, arguments: &Check, notes: Notes, out: &mut dyn Write
 }
 
 /// The package and, where the argument was a spec, the spec.
-fn open(path: &Path, arguments: &Check) -> Result<(Package, Option<Spec>), Report> {
+fn open(path: &Path, arguments: &Check, notes: Notes) -> Result<(Package, Option<Spec>), Report> {
     if path != Path::new("-") && is_package(path) {
         return Ok((package::read(&read(path)?).map_err(|error| report_at(path, error))?, None));
     }
-    let (spec, source) = load_spec(path, None)?;
+    let (spec, source) = load_spec(path, None, notes)?;
     let machine = gpu(arguments.target.unwrap_or(Target::Sm90a))?;
     let compiled = pipeline::compile(&spec, &source.text, &[machine], &Options::default());
     Ok((compiled.map_err(|error| report_at(source.name.as_ref(), error))?, Some(spec)))

@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use clap::ValueEnum;
-use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report, Source};
+use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report, Severity, Source};
 use moec::spec::{self, Spec};
 use moec::{hugging_face, vocabulary};
 use moec_ir::Machine;
@@ -57,7 +57,7 @@ impl From<io::Error> for Failure {
 
 /// Runs a command.
 pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
-    let notes = Notes(cli.message_format);
+    let notes = Notes(cli);
     match &cli.command {
         Command::Compile(Compile { preset: Some(name), .. })
         | Command::Check(Check { preset: Some(name), .. })
@@ -69,7 +69,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         }
         Command::Compile(arguments) => compile::compile(arguments, notes, out),
         Command::Check(arguments) if arguments.emulate => emulate::emulate(arguments, notes, out),
-        Command::Check(arguments) => check::check(arguments, out),
+        Command::Check(arguments) => check::check(arguments, notes, out),
         Command::Import(arguments) => import::import(arguments, notes, out),
         Command::Opt(arguments) => opt::opt(arguments, out),
         Command::Run(arguments) => run::run(arguments, notes, out),
@@ -83,13 +83,34 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     }
 }
 
-/// stderr, for lines about what was done.
+/// stderr, for what does not end a command: lines about what was done, and warnings.
 #[derive(Clone, Copy)]
-struct Notes(MessageFormat);
+struct Notes<'a>(&'a Cli);
 
-impl Notes {
+impl Notes<'_> {
     fn say(self, text: &str) {
-        console::note(text, self.0);
+        console::note(text, self.format());
+    }
+
+    fn format(self) -> MessageFormat {
+        self.0.message_format
+    }
+
+    /// Shows the warnings that `--allow` does not name. They are the error where one of them is denied, by
+    /// `--deny-warnings` or before.
+    fn warn(self, source: &Source, warnings: Vec<Diagnostic>) -> Result<(), Report> {
+        let shown = warnings.into_iter().filter(|warning| !self.0.allow.contains(&warning.code));
+        let mut diagnostics: Vec<Diagnostic> =
+            if self.0.deny_warnings { shown.map(Diagnostic::denied).collect() } else { shown.collect() };
+        // The exit code is that of the first.
+        diagnostics.sort_by_key(|diagnostic| diagnostic.severity == Severity::Warning);
+        let is_denied = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        let report = Report { source: source.clone(), diagnostics };
+        if is_denied {
+            return Err(report);
+        }
+        console::warn(&report, self.0);
+        Ok(())
     }
 }
 
@@ -124,8 +145,10 @@ fn emulated_target(target: Option<Target>, package: &Package) -> Result<String, 
 
 /// A spec with a name, its own or else that of its file, and with a vocabulary, where it needs one: its own or else that of
 /// the checkpoint, given by its path and what stands before its tensors' names.
-fn load_spec(path: &Path, checkpoint: Option<(&Path, &str)>) -> Result<(Spec, Source), Report> {
+/// Its warnings are shown.
+fn load_spec(path: &Path, checkpoint: Option<(&Path, &str)>, notes: Notes) -> Result<(Spec, Source), Report> {
     let (mut spec, source) = spec::load(path)?;
+    notes.warn(&source, spec::warnings(&source))?;
     if spec.name.is_empty() {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy()).filter(|_| path != Path::new("-")).unwrap_or_default();
         let is_legal = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
@@ -150,11 +173,14 @@ fn load_spec(path: &Path, checkpoint: Option<(&Path, &str)>) -> Result<(Spec, So
 }
 
 /// A published model's spec.
-fn load_preset(name: &str) -> Result<(Spec, Source), Report> {
+fn load_preset(name: &str, notes: Notes) -> Result<(Spec, Source), Report> {
     let text = hugging_face::preset(name, None)?.spec(None);
     let source = Source { name: format!("<preset {name}>"), text };
     match spec::parse(&source) {
-        Ok(spec) => Ok((spec, source)),
+        Ok(spec) => {
+            notes.warn(&source, spec::warnings(&source))?;
+            Ok((spec, source))
+        }
         Err(diagnostics) => Err(Report { source, diagnostics }),
     }
 }

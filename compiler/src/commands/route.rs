@@ -23,8 +23,8 @@ const ROUTER: [Tensor; 5] =
 pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
     check_outputs(arguments)?;
     let (spec, source) = match &arguments.preset {
-        Some(name) => load_preset(name)?,
-        None => load_spec(arguments.spec.as_deref().unwrap_or(Path::new("-")), None)?,
+        Some(name) => load_preset(name, notes)?,
+        None => load_spec(arguments.spec.as_deref().unwrap_or(Path::new("-")), None, notes)?,
     };
     check_router(&spec, arguments).map_err(|diagnostic| report_at(source.name.as_ref(), diagnostic))?;
     let is_hidden = !arguments.hidden.is_empty();
@@ -45,7 +45,7 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
             options.batch
         ));
     }
-    let mut progress = Progress::of(trace.bytes(), notes.0);
+    let mut progress = Progress::of(trace.bytes(), notes.format());
     let report = routing::route(&spec, &trace, product.as_ref(), &vectors, &options, |bytes| progress.at(bytes));
     drop(progress);
     let report = report.map_err(|error| match error {

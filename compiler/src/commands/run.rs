@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
         let diagnostic = Diagnostic::new(Code::UsageConflict, "`--target` chooses what the emulator runs");
         return Err(diagnostic.help("add `--device emulator`").into());
     }
-    let (package, spec) = open(arguments)?;
+    let (package, spec) = open(arguments, notes)?;
     let (layer, emulator) = load(arguments, &package).map_err(|error| report_at(&arguments.layer, error))?;
     let manifest = package.manifest();
 
@@ -134,11 +134,11 @@ fn findings(launches: &[Emulated], out: &mut dyn Write) -> Result<(), Failure> {
 }
 
 /// The package and, where the argument was a spec, the spec.
-fn open(arguments: &Run) -> Result<(Package, Option<Spec>), Failure> {
+fn open(arguments: &Run, notes: Notes) -> Result<(Package, Option<Spec>), Failure> {
     let path = &arguments.layer;
     if path == Path::new("-") || !is_package(path) {
         let table = arguments.weights.as_deref().map(|path| (path, arguments.tensor_prefix.as_deref().unwrap_or("")));
-        let (spec, source) = load_spec(path, table)?;
+        let (spec, source) = load_spec(path, table, notes)?;
         let package = compile(&spec, &source, arguments).map_err(|error| report_at(source.name.as_ref(), error))?;
         return Ok((package, Some(spec)));
     }

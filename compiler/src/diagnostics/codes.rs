@@ -1,6 +1,15 @@
 //! The table of diagnostic codes: number, title, explanation, exit code.
 //! A number is never used again for another mistake. Nothing here decides when a code is reported.
 
+/// How much a diagnostic weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The command does what was asked, but that is probably not what was meant.
+    Warning,
+    /// The command does not do what was asked.
+    Error,
+}
+
 /// The exit codes of `moec`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -43,7 +52,7 @@ macro_rules! codes {
                 match self { $(Code::$name => $explanation,)+ }
             }
 
-            /// What a command that reports it exits with.
+            /// What a command that reports it exits with; `Exit::Ok` for a warning.
             pub fn exit(self) -> Exit {
                 match self { $(Code::$name => Exit::$exit,)+ }
             }
@@ -55,6 +64,11 @@ impl Code {
     /// The code as people write it: `MOE0101`.
     pub fn id(self) -> String {
         format!("MOE{:04}", self as u16)
+    }
+
+    /// A warning where a command that reports it still ends well.
+    pub fn severity(self) -> Severity {
+        if self.exit() == Exit::Ok { Severity::Warning } else { Severity::Error }
     }
 
     /// Reads `MOE0101`, `moe101` or `101`.
@@ -153,6 +167,11 @@ codes! {
          have to know how many tokens they take.";
     ExpectedAboveMax = 310, Input, "an expected token count above tokens.max",
         "`tokens.expected` names batch sizes to be fast at; one above `tokens.max` would be refused at launch.";
+    MissingCountK = 311, Input, "the capacity factor does not say whether top_k counts",
+        "With `top_k` above 1 a token asks for several places, and libraries disagree whether `capacity.factor` counts them: \
+         with `count_k = true` (Megatron, Tutel, V-MoE, DeepSpeed) C = factor * S * K / E, and factor 1.0 holds an even \
+         router's picks; with `count_k = false` (mesh-tensorflow, flaxformer) C = factor * S / E, and it takes factor K. \
+         8 picks a token at factor 1.25 without K drop 84 % of a perfectly even router's picks, so the spec states it.";
 
     // 04xx: [weights].
     WeightNotInLayer = 401, Input, "a weight that the layer does not have",
@@ -262,6 +281,13 @@ codes! {
          checkpoint are probably of two models, or the tensor is stored in another layout.";
     UnknownPreset = 1008, Usage, "no such preset",
         "Presets are the configs of published models that come with moec. `moec import --preset list` prints their names.";
+
+    // 11xx: warnings. `--allow` names the ones that are expected, `--deny-warnings` makes errors of the others.
+    CapacityFloor = 1101, Ok, "a capacity that drops picks of every router",
+        "The experts have fewer places together than the tokens have picks, so at least 1 - C E / (S K) of the picks are dropped, \
+         however evenly the router spreads them. Most often `count_k = false` stands beside a `top_k` above 1, or the \
+         rounding leaves no place where there are few tokens. `[lints] capacity_floor = \"allow\"` in the spec says that it is \
+         meant.";
 }
 
 #[cfg(test)]

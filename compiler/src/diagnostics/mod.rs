@@ -7,7 +7,7 @@ mod render;
 
 use std::ops::Range;
 
-pub use codes::{Code, Exit};
+pub use codes::{Code, Exit, Severity};
 pub use render::MessageFormat;
 
 /// One mistake: what is wrong, where, and what to do about it.
@@ -15,6 +15,8 @@ pub use render::MessageFormat;
 pub struct Diagnostic {
     /// The stable code; `moec explain` has a paragraph for each.
     pub code: Code,
+    /// That of the code, or an error where warnings are denied.
+    pub severity: Severity,
     /// One line, without the code and without a full stop.
     pub message: String,
     /// The place at fault, then the others that the mistake involves: the other key, where two disagree. Empty where no
@@ -38,7 +40,22 @@ pub struct Label {
 impl Diagnostic {
     /// A mistake without a place.
     pub fn new(code: Code, message: impl Into<String>) -> Diagnostic {
-        Diagnostic { code, message: message.into(), labels: Vec::new(), help: None, notes: Vec::new() }
+        let severity = code.severity();
+        Diagnostic { code, severity, message: message.into(), labels: Vec::new(), help: None, notes: Vec::new() }
+    }
+
+    /// A warning that counts as an error; an error as it is.
+    pub fn denied(mut self) -> Diagnostic {
+        self.severity = Severity::Error;
+        self
+    }
+
+    /// What a command that ends with this diagnostic exits with.
+    pub fn exit(&self) -> Exit {
+        match (self.severity, self.code.severity()) {
+            (Severity::Error, Severity::Warning) => Exit::Input,
+            (Severity::Warning | Severity::Error, _) => self.code.exit(),
+        }
     }
 
     /// The place at fault.
@@ -92,7 +109,7 @@ pub struct Report {
 impl Report {
     /// The exit code of a command that ends with this report: that of its first diagnostic.
     pub fn exit(&self) -> Exit {
-        self.diagnostics.first().map_or(Exit::Ok, |diagnostic| diagnostic.code.exit())
+        self.diagnostics.first().map_or(Exit::Ok, Diagnostic::exit)
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde_json::{Value, json};
 
-use super::{Diagnostic, Label, Report, Source};
+use super::{Diagnostic, Label, Report, Severity, Source};
 
 /// `--message-format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -59,7 +59,11 @@ impl Report {
 
 /// The rustc look.
 fn human(diagnostic: &Diagnostic, lines: &Lines<'_>, renderer: &Renderer) -> String {
-    let mut group = Level::ERROR.primary_title(&diagnostic.message).id(diagnostic.code.id()).elements(Vec::<Origin>::new());
+    let level = match diagnostic.severity {
+        Severity::Warning => Level::WARNING,
+        Severity::Error => Level::ERROR,
+    };
+    let mut group = level.primary_title(&diagnostic.message).id(diagnostic.code.id()).elements(Vec::<Origin>::new());
     if !diagnostic.labels.is_empty() {
         group = with_source(group, &diagnostic.labels, lines);
     } else if !lines.source.name.is_empty() {
@@ -109,7 +113,14 @@ fn short(diagnostic: &Diagnostic, lines: &Lines<'_>) -> String {
         (None, false) => format!("{}: ", lines.source.name),
         (None, true) => String::new(),
     };
-    format!("{place}error[{}]: {}", diagnostic.code.id(), diagnostic.message)
+    format!("{place}{}[{}]: {}", word(diagnostic.severity), diagnostic.code.id(), diagnostic.message)
+}
+
+fn word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Warning => "warning",
+        Severity::Error => "error",
+    }
 }
 
 /// rustc's field names, so that editors read it as they read rustc.
@@ -122,7 +133,7 @@ fn json_object(diagnostic: &Diagnostic, lines: &Lines<'_>) -> Value {
         "$message_type": "diagnostic",
         "message": diagnostic.message,
         "code": { "code": diagnostic.code.id(), "explanation": diagnostic.code.explanation() },
-        "level": "error",
+        "level": word(diagnostic.severity),
         "spans": spans.collect::<Vec<_>>(),
         "children": help.chain(notes).collect::<Vec<_>>(),
         "rendered": format!("{}\n", human(diagnostic, lines, &Renderer::plain())),

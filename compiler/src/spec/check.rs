@@ -23,6 +23,7 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     joint(spec, wrong);
     if let Some(capacity) = &spec.capacity {
         capacity_size(capacity, wrong);
+        choices_counted(spec, capacity, wrong);
         places_of_others(spec, capacity, wrong);
         if capacity.boolean("renorm_after_drop") == Some(true) {
             needs(capacity, "renorm_after_drop", spec.router.word("renorm") != Some("none"), "renorm", &spec.router, wrong);
@@ -442,6 +443,19 @@ fn capacity_size(capacity: &Section, wrong: &mut Vec<Diagnostic>) {
         })),
     }
     needs(capacity, "count_k", capacity.given("factor").is_some(), "factor", capacity, wrong);
+}
+
+/// Whether K counts in a factor is what libraries disagree about; with K = 1 they agree.
+fn choices_counted(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnostic>) {
+    let tokens_choose = matches!(spec.router.word("mode"), Some("token_choice" | "hash"));
+    let Some(top_k) = spec.router.integer("top_k").filter(|top_k| *top_k > 1 && tokens_choose) else { return };
+    let Some(factor) = capacity.given("factor").filter(|_| capacity.given("count_k").is_none()) else { return };
+    wrong.push(
+        Diagnostic::new(Code::MissingCountK, format!("capacity.factor with top_k = {top_k} needs `count_k`"))
+            .at(factor.key_span.clone(), "of the tokens, or of their picks?")
+            .also(place(&spec.router, "top_k"), format!("{top_k} picks a token"))
+            .help("count_k = true: C = factor * S * K / E (Megatron, Tutel, V-MoE); count_k = false: C = factor * S / E (mesh-tensorflow, flaxformer)"),
+    );
 }
 
 /// The inner keys of `[expert]`, or of `[shared]`, which inherits from it.

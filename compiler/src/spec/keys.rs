@@ -103,6 +103,8 @@ const ACTIVATIONS: &[Choice] = &[
 ];
 const CLAMP_PLACES: &[Choice] = &[choice("pre", "gate <= L, |up| <= L"), choice("post", "act(gate) <= L, |up| <= L")];
 
+const LINT_LEVELS: &[Choice] = &[choice("warn", "a warning"), choice("allow", "nothing is said"), choice("deny", "an error")];
+
 /// Every table, in the order in which specs are written.
 #[rustfmt::skip]
 pub(super) static TABLES: &[Table] = &[
@@ -317,5 +319,8 @@ pub(super) static TABLES: &[Table] = &[
         key("aux_coef", Number(NonNegative), Absent, "its coefficient; required with aux_loss"),
         key("z_coef", Number(NonNegative), Absent, "coefficient of the router z-loss, mean logsumexp(logits)^2, observed as stats.z_loss (ST-MoE)"),
         key("bias_update_rate", Number(Positive), Absent, "the package has a kernel that moves the correction bias by this, up where an expert's load is below the mean, down where it is above"),
+    ] },
+    Table { name: "lints", required: false, doc: "Warnings about the spec, which `--deny-warnings` makes errors.", keys: &[
+        key("capacity_floor", Word(LINT_LEVELS), Fallback::Word("warn"), "MOE1101: the experts have fewer places together than the tokens have picks, at one of tokens.expected"),
     ] },
 ];

@@ -14,6 +14,7 @@ mod capacity;
 mod check;
 mod json;
 mod keys;
+mod lints;
 mod model;
 mod recipe;
 mod resolve;
@@ -26,6 +27,7 @@ mod weights;
 use std::path::Path;
 
 pub use capacity::{Capacity, CapacityGroup, CapacitySize, Dropped, Pad, Priority, Ratio, Round};
+pub use lints::least_drop;
 pub use model::{
     Activation, Apply, AuxLoss, Clamp, ClampPlace, Correction, Dtype, EpsMode, Expert, Gating, GroupMask, GroupScore, Groups,
     InputNorm, Mode, Norm, Numerics, Order, Renorm, Router, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Soft,
@@ -40,26 +42,29 @@ use crate::diagnostics::{Code, Diagnostic, Report, Source};
 
 /// Reads a spec: every key known, in range and carried by the pipeline, or all that is wrong with it.
 pub fn parse(source: &Source) -> Result<Spec, Vec<Diagnostic>> {
-    let format = source::format_of(source);
     let one = |diagnostic| vec![diagnostic];
-    source::check_text(&source.text, format).map_err(one)?;
-    let entries = match format {
-        source::Format::Toml => tree::from_toml(&source.text).map_err(one)?,
-        source::Format::Json => json::from_json(&source.text).map_err(one)?,
-    };
+    let entries = entries(source).map_err(one)?;
     let mut wrong = Vec::new();
     let sections = resolve::sections(&entries, &mut wrong);
     check::check(&sections, &mut wrong);
     if wrong.is_empty() { resolve::spec(&sections).map_err(one) } else { Err(in_order(wrong)) }
 }
 
+/// What a correct spec says that is probably not meant: warnings, and errors where its `[lints]` denies them. A spec that
+/// [`parse`] refuses has none.
+pub fn warnings(source: &Source) -> Vec<Diagnostic> {
+    let mut wrong = Vec::new();
+    let sections = resolve::sections(&entries(source).unwrap_or_default(), &mut wrong);
+    check::check(&sections, &mut wrong);
+    match resolve::spec(&sections) {
+        Ok(spec) if wrong.is_empty() => in_order(lints::lint(&sections, &spec)),
+        Ok(_) | Err(_) => Vec::new(),
+    }
+}
+
 /// What is wrong with a spec that [lacks its vocabulary](Spec::lacks_vocabulary) where there is no checkpoint to ask.
 pub fn vocabulary_missing(source: &Source) -> Diagnostic {
-    let entries = match source::format_of(source) {
-        source::Format::Toml => tree::from_toml(&source.text),
-        source::Format::Json => json::from_json(&source.text),
-    };
-    let entries = entries.unwrap_or_default();
+    let entries = entries(source).unwrap_or_default();
     let router = entries.iter().find(|entry| entry.key == "router").map(|entry| &entry.value.kind);
     let mode = match router {
         Some(Kind::Table(keys)) => keys.iter().find(|entry| entry.key == "mode"),
@@ -69,6 +74,16 @@ pub fn vocabulary_missing(source: &Source) -> Diagnostic {
     Diagnostic::new(Code::MissingKey, "router.mode = \"hash\" lacks `vocabulary`")
         .at(place, "looks experts up by token id")
         .help("vocabulary = the number of token ids, the rows of weights.hash_table; `moec run --weights` finds it there")
+}
+
+/// The entries of a spec in either spelling, under its limits.
+fn entries(source: &Source) -> Result<Vec<Entry>, Diagnostic> {
+    let format = source::format_of(source);
+    source::check_text(&source.text, format)?;
+    match format {
+        source::Format::Toml => tree::from_toml(&source.text),
+        source::Format::Json => json::from_json(&source.text),
+    }
 }
 
 /// The entries of a JSON object with their places, under the limits of a spec.

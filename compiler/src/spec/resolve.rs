@@ -27,6 +27,7 @@ pub(super) struct Sections {
     pub(super) training: Section,
     pub(super) tokens: Section,
     pub(super) numerics: Section,
+    pub(super) lints: Section,
 }
 
 /// Reads every table.
@@ -81,6 +82,7 @@ pub(super) fn sections(entries: &[Entry], wrong: &mut Vec<Diagnostic>) -> Sectio
         training: take("training").unwrap_or_else(|| absent("training")),
         tokens: take("tokens").unwrap_or_else(|| absent("tokens")),
         numerics: take("numerics").unwrap_or_else(|| absent("numerics")),
+        lints: take("lints").unwrap_or_else(|| absent("lints")),
     }
 }
 

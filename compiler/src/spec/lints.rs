@@ -1,0 +1,116 @@
+//! What a correct spec says that is probably not meant. A lint has a code, and a key of `[lints]` that silences or denies it.
+
+use super::capacity::{Capacity, CapacityGroup, CapacitySize};
+use super::model::{Mode, Spec};
+use super::resolve::Sections;
+use super::section::Section;
+use crate::diagnostics::{Code, Diagnostic};
+
+/// The keys of `[lints]` and the warnings that they govern.
+const LINTS: [(&str, Code); 1] = [("capacity_floor", Code::CapacityFloor)];
+
+/// The warnings of a spec without mistakes, those that it denies as errors, and none that it allows.
+pub(super) fn lint(sections: &Sections, spec: &Spec) -> Vec<Diagnostic> {
+    let found = sections.capacity.iter().filter_map(|section| capacity_floor(section, spec)).collect::<Vec<_>>();
+    let level = |diagnostic: &Diagnostic| {
+        let (key, _) = LINTS.into_iter().find(|(_, code)| *code == diagnostic.code)?;
+        sections.lints.word(key)
+    };
+    let governed = found.into_iter().filter_map(|diagnostic| match level(&diagnostic) {
+        Some("allow") => None,
+        Some("deny") => Some(diagnostic.denied()),
+        Some(_) | None => Some(diagnostic),
+    });
+    governed.collect()
+}
+
+/// The experts have fewer places than the tokens have picks, at one of the token counts that the spec expects.
+fn capacity_floor(section: &Section, spec: &Spec) -> Option<Diagnostic> {
+    let capacity = spec.capacity.as_ref()?;
+    let dropping: Vec<(u64, Floor)> =
+        spec.tokens.expected.iter().filter_map(|tokens| Some((*tokens, floor(spec, capacity, *tokens)?))).collect();
+    let (_, worst) = dropping.iter().max_by(|(_, a), (_, b)| a.drop.total_cmp(&b.drop))?;
+    let key = ["factor", "tokens", "fraction"].into_iter().find_map(|key| section.given(key))?;
+    let message = format!("every router drops at least {} of its picks here", percent(worst.drop));
+    let label = format!("C = {}, but S K / E = {}", worst.capacity, decimal(worst.needed));
+    let lists = dropping.iter().map(|(tokens, floor)| {
+        format!("T = {tokens}: C = {} of {} needed, {} dropped", floor.capacity, decimal(floor.needed), percent(floor.drop))
+    });
+    let diagnostic = Diagnostic::new(Code::CapacityFloor, message).at(key.span.clone(), label);
+    let uncounted = match capacity.size {
+        CapacitySize::Factor { count_k: false, .. } => section.given("count_k").filter(|_| spec.router.top_k > 1),
+        CapacitySize::Factor { count_k: true, .. } | CapacitySize::Tokens(_) | CapacitySize::Fraction { .. } => None,
+    };
+    let (diagnostic, larger) = match uncounted {
+        Some(field) => {
+            let larger = format!("count_k = true, or a factor of {} or more", spec.router.top_k);
+            (diagnostic.also(field.span.clone(), "leaves top_k out of C"), larger)
+        }
+        None => (diagnostic, "a larger capacity, round = \"ceil\" or min".to_string()),
+    };
+    let help = format!("{larger}; [lints] capacity_floor = \"allow\" where it is meant");
+    Some(lists.fold(diagnostic, Diagnostic::note).help(help))
+}
+
+/// What the most even router drops at one size of a batch.
+struct Floor {
+    capacity: u64,
+    /// S K / E: the places an expert that such a router asks for.
+    needed: f64,
+    /// Dropped of all picks, above 0 and at most 1.
+    drop: f64,
+}
+
+/// The least that any router drops of `tokens` tokens, where that is not 0. A sequence is taken to be the whole batch.
+fn floor(spec: &Spec, capacity: &Capacity, tokens: u64) -> Option<Floor> {
+    // Tokens pick; identity experts, which have no capacity, could take every pick.
+    let picks = matches!(spec.router.mode, Mode::TokenChoice | Mode::Hash) && spec.router.identity_experts == 0;
+    // A run that the batch does not fill has the C of a whole one.
+    let (of, filled) = match capacity.group {
+        CapacityGroup::All | CapacityGroup::Row => (tokens, tokens),
+        CapacityGroup::Tokens(run) => (run, tokens.min(run)),
+    };
+    let per_expert = capacity.tokens_per_expert(of, spec.router.top_k, spec.experts);
+    let drop = least_drop(per_expert, filled, spec.router.top_k, spec.experts);
+    let needed = filled as f64 * spec.router.top_k as f64 / spec.experts as f64;
+    (picks && drop > 0.0).then_some(Floor { capacity: per_expert, needed, drop })
+}
+
+/// The share of picks that no router can place: `max(0, 1 - C E / (S K))`, with at most S tokens in an expert.
+pub fn least_drop(capacity: u64, tokens: u64, top_k: u64, experts: u64) -> f64 {
+    let (places, picks) = (u128::from(capacity.min(tokens)) * u128::from(experts), u128::from(tokens) * u128::from(top_k));
+    if picks == 0 || places >= picks { 0.0 } else { (picks - places) as f64 / picks as f64 }
+}
+
+/// `84.4 %`.
+fn percent(share: f64) -> String {
+    format!("{} %", decimal((share * 1000.0).round() / 10.0))
+}
+
+/// Two decimals, and none where they are zeros.
+fn decimal(number: f64) -> String {
+    format!("{number:.2}").trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::keys;
+
+    #[test]
+    fn the_table_of_keys_has_every_lint() {
+        let keys: Vec<&str> = keys::table("lints").unwrap().keys.iter().map(|key| key.name).collect();
+        assert_eq!(keys, LINTS.map(|(key, _)| key));
+    }
+
+    #[test]
+    fn least_drop_by_hand() {
+        // 128 tokens of 8 picks are 1024; 64 experts of 3 are 192, so 832 are dropped.
+        assert_eq!(least_drop(3, 128, 8, 64), 0.8125);
+        assert_eq!(least_drop(16, 128, 8, 64), 0.0);
+        assert_eq!(least_drop(0, 1, 1, 8), 1.0);
+        // 2 tokens have 4 picks; 1 expert could hold 100, but each token picks it once.
+        assert_eq!(least_drop(100, 2, 2, 1), 0.5);
+        assert_eq!(least_drop(0, 0, 2, 8), 0.0);
+    }
+}
