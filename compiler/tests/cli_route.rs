@@ -275,7 +275,8 @@ fn experts_choose_by_logits_that_are_scores() {
 fn a_token_of_an_identity_expert_is_not_lost() {
     let folder = folder();
     let spec = SPEC.replace("experts = 4", "experts = 2").replace("top_k = 2", "top_k = 1\nidentity_experts = 2");
-    let spec = spec.replace("factor = 1.0\ncount_k = true\nround = \"ceil\"", "factor = 0.25\nround = \"floor\"");
+    let spec =
+        spec.replace("factor = 1.0\ncount_k = true\nround = \"ceil\"", "factor = 0.25\ncount_k = false\nround = \"floor\"");
     write(folder.path(), "spec.toml", spec);
     let picks = [2, 0, 3, 1].map(|pick| [0, 1, 2, 3].map(|expert| f32::from(u8::from(expert == pick)))).concat();
     trace(folder.path(), "trace.safetensors", &[("logits", &tensor(&[4, 4], &picks))]);

@@ -110,7 +110,7 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "loss_of_first_picks",
         "score = \"sigmoid\"",
         "",
-        "[capacity]\nfactor = 0.75\nround = \"ceil\"\n[training]\naux_loss = \"gshard\"\naux_coef = 0.5",
+        "[capacity]\nfactor = 0.75\ncount_k = false\nround = \"ceil\"\n[training]\naux_loss = \"gshard\"\naux_coef = 0.5",
     ),
     ("loss_of_sequences", "", "", "[training]\naux_loss = \"deepseek_sequence\"\naux_coef = 1.0\nz_coef = 0.1"),
     ("loss_of_importance", "order = \"topk_score\"", "", "[training]\naux_loss = \"importance\"\naux_coef = 2.0"),
@@ -142,7 +142,7 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "expert_choice_of_runs",
         "mode = \"expert_choice\"\nscore = \"sigmoid\"\nbias = true\nscale = 2.5\napply = \"input\"",
         "",
-        "[capacity]\nfactor = 2.0\nround = \"ceil\"\nmultiple_of = 4\ngroup = 9\npriority = \"score\"\n\
+        "[capacity]\nfactor = 2.0\ncount_k = false\nround = \"ceil\"\nmultiple_of = 4\ngroup = 9\npriority = \"score\"\n\
          [weights]\nper_expert_scale = \"per_expert_scale\"",
     ),
     (
@@ -162,7 +162,7 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "identity_among_groups_and_drops",
         "score = \"sigmoid\"\nidentity_experts = 4\ngroups = 4\ntopk_groups = 3\nrenorm = \"sum\"",
         "latent = 20",
-        "[capacity]\nfactor = 0.5\nround = \"ceil\"\ngroup = \"row\"\npriority = \"score\"\ndropped = \"input\"",
+        "[capacity]\nfactor = 0.5\ncount_k = false\nround = \"ceil\"\ngroup = \"row\"\npriority = \"score\"\ndropped = \"input\"",
     ),
     (
         "joint",

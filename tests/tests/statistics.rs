@@ -538,7 +538,7 @@ fn layer_of(router: &str, rest: &str) -> Compiled {
 /// Whoever is above its capacity drops pairs and is hot, and nobody else is, whether K counts in the factor or not.
 #[test]
 fn hot_is_above_capacity() {
-    for capacity in ["factor = 2.0", "factor = 1.0\ncount_k = true"] {
+    for capacity in ["factor = 2.0\ncount_k = false", "factor = 1.0\ncount_k = true"] {
         let compiled = layer_of("top_k = 2", &format!("[capacity]\n{capacity}\nround = \"ceil\""));
         let dims = Dims::tokens(64);
         let inputs = random::inputs(compiled.layer.manifest(), dims, 0).expect("inputs");

@@ -380,8 +380,9 @@ mod tests {
             for group in ["\"all\"", "\"row\"", "5"] {
                 // Of integers, many weights are equal: then the logits themselves are the weights, exactly.
                 for (kind, router) in [("normal", "renorm = \"sum\""), ("ties", "score = \"identity\"")] {
-                    let capacity =
-                        format!("[capacity]\nfactor = 1.0\nround = \"ceil\"\npriority = \"{priority}\"\ngroup = {group}");
+                    let capacity = format!(
+                        "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"ceil\"\npriority = \"{priority}\"\ngroup = {group}"
+                    );
                     for (experts, top_k) in [(4, 2), (6, 1), (5, 5)] {
                         let spec = spec(experts, top_k, router, &capacity, "f32");
                         let batches = batches(experts, kind, &mut numbers);
@@ -411,7 +412,8 @@ mod tests {
             ("\"row\"", router("identity") + "\nlogit_scale = 0.5\nlogit_softcap = 2.0"),
         ] {
             for factor in ["0.4", "1.0", "2.0", "100.0"] {
-                let capacity = format!("[capacity]\nfactor = {factor}\nround = \"floor\"\nmin = 1\ngroup = {group}");
+                let capacity =
+                    format!("[capacity]\nfactor = {factor}\ncount_k = false\nround = \"floor\"\nmin = 1\ngroup = {group}");
                 let spec = spec(6, 1, &router, &capacity, "f32");
                 let mut batches = batches(6, "normal", &mut numbers);
                 if router.contains("identity") {
@@ -447,7 +449,7 @@ mod tests {
     /// the C of 8 (4) even where it is the shorter last run of a batch.
     #[test]
     fn long_spans_are_cut_and_counted() {
-        let capacity = "[capacity]\nfactor = 2.0\nround = \"ceil\"\ngroup = 8";
+        let capacity = "[capacity]\nfactor = 2.0\ncount_k = false\nround = \"ceil\"\ngroup = 8";
         let spec = spec(4, 1, "mode = \"expert_choice\"", capacity, "f32");
         let choosing = super::super::tokens_that_choose(&spec, None);
         let mut numbers = Numbers(8);
@@ -473,7 +475,7 @@ mod tests {
     /// How a trace is cut into reads changes nothing.
     #[test]
     fn chunks_do_not_show() {
-        let capacity = "[capacity]\nfactor = 0.7\nround = \"ceil\"\ngroup = 5";
+        let capacity = "[capacity]\nfactor = 0.7\ncount_k = false\nround = \"ceil\"\ngroup = 5";
         let spec = spec(6, 2, "score = \"sigmoid\"", capacity, "f32");
         let batches = batches(6, "normal", &mut Numbers(4));
         let whole = observed(&spec, &batches, 1000);
@@ -499,9 +501,9 @@ mod tests {
         let mut numbers = Numbers(9);
         for capacity in [
             "",
-            "[capacity]\nfactor = 1.25\nround = \"floor\"",
+            "[capacity]\nfactor = 1.25\ncount_k = false\nround = \"floor\"",
             "[capacity]\nfactor = 1.25\nround = \"half_even\"\ncount_k = true\ngroup = \"row\"",
-            "[capacity]\nfactor = 1.0\nround = \"ceil\"\nmultiple_of = 4\nmin = 2",
+            "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"ceil\"\nmultiple_of = 4\nmin = 2",
             "[capacity]\ntokens = 3",
         ] {
             let spec = spec(8, 2, "", capacity, "f32");

@@ -635,8 +635,7 @@ pub(super) mod tests {
     #[test]
     fn the_filter_picks_what_the_interpreter_picks() {
         let kinds = ["normal", "level", "wide", "bf16", "few", "near", "tiny", "saturated", "double", "odd"];
-        let by_weight =
-            "[capacity]\nfactor = 1.0\nround = \"ceil\"\npriority = \"score\"\n[weights]\nper_expert_scale = \"scale\"";
+        let by_weight = "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"ceil\"\npriority = \"score\"\n[weights]\nper_expert_scale = \"scale\"";
         for (name, router) in ROUTERS {
             for (experts, top_k) in [(8, 2), (64, 6), (96, 1)] {
                 for (capacity, dtype) in [("", "f32"), (by_weight, "f32"), ("", "bf16"), ("", "f16")] {
@@ -666,7 +665,7 @@ pub(super) mod tests {
         let mut numbers = Numbers(17);
         for (router, capacity) in [
             ("identity_experts = 3\ncorrection_on = \"score\"", ""),
-            ("identity_experts = 3", "[capacity]\nfactor = 1.0\nround = \"ceil\"\npriority = \"score\""),
+            ("identity_experts = 3", "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"ceil\"\npriority = \"score\""),
             ("joint_shared = 3\nscore = \"sigmoid\"\ncorrection_on = \"score\"", shared),
             ("joint_shared = 3\nscore = \"sigmoid\"", shared),
         ] {
