@@ -1,13 +1,17 @@
 //! The command line as types: commands, flags and their help.
 //! What a command does is in `commands`.
 
+mod bounded;
+
 use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use moec::diagnostics::{Code, MessageFormat, Severity};
 use moec::spec::Ratio;
-use moec_runtime::emulator::{Place, Sample};
+use moec_runtime::emulator::Sample;
 
+use self::bounded::{BATCH, LAYER, REPEAT, SCHEDULES, THREADS, TOKENS, TOP_K, sample};
+pub(crate) use self::bounded::{TokenCounts, check_environment};
 use crate::commands::InputArgument;
 
 /// An ahead-of-time compiler for Mixture-of-Experts layers.
@@ -108,27 +112,18 @@ pub(crate) struct Check {
     #[arg(long, default_value_t = 0, requires = "emulate")]
     pub(crate) seed: u64,
     /// Schedules to run under; all must give the same bits.
-    #[arg(long, value_name = "N", default_value_t = 3, requires = "emulate", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "emulate", value_parser = |text: &str| SCHEDULES.read::<u32>(text))]
     pub(crate) schedules: u32,
     /// Blocks of each kernel to run, such as `0,7,last`, on random content that is made where it is touched; `all` runs
     /// every one and compares the result. Layers of real size run `0,last` where this is absent.
     #[arg(long, value_name = "BLOCKS", requires = "emulate", value_parser = sample)]
     pub(crate) blocks: Option<Sample>,
     /// Token counts of the batches.
-    #[arg(long, value_name = "T", value_delimiter = ',', default_value = "1,17,64", requires = "emulate")]
-    pub(crate) tokens: Vec<u64>,
+    #[arg(long, value_name = "T,...", default_value = "1,17,64", requires = "emulate")]
+    pub(crate) tokens: TokenCounts,
     /// Print what each kernel did: instructions, bytes, sectors, bank conflicts. Counts, never times.
     #[arg(long, requires = "emulate")]
     pub(crate) profile: bool,
-}
-
-/// `all`, or numbers and `last`.
-fn sample(text: &str) -> Result<Sample, String> {
-    let place = |word: &str| match word.trim() {
-        "last" => Ok(Place::Last),
-        number => number.parse().map(Place::At).map_err(|_| format!("`{number}` is neither a number nor `last`")),
-    };
-    if text == "all" { Ok(Sample::All) } else { text.split(',').map(place).collect::<Result<_, _>>().map(Sample::Only) }
 }
 
 #[derive(Debug, Args)]
@@ -172,7 +167,7 @@ pub(crate) struct Import {
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     pub(crate) preset: Option<String>,
     /// The layer, counted from 0: tensor names are then whole. Without it they are those below the layer's prefix.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = |text: &str| LAYER.read::<u64>(text))]
     pub(crate) layer: Option<u64>,
     /// A checkpoint that must have every tensor that the spec names: a .safetensors file, or the index of several. Only
     /// headers are read.
@@ -197,8 +192,8 @@ pub(crate) struct Opt {
     #[arg(long, value_enum, value_name = "TARGET", default_value = "host")]
     pub(crate) target: Target,
     /// Token counts that the rewritten graph is to be fast at.
-    #[arg(long, value_delimiter = ',', value_name = "T", default_value = "1,64,4096")]
-    pub(crate) tokens: Vec<u64>,
+    #[arg(long, value_name = "T,...", default_value = "1,64,4096")]
+    pub(crate) tokens: TokenCounts,
 }
 
 #[derive(Debug, Args)]
@@ -227,20 +222,20 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) reference: bool,
     /// Random tokens to run on where there is no --input.
-    #[arg(long, value_name = "T", conflicts_with = "input")]
+    #[arg(long, value_name = "T", conflicts_with = "input", value_parser = |text: &str| TOKENS.read::<u64>(text))]
     pub(crate) tokens: Option<u64>,
     /// Seed of random weights and tokens.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Threads of the host device; all cores where absent.
-    #[arg(long, value_name = "N")]
+    /// Threads of the host device; one a CPU where absent.
+    #[arg(long, value_name = "N", value_parser = |text: &str| THREADS.read::<usize>(text))]
     pub(crate) threads: Option<usize>,
     /// Also print statistics of the routing: padding, hot and cold experts, probabilities, losses. As `json` they are all
     /// that is printed.
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
     pub(crate) stats: Option<StatsFormat>,
     /// Runs to take the median time of, after one to warm up.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = |text: &str| REPEAT.read::<u32>(text))]
     pub(crate) repeat: u32,
 }
 
@@ -281,13 +276,13 @@ pub(crate) struct Route {
     #[arg(long)]
     pub(crate) no_correction: bool,
     /// Cut longer tensors into batches of this many tokens; `tokens.max` of the spec where absent.
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "TOKENS", value_parser = |text: &str| BATCH.read::<u64>(text))]
     pub(crate) batch: Option<u64>,
     /// The share of (token, expert) pairs that the recommended capacity factor may drop.
     #[arg(long, value_name = "SHARE", default_value = "0.01", value_parser = share)]
     pub(crate) target_drop: Ratio,
     /// Where experts choose: the picks of the tokens that choose beside them; as many as a token has in the mean where absent.
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=64))]
+    #[arg(long, value_name = "K", value_parser = |text: &str| TOP_K.read::<u64>(text))]
     pub(crate) top_k: Option<u64>,
     /// Where to write the report as JSON; `-` prints it in the place of the text.
     #[arg(long, value_name = "FILE")]

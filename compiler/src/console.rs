@@ -1,11 +1,12 @@
 //! stderr: how a failure is said, in colour or not, and what is said when moec itself breaks.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use annotate_snippets::Renderer;
-use clap::ColorChoice;
+use clap::{ColorChoice, ValueEnum};
 use moec::diagnostics::{Code, Diagnostic, Exit, MessageFormat, Report};
 
 use crate::cli::Cli;
@@ -26,6 +27,52 @@ pub(crate) fn say(failure: Failure, cli: &Cli) -> Exit {
 /// Writes warnings, or anything else that does not end the command.
 pub(crate) fn warn(report: &Report, cli: &Cli) {
     say_report(report, cli);
+}
+
+/// Writes why a command line is not one, in the format that it asks for, or the help that it asked for.
+pub(crate) fn say_usage(error: &clap::Error) -> Exit {
+    if !error.use_stderr() {
+        // Where the help cannot be written its reader is gone.
+        let _ = error.print();
+        return Exit::Ok;
+    }
+    let format = format_of(env::args_os().skip(1));
+    if format == MessageFormat::Human {
+        let _ = error.print();
+        return Exit::Usage;
+    }
+    let report = Report::from(usage(&error.render().to_string()));
+    // Where stderr cannot be written there is nowhere left to say so.
+    let _ = report.write(&mut io::stderr().lock(), format, &Renderer::plain());
+    Exit::Usage
+}
+
+/// The `--message-format` of a command line that could not be read whole.
+fn format_of(arguments: impl Iterator<Item = OsString>) -> MessageFormat {
+    const FLAG: &str = "--message-format";
+    let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+    let mut format = MessageFormat::default();
+    while let Some(argument) = arguments.next() {
+        let word = match argument.strip_prefix(FLAG).map(|rest| rest.strip_prefix('=')) {
+            Some(Some(word)) => Some(word.to_string()),
+            Some(None) if argument == FLAG => arguments.next(),
+            Some(None) | None => None,
+        };
+        format = word.and_then(|word| MessageFormat::from_str(&word, false).ok()).unwrap_or(format);
+    }
+    format
+}
+
+/// What clap says, as a diagnostic: its first paragraph is the message, a tip the help, the usage a note.
+fn usage(text: &str) -> Diagnostic {
+    let paragraphs = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let mut paragraphs = paragraphs.filter(|paragraph| !paragraph.is_empty());
+    let first = paragraphs.next().unwrap_or_default();
+    let diagnostic = Diagnostic::new(Code::Usage, first.strip_prefix("error: ").unwrap_or(&first));
+    paragraphs.fold(diagnostic, |diagnostic, paragraph| match paragraph.strip_prefix("tip: ") {
+        Some(tip) => diagnostic.help(tip),
+        None => diagnostic.note(paragraph),
+    })
 }
 
 /// A line about what was done, beside the product.
@@ -118,6 +165,14 @@ pub(crate) fn report_bug(panic: &std::panic::PanicHookInfo<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_format_is_found_in_any_command_line() {
+        let of = |words: &str| format_of(words.split_whitespace().map(OsString::from));
+        assert_eq!(of("bake --message-format json"), MessageFormat::Json);
+        assert_eq!(of("--message-format=short bake"), MessageFormat::Short);
+        assert_eq!(of("--message-format xml --message-formats=json bake --message-format"), MessageFormat::Human);
+    }
 
     #[test]
     fn bars() {

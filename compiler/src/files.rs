@@ -4,11 +4,12 @@
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::process;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
+use tempfile::NamedTempFile;
 
 use crate::commands::Failure;
+use crate::interrupt::Unfinished;
 
 /// The whole file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Report> {
@@ -17,24 +18,38 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Report> {
     })
 }
 
-/// Writes `bytes` beside `path` and then gives them its name, so that no reader ever sees half of them.
+/// Writes `bytes` beside `path` and then gives them its name, so that no reader ever sees half of them. The name in between
+/// cannot be guessed, and is gone if the process is told to stop.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Report> {
     let failed = |error: io::Error| {
         let message = format!("cannot write {}: {error}", quote(&path.display().to_string()));
         Report::from(Diagnostic::new(Code::OutputFailed, message))
     };
-    let Some(name) = path.file_name() else { return Err(failed(io::Error::other("not the name of a file"))) };
+    if path.file_name().is_none() {
+        return Err(failed(io::Error::other("not the name of a file")));
+    }
     // A device or a pipe cannot be replaced by a file: it is written to as it stands.
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         return fs::write(path, bytes).map_err(failed);
     }
-    let beside = path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), process::id()));
-    let written = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, path));
-    written.map_err(|error| {
-        // What is left of it is of no use; where even that fails there is nothing to add.
-        let _ = fs::remove_file(&beside);
-        failed(error)
-    })
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let replace = || {
+        let (mut beside, _unfinished) = Unfinished::new(|| named_beside(folder))?;
+        beside.write_all(bytes)?;
+        // A rename may reach the disk before what was written.
+        beside.as_file().sync_all()?;
+        beside.persist(path).map(drop).map_err(io::Error::from)
+    };
+    replace().map_err(failed)
+}
+
+/// A new file in `folder`, with the permissions that any other new file has.
+fn named_beside(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".moec-").suffix(".part");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
 }
 
 /// Writes to `path`, or to `out` where it is `-`. A terminal is spared what is not text.

@@ -6,17 +6,26 @@ mod commands;
 mod console;
 mod doctor;
 mod files;
+mod interrupt;
 
 use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use moec::diagnostics::Exit;
+use moec::diagnostics::{Code, Diagnostic, Exit};
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(console::report_bug));
-    let cli = cli::Cli::parse();
-    let exit = match commands::run(&cli, &mut io::stdout().lock()) {
+    interrupt::watch();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(console::say_usage(&error) as u8),
+    };
+    let environment = cli::check_environment().map_err(|why| Diagnostic::new(Code::Usage, why).into());
+    let done = environment.and_then(|()| commands::run(&cli, &mut io::stdout().lock()));
+    // What the signal broke is no news.
+    interrupt::wait_if_stopping();
+    let exit = match done {
         Ok(()) => Exit::Ok,
         Err(failure) => console::say(failure, &cli),
     };

@@ -92,12 +92,17 @@ pub struct Opened {
     pub target: usize,
 }
 
+/// The most threads that a host device may be asked for. Every one is started and has a stack of its own, and more than a
+/// machine has CPUs make nothing faster; the largest machines have fewer.
+pub const MAX_THREADS: usize = 1024;
+
 /// A device that this crate can open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceKind {
     /// The CPU; on `threads` of its own, or on rayon's global pool.
     Host {
-        /// How many threads; results do not depend on it.
+        /// How many threads, 1 to [`MAX_THREADS`]; others are [`Error::Threads`]. Results do not
+        /// depend on it.
         threads: Option<usize>,
     },
     /// An NVIDIA GPU.

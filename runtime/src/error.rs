@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::codes::ErrorCode;
 use crate::package::Dtype;
 
 /// Whose turn it is after an error; a command line maps it to its exit code.
@@ -217,6 +218,14 @@ pub enum Error {
         /// Asked for.
         name: String,
     },
+    /// More threads than the host device starts, or none.
+    #[error("{threads} threads asked for, 1 to {max} can be had; leave the number out for as many as there are CPUs")]
+    Threads {
+        /// Asked for.
+        threads: usize,
+        /// [`crate::device::MAX_THREADS`].
+        max: usize,
+    },
 
     /// The crate was built without this device.
     #[error("this program was built without the device `{device}`; build moec-runtime with its feature `{device}`")]
@@ -280,41 +289,48 @@ pub enum Error {
 }
 
 impl Error {
-    /// A stable code: `RT01` package, `RT02` weights, `RT03` arguments, `RT04` environment, `RT05` device.
+    /// The stable code as people write it; [`ErrorCode`] has them all.
     #[must_use]
     pub fn code(&self) -> &'static str {
+        self.kind().id()
+    }
+
+    /// The stable code.
+    #[must_use]
+    pub fn kind(&self) -> ErrorCode {
         match self {
-            Error::NotAPackage => "RT0101",
-            Error::FormatVersion { .. } => "RT0102",
-            Error::Damaged { .. } => "RT0103",
-            Error::Manifest { .. } => "RT0104",
-            Error::Read { .. } => "RT0201",
-            Error::Safetensors { .. } => "RT0202",
-            Error::MissingTensor { .. } => "RT0203",
-            Error::TensorShape { .. } => "RT0204",
-            Error::TensorDtype { .. } => "RT0205",
-            Error::TensorRange { .. } => "RT0206",
-            Error::Count { .. } => "RT0301",
-            Error::Shape { .. } => "RT0302",
-            Error::Dtype { .. } => "RT0303",
-            Error::TokensAboveMax { .. } => "RT0304",
-            Error::RowTokens { .. } => "RT0305",
-            Error::TooShort { .. } => "RT0306",
-            Error::Misaligned { .. } => "RT0307",
-            Error::WrongDevice { .. } => "RT0308",
-            Error::NotObserved { .. } => "RT0309",
-            Error::Extent { .. } => "RT0310",
-            Error::LaunchRange { .. } => "RT0311",
-            Error::UnknownDevice { .. } => "RT0312",
-            Error::NoWeight { .. } => "RT0313",
-            Error::NotBuilt { .. } => "RT0401",
-            Error::NoDriver { .. } => "RT0402",
-            Error::NoImage { .. } => "RT0403",
-            Error::CpuFeatures { .. } => "RT0404",
-            Error::LoadImage { .. } => "RT0405",
-            Error::OutOfMemory { .. } => "RT0406",
-            Error::Device { .. } => "RT0501",
-            Error::Poisoned { .. } => "RT0502",
+            Error::NotAPackage => ErrorCode::NotAPackage,
+            Error::FormatVersion { .. } => ErrorCode::FormatVersion,
+            Error::Damaged { .. } => ErrorCode::Damaged,
+            Error::Manifest { .. } => ErrorCode::Manifest,
+            Error::Read { .. } => ErrorCode::Read,
+            Error::Safetensors { .. } => ErrorCode::Safetensors,
+            Error::MissingTensor { .. } => ErrorCode::MissingTensor,
+            Error::TensorShape { .. } => ErrorCode::TensorShape,
+            Error::TensorDtype { .. } => ErrorCode::TensorDtype,
+            Error::TensorRange { .. } => ErrorCode::TensorRange,
+            Error::Count { .. } => ErrorCode::Count,
+            Error::Shape { .. } => ErrorCode::Shape,
+            Error::Dtype { .. } => ErrorCode::Dtype,
+            Error::TokensAboveMax { .. } => ErrorCode::TokensAboveMax,
+            Error::RowTokens { .. } => ErrorCode::RowTokens,
+            Error::TooShort { .. } => ErrorCode::TooShort,
+            Error::Misaligned { .. } => ErrorCode::Misaligned,
+            Error::WrongDevice { .. } => ErrorCode::WrongDevice,
+            Error::NotObserved { .. } => ErrorCode::NotObserved,
+            Error::Extent { .. } => ErrorCode::Extent,
+            Error::LaunchRange { .. } => ErrorCode::LaunchRange,
+            Error::UnknownDevice { .. } => ErrorCode::UnknownDevice,
+            Error::NoWeight { .. } => ErrorCode::NoWeight,
+            Error::Threads { .. } => ErrorCode::Threads,
+            Error::NotBuilt { .. } => ErrorCode::NotBuilt,
+            Error::NoDriver { .. } => ErrorCode::NoDriver,
+            Error::NoImage { .. } => ErrorCode::NoImage,
+            Error::CpuFeatures { .. } => ErrorCode::CpuFeatures,
+            Error::LoadImage { .. } => ErrorCode::LoadImage,
+            Error::OutOfMemory { .. } => ErrorCode::OutOfMemory,
+            Error::Device { .. } => ErrorCode::Device,
+            Error::Poisoned { .. } => ErrorCode::Poisoned,
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use libloading::Library;
 use rayon::prelude::*;
 
-use crate::device::{Argument, Device, Opened};
+use crate::device::{Argument, Device, MAX_THREADS, Opened};
 use crate::error::Error;
 use crate::package::{ImageKind, Package, Target, TargetKind, WORKSPACE_ALIGN};
 
@@ -56,9 +56,12 @@ impl Drop for Block {
 /// uses the most. The shared object is code and runs with this process's rights.
 ///
 /// # Errors
-/// [`Error::NoImage`] where the package has no host target, [`Error::CpuFeatures`] where none fits, [`Error::LoadImage`]
-/// where the system refuses it or a kernel is not in it.
+/// [`Error::Threads`] where `threads` is outside 1 to [`MAX_THREADS`], [`Error::NoImage`] where the package has no host
+/// target, [`Error::CpuFeatures`] where none fits, [`Error::LoadImage`] where the system refuses it or a kernel is not in it.
 pub fn open(package: &Package, threads: Option<usize>) -> Result<Opened, Error> {
+    if let Some(threads) = threads.filter(|threads| !(1..=MAX_THREADS).contains(threads)) {
+        return Err(Error::Threads { threads, max: MAX_THREADS });
+    }
     let index = choose(&package.manifest().targets, has_feature)?;
     let target = &package.manifest().targets[index];
     let image = target.images.iter().find_map(|image| {
@@ -73,7 +76,7 @@ pub fn open(package: &Package, threads: Option<usize>) -> Result<Opened, Error> 
         let function = unsafe { library.get::<Function>(&kernel.symbol) };
         functions.push(*function.map_err(|_| refused(format!("it has no kernel `{}`", kernel.symbol)))?);
     }
-    let pool = threads.map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build());
+    let pool = threads.map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build());
     let pool =
         pool.transpose().map_err(|error| Error::Device { call: "starting threads", why: error.to_string(), sticky: false })?;
     tracing::debug!(target = target.name, kernels = functions.len(), "host image loaded");

@@ -2,6 +2,7 @@
 //! nothing: whatever a launch needs, the compiler has written into the manifest.
 #![deny(missing_docs)]
 
+mod codes;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
@@ -17,6 +18,7 @@ pub mod statistics;
 mod tensor;
 pub mod weights;
 
+pub use codes::ErrorCode;
 pub use device::{Device, DeviceKind, Region};
 pub use error::{Blame, Error};
 pub use health::{Health, entropy_share};

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use fixture::{w, x, y};
-use moec_runtime::device::Argument;
+use moec_runtime::device::{Argument, MAX_THREADS};
 use moec_runtime::{Batch, Bound, DeviceKind, Dims, Error, Layer, Package, Region};
 
 /// The fixture's kernels, compiled once; `None`, said aloud, where there is no C compiler.
@@ -48,6 +48,17 @@ fn results_do_not_depend_on_threads() {
             assert_eq!(run.tensor("load").unwrap().to_i32().unwrap(), [tokens as i32, -4], "the scalars' signs");
             assert!(run.elapsed.as_nanos() > 0);
         }
+    }
+}
+
+/// None is started before the number is known to be sane.
+#[test]
+fn threads_are_bounded() {
+    let package = fixture::package(b"not an object");
+    for threads in [0, MAX_THREADS + 1, 100_000, usize::MAX] {
+        let error = Layer::load(&package, DeviceKind::Host { threads: Some(threads) }).unwrap_err();
+        assert_eq!(error, Error::Threads { threads, max: MAX_THREADS });
+        assert_eq!((error.code(), error.blame().exit_code()), ("RT0314", 1));
     }
 }
 

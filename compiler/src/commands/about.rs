@@ -3,9 +3,10 @@
 use std::io::Write;
 
 use clap::{CommandFactory, ValueEnum};
-use moec::diagnostics::{Code, Diagnostic, Report, quote};
+use moec::diagnostics::{Code, Diagnostic, Report, of_runtime, quote};
 use moec::hugging_face;
 use moec::spec;
+use moec_runtime::ErrorCode;
 
 use super::Failure;
 use crate::cli::{Cli, Target};
@@ -16,8 +17,16 @@ pub(super) fn explain(code: Option<&str>, out: &mut dyn Write) -> Result<(), Fai
         for code in Code::ALL {
             writeln!(out, "{}  {}", code.id(), code.title())?;
         }
+        for code in ErrorCode::ALL {
+            writeln!(out, "{:<7}  {}", code.id(), code.title())?;
+        }
         return Ok(());
     };
+    if let Some(code) = ErrorCode::ALL.iter().find(|code| code.id().eq_ignore_ascii_case(id)) {
+        let paragraph = wrapped(code.explanation(), 80);
+        writeln!(out, "{}: {}\n\n{paragraph}\n\nReported as {}.", code.id(), code.title(), of_runtime(*code).id())?;
+        return Ok(());
+    }
     let Some(code) = Code::from_id(id) else {
         let diagnostic = Diagnostic::new(Code::UnknownCode, format!("there is no diagnostic code {}", quote(id)))
             .help("`moec explain --list` prints all of them");

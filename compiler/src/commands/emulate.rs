@@ -29,7 +29,7 @@ pub(super) fn emulate(arguments: &Check, notes: Notes, out: &mut dyn Write) -> R
 fn emulate_one(path: &Path, arguments: &Check, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
     let (package, spec) = open(path, arguments, notes)?;
     let manifest = package.manifest();
-    let batches = batches(manifest, &arguments.tokens).map_err(|error| report_at(path, error))?;
+    let batches = batches(manifest, &arguments.tokens.0).map_err(|error| report_at(path, error))?;
     let sample = arguments.blocks.clone().unwrap_or_else(|| {
         let batches = batches.iter().map(|dims| work(manifest, *dims)).fold(0, u64::saturating_add);
         if batches.saturating_mul(u64::from(arguments.schedules)) <= PATIENCE {

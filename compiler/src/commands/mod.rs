@@ -27,6 +27,7 @@ use moec_runtime::{Checkpoint, Package};
 pub(crate) use self::run::InputArgument;
 use crate::cli::{Check, Cli, Command, Compile, Import, Route, Target};
 use crate::files::{read, report_at};
+use crate::interrupt::TemporaryFolder;
 use crate::{console, doctor};
 
 /// Why a command did not succeed.
@@ -58,6 +59,7 @@ impl From<io::Error> for Failure {
 /// Runs a command.
 pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     let notes = Notes(cli);
+    let _temporary = writes_temporary_files(&cli.command).then(TemporaryFolder::new);
     match &cli.command {
         Command::Compile(Compile { preset: Some(name), .. })
         | Command::Check(Check { preset: Some(name), .. })
@@ -80,6 +82,23 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Targets => about::targets(out),
         Command::Doctor => doctor::doctor(out),
         Command::Completions { shell } => about::completions(*shell, out),
+    }
+}
+
+/// Whether the command links, assembles or loads, which goes by way of files.
+fn writes_temporary_files(command: &Command) -> bool {
+    match command {
+        Command::Compile(_) | Command::Run(_) => true,
+        Command::Check(check) => check.emulate,
+        Command::Opt(_)
+        | Command::Route(_)
+        | Command::Import(_)
+        | Command::Inspect { .. }
+        | Command::Explain { .. }
+        | Command::Schema
+        | Command::Targets
+        | Command::Doctor
+        | Command::Completions { .. } => false,
     }
 }
 

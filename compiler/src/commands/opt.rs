@@ -34,7 +34,7 @@ fn apply(pass: Pass, text: Text, arguments: &Opt, source: &Source) -> Result<Tex
         (Pass::Verify, Text::Graph(graph)) => Ok(Text::Graph(typed(graph, source)?.graph().clone())),
         (Pass::Verify, Text::Program(program)) => Ok(Text::Program(verified(program, &machine()?, source)?)),
         (Pass::Rewrite, Text::Graph(graph)) => {
-            let rewritten = rewrite(&typed(graph, source)?, &machine()?, &arguments.tokens);
+            let rewritten = rewrite(&typed(graph, source)?, &machine()?, &arguments.tokens.0);
             Ok(Text::Graph(rewritten.graph.graph().clone()))
         }
         (Pass::Schedule, Text::Graph(graph)) => {

@@ -211,6 +211,10 @@ codes! {
         "ptxas or the linker refused what moec gave it, or could not be run. A ptxas that is older than the PTX of the \
          target is the common case: `moec doctor` shows the version of the one, `moec inspect` that of the other. \
          `MOEC_PTXAS=` (set to nothing) compiles without one.";
+    Usage = 606, Usage, "the command line is not understood",
+        "A command, a flag or its value is not one that moec has, a required one is missing, or a number is outside its bounds. \
+         `moec help COMMAND` lists what there is, with an example. The environment counts too: a number of threads in \
+         RAYON_NUM_THREADS is held to the bounds of `--threads`.";
 
     // 07xx: from the graph to the package.
     NoKernels = 701, Input, "no kernels for this layer on this machine",

@@ -2,6 +2,7 @@
 //! None has a place in a text; a caller that knows the file puts it into the report.
 
 use moec_ir::schedule::ScheduleError;
+use moec_runtime::ErrorCode;
 
 use super::{Code, Diagnostic};
 use crate::pipeline;
@@ -60,16 +61,20 @@ impl From<moec_codegen::Error> for Diagnostic {
     }
 }
 
+/// The code that an error of the runtime is reported under: one for each hundred of its own (`RT0203`).
+pub fn of_runtime(code: ErrorCode) -> Code {
+    match &code.id()[..4] {
+        "RT01" => Code::BadPackage,
+        "RT02" => Code::BadCheckpoint,
+        "RT03" => Code::BadBatch,
+        "RT04" => Code::NoDevice,
+        _ => Code::DeviceFailed,
+    }
+}
+
 impl From<moec_runtime::Error> for Diagnostic {
     fn from(error: moec_runtime::Error) -> Diagnostic {
-        let family = &error.code()[..4];
-        let code = match family {
-            "RT01" => Code::BadPackage,
-            "RT02" => Code::BadCheckpoint,
-            "RT03" => Code::BadBatch,
-            "RT04" => Code::NoDevice,
-            _ => Code::DeviceFailed,
-        };
+        let code = of_runtime(error.kind());
         // The runtime's messages end with what to do, after a semicolon.
         let text = error.to_string();
         let diagnostic = match text.rsplit_once("; ") {

@@ -8,6 +8,7 @@ mod render;
 use std::ops::Range;
 
 pub use codes::{Code, Exit, Severity};
+pub use failures::of_runtime;
 pub use render::MessageFormat;
 
 /// One mistake: what is wrong, where, and what to do about it.

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// moec, in the folder of the wrong specs, without ptxas.
 pub(crate) fn moec(arguments: &[&str]) -> Output {
@@ -21,18 +21,7 @@ pub(crate) fn moec_in(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 pub(crate) fn start(folder: &Path, arguments: &[&str], variables: &[(&str, &str)], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_moec"))
-        .args(arguments)
-        .current_dir(folder)
-        .env_remove("MOEC_TARGET")
-        .env_remove("CLICOLOR_FORCE")
-        .env("MOEC_PTXAS", "")
-        .envs(variables.iter().copied())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = spawn(folder, arguments, variables);
     // A command that reads no input may be gone before all of it is written.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
@@ -44,6 +33,22 @@ pub(crate) fn stdout(output: &Output) -> String {
 
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// moec under way; its input is open.
+pub(crate) fn spawn(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_moec"))
+        .args(arguments)
+        .current_dir(folder)
+        .env_remove("MOEC_TARGET")
+        .env_remove("CLICOLOR_FORCE")
+        .env("MOEC_PTXAS", "")
+        .envs(variables.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 /// What a command that succeeded printed.
