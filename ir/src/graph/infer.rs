@@ -90,7 +90,7 @@ fn by_row(op: Op) -> bool {
         Op::Losses | Op::RmsNorm | Op::Jitter => false,
         Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => false,
         Op::AllExperts | Op::SparseMixer | Op::HashPicks | Op::Leading | Op::Joint | Op::ExpertScale | Op::WithoutRows => true,
-        Op::Observe => true,
+        Op::Observe | Op::MaskTokens => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
         Op::Square | Op::Add | Op::Mul => true,
@@ -134,14 +134,14 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             }
             match (e, k) {
                 (Dim::Const(experts), Type::Attr(Attr::Num(top_k))) if (1..=experts).contains(top_k) => {
-                    Ok(Type::Picks { top_k: *top_k, experts, rowless: 0, repeats: false })
+                    Ok(Type::Picks { top_k: *top_k, experts, rowless: 0, repeats: false, masked: false })
                 }
                 (_, k) => Err(format!("cannot pick {k} of {e}")),
             }
         }
         (Op::AllExperts, [scores]) => match float_rows(scores)? {
             ([_, Dim::Const(experts)], _) if experts > 0 => {
-                Ok(Type::Picks { top_k: experts, experts, rowless: 0, repeats: false })
+                Ok(Type::Picks { top_k: experts, experts, rowless: 0, repeats: false, masked: false })
             }
             (_, _) => Err(format!("needs a score for each expert, not {scores}")),
         },
@@ -157,7 +157,7 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             };
             match (e, &integers(table)[..], &integers(ids)[..]) {
                 (Dim::Const(experts), [Dim::Const(1..), Dim::Const(top_k @ 1..)], [Dim::Tokens]) if experts > 0 => {
-                    Ok(Type::Picks { top_k: *top_k, experts, rowless: 0, repeats: true })
+                    Ok(Type::Picks { top_k: *top_k, experts, rowless: 0, repeats: true, masked: false })
                 }
                 (_, _, _) => Err(format!("needs a table [V, K] and ids [T], both of i32, not {table} and {ids}")),
             }
@@ -168,10 +168,10 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             }
             (_, _) => Err(format!("{x} does not have {n} columns")),
         },
-        (Op::Joint, [Type::Picks { top_k, experts, rowless: 0, repeats }, scores, Type::Attr(Attr::Num(n))]) => {
+        (Op::Joint, [Type::Picks { top_k, experts, rowless: 0, repeats, masked: false }, scores, Type::Attr(Attr::Num(n))]) => {
             match (float_rows(scores)?, experts.checked_add(*n), top_k.checked_add(*n)) {
                 (([_, Dim::Const(columns)], _), Some(all), Some(top_k)) if columns == all && *n > 0 => {
-                    Ok(Type::Picks { top_k, experts: *experts, rowless: *n, repeats: *repeats })
+                    Ok(Type::Picks { top_k, experts: *experts, rowless: *n, repeats: *repeats, masked: false })
                 }
                 (_, _, _) => Err(format!("{scores} does not have {experts} columns and {n} more")),
             }
@@ -187,28 +187,40 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, groups) => Err(format!("{groups} does not fit {e} experts")),
             }
         }
-        (Op::Renorm, [picks @ Type::Picks { .. }, Type::Attr(Attr::Renorm(rule))])
+        (Op::Renorm, [picks @ Type::Picks { masked: false, .. }, Type::Attr(Attr::Renorm(rule))])
         | (Op::RenormKept, [picks @ Type::Routing { rowless: 0, .. }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
             Norm::P(p) if p.get() <= 0.0 => Err(format!("{p} is no norm")),
             Norm::Sum | Norm::P(_) => Ok((*picks).clone()),
         },
-        (Op::ExpertScale, [picks @ Type::Picks { experts, rowless, .. }, Type::Tensor { shape, dtype }])
+        (Op::ExpertScale, [picks @ Type::Picks { experts, rowless, masked: false, .. }, Type::Tensor { shape, dtype }])
         | (Op::ExpertScale, [picks @ Type::Routing { experts, rowless: rowless @ 0, .. }, Type::Tensor { shape, dtype }])
             if dtype.is_float()
                 && (shape[..] == [Dim::Const(experts.saturating_add(*rowless))] || shape[..] == [Dim::Const(1)]) =>
         {
             Ok((*picks).clone())
         }
-        (Op::WithoutRows, [picks @ Type::Picks { top_k, experts, rowless: 0, repeats }, Type::Attr(Attr::Num(n))]) => {
-            match experts.checked_sub(*n) {
-                Some(with @ 1..) => Ok(Type::Picks { top_k: *top_k, experts: with, rowless: *n, repeats: *repeats }),
-                Some(0) | None => Err(format!("none is left with rows of {picks}")),
-            }
-        }
+        (
+            Op::WithoutRows,
+            [picks @ Type::Picks { top_k, experts, rowless: 0, repeats, masked: false }, Type::Attr(Attr::Num(n))],
+        ) => match experts.checked_sub(*n) {
+            Some(with @ 1..) => Ok(Type::Picks { top_k: *top_k, experts: with, rowless: *n, repeats: *repeats, masked: false }),
+            Some(0) | None => Err(format!("none is left with rows of {picks}")),
+        },
         (Op::Observe, [logits, scores, picks @ Type::Picks { experts, rowless: 0, .. }]) => {
             match (float_rows(logits)?, *logits == *scores) {
                 (([_, Dim::Const(e)], _), true) if e == *experts => Ok((*picks).clone()),
                 (_, _) => Err(format!("{logits} and {scores} are not the logits and scores of {picks}")),
+            }
+        }
+        (Op::MaskTokens, [Type::Picks { top_k, experts, rowless, repeats, masked: false }, mask]) => {
+            token_mask(mask)?;
+            Ok(Type::Picks { top_k: *top_k, experts: *experts, rowless: *rowless, repeats: *repeats, masked: true })
+        }
+        (Op::MaskTokens, [x @ Type::Tensor { .. }, mask]) => {
+            token_mask(mask)?;
+            match matrix(x, "x")? {
+                ([Dim::Tokens, _], _) => Ok((*x).clone()),
+                (_, _) => Err(format!("{name} takes [T, N] or picks, not {x}")),
             }
         }
         (Op::Assign, [Type::Picks { top_k, experts, rowless, .. }, Type::Attr(Attr::Assignment(_))]) => {
@@ -268,6 +280,10 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             }
         }
         (Op::TokenSoftmax, [x]) => float_rows(x).map(|_| (*x).clone()),
+        (Op::TokenSoftmax, [x, mask]) => {
+            token_mask(mask)?;
+            float_rows(x).map(|_| (*x).clone())
+        }
         (Op::SoftDispatch, [x, weights, slots, vs, body]) => {
             mixes(weights, slots)?;
             match matrix(x, "x")? {
@@ -316,11 +332,19 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
     }
 }
 
-/// f32 tensors and the weights of picks.
+/// Checks that there is a number for each token.
+fn token_mask(ty: &Type) -> Result<(), String> {
+    match ty {
+        Type::Tensor { shape, dtype: DType::I32 } if shape[..] == [Dim::Tokens] => Ok(()),
+        ty => Err(format!("a mask is i32 [T], not {ty}")),
+    }
+}
+
+/// f32 tensors and the weights of picks, none of them of no expert.
 fn pointwise(x: &Type) -> Result<Type, String> {
     match x {
-        Type::Tensor { dtype: DType::F32, .. } | Type::Picks { .. } => Ok(x.clone()),
-        Type::Tensor { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => {
+        Type::Tensor { dtype: DType::F32, .. } | Type::Picks { masked: false, .. } => Ok(x.clone()),
+        Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => {
             Err(format!("arithmetic is on f32 tensors and picks, not {x}"))
         }
     }

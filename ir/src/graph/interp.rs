@@ -29,11 +29,14 @@ pub struct Picks {
     pub experts: usize,
     /// Experts from number E on whose pairs get no rows.
     pub rowless: usize,
-    /// Expert of pair `t * K + j`.
+    /// Expert of pair `t * K + j`; [`NO_EXPERT`]: the token is padding.
     pub expert_of_pair: Vec<usize>,
     /// Its weight.
     pub weight_of_pair: Vec<f64>,
 }
+
+/// The expert of a token that is padding.
+pub const NO_EXPERT: usize = usize::MAX;
 
 /// Picks with the grouped rows: the kept pairs by expert, then, here, by priority.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,8 +61,8 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// Of the logits and the scores, both `[T, E]`.
-    pub fn of(logits: &Tensor, scores: &Tensor) -> Observation {
+    /// Of the logits and the scores, both `[T, E]`; zeros where the picks say that a token is padding.
+    pub fn of(logits: &Tensor, scores: &Tensor, picks: &Picks) -> Observation {
         const LARGEST_Z: f64 = (1u128 << 120) as f64;
         let experts = logits.shape[1];
         let shares = |row: &mut [f64]| {
@@ -74,7 +77,12 @@ impl Observation {
             let z = (max + row.iter().map(|x| (finite(*x) - max).exp()).sum::<f64>().ln()).powi(2);
             if z <= LARGEST_Z { z } else { 0.0 }
         });
-        Observation { probability, z: Tensor { shape: vec![logits.shape[0]], data: z.collect() } }
+        let mut z: Vec<f64> = z.collect();
+        for token in (0..z.len()).filter(|token| picks.is_padding(*token)) {
+            z[token] = 0.0;
+            probability.data[token * experts..][..experts].fill(0.0);
+        }
+        Observation { probability, z: Tensor { shape: vec![logits.shape[0]], data: z } }
     }
 }
 
@@ -97,24 +105,28 @@ impl Observation {
     /// * `importance`: `c (standard deviation / mean)^2` of P (arXiv 1701.06538, equation 7);
     /// * `z`: `c` times the mean of z.
     ///
-    /// All are 0 without tokens.
+    /// Padding is no token: T and S count the others (Megatron-LM divides by them too), and a sequence of nothing else is
+    /// none. All are 0 without tokens.
     pub fn losses(&self, picks: &Picks, losses: &Losses, dims: Dims) -> Penalty {
         let (tokens, experts) = (self.z.data.len(), picks.experts);
+        let real = |span: std::ops::Range<usize>| span.filter(|token| !picks.is_padding(*token)).count();
         let along = |span: std::ops::Range<usize>, choices: usize| -> f64 {
             let p = |e: usize| span.clone().map(|t| self.probability.data[t * experts + e]).sum::<f64>();
             let p: Vec<f64> = (0..experts).map(p).collect();
             let chosen = span.clone().flat_map(|t| &picks.expert_of_pair[t * picks.top_k..][..choices]);
-            let sum: f64 = chosen.map(|e| p[*e]).sum();
-            experts as f64 * sum / (span.len() as f64).powi(2)
+            let sum: f64 = chosen.filter(|e| **e != NO_EXPERT).map(|e| p[*e]).sum();
+            experts as f64 * sum / (real(span) as f64).powi(2)
         };
         let balance = |balance| match balance {
-            _ if tokens == 0 => 0.0,
+            _ if real(0..tokens) == 0 => 0.0,
             Balance::Load => along(0..tokens, picks.top_k),
             Balance::First => along(0..tokens, 1),
             Balance::Sequences => {
                 let row = (dims.row_tokens as usize).max(1);
-                let rows = (0..tokens).step_by(row).map(|first| along(first..(first + row).min(tokens), picks.top_k));
-                rows.sum::<f64>() / tokens.div_ceil(row) as f64
+                let rows = (0..tokens).step_by(row).map(|first| first..(first + row).min(tokens));
+                let rows: Vec<_> = rows.filter(|row| real(row.clone()) > 0).collect();
+                let count = rows.len() as f64;
+                rows.into_iter().map(|row| along(row, picks.top_k)).sum::<f64>() / count
             }
             Balance::Importance => {
                 let p: Vec<f64> = (0..experts).map(|e| self.probability.data.iter().skip(e).step_by(experts).sum()).collect();
@@ -124,7 +136,7 @@ impl Observation {
         };
         Penalty {
             balance: losses.balance.map(|(by, factor)| factor.get() * balance(by)),
-            z: losses.z.map(|factor| factor.get() * self.z.data.iter().sum::<f64>() / tokens.max(1) as f64),
+            z: losses.z.map(|factor| factor.get() * self.z.data.iter().sum::<f64>() / real(0..tokens).max(1) as f64),
         }
     }
 }
@@ -273,6 +285,21 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             }
             R(y)
         }
+        (Op::MaskTokens, [T(x), T(mask)]) => {
+            let mut y = x.clone();
+            let rows = y.data.chunks_mut(x.shape[1].max(1)).zip(&mask.data);
+            rows.filter(|(_, mask)| **mask == 0.0).for_each(|(row, _)| row.fill(0.0));
+            T(y)
+        }
+        (Op::MaskTokens, [P(picks), T(mask)]) => {
+            let mut y = picks.clone();
+            for (token, _) in mask.data.iter().enumerate().filter(|(_, mask)| **mask == 0.0) {
+                let pairs = token * y.top_k..(token + 1) * y.top_k;
+                y.expert_of_pair[pairs.clone()].fill(NO_EXPERT);
+                y.weight_of_pair[pairs].fill(0.0);
+            }
+            P(y)
+        }
         (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
         (Op::Losses, [R(r), Value::Attr(Attr::Losses(_))]) => R(r.clone()),
         (Op::RenormKept, [R(r), Value::Attr(Attr::Renorm(rule))]) => R(renorm_kept(r, *rule)),
@@ -296,7 +323,9 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             T(Tensor { shape: vec![r.tokens(), k - first], data })
         }
         (Op::DroppedInput, [T(x), R(r)]) => T(input_of(x, r, |pair| r.has_rows(pair) && r.row_of_pair[pair].is_none())),
-        (Op::IdentityInput, [T(x), R(r)]) => T(input_of(x, r, |pair| !r.has_rows(pair))),
+        (Op::IdentityInput, [T(x), R(r)]) => {
+            T(input_of(x, r, |pair| !r.has_rows(pair) && r.picks.expert_of_pair[pair] != NO_EXPERT))
+        }
         (Op::Jitter, [T(x), T(seed), Value::Attr(Attr::Real(eps))]) => T(jitter(x, seed, eps.get())),
         (Op::Combine, [T(rows), R(r), List(vs), Value::Attr(Attr::Body(body))]) => {
             accepts(r.pair_of_row.len(), rows)?;
@@ -317,7 +346,8 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             let sequences = (dims.tokens as usize).div_ceil(sequence_tokens);
             Value::Slots(Slots { experts: *experts as usize, slots: *slots as usize, sequence_tokens, sequences })
         }
-        (Op::TokenSoftmax, [T(x)]) => T(token_softmax(x, sequence_tokens(dims))),
+        (Op::TokenSoftmax, [T(x)]) => T(token_softmax(x, |_| true, sequence_tokens(dims))),
+        (Op::TokenSoftmax, [T(x), T(mask)]) => T(token_softmax(x, |t| mask.data[t] != 0.0, sequence_tokens(dims))),
         (Op::SoftDispatch, [T(x), T(weights), Value::Slots(slots), List(vs), Value::Attr(Attr::Body(body))]) => {
             let n = x.shape[1];
             let mut y = Tensor { shape: vec![slots.rows(), n], data: vec![0.0; slots.rows() * n] };
@@ -413,6 +443,11 @@ fn sequence_tokens(dims: Dims) -> usize {
 }
 
 impl Picks {
+    /// Whether a token has no expert.
+    pub fn is_padding(&self, token: usize) -> bool {
+        self.expert_of_pair[token * self.top_k] == NO_EXPERT
+    }
+
     fn map_rows(&self, f: impl Fn(&mut [f64])) -> Picks {
         let mut picks = self.clone();
         picks.weight_of_pair.chunks_mut(self.top_k).for_each(f);
@@ -596,12 +631,13 @@ fn softmax(row: &mut [f64]) {
     row.iter_mut().for_each(|x| *x /= sum);
 }
 
-/// Each column of the tokens of a sequence is a row of [`softmax`].
-fn token_softmax(x: &Tensor, sequence_tokens: usize) -> Tensor {
+/// Each column of the tokens of a sequence that are no padding is a row of [`softmax`].
+fn token_softmax(x: &Tensor, is_token: impl Fn(usize) -> bool, sequence_tokens: usize) -> Tensor {
     let (tokens, n) = (x.shape[0], x.shape[1]);
-    let mut y = x.clone();
+    let mut y = Tensor { shape: x.shape.clone(), data: vec![0.0; x.data.len()] };
     for first in (0..tokens).step_by(sequence_tokens) {
-        let places = |column: usize| (first..first.saturating_add(sequence_tokens).min(tokens)).map(move |t| t * n + column);
+        let here: Vec<usize> = (first..first.saturating_add(sequence_tokens).min(tokens)).filter(|t| is_token(*t)).collect();
+        let places = |column: usize| here.iter().map(move |t| t * n + column);
         for column in 0..n {
             let mut row: Vec<f64> = places(column).map(|at| x.data[at]).collect();
             softmax(&mut row);
@@ -643,7 +679,7 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
         };
         let mut room = vec![capacity; picks.experts];
         room.resize(picks.experts + picks.rowless, 0);
-        for pair in pairs {
+        for pair in pairs.into_iter().filter(|pair| picks.expert_of_pair[*pair] != NO_EXPERT) {
             let expert = picks.expert_of_pair[pair];
             if room[expert] > 0 {
                 room[expert] -= 1;

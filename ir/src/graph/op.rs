@@ -55,7 +55,10 @@ pub enum Op {
     Observe,
     /// `without_rows picks n`: the same picks, of which those of the last `n` experts get no rows: no weights are theirs.
     WithoutRows,
-    /// `assign picks assignment`: which pairs are kept. Grouped rows are by expert; in which order those of one expert come
+    /// `mask_tokens x mask`: where a token's number in `mask`, i32 `[T]`, is 0, it is padding: of rows `[T, N]` its row is
+    /// zeros, whatever it was; of picks it has no expert and its weights are 0.
+    MaskTokens,
+    /// `assign picks assignment`: which pairs are kept. A pick without an expert is no pair, and takes no room. Grouped rows are by expert; in which order those of one expert come
     /// no op tells, and kernels have the order that is cheapest (by priority, or by token).
     Assign,
     /// `losses routing rule` = `routing`, whose picks are observed. What a caller may read besides is in
@@ -85,7 +88,8 @@ pub enum Op {
     /// `slots experts n`: rows that no token decides, n for each expert and sequence. Slot `i < E n` is one of expert `i / n`;
     /// its row of sequence s of R is `(i / n * R + s) * n + i % n`.
     Slots,
-    /// `token_softmax x`: as `softmax`, over the tokens of each sequence, each column by itself.
+    /// `token_softmax x`: as `softmax`, over the tokens of each sequence, each column by itself. With a second operand, a
+    /// mask as that of `mask_tokens`, over those that are no padding; padding weighs 0.
     TokenSoftmax,
     /// `soft_dispatch x weights slots vs body`: `$0[row(i, s), h] = sum_t weights[t, i] * x[t, h]` over the tokens t of sequence s,
     /// then the body over `$0, $1.. (vs)` (Puigcerver et al. 2023, equation 1).
@@ -135,7 +139,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 48] = [
+    pub const ALL: [Op; 49] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -151,6 +155,7 @@ impl Op {
         Op::ExpertScale,
         Op::Observe,
         Op::WithoutRows,
+        Op::MaskTokens,
         Op::Assign,
         Op::Losses,
         Op::RenormKept,
@@ -204,6 +209,7 @@ impl Op {
             Op::ExpertScale => "expert_scale",
             Op::Observe => "observe",
             Op::WithoutRows => "without_rows",
+            Op::MaskTokens => "mask_tokens",
             Op::Assign => "assign",
             Op::Losses => "losses",
             Op::RenormKept => "renorm_kept",
@@ -248,9 +254,9 @@ impl Op {
     /// Number of operands; `None`: any.
     pub fn arity(self) -> Option<usize> {
         match self {
-            Op::List => None,
-            Op::AllExperts | Op::PairWeights | Op::Flatten | Op::TokenSoftmax => Some(1),
-            Op::Slots => Some(2),
+            Op::List | Op::TokenSoftmax => None,
+            Op::AllExperts | Op::PairWeights | Op::Flatten => Some(1),
+            Op::Slots | Op::MaskTokens => Some(2),
             Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
             Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
             Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => {
@@ -273,7 +279,7 @@ impl Op {
             Op::Flatten | Op::Slots | Op::TokenSoftmax => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::RenormKept | Op::WithoutRows | Op::DroppedInput | Op::IdentityInput | Op::Jitter => None,
-            Op::Observe | Op::Losses => None,
+            Op::Observe | Op::MaskTokens | Op::Losses => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
             Op::AtMost | Op::AtLeast => None,
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,

@@ -351,11 +351,13 @@ impl<'t> Parser<'t> {
                 if kind == "routing" {
                     Type::Routing { top_k, experts, rowless }
                 } else {
-                    let repeats = self.eat(",");
-                    if repeats {
-                        self.word("repeats")?;
+                    let mut separated = self.eat(",");
+                    let repeats = separated && self.eat("repeats");
+                    separated = if repeats { self.eat(",") } else { separated };
+                    if separated {
+                        self.word("masked")?;
                     }
-                    Type::Picks { top_k, experts, rowless, repeats }
+                    Type::Picks { top_k, experts, rowless, repeats, masked: separated }
                 }
             }
             "slots" => {

@@ -37,6 +37,8 @@ pub enum Type {
         rowless: u64,
         /// Whether a token may have an expert twice.
         repeats: bool,
+        /// Whether a token may be padding, whose picks are of no expert.
+        masked: bool,
     },
     /// Picks, and the kept pairs in the order of the grouped rows.
     Routing {
@@ -99,9 +101,10 @@ impl fmt::Display for Type {
                 }
                 write!(f, "{dtype}>")
             }
-            Type::Picks { top_k, experts, rowless, repeats } => {
+            Type::Picks { top_k, experts, rowless, repeats, masked } => {
                 let repeats = if *repeats { ", repeats" } else { "" };
-                write!(f, "picks<T x {top_k} of {}{repeats}>", Experts(*experts, *rowless))
+                let masked = if *masked { ", masked" } else { "" };
+                write!(f, "picks<T x {top_k} of {}{repeats}{masked}>", Experts(*experts, *rowless))
             }
             Type::Routing { top_k, experts, rowless } => write!(f, "routing<T x {top_k} of {}>", Experts(*experts, *rowless)),
             Type::Slots { experts, slots } => write!(f, "slots<{experts} x {slots}>"),

@@ -30,7 +30,7 @@ pub(crate) fn is_pointwise(body: &Body) -> bool {
 /// Whether `op` computes each element from the same element of its operands.
 pub(crate) fn is_pointwise_op(op: Op) -> bool {
     match op {
-        Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => true,
+        Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul | Op::MaskTokens => true,
         Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => true,
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm => false,
         Op::AllExperts | Op::Leading | Op::Joint | Op::PickWeights | Op::Jitter | Op::Observe | Op::Losses => false,
@@ -89,6 +89,7 @@ pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Op, operands: &[Term<'_, 'k>]
         Op::GeluTanh => math::gelu_tanh(k, value(0)),
         Op::Relu => value(0).max(0.0),
         Op::Square => value(0) * value(0),
+        Op::MaskTokens => value(1).ne(0.0).select(value(0), 0.0),
         Op::Add => value(0) + value(1),
         Op::Mul => value(0) * value(1),
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm => {

@@ -26,6 +26,8 @@ pub(super) struct KeptInput {
     pub(super) top_k: u32,
     /// Whether experts were picked; else all are, in their order.
     pub(super) picked: bool,
+    /// Whether tokens may be padding, whose picks are of no expert, -1.
+    pub(super) masked: bool,
     /// Element type of the tokens.
     pub(super) x: DType,
 }
@@ -58,7 +60,11 @@ pub(super) fn kept_input(spec: &KeptInput, machine: &Machine) -> Kernel {
         k.for_range("pair", token * top_k, token * top_k + top_k, |pair| {
             let expert = topk_experts.map_or(pair - token * top_k, |experts| experts.load(pair));
             let counts = match spec.picks {
-                Picks::Dropped => expert.lt(spec.experts as i32) & row_of_pair.load(pair).lt(0),
+                Picks::Dropped => {
+                    let has_rows = expert.lt(spec.experts as i32);
+                    let has_rows = if spec.masked { has_rows & expert.ge(0) } else { has_rows };
+                    has_rows & row_of_pair.load(pair).lt(0)
+                }
                 Picks::Rowless => expert.ge(spec.experts as i32),
             };
             k.when(counts, || {

@@ -20,6 +20,8 @@ pub(super) struct Loss {
     pub(super) name: String,
     pub(super) experts: u32,
     pub(super) top_k: u32,
+    /// Whether tokens may be padding, whose picks are of no expert, -1.
+    pub(super) masked: bool,
     pub(super) rule: Losses,
 }
 
@@ -32,9 +34,14 @@ impl Loss {
         })
     }
 
+    /// Numbers that are counted: a pick of no expert has one of its own, the last.
+    fn slots(&self) -> u32 {
+        self.experts + u32::from(self.masked)
+    }
+
     /// Bytes of shared memory.
     pub(super) fn shared_bytes(&self, machine: &Machine) -> u64 {
-        4 * (u64::from(threads(machine)) + 3 * u64::from(self.experts.next_multiple_of(4)))
+        4 * (u64::from(threads(machine)) + 3 * u64::from(self.slots().next_multiple_of(4)))
     }
 }
 
@@ -47,7 +54,8 @@ pub(super) fn grid() -> Extent {
     Extent::Tokens.min(Extent::Const(1))
 }
 
-/// Parameters: `probability_of_block`, `z_of_block`, `load_of_expert` or `topk_experts`, then written: `importance`,
+/// Parameters: `probability_of_block`, `z_of_block`, `load_of_expert` or `topk_experts`, `token_count` where tokens may be padding,
+/// then written: `importance`,
 /// `aux_loss` and `z_loss` where they are asked for; `tokens`, `blocks`, `span_tokens`.
 pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
     let threads = threads(machine);
@@ -56,13 +64,14 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
     let probability_of_block = k.input("probability_of_block", DType::F32);
     let z_of_block = k.input("z_of_block", DType::F32);
     let counted = k.input(if spec.reads_picks() { "topk_experts" } else { "load_of_expert" }, DType::I32);
+    let token_count = spec.masked.then(|| k.input("token_count", DType::I32));
     let importance = k.output("importance", DType::F32);
     let aux_loss = spec.rule.balance.map(|(_, factor)| (k.output("aux_loss", DType::F32), factor.get()));
     let z_loss = spec.rule.z.map(|factor| (k.output("z_loss", DType::F32), factor.get() as f32));
     let [tokens, blocks, span_tokens] = ["tokens", "blocks", "span_tokens"].map(|n| k.scalar(n, DType::I32));
     let room = spec.experts.next_multiple_of(4);
     let [sum, term] = ["sum", "term"].map(|n| k.shared(n, DType::F32, room));
-    let count = k.shared("count", DType::I32, spec.experts);
+    let count = k.shared("count", DType::I32, spec.slots());
     let part = k.shared("part", DType::F32, threads);
     let (zero, experts) = (k.i32(0), k.i32(spec.experts as i32));
 
@@ -70,6 +79,8 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
     k.when(k.thread().eq(0), || {
         (spec.experts..room).for_each(|e| [sum, term].iter().for_each(|array| array.store(k.i32(e as i32), k.f32(0.0))));
     });
+    // What sums over tokens are divided by. Of nothing but padding they are 0.
+    let real_tokens = token_count.map_or(tokens, |count| k.bind("real_tokens", count.load(zero).max(1)));
     // The blocks' sums of an expert, in their order.
     let probability = |e: Value<'_>, from: Value<'_>, to: Value<'_>| {
         let sum = k.var("probability", k.f32(0.0));
@@ -80,11 +91,12 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
     };
     // How often each expert stands among the first `choices` picks of these tokens.
     let tally = |first: Value<'_>, tokens: Value<'_>, choices: u32| {
-        share(k, "e", threads, experts, |e| count.store(e, zero));
+        share(k, "e", threads, k.i32(spec.slots() as i32), |e| count.store(e, zero));
         k.barrier();
         share(k, "i", threads, tokens * choices as i32, |i| {
             let pair = (first + i / choices as i32) * spec.top_k as i32 + i % choices as i32;
             let e = counted.load(pair);
+            let e = if spec.masked { k.bind("e", e.lt(0).select(experts, e)) } else { e };
             if threads == 1 { count.store(e, count.load(e) + 1) } else { count.atomic_add(e, k.i32(1)) }
         });
         k.barrier();
@@ -97,10 +109,16 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
             });
             let spans = k.bind("spans", (tokens + span_tokens - 1) / span_tokens);
             let blocks_of_span = k.bind("blocks_of_span", blocks / spans);
+            let counted_spans = spec.masked.then(|| k.var("counted_spans", zero));
             k.for_range("span", zero, spans, |span| {
                 let first = k.bind("first_token", span * span_tokens);
                 let here = k.bind("tokens_here", span_tokens.min(tokens - first));
                 tally(first, here, spec.top_k);
+                let here = counted_spans.map_or(here, |counted_spans| {
+                    let real = k.bind("real_here", here - count.load(experts) / spec.top_k as i32);
+                    counted_spans.set(counted_spans.get() + real.min(1));
+                    k.bind("divisor", real.max(1))
+                });
                 // Who owns an expert has read its count when it is cleared.
                 share(k, "e", threads, experts, |e| {
                     let p = k.bind("p", probability(e, span * blocks_of_span, (span + 1) * blocks_of_span));
@@ -108,7 +126,12 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
                     sum.store(e, sum.load(e) + p);
                     term.store(e, term.load(e) + p / here.cast(DType::F32) * share);
                 });
+                if spec.masked {
+                    // All have read how many picks are of no expert.
+                    k.barrier();
+                }
             });
+            let spans = counted_spans.map_or(spans, |counted_spans| counted_spans.get().max(1));
             finish(k, spec, (sum, importance), (term, aux_loss), threads, |sum| sum / spans.cast(DType::F32));
         }
         balance => {
@@ -124,7 +147,7 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
                 sum.store(e, p);
                 term.store(e, p * count.cast(DType::F32));
             });
-            let t = tokens.cast(DType::F32);
+            let t = real_tokens.cast(DType::F32);
             finish(k, spec, (sum, importance), (term, aux_loss), threads, |sum| sum / t / t);
         }
     }
@@ -136,7 +159,7 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
         k.when(k.thread().eq(0), || {
             let z = k.var("z", k.f32(0.0));
             k.for_range("i", zero, k.i32(threads as i32), |i| z.set(z.get() + part.load(i)));
-            z_loss.store(zero, z.get() / tokens.cast(DType::F32) * factor);
+            z_loss.store(zero, z.get() / real_tokens.cast(DType::F32) * factor);
         });
     }
     builder.finish()
@@ -168,7 +191,9 @@ fn finish<'k>(
                     let apart = k.bind("apart", sum.load(e) / mean - 1.0);
                     apart * apart
                 });
-                variance * (factor / f64::from(spec.experts)) as f32
+                let loss = variance * (factor / f64::from(spec.experts)) as f32;
+                // Of nothing but padding there is no mean.
+                if spec.masked { mean.gt(0.0).select(loss, 0.0) } else { loss }
             }
             Some((Balance::Load | Balance::First | Balance::Sequences, _)) | None => {
                 per_token(over(&|e| term.load(e))) * (factor * f64::from(spec.experts)) as f32

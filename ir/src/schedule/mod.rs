@@ -2,8 +2,8 @@
 //!
 //! [`schedule`] chooses nothing that rewriting could choose: ops are taken one by one, in the graph's order, and an op
 //! that no kernel computes by itself is an error. What a kernel does inside is in its file: `route`, `order`, `sort`, `choose`,
-//! `renorm`, `gemm`, `combine`, `kept_input`, `normalise`, `jitter`, `softmax`, `mix`, `losses`, `bias_update`. Grids depend on T
-//! and S alone, never on the routing.
+//! `renorm`, `gemm`, `combine`, `kept_input`, `normalise`, `jitter`, `mask`, `softmax`, `mix`, `losses`, `bias_update`. Grids
+//! depend on T and S alone, never on the routing.
 //!
 //! After a run a caller may read these buffers by their public names:
 //!
@@ -14,6 +14,7 @@
 //! | `route.rows`        | i32 `[T, K]`| grouped row of each pair, by expert; -1: it has none       |
 //! | `stats.load`        | i32 `[E]`   | pairs that picked each expert                              |
 //! | `stats.kept`        | i32 `[E]`   | of these, pairs that it had room for                       |
+//! | `stats.tokens`      | i32 `[1]`   | tokens that are no padding, where some may be              |
 //! | `stats.probability` | f32 `[B, E]`| the router's probabilities, summed over the tokens of each of B blocks |
 //! | `stats.z`           | f32 `[B]`   | `logsumexp(logits)^2`, likewise                            |
 //! | `stats.importance`  | f32 `[E]`   | these probabilities, summed over all tokens                |
@@ -32,6 +33,9 @@
 //! E counts the experts without rows too, after those with: room for their pairs there is none. Those of `joint` come last
 //! among a token's, and K counts them.
 //!
+//! Of a token that is padding, experts are -1, weights 0 and rows -1, and nothing else here counts it; `stats.tokens` stands
+//! in the place of T in the losses.
+//!
 //! A second route of the same layer has `route.experts_2` and so on.
 
 mod bias_update;
@@ -44,6 +48,7 @@ mod gemm;
 mod jitter;
 mod kept_input;
 mod losses;
+mod mask;
 mod math;
 mod mix;
 mod normalise;
@@ -114,7 +119,7 @@ pub enum ScheduleError {
     },
     /// A layer whose result no kernel writes.
     #[error(
-        "the layer returns {what}: only what a `gemm`, a `combine`, a `soft_combine`, an `rms_norm` or a softmax gives is written to the output"
+        "the layer returns {what}: only what a `gemm`, a `combine`, a `soft_combine`, an `rms_norm`, a `mask_tokens` or a softmax gives is written to the output"
     )]
     Result {
         /// What it returns.
@@ -145,7 +150,8 @@ pub fn schedule(layer: &Typed, machine: &Machine) -> Result<Program, ScheduleErr
 /// The output buffer, if the result is one that a kernel writes entirely.
 fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleError> {
     let made = match layer.node(layer.root()) {
-        Node::Apply(Op::Gemm | Op::Combine | Op::SoftCombine | Op::RmsNorm | Op::Softmax | Op::TokenSoftmax, _) => true,
+        Node::Apply(Op::Gemm | Op::Combine | Op::SoftCombine | Op::RmsNorm | Op::MaskTokens, _) => true,
+        Node::Apply(Op::Softmax | Op::TokenSoftmax, _) => true,
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => false,
         // Others have errors of their own, but for this one: rows beyond P would stay unwritten.
         Node::Apply(Op::GroupedGemm | Op::SoftDispatch | Op::DroppedInput | Op::IdentityInput, _) => false,

@@ -11,7 +11,8 @@
 //!
 //! Some 32 T N FLOPs (two exponentials an element). Bytes: 4 T N read and as many written, `token_softmax` reads them once
 //! more; what the passes of one kernel read again is in a cache. Sums run in one order, which depends on a token's place
-//! in its sequence alone: sequences do not touch each other.
+//! in its sequence alone: sequences do not touch each other. A mask says which tokens are padding, one load a token and
+//! column: those take no part.
 
 use super::chunk::cell;
 use super::math;
@@ -26,6 +27,8 @@ pub(super) struct Softmax {
     pub(super) name: String,
     /// Columns.
     pub(super) n: u32,
+    /// Whether tokens may be padding, of which a `token_softmax` knows nothing.
+    pub(super) masked: bool,
 }
 
 /// Parameters: `x`, `out` (written), `tokens`.
@@ -96,16 +99,16 @@ pub(super) fn token_grid(spec: &Softmax) -> Extent {
     runs() * u64::from(spec.n.div_ceil(COLUMNS))
 }
 
-/// Parameters: `x`, then written: `max_of_run`, `sum_of_run`; `tokens`, `sequence_tokens`.
+/// Parameters: `x`, `mask` where there is one, then written: `max_of_run`, `sum_of_run`; `tokens`, `sequence_tokens`.
 pub(super) fn run_sums(spec: &Softmax, machine: &Machine) -> Kernel {
     let builder = Builder::new(format!("{}_runs", spec.name), walkers(machine) * machine.warp_lanes);
     let k = &builder;
-    let x = k.input("x", DType::F32);
+    let x = Tokens::declare(k, spec);
     let [max_of_run, sum_of_run] = ["max_of_run", "sum_of_run"].map(|name| k.output(name, DType::F32));
     let run = Run::of_block(k, spec, machine);
     run.each_column(&|column| {
-        let max = run.greatest(column, run.tokens, &|token| run.load(x, token, column));
-        let sum = run.sum(column, run.tokens, &|token| math::exp(k, run.load(x, token, column) - max));
+        let max = run.greatest(column, run.tokens, &|token| run.of_token(x, token, column, |x| x, f32::MIN));
+        let sum = run.sum(column, run.tokens, &|token| run.of_token(x, token, column, |x| math::exp(k, x - max), 0.0));
         run.once(column, || {
             let place = run.cell(run.number, column);
             max_of_run.store(place, max);
@@ -115,11 +118,11 @@ pub(super) fn run_sums(spec: &Softmax, machine: &Machine) -> Kernel {
     builder.finish()
 }
 
-/// Parameters: `x`, `max_of_run`, `sum_of_run`, `out` (written), `tokens`, `sequence_tokens`.
+/// Parameters: `x`, `mask` where there is one, `max_of_run`, `sum_of_run`, `out` (written), `tokens`, `sequence_tokens`.
 pub(super) fn token_weights(spec: &Softmax, machine: &Machine) -> Kernel {
     let builder = Builder::new(&spec.name, walkers(machine) * machine.warp_lanes);
     let k = &builder;
-    let x = k.input("x", DType::F32);
+    let x = Tokens::declare(k, spec);
     let [max_of_run, sum_of_run] = ["max_of_run", "sum_of_run"].map(|name| k.input(name, DType::F32));
     let out = k.output("out", DType::F32);
     let run = Run::of_block(k, spec, machine);
@@ -130,7 +133,7 @@ pub(super) fn token_weights(spec: &Softmax, machine: &Machine) -> Kernel {
             run.load_run(sum_of_run, i, column) * scale
         });
         run.walk(run.tokens, &|token| {
-            let y = k.bind("y", math::exp(k, run.load(x, token, column) - max) / sum);
+            let y = k.bind("y", run.of_token(x, token, column, |x| math::exp(k, x - max) / sum, 0.0));
             let store = || out.store(run.cell(run.first_token + token, column), y);
             match column.exists {
                 Some(exists) => k.when(exists, store),
@@ -143,6 +146,19 @@ pub(super) fn token_weights(spec: &Softmax, machine: &Machine) -> Kernel {
 
 fn walkers(machine: &Machine) -> u32 {
     if machine.is_gpu() { WALKERS } else { 1 }
+}
+
+/// The rows of the tokens, and which of these are no padding.
+#[derive(Clone, Copy)]
+struct Tokens<'k> {
+    x: Array<'k>,
+    mask: Option<Array<'k>>,
+}
+
+impl<'k> Tokens<'k> {
+    fn declare(k: &'k Builder, spec: &Softmax) -> Tokens<'k> {
+        Tokens { x: k.input("x", DType::F32), mask: spec.masked.then(|| k.input("mask", DType::I32)) }
+    }
 }
 
 /// The part of the tokens that a block looks at, and where its sequence is.
@@ -267,10 +283,20 @@ impl<'a, 'k> Run<'a, 'k> {
         }
     }
 
-    /// Token `token` of the run.
-    fn load(&self, x: Array<'k>, token: Value<'k>, column: Column<'k>) -> Value<'k> {
-        let x = x.load_vector(self.cell(self.first_token + token, column), column.lanes);
-        self.k.bind("x", math::finite(self.k, x))
+    /// What is made of token `token` of the run; `padding` where it is that.
+    fn of_token(
+        &self,
+        tokens: Tokens<'k>,
+        token: Value<'k>,
+        column: Column<'k>,
+        of: impl Fn(Value<'k>) -> Value<'k>,
+        padding: f32,
+    ) -> Value<'k> {
+        let x = tokens.x.load_vector(self.cell(self.first_token + token, column), column.lanes);
+        let value = of(self.k.bind("x", math::finite(self.k, x)));
+        let Some(mask) = tokens.mask else { return value };
+        let is_token = mask.load(self.first_token + token).splat(column.lanes).ne(0);
+        is_token.select(value, padding)
     }
 
     /// What run `run` of the sequence has of the column.

@@ -30,6 +30,8 @@ pub(super) struct Sort {
     pub(super) top_k: u32,
     /// Every token has a pair with each expert, in their order.
     pub(super) all_experts: bool,
+    /// Whether tokens may be padding, whose pairs are of no expert, -1: none is counted or has a row.
+    pub(super) masked: bool,
     pub(super) span: Span,
     pub(super) priority: Priority,
     /// Rows of one M tile of the grouped GEMMs.
@@ -53,6 +55,11 @@ impl Sort {
             return capacity;
         }
         k.bind("room", e.lt((self.experts - self.rowless) as i32).select(capacity, 0))
+    }
+
+    /// What is done for expert `e`, if there is one.
+    fn with_expert<'k>(&self, k: &'k Builder, e: Value<'k>, body: impl FnOnce()) {
+        if self.masked { k.when(e.ge(0), body) } else { body() }
     }
 
     fn kernel(&self, step: &str, threads: u32) -> Builder {
@@ -102,20 +109,25 @@ impl<'k> Turns<'k> {
 enum Experts<'k> {
     /// As they were picked.
     Picked(Array<'k>),
-    /// Of E that each token has, in their order.
-    All(i32),
+    /// Of E that each token has, in their order; of none where its number in the mask is 0.
+    All(i32, Option<Array<'k>>),
 }
 
 impl<'k> Experts<'k> {
-    /// The parameter `topk_experts`, where experts were picked.
+    /// The parameter `topk_experts`, where experts were picked, or else `mask`, where there is one.
     fn of(k: &'k Builder, sort: &Sort) -> Experts<'k> {
-        if sort.all_experts { Experts::All(sort.experts as i32) } else { Experts::Picked(k.input("topk_experts", DType::I32)) }
+        if sort.all_experts {
+            Experts::All(sort.experts as i32, sort.masked.then(|| k.input("mask", DType::I32)))
+        } else {
+            Experts::Picked(k.input("topk_experts", DType::I32))
+        }
     }
 
     fn of_pair(self, pair: Value<'k>) -> Value<'k> {
         match self {
             Experts::Picked(experts) => experts.load(pair),
-            Experts::All(experts) => pair % experts,
+            Experts::All(experts, None) => pair % experts,
+            Experts::All(experts, Some(mask)) => mask.load(pair / experts).ne(0).select(pair % experts, -1),
         }
     }
 }
@@ -137,7 +149,13 @@ pub(super) fn count(sort: &Sort, machine: &Machine) -> Kernel {
     k.barrier();
     share(k, "i", threads, chunk.items, |i| {
         let e = experts_of.of_pair(turns.pair(k, sort.top_k, &chunk, i));
-        if threads == 1 { counts.store(e, counts.load(e) + 1) } else { counts.atomic_add(e, k.i32(1)) }
+        sort.with_expert(
+            k,
+            e,
+            || {
+                if threads == 1 { counts.store(e, counts.load(e) + 1) } else { counts.atomic_add(e, k.i32(1)) }
+            },
+        );
     });
     k.barrier();
     share(k, "e", threads, experts, |e| pairs_of_chunk.store(cell(k.block(), experts, e), counts.load(e)));
@@ -145,7 +163,8 @@ pub(super) fn count(sort: &Sort, machine: &Machine) -> Kernel {
 }
 
 /// Parameters: `pairs_of_chunk`, then written: `rank_of_chunk`, `rows_before_span`, `offset_of_expert`, `load_of_expert`,
-/// `kept_of_expert`, `tile_expert`, `tile_row`, `tile_count`; `tokens`, `span_tokens`, `capacity`.
+/// `kept_of_expert`, `tile_expert`, `tile_row`, `tile_count` and, where tokens may be padding, `token_count`, the others;
+/// `tokens`, `span_tokens`, `capacity`.
 pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
     let threads = machine.block_threads.min(sort.experts.next_multiple_of(machine.warp_lanes));
     let builder = sort.kernel("scan", threads);
@@ -155,6 +174,7 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
         ["rank_of_chunk", "rows_before_span", "offset_of_expert", "load_of_expert", "kept_of_expert"]
             .map(|n| k.output(n, DType::I32));
     let [tile_expert, tile_row, tile_count] = ["tile_expert", "tile_row", "tile_count"].map(|n| k.output(n, DType::I32));
+    let token_count = sort.masked.then(|| k.output("token_count", DType::I32));
     let [tokens, span_tokens, capacity] = ["tokens", "span_tokens", "capacity"].map(|n| k.scalar(n, DType::I32));
     let [first_row, first_tile] = ["first_row", "first_tile"].map(|n| k.shared(n, DType::I32, sort.experts));
     let tile_rows = sort.tile_rows as i32;
@@ -179,6 +199,10 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
         // Where experts choose, nobody asked for what they did not take.
         load_of_expert.store(e, if sort.all_experts { kept.get() } else { load.get() });
         kept_of_expert.store(e, kept.get());
+        if let (Some(token_count), true) = (token_count, sort.all_experts) {
+            // Every token that is no padding asked for each.
+            k.when(e.eq(0), || token_count.store(zero, load.get()));
+        }
     });
     k.barrier();
     k.when(k.thread().eq(0), || {
@@ -193,6 +217,11 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
         });
         offset_of_expert.store(experts, row.get());
         tile_count.store(zero, tile.get());
+        if let (Some(token_count), false) = (token_count, sort.all_experts) {
+            let pairs = k.var("pairs", zero);
+            k.for_range("e", zero, experts, |e| pairs.set(pairs.get() + load_of_expert.load(e)));
+            token_count.store(zero, pairs.get() / sort.top_k as i32);
+        }
     });
     k.barrier();
     share(k, "e", threads, experts, |e| {
@@ -229,15 +258,22 @@ pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
         cursor.store(e, first + rank_of_chunk.load(cell(k.block(), experts, e)));
         limit.store(e, first + sort.room(k, e, capacity));
     });
-    share(k, "i", threads, chunk.items, |i| expert_at.store(i, experts_of.of_pair(turns.pair(k, sort.top_k, &chunk, i))));
+    share(k, "i", threads, chunk.items, |i| {
+        expert_at.store(i, experts_of.of_pair(turns.pair(k, sort.top_k, &chunk, i)));
+        if sort.masked {
+            row_at.store(i, k.i32(-1));
+        }
+    });
     k.barrier();
     // Every thread walks the chunk in order and serves the experts that it owns: stable, and nobody waits for anybody.
     k.for_range("i", k.i32(0), chunk.items, |i| {
         let e = expert_at.load(i);
-        serve(k, threads, e, || {
-            let row = cursor.load(e);
-            cursor.store(e, row + 1);
-            row_at.store(i, row.lt(limit.load(e)).select(row, -1));
+        sort.with_expert(k, e, || {
+            serve(k, threads, e, || {
+                let row = cursor.load(e);
+                cursor.store(e, row + 1);
+                row_at.store(i, row.lt(limit.load(e)).select(row, -1));
+            });
         });
     });
     k.barrier();

@@ -50,6 +50,10 @@ pub(super) fn rules() -> Vec<Rule> {
     rules.push(sink(Op::SparseMixer, &["?c", "?k"], Op::Gemm));
     rules.extend([Op::Leading, Op::WithoutRows].map(|op| sink(op, &["?n"], Op::Gemm)));
     rules.push(sink_with_operands(Op::ExpertScale, &["?b"], Op::Gemm));
+    // One number a token beside what is written anyway, or beside its picks. Grouped rows are not the tokens'.
+    rules.extend(
+        [Op::Gemm, Op::Combine, Op::SoftCombine, Op::RmsNorm].map(|into| sink_with_operands(Op::MaskTokens, &["?b"], into)),
+    );
     rules.push(sink_with_operands(Op::HashPicks, &["?table", "?ids"], Op::Gemm));
     rules
 }

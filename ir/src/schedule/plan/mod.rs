@@ -114,6 +114,7 @@ impl<'g> Plan<'g> {
             Op::TokenSoftmax => self.softmax(op, &operands, ty, last),
             Op::SoftDispatch | Op::SoftCombine => self.mix(op, &operands, ty, last),
             Op::Jitter => self.jitter(&operands, ty),
+            Op::MaskTokens if matches!(ty, Type::Tensor { .. }) => self.mask_tokens(&operands, ty, last),
             Op::ExpertScale if matches!(operands.first(), Some(Value::Routing(_))) => self.expert_scale(&operands),
             Op::Leading
             | Op::Joint
@@ -126,6 +127,7 @@ impl<'g> Plan<'g> {
             | Op::Renorm
             | Op::ExpertScale
             | Op::Observe
+            | Op::MaskTokens
             | Op::Assign
             | Op::Softmax => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" }),
             Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),

@@ -9,9 +9,9 @@ use super::super::renorm::{self, ExpertScale};
 use super::super::route::{self, Route};
 use super::super::sort::{self, Sort};
 use super::super::{ScheduleError, chunk, gemm};
-use super::value::{Observed, Routing, Value, beside_logits, constant, tensor, wrong};
+use super::value::{Observed, Routing, Tensor, Value, beside_logits, constant, tensor, wrong};
 use super::{Plan, tokens};
-use crate::graph::{Assignment, Attr, Balance, Capacity, Losses, Node, Op, Priority, Span, Type};
+use crate::graph::{Assignment, Attr, Balance, Body, Capacity, Losses, Node, Op, Priority, Span, Type};
 use crate::kernel::{Arg, Launch};
 use crate::{DType, Extent, Round};
 
@@ -45,6 +45,7 @@ impl<'g> Plan<'g> {
         let kernel = route::route(&spec, self.machine)?;
         let pairs = || [Extent::Tokens, Extent::Const(top_k)];
         let picked = !body.has(Op::AllExperts);
+        let mask = mask_of(body, &vs);
         let topk_experts = picked.then(|| self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs()));
         let topk_weights = self.buffers.observed("topk_weights", "route.weights", DType::F32, pairs());
         let mut args = vec![x.buffer.into(), router.buffer.into()];
@@ -65,11 +66,11 @@ impl<'g> Plan<'g> {
         args.extend((spec.span == Span::Row).then(|| Arg::Scalar(spec.span.tokens())));
         self.launch(kernel.kernel, kernel.grid, args);
         match (topk_experts, rule) {
-            (None, Assignment::Capacity(capacity)) if capacity.priority == Priority::Score && *rowless == 0 => {
+            (None, Assignment::Capacity(capacity)) if capacity.priority == Priority::Score && *rowless == 0 && mask.is_none() => {
                 Ok(Value::Routing(self.choose(rule, capacity, experts, topk_weights)))
             }
             (topk_experts, rule) => {
-                let routing = self.sort(rule, [experts, *rowless], top_k, topk_experts, topk_weights)?;
+                let routing = self.sort(rule, [experts, *rowless], top_k, [topk_experts, mask], topk_weights)?;
                 Ok(Value::Routing(Routing { observed, ..routing }))
             }
         }
@@ -92,7 +93,8 @@ impl<'g> Plan<'g> {
             return Err(ScheduleError::Operand { op: op.name(), what: "a routing whose picks are not observed".to_string() });
         };
         let (experts, top_k) = (routing.experts as u32, routing.top_k as u32);
-        let spec = Loss { name: self.kernel_name(op.name(), &[]), experts, top_k, rule: *rule };
+        let masked = routing.token_count.is_some();
+        let spec = Loss { name: self.kernel_name(op.name(), &[]), experts, top_k, masked, rule: *rule };
         let (bytes, limit) = (spec.shared_bytes(self.machine), u64::from(self.machine.shared_bytes));
         if bytes > limit {
             return Err(ScheduleError::Shared { op: op.name(), bytes, limit, machine: self.machine.name });
@@ -100,6 +102,7 @@ impl<'g> Plan<'g> {
         let Some(topk_experts) = routing.topk_experts else { return Err(wrong(op, operands)) };
         let counted = if spec.reads_picks() { topk_experts } else { routing.load_of_expert };
         let mut args: Vec<Arg> = [observed.probability_of_block, observed.z_of_block, counted].map(Arg::from).into();
+        args.extend(routing.token_count.map(Arg::from));
         let b = &mut self.buffers;
         let one = || [Extent::Const(1)];
         args.push(b.observed("importance", "stats.importance", DType::F32, [Extent::Const(routing.experts)]).into());
@@ -158,6 +161,7 @@ impl<'g> Plan<'g> {
             rows,
             load_of_expert,
             observed: None,
+            token_count: None,
         };
         (routing, [load_of_expert, kept_of_expert])
     }
@@ -167,7 +171,7 @@ impl<'g> Plan<'g> {
         rule: &Assignment,
         [experts, rowless]: [u64; 2],
         top_k: u64,
-        topk_experts: Option<BufferId>,
+        [topk_experts, mask]: [Option<BufferId>; 2],
         topk_weights: BufferId,
     ) -> Result<Routing, ScheduleError> {
         // Room for all pairs, which no expert has more of.
@@ -182,6 +186,7 @@ impl<'g> Plan<'g> {
             rowless: rowless as u32,
             top_k: top_k as u32,
             all_experts: topk_experts.is_none(),
+            masked: mask.is_some(),
             span,
             priority,
             tile_rows: gemm::tile_rows(self.machine),
@@ -200,15 +205,17 @@ impl<'g> Plan<'g> {
         let rows = rule.most_pairs(top_k, experts - rowless);
         let (routing, [load_of_expert, kept_of_expert]) =
             self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
+        let token_count = mask.map(|_| self.buffers.observed("token_count", "stats.tokens", i32s, [Extent::Const(1)]));
         let span_tokens = Arg::Scalar(span.tokens());
         let capacity = Arg::Scalar(capacity);
-        let mut experts_by_priority: Vec<Arg> = topk_experts.map(Arg::from).into_iter().collect();
+        let mut experts_by_priority: Vec<Arg> = topk_experts.or(mask).map(Arg::from).into_iter().collect();
         experts_by_priority.extend(order.map(Arg::from));
         let mut count = experts_by_priority.clone();
         count.extend([pairs_of_chunk.into(), tokens(), span_tokens.clone()]);
         let mut scan: Vec<Arg> =
             [pairs_of_chunk, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from).into();
         scan.extend([load_of_expert, kept_of_expert, routing.tile_expert, routing.tile_row, routing.tile_count].map(Arg::from));
+        scan.extend(token_count.map(Arg::from));
         scan.extend([tokens(), span_tokens.clone(), capacity.clone()]);
         let mut place = experts_by_priority;
         place.extend([topk_weights, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from));
@@ -217,7 +224,7 @@ impl<'g> Plan<'g> {
         self.launch(sort::count(&spec, machine), spec.chunks(machine), count);
         self.launch(sort::scan(&spec, machine), Extent::Tokens.min(Extent::Const(1)), scan);
         self.launch(sort::place(&spec, machine), spec.chunks(machine), place);
-        Ok(routing)
+        Ok(Routing { token_count, ..routing })
     }
 
     /// The tokens or pairs of each span by weight, where the priority asks for that.
@@ -290,6 +297,7 @@ impl<'g> Plan<'g> {
             experts: routing.experts as u32,
             top_k: routing.top_k as u32,
             picked: routing.topk_experts.is_some(),
+            masked: routing.token_count.is_some(),
             x: x.dtype,
         };
         let result = self.result(op, &spec.name, ty, None, false)?;
@@ -299,5 +307,18 @@ impl<'g> Plan<'g> {
         args.push(tokens());
         self.launch(kept_input::kept_input(&spec, self.machine), chunk::row_blocks(self.machine), args);
         Ok(Value::Tensor(result))
+    }
+}
+
+/// The mask among the operands of a body that says which tokens are padding.
+fn mask_of(body: &Body, operands: &[&Tensor]) -> Option<BufferId> {
+    let of = |node: &Node| match node {
+        Node::Apply(Op::MaskTokens, of) => Some(usize::from(of[1])),
+        Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+    };
+    match body.nodes()[body.nodes().iter().find_map(of)?] {
+        // The router's products are hole 0.
+        Node::Hole(hole) => operands.get((hole as usize).checked_sub(1)?).map(|mask| mask.buffer),
+        Node::Apply(..) | Node::Param(_) | Node::Attr(_) => None,
     }
 }

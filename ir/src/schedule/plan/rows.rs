@@ -1,8 +1,10 @@
 //! What is computed of rows: those of tokens, of experts, of slots.
 
+use super::super::buffers::extent;
 use super::super::combine::{self, Combine, Spread};
 use super::super::gemm::{self, Gemm, Operand};
 use super::super::jitter::{self, Jitter};
+use super::super::mask::{self, MaskTokens};
 use super::super::mix::{self, Into, Mix};
 use super::super::normalise::{self, RmsNorm};
 use super::super::softmax::{self, Softmax};
@@ -23,6 +25,16 @@ impl<'g> Plan<'g> {
         let result = self.result(Op::Jitter, &spec.name, ty, None, false)?;
         let args = vec![x.buffer.into(), seed.buffer.into(), result.buffer.into(), tokens()];
         self.launch(jitter::jitter(&spec, self.machine), chunk::row_blocks(self.machine), args);
+        Ok(Value::Tensor(result))
+    }
+
+    /// Rows of which those of padding are zeros.
+    pub(super) fn mask_tokens(&mut self, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let [Value::Tensor(x), Value::Tensor(of_tokens)] = operands else { return Err(wrong(Op::MaskTokens, operands)) };
+        let spec = MaskTokens { name: self.kernel_name("mask_tokens", &[]), n: constant(x, 1) as u32, x: x.dtype };
+        let result = self.weights_or_result(Op::MaskTokens, &spec.name, ty, last)?;
+        let args = vec![x.buffer.into(), of_tokens.buffer.into(), result.buffer.into(), tokens()];
+        self.launch(mask::mask_tokens(&spec, self.machine), chunk::row_blocks(self.machine), args);
         Ok(Value::Tensor(result))
     }
 
@@ -170,20 +182,16 @@ impl<'g> Plan<'g> {
 
     /// `softmax` and `token_softmax` with kernels of their own.
     pub(super) fn softmax(&mut self, op: Op, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
-        let [Value::Tensor(x)] = operands else { return Err(wrong(op, operands)) };
+        let (x, of_tokens) = match operands {
+            [Value::Tensor(x)] => (x, None),
+            [Value::Tensor(x), Value::Tensor(mask)] => (x, Some(mask)),
+            _ => return Err(wrong(op, operands)),
+        };
         if !matches!(x.shape[..], [Dim::Tokens, _]) {
             return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
         }
-        let spec = Softmax { name: self.kernel_name(op.name(), &[]), n: constant(x, 1) as u32 };
-        let result = match self.public_name() {
-            Some(public) if !last => {
-                let shape = [Extent::Tokens, Extent::Const(constant(x, 1))];
-                let name = format!("{}_out", spec.name.trim_start_matches("moec_"));
-                let buffer = self.buffers.observed(&name, public, DType::F32, shape);
-                Tensor { buffer, dtype: DType::F32, shape: x.shape.clone(), pairs_of: None, name: None }
-            }
-            Some(_) | None => self.result(op, &spec.name, ty, None, last)?,
-        };
+        let spec = Softmax { name: self.kernel_name(op.name(), &[]), n: constant(x, 1) as u32, masked: of_tokens.is_some() };
+        let result = self.weights_or_result(op, &spec.name, ty, last)?;
         if op == Op::Softmax {
             let args = vec![x.buffer.into(), result.buffer.into(), tokens()];
             self.launch(softmax::softmax(&spec, self.machine), walk::grid(Extent::Tokens), args);
@@ -193,13 +201,29 @@ impl<'g> Plan<'g> {
         let max_of_run = self.buffers.workspace("max_of_run", DType::F32, of_run());
         let sum_of_run = self.buffers.workspace("sum_of_run", DType::F32, of_run());
         let batch = [tokens(), sequence_tokens()];
-        let mut args: Vec<Arg> = [x.buffer, max_of_run, sum_of_run].map(Arg::from).into();
+        let read: Vec<Arg> = [Some(x), of_tokens].into_iter().flatten().map(|tensor| tensor.buffer.into()).collect();
+        let mut args = read.clone();
+        args.extend([max_of_run, sum_of_run].map(Arg::from));
         args.extend(batch.clone());
         self.launch(softmax::run_sums(&spec, self.machine), softmax::token_grid(&spec), args);
-        let mut args: Vec<Arg> = [x.buffer, max_of_run, sum_of_run, result.buffer].map(Arg::from).into();
+        let mut args = read;
+        args.extend([max_of_run, sum_of_run, result.buffer].map(Arg::from));
         args.extend(batch);
         self.launch(softmax::token_weights(&spec, self.machine), softmax::token_grid(&spec), args);
         Ok(Value::Tensor(result))
+    }
+
+    /// Where the tensor that a kernel makes goes, under its public name if it is what soft routing mixes by.
+    fn weights_or_result(&mut self, op: Op, kernel: &str, ty: &Type, last: bool) -> Result<Tensor, ScheduleError> {
+        match (self.public_name(), ty) {
+            (Some(public), Type::Tensor { shape, dtype: DType::F32 }) if !last => {
+                let name = format!("{}_out", kernel.trim_start_matches("moec_"));
+                let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, &Extent::Tokens)).collect();
+                let buffer = self.buffers.observed(&name, public, DType::F32, extents);
+                Ok(Tensor { buffer, dtype: DType::F32, shape: shape.clone(), pairs_of: None, name: None })
+            }
+            (Some(_) | None, ty) => self.result(op, kernel, ty, None, last),
+        }
     }
 
     /// What a caller calls the weights that are scheduled now, by the op that mixes with them.

@@ -64,6 +64,8 @@ pub(super) struct Routing {
     /// Pairs that picked each expert.
     pub(super) load_of_expert: BufferId,
     pub(super) observed: Option<Observed>,
+    /// How many tokens are no padding, where some may be: `[1]`, i32.
+    pub(super) token_count: Option<BufferId>,
 }
 
 /// The sums of the blocks of a route.
@@ -146,7 +148,7 @@ pub(super) fn beside_logits(v: &Tensor, experts: u64) -> Result<route::Operand, 
     match v.shape[..] {
         [Dim::Const(n)] if n <= experts => Ok(route::Operand::Vector { dtype: v.dtype, len: n as u32 }),
         [Dim::Const(rows), Dim::Const(_)] if v.dtype == DType::I32 => Ok(route::Operand::Table { rows: rows as u32 }),
-        [Dim::Tokens] if v.dtype == DType::I32 => Ok(route::Operand::Ids),
+        [Dim::Tokens] if v.dtype == DType::I32 => Ok(route::Operand::OfTokens),
         _ => {
             let shape: Vec<String> = v.shape.iter().map(ToString::to_string).collect();
             Err(ScheduleError::Operand { op: Op::Route.name(), what: format!("[{}] beside its logits", shape.join(", ")) })
@@ -190,6 +192,7 @@ pub(super) fn beside<'v>(op: Op, value: &'v Value<'_>, columns: u64) -> Result<(
     let v = tensor(op, value)?;
     let spread = match v.shape[..] {
         [Dim::Const(1)] => Spread::One,
+        [Dim::Tokens] => Spread::Columns(Columns { pitch: 1, first: 0, each: None }),
         [_] => Spread::Row,
         [_, Dim::Const(n)] if n < columns || n == 1 => Spread::Columns(Columns { pitch: n as u32, first: 0, each: each(n) }),
         _ => Spread::Full,

@@ -11,7 +11,8 @@
 //!   topk_experts [T, K], topk_weights [T, K]; sums over the block of what the body observes (`report`)
 //! ```
 //!
-//! A body with `all_experts` selects nothing: its scores are all written, [T, E], and nobody's number.
+//! A body with `all_experts` selects nothing: its scores are all written, [T, E], and nobody's number. Where `mask_tokens` says
+//! that a token is padding, its experts are -1, its weights 0, and it adds nothing to the sums: one load a token.
 //!
 //! FLOPs: 2 T E H and some tens for each logit; bytes: x and the router once a block, 8 T K out. The rows of a body are
 //! never in memory but for the logits and the keys of the selection: everything between is computed again where it is
@@ -74,8 +75,8 @@ pub(super) enum Operand {
     Vector { dtype: DType, len: u32 },
     /// The table of `hash_picks`, `[rows, K]`, i32.
     Table { rows: u32 },
-    /// Its ids, `[T]`, i32.
-    Ids,
+    /// Its ids or the mask of `mask_tokens`, `[T]`, i32.
+    OfTokens,
 }
 
 /// A kernel and its number of blocks.
@@ -98,7 +99,8 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     let operands = spec.operands.iter().enumerate().map(|(i, operand)| match operand {
         Operand::Vector { dtype, .. } => k.input(&format!("v{}", i + 1), *dtype),
         Operand::Table { .. } => k.input("table", DType::I32),
-        Operand::Ids => k.input("ids", DType::I32),
+        Operand::OfTokens if gating.mask == Some(i) => k.input("mask", DType::I32),
+        Operand::OfTokens => k.input("ids", DType::I32),
     });
     let operands: Vec<_> = operands.collect();
     let topk_experts = gating.picker.map(|_| k.output("topk_experts", DType::I32));
@@ -141,7 +143,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
                 let scratch = scratch.of(k, &gating, &block, worker);
                 let start = k.bind("start", m * block.pitch as i32);
                 let row = Row { team: &team, gating: &gating, logits, start, operands: &operands, scratch };
-                match (gating.picker, topk_experts) {
+                let route = || match (gating.picker, topk_experts) {
                     (Some(picker), Some(topk_experts)) => {
                         let facts = row.picks(picker, token, topk_experts, topk_weights);
                         if let Some(report) = &report {
@@ -149,7 +151,14 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
                         }
                     }
                     (_, _) => row.scores(token, topk_weights),
-                }
+                };
+                let Some(mask) = gating.mask else { return route() };
+                let mask = operands[mask].load(token);
+                k.when(mask.ne(0), route);
+                k.when(mask.eq(0), || {
+                    row.no_picks(token, topk_experts, topk_weights);
+                    report.iter().for_each(|report| row.report_nothing(m, report));
+                });
             });
         });
     });
@@ -185,6 +194,8 @@ struct Gating<'a> {
     group_limit: Option<(usize, Groups)>,
     /// The logits and scores that are observed.
     observe: Option<[usize; 2]>,
+    /// The operand that says which tokens are padding.
+    mask: Option<usize>,
 }
 
 /// How experts are picked.
@@ -204,7 +215,7 @@ impl<'a> Gating<'a> {
         let operands: Vec<Vec<usize>> = nodes.iter().map(|n| n.operands().iter().map(|id| usize::from(*id)).collect()).collect();
         let refuse = |op: Op| ScheduleError::Body { op: op.name(), inside: Op::Route.name() };
         let takes_all = spec.body.has(Op::AllExperts);
-        let (mut picker, mut group_limit, mut picked, mut observe) = (None, None, spec.top_k, None);
+        let (mut picker, mut group_limit, mut picked, mut observe, mut mask) = (None, None, spec.top_k, None, None);
         let (mut columns, mut is_picks) = (vec![spec.experts; nodes.len()], vec![false; nodes.len()]);
         for (i, node) in nodes.iter().enumerate() {
             let Node::Apply(op, _) = node else { continue };
@@ -227,11 +238,16 @@ impl<'a> Gating<'a> {
                 Op::Observe if !takes_all && observe.is_none() => {
                     (observe, is_picks[i]) = (Some([operands[i][0], operands[i][1]]), true);
                 }
+                // Of picks: rows of logits have no number for each token.
+                Op::MaskTokens if is_picks[i] || takes_all => match &nodes[operands[i][1]] {
+                    Node::Hole(hole) => mask = hole.checked_sub(1).map(|operand| operand as usize),
+                    Node::Attr(_) | Node::Param(_) | Node::Apply(..) => return Err(refuse(*op)),
+                },
                 Op::Leading if !takes_all => columns[i] = number().ok_or_else(|| refuse(*op))?,
                 Op::Joint if !takes_all => picked -= number().ok_or_else(|| refuse(*op))?,
                 Op::Renorm | Op::WithoutRows if !takes_all => {}
                 Op::ExpertScale if matches!(nodes[operands[i][1]], Node::Hole(_)) => {}
-                op if is_pointwise_op(*op) => {}
+                op if is_pointwise_op(*op) && *op != Op::MaskTokens => {}
                 op => return Err(refuse(*op)),
             }
         }
@@ -248,7 +264,7 @@ impl<'a> Gating<'a> {
             None if !takes_all => {
                 Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body that picks nobody".to_string() })
             }
-            picker => Ok(Gating { spec, nodes, operands, columns, is_picks, picker, picked, group_limit, observe }),
+            picker => Ok(Gating { spec, nodes, operands, columns, is_picks, picker, picked, group_limit, observe, mask }),
         }
     }
 
@@ -262,6 +278,12 @@ impl<'a> Gating<'a> {
         let is_picked_by = |user: usize| self.operands[user].contains(&node);
         self.observe.is_some_and(|[logits, scores]| scores == node && self.is_softmax_of(scores, logits))
             && !(0..self.nodes.len()).filter(|user| !matches!(self.nodes[*user], Node::Apply(Op::Observe, _))).any(is_picked_by)
+    }
+
+    /// The node whose rows are the scores of all experts, where these are all taken: the last one, but for the mask.
+    fn scored(&self) -> usize {
+        let last = self.nodes.len() - 1;
+        if matches!(self.nodes[last], Node::Apply(Op::MaskTokens, _)) { self.operands[last][0] } else { last }
     }
 
     fn groups(&self) -> Option<Groups> {

@@ -79,6 +79,21 @@ fn rows(block: &Block) -> u32 {
 }
 
 impl<'k> Row<'_, 'k> {
+    /// Puts zeros into the place of the logits of a row that counts for nothing.
+    pub(super) fn report_nothing(&self, m: Value<'k>, report: &Report<'k>) {
+        let (k, team) = (self.team.k, self.team);
+        team.strips(k.i32(0), self.gating.spec.experts, &mut |at| self.put(at, k.f32(0.0).splat(team.lanes)));
+        team.once(|| [report.share, report.z].iter().for_each(|array| array.store(m, k.f32(0.0))));
+    }
+
+    /// Puts a score into the place of its logit.
+    fn put(&self, at: &At<'k>, score: Value<'k>) {
+        match at.live {
+            Some(live) if self.team.lanes == 1 => self.team.k.when(live, || self.logits.store(self.start + at.first, score)),
+            Some(_) | None => self.logits.store(self.start + at.first, score),
+        }
+    }
+
     /// Puts the row's scores into the place of its logits, which nobody reads any more.
     pub(super) fn report(&self, m: Value<'k>, report: &Report<'k>, facts: &Facts<'k>) {
         let Some([logits, scores]) = self.gating.observe else { return };
@@ -86,16 +101,12 @@ impl<'k> Row<'_, 'k> {
         let lanes = team.lanes;
         let strips = |body: &mut dyn FnMut(&At<'k>)| team.strips(k.i32(0), experts, body);
         let is_softmax = self.gating.is_softmax_of(scores, logits);
-        let put = |at: &At<'k>, score: Value<'k>| match at.live {
-            Some(live) if lanes == 1 => k.when(live, || self.logits.store(self.start + at.first, score)),
-            Some(_) | None => self.logits.store(self.start + at.first, score),
-        };
         let replace = |at: &At<'k>, score: Value<'k>| {
             if at.live.is_some() {
                 // Lanes without an element have read the last one.
                 k.warp_barrier();
             }
-            put(at, score);
+            self.put(at, score);
         };
         let max = k.var("max", k.f32(f32::MIN).splat(lanes));
         strips(&mut |at| max.set(max.get().max(at.or(finite(k, self.value(logits, at, facts)), k.f32(f32::MIN)))));
@@ -124,7 +135,7 @@ impl<'k> Row<'_, 'k> {
                 replace(at, score);
             });
             let total = team.sum(total.get());
-            k.when(total.eq(0.0), || strips(&mut |at| put(at, k.f32(1.0).splat(lanes))));
+            k.when(total.eq(0.0), || strips(&mut |at| self.put(at, k.f32(1.0).splat(lanes))));
             k.bind("total", total.eq(0.0).select(k.f32(experts as f32), total))
         };
         team.once(|| {

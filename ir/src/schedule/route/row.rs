@@ -75,7 +75,7 @@ impl<'k> Row<'_, 'k> {
         let facts = self.facts();
         let first = k.bind("first_score", token * experts);
         self.every(self.gating.spec.experts, &mut |at| {
-            let score = self.value(self.gating.nodes.len() - 1, at, &facts);
+            let score = self.value(self.gating.scored(), at, &facts);
             if team.lanes > 1 {
                 // A vector may reach beyond the row: there is room where the logits were.
                 self.logits.store(self.start + at.first, score);
@@ -87,6 +87,16 @@ impl<'k> Row<'_, 'k> {
         if team.lanes > 1 {
             k.for_range("e", k.i32(0), k.i32(experts), |e| scores.store(first + e, self.logits.load(self.start + e)));
         }
+    }
+
+    /// Writes that a token has no expert, and weights of 0.
+    pub(super) fn no_picks(&self, token: Value<'k>, topk_experts: Option<Array<'k>>, topk_weights: Array<'k>) {
+        let (k, top_k) = (self.team.k, self.gating.spec.top_k);
+        self.each_pick(top_k, |j| {
+            let pair = k.bind("pair", token * top_k as i32 + j);
+            topk_experts.iter().for_each(|experts| experts.store(pair, k.i32(-1)));
+            topk_weights.store(pair, k.f32(0.0));
+        });
     }
 
     /// What is known of whole rows.
@@ -210,7 +220,13 @@ impl<'k> Row<'_, 'k> {
             }),
             Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Renorm => None,
             Op::AllExperts | Op::Leading | Op::Joint | Op::PickWeights | Op::Jitter | Op::Observe | Op::Losses => None,
-            Op::WithoutRows | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::IdentityInput | Op::Dispatch => None,
+            Op::WithoutRows
+            | Op::MaskTokens
+            | Op::Assign
+            | Op::RenormKept
+            | Op::DroppedInput
+            | Op::IdentityInput
+            | Op::Dispatch => None,
             Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
             Op::Offset | Op::AtMost => None,
             Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => None,
@@ -330,8 +346,8 @@ impl<'k> Row<'_, 'k> {
             Node::Apply(op, _) => Some(*op),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
         };
-        // Who has rows, and what is observed, changes no weight.
-        let changes = |op: Op| !matches!(op, Op::WithoutRows | Op::Observe);
+        // Who has rows, what is observed and which tokens are padding changes no weight of the others.
+        let changes = |op: Op| !matches!(op, Op::WithoutRows | Op::Observe | Op::MaskTokens);
         let weighs = |i: &usize| self.gating.is_picks[*i] && op(*i).is_some_and(changes);
         let after: Vec<usize> = (picker + 1..self.gating.nodes.len()).filter(weighs).collect();
         let is_alone = |node: usize| matches!(op(node), Some(Op::ExpertScale | Op::Joint));

@@ -1,0 +1,43 @@
+//! `mask_tokens` by itself: rows, of which those of padding are zeros. (Beside a product or in a route it is one load a token.)
+//!
+//! ```text
+//!   mask[t] = 0 -->  out[t, 0..N] = 0, whatever x is          else -->  out[t, 0..N] = x[t, 0..N]
+//! ```
+//!
+//! No FLOPs; x is read once where it counts, as much written. On a GPU a block is a token; on the host a few.
+
+use super::chunk::row_block_tokens;
+use crate::kernel::{Builder, Kernel};
+use crate::{DType, Machine};
+
+/// What is masked.
+pub(super) struct MaskTokens {
+    pub(super) name: String,
+    pub(super) n: u32,
+    /// Element type of the rows.
+    pub(super) x: DType,
+}
+
+/// Parameters: `x`, `mask`, `out` (written), `tokens`.
+pub(super) fn mask_tokens(spec: &MaskTokens, machine: &Machine) -> Kernel {
+    let threads = machine.block_threads.min(256);
+    let builder = Builder::new(&spec.name, threads);
+    let k = &builder;
+    let x = k.input("x", spec.x);
+    let mask = k.input("mask", DType::I32);
+    let out = k.output("out", spec.x);
+    let tokens = k.scalar("tokens", DType::I32);
+    let (most, n) = (row_block_tokens(machine) as i32, k.i32(spec.n as i32));
+
+    let first = k.bind("first", k.block() * most);
+    k.for_range("token", first, (first + most).min(tokens), |token| {
+        let is_token = k.bind("is_token", mask.load(token).ne(0));
+        let start = k.bind("start", token.cast(DType::I64) * k.i64(i64::from(spec.n)));
+        k.for_step("n", k.thread(), n, k.i32(threads as i32), |at| {
+            let offset = k.bind("offset", start + at.cast(DType::I64));
+            let y = x.load(offset).cast(DType::F32);
+            out.store(offset, is_token.select(y, 0.0).cast(spec.x));
+        });
+    });
+    builder.finish()
+}
