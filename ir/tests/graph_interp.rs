@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use moec_ir::Dims;
 use moec_ir::graph::{
-    Attr, Balance, Losses, Node, Observation, Op, Penalty, Picks, Routing, Slots, Tensor, Value, interp, parse,
+    Attr, Balance, Losses, NO_EXPERT, Node, Observation, Op, Penalty, Picks, Routing, Slots, Tensor, Value, interp, parse,
     print_with_violations, verify,
 };
 
@@ -27,7 +27,8 @@ macro_rules! definitions {
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, AllExperts => all_experts,
     SparseMixer => sparse_mixer, HashPicks => hash_picks, Leading => leading, Joint => joint, GroupLimit => group_limit,
-    Renorm => renorm, ExpertScale => expert_scale, Observe => observe, WithoutRows => without_rows, Assign => assign,
+    Renorm => renorm, ExpertScale => expert_scale, Observe => observe, WithoutRows => without_rows,
+    MaskTokens => mask_tokens, Assign => assign,
     Losses => losses, RenormKept => renorm_kept,
     Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights, PickWeights => pick_weights,
     DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, Flatten => flatten, Slots => slots,
@@ -48,7 +49,7 @@ type Given<'a> = &'a [(&'a str, &'a [usize], &'a [f64])];
 
 fn try_eval(op: Op, lines: &str, given: Given, dims: Dims) -> Result<Value, String> {
     let declare = |(name, shape, _): &(&str, &[usize], &[f64])| {
-        let dtype = if ["@table", "%ids", "@seed"].contains(name) { "i32" } else { "f32" };
+        let dtype = if ["@table", "%ids", "%mask", "@seed"].contains(name) { "i32" } else { "f32" };
         let dims: Vec<String> = shape.iter().map(|n| format!("{n} x ")).collect();
         let first = if name.starts_with('%') { "T x ".to_string() } else { dims[0].clone() };
         format!("{name}: tensor<{first}{}{dtype}>", dims[1..].concat())
@@ -289,7 +290,8 @@ fn observe() {
     assert_eq!(picks(eval(Op::Observe, &lines, given)), picks(eval(Op::TopK, &lines, given)));
     let of = |l: &[f64], s: &[f64]| {
         let row = |x: &[f64]| Tensor { shape: vec![x.len() / 3, 3], data: x.to_vec() };
-        Observation::of(&row(l), &row(s))
+        let picks = Picks { top_k: 1, experts: 3, rowless: 0, expert_of_pair: vec![0; l.len() / 3], weight_of_pair: vec![] };
+        Observation::of(&row(l), &row(s), &picks)
     };
     let observation = of(&l, &s);
     close(&observation.probability.data, &[0.0625, 0.5625, 0.375]);
@@ -307,6 +309,54 @@ fn observe() {
         of(&[], &[]),
         Observation { probability: Tensor { shape: vec![0, 3], data: vec![] }, z: Tensor { shape: vec![0], data: vec![] } }
     );
+}
+
+fn mask_tokens() {
+    let mask: (&str, &[usize], &[f64]) = ("%mask", &[3], &[1.0, 0.0, -7.0]);
+    let rows = [1.0, 2.0, NAN, INF, 5.0, NAN];
+    close(
+        &tensor(eval(Op::MaskTokens, "%y = mask_tokens %x, %mask : ?", &[("%x", &[3, 2], &rows), mask])).data,
+        &[1.0, 2.0, 0.0, 0.0, 5.0, NAN],
+    );
+    let scores = [0.1, 0.9, 0.6, NAN, NAN, NAN, 3.0, 2.0, 1.0];
+    let given: Given = &[("%s", &[3, 3], &scores), mask];
+    let lines = |rule: &str| {
+        format!("%q = top_k %s, %s, 2 : ? %p = mask_tokens %q, %mask : ? %r = assign %p, {rule} : ? %y = pair_weights %r : ?")
+    };
+    let masked = picks(eval(Op::MaskTokens, &lines("dropless"), given));
+    assert_eq!(masked.expert_of_pair, [1, 2, NO_EXPERT, NO_EXPERT, 0, 1]);
+    assert_eq!(masked.weight_of_pair, [0.9, 0.6, 0.0, 0.0, 3.0, 2.0]);
+    // Three pairs without it would want expert 1 or 2 before token 2 does.
+    for rule in ["capacity(2, all, choice_major)", "capacity(2, all, token_major)", "capacity(2, all, score)", "dropless"] {
+        let routed = routing(eval(Op::Assign, &lines(rule), given));
+        assert_eq!(routed.row_of_pair.iter().filter(|row| row.is_none()).count(), 2, "{rule}");
+        assert!(routed.row_of_pair[2..4].iter().all(Option::is_none), "{rule}");
+    }
+    // What is left out of the sums, and of what they are divided by: the second token, and then a whole sequence.
+    let lone = |data: &[f64]| Tensor { shape: vec![data.len() / 3, 3], data: data.to_vec() };
+    let observation = Observation::of(&lone(&scores), &lone(&scores), &masked);
+    let of_others = Observation::of(&lone(&[0.1, 0.9, 0.6, 3.0, 2.0, 1.0]), &lone(&[0.1, 0.9, 0.6, 3.0, 2.0, 1.0]), &{
+        let keep = |v: &[f64]| [&v[..2], &v[4..]].concat();
+        let expert_of_pair = vec![1, 2, 0, 1];
+        Picks { expert_of_pair, weight_of_pair: keep(&masked.weight_of_pair), ..masked.clone() }
+    });
+    assert_eq!(observation.probability.data[3..6], [0.0; 3]);
+    assert_eq!([&observation.z.data[..1], &observation.z.data[2..]].concat(), of_others.z.data);
+    let others = Picks { expert_of_pair: vec![1, 2, 0, 1], weight_of_pair: vec![0.0; 4], ..masked.clone() };
+    for balance in [Balance::Load, Balance::First, Balance::Importance, Balance::Sequences] {
+        let rule = Losses { balance: Some((balance, 2.0.into())), z: Some(0.5.into()) };
+        let (is, wanted) = (
+            observation.losses(&masked, &rule, Dims { tokens: 3, row_tokens: 1 }),
+            of_others.losses(&others, &rule, Dims { tokens: 2, row_tokens: 1 }),
+        );
+        close(
+            &[is.balance.expect("a loss"), is.z.expect("a loss")],
+            &[wanted.balance.expect("a loss"), wanted.z.expect("a loss")],
+        );
+        let padding = Picks { expert_of_pair: vec![NO_EXPERT; 6], weight_of_pair: vec![0.0; 6], ..masked.clone() };
+        let none = Observation::of(&lone(&scores), &lone(&scores), &padding);
+        assert_eq!(none.losses(&padding, &rule, Dims { tokens: 3, row_tokens: 2 }), Penalty { balance: Some(0.0), z: Some(0.0) });
+    }
 }
 
 fn losses() {
@@ -330,8 +380,8 @@ fn losses() {
     assert_eq!(of(Some(Balance::Sequences), None).balance, Some(2.0 * 0.75 * (3.5 + 3.25) / 2.0));
     let variance = (0.6666666666666667f64.powi(2) + (0.25f64 - 1.0 / 3.0).powi(2) + (0.75f64 - 4.0 / 3.0).powi(2)) / 3.0;
     close(&[of(Some(Balance::Importance), None).balance.expect("a loss")], &[2.0 * variance / (16.0 / 9.0)]);
-    let none = Observation::of(&tensor(&[0, 3], &[]), &tensor(&[0, 3], &[]));
     let nobody = Picks { expert_of_pair: vec![], weight_of_pair: vec![], ..routed.picks.clone() };
+    let none = Observation::of(&tensor(&[0, 3], &[]), &tensor(&[0, 3], &[]), &nobody);
     for balance in [Balance::Load, Balance::First, Balance::Sequences, Balance::Importance] {
         let rule = Losses { balance: Some((balance, 1.0.into())), z: Some(1.0.into()) };
         let dims = Dims { tokens: 0, row_tokens: 0 };
@@ -371,6 +421,10 @@ fn token_softmax() {
     let x = [0.0, NAN, 2f64.ln(), 0.0, 5.0, NAN];
     let y = try_eval(Op::TokenSoftmax, "%y = token_softmax %x : ?", &[("%x", &[3, 2], &x)], TWO_SEQUENCES).expect("a value");
     close(&tensor(y).data, &[1.0 / 3.0, 0.0, 2.0 / 3.0, 1.0, 1.0, 1.0]);
+    // The second token is padding, and the third is all of its sequence.
+    let given: Given = &[("%x", &[3, 2], &x), ("%mask", &[3], &[1.0, 0.0, 0.0])];
+    let y = try_eval(Op::TokenSoftmax, "%y = token_softmax %x, %mask : ?", given, TWO_SEQUENCES).expect("a value");
+    close(&tensor(y).data, &[1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
     let x = [INF, -INF, 1.0, -INF];
     let y = try_eval(Op::TokenSoftmax, "%y = token_softmax %x : ?", &[("%x", &[2, 2], &x)], Dims { tokens: 2, row_tokens: 2 });
     close(&tensor(y.expect("a value")).data, &[1.0, 0.5, 0.0, 0.5]);

@@ -6,7 +6,7 @@ mod layer;
 use std::collections::BTreeMap;
 
 use layer::{Random, distance, params, parse, run};
-use moec_ir::graph::{Attr, Balance, Losses, Observation, Tensor, Typed, Value, interp};
+use moec_ir::graph::{Attr, Balance, Losses, NO_EXPERT, Observation, Tensor, Typed, Value, interp};
 use moec_ir::{Dims, Machine};
 
 /// A layer whose routing is in question; what follows it is as small as can be.
@@ -30,6 +30,8 @@ struct Case {
     /// The logits and scores in the body that are observed.
     observed: Option<[String; 2]>,
     losses: Option<Losses>,
+    /// Whether a mask says which tokens are padding.
+    masked: bool,
 }
 
 impl Case {
@@ -39,10 +41,16 @@ impl Case {
     }
 
     fn layer(&self) -> Typed {
+        let operands = 1 + self.vectors + if self.vocabulary > 0 { 2 } else { 0 };
+        let body = if self.masked {
+            format!("{}\n    yield mask_tokens unmasked, ${operands}", self.body.replace("    yield", "    unmasked ="))
+        } else {
+            self.body.clone()
+        };
         let body = match &self.observed {
-            None => self.body.clone(),
+            None => body,
             Some([logits, scores]) => {
-                let body = self.body.replace("    yield", "    picks =");
+                let body = body.replace("    yield", "    picks =");
                 format!("{body}\n    yield observe {logits}, {scores}, picks")
             }
         };
@@ -55,6 +63,10 @@ impl Case {
         if self.vocabulary > 0 {
             names.extend(["@table", "%ids"].map(String::from));
             declared += &format!(", @table: tensor<{} x {top_k} x i32>, %ids: tensor<T x i32>", self.vocabulary);
+        }
+        if self.masked {
+            names.push("%mask".to_string());
+            declared += ", %mask: tensor<T x i32>";
         }
         let operands = if names.is_empty() { String::new() } else { format!(" [{}],", names.join(", ")) };
         let ty = format!("routing<T x {top_k} of {of}>");
@@ -197,7 +209,21 @@ impl Case {
             renorm,
             observed,
             losses: None,
+            masked: false,
         }
+    }
+
+    /// The same with padding among the tokens, whose rows are no numbers.
+    fn with_padding(&self, given: &BTreeMap<String, Tensor>, random: &mut Random) -> (Case, BTreeMap<String, Tensor>) {
+        let tokens = self.dims.tokens as usize;
+        let mask: Vec<f64> = (0..tokens).map(|_| random.one(&[0.0, 1.0, 1.0, -3.0])).collect();
+        let mut given = given.clone();
+        let rows = given.get_mut("%x").expect("rows").data.chunks_mut(self.hidden).zip(&mask);
+        rows.filter(|(_, mask)| **mask == 0.0).for_each(|(row, _)| row.fill(random.one(&[f64::NAN, f64::INFINITY])));
+        given.insert("%mask".to_string(), Tensor { shape: vec![tokens], data: mask });
+        let (body, assignment) = (self.body.clone(), self.assignment.clone());
+        let (observed, lengths) = (self.observed.clone(), self.lengths.clone());
+        (Case { body, assignment, observed, lengths, masked: true, ..*self }, given)
     }
 }
 
@@ -223,12 +249,14 @@ fn check(case: &Case, given: &BTreeMap<String, Tensor>, numbers: Numbers) {
     for machine in machines() {
         let about = format!("{} {:?} {} {}\n{}", machine.name, case.dims, case.experts, case.assignment, case.body);
         let out = run(&layer, &machine, case.dims, given);
-        let picked: Vec<i32> = routing.picks.expert_of_pair.iter().map(|e| *e as i32).collect();
+        let expert = |e: &usize| if *e == NO_EXPERT { -1 } else { *e as i32 };
+        let picked: Vec<i32> = routing.picks.expert_of_pair.iter().map(expert).collect();
+        let tokens = picked.iter().step_by(case.top_k).filter(|e| **e >= 0).count();
         if !case.takes_all() {
             assert!(out.ints("topk_experts") == picked, "{about}: topk_experts");
         }
         let mut pair_of_row = routing.pair_of_row.clone();
-        if case.takes_all() && case.assignment.contains("score") {
+        if case.takes_all() && case.assignment.contains("score") && !case.masked {
             // Rows of an expert are in the order of the tokens.
             pair_of_row.sort_by_key(|pair| (routing.picks.expert_of_pair[*pair], *pair));
         }
@@ -239,13 +267,16 @@ fn check(case: &Case, given: &BTreeMap<String, Tensor>, numbers: Numbers) {
         assert!(out.ints("token_of_row")[..of_pair.len()] == of_pair, "{about}: token_of_row");
         let count = |kept: bool| -> Vec<i32> {
             let mut counts = vec![0; case.experts];
-            for (e, row) in picked.iter().zip(&rows) {
+            for (e, row) in picked.iter().zip(&rows).filter(|(e, _)| **e >= 0) {
                 counts[*e as usize] += i32::from(!kept || *row >= 0);
             }
             counts
         };
         assert!(out.ints("load_of_expert") == count(case.takes_all()), "{about}: load_of_expert");
         assert!(out.ints("kept_of_expert") == count(true), "{about}: kept_of_expert");
+        if case.masked {
+            assert_eq!(out.ints("token_count"), [tokens as i32], "{about}: token_count");
+        }
         let mut weights = out.floats("topk_weights");
         if numbers == Numbers::Any && !case.takes_all() {
             assert!(weights.iter().all(|w| !w.is_nan()), "{about}\n{weights:?}");
@@ -255,14 +286,14 @@ fn check(case: &Case, given: &BTreeMap<String, Tensor>, numbers: Numbers) {
         let error = distance(&weights, &routing.picks.weight_of_pair);
         assert!(error < 1e-6, "{about}\n{error} {weights:?} {:?}", routing.picks.weight_of_pair);
         if let Some([logits, scores]) = &case.observed {
-            let expected = Observation::of(&case.row(logits, given), &case.row(scores, given));
+            let expected = Observation::of(&case.row(logits, given), &case.row(scores, given), &routing.picks);
             let sums =
                 |per_row: &[f64], n: usize| -> Vec<f64> { (0..n).map(|e| per_row.iter().skip(e).step_by(n).sum()).collect() };
             let (probability, z) = (out.floats("probability_of_block"), out.floats("z_of_block"));
             let (wanted, all_z) = (sums(&expected.probability.data, case.experts), sums(&expected.z.data, 1));
             let apart = (distance(&sums(&probability, case.experts), &wanted), distance(&sums(&z, 1), &all_z));
             assert!(apart.0 < 2e-6 && apart.1 < 2e-6, "{about}\nprobability and z are {apart:?} apart");
-            assert!((wanted.iter().sum::<f64>() - case.dims.tokens as f64).abs() < 1e-9, "{about}: every row sums to one");
+            assert!((wanted.iter().sum::<f64>() - tokens as f64).abs() < 1e-9, "{about}: every row sums to one");
         }
         if numbers == Numbers::Finite {
             let Some(Value::Tensor(y)) = expected.last() else { panic!("no result") };
@@ -278,6 +309,8 @@ fn random_configurations() {
         let case = Case::random(&mut random);
         let given = params(&case.layer(), case.dims, &mut random);
         check(&case, &given, Numbers::Finite);
+        let (masked, given) = case.with_padding(&given, &mut random);
+        check(&masked, &given, Numbers::Finite);
     }
 }
 
@@ -302,6 +335,7 @@ fn case(experts: usize, top_k: usize, tokens: u64, body: &str, assignment: &str)
         renorm: None,
         observed: None,
         losses: None,
+        masked: false,
     }
 }
 
@@ -381,6 +415,8 @@ fn many_chunks() {
         // No zeros: whether -0.0 is less is another test's question.
         given.get_mut("%x").unwrap().data.iter_mut().for_each(|x| *x += 1.5);
         check(&case, &given, Numbers::Finite);
+        let (masked, given) = case.with_padding(&given, &mut random);
+        check(&masked, &given, Numbers::Finite);
     }
 }
 
@@ -420,6 +456,8 @@ fn expert_choice() {
                 }
                 given.get_mut("@router").unwrap().data.iter_mut().for_each(|w| *w = random.one(&[-1.0, 0.5, 1.0]));
                 check(&case, &given, numbers);
+                let (masked, given) = case.with_padding(&given, &mut random);
+                check(&masked, &given, numbers);
             }
         }
     }
@@ -463,24 +501,31 @@ fn losses_beside_the_output() {
             case.observed = Some(["$0", "s"].map(String::from));
             let rule = Losses { balance: balance.map(|balance| (balance, 0.5.into())), z: z.map(f64::into) };
             case.losses = Some(rule);
-            let layer = case.layer();
-            let given = params(&layer, case.dims, &mut random);
-            check(&case, &given, Numbers::Finite);
-            let values = interp(&layer, &given, case.dims).expect("the interpreter runs every graph");
-            let Some(Value::Routing(routing)) = values.iter().find(|v| matches!(v, Value::Routing(_))) else {
-                panic!("no routing")
-            };
-            let observation = Observation::of(&case.row("$0", &given), &case.row("s", &given));
-            let expected = observation.losses(&routing.picks, &rule, case.dims);
-            for machine in machines() {
-                let out = run(&layer, &machine, case.dims, &given);
-                let about = format!("{} {tokens} {row_tokens} {balance:?}", machine.name);
-                for (name, wanted) in [("aux_loss", expected.balance), ("z_loss", expected.z)] {
-                    if let Some(wanted) = wanted {
-                        let is = out.floats(name)[0];
-                        assert!((is - wanted).abs() < 1e-5 * wanted.abs().max(1e-2), "{about}: {name} is {is}, not {wanted}");
-                    }
-                }
+            let given = params(&case.layer(), case.dims, &mut random);
+            let (masked, with_padding) = case.with_padding(&given, &mut random);
+            let mut nothing_else = with_padding.clone();
+            nothing_else.get_mut("%mask").expect("a mask").data.fill(0.0);
+            check_losses(&case, &given, &rule);
+            check_losses(&masked, &with_padding, &rule);
+            check_losses(&masked, &nothing_else, &rule);
+        }
+    }
+}
+
+fn check_losses(case: &Case, given: &BTreeMap<String, Tensor>, rule: &Losses) {
+    check(case, given, Numbers::Finite);
+    let layer = case.layer();
+    let values = interp(&layer, given, case.dims).expect("the interpreter runs every graph");
+    let Some(Value::Routing(routing)) = values.iter().find(|v| matches!(v, Value::Routing(_))) else { panic!("no routing") };
+    let observation = Observation::of(&case.row("$0", given), &case.row("s", given), &routing.picks);
+    let expected = observation.losses(&routing.picks, rule, case.dims);
+    for machine in machines() {
+        let out = run(&layer, &machine, case.dims, given);
+        let about = format!("{} {:?} {rule:?} {}", machine.name, case.dims, case.masked);
+        for (name, wanted) in [("aux_loss", expected.balance), ("z_loss", expected.z)] {
+            if let Some(wanted) = wanted {
+                let is = out.floats(name)[0];
+                assert!((is - wanted).abs() < 1e-5 * wanted.abs().max(1e-2), "{about}: {name} is {is}, not {wanted}");
             }
         }
     }
@@ -503,6 +548,8 @@ fn renormalised_over_what_was_kept() {
         (case.renorm, case.dims.row_tokens) = (Some(rule), 60);
         let given = params(&case.layer(), case.dims, &mut random);
         check(&case, &given, Numbers::Finite);
+        let (masked, given) = case.with_padding(&given, &mut random);
+        check(&masked, &given, Numbers::Finite);
     }
 }
 
@@ -524,6 +571,8 @@ fn looked_up() {
             (case.vectors, case.vocabulary, case.hidden, case.dims.row_tokens) = (0, vocabulary, 8, 11);
             let given = params(&case.layer(), case.dims, &mut random);
             check(&case, &given, Numbers::Finite);
+            let (masked, given) = case.with_padding(&given, &mut random);
+            check(&masked, &given, Numbers::Finite);
         }
     }
 }
@@ -543,6 +592,8 @@ fn without_rows() {
             (case.rowless, case.hidden, case.dims.row_tokens) = (rowless, 8, 11);
             let given = params(&case.layer(), case.dims, &mut random);
             check(&case, &given, Numbers::Finite);
+            let (masked, given) = case.with_padding(&given, &mut random);
+            check(&masked, &given, Numbers::Finite);
         }
     }
 }
@@ -569,6 +620,8 @@ fn joint() {
             case.lengths = if body.contains("add b") { vec![experts] } else { vec![1; case.vectors] };
             let given = params(&case.layer(), case.dims, &mut random);
             check(&case, &given, Numbers::Finite);
+            let (masked, given) = case.with_padding(&given, &mut random);
+            check(&masked, &given, Numbers::Finite);
         }
     }
 }
@@ -587,4 +640,6 @@ fn group_limited() {
     case.observed = Some(["$0", "a"].map(String::from));
     let given = params(&case.layer(), case.dims, &mut random);
     check(&case, &given, Numbers::Finite);
+    let (masked, given) = case.with_padding(&given, &mut random);
+    check(&masked, &given, Numbers::Finite);
 }

@@ -345,6 +345,12 @@ const FUSION: &[Row] = &[
         "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = expert_scale %q, @v : ?",
         "%picks = gemm %x, [@w], [@v] { a = top_k $0, $0, 3 yield expert_scale a, $1 } : ?",
     ),
+    // What the mask says of a token is read beside its picks.
+    (
+        "sink-mask-tokens-with-operand-into-gemm",
+        "%q = gemm %x, [@w], [@v] { a = add $0, $1 yield top_k a, a, 3 } : ? %picks = mask_tokens %q, %ids : ?",
+        "%picks = gemm %x, [@w], [@v, %ids] { a = add $0, $1 b = top_k a, a, 3 yield mask_tokens b, $2 } : ?",
+    ),
     // Three bodies over one product; holes are renumbered.
     (
         "sink-observe-into-gemm",
@@ -472,6 +478,16 @@ fn sinks() -> Vec<Case> {
                 format!("{before} {view} %g = {producer} {{ yield offset $0, 0.5 }} : ? %y = {op} %g, {operand} : ?"),
                 format!("{before} {view} %y = {producer}, [{operand}] {{ a = offset $0, 0.5 yield {op} a, $1 }} : ?"),
             ));
+        }
+        // Rows that are the tokens'; what is no such product is masked by itself.
+        if !["grouped-gemm", "soft-dispatch"].contains(&into) {
+            let rule = format!("sink-mask-tokens-with-operand-into-{into}");
+            cases.push(case(
+                rule.clone(),
+                format!("{before} %g = {producer} {{ yield offset $0, 0.5 }} : ? %y = mask_tokens %g, %ids : ?"),
+                format!("{before} %y = {producer}, [%ids] {{ a = offset $0, 0.5 yield mask_tokens a, $1 }} : ?"),
+            ));
+            cases.push(case(rule, "%y = mask_tokens %half, %ids : ?".to_string(), UNCHANGED.to_string()));
         }
     }
     cases
