@@ -11,11 +11,14 @@ use crate::spec::{
     SharedGate, Soft, SoftNorm, Spec, Tensor, Word,
 };
 
-/// The layer's graph: input `%x` `[T, H]`, where token ids decide `%token_ids` `[T]` too, weights by their canonical names,
-/// output `[T, H]`.
+/// The layer's graph: input `%x` `[T, H]`, where tokens may be padding `%token_mask` `[T]`, where token ids decide `%token_ids`
+/// `[T]` too, weights by their canonical names, output `[T, H]`.
 pub fn import(spec: &Spec) -> Graph {
-    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
+    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None };
     let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
+    if spec.tokens.mask {
+        layer.mask = Some(layer.g.param("%token_mask", Type::tensor(&[Dim::Tokens], DType::I32)));
+    }
     let (mut y, joint) = match spec.router.mode {
         Mode::Soft(soft) => (layer.soft(x, soft), None),
         Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => {
@@ -32,14 +35,16 @@ pub fn import(spec: &Spec) -> Graph {
             y = layer.constant(Op::Scale, y, 0.5);
         }
     }
+    // Beside shared experts and biases too a row of padding is zeros.
+    let y = layer.masked(y);
     let y = layer.cast(y);
     layer.g.finish(&spec.name, y)
 }
 
-/// The routing of the layer alone: input `%logits` `[T, R]`, the router's bias added. The output, the weight of each pair that
+/// The routing of the layer alone: input `%logits` `[T, R]`, the router's bias added, none of them of padding. The output, the weight of each pair that
 /// is kept, is there because a graph has one; the picks and the routing are values of it.
 pub fn import_routing(spec: &Spec) -> Graph {
-    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default() };
+    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None };
     let logits = layer.g.param("%logits", Type::tensor(&[Dim::Tokens, Dim::Const(spec.columns())], DType::F32));
     let picks = layer.picks(logits);
     let routing = layer.assigned(picks);
@@ -60,6 +65,8 @@ struct Layer<'s> {
     spec: &'s Spec,
     dtype: DType,
     g: Builder,
+    /// Which tokens are padding.
+    mask: Option<Id>,
 }
 
 impl Layer<'_> {
@@ -97,7 +104,8 @@ impl Layer<'_> {
         if router.mode == Mode::ExpertChoice {
             // A positive factor changes nobody's choice.
             let scores = self.constant(Op::Scale, scores, router.scale);
-            return self.g.apply(Op::AllExperts, &[scores]);
+            let picks = self.g.apply(Op::AllExperts, &[scores]);
+            return self.masked(picks);
         }
         let joint = scores;
         let [scores, logits] = [scores, logits].map(|of| self.competing(of));
@@ -187,6 +195,7 @@ impl Layer<'_> {
     /// The picks, with the probabilities of all experts that statistics are made of: the scores, or the softmax of the
     /// logits where these are the scores.
     fn observed(&mut self, logits: Id, picks: Id) -> Id {
+        let picks = self.masked(picks);
         // What experts without weights take has no balance.
         if self.spec.router.identity_experts + self.spec.router.joint_shared > 0 {
             return picks;
@@ -196,6 +205,11 @@ impl Layer<'_> {
             Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus => self.score(logits),
         };
         self.g.apply(Op::Observe, &[logits, scores, picks])
+    }
+
+    /// Rows or picks, without those of padding.
+    fn masked(&mut self, x: Id) -> Id {
+        self.mask.map_or(x, |mask| self.g.apply(Op::MaskTokens, &[x, mask]))
     }
 
     /// What the router sees of `x`.
@@ -267,6 +281,8 @@ impl Layer<'_> {
     /// From `x` to the mixture of all experts' slots, `[T, H]` f32.
     fn soft(&mut self, x: Id, soft: Soft) -> Id {
         let (hidden, experts) = (self.spec.hidden, self.spec.experts);
+        // A sum over tokens has each of them, whatever its weight.
+        let x = self.masked(x);
         let tokens = self.soft_normed(x, soft, Tensor::TokenGain);
         let embedded = self.weight(Tensor::Slots, &[experts, soft.slots, hidden]);
         let embedded = self.g.apply(Op::Flatten, &[embedded]);
@@ -279,11 +295,13 @@ impl Layer<'_> {
         }
         let slots = self.g.slots(experts, soft.slots);
         let (inner, width) = self.latent_in(if soft.dispatch_normed { tokens } else { x });
-        let dispatch = self.g.apply(Op::TokenSoftmax, &[logits]);
+        let of_tokens: Vec<Id> = std::iter::once(logits).chain(self.mask).collect();
+        let dispatch = self.g.apply(Op::TokenSoftmax, &of_tokens);
         let rows = self.g.soft_dispatch(inner, dispatch, slots);
         let rows = self.cast(rows);
         let rows = self.experts(rows, slots, None, width);
         let combine = self.g.apply(Op::Softmax, &[logits]);
+        let combine = self.masked(combine);
         let y = self.g.soft_combine(rows, combine, slots);
         let y = self.latent_out(y);
         self.finished(y)

@@ -197,6 +197,7 @@ fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Ro
     let slots = file::Slots {
         load: slot("stats.load")?,
         kept: slot("stats.kept")?,
+        tokens: slot("stats.tokens"),
         experts: slot("route.experts"),
         rows: slot("route.rows"),
         probability: slot("stats.probability"),

@@ -30,7 +30,7 @@ pub fn weights(manifest: &Manifest, seed: u64) -> Result<Vec<Tensor>, Error> {
 }
 
 /// A tensor for every input buffer of the manifest, in its order: tokens as [`tokens`] makes them, ids of the vocabulary,
-/// seeds.
+/// seeds, and a mask by which about one token in eight is padding, the first one never.
 ///
 /// # Errors
 /// [`Error::Extent`] where a shape has no value.
@@ -51,7 +51,9 @@ fn random(manifest: &Manifest, buffer: &Buffer, shape: Vec<u64>, seed: u64) -> R
     }
     let (below, mut data) = (below(manifest, buffer), zeros(Dtype::I32, &shape)?);
     let words = data.as_chunks_mut::<4>().0.iter_mut().zip(0..);
-    words.for_each(|(out, index)| *out = integer(stream, index, below).to_le_bytes());
+    let is_mask = is_mask(buffer);
+    let number = |index: u64| if is_mask { mask(stream, index) } else { integer(stream, index, below) };
+    words.for_each(|(out, index)| *out = number(index).to_le_bytes());
     Tensor::new(Dtype::I32, shape, data)
 }
 
@@ -63,6 +65,18 @@ fn below(manifest: &Manifest, buffer: &Buffer) -> u64 {
         (_, _) => return 1 << 31,
     };
     manifest.dims.iter().find(|dim| dim.name == name).map_or(1, |dim| dim.value.max(1))
+}
+
+fn is_mask(buffer: &Buffer) -> bool {
+    buffer.role == Role::Input && buffer.name == "token_mask"
+}
+
+/// Of so many tokens one is padding.
+const PADDING: u64 = 8;
+
+/// Whether a token is no padding.
+fn mask(stream: u64, token: u64) -> i32 {
+    i32::from(token == 0 || integer(stream, token, PADDING) != 0)
 }
 
 /// One of `0..below`.
@@ -94,7 +108,7 @@ fn scale(buffer: &Buffer) -> f32 {
 #[must_use]
 pub fn content(manifest: &Manifest, buffer: &Buffer, seed: u64) -> Procedure {
     let (dtype, scale, stream) = (buffer.dtype, scale(buffer), stream(seed, &buffer.name));
-    let below = below(manifest, buffer);
+    let (below, is_mask) = (below(manifest, buffer), is_mask(buffer));
     Arc::new(move |offset, bytes| {
         let first = offset / dtype.bytes();
         let at = |index: usize| about_normal(&mut (stream ^ mix(first + index as u64))) * scale;
@@ -110,7 +124,8 @@ pub fn content(manifest: &Manifest, buffer: &Buffer, seed: u64) -> Procedure {
             }
             Dtype::I32 => {
                 let words = bytes.as_chunks_mut::<4>().0.iter_mut().enumerate();
-                words.for_each(|(i, out)| *out = integer(stream, first + i as u64, below).to_le_bytes());
+                let number = |index: u64| if is_mask { mask(stream, index) } else { integer(stream, index, below) };
+                words.for_each(|(i, out)| *out = number(first + i as u64).to_le_bytes());
             }
         }
     })

@@ -99,8 +99,8 @@ pub fn reference(
     });
     let (experts, top_k, rows) = routed.unwrap_or_default();
     let observation = typed.graph().nodes.as_ref().iter().find_map(|node| match node {
-        Node::Apply(Op::Observe, operands) => match [&values[usize::from(operands[0])], &values[usize::from(operands[1])]] {
-            [Value::Tensor(logits), Value::Tensor(scores)] => Some(Observation::of(logits, scores)),
+        Node::Apply(Op::Observe, operands) => match [0, 1, 2].map(|i| &values[usize::from(operands[i])]) {
+            [Value::Tensor(logits), Value::Tensor(scores), Value::Picks(picks)] => Some(Observation::of(logits, scores, picks)),
             _ => None,
         },
         Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,

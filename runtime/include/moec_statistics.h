@@ -3,7 +3,7 @@
  * picks of each expert, who is hot and cold, the entropy as a share of `ln E`, the loss "deepseek_sequence".
  *
  * An engine copies back the buffers that the manifest's `statistics` names for its target, fills in `moec_routing` and
- * calls `moec_statistics_of`. T: tokens, E: experts, K: most picks of a token; a pair is a token with one expert it picked.
+ * calls `moec_statistics_of`. T: tokens (in what follows those that are no padding), E: experts, K: most picks of a token; a pair is a token with one expert it picked.
  */
 #ifndef MOEC_STATISTICS_H
 #define MOEC_STATISTICS_H
@@ -25,7 +25,8 @@ typedef struct moec_routing {
     double capacity_factor;    /* statistics.capacity_factor as a quotient; 1.25 where there is none */
     const int32_t *load;       /* [E] slots.load */
     const int32_t *kept;       /* [E] slots.kept */
-    const int32_t *picks;      /* [T, K] slots.experts */
+    const int32_t *real_tokens; /* [1] slots.tokens: tokens that are no padding; null where there is no mask */
+    const int32_t *picks;      /* [T, K] slots.experts; -1: the token is padding */
     const int32_t *rows;       /* [T, K] slots.rows */
     const float *probability;  /* [probability_parts, E] slots.probability */
     uint64_t probability_parts;
@@ -93,7 +94,8 @@ static inline void moec_statistics_of(const moec_routing *routing, double *impor
     const uint64_t experts = routing->experts - routing->rowless, top_k = routing->top_k ? routing->top_k : 1;
     const uint64_t picks = top_k > routing->joint_shared ? top_k - routing->joint_shared : 0;
     const uint64_t tile_rows = routing->tile_rows ? routing->tile_rows : 1;
-    const double tokens = routing->tokens ? (double)routing->tokens : 1.0;
+    const uint64_t counted = routing->real_tokens ? moec_count_(routing->real_tokens[0]) : routing->tokens;
+    const double tokens = counted ? (double)counted : 1.0;
     *out = zeros;
     for (uint64_t e = 0; e < experts; e++) {
         uint64_t kept = routing->kept ? moec_count_(routing->kept[e]) : 0;
@@ -116,6 +118,10 @@ static inline void moec_statistics_of(const moec_routing *routing, double *impor
             rowless += pick >= 0 && (uint64_t)pick >= experts;
         }
         out->dropped_tokens += !kept && picked && !rowless;
+    }
+    if (!routing->picks && routing->tokens > counted) {
+        uint64_t padding = routing->tokens - counted;
+        out->dropped_tokens -= padding < out->dropped_tokens ? padding : out->dropped_tokens;
     }
     out->load = moec_health_of_(NULL, routing->load, experts, routing->capacity_factor);
 

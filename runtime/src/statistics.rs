@@ -70,7 +70,9 @@ pub struct Counts {
     pub load: Vec<i32>,
     /// `[E]`: of these, pairs that it had room for.
     pub kept: Vec<i32>,
-    /// `[T, K]`: the experts of each token, best first.
+    /// `[1]`: tokens that are no padding; `None` where none is.
+    pub tokens: Option<Vec<i32>>,
+    /// `[T, K]`: the experts of each token, best first; -1: it is padding.
     pub experts: Option<Vec<i32>>,
     /// `[T, K]`: the grouped row of each pair; -1: dropped.
     pub rows: Option<Vec<i32>>,
@@ -89,6 +91,7 @@ impl Counts {
         Counts {
             load: integers(&slots.load),
             kept: integers(&slots.kept),
+            tokens: slots.tokens.as_ref().map(integers),
             experts: slots.experts.as_ref().map(integers),
             rows: slots.rows.as_ref().map(integers),
             probability: slots.probability.as_ref().map(numbers),
@@ -100,8 +103,11 @@ impl Counts {
 /// How a batch was routed. A pair is a token with one of the experts that it picked.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Statistics {
-    /// T.
+    /// T, without padding.
     pub tokens: u64,
+    /// Tokens that are padding, of which nothing here knows more; `None` where there is no mask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub padding_tokens: Option<u64>,
     /// Most picks of a token, K.
     pub top_k: u64,
     /// Pairs that picked each expert that has rows.
@@ -145,7 +151,7 @@ pub struct Probability {
     sequence_loss: Option<f64>,
 }
 
-/// A balance loss of one layer. T tokens, K picks of each, E experts; `load` the pairs that picked an expert, before the
+/// A balance loss of one layer. T tokens that are no padding, K picks of each, E experts; `load` the pairs that picked an expert, before the
 /// capacity; `p` the importance of an expert, its probabilities summed over the tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuxLoss {
@@ -210,6 +216,7 @@ impl Statistics {
         let length = |slot: &Option<Vec<i32>>| slot.as_ref().map_or(of_pairs, Vec::len);
         let rest = |slot: &Option<Vec<f64>>| slot.as_ref().map_or(0, |slot| slot.len() % e.max(1));
         for (what, actual, expected) in [
+            ("numbers of tokens", counts.tokens.as_ref().map_or(1, Vec::len), usize::from(tokens > 0 || counts.tokens.is_none())),
             ("loads", counts.load.len(), of_experts),
             ("kept loads", counts.kept.len(), of_experts),
             ("picks", length(&counts.experts), of_pairs),
@@ -220,6 +227,10 @@ impl Statistics {
                 return Err(Error::Count { what, expected, actual });
             }
         }
+        let real = |slot: &Vec<i32>| slot.first().map_or(0, |n| u64::try_from(*n).unwrap_or(0).min(tokens));
+        let real = counts.tokens.as_ref().map(real);
+        let padding_tokens = real.map(|real| tokens - real);
+        let tokens = real.unwrap_or(tokens);
         let with_rows = e.saturating_sub(figures.rowless as usize);
         let of_experts = |counts: &[i32]| -> Vec<u64> {
             (0..with_rows).map(|i| counts.get(i).map_or(0, |n| u64::try_from(*n).unwrap_or(0))).collect()
@@ -236,17 +247,23 @@ impl Statistics {
         };
         let is_dropped = |(token, rows): &(usize, &[i32])| rows.iter().all(|row| *row < 0) && can_be_lost(*token);
         let rowless: i64 = counts.load.iter().skip(with_rows).map(|n| i64::from(*n)).sum();
+        // What experts choose from has no padding either; of picks it is known by its experts, which are none.
+        let unchosen = if counts.experts.is_none() { padding_tokens.unwrap_or(0) } else { 0 };
         Ok(Statistics {
             tokens,
+            padding_tokens,
             top_k,
             first: counts.experts.as_ref().map(|picks| first_picks(picks, e, k)),
             dropped_pairs: all.saturating_sub(stayed),
-            dropped_tokens: counts.rows.as_ref().map(|rows| rows.chunks(k).enumerate().filter(is_dropped).count() as u64),
+            dropped_tokens: counts.rows.as_ref().map(|rows| {
+                let dropped = rows.chunks(k).enumerate().filter(is_dropped).count() as u64;
+                dropped.saturating_sub(unchosen)
+            }),
             rowless_pairs: u64::try_from(rowless).unwrap_or(0),
             padded_rows: tiled - stayed,
             rows_below_capacity: figures.rows_at_capacity.map(|rows| rows.saturating_sub(stayed)),
             health: Health::of(&load.iter().map(|n| *n as f64).collect::<Vec<f64>>(), figures.capacity_factor),
-            probability: counts.probability.as_ref().map(|partial| Probability::of(figures, partial, counts)),
+            probability: counts.probability.as_ref().map(|partial| Probability::of(figures, tokens, partial, counts)),
             load,
             kept,
         })
@@ -296,7 +313,7 @@ fn first_picks(picks: &[i32], experts: usize, top_k: usize) -> Vec<u64> {
 }
 
 impl Probability {
-    fn of(figures: &Figures, partial: &[f64], counts: &Counts) -> Probability {
+    fn of(figures: &Figures, tokens: u64, partial: &[f64], counts: &Counts) -> Probability {
         let mut importance = vec![0.0; figures.experts as usize];
         for part in partial.chunks(importance.len().max(1)) {
             importance.iter_mut().zip(part).for_each(|(sum, p)| *sum += p);
@@ -307,14 +324,14 @@ impl Probability {
             health: Health::of(&importance, figures.capacity_factor),
             entropy: if total > 0.0 { share * (importance.len() as f64).ln() } else { 0.0 },
             entropy_share: share,
-            z_loss: counts.z.iter().flatten().sum::<f64>() / figures.tokens.max(1) as f64,
+            z_loss: counts.z.iter().flatten().sum::<f64>() / tokens.max(1) as f64,
             sequence_loss: counts.experts.as_ref().and_then(|picks| sequence_loss(figures, picks, partial)),
             importance,
         }
     }
 }
 
-/// The mean over sequences of `E sum load p / (S^2 K)`.
+/// The mean over sequences of `E sum load p / (S^2 K)`, S the tokens that are no padding; a sequence without any is none.
 fn sequence_loss(figures: &Figures, picks: &[i32], partial: &[f64]) -> Option<f64> {
     let Figures { tokens, experts, top_k, row_tokens, .. } = *figures;
     if figures.corrected {
@@ -329,13 +346,14 @@ fn sequence_loss(figures: &Figures, picks: &[i32], partial: &[f64]) -> Option<f6
     if parts == 0 || (sequences > 1 && !figures.by_sequence) || !parts.is_multiple_of(sequences) {
         return None;
     }
+    let real = |picks: &[i32]| picks.iter().step_by(k).filter(|pick| **pick >= 0).count();
     let of_sequence = |(picks, parts): (&[i32], &[f64])| -> f64 {
         let mut p = vec![0.0; e];
         parts.chunks(e).for_each(|part| p.iter_mut().zip(part).for_each(|(sum, p)| *sum += p));
         let chosen = picks.iter().filter_map(|pick| p.get(usize::try_from(*pick).ok()?));
-        chosen.sum::<f64>() / (picks.len() as f64 / k as f64).powi(2)
+        chosen.sum::<f64>() / (real(picks) as f64).powi(2)
     };
     let parts = partial.chunks(parts / sequences * e);
-    let sum: f64 = picks.chunks(row * k).zip(parts).map(of_sequence).sum();
-    Some(experts as f64 * sum / (top_k as f64 * sequences as f64))
+    let losses: Vec<f64> = picks.chunks(row * k).zip(parts).filter(|(picks, _)| real(picks) > 0).map(of_sequence).collect();
+    Some(experts as f64 * losses.iter().sum::<f64>() / (top_k as f64 * losses.len().max(1) as f64))
 }

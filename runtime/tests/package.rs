@@ -244,6 +244,7 @@ fn statistics_name_buffers_that_fit() {
         let slots = Slots {
             load: "load".into(),
             kept: "load".into(),
+            tokens: None,
             experts: None,
             rows: None,
             probability: None,

@@ -177,6 +177,57 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "[shared]\nintermediate = 16\ncount = 3\ngate = \"sigmoid\"\n[capacity]\ntokens = 3\npriority = \"score\"\ndropped = \"input\"",
     ),
     ("hash", "mode = \"hash\"\nvocabulary = 11\nscore = \"sqrtsoftplus\"\nrenorm = \"sum\"\nscale = 1.5", "", ""),
+    (
+        "padding_by_position",
+        "score = \"sigmoid\"\ncorrection_on = \"score\"\nrenorm = \"sum\"",
+        "",
+        "[shared]\nintermediate = 24\n[capacity]\nfactor = 0.75\ncount_k = true\nround = \"ceil\"\ngroup = \"row\"\n\
+         [weights]\noutput_bias = \"output_bias\"\n\
+         [training]\naux_loss = \"megatron\"\naux_coef = 0.5\nz_coef = 0.25\nbias_update_rate = 0.125\n[tokens]\nmask = true",
+    ),
+    (
+        "padding_by_weight",
+        "renorm = \"sum\"\nscale = 2.5",
+        "",
+        "[capacity]\nfactor = 0.5\ncount_k = true\nround = \"ceil\"\ngroup = 7\npriority = \"score\"\nrenorm_after_drop = true\n\
+         dropped = \"input\"\n[training]\naux_loss = \"deepseek_sequence\"\naux_coef = 1.0\n[tokens]\nmask = true",
+    ),
+    (
+        "padding_beside_joint_experts",
+        "score = \"sigmoid\"\njoint_shared = 2",
+        "",
+        "[shared]\nintermediate = 12\ncount = 2\n[tokens]\nmask = true",
+    ),
+    (
+        "padding_beside_identity",
+        "score = \"sigmoid\"\nidentity_experts = 4\ngroups = 4\ntopk_groups = 3",
+        "latent = 20",
+        "[capacity]\ntokens = 3\npriority = \"token_major\"\ndropped = \"input\"\n[tokens]\nmask = true",
+    ),
+    (
+        "padding_of_choosing_experts",
+        "mode = \"expert_choice\"\ntop_k = 1",
+        "",
+        "[shared]\nintermediate = 24\n[capacity]\nfactor = 1.0\nround = \"half_even\"\ngroup = \"row\"\n[tokens]\nmask = true",
+    ),
+    (
+        "padding_of_token_ids",
+        "mode = \"hash\"\nvocabulary = 11\nrenorm = \"sum\"",
+        "",
+        "[training]\naux_loss = \"gshard\"\naux_coef = 1.0\n[tokens]\nmask = true",
+    ),
+    (
+        "padding_of_slots",
+        "mode = \"soft\"\ntop_k = 1\nnorm = \"l2\"\nnorm_eps = 1e-6\nslots = 3",
+        "bias = true",
+        "[shared]\nintermediate = 24\n[weights]\noutput_bias = \"output_bias\"\n[tokens]\nmask = true",
+    ),
+    (
+        "padding_of_normed_slots",
+        "mode = \"soft\"\ntop_k = 1\nnorm = \"rms\"\nnorm_eps = 1e-6\ndispatch_normed = true",
+        "latent = 20",
+        "[tokens]\nmask = true",
+    ),
 ];
 
 /// A small layer for each mode, H and F neither round nor alike, E not a power of two where there are no groups.
@@ -201,9 +252,11 @@ pub fn modes() -> Vec<Example> {
         );
         let expert = keys(expert, &[("activation", "\"silu\""), ("gated", "true")]);
         let experts = if router.contains("groups") { 12 } else { 7 };
+        // Last, where a mode has keys of it.
+        let tokens = if tables.contains("[tokens]") { "" } else { "[tokens]\n" };
         let text = format!(
             "[moe]\nname = \"{name}\"\nhidden = 36\nexperts = {experts}\n[router]\n{router}\
-             [expert]\nintermediate = 28\n{expert}{tables}\n[tokens]\nmax = 4096\n[numerics]\ndtype = \"{dtype}\"\n"
+             [expert]\nintermediate = 28\n{expert}{tables}\n{tokens}max = 4096\n[numerics]\ndtype = \"{dtype}\"\n"
         );
         let source = Source { name: name.to_string(), text };
         let spec = moec::spec::parse(&source).unwrap_or_else(|wrong| panic!("{name}: {wrong:?}\n{}", source.text));

@@ -264,7 +264,7 @@ int main(void) {
     r.tokens = count(), r.experts = count(), r.rowless = count(), r.top_k = count(), r.joint_shared = count();
     r.tile_rows = count(), r.rows_at_capacity = count();
     r.capacity_factor = number();
-    r.load = integers(), r.kept = integers(), r.picks = integers(), r.rows = integers();
+    r.load = integers(), r.kept = integers(), r.real_tokens = integers(), r.picks = integers(), r.rows = integers();
     r.probability = floats(&r.probability_parts), r.z = floats(&r.z_parts);
     r.probability_parts /= r.experts;
     double *importance = malloc(r.experts * sizeof *importance);
@@ -313,7 +313,7 @@ fn by_c_of(figures: &Figures, counts: &Counts) -> Option<Named> {
     let mut words = vec![sizes.join(" "), format!("{capacity_factor:?}")];
     let none = (Vec::new(), Vec::new());
     let or_none = |slot| Option::as_ref(slot).unwrap_or(&none.0);
-    for slot in [&counts.load, &counts.kept, or_none(&counts.experts), or_none(&counts.rows)] {
+    for slot in [&counts.load, &counts.kept, or_none(&counts.tokens), or_none(&counts.experts), or_none(&counts.rows)] {
         words.push(slot.len().to_string());
         words.extend(slot.iter().map(i32::to_string));
     }
@@ -336,7 +336,8 @@ fn by_c_of(figures: &Figures, counts: &Counts) -> Option<Named> {
 #[test]
 fn every_mode_by_the_runtime_by_c_and_by_hand() {
     let picks = |spec: &Spec| match spec.router.mode {
-        Mode::TokenChoice | Mode::Hash => rowless(spec) == 0,
+        // Of padding `padding.rs` says more.
+        Mode::TokenChoice | Mode::Hash => rowless(spec) == 0 && !spec.tokens.mask,
         Mode::ExpertChoice | Mode::Soft(_) => false,
     };
     for mode in modes().into_iter().filter(|mode| picks(&mode.spec)) {
@@ -368,7 +369,7 @@ fn rowless(spec: &Spec) -> u64 {
 /// What experts without rows take is neither load nor dropped, and their balance is nobody's.
 #[test]
 fn experts_without_rows() {
-    let modes: Vec<Example> = modes().into_iter().filter(|mode| rowless(&mode.spec) > 0).collect();
+    let modes: Vec<Example> = modes().into_iter().filter(|mode| rowless(&mode.spec) > 0 && !mode.spec.tokens.mask).collect();
     assert!(modes.len() > 1);
     for mode in modes {
         let compiled = compiled(mode);
@@ -407,10 +408,38 @@ fn experts_without_rows() {
     }
 }
 
+/// Of a batch with padding: what the runtime says, C says. That it is right `padding.rs` shows.
+#[test]
+fn padding_in_c() {
+    for mode in modes().into_iter().filter(|mode| mode.spec.tokens.mask && !matches!(mode.spec.router.mode, Mode::Soft(_))) {
+        let compiled = compiled(mode);
+        for dims in [Dims::tokens(0), Dims::tokens(1), Dims { tokens: 64, row_tokens: 16 }] {
+            let inputs = random::inputs(compiled.layer.manifest(), dims, dims.tokens).expect("inputs");
+            let (run, s) = compiled.run(&inputs, dims);
+            let what = format!("{}, {dims:?}", compiled.spec.name);
+            assert_eq!(s.tokens + s.padding_tokens.expect("a mask"), dims.tokens, "{what}");
+            let Some(by_c) = by_c(&compiled.layer, &run) else { return };
+            let of = |name: &str| by_c.iter().find(|(own, _)| own == name).expect("a number").1;
+            let counts = [("pairs", s.load.iter().sum::<u64>()), ("dropped_pairs", s.dropped_pairs)];
+            let lost = [("dropped_tokens", s.dropped_tokens.expect("rows")), ("padded_rows", s.padded_rows)];
+            for (name, wanted) in counts.into_iter().chain(lost) {
+                assert_eq!(of(name), wanted as f64, "{what}: {name}");
+            }
+            let Some(p) = &s.probability else { continue };
+            let loss = |loss| s.aux_loss(loss).expect("a loss");
+            let losses = [("aux_switch", loss(AuxLoss::Switch)), ("aux_gshard", loss(AuxLoss::Gshard)), ("z_loss", p.z_loss)];
+            for (name, wanted) in losses {
+                assert!((of(name) - wanted).abs() <= 1e-13 * wanted.abs().max(1.0), "{what}: {name}");
+            }
+        }
+    }
+}
+
 /// Experts that choose have loads and rows; what tokens would have picked nobody knows.
 #[test]
 fn experts_that_choose() {
-    let modes: Vec<Example> = modes().into_iter().filter(|mode| mode.spec.router.mode == Mode::ExpertChoice).collect();
+    let choose = |spec: &Spec| spec.router.mode == Mode::ExpertChoice && !spec.tokens.mask;
+    let modes: Vec<Example> = modes().into_iter().filter(|mode| choose(&mode.spec)).collect();
     assert!(!modes.is_empty());
     for mode in modes {
         let compiled = compiled(mode);
@@ -465,6 +494,7 @@ fn a_batch_by_hand() {
     let counts = Counts {
         load: vec![4, 3, 1, 0],
         kept: vec![3, 2, 1, 0],
+        tokens: None,
         experts: Some(vec![0, 1, 0, 1, 1, 0, 0, 2]),
         rows: Some(vec![0, 3, 1, 4, -1, -1, 2, 5]),
         probability: Some(vec![1.0, 0.5, 0.5, 0.0, 1.0, 0.5, 0.5, 0.0]),
@@ -595,6 +625,7 @@ fn balance() {
     let counts = Counts {
         load: vec![4; 6],
         kept: vec![4; 6],
+        tokens: None,
         experts: Some((0..tokens).flat_map(experts_of).collect()),
         rows: Some((0..24).collect()),
         probability: Some(vec![2.0; 6]),

@@ -294,6 +294,7 @@ pub(super) static TABLES: &[Table] = &[
     Table { name: "tokens", required: false, doc: "The batches that the package serves.", keys: &[
         key("max", Integer(1, MAX_TOKENS), Fallback::Integer(65536), "more tokens are refused at launch"),
         key("expected", Integers(1, MAX_TOKENS), Fallback::Integers(&[1, 64, 4096]), "token counts to be fast at"),
+        key("mask", Boolean, Fallback::Boolean(false), "the layer takes an input `token_mask`, i32 [T]: where it is 0 the token is padding (1 - padding_mask of Megatron-LM, attention_mask of transformers): it takes no place of an expert, no part in losses, statistics and the bias update, and its row of the output is 0. C still follows from the shape of the batch, padding included, as in Megatron-LM; losses are means over the other tokens, and over the sequences that have some"),
     ] },
     Table { name: "numerics", required: false, doc: "Precision and reproducibility.", keys: &[
         key("dtype", Word(&[

@@ -258,6 +258,8 @@ pub struct Tokens {
     pub max: u64,
     /// Token counts that the cost model is asked to be fast at: ascending, distinct, each in `1..=max`.
     pub expected: Vec<u64>,
+    /// The layer takes an input `token_mask`, i32 `[T]`: where it is 0, the token is padding.
+    pub mask: bool,
 }
 
 /// `[numerics]`: precision and reproducibility.

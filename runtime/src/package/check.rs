@@ -183,10 +183,11 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
 
 /// Holds the slots to the types that readers of statistics rely on.
 fn check_routing(target: &str, routing: &Routing, observed: &[&Buffer]) -> Result<(), Error> {
-    let Slots { load, kept, experts, rows, probability, z, importance, aux_loss, z_loss } = &routing.slots;
+    let Slots { load, kept, tokens, experts, rows, probability, z, importance, aux_loss, z_loss } = &routing.slots;
     let of_pairs = [experts, rows].map(|slot| (slot.as_ref(), Dtype::I32, 2, routing.top_k));
     let of_experts = [load, kept].map(|slot| (Some(slot), Dtype::I32, 1, routing.experts));
     let slots = of_pairs.into_iter().chain(of_experts).chain([
+        (tokens.as_ref(), Dtype::I32, 1, 1),
         (probability.as_ref(), Dtype::F32, 2, routing.experts),
         (importance.as_ref(), Dtype::F32, 1, routing.experts),
         (aux_loss.as_ref(), Dtype::F32, 1, 1),

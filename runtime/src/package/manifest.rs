@@ -235,6 +235,9 @@ pub struct Slots {
     pub load: String,
     /// i32 `[E]`: of these, pairs that it had room for.
     pub kept: String,
+    /// i32 `[1]`: tokens that are no padding, where some may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<String>,
     /// i32 `[T, K]`: the experts of each token, best first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<String>,

@@ -194,6 +194,9 @@ fn distinct(spec: &Spec, run: &Run) -> Result<(), String> {
     let columns = (spec.candidates() + spec.router.joint_shared) as f64;
     let experts = run.tensor("route.experts").map(Tensor::to_f64).unwrap_or_default();
     for picks in experts.chunks(spec.picks().max(1) as usize) {
+        if spec.tokens.mask && picks.iter().all(|e| *e == -1.0) {
+            continue; // Padding.
+        }
         let mut sorted = picks.to_vec();
         sorted.sort_by(f64::total_cmp);
         if spec.router.mode != Mode::Hash {
