@@ -41,6 +41,15 @@ pub fn import(spec: &Spec) -> Graph {
     layer.g.finish(&spec.name, y)
 }
 
+/// The router's products alone: of the layer's inputs `%x`, where there is noise `%seed`; output the logits `[T, R]`, its bias
+/// added.
+pub(crate) fn import_logits(spec: &Spec) -> Graph {
+    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None };
+    let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
+    let logits = layer.logits(x);
+    layer.g.finish(&spec.name, logits)
+}
+
 /// The routing of the layer alone: input `%logits` `[T, R]`, the router's bias added, none of them of padding. The output, the weight of each pair that
 /// is kept, is there because a graph has one; the picks and the routing are values of it.
 pub fn import_routing(spec: &Spec) -> Graph {

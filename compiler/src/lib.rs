@@ -12,6 +12,7 @@ pub mod reference;
 pub mod routing;
 pub mod spec;
 mod tensor_file;
+pub mod ties;
 pub mod vocabulary;
 
 pub use moec_ir as ir;

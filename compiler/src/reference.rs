@@ -84,10 +84,32 @@ pub fn reference(
     inputs: &[moec_runtime::Tensor],
     dims: Dims,
 ) -> Result<Reference, ReferenceError> {
-    let typed = graph::verify(graph).map_err(|wrong| ReferenceError(wrong.into_iter().map(|v| v.message).collect()))?;
-    let params = params(&typed, manifest, weights, inputs, dims)?;
-    let dims = moec_ir::Dims { tokens: dims.tokens, row_tokens: dims.row_tokens };
-    let values = graph::interp(&typed, &params, dims).map_err(ReferenceError)?;
+    let typed = verified(graph)?;
+    let params = params(&typed, &tensors(manifest, weights, inputs), dims.tokens)?;
+    let values = graph::interp(&typed, &params, ir_dims(dims)).map_err(ReferenceError)?;
+    of_values(&typed, values)
+}
+
+pub(crate) fn verified(graph: Graph) -> Result<Typed, ReferenceError> {
+    graph::verify(graph).map_err(|wrong| ReferenceError(wrong.into_iter().map(|v| v.message).collect()))
+}
+
+pub(crate) fn ir_dims(dims: Dims) -> moec_ir::Dims {
+    moec_ir::Dims { tokens: dims.tokens, row_tokens: dims.row_tokens }
+}
+
+/// Weights and inputs, both in the manifest's order, by name.
+pub(crate) fn tensors<'t>(
+    manifest: &'t Manifest,
+    weights: &'t [moec_runtime::Tensor],
+    inputs: &'t [moec_runtime::Tensor],
+) -> BTreeMap<&'t str, &'t moec_runtime::Tensor> {
+    let named = |role: Role| manifest.buffers.iter().filter(move |buffer| buffer.role == role).map(|buffer| buffer.name.as_str());
+    named(Role::Weight).zip(weights).chain(named(Role::Input).zip(inputs)).collect()
+}
+
+/// What the values of a layer's nodes say.
+pub(crate) fn of_values(typed: &Typed, values: Vec<Value>) -> Result<Reference, ReferenceError> {
     let routed = values.iter().rev().find_map(|value| match value {
         Value::Routing(routing) if experts_choose(typed.graph()) => {
             let pairs = routing.picks.expert_of_pair.iter().zip(&routing.row_of_pair);
@@ -114,16 +136,11 @@ pub fn reference(
 }
 
 /// The graph's parameters by their names with sigil.
-fn params(
+pub(crate) fn params(
     typed: &Typed,
-    manifest: &Manifest,
-    weights: &[moec_runtime::Tensor],
-    inputs: &[moec_runtime::Tensor],
-    dims: Dims,
+    given: &BTreeMap<&str, &moec_runtime::Tensor>,
+    tokens: u64,
 ) -> Result<BTreeMap<String, graph::Tensor>, ReferenceError> {
-    let named = |role: Role| manifest.buffers.iter().filter(move |buffer| buffer.role == role).map(|buffer| buffer.name.as_str());
-    let given = named(Role::Weight).zip(weights).chain(named(Role::Input).zip(inputs));
-    let given: BTreeMap<&str, &moec_runtime::Tensor> = given.collect();
     let mut params = BTreeMap::new();
     for (param, ty) in &typed.graph().params {
         let tensor = given.get(param.bare()).ok_or_else(|| ReferenceError(format!("no tensor for `{}`", param.0)))?;
@@ -131,7 +148,7 @@ fn params(
         // Of tokens in sequences the leading shape is another one.
         let extent = |dim: &Dim| match dim {
             Dim::Const(n) => *n as usize,
-            Dim::Tokens | Dim::Pairs => dims.tokens as usize,
+            Dim::Tokens | Dim::Pairs => tokens as usize,
         };
         params.insert(param.0.clone(), graph::Tensor { shape: shape.iter().map(extent).collect(), data: tensor.to_f64() });
     }
@@ -145,17 +162,32 @@ pub struct Difference {
     pub of_largest: f64,
     /// The same, as a part of the root mean square expected.
     pub of_rms: f64,
+    /// The first element that is NaN on one side alone, or an infinity that is none, or of the other sign, there.
+    pub one_sided: Option<usize>,
 }
 
-/// Compares two results of equal length. A NaN anywhere is an infinite difference.
+/// Compares two results of equal length over what is finite in the expected one. NaN equals NaN, and an infinity the one of its
+/// sign; what is no finite number on one side alone is an infinite difference.
 pub fn difference(actual: &[f64], expected: &[f64]) -> Difference {
-    let off = |(a, e): (&f64, &f64)| if a == e { 0.0 } else { (a - e).abs() };
-    let worst = |max: f64, x: f64| if x.is_nan() { f64::INFINITY } else { max.max(x) };
-    let error = actual.iter().zip(expected).map(off).fold(0.0, worst);
-    let largest = expected.iter().map(|e| e.abs()).fold(0.0, worst);
-    let rms = (expected.iter().map(|e| e * e).sum::<f64>() / expected.len().max(1) as f64).sqrt();
+    let is_one_sided = |(a, e): (&f64, &f64)| {
+        let same = a == e || (a.is_nan() && e.is_nan());
+        !same && !(a.is_finite() && e.is_finite())
+    };
+    let one_sided = actual.iter().zip(expected).position(is_one_sided);
+    let finite = || actual.iter().zip(expected).filter(|(_, e)| e.is_finite());
+    let error = finite().map(|(a, e)| (a - e).abs()).fold(0.0, f64::max);
+    let error = if one_sided.is_some() { f64::INFINITY } else { error };
+    let largest = finite().map(|(_, e)| e.abs()).fold(0.0, f64::max);
+    let rms = (finite().map(|(_, e)| e * e).sum::<f64>() / finite().count().max(1) as f64).sqrt();
     let part = |of: f64| if error == 0.0 { 0.0 } else { error / of };
-    Difference { of_largest: part(largest), of_rms: part(rms) }
+    Difference { of_largest: part(largest), of_rms: part(rms), one_sided }
+}
+
+/// Rows of so many numbers in which both have a NaN at one place.
+pub fn rows_of_nan(actual: &[f64], expected: &[f64], width: usize) -> Vec<usize> {
+    let rows = actual.chunks(width.max(1)).zip(expected.chunks(width.max(1))).enumerate();
+    let both = |(a, e): (&[f64], &[f64])| a.iter().zip(e).any(|(a, e)| a.is_nan() && e.is_nan());
+    rows.filter(|(_, rows)| both(*rows)).map(|(row, _)| row).collect()
 }
 
 /// The largest [`Difference::of_largest`] that the rounding of this element type explains.
@@ -170,13 +202,18 @@ pub fn bound(dtype: Dtype) -> f64 {
 
 /// How many tokens have another set of experts in `a` than in `b`, both `[T, K]`.
 pub fn expert_sets_apart(a: &[usize], b: &[usize], top_k: usize) -> usize {
+    tokens_apart(a, b, top_k).len() + (a.len().abs_diff(b.len()) / top_k.max(1))
+}
+
+/// Which tokens have another set of experts in `a` than in `b`, both `[T, K]`.
+pub(crate) fn tokens_apart(a: &[usize], b: &[usize], top_k: usize) -> Vec<usize> {
     let set = |picks: &[usize]| {
         let mut set = picks.to_vec();
         set.sort_unstable();
         set
     };
-    let k = top_k.max(1);
-    a.chunks(k).zip(b.chunks(k)).filter(|(a, b)| set(a) != set(b)).count() + (a.len().abs_diff(b.len()) / k)
+    let tokens = a.chunks(top_k.max(1)).zip(b.chunks(top_k.max(1))).enumerate();
+    tokens.filter(|(_, (a, b))| set(a) != set(b)).map(|(token, _)| token).collect()
 }
 
 #[cfg(test)]
@@ -186,7 +223,17 @@ mod tests {
     #[test]
     fn differences() {
         let exact = difference(&[1.0, -2.0], &[1.0, -2.0]);
-        assert_eq!(exact, Difference { of_largest: 0.0, of_rms: 0.0 });
+        assert_eq!(exact, Difference { of_largest: 0.0, of_rms: 0.0, one_sided: None });
+        // NaN and infinities where they are expected; the rest is held against what is finite.
+        let (nan, inf) = (f64::NAN, f64::INFINITY);
+        assert_eq!(difference(&[nan, inf, -inf, 3.0, 2.0], &[nan, inf, -inf, 4.0, 2.0]).of_largest, 0.25);
+        for (actual, expected) in
+            [([1.0, nan], [1.0, 0.5]), ([1.0, 0.5], [1.0, nan]), ([0.0, inf], [0.0, -inf]), ([0.0, inf], [0.0, 1.0])]
+        {
+            let off = difference(&actual, &expected);
+            assert_eq!((off.of_largest, off.one_sided), (inf, Some(1)), "{actual:?} {expected:?}");
+        }
+        assert_eq!(rows_of_nan(&[1.0, nan, 2.0, 3.0, nan, nan], &[1.0, nan, nan, 3.0, 0.0, nan], 2), [0, 2]);
         assert_eq!(difference(&[1.0, -1.0], &[1.0, -2.0]).of_largest, 0.5);
         assert_eq!(difference(&[f64::NAN], &[1.0]).of_largest, f64::INFINITY);
         assert_eq!(difference(&[1.0], &[0.0]).of_largest, f64::INFINITY);

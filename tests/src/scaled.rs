@@ -190,7 +190,7 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "renorm = \"sum\"\nscale = 2.5",
         "",
         "[capacity]\nfactor = 0.5\ncount_k = true\nround = \"ceil\"\ngroup = 7\npriority = \"score\"\nrenorm_after_drop = true\n\
-         dropped = \"input\"\n[training]\naux_loss = \"deepseek_sequence\"\naux_coef = 1.0\n[tokens]\nmask = true",
+         dropped = \"input\"\n[training]\naux_loss = \"gshard\"\naux_coef = 1.0\n[tokens]\nmask = true",
     ),
     (
         "padding_beside_joint_experts",
@@ -214,7 +214,7 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "padding_of_token_ids",
         "mode = \"hash\"\nvocabulary = 11\nrenorm = \"sum\"",
         "",
-        "[training]\naux_loss = \"gshard\"\naux_coef = 1.0\n[tokens]\nmask = true",
+        "[training]\naux_loss = \"deepseek_sequence\"\naux_coef = 1.0\n[tokens]\nmask = true",
     ),
     (
         "padding_of_slots",

@@ -21,7 +21,9 @@ use ptx_emulator::Schedule;
 use rayon::prelude::*;
 
 const TARGET: &str = "sm_80";
-const DIMS: Dims = Dims { tokens: 24, row_tokens: 12 };
+const TOKENS: u64 = 24;
+/// Tokens of a sequence.
+const ROW_TOKENS: u64 = 12;
 
 /// What became of a batch on one device.
 struct Outcome {
@@ -31,11 +33,17 @@ struct Outcome {
     moved: Option<Vec<f64>>,
 }
 
+/// Runs of so many tokens are no sequences.
+fn dims(spec: &Spec) -> Dims {
+    let is_run = matches!(spec.capacity.map(|capacity| capacity.group), Some(CapacityGroup::Tokens(_)));
+    Dims { tokens: TOKENS, row_tokens: if is_run { TOKENS } else { ROW_TOKENS } }
+}
+
 /// Tokens that a span has, where it is not all.
 fn span(spec: &Spec) -> usize {
     match spec.capacity.map(|capacity| capacity.group) {
         Some(CapacityGroup::Tokens(n)) => n as usize,
-        Some(CapacityGroup::Row | CapacityGroup::All) | None => DIMS.row_tokens as usize,
+        Some(CapacityGroup::Row | CapacityGroup::All) | None => ROW_TOKENS as usize,
     }
 }
 
@@ -51,8 +59,8 @@ fn without_mask(spec: &Spec) -> (Spec, Dims) {
     let real_of = |tokens: usize| (0..tokens).filter(|token| !is_padding(spec, *token)).count() as u64;
     if let Some(capacity) = &mut alone.capacity {
         let shared = match capacity.group {
-            CapacityGroup::All => DIMS.tokens,
-            CapacityGroup::Row => DIMS.row_tokens,
+            CapacityGroup::All => TOKENS,
+            CapacityGroup::Row => ROW_TOKENS,
             CapacityGroup::Tokens(n) => n,
         };
         let room = capacity.tokens_per_expert(shared, spec.router.top_k, spec.experts);
@@ -61,7 +69,7 @@ fn without_mask(spec: &Spec) -> (Spec, Dims) {
             *n = real_of(*n as usize);
         }
     }
-    (alone, Dims { tokens: real_of(DIMS.tokens as usize), row_tokens: real_of(DIMS.row_tokens as usize) })
+    (alone, Dims { tokens: real_of(TOKENS as usize), row_tokens: real_of(dims(spec).row_tokens as usize) })
 }
 
 fn package(mode: &Example, spec: &Spec) -> Package {
@@ -91,9 +99,9 @@ fn run(layer: &Layer, inputs: &[Tensor], dims: Dims) -> Outcome {
 /// Inputs with `poison` in the rows of padding, and those of the tokens alone.
 fn inputs(package: &Package, spec: &Spec, poison: f32) -> (Vec<Tensor>, Vec<Tensor>) {
     let manifest = package.manifest();
-    let drawn = random::inputs(manifest, DIMS, 7).unwrap();
+    let drawn = random::inputs(manifest, dims(spec), 7).unwrap();
     let names = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Input).map(|buffer| buffer.name.as_str());
-    let real: Vec<usize> = (0..DIMS.tokens as usize).filter(|token| !is_padding(spec, *token)).collect();
+    let real: Vec<usize> = (0..TOKENS as usize).filter(|token| !is_padding(spec, *token)).collect();
     let (mut with_padding, mut alone) = (Vec::new(), Vec::new());
     for (name, tensor) in names.zip(drawn) {
         let integers = |values: Vec<i32>| {
@@ -105,12 +113,12 @@ fn inputs(package: &Package, spec: &Spec, poison: f32) -> (Vec<Tensor>, Vec<Tens
                 let x: Vec<f32> = tensor.to_f64().into_iter().map(|x| x as f32).collect();
                 let floats = |x: &[f32]| Tensor::from_f32(tensor.dtype(), vec![(x.len() / n) as u64, n as u64], x).unwrap();
                 let row = |t: usize| if is_padding(spec, t) { vec![poison; n] } else { x[t * n..][..n].to_vec() };
-                with_padding.push(floats(&(0..DIMS.tokens as usize).flat_map(row).collect::<Vec<f32>>()));
+                with_padding.push(floats(&(0..TOKENS as usize).flat_map(row).collect::<Vec<f32>>()));
                 alone.push(floats(&real.iter().flat_map(|t| x[t * n..][..n].to_vec()).collect::<Vec<f32>>()));
             }
             "token_mask" => {
                 let mask = |t| if is_padding(spec, t) { 0 } else { 1 - 3 * (t as i32 % 2) };
-                with_padding.push(integers((0..DIMS.tokens as usize).map(mask).collect()));
+                with_padding.push(integers((0..TOKENS as usize).map(mask).collect()));
             }
             _ => {
                 let ids = tensor.to_i32().unwrap();
@@ -139,7 +147,7 @@ fn numbers(run: &Run, name: &str) -> Option<Vec<f64>> {
 
 /// Rows of `n` numbers: those of tokens, and those of padding.
 fn parted(spec: &Spec, values: &[f64]) -> (Vec<f64>, Vec<f64>) {
-    let n = values.len() / DIMS.tokens as usize;
+    let n = values.len() / TOKENS as usize;
     let rows = values.chunks(n.max(1)).enumerate();
     let (padding, real): (Vec<_>, Vec<_>) = rows.partition(|(token, _)| is_padding(spec, *token));
     let flat = |rows: Vec<(usize, &[f64])>| rows.into_iter().flat_map(|(_, row)| row.to_vec()).collect();
@@ -182,7 +190,7 @@ fn check(what: &str, spec: &Spec, dtype: Dtype, with: &Outcome, alone: &Outcome)
     }
     assert_eq!(with.moved, alone.moved, "{what}: the bias");
     let (s, wanted) = (with.statistics.as_ref().unwrap(), alone.statistics.as_ref().unwrap());
-    assert_eq!((s.tokens, s.padding_tokens), (wanted.tokens, Some(DIMS.tokens - wanted.tokens)), "{what}");
+    assert_eq!((s.tokens, s.padding_tokens), (wanted.tokens, Some(TOKENS - wanted.tokens)), "{what}");
     assert_eq!((&s.load, &s.kept, &s.first), (&wanted.load, &wanted.kept, &wanted.first), "{what}");
     assert_eq!((s.dropped_pairs, s.dropped_tokens), (wanted.dropped_pairs, wanted.dropped_tokens), "{what}");
     let of = |s: &Statistics| -> Vec<f64> {
@@ -199,7 +207,7 @@ fn padding_takes_no_part() {
     assert!(has(&|m| *m == Mode::TokenChoice) && has(&|m| *m == Mode::ExpertChoice));
     assert!(has(&|m| *m == Mode::Hash) && has(&|m| matches!(m, Mode::Soft(_))));
     masked.par_iter().for_each(|mode| {
-        let (alone, dims) = without_mask(&mode.spec);
+        let (alone, dims_alone) = without_mask(&mode.spec);
         let (with_padding, of_tokens) = (package(mode, &mode.spec), package(mode, &alone));
         let dtype = with_padding.manifest().dtype;
         let (host, emulated, emulator) = devices(&with_padding);
@@ -208,14 +216,14 @@ fn padding_takes_no_part() {
             let (given, real) = inputs(&with_padding, &mode.spec, poison);
             for (device, layer, plain) in [("host", &host, &plain.0), ("PTX", &emulated, &plain.1)] {
                 let what = format!("{} on the {device}, padding {poison}", mode.name);
-                check(&what, &mode.spec, dtype, &run(layer, &given, DIMS), &run(plain, &real, dims));
+                check(&what, &mode.spec, dtype, &run(layer, &given, dims(&mode.spec)), &run(plain, &real, dims_alone));
             }
         }
         // A batch of nothing else.
         let (mut given, _) = inputs(&with_padding, &mode.spec, f32::NAN);
-        given[1] = Tensor::new(Dtype::I32, vec![DIMS.tokens], vec![0; 4 * DIMS.tokens as usize]).unwrap();
+        given[1] = Tensor::new(Dtype::I32, vec![TOKENS], vec![0; 4 * TOKENS as usize]).unwrap();
         for layer in [&host, &emulated] {
-            let outcome = run(layer, &given, DIMS);
+            let outcome = run(layer, &given, dims(&mode.spec));
             assert!(numbers(&outcome.run, "y").unwrap().iter().all(|y| y.to_bits() == 0), "{}: nothing but padding", mode.name);
             for name in ["stats.load", "stats.kept", "stats.tokens", "stats.aux_loss", "stats.z_loss", "soft.dispatch"] {
                 let sums = numbers(&outcome.run, name).unwrap_or_default();

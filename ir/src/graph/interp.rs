@@ -174,6 +174,17 @@ pub enum Value {
 /// The value of every node of `graph`; the last one is the layer's output. `params` are by name with sigil (`%x`,
 /// `@router`), their sizes those of the declared types at `dims`.
 pub fn interp(graph: &Typed, params: &BTreeMap<String, Tensor>, dims: Dims) -> Result<Vec<Value>, String> {
+    interp_with(graph, params, dims, |_, value| value)
+}
+
+/// As [`interp`], where each node's value is what `edit` makes of it before others see it: what would follow, had a rounding
+/// decided otherwise.
+pub fn interp_with(
+    graph: &Typed,
+    params: &BTreeMap<String, Tensor>,
+    dims: Dims,
+    mut edit: impl FnMut(Id, Value) -> Value,
+) -> Result<Vec<Value>, String> {
     let mut values: Vec<Value> = Vec::with_capacity(graph.graph().nodes.len());
     for node in graph.graph().nodes.as_ref() {
         let value = match node {
@@ -193,7 +204,7 @@ pub fn interp(graph: &Typed, params: &BTreeMap<String, Tensor>, dims: Dims) -> R
             }
             Node::Hole(_) | Node::Attr(_) | Node::Apply(..) => eval(node, &values, &[], dims)?,
         };
-        values.push(value);
+        values.push(edit(Id::from(values.len()), value));
     }
     Ok(values)
 }
