@@ -15,9 +15,10 @@ use crate::import::import;
 use crate::random;
 use crate::reference::{
     Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, experts_of_tokens, has_pairs, picks_of_token,
-    reference,
+    reference, tensors,
 };
 use crate::spec::Spec;
+use crate::ties::{Apart, Given, judged};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -51,7 +52,7 @@ pub struct Outcome {
 }
 
 /// A result against the interpreter's.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Agreement {
     /// How far the outputs are apart.
     pub difference: Difference,
@@ -59,13 +60,15 @@ pub struct Agreement {
     pub bound: f64,
     /// Tokens with other experts, where experts are picked.
     pub tokens_apart: Option<usize>,
+    /// What was routed otherwise, and how near that was, where that was asked.
+    pub apart: Vec<Apart>,
 }
 
 impl Outcome {
     /// Whether nothing is wrong.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.findings.is_empty() && self.same_bits && self.agreement.is_none_or(|agreement| agreement.is_close())
+        self.findings.is_empty() && self.same_bits && self.agreement.as_ref().is_none_or(Agreement::is_close)
     }
 }
 
@@ -73,7 +76,7 @@ impl Agreement {
     /// Whether rounding explains the difference.
     #[must_use]
     pub fn is_close(&self) -> bool {
-        self.difference.of_largest <= self.bound
+        self.difference.of_largest <= self.bound && self.apart.iter().all(Apart::is_near_tie)
     }
 }
 
@@ -185,8 +188,12 @@ fn check_all(package: &Package, spec: Option<&Spec>, request: &Request) -> Resul
         let run = emulations.first().and_then(|(_, emulation)| emulation.run.as_ref());
         let agreement = match (spec, run) {
             (Some(spec), Some(run)) => {
-                let reference = reference(import(spec), manifest, &weights, &inputs(dims)?, dims)?;
-                Some(agreement(manifest, run, &reference))
+                let inputs = inputs(dims)?;
+                let reference = reference(import(spec), manifest, &weights, &inputs, dims)?;
+                let tokens_apart = agreement(manifest, run, &reference).tokens_apart;
+                let given = Given { spec, tensors: tensors(manifest, &weights, &inputs), dims };
+                let (reference, apart) = judged(&given, run, reference)?;
+                Some(Agreement { tokens_apart, apart, ..agreement(manifest, run, &reference) })
             }
             (Some(_) | None, _) => None,
         };
@@ -205,6 +212,7 @@ pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agree
         bound: bound(manifest.dtype),
         tokens_apart: has_pairs(manifest)
             .then(|| expert_sets_apart(&experts_of_tokens(run), &reference.experts, reference.top_k)),
+        apart: Vec::new(),
     }
 }
 

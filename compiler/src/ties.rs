@@ -21,7 +21,7 @@ use crate::spec::{CapacityGroup, Mode, RouterDtype, Spec};
 
 /// A layer, its tensors by name and a batch.
 #[derive(Clone, Debug)]
-pub struct Batch<'a> {
+pub struct Given<'a> {
     /// What the layer computes.
     pub spec: &'a Spec,
     /// Its inputs and at least the weights that [`weights`] names.
@@ -84,7 +84,7 @@ pub fn weights(spec: &Spec) -> BTreeSet<String> {
 ///
 /// # Errors
 /// [`ReferenceError`].
-pub fn judged(batch: &Batch<'_>, run: &Run, reference: Reference) -> Result<(Reference, Vec<Apart>), ReferenceError> {
+pub fn judged(batch: &Given<'_>, run: &Run, reference: Reference) -> Result<(Reference, Vec<Apart>), ReferenceError> {
     let (here, k) = (Routed::of_run(run), reference.top_k.max(1));
     if here.kept == kept_pairs(&reference.experts, &reference.rows, k)
         && tokens_apart(&here.experts, &reference.experts, k).is_empty()
@@ -144,7 +144,7 @@ pub fn judged(batch: &Batch<'_>, run: &Run, reference: Reference) -> Result<(Ref
 ///
 /// # Errors
 /// [`ReferenceError`].
-pub fn picks(batch: &Batch<'_>, here: &[usize], there: &[usize], top_k: usize) -> Result<Vec<Apart>, ReferenceError> {
+pub fn picks(batch: &Given<'_>, here: &[usize], there: &[usize], top_k: usize) -> Result<Vec<Apart>, ReferenceError> {
     let tokens = tokens_apart(here, there, top_k);
     if tokens.is_empty() || batch.spec.router.mode == Mode::ExpertChoice {
         return Ok(Vec::new()); // Where experts choose, who took a token is a drop.
@@ -203,7 +203,7 @@ fn with_kept(mut routing: graph::Routing, kept: &BTreeSet<(usize, usize)>) -> gr
 }
 
 /// What experts kept otherwise than their routing says, and how near that was: only where weights decide it can have been.
-fn drops(batch: &Batch<'_>, here: &Routed, there: &graph::Routing) -> Result<Vec<Apart>, ReferenceError> {
+fn drops(batch: &Given<'_>, here: &Routed, there: &graph::Routing) -> Result<Vec<Apart>, ReferenceError> {
     let (k, picks) = (there.picks.top_k, &there.picks);
     let there_kept = kept_pairs(&picks.expert_of_pair, &there.row_of_pair, k);
     let sets = [&here.kept, &there_kept].map(|kept| kept.iter().copied().collect::<BTreeSet<(usize, usize)>>());
@@ -274,7 +274,7 @@ struct Logits {
 }
 
 impl Logits {
-    fn of(batch: &Batch<'_>, tokens: &[usize]) -> Result<Logits, ReferenceError> {
+    fn of(batch: &Given<'_>, tokens: &[usize]) -> Result<Logits, ReferenceError> {
         let spec = batch.spec;
         let typed = verified(import_logits(spec))?;
         let mut given = params(&typed, &batch.tensors, batch.dims.tokens)?;
@@ -365,7 +365,7 @@ struct Keys {
 }
 
 impl Keys {
-    fn of(batch: &Batch<'_>, tokens: &[usize]) -> Result<Keys, ReferenceError> {
+    fn of(batch: &Given<'_>, tokens: &[usize]) -> Result<Keys, ReferenceError> {
         let Logits { values: logits, slack } = Logits::of(batch, tokens)?;
         let typed = verified(import_routing(batch.spec))?;
         let mut tensors = batch.tensors.clone();

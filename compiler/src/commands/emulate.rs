@@ -91,13 +91,15 @@ fn print(
         let bits = if outcome.same_bits { "the same bits" } else { "OTHER BITS" };
         let ran: u64 = outcome.launches.iter().map(|launch| launch.report.counters.blocks).sum();
         let blocks: u64 = outcome.launches.iter().map(|launch| launch.blocks).sum();
-        let error = outcome.agreement.map_or(String::new(), |Agreement { difference, bound, tokens_apart }| {
-            let apart = match tokens_apart {
+        let error = outcome.agreement.as_ref().map_or(String::new(), |Agreement { difference, bound, tokens_apart, apart }| {
+            let near = apart.iter().filter(|apart| apart.is_near_tie()).count();
+            let near = if near > 0 { format!(" by {near} near ties") } else { String::new() };
+            let elsewhere = match tokens_apart {
                 Some(0) => ", the same experts".to_string(),
-                Some(tokens) => format!(", {tokens} tokens elsewhere"),
+                Some(tokens) => format!(", {tokens} tokens elsewhere{near}"),
                 None => String::new(),
             };
-            format!(", error {:.1e} of the largest output (at most {bound:.0e}){apart}", difference.of_largest)
+            format!(", error {:.1e} of the largest output (at most {bound:.0e}){elsewhere}", difference.of_largest)
         });
         writeln!(
             out,
@@ -170,9 +172,10 @@ fn to_json(outcome: &Outcome, with_profile: bool) -> Value {
         "tokens": outcome.dims.tokens,
         "findings": outcome.findings.iter().map(finding).collect::<Vec<_>>(),
         "same_bits": outcome.same_bits,
-        "error": outcome.agreement.map(|agreement| agreement.difference.of_largest),
-        "bound": outcome.agreement.map(|agreement| agreement.bound),
-        "tokens_apart": outcome.agreement.and_then(|agreement| agreement.tokens_apart),
+        "error": outcome.agreement.as_ref().map(|agreement| agreement.difference.of_largest),
+        "bound": outcome.agreement.as_ref().map(|agreement| agreement.bound),
+        "near_ties": outcome.agreement.as_ref().map(|agreement| agreement.apart.iter().filter(|apart| apart.is_near_tie()).count()),
+        "tokens_apart": outcome.agreement.as_ref().and_then(|agreement| agreement.tokens_apart),
     });
     if with_profile {
         object["kernels"] = profile(&outcome.launches).into_iter().map(kernels).collect();
@@ -190,7 +193,10 @@ fn verdict(outcomes: &[Outcome]) -> Option<Diagnostic> {
         let message = format!("with {} tokens the bits depend on the schedule", outcome.dims.tokens);
         return Some(Diagnostic::new(Code::Emulated, message));
     }
-    let far = outcomes.iter().filter_map(|outcome| outcome.agreement).find(|agreement| !agreement.is_close())?;
+    let far = outcomes.iter().filter_map(|outcome| outcome.agreement.as_ref()).find(|agreement| !agreement.is_close())?;
+    if let Some(wrong) = far.apart.iter().find(|apart| !apart.is_near_tie()) {
+        return Some(Diagnostic::new(Code::TooFarOff, format!("against the reference {wrong}")));
+    }
     let message = format!("the error against the reference is {:.1e}, above {:.0e}", far.difference.of_largest, far.bound);
     Some(Diagnostic::new(Code::TooFarOff, message))
 }

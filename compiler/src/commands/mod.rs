@@ -3,6 +3,7 @@
 
 mod about;
 mod check;
+mod compare;
 mod compile;
 mod emulate;
 mod import;

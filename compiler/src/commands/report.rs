@@ -3,13 +3,14 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use moec::reference::{Difference, NOT_CHOSEN, experts_of_tokens};
+use moec::reference::{NOT_CHOSEN, experts_of_tokens};
 use moec::spec::Tensor;
 use moec_runtime::Health;
 use moec_runtime::package::{Dims, Manifest, Role};
 use moec_runtime::statistics::{AuxLoss, Statistics};
 use serde_json::{Value, json};
 
+use super::compare::Comparison;
 use super::run::{dim, integers};
 
 /// One run.
@@ -23,43 +24,25 @@ pub(super) struct Measured<'r> {
     pub(super) run: &'r moec_runtime::Run,
 }
 
-/// The output against another one.
-pub(super) struct Comparison {
-    pub(super) name: &'static str,
-    pub(super) difference: Difference,
-    /// The largest error, as a part of the largest output, that rounding explains.
-    pub(super) bound: f64,
-    /// Tokens with other experts, where both sides say which.
-    pub(super) tokens_apart: Option<usize>,
-}
-
-impl Comparison {
-    pub(super) fn is_within_bound(&self) -> bool {
-        self.difference.of_largest <= self.bound
-    }
-}
-
 /// Prints the report.
 pub(super) fn print(measured: &Measured<'_>, comparisons: &[Comparison], out: &mut dyn Write) -> io::Result<()> {
     let Measured { manifest, target, device, dims, .. } = measured;
     let rows = if dims.tokens == dims.row_tokens { String::new() } else { format!(" in rows of {}", dims.row_tokens) };
     writeln!(out, "layer       {}, {}, {} on {device}", manifest.layer, manifest.dtype.name(), target)?;
-    writeln!(out, "tokens      {}{rows}", dims.tokens)?;
+    let padding = dims.tokens - real_tokens(measured);
+    let padding = if padding > 0 { format!(", {padding} of them padding") } else { String::new() };
+    writeln!(out, "tokens      {}{rows}{padding}", dims.tokens)?;
     print_time(measured, out)?;
     if dims.tokens > 0 {
         print_routing(measured, out)?;
     }
-    for Comparison { name, difference, bound, tokens_apart } in comparisons {
-        let sets = match tokens_apart {
-            Some(0) => ", expert sets identical".to_string(),
-            Some(tokens) => format!(", expert sets differ in {tokens} of {} tokens", dims.tokens),
-            None => String::new(),
-        };
-        let Difference { of_largest, of_rms } = difference;
-        let (of_largest, of_rms) = (part_text(*of_largest), part_text(*of_rms));
-        writeln!(out, "{name:<11} max error {of_largest} of the largest output (at most {bound:.0e}), max/rms {of_rms}{sets}")?;
-    }
-    Ok(())
+    comparisons.iter().try_for_each(|comparison| comparison.print(dims.tokens, out))
+}
+
+/// Tokens that are no padding; all, where the layer does not say.
+fn real_tokens(measured: &Measured<'_>) -> u64 {
+    let counted = integers(measured.run.tensor("stats.tokens"));
+    counted.first().map_or(measured.dims.tokens, |n| (*n as u64).min(measured.dims.tokens))
 }
 
 fn print_time(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
@@ -171,7 +154,7 @@ pub(super) fn statistics_json(statistics: Option<&Statistics>) -> Value {
 
 /// What tokens picked and did not get, and what they picked of experts that are the identity.
 fn print_dropped(measured: &Measured<'_>, loads: &[usize], identity: usize, out: &mut dyn Write) -> io::Result<()> {
-    let pairs = measured.dims.tokens * dim(measured.manifest, "top_k");
+    let pairs = real_tokens(measured) * dim(measured.manifest, "top_k");
     let kept: usize = integers(measured.run.tensor("stats.kept")).iter().sum();
     let dropped = loads.iter().sum::<usize>().saturating_sub(kept);
     let share = |of: usize| format!("{of} of {pairs} (token, expert) pairs, {:.1}%", 100.0 * of as f64 / pairs.max(1) as f64);
@@ -187,9 +170,10 @@ fn print_chosen(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> 
     let experts = experts_of_tokens(measured.run);
     let of_token = experts.chunks(dim(measured.manifest, "experts").max(1) as usize);
     let counts: Vec<usize> = of_token.map(|experts| experts.iter().filter(|e| **e != NOT_CHOSEN).count()).collect();
-    let (pairs, tokens) = (counts.iter().sum::<usize>(), counts.len());
+    let padding = (measured.dims.tokens - real_tokens(measured)) as usize;
+    let (pairs, tokens) = (counts.iter().sum::<usize>(), counts.len().saturating_sub(padding));
     let (most, mean) = (counts.iter().max().copied().unwrap_or(0), pairs as f64 / tokens.max(1) as f64);
-    let alone = counts.iter().filter(|count| **count == 0).count();
+    let alone = counts.iter().filter(|count| **count == 0).count().saturating_sub(padding);
     writeln!(
         out,
         "chosen      {pairs} (token, expert) pairs; {alone} of {tokens} tokens by nobody, at most by {most}, mean {mean:.1}"
@@ -219,6 +203,8 @@ fn print_mixing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> 
 /// `exp` of the mean entropy of distributions: how many equal parts they are like.
 fn effective<'w>(distributions: impl Iterator<Item = &'w [f64]>) -> f64 {
     let entropy = |weights: &[f64]| weights.iter().filter(|w| **w > 0.0).map(|w| -w * w.ln()).sum::<f64>();
+    // Of padding all weights are 0.
+    let distributions = distributions.filter(|weights| weights.iter().any(|weight| *weight > 0.0));
     let (count, sum) = distributions.fold((0, 0.0), |(count, sum), weights| (count + 1, sum + entropy(weights)));
     (sum / f64::from(count.max(1))).exp()
 }
@@ -248,11 +234,6 @@ fn load_chart(loads: &[usize]) -> Vec<String> {
     let level = |load: &usize| LEVELS[(load * (LEVELS.len() - 1)).div_ceil(most)];
     let line = |(at, loads): (usize, &[usize])| format!("{:>4} {}", at * PER_LINE, loads.iter().map(level).collect::<String>());
     loads.chunks(PER_LINE).enumerate().map(line).collect()
-}
-
-/// 1.7e-7, and 0 where nothing is off.
-fn part_text(part: f64) -> String {
-    if part == 0.0 { "0".to_string() } else { format!("{part:.1e}") }
 }
 
 /// 41.2 us, 3.10 ms, 1.20 s.

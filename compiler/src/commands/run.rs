@@ -1,15 +1,16 @@
 //! `moec run`: a layer on weights and tokens, timed, and held against the f64 interpreter and against what the input file
 //! says. How the report looks is in `report`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
 use moec::import::import;
-use moec::reference::{Difference, bound, difference, expert_sets_apart, experts_of_tokens, has_pairs, reference};
-use moec::spec::Spec;
-use moec::{pipeline, random};
+use moec::reference::{Reference, expert_sets_apart, experts_of_tokens, has_pairs, reference};
+use moec::spec::{Mode, Spec};
+use moec::{pipeline, random, ties};
 use moec_codegen::Options;
 use moec_ir::Machine;
 use moec_ir::machine::MACHINES;
@@ -18,7 +19,8 @@ use moec_runtime::package::{self, Dims, Dtype, Manifest, Role};
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, DeviceKind, Error, Layer, Package, Tensor, assemble};
 
-use super::report::{Comparison, Measured, print, print_statistics, statistics_json};
+use super::compare::{Comparison, Sides};
+use super::report::{Measured, print, print_statistics, statistics_json};
 use super::{Failure, Notes, emulated_target, gpu, is_package, load_spec};
 use crate::cli::{Device, Run, StatsFormat, Target};
 use crate::files::{bytes_text, read, report_at, write};
@@ -44,7 +46,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let failed = |error: Error| report_at(blame, error);
 
     // The interpreter needs the weights too, and the device's copy may be out of reach.
-    let kept = if arguments.reference { weights.clone() } else { Vec::new() };
+    let kept = kept_weights(arguments, spec.as_ref().filter(|_| expected.is_some()), manifest, &weights);
     let bound_layer = layer.bind(weights).map_err(failed)?;
     let mut batch = bound_layer.batch(&inputs, dims).map_err(failed)?;
     let first = bound_layer.launch(&mut batch);
@@ -68,25 +70,46 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     }
     let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
     let experts = experts_of_tokens(&run);
-    let compare = |name: &'static str, expected: &[f64], tokens_apart: Option<usize>| Comparison {
-        name,
-        difference: difference(&output, expected),
-        bound: bound(manifest.dtype),
-        tokens_apart: tokens_apart.filter(|_| has_pairs(manifest)),
-    };
+    let hidden = dim(manifest, "hidden") as usize;
+    let mut tensors: BTreeMap<&str, &Tensor> = kept.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    tensors.extend(names(manifest, Role::Input).zip(&inputs));
+    let batch = spec.as_ref().map(|spec| ties::Given { spec, tensors, dims });
     let mut comparisons = Vec::new();
-    if let (true, Some(spec)) = (arguments.reference, &spec) {
-        let reference = reference(import(spec), manifest, &kept, &inputs, dims).map_err(Diagnostic::from)?;
-        let apart = expert_sets_apart(&experts, &reference.experts, reference.top_k);
-        comparisons.push(compare("reference", &reference.output, Some(apart)));
+    if let (true, Some(batch)) = (arguments.reference, &batch) {
+        let reference = by_interpreter(batch, manifest, &inputs)?;
+        let apart = has_pairs(manifest).then(|| expert_sets_apart(&experts, &reference.experts, reference.top_k));
+        let (reference, decisions) = ties::judged(batch, &run, reference).map_err(Diagnostic::from)?;
+        let sides = Sides {
+            name: "reference",
+            output: &output,
+            expected: &reference.output,
+            hidden,
+            tokens_apart: apart,
+            apart: decisions,
+            routed_there: false,
+        };
+        comparisons.push(Comparison::of(manifest, sides));
     }
     if let Some(expected) = &expected {
         // What published code calls picks has no joint shared experts behind them. Where experts choose there are none.
         let (top_k, picks) = (dim(manifest, "top_k") as usize, experts.len() / dims.tokens.max(1) as usize);
         let routed: Vec<usize> =
             experts.chunks(picks.max(1)).flat_map(|picks| &picks[..top_k.min(picks.len())]).copied().collect();
-        let apart = expected.experts.as_ref().filter(|_| top_k > 0).map(|sets| expert_sets_apart(&routed, sets, top_k));
-        comparisons.push(compare("out.hidden", &expected.output, apart));
+        let sets = expected.experts.as_ref().filter(|_| top_k > 0 && has_pairs(manifest));
+        let decisions = match (sets, &batch) {
+            (Some(sets), Some(batch)) => ties::picks(batch, &routed, sets, top_k).map_err(Diagnostic::from)?,
+            (_, _) => Vec::new(),
+        };
+        let sides = Sides {
+            name: "out.hidden",
+            output: &output,
+            expected: &expected.output,
+            hidden,
+            tokens_apart: sets.map(|sets| expert_sets_apart(&routed, sets, top_k)),
+            apart: decisions,
+            routed_there: true,
+        };
+        comparisons.push(Comparison::of(manifest, sides));
     }
     let measured =
         Measured { manifest, target: &layer.target().name, device: layer.device().name(), dims, times: &times, run: &run };
@@ -102,10 +125,28 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
         }
         None => print(&measured, &comparisons, out)?,
     }
-    match comparisons.iter().find(|comparison| !comparison.is_within_bound()) {
-        Some(comparison) => Err(too_far(comparison).into()),
+    match comparisons.iter().find_map(Comparison::error) {
+        Some(error) => Err(error.into()),
         None => Ok(()),
     }
+}
+
+fn names(manifest: &Manifest, role: Role) -> impl Iterator<Item = &str> {
+    manifest.buffers.iter().filter(move |buffer| buffer.role == role).map(|buffer| buffer.name.as_str())
+}
+
+/// Weights that are needed after the run, by name: all for the interpreter, else those that say how near `expected` picks were.
+fn kept_weights(arguments: &Run, expected: Option<&Spec>, manifest: &Manifest, weights: &[Tensor]) -> BTreeMap<String, Tensor> {
+    let of_router = expected.filter(|spec| spec.router.mode == Mode::TokenChoice).map(ties::weights).unwrap_or_default();
+    let named = names(manifest, Role::Weight).zip(weights);
+    let kept = named.filter(|(name, _)| arguments.reference || of_router.contains(*name));
+    kept.map(|(name, tensor)| (name.to_string(), tensor.clone())).collect()
+}
+
+fn by_interpreter(batch: &ties::Given<'_>, manifest: &Manifest, inputs: &[Tensor]) -> Result<Reference, Diagnostic> {
+    let weights: Vec<Tensor> =
+        names(manifest, Role::Weight).filter_map(|name| batch.tensors.get(name)).map(|t| (*t).clone()).collect();
+    Ok(reference(import(batch.spec), manifest, &weights, inputs, batch.dims)?)
 }
 
 /// The layer on its device, and the emulator where that is the device.
@@ -324,18 +365,6 @@ fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
-}
-
-fn too_far(comparison: &Comparison) -> Diagnostic {
-    let Difference { of_largest, of_rms: _ } = comparison.difference;
-    let message = format!("the error against {} is {of_largest:.1e}, above {:.0e}", comparison.name, comparison.bound);
-    let diagnostic = Diagnostic::new(Code::TooFarOff, message);
-    match comparison.tokens_apart {
-        Some(0) | None => {
-            diagnostic.help("the same tokens and weights with `--device host` tell a kernel's error from a rounding")
-        }
-        Some(tokens) => diagnostic.note(format!("{tokens} tokens chose other experts: a near tie rounds either way")),
-    }
 }
 
 /// `FILE` or `FILE:TENSOR`.
