@@ -36,6 +36,8 @@ pub struct Label {
     pub span: Range<usize>,
     /// Shown beside the marked text; may be empty.
     pub text: String,
+    /// What to write in the place of the marked text, where that is all there is to mend.
+    pub replacement: Option<String>,
 }
 
 impl Diagnostic {
@@ -61,13 +63,21 @@ impl Diagnostic {
 
     /// The place at fault.
     pub fn at(mut self, span: Range<usize>, text: impl Into<String>) -> Diagnostic {
-        self.labels.insert(0, Label { span, text: text.into() });
+        self.labels.insert(0, Label { span, text: text.into(), replacement: None });
+        self
+    }
+
+    /// What to write in the place at fault. A key or word in quotes gets a replacement in quotes where it is shown.
+    pub fn replaced_by(mut self, text: impl Into<String>) -> Diagnostic {
+        if let Some(label) = self.labels.first_mut() {
+            label.replacement = Some(text.into());
+        }
         self
     }
 
     /// Another place that the mistake involves.
     pub fn also(mut self, span: Range<usize>, text: impl Into<String>) -> Diagnostic {
-        self.labels.push(Label { span, text: text.into() });
+        self.labels.push(Label { span, text: text.into(), replacement: None });
         self
     }
 
@@ -146,6 +156,10 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     if word.len() > LONGEST {
         return None;
     }
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    if let Some(meant) = abbreviated(word, &candidates) {
+        return Some(meant);
+    }
     let allowed = |candidate: &str| (candidate.len().max(word.len()) / 3).max(1);
     candidates
         .into_iter()
@@ -153,6 +167,26 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .filter(|(distance, candidate)| *distance <= allowed(candidate))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+/// The only candidate that starts with the word or, where there is none, the longest with which the word's first parts begin:
+/// `inter` for `intermediate`, `gate_proj` for `gate`.
+fn abbreviated<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+    const SHORTEST: usize = 3;
+    if word.len() < SHORTEST {
+        return None;
+    }
+    let word = word.to_lowercase();
+    let starts_with_word = |candidate: &&&str| candidate.to_lowercase().starts_with(&word);
+    let mut longer = candidates.iter().filter(starts_with_word);
+    if let Some(only) = longer.next() {
+        return longer.next().is_none().then_some(*only);
+    }
+    let starts_word = |candidate: &&&str| {
+        let rest = word.strip_prefix(&candidate.to_lowercase());
+        candidate.len() > SHORTEST && rest.is_some_and(|rest| rest.starts_with(['_', '-']))
+    };
+    candidates.iter().filter(starts_word).max_by_key(|candidate| candidate.len()).copied()
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b` (optimal string alignment),
@@ -188,6 +222,15 @@ mod tests {
         assert_eq!(nearest("banana", ["experts", "hidden"]), None);
         assert_eq!(nearest(&"x".repeat(1000), ["experts"]), None);
         assert_eq!(nearest("", ["experts"]), None);
+    }
+
+    #[test]
+    fn prefixes() {
+        assert_eq!(nearest("inter", ["interleave", "experts"]), Some("interleave"));
+        assert_eq!(nearest("Inter", ["intermediate", "interleave"]), None, "which of the two?");
+        assert_eq!(nearest("gate_proj", ["gate", "gate_up"]), Some("gate"));
+        assert_eq!(nearest("gate_up_proj", ["gate", "gate_up"]), Some("gate_up"));
+        assert_eq!(nearest("up_proj", ["up", "down"]), None, "too short to say");
     }
 
     #[test]

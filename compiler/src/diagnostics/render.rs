@@ -126,6 +126,12 @@ fn word(severity: Severity) -> &'static str {
 /// rustc's field names, so that editors read it as they read rustc.
 fn json_object(diagnostic: &Diagnostic, lines: &Lines<'_>) -> Value {
     let spans = diagnostic.labels.iter().enumerate().map(|(at, label)| json_span(label, at == 0, lines));
+    // Where rustc has it, and tools look for it: a child for each replacement, with the place that it is for.
+    let replaced = diagnostic.labels.iter().filter(|label| label.replacement.is_some());
+    let suggestions = replaced.map(|label| {
+        let span = json_span(label, true, lines);
+        json!({ "message": label.text, "code": null, "level": "help", "spans": [span], "children": [], "rendered": null })
+    });
     let child = |level: &str, message: &String| json!({ "message": message, "code": null, "level": level, "spans": [], "children": [], "rendered": null });
     let help = diagnostic.help.iter().map(|help| child("help", help));
     let notes = diagnostic.notes.iter().map(|note| child("note", note));
@@ -135,7 +141,7 @@ fn json_object(diagnostic: &Diagnostic, lines: &Lines<'_>) -> Value {
         "code": { "code": diagnostic.code.id(), "explanation": diagnostic.code.explanation() },
         "level": word(diagnostic.severity),
         "spans": spans.collect::<Vec<_>>(),
-        "children": help.chain(notes).collect::<Vec<_>>(),
+        "children": suggestions.chain(help).chain(notes).collect::<Vec<_>>(),
         "rendered": format!("{}\n", human(diagnostic, lines, &Renderer::plain())),
     })
 }
@@ -144,6 +150,12 @@ fn json_object(diagnostic: &Diagnostic, lines: &Lines<'_>) -> Value {
 fn json_span(label: &Label, is_primary: bool, lines: &Lines<'_>) -> Value {
     let (line_start, column_start) = lines.line_column(label.span.start);
     let (line_end, column_end) = lines.line_column(label.span.end);
+    let marked = lines.source.text.get(label.span.clone()).unwrap_or_default();
+    let replacement = label.replacement.as_ref().map(|text| match marked.starts_with('"') && !text.starts_with('"') {
+        // A key of a JSON spec. What was a number in quotes is to lose them.
+        true if text.parse::<f64>().is_err() => format!("\"{text}\""),
+        true | false => text.clone(),
+    });
     json!({
         "file_name": lines.source.name,
         "byte_start": label.span.start,
@@ -154,7 +166,8 @@ fn json_span(label: &Label, is_primary: bool, lines: &Lines<'_>) -> Value {
         "column_end": column_end,
         "is_primary": is_primary,
         "label": if label.text.is_empty() { Value::Null } else { Value::from(label.text.as_str()) },
-        "suggested_replacement": null,
+        "suggested_replacement": replacement,
+        "suggestion_applicability": replacement.as_ref().map(|_| "MaybeIncorrect"),
     })
 }
 

@@ -10,6 +10,7 @@
 //! assert_eq!(spec.router.top_k, 2);
 //! ```
 
+mod aliases;
 mod capacity;
 mod check;
 mod json;

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::model::Word;
-use super::section::unknown_key;
+use super::section::{Meant, unknown_key};
 use super::tree::{Entry, Kind, Value};
 use super::weights::{EXPERT_INDEX, Layout, Tensor};
 use crate::diagnostics::{Code, Diagnostic, nearest, quote};
@@ -41,7 +41,8 @@ pub(super) fn read(word: &str, kind: &Kind, span: Range<usize>) -> Result<Recipe
 fn table(word: &str, entries: &[Entry], span: Range<usize>) -> Result<Recipe, Diagnostic> {
     if let Some(unknown) = entries.iter().find(|entry| !KEYS.contains(&entry.key.as_str())) {
         let table = format!("weights.{word}");
-        return Err(unknown_key(&unknown.key, unknown.key_span.clone(), &table, KEYS.into_iter()));
+        let meant = Meant::by_spelling(&unknown.key, KEYS.into_iter());
+        return Err(unknown_key(&unknown.key, unknown.key_span.clone(), &table, meant, KEYS.into_iter()));
     }
     let entry = |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
     let Some(name) = entry("name") else {
@@ -68,7 +69,10 @@ fn layout(word: &str, value: &Value) -> Result<Layout, Diagnostic> {
     let diagnostic = Diagnostic::new(Code::IllegalLayout, format!("weights.{word} cannot have the layout {}", quote(text)))
         .help(format!("{word} can have {}", list.join(", ")));
     Err(match nearest(text, legal.iter().map(|layout| layout.word())) {
-        Some(near) if !near.is_empty() => diagnostic.at(value.span.clone(), format!("did you mean \"{near}\"?")),
+        Some(near) if !near.is_empty() => {
+            let quoted = format!("\"{near}\"");
+            diagnostic.at(value.span.clone(), format!("did you mean {quoted}?")).replaced_by(quoted)
+        }
         Some(_) | None => diagnostic.at(value.span.clone(), "not a layout of this tensor"),
     })
 }

@@ -9,7 +9,7 @@ use super::model::{
     Activation, Clamp, Expert, Gating, Groups, InputNorm, Mode, Norm, Numerics, Renorm, Router, Shared, Soft, Spec, Tokens,
     Training, Word,
 };
-use super::section::{Section, unknown_key};
+use super::section::{Meant, Section, unknown_key};
 use super::tree::{Entry, Kind};
 use super::weights::{Layout, Tensor, Weight};
 use crate::diagnostics::{Code, Diagnostic, nearest};
@@ -93,13 +93,12 @@ fn absent(name: &str) -> Section {
 }
 
 fn unknown_table(entry: &Entry) -> Diagnostic {
-    let diagnostic = unknown_key(&entry.key, entry.key_span.clone(), "", TABLES.iter().map(|table| table.name));
-    match TABLES.iter().find(|table| table.keys.iter().any(|key| key.name == entry.key)) {
-        Some(table) if !matches!(entry.value.kind, Kind::Table(_)) => {
-            diagnostic.help(format!("`{}` belongs in [{}]", entry.key, table.name))
-        }
-        Some(_) | None => diagnostic,
-    }
+    let names = TABLES.iter().map(|table| table.name);
+    let meant = match entry.value.kind {
+        Kind::Table(_) => Meant::by_spelling(&entry.key, names.clone()),
+        _ => Meant::by(&entry.key, "", names.clone()),
+    };
+    unknown_key(&entry.key, entry.key_span.clone(), "", meant, names)
 }
 
 /// The model of a spec without mistakes.

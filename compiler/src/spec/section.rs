@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 
+use super::aliases;
 use super::capacity::Ratio;
-use super::keys::{Choice, Fallback, Key, Sign, Table, Takes};
+use super::keys::{Choice, Fallback, Key, Sign, TABLES, Table, Takes};
 use super::recipe::{self, Recipe};
 use super::tree::{Entry, Kind, Value};
 use crate::diagnostics::{Code, Diagnostic, nearest, quote};
@@ -51,8 +52,11 @@ impl Section {
         for entry in entries {
             let Some(key) = table.keys.iter().find(|key| key.name == entry.key) else {
                 let names = table.keys.iter().map(|key| key.name);
-                section.misspelt.extend(nearest(&entry.key, names.clone()));
-                wrong.push(unknown_key(&entry.key, entry.key_span.clone(), table.name, names));
+                let meant = Meant::by(&entry.key, table.name, names.clone());
+                if let Meant::Here(name) = meant {
+                    section.misspelt.push(name);
+                }
+                wrong.push(unknown_key(&entry.key, entry.key_span.clone(), table.name, meant, names));
                 continue;
             };
             let place = Place { table: table.name, key };
@@ -215,11 +219,11 @@ impl Place {
             }
             (Takes::Word(choices), _) => diagnostic.help(format!("one of {}", words(choices))),
             (Takes::Integer(..) | Takes::Number(_) | Takes::Ratio, Kind::Text(text)) if text.parse::<f64>().is_ok() => {
-                diagnostic.help(format!("without quotes: {} = {text}", self.key.name))
+                diagnostic.help(format!("without quotes: {} = {text}", self.key.name)).replaced_by(text)
             }
             (Takes::Integer(..), Kind::Float(text)) => match text.split_once('.') {
                 Some((whole, zeros)) if zeros.bytes().all(|b| b == b'0') => {
-                    diagnostic.help(format!("write {} = {whole}", self.key.name))
+                    diagnostic.help(format!("write {} = {whole}", self.key.name)).replaced_by(whole)
                 }
                 Some(_) | None => diagnostic,
             },
@@ -323,9 +327,16 @@ impl Place {
         let Some(choice) = choices.iter().find(|choice| choice.word == word) else {
             let message = format!("{} cannot be {}", self.name(), quote(word));
             let diagnostic = Diagnostic::new(Code::UnknownWord, message);
-            return Err(match nearest(word, choices.iter().map(|choice| choice.word)) {
-                Some(near) => diagnostic
-                    .at(value.span.clone(), format!("did you mean \"{near}\"?"))
+            let is_choice = |ours: &str| choices.iter().any(|choice| choice.word == ours);
+            let alias = aliases::word_of(self.key.name, word).filter(|(ours, _)| is_choice(ours));
+            let near = || nearest(word, choices.iter().map(|choice| choice.word)).map(|near| (near, ""));
+            return Err(match alias.or_else(near) {
+                Some((meant, "")) => diagnostic
+                    .at(value.span.clone(), format!("did you mean \"{meant}\"?"))
+                    .replaced_by(format!("\"{meant}\""))
+                    .help(format!("one of {}", words(choices))),
+                Some((meant, beside)) => diagnostic
+                    .at(value.span.clone(), format!("did you mean \"{meant}\", with {beside}?"))
                     .help(format!("one of {}", words(choices))),
                 None => diagnostic.at(value.span.clone(), format!("expected one of {}", words(choices))),
             });
@@ -347,21 +358,52 @@ fn shortened(text: &str) -> String {
     }
 }
 
+/// What a key that is not there was probably meant to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meant {
+    /// This name, of the same table.
+    Here(&'static str),
+    /// A key of another table: its table and its name.
+    Elsewhere(&'static str, &'static str),
+    Unknown,
+}
+
+impl Meant {
+    /// By another library's name for a key of this table, by the key of this name in another table, by another library's name
+    /// for one there, or by the spelling.
+    pub(super) fn by(name: &str, table: &str, valid: impl Iterator<Item = &'static str>) -> Meant {
+        let alias = aliases::key(name, table);
+        let keys = TABLES.iter().flat_map(|other| other.keys.iter().map(|key| (other.name, key.name)));
+        match (alias, keys.into_iter().find(|(_, key)| *key == name)) {
+            (Some((of, key)), _) if of == table => Meant::Here(key),
+            (_, Some((of, key))) | (Some((of, key)), None) => Meant::Elsewhere(of, key),
+            (None, None) => Meant::by_spelling(name, valid),
+        }
+    }
+
+    pub(super) fn by_spelling(name: &str, valid: impl Iterator<Item = &'static str>) -> Meant {
+        nearest(name, valid).map_or(Meant::Unknown, Meant::Here)
+    }
+}
+
 /// A key that no table row names.
 pub(super) fn unknown_key<'a>(
     name: &str,
     span: Range<usize>,
     table: &str,
-    valid: impl Iterator<Item = &'a str> + Clone,
+    meant: Meant,
+    valid: impl Iterator<Item = &'a str>,
 ) -> Diagnostic {
     let message = match table {
         "" => format!("there is no table or key {} at the top of a spec", quote(name)),
         table => format!("there is no key {} in [{table}]", quote(name)),
     };
-    let list = valid.clone().collect::<Vec<_>>().join(", ");
+    let list = valid.collect::<Vec<_>>().join(", ");
     let diagnostic = Diagnostic::new(Code::UnknownKey, message).help(format!("valid here: {list}"));
-    match nearest(name, valid) {
-        Some(near) => diagnostic.at(span, format!("did you mean `{near}`?")),
-        None => diagnostic.at(span, "unknown"),
+    match meant {
+        Meant::Here(key) => diagnostic.at(span, format!("did you mean `{key}`?")).replaced_by(key),
+        Meant::Elsewhere(of, key) if key == name => diagnostic.at(span, format!("`{key}` belongs in [{of}]")),
+        Meant::Elsewhere(of, key) => diagnostic.at(span, format!("this is `{key}` of [{of}]")),
+        Meant::Unknown => diagnostic.at(span, "unknown"),
     }
 }
