@@ -19,9 +19,19 @@ use crate::commands::InputArgument;
 /// A spec goes in, a package of kernels comes out: PTX for NVIDIA GPUs, an object for the host CPU, a manifest.
 ///
 /// Exit codes: 0 ok, 1 the input is wrong, 2 usage, 3 the environment lacks something, 4 a verification failed,
-/// 101 a bug in moec.
+/// 101 a bug in moec, 130 Ctrl-C.
 #[derive(Debug, Parser)]
-#[command(name = "moec", version, arg_required_else_help = true)]
+#[command(
+    name = "moec",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  moec import --preset mixtral-8x7b -o mixtral.toml
+  moec compile mixtral.toml --target sm_90a,host -o mixtral.moec
+  moec run mixtral.moec --tokens 16
+`moec help COMMAND` has examples of each command."
+)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Cli {
     /// How diagnostics are written to stderr.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
@@ -29,6 +39,12 @@ pub(crate) struct Cli {
     /// When diagnostics are coloured; NO_COLOR and CLICOLOR_FORCE count where this says auto.
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
     pub(crate) color: ColorChoice,
+    /// Say no notes and draw no progress; warnings and errors are said all the same.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Also say what the stages do: rules matched, kernels made, programs run.
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
     /// Warnings end the command as errors do.
     #[arg(long, global = true)]
     pub(crate) deny_warnings: bool,
@@ -51,18 +67,44 @@ fn warning(text: &str) -> Result<Code, String> {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Compile a spec into a package.
+    #[command(after_help = "Examples:
+  moec compile layer.toml --target sm_90a,host -o layer.moec
+  moec compile layer.toml --target sm_90a --emit kernel,ptx --out-dir stages
+  moec compile layer.toml --target sm_90a --emit rewritten --why -o -")]
     Compile(Compile),
     /// Check specs without compiling them, or run their PTX on the emulator with every check on.
+    #[command(after_help = "Examples:
+  moec check layer.toml
+  moec check layer.toml --emulate --tokens 1,17,64
+  moec check layer.moec --emulate --blocks 0,last --profile")]
     Check(Check),
     /// Run passes over a graph or kernel text.
+    #[command(after_help = "Examples:
+  moec compile layer.toml --emit graph -o layer.graph
+  moec opt layer.graph --pipeline rewrite,schedule --target sm_90a")]
     Opt(Opt),
     /// Run a layer: compile it if it is a spec, load weights and tokens, print what happened.
+    #[command(after_help = "Examples:
+  moec run layer.toml --tokens 24 --reference
+  moec run --preset olmoe-1b-7b --tokens 16
+  moec run layer.moec --weights model.safetensors --tensor-prefix model.layers.0.mlp. --input x.safetensors:hidden")]
     Run(Run),
     /// Routing health of recorded logits: drops and waste by capacity factor and mode, hot and cold experts.
+    #[command(after_help = "Examples:
+  moec route layer.toml --logits trace.safetensors
+  moec route layer.toml --logits trace.safetensors --html page.html --json report.json
+  moec route layer.toml --hidden states.safetensors --weights model.safetensors")]
     Route(Route),
     /// Turn a Hugging Face config into a spec; say what was assumed, and what a checkpoint lacks.
+    #[command(after_help = "Examples:
+  moec import config.json --layer 3 -o layer.toml
+  moec import config.json --layer 3 --check model.safetensors.index.json -o layer.toml
+  moec import --preset list")]
     Import(Import),
     /// Say what is in a package or another file that moec wrote.
+    #[command(after_help = "Examples:
+  moec inspect layer.moec
+  moec inspect layer.moec --manifest")]
     Inspect {
         /// A package, graph or kernel text, or PTX.
         file: PathBuf,
@@ -71,8 +113,11 @@ pub(crate) enum Command {
         manifest: bool,
     },
     /// Explain a diagnostic code.
+    #[command(after_help = "Examples:
+  moec explain MOE0308
+  moec explain --list")]
     Explain {
-        /// A code such as MOE0101.
+        /// A code such as MOE0101, or RT0203 of the runtime.
         #[arg(required_unless_present = "list")]
         code: Option<String>,
         /// Print every code.
@@ -80,16 +125,33 @@ pub(crate) enum Command {
         list: bool,
     },
     /// Print the JSON Schema of a spec.
+    #[command(after_help = "Example:
+  moec schema > moec.schema.json")]
     Schema,
     /// List the targets.
+    #[command(after_help = "Example:
+  moec targets")]
     Targets,
     /// Say what moec finds on this machine.
+    #[command(after_help = "Example:
+  moec doctor")]
     Doctor,
     /// Print a completion script for a shell.
+    #[command(after_help = "Examples:
+  moec completions bash > ~/.local/share/bash-completion/completions/moec
+  moec completions fish > ~/.config/fish/completions/moec.fish")]
     Completions {
         /// The shell.
         #[arg(value_enum)]
         shell: clap_complete::Shell,
+    },
+    /// Print a man page, of moec or of one command.
+    #[command(after_help = "Examples:
+  moec man > moec.1
+  moec man run | man -l -")]
+    Man {
+        /// The command whose page it is.
+        command: Option<String>,
     },
 }
 
@@ -99,7 +161,7 @@ pub(crate) struct Check {
     #[arg(required_unless_present = "preset", value_name = "SPEC")]
     pub(crate) layers: Vec<PathBuf>,
     /// A published model in the specs' place; `list` prints the names.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["layers", "emulate"])]
+    #[arg(long, value_name = "NAME", conflicts_with = "layers")]
     pub(crate) preset: Option<String>,
     /// Compile, and execute the PTX on the CPU: out-of-bounds, uninitialised reads, races, deadlocks, and the result
     /// against the f64 interpreter.
@@ -199,7 +261,11 @@ pub(crate) struct Opt {
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// A spec, or a package that `moec compile` wrote; `-` is a spec on standard input.
-    pub(crate) layer: PathBuf,
+    #[arg(required_unless_present = "preset")]
+    pub(crate) layer: Option<PathBuf>,
+    /// A published model in the layer's place; `list` prints the names.
+    #[arg(long, value_name = "NAME", conflicts_with = "layer")]
+    pub(crate) preset: Option<String>,
     /// Weights (safetensors); seeded random ones where absent.
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
@@ -237,6 +303,14 @@ pub(crate) struct Run {
     /// Runs to take the median time of, after one to warm up.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = |text: &str| REPEAT.read::<u32>(text))]
     pub(crate) repeat: u32,
+}
+
+impl Run {
+    /// What the layer is called where something is wrong with it.
+    pub(crate) fn path(&self) -> PathBuf {
+        let preset = || format!("<preset {}>", self.preset.as_deref().unwrap_or_default()).into();
+        self.layer.clone().unwrap_or_else(preset)
+    }
 }
 
 /// How `moec run` prints statistics.
@@ -321,7 +395,7 @@ pub(crate) enum Target {
     /// RTX 40, L4, L40.
     #[value(name = "sm_89")]
     Sm89,
-    /// H100, H200: wgmma and TMA.
+    /// H100, H200.
     #[value(name = "sm_90a")]
     Sm90a,
     /// B200.
@@ -376,4 +450,44 @@ pub(crate) enum Device {
     Cuda,
     /// The PTX itself, executed and checked on this CPU.
     Emulator,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Every command has an example, and every example is a command line.
+    #[test]
+    fn examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(|help| help.to_string()).unwrap_or_default();
+            let lines: Vec<&str> = help.lines().skip(1).collect();
+            assert!(!lines.is_empty(), "{}", command.get_name());
+            assert!(lines.iter().any(|line| line.contains(&format!("moec {}", command.get_name()))), "{}", command.get_name());
+            for line in lines {
+                let words = line.split(['>', '|']).next().unwrap_or_default().split_whitespace();
+                assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+            }
+        }
+    }
+
+    /// A command's own options are listed before those of every command.
+    #[test]
+    fn own_options_come_first() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let help = command.render_help().to_string();
+            let own = help.find("\nOptions:").unwrap_or_else(|| panic!("{help}"));
+            let global = help.find("\nGlobal options:").unwrap_or_else(|| panic!("{help}"));
+            assert!(own < global, "{help}");
+        }
+    }
 }

@@ -3,15 +3,16 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
 use annotate_snippets::Renderer;
 use clap::{ColorChoice, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moec::diagnostics::{Code, Diagnostic, Exit, MessageFormat, Report};
 
 use crate::cli::Cli;
 use crate::commands::Failure;
-use crate::files::bytes_text;
 
 /// Writes why a command failed, and gives the exit code.
 pub(crate) fn say(failure: Failure, cli: &Cli) -> Exit {
@@ -91,44 +92,90 @@ pub(crate) fn note(text: &str, format: MessageFormat) {
     };
 }
 
-/// A bar on stderr while something long is read; nothing where stderr is no terminal. It is gone when it is dropped.
-pub(crate) struct Progress {
-    total: u64,
-    drawn: Option<Instant>,
-    is_terminal: bool,
-}
+/// What is under way, drawn on stderr once it has taken half a second; gone when it is dropped.
+pub(crate) struct Progress(ProgressBar);
+
+/// How long nothing is drawn: most commands are over by then.
+const SILENCE: Duration = Duration::from_millis(500);
+/// How often it is drawn anew.
+const TICK: Duration = Duration::from_millis(100);
 
 impl Progress {
-    /// A bar that is full at `total` bytes.
-    pub(crate) fn of(total: u64, format: MessageFormat) -> Progress {
-        Progress { total, drawn: None, is_terminal: format == MessageFormat::Human && io::stderr().is_terminal() }
+    /// Something whose end is not known: `what`, and the seconds that it has taken.
+    pub(crate) fn of(what: &'static str, cli: &Cli) -> Progress {
+        Progress::drawn("{spinner} {msg}  {elapsed}", what, None, cli)
     }
 
-    /// Draws the bar, a few times a second.
-    pub(crate) fn at(&mut self, bytes: u64) {
-        const EVERY: Duration = Duration::from_millis(100);
-        if !self.is_terminal || self.drawn.is_some_and(|drawn| drawn.elapsed() < EVERY) {
-            return;
+    /// `total` steps.
+    pub(crate) fn of_steps(what: &'static str, total: u64, cli: &Cli) -> Progress {
+        Progress::drawn("{msg} [{bar:40}] {pos} of {len}  {elapsed}", what, Some(total), cli)
+    }
+
+    /// `total` bytes.
+    pub(crate) fn of_bytes(what: &'static str, total: u64, cli: &Cli) -> Progress {
+        Progress::drawn("{msg} [{bar:40}] {decimal_bytes} of {decimal_total_bytes}  {elapsed}", what, Some(total), cli)
+    }
+
+    /// So many steps or bytes are done.
+    pub(crate) fn at(&self, done: u64) {
+        self.0.set_position(done);
+    }
+
+    /// One more step is done.
+    pub(crate) fn step(&self) {
+        self.0.inc(1);
+    }
+
+    fn drawn(template: &str, what: &'static str, total: Option<u64>, cli: &Cli) -> Progress {
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+        bar.set_style(style.progress_chars("##-"));
+        bar.set_message(what);
+        if cli.message_format == MessageFormat::Human && !cli.quiet && io::stderr().is_terminal() {
+            let waiting = bar.downgrade();
+            thread::spawn(move || {
+                thread::sleep(SILENCE);
+                if let Some(bar) = waiting.upgrade() {
+                    bar.set_draw_target(ProgressDrawTarget::stderr());
+                    bar.enable_steady_tick(TICK);
+                }
+            });
         }
-        self.drawn = Some(Instant::now());
-        // Where stderr cannot be written there is nowhere left to say so.
-        let _ = write!(io::stderr().lock(), "\r{}", bar(bytes, self.total));
+        Progress(bar)
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.drawn.is_some() {
-            let _ = write!(io::stderr().lock(), "\r{}\r", " ".repeat(bar(0, self.total).chars().count()));
-        }
+        self.0.finish_and_clear();
     }
 }
 
-fn bar(bytes: u64, total: u64) -> String {
-    const WIDTH: u64 = 40;
-    let part = |of: u64| (u128::from(bytes.min(total)) * u128::from(of) / u128::from(total.max(1))) as u64;
-    let (full, empty) = (part(WIDTH), WIDTH - part(WIDTH));
-    format!("{:>3} % [{}{}] {:>10}", part(100), "#".repeat(full as usize), "-".repeat(empty as usize), bytes_text(bytes))
+/// `--verbose`: what the stages say of themselves, as notes.
+pub(crate) fn say_stages(format: MessageFormat) {
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .without_time()
+        .with_ansi(false)
+        .with_level(false)
+        .with_writer(move || NoteWriter(format));
+    // It is the first one, and the only one.
+    let _ = subscriber.try_init();
+}
+
+/// Makes a note of every event.
+struct NoteWriter(MessageFormat);
+
+impl Write for NoteWriter {
+    /// An event is written at once, with the end of its line.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        note(String::from_utf8_lossy(event).trim_end(), self.0);
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn say_report(report: &Report, cli: &Cli) -> Exit {
@@ -172,13 +219,5 @@ mod tests {
         assert_eq!(of("bake --message-format json"), MessageFormat::Json);
         assert_eq!(of("--message-format=short bake"), MessageFormat::Short);
         assert_eq!(of("--message-format xml --message-formats=json bake --message-format"), MessageFormat::Human);
-    }
-
-    #[test]
-    fn bars() {
-        assert_eq!(bar(0, 10), format!("  0 % [{}]        0 B", "-".repeat(40)));
-        assert_eq!(bar(5, 10), format!(" 50 % [{}{}]        5 B", "#".repeat(20), "-".repeat(20)));
-        assert_eq!(bar(11, 10), format!("100 % [{}]       11 B", "#".repeat(40)));
-        assert_eq!(bar(0, 0), format!("  0 % [{}]        0 B", "-".repeat(40)));
     }
 }

@@ -167,19 +167,38 @@ fn launch(bound: &Bound, batch: &mut Batch, emulator: &Emulator) -> Result<(Vec<
 /// # Errors
 /// See [`CheckError`].
 pub fn check(package: &Package, spec: Option<&Spec>, request: &Request) -> Result<Vec<Outcome>, CheckError> {
+    check_with(package, spec, request, &|| ())
+}
+
+/// As [`check`]; `ran` is called after each batch under each schedule, from any thread.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_with(
+    package: &Package,
+    spec: Option<&Spec>,
+    request: &Request,
+    ran: &(dyn Fn() + Sync),
+) -> Result<Vec<Outcome>, CheckError> {
     match &request.sample {
-        Sample::All => check_all(package, spec, request),
-        Sample::Only(_) => check_sample(package, request),
+        Sample::All => check_all(package, spec, request, ran),
+        Sample::Only(_) => check_sample(package, request, ran),
     }
 }
 
-fn check_all(package: &Package, spec: Option<&Spec>, request: &Request) -> Result<Vec<Outcome>, CheckError> {
+fn check_all(
+    package: &Package,
+    spec: Option<&Spec>,
+    request: &Request,
+    ran: &(dyn Fn() + Sync),
+) -> Result<Vec<Outcome>, CheckError> {
     let manifest = package.manifest();
     let weights = random::weights(manifest, request.seed)?;
     let inputs = |dims: Dims| random::inputs(manifest, dims, request.seed);
     let emulations = under_schedules(request, |dims, schedule| {
         let dirt = 0xAB;
-        emulate(package, &request.target, options(&request.target, schedule), &weights, &inputs(dims)?, dims, dirt)
+        let options = options(&request.target, schedule);
+        emulate(package, &request.target, options, &weights, &inputs(dims)?, dims, dirt).inspect(|_| ran())
     })?;
     let mut outcomes = Vec::new();
     for Runs { dims, runs: emulations } in emulations {
@@ -216,8 +235,8 @@ pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agree
     }
 }
 
-fn check_sample(package: &Package, request: &Request) -> Result<Vec<Outcome>, CheckError> {
-    let sampled = under_schedules(request, |dims, schedule| sample(package, request, dims, schedule))?;
+fn check_sample(package: &Package, request: &Request, ran: &(dyn Fn() + Sync)) -> Result<Vec<Outcome>, CheckError> {
+    let sampled = under_schedules(request, |dims, schedule| sample(package, request, dims, schedule).inspect(|_| ran()))?;
     let outcome = |Runs { dims, runs }: Runs<Sampled>| {
         let same_bits = runs.windows(2).all(|pair| pair[0].1.fingerprint == pair[1].1.fingerprint);
         outcome(dims, runs.into_iter().map(|(schedule, run)| (schedule, run.launches)).collect(), same_bits, None)

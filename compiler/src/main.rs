@@ -21,6 +21,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(console::say_usage(&error) as u8),
     };
+    if cli.verbose {
+        console::say_stages(cli.message_format);
+    }
     let environment = cli::check_environment().map_err(|why| Diagnostic::new(Code::Usage, why).into());
     let done = environment.and_then(|()| commands::run(&cli, &mut io::stdout().lock()));
     // What the signal broke is no news.

@@ -72,11 +72,25 @@ pub type Built<'m> = (&'m Machine, Lowered, Vec<Object>);
 /// # Errors
 /// See [`Error`].
 pub fn build<'m>(spec: &Spec, machines: &'m [Machine], options: &Options) -> Result<Vec<Built<'m>>, Error> {
+    build_with(spec, machines, options, &|| ())
+}
+
+/// As [`build`]; `is_built` is called after each machine, from any thread.
+///
+/// # Errors
+/// See [`Error`].
+pub fn build_with<'m>(
+    spec: &Spec,
+    machines: &'m [Machine],
+    options: &Options,
+    is_built: &(dyn Fn() + Sync),
+) -> Result<Vec<Built<'m>>, Error> {
     machines
         .par_iter()
         .map(|machine| {
             let lowered = lower(spec, machine)?;
             let objects = moec_codegen::codegen(&lowered.program, machine, options)?;
+            is_built();
             Ok((machine, lowered, objects))
         })
         .collect()
@@ -116,7 +130,9 @@ pub fn lower(spec: &Spec, machine: &Machine) -> Result<Lowered, Error> {
 pub fn lower_graph(graph: Graph, machine: &Machine, expected_tokens: &[u64]) -> Result<Lowered, Error> {
     let graph = verify(graph).map_err(Error::Graph)?;
     let rewritten = rewrite(&graph, machine, expected_tokens);
+    tracing::debug!(machine = machine.name, rules = rewritten.matched.len(), "rewritten");
     let program = checked(schedule(&rewritten.graph, machine)?, machine)?;
+    tracing::debug!(machine = machine.name, kernels = program.kernels.len(), "scheduled");
     Ok(Lowered { graph, rewritten, program })
 }
 

@@ -94,6 +94,47 @@ fn resolved() {
     }
 }
 
+/// Every replacement that is suggested, in one file after the other, written into the file: what was reported there is gone.
+#[test]
+fn suggested_replacements_mend() {
+    let mut mended = 0;
+    for path in files("tests/bad_specs", &["toml", "json"]) {
+        let report = report(&path);
+        let replaced = report.diagnostics.iter().flat_map(|diagnostic| &diagnostic.labels).filter(|l| l.replacement.is_some());
+        let places: Vec<_> = replaced.map(|label| label.span.clone()).collect();
+        let spans = report.to_text(MessageFormat::Json);
+        let spans = spans.lines().flat_map(|line| {
+            let object: serde_json::Value = serde_json::from_str(line).unwrap();
+            let of_children = object["children"].as_array().unwrap().iter().flat_map(|child| child["spans"].as_array().unwrap());
+            let suggested: Vec<serde_json::Value> = of_children.cloned().collect();
+            let primary = &object["spans"][0]["suggested_replacement"];
+            assert_eq!(suggested.first().map(|span| &span["suggested_replacement"]), Some(primary).filter(|p| !p.is_null()));
+            suggested
+        });
+        let mut spans: Vec<serde_json::Value> = spans.collect();
+        assert_eq!(spans.len(), places.len(), "{}", path.display());
+        if spans.is_empty() {
+            continue;
+        }
+        let at = |span: &serde_json::Value, which: &str| span[which].as_u64().unwrap() as usize;
+        // From the end on, so that places stay what they are.
+        spans.sort_by_key(|span| std::cmp::Reverse(at(span, "byte_start")));
+        let mut text = report.source.text.clone();
+        for span in &spans {
+            text.replace_range(at(span, "byte_start")..at(span, "byte_end"), span["suggested_replacement"].as_str().unwrap());
+        }
+        let source = Source { name: report.source.name.clone(), text };
+        let kinds = |diagnostics: &[moec::diagnostics::Diagnostic]| {
+            let here = diagnostics.iter().filter(|d| d.labels.iter().any(|label| label.replacement.is_some()));
+            here.map(|diagnostic| diagnostic.message.clone()).collect::<Vec<_>>()
+        };
+        let after = spec::parse(&source).err().unwrap_or_default();
+        assert_eq!(kinds(&after), [""; 0], "{}", source.text);
+        mended += places.len();
+    }
+    assert!(mended >= 20, "{mended}");
+}
+
 fn parse_without_panic(name: &str, text: String) {
     let source = Source { name: name.into(), text };
     if let Err(diagnostics) = spec::parse(&source) {

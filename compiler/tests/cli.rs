@@ -4,9 +4,11 @@
 
 mod command;
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
-use command::{moec, moec_with_input, stderr, stdout};
+use command::{example, folder, moec, moec_in, moec_with_input, product, stderr, stdout, write};
 
 const TINY: &str = include_str!("../../examples/specs/tiny.toml");
 
@@ -113,6 +115,137 @@ fn usage() {
     insta::assert_snapshot!(stdout(&help));
 }
 
+/// In whatever order the flags stand, and with the fields of every other diagnostic.
+#[test]
+fn usage_errors_as_json() {
+    for arguments in [
+        &["bake", "--message-format", "json"][..],
+        &["--message-format=json", "run", "x", "--threads", "0"],
+        &["run", "--message-format", "json"],
+        &["check", "x", "--tokns", "3", "--message-format=json"],
+        &["compile", "x", "--target", "sm_90", "--message-format", "json"],
+    ] {
+        let output = moec(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let object: serde_json::Value = serde_json::from_str(&stderr(&output)).unwrap();
+        assert_eq!((&object["code"]["code"], &object["level"]), (&"MOE0606".into(), &"error".into()), "{object}");
+        let message = object["message"].as_str().unwrap();
+        assert!(!message.starts_with("error") && !message.contains('\n') && message.len() > 10, "{object}");
+    }
+    let short = moec(&["bake", "--message-format", "short"]);
+    assert_eq!(stderr(&short), "error[MOE0606]: unrecognized subcommand 'bake'\n");
+}
+
+/// `-q` hides what is no warning; `-v` adds what the stages do, as notes in every format.
+#[test]
+fn quiet_and_verbose() {
+    let folder = folder();
+    let tiny = example("tiny.toml");
+    let compile = |more: &[&str]| {
+        let output = moec_in(folder.path(), &[&["compile", &tiny, "--target", "sm_90a", "-o", "tiny.moec"], more].concat());
+        assert_eq!(product(&output), "");
+        stderr(&output)
+    };
+    assert!(compile(&[]).contains("wrote tiny.moec"));
+    assert_eq!(compile(&["--quiet"]), "");
+    let verbose = compile(&["-v"]);
+    assert!(verbose.contains("scheduled machine=\"sm_90a\"") && verbose.contains("wrote tiny.moec"), "{verbose}");
+    for line in compile(&["-v", "--message-format", "json"]).lines() {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(object["level"], "note", "{line}");
+    }
+    assert_eq!(moec(&["compile", &tiny, "-q", "-v"]).status.code(), Some(2));
+    // Errors are never hidden.
+    let wrong = moec(&["check", "empty.toml", "-q"]);
+    assert!(stderr(&wrong).contains("error[MOE0008]"), "{}", stderr(&wrong));
+}
+
+/// Nothing is drawn where stderr is no terminal; on one, what takes longer than half a second shows that it lives.
+#[test]
+fn signs_of_life() {
+    let folder = folder();
+    let tiny = example("tiny.toml");
+    let arguments = ["run", &tiny, "--tokens", "2048", "--repeat", "400"];
+    let piped = moec_in(folder.path(), &arguments);
+    assert!(!stderr(&piped).contains("running"), "{}", stderr(&piped));
+    let words: Vec<String> = std::iter::once(env!("CARGO_BIN_EXE_moec")).chain(arguments).map(|w| format!("'{w}'")).collect();
+    let on_terminal = |more: &str| {
+        let command = format!("{} {more}", words.join(" "));
+        let output = Command::new("script").args(["-qec", &command, "/dev/null"]).output();
+        output.ok().filter(|output| output.status.success()).map(|output| stdout(&output))
+    };
+    let Some(shown) = on_terminal("") else {
+        println!("skipped: `script`, which runs a command on a terminal, is not here");
+        return;
+    };
+    assert!(shown.contains("running [") && shown.contains(" of 400"), "{shown}");
+    assert!(on_terminal("-q").is_some_and(|shown| !shown.contains("running [")));
+    assert!(on_terminal("--message-format short").is_some_and(|shown| !shown.contains("running [")));
+}
+
+/// `moec man` has a page for moec and one for each command, with its options and its examples.
+#[test]
+fn man_pages() {
+    let page = |command: &[&str]| product(&moec(&[&["man"], command].concat()));
+    assert!(page(&[]).contains(".TH moec 1"));
+    for command in commands() {
+        let page = page(&[&command]);
+        assert!(page.contains(&format!(".TH moec-{command} 1")) && page.contains("SYNOPSIS"), "{command}: {page}");
+        assert!(page.contains("Example"), "{command}");
+    }
+    assert!(page(&["run"]).contains("threads"));
+    assert_eq!(moec(&["man", "bake"]).status.code(), Some(2));
+}
+
+/// The commands that `--help` lists.
+fn commands() -> BTreeSet<String> {
+    let help = stdout(&moec(&["--help"]));
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = listed.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").map(str::to_string).collect()
+}
+
+/// The words of this line of README.md that stand in backquotes.
+fn quoted_in_readme(start: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let line = text.lines().skip_while(|line| !line.starts_with(start)).take_while(|line| !line.starts_with("Exit codes"));
+    line.collect::<String>().split('`').skip(1).step_by(2).map(str::to_string).collect()
+}
+
+/// What README lists is what there is.
+#[test]
+fn the_readme_lists_every_target_and_command() {
+    let targets = stdout(&moec(&["targets"]));
+    let targets: BTreeSet<String> =
+        targets.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_string).collect();
+    assert_eq!(quoted_in_readme("Targets: "), targets);
+    let rows = quoted_in_readme("| command |");
+    let listed = rows.iter().filter_map(|row| row.strip_prefix("moec ")).filter_map(|row| row.split_whitespace().next());
+    assert_eq!(listed.map(str::to_string).collect::<BTreeSet<_>>(), commands());
+}
+
+/// What a target's line promises is in the PTX that is written for it.
+#[test]
+fn targets_promise_no_instruction_that_kernels_do_not_use() {
+    let folder = folder();
+    for line in stdout(&moec(&["targets"])).lines().filter(|line| line.starts_with("sm_")) {
+        let target = line.split_whitespace().next().unwrap();
+        let arguments = ["compile", &example("mixtral-8x7b.toml"), "--target", target, "--emit", "ptx", "-o", "x.ptx"];
+        product(&moec_in(folder.path(), &arguments));
+        let ptx = std::fs::read_to_string(folder.path().join("x.ptx")).unwrap();
+        for (word, instruction) in [
+            ("wgmma", "wgmma."),
+            ("tma", "cp.async.bulk.tensor"),
+            ("tcgen05", "tcgen05."),
+            ("mma", "mma."),
+            ("tensor core", "mma."),
+        ] {
+            let is_promised = line.to_lowercase().contains(word);
+            assert!(!is_promised || ptx.contains(instruction), "{line}: the kernels have no {instruction}");
+        }
+    }
+}
+
 #[test]
 fn explain() {
     let output = moec(&["explain", "moe0308"]);
@@ -125,6 +258,46 @@ fn explain() {
 #[test]
 fn codes() {
     insta::assert_snapshot!(stdout(&moec(&["explain", "--list"])));
+}
+
+/// Every code that a source file can print is explained, the runtime's as well.
+#[test]
+fn every_code_is_explained() {
+    let listed = stdout(&moec(&["explain", "--list"]));
+    let listed: BTreeSet<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(listed.len() > 90, "{}", listed.len());
+    for code in &listed {
+        let text = product(&moec(&["explain", code]));
+        assert!(text.starts_with(&format!("{code}: ")) && text.lines().count() >= 3, "{text}");
+    }
+    let mut printed = BTreeSet::new();
+    for folder in ["src", "../runtime/src", "../codegen/src", "../runtime/emulator/src", "../ir/src"] {
+        codes_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut printed);
+    }
+    assert!(printed.len() > 30, "{printed:?}");
+    let unknown: Vec<&String> = printed.iter().filter(|code| !listed.contains(code.as_str())).collect();
+    assert!(unknown.is_empty(), "not explained: {unknown:?}");
+    assert!(product(&moec(&["explain", "rt0203"])).contains("Reported as MOE0802"));
+}
+
+/// Adds what looks like a code in the Rust files of a folder: capital letters and four digits, MOE9999 aside, which tests use
+/// for a code that there is not.
+fn codes_below(folder: &Path, codes: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            codes_below(&path, codes);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+            codes.extend(words.filter(|word| is_code(word) && *word != "MOE9999").map(str::to_string));
+        }
+    }
+}
+
+fn is_code(word: &str) -> bool {
+    let digits = word.strip_prefix("MOE").or_else(|| word.strip_prefix("RT"));
+    digits.is_some_and(|digits| digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[test]
@@ -146,8 +319,35 @@ fn completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = moec(&["completions", shell]);
         assert_eq!(output.status.code(), Some(0));
-        assert!(stdout(&output).contains("moec"), "{shell}");
+        let script = stdout(&output);
+        for word in commands().iter().map(String::as_str).chain(["threads", "sm_90a", "deny-warnings"]) {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
     }
+    assert_eq!(moec(&["completions", "tcsh"]).status.code(), Some(2));
+}
+
+/// bash, asked as it is when the tab key is pressed.
+#[test]
+fn bash_completes() {
+    let folder = folder();
+    write(folder.path(), "moec.bash", stdout(&moec(&["completions", "bash"])));
+    let complete = |words: &str, at: usize| {
+        let script = format!(
+            "set -e; source ./moec.bash; COMP_WORDS=({words}); COMP_CWORD={at}; w=(${{COMP_WORDS[@]}}); \
+             _moec moec \"${{w[{at}]}}\" \"${{w[{at} - 1]}}\" || true; echo \"${{COMPREPLY[@]}}\""
+        );
+        let output = Command::new("bash").args(["--norc", "-c", &script]).current_dir(folder.path()).output().ok()?;
+        assert!(output.status.success(), "{}", stderr(&output));
+        Some(stdout(&output).trim().to_string())
+    };
+    let Some(commands) = complete("moec ch", 1) else {
+        println!("skipped: there is no bash");
+        return;
+    };
+    assert_eq!(commands, "check");
+    assert_eq!(complete("moec run --thr", 2).as_deref(), Some("--threads"));
+    assert_eq!(complete("moec compile --target sm_9", 3).as_deref(), Some("sm_90a"));
 }
 
 #[test]

@@ -169,6 +169,25 @@ fn the_map_is_true() {
     none("rooms that are not on the map", rooms.filter(|room| !text.contains(room.as_str())));
 }
 
+/// The names that `Buffer::observe` documents are those under which kernels' buffers are observed.
+#[test]
+fn observed_names_are_those_that_are_documented() {
+    let families = ["route.", "soft.", "stats."];
+    let is_name = |word: &&str| {
+        let rest = families.iter().find_map(|family| word.strip_prefix(family));
+        rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+    };
+    let schedule = rust().into_iter().filter(|file| file.path.starts_with("ir/src/schedule/"));
+    let observed: BTreeSet<String> =
+        schedule.flat_map(|file| file.text.split('"').filter(is_name).map(str::to_string).collect::<Vec<_>>()).collect();
+    assert!(observed.len() >= 12, "{observed:?}");
+    let manifest = fs::read_to_string(root().join("runtime/src/package/manifest.rs")).unwrap();
+    let field = manifest.find("pub observe:").unwrap();
+    let comment = &manifest[manifest[..field].rfind("pub align").unwrap()..field];
+    let documented: BTreeSet<String> = comment.split('`').filter(is_name).map(str::to_string).collect();
+    assert_eq!(documented, observed);
+}
+
 /// Whether it is spelt as a path of this repository: its first part is there.
 fn is_path(name: &str) -> bool {
     let is_plain = name.contains('/') && !name.contains(|c: char| c.is_whitespace() || "<>{}*:=$".contains(c));

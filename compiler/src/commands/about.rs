@@ -75,6 +75,28 @@ pub(super) fn presets(out: &mut dyn Write) -> Result<(), Failure> {
     Ok(())
 }
 
+/// `moec man`.
+pub(super) fn man(command: Option<&str>, out: &mut dyn Write) -> Result<(), Failure> {
+    let mut cli = Cli::command();
+    // Gives the commands the global options and their full names.
+    cli.build();
+    let page = match command {
+        None => cli,
+        Some(name) => match cli.find_subcommand(name) {
+            Some(command) => command.clone().name(format!("moec-{}", command.get_name())),
+            None => {
+                let names = cli.get_subcommands().map(clap::Command::get_name);
+                let diagnostic = Diagnostic::new(Code::Usage, format!("there is no command {}", quote(name)));
+                return Err(diagnostic.help(format!("one of {}", names.collect::<Vec<_>>().join(", "))).into());
+            }
+        },
+    };
+    let mut roff = Vec::new();
+    clap_mangen::Man::new(page).render(&mut roff)?;
+    out.write_all(&roff)?;
+    Ok(())
+}
+
 /// `moec completions`.
 pub(super) fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> Result<(), Failure> {
     // clap_complete panics where it cannot write, so it writes to memory.

@@ -157,7 +157,9 @@ fn stages(spec: &Spec, source: &Source, kinds: &[Emit], machines: &[Machine], no
         if wants_cubin && has_gpu && ptxas.is_none() {
             notes.say("note: ptxas was not found, so the package holds PTX only: the driver compiles it when it is loaded");
         }
-        built = pipeline::build(spec, machines, &Options { ptxas })?;
+        let progress = notes.steps("compiling", machines.len());
+        built = pipeline::build_with(spec, machines, &Options { ptxas }, &|| progress.step())?;
+        drop(progress);
         built.iter().for_each(|(machine, _, objects)| say_images(machine, objects, notes));
     } else if kinds.iter().any(|kind| is_per_target(*kind)) {
         for machine in machines {

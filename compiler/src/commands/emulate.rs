@@ -4,8 +4,8 @@
 use std::io::Write;
 use std::path::Path;
 
-use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report};
-use moec::emulate::{Agreement, CheckError, Outcome, Request, check, profile, schedules, work};
+use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report, Source};
+use moec::emulate::{Agreement, CheckError, Outcome, Request, check_with, profile, schedules, work};
 use moec::pipeline;
 use moec::spec::Spec;
 use moec_codegen::Options;
@@ -14,7 +14,7 @@ use moec_runtime::package::{self, Dims, Manifest};
 use moec_runtime::{Error, Package};
 use serde_json::{Value, json};
 
-use super::{Failure, Notes, emulated_target, gpu, is_package, load_spec};
+use super::{Failure, Notes, emulated_target, gpu, is_package, load_preset, load_spec};
 use crate::cli::{Check, Target};
 use crate::files::{read, report_at};
 
@@ -23,11 +23,24 @@ const PATIENCE: u64 = 3 << 30;
 
 /// Checks every layer, and fails with the first that something is wrong with.
 pub(super) fn emulate(arguments: &Check, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
-    arguments.layers.iter().try_for_each(|path| emulate_one(path, arguments, notes, out))
+    if let Some(name) = &arguments.preset {
+        let (spec, source) = load_preset(name, notes)?;
+        let opened = (compile(&spec, &source, arguments, notes)?, Some(spec));
+        return emulate_one(Path::new(&source.name), opened, arguments, notes, out);
+    }
+    arguments.layers.iter().try_for_each(|path| emulate_one(path, open(path, arguments, notes)?, arguments, notes, out))
 }
 
-fn emulate_one(path: &Path, arguments: &Check, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
-    let (package, spec) = open(path, arguments, notes)?;
+/// The package and, where there is one, the spec that it was compiled from.
+type Opened = (Package, Option<Spec>);
+
+fn emulate_one(
+    path: &Path,
+    (package, spec): Opened,
+    arguments: &Check,
+    notes: Notes,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
     let manifest = package.manifest();
     let batches = batches(manifest, &arguments.tokens.0).map_err(|error| report_at(path, error))?;
     let sample = arguments.blocks.clone().unwrap_or_else(|| {
@@ -44,10 +57,12 @@ fn emulate_one(path: &Path, arguments: &Check, notes: Notes, out: &mut dyn Write
     let target = emulated_target(arguments.target, &package)?;
     let request =
         Request { target, batches, seed: arguments.seed, schedules: arguments.schedules as usize, sample: sample.clone() };
-    let outcomes = check(&package, spec.as_ref(), &request).map_err(|error| match error {
+    let progress = notes.steps("emulating", request.batches.len() * request.schedules);
+    let outcomes = check_with(&package, spec.as_ref(), &request, &|| progress.step()).map_err(|error| match error {
         CheckError::Runtime(error) => report_at(path, error),
         CheckError::Reference(error) => report_at(path, error),
     })?;
+    drop(progress);
     match notes.format() {
         MessageFormat::Human | MessageFormat::Short => print(manifest, &request, &outcomes, arguments.profile, out)?,
         MessageFormat::Json => {
@@ -58,15 +73,19 @@ fn emulate_one(path: &Path, arguments: &Check, notes: Notes, out: &mut dyn Write
     verdict(&outcomes).map_or(Ok(()), |diagnostic| Err(report_at(path, diagnostic).into()))
 }
 
-/// The package and, where the argument was a spec, the spec.
-fn open(path: &Path, arguments: &Check, notes: Notes) -> Result<(Package, Option<Spec>), Report> {
+fn open(path: &Path, arguments: &Check, notes: Notes) -> Result<Opened, Report> {
     if path != Path::new("-") && is_package(path) {
         return Ok((package::read(&read(path)?).map_err(|error| report_at(path, error))?, None));
     }
     let (spec, source) = load_spec(path, None, notes)?;
+    Ok((compile(&spec, &source, arguments, notes)?, Some(spec)))
+}
+
+fn compile(spec: &Spec, source: &Source, arguments: &Check, notes: Notes) -> Result<Package, Report> {
     let machine = gpu(arguments.target.unwrap_or(Target::Sm90a))?;
-    let compiled = pipeline::compile(&spec, &source.text, &[machine], &Options::default());
-    Ok((compiled.map_err(|error| report_at(source.name.as_ref(), error))?, Some(spec)))
+    let _progress = notes.progress("compiling");
+    let compiled = pipeline::compile(spec, &source.text, &[machine], &Options::default());
+    compiled.map_err(|error| report_at(source.name.as_ref(), error))
 }
 
 fn batches(manifest: &Manifest, tokens: &[u64]) -> Result<Vec<Dims>, Error> {

@@ -26,7 +26,8 @@ use moec_ir::Machine;
 use moec_runtime::{Checkpoint, Package};
 
 pub(crate) use self::run::InputArgument;
-use crate::cli::{Check, Cli, Command, Compile, Import, Route, Target};
+use crate::cli::{Check, Cli, Command, Compile, Import, Route, Run, Target};
+use crate::console::Progress;
 use crate::files::{read, report_at};
 use crate::interrupt::TemporaryFolder;
 use crate::{console, doctor};
@@ -66,6 +67,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         | Command::Check(Check { preset: Some(name), .. })
         | Command::Import(Import { preset: Some(name), .. })
         | Command::Route(Route { preset: Some(name), .. })
+        | Command::Run(Run { preset: Some(name), .. })
             if name == "list" =>
         {
             about::presets(out)
@@ -83,6 +85,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Targets => about::targets(out),
         Command::Doctor => doctor::doctor(out),
         Command::Completions { shell } => about::completions(*shell, out),
+        Command::Man { command } => about::man(command.as_deref(), out),
     }
 }
 
@@ -99,7 +102,8 @@ fn writes_temporary_files(command: &Command) -> bool {
         | Command::Schema
         | Command::Targets
         | Command::Doctor
-        | Command::Completions { .. } => false,
+        | Command::Completions { .. }
+        | Command::Man { .. } => false,
     }
 }
 
@@ -109,7 +113,24 @@ struct Notes<'a>(&'a Cli);
 
 impl Notes<'_> {
     fn say(self, text: &str) {
-        console::note(text, self.format());
+        if !self.0.quiet {
+            console::note(text, self.format());
+        }
+    }
+
+    /// A sign of life while something of unknown length is done.
+    fn progress(self, what: &'static str) -> Progress {
+        Progress::of(what, self.0)
+    }
+
+    /// A bar of `total` steps.
+    fn steps(self, what: &'static str, total: usize) -> Progress {
+        Progress::of_steps(what, total as u64, self.0)
+    }
+
+    /// A bar of `total` bytes.
+    fn bytes(self, what: &'static str, total: u64) -> Progress {
+        Progress::of_bytes(what, total, self.0)
     }
 
     fn format(self) -> MessageFormat {

@@ -12,7 +12,6 @@ use moec_runtime::{Checkpoint, assemble};
 
 use super::{Failure, Notes, load_preset, load_spec};
 use crate::cli::Route;
-use crate::console::Progress;
 use crate::files::{bytes_text, report_at, write};
 
 /// Everything of a router but its experts.
@@ -45,7 +44,7 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
             options.batch
         ));
     }
-    let mut progress = Progress::of(trace.bytes(), notes.format());
+    let progress = notes.bytes("routing", trace.bytes());
     let report = routing::route(&spec, &trace, product.as_ref(), &vectors, &options, |bytes| progress.at(bytes));
     drop(progress);
     let report = report.map_err(|error| match error {

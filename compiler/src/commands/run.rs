@@ -21,7 +21,7 @@ use moec_runtime::{Checkpoint, DeviceKind, Error, Layer, Package, Tensor, assemb
 
 use super::compare::{Comparison, Sides};
 use super::report::{Measured, print, print_statistics, statistics_json};
-use super::{Failure, Notes, emulated_target, gpu, is_package, load_spec};
+use super::{Failure, Notes, emulated_target, gpu, is_package, load_preset, load_spec};
 use crate::cli::{Device, Run, StatsFormat, Target};
 use crate::files::{bytes_text, read, report_at, write};
 
@@ -36,14 +36,14 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
         return Err(diagnostic.help("add `--device emulator`").into());
     }
     let (package, spec) = open(arguments, notes)?;
-    let (layer, emulator) = load(arguments, &package).map_err(|error| report_at(&arguments.layer, error))?;
+    let (layer, emulator) = load(arguments, &package).map_err(|error| report_at(&arguments.path(), error))?;
     let manifest = package.manifest();
 
-    check_memory(manifest, arguments.reference).map_err(|diagnostic| report_at(&arguments.layer, diagnostic))?;
+    check_memory(manifest, arguments.reference).map_err(|diagnostic| report_at(&arguments.path(), diagnostic))?;
     let Input { tensors: inputs, dims, expected } = input(arguments, manifest, notes)?;
     let weights = weights(arguments, manifest, notes)?;
-    let blame = arguments.input.as_ref().map_or(&arguments.layer, |input| &input.path);
-    let failed = |error: Error| report_at(blame, error);
+    let blame = arguments.input.as_ref().map_or_else(|| arguments.path(), |input| input.path.clone());
+    let failed = |error: Error| report_at(&blame, error);
 
     // The interpreter needs the weights too, and the device's copy may be out of reach.
     let kept = kept_weights(arguments, spec.as_ref().filter(|_| expected.is_some()), manifest, &weights);
@@ -56,10 +56,13 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let warm_up = first.map_err(failed)?;
     // What the emulator takes says nothing of anything else.
     let repeat = if emulator.is_some() { 0 } else { arguments.repeat };
+    let progress = notes.steps("running", repeat as usize);
     let mut times = Vec::new();
     for _ in 0..repeat {
         times.push(bound_layer.launch(&mut batch).map_err(failed)?);
+        progress.step();
     }
+    drop(progress);
     times.sort_unstable();
     let run = bound_layer.collect(&batch, times.get(times.len() / 2).copied().unwrap_or(warm_up)).map_err(failed)?;
 
@@ -76,6 +79,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let batch = spec.as_ref().map(|spec| ties::Given { spec, tensors, dims });
     let mut comparisons = Vec::new();
     if let (true, Some(batch)) = (arguments.reference, &batch) {
+        let _progress = notes.progress("interpreting in f64");
         let reference = by_interpreter(batch, manifest, &inputs)?;
         let apart = has_pairs(manifest).then(|| expert_sets_apart(&experts, &reference.experts, reference.top_k));
         let (reference, decisions) = ties::judged(batch, &run, reference).map_err(Diagnostic::from)?;
@@ -176,10 +180,14 @@ fn findings(launches: &[Emulated], out: &mut dyn Write) -> Result<(), Failure> {
 
 /// The package and, where the argument was a spec, the spec.
 fn open(arguments: &Run, notes: Notes) -> Result<(Package, Option<Spec>), Failure> {
-    let path = &arguments.layer;
-    if path == Path::new("-") || !is_package(path) {
+    let path = &arguments.path();
+    if arguments.preset.is_some() || path == Path::new("-") || !is_package(path) {
         let table = arguments.weights.as_deref().map(|path| (path, arguments.tensor_prefix.as_deref().unwrap_or("")));
-        let (spec, source) = load_spec(path, table, notes)?;
+        let (spec, source) = match &arguments.preset {
+            Some(name) => load_preset(name, notes)?,
+            None => load_spec(path, table, notes)?,
+        };
+        let _progress = notes.progress("compiling");
         let package = compile(&spec, &source, arguments).map_err(|error| report_at(source.name.as_ref(), error))?;
         return Ok((package, Some(spec)));
     }
@@ -205,12 +213,15 @@ fn compile(spec: &Spec, source: &Source, arguments: &Run) -> Result<Package, Dia
 fn weights(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Vec<Tensor>, Report> {
     let Some(path) = &arguments.weights else {
         notes.say(&format!("note: no --weights: random ones, seed {}", arguments.seed));
-        return random::weights(manifest, arguments.seed).map_err(|error| report_at(&arguments.layer, error));
+        let _progress = notes.progress("making weights");
+        return random::weights(manifest, arguments.seed).map_err(|error| report_at(&arguments.path(), error));
     };
+    let progress = notes.progress("reading weights");
     let file = read(path)?;
     let prefix = arguments.tensor_prefix.as_deref().unwrap_or("");
     let assembled = Checkpoint::read(&file).and_then(|checkpoint| assemble(manifest, &checkpoint, prefix));
     let (weights, conversions) = assembled.map_err(|error| report_at(path, with_names(error, &file)))?;
+    drop(progress);
     conversions.iter().for_each(|conversion| notes.say(&format!("note: {conversion}")));
     Ok(weights)
 }
@@ -257,12 +268,12 @@ fn input(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Input, Re
         let tokens = arguments.tokens.unwrap_or(RANDOM_TOKENS.min(manifest.max_tokens));
         if tokens > manifest.max_tokens {
             let error = Error::TokensAboveMax { tokens, max: manifest.max_tokens };
-            return Err(report_at(&arguments.layer, error));
+            return Err(report_at(&arguments.path(), error));
         }
         notes.say(&format!("note: no --input: {tokens} random tokens, seed {}", arguments.seed));
         let dims = Dims::tokens(tokens);
         let tensors = random::inputs(manifest, dims, arguments.seed);
-        let tensors = tensors.map_err(|error| report_at(&arguments.layer, error))?;
+        let tensors = tensors.map_err(|error| report_at(&arguments.path(), error))?;
         return Ok(Input { tensors, dims, expected: None });
     };
     let file = read(&given.path)?;

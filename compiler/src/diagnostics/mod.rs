@@ -156,17 +156,14 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     if word.len() > LONGEST {
         return None;
     }
-    let candidates: Vec<&str> = candidates.into_iter().collect();
-    if let Some(meant) = abbreviated(word, &candidates) {
-        return Some(meant);
-    }
     let allowed = |candidate: &str| (candidate.len().max(word.len()) / 3).max(1);
-    candidates
-        .into_iter()
-        .map(|candidate| (edit_distance(word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= allowed(candidate))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    let distances = candidates.iter().map(|candidate| (edit_distance(word, candidate), *candidate));
+    match distances.min_by_key(|(distance, _)| *distance) {
+        Some((0 | 1, near)) => Some(near),
+        closest => abbreviated(word, &candidates)
+            .or_else(|| closest.filter(|(distance, near)| *distance <= allowed(near)).map(|(_, near)| near)),
+    }
 }
 
 /// The only candidate that starts with the word or, where there is none, the longest with which the word's first parts begin:
@@ -226,6 +223,7 @@ mod tests {
 
     #[test]
     fn prefixes() {
+        assert_eq!(nearest("topk", ["topk_groups", "top_k"]), Some("top_k"), "one letter is nearer than a prefix");
         assert_eq!(nearest("inter", ["interleave", "experts"]), Some("interleave"));
         assert_eq!(nearest("Inter", ["intermediate", "interleave"]), None, "which of the two?");
         assert_eq!(nearest("gate_proj", ["gate", "gate_up"]), Some("gate"));

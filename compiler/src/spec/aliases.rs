@@ -6,6 +6,8 @@ struct Alias {
     theirs: &'static [&'static str],
     table: &'static str,
     key: &'static str,
+    /// What the key says where theirs is on, if its values are others; empty where they are the same.
+    value: &'static str,
 }
 
 /// A word's name elsewhere, and the word.
@@ -18,7 +20,12 @@ struct Word {
 }
 
 const fn alias(table: &'static str, key: &'static str, theirs: &'static [&'static str]) -> Alias {
-    Alias { theirs, table, key }
+    Alias { theirs, table, key, value: "" }
+}
+
+/// A switch elsewhere, which is one value of the key.
+const fn switch(table: &'static str, key: &'static str, value: &'static str, theirs: &'static [&'static str]) -> Alias {
+    Alias { theirs, table, key, value }
 }
 
 const fn word(key: &'static str, ours: &'static str, theirs: &'static [&'static str], beside: &'static str) -> Word {
@@ -32,11 +39,11 @@ static KEYS: &[Alias] = &[
     alias("moe", "experts", &["num_experts", "n_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_moe_experts", "expert_num"]),
     alias("router", "top_k", &["num_experts_per_tok", "num_experts_per_token", "experts_per_token", "num_selected_experts", "moe_top_k", "moe_topk", "moe_router_topk", "moe_k", "k"]),
     alias("router", "score", &["scoring_func", "score_func", "score_function", "moe_router_score_function", "router_activation", "gating_function"]),
-    alias("router", "renorm", &["norm_topk_prob", "normalize_topk", "renormalize", "route_norm", "moe_renormalize"]),
+    switch("router", "renorm", "\"sum\"", &["norm_topk_prob", "normalize_topk", "renormalize", "route_norm", "moe_renormalize"]),
     alias("router", "scale", &["routed_scaling_factor", "route_scale", "moe_router_topk_scaling_factor", "router_scaling_factor"]),
     alias("router", "groups", &["n_group", "num_groups", "n_expert_groups", "num_expert_group", "moe_router_num_groups"]),
     alias("router", "topk_groups", &["topk_group", "n_limited_groups", "moe_router_group_topk"]),
-    alias("router", "correction_on", &["e_score_correction_bias", "use_routing_bias", "moe_router_enable_expert_bias", "router_correction_bias"]),
+    switch("router", "correction_on", "\"score\"", &["e_score_correction_bias", "use_routing_bias", "moe_router_enable_expert_bias", "router_correction_bias"]),
     alias("router", "logit_softcap", &["router_logit_softcapping", "router_softcap"]),
     alias("router", "identity_experts", &["zero_expert_num", "num_zero_experts"]),
     alias("capacity", "factor", &["capacity_factor", "expert_capacity_factor", "moe_expert_capacity_factor", "moe_capacity_factor", "train_capacity_factor"]),
@@ -88,11 +95,12 @@ static WORDS: &[Word] = &[
     word("dtype", "bf16", &["bfloat16"], ""),
 ];
 
-/// The table and the key that `name` most likely means: one of `table`, where that has such a key.
-pub(super) fn key(name: &str, table: &str) -> Option<(&'static str, &'static str)> {
+/// The table and the key that `name` most likely means, one of `table`, where that has such a key; and the key's value where
+/// `name` is a switch, else nothing.
+pub(super) fn key(name: &str, table: &str) -> Option<(&'static str, &'static str, &'static str)> {
     let is_meant = |alias: &&Alias| alias.theirs.iter().any(|theirs| theirs.eq_ignore_ascii_case(name));
     let meant = || KEYS.iter().filter(is_meant);
-    meant().find(|alias| alias.table == table).or_else(|| meant().next()).map(|alias| (alias.table, alias.key))
+    meant().find(|alias| alias.table == table).or_else(|| meant().next()).map(|alias| (alias.table, alias.key, alias.value))
 }
 
 /// The word of this key that `name` means, and what has to stand beside it.
@@ -128,9 +136,10 @@ mod tests {
 
     #[test]
     fn the_same_name_in_two_tables() {
-        assert_eq!(key("intermediate_size", "shared"), Some(("shared", "intermediate")));
-        assert_eq!(key("intermediate_size", "moe"), Some(("expert", "intermediate")));
-        assert_eq!(key("Num_Experts", "router"), Some(("moe", "experts")));
+        assert_eq!(key("intermediate_size", "shared"), Some(("shared", "intermediate", "")));
+        assert_eq!(key("intermediate_size", "moe"), Some(("expert", "intermediate", "")));
+        assert_eq!(key("Num_Experts", "router"), Some(("moe", "experts", "")));
+        assert_eq!(key("norm_topk_prob", "router"), Some(("router", "renorm", "\"sum\"")));
         assert_eq!(word_of("activation", "swiglu"), Some(("silu", "gated = true")));
         assert_eq!(word_of("score", "swiglu"), None);
     }

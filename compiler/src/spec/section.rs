@@ -53,8 +53,9 @@ impl Section {
             let Some(key) = table.keys.iter().find(|key| key.name == entry.key) else {
                 let names = table.keys.iter().map(|key| key.name);
                 let meant = Meant::by(&entry.key, table.name, names.clone());
-                if let Meant::Here(name) = meant {
-                    section.misspelt.push(name);
+                match meant {
+                    Meant::Here(name) | Meant::Switched(name, _) => section.misspelt.push(name),
+                    Meant::Elsewhere(..) | Meant::Unknown => {}
                 }
                 wrong.push(unknown_key(&entry.key, entry.key_span.clone(), table.name, meant, names));
                 continue;
@@ -363,8 +364,10 @@ fn shortened(text: &str) -> String {
 pub(super) enum Meant {
     /// This name, of the same table.
     Here(&'static str),
-    /// A key of another table: its table and its name.
-    Elsewhere(&'static str, &'static str),
+    /// This name of the same table, with this value in the place of a switch.
+    Switched(&'static str, &'static str),
+    /// A key of another table: its table, its name, and its value in the place of a switch, else nothing.
+    Elsewhere(&'static str, &'static str, &'static str),
     Unknown,
 }
 
@@ -372,11 +375,12 @@ impl Meant {
     /// By another library's name for a key of this table, by the key of this name in another table, by another library's name
     /// for one there, or by the spelling.
     pub(super) fn by(name: &str, table: &str, valid: impl Iterator<Item = &'static str>) -> Meant {
-        let alias = aliases::key(name, table);
-        let keys = TABLES.iter().flat_map(|other| other.keys.iter().map(|key| (other.name, key.name)));
-        match (alias, keys.into_iter().find(|(_, key)| *key == name)) {
-            (Some((of, key)), _) if of == table => Meant::Here(key),
-            (_, Some((of, key))) | (Some((of, key)), None) => Meant::Elsewhere(of, key),
+        let mut keys = TABLES.iter().flat_map(|other| other.keys.iter().map(|key| (other.name, key.name)));
+        match (aliases::key(name, table), keys.find(|(_, key)| *key == name)) {
+            (Some((of, key, "")), _) if of == table => Meant::Here(key),
+            (Some((of, key, value)), _) if of == table => Meant::Switched(key, value),
+            (_, Some((of, key))) => Meant::Elsewhere(of, key, ""),
+            (Some((of, key, value)), None) => Meant::Elsewhere(of, key, value),
             (None, None) => Meant::by_spelling(name, valid),
         }
     }
@@ -402,8 +406,10 @@ pub(super) fn unknown_key<'a>(
     let diagnostic = Diagnostic::new(Code::UnknownKey, message).help(format!("valid here: {list}"));
     match meant {
         Meant::Here(key) => diagnostic.at(span, format!("did you mean `{key}`?")).replaced_by(key),
-        Meant::Elsewhere(of, key) if key == name => diagnostic.at(span, format!("`{key}` belongs in [{of}]")),
-        Meant::Elsewhere(of, key) => diagnostic.at(span, format!("this is `{key}` of [{of}]")),
+        Meant::Switched(key, value) => diagnostic.at(span, format!("did you mean `{key} = {value}`?")),
+        Meant::Elsewhere(of, key, _) if key == name => diagnostic.at(span, format!("`{key}` belongs in [{of}]")),
+        Meant::Elsewhere(of, key, "") => diagnostic.at(span, format!("this is `{key}` of [{of}]")),
+        Meant::Elsewhere(of, key, value) => diagnostic.at(span, format!("this is `{key} = {value}` of [{of}]")),
         Meant::Unknown => diagnostic.at(span, "unknown"),
     }
 }
