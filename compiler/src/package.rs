@@ -217,6 +217,8 @@ fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Ro
         }
         CapacitySize::Tokens(_) | CapacitySize::Fraction { .. } => None,
     });
+    // A capacity below the mean is exceeded in every expert of an even router: it says nothing of balance.
+    let capacity_factor = capacity_factor.filter(|[over, under]| over >= under);
     Some(file::Routing {
         slots,
         by_sequence: spec.training.aux_loss.is_some_and(|(loss, _)| loss == AuxLoss::DeepseekSequence),

@@ -300,3 +300,17 @@ fn a_gpu_without_a_driver() {
     assert_eq!(output.status.code(), Some(3));
     assert!(stderr(&output).contains("error[MOE0804]: no NVIDIA driver"), "{}", stderr(&output));
 }
+
+/// 32 tokens of 2 picks in 8 experts of C = 1: 56 of 64 picks are dropped whatever the router does.
+#[test]
+fn what_every_router_drops_is_said() {
+    let folder = folder();
+    let spec = "[moe]\nhidden = 16\nexperts = 8\n[router]\ntop_k = 2\n[capacity]\ntokens = 1\n[expert]\nintermediate = 8\n\
+                [tokens]\nexpected = [4]\n[numerics]\ndtype = \"f32\"\n";
+    write(folder.path(), "floored.toml", spec);
+    let run = |tokens| moec_in(folder.path(), &["run", "floored.toml", "--repeat", "1", "--tokens", tokens]);
+    let output = run("32");
+    assert!(stderr(&output).contains("drops at least 87.5 % of these picks"), "{}", stderr(&output));
+    let output = run("4");
+    assert!(!stderr(&output).contains("at least"), "4 tokens have 8 picks, and there are 8 places: {}", stderr(&output));
+}

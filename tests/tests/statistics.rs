@@ -74,7 +74,8 @@ fn by_hand(spec: &Spec, dims: Dims, tile_rows: u64, reference: &Reference) -> Na
         // C is the factor times T / E, or times the mean load, T K / E.
         Some(CapacitySize::Factor { factor, count_k, .. }) => {
             let of_even = factor.numerator as f64 / factor.denominator as f64;
-            if count_k { of_even } else { of_even / k as f64 }
+            // Below the mean it is the usual one.
+            Some(if count_k { of_even } else { of_even / k as f64 }).filter(|factor| *factor >= 1.0).unwrap_or(1.25)
         }
         Some(CapacitySize::Tokens(_) | CapacitySize::Fraction { .. }) | None => 1.25,
     };

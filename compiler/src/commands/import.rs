@@ -5,7 +5,7 @@ use std::path::Path;
 
 use moec::diagnostics::{Report, Source};
 use moec::hugging_face::{self, Block, Checked, not_carried, preset, read_header};
-use moec::spec::{MAX_BYTES, read_text};
+use moec::spec::{self, MAX_BYTES, read_text};
 
 use super::{Failure, Notes};
 use crate::cli::Import;
@@ -21,13 +21,14 @@ pub(super) fn import(arguments: &Import, notes: Notes, out: &mut dyn Write) -> R
         Some(path) => Some(check(&block, path, arguments.tensor_prefix.as_deref(), notes)?),
         None => None,
     };
-    let spec = Source { name: "<imported spec>".to_string(), text: block.spec(checked.as_ref()) };
+    let written = Source { name: "<imported spec>".to_string(), text: block.spec(checked.as_ref()) };
     block.assumed().iter().for_each(|assumed| notes.say(&format!("note: assumed: {assumed}")));
-    let later = not_carried(&spec).map_err(|diagnostics| Report { source: spec.clone(), diagnostics })?;
+    let later = not_carried(&written).map_err(|diagnostics| Report { source: written.clone(), diagnostics })?;
+    notes.warn(&written, spec::warnings(&written))?;
     later.iter().for_each(|message| notes.say(&format!("note: `moec check` refuses the spec today: {message}")));
-    write_or_print(&arguments.output, spec.text.as_bytes(), true, out)?;
+    write_or_print(&arguments.output, written.text.as_bytes(), true, out)?;
     if arguments.output != Path::new("-") {
-        notes.say(&format!("wrote {} ({})", arguments.output.display(), bytes_text(spec.text.len() as u64)));
+        notes.say(&format!("wrote {} ({})", arguments.output.display(), bytes_text(written.text.len() as u64)));
     }
     Ok(())
 }

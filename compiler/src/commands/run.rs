@@ -9,7 +9,7 @@ use std::sync::Arc;
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
 use moec::import::import;
 use moec::reference::{Reference, expert_sets_apart, experts_of_tokens, has_pairs, reference};
-use moec::spec::{Mode, Spec};
+use moec::spec::{Mode, Spec, drop_floor};
 use moec::{pipeline, random, ties};
 use moec_codegen::Options;
 use moec_ir::Machine;
@@ -117,6 +117,10 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     }
     let measured =
         Measured { manifest, target: &layer.target().name, device: layer.device().name(), dims, times: &times, run: &run };
+    let floor = spec.as_ref().map_or(0.0, |spec| drop_floor(spec, dims.tokens, dims.row_tokens));
+    if floor > 0.0 {
+        notes.say(&format!("note: the capacity drops at least {:.1} % of these picks, whatever the router", 100.0 * floor));
+    }
     if emulator.is_some() {
         notes.say("note: emulated, every check on: no finding; times would say nothing of a GPU's");
     }

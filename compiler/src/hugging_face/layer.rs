@@ -288,6 +288,7 @@ fn capacity(config: &mut Config<'_>, document: &mut Document) -> Result<(), Diag
                     None => {
                         // 2 * ceil(T / E): twice T / E, rounded up and then up to an even number.
                         document.number(table, "factor", 2.0);
+                        document.flag(table, "count_k", false);
                         document.text(table, "round", "ceil");
                         document.integer(table, "multiple_of", 2);
                     }

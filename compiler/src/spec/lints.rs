@@ -26,9 +26,12 @@ pub(super) fn lint(sections: &Sections, spec: &Spec) -> Vec<Diagnostic> {
 
 /// The experts have fewer places than the tokens have picks, at one of the token counts that the spec expects.
 fn capacity_floor(section: &Section, spec: &Spec) -> Option<Diagnostic> {
-    let capacity = spec.capacity.as_ref()?;
+    // How long sequences are is not known here: they may well be short enough for an absolute number of tokens.
+    let is_known =
+        |capacity: &&Capacity| !matches!((capacity.group, capacity.size), (CapacityGroup::Row, CapacitySize::Tokens(_)));
+    let capacity = spec.capacity.as_ref().filter(is_known)?;
     let dropping: Vec<(u64, Floor)> =
-        spec.tokens.expected.iter().filter_map(|tokens| Some((*tokens, floor(spec, capacity, *tokens)?))).collect();
+        spec.tokens.expected.iter().filter_map(|tokens| Some((*tokens, floor(spec, capacity, *tokens, *tokens)?))).collect();
     let (_, worst) = dropping.iter().max_by(|(_, a), (_, b)| a.drop.total_cmp(&b.drop))?;
     let key = ["factor", "tokens", "fraction"].into_iter().find_map(|key| section.given(key))?;
     let message = format!("every router drops at least {} of its picks here", percent(worst.drop));
@@ -61,13 +64,21 @@ struct Floor {
     drop: f64,
 }
 
-/// The least that any router drops of `tokens` tokens, where that is not 0. A sequence is taken to be the whole batch.
-fn floor(spec: &Spec, capacity: &Capacity, tokens: u64) -> Option<Floor> {
+/// The share of its picks that every router drops of a batch of `tokens` tokens in sequences of `row_tokens`; 0.0 where a
+/// router could place them all.
+pub fn drop_floor(spec: &Spec, tokens: u64, row_tokens: u64) -> f64 {
+    let floor = spec.capacity.as_ref().and_then(|capacity| floor(spec, capacity, tokens, row_tokens));
+    floor.map_or(0.0, |floor| floor.drop)
+}
+
+/// The least that any router drops, where that is not 0.
+fn floor(spec: &Spec, capacity: &Capacity, tokens: u64, row_tokens: u64) -> Option<Floor> {
     // Tokens pick; identity experts, which have no capacity, could take every pick.
     let picks = matches!(spec.router.mode, Mode::TokenChoice | Mode::Hash) && spec.router.identity_experts == 0;
     // A run that the batch does not fill has the C of a whole one.
     let (of, filled) = match capacity.group {
-        CapacityGroup::All | CapacityGroup::Row => (tokens, tokens),
+        CapacityGroup::All => (tokens, tokens),
+        CapacityGroup::Row => (row_tokens, row_tokens),
         CapacityGroup::Tokens(run) => (run, tokens.min(run)),
     };
     let per_expert = capacity.tokens_per_expert(of, spec.router.top_k, spec.experts);

@@ -28,7 +28,7 @@ mod weights;
 use std::path::Path;
 
 pub use capacity::{Capacity, CapacityGroup, CapacitySize, Dropped, Pad, Priority, Ratio, Round};
-pub use lints::least_drop;
+pub use lints::{drop_floor, least_drop};
 pub use model::{
     Activation, Apply, AuxLoss, Clamp, ClampPlace, Correction, Dtype, EpsMode, Expert, Gating, GroupMask, GroupScore, Groups,
     InputNorm, Mode, Norm, Numerics, Order, Renorm, Router, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Soft,

@@ -224,8 +224,8 @@ pub struct Routing {
     /// Rows that an engine allocates which pads every expert's buffer to its capacity; `None` where none is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_at_capacity: Option<Extent>,
-    /// Above how much of the mean an expert is hot, where a capacity factor says so, in means whether K counts in the spec's
-    /// or not: numerator and denominator.
+    /// Above how much of the mean an expert is hot, where a capacity factor of at least the mean says so, in means whether K
+    /// counts in the spec's or not: numerator and denominator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_factor: Option<[u64; 2]>,
 }
