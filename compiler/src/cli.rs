@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use moec::diagnostics::{Code, MessageFormat, Severity};
+use moec::routing::LayerRule;
 use moec::spec::Ratio;
 use moec_runtime::emulator::Sample;
 
@@ -124,10 +125,15 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "code")]
         list: bool,
     },
-    /// Print the JSON Schema of a spec.
-    #[command(after_help = "Example:
-  moec schema > moec.schema.json")]
-    Schema,
+    /// Print the JSON Schema of a spec, or of a report.
+    #[command(after_help = "Examples:
+  moec schema > moec.schema.json
+  moec schema route")]
+    Schema {
+        /// What it is the schema of.
+        #[arg(value_enum, default_value_t = SchemaOf::Spec)]
+        of: SchemaOf,
+    },
     /// List the targets.
     #[command(after_help = "Example:
   moec targets")]
@@ -324,14 +330,14 @@ pub(crate) enum StatsFormat {
 
 #[derive(Debug, Args)]
 pub(crate) struct Route {
-    /// The spec; `-` is standard input.
-    #[arg(required_unless_present = "preset")]
+    /// The spec; `-` is standard input. Without it, --top-k and --capacity-factor say how logits are routed.
+    #[arg(required_unless_present_any = ["preset", "top_k"])]
     pub(crate) spec: Option<PathBuf>,
     /// A published model in the spec's place; `list` prints the names.
     #[arg(long, value_name = "NAME", conflicts_with = "spec")]
     pub(crate) preset: Option<String>,
-    /// Recorded router logits (safetensors): every float tensor `[T, E]` or `[B, S, E]` is a batch, in the order of the files
-    /// and of the numbers in its name. The router's bias is in them, its scale and cap are not.
+    /// Recorded router logits (safetensors, .npy or .npz): every float tensor `[T, E]` or `[B, S, E]` is a batch of its layer, in
+    /// the order of the files and of the numbers in its name. The router's bias is in them, its scale and cap are not.
     #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "hidden", conflicts_with = "hidden")]
     pub(crate) logits: Vec<PathBuf>,
     /// Hidden states in the place of logits, `[T, H]` or `[B, S, H]`: what the layer sees.
@@ -340,30 +346,84 @@ pub(crate) struct Route {
     /// Only tensors of this name; `*` stands for anything.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) tensor: Option<String>,
+    /// Where the layer's number is in the names of tensors, such as `layers.{N}.*`; `none` takes all for batches of one layer.
+    /// Words such as `layer`, `block` and `router_logits` before a number say it where this is absent.
+    #[arg(long, value_name = "PATTERN", value_parser = LayerRule::parse)]
+    pub(crate) layer_pattern: Option<LayerRule>,
+    /// Only these layers of the trace.
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub(crate) layer: Vec<u64>,
+    /// Which rows are tokens (1) and which padding (0): tensors of the trace by their name, FILE, or FILE:TENSOR. One after
+    /// another they have an element for each row of a layer, in any shape, such as `[T]` or `[B, S]`.
+    #[arg(long, value_name = "TENSOR")]
+    pub(crate) mask: Option<String>,
+    /// Rows to count that are left out otherwise: those with NaN or infinities, and those that are all zero, as padding is.
+    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
+    pub(crate) keep: Vec<KeptRows>,
     /// Weights (safetensors), of which only the router's are read. The correction bias may also be in the trace.
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
-    /// What stands before every tensor name in the weights file.
+    /// What stands before every tensor name in the weights file; `{N}` stands for the layer's number.
     #[arg(long, value_name = "PREFIX", requires = "weights")]
     pub(crate) tensor_prefix: Option<String>,
     /// Route without the correction bias that the spec has.
     #[arg(long)]
     pub(crate) no_correction: bool,
-    /// Cut longer tensors into batches of this many tokens; `tokens.max` of the spec where absent.
+    /// Cut longer tensors into batches of this many tokens; `tokens.max` of the spec where absent, without a spec nowhere.
     #[arg(long, value_name = "TOKENS", value_parser = |text: &str| BATCH.read::<u64>(text))]
     pub(crate) batch: Option<u64>,
     /// The share of (token, expert) pairs that the recommended capacity factor may drop.
     #[arg(long, value_name = "SHARE", default_value = "0.01", value_parser = share)]
     pub(crate) target_drop: Ratio,
-    /// Where experts choose: the picks of the tokens that choose beside them; as many as a token has in the mean where absent.
+    /// Without a spec: the experts that a token picks. Where the spec's experts choose: the picks of the tokens that choose beside
+    /// them; as many as a token has in the mean where absent.
     #[arg(long, value_name = "K", value_parser = |text: &str| TOP_K.read::<u64>(text))]
     pub(crate) top_k: Option<u64>,
+    /// Without a spec: C = ceil(FACTOR S K / E); dropless where absent.
+    #[arg(long, value_name = "FACTOR", conflicts_with_all = ["spec", "preset"], value_parser = factor)]
+    pub(crate) capacity_factor: Option<Ratio>,
+    /// Without a spec: the function from logits to scores.
+    #[arg(long, value_name = "SCORE", conflicts_with_all = ["spec", "preset"], default_value = "softmax",
+        value_parser = ["softmax", "sigmoid", "sqrtsoftplus", "identity"])]
+    pub(crate) score: String,
+    /// Without a spec: what the picked scores are divided by. It matters where --priority is by weight.
+    #[arg(long, value_name = "RENORM", conflicts_with_all = ["spec", "preset"], default_value = "none",
+        value_parser = ["none", "sum"])]
+    pub(crate) renorm: String,
+    /// Without a spec: which pairs a full expert keeps.
+    #[arg(long, value_name = "PRIORITY", conflicts_with_all = ["spec", "preset"], default_value = "choice_major",
+        value_parser = ["choice_major", "token_major", "score", "batch_prioritized"])]
+    pub(crate) priority: String,
     /// Where to write the report as JSON; `-` prints it in the place of the text.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
     /// Where to write the report as a page with plots, one file; `-` prints it in the place of the text.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+}
+
+/// Rows that `moec route` leaves out unless it is told to keep them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeptRows {
+    /// With NaN or infinities: routed as the layer routes them.
+    NonFinite,
+    /// All zero.
+    Zero,
+}
+
+/// What `moec schema` prints the JSON Schema of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemaOf {
+    /// A spec.
+    Spec,
+    /// The report of `moec route --json`, whose names are those of its text.
+    Route,
+}
+
+/// A decimal above 0.
+fn factor(text: &str) -> Result<Ratio, String> {
+    let ratio = Ratio::from_decimal(text).filter(|ratio| ratio.numerator > 0);
+    ratio.ok_or_else(|| format!("`{text}` is no decimal above 0, such as 1.25"))
 }
 
 /// A decimal from 0 to 1.

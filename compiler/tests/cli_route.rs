@@ -414,7 +414,7 @@ fn a_trace_larger_than_memory() {
 mod damaged {
     use super::*;
     use moec::diagnostics::Source;
-    use moec::routing::{Options, Trace, Vectors, route};
+    use moec::routing::{Choice, Keep, Options, Trace, route};
     use moec::spec::Ratio;
     use proptest::prelude::*;
 
@@ -435,9 +435,10 @@ mod damaged {
             let folder = folder();
             let path = write(folder.path(), "x.safetensors", bytes);
             let spec = moec::spec::parse(&Source { name: "spec.toml".into(), text: SPEC.into() }).unwrap();
-            if let Ok(trace) = Trace::open(&[path], None, 4) {
-                let options = Options { batch: 3, target_drop: Ratio { numerator: 1, denominator: 100 }, top_k: None };
-                let report = route(&spec, &trace, None, &Vectors::default(), &options, |_| ()).unwrap();
+            if let Ok(trace) = Trace::open(&[path], &Choice { width: Some(4), ..Choice::default() }) {
+                let target_drop = Ratio { numerator: 1, denominator: 100 };
+                let options = Options { batch: 3, target_drop, top_k: None, keep: Keep::default(), has_experts: true };
+                let report = route(&spec, &trace, &[], &options, |_| ()).unwrap();
                 prop_assert!(moec::routing::html(&report).contains("</html>"));
             }
         }

@@ -4,12 +4,11 @@ use std::io::Write;
 
 use clap::{CommandFactory, ValueEnum};
 use moec::diagnostics::{Code, Diagnostic, Report, of_runtime, quote};
-use moec::hugging_face;
-use moec::spec;
+use moec::{hugging_face, routing, spec};
 use moec_runtime::ErrorCode;
 
 use super::Failure;
-use crate::cli::{Cli, Target};
+use crate::cli::{Cli, SchemaOf, Target};
 
 /// `moec explain`.
 pub(super) fn explain(code: Option<&str>, out: &mut dyn Write) -> Result<(), Failure> {
@@ -51,8 +50,12 @@ fn wrapped(text: &str, columns: usize) -> String {
 }
 
 /// `moec schema`.
-pub(super) fn schema(out: &mut dyn Write) -> Result<(), Failure> {
-    writeln!(out, "{:#}", spec::json_schema())?;
+pub(super) fn schema(of: SchemaOf, out: &mut dyn Write) -> Result<(), Failure> {
+    let schema = match of {
+        SchemaOf::Spec => spec::json_schema(),
+        SchemaOf::Route => routing::json_schema(),
+    };
+    writeln!(out, "{schema:#}")?;
     Ok(())
 }
 

@@ -81,7 +81,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Route(arguments) => route::route(arguments, notes, out),
         Command::Inspect { file, manifest } => inspect::inspect(file, *manifest, out),
         Command::Explain { code, list: _ } => about::explain(code.as_deref(), out),
-        Command::Schema => about::schema(out),
+        Command::Schema { of } => about::schema(*of, out),
         Command::Targets => about::targets(out),
         Command::Doctor => doctor::doctor(out),
         Command::Completions { shell } => about::completions(*shell, out),

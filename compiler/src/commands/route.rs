@@ -4,14 +4,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use moec::diagnostics::{Code, Diagnostic, Report, quote};
+use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
 use moec::package::weights_alone;
-use moec::routing::{self, Error, Options, Product, Trace, Vectors};
-use moec::spec::{Mode, Spec, Tensor, Word};
+use moec::routing::{self, Choice, Error, Keep, Layer, Options, Product, Reports, Tensors, Trace, Vectors};
+use moec::spec::{Mode, Ratio, Spec, Tensor, Word};
 use moec_runtime::{Checkpoint, assemble};
 
 use super::{Failure, Notes, load_preset, load_spec};
-use crate::cli::Route;
+use crate::cli::{KeptRows, Route};
 use crate::files::{bytes_text, report_at, write};
 
 /// Everything of a router but its experts.
@@ -21,44 +21,55 @@ const ROUTER: [Tensor; 5] =
 /// Reads a trace and reports on it.
 pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
     check_outputs(arguments)?;
-    let (spec, source) = match &arguments.preset {
-        Some(name) => load_preset(name, notes)?,
-        None => load_spec(arguments.spec.as_deref().unwrap_or(Path::new("-")), None, notes)?,
+    let given = match (&arguments.preset, &arguments.spec) {
+        (Some(name), _) => Some(load_preset(name, notes)?),
+        (None, Some(path)) => Some(load_spec(path, None, notes)?),
+        (None, None) => None,
     };
-    check_router(&spec, arguments).map_err(|diagnostic| report_at(source.name.as_ref(), diagnostic))?;
-    let is_hidden = !arguments.hidden.is_empty();
-    let (paths, width) = if is_hidden { (&arguments.hidden, spec.hidden) } else { (&arguments.logits, spec.columns()) };
-    let trace = Trace::open(paths, arguments.tensor.as_deref(), width)?;
-    let weights = match &arguments.weights {
-        Some(path) => Weights::read(path, &spec, arguments, is_hidden, notes)?,
-        None => Weights::default(),
-    };
-    let vectors = vectors(&spec, arguments, &weights, (!is_hidden).then_some(&trace))?;
-    let product = is_hidden.then(|| weights.product(&spec)).flatten();
-    let options =
-        Options { batch: arguments.batch.unwrap_or(spec.tokens.max), target_drop: arguments.target_drop, top_k: arguments.top_k };
-    let longest = trace.tensors.iter().map(|tensor| tensor.tokens).max().unwrap_or(0);
-    if longest > options.batch && arguments.batch.is_none() {
-        notes.say(&format!(
-            "note: tensors of {longest} tokens are cut into batches of {} (tokens.max in the spec); `--batch` says otherwise",
-            options.batch
-        ));
+    if let Some((spec, source)) = &given {
+        check_router(spec, arguments).map_err(|diagnostic| report_at(source.name.as_ref(), diagnostic))?;
     }
-    let progress = notes.bytes("routing", trace.bytes());
-    let report = routing::route(&spec, &trace, product.as_ref(), &vectors, &options, |bytes| progress.at(bytes));
+    let is_hidden = !arguments.hidden.is_empty();
+    let paths = if is_hidden { &arguments.hidden } else { &arguments.logits };
+    let choice = Choice {
+        tensor: arguments.tensor.as_deref(),
+        layers: arguments.layer_pattern.clone().unwrap_or_default(),
+        mask: arguments.mask.as_deref(),
+        width: given.as_ref().map(|(spec, _)| if is_hidden { spec.hidden } else { spec.columns() }),
+    };
+    let mut trace = Trace::open(paths, &choice)?;
+    choose_layers(&mut trace, arguments)?;
+    let has_experts = given.is_some();
+    let spec = match given {
+        Some((spec, _)) => spec,
+        None => without_spec(arguments, trace.width)?,
+    };
+    let tensors = routers(&spec, arguments, &trace, is_hidden, notes)?;
+    let longest = trace.layers.iter().flat_map(|layer| &layer.tensors).map(|tensor| tensor.tokens).max().unwrap_or(0);
+    let options = Options {
+        batch: arguments.batch.unwrap_or(if has_experts { spec.tokens.max } else { longest }),
+        target_drop: arguments.target_drop,
+        top_k: arguments.top_k,
+        keep: Keep { non_finite: arguments.keep.contains(&KeptRows::NonFinite), zero: arguments.keep.contains(&KeptRows::Zero) },
+        has_experts,
+    };
+    say_of_trace(&trace, longest, arguments, &options, notes);
+    let progress = notes.bytes("routing", trace.layers.iter().map(Layer::bytes).sum());
+    let reports = routing::route(&spec, &trace, &tensors, &options, |bytes| progress.at(bytes));
     drop(progress);
-    let report = report.map_err(|error| match error {
+    let reports = reports.map_err(|error| match error {
         Error::Trace(report) => report,
         Error::Selection(error) => Diagnostic::from(error).into(),
     })?;
+    say_of_rows(&reports, notes);
     let json = || {
-        let text = serde_json::to_string_pretty(&report).map(|text| text + "\n");
+        let text = serde_json::to_string_pretty(&reports).map(|text| text + "\n");
         text.map_err(|error| Diagnostic::new(Code::Bug, format!("the report has no JSON: {error}")))
     };
     let mut is_printed = false;
     for (path, text) in [
         (&arguments.json, arguments.json.is_some().then(json).transpose()?),
-        (&arguments.html, arguments.html.is_some().then(|| routing::html(&report))),
+        (&arguments.html, arguments.html.is_some().then(|| routing::html(&reports))),
     ] {
         let (Some(path), Some(text)) = (path, text) else { continue };
         if path == Path::new("-") {
@@ -70,9 +81,79 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
         }
     }
     if !is_printed {
-        out.write_all(routing::text(&report).as_bytes())?;
+        out.write_all(routing::text(&reports).as_bytes())?;
     }
     Ok(())
+}
+
+/// What is done with the trace that its files do not say.
+fn say_of_trace(trace: &Trace, longest: u64, arguments: &Route, options: &Options, notes: Notes) {
+    if let Some(doubt) = &trace.doubt {
+        notes
+            .say(&format!("warning: {doubt}; `--layer-pattern` has the place of the layer's number, `none` where there is none"));
+    }
+    if trace.layers.len() > 1 {
+        notes.say(&format!(
+            "note: {} layers by the numbers in the tensors' names, each counted by itself; `--layer-pattern` says otherwise",
+            trace.layers.len()
+        ));
+    }
+    if longest > options.batch && arguments.batch.is_none() {
+        notes.say(&format!(
+            "note: tensors of {longest} tokens are cut into batches of {} (tokens.max in the spec); `--batch` says otherwise",
+            options.batch
+        ));
+    }
+}
+
+/// What was found in the rows.
+fn say_of_rows(reports: &Reports, notes: Notes) {
+    for report in &reports.layers {
+        let layer = report.trace.layer.as_ref().map_or(String::new(), |layer| format!("layer {layer}: "));
+        let left_out = &report.trace.left_out;
+        if let Some(said) = left_out.said() {
+            notes.say(&format!("warning: {layer}{said} of {}", report.trace.rows));
+        }
+        if report.trace.tokens == 0 && left_out.total() > 0 {
+            notes.say(&format!("warning: {layer}no row is left"));
+        }
+    }
+}
+
+/// Leaves only the layers that were asked for.
+fn choose_layers(trace: &mut Trace, arguments: &Route) -> Result<(), Diagnostic> {
+    for number in &arguments.layer {
+        if !trace.layers.iter().any(|layer| layer.number == Some(*number)) {
+            let there: Vec<&str> = trace.layers.iter().filter_map(|layer| layer.name.as_deref()).collect();
+            let help = match there.is_empty() {
+                true => "no name says a layer; `--layer-pattern` has the place of its number".to_string(),
+                false => format!("there are {}", there.join(", ")),
+            };
+            return Err(Diagnostic::new(Code::UsageConflict, format!("the trace has no layer {number}")).help(help));
+        }
+    }
+    if !arguments.layer.is_empty() {
+        trace.layers.retain(|layer| layer.number.is_some_and(|number| arguments.layer.contains(&number)));
+    }
+    Ok(())
+}
+
+/// The spec of a router of which the command line says all that is known. What experts compute is not asked for.
+fn without_spec(arguments: &Route, experts: u64) -> Result<Spec, Report> {
+    let top_k = arguments.top_k.unwrap_or(1);
+    let value = |ratio: Ratio| ratio.numerator as f64 / ratio.denominator as f64;
+    let renorm = if arguments.renorm == "none" { String::new() } else { format!("renorm = \"{}\"\n", arguments.renorm) };
+    let capacity = arguments.capacity_factor.map_or(String::new(), |factor| {
+        let priority = &arguments.priority;
+        format!("[capacity]\nfactor = {:?}\ncount_k = true\nround = \"ceil\"\npriority = \"{priority}\"\n", value(factor))
+    });
+    let text = format!(
+        "[moe]\nname = \"router\"\nhidden = 8\nexperts = {experts}\n[router]\ntop_k = {top_k}\nscore = \"{}\"\n{renorm}{capacity}\
+         [expert]\nintermediate = 8\n[numerics]\ndtype = \"f32\"\n",
+        arguments.score
+    );
+    let source = Source { name: "<command line>".to_string(), text };
+    moec::spec::parse(&source).map_err(|diagnostics| Report { source, diagnostics })
 }
 
 fn check_outputs(arguments: &Route) -> Result<(), Diagnostic> {
@@ -106,6 +187,37 @@ fn check_router(spec: &Spec, arguments: &Route) -> Result<(), Diagnostic> {
     Ok(())
 }
 
+/// The tensors of the router of each layer.
+fn routers(spec: &Spec, arguments: &Route, trace: &Trace, is_hidden: bool, notes: Notes) -> Result<Vec<Tensors>, Report> {
+    let prefix = arguments.tensor_prefix.as_deref().unwrap_or("");
+    let is_of_one = !prefix.contains("{N}");
+    let mut routers = Vec::new();
+    for layer in &trace.layers {
+        let prefix = match layer.number {
+            Some(number) => prefix.replace("{N}", &number.to_string()),
+            None if is_of_one => prefix.to_string(),
+            None => {
+                let diagnostic = Diagnostic::new(Code::UsageConflict, "`{N}` in `--tensor-prefix`, and no tensor says its layer");
+                return Err(diagnostic.help("`--layer-pattern` has the place of the layer's number").into());
+            }
+        };
+        let weights = match &arguments.weights {
+            Some(path) => Weights::read(path, spec, arguments, &prefix, is_hidden, notes)?,
+            None => Weights::default(),
+        };
+        let vectors = vectors(spec, arguments, &weights, (!is_hidden).then_some(trace))?;
+        let product = is_hidden.then(|| weights.product(spec)).flatten();
+        let has_own = product.is_some() || vectors.correction_bias.is_some() || vectors.per_expert_scale.is_some();
+        if has_own && trace.layers.len() > 1 && is_of_one {
+            let message = format!("{} layers are in the trace, and the router's tensors of one", trace.layers.len());
+            let help = "`--tensor-prefix 'model.layers.{N}.mlp.'` names those of each, `--layer N` takes one layer";
+            return Err(blame(arguments, Diagnostic::new(Code::UsageConflict, message).help(help)));
+        }
+        routers.push(Tensors { product, vectors });
+    }
+    Ok(routers)
+}
+
 /// The router's tensors, as they are assembled for a package, in f32.
 #[derive(Default)]
 struct Weights {
@@ -113,8 +225,7 @@ struct Weights {
 }
 
 impl Weights {
-    fn read(path: &Path, spec: &Spec, arguments: &Route, is_hidden: bool, notes: Notes) -> Result<Weights, Report> {
-        let prefix = arguments.tensor_prefix.as_deref().unwrap_or("");
+    fn read(path: &Path, spec: &Spec, arguments: &Route, prefix: &str, is_hidden: bool, notes: Notes) -> Result<Weights, Report> {
         let needs = |tensor: &Tensor| match tensor {
             Tensor::CorrectionBias => !arguments.no_correction,
             Tensor::PerExpertScale => true,

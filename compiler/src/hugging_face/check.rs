@@ -163,8 +163,8 @@ fn index(path: &Path) -> Result<BTreeMap<String, Known>, String> {
 }
 
 fn safetensors_header(path: &Path) -> Result<BTreeMap<String, Known>, String> {
-    let shape = |shape: &[usize]| Known::Shape(shape.iter().map(|n| *n as u64).collect());
-    Ok(tensor_file::open(path)?.tensors.into_iter().map(|(name, info)| (name, shape(&info.shape))).collect())
+    let file = tensor_file::open(path).map_err(|error| error.why)?;
+    Ok(file.tensors.into_iter().map(|(name, stored)| (name, Known::Shape(stored.shape))).collect())
 }
 
 /// Holds the block against the file. `prefix` is what stands before every name; where it is not given it is found.

@@ -4,8 +4,8 @@
 //! is chosen, below it is not, and the few in between are sorted. A bracket that missed is made endless and tried again, so
 //! the sample decides how long it takes and never what comes out.
 
+use super::rows::{LANES, stride};
 use super::score::Sums;
-use super::trace::{LANES, stride};
 use crate::spec::Score;
 
 /// Bytes of scores that are held at once; longer spans are cut into pieces.

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::trace::{Rows, stride};
+use super::rows::{Rows, stride};
 use crate::spec::{Dtype, InputNorm};
 
 /// The router up to its logits.
@@ -27,7 +27,7 @@ const LANES: usize = 8;
 /// `logits[t, e] = sum_h x[t, h] * w[e, h] + b[e]`.
 pub(super) fn logits(product: &Product, experts: usize, hidden: &Rows, logits: &mut Rows) {
     let (width, padded) = (hidden.width, stride(experts));
-    *logits = Rows { count: hidden.count, width: experts, values: std::mem::take(&mut logits.values), wide: Vec::new() };
+    (logits.count, logits.width) = (hidden.count, experts);
     logits.values.clear();
     logits.values.resize(hidden.count * padded, f32::NEG_INFINITY);
     let mut tokens = vec![0.0; TOKENS * width];
@@ -45,6 +45,7 @@ pub(super) fn logits(product: &Product, experts: usize, hidden: &Rows, logits: &
             }
         }
     }
+    logits.classify(&hidden.kinds);
 }
 
 fn prepare(product: &Product, x: &mut [f32]) {

@@ -8,13 +8,20 @@
 //! `ranks` finds each pair's place in the queue of its expert; from these places `sweep` knows what every capacity drops, and
 //! nothing is routed again. `choice` lets the experts choose instead. No kernel runs here.
 
+mod advice;
 mod choice;
+mod figures;
 mod html;
+mod left_out;
 mod logits;
+mod mask;
+mod measure;
+mod names;
 mod observe;
 mod plot;
 mod ranks;
 mod report;
+mod rows;
 mod score;
 mod select;
 mod sweep;
@@ -24,19 +31,22 @@ mod trace;
 use std::path::Path;
 
 pub use html::html;
+pub use left_out::Keep;
 pub use logits::Product;
-pub use report::Report;
+pub use names::LayerRule;
+pub use report::{Cause, Report, Reports};
 pub use select::Vectors;
 pub use sweep::Band;
 pub use text::text;
-pub use trace::{Recorded, Trace};
+pub use trace::{Choice, Layer, Recorded, Trace};
 
 use crate::diagnostics;
 use crate::reference::ReferenceError;
 use crate::spec::{CapacitySize, Mode, Ratio, Spec};
+use left_out::LeftOut;
+use measure::{Read, report};
 use observe::Observer;
-use report::{Read, report};
-use trace::Rows;
+use rows::Rows;
 
 /// How a trace is looked at.
 #[derive(Clone, Debug)]
@@ -47,6 +57,19 @@ pub struct Options {
     pub target_drop: Ratio,
     /// K of the tokens that choose beside experts that do; `None`: as many as a token has experts in the mean.
     pub top_k: Option<u64>,
+    /// Rows that count although they are not finite, or all zero.
+    pub keep: Keep,
+    /// Whether the spec says how wide experts are, so that their work can be compared with that around them.
+    pub has_experts: bool,
+}
+
+/// What the router of one layer has besides the spec.
+#[derive(Clone, Debug, Default)]
+pub struct Tensors {
+    /// What makes logits of hidden states; `None`: the trace has logits.
+    pub product: Option<Product>,
+    /// What selection may need.
+    pub vectors: Vectors,
 }
 
 /// Why there is no report.
@@ -70,48 +93,57 @@ impl From<ReferenceError> for Error {
     }
 }
 
-/// Reads the trace, logits or with `product` hidden states, and reports on the spec's routing. `progress` is told the bytes
-/// that were read, now and then.
+/// Reads the trace, logits or hidden states, and reports on the spec's routing, layer by layer. `tensors` are those of each
+/// layer's router. `progress` is told the bytes that were read, now and then.
 ///
 /// # Errors
 /// [`Error`].
 pub fn route(
     spec: &Spec,
     trace: &Trace,
-    product: Option<&Product>,
-    vectors: &Vectors,
+    tensors: &[Tensors],
     options: &Options,
     mut progress: impl FnMut(u64),
-) -> Result<Report, Error> {
+) -> Result<Reports, Error> {
     let choosing = tokens_that_choose(spec, options.top_k);
-    let mut observer = Observer::new(&choosing, vectors, options.batch.max(1))?;
-    let (mut bytes, mut rows, mut made) = (Vec::new(), Rows::default(), Rows::default());
+    let none = Tensors::default();
     let mut bytes_read = 0;
-    for tensor in &trace.tensors {
-        observer.begin(tensor.tokens, tensor.row_tokens);
-        let mut first = 0;
-        while first < tensor.tokens {
-            let count = trace.chunk_rows().min(tensor.tokens - first);
-            trace.read(tensor, first, count, &mut bytes, &mut rows)?;
-            match product {
-                Some(product) => {
-                    logits::logits(product, spec.columns() as usize, &rows, &mut made);
-                    observer.take(&made)?;
-                }
-                None => observer.take(&rows)?,
-            }
-            first += count;
-            bytes_read += bytes.len() as u64;
-            progress(bytes_read);
-        }
-    }
-    let read = Read {
-        source: if product.is_some() { "hidden" } else { "logits" },
-        files: trace.file_count(),
-        tensors: trace.tensors.len(),
-        skipped_tensors: trace.skipped,
+    let mut progress = |bytes: u64| {
+        bytes_read += bytes;
+        progress(bytes_read);
     };
-    Ok(report(spec, &observer, &read, options.target_drop))
+    let mut layers = Vec::new();
+    for (at, layer) in trace.layers.iter().enumerate() {
+        let router = tensors.get(at).unwrap_or(&none);
+        let mut observer = Observer::new(&choosing, &router.vectors, options.batch.max(1), LeftOut::of(options.keep))?;
+        let (mut rows, mut made) = (Rows::default(), Rows::default());
+        for tensor in &layer.tensors {
+            observer.begin(tensor.tokens, tensor.row_tokens);
+            trace.read(tensor, &mut rows, |rows, bytes| {
+                match &router.product {
+                    Some(product) => {
+                        logits::logits(product, spec.columns() as usize, rows, &mut made);
+                        observer.take(&made)?;
+                    }
+                    None => observer.take(rows)?,
+                }
+                progress(bytes);
+                Ok::<(), Error>(())
+            })?;
+        }
+        let read = Read {
+            source: if router.product.is_some() { "hidden" } else { "logits" },
+            layer: layer.name.clone(),
+            files: layer.file_count(),
+            tensors: layer.tensors.iter().map(|tensor| tensor.name.as_str()).collect(),
+            skipped_tensors: trace.skipped,
+            rows: layer.rows(),
+            target: options.target_drop,
+            has_experts: options.has_experts,
+        };
+        layers.push(report(spec, &observer, &read));
+    }
+    Ok(Reports { layers })
 }
 
 /// The spec, or where its experts choose, one whose tokens do, with the same C: what capacities are swept for.
@@ -146,5 +178,11 @@ pub fn stored_names(spec: &Spec, tensor: crate::spec::Tensor, prefix: &str) -> V
 /// # Errors
 /// The file cannot be read.
 pub fn extract(path: &Path, names: &[String]) -> Result<Vec<u8>, String> {
-    crate::tensor_file::extract(path, names)
+    crate::tensor_file::extract(path, names).map_err(|error| error.why)
+}
+
+/// The JSON Schema of a report.
+#[must_use]
+pub fn json_schema() -> serde_json::Value {
+    schemars::schema_for!(report::Written).to_value()
 }

@@ -7,11 +7,12 @@ use moec_ir::machine::MACHINES;
 use moec_ir::schedule;
 
 use super::choice::ExpertChoice;
+use super::left_out::LeftOut;
 use super::ranks::{Ranks, rank};
+use super::rows::{Rows, stride};
 use super::score::{Sums, add_scaled};
 use super::select::{Picked, Selector, Vectors};
 use super::sweep::{Counts, Own, Sizing, hundredths};
-use super::trace::{Rows, stride};
 use crate::reference::ReferenceError;
 use crate::spec::{CapacityGroup, Priority, Spec};
 
@@ -28,9 +29,12 @@ pub(super) struct Observer<'s> {
     pub(super) selector: Selector,
     /// Tokens of a batch, at most.
     batch_limit: u64,
-    tensor: Remaining,
-    batch: Remaining,
-    span: Remaining,
+    /// How many tensors were begun.
+    tensor: usize,
+    /// Rows of the last that are still to come.
+    tensor_left: u64,
+    batch: Stretch,
+    span: Stretch,
     /// Experts chose from a piece of the open span already: it is longer than they choose from at once.
     span_is_cut: bool,
     row_tokens: Option<u64>,
@@ -41,22 +45,27 @@ pub(super) struct Observer<'s> {
     pub(super) seen: Seen,
 }
 
-/// A stretch of tokens that is being read.
+/// A stretch of rows that is being read.
 #[derive(Clone, Copy, Default)]
-struct Remaining {
-    length: u64,
+struct Stretch {
+    /// Rows that are still to come: of a run of so many tokens, tokens.
     left: u64,
+    /// Tokens that were seen of it.
+    tokens: u64,
 }
 
-impl Remaining {
-    fn of(length: u64) -> Remaining {
-        Remaining { length, left: length }
+impl Stretch {
+    fn of(left: u64) -> Stretch {
+        Stretch { left, tokens: 0 }
     }
 }
 
 /// The counts.
 pub(super) struct Seen {
+    /// Rows that count.
     pub(super) tokens: u64,
+    /// Rows that do not.
+    pub(super) left_out: LeftOut,
     pub(super) batches: u64,
     pub(super) longest_batch: u64,
     /// Pairs of each expert.
@@ -115,6 +124,8 @@ pub(super) fn tile_rows() -> u64 {
 /// Neighbouring batches as one point of a plot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Interval {
+    /// The tensors of its first and of its last batch, by their number.
+    pub(super) tensors: (usize, usize),
     pub(super) batches: u64,
     pub(super) tokens: u64,
     pub(super) load: Vec<u64>,
@@ -124,6 +135,7 @@ pub(super) struct Interval {
 
 impl Interval {
     fn join(&mut self, other: &Interval) {
+        self.tensors.1 = other.tensors.1;
         self.batches += other.batches;
         self.tokens += other.tokens;
         self.dropped += other.dropped;
@@ -133,7 +145,12 @@ impl Interval {
 }
 
 impl<'s> Observer<'s> {
-    pub(super) fn new(spec: &'s Spec, vectors: &Vectors, batch_limit: u64) -> Result<Observer<'s>, ReferenceError> {
+    pub(super) fn new(
+        spec: &'s Spec,
+        vectors: &Vectors,
+        batch_limit: u64,
+        left_out: LeftOut,
+    ) -> Result<Observer<'s>, ReferenceError> {
         let experts = spec.experts as usize;
         let sizing = Sizing::of(spec);
         let own = (sizing.own != Own::Dropless).then_some(Rule::Spec);
@@ -151,9 +168,10 @@ impl<'s> Observer<'s> {
             priority,
             selector: Selector::new(spec, vectors)?,
             batch_limit,
-            tensor: Remaining::default(),
-            batch: Remaining::default(),
-            span: Remaining::default(),
+            tensor: 0,
+            tensor_left: 0,
+            batch: Stretch::default(),
+            span: Stretch::default(),
             span_is_cut: false,
             row_tokens: None,
             open: Picked::default(),
@@ -161,6 +179,7 @@ impl<'s> Observer<'s> {
             ranks: Ranks::default(),
             seen: Seen {
                 tokens: 0,
+                left_out,
                 batches: 0,
                 longest_batch: 0,
                 load: vec![0; experts],
@@ -178,31 +197,47 @@ impl<'s> Observer<'s> {
     }
 
     /// The next rows belong to a new tensor of that many.
-    pub(super) fn begin(&mut self, tokens: u64, row_tokens: Option<u64>) {
-        self.tensor = Remaining::of(tokens);
+    pub(super) fn begin(&mut self, rows: u64, row_tokens: Option<u64>) {
+        self.tensor += 1;
+        self.tensor_left = rows;
         self.row_tokens = row_tokens;
+        self.seen.left_out.begin();
     }
 
-    /// Takes the next rows of the tensor.
+    /// Takes the next rows of the tensor. Rows that are no tokens end batches and spans as others do, and are not in them.
     pub(super) fn take(&mut self, rows: &Rows) -> Result<(), ReferenceError> {
         let mut first = 0;
         while first < rows.count {
             if self.batch.left == 0 {
-                self.batch = Remaining::of(self.batch_tokens());
+                self.batch = Stretch::of(self.batch_rows());
             }
             if self.span.left == 0 {
-                self.span = Remaining::of(self.span_tokens().min(self.batch.left));
+                self.span = Stretch::of(self.span_rows());
             }
+            let kind = rows.kinds[first];
+            let is_token = self.seen.left_out.is_token(kind);
+            let of_span = is_token || !self.spans_are_of_tokens();
             let room = self.seen.choice.most_tokens - self.seen.choice.tokens();
-            let count = self.span.left.min(room).min((rows.count - first) as u64);
-            self.observe(rows, first..first + count as usize)?;
-            first += count as usize;
-            for stretch in [&mut self.tensor, &mut self.batch, &mut self.span] {
-                stretch.left -= count;
+            let mut most = self.batch.left.min((rows.count - first) as u64);
+            most = if of_span { most.min(self.span.left) } else { most };
+            most = if is_token { most.min(room) } else { most };
+            let alike = |other| if is_token { self.seen.left_out.is_token(other) } else { other == kind };
+            let count = rows.kinds[first..first + most as usize].iter().take_while(|other| alike(**other)).count();
+            if is_token {
+                self.observe(rows, first..first + count)?;
+                self.seen.left_out.pass(count as u64);
+                self.batch.tokens += count as u64;
+                self.span.tokens += count as u64;
+            } else {
+                self.seen.left_out.add(kind, self.tensor - 1, count as u64);
             }
-            if self.span.left == 0 {
+            first += count;
+            self.tensor_left -= count as u64;
+            self.batch.left -= count as u64;
+            self.span.left -= if of_span { count as u64 } else { 0 };
+            if self.span.left == 0 || self.batch.left == 0 {
                 self.end_span();
-            } else if count == room {
+            } else if is_token && count as u64 == room {
                 self.span_is_cut = true;
                 self.choose();
             }
@@ -218,21 +253,26 @@ impl<'s> Observer<'s> {
     }
 
     /// As many whole rows of `[B, S, E]` as the limit allows, one at least.
-    fn batch_tokens(&self) -> u64 {
+    fn batch_rows(&self) -> u64 {
         let limit = match self.row_tokens {
             Some(row) if row > 0 => (self.batch_limit / row * row).max(row),
             Some(_) | None => self.batch_limit,
         };
-        limit.min(self.tensor.left)
+        limit.min(self.tensor_left)
     }
 
-    /// The tokens that share a capacity.
-    fn span_tokens(&self) -> u64 {
+    /// The rows that share a capacity.
+    fn span_rows(&self) -> u64 {
         match self.spec.capacity.map_or(CapacityGroup::All, |capacity| capacity.group) {
-            CapacityGroup::All => self.batch.length,
-            CapacityGroup::Row => self.row_tokens.unwrap_or(self.batch.length),
+            CapacityGroup::All => self.batch.left,
+            CapacityGroup::Row => self.row_tokens.unwrap_or(self.batch.left).min(self.batch.left),
             CapacityGroup::Tokens(n) => n,
         }
+    }
+
+    /// Whether spans are runs of so many tokens, and not of rows.
+    fn spans_are_of_tokens(&self) -> bool {
+        matches!(self.spec.capacity.map(|capacity| capacity.group), Some(CapacityGroup::Tokens(_)))
     }
 
     fn observe(&mut self, rows: &Rows, range: Range<usize>) -> Result<(), ReferenceError> {
@@ -263,16 +303,20 @@ impl<'s> Observer<'s> {
     }
 
     fn end_span(&mut self) {
+        let tokens = self.span.tokens;
+        self.span = Stretch::default();
+        if tokens == 0 {
+            return;
+        }
         self.choose();
         let seen = &mut self.seen;
         seen.cut_spans += u64::from(std::mem::take(&mut self.span_is_cut));
         rank(&self.open, self.spec.router.top_k as usize, seen.load.len(), self.priority, &mut self.ranks);
-        let tokens = self.span.length;
         let length = match self.spec.capacity.map(|capacity| capacity.group) {
             Some(CapacityGroup::Tokens(n)) => n,
             Some(CapacityGroup::All | CapacityGroup::Row) | None => tokens,
         };
-        seen.counts.add(length, &self.ranks);
+        seen.counts.add(length, tokens, &self.ranks);
         seen.tokens += tokens;
         for kept in &mut seen.kept {
             let capacity = kept.rule.capacity(&self.sizing, length).unwrap_or(u64::MAX);
@@ -284,15 +328,19 @@ impl<'s> Observer<'s> {
     }
 
     fn end_batch(&mut self) {
-        let seen = &mut self.seen;
+        let (seen, tokens) = (&mut self.seen, self.batch.tokens);
+        if tokens == 0 {
+            return;
+        }
         seen.batches += 1;
-        seen.longest_batch = seen.longest_batch.max(self.batch.length);
+        seen.longest_batch = seen.longest_batch.max(tokens);
         let total = |kept: &Kept| kept.of_batch.iter().sum::<u64>();
         let pairs = seen.kept.first().map_or(0, total);
         let own = seen.kept.iter().find(|kept| kept.rule == Rule::Spec).map_or(pairs, total);
         let load = seen.kept.first().map_or(Vec::new(), |kept| kept.of_batch.clone());
         seen.load.iter_mut().zip(&load).for_each(|(sum, load)| *sum += load);
-        let interval = Interval { batches: 1, tokens: self.batch.length, load, dropped: pairs - own };
+        let tensor = self.tensor - 1;
+        let interval = Interval { tensors: (tensor, tensor), batches: 1, tokens, load, dropped: pairs - own };
         match seen.intervals.last_mut() {
             Some(last) if last.batches < seen.batches_each => last.join(&interval),
             Some(_) | None => seen.intervals.push(interval),
@@ -340,7 +388,7 @@ mod tests {
     /// The trace, in chunks of so many rows.
     fn observed<'s>(spec: &'s Spec, batches: &[Batch], chunk: usize) -> Observer<'s> {
         let experts = spec.experts as usize;
-        let mut observer = Observer::new(spec, &Vectors::default(), 1 << 20).unwrap();
+        let mut observer = Observer::new(spec, &Vectors::default(), 1 << 20, LeftOut::default()).unwrap();
         for (tokens, row_tokens, values) in batches {
             observer.begin(*tokens, *row_tokens);
             values.chunks(chunk * experts).for_each(|values| observer.take(&Rows::of(experts, values)).unwrap());
@@ -454,7 +502,7 @@ mod tests {
         let choosing = super::super::tokens_that_choose(&spec, None);
         let mut numbers = Numbers(8);
         let mut values = |tokens: usize| (0..tokens * 4).map(|_| numbers.normal()).collect::<Vec<f64>>();
-        let mut observer = Observer::new(&choosing, &Vectors::default(), 1 << 20).unwrap();
+        let mut observer = Observer::new(&choosing, &Vectors::default(), 1 << 20, LeftOut::default()).unwrap();
         observer.seen.choice.most_tokens = 6;
         for (tokens, cut_spans, rows) in
             [(8, 1, 4 * (3 + 1)), (3, 1, 4 * (4 + 3)), (6, 1, 4 * (7 + 4)), (19, 3, 4 * (11 + 8 + 3))]
@@ -463,10 +511,20 @@ mod tests {
             observer.take(&Rows::of(4, &values(tokens as usize))).unwrap();
             assert_eq!((observer.seen.cut_spans, observer.seen.choice.rows), (cut_spans, rows), "{tokens}");
         }
-        let read = super::super::report::Read { source: "logits", files: 1, tensors: 4, skipped_tensors: 0 };
-        let report = super::super::report::report(&spec, &observer, &read, crate::spec::Ratio { numerator: 1, denominator: 100 });
+        let read = super::super::measure::Read {
+            source: "logits",
+            layer: None,
+            files: 1,
+            tensors: vec!["x"; 4],
+            skipped_tensors: 0,
+            rows: 36,
+            target: crate::spec::Ratio { numerator: 1, denominator: 100 },
+            has_experts: true,
+        };
+        let report = super::super::measure::report(&spec, &observer, &read);
         assert_eq!((report.trace.cut_spans, report.trace.most_choice_tokens), (3, 6));
         let said = "experts choose from 6 tokens at once: 3 spans are cut";
+        let report = super::super::Reports { layers: vec![report] };
         for shown in [super::super::text(&report), super::super::html(&report)] {
             assert!(shown.contains(said), "{shown}");
         }

@@ -1,5 +1,6 @@
 //! Plots as inline SVG: axes, lines, areas and bars in a view box that scales with the page. Colours are classes, which the
-//! page's style gives for light and dark. What is plotted is `html`'s business.
+//! page's style gives for light and dark. A label is put where no other text is, or not at all. What is plotted is the business
+//! of `figures`.
 
 use std::fmt::Write;
 
@@ -10,16 +11,19 @@ const LEFT: f64 = 56.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 20.0;
 const BOTTOM: f64 = 44.0;
+/// A wide digit of that text, and a line of it.
+const DIGIT: f64 = 8.9;
+const LINE: f64 = 15.0;
 
 /// An axis: its ends, its name, and how its numbers are written.
-pub(super) struct Axis {
+pub(super) struct Axis<'a> {
     pub(super) from: f64,
     pub(super) to: f64,
     pub(super) name: &'static str,
-    pub(super) write: fn(f64) -> String,
+    pub(super) write: &'a dyn Fn(f64) -> String,
 }
 
-impl Axis {
+impl Axis<'_> {
     fn part(&self, x: f64) -> f64 {
         if self.to > self.from { ((x - self.from) / (self.to - self.from)).clamp(0.0, 1.0) } else { 0.5 }
     }
@@ -39,30 +43,91 @@ impl Axis {
 }
 
 /// A plot being drawn.
-pub(super) struct Plot {
-    x: Axis,
-    y: Axis,
+pub(super) struct Plot<'a> {
+    x: Axis<'a>,
+    y: Axis<'a>,
     inside: String,
+    /// Where there is text.
+    texts: Vec<Area>,
 }
 
-impl Plot {
+/// Where a text stands: which point of its base line, and which of its ends is there.
+#[derive(Clone, Copy)]
+struct Spot {
+    x: f64,
+    y: f64,
+    anchor: Anchor,
+}
+
+#[derive(Clone, Copy)]
+enum Anchor {
+    Start,
+    Middle,
+    End,
+}
+
+/// What a text covers, at most.
+#[derive(Clone, Copy, Debug)]
+struct Area {
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+}
+
+impl Area {
+    fn of(text: &str, spot: Spot) -> Area {
+        let width = DIGIT * text.chars().count() as f64;
+        let left = match spot.anchor {
+            Anchor::Start => spot.x,
+            Anchor::Middle => spot.x - width / 2.0,
+            Anchor::End => spot.x - width,
+        };
+        Area { left, right: left + width, top: spot.y - LINE + 3.0, bottom: spot.y + 3.0 }
+    }
+
+    fn meets(&self, other: &Area) -> bool {
+        self.left < other.right && other.left < self.right && self.top < other.bottom && other.top < self.bottom
+    }
+
+    fn is_inside(&self) -> bool {
+        self.left >= 0.0 && self.right <= WIDTH && self.top >= 0.0 && self.bottom <= HEIGHT - BOTTOM
+    }
+}
+
+/// How many labels of so many characters stand beside each other above a plot.
+pub(super) fn labels_in_a_row(characters: usize) -> usize {
+    ((WIDTH - LEFT - RIGHT) / (DIGIT * (characters + 1) as f64)) as usize
+}
+
+/// The part of a plot's height that so many rows of labels take.
+pub(super) fn height_of_rows(rows: usize) -> f64 {
+    LINE * rows as f64 / (HEIGHT - TOP - BOTTOM)
+}
+
+impl<'a> Plot<'a> {
     /// An empty plot with both axes.
-    pub(super) fn new(x: Axis, y: Axis) -> Plot {
-        let mut plot = Plot { x, y, inside: String::new() };
+    pub(super) fn new(x: Axis<'a>, y: Axis<'a>) -> Plot<'a> {
+        let mut plot = Plot { x, y, inside: String::new(), texts: Vec::new() };
         let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
         for tick in plot.y.ticks(5.0) {
             let (at, text) = (plot.y(tick), (plot.y.write)(tick));
             plot.add(format!("<line class=\"grid\" x1=\"{}\" x2=\"{}\" y1=\"{at}\" y2=\"{at}\"/>", n(LEFT), n(right)));
-            plot.text(LEFT - 6.0, plot.y_at(tick) + 4.5, "end", "tick", &text);
+            let spot = Spot { x: LEFT - 6.0, y: plot.y_at(tick) + 4.5, anchor: Anchor::End };
+            plot.text(spot, "tick", &text);
         }
         for tick in plot.x.ticks(7.0) {
             let text = (plot.x.write)(tick);
-            plot.text(plot.x_at(tick), bottom + 17.0, "middle", "tick", &text);
+            let spot = Spot { x: plot.x_at(tick), y: bottom + 17.0, anchor: Anchor::Middle };
+            // A number beside another that is too near is left out.
+            if !plot.texts.iter().any(|other| Area::of(&text, spot).meets(other)) {
+                plot.text(spot, "tick", &text);
+            }
         }
         plot.add(format!("<path class=\"axis\" d=\"M{} {}V{}H{}\"/>", n(LEFT), n(TOP), n(bottom), n(right)));
         let (x_name, y_name) = (plot.x.name, plot.y.name);
-        plot.text((LEFT + right) / 2.0, HEIGHT - 6.0, "middle", "name", x_name);
-        plot.text(4.0, 12.0, "start", "name", y_name);
+        plot.text(Spot { x: (LEFT + right) / 2.0, y: HEIGHT - 6.0, anchor: Anchor::Middle }, "name", x_name);
+        plot.text(Spot { x: 4.0, y: 12.0, anchor: Anchor::Start }, "name", y_name);
         plot
     }
 
@@ -87,12 +152,29 @@ impl Plot {
         self.inside.push('\n');
     }
 
-    fn text(&mut self, x: f64, y: f64, anchor: &str, class: &str, text: &str) {
+    fn text(&mut self, spot: Spot, class: &str, text: &str) {
         if text.is_empty() {
             return;
         }
-        let text = escape(text);
-        self.add(format!("<text class=\"{class}\" x=\"{}\" y=\"{}\" text-anchor=\"{anchor}\">{text}</text>", n(x), n(y)));
+        self.texts.push(Area::of(text, spot));
+        let anchor = match spot.anchor {
+            Anchor::Start => "start",
+            Anchor::Middle => "middle",
+            Anchor::End => "end",
+        };
+        let (x, y, text) = (n(spot.x), n(spot.y), escape(text));
+        self.add(format!("<text class=\"{class}\" x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{text}</text>"));
+    }
+
+    /// Puts a label at the first of the spots where there is room for it, and says where.
+    fn label(&mut self, text: &str, spots: impl IntoIterator<Item = Spot>) -> Option<Spot> {
+        let is_free = |spot: &Spot| {
+            let area = Area::of(text, *spot);
+            area.is_inside() && !self.texts.iter().any(|other| area.meets(other))
+        };
+        let spot = spots.into_iter().find(is_free)?;
+        self.text(spot, "label", text);
+        Some(spot)
     }
 
     /// A line through the points.
@@ -126,24 +208,51 @@ impl Plot {
         self.add(format!("<rect class=\"{class}\" {place}><title>{}</title></rect>", escape(title)));
     }
 
-    /// A line across, with its name at the right end, `shift` below it.
-    pub(super) fn across(&mut self, class: &str, y: f64, shift: f64, name: &str) {
-        let (at, right) = (self.y(y), WIDTH - RIGHT);
-        self.add(format!("<line class=\"line {class}\" x1=\"{}\" x2=\"{}\" y1=\"{at}\" y2=\"{at}\"/>", n(LEFT), n(right)));
-        self.text(right, self.y_at(y) + shift, "end", "label", name);
+    /// The name of a bar above it, or further up with a line to it; whether there was room.
+    pub(super) fn name_bar(&mut self, x: f64, y: f64, name: &str) -> bool {
+        const ROWS: i32 = 12;
+        let (x, top) = (self.x_at(x), self.y_at(y));
+        let spots = (0..ROWS).map(|row| Spot { x, y: top - 4.0 - LINE * f64::from(row), anchor: Anchor::Middle });
+        let Some(spot) = self.label(name, spots) else { return false };
+        if spot.y < top - LINE {
+            let (x, from, to) = (n(x), n(spot.y + 3.0), n(top - 1.0));
+            self.add(format!("<line class=\"leader\" x1=\"{x}\" x2=\"{x}\" y1=\"{from}\" y2=\"{to}\"/>"));
+        }
+        true
     }
 
-    /// A line upwards, with its name beside the top, on the side that has room; `row` keeps neighbours' names apart.
-    pub(super) fn upright(&mut self, class: &str, x: f64, row: u32, name: &str) {
+    /// A line across, with its name at one of its ends, above or below it.
+    pub(super) fn across(&mut self, class: &str, y: f64, name: &str) {
+        let (at, right) = (self.y(y), WIDTH - RIGHT);
+        self.add(format!("<line class=\"line {class}\" x1=\"{}\" x2=\"{}\" y1=\"{at}\" y2=\"{at}\"/>", n(LEFT), n(right)));
+        let y = self.y_at(y);
+        let ends = [(right, Anchor::End), (LEFT + 6.0, Anchor::Start)];
+        let spots = [-5.0, 14.0].into_iter().flat_map(|shift| ends.map(|(x, anchor)| Spot { x, y: y + shift, anchor }));
+        self.label(name, spots);
+    }
+
+    /// A line upwards, with its name beside it, on the side that has room, as high as there is.
+    pub(super) fn upright(&mut self, class: &str, x: f64, name: &str) {
+        const ROWS: i32 = 6;
         let (at, top) = (self.x(x), TOP);
         self.add(format!(
             "<line class=\"line {class}\" x1=\"{at}\" x2=\"{at}\" y1=\"{}\" y2=\"{}\"/>",
             n(top),
             n(HEIGHT - BOTTOM)
         ));
-        let is_right = self.x.part(x) > 0.6;
-        let (shift, anchor) = if is_right { (-5.0, "end") } else { (5.0, "start") };
-        self.text(self.x_at(x) + shift, top + 10.0 + 16.0 * f64::from(row), anchor, "label", name);
+        let x = self.x_at(x);
+        let sides = [(x + 5.0, Anchor::Start), (x - 5.0, Anchor::End)];
+        let spots =
+            (0..ROWS).flat_map(|row| sides.map(|(x, anchor)| Spot { x, y: top + 10.0 + (LINE + 1.0) * f64::from(row), anchor }));
+        self.label(name, spots);
+    }
+
+    /// What is said where the mouse is over a stretch of the plot.
+    pub(super) fn hover(&mut self, (from, to): (f64, f64), title: &str) {
+        let (left, right) = (self.x_at(from), self.x_at(to));
+        let place = format!("x=\"{}\" y=\"{}\" width=\"{}\"", n(left), n(TOP), n((right - left).max(0.3)));
+        let height = n(HEIGHT - TOP - BOTTOM);
+        self.add(format!("<rect class=\"hover\" {place} height=\"{height}\"><title>{}</title></rect>", escape(title)));
     }
 
     /// The plot as one element; the description is for who cannot see it.
@@ -211,8 +320,8 @@ pub(super) fn escape(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn axis(from: f64, to: f64) -> Axis {
-        Axis { from, to, name: "x", write: |x| x.to_string() }
+    fn axis(from: f64, to: f64) -> Axis<'static> {
+        Axis { from, to, name: "x", write: &|x| x.to_string() }
     }
 
     #[test]
@@ -230,5 +339,19 @@ mod tests {
         let svg = plot.svg("p", "<script>", "a & b");
         assert!(svg.contains("&lt;script&gt;") && !svg.contains("<script>") && svg.contains("a &amp; b"));
         assert!(svg.contains("M56 256L468 20"), "{svg}");
+    }
+    /// Hot bars beside each other, lines and their names: no two texts meet, and the hottest have theirs.
+    #[test]
+    fn labels_never_meet() {
+        let mut plot = Plot::new(axis(-0.5, 511.5), axis(0.0, 4.0));
+        plot.across("limit", 1.25, "1.25 of the mean");
+        plot.across("mean", 1.2, "mean");
+        plot.upright("spec", 300.0, "spec 1.25");
+        plot.upright("enough", 301.0, "enough 1.26");
+        let named: Vec<bool> = (0..40).map(|i| plot.name_bar(100.0 + f64::from(i), 3.0, &(100 + i).to_string())).collect();
+        assert!(named[0] && named[1] && named[2]);
+        for (i, a) in plot.texts.iter().enumerate() {
+            assert!(plot.texts[i + 1..].iter().all(|b| !a.meets(b)), "{a:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Scores of a row of logits in f32, in loops that a compiler turns into vectors: no calls, no branches, no rests. Good to
 //! about 1e-6 of each score; who needs to know which of two is larger asks `select`.
 
-use super::trace::LANES;
+use super::rows::LANES;
 use crate::spec::Score;
 
 /// Of one row: what its scores add up to, and what they were taken relative to.

@@ -8,8 +8,8 @@ use std::ops::Range;
 use moec_ir::Dims;
 use moec_ir::graph::{self, Typed, Value};
 
+use super::rows::{LANES, Rows, stride};
 use super::score::{Sums, make_finite, scores, survey};
-use super::trace::{LANES, Rows, stride};
 use crate::import::import_routing;
 use crate::reference::ReferenceError;
 use crate::spec::{

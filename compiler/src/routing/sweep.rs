@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::ranks::Ranks;
@@ -95,6 +96,8 @@ pub(super) fn value(factor: Ratio) -> f64 {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Spans {
     spans: u64,
+    /// Spans by their tokens and their pairs.
+    spans_by_size: BTreeMap<(u64, u64), u64>,
     /// Experts by their load: `experts_by_load[l]` have `l` pairs in some span.
     experts_by_load: Vec<u64>,
     /// Tokens by their smallest rank, but for those that no capacity drops.
@@ -112,6 +115,10 @@ pub(super) struct Counts {
 pub(super) struct Effect {
     /// Pairs that no expert has room for.
     pub(super) dropped_pairs: u64,
+    /// Pairs that any router would lose: of each span those beyond the room of all experts together, `S K - C E`.
+    pub(super) least_pairs: u64,
+    /// Tokens that experts who choose would leave out whatever the router: `S - C E`.
+    pub(super) least_unchosen: u64,
     /// Tokens that lose all their picks.
     pub(super) dropped_tokens: u64,
     /// Rows of buffers that hold C rows an expert and span.
@@ -122,9 +129,11 @@ pub(super) struct Effect {
 
 impl Counts {
     /// Adds a span. `length` is what its capacity is computed from: the last run of a batch may have fewer tokens.
-    pub(super) fn add(&mut self, length: u64, ranks: &Ranks) {
+    pub(super) fn add(&mut self, length: u64, tokens: u64, ranks: &Ranks) {
         let spans = self.by_length.entry(length).or_default();
+        let pairs = ranks.loads.iter().map(|load| u64::from(*load)).sum();
         spans.spans += 1;
+        *spans.spans_by_size.entry((tokens, pairs)).or_default() += 1;
         ranks.loads.iter().for_each(|load| count(&mut spans.experts_by_load, *load));
         ranks.smallest.iter().flatten().for_each(|rank| count(&mut spans.tokens_by_rank, *rank));
     }
@@ -145,6 +154,11 @@ impl Counts {
                     .skip(usize::try_from(c).unwrap_or(usize::MAX))
                     .fold((0, 0), |(number, excess), (value, count)| (number + count, excess + count * (value as u64 - c)))
             };
+            let room = c.saturating_mul(experts);
+            for ((tokens, pairs), number) in &spans.spans_by_size {
+                effect.least_pairs += number * pairs.saturating_sub(room);
+                effect.least_unchosen += number * tokens.saturating_sub(room);
+            }
             effect.dropped_pairs += above(&spans.experts_by_load).1;
             effect.dropped_tokens += above(&spans.tokens_by_rank).0;
             effect.buffer_rows += u128::from(experts) * u128::from(c) * u128::from(spans.spans);
@@ -155,10 +169,18 @@ impl Counts {
 
     /// The least factor in hundredths that drops at most this share of the pairs.
     pub(super) fn least_factor(&self, sizing: &Sizing, pairs: u64, target: Ratio) -> u64 {
-        let is_enough = |n: u64| {
-            let effect = self.effect(sizing.experts, |length| Some(sizing.at(hundredths(n), length)));
+        self.least(sizing, |effect| {
             u128::from(effect.dropped_pairs) * u128::from(target.denominator) <= u128::from(pairs) * u128::from(target.numerator)
-        };
+        })
+    }
+
+    /// The least factor in hundredths at which there is room for as many pairs as there are.
+    pub(super) fn least_roomy(&self, sizing: &Sizing) -> u64 {
+        self.least(sizing, |effect| effect.least_pairs == 0)
+    }
+
+    fn least(&self, sizing: &Sizing, is_enough: impl Fn(&Effect) -> bool) -> u64 {
+        let is_enough = |n: u64| is_enough(&self.effect(sizing.experts, |length| Some(sizing.at(hundredths(n), length))));
         // E experts of S tokens each are room for all.
         let mut enough = 1;
         while !is_enough(enough) {
@@ -181,17 +203,17 @@ fn count(counts: &mut Vec<u64>, value: u32) {
     counts[value] += 1;
 }
 
-/// How much a drop rate matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// How much a drop rate matters: of what is dropped beyond what any router would drop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Band {
     /// Below 1 %.
     Negligible,
-    /// From 1 % to below 5 %: raise the capacity factor.
+    /// From 1 % to below 5 %.
     Measurable,
-    /// From 5 % to 15 %: add or tune a balance loss.
+    /// From 5 % to 15 %.
     Significant,
-    /// Above 15 %: the router has collapsed; switch the routing strategy.
+    /// Above 15 %.
     Collapse,
 }
 
@@ -216,16 +238,6 @@ impl Band {
             Band::Collapse => "router collapse (above 15%)",
         }
     }
-
-    /// What to do about it.
-    pub fn advice(self) -> &'static str {
-        match self {
-            Band::Negligible => "nothing to change",
-            Band::Measurable => "raise the capacity factor",
-            Band::Significant => "add or tune a balance loss",
-            Band::Collapse => "switch the routing strategy",
-        }
-    }
 }
 
 #[cfg(test)]
@@ -246,13 +258,16 @@ mod tests {
     #[test]
     fn an_effect_by_hand() {
         let mut counts = Counts::default();
-        counts.add(6, &Ranks { loads: vec![4, 1, 1], smallest: [0, 1, 0, 2, 3, 0].map(Some).to_vec() });
-        let effect = counts.effect(3, |_| Some(2));
-        let expected = Effect { dropped_pairs: 2, dropped_tokens: 2, buffer_rows: 6, capacity: Some((2, 2)) };
-        assert_eq!(effect, expected);
+        counts.add(6, 6, &Ranks { loads: vec![4, 1, 1], smallest: [0, 1, 0, 2, 3, 0].map(Some).to_vec() });
+        let expected =
+            Effect { dropped_pairs: 2, dropped_tokens: 2, buffer_rows: 6, capacity: Some((2, 2)), ..Effect::default() };
+        assert_eq!(counts.effect(3, |_| Some(2)), expected);
+        // C = 1 has room for three of six, whatever the router.
+        let one = counts.effect(3, |_| Some(1));
+        assert_eq!((one.dropped_pairs, one.least_pairs, one.least_unchosen), (3, 3, 3));
         assert_eq!(counts.effect(3, |_| None), Effect::default());
         // A token that needs no room is lost by no capacity.
-        counts.add(1, &Ranks { loads: vec![0; 3], smallest: vec![None] });
+        counts.add(1, 1, &Ranks { loads: vec![0; 3], smallest: vec![None] });
         assert_eq!(counts.effect(3, |_| Some(0)).dropped_tokens, 6);
         assert_eq!(counts.effect(3, |_| Some(u64::MAX)).dropped_pairs, 0);
     }

@@ -1,197 +1,144 @@
-//! Recorded tensors, read in chunks of rows: safetensors files larger than memory take no more of it than a small one.
-//! What the rows mean is not known here: logits `[T, E]`, or hidden states `[T, H]`.
+//! Recorded tensors, read in chunks of rows: files larger than memory take no more of it than a small one. What the rows mean
+//! is not known here: logits `[T, E]`, or hidden states `[T, H]`.
 
-use std::io::{Read, Seek, SeekFrom};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-use safetensors::tensor::{Dtype as FileDtype, TensorInfo};
-
+use super::mask::{self, Mask};
+use super::names::{LayerName, LayerRule, is_match, is_numbered, natural};
+use super::rows::{Float, RowKind, Rows};
 use crate::diagnostics::{Code, Diagnostic, Report, Source, quote};
-use crate::tensor_file::{self, TensorFile};
-
-/// Lanes that rows are padded to, so that no loop over experts has a rest.
-pub(super) const LANES: usize = 16;
+use crate::tensor_file::{self, Stored, TensorFile, Unusable};
 
 /// Files and, in order, the tensors of them that count.
 #[derive(Debug)]
 pub struct Trace {
     files: Vec<(PathBuf, TensorFile)>,
-    /// In the order of the files, and in each by name, numbers in a name by their value.
-    pub tensors: Vec<Recorded>,
+    /// One at least.
+    pub layers: Vec<Layer>,
     /// Elements of a row.
     pub width: u64,
-    /// Tensors of the files that were left out: another shape, or integers.
+    /// Tensors of the files that were left out: another shape, integers, or a name that the pattern for layers does not mean.
     pub skipped: usize,
+    /// What is not certain about the layers, in words: tensors that may be layers are taken for batches of one.
+    pub doubt: Option<String>,
+    mask: Option<Mask>,
+}
+
+/// The tensors of one layer.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// What it is called, where the names say so: a number, or a name with one.
+    pub name: Option<String>,
+    /// The number in the names.
+    pub number: Option<u64>,
+    /// Its batches in the order of the files, and in each by name, numbers in a name by their value.
+    pub tensors: Vec<Recorded>,
+}
+
+impl Layer {
+    /// Rows of all its tensors.
+    pub fn rows(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.tokens).sum()
+    }
+
+    /// Bytes of all its tensors.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes()).sum()
+    }
+
+    /// How many files they are in.
+    pub(super) fn file_count(&self) -> usize {
+        self.tensors.iter().map(|tensor| tensor.file).collect::<BTreeSet<usize>>().len()
+    }
 }
 
 /// One tensor: rows of one width.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
-    /// Its name.
+    /// Its name, with that of its file where there are several.
     pub name: String,
     /// Its rows.
     pub tokens: u64,
     /// S of `[B, S, width]`; `None`: the tensor is `[T, width]`.
     pub row_tokens: Option<u64>,
-    /// Bytes that it has in the file.
-    pub bytes: u64,
-    width: u64,
+    /// Its first row among those of the layer.
+    first: u64,
     file: usize,
-    offset: u64,
+    stored: Stored,
     float: Float,
 }
 
-/// How elements are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Float {
-    F64,
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Float {
-    fn of(dtype: FileDtype) -> Option<Float> {
-        match dtype {
-            FileDtype::F64 => Some(Float::F64),
-            FileDtype::F32 => Some(Float::F32),
-            FileDtype::F16 => Some(Float::F16),
-            FileDtype::BF16 => Some(Float::Bf16),
-            _ => None,
-        }
-    }
-
-    fn bytes(self) -> usize {
-        match self {
-            Float::F64 => 8,
-            Float::F32 => 4,
-            Float::F16 | Float::Bf16 => 2,
-        }
+impl Recorded {
+    /// Bytes that it has when it is read.
+    pub(super) fn bytes(&self) -> u64 {
+        self.stored.bytes
     }
 }
 
-/// Rows in memory.
+/// Which tensors of the files are meant, and as what.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Rows {
-    /// How many.
-    pub(super) count: usize,
-    /// Elements of a row.
-    pub(super) width: usize,
-    /// Row after row in f32, each padded with minus infinity to [`Rows::stride`].
-    pub(super) values: Vec<f32>,
-    /// Row after row as they were stored, unpadded, where f32 does not hold every one of them.
-    pub(super) wide: Vec<f64>,
-}
-
-impl Rows {
-    /// Where the next row begins in `values`.
-    pub(super) fn stride(&self) -> usize {
-        stride(self.width)
-    }
-
-    /// One row, padded.
-    pub(super) fn row(&self, index: usize) -> &[f32] {
-        &self.values[index * self.stride()..][..self.stride()]
-    }
-
-    /// One row as it was stored.
-    pub(super) fn exact(&self, index: usize) -> Vec<f64> {
-        match self.wide.is_empty() {
-            true => self.row(index)[..self.width].iter().map(|x| f64::from(*x)).collect(),
-            false => self.wide[index * self.width..][..self.width].to_vec(),
-        }
-    }
-
-    /// Rows of these values.
-    #[cfg(test)]
-    pub(super) fn of(width: usize, values: &[f64]) -> Rows {
-        let mut rows = Rows { count: values.len() / width.max(1), width, ..Rows::default() };
-        rows.values = vec![f32::NEG_INFINITY; rows.count * rows.stride()];
-        for (padded, row) in rows.values.chunks_exact_mut(stride(width)).zip(values.chunks_exact(width)) {
-            padded.iter_mut().zip(row).for_each(|(y, x)| *y = *x as f32);
-        }
-        rows.keep_wide(values.iter().copied());
-        rows
-    }
-
-    fn keep_wide(&mut self, values: impl Iterator<Item = f64> + Clone) {
-        self.wide.clear();
-        let is_exact = |x: f64| f64::from(x as f32) == x || x.is_nan();
-        if !values.clone().all(is_exact) {
-            self.wide.extend(values);
-        }
-    }
-
-    fn decode(&mut self, bytes: &[u8], float: Float) {
-        let (width, stride) = (self.width, self.stride());
-        self.count = bytes.len() / (width * float.bytes());
-        self.values.resize(self.count * stride, f32::NEG_INFINITY);
-        self.wide.clear();
-        let rows = self.values.chunks_exact_mut(stride).zip(bytes.chunks_exact(width * float.bytes()));
-        match float {
-            Float::F32 => rows.for_each(|(y, x)| {
-                y.iter_mut().zip(x.as_chunks::<4>().0).for_each(|(y, x)| *y = f32::from_le_bytes(*x));
-            }),
-            Float::Bf16 => rows.for_each(|(y, x)| {
-                let wide = |x: [u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(x)) << 16);
-                y.iter_mut().zip(x.as_chunks::<2>().0).for_each(|(y, x)| *y = wide(*x));
-            }),
-            Float::F16 => {
-                let mut halves = vec![f16::ZERO; width];
-                rows.for_each(|(y, x)| {
-                    halves.iter_mut().zip(x.as_chunks::<2>().0).for_each(|(y, x)| *y = f16::from_le_bytes(*x));
-                    halves.convert_to_f32_slice(&mut y[..width]);
-                });
-            }
-            Float::F64 => {
-                rows.for_each(|(y, x)| {
-                    y.iter_mut().zip(x.as_chunks::<8>().0).for_each(|(y, x)| *y = f64::from_le_bytes(*x) as f32);
-                });
-                self.keep_wide(bytes.as_chunks::<8>().0.iter().map(|x| f64::from_le_bytes(*x)));
-            }
-        }
-    }
-}
-
-/// The padded width.
-pub(super) fn stride(width: usize) -> usize {
-    width.next_multiple_of(LANES)
+pub struct Choice<'c> {
+    /// Only tensors of this name; `*` stands for anything.
+    pub tensor: Option<&'c str>,
+    /// How the layers are told apart.
+    pub layers: LayerRule,
+    /// The mask: tensors of the trace by a name with `*` for anything, or else `FILE` or `FILE:TENSOR`.
+    pub mask: Option<&'c str>,
+    /// Elements of a row; what the tensors have where absent.
+    pub width: Option<u64>,
 }
 
 impl Trace {
-    /// Opens the files and finds the float tensors `[T, width]` and `[B, S, width]` whose names match the pattern, in which
-    /// `*` stands for anything. Only headers are read.
+    /// Opens the files and finds the float tensors `[T, width]` and `[B, S, width]`. Only headers are read, and the mask.
     ///
     /// # Errors
-    /// About the file at fault: it is no safetensors file, nothing in it has the width, or a tensor that the pattern names
-    /// has another shape.
-    pub fn open(paths: &[PathBuf], pattern: Option<&str>, width: u64) -> Result<Trace, Report> {
-        let mut trace = Trace { files: Vec::new(), tensors: Vec::new(), width, skipped: 0 };
+    /// About the file at fault: it is no file of tensors, nothing in it has the width, or a tensor that was named has another
+    /// shape. Of a mask: it is not there, has another number of elements than a layer has rows, or one that is not 0 or 1.
+    pub fn open(paths: &[PathBuf], choice: &Choice<'_>) -> Result<Trace, Report> {
+        let mut files = Vec::new();
         for path in paths {
-            let file = tensor_file::open(path).map_err(|why| bad(path, format!("the file cannot be used: {why}")))?;
-            let mut found = Vec::new();
-            let named = file.tensors.iter().filter(|(name, _)| pattern.is_none_or(|pattern| is_match(pattern, name)));
-            for (name, info) in named {
-                match recorded(name, info, width, trace.files.len(), file.data) {
-                    Some(tensor) => found.push(tensor),
-                    None if pattern.is_some_and(|pattern| !pattern.contains('*')) => {
-                        let message = format!("tensor {} is {}", quote(name), described(info));
+            files.push((path.clone(), tensor_file::open(path).map_err(|error| unusable(path, error))?));
+        }
+        let masks = choice.mask.map_or(Ok(mask::Found::default()), |mask| mask::find(mask, &files))?;
+        let is_meant = |file: usize, name: &str| {
+            let is_mask = masks.in_trace.contains(&(file, name.to_string()));
+            !is_mask && choice.tensor.is_none_or(|pattern| is_match(pattern, name))
+        };
+        let width = match choice.width {
+            Some(width) => width,
+            None => width(&files, is_meant)?,
+        };
+        let (mut found, mut skipped) = (Vec::new(), 0);
+        for (at, (path, file)) in files.iter().enumerate() {
+            let before = found.len();
+            for (name, stored) in file.tensors.iter().filter(|(name, _)| is_meant(at, name)) {
+                let layer = layer_name(&choice.layers, path, name);
+                match (recorded(name, stored, width, at), layer) {
+                    (Some(tensor), Some(layer)) => found.push((layer, tensor)),
+                    (None, _) if choice.tensor.is_some_and(|pattern| !pattern.contains('*')) => {
+                        let message = format!("tensor {} is {}", quote(name), described(stored));
                         let help = format!("expected floats [T, {width}] or [B, S, {width}]");
                         return Err(report(path, Diagnostic::new(Code::BadCheckpoint, message).help(help)));
                     }
-                    None => trace.skipped += 1,
+                    (_, _) => skipped += 1,
                 }
             }
-            if found.is_empty() {
-                return Err(report(path, nothing_found(&file, pattern, width)));
+            if found.len() == before {
+                return Err(report(path, nothing_found(file, choice, width)));
             }
-            found.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
-            trace.tensors.extend(found);
-            trace.files.push((path.clone(), file));
         }
-        Ok(trace)
+        let doubt = doubt(&choice.layers, &found);
+        let mut layers = layers(found);
+        if files.len() > 1 {
+            for tensor in layers.iter_mut().flat_map(|layer| &mut layer.tensors) {
+                let (path, _) = &files[tensor.file];
+                let file = path.file_name().map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy());
+                tensor.name = format!("{file}:{}", tensor.name);
+            }
+        }
+        let mask = masks.read(&files, &layers)?;
+        Ok(Trace { files, layers, width, skipped, doubt, mask })
     }
 
     /// A tensor `[width]` of one of the files, or one of that many elements, by the first of the names that is there.
@@ -199,185 +146,191 @@ impl Trace {
     /// # Errors
     /// It has another number of elements, or cannot be read.
     pub fn vector(&self, names: &[String], width: u64) -> Result<Option<Vec<f32>>, Report> {
-        for (at, (path, file)) in self.files.iter().enumerate() {
-            let Some((name, info)) = names.iter().find_map(|name| file.tensors.get_key_value(name)) else { continue };
-            let elements = info.shape.iter().product::<usize>() as u64;
-            let float = Float::of(info.dtype).filter(|_| elements == width);
+        for (path, file) in &self.files {
+            let Some((name, stored)) = names.iter().find_map(|name| file.tensors.get_key_value(name)) else { continue };
+            let float = Float::of(stored.dtype).filter(|_| elements(stored) == Some(width));
             let Some(float) = float else {
-                let message = format!("tensor {} is {}, expected floats [{width}]", quote(name), described(info));
+                let message = format!("tensor {} is {}, expected floats [{width}]", quote(name), described(stored));
                 return Err(bad(path, message));
             };
-            let offset = file.data + info.data_offsets.0 as u64;
-            let bytes = (info.data_offsets.1 - info.data_offsets.0) as u64;
-            let tensor = Recorded { name: name.clone(), tokens: 1, row_tokens: None, bytes, width, file: at, offset, float };
-            let mut rows = Rows::default();
-            self.read(&tensor, 0, 1, &mut Vec::new(), &mut rows)?;
+            let mut rows = Rows { width: width as usize, ..Rows::default() };
+            let read = file.read(stored, |reader| rows.read(reader, 1, float, &mut Vec::new()));
+            let read = read.and_then(|read| read);
+            read.map_err(|error| bad(path, format!("tensor {} cannot be read: {error}", quote(name))))?;
             return Ok(Some(rows.values[..width as usize].to_vec()));
         }
         Ok(None)
     }
 
-    /// Bytes of all tensors that count.
-    pub fn bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.bytes).sum()
-    }
-
-    /// How many files there are.
-    pub(super) fn file_count(&self) -> usize {
-        self.files.len()
-    }
-
-    /// Rows that one read should ask for: what stays in the cache while it is worked on.
-    pub(super) fn chunk_rows(&self) -> u64 {
-        const CHUNK_BYTES: u64 = 1 << 18;
-        (CHUNK_BYTES / (4 * self.width)).max(1)
-    }
-
-    /// Reads `count` rows of a tensor from row `first` on; `bytes` is scratch.
+    /// Reads a tensor of a layer from its first row to its last, a chunk at a time, and gives each to `take` with the number
+    /// of its bytes. Rows that the mask leaves out are marked.
     ///
     /// # Errors
-    /// The file cannot be read: it may have shrunk since it was opened.
-    pub(super) fn read(
+    /// The file cannot be read: it may have shrunk since it was opened. Or the error of `take`.
+    pub(super) fn read<E: From<Report>>(
         &self,
         tensor: &Recorded,
-        first: u64,
-        count: u64,
-        bytes: &mut Vec<u8>,
         rows: &mut Rows,
-    ) -> Result<(), Report> {
+        mut take: impl FnMut(&Rows, u64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // What stays in the cache while it is worked on.
+        const CHUNK_BYTES: u64 = 1 << 18;
+        let chunk = (CHUNK_BYTES / (4 * self.width)).max(1);
         let (path, file) = &self.files[tensor.file];
-        let row_bytes = tensor.width * tensor.float.bytes() as u64;
-        bytes.resize((count * row_bytes) as usize, 0);
-        let mut reader = &file.file;
-        let place = SeekFrom::Start(tensor.offset + first * row_bytes);
-        reader.seek(place).and_then(|_| reader.read_exact(bytes)).map_err(|error| {
-            bad(path, format!("tensor {}: rows from {first} on cannot be read: {error}", quote(&tensor.name)))
-        })?;
-        rows.width = tensor.width as usize;
-        rows.decode(bytes, tensor.float);
-        Ok(())
+        let failed = |first: u64, error: std::io::Error| {
+            E::from(bad(path, format!("tensor {}: rows from {first} on cannot be read: {error}", quote(&tensor.name))))
+        };
+        rows.width = self.width as usize;
+        let mut bytes = Vec::new();
+        let read = file.read(&tensor.stored, |reader| {
+            let mut first = 0;
+            while first < tensor.tokens {
+                let count = chunk.min(tensor.tokens - first);
+                let read = rows.read(reader, count as usize, tensor.float, &mut bytes);
+                read.map_err(|error| failed(first, error))?;
+                if let Some(mask) = &self.mask {
+                    let tokens = &mask.is_token[(tensor.first + first) as usize..];
+                    let padding = rows.kinds.iter_mut().zip(tokens).filter(|(_, is_token)| !**is_token);
+                    padding.for_each(|(kind, _)| *kind = RowKind::Padding);
+                }
+                take(rows, bytes.len() as u64)?;
+                first += count;
+            }
+            Ok(())
+        });
+        read.map_err(|error| failed(0, error))?
     }
 }
 
-fn recorded(name: &str, info: &TensorInfo, width: u64, file: usize, data: u64) -> Option<Recorded> {
-    let float = Float::of(info.dtype)?;
-    let shape: Vec<u64> = info.shape.iter().map(|n| *n as u64).collect();
-    let (tokens, row_tokens) = match shape[..] {
+/// The layer of a tensor; `None`: the pattern does not mean it. A file for each layer says so in its own name.
+fn layer_name(rule: &LayerRule, path: &Path, name: &str) -> Option<LayerName> {
+    let whole = || {
+        let stem = path.file_stem().map_or_else(|| path.to_string_lossy(), |stem| stem.to_string_lossy());
+        format!("{stem}/{name}")
+    };
+    match rule {
+        LayerRule::One => Some(LayerName { frame: String::new(), number: None }),
+        LayerRule::Words => {
+            let by_name = LayerName::by_words(name);
+            let by_file = LayerName::by_words(&whole());
+            Some(if by_name.number.is_none() && by_file.number.is_some() { by_file } else { by_name })
+        }
+        LayerRule::Pattern(pattern) => LayerName::by_pattern(pattern, name).or_else(|| LayerName::by_pattern(pattern, &whole())),
+    }
+}
+
+/// The tensors by their layers, in order.
+fn layers(found: Vec<(LayerName, Recorded)>) -> Vec<Layer> {
+    let mut by_layer: BTreeMap<LayerName, Vec<Recorded>> = BTreeMap::new();
+    for (mut layer, tensor) in found {
+        // Without a number all names are of one layer.
+        if layer.number.is_none() {
+            layer.frame.clear();
+        }
+        by_layer.entry(layer).or_default().push(tensor);
+    }
+    let frames: BTreeSet<&String> = by_layer.keys().map(|name| &name.frame).collect();
+    let is_alone = frames.len() == 1;
+    let named: Vec<(Option<String>, LayerName)> =
+        by_layer.keys().map(|name| (name.number.map(|_| name.label(is_alone)), name.clone())).collect();
+    let several = named.len() > 1;
+    let mut layers: Vec<Layer> = named
+        .into_iter()
+        .zip(by_layer.into_values())
+        .map(|((label, name), mut tensors)| {
+            tensors.sort_by(|a, b| a.file.cmp(&b.file).then_with(|| natural(&a.name).cmp(&natural(&b.name))));
+            let mut first = 0;
+            for tensor in &mut tensors {
+                tensor.first = first;
+                first += tensor.tokens;
+            }
+            let label = label.or_else(|| several.then(|| "without a number".to_string()));
+            Layer { name: label, number: name.number, tensors }
+        })
+        .collect();
+    layers.sort_by(|a, b| natural(a.name.as_deref().unwrap_or("")).cmp(&natural(b.name.as_deref().unwrap_or(""))));
+    layers
+}
+
+/// What may be wrong with taking tensors for batches of one layer.
+fn doubt(rule: &LayerRule, found: &[(LayerName, Recorded)]) -> Option<String> {
+    let without: Vec<&(LayerName, Recorded)> = found.iter().filter(|(layer, _)| layer.number.is_none()).collect();
+    let frames: BTreeSet<&str> = without.iter().map(|(layer, _)| layer.frame.as_str()).collect();
+    let is_numbered = without.iter().any(|(_, tensor)| is_numbered(&tensor.name));
+    let (first, last) = (without.first()?, without.last()?);
+    let is_doubtful = *rule == LayerRule::Words && without.len() > 1 && (frames.len() > 1 || is_numbered);
+    is_doubtful.then(|| {
+        let (first, last) = (quote(&first.1.name), quote(&last.1.name));
+        format!("{} tensors ({first} to {last}) are taken for batches of one layer: their names do not say", without.len())
+    })
+}
+
+/// The one width that the float tensors have.
+fn width(files: &[(PathBuf, TensorFile)], is_meant: impl Fn(usize, &str) -> bool) -> Result<u64, Report> {
+    let mut widths: BTreeMap<u64, &str> = BTreeMap::new();
+    for (at, (_, file)) in files.iter().enumerate() {
+        for (name, stored) in file.tensors.iter().filter(|(name, _)| is_meant(at, name)) {
+            if let ([_, width] | [_, _, width], Some(_)) = (&stored.shape[..], Float::of(stored.dtype)) {
+                widths.entry(*width).or_insert(name);
+            }
+        }
+    }
+    let path = files.first().map_or(Path::new(""), |(path, _)| path);
+    let mut each = widths.iter();
+    match (each.next(), each.next()) {
+        (Some((width @ 1.., _)), None) => Ok(*width),
+        (Some((first, a)), Some((second, b))) => {
+            let message =
+                format!("how many experts there are is not certain: {} has {first} columns, {} {second}", quote(a), quote(b));
+            Err(report(path, Diagnostic::new(Code::BadCheckpoint, message).help("`--tensor` says which tensors are logits")))
+        }
+        (_, _) => Err(bad(path, "no tensor is [T, E] or [B, S, E] floats".to_string())),
+    }
+}
+
+fn recorded(name: &str, stored: &Stored, width: u64, file: usize) -> Option<Recorded> {
+    let float = Float::of(stored.dtype)?;
+    let (tokens, row_tokens) = match stored.shape[..] {
         [tokens, last] if last == width => (tokens, None),
         // A batch of empty rows is an empty batch.
         [rows, row_tokens, last] if last == width => (rows.checked_mul(row_tokens)?, Some(row_tokens)),
         _ => return None,
     };
-    let bytes = (info.data_offsets.1 - info.data_offsets.0) as u64;
-    let offset = data + info.data_offsets.0 as u64;
-    Some(Recorded { name: name.to_string(), tokens, row_tokens, bytes, width, file, offset, float })
+    Some(Recorded { name: name.to_string(), tokens, row_tokens, first: 0, file, stored: stored.clone(), float })
 }
 
-fn described(info: &TensorInfo) -> String {
-    format!("{} {:?}", info.dtype, info.shape)
+pub(super) fn elements(stored: &Stored) -> Option<u64> {
+    stored.shape.iter().try_fold(1u64, |product, n| product.checked_mul(*n))
 }
 
-fn nothing_found(file: &TensorFile, pattern: Option<&str>, width: u64) -> Diagnostic {
+pub(super) fn described(stored: &Stored) -> String {
+    format!("{} {:?}", stored.dtype, stored.shape)
+}
+
+fn nothing_found(file: &TensorFile, choice: &Choice<'_>, width: u64) -> Diagnostic {
     const SHOWN: usize = 8;
-    let named = pattern.map_or(String::new(), |pattern| format!(" whose name matches {}", quote(pattern)));
+    let mut named = choice.tensor.map_or(String::new(), |pattern| format!(" whose name matches {}", quote(pattern)));
+    if let LayerRule::Pattern(pattern) = &choice.layers {
+        named += &format!(" whose layer is found by {}", quote(pattern));
+    }
     let message = format!("no tensor{named} is [T, {width}] or [B, S, {width}] floats");
     let mut diagnostic = Diagnostic::new(Code::BadCheckpoint, message);
-    for (name, info) in file.tensors.iter().take(SHOWN) {
-        diagnostic = diagnostic.note(format!("{} is {}", quote(name), described(info)));
+    for (name, stored) in file.tensors.iter().take(SHOWN) {
+        diagnostic = diagnostic.note(format!("{} is {}", quote(name), described(stored)));
     }
     let more = file.tensors.len().saturating_sub(SHOWN);
     if more > 0 { diagnostic.note(format!("and {more} more")) } else { diagnostic }
 }
 
-fn bad(path: &Path, message: String) -> Report {
+pub(super) fn unusable(path: &Path, error: Unusable) -> Report {
+    let diagnostic = Diagnostic::new(Code::BadCheckpoint, format!("the file cannot be used: {}", error.why));
+    report(path, error.help.into_iter().fold(diagnostic, Diagnostic::help))
+}
+
+pub(super) fn bad(path: &Path, message: String) -> Report {
     report(path, Diagnostic::new(Code::BadCheckpoint, message))
 }
 
-fn report(path: &Path, diagnostic: Diagnostic) -> Report {
+pub(super) fn report(path: &Path, diagnostic: Diagnostic) -> Report {
     Report { source: Source { name: path.display().to_string(), text: String::new() }, diagnostics: vec![diagnostic] }
-}
-
-/// Whether a name is one that the pattern means; `*` stands for any text, the empty one too.
-fn is_match(pattern: &str, name: &str) -> bool {
-    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut left) = name.strip_prefix(start) else { return false };
-    let parts: Vec<&str> = rest.split('*').collect();
-    let (last, between) = parts.split_last().unwrap_or((&"", &[]));
-    for part in between {
-        let Some(at) = left.find(part) else { return false };
-        left = &left[at + part.len()..];
-    }
-    left.ends_with(last)
-}
-
-/// A part of a name, so that `layer.2` comes before `layer.10`.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Part<'n> {
-    /// By its number of digits without leading zeros, then by them: numbers of any length.
-    Number(usize, &'n str),
-    Text(&'n str),
-}
-
-/// A name as its parts; names that differ in leading zeros alone are told apart by the whole.
-fn natural(name: &str) -> (Vec<Part<'_>>, &str) {
-    let mut parts = Vec::new();
-    let mut rest = name;
-    while let Some(first) = rest.chars().next() {
-        let is_number = first.is_ascii_digit();
-        let end = rest.find(|c: char| c.is_ascii_digit() != is_number).unwrap_or(rest.len());
-        let (part, after) = rest.split_at(end);
-        let digits = part.trim_start_matches('0');
-        parts.push(if is_number { Part::Number(digits.len(), digits) } else { Part::Text(part) });
-        rest = after;
-    }
-    (parts, name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_in_natural_order() {
-        let mut names = ["layer.10.x", "layer.2.x", "a", "layer.02.x", "layer.2", "10", "9"];
-        names.sort_by(|a, b| natural(a).cmp(&natural(b)));
-        assert_eq!(names, ["9", "10", "a", "layer.2", "layer.02.x", "layer.2.x", "layer.10.x"]);
-    }
-
-    #[test]
-    fn patterns() {
-        for (pattern, name, expected) in [
-            ("a.b", "a.b", true),
-            ("a.b", "a.bc", false),
-            ("*", "", true),
-            ("*gate*", "layers.3.gate.logits", true),
-            ("layers.*.gate", "layers.3.gate", true),
-            ("layers.*.gate", "layers.3.gate.bias", false),
-            ("a*a", "a", false),
-            ("a**b", "a.b", true),
-        ] {
-            assert_eq!(is_match(pattern, name), expected, "{pattern} {name}");
-        }
-    }
-
-    #[test]
-    fn every_float_is_read_exactly() {
-        let mut rows = Rows { width: 3, ..Rows::default() };
-        let values = [1.5f32, -2.0, f32::INFINITY];
-        let check = |rows: &Rows| {
-            assert_eq!((rows.count, &rows.row(0)[..3]), (1, &values[..]));
-            assert!(rows.row(0)[3..].iter().all(|x| *x == f32::NEG_INFINITY) && rows.wide.is_empty());
-        };
-        rows.decode(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>(), Float::F32);
-        check(&rows);
-        rows.decode(&values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect::<Vec<u8>>(), Float::F16);
-        check(&rows);
-        rows.decode(&values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect::<Vec<u8>>(), Float::Bf16);
-        check(&rows);
-        rows.decode(&values.iter().flat_map(|x| f64::from(*x).to_le_bytes()).collect::<Vec<u8>>(), Float::F64);
-        check(&rows);
-        let wide = [1.0f64 + 1e-12, 1.0, -1e300];
-        rows.decode(&wide.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>(), Float::F64);
-        assert_eq!((rows.exact(0), rows.row(0)[0]), (wide.to_vec(), 1.0));
-    }
 }
