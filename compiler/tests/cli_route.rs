@@ -70,20 +70,28 @@ fn a_report_by_hand() {
     // (1 + 1 + 0 + 4) / 4, its root over 2, and (2 * 3/8 ln 8/3 + 1/4 ln 4) / ln 4.
     assert_eq!((&report["load"]["variance"], &report["load"]["spread"]), (&1.5.into(), &0.612372.into()));
     assert_eq!(report["load"]["entropy_share"], 0.780639);
-    assert_eq!((&report["load"]["hot"], &report["load"]["cold"]), (&serde_json::json!([0, 1]), &serde_json::json!([3])));
+    let hot = |expert: u64| serde_json::json!({"expert": expert, "share": 0.375, "of_mean": 1.5});
+    assert_eq!(report["load"]["hot"], serde_json::json!([hot(0), hot(1)]));
+    assert_eq!((&report["load"]["cold"], &report["load"]["dead"]), (&serde_json::json!([]), &serde_json::json!([3])));
     // (3 * 4 + 1) / 8, (2 * 2 + 1 + 4) / 8, (2 * 1 + 2 * 2) / 8, 4 * 1 / 8: T / E = 1 in the mean.
     assert_eq!(report["probability"]["per_expert"], serde_json::json!([1.625, 1.125, 0.75, 0.5]));
     assert_eq!(report["probability"]["mean"], 1.0);
     let drop = &report["drop"];
     assert_eq!((&drop["dropped"], &drop["rate"], &drop["dropped_tokens"]), (&2.into(), &0.25.into(), &0.into()));
     assert_eq!((&drop["capacity"], &drop["band"]), (&serde_json::json!([2, 2]), &"collapse".into()));
+    // 4 C = 8 pairs have room with another router.
+    assert_eq!((&drop["least"], &drop["cause"]), (&0.into(), &"router".into()));
     // One percent of 8 pairs is none: C = 3, from the least factor above 1 on, holds 8 pairs in 12 rows.
     let enough = &report["recommendation"];
     assert_eq!((&enough["factor"], &enough["capacity"]), (&1.01.into(), &serde_json::json!([3, 3])));
     assert_eq!((&enough["rate"], &enough["waste"]), (&0.0.into(), &0.333333.into()));
+    // 12 rows for 8 pairs, and three tiles of 64 rows.
+    assert_eq!((&enough["padded_cost"], &enough["dropless_padded_cost"]), (&1.5.into(), &24.0.into()));
+    assert_eq!((&enough["take"], &enough["balance"]), (&"factor".into(), &serde_json::json!([0, 1])));
     let at = |factor: f64| report["sweep"].as_array().unwrap().iter().find(|point| point["factor"] == factor).unwrap().clone();
-    // C = 1 keeps one pair of each expert but the last: 5 of 8 are dropped, and token 1 is first nowhere.
+    // C = 1 keeps one pair of each expert but the last: 5 of 8 are dropped, and token 1 is first nowhere. Any router drops 4.
     let half = at(0.5);
+    assert_eq!(half["least_drop_rate"], 0.5);
     assert_eq!((&half["drop_rate"], &half["token_drop_rate"], &half["waste"]), (&0.625.into(), &0.25.into(), &0.25.into()));
     assert_eq!((&at(1.0)["is_spec"], &at(1.01)["is_recommended"]), (&true.into(), &true.into()));
     let mode = |kind: &str| report["modes"].as_array().unwrap().iter().find(|mode| mode["kind"] == kind).unwrap().clone();
@@ -109,13 +117,23 @@ fn batches_are_cut_and_tensors_are_in_natural_order() {
     let mut two = json(folder.path(), &["spec.toml", "--logits", "two.safetensors"]);
     assert_eq!((&one["trace"]["batches"], &one["trace"]["spans"]), (&2.into(), &2.into()));
     assert_eq!((&two["trace"]["tensors"], &two["trace"]["skipped_tensors"]), (&2.into(), &1.into()));
-    two["trace"] = one["trace"].clone();
+    let tensors = |report: &Value| {
+        let stretches = report["over_batches"].as_array().unwrap().iter();
+        stretches.map(|stretch| stretch["tensor"].as_str().unwrap().to_string()).collect::<Vec<String>>()
+    };
+    assert_eq!((tensors(&one), tensors(&two)), (vec!["logits".into(); 2], vec!["b.9".into(), "b.10".into()]));
+    for part in ["trace", "over_batches"] {
+        two[part] = one[part].clone();
+    }
     assert_eq!(one, two);
     trace(folder.path(), "a.safetensors", &[("b", &first)]);
     trace(folder.path(), "b.safetensors", &[("b", &last)]);
     let mut files = json(folder.path(), &["spec.toml", "--logits", "a.safetensors", "b.safetensors"]);
     assert_eq!(files["trace"]["files"], 2);
-    files["trace"] = one["trace"].clone();
+    assert_eq!(tensors(&files), ["a.safetensors:b", "b.safetensors:b"]);
+    for part in ["trace", "over_batches"] {
+        files[part] = one[part].clone();
+    }
     assert_eq!(one, files);
     let some = json(folder.path(), &["spec.toml", "--logits", "two.safetensors", "--tensor", "*.9"]);
     assert_eq!(some["trace"]["tokens"], 2);
@@ -215,7 +233,7 @@ fn the_page_is_one_file_and_always_the_same() {
     let arguments = ["route", "spec.toml", "--logits", "trace.safetensors", "--html", "page.html"];
     let output = moec_in(folder.path(), &arguments);
     assert!(stderr(&output).starts_with("wrote page.html ("), "{}", stderr(&output));
-    assert!(product(&output).starts_with("layer       by-hand, 4 experts"));
+    assert!(product(&output).starts_with("layer          by-hand, 4 experts"));
     let page = fs::read_to_string(folder.path().join("page.html")).unwrap();
     let printed = moec_in(folder.path(), &[&arguments[..5], &["-"]].concat());
     assert!(product(&printed) == page);
@@ -241,8 +259,8 @@ fn nothing_to_count() {
     // What has a capacity is not dropless for want of tokens.
     write(folder.path(), "dropless.toml", SPEC.replace("[capacity]\nfactor = 1.0\ncount_k = true\nround = \"ceil\"\n", ""));
     for (spec, is_dropless, text, tile) in [
-        ("spec.toml", false, "drop        nothing: there are no tokens\n", "<p>There are no tokens.</p>"),
-        ("dropless.toml", true, "drop        nothing: the layer is dropless\n", "<p>The layer is dropless.</p>"),
+        ("spec.toml", false, "drop           nothing: there are no tokens\n", "<p>There are no tokens.</p>"),
+        ("dropless.toml", true, "drop           nothing: the layer is dropless\n", "<p>The layer is dropless.</p>"),
     ] {
         let arguments = ["route", spec, "--logits", "empty.safetensors", "--html"];
         let said = product(&moec_in(folder.path(), &[&arguments[..], &["page.html"]].concat()));
@@ -286,12 +304,14 @@ fn a_token_of_an_identity_expert_is_not_lost() {
 }
 
 #[test]
-fn nan_and_infinities_are_routed() {
+fn nan_and_infinities_are_routed_where_they_are_kept() {
     let folder = by_hand();
     let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0];
     let values = [odd, [f32::NAN; 4], [f32::INFINITY; 4], [0.0; 4]].concat();
     trace(folder.path(), "odd.safetensors", &[("logits", &tensor(&[4, 4], &values))]);
     let report = json(folder.path(), &["spec.toml", "--logits", "odd.safetensors"]);
+    assert_eq!((&report["trace"]["tokens"], &report["drop"]["cause"]), (&0.into(), &"nothing".into()));
+    let report = json(folder.path(), &["spec.toml", "--logits", "odd.safetensors", "--keep", "non-finite,zero"]);
     // The last row, of ties, is as finite as any.
     assert_eq!(report["trace"]["interpreted_tokens"], 3);
     // Softmax of the first row is 1 for expert 1 and 0 for the others: then the lowest index. Ties go to 0 and 1.
@@ -408,7 +428,7 @@ fn a_trace_larger_than_memory() {
         .current_dir(folder.path())
         .output()
         .unwrap();
-    assert!(product(&output).contains("trace       120000 tokens of logits in 1 tensor, 30 batches"), "{output:?}");
+    assert!(product(&output).contains("trace          120000 tokens of logits in 1 tensor, 30 batches"), "{output:?}");
 }
 
 mod damaged {

@@ -90,7 +90,7 @@ pub struct Report {
 pub struct Router {
     /// `router.mode`.
     pub mode: &'static str,
-    /// E.
+    /// The experts that are routed to, E.
     pub experts: u64,
     /// K; where experts choose, that of the tokens that choose beside them.
     pub top_k: u64,
