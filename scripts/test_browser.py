@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Opens the pages that `moec route` writes in headless Chromium: no console message, nothing wider than the window, at 1280 and
-400 pixels, light and dark. Chromium is looked for at CHROME, then on PATH; where there is none the test is skipped by name.
+"""Opens the pages that `moec route` writes in headless Chromium: no console message, nothing wider than the window, no two texts
+of a plot over each other, at 1280 and 400 pixels, light and dark. Chromium is looked for at CHROME, then on PATH; where there is none the test is skipped by name.
 
     test_browser.py MOEC [--screenshots DIR]
 
@@ -37,10 +37,14 @@ experts = {experts}
 intermediate = 128
 """
 CAPACITY = '[capacity]\nfactor = 1.25\ncount_k = true\nround = "ceil"\n'
-# What a page has to bear: few experts and many, batches and one, every kind of capacity and none, a collapsed router.
+# What a page has to bear: few experts and many, batches and one, every kind of capacity and none, a collapsed router, several
+# layers.
 PAGES = (
     ("few-experts", 8, "top_k = 2", CAPACITY, 24, 64, 1.0),
+    ("some-experts", 64, "top_k = 8", CAPACITY.replace("true", "false"), 5, 256, 0.8),
     ("many-experts", 256, 'top_k = 8\nscore = "sigmoid"', CAPACITY, 3, 256, 0.6),
+    ("most-experts", 512, "top_k = 10", CAPACITY, 4, 256, 0.9),
+    ("layers", 16, "top_k = 2", CAPACITY, 12, 64, 0.7),
     ("dropless", 60, "top_k = 4", "", 1, 128, 0.3),
     ("experts-choose", 12, 'mode = "expert_choice"', CAPACITY.replace("count_k = true\n", ""), 6, 96, 0.8),
     ("room-for-all", 8, "top_k = 2", "[capacity]\ntokens = 1000000\n", 2, 64, 0.5),
@@ -63,7 +67,8 @@ def write_trace(path, experts, batches, tokens, inclination):
             values.byteswap()
         start = len(data)
         data += values.tobytes()
-        header[f"batch.{batch}"] = {"dtype": "F32", "shape": [tokens, experts], "data_offsets": [start, len(data)]}
+        name = f"layers.{batch // 2}.step_{batch % 2}" if path.stem == "layers" else f"batch.{batch}"
+        header[name] = {"dtype": "F32", "shape": [tokens, experts], "data_offsets": [start, len(data)]}
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
@@ -137,9 +142,18 @@ MEASURE = """(() => {
   const wide = document.documentElement.clientWidth;
   const boxed = (e) => e.closest('.scroll') !== null && !e.classList.contains('scroll');
   const out = [...document.body.querySelectorAll('*')].filter((e) => !boxed(e) && e.getBoundingClientRect().right > wide + 1);
-  const small = [...document.querySelectorAll('figure > svg text')]
+  const shown = (e) => e.getClientRects().length > 0 && e.checkVisibility();
+  const small = [...document.querySelectorAll('figure > svg text')].filter(shown)
     .filter((e) => e.getBoundingClientRect().height < 10).map((e) => e.textContent);
-  const cut = [...document.querySelectorAll('figure > svg')].flatMap((svg) => {
+  // Texts of one plot that cover each other: a third of a line's height is the room between lines.
+  const overlaps = [...document.querySelectorAll('figure > svg')].filter(shown).flatMap((svg) => {
+    const texts = [...svg.querySelectorAll('text')].map((t) => [t.textContent, t.getBoundingClientRect()]);
+    return texts.flatMap(([a, p], i) => texts.slice(i + 1).filter(([, q]) => {
+      const spare = Math.min(p.height, q.height) / 3;
+      return p.left < q.right - 1 && q.left < p.right - 1 && p.top + spare < q.bottom && q.top + spare < p.bottom;
+    }).map(([b]) => a + ' | ' + b));
+  });
+  const cut = [...document.querySelectorAll('figure > svg')].filter(shown).flatMap((svg) => {
     const box = svg.getBoundingClientRect();
     return [...svg.querySelectorAll('text')].filter((t) => {
       const b = t.getBoundingClientRect();
@@ -148,7 +162,7 @@ MEASURE = """(() => {
   });
   return JSON.stringify({
     inner: innerWidth, scroll: document.documentElement.scrollWidth,
-    out: out.map((e) => e.tagName + '.' + (e.getAttribute('class') || '')), small, cut,
+    out: out.map((e) => e.tagName + '.' + (e.getAttribute('class') || '')), small, cut, overlaps,
     page: getComputedStyle(document.body).backgroundColor, plots: document.querySelectorAll('figure > svg').length,
   });
 })()"""
@@ -196,6 +210,8 @@ def check(browser, page, width, scheme, screenshot):
         wrong.append(f"texts of less than 10 pixels: {found['small'][:5]}")
     if found["cut"]:
         wrong.append(f"texts outside their plot: {found['cut'][:5]}")
+    if found["overlaps"]:
+        wrong.append(f"texts over each other: {found['overlaps'][:5]}")
     if found["plots"] < 4:
         wrong.append(f"{found['plots']} plots")
     is_dark = sum(int(part) for part in found["page"].strip("rgb()").split(",")) < 384

@@ -133,9 +133,9 @@ fn load(report: &Report, id: &str) -> Markup {
         let title = format!("expert {expert}: {} pairs, {} of the mean", grouped(*pairs), times_text(relative(*pairs)));
         plot.bar(class, place, relative(*pairs), &title);
     }
-    plot.across("marker", 1.0, "mean");
+    plot.across("marker", 1.0, load.hot_above < 1.0, "mean");
     if has_limit {
-        plot.across("limit", load.hot_above, &format!("hot_above {}", factor_text(load.hot_above)));
+        plot.across("limit", load.hot_above, load.hot_above >= 1.0, &format!("hot_above {}", factor_text(load.hot_above)));
     }
     let named = |hot: &&super::report::ExpertShare| plot.name_bar(hot.expert as f64, hot.of_mean, &hot.expert.to_string());
     let named = load.hot.iter().filter(named).count();

@@ -221,13 +221,14 @@ impl<'a> Plot<'a> {
         true
     }
 
-    /// A line across, with its name at one of its ends, above or below it.
-    pub(super) fn across(&mut self, class: &str, y: f64, name: &str) {
+    /// A line across, with its name at one of its ends, rather above than below it, or the other way round.
+    pub(super) fn across(&mut self, class: &str, y: f64, is_above: bool, name: &str) {
         let (at, right) = (self.y(y), WIDTH - RIGHT);
         self.add(format!("<line class=\"line {class}\" x1=\"{}\" x2=\"{}\" y1=\"{at}\" y2=\"{at}\"/>", n(LEFT), n(right)));
         let y = self.y_at(y);
         let ends = [(right, Anchor::End), (LEFT + 6.0, Anchor::Start)];
-        let spots = [-5.0, 14.0].into_iter().flat_map(|shift| ends.map(|(x, anchor)| Spot { x, y: y + shift, anchor }));
+        let shifts = if is_above { [-5.0, 14.0] } else { [14.0, -5.0] };
+        let spots = shifts.into_iter().flat_map(|shift| ends.map(|(x, anchor)| Spot { x, y: y + shift, anchor }));
         self.label(name, spots);
     }
 
@@ -344,8 +345,8 @@ mod tests {
     #[test]
     fn labels_never_meet() {
         let mut plot = Plot::new(axis(-0.5, 511.5), axis(0.0, 4.0));
-        plot.across("limit", 1.25, "1.25 of the mean");
-        plot.across("mean", 1.2, "mean");
+        plot.across("limit", 1.25, true, "1.25 of the mean");
+        plot.across("mean", 1.2, false, "mean");
         plot.upright("spec", 300.0, "spec 1.25");
         plot.upright("enough", 301.0, "enough 1.26");
         let named: Vec<bool> = (0..40).map(|i| plot.name_bar(100.0 + f64::from(i), 3.0, &(100 + i).to_string())).collect();
