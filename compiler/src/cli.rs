@@ -351,7 +351,7 @@ pub(crate) struct Route {
     #[arg(long, value_name = "PATTERN", value_parser = LayerRule::parse)]
     pub(crate) layer_pattern: Option<LayerRule>,
     /// Only these layers of the trace.
-    #[arg(long, value_name = "N", value_delimiter = ',')]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = |text: &str| LAYER.read::<u64>(text))]
     pub(crate) layer: Vec<u64>,
     /// Which rows are tokens (1) and which padding (0): tensors of the trace by their name, FILE, or FILE:TENSOR. One after
     /// another they have an element for each row of a layer, in any shape, such as `[T]` or `[B, S]`.

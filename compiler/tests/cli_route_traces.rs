@@ -65,7 +65,8 @@ fn rows_that_are_no_tokens_are_left_out_and_named() {
         assert_eq!((&left_out[tensor], &left_out["padding"]), (&40.into(), &0.into()));
         let place = json!([{"kind": tensor, "tensor": tensor, "first": 60, "last": 99}]);
         assert_eq!((&left_out["rows"], &report["trace"]["rows"]), (&place, &100.into()));
-        assert!(said.contains(&format!("40 rows are left out: 40 {kind} (rows 60 to 99 of {tensor})")), "{said}");
+        let warned = format!("warning[MOE1102]: 40 rows are left out: 40 {kind} (rows 60 to 99 of {tensor}) of 100");
+        assert!(said.starts_with(&warned), "{said}");
         // Nothing but the count of rows differs.
         for part in ["drop", "recommendation", "load", "sweep", "modes"] {
             assert_eq!(report[part], tokens[part], "{tensor} {part}");
@@ -77,6 +78,8 @@ fn rows_that_are_no_tokens_are_left_out_and_named() {
     let folder = folder();
     let arguments = [&["route"][..], &ROUTER, &["--logits", &rows, "--tensor", "nan"]].concat();
     insta::assert_snapshot!(product(&moec_in(folder.path(), &arguments)));
+    let denied = moec_in(folder.path(), &[&arguments[..], &["--deny-warnings"]].concat());
+    assert_eq!(denied.status.code(), Some(1));
     let page = product(&moec_in(folder.path(), &[&arguments[..], &["--html", "-"]].concat()));
     assert!(page.contains("Not counted: 40 rows are left out: 40 with NaN (rows 60 to 99 of nan), of 100 rows."));
 }

@@ -99,7 +99,7 @@ fn writes_temporary_files(command: &Command) -> bool {
         | Command::Import(_)
         | Command::Inspect { .. }
         | Command::Explain { .. }
-        | Command::Schema
+        | Command::Schema { .. }
         | Command::Targets
         | Command::Doctor
         | Command::Completions { .. }

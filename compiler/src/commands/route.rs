@@ -53,7 +53,7 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
         keep: Keep { non_finite: arguments.keep.contains(&KeptRows::NonFinite), zero: arguments.keep.contains(&KeptRows::Zero) },
         has_experts,
     };
-    say_of_trace(&trace, longest, arguments, &options, notes);
+    say_of_trace(&trace, longest, arguments, &options, notes)?;
     let progress = notes.bytes("routing", trace.layers.iter().map(Layer::bytes).sum());
     let reports = routing::route(&spec, &trace, &tensors, &options, |bytes| progress.at(bytes));
     drop(progress);
@@ -61,7 +61,7 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
         Error::Trace(report) => report,
         Error::Selection(error) => Diagnostic::from(error).into(),
     })?;
-    say_of_rows(&reports, notes);
+    warn_of_rows(&reports, arguments, notes)?;
     let json = || {
         let text = serde_json::to_string_pretty(&reports).map(|text| text + "\n");
         text.map_err(|error| Diagnostic::new(Code::Bug, format!("the report has no JSON: {error}")))
@@ -87,10 +87,10 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
 }
 
 /// What is done with the trace that its files do not say.
-fn say_of_trace(trace: &Trace, longest: u64, arguments: &Route, options: &Options, notes: Notes) {
+fn say_of_trace(trace: &Trace, longest: u64, arguments: &Route, options: &Options, notes: Notes) -> Result<(), Report> {
     if let Some(doubt) = &trace.doubt {
-        notes
-            .say(&format!("warning: {doubt}; `--layer-pattern` has the place of the layer's number, `none` where there is none"));
+        let help = "`--layer-pattern` has the place of the layer's number, and is `none` where there is none";
+        notes.warn(&trace_file(arguments), vec![Diagnostic::new(Code::LayersUncertain, doubt).help(help)])?;
     }
     if trace.layers.len() > 1 {
         notes.say(&format!(
@@ -104,20 +104,26 @@ fn say_of_trace(trace: &Trace, longest: u64, arguments: &Route, options: &Option
             options.batch
         ));
     }
+    Ok(())
 }
 
-/// What was found in the rows.
-fn say_of_rows(reports: &Reports, notes: Notes) {
-    for report in &reports.layers {
+/// Rows that were left out although no mask says so.
+fn warn_of_rows(reports: &Reports, arguments: &Route, notes: Notes) -> Result<(), Report> {
+    let warning = |report: &routing::Report| {
         let layer = report.trace.layer.as_ref().map_or(String::new(), |layer| format!("layer {layer}: "));
-        let left_out = &report.trace.left_out;
-        if let Some(said) = left_out.said() {
-            notes.say(&format!("warning: {layer}{said} of {}", report.trace.rows));
-        }
-        if report.trace.tokens == 0 && left_out.total() > 0 {
-            notes.say(&format!("warning: {layer}no row is left"));
-        }
-    }
+        let said = report.trace.left_out.said()?;
+        let rest = if report.trace.tokens == 0 { ", and no other is there" } else { "" };
+        let message = format!("{layer}{said} of {}{rest}", report.trace.rows);
+        let help = "`--mask` says which rows are padding; `--keep non-finite,zero` counts them as the layer routes them";
+        Some(Diagnostic::new(Code::RowsLeftOut, message).help(help))
+    };
+    notes.warn(&trace_file(arguments), reports.layers.iter().filter_map(warning).collect())
+}
+
+/// The first file of the trace, which is not shown as text.
+fn trace_file(arguments: &Route) -> Source {
+    let path = arguments.logits.first().or(arguments.hidden.first());
+    Source { name: path.map_or(String::new(), |path| path.display().to_string()), text: String::new() }
 }
 
 /// Leaves only the layers that were asked for.

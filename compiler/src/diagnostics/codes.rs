@@ -292,6 +292,14 @@ codes! {
          however evenly the router spreads them. Most often `count_k = false` stands beside a `top_k` above 1, or the \
          rounding leaves no place where there are few tokens. `[lints] capacity_floor = \"allow\"` in the spec says that it is \
          meant.";
+    RowsLeftOut = 1102, Ok, "rows of a trace that are no tokens",
+        "Rows with NaN or infinities, and rows that are all zero, are what padding and damaged batches leave in recorded logits. \
+         `moec route` counts and names them, and leaves them out of loads, drops and advice. `--keep non-finite,zero` counts them \
+         as the layer would route them; `--mask` says which rows are padding, and those are left out without a word.";
+    LayersUncertain = 1103, Ok, "tensors that may be of several layers",
+        "Numbers in the names of recorded tensors may be those of layers or of batches, and nothing before them says which. They \
+         are added up as batches of one layer. `--layer-pattern` has the place of the layer's number, such as `logits.{N}`, or \
+         is `none` where there is none; names such as `layers.3.gate` and `step_7` say it themselves.";
 }
 
 #[cfg(test)]
