@@ -62,10 +62,32 @@ codes! {
         "The tensor has the name that was looked for, but not the shape that the layer gives it: the spec is of another model, \
          or the file stores it transposed, fused or with the experts folded into the rows, which `[weights]` can say.";
     TensorDtype = "RT0205", "a stored tensor of a type that is not converted",
-        "Floats of 64, 32 and 16 bits become the layer's type, integers of 64 and 32 bits become i32. Quantised types are not \
-         converted.";
+        "Floats of 64, 32 and 16 bits become the layer's type, integers and truths become i32 where they fit. An integer does not \
+         become a float, nor a float an integer, and quantised types are not converted.";
     TensorRange = "RT0206", "a stored integer outside i32",
         "The kernels take 32-bit integers, and a number in the file does not fit.";
+    NotSafetensors = "RT0207", "a file of another format",
+        "Tensors are read from safetensors files. The first bytes of this file are those of another format, which the message \
+         names with what to do: GGUF, a file of `torch.save`, an array of numpy, a package, or what Git LFS leaves in the place \
+         of a file that was not fetched.";
+    Index = "RT0208", "an index that cannot be used",
+        "The index of a checkpoint in several files is JSON with a `weight_map` from tensors to files of the same folder. One \
+         that names a file outside its folder is refused: an index may come from a stranger.";
+    NoTensors = "RT0209", "a folder without safetensors files",
+        "Of a folder, `model.safetensors` is taken, else the index, else every `.safetensors` file. This one has none of them.";
+    ManyIndices = "RT0210", "a folder with several indices",
+        "Several indices are several checkpoints, or one in several formats. Name the one that is meant in the folder's place.";
+    TensorTwice = "RT0211", "a tensor in two files of a folder",
+        "The folder has no index that says which of its files belong together, and two of them have a tensor of one name. Name \
+         the file that is meant.";
+    MissingShard = "RT0212", "a file of an index is not there",
+        "The index says that a tensor of the layer is in a file that is not beside it. Files with none of the layer's tensors \
+         may be missing; the message names all that are.";
+    NotInShard = "RT0213", "a tensor is not where the index says",
+        "The file that the index names is there, and does not have the tensor: index and files are of different versions.";
+    MissingExperts = "RT0214", "experts without a tensor",
+        "Each expert has a tensor of its own, and some experts of the layer have none: a part of the checkpoint is missing, or \
+         `moe.experts` of the spec is that of another model.";
 
     // 03xx: the arguments of a call.
     Count = "RT0301", "another number of tensors",

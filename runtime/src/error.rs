@@ -1,9 +1,10 @@
 //! Everything that can go wrong in this crate, as one enum: each variant has a stable code and a message that says what to
 //! do next. No rendering: the command line decides how an error looks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::codes::ErrorCode;
+use crate::format::Format;
 use crate::package::Dtype;
 
 /// Whose turn it is after an error; a command line maps it to its exit code.
@@ -62,11 +63,76 @@ pub enum Error {
         /// The system's words.
         why: String,
     },
-    /// The bytes are not safetensors.
-    #[error("not a safetensors file: {why}")]
+    /// The bytes are not safetensors, or damaged ones.
+    #[error("{}: {why}", subject(path, "a safetensors file"))]
     Safetensors {
-        /// The parser's words.
+        /// The file; empty where the bytes came from the caller.
+        path: PathBuf,
+        /// What does not agree.
         why: String,
+    },
+    /// The bytes are of another format, which is known.
+    #[error("{}: it is {}; {}", subject(path, "a safetensors file"), found.name(), found.to_tensors())]
+    NotSafetensors {
+        /// The file; empty where the bytes came from the caller.
+        path: PathBuf,
+        /// Its format.
+        found: Format,
+    },
+    /// The index of a checkpoint cannot be used.
+    #[error("{}: {why}", subject(path, "an index of safetensors files"))]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A folder has no safetensors file.
+    #[error("`{}` has no safetensors file{}; {}", path.display(), beside(found), without_tensors(found))]
+    NoTensors {
+        /// The folder.
+        path: PathBuf,
+        /// What it has that may be meant.
+        found: Vec<String>,
+    },
+    /// A folder has several indices, and none has the usual name.
+    #[error("`{}` has several indices, {}; name the one that is meant", path.display(), list(found))]
+    ManyIndices {
+        /// The folder.
+        path: PathBuf,
+        /// Their names.
+        found: Vec<String>,
+    },
+    /// Two files of a folder have a tensor of one name.
+    #[error("`{tensor}` is in `{}` and in `{}`; name the file that is meant", first.display(), second.display())]
+    TensorTwice {
+        /// The tensor.
+        tensor: String,
+        /// The file that comes first.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// The file of a tensor is not there.
+    #[error(
+        "`{tensor}` is in `{file}`, which is not beside the index{}; fetch what is missing",
+        if missing.len() > 1 { format!(": {} files are missing, {}", missing.len(), some(missing)) } else { String::new() }
+    )]
+    MissingShard {
+        /// The tensor that is needed.
+        tensor: String,
+        /// The file that should have it.
+        file: String,
+        /// Every file that the index names and that is not there.
+        missing: Vec<String>,
+    },
+    /// The file that should have a tensor has not.
+    #[error("the index says that `{tensor}` is in `{}`, and it is not; fetch index and files again", path.display())]
+    NotInShard {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        path: PathBuf,
     },
     /// No candidate for a weight is in the checkpoint.
     #[error("no tensor for `{buffer}`: looked for {}{}", list(candidates), near(near_matches))]
@@ -77,6 +143,24 @@ pub enum Error {
         candidates: Vec<String>,
         /// Names in the file that are close.
         near_matches: Vec<String>,
+    },
+    /// Some experts have a tensor of their own for a weight, and others do not.
+    #[error(
+        "`{name}` is missing{} (for `{buffer}`), {} there; the layer has {experts} experts, the checkpoint or `moe.experts` is wrong",
+        if *others > 0 { format!(", and {others} more of the kind") } else { String::new() },
+        numbers(there)
+    )]
+    MissingExperts {
+        /// The weight buffer.
+        buffer: String,
+        /// The first tensor that is missing.
+        name: String,
+        /// How many more are.
+        others: u64,
+        /// How many the layer has.
+        experts: u64,
+        /// The experts that have theirs, as runs from first to last.
+        there: Vec<(u64, u64)>,
     },
     /// A stored tensor does not have the shape that the recipe says.
     #[error(
@@ -93,12 +177,14 @@ pub enum Error {
         actual: Vec<u64>,
     },
     /// A stored tensor has an element type that cannot become a weight.
-    #[error("tensor `{tensor}` has dtype {actual}; f64, f32, f16 and bf16 can be converted, i32 and i64 to i32")]
+    #[error("tensor `{tensor}` has dtype {actual}, which cannot become {}; {}", expected.name(), converted(actual, *expected))]
     TensorDtype {
         /// The stored tensor.
         tensor: String,
         /// In the file.
         actual: String,
+        /// What it was to become.
+        expected: Dtype,
     },
 
     /// A stored integer is outside the type that it becomes.
@@ -107,7 +193,7 @@ pub enum Error {
         /// The stored tensor.
         tensor: String,
         /// The first such integer.
-        value: i64,
+        value: i128,
     },
 
     /// A number of buffers is wrong.
@@ -309,6 +395,14 @@ impl Error {
             Error::TensorShape { .. } => ErrorCode::TensorShape,
             Error::TensorDtype { .. } => ErrorCode::TensorDtype,
             Error::TensorRange { .. } => ErrorCode::TensorRange,
+            Error::NotSafetensors { .. } => ErrorCode::NotSafetensors,
+            Error::Index { .. } => ErrorCode::Index,
+            Error::NoTensors { .. } => ErrorCode::NoTensors,
+            Error::ManyIndices { .. } => ErrorCode::ManyIndices,
+            Error::TensorTwice { .. } => ErrorCode::TensorTwice,
+            Error::MissingShard { .. } => ErrorCode::MissingShard,
+            Error::NotInShard { .. } => ErrorCode::NotInShard,
+            Error::MissingExperts { .. } => ErrorCode::MissingExperts,
             Error::Count { .. } => ErrorCode::Count,
             Error::Shape { .. } => ErrorCode::Shape,
             Error::Dtype { .. } => ErrorCode::Dtype,
@@ -361,4 +455,55 @@ fn list(names: &[String]) -> String {
 
 fn near(names: &[String]) -> String {
     if names.is_empty() { String::new() } else { format!("; the file has {}", list(names)) }
+}
+
+/// `model.safetensors` is not what it should be.
+fn subject(path: &Path, what: &str) -> String {
+    if path.as_os_str().is_empty() { format!("not {what}") } else { format!("`{}` is not {what}", path.display()) }
+}
+
+/// The first names of many.
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", list(&names[..names.len().min(SHOWN)]))
+}
+
+fn beside(found: &[String]) -> String {
+    if found.is_empty() { String::new() } else { format!(", but {}", some(found)) }
+}
+
+fn without_tensors(found: &[String]) -> &'static str {
+    let has = |extensions: &[&str]| found.iter().any(|name| extensions.iter().any(|end| name.ends_with(end)));
+    match () {
+        () if found.iter().any(|name| name == "snapshots") => "the files are in a folder below its `snapshots`",
+        () if has(&[".gguf"]) => Format::Gguf.to_tensors(),
+        () if has(&[".bin", ".pt", ".pth", ".ckpt", ".pkl"]) => Format::Torch.to_tensors(),
+        () if has(&[".npy", ".npz"]) => Format::Npz.to_tensors(),
+        () => "fetch the checkpoint: `hf download REPOSITORY --include '*.safetensors*'`",
+    }
+}
+
+/// `0 to 7 are`.
+fn numbers(runs: &[(u64, u64)]) -> String {
+    const SHOWN: usize = 4;
+    let run = |(first, last): &(u64, u64)| if first == last { first.to_string() } else { format!("{first} to {last}") };
+    let shown: Vec<String> = runs.iter().take(SHOWN).map(run).collect();
+    let more = if runs.len() > SHOWN { " and others" } else { "" };
+    let is_one = matches!(runs, [(first, last)] if first == last);
+    format!("{}{more} {}", shown.join(", "), if is_one { "is" } else { "are" })
+}
+
+/// What to do about an element type.
+fn converted(actual: &str, expected: Dtype) -> &'static str {
+    match (expected, actual) {
+        (Dtype::I32, _) => "token ids and tables are integers: in PyTorch `.int()`",
+        (Dtype::F32 | Dtype::F16 | Dtype::Bf16, "I64" | "I32" | "I16" | "BOOL") => {
+            "floats are converted, integers are not: in PyTorch `.float()`"
+        }
+        (Dtype::F32 | Dtype::F16 | Dtype::Bf16, _) => {
+            "quantised tensors are not supported: take the checkpoint in bf16 or f16, or dequantise it"
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! nothing: whatever a launch needs, the compiler has written into the manifest.
 #![deny(missing_docs)]
 
+pub mod checkpoint;
 mod codes;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -9,6 +10,7 @@ pub mod device;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 pub mod error;
+pub mod format;
 pub mod health;
 #[cfg(feature = "host")]
 pub mod host;
@@ -18,12 +20,14 @@ pub mod statistics;
 mod tensor;
 pub mod weights;
 
+pub use checkpoint::{Checkpoint, Note, TensorInfo};
 pub use codes::ErrorCode;
 pub use device::{Device, DeviceKind, Region};
 pub use error::{Blame, Error};
+pub use format::Format;
 pub use health::{Health, entropy_share};
 pub use layer::{Batch, Bound, Layer, Run};
 pub use package::{Dims, Package};
 pub use statistics::Statistics;
 pub use tensor::Tensor;
-pub use weights::{Checkpoint, Note, assemble};
+pub use weights::assemble;

@@ -121,6 +121,13 @@ pub(crate) enum Stored {
     Bf16,
     I64,
     I32,
+    I16,
+    I8,
+    U64,
+    U32,
+    U16,
+    U8,
+    Bool,
 }
 
 impl Stored {
@@ -141,11 +148,42 @@ impl Stored {
             Stored::Bf16 => "bf16",
             Stored::I64 => "i64",
             Stored::I32 => "i32",
+            Stored::I16 => "i16",
+            Stored::I8 => "i8",
+            Stored::U64 => "u64",
+            Stored::U32 => "u32",
+            Stored::U16 => "u16",
+            Stored::U8 => "u8",
+            Stored::Bool => "bool",
         }
     }
 
     pub(crate) fn is_integer(self) -> bool {
-        matches!(self, Stored::I64 | Stored::I32)
+        !matches!(self, Stored::F64 | Stored::F32 | Stored::F16 | Stored::Bf16)
+    }
+
+    /// The first element that an `i32` cannot hold; a float has none.
+    pub(crate) fn first_outside_i32(self, bytes: &[u8]) -> Option<i128> {
+        self.integers(bytes)?.find(|value| i32::try_from(*value).is_err())
+    }
+
+    /// The elements of an integer type.
+    fn integers(self, bytes: &[u8]) -> Option<Box<dyn Iterator<Item = i128> + '_>> {
+        type Integers<'b> = Box<dyn Iterator<Item = i128> + 'b>;
+        fn each<'b, const N: usize, T: Into<i128> + 'b>(bytes: &'b [u8], load: fn([u8; N]) -> T) -> Integers<'b> {
+            Box::new(bytes.as_chunks::<N>().0.iter().map(move |word| load(*word).into()))
+        }
+        match self {
+            Stored::F64 | Stored::F32 | Stored::F16 | Stored::Bf16 => None,
+            Stored::I64 => Some(each(bytes, i64::from_le_bytes)),
+            Stored::I32 => Some(each(bytes, i32::from_le_bytes)),
+            Stored::I16 => Some(each(bytes, i16::from_le_bytes)),
+            Stored::I8 => Some(each(bytes, i8::from_le_bytes)),
+            Stored::U64 => Some(each(bytes, u64::from_le_bytes)),
+            Stored::U32 => Some(each(bytes, u32::from_le_bytes)),
+            Stored::U16 => Some(each(bytes, u16::from_le_bytes)),
+            Stored::U8 | Stored::Bool => Some(each(bytes, u8::from_le_bytes)),
+        }
     }
 }
 
@@ -154,19 +192,21 @@ pub(crate) fn convert(bytes: &[u8], from: Stored, to: Dtype) -> Cow<'_, [u8]> {
     if Stored::of(to) == from {
         return Cow::Borrowed(bytes);
     }
-    match from {
-        Stored::F64 => convert_from(bytes, to, f64::from_le_bytes),
-        Stored::F32 => convert_from(bytes, to, |word| f64::from(f32::from_le_bytes(word))),
-        Stored::F16 => convert_from(bytes, to, |half| f64::from(f16::from_le_bytes(half))),
-        Stored::Bf16 => convert_from(bytes, to, |half| f64::from(bf16::from_le_bytes(half))),
-        Stored::I64 => convert_from(bytes, to, |word| i64::from_le_bytes(word) as f64),
-        Stored::I32 => convert_from(bytes, to, |word| f64::from(i32::from_le_bytes(word))),
+    match (from, from.integers(bytes)) {
+        (_, Some(integers)) => rounded(integers.map(|value| value as f64), to),
+        (Stored::F64, None) => convert_from(bytes, to, f64::from_le_bytes),
+        (Stored::F16, None) => convert_from(bytes, to, |half| f64::from(f16::from_le_bytes(half))),
+        (Stored::Bf16, None) => convert_from(bytes, to, |half| f64::from(bf16::from_le_bytes(half))),
+        (_, None) => convert_from(bytes, to, |word| f64::from(f32::from_le_bytes(word))),
     }
     .into()
 }
 
 fn convert_from<const N: usize>(bytes: &[u8], to: Dtype, load: impl Fn([u8; N]) -> f64) -> Vec<u8> {
-    let values = bytes.as_chunks::<N>().0.iter().map(|chunk| load(*chunk));
+    rounded(bytes.as_chunks::<N>().0.iter().map(|chunk| load(*chunk)), to)
+}
+
+fn rounded(values: impl Iterator<Item = f64>, to: Dtype) -> Vec<u8> {
     match to {
         Dtype::F32 => values.flat_map(|value| (value as f32).to_le_bytes()).collect(),
         Dtype::F16 => values.flat_map(|value| f16::from_f32(round_to_odd(value)).to_le_bytes()).collect(),
@@ -239,5 +279,18 @@ mod tests {
         assert!(floats.to_i32().is_err());
         let wide = convert(&(1i64 << 40).to_le_bytes(), Stored::I64, Dtype::I32).into_owned();
         assert_eq!(wide, i32::MAX.to_le_bytes());
+        for (from, bytes, expected) in [
+            (Stored::I8, &[0xff, 7][..], [-1, 7]),
+            (Stored::U8, &[0xff, 7], [255, 7]),
+            (Stored::Bool, &[1, 0], [1, 0]),
+            (Stored::I16, &[0, 0x80, 1, 0], [-32768, 1]),
+            (Stored::U16, &[0, 0x80, 1, 0], [32768, 1]),
+            (Stored::U32, &[0xff, 0xff, 0xff, 0x7f, 2, 0, 0, 0], [i32::MAX, 2]),
+        ] {
+            let converted = Tensor::new(Dtype::I32, vec![2], convert(bytes, from, Dtype::I32).into_owned()).unwrap();
+            assert_eq!((converted.to_i32().unwrap(), from.first_outside_i32(bytes)), (expected.to_vec(), None), "{from:?}");
+        }
+        assert_eq!(Stored::U64.first_outside_i32(&u64::MAX.to_le_bytes()), Some(i128::from(u64::MAX)));
+        assert_eq!(Stored::U32.first_outside_i32(&[0, 0, 0, 0x80]), Some(1 << 31));
     }
 }

@@ -1,95 +1,24 @@
-//! Checkpoints: tensors out of safetensors bytes, and canonical weights assembled by a manifest's recipes. Which name,
-//! axis order or part is meant is written in the recipe; nothing is guessed from shapes.
+//! Canonical weights assembled out of a checkpoint by a manifest's recipes. Which name, axis order or part is meant is
+//! written in the recipe; nothing is guessed from shapes.
 
-use std::collections::HashMap;
-use std::fmt;
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 
-use safetensors::tensor::{Dtype as FileDtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype as FileDtype, TensorView};
 
+use crate::checkpoint::{Checkpoint, Note, check_range, note, stored};
 use crate::error::Error;
 use crate::package::{Buffer, Dtype, Manifest, Piece, Role, Slice, Source, Stacked};
 use crate::tensor::{Stored, Tensor, convert, elements};
 
-/// The parsed bytes of a safetensors file, owned or mapped by the caller.
-#[derive(Debug)]
-pub struct Checkpoint<'a> {
-    tensors: SafeTensors<'a>,
-}
-
-/// A conversion that took place, worth telling the user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    /// The stored tensor; with `{e}` where each expert has its own.
-    pub tensor: String,
-    /// Its element type in the file.
-    pub from: &'static str,
-    /// What it became.
-    pub to: Dtype,
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is {}, converted to {}", self.tensor, self.from, self.to.name())
-    }
-}
-
-impl<'a> Checkpoint<'a> {
-    /// The tensors in `bytes`.
-    ///
-    /// # Errors
-    /// [`Error::Safetensors`] where they are not a safetensors file.
-    pub fn read(bytes: &'a [u8]) -> Result<Checkpoint<'a>, Error> {
-        let tensors = SafeTensors::deserialize(bytes).map_err(|error| Error::Safetensors { why: error.to_string() })?;
-        Ok(Checkpoint { tensors })
-    }
-
-    /// The names, in byte order.
-    #[must_use]
-    pub fn names(&self) -> Vec<&str> {
-        let mut names = self.tensors.names();
-        names.sort_unstable();
-        names
-    }
-
-    /// One tensor, in `dtype`.
-    ///
-    /// # Errors
-    /// [`Error::MissingTensor`], [`Error::TensorDtype`], [`Error::TensorRange`].
-    pub fn tensor(&self, name: &str, dtype: Dtype) -> Result<(Tensor, Option<Note>), Error> {
-        let view = self.tensors.tensor(name).map_err(|_| self.missing(name, vec![name.into()]))?;
-        let stored = stored(name, &view, dtype)?;
-        check_range(name, view.data(), stored, dtype)?;
-        let bytes = convert(view.data(), stored, dtype).into_owned();
-        let tensor = Tensor::new(dtype, view.shape().iter().map(|n| *n as u64).collect(), bytes)?;
-        Ok((tensor, note(name, stored, dtype)))
-    }
-
-    /// Whether there is a tensor of this name.
-    #[must_use]
-    pub fn has(&self, name: &str) -> bool {
-        self.tensors.tensor(name).is_ok()
-    }
-
-    fn missing(&self, buffer: &str, candidates: Vec<String>) -> Error {
-        let mut near: Vec<(usize, &str)> = self
-            .names()
-            .into_iter()
-            .filter_map(|name| {
-                let nearest = candidates.iter().map(|candidate| distance(candidate, name)).min()?;
-                (nearest <= 2 + name.len() / 3).then_some((nearest, name))
-            })
-            .collect();
-        near.sort_unstable();
-        let near_matches = near.into_iter().take(3).map(|(_, name)| name.to_owned()).collect();
-        Error::MissingTensor { buffer: buffer.into(), candidates, near_matches }
-    }
-}
-
 /// The weights of a package, in the manifest's order, out of a checkpoint whose names carry `prefix`.
 ///
+/// Nothing but what the recipes name is read.
+///
 /// # Errors
-/// [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::TensorDtype`], [`Error::TensorRange`], each naming the stored
-/// tensor.
+/// [`Error::MissingTensor`], [`Error::MissingExperts`] where some experts have a tensor and others do not,
+/// [`Error::TensorShape`], [`Error::TensorDtype`], [`Error::TensorRange`], each naming the stored tensor; what
+/// [`Checkpoint::info`] has of a file.
 pub fn assemble(manifest: &Manifest, checkpoint: &Checkpoint<'_>, prefix: &str) -> Result<(Vec<Tensor>, Vec<Note>), Error> {
     let mut notes: Vec<Note> = Vec::new();
     let mut weights = Vec::new();
@@ -145,12 +74,11 @@ fn find<'a>(
     buffer: &Buffer,
     shape: &[u64],
     piece: &Piece,
-    checkpoint: &Checkpoint<'a>,
+    checkpoint: &'a Checkpoint<'_>,
     prefix: &str,
 ) -> Result<Found<'a>, Error> {
-    let expanded = |source: &Source, expert: u64| format!("{prefix}{}", source.name.replace("{e}", &expert.to_string()));
-    let Some(source) = piece.sources.iter().find(|source| checkpoint.has(&expanded(source, 0))) else {
-        let candidates = piece.sources.iter().map(|source| expanded(source, 0)).collect();
+    let Some(source) = piece.sources.iter().find(|source| is_stored(source, checkpoint, prefix)) else {
+        let candidates = piece.sources.iter().map(|source| expanded(source, prefix, 0)).collect();
         return Err(checkpoint.missing(&buffer.name, candidates));
     };
     // The piece, as a part of the buffer.
@@ -160,11 +88,14 @@ fn find<'a>(
     }
     let mut into = strided(&order(&[], shape.len()), shape);
     into.narrow(piece.into, &extents);
+    if is_per_expert(source) {
+        check_experts(buffer, source, extents[0], checkpoint, prefix)?;
+    }
     let tensor = |expert: u64| {
-        let name = expanded(source, expert);
-        match checkpoint.tensors.tensor(&name) {
-            Ok(view) => Ok((view.shape().iter().map(|n| *n as u64).collect::<Vec<u64>>(), name, view)),
-            Err(_) => Err(checkpoint.missing(&buffer.name, vec![name])),
+        let name = expanded(source, prefix, expert);
+        match checkpoint.view(&name)? {
+            Some(view) => Ok((view.shape().iter().map(|n| *n as u64).collect::<Vec<u64>>(), name, view)),
+            None => Err(checkpoint.missing(&buffer.name, vec![name])),
         }
     };
     let mut ways = ways(source, &extents, &into)?;
@@ -184,6 +115,53 @@ fn find<'a>(
     }
     let extents = extents.iter().map(|n| *n as usize).collect();
     Ok(Found { name: source.name.clone(), extents, from, parts })
+}
+
+fn is_per_expert(source: &Source) -> bool {
+    source.name.contains("{e}")
+}
+
+/// The stored tensor's name, that of one expert where each has its own.
+fn expanded(source: &Source, prefix: &str, expert: u64) -> String {
+    format!("{prefix}{}", source.name.replace("{e}", &expert.to_string()))
+}
+
+/// Whether the checkpoint has a tensor of this source: of any expert, where each has its own.
+fn is_stored(source: &Source, checkpoint: &Checkpoint<'_>, prefix: &str) -> bool {
+    checkpoint.has(&expanded(source, prefix, 0)) || (is_per_expert(source) && !experts_of(source, checkpoint, prefix).is_empty())
+}
+
+/// The experts that have a tensor of this source.
+fn experts_of(source: &Source, checkpoint: &Checkpoint<'_>, prefix: &str) -> BTreeSet<u64> {
+    let start = format!("{prefix}{}", source.name.split("{e}").next().unwrap_or_default());
+    let expert = |name: &str| {
+        let rest = &name[start.len()..];
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let expert = rest[..digits].parse().ok()?;
+        (expanded(source, prefix, expert) == name).then_some(expert)
+    };
+    checkpoint.names_from(&start).filter_map(expert).collect()
+}
+
+/// That each of so many experts has its tensor.
+fn check_experts(buffer: &Buffer, source: &Source, experts: u64, checkpoint: &Checkpoint<'_>, prefix: &str) -> Result<(), Error> {
+    let Some(first) = (0..experts).find(|expert| !checkpoint.has(&expanded(source, prefix, *expert))) else { return Ok(()) };
+    let there = experts_of(source, checkpoint, prefix);
+    let missing = experts - there.range(..experts).count() as u64;
+    let name = expanded(source, prefix, first);
+    Err(Error::MissingExperts { buffer: buffer.name.clone(), name, others: missing - 1, experts, there: runs(&there) })
+}
+
+/// Numbers as runs of neighbours, first and last.
+fn runs(numbers: &BTreeSet<u64>) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(*number) => *last = *number,
+            Some(_) | None => runs.push((*number, *number)),
+        }
+    }
+    runs
 }
 
 /// Axes of one index change nothing: `[1, E]` is stored as `[E]` is.
@@ -311,36 +289,8 @@ fn copy_strided(into: &mut [u8], to: &Strided, from: &[u8], at: &Strided, extent
     }
 }
 
-/// What the tensor's elements are, where they can become `dtype`: floats become floats, integers integers.
-fn stored(name: &str, view: &TensorView<'_>, dtype: Dtype) -> Result<Stored, Error> {
-    let stored = match view.dtype() {
-        FileDtype::F64 => Some(Stored::F64),
-        FileDtype::F32 => Some(Stored::F32),
-        FileDtype::F16 => Some(Stored::F16),
-        FileDtype::BF16 => Some(Stored::Bf16),
-        FileDtype::I64 => Some(Stored::I64),
-        FileDtype::I32 => Some(Stored::I32),
-        _ => None,
-    };
-    stored
-        .filter(|stored| stored.is_integer() == (dtype == Dtype::I32))
-        .ok_or_else(|| Error::TensorDtype { tensor: name.into(), actual: view.dtype().to_string() })
-}
-
-/// Integers are not rounded: one that does not fit is a mistake.
-fn check_range(name: &str, bytes: &[u8], stored: Stored, to: Dtype) -> Result<(), Error> {
-    if (stored, to) != (Stored::I64, Dtype::I32) {
-        return Ok(());
-    }
-    let mut values = bytes.as_chunks::<8>().0.iter().map(|word| i64::from_le_bytes(*word));
-    match values.find(|value| i32::try_from(*value).is_err()) {
-        Some(value) => Err(Error::TensorRange { tensor: name.into(), value }),
-        None => Ok(()),
-    }
-}
-
-fn note(name: &str, stored: Stored, to: Dtype) -> Option<Note> {
-    (stored != Stored::of(to)).then(|| Note { tensor: name.into(), from: stored.name(), to })
+fn unwritten(why: impl ToString) -> Error {
+    Error::Safetensors { path: PathBuf::new(), why: why.to_string() }
 }
 
 /// The safetensors file of these named tensors.
@@ -358,24 +308,11 @@ pub fn to_safetensors(tensors: &[(&str, &Tensor)]) -> Result<Vec<u8>, Error> {
         };
         let shape = tensor.shape().iter().map(|extent| *extent as usize).collect();
         let view = TensorView::new(dtype, shape, tensor.bytes());
-        let view = view.map_err(|error| Error::Safetensors { why: error.to_string() })?;
+        let view = view.map_err(unwritten)?;
         if views.insert(name, view).is_some() {
-            return Err(Error::Safetensors { why: format!("two tensors are named `{name}`") });
+            return Err(unwritten(format!("two tensors are named `{name}`")));
         }
     }
     // The crate sorts by dtype and name, so the map's order does not reach the file.
-    safetensors::serialize(views, None).map_err(|error| Error::Safetensors { why: error.to_string() })
-}
-
-/// Edits between two names.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let best = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
-            diagonal = std::mem::replace(&mut row[j + 1], best);
-        }
-    }
-    row[b.len()]
+    safetensors::serialize(views, None).map_err(unwritten)
 }

@@ -189,7 +189,10 @@ fn errors_name_the_tensor() {
     let per_expert = manifest(Dtype::F32, &[E, F, H], whole(Source::plain("experts.{e}.w1.weight")));
     let expert = floats(&[F, H], [0.0; 12]);
     let missing = make(&per_expert, &[("experts.0.w1.weight", &expert)]).unwrap_err();
-    assert_eq!(missing.to_string(), "no tensor for `gate`: looked for `experts.1.w1.weight`; the file has `experts.0.w1.weight`");
+    assert_eq!(
+        missing.to_string(),
+        "`experts.1.w1.weight` is missing (for `gate`), 0 is there; the layer has 2 experts, the checkpoint or `moe.experts` is wrong"
+    );
     let turned = floats(&[H, F], [0.0; 12]);
     let shape = make(&per_expert, &[("experts.0.w1.weight", &expert), ("experts.1.w1.weight", &turned)]).unwrap_err();
     assert_eq!(
@@ -205,7 +208,10 @@ fn errors_name_the_tensor() {
     assert_eq!(none.to_string(), "no tensor for `gate`: looked for `q`");
     let integers = expert.to_dtype(Dtype::I32).reshape(vec![12]).unwrap();
     let dtype = make(&manifest(Dtype::F32, &[12], whole(Source::plain("q"))), &[("q", &integers)]).unwrap_err();
-    assert!(dtype.to_string().contains("`q` has dtype I32"), "{dtype}");
+    assert_eq!(
+        dtype.to_string(),
+        "tensor `q` has dtype I32, which cannot become f32; floats are converted, integers are not: in PyTorch `.float()`"
+    );
     let table = |entry: i64| {
         let bytes: Vec<u8> = [1, entry].into_iter().flat_map(i64::to_le_bytes).collect();
         let header = br#"{"q":{"dtype":"I64","shape":[2],"data_offsets":[0,16]}}"#;
@@ -228,5 +234,28 @@ fn a_hostile_recipe_allocates_nothing() {
     // A weight of 2^60 bytes: what is stored is measured first.
     let manifest = manifest(Dtype::F32, &[1 << 29, 1 << 29], whole(Source::plain("gate.{e}")));
     let small = floats(&[1], [0.0]);
-    assert!(matches!(make(&manifest, &[("gate.0", &small)]), Err(Error::TensorShape { .. })));
+    assert!(matches!(make(&manifest, &[("gate.0", &small)]), Err(Error::MissingExperts { .. })));
+}
+
+/// Which experts have no tensor of their own, by the name that the file uses.
+#[test]
+fn experts_that_are_missing() {
+    let of = |experts: u64, source: &str, there: &[&str]| {
+        let per_expert = manifest(Dtype::F32, &[experts, H], whole(Source::plain(source)));
+        let row = floats(&[H], [0.0; 4]);
+        let tensors: Vec<(&str, &Tensor)> = there.iter().map(|name| (*name, &row)).collect();
+        make(&per_expert, &tensors).map_err(|error| error.to_string().split("; ").next().unwrap().to_string())
+    };
+    let missing = |experts: u64, there: &[&str]| of(experts, "e.{e}.w", there).unwrap_err();
+    assert_eq!(missing(4, &["e.0.w", "e.1.w"]), "`e.2.w` is missing, and 1 more of the kind (for `gate`), 0 to 1 are there");
+    assert_eq!(missing(3, &["e.1.w", "e.2.w"]), "`e.0.w` is missing (for `gate`), 1 to 2 are there");
+    let holes = ["e.0.w", "e.2.w", "e.4.w", "e.5.w", "e.7.w", "e.9.w"];
+    let expected = "`e.1.w` is missing, and 3 more of the kind (for `gate`), 0, 2, 4 to 5, 7 and others are there";
+    assert_eq!(missing(10, &holes), expected);
+    // Other names that start alike are no experts.
+    let others = ["e.0.w", "e.x.w", "e.01.w", "e.1.w.scale", "e.99999999999999999999.w"];
+    assert_eq!(missing(2, &others), "`e.1.w` is missing (for `gate`), 0 is there");
+    assert_eq!(of(2, "e.{e}.w{e}", &["e.0.w0", "e.1.w0"]).unwrap_err(), "`e.1.w1` is missing (for `gate`), 0 is there");
+    assert_eq!(of(2, "e.{e}.w", &["e.x.w"]).unwrap_err(), "no tensor for `gate`: looked for `e.0.w`");
+    assert!(of(2, "e.{e}.w", &["e.0.w", "e.1.w"]).is_ok());
 }

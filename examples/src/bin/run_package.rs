@@ -1,10 +1,10 @@
 //! Runs a compiled layer on this CPU with the runtime alone: no compiler, no LLVM.
 //!
 //! ```text
-//! run_package PACKAGE [WEIGHTS.safetensors [PREFIX]]
+//! run_package PACKAGE [WEIGHTS [PREFIX]]
 //! ```
 //!
-//! `PREFIX` stands before every tensor name in the file. Without weights, seeded random ones are bound.
+//! `WEIGHTS` is a safetensors file, an index of several, or a folder with either. `PREFIX` stands before every tensor name in it. Without weights, seeded random ones are bound.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
 
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         [package, weights] => run(package, Some(weights), ""),
         [package, weights, prefix] => run(package, Some(weights), prefix),
         _ => {
-            eprintln!("usage: run_package PACKAGE [WEIGHTS.safetensors [PREFIX]]");
+            eprintln!("usage: run_package PACKAGE [WEIGHTS [PREFIX]]");
             return ExitCode::from(2);
         }
     };
@@ -52,7 +52,7 @@ fn run(package: impl AsRef<Path>, weights: Option<&str>, prefix: &str) -> Result
     let manifest = layer.manifest();
 
     let weights = match weights {
-        Some(path) => assemble(manifest, &Checkpoint::read(&fs::read(path)?)?, prefix)?.0,
+        Some(path) => assemble(manifest, &Checkpoint::open(path)?, prefix)?.0,
         None => random_weights(manifest)?,
     };
     // Weights are copied once; the bound layer can then be run from any thread.

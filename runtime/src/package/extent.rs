@@ -36,7 +36,7 @@ impl Dims {
             }
             _ => Err(Error::Shape {
                 name: "activations".into(),
-                expected: "[T, H] or [B, S, H]".into(),
+                expected: "[T, H] or [B, S, H]; one token is [1, H]".into(),
                 actual: format!("{shape:?}"),
             }),
         }
