@@ -16,6 +16,7 @@ pub mod ptxas;
 mod target;
 
 pub use error::Error;
+pub use link::linker;
 pub use object::{Image, KernelInfo, Object, Usage};
 pub use ptxas::Ptxas;
 

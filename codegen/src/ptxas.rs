@@ -20,19 +20,18 @@ impl Ptxas {
         Ptxas { path: path.into() }
     }
 
-    /// The first of: `MOEC_PTXAS`; a folder `.tools` beside the current directory, the executable, or one of their
-    /// parents; `CUDA_HOME/bin`; `PATH`. `MOEC_PTXAS` set to nothing means none.
+    /// The first of: `MOEC_PTXAS`; the folder `.tools` of the checkout in whose `target` the executable was built;
+    /// `CUDA_HOME/bin`; `PATH`. `MOEC_PTXAS` set to nothing means none.
+    ///
+    /// The current directory is not looked at: it may be a stranger's, and what is found is run.
     pub fn find() -> Option<Ptxas> {
         if let Some(given) = std::env::var_os("MOEC_PTXAS") {
             return (!given.is_empty()).then(|| Ptxas::at(given));
         }
-        let here = std::env::current_dir().ok();
         let executable = std::env::current_exe().ok();
-        let tools = [here, executable].into_iter().flatten().find_map(|start| in_tools(&start));
+        let tools = executable.as_deref().and_then(tools_beside).and_then(|tools| search(&tools, 6));
         let home = std::env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin").join("ptxas"));
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let on_path = std::env::split_paths(&path).map(|dir| dir.join("ptxas")).find(|p| p.is_file());
-        tools.or(home.filter(|p| p.is_file())).or(on_path).map(Ptxas::at)
+        tools.or(home.filter(|path| path.is_file())).or_else(|| which::which("ptxas").ok()).map(Ptxas::at)
     }
 
     /// Where it is.
@@ -80,9 +79,10 @@ impl Ptxas {
     }
 }
 
-/// `ptxas` in a `.tools` folder of `start` or of a folder above it.
-fn in_tools(start: &Path) -> Option<PathBuf> {
-    start.ancestors().map(|dir| dir.join(".tools")).find_map(|tools| search(&tools, 6))
+/// `ROOT/.tools` of an executable `ROOT/target/...`: where `make setup` puts what moec is built and tested with.
+fn tools_beside(executable: &Path) -> Option<PathBuf> {
+    let target = executable.ancestors().find(|folder| folder.file_name() == Some(OsStr::new("target")))?;
+    Some(target.parent()?.join(".tools"))
 }
 
 /// The first file called `ptxas` under `dir`, in the order of names, at most `depth` folders down.
@@ -146,6 +146,15 @@ ptxas warning : something
         let b = Usage { registers: 8, ..Usage::default() };
         assert_eq!(usages(LOG), [("moec_a".to_string(), a), ("moec_b".to_string(), b)]);
         assert_eq!(warnings(LOG), ["ptxas warning : something"]);
+    }
+
+    #[test]
+    fn tools_are_those_of_the_checkout_that_built_the_executable() {
+        let beside = |path: &str| tools_beside(Path::new(path));
+        assert_eq!(beside("/home/a/moec/target/debug/moec"), Some("/home/a/moec/.tools".into()));
+        assert_eq!(beside("/home/a/moec/target/debug/deps/ptxas-1"), Some("/home/a/moec/.tools".into()));
+        assert_eq!(beside("/home/a/.cargo/bin/moec"), None);
+        assert_eq!(beside("/usr/bin/moec"), None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! `moec doctor`: what moec finds on this machine, and what it does without.
-//! Nothing here decides where moec looks for ptxas: `moec-codegen` does.
+//! Nothing here decides where moec looks for ptxas and the C compiler: `moec-codegen` does.
 
 use std::env;
 use std::io::Write;
@@ -24,13 +24,16 @@ pub(crate) fn doctor(out: &mut dyn Write) -> Result<(), Failure> {
             Ok(version) => writeln!(out, "ptxas    {version} ({})", ptxas.path().display())?,
             Err(error) => writeln!(out, "ptxas    {} does not run: {error}", ptxas.path().display())?,
         },
-        None => writeln!(out, "ptxas    absent: packages hold PTX and no cubin; `make demo` installs it, MOEC_PTXAS names one")?,
+        None => writeln!(
+            out,
+            "ptxas    absent: packages hold PTX and no cubin; looked for at MOEC_PTXAS, in CUDA_HOME/bin and on PATH"
+        )?,
     }
     match find_libcuda() {
         Some(path) => writeln!(out, "libcuda  {}", path.display())?,
         None => writeln!(out, "libcuda  absent: `--device cuda` is refused")?,
     }
-    match find_cc() {
+    match moec_codegen::linker() {
         Some(cc) => writeln!(out, "cc       {} ({})", version_of(&cc).unwrap_or_default(), cc.display())?,
         None => {
             writeln!(out, "cc       absent: host kernels cannot be linked")?;
@@ -40,21 +43,6 @@ pub(crate) fn doctor(out: &mut dyn Write) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// The C compiler that links the host object, as `moec-codegen` picks it: `MOEC_CC`, else `CC`, else `cc`. Arguments may
-/// follow its name.
-fn find_cc() -> Option<PathBuf> {
-    let named = ["MOEC_CC", "CC"].iter().find_map(|name| env::var(name).ok().filter(|value| !value.trim().is_empty()));
-    on_path(PathBuf::from(named.as_deref().unwrap_or("cc").split_whitespace().next()?))
-}
-
-/// The program of this name on `PATH`; a path of several parts is looked up as it is.
-fn on_path(name: PathBuf) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let is_bare = name.components().count() == 1;
-    let found_bare = env::split_paths(&path).map(|folder| folder.join(&name)).find(|path| path.is_file());
-    if is_bare { found_bare } else { name.is_file().then_some(name) }
 }
 
 /// The NVIDIA driver's library, where the loader would look for it.
