@@ -46,6 +46,8 @@ impl DType {
 
     /// `x` rounded to this type (nearest, ties to even), as the interpreter needs it.
     /// Integers and `Bool` are left alone.
+    // Not `f16::from_f64` and `bf16::from_f64`: half 2.7 drops the low 32 bits of the fraction first, and so takes what is a
+    // little above a tie for the tie. Its conversions from f32 are right, and used where the value is one.
     pub fn round(self, x: f64) -> f64 {
         match self {
             DType::Bool | DType::I32 | DType::I64 => x,

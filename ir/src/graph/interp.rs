@@ -394,7 +394,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::Tanh, [x]) => map(x, f64::tanh)?,
         (Op::SqrtSoftplus, [x]) => map(x, |x| (x.max(0.0) + (-x.abs()).exp().ln_1p()).sqrt())?,
         (Op::Silu, [x]) => map(x, |x| x * sigmoid(x))?,
-        (Op::Gelu, [x]) => map(x, |x| x / 2.0 * (1.0 + erf(x / std::f64::consts::SQRT_2)))?,
+        (Op::Gelu, [x]) => map(x, |x| x / 2.0 * (1.0 + libm::erf(x / std::f64::consts::SQRT_2)))?,
         (Op::GeluTanh, [x]) => {
             let c = (2.0 / std::f64::consts::PI).sqrt();
             map(x, |x| x / 2.0 * (1.0 + (c * (x + 0.044715 * x * x * x)).tanh()))?
@@ -759,22 +759,4 @@ fn divisor(rule: Renorm, w: &[f64]) -> f64 {
 
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
-}
-
-/// erf by its Maclaurin series below 3 and the continued fraction of erfc above: both to about 1e-15.
-fn erf(x: f64) -> f64 {
-    let a = x.abs();
-    let y = if a < 3.0 {
-        let mut term = a;
-        let mut sum = a;
-        for n in 1..80 {
-            term *= -a * a / f64::from(n);
-            sum += term / f64::from(2 * n + 1);
-        }
-        sum * 2.0 / std::f64::consts::PI.sqrt()
-    } else {
-        let fraction = (1..60).rev().fold(a, |f, n| a + f64::from(n) / 2.0 / f);
-        1.0 - (-a * a).exp() / (fraction * std::f64::consts::PI.sqrt())
-    };
-    y.copysign(x)
 }
