@@ -272,8 +272,8 @@ pub(crate) struct Run {
     /// A published model in the layer's place; `list` prints the names.
     #[arg(long, value_name = "NAME", conflicts_with = "layer")]
     pub(crate) preset: Option<String>,
-    /// Weights (safetensors); seeded random ones where absent.
-    #[arg(long, value_name = "FILE")]
+    /// Weights: a .safetensors file, the index of several, or a folder with either; seeded random ones where absent.
+    #[arg(long, value_name = "PATH")]
     pub(crate) weights: Option<PathBuf>,
     /// What stands before every tensor name in the weights file.
     #[arg(long, value_name = "PREFIX", requires = "weights")]

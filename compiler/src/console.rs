@@ -9,7 +9,7 @@ use std::time::Duration;
 use annotate_snippets::Renderer;
 use clap::{ColorChoice, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use moec::diagnostics::{Code, Diagnostic, Exit, MessageFormat, Report};
+use moec::diagnostics::{Code, Diagnostic, Exit, MessageFormat, Report, printable};
 
 use crate::cli::Cli;
 use crate::commands::Failure;
@@ -76,8 +76,23 @@ fn usage(text: &str) -> Diagnostic {
     })
 }
 
+/// A product for people: what files of strangers have in their names cannot change what a terminal shows.
+pub(crate) struct Printable<'o>(pub(crate) &'o mut dyn Write);
+
+impl Write for Printable<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write_all(printable(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// A line about what was done, beside the product.
 pub(crate) fn note(text: &str, format: MessageFormat) {
+    let text = &*printable(text);
     let mut stderr = io::stderr().lock();
     // Where stderr cannot be written there is nowhere left to say so.
     let _ = match format {

@@ -1,7 +1,7 @@
 //! Files that commands read whole and write whole: a written file is either complete or not there.
 //! What is in them is the commands' business.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
@@ -29,12 +29,17 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Report> {
         return Err(failed(io::Error::other("not the name of a file")));
     }
     // A device or a pipe cannot be replaced by a file: it is written to as it stands.
-    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+    let replaced = fs::metadata(path).ok();
+    if replaced.as_ref().is_some_and(|metadata| !metadata.is_file()) {
         return fs::write(path, bytes).map_err(failed);
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let replace = || {
         let (mut beside, _unfinished) = Unfinished::new(|| named_beside(folder))?;
+        // Before there is anything in it to read: who may read the old file may read the new one.
+        if let Some(replaced) = &replaced {
+            beside.as_file().set_permissions(replaced.permissions())?;
+        }
         beside.write_all(bytes)?;
         // A rename may reach the disk before what was written.
         beside.as_file().sync_all()?;
@@ -45,11 +50,9 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Report> {
 
 /// A new file in `folder`, with the permissions that any other new file has.
 fn named_beside(folder: &Path) -> io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".moec-").suffix(".part");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
+    // Made here, so that an error does not end with a name that no user knows.
+    let create = |path: &Path| File::options().write(true).create_new(true).open(path);
+    tempfile::Builder::new().prefix(".moec-").suffix(".part").make_in(folder, create)
 }
 
 /// Writes to `path`, or to `out` where it is `-`. A terminal is spared what is not text.

@@ -72,6 +72,43 @@ impl ReferenceError {
     }
 }
 
+/// The bytes that the interpreter has of a batch of `tokens`, weights included: it keeps the value of every node in f64.
+/// Pairs are counted as if none were dropped. [`u64::MAX`] where that overflows or the graph is not well typed.
+pub fn bytes(graph: &Graph, tokens: u64) -> u64 {
+    let Ok(typed) = graph::verify(graph.clone()) else { return u64::MAX };
+    let nodes = || (0..typed.graph().nodes.len()).map(|node| typed.ty(node.into()));
+    let rows_a_token = nodes().map(|ty| match ty {
+        Type::Picks { top_k, .. } | Type::Routing { top_k, .. } => *top_k,
+        // The slots of a batch are at most as many in each sequence, of which each has a token.
+        Type::Slots { experts, slots } => experts.saturating_mul(*slots),
+        Type::Tensor { .. } | Type::List(_) | Type::Attr(_) => 0,
+    });
+    let pairs = tokens.saturating_mul(rows_a_token.max().unwrap_or(0));
+    // The interpreter is handed the parameters, and has them as values too.
+    let params = typed.graph().params.iter().map(|(_, ty)| ty);
+    let elements = nodes().chain(params).map(|ty| elements(ty, tokens, pairs)).fold(0, u64::saturating_add);
+    elements.saturating_mul(size_of::<f64>() as u64)
+}
+
+/// How many numbers the interpreter has of a value of this type.
+fn elements(ty: &Type, tokens: u64, pairs: u64) -> u64 {
+    match ty {
+        Type::Tensor { shape, .. } => {
+            let extent = |dim: &Dim| match dim {
+                Dim::Const(n) => *n,
+                Dim::Tokens => tokens,
+                Dim::Pairs => pairs,
+            };
+            shape.iter().map(extent).fold(1, u64::saturating_mul)
+        }
+        // An expert and a weight each; of a routing also its row, and the pair of each row.
+        Type::Picks { top_k, .. } => tokens.saturating_mul(*top_k).saturating_mul(2),
+        Type::Routing { top_k, .. } => tokens.saturating_mul(*top_k).saturating_mul(5),
+        Type::List(types) => types.iter().map(|ty| elements(ty, tokens, pairs)).fold(0, u64::saturating_add),
+        Type::Slots { .. } | Type::Attr(_) => 0,
+    }
+}
+
 /// Interprets `graph` on the tensors that a package with this manifest ran on: weights in the manifest's order, tokens of
 /// any leading shape, inputs in the manifest's order too.
 ///
@@ -219,6 +256,45 @@ pub(crate) fn tokens_apart(a: &[usize], b: &[usize], top_k: usize) -> Vec<usize>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The numbers in a value, in bytes of f64.
+    fn held(value: &Value) -> u64 {
+        let numbers = match value {
+            Value::Tensor(tensor) => tensor.data.len(),
+            Value::Picks(picks) => 2 * picks.expert_of_pair.len(),
+            Value::Routing(routing) => 4 * routing.row_of_pair.len() + routing.pair_of_row.len(),
+            Value::List(values) => return values.iter().map(held).sum(),
+            Value::Slots(_) | Value::Attr(_) => 0,
+        };
+        numbers as u64 * 8
+    }
+
+    /// What is foreseen is what the interpreter then has: all of it, and no more where nothing is dropped.
+    #[test]
+    fn the_interpreters_memory_is_foreseen() {
+        let tiny = include_str!("../../examples/specs/tiny.toml");
+        let (before, after) = (tiny.split("[capacity]").next().unwrap(), tiny.split("[expert]").nth(1).unwrap());
+        let dropless = format!("{before}[expert]{after}");
+        for (text, tokens, is_dropless) in [(tiny.to_string(), 33, false), (dropless, 33, true)] {
+            let source = crate::diagnostics::Source { name: "tiny.toml".into(), text };
+            let graph = crate::import::import(&crate::spec::parse(&source).unwrap());
+            let typed = graph::verify(graph.clone()).unwrap();
+            let shape = |ty: &Type| match ty {
+                Type::Tensor { shape, .. } => {
+                    shape.iter().map(|dim| if let Dim::Const(n) = dim { *n as usize } else { tokens }).collect()
+                }
+                _ => Vec::new(),
+            };
+            let zeros = |shape: Vec<usize>| graph::Tensor { data: vec![0.0; shape.iter().product()], shape };
+            let params: BTreeMap<String, graph::Tensor> =
+                graph.params.iter().map(|(param, ty)| (param.0.clone(), zeros(shape(ty)))).collect();
+            let dims = moec_ir::Dims { tokens: tokens as u64, row_tokens: tokens as u64 };
+            let values = graph::interp(&typed, &params, dims).unwrap();
+            let params = params.values().map(|tensor| tensor.data.len() as u64 * 8).sum::<u64>();
+            let (held, foreseen) = (values.iter().map(held).sum::<u64>() + params, bytes(&graph, tokens as u64));
+            assert!(held <= foreseen && (held == foreseen || !is_dropless), "{held} {foreseen}");
+        }
+    }
 
     #[test]
     fn differences() {

@@ -9,6 +9,7 @@ mod emulate;
 mod import;
 mod inspect;
 mod manifest;
+mod memory;
 mod opt;
 mod report;
 mod route;
@@ -23,12 +24,12 @@ use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report, Severity, Sourc
 use moec::spec::{self, Spec};
 use moec::{hugging_face, vocabulary};
 use moec_ir::Machine;
-use moec_runtime::{Checkpoint, Package};
+use moec_runtime::{Checkpoint, Format, Package};
 
 pub(crate) use self::run::InputArgument;
 use crate::cli::{Check, Cli, Command, Compile, Import, Route, Run, Target};
-use crate::console::Progress;
-use crate::files::{read, report_at};
+use crate::console::{Printable, Progress};
+use crate::files::report_at;
 use crate::interrupt::TemporaryFolder;
 use crate::{console, doctor};
 
@@ -73,13 +74,13 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             about::presets(out)
         }
         Command::Compile(arguments) => compile::compile(arguments, notes, out),
-        Command::Check(arguments) if arguments.emulate => emulate::emulate(arguments, notes, out),
-        Command::Check(arguments) => check::check(arguments, notes, out),
+        Command::Check(arguments) if arguments.emulate => emulate::emulate(arguments, notes, &mut Printable(out)),
+        Command::Check(arguments) => check::check(arguments, notes, &mut Printable(out)),
         Command::Import(arguments) => import::import(arguments, notes, out),
         Command::Opt(arguments) => opt::opt(arguments, out),
-        Command::Run(arguments) => run::run(arguments, notes, out),
-        Command::Route(arguments) => route::route(arguments, notes, out),
-        Command::Inspect { file, manifest } => inspect::inspect(file, *manifest, out),
+        Command::Run(arguments) => run::run(arguments, notes, &mut Printable(out)),
+        Command::Route(arguments) => route::route(arguments, notes, &mut Printable(out)),
+        Command::Inspect { file, manifest } => inspect::inspect(file, *manifest, &mut Printable(out)),
         Command::Explain { code, list: _ } => about::explain(code.as_deref(), out),
         Command::Schema { of } => about::schema(*of, out),
         Command::Targets => about::targets(out),
@@ -157,9 +158,7 @@ impl Notes<'_> {
 
 /// Whether the file starts as a package does. One that cannot be read is left to whoever reads specs to complain about.
 fn is_package(path: &Path) -> bool {
-    let mut start = [0; 8];
-    let opened = std::fs::File::open(path);
-    opened.and_then(|mut file| io::Read::read_exact(&mut file, &mut start)).is_ok() && start == *b"moec.pkg"
+    Format::of_file(path) == Some(Format::Package)
 }
 
 /// A machine that the emulator has kernels for.
@@ -205,8 +204,7 @@ fn load_spec(path: &Path, checkpoint: Option<(&Path, &str)>, notes: Notes) -> Re
             return Err(Report { source, diagnostics });
         }
         (true, Some((path, prefix))) => {
-            let file = read(path)?;
-            let checkpoint = Checkpoint::read(&file).map_err(|error| report_at(path, error))?;
+            let checkpoint = Checkpoint::open(path).map_err(|error| report_at(path, error))?;
             vocabulary::complete(&mut spec, &checkpoint, prefix).map_err(|error| report_at(path, error))?;
         }
     }

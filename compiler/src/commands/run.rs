@@ -2,6 +2,7 @@
 //! says. How the report looks is in `report`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, DeviceKind, Error, Layer, Package, Tensor, assemble};
 
 use super::compare::{Comparison, Sides};
+use super::memory::{self, Place};
 use super::report::{Measured, print, print_statistics, statistics_json};
 use super::{Failure, Notes, emulated_target, gpu, is_package, load_preset, load_spec};
 use crate::cli::{Device, Run, StatsFormat, Target};
@@ -39,8 +41,13 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let (layer, emulator) = load(arguments, &package).map_err(|error| report_at(&arguments.path(), error))?;
     let manifest = package.manifest();
 
-    check_memory(manifest, arguments.reference).map_err(|diagnostic| report_at(&arguments.path(), diagnostic))?;
-    let Input { tensors: inputs, dims, expected } = input(arguments, manifest, notes)?;
+    let given = arguments.input.as_ref().map(Given::open).transpose()?;
+    let dims = dims(arguments, manifest, given.as_ref())?;
+    let interpreted = if arguments.reference { spec.as_ref() } else { None };
+    let place = if arguments.device == Device::Cuda { Place::Beside } else { Place::Host };
+    memory::check(manifest, (layer.target(), place), dims, interpreted)
+        .map_err(|diagnostic| report_at(&arguments.path(), diagnostic))?;
+    let (inputs, expected) = inputs(arguments, manifest, dims, given.as_ref(), notes)?;
     let weights = weights(arguments, manifest, notes)?;
     let blame = arguments.input.as_ref().map_or_else(|| arguments.path(), |input| input.path.clone());
     let failed = |error: Error| report_at(&blame, error);
@@ -221,25 +228,46 @@ fn weights(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Vec<Ten
         return random::weights(manifest, arguments.seed).map_err(|error| report_at(&arguments.path(), error));
     };
     let progress = notes.progress("reading weights");
-    let file = read(path)?;
+    let checkpoint = Checkpoint::open(path).map_err(|error| report_at(path, unopened(path, error)))?;
     let prefix = arguments.tensor_prefix.as_deref().unwrap_or("");
-    let assembled = Checkpoint::read(&file).and_then(|checkpoint| assemble(manifest, &checkpoint, prefix));
-    let (weights, conversions) = assembled.map_err(|error| report_at(path, with_names(error, &file)))?;
+    let assembled = assemble(manifest, &checkpoint, prefix);
+    let (weights, conversions) = assembled.map_err(|error| report_at(path, with_names(error, &checkpoint)))?;
     drop(progress);
     conversions.iter().for_each(|conversion| notes.say(&format!("note: {conversion}")));
     Ok(weights)
 }
 
+/// Why there is no checkpoint: a hub's name of a model is answered with the command that downloads it.
+fn unopened(path: &Path, error: Error) -> Diagnostic {
+    let diagnostic = Diagnostic::from(error);
+    match path.to_str().filter(|name| !path.exists() && is_hub_name(name)) {
+        Some(name) => {
+            let folder = name.rsplit('/').next().unwrap_or(name);
+            let download = format!("`hf download {name} --include '*.safetensors*' --local-dir {folder}`");
+            diagnostic.help(format!("a model on a hub is downloaded first: {download}, then `--weights {folder}`"))
+        }
+        None => diagnostic,
+    }
+}
+
+/// `owner/model`, as hubs name models; a path with the extension of a file is none.
+fn is_hub_name(name: &str) -> bool {
+    let is_sign = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_part = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(is_sign);
+    let is_file = [".json", ".safetensors", ".bin", ".pt", ".gguf"].iter().any(|end| name.ends_with(end));
+    !is_file && name.split_once('/').is_some_and(|(owner, model)| is_part(owner) && is_part(model))
+}
+
 /// A tensor that was not found, nor one of a similar name: what the file has, and which flags change what is looked for.
-fn with_names(error: Error, file: &[u8]) -> Diagnostic {
+fn with_names(error: Error, checkpoint: &Checkpoint<'_>) -> Diagnostic {
     let is_far = matches!(&error, Error::MissingTensor { near_matches, .. } if near_matches.is_empty());
     let diagnostic = Diagnostic::from(error);
-    match Checkpoint::read(file) {
-        Ok(checkpoint) if is_far => diagnostic
-            .help("`--tensor-prefix` says what stands before each name, `[weights]` in the spec which names there are")
-            .note(listed(&checkpoint)),
-        Ok(_) | Err(_) => diagnostic,
+    if !is_far {
+        return diagnostic;
     }
+    diagnostic
+        .help("`--tensor-prefix` says what stands before each name, `[weights]` in the spec which names there are")
+        .note(listed(checkpoint))
 }
 
 /// The names in a file, the first of them where there are many.
@@ -252,47 +280,77 @@ fn listed(checkpoint: &Checkpoint<'_>) -> String {
     format!("the file has {}{more}", shown.join(", "))
 }
 
-/// Tokens and, where the layer takes them, their ids; and what the same file says should come out.
-struct Input {
-    /// In the manifest's order: the tokens first, and never none.
-    tensors: Vec<Tensor>,
-    dims: Dims,
-    expected: Option<Expected>,
-}
-
+/// What a file of tokens says should come out.
 struct Expected {
     output: Vec<f64>,
     experts: Option<Vec<usize>>,
 }
 
-fn input(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Input, Report> {
+/// A file with tokens, and which of its tensors they are.
+struct Given<'a> {
+    path: &'a Path,
+    checkpoint: Checkpoint<'static>,
+    tokens: String,
+}
+
+impl Given<'_> {
+    fn open(argument: &InputArgument) -> Result<Given<'_>, Report> {
+        let path = argument.path.as_path();
+        let checkpoint = Checkpoint::open(path).map_err(|error| report_at(path, error))?;
+        let tokens = match &argument.tensor {
+            Some(name) => name.clone(),
+            None => default_tensor(&checkpoint).map_err(|diagnostic| report_at(path, diagnostic))?.to_string(),
+        };
+        Ok(Given { path, checkpoint, tokens })
+    }
+}
+
+/// The size of the batch: known before anything of it is made.
+fn dims(arguments: &Run, manifest: &Manifest, given: Option<&Given<'_>>) -> Result<Dims, Report> {
     const RANDOM_TOKENS: u64 = 64;
-    let wanted: Vec<_> = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Input).collect();
-    let Some(given) = &arguments.input else {
-        let tokens = arguments.tokens.unwrap_or(RANDOM_TOKENS.min(manifest.max_tokens));
-        if tokens > manifest.max_tokens {
-            let error = Error::TokensAboveMax { tokens, max: manifest.max_tokens };
-            return Err(report_at(&arguments.path(), error));
+    let (dims, path) = match given {
+        Some(Given { path, checkpoint, tokens }) => {
+            let dims = checkpoint.info(tokens).and_then(|info| Dims::of_activations(&info.shape));
+            // The tensor is known here, and by its own name.
+            let dims = dims.map_err(|error| match error {
+                Error::Shape { expected, actual, .. } => Error::Shape { name: tokens.clone(), expected, actual },
+                error => error,
+            });
+            (dims.map_err(|error| report_at(path, error))?, path.to_path_buf())
         }
-        notes.say(&format!("note: no --input: {tokens} random tokens, seed {}", arguments.seed));
-        let dims = Dims::tokens(tokens);
+        None => {
+            let tokens = arguments.tokens.unwrap_or(RANDOM_TOKENS.min(manifest.max_tokens));
+            (Dims::tokens(tokens), arguments.path())
+        }
+    };
+    match dims.tokens > manifest.max_tokens {
+        true => Err(report_at(&path, Error::TokensAboveMax { tokens: dims.tokens, max: manifest.max_tokens })),
+        false => Ok(dims),
+    }
+}
+
+/// Tokens and, where the layer takes them, their ids, in the manifest's order: the tokens first, and never none. And what the
+/// same file says should come out.
+fn inputs(
+    arguments: &Run,
+    manifest: &Manifest,
+    dims: Dims,
+    given: Option<&Given<'_>>,
+    notes: Notes,
+) -> Result<(Vec<Tensor>, Option<Expected>), Report> {
+    let Some(Given { path, checkpoint, tokens }) = given else {
+        notes.say(&format!("note: no --input: {} random tokens, seed {}", dims.tokens, arguments.seed));
         let tensors = random::inputs(manifest, dims, arguments.seed);
-        let tensors = tensors.map_err(|error| report_at(&arguments.path(), error))?;
-        return Ok(Input { tensors, dims, expected: None });
+        return Ok((tensors.map_err(|error| report_at(&arguments.path(), error))?, None));
     };
-    let file = read(&given.path)?;
-    let failed = |error: Error| report_at(&given.path, error);
-    let checkpoint = Checkpoint::read(&file).map_err(failed)?;
-    let tokens = match &given.tensor {
-        Some(name) => name.as_str(),
-        None => default_tensor(&checkpoint).map_err(|diagnostic| report_at(&given.path, diagnostic))?,
-    };
+    let failed = |error: Error| report_at(path, error);
+    let wanted = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Input);
     let random = random::inputs(manifest, Dims::tokens(0), arguments.seed).map_err(failed)?;
     let mut tensors = Vec::new();
-    for (index, (buffer, random)) in wanted.into_iter().zip(random).enumerate() {
+    for (index, (buffer, random)) in wanted.zip(random).enumerate() {
         // What goes with the tokens is under its own name, or under that of the published blocks.
         let published = Some(format!("in.{}", buffer.name)).filter(|name| checkpoint.has(name));
-        let name = if index == 0 { tokens } else { published.as_deref().unwrap_or(&buffer.name) };
+        let name = if index == 0 { tokens.as_str() } else { published.as_deref().unwrap_or(&buffer.name) };
         if buffer.name == "seed" && !checkpoint.has(name) {
             notes.say(&format!("note: no `seed` in the file: the noise is that of --seed {}", arguments.seed));
             tensors.push(random);
@@ -304,8 +362,8 @@ fn input(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Input, Re
         }
         tensors.push(tensor);
     }
-    let dims = Dims::of_activations(tensors[0].shape()).map_err(failed)?;
-    Ok(Input { expected: expected(&checkpoint, &tensors[0]), tensors, dims })
+    let expected = expected(checkpoint, &tensors[0]);
+    Ok((tensors, expected))
 }
 
 /// `in.hidden`, else the only tensor.
@@ -354,34 +412,6 @@ fn output_file(run: &moec_runtime::Run, shape: &[u64]) -> Result<Vec<u8>, Error>
     to_safetensors(&named)
 }
 
-/// Refused in time is better than killed: the weights are in memory once, and where the interpreter runs once more, and
-/// there three times in f64.
-fn check_memory(manifest: &Manifest, with_reference: bool) -> Result<(), Diagnostic> {
-    let weights = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
-    let needed = weights.map(|buffer| {
-        let extents = buffer.shape.iter().map(|extent| extent.as_const().unwrap_or(0).unsigned_abs());
-        let bytes = buffer.dtype.bytes();
-        extents.fold(1, u64::saturating_mul).saturating_mul(if with_reference { 2 * bytes + 3 * 8 } else { bytes })
-    });
-    let needed = needed.fold(0, u64::saturating_add);
-    match available_memory() {
-        Some(available) if available < needed => {
-            let (needed, available) = (bytes_text(needed), bytes_text(available));
-            let why = if with_reference { "weights in f64" } else { "weights" };
-            let message = format!("{needed} of memory are needed for {why}, and {available} are free");
-            Err(Diagnostic::new(Code::NoDevice, message).help("run a layer of the same keys with fewer or smaller experts"))
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// What Linux says could be had without swapping.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
-}
-
 /// `FILE` or `FILE:TENSOR`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InputArgument {
@@ -389,14 +419,57 @@ pub(crate) struct InputArgument {
     tensor: Option<String>,
 }
 
-impl From<&str> for InputArgument {
-    /// A file whose own name has a colon is meant whole, if it is there.
-    fn from(text: &str) -> InputArgument {
-        match text.rsplit_once(':') {
-            Some((path, tensor)) if !path.is_empty() && !tensor.is_empty() && !Path::new(text).exists() => {
-                InputArgument { path: path.into(), tensor: Some(tensor.into()) }
-            }
-            Some(_) | None => InputArgument { path: text.into(), tensor: None },
+impl From<OsString> for InputArgument {
+    /// A file whose own name has a colon is meant whole, if it is there. A tensor's name is text; that of a file may be any
+    /// bytes.
+    fn from(argument: OsString) -> InputArgument {
+        match split(&argument) {
+            Some((path, tensor)) if !Path::new(&argument).exists() => InputArgument { path, tensor: Some(tensor) },
+            Some(_) | None => InputArgument { path: argument.into(), tensor: None },
+        }
+    }
+}
+
+/// At the last colon, where there is something on either side of it.
+#[cfg(unix)]
+fn split(argument: &OsString) -> Option<(PathBuf, String)> {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = argument.as_bytes();
+    let at = bytes.iter().rposition(|byte| *byte == b':')?;
+    let (path, tensor) = (&bytes[..at], str::from_utf8(&bytes[at + 1..]).ok()?);
+    (!path.is_empty() && !tensor.is_empty()).then(|| (OsStr::from_bytes(path).into(), tensor.to_string()))
+}
+
+/// At the last colon, where there is something on either side of it.
+#[cfg(not(unix))]
+fn split(argument: &OsString) -> Option<(PathBuf, String)> {
+    let (path, tensor) = argument.to_str()?.rsplit_once(':')?;
+    (!path.is_empty() && !tensor.is_empty()).then(|| (path.into(), tensor.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_their_tensors() {
+        let of = |text: &str| {
+            let InputArgument { path, tensor } = InputArgument::from(OsString::from(text));
+            (path.display().to_string(), tensor)
+        };
+        assert_eq!(of("a.safetensors:x"), ("a.safetensors".into(), Some("x".into())));
+        assert_eq!(of("a:b:c"), ("a:b".into(), Some("c".into())));
+        for whole in ["a.safetensors", "a:", ":x", ""] {
+            assert_eq!(of(whole), (whole.into(), None));
+        }
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStringExt;
+            let argument = InputArgument::from(OsString::from_vec(b"\xff\xfe:x".to_vec()));
+            assert_eq!((argument.path.into_os_string().into_vec(), argument.tensor), (b"\xff\xfe".to_vec(), Some("x".into())));
+            let whole = InputArgument::from(OsString::from_vec(b"a:\xff".to_vec()));
+            assert_eq!((whole.path.into_os_string().into_vec(), whole.tensor), (b"a:\xff".to_vec(), None));
         }
     }
 }

@@ -103,7 +103,7 @@ mod tests {
     fn exit_codes_follow_the_runtimes_blame() {
         let errors = [
             moec_runtime::Error::NotAPackage,
-            moec_runtime::Error::Safetensors { why: "short".into() },
+            moec_runtime::Error::Safetensors { path: "w".into(), why: "short".into() },
             moec_runtime::Error::TokensAboveMax { tokens: 2, max: 1 },
             moec_runtime::Error::NoDriver { why: "no libcuda.so.1".into() },
             moec_runtime::Error::Poisoned { first: "it".into() },

@@ -5,6 +5,7 @@ mod codes;
 mod failures;
 mod render;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 pub use codes::{Code, Exit, Severity};
@@ -150,6 +151,25 @@ pub fn quote(text: &str) -> String {
     quoted
 }
 
+/// Whether a character changes what a terminal shows of the others: control characters, and those that turn the direction of
+/// writing.
+fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text of a file, a package or a path as it may stand in a terminal: unprintable characters escaped as JSON escapes them,
+/// but for line ends and tabs.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let is_kept = |c: char| !is_unprintable(c) || matches!(c, '\n' | '\t');
+    if text.chars().all(is_kept) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |out: String, c: char| {
+        if is_kept(c) { out + c.encode_utf8(&mut [0; 4]) } else { format!("{out}\\u{:04x}", u32::from(c)) }
+    };
+    Cow::Owned(text.chars().fold(String::with_capacity(text.len()), escape))
+}
+
 /// The candidate that a misspelt word most likely means, if one is near enough.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const LONGEST: usize = 64;
@@ -157,8 +177,10 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         return None;
     }
     let allowed = |candidate: &str| (candidate.len().max(word.len()) / 3).max(1);
+    let lower = word.to_lowercase();
     let candidates: Vec<&str> = candidates.into_iter().collect();
-    let distances = candidates.iter().map(|candidate| (edit_distance(word, candidate), *candidate));
+    // Swaps of neighbours count once, and letter case does not.
+    let distances = candidates.iter().map(|candidate| (strsim::osa_distance(&lower, &candidate.to_lowercase()), *candidate));
     match distances.min_by_key(|(distance, _)| *distance) {
         Some((0 | 1, near)) => Some(near),
         closest => abbreviated(word, &candidates)
@@ -186,27 +208,6 @@ fn abbreviated<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     candidates.iter().filter(starts_word).max_by_key(|candidate| candidate.len()).copied()
 }
 
-/// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b` (optimal string alignment),
-/// letter case ignored.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.to_lowercase().into_bytes(), b.to_lowercase().into_bytes());
-    let mut before_last: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(last[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(before_last[j - 2] + 1);
-            }
-            row.push(best);
-        }
-        before_last = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +230,12 @@ mod tests {
         assert_eq!(nearest("gate_proj", ["gate", "gate_up"]), Some("gate"));
         assert_eq!(nearest("gate_up_proj", ["gate", "gate_up"]), Some("gate_up"));
         assert_eq!(nearest("up_proj", ["up", "down"]), None, "too short to say");
+    }
+
+    #[test]
+    fn printed_text_is_harmless() {
+        assert_eq!(printable("a\u{1b}[31m\r\u{9b}\u{7f}\u{202e}"), "a\\u001b[31m\\u000d\\u009b\\u007f\\u202e");
+        assert!(matches!(printable("a\n\té \u{1f600}"), Cow::Borrowed(_)));
     }
 
     #[test]

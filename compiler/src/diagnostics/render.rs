@@ -7,7 +7,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde_json::{Value, json};
 
-use super::{Diagnostic, Label, Report, Severity, Source};
+use super::{Diagnostic, Label, Report, Severity, Source, printable};
 
 /// `--message-format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -29,12 +29,13 @@ const MOST_DIAGNOSTICS: usize = 32;
 impl Report {
     /// Writes every diagnostic.
     pub fn write(&self, to: &mut dyn Write, format: MessageFormat, renderer: &Renderer) -> io::Result<()> {
-        let lines = Lines::of(self);
+        let report = self.printable();
+        let lines = Lines::of(&report);
         let printed = match format {
             MessageFormat::Human | MessageFormat::Short => MOST_DIAGNOSTICS.min(self.diagnostics.len()),
             MessageFormat::Json => self.diagnostics.len(),
         };
-        for diagnostic in &self.diagnostics[..printed] {
+        for diagnostic in &report.diagnostics[..printed] {
             match format {
                 MessageFormat::Human => writeln!(to, "{}\n", human(diagnostic, &lines, renderer))?,
                 MessageFormat::Short => writeln!(to, "{}", short(diagnostic, &lines))?,
@@ -45,6 +46,23 @@ impl Report {
             0 => Ok(()),
             unprinted => writeln!(to, "error: and {unprinted} more like these"),
         }
+    }
+
+    /// The same with nothing in it that changes what a terminal shows: names and texts come from files of strangers. Of
+    /// the source's text every character keeps its bytes, for places count them.
+    fn printable(&self) -> Report {
+        let mut report = self.clone();
+        let escape = |text: &mut String| *text = printable(text).into_owned();
+        escape(&mut report.source.name);
+        for diagnostic in &mut report.diagnostics {
+            let labels = diagnostic.labels.iter_mut().map(|label| &mut label.text);
+            let texts = std::iter::once(&mut diagnostic.message).chain(&mut diagnostic.help).chain(&mut diagnostic.notes);
+            texts.chain(labels).for_each(escape);
+        }
+        // The other control characters are shown as symbols by the renderer. This one has two bytes as they have.
+        let shown = |c: char| if matches!(c, '\u{80}'..='\u{9f}') { '\u{b7}' } else { c };
+        report.source.text = self.source.text.chars().map(shown).collect();
+        report
     }
 
     /// All of it as plain text, for tests and logs.

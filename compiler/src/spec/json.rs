@@ -3,12 +3,13 @@
 
 use std::ops::Range;
 
+use super::source::BYTE_ORDER_MARK;
 use super::tree::{Entry, Kind, Value, on_characters};
 use crate::diagnostics::{Code, Diagnostic, quote};
 
 /// Parses a JSON object. The caller has checked that brackets do not nest too deeply.
 pub(super) fn from_json(text: &str) -> Result<Vec<Entry>, Diagnostic> {
-    let mut cursor = Cursor { text, at: 0 };
+    let mut cursor = Cursor { text, at: if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 } };
     cursor.skip_space();
     let start = cursor.at;
     let value = cursor.value()?;
@@ -53,6 +54,9 @@ impl Cursor<'_> {
 
     fn value(&mut self) -> Result<Value, Diagnostic> {
         let start = self.at;
+        if let Some(word) = self.word_of_python() {
+            return Err(self.not_json(word));
+        }
         let kind = match self.peek() {
             Some(b'{') => Kind::Table(self.object()?),
             Some(b'[') => Kind::List(self.list()?),
@@ -65,6 +69,18 @@ impl Cursor<'_> {
             None => return Err(self.error(start, "the text ends where a value was expected")),
         };
         Ok(Value { span: start..self.at, kind })
+    }
+
+    /// What Python's `json` writes for numbers that JSON does not have.
+    fn word_of_python(&self) -> Option<&'static str> {
+        ["NaN", "Infinity", "-Infinity"].into_iter().find(|word| self.text[self.at..].starts_with(word))
+    }
+
+    fn not_json(&self, word: &str) -> Diagnostic {
+        let diagnostic = Diagnostic::new(Code::JsonSyntax, format!("malformed JSON: {word} is not JSON"));
+        diagnostic
+            .at(self.at..self.at + word.len(), "no number")
+            .help("Python writes it for a float; JSON has finite numbers only")
     }
 
     fn word(&mut self, word: &str, kind: Kind) -> Kind {
@@ -194,6 +210,23 @@ mod tests {
         assert_eq!(list[1].kind, Kind::Float("-2.5e3".into()));
         assert_eq!(list[2].kind, Kind::Text("x\n".into()));
         assert_eq!(list[1].span, 11..17);
+    }
+
+    /// What Python writes is called by its name, at its place; other words are not taken for it.
+    #[test]
+    fn numbers_that_json_does_not_have() {
+        for (text, span, word) in [
+            (r#"{"a": NaN}"#, 6..9, "NaN"),
+            (r#"{"a": [1, Infinity]}"#, 10..18, "Infinity"),
+            ("\u{feff}{\"a\": -Infinity}", 9..18, "-Infinity"),
+        ] {
+            let error = from_json(text).unwrap_err();
+            assert_eq!((&error.labels[0].span, &error.message), (&span, &format!("malformed JSON: {word} is not JSON")));
+        }
+        for text in [r#"{"a": Nope}"#, r#"{"a": -Inf}"#, r#"{"a": nan}"#] {
+            assert!(!from_json(text).unwrap_err().message.contains("is not JSON"), "{text}");
+        }
+        assert!(from_json("\u{feff}{\"a\": 1}").is_ok() && from_json("{\"NaN\": \"NaN\"}").is_ok());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use moec_runtime::format::{FORMAT_BYTES, Format as FileFormat};
+
 use crate::diagnostics::{Code, Diagnostic, Report, Source, quote};
 
 /// The largest spec that is read.
@@ -25,9 +27,13 @@ pub(super) enum Format {
 /// JSON where the name ends in `.json`, or where standard input starts with a brace.
 pub(super) fn format_of(source: &Source) -> Format {
     let is_json_name = Path::new(&source.name).extension().is_some_and(|extension| extension == "json");
-    let starts_with_brace = source.name == STDIN && source.text.trim_start().starts_with('{');
+    let text = source.text.trim_start_matches(BYTE_ORDER_MARK).trim_start();
+    let starts_with_brace = source.name == STDIN && text.starts_with('{');
     if is_json_name || starts_with_brace { Format::Json } else { Format::Toml }
 }
+
+/// What editors on Windows put before UTF-8: skipped in every text that is read.
+pub(super) const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// How diagnostics name standard input.
 const STDIN: &str = "<stdin>";
@@ -43,8 +49,9 @@ pub fn read(path: &Path) -> Result<Source, Report> {
 pub fn read_text(path: &Path, most_bytes: u64, help: &str) -> Result<Source, Report> {
     let name = if path == Path::new("-") { STDIN.to_string() } else { path.display().to_string() };
     match read_bytes(path, most_bytes) {
-        Ok(bytes) if bytes.len() as u64 > most_bytes => Err(too_large(name, most_bytes, help)),
-        Ok(bytes) => decode(name, bytes),
+        Ok((bytes, _)) if FileFormat::of(&bytes).is_some() => Err(not_text(name, &bytes, help)),
+        Ok((_, length)) if length > most_bytes => Err(too_large(name, most_bytes, help)),
+        Ok((bytes, _)) => decode(name, bytes),
         Err(error) => {
             let diagnostic = Diagnostic::new(Code::Unreadable, format!("cannot read {}: {error}", quote(&name)));
             Err(report(name, String::new(), diagnostic))
@@ -52,20 +59,37 @@ pub fn read_text(path: &Path, most_bytes: u64, help: &str) -> Result<Source, Rep
     }
 }
 
-/// The bytes of the input, or one more than the limit where it is longer.
-fn read_bytes(path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
+/// The bytes of the input, and how long it is. Of one that is longer than the limit only the first bytes, which say what it
+/// is; its length may be more than is said.
+fn read_bytes(path: &Path, most_bytes: u64) -> io::Result<(Vec<u8>, u64)> {
     let mut bytes = Vec::new();
     if path == Path::new("-") {
         io::stdin().lock().take(most_bytes + 1).read_to_end(&mut bytes)?;
     } else {
         let file = File::open(path)?;
         let known_bytes = file.metadata()?.len();
+        let wanted = if known_bytes > most_bytes { FORMAT_BYTES as u64 } else { most_bytes + 1 };
+        file.take(wanted).read_to_end(&mut bytes)?;
         if known_bytes > most_bytes {
-            return Ok(vec![0; most_bytes as usize + 1]);
+            return Ok((bytes, known_bytes));
         }
-        file.take(most_bytes + 1).read_to_end(&mut bytes)?;
     }
-    Ok(bytes)
+    let length = bytes.len() as u64;
+    Ok((bytes, length))
+}
+
+/// A file of another kind, which its first bytes name.
+fn not_text(name: String, bytes: &[u8], help: &str) -> Report {
+    let what = FileFormat::of(bytes).map_or("binary", FileFormat::name);
+    let help = match FileFormat::of(bytes) {
+        Some(FileFormat::Package) => "`moec run` and `moec inspect` take packages",
+        Some(found @ (FileFormat::LfsPointer | FileFormat::Html)) => found.to_tensors(),
+        Some(_) => "a checkpoint is named by `--weights`, and its config.json is what `moec import` makes a spec of",
+        None => help,
+    };
+    let message = format!("{} is {what}, not the text that is wanted here", quote(&name));
+    let diagnostic = Diagnostic::new(Code::UnknownFile, message).help(help);
+    report(name, String::new(), diagnostic)
 }
 
 fn too_large(name: String, most_bytes: u64, help: &str) -> Report {
@@ -78,8 +102,11 @@ fn report(name: String, text: String, diagnostic: Diagnostic) -> Report {
     Report { source: Source { name, text }, diagnostics: vec![diagnostic] }
 }
 
-/// Bytes into text.
-fn decode(name: String, bytes: Vec<u8>) -> Result<Source, Report> {
+/// Bytes into text. The mark that some editors put before UTF-8 is no part of it.
+fn decode(name: String, mut bytes: Vec<u8>) -> Result<Source, Report> {
+    if bytes.starts_with(BYTE_ORDER_MARK.as_bytes()) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
+    }
     let bytes = match String::from_utf8(bytes) {
         Ok(text) => return Ok(Source { name, text }),
         Err(error) => error,
