@@ -4,6 +4,7 @@
 mod bounded;
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use moec::diagnostics::{Code, MessageFormat, Severity};
@@ -15,6 +16,12 @@ use self::bounded::{BATCH, LAYER, REPEAT, SCHEDULES, THREADS, TOKENS, TOP_K, sam
 pub(crate) use self::bounded::{TokenCounts, check_environment};
 use crate::commands::InputArgument;
 
+/// The version, the commit where it is known, and LLVM's version: what a report of a bug has to say.
+pub(crate) static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("MOEC_COMMIT").map_or(String::new(), |commit| format!("{commit}, "));
+    format!("{} ({commit}LLVM {})", env!("CARGO_PKG_VERSION"), moec_codegen::llvm_version())
+});
+
 /// An ahead-of-time compiler for Mixture-of-Experts layers.
 ///
 /// A spec goes in, a package of kernels comes out: PTX for NVIDIA GPUs, an object for the host CPU, a manifest.
@@ -24,7 +31,7 @@ use crate::commands::InputArgument;
 #[derive(Debug, Parser)]
 #[command(
     name = "moec",
-    version,
+    version = VERSION.as_str(),
     arg_required_else_help = true,
     after_help = "Examples:
   moec import --preset mixtral-8x7b -o mixtral.toml
@@ -207,18 +214,18 @@ pub(crate) struct Compile {
         long = "target",
         value_enum,
         value_delimiter = ',',
-        value_name = "TARGET",
+        value_name = "TARGET,...",
         env = "MOEC_TARGET",
         default_value = "host"
     )]
     pub(crate) targets: Vec<Target>,
     /// What to write; several go into --out-dir.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND", default_value = "package")]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND,...", default_value = "package")]
     pub(crate) emit: Vec<Emit>,
-    /// The file to write; `-` is standard output.
+    /// The file to write; `-` is standard output. Where absent, files are named after the layer.
     #[arg(short, long, value_name = "FILE", conflicts_with = "out_dir")]
     pub(crate) output: Option<PathBuf>,
-    /// The folder to write to.
+    /// The folder to write to; the current one where absent.
     #[arg(long, value_name = "DIR")]
     pub(crate) out_dir: Option<PathBuf>,
     /// Print the chain of rewrites, and the cost before and after.
@@ -254,7 +261,7 @@ pub(crate) struct Opt {
     /// Graph or kernel text; `-` is standard input.
     pub(crate) file: PathBuf,
     /// Passes to run, in order.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "PASS", required = true)]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PASS,...", required = true)]
     pub(crate) pipeline: Vec<Pass>,
     /// The machine to rewrite for and to schedule for.
     #[arg(long, value_enum, value_name = "TARGET", default_value = "host")]

@@ -11,7 +11,7 @@ use clap::{ColorChoice, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moec::diagnostics::{Code, Diagnostic, Exit, MessageFormat, Report, printable};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, VERSION};
 use crate::commands::Failure;
 
 /// Writes why a command failed, and gives the exit code.
@@ -212,7 +212,7 @@ fn is_coloured(choice: ColorChoice) -> bool {
 
 /// A panic is a bug in moec, whatever the input was. The process still ends with exit code 101.
 pub(crate) fn report_bug(panic: &std::panic::PanicHookInfo<'_>) {
-    let (version, arguments) = (env!("CARGO_PKG_VERSION"), env::args_os().collect::<Vec<_>>());
+    let (version, arguments) = (VERSION.as_str(), env::args_os().collect::<Vec<_>>());
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "error[{}]: this is a bug in moec {version}, not in your input", Code::Bug.id());
     let _ = writeln!(stderr, "  {panic}");

@@ -9,11 +9,12 @@ use std::process::{Command, Stdio};
 use moec::diagnostics::{Code, Diagnostic, Report};
 use moec_codegen::Ptxas;
 
+use crate::cli::VERSION;
 use crate::commands::Failure;
 
 /// Prints one line a tool. Only the C compiler is needed; the rest is optional.
 pub(crate) fn doctor(out: &mut dyn Write) -> Result<(), Failure> {
-    writeln!(out, "moec     {}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "moec     {}", *VERSION)?;
     writeln!(out, "llvm     {}", moec_codegen::llvm_version())?;
     match moec::pipeline::this_host() {
         Some(machine) => writeln!(out, "host     {}", machine.name)?,

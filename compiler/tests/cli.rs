@@ -183,6 +183,26 @@ fn signs_of_life() {
     assert!(on_terminal("--message-format short").is_some_and(|shown| !shown.contains("running [")));
 }
 
+/// What a report of a bug needs: the version, the commit where this is a checkout, and LLVM.
+#[test]
+fn version() {
+    let version = product(&moec(&["--version"]));
+    let inside =
+        version.strip_prefix(concat!("moec ", env!("CARGO_PKG_VERSION"), " (")).unwrap().trim_end().strip_suffix(')').unwrap();
+    let llvm = inside.rsplit(", ").next().unwrap();
+    assert!(llvm.starts_with("LLVM 22."), "{version}");
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let git = Command::new("git").args(["-C", root, "rev-parse", "--short=12", "HEAD"]).output();
+    let is_checkout = Path::new(root).join(".git").exists();
+    if let Some(git) = git.ok().filter(|git| git.status.success() && is_checkout) {
+        assert_eq!(inside, format!("{}, {llvm}", stdout(&git).trim()));
+    } else {
+        assert_eq!(inside, llvm);
+    }
+    assert_eq!(product(&moec(&["-V"])), version);
+    assert!(stdout(&moec(&["doctor"])).contains(inside));
+}
+
 /// `moec man` has a page for moec and one for each command, with its options and its examples.
 #[test]
 fn man_pages() {

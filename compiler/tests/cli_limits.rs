@@ -9,6 +9,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use command::{example, moec, moec_in, product, start, stderr};
+use moec_runtime::Package;
+use moec_runtime::package::{self, Extent, Role};
 
 /// Refused in the command line, at once, with the bound and the reason.
 #[track_caller]
@@ -26,7 +28,9 @@ fn refused(arguments: &[&str], variables: &[(&str, &str)], said: &[&str]) {
 fn every_count_of_the_command_line_is_bounded() {
     let tiny = example("tiny.toml");
     let many = ["1"; 65].join(",");
-    let cases: [(&[&str], &str); 22] = [
+    let passes = ["verify"; 65].join(",");
+    let cases: [(&[&str], &str); 23] = [
+        (&["opt", &tiny, "--pipeline", &passes], "a pipeline of 65 passes, at most 64"),
         (&["run", &tiny, "--threads", "100000"], "from 1 to 1024: more threads"),
         (&["run", &tiny, "--threads", "0"], "from 1 to 1024"),
         (&["run", &tiny, "--threads", "18446744073709551616"], "from 1 to 1024"),
@@ -72,6 +76,32 @@ fn as_many_threads_as_there_may_be() {
     let tiny = example("tiny.toml");
     let report = product(&moec(&["run", &tiny, "--threads", "1024", "--tokens", "2", "--repeat", "1"]));
     assert!(report.contains("on host, 1024 threads"), "{report}");
+}
+
+/// A package that asks for more memory than there is, by any device's way.
+#[test]
+fn sizes_in_a_package() {
+    let folder = command::folder();
+    let arguments = ["compile", &example("tiny.toml"), "--target", "host,sm_90a", "-o", "tiny.moec"];
+    product(&moec_in(folder.path(), &arguments));
+    let tiny = package::read(&std::fs::read(folder.path().join("tiny.moec")).unwrap()).unwrap();
+    let vast = |role: Role, shape: &[i64]| {
+        let mut manifest = tiny.manifest().clone();
+        let buffer = manifest.buffers.iter_mut().find(|buffer| buffer.role == role).unwrap();
+        buffer.shape = shape.iter().map(|extent| Extent::Const(*extent)).collect();
+        let bytes = Package::new(manifest, tiny.images().to_vec()).unwrap().to_bytes().unwrap();
+        command::write(folder.path(), "vast.moec", bytes);
+        for command in [&["run", "vast.moec", "--tokens", "4"][..], &["check", "vast.moec", "--emulate", "--tokens", "4"]] {
+            let began = Instant::now();
+            let output = moec_in(folder.path(), command);
+            assert!(matches!(output.status.code(), Some(1 | 3)), "{role:?} {shape:?} {command:?}: {}", stderr(&output));
+            assert!(began.elapsed() < Duration::from_secs(20), "{role:?} {shape:?} {command:?}");
+        }
+    };
+    vast(Role::Output, &[1 << 30, 1 << 30]);
+    vast(Role::Input, &[1 << 30, 1 << 30]);
+    vast(Role::Weight, &[1 << 30, 1 << 30]);
+    vast(Role::Output, &[i64::MAX, 4]);
 }
 
 /// Sizes in a file that no machine has room for are refused before anything is made of them.

@@ -266,8 +266,8 @@ impl Bound {
             if offset.checked_add(bytes).is_none_or(|end| end > region.bytes()) {
                 return Err(Error::TooShort { name: buffer.name.clone(), needed: bytes, actual: region.bytes() });
             }
-            // As long as a region that is there, so it can be allocated.
-            let mut host = vec![0; bytes as usize];
+            // As long as a region that is there, which on an emulator is no promise that there is memory.
+            let mut host = zeroed(bytes)?;
             shared.ask(|_| region.copy_out(offset, &mut host))?;
             Tensor::new(buffer.dtype, shape(buffer, batch.dims)?, host)
         };
@@ -315,7 +315,7 @@ impl Bound {
             name: name.to_owned(),
             known: buffers.iter().map(|buffer| buffer.name.clone()).collect(),
         })?;
-        let mut host = vec![0; byte_count(buffer, Dims::tokens(0))? as usize];
+        let mut host = zeroed(byte_count(buffer, Dims::tokens(0))?)?;
         shared.ask(|_| region.copy_out(0, &mut host))?;
         Tensor::new(buffer.dtype, shape(buffer, Dims::tokens(0))?, host)
     }
@@ -435,6 +435,15 @@ impl Shared {
         });
         Ok(Call { kernel, blocks: launch.grid.count(dims)?, args: args.collect::<Result<_, Error>>()? })
     }
+}
+
+/// Host memory, if there is so much.
+fn zeroed(bytes: u64) -> Result<Vec<u8>, Error> {
+    let mut host = Vec::new();
+    let length = usize::try_from(bytes).map_err(|_| Error::OutOfMemory { bytes })?;
+    host.try_reserve_exact(length).map_err(|_| Error::OutOfMemory { bytes })?;
+    host.resize(length, 0);
+    Ok(host)
 }
 
 fn check_count(what: &'static str, expected: usize, actual: usize) -> Result<(), Error> {

@@ -139,6 +139,8 @@ fn check(expected: &str, edit: impl FnOnce(&mut Manifest)) {
 
 #[test]
 fn an_unsound_manifest_is_refused() {
+    check("is 4611686018427387904, at most 2147483647", |m| m.dims[0].value = 1 << 62);
+    check("`max_tokens` is 18446744073709551615, at most 2147483647", |m| m.max_tokens = u64::MAX);
     check("1 images are listed, 2 given", |m| drop(m.images.pop()));
     check("`spec_sha256`", |m| m.spec_sha256 = "F".repeat(64));
     check("two dims", |m| m.dims.push(Dim { name: "hidden".into(), value: 5 }));

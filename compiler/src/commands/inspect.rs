@@ -10,23 +10,22 @@ use moec_ir::kernel::Program;
 use moec_runtime::package;
 
 use super::text::{self, Text};
-use super::{Failure, manifest};
+use super::{Failure, is_package, manifest};
 use crate::files::{bytes_text, read, report_at};
 
 /// Says what is in the file; of a package, with `as_manifest`, its manifest.
 pub(super) fn inspect(path: &Path, as_manifest: bool, out: &mut dyn Write) -> Result<(), Failure> {
-    if path != Path::new("-") {
+    // Nothing else is read whole before it is known to be a text of sane length.
+    if path != Path::new("-") && is_package(path) {
         let bytes = read(path)?;
-        if bytes.starts_with(b"moec.pkg") {
-            let package = package::read(&bytes).map_err(|error| report_at(path, error))?;
-            if as_manifest {
-                let json = serde_json::to_string_pretty(package.manifest()).map_err(io::Error::other)?;
-                writeln!(out, "{json}")?;
-            } else {
-                manifest::print(&package, bytes.len() as u64, out)?;
-            }
-            return Ok(());
+        let package = package::read(&bytes).map_err(|error| report_at(path, error))?;
+        if as_manifest {
+            let json = serde_json::to_string_pretty(package.manifest()).map_err(io::Error::other)?;
+            writeln!(out, "{json}")?;
+        } else {
+            manifest::print(&package, bytes.len() as u64, out)?;
         }
+        return Ok(());
     }
     if as_manifest {
         let diagnostic = Diagnostic::new(Code::UsageConflict, "only a package has a manifest");

@@ -15,6 +15,11 @@ use crate::cli::{Opt, Pass};
 
 /// Runs the passes and prints what is left.
 pub(super) fn opt(arguments: &Opt, out: &mut dyn Write) -> Result<(), Failure> {
+    const MOST_PASSES: usize = 64;
+    if arguments.pipeline.len() > MOST_PASSES {
+        let message = format!("a pipeline of {} passes, at most {MOST_PASSES} are run", arguments.pipeline.len());
+        return Err(Diagnostic::new(Code::Usage, message).help("a pass that finds nothing more to do changes nothing").into());
+    }
     let (text, source) = parse_or_refuse(read(&arguments.file)?)?;
     let mut text = text;
     for pass in &arguments.pipeline {

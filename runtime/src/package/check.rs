@@ -15,6 +15,8 @@ use crate::error::Error;
 const EXTENT_DEPTH_MAX: usize = 32;
 /// The most experts whose numbers are allocated for: more than any spec has.
 const EXPERTS_MAX: u64 = 1 << 20;
+/// The most that a size or a number of tokens may be: kernels count them in 32 bits, and products of two fit 64.
+const SIZE_MAX: u64 = i32::MAX as u64;
 /// The most threads of a block on any GPU.
 const THREADS_MAX: u32 = 1024;
 
@@ -33,6 +35,10 @@ macro_rules! ensure {
 pub fn check(manifest: &Manifest) -> Result<(), Error> {
     ensure!(is_sha256(&manifest.spec_sha256), "`spec_sha256` is not 64 lower-case hexadecimal digits");
     ensure!(unique(manifest.dims.iter().map(|dim| &dim.name)), "two dims have one name");
+    for dim in &manifest.dims {
+        ensure!(dim.value <= SIZE_MAX, "dim `{}` is {}, at most {SIZE_MAX}", dim.name, dim.value);
+    }
+    ensure!(manifest.max_tokens <= SIZE_MAX, "`max_tokens` is {}, at most {SIZE_MAX}", manifest.max_tokens);
     ensure!(unique(manifest.buffers.iter().map(|buffer| &buffer.name)), "two buffers have one name");
     ensure!(manifest.buffers.iter().any(|buffer| buffer.role == Role::Input), "no buffer is an input");
     ensure!(manifest.buffers.iter().any(|buffer| buffer.role == Role::Output), "no buffer is an output");
