@@ -244,6 +244,9 @@ pub(crate) struct Import {
     /// The layer, counted from 0: tensor names are then whole. Without it they are those below the layer's prefix.
     #[arg(long, value_name = "N", value_parser = |text: &str| LAYER.read::<u64>(text))]
     pub(crate) layer: Option<u64>,
+    /// A field of the config that speaks of the layer and that no rule reads: go on without it. May be repeated.
+    #[arg(long, value_name = "FIELD", conflicts_with = "preset")]
+    pub(crate) allow_unread: Vec<String>,
     /// A checkpoint that must have every tensor that the spec names: a .safetensors file, or the index of several. Only
     /// headers are read.
     #[arg(long, value_name = "FILE")]

@@ -35,6 +35,7 @@ pub fn import(spec: &Spec) -> Graph {
             y = layer.constant(Op::Scale, y, 0.5);
         }
     }
+    let y = layer.output_norm(y);
     // Beside shared experts and biases too a row of padding is zeros.
     let y = layer.masked(y);
     let y = layer.cast(y);
@@ -102,9 +103,7 @@ impl Layer<'_> {
         }
         logits = self.constant(Op::Scale, logits, router.logit_scale);
         if let Some(cap) = router.logit_softcap {
-            logits = self.constant(Op::Scale, logits, 1.0 / cap);
-            logits = self.g.apply(Op::Tanh, &[logits]);
-            logits = self.constant(Op::Scale, logits, cap);
+            logits = self.softcapped(logits, cap);
         }
         let scores = match router.order {
             Order::ScoreTopK => self.score(logits),
@@ -349,6 +348,14 @@ impl Layer<'_> {
         self.dense(Tensor::LatentOut, None, y, self.spec.hidden, latent)
     }
 
+    /// The norm of the layer's output `[T, H]`, where it has one.
+    fn output_norm(&mut self, y: Id) -> Id {
+        let Some(eps) = self.spec.output_norm else { return y };
+        let y = self.g.rms_norm(y, eps);
+        let gain = self.weight(Tensor::OutputNorm, &[self.spec.hidden]);
+        self.g.apply(Op::Mul, &[y, gain])
+    }
+
     /// The bias and the scale of the routed sum.
     fn finished(&mut self, mut y: Id) -> Id {
         if self.spec.weight(Tensor::OutputBias).is_some() {
@@ -453,6 +460,9 @@ impl Layer<'_> {
             up = self.constant(Op::AtMost, up, clamp.limit);
             up = self.constant(Op::AtLeast, up, -clamp.limit);
         }
+        if let Some(cap) = how.up_softcap {
+            up = self.softcapped(up, cap);
+        }
         up = self.constant(Op::Offset, up, how.up_offset);
         self.g.apply(Op::Mul, &[gate, up])
     }
@@ -462,6 +472,7 @@ impl Layer<'_> {
             Activation::Silu => {
                 let inner = self.constant(Op::Scale, x, how.alpha);
                 let gate = self.g.apply(Op::Sigmoid, &[inner]);
+                let x = how.gate_softcap.map_or(x, |cap| self.softcapped(x, cap));
                 self.g.apply(Op::Mul, &[x, gate])
             }
             Activation::Gelu => self.g.apply(Op::Gelu, &[x]),
@@ -472,6 +483,13 @@ impl Layer<'_> {
                 self.g.apply(Op::Square, &[x])
             }
         }
+    }
+
+    /// `tanh(x / cap) * cap`.
+    fn softcapped(&mut self, x: Id, cap: f64) -> Id {
+        let x = self.constant(Op::Scale, x, 1.0 / cap);
+        let x = self.g.apply(Op::Tanh, &[x]);
+        self.constant(Op::Scale, x, cap)
     }
 
     /// `op x c`; what a default leaves as it is, is not said.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use moec::diagnostics::{Report, Source};
-use moec::hugging_face::{self, Block, Checked, not_carried, preset, read_header};
+use moec::hugging_face::{self, Block, Checked, Unread, not_carried, preset, read_header};
 use moec::spec::{self, MAX_BYTES, read_text};
 
 use super::{Failure, Notes};
@@ -15,7 +15,7 @@ use crate::files::{bytes_text, write_or_print};
 pub(super) fn import(arguments: &Import, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
     let block = match (&arguments.preset, &arguments.config) {
         (Some(name), _) => preset(name, arguments.layer)?,
-        (None, path) => read_config(path.as_deref().unwrap_or(Path::new("-")), arguments.layer)?,
+        (None, path) => read_config(path.as_deref().unwrap_or(Path::new("-")), arguments)?,
     };
     let checked = match &arguments.check {
         Some(path) => Some(check(&block, path, arguments.tensor_prefix.as_deref(), notes)?),
@@ -23,6 +23,7 @@ pub(super) fn import(arguments: &Import, notes: Notes, out: &mut dyn Write) -> R
     };
     let written = Source { name: "<imported spec>".to_string(), text: block.spec(checked.as_ref()) };
     block.assumed().iter().for_each(|assumed| notes.say(&format!("note: assumed: {assumed}")));
+    say_unread(block.unread(), notes);
     let later = not_carried(&written).map_err(|diagnostics| Report { source: written.clone(), diagnostics })?;
     notes.warn(&written, spec::warnings(&written))?;
     later.iter().for_each(|message| notes.say(&format!("note: `moec check` refuses the spec today: {message}")));
@@ -33,9 +34,18 @@ pub(super) fn import(arguments: &Import, notes: Notes, out: &mut dyn Write) -> R
     Ok(())
 }
 
-fn read_config(path: &Path, layer: Option<u64>) -> Result<Block, Report> {
+/// What the config says that the spec does not.
+fn say_unread(unread: &Unread, notes: Notes) {
+    unread.allowed.iter().for_each(|field| notes.say(&format!("note: left out as asked: {field}")));
+    unread.needless.iter().for_each(|field| notes.say(&format!("note: --allow-unread is not needed for {field}")));
+    if !unread.others.is_empty() {
+        notes.say(&format!("note: fields of which nothing is known, none of them of the layer: {}", unread.others.join(", ")));
+    }
+}
+
+fn read_config(path: &Path, arguments: &Import) -> Result<Block, Report> {
     let source = read_text(path, MAX_BYTES, "a config.json is a few kilobytes; a checkpoint is named by `--check`")?;
-    match hugging_face::import(&source, layer) {
+    match hugging_face::import_allowing(&source, arguments.layer, &arguments.allow_unread) {
         Ok(block) => Ok(block),
         Err(diagnostic) => Err(Report { source, diagnostics: vec![diagnostic] }),
     }

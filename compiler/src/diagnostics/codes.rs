@@ -285,6 +285,13 @@ codes! {
          checkpoint are probably of two models, or the tensor is stored in another layout.";
     UnknownPreset = 1008, Usage, "no such preset",
         "Presets are the configs of published models that come with moec. `moec import --preset list` prints their names.";
+    UnreadField = 1009, Input, "a field of the layer that no rule reads",
+        "The config says something of experts, routing, gates, activations, norms or caps that the import of this `model_type` \
+         does not follow, or that disagrees with the layer that it makes. A layer that leaves it out may compute something \
+         else. Where the field does not matter, `--allow-unread FIELD` goes on and says so in the spec.";
+    FieldsDisagree = 1010, Input, "two fields that mean the same and differ",
+        "Models name one thing in several ways, and some configs have more than one of the names. Where they differ it is not \
+         known which one the model's code takes. Remove the wrong one, or name it with `--allow-unread FIELD`.";
 
     // 11xx: warnings. `--allow` names the ones that are expected, `--deny-warnings` makes errors of the others.
     CapacityFloor = 1101, Ok, "a capacity that drops picks of every router",

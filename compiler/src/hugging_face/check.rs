@@ -55,7 +55,9 @@ impl Sizes {
         match tensor {
             Tensor::Router => vec![routed + self.joint, hidden],
             Tensor::RouterBias | Tensor::CorrectionBias => vec![routed],
-            Tensor::RouterInputScale | Tensor::OutputBias | Tensor::TokenGain | Tensor::SlotGain => vec![hidden],
+            Tensor::RouterInputScale | Tensor::OutputBias | Tensor::OutputNorm | Tensor::TokenGain | Tensor::SlotGain => {
+                vec![hidden]
+            }
             Tensor::RouterGlobalScale | Tensor::SlotScale => vec![1],
             Tensor::PerExpertScale => vec![routed],
             Tensor::HashTable => vec![self.vocabulary, self.top_k],

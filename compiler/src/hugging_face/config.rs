@@ -1,9 +1,11 @@
 //! A `config.json` as fields: nested tables, nulls, numbers of either spelling, lists with one entry a layer, and the
-//! defaults that a `model_type` has for a field that is not there. What the fields mean is in `layer`.
+//! defaults that a `model_type` has for a field that is not there. What the fields mean is in `layer`; every field that is
+//! looked up is marked as read, and `account` asks about the others.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::rules::{Fallback, Model};
+use super::rules::{Fallback, Model, ToldBy};
 use crate::diagnostics::{Code, Diagnostic, quote};
 use crate::spec::{Entry, Kind, Value};
 
@@ -15,10 +17,16 @@ pub(super) struct Config<'a> {
     /// The tables to look in, in order.
     scopes: Vec<&'a [Entry]>,
     pub(super) model: &'static Model,
+    /// The `model_type` that decided.
+    pub(super) model_type: &'a str,
     /// The layer that was asked for.
     pub(super) layer: Option<u64>,
     /// What was taken that the file does not say, a sentence each.
     pub(super) assumed: Vec<String>,
+    /// Fields that are left out where no rule reads them, or where they say other than the one that is read.
+    pub(super) allowed: &'a [String],
+    /// The places of the keys that were read.
+    read: BTreeSet<usize>,
 }
 
 /// What a file says of a field.
@@ -38,6 +46,29 @@ pub(super) fn scopes(entries: &[Entry]) -> Vec<&[Entry]> {
     tables.flat_map(|outer| std::iter::once(outer).chain(table(outer, "ffn_config"))).collect()
 }
 
+impl ToldBy {
+    /// Whether a config of this type is of the generation that the row is for. A type that only this generation has is.
+    pub(super) fn tells(&self, model_type: &str, scopes: &[&[Entry]]) -> bool {
+        let entries = || scopes.iter().flat_map(|scope| scope.iter());
+        let is_class = |entry: &Entry| self.architectures.iter().any(|name| names_class(Some(entry), name));
+        let mut classes = entries().filter(|entry| entry.key == "architectures");
+        self.types.contains(&model_type)
+            || classes.any(is_class)
+            || entries().any(|entry| self.fields.contains(&entry.key.as_str()) && !is_null(&entry.value))
+    }
+}
+
+/// Whether `architectures` has this class.
+pub(super) fn names_class(architectures: Option<&Entry>, name: &str) -> bool {
+    let is_named = |value: &Value| value.kind == Kind::Text(name.to_string());
+    architectures.is_some_and(|entry| match &entry.value.kind {
+        Kind::List(values) => values.iter().any(is_named),
+        Kind::Text(_) | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) | Kind::Table(_) | Kind::Other(_) => {
+            is_named(&entry.value)
+        }
+    })
+}
+
 /// The table of this name.
 fn table<'a>(entries: &'a [Entry], name: &str) -> Option<&'a [Entry]> {
     entries.iter().find(|entry| entry.key == name).and_then(|entry| match &entry.value.kind {
@@ -47,35 +78,76 @@ fn table<'a>(entries: &'a [Entry], name: &str) -> Option<&'a [Entry]> {
 }
 
 impl<'a> Config<'a> {
-    pub(super) fn new(scopes: Vec<&'a [Entry]>, model: &'static Model, layer: Option<u64>) -> Config<'a> {
-        Config { scopes, model, layer, assumed: Vec::new() }
+    pub(super) fn new(
+        scopes: Vec<&'a [Entry]>,
+        model: &'static Model,
+        model_type: &'a str,
+        layer: Option<u64>,
+        allowed: &'a [String],
+    ) -> Config<'a> {
+        Config { scopes, model, model_type, layer, assumed: Vec::new(), allowed, read: BTreeSet::new() }
+    }
+
+    /// Every entry of this name, those of the inner tables first, were they null. They are read by that.
+    fn entries(&mut self, name: &str) -> Vec<&'a Entry> {
+        let entries = self.scopes.iter().flat_map(|scope| scope.iter());
+        let found: Vec<&Entry> = entries.filter(|entry| entry.key == name).collect();
+        // What an outer table says otherwise is not what was read.
+        let first = found.iter().find(|entry| !is_null(&entry.value)).or(found.first());
+        let alike = found.iter().filter(|entry| first.is_none_or(|first| is_null(&entry.value) || is_same(first, entry)));
+        self.read.extend(alike.map(|entry| entry.key_span.start));
+        found
     }
 
     /// The field itself, whole, where it is there and not null.
-    pub(super) fn entry(&self, name: &str) -> Option<&'a Entry> {
-        let entries = self.scopes.iter().flat_map(|scope| scope.iter());
-        entries.into_iter().find(|entry| entry.key == name && entry.value.kind != Kind::Other("null"))
+    pub(super) fn entry(&mut self, name: &str) -> Option<&'a Entry> {
+        self.entries(name).into_iter().find(|entry| !is_null(&entry.value))
     }
 
-    /// Whether the field is in the file, were it null.
-    fn is_null(&self, name: &str) -> bool {
-        self.scopes.iter().any(|scope| scope.iter().any(|entry| entry.key == name))
+    /// Whether a rule has read it.
+    pub(super) fn is_read(&self, entry: &Entry) -> bool {
+        self.read.contains(&entry.key_span.start)
     }
 
-    /// The first of these fields that the file has; of a list, the entry of the layer.
-    pub(super) fn find(&self, names: &[&str]) -> Result<Found<'a>, Diagnostic> {
-        match names.iter().find_map(|name| self.entry(name)) {
+    /// Whether these entries are those of a table that fields are looked for in.
+    pub(super) fn is_scope(&self, entries: &[Entry]) -> bool {
+        self.scopes.iter().any(|scope| std::ptr::eq(scope.as_ptr(), entries.as_ptr()))
+    }
+
+    /// Whether `--allow-unread` names it.
+    pub(super) fn is_allowed(&self, name: &str) -> bool {
+        self.allowed.iter().any(|allowed| allowed.rsplit('.').next() == Some(name))
+    }
+
+    /// The first of these fields that the file has; of a list, the entry of the layer. Fields that mean the same and say
+    /// different things are an error: which of them the model's code would take is not known.
+    pub(super) fn find(&mut self, names: &[&str]) -> Result<Found<'a>, Diagnostic> {
+        let mut found: Option<&'a Entry> = None;
+        let mut is_null = false;
+        for name in names {
+            is_null |= !self.entries(name).is_empty();
+            let Some(entry) = self.entry(name) else { continue };
+            match found {
+                None => found = Some(entry),
+                Some(first) if is_same(first, entry) => {}
+                Some(_) if self.is_allowed(name) => {
+                    self.read.remove(&entry.key_span.start);
+                }
+                Some(first) => return Err(disagree(first, entry)),
+            }
+        }
+        match found {
             Some(entry) => Ok(match self.of_layer(entry)? {
                 value if value.kind == Kind::Other("null") => Found::Null,
                 value => Found::Value(entry, value),
             }),
-            None if names.iter().any(|name| self.is_null(name)) => Ok(Found::Null),
+            None if is_null => Ok(Found::Null),
             None => Ok(Found::Absent),
         }
     }
 
     /// The value, or of a list with one entry a layer the layer's.
-    fn of_layer(&self, entry: &'a Entry) -> Result<&'a Value, Diagnostic> {
+    pub(super) fn of_layer(&self, entry: &'a Entry) -> Result<&'a Value, Diagnostic> {
         let Kind::List(values) = &entry.value.kind else { return Ok(&entry.value) };
         let Some(first) = values.first() else {
             return Err(wrong(Code::WrongType, entry, format!("{} is an empty list", quote(&entry.key)), ""));
@@ -93,8 +165,51 @@ impl<'a> Config<'a> {
     /// What the model's class says where the file says nothing; it is an assumption, and said to be one.
     fn fallback(&mut self, names: &[&str]) -> Option<Fallback> {
         let (name, value) = self.model.defaults.iter().find(|(name, _)| names.contains(name))?;
-        self.assumed.push(format!("{name} = {value}: not in the config; the default of `{}`", self.model.types[0]));
+        self.assumed.push(format!("{name} = {value}: not in the config; the default of `{}`", self.model_type));
         Some(*value)
+    }
+
+    /// Says what is taken where the file says `null`, or nothing and no class has a default.
+    fn instead(&mut self, names: &[&str], taken: Fallback) {
+        let null = names.iter().find(|name| !self.entries(name).is_empty());
+        let said = null.or(names.first()).map(|name| (name, if null.is_some() { "null" } else { "not" }));
+        self.assumed.extend(said.map(|(name, how)| format!("{name} = {taken}: {how} in the config")));
+    }
+
+    /// An integer, or this one.
+    pub(super) fn integer_or(&mut self, names: &[&str], otherwise: u64) -> Result<u64, Diagnostic> {
+        let value = self.integer(names)?;
+        Ok(value.unwrap_or_else(|| {
+            self.instead(names, Fallback::Integer(otherwise));
+            otherwise
+        }))
+    }
+
+    /// A finite number, or this one.
+    pub(super) fn number_or(&mut self, names: &[&str], otherwise: f64) -> Result<f64, Diagnostic> {
+        let value = self.number(names)?;
+        Ok(value.unwrap_or_else(|| {
+            self.instead(names, Fallback::Number(otherwise));
+            otherwise
+        }))
+    }
+
+    /// A boolean, or this one.
+    pub(super) fn flag_or(&mut self, names: &[&str], otherwise: bool) -> Result<bool, Diagnostic> {
+        let value = self.flag(names)?;
+        Ok(value.unwrap_or_else(|| {
+            self.instead(names, Fallback::Flag(otherwise));
+            otherwise
+        }))
+    }
+
+    /// A word and its place, or this one, whose place is empty.
+    pub(super) fn word_or(&mut self, names: &[&str], otherwise: &'static str) -> Result<(&'a str, Range<usize>), Diagnostic> {
+        let value = self.word(names)?;
+        Ok(value.unwrap_or_else(|| {
+            self.instead(names, Fallback::Word(otherwise));
+            (otherwise, 0..0)
+        }))
     }
 
     /// An integer; `None` where it is null, or absent without a default.
@@ -171,6 +286,39 @@ impl<'a> Config<'a> {
             }),
         }
     }
+}
+
+fn is_null(value: &Value) -> bool {
+    value.kind == Kind::Other("null")
+}
+
+/// Whether two fields say the same; numbers may be spelt differently.
+fn is_same(a: &Entry, b: &Entry) -> bool {
+    match (&a.value.kind, &b.value.kind) {
+        (Kind::Integer(a) | Kind::Float(a), Kind::Integer(b) | Kind::Float(b)) => a.parse::<f64>() == b.parse::<f64>(),
+        (a, b) => without_places(a) == without_places(b),
+    }
+}
+
+/// A value whose places are all the same, so that two of them can be compared.
+fn without_places(kind: &Kind) -> Kind {
+    let value = |value: &Value| Value { span: 0..0, kind: without_places(&value.kind) };
+    match kind {
+        Kind::List(values) => Kind::List(values.iter().map(value).collect()),
+        Kind::Table(entries) => Kind::Table(
+            entries.iter().map(|entry| Entry { key: entry.key.clone(), key_span: 0..0, value: value(&entry.value) }).collect(),
+        ),
+        Kind::Text(_) | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) | Kind::Other(_) => kind.clone(),
+    }
+}
+
+/// Two fields for one thing.
+fn disagree(first: &Entry, second: &Entry) -> Diagnostic {
+    let message = format!("{} and {} mean the same and differ", quote(&first.key), quote(&second.key));
+    Diagnostic::new(Code::FieldsDisagree, message)
+        .at(first.value.span.clone(), "this")
+        .also(second.value.span.clone(), "or this")
+        .help(format!("`--allow-unread {}` takes the first of them", second.key))
 }
 
 /// The integer that a value says: `8` and `8.0` alike, since both are written.

@@ -47,6 +47,12 @@ impl Document {
         self.add(table, key, quoted(value));
     }
 
+    /// The value of a key as it is spelt, a text without its quotes.
+    pub(super) fn value(&self, table: &str, key: &str) -> Option<&str> {
+        let line = self.lines.iter().find(|line| line.table == table && line.key == key)?;
+        Some(line.value.trim_matches('"'))
+    }
+
     /// An entry of `[weights]`.
     pub(super) fn stored(&mut self, key: &'static str, names: &[String], layout: &str, experts: Option<u64>) {
         let names = match names {

@@ -23,10 +23,6 @@ const HIDDEN: &[&str] = &["d_model", "hidden_size"];
 const EXPERTS: &[&str] = &["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"];
 const TOP_K: &[&str] =
     &["num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts", "experts_per_token"];
-const SCALE: &[&str] =
-    &["routed_scaling_factor", "route_scale", "router_scaling_factor", "moe_router_scaling_factor", "moe_routed_scaling_factor"];
-const ACTIVATION: &[&str] =
-    &["hidden_act", "hidden_activation", "activation_function", "dense_act_fn", "mlp_hidden_act", "ffn_act_fn"];
 const SCORES: [&str; 4] = ["softmax", "sigmoid", "sqrtsoftplus", "identity"];
 
 /// The config's layer as a spec.
@@ -51,13 +47,21 @@ pub(super) fn parts(config: &mut Config<'_>, name: &str) -> Result<Parts, Diagno
     document.integer("moe", "hidden", hidden);
     document.integer("moe", "experts", experts);
     let mut parts = Parts { document, sizes: Sizes::new(hidden, experts), stored: Vec::new() };
-    parts.sizes.ffn = config.required(config.model.ffn, "the inner width of an expert")?;
+    parts.sizes.ffn = inner_width(config)?;
+    for (field, why) in config.model.ignored {
+        if let Some(entry) = config.entry(field)
+            && entry.value.kind != Kind::Bool(false)
+        {
+            config.assumed.push(format!("{field} is left out: {why}"));
+        }
+    }
     router(config, &mut parts)?;
     capacity(config, &mut parts.document)?;
     expert(config, &mut parts)?;
     shared(config, &mut parts)?;
     parts.stored.extend(config.model.also);
     precision(config, &mut parts.document)?;
+    output_norm(config, &mut parts)?;
     if let Some(entry) = config.entry("quantization_config") {
         let method = match &entry.value.kind {
             Kind::Table(entries) => entries.iter().find(|entry| entry.key == "quant_method").map(|entry| &entry.value.kind),
@@ -67,6 +71,27 @@ pub(super) fn parts(config: &mut Config<'_>, name: &str) -> Result<Parts, Diagno
         config.assumed.push(format!("the checkpoint is {method}: the tensor names are those of an unquantised copy of it"));
     }
     Ok(parts)
+}
+
+/// F. Where two fields may say it, the first that is there does.
+fn inner_width(config: &mut Config<'_>) -> Result<u64, Diagnostic> {
+    let names = config.model.ffn;
+    let there = names.iter().position(|name| config.entry(name).is_some()).unwrap_or(0);
+    if there > 0 {
+        config.assumed.push(format!("{} is the experts' width: {} is not in the config", names[there], names[0]));
+    } else if names.len() > 1 && names.iter().any(|name| config.entry(name).is_some()) && config.find(names).is_err() {
+        config.assumed.push(format!("{} is the experts' width, not {}, which differs", names[0], names[1]));
+    }
+    config.required(&names[there..=there], "the inner width of an expert")
+}
+
+fn output_norm(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> {
+    if config.model.features.contains(&Feature::OutputNorm) {
+        parts.document.text("moe", "output_norm", "rms");
+        parts.document.number("moe", "output_norm_eps", config.number_or(&["rms_norm_eps"], 1e-6)?);
+        parts.stored.extend(stored::OUTPUT_NORM);
+    }
+    Ok(())
 }
 
 fn router(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> {
@@ -85,28 +110,30 @@ fn router(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
     document.text("router", "score", score);
     document.text("router", "order", model.order);
     if has(Feature::SparseMixer) {
-        let jitter = config.number(&["router_jitter_noise"])?.unwrap_or(0.0);
+        let jitter = config.number_or(&["router_jitter_noise"], 0.0)?;
         document.text("router", "select", "sparsemixer");
         document.number("router", "jitter", jitter);
     }
     let biased = match model.router_bias {
         RouterBias::Never => false,
         RouterBias::Always => true,
-        RouterBias::If(field) => config.flag(&[field])?.unwrap_or(false),
+        RouterBias::If(field) => config.flag_or(&[field], false)?,
     };
     if biased {
         document.flag("router", "bias", true);
         let names: stored::Names = &["router.bias", "router.classifier.bias"];
         parts.stored.push(stored::plain(Tensor::RouterBias, names));
     }
-    if has(Feature::Softcap)
-        && let Some(cap) = config.number(&["moe_router_logit_softcapping"])?
-    {
+    if has(Feature::Softcap) {
+        let cap = config.number_or(&["moe_router_logit_softcapping"], 0.0)?;
         document.number_unless(0.0, "router", "logit_softcap", cap);
     }
     if has(Feature::RouterNorm) {
+        if !config.flag_or(&["enable_moe_block"], true)? {
+            return Err(not_expressible(config, "enable_moe_block", "no layer of this model is a MoE layer"));
+        }
         document.text("router", "input_norm", "rms");
-        document.number("router", "input_norm_eps", config.number(&["rms_norm_eps"])?.unwrap_or(0.0));
+        document.number("router", "input_norm_eps", config.number_or(&["rms_norm_eps"], 1e-6)?);
         document.number("router", "input_scale", (parts.sizes.hidden as f64).powf(-0.5));
         config.assumed.push("the routed experts' input and the router's are one tensor: this model norms them apart".to_string());
     }
@@ -117,22 +144,26 @@ fn router(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
     let document = &mut parts.document;
     match model.scale {
         Scale::None => {}
-        Scale::Weights => document.number_unless(1.0, "router", "scale", config.number(SCALE)?.unwrap_or(1.0)),
-        Scale::Output => document.number_unless(1.0, "moe", "routed_output_scale", config.number(SCALE)?.unwrap_or(1.0)),
+        Scale::Weights(names) => document.number_unless(1.0, "router", "scale", config.number_or(names, 1.0)?),
+        Scale::Output(names) => document.number_unless(1.0, "moe", "routed_output_scale", config.number_or(names, 1.0)?),
     }
-    if has(Feature::Identity)
-        && let Some(identity) = config.integer(&["zero_expert_num"])?.filter(|n| *n > 0)
-    {
-        document.integer("router", "identity_experts", identity);
+    if has(Feature::Identity) {
+        let identity = config.integer_or(&["zero_expert_num"], 0)?;
+        if identity > 0 {
+            document.integer("router", "identity_experts", identity);
+        }
         parts.sizes.identity = identity;
     }
     if has(Feature::InputScaled) {
         document.text("router", "apply", "input");
     }
     if hashed {
-        if let Some(vocabulary) = config.integer(&["vocab_size"])? {
-            document.integer("router", "vocabulary", vocabulary);
-            parts.sizes.vocabulary = vocabulary;
+        match config.integer(&["vocab_size"])? {
+            Some(vocabulary) => {
+                document.integer("router", "vocabulary", vocabulary);
+                parts.sizes.vocabulary = vocabulary;
+            }
+            None => config.assumed.push("as many token ids as the hash table has rows: the config has no vocab_size".to_string()),
         }
         parts.stored.extend(stored::HASH_TABLE);
     }
@@ -140,7 +171,12 @@ fn router(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
 }
 
 fn score(config: &mut Config<'_>) -> Result<&'static str, Diagnostic> {
-    let Some((word, place)) = config.word(config.model.score_fields)? else { return Ok(config.model.score) };
+    let (word, place) = config.word_or(config.model.score_fields, config.model.score)?;
+    if word == "noaux_tc" {
+        let said = format!("the score is {}: `noaux_tc` in its field is how experts are selected", quote(config.model.score));
+        config.assumed.push(said);
+        return Ok(config.model.score);
+    }
     SCORES.into_iter().find(|score| *score == word).ok_or_else(|| {
         let diagnostic = Diagnostic::new(Code::UnknownWord, format!("the score is {}, which no spec has", quote(word)));
         diagnostic.at(place, format!("expected one of {}", SCORES.join(", ")))
@@ -149,47 +185,54 @@ fn score(config: &mut Config<'_>) -> Result<&'static str, Diagnostic> {
 
 /// Bias and groups.
 fn selection(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> {
-    let corrected = |parts: &mut Parts, names, on| {
-        parts.document.text("router", "correction_on", on);
-        parts.stored.push(stored::plain(Tensor::CorrectionBias, names));
-    };
-    let names = config.model.correction;
-    match config.model.selection {
-        Selection::Plain => {}
-        Selection::Biased => corrected(parts, names, "score"),
-        Selection::BiasedIf(flag) => {
-            if config.flag(&[flag, "moe_use_aux_free"])?.unwrap_or(false) {
-                corrected(parts, names, "score");
-            }
+    let model = config.model;
+    // Without a flag that could turn it off there is a bias.
+    let mut is_corrected = true;
+    for flag in model.corrected_if {
+        is_corrected &= config.flag_or(&[flag], true)?;
+    }
+    let corrected = |parts: &mut Parts, on| {
+        if is_corrected {
+            parts.document.text("router", "correction_on", on);
+            parts.stored.push(stored::plain(Tensor::CorrectionBias, model.correction));
         }
-        Selection::LogitBiased => corrected(parts, names, "logit"),
-        Selection::Grouped => groups(config, parts, "top2_sum", "zero")?,
-        Selection::Method(default) => match config.word(&["topk_method"])? {
-            Some(("greedy", _)) => {}
-            Some(("group_limited_greedy", _)) => groups(config, parts, "max", "zero")?,
-            Some(("noaux_tc", _)) => {
-                corrected(parts, names, "score");
+    };
+    match model.selection {
+        Selection::Plain => {}
+        Selection::Biased => corrected(parts, "score"),
+        Selection::LogitBiased => corrected(parts, "logit"),
+        Selection::Grouped { mask, corrected: has_bias } => {
+            if has_bias {
+                corrected(parts, "score");
+            }
+            groups(config, parts, "top2_sum", mask)?;
+        }
+        Selection::Method(default) => match config.word_or(&["topk_method"], default)? {
+            ("greedy", _) => {}
+            ("group_limited_greedy", _) => groups(config, parts, "max", "zero")?,
+            ("noaux_tc", _) => {
+                corrected(parts, "score");
                 groups(config, parts, "top2_sum", "-inf")?;
             }
-            Some((word, place)) => {
+            (word, place) => {
                 let message = format!("`topk_method` is {}, which is not known", quote(word));
                 let near = nearest(word, ["greedy", "group_limited_greedy", "noaux_tc"]);
                 let label = near.map_or("unknown".to_string(), |near| format!("did you mean \"{near}\"?"));
                 return Err(Diagnostic::new(Code::UnknownWord, message).at(place, label));
             }
-            None if default == "noaux_tc" => {
-                corrected(parts, names, "score");
-                groups(config, parts, "top2_sum", "-inf")?;
-            }
-            None => config.assumed.push(format!("topk_method = \"{default}\": not in the config")),
         },
     }
     Ok(())
 }
 
 fn groups(config: &mut Config<'_>, parts: &mut Parts, score: &str, mask: &str) -> Result<(), Diagnostic> {
-    let names = ["n_group", "num_expert_group"];
-    let Some(groups) = config.integer(&names)?.filter(|groups| *groups > 1) else { return Ok(()) };
+    let groups = config.integer_or(&["n_group", "num_expert_group"], 1)?;
+    if groups <= 1 {
+        if let Some(top) = config.integer(&["topk_group"])?.filter(|top| *top > 1) {
+            config.assumed.push(format!("topk_group = {top} is left out: there is one group"));
+        }
+        return Ok(());
+    }
     let top = config.required(&["topk_group"], "how many groups stay selectable")?;
     let document = &mut parts.document;
     document.integer("router", "groups", groups);
@@ -219,12 +262,12 @@ fn renorm(config: &mut Config<'_>, document: &mut Document, score: &str) -> Resu
             }
         }
         Renorm::Sum(eps) => sum(document, eps),
-        Renorm::SumIf(flags, eps) => match !is_normal && config.flag(flags)?.unwrap_or(false) {
+        Renorm::SumIf(flags, eps) => match !is_normal && config.flag_or(flags, false)? {
             true => sum(document, eps),
             false => document.text("router", "renorm", "none"),
         },
-        Renorm::SumClamped(least) => {
-            let least = config.number(&["moe_norm_min"])?.unwrap_or(least);
+        Renorm::SumClamped(fields, least) => {
+            let least = config.number_or(fields, least)?;
             document.text("router", "renorm", "sum");
             document.number("router", "renorm_eps", least);
             document.text("router", "renorm_eps_mode", "clamp");
@@ -234,7 +277,11 @@ fn renorm(config: &mut Config<'_>, document: &mut Document, score: &str) -> Resu
                 document.text("router", "renorm", "p");
                 document.number("router", "renorm_p", p);
             }
-            None => document.text("router", "renorm", "none"),
+            None => {
+                // Null is the field's word for it.
+                config.assumed.push(format!("weights that are not renormalised: {field} is null"));
+                document.text("router", "renorm", "none");
+            }
         },
     }
     Ok(())
@@ -254,6 +301,8 @@ fn is_hash_layer(config: &mut Config<'_>) -> Result<bool, Diagnostic> {
         };
     }
     let (Some(count), Some(entry)) = (config.integer(&["num_hash_layers"])?, config.entry("num_hash_layers")) else {
+        let fields = "neither mlp_layer_types nor num_hash_layers is in the config";
+        config.assumed.push(format!("no layer looks its experts up by token id: {fields}"));
         return Ok(false);
     };
     match config.layer {
@@ -280,6 +329,8 @@ fn capacity(config: &mut Config<'_>, document: &mut Document) -> Result<(), Diag
             }
             match config.number(&["moe_eval_capacity_token_fraction"])?.filter(|fraction| *fraction > 0.0) {
                 Some(fraction) => {
+                    // The fraction is what serves; the other is the capacity of training.
+                    config.entry("expert_capacity");
                     document.number(table, "fraction", fraction);
                     document.text(table, "round", "ceil");
                 }
@@ -294,8 +345,8 @@ fn capacity(config: &mut Config<'_>, document: &mut Document) -> Result<(), Diag
                     }
                 },
             }
-            let prioritized = config.flag(&["batch_prioritized_routing"])?.unwrap_or(false);
-            let before = config.flag(&["normalize_router_prob_before_dropping"])?.unwrap_or(false);
+            let prioritized = config.flag_or(&["batch_prioritized_routing"], false)?;
+            let before = config.flag_or(&["normalize_router_prob_before_dropping"], false)?;
             document.text(table, "group", "all");
             document.text(table, "priority", if prioritized { "batch_prioritized" } else { "choice_major" });
             document.flag(table, "renorm_after_drop", !before);
@@ -311,83 +362,99 @@ fn expert(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
     document.integer("expert", "intermediate", parts.sizes.ffn);
     document.flag("expert", "gated", model.gated);
     match model.activation {
-        Activation::Field => {
-            let (word, alpha) = activation(config)?;
+        Activation::Field(fields) => {
+            let (word, alpha) = activation(config, fields)?;
             document.text("expert", "activation", word);
             if let Some(alpha) = alpha {
                 document.number("expert", "alpha", alpha);
             }
         }
         Activation::Fixed(word) => document.text("expert", "activation", word),
+        Activation::SharedField(_) => document.text("expert", "activation", "silu"),
+        Activation::Softcapped => {
+            document.text("expert", "activation", "silu");
+            for (key, field, cap) in [("gate_softcap", "mlp_gate_softcap", 4.0), ("up_softcap", "mlp_up_softcap", 25.0)] {
+                document.number("expert", key, config.number_or(&[field], cap)?);
+            }
+        }
         Activation::GptOss => {
             document.text("expert", "activation", "silu");
-            document.number_unless(1.0, "expert", "alpha", config.number(&["swiglu_alpha"])?.unwrap_or(1.0));
-            if let Some(limit) = config.number(&["swiglu_limit"])? {
-                document.number("expert", "clamp_limit", limit);
-                document.text("expert", "clamp_where", "pre");
-            }
+            document.number_unless(1.0, "expert", "alpha", config.number_or(&["swiglu_alpha"], 1.702)?);
+            clamp(config, document, "swiglu_limit", "pre")?;
             document.number("expert", "up_offset", 1.0);
         }
         Activation::Clamped => {
             document.text("expert", "activation", "silu");
-            if let Some(limit) = config.number(&["swiglu_limit"])? {
-                document.number("expert", "clamp_limit", limit);
-                document.text("expert", "clamp_where", "pre");
-            }
+            clamp(config, document, "swiglu_limit", "pre")?;
         }
         Activation::ClampedAfter => {
             document.text("expert", "activation", "silu");
-            if let Some(limit) = limit(config, "swiglu_limits")? {
-                document.number("expert", "clamp_limit", limit);
-                document.text("expert", "clamp_where", "post");
-            }
+            clamp(config, document, "swiglu_limits", "post")?;
         }
     }
     if model.bias {
         document.flag("expert", "bias", true);
     }
     if let Capacity::Nllb = model.capacity {
-        let kept = 1.0 - config.number(&["moe_token_dropout"])?.unwrap_or(0.0);
+        let kept = 1.0 - config.number_or(&["moe_token_dropout"], 0.0)?;
         document.number_unless(1.0, "expert", "output_scale", kept);
     }
-    if model.features.contains(&Feature::Latent)
-        && let Some(latent) = config.integer(&["moe_latent_size"])?.filter(|latent| *latent > 0)
-    {
-        document.integer("expert", "latent", latent);
-        parts.sizes.latent = Some(latent);
-        parts.stored.extend(stored::LATENT);
+    if model.features.contains(&Feature::Latent) {
+        let latent = config.integer_or(&["moe_latent_size"], 0)?;
+        if latent > 0 {
+            document.integer("expert", "latent", latent);
+            parts.sizes.latent = Some(latent);
+            parts.stored.extend(stored::LATENT);
+        }
     }
     Ok(())
 }
 
-/// A clamp of a list with one a layer; 0 is none.
+/// A limit of gate and up; 0 is none.
 fn limit(config: &mut Config<'_>, field: &str) -> Result<Option<f64>, Diagnostic> {
-    Ok(config.number(&[field])?.filter(|limit| *limit > 0.0))
+    Ok(Some(config.number_or(&[field], 0.0)?).filter(|limit| *limit > 0.0))
+}
+
+fn clamp(config: &mut Config<'_>, document: &mut Document, field: &str, place: &str) -> Result<(), Diagnostic> {
+    if let Some(limit) = limit(config, field)? {
+        document.number("expert", "clamp_limit", limit);
+        document.text("expert", "clamp_where", place);
+    }
+    Ok(())
 }
 
 /// The spec's word for the activation that the config names, and the alpha of a sigmoid that is not silu's.
-fn activation(config: &mut Config<'_>) -> Result<(&'static str, Option<f64>), Diagnostic> {
-    let Some((word, place)) = config.word(ACTIVATION)? else { return Err(missing(ACTIVATION, "the activation")) };
-    const WORDS: [(&str, &str); 10] = [
-        ("silu", "silu"),
-        ("swish", "silu"),
-        ("gelu", "gelu"),
-        ("gelu_new", "gelu_tanh"),
-        ("gelu_pytorch_tanh", "gelu_tanh"),
-        ("gelu_tanh", "gelu_tanh"),
-        ("gelu_fast", "gelu_tanh"),
-        ("relu", "relu"),
-        ("relu2", "relu2"),
-        ("relu_squared", "relu2"),
-    ];
-    if word == "quick_gelu" {
-        return Ok(("silu", Some(1.702)));
-    }
-    WORDS.into_iter().find(|(published, _)| *published == word).map(|(_, word)| (word, None)).ok_or_else(|| {
+fn activation(config: &mut Config<'_>, fields: &[&str]) -> Result<(&'static str, Option<f64>), Diagnostic> {
+    let Some((word, place)) = config.word(fields)? else { return Err(missing(fields, "the activation")) };
+    known_activation(word).ok_or_else(|| {
         let message = format!("the activation {} is none that a spec has", quote(word));
-        let list: Vec<&str> = WORDS.iter().map(|(published, _)| *published).collect();
+        let list: Vec<&str> = ACTIVATIONS.iter().map(|(published, _)| *published).collect();
         Diagnostic::new(Code::UnknownWord, message).at(place, "unknown").help(format!("known: {}", list.join(", ")))
     })
+}
+
+/// Activations as configs name them, and as specs do.
+const ACTIVATIONS: [(&str, &str); 12] = [
+    ("silu", "silu"),
+    ("swish", "silu"),
+    ("gelu", "gelu"),
+    ("gelu_python", "gelu"),
+    ("gelu_new", "gelu_tanh"),
+    ("gelu_pytorch_tanh", "gelu_tanh"),
+    ("gelu_tanh", "gelu_tanh"),
+    ("gelu_fast", "gelu_tanh"),
+    ("gelu_accurate", "gelu_tanh"),
+    ("relu", "relu"),
+    ("relu2", "relu2"),
+    ("relu_squared", "relu2"),
+];
+
+/// The spec's word for a published activation, and the alpha of a sigmoid that is not silu's.
+pub(super) fn known_activation(word: &str) -> Option<(&'static str, Option<f64>)> {
+    if word == "quick_gelu" {
+        return Some(("silu", Some(1.702)));
+    }
+    ACTIVATIONS.into_iter().find(|(published, _)| *published == word).map(|(_, word)| (word, None))
 }
 
 fn shared(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> {
@@ -395,13 +462,17 @@ fn shared(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
     let (width, count) = match config.model.shared {
         Shared::None => (None, 1),
         Shared::One => (Some(ffn), 1),
-        Shared::Width(names) | Shared::Gated(names) => (config.integer(names)?, 1),
+        Shared::Width(names) | Shared::Gated(names) => (Some(config.integer_or(names, 0)?), 1),
         Shared::Count(names) => {
-            let count = config.integer(names)?.unwrap_or(0);
+            let count = config.integer_or(names, 0)?;
             (Some(ffn.checked_mul(count).ok_or_else(|| Diagnostic::new(Code::OutOfRange, "too many shared experts"))?), 1)
         }
-        Shared::Joint(names) => (Some(ffn), config.integer(names)?.unwrap_or(0)),
+        Shared::Joint(names) => (Some(ffn), config.integer_or(names, 0)?),
     };
+    if config.model.features.contains(&Feature::Combination) {
+        // Of no matter where there is nothing to combine.
+        config.entry("shared_expert_combination_strategy");
+    }
     let Some(width) = width.filter(|width| *width > 0 && count > 0) else { return Ok(()) };
     let document = &mut parts.document;
     document.integer("shared", "intermediate", width);
@@ -414,9 +485,8 @@ fn shared(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
         Shared::Gated(_) => document.text("shared", "gate", "sigmoid"),
         Shared::None | Shared::One | Shared::Width(_) | Shared::Count(_) => {}
     }
-    if config.model.features.contains(&Feature::Combination)
-        && let Some((word, place)) = config.word(&["shared_expert_combination_strategy"])?
-    {
+    if config.model.features.contains(&Feature::Combination) {
+        let (word, place) = config.word_or(&["shared_expert_combination_strategy"], "average")?;
         match word {
             "sum" => {}
             "average" => document.text("shared", "combine", "average"),
@@ -424,6 +494,13 @@ fn shared(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
                 let message = format!("`shared_expert_combination_strategy` is {}", quote(word));
                 return Err(Diagnostic::new(Code::UnknownWord, message).at(place, "expected \"sum\" or \"average\""));
             }
+        }
+    }
+    if let Activation::SharedField(fields) = config.model.activation {
+        let (word, alpha) = activation(config, fields)?;
+        if (word, alpha) != ("silu", None) {
+            document.text("shared", "activation", word);
+            document.number_unless(1.0, "shared", "alpha", alpha.unwrap_or(1.0));
         }
     }
     if let Activation::ClampedAfter = config.model.activation {
@@ -465,7 +542,7 @@ fn precision(config: &mut Config<'_>, document: &mut Document) -> Result<(), Dia
     Ok(())
 }
 
-fn not_expressible(config: &Config<'_>, field: &str, why: &str) -> Diagnostic {
+fn not_expressible(config: &mut Config<'_>, field: &str, why: &str) -> Diagnostic {
     let message = format!("{} is set, which the importer does not carry", quote(field));
     match config.entry(field) {
         Some(entry) => wrong(Code::NotExpressible, entry, message, why),

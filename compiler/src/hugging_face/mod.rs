@@ -13,9 +13,12 @@
 //! assert!(spec.contains("router = \"model.layers.3.block_sparse_moe.gate.weight\""));
 //! ```
 
+mod account;
 mod check;
 mod config;
+mod defaults;
 mod document;
+mod fields;
 mod layer;
 mod layers;
 mod models;
@@ -23,8 +26,11 @@ mod presets;
 mod rules;
 mod stored;
 
+pub use account::Unread;
 pub use check::{Checked, Header, check, read_header};
 pub use presets::{preset, presets};
+
+use std::collections::BTreeSet;
 
 use self::check::Sizes;
 use self::config::Config;
@@ -46,23 +52,33 @@ pub struct Block {
     layer: Option<u64>,
     first_layer: Option<u64>,
     assumed: Vec<String>,
+    unread: Unread,
     origin: String,
 }
 
 /// Reads a config. `layer`, counted from 0, is the one that is meant; without it, the layers must be alike, and the
 /// tensor names of the spec are those below the layer's prefix.
 pub fn import(source: &Source, layer: Option<u64>) -> Result<Block, Diagnostic> {
+    import_allowing(source, layer, &[])
+}
+
+/// The same, where fields of these names may say something of the layer that no rule reads.
+pub fn import_allowing(source: &Source, layer: Option<u64>, unread: &[String]) -> Result<Block, Diagnostic> {
     let text = python_numbers(&source.text);
     let entries = spec::json_entries(&text)?;
     let scopes = config::scopes(&entries);
-    let model = find_model(&scopes)?;
-    let mut config = Config::new(scopes, model, layer);
+    let (model, model_type) = find_model(&scopes)?;
+    let mut config = Config::new(scopes, model, model_type, layer, unread);
+    if let Some(generation) = generation(&mut config) {
+        config.assumed.push(generation);
+    }
     let first_layer = layers::moe_layers(&mut config)?.and_then(|layers| layers.first().copied());
-    let name = name(&config, &source.name);
+    let name = name(&mut config, &source.name);
     let parts = layer::parts(&mut config, &name)?;
     let mut stored =
         vec![Stored { tensor: spec::Tensor::Router, names: model.router, layout: spec::Layout::Plain, flattened: false }];
     stored.extend(parts.stored);
+    let unread = account::account(&config, &entries, &parts.document)?;
     Ok(Block {
         model,
         document: parts.document,
@@ -71,7 +87,8 @@ pub fn import(source: &Source, layer: Option<u64>) -> Result<Block, Diagnostic> 
         layer,
         first_layer,
         assumed: config.assumed,
-        origin: format!("{name}: a MoE layer of `{}`, from its Hugging Face config", model.types[0]),
+        unread,
+        origin: format!("{name}: a MoE layer of `{model_type}`, from its Hugging Face config"),
     })
 }
 
@@ -79,6 +96,11 @@ impl Block {
     /// What was taken that the config does not say, a sentence each.
     pub fn assumed(&self) -> &[String] {
         &self.assumed
+    }
+
+    /// Fields of the config that no rule reads.
+    pub fn unread(&self) -> &Unread {
+        &self.unread
     }
 
     /// The spec: as published checkpoints store the tensors, or as a checkpoint that was checked has them.
@@ -112,6 +134,7 @@ impl Block {
             comments.push("The experts' names are the published ones; `moec import --check` takes those that a file has.".into());
         }
         comments.extend(self.assumed.iter().map(|assumed| format!("Assumed: {assumed}.")));
+        comments.extend(self.unread.allowed.iter().map(|field| format!("Left out as asked: {field}.")));
         comments
     }
 
@@ -147,25 +170,28 @@ pub fn model_types() -> impl Iterator<Item = &'static str> + Clone {
     MODELS.iter().flat_map(|model| model.types.iter().copied())
 }
 
-/// The row of the config's `model_type`: that of the text model in a multimodal wrapper, else the file's.
-fn find_model(scopes: &[&[Entry]]) -> Result<&'static Model, Diagnostic> {
+/// The row of the config's `model_type`, and the word: that of the text model in a multimodal wrapper, else the file's.
+fn find_model<'a>(scopes: &[&'a [Entry]]) -> Result<(&'static Model, &'a str), Diagnostic> {
     let given = scopes.iter().flat_map(|scope| scope.iter()).filter(|entry| entry.key == "model_type");
     let given: Vec<(&str, &Entry)> = given
         .filter_map(|entry| if let Kind::Text(text) = &entry.value.kind { Some((text.as_str(), entry)) } else { None })
         .filter(|(text, _)| !text.is_empty())
         .collect();
-    let row = |word: &str| MODELS.iter().find(|model| model.types.contains(&word));
+    let row = |word: &str| {
+        let mut rows = MODELS.iter().filter(|model| model.types.contains(&word));
+        rows.find(|model| model.told_by.is_none_or(|told| told.tells(word, scopes))).map(|model| (model, word.len()))
+    };
     for (word, entry) in &given {
         let plain = word.strip_suffix("_text").unwrap_or(word);
-        if let Some(model) = row(word).or_else(|| row(plain)) {
-            return Ok(model);
+        if let Some((model, length)) = row(word).or_else(|| row(plain)) {
+            return Ok((model, &word[..length]));
         }
         if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == plain) {
             let message = format!("a spec cannot say what {} does", quote(word));
             return Err(Diagnostic::new(Code::NotExpressible, message).at(entry.value.span.clone(), *why));
         }
     }
-    let list = model_types().collect::<Vec<_>>().join(", ");
+    let list = model_types().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
     let Some((word, entry)) = given.first() else {
         let diagnostic = Diagnostic::new(Code::FieldMissing, "the file has no `model_type`: it is not a Hugging Face config");
         return Err(diagnostic.help("config.json lies beside the checkpoint; a spec is given to `moec check`"));
@@ -175,8 +201,26 @@ fn find_model(scopes: &[&[Entry]]) -> Result<&'static Model, Diagnostic> {
     Err(diagnostic.at(entry.value.span.clone(), label).help(format!("known: {list}")))
 }
 
+/// Of a `model_type` with two generations, which one was taken where the class in `architectures` does not say so.
+fn generation(config: &mut Config<'_>) -> Option<String> {
+    let (model, model_type) = (config.model, config.model_type);
+    let told = MODELS.iter().filter(|row| row.types.contains(&model_type)).find_map(|row| row.told_by)?;
+    if model.told_by.is_none() {
+        let fields = told.fields.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(" nor ");
+        return Some(format!(
+            "`{model_type}` is of the first generation, softmax without a bias: the config has neither {fields}"
+        ));
+    }
+    let classes = config.entry("architectures");
+    if told.types.contains(&model_type) || told.architectures.iter().any(|name| config::names_class(classes, name)) {
+        return None;
+    }
+    let field = told.fields.iter().find(|field| config.entry(field).is_some())?;
+    Some(format!("`{model_type}` is of the second generation: the config has `{field}`"))
+}
+
 /// The layer's name: the model's where the config has one, else the file's, else the model type.
-fn name(config: &Config<'_>, file: &str) -> String {
+fn name(config: &mut Config<'_>, file: &str) -> String {
     let path = match config.entry("_name_or_path").map(|entry| &entry.value.kind) {
         Some(Kind::Text(path)) => path.as_str(),
         Some(_) | None => "",
@@ -220,7 +264,8 @@ mod tests {
         let count = types.len();
         types.sort_unstable();
         types.dedup();
-        assert_eq!(types.len(), count);
+        // Of two generations the later one has a row of its own.
+        assert_eq!(types.len() + MODELS.iter().filter(|model| model.told_by.is_some()).count(), count);
     }
 
     #[test]

@@ -1,33 +1,37 @@
 //! The table of model types: what each one's published code does, and which fields of its config say the rest.
 //! Reading the fields is `layer`'s business; where the tensors are stored is in `stored`.
 
-use super::rules::Fallback::{Flag, Integer, Number, Word};
-use super::rules::{Activation, Capacity, Feature, Layers, Model, Renorm, RouterBias, Scale, Selection, Shared, TopK};
-use super::stored;
+use super::rules::{Activation, Capacity, Feature, Layers, Model, Renorm, RouterBias, Scale, Selection, Shared, ToldBy, TopK};
+use super::{defaults, stored};
 
 const MOE_FFN: &[&str] = &["moe_intermediate_size"];
+const FFN: &[&str] = &["intermediate_size"];
 /// `moe_intermediate_size` wins where it exists: the other is then the dense layers'.
-const PLAIN_FFN: &[&str] = &["moe_intermediate_size", "intermediate_size"];
-const NORM: &[&str] = &["norm_topk_prob", "moe_renormalize"];
-const SHARED_COUNT: &[&str] =
-    &["n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert", "moe_shared_experts"];
-const SHARED_WIDTH: &[&str] = &["shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim"];
+const EITHER_FFN: &[&str] = &["moe_intermediate_size", "intermediate_size"];
+const NORM: &[&str] = &["norm_topk_prob"];
+const SCALE: &[&str] = &["routed_scaling_factor"];
+const SCORE: &[&str] = &["scoring_func"];
+const ACTIVATION: &[&str] = &["hidden_act"];
+const SHARED_COUNT: &[&str] = &["n_shared_experts", "num_shared_experts"];
+const SHARED_WIDTH: &[&str] = &["shared_expert_intermediate_size"];
 
-const SCORE: &[&str] = &["scoring_func", "score_function", "score_func"];
+const NUMBERED_PREDICTION: &[Feature] = &[Feature::NumberedPrediction];
 
 /// softmax, then the best; dropless SwiGLU. What every row starts from.
 const SOFTMAX: Model = Model {
     types: &[],
+    told_by: None,
     defaults: &[],
-    ffn: PLAIN_FFN,
+    ffn: FFN,
     top_k: TopK::Field,
     score: "softmax",
     score_fields: &[],
     order: "score_topk",
     selection: Selection::Plain,
+    corrected_if: &[],
     renorm: Renorm::Never,
     scale: Scale::None,
-    activation: Activation::Field,
+    activation: Activation::Field(ACTIVATION),
     gated: true,
     bias: false,
     router_bias: RouterBias::Never,
@@ -41,6 +45,7 @@ const SOFTMAX: Model = Model {
     experts: &[stored::PROJECTIONS, stored::FUSED],
     shared_stored: stored::SHARED_EXPERTS,
     also: &[],
+    ignored: &[],
 };
 
 /// sigmoid scores, a bias for the selection, groups, a scale: DeepSeek-V3.
@@ -50,7 +55,7 @@ const SIGMOID: Model = Model {
     score_fields: SCORE,
     selection: Selection::Method("noaux_tc"),
     renorm: Renorm::SumIf(NORM, 1e-20),
-    scale: Scale::Weights,
+    scale: Scale::Weights(SCALE),
     shared: Shared::Count(SHARED_COUNT),
     layers: Layers::FirstDense,
     ..SOFTMAX
@@ -74,8 +79,9 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
 pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["switch_transformers"],
-        defaults: &[("expert_capacity", Integer(64)), ("dense_act_fn", Word("relu")), ("router_bias", Flag(false))],
+        defaults: defaults::SWITCH,
         ffn: &["d_ff"],
+        activation: Activation::Field(&["dense_act_fn"]),
         top_k: TopK::Fixed(1),
         gated: false,
         router_bias: RouterBias::If("router_bias"),
@@ -88,17 +94,12 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["nllb-moe", "nllb_moe"],
-        defaults: &[
-            ("activation_function", Word("relu")),
-            ("moe_eval_capacity_token_fraction", Number(1.0)),
-            ("moe_token_dropout", Number(0.2)),
-            ("normalize_router_prob_before_dropping", Flag(false)),
-            ("router_bias", Flag(false)),
-        ],
+        defaults: defaults::NLLB,
         ffn: &["encoder_ffn_dim"],
+        activation: Activation::Field(&["activation_function"]),
         top_k: TopK::Fixed(2),
         // torch.finfo(torch.float32).eps
-        renorm: Renorm::SumClamped(f32::EPSILON as f64),
+        renorm: Renorm::SumClamped(&[], f32::EPSILON as f64),
         gated: false,
         bias: true,
         router_bias: RouterBias::If("router_bias"),
@@ -109,15 +110,11 @@ pub(super) static MODELS: &[Model] = &[
         experts: &[stored::NLLB],
         ..SOFTMAX
     },
-    Model {
-        types: &["mixtral"],
-        defaults: &[("num_experts_per_tok", Integer(2)), ("num_local_experts", Integer(8))],
-        ..NUMBERED
-    },
+    Model { types: &["mixtral"], defaults: defaults::MIXTRAL, ..NUMBERED },
     Model { types: &["minimax", "minimax_text_01"], ..NUMBERED },
     Model {
         types: &["qwen2_moe"],
-        defaults: &[("norm_topk_prob", Flag(false)), ("num_experts_per_tok", Integer(4))],
+        defaults: defaults::QWEN2,
         ffn: MOE_FFN,
         renorm: Renorm::SumIf(NORM, 0.0),
         shared: Shared::Gated(SHARED_WIDTH),
@@ -128,15 +125,15 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["qwen3_moe"],
-        defaults: &[("norm_topk_prob", Flag(false)), ("num_experts_per_tok", Integer(8))],
+        defaults: defaults::QWEN3,
         ffn: MOE_FFN,
         renorm: Renorm::SumIf(NORM, 0.0),
         layers: Layers::SparseStep,
         ..SOFTMAX
     },
     Model {
-        types: &["qwen3_next", "qwen3_5_moe"],
-        defaults: &[("norm_topk_prob", Flag(true)), ("num_experts_per_tok", Integer(10))],
+        types: &["qwen3_next"],
+        defaults: defaults::QWEN3_NEXT,
         ffn: MOE_FFN,
         renorm: Renorm::SumIf(NORM, 0.0),
         shared: Shared::Gated(SHARED_WIDTH),
@@ -146,18 +143,20 @@ pub(super) static MODELS: &[Model] = &[
         ..SOFTMAX
     },
     Model {
-        types: &["olmoe", "flex_olmo", "mellum"],
-        defaults: &[("norm_topk_prob", Flag(false)), ("num_experts_per_tok", Integer(8))],
-        renorm: Renorm::SumIf(NORM, 0.0),
+        types: &["qwen3_5_moe"],
+        defaults: defaults::QWEN3_5,
+        ffn: MOE_FFN,
+        renorm: Renorm::Sum(0.0),
+        shared: Shared::Gated(SHARED_WIDTH),
+        shared_stored: stored::SHARED_EXPERT,
+        also: stored::SHARED_GATE,
         ..SOFTMAX
     },
+    Model { types: &["olmoe", "flex_olmo"], defaults: defaults::OLMOE, renorm: Renorm::SumIf(NORM, 0.0), ..SOFTMAX },
+    Model { types: &["mellum"], defaults: defaults::MELLUM, ffn: MOE_FFN, renorm: Renorm::SumIf(NORM, 0.0), ..SOFTMAX },
     Model {
         types: &["jamba"],
-        defaults: &[
-            ("num_experts_per_tok", Integer(2)),
-            ("expert_layer_period", Integer(2)),
-            ("expert_layer_offset", Integer(1)),
-        ],
+        defaults: defaults::JAMBA,
         layers: Layers::Period,
         prefix: "model.layers.{N}.feed_forward.",
         router: &["router.weight"],
@@ -165,17 +164,19 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["hunyuan_v1_moe"],
-        defaults: &[("num_shared_expert", Integer(1))],
+        defaults: defaults::HUNYUAN,
+        ffn: EITHER_FFN,
         renorm: Renorm::Sum(0.0),
-        shared: Shared::Count(SHARED_COUNT),
+        shared: Shared::Count(&["num_shared_expert"]),
         router: &["gate.wg.weight"],
         shared_stored: stored::SHARED_MLP,
         ..SOFTMAX
     },
     Model {
         types: &["dbrx"],
-        defaults: &[("ffn_act_fn", Word("silu")), ("moe_normalize_expert_weights", Number(1.0))],
+        defaults: defaults::DBRX,
         ffn: &["ffn_hidden_size"],
+        activation: Activation::Field(&["ffn_act_fn"]),
         renorm: Renorm::P("moe_normalize_expert_weights"),
         prefix: "transformer.blocks.{N}.ffn.",
         router: &["router.layer.weight"],
@@ -191,8 +192,19 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         // The shared MLP is a sibling of the block, so that names start at the layer.
-        types: &["granitemoeshared", "granitemoehybrid"],
-        shared: Shared::Width(SHARED_WIDTH),
+        types: &["granitemoeshared"],
+        defaults: defaults::GRANITE_SHARED,
+        shared: Shared::Width(&["shared_intermediate_size"]),
+        prefix: "model.layers.{N}.",
+        router: &["block_sparse_moe.router.layer.weight", "block_sparse_moe.router.weight", "router.weight"],
+        experts: &[stored::GRANITE_SHARED],
+        shared_stored: stored::SHARED_LINEAR,
+        ..TOP_K_FIRST
+    },
+    Model {
+        types: &["granitemoehybrid"],
+        defaults: defaults::GRANITE_HYBRID,
+        shared: Shared::Width(&["shared_intermediate_size"]),
         prefix: "model.layers.{N}.",
         router: &["block_sparse_moe.router.layer.weight", "block_sparse_moe.router.weight", "router.weight"],
         experts: &[stored::GRANITE_SHARED],
@@ -201,7 +213,8 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["jetmoe"],
-        defaults: &[("activation_function", Word("silu")), ("num_experts_per_tok", Integer(2))],
+        defaults: defaults::JETMOE,
+        activation: Activation::Field(&["activation_function"]),
         router: &["router.layer.weight"],
         experts: &[stored::LINEAR],
         also: stored::OUTPUT_BIAS,
@@ -209,8 +222,10 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["aria"],
-        defaults: &[("moe_num_experts", Integer(8)), ("moe_topk", Integer(2)), ("moe_num_shared_experts", Integer(2))],
-        shared: Shared::Count(SHARED_COUNT),
+        defaults: defaults::ARIA,
+        ffn: EITHER_FFN,
+        activation: Activation::SharedField(ACTIVATION),
+        shared: Shared::Count(&["moe_num_shared_experts"]),
         prefix: "language_model.model.layers.{N}.mlp.",
         router: &["router.weight"],
         experts: &[stored::ARIA],
@@ -218,15 +233,17 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["cohere2_moe"],
+        defaults: defaults::COHERE2,
         score_fields: &["expert_selection_fn"],
         renorm: Renorm::SumIf(NORM, 0.0),
-        shared: Shared::Count(SHARED_COUNT),
+        shared: Shared::Count(&["num_shared_experts"]),
+        layers: Layers::FirstDense,
         features: &[Feature::Combination],
         ..TOP_K_FIRST
     },
     Model {
         types: &["gpt_oss"],
-        defaults: &[("swiglu_alpha", Number(1.702)), ("swiglu_limit", Number(7.0)), ("num_experts_per_tok", Integer(4))],
+        defaults: defaults::GPT_OSS,
         activation: Activation::GptOss,
         bias: true,
         router_bias: RouterBias::Always,
@@ -236,7 +253,7 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["openai_privacy_filter"],
-        defaults: &[("swiglu_alpha", Number(1.702)), ("swiglu_limit", Number(7.0))],
+        defaults: defaults::GPT_OSS,
         activation: Activation::GptOss,
         bias: true,
         router_bias: RouterBias::Always,
@@ -246,8 +263,7 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["llama4"],
-        defaults: &[("num_experts_per_tok", Integer(1)), ("interleave_moe_layer_step", Integer(1))],
-        ffn: &["intermediate_size"],
+        defaults: defaults::LLAMA4,
         score: "sigmoid",
         shared: Shared::One,
         features: &[Feature::InputScaled],
@@ -260,7 +276,7 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["phimoe"],
-        defaults: &[("router_jitter_noise", Number(0.01)), ("num_experts_per_tok", Integer(2))],
+        defaults: defaults::PHI,
         features: &[Feature::SparseMixer],
         router: &["gate.weight", "router.weight"],
         renorm: Renorm::Never,
@@ -268,73 +284,92 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["deepseek_v2"],
-        defaults: &[("routed_scaling_factor", Number(1.0)), ("first_k_dense_replace", Integer(0))],
+        defaults: defaults::DEEPSEEK_V2,
         ffn: MOE_FFN,
         score_fields: SCORE,
         selection: Selection::Method("greedy"),
         renorm: Renorm::Ignored,
-        scale: Scale::Weights,
+        scale: Scale::Weights(SCALE),
         shared: Shared::Count(SHARED_COUNT),
         layers: Layers::FirstDense,
         ..SOFTMAX
     },
     Model {
         types: &["deepseek_v3", "deepseek_v32", "kimi_k2"],
-        defaults: &[("norm_topk_prob", Flag(true)), ("routed_scaling_factor", Number(2.5))],
+        defaults: defaults::DEEPSEEK_V3,
+        features: NUMBERED_PREDICTION,
+        ..SIGMOID
+    },
+    Model { types: &["axk1"], defaults: defaults::AXK1, features: &[Feature::OutputNorm], ..SIGMOID },
+    Model { types: &["solar_open"], defaults: defaults::SOLAR, ..SIGMOID },
+    Model { types: &["exaone_moe"], defaults: defaults::EXAONE, ..SIGMOID },
+    Model {
+        // Ling 2.0 and Ring 2.0, of which early files say `bailing_moe`.
+        types: &["bailing_moe", "bailing_moe_v2"],
+        told_by: Some(ToldBy {
+            types: &["bailing_moe_v2"],
+            architectures: &["BailingMoeV2ForCausalLM"],
+            fields: &["score_function", "moe_router_enable_expert_bias"],
+        }),
+        defaults: defaults::BAILING_V2,
+        score_fields: &["score_function"],
+        selection: Selection::Grouped { mask: "-inf", corrected: true },
+        corrected_if: &["moe_router_enable_expert_bias"],
+        correction: &["gate.expert_bias", "gate.e_score_correction_bias"],
+        shared: Shared::Count(&["num_shared_experts"]),
         ..SIGMOID
     },
     Model {
-        types: &["axk1", "bailing_moe", "bailing_moe_v2", "solar_open", "exaone_moe"],
-        defaults: &[("norm_topk_prob", Flag(true)), ("routed_scaling_factor", Number(2.5))],
-        correction: &["gate.e_score_correction_bias", "e_score_correction_bias", "gate.expert_bias"],
-        ..SIGMOID
+        types: &["bailing_moe"],
+        defaults: defaults::BAILING,
+        ffn: MOE_FFN,
+        renorm: Renorm::SumIf(NORM, 0.0),
+        shared: Shared::Count(&["num_shared_experts"]),
+        layers: Layers::FirstDense,
+        ..SOFTMAX
     },
-    Model {
-        types: &["glm4_moe", "glm4v_moe", "glm4_moe_lite", "glm_moe_dsa", "dots1"],
-        defaults: &[("norm_topk_prob", Flag(true)), ("routed_scaling_factor", Number(1.0))],
-        ..SIGMOID
-    },
-    Model {
-        types: &["mimo_v2_flash"],
-        defaults: &[("norm_topk_prob", Flag(true)), ("routed_scaling_factor", Number(1.0))],
-        shared: Shared::None,
-        ..SIGMOID
-    },
+    Model { types: &["glm4_moe", "glm4v_moe"], defaults: defaults::GLM4, features: NUMBERED_PREDICTION, ..SIGMOID },
+    Model { types: &["glm4_moe_lite"], defaults: defaults::GLM4_LITE, features: NUMBERED_PREDICTION, ..SIGMOID },
+    Model { types: &["glm_moe_dsa"], defaults: defaults::GLM_DSA, features: NUMBERED_PREDICTION, ..SIGMOID },
+    Model { types: &["dots1"], defaults: defaults::DOTS1, ..SIGMOID },
+    Model { types: &["mimo_v2_flash"], defaults: defaults::MIMO, shared: Shared::None, ..SIGMOID },
     Model {
         types: &["kimi_linear"],
-        defaults: &[("moe_renormalize", Flag(true)), ("routed_scaling_factor", Number(1.0))],
+        defaults: defaults::KIMI_LINEAR,
+        score_fields: &["moe_router_activation_func"],
+        selection: Selection::Grouped { mask: "-inf", corrected: true },
+        renorm: Renorm::SumIf(&["moe_renormalize", "norm_topk_prob"], 1e-20),
         prefix: "model.layers.{N}.block_sparse_moe.",
         experts: stored::NUMBERED,
         ..SIGMOID
     },
     Model {
         types: &["mistral4"],
-        defaults: &[("norm_topk_prob", Flag(true)), ("routed_scaling_factor", Number(1.0))],
+        defaults: defaults::MISTRAL4,
         score: "softmax",
         score_fields: &[],
-        selection: Selection::Grouped,
+        selection: Selection::Grouped { mask: "zero", corrected: false },
         ..SIGMOID
     },
     Model {
         types: &["minimax_m2"],
+        defaults: defaults::MINIMAX_M2,
         score: "sigmoid",
+        score_fields: SCORE,
         selection: Selection::Biased,
+        corrected_if: &["use_routing_bias"],
         correction: &["e_score_correction_bias", "gate.e_score_correction_bias"],
         ..NUMBERED
     },
     Model {
         types: &["lfm2_moe"],
-        defaults: &[
-            ("norm_topk_prob", Flag(true)),
-            ("routed_scaling_factor", Number(1.0)),
-            ("use_expert_bias", Flag(true)),
-            ("num_dense_layers", Integer(2)),
-        ],
+        defaults: defaults::LFM2,
         ffn: MOE_FFN,
         score: "sigmoid",
-        selection: Selection::BiasedIf("use_expert_bias"),
+        selection: Selection::Biased,
+        corrected_if: &["use_expert_bias"],
         renorm: Renorm::SumIf(NORM, 1e-6),
-        scale: Scale::Weights,
+        scale: Scale::Weights(SCALE),
         activation: Activation::Fixed("silu"),
         layers: Layers::DenseCount,
         prefix: "model.layers.{N}.feed_forward.",
@@ -344,9 +379,11 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["afmoe"],
-        defaults: &[("route_scale", Number(1.0)), ("num_dense_layers", Integer(1))],
+        defaults: defaults::AFMOE,
+        score_fields: &["score_func"],
+        scale: Scale::Weights(&["route_scale"]),
         selection: Selection::Biased,
-        renorm: Renorm::Sum(1e-20),
+        renorm: Renorm::SumIf(&["route_norm"], 1e-20),
         layers: Layers::DenseCount,
         router: &["router.gate.weight"],
         correction: &["expert_bias"],
@@ -354,29 +391,31 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["ernie4_5_moe"],
-        defaults: &[("moe_norm_min", Number(1e-12)), ("moe_layer_interval", Integer(1))],
+        defaults: defaults::ERNIE,
         ffn: MOE_FFN,
         selection: Selection::Biased,
-        renorm: Renorm::SumClamped(1e-12),
-        shared: Shared::Count(SHARED_COUNT),
+        corrected_if: &["moe_use_aux_free"],
+        renorm: Renorm::SumClamped(&["moe_norm_min"], 1e-12),
+        shared: Shared::Count(&["moe_num_shared_experts"]),
         layers: Layers::Range,
         correction: &["moe_statics.e_score_correction_bias", "gate.moe_statics.e_score_correction_bias"],
         ..SOFTMAX
     },
     Model {
         types: &["longcat_flash"],
-        defaults: &[("routed_scaling_factor", Number(6.0)), ("zero_expert_num", Integer(256)), ("moe_topk", Integer(12))],
+        defaults: defaults::LONGCAT,
         ffn: &["expert_ffn_hidden_size"],
         selection: Selection::Biased,
-        scale: Scale::Weights,
+        scale: Scale::Weights(SCALE),
         features: &[Feature::Identity],
         router: &["router.classifier.weight"],
         correction: &["router.e_score_correction_bias"],
+        ignored: &[("router_bias", "the model's code makes a bias and never adds it")],
         ..SOFTMAX
     },
     Model {
         types: &["deepseek_v4"],
-        defaults: &[("routed_scaling_factor", Number(1.5)), ("swiglu_limit", Number(10.0))],
+        defaults: defaults::DEEPSEEK_V4,
         score: "sqrtsoftplus",
         selection: Selection::Biased,
         renorm: Renorm::Sum(1e-20),
@@ -384,53 +423,80 @@ pub(super) static MODELS: &[Model] = &[
         features: &[Feature::HashLayers],
         ..SIGMOID
     },
-    Model { types: &["hy_v3", "inkling2"], selection: Selection::Biased, renorm: Renorm::Sum(1e-20), ..SIGMOID },
+    Model {
+        types: &["hy_v3"],
+        defaults: defaults::HY_V3,
+        score_fields: &[],
+        selection: Selection::Biased,
+        corrected_if: &["moe_router_enable_expert_bias"],
+        renorm: Renorm::SumIf(&["route_norm"], 1e-20),
+        scale: Scale::Weights(&["router_scaling_factor"]),
+        ..SIGMOID
+    },
+    Model {
+        types: &["inkling2"],
+        defaults: defaults::INKLING2,
+        selection: Selection::Biased,
+        renorm: Renorm::Sum(1e-20),
+        scale: Scale::Weights(&["route_scale", "routed_scaling_factor"]),
+        activation: Activation::Softcapped,
+        shared: Shared::None,
+        layers: Layers::All,
+        ..SIGMOID
+    },
     Model {
         types: &["step3p5", "step3p7"],
+        defaults: defaults::STEP3,
+        score_fields: &["moe_router_activation"],
         selection: Selection::Biased,
-        renorm: Renorm::Sum(0.0),
-        scale: Scale::Output,
+        corrected_if: &["use_moe_router_bias"],
+        renorm: Renorm::SumIf(&["norm_expert_weight"], 0.0),
+        scale: Scale::Output(&["moe_router_scaling_factor"]),
         activation: Activation::ClampedAfter,
-        shared: Shared::Width(SHARED_WIDTH),
+        shared: Shared::Width(&["share_expert_dim", "share_expert_dims"]),
+        layers: Layers::Enumerated,
         ..SIGMOID
     },
     Model {
         types: &["minimax_m3_vl", "minimax_m3"],
-        defaults: &[("swiglu_alpha", Number(1.702)), ("swiglu_limit", Number(7.0))],
-        ffn: PLAIN_FFN,
+        defaults: defaults::MINIMAX_M3,
+        ffn: FFN,
         selection: Selection::Biased,
+        corrected_if: &["use_routing_bias"],
         renorm: Renorm::Sum(0.0),
-        scale: Scale::Output,
+        scale: Scale::Output(SCALE),
         activation: Activation::GptOss,
-        shared: Shared::Width(SHARED_WIDTH),
+        shared: Shared::Width(&["shared_intermediate_size"]),
         shared_stored: stored::SHARED_FUSED,
         ..SIGMOID
     },
     Model {
         types: &["laguna"],
+        defaults: defaults::LAGUNA,
+        score_fields: &[],
         selection: Selection::Biased,
         renorm: Renorm::Sum(0.0),
-        scale: Scale::Output,
+        scale: Scale::Output(&["moe_routed_scaling_factor"]),
         shared: Shared::Width(SHARED_WIDTH),
         features: &[Feature::Softcap],
         ..SIGMOID
     },
     Model {
         types: &["kolibri1"],
+        defaults: defaults::KOLIBRI1,
+        score_fields: &[],
         order: "topk_score",
         selection: Selection::LogitBiased,
         renorm: Renorm::SumIf(NORM, 0.0),
         scale: Scale::None,
+        shared: Shared::Width(SHARED_WIDTH),
+        layers: Layers::All,
         ..SIGMOID
     },
     Model {
         types: &["nemotron_h"],
-        defaults: &[
-            ("norm_topk_prob", Flag(true)),
-            ("routed_scaling_factor", Number(1.0)),
-            ("mlp_hidden_act", Word("relu2")),
-            ("n_group", Integer(1)),
-        ],
+        defaults: defaults::NEMOTRON,
+        activation: Activation::Field(&["mlp_hidden_act"]),
         gated: false,
         shared: Shared::Width(&["moe_shared_expert_intermediate_size"]),
         features: &[Feature::Latent],
@@ -442,8 +508,9 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["gemma4"],
-        defaults: &[("rms_norm_eps", Number(1e-6)), ("hidden_activation", Word("gelu_pytorch_tanh"))],
+        defaults: defaults::GEMMA4,
         ffn: MOE_FFN,
+        activation: Activation::Field(&["hidden_activation"]),
         renorm: Renorm::Sum(0.0),
         features: &[Feature::RouterNorm],
         prefix: "model.language_model.layers.{N}.",
@@ -454,12 +521,16 @@ pub(super) static MODELS: &[Model] = &[
     },
     Model {
         types: &["inkling"],
-        defaults: &[("route_scale", Number(1.0))],
+        defaults: defaults::INKLING,
+        ffn: EITHER_FFN,
+        score_fields: &[],
+        scale: Scale::Weights(&["route_scale"]),
         selection: Selection::Biased,
         // The weights are divided by the sum over routed and shared ones: `joint_shared` says so.
         renorm: Renorm::Never,
-        shared: Shared::Joint(SHARED_COUNT),
+        shared: Shared::Joint(&["n_shared_experts"]),
         shared_stored: stored::INKLING_SHARED,
+        ignored: &[("rms_norm_eps_moe_gate", "the model's code has no norm before its router")],
         also: stored::GLOBAL_SCALE,
         ..SIGMOID
     },

@@ -8,6 +8,8 @@ use super::stored::{Names, Stored};
 pub(super) struct Model {
     /// The `model_type` words; one that ends in `_text` is found without it too.
     pub(super) types: &'static [&'static str],
+    /// Of two generations under one `model_type`, what tells this one from the row that comes after it.
+    pub(super) told_by: Option<ToldBy>,
     /// Fields that a file of this family may leave out, and what its class then says.
     pub(super) defaults: &'static [(&'static str, Fallback)],
     /// The field of F, the inner width of a routed expert.
@@ -19,6 +21,8 @@ pub(super) struct Model {
     pub(super) score_fields: &'static [&'static str],
     pub(super) order: &'static str,
     pub(super) selection: Selection,
+    /// Flags that turn the correction bias off.
+    pub(super) corrected_if: &'static [&'static str],
     pub(super) renorm: Renorm,
     pub(super) scale: Scale,
     pub(super) activation: Activation,
@@ -39,6 +43,19 @@ pub(super) struct Model {
     pub(super) shared_stored: &'static [Stored],
     /// Tensors that only this family has.
     pub(super) also: &'static [Stored],
+    /// Fields that the model's code has and does not follow, and why.
+    pub(super) ignored: &'static [(&'static str, &'static str)],
+}
+
+/// What only one generation of a `model_type` writes.
+#[derive(Clone, Copy)]
+pub(super) struct ToldBy {
+    /// Words for `model_type` that no other generation writes.
+    pub(super) types: &'static [&'static str],
+    /// The class in `architectures`.
+    pub(super) architectures: &'static [&'static str],
+    /// Fields of its configs.
+    pub(super) fields: &'static [&'static str],
 }
 
 /// What a class says where the file says nothing.
@@ -77,14 +94,12 @@ pub(super) enum Selection {
     Plain,
     /// A bias on the score.
     Biased,
-    /// A bias on the score, where this flag is set.
-    BiasedIf(&'static str),
     /// A bias on the logit.
     LogitBiased,
     /// `topk_method`, or else this one: `greedy`, `group_limited_greedy` or `noaux_tc`.
     Method(&'static str),
-    /// Groups by the sum of their two best, the others scoring 0; no bias.
-    Grouped,
+    /// Groups by the sum of their two best, the others masked so; with a bias on the score, or without.
+    Grouped { mask: &'static str, corrected: bool },
 }
 
 /// What is done to the selected weights.
@@ -97,8 +112,8 @@ pub(super) enum Renorm {
     Sum(f64),
     /// The same, where one of these flags is set.
     SumIf(&'static [&'static str], f64),
-    /// Divided by their sum, which is at least this.
-    SumClamped(f64),
+    /// Divided by their sum, which is at least what this field says, or else this.
+    SumClamped(&'static [&'static str], f64),
     /// Divided by the p-norm, whose p this field says.
     P(&'static str),
 }
@@ -108,18 +123,22 @@ pub(super) enum Renorm {
 pub(super) enum Scale {
     None,
     /// The weights.
-    Weights,
+    Weights(&'static [&'static str]),
     /// The summed routed output.
-    Output,
+    Output(&'static [&'static str]),
 }
 
 /// The inner nonlinearity.
 #[derive(Clone, Copy)]
 pub(super) enum Activation {
-    /// The one that the config names.
-    Field,
+    /// The one that this field of the config names.
+    Field(&'static [&'static str]),
     /// This, whatever the config names.
     Fixed(&'static str),
+    /// silu on the routed experts, and on the shared ones the one that the config names.
+    SharedField(&'static [&'static str]),
+    /// `softcap(gate) * sigmoid(gate) * softcap(up)`, by `mlp_gate_softcap` and `mlp_up_softcap`.
+    Softcapped,
     /// `(up + 1) * gate * sigmoid(alpha * gate)` after a clamp.
     GptOss,
     /// silu, clamped by `swiglu_limit` before it.
@@ -179,9 +198,13 @@ pub(super) enum Feature {
     HashLayers,
     /// Shared and routed outputs are averaged where the config says so.
     Combination,
+    /// An RMS norm on the block's output.
+    OutputNorm,
+    /// A layer that predicts further tokens has the number after the last, and the block of the others.
+    NumberedPrediction,
 }
 
-/// Which layers are MoE layers. A list `mlp_layer_types` or `moe_layer_freq` decides wherever there is one.
+/// Which layers are MoE layers. A list `mlp_layer_types`, `is_moe_layer` or `moe_layer_freq` decides wherever there is one.
 #[derive(Clone, Copy)]
 pub(super) enum Layers {
     All,
@@ -197,6 +220,8 @@ pub(super) enum Layers {
     Period,
     /// `moe_layer_start_index`, `moe_layer_end_index`, `moe_layer_interval`.
     Range,
+    /// `moe_layers_enum`, a list or a string with commas, else all but the first three.
+    Enumerated,
     /// `layers_block_type`, `hybrid_override_pattern`.
     Blocks,
     /// `encoder_sparse_step`: every so many, the second first.

@@ -128,6 +128,7 @@ pub(super) const INKLING_SHARED: &[Stored] = &[
 ];
 pub(super) const SHARED_GATE: &[Stored] = &[plain(Tensor::SharedGateProj, &["shared_expert_gate.weight"])];
 
+pub(super) const OUTPUT_NORM: &[Stored] = &[plain(Tensor::OutputNorm, &["post_mlp_layernorm.weight"])];
 pub(super) const OUTPUT_BIAS: &[Stored] = &[plain(Tensor::OutputBias, &["bias"])];
 pub(super) const GLOBAL_SCALE: &[Stored] = &[plain(Tensor::RouterGlobalScale, &["gate.global_scale"])];
 pub(super) const GEMMA4: &[Stored] =

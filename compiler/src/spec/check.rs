@@ -11,6 +11,7 @@ use crate::diagnostics::{Code, Diagnostic};
 
 /// Reports every disagreement.
 pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    output_norm(&spec.moe, wrong);
     top_k(spec, wrong);
     groups(spec, wrong);
     renorm(&spec.router, wrong);
@@ -40,6 +41,14 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     training(spec, wrong);
     weights(spec, wrong);
     limits(spec, wrong);
+}
+
+fn output_norm(moe: &Section, wrong: &mut Vec<Diagnostic>) {
+    let normalises = moe.word("output_norm") != Some("none");
+    needs(moe, "output_norm_eps", normalises, "output_norm", moe, wrong);
+    if normalises {
+        moe.require("output_norm_eps", wrong);
+    }
 }
 
 /// A loss has a coefficient, and is made of what tokens choose.
@@ -462,16 +471,17 @@ fn choices_counted(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnost
 fn gating(section: &Section, inherited: &Section, wrong: &mut Vec<Diagnostic>) {
     let holder = |key: &str| if section.given(key).is_some() { section } else { inherited };
     let gated = holder("gated").boolean("gated") != Some(false);
-    for key in ["up_offset", "clamp_limit"] {
+    for key in ["up_offset", "clamp_limit", "gate_softcap", "up_softcap"] {
         needs(section, key, gated, "gated", holder("gated"), wrong);
     }
     let is_silu = holder("activation").word("activation").is_none_or(|word| word == "silu");
-    if let Some(alpha) = section.given("alpha").filter(|_| !is_silu) {
+    for (key, formula) in [("alpha", "x * sigmoid(alpha * x)"), ("gate_softcap", "tanh(x / c) * c * sigmoid(x)")] {
+        let Some(field) = section.given(key).filter(|_| !is_silu) else { continue };
         wrong.push(
-            Diagnostic::new(Code::Contradiction, "alpha is a part of silu, and the activation is another")
-                .at(alpha.key_span.clone(), "x * sigmoid(alpha * x)")
+            Diagnostic::new(Code::Contradiction, format!("{key} is a part of silu, and the activation is another"))
+                .at(field.key_span.clone(), formula)
                 .also(place(holder("activation"), "activation"), "another activation")
-                .help("activation = \"silu\", or no alpha"),
+                .help(format!("activation = \"silu\", or no {key}")),
         );
     }
     let clamps = holder("clamp_limit").given("clamp_limit").is_some();

@@ -17,6 +17,8 @@ pub struct Spec {
     pub experts: u64,
     /// Factor on the summed routed output, before the shared experts are added.
     pub routed_output_scale: f64,
+    /// Epsilon of the RMS norm of the layer's output, where it has one.
+    pub output_norm: Option<f64>,
     /// How tokens find experts.
     pub router: Router,
     /// How many tokens an expert takes; `None` is dropless.
@@ -219,6 +221,10 @@ pub struct Gating {
     pub activation: Activation,
     /// `silu(g) = g * sigmoid(alpha * g)`: 1.0 unless the spec gives it, and then the activation is `Silu`.
     pub alpha: f64,
+    /// `softcap(g) * sigmoid(alpha * g)` in silu's place, of this cap; `None` unless `gated` and the activation is `Silu`.
+    pub gate_softcap: Option<f64>,
+    /// A cap of up, `tanh(u / c) * c`, after the clamp; `None` unless `gated`.
+    pub up_softcap: Option<f64>,
     /// Added to up before the product; 0.0 unless `gated`.
     pub up_offset: f64,
     /// Bounds on gate and up; `None` unless `gated`.

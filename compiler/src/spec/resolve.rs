@@ -113,6 +113,7 @@ fn build(sections: &Sections) -> Option<Spec> {
         hidden: moe.integer("hidden")?,
         experts: moe.integer("experts")?,
         routed_output_scale: moe.number("routed_output_scale")?,
+        output_norm: moe.number("output_norm_eps").filter(|_| moe.word("output_norm") != Some("none")),
         router: router(&sections.router)?,
         capacity: match &sections.capacity {
             Some(section) if !is_soft(sections) => Some(capacity(section)?),
@@ -261,8 +262,10 @@ fn gating(section: &Section, inherited: &Section) -> Option<Gating> {
         None => None,
     };
     let alpha = holder("alpha").number("alpha").filter(|_| activation == Activation::Silu);
-    let up_offset = holder("up_offset").number("up_offset").filter(|_| gated);
-    Some(Gating { gated, activation, alpha: alpha.unwrap_or(1.0), up_offset: up_offset.unwrap_or(0.0), clamp })
+    let up_offset = holder("up_offset").number("up_offset").filter(|_| gated).unwrap_or(0.0);
+    let gate_softcap = holder("gate_softcap").number("gate_softcap").filter(|_| gated && activation == Activation::Silu);
+    let up_softcap = holder("up_softcap").number("up_softcap").filter(|_| gated);
+    Some(Gating { gated, activation, alpha: alpha.unwrap_or(1.0), gate_softcap, up_softcap, up_offset, clamp })
 }
 
 fn shared(section: &Section, expert: &Section) -> Option<Shared> {
@@ -355,6 +358,9 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
         }
         Tensor::RouterInputScale if router.word("input_norm") == Some("none") => {
             unless(false, "router.input_norm is \"none\"", router, "input_norm")
+        }
+        Tensor::OutputNorm => {
+            unless(spec.moe.word("output_norm") == Some("rms"), "moe.output_norm is \"none\"", &spec.moe, "output_norm")
         }
         // No key speaks of them: a layer has one where the checkpoint has.
         Tensor::OutputBias

@@ -115,6 +115,8 @@ words! {
         LatentOut = "latent_out",
         /// `[H]`, added once after the combine.
         OutputBias = "output_bias",
+        /// `[H]`: factors on the output, after its norm.
+        OutputNorm = "output_norm",
         /// `[S, H]`.
         SharedGate = "shared_gate",
         /// `[S, H]`.
@@ -167,6 +169,7 @@ impl Tensor {
             | Tensor::UpBias
             | Tensor::DownBias
             | Tensor::OutputBias
+            | Tensor::OutputNorm
             | Tensor::SharedGateBias
             | Tensor::SharedUpBias
             | Tensor::SharedDownBias => &[Plain],
@@ -198,6 +201,7 @@ impl Tensor {
             | Tensor::LatentIn
             | Tensor::LatentOut
             | Tensor::OutputBias
+            | Tensor::OutputNorm
             | Tensor::SharedGate
             | Tensor::SharedUp
             | Tensor::SharedGateUp

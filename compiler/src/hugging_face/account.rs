@@ -1,0 +1,253 @@
+//! Every field of a config is accounted for: a rule has read it, or it agrees with the layer, or it does not matter, or it is
+//! named. What the fields are is in `fields`.
+
+use super::config::Config;
+use super::document::Document;
+use super::fields::{INERT, MEANINGS, Means, speaks};
+use super::layer::known_activation;
+use crate::diagnostics::{Code, Diagnostic, quote};
+use crate::spec::{Entry, Kind, Value};
+
+/// What no rule has read.
+#[derive(Clone, Debug, Default)]
+pub struct Unread {
+    /// Fields that speak of the layer and that `--allow-unread` names, with their values.
+    pub allowed: Vec<String>,
+    /// Fields of which nothing is known, and whose names do not speak of the layer, or that are off.
+    pub others: Vec<String>,
+    /// What `--allow-unread` names and need not, and why.
+    pub needless: Vec<String>,
+}
+
+/// What is wrong with a field.
+struct Fault<'a> {
+    path: String,
+    entry: &'a Entry,
+    why: String,
+}
+
+/// Accounts for every entry of the file. A field that speaks of the layer and that nothing has read is an error.
+pub(super) fn account(config: &Config<'_>, entries: &[Entry], layer: &Document) -> Result<Unread, Diagnostic> {
+    let mut unread = Unread::default();
+    let mut faults = Vec::new();
+    walk(config, entries, "", true, layer, &mut unread, &mut faults);
+    unread.needless = config.allowed.iter().filter_map(|name| needless(config, entries, name, &unread.allowed)).collect();
+    let mut faults = faults.into_iter();
+    let Some(first) = faults.next() else { return Ok(unread) };
+    let message = format!("{} {}", quote(&first.path), first.why);
+    let mut diagnostic = Diagnostic::new(Code::UnreadField, message).at(first.entry.value.span.clone(), "not followed");
+    let mut flags = format!("--allow-unread {}", first.path);
+    for fault in faults {
+        diagnostic =
+            diagnostic.also(fault.entry.value.span.clone(), "nor this").note(format!("{} {}", quote(&fault.path), fault.why));
+        flags.push_str(&format!(" --allow-unread {}", fault.path));
+    }
+    Err(diagnostic.help(format!("if it changes nothing in this layer, `{flags}` leaves it out")))
+}
+
+/// `in_scope` says whether fields were looked for in this table: in others only what speaks of the layer is of interest.
+fn walk<'a>(
+    config: &Config<'_>,
+    entries: &'a [Entry],
+    path: &str,
+    in_scope: bool,
+    layer: &Document,
+    unread: &mut Unread,
+    faults: &mut Vec<Fault<'a>>,
+) {
+    for entry in entries {
+        let name = format!("{path}{}", entry.key);
+        if let Kind::Table(inner) = &entry.value.kind
+            && config.is_scope(inner)
+        {
+            walk(config, inner, &format!("{name}."), true, layer, unread, faults);
+            continue;
+        }
+        let means = meaning(&entry.key);
+        let is_known = config.is_read(entry) || (means.is_none() && is_inert(&entry.key));
+        if is_known || is_other_layer(config, path, &entry.key) {
+            continue;
+        }
+        let text = text_of(&entry.value.kind);
+        let fault = match (means, &entry.value.kind) {
+            (Some(means), _) => disagreement(config, means, entry, layer),
+            (None, Kind::Table(inner)) => {
+                walk(config, inner, &format!("{name}."), false, layer, unread, faults);
+                continue;
+            }
+            (None, kind) if speaks(&entry.key) && !is_off(kind) => {
+                Some("is a field that no rule of this model type reads".to_string())
+            }
+            (None, _) => {
+                if in_scope {
+                    unread.others.push(format!("{name} = {text}"));
+                }
+                None
+            }
+        };
+        let Some(why) = fault else { continue };
+        match config.allowed.iter().any(|allowed| *allowed == name || *allowed == entry.key) {
+            true => unread.allowed.push(format!("{name} = {text}")),
+            false => faults.push(Fault { path: name, entry, why }),
+        }
+    }
+}
+
+/// Why a field that `--allow-unread` names would not have been in the way.
+fn needless(config: &Config<'_>, entries: &[Entry], name: &str, allowed: &[String]) -> Option<String> {
+    let is_used = allowed
+        .iter()
+        .any(|field| field.split(" = ").next().is_some_and(|path| path == name || path.ends_with(&format!(".{name}"))));
+    let key = name.rsplit('.').next().unwrap_or(name);
+    if is_used {
+        return None;
+    }
+    let why = match (find(entries, key), INERT.iter().find(|group| group.has(key))) {
+        (None, _) => "it is not in the config",
+        (Some(entry), _) if config.is_read(entry) => "it is read",
+        (Some(_), Some(group)) => group.why,
+        (Some(_), None) => "it agrees with the layer, or says nothing",
+    };
+    Some(format!("{name}: {why}"))
+}
+
+/// The field of this name in the table, or in one inside it.
+fn find<'a>(entries: &'a [Entry], key: &str) -> Option<&'a Entry> {
+    entries.iter().find(|entry| entry.key == key).or_else(|| {
+        entries.iter().find_map(|entry| if let Kind::Table(inner) = &entry.value.kind { find(inner, key) } else { None })
+    })
+}
+
+fn is_inert(name: &str) -> bool {
+    INERT.iter().any(|group| group.has(name))
+}
+
+fn meaning(name: &str) -> Option<Means> {
+    MEANINGS.iter().find(|(names, _)| names.contains(&name)).map(|(_, means)| *means)
+}
+
+/// Whether a table of `per_layer_config` is that of a layer other than the one that was asked for.
+fn is_other_layer(config: &Config<'_>, path: &str, key: &str) -> bool {
+    let number = path.ends_with("per_layer_config.").then(|| key.parse::<u64>().ok()).flatten();
+    matches!((number, config.layer), (Some(number), Some(layer)) if number != layer)
+}
+
+/// What a value is that turns a field off, or that says nothing.
+fn is_off(kind: &Kind) -> bool {
+    match kind {
+        Kind::Bool(on) => !on,
+        Kind::Integer(number) | Kind::Float(number) => number.parse::<f64>() == Ok(0.0),
+        Kind::Text(word) => word.is_empty() || word == "none",
+        Kind::List(values) => values.iter().all(|value| is_off(&value.kind)),
+        Kind::Table(entries) => entries.is_empty(),
+        Kind::Other(_) => true,
+    }
+}
+
+fn text_of(kind: &Kind) -> String {
+    match kind {
+        Kind::Bool(on) => on.to_string(),
+        Kind::Integer(number) | Kind::Float(number) => number.clone(),
+        Kind::Text(word) => quote(word),
+        Kind::List(values) => format!("a list of {}", values.len()),
+        Kind::Table(_) => "a table".to_string(),
+        Kind::Other(name) => (*name).to_string(),
+    }
+}
+
+/// Why the field does not agree with the layer; `None` where it does, and where it is null.
+fn disagreement(config: &Config<'_>, means: Means, entry: &Entry, layer: &Document) -> Option<String> {
+    let values: Vec<&Value> = match (&entry.value.kind, config.layer) {
+        (Kind::List(values), Some(layer)) => values.get(layer as usize).into_iter().collect(),
+        (Kind::List(values), None) => values.iter().collect(),
+        (_, _) => vec![&entry.value],
+    };
+    let wrong = values.into_iter().filter(|value| !matches!(value.kind, Kind::Other(_)));
+    let mut wrong = wrong.filter_map(|value| {
+        let expected = expected(means, &value.kind, layer)?;
+        Some(format!("is {}, and the layer of `{}` has {expected}", text_of(&value.kind), config.model_type))
+    });
+    wrong.next()
+}
+
+/// What the layer has, where the value says something else.
+fn expected(means: Means, value: &Kind, layer: &Document) -> Option<String> {
+    let key = |table: &str, key: &str, absent: &str| layer.value(table, key).unwrap_or(absent).to_string();
+    let unless = |agrees: bool, said: String| (!agrees).then_some(said);
+    let flag = |has: bool, what: &str| match value {
+        Kind::Bool(on) => unless(*on == has, if has { what.to_string() } else { format!("no {what}") }),
+        _ => Some(if has { what.to_string() } else { format!("no {what}") }),
+    };
+    match means {
+        Means::Key(table, name, absent) => {
+            let has = key(table, name, absent);
+            let agrees = is_value(value, &has) || (layer.value(table, name).is_none() && is_off(value));
+            unless(agrees, format!("{table}.{name} = {}", if has.is_empty() { "none" } else { &has }))
+        }
+        Means::Switch(table, name, off) => flag(key(table, name, off) != off, &format!("{table}.{name}")),
+        Means::Activation => {
+            let has = (key("expert", "activation", ""), key("expert", "alpha", "1.0"));
+            let said = match value {
+                Kind::Text(word) => known_activation(word),
+                Kind::Table(inner) => inner.iter().find(|entry| entry.key == "name").and_then(|entry| match &entry.value.kind {
+                    Kind::Text(word) => known_activation(word),
+                    _ => None,
+                }),
+                _ => None,
+            };
+            // The code of those with a limit has one activation, whatever the field says.
+            let is_same = said.is_some_and(|(word, alpha)| word == has.0 && alpha.is_none_or(|a| has.1 == format!("{a:?}")));
+            unless(is_same, format!("expert.activation = {}", has.0))
+        }
+        Means::Renorm => {
+            let sums = key("router", "renorm", "none") != "none";
+            let is_softmax_of_selected = key("router", "order", "") == "topk_score" && key("router", "score", "") == "softmax";
+            if is_softmax_of_selected || key("router", "joint_shared", "0") != "0" {
+                flag(true, "weights of the sum 1")
+            } else {
+                flag(sums, "router.renorm")
+            }
+        }
+        Means::Scale => {
+            let factor = |table, name| key(table, name, "1.0").parse::<f64>().unwrap_or(1.0);
+            let has = factor("router", "scale") * factor("moe", "routed_output_scale");
+            unless(is_value(value, &format!("{has:?}")), format!("the factor {has:?}"))
+        }
+        Means::SharedCount => {
+            let width = key("shared", "intermediate", "0").parse::<u64>().unwrap_or(0);
+            let one = key("expert", "intermediate", "0").parse::<u64>().unwrap_or(0);
+            let count = layer.value("shared", "count").and_then(|count| count.parse::<u64>().ok());
+            let count = count.unwrap_or(if one > 0 && width % one == 0 { width / one } else { 1 });
+            let agrees = is_value(value, &count.to_string()) || (width > 0 && is_value(value, "1"));
+            unless(agrees, format!("{count} shared experts"))
+        }
+        Means::IsScore(word) => flag(key("router", "score", "") == word, &format!("score = \"{word}\"")),
+        Means::Method => {
+            let (groups, corrected) = (key("router", "groups", "1") != "1", key("router", "correction_on", "none") != "none");
+            let agrees = match value {
+                Kind::Text(word) if word == "greedy" => !groups && !corrected,
+                Kind::Text(word) if word == "group_limited_greedy" => !corrected && key("router", "group_score", "") == "max",
+                Kind::Text(word) if word == "noaux_tc" => corrected,
+                _ => false,
+            };
+            unless(agrees, "another selection".to_string())
+        }
+        Means::Only(values) => unless(
+            values.iter().any(|one| is_value(value, one)),
+            format!("no rule for values other than {}", values.join(" or ")),
+        ),
+    }
+}
+
+/// Whether the value is spelt so, numbers by their value.
+fn is_value(value: &Kind, text: &str) -> bool {
+    match value {
+        Kind::Integer(number) | Kind::Float(number) => match (number.parse::<f64>(), text.parse::<f64>()) {
+            (Ok(number), Ok(text)) => number == text,
+            (_, _) => false,
+        },
+        Kind::Bool(on) => on.to_string() == text,
+        Kind::Text(word) => word == text,
+        Kind::List(_) | Kind::Table(_) | Kind::Other(_) => false,
+    }
+}
