@@ -123,7 +123,8 @@ fn capped_activations_and_a_norm_on_the_output() {
     for device in [&["--reference"][..], &["--device", "emulator", "--target", "sm_80"]] {
         let run = ["run", "s.toml", "--weights", "w.safetensors", "--input", "w.safetensors:x", "--output", "y.safetensors"];
         product(&moec_in(folder.path(), &[&run[..], device].concat()));
-        let y = Checkpoint::read(&fs::read(folder.path().join("y.safetensors")).unwrap()).unwrap();
+        let bytes = fs::read(folder.path().join("y.safetensors")).unwrap();
+        let y = Checkpoint::read(&bytes).unwrap();
         let y = y.tensor("out.hidden", Dtype::F32).unwrap().0.to_f64();
         let most = expected.iter().fold(0.0, |most: f64, y| most.max(y.abs()));
         for (at, (y, expected)) in y.iter().zip(&expected).enumerate() {

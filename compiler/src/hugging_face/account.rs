@@ -5,6 +5,7 @@ use super::config::Config;
 use super::document::Document;
 use super::fields::{INERT, MEANINGS, Means, speaks};
 use super::layer::known_activation;
+use super::rules::Shared;
 use crate::diagnostics::{Code, Diagnostic, quote};
 use crate::spec::{Entry, Kind, Value};
 
@@ -164,14 +165,14 @@ fn disagreement(config: &Config<'_>, means: Means, entry: &Entry, layer: &Docume
     };
     let wrong = values.into_iter().filter(|value| !matches!(value.kind, Kind::Other(_)));
     let mut wrong = wrong.filter_map(|value| {
-        let expected = expected(means, &value.kind, layer)?;
+        let expected = expected(means, &value.kind, layer, config.model.shared)?;
         Some(format!("is {}, and the layer of `{}` has {expected}", text_of(&value.kind), config.model_type))
     });
     wrong.next()
 }
 
 /// What the layer has, where the value says something else.
-fn expected(means: Means, value: &Kind, layer: &Document) -> Option<String> {
+fn expected(means: Means, value: &Kind, layer: &Document, shared: Shared) -> Option<String> {
     let key = |table: &str, key: &str, absent: &str| layer.value(table, key).unwrap_or(absent).to_string();
     let unless = |agrees: bool, said: String| (!agrees).then_some(said);
     let flag = |has: bool, what: &str| match value {
@@ -215,11 +216,14 @@ fn expected(means: Means, value: &Kind, layer: &Document) -> Option<String> {
         }
         Means::SharedCount => {
             let width = key("shared", "intermediate", "0").parse::<u64>().unwrap_or(0);
-            let one = key("expert", "intermediate", "0").parse::<u64>().unwrap_or(0);
-            let count = layer.value("shared", "count").and_then(|count| count.parse::<u64>().ok());
-            let count = count.unwrap_or(if one > 0 && width % one == 0 { width / one } else { 1 });
-            let agrees = is_value(value, &count.to_string()) || (width > 0 && is_value(value, "1"));
-            unless(agrees, format!("{count} shared experts"))
+            let one = key("expert", "intermediate", "1").parse::<u64>().unwrap_or(1).max(1);
+            let count = match shared {
+                Shared::Count(_) => width / one,
+                Shared::Joint(_) => key("shared", "count", "0").parse().unwrap_or(0),
+                // A width says nothing of a count, and there is one network.
+                Shared::None | Shared::Width(_) | Shared::Gated(_) | Shared::One => width.min(1),
+            };
+            unless(is_value(value, &count.to_string()), format!("{count} shared experts"))
         }
         Means::IsScore(word) => flag(key("router", "score", "") == word, &format!("score = \"{word}\"")),
         Means::Method => {

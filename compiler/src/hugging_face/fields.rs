@@ -125,7 +125,7 @@ pub(super) const INERT: &[Inert] = &[
             "early_stopping", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "suppress_tokens",
             "begin_suppress_tokens", "typical_p", "remove_invalid_values", "exponential_decay_length_penalty", "use_bfloat16",
             "torchscript", "pruned_heads", "prefix", "task_specific_params", "sep_token_id", "generation_*", "canvas_length",
-            "token_latency",
+            "output_scores", "return_dict_in_generate", "tf_legacy_loss", "cross_attention_hidden_size",
         ],
     },
     Inert {

@@ -334,7 +334,7 @@ fn capacity(config: &mut Config<'_>, document: &mut Document) -> Result<(), Diag
                     document.number(table, "fraction", fraction);
                     document.text(table, "round", "ceil");
                 }
-                None => match config.integer(&["expert_capacity"])?.filter(|tokens| *tokens > 0) {
+                None => match capacity_of_training(config)? {
                     Some(tokens) => document.integer(table, "tokens", tokens),
                     None => {
                         // 2 * ceil(T / E): twice T / E, rounded up and then up to an even number.
@@ -354,6 +354,14 @@ fn capacity(config: &mut Config<'_>, document: &mut Document) -> Result<(), Diag
         }
     }
     Ok(())
+}
+
+/// The capacity of NLLB where no fraction is given.
+fn capacity_of_training(config: &mut Config<'_>) -> Result<Option<u64>, Diagnostic> {
+    let tokens = config.integer(&["expert_capacity"])?.filter(|tokens| *tokens > 0);
+    let taken = tokens.map_or("2 * ceil(T / E)".to_string(), |tokens| format!("expert_capacity = {tokens}"));
+    config.assumed.push(format!("the capacity is {taken}: moe_eval_capacity_token_fraction is null or 0"));
+    Ok(tokens)
 }
 
 fn expert(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> {
