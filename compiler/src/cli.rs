@@ -370,7 +370,8 @@ pub(crate) struct Route {
     /// Rows to count that are left out otherwise: those with NaN or infinities, and those that are all zero, as padding is.
     #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
     pub(crate) keep: Vec<KeptRows>,
-    /// Weights (safetensors), of which only the router's are read. The correction bias may also be in the trace.
+    /// Weights: a file, an index or a folder as `moec run` takes them, of which only the router's are read. The correction
+    /// bias may also be in the trace.
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
     /// What stands before every tensor name in the weights file; `{N}` stands for the layer's number.

@@ -70,7 +70,7 @@ fn llvm_is_in_codegen() {
 #[test]
 fn the_runtime_is_thin() {
     let all = linked("moec-runtime", &["--all-features"]);
-    for heavy in ["inkwell", "llvm-sys", "egg", "clap", "toml", "annotate-snippets"] {
+    for heavy in ["inkwell", "llvm-sys", "egg", "clap", "toml", "annotate-snippets", "indicatif", "maud", "which", "zip"] {
         assert!(!all.contains(heavy), "moec-runtime links {heavy}");
     }
     assert!(all.contains("cudarc"));
