@@ -6,8 +6,8 @@ use moec_ir::graph::{self, Assignment, Attr, Balance, Builder, Dim, Eps, Graph, 
 use moec_ir::{DType, Extent};
 
 use crate::spec::{
-    Activation, Apply, AuxLoss, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode, Gating,
-    GroupMask, GroupScore, Mode, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine,
+    Activation, Apply, AuxGroup, AuxLoss, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode,
+    Gating, GroupMask, GroupScore, Mode, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine,
     SharedGate, Soft, SoftNorm, Spec, Tensor, Word,
 };
 
@@ -115,7 +115,7 @@ impl Layer<'_> {
             let picks = self.g.apply(Op::AllExperts, &[scores]);
             return self.masked(picks);
         }
-        let joint = scores;
+        let (joint, all_logits) = (scores, logits);
         let [scores, logits] = [scores, logits].map(|of| self.competing(of));
         let mut keys = scores;
         if let Some(correction) = router.correction {
@@ -159,6 +159,7 @@ impl Layer<'_> {
         if router.identity_experts > 0 {
             picks = self.g.apply_attr(Op::WithoutRows, &[picks], Attr::Num(router.identity_experts));
         }
+        picks = self.ranked(all_logits, picks);
         if renorms_kept(self.spec) {
             return self.observed(logits, picks); // Renormalised when it is known what is kept, and only then scaled.
         }
@@ -170,6 +171,16 @@ impl Layer<'_> {
         picks = self.constant(Op::Scale, picks, router.scale);
         picks = self.expert_scale(picks);
         self.observed(logits, picks)
+    }
+
+    /// The picks, with what decides which token is served first where that is its best score: of the columns of all experts,
+    /// shared ones too, as it is before any selection, renormalisation or scale. So a softmax over the selected logits alone
+    /// serves tokens as the same layer does that is written as a softmax over all, renormalised.
+    fn ranked(&mut self, logits: Id, picks: Id) -> Id {
+        let Some(Priority::BatchPrioritized) = self.spec.capacity.map(|capacity| capacity.priority) else { return picks };
+        let scores = self.score(logits);
+        // The joint picks are every token's, and no claim to an expert.
+        self.g.apply_attr(Op::BestScore, &[picks, scores], Attr::Num(self.spec.router.top_k))
     }
 
     /// The weights of picks or of a routing times what the checkpoint has for all experts and for each, if it has that.
@@ -203,15 +214,21 @@ impl Layer<'_> {
     /// The picks, with the probabilities of all experts that statistics are made of: the scores, or the softmax of the
     /// logits where these are the scores.
     fn observed(&mut self, logits: Id, picks: Id) -> Id {
-        let picks = self.masked(picks);
         // What experts without weights take has no balance.
         if self.spec.router.identity_experts + self.spec.router.joint_shared > 0 {
-            return picks;
+            return self.masked(picks);
         }
         let scores = match self.spec.router.score {
             Score::Identity => self.g.apply(Op::Softmax, &[logits]),
             Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus => self.score(logits),
         };
+        let picks = if counts_without_bias(self.spec) {
+            let others = self.g.apply_attr(Op::TopK, &[scores, scores], Attr::Num(self.spec.router.top_k));
+            self.g.apply(Op::Counted, &[picks, others])
+        } else {
+            picks
+        };
+        let picks = self.masked(picks);
         self.g.apply(Op::Observe, &[logits, scores, picks])
     }
 
@@ -528,13 +545,23 @@ fn renorm_rule(Renorm { norm, eps, eps_mode }: Renorm) -> graph::Renorm {
     graph::Renorm { norm, mode, eps: eps.into() }
 }
 
+/// Whether the loss counts the highest scores rather than the picks: DeepSeek's, where a bias has a part in these. Groups limit
+/// neither the top-k of arXiv 2412.19437, equation 18, nor that of `compute_routing_scores_for_aux_loss` in Megatron-LM.
+fn counts_without_bias(spec: &Spec) -> bool {
+    let counts = spec.training.aux_loss.is_some_and(|(loss, _)| loss == AuxLoss::DeepseekSequence);
+    counts && spec.router.correction.is_some()
+}
+
 /// The losses of `[training]`, their coefficients with what tells definitions of one loss apart.
-fn losses(spec: &Spec) -> Option<graph::Losses> {
+pub(crate) fn losses(spec: &Spec) -> Option<graph::Losses> {
+    let by_row = spec.training.aux_group == AuxGroup::Row;
+    let load = if by_row { Balance::Sequences } else { Balance::Load };
     let top_k = spec.router.top_k as f64;
     let balance = spec.training.aux_loss.map(|(loss, factor)| {
         let (balance, factor) = match loss {
-            AuxLoss::Switch | AuxLoss::Mixtral => (Balance::Load, factor),
-            AuxLoss::DeepspeedTopk | AuxLoss::Megatron | AuxLoss::Megablocks => (Balance::Load, factor / top_k),
+            AuxLoss::Switch | AuxLoss::Mixtral => (load, factor),
+            AuxLoss::DeepspeedTopk | AuxLoss::Megatron | AuxLoss::Megablocks => (load, factor / top_k),
+            AuxLoss::Gshard if by_row => (Balance::SequencesFirst, factor),
             AuxLoss::Gshard => (Balance::First, factor),
             AuxLoss::DeepseekSequence => (Balance::Sequences, factor / top_k),
             AuxLoss::Importance => (Balance::Importance, factor),

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::import::rows_at_capacity;
 use crate::pipeline::Built;
-use crate::spec::{AuxLoss, CapacitySize, Layout, Mode, Pad, Spec, Tensor, Weight, Word};
+use crate::spec::{CapacitySize, Layout, Mode, Pad, Spec, Tensor, Weight, Word};
 
 /// One package with everything that was built. The same input gives the same bytes.
 ///
@@ -221,7 +221,7 @@ fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Ro
     let capacity_factor = capacity_factor.filter(|[over, under]| over >= under);
     Some(file::Routing {
         slots,
-        by_sequence: spec.training.aux_loss.is_some_and(|(loss, _)| loss == AuxLoss::DeepseekSequence),
+        by_sequence: crate::import::losses(spec).and_then(|losses| losses.balance).is_some_and(|(by, _)| by.is_by_sequence()),
         experts: spec.candidates() + spec.router.joint_shared,
         rowless: spec.router.identity_experts + spec.router.joint_shared,
         top_k: if is_chosen { spec.experts } else { spec.router.top_k + spec.router.joint_shared },

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use moec_ir::graph::{self, Attr, Dim, Graph, Node, Observation, Op, Type, Typed, Value};
+use moec_ir::graph::{self, Attr, Dim, Graph, Node, Observation, Op, Penalty, Type, Typed, Value};
 use moec_runtime::Run;
 use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 
@@ -20,6 +20,8 @@ pub struct Reference {
     pub rows: Vec<Option<usize>>,
     /// What the graph observes of each token, where it has that as an op of its own.
     pub observation: Option<Observation>,
+    /// The losses that it asks for, where it observes.
+    pub penalty: Option<Penalty>,
 }
 
 /// Stands for an expert that did not choose the token.
@@ -124,7 +126,7 @@ pub fn reference(
     let typed = verified(graph)?;
     let params = params(&typed, &tensors(manifest, weights, inputs), dims.tokens)?;
     let values = graph::interp(&typed, &params, ir_dims(dims)).map_err(ReferenceError)?;
-    of_values(&typed, values)
+    of_values(&typed, values, ir_dims(dims))
 }
 
 pub(crate) fn verified(graph: Graph) -> Result<Typed, ReferenceError> {
@@ -146,7 +148,7 @@ pub(crate) fn tensors<'t>(
 }
 
 /// What the values of a layer's nodes say.
-pub(crate) fn of_values(typed: &Typed, values: Vec<Value>) -> Result<Reference, ReferenceError> {
+pub(crate) fn of_values(typed: &Typed, values: Vec<Value>, dims: moec_ir::Dims) -> Result<Reference, ReferenceError> {
     let routed = values.iter().rev().find_map(|value| match value {
         Value::Routing(routing) if experts_choose(typed.graph()) => {
             let pairs = routing.picks.expert_of_pair.iter().zip(&routing.row_of_pair);
@@ -156,6 +158,15 @@ pub(crate) fn of_values(typed: &Typed, values: Vec<Value>) -> Result<Reference, 
         Value::Routing(routing) => Some((routing.picks.expert_of_pair.clone(), routing.picks.top_k, routing.row_of_pair.clone())),
         Value::Tensor(_) | Value::Picks(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
     });
+    let penalty = |observation: &Observation| {
+        typed.graph().nodes.as_ref().iter().find_map(|node| match node {
+            Node::Apply(Op::Losses, operands) => match (&values[usize::from(operands[0])], &values[usize::from(operands[1])]) {
+                (Value::Routing(r), Value::Attr(Attr::Losses(losses))) => Some(observation.losses(&r.picks, losses, dims)),
+                (_, _) => None,
+            },
+            Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+        })
+    };
     let (experts, top_k, rows) = routed.unwrap_or_default();
     let observation = typed.graph().nodes.as_ref().iter().find_map(|node| match node {
         Node::Apply(Op::Observe, operands) => match [0, 1, 2].map(|i| &values[usize::from(operands[i])]) {
@@ -164,8 +175,9 @@ pub(crate) fn of_values(typed: &Typed, values: Vec<Value>) -> Result<Reference, 
         },
         Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
     });
+    let penalty = observation.as_ref().and_then(penalty);
     match values.into_iter().last() {
-        Some(Value::Tensor(output)) => Ok(Reference { output: output.data, experts, top_k, rows, observation }),
+        Some(Value::Tensor(output)) => Ok(Reference { output: output.data, experts, top_k, rows, observation, penalty }),
         Some(Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_)) | None => {
             Err(ReferenceError("its result is not a tensor".to_string()))
         }

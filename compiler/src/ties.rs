@@ -122,11 +122,11 @@ pub fn judged(batch: &Given<'_>, run: &Run, reference: Reference) -> Result<(Ref
         Value::Routing(routing) => Some(routing.clone()),
         Value::Tensor(_) | Value::Picks(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
     });
-    let Some(routing) = routing else { return Ok((of_values(&typed, values)?, apart)) };
+    let Some(routing) = routing else { return Ok((of_values(&typed, values, ir_dims(batch.dims))?, apart)) };
     let drops = drops(batch, &here, &routing)?;
     if drops.is_empty() || !drops.iter().all(Apart::is_near_tie) {
         apart.extend(drops);
-        return Ok((of_values(&typed, values)?, apart));
+        return Ok((of_values(&typed, values, ir_dims(batch.dims))?, apart));
     }
     apart.extend(drops);
     let kept: BTreeSet<(usize, usize)> = here.kept.iter().copied().collect();
@@ -136,7 +136,7 @@ pub fn judged(batch: &Given<'_>, run: &Run, reference: Reference) -> Result<(Ref
         }
         value => value,
     };
-    Ok((of_values(&typed, interpreted(&as_kept)?)?, apart))
+    Ok((of_values(&typed, interpreted(&as_kept)?, ir_dims(batch.dims))?, apart))
 }
 
 /// Tokens with other experts `here` than `there`, both `[T, K]`, and how near that was. Only where tokens pick by scores can it
@@ -236,7 +236,7 @@ fn drops(batch: &Given<'_>, here: &Routed, there: &graph::Routing) -> Result<Vec
         let pair = (token * k..(token + 1) * k).find(|pair| picks.expert_of_pair[*pair] == expert)?;
         match by? {
             Priority::Score => Some(picks.weight_of_pair[pair]),
-            Priority::BatchPrioritized => Some(picks.weight_of_pair[token * k]),
+            Priority::BatchPrioritized => picks.best_of_token.as_ref().map(|best| best[token]),
             Priority::ChoiceMajor | Priority::TokenMajor => None,
         }
     };

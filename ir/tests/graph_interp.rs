@@ -27,8 +27,8 @@ macro_rules! definitions {
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, AllExperts => all_experts,
     SparseMixer => sparse_mixer, HashPicks => hash_picks, Leading => leading, Joint => joint, GroupLimit => group_limit,
-    Renorm => renorm, ExpertScale => expert_scale, Observe => observe, WithoutRows => without_rows,
-    MaskTokens => mask_tokens, Assign => assign,
+    Renorm => renorm, ExpertScale => expert_scale, Observe => observe, Counted => counted, BestScore => best_score,
+    WithoutRows => without_rows, MaskTokens => mask_tokens, Assign => assign,
     Losses => losses, RenormKept => renorm_kept,
     Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights, PickWeights => pick_weights,
     DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, Flatten => flatten, Slots => slots,
@@ -290,7 +290,9 @@ fn observe() {
     assert_eq!(picks(eval(Op::Observe, &lines, given)), picks(eval(Op::TopK, &lines, given)));
     let of = |l: &[f64], s: &[f64]| {
         let row = |x: &[f64]| Tensor { shape: vec![x.len() / 3, 3], data: x.to_vec() };
-        let picks = Picks { top_k: 1, experts: 3, rowless: 0, expert_of_pair: vec![0; l.len() / 3], weight_of_pair: vec![] };
+        let expert_of_pair = vec![0; l.len() / 3];
+        let (weight_of_pair, best_of_token, counted) = (vec![], None, None);
+        let picks = Picks { top_k: 1, experts: 3, rowless: 0, expert_of_pair, weight_of_pair, best_of_token, counted };
         Observation::of(&row(l), &row(s), &picks)
     };
     let observation = of(&l, &s);
@@ -359,6 +361,67 @@ fn mask_tokens() {
     }
 }
 
+fn counted() {
+    // A bias makes 2 and 1 the picks of the first token, which would pick 0 1 without.
+    let lines =
+        format!("%k = add %s, @v : ? %q = top_k %s, %k, 2 : ? %o = top_k %s, %s, 2 : ? %p = counted %q, %o : ? {OBSERVE}");
+    let s = [4.0, 3.0, 1.0, 1.0, 5.0, 2.0];
+    let given: Given = &[("%s", &[2, 3], &s), ("@v", &[3], &[-9.0, 0.0, 3.0])];
+    let found = picks(eval(Op::Counted, &lines, given));
+    assert_eq!((&found.expert_of_pair[..], &found.counted), (&[2, 1, 1, 2][..], &Some(vec![0, 1, 1, 2])));
+    close(&found.weight_of_pair, &[1.0, 3.0, 5.0, 2.0]);
+    let p = Tensor { shape: vec![2, 3], data: vec![0.5, 0.5, 0.0, 0.125, 0.625, 0.25] };
+    let observed = Observation { probability: p, z: Tensor { shape: vec![2], data: vec![0.0; 2] } };
+    let of = |picks: &Picks, balance: Balance| {
+        let rule = Losses { balance: Some((balance, 1.0.into())), z: None };
+        observed.losses(picks, &rule, Dims { tokens: 2, row_tokens: 1 }).balance.expect("a loss")
+    };
+    // P = 0.625, 1.125, 0.25: counts 1 2 1 without the bias, 0 2 2 with it; of each token alone 3 times what it counts.
+    close(&[of(&found, Balance::Load)], &[0.75 * (0.625 + 2.25 + 0.25)]);
+    close(&[of(&found, Balance::Sequences)], &[1.5 * (1.0 + 0.875)]);
+    close(&[of(&found, Balance::First)], &[0.75 * (0.625 + 1.125)]);
+    let biased = Picks { counted: None, ..found };
+    close(&[of(&biased, Balance::Load)], &[0.75 * (2.25 + 0.5)]);
+}
+
+/// By hand: of 16 experts the picks of token 0 have the probabilities 0.5 and 0.3, those of token 1 0.45 and 0.05 with 0.05
+/// of an expert that it does not pick, and both want experts 0 and 1.
+fn best_score() {
+    let rest = 0.2 / 14.0;
+    let mut scores = [[0.5, 0.3].to_vec(), vec![rest; 14], [0.45, 0.05].to_vec(), vec![0.5 / 14.0; 14]].concat();
+    scores[17] = 0.05;
+    let of = |weights: &str, rule: &str| {
+        let lines = format!(
+            "%p = top_k %s, %s, 2 : ? %n = {weights} : ? %b = best_score %n, %s, 2 : ? %r = assign %b, {rule} : ? \
+             %y = pair_weights %r : ?"
+        );
+        routing(eval(Op::Assign, &lines, &[("%s", &[2, 16], &scores)]))
+    };
+    // By the renormalised weights, 0.625 and 0.9, token 1 would come first.
+    for weights in ["renorm %p, sum(add 0.0)", "renorm %p, norm(2.0, add 0.0)", "softmax %p", "scale %p, -1.0"] {
+        let routed = of(weights, "capacity(1, all, batch_prioritized)");
+        assert_eq!((routed.picks.best_of_token, routed.pair_of_row), (Some(vec![0.5, 0.45]), vec![0, 1]), "{weights}");
+    }
+    // The weights themselves, as they are when they are assigned: 0.9 of token 1 before 0.625, and 0.375 before 0.1.
+    assert_eq!(of("renorm %p, sum(add 0.0)", "capacity(1, all, score)").pair_of_row, [2, 1]);
+    assert_eq!(of("scale %p, 2.0", "capacity(1, all, score)").pair_of_row, [0, 1]);
+    // The largest of the first picks, which need not be the first, and no expert that is not picked; no number is the least.
+    let lines = |n: usize| {
+        format!("%p = top_k %k, %k, 2 : ? %b = best_score %p, %s, {n} : ? %r = assign %b, dropless : ? %y = pair_weights %r : ?")
+    };
+    let given: Given = &[
+        ("%k", &[3, 3], &[9.0, 8.0, 0.0, 9.0, 8.0, 0.0, 0.0, 9.0, 8.0]),
+        ("%s", &[3, 3], &[1.0, 2.0, 7.0, NAN, -1.0, 7.0, 7.0, NAN, NAN]),
+    ];
+    let best = |n: usize| picks(eval(Op::BestScore, &lines(n), given)).best_of_token.expect("a best score");
+    assert_eq!(best(1), [1.0, -INF, -INF]);
+    assert_eq!(best(2), [2.0, -1.0, -INF]);
+    // Shared columns are no pick of a token's own.
+    let lines = "%l = leading %s, 3 : ? %p = top_k %l, %l, 2 : ? %q = joint %p, %s, 2 : ? %b = best_score %q, %s, 2 : ? \
+                 %r = assign %b, capacity(1, all, batch_prioritized) : ? %y = pair_weights %r : ?";
+    assert_eq!(routing(eval(Op::Assign, lines, &[JOINT])).picks.best_of_token, Some(vec![3.0, 5.0]));
+}
+
 fn losses() {
     let lines = "%q = top_k %s, %s, 2 : ? %r = assign %q, dropless : ? %l = losses %r, training(load 0.5, z 1.0) : ? %y = pair_weights %l : ?";
     let s = [4.0, 3.0, 0.0, 1.0, 5.0, 0.0, 2.0, 0.0, 1.0, 3.0, 2.0, 0.0];
@@ -378,11 +441,13 @@ fn losses() {
     assert_eq!(of(Some(Balance::First), Some(0.5)), Penalty { balance: Some(2.0 * 3.0 / 16.0 * 7.25), z: Some(1.5) });
     // Of the first sequence P = 0.75 1 0.25 and counts 2 2 0, of the second 1.25 0.25 0.5 and 2 1 1.
     assert_eq!(of(Some(Balance::Sequences), None).balance, Some(2.0 * 0.75 * (3.5 + 3.25) / 2.0));
+    // First picks 1 1 0 and 2 0 0.
+    assert_eq!(of(Some(Balance::SequencesFirst), None).balance, Some(2.0 * 0.75 * (1.75 + 2.5) / 2.0));
     let variance = (0.6666666666666667f64.powi(2) + (0.25f64 - 1.0 / 3.0).powi(2) + (0.75f64 - 4.0 / 3.0).powi(2)) / 3.0;
     close(&[of(Some(Balance::Importance), None).balance.expect("a loss")], &[2.0 * variance / (16.0 / 9.0)]);
     let nobody = Picks { expert_of_pair: vec![], weight_of_pair: vec![], ..routed.picks.clone() };
     let none = Observation::of(&tensor(&[0, 3], &[]), &tensor(&[0, 3], &[]), &nobody);
-    for balance in [Balance::Load, Balance::First, Balance::Sequences, Balance::Importance] {
+    for balance in [Balance::Load, Balance::First, Balance::Sequences, Balance::SequencesFirst, Balance::Importance] {
         let rule = Losses { balance: Some((balance, 1.0.into())), z: Some(1.0.into()) };
         let dims = Dims { tokens: 0, row_tokens: 0 };
         assert_eq!(none.losses(&nobody, &rule, dims), Penalty { balance: Some(0.0), z: Some(0.0) });
@@ -471,7 +536,9 @@ fn rms_norm() {
 /// The pairs of the grouped rows, of tokens that score experts so.
 fn rows(top_k: usize, rule: &str, experts: usize, scores: &[f64], row_tokens: u64) -> Vec<usize> {
     let tokens = scores.len() / experts;
-    let lines = format!("%p = top_k %s, %s, {top_k} : ? %r = assign %p, {rule} : ? %y = pair_weights %r : ?");
+    let lines = format!(
+        "%p = top_k %s, %s, {top_k} : ? %b = best_score %p, %s, 1 : ? %r = assign %b, {rule} : ? %y = pair_weights %r : ?"
+    );
     let dims = Dims { tokens: tokens as u64, row_tokens };
     let r = routing(try_eval(Op::Assign, &lines, &[("%s", &[tokens, experts], scores)], dims).expect("a value"));
     for (pair, row) in r.row_of_pair.iter().enumerate() {

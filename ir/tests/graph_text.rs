@@ -40,7 +40,7 @@ fn survives(text: &str) {
 }
 
 /// What texts of graphs are made of.
-const TOKENS: [&str; 51] = [
+const TOKENS: [&str; 52] = [
     "layer",
     "@a",
     "%x",
@@ -66,6 +66,7 @@ const TOKENS: [&str; 51] = [
     "P x ",
     "routing<T x 2 of 8>",
     "picks<T x 2 of 8, repeats>",
+    "picks<T x 2 of 8, ranked>",
     "routing<T x 2 of 6 + 2>",
     "picks<",
     ">",

@@ -27,6 +27,8 @@ struct Case {
     assignment: String,
     /// The rule of a `renorm_kept` after it, and then an `expert_scale`.
     renorm: Option<&'static str>,
+    /// The scores in the body of which the best decides, and of how many picks, where tokens are served by it.
+    best: (String, usize),
     /// The logits and scores in the body that are observed.
     observed: Option<[String; 2]>,
     losses: Option<Losses>,
@@ -40,20 +42,24 @@ impl Case {
         self.body.contains("all_experts")
     }
 
+    /// Whether tokens are served by their best score.
+    fn is_ranked(&self) -> bool {
+        self.assignment.contains("batch_prioritized")
+    }
+
     fn layer(&self) -> Typed {
+        let mut body = self.body.clone();
+        if self.is_ranked() {
+            let (scores, count) = &self.best;
+            body = format!("{}\n    yield best_score chosen, {scores}, {count}", body.replace("    yield", "    chosen ="));
+        }
         let operands = 1 + self.vectors + if self.vocabulary > 0 { 2 } else { 0 };
-        let body = if self.masked {
-            format!("{}\n    yield mask_tokens unmasked, ${operands}", self.body.replace("    yield", "    unmasked ="))
-        } else {
-            self.body.clone()
-        };
-        let body = match &self.observed {
-            None => body,
-            Some([logits, scores]) => {
-                let body = body.replace("    yield", "    picks =");
-                format!("{body}\n    yield observe {logits}, {scores}, picks")
-            }
-        };
+        if self.masked {
+            body = format!("{}\n    yield mask_tokens unmasked, ${operands}", body.replace("    yield", "    unmasked ="));
+        }
+        if let Some([logits, scores]) = &self.observed {
+            body = format!("{}\n    yield observe {logits}, {scores}, picks", body.replace("    yield", "    picks ="));
+        }
         let Case { experts, rowless, top_k, hidden, assignment, .. } = self;
         let with_rows = experts - rowless;
         let of = if *rowless > 0 { format!("{with_rows} + {rowless}") } else { experts.to_string() };
@@ -148,6 +154,7 @@ impl Case {
             _ => {}
         }
         let observed = (random.below(2) == 0).then(|| [logits, row.clone()]);
+        let scores = row.clone();
         let mut keys = row.clone();
         if random.below(2) == 0 {
             vectors += 1;
@@ -180,15 +187,15 @@ impl Case {
         if let Some(last) = lines.last_mut() {
             *last = format!("    yield {}", last.split(" = ").nth(1).unwrap_or_default());
         }
+        // Weights and scores that f32 rounds or saturates are not in the order that they have in f64.
+        let exact = !["softmax", "sigmoid", "renorm"].iter().any(|op| lines.iter().any(|line| line.contains(op)));
         let assignment = match random.below(3) {
             0 => "dropless".to_string(),
             _ => {
                 let capacity = random.one(&["1", "3", "ceil((T * 2) / 8)", "S", "floor(S / 2)", "0"]);
                 let span = random.one(&["all", "row", "3", "16", "4000000000"]);
-                // Weights that f32 rounds or saturates are not in the order that they have in f64.
-                let exact = !["softmax", "sigmoid", "renorm"].iter().any(|op| lines.iter().any(|line| line.contains(op)));
                 let priorities = ["choice_major", "token_major", "batch_prioritized", "score"];
-                let priority = random.one(&priorities[..if exact { 4 } else { 2 }]);
+                let priority = random.one(&priorities[..if exact { 4 } else { 3 }]);
                 format!("capacity({capacity}, {span}, {priority})")
             }
         };
@@ -207,6 +214,7 @@ impl Case {
             body: lines.join("\n"),
             assignment,
             renorm,
+            best: (if exact { [scores, "$0".to_string()][tokens % 2].clone() } else { "$0".to_string() }, 1 + tokens % top_k),
             observed,
             losses: None,
             masked: false,
@@ -223,7 +231,7 @@ impl Case {
         given.insert("%mask".to_string(), Tensor { shape: vec![tokens], data: mask });
         let (body, assignment) = (self.body.clone(), self.assignment.clone());
         let (observed, lengths) = (self.observed.clone(), self.lengths.clone());
-        (Case { body, assignment, observed, lengths, masked: true, ..*self }, given)
+        (Case { body, assignment, observed, lengths, best: self.best.clone(), masked: true, ..*self }, given)
     }
 }
 
@@ -285,6 +293,9 @@ fn check(case: &Case, given: &BTreeMap<String, Tensor>, numbers: Numbers) {
         }
         let error = distance(&weights, &routing.picks.weight_of_pair);
         assert!(error < 1e-6, "{about}\n{error} {weights:?} {:?}", routing.picks.weight_of_pair);
+        if let Some(best) = &routing.picks.best_of_token {
+            assert!(distance(&out.floats("best_of_token"), best) < 1e-6, "{about}: best_of_token");
+        }
         if let Some([logits, scores]) = &case.observed {
             let expected = Observation::of(&case.row(logits, given), &case.row(scores, given), &routing.picks);
             let sums =
@@ -333,6 +344,7 @@ fn case(experts: usize, top_k: usize, tokens: u64, body: &str, assignment: &str)
         body,
         assignment,
         renorm: None,
+        best: ("$0".to_string(), top_k),
         observed: None,
         losses: None,
         masked: false,
@@ -436,7 +448,6 @@ fn expert_choice() {
         (6, 21, 7, "dropless"),
         (6, 21, 7, "capacity(4, row, token_major)"),
         (6, 21, 7, "capacity(4, 5, choice_major)"),
-        (6, 21, 7, "capacity(4, row, batch_prioritized)"),
         (2, 2100, 2100, "capacity(600, all, score)"),
         (2, 2100, 700, "capacity(77, row, score)"),
     ] {
@@ -493,6 +504,7 @@ fn losses_beside_the_output() {
             (Some(Balance::Load), Some(0.25)),
             (Some(Balance::First), None),
             (Some(Balance::Sequences), Some(2.0)),
+            (Some(Balance::SequencesFirst), None),
             (Some(Balance::Importance), None),
             (None, Some(0.5)),
         ] {
@@ -522,10 +534,41 @@ fn check_losses(case: &Case, given: &BTreeMap<String, Tensor>, rule: &Losses) {
     for machine in machines() {
         let out = run(&layer, &machine, case.dims, given);
         let about = format!("{} {:?} {rule:?} {}", machine.name, case.dims, case.masked);
+        if let Some(counted) = &routing.picks.counted {
+            let counted: Vec<i32> = counted.iter().map(|e| if *e == NO_EXPERT { -1 } else { *e as i32 }).collect();
+            assert_eq!(out.ints("counted_experts"), counted, "{about}");
+        }
         for (name, wanted) in [("aux_loss", expected.balance), ("z_loss", expected.z)] {
             if let Some(wanted) = wanted {
                 let is = out.floats(name)[0];
                 assert!((is - wanted).abs() < 1e-5 * wanted.abs().max(1e-2), "{about}: {name} is {is}, not {wanted}");
+            }
+        }
+    }
+}
+
+/// With a selection bias and groups, losses that count the picks without either.
+#[test]
+fn losses_of_other_picks() {
+    let mut random = Random(43);
+    let bodies = [
+        "s = sigmoid $0\n    a = add s, $1\n    b = group_limit a, groups(5, keep 2, top2_sum, -inf)\n    c = top_k s, b, 3\n    \
+         d = renorm c, sum(add 1e-20)\n    e = top_k s, s, 3\n    yield counted d, e",
+        "s = scale $0, 0.5\n    a = add s, $1\n    b = top_k $0, $0, 4\n    c = scale b, 0.5\n    d = top_k s, a, 4\n    \
+         e = softmax d\n    yield counted e, c",
+    ];
+    for (body, top_k) in bodies.into_iter().zip([3, 4]) {
+        for (tokens, row_tokens) in [(1, 1), (37, 5), (64, 16)] {
+            for balance in [Balance::Load, Balance::First, Balance::Sequences, Balance::SequencesFirst, Balance::Importance] {
+                let mut case = case(40, top_k, tokens, body, "capacity(20, row, choice_major)");
+                (case.dims.row_tokens, case.hidden) = (row_tokens, 3);
+                case.observed = Some(["$0", "s"].map(String::from));
+                let rule = Losses { balance: Some((balance, 0.5.into())), z: None };
+                case.losses = Some(rule);
+                let given = params(&case.layer(), case.dims, &mut random);
+                let (masked, with_padding) = case.with_padding(&given, &mut random);
+                check_losses(&case, &given, &rule);
+                check_losses(&masked, &with_padding, &rule);
             }
         }
     }
@@ -609,13 +652,17 @@ fn joint() {
         "a = scale $0, 0.5\n    b = leading $0, E\n    c = top_k b, b, K\n    d = scale c, 0.5\n    e = joint d, a, N\n    yield renorm e, norm(2.0, add 0.5)",
     ];
     for (experts, joint, top_k) in [(8, 2, 2), (40, 9, 4), (64, 1, 6), (12, 40, 3)] {
-        for (body, assignment) in
-            bodies.iter().zip(["dropless", "capacity(2, all, choice_major)", "dropless", "capacity(3, row, token_major)"])
-        {
+        for (body, assignment) in bodies.iter().zip([
+            "dropless",
+            "capacity(2, all, choice_major)",
+            "capacity(3, row, batch_prioritized)",
+            "capacity(3, row, token_major)",
+        ]) {
             let mut named = body.replace(", E", &format!(", {experts}")).replace(", K", &format!(", {top_k}"));
             named = named.replace(", N", &format!(", {joint}"));
             let mut case = case(experts + joint, top_k + joint, 33, &named, assignment);
             (case.rowless, case.hidden, case.dims.row_tokens) = (joint, 8, 11);
+            case.best.1 = top_k;
             // Of the first body's operand the competing columns alone have a number.
             case.lengths = if body.contains("add b") { vec![experts] } else { vec![1; case.vectors] };
             let given = params(&case.layer(), case.dims, &mut random);

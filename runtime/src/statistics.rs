@@ -168,8 +168,8 @@ pub enum AuxLoss {
     /// The same, for one layer (MegaBlocks).
     Megablocks,
     /// The mean of that over sequences, 1 at balance; known where the probabilities are summed by sequence, and where the
-    /// batch is one. It counts picks without a correction bias, so that where the layer has one it is not known (DeepSeek-V2
-    /// `seq_aux`).
+    /// batch is one. It counts picks without a correction bias, so that where the layer has one it is not known from these
+    /// figures: a layer that is asked for it has it in `stats.aux_loss` (DeepSeek-V2 `seq_aux`).
     DeepseekSequence,
     /// `variance(p) / mean(p)^2`, 0 at balance (the importance loss of arXiv 1701.06538; V-MoE).
     Importance,

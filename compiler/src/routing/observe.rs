@@ -284,6 +284,7 @@ impl<'s> Observer<'s> {
         })?;
         self.open.experts.extend_from_slice(&self.chunk.experts);
         self.open.weights.extend_from_slice(&self.chunk.weights);
+        self.open.best.extend_from_slice(&self.chunk.best);
         Ok(())
     }
 
@@ -325,6 +326,7 @@ impl<'s> Observer<'s> {
         }
         self.open.experts.clear();
         self.open.weights.clear();
+        self.open.best.clear();
     }
 
     fn end_batch(&mut self) {

@@ -43,7 +43,7 @@ pub(super) fn rank(picked: &Picked, top_k: usize, experts: usize, priority: Prio
             }
         }
         Priority::BatchPrioritized => {
-            let order = descending(picked.weights.iter().step_by(top_k));
+            let order = descending(picked.best.iter());
             for choice in 0..top_k {
                 order.iter().for_each(|token| serve(*token as usize * top_k + choice, *token as usize));
             }
@@ -75,7 +75,8 @@ mod tests {
     /// Three tokens of two picks; expert 0 is wanted by all.
     #[test]
     fn ranks_by_hand() {
-        let picked = Picked { experts: vec![0, 1, 1, 0, 0, 2], weights: vec![0.6, 0.4, 0.9, 0.1, 0.7, 0.3] };
+        let weights = vec![0.6, 0.4, 0.9, 0.1, 0.7, 0.3];
+        let picked = Picked { experts: vec![0, 1, 1, 0, 0, 2], weights, best: vec![0.06, 0.09, 0.07] };
         let smallest = |priority| {
             let mut ranks = Ranks::default();
             rank(&picked, 2, 3, priority, &mut ranks);
@@ -89,6 +90,11 @@ mod tests {
         assert_eq!(smallest(Priority::TokenMajor), [0, 1, 0]);
         // Token 1, token 2, token 0: 1 and 0 are first, then 0 is taken by one, then 0 of token 1, 2, 1.
         assert_eq!(smallest(Priority::BatchPrioritized), [1, 0, 0]);
+        // By what was best, the weights apart: token 0 comes first.
+        let best = Picked { best: vec![0.9, 0.1, 0.5], ..picked.clone() };
+        let mut ranks = Ranks::default();
+        rank(&best, 2, 3, Priority::BatchPrioritized, &mut ranks);
+        assert_eq!(ranks.smallest, [0, 0, 0].map(Some));
         // 0.9 (expert 1), 0.7 (0), 0.6 (0, rank 1), 0.4 (1, rank 1), 0.3 (2), 0.1 (0, rank 2).
         assert_eq!(smallest(Priority::Score), [1, 0, 0]);
     }
@@ -96,7 +102,8 @@ mod tests {
     /// Picks beyond the two experts need no room, whether they come first or last.
     #[test]
     fn a_pick_without_rows_is_never_lost() {
-        let picked = Picked { experts: vec![2, 0, 0, 3, 0, 1], weights: vec![0.6, 0.4, 0.9, 0.1, 0.7, 0.3] };
+        let weights = vec![0.6, 0.4, 0.9, 0.1, 0.7, 0.3];
+        let picked = Picked { experts: vec![2, 0, 0, 3, 0, 1], weights, best: vec![0.06, 0.09, 0.07] };
         for priority in [Priority::ChoiceMajor, Priority::TokenMajor, Priority::BatchPrioritized, Priority::Score] {
             let mut ranks = Ranks::default();
             rank(&picked, 2, 2, priority, &mut ranks);

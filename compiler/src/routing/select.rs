@@ -35,8 +35,10 @@ pub(super) struct Selector {
     mixes: bool,
     /// Shared columns have a part in the weights.
     joins: bool,
-    /// What turns the picked scores into weights; `None`: nobody asks for weights.
+    /// What turns the picked scores into weights; `None`: weights decide nothing.
     weighing: Option<Weighing>,
+    /// Whether tokens are served by their best score.
+    ranks: bool,
     /// Padded, zeros where there is none.
     bias: Vec<f32>,
     graph: Typed,
@@ -74,6 +76,8 @@ pub(super) struct Picked {
     pub(super) experts: Vec<u16>,
     /// `[T, K]` where weights decide who is served first, else empty.
     pub(super) weights: Vec<f32>,
+    /// `[T]` where best scores decide it, else empty.
+    pub(super) best: Vec<f32>,
 }
 
 /// The tensors besides the logits that selection may need.
@@ -130,6 +134,7 @@ impl Selector {
             mixes: router.select == Select::SparseMixer,
             joins: router.joint_shared > 0,
             weighing,
+            ranks: spec.capacity.is_some_and(|capacity| capacity.priority == Priority::BatchPrioritized),
             bias,
             graph,
             params,
@@ -150,6 +155,7 @@ impl Selector {
         let pairs = range.len() * self.top_k;
         picked.experts.resize(pairs, 0);
         picked.weights.resize(if self.weighing.is_some() { pairs } else { 0 }, 0.0);
+        picked.best.resize(if self.ranks { range.len() } else { 0 }, 0.0);
         self.work.unsure.clear();
         self.work.scores.resize(rows.stride(), 0.0);
         for row in 0..range.len() {
@@ -170,10 +176,14 @@ impl Selector {
                 && self.filter(sums, &mut picked.experts[row * self.top_k..][..self.top_k]);
             if !is_sure {
                 self.work.unsure.push(row);
-            } else if let Some(weighing) = &self.weighing {
-                let experts = &picked.experts[row * self.top_k..][..self.top_k];
-                let weights = &mut picked.weights[row * self.top_k..][..self.top_k];
-                self.weigh(weighing, sums, experts, weights);
+                continue;
+            }
+            let experts = &picked.experts[row * self.top_k..][..self.top_k];
+            if let Some(weighing) = &self.weighing {
+                self.weigh(weighing, sums, experts, &mut picked.weights[row * self.top_k..][..self.top_k]);
+            }
+            if let Some(best) = picked.best.get_mut(row) {
+                *best = experts.iter().map(|e| self.score_of(*e, sums)).fold(f64::NEG_INFINITY, f64::max) as f32;
             }
         }
         self.interpret(rows, range.start, picked)
@@ -350,9 +360,19 @@ impl Selector {
         true
     }
 
+    /// The score of an expert among all columns, whatever is selected.
+    fn score_of(&self, expert: u16, sums: Sums) -> f64 {
+        let expert = usize::from(expert);
+        match self.score {
+            Score::Identity => self.logit(self.work.base[expert]),
+            Score::Softmax => f64::from(self.work.scores[expert]) / f64::from(sums.sum),
+            Score::Sigmoid | Score::SqrtSoftplus => f64::from(self.work.scores[expert]),
+        }
+    }
+
     /// The weights of the picks of one row, as far as they are known when it is decided who is served first.
     fn weigh(&self, weighing: &Weighing, sums: Sums, experts: &[u16], weights: &mut [f32]) {
-        let Work { base, scores, .. } = &self.work;
+        let base = &self.work.base;
         let mut w: Vec<f64> = match (self.order, self.score) {
             (Order::TopKScore, Score::Softmax) => {
                 let x: Vec<f64> = experts.iter().map(|e| self.logit(base[usize::from(*e)])).collect();
@@ -360,10 +380,8 @@ impl Selector {
                 let sum: f64 = x.iter().map(|x| (x - largest).exp()).sum();
                 x.iter().map(|x| (x - largest).exp() / sum).collect()
             }
-            (_, Score::Identity) => experts.iter().map(|e| self.logit(base[usize::from(*e)])).collect(),
-            (Order::ScoreTopK | Order::TopKScore, Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus) => {
-                let factor = if self.score == Score::Softmax { 1.0 / f64::from(sums.sum) } else { 1.0 };
-                experts.iter().map(|e| f64::from(scores[usize::from(*e)]) * factor).collect()
+            (Order::ScoreTopK, Score::Softmax) | (_, Score::Identity | Score::Sigmoid | Score::SqrtSoftplus) => {
+                experts.iter().map(|e| self.score_of(*e, sums)).collect()
             }
         };
         if let Some(renorm) = weighing.renorm {
@@ -397,6 +415,9 @@ impl Selector {
             });
             let picks = picks.ok_or_else(|| ReferenceError::new("the selection picks nothing".to_string()))?;
             for (i, row) in unsure.iter().enumerate() {
+                if let (Some(best), Some(of_token)) = (picked.best.get_mut(*row), &picks.best_of_token) {
+                    *best = of_token[i] as f32;
+                }
                 for j in 0..k {
                     picked.experts[row * k + j] = picks.expert_of_pair[i * picks.top_k + j] as u16;
                     if let Some(weight) = picked.weights.get_mut(row * k + j) {
@@ -424,8 +445,8 @@ struct Errors {
 /// Whether who is served first depends on the weights.
 pub(super) fn is_by_weight(priority: Priority) -> bool {
     match priority {
-        Priority::Score | Priority::BatchPrioritized => true,
-        Priority::ChoiceMajor | Priority::TokenMajor => false,
+        Priority::Score => true,
+        Priority::ChoiceMajor | Priority::TokenMajor | Priority::BatchPrioritized => false,
     }
 }
 
@@ -592,16 +613,17 @@ pub(super) mod tests {
         let mut expected = Picked::default();
         expected.experts.resize(rows.count * selector.top_k, 0);
         expected.weights.resize(if selector.weighing.is_some() { rows.count * selector.top_k } else { 0 }, 0.0);
+        expected.best.resize(if selector.ranks { rows.count } else { 0 }, 0.0);
         selector.work.unsure = (0..rows.count).collect();
         selector.interpret(&rows, 0, &mut expected).unwrap();
         selector.interpreted = 0;
         let mut picked = Picked::default();
         selector.select(&rows, 0..rows.count, &mut picked, |_, _, _| ()).unwrap();
         assert_eq!(picked.experts, expected.experts, "{what}");
-        for (a, b) in picked.weights.iter().zip(&expected.weights) {
+        for (a, b) in picked.weights.iter().chain(&picked.best).zip(expected.weights.iter().chain(&expected.best)) {
             assert!((a - b).abs() <= 1e-5 * b.abs() + 1e-18 || a == b || (a.is_nan() && b.is_nan()), "{what}: {a} {b}");
         }
-        assert_eq!(picked.weights.len(), expected.weights.len());
+        assert_eq!((picked.weights.len(), picked.best.len()), (expected.weights.len(), expected.best.len()));
         1.0 - selector.interpreted as f64 / rows.count as f64
     }
 
@@ -636,9 +658,12 @@ pub(super) mod tests {
     fn the_filter_picks_what_the_interpreter_picks() {
         let kinds = ["normal", "level", "wide", "bf16", "few", "near", "tiny", "saturated", "double", "odd"];
         let by_weight = "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"ceil\"\npriority = \"score\"\n[weights]\nper_expert_scale = \"scale\"";
+        let by_best = by_weight.replace("\"score\"", "\"batch_prioritized\"");
         for (name, router) in ROUTERS {
             for (experts, top_k) in [(8, 2), (64, 6), (96, 1)] {
-                for (capacity, dtype) in [("", "f32"), (by_weight, "f32"), ("", "bf16"), ("", "f16")] {
+                for (capacity, dtype) in
+                    [("", "f32"), (by_weight, "f32"), (&by_best, "f32"), ("", "bf16"), ("", "f16"), (&by_best, "f16")]
+                {
                     let rounded = if dtype == "f32" { String::new() } else { "\ndtype = \"model\"".to_string() };
                     let spec = spec(experts, top_k, &(router.to_string() + &rounded), capacity, dtype);
                     let mut numbers = Numbers(experts as u64);
@@ -650,7 +675,7 @@ pub(super) mod tests {
                             vectors.correction_bias = Some(level(name, &values[..experts]));
                         }
                         let sure = check(&spec, &values, &vectors, &what);
-                        let is_usual = kind == "normal" && dtype == "f32" && (capacity.is_empty() || name != "mixer");
+                        let is_usual = kind == "normal" && dtype == "f32" && (capacity != by_weight || name != "mixer");
                         assert!(!is_usual || sure > 0.9, "{what}: the filter decided {sure}");
                     }
                 }
@@ -668,6 +693,11 @@ pub(super) mod tests {
             ("identity_experts = 3", "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"ceil\"\npriority = \"score\""),
             ("joint_shared = 3\nscore = \"sigmoid\"\ncorrection_on = \"score\"", shared),
             ("joint_shared = 3\nscore = \"sigmoid\"", shared),
+            ("joint_shared = 3", &(shared.to_string() + "\n[capacity]\ntokens = 2\npriority = \"batch_prioritized\"")),
+            (
+                "joint_shared = 3\norder = \"topk_score\"",
+                &(shared.to_string() + "\n[capacity]\ntokens = 2\npriority = \"batch_prioritized\""),
+            ),
         ] {
             let spec = spec(16, 3, router, capacity, "f32");
             assert_eq!(spec.columns(), 19);

@@ -76,18 +76,27 @@ fn training(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
                 .also(field.span.clone(), "others beside them")
         }));
     }
-    if let Some(loss) = training.given("aux_loss").filter(|_| training.word("aux_loss") == Some("deepseek_sequence"))
-        && let Some(correction) = spec.router.given("correction_on").filter(|_| spec.router.word("correction_on") != Some("none"))
-    {
-        wrong.push(
-            Diagnostic::new(
-                Code::NotSupportedYet,
-                "deepseek_sequence counts the picks without the selection bias, which are not known",
-            )
-            .at(loss.span.clone(), "picks without bias")
-            .also(correction.span.clone(), "picks with it")
-            .help("aux_loss = \"megatron\" counts the picks as they are"),
-        );
+    aux_group(training, wrong);
+}
+
+/// Some losses have but one group.
+fn aux_group(training: &Section, wrong: &mut Vec<Diagnostic>) {
+    needs(training, "aux_group", training.given("aux_loss").is_some(), "aux_loss", training, wrong);
+    let (Some(group), Some(loss)) = (training.given("aux_group"), training.given("aux_loss")) else { return };
+    match (training.word("aux_loss"), training.word("aux_group")) {
+        (Some("deepseek_sequence"), Some("all")) => wrong.push(
+            Diagnostic::new(Code::Contradiction, "deepseek_sequence is a loss of sequences, and aux_group = \"all\" is not")
+                .at(group.span.clone(), "the whole batch")
+                .also(loss.span.clone(), "each sequence")
+                .help("aux_loss = \"megatron\" is the same loss of the whole batch"),
+        ),
+        (Some("importance"), Some("row")) => wrong.push(
+            Diagnostic::new(Code::NotSupportedYet, "importance of each sequence is not supported yet")
+                .at(group.span.clone(), "each sequence")
+                .also(loss.span.clone(), "of the whole batch")
+                .help("aux_group = \"all\""),
+        ),
+        (_, _) => {}
     }
 }
 

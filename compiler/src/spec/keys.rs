@@ -218,8 +218,8 @@ pub(super) static TABLES: &[Table] = &[
         key("priority", Word(&[
             choice("choice_major", "all first choices before all second choices"),
             choice("token_major", "token by token"),
-            choice("score", "each expert keeps its heaviest weights; ties to the earlier token"),
-            choice("batch_prioritized", "as choice_major, with tokens by the weight of their first choice; ties to the earlier token"),
+            choice("score", "each expert keeps its heaviest weights, as they multiply its rows: after renorm, scale, router_global_scale and per_expert_scale, but before what renorm_after_drop does; ties to the earlier token (drop policy probs of Megatron-LM)"),
+            choice("batch_prioritized", "as choice_major, with tokens by their best score: the largest over their choices of the score among all columns, before selection, correction bias, renorm and scales; ties to the earlier token (V-MoE, Tutel)"),
         ]), Fallback::Word("choice_major"), "who is served first"),
         key("renorm_after_drop", Boolean, Fallback::Boolean(false), "renormalise over what was not dropped, by the rule of router.renorm; a token with nothing left gives 0"),
         key("dropped", Word(&[
@@ -324,10 +324,14 @@ pub(super) static TABLES: &[Table] = &[
             choice("deepspeed_topk", "switch / K, 1 at balance (DeepSpeed top-k)"),
             choice("megatron", "the same (aux_loss of Megatron-LM)"),
             choice("megablocks", "the same (MegaBlocks, one layer)"),
-            choice("deepseek_sequence", "megatron within each sequence, averaged; 1 at balance (seq_aux of DeepSeek-V2)"),
+            choice("deepseek_sequence", "megatron within each sequence, averaged; 1 at balance (seq_aux of DeepSeek-V2); beside a correction bias f counts the top_k highest scores of all experts, without the bias and without groups (DeepSeek-V3, seq_aux_loss of Megatron-LM)"),
             choice("importance", "(standard deviation / mean)^2 of the summed probabilities; 0 at balance (Shazeer et al. 2017, V-MoE)"),
         ]), Absent, "a balance loss beside the output, observed as stats.aux_loss"),
         key("aux_coef", Number(NonNegative), Absent, "its coefficient; required with aux_loss"),
+        key("aux_group", Word(&[
+            choice("all", "the whole batch"),
+            choice("row", "each sequence by itself; the mean over the sequences (mesh-tensorflow, flaxformer, Hugging Face Switch)"),
+        ]), Absent, "the tokens that f and P are taken over; all where absent, and always row with deepseek_sequence"),
         key("z_coef", Number(NonNegative), Absent, "coefficient of the router z-loss, mean logsumexp(logits)^2, observed as stats.z_loss (ST-MoE)"),
         key("bias_update_rate", Number(Positive), Absent, "the package has a kernel that moves the correction bias by this, up where an expert's load is below the mean, down where it is above"),
     ] },

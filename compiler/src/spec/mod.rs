@@ -30,9 +30,9 @@ use std::path::Path;
 pub use capacity::{Capacity, CapacityGroup, CapacitySize, Dropped, Pad, Priority, Ratio, Round};
 pub use lints::{drop_floor, least_drop};
 pub use model::{
-    Activation, Apply, AuxLoss, Clamp, ClampPlace, Correction, Dtype, EpsMode, Expert, Gating, GroupMask, GroupScore, Groups,
-    InputNorm, Mode, Norm, Numerics, Order, Renorm, Router, RouterDtype, Score, Select, Shared, SharedCombine, SharedGate, Soft,
-    SoftNorm, Spec, Tokens, Training, Word,
+    Activation, Apply, AuxGroup, AuxLoss, Clamp, ClampPlace, Correction, Dtype, EpsMode, Expert, Gating, GroupMask, GroupScore,
+    Groups, InputNorm, Mode, Norm, Numerics, Order, Renorm, Router, RouterDtype, Score, Select, Shared, SharedCombine,
+    SharedGate, Soft, SoftNorm, Spec, Tokens, Training, Word,
 };
 pub use schema::json_schema;
 pub use source::{MAX_BYTES, MAX_DEPTH, MAX_PARTS, read, read_text};

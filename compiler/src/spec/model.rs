@@ -80,6 +80,8 @@ pub struct Training {
     pub bias_update_rate: Option<f64>,
     /// The balance loss and its coefficient.
     pub aux_loss: Option<(AuxLoss, f64)>,
+    /// The tokens that one balance loss is made of.
+    pub aux_group: AuxGroup,
     /// The coefficient of the router z-loss.
     pub z_coef: Option<f64>,
 }
@@ -461,6 +463,17 @@ words! {
         DeepseekSequence = "deepseek_sequence",
         /// The squared coefficient of variation of the summed probabilities.
         Importance = "importance",
+    }
+}
+words! {
+    /// `training.aux_group`.
+    #[derive(Default)]
+    AuxGroup {
+        /// The whole batch.
+        #[default]
+        All = "all",
+        /// Each sequence; the mean over them.
+        Row = "row",
     }
 }
 words! {

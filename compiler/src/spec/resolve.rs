@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::capacity::{Capacity, CapacityGroup, CapacitySize};
 use super::keys::{self, TABLES};
 use super::model::{
-    Activation, Clamp, Expert, Gating, Groups, InputNorm, Mode, Norm, Numerics, Renorm, Router, Shared, Soft, Spec, Tokens,
-    Training, Word,
+    Activation, AuxGroup, Clamp, Expert, Gating, Groups, InputNorm, Mode, Norm, Numerics, Renorm, Router, Shared, Soft, Spec,
+    Tokens, Training, Word,
 };
 use super::section::{Meant, Section, unknown_key};
 use super::tree::{Entry, Kind};
@@ -136,6 +136,7 @@ fn build(sections: &Sections) -> Option<Spec> {
             jitter: sections.training.number("jitter"),
             bias_update_rate: sections.training.number("bias_update_rate"),
             aux_loss: word(&sections.training, "aux_loss").zip(sections.training.number("aux_coef")),
+            aux_group: aux_group(&sections.training),
             z_coef: sections.training.number("z_coef"),
         },
         tokens: tokens(&sections.tokens)?,
@@ -167,6 +168,14 @@ fn unread(sections: &Sections) -> Vec<String> {
 fn word<T: Word>(section: &Section, key: &str) -> Option<T> {
     let word = section.word(key)?;
     T::ALL.iter().copied().find(|variant| variant.word() == word)
+}
+
+/// The tokens of one balance loss; DeepSeek's is of sequences.
+fn aux_group(training: &Section) -> AuxGroup {
+    match training.word("aux_loss") {
+        Some("deepseek_sequence") => AuxGroup::Row,
+        Some(_) | None => word(training, "aux_group").unwrap_or_default(),
+    }
 }
 
 fn router(router: &Section) -> Option<Router> {
@@ -420,8 +429,8 @@ mod tests {
     use crate::spec::keys::Takes;
     use crate::spec::model::SoftNorm;
     use crate::spec::{
-        Apply, AuxLoss, ClampPlace, Correction, Dropped, Dtype, EpsMode, GroupMask, GroupScore, Order, Pad, Priority, Round,
-        RouterDtype, Score, Select, SharedCombine, SharedGate,
+        Apply, AuxGroup, AuxLoss, ClampPlace, Correction, Dropped, Dtype, EpsMode, GroupMask, GroupScore, Order, Pad, Priority,
+        Round, RouterDtype, Score, Select, SharedCombine, SharedGate,
     };
 
     /// The words that the key tables list are those that the model knows, and none besides `also`.
@@ -457,6 +466,7 @@ mod tests {
         same_words::<SharedCombine>("shared", "combine", &[]);
         same_words::<Dtype>("numerics", "dtype", &[]);
         same_words::<AuxLoss>("training", "aux_loss", &[]);
+        same_words::<AuxGroup>("training", "aux_group", &[]);
         let tensors: Vec<&str> = keys::table("weights").unwrap().keys.iter().map(|key| key.name).collect();
         assert_eq!(tensors, Tensor::ALL.iter().map(|tensor| tensor.word()).collect::<Vec<_>>());
     }

@@ -201,10 +201,11 @@ pub enum Priority {
     ChoiceMajor,
     /// Every pick of the first token, then of the second, ...
     TokenMajor,
-    /// As `ChoiceMajor`, with the tokens of a span by the weight of their first pick, heaviest first; ties to the earlier
-    /// token (V-MoE's batch prioritized routing).
+    /// As `ChoiceMajor`, with the tokens of a span by their `best_score`, largest first; ties to the earlier token (batch
+    /// prioritized routing of V-MoE, arXiv 2106.05974, section 4.1, which orders by the scores before any renormalisation).
     BatchPrioritized,
-    /// The heaviest pairs of a span first; ties to the earlier pair (Megatron's `probs`).
+    /// The pairs of a span by the weights that the picks have when they are assigned, heaviest first; ties to the earlier
+    /// pair (`moe_token_drop_policy = probs` of Megatron-LM, which ranks renormalised and scaled probabilities).
     Score,
 }
 
@@ -224,10 +225,22 @@ pub enum Balance {
     Load,
     /// The tokens that picked it first (GShard).
     First,
-    /// The pairs that picked it, within each sequence (DeepSeek-V2).
+    /// The pairs that picked it, within each sequence (DeepSeek-V2, flaxformer).
     Sequences,
+    /// The tokens that picked it first, within each sequence (mesh-tensorflow).
+    SequencesFirst,
     /// Their own mean: the squared coefficient of variation (Shazeer et al. 2017).
     Importance,
+}
+
+impl Balance {
+    /// Whether each sequence has a loss of its own, of which the mean is taken.
+    pub fn is_by_sequence(self) -> bool {
+        match self {
+            Balance::Sequences | Balance::SequencesFirst => true,
+            Balance::Load | Balance::First | Balance::Importance => false,
+        }
+    }
 }
 
 impl fmt::Display for Real {
@@ -284,6 +297,7 @@ impl fmt::Display for Attr {
                         Balance::Load => "load",
                         Balance::First => "first",
                         Balance::Sequences => "sequences",
+                        Balance::SequencesFirst => "sequences_first",
                         Balance::Importance => "importance",
                     };
                     format!("{name} {factor}")

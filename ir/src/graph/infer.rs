@@ -2,7 +2,7 @@
 
 use egg::Id;
 
-use super::{Attr, Body, Dim, Node, Norm, Op, Param, Type};
+use super::{Assignment, Attr, Body, Dim, Node, Norm, Op, Param, Priority, Type};
 use crate::DType;
 
 /// The type of `node`, given the types of its operands and of the layer's parameters, or what is wrong with it.
@@ -90,7 +90,7 @@ fn by_row(op: Op) -> bool {
         Op::Losses | Op::RmsNorm | Op::Jitter => false,
         Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => false,
         Op::AllExperts | Op::SparseMixer | Op::HashPicks | Op::Leading | Op::Joint | Op::ExpertScale | Op::WithoutRows => true,
-        Op::Observe | Op::MaskTokens => true,
+        Op::Observe | Op::Counted | Op::BestScore | Op::MaskTokens => true,
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
         Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
         Op::Square | Op::Add | Op::Mul => true,
@@ -134,14 +134,14 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             }
             match (e, k) {
                 (Dim::Const(experts), Type::Attr(Attr::Num(top_k))) if (1..=experts).contains(top_k) => {
-                    Ok(Type::Picks { top_k: *top_k, experts, rowless: 0, repeats: false, masked: false })
+                    Ok(Type::Picks { top_k: *top_k, experts, rowless: 0, repeats: false, ranked: false, masked: false })
                 }
                 (_, k) => Err(format!("cannot pick {k} of {e}")),
             }
         }
         (Op::AllExperts, [scores]) => match float_rows(scores)? {
             ([_, Dim::Const(experts)], _) if experts > 0 => {
-                Ok(Type::Picks { top_k: experts, experts, rowless: 0, repeats: false, masked: false })
+                Ok(Type::Picks { top_k: experts, experts, rowless: 0, repeats: false, ranked: false, masked: false })
             }
             (_, _) => Err(format!("needs a score for each expert, not {scores}")),
         },
@@ -157,7 +157,7 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             };
             match (e, &integers(table)[..], &integers(ids)[..]) {
                 (Dim::Const(experts), [Dim::Const(1..), Dim::Const(top_k @ 1..)], [Dim::Tokens]) if experts > 0 => {
-                    Ok(Type::Picks { top_k: *top_k, experts, rowless: 0, repeats: true, masked: false })
+                    Ok(Type::Picks { top_k: *top_k, experts, rowless: 0, repeats: true, ranked: false, masked: false })
                 }
                 (_, _, _) => Err(format!("needs a table [V, K] and ids [T], both of i32, not {table} and {ids}")),
             }
@@ -168,14 +168,16 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             }
             (_, _) => Err(format!("{x} does not have {n} columns")),
         },
-        (Op::Joint, [Type::Picks { top_k, experts, rowless: 0, repeats, masked: false }, scores, Type::Attr(Attr::Num(n))]) => {
-            match (float_rows(scores)?, experts.checked_add(*n), top_k.checked_add(*n)) {
-                (([_, Dim::Const(columns)], _), Some(all), Some(top_k)) if columns == all && *n > 0 => {
-                    Ok(Type::Picks { top_k, experts: *experts, rowless: *n, repeats: *repeats, masked: false })
-                }
-                (_, _, _) => Err(format!("{scores} does not have {experts} columns and {n} more")),
+        (
+            Op::Joint,
+            [Type::Picks { top_k, experts, rowless: 0, repeats, ranked, masked: false }, scores, Type::Attr(Attr::Num(n))],
+        ) => match (float_rows(scores)?, experts.checked_add(*n), top_k.checked_add(*n)) {
+            (([_, Dim::Const(columns)], _), Some(all), Some(top_k)) if columns == all && *n > 0 => {
+                let [experts, rowless] = [*experts, *n];
+                Ok(Type::Picks { top_k, experts, rowless, repeats: *repeats, ranked: *ranked, masked: false })
             }
-        }
+            (_, _, _) => Err(format!("{scores} does not have {experts} columns and {n} more")),
+        },
         (Op::GroupLimit, [keys, groups]) => {
             let ([_, e], _) = float_rows(keys)?;
             match (e, groups) {
@@ -201,9 +203,12 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
         }
         (
             Op::WithoutRows,
-            [picks @ Type::Picks { top_k, experts, rowless: 0, repeats, masked: false }, Type::Attr(Attr::Num(n))],
+            [picks @ Type::Picks { top_k, experts, rowless: 0, repeats, ranked, masked: false }, Type::Attr(Attr::Num(n))],
         ) => match experts.checked_sub(*n) {
-            Some(with @ 1..) => Ok(Type::Picks { top_k: *top_k, experts: with, rowless: *n, repeats: *repeats, masked: false }),
+            Some(experts @ 1..) => {
+                let [top_k, rowless] = [*top_k, *n];
+                Ok(Type::Picks { top_k, experts, rowless, repeats: *repeats, ranked: *ranked, masked: false })
+            }
             Some(0) | None => Err(format!("none is left with rows of {picks}")),
         },
         (Op::Observe, [logits, scores, picks @ Type::Picks { experts, rowless: 0, .. }]) => {
@@ -212,9 +217,10 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, _) => Err(format!("{logits} and {scores} are not the logits and scores of {picks}")),
             }
         }
-        (Op::MaskTokens, [Type::Picks { top_k, experts, rowless, repeats, masked: false }, mask]) => {
+        (Op::MaskTokens, [Type::Picks { top_k, experts, rowless, repeats, ranked, masked: false }, mask]) => {
             token_mask(mask)?;
-            Ok(Type::Picks { top_k: *top_k, experts: *experts, rowless: *rowless, repeats: *repeats, masked: true })
+            let [top_k, experts, rowless] = [*top_k, *experts, *rowless];
+            Ok(Type::Picks { top_k, experts, rowless, repeats: *repeats, ranked: *ranked, masked: true })
         }
         (Op::MaskTokens, [x @ Type::Tensor { .. }, mask]) => {
             token_mask(mask)?;
@@ -222,6 +228,35 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 ([Dim::Tokens, _], _) => Ok((*x).clone()),
                 (_, _) => Err(format!("{name} takes [T, N] or picks, not {x}")),
             }
+        }
+        (
+            Op::Counted,
+            [
+                picks @ Type::Picks { top_k, experts, rowless: 0, masked: false, .. },
+                others @ Type::Picks { top_k: k, experts: e, rowless: 0, masked: false, .. },
+            ],
+        ) => match (k == top_k, e == experts) {
+            (true, true) => Ok((*picks).clone()),
+            (_, _) => Err(format!("{others} cannot be counted in the place of {picks}")),
+        },
+        (
+            Op::BestScore,
+            [
+                picks @ Type::Picks { top_k, experts, rowless, repeats, ranked: false, masked: false },
+                scores,
+                Type::Attr(Attr::Num(n)),
+            ],
+        ) => match (float_rows(scores)?, experts.checked_add(*rowless)) {
+            (([_, Dim::Const(columns)], _), Some(all)) if columns == all && (1..=*top_k).contains(n) => {
+                let [top_k, experts, rowless] = [*top_k, *experts, *rowless];
+                Ok(Type::Picks { top_k, experts, rowless, repeats: *repeats, ranked: true, masked: false })
+            }
+            (_, _) => Err(format!("{scores} are not the scores of {n} of {picks}")),
+        },
+        (Op::Assign, [picks @ Type::Picks { ranked: false, .. }, Type::Attr(Attr::Assignment(Assignment::Capacity(c)))])
+            if c.priority == Priority::BatchPrioritized =>
+        {
+            Err(format!("batch_prioritized needs the `best_score` of {picks}"))
         }
         (Op::Assign, [Type::Picks { top_k, experts, rowless, .. }, Type::Attr(Attr::Assignment(_))]) => {
             Ok(Type::Routing { top_k: *top_k, experts: *experts, rowless: *rowless })

@@ -33,6 +33,10 @@ pub struct Picks {
     pub expert_of_pair: Vec<usize>,
     /// Its weight.
     pub weight_of_pair: Vec<f64>,
+    /// What `best_score` says of each token: by this, and no weight, `batch_prioritized` goes.
+    pub best_of_token: Option<Vec<f64>>,
+    /// The experts that `losses` counts, `[T, K]`; `None`: these.
+    pub counted: Option<Vec<usize>>,
 }
 
 /// The expert of a token that is padding.
@@ -96,12 +100,14 @@ pub struct Penalty {
 }
 
 impl Observation {
-    /// The losses of T tokens with K picks each, over E experts. With `P[e]` the probabilities summed over the tokens and a
-    /// factor c:
+    /// The losses of T tokens with K picks each, over E experts: the picks themselves, or those that are `counted` in their
+    /// place. With `P[e]` the probabilities summed over the tokens and a factor c:
     ///
     /// * `load`: `c E / T^2 sum_e P[e] n[e]`, where `n[e]` pairs picked e (Switch, arXiv 2101.03961, equation 4);
     /// * `first`: the same, where e was the first pick of `n[e]` tokens (GShard, arXiv 2006.16668, algorithm 1);
-    /// * `sequences`: the mean of `load` over sequences of S tokens (DeepSeek-V2, arXiv 2405.04434, equation 23);
+    /// * `sequences`: the mean of `load` over sequences of S tokens (DeepSeek-V2, arXiv 2405.04434, equation 23; mesh and
+    ///   flaxformer, whose groups are the rows of a batch);
+    /// * `sequences_first`: the mean of `first` over them (mesh-tensorflow's `moe.py`);
     /// * `importance`: `c (standard deviation / mean)^2` of P (arXiv 1701.06538, equation 7);
     /// * `z`: `c` times the mean of z.
     ///
@@ -109,25 +115,28 @@ impl Observation {
     /// none. All are 0 without tokens.
     pub fn losses(&self, picks: &Picks, losses: &Losses, dims: Dims) -> Penalty {
         let (tokens, experts) = (self.z.data.len(), picks.experts);
+        let counted = picks.counted.as_ref().unwrap_or(&picks.expert_of_pair);
         let real = |span: std::ops::Range<usize>| span.filter(|token| !picks.is_padding(*token)).count();
         let along = |span: std::ops::Range<usize>, choices: usize| -> f64 {
             let p = |e: usize| span.clone().map(|t| self.probability.data[t * experts + e]).sum::<f64>();
             let p: Vec<f64> = (0..experts).map(p).collect();
-            let chosen = span.clone().flat_map(|t| &picks.expert_of_pair[t * picks.top_k..][..choices]);
+            let chosen = span.clone().flat_map(|t| &counted[t * picks.top_k..][..choices]);
             let sum: f64 = chosen.filter(|e| **e != NO_EXPERT).map(|e| p[*e]).sum();
             experts as f64 * sum / (real(span) as f64).powi(2)
+        };
+        let by_sequence = |choices: usize| -> f64 {
+            let row = (dims.row_tokens as usize).max(1);
+            let rows = (0..tokens).step_by(row).map(|first| first..(first + row).min(tokens));
+            let rows: Vec<_> = rows.filter(|row| real(row.clone()) > 0).collect();
+            let count = rows.len() as f64;
+            rows.into_iter().map(|row| along(row, choices)).sum::<f64>() / count
         };
         let balance = |balance| match balance {
             _ if real(0..tokens) == 0 => 0.0,
             Balance::Load => along(0..tokens, picks.top_k),
             Balance::First => along(0..tokens, 1),
-            Balance::Sequences => {
-                let row = (dims.row_tokens as usize).max(1);
-                let rows = (0..tokens).step_by(row).map(|first| first..(first + row).min(tokens));
-                let rows: Vec<_> = rows.filter(|row| real(row.clone()) > 0).collect();
-                let count = rows.len() as f64;
-                rows.into_iter().map(|row| along(row, picks.top_k)).sum::<f64>() / count
-            }
+            Balance::Sequences => by_sequence(picks.top_k),
+            Balance::SequencesFirst => by_sequence(1),
             Balance::Importance => {
                 let p: Vec<f64> = (0..experts).map(|e| self.probability.data.iter().skip(e).step_by(experts).sum()).collect();
                 let mean = p.iter().sum::<f64>() / experts as f64;
@@ -264,7 +273,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::AllExperts, [T(scores)]) => {
             let (pairs, experts) = (scores.data.len(), scores.shape[1]);
             let expert_of_pair = (0..pairs).map(|pair| pair % experts).collect();
-            P(Picks { top_k: experts, experts, rowless: 0, expert_of_pair, weight_of_pair: scores.data.clone() })
+            P(Picks { expert_of_pair, weight_of_pair: scores.data.clone(), ..Picks::none(experts, experts) })
         }
         (Op::SparseMixer, [T(x), Value::Attr(Attr::Real(jitter)), Value::Attr(Attr::Num(k))]) => {
             P(sparse_mixer(x, jitter.get(), *k as usize))
@@ -286,6 +295,15 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             P(Picks { weight_of_pair: scaled, ..picks.clone() })
         }
         (Op::Observe, [T(_), T(_), P(picks)]) => P(picks.clone()),
+        (Op::Counted, [P(picks), P(others)]) => P(Picks { counted: Some(others.expert_of_pair.clone()), ..picks.clone() }),
+        (Op::BestScore, [P(picks), T(scores), Value::Attr(Attr::Num(n))]) => {
+            let (columns, number) = (scores.shape[1], |x: f64| if x.is_nan() { f64::NEG_INFINITY } else { x });
+            let best = |(experts, scores): (&[usize], &[f64])| {
+                experts[..*n as usize].iter().map(|e| number(scores[*e])).fold(f64::NEG_INFINITY, f64::max)
+            };
+            let tokens = picks.expert_of_pair.chunks(picks.top_k).zip(scores.data.chunks(columns));
+            P(Picks { best_of_token: Some(tokens.map(best).collect()), ..picks.clone() })
+        }
         (Op::WithoutRows, [P(picks), Value::Attr(Attr::Num(n))]) => {
             P(Picks { experts: picks.experts - *n as usize, rowless: *n as usize, ..picks.clone() })
         }
@@ -307,6 +325,8 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             for (token, _) in mask.data.iter().enumerate().filter(|(_, mask)| **mask == 0.0) {
                 let pairs = token * y.top_k..(token + 1) * y.top_k;
                 y.expert_of_pair[pairs.clone()].fill(NO_EXPERT);
+                y.counted.iter_mut().for_each(|counted| counted[pairs.clone()].fill(NO_EXPERT));
+                y.best_of_token.iter_mut().for_each(|best| best[token] = f64::NEG_INFINITY);
                 y.weight_of_pair[pairs].fill(0.0);
             }
             P(y)
@@ -454,6 +474,12 @@ fn sequence_tokens(dims: Dims) -> usize {
 }
 
 impl Picks {
+    /// No token's picks.
+    fn none(top_k: usize, experts: usize) -> Picks {
+        let (expert_of_pair, weight_of_pair) = (Vec::new(), Vec::new());
+        Picks { top_k, experts, rowless: 0, expert_of_pair, weight_of_pair, best_of_token: None, counted: None }
+    }
+
     /// Whether a token has no expert.
     pub fn is_padding(&self, token: usize) -> bool {
         self.expert_of_pair[token * self.top_k] == NO_EXPERT
@@ -547,7 +573,7 @@ fn descending(keys: &[f64]) -> Vec<usize> {
 
 fn top_k(scores: &Tensor, keys: &Tensor, k: usize) -> Picks {
     let e = scores.shape[1];
-    let mut picks = Picks { top_k: k, experts: e, rowless: 0, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    let mut picks = Picks::none(k, e);
     for (scores, keys) in scores.data.chunks(e).zip(keys.data.chunks(e)) {
         for expert in descending(keys).into_iter().take(k) {
             picks.expert_of_pair.push(expert);
@@ -559,7 +585,7 @@ fn top_k(scores: &Tensor, keys: &Tensor, k: usize) -> Picks {
 
 fn sparse_mixer(logits: &Tensor, jitter: f64, k: usize) -> Picks {
     let e = logits.shape[1];
-    let mut picks = Picks { top_k: k, experts: e, rowless: 0, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    let mut picks = Picks::none(k, e);
     for row in logits.data.chunks(e) {
         let x: Vec<f64> = row.iter().copied().map(finite).collect();
         let order = descending(&x);
@@ -576,7 +602,7 @@ fn sparse_mixer(logits: &Tensor, jitter: f64, k: usize) -> Picks {
 fn hash_picks(scores: &Tensor, table: &Tensor, ids: &Tensor) -> Picks {
     let (e, rows, k) = (scores.shape[1], table.shape[0], table.shape[1]);
     let within = |x: f64, n: usize| x.clamp(0.0, (n - 1) as f64) as usize;
-    let mut picks = Picks { top_k: k, experts: e, rowless: 0, expert_of_pair: Vec::new(), weight_of_pair: Vec::new() };
+    let mut picks = Picks::none(k, e);
     for (scores, id) in scores.data.chunks(e).zip(&ids.data) {
         for entry in &table.data[within(*id, rows) * k..][..k] {
             let expert = within(*entry, e);
@@ -589,7 +615,7 @@ fn hash_picks(scores: &Tensor, table: &Tensor, ids: &Tensor) -> Picks {
 
 fn joint(picks: &Picks, scores: &Tensor, n: usize) -> Picks {
     let (k, e) = (picks.top_k, picks.experts);
-    let mut all = Picks { top_k: k + n, rowless: n, expert_of_pair: Vec::new(), weight_of_pair: Vec::new(), ..*picks };
+    let mut all = Picks { rowless: n, best_of_token: picks.best_of_token.clone(), ..Picks::none(k + n, e) };
     let rows = picks.expert_of_pair.chunks(k).zip(picks.weight_of_pair.chunks(k)).zip(scores.data.chunks(e + n));
     for ((experts, weights), scores) in rows {
         all.expert_of_pair.extend(experts.iter().copied().chain(e..e + n));
@@ -680,8 +706,8 @@ fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, Strin
             Priority::ChoiceMajor => (0..k).flat_map(|j| (first..last).map(move |t| t * k + j)).collect(),
             Priority::TokenMajor => (first * k..last * k).collect(),
             Priority::BatchPrioritized => {
-                let best: Vec<f64> = (first..last).map(|t| picks.weight_of_pair[t * k]).collect();
-                let tokens = descending(&best);
+                let best = picks.best_of_token.as_ref().ok_or("batch_prioritized needs a best_score")?;
+                let tokens = descending(&best[first..last]);
                 (0..k).flat_map(|j| tokens.iter().map(move |t| (first + t) * k + j)).collect()
             }
             Priority::Score => {

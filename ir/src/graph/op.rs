@@ -53,6 +53,13 @@ pub enum Op {
     ExpertScale,
     /// `observe logits scores picks` = `picks`. What a caller may read besides, for the whole batch, is in [`Observation`].
     Observe,
+    /// `counted picks others` = `picks`, in the place of which `losses` counts `others`: those that tokens would pick without
+    /// the selection bias (DeepSeek-V3, arXiv 2412.19437, equation 18).
+    Counted,
+    /// `best_score picks scores n`: the same picks, with the number by which `batch_prioritized` orders tokens: the largest
+    /// of the scores at the experts of the token's first `n` picks, a NaN as minus infinity. Scores are a row over all
+    /// experts, those without rows too; no weight has a part in it.
+    BestScore,
     /// `without_rows picks n`: the same picks, of which those of the last `n` experts get no rows: no weights are theirs.
     WithoutRows,
     /// `mask_tokens x mask`: where a token's number in `mask`, i32 `[T]`, is 0, it is padding: of rows `[T, N]` its row is
@@ -139,7 +146,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 49] = [
+    pub const ALL: [Op; 51] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -154,6 +161,8 @@ impl Op {
         Op::Renorm,
         Op::ExpertScale,
         Op::Observe,
+        Op::Counted,
+        Op::BestScore,
         Op::WithoutRows,
         Op::MaskTokens,
         Op::Assign,
@@ -208,6 +217,8 @@ impl Op {
             Op::Renorm => "renorm",
             Op::ExpertScale => "expert_scale",
             Op::Observe => "observe",
+            Op::Counted => "counted",
+            Op::BestScore => "best_score",
             Op::WithoutRows => "without_rows",
             Op::MaskTokens => "mask_tokens",
             Op::Assign => "assign",
@@ -262,9 +273,9 @@ impl Op {
             Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => {
                 Some(2)
             }
-            Op::Leading | Op::WithoutRows | Op::PickWeights | Op::IdentityInput | Op::Losses => Some(2),
+            Op::Leading | Op::WithoutRows | Op::PickWeights | Op::IdentityInput | Op::Counted | Op::Losses => Some(2),
             Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
-            Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Joint | Op::Observe | Op::Jitter => Some(3),
+            Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Joint | Op::Observe | Op::BestScore | Op::Jitter => Some(3),
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
             Op::GroupedGemm | Op::Route | Op::SoftDispatch | Op::SoftCombine => Some(5),
         }
@@ -279,7 +290,7 @@ impl Op {
             Op::Flatten | Op::Slots | Op::TokenSoftmax => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::RenormKept | Op::WithoutRows | Op::DroppedInput | Op::IdentityInput | Op::Jitter => None,
-            Op::Observe | Op::MaskTokens | Op::Losses => None,
+            Op::Observe | Op::Counted | Op::BestScore | Op::MaskTokens | Op::Losses => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
             Op::AtMost | Op::AtLeast => None,
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,

@@ -284,6 +284,7 @@ impl<'t> Parser<'t> {
             ("load", Some(Balance::Load)),
             ("first", Some(Balance::First)),
             ("sequences", Some(Balance::Sequences)),
+            ("sequences_first", Some(Balance::SequencesFirst)),
             ("importance", Some(Balance::Importance)),
         ];
         let Some(balance) = self.one_of(&names)? else {
@@ -351,13 +352,16 @@ impl<'t> Parser<'t> {
                 if kind == "routing" {
                     Type::Routing { top_k, experts, rowless }
                 } else {
-                    let mut separated = self.eat(",");
-                    let repeats = separated && self.eat("repeats");
-                    separated = if repeats { self.eat(",") } else { separated };
-                    if separated {
-                        self.word("masked")?;
+                    let (mut repeats, mut ranked, mut masked) = (false, false, false);
+                    while self.eat(",") {
+                        match self.ident()? {
+                            "repeats" if !repeats && !ranked && !masked => repeats = true,
+                            "ranked" if !ranked && !masked => ranked = true,
+                            "masked" if !masked => masked = true,
+                            word => return Err(format!("`{word}` says nothing about picks")),
+                        }
                     }
-                    Type::Picks { top_k, experts, rowless, repeats, masked: separated }
+                    Type::Picks { top_k, experts, rowless, repeats, ranked, masked }
                 }
             }
             "slots" => {

@@ -37,6 +37,8 @@ pub enum Type {
         rowless: u64,
         /// Whether a token may have an expert twice.
         repeats: bool,
+        /// Whether each token has the number of `best_score`.
+        ranked: bool,
         /// Whether a token may be padding, whose picks are of no expert.
         masked: bool,
     },
@@ -101,10 +103,10 @@ impl fmt::Display for Type {
                 }
                 write!(f, "{dtype}>")
             }
-            Type::Picks { top_k, experts, rowless, repeats, masked } => {
-                let repeats = if *repeats { ", repeats" } else { "" };
-                let masked = if *masked { ", masked" } else { "" };
-                write!(f, "picks<T x {top_k} of {}{repeats}{masked}>", Experts(*experts, *rowless))
+            Type::Picks { top_k, experts, rowless, repeats, ranked, masked } => {
+                let words = [(repeats, ", repeats"), (ranked, ", ranked"), (masked, ", masked")];
+                let words: String = words.into_iter().filter(|(is, _)| **is).map(|(_, word)| word).collect();
+                write!(f, "picks<T x {top_k} of {}{words}>", Experts(*experts, *rowless))
             }
             Type::Routing { top_k, experts, rowless } => write!(f, "routing<T x {top_k} of {}>", Experts(*experts, *rowless)),
             Type::Slots { experts, slots } => write!(f, "slots<{experts} x {slots}>"),

@@ -83,7 +83,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::AtMost | Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
-        Op::Leading | Op::Joint | Op::ExpertScale | Op::WithoutRows | Op::Relu | Op::Square => {
+        Op::Leading | Op::Joint | Op::ExpertScale | Op::BestScore | Op::Counted | Op::WithoutRows | Op::Relu | Op::Square => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
         // Twice over the tokens: what each run of them has, then what all have.
@@ -269,11 +269,11 @@ fn weight(op: Op) -> u64 {
         Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Jitter => 0,
         Op::Dispatch | Op::Assign | Op::Losses => 0,
         // A pick is looked up, or known by its number.
-        Op::AllExperts | Op::HashPicks | Op::WithoutRows | Op::Leading | Op::Joint | Op::PickWeights => 0,
+        Op::AllExperts | Op::HashPicks | Op::WithoutRows | Op::Leading | Op::Joint | Op::PickWeights | Op::Counted => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Flatten | Op::Slots | Op::SoftDispatch | Op::SoftCombine => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
-        Op::ExpertScale | Op::MaskTokens => 1,
+        Op::ExpertScale | Op::BestScore | Op::MaskTokens => 1,
         Op::Renorm | Op::RenormKept => 2,
         Op::TopK | Op::GroupLimit => 4,
         Op::Observe | Op::Sigmoid | Op::Silu | Op::Softmax => 16,
@@ -359,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_capacity_costs_more_than_none() {
-        let picks = Type::Picks { top_k: 2, experts: 8, rowless: 0, repeats: false, masked: false };
+        let picks = Type::Picks { top_k: 2, experts: 8, rowless: 0, repeats: false, ranked: true, masked: false };
         let rule = |rule| [picks.clone(), Type::Attr(Attr::Assignment(rule))];
         let capacity = |priority| {
             let (per_expert, span) = (Extent::Tokens, crate::graph::Span::All);

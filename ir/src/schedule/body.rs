@@ -33,7 +33,15 @@ pub(crate) fn is_pointwise_op(op: Op) -> bool {
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul | Op::MaskTokens => true,
         Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => true,
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm => false,
-        Op::AllExperts | Op::Leading | Op::Joint | Op::PickWeights | Op::Jitter | Op::Observe | Op::Losses => false,
+        Op::AllExperts
+        | Op::Leading
+        | Op::Joint
+        | Op::PickWeights
+        | Op::Jitter
+        | Op::Observe
+        | Op::Counted
+        | Op::BestScore
+        | Op::Losses => false,
         Op::HashPicks | Op::WithoutRows | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::IdentityInput => false,
         Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => false,
         Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Softmax | Op::ExpertScale => false,
@@ -95,7 +103,15 @@ pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Op, operands: &[Term<'_, 'k>]
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::GroupLimit | Op::Renorm => {
             unreachable!("`{}` is not pointwise", op.name())
         }
-        Op::AllExperts | Op::Leading | Op::Joint | Op::PickWeights | Op::Jitter | Op::Observe | Op::Losses => {
+        Op::AllExperts
+        | Op::Leading
+        | Op::Joint
+        | Op::PickWeights
+        | Op::Jitter
+        | Op::Observe
+        | Op::Counted
+        | Op::BestScore
+        | Op::Losses => {
             unreachable!("`{}` is not pointwise", op.name())
         }
         Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => {

@@ -22,6 +22,8 @@ pub(super) struct Loss {
     pub(super) top_k: u32,
     /// Whether tokens may be padding, whose picks are of no expert, -1.
     pub(super) masked: bool,
+    /// Whether other picks are counted than those of which there is a load.
+    pub(super) others: bool,
     pub(super) rule: Losses,
 }
 
@@ -29,14 +31,23 @@ impl Loss {
     /// Whether `topk_experts` is read, rather than `load_of_expert`.
     pub(super) fn reads_picks(&self) -> bool {
         self.rule.balance.is_some_and(|(balance, _)| match balance {
-            Balance::First | Balance::Sequences => true,
-            Balance::Load | Balance::Importance => false,
+            Balance::First | Balance::Sequences | Balance::SequencesFirst => true,
+            Balance::Load => self.others,
+            Balance::Importance => false,
         })
     }
 
     /// Numbers that are counted: a pick of no expert has one of its own, the last.
     fn slots(&self) -> u32 {
         self.experts + u32::from(self.masked)
+    }
+
+    /// How many of a token's picks count.
+    fn choices(&self) -> u32 {
+        match self.rule.balance {
+            Some((Balance::First | Balance::SequencesFirst, _)) => 1,
+            Some((Balance::Load | Balance::Sequences | Balance::Importance, _)) | None => self.top_k,
+        }
     }
 
     /// Bytes of shared memory.
@@ -54,8 +65,8 @@ pub(super) fn grid() -> Extent {
     Extent::Tokens.min(Extent::Const(1))
 }
 
-/// Parameters: `probability_of_block`, `z_of_block`, `load_of_expert` or `topk_experts`, `token_count` where tokens may be padding,
-/// then written: `importance`,
+/// Parameters: `probability_of_block`, `z_of_block`, `load_of_expert` or `topk_experts` (or those counted in their
+/// place), `token_count` where tokens may be padding, then written: `importance`,
 /// `aux_loss` and `z_loss` where they are asked for; `tokens`, `blocks`, `span_tokens`.
 pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
     let threads = threads(machine);
@@ -102,7 +113,7 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
         k.barrier();
     };
     match spec.rule.balance.map(|(balance, _)| balance) {
-        Some(Balance::Sequences) => {
+        Some(Balance::Sequences | Balance::SequencesFirst) => {
             share(k, "e", threads, experts, |e| {
                 sum.store(e, k.f32(0.0));
                 term.store(e, k.f32(0.0));
@@ -113,9 +124,9 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
             k.for_range("span", zero, spans, |span| {
                 let first = k.bind("first_token", span * span_tokens);
                 let here = k.bind("tokens_here", span_tokens.min(tokens - first));
-                tally(first, here, spec.top_k);
+                tally(first, here, spec.choices());
                 let here = counted_spans.map_or(here, |counted_spans| {
-                    let real = k.bind("real_here", here - count.load(experts) / spec.top_k as i32);
+                    let real = k.bind("real_here", here - count.load(experts) / spec.choices() as i32);
                     counted_spans.set(counted_spans.get() + real.min(1));
                     k.bind("divisor", real.max(1))
                 });
@@ -134,16 +145,13 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
             let spans = counted_spans.map_or(spans, |counted_spans| counted_spans.get().max(1));
             finish(k, spec, (sum, importance), (term, aux_loss), threads, |sum| sum / spans.cast(DType::F32));
         }
-        balance => {
-            if balance == Some(Balance::First) {
-                tally(zero, tokens, 1);
+        Some(Balance::Load | Balance::First | Balance::Importance) | None => {
+            if spec.reads_picks() {
+                tally(zero, tokens, spec.choices());
             }
             share(k, "e", threads, experts, |e| {
                 let p = k.bind("p", probability(e, zero, blocks));
-                let count = match balance {
-                    Some(Balance::First) => count.load(e),
-                    Some(Balance::Load | Balance::Importance | Balance::Sequences) | None => counted.load(e),
-                };
+                let count = if spec.reads_picks() { count.load(e) } else { counted.load(e) };
                 sum.store(e, p);
                 term.store(e, p * count.cast(DType::F32));
             });
@@ -195,7 +203,7 @@ fn finish<'k>(
                 // Of nothing but padding there is no mean.
                 if spec.masked { mean.gt(0.0).select(loss, 0.0) } else { loss }
             }
-            Some((Balance::Load | Balance::First | Balance::Sequences, _)) | None => {
+            Some((Balance::Load | Balance::First | Balance::Sequences | Balance::SequencesFirst, _)) | None => {
                 per_token(over(&|e| term.load(e))) * (factor * f64::from(spec.experts)) as f32
             }
         };

@@ -11,6 +11,8 @@
 //! |---------------------|-------------|------------------------------------------------------------|
 //! | `route.experts`     | i32 `[T, K]`| the experts of each token, best first                      |
 //! | `route.weights`     | f32 `[T, K]`| their weights, before what is done to those of kept pairs  |
+//! | `route.best`        | f32 `[T]`   | the best score of each token, where tokens are served by it |
+//! | `route.counted`     | i32 `[T, K]`| the experts that losses count in their place, where they do |
 //! | `route.rows`        | i32 `[T, K]`| grouped row of each pair, by expert; -1: it has none       |
 //! | `stats.load`        | i32 `[E]`   | pairs that picked each expert                              |
 //! | `stats.kept`        | i32 `[E]`   | of these, pairs that it had room for                       |

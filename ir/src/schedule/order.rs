@@ -1,8 +1,8 @@
-//! `order`: the tokens or the pairs of each span, heaviest first, ties to the lower number: who comes first where weights
-//! decide about it. A stable radix sort, eight bits a pass from the lowest, each pass as `sort` does it.
+//! `order`: the tokens or the pairs of each span, largest number first, ties to the lower index: the order of service where
+//! the best scores of tokens or the weights of pairs decide. A stable radix sort, eight bits a pass from the lowest, each pass as `sort` does it.
 //!
 //! ```text
-//!   begin   key_of_item[i] = the weight as bits that order downwards       order = 0, 1, 2, ..
+//!   begin   key_of_item[i] = its number as bits that order downwards       order = 0, 1, 2, ..
 //!
 //!   four passes, on the digit (key >> shift) & 255 of the items in the order so far:
 //!     count   a block a chunk    items_of_chunk[c, d]
@@ -26,8 +26,6 @@ pub(super) struct Order {
     pub(super) span: Span,
     /// Items of a token: 1, itself, or K, its pairs.
     pub(super) of_token: u32,
-    /// Weights from one item to the next: K or 1.
-    pub(super) stride: u32,
 }
 
 /// Values of a digit.
@@ -62,12 +60,12 @@ impl Order {
     }
 }
 
-/// Parameters: `topk_weights`, `key_of_item` and `order` (written), `tokens`.
+/// Parameters: `number_of_item`, `key_of_item` and `order` (written), `tokens`.
 pub(super) fn begin(spec: &Order, machine: &Machine) -> Kernel {
     let threads = chunk_threads(machine);
     let builder = spec.kernel("begin", threads);
     let k = &builder;
-    let topk_weights = k.input("topk_weights", DType::F32);
+    let number_of_item = k.input("number_of_item", DType::F32);
     let [key_of_item, order] = ["key_of_item", "order"].map(|n| k.output(n, DType::I32));
     let tokens = k.scalar("tokens", DType::I32);
     let most = chunk_items(machine) as i32;
@@ -76,8 +74,8 @@ pub(super) fn begin(spec: &Order, machine: &Machine) -> Kernel {
     let items = k.bind("items", (tokens * spec.of_token as i32 - first).min(most));
     share(k, "i", threads, items, |i| {
         let item = k.bind("item", first + i);
-        let key = pick::key(k, topk_weights.load(item * spec.stride as i32));
-        // As an unsigned number less where the weight is more.
+        let key = pick::key(k, number_of_item.load(item));
+        // As an unsigned number less where the number is more.
         key_of_item.store(item, key ^ i32::MAX);
         order.store(item, item);
     });

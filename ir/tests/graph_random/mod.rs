@@ -61,9 +61,11 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 31] = [
+const RARE: [Op; 33] = [
     Op::MaskTokens,
+    Op::Counted,
     Op::Losses,
+    Op::BestScore,
     Op::Observe,
     Op::Flatten,
     Op::Slots,
@@ -158,6 +160,8 @@ impl Growing {
                     };
                     self.attr(|_| Attr::Num(left))
                 }
+                (Op::BestScore, 2) => self.attr(|r| Attr::Num(1 + r.below(2) as u64)),
+                (Op::BestScore, 1) if self.random.below(4) > 0 => self.params[1],
                 (Op::WithoutRows, 1) => self.attr(|r| Attr::Num(1 + r.below(2) as u64)),
                 (Op::TopK | Op::SparseMixer, 2) => self.attr(|r| Attr::Num(1 + r.below(4) as u64)),
                 (Op::Jitter, 1) => self.params[12],
@@ -196,9 +200,9 @@ impl Growing {
                 (Op::ExpertScale, 1) => self.value(|ty| matches!(ty, Type::Tensor { shape, .. } if shape.len() == 1)),
                 (Op::Observe, 1) => operands[0],
                 (Op::Observe, 0) if self.random.below(2) == 0 => self.params[1],
-                (Op::Renorm | Op::ExpertScale | Op::Joint | Op::WithoutRows | Op::Assign, 0) | (Op::Observe, 2) => {
-                    self.value(|ty| matches!(ty, Type::Picks { .. }))
-                }
+                (Op::Renorm | Op::ExpertScale | Op::Joint | Op::WithoutRows | Op::BestScore | Op::Counted | Op::Assign, 0)
+                | (Op::Observe, 2)
+                | (Op::Counted, 1) => self.value(|ty| matches!(ty, Type::Picks { .. })),
                 (_, _) => self.value(|ty| matches!(ty, Type::Tensor { .. } | Type::Picks { .. })),
             };
             operands.push(id);
@@ -276,7 +280,7 @@ fn renorm(random: &mut Random) -> Renorm {
 }
 
 fn losses(random: &mut Random) -> Losses {
-    let balance = random.one(&[Balance::Load, Balance::First, Balance::Sequences, Balance::Importance]);
+    let balance = random.one(&[Balance::Load, Balance::First, Balance::Sequences, Balance::SequencesFirst, Balance::Importance]);
     let (balance, z) = (Some((balance, 0.01.into())), Some(0.001.into()));
     random.one(&[Losses { balance, z }, Losses { balance, z: None }, Losses { balance: None, z }])
 }

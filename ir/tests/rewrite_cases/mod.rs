@@ -141,6 +141,14 @@ const ROUTING: &[Row] = &[
         "%t = top_k %h, %h, 3 : ? %s = scale %t, 2.5 : ? %picks = renorm %s, sum(add 1e-9) : ?",
         UNCHANGED,
     ),
+    // Other weights, the same order of service: it reads the scores, which stay.
+    (
+        "drop-scale-before-renorm",
+        "%t = top_k %h, %h, 3 : ? %s = scale %t, 2.5 : ? %n = renorm %s, sum(add 0.0) : ? %u = best_score %n, %z, 3 : ? \
+         %routing = assign %u, capacity(2, all, batch_prioritized) : ?",
+        "%t = top_k %h, %h, 3 : ? %n = renorm %t, sum(add 0.0) : ? %u = best_score %n, %z, 3 : ? \
+         %routing = assign %u, capacity(2, all, batch_prioritized) : ?",
+    ),
     (
         "drop-renorm-of-softmax",
         "%t = top_k %h, %z, 3 : ? %s = softmax %t : ? %picks = renorm %s, sum(add 0.0) : ?",
@@ -222,7 +230,21 @@ const ROUTING: &[Row] = &[
         UNCHANGED,
     ),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(4, 4, score) : ?", DROPLESS),
-    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, all, batch_prioritized) : ?", DROPLESS),
+    (
+        "dropless-when-roomy",
+        "%t = top_k %h, %h, 3 : ? %u = best_score %t, %z, 3 : ? %routing = assign %u, capacity(T, all, batch_prioritized) : ?",
+        "%t = top_k %h, %h, 3 : ? %u = best_score %t, %z, 3 : ? %routing = assign %u, dropless : ?",
+    ),
+    (
+        "drop-best-score-of-dropless",
+        "%t = top_k %h, %h, 3 : ? %u = best_score %t, %z, 3 : ? %routing = assign %u, dropless : ?",
+        DROPLESS,
+    ),
+    (
+        "drop-best-score-of-dropless",
+        "%t = top_k %h, %h, 3 : ? %u = best_score %t, %z, 3 : ? %routing = assign %u, capacity(2, all, batch_prioritized) : ?",
+        UNCHANGED,
+    ),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(3, 4, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, 4, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(4, all, token_major) : ?", UNCHANGED),
@@ -363,6 +385,30 @@ const FUSION: &[Row] = &[
     (
         "sink-observe-into-gemm",
         "%g = gemm %half, [@w] : ? %q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = observe %g, %g, %q : ?",
+        UNCHANGED,
+    ),
+    (
+        "sink-counted-into-gemm",
+        "%q = gemm %x, [@w], [@v] { a = add $0, $1 yield top_k $0, a, 3 } : ? %o = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? \
+         %picks = counted %q, %o : ?",
+        "%picks = gemm %x, [@w], [@v] { a = add $0, $1 b = top_k $0, a, 3 c = top_k $0, $0, 3 yield counted b, c } : ?",
+    ),
+    (
+        "sink-counted-into-gemm",
+        "%q = gemm %x, [@w] { yield top_k $0, $0, 2 } : ? %o = top_k %h, %h, 2 : ? %picks = counted %q, %o : ?",
+        UNCHANGED,
+    ),
+    (
+        "sink-best-score-into-gemm",
+        "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %g = gemm %x, [@w] { yield softmax $0 } : ? \
+         %b = best_score %q, %g, 2 : ? %routing = assign %b, capacity(2, all, batch_prioritized) : ?",
+        "%b = gemm %x, [@w] { a = top_k $0, $0, 3 b = softmax $0 yield best_score a, b, 2 } : ? \
+         %routing = assign %b, capacity(2, all, batch_prioritized) : ?",
+    ),
+    // Scores of other rows.
+    (
+        "sink-best-score-into-gemm",
+        "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = best_score %q, %h, 2 : ?",
         UNCHANGED,
     ),
     (

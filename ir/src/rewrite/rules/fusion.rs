@@ -25,6 +25,13 @@ pub(super) fn rules() -> Vec<Rule> {
         computed("sink-observe-into-gemm", "(observe (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g) (gemm ?x ?ws3 ?vs3 ?h))", |m| {
             merge(m, Op::Gemm, 3, Op::Observe, &[])
         }),
+        computed("sink-counted-into-gemm", "(counted (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g))", |m| {
+            merge(m, Op::Gemm, 2, Op::Counted, &[])
+        }),
+        computed("sink-best-score-into-gemm", "(best_score (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g) ?n)", |m| {
+            let n = m.attr("?n")?;
+            merge(m, Op::Gemm, 2, Op::BestScore, &[n])
+        }),
         computed("sink-joint-into-gemm", "(joint (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g) ?n)", |m| {
             let n = m.attr("?n")?;
             merge(m, Op::Gemm, 2, Op::Joint, &[n])

@@ -52,6 +52,8 @@ pub(super) fn rules() -> Vec<Rule> {
             "(expert_scale (assign ?p dropless) ?s)",
             "(assign (expert_scale ?p ?s) dropless)",
         ),
+        // Where nothing is dropped, no token comes first: its best score need not be known.
+        pattern("drop-best-score-of-dropless", "(assign (best_score ?p ?s ?n) dropless)", "(assign ?p dropless)"),
         // Where nothing is dropped, no input is added.
         pattern("drop-input-of-dropless", "(add ?y (dropped_input ?x (assign ?p dropless)))", "?y"),
         // Where an expert gets at most one pair from a token, a capacity of the whole span never drops. The rows of an expert

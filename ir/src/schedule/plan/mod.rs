@@ -127,6 +127,8 @@ impl<'g> Plan<'g> {
             | Op::Renorm
             | Op::ExpertScale
             | Op::Observe
+            | Op::Counted
+            | Op::BestScore
             | Op::MaskTokens
             | Op::Assign
             | Op::Softmax => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" }),

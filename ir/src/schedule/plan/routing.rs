@@ -11,7 +11,7 @@ use super::super::sort::{self, Sort};
 use super::super::{ScheduleError, chunk, gemm};
 use super::value::{Observed, Routing, Tensor, Value, beside_logits, constant, tensor, wrong};
 use super::{Plan, tokens};
-use crate::graph::{Assignment, Attr, Balance, Body, Capacity, Losses, Node, Op, Priority, Span, Type};
+use crate::graph::{Assignment, Attr, Body, Capacity, Losses, Node, Op, Priority, Span, Type};
 use crate::kernel::{Arg, Launch};
 use crate::{DType, Extent, Round};
 
@@ -52,6 +52,12 @@ impl<'g> Plan<'g> {
         args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
         args.extend(topk_experts.map(Arg::from));
         args.push(topk_weights.into());
+        let best_of_token =
+            spec.ranks().then(|| self.buffers.observed("best_of_token", "route.best", DType::F32, [Extent::Tokens]));
+        args.extend(best_of_token.map(Arg::from));
+        let counted_experts =
+            spec.counts_others().then(|| self.buffers.observed("counted_experts", "route.counted", DType::I32, pairs()));
+        args.extend(counted_experts.map(Arg::from));
         let observed = spec.observes().then(|| {
             let (b, blocks) = (&mut self.buffers, kernel.grid.clone());
             let by_expert = [blocks.clone(), Extent::Const(experts)];
@@ -70,8 +76,9 @@ impl<'g> Plan<'g> {
                 Ok(Value::Routing(self.choose(rule, capacity, experts, topk_weights)))
             }
             (topk_experts, rule) => {
-                let routing = self.sort(rule, [experts, *rowless], top_k, [topk_experts, mask], topk_weights)?;
-                Ok(Value::Routing(Routing { observed, ..routing }))
+                let numbers = (topk_weights, best_of_token);
+                let routing = self.sort(rule, [experts, *rowless], top_k, [topk_experts, mask], numbers)?;
+                Ok(Value::Routing(Routing { observed, counted_experts, ..routing }))
             }
         }
     }
@@ -79,7 +86,7 @@ impl<'g> Plan<'g> {
     /// The tokens whose sums must not be mixed: sequences, where a loss is made of each.
     pub(super) fn observed_span(&self) -> Span {
         let by_sequence = self.layer.graph().nodes.as_ref().iter().any(|node| match node {
-            Node::Attr(Attr::Losses(Losses { balance: Some((Balance::Sequences, _)), .. })) => true,
+            Node::Attr(Attr::Losses(Losses { balance: Some((balance, _)), .. })) => balance.is_by_sequence(),
             Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => false,
         });
         if by_sequence { Span::Row } else { Span::All }
@@ -93,14 +100,15 @@ impl<'g> Plan<'g> {
             return Err(ScheduleError::Operand { op: op.name(), what: "a routing whose picks are not observed".to_string() });
         };
         let (experts, top_k) = (routing.experts as u32, routing.top_k as u32);
-        let masked = routing.token_count.is_some();
-        let spec = Loss { name: self.kernel_name(op.name(), &[]), experts, top_k, masked, rule: *rule };
+        let (masked, others) = (routing.token_count.is_some(), routing.counted_experts);
+        let name = self.kernel_name(op.name(), &[]);
+        let spec = Loss { name, experts, top_k, masked, others: others.is_some(), rule: *rule };
         let (bytes, limit) = (spec.shared_bytes(self.machine), u64::from(self.machine.shared_bytes));
         if bytes > limit {
             return Err(ScheduleError::Shared { op: op.name(), bytes, limit, machine: self.machine.name });
         }
         let Some(topk_experts) = routing.topk_experts else { return Err(wrong(op, operands)) };
-        let counted = if spec.reads_picks() { topk_experts } else { routing.load_of_expert };
+        let counted = if spec.reads_picks() { others.unwrap_or(topk_experts) } else { routing.load_of_expert };
         let mut args: Vec<Arg> = [observed.probability_of_block, observed.z_of_block, counted].map(Arg::from).into();
         args.extend(routing.token_count.map(Arg::from));
         let b = &mut self.buffers;
@@ -162,6 +170,7 @@ impl<'g> Plan<'g> {
             load_of_expert,
             observed: None,
             token_count: None,
+            counted_experts: None,
         };
         (routing, [load_of_expert, kept_of_expert])
     }
@@ -172,7 +181,7 @@ impl<'g> Plan<'g> {
         [experts, rowless]: [u64; 2],
         top_k: u64,
         [topk_experts, mask]: [Option<BufferId>; 2],
-        topk_weights: BufferId,
+        (topk_weights, best_of_token): (BufferId, Option<BufferId>),
     ) -> Result<Routing, ScheduleError> {
         // Room for all pairs, which no expert has more of.
         let pairs = Extent::Tokens * top_k;
@@ -197,7 +206,7 @@ impl<'g> Plan<'g> {
             return Err(ScheduleError::Shared { op: Op::Route.name(), bytes, limit, machine: machine.name });
         }
         let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
-        let order = self.order(span, priority, top_k as u32, topk_weights);
+        let order = self.order(span, priority, top_k as u32, (topk_weights, best_of_token))?;
         let b = &mut self.buffers;
         let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
         let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
@@ -227,14 +236,21 @@ impl<'g> Plan<'g> {
         Ok(Routing { token_count, ..routing })
     }
 
-    /// The tokens or pairs of each span by weight, where the priority asks for that.
-    pub(super) fn order(&mut self, span: Span, priority: Priority, top_k: u32, topk_weights: BufferId) -> Option<BufferId> {
-        let (of_token, stride) = match priority {
-            Priority::ChoiceMajor | Priority::TokenMajor => return None,
-            Priority::BatchPrioritized => (1, top_k),
-            Priority::Score => (top_k, 1),
+    /// The tokens of each span by their best score or its pairs by weight, where the priority asks for that.
+    pub(super) fn order(
+        &mut self,
+        span: Span,
+        priority: Priority,
+        top_k: u32,
+        (topk_weights, best_of_token): (BufferId, Option<BufferId>),
+    ) -> Result<Option<BufferId>, ScheduleError> {
+        let no_best = || ScheduleError::Operand { op: Op::Route.name(), what: "picks without a best score".to_string() };
+        let (of_token, number_of_item) = match priority {
+            Priority::ChoiceMajor | Priority::TokenMajor => return Ok(None),
+            Priority::BatchPrioritized => (1, best_of_token.ok_or_else(no_best)?),
+            Priority::Score => (top_k, topk_weights),
         };
-        let (spec, machine) = (Order { suffix: self.sort_suffix(), span, of_token, stride }, self.machine);
+        let (spec, machine) = (Order { suffix: self.sort_suffix(), span, of_token }, self.machine);
         let (b, i32s) = (&mut self.buffers, DType::I32);
         let of_chunk = || [spec.chunks(machine), Extent::Const(u64::from(order::DIGITS))];
         let key_of_item = b.workspace("key_of_item", i32s, [spec.items()]);
@@ -242,7 +258,7 @@ impl<'g> Plan<'g> {
         let items_of_chunk = b.workspace("items_of_chunk", i32s, of_chunk());
         let place_of_chunk = b.workspace("place_of_chunk", i32s, of_chunk());
         let span_tokens = Arg::Scalar(span.tokens());
-        let begin = vec![topk_weights.into(), key_of_item.into(), from.into(), tokens()];
+        let begin = vec![number_of_item.into(), key_of_item.into(), from.into(), tokens()];
         self.launch(order::begin(&spec, machine), spec.parts(machine), begin);
         let first = self.kernels.len();
         self.kernels.extend([order::count(&spec, machine), order::scan(&spec, machine), order::place(&spec, machine)]);
@@ -258,7 +274,7 @@ impl<'g> Plan<'g> {
             self.launches.extend(pass.into_iter().enumerate().map(launch));
             (from, to) = (to, from);
         }
-        Some(from)
+        Ok(Some(from))
     }
 
     /// The same pairs under other weights.

@@ -66,6 +66,8 @@ pub(super) struct Routing {
     pub(super) observed: Option<Observed>,
     /// How many tokens are no padding, where some may be: `[1]`, i32.
     pub(super) token_count: Option<BufferId>,
+    /// The picks that losses count, where they are not the token's own.
+    pub(super) counted_experts: Option<BufferId>,
 }
 
 /// The sums of the blocks of a route.

@@ -16,7 +16,8 @@
 //!
 //! FLOPs: 2 T E H and some tens for each logit; bytes: x and the router once a block, 8 T K out. The rows of a body are
 //! never in memory but for the logits and the keys of the selection: everything between is computed again where it is
-//! used, which is a few operations against H of the logit itself.
+//! used, which is a few operations against H of the logit itself. Where tokens are served by their best score, it is one
+//! number more a token, `best_of_token` [T].
 //!
 //! What holds whatever the input: experts are in range and, unless a table names them, distinct, the lowest index wins a
 //! tie (both zeros are one number), a NaN is never picked while another expert is left, and then weighs what minus infinity
@@ -64,7 +65,17 @@ pub(super) struct Route<'a> {
 impl Route<'_> {
     /// Whether the body lets a caller observe probabilities.
     pub(super) fn observes(&self) -> bool {
-        self.body.nodes().iter().any(|node| matches!(node, Node::Apply(Op::Observe, _)))
+        self.body.has(Op::Observe)
+    }
+
+    /// Whether the body says what losses count in the place of the picks.
+    pub(super) fn counts_others(&self) -> bool {
+        self.body.has(Op::Counted)
+    }
+
+    /// Whether the body says by which score a token is served.
+    pub(super) fn ranks(&self) -> bool {
+        self.body.has(Op::BestScore)
     }
 }
 
@@ -81,8 +92,8 @@ pub(super) enum Operand {
 
 /// A kernel and its number of blocks.
 pub(super) struct Routed {
-    /// Parameters: `x`, `router`, the operands, then written: `topk_experts`, unless all experts are picked, `topk_weights`
-    /// and, where the body observes them, `probability_of_block` `[grid, E]` and `z_of_block` `[grid]`; `tokens` and, where
+    /// Parameters: `x`, `router`, the operands, then written: `topk_experts`, unless all experts are picked, `topk_weights`,
+    /// where the body ranks tokens `best_of_token`, where it counts others `counted_experts` and, where it observes them, `probability_of_block` `[grid, E]` and `z_of_block` `[grid]`; `tokens` and, where
     /// a block keeps to a sequence, `span_tokens`.
     pub(super) kernel: Kernel,
     pub(super) grid: Extent,
@@ -105,6 +116,8 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     let operands: Vec<_> = operands.collect();
     let topk_experts = gating.picker.map(|_| k.output("topk_experts", DType::I32));
     let topk_weights = k.output("topk_weights", DType::F32);
+    let best_of_token = gating.best.map(|_| k.output("best_of_token", DType::F32));
+    let counted_experts = gating.counted.map(|_| k.output("counted_experts", DType::I32));
     let observed = gating.observe.map(|_| ["probability_of_block", "z_of_block"].map(|name| k.output(name, DType::F32)));
     let tokens = k.scalar("tokens", DType::I32);
     let span_tokens = (spec.span == Span::Row).then(|| k.scalar("span_tokens", DType::I32));
@@ -145,7 +158,10 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
                 let row = Row { team: &team, gating: &gating, logits, start, operands: &operands, scratch };
                 let route = || match (gating.picker, topk_experts) {
                     (Some(picker), Some(topk_experts)) => {
-                        let facts = row.picks(picker, token, topk_experts, topk_weights);
+                        let facts = row.picks(picker, token, topk_experts, topk_weights, best_of_token);
+                        if let (Some(keys), Some(counted_experts)) = (gating.counted, counted_experts) {
+                            row.counted(keys, token, counted_experts, &facts);
+                        }
                         if let Some(report) = &report {
                             row.report(m, report, &facts);
                         }
@@ -156,7 +172,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
                 let mask = operands[mask].load(token);
                 k.when(mask.ne(0), route);
                 k.when(mask.eq(0), || {
-                    row.no_picks(token, topk_experts, topk_weights);
+                    row.no_picks(token, [topk_experts, counted_experts], topk_weights, best_of_token);
                     report.iter().for_each(|report| row.report_nothing(m, report));
                 });
             });
@@ -196,6 +212,43 @@ struct Gating<'a> {
     observe: Option<[usize; 2]>,
     /// The operand that says which tokens are padding.
     mask: Option<usize>,
+    /// The scores of which the best is written, and of how many picks.
+    best: Option<(usize, u32)>,
+    /// The keys of the picks that losses count instead.
+    counted: Option<usize>,
+    others: Others,
+}
+
+/// The nodes that make the picks which losses count, and no weight.
+#[derive(Default)]
+struct Others {
+    picker: Option<usize>,
+    nodes: Vec<usize>,
+}
+
+impl Others {
+    fn of(nodes: &[Node], operands: &[Vec<usize>]) -> Others {
+        let op = |node: usize| match nodes[node] {
+            Node::Apply(op, _) => Some(op),
+            Node::Attr(_) | Node::Param(_) | Node::Hole(_) => None,
+        };
+        let Some(counted) = (0..nodes.len()).find(|node| op(*node) == Some(Op::Counted)) else { return Others::default() };
+        let mut others = Others::default();
+        let mut node = operands[counted][1];
+        // Whatever was done to their weights changes no expert.
+        loop {
+            others.nodes.push(node);
+            match (op(node), operands[node].first()) {
+                (Some(Op::TopK), _) => others.picker = Some(node),
+                (Some(op), Some(operand)) if is_pointwise_op(op) => {
+                    node = *operand;
+                    continue;
+                }
+                (_, _) => {}
+            }
+            return others;
+        }
+    }
 }
 
 /// How experts are picked.
@@ -216,6 +269,8 @@ impl<'a> Gating<'a> {
         let refuse = |op: Op| ScheduleError::Body { op: op.name(), inside: Op::Route.name() };
         let takes_all = spec.body.has(Op::AllExperts);
         let (mut picker, mut group_limit, mut picked, mut observe, mut mask) = (None, None, spec.top_k, None, None);
+        let others = Others::of(nodes, &operands);
+        let (mut best, mut counted) = (None, None);
         let (mut columns, mut is_picks) = (vec![spec.experts; nodes.len()], vec![false; nodes.len()]);
         for (i, node) in nodes.iter().enumerate() {
             let Node::Apply(op, _) = node else { continue };
@@ -227,6 +282,9 @@ impl<'a> Gating<'a> {
             };
             match op {
                 Op::AllExperts | Op::Softmax => {}
+                Op::TopK if others.picker == Some(i) => {
+                    (is_picks[i], counted) = (true, Some(operands[i][1]));
+                }
                 Op::TopK | Op::SparseMixer | Op::HashPicks if !takes_all && picker.is_none() => {
                     is_picks[i] = true;
                     picker = Some((i, Picker::of(spec, *op, &operands[i]).ok_or_else(|| refuse(*op))?));
@@ -243,6 +301,8 @@ impl<'a> Gating<'a> {
                     Node::Hole(hole) => mask = hole.checked_sub(1).map(|operand| operand as usize),
                     Node::Attr(_) | Node::Param(_) | Node::Apply(..) => return Err(refuse(*op)),
                 },
+                Op::Counted if !takes_all && counted.is_some() => {}
+                Op::BestScore if !takes_all => best = Some((operands[i][1], number().ok_or_else(|| refuse(*op))?)),
                 Op::Leading if !takes_all => columns[i] = number().ok_or_else(|| refuse(*op))?,
                 Op::Joint if !takes_all => picked -= number().ok_or_else(|| refuse(*op))?,
                 Op::Renorm | Op::WithoutRows if !takes_all => {}
@@ -264,7 +324,21 @@ impl<'a> Gating<'a> {
             None if !takes_all => {
                 Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body that picks nobody".to_string() })
             }
-            picker => Ok(Gating { spec, nodes, operands, columns, is_picks, picker, picked, group_limit, observe, mask }),
+            picker => Ok(Gating {
+                spec,
+                nodes,
+                operands,
+                columns,
+                is_picks,
+                picker,
+                picked,
+                group_limit,
+                observe,
+                mask,
+                best,
+                counted,
+                others,
+            }),
         }
     }
 

@@ -39,13 +39,14 @@ pub(super) struct Row<'a, 'k> {
 pub(super) type Facts<'k> = HashMap<usize, Known<'k>>;
 
 impl<'k> Row<'_, 'k> {
-    /// Writes the token's experts and weights. What was learnt of the row.
+    /// Writes the token's experts and weights, and its best score where that is asked for. What was learnt of the row.
     pub(super) fn picks(
         &self,
         (node, how): (usize, Picker),
         token: Value<'k>,
         topk_experts: Array<'k>,
         topk_weights: Array<'k>,
+        best_of_token: Option<Array<'k>>,
     ) -> Facts<'k> {
         let (k, share) = (self.team.k, &self.scratch);
         let (scratch, top_k) = (share.picked(), self.gating.spec.top_k);
@@ -58,6 +59,9 @@ impl<'k> Row<'_, 'k> {
                 self.look_up(self.operands[ids].load(token), (self.operands[table], rows), scores, &facts);
             }
         }
+        if let (Some((scores, count)), Some(best_of_token)) = (self.gating.best, best_of_token) {
+            self.best(scores, count, (token, best_of_token), &facts);
+        }
         self.weigh(node, &facts);
         self.each_pick(top_k, |j| {
             let pair = k.bind("pair", token * top_k as i32 + j);
@@ -67,6 +71,16 @@ impl<'k> Row<'_, 'k> {
         // The next row's picks go where these are.
         k.warp_barrier();
         facts
+    }
+
+    /// Writes the experts with the largest of these keys, which are not the token's own.
+    pub(super) fn counted(&self, keys: usize, token: Value<'k>, counted_experts: Array<'k>, facts: &Facts<'k>) {
+        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let (columns, top_k) = (self.gating.columns[keys], self.gating.spec.top_k);
+        self.rank(columns, &|at| self.value(keys, at, facts));
+        greatest(team, share.picked().keys, share.key, (columns, top_k), |j, expert| {
+            team.once(|| counted_experts.store(k.bind("pair", token * top_k as i32 + j), expert));
+        });
     }
 
     /// Writes the score of every expert. A NaN stays one.
@@ -89,14 +103,21 @@ impl<'k> Row<'_, 'k> {
         }
     }
 
-    /// Writes that a token has no expert, and weights of 0.
-    pub(super) fn no_picks(&self, token: Value<'k>, topk_experts: Option<Array<'k>>, topk_weights: Array<'k>) {
-        let (k, top_k) = (self.team.k, self.gating.spec.top_k);
+    /// Writes that a token has no expert in each of these, weights of 0, and no claim to be served.
+    pub(super) fn no_picks(
+        &self,
+        token: Value<'k>,
+        experts: [Option<Array<'k>>; 2],
+        topk_weights: Array<'k>,
+        best_of_token: Option<Array<'k>>,
+    ) {
+        let (k, team, top_k) = (self.team.k, self.team, self.gating.spec.top_k);
         self.each_pick(top_k, |j| {
             let pair = k.bind("pair", token * top_k as i32 + j);
-            topk_experts.iter().for_each(|experts| experts.store(pair, k.i32(-1)));
+            experts.iter().flatten().for_each(|experts| experts.store(pair, k.i32(-1)));
             topk_weights.store(pair, k.f32(0.0));
         });
+        best_of_token.iter().for_each(|best| team.once(|| best.store(token, k.f32(f32::NEG_INFINITY))));
     }
 
     /// What is known of whole rows.
@@ -139,6 +160,22 @@ impl<'k> Row<'_, 'k> {
             share.picked().experts.store(share.pick + j, expert);
             share.picked().weights.store(share.pick + j, self.score(scores, expert, facts));
         });
+    }
+
+    /// Writes the largest of the scores of the first `count` picks.
+    fn best(&self, scores: usize, count: u32, (token, best_of_token): (Value<'k>, Array<'k>), facts: &Facts<'k>) {
+        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let least = k.f32(f32::NEG_INFINITY);
+        let best = k.var("best", least);
+        self.each_pick(count, |j| {
+            let expert = share.picked().experts.load(share.pick + j);
+            let at = At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Stays };
+            let score = k.bind("score", self.value(scores, &at, facts));
+            best.set(best.get().max(score.eq(score).select(score, least)));
+        });
+        k.warp_barrier();
+        let best = team.greatest_in_warp(best.get());
+        team.once(|| best_of_token.store(token, best));
     }
 
     /// The score of one expert.
@@ -219,7 +256,15 @@ impl<'k> Row<'_, 'k> {
                 Known::Groups(groups, keys)
             }),
             Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Renorm => None,
-            Op::AllExperts | Op::Leading | Op::Joint | Op::PickWeights | Op::Jitter | Op::Observe | Op::Losses => None,
+            Op::AllExperts
+            | Op::Leading
+            | Op::Joint
+            | Op::PickWeights
+            | Op::Jitter
+            | Op::Observe
+            | Op::Counted
+            | Op::BestScore
+            | Op::Losses => None,
             Op::WithoutRows
             | Op::MaskTokens
             | Op::Assign
@@ -346,9 +391,9 @@ impl<'k> Row<'_, 'k> {
             Node::Apply(op, _) => Some(*op),
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
         };
-        // Who has rows, what is observed and which tokens are padding changes no weight of the others.
-        let changes = |op: Op| !matches!(op, Op::WithoutRows | Op::Observe | Op::MaskTokens);
-        let weighs = |i: &usize| self.gating.is_picks[*i] && op(*i).is_some_and(changes);
+        // Rows, the order of service, what is observed or counted and which tokens are padding change no weight of the others.
+        let changes = |op: Op| !matches!(op, Op::WithoutRows | Op::BestScore | Op::Counted | Op::Observe | Op::MaskTokens);
+        let weighs = |i: &usize| self.gating.is_picks[*i] && !self.gating.others.nodes.contains(i) && op(*i).is_some_and(changes);
         let after: Vec<usize> = (picker + 1..self.gating.nodes.len()).filter(weighs).collect();
         let is_alone = |node: usize| matches!(op(node), Some(Op::ExpertScale | Op::Joint));
         let mut count = self.gating.picked;

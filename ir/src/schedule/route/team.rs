@@ -149,6 +149,11 @@ impl<'k> Team<'k> {
         value
     }
 
+    /// The greatest of one value for each lane of a warp.
+    pub(super) fn greatest_in_warp(&self, value: Value<'k>) -> Value<'k> {
+        self.together(value, |a, b| a.max(b))
+    }
+
     /// The greatest of all lanes.
     pub(super) fn greatest(&self, value: Value<'k>) -> Value<'k> {
         let here = self.k.bind("greatest", value.reduce_max());
