@@ -178,6 +178,18 @@ const ROUTING: &[Row] = &[
         UNCHANGED,
     ),
     (
+        "renorm-before-dropless",
+        "%t = top_k %h, %h, 3 : ? %m = mask_tokens %t, %mask : ? %a = assign %m, dropless : ? \
+         %routing = renorm_kept %a, sum(add 0.5) : ?",
+        UNCHANGED,
+    ),
+    (
+        "expert-scale-before-dropless",
+        "%t = top_k %h, %h, 3 : ? %m = mask_tokens %t, %mask : ? %a = assign %m, dropless : ? \
+         %routing = expert_scale %a, @v : ?",
+        UNCHANGED,
+    ),
+    (
         "expert-scale-before-dropless",
         "%t = top_k %h, %h, 3 : ? %a = assign %t, dropless : ? %routing = expert_scale %a, @v : ?",
         "%t = top_k %h, %h, 3 : ? %n = expert_scale %t, @v : ? %routing = assign %n, dropless : ?",

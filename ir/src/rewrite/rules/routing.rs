@@ -45,13 +45,18 @@ pub(super) fn rules() -> Vec<Rule> {
             Attr::Groups(g) if g.keep == g.groups => Some(m.class("?keys")),
             _ => None,
         }),
-        // Where nothing is dropped, all picks are kept: they are renormalised with the scores.
-        pattern("renorm-before-dropless", "(renorm_kept (assign ?p dropless) ?rule)", "(assign (renorm ?p ?rule) dropless)"),
-        pattern(
-            "expert-scale-before-dropless",
-            "(expert_scale (assign ?p dropless) ?s)",
-            "(assign (expert_scale ?p ?s) dropless)",
-        ),
+        // Where nothing is dropped, all picks are kept: they are renormalised with the scores. Picks of padding are of no
+        // expert, and have no arithmetic.
+        computed("renorm-before-dropless", "(renorm_kept (assign ?p dropless) ?rule)", |m| {
+            let picks = m.apply(Op::Renorm, &[m.class("?p"), m.class("?rule")])?;
+            let dropless = m.constant(Attr::Assignment(Assignment::Dropless));
+            m.apply(Op::Assign, &[picks, dropless])
+        }),
+        computed("expert-scale-before-dropless", "(expert_scale (assign ?p dropless) ?s)", |m| {
+            let picks = m.apply(Op::ExpertScale, &[m.class("?p"), m.class("?s")])?;
+            let dropless = m.constant(Attr::Assignment(Assignment::Dropless));
+            m.apply(Op::Assign, &[picks, dropless])
+        }),
         // Where nothing is dropped, no token comes first: its best score need not be known.
         pattern("drop-best-score-of-dropless", "(assign (best_score ?p ?s ?n) dropless)", "(assign ?p dropless)"),
         // Where nothing is dropped, no input is added.
