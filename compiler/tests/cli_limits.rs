@@ -104,6 +104,24 @@ fn sizes_in_a_package() {
     vast(Role::Output, &[i64::MAX, 4]);
 }
 
+/// A kernel that does not end is given up, and said to be.
+#[test]
+fn an_endless_kernel_of_a_package() {
+    let folder = command::folder();
+    product(&moec_in(folder.path(), &["compile", &example("tiny.toml"), "--target", "sm_90a", "-o", "tiny.moec"]));
+    let tiny = package::read(&std::fs::read(folder.path().join("tiny.moec")).unwrap()).unwrap();
+    let ptx = String::from_utf8(tiny.images()[0].clone()).unwrap();
+    let endless = ptx.replacen("\tret;", "$ENDLESS:\n\tbra.uni \t$ENDLESS;\n\tret;", 1);
+    assert_ne!(endless, ptx);
+    let bytes = Package::new(tiny.manifest().clone(), vec![endless.into_bytes()]).unwrap().to_bytes().unwrap();
+    command::write(folder.path(), "endless.moec", bytes);
+    let began = Instant::now();
+    let output = moec_in(folder.path(), &["check", "endless.moec", "--emulate", "--tokens", "4"]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(command::stdout(&output).contains("step-limit"), "{}", command::stdout(&output));
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
 /// Sizes in a file that no machine has room for are refused before anything is made of them.
 #[test]
 fn counts_in_a_config() {

@@ -40,7 +40,9 @@ pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) ->
     if arguments.why {
         machines.iter().try_for_each(|machine| explain(&spec, machine, notes)).map_err(failed)?;
     }
-    let files = stages(&spec, &source, &kinds, &machines, notes).map_err(failed)?;
+    let (files, warnings) = stages(&spec, &source, &kinds, &machines, notes).map_err(failed)?;
+    // They are not about a place in the spec.
+    notes.warn(&Source { name: source.name.clone(), text: String::new() }, warnings)?;
 
     match (&arguments.output, &files[..]) {
         (Some(path), [file]) => {
@@ -142,8 +144,15 @@ struct File {
     is_text: bool,
 }
 
-/// Every file that was asked for, by kind and then by target. What only early stages need is not compiled.
-fn stages(spec: &Spec, source: &Source, kinds: &[Emit], machines: &[Machine], notes: Notes) -> Result<Vec<File>, Diagnostic> {
+/// Every file that was asked for, by kind and then by target, and what ptxas warned of. What only early stages need is not
+/// compiled.
+fn stages(
+    spec: &Spec,
+    source: &Source,
+    kinds: &[Emit],
+    machines: &[Machine],
+    notes: Notes,
+) -> Result<(Vec<File>, Vec<Diagnostic>), Diagnostic> {
     let mut built: Vec<Built> = Vec::new();
     let mut lowered = BTreeMap::new();
     if kinds.iter().any(|kind| is_built(*kind)) {
@@ -193,7 +202,11 @@ fn stages(spec: &Spec, source: &Source, kinds: &[Emit], machines: &[Machine], no
             }
         }
     }
-    Ok(files)
+    let of_machine = |(machine, _, objects): &Built| {
+        let warned = objects.iter().flat_map(|object| &object.warnings);
+        warned.map(|text| Diagnostic::new(Code::AssemblerWarned, format!("{}: {text}", machine.name))).collect::<Vec<_>>()
+    };
+    Ok((files, built.iter().flat_map(of_machine).collect()))
 }
 
 fn packed(spec: &Spec, source: &Source, built: &[Built]) -> Result<Package, pipeline::Error> {
@@ -242,7 +255,6 @@ fn say_images(machine: &Machine, objects: &[moec_codegen::Object], notes: Notes)
         format!("; at most {registers} registers, {spills}")
     });
     notes.say(&format!("{}: {kernels} kernels, {}{occupied}", machine.name, images.join(", ")));
-    objects.iter().flat_map(|object| &object.warnings).for_each(|warning| notes.say(&format!("warning: {warning}")));
 }
 
 /// `--why`: the rules that the rewritten graph could not do without, and what each saves.

@@ -307,6 +307,9 @@ codes! {
         "Numbers in the names of recorded tensors may be those of layers or of batches, and nothing before them says which. They \
          are added up as batches of one layer. `--layer-pattern` has the place of the layer's number, such as `logits.{N}`, or \
          is `none` where there is none; names such as `layers.3.gate` and `step_7` say it themselves.";
+    AssemblerWarned = 1104, Ok, "a warning of ptxas",
+        "NVIDIA's assembler took the PTX and had something to say about it. The kernels are in the package all the same; the \
+         example specs give no such warning, so please send the spec and the message.";
 }
 
 #[cfg(test)]
