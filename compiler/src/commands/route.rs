@@ -239,20 +239,17 @@ impl Weights {
         };
         let tensors: Vec<Tensor> = ROUTER.into_iter().filter(needs).filter(|tensor| spec.weight(*tensor).is_some()).collect();
         let names: Vec<String> = tensors.iter().flat_map(|tensor| routing::stored_names(spec, *tensor, prefix)).collect();
-        let failed = |error| report_at(path, error);
-        let arrays;
-        let checkpoint = match Format::of_file(path) {
+        let manifest = weights_alone(spec, &tensors);
+        let assembled = match Format::of_file(path) {
             Some(Format::Npy | Format::Npz) => {
-                arrays = routing::extract(path, &names).map_err(|why| {
+                let arrays = routing::extract(path, &names).map_err(|why| {
                     let message = format!("cannot use {}: {why}", quote(&path.display().to_string()));
                     report_at(path, Diagnostic::new(Code::BadCheckpoint, message))
                 })?;
-                Checkpoint::read(&arrays).map_err(failed)?
+                Checkpoint::read(&arrays).and_then(|checkpoint| assemble(&manifest, &checkpoint, prefix))
             }
-            Some(_) | None => Checkpoint::open(path).map_err(failed)?,
+            Some(_) | None => Checkpoint::open(path).and_then(|checkpoint| assemble(&manifest, &checkpoint, prefix)),
         };
-        let manifest = weights_alone(spec, &tensors);
-        let assembled = assemble(&manifest, &checkpoint, prefix);
         let (weights, conversions) = assembled.map_err(|error| report_at(path, error))?;
         conversions.iter().for_each(|conversion| notes.say(&format!("note: {conversion}")));
         let named = manifest.buffers.iter().filter_map(|buffer| Tensor::from_word(&buffer.name));
