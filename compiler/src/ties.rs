@@ -1,5 +1,5 @@
 //! Where a result was routed otherwise than the f64 interpreter does: whether the scores that decided it are nearer to each
-//! other than f32, or the layer's type, can tell. Such a near tie is no error of a kernel; any other pick or drop is.
+//! other than f32, or the layer's type, can tell apart. Such a near tie is no error of a kernel; any other pick or drop is one.
 //!
 //! ```text
 //!   picks   of a token: the least shift of all keys, up for those picked here and down for the others, after which the
@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use egg::Id;
-use moec_ir::graph::{self, Attr, Builder, Dim, Groups, Node, Op, Priority, Type, Typed, Value};
+use moec_ir::graph::{self, Assignment, Attr, Builder, Dim, Groups, Node, Op, Priority, Type, Typed, Value};
 use moec_ir::{DType, Dims as IrDims};
 use moec_runtime::package::Dims;
 use moec_runtime::{Run, Tensor};
@@ -430,14 +430,19 @@ impl Keys {
             keys = g.apply_attr(Op::GroupLimit, &[keys], Attr::Groups(groups));
         }
         let picks = g.apply_attr(Op::TopK, &[keys, keys], Attr::Num(self.top_k));
-        let typed = verified(g.finish("keys", picks))?;
+        // A graph gives a tensor; the picks are a value of it.
+        let routing = g.apply_attr(Op::Assign, &[picks], Attr::Assignment(Assignment::Dropless));
+        let of_pairs = g.apply(Op::PairWeights, &[routing]);
+        let typed = verified(g.finish("keys", of_pairs))?;
         let tokens = self.rows.len();
         let given = BTreeMap::from([("%keys".to_string(), graph::Tensor { shape: vec![tokens, columns], data })]);
         let dims = IrDims { tokens: tokens as u64, row_tokens: tokens as u64 };
         let values = graph::interp(&typed, &given, dims).map_err(ReferenceError::new)?;
-        let Some(Value::Picks(picks)) = values.last() else {
-            return Err(ReferenceError::new("no picks".to_string()));
-        };
+        let picks = values.iter().find_map(|value| match value {
+            Value::Picks(picks) => Some(picks),
+            Value::Tensor(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
+        });
+        let picks = picks.ok_or_else(|| ReferenceError::new("no picks".to_string()))?;
         let set = |experts: &[usize]| experts.iter().copied().collect::<BTreeSet<usize>>();
         Ok(picks.expert_of_pair.chunks(picks.top_k).zip(wanted).map(|(is, wanted)| set(is) == set(wanted)).collect())
     }
