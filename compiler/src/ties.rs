@@ -2,8 +2,9 @@
 //! other than f32, or the layer's type, can tell apart. Such a near tie is no error of a kernel; any other pick or drop is one.
 //!
 //! ```text
-//!   picks   of a token: the least shift of all keys, up for those picked here and down for the others, after which the
-//!           interpreter picks the same      margin = twice the shift, the distance of the two keys that decided
+//!   picks   of a token: the least shift of all keys, up for those picked and down for the others, after which the
+//!           interpreter picks the same      margin = twice the shift, the distance of the two keys that decided; the
+//!           larger of both sides': one of them may be the interpreter's own
 //!   drops   of an expert: what it kept there and not here, less what it kept here and not there      margin = their weights' distance
 //! ```
 
@@ -152,17 +153,18 @@ pub fn picks(batch: &Given<'_>, here: &[usize], there: &[usize], top_k: usize) -
     let routed = (batch.spec.router.top_k as usize).min(top_k);
     let of = |experts: &[usize], token: usize| experts[token * top_k..][..routed].to_vec();
     let known = if batch.spec.router.mode == Mode::TokenChoice { Some(Keys::of(batch, &tokens)?) } else { None };
-    let here_of: Vec<Vec<usize>> = tokens.iter().map(|token| of(here, *token)).collect();
-    let nearness = match &known {
-        Some(keys) => keys.margins(&here_of)?.into_iter().zip(keys.told.iter().copied()).collect(),
+    let [here_of, there_of] = [here, there].map(|side| tokens.iter().map(|token| of(side, *token)).collect::<Vec<_>>());
+    let nearness: Vec<(f64, f64)> = match &known {
+        // Either side may be the one that picks as the interpreter does: the other one's margin is what counts.
+        Some(keys) => {
+            let margins = keys.margins(&here_of)?.into_iter().zip(keys.margins(&there_of)?).map(|(a, b)| a.max(b));
+            margins.zip(keys.told.iter().copied()).collect()
+        }
         None => vec![(f64::INFINITY, 0.0); tokens.len()],
     };
-    let apart = |((token, here), (margin, told)): ((&usize, Vec<usize>), (f64, f64))| Apart {
-        decision: Decision::Pick { token: *token, here, there: of(there, *token) },
-        margin,
-        told,
-    };
-    Ok(tokens.iter().zip(here_of).zip(nearness).map(apart).collect())
+    let decisions = tokens.into_iter().zip(here_of.into_iter().zip(there_of));
+    let decisions = decisions.map(|(token, (here, there))| Decision::Pick { token, here, there });
+    Ok(decisions.zip(nearness).map(|(decision, (margin, told))| Apart { decision, margin, told }).collect())
 }
 
 /// How a run routed its tokens.
