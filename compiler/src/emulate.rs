@@ -145,9 +145,19 @@ pub fn emulate(
     let mut batch = bound.batch(inputs, dims)?;
     batch.workspace.fill(dirt)?;
     batch.outputs.iter_mut().try_for_each(|output| output.fill(dirt))?;
-    let (launches, elapsed) = launch(&bound, &mut batch, &emulator)?;
+    let (mut launches, elapsed) = launch(&bound, &mut batch, &emulator)?;
+    if let (Some(_), Some(last)) = (elapsed, launches.last_mut()) {
+        last.report.findings.extend(never_written(package.manifest(), &batch, &emulator));
+    }
     let run = elapsed.map(|elapsed| bound.collect(&batch, elapsed)).transpose()?;
     Ok(Emulation { run, launches })
+}
+
+/// Of each output, the first byte that no launch wrote.
+#[must_use]
+pub fn never_written(manifest: &Manifest, batch: &Batch, emulator: &Emulator) -> Vec<Finding> {
+    let outputs = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Output).zip(&batch.outputs);
+    outputs.filter_map(|(buffer, region)| emulator.never_written(&buffer.name, region.address(), region.bytes())).collect()
 }
 
 /// The launches, and the time they took unless a finding stopped them.

@@ -52,17 +52,80 @@ fn a_large_layer_is_sampled() {
 
 /// A package whose first kernel lacks a barrier that it needs.
 fn broken(folder: &Path) -> String {
+    edited(folder, |ptx| {
+        let (before, after) = ptx.rsplit_once("bar.sync").unwrap();
+        let rest = after.split_once(';').unwrap().1;
+        format!("{before}{rest}")
+    })
+}
+
+/// A package whose PTX was edited after it was compiled.
+fn edited(folder: &Path, edit: impl Fn(&str) -> String) -> String {
     let path = folder.join("layer.moec");
     let name = path.display().to_string();
     let compiled = moec(&["compile", &example("tiny.toml"), "--target", "sm_80", "-o", &name]);
     assert!(compiled.status.success(), "{}", text(&compiled.stderr));
     let whole = package::read(&std::fs::read(&path).unwrap()).unwrap();
     let ptx = text(&whole.images()[0]);
-    let (before, after) = ptx.rsplit_once("bar.sync").unwrap();
-    let rest = after.split_once(';').unwrap().1;
-    let package = Package::new(whole.manifest().clone(), vec![format!("{before}{rest}").into_bytes()]).unwrap();
+    let package = Package::new(whole.manifest().clone(), vec![edit(&ptx).into_bytes()]).unwrap();
     std::fs::write(&path, package.to_bytes().unwrap()).unwrap();
     name
+}
+
+/// One kernel's text, edited.
+fn in_kernel(ptx: &str, kernel: &str, edit: impl Fn(&str) -> String) -> String {
+    let start = ptx.find(&format!(".entry {kernel}(")).unwrap();
+    let end = ptx[start..].find("\n}\n").unwrap() + start;
+    format!("{}{}{}", &ptx[..start], edit(&ptx[start..end]), &ptx[end..])
+}
+
+/// Bugs that leave no race and no wrong address behind: stores that are gone, stores into an input, a loop without end.
+#[test]
+fn planted_bugs_are_found_within_seconds() {
+    let without_stores = |kernel: &str| {
+        let lines = kernel.lines().filter(|line| !line.contains("st.global"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    // The load of the last address, that of a statistic, becomes one of the tokens': the stores go there.
+    let into_input = |kernel: &str| {
+        let params = kernel.matches(".param .u64").count();
+        let last = format!("moec_route_router_param_{}", params - 1);
+        let (at, _) = kernel.rmatch_indices(&last).next().unwrap();
+        format!("{}moec_route_router_param_0{}", &kernel[..at], &kernel[at + last.len()..])
+    };
+    // The first backward branch forgets its condition.
+    let endless = |kernel: &str| {
+        let loops = kernel.lines().enumerate().find(|(at, line)| {
+            let target = line.trim().strip_prefix("@%p").and_then(|rest| rest.split_once("bra \t")).map(|(_, label)| label);
+            let label = target.map(|label| format!("{}:", label.trim_end_matches(';')));
+            label.is_some_and(|label| kernel.lines().take(*at).any(|earlier| earlier.trim_start().starts_with(&label)))
+        });
+        let (at, line) = loops.unwrap();
+        let bare = format!("bra.uni {}", line.split_once("bra").unwrap().1.trim());
+        let lines = kernel.lines().enumerate().map(|(i, line)| if i == at { bare.as_str() } else { line });
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let bugs: [(&str, &str, &dyn Fn(&str) -> String); 3] = [
+        ("never-written: ", "moec_combine", &without_stores),
+        ("read-only: moec_route_router ", "moec_route_router", &into_input),
+        ("MOE0807", "moec_route_router", &endless),
+    ];
+    for (expected, kernel, bug) in bugs {
+        let folder = tempfile::tempdir().unwrap();
+        let package = edited(folder.path(), |ptx| in_kernel(ptx, kernel, bug));
+        let started = std::time::Instant::now();
+        for arguments in [
+            &["check", &package, "--emulate", "--tokens", "17"][..],
+            &["run", &package, "--device", "emulator", "--tokens", "17"],
+        ] {
+            let output = moec(arguments);
+            let said = text(&output.stdout) + &text(&output.stderr);
+            assert_eq!(output.status.code(), Some(4), "{kernel}: {said}");
+            assert!(said.contains(expected), "{kernel}: {said}");
+        }
+        // Generous, since machines are shared; without a limit it took more than 200 s.
+        assert!(started.elapsed().as_secs() < 100, "{kernel}: {:?}", started.elapsed());
+    }
 }
 
 #[test]

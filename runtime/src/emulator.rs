@@ -79,6 +79,8 @@ struct Kernel {
     is_sampled: bool,
     /// What the manifest calls the tensor of each parameter.
     names: Vec<String>,
+    /// Whether a parameter is given inputs and weights alone, which a layer does not write; an update does.
+    only_read: Vec<bool>,
 }
 
 struct State {
@@ -154,12 +156,18 @@ fn kernels(manifest: &Manifest, target: &Target) -> Vec<Kernel> {
         let all = || launches.iter().flat_map(|launch| params.clone().filter_map(|param| given(launch, param)));
         let is_inner = all().all(|buffer| buffer.role == Role::Workspace);
         let has_integers = all().any(|buffer| buffer.dtype == Dtype::I32);
+        let is_update = target.update.iter().any(|launch| launch.kernel as usize == index);
+        let is_read = |param: usize| {
+            let roles = launches.iter().filter_map(|launch| Some(given(launch, param)?.role));
+            !is_update && roles.clone().count() > 0 && roles.clone().all(|role| matches!(role, Role::Input | Role::Weight))
+        };
         Kernel {
             symbol: kernel.symbol.clone(),
             threads: kernel.threads,
             dynamic_shared_bytes: kernel.dynamic_shared_bytes,
             is_sampled: !(is_inner && has_integers),
             names: params.clone().map(name).collect(),
+            only_read: params.clone().map(is_read).collect(),
         }
     };
     target.kernels.iter().enumerate().map(kernel).collect()
@@ -187,6 +195,29 @@ impl Emulator {
             state.memory.touched(tensor.buffer).unwrap_or_default().hash(&mut hash);
         }
         hash.finish()
+    }
+
+    /// The first byte of a range that no launch and no copy has written, as a finding: something that a caller reads back
+    /// under `name` must be written. `None` too where the range is not memory of this device.
+    #[must_use]
+    pub fn never_written(&self, name: &str, address: u64, bytes: u64) -> Option<Finding> {
+        if bytes == 0 {
+            return None;
+        }
+        let mut state = self.state();
+        let (buffer, offset) = state.tensor(address, bytes).ok()?;
+        let at = state.memory.first_uninitialised(buffer, offset, bytes).ok()??;
+        Some(Finding {
+            kind: FindingKind::NeverWritten,
+            kernel: name.to_owned(),
+            at: Default::default(),
+            opcode: String::new(),
+            block: [0; 3],
+            warp: 0,
+            lanes: 0,
+            message: format!("byte {} of {bytes} was not written by any launch", at - offset),
+            count: 1,
+        })
     }
 
     // A panic cannot leave the maps half-changed, so a poisoned lock is as good as any.
@@ -288,7 +319,8 @@ impl Device for Emulator {
     }
 
     fn launch(&self, kernel: usize, blocks: u64, args: &[Argument]) -> Result<(), Error> {
-        let Some(Kernel { symbol, threads, dynamic_shared_bytes, is_sampled, names }) = self.kernels.get(kernel) else {
+        let Some(Kernel { symbol, threads, dynamic_shared_bytes, is_sampled, names, only_read }) = self.kernels.get(kernel)
+        else {
             return Err(refused("there is no such kernel"));
         };
         let grid = u32::try_from(blocks).ok().filter(|n| *n <= i32::MAX as u32);
@@ -296,12 +328,13 @@ impl Device for Emulator {
         let grid = grid.ok_or_else(|| Error::LaunchRange { kernel: symbol.clone(), what: "the grid".into(), value })?;
         let mut state = self.state();
         let mut packed = Vec::with_capacity(args.len());
-        for (arg, name) in args.iter().zip(names) {
+        for ((arg, name), only_read) in args.iter().zip(names).zip(only_read) {
             packed.push(match arg {
                 Argument::Memory { bytes: 0, .. } => Arg::U64(0),
                 Argument::Memory { address, bytes } => {
                     let (buffer, offset) = state.tensor(*address, *bytes)?;
                     state.memory.rename(buffer, name).map_err(refused)?;
+                    state.memory.set_read_only(buffer, *only_read).map_err(refused)?;
                     Arg::U64(state.memory.address(buffer).map_err(refused)? + offset)
                 }
                 Argument::I32(value) => Arg::I32(*value),

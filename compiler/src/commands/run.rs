@@ -15,7 +15,7 @@ use moec::{pipeline, random, ties};
 use moec_codegen::Options;
 use moec_ir::Machine;
 use moec_ir::machine::MACHINES;
-use moec_runtime::emulator::{self, Emulated, Emulator, Sample, Schedule};
+use moec_runtime::emulator::{self, Emulator, Finding, Sample, Schedule};
 use moec_runtime::package::{self, Dims, Dtype, Manifest, Role};
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, DeviceKind, Error, Layer, Package, Tensor, assemble};
@@ -58,7 +58,10 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let mut batch = bound_layer.batch(&inputs, dims).map_err(failed)?;
     let first = bound_layer.launch(&mut batch);
     if let Some(emulator) = &emulator {
-        findings(&emulator.take_launches(), out)?;
+        let launches = emulator.take_launches();
+        let of_launches = launches.iter().flat_map(|launch| launch.report.findings.clone());
+        let unwritten = if first.is_ok() { never_written(manifest, &batch, emulator) } else { Vec::new() };
+        findings(&of_launches.chain(unwritten).collect::<Vec<_>>(), out)?;
     }
     let warm_up = first.map_err(failed)?;
     // What the emulator takes says nothing of anything else.
@@ -180,8 +183,7 @@ fn load(arguments: &Run, package: &Package) -> Result<(Layer, Option<Arc<Emulato
 }
 
 /// Prints what the emulator found, which is an error.
-fn findings(launches: &[Emulated], out: &mut dyn Write) -> Result<(), Failure> {
-    let all: Vec<_> = launches.iter().flat_map(|launch| &launch.report.findings).collect();
+fn findings(all: &[Finding], out: &mut dyn Write) -> Result<(), Failure> {
     all.iter().try_for_each(|finding| writeln!(out, "{finding}"))?;
     if all.is_empty() {
         return Ok(());

@@ -124,6 +124,11 @@ impl Block {
         cx.report.add(cx.entry, kind, pc, self.place.block, warp as u32, lanes, message);
     }
 
+    /// The instructions of the warp that took most.
+    pub(crate) fn longest(&self) -> u64 {
+        self.warps.iter().map(|warp| warp.steps).max().unwrap_or(0)
+    }
+
     /// Runs for a while.
     pub(crate) fn run(&mut self, cx: &mut Cx<'_>, choices: &mut Choices, mut budget: u32) -> Progress {
         while budget > 0 {

@@ -45,6 +45,8 @@ kinds! {
     UninitialisedShared = "uninitialised-shared",
     /// Global memory is read before it is written.
     UninitialisedGlobal = "uninitialised-global",
+    /// Memory that the host reads back was not written by any launch. Only the caller knows what is read back.
+    NeverWritten = "never-written",
     /// Two warps of a block use the same shared bytes without an order between them, one of them writing.
     SharedRace = "shared-race",
     /// Two lanes of a warp use the same bytes without `bar.warp.sync` in between.
@@ -67,7 +69,7 @@ kinds! {
     InactiveLane = "inactive-lane",
     /// Everyone waits for ever.
     Deadlock = "deadlock",
-    /// The launch took more steps than allowed.
+    /// A warp, or all of them together, took more steps than allowed.
     StepLimit = "step-limit",
     /// Wrong use of an mbarrier.
     MbarrierMisuse = "mbarrier-misuse",
@@ -120,6 +122,10 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.opcode.is_empty() {
+            // Of a launch as a whole.
+            return write!(out, "{}: {}: {}", self.kind, self.kernel, self.message);
+        }
         let [x, y, z] = self.block;
         write!(
             out,

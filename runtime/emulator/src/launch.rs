@@ -65,8 +65,11 @@ pub struct Options {
     pub limits: Limits,
     /// Different findings before the launch is given up.
     pub max_findings: usize,
-    /// Instructions of warps before the launch is given up.
+    /// Instructions of all warps together before the launch is given up.
     pub step_limit: u64,
+    /// Instructions of one warp before the launch is given up. `None` follows from the launch: 2^20, and one for each byte
+    /// of the memory that kernels could walk through.
+    pub warp_step_limit: Option<u64>,
 }
 
 impl Default for Options {
@@ -81,6 +84,7 @@ impl Default for Options {
             limits: Limits::default(),
             max_findings: 64,
             step_limit: 1 << 32,
+            warp_step_limit: None,
         }
     }
 }
@@ -221,6 +225,8 @@ pub(crate) struct Cx<'a> {
     /// Grows whenever anything changes that another thread could see.
     pub(crate) progress: u64,
     pub(crate) steps: u64,
+    /// Instructions that one warp may take.
+    pub(crate) warp_step_limit: u64,
     pub(crate) launch: u64,
     /// What was released at global addresses.
     pub(crate) published: HashMap<u64, Published>,
@@ -233,6 +239,8 @@ const NAMED_BLOCKS: usize = 1 << 22;
 
 /// Instructions of one block before the next resident block has its turn.
 const SLICE: u32 = 4096;
+/// The part of a warp's limit from which on its block has no more turns.
+const LONG: u64 = 64;
 
 /// Runs a kernel.
 pub fn launch(
@@ -245,6 +253,8 @@ pub fn launch(
     let entry = module.entry(entry).ok_or_else(|| LaunchError::NoSuchEntry(entry.to_owned()))?;
     let total = check_shape(entry, launch, options)?;
     let globals = place_globals(module, memory)?;
+    // What walks through memory byte by byte ends below this.
+    let warp_step_limit = options.warp_step_limit.unwrap_or_else(|| memory.total_bytes().saturating_add(1 << 20));
     memory.launches += 1;
     let stamp = memory.launches;
     let mut cx = Cx {
@@ -258,6 +268,7 @@ pub fn launch(
         executed: vec![Executed::default(); entry.code.len()],
         progress: 0,
         steps: 0,
+        warp_step_limit,
         launch: stamp,
         published: HashMap::new(),
         numbers: Vec::new(),
@@ -333,7 +344,7 @@ fn place_globals(module: &Module, memory: &mut Memory) -> Result<Vec<u64>, Launc
         let address = base.next_multiple_of(variable.align.max(1));
         memory.write(buffer, address - base, &variable.initial).map_err(LaunchError::Memory)?;
         if variable.constant {
-            memory.set_read_only(buffer).map_err(LaunchError::Memory)?;
+            memory.set_read_only(buffer, true).map_err(LaunchError::Memory)?;
         }
         addresses.push(address);
     }
@@ -426,7 +437,10 @@ fn run_blocks(cx: &mut Cx<'_>, base: Placement, mut queue: Queue, most: usize, c
         let mut stuck = true;
         let mut index = 0;
         while index < resident.len() {
-            match resident[index].run(cx, choices, SLICE) {
+            // A block that runs this long is on its own until it ends or reaches the limit: in turns with others that never
+            // end, each would have to.
+            let slice = if resident[index].longest() > cx.warp_step_limit / LONG { u32::MAX } else { SLICE };
+            match resident[index].run(cx, choices, slice) {
                 Progress::Running => {
                     stuck = false;
                     index += 1;

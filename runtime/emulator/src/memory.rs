@@ -248,9 +248,14 @@ impl Memory {
         Ok(pages.into_iter().map(|(index, page)| (index * PAGE, page.data.as_slice())).collect())
     }
 
-    /// Says that kernels must not write to a buffer.
-    pub fn set_read_only(&mut self, buffer: Buffer) -> Result<(), MemoryError> {
-        self.allocation_mut(buffer).map(|found| found.read_only = true)
+    /// Says whether kernels must not write to a buffer; [`Memory::write`] may.
+    pub fn set_read_only(&mut self, buffer: Buffer, read_only: bool) -> Result<(), MemoryError> {
+        self.allocation_mut(buffer).map(|found| found.read_only = read_only)
+    }
+
+    /// The bytes of all buffers that were not given up.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.allocations.iter().filter(|found| !found.freed).map(|found| found.size).fold(0, u64::saturating_add)
     }
 
     /// Puts bytes into a buffer; they count as initialised.

@@ -145,17 +145,17 @@ fn point(text: &str, entry: &Entry, ins: &Ins) -> Option<SyncPoint> {
         Op::CopyWait { left } => {
             ways.push(deleted);
             if left.is_some() {
-                ways.extend(edit_number(statement, |left| left + 1).map(|edited| (Mutation::WaitsForLess, edited)));
+                ways.extend(edit_number(statement, |left| left.saturating_add(1)).map(|edited| (Mutation::WaitsForLess, edited)));
             }
         }
         Op::BulkWait { .. } | Op::WgmmaWait { .. } => {
             ways.push(deleted);
-            ways.extend(edit_number(statement, |left| left + 1).map(|edited| (Mutation::WaitsForLess, edited)));
+            ways.extend(edit_number(statement, |left| left.saturating_add(1)).map(|edited| (Mutation::WaitsForLess, edited)));
         }
         Op::MbarrierInit { .. } => {
             ways.push(deleted);
-            ways.extend(edit_number(statement, |count| count - 1).map(|edited| (Mutation::ExpectsLess, edited)));
-            ways.extend(edit_number(statement, |count| count + 1).map(|edited| (Mutation::ExpectsMore, edited)));
+            ways.extend(edit_number(statement, |count| count.saturating_sub(1)).map(|edited| (Mutation::ExpectsLess, edited)));
+            ways.extend(edit_number(statement, |count| count.saturating_add(1)).map(|edited| (Mutation::ExpectsMore, edited)));
         }
         Op::MbarrierArrive { .. } | Op::MbarrierExpect { .. } => {
             ways.push(deleted);
@@ -231,8 +231,7 @@ fn edit_number(statement: &str, edit: impl Fn(u64) -> u64) -> Option<String> {
         return None;
     }
     let number: u64 = head[start..].parse().ok()?;
-    let edited = edit(number.max(1));
-    let edited = if number == 0 { edit(0) } else { edited };
+    let edited = edit(number);
     (edited != number).then(|| format!("{}{edited};", &head[..start]))
 }
 
@@ -277,6 +276,20 @@ mod tests {
             "{}",
             atomic.text
         );
+    }
+
+    /// Counts at the ends of their range have one neighbour.
+    #[test]
+    fn counts_do_not_wrap() {
+        let barrier =
+            |count: u64| format!(".version 8.0\n.target sm_90a\n.entry k()\n{{\nmbarrier.init.shared.b64 [8], {count};\n}}\n");
+        let edits = |count| {
+            let found = mutants(&barrier(count)).unwrap();
+            let counted = found.iter().filter(|mutant| matches!(mutant.mutation, Mutation::ExpectsLess | Mutation::ExpectsMore));
+            counted.map(|mutant| mutant.mutation).collect::<Vec<_>>()
+        };
+        assert_eq!(edits(0), [Mutation::ExpectsMore]);
+        assert_eq!(edits(1), [Mutation::ExpectsLess, Mutation::ExpectsMore]);
     }
 
     #[test]

@@ -52,6 +52,9 @@ impl fmt::Display for Report {
     }
 }
 
+/// Repeats of a finding at one instruction before the launch is given up.
+const MOST_REPEATS: u64 = 1 << 18;
+
 /// Findings under construction.
 #[derive(Debug)]
 pub(crate) struct Recorder {
@@ -95,6 +98,10 @@ impl Recorder {
         if let Some(&index) = self.seen.get(&(kind, pc)) {
             let known = &mut self.findings[index];
             known.count += 1;
+            // A loop that left its array and does not end.
+            if known.count >= MOST_REPEATS {
+                self.stopped = true;
+            }
             if known.block == block && known.warp == warp {
                 known.lanes |= lanes;
             }

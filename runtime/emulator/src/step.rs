@@ -29,8 +29,12 @@ impl Block {
         counts.warps += 1;
         counts.lanes += u64::from(mask.count_ones());
         cx.steps += 1;
-        if cx.steps >= cx.options.step_limit {
-            self.finding(cx, w, pc, mask, FindingKind::StepLimit, || "the launch took too many steps".to_owned());
+        self.warps[w].steps += 1;
+        if cx.steps >= cx.options.step_limit || self.warps[w].steps >= cx.warp_step_limit {
+            let (all, own) = (cx.steps, self.warps[w].steps);
+            self.finding(cx, w, pc, mask, FindingKind::StepLimit, || {
+                format!("{own} steps of this warp, {all} of all: a loop without end? the options set the limits")
+            });
             cx.report.stop();
             return false;
         }

@@ -110,6 +110,8 @@ pub(crate) struct Warp {
     /// Steps since the schedule last chose another group.
     pub(crate) stretch: u32,
     pub(crate) spin: Spin,
+    /// Instructions taken.
+    pub(crate) steps: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +167,7 @@ impl Warp {
             missing: None,
             stretch: 0,
             spin: Spin::default(),
+            steps: 0,
         };
         for &(slot, preset) in &entry.preset {
             for lane in 0..LANES {
