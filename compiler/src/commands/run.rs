@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
+use moec::emulate::never_written;
 use moec::import::import;
 use moec::reference::{Reference, expert_sets_apart, experts_of_tokens, has_pairs, reference};
 use moec::spec::{Mode, Spec, drop_floor};
