@@ -35,6 +35,16 @@ test-browser: setup ## Open the pages of `moec route` in headless Chromium; skip
 	@cargo build --locked --package moec
 	@scripts/test_browser.py target/debug/moec
 
+# Its configuration classes need no torch; where torch is on PYTHONPATH, blocks are run as well.
+TRANSFORMERS := transformers==5.24.0
+
+.PHONY: survey
+survey: setup ## Give every MoE configuration of transformers to `moec import`, and print what became of each. Needs the network.
+	@cargo build --locked --package moec
+	@python3 -c 'import transformers' 2> /dev/null || test -d .tools/transformers \
+	    || python3 -m pip install --quiet --target .tools/transformers '$(TRANSFORMERS)'
+	@PYTHONPATH="$(CURDIR)/.tools/transformers:$${PYTHONPATH:-}" scripts/survey.py target/debug/moec
+
 .PHONY: fmt
 fmt: ## Format the Rust code.
 	cargo fmt --all
