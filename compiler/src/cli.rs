@@ -235,7 +235,7 @@ pub(crate) struct Compile {
 
 #[derive(Debug, Args)]
 pub(crate) struct Import {
-    /// The model's config.json; `-` is standard input.
+    /// The model's config.json, or the folder that has it; `-` is standard input.
     #[arg(required_unless_present = "preset")]
     pub(crate) config: Option<PathBuf>,
     /// A published model in the config's place; `list` prints the names.
@@ -244,11 +244,12 @@ pub(crate) struct Import {
     /// The layer, counted from 0: tensor names are then whole. Without it they are those below the layer's prefix.
     #[arg(long, value_name = "N", value_parser = |text: &str| LAYER.read::<u64>(text))]
     pub(crate) layer: Option<u64>,
-    /// A field of the config that speaks of the layer and that no rule reads: go on without it. May be repeated.
-    #[arg(long, value_name = "FIELD", conflicts_with = "preset")]
+    /// A field of the config that speaks of the layer and that no rule reads, or with --check a tensor of the layer that the
+    /// spec does not use: go on without it. May be repeated.
+    #[arg(long, value_name = "NAME")]
     pub(crate) allow_unread: Vec<String>,
-    /// A checkpoint that must have every tensor that the spec names: a .safetensors file, or the index of several. Only
-    /// headers are read.
+    /// A checkpoint that must have every tensor that the spec names, and no other of the layer: a .safetensors file, the
+    /// index of several, or their folder. Only headers are read.
     #[arg(long, value_name = "FILE")]
     pub(crate) check: Option<PathBuf>,
     /// What stands before every tensor name in the checkpoint; found where absent.

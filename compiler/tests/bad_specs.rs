@@ -79,6 +79,8 @@ fn correct_specs_are_accepted() {
         let tree: toml::Table = source.text.parse().unwrap();
         let json = Source { name: "spec.json".into(), text: serde_json::to_string_pretty(&tree).unwrap() };
         assert_eq!(spec::parse(&json).as_ref(), Ok(&spec), "{} as JSON", path.display());
+        let marked = Source { name: "spec.json".into(), text: format!("\u{feff}{}", json.text) };
+        assert_eq!(spec::parse(&marked).as_ref(), Ok(&spec), "{} as JSON with a byte order mark", path.display());
         let marked = Source { name: "spec.toml".into(), text: format!("\u{feff}{}", source.text.replace('\n', "\r\n")) };
         assert_eq!(spec::parse(&marked).as_ref(), Ok(&spec), "{} with a byte order mark", path.display());
     }

@@ -68,7 +68,7 @@ fn what_is_imported_runs_as_the_published_block() {
 fn a_checkpoint_is_checked() {
     let output = moec(&["import", "mixtral.config.json", "--check", &fixture("mixtral", "safetensors")]);
     assert!(product(&output).contains("gate_up = \"experts.gate_up_proj\"\n"), "{}", stdout(&output));
-    assert!(stderr(&output).contains("ok: 3 tensors below `w.`, all of the right shape"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("ok: 3 tensors below `w.`, all of the right type and shape"), "{}", stderr(&output));
 
     let output = moec(&["import", "mixtral.config.json", "--check", &fixture("olmoe", "safetensors")]);
     assert_eq!(output.status.code(), Some(4));

@@ -133,21 +133,21 @@ fn published_blocks_have_the_tensors_that_their_specs_name() {
         let path = checkpoint(folder.path(), &format!("{name}.safetensors"), &headers[&name]);
         let header = hugging_face::read_header(&path).unwrap();
         let block = import(&name);
-        let checked = hugging_face::check(&block, &header, None);
+        let checked = hugging_face::check(&block, &header, None, &[]);
         if DIFFERENCES.iter().any(|(block, _, _)| *block == name) {
             let absent = checked.unwrap_err();
             assert!(absent.iter().all(|d| d.code == Code::TensorMissing && d.message.contains("shared_mlp")), "{absent:?}");
             continue;
         }
         let checked = checked.unwrap_or_else(|wrong| panic!("{name}: {wrong:?}"));
-        assert_eq!((checked.prefix.as_str(), checked.shapes), ("w.", checked.tensors), "{name}");
+        assert_eq!((checked.prefix.as_str(), checked.compared), ("w.", checked.tensors), "{name}");
         assert_eq!(
             checked.tensors,
             headers[&name].as_object().unwrap().len(),
             "{name}: every tensor of the file is one of the spec's"
         );
-        assert_eq!(hugging_face::check(&block, &header, Some("w.")), Ok(checked), "{name}");
-        assert!(hugging_face::check(&block, &header, Some("v.")).is_err(), "{name}");
+        assert_eq!(hugging_face::check(&block, &header, Some("w."), &[]), Ok(checked), "{name}");
+        assert!(hugging_face::check(&block, &header, Some("v."), &[]).is_err(), "{name}");
     }
 }
 
@@ -380,27 +380,31 @@ fn a_checkpoint_of_many_layers_in_many_files() {
     let index = command::write(folder.path(), "model.safetensors.index.json", json!({"weight_map": map}).to_string());
     let header = hugging_face::read_header(&index).unwrap();
 
-    let checked = hugging_face::check(&block(Some(1)), &header, None).unwrap();
-    assert_eq!((checked.prefix.as_str(), checked.tensors, checked.shapes), ("model.layers.1.block_sparse_moe.", 25, 0));
+    let checked = hugging_face::check(&block(Some(1)), &header, None, &[]).unwrap();
+    assert_eq!((checked.prefix.as_str(), checked.tensors, checked.compared), ("model.layers.1.block_sparse_moe.", 25, 0));
     checkpoint(folder.path(), "1.safetensors", &files[1]);
-    assert_eq!(hugging_face::check(&block(Some(1)), &header, None).unwrap().shapes, 25);
-    assert_eq!(hugging_face::check(&block(None), &header, None).unwrap().shapes, 0, "the first MoE layer's file is not there");
+    assert_eq!(hugging_face::check(&block(Some(1)), &header, None, &[]).unwrap().compared, 25);
+    assert_eq!(
+        hugging_face::check(&block(None), &header, None, &[]).unwrap().compared,
+        0,
+        "the first MoE layer's file is not there"
+    );
 
     // Two experts swapped for others, a name misspelt, and a file that is not the one that the index speaks of.
     files[1]["model.layers.1.block_sparse_moe.experts.3.w2.weight"] = json!(["F32", [14336, 4096]]);
     checkpoint(folder.path(), "1.safetensors", &files[1]);
-    let wrong = hugging_face::check(&block(Some(1)), &header, None).unwrap_err();
+    let wrong = hugging_face::check(&block(Some(1)), &header, None, &[]).unwrap_err();
     assert_eq!(wrong.iter().map(|d| d.code).collect::<Vec<_>>(), [Code::TensorShape], "{wrong:?}");
     assert!(wrong[0].message.contains("experts.3.w2.weight") && wrong[0].message.contains("not [4096, 14336]"), "{wrong:?}");
     let alone = checkpoint(folder.path(), "alone.safetensors", &files[0]);
     let alone = hugging_face::read_header(&alone).unwrap();
-    assert!(hugging_face::check(&block(None), &alone, None).is_ok());
-    assert!(hugging_face::check(&block(Some(1)), &alone, None).is_err(), "it is layer 0");
+    assert!(hugging_face::check(&block(None), &alone, None, &[]).is_ok());
+    assert!(hugging_face::check(&block(Some(1)), &alone, None, &[]).is_err(), "it is layer 0");
     let mut renamed = files[0].clone();
     let moved = renamed.as_object_mut().unwrap().remove("model.layers.0.block_sparse_moe.experts.7.w1.weight").unwrap();
     renamed["model.layers.0.block_sparse_moe.experts.7.w1.wieght"] = moved;
     let renamed = hugging_face::read_header(&checkpoint(folder.path(), "renamed.safetensors", &renamed)).unwrap();
-    let wrong = hugging_face::check(&block(Some(0)), &renamed, None).unwrap_err();
+    let wrong = hugging_face::check(&block(Some(0)), &renamed, None, &[]).unwrap_err();
     assert_eq!(wrong[0].help.as_deref(), Some("did you mean `model.layers.0.block_sparse_moe.experts.7.w1.wieght`?"));
 }
 
@@ -427,7 +431,7 @@ fn what_is_no_checkpoint() {
     fs::create_dir(&inner).unwrap();
     let map = json!({"weight_map": {"gate.weight": "../outside.safetensors"}});
     let header = hugging_face::read_header(&command::write(&inner, "a.index.json", map.to_string())).unwrap();
-    let wrong = hugging_face::check(&preset("mixtral-8x7b", None).unwrap(), &header, None).unwrap_err();
+    let wrong = hugging_face::check(&preset("mixtral-8x7b", None).unwrap(), &header, None, &[]).unwrap_err();
     assert!(wrong.iter().all(|d| !d.message.contains("outside")), "{wrong:?}");
 }
 

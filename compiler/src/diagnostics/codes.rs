@@ -292,6 +292,13 @@ codes! {
     FieldsDisagree = 1010, Input, "two fields that mean the same and differ",
         "Models name one thing in several ways, and some configs have more than one of the names. Where they differ it is not \
          known which one the model's code takes. Remove the wrong one, or name it with `--allow-unread FIELD`.";
+    TensorDtype = 1011, Verification, "a tensor of a type that is not loaded",
+        "Weights are loaded from BF16, F16, F32 and F64, and a table of token ids from I64 and I32. Published files in fp8, int8 \
+         or packed int4 have other types and scales beside them: load a copy of the model that was written in one of these.";
+    TensorUnused = 1012, Verification, "a tensor of the layer that no rule uses",
+        "The checkpoint has a tensor at the layer whose name says that it is part of it: of an expert, the router, a shared \
+         expert, or a bias, a scale or a norm beside them. The spec does not use it, so that the layer may compute something \
+         else. Where it does not matter, `--allow-unread NAME` goes on.";
 
     // 11xx: warnings. `--allow` names the ones that are expected, `--deny-warnings` makes errors of the others.
     CapacityFloor = 1101, Ok, "a capacity that drops picks of every router",
@@ -310,6 +317,9 @@ codes! {
     AssemblerWarned = 1104, Ok, "a warning of ptxas",
         "NVIDIA's assembler took the PTX and had something to say about it. The kernels are in the package all the same; the \
          example specs give no such warning, so please send the spec and the message.";
+    NotCompared = 1111, Ok, "tensors that a check could not compare",
+        "An index names files that are not beside it, so that types and shapes of their tensors are not known: the names alone \
+         were held against the spec. Fetch the files, or check again where they are.";
 }
 
 #[cfg(test)]

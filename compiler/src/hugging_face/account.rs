@@ -221,7 +221,7 @@ fn expected(means: Means, value: &Kind, layer: &Document, shared: Shared) -> Opt
                 Shared::Count(_) => width / one,
                 Shared::Joint(_) => key("shared", "count", "0").parse().unwrap_or(0),
                 // A width says nothing of a count, and there is one network.
-                Shared::None | Shared::Width(_) | Shared::Gated(_) | Shared::One => width.min(1),
+                Shared::None | Shared::Width(_) | Shared::Wide { .. } | Shared::Gated(_) | Shared::One => width.min(1),
             };
             unless(is_value(value, &count.to_string()), format!("{count} shared experts"))
         }

@@ -1,283 +1,260 @@
-//! A checkpoint's header against a block: every tensor that the spec names is there, with the shape that it must have.
-//! The data is never read. `safetensors` files have names and shapes; an index has names, and shapes where the files that it
-//! names lie beside it.
+//! A checkpoint's header against a block: every tensor that the spec names is there, with a type, a shape and a layout that
+//! the loader takes, and the layer has no tensor that the spec leaves out. The data is never read.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
 
-use super::Block;
+use safetensors::Dtype;
+
+use super::header::{Header, Held, Shards};
+use super::sizes::{is_same_shape, shape_text};
 use super::stored::Stored;
+use super::{Block, unused};
 use crate::diagnostics::{Code, Diagnostic, nearest, quote};
 use crate::spec::{Layout, Tensor, Weight, Word};
-use crate::tensor_file;
-
-/// The numbers that shapes are made of.
-#[derive(Clone, Debug)]
-pub(super) struct Sizes {
-    pub(super) hidden: u64,
-    pub(super) experts: u64,
-    pub(super) ffn: u64,
-    pub(super) top_k: u64,
-    pub(super) vocabulary: u64,
-    pub(super) latent: Option<u64>,
-    pub(super) identity: u64,
-    pub(super) joint: u64,
-    pub(super) shared: u64,
-    pub(super) shared_count: u64,
-}
-
-/// Stands for a size that the config does not say.
-const ANY: u64 = 0;
-
-impl Sizes {
-    pub(super) fn new(hidden: u64, experts: u64) -> Sizes {
-        Sizes {
-            hidden,
-            experts,
-            ffn: 1,
-            top_k: 1,
-            vocabulary: ANY,
-            latent: None,
-            identity: 0,
-            joint: 0,
-            shared: 1,
-            shared_count: 1,
-        }
-    }
-
-    /// The canonical shape.
-    fn shape(&self, tensor: Tensor) -> Vec<u64> {
-        let Sizes { hidden, experts, ffn, shared, .. } = *self;
-        let width = self.latent.unwrap_or(hidden);
-        let routed = experts + self.identity;
-        match tensor {
-            Tensor::Router => vec![routed + self.joint, hidden],
-            Tensor::RouterBias | Tensor::CorrectionBias => vec![routed],
-            Tensor::RouterInputScale | Tensor::OutputBias | Tensor::OutputNorm | Tensor::TokenGain | Tensor::SlotGain => {
-                vec![hidden]
-            }
-            Tensor::RouterGlobalScale | Tensor::SlotScale => vec![1],
-            Tensor::PerExpertScale => vec![routed],
-            Tensor::HashTable => vec![self.vocabulary, self.top_k],
-            Tensor::Slots => vec![ANY, ANY, ANY],
-            Tensor::Gate | Tensor::Up => vec![experts, ffn, width],
-            Tensor::GateUp => vec![experts, 2 * ffn, width],
-            Tensor::Down => vec![experts, width, ffn],
-            Tensor::GateBias | Tensor::UpBias => vec![experts, ffn],
-            Tensor::GateUpBias => vec![experts, 2 * ffn],
-            Tensor::DownBias => vec![experts, width],
-            Tensor::LatentIn => vec![width, hidden],
-            Tensor::LatentOut => vec![hidden, width],
-            Tensor::SharedGate | Tensor::SharedUp => vec![shared, hidden],
-            Tensor::SharedGateUp => vec![2 * shared, hidden],
-            Tensor::SharedDown => vec![hidden, shared],
-            Tensor::SharedGateBias | Tensor::SharedUpBias => vec![shared],
-            Tensor::SharedGateUpBias => vec![2 * shared],
-            Tensor::SharedDownBias => vec![hidden],
-            Tensor::SharedGateProj => vec![1, hidden],
-        }
-    }
-
-    /// The shapes that the stored tensor may have, the expected one first.
-    fn stored_shapes(&self, stored: &Stored, name: &str) -> Vec<Vec<u64>> {
-        let mut shape = self.shape(stored.tensor);
-        if stored.layout.is_transposed() && shape.len() >= 2 {
-            let last = shape.len() - 1;
-            shape.swap(last - 1, last);
-        }
-        if Weight::is_per_expert(name) {
-            shape.remove(0);
-        } else if stored.flattened {
-            let experts = shape.remove(0);
-            shape[0] *= experts;
-        }
-        let mut shapes = vec![shape.clone()];
-        if self.identity > 0 && stored.tensor.has_experts() && !Weight::is_per_expert(name) {
-            // Identity experts may have rows that nothing reads.
-            shapes.push([&[self.experts + self.identity], &shape[1..]].concat());
-        }
-        // Several shared experts may be stored one by one instead of side by side.
-        let (count, one) = (self.shared_count, self.shared / self.shared_count.max(1));
-        if count > 1 && matches!(stored.tensor, Tensor::SharedGate | Tensor::SharedUp) {
-            shapes.push(vec![count, one, self.hidden]);
-        }
-        if count > 1 && stored.tensor == Tensor::SharedDown {
-            shapes.push(vec![count, self.hidden, one]);
-        }
-        shapes
-    }
-}
-
-/// The names in a checkpoint, and the shapes as far as they are known.
-#[derive(Clone, Debug)]
-pub struct Header {
-    /// The folder of the files that an index names.
-    folder: PathBuf,
-    tensors: BTreeMap<String, Known>,
-}
-
-#[derive(Clone, Debug)]
-enum Known {
-    Shape(Vec<u64>),
-    /// The file that has it.
-    In(String),
-}
 
 /// What the check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// Which way of storing the experts the file has; an argument of [`Block::spec`].
-    pub storage: usize,
+    /// Where the file has each tensor of the layer; one name each.
+    pub(super) chosen: Vec<Stored>,
     /// What stands before every name in the file.
     pub prefix: String,
     /// Tensors of the file that the spec names.
     pub tensors: usize,
-    /// Those of them whose shape was compared.
-    pub shapes: usize,
+    /// Those of them whose type and shape were compared.
+    pub compared: usize,
+    /// Files that an index names and that are not beside it, and how many of the tensors they have.
+    pub absent: BTreeMap<String, usize>,
+    /// Tensors at the layer that are none of its MoE part's, as patterns and how many there are.
+    pub beside: BTreeMap<String, usize>,
+    /// Tensors that look like part of it, and that the caller allowed to go unused.
+    pub allowed: Vec<String>,
 }
 
-/// Reads the header of a `.safetensors` file or of a `.safetensors.index.json`; nothing else of them.
-pub fn read_header(path: &Path) -> Result<Header, Diagnostic> {
-    let name = path.display().to_string();
-    let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
-    let tensors = if name.ends_with(".json") { index(path) } else { safetensors_header(path) };
-    let tensors = tensors.map_err(|why| Diagnostic::new(Code::BadCheckpoint, format!("cannot use {}: {why}", quote(&name))))?;
-    Ok(Header { folder, tensors })
-}
-
-/// `{"weight_map": {"name": "file"}}`.
-fn index(path: &Path) -> Result<BTreeMap<String, Known>, String> {
-    const MOST_BYTES: u64 = 64 << 20;
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
+impl Checked {
+    /// Whether this argument of `--allow-unread` names a tensor that goes unused.
+    pub fn is_allowed_by(&self, argument: &str) -> bool {
+        self.allowed.iter().any(|name| unused::is_allowed(argument, &self.prefix, name))
     }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err("an index of more than 64 MiB".to_string());
-    }
-    let index: Index = serde_json::from_slice(&bytes).map_err(|error| format!("not an index of safetensors files: {error}"))?;
-    Ok(index.weight_map.into_iter().map(|(name, file)| (name, Known::In(file))).collect())
 }
 
-fn safetensors_header(path: &Path) -> Result<BTreeMap<String, Known>, String> {
-    let file = tensor_file::open(path).map_err(|error| error.why)?;
-    Ok(file.tensors.into_iter().map(|(name, stored)| (name, Known::Shape(stored.shape))).collect())
-}
-
-/// Holds the block against the file. `prefix` is what stands before every name; where it is not given it is found.
-pub fn check(block: &Block, header: &Header, prefix: Option<&str>) -> Result<Checked, Vec<Diagnostic>> {
+/// Holds the block against the file. `prefix` is what stands before every name; where it is not given it is found. Tensors
+/// that look like part of the layer and that the spec does not use are mistakes, unless `allowed` names them: whole, or below
+/// the prefix, or a folder of theirs.
+///
+/// # Errors
+/// Every mistake: [`Code::TensorMissing`], [`Code::TensorShape`], [`Code::TensorDtype`], [`Code::TensorUnused`].
+pub fn check(block: &Block, header: &Header, prefix: Option<&str>, allowed: &[String]) -> Result<Checked, Vec<Diagnostic>> {
     let prefix = match prefix {
         Some(prefix) => prefix.to_string(),
         None => find_prefix(block, header).map_err(|diagnostic| vec![diagnostic])?,
     };
-    let absent = |storage: usize| block.stored(storage).filter(|stored| choose(stored, block, header, &prefix).is_none()).count();
-    let storage = (0..block.storages()).min_by_key(|storage| absent(*storage)).unwrap_or(0);
-    let names = block.stored(storage).flat_map(|stored| stored.names);
-    let named: BTreeSet<String> = names.flat_map(|name| expanded(name, block.sizes.experts)).collect();
+    let file = File { block, header, prefix: &prefix };
+    let storages: Vec<&[Stored]> = block.slots.iter().map(|ways| file.storage(ways)).collect();
+    let named: BTreeSet<String> = block.stored_names().flat_map(|name| file.expanded(name)).collect();
     let mut wrong = Vec::new();
-    let mut found = Vec::new();
-    for stored in block.stored(storage) {
-        match choose(stored, block, header, &prefix) {
-            Some(name) => found.extend(expanded(name, block.sizes.experts).map(|full| (stored, name, format!("{prefix}{full}")))),
-            None => wrong.push(missing(stored, block, header, &prefix, &named)),
+    let mut chosen = Vec::new();
+    for stored in storages.into_iter().flatten() {
+        match file.choose(stored) {
+            Some(names) => chosen.push(Stored { names, ..*stored }),
+            None => wrong.push(file.missing(stored, &named)),
         }
     }
-    let shapes = shapes_of(header, found.iter().map(|(_, _, full)| full.as_str()), &mut wrong);
-    let mut compared = 0;
-    // Of experts whose shapes are wrong alike, the first is worth reading.
-    let mut reported = BTreeSet::new();
-    for (stored, name, full) in &found {
-        let Some(actual) = shapes.get(full.as_str()) else { continue };
-        compared += 1;
-        let expected = block.sizes.stored_shapes(stored, name);
-        if !expected.iter().any(|expected| is_same_shape(expected, actual)) && reported.insert((stored.tensor, actual.clone())) {
-            let message = format!("the tensor {} has the shape {actual:?}, not {}", quote(full), text_of(&expected[0]));
-            let diagnostic = Diagnostic::new(Code::TensorShape, message);
-            let layout =
-                if stored.layout == Layout::Plain { String::new() } else { format!(" stored \"{}\"", stored.layout.word()) };
-            wrong.push(diagnostic.note(format!("it is weights.{} of the spec{layout}", stored.tensor.word())));
+    let names = |stored: &Stored| stored.names.iter().flat_map(|name| file.expanded(name)).map(|name| format!("{prefix}{name}"));
+    let found: Vec<(&Stored, String)> = chosen.iter().flat_map(|stored| names(stored).map(move |full| (stored, full))).collect();
+    let Shards { held, absent } = header.look_up(found.iter().map(|(_, full)| full.as_str()), &mut wrong);
+    wrong.extend(file.misfits(&found, &held));
+    let used: BTreeSet<&str> = found.iter().map(|(_, full)| full.as_str()).collect();
+    let rest = unused::sort(block, header, &prefix, &used, allowed);
+    wrong.extend(rest.mistake());
+    let unused::Rest { beside, allowed, .. } = rest;
+    let (tensors, compared) = (found.len(), held.len());
+    match wrong.is_empty() {
+        true => Ok(Checked { chosen, prefix, tensors, compared, absent, beside, allowed }),
+        false => Err(wrong),
+    }
+}
+
+/// A tensor's name in a message, whole where [`quote`] would cut it.
+pub(super) fn tensor_name(name: &str) -> String {
+    const LONGEST: usize = 256;
+    format!("`{}`", name.chars().take(LONGEST).flat_map(char::escape_debug).collect::<String>())
+}
+
+/// A block, a file, and what stands before the block's names in it.
+struct File<'a> {
+    block: &'a Block,
+    header: &'a Header,
+    prefix: &'a str,
+}
+
+impl File<'_> {
+    /// The name of one tensor, or of every expert's.
+    fn expanded(&self, name: &'static str) -> impl Iterator<Item = String> + use<> {
+        let count = if Weight::is_per_expert(name) { self.block.sizes.experts } else { 1 };
+        (0..count).map(move |expert| Weight::name_of_expert(name, expert))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.header.tensors.contains_key(&format!("{}{name}", self.prefix))
+    }
+
+    /// The part of these tensors that is absent, 0 to 1: one an expert may be there in part.
+    fn absence(&self, name: &'static str) -> f64 {
+        let (absent, all) =
+            self.expanded(name).fold((0, 0), |(absent, all), name| (absent + u32::from(!self.has(&name)), all + 1));
+        f64::from(absent) / f64::from(all.max(1))
+    }
+
+    /// The way of storing that fits the file best: by names, then by shapes.
+    fn storage<'b>(&self, ways: &'b [Vec<Stored>]) -> &'b [Stored] {
+        let absent = |way: &[Stored]| {
+            let least = |stored: &Stored| stored.names.iter().map(|name| self.absence(name)).fold(1.0, f64::min);
+            way.iter().map(least).sum::<f64>()
+        };
+        let fits = |way: &[Stored]| {
+            let wrong = way.iter().filter_map(|stored| {
+                let name = self.choose(stored)?.first().copied()?;
+                let first = format!("{}{}", self.prefix, self.expanded(name).next()?);
+                let shards = self.header.look_up(std::iter::once(first.as_str()), &mut Vec::new());
+                let shape = &shards.held.get(&first)?.shape;
+                let expected = self.block.sizes.stored_shapes(stored, name);
+                Some(usize::from(!expected.iter().any(|expected| is_same_shape(expected, shape))))
+            });
+            wrong.sum::<usize>()
+        };
+        let best =
+            ways.iter().map(Vec::as_slice).min_by(|a, b| absent(a).total_cmp(&absent(b)).then_with(|| fits(a).cmp(&fits(b))));
+        best.unwrap_or_default()
+    }
+
+    /// The first of the tensor's names that the file has, alone; one tensor an expert counts where it has all of them.
+    fn choose(&self, stored: &Stored) -> Option<&'static [&'static str]> {
+        let has_all = |name: &&&'static str| self.expanded(name).all(|name| self.has(&name));
+        stored.names.iter().find(has_all).map(std::slice::from_ref)
+    }
+
+    /// `named` are the names that the spec has a use for, present or not: none of them is what a missing one was meant to be.
+    fn missing(&self, stored: &Stored, named: &BTreeSet<String>) -> Diagnostic {
+        let prefix = self.prefix;
+        // Of several names, the one that the file has most of.
+        let mut names = stored.names.to_vec();
+        names.sort_by(|a, b| self.absence(a).total_cmp(&self.absence(b)));
+        let first = names.first().copied().unwrap_or_default();
+        let (here, absent): (Vec<u64>, Vec<u64>) = (0..if Weight::is_per_expert(first) { self.block.sizes.experts } else { 1 })
+            .partition(|expert| self.has(&Weight::name_of_expert(first, *expert)));
+        let lacked = Weight::name_of_expert(first, absent.first().copied().unwrap_or(0));
+        let mut message = format!("the checkpoint has no tensor {}", tensor_name(&format!("{prefix}{lacked}")));
+        if absent.len() > 1 {
+            message.push_str(&format!(", nor {} others like it", absent.len() - 1));
+        }
+        if !here.is_empty() {
+            message.push_str(&format!(": of {} experts it has {}", here.len() + absent.len(), runs(&here)));
+        }
+        let diagnostic =
+            Diagnostic::new(Code::TensorMissing, message).note(format!("it is weights.{} of the spec", stored.tensor.word()));
+        const MOST: usize = 4096;
+        const LONGEST: usize = 128;
+        let beside = self.header.tensors.range(prefix.to_string()..).map(|(name, _)| name.as_str());
+        let beside = beside.map_while(|name| name.strip_prefix(prefix)).take(MOST);
+        let beside = beside.filter(|name| name.len() <= LONGEST && !named.contains(*name));
+        let diagnostic = match nearest(&lacked, beside) {
+            Some(near) => diagnostic.help(format!("did you mean {}?", tensor_name(&format!("{prefix}{near}")))),
+            None if !here.is_empty() => diagnostic.help("is a part of the checkpoint missing, or is it of another model?"),
+            None => diagnostic,
+        };
+        match names.get(1..).unwrap_or_default() {
+            [] => diagnostic,
+            others => {
+                diagnostic.note(format!("nor has it {}", others.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ")))
+            }
         }
     }
-    if wrong.is_empty() { Ok(Checked { storage, prefix, tensors: found.len(), shapes: compared }) } else { Err(wrong) }
+
+    /// Tensors of a type or a shape that the loader does not take. Of experts that are wrong alike, the first is worth reading.
+    fn misfits(&self, found: &[(&Stored, String)], held: &BTreeMap<String, Held>) -> Vec<Diagnostic> {
+        let mut reported: BTreeSet<(Tensor, String)> = BTreeSet::new();
+        let mut wrong = Vec::new();
+        for (stored, full) in found {
+            let (Some(Held { dtype, shape }), Some(name)) = (held.get(full), stored.names.first()) else { continue };
+            let of_spec = || {
+                let layout =
+                    if stored.layout == Layout::Plain { String::new() } else { format!(" stored \"{}\"", stored.layout.word()) };
+                format!("it is weights.{} of the spec{layout}", stored.tensor.word())
+            };
+            if !is_loaded(stored.tensor, *dtype) && reported.insert((stored.tensor, dtype.to_string())) {
+                let message = format!("the tensor {} has the type {dtype}, which cannot be loaded", tensor_name(full));
+                let diagnostic = Diagnostic::new(Code::TensorDtype, message).note(of_spec());
+                wrong.push(match is_integer(stored.tensor) {
+                    true => diagnostic.help("expected I64 or I32"),
+                    false => diagnostic
+                        .help("expected BF16, F16, F32 or F64; quantised weights are loaded from a copy in one of these"),
+                });
+            }
+            let expected = self.block.sizes.stored_shapes(stored, name);
+            if !expected.iter().any(|expected| is_same_shape(expected, shape))
+                && reported.insert((stored.tensor, format!("{shape:?}")))
+            {
+                let expected = expected.first().map(|shape| shape_text(shape)).unwrap_or_default();
+                let message = format!("the tensor {} has the shape {shape:?}, not {expected}", tensor_name(full));
+                wrong.push(Diagnostic::new(Code::TensorShape, message).note(of_spec()));
+            }
+        }
+        wrong
+    }
 }
 
-/// Axes of one index change nothing: `[1, E]` is stored as `[E]` is.
-fn is_same_shape(expected: &[u64], actual: &[u64]) -> bool {
-    let longer = |shape: &[u64]| shape.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
-    let (expected, actual) = (longer(expected), longer(actual));
-    expected.len() == actual.len() && expected.iter().zip(&actual).all(|(e, a)| *e == ANY || e == a)
+/// 0 to 7, 9: runs of neighbours.
+fn runs(numbers: &[u64]) -> String {
+    const MOST: usize = 6;
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    let text =
+        runs.iter().take(MOST).map(|(first, last)| if first == last { first.to_string() } else { format!("{first} to {last}") });
+    let more = if runs.len() > MOST { ", ..." } else { "" };
+    text.collect::<Vec<_>>().join(", ") + more
 }
 
-fn text_of(shape: &[u64]) -> String {
-    let sizes: Vec<String> = shape.iter().map(|n| if *n == ANY { "_".to_string() } else { n.to_string() }).collect();
-    format!("[{}]", sizes.join(", "))
+fn is_integer(tensor: Tensor) -> bool {
+    tensor == Tensor::HashTable
 }
 
-/// The name of one tensor, or of every expert's.
-fn expanded(name: &'static str, experts: u64) -> impl Iterator<Item = String> {
-    let count = if Weight::is_per_expert(name) { experts } else { 1 };
-    (0..count).map(move |expert| Weight::name_of_expert(name, expert))
-}
-
-/// The first of the tensor's names that the file has; one tensor an expert counts where it has all of them.
-fn choose(stored: &Stored, block: &Block, header: &Header, prefix: &str) -> Option<&'static str> {
-    let has = |name: &&&'static str| {
-        expanded(name, block.sizes.experts).all(|name| header.tensors.contains_key(&format!("{prefix}{name}")))
-    };
-    stored.names.iter().find(has).copied()
-}
-
-/// `named` are the names that the spec has a use for, present or not: none of them is what a missing one was meant to be.
-fn missing(stored: &Stored, block: &Block, header: &Header, prefix: &str, named: &BTreeSet<String>) -> Diagnostic {
-    let first = stored.names.first().copied().unwrap_or_default();
-    let absent: Vec<String> = expanded(first, block.sizes.experts)
-        .map(|name| format!("{prefix}{name}"))
-        .filter(|name| !header.tensors.contains_key(name))
-        .collect();
-    let lacked = absent.first().cloned().unwrap_or_default();
-    let others = if absent.len() > 1 { format!(", nor {} others like it", absent.len() - 1) } else { String::new() };
-    let diagnostic = Diagnostic::new(Code::TensorMissing, format!("the checkpoint has no tensor {}{others}", quote(&lacked)))
-        .note(format!("it is weights.{} of the spec", stored.tensor.word()));
-    const MOST: usize = 4096;
-    const LONGEST: usize = 128;
-    let beside = header.tensors.range(prefix.to_string()..).map(|(name, _)| name.as_str());
-    let beside = beside.map_while(|name| name.strip_prefix(prefix)).take(MOST);
-    let beside = beside.filter(|name| name.len() <= LONGEST && !named.contains(*name));
-    let diagnostic = match nearest(lacked.strip_prefix(prefix).unwrap_or(&lacked), beside) {
-        Some(near) => diagnostic.help(format!("did you mean {}?", quote(&format!("{prefix}{near}")))),
-        None => diagnostic,
-    };
-    match &stored.names[1..] {
-        [] => diagnostic,
-        others => diagnostic.note(format!("nor has it {}", others.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", "))),
+/// Whether the loader takes elements of this type for this tensor: floats become floats, integers integers.
+fn is_loaded(tensor: Tensor, dtype: Dtype) -> bool {
+    match dtype {
+        Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => !is_integer(tensor),
+        Dtype::I64 | Dtype::I32 => is_integer(tensor),
+        // The format's list of types is open; the loader takes these six.
+        _ => false,
     }
 }
 
 /// What stands before the router's name: `w.`, `model.layers.3.mlp.`, nothing.
 fn find_prefix(block: &Block, header: &Header) -> Result<String, Diagnostic> {
     let before = |name: &str| {
-        let rests = block.model.router.iter().filter_map(|router| name.strip_suffix(router));
+        let rests = block.files.router.iter().filter_map(|router| name.strip_suffix(router));
         rests.filter(|rest| rest.is_empty() || rest.ends_with('.')).map(str::to_string).next()
     };
     let found: BTreeSet<String> = header.tensors.keys().filter_map(|name| before(name)).collect();
-    // A checkpoint of another layer alone is not this one's.
-    let is_of_other = |prefix: &str| {
-        let numbers = prefix.split('.').filter_map(|part| part.parse::<u64>().ok());
-        block.layer.is_some_and(|layer| numbers.into_iter().any(|number| number != layer))
-    };
+    // The layer of a prefix is its last number: `model.layers.3.mlp.`, `encoder.block.3.layer.1.mlp.` has the one of its block.
+    let is_of = |prefix: &str, layer: u64| block.prefixes_of(layer).any(|end| prefix.ends_with(&end));
+    let numbers = |prefix: &str| prefix.split('.').filter_map(|part| part.parse::<u64>().ok()).collect::<Vec<_>>();
     let of_layer = |layer: u64| {
-        let end = block.prefix_of(layer);
-        let mut ends = found.iter().filter(move |prefix| prefix.ends_with(&end));
-        ends.next().filter(|_| ends.next().is_none()).cloned()
+        let mut exact = found.iter().filter(|prefix| is_of(prefix, layer));
+        let mut alike = found.iter().filter(|prefix| numbers(prefix) == [layer]);
+        let one = |prefixes: &mut dyn Iterator<Item = &String>| prefixes.next().filter(|_| prefixes.next().is_none()).cloned();
+        one(&mut exact).or_else(|| one(&mut alike))
     };
+    // A checkpoint of another layer alone is not this one's.
+    let is_of_other = |prefix: &str| block.layer.is_some_and(|layer| numbers(prefix).into_iter().any(|number| number != layer));
     match (found.len(), block.layer, block.first_layer) {
         (0, _, _) => {
-            let name = block.model.router.first().copied().unwrap_or_default();
+            let name = block.files.router.first().copied().unwrap_or_default();
             let message = format!("the checkpoint has no tensor whose name ends in {}, the router", quote(name));
             Err(Diagnostic::new(Code::TensorMissing, message).help("is it the checkpoint of this config?"))
         }
@@ -289,54 +266,6 @@ fn find_prefix(block: &Block, header: &Header) -> Result<String, Diagnostic> {
             let message = format!("the checkpoint has {count} routers, and none is where the published model has this layer's");
             Err(Diagnostic::new(Code::TensorMissing, message)
                 .help(format!("`--tensor-prefix` says what stands before the names, such as {}", some.join(", "))))
-        }
-    }
-}
-
-/// The shapes of these tensors: those of the header, and those of the files beside an index.
-fn shapes_of<'a>(
-    header: &Header,
-    names: impl Iterator<Item = &'a str>,
-    wrong: &mut Vec<Diagnostic>,
-) -> BTreeMap<&'a str, Vec<u64>> {
-    let mut shards: BTreeMap<&str, Option<BTreeMap<String, Known>>> = BTreeMap::new();
-    let mut shapes = BTreeMap::new();
-    for name in names {
-        match header.tensors.get(name) {
-            Some(Known::Shape(shape)) => {
-                shapes.insert(name, shape.clone());
-            }
-            Some(Known::In(file)) => {
-                let shard = shards.entry(file).or_insert_with(|| read_shard(header, file, wrong));
-                match shard.as_ref().map(|shard| shard.get(name)) {
-                    Some(Some(Known::Shape(shape))) => {
-                        shapes.insert(name, shape.clone());
-                    }
-                    Some(Some(Known::In(_)) | None) => {
-                        let message = format!("the index says that {} is in {}, and it is not", quote(name), quote(file));
-                        wrong.push(Diagnostic::new(Code::TensorMissing, message));
-                    }
-                    None => {}
-                }
-            }
-            None => {}
-        }
-    }
-    shapes
-}
-
-/// The header of a file that the index names, where it lies beside the index. A name that leaves the folder is not followed.
-fn read_shard(header: &Header, file: &str, wrong: &mut Vec<Diagnostic>) -> Option<BTreeMap<String, Known>> {
-    let path = header.folder.join(file);
-    let is_beside = !file.is_empty() && Path::new(file).file_name().is_some_and(|name| name == file);
-    if !is_beside || !path.is_file() {
-        return None;
-    }
-    match safetensors_header(&path) {
-        Ok(tensors) => Some(tensors),
-        Err(why) => {
-            wrong.push(Diagnostic::new(Code::BadCheckpoint, format!("cannot use {}: {why}", quote(&path.display().to_string()))));
-            None
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use super::files::Files;
 use super::rules::{Fallback, Model, ToldBy};
 use crate::diagnostics::{Code, Diagnostic, quote};
 use crate::spec::{Entry, Kind, Value};
@@ -17,6 +18,7 @@ pub(super) struct Config<'a> {
     /// The tables to look in, in order.
     scopes: Vec<&'a [Entry]>,
     pub(super) model: &'static Model,
+    pub(super) files: &'static Files,
     /// The `model_type` that decided.
     pub(super) model_type: &'a str,
     /// The layer that was asked for.
@@ -27,6 +29,14 @@ pub(super) struct Config<'a> {
     pub(super) allowed: &'a [String],
     /// The places of the keys that were read.
     read: BTreeSet<usize>,
+}
+
+/// The table of the model that thinks, where another one talks.
+const THINKER: &str = "thinker_config";
+
+/// Whether the file has two models, of which one thinks and one talks.
+pub(super) fn has_thinker(entries: &[Entry]) -> bool {
+    table(entries, THINKER).is_some()
 }
 
 /// What a file says of a field.
@@ -40,9 +50,12 @@ pub(super) enum Found<'a> {
 }
 
 /// The tables in which fields are looked for: what a multimodal wrapper calls the text's, then the experts', then the file's.
+/// Of a file with a model that thinks and one that talks, the first is meant.
 pub(super) fn scopes(entries: &[Entry]) -> Vec<&[Entry]> {
-    let inner = ["text_config", "language_config", "llm_config"].into_iter().find_map(|name| table(entries, name));
-    let tables = [inner, Some(entries)].into_iter().flatten();
+    let thinker = table(entries, THINKER);
+    let texts = ["text_config", "language_config", "llm_config"];
+    let inner = texts.into_iter().find_map(|name| table(thinker.unwrap_or(entries), name));
+    let tables = [inner, thinker, Some(entries)].into_iter().flatten();
     tables.flat_map(|outer| std::iter::once(outer).chain(table(outer, "ffn_config"))).collect()
 }
 
@@ -80,12 +93,12 @@ fn table<'a>(entries: &'a [Entry], name: &str) -> Option<&'a [Entry]> {
 impl<'a> Config<'a> {
     pub(super) fn new(
         scopes: Vec<&'a [Entry]>,
-        model: &'static Model,
-        model_type: &'a str,
+        found: &super::Rows<'a>,
         layer: Option<u64>,
         allowed: &'a [String],
     ) -> Config<'a> {
-        Config { scopes, model, model_type, layer, assumed: Vec::new(), allowed, read: BTreeSet::new() }
+        let super::Rows { model, files, model_type, .. } = *found;
+        Config { scopes, model, files, model_type, layer, assumed: Vec::new(), allowed, read: BTreeSet::new() }
     }
 
     /// Every entry of this name, those of the inner tables first, were they null. They are read by that.

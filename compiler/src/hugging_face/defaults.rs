@@ -260,3 +260,96 @@ pub(super) const NEMOTRON: Defaults = &[
 pub(super) const GEMMA4: Defaults =
     &[("enable_moe_block", Flag(true)), ("rms_norm_eps", Number(1e-6)), ("hidden_activation", Word("gelu_pytorch_tanh"))];
 pub(super) const INKLING: Defaults = &[("route_scale", Number(8.0)), ("n_shared_experts", Integer(2))];
+
+pub(super) const QWEN3_VL: Defaults = &[("num_experts_per_tok", Integer(4)), ("decoder_sparse_step", Integer(1))];
+pub(super) const QWEN3_OMNI: Defaults =
+    &[("norm_topk_prob", Flag(true)), ("num_experts_per_tok", Integer(8)), ("decoder_sparse_step", Integer(1))];
+pub(super) const QWEN3_TALKER: Defaults =
+    &[("norm_topk_prob", Flag(false)), ("num_experts_per_tok", Integer(8)), ("decoder_sparse_step", Integer(1))];
+pub(super) const QWEN4_EXP: Defaults =
+    &[("norm_topk_prob", Flag(true)), ("num_experts_per_tok", Integer(10)), ("shared_expert_intermediate_size", Integer(512))];
+pub(super) const LARA_MINI: Defaults =
+    &[("norm_topk_prob", Flag(true)), ("num_experts_per_tok", Integer(4)), ("shared_expert_intermediate_size", Integer(512))];
+pub(super) const FLINT: Defaults = &[
+    ("norm_topk_prob", Flag(true)),
+    ("num_experts_per_tok", Integer(6)),
+    ("shared_expert_intermediate_size", Integer(1024)),
+    ("decoder_sparse_step", Integer(1)),
+];
+pub(super) const BEAM: Defaults = &[
+    ("norm_topk_prob", Flag(true)),
+    ("num_experts_per_tok", Integer(8)),
+    ("routed_scaling_factor", Number(2.5)),
+    ("n_group", Integer(8)),
+    ("topk_group", Integer(4)),
+    ("first_k_dense_replace", Integer(3)),
+];
+pub(super) const AXK2: Defaults = &[
+    ("norm_topk_prob", Flag(true)),
+    ("num_experts_per_tok", Integer(8)),
+    ("routed_scaling_factor", Number(2.5)),
+    ("n_group", Integer(1)),
+    ("n_shared_experts", Integer(1)),
+    ("first_k_dense_replace", Integer(1)),
+];
+pub(super) const BAILING_HYBRID: Defaults = &[
+    ("moe_renormalize", Flag(true)),
+    ("num_experts_per_token", Integer(8)),
+    ("routed_scaling_factor", Number(2.5)),
+    ("num_expert_group", Integer(8)),
+    ("topk_group", Integer(4)),
+    ("num_shared_experts", Integer(1)),
+    ("first_k_dense_replace", Integer(2)),
+];
+pub(super) const SARVAM: Defaults = &[
+    ("norm_topk_prob", Flag(true)),
+    ("routed_scaling_factor", Number(2.5)),
+    ("n_group", Integer(1)),
+    ("topk_group", Integer(1)),
+    ("n_shared_experts", Integer(1)),
+    ("first_k_dense_replace", Integer(1)),
+];
+pub(super) const DOTS3_NOTE: Defaults = &[
+    ("norm_topk_prob", Flag(true)),
+    ("num_experts_per_tok", Integer(8)),
+    ("routed_scaling_factor", Number(1.0)),
+    ("n_group", Integer(1)),
+    ("topk_group", Integer(1)),
+    ("n_shared_experts", Integer(1)),
+    ("shared_experts_intermediate_size", Integer(1536)),
+    ("first_k_dense_replace", Integer(1)),
+];
+pub(super) const GLM5_NEXT: Defaults = &[
+    ("norm_topk_prob", Flag(true)),
+    ("num_experts_per_tok", Integer(8)),
+    ("routed_scaling_factor", Number(2.5)),
+    ("n_group", Integer(1)),
+    ("topk_group", Integer(1)),
+    ("n_shared_experts", Integer(1)),
+    ("swiglu_limit", Number(10.0)),
+    ("first_k_dense_replace", Integer(3)),
+];
+pub(super) const HY_V4: Defaults = &[
+    ("norm_topk_prob", Flag(true)),
+    ("num_experts_per_tok", Integer(8)),
+    ("routed_scaling_factor", Number(2.827)),
+    ("n_group", Integer(1)),
+    ("topk_group", Integer(1)),
+    ("n_shared_experts", Integer(1)),
+    ("swiglu_limit", Number(10.0)),
+    ("first_k_dense_replace", Integer(1)),
+];
+pub(super) const MISTRAL_LARGE4: Defaults = &[
+    ("num_experts_per_tok", Integer(4)),
+    ("routed_scaling_factor", Number(1.0)),
+    ("n_group", Integer(1)),
+    ("topk_group", Integer(1)),
+    ("n_shared_experts", Integer(1)),
+    ("first_k_dense_replace", Integer(1)),
+];
+pub(super) const UNLIMITED_OCR: Defaults = &[
+    ("topk_method", Word("greedy")),
+    ("routed_scaling_factor", Number(1.0)),
+    ("n_shared_experts", Integer(2)),
+    ("first_k_dense_replace", Integer(1)),
+];

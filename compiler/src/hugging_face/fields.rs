@@ -133,7 +133,9 @@ pub(super) const INERT: &[Inert] = &[
         fields: &[
             "vision_*", "visual_*", "vit_*", "image_*", "*_image_*", "video_*", "audio_*", "speech_*", "anyres_*", "mm_*",
             "img_*", "projector_*", "projection_*", "*_projector", "*_projector_*", "merged_hidden_size",
-            "spatial_merge_size", "patch_size", "num_channels", "talker_config", "code2wav_config", "word_timestamp_config",
+            "spatial_merge_size", "patch_size", "num_channels", "talker_config",
+            "code_predictor_config",
+            "num_code_groups", "code2wav_config", "word_timestamp_config",
             "enable_audio_output", "downsample_ratio", "boi_*", "eoi_*", "max_value_projector_patch_to_query_dict", "unk_*",
             "tile_tag", "candidate_resolutions", "global_view_pos", "temporal_*", "use_image_*", "adapter_*", "ignore_index",
         ],

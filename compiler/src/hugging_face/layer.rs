@@ -1,19 +1,21 @@
 //! One layer of a config as a spec: the model type's rules applied to its fields, table by table.
 //! Nothing is guessed silently: what the config does not say is in `Config::assumed`.
 
-use super::check::Sizes;
 use super::config::{Config, Found, missing, needs_layer, wrong};
 use super::document::Document;
 use super::rules::{Activation, Capacity, Feature, Renorm, RouterBias, Scale, Selection, Shared, TopK};
+use super::sizes::Sizes;
 use super::stored::{self, Stored};
 use crate::diagnostics::{Code, Diagnostic, nearest, quote};
 use crate::spec::{Kind, Tensor};
 
-/// What is in the spec before its tensor names, and the tensors that it needs besides the routed experts'.
+/// What is in the spec before its tensor names, and the tensors that it needs besides those of experts and the router.
 pub(super) struct Parts {
     pub(super) document: Document,
     pub(super) sizes: Sizes,
     pub(super) stored: Vec<Stored>,
+    /// Whether the layer has shared experts.
+    pub(super) shared: bool,
 }
 
 /// As many as a spec may have.
@@ -46,7 +48,7 @@ pub(super) fn parts(config: &mut Config<'_>, name: &str) -> Result<Parts, Diagno
     document.text("moe", "name", name);
     document.integer("moe", "hidden", hidden);
     document.integer("moe", "experts", experts);
-    let mut parts = Parts { document, sizes: Sizes::new(hidden, experts), stored: Vec::new() };
+    let mut parts = Parts { document, sizes: Sizes::new(hidden, experts), stored: Vec::new(), shared: false };
     parts.sizes.ffn = inner_width(config)?;
     for (field, why) in config.model.ignored {
         if let Some(entry) = config.entry(field)
@@ -185,7 +187,7 @@ fn score(config: &mut Config<'_>) -> Result<&'static str, Diagnostic> {
 
 /// Bias and groups.
 fn selection(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> {
-    let model = config.model;
+    let (model, names) = (config.model, config.files.correction);
     // Without a flag that could turn it off there is a bias.
     let mut is_corrected = true;
     for flag in model.corrected_if {
@@ -194,7 +196,7 @@ fn selection(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnosti
     let corrected = |parts: &mut Parts, on| {
         if is_corrected {
             parts.document.text("router", "correction_on", on);
-            parts.stored.push(stored::plain(Tensor::CorrectionBias, model.correction));
+            parts.stored.push(stored::plain(Tensor::CorrectionBias, names));
         }
     };
     match model.selection {
@@ -391,7 +393,7 @@ fn expert(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
             clamp(config, document, "swiglu_limit", "pre")?;
             document.number("expert", "up_offset", 1.0);
         }
-        Activation::Clamped => {
+        Activation::Clamped | Activation::ClampedAlone => {
             document.text("expert", "activation", "silu");
             clamp(config, document, "swiglu_limit", "pre")?;
         }
@@ -470,7 +472,12 @@ fn shared(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
     let (width, count) = match config.model.shared {
         Shared::None => (None, 1),
         Shared::One => (Some(ffn), 1),
-        Shared::Width(names) | Shared::Gated(names) => (Some(config.integer_or(names, 0)?), 1),
+        Shared::Wide { count, width } => {
+            let (count, width) = (config.integer_or(count, 0)?, config.integer_or(width, 0)?);
+            (Some(width.checked_mul(count).ok_or_else(|| Diagnostic::new(Code::OutOfRange, "too many shared experts"))?), 1)
+        }
+        Shared::Width(names) => (Some(config.integer_or(names, 0)?), 1),
+        Shared::Gated(names) => (Some(config.required(names, "the width of the shared expert")?), 1),
         Shared::Count(names) => {
             let count = config.integer_or(names, 0)?;
             (Some(ffn.checked_mul(count).ok_or_else(|| Diagnostic::new(Code::OutOfRange, "too many shared experts"))?), 1)
@@ -491,7 +498,7 @@ fn shared(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
             parts.sizes.joint = count;
         }
         Shared::Gated(_) => document.text("shared", "gate", "sigmoid"),
-        Shared::None | Shared::One | Shared::Width(_) | Shared::Count(_) => {}
+        Shared::None | Shared::One | Shared::Width(_) | Shared::Wide { .. } | Shared::Count(_) => {}
     }
     if config.model.features.contains(&Feature::Combination) {
         let (word, place) = config.word_or(&["shared_expert_combination_strategy"], "average")?;
@@ -511,6 +518,11 @@ fn shared(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
             document.number_unless(1.0, "shared", "alpha", alpha.unwrap_or(1.0));
         }
     }
+    if let Activation::ClampedAlone = config.model.activation
+        && limit(config, "swiglu_limit")?.is_some()
+    {
+        document.flag("shared", "clamp", false);
+    }
     if let Activation::ClampedAfter = config.model.activation {
         let routed = limit(config, "swiglu_limits")?;
         match limit(config, "swiglu_limits_shared")? {
@@ -524,7 +536,7 @@ fn shared(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
     }
     parts.sizes.shared = width * count;
     parts.sizes.shared_count = count;
-    parts.stored.extend(config.model.shared_stored);
+    parts.shared = true;
     Ok(())
 }
 

@@ -19,35 +19,43 @@ mod config;
 mod defaults;
 mod document;
 mod fields;
+mod files;
+mod header;
 mod layer;
 mod layers;
 mod models;
 mod presets;
 mod rules;
+mod sizes;
 mod stored;
+mod unused;
 
 pub use account::Unread;
-pub use check::{Checked, Header, check, read_header};
+pub use check::{Checked, check};
+pub use header::{Header, read_header};
 pub use presets::{preset, presets};
 
 use std::collections::BTreeSet;
 
-use self::check::Sizes;
 use self::config::Config;
 use self::document::Document;
+use self::files::{FILES, Files, WRAPPERS};
 use self::models::{MODELS, REFUSED};
 use self::rules::Model;
+use self::sizes::Sizes;
 use self::stored::Stored;
 use crate::diagnostics::{Code, Diagnostic, Source, nearest, quote};
 use crate::spec::{self, Entry, Kind, Word};
 
 /// One MoE layer of a config.
 pub struct Block {
-    model: &'static Model,
+    files: &'static Files,
+    /// What stands before every name in published files, and in transformers' modules.
+    prefixes: [&'static str; 2],
     document: Document,
     sizes: Sizes,
-    /// Every tensor but the routed experts'.
-    stored: Vec<Stored>,
+    /// The tensors: of each part of the layer, the ways in which files have it, the published one first.
+    slots: Vec<Vec<Vec<Stored>>>,
     /// The layer that was asked for, and the model's first MoE layer where the config says which it is.
     layer: Option<u64>,
     first_layer: Option<u64>,
@@ -67,23 +75,36 @@ pub fn import_allowing(source: &Source, layer: Option<u64>, unread: &[String]) -
     let text = python_numbers(&source.text);
     let entries = spec::json_entries(&text)?;
     let scopes = config::scopes(&entries);
-    let (model, model_type) = find_model(&scopes)?;
-    let mut config = Config::new(scopes, model, model_type, layer, unread);
+    let found = find_model(&scopes)?;
+    let mut config = Config::new(scopes, &found, layer, unread);
     if let Some(generation) = generation(&mut config) {
         config.assumed.push(generation);
+    }
+    if config::has_thinker(&entries) {
+        config.assumed.push("the layer is one of the thinker's: the talker has a config and tensor names of its own".to_string());
     }
     let first_layer = layers::moe_layers(&mut config)?.and_then(|layers| layers.first().copied());
     let name = name(&mut config, &source.name);
     let parts = layer::parts(&mut config, &name)?;
-    let mut stored =
-        vec![Stored { tensor: spec::Tensor::Router, names: model.router, layout: spec::Layout::Plain, flattened: false }];
-    stored.extend(parts.stored);
+    let Rows { model_type, files, prefixes, .. } = found;
+    if let Some(wrapper) = found.wrapper {
+        let what =
+            format!("what stands before the names is that of `{model_type}` alone: where {} has it is not known", quote(wrapper));
+        config.assumed.push(what);
+    }
+    let ways = |ways: &[&[Stored]]| ways.iter().map(|way| way.to_vec()).collect::<Vec<_>>();
+    let mut slots = vec![vec![vec![stored::plain(spec::Tensor::Router, files.router)]], ways(files.experts)];
+    if parts.shared {
+        slots.push(ways(files.shared));
+    }
+    slots.extend(parts.stored.into_iter().map(|stored| vec![vec![stored]]));
     let unread = account::account(&config, &entries, &parts.document)?;
     Ok(Block {
-        model,
+        files,
+        prefixes,
         document: parts.document,
         sizes: parts.sizes,
-        stored,
+        slots,
         layer,
         first_layer,
         assumed: config.assumed,
@@ -105,14 +126,14 @@ impl Block {
 
     /// The spec: as published checkpoints store the tensors, or as a checkpoint that was checked has them.
     pub fn spec(&self, checked: Option<&Checked>) -> String {
-        let storage = checked.map_or(0, |checked| checked.storage);
         let prefix = match (self.layer, checked) {
             (None, _) => String::new(),
             (Some(_), Some(checked)) => checked.prefix.clone(),
-            (Some(layer), None) => self.prefix_of(layer),
+            (Some(layer), None) => self.published_prefix(layer),
         };
         let mut document = self.document.clone();
-        let mut stored: Vec<&Stored> = self.stored(storage).collect();
+        let published = || self.slots.iter().filter_map(|ways| ways.first()).flatten().copied().collect();
+        let mut stored: Vec<Stored> = checked.map_or_else(published, |checked| checked.chosen.clone());
         stored.sort_by_key(|stored| stored.tensor);
         for stored in stored {
             let names: Vec<String> = stored.names.iter().map(|name| format!("{prefix}{name}")).collect();
@@ -125,13 +146,15 @@ impl Block {
     fn comments(&self, checked: Option<&Checked>) -> Vec<String> {
         let mut comments = vec![self.origin.clone()];
         if self.layer.is_none() {
-            let published = self.first_layer.map(|layer| self.prefix_of(layer));
+            let published = self.first_layer.map(|layer| self.published_prefix(layer));
             let prefix = checked.map(|checked| checked.prefix.clone()).or(published);
             let below = prefix.map_or(String::new(), |prefix| format!(", such as {}", quote(&prefix)));
             comments.push(format!("Tensor names are those below the layer's prefix{below}."));
         }
-        if checked.is_none() && self.storages() > 1 {
-            comments.push("The experts' names are the published ones; `moec import --check` takes those that a file has.".into());
+        if checked.is_none() {
+            let published = "Tensor names are the published ones; `moec import --check` takes those that a file has.";
+            let usual = "Tensor names are held against no published file; `moec import --check` takes those that a file has.";
+            comments.push(if self.files.published { published } else { usual }.to_string());
         }
         comments.extend(self.assumed.iter().map(|assumed| format!("Assumed: {assumed}.")));
         comments.extend(self.unread.allowed.iter().map(|field| format!("Left out as asked: {field}.")));
@@ -139,18 +162,19 @@ impl Block {
     }
 
     /// What stands before a tensor's name in a published checkpoint.
-    fn prefix_of(&self, layer: u64) -> String {
-        self.model.prefix.replace("{N}", &layer.to_string())
+    fn published_prefix(&self, layer: u64) -> String {
+        self.prefixes[0].replace("{N}", &layer.to_string())
     }
 
-    /// The ways in which the experts may be stored.
-    fn storages(&self) -> usize {
-        self.model.experts.len()
+    /// What may stand before the names of a layer's tensors, the published one first.
+    fn prefixes_of(&self, layer: u64) -> impl Iterator<Item = String> {
+        let prefixes = self.prefixes.iter().chain(&self.files.prefixes);
+        prefixes.map(move |prefix| prefix.replace("{N}", &layer.to_string()))
     }
 
-    /// Every tensor, the experts stored in this way.
-    fn stored(&self, storage: usize) -> impl Iterator<Item = &Stored> {
-        self.stored.iter().chain(self.model.experts.get(storage).copied().unwrap_or_default())
+    /// Every name that a tensor of the layer may have, below the prefix.
+    fn stored_names(&self) -> impl Iterator<Item = &'static str> {
+        self.slots.iter().flatten().flatten().flat_map(|stored| stored.names.iter().copied())
     }
 }
 
@@ -170,8 +194,19 @@ pub fn model_types() -> impl Iterator<Item = &'static str> + Clone {
     MODELS.iter().flat_map(|model| model.types.iter().copied())
 }
 
-/// The row of the config's `model_type`, and the word: that of the text model in a multimodal wrapper, else the file's.
-fn find_model<'a>(scopes: &[&'a [Entry]]) -> Result<(&'static Model, &'a str), Diagnostic> {
+/// What the tables say of a config's model.
+pub(super) struct Rows<'a> {
+    /// The `model_type` that decided.
+    model_type: &'a str,
+    model: &'static Model,
+    files: &'static Files,
+    prefixes: [&'static str; 2],
+    /// A `model_type` around it that is in no table.
+    wrapper: Option<&'a str>,
+}
+
+/// The rows of the config's `model_type`: that of the text model in a multimodal wrapper, else the file's.
+fn find_model<'a>(scopes: &[&'a [Entry]]) -> Result<Rows<'a>, Diagnostic> {
     let given = scopes.iter().flat_map(|scope| scope.iter()).filter(|entry| entry.key == "model_type");
     let given: Vec<(&str, &Entry)> = given
         .filter_map(|entry| if let Kind::Text(text) = &entry.value.kind { Some((text.as_str(), entry)) } else { None })
@@ -184,9 +219,20 @@ fn find_model<'a>(scopes: &[&'a [Entry]]) -> Result<(&'static Model, &'a str), D
     for (word, entry) in &given {
         let plain = word.strip_suffix("_text").unwrap_or(word);
         if let Some((model, length)) = row(word).or_else(|| row(plain)) {
-            return Ok((model, &word[..length]));
+            let of = |types: &[&str]| types.contains(word) || types.contains(&plain);
+            let Some(files) = FILES.iter().find(|files| of(files.types)) else {
+                return Err(Diagnostic::new(Code::Bug, format!("no tensor names of {}", quote(word))));
+            };
+            let wrapper = WRAPPERS.iter().find(|wrapper| given.iter().any(|(word, _)| wrapper.types.contains(word)));
+            let prefixes = wrapper.map_or(files.prefixes, |wrapper| wrapper.prefixes);
+            let is_known = |outer: &str| {
+                let plain_outer = outer.strip_suffix("_text").unwrap_or(outer);
+                plain_outer == plain || row(outer).is_some_and(|(known, _)| std::ptr::eq(known, model))
+            };
+            let outermost = given.last().map(|(outer, _)| *outer).filter(|outer| wrapper.is_none() && !is_known(outer));
+            return Ok(Rows { model_type: &word[..length], model, files, prefixes, wrapper: outermost });
         }
-        if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == plain) {
+        if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == word || *refused == plain) {
             let message = format!("a spec cannot say what {} does", quote(word));
             return Err(Diagnostic::new(Code::NotExpressible, message).at(entry.value.span.clone(), *why));
         }
@@ -230,7 +276,7 @@ fn name(config: &mut Config<'_>, file: &str) -> String {
     let legal = |text: &str| text.chars().filter(is_legal).take(64).collect::<String>();
     let candidates =
         [path.rsplit('/').next().unwrap_or_default(), if stem == "config" || stem.starts_with('<') { "" } else { stem }];
-    candidates.into_iter().map(legal).find(|name| !name.is_empty()).unwrap_or_else(|| legal(config.model.types[0]))
+    candidates.into_iter().map(legal).find(|name| !name.is_empty()).unwrap_or_else(|| legal(config.model_type))
 }
 
 /// Python writes `NaN` and `Infinity`, which JSON has not: other values of the same length stand for them, so that places stay.
@@ -266,6 +312,16 @@ mod tests {
         types.dedup();
         // Of two generations the later one has a row of its own.
         assert_eq!(types.len() + MODELS.iter().filter(|model| model.told_by.is_some()).count(), count);
+    }
+
+    #[test]
+    fn every_model_type_has_names_once() {
+        let mut named: Vec<&str> = FILES.iter().flat_map(|files| files.types.iter().copied()).collect();
+        named.sort_unstable();
+        // Of two generations each has a row.
+        let known: BTreeSet<&str> = model_types().collect();
+        let known: Vec<&str> = known.into_iter().collect();
+        assert_eq!(named, known);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The table of model types: what each one's published code does, and which fields of its config say the rest.
-//! Reading the fields is `layer`'s business; where the tensors are stored is in `stored`.
+//! Reading the fields is `layer`'s business; where the tensors are stored is in `files`.
 
 use super::rules::{Activation, Capacity, Feature, Layers, Model, Renorm, RouterBias, Scale, Selection, Shared, ToldBy, TopK};
 use super::{defaults, stored};
@@ -39,11 +39,6 @@ const SOFTMAX: Model = Model {
     capacity: Capacity::None,
     features: &[],
     layers: Layers::All,
-    prefix: "model.layers.{N}.mlp.",
-    router: &["gate.weight"],
-    correction: &["gate.e_score_correction_bias", "e_score_correction_bias", "gate.expert_bias"],
-    experts: &[stored::PROJECTIONS, stored::FUSED],
-    shared_stored: stored::SHARED_EXPERTS,
     also: &[],
     ignored: &[],
 };
@@ -61,18 +56,24 @@ const SIGMOID: Model = Model {
     ..SOFTMAX
 };
 
+/// The same by classes that read neither `topk_method` nor a word for the score.
+const GROUPED: Model = Model { score_fields: &[], selection: Selection::Grouped { mask: "-inf", corrected: true }, ..SIGMOID };
+
 /// The selected logits, then softmax.
 const TOP_K_FIRST: Model = Model { order: "topk_score", ..SOFTMAX };
 
-/// `w1`, `w3`, `w2`: gate, up, down.
-const NUMBERED: Model =
-    Model { renorm: Renorm::Sum(0.0), prefix: "model.layers.{N}.block_sparse_moe.", experts: stored::NUMBERED, ..SOFTMAX };
+/// softmax, the best, divided by their sum: Mixtral.
+const RENORMALISED: Model = Model { renorm: Renorm::Sum(0.0), ..SOFTMAX };
 
 /// Model types that a spec cannot express, and why.
 pub(super) const REFUSED: &[(&str, &str)] = &[
     ("zaya", "its router is an MLP whose state is carried from layer to layer"),
     ("doge", "its experts are looked up by product keys"),
     ("muse_spark", "each of its experts has a norm of its own on the output"),
+    ("ernie4_5_vl_moe", "tokens of text and of pictures have experts and routers of their own, and a mask says which is which"),
+    ("dots3_note_vision_encoder", "the number of experts of its vision tower differs from layer to layer"),
+    ("vitpose", "a data set's number chooses the expert: it has no router"),
+    ("vitpose_backbone", "a data set's number chooses the expert: it has no router"),
 ];
 
 /// Every family.
@@ -87,9 +88,6 @@ pub(super) static MODELS: &[Model] = &[
         router_bias: RouterBias::If("router_bias"),
         capacity: Capacity::Switch,
         layers: Layers::SwitchSteps,
-        prefix: "encoder.block.{N}.layer.1.mlp.",
-        router: &["router.classifier.weight"],
-        experts: &[stored::SWITCH],
         ..SOFTMAX
     },
     Model {
@@ -105,13 +103,10 @@ pub(super) static MODELS: &[Model] = &[
         router_bias: RouterBias::If("router_bias"),
         capacity: Capacity::Nllb,
         layers: Layers::NllbSteps,
-        prefix: "model.encoder.layers.{N}.ffn.",
-        router: &["router.classifier.weight"],
-        experts: &[stored::NLLB],
         ..SOFTMAX
     },
-    Model { types: &["mixtral"], defaults: defaults::MIXTRAL, ..NUMBERED },
-    Model { types: &["minimax", "minimax_text_01"], ..NUMBERED },
+    Model { types: &["mixtral"], defaults: defaults::MIXTRAL, ..RENORMALISED },
+    Model { types: &["minimax", "minimax_text_01"], ..RENORMALISED },
     Model {
         types: &["qwen2_moe"],
         defaults: defaults::QWEN2,
@@ -119,7 +114,6 @@ pub(super) static MODELS: &[Model] = &[
         renorm: Renorm::SumIf(NORM, 0.0),
         shared: Shared::Gated(SHARED_WIDTH),
         layers: Layers::SparseStep,
-        shared_stored: stored::SHARED_EXPERT,
         also: stored::SHARED_GATE,
         ..SOFTMAX
     },
@@ -138,7 +132,6 @@ pub(super) static MODELS: &[Model] = &[
         renorm: Renorm::SumIf(NORM, 0.0),
         shared: Shared::Gated(SHARED_WIDTH),
         layers: Layers::SparseStep,
-        shared_stored: stored::SHARED_EXPERT,
         also: stored::SHARED_GATE,
         ..SOFTMAX
     },
@@ -148,28 +141,18 @@ pub(super) static MODELS: &[Model] = &[
         ffn: MOE_FFN,
         renorm: Renorm::Sum(0.0),
         shared: Shared::Gated(SHARED_WIDTH),
-        shared_stored: stored::SHARED_EXPERT,
         also: stored::SHARED_GATE,
         ..SOFTMAX
     },
     Model { types: &["olmoe", "flex_olmo"], defaults: defaults::OLMOE, renorm: Renorm::SumIf(NORM, 0.0), ..SOFTMAX },
     Model { types: &["mellum"], defaults: defaults::MELLUM, ffn: MOE_FFN, renorm: Renorm::SumIf(NORM, 0.0), ..SOFTMAX },
-    Model {
-        types: &["jamba"],
-        defaults: defaults::JAMBA,
-        layers: Layers::Period,
-        prefix: "model.layers.{N}.feed_forward.",
-        router: &["router.weight"],
-        ..SOFTMAX
-    },
+    Model { types: &["jamba"], defaults: defaults::JAMBA, layers: Layers::Period, ..SOFTMAX },
     Model {
         types: &["hunyuan_v1_moe"],
         defaults: defaults::HUNYUAN,
         ffn: EITHER_FFN,
         renorm: Renorm::Sum(0.0),
         shared: Shared::Count(&["num_shared_expert"]),
-        router: &["gate.wg.weight"],
-        shared_stored: stored::SHARED_MLP,
         ..SOFTMAX
     },
     Model {
@@ -178,45 +161,26 @@ pub(super) static MODELS: &[Model] = &[
         ffn: &["ffn_hidden_size"],
         activation: Activation::Field(&["ffn_act_fn"]),
         renorm: Renorm::P("moe_normalize_expert_weights"),
-        prefix: "transformer.blocks.{N}.ffn.",
-        router: &["router.layer.weight"],
-        experts: &[stored::DBRX],
         ..SOFTMAX
     },
-    Model {
-        types: &["granitemoe"],
-        prefix: "model.layers.{N}.block_sparse_moe.",
-        router: &["router.layer.weight", "router.weight"],
-        experts: &[stored::LINEAR],
-        ..TOP_K_FIRST
-    },
+    Model { types: &["granitemoe"], ..TOP_K_FIRST },
     Model {
         // The shared MLP is a sibling of the block, so that names start at the layer.
-        types: &["granitemoeshared"],
+        types: &["granitemoeshared", "granitemoe_swa"],
         defaults: defaults::GRANITE_SHARED,
         shared: Shared::Width(&["shared_intermediate_size"]),
-        prefix: "model.layers.{N}.",
-        router: &["block_sparse_moe.router.layer.weight", "block_sparse_moe.router.weight", "router.weight"],
-        experts: &[stored::GRANITE_SHARED],
-        shared_stored: stored::SHARED_LINEAR,
         ..TOP_K_FIRST
     },
     Model {
         types: &["granitemoehybrid"],
         defaults: defaults::GRANITE_HYBRID,
         shared: Shared::Width(&["shared_intermediate_size"]),
-        prefix: "model.layers.{N}.",
-        router: &["block_sparse_moe.router.layer.weight", "block_sparse_moe.router.weight", "router.weight"],
-        experts: &[stored::GRANITE_SHARED],
-        shared_stored: stored::SHARED_LINEAR,
         ..TOP_K_FIRST
     },
     Model {
         types: &["jetmoe"],
         defaults: defaults::JETMOE,
         activation: Activation::Field(&["activation_function"]),
-        router: &["router.layer.weight"],
-        experts: &[stored::LINEAR],
         also: stored::OUTPUT_BIAS,
         ..TOP_K_FIRST
     },
@@ -226,9 +190,6 @@ pub(super) static MODELS: &[Model] = &[
         ffn: EITHER_FFN,
         activation: Activation::SharedField(ACTIVATION),
         shared: Shared::Count(&["moe_num_shared_experts"]),
-        prefix: "language_model.model.layers.{N}.mlp.",
-        router: &["router.weight"],
-        experts: &[stored::ARIA],
         ..TOP_K_FIRST
     },
     Model {
@@ -247,8 +208,6 @@ pub(super) static MODELS: &[Model] = &[
         activation: Activation::GptOss,
         bias: true,
         router_bias: RouterBias::Always,
-        router: &["router.weight"],
-        experts: &[stored::GPT_OSS],
         ..TOP_K_FIRST
     },
     Model {
@@ -257,8 +216,6 @@ pub(super) static MODELS: &[Model] = &[
         activation: Activation::GptOss,
         bias: true,
         router_bias: RouterBias::Always,
-        router: &["router.weight"],
-        experts: &[stored::PRIVACY_FILTER],
         ..TOP_K_FIRST
     },
     Model {
@@ -268,19 +225,14 @@ pub(super) static MODELS: &[Model] = &[
         shared: Shared::One,
         features: &[Feature::InputScaled],
         layers: Layers::Interleaved,
-        prefix: "language_model.model.layers.{N}.feed_forward.",
-        router: &["router.weight"],
-        experts: &[stored::TRANSPOSED],
-        shared_stored: stored::SHARED_EXPERT,
         ..TOP_K_FIRST
     },
     Model {
         types: &["phimoe"],
         defaults: defaults::PHI,
         features: &[Feature::SparseMixer],
-        router: &["gate.weight", "router.weight"],
         renorm: Renorm::Never,
-        ..NUMBERED
+        ..RENORMALISED
     },
     Model {
         types: &["deepseek_v2"],
@@ -315,7 +267,6 @@ pub(super) static MODELS: &[Model] = &[
         score_fields: &["score_function"],
         selection: Selection::Grouped { mask: "-inf", corrected: true },
         corrected_if: &["moe_router_enable_expert_bias"],
-        correction: &["gate.expert_bias", "gate.e_score_correction_bias"],
         shared: Shared::Count(&["num_shared_experts"]),
         ..SIGMOID
     },
@@ -339,8 +290,6 @@ pub(super) static MODELS: &[Model] = &[
         score_fields: &["moe_router_activation_func"],
         selection: Selection::Grouped { mask: "-inf", corrected: true },
         renorm: Renorm::SumIf(&["moe_renormalize", "norm_topk_prob"], 1e-20),
-        prefix: "model.layers.{N}.block_sparse_moe.",
-        experts: stored::NUMBERED,
         ..SIGMOID
     },
     Model {
@@ -358,8 +307,7 @@ pub(super) static MODELS: &[Model] = &[
         score_fields: SCORE,
         selection: Selection::Biased,
         corrected_if: &["use_routing_bias"],
-        correction: &["e_score_correction_bias", "gate.e_score_correction_bias"],
-        ..NUMBERED
+        ..RENORMALISED
     },
     Model {
         types: &["lfm2_moe"],
@@ -372,9 +320,6 @@ pub(super) static MODELS: &[Model] = &[
         scale: Scale::Weights(SCALE),
         activation: Activation::Fixed("silu"),
         layers: Layers::DenseCount,
-        prefix: "model.layers.{N}.feed_forward.",
-        correction: &["expert_bias"],
-        experts: stored::NUMBERED,
         ..SOFTMAX
     },
     Model {
@@ -385,8 +330,6 @@ pub(super) static MODELS: &[Model] = &[
         selection: Selection::Biased,
         renorm: Renorm::SumIf(&["route_norm"], 1e-20),
         layers: Layers::DenseCount,
-        router: &["router.gate.weight"],
-        correction: &["expert_bias"],
         ..SIGMOID
     },
     Model {
@@ -398,7 +341,6 @@ pub(super) static MODELS: &[Model] = &[
         renorm: Renorm::SumClamped(&["moe_norm_min"], 1e-12),
         shared: Shared::Count(&["moe_num_shared_experts"]),
         layers: Layers::Range,
-        correction: &["moe_statics.e_score_correction_bias", "gate.moe_statics.e_score_correction_bias"],
         ..SOFTMAX
     },
     Model {
@@ -408,8 +350,6 @@ pub(super) static MODELS: &[Model] = &[
         selection: Selection::Biased,
         scale: Scale::Weights(SCALE),
         features: &[Feature::Identity],
-        router: &["router.classifier.weight"],
-        correction: &["router.e_score_correction_bias"],
         ignored: &[("router_bias", "the model's code makes a bias and never adds it")],
         ..SOFTMAX
     },
@@ -434,7 +374,7 @@ pub(super) static MODELS: &[Model] = &[
         ..SIGMOID
     },
     Model {
-        types: &["inkling2"],
+        types: &["inkling2", "inkling2_loop"],
         defaults: defaults::INKLING2,
         selection: Selection::Biased,
         renorm: Renorm::Sum(1e-20),
@@ -467,7 +407,6 @@ pub(super) static MODELS: &[Model] = &[
         scale: Scale::Output(SCALE),
         activation: Activation::GptOss,
         shared: Shared::Width(&["shared_intermediate_size"]),
-        shared_stored: stored::SHARED_FUSED,
         ..SIGMOID
     },
     Model {
@@ -501,9 +440,6 @@ pub(super) static MODELS: &[Model] = &[
         shared: Shared::Width(&["moe_shared_expert_intermediate_size"]),
         features: &[Feature::Latent],
         layers: Layers::Blocks,
-        prefix: "backbone.layers.{N}.mixer.",
-        experts: &[stored::UNGATED, stored::UNGATED_FUSED],
-        shared_stored: stored::SHARED_UNGATED,
         ..SIGMOID
     },
     Model {
@@ -513,9 +449,6 @@ pub(super) static MODELS: &[Model] = &[
         activation: Activation::Field(&["hidden_activation"]),
         renorm: Renorm::Sum(0.0),
         features: &[Feature::RouterNorm],
-        prefix: "model.language_model.layers.{N}.",
-        router: &["router.proj.weight"],
-        experts: &[stored::FUSED],
         also: stored::GEMMA4,
         ..SOFTMAX
     },
@@ -529,9 +462,103 @@ pub(super) static MODELS: &[Model] = &[
         // The weights are divided by the sum over routed and shared ones: `joint_shared` says so.
         renorm: Renorm::Never,
         shared: Shared::Joint(&["n_shared_experts"]),
-        shared_stored: stored::INKLING_SHARED,
         ignored: &[("rms_norm_eps_moe_gate", "the model's code has no norm before its router")],
         also: stored::GLOBAL_SCALE,
         ..SIGMOID
+    },
+    Model {
+        types: &["qwen3_vl_moe"],
+        defaults: defaults::QWEN3_VL,
+        ffn: MOE_FFN,
+        renorm: Renorm::Sum(0.0),
+        layers: Layers::SparseStep,
+        ..SOFTMAX
+    },
+    Model {
+        types: &["qwen3_omni_moe"],
+        defaults: defaults::QWEN3_OMNI,
+        ffn: MOE_FFN,
+        renorm: Renorm::SumIf(NORM, 0.0),
+        layers: Layers::SparseStep,
+        ..SOFTMAX
+    },
+    Model {
+        types: &["qwen3_omni_moe_talker"],
+        defaults: defaults::QWEN3_TALKER,
+        ffn: MOE_FFN,
+        renorm: Renorm::SumIf(NORM, 0.0),
+        shared: Shared::Gated(SHARED_WIDTH),
+        layers: Layers::SparseStep,
+        also: stored::SHARED_GATE,
+        ..SOFTMAX
+    },
+    Model {
+        types: &["qwen4_exp"],
+        defaults: defaults::QWEN4_EXP,
+        ffn: MOE_FFN,
+        renorm: Renorm::SumIf(NORM, 0.0),
+        shared: Shared::Gated(SHARED_WIDTH),
+        also: stored::SHARED_GATE,
+        ..SOFTMAX
+    },
+    Model {
+        types: &["lara_mini"],
+        defaults: defaults::LARA_MINI,
+        ffn: MOE_FFN,
+        renorm: Renorm::SumIf(NORM, 0.0),
+        shared: Shared::Width(SHARED_WIDTH),
+        ..SOFTMAX
+    },
+    Model {
+        types: &["flint"],
+        defaults: defaults::FLINT,
+        score_fields: &[],
+        selection: Selection::Plain,
+        renorm: Renorm::SumIf(NORM, 0.0),
+        scale: Scale::None,
+        shared: Shared::Width(SHARED_WIDTH),
+        layers: Layers::SparseStep,
+        ..SIGMOID
+    },
+    Model { types: &["beam"], defaults: defaults::BEAM, scale: Scale::Output(SCALE), shared: Shared::None, ..GROUPED },
+    Model {
+        types: &["axk2"],
+        defaults: defaults::AXK2,
+        selection: Selection::Grouped { mask: "zero", corrected: true },
+        ..GROUPED
+    },
+    Model {
+        types: &["bailing_hybrid"],
+        defaults: defaults::BAILING_HYBRID,
+        renorm: Renorm::SumIf(&["moe_renormalize", "norm_topk_prob"], 1e-20),
+        ..GROUPED
+    },
+    Model { types: &["sarvam_mla"], defaults: defaults::SARVAM, ..GROUPED },
+    Model { types: &["sarvam_moe"], defaults: defaults::SARVAM, ..GROUPED },
+    Model {
+        types: &["dots3_note"],
+        defaults: defaults::DOTS3_NOTE,
+        shared: Shared::Wide { count: &["n_shared_experts"], width: &["shared_experts_intermediate_size"] },
+        ..GROUPED
+    },
+    Model { types: &["glm5_next"], defaults: defaults::GLM5_NEXT, activation: Activation::Clamped, ..GROUPED },
+    Model { types: &["hy_v4", "hy_v4_vl"], defaults: defaults::HY_V4, activation: Activation::ClampedAlone, ..GROUPED },
+    Model {
+        types: &["mistral_large4"],
+        defaults: defaults::MISTRAL_LARGE4,
+        score: "softmax",
+        selection: Selection::Grouped { mask: "zero", corrected: false },
+        renorm: Renorm::Sum(1e-20),
+        ..GROUPED
+    },
+    Model {
+        types: &["unlimited_ocr", "deepseek_ocr2"],
+        defaults: defaults::UNLIMITED_OCR,
+        ffn: MOE_FFN,
+        selection: Selection::Method("greedy"),
+        scale: Scale::Weights(SCALE),
+        shared: Shared::Count(SHARED_COUNT),
+        layers: Layers::FirstDense,
+        ..SOFTMAX
     },
 ];

@@ -1,8 +1,9 @@
-//! What a row of the table of model types can say. The rows are in `models`; `layer` and `layers` read the fields.
+//! What a row of the table of model types can say. The rows are in `models`; `layer` and `layers` read the fields. Where
+//! the tensors are is in `files`.
 
 use std::fmt;
 
-use super::stored::{Names, Stored};
+use super::stored::Stored;
 
 /// One row: a family of model types that share every rule.
 pub(super) struct Model {
@@ -34,13 +35,6 @@ pub(super) struct Model {
     pub(super) capacity: Capacity,
     pub(super) features: &'static [Feature],
     pub(super) layers: Layers,
-    /// What stands before every tensor name in a published checkpoint; `{N}` is the layer.
-    pub(super) prefix: &'static str,
-    pub(super) router: Names,
-    pub(super) correction: Names,
-    /// The ways in which the experts are stored, the published one first.
-    pub(super) experts: &'static [&'static [Stored]],
-    pub(super) shared_stored: &'static [Stored],
     /// Tensors that only this family has.
     pub(super) also: &'static [Stored],
     /// Fields that the model's code has and does not follow, and why.
@@ -143,6 +137,8 @@ pub(super) enum Activation {
     GptOss,
     /// silu, clamped by `swiglu_limit` before it.
     Clamped,
+    /// The same of the routed experts; the shared ones have no clamp.
+    ClampedAlone,
     /// silu, clamped by `swiglu_limits` after it, and the shared expert by `swiglu_limits_shared`.
     ClampedAfter,
 }
@@ -161,6 +157,11 @@ pub(super) enum Shared {
     None,
     /// So many of the routed width.
     Count(&'static [&'static str]),
+    /// So many of this width.
+    Wide {
+        count: &'static [&'static str],
+        width: &'static [&'static str],
+    },
     /// One of this width.
     Width(&'static [&'static str]),
     /// One of this width behind a sigmoid gate.

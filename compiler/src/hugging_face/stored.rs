@@ -7,7 +7,7 @@ use crate::spec::{Layout, Tensor};
 pub(super) type Names = &'static [&'static str];
 
 /// One tensor and where it is.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stored {
     pub(super) tensor: Tensor,
     pub(super) names: Names,
@@ -36,6 +36,24 @@ pub(super) const PROJECTIONS: &[Stored] = &[
 ];
 pub(super) const FUSED: &[Stored] =
     &[plain(Tensor::GateUp, &["experts.gate_up_proj"]), plain(Tensor::Down, &["experts.down_proj"])];
+/// The names of the two above at a layer, then at the block.
+pub(super) const MLP_PROJECTIONS: &[Stored] = &[
+    plain(Tensor::Gate, &["mlp.experts.{e}.gate_proj.weight", "experts.{e}.gate_proj.weight"]),
+    plain(Tensor::Up, &["mlp.experts.{e}.up_proj.weight", "experts.{e}.up_proj.weight"]),
+    plain(Tensor::Down, &["mlp.experts.{e}.down_proj.weight", "experts.{e}.down_proj.weight"]),
+];
+pub(super) const MLP_FUSED: &[Stored] = &[
+    plain(Tensor::GateUp, &["mlp.experts.gate_up_proj", "experts.gate_up_proj"]),
+    plain(Tensor::Down, &["mlp.experts.down_proj", "experts.down_proj"]),
+];
+pub(super) const STEP: &[Stored] = &[
+    plain(Tensor::Gate, &["moe.gate_proj.weight"]),
+    plain(Tensor::Up, &["moe.up_proj.weight"]),
+    plain(Tensor::Down, &["moe.down_proj.weight"]),
+];
+/// Gate and up rows alternate.
+pub(super) const W13: &[Stored] =
+    &[laid(Tensor::GateUp, &["experts.w13_weight"], Layout::Interleaved), plain(Tensor::Down, &["experts.w2_weight"])];
 pub(super) const NUMBERED: &[&[Stored]] = &[
     &[
         plain(Tensor::Gate, &["experts.{e}.w1.weight"]),
@@ -66,6 +84,10 @@ pub(super) const GRANITE_SHARED: &[Stored] = &[
         &["block_sparse_moe.input_linear.weight", "block_sparse_moe.experts.gate_up_proj", "experts.gate_up_proj"],
     ),
     plain(Tensor::Down, &["block_sparse_moe.output_linear.weight", "block_sparse_moe.experts.down_proj", "experts.down_proj"]),
+];
+pub(super) const GRANITE_FUSED: &[Stored] = &[
+    plain(Tensor::GateUp, &["block_sparse_moe.experts.gate_up_proj", "experts.gate_up_proj"]),
+    plain(Tensor::Down, &["block_sparse_moe.experts.down_proj", "experts.down_proj"]),
 ];
 /// `h @ w2`: the published code never transposes it.
 pub(super) const DBRX: &[Stored] = &[
@@ -99,6 +121,16 @@ pub(super) const SHARED_EXPERTS: &[Stored] = &[
     plain(Tensor::SharedUp, &["shared_experts.up_proj.weight"]),
     plain(Tensor::SharedDown, &["shared_experts.down_proj.weight"]),
 ];
+pub(super) const MLP_SHARED_EXPERTS: &[Stored] = &[
+    plain(Tensor::SharedGate, &["mlp.shared_experts.gate_proj.weight", "shared_experts.gate_proj.weight"]),
+    plain(Tensor::SharedUp, &["mlp.shared_experts.up_proj.weight", "shared_experts.up_proj.weight"]),
+    plain(Tensor::SharedDown, &["mlp.shared_experts.down_proj.weight", "shared_experts.down_proj.weight"]),
+];
+pub(super) const STEP_SHARED: &[Stored] = &[
+    plain(Tensor::SharedGate, &["share_expert.gate_proj.weight"]),
+    plain(Tensor::SharedUp, &["share_expert.up_proj.weight"]),
+    plain(Tensor::SharedDown, &["share_expert.down_proj.weight"]),
+];
 pub(super) const SHARED_EXPERT: &[Stored] = &[
     plain(Tensor::SharedGate, &["shared_expert.gate_proj.weight"]),
     plain(Tensor::SharedUp, &["shared_expert.up_proj.weight"]),
@@ -126,9 +158,25 @@ pub(super) const INKLING_SHARED: &[Stored] = &[
     plain(Tensor::SharedUp, &["shared_experts.up_proj"]),
     plain(Tensor::SharedDown, &["shared_experts.down_proj"]),
 ];
+pub(super) const INKLING_SHARED_W13: &[Stored] = &[
+    laid(Tensor::SharedGateUp, &["shared_experts.shared_w13_weight"], Layout::Interleaved),
+    plain(Tensor::SharedDown, &["shared_experts.shared_w2_weight"]),
+];
+pub(super) const SHARED_NUMBERED: &[Stored] = &[
+    plain(Tensor::SharedGate, &["shared_experts.w1.weight"]),
+    plain(Tensor::SharedUp, &["shared_experts.w3.weight"]),
+    plain(Tensor::SharedDown, &["shared_experts.w2.weight"]),
+];
+/// As transformers writes HY4 back: it renames every `gate_proj`, that of the attention and this one.
+pub(super) const SHARED_LINEAR_GATE: &[Stored] = &[
+    plain(Tensor::SharedGate, &["shared_experts.linear_gate.weight"]),
+    plain(Tensor::SharedUp, &["shared_experts.up_proj.weight"]),
+    plain(Tensor::SharedDown, &["shared_experts.down_proj.weight"]),
+];
 pub(super) const SHARED_GATE: &[Stored] = &[plain(Tensor::SharedGateProj, &["shared_expert_gate.weight"])];
 
-pub(super) const OUTPUT_NORM: &[Stored] = &[plain(Tensor::OutputNorm, &["post_mlp_layernorm.weight"])];
+pub(super) const OUTPUT_NORM: &[Stored] =
+    &[plain(Tensor::OutputNorm, &["post_mlp_layernorm.weight", "mlp.post_mlp_layernorm.weight"])];
 pub(super) const OUTPUT_BIAS: &[Stored] = &[plain(Tensor::OutputBias, &["bias"])];
 pub(super) const GLOBAL_SCALE: &[Stored] = &[plain(Tensor::RouterGlobalScale, &["gate.global_scale"])];
 pub(super) const GEMMA4: &[Stored] =
