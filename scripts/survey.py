@@ -13,7 +13,8 @@ names that published files have and under those of its modules, imported with `-
     unknown    the model type is not known
     wrong      imported, and the outputs differ
 
-transformers is taken from PYTHONPATH; `make survey` puts it into .tools/ where it is not there."""
+transformers is taken from PYTHONPATH; `make survey` puts it into .tools/ where it is not there. survey.txt is what it printed
+last, with torch."""
 
 import argparse
 import importlib
