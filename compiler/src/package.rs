@@ -34,7 +34,7 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
     let mut images = Vec::new();
     for (machine, lowered, objects) in built {
         let program = &lowered.program;
-        let places: Vec<u32> = program.buffers.iter().map(|b| place(&mut manifest.buffers, b, machine.name)).collect();
+        let places: Vec<u32> = program.buffers.iter().map(|b| place(spec, &mut manifest.buffers, b, machine.name)).collect();
         let first = images.len() as u32;
         for object in objects {
             manifest.images.push(file::Image::new(match object.image {
@@ -70,6 +70,7 @@ pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
             shape: shape.iter().map(extent).collect::<Option<_>>()?,
             align: 16,
             observe: None,
+            below: below(spec, param.bare()),
         })
     };
     let weights = graph.params.iter().filter(|(param, _)| !param.is_input() && wanted(param.bare()));
@@ -109,8 +110,17 @@ fn dims(spec: &Spec) -> Vec<file::Dim> {
     dims.into_iter().filter_map(|(name, value)| Some(file::Dim { name: name.to_string(), value: value? })).collect()
 }
 
+/// How many there are of what a tensor numbers: experts by a table, its rows by token ids.
+fn below(spec: &Spec, name: &str) -> Option<u64> {
+    match name {
+        "hash_table" => Some(spec.candidates()),
+        "token_ids" => spec.router.vocabulary,
+        _ => None,
+    }
+}
+
 /// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.
-fn place(buffers: &mut Vec<file::Buffer>, buffer: &kernel::Buffer, machine: &str) -> u32 {
+fn place(spec: &Spec, buffers: &mut Vec<file::Buffer>, buffer: &kernel::Buffer, machine: &str) -> u32 {
     let mut new = file::Buffer {
         name: buffer.name.clone(),
         role: match buffer.role {
@@ -123,6 +133,7 @@ fn place(buffers: &mut Vec<file::Buffer>, buffer: &kernel::Buffer, machine: &str
         shape: buffer.shape.iter().map(extent).collect(),
         align: 16,
         observe: buffer.observe.clone(),
+        below: below(spec, &buffer.name),
     };
     if let Some(known) = buffers.iter().position(|b| *b == new) {
         return known as u32;

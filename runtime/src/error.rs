@@ -226,6 +226,18 @@ pub enum Error {
         /// Given.
         actual: Dtype,
     },
+    /// An integer numbers nothing that there is: a token id outside the vocabulary, an entry of a table outside the experts.
+    #[error("`{name}` holds {value} in row {row}: it must be from 0 to {most}")]
+    NumberRange {
+        /// The buffer.
+        name: String,
+        /// The first row with such a number; of token ids the token.
+        row: u64,
+        /// The number.
+        value: i32,
+        /// The largest that there may be.
+        most: u64,
+    },
     /// The batch is larger than the package was made for.
     #[error("{tokens} tokens, the package serves at most {max}; split the batch, or compile with a larger `[tokens] max`")]
     TokensAboveMax {
@@ -417,6 +429,7 @@ impl Error {
             Error::UnknownDevice { .. } => ErrorCode::UnknownDevice,
             Error::NoWeight { .. } => ErrorCode::NoWeight,
             Error::Threads { .. } => ErrorCode::Threads,
+            Error::NumberRange { .. } => ErrorCode::NumberRange,
             Error::NotBuilt { .. } => ErrorCode::NotBuilt,
             Error::NoDriver { .. } => ErrorCode::NoDriver,
             Error::NoImage { .. } => ErrorCode::NoImage,

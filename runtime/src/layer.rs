@@ -140,13 +140,15 @@ impl Layer {
     /// them, and each is dropped as soon as it is there.
     ///
     /// # Errors
-    /// [`Error::Count`], [`Error::Dtype`], [`Error::Shape`], [`Error::OutOfMemory`], [`Error::Device`].
+    /// [`Error::Count`], [`Error::Dtype`], [`Error::Shape`], [`Error::NumberRange`], [`Error::OutOfMemory`],
+    /// [`Error::Device`].
     pub fn bind(&self, weights: Vec<Tensor>) -> Result<Bound, Error> {
         let shared = &self.shared;
         let buffers = shared.buffers(Role::Weight);
         check_count("weights", buffers.len(), weights.len())?;
         for (buffer, tensor) in buffers.iter().zip(&weights) {
             check_tensor(buffer, tensor, Dims::tokens(0))?;
+            check_numbers(buffer, tensor)?;
         }
         let regions: Result<Vec<Region>, Error> =
             weights.into_iter().map(|tensor| shared.ask(|device| Region::of(device, tensor.bytes()))).collect();
@@ -190,7 +192,7 @@ impl Bound {
     ///
     /// # Errors
     /// [`Error::TokensAboveMax`], [`Error::RowTokens`], [`Error::Count`], [`Error::Dtype`], [`Error::Shape`],
-    /// [`Error::Extent`], [`Error::OutOfMemory`], [`Error::Device`], [`Error::Poisoned`].
+    /// [`Error::NumberRange`], [`Error::Extent`], [`Error::OutOfMemory`], [`Error::Device`], [`Error::Poisoned`].
     pub fn batch(&self, inputs: &[Tensor], dims: Dims) -> Result<Batch, Error> {
         let shared = &self.shared;
         shared.check_dims(dims)?;
@@ -198,6 +200,7 @@ impl Bound {
         check_count("inputs", buffers.len(), inputs.len())?;
         for (buffer, tensor) in buffers.iter().zip(inputs) {
             check_tensor(buffer, tensor, dims)?;
+            check_numbers(buffer, tensor)?;
         }
         let workspace_bytes = if dims.tokens == 0 { 0 } else { shared.workspace(dims)?.bytes };
         let output_bytes: Vec<u64> =
@@ -448,6 +451,20 @@ fn zeroed(bytes: u64) -> Result<Vec<u8>, Error> {
 
 fn check_count(what: &'static str, expected: usize, actual: usize) -> Result<(), Error> {
     if expected == actual { Ok(()) } else { Err(Error::Count { what, expected, actual }) }
+}
+
+/// Integers that number something number one that there is.
+fn check_numbers(buffer: &Buffer, tensor: &Tensor) -> Result<(), Error> {
+    let Some(below) = buffer.below else { return Ok(()) };
+    let inner = buffer.shape.len().saturating_sub(1);
+    let columns: u64 = tensor.shape().iter().rev().take(inner).product();
+    let is_outside = |value: &i32| u64::try_from(*value).map_or(true, |value| value >= below);
+    match tensor.to_i32()?.into_iter().zip(0u64..).find(|(value, _)| is_outside(value)) {
+        None => Ok(()),
+        Some((value, at)) => {
+            Err(Error::NumberRange { name: buffer.name.clone(), row: at / columns.max(1), value, most: below - 1 })
+        }
+    }
 }
 
 /// A tensor for this buffer has its dtype and its shape, the leading axis whole or split.

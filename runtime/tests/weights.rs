@@ -22,6 +22,7 @@ fn manifest(dtype: Dtype, shape: &[u64], pieces: Vec<Piece>) -> Manifest {
         shape: shape.iter().map(|extent| Extent::Const(*extent as i64)).collect(),
         align: 16,
         observe: None,
+        below: None,
     };
     manifest.weights = vec![Recipe { buffer: "gate".into(), pieces }];
     moec_runtime::package::check(&manifest).unwrap();

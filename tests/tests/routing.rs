@@ -90,8 +90,8 @@ impl Routed {
         let input = Tensor::from_f32(self.layer.layer().manifest().dtype, shape, tokens).unwrap();
         let mut inputs = vec![input];
         if self.spec.router.mode == Mode::Hash {
-            // What its first number says, so that ids move with tokens; some are none of the vocabulary.
-            let ids = tokens.chunks(self.spec.hidden as usize).map(|row| row[0].to_bits() as i32 % 13 - 1);
+            // What its first number says, so that ids move with tokens.
+            let ids = tokens.chunks(self.spec.hidden as usize).map(|row| (row[0].to_bits() % 11) as i32);
             let bytes = ids.flat_map(i32::to_le_bytes).collect();
             inputs.push(Tensor::new(Dtype::I32, vec![dims.tokens], bytes).unwrap());
         }

@@ -370,6 +370,13 @@ fn hash(router: &Section, wrong: &mut Vec<Diagnostic>) {
     if router.word("mode") != Some("hash") {
         return;
     }
+    if let Some(field) = router.given("hash_oob").filter(|_| router.word("hash_oob") == Some("drop")) {
+        wrong.push(
+            Diagnostic::new(Code::NotSupportedYet, "hash_oob = \"drop\" is not supported yet")
+                .at(field.span.clone(), "tokens without experts")
+                .help("hash_oob = \"error\" refuses ids outside the vocabulary"),
+        );
+    }
     let has_groups = router.integer("groups").is_some_and(|groups| groups > 1);
     let asks = |key: &str, usual: &str| router.word(key).is_some_and(|word| word != usual);
     for (key, asks, usual) in [

@@ -149,8 +149,14 @@ fn build(sections: &Sections) -> Option<Spec> {
 }
 
 /// The keys of [router] that one mode alone reads. They may stand beside another, so that a mode is one line's change.
-pub(super) const MODE_KEYS: [(&str, &str); 5] =
-    [("slots", "soft"), ("norm", "soft"), ("norm_eps", "soft"), ("dispatch_normed", "soft"), ("vocabulary", "hash")];
+pub(super) const MODE_KEYS: [(&str, &str); 6] = [
+    ("slots", "soft"),
+    ("norm", "soft"),
+    ("norm_eps", "soft"),
+    ("dispatch_normed", "soft"),
+    ("vocabulary", "hash"),
+    ("hash_oob", "hash"),
+];
 
 fn is_soft(sections: &Sections) -> bool {
     sections.router.word("mode") == Some("soft")

@@ -66,6 +66,11 @@ fn check_buffer(buffer: &Buffer) -> Result<(), Error> {
         }
         Role::Input | Role::Output | Role::Workspace => {}
     }
+    let numbers = buffer.dtype == Dtype::I32 && matches!(buffer.role, Role::Input | Role::Weight);
+    ensure!(
+        buffer.below.is_none_or(|below| numbers && (1..=1 << 31).contains(&below)),
+        "buffer `{name}` has a bound, but no numbers that a caller gives"
+    );
     ensure!(buffer.observe.is_none() || buffer.role == Role::Workspace, "buffer `{name}` is observed but not workspace");
     Ok(())
 }

@@ -113,6 +113,10 @@ pub struct Buffer {
     /// layer has depends on its routing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observe: Option<String>,
+    /// For integers that number something: each is from 0 to below this. Held where a tensor is copied to the device; of
+    /// memory that is there already kernels take the nearest such number, and read nothing out of bounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below: Option<u64>,
 }
 
 /// What an image is.
