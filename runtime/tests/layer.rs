@@ -10,8 +10,8 @@ use std::sync::Arc;
 use fixture::{HIDDEN, MAX_TOKENS, floats, w, x};
 use mock::{Call, Mock};
 use moec_runtime::device::{Argument, Opened};
-use moec_runtime::package::{Arg, Dtype, Extent, Manifest};
-use moec_runtime::{Batch, Blame, Bound, DeviceKind, Dims, Error, Layer, Package, Region};
+use moec_runtime::package::{Arg, Buffer, Dtype, Extent, Manifest, Recipe, Role, Source};
+use moec_runtime::{Batch, Blame, Bound, DeviceKind, Dims, Error, Layer, Package, Region, Tensor};
 
 fn layer(manifest: Manifest) -> (Arc<Mock>, Layer) {
     let package = Package::new(manifest, vec![fixture::PTX.into(), Vec::new()]).unwrap();
@@ -126,6 +126,59 @@ fn weights_are_checked_once() {
     assert_eq!(error(vec![w(), w()]), "RT0301");
     assert_eq!(error(vec![w().to_dtype(Dtype::Bf16)]), "RT0303");
     assert_eq!(error(vec![floats(&[3], [0.0; 3])]), "RT0302");
+}
+
+/// The layer with a table of two numbers a row, each below 4, and a number below 3 for each token.
+fn numbered() -> Manifest {
+    let mut manifest = fixture::manifest();
+    let numbers = |name: &str, role, shape: Vec<Extent>, below| Buffer {
+        name: name.into(),
+        role,
+        dtype: Dtype::I32,
+        shape,
+        align: 16,
+        observe: None,
+        below: Some(below),
+    };
+    manifest.buffers.push(numbers("table", Role::Weight, vec![Extent::Const(3), Extent::Const(2)], 4));
+    manifest.buffers.push(numbers("ids", Role::Input, vec![Extent::Tokens], 3));
+    manifest.weights.push(Recipe::whole("table", vec![Source::plain("table")]));
+    manifest
+}
+
+#[test]
+fn numbers_of_nothing_are_errors_before_any_launch() {
+    let integers =
+        |shape: &[u64], of: &[i32]| Tensor::new(Dtype::I32, shape.to_vec(), of.iter().flat_map(|n| n.to_le_bytes()).collect());
+    let (mock, layer) = layer(numbered());
+    let table = |of: &[i32]| layer.bind(vec![w(), integers(&[3, 2], of).unwrap()]);
+    for (of, says) in [
+        ([0, 1, 2, 3, 4, 0], "`table` holds 4 in row 2: it must be from 0 to 3"),
+        ([0, 1, 2, -1, 9, 0], "`table` holds -1 in row 1: it must be from 0 to 3"),
+        ([i32::MAX, 1, 2, 3, 3, 0], "`table` holds 2147483647 in row 0: it must be from 0 to 3"),
+    ] {
+        let error = table(&of).unwrap_err();
+        assert_eq!((error.code(), error.to_string().as_str()), ("RT0315", says));
+        assert_eq!((error.blame(), calls(&mock)), (Blame::Input, vec![]));
+    }
+    let bound = table(&[0, 1, 2, 3, 3, 0]).unwrap();
+    calls(&mock);
+    let run = |ids: &[i32], shape: &[u64]| {
+        let rows = x(4).reshape([shape, &[HIDDEN]].concat()).unwrap();
+        bound.run(&[rows, integers(shape, ids).unwrap()], Dims::of_activations(&[shape, &[HIDDEN]].concat()).unwrap())
+    };
+    for (ids, shape, says) in [
+        ([0, 1, 3, -1], &[4][..], "`ids` holds 3 in row 2: it must be from 0 to 2"),
+        ([0, 1, 2, -1], &[4][..], "`ids` holds -1 in row 3: it must be from 0 to 2"),
+        ([i32::MIN, 1, 2, 0], &[4][..], "`ids` holds -2147483648 in row 0: it must be from 0 to 2"),
+        ([0, 1, 7, 0], &[2, 2][..], "`ids` holds 7 in row 2: it must be from 0 to 2"),
+    ] {
+        let error = run(&ids, shape).unwrap_err();
+        assert_eq!((error.code(), error.to_string().as_str()), ("RT0315", says));
+        assert_eq!((error.blame(), calls(&mock)), (Blame::Input, vec![]));
+    }
+    assert!(run(&[0, 1, 2, 0], &[4]).is_ok());
+    assert_eq!(launches(&mock), 2);
 }
 
 fn batch(bound: &Bound, workspace_bytes: u64) -> Batch {
