@@ -247,7 +247,7 @@ fn dense_layers_are_refused_with_the_reason() {
     let switch = json!({"d_model": 8, "d_ff": 8, "encoder_sparse_step": 2});
     let jamba = json!({"intermediate_size": 8, "expert_layer_period": 2, "expert_layer_offset": 1});
     let llama = json!({"intermediate_size": 8, "interleave_moe_layer_step": 2});
-    let mimo = json!({"moe_layer_freq": [0, 1, 0, 1], "num_experts_per_tok": 2});
+    let mimo = json!({"moe_layer_freq": [0, 1, 0, 1, 1, 1, 1, 1], "num_experts_per_tok": 2});
     let lfm2 = json!({"num_dense_layers": 2, "num_experts_per_tok": 2});
     let hybrid = json!({"hybrid_override_pattern": "ME*E", "mlp_hidden_act": "relu2", "num_experts_per_tok": 2});
     let nllb = json!({"encoder_ffn_dim": 8, "encoder_sparse_step": 4});
@@ -297,7 +297,7 @@ fn every_model_type_is_imported() {
                 "moe_intermediate_size": 32, "intermediate_size": 32, "d_ff": 32, "encoder_ffn_dim": 32,
                 "expert_ffn_hidden_size": 32, "hidden_act": "silu", "n_shared_experts": 1, "shared_intermediate_size": 32,
                 "moe_shared_expert_intermediate_size": 32, "shared_expert_intermediate_size": 32, "n_group": 4, "topk_group": 2,
-                "ffn_config": {"ffn_hidden_size": 32},
+                "ffn_config": {"ffn_hidden_size": 32}, "hybrid_override_pattern": "EEEE",
             },
         });
         let mixed = &config["text_config"];

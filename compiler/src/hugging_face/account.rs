@@ -31,7 +31,7 @@ struct Fault<'a> {
 pub(super) fn account(config: &Config<'_>, entries: &[Entry], layer: &Document) -> Result<Unread, Diagnostic> {
     let mut unread = Unread::default();
     let mut faults = Vec::new();
-    walk(config, entries, "", true, layer, &mut unread, &mut faults);
+    walk(config, entries, "", true, layer, &mut unread, &mut faults)?;
     unread.needless = config.allowed.iter().filter_map(|name| needless(config, entries, name, &unread.allowed)).collect();
     let mut faults = faults.into_iter();
     let Some(first) = faults.next() else { return Ok(unread) };
@@ -55,13 +55,13 @@ fn walk<'a>(
     layer: &Document,
     unread: &mut Unread,
     faults: &mut Vec<Fault<'a>>,
-) {
+) -> Result<(), Diagnostic> {
     for entry in entries {
         let name = format!("{path}{}", entry.key);
         if let Kind::Table(inner) = &entry.value.kind
             && config.is_scope(inner)
         {
-            walk(config, inner, &format!("{name}."), true, layer, unread, faults);
+            walk(config, inner, &format!("{name}."), true, layer, unread, faults)?;
             continue;
         }
         let means = meaning(&entry.key);
@@ -69,11 +69,20 @@ fn walk<'a>(
         if is_known || is_other_layer(config, path, &entry.key) {
             continue;
         }
+        let is_allowed = |name: &str| config.allowed.iter().any(|allowed| *allowed == name || *allowed == entry.key);
         let text = text_of(&entry.value.kind);
         let fault = match (means, &entry.value.kind) {
-            (Some(means), _) => disagreement(config, means, entry, layer),
+            (Some(means), _) => match disagreement(config, means, entry, layer) {
+                Err(missing) if !is_allowed(&name) => {
+                    return Err(
+                        missing.help(format!("if it changes nothing in this layer, `--allow-unread {name}` leaves it out"))
+                    );
+                }
+                Err(missing) => Some(missing.message),
+                Ok(fault) => fault,
+            },
             (None, Kind::Table(inner)) => {
-                walk(config, inner, &format!("{name}."), false, layer, unread, faults);
+                walk(config, inner, &format!("{name}."), false, layer, unread, faults)?;
                 continue;
             }
             (None, kind) if speaks(&entry.key) && !is_off(kind) => {
@@ -87,11 +96,12 @@ fn walk<'a>(
             }
         };
         let Some(why) = fault else { continue };
-        match config.allowed.iter().any(|allowed| *allowed == name || *allowed == entry.key) {
+        match is_allowed(&name) {
             true => unread.allowed.push(format!("{name} = {text}")),
             false => faults.push(Fault { path: name, entry, why }),
         }
     }
+    Ok(())
 }
 
 /// Why a field that `--allow-unread` names would not have been in the way.
@@ -156,19 +166,26 @@ fn text_of(kind: &Kind) -> String {
     }
 }
 
-/// Why the field does not agree with the layer; `None` where it does, and where it is null.
-fn disagreement(config: &Config<'_>, means: Means, entry: &Entry, layer: &Document) -> Option<String> {
+/// Why the field does not agree with the layer; `None` where it does, and where it is null. A list without an entry for the
+/// layer is an error, as it is where a rule reads it.
+fn disagreement(config: &Config<'_>, means: Means, entry: &Entry, layer: &Document) -> Result<Option<String>, Diagnostic> {
     let values: Vec<&Value> = match (&entry.value.kind, config.layer) {
-        (Kind::List(values), Some(layer)) => values.get(layer as usize).into_iter().collect(),
-        (Kind::List(values), None) => values.iter().collect(),
-        (_, _) => vec![&entry.value],
+        (Kind::List(values), asked) if means == Means::DenseLayers => {
+            let is_dense = |value: &Value| asked.is_none_or(|layer| is_value(&value.kind, &layer.to_string()));
+            return Ok(values.iter().find(|value| is_dense(value)).map(|value| {
+                let number = text_of(&value.kind);
+                format!("has {number}, and no rule of `{}` says that layer {number} is dense", config.model_type)
+            }));
+        }
+        (Kind::List(values), None) if !values.is_empty() => values.iter().collect(),
+        (_, _) => vec![config.of_layer(entry)?],
     };
     let wrong = values.into_iter().filter(|value| !matches!(value.kind, Kind::Other(_)));
     let mut wrong = wrong.filter_map(|value| {
         let expected = expected(means, &value.kind, layer, config.model.shared)?;
         Some(format!("is {}, and the layer of `{}` has {expected}", text_of(&value.kind), config.model_type))
     });
-    wrong.next()
+    Ok(wrong.next())
 }
 
 /// What the layer has, where the value says something else.
@@ -236,6 +253,7 @@ fn expected(means: Means, value: &Kind, layer: &Document, shared: Shared) -> Opt
             };
             unless(agrees, "another selection".to_string())
         }
+        Means::DenseLayers => Some("no rule for values other than a list".to_string()),
         Means::Only(values) => unless(
             values.iter().any(|one| is_value(value, one)),
             format!("no rule for values other than {}", values.join(" or ")),

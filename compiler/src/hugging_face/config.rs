@@ -160,7 +160,7 @@ impl<'a> Config<'a> {
     }
 
     /// The value, or of a list with one entry a layer the layer's.
-    pub(super) fn of_layer(&self, entry: &'a Entry) -> Result<&'a Value, Diagnostic> {
+    pub(super) fn of_layer<'e>(&self, entry: &'e Entry) -> Result<&'e Value, Diagnostic> {
         let Kind::List(values) = &entry.value.kind else { return Ok(&entry.value) };
         let Some(first) = values.first() else {
             return Err(wrong(Code::WrongType, entry, format!("{} is an empty list", quote(&entry.key)), ""));

@@ -164,7 +164,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 /// What a field means in the models that have it, as far as it can be held against a spec.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) enum Means {
     /// The value of this key, of which the second is what a spec without it has.
     Key(&'static str, &'static str, &'static str),
@@ -182,6 +182,8 @@ pub(super) enum Means {
     IsScore(&'static str),
     /// `greedy`, `group_limited_greedy` or `noaux_tc`.
     Method,
+    /// The numbers of dense layers.
+    DenseLayers,
     /// Only these values change nothing.
     Only(&'static [&'static str]),
 }
@@ -302,7 +304,7 @@ pub(super) const MEANINGS: &[(&[&str], Means)] = &[
     ),
     (&["mlp_layer_types"], Means::Only(&["sparse", "moe"])),
     (&["is_moe_layer"], Means::Only(&["true"])),
-    (&["mlp_only_layers"], Means::Only(&[])),
+    (&["mlp_only_layers"], Means::DenseLayers),
     (&["enable_moe_block", "use_moe", "is_moe"], Means::Only(&["true"])),
     (&["use_grouped_topk"], Means::Only(&["true"])),
     // How a shared expert is weighed, where there is one, which its width says.

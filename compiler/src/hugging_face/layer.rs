@@ -420,9 +420,22 @@ fn expert(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
     Ok(())
 }
 
-/// A limit of gate and up; 0 is none.
+/// A limit of gate and up. The published code of the clamp after the activation takes 0 and null as none; that of the clamp
+/// before it always clamps.
 fn limit(config: &mut Config<'_>, field: &str) -> Result<Option<f64>, Diagnostic> {
-    Ok(Some(config.number_or(&[field], 0.0)?).filter(|limit| *limit > 0.0))
+    let may_be_off = matches!(config.model.activation, Activation::ClampedAfter);
+    let limit = match may_be_off {
+        true => config.number_or(&[field], 0.0)?,
+        false => config.number(&[field])?.ok_or_else(|| missing(&[field], "the limit of gate and up"))?,
+    };
+    if limit > 0.0 || (may_be_off && limit == 0.0) {
+        return Ok(Some(limit).filter(|limit| *limit > 0.0));
+    }
+    let diagnostic = Diagnostic::new(Code::OutOfRange, format!("{} is {limit:?}, and a limit is above 0", quote(field)));
+    Err(match config.entry(field) {
+        Some(entry) => diagnostic.at(entry.value.span.clone(), "a limit of gate and up"),
+        None => diagnostic,
+    })
 }
 
 fn clamp(config: &mut Config<'_>, document: &mut Document, field: &str, place: &str) -> Result<(), Diagnostic> {

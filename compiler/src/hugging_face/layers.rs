@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::config::{Config, Found, integer, wrong, wrong_type};
+use super::config::{Config, Found, integer, missing, wrong, wrong_type};
 use super::rules::{Feature, Layers};
 use crate::diagnostics::{Code, Diagnostic, quote};
 use crate::spec::{Entry, Kind, Value};
@@ -16,15 +16,30 @@ type Why = Option<(String, Range<usize>)>;
 /// What a field says, and where; `None` where the file does not have it.
 type Said<T> = Option<(T, Range<usize>)>;
 
+/// Fields with one entry a layer, whatever the model.
+const LISTS: [&str; 3] = ["mlp_layer_types", "is_moe_layer", "moe_layer_freq"];
+/// A list of words, or a letter a layer, of models whose blocks are of several kinds.
+const BLOCKS: [&str; 2] = ["layers_block_type", "hybrid_override_pattern"];
+
 /// The MoE layers, as far as the config says; `None` where it does not say how many layers there are. The layer that was
 /// asked for is one of them, or that is an error.
 pub(super) fn moe_layers(config: &mut Config<'_>) -> Result<Option<Vec<u64>>, Diagnostic> {
     if let Some(layer) = config.layer.filter(|layer| *layer >= MOST_LAYERS) {
         return Err(Diagnostic::new(Code::OutOfRange, format!("layer {layer}, and {MOST_LAYERS} layers are the most")));
     }
-    let rule = Rule::read(config)?;
+    let lists = lists(config)?;
+    let by_fields;
+    let rule = match lists.first() {
+        Some((_, rule)) => rule,
+        None => {
+            by_fields = Rule::read(config)?;
+            &by_fields
+        }
+    };
     let mut count = config.integer(&["num_hidden_layers", "n_layers", "num_layers"])?;
     let predicted = predicted(config)?;
+    one_entry_a_layer(&lists, count, predicted)?;
+    agree(config, &lists, count.or_else(|| rule.listed()))?;
     if let (Some(layer), Some(layers)) = (config.layer, count)
         && (layers..layers.saturating_add(predicted)).contains(&layer)
     {
@@ -117,9 +132,6 @@ enum Rule {
 
 impl Rule {
     fn read(config: &mut Config<'_>) -> Result<Rule, Diagnostic> {
-        if let Some(listed) = listed(config)? {
-            return Ok(listed);
-        }
         match config.model.layers {
             Layers::All => Ok(Rule::All),
             Layers::FirstDense => from(config, "first_k_dense_replace", Some("moe_layer_freq")),
@@ -131,13 +143,12 @@ impl Rule {
                 let why = format!("decoder_sparse_step = {step}: every such layer is a MoE layer, and no other");
                 step_rule(step, 1, 0, 0..MOST_LAYERS, except, place, why)
             }
-            Layers::Enumerated => enumerated(config),
+            Layers::Enumerated => {
+                const FIRST: u64 = 3;
+                config.assumed.push(format!("the first {FIRST} layers are dense: moe_layers_enum is not in the config"));
+                Ok(Rule::From { first: FIRST, every: 1, place: 0..0, why: "dense where the config says nothing".to_string() })
+            }
             Layers::Interleaved => {
-                // The list says what the step would.
-                config.entry("interleave_moe_layer_step");
-                if let Some((layers, place)) = integers(config, "moe_layers")? {
-                    return Ok(Rule::Only { layers, place });
-                }
                 let step = config.integer_or(&["interleave_moe_layer_step"], 1)?;
                 let place = place(config, "interleave_moe_layer_step");
                 step_rule(step, 1, 0, 0..MOST_LAYERS, None, place, format!("every {step}th layer is a MoE layer"))
@@ -162,7 +173,7 @@ impl Rule {
                 let why = format!("MoE layers start at {first}, one in {every}");
                 step_rule(every, 1, 0, first..last.saturating_add(1), None, place, why)
             }
-            Layers::Blocks => blocks(config),
+            Layers::Blocks => Err(missing(&BLOCKS, "which layers are MoE layers")),
             Layers::SwitchSteps => {
                 encoder(config);
                 let step = match whole(config, "encoder_sparse_step")? {
@@ -236,36 +247,137 @@ fn step_rule(
     Ok(Rule::Step { step, ahead, remainder, within, except, place, why })
 }
 
-/// `mlp_layer_types`, `is_moe_layer` and a `moe_layer_freq` of one entry a layer, whatever the model.
-fn listed(config: &mut Config<'_>) -> Result<Option<Rule>, Diagnostic> {
-    const LISTS: [&str; 3] = ["mlp_layer_types", "is_moe_layer", "moe_layer_freq"];
-    for name in LISTS {
+/// Every list that says of each layer whether it is a MoE layer; the first is what the model's code takes.
+fn lists<'a>(config: &mut Config<'a>) -> Result<Vec<(&'a Entry, Rule)>, Diagnostic> {
+    let of_model: &[&str] = match config.model.layers {
+        Layers::Blocks => &BLOCKS,
+        Layers::Enumerated => &["moe_layers_enum"],
+        Layers::Interleaved => &["moe_layers"],
+        Layers::All
+        | Layers::FirstDense
+        | Layers::DenseCount
+        | Layers::SparseStep
+        | Layers::Period
+        | Layers::Range
+        | Layers::SwitchSteps
+        | Layers::NllbSteps => &[],
+    };
+    let mut lists = Vec::new();
+    for name in LISTS.iter().chain(of_model) {
+        if !lists.is_empty() && config.is_allowed(name) {
+            continue;
+        }
         let Some(entry) = config.entry(name) else { continue };
-        let Kind::List(values) = &entry.value.kind else { continue };
-        check_length(entry, values.len())?;
-        superseded(config);
-        let dense = values.iter().map(|value| is_dense(entry, value)).collect::<Result<_, _>>()?;
-        return Ok(Some(Rule::Listed { dense, place: entry.value.span.clone(), why: "dense in this list".to_string() }));
+        let rule = match (&entry.value.kind, *name) {
+            (Kind::List(values), "mlp_layer_types" | "is_moe_layer" | "moe_layer_freq") => {
+                let dense = values.iter().map(|value| is_dense(entry, value)).collect::<Result<_, _>>()?;
+                listed(entry, dense, "dense in this list")?
+            }
+            (_, "mlp_layer_types" | "is_moe_layer" | "moe_layer_freq") => continue,
+            (Kind::Text(text), "moe_layers_enum") => {
+                Rule::Only { layers: numbers(entry, text)?, place: entry.value.span.clone() }
+            }
+            (_, "layers_block_type" | "hybrid_override_pattern") => {
+                listed(entry, blocks(entry)?, "another kind of block in this list")?
+            }
+            (_, _) => match integers(config, name)? {
+                Some((layers, place)) => Rule::Only { layers, place },
+                None => continue,
+            },
+        };
+        lists.push((entry, rule));
     }
-    Ok(None)
+    Ok(lists)
 }
 
-/// Fields that say in fewer words what a list has said; the list is what the model's code takes.
-fn superseded(config: &mut Config<'_>) {
-    const FIELDS: [&str; 9] = [
-        "is_moe_layer",
-        "moe_layer_freq",
-        "moe_layers_enum",
-        "first_k_dense_replace",
-        "num_dense_layers",
-        "decoder_sparse_step",
-        "mlp_only_layers",
-        "moe_every_n_layer",
-        "moe_layer_offset",
-    ];
-    for field in FIELDS {
-        config.entry(field);
+fn listed(entry: &Entry, dense: Vec<bool>, why: &str) -> Result<Rule, Diagnostic> {
+    check_length(entry, dense.len())?;
+    Ok(Rule::Listed { dense, place: entry.value.span.clone(), why: why.to_string() })
+}
+
+/// A list has an entry for each of the model's layers; layers that predict further tokens (MTP) may have entries after those.
+fn one_entry_a_layer(lists: &[(&Entry, Rule)], count: Option<u64>, predicted: u64) -> Result<(), Diagnostic> {
+    let lengths = || lists.iter().filter_map(|(entry, rule)| Some((*entry, rule.listed()?)));
+    let Some(count) = count.or_else(|| lengths().next().map(|(_, length)| length)) else { return Ok(()) };
+    match lengths().find(|(_, length)| !(count..=count.saturating_add(predicted)).contains(length)) {
+        None => Ok(()),
+        Some((entry, length)) => {
+            let message = format!("{} has {length} entries, and the model has {count} layers", quote(&entry.key));
+            Err(wrong(Code::OutOfRange, entry, message, "one entry a layer"))
+        }
     }
+}
+
+/// Every field that says which layers are MoE layers says the same of the layer that is asked for, or else of all of them.
+fn agree(config: &mut Config<'_>, lists: &[(&Entry, Rule)], count: Option<u64>) -> Result<(), Diagnostic> {
+    let Some(((first, rule), others)) = lists.split_first() else { return Ok(()) };
+    let layers = match config.layer {
+        // Of layers that predict further tokens (MTP) not every field speaks.
+        Some(layer) if count.is_some_and(|count| layer >= count) => 0..0,
+        Some(layer) => layer..layer + 1,
+        None => 0..count.unwrap_or(0),
+    };
+    let counts = counts(config)?;
+    for layer in layers {
+        let is_dense = |rule: &Rule| rule.why_dense(layer).is_some();
+        let by_first = is_dense(rule);
+        let list = others.iter().find(|(_, other)| is_dense(other) != by_first).map(|(entry, _)| *entry);
+        // A layer is dense where one of the counts says so.
+        let count = match (by_first, counts.iter().find(|count| is_dense(&count.rule))) {
+            (false, dense) => dense,
+            (true, None) => counts.iter().find(|count| count.is_whole),
+            (true, Some(_)) => None,
+        };
+        let Some(other) = list.or(count.map(|count| count.entry)) else { continue };
+        let (here, there) = if by_first { ("dense", "a MoE layer") } else { ("a MoE layer", "dense") };
+        let names = (quote(&first.key), quote(&other.key));
+        let message =
+            format!("{} and {} differ: layer {layer} is {here} by the first and {there} by the other", names.0, names.1);
+        return Err(Diagnostic::new(Code::FieldsDisagree, message)
+            .at(first.value.span.clone(), "this")
+            .also(other.value.span.clone(), "or this")
+            .help(format!("`--allow-unread {}` takes the first of them", other.key)));
+    }
+    Ok(())
+}
+
+/// A field that says in one number, or by exceptions, what a list says layer by layer.
+struct Count<'a> {
+    entry: &'a Entry,
+    rule: Rule,
+    /// Whether layers that it does not call dense are MoE layers; others only take layers out.
+    is_whole: bool,
+}
+
+fn counts<'a>(config: &mut Config<'a>) -> Result<Vec<Count<'a>>, Diagnostic> {
+    const FIELDS: [(&str, bool); 6] = [
+        ("first_k_dense_replace", true),
+        ("num_dense_layers", true),
+        ("decoder_sparse_step", true),
+        ("interleave_moe_layer_step", true),
+        ("moe_layer_freq", false),
+        ("mlp_only_layers", false),
+    ];
+    let mut counts = Vec::new();
+    for (name, is_whole) in FIELDS {
+        if config.is_allowed(name) {
+            continue;
+        }
+        let Some(entry) = config.entry(name) else { continue };
+        let (place, why) = (entry.value.span.clone(), String::new());
+        let rule = match (name, &entry.value.kind) {
+            ("moe_layer_freq", Kind::List(_)) => continue,
+            ("mlp_only_layers", _) => step_rule(1, 0, 0, 0..MOST_LAYERS, integers(config, name)?, place, why)?,
+            (_, _) => match (name, config.integer(&[name])?) {
+                (_, None) => continue,
+                ("first_k_dense_replace" | "num_dense_layers", Some(first)) => Rule::From { first, every: 1, place, why },
+                ("moe_layer_freq", Some(every)) => step_rule(every, 0, 0, 0..MOST_LAYERS, None, place, why)?,
+                (_, Some(step)) => step_rule(step, 1, 0, 0..MOST_LAYERS, None, place, why)?,
+            },
+        };
+        counts.push(Count { entry, rule, is_whole });
+    }
+    Ok(counts)
 }
 
 /// Whether an entry of a list says that its layer is dense. A word that no model writes is not guessed at.
@@ -284,25 +396,16 @@ fn is_dense(entry: &Entry, value: &Value) -> Result<bool, Diagnostic> {
     }
 }
 
-/// The MoE layers one by one, `"3,4,5"` or `[3, 4, 5]`; where there is no such field the first three layers are dense.
-fn enumerated(config: &mut Config<'_>) -> Result<Rule, Diagnostic> {
-    const FIRST: u64 = 3;
-    let Some(entry) = config.entry("moe_layers_enum") else {
-        config.assumed.push(format!("the first {FIRST} layers are dense: moe_layers_enum is not in the config"));
-        return Ok(Rule::From { first: FIRST, every: 1, place: 0..0, why: "dense where the config says nothing".to_string() });
-    };
-    let Kind::Text(text) = &entry.value.kind else {
-        let said = integers(config, "moe_layers_enum")?;
-        return Ok(said.map_or(Rule::All, |(layers, place)| Rule::Only { layers, place }));
-    };
+/// The numbers of the MoE layers, `"3,4,5"`.
+fn numbers(entry: &Entry, text: &str) -> Result<Vec<u64>, Diagnostic> {
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     let layers = items.map(|item| item.parse::<u64>().map_err(|_| item)).collect::<Result<Vec<u64>, &str>>();
     let layers = layers.map_err(|item| {
-        let message = format!("{} has {}, which is not the number of a layer", quote("moe_layers_enum"), quote(item));
+        let message = format!("{} has {}, which is not the number of a layer", quote(&entry.key), quote(item));
         wrong(Code::WrongType, entry, message, "numbers with commas between them")
     })?;
     check_length(entry, layers.len())?;
-    Ok(Rule::Only { layers, place: entry.value.span.clone() })
+    Ok(layers)
 }
 
 /// How many layers there are after the last that predict further tokens (MTP), of which some models number the first as the
@@ -328,23 +431,14 @@ fn prediction(config: &mut Config<'_>, layer: u64) -> Result<(), Diagnostic> {
 }
 
 /// `layers_block_type`, a list of words, or `hybrid_override_pattern`, a letter a layer: E is a MoE layer.
-fn blocks(config: &mut Config<'_>) -> Result<Rule, Diagnostic> {
-    let rule = |entry: &Entry, dense: Vec<bool>| {
-        check_length(entry, dense.len())?;
-        Ok(Rule::Listed { dense, place: entry.value.span.clone(), why: "another kind of block in this list".to_string() })
-    };
-    if let Some(entry) = config.entry("layers_block_type") {
-        let Kind::List(values) = &entry.value.kind else {
-            return Err(wrong_type(entry, &entry.value, "a list", &entry.value.kind));
-        };
-        return rule(entry, values.iter().map(|value| value.kind != Kind::Text("moe".into())).collect());
-    }
-    match config.entry("hybrid_override_pattern") {
-        Some(entry) => match &entry.value.kind {
-            Kind::Text(text) => rule(entry, text.chars().map(|letter| letter != 'E').collect()),
-            kind => Err(wrong_type(entry, &entry.value, "a string", kind)),
-        },
-        None => Ok(Rule::All),
+fn blocks(entry: &Entry) -> Result<Vec<bool>, Diagnostic> {
+    match (&entry.value.kind, entry.key.as_str()) {
+        (Kind::List(values), "layers_block_type") => {
+            Ok(values.iter().map(|value| value.kind != Kind::Text("moe".into())).collect())
+        }
+        (Kind::Text(text), "hybrid_override_pattern") => Ok(text.chars().map(|letter| letter != 'E').collect()),
+        (kind, "layers_block_type") => Err(wrong_type(entry, &entry.value, "a list", kind)),
+        (kind, _) => Err(wrong_type(entry, &entry.value, "a string", kind)),
     }
 }
 
