@@ -45,6 +45,11 @@ survey: setup ## Give every MoE configuration of transformers to `moec import`, 
 	    || python3 -m pip install --quiet --target .tools/transformers '$(TRANSFORMERS)'
 	@PYTHONPATH="$(CURDIR)/.tools/transformers:$${PYTHONPATH:-}" scripts/survey.py target/debug/moec
 
+.PHONY: gpu-kit
+gpu-kit: setup ## Make target/gpu-kit: packages, inputs, expected results and a program that checks a machine with an NVIDIA GPU.
+	@cargo build --release --locked --package moec --package moec-examples
+	@scripts/gpu_kit.sh
+
 .PHONY: fmt
 fmt: ## Format the Rust code.
 	cargo fmt --all

@@ -86,15 +86,14 @@ mod signals {
 
     /// Starts to watch for Ctrl-C and for the signal by which one program ends another.
     pub(crate) fn watch() {
-        let flag = IS_STOPPING.get_or_init(Arc::default);
-        let registered = [SIGINT, SIGTERM].map(|signal| signal_hook::flag::register(signal, Arc::clone(flag)));
         // Where signals cannot be watched they do what they do to every process: end it.
-        let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else {
-            for id in registered.into_iter().flatten() {
-                signal_hook::low_level::unregister(id);
-            }
-            return;
-        };
+        let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return };
+        // Only now, so that no signal sets the flag without reaching the thread below: `wait_if_stopping` would never end.
+        let flag = IS_STOPPING.get_or_init(Arc::default);
+        for signal in [SIGINT, SIGTERM] {
+            // Without the flag a signal still ends the process, a moment later.
+            let _ = signal_hook::flag::register(signal, Arc::clone(flag));
+        }
         thread::spawn(move || {
             if let Some(signal) = signals.forever().next() {
                 // Kept to the end: nothing new is begun.

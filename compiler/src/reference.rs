@@ -220,7 +220,8 @@ pub struct Difference {
 pub fn difference(actual: &[f64], expected: &[f64]) -> Difference {
     let is_one_sided = |(a, e): (&f64, &f64)| {
         let same = a == e || (a.is_nan() && e.is_nan());
-        !same && !(a.is_finite() && e.is_finite())
+        let both_finite = a.is_finite() && e.is_finite();
+        !(same || both_finite)
     };
     let one_sided = actual.iter().zip(expected).position(is_one_sided);
     let finite = || actual.iter().zip(expected).filter(|(_, e)| e.is_finite());

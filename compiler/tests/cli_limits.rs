@@ -111,7 +111,7 @@ fn an_endless_kernel_of_a_package() {
     product(&moec_in(folder.path(), &["compile", &example("tiny.toml"), "--target", "sm_90a", "-o", "tiny.moec"]));
     let tiny = package::read(&std::fs::read(folder.path().join("tiny.moec")).unwrap()).unwrap();
     let ptx = String::from_utf8(tiny.images()[0].clone()).unwrap();
-    let endless = ptx.replacen("\tret;", "$ENDLESS:\n\tbra.uni \t$ENDLESS;\n\tret;", 1);
+    let endless = ptx.replacen("\tret;", "$ENDLESS:\n\tadd.s32 \t%r1, %r1, 1;\n\tbra.uni \t$ENDLESS;\n\tret;", 1);
     assert_ne!(endless, ptx);
     let bytes = Package::new(tiny.manifest().clone(), vec![endless.into_bytes()]).unwrap().to_bytes().unwrap();
     command::write(folder.path(), "endless.moec", bytes);

@@ -16,7 +16,7 @@ use oracle::{Random, typed};
 #[test]
 fn random_graphs_round_trip_and_are_rewritten_to_equal_ones() {
     let mut seen: BTreeSet<Op> = BTreeSet::new();
-    for seed in 0..1200 {
+    for seed in 0..1600 {
         let graph = graph_random::graph(seed);
         graph_random::check(&graph, seed);
         seen.extend(graph.nodes.as_ref().iter().filter_map(|node| match node {

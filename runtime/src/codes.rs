@@ -122,7 +122,7 @@ codes! {
     Threads = "RT0314", "too many threads, or none",
         "The host device starts the threads that it is asked for. Beyond a machine's CPUs they make nothing faster, so their \
          number is bounded.";
-    NumberRange = "RT0315", "a number of nothing",
+    NumberRange = "RT0315", "an index outside its table",
         "Hash routing looks up the experts of each token id in a table. An id outside the table, or an entry outside the experts, \
          is refused before anything runs: of what the nearest would give no model was trained. Give ids of the vocabulary.";
 

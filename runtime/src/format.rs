@@ -44,6 +44,8 @@ impl Format {
         let text = start.trim_ascii_start();
         let is_tag = |tag: &str| text.get(..tag.len()).is_some_and(|found| found.eq_ignore_ascii_case(tag.as_bytes()));
         Some(match () {
+            // First, since the length that it starts with may be any bytes.
+            () if is_safetensors(start) => Format::Safetensors,
             () if starts(&[b"moec.pkg"]) => Format::Package,
             () if starts(&[b"GGUF", b"FUGG", b"lmgg", b"fmgg", b"tjgg"]) => Format::Gguf,
             () if starts(&[b"PK\x03\x04", b"PK\x05\x06"]) => zip(start),
@@ -54,7 +56,6 @@ impl Format {
             () if starts(&[b"\x1f\x8b"]) => Format::Gzip,
             () if starts(&[b"version https://git-lfs.github.com/"]) => Format::LfsPointer,
             () if is_tag("<!doctype html") || is_tag("<html") => Format::Html,
-            () if is_safetensors(start) => Format::Safetensors,
             () => return None,
         })
     }
@@ -144,6 +145,9 @@ mod tests {
         for (start, expected) in [
             (&b"moec.pkg\x02\0\0\0"[..], Some(Format::Package)),
             (b"\x10\0\0\0\0\0\0\0{\"a\": 1}        ", Some(Format::Safetensors)),
+            // Headers whose lengths begin as a pickle and as gzip do.
+            (b"\x80\x04\0\0\0\0\0\0{\"a\":", Some(Format::Safetensors)),
+            (b"\x1f\x8b\x08\0\0\0\0\0{\"a\":", Some(Format::Safetensors)),
             (b"GGUF\x03\0\0\0", Some(Format::Gguf)),
             (b"tjgg\x03\0\0\0", Some(Format::Gguf)),
             (&zip_of("archive/data.pkl"), Some(Format::Torch)),

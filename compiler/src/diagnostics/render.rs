@@ -61,7 +61,10 @@ impl Report {
         }
         // The other control characters are shown as symbols by the renderer. This one has two bytes as they have.
         let shown = |c: char| if matches!(c, '\u{80}'..='\u{9f}') { '\u{b7}' } else { c };
-        report.source.text = self.source.text.chars().map(shown).collect();
+        // They start with the byte C2: a text of a mebibyte is not walked through without need.
+        if self.source.text.as_bytes().contains(&0xC2) {
+            report.source.text = self.source.text.chars().map(shown).collect();
+        }
         report
     }
 

@@ -179,13 +179,13 @@ const ROUTING: &[Row] = &[
     ),
     (
         "renorm-before-dropless",
-        "%t = top_k %h, %h, 3 : ? %m = mask_tokens %t, %mask : ? %a = assign %m, dropless : ? \
+        "%t = top_k %h, %h, 3 : ? %m = mask_tokens %t, %ids : ? %a = assign %m, dropless : ? \
          %routing = renorm_kept %a, sum(add 0.5) : ?",
         UNCHANGED,
     ),
     (
         "expert-scale-before-dropless",
-        "%t = top_k %h, %h, 3 : ? %m = mask_tokens %t, %mask : ? %a = assign %m, dropless : ? \
+        "%t = top_k %h, %h, 3 : ? %m = mask_tokens %t, %ids : ? %a = assign %m, dropless : ? \
          %routing = expert_scale %a, @v : ?",
         UNCHANGED,
     ),
