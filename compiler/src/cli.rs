@@ -73,6 +73,7 @@ fn warning(text: &str) -> Result<Code, String> {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub(crate) enum Command {
     /// Compile a spec into a package.
     #[command(after_help = "Examples:

@@ -99,7 +99,7 @@ pub(crate) fn note(text: &str, format: MessageFormat) {
         MessageFormat::Human | MessageFormat::Short => writeln!(stderr, "{text}"),
         MessageFormat::Json => {
             let object = serde_json::json!({
-                "$message_type": "diagnostic", "message": text, "code": null, "level": "note", "spans": [], "children": [],
+                "$message_type": "diagnostic", "message": text.strip_prefix("note: ").unwrap_or(text), "code": null, "level": "note", "spans": [], "children": [],
                 "rendered": format!("{text}\n"),
             });
             writeln!(stderr, "{object}")

@@ -37,15 +37,25 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
         mask: arguments.mask.as_deref(),
         width: given.as_ref().map(|(spec, _)| if is_hidden { spec.hidden } else { spec.columns() }),
     };
-    let mut trace = Trace::open(paths, &choice)?;
+    // A file that has the tokens under their usual name, weights and results beside them, is read as `moec run` reads it.
+    let usual = Choice { tensor: Some("in.hidden"), ..choice.clone() };
+    let in_usual_place = (is_hidden && arguments.tensor.is_none()).then(|| Trace::open(paths, &usual).ok()).flatten();
+    let mut trace = match in_usual_place {
+        Some(trace) => trace,
+        None => Trace::open(paths, &choice)?,
+    };
     choose_layers(&mut trace, arguments)?;
     let has_experts = given.is_some();
+    let longest = trace.layers.iter().flat_map(|layer| &layer.tensors).map(|tensor| tensor.tokens).max().unwrap_or(0);
     let spec = match given {
         Some((spec, _)) => spec,
-        None => without_spec(arguments, trace.width)?,
+        None => {
+            let (spec, source) = without_spec(arguments, trace.width, longest)?;
+            notes.warn(&source, moec::spec::warnings(&source))?;
+            spec
+        }
     };
     let tensors = routers(&spec, arguments, &trace, is_hidden, notes)?;
-    let longest = trace.layers.iter().flat_map(|layer| &layer.tensors).map(|tensor| tensor.tokens).max().unwrap_or(0);
     let options = Options {
         batch: arguments.batch.unwrap_or(if has_experts { spec.tokens.max } else { longest }),
         target_drop: arguments.target_drop,
@@ -145,7 +155,7 @@ fn choose_layers(trace: &mut Trace, arguments: &Route) -> Result<(), Diagnostic>
 }
 
 /// The spec of a router of which the command line says all that is known. What experts compute is not asked for.
-fn without_spec(arguments: &Route, experts: u64) -> Result<Spec, Report> {
+fn without_spec(arguments: &Route, experts: u64, longest: u64) -> Result<(Spec, Source), Report> {
     let top_k = arguments.top_k.unwrap_or(1);
     let value = |ratio: Ratio| ratio.numerator as f64 / ratio.denominator as f64;
     let renorm = if arguments.renorm == "none" { String::new() } else { format!("renorm = \"{}\"\n", arguments.renorm) };
@@ -155,11 +165,15 @@ fn without_spec(arguments: &Route, experts: u64) -> Result<Spec, Report> {
     });
     let text = format!(
         "[moe]\nname = \"router\"\nhidden = 8\nexperts = {experts}\n[router]\ntop_k = {top_k}\nscore = \"{}\"\n{renorm}{capacity}\
-         [expert]\nintermediate = 8\n[numerics]\ndtype = \"f32\"\n",
-        arguments.score
+         [expert]\nintermediate = 8\n[tokens]\nmax = {tokens}\nexpected = [{tokens}]\n[numerics]\ndtype = \"f32\"\n",
+        arguments.score,
+        tokens = longest.clamp(1, i32::MAX as u64),
     );
     let source = Source { name: "<command line>".to_string(), text };
-    moec::spec::parse(&source).map_err(|diagnostics| Report { source, diagnostics })
+    match moec::spec::parse(&source) {
+        Ok(spec) => Ok((spec, source)),
+        Err(diagnostics) => Err(Report { source, diagnostics }),
+    }
 }
 
 fn check_outputs(arguments: &Route) -> Result<(), Diagnostic> {

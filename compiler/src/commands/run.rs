@@ -371,7 +371,10 @@ fn inputs(
 
 /// `in.hidden`, else the only tensor.
 fn default_tensor<'c>(checkpoint: &'c Checkpoint<'_>) -> Result<&'c str, Diagnostic> {
-    let names = checkpoint.names();
+    // What goes with the tokens is found by its own name.
+    const BESIDE: [&str; 3] = ["token_mask", "token_ids", "seed"];
+    let mut names = checkpoint.names();
+    names.retain(|name| !BESIDE.contains(&name.strip_prefix("in.").unwrap_or(name)));
     match (names.contains(&"in.hidden"), &names[..]) {
         (true, _) => Ok("in.hidden"),
         (false, [only]) => Ok(only),

@@ -116,7 +116,7 @@ pub(super) fn recommendation(measure: &Measure<'_>, enough: u64, target: Ratio, 
     let balance: Vec<usize> = load.hot.iter().take(MOST).map(|hot| hot.expert).collect();
     let name = factor_text(value(factor));
     let pads = format!("dropless pads {dropless_padded_cost:.2}x, factor {name} pads {padded_cost:.2}x");
-    let text = match take {
+    let words = match take {
         Take::Dropless if balance.is_empty() => format!("{pads}: take dropless"),
         Take::Dropless => {
             let experts: Vec<String> = balance.iter().map(usize::to_string).collect();
@@ -125,6 +125,7 @@ pub(super) fn recommendation(measure: &Measure<'_>, enough: u64, target: Ratio, 
         }
         Take::Factor => format!("{pads}: take factor {name}"),
     };
+    let text = if measure.pairs == 0 { "there are no tokens, so nothing is recommended".to_string() } else { words };
     Recommendation {
         target: value(target),
         factor: value(factor),

@@ -155,17 +155,21 @@ fn facts(report: &Report) -> Vec<String> {
     if experts_choose {
         say("beside it", format!("tokens that choose {}, of whom the figures below are", router.top_k));
     }
-    let capacity = recommendation.capacity.map_or("0".to_string(), capacity_text);
-    say(
-        "recommendation",
-        format!(
-            "factor {} (C = {capacity}) drops {}, at most {} asked for",
-            factor_text(recommendation.factor),
-            percent(recommendation.rate),
-            percent(recommendation.target),
-        ),
-    );
-    say("", recommendation.text.clone());
+    if trace.pairs == 0 {
+        say("recommendation", recommendation.text.clone());
+    } else {
+        let capacity = recommendation.capacity.map_or("0".to_string(), capacity_text);
+        say(
+            "recommendation",
+            format!(
+                "factor {} (C = {capacity}) drops {}, at most {} asked for",
+                factor_text(recommendation.factor),
+                percent(recommendation.rate),
+                percent(recommendation.target),
+            ),
+        );
+        say("", recommendation.text.clone());
+    }
     say("load", balance(load));
     say("probability", balance(probability));
     let above = format!("above {} x mean", factor_text(load.hot_above));
