@@ -151,9 +151,9 @@ ptxas warning : something
     #[test]
     fn tools_are_those_of_the_checkout_that_built_the_executable() {
         let beside = |path: &str| tools_beside(Path::new(path));
-        assert_eq!(beside("/home/a/moec/target/debug/moec"), Some("/home/a/moec/.tools".into()));
-        assert_eq!(beside("/home/a/moec/target/debug/deps/ptxas-1"), Some("/home/a/moec/.tools".into()));
-        assert_eq!(beside("/home/a/.cargo/bin/moec"), None);
+        assert_eq!(beside("/opt/a/moec/target/debug/moec"), Some("/opt/a/moec/.tools".into()));
+        assert_eq!(beside("/opt/a/moec/target/debug/deps/ptxas-1"), Some("/opt/a/moec/.tools".into()));
+        assert_eq!(beside("/opt/a/.cargo/bin/moec"), None);
         assert_eq!(beside("/usr/bin/moec"), None);
     }
 

@@ -61,7 +61,7 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 33] = [
+const RARE: [Op; 36] = [
     Op::MaskTokens,
     Op::Counted,
     Op::Losses,
@@ -71,6 +71,10 @@ const RARE: [Op; 33] = [
     Op::Slots,
     Op::TokenSoftmax,
     Op::SoftDispatch,
+    // Few graphs have what it takes.
+    Op::SoftCombine,
+    Op::SoftCombine,
+    Op::SoftCombine,
     Op::SoftCombine,
     Op::AllExperts,
     Op::Jitter,

@@ -59,7 +59,7 @@ fn has_rows(example: &Example) -> bool {
 fn random_batch(example: &Example, dims: Dims) -> Batch {
     let tokens = random::tokens(dtype(example), dims.tokens, example.spec.hidden, 1 + dims.tokens).unwrap();
     let label = format!("{} tokens in rows of {}", dims.tokens, dims.row_tokens);
-    let inputs = [vec![tokens], ids(example, dims.tokens)].concat();
+    let inputs = [vec![tokens], mask(example, dims.tokens), ids(example, dims.tokens)].concat();
     Batch { label, dims, inputs, is_ordinary: true }
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn odd(example: &Example) -> Vec<Batch> {
         let values = plain.iter().enumerate().map(|(i, x)| edit(i / hidden, i % hidden, *x as f32));
         let shape = vec![TOKENS, example.spec.hidden];
         let input = Tensor::from_f32(dtype(example), shape, &values.collect::<Vec<_>>()).unwrap();
-        let inputs = [vec![input], ids(example, TOKENS)].concat();
+        let inputs = [vec![input], mask(example, TOKENS), ids(example, TOKENS)].concat();
         Batch { label: label.to_string(), dims: Dims::tokens(TOKENS), inputs, is_ordinary }
     };
     vec![
@@ -87,6 +87,13 @@ pub(crate) fn odd(example: &Example) -> Vec<Batch> {
         }),
         batch("logits are huge", false, &|t, _, x| if t % 2 == 0 { x * 3e4 } else { x * -1e-30 }),
     ]
+}
+
+/// Which of so many tokens are padding, where the layer is told: every fifth, never the first.
+fn mask(example: &Example, tokens: u64) -> Vec<Tensor> {
+    let is_token: Vec<f32> = (0..tokens).map(|token| f32::from(u8::from(token % 5 != 4))).collect();
+    let mask = Tensor::from_f32(Dtype::I32, vec![tokens], &is_token).unwrap();
+    if example.spec.tokens.mask { vec![mask] } else { vec![] }
 }
 
 /// The ids of so many tokens, where the layer takes them: those of the vocabulary in turn.
