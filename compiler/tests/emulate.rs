@@ -105,7 +105,8 @@ fn planted_bugs_are_found_within_seconds() {
         let lines = kernel.lines().enumerate().map(|(i, line)| if i == at { bare.as_str() } else { line });
         lines.collect::<Vec<_>>().join("\n")
     };
-    let bugs: [(&str, &str, &dyn Fn(&str) -> String); 3] = [
+    type Edit<'a> = &'a dyn Fn(&str) -> String;
+    let bugs: [(&str, &str, Edit<'_>); 3] = [
         ("never-written: ", "moec_combine", &without_stores),
         ("read-only: moec_route_router ", "moec_route_router", &into_input),
         ("MOE0807", "moec_route_router", &endless),
