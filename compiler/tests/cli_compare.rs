@@ -105,7 +105,7 @@ fn a_near_tie_is_no_error_and_a_wrong_pick_is_one() {
     assert!(report.contains("expert sets differ in 1 of 3 tokens"), "{report}");
     // sigmoid'(1) 2^-30 = 0.19661 * 9.3e-10.
     assert!(report.contains("near tie: token 0 picks experts [0], not [1]: their scores are 1.8e-10 apart"), "{report}");
-    // The same of a file: whoever made it took the other expert, and its row says nothing.
+    // The same of a file: its maker took the other expert, and its row is not compared.
     let mut y = output(folder);
     y[..HIDDEN as usize].fill(7.0);
     let expected = floats(&[3, HIDDEN], &y);

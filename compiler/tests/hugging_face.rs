@@ -108,7 +108,7 @@ fn published_blocks_give_the_specs_that_reproduce_them() {
     assert!(compiled >= 55, "{compiled}");
 }
 
-/// A safetensors file of these tensors, `{name: [dtype, shape]}`, whose data nobody wrote.
+/// A safetensors file of these tensors, `{name: [dtype, shape]}`, without data.
 fn checkpoint(folder: &Path, name: &str, tensors: &Value) -> PathBuf {
     let mut end = 0;
     let mut header = serde_json::Map::new();

@@ -29,7 +29,7 @@ fn import(block: &Value) -> Block {
     hugging_face::import(&source, block["layer"].as_u64()).unwrap_or_else(|wrong| panic!("{wrong:?}"))
 }
 
-/// A safetensors file of these tensors, `(name, type, shape)`, whose data nobody wrote.
+/// A safetensors file of these tensors, `(name, type, shape)`, without data.
 fn checkpoint(folder: &Path, name: &str, tensors: &[(String, &str, Vec<u64>)]) -> PathBuf {
     let mut end = 0;
     let mut header = Map::new();

@@ -11,7 +11,7 @@
 //!   topk_experts [T, K], topk_weights [T, K]; sums over the block of what the body observes (`report`)
 //! ```
 //!
-//! A body with `all_experts` selects nothing: its scores are all written, [T, E], and nobody's number. Where `mask_tokens` says
+//! A body with `all_experts` selects nothing: its scores are all written, [T, E], and no numbers of experts. Where `mask_tokens` says
 //! that a token is padding, its experts are -1, its weights 0, and it adds nothing to the sums: one load a token.
 //!
 //! FLOPs: 2 T E H and some tens for each logit; bytes: x and the router once a block, 8 T K out. The rows of a body are
