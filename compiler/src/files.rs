@@ -83,3 +83,12 @@ pub(crate) fn bytes_text(bytes: u64) -> String {
         None => format!("{bytes} B"),
     }
 }
+
+/// `owner/model`, as hubs name models; a path that ends as a file does is none.
+pub(crate) fn is_hub_name(name: &str) -> bool {
+    let is_sign = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_part = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(is_sign);
+    let ends = [".json", ".toml", ".safetensors", ".bin", ".pt", ".gguf"];
+    let is_file = ends.iter().any(|end| name.to_ascii_lowercase().ends_with(end));
+    !is_file && name.split_once('/').is_some_and(|(owner, model)| is_part(owner) && is_part(model))
+}

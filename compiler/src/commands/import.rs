@@ -10,7 +10,7 @@ use moec::spec::{self, MAX_BYTES, read_text};
 
 use super::{Failure, Notes};
 use crate::cli::Import;
-use crate::files::{bytes_text, write_or_print};
+use crate::files::{bytes_text, is_hub_name, write_or_print};
 
 /// Imports a config and writes the spec.
 pub(super) fn import(arguments: &Import, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
@@ -79,17 +79,6 @@ fn config_of(path: &Path) -> Result<Cow<'_, Path>, Diagnostic> {
             .help(format!("`hf download {name} {CONFIG} --local-dir {folder}`, then `moec import {folder}/{CONFIG}`")));
     }
     Ok(Cow::Borrowed(path))
-}
-
-/// `owner/model`, as hubs name models; a path with an extension of a file that moec reads is none.
-fn is_hub_name(name: &str) -> bool {
-    let is_part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-    };
-    let ends = [".json", ".toml", ".safetensors"];
-    let is_file = ends.iter().any(|end| name.to_ascii_lowercase().ends_with(end));
-    !is_file && matches!(name.split('/').collect::<Vec<_>>()[..], [owner, model] if is_part(owner) && is_part(model))
 }
 
 fn check(block: &Block, path: &Path, arguments: &Import, notes: Notes) -> Result<Checked, Report> {

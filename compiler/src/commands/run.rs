@@ -26,7 +26,7 @@ use super::memory::{self, Place};
 use super::report::{Measured, print, print_statistics, statistics_json};
 use super::{Failure, Notes, emulated_target, gpu, is_package, load_preset, load_spec};
 use crate::cli::{Device, Run, StatsFormat, Target};
-use crate::files::{bytes_text, read, report_at, write};
+use crate::files::{bytes_text, is_hub_name, read, report_at, write};
 
 /// Runs a layer and prints what happened.
 pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
@@ -251,14 +251,6 @@ fn unopened(path: &Path, error: Error) -> Diagnostic {
         }
         None => diagnostic,
     }
-}
-
-/// `owner/model`, as hubs name models; a path with the extension of a file is none.
-fn is_hub_name(name: &str) -> bool {
-    let is_sign = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let is_part = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(is_sign);
-    let is_file = [".json", ".safetensors", ".bin", ".pt", ".gguf"].iter().any(|end| name.ends_with(end));
-    !is_file && name.split_once('/').is_some_and(|(owner, model)| is_part(owner) && is_part(model))
 }
 
 /// A tensor that was not found, nor one of a similar name: what the file has, and which flags change what is looked for.
