@@ -74,7 +74,8 @@ impl ReferenceError {
     }
 }
 
-/// The bytes that the interpreter has of a batch of `tokens`, weights included: it keeps the value of every node in f64.
+/// The bytes that the interpreter has of a batch of `tokens`, weights included: it keeps the value of every node in f64, and
+/// shares the numbers of a parameter with its caller.
 /// Pairs are counted as if none were dropped. [`u64::MAX`] where that overflows or the graph is not well typed.
 pub fn bytes(graph: &Graph, tokens: u64) -> u64 {
     let Ok(typed) = graph::verify(graph.clone()) else { return u64::MAX };
@@ -86,9 +87,10 @@ pub fn bytes(graph: &Graph, tokens: u64) -> u64 {
         Type::Tensor { .. } | Type::List(_) | Type::Attr(_) => 0,
     });
     let pairs = tokens.saturating_mul(rows_a_token.max().unwrap_or(0));
-    // The interpreter is handed the parameters, and has them as values too.
-    let params = typed.graph().params.iter().map(|(_, ty)| ty);
-    let elements = nodes().chain(params).map(|ty| elements(ty, tokens, pairs)).fold(0, u64::saturating_add);
+    // What only names another value, or several, shares its numbers.
+    let own = |node: &Node| !matches!(node, Node::Apply(Op::List | Op::Flatten, _));
+    let own = nodes().zip(typed.graph().nodes.as_ref()).filter(|(_, node)| own(node));
+    let elements = own.map(|(ty, _)| elements(ty, tokens, pairs)).fold(0, u64::saturating_add);
     elements.saturating_mul(size_of::<f64>() as u64)
 }
 
@@ -123,8 +125,20 @@ pub fn reference(
     inputs: &[moec_runtime::Tensor],
     dims: Dims,
 ) -> Result<Reference, ReferenceError> {
+    reference_of(graph, &tensors(manifest, weights, inputs), dims)
+}
+
+/// As [`reference`], of weights and inputs by name.
+///
+/// # Errors
+/// [`ReferenceError`].
+pub fn reference_of(
+    graph: Graph,
+    given: &BTreeMap<&str, &moec_runtime::Tensor>,
+    dims: Dims,
+) -> Result<Reference, ReferenceError> {
     let typed = verified(graph)?;
-    let params = params(&typed, &tensors(manifest, weights, inputs), dims.tokens)?;
+    let params = params(&typed, given, dims.tokens)?;
     let values = graph::interp(&typed, &params, ir_dims(dims)).map_err(ReferenceError)?;
     of_values(&typed, values, ir_dims(dims))
 }
@@ -177,7 +191,7 @@ pub(crate) fn of_values(typed: &Typed, values: Vec<Value>, dims: moec_ir::Dims) 
     });
     let penalty = observation.as_ref().and_then(penalty);
     match values.into_iter().last() {
-        Some(Value::Tensor(output)) => Ok(Reference { output: output.data, experts, top_k, rows, observation, penalty }),
+        Some(Value::Tensor(output)) => Ok(Reference { output: output.data.to_vec(), experts, top_k, rows, observation, penalty }),
         Some(Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_)) | None => {
             Err(ReferenceError("its result is not a tensor".to_string()))
         }
@@ -199,7 +213,7 @@ pub(crate) fn params(
             Dim::Const(n) => *n as usize,
             Dim::Tokens | Dim::Pairs => tokens as usize,
         };
-        params.insert(param.0.clone(), graph::Tensor { shape: shape.iter().map(extent).collect(), data: tensor.to_f64() });
+        params.insert(param.0.clone(), graph::Tensor::new(shape.iter().map(extent).collect(), tensor.to_f64()));
     }
     Ok(params)
 }
@@ -270,13 +284,17 @@ pub(crate) fn tokens_apart(a: &[usize], b: &[usize], top_k: usize) -> Vec<usize>
 mod tests {
     use super::*;
 
-    /// The numbers in a value, in bytes of f64.
-    fn held(value: &Value) -> u64 {
+    /// The numbers in a value that no value before it has, in bytes of f64.
+    fn held<'v>(value: &'v Value, before: &mut Vec<&'v graph::Numbers>) -> u64 {
         let numbers = match value {
-            Value::Tensor(tensor) => tensor.data.len(),
+            Value::Tensor(tensor) if before.iter().any(|numbers| numbers.is_shared_with(&tensor.data)) => 0,
+            Value::Tensor(tensor) => {
+                before.push(&tensor.data);
+                tensor.data.len()
+            }
             Value::Picks(picks) => 2 * picks.expert_of_pair.len(),
             Value::Routing(routing) => 4 * routing.row_of_pair.len() + routing.pair_of_row.len(),
-            Value::List(values) => return values.iter().map(held).sum(),
+            Value::List(values) => return values.iter().map(|value| held(value, before)).sum(),
             Value::Slots(_) | Value::Attr(_) => 0,
         };
         numbers as u64 * 8
@@ -298,13 +316,17 @@ mod tests {
                 }
                 _ => Vec::new(),
             };
-            let zeros = |shape: Vec<usize>| graph::Tensor { data: vec![0.0; shape.iter().product()], shape };
+            let zeros = |shape: Vec<usize>| {
+                let numbers = vec![0.0; shape.iter().product()];
+                graph::Tensor::new(shape, numbers)
+            };
             let params: BTreeMap<String, graph::Tensor> =
                 graph.params.iter().map(|(param, ty)| (param.0.clone(), zeros(shape(ty)))).collect();
             let dims = moec_ir::Dims { tokens: tokens as u64, row_tokens: tokens as u64 };
             let values = graph::interp(&typed, &params, dims).unwrap();
-            let params = params.values().map(|tensor| tensor.data.len() as u64 * 8).sum::<u64>();
-            let (held, foreseen) = (values.iter().map(held).sum::<u64>() + params, bytes(&graph, tokens as u64));
+            let mut before = Vec::new();
+            let held = values.iter().map(|value| held(value, &mut before)).sum::<u64>();
+            let foreseen = bytes(&graph, tokens as u64);
             assert!(held <= foreseen && (held == foreseen || !is_dropless), "{held} {foreseen}");
         }
     }

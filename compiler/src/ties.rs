@@ -333,7 +333,7 @@ impl Logits {
 fn selected(matrix: &graph::Tensor, rows: &[usize]) -> graph::Tensor {
     let n = matrix.shape[1];
     let data = rows.iter().flat_map(|row| matrix.data[row * n..][..n].to_vec()).collect();
-    graph::Tensor { shape: vec![rows.len(), n], data }
+    graph::Tensor::new(vec![rows.len(), n], data)
 }
 
 /// The node that picks, by what.
@@ -380,7 +380,7 @@ impl Keys {
                 Dim::Const(n) => *n as usize,
                 Dim::Tokens | Dim::Pairs => tokens.len(),
             };
-            let tensor = graph::Tensor { shape: shape.iter().map(extent).collect(), data: tensor.to_f64() };
+            let tensor = graph::Tensor::new(shape.iter().map(extent).collect(), tensor.to_f64());
             given.insert(param.0.clone(), tensor);
         }
         let dims = IrDims { tokens: tokens.len() as u64, row_tokens: tokens.len() as u64 };
@@ -437,7 +437,7 @@ impl Keys {
         let of_pairs = g.apply(Op::PairWeights, &[routing]);
         let typed = verified(g.finish("keys", of_pairs))?;
         let tokens = self.rows.len();
-        let given = BTreeMap::from([("%keys".to_string(), graph::Tensor { shape: vec![tokens, columns], data })]);
+        let given = BTreeMap::from([("%keys".to_string(), graph::Tensor::new(vec![tokens, columns], data))]);
         let dims = IrDims { tokens: tokens as u64, row_tokens: tokens as u64 };
         let values = graph::interp(&typed, &given, dims).map_err(ReferenceError::new)?;
         let picks = values.iter().find_map(|value| match value {

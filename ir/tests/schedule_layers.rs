@@ -377,7 +377,7 @@ fn softmax_of_any_numbers() {
             let dims = Dims { tokens, row_tokens };
             let mut random = Random(tokens + n);
             let data = (0..tokens * n).map(|_| if random.below(3) == 0 { random.one(&odd) } else { random.number() }).collect();
-            let given = [("%x".to_string(), Tensor { shape: vec![tokens as usize, n as usize], data })].into();
+            let given = [("%x".to_string(), Tensor::new(vec![tokens as usize, n as usize], data))].into();
             let expected = interp(&layer, &given, dims).expect("the interpreter runs every graph");
             let Some(Value::Tensor(y)) = expected.last() else { panic!("no result") };
             for machine in ["sm_90a", "x86-64-v3"].into_iter().filter_map(Machine::named) {
@@ -423,7 +423,7 @@ fn sequences_do_not_depend_on_each_other() {
         for sequence in [0, 2] {
             let mut alone = together.clone();
             let x = alone.get_mut("%x").unwrap();
-            *x = Tensor { shape: vec![9, 12], data: x.data[sequence * 9 * 12..][..9 * 12].to_vec() };
+            *x = Tensor::new(vec![9, 12], x.data[sequence * 9 * 12..][..9 * 12].to_vec());
             let one = run(&layer, &machine, dims(9), &alone).floats("y");
             assert!(one.iter().all(|y| y.is_finite()), "{}", machine.name);
             assert_eq!(all[sequence * 9 * 12..][..9 * 12], one, "{}", machine.name);
@@ -443,7 +443,7 @@ fn tokens_do_not_depend_on_each_other() {
         for token in [0, 7, 18] {
             let mut alone = together.clone();
             let x = alone.get_mut("%x").unwrap();
-            *x = Tensor { shape: vec![1, 40], data: x.data[token * 40..][..40].to_vec() };
+            *x = Tensor::new(vec![1, 40], x.data[token * 40..][..40].to_vec());
             let one = run(&layer, &machine, dims(1), &alone);
             assert_eq!(all.floats("y")[token * 40..][..40], one.floats("y"), "{}", machine.name);
             assert_eq!(all.floats("topk_weights")[token * 2..][..2], one.floats("topk_weights"), "{}", machine.name);

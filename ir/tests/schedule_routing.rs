@@ -228,7 +228,7 @@ impl Case {
         let mut given = given.clone();
         let rows = given.get_mut("%x").expect("rows").data.chunks_mut(self.hidden).zip(&mask);
         rows.filter(|(_, mask)| **mask == 0.0).for_each(|(row, _)| row.fill(random.one(&[f64::NAN, f64::INFINITY])));
-        given.insert("%mask".to_string(), Tensor { shape: vec![tokens], data: mask });
+        given.insert("%mask".to_string(), Tensor::new(vec![tokens], mask));
         let (body, assignment) = (self.body.clone(), self.assignment.clone());
         let (observed, lengths) = (self.observed.clone(), self.lengths.clone());
         (Case { body, assignment, observed, lengths, best: self.best.clone(), masked: true, ..*self }, given)

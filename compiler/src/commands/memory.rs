@@ -72,8 +72,8 @@ fn needed(manifest: &Manifest, (target, place): (&Target, Place), dims: Dims, in
         Place::Beside => 0,
     };
     let reference = interpreted.map_or(0, |spec| {
-        let weights_again = weights.saturating_mul(2);
-        weights_again.saturating_add(reference::bytes(&import(spec), dims.tokens))
+        // The weights as they were read are kept for it.
+        weights.saturating_add(reference::bytes(&import(spec), dims.tokens))
     });
     // Tokens and outputs are on the device, and beside it as they were read and as they are compared.
     Needed { weights, batch: workspace.saturating_add(tokens.saturating_mul(3)), reference }

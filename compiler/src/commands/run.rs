@@ -10,7 +10,7 @@ use std::sync::Arc;
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
 use moec::emulate::never_written;
 use moec::import::import;
-use moec::reference::{Reference, expert_sets_apart, experts_of_tokens, has_pairs, reference};
+use moec::reference::{expert_sets_apart, experts_of_tokens, has_pairs, reference_of};
 use moec::spec::{Mode, Spec, drop_floor};
 use moec::{pipeline, random, ties};
 use moec_codegen::Options;
@@ -76,6 +76,8 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     drop(progress);
     times.sort_unstable();
     let run = bound_layer.collect(&batch, times.get(times.len() / 2).copied().unwrap_or(warm_up)).map_err(failed)?;
+    // What follows has no need of the device, and the interpreter much of memory.
+    drop((batch, bound_layer));
 
     if let Some(path) = &arguments.output {
         let bytes = output_file(&run, inputs[0].shape()).map_err(failed)?;
@@ -91,7 +93,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let mut comparisons = Vec::new();
     if let (true, Some(batch)) = (arguments.reference, &batch) {
         let _progress = notes.progress("interpreting in f64");
-        let reference = by_interpreter(batch, manifest, &inputs)?;
+        let reference = reference_of(import(batch.spec), &batch.tensors, batch.dims).map_err(Diagnostic::from)?;
         let apart = has_pairs(manifest).then(|| expert_sets_apart(&experts, &reference.experts, reference.top_k));
         let (reference, decisions) = ties::judged(batch, &run, reference).map_err(Diagnostic::from)?;
         let sides = Sides {
@@ -160,12 +162,6 @@ fn kept_weights(arguments: &Run, expected: Option<&Spec>, manifest: &Manifest, w
     let named = names(manifest, Role::Weight).zip(weights);
     let kept = named.filter(|(name, _)| arguments.reference || of_router.contains(*name));
     kept.map(|(name, tensor)| (name.to_string(), tensor.clone())).collect()
-}
-
-fn by_interpreter(batch: &ties::Given<'_>, manifest: &Manifest, inputs: &[Tensor]) -> Result<Reference, Diagnostic> {
-    let weights: Vec<Tensor> =
-        names(manifest, Role::Weight).filter_map(|name| batch.tensors.get(name)).map(|t| (*t).clone()).collect();
-    Ok(reference(import(batch.spec), manifest, &weights, inputs, batch.dims)?)
 }
 
 /// The layer on its device, and the emulator where that is the device.

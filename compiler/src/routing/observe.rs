@@ -407,7 +407,7 @@ mod tests {
         let (mut pairs, mut whole) = (0, 0);
         for (tokens, row_tokens, values) in batches {
             let shape = vec![*tokens as usize, spec.experts as usize];
-            let params = BTreeMap::from([("%logits".to_string(), graph::Tensor { shape, data: values.clone() })]);
+            let params = BTreeMap::from([("%logits".to_string(), graph::Tensor::new(shape, values.clone()))]);
             let dims = Dims { tokens: *tokens, row_tokens: row_tokens.unwrap_or(*tokens) };
             let values = graph::interp(&graph, &params, dims).unwrap();
             let routing = values.into_iter().rev().find_map(|value| match value {
@@ -478,7 +478,7 @@ mod tests {
                 let graph = graph::verify(import_routing(&spec)).unwrap();
                 let (mut unchosen, mut rows) = (0, 0);
                 for (tokens, row_tokens, values) in &batches {
-                    let logits = graph::Tensor { shape: vec![*tokens as usize, 6], data: values.clone() };
+                    let logits = graph::Tensor::new(vec![*tokens as usize, 6], values.clone());
                     let dims = Dims { tokens: *tokens, row_tokens: row_tokens.unwrap_or(*tokens) };
                     let values = graph::interp(&graph, &BTreeMap::from([("%logits".to_string(), logits)]), dims).unwrap();
                     let routing = values.into_iter().rev().find_map(|value| match value {

@@ -99,7 +99,7 @@ impl Selector {
         let scales = vectors.per_expert_scale.clone().filter(|_| spec.weight(Tensor::PerExpertScale).is_some());
         let per_expert = scales.unwrap_or_else(|| vec![1.0; experts]);
         let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
-        let vector = |x: &[f32]| graph::Tensor { shape: vec![experts], data: wide(x) };
+        let vector = |x: &[f32]| graph::Tensor::new(vec![experts], wide(x));
         let mut params = BTreeMap::new();
         if router.correction.is_some() {
             params.insert("@correction_bias".to_string(), vector(&bias));
@@ -109,7 +109,7 @@ impl Selector {
         }
         if spec.weight(Tensor::RouterGlobalScale).is_some() {
             // The same for all: who is served first does not depend on it.
-            params.insert("@router_global_scale".to_string(), graph::Tensor { shape: vec![1], data: vec![1.0] });
+            params.insert("@router_global_scale".to_string(), graph::Tensor::new(vec![1], vec![1.0]));
         }
         bias.resize(padded, 0.0);
         let renorms_kept = spec.capacity.is_some_and(|capacity| capacity.renorm_after_drop);
@@ -406,7 +406,7 @@ impl Selector {
         let k = self.top_k;
         for unsure in self.work.unsure.chunks(AT_ONCE) {
             let data = unsure.iter().flat_map(|row| rows.exact(first + *row)).collect();
-            self.params.insert("%logits".to_string(), graph::Tensor { shape: vec![unsure.len(), self.columns], data });
+            self.params.insert("%logits".to_string(), graph::Tensor::new(vec![unsure.len(), self.columns], data));
             let tokens = unsure.len() as u64;
             let values = graph::interp(&self.graph, &self.params, Dims { tokens, row_tokens: tokens });
             let picks = values.map_err(ReferenceError::new)?.into_iter().rev().find_map(|value| match value {

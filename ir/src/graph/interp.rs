@@ -1,6 +1,8 @@
 //! What every op computes, slowly and obviously, in f64: the definition of the graph and the oracle of every room below.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use egg::Id;
 
@@ -17,7 +19,53 @@ pub struct Tensor {
     /// Outermost first.
     pub shape: Vec<usize>,
     /// As many as the product of the shape.
-    pub data: Vec<f64>,
+    pub data: Numbers,
+}
+
+/// The numbers of a tensor. Clones share them until one is written to, so that a weight of a layer is in memory once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Numbers(Arc<Vec<f64>>);
+
+impl Numbers {
+    /// Whether both are the same memory.
+    pub fn is_shared_with(&self, other: &Numbers) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl From<Vec<f64>> for Numbers {
+    fn from(numbers: Vec<f64>) -> Numbers {
+        Numbers(Arc::new(numbers))
+    }
+}
+
+impl Deref for Numbers {
+    type Target = [f64];
+
+    fn deref(&self) -> &[f64] {
+        &self.0
+    }
+}
+
+impl DerefMut for Numbers {
+    fn deref_mut(&mut self) -> &mut [f64] {
+        Arc::<Vec<f64>>::make_mut(&mut self.0)
+    }
+}
+
+impl<'n> IntoIterator for &'n Numbers {
+    type Item = &'n f64;
+    type IntoIter = std::slice::Iter<'n, f64>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<T: AsRef<[f64]> + ?Sized> PartialEq<T> for Numbers {
+    fn eq(&self, other: &T) -> bool {
+        **self == *other.as_ref()
+    }
 }
 
 /// For each token its experts, best first, and their weights: both `[T, K]`.
@@ -86,7 +134,7 @@ impl Observation {
             z[token] = 0.0;
             probability.data[token * experts..][..experts].fill(0.0);
         }
-        Observation { probability, z: Tensor { shape: vec![logits.shape[0]], data: z } }
+        Observation { probability, z: Tensor::new(vec![logits.shape[0]], z) }
     }
 }
 
@@ -260,7 +308,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
                 for (p, e) in experts.iter().enumerate() {
                     y.extend((0..n).map(|c| dot(&rows.data[p * k..][..k], &w.data[(e * n + c) * k..][..k])));
                 }
-                Ok(T(Tensor { shape: vec![experts.len(), n], data: y }))
+                Ok(T(Tensor::new(vec![experts.len(), n], y)))
             };
             let products = ws.iter().map(product).collect::<Result<Vec<_>, String>>()?;
             apply_body(body, [products, vs.clone()].concat(), dims)?
@@ -273,7 +321,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::AllExperts, [T(scores)]) => {
             let (pairs, experts) = (scores.data.len(), scores.shape[1]);
             let expert_of_pair = (0..pairs).map(|pair| pair % experts).collect();
-            P(Picks { expert_of_pair, weight_of_pair: scores.data.clone(), ..Picks::none(experts, experts) })
+            P(Picks { expert_of_pair, weight_of_pair: scores.data.to_vec(), ..Picks::none(experts, experts) })
         }
         (Op::SparseMixer, [T(x), Value::Attr(Attr::Real(jitter)), Value::Attr(Attr::Num(k))]) => {
             P(sparse_mixer(x, jitter.get(), *k as usize))
@@ -282,7 +330,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::Leading, [T(x), Value::Attr(Attr::Num(n))]) => {
             let (columns, n) = (x.shape[1], *n as usize);
             let data = x.data.chunks(columns).flat_map(|row| row[..n].to_vec()).collect();
-            T(Tensor { shape: vec![x.shape[0], n], data })
+            T(Tensor::new(vec![x.shape[0], n], data))
         }
         (Op::Joint, [P(picks), T(scores), Value::Attr(Attr::Num(n))]) => P(joint(picks, scores, *n as usize)),
         (Op::GroupLimit, [T(keys), Value::Attr(Attr::Groups(groups))]) => T(group_limit(keys, *groups)),
@@ -337,21 +385,21 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::Dispatch, [T(x), R(r)]) => {
             let n = x.shape[1];
             let data = r.pair_of_row.iter().flat_map(|p| x.data[p / r.picks.top_k * n..][..n].to_vec()).collect();
-            T(Tensor { shape: vec![r.pair_of_row.len(), n], data })
+            T(Tensor::new(vec![r.pair_of_row.len(), n], data))
         }
         (Op::ExpertRows, [T(b), grouping]) => {
             let (n, experts) = (b.shape[1], expert_of_row(grouping)?);
             let data = experts.iter().flat_map(|e| b.data[e * n..][..n].to_vec()).collect();
-            T(Tensor { shape: vec![experts.len(), n], data })
+            T(Tensor::new(vec![experts.len(), n], data))
         }
         (Op::PairWeights, [R(r)]) => {
             let data: Vec<f64> = r.pair_of_row.iter().map(|p| r.picks.weight_of_pair[*p]).collect();
-            T(Tensor { shape: vec![data.len(), 1], data })
+            T(Tensor::new(vec![data.len(), 1], data))
         }
         (Op::PickWeights, [R(r), Value::Attr(Attr::Num(first))]) => {
             let (k, first) = (r.picks.top_k, *first as usize);
             let data = r.picks.weight_of_pair.chunks(k).flat_map(|weights| weights[first..].to_vec()).collect();
-            T(Tensor { shape: vec![r.tokens(), k - first], data })
+            T(Tensor::new(vec![r.tokens(), k - first], data))
         }
         (Op::DroppedInput, [T(x), R(r)]) => T(input_of(x, r, |pair| r.has_rows(pair) && r.row_of_pair[pair].is_none())),
         (Op::IdentityInput, [T(x), R(r)]) => {
@@ -368,7 +416,7 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
                     y.iter_mut().zip(&rows.data[row * n..]).for_each(|(y, x)| *y += x);
                 }
             }
-            let sum = T(Tensor { shape: vec![r.tokens(), n], data: sum });
+            let sum = T(Tensor::new(vec![r.tokens(), n], sum));
             apply_body(body, [vec![sum], vs.clone()].concat(), dims)?
         }
         (Op::Flatten, [T(w)]) => T(Tensor { shape: vec![w.shape[0] * w.shape[1], w.shape[2]], data: w.data.clone() }),
@@ -381,20 +429,22 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         (Op::TokenSoftmax, [T(x), T(mask)]) => T(token_softmax(x, |t| mask.data[t] != 0.0, sequence_tokens(dims))),
         (Op::SoftDispatch, [T(x), T(weights), Value::Slots(slots), List(vs), Value::Attr(Attr::Body(body))]) => {
             let n = x.shape[1];
-            let mut y = Tensor { shape: vec![slots.rows(), n], data: vec![0.0; slots.rows() * n] };
+            let mut y = vec![0.0; slots.rows() * n];
             slots.each(x.shape[0], |t, i, row| {
-                (0..n).for_each(|h| y.data[row * n + h] += weights.data[t * weights.shape[1] + i] * x.data[t * n + h]);
+                (0..n).for_each(|h| y[row * n + h] += weights.data[t * weights.shape[1] + i] * x.data[t * n + h]);
             });
-            apply_body(body, [vec![T(y)], vs.clone()].concat(), dims)?
+            let y = T(Tensor::new(vec![slots.rows(), n], y));
+            apply_body(body, [vec![y], vs.clone()].concat(), dims)?
         }
         (Op::SoftCombine, [T(rows), T(weights), Value::Slots(slots), List(vs), Value::Attr(Attr::Body(body))]) => {
             accepts(slots.rows(), rows)?;
             let (tokens, n) = (weights.shape[0], rows.shape[1]);
-            let mut y = Tensor { shape: vec![tokens, n], data: vec![0.0; tokens * n] };
+            let mut y = vec![0.0; tokens * n];
             slots.each(tokens, |t, i, row| {
-                (0..n).for_each(|h| y.data[t * n + h] += weights.data[t * weights.shape[1] + i] * rows.data[row * n + h]);
+                (0..n).for_each(|h| y[t * n + h] += weights.data[t * weights.shape[1] + i] * rows.data[row * n + h]);
             });
-            apply_body(body, [vec![T(y)], vs.clone()].concat(), dims)?
+            let y = T(Tensor::new(vec![tokens, n], y));
+            apply_body(body, [vec![y], vs.clone()].concat(), dims)?
         }
         (Op::RmsNorm, [x, Value::Attr(Attr::Real(eps)), List(vs), Value::Attr(Attr::Body(body))]) => {
             let rows = map_rows(x, |row| {
@@ -493,6 +543,11 @@ impl Picks {
 }
 
 impl Tensor {
+    /// Of numbers as many as the product of the shape.
+    pub fn new(shape: Vec<usize>, data: Vec<f64>) -> Tensor {
+        Tensor { shape, data: data.into() }
+    }
+
     /// Whether it is a value of that type.
     fn fits(&self, ty: &Type, dims: Dims) -> bool {
         let Type::Tensor { shape, .. } = ty else { return false };
@@ -506,7 +561,7 @@ impl Tensor {
     }
 
     fn map(&self, f: impl Fn(f64) -> f64) -> Tensor {
-        Tensor { shape: self.shape.clone(), data: self.data.iter().map(|x| f(*x)).collect() }
+        Tensor::new(self.shape.clone(), self.data.iter().map(|x| f(*x)).collect())
     }
 }
 
@@ -538,7 +593,7 @@ fn zip(a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64) -> Result<Tensor, St
     };
     let other = |i: usize| b.data.get(of(i)).ok_or_else(|| format!("{:?} does not broadcast to {:?}", b.shape, a.shape));
     let data = a.data.iter().enumerate().map(|(i, x)| Ok(f(*x, *other(i)?))).collect::<Result<_, String>>()?;
-    Ok(Tensor { shape: a.shape.clone(), data })
+    Ok(Tensor::new(a.shape.clone(), data))
 }
 
 fn tensor(v: &Value) -> Result<&Tensor, String> {
@@ -558,7 +613,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 fn gemm(x: &Tensor, w: &Tensor) -> Tensor {
     let (m, n, k) = (x.shape[0], w.shape[0], x.shape[1]);
     let data = (0..m * n).map(|i| dot(&x.data[i / n * k..][..k], &w.data[i % n * k..][..k])).collect();
-    Tensor { shape: vec![m, n], data }
+    Tensor::new(vec![m, n], data)
 }
 
 /// Positions of `keys` from the largest to the least, ties to the lower index; a NaN is minus infinity.
@@ -671,17 +726,17 @@ fn softmax(row: &mut [f64]) {
 /// Each column of the tokens of a sequence that are no padding is a row of [`softmax`].
 fn token_softmax(x: &Tensor, is_token: impl Fn(usize) -> bool, sequence_tokens: usize) -> Tensor {
     let (tokens, n) = (x.shape[0], x.shape[1]);
-    let mut y = Tensor { shape: x.shape.clone(), data: vec![0.0; x.data.len()] };
+    let mut y = vec![0.0; x.data.len()];
     for first in (0..tokens).step_by(sequence_tokens) {
         let here: Vec<usize> = (first..first.saturating_add(sequence_tokens).min(tokens)).filter(|t| is_token(*t)).collect();
         let places = |column: usize| here.iter().map(move |t| t * n + column);
         for column in 0..n {
             let mut row: Vec<f64> = places(column).map(|at| x.data[at]).collect();
             softmax(&mut row);
-            places(column).zip(row).for_each(|(at, weight)| y.data[at] = weight);
+            places(column).zip(row).for_each(|(at, weight)| y[at] = weight);
         }
     }
-    y
+    Tensor::new(x.shape.clone(), y)
 }
 
 fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Routing, String> {
@@ -738,14 +793,14 @@ fn scale_of(s: &Tensor, expert: usize) -> f64 {
 /// `y[t, n] = sum_j x[t, n] * weight(t, j)` over the pairs that count.
 fn input_of(x: &Tensor, r: &Routing, counts: impl Fn(usize) -> bool) -> Tensor {
     let (n, k) = (x.shape[1], r.picks.top_k);
-    let mut y = Tensor { shape: x.shape.clone(), data: vec![0.0; x.data.len()] };
+    let mut y = vec![0.0; x.data.len()];
     for pair in (0..r.row_of_pair.len()).filter(|pair| counts(*pair)) {
         let token = pair / k * n;
         for i in token..token + n {
-            y.data[i] += x.data[i] * r.picks.weight_of_pair[pair];
+            y[i] += x.data[i] * r.picks.weight_of_pair[pair];
         }
     }
-    y
+    Tensor::new(x.shape.clone(), y)
 }
 
 fn jitter(x: &Tensor, seed: &Tensor, eps: f64) -> Tensor {
@@ -757,7 +812,7 @@ fn jitter(x: &Tensor, seed: &Tensor, eps: f64) -> Tensor {
         let unit = f64::from(words[column % 4] >> 8) / f64::from(1 << 24);
         1.0 + eps * (2.0 * unit - 1.0)
     };
-    Tensor { shape: x.shape.clone(), data: x.data.iter().enumerate().map(|(i, x)| x * factor(i)).collect() }
+    Tensor::new(x.shape.clone(), x.data.iter().enumerate().map(|(i, x)| x * factor(i)).collect())
 }
 
 fn renorm_kept(r: &Routing, rule: Renorm) -> Routing {

@@ -5,15 +5,15 @@
 
 use super::{Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, ParamKind, Place, Stmt, Vote};
 
-/// Who agrees on a value, or passes together through a statement. Ordered: a mix agrees as far as its worst part.
+/// Which threads agree on a value, or reach a statement together. Ordered: a mix agrees as far as its worst part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Agreement {
     /// All threads of the block.
     Block,
     /// The lanes of each warp.
     Warp,
-    /// Nobody.
-    Nobody,
+    /// Each thread for itself: the values differ, or may.
+    Differs,
 }
 
 /// The agreement on every expression of a kernel, in arena order.
@@ -37,15 +37,18 @@ pub(super) fn agreements(kernel: &Kernel, warp_lanes: u32) -> Vec<Agreement> {
 fn of_exprs(kernel: &Kernel, warp_lanes: i64, locals: &[Agreement]) -> Vec<Agreement> {
     let mut known: Vec<Agreement> = Vec::with_capacity(kernel.exprs.len());
     for (_, expr) in kernel.exprs.iter() {
-        let of = |h: Handle<Expr>| known.get(h.index()).copied().unwrap_or(Agreement::Nobody);
-        let agreement = if let Expr::Local(h) = expr {
-            locals.get(h.index()).copied().unwrap_or(Agreement::Nobody)
-        } else if *expr == Expr::Index(Index::Thread) {
-            Agreement::Nobody
-        } else if is_warp_number(kernel, expr, warp_lanes) {
-            Agreement::Warp
-        } else {
-            expr.operands().map(of).max().unwrap_or(Agreement::Block)
+        let of = |h: Handle<Expr>| known.get(h.index()).copied().unwrap_or(Agreement::Differs);
+        let of_operands = || expr.operands().map(of).max().unwrap_or(Agreement::Differs);
+        // Without a wildcard: what a new expression agrees on has to be said here.
+        let agreement = match *expr {
+            Expr::Bool(_) | Expr::Int(..) | Expr::Float(_) | Expr::Param(_) => Agreement::Block,
+            Expr::Index(Index::Block) => Agreement::Block,
+            Expr::Index(Index::Thread) => Agreement::Differs,
+            Expr::Local(h) => locals.get(h.index()).copied().unwrap_or(Agreement::Differs),
+            Expr::Binary(..) | Expr::Compare(..) if is_warp_number(kernel, expr, warp_lanes) => Agreement::Warp,
+            Expr::Unary(..) | Expr::Binary(..) | Expr::Compare(..) | Expr::Select(..) | Expr::Fma(..) => of_operands(),
+            Expr::Dot { .. } | Expr::Cast(..) | Expr::Bitcast(..) => of_operands(),
+            Expr::Splat(..) | Expr::Extract(..) | Expr::Reduce(..) => of_operands(),
         };
         known.push(agreement);
     }
@@ -76,7 +79,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn of(&self, handle: Handle<Expr>) -> Agreement {
-        self.exprs.get(handle.index()).copied().unwrap_or(Agreement::Nobody)
+        self.exprs.get(handle.index()).copied().unwrap_or(Agreement::Differs)
     }
 
     fn raise(&mut self, local: Handle<Local>, to: Agreement) {
@@ -85,12 +88,12 @@ impl Walk<'_> {
         }
     }
 
-    /// `control`: who comes here together.
+    /// `control`: which threads come here together.
     fn block(&mut self, block: &Block, control: Agreement) {
         for stmt in block {
             match *stmt {
                 Stmt::Let { local, value } => self.raise(local, self.of(value)),
-                // Those who do not come here keep another value.
+                // Threads that do not come here keep another value.
                 Stmt::Var { local, value } | Stmt::Set { local, value } => self.raise(local, self.of(value).max(control)),
                 Stmt::Load { local, from, offset, .. } => {
                     let changing = match from {
@@ -100,9 +103,9 @@ impl Walk<'_> {
                             Some(ParamKind::Scalar(_)) | None => true,
                         },
                     };
-                    self.raise(local, if changing { Agreement::Nobody } else { self.of(offset) });
+                    self.raise(local, if changing { Agreement::Differs } else { self.of(offset) });
                 }
-                Stmt::AtomicAdd { local: Some(local), .. } => self.raise(local, Agreement::Nobody),
+                Stmt::AtomicAdd { local: Some(local), .. } => self.raise(local, Agreement::Differs),
                 Stmt::Shuffle { local, value, .. } => self.raise(local, self.of(value)),
                 Stmt::Vote { local, vote: Vote::Any | Vote::All | Vote::Ballot, value } => {
                     self.raise(local, self.of(value).min(Agreement::Warp));

@@ -393,7 +393,7 @@ impl Check<'_> {
     }
 
     fn agreement(&self, handle: Handle<Expr>) -> Agreement {
-        self.agreements.get(handle.index()).copied().unwrap_or(Agreement::Nobody)
+        self.agreements.get(handle.index()).copied().unwrap_or(Agreement::Differs)
     }
 
     /// Everything that the statement evaluates: typed, possible on the machine, and of locals in scope.

@@ -25,7 +25,7 @@ pub(crate) fn mask_tokens() {
         assert!(routed.row_of_pair[2..4].iter().all(Option::is_none), "{rule}");
     }
     // What is left out of the sums, and of what they are divided by: the second token, and then a whole sequence.
-    let lone = |data: &[f64]| Tensor { shape: vec![data.len() / 3, 3], data: data.to_vec() };
+    let lone = |data: &[f64]| Tensor::new(vec![data.len() / 3, 3], data.to_vec());
     let observation = Observation::of(&lone(&scores), &lone(&scores), &masked);
     let of_others = Observation::of(&lone(&[0.1, 0.9, 0.6, 3.0, 2.0, 1.0]), &lone(&[0.1, 0.9, 0.6, 3.0, 2.0, 1.0]), &{
         let keep = |v: &[f64]| [&v[..2], &v[4..]].concat();
@@ -33,7 +33,7 @@ pub(crate) fn mask_tokens() {
         Picks { expert_of_pair, weight_of_pair: keep(&masked.weight_of_pair), ..masked.clone() }
     });
     assert_eq!(observation.probability.data[3..6], [0.0; 3]);
-    assert_eq!([&observation.z.data[..1], &observation.z.data[2..]].concat(), of_others.z.data);
+    assert_eq!(of_others.z.data, [&observation.z.data[..1], &observation.z.data[2..]].concat());
     let others = Picks { expert_of_pair: vec![1, 2, 0, 1], weight_of_pair: vec![0.0; 4], ..masked.clone() };
     for balance in [Balance::Load, Balance::First, Balance::Importance, Balance::Sequences] {
         let rule = Losses { balance: Some((balance, 2.0.into())), z: Some(0.5.into()) };
@@ -60,8 +60,8 @@ pub(crate) fn counted() {
     let found = picks(eval(Op::Counted, &lines, given));
     assert_eq!((&found.expert_of_pair[..], &found.counted), (&[2, 1, 1, 2][..], &Some(vec![0, 1, 1, 2])));
     close(&found.weight_of_pair, &[1.0, 3.0, 5.0, 2.0]);
-    let p = Tensor { shape: vec![2, 3], data: vec![0.5, 0.5, 0.0, 0.125, 0.625, 0.25] };
-    let observed = Observation { probability: p, z: Tensor { shape: vec![2], data: vec![0.0; 2] } };
+    let p = Tensor::new(vec![2, 3], vec![0.5, 0.5, 0.0, 0.125, 0.625, 0.25]);
+    let observed = Observation { probability: p, z: Tensor::new(vec![2], vec![0.0; 2]) };
     let of = |picks: &Picks, balance: Balance| {
         let rule = Losses { balance: Some((balance, 1.0.into())), z: None };
         observed.losses(picks, &rule, Dims { tokens: 2, row_tokens: 1 }).balance.expect("a loss")

@@ -94,7 +94,7 @@ pub(crate) fn params(layer: &Typed, dims: Dims, random: &mut Random) -> BTreeMap
             dtype => dtype.round(random.number()),
         };
         let data = (0..shape.iter().product()).map(draw).collect();
-        params.insert(param.0.clone(), Tensor { shape, data });
+        params.insert(param.0.clone(), Tensor::new(shape, data));
     }
     params
 }

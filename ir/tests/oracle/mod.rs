@@ -80,7 +80,7 @@ pub(crate) fn inputs(graph: &Typed, dims: Dims, seed: u64, numbers: Numbers) -> 
             dtype => dtype.round(numbers.draw(random, finite)),
         };
         let data = (0..shape.iter().product()).map(draw).collect();
-        Tensor { shape, data }
+        Tensor::new(shape, data)
     };
     let params = graph.graph().params.iter();
     params.map(|(p, ty)| (p.0.clone(), value(ty, !p.is_input() || p.0 == "%x", &mut random))).collect()
