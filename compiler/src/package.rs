@@ -265,10 +265,10 @@ fn param(kind: kernel::ParamKind) -> file::ParamKind {
 }
 
 fn arg(arg: &kernel::Arg, kind: kernel::ParamKind, places: &[u32]) -> file::Arg {
-    match (arg, kind) {
-        (kernel::Arg::Buffer(index), _) => file::Arg::Buffer(places[*index]),
-        (kernel::Arg::Scalar(e), kernel::ParamKind::Scalar(DType::I64)) => file::Arg::ScalarI64(extent(e)),
-        (kernel::Arg::Scalar(e), _) => file::Arg::ScalarI32(extent(e)),
+    match (&arg.given, kind) {
+        (kernel::Given::Buffer(index), _) => file::Arg::Buffer(places[*index]),
+        (kernel::Given::Scalar(e), kernel::ParamKind::Scalar(DType::I64)) => file::Arg::ScalarI64(extent(e)),
+        (kernel::Given::Scalar(e), _) => file::Arg::ScalarI32(extent(e)),
     }
 }
 

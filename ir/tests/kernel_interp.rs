@@ -320,7 +320,7 @@ program @twice {
   buffer %s: workspace f32[T, 2] observe "scaled"
   buffer %y: output f32[T]
   regime up_to 2 {
-    launch @moec_small(%x, %y, (T * 10)) grid T
+    launch @moec_small(%x, %y, %n = (T * 10)) grid T
   }
   regime {
     launch @moec_scale(%x, %w, %s) grid T

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use moec_ir::kernel::{
-    Arg, Builder, Kernel, Launch, Location, Program, Regime, Violation, parse, print, print_with_violations, verify,
+    Arg, Builder, Given, Kernel, Launch, Location, Program, Regime, Violation, parse, print, print_with_violations, verify,
 };
 use moec_ir::{DType, Extent, Machine};
 
@@ -62,13 +62,25 @@ fn indices_that_lead_nowhere() {
     let k = Builder::new("moec_k", 1);
     k.input("x", DType::F32);
     let mut program = program(k.finish());
-    let launch = |kernel| Launch { kernel, grid: Extent::Const(1), args: vec![Arg::Buffer(3)] };
+    let launch =
+        |kernel| Launch { kernel, grid: Extent::Const(1), args: vec![Arg { param: "x".into(), given: Given::Buffer(3) }] };
     program.regimes[0].launches = vec![launch(0), launch(1)];
     let found = verify(&program, &machine("x86-64-v3")).unwrap_err();
     let messages: Vec<(&Location, &str)> = found.iter().map(|v| (&v.at, v.message.as_str())).collect();
     let expected =
         [(&Location::Launch(0, 0), "%x: there is no such buffer"), (&Location::Launch(0, 1), "there is no such kernel")];
     assert_eq!(messages, expected);
+}
+
+/// What text cannot say: one name for two parameters.
+#[test]
+fn parameters_have_names_of_their_own() {
+    let k = Builder::new("moec_k", 1);
+    k.input("x", DType::F32);
+    k.scalar("x", DType::I32);
+    let found = verify(&program(k.finish()), &machine("x86-64-v3")).unwrap_err();
+    let messages: Vec<&str> = found.iter().map(|v| v.message.as_str()).collect();
+    assert_eq!(messages, ["%x: two parameters have this name"]);
 }
 
 #[test]

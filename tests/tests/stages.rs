@@ -8,7 +8,7 @@ use std::fmt::Write;
 use libtest_mimic::{Arguments, Trial};
 use moec::pipeline::{Lowered, compile, lower};
 use moec_codegen::Options;
-use moec_ir::{graph, kernel};
+use moec_ir::{Machine, graph, kernel, rewrite};
 use moec_tests::{Example, examples, machine, root};
 use sha2::{Digest, Sha256};
 
@@ -37,6 +37,8 @@ fn main() {
             trial("graph_and_kernels", graph_and_kernels, example),
             trial("ptx", ptx, example),
             trial("manifest", manifest, example),
+            trial("arguments_keep_their_places", arguments_keep_their_places, example),
+            trial("launches_are_as_many_as_modelled", launches_are_as_many_as_modelled, example),
         ];
         if SMALLEST.contains(&example.name.as_str()) {
             trials.push(trial("llvm", llvm, example));
@@ -68,6 +70,32 @@ fn graph_and_kernels(example: &Example) {
         let text = kernel::print(&lowered.program);
         let text = if example.name == WHOLE { text } else { outline(&text, "kernel ", |line| line.split_whitespace().next()) };
         hold(example, &format!("kernel.{name}"), &text);
+    }
+}
+
+/// Two arguments of a launch that change places are refused, whatever their types.
+fn arguments_keep_their_places(example: &Example) {
+    for name in [GPU, HOST] {
+        let program = lowered(example, name).program;
+        let launches = program.regimes.iter().flat_map(|regime| &regime.launches).map(|launch| launch.args.len());
+        for (at, args) in launches.collect::<Vec<_>>().into_iter().enumerate() {
+            for (i, j) in (0..args).flat_map(|i| (0..i).map(move |j| (i, j))) {
+                let mut swapped = program.clone();
+                let launch = swapped.regimes.iter_mut().flat_map(|regime| &mut regime.launches).nth(at).unwrap();
+                launch.args.swap(i, j);
+                assert!(kernel::verify(&swapped, &machine(name)).is_err(), "{name}: launch {at}, arguments {i} and {j}");
+            }
+        }
+    }
+}
+
+/// Where moving and computing take no time, what a graph costs is its launches.
+fn launches_are_as_many_as_modelled(example: &Example) {
+    for name in [GPU, HOST] {
+        let lowered = lowered(example, name);
+        let launches_only = Machine { bytes_per_us: u64::MAX, flops_per_us: u64::MAX, launch_ps: 1, ..machine(name) };
+        let modelled = rewrite::graph_cost(&lowered.rewritten.graph, &launches_only, &[64]);
+        assert_eq!(modelled, lowered.program.regimes[0].launches.len() as u64, "{name}");
     }
 }
 

@@ -32,10 +32,11 @@ impl From<pipeline::Error> for Diagnostic {
 impl From<ScheduleError> for Diagnostic {
     fn from(error: ScheduleError) -> Diagnostic {
         let help = match &error {
+            ScheduleError::Wiring { .. } => return bug(&error.to_string()),
             ScheduleError::Extent { .. } => "make `tokens.max` or the layer smaller",
             ScheduleError::Shared { .. } => "compile for a machine whose blocks share more, or make the layer smaller",
             ScheduleError::Unfused { .. } | ScheduleError::Body { .. } | ScheduleError::Operand { .. } => {
-                "run the pass `rewrite` first; if it was run, this combination of keys is not carried yet"
+                "run the pass `rewrite` first; if it was run, this combination of keys is not supported yet"
             }
             ScheduleError::Result { .. } => "end the layer with a `combine` or a `gemm`",
         };

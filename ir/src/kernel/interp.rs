@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use super::print::text_at;
 use super::verify::verify_kernel;
-use super::{Arena, Arg, Binary, Block, Expr, Handle, Index, Kernel, Local, Location, ParamKind, Place, Program, Role};
+use super::{Arena, Binary, Block, Expr, Given, Handle, Index, Kernel, Local, Location, ParamKind, Place, Program, Role};
 use super::{Scope, Shared, Stmt, Ty, Violation, Vote, arith, verify};
 use crate::{DType, Dims, Machine};
 
@@ -132,9 +132,9 @@ pub fn interp(
             let blocks = launch.grid.at(dims).ok_or_else(none)?;
             let mut args = Vec::new();
             for arg in &launch.args {
-                args.push(match arg {
-                    Arg::Buffer(index) => Argument::Buffer(*index),
-                    Arg::Scalar(extent) => {
+                args.push(match &arg.given {
+                    Given::Buffer(index) => Argument::Buffer(*index),
+                    Given::Scalar(extent) => {
                         Argument::Scalar(extent.at(dims).and_then(|n| i64::try_from(n).ok()).ok_or_else(none)?)
                     }
                 });

@@ -91,17 +91,32 @@ pub struct Launch {
     pub kernel: usize,
     /// Number of blocks (one-dimensional). Zero blocks: nothing is launched.
     pub grid: Extent,
-    /// One for each parameter of the kernel.
+    /// One for each parameter of the kernel, in their order.
     pub args: Vec<Arg>,
 }
 
-/// What a kernel is given for a parameter.
+/// An argument. It names its parameter, so that two of one type cannot change places.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Arg {
+pub struct Arg {
+    /// Name of the parameter.
+    pub param: String,
+    /// What it is given.
+    pub given: Given,
+}
+
+/// What a parameter is given.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Given {
     /// The address of a buffer: index into [`Program::buffers`].
     Buffer(usize),
     /// A number.
     Scalar(Extent),
+}
+
+impl From<Extent> for Given {
+    fn from(extent: Extent) -> Given {
+        Given::Scalar(extent)
+    }
 }
 
 /// One kernel.

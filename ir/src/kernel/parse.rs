@@ -8,7 +8,9 @@ use std::ops::Range;
 
 use super::lex::{Lexeme, Token, lex};
 use super::print::{role, scope_word, vote_word};
-use super::{Arena, Arg, Block, Buffer, Expr, Handle, Kernel, Launch, Local, Param, ParamKind, Place, Program, Regime, Role};
+use super::{
+    Arena, Arg, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Param, ParamKind, Place, Program, Regime, Role,
+};
 use super::{Scope, Shared, Stmt, Ty, Vote};
 use crate::{DType, Extent};
 
@@ -249,14 +251,23 @@ impl Parser<'_> {
         Ok(Buffer { name, role, dtype, shape, observe })
     }
 
+    /// `%param = %buffer` or `%param = extent`; `%buffer` alone, where both have one name.
     fn arg(&mut self, buffers: &[Buffer]) -> Parsed<Arg> {
-        if let Token::Name('%', name) = &self.peek().token {
-            let index = buffers.iter().position(|buffer| buffer.name == *name);
-            let index = index.ok_or_else(|| self.wrong("there is no such buffer"))?;
-            self.at += 1;
-            return Ok(Arg::Buffer(index));
+        let buffer =
+            |name: &str, unknown: Wrong| buffers.iter().position(|buffer| buffer.name == name).map(Given::Buffer).ok_or(unknown);
+        let unknown = self.wrong("there is no such buffer");
+        let param = self.name('%')?;
+        if !self.take("=") {
+            let given = buffer(&param, unknown)?;
+            return Ok(Arg { param, given });
         }
-        self.extent().map(Arg::Scalar)
+        let unknown = self.wrong("there is no such buffer");
+        let given = if matches!(self.peek().token, Token::Name('%', _)) {
+            buffer(&self.name('%')?, unknown)?
+        } else {
+            Given::Scalar(self.extent()?)
+        };
+        Ok(Arg { param, given })
     }
 
     /// As [`Extent`] itself reads it.

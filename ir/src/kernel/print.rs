@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use super::verify::Violation;
 use super::{
-    Arena, Arg, Binary, Block, Compare, Expr, Handle, Index, Kernel, Launch, Local, ParamKind, Place, Program, Reduce, Role,
+    Arena, Binary, Block, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, ParamKind, Place, Program, Reduce, Role,
 };
 use super::{Scope, Stmt, Unary, Vote};
 use crate::DType;
@@ -112,9 +112,13 @@ fn lines_of_program(program: &Program) -> Vec<Line> {
 
 fn launch_line(program: &Program, launch: &Launch) -> String {
     let kernel = program.kernels.get(launch.kernel).map_or("@?".to_string(), |kernel| name('@', &kernel.name));
-    let args = launch.args.iter().map(|arg| match arg {
-        Arg::Buffer(b) => program.buffers.get(*b).map_or("%?".to_string(), |buffer| name('%', &buffer.name)),
-        Arg::Scalar(extent) => extent.to_string(),
+    let args = launch.args.iter().map(|arg| {
+        let given = match &arg.given {
+            Given::Buffer(b) => program.buffers.get(*b).map_or("%?".to_string(), |buffer| name('%', &buffer.name)),
+            Given::Scalar(extent) => extent.to_string(),
+        };
+        let param = name('%', &arg.param);
+        if param == given { given } else { format!("{param} = {given}") }
     });
     let args: Vec<String> = args.collect();
     format!("    launch {kernel}({}) grid {}", args.join(", "), launch.grid)

@@ -8,7 +8,9 @@ use std::fmt;
 
 use super::print::Names;
 use super::uniform::{Agreement, agreements};
-use super::{Arg, Binary, Block, Buffer, Expr, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role};
+use super::{
+    Arg, Binary, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role,
+};
 use super::{Scope, Stmt, Ty, Vote};
 use crate::{DType, Extent, Machine};
 
@@ -144,7 +146,7 @@ fn check_launch(program: &Program, launch: &Launch, writes: Writes) -> Vec<Strin
     let mut bound: BTreeMap<usize, bool> = BTreeMap::new();
     for (param, arg) in kernel.params.iter().zip(&launch.args) {
         wrong.extend(check_argument(program, param, arg, writes));
-        if let (ParamKind::Buffer { write, .. }, Arg::Buffer(index)) = (param.kind, arg) {
+        if let (ParamKind::Buffer { write, .. }, Given::Buffer(index)) = (param.kind, &arg.given) {
             match bound.insert(*index, write) {
                 Some(written) if written || write => {
                     wrong.push(format!("%{}: the buffer is written through one parameter and bound to another", param.name));
@@ -158,16 +160,19 @@ fn check_launch(program: &Program, launch: &Launch, writes: Writes) -> Vec<Strin
 
 fn check_argument(program: &Program, param: &Param, arg: &Arg, writes: Writes) -> Option<String> {
     let wrong = |why: String| Some(format!("%{}: {why}", param.name));
-    match (param.kind, arg) {
-        (ParamKind::Buffer { .. }, Arg::Scalar(_)) => wrong("the parameter is a buffer".to_string()),
-        (ParamKind::Scalar(_), Arg::Buffer(_)) => wrong("the parameter is a number".to_string()),
-        (ParamKind::Scalar(_), Arg::Scalar(extent)) if divides_by_zero(extent) => wrong("divides by zero".to_string()),
-        (ParamKind::Scalar(elem), Arg::Scalar(Extent::Const(n))) => {
+    if param.name != arg.param {
+        return wrong(format!("it is given what is meant for %{}", arg.param));
+    }
+    match (param.kind, &arg.given) {
+        (ParamKind::Buffer { .. }, Given::Scalar(_)) => wrong("the parameter is a buffer".to_string()),
+        (ParamKind::Scalar(_), Given::Buffer(_)) => wrong("the parameter is a number".to_string()),
+        (ParamKind::Scalar(_), Given::Scalar(extent)) if divides_by_zero(extent) => wrong("divides by zero".to_string()),
+        (ParamKind::Scalar(elem), Given::Scalar(Extent::Const(n))) => {
             let most = if elem == DType::I32 { i32::MAX as u64 } else { i64::MAX as u64 };
             if *n > most { wrong(format!("{n} does not fit {elem}")) } else { None }
         }
-        (ParamKind::Scalar(_), Arg::Scalar(_)) => None,
-        (ParamKind::Buffer { elem, write }, Arg::Buffer(index)) => match program.buffers.get(*index) {
+        (ParamKind::Scalar(_), Given::Scalar(_)) => None,
+        (ParamKind::Buffer { elem, write }, Given::Buffer(index)) => match program.buffers.get(*index) {
             None => wrong("there is no such buffer".to_string()),
             Some(buffer) if buffer.dtype != elem => wrong(format!("the parameter has {elem}, the buffer {}", buffer.dtype)),
             Some(buffer) => match buffer.role {
@@ -246,7 +251,9 @@ impl Check<'_> {
         self.require(threads % machine.warp_lanes == 0, || {
             format!("{threads} threads are not whole warps of {} lanes", machine.warp_lanes)
         });
-        for param in &kernel.params {
+        for (i, param) in kernel.params.iter().enumerate() {
+            let is_known = kernel.params[..i].iter().any(|before| before.name == param.name);
+            self.require(!is_known, || format!("%{}: two parameters have this name", param.name));
             let legal = match param.kind {
                 ParamKind::Buffer { elem, .. } => elem != DType::Bool,
                 ParamKind::Scalar(elem) => elem.is_int(),

@@ -12,7 +12,7 @@
 use super::ScheduleError;
 use super::chunk::share;
 use crate::graph::{Param, Type, Typed};
-use crate::kernel::{Arg, Builder, Kernel, Launch, Program};
+use crate::kernel::{Arg, Builder, Given, Kernel, Launch, Program};
 use crate::{DType, Extent, Machine};
 
 /// The weight that is changed, and what it is changed by.
@@ -34,7 +34,9 @@ pub fn with_bias_update(program: Program, layer: &Typed, machine: &Machine, rate
     let [crate::graph::Dim::Const(experts)] = shape[..] else {
         return Err(ScheduleError::Operand { op: "bias_update", what: "a bias that is no vector".to_string() });
     };
-    let launch = Launch { kernel: program.kernels.len(), grid: Extent::Const(1), args: [load, place].map(Arg::Buffer).into() };
+    let arg = |param: &str, buffer: usize| Arg { param: param.to_string(), given: Given::Buffer(buffer) };
+    let args = vec![arg("load", load), arg("bias", place)];
+    let launch = Launch { kernel: program.kernels.len(), grid: Extent::Const(1), args };
     let mut program = program;
     program.kernels.push(bias_update(experts as u32, rate as f32, machine));
     program.update.push(launch);

@@ -1,16 +1,16 @@
 //! The memory of a program: names, roles and shapes. Which kernel reads or writes it is said where kernels are launched.
 
 use crate::graph::{Dim, Param, Type};
-use crate::kernel::{Arg, Buffer, Role};
+use crate::kernel::{Buffer, Given, Role};
 use crate::{DType, Extent};
 
 /// A buffer's place in the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BufferId(usize);
 
-impl From<BufferId> for Arg {
-    fn from(id: BufferId) -> Arg {
-        Arg::Buffer(id.0)
+impl From<BufferId> for Given {
+    fn from(id: BufferId) -> Given {
+        Given::Buffer(id.0)
     }
 }
 

@@ -14,7 +14,7 @@
 //! few tokens. Where the rows are is read ahead of them, unless the picks are many: then most of them have no row, and
 //! each is looked up where it is added.
 
-use super::body;
+use super::{body, operand_name};
 use crate::graph::Body;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
@@ -130,7 +130,7 @@ pub(super) fn combine(spec: &Combine, machine: &Machine) -> Kernel {
     let args = Args {
         rows: k.input("rows", spec.rows),
         row_of_pair: k.input("row_of_pair", DType::I32),
-        operands: spec.operands.iter().enumerate().map(|(i, (_, dtype))| k.input(&format!("v{}", i + 1), *dtype)).collect(),
+        operands: spec.operands.iter().enumerate().map(|(i, (_, dtype))| k.input(&operand_name(i), *dtype)).collect(),
         out: k.output("out", spec.out),
     };
     let tokens = k.scalar("tokens", DType::I32);

@@ -74,7 +74,7 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
     let k = &builder;
     let probability_of_block = k.input("probability_of_block", DType::F32);
     let z_of_block = k.input("z_of_block", DType::F32);
-    let counted = k.input(if spec.reads_picks() { "topk_experts" } else { "load_of_expert" }, DType::I32);
+    let counted = k.input("counted", DType::I32);
     let token_count = spec.masked.then(|| k.input("token_count", DType::I32));
     let importance = k.output("importance", DType::F32);
     let aux_loss = spec.rule.balance.map(|(_, factor)| (k.output("aux_loss", DType::F32), factor.get()));

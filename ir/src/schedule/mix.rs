@@ -19,8 +19,8 @@
 //! run, whatever the other sequences. A sequence is read by its own sums alone; in these a NaN or an infinity of
 //! a row goes into every one, whatever its weight (`0 * NaN` is NaN).
 
-use super::body;
 use super::combine::Spread;
+use super::{body, operand_name};
 use crate::graph::{Body, Span};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Kernel, Value};
@@ -102,7 +102,7 @@ pub(super) fn mix(spec: &Mix, machine: &Machine) -> Kernel {
     let args = Args {
         rows: k.input("rows", spec.rows),
         weights: k.input("weights", DType::F32),
-        operands: spec.operands.iter().enumerate().map(|(i, (_, dtype))| k.input(&format!("v{}", i + 1), *dtype)).collect(),
+        operands: spec.operands.iter().enumerate().map(|(i, (_, dtype))| k.input(&operand_name(i), *dtype)).collect(),
         out: k.output("out", spec.out),
     };
     let tile = Tile::of_block(k, spec);

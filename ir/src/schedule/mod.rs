@@ -109,6 +109,14 @@ pub enum ScheduleError {
         /// Where.
         machine: &'static str,
     },
+    /// A kernel that is not given what it takes: a mistake of this room.
+    #[error("`{kernel}` and its launch do not agree on the argument `{param}`")]
+    Wiring {
+        /// The kernel's name.
+        kernel: String,
+        /// Name of the first parameter without an argument, or argument without a parameter.
+        param: String,
+    },
     /// A size that kernels do not count to, or nothing to count.
     #[error("{what} is {value}: kernels take 1 to {most}")]
     Extent {
@@ -127,6 +135,11 @@ pub enum ScheduleError {
         /// What it returns.
         what: String,
     },
+}
+
+/// The parameter of the i-th operand of a body, from 0 on.
+fn operand_name(i: usize) -> String {
+    format!("v{}", i + 1)
 }
 
 /// Most (token, expert) pairs of a batch, dropped ones included, or (token, slot) pairs: kernels number them in i32. Whoever

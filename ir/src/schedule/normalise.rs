@@ -8,9 +8,9 @@
 //! Some 4 T N FLOPs and the body; x is read twice, the second time from a cache. Sums run by lane and then across lanes,
 //! in one order whatever T is.
 
-use super::body;
 use super::combine::{Spread, even_lanes};
 use super::walk::{self, Walk};
+use super::{body, operand_name};
 use crate::graph::Body;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
@@ -33,9 +33,9 @@ pub(super) fn rms_norm(spec: &RmsNorm, machine: &Machine) -> Kernel {
     let builder = Builder::new(&spec.name, walk::threads(machine));
     let k = &builder;
     let x = k.input("x", spec.x);
-    let operands = spec.operands.iter().enumerate().map(|(i, (_, dtype))| k.input(&format!("v{}", i + 1), *dtype)).collect();
+    let operands = spec.operands.iter().enumerate().map(|(i, (_, dtype))| k.input(&operand_name(i), *dtype)).collect();
     let out = k.output("out", spec.out);
-    let tokens = k.scalar("tokens", DType::I32);
+    let tokens = k.scalar("row_count", DType::I32);
     let arrays = Arrays { x, operands, out };
     let lanes = Walk::widest(machine, spec.n, spec.x.bytes().max(spec.out.bytes()));
     let lanes = even_lanes(&spec.operands, lanes);

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use moec_ir::kernel::build::{Array, Var};
-use moec_ir::kernel::{Arg, Buffer, Builder, Launch, Program, Regime, Role, Value, Vote};
+use moec_ir::kernel::{Arg, Buffer, Builder, Given, Launch, Program, Regime, Role, Value, Vote};
 use moec_ir::{DType, Extent, Machine};
 
 use super::Random;
@@ -30,7 +30,9 @@ pub(crate) fn program(machine: &Machine, seed: u64) -> Program {
     let threads = if machine.is_gpu() { 64 } else { 1 };
     let k = Builder::new("moec_random", threads);
     write(&k, machine, seed);
-    let args = (0..6).map(Arg::Buffer).chain([Arg::Scalar(Extent::Tokens * 5)]).collect();
+    let arg = |param: &str, given: Given| Arg { param: param.into(), given };
+    let of_buffer = |(i, buffer): (usize, &Buffer)| arg(&buffer.name, Given::Buffer(i));
+    let args = buffers.iter().enumerate().map(of_buffer).chain([arg("tokens", (Extent::Tokens * 5).into())]).collect();
     let launches = vec![Launch { kernel: 0, grid: Extent::Tokens.div_ceil(2), args }];
     let regimes = vec![Regime { tokens_up_to: None, launches }];
     Program { name: "random".into(), buffers, kernels: vec![k.finish()], regimes, update: Vec::new() }

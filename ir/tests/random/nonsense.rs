@@ -1,8 +1,8 @@
 //! Programs whose every handle, type and name is picked blindly.
 
 use moec_ir::kernel::{
-    Arena, Arg, Binary, Block, Buffer, Compare, Expr, Handle, Index, Kernel, Launch, Local, Param, ParamKind, Place, Program,
-    Reduce, Regime, Role, Scope, Shared, Stmt, Ty, Unary, Vote,
+    Arena, Arg, Binary, Block, Buffer, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, Param, ParamKind, Place,
+    Program, Reduce, Regime, Role, Scope, Shared, Stmt, Ty, Unary, Vote,
 };
 use moec_ir::{DType, Extent};
 
@@ -30,8 +30,9 @@ pub(crate) fn nonsense(seed: u64) -> Program {
 }
 
 fn launch(r: &mut Random) -> Launch {
-    let args = (0..r.below(4)).map(|_| if r.below(2) == 0 { Arg::Buffer(r.below(4)) } else { Arg::Scalar(Extent::Tokens) });
-    Launch { args: args.collect(), kernel: r.below(3), grid: Extent::Const(r.next()) }
+    let given = |r: &mut Random| if r.below(2) == 0 { Given::Buffer(r.below(4)) } else { Given::Scalar(Extent::Tokens) };
+    let args = (0..r.below(4)).map(|_| Arg { param: name(r), given: given(r) }).collect();
+    Launch { args, kernel: r.below(3), grid: Extent::Const(r.next()) }
 }
 
 fn name(r: &mut Random) -> String {

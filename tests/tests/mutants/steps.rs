@@ -9,7 +9,7 @@ use moec::pipeline::build;
 use moec::random;
 use moec::spec::Mode;
 use moec_codegen::Image;
-use moec_ir::kernel::{Arg, Argument, Memory, Program, Role, interp_kernel};
+use moec_ir::kernel::{Arg, Argument, Given, Memory, Program, Role, interp_kernel};
 use moec_ir::{Dims, Machine};
 use moec_runtime::package;
 use moec_tests::{Example, machine};
@@ -92,9 +92,9 @@ impl Steps {
         let mut memory: Vec<Memory> = program.buffers.iter().map(memory).collect();
         for launch in &program.regimes[0].launches {
             let blocks = launch.grid.at(dims).ok_or("a grid has no value")?;
-            let arg = |arg: &Arg| match arg {
-                Arg::Buffer(index) => Some(Argument::Buffer(*index)),
-                Arg::Scalar(extent) => Some(Argument::Scalar(i64::try_from(extent.at(dims)?).ok()?)),
+            let arg = |arg: &Arg| match &arg.given {
+                Given::Buffer(index) => Some(Argument::Buffer(*index)),
+                Given::Scalar(extent) => Some(Argument::Scalar(i64::try_from(extent.at(dims)?).ok()?)),
             };
             let args: Vec<Argument> = launch.args.iter().map(arg).collect::<Option<_>>().ok_or("an argument has no value")?;
             let before = memory.clone();

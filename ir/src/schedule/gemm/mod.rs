@@ -22,8 +22,8 @@ mod host;
 #[cfg(test)]
 mod tests;
 
-use super::body;
 use super::combine::Columns;
+use super::{body, operand_name};
 use crate::graph::Body;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
@@ -134,6 +134,11 @@ struct Args<'k> {
     out: Array<'k>,
 }
 
+/// The parameter of the i-th weight.
+pub(crate) fn weight_name(i: usize) -> String {
+    format!("weights{i}")
+}
+
 /// Where the tiles are.
 enum Table<'k> {
     /// One after another, up to this number of rows.
@@ -170,14 +175,14 @@ impl<'k> Args<'k> {
             tile_count: k.input("tile_count", DType::I32),
             offset_of_expert: k.input("offset_of_expert", DType::I32),
         });
-        let weights = spec.weights.iter().enumerate().map(|(i, w)| k.input(&format!("weights{i}"), *w)).collect();
+        let weights = spec.weights.iter().enumerate().map(|(i, w)| k.input(&weight_name(i), *w)).collect();
         let operands = spec.operands.iter().enumerate().map(|(i, operand)| match operand {
-            Operand::ExpertRow(elem) => k.input(&format!("expert_row{i}"), *elem),
-            Operand::PairWeight => k.input("weight_of_row", DType::F32),
-            Operand::One(elem) => k.input(&format!("one{i}"), *elem),
-            Operand::Row(elem) => k.input(&format!("row{i}"), *elem),
-            Operand::Columns(elem, _) => k.input(&format!("column{i}"), *elem),
-            Operand::Full(elem) => k.input(&format!("full{i}"), *elem),
+            Operand::PairWeight => k.input(&operand_name(i), DType::F32),
+            Operand::ExpertRow(elem)
+            | Operand::One(elem)
+            | Operand::Row(elem)
+            | Operand::Columns(elem, _)
+            | Operand::Full(elem) => k.input(&operand_name(i), *elem),
         });
         let operands = operands.collect();
         let out = k.output("out", spec.out);

@@ -5,9 +5,9 @@ mod rows;
 mod value;
 
 use super::buffers::{BufferId, Buffers, extent, unused};
-use super::{ScheduleError, body};
+use super::{ScheduleError, body, operand_name};
 use crate::graph::{Attr, Body, Dim, Node, Op, Span, Type, Typed};
-use crate::kernel::{Arg, Buffer, Kernel, Launch};
+use crate::kernel::{Arg, Buffer, Given, Kernel, Launch, Param};
 use crate::{DType, Extent, Machine};
 use value::{Grouping, Slots, Tensor, Value, constant, grouping_of, wrong};
 
@@ -163,9 +163,17 @@ impl<'g> Plan<'g> {
         Ok(Tensor { buffer, dtype: *dtype, shape: shape.clone(), pairs_of, name: None })
     }
 
-    fn launch(&mut self, kernel: Kernel, grid: Extent, args: Vec<Arg>) {
-        self.launches.push(Launch { kernel: self.kernels.len(), grid, args });
+    /// A kernel that is launched once, with arguments in any order.
+    fn launch(&mut self, kernel: Kernel, grid: Extent, args: Vec<Arg>) -> Result<(), ScheduleError> {
         self.kernels.push(kernel);
+        self.launch_again(self.kernels.len() - 1, grid, args)
+    }
+
+    /// A launch of a kernel that is there.
+    fn launch_again(&mut self, kernel: usize, grid: Extent, args: Vec<Arg>) -> Result<(), ScheduleError> {
+        let args = in_order(&self.kernels[kernel], args)?;
+        self.launches.push(Launch { kernel, grid, args });
+        Ok(())
     }
 
     /// `moec_<family>_<weights>`, with a number where another kernel has that name.
@@ -227,10 +235,34 @@ fn pointwise_alone(op: Op) -> ScheduleError {
     ScheduleError::Unfused { op: op.name(), rewrite: "the body of the `gemm`, `grouped_gemm` or `combine` before it" }
 }
 
+/// The arguments in the order of the kernel's parameters.
+fn in_order(kernel: &Kernel, mut args: Vec<Arg>) -> Result<Vec<Arg>, ScheduleError> {
+    let wrong = |param: &str| ScheduleError::Wiring { kernel: kernel.name.clone(), param: param.to_string() };
+    let place = |arg: &Arg| kernel.params.iter().position(|param| param.name == arg.param);
+    args.sort_by_key(|arg| place(arg).unwrap_or(usize::MAX));
+    let is_apart = |(arg, param): (&Arg, &Param)| arg.param != param.name;
+    match args.iter().zip(&kernel.params).find(|both| is_apart(*both)) {
+        Some((_, param)) => Err(wrong(&param.name)),
+        None if args.len() > kernel.params.len() => Err(wrong(&args[kernel.params.len()].param)),
+        None if args.len() < kernel.params.len() => Err(wrong(&kernel.params[args.len()].name)),
+        None => Ok(args),
+    }
+}
+
+/// An argument, by the name of its parameter.
+fn arg(param: &str, given: impl Into<Given>) -> Arg {
+    Arg { param: param.to_string(), given: given.into() }
+}
+
 fn tokens() -> Arg {
-    Arg::Scalar(Extent::Tokens)
+    arg("tokens", Extent::Tokens)
 }
 
 fn sequence_tokens() -> Arg {
-    Arg::Scalar(Span::Row.tokens())
+    arg("sequence_tokens", Span::Row.tokens())
+}
+
+/// The operands of a body, which its kernel calls `v1`, `v2`, ..
+fn operands_of<'t>(tensors: impl IntoIterator<Item = &'t Tensor>) -> impl Iterator<Item = Arg> {
+    tensors.into_iter().enumerate().map(|(i, tensor)| arg(&operand_name(i), tensor.buffer))
 }

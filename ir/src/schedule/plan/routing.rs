@@ -10,9 +10,9 @@ use super::super::route::{self, Route};
 use super::super::sort::{self, Sort};
 use super::super::{ScheduleError, chunk, gemm};
 use super::value::{Observed, Routing, Tensor, Value, beside_logits, constant, tensor, wrong};
-use super::{Plan, tokens};
+use super::{Plan, arg, operands_of, tokens};
 use crate::graph::{Assignment, Attr, Body, Capacity, Losses, Node, Op, Priority, Span, Type};
-use crate::kernel::{Arg, Launch};
+use crate::kernel::Arg;
 use crate::{DType, Extent, Round};
 
 impl<'g> Plan<'g> {
@@ -48,16 +48,15 @@ impl<'g> Plan<'g> {
         let mask = mask_of(body, &vs);
         let topk_experts = picked.then(|| self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs()));
         let topk_weights = self.buffers.observed("topk_weights", "route.weights", DType::F32, pairs());
-        let mut args = vec![x.buffer.into(), router.buffer.into()];
-        args.extend(vs.iter().map(|v| Arg::from(v.buffer)));
-        args.extend(topk_experts.map(Arg::from));
-        args.push(topk_weights.into());
+        let mut args = vec![arg("x", x.buffer), arg("router", router.buffer), arg("topk_weights", topk_weights), tokens()];
+        args.extend(operands_of(vs.iter().copied()));
+        args.extend(topk_experts.map(|experts| arg("topk_experts", experts)));
         let best_of_token =
             spec.ranks().then(|| self.buffers.observed("best_of_token", "route.best", DType::F32, [Extent::Tokens]));
-        args.extend(best_of_token.map(Arg::from));
+        args.extend(best_of_token.map(|best| arg("best_of_token", best)));
         let counted_experts =
             spec.counts_others().then(|| self.buffers.observed("counted_experts", "route.counted", DType::I32, pairs()));
-        args.extend(counted_experts.map(Arg::from));
+        args.extend(counted_experts.map(|counted| arg("counted_experts", counted)));
         let observed = spec.observes().then(|| {
             let (b, blocks) = (&mut self.buffers, kernel.grid.clone());
             let by_expert = [blocks.clone(), Extent::Const(experts)];
@@ -66,14 +65,14 @@ impl<'g> Plan<'g> {
             Observed { probability_of_block, z_of_block, blocks, span: spec.span }
         });
         if let Some(observed) = &observed {
-            args.extend([observed.probability_of_block, observed.z_of_block].map(Arg::from));
+            args.push(arg("probability_of_block", observed.probability_of_block));
+            args.push(arg("z_of_block", observed.z_of_block));
         }
-        args.push(tokens());
-        args.extend((spec.span == Span::Row).then(|| Arg::Scalar(spec.span.tokens())));
-        self.launch(kernel.kernel, kernel.grid, args);
+        args.extend((spec.span == Span::Row).then(|| arg("span_tokens", spec.span.tokens())));
+        self.launch(kernel.kernel, kernel.grid, args)?;
         match (topk_experts, rule) {
             (None, Assignment::Capacity(capacity)) if capacity.priority == Priority::Score && *rowless == 0 && mask.is_none() => {
-                Ok(Value::Routing(self.choose(rule, capacity, experts, topk_weights)))
+                Ok(Value::Routing(self.choose(rule, capacity, experts, topk_weights)?))
             }
             (topk_experts, rule) => {
                 let numbers = (topk_weights, best_of_token);
@@ -109,31 +108,56 @@ impl<'g> Plan<'g> {
         }
         let Some(topk_experts) = routing.topk_experts else { return Err(wrong(op, operands)) };
         let counted = if spec.reads_picks() { others.unwrap_or(topk_experts) } else { routing.load_of_expert };
-        let mut args: Vec<Arg> = [observed.probability_of_block, observed.z_of_block, counted].map(Arg::from).into();
-        args.extend(routing.token_count.map(Arg::from));
         let b = &mut self.buffers;
         let one = || [Extent::Const(1)];
-        args.push(b.observed("importance", "stats.importance", DType::F32, [Extent::Const(routing.experts)]).into());
-        args.extend(rule.balance.map(|_| Arg::from(b.observed("aux_loss", "stats.aux_loss", DType::F32, one()))));
-        args.extend(rule.z.map(|_| Arg::from(b.observed("z_loss", "stats.z_loss", DType::F32, one()))));
-        args.extend([tokens(), Arg::Scalar(observed.blocks), Arg::Scalar(observed.span.tokens())]);
-        self.launch(losses::losses(&spec, self.machine), losses::grid(), args);
+        let importance = b.observed("importance", "stats.importance", DType::F32, [Extent::Const(routing.experts)]);
+        let aux_loss = rule.balance.map(|_| b.observed("aux_loss", "stats.aux_loss", DType::F32, one()));
+        let z_loss = rule.z.map(|_| b.observed("z_loss", "stats.z_loss", DType::F32, one()));
+        let mut args = vec![
+            arg("probability_of_block", observed.probability_of_block),
+            arg("z_of_block", observed.z_of_block),
+            arg("counted", counted),
+            arg("importance", importance),
+            tokens(),
+            arg("blocks", observed.blocks),
+            arg("span_tokens", observed.span.tokens()),
+        ];
+        args.extend(routing.token_count.map(|count| arg("token_count", count)));
+        args.extend(aux_loss.map(|loss| arg("aux_loss", loss)));
+        args.extend(z_loss.map(|loss| arg("z_loss", loss)));
+        self.launch(losses::losses(&spec, self.machine), losses::grid(), args)?;
         Ok(Value::Routing(routing.clone()))
     }
 
     /// Each expert takes the tokens that it scores highest.
-    pub(super) fn choose(&mut self, rule: &Assignment, capacity: &Capacity, experts: u64, scores: BufferId) -> Routing {
+    pub(super) fn choose(
+        &mut self,
+        rule: &Assignment,
+        capacity: &Capacity,
+        experts: u64,
+        scores: BufferId,
+    ) -> Result<Routing, ScheduleError> {
         let tile_rows = gemm::tile_rows(self.machine);
         let spec = Choose { name: self.kernel_name("choose", &[]), experts: experts as u32, tile_rows };
         let rows = rule.most_pairs(experts, experts);
         let (routing, [load_of_expert, kept_of_expert]) = self.rows([experts, 0], experts, rows, tile_rows, None, scores);
-        let mut args: Vec<Arg> = [scores, routing.row_of_pair, routing.token_of_row, routing.weight_of_row].map(Arg::from).into();
-        args.extend([routing.offset_of_expert, load_of_expert, kept_of_expert].map(Arg::from));
-        args.extend([routing.tile_expert, routing.tile_row, routing.tile_count].map(Arg::from));
-        let room = Arg::Scalar(capacity.per_expert.clone().min(Extent::Tokens));
-        args.extend([tokens(), Arg::Scalar(capacity.span.tokens()), room]);
-        self.launch(choose::choose(&spec, self.machine), choose::grid(&spec, capacity.span, self.machine), args);
-        routing
+        let args = vec![
+            arg("scores", scores),
+            arg("row_of_pair", routing.row_of_pair),
+            arg("token_of_row", routing.token_of_row),
+            arg("weight_of_row", routing.weight_of_row),
+            arg("offset_of_expert", routing.offset_of_expert),
+            arg("load_of_expert", load_of_expert),
+            arg("kept_of_expert", kept_of_expert),
+            arg("tile_expert", routing.tile_expert),
+            arg("tile_row", routing.tile_row),
+            arg("tile_count", routing.tile_count),
+            tokens(),
+            arg("span_tokens", capacity.span.tokens()),
+            arg("capacity", capacity.per_expert.clone().min(Extent::Tokens)),
+        ];
+        self.launch(choose::choose(&spec, self.machine), choose::grid(&spec, capacity.span, self.machine), args)?;
+        Ok(routing)
     }
 
     /// The buffers of a routing, with those of the experts' load and of what they keep.
@@ -215,24 +239,47 @@ impl<'g> Plan<'g> {
         let (routing, [load_of_expert, kept_of_expert]) =
             self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
         let token_count = mask.map(|_| self.buffers.observed("token_count", "stats.tokens", i32s, [Extent::Const(1)]));
-        let span_tokens = Arg::Scalar(span.tokens());
-        let capacity = Arg::Scalar(capacity);
-        let mut experts_by_priority: Vec<Arg> = topk_experts.or(mask).map(Arg::from).into_iter().collect();
-        experts_by_priority.extend(order.map(Arg::from));
+        let span_tokens = arg("span_tokens", span.tokens());
+        let capacity = arg("capacity", capacity);
+        let experts_of_pairs = match (topk_experts, mask) {
+            (Some(experts), _) => Some(arg("topk_experts", experts)),
+            (None, mask) => mask.map(|mask| arg("mask", mask)),
+        };
+        let mut experts_by_priority: Vec<Arg> = experts_of_pairs.into_iter().collect();
+        experts_by_priority.extend(order.map(|order| arg("order", order)));
         let mut count = experts_by_priority.clone();
-        count.extend([pairs_of_chunk.into(), tokens(), span_tokens.clone()]);
-        let mut scan: Vec<Arg> =
-            [pairs_of_chunk, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from).into();
-        scan.extend([load_of_expert, kept_of_expert, routing.tile_expert, routing.tile_row, routing.tile_count].map(Arg::from));
-        scan.extend(token_count.map(Arg::from));
-        scan.extend([tokens(), span_tokens.clone(), capacity.clone()]);
+        count.extend([arg("pairs_of_chunk", pairs_of_chunk), tokens(), span_tokens.clone()]);
+        let mut scan = vec![
+            arg("pairs_of_chunk", pairs_of_chunk),
+            arg("rank_of_chunk", rank_of_chunk),
+            arg("rows_before_span", rows_before_span),
+            arg("offset_of_expert", routing.offset_of_expert),
+            arg("load_of_expert", load_of_expert),
+            arg("kept_of_expert", kept_of_expert),
+            arg("tile_expert", routing.tile_expert),
+            arg("tile_row", routing.tile_row),
+            arg("tile_count", routing.tile_count),
+            tokens(),
+            span_tokens.clone(),
+            capacity.clone(),
+        ];
+        scan.extend(token_count.map(|count| arg("token_count", count)));
         let mut place = experts_by_priority;
-        place.extend([topk_weights, rank_of_chunk, rows_before_span, routing.offset_of_expert].map(Arg::from));
-        place.extend([routing.row_of_pair, routing.token_of_row, routing.weight_of_row].map(Arg::from));
-        place.extend([tokens(), span_tokens, capacity]);
-        self.launch(sort::count(&spec, machine), spec.chunks(machine), count);
-        self.launch(sort::scan(&spec, machine), Extent::Tokens.min(Extent::Const(1)), scan);
-        self.launch(sort::place(&spec, machine), spec.chunks(machine), place);
+        place.extend([
+            arg("topk_weights", topk_weights),
+            arg("rank_of_chunk", rank_of_chunk),
+            arg("rows_before_span", rows_before_span),
+            arg("offset_of_expert", routing.offset_of_expert),
+            arg("row_of_pair", routing.row_of_pair),
+            arg("token_of_row", routing.token_of_row),
+            arg("weight_of_row", routing.weight_of_row),
+            tokens(),
+            span_tokens,
+            capacity,
+        ]);
+        self.launch(sort::count(&spec, machine), spec.chunks(machine), count)?;
+        self.launch(sort::scan(&spec, machine), Extent::Tokens.min(Extent::Const(1)), scan)?;
+        self.launch(sort::place(&spec, machine), spec.chunks(machine), place)?;
         Ok(Routing { token_count, ..routing })
     }
 
@@ -257,21 +304,23 @@ impl<'g> Plan<'g> {
         let [mut from, mut to] = ["order", "ordered"].map(|name| b.workspace(name, i32s, [spec.items()]));
         let items_of_chunk = b.workspace("items_of_chunk", i32s, of_chunk());
         let place_of_chunk = b.workspace("place_of_chunk", i32s, of_chunk());
-        let span_tokens = Arg::Scalar(span.tokens());
-        let begin = vec![number_of_item.into(), key_of_item.into(), from.into(), tokens()];
-        self.launch(order::begin(&spec, machine), spec.parts(machine), begin);
+        let begin = vec![arg("number_of_item", number_of_item), arg("key_of_item", key_of_item), arg("order", from), tokens()];
+        self.launch(order::begin(&spec, machine), spec.parts(machine), begin)?;
+        let [key_of_item, span_tokens] = [arg("key_of_item", key_of_item), arg("span_tokens", span.tokens())];
+        let [items_of_chunk, place_of_chunk] = [arg("items_of_chunk", items_of_chunk), arg("place_of_chunk", place_of_chunk)];
         let first = self.kernels.len();
         self.kernels.extend([order::count(&spec, machine), order::scan(&spec, machine), order::place(&spec, machine)]);
         for shift in order::SHIFTS {
-            let batch = [Arg::Scalar(Extent::Const(shift)), tokens(), span_tokens.clone()];
-            let mut count: Vec<Arg> = [from, key_of_item, items_of_chunk].map(Arg::from).into();
-            count.extend(batch.clone());
-            let scan = vec![items_of_chunk.into(), place_of_chunk.into(), span_tokens.clone()];
-            let mut place: Vec<Arg> = [from, key_of_item, place_of_chunk, to].map(Arg::from).into();
-            place.extend(batch);
-            let pass = [(spec.chunks(machine), count), (spec.spans(), scan), (spec.chunks(machine), place)];
-            let launch = |(i, (grid, args))| Launch { kernel: first + i, grid, args };
-            self.launches.extend(pass.into_iter().enumerate().map(launch));
+            let digits = || {
+                vec![arg("shift", Extent::Const(shift)), arg("order", from), key_of_item.clone(), tokens(), span_tokens.clone()]
+            };
+            let [mut count, mut place] = [digits(), digits()];
+            count.push(items_of_chunk.clone());
+            let scan = vec![items_of_chunk.clone(), place_of_chunk.clone(), span_tokens.clone()];
+            place.extend([place_of_chunk.clone(), arg("ordered", to)]);
+            self.launch_again(first, spec.chunks(machine), count)?;
+            self.launch_again(first + 1, spec.spans(), scan)?;
+            self.launch_again(first + 2, spec.chunks(machine), place)?;
             (from, to) = (to, from);
         }
         Ok(Some(from))
@@ -284,8 +333,13 @@ impl<'g> Plan<'g> {
         };
         let (name, machine) = (self.kernel_name("renorm_kept", &[]), self.machine);
         let renormed = self.buffers.workspace("weight_of_row", DType::F32, [routing.rows.clone()]);
-        let args = vec![routing.row_of_pair.into(), routing.weight_of_row.into(), renormed.into(), tokens()];
-        self.launch(renorm::renorm_kept(&name, routing.top_k as u32, *rule, machine), renorm::grid(machine), args);
+        let args = vec![
+            arg("row_of_pair", routing.row_of_pair),
+            arg("weight_of_row", routing.weight_of_row),
+            arg("renormed", renormed),
+            tokens(),
+        ];
+        self.launch(renorm::renorm_kept(&name, routing.top_k as u32, *rule, machine), renorm::grid(machine), args)?;
         Ok(Value::Routing(Routing { weight_of_row: renormed, renormed: true, ..routing.clone() }))
     }
 
@@ -296,10 +350,15 @@ impl<'g> Plan<'g> {
         let picked = routing.topk_experts.is_some();
         let spec = ExpertScale { top_k: routing.top_k as u32, picked, scale: scale.dtype, of_all: constant(scale, 0) == 1 };
         let scaled = self.buffers.workspace("weight_of_row", DType::F32, [routing.rows.clone()]);
-        let mut args: Vec<Arg> = [routing.row_of_pair, routing.weight_of_row].map(Arg::from).into();
-        args.extend(routing.topk_experts.map(Arg::from));
-        args.extend([scale.buffer.into(), scaled.into(), tokens()]);
-        self.launch(renorm::expert_scale(&name, &spec, machine), renorm::grid(machine), args);
+        let mut args = vec![
+            arg("row_of_pair", routing.row_of_pair),
+            arg("weight_of_row", routing.weight_of_row),
+            arg("scale_of_expert", scale.buffer),
+            arg("scaled", scaled),
+            tokens(),
+        ];
+        args.extend(routing.topk_experts.map(|experts| arg("topk_experts", experts)));
+        self.launch(renorm::expert_scale(&name, &spec, machine), renorm::grid(machine), args)?;
         Ok(Value::Routing(Routing { weight_of_row: scaled, renormed: true, ..routing.clone() }))
     }
 
@@ -317,11 +376,15 @@ impl<'g> Plan<'g> {
             x: x.dtype,
         };
         let result = self.result(op, &spec.name, ty, None, false)?;
-        let mut args = vec![Arg::from(x.buffer)];
-        args.extend(routing.topk_experts.map(Arg::from));
-        args.extend([routing.row_of_pair, routing.topk_weights, result.buffer].map(Arg::from));
-        args.push(tokens());
-        self.launch(kept_input::kept_input(&spec, self.machine), chunk::row_blocks(self.machine), args);
+        let mut args = vec![
+            arg("x", x.buffer),
+            arg("row_of_pair", routing.row_of_pair),
+            arg("topk_weights", routing.topk_weights),
+            arg("out", result.buffer),
+            tokens(),
+        ];
+        args.extend(routing.topk_experts.map(|experts| arg("topk_experts", experts)));
+        self.launch(kept_input::kept_input(&spec, self.machine), chunk::row_blocks(self.machine), args)?;
         Ok(Value::Tensor(result))
     }
 }

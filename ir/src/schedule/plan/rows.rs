@@ -10,9 +10,8 @@ use super::super::normalise::{self, RmsNorm};
 use super::super::softmax::{self, Softmax};
 use super::super::{ScheduleError, chunk, walk};
 use super::value::{Grouping, Routing, Slots, Tensor, Value, beside, constant, same_pairs, tensor, wrong};
-use super::{Plan, check_pointwise, check_result, sequence_tokens, tokens};
+use super::{Plan, arg, check_pointwise, check_result, operands_of, sequence_tokens, tokens};
 use crate::graph::{Attr, Dim, Node, Op, Type};
-use crate::kernel::Arg;
 use crate::{DType, Extent};
 
 impl<'g> Plan<'g> {
@@ -23,8 +22,8 @@ impl<'g> Plan<'g> {
         };
         let spec = Jitter { name: self.kernel_name("jitter", &[]), n: constant(x, 1) as u32, eps: eps.get() as f32, x: x.dtype };
         let result = self.result(Op::Jitter, &spec.name, ty, None, false)?;
-        let args = vec![x.buffer.into(), seed.buffer.into(), result.buffer.into(), tokens()];
-        self.launch(jitter::jitter(&spec, self.machine), chunk::row_blocks(self.machine), args);
+        let args = vec![arg("x", x.buffer), arg("seed", seed.buffer), arg("out", result.buffer), tokens()];
+        self.launch(jitter::jitter(&spec, self.machine), chunk::row_blocks(self.machine), args)?;
         Ok(Value::Tensor(result))
     }
 
@@ -33,8 +32,8 @@ impl<'g> Plan<'g> {
         let [Value::Tensor(x), Value::Tensor(of_tokens)] = operands else { return Err(wrong(Op::MaskTokens, operands)) };
         let spec = MaskTokens { name: self.kernel_name("mask_tokens", &[]), n: constant(x, 1) as u32, x: x.dtype };
         let result = self.weights_or_result(Op::MaskTokens, &spec.name, ty, last)?;
-        let args = vec![x.buffer.into(), of_tokens.buffer.into(), result.buffer.into(), tokens()];
-        self.launch(mask::mask_tokens(&spec, self.machine), chunk::row_blocks(self.machine), args);
+        let args = vec![arg("x", x.buffer), arg("mask", of_tokens.buffer), arg("out", result.buffer), tokens()];
+        self.launch(mask::mask_tokens(&spec, self.machine), chunk::row_blocks(self.machine), args)?;
         Ok(Value::Tensor(result))
     }
 
@@ -67,12 +66,16 @@ impl<'g> Plan<'g> {
         let columns = weights.first().map_or(0, |w| constant(w, w.shape.len() - 2));
         check_result(op, &result, columns)?;
         let mut holes = Vec::new();
-        let mut args = vec![Arg::from(rows.buffer)];
+        let mut beside_products = Vec::new();
+        let mut args = vec![arg("rows", rows.buffer), arg("out", result.buffer)];
         if let Some(routing) = routing {
-            args.extend(gathered.then_some(routing.token_of_row.into()));
-            args.extend([routing.tile_expert, routing.tile_row, routing.tile_count, routing.offset_of_expert].map(Arg::from));
+            args.extend(gathered.then(|| arg("token_of_row", routing.token_of_row)));
+            args.push(arg("tile_expert", routing.tile_expert));
+            args.push(arg("tile_row", routing.tile_row));
+            args.push(arg("tile_count", routing.tile_count));
+            args.push(arg("offset_of_expert", routing.offset_of_expert));
         }
-        args.extend(weights.iter().map(|w| Arg::from(w.buffer)));
+        args.extend(weights.iter().enumerate().map(|(i, w)| arg(&gemm::weight_name(i), w.buffer)));
         for v in vs {
             let (hole, tensor) = match v {
                 Value::ExpertRows(v) => (Operand::ExpertRow(v.dtype), v),
@@ -90,11 +93,11 @@ impl<'g> Plan<'g> {
             };
             same_pairs(op, tensor, grouping)?;
             holes.push(hole);
-            args.push(tensor.buffer.into());
+            beside_products.push(tensor);
         }
-        args.push(result.buffer.into());
+        args.extend(operands_of(beside_products));
         args.extend(grouping.is_none().then(tokens));
-        args.extend(slots.map(|slots| Arg::Scalar(slots.rows_of_expert())));
+        args.extend(slots.map(|slots| arg("rows_of_expert", slots.rows_of_expert())));
         let spec = Gemm {
             name,
             n: columns,
@@ -110,7 +113,7 @@ impl<'g> Plan<'g> {
             out: result.dtype,
         };
         let tiled = gemm::gemm(&spec, self.machine);
-        self.launch(tiled.kernel, tiled.grid, args);
+        self.launch(tiled.kernel, tiled.grid, args)?;
         Ok(Value::Tensor(result))
     }
 
@@ -134,10 +137,10 @@ impl<'g> Plan<'g> {
             body,
             out: result.dtype,
         };
-        let mut args = vec![rows.buffer.into(), routing.row_of_pair.into()];
-        args.extend(vs.iter().map(|(_, v)| Arg::from(v.buffer)));
-        args.extend([result.buffer.into(), tokens()]);
-        self.launch(combine::combine(&spec, self.machine), combine::grid(&spec, self.machine), args);
+        let mut args =
+            vec![arg("rows", rows.buffer), arg("row_of_pair", routing.row_of_pair), arg("out", result.buffer), tokens()];
+        args.extend(operands_of(vs.iter().map(|(_, v)| *v)));
+        self.launch(combine::combine(&spec, self.machine), combine::grid(&spec, self.machine), args)?;
         Ok(Value::Tensor(result))
     }
 
@@ -173,10 +176,9 @@ impl<'g> Plan<'g> {
             body,
             out: result.dtype,
         };
-        let mut args = vec![Arg::from(x.buffer)];
-        args.extend(vs.iter().map(|(_, v)| Arg::from(v.buffer)));
-        args.extend([result.buffer.into(), Arg::Scalar(rows)]);
-        self.launch(normalise::rms_norm(&spec, self.machine), grid, args);
+        let mut args = vec![arg("x", x.buffer), arg("out", result.buffer), arg("row_count", rows)];
+        args.extend(operands_of(vs.iter().map(|(_, v)| *v)));
+        self.launch(normalise::rms_norm(&spec, self.machine), grid, args)?;
         Ok(Value::Tensor(result))
     }
 
@@ -193,23 +195,19 @@ impl<'g> Plan<'g> {
         let spec = Softmax { name: self.kernel_name(op.name(), &[]), n: constant(x, 1) as u32, masked: of_tokens.is_some() };
         let result = self.weights_or_result(op, &spec.name, ty, last)?;
         if op == Op::Softmax {
-            let args = vec![x.buffer.into(), result.buffer.into(), tokens()];
-            self.launch(softmax::softmax(&spec, self.machine), walk::grid(Extent::Tokens), args);
+            let args = vec![arg("x", x.buffer), arg("out", result.buffer), tokens()];
+            self.launch(softmax::softmax(&spec, self.machine), walk::grid(Extent::Tokens), args)?;
             return Ok(Value::Tensor(result));
         }
         let of_run = || [softmax::runs(), Extent::Const(constant(x, 1))];
         let max_of_run = self.buffers.workspace("max_of_run", DType::F32, of_run());
         let sum_of_run = self.buffers.workspace("sum_of_run", DType::F32, of_run());
-        let batch = [tokens(), sequence_tokens()];
-        let read: Vec<Arg> = [Some(x), of_tokens].into_iter().flatten().map(|tensor| tensor.buffer.into()).collect();
-        let mut args = read.clone();
-        args.extend([max_of_run, sum_of_run].map(Arg::from));
-        args.extend(batch.clone());
-        self.launch(softmax::run_sums(&spec, self.machine), softmax::token_grid(&spec), args);
-        let mut args = read;
-        args.extend([max_of_run, sum_of_run, result.buffer].map(Arg::from));
-        args.extend(batch);
-        self.launch(softmax::token_weights(&spec, self.machine), softmax::token_grid(&spec), args);
+        let mut sums =
+            vec![arg("x", x.buffer), arg("max_of_run", max_of_run), arg("sum_of_run", sum_of_run), tokens(), sequence_tokens()];
+        sums.extend(of_tokens.map(|mask| arg("mask", mask.buffer)));
+        let weights = sums.iter().cloned().chain([arg("out", result.buffer)]).collect();
+        self.launch(softmax::run_sums(&spec, self.machine), softmax::token_grid(&spec), sums)?;
+        self.launch(softmax::token_weights(&spec, self.machine), softmax::token_grid(&spec), weights)?;
         Ok(Value::Tensor(result))
     }
 
@@ -270,10 +268,15 @@ impl<'g> Plan<'g> {
             body,
             out: result.dtype,
         };
-        let mut args: Vec<Arg> = [rows.buffer, weights.buffer].map(Arg::from).into();
-        args.extend(vs.iter().map(|(_, v)| Arg::from(v.buffer)));
-        args.extend([result.buffer.into(), tokens(), sequence_tokens()]);
-        self.launch(mix::mix(&spec, self.machine), mix::grid(&spec), args);
+        let mut args = vec![
+            arg("rows", rows.buffer),
+            arg("weights", weights.buffer),
+            arg("out", result.buffer),
+            tokens(),
+            sequence_tokens(),
+        ];
+        args.extend(operands_of(vs.iter().map(|(_, v)| *v)));
+        self.launch(mix::mix(&spec, self.machine), mix::grid(&spec), args)?;
         Ok(Value::Tensor(result))
     }
 }

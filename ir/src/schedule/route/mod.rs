@@ -29,8 +29,8 @@ mod report;
 mod row;
 mod team;
 
-use super::ScheduleError;
 use super::body::is_pointwise_op;
+use super::{ScheduleError, operand_name};
 use crate::graph::{Attr, Body, Groups, Node, Op, Span};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
@@ -108,10 +108,8 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     let x = k.input("x", spec.x);
     let router = k.input("router", spec.router);
     let operands = spec.operands.iter().enumerate().map(|(i, operand)| match operand {
-        Operand::Vector { dtype, .. } => k.input(&format!("v{}", i + 1), *dtype),
-        Operand::Table { .. } => k.input("table", DType::I32),
-        Operand::OfTokens if gating.mask == Some(i) => k.input("mask", DType::I32),
-        Operand::OfTokens => k.input("ids", DType::I32),
+        Operand::Vector { dtype, .. } => k.input(&operand_name(i), *dtype),
+        Operand::Table { .. } | Operand::OfTokens => k.input(&operand_name(i), DType::I32),
     });
     let operands: Vec<_> = operands.collect();
     let topk_experts = gating.picker.map(|_| k.output("topk_experts", DType::I32));
