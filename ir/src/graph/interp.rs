@@ -795,10 +795,9 @@ fn input_of(x: &Tensor, r: &Routing, counts: impl Fn(usize) -> bool) -> Tensor {
     let (n, k) = (x.shape[1], r.picks.top_k);
     let mut y = vec![0.0; x.data.len()];
     for pair in (0..r.row_of_pair.len()).filter(|pair| counts(*pair)) {
-        let token = pair / k * n;
-        for i in token..token + n {
-            y[i] += x.data[i] * r.picks.weight_of_pair[pair];
-        }
+        let row = pair / k * n..(pair / k + 1) * n;
+        let kept = y[row.clone()].iter_mut().zip(&x.data[row]);
+        kept.for_each(|(y, x)| *y += x * r.picks.weight_of_pair[pair]);
     }
     Tensor::new(x.shape.clone(), y)
 }
