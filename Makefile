@@ -30,6 +30,10 @@ demo: setup ## Compile a small layer, run it on this CPU and show what happened.
 test: setup ## Run every test. Needs no GPU and no network; what is skipped is named at the end.
 	@scripts/test.sh
 
+.PHONY: test-quick
+test-quick: setup ## Run the tests that take seconds: under three minutes where everything is built.
+	@scripts/test.sh quick
+
 .PHONY: test-browser
 test-browser: setup ## Open the pages of `moec route` in headless Chromium; skipped by name where there is none.
 	@cargo build --locked --package moec
@@ -55,9 +59,10 @@ fmt: ## Format the Rust code.
 	cargo fmt --all
 
 .PHONY: lint
-lint: setup ## Check formatting, and clippy with warnings denied.
+lint: setup ## Check formatting, and clippy and the documentation with warnings denied.
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
 
 .PHONY: bench
 bench: setup ## Run the benchmarks of the compiler.

@@ -58,7 +58,7 @@ pub struct Lowered {
 /// Spec in, package out: images for every machine in one file.
 ///
 /// # Errors
-/// See [`Error`].
+/// See [`enum@Error`].
 pub fn compile(spec: &Spec, spec_text: &str, machines: &[Machine], options: &Options) -> Result<Package, Error> {
     let built = build(spec, machines, options)?;
     Ok(package(spec, spec_text, &built)?)
@@ -70,7 +70,7 @@ pub type Built<'m> = (&'m Machine, Lowered, Vec<Object>);
 /// Kernels and images for every machine, in the order given; the machines are independent, so they share the cores.
 ///
 /// # Errors
-/// See [`Error`].
+/// See [`enum@Error`].
 pub fn build<'m>(spec: &Spec, machines: &'m [Machine], options: &Options) -> Result<Vec<Built<'m>>, Error> {
     build_with(spec, machines, options, &|| ())
 }
@@ -78,7 +78,7 @@ pub fn build<'m>(spec: &Spec, machines: &'m [Machine], options: &Options) -> Res
 /// As [`build`]; `is_built` is called after each machine, from any thread.
 ///
 /// # Errors
-/// See [`Error`].
+/// See [`enum@Error`].
 pub fn build_with<'m>(
     spec: &Spec,
     machines: &'m [Machine],
@@ -111,7 +111,7 @@ pub fn this_host() -> Option<Machine> {
 /// change only where the version does.
 ///
 /// # Errors
-/// See [`Error`].
+/// See [`enum@Error`].
 pub fn lower(spec: &Spec, machine: &Machine) -> Result<Lowered, Error> {
     if spec.lacks_vocabulary() {
         return Err(Error::Vocabulary);
@@ -126,7 +126,7 @@ pub fn lower(spec: &Spec, machine: &Machine) -> Result<Lowered, Error> {
 /// From a graph to the kernels for one machine, fast at the expected token counts.
 ///
 /// # Errors
-/// See [`Error`].
+/// See [`enum@Error`].
 pub fn lower_graph(graph: Graph, machine: &Machine, expected_tokens: &[u64]) -> Result<Lowered, Error> {
     let graph = verify(graph).map_err(Error::Graph)?;
     let rewritten = rewrite(&graph, machine, expected_tokens);

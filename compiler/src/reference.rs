@@ -128,7 +128,7 @@ pub fn reference(
     reference_of(graph, &tensors(manifest, weights, inputs), dims)
 }
 
-/// As [`reference`], of weights and inputs by name.
+/// As [`reference()`], of weights and inputs by name.
 ///
 /// # Errors
 /// [`ReferenceError`].

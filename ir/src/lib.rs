@@ -2,6 +2,27 @@
 //! cut up for a machine (`schedule`, `kernel`).
 //!
 //! Nothing here knows LLVM, CUDA, files or clocks.
+//!
+//! A graph says what is computed; rewriting finds the cheapest equal graph of a machine; the schedule makes kernels of it.
+//!
+//! ```
+//! use moec_ir::{Machine, graph, kernel, rewrite, schedule};
+//!
+//! let text = "
+//! layer @halves(%x: tensor<T x 64 x f32>, @w: tensor<32 x 64 x f32>) -> tensor<T x 32 x f32> {
+//!   %0 = gemm %x, [@w] : tensor<T x 32 x f32>
+//!   %1 = scale %0, 0.5 : tensor<T x 32 x f32>
+//!   return %1
+//! }";
+//! let layer = graph::verify(graph::parse(text)?).expect("the graph is well typed");
+//! let machine = Machine::named("sm_90a").expect("moec compiles for sm_90a");
+//! let best = rewrite::rewrite(&layer, &machine, &[64]);
+//! let program = schedule::schedule(&best.graph, &machine)?;
+//! // The scaling has become the end of the product: one kernel, one launch.
+//! assert_eq!(program.regimes[0].launches.len(), 1);
+//! println!("{}", kernel::print(&program));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod dtype;
 pub mod extent;
