@@ -5,20 +5,23 @@
 //!   picks   of a token: the least shift of all keys, up for those picked and down for the others, after which the
 //!           interpreter picks the same      margin = twice the shift, the distance of the two keys that decided; the
 //!           larger of both sides': one of them may be the interpreter's own
-//!   drops   of an expert: what it kept there and not here, less what it kept here and not there      margin = their weights' distance
+//!   order   of a token's picks, where choices are served in turn: margin = the largest distance of a pick's key to a
+//!           larger one that is listed after it
+//!   drops   of an expert, had its tokens picked as here: margin = the largest distance, in the score by which pairs are
+//!           served, of a pair that was kept to one before it that was not
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use egg::Id;
-use moec_ir::graph::{self, Assignment, Attr, Builder, Dim, Groups, Node, Op, Priority, Type, Typed, Value};
+use moec_ir::graph::{self, Assignment, Attr, Builder, Dim, Groups, Node, Op, Priority, Span, Type, Typed, Value};
 use moec_ir::{DType, Dims as IrDims};
 use moec_runtime::package::Dims;
 use moec_runtime::{Run, Tensor};
 
 use crate::import::{element, import, import_logits, import_routing};
 use crate::reference::{Reference, ReferenceError, experts_of_tokens, ir_dims, of_values, params, tokens_apart, verified};
-use crate::spec::{CapacityGroup, Mode, RouterDtype, Spec};
+use crate::spec::{Mode, RouterDtype, Score, Spec};
 
 /// A layer, its tensors by name and a batch.
 #[derive(Clone, Debug)]
@@ -81,97 +84,95 @@ pub fn weights(spec: &Spec) -> BTreeSet<String> {
 }
 
 /// The interpreter's result for a run: as it is where both route alike; where near ties alone were decided otherwise, had they
-/// been decided as here. And what was decided otherwise.
+/// been decided as here, every weight still its own score's. And what was decided otherwise.
 ///
 /// # Errors
 /// [`ReferenceError`].
 pub fn judged(batch: &Given<'_>, run: &Run, reference: Reference) -> Result<(Reference, Vec<Apart>), ReferenceError> {
-    let (here, k) = (Routed::of_run(run), reference.top_k.max(1));
-    if here.kept == kept_pairs(&reference.experts, &reference.rows, k)
-        && tokens_apart(&here.experts, &reference.experts, k).is_empty()
-    {
+    let here = Routed::of_run(run);
+    if here.pairs() == Routed::of(&reference).pairs() {
         return Ok((reference, Vec::new()));
     }
-    let mut apart = picks(batch, &here.experts, &reference.experts, k)?;
+    let typed = verified(import(batch.spec))?;
+    let lists = [&here.experts[..], &reference.experts];
+    let mut apart = decisions(batch, lists, reference.top_k.max(1), choices_are_served_in_turn(&typed))?;
     if !apart.iter().all(Apart::is_near_tie) {
         return Ok((reference, apart));
     }
-    // What follows from the picks that were made here is compared next.
-    let typed = verified(import(batch.spec))?;
+    // Drops that follow from the picks are no decision: they are judged by what would follow from those of here.
     let given = params(&typed, &batch.tensors, batch.dims.tokens)?;
-    let shifts: Vec<(usize, Vec<usize>, f64)> = apart
-        .iter()
-        .filter_map(|apart| match &apart.decision {
-            Decision::Pick { token, here, .. } => Some((*token, here.clone(), apart.told / 2.0)),
-            Decision::Drop { .. } => None,
-        })
-        .collect();
-    let keys = picker(&typed).map(|picker| picker.keys);
-    let as_picked = |id: Id, value: Value| match value {
-        Value::Tensor(mut tensor) if Some(id) == keys => {
-            let columns = tensor.shape[1];
-            shifts.iter().for_each(|(token, up, by)| shift(&mut tensor.data[token * columns..][..columns], up, *by));
+    let picker = picker(&typed);
+    let (mut scores, mut dropped) = (None, Ok(Vec::new()));
+    let as_here = |id: Id, value: Value| match (value, typed.node(id)) {
+        (Value::Tensor(tensor), _) if picker.as_ref().is_some_and(|picker| picker.scores == Some(id)) => {
+            scores = Some(tensor.clone());
             Value::Tensor(tensor)
         }
-        value => value,
-    };
-    let interpreted = |edit: &dyn Fn(Id, Value) -> Value| {
-        graph::interp_with(&typed, &given, ir_dims(batch.dims), edit).map_err(ReferenceError::new)
-    };
-    let values = interpreted(&as_picked)?;
-    let routing = values.iter().find_map(|value| match value {
-        Value::Routing(routing) => Some(routing.clone()),
-        Value::Tensor(_) | Value::Picks(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
-    });
-    let Some(routing) = routing else { return Ok((of_values(&typed, values, ir_dims(batch.dims))?, apart)) };
-    let drops = drops(batch, &here, &routing)?;
-    if drops.is_empty() || !drops.iter().all(Apart::is_near_tie) {
-        apart.extend(drops);
-        return Ok((of_values(&typed, values, ir_dims(batch.dims))?, apart));
-    }
-    apart.extend(drops);
-    let kept: BTreeSet<(usize, usize)> = here.kept.iter().copied().collect();
-    let as_kept = |id: Id, value: Value| match as_picked(id, value) {
-        Value::Routing(routing) if matches!(typed.node(id), Node::Apply(Op::Assign, _)) => {
-            Value::Routing(with_kept(routing, &kept))
+        (Value::Picks(picks), _) if picker.as_ref().is_some_and(|picker| picker.picks == id) => {
+            Value::Picks(with_experts(picks, &here.experts, scores.as_ref()))
         }
-        value => value,
+        (Value::Routing(routing), Node::Apply(Op::Assign, operands)) => {
+            dropped = drops(batch, &here.kept, &routing, typed.node(operands[1]));
+            let are_near = dropped.as_ref().is_ok_and(|drops| drops.iter().all(Apart::is_near_tie));
+            Value::Routing(if are_near { with_kept(routing, &here.kept) } else { routing })
+        }
+        (value, _) => value,
     };
-    Ok((of_values(&typed, interpreted(&as_kept)?, ir_dims(batch.dims))?, apart))
+    let values = graph::interp_with(&typed, &given, ir_dims(batch.dims), as_here).map_err(ReferenceError::new)?;
+    apart.extend(dropped?);
+    Ok((of_values(&typed, values, ir_dims(batch.dims))?, apart))
 }
 
-/// Tokens with other experts `here` than `there`, both `[T, K]`, and how near that was. Only where tokens pick by scores can it
-/// have been near.
+/// Tokens with other experts `here` than `there`, both `[T, K]`, in whatever order, and how near that was. Only where tokens
+/// pick by scores can it have been near.
 ///
 /// # Errors
 /// [`ReferenceError`].
 pub fn picks(batch: &Given<'_>, here: &[usize], there: &[usize], top_k: usize) -> Result<Vec<Apart>, ReferenceError> {
-    let tokens = tokens_apart(here, there, top_k);
+    decisions(batch, [here, there], top_k, false)
+}
+
+/// Tokens with other experts in the first of two lists `[T, K]` than in the second, or in another order if that is asked.
+fn decisions(
+    batch: &Given<'_>,
+    [here, there]: [&[usize]; 2],
+    top_k: usize,
+    in_order: bool,
+) -> Result<Vec<Apart>, ReferenceError> {
+    let tokens: Vec<usize> = match in_order {
+        true => {
+            let lists = here.chunks(top_k).zip(there.chunks(top_k)).enumerate();
+            lists.filter(|(_, (here, there))| here != there).map(|(token, _)| token).collect()
+        }
+        false => tokens_apart(here, there, top_k),
+    };
     if tokens.is_empty() || batch.spec.router.mode == Mode::ExpertChoice {
         return Ok(Vec::new()); // Where experts choose, who took a token is a drop.
     }
     let routed = (batch.spec.router.top_k as usize).min(top_k);
     let of = |experts: &[usize], token: usize| experts[token * top_k..][..routed].to_vec();
-    let known = if batch.spec.router.mode == Mode::TokenChoice { Some(Keys::of(batch, &tokens)?) } else { None };
-    let [here_of, there_of] = [here, there].map(|side| tokens.iter().map(|token| of(side, *token)).collect::<Vec<_>>());
-    let nearness: Vec<(f64, f64)> = match &known {
-        // Either side may be the one that picks as the interpreter does: the other one's margin is what counts.
-        Some(keys) => {
-            let margins = keys.margins(&here_of)?.into_iter().zip(keys.margins(&there_of)?).map(|(a, b)| a.max(b));
-            margins.zip(keys.told.iter().copied()).collect()
+    let [here, there] = [here, there].map(|side| tokens.iter().map(|token| of(side, *token)).collect::<Vec<_>>());
+    let nearness: Vec<(f64, f64)> = match batch.spec.router.mode {
+        Mode::TokenChoice => {
+            let keys = Keys::of(batch, &tokens)?;
+            let (of_here, of_there) = (keys.margins(&here)?, keys.margins(&there)?);
+            let orders = if in_order { keys.inversions(&here, &of_here)? } else { vec![0.0; tokens.len()] };
+            // Either side may be the one that picks as the interpreter does: the other one's margin is what counts.
+            let margins = of_here.into_iter().zip(of_there).zip(orders).map(|((here, there), order)| here.max(there).max(order));
+            margins.zip(keys.told).collect()
         }
-        None => vec![(f64::INFINITY, 0.0); tokens.len()],
+        Mode::ExpertChoice | Mode::Hash | Mode::Soft(_) => vec![(f64::INFINITY, 0.0); tokens.len()],
     };
-    let decisions = tokens.into_iter().zip(here_of.into_iter().zip(there_of));
+    let decisions = tokens.into_iter().zip(here.into_iter().zip(there));
     let decisions = decisions.map(|(token, (here, there))| Decision::Pick { token, here, there });
     Ok(decisions.zip(nearness).map(|(decision, (margin, told))| Apart { decision, margin, told }).collect())
 }
 
-/// How a run routed its tokens.
+/// How tokens were routed, pair by pair `[T, K]`.
 struct Routed {
+    top_k: usize,
     experts: Vec<usize>,
-    /// Tokens and experts of the pairs that were kept, in order.
-    kept: Vec<(usize, usize)>,
+    kept: Vec<bool>,
 }
 
 impl Routed {
@@ -179,82 +180,124 @@ impl Routed {
         let rows = run.tensor("route.rows");
         let top_k = rows.and_then(|rows| rows.shape().last().copied()).unwrap_or(1).max(1) as usize;
         let rows = rows.and_then(|rows| rows.to_i32().ok()).unwrap_or_default();
-        let experts = experts_of_tokens(run);
-        let rows: Vec<Option<usize>> = rows.into_iter().map(|row| usize::try_from(row).ok()).collect();
-        Routed { kept: kept_pairs(&experts, &rows, top_k), experts }
+        Routed { top_k, experts: experts_of_tokens(run), kept: rows.into_iter().map(|row| row >= 0).collect() }
+    }
+
+    fn of(reference: &Reference) -> Routed {
+        let kept = reference.rows.iter().map(Option::is_some).collect();
+        Routed { top_k: reference.top_k.max(1), experts: reference.experts.clone(), kept }
+    }
+
+    /// Each token with each of its experts, in order of these, and whether it was kept.
+    fn pairs(&self) -> Vec<(usize, usize, bool)> {
+        let pairs = self.experts.iter().zip(&self.kept).enumerate();
+        let mut pairs: Vec<_> = pairs.map(|(pair, (expert, kept))| (pair / self.top_k, *expert, *kept)).collect();
+        pairs.sort_unstable();
+        pairs
     }
 }
 
-/// Tokens and experts of the pairs that have rows, in order.
-fn kept_pairs(experts: &[usize], rows: &[Option<usize>], top_k: usize) -> Vec<(usize, usize)> {
-    let pairs = experts.iter().zip(rows).enumerate().filter(|(_, (_, row))| row.is_some());
-    let mut kept: Vec<(usize, usize)> = pairs.map(|(pair, (expert, _))| (pair / top_k, *expert)).collect();
-    kept.sort_unstable();
-    kept
+/// The same picks, of other experts `[T, K]` for all tokens but padding: each weight is the expert's own score. Those of
+/// `sparse_mixer` are of the place in the list, at which nearly equal logits weigh nearly the same.
+fn with_experts(mut picks: graph::Picks, experts: &[usize], scores: Option<&graph::Tensor>) -> graph::Picks {
+    let (k, columns) = (picks.top_k, picks.experts);
+    let tokens = picks.expert_of_pair.len() / k.max(1);
+    for (token, experts) in experts.chunks((experts.len() / tokens.max(1)).max(1)).enumerate() {
+        let listed = (token * k..(token + 1) * k).zip(experts).filter(|(_, expert)| **expert < columns);
+        for (pair, expert) in listed {
+            picks.expert_of_pair[pair] = *expert;
+            if let Some(scores) = scores {
+                picks.weight_of_pair[pair] = scores.data[token * columns + expert];
+            }
+        }
+    }
+    picks
 }
 
 /// The same picks, of which these pairs have rows.
-fn with_kept(mut routing: graph::Routing, kept: &BTreeSet<(usize, usize)>) -> graph::Routing {
-    let (k, experts) = (routing.picks.top_k, &routing.picks.expert_of_pair);
-    let mut pairs: Vec<usize> = (0..experts.len()).filter(|pair| kept.contains(&(pair / k, experts[*pair]))).collect();
-    pairs.sort_by_key(|pair| (experts[*pair], *pair));
+fn with_kept(mut routing: graph::Routing, kept: &[bool]) -> graph::Routing {
+    let mut pairs: Vec<usize> = (0..kept.len()).filter(|pair| kept[*pair]).collect();
+    pairs.sort_by_key(|pair| (routing.picks.expert_of_pair[*pair], *pair));
     routing.row_of_pair.fill(None);
     pairs.iter().enumerate().for_each(|(row, pair)| routing.row_of_pair[*pair] = Some(row));
     routing.pair_of_row = pairs;
     routing
 }
 
-/// What experts kept otherwise than their routing says, and how near that was: only where weights decide it can have been.
-fn drops(batch: &Given<'_>, here: &Routed, there: &graph::Routing) -> Result<Vec<Apart>, ReferenceError> {
-    let (k, picks) = (there.picks.top_k, &there.picks);
-    let there_kept = kept_pairs(&picks.expert_of_pair, &there.row_of_pair, k);
-    let sets = [&here.kept, &there_kept].map(|kept| kept.iter().copied().collect::<BTreeSet<(usize, usize)>>());
-    let span = match batch.spec.capacity.map(|capacity| capacity.group) {
-        Some(CapacityGroup::Row) => batch.dims.row_tokens.max(1),
-        Some(CapacityGroup::Tokens(n)) => n,
-        Some(CapacityGroup::All) | None => batch.dims.tokens.max(1),
+/// Whether the place of an expert in a token's list has a part in which pairs are dropped.
+fn choices_are_served_in_turn(typed: &Typed) -> bool {
+    typed.graph().nodes.as_ref().iter().any(|node| match node {
+        Node::Attr(Attr::Assignment(Assignment::Capacity(capacity))) => match capacity.priority {
+            Priority::ChoiceMajor | Priority::BatchPrioritized => true,
+            Priority::TokenMajor | Priority::Score => false,
+        },
+        Node::Attr(_) | Node::Apply(..) | Node::Param(_) | Node::Hole(_) => false,
+    })
+}
+
+/// By what a pair is served: the least number first, and of one number the highest score. A rounding is in the score alone.
+fn claim(picks: &graph::Picks, priority: Priority, pair: usize) -> (usize, f64) {
+    let (token, choice) = (pair / picks.top_k, pair % picks.top_k);
+    let (number, score) = match priority {
+        Priority::Score => (0, picks.weight_of_pair[pair]),
+        Priority::BatchPrioritized => (choice, picks.best_of_token.as_ref().map_or(f64::NEG_INFINITY, |best| best[token])),
+        Priority::ChoiceMajor => (choice * (picks.expert_of_pair.len() / picks.top_k) + token, 0.0),
+        Priority::TokenMajor => (pair, 0.0),
     };
-    // By expert and span, what either kept alone.
-    let mut alone: BTreeMap<(usize, usize), [Vec<usize>; 2]> = BTreeMap::new();
-    for (side, other) in [(0, 1), (1, 0)] {
-        for (token, expert) in sets[side].difference(&sets[other]) {
-            alone.entry((*expert, token / span as usize)).or_default()[side].push(*token);
+    (number, if score.is_nan() { f64::NEG_INFINITY } else { score })
+}
+
+/// What experts kept otherwise, pair by pair, than their routing by this rule says, and how near that was.
+fn drops(batch: &Given<'_>, kept: &[bool], there: &graph::Routing, rule: &Node) -> Result<Vec<Apart>, ReferenceError> {
+    let picks = &there.picks;
+    let all = (Span::All, Priority::TokenMajor);
+    let (span, priority) = match rule {
+        Node::Attr(Attr::Assignment(Assignment::Capacity(capacity))) => (capacity.span, capacity.priority),
+        Node::Attr(_) | Node::Apply(..) | Node::Param(_) | Node::Hole(_) => all,
+    };
+    let span_tokens = match span {
+        Span::All => batch.dims.tokens,
+        Span::Row => batch.dims.row_tokens,
+        Span::Tokens(tokens) => tokens,
+    };
+    // By expert and span, the pairs that either side kept alone.
+    let mut alone: BTreeMap<(usize, u64), [Vec<usize>; 2]> = BTreeMap::new();
+    for (pair, (here, row)) in kept.iter().zip(&there.row_of_pair).enumerate() {
+        if *here != row.is_some() {
+            let span = (pair / picks.top_k) as u64 / span_tokens.max(1);
+            alone.entry((picks.expert_of_pair[pair], span)).or_default()[usize::from(row.is_some())].push(pair);
         }
     }
-    let tokens: BTreeSet<usize> = alone.values().flatten().flatten().copied().collect();
-    let tokens: Vec<usize> = tokens.into_iter().collect();
-    if tokens.is_empty() {
+    let tokens = |pairs: &[usize]| pairs.iter().map(|pair| pair / picks.top_k).collect::<Vec<usize>>();
+    let decided: BTreeSet<usize> = alone.values().flatten().flat_map(|pairs| tokens(pairs)).collect();
+    if decided.is_empty() {
         return Ok(Vec::new());
     }
-    let slack = Logits::of(batch, &tokens)?.slack.into_iter().fold(0.0, f64::max);
-    let priority = batch.spec.capacity.map(|capacity| capacity.priority);
-    let by = match (batch.spec.router.mode, priority) {
-        (Mode::ExpertChoice, _) => Some(Priority::Score),
-        (_, Some(crate::spec::Priority::Score)) => Some(Priority::Score),
-        (_, Some(crate::spec::Priority::BatchPrioritized)) => Some(Priority::BatchPrioritized),
-        (_, Some(crate::spec::Priority::ChoiceMajor | crate::spec::Priority::TokenMajor) | None) => None,
-    };
-    let rank = |token: usize, expert: usize| {
-        let pair = (token * k..(token + 1) * k).find(|pair| picks.expert_of_pair[*pair] == expert)?;
-        match by? {
-            Priority::Score => Some(picks.weight_of_pair[pair]),
-            Priority::BatchPrioritized => picks.best_of_token.as_ref().map(|best| best[token]),
-            Priority::ChoiceMajor | Priority::TokenMajor => None,
+    let decided: Vec<usize> = decided.into_iter().collect();
+    let slack: BTreeMap<usize, f64> = decided.iter().copied().zip(Logits::of(batch, &decided)?.slack).collect();
+    let router = &batch.spec.router;
+    let rounding = |pair: &usize| {
+        let (slack, (_, score)) = (slack[&(pair / picks.top_k)], claim(picks, priority, *pair));
+        let size = if score.is_finite() { score.abs() } else { 0.0 };
+        match (priority, router.score) {
+            (Priority::BatchPrioritized, _) => key_rounding(slack, size),
+            // A logit that is a weight moves by itself; other scores, and the sum that they are a share of, in proportion.
+            (_, Score::Identity) => router.scale * slack + 32.0 * unit(DType::F32) * size,
+            (_, Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus) => {
+                (4.0 * slack + 32.0 * unit(DType::F32)) * size + f64::from(f32::MIN_POSITIVE)
+            }
         }
     };
-    let apart = |((expert, _), [here, there]): ((usize, usize), [Vec<usize>; 2])| {
-        let ranks = |tokens: &[usize]| tokens.iter().map(|token| rank(*token, expert)).collect::<Option<Vec<f64>>>();
-        let (margin, told) = match (ranks(&here), ranks(&there)) {
-            (Some(worse), Some(better)) if worse.len() == better.len() => {
-                let least = worse.iter().copied().fold(f64::INFINITY, f64::min);
-                let most = better.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                // Relative errors of a score and of the sum that it is a share of; a product's own.
-                let size = most.abs().max(least.abs()) + batch.spec.router.scale;
-                ((most - least).max(0.0), 2.0 * size * (4.0 * slack + 32.0 * unit(DType::F32)))
-            }
-            (_, _) => (f64::INFINITY, 0.0),
+    let apart = |((expert, _), [here, there]): ((usize, u64), [Vec<usize>; 2])| {
+        let distance = |kept: &usize, passed_over: &usize| {
+            let [(a, worse), (b, better)] = [kept, passed_over].map(|pair| claim(picks, priority, *pair));
+            if a == b { (better - worse).max(0.0) } else { f64::INFINITY }
         };
-        Apart { decision: Decision::Drop { expert, here, there }, margin, told }
+        let distances = here.iter().flat_map(|kept| there.iter().map(move |passed_over| distance(kept, passed_over)));
+        // One kept too many, or too few, is none that a score could have decided.
+        let margin = if here.len() == there.len() { distances.fold(0.0, f64::max) } else { f64::INFINITY };
+        let told = 2.0 * here.iter().chain(&there).map(rounding).fold(0.0, f64::max);
+        Apart { decision: Decision::Drop { expert, here: tokens(&here), there: tokens(&there) }, margin, told }
     };
     Ok(alone.into_iter().map(apart).collect())
 }
@@ -268,10 +311,16 @@ fn unit(dtype: DType) -> f64 {
     }
 }
 
+/// How far f32 may be from a key of that size, its logit off by the slack: no score function changes faster than its logit, and
+/// a key is rounded a few times, the bias among them.
+fn key_rounding(slack: f64, size: f64) -> f64 {
+    slack + 8.0 * unit(DType::F32) * size
+}
+
 /// Logits of some tokens in f64.
 struct Logits {
     values: graph::Tensor,
-    /// Of each token, how far f32 may be from the farthest of them.
+    /// Of each token, how far f32 may be from the farthest of them, once they are scaled.
     slack: Vec<f64>,
 }
 
@@ -323,7 +372,8 @@ impl Logits {
                 off
             };
             let row = &values.data[i * values.shape[1]..][..values.shape[1]];
-            router.data.chunks(hidden).zip(row).map(of_expert).filter(|off| off.is_finite()).fold(0.0, f64::max)
+            let off = router.data.chunks(hidden).zip(row).map(of_expert).filter(|off| off.is_finite()).fold(0.0, f64::max);
+            spec.router.logit_scale.max(1.0) * off
         });
         Ok(Logits { slack: slack.collect(), values: values.clone() })
     }
@@ -341,18 +391,24 @@ struct Picker {
     /// The keys before any limit to groups.
     keys: Id,
     groups: Option<Groups>,
+    /// What is picked.
+    picks: Id,
+    /// Where the weight of a pick is its score, the scores.
+    scores: Option<Id>,
 }
 
 /// How a graph picks by keys, if it does.
 fn picker(typed: &Typed) -> Option<Picker> {
-    let keys = typed.graph().nodes.as_ref().iter().find_map(|node| match node {
-        Node::Apply(Op::TopK, operands) => Some(operands[1]),
-        Node::Apply(Op::SparseMixer, operands) => Some(operands[0]),
+    let (picks, scores, keys) = typed.graph().nodes.as_ref().iter().enumerate().find_map(|(i, node)| match node {
+        Node::Apply(Op::TopK, operands) => Some((Id::from(i), Some(operands[0]), operands[1])),
+        Node::Apply(Op::SparseMixer, operands) => Some((Id::from(i), None, operands[0])),
         Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
     })?;
-    let Node::Apply(Op::GroupLimit, operands) = typed.node(keys) else { return Some(Picker { keys, groups: None }) };
+    let Node::Apply(Op::GroupLimit, operands) = typed.node(keys) else {
+        return Some(Picker { keys, groups: None, picks, scores });
+    };
     match typed.node(operands[1]) {
-        Node::Attr(Attr::Groups(groups)) => Some(Picker { keys: operands[0], groups: Some(*groups) }),
+        Node::Attr(Attr::Groups(groups)) => Some(Picker { keys: operands[0], groups: Some(*groups), picks, scores }),
         Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => None,
     }
 }
@@ -385,15 +441,14 @@ impl Keys {
         }
         let dims = IrDims { tokens: tokens.len() as u64, row_tokens: tokens.len() as u64 };
         let values = graph::interp(&typed, &given, dims).map_err(ReferenceError::new)?;
-        let Picker { keys, groups } = picker(&typed).ok_or_else(|| ReferenceError::new("nothing picks".to_string()))?;
+        let Picker { keys, groups, .. } = picker(&typed).ok_or_else(|| ReferenceError::new("nothing picks".to_string()))?;
         let Value::Tensor(keys) = &values[usize::from(keys)] else {
             return Err(ReferenceError::new("keys that are no tensor".to_string()));
         };
         let rows: Vec<Vec<f64>> = keys.data.chunks(keys.shape[1]).map(<[f64]>::to_vec).collect();
-        // No score function changes faster than its logit; each key is rounded a few times, the bias among them.
         let told = rows.iter().zip(slack).map(|(row, slack)| {
             let largest = row.iter().filter(|key| key.is_finite()).fold(0.0, |most: f64, key| most.max(key.abs()));
-            2.0 * (batch.spec.router.logit_scale.max(1.0) * slack + 8.0 * unit(DType::F32) * largest)
+            2.0 * key_rounding(slack, largest)
         });
         Ok(Keys { told: told.collect(), rows, groups, top_k: batch.spec.router.top_k })
     }
@@ -408,6 +463,10 @@ impl Keys {
         let mut above: Vec<f64> = self.rows.iter().map(spread).collect();
         let reached = self.picks_as(wanted, &above)?;
         let mut below = vec![0.0; above.len()];
+        // What is picked without any move is no distance at all.
+        for (i, picks) in self.picks_as(wanted, &below)?.into_iter().enumerate() {
+            above[i] = if picks { 0.0 } else { above[i] };
+        }
         for _ in 0..HALVINGS {
             let middle: Vec<f64> = below.iter().zip(&above).map(|(below, above)| (below + above) / 2.0).collect();
             for (i, picks) in self.picks_as(wanted, &middle)?.into_iter().enumerate() {
@@ -417,8 +476,34 @@ impl Keys {
         Ok(above.into_iter().zip(reached).map(|(margin, reached)| if reached { margin } else { f64::INFINITY }).collect())
     }
 
-    /// Whether each token picks as wanted, once its keys are moved by that distance.
+    /// Of the experts that each token lists, picked once its keys are moved by that distance: the largest distance of a key to a
+    /// larger one that is listed after it.
+    fn inversions(&self, listed: &[Vec<usize>], distances: &[f64]) -> Result<Vec<f64>, ReferenceError> {
+        let picks = self.picks(listed, distances)?;
+        let (k, experts, keys) = (picks.top_k, &picks.expert_of_pair, &picks.weight_of_pair);
+        let inversion = |(token, listed): (usize, &Vec<usize>)| {
+            let pairs = || token * k..(token + 1) * k;
+            let (mut least, mut largest) = (f64::INFINITY, 0.0f64);
+            for pair in listed.iter().filter_map(|expert| pairs().find(|pair| experts[*pair] == *expert)) {
+                let key = if keys[pair].is_nan() { f64::NEG_INFINITY } else { keys[pair] };
+                largest = largest.max(key - least); // Of two infinities of one sign, NaN, which is none.
+                least = least.min(key);
+            }
+            largest
+        };
+        Ok(listed.iter().enumerate().map(inversion).collect())
+    }
+
+    /// Whether each token picks as wanted, in any order, once its keys are moved by that distance.
     fn picks_as(&self, wanted: &[Vec<usize>], distances: &[f64]) -> Result<Vec<bool>, ReferenceError> {
+        let picks = self.picks(wanted, distances)?;
+        let set = |experts: &[usize]| experts.iter().copied().collect::<BTreeSet<usize>>();
+        Ok(picks.expert_of_pair.chunks(picks.top_k).zip(wanted).map(|(is, wanted)| set(is) == set(wanted)).collect())
+    }
+
+    /// What each token picks, its keys as weights, once those of the wanted experts are moved up and all others down, apart by
+    /// that distance.
+    fn picks(&self, wanted: &[Vec<usize>], distances: &[f64]) -> Result<graph::Picks, ReferenceError> {
         let columns = self.rows.first().map_or(0, Vec::len);
         let mut data = Vec::with_capacity(self.rows.len() * columns);
         for ((row, up), by) in self.rows.iter().zip(wanted).zip(distances) {
@@ -440,13 +525,11 @@ impl Keys {
         let given = BTreeMap::from([("%keys".to_string(), graph::Tensor::new(vec![tokens, columns], data))]);
         let dims = IrDims { tokens: tokens as u64, row_tokens: tokens as u64 };
         let values = graph::interp(&typed, &given, dims).map_err(ReferenceError::new)?;
-        let picks = values.iter().find_map(|value| match value {
+        let picks = values.into_iter().find_map(|value| match value {
             Value::Picks(picks) => Some(picks),
             Value::Tensor(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
         });
-        let picks = picks.ok_or_else(|| ReferenceError::new("no picks".to_string()))?;
-        let set = |experts: &[usize]| experts.iter().copied().collect::<BTreeSet<usize>>();
-        Ok(picks.expert_of_pair.chunks(picks.top_k).zip(wanted).map(|(is, wanted)| set(is) == set(wanted)).collect())
+        picks.ok_or_else(|| ReferenceError::new("no picks".to_string()))
     }
 }
 
@@ -455,17 +538,16 @@ fn shift(row: &mut [f64], up: &[usize], by: f64) {
     row.iter_mut().enumerate().for_each(|(expert, key)| *key += if up.contains(&expert) { by } else { -by });
 }
 
-/// In words: who decided what, and by how much.
+/// In words: what was decided, and by how much.
 impl std::fmt::Display for Apart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.decision {
-            Decision::Pick { token, here, there } => {
-                write!(f, "token {token} picks experts {here:?}, not {there:?}: their scores are {:.1e} apart", self.margin)?;
-            }
-            Decision::Drop { expert, here, there } => {
-                write!(f, "expert {expert} keeps tokens {here:?}, not {there:?}: their weights are {:.1e} apart", self.margin)?;
-            }
+            Decision::Pick { token, here, there } => write!(f, "token {token} picks experts {here:?}, not {there:?}: ")?,
+            Decision::Drop { expert, here, there } => write!(f, "expert {expert} keeps tokens {here:?}, not {there:?}: ")?,
         }
-        write!(f, ", and roundings explain {:.1e}", self.told)
+        if self.margin.is_infinite() {
+            return f.write_str("no score decides that");
+        }
+        write!(f, "their scores are {:.1e} apart, and roundings explain {:.1e}", self.margin, self.told)
     }
 }
