@@ -256,6 +256,8 @@ fn nothing_to_count() {
     let report = json(folder.path(), &["spec.toml", "--logits", "empty.safetensors", "--html", "page.html"]);
     assert_eq!((&report["trace"]["tokens"], &report["drop"]["rate"]), (&0.into(), &0.0.into()));
     assert_eq!(report["drop"]["band"], "negligible");
+    assert_eq!(report["recommendation"], serde_json::Value::Null);
+    assert!(report["sweep"].as_array().unwrap().iter().all(|point| point["is_recommended"] == false));
     // What has a capacity is not dropless for want of tokens.
     write(folder.path(), "dropless.toml", SPEC.replace("[capacity]\nfactor = 1.0\ncount_k = true\nround = \"ceil\"\n", ""));
     for (spec, is_dropless, text, tile) in [

@@ -20,7 +20,7 @@ pub(super) fn hot_above(measure: &Measure<'_>) -> f64 {
 }
 
 /// What the spec's own capacity does, why, and what to do about it.
-pub(super) fn drop(spec: &Spec, measure: &Measure<'_>, recommendation: &Recommendation) -> Drop {
+pub(super) fn drop(spec: &Spec, measure: &Measure<'_>, recommendation: Option<&Recommendation>) -> Drop {
     let own = measure.effect(Rule::Spec);
     let seen = measure.seen;
     let (dropped, least, of, tokens) = match experts_choose(spec) {
@@ -36,13 +36,14 @@ pub(super) fn drop(spec: &Spec, measure: &Measure<'_>, recommendation: &Recommen
         (_, Band::Negligible, _) => Cause::Router,
         (_, _, _) => Cause::Both,
     };
-    let router = match (band, experts_choose(spec), recommendation.take) {
+    let raise = recommendation.filter(|recommendation| recommendation.take == Take::Factor);
+    let router = match (band, experts_choose(spec), raise) {
         // Experts that choose are balanced, whatever the router does.
         (_, true, _) => "raise the capacity factor".to_string(),
-        (Band::Negligible | Band::Measurable, false, Take::Factor) => {
+        (Band::Negligible | Band::Measurable, false, Some(recommendation)) => {
             format!("raise the capacity factor to {}", factor_text(recommendation.factor))
         }
-        (Band::Negligible | Band::Measurable, false, Take::Dropless) => "take dropless routing".to_string(),
+        (Band::Negligible | Band::Measurable, false, None) => "take dropless routing".to_string(),
         (Band::Significant, false, _) => "add or tune a balance loss".to_string(),
         (Band::Collapse, false, _) => "switch the routing strategy".to_string(),
     };
@@ -116,7 +117,7 @@ pub(super) fn recommendation(measure: &Measure<'_>, enough: u64, target: Ratio, 
     let balance: Vec<usize> = load.hot.iter().take(MOST).map(|hot| hot.expert).collect();
     let name = factor_text(value(factor));
     let pads = format!("dropless pads {dropless_padded_cost:.2}x, factor {name} pads {padded_cost:.2}x");
-    let words = match take {
+    let text = match take {
         Take::Dropless if balance.is_empty() => format!("{pads}: take dropless"),
         Take::Dropless => {
             let experts: Vec<String> = balance.iter().map(usize::to_string).collect();
@@ -125,7 +126,6 @@ pub(super) fn recommendation(measure: &Measure<'_>, enough: u64, target: Ratio, 
         }
         Take::Factor => format!("{pads}: take factor {name}"),
     };
-    let text = if measure.pairs == 0 { "there are no tokens, so nothing is recommended".to_string() } else { words };
     Recommendation {
         target: value(target),
         factor: value(factor),

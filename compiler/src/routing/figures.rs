@@ -58,8 +58,10 @@ fn sweep(report: &Report, id: &str) -> Markup {
     if let Some(point) = sweep.iter().find(|point| point.is_spec) {
         plot.upright("marker", point.factor, &format!("spec {}", factor_text(point.factor)));
     }
-    let enough = report.recommendation.factor;
-    plot.upright("marker", enough, &format!("enough {}", factor_text(enough)));
+    if let Some(recommendation) = &report.recommendation {
+        let enough = recommendation.factor;
+        plot.upright("marker", enough, &format!("enough {}", factor_text(enough)));
+    }
     let description = format!(
         "Dropped pairs fall from {} at factor {} to {} at {}; empty rows rise to {}. The spec drops {}, and any router {}.",
         percent(sweep.first().map_or(0.0, |point| point.drop_rate)),

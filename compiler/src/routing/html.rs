@@ -3,9 +3,12 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::figures::{self, grouped, times_text};
-use super::report::{ExpertShare, Mode, Point, Report, Reports, Spread, Stretch, Take};
+use super::report::{ExpertShare, Mode, Point, Report, Reports, Spread, Stretch};
 use super::sweep::Band;
-use super::text::{capacity_text, factor_text, layer_name, left_out, mode_name, percent, shares, verdict, who, worst};
+use super::text::{
+    NOTHING_RECOMMENDED, capacity_text, factor_text, layer_name, left_out, mode_name, percent, recommended_factor,
+    recommended_take, shares, verdict, who, worst,
+};
 
 /// Colours are of Okabe and Ito's palette, lighter ones on dark; lines differ in their dashes too.
 const STYLE: &str = include_str!("page.css");
@@ -121,11 +124,14 @@ fn tiles(report: &Report) -> Markup {
             format!("Advice: {}.", drop.advice),
         ],
     };
-    let enough = vec![
-        format!("drops {}, at most {} asked for", percent(recommendation.rate), percent(recommendation.target)),
-        format!("C = {}", recommendation.capacity.map_or("0".to_string(), capacity_text)),
-        format!("{}.", recommendation.text),
-    ];
+    let enough = match recommendation {
+        None => vec![format!("{NOTHING_RECOMMENDED}.")],
+        Some(recommendation) => vec![
+            format!("drops {}, at most {} asked for", percent(recommendation.rate), percent(recommendation.target)),
+            format!("C = {}", recommendation.capacity.map_or("0".to_string(), capacity_text)),
+            format!("{}.", recommendation.text),
+        ],
+    };
     let times = if load.mean > 0.0 { load.largest / load.mean } else { 0.0 };
     let balance =
         vec![format!("spread {:.2}, entropy_share {}", load.spread, percent(load.entropy_share)), "over all batches".into()];
@@ -141,7 +147,7 @@ fn tiles(report: &Report) -> Markup {
     html! {
         section.tiles aria-label="Summary" {
             (tile(class, dropped_name, percent(drop.rate), &dropped))
-            (tile("", factor_name, factor_text(recommendation.factor), &enough))
+            (tile("", factor_name, recommended_factor(report), &enough))
             (tile("", "Busiest expert", times_text(times), &balance))
             (tile("", "Hot, cold and dead experts", numbers, &hot))
         }
@@ -186,11 +192,8 @@ fn layer_table(reports: &Reports) -> Markup {
             report.load.hot.len().to_string(),
             report.load.cold.len().to_string(),
             report.load.dead.len().to_string(),
-            factor_text(report.recommendation.factor),
-            match report.recommendation.take {
-                Take::Factor => "factor".to_string(),
-                Take::Dropless => "dropless".to_string(),
-            },
+            recommended_factor(report),
+            recommended_take(report).to_string(),
         ]
     };
     table("Layers", &heads, reports.layers.iter().map(row))

@@ -28,11 +28,11 @@ pub(super) fn report(spec: &Spec, observer: &Observer<'_>, read: &Read<'_>) -> R
     let (seen, sizing) = (&observer.seen, &observer.sizing);
     let pairs = seen.load.iter().sum();
     let measure = Measure { pairs, tokens: seen.tokens, sizing, seen };
-    let enough = seen.counts.least_factor(sizing, pairs, read.target);
+    let enough = (pairs > 0).then(|| seen.counts.least_factor(sizing, pairs, read.target));
     let hot_above = hot_above(&measure);
     let load: Vec<f64> = seen.load.iter().map(|load| *load as f64).collect();
     let load = spread(&load, hot_above, seen.load.clone());
-    let recommendation = recommendation(&measure, enough, read.target, &load);
+    let recommendation = enough.map(|enough| recommendation(&measure, enough, read.target, &load));
     Report {
         version: VERSION,
         layer: spec.name.clone(),
@@ -54,7 +54,7 @@ pub(super) fn report(spec: &Spec, observer: &Observer<'_>, read: &Read<'_>) -> R
             cut_spans: seen.cut_spans,
             interpreted_tokens: observer.selector.interpreted,
         },
-        drop: drop(spec, &measure, &recommendation),
+        drop: drop(spec, &measure, recommendation.as_ref()),
         recommendation,
         load,
         probability: {
@@ -175,16 +175,17 @@ fn spread<T>(load: &[f64], hot_above: f64, per_expert: Vec<T>) -> Spread<T> {
     }
 }
 
-/// From a quarter to four times the mean load and on to the recommended factor, with the spec's own.
-fn sweep(measure: &Measure<'_>, recommended: u64) -> Vec<Point> {
+/// From a quarter to four times the mean load and on to the recommended factor, if there is one, with the spec's own.
+fn sweep(measure: &Measure<'_>, recommended: Option<u64>) -> Vec<Point> {
     const STEPS: std::ops::RangeInclusive<u64> = 5..=80;
     let own = measure.sizing.own_factor();
     let mut factors: Vec<Ratio> = STEPS.map(|step| hundredths(5 * step * measure.sizing.even())).collect();
     const BEYOND: u64 = 16;
     let last = 400 * measure.sizing.even();
-    let beyond = recommended.saturating_sub(last);
+    let beyond = recommended.map_or(0, |recommended| recommended.saturating_sub(last));
+    let recommended = recommended.map(hundredths);
     factors.extend((0..=BEYOND).filter(|_| beyond > 0).map(|step| hundredths(last + beyond * step / BEYOND)));
-    factors.push(hundredths(recommended));
+    factors.extend(recommended);
     factors.extend(own);
     let is_same = |a: Ratio, b: Ratio| {
         u128::from(a.numerator) * u128::from(b.denominator) == u128::from(b.numerator) * u128::from(a.denominator)
@@ -193,7 +194,7 @@ fn sweep(measure: &Measure<'_>, recommended: u64) -> Vec<Point> {
     factors.dedup_by(|a, b| is_same(*a, *b));
     let point = |factor: Ratio| Point {
         is_spec: own.is_some_and(|own| is_same(own, factor)),
-        is_recommended: is_same(factor, hundredths(recommended)),
+        is_recommended: recommended.is_some_and(|recommended| is_same(recommended, factor)),
         ..measure.point(factor)
     };
     factors.into_iter().map(point).collect()

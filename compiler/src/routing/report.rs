@@ -69,8 +69,9 @@ pub struct Report {
     pub trace: TraceFacts,
     /// What the spec's own capacity does.
     pub drop: Drop,
-    /// The least capacity factor, in hundredths, that drops at most what was asked for, weighed against dropless routing.
-    pub recommendation: Recommendation,
+    /// The least capacity factor, in hundredths, that drops at most what was asked for, weighed against dropless routing; null
+    /// where nothing was routed.
+    pub recommendation: Option<Recommendation>,
     /// Pairs of each expert.
     pub load: Spread<u64>,
     /// Router probabilities of each expert, summed over the tokens: of a sigmoid or sqrtsoftplus score its share of the

@@ -1,7 +1,7 @@
 //! The report for a terminal: 80 columns, most important first. Labels and heads of columns are the names that fields have in
 //! the JSON, so that `moec schema route` defines both.
 
-use super::report::{Cause, ExpertShare, Mode, Point, Report, Reports, Spread};
+use super::report::{Cause, ExpertShare, Mode, Point, Report, Reports, Spread, Take};
 
 const COLUMNS: usize = 80;
 /// Where the text of a label begins.
@@ -155,20 +155,21 @@ fn facts(report: &Report) -> Vec<String> {
     if experts_choose {
         say("beside it", format!("tokens that choose {}, of whom the figures below are", router.top_k));
     }
-    if trace.pairs == 0 {
-        say("recommendation", recommendation.text.clone());
-    } else {
-        let capacity = recommendation.capacity.map_or("0".to_string(), capacity_text);
-        say(
-            "recommendation",
-            format!(
-                "factor {} (C = {capacity}) drops {}, at most {} asked for",
-                factor_text(recommendation.factor),
-                percent(recommendation.rate),
-                percent(recommendation.target),
-            ),
-        );
-        say("", recommendation.text.clone());
+    match recommendation {
+        None => say("recommendation", NOTHING_RECOMMENDED.to_string()),
+        Some(recommendation) => {
+            let capacity = recommendation.capacity.map_or("0".to_string(), capacity_text);
+            say(
+                "recommendation",
+                format!(
+                    "factor {} (C = {capacity}) drops {}, at most {} asked for",
+                    factor_text(recommendation.factor),
+                    percent(recommendation.rate),
+                    percent(recommendation.target),
+                ),
+            );
+            say("", recommendation.text.clone());
+        }
     }
     say("load", balance(load));
     say("probability", balance(probability));
@@ -244,6 +245,23 @@ pub(super) fn shares(list: &[ExpertShare]) -> Vec<String> {
     list.iter().map(|expert| format!("{} ({})", expert.expert, percent(expert.share))).collect()
 }
 
+/// Why there is no recommendation.
+pub(super) const NOTHING_RECOMMENDED: &str = "nothing was routed, so nothing is recommended";
+
+/// The recommended factor, or a dash.
+pub(super) fn recommended_factor(report: &Report) -> String {
+    report.recommendation.as_ref().map_or("-".to_string(), |recommendation| factor_text(recommendation.factor))
+}
+
+/// What is recommended to take, or a dash.
+pub(super) fn recommended_take(report: &Report) -> &'static str {
+    match report.recommendation.as_ref().map(|recommendation| recommendation.take) {
+        Some(Take::Factor) => "factor",
+        Some(Take::Dropless) => "dropless",
+        None => "-",
+    }
+}
+
 const LAYERS: [Column<Report>; 9] = [
     column("layer", 12, |report| layer_name(report).to_string()),
     column("tokens", 9, |report| report.trace.tokens.to_string()),
@@ -252,11 +270,8 @@ const LAYERS: [Column<Report>; 9] = [
     column("spread", 8, |report| format!("{:.2}", report.load.spread)),
     column("hot", 6, |report| report.load.hot.len().to_string()),
     column("dead", 6, |report| report.load.dead.len().to_string()),
-    column("factor", 9, |report| factor_text(report.recommendation.factor)),
-    column("take", 10, |report| match report.recommendation.take {
-        super::report::Take::Factor => "factor".to_string(),
-        super::report::Take::Dropless => "dropless".to_string(),
-    }),
+    column("factor", 9, recommended_factor),
+    column("take", 10, |report| recommended_take(report).to_string()),
 ];
 
 const SWEEP: [Column<Point>; 6] = [
