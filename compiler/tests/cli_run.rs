@@ -313,4 +313,10 @@ fn what_every_router_drops_is_said() {
     assert!(stderr(&output).contains("drops at least 87.5 % of these picks"), "{}", stderr(&output));
     let output = run("4");
     assert!(!stderr(&output).contains("at least"), "4 tokens have 8 picks, and there are 8 places: {}", stderr(&output));
+    // Where that is meant, in the spec or on the command line, it is not said again.
+    let allowed = moec_in(folder.path(), &["run", "floored.toml", "--repeat", "1", "--tokens", "32", "--allow", "MOE1101"]);
+    assert!(allowed.status.success() && !stderr(&allowed).contains("at least"), "{}", stderr(&allowed));
+    write(folder.path(), "floored.toml", format!("{spec}[lints]\ncapacity_floor = \"allow\"\n"));
+    let allowed = run("32");
+    assert!(allowed.status.success() && !stderr(&allowed).contains("at least"), "{}", stderr(&allowed));
 }

@@ -138,10 +138,15 @@ impl Notes<'_> {
         self.0.message_format
     }
 
+    /// Whether `--allow` names this warning.
+    fn allows(self, code: Code) -> bool {
+        self.0.allow.contains(&code)
+    }
+
     /// Shows the warnings that `--allow` does not name. They are the error where one of them is denied, by
     /// `--deny-warnings` or before.
     fn warn(self, source: &Source, warnings: Vec<Diagnostic>) -> Result<(), Report> {
-        let shown = warnings.into_iter().filter(|warning| !self.0.allow.contains(&warning.code));
+        let shown = warnings.into_iter().filter(|warning| !self.allows(warning.code));
         let mut diagnostics: Vec<Diagnostic> =
             if self.0.deny_warnings { shown.map(Diagnostic::denied).collect() } else { shown.collect() };
         // The exit code is that of the first.

@@ -38,7 +38,8 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
         let diagnostic = Diagnostic::new(Code::UsageConflict, "`--target` chooses what the emulator runs");
         return Err(diagnostic.help("add `--device emulator`").into());
     }
-    let (package, spec) = open(arguments, notes)?;
+    let (package, given) = open(arguments, notes)?;
+    let (spec, source) = given.unzip();
     let (layer, emulator) = load(arguments, &package).map_err(|error| report_at(&arguments.path(), error))?;
     let manifest = package.manifest();
 
@@ -131,7 +132,8 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let measured =
         Measured { manifest, target: &layer.target().name, device: layer.device().name(), dims, times: &times, run: &run };
     let floor = spec.as_ref().map_or(0.0, |spec| drop_floor(spec, dims.tokens, dims.row_tokens));
-    if floor > 0.0 {
+    let is_meant = |source| notes.allows(Code::CapacityFloor) || moec::spec::allows(source, Code::CapacityFloor);
+    if floor > 0.0 && !source.as_ref().is_some_and(is_meant) {
         notes.say(&format!("note: the capacity drops at least {:.1} % of these picks, whatever the router", 100.0 * floor));
     }
     if emulator.is_some() {
@@ -188,8 +190,8 @@ fn findings(all: &[Finding], out: &mut dyn Write) -> Result<(), Failure> {
     Err(Diagnostic::new(Code::Emulated, format!("the emulator has {} findings", all.len())).into())
 }
 
-/// The package and, where the argument was a spec, the spec.
-fn open(arguments: &Run, notes: Notes) -> Result<(Package, Option<Spec>), Failure> {
+/// The package and, where the argument was a spec, the spec with its text.
+fn open(arguments: &Run, notes: Notes) -> Result<(Package, Option<(Spec, Source)>), Failure> {
     let path = &arguments.path();
     if arguments.preset.is_some() || path == Path::new("-") || !is_package(path) {
         let table = arguments.weights.as_deref().map(|path| (path, arguments.tensor_prefix.as_deref().unwrap_or("")));
@@ -199,7 +201,7 @@ fn open(arguments: &Run, notes: Notes) -> Result<(Package, Option<Spec>), Failur
         };
         let _progress = notes.progress("compiling");
         let package = compile(&spec, &source, arguments).map_err(|error| report_at(source.name.as_ref(), error))?;
-        return Ok((package, Some(spec)));
+        return Ok((package, Some((spec, source))));
     }
     if arguments.reference {
         let diagnostic = Diagnostic::new(Code::UsageConflict, "a package does not hold the spec that the interpreter needs");

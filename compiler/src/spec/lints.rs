@@ -12,16 +12,18 @@ const LINTS: [(&str, Code); 1] = [("capacity_floor", Code::CapacityFloor)];
 /// The warnings of a spec without mistakes, those that it denies as errors, and none that it allows.
 pub(super) fn lint(sections: &Sections, spec: &Spec) -> Vec<Diagnostic> {
     let found = sections.capacity.iter().filter_map(|section| capacity_floor(section, spec)).collect::<Vec<_>>();
-    let level = |diagnostic: &Diagnostic| {
-        let (key, _) = LINTS.into_iter().find(|(_, code)| *code == diagnostic.code)?;
-        sections.lints.word(key)
-    };
-    let governed = found.into_iter().filter_map(|diagnostic| match level(&diagnostic) {
+    let governed = found.into_iter().filter_map(|diagnostic| match level(sections, diagnostic.code) {
         Some("allow") => None,
         Some("deny") => Some(diagnostic.denied()),
         Some(_) | None => Some(diagnostic),
     });
     governed.collect()
+}
+
+/// What `[lints]` says of a warning that it governs.
+pub(super) fn level(sections: &Sections, code: Code) -> Option<&str> {
+    let (key, _) = LINTS.into_iter().find(|(_, governed)| *governed == code)?;
+    sections.lints.word(key)
 }
 
 /// The experts have fewer places than the tokens have picks, at one of the token counts that the spec expects.

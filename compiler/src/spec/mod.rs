@@ -63,6 +63,12 @@ pub fn warnings(source: &Source) -> Vec<Diagnostic> {
     }
 }
 
+/// Whether the `[lints]` of a spec says that this warning is meant.
+pub fn allows(source: &Source, code: Code) -> bool {
+    let sections = resolve::sections(&entries(source).unwrap_or_default(), &mut Vec::new());
+    lints::level(&sections, code) == Some("allow")
+}
+
 /// What is wrong with a spec that [lacks its vocabulary](Spec::lacks_vocabulary) where there is no checkpoint to ask.
 pub fn vocabulary_missing(source: &Source) -> Diagnostic {
     let entries = entries(source).unwrap_or_default();
