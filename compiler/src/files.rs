@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
 use tempfile::NamedTempFile;
@@ -18,7 +18,8 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Report> {
     })
 }
 
-/// Writes `bytes` beside `path` and then gives them its name, so that no reader ever sees half of them. The name in between
+/// Writes `bytes` beside `path` and then gives them its name, so that no reader ever sees half of them. A symbolic link stays
+/// one: what it points to is written, whether it was there or not. The name in between
 /// cannot be guessed, and is gone if the process is told to stop.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Report> {
     let failed = |error: io::Error| {
@@ -33,7 +34,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Report> {
     if replaced.as_ref().is_some_and(|metadata| !metadata.is_file()) {
         return fs::write(path, bytes).map_err(failed);
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let target = &target(path).map_err(failed)?;
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let replace = || {
         let (mut beside, _unfinished) = Unfinished::new(|| named_beside(folder))?;
         // Before there is anything in it to read: who may read the old file may read the new one.
@@ -43,9 +45,24 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Report> {
         beside.write_all(bytes)?;
         // A rename may reach the disk before what was written.
         beside.as_file().sync_all()?;
-        beside.persist(path).map(drop).map_err(io::Error::from)
+        beside.persist(target).map(drop).map_err(io::Error::from)
     };
     replace().map_err(failed)
+}
+
+/// What symbolic links at `path` come to, which need not be there.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    // As many as Linux follows.
+    const MOST_LINKS: usize = 40;
+    let mut path = path.to_path_buf();
+    for _ in 0..MOST_LINKS {
+        match fs::read_link(&path) {
+            Ok(to) => path = path.parent().unwrap_or(Path::new("")).join(to),
+            // No link, or nothing yet.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many symbolic links"))
 }
 
 /// A new file in `folder`, with the permissions that any other new file has.

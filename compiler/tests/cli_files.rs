@@ -362,3 +362,41 @@ fn files_that_are_replaced() {
     assert_eq!(compile("out/folder").status.code(), Some(3));
     assert_eq!(command::names_in(&out), ["folder", "new", "old", "plain"]);
 }
+
+/// A symbolic link stays one: what it points to is written, in the link's own terms, whether or not it was there.
+#[cfg(unix)]
+#[test]
+fn files_behind_links() {
+    use std::os::unix::fs::symlink;
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    ["links", "store"].into_iter().for_each(|name| fs::create_dir(at(name)).unwrap());
+    let compile = |to: &str| moec_in(folder.path(), &["compile", &example("tiny.toml"), "--emit", "graph", "-o", to]);
+    product(&compile("plain"));
+    let expected = fs::read(at("plain")).unwrap();
+    fs::write(at("store/there"), "old").unwrap();
+    symlink("../store/there", at("links/relative")).unwrap();
+    symlink(at("links/relative"), at("links/twice")).unwrap();
+    symlink("../store/dangling", at("links/dangling")).unwrap();
+    symlink("links/dangling", at("here")).unwrap();
+    for (link, file) in [("links/relative", "store/there"), ("links/twice", "store/there"), ("here", "store/dangling")] {
+        product(&compile(link));
+        assert_eq!(fs::read(at(file)).unwrap(), expected, "{link}");
+        fs::write(at(file), "old").unwrap();
+    }
+    for link in ["links/relative", "links/twice", "links/dangling", "here"] {
+        assert!(at(link).is_symlink(), "{link}");
+    }
+    assert_eq!(command::names_in(&at("links")), ["dangling", "relative", "twice"]);
+    assert_eq!(command::names_in(&at("store")), ["dangling", "there"]);
+    // Links that come to nothing are named.
+    symlink("b", at("a")).unwrap();
+    symlink("a", at("b")).unwrap();
+    symlink("no/such/folder", at("nowhere")).unwrap();
+    for name in ["a", "nowhere"] {
+        let refused = compile(name);
+        assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains(&format!("cannot write `{name}`")), "{}", stderr(&refused));
+        assert!(at(name).is_symlink());
+    }
+}
