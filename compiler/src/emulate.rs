@@ -107,7 +107,8 @@ pub fn options(target: &str, schedule: (Schedule, u64)) -> Options {
         block_threads: machine.block_threads,
         ..Limits::default()
     });
-    Options { schedule, seed, limits, deterministic: true, ..Options::default() }
+    // What does not end is found by the steps of a single warp; how many there are of all is a matter of size.
+    Options { schedule, seed, limits, deterministic: true, step_limit: u64::MAX, ..Options::default() }
 }
 
 /// One batch on the emulator.
@@ -207,7 +208,7 @@ fn check_all(
     let inputs = |dims: Dims| random::inputs(manifest, dims, request.seed);
     let emulations = under_schedules(request, |dims, schedule| {
         let dirt = 0xAB;
-        let options = Options { step_limit: step_limit(manifest, dims), ..options(&request.target, schedule) };
+        let options = options(&request.target, schedule);
         emulate(package, &request.target, options, &weights, &inputs(dims)?, dims, dirt).inspect(|_| ran())
     })?;
     let mut outcomes = Vec::new();
@@ -353,13 +354,6 @@ pub fn profile(launches: &[Emulated]) -> Vec<(String, Counters)> {
         }
     }
     kernels
-}
-
-/// Instructions of warps after which a launch is given up: it does not end by itself. A multiply-add of a tile takes a tenth of
-/// one, of 32 lanes; what is no product takes fewer than the constant by far.
-fn step_limit(manifest: &Manifest, dims: Dims) -> u64 {
-    const BESIDE_PRODUCTS: u64 = 1 << 24;
-    work(manifest, dims).saturating_add(BESIDE_PRODUCTS)
 }
 
 /// Multiply-adds of a batch, about: tiles are computed whole.
