@@ -177,6 +177,28 @@ fn statistics() {
     assert_eq!((&none["tokens"], &none["aux_losses"]["switch"]), (&serde_json::json!(0), &serde_json::json!(0.0)));
 }
 
+/// The loss of rows is the mean of those that each row has by itself; the JSON has it under the name that the text has.
+#[test]
+fn a_loss_of_rows() {
+    let folder = folder();
+    let spec = "[moe]\nhidden = 8\nexperts = 4\n[router]\ntop_k = 2\n[expert]\nintermediate = 8\n[training]\n\
+                aux_loss = \"switch\"\naux_coef = 0.5\naux_group = \"row\"\n[numerics]\ndtype = \"f32\"\n";
+    write(folder.path(), "rows.toml", spec);
+    let x: Vec<f32> = (0..2 * 6 * 8).map(|i| ((i * 37 + i / 8 * 11) % 23) as f32 / 11.0 - 1.0).collect();
+    let stats = |name: &str, shape: &[u64], x: &[f32]| -> serde_json::Value {
+        let file = tensors(folder.path(), name, &[("x", &Tensor::from_f32(Dtype::F32, shape.to_vec(), x).unwrap())]);
+        let arguments = ["run", "rows.toml", "--input", &file, "--repeat", "1", "--stats=json"];
+        serde_json::from_str(&product(&moec_in(folder.path(), &arguments))).unwrap()
+    };
+    let both = stats("both", &[2, 6, 8], &x);
+    let row = |name: &str, x: &[f32]| stats(name, &[1, 6, 8], x)["aux_losses"]["switch"].as_f64().unwrap();
+    let mean = (row("first", &x[..48]) + row("second", &x[48..])) / 2.0;
+    let is = both["stats.aux_loss"].as_f64().unwrap();
+    assert!((is - 0.5 * mean).abs() < 1e-5 * is, "{is} {mean}");
+    // Over all tokens it is another number, and what was not asked for is not there.
+    assert!((both["aux_losses"]["switch"].as_f64().unwrap() - mean).abs() > 1e-3 && both["stats.z_loss"].is_null(), "{both}");
+}
+
 /// Tokens that ask for nobody lose nothing, and there are no picks to hold against a file's.
 #[test]
 fn experts_that_choose() {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use moec::reference::{NOT_CHOSEN, experts_of_tokens};
 use moec::spec::Tensor;
-use moec_runtime::Health;
 use moec_runtime::package::{Dims, Manifest, Role};
 use moec_runtime::statistics::{AuxLoss, Statistics};
+use moec_runtime::{Health, Run};
 use serde_json::{Value, json};
 
 use super::compare::Comparison;
@@ -21,7 +21,7 @@ pub(super) struct Measured<'r> {
     pub(super) dims: Dims,
     /// Ascending; none where they would say nothing.
     pub(super) times: &'r [Duration],
-    pub(super) run: &'r moec_runtime::Run,
+    pub(super) run: &'r Run,
 }
 
 /// Prints the report.
@@ -105,7 +105,7 @@ fn print_routing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()>
 }
 
 /// What `--stats` adds; nothing where the layer picks nobody.
-pub(super) fn print_statistics(run: &moec_runtime::Run, statistics: Option<&Statistics>, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn print_statistics(run: &Run, statistics: Option<&Statistics>, out: &mut dyn Write) -> io::Result<()> {
     let Some(s) = statistics else { return writeln!(out, "statistics  none: nobody is picked") };
     let health = |health: &Health| {
         let Health { mean, variance, hot, cold, .. } = health;
@@ -133,22 +133,33 @@ pub(super) fn print_statistics(run: &moec_runtime::Run, statistics: Option<&Stat
         let losses: Vec<String> = losses.into_iter().filter_map(loss).collect();
         writeln!(out, "losses      {}, z {:.4}", losses.join(", "), p.z_loss)?;
     }
-    for name in ["stats.aux_loss", "stats.z_loss"] {
-        if let Some(value) = run.tensor(name).and_then(|tensor| tensor.to_f64().first().copied()) {
+    for name in ASKED_LOSSES {
+        if let Some(value) = asked_loss(run, name) {
             writeln!(out, "{name:<11} {value:.4e}, times its coefficient")?;
         }
     }
     Ok(())
 }
 
-/// All of the statistics; null where the layer picks nobody.
-pub(super) fn statistics_json(statistics: Option<&Statistics>) -> Value {
+/// The losses of `[training]`, by the names under which a layer has them: over whichever tokens `aux_group` says.
+const ASKED_LOSSES: [&str; 2] = ["stats.aux_loss", "stats.z_loss"];
+
+/// One of them, times its coefficient, where the layer is asked for it.
+fn asked_loss(run: &Run, name: &str) -> Option<f64> {
+    run.tensor(name).and_then(|tensor| tensor.to_f64().first().copied())
+}
+
+/// All of the statistics; null where the layer picks nothing.
+pub(super) fn statistics_json(run: &Run, statistics: Option<&Statistics>) -> Value {
     let Some(s) = statistics else { return Value::Null };
     let mut object = json!(s);
     let losses = AuxLoss::ALL.into_iter().filter_map(|loss| Some((loss.name().to_string(), json!(s.aux_loss(loss)?))));
     object["aux_losses"] = Value::Object(losses.collect());
     object["dropped_share"] = json!(s.dropped_share());
     object["wasted_share"] = json!(s.wasted_share());
+    for name in ASKED_LOSSES {
+        object[name] = json!(asked_loss(run, name));
+    }
     object
 }
 

@@ -141,7 +141,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     }
     let statistics = arguments.stats.map(|format| Ok((format, layer.statistics(&run)?))).transpose().map_err(failed)?;
     match statistics {
-        Some((StatsFormat::Json, statistics)) => writeln!(out, "{}", statistics_json(statistics.as_ref()))?,
+        Some((StatsFormat::Json, statistics)) => writeln!(out, "{}", statistics_json(&run, statistics.as_ref()))?,
         Some((StatsFormat::Text, statistics)) => {
             print(&measured, &comparisons, out)?;
             print_statistics(&run, statistics.as_ref(), out)?;
