@@ -74,8 +74,8 @@ pub(super) static FILES: &[Files] = &[
         ],
         ..PLAIN
     },
-    Files { types: &["qwen2_moe", "qwen3_next", "qwen3_5_moe", "qwen4_exp", "qwen3_omni_moe_talker", "flint"], ..SHARED_EXPERT },
-    Files { types: &["lara_mini"], experts: &[stored::FUSED, stored::PROJECTIONS], ..SHARED_EXPERT },
+    Files { types: &["qwen2_moe", "qwen3_next", "qwen3_omni_moe_talker", "flint"], ..SHARED_EXPERT },
+    Files { types: &["lara_mini", "qwen3_5_moe", "qwen4_exp"], experts: &[stored::FUSED, stored::PROJECTIONS], ..SHARED_EXPERT },
     Files { types: &["qwen3_vl_moe"], experts: &[stored::TRANSPOSED, stored::FUSED], ..PLAIN },
     Files { types: &["mistral4"], experts: &[stored::FUSED, stored::PROJECTIONS], ..PLAIN },
     Files {

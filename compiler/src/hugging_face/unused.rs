@@ -14,7 +14,7 @@ use crate::spec::Weight;
 pub(super) struct Rest {
     /// What looks like part of the layer: patterns with `*` for every number, and how many tensors each has.
     pub(super) parts: BTreeMap<String, usize>,
-    /// What does not: attention, norms of the layer, buffers.
+    /// What does not: attention, norms of the layer.
     pub(super) beside: BTreeMap<String, usize>,
     /// Parts that were allowed to go unused.
     pub(super) allowed: Vec<String>,
@@ -22,9 +22,11 @@ pub(super) struct Rest {
 
 /// Words of names that belong to a MoE block wherever they stand at a layer.
 const OF_BLOCKS: [&str; 8] = ["expert", "experts", "router", "moe", "shared", "share", "correction", "latent"];
-/// Words that do so inside the block.
+/// Words that do so where a file has nothing but the block, or perhaps more.
 const INSIDE: [&str; 14] =
     ["gate", "bias", "biases", "scale", "scales", "norm", "layernorm", "proj", "up", "down", "w1", "w2", "w3", "classifier"];
+/// Of what stands in the block and is computed, not learnt: positions.
+const BUFFERS: [&str; 2] = ["rotary", "freq"];
 /// Attention has experts in few models, and gates and biases in many.
 const ATTENTION: [&str; 4] = ["attn", "attention", "mamba", "conv"];
 
@@ -36,12 +38,14 @@ pub(super) fn sort(block: &Block, header: &Header, prefix: &str, used: &BTreeSet
     let names = header.tensors.range(layer.to_string()..).map(|(name, _)| name.as_str());
     for name in names.take_while(|name| name.starts_with(layer)).filter(|name| !used.contains(name) && !spare.contains(*name)) {
         let below_layer = &name[layer.len()..];
-        let (inner, is_inside) = match name.strip_prefix(prefix) {
-            Some(inner) => (inner, is_in_block(block, inner)),
-            None => (below_layer, false),
+        let is_part = match name.strip_prefix(prefix).filter(|inner| is_in_block(block, inner)) {
+            // Without a prefix the file may have more than the block.
+            Some(inner) if prefix.is_empty() => has(inner, &OF_BLOCKS) || has(inner, &INSIDE),
+            Some(inner) => !has(inner, &BUFFERS),
+            None => has(below_layer, &OF_BLOCKS) && !has(below_layer, &ATTENTION),
         };
-        if !looks_like_part(inner, is_inside) {
-            *rest.beside.entry(folder(below_layer)).or_default() += 1;
+        if !is_part {
+            *rest.beside.entry(beside(below_layer)).or_default() += 1;
         } else if allowed.iter().any(|argument| is_allowed(argument, prefix, name)) {
             rest.allowed.push(name.to_string());
         } else {
@@ -103,10 +107,9 @@ fn is_in_block(block: &Block, inner: &str) -> bool {
     !is_at_layer || block.stored_names().any(|name| folder(name) == folder(inner))
 }
 
-fn looks_like_part(name: &str, is_inside: bool) -> bool {
-    let words: Vec<&str> = name.split(['.', '_']).collect();
-    let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
-    if is_inside { has(&OF_BLOCKS) || has(&INSIDE) } else { has(&OF_BLOCKS) && !has(&ATTENTION) }
+/// Whether a name has one of the words.
+fn has(name: &str, list: &[&str]) -> bool {
+    name.split(['.', '_']).any(|word| list.contains(&word))
 }
 
 /// `*` in the place of numbers below the layer, so that experts are one.
@@ -115,8 +118,11 @@ fn pattern(layer: &str, below: &str) -> String {
     format!("{layer}{}", below.split('.').map(part).collect::<Vec<_>>().join("."))
 }
 
-fn folder(name: &str) -> String {
-    name.split('.').next().unwrap_or_default().to_string()
+/// What is beside the block: attention and norms by their folder, anything else by its name.
+fn beside(below: &str) -> String {
+    const NORMS: [&str; 3] = ["norm", "layernorm", "ln"];
+    let folder = below.split('.').next().unwrap_or_default();
+    if has(folder, &ATTENTION) || has(folder, &NORMS) { folder.to_string() } else { pattern("", below) }
 }
 
 /// Whether an argument of `--allow-unread` is the tensor's name, whole or below the prefix, or its pattern, or a folder of one.
