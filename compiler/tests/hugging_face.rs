@@ -346,7 +346,7 @@ fn numbers_of_either_kind_and_nulls() {
         ("norm_topk_prob", json!(1), Code::WrongType),
         ("hidden_act", json!("mish"), Code::UnknownWord),
         ("scoring_func", json!("entmax"), Code::UnknownWord),
-        ("topk_method", json!("greed"), Code::UnknownWord),
+        ("topk_method", json!("greed"), Code::UnreadField),
         ("num_hidden_layers", json!(1_000_000_000), Code::OutOfRange),
         ("model_type", json!("deepseek_v9"), Code::UnknownModelType),
         ("model_type", json!("doge"), Code::NotExpressible),

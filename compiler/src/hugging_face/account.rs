@@ -1,11 +1,13 @@
 //! Every field of a config is accounted for: a rule has read it, or it agrees with the layer, or it does not matter, or it is
 //! named. What the fields are is in `fields`.
 
-use super::config::Config;
+use std::collections::BTreeSet;
+
+use super::config::{Config, named};
 use super::document::Document;
-use super::fields::{INERT, MEANINGS, Means, speaks};
-use super::layer::known_activation;
-use super::rules::Shared;
+use super::fields::{INERT, Inert, MEANINGS, Means, is_of_experts, speaks};
+use super::layer::{TOP_K, known_activation};
+use super::rules::{Shared, TopK};
 use crate::diagnostics::{Code, Diagnostic, quote};
 use crate::spec::{Entry, Kind, Value};
 
@@ -14,7 +16,7 @@ use crate::spec::{Entry, Kind, Value};
 pub struct Unread {
     /// Fields that speak of the layer and that `--allow-unread` names, with their values.
     pub allowed: Vec<String>,
-    /// Fields of which nothing is known, and whose names do not speak of the layer, or that are off.
+    /// Fields of which nothing is known, and whose names do not speak of the layer, or that say nothing.
     pub others: Vec<String>,
     /// What `--allow-unread` names and need not, and why.
     pub needless: Vec<String>,
@@ -31,7 +33,12 @@ struct Fault<'a> {
 pub(super) fn account(config: &Config<'_>, entries: &[Entry], layer: &Document) -> Result<Unread, Diagnostic> {
     let mut unread = Unread::default();
     let mut faults = Vec::new();
-    walk(config, entries, "", true, layer, &mut unread, &mut faults)?;
+    walk(config, entries, "", Table::Searched, layer, &mut unread, &mut faults)?;
+    // Tables of one list are wrong alike.
+    let mut paths = BTreeSet::new();
+    faults.retain(|fault| paths.insert(fault.path.clone()));
+    let mut said = BTreeSet::new();
+    unread.allowed.retain(|field| said.insert(field.clone()));
     unread.needless = config.allowed.iter().filter_map(|name| needless(config, entries, name, &unread.allowed)).collect();
     let mut faults = faults.into_iter();
     let Some(first) = faults.next() else { return Ok(unread) };
@@ -46,74 +53,111 @@ pub(super) fn account(config: &Config<'_>, entries: &[Entry], layer: &Document) 
     Err(diagnostic.help(format!("if it changes nothing in this layer, `{flags}` leaves it out")))
 }
 
-/// `in_scope` says whether fields were looked for in this table: in others only what speaks of the layer is of interest.
+/// What a table's own name says of the keys in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Table {
+    /// Fields were looked for in it.
+    Searched,
+    /// Nothing: what speaks of the layer counts.
+    Beside,
+    /// It speaks of the layer, or a rule has read it: every key counts.
+    OfLayer,
+    /// It does not matter: only what speaks of experts counts.
+    Inert,
+}
+
 fn walk<'a>(
     config: &Config<'_>,
     entries: &'a [Entry],
     path: &str,
-    in_scope: bool,
+    table: Table,
     layer: &Document,
     unread: &mut Unread,
     faults: &mut Vec<Fault<'a>>,
 ) -> Result<(), Diagnostic> {
     for entry in entries {
         let name = format!("{path}{}", entry.key);
-        if let Kind::Table(inner) = &entry.value.kind
-            && config.is_scope(inner)
-        {
-            walk(config, inner, &format!("{name}."), true, layer, unread, faults)?;
+        let means = meaning(table, &entry.key);
+        let group = inert(&entry.key).filter(|_| table != Table::OfLayer && means.is_none());
+        if is_other_layer(config, path, &entry.key) || group.is_some_and(|group| group.closed) {
             continue;
         }
-        let means = meaning(&entry.key);
-        let is_known = config.is_read(entry) || (means.is_none() && is_inert(&entry.key));
-        if is_known || is_other_layer(config, path, &entry.key) {
-            continue;
-        }
-        let is_allowed = |name: &str| config.allowed.iter().any(|allowed| *allowed == name || *allowed == entry.key);
-        let text = text_of(&entry.value.kind);
-        let fault = match (means, &entry.value.kind) {
-            (Some(means), _) => match disagreement(config, means, entry, layer) {
-                Err(missing) if !is_allowed(&name) => {
-                    return Err(
-                        missing.help(format!("if it changes nothing in this layer, `--allow-unread {name}` leaves it out"))
-                    );
-                }
-                Err(missing) => Some(missing.message),
-                Ok(fault) => fault,
-            },
-            (None, Kind::Table(inner)) => {
-                walk(config, inner, &format!("{name}."), false, layer, unread, faults)?;
-                continue;
+        let (inner, is_read) = (tables_of(&entry.value), config.is_read(entry));
+        if !inner.is_empty() && (is_read || means.is_none()) {
+            let inside = match group {
+                _ if inner.iter().any(|inner| config.is_scope(inner)) => Table::Searched,
+                Some(_) => Table::Inert,
+                None if is_read || is_spoken(table, &entry.key) => Table::OfLayer,
+                None if table == Table::Inert => Table::Inert,
+                None => Table::Beside,
+            };
+            for inner in inner {
+                walk(config, inner, &format!("{name}."), inside, layer, unread, faults)?;
             }
-            (None, kind) if speaks(&entry.key) && !is_off(kind) => {
+            continue;
+        }
+        if is_read || group.is_some() {
+            continue;
+        }
+        let text = text_of(&entry.value.kind);
+        let is_allowed = is_allowed(config, &name, &entry.key);
+        let fault = match means.map(|means| disagreement(config, means, entry, layer)) {
+            Some(Err(missing)) if !is_allowed => {
+                return Err(missing.help(format!("if it changes nothing in this layer, `--allow-unread {name}` leaves it out")));
+            }
+            Some(Err(missing)) => Some(missing.message),
+            Some(Ok(fault)) => fault,
+            None if is_spoken(table, &entry.key) && !says_nothing(&entry.value.kind) => {
                 Some("is a field that no rule of this model type reads".to_string())
             }
-            (None, _) => {
-                if in_scope {
+            None => {
+                if table == Table::Searched {
                     unread.others.push(format!("{name} = {text}"));
                 }
                 None
             }
         };
-        let Some(why) = fault else { continue };
-        match is_allowed(&name) {
-            true => unread.allowed.push(format!("{name} = {text}")),
-            false => faults.push(Fault { path: name, entry, why }),
+        match fault {
+            Some(_) if is_allowed => unread.allowed.push(format!("{name} = {text}")),
+            Some(why) => faults.push(Fault { path: name, entry, why }),
+            None => {}
         }
     }
     Ok(())
 }
 
+/// Whether `--allow-unread` names the field or a table around it.
+fn is_allowed(config: &Config<'_>, path: &str, key: &str) -> bool {
+    let is_at = |allowed: &str| path.strip_prefix(allowed).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    config.allowed.iter().any(|allowed| allowed == key || is_at(allowed))
+}
+
+/// The table that a value is, or those in a list, however deep.
+fn tables_of(value: &Value) -> Vec<&[Entry]> {
+    match &value.kind {
+        Kind::Table(entries) => vec![entries.as_slice()],
+        Kind::List(values) => values.iter().flat_map(tables_of).collect(),
+        Kind::Text(_) | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) | Kind::Other(_) => Vec::new(),
+    }
+}
+
+/// Whether a name speaks of the layer in such a table.
+fn is_spoken(table: Table, key: &str) -> bool {
+    match table {
+        Table::Searched | Table::Beside => speaks(key),
+        Table::OfLayer => true,
+        Table::Inert => is_of_experts(key),
+    }
+}
+
 /// Why a field that `--allow-unread` names would not have been in the way.
 fn needless(config: &Config<'_>, entries: &[Entry], name: &str, allowed: &[String]) -> Option<String> {
-    let is_used = allowed
-        .iter()
-        .any(|field| field.split(" = ").next().is_some_and(|path| path == name || path.ends_with(&format!(".{name}"))));
-    let key = name.rsplit('.').next().unwrap_or(name);
-    if is_used {
+    let is_of = |path: &str| path == name || path.ends_with(&format!(".{name}")) || path.starts_with(&format!("{name}."));
+    if allowed.iter().any(|field| field.split(" = ").next().is_some_and(is_of)) {
         return None;
     }
-    let why = match (find(entries, key), INERT.iter().find(|group| group.has(key))) {
+    let key = name.rsplit('.').next().unwrap_or(name);
+    let why = match (find(entries, key), inert(key)) {
         (None, _) => "it is not in the config",
         (Some(entry), _) if config.is_read(entry) => "it is read",
         (Some(_), Some(group)) => group.why,
@@ -124,23 +168,40 @@ fn needless(config: &Config<'_>, entries: &[Entry], name: &str, allowed: &[Strin
 
 /// The field of this name in the table, or in one inside it.
 fn find<'a>(entries: &'a [Entry], key: &str) -> Option<&'a Entry> {
-    entries.iter().find(|entry| entry.key == key).or_else(|| {
-        entries.iter().find_map(|entry| if let Kind::Table(inner) = &entry.value.kind { find(inner, key) } else { None })
-    })
+    let here = entries.iter().find(|entry| entry.key == key);
+    here.or_else(|| entries.iter().flat_map(|entry| tables_of(&entry.value)).find_map(|inner| find(inner, key)))
 }
 
-fn is_inert(name: &str) -> bool {
-    INERT.iter().any(|group| group.has(name))
+fn inert(name: &str) -> Option<&'static Inert> {
+    INERT.iter().find(|group| group.has(name))
 }
 
-fn meaning(name: &str) -> Option<Means> {
-    MEANINGS.iter().find(|(names, _)| names.contains(&name)).map(|(_, means)| *means)
+/// What a field means in such a table: in that of another part of the model, a width is that part's.
+fn meaning(table: Table, name: &str) -> Option<Means> {
+    let (_, means) = MEANINGS.iter().find(|(names, _)| names.contains(&name))?;
+    let is_meant = match table {
+        Table::Searched | Table::Beside => true,
+        Table::OfLayer => *means != Means::OfGeneration,
+        Table::Inert => is_of_experts(name),
+    };
+    is_meant.then_some(*means)
 }
 
 /// Whether a table of `per_layer_config` is that of a layer other than the one that was asked for.
 fn is_other_layer(config: &Config<'_>, path: &str, key: &str) -> bool {
     let number = path.ends_with("per_layer_config.").then(|| key.parse::<u64>().ok()).flatten();
     matches!((number, config.layer), (Some(number), Some(layer)) if number != layer)
+}
+
+/// What a value is that sets nothing. `false`, `0` and `"none"` do: what they turn off, the layer may have.
+fn says_nothing(kind: &Kind) -> bool {
+    match kind {
+        Kind::Text(word) => word.is_empty(),
+        Kind::List(values) => values.iter().all(|value| says_nothing(&value.kind)),
+        Kind::Table(entries) => entries.is_empty(),
+        Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) => false,
+        Kind::Other(_) => true,
+    }
 }
 
 /// What a value is that turns a field off, or that says nothing.
@@ -182,14 +243,14 @@ fn disagreement(config: &Config<'_>, means: Means, entry: &Entry, layer: &Docume
     };
     let wrong = values.into_iter().filter(|value| !matches!(value.kind, Kind::Other(_)));
     let mut wrong = wrong.filter_map(|value| {
-        let expected = expected(means, &value.kind, layer, config.model.shared)?;
+        let expected = expected(config, means, &value.kind, layer)?;
         Some(format!("is {}, and the layer of `{}` has {expected}", text_of(&value.kind), config.model_type))
     });
     Ok(wrong.next())
 }
 
 /// What the layer has, where the value says something else.
-fn expected(means: Means, value: &Kind, layer: &Document, shared: Shared) -> Option<String> {
+fn expected(config: &Config<'_>, means: Means, value: &Kind, layer: &Document) -> Option<String> {
     let key = |table: &str, key: &str, absent: &str| layer.value(table, key).unwrap_or(absent).to_string();
     let unless = |agrees: bool, said: String| (!agrees).then_some(said);
     let flag = |has: bool, what: &str| match value {
@@ -207,10 +268,9 @@ fn expected(means: Means, value: &Kind, layer: &Document, shared: Shared) -> Opt
             let has = (key("expert", "activation", ""), key("expert", "alpha", "1.0"));
             let said = match value {
                 Kind::Text(word) => known_activation(word),
-                Kind::Table(inner) => inner.iter().find(|entry| entry.key == "name").and_then(|entry| match &entry.value.kind {
-                    Kind::Text(word) => known_activation(word),
-                    _ => None,
-                }),
+                Kind::Table(inner) => {
+                    named(inner).filter(|(_, rest)| rest.is_empty()).and_then(|(word, _)| known_activation(word))
+                }
                 _ => None,
             };
             // The code of those with a limit has one activation, whatever the field says.
@@ -234,7 +294,7 @@ fn expected(means: Means, value: &Kind, layer: &Document, shared: Shared) -> Opt
         Means::SharedCount => {
             let width = key("shared", "intermediate", "0").parse::<u64>().unwrap_or(0);
             let one = key("expert", "intermediate", "1").parse::<u64>().unwrap_or(1).max(1);
-            let count = match shared {
+            let count = match config.model.shared {
                 Shared::Count(_) => width / one,
                 Shared::Joint(_) => key("shared", "count", "0").parse().unwrap_or(0),
                 // A width says nothing of a count, and there is one network.
@@ -252,6 +312,14 @@ fn expected(means: Means, value: &Kind, layer: &Document, shared: Shared) -> Opt
                 _ => false,
             };
             unless(agrees, "another selection".to_string())
+        }
+        Means::OfGeneration => {
+            let has = key("router", "top_k", "");
+            let is_given = matches!(config.model.top_k, TopK::Fixed(_)) || TOP_K.iter().any(|name| config.has(name));
+            // More than there are experts is no K.
+            let experts = key("moe", "experts", "0").parse::<f64>().unwrap_or(0.0);
+            let is_more = matches!(value, Kind::Integer(number) if number.parse::<f64>().is_ok_and(|number| number > experts));
+            unless(is_given || is_more || is_value(value, &has), format!("router.top_k = {has} by default"))
         }
         Means::DenseLayers => Some("no rule for values other than a list".to_string()),
         Means::Only(values) => unless(

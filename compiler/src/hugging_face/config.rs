@@ -127,6 +127,11 @@ impl<'a> Config<'a> {
         self.scopes.iter().any(|scope| std::ptr::eq(scope.as_ptr(), entries.as_ptr()))
     }
 
+    /// Whether the file has it, and not null. It is not read by that.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.scopes.iter().flat_map(|scope| scope.iter()).any(|entry| entry.key == name && !is_null(&entry.value))
+    }
+
     /// Whether `--allow-unread` names it.
     pub(super) fn is_allowed(&self, name: &str) -> bool {
         self.allowed.iter().any(|allowed| allowed.rsplit('.').next() == Some(name))
@@ -285,10 +290,13 @@ impl<'a> Config<'a> {
         match self.find(names)? {
             Found::Value(entry, value) => match &value.kind {
                 Kind::Text(text) => Ok(Some((text, value.span.clone()))),
-                // `"ffn_act_fn": {"name": "silu"}`.
-                Kind::Table(entries) => match entries.iter().find(|inner| inner.key == "name").map(|inner| &inner.value.kind) {
-                    Some(Kind::Text(text)) => Ok(Some((text, value.span.clone()))),
-                    Some(_) | None => Err(wrong_type(entry, value, "a string", &value.kind)),
+                Kind::Table(entries) => match named(entries) {
+                    Some((text, rest)) => {
+                        let is_said = |entry: &&Entry| !rest.iter().any(|other| other.key == entry.key);
+                        self.read.extend(entries.iter().filter(is_said).map(|entry| entry.key_span.start));
+                        Ok(Some((text, value.span.clone())))
+                    }
+                    None => Err(wrong_type(entry, value, "a string", &value.kind)),
                 },
                 kind => Err(wrong_type(entry, value, "a string", kind)),
             },
@@ -303,6 +311,20 @@ impl<'a> Config<'a> {
 
 fn is_null(value: &Value) -> bool {
     value.kind == Kind::Other("null")
+}
+
+/// The word of a table such as `{"name": "silu"}`, and what else it has; of gelu, `"approximate": "tanh"` makes another one.
+pub(super) fn named(entries: &[Entry]) -> Option<(&str, Vec<&Entry>)> {
+    let text = |key: &str| match entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value.kind) {
+        Some(Kind::Text(text)) => Some(text.as_str()),
+        Some(_) | None => None,
+    };
+    let (word, said): (&str, &[&str]) = match (text("name")?, text("approximate")) {
+        ("gelu", Some("tanh")) => ("gelu_tanh", &["name", "approximate"]),
+        ("gelu", Some("none")) => ("gelu", &["name", "approximate"]),
+        (name, _) => (name, &["name"]),
+    };
+    Some((word, entries.iter().filter(|entry| !said.contains(&entry.key.as_str()) && !is_null(&entry.value)).collect()))
 }
 
 /// Whether two fields say the same; numbers may be spelt differently.

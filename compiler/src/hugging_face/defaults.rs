@@ -53,7 +53,7 @@ pub(super) const COHERE2: Defaults = &[
 pub(super) const GPT_OSS: Defaults =
     &[("swiglu_alpha", Number(1.702)), ("swiglu_limit", Number(7.0)), ("num_experts_per_tok", Integer(4))];
 pub(super) const LLAMA4: Defaults = &[("num_experts_per_tok", Integer(1)), ("interleave_moe_layer_step", Integer(1))];
-pub(super) const PHI: Defaults = &[("router_jitter_noise", Number(0.01)), ("num_experts_per_tok", Integer(2))];
+pub(super) const PHI: Defaults = &[("router_jitter_noise", Number(0.01))];
 
 pub(super) const DEEPSEEK_V2: Defaults = &[
     ("topk_method", Word("greedy")),
@@ -63,7 +63,6 @@ pub(super) const DEEPSEEK_V2: Defaults = &[
     ("first_k_dense_replace", Integer(0)),
 ];
 pub(super) const DEEPSEEK_V3: Defaults = &[
-    ("topk_method", Word("noaux_tc")),
     ("scoring_func", Word("sigmoid")),
     ("norm_topk_prob", Flag(true)),
     ("routed_scaling_factor", Number(2.5)),
@@ -73,7 +72,6 @@ pub(super) const DEEPSEEK_V3: Defaults = &[
     ("first_k_dense_replace", Integer(3)),
 ];
 pub(super) const AXK1: Defaults = &[
-    ("topk_method", Word("noaux_tc")),
     ("scoring_func", Word("sigmoid")),
     ("norm_topk_prob", Flag(true)),
     ("routed_scaling_factor", Number(2.5)),
@@ -98,7 +96,6 @@ pub(super) const BAILING_V2: Defaults = &[
     ("first_k_dense_replace", Integer(0)),
 ];
 pub(super) const SOLAR: Defaults = &[
-    ("topk_method", Word("noaux_tc")),
     ("scoring_func", Word("sigmoid")),
     ("norm_topk_prob", Flag(true)),
     ("routed_scaling_factor", Number(1.0)),
@@ -108,7 +105,6 @@ pub(super) const SOLAR: Defaults = &[
     ("first_k_dense_replace", Integer(0)),
 ];
 pub(super) const EXAONE: Defaults = &[
-    ("topk_method", Word("noaux_tc")),
     ("scoring_func", Word("sigmoid")),
     ("norm_topk_prob", Flag(true)),
     ("routed_scaling_factor", Number(2.5)),
@@ -118,7 +114,6 @@ pub(super) const EXAONE: Defaults = &[
     ("first_k_dense_replace", Integer(1)),
 ];
 pub(super) const GLM4: Defaults = &[
-    ("topk_method", Word("noaux_tc")),
     ("scoring_func", Word("sigmoid")),
     ("norm_topk_prob", Flag(true)),
     ("routed_scaling_factor", Number(1.0)),
@@ -128,7 +123,6 @@ pub(super) const GLM4: Defaults = &[
     ("first_k_dense_replace", Integer(1)),
 ];
 pub(super) const GLM4_LITE: Defaults = &[
-    ("topk_method", Word("noaux_tc")),
     ("scoring_func", Word("sigmoid")),
     ("norm_topk_prob", Flag(true)),
     ("routed_scaling_factor", Number(1.8)),
@@ -138,7 +132,6 @@ pub(super) const GLM4_LITE: Defaults = &[
     ("first_k_dense_replace", Integer(1)),
 ];
 pub(super) const GLM_DSA: Defaults = &[
-    ("topk_method", Word("noaux_tc")),
     ("scoring_func", Word("sigmoid")),
     ("norm_topk_prob", Flag(true)),
     ("routed_scaling_factor", Number(2.5)),
@@ -148,7 +141,6 @@ pub(super) const GLM_DSA: Defaults = &[
     ("first_k_dense_replace", Integer(3)),
 ];
 pub(super) const DOTS1: Defaults = &[
-    ("topk_method", Word("noaux_tc")),
     ("scoring_func", Word("sigmoid")),
     ("norm_topk_prob", Flag(false)),
     ("routed_scaling_factor", Number(1.0)),
@@ -157,7 +149,6 @@ pub(super) const DOTS1: Defaults = &[
     ("first_k_dense_replace", Integer(0)),
 ];
 pub(super) const MIMO: Defaults = &[
-    ("topk_method", Word("noaux_tc")),
     ("scoring_func", Word("sigmoid")),
     ("norm_topk_prob", Flag(true)),
     ("routed_scaling_factor", Number(1.0)),
@@ -248,7 +239,6 @@ pub(super) const LAGUNA: Defaults = &[
 ];
 pub(super) const KOLIBRI1: Defaults = &[("norm_topk_prob", Flag(false)), ("shared_expert_intermediate_size", Integer(512))];
 pub(super) const NEMOTRON: Defaults = &[
-    ("topk_method", Word("noaux_tc")),
     ("scoring_func", Word("sigmoid")),
     ("norm_topk_prob", Flag(true)),
     ("routed_scaling_factor", Number(1.0)),

@@ -2,25 +2,32 @@
 //! key of the spec, so that they can be held against it; and the words in a name that speak of the layer.
 
 /// A group of fields that do not matter, and the reason. `*` stands for any letters at one end of a name that does not speak of
-/// experts or routing: such a name is in a group only as a whole.
+/// experts, routing, gates, activations, caps or norms: such a name is in a group only as a whole.
 pub(super) struct Inert {
     pub(super) why: &'static str,
+    /// Whether a table of such a name is not looked into: its keys are of another model, or of no model.
+    pub(super) closed: bool,
     pub(super) fields: &'static [&'static str],
 }
+
+/// Tables that say that the checkpoint's weights are quantised.
+pub(super) const QUANTISATION: &[&str] = &["quantization_config", "quantization", "compression_config"];
 
 /// Fields that do not matter to what a MoE layer computes.
 #[rustfmt::skip]
 pub(super) const INERT: &[Inert] = &[
     Inert {
         why: "says where the file comes from",
+        closed: false,
         fields: &[
-            "_*", "model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype", "name_or_path",
-            "custom_pipelines", "library_name", "language", "license", "tokenizer_class", "processor_class",
+            "_*", "_commit_hash", "model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype",
+            "name_or_path", "custom_pipelines", "library_name", "language", "license", "tokenizer_class", "processor_class",
             "image_processor_type",
         ],
     },
     Inert {
         why: "the attention's, or of another mixer of tokens",
+        closed: false,
         fields: &[
             "attn_*", "attention_*", "*_attention", "*_attention_heads", "attn_config", "linear_attn_config", "num_heads",
             "n_heads", "num_attention_heads*", "num_key_value_heads*", "num_kv_heads", "head_dim*", "*_head_dim",
@@ -30,8 +37,9 @@ pub(super) const INERT: &[Inert] = &[
             "layer_group_size", "global_attn_every_n_layers", "full_attention_interval", "layer_offsets", "full_attn_*",
             "linear_attn_*", "linear_conv_kernel_dim", "linear_head_dim", "linear_num_*", "linear_key_head_dim",
             "linear_value_head_dim", "linear_lower_bound", "group_norm_size", "kda_*", "short_conv_kernel_size", "v_head_dim",
-            "clip_qkv", "index_*", "indexer_*", "cca_time*", "o_groups", "o_lora_rank", "compress_*", "gating",
-            "gated_norm_rank", "no_rope_layer*", "floor_scale", "use_bidirectional_attention", "d_kv", "kv_channels",
+            "clip_qkv", "index_*", "indexer_*", "cca_time*", "o_groups", "o_lora_rank", "compress_*",
+            "gated_norm_rank", "attn_temperature_tuning", "attn_output_gate", "attn_logit_softcapping", "attention_logit_cap", "attention_softmax_in_fp32", "use_attention_gate", "index_topk",
+            "index_topk_blocks", "kda_safe_gate", "loop_gate_rank", "mamba_hidden_act", "hidden_mamba_act", "mamba_rms_norm", "mamba_norm_before_gate", "qk_norm", "no_rope_layer*", "floor_scale", "use_bidirectional_attention", "d_kv", "kv_channels",
             "conv_*", "n_local_*", "query_pre_attn_scalar", "swa_*", "add_swa_attention_sink_bias",
             "add_full_attention_sink_bias", "sink_*", "learnable_sink_init", "d_rel", "rel_extent", "rel_l2_clip_threshold",
             "log_scaling_*", "sconv_kernel_size", "local_layer_ids", "number_of_conv_states", "keep_window_size",
@@ -46,6 +54,7 @@ pub(super) const INERT: &[Inert] = &[
     },
     Inert {
         why: "position embeddings",
+        closed: false,
         fields: &[
             "rope_*", "*_rope*", "rotary_*", "partial_rotary_factor*", "max_position_embeddings",
             "original_max_position_embeddings", "model_max_length", "max_seq_len", "max_sequence_length", "seq_length",
@@ -55,10 +64,11 @@ pub(super) const INERT: &[Inert] = &[
     },
     Inert {
         why: "vocabulary, embeddings and the head on the logits of tokens",
+        closed: true,
         fields: &[
             "*vocab_size*", "*_token_id", "*_token_ids", "*_token_index", "*_token", "tie_word_embeddings", "tie_embedding",
             "tie_encoder_decoder", "embedding_*", "emb_pdrop", "embd_pdrop", "embed_*", "logits_scaling", "logit_scale",
-            "final_logit_softcapping", "lm_head_bias", "num_logits_to_keep", "norm_head", "norm_softmax",
+            "final_logit_softcapping", "lm_head_bias", "num_logits_to_keep", "norm_head",
             "hidden_size_per_layer_input", "pretraining_tp", "logits_mup_width_multiplier", "mup_enabled", "use_mup",
             "use_embedding_norm", "classifier_dropout", "id2label", "label2id", "num_labels", "problem_type", "class_num",
             "dense_list", "pool_type", "seed", "add_classification_head", "finetuning_task", "bos", "eos",
@@ -66,6 +76,7 @@ pub(super) const INERT: &[Inert] = &[
     },
     Inert {
         why: "norms of the decoder layer, which stand before and after the MoE layer",
+        closed: false,
         fields: &[
             "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon",
             "post_norm_eps", "use_rmsnorm", "rms_norm_type", "norm_type", "normalization_*", "qk_norm_type", "layernorm_type",
@@ -74,6 +85,7 @@ pub(super) const INERT: &[Inert] = &[
     },
     Inert {
         why: "how the decoder layer adds the MoE layer's output to its input",
+        closed: false,
         fields: &[
             "residual_multiplier", "attention_multiplier", "mlp_alpha_factor", "mlp_beta_factor", "layernorm_attention_alpha",
             "layernorm_attention_beta", "layernorm_full_attention_*", "layernorm_linear_attention_*", "layernorm_mlp_*",
@@ -82,6 +94,7 @@ pub(super) const INERT: &[Inert] = &[
     },
     Inert {
         why: "the width and the number of other layers than the MoE layers",
+        closed: false,
         fields: &[
             "intermediate_size", "intermediate_size_mlp", "dense_intermediate_size", "prefix_dense_*", "ffn_hidden_size",
             "decoder_ffn_dim", "decoder_layers", "encoder_layers", "num_decoder_layers", "num_encoder_layers", "num_sparse_*",
@@ -91,36 +104,45 @@ pub(super) const INERT: &[Inert] = &[
     },
     Inert {
         why: "of training alone",
+        closed: false,
         fields: &[
             "router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_aux_loss_coeff", "seq_aux", "router_z_loss_coef",
             "moe_z_loss_coeff", "moe_loss_weight", "moe_jitter_eps", "router_jitter_noise", "input_jitter_noise",
             "output_router_logits", "load_balance_coeff", "load_balancing_loss_weight", "add_router_probs",
             "router_ignore_padding_tokens", "moe_router_bias_update_rate", "moe_orthogonal_loss_lambda", "moe_warmup_steps",
             "moe_router_load_balancing_type", "expert_bias_update_rate", "router_bias_update_rate", "dropout", "dropout_rate", "*_dropout", "*_dropout_prob", "*_xdrop",
-            "*_layerdrop", "resid_pdrop", "initializer_*", "init_*", "*_init_std", "rescale_prenorm_residual", "recompute*",
+            "*_layerdrop", "activation_dropout", "resid_pdrop", "initializer_*", "init_*", "*_init_std", "rescale_prenorm_residual", "recompute*",
             "gradient_checkpointing", "moe_token_dropout", "bias_update_rate", "moe_capacity", "enable_aux_loss",
         ],
     },
     Inert {
         why: "how it is run and stored: caches, parallelism, kernels, numbers' types",
+        closed: false,
         fields: &[
             "use_cache", "cache_*", "num_cache_*", "return_dict", "output_attentions", "output_hidden_states", "output_past", "chunk_size_feed_forward", "is_encoder_decoder",
             "is_decoder", "ep_size", "expert_parallel_size", "expert_model_parallel_size", "tensor_parallel*", "sequence_parallel", "parallelism_config",
             "fuse_*", "use_flash_attn", "use_fused_*", "use_sparse_head_and_loss_fn", "use_recompute*", "use_kernels",
-            "use_grouped_mm", "experts_implementation", "moe_shared_expert_overlap", "moe_grouped_gemm", "expert_dtype",
+            "use_grouped_mm", "experts_implementation", "_experts_implementation", "moe_shared_expert_overlap", "moe_grouped_gemm", "expert_dtype",
             "router_dtype", "moe_router_dtype", "router_in_fp32", "need_fp32_gate", "moe_router_fp32",
-            "enable_moe_fp32_combine", "quantization_config", "compression_config", "*_cache_dtype", "low_cpu_mem_usage",
+            "enable_moe_fp32_combine", "*_cache_dtype", "low_cpu_mem_usage",
             "*_kernel*_path", "flash_*",
         ],
     },
     Inert {
+        why: "how weights are quantised, which those of the layer are not",
+        closed: true,
+        fields: QUANTISATION,
+    },
+    Inert {
         why: "layers that predict further tokens (MTP)",
+        closed: true,
         fields: &["num_nextn_predict_layers", "num_mtp_*", "mtp_*", "use_mtp", "chain_hidden_post_norm", "nextn_*"],
     },
     Inert {
         why: "generation",
+        closed: false,
         fields: &[
-            "temperature", "top_k", "top_p", "do_sample", "max_length", "min_length", "max_new_tokens", "num_beams",
+            "top_p", "do_sample", "max_length", "min_length", "max_new_tokens", "num_beams",
             "num_beam_groups", "num_return_sequences", "repetition_penalty", "length_penalty", "diversity_penalty",
             "early_stopping", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "suppress_tokens",
             "begin_suppress_tokens", "typical_p", "remove_invalid_values", "exponential_decay_length_penalty", "use_bfloat16",
@@ -130,9 +152,10 @@ pub(super) const INERT: &[Inert] = &[
     },
     Inert {
         why: "of what is beside the text model: pictures, sound, projectors, other models of the file",
+        closed: true,
         fields: &[
             "vision_*", "visual_*", "vit_*", "image_*", "*_image_*", "video_*", "audio_*", "speech_*", "anyres_*", "mm_*",
-            "img_*", "projector_*", "projection_*", "*_projector", "*_projector_*", "merged_hidden_size",
+            "img_*", "projector_*", "projector_hidden_act", "projection_*", "projection_layer_norm_eps", "*_projector", "*_projector_*", "merged_hidden_size",
             "spatial_merge_size", "patch_size", "num_channels", "talker_config",
             "code_predictor_config",
             "num_code_groups", "code2wav_config", "word_timestamp_config",
@@ -151,16 +174,32 @@ impl Inert {
 
 /// `*` at the start, at the end or at both.
 fn matches(pattern: &str, name: &str) -> bool {
-    const OF_EXPERTS: [&str; 6] = ["expert", "moe", "rout", "swiglu", "score", "scoring"];
     let inner = pattern.trim_matches('*');
-    let is_match = match (pattern.starts_with('*'), pattern.ends_with('*')) {
-        (true, true) => name.contains(inner),
-        (true, false) => name.ends_with(inner),
-        (false, true) => name.starts_with(inner),
+    let found = match (pattern.starts_with('*'), pattern.ends_with('*')) {
+        (true, true) => name.split_once(inner),
+        (true, false) => name.strip_suffix(inner).map(|rest| (rest, "")),
+        (false, true) => name.strip_prefix(inner).map(|rest| ("", rest)),
         (false, false) => return name == inner,
     };
-    // What is private to a library is never of the model.
-    is_match && (pattern == "_*" || !OF_EXPERTS.iter().any(|part| name.contains(part)))
+    // What is private to a library is not of the model, unless its name says so.
+    found.is_some_and(|(before, after)| if pattern == "_*" { !speaks(after) } else { !is_guarded(before) && !is_guarded(after) })
+}
+
+/// Whether a name speaks of experts or routing, in whatever table it stands.
+pub(super) fn is_of_experts(name: &str) -> bool {
+    const OF_EXPERTS: [&str; 6] = ["expert", "moe", "rout", "swiglu", "score", "scoring"];
+    OF_EXPERTS.iter().any(|part| name.contains(part))
+}
+
+/// Whether what stands for a `*` speaks of the layer.
+fn is_guarded(part: &str) -> bool {
+    #[rustfmt::skip]
+    const WORDS: [&str; 28] = [
+        "gate", "gates", "gated", "gating", "act", "acts", "activation", "activations", "cap", "caps", "capped", "capping",
+        "softcap", "softcapping", "clamp", "norm", "norms", "normalize", "renorm", "renormalize", "temperature", "topk",
+        "softmax", "sigmoid", "silu", "gelu", "relu", "glu",
+    ];
+    is_of_experts(part) || part.split('_').any(|word| WORDS.contains(&word))
 }
 
 /// What a field means in the models that have it, as far as it can be held against a spec.
@@ -184,6 +223,8 @@ pub(super) enum Means {
     Method,
     /// The numbers of dense layers.
     DenseLayers,
+    /// A word of generation for the logits of tokens, and of few models for K.
+    OfGeneration,
     /// Only these values change nothing.
     Only(&'static [&'static str]),
 }
@@ -314,6 +355,10 @@ pub(super) const MEANINGS: &[(&[&str], Means)] = &[
     (&["router_type"], Means::Only(&["tokens_masked"])),
     // Capacities of training code, whose published inference drops nothing.
     (&["moe_drop_tokens", "moe_random_routing_dropped_token", "moe_use_hard_gate", "moe_dropless"], Means::Only(&["false"])),
+    // Of generation, and of the head on the logits, where they say what every model does.
+    (&["top_k"], Means::OfGeneration),
+    (&["temperature"], Means::Only(&["1"])),
+    (&["norm_softmax"], Means::Only(&["false"])),
     (&["moe_gate"], Means::Only(&["top2_fused", "topk"])),
 ];
 

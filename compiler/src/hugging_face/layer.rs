@@ -3,6 +3,7 @@
 
 use super::config::{Config, Found, missing, needs_layer, wrong};
 use super::document::Document;
+use super::fields::QUANTISATION;
 use super::rules::{Activation, Capacity, Feature, Renorm, RouterBias, Scale, Selection, Shared, TopK};
 use super::sizes::Sizes;
 use super::stored::{self, Stored};
@@ -22,8 +23,8 @@ pub(super) struct Parts {
 const MOST_EXPERTS: u64 = 4096;
 
 const HIDDEN: &[&str] = &["d_model", "hidden_size"];
-const EXPERTS: &[&str] = &["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"];
-const TOP_K: &[&str] =
+pub(super) const EXPERTS: &[&str] = &["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"];
+pub(super) const TOP_K: &[&str] =
     &["num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts", "experts_per_token"];
 const SCORES: [&str; 4] = ["softmax", "sigmoid", "sqrtsoftplus", "identity"];
 
@@ -64,15 +65,19 @@ pub(super) fn parts(config: &mut Config<'_>, name: &str) -> Result<Parts, Diagno
     parts.stored.extend(config.model.also);
     precision(config, &mut parts.document)?;
     output_norm(config, &mut parts)?;
-    if let Some(entry) = config.entry("quantization_config") {
-        let method = match &entry.value.kind {
-            Kind::Table(entries) => entries.iter().find(|entry| entry.key == "quant_method").map(|entry| &entry.value.kind),
-            Kind::Text(_) | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) | Kind::List(_) | Kind::Other(_) => None,
-        };
-        let method = if let Some(Kind::Text(method)) = method { quote(method) } else { "quantised".to_string() };
-        config.assumed.push(format!("the checkpoint is {method}: the tensor names are those of an unquantised copy of it"));
-    }
+    quantisation(config);
     Ok(parts)
+}
+
+/// Says that the layer's weights are not those of a quantised checkpoint.
+fn quantisation(config: &mut Config<'_>) {
+    let Some(entry) = QUANTISATION.iter().find_map(|field| config.entry(field)) else { return };
+    let method = match &entry.value.kind {
+        Kind::Table(entries) => entries.iter().find(|entry| entry.key == "quant_method").map(|entry| &entry.value.kind),
+        Kind::Text(_) | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) | Kind::List(_) | Kind::Other(_) => None,
+    };
+    let method = if let Some(Kind::Text(method)) = method { quote(method) } else { "quantised".to_string() };
+    config.assumed.push(format!("the checkpoint is {method}: the tensor names are those of an unquantised copy of it"));
 }
 
 /// F. Where two fields may say it, the first that is there does.
@@ -285,6 +290,10 @@ fn renorm(config: &mut Config<'_>, document: &mut Document, score: &str) -> Resu
                 document.text("router", "renorm", "none");
             }
         },
+    }
+    if (document.value("router", "renorm"), document.value("router", "top_k")) == (Some("sum"), Some("1")) {
+        let why = "top_k is 1, and the one weight is divided by itself, as transformers does for any top_k";
+        config.assumed.push(format!("every weight is 1 before the scale: {why}"));
     }
     Ok(())
 }

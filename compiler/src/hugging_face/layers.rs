@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::config::{Config, Found, integer, missing, wrong, wrong_type};
+use super::layer::EXPERTS;
 use super::rules::{Feature, Layers};
 use crate::diagnostics::{Code, Diagnostic, quote};
 use crate::spec::{Entry, Kind, Value};
@@ -156,6 +157,16 @@ impl Rule {
             Layers::Period => {
                 let period = config.required(&["expert_layer_period"], "the period of the MoE layers")?;
                 let offset = config.integer_or(&["expert_layer_offset"], 0)?;
+                // Its class makes a dense layer of one expert.
+                if config.integer(EXPERTS)? == Some(1) {
+                    let place = place(config, "num_experts");
+                    return Ok(Rule::From {
+                        first: MOST_LAYERS,
+                        every: 1,
+                        place,
+                        why: "one expert is a dense layer".to_string(),
+                    });
+                }
                 let place = place(config, "expert_layer_period");
                 let why = format!("one layer in {period} is a MoE layer, from layer {offset}");
                 step_rule(period, 0, offset % period, 0..MOST_LAYERS, None, place, why)

@@ -216,32 +216,31 @@ fn find_model<'a>(scopes: &[&'a [Entry]]) -> Result<Rows<'a>, Diagnostic> {
         let mut rows = MODELS.iter().filter(|model| model.types.contains(&word));
         rows.find(|model| model.told_by.is_none_or(|told| told.tells(word, scopes))).map(|model| (model, word.len()))
     };
-    for (word, entry) in &given {
-        let plain = word.strip_suffix("_text").unwrap_or(word);
-        if let Some((model, length)) = row(word).or_else(|| row(plain)) {
-            let of = |types: &[&str]| types.contains(word) || types.contains(&plain);
-            let Some(files) = FILES.iter().find(|files| of(files.types)) else {
-                return Err(Diagnostic::new(Code::Bug, format!("no tensor names of {}", quote(word))));
-            };
-            let wrapper = WRAPPERS.iter().find(|wrapper| given.iter().any(|(word, _)| wrapper.types.contains(word)));
-            let prefixes = wrapper.map_or(files.prefixes, |wrapper| wrapper.prefixes);
-            let is_known = |outer: &str| {
-                let plain_outer = outer.strip_suffix("_text").unwrap_or(outer);
-                plain_outer == plain || row(outer).is_some_and(|(known, _)| std::ptr::eq(known, model))
-            };
-            let outermost = given.last().map(|(outer, _)| *outer).filter(|outer| wrapper.is_none() && !is_known(outer));
-            return Ok(Rows { model_type: &word[..length], model, files, prefixes, wrapper: outermost });
-        }
-        if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == word || *refused == plain) {
-            let message = format!("a spec cannot say what {} does", quote(word));
-            return Err(Diagnostic::new(Code::NotExpressible, message).at(entry.value.span.clone(), *why));
-        }
-    }
-    let list = model_types().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+    // The innermost decides: a text model that is in no table is not its wrapper.
     let Some((word, entry)) = given.first() else {
         let diagnostic = Diagnostic::new(Code::FieldMissing, "the file has no `model_type`: it is not a Hugging Face config");
         return Err(diagnostic.help("config.json lies beside the checkpoint; a spec is given to `moec check`"));
     };
+    let plain = word.strip_suffix("_text").unwrap_or(word);
+    if let Some((model, length)) = row(word).or_else(|| row(plain)) {
+        let of = |types: &[&str]| types.contains(word) || types.contains(&plain);
+        let Some(files) = FILES.iter().find(|files| of(files.types)) else {
+            return Err(Diagnostic::new(Code::Bug, format!("no tensor names of {}", quote(word))));
+        };
+        let wrapper = WRAPPERS.iter().find(|wrapper| given.iter().any(|(word, _)| wrapper.types.contains(word)));
+        let prefixes = wrapper.map_or(files.prefixes, |wrapper| wrapper.prefixes);
+        let is_known = |outer: &str| {
+            let plain_outer = outer.strip_suffix("_text").unwrap_or(outer);
+            plain_outer == plain || row(outer).is_some_and(|(known, _)| std::ptr::eq(known, model))
+        };
+        let outermost = given.last().map(|(outer, _)| *outer).filter(|outer| wrapper.is_none() && !is_known(outer));
+        return Ok(Rows { model_type: &word[..length], model, files, prefixes, wrapper: outermost });
+    }
+    if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| refused == word || *refused == plain) {
+        let message = format!("a spec cannot say what {} does", quote(word));
+        return Err(Diagnostic::new(Code::NotExpressible, message).at(entry.value.span.clone(), *why));
+    }
+    let list = model_types().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
     let diagnostic = Diagnostic::new(Code::UnknownModelType, format!("the model type {} is not known", quote(word)));
     let label = nearest(word, model_types()).map_or("unknown".to_string(), |near| format!("did you mean `{near}`?"));
     Err(diagnostic.at(entry.value.span.clone(), label).help(format!("known: {list}")))

@@ -48,7 +48,8 @@ const SIGMOID: Model = Model {
     ffn: MOE_FFN,
     score: "sigmoid",
     score_fields: SCORE,
-    selection: Selection::Method("noaux_tc"),
+    // A bias and groups whatever `topk_method` says, which their classes do not read.
+    selection: Selection::Grouped { mask: "-inf", corrected: true },
     renorm: Renorm::SumIf(NORM, 1e-20),
     scale: Scale::Weights(SCALE),
     shared: Shared::Count(SHARED_COUNT),
@@ -56,8 +57,8 @@ const SIGMOID: Model = Model {
     ..SOFTMAX
 };
 
-/// The same by classes that read neither `topk_method` nor a word for the score.
-const GROUPED: Model = Model { score_fields: &[], selection: Selection::Grouped { mask: "-inf", corrected: true }, ..SIGMOID };
+/// The same by classes that read no word for the score.
+const GROUPED: Model = Model { score_fields: &[], ..SIGMOID };
 
 /// The selected logits, then softmax.
 const TOP_K_FIRST: Model = Model { order: "topk_score", ..SOFTMAX };
@@ -230,6 +231,8 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["phimoe"],
         defaults: defaults::PHI,
+        // Its sparsemixer picks two, whatever `num_experts_per_tok` says.
+        top_k: TopK::Fixed(2),
         features: &[Feature::SparseMixer],
         renorm: Renorm::Never,
         ..RENORMALISED
@@ -265,7 +268,6 @@ pub(super) static MODELS: &[Model] = &[
         }),
         defaults: defaults::BAILING_V2,
         score_fields: &["score_function"],
-        selection: Selection::Grouped { mask: "-inf", corrected: true },
         corrected_if: &["moe_router_enable_expert_bias"],
         shared: Shared::Count(&["num_shared_experts"]),
         ..SIGMOID
@@ -288,7 +290,6 @@ pub(super) static MODELS: &[Model] = &[
         types: &["kimi_linear"],
         defaults: defaults::KIMI_LINEAR,
         score_fields: &["moe_router_activation_func"],
-        selection: Selection::Grouped { mask: "-inf", corrected: true },
         renorm: Renorm::SumIf(&["moe_renormalize", "norm_topk_prob"], 1e-20),
         ..SIGMOID
     },
@@ -418,6 +419,7 @@ pub(super) static MODELS: &[Model] = &[
         scale: Scale::Output(&["moe_routed_scaling_factor"]),
         shared: Shared::Width(SHARED_WIDTH),
         features: &[Feature::Softcap],
+        ignored: &[("gating", "it is a gate on the attention's output")],
         ..SIGMOID
     },
     Model {
