@@ -346,9 +346,8 @@ fn sources(spec: &Spec, weight: &Weight, rank: u32, slice: Option<file::Slice>) 
     let count = spec.shared.map_or(1, |shared| shared.count as u32);
     let stacked = side(weight.tensor).filter(|_| count > 1).map(|axis| file::Stacked { axis, parts: count });
     let source = |name: &String| {
-        // Some checkpoints have rows for the identity experts too, which nothing is done with.
-        let has_spare = weight.tensor.has_experts() && !Weight::is_per_expert(name);
-        let spare = if has_spare { spec.router.identity_experts } else { 0 };
+        // Some checkpoints have rows or tensors for the identity experts too, which nothing is done with.
+        let spare = if weight.tensor.has_experts() { spec.router.identity_experts } else { 0 };
         file::Source { flattened: weight.flattened, axes: axes.clone(), slice, spare, stacked, ..file::Source::plain(name) }
     };
     weight.names.iter().map(source).collect()

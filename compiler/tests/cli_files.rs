@@ -72,7 +72,29 @@ fn weights_in_several_files() {
     insta::assert_snapshot!(stderr(&output));
 }
 
-/// Half a model: the experts that are not there, by the names that the file uses.
+/// Files beside the one that is read are named.
+#[test]
+fn files_that_are_left_out() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    let (spec, whole) = (fixture("mixtral", "toml"), fixture("mixtral", "safetensors"));
+    let run = |weights: &str, flags: &[&str]| {
+        let arguments = ["run", &spec, "--weights", weights, "--tensor-prefix", "w.", "--tokens", "1", "--repeat", "1"];
+        moec_in(folder.path(), &[&arguments[..], flags].concat())
+    };
+    fs::create_dir(at("model")).unwrap();
+    fs::copy(&whole, at("model/model.safetensors")).unwrap();
+    assert!(!stderr(&run("model", &[])).contains("MOE1112"));
+    fs::copy(&whole, at("model/consolidated.safetensors")).unwrap();
+    let output = run("model", &[]);
+    product(&output);
+    let said = stderr(&output);
+    assert!(said.contains("warning[MOE1112]: not read: `consolidated.safetensors`"), "{said}");
+    assert_eq!(run("model", &["--deny-warnings"]).status.code(), Some(1));
+    product(&run("model/model.safetensors", &["--deny-warnings"]));
+}
+
+/// Half a model, and one with more experts than the spec has: by the names that the file uses.
 #[test]
 fn experts_that_are_missing() {
     let folder = folder();
@@ -84,16 +106,25 @@ fn experts_that_are_missing() {
     let zeros = |name: String, shape: [u64; 2]| {
         (name, Tensor::from_f32(Dtype::F32, shape.to_vec(), &vec![0.0; (shape[0] * shape[1]) as usize]).unwrap())
     };
-    let mut tensors = vec![zeros("gate.weight".into(), [6, 8])];
-    for expert in 0..4 {
-        tensors.push(zeros(format!("experts.{expert}.gate_proj.weight"), [4, 8]));
-        tensors.push(zeros(format!("experts.{expert}.up_proj.weight"), [4, 8]));
-        tensors.push(zeros(format!("experts.{expert}.down_proj.weight"), [8, 4]));
-    }
-    save(&folder.path().join("w.safetensors"), &tensors.iter().collect::<Vec<_>>());
-    let output = moec_in(folder.path(), &["run", "s.toml", "--weights", "w.safetensors", "--tokens", "1"]);
+    let run = |experts: u64| {
+        let mut tensors = vec![zeros("gate.weight".into(), [6, 8])];
+        for expert in 0..experts {
+            tensors.push(zeros(format!("experts.{expert}.gate_proj.weight"), [4, 8]));
+            tensors.push(zeros(format!("experts.{expert}.up_proj.weight"), [4, 8]));
+            tensors.push(zeros(format!("experts.{expert}.down_proj.weight"), [8, 4]));
+        }
+        save(&folder.path().join("w.safetensors"), &tensors.iter().collect::<Vec<_>>());
+        moec_in(folder.path(), &["run", "s.toml", "--weights", "w.safetensors", "--tokens", "1", "--repeat", "1"])
+    };
+    let output = run(4);
     assert_eq!(output.status.code(), Some(1));
     insta::assert_snapshot!(stderr(&output));
+    product(&run(6));
+    let output = run(8);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("`experts.6.gate_proj.weight` is of an expert that the layer does not have"), "{said}");
+    assert!(said.contains("0 to 7 are there") && said.contains("RT0215"), "{said}");
 }
 
 /// What is given in the place of a spec, of weights, of tokens, of a package or of a text is called by its name.

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use moec::diagnostics::{Code, Source};
+use moec::diagnostics::{Code, Diagnostic, Source};
 use moec::hugging_face::{self, Block, not_carried, preset, presets};
 use moec::spec;
+use moec_runtime::Checkpoint;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -131,7 +132,7 @@ fn published_blocks_have_the_tensors_that_their_specs_name() {
     let headers: Value = serde_json::from_str(&data("headers.json")).unwrap();
     for name in blocks() {
         let path = checkpoint(folder.path(), &format!("{name}.safetensors"), &headers[&name]);
-        let header = hugging_face::read_header(&path).unwrap();
+        let header = Checkpoint::open(&path).unwrap();
         let block = import(&name);
         let checked = hugging_face::check(&block, &header, None, &[]);
         if DIFFERENCES.iter().any(|(block, _, _)| *block == name) {
@@ -378,11 +379,12 @@ fn a_checkpoint_of_many_layers_in_many_files() {
         tensors.as_object().unwrap().keys().for_each(|name| drop(map.insert(name.clone(), json!(format!("{at}.safetensors")))));
     }
     let index = command::write(folder.path(), "model.safetensors.index.json", json!({"weight_map": map}).to_string());
-    let header = hugging_face::read_header(&index).unwrap();
+    let header = Checkpoint::open(&index).unwrap();
 
     let checked = hugging_face::check(&block(Some(1)), &header, None, &[]).unwrap();
     assert_eq!((checked.prefix.as_str(), checked.tensors, checked.compared), ("model.layers.1.block_sparse_moe.", 25, 0));
     checkpoint(folder.path(), "1.safetensors", &files[1]);
+    let header = Checkpoint::open(&index).unwrap();
     assert_eq!(hugging_face::check(&block(Some(1)), &header, None, &[]).unwrap().compared, 25);
     assert_eq!(
         hugging_face::check(&block(None), &header, None, &[]).unwrap().compared,
@@ -392,18 +394,20 @@ fn a_checkpoint_of_many_layers_in_many_files() {
 
     // Two experts swapped for others, a name misspelt, and a file that is not the one that the index speaks of.
     files[1]["model.layers.1.block_sparse_moe.experts.3.w2.weight"] = json!(["F32", [14336, 4096]]);
+    fs::remove_file(folder.path().join("1.safetensors")).unwrap();
     checkpoint(folder.path(), "1.safetensors", &files[1]);
+    let header = Checkpoint::open(&index).unwrap();
     let wrong = hugging_face::check(&block(Some(1)), &header, None, &[]).unwrap_err();
     assert_eq!(wrong.iter().map(|d| d.code).collect::<Vec<_>>(), [Code::TensorShape], "{wrong:?}");
     assert!(wrong[0].message.contains("experts.3.w2.weight") && wrong[0].message.contains("not [4096, 14336]"), "{wrong:?}");
     let alone = checkpoint(folder.path(), "alone.safetensors", &files[0]);
-    let alone = hugging_face::read_header(&alone).unwrap();
+    let alone = Checkpoint::open(&alone).unwrap();
     assert!(hugging_face::check(&block(None), &alone, None, &[]).is_ok());
     assert!(hugging_face::check(&block(Some(1)), &alone, None, &[]).is_err(), "it is layer 0");
     let mut renamed = files[0].clone();
     let moved = renamed.as_object_mut().unwrap().remove("model.layers.0.block_sparse_moe.experts.7.w1.weight").unwrap();
     renamed["model.layers.0.block_sparse_moe.experts.7.w1.wieght"] = moved;
-    let renamed = hugging_face::read_header(&checkpoint(folder.path(), "renamed.safetensors", &renamed)).unwrap();
+    let renamed = Checkpoint::open(&checkpoint(folder.path(), "renamed.safetensors", &renamed)).unwrap();
     let wrong = hugging_face::check(&block(Some(0)), &renamed, None, &[]).unwrap_err();
     assert_eq!(wrong[0].help.as_deref(), Some("did you mean `model.layers.0.block_sparse_moe.experts.7.w1.wieght`?"));
 }
@@ -423,16 +427,16 @@ fn what_is_no_checkpoint() {
     ];
     for (name, bytes) in cases {
         let path = command::write(folder.path(), name, bytes);
-        assert_eq!(hugging_face::read_header(&path).err().map(|d| d.code), Some(Code::BadCheckpoint), "{name}");
+        let error = Checkpoint::open(&path).err().map(|error| Diagnostic::from(error).code);
+        assert_eq!(error, Some(Code::BadCheckpoint), "{name}");
     }
     // A name that leaves the folder is not followed.
     checkpoint(folder.path(), "outside.safetensors", &json!({}));
     let inner = folder.path().join("inner");
     fs::create_dir(&inner).unwrap();
     let map = json!({"weight_map": {"gate.weight": "../outside.safetensors"}});
-    let header = hugging_face::read_header(&command::write(&inner, "a.index.json", map.to_string())).unwrap();
-    let wrong = hugging_face::check(&preset("mixtral-8x7b", None).unwrap(), &header, None, &[]).unwrap_err();
-    assert!(wrong.iter().all(|d| !d.message.contains("outside")), "{wrong:?}");
+    let outside = Checkpoint::open(command::write(&inner, "a.index.json", map.to_string())).unwrap_err().to_string();
+    assert!(outside.contains("no file of its folder"), "{outside}");
 }
 
 /// Any JSON, biased to what configs hold.
@@ -490,7 +494,7 @@ proptest! {
         let folder = command::folder();
         let sized = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
         for bytes in [bytes, sized, text.into_bytes()] {
-            let _ = hugging_face::read_header(&command::write(folder.path(), &name, bytes));
+            let _ = Checkpoint::open(&command::write(folder.path(), &name, bytes));
         }
     }
 

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use command::{folder, moec_in, product, stderr, stdout};
 use moec::diagnostics::{Code, Diagnostic, Source};
-use moec::hugging_face::{self, Block, Checked, read_header};
+use moec::hugging_face::{self, Block, Checked};
+use moec_runtime::Checkpoint;
 use serde_json::{Map, Value, json};
 
 fn published() -> PathBuf {
@@ -64,7 +65,7 @@ fn expanded(names: &Value) -> Vec<(String, &'static str, Vec<u64>)> {
 }
 
 fn check(block: &Block, path: &Path) -> Result<Checked, Vec<Diagnostic>> {
-    hugging_face::check(block, &read_header(path).unwrap(), None, &[])
+    hugging_face::check(block, &Checkpoint::open(path).unwrap(), None, &[])
 }
 
 /// The names in a spec, of each entry the first.
@@ -195,7 +196,7 @@ fn tensors_of_the_layer_that_go_unused_are_mistakes() {
         // Allowed whole, and as the message spells it.
         let pattern = wrong[0].help.as_deref().unwrap().split('\'').nth(1).unwrap().to_string();
         for allowed in [format!("model.layers.0.{name}"), pattern] {
-            let header = read_header(&with(&[name])).unwrap();
+            let header = Checkpoint::open(&with(&[name])).unwrap();
             let checked = hugging_face::check(&block, &header, None, std::slice::from_ref(&allowed)).unwrap();
             assert_eq!(checked.allowed, [format!("model.layers.0.{name}")], "{allowed}");
         }

@@ -88,6 +88,9 @@ codes! {
     MissingExperts = "RT0214", "experts without a tensor",
         "Each expert has a tensor of its own, and some experts of the layer have none: a part of the checkpoint is missing, or \
          `moe.experts` of the spec is that of another model.";
+    MoreExperts = "RT0215", "tensors of more experts than the layer has",
+        "Each expert has a tensor of its own, and the checkpoint has some of experts that the layer does not have: `moe.experts` \
+         of the spec is that of another model. A layer that leaves experts out computes something else.";
 
     // 03xx: the arguments of a call.
     Count = "RT0301", "another number of tensors",

@@ -162,6 +162,22 @@ pub enum Error {
         /// The experts that have theirs, as runs from first to last.
         there: Vec<(u64, u64)>,
     },
+    /// There are tensors of more experts than the layer has.
+    #[error(
+        "`{name}` is of an expert that the layer does not have (for `{buffer}`), {} there; the layer has {experts} experts, the \
+         checkpoint or `moe.experts` is wrong",
+        numbers(there)
+    )]
+    MoreExperts {
+        /// The weight buffer.
+        buffer: String,
+        /// The first tensor that is too many.
+        name: String,
+        /// How many experts the layer has.
+        experts: u64,
+        /// The experts that have a tensor, as runs from first to last.
+        there: Vec<(u64, u64)>,
+    },
     /// A stored tensor does not have the shape that the recipe says.
     #[error(
         "tensor `{tensor}` (for `{buffer}`) has shape {actual:?}, expected {expected:?}; check `[weights]` (layout, experts) in the spec"
@@ -415,6 +431,7 @@ impl Error {
             Error::MissingShard { .. } => ErrorCode::MissingShard,
             Error::NotInShard { .. } => ErrorCode::NotInShard,
             Error::MissingExperts { .. } => ErrorCode::MissingExperts,
+            Error::MoreExperts { .. } => ErrorCode::MoreExperts,
             Error::Count { .. } => ErrorCode::Count,
             Error::Shape { .. } => ErrorCode::Shape,
             Error::Dtype { .. } => ErrorCode::Dtype,

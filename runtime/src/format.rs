@@ -25,6 +25,8 @@ pub enum Format {
     Zip,
     /// HDF5, as Keras writes it.
     Hdf5,
+    /// Columns of a table, as data sets have them.
+    Parquet,
     /// Packed by gzip.
     Gzip,
     /// What Git LFS leaves in the place of a file that was not fetched.
@@ -53,6 +55,7 @@ impl Format {
             () if start.len() > 1 && start[0] == 0x80 && (2..=5).contains(&start[1]) => Format::Pickle,
             () if starts(&[b"\x93NUMPY"]) => Format::Npy,
             () if starts(&[b"\x89HDF\r\n\x1a\n"]) => Format::Hdf5,
+            () if starts(&[b"PAR1"]) => Format::Parquet,
             () if starts(&[b"\x1f\x8b"]) => Format::Gzip,
             () if starts(&[b"version https://git-lfs.github.com/"]) => Format::LfsPointer,
             () if is_tag("<!doctype html") || is_tag("<html") => Format::Html,
@@ -81,6 +84,7 @@ impl Format {
             Format::Npz => "arrays of numpy (.npz)",
             Format::Zip => "a zip archive",
             Format::Hdf5 => "an HDF5 file",
+            Format::Parquet => "a Parquet file",
             Format::Gzip => "packed by gzip",
             Format::LfsPointer => "a pointer of Git LFS in the place of the file",
             Format::Html => "a web page",
@@ -104,6 +108,7 @@ impl Format {
             Format::Npz => "convert it in Python: `safetensors.numpy.save_file(dict(numpy.load(FILE)), \"model.safetensors\")`",
             Format::Zip | Format::Gzip => "unpack it, and give the safetensors file that is in it",
             Format::Hdf5 => "convert it to safetensors, in Python with `h5py` and `safetensors.numpy.save_file`",
+            Format::Parquet => "convert it to safetensors, in Python with `pyarrow.parquet` and `safetensors.numpy.save_file`",
             Format::LfsPointer => "fetch the file itself: `git lfs pull`, or `hf download REPOSITORY`",
             Format::Html => "the download failed: fetch the file again, and log in where the model asks for it",
         }
@@ -160,6 +165,7 @@ mod tests {
             (b"\x80\x04\x95", Some(Format::Pickle)),
             (b"\x93NUMPY\x01\0", Some(Format::Npy)),
             (b"\x89HDF\r\n\x1a\n\0", Some(Format::Hdf5)),
+            (b"PAR1\x15\x04", Some(Format::Parquet)),
             (b"\x1f\x8b\x08", Some(Format::Gzip)),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:", Some(Format::LfsPointer)),
             (b"\n<!DOCTYPE HTML>", Some(Format::Html)),

@@ -17,6 +17,7 @@ use crate::tensor::{Stored, Tensor, convert, elements};
 ///
 /// # Errors
 /// [`Error::MissingTensor`], [`Error::MissingExperts`] where some experts have a tensor and others do not,
+/// [`Error::MoreExperts`] where some have one that the layer does not have,
 /// [`Error::TensorShape`], [`Error::TensorDtype`], [`Error::TensorRange`], each naming the stored tensor; what
 /// [`Checkpoint::info`] has of a file.
 pub fn assemble(manifest: &Manifest, checkpoint: &Checkpoint<'_>, prefix: &str) -> Result<(Vec<Tensor>, Vec<Note>), Error> {
@@ -143,13 +144,19 @@ fn experts_of(source: &Source, checkpoint: &Checkpoint<'_>, prefix: &str) -> BTr
     checkpoint.names_from(&start).filter_map(expert).collect()
 }
 
-/// That each of so many experts has its tensor.
+/// That each of so many experts has its tensor, and no other but the spare ones.
 fn check_experts(buffer: &Buffer, source: &Source, experts: u64, checkpoint: &Checkpoint<'_>, prefix: &str) -> Result<(), Error> {
-    let Some(first) = (0..experts).find(|expert| !checkpoint.has(&expanded(source, prefix, *expert))) else { return Ok(()) };
     let there = experts_of(source, checkpoint, prefix);
-    let missing = experts - there.range(..experts).count() as u64;
-    let name = expanded(source, prefix, first);
-    Err(Error::MissingExperts { buffer: buffer.name.clone(), name, others: missing - 1, experts, there: runs(&there) })
+    let buffer = buffer.name.clone();
+    if let Some(first) = (0..experts).find(|expert| !checkpoint.has(&expanded(source, prefix, *expert))) {
+        let missing = experts - there.range(..experts).count() as u64;
+        let name = expanded(source, prefix, first);
+        return Err(Error::MissingExperts { buffer, name, others: missing - 1, experts, there: runs(&there) });
+    }
+    match there.range(experts.saturating_add(source.spare)..).next() {
+        Some(more) => Err(Error::MoreExperts { buffer, name: expanded(source, prefix, *more), experts, there: runs(&there) }),
+        None => Ok(()),
+    }
 }
 
 /// Numbers as runs of neighbours, first and last.
@@ -184,7 +191,7 @@ struct Way {
 /// The ways in which a source of these extents, which go into a buffer so, may be stored; the usual one first.
 fn ways(source: &Source, extents: &[u64], into: &Strided) -> Result<Vec<Way>, Error> {
     let mut ways = vec![way(source, extents, into, 0)?];
-    if source.spare > 0 {
+    if source.spare > 0 && !is_per_expert(source) {
         ways.push(way(source, extents, into, source.spare)?);
     }
     if let Some(Stacked { axis, parts }) = source.stacked

@@ -172,7 +172,12 @@ fn an_unsound_manifest_is_refused() {
         m.weights[0].pieces[0].sources[0] = Source { slice, ..Source::plain("w.{e}") };
     });
     let sources = |m: &mut Manifest, source: Source| m.weights[0].pieces[0].sources[0] = source;
-    check("spare experts behind", |m| sources(m, Source { spare: 2, ..Source::plain("w.{e}") }));
+    check("spare experts behind", |m| {
+        let buffer = m.weights[0].buffer.clone();
+        let shape = &mut m.buffers.iter_mut().find(|other| other.name == buffer).unwrap().shape;
+        shape.push(shape[0].clone());
+        sources(m, Source { spare: 2, axes: vec![1, 0], ..Source::plain("w") });
+    });
     check("cannot be stacked", |m| sources(m, Source { stacked: Some(Stacked { axis: 0, parts: 1 }), ..Source::plain("w") }));
     check("cannot be stacked", |m| sources(m, Source { stacked: Some(Stacked { axis: 9, parts: 2 }), ..Source::plain("w") }));
     check("too few axes", |m| m.weights[0].pieces[0].sources[0].flattened = true);

@@ -260,3 +260,20 @@ fn experts_that_are_missing() {
     assert_eq!(of(2, "e.{e}.w", &["e.x.w"]).unwrap_err(), "no tensor for `gate`: looked for `e.0.w`");
     assert!(of(2, "e.{e}.w", &["e.0.w", "e.1.w"]).is_ok());
 }
+
+/// Tensors of more experts than the layer has; those of identity experts, which are the last, are no mistake.
+#[test]
+fn experts_that_are_too_many() {
+    let row = floats(&[H], [0.0; 4]);
+    let make_of = |spare: u64, there: &[&str]| {
+        let source = Source { spare, ..Source::plain("e.{e}.w") };
+        let tensors: Vec<(&str, &Tensor)> = there.iter().map(|name| (*name, &row)).collect();
+        make(&manifest(Dtype::F32, &[2, H], whole(source)), &tensors)
+    };
+    let said = "`e.3.w` is of an expert that the layer does not have (for `gate`), 0 to 1, 3 are there; the layer has 2 experts, \
+                the checkpoint or `moe.experts` is wrong";
+    assert_eq!(make_of(0, &["e.0.w", "e.1.w", "e.3.w"]).unwrap_err().to_string(), said);
+    assert_eq!(make_of(1, &["e.0.w", "e.1.w", "e.3.w"]).unwrap_err().to_string(), said);
+    assert!(make_of(2, &["e.0.w", "e.1.w", "e.3.w"]).is_ok());
+    assert!(make_of(0, &["e.0.w", "e.1.w", "e.01.w", "e.2.w.scale"]).is_ok());
+}

@@ -5,10 +5,10 @@ use std::io::Write;
 use std::path::Path;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
-use moec::hugging_face::{self, Block, Checked, Unread, not_carried, preset, read_header};
+use moec::hugging_face::{self, Block, Checked, Unread, not_carried, preset};
 use moec::spec::{self, MAX_BYTES, read_text};
 
-use super::{Failure, Notes};
+use super::{Failure, Notes, open_checkpoint};
 use crate::cli::Import;
 use crate::files::{bytes_text, is_hub_name, write_or_print};
 
@@ -84,9 +84,9 @@ fn config_of(path: &Path) -> Result<Cow<'_, Path>, Diagnostic> {
 fn check(block: &Block, path: &Path, arguments: &Import, notes: Notes) -> Result<Checked, Report> {
     let name = path.display().to_string();
     let failed = |diagnostics| Report { source: Source { name: name.clone(), text: String::new() }, diagnostics };
-    let header = read_header(path)?;
+    let checkpoint = open_checkpoint(path, notes)?;
     let prefix = arguments.tensor_prefix.as_deref();
-    let checked = hugging_face::check(block, &header, prefix, &arguments.allow_unread).map_err(failed)?;
+    let checked = hugging_face::check(block, &checkpoint, prefix, &arguments.allow_unread).map_err(failed)?;
     let Checked { tensors, compared, prefix, absent, beside, .. } = &checked;
     let below = if prefix.is_empty() { String::new() } else { format!(" below `{prefix}`") };
     let of = match compared {

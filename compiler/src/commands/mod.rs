@@ -16,20 +16,21 @@ mod route;
 mod run;
 mod text;
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::Path;
 
 use clap::ValueEnum;
-use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report, Severity, Source};
+use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report, Severity, Source, quote};
 use moec::spec::{self, Spec};
 use moec::{hugging_face, vocabulary};
 use moec_ir::Machine;
-use moec_runtime::{Checkpoint, Format, Package};
+use moec_runtime::{Checkpoint, Error, Format, Package};
 
 pub(crate) use self::run::InputArgument;
 use crate::cli::{Check, Cli, Command, Compile, Import, Route, Run, Target};
 use crate::console::{Printable, Progress};
-use crate::files::report_at;
+use crate::files::{is_hub_name, report_at};
 use crate::interrupt::TemporaryFolder;
 use crate::{console, doctor};
 
@@ -214,6 +215,38 @@ fn load_spec(path: &Path, checkpoint: Option<(&Path, &str)>, notes: Notes) -> Re
         }
     }
     Ok((spec, source))
+}
+
+/// Opens a checkpoint, and warns of the files in its folder that are not looked into.
+fn open_checkpoint(path: &Path, notes: Notes) -> Result<Checkpoint<'static>, Report> {
+    let checkpoint = Checkpoint::open(path).map_err(|error| report_at(path, unopened(path, error)))?;
+    let names: Vec<String> = checkpoint.left_out().iter().filter_map(|file| file.file_name()).map(quote_name).collect();
+    if let Some(first) = names.first() {
+        const SHOWN: usize = 4;
+        let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
+        let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let warning = Diagnostic::new(Code::FilesLeftOut, format!("not read: {shown}{more}, beside the files that are"));
+        let help = format!("if the weights are in {first}, name it in the folder's place");
+        notes.warn(&Source { name: path.display().to_string(), text: String::new() }, vec![warning.help(help)])?;
+    }
+    Ok(checkpoint)
+}
+
+fn quote_name(name: &OsStr) -> String {
+    quote(&name.to_string_lossy())
+}
+
+/// Why there is no checkpoint: a hub's name of a model is answered with the command that downloads it.
+fn unopened(path: &Path, error: Error) -> Diagnostic {
+    let diagnostic = Diagnostic::from(error);
+    match path.to_str().filter(|name| !path.exists() && is_hub_name(name)) {
+        Some(name) => {
+            let folder = name.rsplit('/').next().unwrap_or(name);
+            let download = format!("`hf download {name} --include '*.safetensors*' --local-dir {folder}`");
+            diagnostic.help(format!("a model on a hub is downloaded first: {download}, then `--weights {folder}`"))
+        }
+        None => diagnostic,
+    }
 }
 
 /// A published model's spec.

@@ -10,7 +10,7 @@ use moec::routing::{self, Choice, Error, Keep, Layer, Options, Product, Reports,
 use moec::spec::{Mode, Ratio, Spec, Tensor, Word};
 use moec_runtime::{Checkpoint, Format, assemble};
 
-use super::{Failure, Notes, load_preset, load_spec};
+use super::{Failure, Notes, load_preset, load_spec, open_checkpoint};
 use crate::cli::{KeptRows, Route};
 use crate::files::{bytes_text, report_at, write};
 
@@ -262,7 +262,7 @@ impl Weights {
                 })?;
                 Checkpoint::read(&arrays).and_then(|checkpoint| assemble(&manifest, &checkpoint, prefix))
             }
-            Some(_) | None => Checkpoint::open(path).and_then(|checkpoint| assemble(&manifest, &checkpoint, prefix)),
+            Some(_) | None => assemble(&manifest, &open_checkpoint(path, notes)?, prefix),
         };
         let (weights, conversions) = assembled.map_err(|error| report_at(path, error))?;
         conversions.iter().for_each(|conversion| notes.say(&format!("note: {conversion}")));

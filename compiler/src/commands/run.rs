@@ -24,9 +24,9 @@ use moec_runtime::{Checkpoint, DeviceKind, Error, Layer, Package, Tensor, assemb
 use super::compare::{Comparison, Sides};
 use super::memory::{self, Place};
 use super::report::{Measured, print, print_statistics, statistics_json};
-use super::{Failure, Notes, emulated_target, gpu, is_package, load_preset, load_spec};
+use super::{Failure, Notes, emulated_target, gpu, is_package, load_preset, load_spec, open_checkpoint};
 use crate::cli::{Device, Run, StatsFormat, Target};
-use crate::files::{bytes_text, is_hub_name, read, report_at, write};
+use crate::files::{bytes_text, read, report_at, write};
 
 /// Runs a layer and prints what happened.
 pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
@@ -229,26 +229,13 @@ fn weights(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Vec<Ten
         return random::weights(manifest, arguments.seed).map_err(|error| report_at(&arguments.path(), error));
     };
     let progress = notes.progress("reading weights");
-    let checkpoint = Checkpoint::open(path).map_err(|error| report_at(path, unopened(path, error)))?;
+    let checkpoint = open_checkpoint(path, notes)?;
     let prefix = arguments.tensor_prefix.as_deref().unwrap_or("");
     let assembled = assemble(manifest, &checkpoint, prefix);
     let (weights, conversions) = assembled.map_err(|error| report_at(path, with_names(error, &checkpoint)))?;
     drop(progress);
     conversions.iter().for_each(|conversion| notes.say(&format!("note: {conversion}")));
     Ok(weights)
-}
-
-/// Why there is no checkpoint: a hub's name of a model is answered with the command that downloads it.
-fn unopened(path: &Path, error: Error) -> Diagnostic {
-    let diagnostic = Diagnostic::from(error);
-    match path.to_str().filter(|name| !path.exists() && is_hub_name(name)) {
-        Some(name) => {
-            let folder = name.rsplit('/').next().unwrap_or(name);
-            let download = format!("`hf download {name} --include '*.safetensors*' --local-dir {folder}`");
-            diagnostic.help(format!("a model on a hub is downloaded first: {download}, then `--weights {folder}`"))
-        }
-        None => diagnostic,
-    }
 }
 
 /// A tensor that was not found, nor one of a similar name: what the file has, and which flags change what is looked for.

@@ -320,6 +320,9 @@ codes! {
     NotCompared = 1111, Ok, "tensors that a check could not compare",
         "An index names files that are not beside it, so that types and shapes of their tensors are not known: the names alone \
          were held against the spec. Fetch the files, or check again where they are.";
+    FilesLeftOut = 1112, Ok, "safetensors files of a folder that are not read",
+        "Of a folder, `model.safetensors` is read, else the files that its index names. Others beside them may be the same weights \
+         in another format (`consolidated.safetensors`), an adapter, or what was meant: where they are, name the file.";
 }
 
 #[cfg(test)]

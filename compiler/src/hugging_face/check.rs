@@ -3,9 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use safetensors::Dtype;
+use moec_runtime::{Checkpoint, Error, TensorInfo};
 
-use super::header::{Header, Held, Shards};
 use super::sizes::{is_same_shape, shape_text};
 use super::stored::Stored;
 use super::{Block, unused};
@@ -44,12 +43,17 @@ impl Checked {
 ///
 /// # Errors
 /// Every mistake: [`Code::TensorMissing`], [`Code::TensorShape`], [`Code::TensorDtype`], [`Code::TensorUnused`].
-pub fn check(block: &Block, header: &Header, prefix: Option<&str>, allowed: &[String]) -> Result<Checked, Vec<Diagnostic>> {
+pub fn check(
+    block: &Block,
+    checkpoint: &Checkpoint<'_>,
+    prefix: Option<&str>,
+    allowed: &[String],
+) -> Result<Checked, Vec<Diagnostic>> {
     let prefix = match prefix {
         Some(prefix) => prefix.to_string(),
-        None => find_prefix(block, header).map_err(|diagnostic| vec![diagnostic])?,
+        None => find_prefix(block, checkpoint).map_err(|diagnostic| vec![diagnostic])?,
     };
-    let file = File { block, header, prefix: &prefix };
+    let file = File { block, checkpoint, prefix: &prefix };
     let storages: Vec<&[Stored]> = block.slots.iter().map(|ways| file.storage(ways)).collect();
     let named: BTreeSet<String> = block.stored_names().flat_map(|name| file.expanded(name)).collect();
     let mut wrong = Vec::new();
@@ -62,13 +66,13 @@ pub fn check(block: &Block, header: &Header, prefix: Option<&str>, allowed: &[St
     }
     let names = |stored: &Stored| stored.names.iter().flat_map(|name| file.expanded(name)).map(|name| format!("{prefix}{name}"));
     let found: Vec<(&Stored, String)> = chosen.iter().flat_map(|stored| names(stored).map(move |full| (stored, full))).collect();
-    let Shards { held, absent } = header.look_up(found.iter().map(|(_, full)| full.as_str()), &mut wrong);
-    wrong.extend(file.misfits(&found, &held));
+    let Held { infos, absent } = look_up(checkpoint, found.iter().map(|(_, full)| full.as_str()), &mut wrong);
+    wrong.extend(file.misfits(&found, &infos));
     let used: BTreeSet<&str> = found.iter().map(|(_, full)| full.as_str()).collect();
-    let rest = unused::sort(block, header, &prefix, &used, allowed);
+    let rest = unused::sort(block, checkpoint, &prefix, &used, allowed);
     wrong.extend(rest.mistake());
     let unused::Rest { beside, allowed, .. } = rest;
-    let (tensors, compared) = (found.len(), held.len());
+    let (tensors, compared) = (found.len(), infos.len());
     match wrong.is_empty() {
         true => Ok(Checked { chosen, prefix, tensors, compared, absent, beside, allowed }),
         false => Err(wrong),
@@ -82,13 +86,13 @@ pub(super) fn tensor_name(name: &str) -> String {
 }
 
 /// A block, a file, and what stands before the block's names in it.
-struct File<'a> {
+struct File<'a, 'c> {
     block: &'a Block,
-    header: &'a Header,
+    checkpoint: &'a Checkpoint<'c>,
     prefix: &'a str,
 }
 
-impl File<'_> {
+impl File<'_, '_> {
     /// The name of one tensor, or of every expert's.
     fn expanded(&self, name: &'static str) -> impl Iterator<Item = String> + use<> {
         let count = if Weight::is_per_expert(name) { self.block.sizes.experts } else { 1 };
@@ -96,7 +100,7 @@ impl File<'_> {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.header.tensors.contains_key(&format!("{}{name}", self.prefix))
+        self.checkpoint.has(&format!("{}{name}", self.prefix))
     }
 
     /// The part of these tensors that is absent, 0 to 1: one an expert may be there in part.
@@ -116,10 +120,9 @@ impl File<'_> {
             let wrong = way.iter().filter_map(|stored| {
                 let name = self.choose(stored)?.first().copied()?;
                 let first = format!("{}{}", self.prefix, self.expanded(name).next()?);
-                let shards = self.header.look_up(std::iter::once(first.as_str()), &mut Vec::new());
-                let shape = &shards.held.get(&first)?.shape;
+                let info = self.checkpoint.info(&first).ok()?;
                 let expected = self.block.sizes.stored_shapes(stored, name);
-                Some(usize::from(!expected.iter().any(|expected| is_same_shape(expected, shape))))
+                Some(usize::from(!expected.iter().any(|expected| is_same_shape(expected, &info.shape))))
             });
             wrong.sum::<usize>()
         };
@@ -155,8 +158,7 @@ impl File<'_> {
             Diagnostic::new(Code::TensorMissing, message).note(format!("it is weights.{} of the spec", stored.tensor.word()));
         const MOST: usize = 4096;
         const LONGEST: usize = 128;
-        let beside = self.header.tensors.range(prefix.to_string()..).map(|(name, _)| name.as_str());
-        let beside = beside.map_while(|name| name.strip_prefix(prefix)).take(MOST);
+        let beside = self.checkpoint.names_from(prefix).filter_map(|name| name.strip_prefix(prefix)).take(MOST);
         let beside = beside.filter(|name| name.len() <= LONGEST && !named.contains(*name));
         let diagnostic = match nearest(&lacked, beside) {
             Some(near) => diagnostic.help(format!("did you mean {}?", tensor_name(&format!("{prefix}{near}")))),
@@ -172,17 +174,17 @@ impl File<'_> {
     }
 
     /// Tensors of a type or a shape that the loader does not take. Of experts that are wrong alike, the first is worth reading.
-    fn misfits(&self, found: &[(&Stored, String)], held: &BTreeMap<String, Held>) -> Vec<Diagnostic> {
+    fn misfits(&self, found: &[(&Stored, String)], infos: &BTreeMap<String, TensorInfo>) -> Vec<Diagnostic> {
         let mut reported: BTreeSet<(Tensor, String)> = BTreeSet::new();
         let mut wrong = Vec::new();
         for (stored, full) in found {
-            let (Some(Held { dtype, shape }), Some(name)) = (held.get(full), stored.names.first()) else { continue };
+            let (Some(TensorInfo { dtype, shape }), Some(name)) = (infos.get(full), stored.names.first()) else { continue };
             let of_spec = || {
                 let layout =
                     if stored.layout == Layout::Plain { String::new() } else { format!(" stored \"{}\"", stored.layout.word()) };
                 format!("it is weights.{} of the spec{layout}", stored.tensor.word())
             };
-            if !is_loaded(stored.tensor, *dtype) && reported.insert((stored.tensor, dtype.to_string())) {
+            if !is_loaded(stored.tensor, dtype) && reported.insert((stored.tensor, dtype.clone())) {
                 let message = format!("the tensor {} has the type {dtype}, which cannot be loaded", tensor_name(full));
                 let diagnostic = Diagnostic::new(Code::TensorDtype, message).note(of_spec());
                 wrong.push(match is_integer(stored.tensor) {
@@ -225,22 +227,52 @@ fn is_integer(tensor: Tensor) -> bool {
 }
 
 /// Whether the loader takes elements of this type for this tensor: floats become floats, integers integers.
-fn is_loaded(tensor: Tensor, dtype: Dtype) -> bool {
+fn is_loaded(tensor: Tensor, dtype: &str) -> bool {
     match dtype {
-        Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => !is_integer(tensor),
-        Dtype::I64 | Dtype::I32 => is_integer(tensor),
+        "F64" | "F32" | "F16" | "BF16" => !is_integer(tensor),
+        "I64" | "I32" => is_integer(tensor),
         // The format's list of types is open; the loader takes these six.
         _ => false,
     }
 }
 
+/// What the files of a checkpoint say of tensors.
+#[derive(Default)]
+struct Held {
+    infos: BTreeMap<String, TensorInfo>,
+    /// The files of an index that are not there, and how many of the tensors they have.
+    absent: BTreeMap<String, usize>,
+}
+
+/// Types and shapes of these tensors. A damaged file, and one without a tensor that the index places in it, are in `wrong`.
+fn look_up<'a>(checkpoint: &Checkpoint<'_>, names: impl Iterator<Item = &'a str>, wrong: &mut Vec<Diagnostic>) -> Held {
+    let mut held = Held::default();
+    for name in names {
+        match checkpoint.info(name) {
+            Ok(info) => drop(held.infos.insert(name.to_string(), info)),
+            Err(Error::MissingShard { file, .. }) => *held.absent.entry(file).or_default() += 1,
+            Err(error @ Error::NotInShard { .. }) => {
+                wrong.push(Diagnostic { code: Code::TensorMissing, ..Diagnostic::from(error) });
+            }
+            // Every tensor of a damaged file says the same.
+            Err(error) => {
+                let diagnostic = Diagnostic::from(error);
+                if !wrong.contains(&diagnostic) {
+                    wrong.push(diagnostic);
+                }
+            }
+        }
+    }
+    held
+}
+
 /// What stands before the router's name: `w.`, `model.layers.3.mlp.`, nothing.
-fn find_prefix(block: &Block, header: &Header) -> Result<String, Diagnostic> {
+fn find_prefix(block: &Block, checkpoint: &Checkpoint<'_>) -> Result<String, Diagnostic> {
     let before = |name: &str| {
         let rests = block.files.router.iter().filter_map(|router| name.strip_suffix(router));
         rests.filter(|rest| rest.is_empty() || rest.ends_with('.')).map(str::to_string).next()
     };
-    let found: BTreeSet<String> = header.tensors.keys().filter_map(|name| before(name)).collect();
+    let found: BTreeSet<String> = checkpoint.names().into_iter().filter_map(before).collect();
     // The layer of a prefix is its last number: `model.layers.3.mlp.`, `encoder.block.3.layer.1.mlp.` has the one of its block.
     let is_of = |prefix: &str, layer: u64| block.prefixes_of(layer).any(|end| prefix.ends_with(&end));
     let numbers = |prefix: &str| prefix.split('.').filter_map(|part| part.parse::<u64>().ok()).collect::<Vec<_>>();

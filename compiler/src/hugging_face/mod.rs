@@ -20,7 +20,6 @@ mod defaults;
 mod document;
 mod fields;
 mod files;
-mod header;
 mod layer;
 mod layers;
 mod models;
@@ -32,7 +31,6 @@ mod unused;
 
 pub use account::Unread;
 pub use check::{Checked, check};
-pub use header::{Header, read_header};
 pub use presets::{preset, presets};
 
 use std::collections::BTreeSet;

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use moec_runtime::Checkpoint;
+
 use super::Block;
 use super::check::tensor_name;
-use super::header::Header;
 use crate::diagnostics::{Code, Diagnostic};
 use crate::spec::Weight;
 
@@ -31,12 +32,11 @@ const BUFFERS: [&str; 2] = ["rotary", "freq"];
 const ATTENTION: [&str; 4] = ["attn", "attention", "mamba", "conv"];
 
 /// Every tensor of the layer that is not in `used`.
-pub(super) fn sort(block: &Block, header: &Header, prefix: &str, used: &BTreeSet<&str>, allowed: &[String]) -> Rest {
+pub(super) fn sort(block: &Block, checkpoint: &Checkpoint<'_>, prefix: &str, used: &BTreeSet<&str>, allowed: &[String]) -> Rest {
     let mut rest = Rest::default();
     let layer = layer_of(prefix);
     let spare = spare(block, prefix);
-    let names = header.tensors.range(layer.to_string()..).map(|(name, _)| name.as_str());
-    for name in names.take_while(|name| name.starts_with(layer)).filter(|name| !used.contains(name) && !spare.contains(*name)) {
+    for name in checkpoint.names_from(layer).filter(|name| !used.contains(name) && !spare.contains(*name)) {
         let below_layer = &name[layer.len()..];
         let is_part = match name.strip_prefix(prefix).filter(|inner| is_in_block(block, inner)) {
             // Without a prefix the file may have more than the block.

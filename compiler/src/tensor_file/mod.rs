@@ -12,6 +12,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
+use moec_runtime::Format;
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 use zip::ZipArchive;
 
@@ -62,46 +63,35 @@ impl From<io::Error> for Unusable {
     }
 }
 
-/// Files that are sometimes given in the place of one with tensors, by how they start.
-const OTHERS: [(&[u8], &str); 5] = [
-    (b"GGUF", "a GGUF file"),
-    (b"moec.pkg", "a package of moec"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"PAR1", "a Parquet file"),
-    (b"\x1f\x8b", "a gzip file"),
-];
-
 /// Reads the headers.
 pub(crate) fn open(path: &Path) -> Result<TensorFile, Unusable> {
-    let mut file = File::open(path)?;
+    let file = File::open(path)?;
     let bytes = file.metadata()?.len();
-    let mut start = Vec::new();
-    (&mut file).take(9).read_to_end(&mut start)?;
-    file.rewind()?;
     let file = Arc::new(file);
     let whole = Part { file: Arc::clone(&file), at: 0, bytes };
-    // The length of a header may look like the start of any other file, but not what follows it.
-    if start.get(8) == Some(&b'{') {
-        let tensors = safetensors_header::read(whole)?;
-        return Ok(TensorFile { file, archive: None, tensors });
-    }
-    if start.starts_with(numpy::MAGIC) {
-        let stored = numpy::npy(whole)?;
-        let name = path.file_stem().map_or("array".to_string(), |stem| stem.to_string_lossy().into_owned());
-        return Ok(TensorFile { file, archive: None, tensors: BTreeMap::from([(name, stored)]) });
-    }
-    if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
-        let (archive, tensors) = numpy::npz(whole, path)?;
-        return Ok(TensorFile { file, archive: Some(archive), tensors });
-    }
-    if let [0x80, 2..=5, ..] = start[..] {
-        return Err(numpy::pickled(path, "a Python pickle"));
-    }
-    if let Some((_, what)) = OTHERS.iter().find(|(magic, _)| start.starts_with(magic)) {
-        return Err(format!("it is {what}, not a safetensors, .npy or .npz file").into());
-    }
-    let tensors = safetensors_header::read(whole)?;
-    Ok(TensorFile { file, archive: None, tensors })
+    let (archive, tensors) = match Format::of_file(path) {
+        Some(Format::Safetensors) | None => (None, safetensors_header::read(whole)?),
+        Some(Format::Npy) => {
+            let stored = numpy::npy(whole)?;
+            let name = path.file_stem().map_or("array".to_string(), |stem| stem.to_string_lossy().into_owned());
+            (None, BTreeMap::from([(name, stored)]))
+        }
+        Some(Format::Npz | Format::Zip) => {
+            let (archive, tensors) = numpy::npz(whole, path)?;
+            (Some(archive), tensors)
+        }
+        Some(format @ (Format::Torch | Format::Pickle)) => return Err(numpy::pickled(path, format.name())),
+        Some(
+            format @ (Format::Package
+            | Format::Gguf
+            | Format::Hdf5
+            | Format::Parquet
+            | Format::Gzip
+            | Format::LfsPointer
+            | Format::Html),
+        ) => return Err(format!("it is {}, not a safetensors, .npy or .npz file", format.name()).into()),
+    };
+    Ok(TensorFile { file, archive, tensors })
 }
 
 impl TensorFile {

@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
 
+use moec_runtime::Format;
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use safetensors::tensor::Dtype;
 use zip::ZipArchive;
 
 use super::{Part, Place, Stored, Unusable};
 use crate::diagnostics::quote;
-
-/// How a `.npy` file starts.
-pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 
 /// The one array of a `.npy` file.
 pub(super) fn npy(mut file: Part) -> Result<Stored, Unusable> {
@@ -26,7 +24,7 @@ pub(super) fn npz(file: Part, path: &Path) -> Result<(ZipArchive<Part>, BTreeMap
     let wrong = |error: zip::result::ZipError| format!("the zip archive is damaged: {error}");
     let mut archive = ZipArchive::new(file).map_err(wrong)?;
     if archive.file_names().any(|name| name.is_ok_and(|name| name.ends_with("data.pkl"))) {
-        return Err(pickled(path, "a file of torch.save"));
+        return Err(pickled(path, Format::Torch.name()));
     }
     let mut tensors = BTreeMap::new();
     for index in 0..archive.len() {
@@ -142,7 +140,7 @@ mod tests {
     use super::*;
 
     fn array(header: &str, bytes: usize) -> Vec<u8> {
-        let mut file = MAGIC.to_vec();
+        let mut file = b"\x93NUMPY".to_vec();
         file.extend([1, 0]);
         file.extend((header.len() as u16).to_le_bytes());
         file.extend(header.bytes());

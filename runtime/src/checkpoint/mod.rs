@@ -25,6 +25,8 @@ pub struct Checkpoint<'a> {
     shards: Vec<Shard<'a>>,
     /// The shard of each tensor.
     tensors: BTreeMap<String, usize>,
+    /// Files of the folder that are none of the shards.
+    left_out: Vec<PathBuf>,
 }
 
 /// What a header says of a tensor.
@@ -86,7 +88,7 @@ impl<'a> Checkpoint<'a> {
     pub fn read(bytes: &'a [u8]) -> Result<Checkpoint<'a>, Error> {
         let shard = Shard::of_bytes(bytes)?;
         let tensors = shard.names()?.into_iter().map(|name| (name, 0)).collect();
-        Ok(Checkpoint { shards: vec![shard], tensors })
+        Ok(Checkpoint { shards: vec![shard], tensors, left_out: Vec::new() })
     }
 
     /// The names, in byte order.
@@ -96,7 +98,7 @@ impl<'a> Checkpoint<'a> {
     }
 
     /// The names that start so, in byte order.
-    pub(crate) fn names_from<'c>(&'c self, start: &'c str) -> impl Iterator<Item = &'c str> {
+    pub fn names_from<'c>(&'c self, start: &'c str) -> impl Iterator<Item = &'c str> {
         let from = self.tensors.range(start.to_string()..).map(|(name, _)| name.as_str());
         from.take_while(move |name| name.starts_with(start))
     }
@@ -134,6 +136,13 @@ impl<'a> Checkpoint<'a> {
     #[must_use]
     pub fn missing_files(&self) -> Vec<&Path> {
         self.shards.iter().filter(|shard| !shard.is_there()).map(Shard::path).collect()
+    }
+
+    /// Of a folder, the `.safetensors` files in it that no tensor is looked for in: those beside `model.safetensors`, and those
+    /// that the index does not name.
+    #[must_use]
+    pub fn left_out(&self) -> &[PathBuf] {
+        &self.left_out
     }
 
     /// The stored tensor; `None` where the checkpoint has none of that name.
@@ -184,7 +193,7 @@ fn of_files(paths: &[PathBuf]) -> Result<Checkpoint<'static>, Error> {
         }
         shards.push(shard);
     }
-    Ok(Checkpoint { shards, tensors })
+    Ok(Checkpoint { shards, tensors, left_out: Vec::new() })
 }
 
 /// The files that an index names, which lie beside it.
@@ -200,7 +209,7 @@ fn indexed(path: &Path) -> Result<Checkpoint<'static>, Error> {
         });
         tensors.insert(name, shard);
     }
-    Ok(Checkpoint { shards, tensors })
+    Ok(Checkpoint { shards, tensors, left_out: Vec::new() })
 }
 
 /// The checkpoint in a folder of a published model.
@@ -215,13 +224,18 @@ fn in_folder(folder: &Path) -> Result<Checkpoint<'static>, Error> {
         let ends = |name: &&PathBuf| name.as_os_str().as_encoded_bytes().ends_with(end.as_bytes());
         names.iter().filter(ends).map(|name| folder.join(name)).collect()
     };
+    let files = ending(".safetensors");
+    let beside = |checkpoint: Checkpoint<'static>| {
+        let is_beside = |file: &&PathBuf| checkpoint.shards.iter().all(|shard| shard.path() != *file);
+        Checkpoint { left_out: files.iter().filter(is_beside).cloned().collect(), ..checkpoint }
+    };
     if names.iter().any(|name| name == Path::new(WHOLE)) {
-        return Checkpoint::open(folder.join(WHOLE));
+        return Checkpoint::open(folder.join(WHOLE)).map(beside);
     }
-    match (&ending(INDEX)[..], &ending(".safetensors")[..]) {
-        ([index], _) => indexed(index),
+    match (&ending(INDEX)[..], &files[..]) {
+        ([index], _) => indexed(index).map(beside),
         ([_, _, ..], _) if names.iter().any(|name| name == &PathBuf::from(format!("model{INDEX}"))) => {
-            indexed(&folder.join(format!("model{INDEX}")))
+            indexed(&folder.join(format!("model{INDEX}"))).map(beside)
         }
         (indices @ [_, _, ..], _) => {
             let found = indices.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());

@@ -131,7 +131,7 @@ fn check_source(source: &Source, name: &str, rank: usize) -> Result<(), Error> {
         "the recipe of `{name}`: too few axes to fold two into one"
     );
     ensure!(
-        source.spare == 0 || (!per_expert && source.axes.first().is_none_or(|first| *first == 0)),
+        source.spare == 0 || source.axes.first().is_none_or(|first| *first == 0),
         "the recipe of `{name}`: spare experts behind an axis that is not the first"
     );
     if let Some(Stacked { axis, parts }) = source.stacked {
