@@ -75,6 +75,7 @@ fn fields_in_tables_and_lists() {
         (json!({"extra": {"layers": [{"num_experts": 4, "router_temperature": 3}]}}), "extra.layers.router_temperature"),
         (json!({"extra": [[{"num_experts": 4}]]}), "extra.num_experts"),
         (json!({"block_configs": vec![json!({"ffn": {"num_experts": 8, "moe_top_k": 1}}); 8]}), "block_configs.ffn.moe_top_k"),
+        (json!({"ffn_config": {"k": 3, "top_k": 7}}), "ffn_config.k"),
         (json!({"attn_config": {"moe_top_k": 3}}), "attn_config.moe_top_k"),
         (json!({"attn_config": {"moe": {"k": 3}}}), "attn_config.moe.k"),
         (json!({"rope_scaling": {"num_experts": 3}}), "rope_scaling.num_experts"),
@@ -148,10 +149,8 @@ fn top_k_at_the_top() {
 #[test]
 fn activations_as_tables() {
     let with = |table: Value| {
-        base(
-            "dbrx",
-            json!({"d_model": 32, "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 8, "moe_top_k": 2, "ffn_act_fn": table}}),
-        )
+        let ffn = json!({"ffn_hidden_size": 24, "moe_num_experts": 8, "moe_top_k": 2, "ffn_act_fn": table});
+        base("dbrx", json!({"d_model": 32, "ffn_config": ffn}))
     };
     let activation = |table: Value| {
         let mut config = with(table);

@@ -196,7 +196,7 @@ fn tensors_of_the_layer_that_go_unused_are_mistakes() {
         // Allowed whole, and as the message spells it.
         let pattern = wrong[0].help.as_deref().unwrap().split('\'').nth(1).unwrap().to_string();
         for allowed in [format!("model.layers.0.{name}"), pattern] {
-            let header = Checkpoint::open(&with(&[name])).unwrap();
+            let header = Checkpoint::open(with(&[name])).unwrap();
             let checked = hugging_face::check(&block, &header, None, std::slice::from_ref(&allowed)).unwrap();
             assert_eq!(checked.allowed, [format!("model.layers.0.{name}")], "{allowed}");
         }

@@ -243,7 +243,7 @@ fn unopened(path: &Path, error: Error) -> Diagnostic {
         Some(name) => {
             let folder = name.rsplit('/').next().unwrap_or(name);
             let download = format!("`hf download {name} --include '*.safetensors*' --local-dir {folder}`");
-            diagnostic.help(format!("a model on a hub is downloaded first: {download}, then `--weights {folder}`"))
+            diagnostic.help(format!("a model on a hub is downloaded first: {download}, and `{folder}` is given in its place"))
         }
         None => diagnostic,
     }

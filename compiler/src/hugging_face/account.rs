@@ -58,6 +58,8 @@ pub(super) fn account(config: &Config<'_>, entries: &[Entry], layer: &Document) 
 enum Table {
     /// Fields were looked for in it.
     Searched,
+    /// The same, and it speaks of the layer: what is not known counts.
+    FeedForward,
     /// Nothing: what speaks of the layer counts.
     Beside,
     /// It speaks of the layer, or a rule has read it: every key counts.
@@ -85,7 +87,13 @@ fn walk<'a>(
         let (inner, is_read) = (tables_of(&entry.value), config.is_read(entry));
         if !inner.is_empty() && (is_read || means.is_none()) {
             let inside = match group {
-                _ if inner.iter().any(|inner| config.is_scope(inner)) => Table::Searched,
+                _ if inner.iter().any(|inner| config.is_scope(inner)) => {
+                    if speaks(&entry.key) {
+                        Table::FeedForward
+                    } else {
+                        Table::Searched
+                    }
+                }
                 Some(_) => Table::Inert,
                 None if is_read || is_spoken(table, &entry.key) => Table::OfLayer,
                 None if table == Table::Inert => Table::Inert,
@@ -145,7 +153,7 @@ fn tables_of(value: &Value) -> Vec<&[Entry]> {
 fn is_spoken(table: Table, key: &str) -> bool {
     match table {
         Table::Searched | Table::Beside => speaks(key),
-        Table::OfLayer => true,
+        Table::FeedForward | Table::OfLayer => true,
         Table::Inert => is_of_experts(key),
     }
 }
@@ -180,7 +188,7 @@ fn inert(name: &str) -> Option<&'static Inert> {
 fn meaning(table: Table, name: &str) -> Option<Means> {
     let (_, means) = MEANINGS.iter().find(|(names, _)| names.contains(&name))?;
     let is_meant = match table {
-        Table::Searched | Table::Beside => true,
+        Table::Searched | Table::FeedForward | Table::Beside => true,
         Table::OfLayer => *means != Means::OfGeneration,
         Table::Inert => is_of_experts(name),
     };
