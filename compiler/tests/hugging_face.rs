@@ -407,7 +407,7 @@ fn a_checkpoint_of_many_layers_in_many_files() {
     let mut renamed = files[0].clone();
     let moved = renamed.as_object_mut().unwrap().remove("model.layers.0.block_sparse_moe.experts.7.w1.weight").unwrap();
     renamed["model.layers.0.block_sparse_moe.experts.7.w1.wieght"] = moved;
-    let renamed = Checkpoint::open(&checkpoint(folder.path(), "renamed.safetensors", &renamed)).unwrap();
+    let renamed = Checkpoint::open(checkpoint(folder.path(), "renamed.safetensors", &renamed)).unwrap();
     let wrong = hugging_face::check(&block(Some(0)), &renamed, None, &[]).unwrap_err();
     assert_eq!(wrong[0].help.as_deref(), Some("did you mean `model.layers.0.block_sparse_moe.experts.7.w1.wieght`?"));
 }
@@ -494,7 +494,7 @@ proptest! {
         let folder = command::folder();
         let sized = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
         for bytes in [bytes, sized, text.into_bytes()] {
-            let _ = Checkpoint::open(&command::write(folder.path(), &name, bytes));
+            let _ = Checkpoint::open(command::write(folder.path(), &name, bytes));
         }
     }
 
