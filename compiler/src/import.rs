@@ -7,14 +7,14 @@ use moec_ir::{DType, Extent};
 
 use crate::spec::{
     Activation, Apply, AuxGroup, AuxLoss, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode,
-    Gating, GroupMask, GroupScore, Mode, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared, SharedCombine,
-    SharedGate, Soft, SoftNorm, Spec, Tensor, Word,
+    Gating, GroupMask, GroupScore, HashOob, Mode, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared,
+    SharedCombine, SharedGate, Soft, SoftNorm, Spec, Tensor, Word,
 };
 
 /// The layer's graph: input `%x` `[T, H]`, where tokens may be padding `%token_mask` `[T]`, where token ids decide `%token_ids`
 /// `[T]` too, weights by their canonical names, output `[T, H]`.
 pub fn import(spec: &Spec) -> Graph {
-    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None };
+    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None, picking: None };
     let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
     if spec.tokens.mask {
         layer.mask = Some(layer.g.param("%token_mask", Type::tensor(&[Dim::Tokens], DType::I32)));
@@ -45,7 +45,7 @@ pub fn import(spec: &Spec) -> Graph {
 /// The router's products alone: of the layer's inputs `%x`, where there is noise `%seed`; output the logits `[T, R]`, its bias
 /// added.
 pub(crate) fn import_logits(spec: &Spec) -> Graph {
-    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None };
+    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None, picking: None };
     let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
     let logits = layer.logits(x);
     layer.g.finish(&spec.name, logits)
@@ -54,7 +54,7 @@ pub(crate) fn import_logits(spec: &Spec) -> Graph {
 /// The routing of the layer alone: input `%logits` `[T, R]`, the router's bias added, none of them of padding. The output, the weight of each pair that
 /// is kept, is there because a graph has one; the picks and the routing are values of it.
 pub fn import_routing(spec: &Spec) -> Graph {
-    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None };
+    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None, picking: None };
     let logits = layer.g.param("%logits", Type::tensor(&[Dim::Tokens, Dim::Const(spec.columns())], DType::F32));
     let picks = layer.picks(logits);
     let routing = layer.assigned(picks);
@@ -77,6 +77,8 @@ struct Layer<'s> {
     g: Builder,
     /// Which tokens are padding.
     mask: Option<Id>,
+    /// Which tokens have picks, where that is not what `mask` says.
+    picking: Option<Id>,
 }
 
 impl Layer<'_> {
@@ -205,9 +207,15 @@ impl Layer<'_> {
     /// The experts that the table has for each token's id.
     fn hash_picks(&mut self, scores: Id) -> Id {
         // Without a vocabulary the table has no rows, which no graph may have.
-        let shape = [self.spec.router.vocabulary.unwrap_or(0), self.spec.router.top_k].map(Dim::Const);
+        let vocabulary = self.spec.router.vocabulary.unwrap_or(0);
+        let shape = [vocabulary, self.spec.router.top_k].map(Dim::Const);
         let table = self.g.param("@hash_table", Type::tensor(&shape, DType::I32));
         let ids = self.g.param("%token_ids", Type::tensor(&[Dim::Tokens], DType::I32));
+        if self.spec.router.hash_oob == HashOob::Drop {
+            let vocabulary = self.g.add(graph::Node::Attr(Attr::Num(vocabulary)));
+            let of_tokens: Vec<Id> = [ids, vocabulary].into_iter().chain(self.mask).collect();
+            self.picking = Some(self.g.apply(Op::Within, &of_tokens));
+        }
         self.g.apply(Op::HashPicks, &[scores, table, ids])
     }
 
@@ -216,7 +224,7 @@ impl Layer<'_> {
     fn observed(&mut self, logits: Id, picks: Id) -> Id {
         // What experts without weights take has no balance.
         if self.spec.router.identity_experts + self.spec.router.joint_shared > 0 {
-            return self.masked(picks);
+            return self.masked_picks(picks);
         }
         let scores = match self.spec.router.score {
             Score::Identity => self.g.apply(Op::Softmax, &[logits]),
@@ -228,8 +236,13 @@ impl Layer<'_> {
         } else {
             picks
         };
-        let picks = self.masked(picks);
+        let picks = self.masked_picks(picks);
         self.g.apply(Op::Observe, &[logits, scores, picks])
+    }
+
+    /// Picks, without those of padding and of tokens that have none.
+    fn masked_picks(&mut self, picks: Id) -> Id {
+        self.picking.or(self.mask).map_or(picks, |mask| self.g.apply(Op::MaskTokens, &[picks, mask]))
     }
 
     /// Rows or picks, without those of padding.

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::import::rows_at_capacity;
 use crate::pipeline::Built;
-use crate::spec::{CapacitySize, Layout, Mode, Pad, Spec, Tensor, Weight, Word};
+use crate::spec::{CapacitySize, HashOob, Layout, Mode, Pad, Spec, Tensor, Weight, Word};
 
 /// One package with everything that was built. The same input gives the same bytes.
 ///
@@ -110,11 +110,11 @@ fn dims(spec: &Spec) -> Vec<file::Dim> {
     dims.into_iter().filter_map(|(name, value)| Some(file::Dim { name: name.to_string(), value: value? })).collect()
 }
 
-/// How many there are of what a tensor numbers: experts by a table, its rows by token ids.
+/// How many there are of what a tensor numbers, where a number of nothing is refused: experts by a table, its rows by token ids.
 fn below(spec: &Spec, name: &str) -> Option<u64> {
     match name {
         "hash_table" => Some(spec.candidates()),
-        "token_ids" => spec.router.vocabulary,
+        "token_ids" => spec.router.vocabulary.filter(|_| spec.router.hash_oob == HashOob::Error),
         _ => None,
     }
 }

@@ -11,7 +11,7 @@ use moec_ir::graph::{
 #[path = "graph_interp/ranks.rs"]
 mod ranks;
 
-use ranks::{best_score, counted, mask_tokens};
+use ranks::{best_score, counted, mask_tokens, within};
 
 const NAN: f64 = f64::NAN;
 const INF: f64 = f64::INFINITY;
@@ -33,7 +33,7 @@ definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, AllExperts => all_experts,
     SparseMixer => sparse_mixer, HashPicks => hash_picks, Leading => leading, Joint => joint, GroupLimit => group_limit,
     Renorm => renorm, ExpertScale => expert_scale, Observe => observe, Counted => counted, BestScore => best_score,
-    WithoutRows => without_rows, MaskTokens => mask_tokens, Assign => assign,
+    WithoutRows => without_rows, Within => within, MaskTokens => mask_tokens, Assign => assign,
     Losses => losses, RenormKept => renorm_kept,
     Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights, PickWeights => pick_weights,
     DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, Flatten => flatten, Slots => slots,

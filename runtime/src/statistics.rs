@@ -105,7 +105,7 @@ impl Counts {
 pub struct Statistics {
     /// T, without padding.
     pub tokens: u64,
-    /// Tokens that are padding, of which nothing here knows more; `None` where there is no mask.
+    /// Tokens that are padding, or have no picks under `hash_oob = "drop"`, of which nothing here knows more; `None` where there is no mask.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub padding_tokens: Option<u64>,
     /// Most picks of a token, K.

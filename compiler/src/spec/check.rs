@@ -370,13 +370,6 @@ fn hash(router: &Section, wrong: &mut Vec<Diagnostic>) {
     if router.word("mode") != Some("hash") {
         return;
     }
-    if let Some(field) = router.given("hash_oob").filter(|_| router.word("hash_oob") == Some("drop")) {
-        wrong.push(
-            Diagnostic::new(Code::NotSupportedYet, "hash_oob = \"drop\" is not supported yet")
-                .at(field.span.clone(), "tokens without experts")
-                .help("hash_oob = \"error\" refuses ids outside the vocabulary"),
-        );
-    }
     let has_groups = router.integer("groups").is_some_and(|groups| groups > 1);
     let asks = |key: &str, usual: &str| router.word(key).is_some_and(|word| word != usual);
     for (key, asks, usual) in [
@@ -420,7 +413,11 @@ fn joint(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     let identity = router.given("identity_experts").filter(|_| router.integer("identity_experts") != Some(0));
     let mixer = router.given("select").filter(|_| router.word("select") == Some("sparsemixer"));
     let input = router.given("apply").filter(|_| router.word("apply") == Some("input"));
+    // Shares of a sum with picks that do not exist.
+    let drop =
+        router.given("hash_oob").filter(|_| router.word("mode") == Some("hash") && router.word("hash_oob") == Some("drop"));
     for (field, what) in [
+        (drop, "hash_oob = \"drop\""),
         (identity, "identity_experts"),
         (mixer, "select = \"sparsemixer\""),
         (input, "apply = \"input\""),

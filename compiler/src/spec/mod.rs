@@ -31,7 +31,7 @@ pub use capacity::{Capacity, CapacityGroup, CapacitySize, Dropped, Pad, Priority
 pub use lints::{drop_floor, least_drop};
 pub use model::{
     Activation, Apply, AuxGroup, AuxLoss, Clamp, ClampPlace, Correction, Dtype, EpsMode, Expert, Gating, GroupMask, GroupScore,
-    Groups, InputNorm, Mode, Norm, Numerics, Order, Renorm, Router, RouterDtype, Score, Select, Shared, SharedCombine,
+    Groups, HashOob, InputNorm, Mode, Norm, Numerics, Order, Renorm, Router, RouterDtype, Score, Select, Shared, SharedCombine,
     SharedGate, Soft, SoftNorm, Spec, Tokens, Training, Word,
 };
 pub use schema::json_schema;

@@ -95,6 +95,8 @@ pub struct Router {
     pub top_k: u64,
     /// V, the rows of the table of `Hash`; `None`: as many as are stored.
     pub vocabulary: Option<u64>,
+    /// What becomes of a token whose id is outside the vocabulary.
+    pub hash_oob: HashOob,
     /// What turns logits into scores.
     pub score: Score,
     /// Whether the score is taken over all experts or over the selected ones.
@@ -317,6 +319,15 @@ words! {
         SqrtSoftplus = "sqrtsoftplus",
         /// The logit itself.
         Identity = "identity",
+    }
+}
+words! {
+    /// `router.hash_oob`.
+    HashOob {
+        /// The batch is refused.
+        Error = "error",
+        /// The token has no picks.
+        Drop = "drop",
     }
 }
 words! {

@@ -221,6 +221,7 @@ fn router(router: &Section) -> Option<Router> {
         mode,
         top_k: router.integer("top_k").unwrap_or(1),
         vocabulary: router.integer("vocabulary"),
+        hash_oob: word(router, "hash_oob")?,
         score: word(router, "score")?,
         order: word(router, "order")?,
         select: word(router, "select")?,

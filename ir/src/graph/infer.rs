@@ -87,7 +87,7 @@ fn by_row(op: Op) -> bool {
     match op {
         Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
         Op::PickWeights | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Combine => false,
-        Op::Losses | Op::RmsNorm | Op::Jitter => false,
+        Op::Losses | Op::RmsNorm | Op::Jitter | Op::Within => false,
         Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => false,
         Op::AllExperts | Op::SparseMixer | Op::HashPicks | Op::Leading | Op::Joint | Op::ExpertScale | Op::WithoutRows => true,
         Op::Observe | Op::Counted | Op::BestScore | Op::MaskTokens => true,
@@ -215,6 +215,13 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             match (float_rows(logits)?, *logits == *scores) {
                 (([_, Dim::Const(e)], _), true) if e == *experts => Ok((*picks).clone()),
                 (_, _) => Err(format!("{logits} and {scores} are not the logits and scores of {picks}")),
+            }
+        }
+        (Op::Within, [ids, Type::Attr(Attr::Num(1..)), masks @ ..]) if masks.len() < 2 => {
+            masks.iter().try_for_each(|mask| token_mask(mask))?;
+            match ids {
+                Type::Tensor { shape, dtype: DType::I32 } if shape[..] == [Dim::Tokens] => Ok((*ids).clone()),
+                ids => Err(format!("ids are i32 [T], not {ids}")),
             }
         }
         (Op::MaskTokens, [Type::Picks { top_k, experts, rowless, repeats, ranked, masked: false }, mask]) => {

@@ -362,6 +362,8 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             }
             R(y)
         }
+        (Op::Within, [T(ids), Value::Attr(Attr::Num(n))]) => T(within(ids, *n, |_| true)),
+        (Op::Within, [T(ids), Value::Attr(Attr::Num(n)), T(mask)]) => T(within(ids, *n, |t| mask.data[t] != 0.0)),
         (Op::MaskTokens, [T(x), T(mask)]) => {
             let mut y = x.clone();
             let rows = y.data.chunks_mut(x.shape[1].max(1)).zip(&mask.data);
@@ -666,6 +668,12 @@ fn hash_picks(scores: &Tensor, table: &Tensor, ids: &Tensor) -> Picks {
         }
     }
     picks
+}
+
+fn within(ids: &Tensor, n: u64, is_token: impl Fn(usize) -> bool) -> Tensor {
+    let is_within = |(t, id): (usize, &f64)| f64::from(u8::from((0.0..n as f64).contains(id) && is_token(t)));
+    let data: Vec<f64> = ids.data.iter().enumerate().map(is_within).collect();
+    Tensor { shape: ids.shape.clone(), data: data.into() }
 }
 
 fn joint(picks: &Picks, scores: &Tensor, n: usize) -> Picks {

@@ -62,6 +62,9 @@ pub enum Op {
     BestScore,
     /// `without_rows picks n`: the same picks, of which those of the last `n` experts get no rows: no weights are theirs.
     WithoutRows,
+    /// `within ids n`, or `within ids n mask`: a mask for `mask_tokens`, i32 `[T]`: 1 where `0 <= ids[t] < n` and `mask`, of
+    /// the same kind, if there is one, is not 0; else 0.
+    Within,
     /// `mask_tokens x mask`: where a token's number in `mask`, i32 `[T]`, is 0, it is padding: of rows `[T, N]` its row is
     /// zeros, whatever it was; of picks it has no expert and its weights are 0.
     MaskTokens,
@@ -146,7 +149,7 @@ pub enum Op {
 
 impl Op {
     /// Every op, in declaration order.
-    pub const ALL: [Op; 51] = [
+    pub const ALL: [Op; 52] = [
         Op::List,
         Op::Gemm,
         Op::GroupedGemm,
@@ -164,6 +167,7 @@ impl Op {
         Op::Counted,
         Op::BestScore,
         Op::WithoutRows,
+        Op::Within,
         Op::MaskTokens,
         Op::Assign,
         Op::Losses,
@@ -220,6 +224,7 @@ impl Op {
             Op::Counted => "counted",
             Op::BestScore => "best_score",
             Op::WithoutRows => "without_rows",
+            Op::Within => "within",
             Op::MaskTokens => "mask_tokens",
             Op::Assign => "assign",
             Op::Losses => "losses",
@@ -265,7 +270,7 @@ impl Op {
     /// Number of operands; `None`: any.
     pub fn arity(self) -> Option<usize> {
         match self {
-            Op::List | Op::TokenSoftmax => None,
+            Op::List | Op::TokenSoftmax | Op::Within => None,
             Op::AllExperts | Op::PairWeights | Op::Flatten => Some(1),
             Op::Slots | Op::MaskTokens => Some(2),
             Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
@@ -290,7 +295,7 @@ impl Op {
             Op::Flatten | Op::Slots | Op::TokenSoftmax => None,
             Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
             Op::RenormKept | Op::WithoutRows | Op::DroppedInput | Op::IdentityInput | Op::Jitter => None,
-            Op::Observe | Op::Counted | Op::BestScore | Op::MaskTokens | Op::Losses => None,
+            Op::Observe | Op::Counted | Op::BestScore | Op::Within | Op::MaskTokens | Op::Losses => None,
             Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
             Op::AtMost | Op::AtLeast => None,
             Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,

@@ -93,7 +93,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         // Sums of the blocks of 16 tokens, and a number a pair.
         Op::Losses => (1, all_bytes, sizes.pairs),
         Op::DroppedInput | Op::IdentityInput | Op::Jitter => (1, all_bytes.saturating_mul(2), all_bytes),
-        Op::Add | Op::Mul | Op::MaskTokens => (1, all_bytes.saturating_mul(2), all_bytes),
+        Op::Add | Op::Mul | Op::Within | Op::MaskTokens => (1, all_bytes.saturating_mul(2), all_bytes),
     };
     let time = |amount: u64, per_us: u64| amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1));
     let (moving, computing) = (time(bytes, machine.bytes_per_us), time(flops, machine.flops_per_us));
@@ -273,7 +273,7 @@ fn weight(op: Op) -> u64 {
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Flatten | Op::Slots | Op::SoftDispatch | Op::SoftCombine => 0,
         Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
-        Op::ExpertScale | Op::BestScore | Op::MaskTokens => 1,
+        Op::ExpertScale | Op::BestScore | Op::Within | Op::MaskTokens => 1,
         Op::Renorm | Op::RenormKept => 2,
         Op::TopK | Op::GroupLimit => 4,
         Op::Observe | Op::Sigmoid | Op::Silu | Op::Softmax => 16,

@@ -43,6 +43,7 @@ pub(crate) fn is_pointwise_op(op: Op) -> bool {
         | Op::BestScore
         | Op::Losses => false,
         Op::HashPicks | Op::WithoutRows | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::IdentityInput => false,
+        Op::Within => false,
         Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => false,
         Op::Dispatch | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Softmax | Op::ExpertScale => false,
     }
@@ -114,7 +115,7 @@ pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Op, operands: &[Term<'_, 'k>]
         | Op::Losses => {
             unreachable!("`{}` is not pointwise", op.name())
         }
-        Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => {
+        Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine | Op::Within => {
             unreachable!("`{}` is not pointwise", op.name())
         }
         Op::HashPicks | Op::WithoutRows | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::IdentityInput => {

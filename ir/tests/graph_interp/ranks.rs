@@ -3,6 +3,15 @@
 
 use super::*;
 
+pub(crate) fn within() {
+    let ids: (&str, &[usize], &[f64]) = ("%ids", &[6], &[0.0, -1.0, 2.0, 3.0, 2147483647.0, -2147483648.0]);
+    let y = tensor(eval(Op::Within, "%y = within %ids, 3 : ?", &[ids]));
+    assert_eq!((&y.shape[..], &y.data[..]), (&[6][..], &[1.0, 0.0, 1.0, 0.0, 0.0, 0.0][..]));
+    let mask: (&str, &[usize], &[f64]) = ("%mask", &[6], &[0.0, 1.0, -7.0, 1.0, 1.0, 0.0]);
+    let y = tensor(eval(Op::Within, "%y = within %ids, 3, %mask : ?", &[ids, mask]));
+    assert_eq!(y.data, [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]);
+}
+
 pub(crate) fn mask_tokens() {
     let mask: (&str, &[usize], &[f64]) = ("%mask", &[3], &[1.0, 0.0, -7.0]);
     let rows = [1.0, 2.0, NAN, INF, 5.0, NAN];

@@ -61,7 +61,8 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 36] = [
+const RARE: [Op; 37] = [
+    Op::Within,
     Op::MaskTokens,
     Op::Counted,
     Op::Losses,
@@ -146,8 +147,13 @@ impl Growing {
         let op = if self.random.below(3) > 0 { self.random.one(&RARE) } else { self.random.one(&Op::ALL[1..]) };
         let mut operands = Vec::new();
         // With a mask or without.
-        let mixes = usize::from(op == Op::TokenSoftmax) * (1 + self.random.below(2));
-        for place in 0..op.arity().unwrap_or(mixes) {
+        let mask = self.random.below(2);
+        let places = match op {
+            Op::TokenSoftmax => 1 + mask,
+            Op::Within => 2 + mask,
+            op => op.arity().unwrap_or(0),
+        };
+        for place in 0..places {
             let id = match (op, place) {
                 (Op::Cast, 1) => self.attr(|r| Attr::DType(r.one(&[DType::BF16, DType::F16]))),
                 // Powers of two: the same sums whichever way they are scaled.
@@ -184,7 +190,8 @@ impl Growing {
                 (Op::ExpertScale, 1) if self.random.below(2) == 0 => self.params[9],
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
                 (Op::HashPicks, 1) => self.table,
-                (Op::HashPicks, 2) | (Op::MaskTokens | Op::TokenSoftmax, 1) => self.ids,
+                (Op::HashPicks | Op::Within, 2) | (Op::MaskTokens | Op::TokenSoftmax, 1) | (Op::Within, 0) => self.ids,
+                (Op::Within, 1) => self.attr(|r| Attr::Num(1 + r.below(3) as u64)),
                 (Op::Slots, 0) => self.attr(|r| Attr::Num(r.one(&[8, 8, 4]))),
                 (Op::Slots, 1) => self.attr(|r| Attr::Num(r.one(&[1, 1, 2]))),
                 (Op::Flatten, 0) => self.params[6],

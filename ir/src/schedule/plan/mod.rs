@@ -114,6 +114,7 @@ impl<'g> Plan<'g> {
             Op::TokenSoftmax => self.softmax(op, &operands, ty, last),
             Op::SoftDispatch | Op::SoftCombine => self.mix(op, &operands, ty, last),
             Op::Jitter => self.jitter(&operands, ty),
+            Op::Within => self.within(&operands, ty, last),
             Op::MaskTokens if matches!(ty, Type::Tensor { .. }) => self.mask_tokens(&operands, ty, last),
             Op::ExpertScale if matches!(operands.first(), Some(Value::Routing(_))) => self.expert_scale(&operands),
             Op::Leading

@@ -4,7 +4,7 @@ use super::super::buffers::extent;
 use super::super::combine::{self, Combine, Spread};
 use super::super::gemm::{self, Gemm, Operand};
 use super::super::jitter::{self, Jitter};
-use super::super::mask::{self, MaskTokens};
+use super::super::mask::{self, MaskTokens, Within};
 use super::super::mix::{self, Into, Mix};
 use super::super::normalise::{self, RmsNorm};
 use super::super::softmax::{self, Softmax};
@@ -34,6 +34,22 @@ impl<'g> Plan<'g> {
         let result = self.weights_or_result(Op::MaskTokens, &spec.name, ty, last)?;
         let args = vec![arg("x", x.buffer), arg("mask", of_tokens.buffer), arg("out", result.buffer), tokens()];
         self.launch(mask::mask_tokens(&spec, self.machine), chunk::row_blocks(self.machine), args)?;
+        Ok(Value::Tensor(result))
+    }
+
+    /// Which tokens have an id of the vocabulary.
+    pub(super) fn within(&mut self, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let (ids, n, of_tokens) = match operands {
+            [Value::Tensor(ids), Value::Attr(Attr::Num(n))] => (ids, *n, None),
+            [Value::Tensor(ids), Value::Attr(Attr::Num(n)), Value::Tensor(mask)] => (ids, *n, Some(mask)),
+            _ => return Err(wrong(Op::Within, operands)),
+        };
+        let n = i32::try_from(n).unwrap_or(i32::MAX);
+        let spec = Within { name: self.kernel_name("within", &[]), n, masked: of_tokens.is_some() };
+        let result = self.result(Op::Within, &spec.name, ty, None, last)?;
+        let mask = of_tokens.map(|mask| arg("mask", mask.buffer));
+        let args = [arg("ids", ids.buffer), arg("out", result.buffer), tokens()].into_iter().chain(mask).collect();
+        self.launch(mask::within(&spec, self.machine), mask::within_blocks(self.machine), args)?;
         Ok(Value::Tensor(result))
     }
 

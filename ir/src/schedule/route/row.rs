@@ -266,6 +266,7 @@ impl<'k> Row<'_, 'k> {
             | Op::BestScore
             | Op::Losses => None,
             Op::WithoutRows
+            | Op::Within
             | Op::MaskTokens
             | Op::Assign
             | Op::RenormKept
