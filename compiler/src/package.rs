@@ -71,6 +71,7 @@ pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
             align: 16,
             observe: None,
             below: below(spec, param.bare()),
+            mask: None,
         })
     };
     let weights = graph.params.iter().filter(|(param, _)| !param.is_input() && wanted(param.bare()));
@@ -119,6 +120,12 @@ fn below(spec: &Spec, name: &str) -> Option<u64> {
     }
 }
 
+/// The input that says which of its numbers are those of padding, where one of nothing is refused.
+fn mask(spec: &Spec, name: &str) -> Option<String> {
+    let is_masked = name == "token_ids" && spec.tokens.mask && below(spec, name).is_some();
+    is_masked.then(|| "token_mask".to_string())
+}
+
 /// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.
 fn place(spec: &Spec, buffers: &mut Vec<file::Buffer>, buffer: &kernel::Buffer, machine: &str) -> u32 {
     let mut new = file::Buffer {
@@ -134,6 +141,7 @@ fn place(spec: &Spec, buffers: &mut Vec<file::Buffer>, buffer: &kernel::Buffer, 
         align: 16,
         observe: buffer.observe.clone(),
         below: below(spec, &buffer.name),
+        mask: mask(spec, &buffer.name),
     };
     if let Some(known) = buffers.iter().position(|b| *b == new) {
         return known as u32;

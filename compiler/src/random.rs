@@ -29,8 +29,9 @@ pub fn weights(manifest: &Manifest, seed: u64) -> Result<Vec<Tensor>, Error> {
         .collect()
 }
 
-/// A tensor for every input buffer of the manifest, in its order: tokens as [`tokens`] makes them, ids of the vocabulary,
-/// seeds, and a mask by which about one token in eight is padding, the first one never.
+/// A tensor for every input buffer of the manifest, in its order: tokens as [`tokens`] makes them, ids of the vocabulary, of
+/// which about one in eight is outside it where the layer gives such a token no picks, seeds, and a mask by which about one token
+/// in eight is padding; the first token is never either.
 ///
 /// # Errors
 /// [`Error::Extent`] where a shape has no value.
@@ -49,39 +50,51 @@ fn random(manifest: &Manifest, buffer: &Buffer, shape: Vec<u64>, seed: u64) -> R
     if buffer.dtype != Dtype::I32 {
         return normal(buffer.dtype, shape, scale(buffer), stream);
     }
-    let (below, mut data) = (below(manifest, buffer), zeros(Dtype::I32, &shape)?);
+    let (integers, mut data) = (Integers::of(manifest, buffer), zeros(Dtype::I32, &shape)?);
     let words = data.as_chunks_mut::<4>().0.iter_mut().zip(0..);
-    let is_mask = is_mask(buffer);
-    let number = |index: u64| if is_mask { mask(stream, index) } else { integer(stream, index, below) };
-    words.for_each(|(out, index)| *out = number(index).to_le_bytes());
+    words.for_each(|(out, index)| *out = integers.at(stream, index).to_le_bytes());
     Tensor::new(Dtype::I32, shape, data)
 }
 
-/// What the integers of a buffer number: token ids, experts in a weight; a seed may be any.
-fn below(manifest: &Manifest, buffer: &Buffer) -> u64 {
-    let name = match (buffer.role, buffer.name.as_str()) {
-        (Role::Weight, _) => "experts",
-        (_, "token_ids") => "vocabulary",
-        (_, _) => return 1 << 31,
-    };
-    manifest.dims.iter().find(|dim| dim.name == name).map_or(1, |dim| dim.value.max(1))
+/// What the integers of a buffer say.
+#[derive(Clone, Copy)]
+enum Integers {
+    /// One of so many: token ids, experts in a weight; a seed may be any.
+    Below(u64),
+    /// Token ids of a vocabulary of so many, and ids outside it.
+    Ids(u64),
+    /// Whether tokens are no padding.
+    Mask,
 }
 
-fn is_mask(buffer: &Buffer) -> bool {
-    buffer.role == Role::Input && buffer.name == "token_mask"
-}
+/// Of so many tokens one is padding, and one has an id outside the vocabulary where such ids are let through.
+const ODD: u64 = 8;
 
-/// Of so many tokens one is padding.
-const PADDING: u64 = 8;
+impl Integers {
+    fn of(manifest: &Manifest, buffer: &Buffer) -> Integers {
+        let count = |name: &str| manifest.dims.iter().find(|dim| dim.name == name).map_or(1, |dim| dim.value.max(1));
+        match (buffer.role, buffer.name.as_str()) {
+            (Role::Weight, _) => Integers::Below(count("experts")),
+            (Role::Input, "token_mask") => Integers::Mask,
+            (Role::Input, "token_ids") if buffer.below.is_none() => Integers::Ids(count("vocabulary")),
+            (Role::Input, "token_ids") => Integers::Below(count("vocabulary")),
+            (Role::Input | Role::Output | Role::Workspace, _) => Integers::Below(1 << 31),
+        }
+    }
 
-/// Whether a token is no padding.
-fn mask(stream: u64, token: u64) -> i32 {
-    i32::from(token == 0 || integer(stream, token, PADDING) != 0)
-}
-
-/// One of `0..below`.
-fn integer(stream: u64, index: u64, below: u64) -> i32 {
-    (mix(stream ^ mix(index)) % below) as i32
+    fn at(self, stream: u64, index: u64) -> i32 {
+        let drawn = mix(stream ^ mix(index));
+        let is_odd = index > 0 && drawn.is_multiple_of(ODD);
+        match self {
+            Integers::Below(below) => (drawn % below) as i32,
+            Integers::Mask => i32::from(!is_odd),
+            Integers::Ids(vocabulary) if is_odd => {
+                let any = (drawn >> 32) as i32;
+                if u64::try_from(any).is_ok_and(|id| id < vocabulary) { !any } else { any }
+            }
+            Integers::Ids(vocabulary) => (mix(drawn) % vocabulary) as i32,
+        }
+    }
 }
 
 /// Tokens `[T, H]` with elements of about N(0, 1).
@@ -108,7 +121,7 @@ fn scale(buffer: &Buffer) -> f32 {
 #[must_use]
 pub fn content(manifest: &Manifest, buffer: &Buffer, seed: u64) -> Procedure {
     let (dtype, scale, stream) = (buffer.dtype, scale(buffer), stream(seed, &buffer.name));
-    let (below, is_mask) = (below(manifest, buffer), is_mask(buffer));
+    let integers = Integers::of(manifest, buffer);
     Arc::new(move |offset, bytes| {
         let first = offset / dtype.bytes();
         let at = |index: usize| about_normal(&mut (stream ^ mix(first + index as u64))) * scale;
@@ -124,8 +137,7 @@ pub fn content(manifest: &Manifest, buffer: &Buffer, seed: u64) -> Procedure {
             }
             Dtype::I32 => {
                 let words = bytes.as_chunks_mut::<4>().0.iter_mut().enumerate();
-                let number = |index: u64| if is_mask { mask(stream, index) } else { integer(stream, index, below) };
-                words.for_each(|(i, out)| *out = number(first + i as u64).to_le_bytes());
+                words.for_each(|(i, out)| *out = integers.at(stream, first + i as u64).to_le_bytes());
             }
         }
     })
@@ -204,6 +216,20 @@ mod tests {
         assert!(mean.abs() < 0.01 && (variance - 1.0).abs() < 0.01, "{mean} {variance}");
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
+    }
+
+    /// With what a layer takes, and of every number below eight at least one.
+    #[test]
+    fn ids_outside_the_vocabulary_are_those_that_are_let_through() {
+        let ids = |integers: Integers| (0..1000).map(|i| integers.at(7, i)).collect::<Vec<i32>>();
+        let is_within = |id: &&i32| (0..8).contains(*id);
+        let let_through = ids(Integers::Ids(8));
+        assert!((800..950).contains(&let_through.iter().filter(is_within).count()) && is_within(&&let_through[0]));
+        for drawn in [let_through, ids(Integers::Below(8))] {
+            assert!((0..8).all(|id| drawn.contains(&id)));
+        }
+        assert_eq!(ids(Integers::Below(8)).iter().filter(is_within).count(), 1000);
+        assert!((50..200).contains(&ids(Integers::Ids(1 << 31)).iter().filter(|id| **id < 0).count()));
     }
 
     #[test]

@@ -3,7 +3,8 @@
  * picks of each expert, who is hot and cold, the entropy as a share of `ln E`, the loss "deepseek_sequence".
  *
  * An engine copies back the buffers that the manifest's `statistics` names for its target, fills in `moec_routing` and
- * calls `moec_statistics_of`. T: tokens (in what follows those that are no padding), E: experts, K: most picks of a token; a pair is a token with one expert it picked.
+ * calls `moec_statistics_of`. T: tokens (in what follows those that are no padding and that hash_oob =
+ * "drop" gives picks), E: experts, K: most picks of a token; a pair is a token with one expert it picked.
  */
 #ifndef MOEC_STATISTICS_H
 #define MOEC_STATISTICS_H
@@ -25,8 +26,8 @@ typedef struct moec_routing {
     double capacity_factor;    /* statistics.capacity_factor as a quotient; 1.25 where there is none */
     const int32_t *load;       /* [E] slots.load */
     const int32_t *kept;       /* [E] slots.kept */
-    const int32_t *real_tokens; /* [1] slots.tokens: tokens that are no padding; null where there is no mask */
-    const int32_t *picks;      /* [T, K] slots.experts; -1: the token is padding */
+    const int32_t *real_tokens; /* [1] slots.tokens: tokens that count; null where all do */
+    const int32_t *picks;      /* [T, K] slots.experts; -1: the token does not count */
     const int32_t *rows;       /* [T, K] slots.rows */
     const float *probability;  /* [probability_parts, E] slots.probability */
     uint64_t probability_parts;

@@ -127,7 +127,8 @@ codes! {
          number is bounded.";
     NumberRange = "RT0315", "an index outside its table",
         "Hash routing looks up the experts of each token id in a table. An id outside the table, or an entry outside the experts, \
-         is refused before anything runs: of what the nearest would give no model was trained. Give ids of the vocabulary.";
+         is refused before anything runs: of what the nearest would give no model was trained. Give ids of the vocabulary; rows that \
+         `token_mask` says are padding may have any. `hash_oob = \"drop\"` in `[router]` gives tokens with other ids no experts.";
 
     // 04xx: the environment.
     NotBuilt = "RT0401", "a device that this program was built without",

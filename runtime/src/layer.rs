@@ -148,7 +148,7 @@ impl Layer {
         check_count("weights", buffers.len(), weights.len())?;
         for (buffer, tensor) in buffers.iter().zip(&weights) {
             check_tensor(buffer, tensor, Dims::tokens(0))?;
-            check_numbers(buffer, tensor)?;
+            check_numbers(buffer, tensor, None)?;
         }
         let regions: Result<Vec<Region>, Error> =
             weights.into_iter().map(|tensor| shared.ask(|device| Region::of(device, tensor.bytes()))).collect();
@@ -198,9 +198,11 @@ impl Bound {
         shared.check_dims(dims)?;
         let buffers = shared.buffers(Role::Input);
         check_count("inputs", buffers.len(), inputs.len())?;
-        for (buffer, tensor) in buffers.iter().zip(inputs) {
-            check_tensor(buffer, tensor, dims)?;
-            check_numbers(buffer, tensor)?;
+        let given = || buffers.iter().zip(inputs);
+        given().try_for_each(|(buffer, tensor)| check_tensor(buffer, tensor, dims))?;
+        for (buffer, tensor) in given() {
+            let mask = given().find(|(other, _)| buffer.mask.as_ref() == Some(&other.name));
+            check_numbers(buffer, tensor, mask.map(|(_, mask)| mask))?;
         }
         let workspace_bytes = if dims.tokens == 0 { 0 } else { shared.workspace(dims)?.bytes };
         let output_bytes: Vec<u64> =
@@ -453,17 +455,18 @@ fn check_count(what: &'static str, expected: usize, actual: usize) -> Result<(),
     if expected == actual { Ok(()) } else { Err(Error::Count { what, expected, actual }) }
 }
 
-/// Integers that number something number one that there is.
-fn check_numbers(buffer: &Buffer, tensor: &Tensor) -> Result<(), Error> {
+/// Integers that number something number one that there is, but for those in rows that are 0 in the mask.
+fn check_numbers(buffer: &Buffer, tensor: &Tensor, mask: Option<&Tensor>) -> Result<(), Error> {
     let Some(below) = buffer.below else { return Ok(()) };
     let inner = buffer.shape.len().saturating_sub(1);
-    let columns: u64 = tensor.shape().iter().rev().take(inner).product();
-    let is_outside = |value: &i32| u64::try_from(*value).map_or(true, |value| value >= below);
-    match tensor.to_i32()?.into_iter().zip(0u64..).find(|(value, _)| is_outside(value)) {
+    let columns = tensor.shape().iter().rev().take(inner).product::<u64>().max(1);
+    let mask = mask.map(Tensor::to_i32).transpose()?;
+    let is_token = |row: u64| mask.as_ref().is_none_or(|mask| mask[row as usize] != 0);
+    let is_outside = |value: i32| u64::try_from(value).map_or(true, |value| value >= below);
+    let mut numbers = tensor.to_i32()?.into_iter().zip(0u64..).map(|(value, at)| (value, at / columns));
+    match numbers.find(|(value, row)| is_outside(*value) && is_token(*row)) {
         None => Ok(()),
-        Some((value, at)) => {
-            Err(Error::NumberRange { name: buffer.name.clone(), row: at / columns.max(1), value, most: below - 1 })
-        }
+        Some((value, row)) => Err(Error::NumberRange { name: buffer.name.clone(), row, value, most: below - 1 }),
     }
 }
 

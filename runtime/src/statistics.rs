@@ -70,9 +70,9 @@ pub struct Counts {
     pub load: Vec<i32>,
     /// `[E]`: of these, pairs that it had room for.
     pub kept: Vec<i32>,
-    /// `[1]`: tokens that are no padding; `None` where none is.
+    /// `[1]`: tokens that count: no padding, and none that `hash_oob = "drop"` gives no picks; `None` where all do.
     pub tokens: Option<Vec<i32>>,
-    /// `[T, K]`: the experts of each token, best first; -1: it is padding.
+    /// `[T, K]`: the experts of each token, best first; -1: it does not count.
     pub experts: Option<Vec<i32>>,
     /// `[T, K]`: the grouped row of each pair; -1: dropped.
     pub rows: Option<Vec<i32>>,
@@ -103,9 +103,10 @@ impl Counts {
 /// How a batch was routed. A pair is a token with one of the experts that it picked.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Statistics {
-    /// T, without padding.
+    /// T, without `padding_tokens`.
     pub tokens: u64,
-    /// Tokens that are padding, or have no picks under `hash_oob = "drop"`, of which nothing here knows more; `None` where there is no mask.
+    /// Tokens that are padding, and those that `hash_oob = "drop"` gives no picks: they count in nothing else here. `None` where
+    /// the layer has neither.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub padding_tokens: Option<u64>,
     /// Most picks of a token, K.

@@ -139,6 +139,7 @@ fn numbered() -> Manifest {
         align: 16,
         observe: None,
         below: Some(below),
+        mask: None,
     };
     manifest.buffers.push(numbers("table", Role::Weight, vec![Extent::Const(3), Extent::Const(2)], 4));
     manifest.buffers.push(numbers("ids", Role::Input, vec![Extent::Tokens], 3));

@@ -23,6 +23,7 @@ fn manifest(dtype: Dtype, shape: &[u64], pieces: Vec<Piece>) -> Manifest {
         align: 16,
         observe: None,
         below: None,
+        mask: None,
     };
     manifest.weights = vec![Recipe { buffer: "gate".into(), pieces }];
     moec_runtime::package::check(&manifest).unwrap();

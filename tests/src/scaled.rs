@@ -2,7 +2,7 @@
 //! example has. What is done with them is the tests' business.
 
 use moec::diagnostics::Source;
-use moec::spec::Spec;
+use moec::spec::{HashOob, Spec};
 
 use crate::{Example, examples};
 
@@ -228,7 +228,26 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "latent = 20",
         "[tokens]\nmask = true",
     ),
+    (
+        "ids_outside_dropped",
+        "mode = \"hash\"\nvocabulary = 11\nhash_oob = \"drop\"\nscore = \"sqrtsoftplus\"\nrenorm = \"sum\"\nscale = 1.5",
+        "",
+        "[shared]\nintermediate = 24\n[capacity]\nfactor = 0.75\ncount_k = true\nround = \"ceil\"\nrenorm_after_drop = true\n\
+         dropped = \"input\"\n[training]\naux_loss = \"switch\"\naux_coef = 1.0\nz_coef = 0.25",
+    ),
+    (
+        "padding_beside_ids_outside",
+        "mode = \"hash\"\nvocabulary = 11\nhash_oob = \"drop\"\nidentity_experts = 2",
+        "",
+        "[shared]\nintermediate = 24\n[capacity]\ntokens = 3\npriority = \"batch_prioritized\"\ngroup = \"row\"\n[tokens]\nmask = true",
+    ),
 ];
+
+/// Whether every token counts in the statistics of the layer's routing: none may be padding, or have an id of no experts.
+#[must_use]
+pub fn counts_all_tokens(spec: &Spec) -> bool {
+    !spec.tokens.mask && spec.router.hash_oob == HashOob::Error
+}
 
 /// A small layer for each mode, H and F neither round nor alike, E not a power of two where there are no groups.
 ///

@@ -19,7 +19,7 @@ use moec_codegen::Options;
 use moec_runtime::package::{Dims, Dtype};
 use moec_runtime::{Bound, DeviceKind, Layer, Tensor};
 use moec_tests::Example;
-use moec_tests::scaled::modes;
+use moec_tests::scaled::{counts_all_tokens, modes};
 use rayon::prelude::*;
 
 /// A mode's layer on this CPU.
@@ -53,8 +53,8 @@ fn layers() -> &'static [Routed] {
             // Nothing is picked.
             Mode::Soft(_) => false,
         };
-        // Of padding `padding.rs` says more.
-        let modes = modes().into_iter().filter(|mode| picks(&mode.spec.router.mode) && !mode.spec.tokens.mask);
+        // Of padding `padding.rs` says more, of ids without experts `hash.rs`.
+        let modes = modes().into_iter().filter(|mode| picks(&mode.spec.router.mode) && counts_all_tokens(&mode.spec));
         let modes: Vec<_> = modes.collect();
         let layer = |mode: &Example| {
             let package = compile(&mode.spec, &mode.text, std::slice::from_ref(&host), &Options::default()).unwrap();

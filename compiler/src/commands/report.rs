@@ -29,9 +29,9 @@ pub(super) fn print(measured: &Measured<'_>, comparisons: &[Comparison], out: &m
     let Measured { manifest, target, device, dims, .. } = measured;
     let rows = if dims.tokens == dims.row_tokens { String::new() } else { format!(" in rows of {}", dims.row_tokens) };
     writeln!(out, "layer       {}, {}, {} on {device}", manifest.layer, manifest.dtype.name(), target)?;
-    let padding = dims.tokens - real_tokens(measured);
-    let padding = if padding > 0 { format!(", {padding} of them padding") } else { String::new() };
-    writeln!(out, "tokens      {}{rows}{padding}", dims.tokens)?;
+    let others = dims.tokens - real_tokens(measured);
+    let others = if others > 0 { format!(", {others} of them {}", uncounted(manifest)) } else { String::new() };
+    writeln!(out, "tokens      {}{rows}{others}", dims.tokens)?;
     print_time(measured, out)?;
     if dims.tokens > 0 {
         print_routing(measured, out)?;
@@ -39,7 +39,19 @@ pub(super) fn print(measured: &Measured<'_>, comparisons: &[Comparison], out: &m
     comparisons.iter().try_for_each(|comparison| comparison.print(dims.tokens, out))
 }
 
-/// Tokens that are no padding; all, where the layer does not say.
+/// What the tokens are that routing does not count.
+fn uncounted(manifest: &Manifest) -> &'static str {
+    let input = |name: &str| manifest.buffers.iter().find(|buffer| buffer.role == Role::Input && buffer.name == name);
+    // Ids without a bound have no picks where there is no such id, and are not refused.
+    let drops = input("token_ids").is_some_and(|ids| ids.below.is_none());
+    match (input("token_mask").is_some(), drops) {
+        (true, true) => "padding or outside the vocabulary",
+        (false, true) => "outside the vocabulary",
+        (_, false) => "padding",
+    }
+}
+
+/// Tokens that routing counts; all, where the layer does not say.
 fn real_tokens(measured: &Measured<'_>) -> u64 {
     let counted = integers(measured.run.tensor("stats.tokens"));
     counted.first().map_or(measured.dims.tokens, |n| (*n as u64).min(measured.dims.tokens))

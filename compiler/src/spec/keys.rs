@@ -129,8 +129,8 @@ pub(super) static TABLES: &[Table] = &[
         key("top_k", Integer(1, MAX_TOP_K), Absent, "K, the experts of one token; 1 or absent where experts choose"),
         key("vocabulary", Integer(1, MAX_VOCABULARY), Absent, "V, the token ids of mode = \"hash\"; absent: as many as the stored hash_table has rows"),
         key("hash_oob", Word(&[
-            choice("error", "a batch with such an id is refused before anything runs; memory that is on the device already is not looked through, and an id outside 0..V there stands for the nearest"),
-            choice("drop", "the token has no picks: what experts give it is 0, shared experts it has as any other; capacity, losses and statistics count it as padding"),
+            choice("error", "a batch with such an id, that of padding aside, is refused before anything runs; memory that is on the device already is not looked through, and an id outside 0..V there stands for the nearest"),
+            choice("drop", "the token has no picks: what experts give it is 0, shared experts and the bias of the output it has as any other; capacity, losses and statistics leave it out"),
         ]), Fallback::Word("error"), "token ids outside 0..V; entries of the table outside the experts are always refused, where weights are bound; hash only"),
         key("score", Word(&[
             choice("softmax", "exp(l) / sum exp(l)"),

@@ -43,6 +43,7 @@ pub fn check(manifest: &Manifest) -> Result<(), Error> {
     ensure!(manifest.buffers.iter().any(|buffer| buffer.role == Role::Input), "no buffer is an input");
     ensure!(manifest.buffers.iter().any(|buffer| buffer.role == Role::Output), "no buffer is an output");
     manifest.buffers.iter().try_for_each(check_buffer)?;
+    manifest.buffers.iter().try_for_each(|buffer| check_mask(manifest, buffer))?;
     check_recipes(manifest)?;
     ensure!(unique(manifest.targets.iter().map(|target| &target.name)), "two targets have one name");
     manifest.targets.iter().try_for_each(|target| check_target(manifest, target))
@@ -72,6 +73,21 @@ fn check_buffer(buffer: &Buffer) -> Result<(), Error> {
         "buffer `{name}` has a bound, but no numbers that a caller gives"
     );
     ensure!(buffer.observe.is_none() || buffer.role == Role::Workspace, "buffer `{name}` is observed but not workspace");
+    Ok(())
+}
+
+/// A mask is an input with a number for each row of the input that it is the mask of.
+fn check_mask(manifest: &Manifest, buffer: &Buffer) -> Result<(), Error> {
+    let Some(mask) = &buffer.mask else { return Ok(()) };
+    let bounded = buffer.role == Role::Input && buffer.below.is_some();
+    let is_mask = |other: &Buffer| {
+        other.name == *mask && other.role == Role::Input && other.dtype == Dtype::I32 && other.shape == [Extent::Tokens]
+    };
+    ensure!(
+        bounded && buffer.shape.first() == Some(&Extent::Tokens) && manifest.buffers.iter().any(is_mask),
+        "buffer `{}` has the mask `{mask}`, which is no mask of its numbers",
+        buffer.name
+    );
     Ok(())
 }
 

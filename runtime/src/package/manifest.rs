@@ -118,6 +118,9 @@ pub struct Buffer {
     /// memory that is there already kernels take the nearest such number, and read nothing out of bounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub below: Option<u64>,
+    /// For an input with `below`: the input, i32 `[T]`, that says by a 0 which tokens are padding. Their numbers may be any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
 }
 
 /// What an image is.
@@ -243,7 +246,7 @@ pub struct Slots {
     pub load: String,
     /// i32 `[E]`: of these, pairs that it had room for.
     pub kept: String,
-    /// i32 `[1]`: tokens that are no padding, where some may be.
+    /// i32 `[1]`: tokens that count, where some may be padding or have no picks by `hash_oob = "drop"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<String>,
     /// i32 `[T, K]`: the experts of each token, best first.

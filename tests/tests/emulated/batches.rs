@@ -3,7 +3,7 @@
 
 use moec::import::import;
 use moec::random;
-use moec::spec::{CapacityGroup, Mode};
+use moec::spec::{CapacityGroup, HashOob, Mode};
 use moec_ir::graph::Type;
 use moec_runtime::Tensor;
 use moec_runtime::package::{Dims, Dtype};
@@ -96,11 +96,17 @@ fn mask(example: &Example, tokens: u64) -> Vec<Tensor> {
     if example.spec.tokens.mask { vec![mask] } else { vec![] }
 }
 
-/// The ids of so many tokens, where the layer takes them: those of the vocabulary in turn.
+/// The ids of so many tokens, where the layer takes them: those of the vocabulary in turn, and every sixth outside it where the
+/// layer gives such a token no picks.
 fn ids(example: &Example, tokens: u64) -> Vec<Tensor> {
     let Some(vocabulary) = example.spec.router.vocabulary else { return vec![] };
-    let ids: Vec<f32> = (0..tokens).map(|token| (token * 5 % vocabulary) as f32).collect();
-    vec![Tensor::from_f32(Dtype::I32, vec![tokens], &ids).unwrap()]
+    let outside = [vocabulary as i32, -1, i32::MAX, i32::MIN, vocabulary as i32 + 5, -100];
+    let id = |token: u64| match (example.spec.router.hash_oob, token % 6) {
+        (HashOob::Drop, 3) => outside[token as usize / 6 % outside.len()],
+        (HashOob::Drop | HashOob::Error, _) => (token * 5 % vocabulary) as i32,
+    };
+    let ids = (0..tokens).flat_map(|token| id(token).to_le_bytes()).collect();
+    vec![Tensor::new(Dtype::I32, vec![tokens], ids).unwrap()]
 }
 
 /// The element type of the tokens.

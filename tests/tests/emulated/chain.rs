@@ -14,6 +14,7 @@ use moec_codegen::Image;
 use moec_ir::{Dims as IrDims, kernel};
 use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 use moec_runtime::{Checkpoint, DeviceKind, Layer, Package, Run, Tensor, weights};
+use moec_tests::scaled::counts_all_tokens;
 use moec_tests::{Example, Fixture, inputs, machine};
 
 use crate::batches::Batch;
@@ -194,8 +195,8 @@ fn distinct(spec: &Spec, run: &Run) -> Result<(), String> {
     let columns = (spec.candidates() + spec.router.joint_shared) as f64;
     let experts = run.tensor("route.experts").map(Tensor::to_f64).unwrap_or_default();
     for picks in experts.chunks(spec.picks().max(1) as usize) {
-        if spec.tokens.mask && picks.iter().all(|e| *e == -1.0) {
-            continue; // Padding.
+        if !counts_all_tokens(spec) && picks.iter().all(|e| *e == -1.0) {
+            continue;
         }
         let mut sorted = picks.to_vec();
         sorted.sort_by(f64::total_cmp);
