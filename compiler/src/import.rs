@@ -230,7 +230,7 @@ impl Layer<'_> {
             Score::Identity => self.g.apply(Op::Softmax, &[logits]),
             Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus => self.score(logits),
         };
-        let picks = if counts_without_bias(self.spec) {
+        let picks = if counts_scores_alone(self.spec) {
             let others = self.g.apply_attr(Op::TopK, &[scores, scores], Attr::Num(self.spec.router.top_k));
             self.g.apply(Op::Counted, &[picks, others])
         } else {
@@ -558,11 +558,25 @@ fn renorm_rule(Renorm { norm, eps, eps_mode }: Renorm) -> graph::Renorm {
     graph::Renorm { norm, mode, eps: eps.into() }
 }
 
-/// Whether the loss counts the highest scores rather than the picks: DeepSeek's, where a bias has a part in these. Groups limit
-/// neither the top-k of arXiv 2412.19437, equation 18, nor that of `compute_routing_scores_for_aux_loss` in Megatron-LM.
-fn counts_without_bias(spec: &Spec) -> bool {
-    let counts = spec.training.aux_loss.is_some_and(|(loss, _)| loss == AuxLoss::DeepseekSequence);
-    counts && spec.router.correction.is_some()
+/// Whether the loss counts the highest scores rather than the picks: DeepSeek's, where a bias has a part in these, and that of
+/// Megatron-LM, where a bias or groups have. Groups limit neither the top-k of arXiv 2412.19437, equation 18, nor that of
+/// `compute_routing_scores_for_aux_loss` in Megatron-LM; DeepSeek-V2, which has no bias, counts what its groups leave.
+fn counts_scores_alone(spec: &Spec) -> bool {
+    let (corrected, grouped) = (spec.router.correction.is_some(), spec.router.groups.is_some());
+    match spec.training.aux_loss {
+        Some((AuxLoss::DeepseekSequence, _)) => corrected,
+        Some((AuxLoss::Megatron, _)) => corrected || grouped,
+        Some((
+            AuxLoss::Switch
+            | AuxLoss::Mixtral
+            | AuxLoss::Gshard
+            | AuxLoss::DeepspeedTopk
+            | AuxLoss::Megablocks
+            | AuxLoss::Importance,
+            _,
+        ))
+        | None => false,
+    }
 }
 
 /// The losses of `[training]`, their coefficients with what tells definitions of one loss apart.

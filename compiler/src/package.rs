@@ -246,6 +246,7 @@ fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Ro
         top_k: if is_chosen { spec.experts } else { spec.router.top_k + spec.router.joint_shared },
         joint_shared: spec.router.joint_shared,
         corrected: spec.router.correction.is_some(),
+        grouped: spec.router.groups.is_some(),
         tile_rows: tile_rows(machine),
         rows_at_capacity: padded.and_then(|_| rows_at_capacity(spec)).as_ref().map(extent),
         capacity_factor,

@@ -58,7 +58,8 @@ typedef struct moec_statistics {
     double z_loss;                /* mean over the tokens of logsumexp(logits)^2 */
     double aux_switch;            /* E sum load p / T^2; aux_loss = "mixtral" is the same */
     double aux_gshard;            /* E sum first p / T^2: first picks only; 0 without `picks` */
-    double aux_megatron;          /* aux_switch / K; "deepspeed_topk" and "megablocks" are the same */
+    double aux_deepspeed_topk;    /* aux_switch / K; "megablocks" is the same, and "megatron" where neither a correction
+                                   * bias nor groups have a part in the picks */
     double aux_importance;        /* variance(p) / mean(p)^2 */
 } moec_statistics;
 
@@ -145,7 +146,7 @@ static inline void moec_statistics_of(const moec_routing *routing, double *impor
     }
     out->aux_switch *= (double)experts / (tokens * tokens);
     out->aux_gshard *= (double)experts / (tokens * tokens);
-    out->aux_megatron = out->aux_switch / (double)top_k;
+    out->aux_deepspeed_topk = out->aux_switch / (double)top_k;
     out->aux_importance = moec_share_(out->probability.variance, out->probability.mean * out->probability.mean);
 }
 

@@ -28,6 +28,8 @@ pub struct Figures {
     pub joint_shared: u64,
     /// Whether a correction bias had a part in the picks.
     pub corrected: bool,
+    /// Whether groups limited the picks.
+    pub grouped: bool,
     /// Rows of a tile of the grouped products.
     pub tile_rows: u64,
     /// Rows that an engine allocates which pads to capacity; `None` where none is asked for.
@@ -52,6 +54,7 @@ impl Figures {
             top_k: routing.top_k,
             joint_shared: routing.joint_shared,
             corrected: routing.corrected,
+            grouped: routing.grouped,
             tile_rows: u64::from(routing.tile_rows),
             // Nothing is allocated for nobody, and a span without tokens divides by zero.
             rows_at_capacity: match at_capacity {
@@ -150,6 +153,9 @@ pub struct Probability {
     /// [`AuxLoss::DeepseekSequence`].
     #[serde(skip)]
     sequence_loss: Option<f64>,
+    /// Whether the picks are those with the highest of them.
+    #[serde(skip)]
+    of_picks: bool,
 }
 
 /// A balance loss of one layer. T tokens that are no padding, K picks of each, E experts; `load` the pairs that picked an expert, before the
@@ -164,7 +170,8 @@ pub enum AuxLoss {
     Gshard,
     /// `E sum load p / (T^2 K)`, 1 at balance (DeepSpeed top-k).
     DeepspeedTopk,
-    /// The same (Megatron-LM `aux_loss`).
+    /// The same, of the highest scores: known where no correction bias and no groups have a part in the picks, else a layer that
+    /// is asked for it has it in `stats.aux_loss` (Megatron-LM `aux_loss`).
     Megatron,
     /// The same, for one layer (MegaBlocks).
     Megablocks,
@@ -295,6 +302,7 @@ impl Statistics {
         Some(match loss {
             AuxLoss::Switch | AuxLoss::Mixtral => along(&self.load),
             AuxLoss::Gshard => along(self.first.as_ref()?),
+            AuxLoss::Megatron if !self.probability.as_ref()?.of_picks => return None,
             AuxLoss::DeepspeedTopk | AuxLoss::Megatron | AuxLoss::Megablocks => along(&self.load) / self.top_k.max(1) as f64,
             AuxLoss::DeepseekSequence => self.probability.as_ref()?.sequence_loss?,
             AuxLoss::Importance => self.probability.as_ref()?.health.spread().powi(2),
@@ -326,6 +334,7 @@ impl Probability {
             entropy: if total > 0.0 { share * (importance.len() as f64).ln() } else { 0.0 },
             entropy_share: share,
             z_loss: counts.z.iter().flatten().sum::<f64>() / tokens.max(1) as f64,
+            of_picks: !figures.corrected && !figures.grouped,
             sequence_loss: counts.experts.as_ref().and_then(|picks| sequence_loss(figures, picks, partial)),
             importance,
         }

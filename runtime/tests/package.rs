@@ -270,6 +270,7 @@ fn statistics_name_buffers_that_fit() {
             joint_shared: 0,
             by_sequence: false,
             corrected: false,
+            grouped: false,
             rows_at_capacity: None,
             capacity_factor: None,
         };

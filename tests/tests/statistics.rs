@@ -46,7 +46,7 @@ fn named(statistics: &Statistics) -> Named {
     let p = s.probability.as_ref().expect("probabilities");
     list.extend(of_health("probability", &p.health));
     list.extend([("entropy".into(), p.entropy), ("z_loss".into(), p.z_loss)]);
-    let losses = [AuxLoss::Switch, AuxLoss::Gshard, AuxLoss::Megatron, AuxLoss::Importance];
+    let losses = [AuxLoss::Switch, AuxLoss::Gshard, AuxLoss::DeepspeedTopk, AuxLoss::Importance];
     list.extend(losses.map(|loss| (format!("aux_{}", loss.name()), s.aux_loss(loss).expect("a loss"))));
     list.extend(p.importance.iter().enumerate().map(|(e, x)| (format!("importance[{e}]"), *x)));
     list
@@ -107,8 +107,8 @@ fn by_hand(spec: &Spec, dims: Dims, tile_rows: u64, reference: &Reference) -> Na
     let mean_over_experts = |f: &dyn Fn(usize) -> f64| (0..experts).map(f).sum::<f64>() / experts as f64;
     list.push(("aux_switch".into(), e_squared * mean_over_experts(&|e| load[e] / t * mean_p[e])));
     list.push(("aux_gshard".into(), experts as f64 * (0..experts).map(|e| first[e] / t * mean_p[e]).sum::<f64>()));
-    let megatron: f64 = (0..experts).map(|e| importance[e] * load[e]).sum();
-    list.push(("aux_megatron".into(), experts as f64 / (k as f64 * t * t) * megatron));
+    let over_picks: f64 = (0..experts).map(|e| importance[e] * load[e]).sum();
+    list.push(("aux_deepspeed_topk".into(), experts as f64 / (k as f64 * t * t) * over_picks));
     let mean = importance.iter().sum::<f64>() / experts as f64;
     let variance = mean_over_experts(&|e| (importance[e] - mean).powi(2));
     list.push(("aux_importance".into(), if mean > 0.0 { variance / (mean * mean) } else { 0.0 }));
@@ -202,7 +202,7 @@ impl Compiled {
             let by_hand = match loss {
                 spec::AuxLoss::Switch | spec::AuxLoss::Mixtral => of("aux_switch"),
                 spec::AuxLoss::Gshard => of("aux_gshard"),
-                spec::AuxLoss::DeepspeedTopk | spec::AuxLoss::Megatron | spec::AuxLoss::Megablocks => of("aux_megatron"),
+                spec::AuxLoss::DeepspeedTopk | spec::AuxLoss::Megatron | spec::AuxLoss::Megablocks => of("aux_deepspeed_topk"),
                 spec::AuxLoss::DeepseekSequence => by_sequence,
                 spec::AuxLoss::Importance => of("aux_importance"),
             };
@@ -275,7 +275,7 @@ int main(void) {
     COUNT(pairs), COUNT(kept), COUNT(dropped_pairs), COUNT(dropped_tokens), COUNT(padded_rows), COUNT(rows_below_capacity);
     NUMBER(wasted_share);
     health("load", &s.load), health("probability", &s.probability);
-    NUMBER(entropy), NUMBER(z_loss), NUMBER(aux_switch), NUMBER(aux_gshard), NUMBER(aux_megatron), NUMBER(aux_importance);
+    NUMBER(entropy), NUMBER(z_loss), NUMBER(aux_switch), NUMBER(aux_gshard), NUMBER(aux_deepspeed_topk), NUMBER(aux_importance);
     for (uint64_t e = 0; e < r.experts; e++) printf("importance[%llu] %.17g\n", (unsigned long long)e, importance[e]);
     return 0;
 }
@@ -491,6 +491,7 @@ fn a_batch_by_hand() {
         top_k: 2,
         joint_shared: 0,
         corrected: false,
+        grouped: false,
         tile_rows: 4,
         rows_at_capacity: Some(12),
         capacity_factor: 1.5,
@@ -532,6 +533,7 @@ fn lost_tokens_by_hand() {
         top_k: 2,
         joint_shared: 0,
         corrected: false,
+        grouped: false,
         tile_rows: 4,
         rows_at_capacity: None,
         capacity_factor: 1.25,
@@ -593,17 +595,23 @@ fn hot_is_above_capacity() {
     assert_eq!((&s.load, s.health.variance, s.health.hot.len()), (&vec![4; 8], 0.0, 0));
 }
 
-/// The loss of sequences counts picks without a correction bias: with one they are not known.
+/// Megatron's losses count the highest scores, which are not known where a correction bias picks others, or where groups do;
+/// DeepSeek's has its groups.
 #[test]
-fn corrected_picks_have_no_loss_of_sequences() {
-    for (correction, is_known) in [("score", false), ("none", true)] {
-        let compiled = layer_of(&format!("top_k = 2\nscore = \"sigmoid\"\ncorrection_on = \"{correction}\""), "");
+fn losses_of_other_picks_are_not_known() {
+    for (router, sequences, megatron) in [
+        ("correction_on = \"score\"", false, false),
+        ("groups = 4\ntopk_groups = 2\ngroup_score = \"max\"\ngroup_mask = \"-inf\"", true, false),
+        ("correction_on = \"none\"", true, true),
+    ] {
+        let compiled = layer_of(&format!("top_k = 2\nscore = \"sigmoid\"\n{router}"), "");
         for tokens in [0, 17] {
             let dims = Dims::tokens(tokens);
             let inputs = random::inputs(compiled.layer.manifest(), dims, 0).expect("inputs");
             let (_, s) = compiled.run(&inputs, dims);
-            assert_eq!(s.aux_loss(AuxLoss::DeepseekSequence).is_some(), is_known, "{correction}, {tokens} tokens");
-            assert!(s.aux_loss(AuxLoss::Megatron).is_some(), "{correction}, {tokens} tokens");
+            let known = [AuxLoss::DeepseekSequence, AuxLoss::Megatron].map(|loss| s.aux_loss(loss).is_some());
+            assert_eq!(known, [sequences, megatron], "{router}, {tokens} tokens");
+            assert!(s.aux_loss(AuxLoss::DeepspeedTopk).is_some(), "{router}, {tokens} tokens");
         }
     }
 }
@@ -621,6 +629,7 @@ fn balance() {
         top_k,
         joint_shared: 0,
         corrected: false,
+        grouped: false,
         tile_rows: 1,
         rows_at_capacity: None,
         capacity_factor: 1.25,

@@ -197,8 +197,8 @@ fn by_row(shares: &[Vec<f64>], picks: &[Vec<usize>], row: usize) -> f64 {
     losses.iter().sum::<f64>() / losses.len() as f64
 }
 
-/// DeepSeek-V3 counts the highest scores of all experts without the bias, and without groups (arXiv 2412.19437, equation 18;
-/// `compute_routing_scores_for_aux_loss` of Megatron-LM); mesh-tensorflow, flaxformer and Hugging Face Switch have a loss of
+/// DeepSeek-V3 counts the highest scores of all experts without the bias, and without groups (arXiv 2412.19437, equation 18),
+/// and so does Megatron-LM in each of its losses (`compute_routing_scores_for_aux_loss`); mesh-tensorflow, flaxformer and Hugging Face Switch have a loss of
 /// each row of a batch, and take the mean.
 #[test]
 fn losses_by_their_formulas() {
@@ -206,6 +206,7 @@ fn losses_by_their_formulas() {
     const COEFFICIENT: f64 = 0.5;
     let corrected = "score = \"sigmoid\"\ncorrection_on = \"score\"";
     let grouped = "score = \"sigmoid\"\ncorrection_on = \"score\"\ngroups = 4\ntopk_groups = 2\nrenorm = \"sum\"";
+    let groups = "score = \"sigmoid\"\ngroups = 4\ntopk_groups = 2\ngroup_score = \"top2_sum\"\ngroup_mask = \"-inf\"";
     for (router, loss, unbiased) in [
         (corrected, "deepseek_sequence", true),
         (grouped, "deepseek_sequence", true),
@@ -213,8 +214,13 @@ fn losses_by_their_formulas() {
         ("score = \"sigmoid\"", "deepseek_sequence", false),
         ("", "switch\"\naux_group = \"row", false),
         ("", "gshard\"\naux_group = \"row", false),
-        (corrected, "megatron\"\naux_group = \"row", false),
-        (corrected, "megatron", false),
+        (groups, "deepseek_sequence", false),
+        (corrected, "megatron\"\naux_group = \"row", true),
+        (corrected, "megatron", true),
+        (grouped, "megatron", true),
+        (groups, "megatron", true),
+        ("", "megatron", false),
+        (corrected, "deepspeed_topk", false),
         ("", "gshard\"\naux_group = \"all", false),
     ] {
         let text = format!(
@@ -229,7 +235,6 @@ fn losses_by_their_formulas() {
         let named = || host.manifest().buffers.iter().filter(|buffer| buffer.role == Role::Weight);
         let weight = |name: &str| named().position(|buffer| buffer.name == name).map(|at| weights[at].to_f64());
         let (matrix, bias) = (weight("router").expect("a router"), weight("correction_bias"));
-        let is_corrected = bias.is_some();
         let bias = bias.unwrap_or_else(|| vec![0.0; EXPERTS]);
         let x = tokens().to_f64();
         let routed = routed(&x, &matrix, &bias, router.contains("sigmoid"), router.contains("groups"));
@@ -238,7 +243,7 @@ fn losses_by_their_formulas() {
             false => routed.picks.clone(),
         };
         if unbiased {
-            assert_ne!(counted, routed.picks, "the bias changes a pick, or nothing is tested");
+            assert_ne!(counted, routed.picks, "the bias or groups change a pick, or nothing is tested");
         }
         let first: Vec<Vec<usize>> = counted.iter().map(|picks| picks[..1].to_vec()).collect();
         let expected = COEFFICIENT
@@ -246,7 +251,7 @@ fn losses_by_their_formulas() {
                 "deepseek_sequence" | "megatron\"\naux_group = \"row" => by_row(&routed.shares, &counted, ROW) / PICKS as f64,
                 "switch\"\naux_group = \"row" => by_row(&routed.shares, &counted, ROW),
                 "gshard\"\naux_group = \"row" => by_row(&routed.shares, &first, ROW),
-                "megatron" => balance(&routed.shares, &counted) / PICKS as f64,
+                "megatron" | "deepspeed_topk" => balance(&routed.shares, &counted) / PICKS as f64,
                 _ => balance(&routed.shares, &first),
             };
         let dims = Dims { tokens: TOKENS, row_tokens: ROW as u64 };
@@ -260,7 +265,7 @@ fn losses_by_their_formulas() {
             let picks: Vec<usize> = counts(&run, "route.experts").iter().map(|e| *e as usize).collect();
             assert_eq!(picks, routed.picks.concat(), "{router} {loss}: what is counted changes no pick");
             let others = run.tensor("route.counted").map(|_| counts(&run, "route.counted"));
-            assert_eq!(others.is_some(), unbiased && is_corrected, "{router} {loss}");
+            assert_eq!(others.is_some(), unbiased, "{router} {loss}");
             if let Some(others) = others {
                 assert!(others.iter().map(|e| *e as usize).eq(counted.concat()), "{router} {loss}");
             }

@@ -248,6 +248,7 @@ fn check_routing(target: &str, routing: &Routing, observed: &[&Buffer]) -> Resul
         slots: _,
         by_sequence: _,
         corrected: _,
+        grouped: _,
     } = routing;
     ensure!(
         (1..=EXPERTS_MAX).contains(experts) && (1..=EXPERTS_MAX).contains(top_k),

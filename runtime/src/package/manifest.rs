@@ -227,6 +227,9 @@ pub struct Routing {
     /// A correction bias had a part in the picks: those without it are not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub corrected: bool,
+    /// Groups of experts limited the picks: those without them are not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grouped: bool,
     /// Rows of a tile of the grouped products: an expert's last tile may be partly empty.
     pub tile_rows: u32,
     /// Rows that an engine allocates which pads every expert's buffer to its capacity; `None` where none is asked for.
