@@ -81,6 +81,43 @@ fn warnings_are_denied_or_allowed() {
     }
 }
 
+/// One pick a token, ranked by its weight.
+fn ranked(router: &str, capacity: &str) -> String {
+    format!(
+        "[moe]\nhidden = 64\nexperts = 8\n[router]\n{router}\n[capacity]\ntokens = 64\npriority = \"score\"\n{capacity}\n\
+         [expert]\nintermediate = 8\n[tokens]\nexpected = [1, 128]\n"
+    )
+}
+
+#[test]
+fn a_ranking_of_equal_weights_is_a_warning() {
+    let output = moec_with_input(&["check", "-"], &ranked("top_k = 1\nrenorm = \"sum\"", ""));
+    assert_eq!(output.status.code(), Some(0));
+    insta::assert_snapshot!(stderr(&output));
+    // That these weights are all 1, and only these, `tests/tests/priority.rs` has by hand.
+    for (router, capacity, warns) in [
+        ("top_k = 1\norder = \"topk_score\"", "", true),
+        ("top_k = 1\nscore = \"sigmoid\"\nrenorm = \"sum\"\nrenorm_eps = 1e-20\nscale = 2.5", "", true),
+        ("top_k = 1\nrenorm = \"p\"\nrenorm_p = 2.0", "", true),
+        ("mode = \"hash\"\nvocabulary = 9\ntop_k = 1\nrenorm = \"sum\"", "", true),
+        ("top_k = 1\nrenorm = \"sum\"\nrenorm_eps = 0.125\nrenorm_eps_mode = \"clamp\"", "", true),
+        ("top_k = 1\nrenorm = \"sum\"\nrenorm_eps = 0.25\nrenorm_eps_mode = \"clamp\"", "", false),
+        ("top_k = 1\nrenorm = \"sum\"\nrenorm_eps = 0.5", "", false),
+        ("top_k = 1\nrenorm = \"sum\"", "renorm_after_drop = true", false),
+        ("top_k = 1\norder = \"topk_score\"\nscore = \"sigmoid\"", "", false),
+        ("top_k = 1\nscore = \"identity\"\nrenorm = \"p\"\nrenorm_p = 2.0", "", false),
+        ("top_k = 1", "", false),
+        ("top_k = 2\nrenorm = \"sum\"", "", false),
+        ("mode = \"expert_choice\"", "", false),
+    ] {
+        let output = moec_with_input(&["check", "-"], &ranked(router, capacity));
+        let says = stderr(&output);
+        assert_eq!((output.status.code(), says.contains("warning[MOE1113]")), (Some(0), warns), "{router} {capacity}: {says}");
+        let allowed = ranked(router, capacity) + "[lints]\nequal_weights = \"allow\"\n";
+        assert_eq!(stderr(&moec_with_input(&["check", "-", "--deny-warnings"], &allowed)), "", "{router} {capacity}");
+    }
+}
+
 #[test]
 fn diagnostics_in_short() {
     let output = moec(&["check", "many_mistakes.toml", "--message-format", "short"]);

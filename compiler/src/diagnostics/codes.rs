@@ -323,6 +323,12 @@ codes! {
     FilesLeftOut = 1112, Ok, "safetensors files of a folder that are not read",
         "Of a folder, `model.safetensors` is read, else the files that its index names. Others beside them may be the same weights \
          in another format (`consolidated.safetensors`), an adapter, or what was meant: where they are, name the file.";
+    EqualWeights = 1113, Ok, "a ranking of weights that are all equal",
+        "`priority = \"score\"` serves the tokens with the heaviest weights, as they multiply the rows of an expert. Where a token \
+         has one pick and its weight is renormalised, or is a softmax over the selected logits, every weight is 1, and ties go to \
+         the earlier token: the scores have no part in what is dropped. `priority = \"batch_prioritized\"` ranks tokens by \
+         their scores before renormalisation; `renorm_after_drop = true` renormalises what is kept. `[lints] equal_weights = \
+         \"allow\"` in the spec says that it is meant.";
 }
 
 #[cfg(test)]

@@ -429,7 +429,8 @@ fn joint(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
             wrong.push(
                 diagnostic
                     .at(joint.span.clone(), "shared experts with weights of their own")
-                    .also(field.span.clone(), "with this"),
+                    .also(field.span.clone(), "with this")
+                    .help(format!("leave out joint_shared, or {what}")),
             );
         }
     }

@@ -341,5 +341,6 @@ pub(super) static TABLES: &[Table] = &[
     ] },
     Table { name: "lints", required: false, doc: "Warnings about the spec, which `--deny-warnings` makes errors.", keys: &[
         key("capacity_floor", Word(LINT_LEVELS), Fallback::Word("warn"), "MOE1101: the experts have fewer places together than the tokens have picks, at one of tokens.expected"),
+        key("equal_weights", Word(LINT_LEVELS), Fallback::Word("warn"), "MOE1113: capacity.priority = \"score\" where every weight is 1, so that the earlier token is served"),
     ] },
 ];

@@ -1,18 +1,19 @@
 //! What a correct spec says that is probably not meant. A lint has a code, and a key of `[lints]` that silences or denies it.
 
-use super::capacity::{Capacity, CapacityGroup, CapacitySize};
-use super::model::{Mode, Spec};
+use super::capacity::{Capacity, CapacityGroup, CapacitySize, Priority};
+use super::model::{EpsMode, Mode, Norm, Order, Renorm, Score, Spec};
 use super::resolve::Sections;
 use super::section::Section;
 use crate::diagnostics::{Code, Diagnostic};
 
 /// The keys of `[lints]` and the warnings that they govern.
-const LINTS: [(&str, Code); 1] = [("capacity_floor", Code::CapacityFloor)];
+const LINTS: [(&str, Code); 2] = [("capacity_floor", Code::CapacityFloor), ("equal_weights", Code::EqualWeights)];
 
 /// The warnings of a spec without mistakes, those that it denies as errors, and none that it allows.
 pub(super) fn lint(sections: &Sections, spec: &Spec) -> Vec<Diagnostic> {
-    let found = sections.capacity.iter().filter_map(|section| capacity_floor(section, spec)).collect::<Vec<_>>();
-    let governed = found.into_iter().filter_map(|diagnostic| match level(sections, diagnostic.code) {
+    let lints = |section| [capacity_floor(section, spec), equal_weights(section, sections, spec)];
+    let found = sections.capacity.iter().flat_map(lints).flatten();
+    let governed = found.filter_map(|diagnostic| match level(sections, diagnostic.code) {
         Some("allow") => None,
         Some("deny") => Some(diagnostic.denied()),
         Some(_) | None => Some(diagnostic),
@@ -55,6 +56,43 @@ fn capacity_floor(section: &Section, spec: &Spec) -> Option<Diagnostic> {
     };
     let help = format!("{larger}; [lints] capacity_floor = \"allow\" where it is meant");
     Some(lists.fold(diagnostic, Diagnostic::note).help(help))
+}
+
+/// Experts rank tokens by weights that are one number for all of them.
+fn equal_weights(section: &Section, sections: &Sections, spec: &Spec) -> Option<Diagnostic> {
+    let capacity = spec.capacity.as_ref()?;
+    let picks_one = matches!(spec.router.mode, Mode::TokenChoice | Mode::Hash) && spec.picks() == 1;
+    if capacity.priority != Priority::Score || !picks_one {
+        return None;
+    }
+    let (key, why) = match (spec.router.order, spec.router.score, spec.router.renorm) {
+        (Order::TopKScore, Score::Softmax, _) => ("order", "a softmax over one logit is 1"),
+        // Weights are ranked before they are renormalised.
+        (_, _, Some(_)) if capacity.renorm_after_drop => return None,
+        (_, _, Some(renorm)) if is_lost(renorm, spec) => ("renorm", "a weight by itself is 1"),
+        (_, _, Some(_) | None) => return None,
+    };
+    let (priority, decided) = (section.given("priority")?, sections.router.given(key)?);
+    let diagnostic = Diagnostic::new(Code::EqualWeights, "priority = \"score\" ranks weights that are all equal here")
+        .at(priority.span.clone(), "so the earlier token is served, whatever its score")
+        .also(decided.span.clone(), why)
+        .help(
+            "priority = \"batch_prioritized\" ranks tokens by their scores before renormalisation; [lints] equal_weights = \
+             \"allow\" where the earlier token is meant",
+        );
+    Some(diagnostic)
+}
+
+/// Whether the weight of a token's only pick, divided by its own norm, is 1 in f32: its epsilon is lost beside the least that the
+/// best of all scores of a softmax may be.
+fn is_lost(renorm: Renorm, spec: &Spec) -> bool {
+    let (least, eps) = (1.0 / spec.candidates() as f32, renorm.eps as f32);
+    match (renorm.eps_mode, renorm.norm) {
+        // A logit may be negative, and then keeps its sign or is left as it is.
+        (EpsMode::Clamp, _) | (_, Norm::P(_)) if spec.router.score == Score::Identity => false,
+        (EpsMode::Add, _) => least + eps == least,
+        (EpsMode::Clamp, _) => eps <= least,
+    }
 }
 
 /// What the most even router drops at one size of a batch.
