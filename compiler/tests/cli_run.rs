@@ -97,6 +97,48 @@ fn token_ids() {
     assert!(stderr(&lacking).contains("looked for `token_ids`"), "{}", stderr(&lacking));
 }
 
+/// A file with tokens of zeros and their ids as i64, as PyTorch writes them.
+fn with_ids(folder: &Path, ids: &[i64]) -> String {
+    let (n, width) = (ids.len(), 32);
+    let x = 4 * n * width;
+    let header = format!(
+        "{{\"in.hidden\":{{\"dtype\":\"F32\",\"shape\":[{n},{width}],\"data_offsets\":[0,{x}]}},\
+         \"in.token_ids\":{{\"dtype\":\"I64\",\"shape\":[{n}],\"data_offsets\":[{x},{}]}}}}",
+        x + 8 * n
+    );
+    let ids = ids.iter().flat_map(|id| id.to_le_bytes());
+    let bytes = (header.len() as u64).to_le_bytes().into_iter().chain(header.bytes()).chain(vec![0; x]).chain(ids);
+    let path = folder.join("ids.safetensors");
+    fs::write(&path, bytes.collect::<Vec<u8>>()).unwrap();
+    path.display().to_string()
+}
+
+/// Under `hash_oob = "drop"` they are counted and named, under `"error"` refused.
+#[test]
+fn ids_outside_the_vocabulary() {
+    let folder = folder();
+    let text = fs::read_to_string(fixture("deepseek_v4_hash", "toml")).unwrap();
+    let with = |keys: &str| {
+        let text = text.replace("top_k = 4\n", &format!("top_k = 4\nvocabulary = 40\n{keys}"));
+        write(folder.path(), "spec.toml", &text).display().to_string()
+    };
+    let ids = with_ids(folder.path(), &[7, -1, 39, 40, -100, 0, i64::from(i32::MAX)]);
+    let run = |spec: &str| moec_in(folder.path(), &["run", spec, "--input", &ids, "--reference", "--repeat", "1"]);
+    let refused = run(&with(""));
+    assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("`token_ids` holds -1 in row 1: it must be from 0 to 39"), "{}", stderr(&refused));
+    let report = product(&run(&with("hash_oob = \"drop\"\n")));
+    assert!(report.contains("tokens      7, 4 of them outside the vocabulary\n"), "{report}");
+    assert!(report.contains("dropped     0 of 12 (token, expert) pairs") && report.contains("expert sets identical"), "{report}");
+    let random = with("hash_oob = \"drop\"\n");
+    let masked = write(folder.path(), "masked.toml", &(fs::read_to_string(&random).unwrap() + "[tokens]\nmask = true\n"));
+    for spec in [&random, &masked.display().to_string()] {
+        let report = product(&moec_in(folder.path(), &["run", spec, "--tokens", "64", "--repeat", "1", "--reference"]));
+        assert!(report.contains("outside the vocabulary") && report.contains("expert sets identical"), "{report}");
+        product(&moec_in(folder.path(), &["check", spec, "--emulate", "--tokens", "33", "--schedules", "2"]));
+    }
+}
+
 #[test]
 fn the_output_keeps_the_inputs_shape() {
     let folder = folder();

@@ -190,7 +190,8 @@ impl Growing {
                 (Op::ExpertScale, 1) if self.random.below(2) == 0 => self.params[9],
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
                 (Op::HashPicks, 1) => self.table,
-                (Op::HashPicks | Op::Within, 2) | (Op::MaskTokens | Op::TokenSoftmax, 1) | (Op::Within, 0) => self.ids,
+                (Op::HashPicks, 2) | (Op::Within, 0) => self.ids,
+                (Op::MaskTokens | Op::TokenSoftmax, 1) | (Op::Within, 2) => self.mask(),
                 (Op::Within, 1) => self.attr(|r| Attr::Num(1 + r.below(3) as u64)),
                 (Op::Slots, 0) => self.attr(|r| Attr::Num(r.one(&[8, 8, 4]))),
                 (Op::Slots, 1) => self.attr(|r| Attr::Num(r.one(&[1, 1, 2]))),
@@ -236,6 +237,12 @@ impl Growing {
         let ops: Vec<Id> = self.ops.iter().rev().copied().filter(|id| wanted(&self.types[id])).take(6).collect();
         let from = if self.random.below(3) == 0 || ops.is_empty() { &self.params } else { &ops };
         self.random.one(from)
+    }
+
+    /// A number for each token: the ids, or what was made of them.
+    fn mask(&mut self) -> Id {
+        let made = self.ops.iter().rev().copied().find(|id| self.types[id] == self.types[&self.ids]);
+        made.filter(|_| self.random.below(4) > 0).unwrap_or(self.ids)
     }
 
     fn attr(&mut self, make: impl Fn(&mut Random) -> Attr) -> Id {
