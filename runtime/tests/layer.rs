@@ -182,6 +182,29 @@ fn numbers_of_nothing_are_errors_before_any_launch() {
     assert_eq!(launches(&mock), 2);
 }
 
+/// Of padding, which a mask names, any number will do, however its rows are shaped.
+#[test]
+fn numbers_of_padding_may_be_any() {
+    let mut manifest = numbered();
+    let ids = manifest.buffers.iter_mut().find(|buffer| buffer.name == "ids").unwrap();
+    ids.mask = Some("mask".into());
+    let mask = Buffer { name: "mask".into(), below: None, mask: None, ..ids.clone() };
+    manifest.buffers.push(mask);
+    let integers =
+        |shape: &[u64], of: &[i32]| Tensor::new(Dtype::I32, shape.to_vec(), of.iter().flat_map(|n| n.to_le_bytes()).collect());
+    let (_, layer) = layer(manifest);
+    let bound = layer.bind(vec![w(), integers(&[3, 2], &[0; 6]).unwrap()]).unwrap();
+    let run = |ids: &[i32], mask: &[i32], shape: &[u64]| {
+        let inputs = vec![x(4), integers(&[4], ids).unwrap(), integers(shape, mask).unwrap()];
+        bound.run(&inputs, Dims::tokens(4)).map(|_| ())
+    };
+    assert_eq!(run(&[-1, 2, -100, i32::MIN], &[0, 1, 0, 0], &[4]), Ok(()));
+    assert_eq!(run(&[-1, 2, -100, i32::MAX], &[0, 1, 0, 0], &[2, 2]), Ok(()));
+    let says = |result: Result<(), Error>| result.unwrap_err().to_string();
+    assert_eq!(says(run(&[-1, 2, -100, 0], &[0, 1, -7, 1], &[4])), "`ids` holds -100 in row 2: it must be from 0 to 2");
+    assert_eq!(says(run(&[0, 0, 0, 0], &[0, 1, 1], &[3])), "`mask` has shape [3], expected [4]");
+}
+
 fn batch(bound: &Bound, workspace_bytes: u64) -> Batch {
     let device = bound.layer().device().clone();
     Batch {

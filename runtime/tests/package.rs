@@ -4,8 +4,8 @@
 mod fixture;
 
 use moec_runtime::package::{
-    Arg, Dim, Dims, Dtype, Extent, ImageKind, Manifest, ParamKind, Role, Routing, Slice, Slots, Source, Stacked, TargetKind,
-    read, workspace, write,
+    Arg, Buffer, Dim, Dims, Dtype, Extent, ImageKind, Manifest, ParamKind, Role, Routing, Slice, Slots, Source, Stacked,
+    TargetKind, read, workspace, write,
 };
 use moec_runtime::{Error, Package};
 use sha2::{Digest, Sha256};
@@ -205,6 +205,28 @@ fn an_unsound_manifest_is_refused() {
     check("argument 2", |m| m.targets[1].regimes[0].launches[0].args[2] = Arg::ScalarI64(Extent::Tokens));
 }
 
+/// A bound is one of integers that a caller gives, a mask one of such integers of tokens.
+#[test]
+fn bounds_and_masks_are_those_of_numbers() {
+    check("`x` has a bound, but no numbers", |m| m.buffers[0].below = Some(3));
+    let integers = |m: &mut Manifest, name: &str, below: Option<u64>, mask: Option<&str>| {
+        let (dtype, shape, mask) = (Dtype::I32, vec![Extent::Tokens], mask.map(str::to_string));
+        m.buffers.push(Buffer { name: name.into(), dtype, shape, below, mask, ..m.buffers[0].clone() });
+    };
+    check("`ids` has a bound, but no numbers", |m| integers(m, "ids", Some(0), None));
+    check("`ids` has a bound, but no numbers", |m| integers(m, "ids", Some(1 << 40), None));
+    check("`ids` has the mask `mask`, which is no mask", |m| integers(m, "ids", Some(3), Some("mask")));
+    check("`ids` has the mask `x`, which is no mask", |m| integers(m, "ids", Some(3), Some("x")));
+    check("`ids` has the mask `mask`, which is no mask", |m| {
+        integers(m, "mask", None, None);
+        integers(m, "ids", None, Some("mask"));
+    });
+    let mut sound = fixture::manifest();
+    integers(&mut sound, "ids", Some(3), Some("mask"));
+    integers(&mut sound, "mask", None, None);
+    assert!(Package::new(sound, images()).is_ok());
+}
+
 #[test]
 fn ptx_is_held_to_the_manifest() {
     check("the PTX is for `sm_80`", |m| m.targets[0].name = "sm_90a".into());
@@ -238,7 +260,7 @@ fn the_workspace_is_a_pure_monotone_function_of_the_dims() {
     assert!(workspace(&manifest, host, Dims::tokens(u64::MAX)).is_err());
     // A buffer that no launch of the target names takes no room.
     let mut larger = manifest.clone();
-    let unused = moec_runtime::package::Buffer { name: "unused".into(), ..larger.buffers[2].clone() };
+    let unused = Buffer { name: "unused".into(), ..larger.buffers[2].clone() };
     larger.buffers.push(unused);
     assert_eq!(workspace(&larger, host, Dims::tokens(16)).unwrap(), layout);
     assert_eq!(Dtype::Bf16.bytes(), 2);
