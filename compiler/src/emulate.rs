@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use moec_ir::Machine;
-use moec_ir::machine::MACHINES;
+use moec_ir::tiling::MOST_ROWS;
 use moec_runtime::emulator::{self, Counters, Emulated, Emulator, Finding, Limits, Options, Procedure, Sample, Schedule};
 use moec_runtime::layer::Batch;
 use moec_runtime::package::{Buffer, Dims, Dtype, Extent, Manifest, Role};
@@ -359,7 +359,7 @@ pub fn profile(launches: &[Emulated]) -> Vec<(String, Counters)> {
 /// Multiply-adds of a batch, about: tiles are computed whole.
 #[must_use]
 pub fn work(manifest: &Manifest, dims: Dims) -> u64 {
-    let tile_rows = u64::from(MACHINES.iter().find(|machine| machine.is_gpu()).map_or(1, moec_ir::schedule::tile_rows));
+    let tile_rows = u64::from(MOST_ROWS);
     let experts = manifest_dim(manifest, "experts").max(1);
     let slots = manifest_dim(manifest, "slots").saturating_mul(experts);
     let pairs = match slots {

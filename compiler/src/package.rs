@@ -1,10 +1,10 @@
 //! Programs and images as a package: the only mapping from the compiler's types to the manifest's.
 
 use moec_codegen::Image;
-use moec_ir::graph::{Dim, Param, Type};
+use moec_ir::graph::{Attr, Dim, Node, Op, Param, Type, Typed};
 use moec_ir::kernel::{self, Program};
 use moec_ir::machine::MachineKind;
-use moec_ir::schedule::tile_rows;
+use moec_ir::tiling::MOST_ROWS;
 use moec_ir::{DType, Extent, Machine, Round};
 use moec_runtime::Package;
 use moec_runtime::package as file;
@@ -44,7 +44,7 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
             }));
             images.push(object.image.bytes().to_vec());
         }
-        let statistics = routing(spec, machine, program);
+        let statistics = routing(spec, &lowered.rewritten.graph, program);
         manifest.targets.push(file::Target { statistics, ..target(machine, program, objects, first, &places) });
     }
     let weights = manifest.buffers.iter().filter(|b| b.role == file::Role::Weight);
@@ -211,7 +211,7 @@ fn target(
 }
 
 /// What the program's observed buffers say of routing, if they do.
-fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Routing> {
+fn routing(spec: &Spec, graph: &Typed, program: &Program) -> Option<file::Routing> {
     let slot = |name: &str| program.buffers.iter().find_map(|b| b.observe.clone().filter(|observe| observe == name));
     let slots = file::Slots {
         load: slot("stats.load")?,
@@ -247,10 +247,22 @@ fn routing(spec: &Spec, machine: &Machine, program: &Program) -> Option<file::Ro
         joint_shared: spec.router.joint_shared,
         corrected: spec.router.correction.is_some(),
         grouped: spec.router.groups.is_some(),
-        tile_rows: tile_rows(machine),
+        tile_rows: tile_rows(graph),
         rows_at_capacity: padded.and_then(|_| rows_at_capacity(spec)).as_ref().map(extent),
         capacity_factor,
     })
+}
+
+/// Rows of the highest tile of the grouped products, which those of an expert are padded to.
+fn tile_rows(graph: &Typed) -> u32 {
+    let of = |node: &Node| match node {
+        Node::Apply(Op::GroupedGemm, operands) => match graph.node(*operands.last()?) {
+            Node::Attr(Attr::Tiling(tiling)) => Some(tiling.rows),
+            Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => None,
+        },
+        Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => None,
+    };
+    graph.graph().nodes.as_ref().iter().filter_map(of).max().unwrap_or(MOST_ROWS)
 }
 
 /// The first CUDA release whose driver reads this PTX ISA version (times ten): PTX ISA, release notes.

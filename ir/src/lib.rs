@@ -31,7 +31,9 @@ pub mod kernel;
 pub mod machine;
 pub mod rewrite;
 pub mod schedule;
+pub mod tiling;
 
 pub use dtype::DType;
 pub use extent::{Dims, Extent, Round};
 pub use machine::Machine;
+pub use tiling::Tiling;

@@ -3,8 +3,7 @@
 
 use std::ops::Range;
 
-use moec_ir::machine::MACHINES;
-use moec_ir::schedule;
+use moec_ir::tiling::MOST_ROWS;
 
 use super::choice::ExpertChoice;
 use super::left_out::LeftOut;
@@ -118,7 +117,7 @@ impl Rule {
 
 /// Rows of a tile of a GPU's grouped products, to which the rows of an expert are padded.
 pub(super) fn tile_rows() -> u64 {
-    MACHINES.iter().find(|machine| machine.is_gpu()).map_or(1, |gpu| u64::from(schedule::tile_rows(gpu)))
+    u64::from(MOST_ROWS)
 }
 
 /// Neighbouring batches as one point of a plot.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Body;
-use crate::{DType, Extent, Round};
+use crate::{DType, Extent, Round, Tiling};
 
 /// A constant operand.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +25,8 @@ pub enum Attr {
     Losses(Losses),
     /// What a fused op does with its products.
     Body(Body),
+    /// How a product is cut into tiles. It changes no value.
+    Tiling(Tiling),
 }
 
 /// A finite f64 with equality and order of its bits.
@@ -307,6 +309,7 @@ impl fmt::Display for Attr {
                 write!(f, "training({})", list.join(", "))
             }
             Attr::Body(body) => write!(f, "{body}"),
+            Attr::Tiling(tiling) => write!(f, "{tiling}"),
         }
     }
 }

@@ -99,6 +99,10 @@ fn by_row(op: Op) -> bool {
 
 fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
     let name = op.name();
+    let types = match types {
+        [types @ .., Type::Attr(Attr::Tiling(_))] if op.is_product() => types,
+        types => types,
+    };
     if let Some(arity) = op.arity()
         && arity != types.len()
     {

@@ -292,6 +292,11 @@ fn apply_body(body: &Body, holes: Vec<Value>, dims: Dims) -> Result<Value, Strin
 
 fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
     use Value::{List, Picks as P, Routing as R, Tensor as T};
+    let operands = match operands {
+        // How it is cut changes no value.
+        [operands @ .., Value::Attr(Attr::Tiling(_))] if op.is_product() => operands,
+        operands => operands,
+    };
     Ok(match (op, operands) {
         (Op::List, items) => List(items.iter().map(|v| (*v).clone()).collect()),
         (Op::Gemm, [T(x), List(ws), List(vs), Value::Attr(Attr::Body(body))]) => {

@@ -267,7 +267,7 @@ impl Op {
         Op::ALL.into_iter().find(|op| op.name() == name)
     }
 
-    /// Number of operands; `None`: any.
+    /// Number of operands; `None`: any. A product may have one more, the [`Tiling`](crate::Tiling) by which it is computed.
     pub fn arity(self) -> Option<usize> {
         match self {
             Op::List | Op::TokenSoftmax | Op::Within => None,
@@ -284,6 +284,11 @@ impl Op {
             Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
             Op::GroupedGemm | Op::Route | Op::SoftDispatch | Op::SoftCombine => Some(5),
         }
+    }
+
+    /// Whether a tiling may stand after its operands.
+    pub fn is_product(self) -> bool {
+        matches!(self, Op::Gemm | Op::GroupedGemm)
     }
 
     /// For ops with a body: which operand lists the values that the body's later holes stand for.

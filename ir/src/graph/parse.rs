@@ -9,7 +9,7 @@ use super::attr::{
     Assignment, Attr, Balance, Capacity, Eps, GroupMask, GroupScore, Groups, Losses, Norm, Priority, Real, Renorm, Span,
 };
 use super::{Body, BodyBuilder, Builder, Dim, Graph, Node, Op, Type, infer};
-use crate::{DType, Extent};
+use crate::{DType, Extent, Tiling};
 
 /// Parameters, lines and body nodes that a graph may have; a layer has some dozens.
 const MOST_NODES: usize = 1 << 10;
@@ -262,6 +262,13 @@ impl<'t> Parser<'t> {
             self.expect(")")?;
             return Ok(Attr::Assignment(Assignment::Capacity(Capacity { per_expert, span, priority })));
         }
+        if self.eat("tile(") {
+            let rows = self.extent_of_tile()?;
+            self.word("by")?;
+            let columns = self.extent_of_tile()?;
+            self.expect(")")?;
+            return Ok(Attr::Tiling(Tiling { rows, columns }));
+        }
         if self.eat("training(") {
             let losses = self.losses()?;
             self.expect(")")?;
@@ -274,6 +281,14 @@ impl<'t> Parser<'t> {
         match self.plain()? {
             Attr::Real(x) => Ok(x),
             other => Err(format!("expected a real number, found {other}")),
+        }
+    }
+
+    fn extent_of_tile(&mut self) -> Parsed<u32> {
+        match u32::try_from(self.number()?) {
+            Ok(0) => Err("a tile has rows and columns".to_string()),
+            Ok(n) => Ok(n),
+            Err(_) => Err("too many for a tile".to_string()),
         }
     }
 

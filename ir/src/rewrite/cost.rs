@@ -4,6 +4,7 @@
 //! Approximate and saturating: it is better to lose some precision than to lose the order by wrapping.
 
 use crate::graph::{Assignment, Attr, Dim, Node, Op, Priority, Type, Typed, infer_body};
+use crate::tiling::{self, Product};
 use crate::{Dims, Extent, Machine};
 
 /// Picoseconds.
@@ -52,6 +53,10 @@ pub fn cost(node: &Node, types: &[&Type], machine: &Machine, workload: &Workload
 
 /// The cost at one token count.
 fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
+    let (types, tiling) = match types {
+        [types @ .., Type::Attr(Attr::Tiling(tiling))] => (types, Some(*tiling)),
+        types => (types, None),
+    };
     let all_bytes: u64 = types.iter().map(|t| sizes.bytes(t)).fold(0, u64::saturating_add);
     let (launches, bytes, flops) = match op {
         // Views: read where they are used.
@@ -60,7 +65,11 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm | Op::SoftDispatch | Op::SoftCombine => {
             let body = infer_body(op, types).unwrap_or_default();
             let (result, picks) = body.last().map_or((0, 0), |t| (sizes.bytes(t), sizes.elements(t)));
-            let flops = body_flops(op, types, &body, sizes).saturating_add(product_flops(op, types, sizes));
+            let products = match tiling.zip(product(op, types)) {
+                Some((tiling, product)) => tiling::flops(tiling, &product, sizes.rows(op, types), machine),
+                None => product_flops(op, types, sizes),
+            };
+            let flops = body_flops(op, types, &body, sizes).saturating_add(products);
             let bytes = touched(op, types, sizes).saturating_add(result);
             if op == Op::Route && experts_choose(types) {
                 // A route is followed by the choice, which reads the scores six times.
@@ -102,8 +111,22 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     busy.saturating_add(machine.launch_ps.saturating_mul(launches))
 }
 
+/// What a product multiplies, where it is one with kernels of its own: all but those that give picks.
+pub(super) fn product(op: Op, types: &[&Type]) -> Option<Product> {
+    if !op.is_product() || is_rowwise(types) {
+        return None;
+    }
+    let (Type::Tensor { dtype, shape }, Type::List(ws)) = (types.first()?, types.get(op.operand_list()? - 1)?) else {
+        return None;
+    };
+    let (Type::Tensor { shape: w, .. }, Dim::Const(k)) = (ws.first()?, *shape.last()?) else { return None };
+    let Dim::Const(n) = *w.get(w.len().checked_sub(2)?)? else { return None };
+    let weights = ws.iter().map(|w| if let Type::Tensor { dtype, .. } = w { Some(*dtype) } else { None });
+    Some(Product { rows: *dtype, n, k, weights: weights.collect::<Option<_>>()? })
+}
+
 /// What no kernel computes must not be the cheapest.
-const NEVER: Cost = 1 << 60;
+pub(super) const NEVER: Cost = 1 << 60;
 
 /// Whether a gemm gives rows of softmax: whole rows are at hand only in a route, which gives picks.
 fn is_rowwise(types: &[&Type]) -> bool {
@@ -121,6 +144,14 @@ struct Sizes {
 }
 
 impl Sizes {
+    /// The rows of a product, and how many groups they are in.
+    fn rows(&self, op: Op, types: &[&Type]) -> [u64; 2] {
+        match (op, types.get(1)) {
+            (Op::GroupedGemm, Some(Type::Routing { experts, .. } | Type::Slots { experts, .. })) => [self.pairs, *experts],
+            (_, _) => [self.tokens, 1],
+        }
+    }
+
     fn dim(&self, dim: Dim) -> u64 {
         match dim {
             Dim::Const(n) => n,

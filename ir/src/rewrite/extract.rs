@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use egg::{EGraph, Id, Language, RecExpr};
 
 use super::{Cost, Typing};
-use crate::graph::{Node, depth_first};
+use crate::graph::{Node, Type, depth_first};
 
 /// Steps after which the best graph so far is taken. Layers need some hundreds.
 const MOST_STEPS: usize = 200_000;
@@ -29,7 +29,13 @@ pub(super) fn extract(egraph: &EGraph<Node, Typing>, root: Id, cost: impl Fn(&EG
         let mut nodes: Vec<(Cost, Node)> =
             class.nodes.iter().map(|n| (cost(egraph, n), n.clone().map_children(|c| egraph.find(c)))).collect();
         nodes.sort();
-        nodes.dedup();
+        // Constants cost nothing: of nodes that differ in them alone, the cheapest is as good as all.
+        let values = |node: &Node| -> Vec<Id> {
+            let is_value = |c: &&Id| !matches!(egraph[**c].data, Type::Attr(_));
+            node.children().iter().filter(is_value).copied().collect()
+        };
+        let mut seen = BTreeSet::new();
+        nodes.retain(|(_, node)| node.is_leaf() || seen.insert(values(node)));
         classes.insert(class.id, nodes);
     }
     let tree = tree_costs(&classes);

@@ -5,6 +5,7 @@ mod cost;
 mod extract;
 mod matching;
 pub mod rules;
+mod tile;
 mod typing;
 
 pub use cost::{Cost, Workload, cost};
@@ -65,12 +66,14 @@ pub fn rewrite_with(graph: &Typed, machine: &Machine, expected_tokens: &[u64], r
         .with_time_limit(std::time::Duration::from_secs(1 << 30))
         .with_scheduler(SimpleScheduler)
         .run(rules);
+    let root = runner.egraph.find(runner.roots[0]);
+    let egraph = tile::tiled(runner.egraph, machine);
     let workload = Workload::of(graph, expected_tokens);
     let node_cost = |egraph: &EGraph<Node, Typing>, node: &Node| {
         let types: Vec<_> = egg::Language::children(node).iter().map(|c| &egraph[*c].data).collect();
-        cost(node, &types, machine, &workload)
+        if tile::is_untiled(node, &types) { cost::NEVER } else { cost(node, &types, machine, &workload) }
     };
-    let best = extract::extract(&runner.egraph, runner.egraph.find(runner.roots[0]), node_cost);
+    let best = extract::extract(&egraph, egraph.find(root), node_cost);
 
     let mut matched: Vec<(usize, String)> = Vec::new();
     for (round, iteration) in runner.iterations.iter().enumerate() {
@@ -107,12 +110,12 @@ pub fn why(graph: &Typed, rewritten: &Rewritten, machine: &Machine, expected_tok
         .collect()
 }
 
-/// The modelled cost of a whole graph, each value computed once.
+/// The modelled cost of a whole graph, each value computed once, its products under the cheapest tiling where none is given.
 pub fn graph_cost(graph: &Typed, machine: &Machine, expected_tokens: &[u64]) -> Cost {
     let workload = Workload::of(graph, expected_tokens);
     let of = |node: &Node| {
         let types: Vec<_> = node.operands().iter().map(|c| graph.ty(*c)).collect();
-        cost(node, &types, machine, &workload)
+        tile::cheapest(node, &types, machine, &workload)
     };
     graph.graph().nodes.as_ref().iter().fold(0, |sum: Cost, node| sum.saturating_add(of(node)))
 }

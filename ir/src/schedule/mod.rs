@@ -67,7 +67,6 @@ use crate::kernel::{Program, Regime};
 use crate::{Extent, Machine};
 pub use bias_update::with_bias_update;
 use buffers::{BufferId, Buffers, extent};
-pub use gemm::tile_rows;
 use plan::Plan;
 
 /// Why a well-typed layer has no program.

@@ -8,81 +8,98 @@
 //!          depth                                    rows 4i .. 4i + 4 and columns 4j .. 4j + 4 of each of
 //!   rows  +-----+  +--------------+                 w weights: 1 + w reads of 16 bytes for 16 w FMA.
 //!    64   |     |  |  4 x 4 sums  |
-//!         +-----+  |  a thread    |
+//!         +-----+  |  a thread    |               Tiles of 32 and 16 rows: 2 and 1 rows a thread, the same columns.
 //!                  +--------------+
 //! ```
 //!
 //! FLOPs: 2 x 64 x 64 w a step of k. Elements from memory: 64 (1 + w), so 64 FLOPs an element with one weight and 85
 //! with two: the roof of f32 arithmetic is reached where neighbouring blocks, which share their rows, find them in cache.
+//! Where an expert has few rows, a lower tile computes fewer that are not there, for more reads a product: which is faster
+//! is the cost model's to say (`tiling::flops`). A sum adds the same terms in the same order under every tiling.
 //! Rows and columns beyond the edge repeat the last one, which costs no memory, and are not stored; steps beyond K are
 //! zeros.
 
 use super::{Args, Gemm, Tile};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Value};
+use crate::tiling::SIDE;
 use crate::{DType, Machine};
 
-/// Rows of a tile.
-pub(super) const TILE_ROWS: u32 = 64;
-/// Columns of a tile.
-pub(super) const TILE_COLUMNS: u32 = 64;
-/// Threads of a block: 16 x 16.
+/// Threads of a block.
 pub(super) const THREADS: u32 = SIDE * SIDE;
-/// Threads along a side of the tile.
-const SIDE: u32 = 16;
-/// Rows, and columns, of a thread.
-const EACH: u32 = TILE_ROWS / SIDE;
-/// Elements from one k to the next in shared memory: four more than a side, so that the threads that store one row
-/// meet in four banks less often, and rows stay aligned to 16 bytes.
-const PITCH: u32 = TILE_ROWS + 4;
+
+/// Elements from one k to the next of a side in shared memory: four more than its lines, so that the threads that store one
+/// line meet in four banks less often, and lines stay aligned to 16 bytes.
+fn pitch(lines: u32) -> u32 {
+    lines + 4
+}
 
 /// Steps of k in one slice: as many as shared memory holds of every side, 32 at most (a warp reads a whole row).
 fn depth(spec: &Gemm, machine: &Machine) -> u32 {
-    let bytes = (1 + spec.weights.len() as u32) * PITCH * DType::F32.bytes() as u32;
+    let sides = pitch(spec.tiling.rows) + spec.weights.len() as u32 * pitch(spec.tiling.columns);
+    let bytes = sides * DType::F32.bytes() as u32;
     [32, 16, 8].into_iter().find(|depth| depth * bytes <= machine.shared_bytes).unwrap_or(4)
 }
 
 /// All of a tile.
 pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, tile: Tile<'k>) {
-    let depth = depth(spec, machine);
-    let side = |name: &str| k.shared(name, DType::F32, depth * PITCH);
-    let (left, right) = (side("left"), (0..spec.weights.len()).map(|i| side(&format!("right{i}"))).collect::<Vec<_>>());
+    let (depth, tiling) = (depth(spec, machine), spec.tiling);
+    let (each_row, each_column) = (tiling.rows / SIDE, tiling.columns / SIDE);
+    let side = |name: &str, lines: u32| Side { array: k.shared(name, DType::F32, depth * pitch(lines)), lines };
+    let left = side("left", tiling.rows);
+    let right: Vec<_> = (0..spec.weights.len()).map(|i| side(&format!("right{i}"), tiling.columns)).collect();
     let mine = Share { depth, step: k.bind("step", k.thread() % depth as i32), line: k.bind("line", k.thread() / depth as i32) };
-    let row_starts = mine.lines(|line| args.row_start(k, spec, tile.row + line.min(tile.rows - 1)));
-    let weight_starts = mine.lines(|line| args.weight_start(k, spec, tile, tile.column + line.min(tile.columns - 1)));
-    let row = k.bind("first_row", k.thread() / SIDE as i32 * EACH as i32);
-    let column = k.bind("first_column", k.thread() % SIDE as i32 * EACH as i32);
+    let row_starts = mine.lines(tiling.rows, |line| args.row_start(k, spec, tile.row + line.min(tile.rows - 1)));
+    let weight_starts =
+        mine.lines(tiling.columns, |line| args.weight_start(k, spec, tile, tile.column + line.min(tile.columns - 1)));
+    let row = k.bind("first_row", k.thread() / SIDE as i32 * each_row as i32);
+    let column = k.bind("first_column", k.thread() % SIDE as i32 * each_column as i32);
     // [weights, rows of the thread], each a vector along its columns.
-    let sums: Vec<Vec<Var>> = right.iter().map(|_| (0..EACH).map(|_| k.var("sum", k.f32(0.0).splat(EACH))).collect()).collect();
+    let zero = k.f32(0.0).splat(each_column);
+    let sums: Vec<Vec<Var>> = right.iter().map(|_| (0..each_row).map(|_| k.var("sum", zero)).collect()).collect();
     k.for_step("slice", k.i32(0), k.i32(spec.k as i32), k.i32(depth as i32), |slice| {
         let x = mine.load(k, spec, args.rows, &row_starts, slice);
         let ws: Vec<_> = args.weights.iter().map(|w| mine.load(k, spec, *w, &weight_starts, slice)).collect();
-        // Nobody reads the slice before any more.
+        // No thread reads the slice before any more.
         k.barrier();
-        mine.store(left, &x);
+        mine.store(k, left, &x);
         for (right, w) in right.iter().zip(&ws) {
-            mine.store(*right, w);
+            mine.store(k, *right, w);
         }
         k.barrier();
         k.for_range("step", k.i32(0), k.i32(depth as i32), |step| {
-            let four = |side: Array<'k>, first: Value<'k>| side.load_aligned(step * PITCH as i32 + first, EACH, 16);
-            let x = four(left, row);
+            let x = left.load(step, row, each_row);
             for (right, sums) in right.iter().zip(&sums) {
-                let w = four(*right, column);
+                let w = right.load(step, column, each_column);
                 for (r, sum) in sums.iter().enumerate() {
-                    sum.set(x.lane(r as u32).splat(EACH).fma(w, sum.get()));
+                    let x = if each_row == 1 { x } else { x.lane(r as u32) };
+                    sum.set(x.splat(each_column).fma(w, sum.get()));
                 }
             }
         });
     });
-    for r in 0..EACH {
-        for c in 0..EACH {
+    for r in 0..each_row {
+        for c in 0..each_column {
             let (row, column) = (row + r as i32, column + c as i32);
             k.when(row.lt(tile.rows) & column.lt(tile.columns), || {
                 let products: Vec<Value> = sums.iter().map(|sums| sums[r as usize].get().lane(c)).collect();
                 args.finish(k, spec, tile.expert, tile.row + row, tile.column + column, &products);
             });
         }
+    }
+}
+
+/// The lines of one side of the tile in shared memory, k outermost.
+#[derive(Clone, Copy)]
+struct Side<'k> {
+    array: Array<'k>,
+    lines: u32,
+}
+
+impl<'k> Side<'k> {
+    /// So many lines' elements at a step of k, from line `first` on, a multiple of their number.
+    fn load(self, step: Value<'k>, first: Value<'k>, lines: u32) -> Value<'k> {
+        self.array.load_aligned(step * pitch(self.lines) as i32 + first, lines, lines * DType::F32.bytes() as u32)
     }
 }
 
@@ -95,9 +112,9 @@ struct Share<'k> {
 }
 
 impl<'k> Share<'k> {
-    /// `of` each of the thread's lines.
-    fn lines<T>(self, of: impl Fn(Value<'k>) -> T) -> Vec<T> {
-        (0..TILE_ROWS).step_by((THREADS / self.depth) as usize).map(|line| of(self.line + line as i32)).collect()
+    /// `of` each of the thread's lines of a side that has so many.
+    fn lines<T>(self, lines: u32, of: impl Fn(Value<'k>) -> T) -> Vec<T> {
+        (0..lines).step_by((THREADS / self.depth) as usize).map(|line| of(self.line + line as i32)).collect()
     }
 
     /// The thread's elements of the slice, in f32; zeros beyond K.
@@ -110,9 +127,13 @@ impl<'k> Share<'k> {
     }
 
     /// Puts the thread's elements where the sums read them.
-    fn store(self, side: Array<'k>, elements: &[Value<'k>]) {
-        for (line, x) in self.lines(|line| line).into_iter().zip(elements) {
-            side.store(self.step * PITCH as i32 + line, *x);
-        }
+    fn store(self, k: &'k Builder, side: Side<'k>, elements: &[Value<'k>]) {
+        let store = || {
+            for (line, x) in self.lines(side.lines, |line| line).into_iter().zip(elements) {
+                side.array.store(self.step * pitch(side.lines) as i32 + line, *x);
+            }
+        };
+        // In shallow slices there are more threads along the lines than there are lines.
+        if side.lines < THREADS / self.depth { k.when(self.line.lt(side.lines as i32), store) } else { store() }
     }
 }

@@ -9,45 +9,24 @@
 //! ```
 //!
 //! A step loads `height + width` vectors for `height x width` products of vectors: 8 for 16 at 4 x 4, so that the two
-//! load ports of a core are busy half of the time. K is taken in panels ([`PANEL_BYTES`] of a row): those of the rows
-//! stay in the first cache, that of the column block of the weights ([`BLOCK_BYTES`]) in the second, so that all rows of
+//! load ports of a core are busy half of the time. K is taken in panels ([`tiling::host_panel`] elements of a row): those of the rows
+//! stay in the first cache, that of the column block of the weights in the second, so that all rows of
 //! the tile read it from memory once. Each sum adds the same terms in the same order whatever the height of its
 //! rectangle, so that a row's bits do not depend on its place.
 //!
 //! The finished sums of the whole tile go to scratch; from there the body runs along the columns, vectors again.
 
-use super::{Args, Gemm, Rectangle, Tile};
+use super::{Args, Gemm, Tile};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Value};
-use crate::{DType, Machine};
+use crate::{DType, Machine, Tiling, tiling};
 
-/// Rows of a tile: enough to use weights from memory, few enough to spread a hot expert over the cores.
-pub(super) const TILE_ROWS: u32 = 64;
 /// Rows of a rectangle of sums. Four streams of weights at two columns and two weights: taller rectangles reuse weights
 /// more, but with fewer streams memory is not kept busy (measured: 8 rows, a fifth slower at 8 rows an expert).
 const TALLEST: u32 = 4;
-/// Bytes of the weights of a column block.
-const BLOCK_BYTES: u64 = 256 * 1024;
-
-/// Bytes of a row that are taken at a time: four such rows leave most of the first cache to the weights, even where rows
-/// are a power of two apart.
-const PANEL_BYTES: u64 = 4096;
-
 /// Elements along K that are taken at a time.
 fn panel_elements(spec: &Gemm) -> u64 {
-    PANEL_BYTES / spec.rows.bytes()
-}
-
-/// Columns of a tile: what keeps its weights in the second cache, and its sums in scratch.
-pub(super) fn tile_columns(spec: &Gemm, machine: &Machine) -> u32 {
-    let weights: u64 = spec.weights.iter().map(|w| w.bytes() * spec.k.min(panel_elements(spec))).sum();
-    let sums = u64::from(TILE_ROWS) * spec.weights.len() as u64 * DType::F32.bytes();
-    match (BLOCK_BYTES / weights.max(1)).min(u64::from(machine.shared_bytes) / sums.max(1)) {
-        0..32 => 16,
-        32..64 => 32,
-        64..128 => 64,
-        128.. => 128,
-    }
+    tiling::host_panel(spec.rows)
 }
 
 /// How the sums of this kernel are made.
@@ -62,11 +41,11 @@ struct Sums<'k> {
     /// Finished sums: `[weights, rows, columns]` of the tile.
     done: Array<'k>,
     /// Extents of `done`.
-    size: Rectangle,
+    size: Tiling,
 }
 
 impl<'k> Sums<'k> {
-    fn plan(k: &'k Builder, spec: &Gemm, machine: &Machine, size: Rectangle) -> Sums<'k> {
+    fn plan(k: &'k Builder, spec: &Gemm, machine: &Machine, size: Tiling) -> Sums<'k> {
         let lanes = machine.vector_bytes / DType::F32.bytes() as u32;
         let pairs = machine.dot_bf16 && spec.rows == DType::BF16 && spec.weights.iter().all(|w| *w == DType::BF16);
         Sums {
@@ -125,7 +104,7 @@ struct Panel<'k> {
 
 /// All of a tile: for each panel, rectangles of each height below the tallest that there are rows left for, then of the
 /// tallest. The low ones first: they bring the weights from memory at its full speed.
-pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, tile: Tile<'k>, size: Rectangle) {
+pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, tile: Tile<'k>, size: Tiling) {
     let sums = Sums::plan(k, spec, machine, size);
     let cx = Cx { k, spec, args, tile, sums };
     let tallest = sums.tallest(spec);

@@ -27,7 +27,8 @@ use super::{body, operand_name};
 use crate::graph::Body;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
-use crate::{DType, Extent, Machine, Round};
+use crate::tiling::MOST_ROWS;
+use crate::{DType, Extent, Machine, Round, Tiling};
 
 /// A GEMM to make a kernel for. See the picture above.
 pub(crate) struct Gemm<'a> {
@@ -55,6 +56,8 @@ pub(crate) struct Gemm<'a> {
     pub body: &'a Body,
     /// Element type of the result, `[M, N]`.
     pub out: DType,
+    /// How it is cut.
+    pub tiling: Tiling,
 }
 
 /// What stands in a hole of the body, at row m of expert e and column n.
@@ -83,15 +86,9 @@ pub(crate) struct Tiled {
     pub grid: Extent,
 }
 
-/// Most rows of a tile of a grouped product. The sort kernel cuts each expert's rows by it.
-pub fn tile_rows(machine: &Machine) -> u32 {
-    if machine.is_gpu() { gpu::TILE_ROWS } else { host::TILE_ROWS }
-}
-
 /// The kernel for `spec` on `machine`. The body must be [pointwise](body::is_pointwise).
 pub(crate) fn gemm(spec: &Gemm, machine: &Machine) -> Tiled {
-    let columns = if machine.is_gpu() { gpu::TILE_COLUMNS } else { host::tile_columns(spec, machine) };
-    let most = Rectangle { rows: tile_rows(machine), columns };
+    let most = spec.tiling;
     let k = Builder::new(spec.name.clone(), if machine.is_gpu() { gpu::THREADS } else { 1 });
     let args = Args::declare(&k, spec);
     each_tile(&k, spec, &args, most, |tile| {
@@ -101,27 +98,30 @@ pub(crate) fn gemm(spec: &Gemm, machine: &Machine) -> Tiled {
             host::tile(&k, spec, machine, &args, tile, most)
         }
     });
-    let grid = tiles(spec, most.rows) * spec.n.div_ceil(u64::from(most.columns));
+    let grid = tiles(spec) * spec.n.div_ceil(u64::from(most.columns));
     Tiled { kernel: k.finish(), grid }
 }
 
-/// An upper bound on the tiles: every expert with a row may have one tile that is not full.
-fn tiles(spec: &Gemm, tile_rows: u32) -> Extent {
-    let rows = u64::from(tile_rows);
+/// An upper bound on the tiles: of each tile of the sort's as many parts as there may be, and every expert with a row may have
+/// one that is not full.
+fn tiles(spec: &Gemm) -> Extent {
+    let rows = u64::from(spec.tiling.rows);
     if let (Some(experts), Some(each)) = (spec.experts, &spec.rows_of_expert) {
         return each.clone().div_ceil(rows) * experts;
     }
     match spec.experts {
         None => Extent::Tokens.div_ceil(rows),
-        Some(experts) => spec.pairs.clone().div(rows.into(), Round::Floor) + Extent::from(experts).min(spec.pairs.clone()),
+        Some(experts) => {
+            let of_sort = spec.pairs.clone().div(Extent::from(u64::from(MOST_ROWS)), Round::Floor)
+                + Extent::from(experts).min(spec.pairs.clone());
+            of_sort * parts(spec)
+        }
     }
 }
 
-/// The size of a full tile.
-#[derive(Clone, Copy)]
-struct Rectangle {
-    rows: u32,
-    columns: u32,
+/// Tiles that one of the sort's is cut into.
+fn parts(spec: &Gemm) -> u64 {
+    u64::from(MOST_ROWS / spec.tiling.rows)
 }
 
 /// The parameters of the kernel.
@@ -254,7 +254,7 @@ impl<'k> Args<'k> {
 
 /// Runs `inner` on the rectangle of this block, if it has one: the blocks of a tile follow each other, so that its rows
 /// stay in cache. All threads of the block agree on the rectangle.
-fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, most: Rectangle, inner: impl FnOnce(Tile<'k>)) {
+fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, most: Tiling, inner: impl FnOnce(Tile<'k>)) {
     let column_blocks = spec.n.div_ceil(u64::from(most.columns)) as i32;
     let index = k.bind("tile", k.block() / column_blocks);
     let column = k.bind("column", k.block() % column_blocks * most.columns as i32);
@@ -276,10 +276,18 @@ fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, most: Rectangle, 
             inner(Tile { expert: Some(expert), row, rows: rows_up_to(first + rows_of_expert, row), column, columns });
         }
         Table::Grouped { tile_expert, tile_row, tile_count, offset_of_expert } => {
-            k.when(index.lt(tile_count.load(k.i32(0))), || {
-                let (expert, row) = (tile_expert.load(index), tile_row.load(index));
-                let rows = rows_up_to(offset_of_expert.load(expert + 1), row);
-                inner(Tile { expert: Some(expert), row, rows, column, columns });
+            let parts = parts(spec) as i32;
+            let of_sort = if parts == 1 { index } else { k.bind("tile_of_sort", index / parts) };
+            k.when(of_sort.lt(tile_count.load(k.i32(0))), || {
+                let (expert, row) = (tile_expert.load(of_sort), tile_row.load(of_sort));
+                let end = offset_of_expert.load(expert + 1);
+                if parts == 1 {
+                    return inner(Tile { expert: Some(expert), row, rows: rows_up_to(end, row), column, columns });
+                }
+                let row = k.bind("row", row + index % parts * most.rows as i32);
+                k.when(row.lt(end), || {
+                    inner(Tile { expert: Some(expert), row, rows: rows_up_to(end, row), column, columns });
+                });
             });
         }
     }

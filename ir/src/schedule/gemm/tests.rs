@@ -1,11 +1,12 @@
 //! GEMM kernels of every machine through the verifier and the interpreter, against sums in f64.
 
 use super::super::combine::Columns;
-use super::{Gemm, Operand, gemm, tile_rows};
+use super::{Gemm, Operand, gemm};
 use crate::graph::{Attr, Body, BodyBuilder, Node, Op};
 use crate::kernel::verify::verify_kernel;
 use crate::kernel::{Argument, Kernel, Memory, interp_kernel};
 use crate::machine::MACHINES;
+use crate::tiling::{self, MOST_ROWS, Product};
 use crate::{DType, Dims, Extent, Machine};
 
 /// A GEMM and what its body means.
@@ -95,27 +96,34 @@ fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
 fn check(case: &Case) {
     let mut done: Vec<Kernel> = Vec::new();
     for machine in &MACHINES {
-        let spec = Gemm {
-            name: "gemm".to_string(),
-            n: case.n as u64,
-            k: case.k as u64,
-            experts: case.grouped.then_some(case.rows.len() as u64),
-            gather: case.gather,
-            pairs: Extent::Tokens * top_k(case),
-            rows_of_expert: case.even.then_some(crate::Extent::Const(case.rows[0] as u64)),
-            rows: case.dtypes[0],
-            weights: vec![case.dtypes[1]; case.weights],
-            operands: case.operands.clone(),
-            body: &case.body,
-            out: case.dtypes[2],
-        };
-        let tiled = gemm(&spec, machine);
-        verify_kernel(&tiled.kernel, machine).unwrap_or_else(|found| panic!("{}: {found:?}", machine.name));
-        if done.contains(&tiled.kernel) {
-            continue;
+        let mut of_machine: Vec<Vec<u8>> = Vec::new();
+        let weights = vec![case.dtypes[1]; case.weights];
+        let product = Product { rows: case.dtypes[0], n: case.n as u64, k: case.k as u64, weights: weights.clone() };
+        for tiling in tiling::candidates(&product, machine) {
+            let spec = Gemm {
+                name: "gemm".to_string(),
+                n: case.n as u64,
+                k: case.k as u64,
+                experts: case.grouped.then_some(case.rows.len() as u64),
+                gather: case.gather,
+                pairs: Extent::Tokens * top_k(case),
+                rows_of_expert: case.even.then_some(crate::Extent::Const(case.rows[0] as u64)),
+                rows: case.dtypes[0],
+                weights: weights.clone(),
+                operands: case.operands.clone(),
+                body: &case.body,
+                out: case.dtypes[2],
+                tiling,
+            };
+            let tiled = gemm(&spec, machine);
+            verify_kernel(&tiled.kernel, machine).unwrap_or_else(|found| panic!("{}: {found:?}", machine.name));
+            if !done.contains(&tiled.kernel) {
+                of_machine.push(compare(case, &spec, &tiled, machine));
+                done.push(tiled.kernel);
+            }
         }
-        compare(case, &spec, &tiled, machine);
-        done.push(tiled.kernel);
+        // However it is cut, a sum has the same terms in the same order.
+        assert!(of_machine.windows(2).all(|pair| pair[0] == pair[1]), "{}", machine.name);
     }
 }
 
@@ -124,7 +132,8 @@ fn top_k(case: &Case) -> u64 {
     if case.grouped { 2 } else { 1 }
 }
 
-fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
+/// The bytes of the result, held against sums in f64.
+fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) -> Vec<u8> {
     let (n, k) = (case.n, case.k);
     let pairs: usize = case.rows.iter().sum();
     // An odd number of pairs leaves one that was dropped.
@@ -147,7 +156,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
         let mut offsets = vec![0];
         for (e, rows) in case.rows.iter().enumerate() {
             let start = offsets[e];
-            tiles.extend((start..start + rows).step_by(tile_rows(machine) as usize).map(|row| (e, row)));
+            tiles.extend((start..start + rows).step_by(MOST_ROWS as usize).map(|row| (e, row)));
             offsets.push(start + rows);
         }
         let count = tiles.len();
@@ -186,7 +195,8 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
     let blocks = tiled.grid.at(dims).unwrap();
     interp_kernel(&tiled.kernel, machine, blocks, &args, &mut memory).unwrap_or_else(|fault| panic!("{}: {fault}", machine.name));
 
-    let given = decode(spec.out, memory[out].bytes().expect("every element is written"));
+    let bytes = memory[out].bytes().expect("every element is written");
+    let given = decode(spec.out, bytes);
     for p in 0..pairs {
         let (e, t) = (expert_of_row[p], token_of_row[p]);
         for c in 0..n {
@@ -215,6 +225,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) {
             assert!((got - expected).abs() <= allowed, "{}: [{p}, {c}] is {got}, not {expected}", machine.name);
         }
     }
+    bytes.to_vec()
 }
 
 /// `ops[1](ops[0]($0, $1), $2)` and so on.
@@ -384,6 +395,7 @@ fn a_row_does_not_depend_on_its_place() {
         for (dtype, k) in [(DType::F32, 77), (DType::BF16, 77), (DType::BF16, 2085)] {
             let body = Body::identity();
             let n = 5;
+            let product = Product { rows: dtype, n: n as u64, k: k as u64, weights: vec![dtype] };
             let spec = |name: &str| Gemm {
                 name: name.to_string(),
                 n: n as u64,
@@ -397,6 +409,7 @@ fn a_row_does_not_depend_on_its_place() {
                 operands: Vec::new(),
                 body: &body,
                 out: DType::F32,
+                tiling: tiling::candidates(&product, machine)[0],
             };
             let mut random = Random(3);
             let (row, weights) = (random.tensor(dtype, k), random.tensor(dtype, n * k));

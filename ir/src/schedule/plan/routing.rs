@@ -8,11 +8,12 @@ use super::super::order::{self, Order};
 use super::super::renorm::{self, ExpertScale};
 use super::super::route::{self, Route};
 use super::super::sort::{self, Sort};
-use super::super::{ScheduleError, chunk, gemm};
+use super::super::{ScheduleError, chunk};
 use super::value::{Observed, Routing, Tensor, Value, beside_logits, constant, tensor, wrong};
 use super::{Plan, arg, operands_of, tokens};
 use crate::graph::{Assignment, Attr, Body, Capacity, Losses, Node, Op, Priority, Span, Type};
 use crate::kernel::Arg;
+use crate::tiling::MOST_ROWS;
 use crate::{DType, Extent, Round};
 
 impl<'g> Plan<'g> {
@@ -137,7 +138,7 @@ impl<'g> Plan<'g> {
         experts: u64,
         scores: BufferId,
     ) -> Result<Routing, ScheduleError> {
-        let tile_rows = gemm::tile_rows(self.machine);
+        let tile_rows = MOST_ROWS;
         let spec = Choose { name: self.kernel_name("choose", &[]), experts: experts as u32, tile_rows };
         let rows = rule.most_pairs(experts, experts);
         let (routing, [load_of_expert, kept_of_expert]) = self.rows([experts, 0], experts, rows, tile_rows, None, scores);
@@ -222,7 +223,7 @@ impl<'g> Plan<'g> {
             masked: mask.is_some(),
             span,
             priority,
-            tile_rows: gemm::tile_rows(self.machine),
+            tile_rows: MOST_ROWS,
         };
         let (machine, i32s) = (self.machine, DType::I32);
         let (bytes, limit) = (spec.shared_bytes(machine), u64::from(machine.shared_bytes));

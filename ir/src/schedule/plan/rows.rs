@@ -12,6 +12,7 @@ use super::super::{ScheduleError, chunk, walk};
 use super::value::{Grouping, Routing, Slots, Tensor, Value, beside, constant, same_pairs, tensor, wrong};
 use super::{Plan, arg, check_pointwise, check_result, operands_of, sequence_tokens, tokens};
 use crate::graph::{Attr, Dim, Node, Op, Type};
+use crate::tiling::{self, Product};
 use crate::{DType, Extent};
 
 impl<'g> Plan<'g> {
@@ -55,6 +56,10 @@ impl<'g> Plan<'g> {
 
     /// `gemm` and `grouped_gemm`.
     pub(super) fn gemm(&mut self, op: Op, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
+        let (operands, tiling) = match operands {
+            [operands @ .., Value::Attr(Attr::Tiling(tiling))] => (operands, Some(*tiling)),
+            operands => (operands, None),
+        };
         let (rows, routing, slots, ws, vs, body) = match operands {
             [Value::Tensor(rows), Value::List(ws), Value::List(vs), Value::Attr(Attr::Body(body))] => {
                 (rows, None, None, ws, vs, body)
@@ -114,19 +119,29 @@ impl<'g> Plan<'g> {
         args.extend(operands_of(beside_products));
         args.extend(grouping.is_none().then(tokens));
         args.extend(slots.map(|slots| arg("rows_of_expert", slots.rows_of_expert())));
+        let k = constant(rows, 1);
+        let weights: Vec<DType> = weights.iter().map(|w| w.dtype).collect();
+        let product = Product { rows: rows.dtype, n: columns, k, weights: weights.clone() };
+        let candidates = tiling::candidates(&product, self.machine);
+        // What no rewriting has cut is cut for large batches.
+        let tiling = tiling.unwrap_or(candidates[0]);
+        if !candidates.contains(&tiling) {
+            return Err(ScheduleError::Operand { op: op.name(), what: format!("{tiling} on {}", self.machine.name) });
+        }
         let spec = Gemm {
             name,
             n: columns,
-            k: constant(rows, 1),
+            k,
             experts: routing.map(|r| r.experts).or(slots.map(|slots| slots.experts)),
             gather: gathered,
             rows_of_expert: slots.map(Slots::rows_of_expert),
             pairs: most_rows.unwrap_or(Extent::Tokens),
             rows: rows.dtype,
-            weights: weights.iter().map(|w| w.dtype).collect(),
+            weights,
             operands: holes,
             body,
             out: result.dtype,
+            tiling,
         };
         let tiled = gemm::gemm(&spec, self.machine);
         self.launch(tiled.kernel, tiled.grid, args)?;
