@@ -20,8 +20,8 @@ fn refused(arguments: &[&str], variables: &[(&str, &str)], said: &[&str]) {
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
     assert!(said.iter().all(|said| text.contains(said)), "{arguments:?}: {text}");
-    // A second, and what the machine may be busy with beside.
-    assert!(began.elapsed() < Duration::from_secs(5), "{arguments:?}");
+    // Milliseconds; a minute where the machine is busy with other things.
+    assert!(began.elapsed() < Duration::from_secs(60), "{arguments:?}");
 }
 
 #[test]
