@@ -13,7 +13,7 @@ use crate::llvm::{Ir, Session};
 use crate::lower;
 use crate::target::Target;
 
-/// What LLVM is asked to write.
+/// What LLVM is to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum File {
     /// Text for an assembler.

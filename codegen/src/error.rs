@@ -11,7 +11,7 @@ pub enum Error {
         /// The rule.
         why: String,
     },
-    /// A kernel asks for what the machine does not have.
+    /// A kernel needs what the machine does not have.
     #[error("kernel `{kernel}` needs {what}, which {machine} does not have")]
     Unsupported {
         /// The kernel.
@@ -26,7 +26,7 @@ pub enum Error {
     Shared {
         /// The kernel.
         kernel: String,
-        /// What it asks for.
+        /// What it needs.
         bytes: u64,
         /// What there is.
         limit: u64,

@@ -46,7 +46,7 @@ fn link_with(driver: &OsStr, name: &str, object: &[u8]) -> Result<Vec<u8>, Error
     let program = program.and_then(|program| which::which(program).ok());
     let Some(program) = program else { return Err(Error::NoLinker { tried: shown.into_owned() }) };
     tracing::debug!(driver = %shown, name, bytes = object.len(), "linking");
-    // Relative names and a working directory: what the driver is told is the same on every machine.
+    // Relative names and a working directory: the driver's arguments are the same on every machine.
     let output = Command::new(program)
         .args(arguments)
         .args(["-shared", "-nostdlib", "-Wl,--build-id=none", "-Wl,-soname,moec_kernels.so", "-Wl,-z,defs"])

@@ -1,4 +1,4 @@
-//! LLVM's builder as the lowering wants it: scalars and vectors alike, in words of one line.
+//! LLVM's builder in the form that the lowering uses: scalars and vectors alike, in words of one line.
 //! What is said with it is in `lower` and `target`; how a finished module becomes bytes is in `emit`.
 //!
 //! inkwell reports misuse of the builder (a wrong operand type, no insertion point) as a `Result`. Such misuse is
@@ -54,7 +54,7 @@ impl Session {
         Ir { context: &self.context, module, builder: self.context.create_builder() }
     }
 
-    /// What LLVM complained about so far.
+    /// The errors that LLVM has reported so far.
     pub(crate) fn take_errors(&self) -> Vec<String> {
         self.errors.take()
     }
@@ -234,12 +234,12 @@ impl<'c> Ir<'c> {
         self.pick(a, b, &places)
     }
 
-    // Memory. An alignment of 0 is what the type wants.
+    // Memory. An alignment of 0 means that of the type.
 
     /// The address of element `offset` (an `i64`) of an array.
     #[track_caller]
     pub(crate) fn element(&self, elem: Type<'c>, array: Pointer<'c>, offset: Value<'c>) -> Pointer<'c> {
-        // SAFETY: one index into an array of `elem`, as the type system of `getelementptr` wants; that the offset is
+        // SAFETY: one index into an array of `elem`, as the types of `getelementptr` require; that the offset is
         // inside is the program's promise, as it is for every load and store.
         built(unsafe { self.builder.build_in_bounds_gep(elem, array, &[offset.into_int_value()], "") })
     }

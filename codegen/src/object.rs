@@ -53,7 +53,7 @@ pub struct Usage {
     pub registers: u32,
     /// Bytes of stack of a thread.
     pub stack_bytes: u32,
-    /// Bytes of registers stored to the stack for want of registers.
+    /// Bytes of registers stored to the stack because there are too few registers.
     pub spill_stores: u32,
     /// Bytes loaded back.
     pub spill_loads: u32,

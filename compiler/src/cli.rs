@@ -245,7 +245,7 @@ pub(crate) struct Import {
     /// The layer, counted from 0: tensor names are then whole. Without it they are those below the layer's prefix.
     #[arg(long, value_name = "N", value_parser = |text: &str| LAYER.read::<u64>(text))]
     pub(crate) layer: Option<u64>,
-    /// A field of the config that speaks of the layer and that no rule reads, or with --check a tensor of the layer that the
+    /// A field of the config that concerns the layer and that no rule reads, or with --check a tensor of the layer that the
     /// spec does not use: go on without it. May be repeated.
     #[arg(long, value_name = "NAME")]
     pub(crate) allow_unread: Vec<String>,

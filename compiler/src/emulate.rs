@@ -127,7 +127,7 @@ impl Emulation {
     }
 }
 
-/// Runs a batch; memory that nobody has written reads as `dirt` everywhere.
+/// Runs a batch; memory that is not written reads as `dirt` everywhere.
 ///
 /// # Errors
 /// Those of the runtime, but for a launch that a finding stopped.

@@ -38,7 +38,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Report> {
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let replace = || {
         let (mut beside, _unfinished) = Unfinished::new(|| named_beside(folder))?;
-        // Before there is anything in it to read: who may read the old file may read the new one.
+        // Set before the file has content: the new file has the permissions of the old one.
         if let Some(replaced) = &replaced {
             beside.as_file().set_permissions(replaced.permissions())?;
         }

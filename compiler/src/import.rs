@@ -112,7 +112,7 @@ impl Layer<'_> {
             Order::TopKScore => logits,
         };
         if router.mode == Mode::ExpertChoice {
-            // A positive factor changes nobody's choice.
+            // A positive factor changes no choice.
             let scores = self.constant(Op::Scale, scores, router.scale);
             let picks = self.g.apply(Op::AllExperts, &[scores]);
             return self.masked(picks);

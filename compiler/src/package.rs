@@ -227,7 +227,7 @@ fn routing(spec: &Spec, graph: &Typed, program: &Program) -> Option<file::Routin
     };
     let padded = spec.capacity.filter(|capacity| capacity.pad == Pad::ToCapacity);
     let is_chosen = spec.router.mode == Mode::ExpertChoice;
-    // Experts that choose all have the same, so that a factor limits nobody.
+    // Experts that choose all have the same load, so that a factor limits none.
     let capacity_factor = spec.capacity.filter(|_| !is_chosen).and_then(|capacity| match capacity.size {
         CapacitySize::Factor { factor, count_k, .. } => {
             // The mean load is T K / E.

@@ -1,4 +1,4 @@
-//! Spec in, package out: the way through the house, one stage after the other. What a stage does is its own room's business.
+//! Spec in, package out: all stages, one after the other. What a stage does is in its own module.
 
 use moec_codegen::{Object, Options};
 use moec_ir::Machine;

@@ -20,7 +20,7 @@ pub struct Reference {
     pub rows: Vec<Option<usize>>,
     /// What the graph observes of each token, where it has that as an op of its own.
     pub observation: Option<Observation>,
-    /// The losses that it asks for, where it observes.
+    /// The losses that the spec has, where it observes.
     pub penalty: Option<Penalty>,
 }
 

@@ -46,7 +46,7 @@ pub enum Decision {
         /// What it has there.
         there: Vec<usize>,
     },
-    /// The tokens that an expert keeps of those that want it.
+    /// The tokens that an expert keeps of those that pick it.
     Drop {
         /// The expert.
         expert: usize,
@@ -147,7 +147,7 @@ fn decisions(
         false => tokens_apart(here, there, top_k),
     };
     if tokens.is_empty() || batch.spec.router.mode == Mode::ExpertChoice {
-        return Ok(Vec::new()); // Where experts choose, who took a token is a drop.
+        return Ok(Vec::new()); // Where experts choose, a difference in what they took is one of drops.
     }
     let routed = (batch.spec.router.top_k as usize).min(top_k);
     let of = |experts: &[usize], token: usize| experts[token * top_k..][..routed].to_vec();

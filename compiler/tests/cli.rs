@@ -197,7 +197,7 @@ fn quiet_and_verbose() {
     assert!(stderr(&wrong).contains("error[MOE0008]"), "{}", stderr(&wrong));
 }
 
-/// Nothing is drawn where stderr is no terminal; on one, what takes longer than half a second shows that it lives.
+/// Nothing is drawn where stderr is no terminal; on one, what takes longer than half a second shows that it is still running.
 #[test]
 fn signs_of_life() {
     let folder = folder();
@@ -384,7 +384,7 @@ fn completions() {
     assert_eq!(moec(&["completions", "tcsh"]).status.code(), Some(2));
 }
 
-/// bash, asked as it is when the tab key is pressed.
+/// bash, called as it is when the tab key is pressed.
 #[test]
 fn bash_completes() {
     let folder = folder();

@@ -128,7 +128,7 @@ fn a_near_tie_is_no_error_and_a_wrong_pick_is_one() {
     assert!(stderr(&off).contains("the error against out.hidden is"), "{}", stderr(&off));
 }
 
-/// Tokens 0 and 1 want expert 1, which keeps one: in f64 the second, by less than f32 has room for.
+/// Tokens 0 and 1 pick expert 1, which keeps one: in f64 the second, by less than f32 has room for.
 #[test]
 fn a_drop_by_a_near_tie() {
     let folder = folder();
@@ -145,7 +145,7 @@ fn a_drop_by_a_near_tie() {
     assert!(!product(&run(folder, &["--reference"])).contains("near tie"));
 }
 
-/// Two rows of the router are a rounding apart: most tokens that want one of them are near ties, and what a full expert drops
+/// Two rows of the router are a rounding apart: most tokens that pick one of them are near ties, and what a full expert drops
 /// follows from how these were decided.
 #[test]
 fn near_ties_before_a_capacity() {

@@ -370,7 +370,7 @@ fn tools_of_the_current_folder_are_not_run() {
     assert!(stdout(&named).contains("ptxas    1.2.3"), "{}", stdout(&named));
 }
 
-/// A file that is replaced keeps who may read it, and nothing is left beside it, whether or not it could be written.
+/// A file that is replaced keeps its permissions, and nothing is left beside it, whether or not it could be written.
 #[cfg(unix)]
 #[test]
 fn files_that_are_replaced() {

@@ -97,7 +97,7 @@ fn a_report_by_hand() {
     let mode = |kind: &str| report["modes"].as_array().unwrap().iter().find(|mode| mode["kind"] == kind).unwrap().clone();
     // Three experts of one tile of 64 rows each.
     assert_eq!((&mode("dropless")["padded_cost"], &mode("dropless")["busiest"]), (&24.0.into(), &1.5.into()));
-    // Tokens 0 and 1, 3 and 0, 2 and 3, 0 and 1: everybody is chosen.
+    // Tokens 0 and 1, 3 and 0, 2 and 3, 0 and 1: every token is chosen.
     assert_eq!((&mode("expert_choice")["token_drop_rate"], &mode("expert_choice")["rows"]), (&0.0.into(), &8.into()));
     insta::assert_snapshot!("by_hand_json", serde_json::to_string_pretty(&report).unwrap());
     insta::assert_snapshot!(
@@ -333,7 +333,7 @@ fn a_correction_bias_has_to_come_from_somewhere() {
     trace(folder.path(), "both.safetensors", &[("logits", &logits), ("gate.bias", &bias)]);
     trace(folder.path(), "weights.safetensors", &[("gate.bias", &bias)]);
     let load = |arguments: &[&str]| json(folder.path(), arguments)["load"]["per_expert"].clone();
-    // One more than any score: expert 3 is everybody's, and the best of the others.
+    // One more than any score: every token picks expert 3, and the best of the others.
     let corrected = serde_json::json!([3, 1, 0, 4]);
     assert_eq!(load(&["spec.toml", "--logits", "both.safetensors"]), corrected);
     assert_eq!(load(&["spec.toml", "--logits", "trace.safetensors", "--weights", "weights.safetensors"]), corrected);

@@ -332,7 +332,7 @@ fn a_router_without_a_spec() {
     assert_eq!(without["modes"][5]["mixing"], Value::Null);
     by_spec["modes"][5]["mixing"] = Value::Null;
     assert_eq!(by_spec, without);
-    // Whose experts are in the shape; several shapes are a question.
+    // The number of experts is in the shape; several shapes are ambiguous.
     trace(folder.path(), "two.safetensors", &[("a", &tensor(&[2, 4], &[1.0; 8])), ("b", &tensor(&[2, 8], &[1.0; 16]))]);
     let output = moec_in(folder.path(), &["route", "--top-k", "2", "--logits", "two.safetensors"]);
     assert!(

@@ -39,7 +39,7 @@ fn published_blocks() {
     }
 }
 
-/// Where nobody is picked, the report says what is mixed, and the output has the weights.
+/// Where no expert is picked, the report says what is mixed, and the output has the weights.
 #[test]
 fn a_published_soft_block() {
     let folder = folder();
@@ -77,7 +77,7 @@ fn token_ids() {
     let report = product(&run_fixture(folder.path(), "deepseek_v4_hash", &["--reference"]));
     assert!(report.contains("out.hidden  max error ") && !report.contains("differ"), "{report}");
     let (spec, block) = (fixture("deepseek_v4_hash", "toml"), fixture("deepseek_v4_hash", "safetensors"));
-    // Without the file nobody knows how many ids there are.
+    // Without the file the number of ids is not known.
     for arguments in [&["run", &spec][..], &["check", &spec], &["check", &spec, "--emulate"], &["compile", &spec]] {
         let output = moec_in(folder.path(), arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
@@ -241,7 +241,7 @@ fn a_loss_of_rows() {
     assert!((both["aux_losses"]["switch"].as_f64().unwrap() - mean).abs() > 1e-3 && both["stats.z_loss"].is_null(), "{both}");
 }
 
-/// Tokens that ask for nobody lose nothing, and there are no picks to hold against a file's.
+/// Where experts choose, no token loses a pair, and there are no picks to compare with a file's.
 #[test]
 fn experts_that_choose() {
     let folder = folder();
@@ -256,7 +256,7 @@ fn experts_that_choose() {
     let report = product(&moec_in(folder.path(), &run));
     let line = |name: &str| report.lines().find(|line| line.starts_with(name));
     assert!(line("out.hidden ").is_some_and(|line| !line.contains("expert sets")), "{report}");
-    let alone = report.split("pairs; ").nth(1).unwrap().split(" by nobody").next().unwrap();
+    let alone = report.split("pairs; ").nth(1).unwrap().split(" by no expert").next().unwrap();
     assert_eq!((line("unchosen "), line("lost ")), (Some(&*format!("unchosen    {alone}")), None), "{report}");
 }
 

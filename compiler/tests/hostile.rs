@@ -1,4 +1,4 @@
-//! Inputs that want moec to run out of time or memory: each is refused by the real binary within 100 ms and 64 MB.
+//! Inputs made so that moec runs out of time or memory: each is refused by the real binary within 100 ms and 64 MB.
 //! The time is the best of three runs, in processor time; the memory is the data limit of the shell.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -183,7 +183,7 @@ const PUBLISHED: &[Published] = &[
 
 struct Published(&'static str, u64, u64, u64, u64, &'static str, &'static str, &'static str, f64, &'static str, u64);
 
-/// Keys of a table, with a blank between what is there.
+/// Keys of a table, with a blank between them.
 fn words(text: &toml::Table, table: &str, keys: &[&str]) -> String {
     let value = |key: &&str| match text.get(table)?.get(key)? {
         toml::Value::String(text) if key.starts_with("correction") => (text == "score").then(|| "bias".to_string()),
@@ -392,7 +392,7 @@ fn a_checkpoint_of_many_layers_in_many_files() {
         "the first MoE layer's file is not there"
     );
 
-    // Two experts swapped for others, a name misspelt, and a file that is not the one that the index speaks of.
+    // Two experts swapped for others, a name misspelt, and a file that is not the one that the index names.
     files[1]["model.layers.1.block_sparse_moe.experts.3.w2.weight"] = json!(["F32", [14336, 4096]]);
     fs::remove_file(folder.path().join("1.safetensors")).unwrap();
     checkpoint(folder.path(), "1.safetensors", &files[1]);

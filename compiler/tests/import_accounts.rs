@@ -62,7 +62,7 @@ fn unread(config: &Value, path: &str) {
     assert!(block.unread().needless.is_empty(), "{path}: {:?}", block.unread());
 }
 
-/// In a table whose name speaks of the layer every key does, and in any table and list those that speak of it themselves.
+/// In a table whose name concerns the layer every key does, and in any table and list those whose own names do.
 #[test]
 fn fields_in_tables_and_lists() {
     for (fields, path) in [
@@ -100,10 +100,10 @@ fn fields_in_tables_and_lists() {
     assert!(block.unread().needless.is_empty(), "{:?}", block.unread());
 }
 
-/// Names that would be of something else by one end, and speak of the layer by another part; and what is turned off, which
+/// Names that would be of something else by one end, and concern the layer by another part; and what is turned off, which
 /// the layer may have.
 #[test]
-fn names_and_values_that_speak() {
+fn names_and_values_that_concern_the_layer() {
     let foreign = json!({
         "gating": "sigmoid", "temperature": 0.5, "normalization_gate": true, "temporal_gate": "tanh", "use_fused_gate": true,
         "norm_softmax": true, "_moe_scale": 3.0, "_router_cap": 30.0, "attn_act": "relu", "init_norm": "l2", "cache_gating": 1,

@@ -50,7 +50,7 @@ fn table<'a>(config: &'a mut Value, at: &str) -> &'a mut serde_json::Map<String,
     config.pointer_mut(at).unwrap().as_object_mut().unwrap()
 }
 
-/// What is wrong with a changed config, where its import gives another layer and does not speak of the field.
+/// What is wrong with a changed config, where its import gives another layer and does not name the field.
 fn silent(original: &str, changed: &Value, layer: Option<u64>, names: &[&str]) -> Option<String> {
     let (spec, notes) = said(&import(changed, layer).ok()?);
     let is_named = names.iter().any(|name| notes.contains(name));
@@ -65,7 +65,7 @@ fn dropped_renamed_and_nulled_fields_are_spoken_of() {
         let (original, _) = said(&import(&config, layer).unwrap_or_else(|error| panic!("{name}: {error:?}")));
         for at in tables(&config) {
             let fields: Vec<String> = config.pointer(at).unwrap().as_object().unwrap().keys().cloned().collect();
-            // Without these the name or the type of the numbers is another one, of which the spec itself speaks.
+            // Without these the name or the type of the numbers is another one, which the spec itself says.
             for field in fields.iter().filter(|field| !["_name_or_path", "model_type"].contains(&field.as_str())) {
                 let mut dropped = config.clone();
                 table(&mut dropped, at).remove(field);
@@ -96,7 +96,7 @@ fn dropped_renamed_and_nulled_fields_are_spoken_of() {
     assert!(tried > 5000, "{tried}");
 }
 
-/// Fields whose name speaks of the layer and that change nothing in what it computes when it serves, by hand.
+/// Fields whose name concerns the layer and that change nothing in what it computes when it serves, by hand.
 #[rustfmt::skip]
 const WITHOUT_EFFECT: &[&str] = &[
     // Losses and noise of training.
@@ -112,7 +112,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "mlp_only_layers", "first_k_dense_replace", "num_dense_layers", "interleave_moe_layer_step", "moe_layers",
     "mlp_layer_types", "expert_layer_period", "expert_layer_offset", "moe_layer_freq", "moe_layer_start_index",
     "moe_layer_end_index", "moe_layer_interval",
-    // A capacity for all tokens at once is there: the other is not asked.
+    // A capacity for all tokens at once is there: the other is not read.
     "expert_capacity",
     // Of generation, and of how a library runs the model.
     "_experts_implementation", "output_scores", "top_k",

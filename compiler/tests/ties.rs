@@ -123,7 +123,7 @@ fn drops_that_follow_from_a_near_tie_are_none_of_their_own() {
 #[test]
 fn an_order_by_a_near_tie() {
     let layer = Layer::of(1, "choice_major");
-    // Token 0 wants expert 2, then 1, by a rounding; token 1 wants expert 1, then 3.
+    // Token 0 picks expert 2, then 1, by a rounding; token 1 picks expert 1, then 3.
     let logits = [[-1.0, 1.0, 1.0 + ULP, 0.0], [0.0, 2.0, -1.0, 1.0]];
     // As f64 has it each has its first choice; the other way round token 0 is before token 1 at expert 1.
     let here = [[(1, true), (2, true)], [(1, false), (3, true)]];

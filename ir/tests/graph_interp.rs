@@ -336,12 +336,12 @@ fn losses() {
     assert_eq!(of(Some(Balance::SequencesFirst), None).balance, Some(2.0 * 0.75 * (1.75 + 2.5) / 2.0));
     let variance = (0.6666666666666667f64.powi(2) + (0.25f64 - 1.0 / 3.0).powi(2) + (0.75f64 - 4.0 / 3.0).powi(2)) / 3.0;
     close(&[of(Some(Balance::Importance), None).balance.expect("a loss")], &[2.0 * variance / (16.0 / 9.0)]);
-    let nobody = Picks { expert_of_pair: vec![], weight_of_pair: vec![], ..routed.picks.clone() };
-    let none = Observation::of(&tensor(&[0, 3], &[]), &tensor(&[0, 3], &[]), &nobody);
+    let empty = Picks { expert_of_pair: vec![], weight_of_pair: vec![], ..routed.picks.clone() };
+    let none = Observation::of(&tensor(&[0, 3], &[]), &tensor(&[0, 3], &[]), &empty);
     for balance in [Balance::Load, Balance::First, Balance::Sequences, Balance::SequencesFirst, Balance::Importance] {
         let rule = Losses { balance: Some((balance, 1.0.into())), z: Some(1.0.into()) };
         let dims = Dims { tokens: 0, row_tokens: 0 };
-        assert_eq!(none.losses(&nobody, &rule, dims), Penalty { balance: Some(0.0), z: Some(0.0) });
+        assert_eq!(none.losses(&empty, &rule, dims), Penalty { balance: Some(0.0), z: Some(0.0) });
     }
 }
 

@@ -299,9 +299,9 @@ fn what_is_undefined_is_a_fault() {
         ),
         (
             "load %a: f32 = %tile[0]",
-            "block 0: thread 0, element 0: reads what nobody has written\n  in `load %a: f32 = %tile[0]`",
+            "block 0: thread 0, element 0: reads memory that is not written\n  in `load %a: f32 = %tile[0]`",
         ),
-        ("load %a: f32 = %y[0]", "block 0: thread 0, element 0: reads what nobody has written\n  in `load %a: f32 = %y[0]`"),
+        ("load %a: f32 = %y[0]", "block 0: thread 0, element 0: reads memory that is not written\n  in `load %a: f32 = %y[0]`"),
         ("let %a: i32 = 1 / (thread - 3)", "block 0: division by zero\n  in `let %a: i32 = 1 / (thread - 3)`"),
         ("let %a: i32 = (-2147483648 + block) / (-1 + block)", "block 0: the quotient overflows\n  in"),
         ("let %a: i32 = 1 << thread + 1", "block 0: a shift by more bits than there are\n  in `let %a: i32 = 1 << thread + 1`"),

@@ -1,4 +1,4 @@
-//! The kernels `route` and `sort` against the graph's interpreter, on many small configurations: who is picked, with what
+//! The kernels `route` and `sort` against the graph's interpreter, on many small configurations: what is picked, with what
 //! weight, and where each pair goes.
 
 mod layer;
@@ -620,7 +620,7 @@ fn looked_up() {
     }
 }
 
-/// Experts without rows: counted, never placed, whatever the room and whoever comes first.
+/// Experts without rows: counted, never placed, whatever the room and the order of service.
 #[test]
 fn without_rows() {
     let mut random = Random(31);

@@ -1,6 +1,6 @@
 /* Routing statistics of a moec layer, from host copies of its statistics slots. C99, header only, nothing but libm; the
  * same numbers as `Statistics::of` in runtime/src/statistics.rs, which says more: the load, the kept pairs and the first
- * picks of each expert, who is hot and cold, the entropy as a share of `ln E`, the loss "deepseek_sequence".
+ * picks of each expert, which experts are hot and cold, the entropy as a share of `ln E`, the loss "deepseek_sequence".
  *
  * An engine copies back the buffers that the manifest's `statistics` names for its target, fills in `moec_routing` and
  * calls `moec_statistics_of`. T: tokens (in what follows those that are no padding and that hash_oob =
@@ -47,8 +47,8 @@ typedef struct moec_statistics {
     uint64_t rowless_pairs;       /* pairs of experts without rows */
     uint64_t dropped_pairs;       /* pairs without room */
     uint64_t dropped_tokens;      /* tokens that picked experts with rows alone and of which no pair was kept; without
-                                   * `picks`, tokens that nobody chose; 0 without `rows` */
-    uint64_t padded_rows;         /* rows of the grouped products' tiles that are nobody's */
+                                   * `picks`, tokens that no expert chose; 0 without `rows` */
+    uint64_t padded_rows;         /* rows of the grouped products' tiles that are padding */
     uint64_t rows_below_capacity; /* rows_at_capacity less the kept ones */
     double wasted_share;          /* padded rows as a share of all rows of the tiles */
     moec_health load;             /* of the pairs that picked each expert */

@@ -7,7 +7,7 @@ use crate::codes::ErrorCode;
 use crate::format::Format;
 use crate::package::Dtype;
 
-/// Whose turn it is after an error; a command line maps it to its exit code.
+/// Where the cause of an error is; a command line maps it to its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
     /// The package, the weights or the arguments are wrong: exit code 1.
@@ -458,7 +458,7 @@ impl Error {
         }
     }
 
-    /// Whose turn it is: that of who gave the input, or of the machine.
+    /// Where the cause is: in the input, or in the machine.
     #[must_use]
     pub fn blame(&self) -> Blame {
         match &self.code()[..4] {

@@ -1,5 +1,5 @@
-//! What a run says about its routing, from the slots that the kernels fill beside their work: summaries, made when somebody
-//! asks. `include/moec_statistics.h` does the same in C. What makes an expert hot is in `health`.
+//! What a run says about its routing, from the slots that the kernels fill beside their work: summaries, made when the
+//! caller calls for them. `include/moec_statistics.h` does the same in C. What makes an expert hot is in `health`.
 
 use serde::Serialize;
 
@@ -56,7 +56,7 @@ impl Figures {
             corrected: routing.corrected,
             grouped: routing.grouped,
             tile_rows: u64::from(routing.tile_rows),
-            // Nothing is allocated for nobody, and a span without tokens divides by zero.
+            // Without tokens nothing is allocated, and a span without tokens divides by zero.
             rows_at_capacity: match at_capacity {
                 Some(rows) => Some(if dims.tokens == 0 { 0 } else { rows.count(dims)? }),
                 None => None,
@@ -124,14 +124,14 @@ pub struct Statistics {
     pub first: Option<Vec<u64>>,
     /// Pairs without room.
     pub dropped_pairs: u64,
-    /// Tokens that asked for experts with rows alone and of which no pair was kept: an expert without rows is never lost.
-    /// Where experts choose, tokens that nobody chose. `None` where the layer does not say whose pairs were kept.
+    /// Tokens that picked experts with rows alone and of which no pair was kept: an expert without rows is never lost.
+    /// Where experts choose, tokens that no expert chose. `None` where the layer does not say which pairs were kept.
     pub dropped_tokens: Option<u64>,
-    /// Rows of the tiles of the grouped products that are nobody's.
+    /// Rows of the tiles of the grouped products that are padding.
     pub padded_rows: u64,
-    /// Rows that are nobody's in an engine's buffers of every expert's capacity; `None` where none is asked for.
+    /// Rows that are padding in an engine's buffers of every expert's capacity; `None` where none is asked for.
     pub rows_below_capacity: Option<u64>,
-    /// How the load is spread: its variance, and who is hot or cold.
+    /// How the load is spread: its variance, and which experts are hot or cold.
     pub health: Health,
     /// What the router's probabilities say; `None` where the layer does not sum them.
     pub probability: Option<Probability>,
@@ -216,7 +216,7 @@ impl Statistics {
     /// Of what the slots hold.
     ///
     /// # Errors
-    /// [`Error::Count`] where the slots do not have the lengths that the figures ask for.
+    /// [`Error::Count`] where the slots do not have the lengths that the figures need.
     pub fn of(figures: &Figures, counts: &Counts) -> Result<Statistics, Error> {
         let Figures { tokens, experts, top_k, .. } = *figures;
         let (e, k) = (experts as usize, (top_k as usize).max(1));
@@ -246,7 +246,7 @@ impl Statistics {
         let (load, kept) = (of_experts(&counts.load), of_experts(&counts.kept));
         let (all, stayed): (u64, u64) = (load.iter().sum(), kept.iter().sum());
         let tiled: u64 = kept.iter().map(|n| n.next_multiple_of(figures.tile_rows.max(1))).sum();
-        // A pick without rows is never lost, and shared experts beside the picks are nobody's picks.
+        // A pick without rows is never lost, and shared experts beside the picks are not picked.
         let can_be_lost = |token: usize| {
             let Some(picks) = &counts.experts else { return true };
             let picks = picks[token * k..][..k.saturating_sub(figures.joint_shared as usize)].iter();
@@ -283,7 +283,7 @@ impl Statistics {
         self.dropped_pairs as f64 / self.load.iter().sum::<u64>().max(1) as f64
     }
 
-    /// Rows that are nobody's, as a share of those of the tiles.
+    /// Rows that are padding, as a share of those of the tiles.
     #[must_use]
     pub fn wasted_share(&self) -> f64 {
         let rows = self.padded_rows + self.kept.iter().sum::<u64>();

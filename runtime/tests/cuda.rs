@@ -162,7 +162,7 @@ fn each_call_fails_in_its_turn() {
             let wrong: Vec<&String> = out.iter().filter(|line| !line.starts_with("true [5, -4]")).collect();
             let given_back = ["cuMemFree", "cuModuleUnload", "cuDevicePrimaryCtxRelease"];
             match (&wrong[..], &out[..]) {
-                // While something is given back, there is nobody to tell.
+                // An error while something is given back cannot be returned.
                 ([], [_, _]) => assert!(given_back.contains(&failed) || failed == "cuCtxSetCurrent", "{case}: {failed}: {out:?}"),
                 // It could not be loaded or bound.
                 ([told], [_]) => assert!(told.starts_with("RT04") || told.starts_with("RT05"), "{case}: {told}"),

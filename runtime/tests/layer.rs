@@ -1,4 +1,4 @@
-//! What a layer checks and what it asks of its device, on a mock: the fault table's rows that need no kernel.
+//! What a layer checks and which calls it makes to its device, on a mock: the fault table's rows that need no kernel.
 #![allow(clippy::unwrap_used)]
 
 mod fixture;
@@ -91,7 +91,7 @@ fn no_tokens_launch_nothing() {
     assert_eq!(calls(&mock), []);
 }
 
-// Fault table, row 10. The device is not asked anything.
+// Fault table, row 10. The device is not called.
 #[test]
 fn wrong_inputs_are_errors_before_any_launch() {
     let (mock, bound) = bound();

@@ -113,7 +113,7 @@ fn halves_of_fused_tensors() {
 }
 
 #[test]
-fn experts_that_nobody_reads() {
+fn experts_that_are_not_read() {
     let more = stored([E + 3, F, H], |[e, f, h]| if e < E { value(e, f, h) } else { f32::NAN });
     let spare = Source { spare: 3, ..Source::plain("w") };
     check(spare.clone(), &[("w", &more)]);

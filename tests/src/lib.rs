@@ -1,4 +1,4 @@
-//! What the tests of the whole house share: where things lie, the example specs, and how a test says that it skips.
+//! What the tests of the whole project share: where files are, the example specs, and how a test says that it skips.
 //! No test is here.
 
 pub mod scaled;
@@ -106,7 +106,7 @@ pub fn machine(name: &str) -> Machine {
 
 /// Says on stderr that a test does not test: past the test harness, which hides what a passing test prints.
 pub fn skipped(what: &str, why: &str) {
-    // Where stderr is closed there is nobody to tell.
+    // Where stderr is closed the message is lost.
     let _ = writeln!(std::io::stderr(), "skipped: {what}: {why}");
 }
 

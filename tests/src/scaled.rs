@@ -38,7 +38,7 @@ fn scaled(spec: &Spec) -> Spec {
     spec
 }
 
-/// Routing, activation and capacity modes, each with the keys that ask for it; in all three element types in turn.
+/// Routing, activation and capacity modes, each with the keys that select it; in all three element types in turn.
 const MODES: &[(&str, &str, &str, &str)] = &[
     (
         "soft",

@@ -1,4 +1,4 @@
-//! Who may depend on whom. The dependency directions are the architecture; `cargo tree` says what they are.
+//! Which crate may depend on which. `cargo tree` says which does; ARCHITECTURE.md says why.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::collections::BTreeSet;
@@ -22,11 +22,11 @@ fn linked(package: &str, features: &[&str]) -> BTreeSet<String> {
     all.into_iter().filter(|name| name != package).collect()
 }
 
-const HOUSE: [&str; 5] = ["moec", "moec-codegen", "moec-ir", "moec-runtime", "ptx-emulator"];
+const CRATES: [&str; 5] = ["moec", "moec-codegen", "moec-ir", "moec-runtime", "ptx-emulator"];
 
 /// Of what a crate links, the crates of this repository.
 fn rooms(package: &str, features: &[&str]) -> Vec<String> {
-    let ours = |name: &String| HOUSE.contains(&name.as_str()) || name.starts_with("moec");
+    let ours = |name: &String| CRATES.contains(&name.as_str()) || name.starts_with("moec");
     linked(package, features).into_iter().filter(ours).collect()
 }
 
@@ -59,10 +59,10 @@ fn the_compiler_depends_on_the_three() {
     assert_eq!(rooms("moec", &[]), ["moec-codegen", "moec-ir", "moec-runtime", "ptx-emulator"]);
 }
 
-/// LLVM is spelt in one room, and reaches only those who call it.
+/// One crate calls LLVM; only it and the crates that call it link LLVM.
 #[test]
 fn llvm_is_in_codegen() {
-    let with_llvm: Vec<&str> = HOUSE.into_iter().filter(|room| linked(room, &[]).contains("inkwell")).collect();
+    let with_llvm: Vec<&str> = CRATES.into_iter().filter(|room| linked(room, &[]).contains("inkwell")).collect();
     assert_eq!(with_llvm, ["moec", "moec-codegen"]);
 }
 

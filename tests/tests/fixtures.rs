@@ -70,7 +70,7 @@ fn every_fixture_down_the_chain() {
             let theirs = sets(&theirs, spec.router.top_k, spec.router.top_k);
             assert_eq!(picked(&experts), theirs, "{name}: the published block picks other experts");
         }
-        // Soft routing picks nobody: its weights are those of the block.
+        // Soft routing picks no experts: its weights are those of the block.
         for (ours, theirs) in [("soft.dispatch", "ref.dispatch"), ("soft.combine", "ref.combine")] {
             let is_soft = matches!(spec.router.mode, Mode::Soft(_));
             assert_eq!(run.tensor(ours).is_some(), is_soft, "{name}: {ours}");
@@ -81,7 +81,7 @@ fn every_fixture_down_the_chain() {
         }
         assert_eq!(experts.is_empty(), matches!(spec.router.mode, Mode::Soft(_)), "{name}");
         if spec.router.mode == Mode::ExpertChoice {
-            let theirs = tensors.tensor("ref.probs_dense").expect("the weights of those who chose, and zeros");
+            let theirs = tensors.tensor("ref.probs_dense").expect("the weights of the experts that chose, and zeros");
             let weight = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
             let theirs: Vec<f32> = theirs.data().chunks(4).map(weight).collect();
             let chose = |(pair, weight): (usize, &f32)| if *weight > 0.0 { pair % spec.experts as usize } else { NOT_CHOSEN };

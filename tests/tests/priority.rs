@@ -71,7 +71,7 @@ impl Built {
     }
 }
 
-/// Of 16 experts the picks of token 0 have the probabilities 0.5 and 0.3, those of token 1 0.45 and 0.05; both want experts
+/// Of 16 experts the picks of token 0 have the probabilities 0.5 and 0.3, those of token 1 0.45 and 0.05; both pick experts
 /// 0 and 1, which have room for one. By probability token 0 comes first (0.5 > 0.45), by what `renorm = "sum"` makes of it
 /// token 1 would (0.625 < 0.9).
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! * The experts of a token are experts, and none comes twice but in a table; tokens of numbers give numbers.
 //! * Nothing is lost: every pair is kept or dropped, no expert takes more than its capacity of a span, and none takes
-//!   less while a pair is left that wants it. Who comes first is what the obvious loops below say.
+//!   less while a pair of its own is left. The order of service is that of the plain loops below.
 //! * A token's result is a function of its own row and of which of its picks were kept. Without a capacity no other token
 //!   can change a bit of it. With one, another token can only by taking a place, so never from another span, nor, where
 //!   pairs are kept token by token, from behind.
@@ -141,7 +141,7 @@ impl Routed {
         (spans.collect(), usize::try_from(room).unwrap())
     }
 
-    /// Who comes first; nobody where nobody is dropped.
+    /// The order of service; none where nothing is dropped.
     fn order(&self) -> Option<Order> {
         let priority = |capacity: Capacity| match (self.spec.router.mode, capacity.priority) {
             (Mode::ExpertChoice, _) | (_, Priority::Score) => Order::Weight,
@@ -239,7 +239,7 @@ fn every_pair_is_kept_or_dropped_in_its_turn() {
                 }
             }
             let is: Vec<bool> = (0..pairs).map(|pair| out.is_kept(pair)).collect();
-            assert_eq!(is, wanted, "{at}: who is kept");
+            assert_eq!(is, wanted, "{at}: which pairs are kept");
             // Load and kept are counts of what was picked and what has a row.
             let count = |counts: &dyn Fn(usize) -> bool| -> Vec<usize> {
                 (0..experts).map(|e| (0..pairs).filter(|pair| out.experts[*pair] == e && counts(*pair)).count()).collect()
@@ -327,7 +327,7 @@ fn the_order_of_tokens_does_not_matter_where_position_does_not_decide() {
         let backwards: Vec<usize> = spans.iter().flat_map(|span| span.clone().rev()).collect();
         let plain = routed.tokens(dims, PLAIN.1);
         let out = routed.run(dims, &plain);
-        // Weights by which somebody is preferred, of one span and expert.
+        // Weights by which a pair is preferred, of one span and expert.
         let differ = |items: &dyn Fn(usize) -> bool| {
             spans.iter().all(|span| {
                 (0..routed.experts()).all(|e| {

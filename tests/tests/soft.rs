@@ -19,7 +19,7 @@ const SLOTS: usize = 2;
 /// Three sequences of 13 tokens.
 const DIMS: Dims = Dims { tokens: 39, row_tokens: 13 };
 
-/// What the spec asks for, and what of it the formulas need.
+/// What the formulas need of the spec.
 struct Variant {
     keys: &'static str,
     weights: &'static str,

@@ -367,7 +367,7 @@ fn rowless(spec: &Spec) -> u64 {
     spec.router.identity_experts + spec.router.joint_shared
 }
 
-/// What experts without rows take is neither load nor dropped, and their balance is nobody's.
+/// What experts without rows take is neither load nor dropped, and no balance counts them.
 #[test]
 fn experts_without_rows() {
     let modes: Vec<Example> =
@@ -439,7 +439,7 @@ fn padding_in_c() {
     }
 }
 
-/// Experts that choose have loads and rows; what tokens would have picked nobody knows.
+/// Experts that choose have loads and rows; what tokens would have picked is not known.
 #[test]
 fn experts_that_choose() {
     let choose = |spec: &Spec| spec.router.mode == Mode::ExpertChoice && !spec.tokens.mask;
@@ -479,7 +479,7 @@ fn many_tokens() {
     }
 }
 
-/// Two blocks of one expert each, and an expert that nobody wants: the numbers of a page of paper.
+/// Two blocks of one expert each, and an expert without tokens: the numbers computed by hand.
 #[test]
 fn a_batch_by_hand() {
     let figures = Figures {
@@ -552,7 +552,7 @@ fn lost_tokens_by_hand() {
         }
         lost
     };
-    // Both kept; one kept; the identity and a drop; two drops; nobody picked.
+    // Both kept; one kept; the identity and a drop; two drops; nothing picked.
     let (picks, rows) = ([0, 1, 1, 0, 2, 0, 1, 0, -1, -1], [0, 4, 5, -1, -1, -1, -1, -1, -1, -1]);
     assert_eq!(lost(&figures, &picks, &rows), Some(1));
     // One kept, one dropped, three times; a shared one beside each.
@@ -571,7 +571,7 @@ fn layer_of(router: &str, rest: &str) -> Compiled {
     compiled(Example { name: "layer".into(), text, spec })
 }
 
-/// Whoever is above its capacity drops pairs and is hot, and nobody else is, whether K counts in the factor or not.
+/// An expert above its capacity drops pairs and is hot, and no other expert is, whether K counts in the factor or not.
 #[test]
 fn hot_is_above_capacity() {
     for capacity in ["factor = 2.0\ncount_k = false", "factor = 1.0\ncount_k = true"] {

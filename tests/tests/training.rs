@@ -1,4 +1,4 @@
-//! What only training asks for, on the host's kernels and on the emulated PTX: the bias that follows the load, noise on what
+//! What only training needs, on the host's kernels and on the emulated PTX: the bias that follows the load, noise on what
 //! the router sees, and losses by their formulas in f64.
 
 use std::sync::Arc;

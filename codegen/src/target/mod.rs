@@ -19,10 +19,10 @@ pub(crate) trait Target {
     /// LLVM's name for the model.
     fn cpu(&self) -> &str;
 
-    /// What the model is asked to have beyond its name.
+    /// Features of the model beyond its name.
     fn features(&self) -> String;
 
-    /// What LLVM is asked to write for [`Target::image`].
+    /// What LLVM is to write for [`Target::image`].
     fn file(&self) -> File;
 
     /// The image from what LLVM wrote.

@@ -1,4 +1,4 @@
-//! `moec check`: whether specs are correct, and whether each machine has kernels for them. LLVM is not asked.
+//! `moec check`: whether specs are correct, and whether each machine has kernels for them. LLVM is not called.
 
 use std::io::Write;
 

@@ -18,12 +18,12 @@ struct Needed {
     reference: u64,
 }
 
-/// Whose memory a device computes in.
+/// The memory that a device computes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// This machine's.
     Host,
-    /// Its own, which it says itself when it is out of.
+    /// Its own; the device reports when it is out of memory.
     Beside,
 }
 

@@ -162,7 +162,7 @@ impl Notes<'_> {
     }
 }
 
-/// Whether the file starts as a package does. One that cannot be read is left to whoever reads specs to complain about.
+/// Whether the file starts as a package does. For one that cannot be read, the reader of specs gives the error.
 fn is_package(path: &Path) -> bool {
     Format::of_file(path) == Some(Format::Package)
 }

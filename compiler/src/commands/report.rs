@@ -116,16 +116,16 @@ fn print_routing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()>
     lines.iter().try_for_each(|line| writeln!(out, "  {line}"))
 }
 
-/// What `--stats` adds; nothing where the layer picks nobody.
+/// What `--stats` adds; nothing where the layer picks no experts.
 pub(super) fn print_statistics(run: &Run, statistics: Option<&Statistics>, out: &mut dyn Write) -> io::Result<()> {
-    let Some(s) = statistics else { return writeln!(out, "statistics  none: nobody is picked") };
+    let Some(s) = statistics else { return writeln!(out, "statistics  none: no expert is picked") };
     let health = |health: &Health| {
         let Health { mean, variance, hot, cold, .. } = health;
         format!("mean {mean:.1}, variance {variance:.2}, {} hot, {} cold", hot.len(), cold.len())
     };
     match (s.dropped_tokens, &s.first) {
         (Some(lost), Some(_)) => writeln!(out, "lost        {lost} of {} tokens lost every pair", s.tokens)?,
-        // Tokens asked for nobody.
+        // Tokens picked no experts.
         (Some(alone), None) => writeln!(out, "unchosen    {alone} of {} tokens", s.tokens)?,
         (None, _) => {}
     }
@@ -199,7 +199,7 @@ fn print_chosen(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> 
     let alone = counts.iter().filter(|count| **count == 0).count().saturating_sub(padding);
     writeln!(
         out,
-        "chosen      {pairs} (token, expert) pairs; {alone} of {tokens} tokens by nobody, at most by {most}, mean {mean:.1}"
+        "chosen      {pairs} (token, expert) pairs; {alone} of {tokens} tokens by no expert, at most by {most}, mean {mean:.1}"
     )
 }
 

@@ -381,7 +381,7 @@ pub(super) fn dim(manifest: &Manifest, name: &str) -> u64 {
     manifest.dims.iter().find(|dim| dim.name == name).map_or(0, |dim| dim.value)
 }
 
-/// `out.hidden` in the tokens' shape, and how the tokens were routed: to which experts, or who took them.
+/// `out.hidden` in the tokens' shape, and how the tokens were routed: to which experts, or which experts took them.
 fn output_file(run: &moec_runtime::Run, shape: &[u64]) -> Result<Vec<u8>, Error> {
     let mut tensors: Vec<(&str, Tensor)> = Vec::new();
     if let Some((_, output)) = run.outputs.first() {

@@ -252,9 +252,9 @@ codes! {
          16-bit weights allow; otherwise a kernel is wrong, and that is a bug in moec.";
     Emulated = 807, Verification, "the emulator found something wrong",
         "The emulator executed the layer's PTX, and its checks found what no kernel may do: an access outside a tensor, a \
-         read of what nobody wrote, a race, a barrier that not all threads reach, or bits that depend on the schedule. Each \
-         finding names the kernel, the line of the PTX, the block, the warp and the lanes. That is a bug in moec, or in the \
-         package if somebody else made it: please send the spec and the message.";
+         read of memory that is not written, a race, a barrier that not all threads reach, or bits that depend on the \
+         schedule. Each finding names the kernel, the line of the PTX, the block, the warp and the lanes. That is a bug in \
+         moec, or in the package if moec did not make it: please send the spec and the message.";
 
     // 09xx: moec itself.
     Bug = 901, Bug, "a bug in moec",

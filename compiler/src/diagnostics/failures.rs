@@ -1,4 +1,4 @@
-//! The errors of the other rooms as diagnostics: whose fault each is, and what to do about it.
+//! The errors of the other rooms as diagnostics: the code of each, and what to do about it.
 //! None has a place in a text; a caller that knows the file puts it into the report.
 
 use moec_ir::schedule::ScheduleError;

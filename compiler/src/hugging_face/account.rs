@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::config::{Config, named};
 use super::document::Document;
-use super::fields::{INERT, Inert, MEANINGS, Means, is_of_experts, speaks};
+use super::fields::{INERT, Inert, MEANINGS, Means, concerns_layer, is_of_experts};
 use super::layer::{TOP_K, known_activation};
 use super::rules::{Shared, TopK};
 use crate::diagnostics::{Code, Diagnostic, quote};
@@ -14,9 +14,9 @@ use crate::spec::{Entry, Kind, Value};
 /// What no rule has read.
 #[derive(Clone, Debug, Default)]
 pub struct Unread {
-    /// Fields that speak of the layer and that `--allow-unread` names, with their values.
+    /// Fields that concern the layer and that `--allow-unread` names, with their values.
     pub allowed: Vec<String>,
-    /// Fields of which nothing is known, and whose names do not speak of the layer, or that say nothing.
+    /// Fields of which nothing is known, and whose names do not concern the layer, or that say nothing.
     pub others: Vec<String>,
     /// What `--allow-unread` names and need not, and why.
     pub needless: Vec<String>,
@@ -29,7 +29,7 @@ struct Fault<'a> {
     why: String,
 }
 
-/// Accounts for every entry of the file. A field that speaks of the layer and that nothing has read is an error.
+/// Accounts for every entry of the file. A field that concerns the layer and that nothing has read is an error.
 pub(super) fn account(config: &Config<'_>, entries: &[Entry], layer: &Document) -> Result<Unread, Diagnostic> {
     let mut unread = Unread::default();
     let mut faults = Vec::new();
@@ -58,13 +58,13 @@ pub(super) fn account(config: &Config<'_>, entries: &[Entry], layer: &Document) 
 enum Table {
     /// Fields were looked for in it.
     Searched,
-    /// The same, and it speaks of the layer: what is not known counts.
+    /// The same, and it concerns the layer: what is not known counts.
     FeedForward,
-    /// Nothing: what speaks of the layer counts.
+    /// Nothing: what concerns the layer counts.
     Beside,
-    /// It speaks of the layer, or a rule has read it: every key counts.
+    /// It concerns the layer, or a rule has read it: every key counts.
     OfLayer,
-    /// It does not matter: only what speaks of experts counts.
+    /// It does not matter: only what concerns experts counts.
     Inert,
 }
 
@@ -88,14 +88,14 @@ fn walk<'a>(
         if !inner.is_empty() && (is_read || means.is_none()) {
             let inside = match group {
                 _ if inner.iter().any(|inner| config.is_scope(inner)) => {
-                    if speaks(&entry.key) {
+                    if concerns_layer(&entry.key) {
                         Table::FeedForward
                     } else {
                         Table::Searched
                     }
                 }
                 Some(_) => Table::Inert,
-                None if is_read || is_spoken(table, &entry.key) => Table::OfLayer,
+                None if is_read || is_of_layer(table, &entry.key) => Table::OfLayer,
                 None if table == Table::Inert => Table::Inert,
                 None => Table::Beside,
             };
@@ -115,7 +115,7 @@ fn walk<'a>(
             }
             Some(Err(missing)) => Some(missing.message),
             Some(Ok(fault)) => fault,
-            None if is_spoken(table, &entry.key) && !says_nothing(&entry.value.kind) => {
+            None if is_of_layer(table, &entry.key) && !says_nothing(&entry.value.kind) => {
                 Some("is a field that no rule of this model type reads".to_string())
             }
             None => {
@@ -149,10 +149,10 @@ fn tables_of(value: &Value) -> Vec<&[Entry]> {
     }
 }
 
-/// Whether a name speaks of the layer in such a table.
-fn is_spoken(table: Table, key: &str) -> bool {
+/// Whether a name concerns the layer in such a table.
+fn is_of_layer(table: Table, key: &str) -> bool {
     match table {
-        Table::Searched | Table::Beside => speaks(key),
+        Table::Searched | Table::Beside => concerns_layer(key),
         Table::FeedForward | Table::OfLayer => true,
         Table::Inert => is_of_experts(key),
     }

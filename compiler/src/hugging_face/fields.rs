@@ -1,7 +1,7 @@
 //! What is known of fields that no rule has read: those that do not matter to a MoE layer, and why; those whose meaning is a
-//! key of the spec, so that they can be held against it; and the words in a name that speak of the layer.
+//! key of the spec, so that they can be held against it; and the words in a name that concern the layer.
 
-/// A group of fields that do not matter, and the reason. `*` stands for any letters at one end of a name that does not speak of
+/// A group of fields that do not matter, and the reason. `*` stands for any letters at one end of a name that does not concern
 /// experts, routing, gates, activations, caps or norms: such a name is in a group only as a whole.
 pub(super) struct Inert {
     pub(super) why: &'static str,
@@ -184,16 +184,18 @@ fn matches(pattern: &str, name: &str) -> bool {
         (false, false) => return name == inner,
     };
     // What is private to a library is not of the model, unless its name says so.
-    found.is_some_and(|(before, after)| if pattern == "_*" { !speaks(after) } else { !is_guarded(before) && !is_guarded(after) })
+    found.is_some_and(
+        |(before, after)| if pattern == "_*" { !concerns_layer(after) } else { !is_guarded(before) && !is_guarded(after) },
+    )
 }
 
-/// Whether a name speaks of experts or routing, in whatever table it stands.
+/// Whether a name concerns experts or routing, in whatever table it stands.
 pub(super) fn is_of_experts(name: &str) -> bool {
     const OF_EXPERTS: [&str; 6] = ["expert", "moe", "rout", "swiglu", "score", "scoring"];
     OF_EXPERTS.iter().any(|part| name.contains(part))
 }
 
-/// Whether what stands for a `*` speaks of the layer.
+/// Whether what stands for a `*` concerns the layer.
 fn is_guarded(part: &str) -> bool {
     #[rustfmt::skip]
     const WORDS: [&str; 30] = [
@@ -364,7 +366,7 @@ pub(super) const MEANINGS: &[(&[&str], Means)] = &[
     (&["moe_gate"], Means::Only(&["top2_fused", "topk"])),
 ];
 
-/// Parts of a name that speak of experts, routing, gates, activations, norms, caps or scales.
+/// Parts of a name that concern experts, routing, gates, activations, norms, caps or scales.
 #[rustfmt::skip]
 const SPOKEN: &[&str] = &[
     "expert", "moe", "rout", "gate", "gating", "topk", "top_k", "score", "scoring", "_act", "act_", "activation", "swiglu",
@@ -373,8 +375,8 @@ const SPOKEN: &[&str] = &[
     "jitter", "threshold", "weight", "logit", "balanc", "drop", "layer_freq", "intermediate",
 ];
 
-/// Whether a name speaks of what a MoE layer computes.
-pub(super) fn speaks(name: &str) -> bool {
+/// Whether a name concerns what a MoE layer computes.
+pub(super) fn concerns_layer(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name == "act" || SPOKEN.iter().any(|part| name.contains(part))
 }

@@ -323,7 +323,7 @@ fn one_entry_a_layer(lists: &[(&Entry, Rule)], count: Option<u64>, predicted: u6
 fn agree(config: &mut Config<'_>, lists: &[(&Entry, Rule)], count: Option<u64>) -> Result<(), Diagnostic> {
     let Some(((first, rule), others)) = lists.split_first() else { return Ok(()) };
     let layers = match config.layer {
-        // Of layers that predict further tokens (MTP) not every field speaks.
+        // Not every field covers the layers that predict further tokens (MTP).
         Some(layer) if count.is_some_and(|count| layer >= count) => 0..0,
         Some(layer) => layer..layer + 1,
         None => 0..count.unwrap_or(0),

@@ -1,4 +1,4 @@
-//! Experts that choose: each takes the C tokens that it scores highest. What is asked is which tokens nobody chooses.
+//! Experts that choose: each takes the C tokens that it scores highest. The result is which tokens no expert chooses.
 //!
 //! The C-th highest of a column is not looked for among all of it. A sample of the rows brackets it; above the bracket a token
 //! is chosen, below it is not, and the few in between are sorted. A bracket that missed is made endless and tried again, so
@@ -53,7 +53,7 @@ impl ExpertChoice {
     }
 
     /// Takes a row: its logits without NaN, after scale and cap, and its scores as `score::scores` writes them. Columns beyond
-    /// the experts choose nobody.
+    /// the experts choose no token.
     pub(super) fn push(&mut self, score: Score, logits: &[f32], scores: &[f32], sums: Sums) {
         let (logits, scores) = (&logits[..stride(self.experts)], &scores[..stride(self.experts)]);
         match score {

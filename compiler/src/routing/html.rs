@@ -6,8 +6,8 @@ use super::figures::{self, grouped, times_text};
 use super::report::{ExpertShare, Mode, Point, Report, Reports, Spread, Stretch};
 use super::sweep::Band;
 use super::text::{
-    NOTHING_RECOMMENDED, capacity_text, factor_text, layer_name, left_out, mode_name, percent, recommended_factor,
-    recommended_take, shares, verdict, who, worst,
+    NOTHING_RECOMMENDED, capacity_text, choice_text, factor_text, layer_name, left_out, mode_name, percent, recommended_factor,
+    recommended_take, shares, verdict, worst,
 };
 
 /// Colours are of Okabe and Ito's palette, lighter ones on dark; lines differ in their dashes too.
@@ -49,7 +49,7 @@ fn layers(reports: &Reports) -> Markup {
             header {
                 p.over { "moec route" }
                 h1 { (first.layer) }
-                p { (reports.layers.len()) " layers, each by itself. " (first.router.experts) " experts, " (who(first)) ", " (first.router.score) "." }
+                p { (reports.layers.len()) " layers, each by itself. " (first.router.experts) " experts, " (choice_text(first)) ", " (first.router.score) "." }
                 p.muted { (rule(first)) }
             }
         }
@@ -80,7 +80,7 @@ fn header(report: &Report) -> Markup {
         header {
             p.over { "moec route" }
             h1 { (report.layer) }
-            p { (report.router.experts) " experts, " (who(report)) ", " (report.router.score) ". " (read(report)) }
+            p { (report.router.experts) " experts, " (choice_text(report)) ", " (report.router.score) ". " (read(report)) }
             p.muted { (rule(report)) }
         }
     }

@@ -256,7 +256,7 @@ impl<'a> Plot<'a> {
         self.add(format!("<rect class=\"hover\" {place} height=\"{height}\"><title>{}</title></rect>", escape(title)));
     }
 
-    /// The plot as one element; the description is for who cannot see it.
+    /// The plot as one element; the description is for screen readers.
     pub(super) fn svg(&self, id: &str, title: &str, description: &str) -> String {
         svg(id, (WIDTH, HEIGHT), title, description, &self.inside)
     }

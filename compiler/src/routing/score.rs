@@ -1,5 +1,5 @@
 //! Scores of a row of logits in f32, in loops that a compiler turns into vectors: no calls, no branches, no rests. Good to
-//! about 1e-6 of each score; who needs to know which of two is larger asks `select`.
+//! about 1e-6 of each score; which of two close scores is larger is decided in `select`.
 
 use super::rows::LANES;
 use crate::spec::Score;

@@ -17,7 +17,7 @@ use crate::spec::{
     Tensor,
 };
 
-/// What the router of a spec does with logits, ready to be asked.
+/// What the router of a spec does with logits, prepared for many rows.
 #[derive(Debug)]
 pub(super) struct Selector {
     /// The columns of the router.
@@ -74,7 +74,7 @@ struct Work {
 pub(super) struct Picked {
     /// `[T, K]`, best first.
     pub(super) experts: Vec<u16>,
-    /// `[T, K]` where weights decide who is served first, else empty.
+    /// `[T, K]` where weights decide the order of service, else empty.
     pub(super) weights: Vec<f32>,
     /// `[T]` where best scores decide it, else empty.
     pub(super) best: Vec<f32>,
@@ -108,7 +108,7 @@ impl Selector {
             params.insert("@per_expert_scale".to_string(), vector(&per_expert));
         }
         if spec.weight(Tensor::RouterGlobalScale).is_some() {
-            // The same for all: who is served first does not depend on it.
+            // The same for all: the order of service does not depend on it.
             params.insert("@router_global_scale".to_string(), graph::Tensor::new(vec![1], vec![1.0]));
         }
         bias.resize(padded, 0.0);
@@ -209,7 +209,7 @@ impl Selector {
             let logits = logits[..self.columns].iter_mut();
             logits.for_each(|x| *x = ((f64::from(*x) / cap).tanh() * cap) as f32);
         }
-        // Columns that do not compete are nobody's key.
+        // Columns that do not compete are never picked.
         base[self.experts..].fill(f32::NEG_INFINITY);
         survey(logits)
     }
@@ -296,7 +296,7 @@ impl Selector {
             true => keys.extend(logits.iter().zip(&self.bias).map(|(x, b)| x + b)),
             false => keys.extend(scores.iter().zip(&self.bias).map(|(s, b)| s * factor + b)),
         }
-        // Padding is nobody's key; of a logit it is one already.
+        // Padded columns are never picked; as logits they are minus infinity already.
         keys[self.experts..].fill(f32::NEG_INFINITY);
         let mut largest = (0.0f32, 0.0f32, 0.0f32);
         for expert in 0..self.experts {
@@ -370,7 +370,7 @@ impl Selector {
         }
     }
 
-    /// The weights of the picks of one row, as far as they are known when it is decided who is served first.
+    /// The weights of the picks of one row, as far as they are known when the order of service is decided.
     fn weigh(&self, weighing: &Weighing, sums: Sums, experts: &[u16], weights: &mut [f32]) {
         let base = &self.work.base;
         let mut w: Vec<f64> = match (self.order, self.score) {
@@ -442,7 +442,7 @@ struct Errors {
     worst: f32,
 }
 
-/// Whether who is served first depends on the weights.
+/// Whether the order of service depends on the weights.
 pub(super) fn is_by_weight(priority: Priority) -> bool {
     match priority {
         Priority::Score => true,

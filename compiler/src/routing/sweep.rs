@@ -104,7 +104,7 @@ struct Spans {
     tokens_by_rank: Vec<u64>,
 }
 
-/// All spans of a trace by their length, as far as capacities care.
+/// All spans of a trace by their length, as far as capacities depend on them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     by_length: BTreeMap<u64, Spans>,
@@ -117,7 +117,7 @@ pub(super) struct Effect {
     pub(super) dropped_pairs: u64,
     /// Pairs that any router would lose: of each span those beyond the room of all experts together, `S K - C E`.
     pub(super) least_pairs: u64,
-    /// Tokens that experts who choose would leave out whatever the router: `S - C E`.
+    /// Tokens that would be left out if experts chose, whatever the router: `S - C E`.
     pub(super) least_unchosen: u64,
     /// Tokens that lose all their picks.
     pub(super) dropped_tokens: u64,

@@ -116,7 +116,7 @@ fn facts(report: &Report) -> Vec<String> {
     let Report { router, trace, drop, recommendation, load, probability, .. } = report;
     let mut lines = Vec::new();
     let mut say = |label: &str, text: String| lines.extend(labelled(label, &text));
-    say("layer", format!("{}, {} experts, {}, {}", report.layer, router.experts, who(report), router.score));
+    say("layer", format!("{}, {} experts, {}, {}", report.layer, router.experts, choice_text(report), router.score));
     say("formula", router.formula.clone());
     say("", format!("group {}, priority {}", router.group, router.priority));
     let count = |n: u64, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
@@ -153,7 +153,7 @@ fn facts(report: &Report) -> Vec<String> {
         }
     }
     if experts_choose {
-        say("beside it", format!("tokens that choose {}, of whom the figures below are", router.top_k));
+        say("beside it", format!("the figures below are of tokens that choose {}", router.top_k));
     }
     match recommendation {
         None => say("recommendation", NOTHING_RECOMMENDED.to_string()),
@@ -210,8 +210,8 @@ pub(super) fn cut(report: &Report) -> Option<String> {
     (trace.cut_spans > 0).then_some(of_choice)
 }
 
-/// Who chooses whom.
-pub(super) fn who(report: &Report) -> String {
+/// What chooses: the tokens their experts, or the experts their tokens.
+pub(super) fn choice_text(report: &Report) -> String {
     match report.router.mode {
         "expert_choice" => "experts choose".to_string(),
         _ => format!("{} a token", report.router.top_k),

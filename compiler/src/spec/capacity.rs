@@ -14,7 +14,7 @@ pub struct Capacity {
     pub multiple_of: u64,
     /// The tokens that share one capacity.
     pub group: CapacityGroup,
-    /// Who is served first.
+    /// The order of service.
     pub priority: Priority,
     /// `router.renorm` is applied to the picks of a token that were not dropped, and not before.
     pub renorm_after_drop: bool,
@@ -94,7 +94,7 @@ words! {
 words! {
     /// `capacity.pad`.
     Pad {
-        /// Buffers hold what is there.
+        /// Buffers hold the kept pairs and no more.
         None = "none",
         /// Every expert's buffer holds its capacity.
         ToCapacity = "to_capacity",

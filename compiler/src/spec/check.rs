@@ -273,7 +273,7 @@ fn soft(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     }
     for field in router.fields() {
         let key = field.key.name;
-        // One expert a token is what others say who have no such key.
+        // `top_k = 1` stands: other formats, which have no mode, need the key.
         let says_nothing = field.repeats_default() || (key == "top_k" && router.integer("top_k") == Some(1));
         if says_nothing || resolve::MODE_KEYS.iter().any(|(own, _)| *own == key) || key == "mode" {
             continue;
@@ -345,7 +345,7 @@ fn expert_choice(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     if let Some(capacity) = &spec.capacity {
         for (key, asks, why, usual) in [
             ("count_k", capacity.boolean("count_k") == Some(true), "there is no K", "count_k = false"),
-            ("priority", word(capacity, "priority", "score"), "who comes first is who scores highest", "no priority"),
+            ("priority", word(capacity, "priority", "score"), "an expert always takes its highest scores first", "no priority"),
             ("dropped", word(capacity, "dropped", "zero"), "nothing is picked and then dropped", "dropped = \"zero\""),
         ] {
             contradicts(capacity, key, asks, why, usual);
@@ -353,7 +353,7 @@ fn expert_choice(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Who finds an expert full depends on who else is there.
+/// Whether a token finds its expert full depends on the other tokens of the batch.
 fn places_of_others(spec: &Sections, capacity: &Section, wrong: &mut Vec<Diagnostic>) {
     if spec.numerics.boolean("batch_invariant") == Some(true) {
         wrong.push(
@@ -525,7 +525,7 @@ fn tokens(tokens: &Section, wrong: &mut Vec<Diagnostic>) {
     }
 }
 
-/// A key that changes nothing because another key does not ask for it.
+/// A key that changes nothing because another key turns it off.
 fn needs(section: &Section, key: &str, is_asked: bool, other: &str, holder: &Section, wrong: &mut Vec<Diagnostic>) {
     let Some(field) = section.given(key).filter(|_| !is_asked) else { return };
     let table = section.table.name;

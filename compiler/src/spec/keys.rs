@@ -125,7 +125,7 @@ pub(super) static TABLES: &[Table] = &[
             choice("expert_choice", "each expert takes its capacity of tokens, those that it scores highest; ties to the earlier token"),
             choice("soft", "every slot of an expert mixes all tokens of a sequence, every token all slots (Soft-MoE)"),
             choice("hash", "a table of token ids decides; the layer takes them as a second input, `token_ids`"),
-        ]), Fallback::Word("token_choice"), "who chooses whom; keys that another mode alone reads may stand"),
+        ]), Fallback::Word("token_choice"), "what chooses: each token its experts, or each expert its tokens; keys that another mode alone reads may stand"),
         key("top_k", Integer(1, MAX_TOP_K), Absent, "K, the experts of one token; 1 or absent where experts choose"),
         key("vocabulary", Integer(1, MAX_VOCABULARY), Absent, "V, the token ids of mode = \"hash\"; absent: as many as the stored hash_table has rows"),
         key("hash_oob", Word(&[
@@ -224,14 +224,14 @@ pub(super) static TABLES: &[Table] = &[
             choice("token_major", "token by token"),
             choice("score", "each expert keeps its heaviest weights, as they multiply its rows: after renorm, scale, router_global_scale and per_expert_scale, but before what renorm_after_drop does; ties to the earlier token (drop policy probs of Megatron-LM)"),
             choice("batch_prioritized", "as choice_major, with tokens by their best score: the largest over their choices of the score among all columns, before selection, correction bias, renorm and scales; ties to the earlier token (V-MoE, Tutel)"),
-        ]), Fallback::Word("choice_major"), "who is served first"),
+        ]), Fallback::Word("choice_major"), "the order of service"),
         key("renorm_after_drop", Boolean, Fallback::Boolean(false), "renormalise over what was not dropped, by the rule of router.renorm; a token with nothing left gives 0"),
         key("dropped", Word(&[
             choice("zero", "nothing; the residual is outside the layer"),
             choice("input", "the token's input times the weight of the dropped choice, with renorm_after_drop the score, neither renormalised nor scaled"),
         ]), Fallback::Word("zero"), "what a dropped assignment contributes"),
         key("pad", Word(&[
-            choice("none", "buffers hold what is there"),
+            choice("none", "buffers hold the kept rows alone"),
             choice("to_capacity", "every expert's buffer holds its capacity; moec packs rows all the same, since no output differs"),
         ]), Fallback::Word("none"), "shape of the buffers; never changes the output"),
     ] },

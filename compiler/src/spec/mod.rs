@@ -69,7 +69,7 @@ pub fn allows(source: &Source, code: Code) -> bool {
     lints::level(&sections, code) == Some("allow")
 }
 
-/// What is wrong with a spec that [lacks its vocabulary](Spec::lacks_vocabulary) where there is no checkpoint to ask.
+/// What is wrong with a spec that [lacks its vocabulary](Spec::lacks_vocabulary) where there is no checkpoint to take it from.
 pub fn vocabulary_missing(source: &Source) -> Diagnostic {
     let entries = entries(source).unwrap_or_default();
     let router = entries.iter().find(|entry| entry.key == "router").map(|entry| &entry.value.kind);

@@ -1,12 +1,12 @@
 //! The typed spec: what a layer is once every key is read, every default applied and every choice closed.
-//! No text, no spans and no checks live here; `parse` is the only way the rest of the compiler obtains one.
+//! It has no text, no spans and no checks; `parse` is the only way the rest of the compiler obtains one.
 //!
 //! The model covers the whole schema; what does not go together, `parse` has refused.
 
 use super::capacity::Capacity;
 use super::weights::{Tensor, Weight};
 
-/// One MoE layer, as the spec asks for it.
+/// One MoE layer, as the spec describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// Name of the layer: at most 64 of `A-Z a-z 0-9 . _ -`, possibly empty. It becomes file and symbol names.
@@ -31,7 +31,7 @@ pub struct Spec {
     pub weights: Vec<Weight>,
     /// What the spec says to another `router.mode` than its own: `router.slots`, `[capacity]`.
     pub unread: Vec<String>,
-    /// What only training asks for.
+    /// What only training needs.
     pub training: Training,
     /// The token counts that the package must serve.
     pub tokens: Tokens,
@@ -55,7 +55,7 @@ impl Spec {
         self.candidates() + self.router.joint_shared
     }
 
-    /// The experts that a token's row of the routing speaks of: K, shared ones that the router weighs counted; or all where
+    /// The experts in a token's row of the routing: K, shared ones that the router weighs counted; or all where
     /// experts choose.
     pub fn picks(&self) -> u64 {
         match self.router.mode {
@@ -89,7 +89,7 @@ pub struct Training {
 /// `[router]`: from a token's vector to its experts and their weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Router {
-    /// Who chooses whom.
+    /// What chooses: each token its experts, or each expert its tokens.
     pub mode: Mode,
     /// K, the experts of one token; 1, and nothing, where experts choose.
     pub top_k: u64,
@@ -266,7 +266,7 @@ pub struct Shared {
 pub struct Tokens {
     /// More tokens than this are refused at launch.
     pub max: u64,
-    /// Token counts that the cost model is asked to be fast at: ascending, distinct, each in `1..=max`.
+    /// Token counts for which the cost model optimises: ascending, distinct, each in `1..=max`.
     pub expected: Vec<u64>,
     /// The layer takes an input `token_mask`, i32 `[T]`: where it is 0, the token is padding.
     pub mask: bool,

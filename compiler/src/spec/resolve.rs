@@ -378,7 +378,7 @@ pub(super) fn why_absent(tensor: Tensor, spec: &Sections) -> Option<(String, Opt
         Tensor::OutputNorm => {
             unless(spec.moe.word("output_norm") == Some("rms"), "moe.output_norm is \"none\"", &spec.moe, "output_norm")
         }
-        // No key speaks of them: a layer has one where the checkpoint has.
+        // No key says so: a layer has one where the checkpoint has.
         Tensor::OutputBias
         | Tensor::RouterInputScale
         | Tensor::RouterGlobalScale

@@ -75,7 +75,7 @@ words! {
         Router = "router",
         /// `[R]`.
         RouterBias = "router_bias",
-        /// `[R]`, added for the selection only: without the joint columns, which nobody selects.
+        /// `[R]`, added for the selection only: without the joint columns, which are not selected.
         CorrectionBias = "correction_bias",
         /// `[H]`: factors on the router's input, after its norm.
         RouterInputScale = "router_input_scale",

@@ -92,7 +92,7 @@ fn header(reader: &mut dyn Read, bytes: u64) -> Result<Stored, Unusable> {
         Some((expected, Some(all))) if all == bytes => {
             Ok(Stored { dtype, shape: header.shape().to_vec(), bytes: expected, place: Place::At(0) })
         }
-        _ => Err(format!("the file has {bytes} bytes, and its header speaks of another number: {:?}", header.shape()).into()),
+        _ => Err(format!("the file has {bytes} bytes, and its header says another number: {:?}", header.shape()).into()),
     }
 }
 

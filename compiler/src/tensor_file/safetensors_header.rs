@@ -24,7 +24,7 @@ pub(super) fn read(mut file: Part) -> Result<BTreeMap<String, Stored>, Unusable>
     let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| format!("not a safetensors file: {error}"))?;
     let expected = (8 + length).saturating_add(metadata.data_len() as u64);
     if bytes != expected {
-        return Err(format!("the file has {bytes} bytes, and its header speaks of {expected}").into());
+        return Err(format!("the file has {bytes} bytes, and its header says {expected}").into());
     }
     let stored = metadata.tensors().into_iter().map(|(name, info)| {
         let (first, last) = info.data_offsets;

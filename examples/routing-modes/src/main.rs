@@ -40,7 +40,7 @@ const TOPICS: usize = 24;
 /// What a mode made of the batch.
 struct Outcome {
     title: &'static str,
-    /// Share of the (token, expert) pairs that found no room; none where nobody asks for room.
+    /// Share of the (token, expert) pairs that found no room; `None` where no pairs can be dropped.
     dropped: Option<f64>,
     /// Share of the tokens that no expert sees.
     unseen: f64,
@@ -149,15 +149,15 @@ fn page(outcomes: &[Outcome]) -> Result<String, std::fmt::Error> {
     }
     writeln!(
         text,
-        "\n* **dropped**: (token, expert) pairs that found no room. Where experts choose, and where slots mix, nobody asks for room.\n\
+        "\n* **dropped**: (token, expert) pairs that found no room. Where experts choose, and where slots mix, there are none.\n\
          * **no expert**: tokens that no expert sees; the layer gives them zeros, and the residual around it themselves.\n\
          * **busiest**: rows of the busiest expert over the mean, after dropping: how long the others wait for it.\n\
          * **cost**: multiply-adds of experts, router and mixing, over those of dropless routing.\n\n\
          A capacity buys balance with tokens: the smaller, the more even and the more is dropped, much with a router as untrained as\n\
          this one. Dropless routing loses nothing and waits for the busiest expert. A table of token ids knows nothing of a token but\n\
          its id, and is as even as the words are common. Expert choice is even by construction and fills every row of its capacity\n\
-         (hence its cost), but leaves out tokens that no expert ranks high; whom it takes depends on later tokens of the\n\
-         sequence, so decoders want care. Soft-MoE is even and drops nobody, looks at the whole sequence too, and pays for the mixing:\n\
+         (hence its cost), but leaves out tokens that no expert ranks high; which it takes depends on later tokens of the\n\
+         sequence, so decoders need care. Soft-MoE is even and drops nothing, looks at the whole sequence too, and pays for the mixing:\n\
          much here, where experts are small, and little where they are large.\n\n\
          For a trace of your own router, `moec route` has the same comparison from recorded logits, and every capacity between."
     )?;

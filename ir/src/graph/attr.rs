@@ -153,7 +153,7 @@ pub struct Capacity {
     pub per_expert: Extent,
     /// The tokens that share the capacity.
     pub span: Span,
-    /// Who comes first.
+    /// The order of service.
     pub priority: Priority,
 }
 

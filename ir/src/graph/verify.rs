@@ -1,4 +1,4 @@
-//! The proof that a graph is well typed, which every later room asks for.
+//! The proof that a graph is well typed, which every later stage requires.
 
 use egg::Id;
 

@@ -198,7 +198,7 @@ pub enum Reduce {
 }
 
 /// The type of `expr`, given the types of locals, scalar parameters and earlier expressions, or why it has none.
-/// The only typing rule of each variant: the builder and the verifier both ask here.
+/// The only typing rule of each variant, for the builder and the verifier alike.
 pub fn infer(
     expr: &Expr,
     local: impl Fn(Handle<Local>) -> Option<Ty>,

@@ -21,7 +21,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// `len` bytes that nobody has written.
+    /// `len` bytes that are not written.
     pub fn unknown(len: usize) -> Memory {
         Memory { bytes: vec![0; len], known: vec![false; len] }
     }
@@ -41,7 +41,7 @@ impl Memory {
         let bytes = elem.bytes() as usize;
         let range = at..at + lanes * bytes;
         if !self.known[range.clone()].iter().all(|known| *known) {
-            return Err("reads what nobody has written".to_string());
+            return Err("reads memory that is not written".to_string());
         }
         let lane = |chunk: &[u8]| {
             let mut lane = [0; 8];

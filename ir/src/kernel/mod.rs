@@ -52,7 +52,7 @@ pub struct Program {
 pub struct Buffer {
     /// Its name, unique in the program.
     pub name: String,
-    /// Who owns it.
+    /// Its owner.
     pub role: Role,
     /// Element type.
     pub dtype: DType,
@@ -62,7 +62,7 @@ pub struct Buffer {
     pub observe: Option<String>,
 }
 
-/// Who owns a buffer.
+/// The owner of a buffer, and what may be done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The caller's, read only.

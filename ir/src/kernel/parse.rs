@@ -99,7 +99,7 @@ pub(super) struct Parser<'t> {
 /// Words.
 impl<'t> Parser<'t> {
     pub(super) fn peek(&self) -> &Lexeme {
-        // The last lexeme is the end, which nobody passes.
+        // The last lexeme is the end, and the parser never goes past it.
         &self.lexemes[self.at.min(self.lexemes.len() - 1)]
     }
 

@@ -69,7 +69,7 @@ pub enum Stmt {
         local: Handle<Local>,
         /// What this lane gives.
         value: Handle<Expr>,
-        /// Whose value it takes.
+        /// It takes the value of lane `lane ^ mask`.
         mask: u32,
     },
     /// Binds what the lanes of this warp agree on. All lanes take part.
@@ -156,7 +156,7 @@ pub enum Place {
     Shared(Handle<Shared>),
 }
 
-/// Who takes part.
+/// The threads that take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
     /// The lanes of a warp.

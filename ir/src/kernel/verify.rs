@@ -1,6 +1,6 @@
 //! Whether a program may be compiled: every violation, at the line where it is.
 //!
-//! After `Ok`, code generation does not panic and the machine can do what is asked. Offsets that are known only when
+//! After `Ok`, code generation does not panic and the machine can do what the program says. Offsets that are known only when
 //! a kernel runs are not checked here (the interpreter checks them), nor are data races (the emulator does).
 
 use std::collections::{BTreeMap, HashSet};

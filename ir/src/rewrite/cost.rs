@@ -213,7 +213,7 @@ fn ranked(types: &[&Type], picks: u64, tokens: u64) -> u64 {
     }
 }
 
-/// Launches before a sort that say who comes first: one, and four passes of three.
+/// Launches before a sort that find the order of service: one, and four passes of three.
 fn ordering(types: &[&Type]) -> u64 {
     match types.last() {
         Some(Type::Attr(Attr::Assignment(Assignment::Capacity(c)))) => match c.priority {

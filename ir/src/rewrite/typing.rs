@@ -1,4 +1,4 @@
-//! The e-graph's analysis: a class's type. A rule that changes a type dies at the union.
+//! The e-graph's analysis: a class's type. A rule that changes a type fails at the union.
 
 use std::collections::BTreeMap;
 

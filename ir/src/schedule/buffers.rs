@@ -14,7 +14,7 @@ impl From<BufferId> for Given {
     }
 }
 
-/// Buffers in the order in which they were asked for, each under a name of its own.
+/// Buffers in the order in which they were made, each under a name of its own.
 #[derive(Default)]
 pub(super) struct Buffers(Vec<Buffer>);
 

@@ -126,7 +126,7 @@ impl<'k> Tables<'k> {
         k.for_range("expert", first, last, |e| {
             k.when(k.thread().eq(0), || {
                 offset.store(e, e * kept);
-                // Nobody asked for more.
+                // The load of an expert that chooses is what it took.
                 load.store(e, kept);
                 kept_of.store(e, kept);
             });

@@ -16,7 +16,7 @@ use super::chunk::row_block_tokens;
 use crate::kernel::{Builder, Kernel};
 use crate::{DType, Machine};
 
-/// Whose input is kept.
+/// The layer whose input is kept.
 pub(super) struct KeptInput {
     pub(super) name: String,
     pub(super) picks: Picks,

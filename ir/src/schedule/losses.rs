@@ -130,7 +130,7 @@ pub(super) fn losses(spec: &Loss, machine: &Machine) -> Kernel {
                     counted_spans.set(counted_spans.get() + real.min(1));
                     k.bind("divisor", real.max(1))
                 });
-                // Who owns an expert has read its count when it is cleared.
+                // The thread that owns an expert reads its count here, before it clears it: no barrier is needed.
                 share(k, "e", threads, experts, |e| {
                     let p = k.bind("p", probability(e, span * blocks_of_span, (span + 1) * blocks_of_span));
                     let share = k.bind("share", count.load(e).cast(DType::F32) / here.cast(DType::F32));

@@ -245,7 +245,7 @@ impl<'k> Cx<'_, 'k> {
             let xs = rows.load(slice, tile.terms, |step, line| {
                 self.args.rows.load(self.element(step, line.min(tile.columns - 1))).cast(DType::F32)
             });
-            // Nobody reads the slice before any more.
+            // No thread reads the slice before any more.
             k.barrier();
             weights.store(left, &ws);
             rows.store(right, &xs);

@@ -29,7 +29,7 @@
 //! and `soft.combine` in soft routing, which has none of the others.
 //!
 //! Where experts choose (`all_experts`) K = E and a token's experts are 0, 1, .. in this order: `route.weights` has their
-//! scores, `route.rows` says which of them took the token, `stats.load` is what they took, since nobody asked for more,
+//! scores, `route.rows` says which of them took the token, `stats.load` is what they took,
 //! and there is no `route.experts`.
 //!
 //! E counts the experts without rows too, after those with: room for their pairs there is none. Those of `joint` come last
@@ -141,8 +141,8 @@ fn operand_name(i: usize) -> String {
     format!("v{}", i + 1)
 }
 
-/// Most (token, expert) pairs of a batch, dropped ones included, or (token, slot) pairs: kernels number them in i32. Whoever
-/// bounds T keeps `T * K`, or T times the slots of all experts, below.
+/// Most (token, expert) pairs of a batch, dropped ones included, or (token, slot) pairs: kernels number them in i32. The caller
+/// that bounds T keeps `T * K`, or T times the slots of all experts, below.
 pub const MOST_PAIRS: u64 = 1 << 30;
 
 /// The kernels of a layer and how they are launched. All programs that come out are valid: `kernel::verify` has nothing

@@ -166,7 +166,7 @@ pub(super) fn place(spec: &Order, machine: &Machine) -> Kernel {
         digit_at.store(i, key_of_item.load(order.load(first + i)).shr_unsigned(shift) & (DIGITS as i32 - 1));
     });
     k.barrier();
-    // Every thread walks the chunk in order and serves the digits that it owns: stable, and nobody waits for anybody.
+    // Every thread walks the chunk in order and serves the digits that it owns: stable, and no thread waits for another.
     k.for_range("i", k.i32(0), chunk.items, |i| {
         let d = digit_at.load(i);
         serve(k, threads, d, || {

@@ -67,7 +67,7 @@ impl Sort {
     }
 }
 
-/// Who comes first.
+/// The order of service.
 #[derive(Clone, Copy)]
 enum Turns<'k> {
     ChoiceMajor,
@@ -196,11 +196,11 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
             load.set(load.get() + rank.get());
             kept.set(kept.get() + rank.get().min(room));
         });
-        // Where experts choose, nobody asked for what they did not take.
+        // Where experts choose, the load is what they took.
         load_of_expert.store(e, if sort.all_experts { kept.get() } else { load.get() });
         kept_of_expert.store(e, kept.get());
         if let (Some(token_count), true) = (token_count, sort.all_experts) {
-            // Every token that is no padding asked for each.
+            // Every token that is no padding counts for each expert.
             k.when(e.eq(0), || token_count.store(zero, load.get()));
         }
     });
@@ -265,7 +265,7 @@ pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
         }
     });
     k.barrier();
-    // Every thread walks the chunk in order and serves the experts that it owns: stable, and nobody waits for anybody.
+    // Every thread walks the chunk in order and serves the experts that it owns: stable, and no thread waits for another.
     k.for_range("i", k.i32(0), chunk.items, |i| {
         let e = expert_at.load(i);
         sort.with_expert(k, e, || {

@@ -27,7 +27,7 @@ pub(crate) fn mask_tokens() {
     let masked = picks(eval(Op::MaskTokens, &lines("dropless"), given));
     assert_eq!(masked.expert_of_pair, [1, 2, NO_EXPERT, NO_EXPERT, 0, 1]);
     assert_eq!(masked.weight_of_pair, [0.9, 0.6, 0.0, 0.0, 3.0, 2.0]);
-    // Three pairs without it would want expert 1 or 2 before token 2 does.
+    // Three pairs without it would pick expert 1 or 2 before token 2 does.
     for rule in ["capacity(2, all, choice_major)", "capacity(2, all, token_major)", "capacity(2, all, score)", "dropless"] {
         let routed = routing(eval(Op::Assign, &lines(rule), given));
         assert_eq!(routed.row_of_pair.iter().filter(|row| row.is_none()).count(), 2, "{rule}");
@@ -84,7 +84,7 @@ pub(crate) fn counted() {
 }
 
 /// By hand: of 16 experts the picks of token 0 have the probabilities 0.5 and 0.3, those of token 1 0.45 and 0.05 with 0.05
-/// of an expert that it does not pick, and both want experts 0 and 1.
+/// of an expert that it does not pick, and both pick experts 0 and 1.
 pub(crate) fn best_score() {
     let rest = 0.2 / 14.0;
     let mut scores = [[0.5, 0.3].to_vec(), vec![rest; 14], [0.45, 0.05].to_vec(), vec![0.5 / 14.0; 14]].concat();

@@ -17,7 +17,7 @@ use crate::wgmma::InFlight;
 /// The asynchronous state of a block.
 #[derive(Debug, Default)]
 pub(crate) struct Agents {
-    /// `cp.async` copies that nobody waited for yet, by warp.
+    /// `cp.async` copies that no thread has waited for, by warp.
     pub(crate) copies: Vec<Vec<Copied>>,
     /// Groups of `cp.async` that each lane committed, by warp.
     pub(crate) copy_groups: Vec<[u32; LANES]>,
@@ -26,7 +26,7 @@ pub(crate) struct Agents {
     pub(crate) mbarriers_made: u32,
     /// Copies towards shared memory that have not arrived.
     pub(crate) arrivals: Vec<Arrival>,
-    /// Bulk copies out of shared memory that nobody waited for yet.
+    /// Bulk copies out of shared memory that no thread has waited for.
     pub(crate) outgoing: Vec<Outgoing>,
     /// Groups of bulk copies that each lane committed, by warp.
     pub(crate) bulk_groups: Vec<[u32; LANES]>,
@@ -93,7 +93,7 @@ impl Block {
         }
     }
 
-    /// `barrier.cluster` in a cluster of one block. True asks to try again.
+    /// `barrier.cluster` in a cluster of one block. True: try again.
     pub(crate) fn cluster(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, wait: bool) -> bool {
         if !wait {
             let known = self.knowledge[w].clone();
@@ -119,7 +119,7 @@ impl Block {
         false
     }
 
-    /// Instructions of this module's neighbours. True asks for the same instruction to be tried again later.
+    /// Instructions of this module's neighbours. True: try the same instruction again later.
     pub(crate) fn asynchronous(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, op: &Op) -> bool {
         match *op {
             Op::CopyAsync { dst, src, bytes, src_bytes, ignore } => {

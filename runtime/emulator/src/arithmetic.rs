@@ -407,7 +407,7 @@ impl Warp {
         self.taint(d, mask, Wrap { signed: pick(wa.signed, wb.signed), unsigned: pick(wa.unsigned, wb.unsigned) });
     }
 
-    /// Which lanes compare as asked.
+    /// The lanes for which the comparison holds.
     pub(crate) fn compare(&mut self, mask: u32, cmp: Compare, ty: Ty, ftz: bool, a: Reg, b: Reg) -> u32 {
         if ty.floating() {
             return match ty {

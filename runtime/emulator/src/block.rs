@@ -64,7 +64,7 @@ pub(crate) struct Block {
 pub(crate) enum Progress {
     /// There is more to do.
     Running,
-    /// Nobody in the block can do anything unless something outside it changes.
+    /// No warp of the block can go on unless something outside it changes.
     Stuck,
     Finished,
 }
@@ -231,7 +231,7 @@ impl Block {
         cx.report.stop();
     }
 
-    /// Ends lanes. Whoever waited only for them may go on.
+    /// Ends lanes. Lanes that waited only for these may go on.
     pub(crate) fn exit(&mut self, cx: &mut Cx<'_>, w: usize, group: usize, mask: u32, pc: u32) {
         let warp = &mut self.warps[w];
         warp.exited |= mask;

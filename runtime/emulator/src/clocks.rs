@@ -1,4 +1,4 @@
-//! Who has seen what: vector clocks of the warps and asynchronous agents of a block, and the cells that remember the
+//! What each agent has seen: vector clocks of the warps and asynchronous agents of a block, and the cells that store the
 //! last writer and reader of each 4 bytes. The method is FastTrack's (Flanagan and Freund, PLDI 2009).
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::rc::Rc;
 pub(crate) const MANY: u8 = 32;
 /// The lane of accesses that cannot be told apart any more.
 pub(crate) const UNKNOWN: u8 = 33;
-/// A clock that nobody reaches: the access is still under way.
+/// A clock that is never reached: the access is still under way.
 pub(crate) const PENDING: u32 = (1 << 20) - 1;
 /// Warps of a block; agents beyond are asynchronous.
 pub(crate) const WARPS: usize = 32;
@@ -25,7 +25,7 @@ pub(crate) const MBARRIERS: u32 = 29;
 /// Agents in all.
 pub(crate) const AGENTS: usize = 64;
 
-/// One access as a cell remembers it.
+/// One access as a cell stores it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {
     /// The block, counted from 1 in the order in which blocks start; 0 means never.

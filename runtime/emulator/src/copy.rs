@@ -132,7 +132,7 @@ impl Block {
         }
     }
 
-    /// Copies that were bound to an mbarrier land: whoever sees its phase complete sees them.
+    /// Copies that were bound to an mbarrier land: a thread that sees its phase complete sees them.
     pub(crate) fn land_all(&mut self, copies: &[Copied], agent: u8, clock: u32) {
         for copy in copies {
             self.land(copy);

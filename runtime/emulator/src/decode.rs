@@ -495,7 +495,7 @@ fn decode_float(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Option<Op>, 
     }))
 }
 
-/// Only assertion failures can be called: everything else is inlined by whoever wants to run here.
+/// Only assertion failures can be called: code that is to run here has everything else inlined.
 fn call(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
     let _ = form.take("uni");
     for operand in &form.operands {

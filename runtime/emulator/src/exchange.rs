@@ -111,7 +111,7 @@ impl Block {
         warp.wrote(d, mask);
     }
 
-    /// The leader is the lowest lane; the standard leaves it open but wants it to be the same one each time.
+    /// The leader is the lowest lane; the standard leaves it open, but it must be the same one each time.
     pub(crate) fn elect(&mut self, w: usize, mask: u32, d: Reg, p: Reg) {
         let warp = &mut self.warps[w];
         let leader = mask.trailing_zeros();

@@ -6,7 +6,7 @@ use crate::module::{ParseError, Position, Preset, Special};
 use crate::operand::{AddressBase, Operand, OperandKind};
 use crate::types::{FloatMode, Round, Space, Ty};
 
-/// An opcode split at its dots, and its operands; remembers what has been used.
+/// An opcode split at its dots, and its operands; keeps note of what has been used.
 pub(crate) struct Form<'a> {
     pub(crate) full: &'a str,
     pub(crate) name: &'a str,

@@ -10,7 +10,7 @@ use crate::types::{
 /// A slot of a warp's 64-bit registers.
 pub(crate) type Reg = u32;
 
-/// The `_` operand: a result that nobody wants.
+/// The `_` operand: a result that is not used.
 pub(crate) const SINK: Reg = u32::MAX;
 
 /// A predicate read, perhaps negated.

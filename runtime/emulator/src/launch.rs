@@ -109,7 +109,7 @@ pub enum LaunchError {
     NoSuchEntry(String),
     /// The grid has no blocks, or too many.
     Grid([u32; 3]),
-    /// The block has no threads, too many, or not those that the kernel asks for.
+    /// The block has no threads, too many, or not those that the kernel requires.
     Block {
         /// What was asked for.
         block: [u32; 3],
@@ -330,7 +330,7 @@ fn check_shape(entry: &Entry, launch: &Launch, options: &Options) -> Result<u64,
     Ok(x * y * z)
 }
 
-/// Module variables live as long as the memory, as they do on a device.
+/// Module variables exist as long as the memory, as they do on a device.
 fn place_globals(module: &Module, memory: &mut Memory) -> Result<Vec<u64>, LaunchError> {
     if let Some(known) = memory.modules.get(&module.fingerprint) {
         return Ok(known.clone());
@@ -472,10 +472,10 @@ fn run_blocks(cx: &mut Cx<'_>, base: Placement, mut queue: Queue, most: usize, c
 fn report_deadlock(cx: &mut Cx<'_>, resident: &[Block]) {
     let Some(block) = resident.first() else { return };
     for (warp, pc, lanes, what) in block.standing(cx) {
-        block.finding(cx, warp, pc, lanes, FindingKind::Deadlock, || format!("warp {warp} {what}, and nobody can go on"));
+        block.finding(cx, warp, pc, lanes, FindingKind::Deadlock, || format!("warp {warp} {what}, and no warp can go on"));
     }
     if cx.report.is_empty() {
-        block.finding(cx, 0, 0, 0, FindingKind::Deadlock, || "nobody can go on".to_owned());
+        block.finding(cx, 0, 0, 0, FindingKind::Deadlock, || "no warp can go on".to_owned());
     }
     cx.report.stop();
 }

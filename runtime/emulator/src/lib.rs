@@ -1,7 +1,7 @@
 //! Executes and checks PTX on the CPU: a parser, an interpreter of warps and blocks, and the checks of a memory
 //! checker, a race detector and a profiler.
 //!
-//! It knows nothing of who made the PTX, and it never says how long anything would take on a GPU.
+//! It does not depend on what made the PTX, and it never says how long anything would take on a GPU.
 //!
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]

@@ -21,13 +21,13 @@ pub(crate) struct Mbarrier {
     /// Bytes that this phase still misses.
     bytes: i64,
     phase: u32,
-    /// What those knew who arrived in this phase.
+    /// What the threads that arrived in this phase had seen.
     joined: Knowledge,
-    /// What is learnt from the phases that are complete.
+    /// What is seen through the phases that are complete.
     complete: Knowledge,
     /// Stands for the data that comes with this barrier's phases.
     pub(crate) agent: u8,
-    /// Who made it, and when.
+    /// The warp that made it, and its clock then.
     maker: usize,
     made: u32,
 }
@@ -114,7 +114,7 @@ impl Block {
             let (joined, complete) = (Knowledge::default(), Knowledge::default());
             let mbarrier = Mbarrier { expected, pending: expected, bytes: 0, phase: 0, joined, complete, agent, maker: w, made };
             self.agents.mbarriers.insert(key, mbarrier);
-            // Whoever touches these bytes with ordinary instructions is told so.
+            // Ordinary instructions that touch these bytes are reported.
             self.shared.forget(key as usize, 8);
             self.shared.set_initialised(key as usize, 8);
             self.stamp_words(key as usize, 8, MBARRIER_WORD, PENDING, 0);
@@ -216,7 +216,7 @@ impl Block {
         }
     }
 
-    /// What came with an mbarrier's phase is visible to whoever sees the phase complete. Returns agent and clock.
+    /// What came with an mbarrier's phase is visible to a thread that sees the phase complete. Returns agent and clock.
     pub(crate) fn mbarrier_data(&mut self, key: u32) -> Option<(u8, u32)> {
         let found = self.agents.mbarriers.get_mut(&key)?;
         let agent = found.agent;

@@ -1,5 +1,5 @@
 //! Global memory: named buffers with guard gaps, pages that come into being when touched, and a bit for every byte
-//! that says whether anybody has written it.
+//! that says whether it is written.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -27,10 +27,10 @@ pub struct Buffer(u32);
 /// Produces the bytes of a buffer from the offset they start at.
 pub type Procedure = Arc<dyn Fn(u64, &mut [u8]) + Send + Sync>;
 
-/// What a buffer holds before anybody writes it.
+/// What a buffer holds before it is written.
 #[derive(Clone)]
 pub enum Fill {
-    /// This byte everywhere, and reading it is reported: nobody put it there.
+    /// This byte everywhere, and reading it is reported: it was never written.
     Uninitialised(u8),
     /// This byte everywhere, as real content.
     Byte(u8),
@@ -242,7 +242,7 @@ impl Memory {
         self.allocation_mut(buffer).map(|found| name.clone_into(&mut found.name))
     }
 
-    /// The parts of a buffer that somebody touched, in order: where each starts, and its bytes.
+    /// The parts of a buffer that were touched, in order: where each starts, and its bytes.
     pub fn touched(&self, buffer: Buffer) -> Result<Vec<(u64, &[u8])>, MemoryError> {
         let pages = self.allocation(buffer)?.pages.existing();
         Ok(pages.into_iter().map(|(index, page)| (index * PAGE, page.data.as_slice())).collect())
@@ -300,7 +300,7 @@ impl Memory {
         Ok(out)
     }
 
-    /// The first byte of a range that nobody has written yet.
+    /// The first byte of a range that is not written yet.
     pub fn first_uninitialised(&mut self, buffer: Buffer, offset: u64, bytes: u64) -> Result<Option<u64>, MemoryError> {
         let allocation = self.allocation_mut(buffer)?;
         check_range(allocation, offset, bytes)?;

@@ -74,7 +74,7 @@ pub struct Entry {
     pub param_bytes: usize,
     /// Bytes of shared memory with a fixed size.
     pub shared_bytes: u32,
-    /// The alignment that the dynamic shared memory asks for.
+    /// The alignment that the dynamic shared memory requires.
     pub shared_align: u32,
     /// `.maxntid`, where given.
     pub max_threads: Option<u32>,

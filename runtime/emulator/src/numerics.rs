@@ -140,7 +140,7 @@ pub(crate) fn dot(
 
 /// One aligned sum.
 fn fused(model: Model, product_bits: i32, a: &[Element], b: &[Element], c: f32, d_ty: Ty) -> f32 {
-    // Exact in f64, or infinite, or not a number: all that is asked of it.
+    // Exact in f64, or infinite, or not a number: all that is needed of it.
     let probe = a.iter().zip(b).fold(f64::from(c), |sum, (x, y)| sum + f64::from(x.value) * f64::from(y.value));
     if probe.is_nan() {
         return f32::from_bits(crate::float::NAN_F32);
@@ -165,7 +165,7 @@ fn fused(model: Model, product_bits: i32, a: &[Element], b: &[Element], c: f32, 
     narrow(round_to(exact, model.kept, -126, Round::Zero), Round::Zero)
 }
 
-/// Shifts a magnitude and forgets what falls off its end.
+/// Shifts a magnitude and drops the bits that fall off its end.
 fn cut(value: i64, shift: i32) -> i64 {
     let magnitude = value.unsigned_abs();
     let moved = match shift {

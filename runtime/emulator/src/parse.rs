@@ -51,7 +51,7 @@ pub(crate) struct Parser<'a> {
     next: usize,
 }
 
-/// A declared variable, before anyone decided where it lives.
+/// A declared variable, before it has an address.
 struct Declared {
     name: String,
     align: u64,

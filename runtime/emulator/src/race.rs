@@ -137,14 +137,14 @@ impl Block {
         let Some((kind, read)) = found else { return };
         self.finding(cx, touch.w, touch.pc, 1 << touch.lane, kind, || {
             let reader = usize::from(read.reader);
-            let who = if reader < own {
+            let reader = if reader < own {
                 format!("warp {reader}")
             } else if reader < 2 * own {
                 format!("a wgmma of warp {}", reader - own)
             } else {
                 "a bulk copy".to_owned()
             };
-            format!("byte {} of shared memory is written while {who} reads it", word * 4)
+            format!("byte {} of shared memory is written while {reader} reads it", word * 4)
         });
     }
 
@@ -218,18 +218,18 @@ impl Block {
         let kind = if kind == FindingKind::SharedRace { FindingKind::GlobalRace } else { kind };
         let allocation = cx.memory.at(index);
         let place = format!("byte {offset} of `{}`", allocation.name);
-        let who = if earlier.block == self.number {
+        let user = if earlier.block == self.number {
             format!("{} of this block", agent_name(earlier))
         } else {
             let block = cx.numbers.get(earlier.block as usize - 1).copied().unwrap_or_default();
             format!("{} of block ({}, {}, {})", agent_name(earlier), block[0], block[1], block[2])
         };
         self.finding(cx, touch.w, touch.pc, 1 << touch.lane, kind, || {
-            format!("{place} is {what} without an order after its use by {who}")
+            format!("{place} is {what} without an order after its use by {user}")
         });
     }
 
-    /// What strong accesses publish and learn (PTX ISA 8.8: release and acquire patterns).
+    /// What strong accesses release and acquire (PTX ISA 8.8: release and acquire patterns).
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn synchronise(
         &mut self,

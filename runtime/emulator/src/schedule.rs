@@ -1,6 +1,6 @@
 //! The order of things that the hardware leaves open, decided from a seed: the same seed gives the same run.
 
-/// Who runs when.
+/// The order in which warps run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Schedule {
     /// Warps in turn, blocks in order, asynchronous work done promptly.

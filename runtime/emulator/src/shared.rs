@@ -1,4 +1,4 @@
-//! The shared memory of one block: bytes, which of them were written, and who may conflict over them.
+//! The shared memory of one block: bytes, which of them were written, and which accesses conflict.
 
 use crate::clocks::{AGENTS, MANY, Packed, Stamp, UNKNOWN};
 
@@ -36,7 +36,7 @@ impl Shared {
     pub(crate) fn new(bytes: u32, readers: usize) -> Shared {
         let words = (bytes as usize).div_ceil(4);
         Shared {
-            // A pattern that is neither zero nor a small number: who reads it sees nonsense.
+            // A pattern that is neither zero nor a small number: results that depend on it are plainly wrong.
             data: vec![0xab; bytes as usize],
             init: vec![0; (bytes as usize).div_ceil(8)],
             writes: vec![Packed::default(); words],
@@ -73,7 +73,7 @@ impl Shared {
         }
     }
 
-    /// Forgets who touched a range: for what an mbarrier object occupies.
+    /// Clears the accesses of a range: for what an mbarrier object occupies.
     pub(crate) fn forget(&mut self, offset: usize, bytes: usize) {
         for word in offset / 4..(offset + bytes).div_ceil(4) {
             self.writes[word] = Packed::default();

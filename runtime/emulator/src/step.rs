@@ -240,7 +240,7 @@ impl Block {
         true
     }
 
-    /// Everything that only changes state. True asks for the same instruction to be tried again later.
+    /// Everything that only changes state. True: try the same instruction again later.
     fn scalar(&mut self, cx: &mut Cx<'_>, w: usize, pc: u32, mask: u32, op: &Op) -> bool {
         if cx.entry.wgmma {
             self.check_pending(cx, w, pc, mask, op);
@@ -424,7 +424,7 @@ impl Block {
 enum Members {
     /// All that have not exited: `.aligned`.
     Whole,
-    /// Whoever has come: barriers that threads reach one by one.
+    /// The threads that have arrived: barriers that threads reach one by one.
     Here,
     /// Those in a member mask.
     Register(Reg),

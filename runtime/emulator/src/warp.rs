@@ -1,4 +1,4 @@
-//! The state of one warp: 32 lanes of registers, who is where in the code, and what each lane knows of the others.
+//! The state of one warp: 32 lanes of registers, where each lane is in the code, and what each lane has seen of the others.
 
 use crate::ins::{Pred, Reg};
 use crate::module::{Entry, Preset, Special};

@@ -15,7 +15,7 @@ use crate::tensor_map::Swizzle;
 use crate::types::Ty;
 use crate::warp::{ALL, LANES, lanes};
 
-/// Who wrote a register last, as far as `wgmma.fence` cares.
+/// What wrote a register last, as far as `wgmma.fence` depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Origin {
     #[default]
@@ -376,7 +376,7 @@ impl Block {
         cx.progress += 1;
     }
 
-    /// Ends the reads of groups of a warp; by whose clock, if not its own, they ended is then of no concern.
+    /// Ends the reads of groups of a warp. Where another warp has waited for them (`relaxed`), no clock of their end is kept.
     fn settle_wgmma(&mut self, w: usize, left: u32, relaxed: Option<u32>) {
         let clock = self.clock(w);
         let reader = (self.warps.len() + w) as u8;

@@ -131,7 +131,7 @@ const CASES: &[Case] = &[
     ("odd number of threads", "bar.sync 1, 33;", 1, 64, Some(BarrierCount)),
     ("threads that exit do not hold up a barrier", "setp.gt.u32 %p1, %r2, 40; @%p1 exit; bar.sync 0;", 1, 128, None),
     ("mask without oneself", "shfl.sync.idx.b32 %r10, %r2, 0, 31, 1;", 1, 2, Some(BadMask)),
-    ("shuffle from nobody", "shfl.sync.idx.b32 %r10, %r2, 9, 31, -1;", 1, 8, Some(InactiveLane)),
+    ("shuffle from a lane that does not exist", "shfl.sync.idx.b32 %r10, %r2, 9, 31, -1;", 1, 8, Some(InactiveLane)),
     (
         "part of a warp",
         "setp.lt.u32 %p1, %r2, 16; @%p1 bra A; shfl.sync.bfly.b32 %r10, %r2, 1, 31, 0xffff0000; bra B; A: shfl.sync.bfly.b32 %r10, %r2, 1, 31, 0xffff; B: st.global.u32 [%d5], %r10;",
@@ -148,7 +148,7 @@ const CASES: &[Case] = &[
     ),
     ("an endless loop", "A: bra A;", 1, 32, Some(Deadlock)),
     (
-        "a flag that nobody sets",
+        "a flag that is never set",
         "st.global.u32 [%d2], 0; A: ld.volatile.global.u32 %r7, [%d2]; setp.eq.u32 %p1, %r7, 0; @%p1 bra A;",
         1,
         1,
@@ -195,7 +195,7 @@ fn each_check_finds_its_bug_and_nothing_else() {
             let options = Options { schedule, seed: 3, deterministic: true, ..Options::default() };
             let report = run(body, *blocks, *threads, &options).report;
             let mut kinds: Vec<FindingKind> = report.findings.iter().map(|finding| finding.kind).collect();
-            // A race may also show as bytes that nobody has written yet.
+            // A race may also show as bytes that are not written yet.
             let race = matches!(expected, Some(SharedRace | LaneRace | GlobalRace));
             kinds.retain(|kind| !race || !matches!(kind, UninitialisedShared | UninitialisedGlobal));
             kinds.dedup();

@@ -1,4 +1,4 @@
-//! Kernels that somebody else wrote by hand, run as the README shows it.
+//! Kernels written by hand, outside this project, run as the README shows it.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 

@@ -114,7 +114,7 @@ fn kernel(choices: &[(usize, u64)]) -> String {
 }
 
 proptest! {
-    // PROPTEST_CASES asks for more.
+    // PROPTEST_CASES sets more.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]

@@ -103,7 +103,7 @@ impl<'a> Checkpoint<'a> {
         from.take_while(move |name| name.starts_with(start))
     }
 
-    /// Whether there is a tensor of this name. Of an index this is what it says: its files are not asked.
+    /// Whether there is a tensor of this name. Of an index this is what it says: its files are not opened.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)

@@ -109,14 +109,14 @@ fn why(bytes: &[u8], error: &SafeTensorError) -> String {
             let text = usize::try_from(header).ok().and_then(|header| bytes.get(8..8 + header)).unwrap_or_default();
             let told = serde_json::from_slice(text).map_or(0, |metadata: Metadata| metadata.data_len() as u64);
             let told = 8u64.saturating_add(header).saturating_add(told);
-            format!("the file has {length} bytes, and its header speaks of {told}: it is cut short, or more was put behind it")
+            format!("the file has {length} bytes, and its header says {told}: it is cut short, or more was put behind it")
         }
         error => error.to_string(),
     }
 }
 
 /// The bytes of a file, in memory as far as they are looked at.
-#[allow(unsafe_code, reason = "a map shares its bytes with whoever may write the file")]
+#[allow(unsafe_code, reason = "a map shares its bytes with every process that may write the file")]
 fn map(path: &Path) -> Result<Bytes<'static>, Error> {
     let refused = |error: std::io::Error| Error::Read { path: path.into(), why: error.to_string() };
     let mut file = File::open(path).map_err(refused)?;
@@ -125,7 +125,7 @@ fn map(path: &Path) -> Result<Bytes<'static>, Error> {
         file.read_to_end(&mut bytes).map_err(refused)?;
         return Ok(Bytes::Read(bytes));
     }
-    // SAFETY: the file must not be changed while it is mapped, which `Checkpoint::open` asks of its caller. Numbers are
+    // SAFETY: the file must not be changed while it is mapped, which `Checkpoint::open` requires of its caller. Numbers are
     // taken from the bytes and nothing else: no reference, no length and no offset is read from them after the header,
     // which is copied.
     unsafe { Mmap::map(&file) }.map(Bytes::Mapped).map_err(refused)

@@ -292,7 +292,7 @@ fn check_launch(manifest: &Manifest, target: &Target, launch: &Launch) -> Result
 }
 
 /// Holds the images' contents to the manifest, as far as a reader of bytes can: PTX is text that declares the kernels with
-/// as many parameters. A cubin or a shared object is asked when it is loaded.
+/// as many parameters. A cubin or a shared object is checked when it is loaded.
 pub(super) fn check_images(manifest: &Manifest, images: &[Vec<u8>]) -> Result<(), Error> {
     for target in &manifest.targets {
         for &index in &target.images {

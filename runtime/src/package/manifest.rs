@@ -193,7 +193,7 @@ pub struct Target {
     /// What is launched after a run where the caller asks for it, in order: it may write weights.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub update: Vec<Launch>,
-    /// What can be said of a run's routing; `None` where nobody is picked.
+    /// What can be said of a run's routing; `None` where no expert is picked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics: Option<Routing>,
 }

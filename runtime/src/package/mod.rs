@@ -11,7 +11,7 @@
 //!      .      .  images, back to back, in the manifest's order, to the end of the file
 //! ```
 //!
-//! No size in a file is believed before it has been held against the bytes that are there, and nothing is allocated from
+//! No size in a file is used before it has been checked against the bytes that are there, and nothing is allocated from
 //! one. The hashes are integrity, not safety: a package holds code, so load it only from those you would run a program of.
 
 mod check;

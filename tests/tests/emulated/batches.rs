@@ -89,7 +89,7 @@ pub(crate) fn odd(example: &Example) -> Vec<Batch> {
     ]
 }
 
-/// Which of so many tokens are padding, where the layer is told: every fifth, never the first.
+/// Which of so many tokens are padding, where the layer takes a mask: every fifth, never the first.
 fn mask(example: &Example, tokens: u64) -> Vec<Tensor> {
     let is_token: Vec<f32> = (0..tokens).map(|token| f32::from(u8::from(token % 5 != 4))).collect();
     let mask = Tensor::from_f32(Dtype::I32, vec![tokens], &is_token).unwrap();

@@ -19,7 +19,7 @@ use moec_tests::{Example, Fixture, inputs, machine};
 
 use crate::batches::Batch;
 
-/// What memory that nobody has written holds under the first, second and third schedule: 0xFF is NaN in every float type.
+/// What memory that is not written holds under the first, second and third schedule: 0xFF is NaN in every float type.
 const DIRT: [u8; 3] = [0x00, 0xff, 0x7f];
 
 /// A layer, compiled for a GPU and for this CPU.
@@ -105,7 +105,7 @@ fn emulated(compiled: &Compiled, weights: &[Tensor], inputs: &[Tensor], dims: Di
         if let Some(finding) = emulation.findings().next() {
             return Err(format!("{} {}: {finding}", schedule.0.name(), schedule.1));
         }
-        let run = emulation.run.ok_or("a launch did not end, and nobody knows why")?;
+        let run = emulation.run.ok_or("a launch did not end, and there is no finding")?;
         match &first {
             None => first = Some(run),
             Some(first) if (&first.outputs, &first.observed) == (&run.outputs, &run.observed) => {}
@@ -129,7 +129,7 @@ fn interpreted(compiled: &Compiled, weights: &[Tensor], batch: &Batch, run: &Run
     for buffer in &program.buffers {
         let public = buffer.observe.as_deref().unwrap_or(&buffer.name);
         let (Some(emulated), Some(memory)) = (run.tensor(public), memory.get(&buffer.name)) else { continue };
-        // Bytes that nobody wrote differ between the two fills.
+        // Bytes that are not written differ between the two fills.
         let (zeros, ones) = (memory.bytes_or(0), memory.bytes_or(0xff));
         let width = emulated.dtype().bytes() as usize;
         let elements = emulated.bytes().chunks(width).zip(zeros.chunks(width).zip(ones.chunks(width)));
@@ -190,7 +190,7 @@ fn near(spec: &Spec, manifest: &Manifest, run: &Run, host: &Run) -> Result<(), S
     Ok(())
 }
 
-/// Whatever the logits, the experts of a token are experts and, where no table names them, no one comes twice.
+/// Whatever the logits, the experts of a token are experts and, where no table names them, none comes twice.
 fn distinct(spec: &Spec, run: &Run) -> Result<(), String> {
     let columns = (spec.candidates() + spec.router.joint_shared) as f64;
     let experts = run.tensor("route.experts").map(Tensor::to_f64).unwrap_or_default();

@@ -21,7 +21,7 @@ use ptx_emulator::{Mutant, Mutation, Position, mutants};
 
 use steps::{Notice, Steps};
 
-/// What may be deleted, a line each: layers, kernel, which of its equal statements, the statement, and why nobody can notice.
+/// What may be deleted, a line each: layers, kernel, which of its equal statements, the statement, and why nothing changes.
 const EQUIVALENT: &str = include_str!("equivalent.txt");
 
 /// Mutants of all layers.
@@ -46,7 +46,7 @@ fn main() {
     let total = caught + tally.equivalent;
     let by: Vec<String> = tally.caught.iter().map(|(notice, count)| format!("{count} by {notice:?}")).collect();
     let figure = format!("mutants: {caught} of {total} caught ({}), {} equivalent", by.join(", "), tally.equivalent);
-    // Where stdout is closed there is nobody to tell.
+    // Where stdout is closed the figure is lost.
     let _ = writeln!(std::io::stdout(), "{figure}");
     conclusion.exit();
 }
@@ -65,7 +65,7 @@ fn check(example: &Example, tally: &Mutex<Tally>) -> Result<(), Failed> {
             }
             None => {
                 tally.equivalent += 1;
-                (!is_listed).then_some("nobody noticed")
+                (!is_listed).then_some("not caught")
             }
         };
         if let Some(what) = what {

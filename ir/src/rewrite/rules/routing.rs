@@ -17,7 +17,7 @@ pub(super) fn rules() -> Vec<Rule> {
             }
             _ => None,
         }),
-        // Scaling every logit by a positive number does not change who is picked: pick first, scale K weights, not E.
+        // Scaling every logit by a positive number does not change the picks: pick first, scale K weights, not E.
         computed("scale-after-top-k", "(top_k (scale ?s ?c) (scale ?s ?c) ?k)", |m| {
             if !keeps_order(m.real("?c")?) {
                 return None;
@@ -25,7 +25,7 @@ pub(super) fn rules() -> Vec<Rule> {
             let picks = m.apply(Op::TopK, &[m.class("?s"), m.class("?s"), m.class("?k")])?;
             m.apply(Op::Scale, &[picks, m.class("?c")])
         }),
-        // A renormalisation without a guard forgets any positive scale before it.
+        // A renormalisation without a guard cancels any positive scale before it.
         computed("drop-scale-before-renorm", "(renorm (scale ?p ?c) ?rule)", |m| match m.attr("?rule")? {
             Attr::Renorm(rule) if rule.eps.get() == 0.0 && keeps_order(m.real("?c")?) => {
                 m.apply(Op::Renorm, &[m.class("?p"), m.class("?rule")])

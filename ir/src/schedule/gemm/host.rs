@@ -127,7 +127,7 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
     });
 }
 
-/// Whether the sums are made in more than one panel, each added to what is there.
+/// Whether the sums are made in more than one panel, each added to the sums so far.
 fn is_cut(spec: &Gemm) -> bool {
     spec.k > panel_elements(spec)
 }

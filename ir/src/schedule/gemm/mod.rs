@@ -152,7 +152,7 @@ enum Table<'k> {
 /// A rectangle of the result. Counts and places are `I32`.
 #[derive(Clone, Copy)]
 struct Tile<'k> {
-    /// Whose weights; none if dense.
+    /// The expert whose weights these are; none if dense.
     expert: Option<Value<'k>>,
     /// First row.
     row: Value<'k>,

@@ -1,4 +1,4 @@
-//! Who goes where: `route` and what follows it up to the rows of the experts.
+//! From tokens to the rows of the experts: `route` and what follows it.
 
 use super::super::buffers::BufferId;
 use super::super::choose::{self, Choose};

@@ -124,7 +124,7 @@ fn in_slices<'k>(k: &'k Builder, spec: &Route, block: &Block, m: &Matrices<'k>) 
     k.for_step("expert", k.i32(0), k.i32(spec.experts as i32), k.i32(EXPERTS as i32), |expert| {
         let sums: Vec<[Var<'k>; 2]> = rows.iter().map(|_| [(); 2].map(|()| k.var("sum", k.f32(0.0).splat(SIDE)))).collect();
         k.for_step("h", k.i32(0), k.i32(hidden), k.i32(DEPTH as i32), |h| {
-            // Nobody reads the slice before any more.
+            // No thread reads the slice before any more.
             k.barrier();
             bring(k, spec, block, (m.x, left, block.tokens), h, |row| (m.first + row).min(last_token));
             bring(k, spec, block, (m.router, right, EXPERTS), h, |row| (expert + row).min(last_expert));

@@ -320,7 +320,7 @@ impl<'a> Gating<'a> {
                 Err(ScheduleError::Extent { what: "the picks of a token", value: top_k, most: MOST_PICKS })
             }
             None if !takes_all => {
-                Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body that picks nobody".to_string() })
+                Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body that picks no experts".to_string() })
             }
             picker => Ok(Gating {
                 spec,

@@ -94,7 +94,7 @@ impl<'k> Row<'_, 'k> {
         }
     }
 
-    /// Puts the row's scores into the place of its logits, which nobody reads any more.
+    /// Puts the row's scores into the place of its logits, which are not read any more.
     pub(super) fn report(&self, m: Value<'k>, report: &Report<'k>, facts: &Facts<'k>) {
         let Some([logits, scores]) = self.gating.observe else { return };
         let (k, team, experts) = (self.team.k, self.team, self.gating.spec.experts);

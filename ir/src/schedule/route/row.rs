@@ -39,7 +39,7 @@ pub(super) struct Row<'a, 'k> {
 pub(super) type Facts<'k> = HashMap<usize, Known<'k>>;
 
 impl<'k> Row<'_, 'k> {
-    /// Writes the token's experts and weights, and its best score where that is asked for. What was learnt of the row.
+    /// Writes the token's experts and weights, and its best score where that is asked for. Returns what is known of the row.
     pub(super) fn picks(
         &self,
         (node, how): (usize, Picker),

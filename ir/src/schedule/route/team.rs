@@ -45,7 +45,7 @@ pub(super) struct At<'k> {
 pub(super) enum Nan {
     /// It stays, so that its key is the least.
     Stays,
-    /// Minus infinity, so that who must be picked all the same has a weight.
+    /// Minus infinity, so that an expert that must be picked all the same has a weight.
     Least,
 }
 
