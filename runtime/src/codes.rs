@@ -130,6 +130,12 @@ codes! {
          is refused before anything runs: of what the nearest would give no model was trained. Give ids of the vocabulary; rows that \
          `token_mask` says are padding may have any. `hash_oob = \"drop\"` in `[router]` gives tokens with other ids no experts.";
 
+    OtherLayer = "RT0316", "a plan of another layer",
+        "A plan was given weights that are bound to another layer, or to another loading of its package. Ask the layer whose \
+         weights they are for the plan (`Bound::layer`).";
+    NoStream = "RT0317", "a stream of another kind of device",
+        "A `CUstream` was given to a layer on a device that has no streams. Run it on `Stream::DEFAULT`.";
+
     // 04xx: the environment.
     NotBuilt = "RT0401", "a device that this program was built without",
         "Devices are Cargo features of moec-runtime: `host`, `cuda` and `emulator`.";

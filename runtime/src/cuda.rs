@@ -1,15 +1,16 @@
 //! NVIDIA GPUs as devices, through the driver API that is found at run time. No runtime API, no streams of its own and no
-//! pool: a layer's launches go to the default stream, one after the other.
+//! pool: a layer's launches go to the default stream or to one of the caller's, one after the other.
 #![allow(unsafe_code, reason = "the driver API is C")]
 
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::{DriverError, result, sys};
 
-use crate::device::{Argument, Device, Opened};
+use crate::device::{Argument, Device, Given, Opened, Stream};
 use crate::error::Error;
-use crate::package::{Image, ImageKind, Package, Target, TargetKind};
+use crate::package::{Image, ImageKind, PARAMS_MAX, Package, Target, TargetKind};
 
 /// The most blocks along the first axis of a grid, on any GPU.
 const GRID_MAX: u64 = (1 << 31) - 1;
@@ -22,6 +23,8 @@ struct Cuda {
     context: Context,
     module: sys::CUmodule,
     functions: Vec<Entry>,
+    /// Something was launched after the last `sync`.
+    is_pending: AtomicBool,
 }
 
 /// The primary context of a device, held while this lives.
@@ -42,7 +45,7 @@ struct Entry {
 // SAFETY: contexts, modules and functions are handles that the driver lets any thread use once the context is current,
 // and every method makes it current first.
 unsafe impl Send for Cuda {}
-// SAFETY: as above; nothing here changes after `open`.
+// SAFETY: as above; nothing here changes after `open` but an atomic.
 unsafe impl Sync for Cuda {}
 
 /// The GPU number `ordinal`, with the kernels of the package's best target for it loaded: a cubin for it before PTX, and
@@ -88,7 +91,7 @@ pub fn open(package: &Package, ordinal: u32) -> Result<Opened, Error> {
     // SAFETY: `bytes` is a whole cubin or NUL-terminated PTX, and the driver copies it.
     let module = unsafe { result::module::load_data(bytes.as_ptr().cast::<c_void>()) }.map_err(|error| refused(error, &name))?;
     // From here on `Cuda` unloads the module, whatever fails.
-    let mut cuda = Cuda { name, context, module, functions: Vec::new() };
+    let mut cuda = Cuda { name, context, module, functions: Vec::new(), is_pending: AtomicBool::new(false) };
     for kernel in &target.kernels {
         let symbol = CString::new(kernel.symbol.as_str()).map_err(|_| Error::manifest("a symbol contains NUL"))?;
         // SAFETY: the module was loaded above and lives as long as `cuda`.
@@ -211,10 +214,54 @@ impl Drop for Context {
 impl Drop for Cuda {
     fn drop(&mut self) {
         if self.context.enter().is_ok() {
-            // SAFETY: loaded in `open`, and no launch outlives the layer: it waits for each run. An error here, after a
-            // lost device, has nobody to go to.
+            if *self.is_pending.get_mut() {
+                // A kernel that still runs is code of the module. An error here cannot be told.
+                let _ = result::ctx::synchronize();
+            }
+            // SAFETY: loaded in `open`, and no launch outlives the layer: it was waited for here or before. An error here,
+            // after a lost device, cannot be told.
             let _ = unsafe { result::module::unload(self.module) };
         }
+    }
+}
+
+impl Cuda {
+    /// Enqueues a kernel. Nothing is allocated here, and nothing waited for.
+    fn start(
+        &self,
+        kernel: usize,
+        blocks: u64,
+        args: impl ExactSizeIterator<Item = Argument>,
+        stream: Stream,
+    ) -> Result<(), Error> {
+        let (Some(entry), true) = (self.functions.get(kernel), args.len() <= PARAMS_MAX) else {
+            return Err(Error::Device { call: "launching", why: format!("there is no kernel {kernel}"), sticky: false });
+        };
+        let Entry { symbol, function, threads, dynamic_shared_bytes } = entry;
+        let grid = u32::try_from(blocks).ok().filter(|_| blocks <= GRID_MAX).ok_or_else(|| Error::LaunchRange {
+            kernel: symbol.clone(),
+            what: "the grid".into(),
+            value: i64::try_from(blocks).unwrap_or(i64::MAX),
+        })?;
+        // The driver reads 4 or 8 bytes of each, by the kernel's own parameter list; the low 4 come first.
+        let (mut words, mut params) = ([0_u64; PARAMS_MAX], [std::ptr::null_mut::<c_void>(); PARAMS_MAX]);
+        let count = args.len();
+        for ((word, param), arg) in words.iter_mut().zip(&mut params).zip(args) {
+            *word = arg.word();
+            *param = std::ptr::from_mut(word).cast();
+        }
+        self.context.enter()?;
+        // SAFETY: the function belongs to a loaded module, `params` points to as many words as the manifest declares, and
+        // the driver copies them before it returns. The stream is the default one or valid by the contract of
+        // `Stream::cuda`. What the kernel does inside its buffers is the compiler's promise.
+        unsafe {
+            let (grid, block, stream) = ((grid, 1, 1), (*threads, 1, 1), stream.as_ptr().cast());
+            result::launch_kernel(*function, grid, block, *dynamic_shared_bytes, stream, &mut params[..count])
+        }
+        .map_err(|error| failed("cuLaunchKernel", error))?;
+        // After the launch: a `sync` that came between the two has waited for it, and another one does no harm.
+        self.is_pending.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -258,29 +305,16 @@ impl Device for Cuda {
     }
 
     fn launch(&self, kernel: usize, blocks: u64, args: &[Argument]) -> Result<(), Error> {
-        let Some(Entry { symbol, function, threads, dynamic_shared_bytes }) = self.functions.get(kernel) else {
-            return Err(Error::Device { call: "launching", why: format!("there is no kernel {kernel}"), sticky: false });
-        };
-        let grid = u32::try_from(blocks).ok().filter(|_| blocks <= GRID_MAX).ok_or_else(|| Error::LaunchRange {
-            kernel: symbol.clone(),
-            what: "the grid".into(),
-            value: i64::try_from(blocks).unwrap_or(i64::MAX),
-        })?;
-        // The driver reads 4 or 8 bytes of each, by the kernel's own parameter list; the low 4 come first.
-        let mut words: Vec<u64> = args.iter().map(|arg| arg.word()).collect();
-        let mut params: Vec<*mut c_void> = words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
-        self.context.enter()?;
-        // SAFETY: the function belongs to a loaded module, `params` points to as many words as the manifest declares, and
-        // the driver copies them before it returns. What the kernel does inside its buffers is the compiler's promise.
-        unsafe {
-            let stream = result::stream::null();
-            result::launch_kernel(*function, (grid, 1, 1), (*threads, 1, 1), *dynamic_shared_bytes, stream, &mut params)
-        }
-        .map_err(|error| failed("cuLaunchKernel", error))
+        self.start(kernel, blocks, args.iter().copied(), Stream::DEFAULT)
+    }
+
+    fn enqueue(&self, kernel: usize, blocks: u64, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
+        self.start(kernel, blocks, args.iter().map(|given| given.argument()), stream)
     }
 
     fn sync(&self) -> Result<(), Error> {
         self.context.enter()?;
+        self.is_pending.store(false, Ordering::Relaxed);
         result::ctx::synchronize().map_err(|error| failed("cuCtxSynchronize", error))
     }
 }

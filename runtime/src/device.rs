@@ -1,12 +1,15 @@
-//! What a layer asks of a device, and memory that lives on one. No device lives here: see `host` and `cuda`; an emulator
-//! implements the same trait elsewhere.
+//! What a layer asks of a device. No device lives here: see `host` and `cuda`; an emulator implements the same trait
+//! elsewhere. Memory of a device is in `region`.
 
+use std::any::Any;
+use std::ffi::c_void;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::error::Error;
 use crate::package::TargetKind;
+pub use crate::region::Region;
 
 /// A device with the kernels of one target loaded. All methods may be called from any thread; a device that is lost
 /// answers with a sticky [`Error::Device`].
@@ -53,6 +56,110 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Error::Device`] where any of it failed.
     fn sync(&self) -> Result<(), Error>;
+
+    /// As [`Device::launch`], on `stream` and on memory that regions keep, so that nothing has to be looked up: the host and
+    /// the GPU allocate nothing here, take no lock and wait for nothing (on the host the caller's thread is one of those
+    /// that work). By default this is [`Device::launch`], which has the device's own order alone.
+    ///
+    /// # Errors
+    /// As [`Device::launch`], and [`Error::NoStream`] where the device has no such stream.
+    fn enqueue(&self, kernel: usize, blocks: u64, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
+        stream.default_only()?;
+        let args: Vec<Argument> = args.iter().map(|given| given.argument()).collect();
+        self.launch(kernel, blocks, &args)
+    }
+
+    /// Whether its addresses are pointers of this process, so that it can work on memory of the process where it lies.
+    fn shares_memory(&self) -> bool {
+        false
+    }
+
+    /// What keeps the memory that [`Device::alloc`] gave at this address beyond [`Device::free`]; `None` where the device
+    /// sees to that itself.
+    fn keep(&self, address: u64) -> Option<Kept> {
+        let _ = address;
+        None
+    }
+}
+
+/// Keeps memory while it lives.
+pub type Kept = Arc<dyn Any + Send + Sync>;
+
+/// In which order work is done on a device: each launch on a stream after those before it on the same stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stream(usize);
+
+impl Stream {
+    /// The device's own order; of a GPU the default stream of its primary context.
+    pub const DEFAULT: Stream = Stream(0);
+
+    /// A `CUstream` of the caller, of the primary context of the layer's GPU. Null is [`Stream::DEFAULT`].
+    ///
+    /// A graph may be captured from it, once the layer is bound: a run of a plan enqueues kernels and nothing else.
+    ///
+    /// # Safety
+    /// The stream is valid while runs are given it. What a run was given (its regions, the bound layer) lives until the
+    /// stream has done the run's work; where a graph was captured, until the graph is destroyed.
+    #[must_use]
+    #[allow(unsafe_code, reason = "that the stream is one cannot be checked")]
+    pub unsafe fn cuda(stream: *mut c_void) -> Stream {
+        Stream(stream.expose_provenance())
+    }
+
+    /// The stream as the driver takes it; null is the default stream.
+    #[must_use]
+    pub fn as_ptr(self) -> *mut c_void {
+        std::ptr::with_exposed_provenance_mut(self.0)
+    }
+
+    /// That this is the default stream, for devices that have no other.
+    ///
+    /// # Errors
+    /// [`Error::NoStream`].
+    pub fn default_only(self) -> Result<(), Error> {
+        if self == Stream::DEFAULT { Ok(()) } else { Err(Error::NoStream) }
+    }
+}
+
+/// An argument of a launch whose memory a region keeps.
+#[derive(Clone, Copy, Debug)]
+pub enum Given<'r> {
+    /// A part of a region, within its length.
+    Memory {
+        /// The region, of the device that is asked.
+        region: &'r Region,
+        /// Bytes from the start of the region.
+        offset: u64,
+        /// The part's length.
+        bytes: u64,
+    },
+    /// A 32-bit scalar.
+    I32(i32),
+    /// A 64-bit scalar.
+    I64(i64),
+}
+
+impl Given<'_> {
+    /// The argument without what keeps it.
+    #[must_use]
+    pub fn argument(self) -> Argument {
+        match self {
+            Given::Memory { region, offset, bytes } => Argument::Memory { address: region.address() + offset, bytes },
+            Given::I32(value) => Argument::I32(value),
+            Given::I64(value) => Argument::I64(value),
+        }
+    }
+
+    /// Whether the argument is a scalar, or lies within a region of this device.
+    #[must_use]
+    pub fn is_held_by<D>(&self, device: &D) -> bool {
+        match self {
+            Given::Memory { region, offset, bytes } => {
+                region.is_of(device) && offset.checked_add(*bytes).is_some_and(|end| end <= region.bytes())
+            }
+            Given::I32(_) | Given::I64(_) => true,
+        }
+    }
 }
 
 /// A kernel argument, its formula evaluated and its buffer placed.
@@ -99,10 +206,11 @@ pub const MAX_THREADS: usize = 1024;
 /// A device that this crate can open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceKind {
-    /// The CPU; on `threads` of its own, or on rayon's global pool.
+    /// The CPU; the thread that runs a layer works too.
     Host {
-        /// How many threads, 1 to [`MAX_THREADS`]; others are [`Error::Threads`]. Results do not
-        /// depend on it.
+        /// How many threads, 1 to [`MAX_THREADS`], that of the caller among them; others are [`Error::Threads`]. `None`: as
+        /// many as rayon's pool has, shared by all layers of the process. Results do not depend on it. For threads of the
+        /// caller see [`crate::host::open_on`].
         threads: Option<usize>,
     },
     /// An NVIDIA GPU.
@@ -136,94 +244,6 @@ impl FromStr for DeviceKind {
                 let ordinal = name.strip_prefix("cuda:").ok_or_else(unknown)?;
                 Ok(DeviceKind::Cuda { ordinal: ordinal.parse().map_err(|_| unknown())? })
             }
-        }
-    }
-}
-
-/// Memory on a device, given back when dropped.
-#[derive(Debug)]
-pub struct Region {
-    device: Arc<dyn Device>,
-    address: u64,
-    bytes: u64,
-}
-
-impl Region {
-    /// `bytes` of memory on `device`, their content undefined; 0 bytes take none.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`].
-    pub fn new(device: &Arc<dyn Device>, bytes: u64) -> Result<Region, Error> {
-        let address = if bytes == 0 { 0 } else { device.alloc(bytes)? };
-        Ok(Region { device: Arc::clone(device), address, bytes })
-    }
-
-    /// Memory on `device` that holds these bytes.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::Device`].
-    pub fn of(device: &Arc<dyn Device>, from: &[u8]) -> Result<Region, Error> {
-        let mut region = Region::new(device, from.len() as u64)?;
-        region.copy_in(0, from)?;
-        Ok(region)
-    }
-
-    /// Its length.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Where it starts; 0 where it has no bytes.
-    #[must_use]
-    pub fn address(&self) -> u64 {
-        self.address
-    }
-
-    /// Whether it lies on `device`.
-    #[must_use]
-    pub fn is_on(&self, device: &Arc<dyn Device>) -> bool {
-        Arc::ptr_eq(&self.device, device)
-    }
-
-    /// Writes `value` to every byte.
-    ///
-    /// # Errors
-    /// [`Error::Device`].
-    pub fn fill(&mut self, value: u8) -> Result<(), Error> {
-        if self.bytes == 0 { Ok(()) } else { self.device.fill(self.address, self.bytes, value) }
-    }
-
-    /// Copies `from` to `offset` bytes from its start.
-    ///
-    /// # Errors
-    /// [`Error::TooShort`], [`Error::Device`].
-    pub fn copy_in(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
-        self.holds(offset, from.len() as u64)?;
-        if from.is_empty() { Ok(()) } else { self.device.copy_in(self.address + offset, from) }
-    }
-
-    /// Copies what lies `offset` bytes from its start.
-    ///
-    /// # Errors
-    /// [`Error::TooShort`], [`Error::Device`].
-    pub fn copy_out(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
-        self.holds(offset, into.len() as u64)?;
-        if into.is_empty() { Ok(()) } else { self.device.copy_out(self.address + offset, into) }
-    }
-
-    fn holds(&self, offset: u64, bytes: u64) -> Result<(), Error> {
-        match offset.checked_add(bytes) {
-            Some(end) if end <= self.bytes => Ok(()),
-            end => Err(Error::TooShort { name: "region".into(), needed: end.unwrap_or(u64::MAX), actual: self.bytes }),
-        }
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        if self.bytes != 0 {
-            self.device.free(self.address);
         }
     }
 }

@@ -326,6 +326,12 @@ pub enum Error {
         /// The value.
         value: i64,
     },
+    /// A plan and weights of two layers.
+    #[error("the plan is of another layer than the weights; make it with `Layer::plan` of the layer that they are bound to")]
+    OtherLayer,
+    /// A stream was given to a device that has none.
+    #[error("the device has no streams; run on `Stream::DEFAULT`")]
+    NoStream,
     /// Not the name of a device.
     #[error("`{name}` is not a device; there is host, cuda and cuda:N")]
     UnknownDevice {
@@ -454,6 +460,8 @@ impl Error {
             Error::LoadImage { .. } => ErrorCode::LoadImage,
             Error::OutOfMemory { .. } => ErrorCode::OutOfMemory,
             Error::Device { .. } => ErrorCode::Device,
+            Error::OtherLayer => ErrorCode::OtherLayer,
+            Error::NoStream => ErrorCode::NoStream,
             Error::Poisoned { .. } => ErrorCode::Poisoned,
         }
     }

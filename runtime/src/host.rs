@@ -9,30 +9,32 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libloading::Library;
-use rayon::prelude::*;
 
-use crate::device::{Argument, Device, MAX_THREADS, Opened};
+use crate::device::{Argument, Device, Given, Kept, MAX_THREADS, Opened, Stream};
 use crate::error::Error;
-use crate::package::{ImageKind, Package, Target, TargetKind, WORKSPACE_ALIGN};
+use crate::package::{ImageKind, PARAMS_MAX, Package, Target, TargetKind, WORKSPACE_ALIGN};
+use parallel::spread;
+use threads::Threads;
+
+mod parallel;
+mod threads;
+
+pub use parallel::{Parallel, Rayon};
 
 /// Every kernel's signature: its arguments as 64-bit words, and the blocks `begin..end` to run.
 type Function = unsafe extern "C" fn(args: *const u64, begin: u64, end: u64);
-
-/// Shares of a grid that each thread gets: more even out blocks of unequal work, fewer cost less.
-const SHARES_A_THREAD: u64 = 4;
 
 #[derive(Debug)]
 struct Host {
     /// In the order of the target's kernels. Valid as long as `library`.
     functions: Vec<Function>,
-    /// `None`: rayon's global pool.
-    pool: Option<rayon::ThreadPool>,
+    parallel: Arc<dyn Parallel>,
     live: Mutex<BTreeMap<u64, Arc<Block>>>,
     /// Last, so that it outlives the rest.
     _library: Library,
 }
 
-/// One allocation. Launches share it, so that freeing it under a running kernel only lets go of it.
+/// One allocation. Regions and launches share it, so that freeing it under them only lets go of it.
 #[derive(Debug)]
 struct Block {
     start: NonNull<u8>,
@@ -59,9 +61,18 @@ impl Drop for Block {
 /// [`Error::Threads`] where `threads` is outside 1 to [`MAX_THREADS`], [`Error::NoImage`] where the package has no host
 /// target, [`Error::CpuFeatures`] where none fits, [`Error::LoadImage`] where the system refuses it or a kernel is not in it.
 pub fn open(package: &Package, threads: Option<usize>) -> Result<Opened, Error> {
-    if let Some(threads) = threads.filter(|threads| !(1..=MAX_THREADS).contains(threads)) {
-        return Err(Error::Threads { threads, max: MAX_THREADS });
+    match threads {
+        Some(threads) if !(1..=MAX_THREADS).contains(&threads) => Err(Error::Threads { threads, max: MAX_THREADS }),
+        Some(threads) => open_on(package, Arc::new(Threads::new(threads)?)),
+        None => open_on(package, Threads::shared()?),
     }
+}
+
+/// As [`open`], the blocks of every launch shared out by `parallel`: [`Rayon`], or the caller's own threads.
+///
+/// # Errors
+/// Those of [`open`] but for [`Error::Threads`].
+pub fn open_on(package: &Package, parallel: Arc<dyn Parallel>) -> Result<Opened, Error> {
     let index = choose(&package.manifest().targets, has_feature)?;
     let target = &package.manifest().targets[index];
     let image = target.images.iter().find_map(|image| {
@@ -76,11 +87,8 @@ pub fn open(package: &Package, threads: Option<usize>) -> Result<Opened, Error> 
         let function = unsafe { library.get::<Function>(&kernel.symbol) };
         functions.push(*function.map_err(|_| refused(format!("it has no kernel `{}`", kernel.symbol)))?);
     }
-    let pool = threads.map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build());
-    let pool =
-        pool.transpose().map_err(|error| Error::Device { call: "starting threads", why: error.to_string(), sticky: false })?;
     tracing::debug!(target = target.name, kernels = functions.len(), "host image loaded");
-    let device = Arc::new(Host { functions, pool, live: Mutex::default(), _library: library });
+    let device = Arc::new(Host { functions, parallel, live: Mutex::default(), _library: library });
     Ok(Opened { device, target: index })
 }
 
@@ -206,12 +214,28 @@ impl Host {
         let start = block.start.as_ptr();
         Ok((start.wrapping_add((address - start as u64) as usize), block))
     }
+
+    /// Runs a kernel and returns when its blocks are done.
+    ///
+    /// # Safety
+    /// Every range that `args` name is memory until then.
+    unsafe fn start(&self, kernel: usize, blocks: u64, args: impl ExactSizeIterator<Item = Argument>) -> Result<(), Error> {
+        let mut words = [0; PARAMS_MAX];
+        let (Some(function), true) = (self.functions.get(kernel), args.len() <= PARAMS_MAX) else {
+            return Err(stray("launching"));
+        };
+        words.iter_mut().zip(args).for_each(|(word, arg)| *word = arg.word());
+        spread(self.parallel.as_ref(), blocks, |begin, end| {
+            // SAFETY: `words` are at least as many as the kernel has parameters and of the kinds that the manifest declares,
+            // and what they point to is there. What the kernel does inside is the compiler's promise.
+            unsafe { function(words.as_ptr(), begin, end) }
+        })
+    }
 }
 
 impl Device for Host {
     fn name(&self) -> String {
-        let threads = self.pool.as_ref().map_or_else(rayon::current_num_threads, rayon::ThreadPool::current_num_threads);
-        format!("host, {threads} threads")
+        format!("host, {} threads", self.parallel.threads())
     }
 
     fn alloc(&self, bytes: u64) -> Result<u64, Error> {
@@ -251,7 +275,6 @@ impl Device for Host {
     }
 
     fn launch(&self, kernel: usize, blocks: u64, args: &[Argument]) -> Result<(), Error> {
-        let function = *self.functions.get(kernel).ok_or_else(|| stray("launching"))?;
         let mut held = Vec::with_capacity(args.len());
         for arg in args {
             match arg {
@@ -259,26 +282,26 @@ impl Device for Host {
                 Argument::Memory { address, bytes } => held.push(self.block(*address, *bytes, "launching")?),
             }
         }
-        let words: Vec<u64> = args.iter().map(|arg| arg.word()).collect();
-        let run = |share: u64, index: u64| {
-            let begin = index * share;
-            // SAFETY: `words` are as many and of the kinds that the manifest declares for the kernel, and every range
-            // lies in a block that `held` keeps. What the kernel does inside them is the compiler's promise.
-            unsafe { function(words.as_ptr(), begin, (begin + share).min(blocks)) }
-        };
-        let spread = || {
-            let shares = (rayon::current_num_threads() as u64 * SHARES_A_THREAD).max(1);
-            let share = blocks.div_ceil(shares);
-            match blocks.div_ceil(share) {
-                1 => run(share, 0),
-                shares => (0..shares).into_par_iter().for_each(|index| run(share, index)),
-            }
-        };
-        match &self.pool {
-            Some(pool) => pool.install(spread),
-            None => spread(),
+        // SAFETY: every range lies in a block that `held` keeps.
+        unsafe { self.start(kernel, blocks, args.iter().copied()) }
+    }
+
+    fn enqueue(&self, kernel: usize, blocks: u64, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
+        stream.default_only()?;
+        if !args.iter().all(|given| given.is_held_by(self)) {
+            return Err(stray("launching"));
         }
-        Ok(())
+        // SAFETY: every range lies in a region of this device, which is borrowed until the blocks are done: a region keeps
+        // the block that it was given, and of other memory its maker has promised that it is there.
+        unsafe { self.start(kernel, blocks, args.iter().map(|given| given.argument())) }
+    }
+
+    fn shares_memory(&self) -> bool {
+        true
+    }
+
+    fn keep(&self, address: u64) -> Option<Kept> {
+        Some(Arc::clone(self.live().get(&address)?) as Kept)
     }
 
     fn sync(&self) -> Result<(), Error> {

@@ -1,26 +1,28 @@
-//! A compiled layer on a device: checks what it is given, places the workspace, walks the launches. The same code for
-//! every device; which kernels, in which order, with which grids stands in the manifest.
+//! A compiled layer on a device: binds weights, and makes, launches and reads back the memory of a run. What is launched is
+//! a plan. The same code for every device; which kernels, in which order, with which grids stands in the manifest.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::device::{Argument, Device, DeviceKind, Opened, Region};
+use crate::device::{Device, DeviceKind, Opened, Stream};
 use crate::error::Error;
 use crate::package::{
-    Arg, Buffer, Dims, Launch, Manifest, Package, Place, Role, Target, WORKSPACE_ALIGN, Workspace, byte_count, shape, workspace,
+    Arg, Buffer, Dims, Launch, Manifest, Package, Place, Role, Target, Workspace, byte_count, shape, workspace,
 };
+use crate::plan::{Memory, Plan};
+use crate::region::Region;
 use crate::statistics::{Counts, Figures, Statistics};
 use crate::tensor::Tensor;
 
 /// A package loaded on a device. Cheap to clone; all clones and all [`Bound`] layers share the device.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    manifest: Manifest,
+pub(crate) struct Shared {
+    pub(crate) manifest: Manifest,
     target: usize,
     device: Arc<dyn Device>,
     /// What a sticky error said; once there, nothing is asked of the device any more.
@@ -30,8 +32,8 @@ struct Shared {
 /// A layer with its weights on the device. Shared between threads freely: each run has its own [`Batch`].
 #[derive(Clone, Debug)]
 pub struct Bound {
-    shared: Arc<Shared>,
-    weights: Arc<[Region]>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) weights: Arc<[Region]>,
 }
 
 /// The memory of one run, in the manifest's order: the caller's own, or made by [`Bound::batch`]. Content of outputs and
@@ -44,9 +46,19 @@ pub struct Batch {
     pub inputs: Vec<Region>,
     /// One region an output, at least as long as its shape.
     pub outputs: Vec<Region>,
-    /// At least [`Layer::workspace_bytes`], aligned to [`WORKSPACE_ALIGN`].
+    /// At least [`Layer::workspace_bytes`], aligned to [`crate::package::WORKSPACE_ALIGN`].
     pub workspace: Region,
 }
+
+impl Batch {
+    /// The memory, lent to a run of a plan.
+    pub fn memory(&mut self) -> Memory<'_> {
+        Memory { inputs: &self.inputs, outputs: &mut self.outputs, workspace: &mut self.workspace }
+    }
+}
+
+/// One of a plan's launch sequences: [`Plan::launch`] or [`Plan::launch_update`].
+type Launching = fn(&Plan, &dyn Device, &Bound, &mut Memory<'_>, Stream) -> Result<(), Error>;
 
 /// What a run gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,7 +149,8 @@ impl Layer {
     }
 
     /// Copies the weights to the device, once. They come in the manifest's order, as [`crate::weights::assemble`] gives
-    /// them, and each is dropped as soon as it is there.
+    /// them, and each is dropped as soon as it is there. On the host a weight that is a part of a mapped file is not copied
+    /// but used where it lies, if that is aligned and no update writes it; the file stays mapped until the layer is gone.
     ///
     /// # Errors
     /// [`Error::Count`], [`Error::Dtype`], [`Error::Shape`], [`Error::NumberRange`], [`Error::OutOfMemory`],
@@ -150,8 +163,15 @@ impl Layer {
             check_tensor(buffer, tensor, Dims::tokens(0))?;
             check_numbers(buffer, tensor, None)?;
         }
-        let regions: Result<Vec<Region>, Error> =
-            weights.into_iter().map(|tensor| shared.ask(|device| Region::of(device, tensor.bytes()))).collect();
+        let region = |(buffer, tensor): (&&Buffer, Tensor)| {
+            shared.ask(|device| match tensor.mapped() {
+                Some(part) if device.shares_memory() && shared.is_only_read(buffer) && is_aligned(part, buffer) => {
+                    Ok(Region::mapped(device, part.clone()))
+                }
+                Some(_) | None => Region::of(device, tensor.bytes()),
+            })
+        };
+        let regions: Result<Vec<Region>, Error> = buffers.iter().zip(weights).map(region).collect();
         Ok(Bound { shared: Arc::clone(shared), weights: regions?.into() })
     }
 
@@ -183,8 +203,9 @@ impl Bound {
     /// # Errors
     /// Those of [`Bound::batch`], [`Bound::launch`] and [`Bound::collect`].
     pub fn run(&self, inputs: &[Tensor], dims: Dims) -> Result<Run, Error> {
-        let mut batch = self.batch(inputs, dims)?;
-        let elapsed = self.launch(&mut batch)?;
+        let plan = Plan::new(&self.shared, dims)?;
+        let mut batch = self.batch_of(&plan, inputs)?;
+        let elapsed = self.launch_planned(&plan, &mut batch, Plan::launch)?;
         self.collect(&batch, elapsed)
     }
 
@@ -192,10 +213,14 @@ impl Bound {
     ///
     /// # Errors
     /// [`Error::TokensAboveMax`], [`Error::RowTokens`], [`Error::Count`], [`Error::Dtype`], [`Error::Shape`],
-    /// [`Error::NumberRange`], [`Error::Extent`], [`Error::OutOfMemory`], [`Error::Device`], [`Error::Poisoned`].
+    /// [`Error::NumberRange`], [`Error::Extent`], [`Error::LaunchRange`], [`Error::OutOfMemory`], [`Error::Device`],
+    /// [`Error::Poisoned`].
     pub fn batch(&self, inputs: &[Tensor], dims: Dims) -> Result<Batch, Error> {
-        let shared = &self.shared;
-        shared.check_dims(dims)?;
+        self.batch_of(&Plan::new(&self.shared, dims)?, inputs)
+    }
+
+    fn batch_of(&self, plan: &Plan, inputs: &[Tensor]) -> Result<Batch, Error> {
+        let (shared, dims) = (&self.shared, plan.dims());
         let buffers = shared.buffers(Role::Input);
         check_count("inputs", buffers.len(), inputs.len())?;
         let given = || buffers.iter().zip(inputs);
@@ -204,7 +229,7 @@ impl Bound {
             let mask = given().find(|(other, _)| buffer.mask.as_ref() == Some(&other.name));
             check_numbers(buffer, tensor, mask.map(|(_, mask)| mask))?;
         }
-        let workspace_bytes = if dims.tokens == 0 { 0 } else { shared.workspace(dims)?.bytes };
+        let (workspace_bytes, _) = plan.workspace();
         let output_bytes: Vec<u64> =
             shared.buffers(Role::Output).iter().map(|buffer| byte_count(buffer, dims)).collect::<Result<_, _>>()?;
         shared.ask(|device| {
@@ -225,7 +250,7 @@ impl Bound {
     /// [`Error::Count`], [`Error::TooShort`], [`Error::Misaligned`], [`Error::WrongDevice`], [`Error::Extent`],
     /// [`Error::LaunchRange`]. After: [`Error::Device`].
     pub fn launch(&self, batch: &mut Batch) -> Result<Duration, Error> {
-        self.launch_all(self.shared.launches(batch.dims.tokens), batch)
+        self.launch_planned(&Plan::new(&self.shared, batch.dims)?, batch, Plan::launch)
     }
 
     /// Launches the package's update, if it has one, after a run on this memory, and waits for it: the correction bias
@@ -235,24 +260,19 @@ impl Bound {
     /// # Errors
     /// Those of [`Bound::launch`].
     pub fn update(&self, batch: &mut Batch) -> Result<Duration, Error> {
-        self.launch_all(&self.shared.target().update, batch)
+        self.launch_planned(&Plan::new(&self.shared, batch.dims)?, batch, Plan::launch_update)
     }
 
-    fn launch_all(&self, launches: &[Launch], batch: &mut Batch) -> Result<Duration, Error> {
-        let shared = &self.shared;
-        shared.check_dims(batch.dims)?;
-        if batch.dims.tokens == 0 {
+    /// One of the plan's launch sequences on this memory, waited for.
+    fn launch_planned(&self, plan: &Plan, batch: &mut Batch, launch: Launching) -> Result<Duration, Error> {
+        let mut memory = batch.memory();
+        plan.check(self, &memory)?;
+        if plan.dims().tokens == 0 {
             return Ok(Duration::ZERO);
         }
-        let places = self.check(batch)?;
-        let calls: Vec<Call> =
-            launches.iter().map(|launch| shared.evaluate(launch, batch.dims, &places)).collect::<Result<_, _>>()?;
-        shared.ask(|device| {
+        self.shared.ask(|device| {
             let start = Instant::now();
-            let started = calls
-                .iter()
-                .filter(|call| call.blocks > 0)
-                .try_for_each(|call| device.launch(call.kernel, call.blocks, &call.args));
+            let started = launch(plan, device.as_ref(), self, &mut memory, Stream::DEFAULT);
             // Wait in any case: what was started before a failure still uses the batch's memory.
             let done = device.sync();
             started.and(done)?;
@@ -324,64 +344,32 @@ impl Bound {
         shared.ask(|_| region.copy_out(0, &mut host))?;
         Tensor::new(buffer.dtype, shape(buffer, Dims::tokens(0))?, host)
     }
-
-    /// Every buffer's address and length, by its index, once the batch is known to be long enough, aligned and here.
-    fn check(&self, batch: &Batch) -> Result<Vec<Argument>, Error> {
-        let shared = &self.shared;
-        let dims = batch.dims;
-        let layout = shared.workspace(dims)?;
-        check_count("inputs", shared.buffers(Role::Input).len(), batch.inputs.len())?;
-        check_count("outputs", shared.buffers(Role::Output).len(), batch.outputs.len())?;
-        shared.check_region("workspace", &batch.workspace, layout.bytes, WORKSPACE_ALIGN)?;
-        let (mut inputs, mut outputs, mut weights) = (batch.inputs.iter(), batch.outputs.iter(), self.weights.iter());
-        let mut places = Vec::with_capacity(shared.manifest.buffers.len());
-        for (index, buffer) in shared.manifest.buffers.iter().enumerate() {
-            let region = match buffer.role {
-                Role::Input => inputs.next(),
-                Role::Output => outputs.next(),
-                Role::Weight => weights.next(),
-                Role::Workspace => None,
-            };
-            let place = match region {
-                Some(region) => {
-                    let bytes = byte_count(buffer, dims)?;
-                    shared.check_region(&buffer.name, region, bytes, u64::from(buffer.align))?;
-                    Argument::Memory { address: region.address(), bytes }
-                }
-                // A workspace buffer that no launch of this target names has no place, and no launch asks for it.
-                None => layout.places.iter().find(|place| place.buffer == index).map_or(
-                    Argument::Memory { address: 0, bytes: 0 },
-                    |place| Argument::Memory { address: batch.workspace.address() + place.offset, bytes: place.bytes },
-                ),
-            };
-            places.push(place);
-        }
-        Ok(places)
-    }
-}
-
-/// A launch, evaluated.
-struct Call {
-    kernel: usize,
-    blocks: u64,
-    args: Vec<Argument>,
 }
 
 impl Shared {
-    fn target(&self) -> &Target {
+    pub(crate) fn target(&self) -> &Target {
         &self.manifest.targets[self.target]
     }
 
-    fn buffers(&self, role: Role) -> Vec<&Buffer> {
+    pub(crate) fn buffers(&self, role: Role) -> Vec<&Buffer> {
         self.manifest.buffers.iter().filter(|buffer| buffer.role == role).collect()
     }
 
-    fn workspace(&self, dims: Dims) -> Result<Workspace, Error> {
+    pub(crate) fn workspace(&self, dims: Dims) -> Result<Workspace, Error> {
         workspace(&self.manifest, self.target(), dims)
     }
 
+    /// Whether no update is given this weight, which nothing else may write.
+    fn is_only_read(&self, weight: &Buffer) -> bool {
+        let is_it = |arg: &Arg| match arg {
+            Arg::Buffer(index) => self.manifest.buffers[*index as usize].name == weight.name,
+            Arg::ScalarI32(_) | Arg::ScalarI64(_) => false,
+        };
+        !self.target().update.iter().flat_map(|launch| &launch.args).any(is_it)
+    }
+
     /// Asks the device, unless it is lost; notes it where this loses it.
-    fn ask<T>(&self, question: impl FnOnce(&Arc<dyn Device>) -> Result<T, Error>) -> Result<T, Error> {
+    pub(crate) fn ask<T>(&self, question: impl FnOnce(&Arc<dyn Device>) -> Result<T, Error>) -> Result<T, Error> {
         if let Some(first) = self.lost.get() {
             return Err(Error::Poisoned { first: first.clone() });
         }
@@ -393,7 +381,7 @@ impl Shared {
         })
     }
 
-    fn check_dims(&self, Dims { tokens, row_tokens }: Dims) -> Result<(), Error> {
+    pub(crate) fn check_dims(&self, Dims { tokens, row_tokens }: Dims) -> Result<(), Error> {
         if tokens > self.manifest.max_tokens {
             return Err(Error::TokensAboveMax { tokens, max: self.manifest.max_tokens });
         }
@@ -403,7 +391,7 @@ impl Shared {
         Ok(())
     }
 
-    fn check_region(&self, name: &str, region: &Region, needed: u64, align: u64) -> Result<(), Error> {
+    pub(crate) fn check_region(&self, name: &str, region: &Region, needed: u64, align: u64) -> Result<(), Error> {
         let name = || name.to_owned();
         if !region.is_on(&self.device) {
             return Err(Error::WrongDevice { name: name() });
@@ -417,28 +405,9 @@ impl Shared {
         Ok(())
     }
 
-    fn launches(&self, tokens: u64) -> &[Launch] {
+    pub(crate) fn launches(&self, tokens: u64) -> &[Launch] {
         let regime = self.target().regimes.iter().find(|regime| regime.tokens_up_to.is_none_or(|most| tokens <= most));
         regime.map_or(&[], |regime| &regime.launches)
-    }
-
-    fn evaluate(&self, launch: &Launch, dims: Dims, places: &[Argument]) -> Result<Call, Error> {
-        let kernel = launch.kernel as usize;
-        let symbol = &self.target().kernels[kernel].symbol;
-        let args = launch.args.iter().enumerate().map(|(index, arg)| match arg {
-            Arg::Buffer(buffer) => Ok(places[*buffer as usize]),
-            Arg::ScalarI32(extent) => {
-                let value = extent.eval(dims)?;
-                let narrow = i32::try_from(value);
-                narrow.map(Argument::I32).map_err(|_| Error::LaunchRange {
-                    kernel: symbol.clone(),
-                    what: format!("argument {index}"),
-                    value,
-                })
-            }
-            Arg::ScalarI64(extent) => Ok(Argument::I64(extent.eval(dims)?)),
-        });
-        Ok(Call { kernel, blocks: launch.grid.count(dims)?, args: args.collect::<Result<_, Error>>()? })
     }
 }
 
@@ -451,8 +420,13 @@ fn zeroed(bytes: u64) -> Result<Vec<u8>, Error> {
     Ok(host)
 }
 
-fn check_count(what: &'static str, expected: usize, actual: usize) -> Result<(), Error> {
+pub(crate) fn check_count(what: &'static str, expected: usize, actual: usize) -> Result<(), Error> {
     if expected == actual { Ok(()) } else { Err(Error::Count { what, expected, actual }) }
+}
+
+/// Whether these bytes start where kernels need the buffer to.
+fn is_aligned(bytes: &[u8], buffer: &Buffer) -> bool {
+    bytes.as_ptr().addr().is_multiple_of(buffer.align as usize)
 }
 
 /// Integers that number something number one that there is, but for those in rows that are 0 in the mask.

@@ -2,8 +2,12 @@
 //! carries bytes to and from them.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
 
 use half::{bf16, f16};
+use memmap2::Mmap;
 
 use crate::error::Error;
 use crate::package::Dtype;
@@ -13,8 +17,62 @@ use crate::package::Dtype;
 pub struct Tensor {
     dtype: Dtype,
     shape: Vec<u64>,
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
+
+/// The elements of a tensor: its own, or those of a file.
+#[derive(Clone, Debug)]
+pub(crate) enum Bytes {
+    Own(Vec<u8>),
+    Mapped(Mapped),
+}
+
+/// A part of a mapped file, which stays mapped while this lives.
+#[derive(Clone)]
+pub(crate) struct Mapped {
+    map: Arc<Mmap>,
+    part: Range<usize>,
+}
+
+impl Mapped {
+    /// This part of the map, if it has it.
+    pub(crate) fn of(map: &Arc<Mmap>, part: Range<usize>) -> Option<Mapped> {
+        map.get(part.clone()).is_some().then(|| Mapped { map: Arc::clone(map), part })
+    }
+}
+
+impl Deref for Mapped {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map[self.part.clone()]
+    }
+}
+
+impl fmt::Debug for Mapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapped").field("part", &self.part).finish_non_exhaustive()
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Own(bytes) => bytes,
+            Bytes::Mapped(part) => part,
+        }
+    }
+}
+
+impl PartialEq for Bytes {
+    fn eq(&self, other: &Bytes) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Bytes {}
 
 impl Tensor {
     /// A tensor of these bytes.
@@ -22,6 +80,11 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`] where there are not as many bytes as the shape and the dtype say.
     pub fn new(dtype: Dtype, shape: Vec<u64>, bytes: Vec<u8>) -> Result<Tensor, Error> {
+        Tensor::of(dtype, shape, Bytes::Own(bytes))
+    }
+
+    /// As [`Tensor::new`], wherever the bytes are.
+    pub(crate) fn of(dtype: Dtype, shape: Vec<u64>, bytes: Bytes) -> Result<Tensor, Error> {
         let needed = elements(&shape).and_then(|n| n.checked_mul(dtype.bytes()));
         if needed != Some(bytes.len() as u64) {
             return Err(Error::Shape {
@@ -60,12 +123,20 @@ impl Tensor {
         &self.bytes
     }
 
+    /// The part of a file that it is, if it is one.
+    pub(crate) fn mapped(&self) -> Option<&Mapped> {
+        match &self.bytes {
+            Bytes::Own(_) => None,
+            Bytes::Mapped(part) => Some(part),
+        }
+    }
+
     /// The same elements under another shape.
     ///
     /// # Errors
     /// [`Error::Shape`] where the new shape has another number of elements.
     pub fn reshape(self, shape: Vec<u64>) -> Result<Tensor, Error> {
-        Tensor::new(self.dtype, shape, self.bytes)
+        Tensor::of(self.dtype, shape, self.bytes)
     }
 
     /// The tensor in another element type: rounded to nearest even; from float to `i32` truncated and saturated.
@@ -75,9 +146,9 @@ impl Tensor {
             self.bytes.clone()
         } else if dtype == Dtype::I32 {
             // `as` saturates, and NaN becomes 0.
-            self.to_f64().into_iter().flat_map(|value| (value as i32).to_le_bytes()).collect()
+            Bytes::Own(self.to_f64().into_iter().flat_map(|value| (value as i32).to_le_bytes()).collect())
         } else {
-            convert(&self.bytes, Stored::of(self.dtype), dtype).into_owned()
+            Bytes::Own(convert(&self.bytes, Stored::of(self.dtype), dtype).into_owned())
         };
         Tensor { dtype, shape: self.shape.clone(), bytes }
     }

@@ -9,11 +9,12 @@ use safetensors::tensor::{Dtype as FileDtype, TensorView};
 use crate::checkpoint::{Checkpoint, Note, check_range, note, stored};
 use crate::error::Error;
 use crate::package::{Buffer, Dtype, Manifest, Piece, Role, Slice, Source, Stacked};
-use crate::tensor::{Stored, Tensor, convert, elements};
+use crate::tensor::{Bytes, Mapped, Stored, Tensor, convert, elements};
 
 /// The weights of a package, in the manifest's order, out of a checkpoint whose names carry `prefix`.
 ///
-/// Nothing but what the recipes name is read.
+/// Nothing but what the recipes name is read. A weight that a mapped file has as the layer needs it, in its dtype and its
+/// order, is not copied: it is that part of the file, which stays mapped.
 ///
 /// # Errors
 /// [`Error::MissingTensor`], [`Error::MissingExperts`] where some experts have a tensor and others do not,
@@ -31,7 +32,12 @@ pub fn assemble(manifest: &Manifest, checkpoint: &Checkpoint<'_>, prefix: &str) 
         let found = pieces.iter().map(|piece| find(buffer, &shape, piece, checkpoint, prefix));
         let found: Vec<Found<'_>> = found.collect::<Result<_, _>>()?;
         let bytes = elements(&shape).and_then(|n| usize::try_from(n.checked_mul(buffer.dtype.bytes())?).ok());
-        let mut bytes = vec![0; bytes.ok_or(Error::Extent { why: "a weight overflows" })?];
+        let bytes = bytes.ok_or(Error::Extent { why: "a weight overflows" })?;
+        if let Some(part) = in_place(&found, buffer.dtype, bytes, checkpoint) {
+            weights.push(Tensor::of(buffer.dtype, shape, Bytes::Mapped(part))?);
+            continue;
+        }
+        let mut bytes = vec![0; bytes];
         for found in &found {
             for part in &found.parts {
                 check_range(&part.name, part.view.data(), part.stored, buffer.dtype)?;
@@ -47,6 +53,25 @@ pub fn assemble(manifest: &Manifest, checkpoint: &Checkpoint<'_>, prefix: &str) 
         weights.push(Tensor::new(buffer.dtype, shape, bytes)?);
     }
     Ok((weights, notes))
+}
+
+/// The part of a mapped file that has the buffer's `bytes` as they are: nothing converted, dense, each part behind the last.
+fn in_place(found: &[Found<'_>], dtype: Dtype, bytes: usize, checkpoint: &Checkpoint<'_>) -> Option<Mapped> {
+    let element_bytes = dtype.bytes() as usize;
+    let parts = || found.iter().flat_map(|found| found.parts.iter().map(move |part| (found, part)));
+    let data = |(found, part): (&Found<'_>, &Part<'_>)| part.view.data().as_ptr().addr() + found.from.base * element_bytes;
+    let first = parts().next()?;
+    let mut done = 0;
+    for (found, part) in parts() {
+        let is_next = part.into.base * element_bytes == done && data((found, part)) == data(first) + done;
+        let is_dense = found.from.is_dense(&found.extents) && part.into.is_dense(&found.extents);
+        if part.stored != Stored::of(dtype) || !is_next || !is_dense {
+            return None;
+        }
+        done += found.extents.iter().product::<usize>() * element_bytes;
+    }
+    let start = first.1.view.data().get(first.0.from.base * element_bytes..)?;
+    if done == bytes { checkpoint.mapped(start, bytes) } else { None }
 }
 
 /// Elements of a piece inside a larger tensor: where the first is, and how far apart neighbours are along each axis.
@@ -254,6 +279,16 @@ fn strided(axes: &[usize], whole: &[u64]) -> Strided {
 }
 
 impl Strided {
+    /// Whether elements of these extents follow each other without gaps, the last axis fastest.
+    fn is_dense(&self, extents: &[usize]) -> bool {
+        let mut dense = 1;
+        self.strides.iter().zip(extents).rev().all(|(stride, extent)| {
+            let fits = *extent == 1 || *stride == dense;
+            dense *= extent;
+            fits
+        })
+    }
+
     /// Only the part that `slice` says, which has `extents`.
     fn narrow(&mut self, slice: Option<Slice>, extents: &[u64]) {
         let Some(Slice { axis, index, parts, interleaved }) = slice else { return };
@@ -322,4 +357,92 @@ pub fn to_safetensors(tensors: &[(&str, &Tensor)]) -> Result<Vec<u8>, Error> {
     }
     // The crate sorts by dtype and name, so the map's order does not reach the file.
     safetensors::serialize(views, None).map_err(unwritten)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::package::{Extent, Recipe};
+
+    /// Recipes of a `[2, 3, 4]` weight, and whether a file has it as it is: values and places both.
+    #[test]
+    fn a_weight_of_a_file_is_taken_as_it_lies() {
+        let tensor = |dtype, shape: &[u64], first: u8| {
+            let elements: u64 = shape.iter().product();
+            let values: Vec<f32> = (0..elements).map(|i| i as f32 + f32::from(first)).collect();
+            Tensor::from_f32(dtype, shape.to_vec(), &values).unwrap()
+        };
+        let f32 = |shape: &[u64], first| tensor(Dtype::F32, shape, first);
+        // The file has them in the order of their names.
+        let tensors = [
+            ("apart.0", f32(&[3, 4], 0)),
+            ("apart.0x", f32(&[1], 0)),
+            ("apart.1", f32(&[3, 4], 12)),
+            ("fused", f32(&[2, 6, 4], 0)),
+            ("half", tensor(Dtype::F16, &[2, 3, 4], 0)),
+            ("joined.0", f32(&[3, 4], 0)),
+            ("joined.1", f32(&[3, 4], 12)),
+            ("rows", f32(&[6, 4], 0)),
+            ("spare", f32(&[4, 3, 4], 0)),
+            ("swapped.0", f32(&[3, 4], 0)),
+            ("swapped.1", f32(&[3, 4], 12)),
+            ("turned", f32(&[2, 4, 3], 0)),
+            ("whole", f32(&[2, 3, 4], 0)),
+        ];
+        let named: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+        let bytes = to_safetensors(&named).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, &bytes).unwrap();
+        let slice = |axis, index, interleaved| Some(Slice { axis, index, parts: 2, interleaved });
+        let plain = |name: &str| Source::plain(name);
+        let whole = |source| vec![Piece { into: None, sources: vec![source] }];
+        let halves = |first: &str, second: &str| {
+            let piece = |index, name: &str| Piece { into: slice(0, index, false), sources: vec![plain(name)] };
+            vec![piece(0, first), piece(1, second)]
+        };
+        let buffer = Buffer {
+            name: "w".into(),
+            role: Role::Weight,
+            dtype: Dtype::F32,
+            shape: [2, 3, 4].map(Extent::Const).to_vec(),
+            align: 16,
+            observe: None,
+            below: None,
+            mask: None,
+        };
+        for (what, pieces, in_place) in [
+            ("whole", whole(plain("whole")), true),
+            ("folded", whole(Source { flattened: true, ..plain("rows") }), true),
+            ("with spare experts", whole(Source { spare: 2, ..plain("spare") }), true),
+            ("the second half of the experts", whole(Source { slice: slice(0, 1, false), ..plain("spare") }), true),
+            ("one an expert, side by side", whole(plain("joined.{e}")), true),
+            ("one an expert, apart", whole(plain("apart.{e}")), false),
+            ("two pieces in order", halves("swapped.0", "swapped.1"), true),
+            ("two pieces in another order", halves("swapped.1", "swapped.0"), false),
+            ("every other expert", whole(Source { slice: slice(0, 0, true), ..plain("spare") }), false),
+            ("half of the rows", whole(Source { slice: slice(1, 0, false), ..plain("fused") }), false),
+            ("transposed", whole(Source { axes: vec![0, 2, 1], ..plain("turned") }), false),
+            ("another type", whole(plain("half")), false),
+        ] {
+            let mut manifest = Manifest {
+                compiler: String::new(),
+                layer: String::new(),
+                spec_sha256: String::new(),
+                dtype: Dtype::F32,
+                max_tokens: 1,
+                dims: Vec::new(),
+                buffers: vec![buffer.clone()],
+                weights: Vec::new(),
+                images: Vec::new(),
+                targets: Vec::new(),
+            };
+            manifest.weights.push(Recipe { buffer: "w".into(), pieces });
+            let (copied, notes) = assemble(&manifest, &Checkpoint::read(&bytes).unwrap(), "").unwrap();
+            let (found, same) = assemble(&manifest, &Checkpoint::open(&path).unwrap(), "").unwrap();
+            assert_eq!((&found, same), (&copied, notes), "{what}");
+            assert!(copied[0].mapped().is_none(), "{what}: bytes of the caller may go before the tensor");
+            assert_eq!(found[0].mapped().is_some(), in_place, "{what}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! compiler, or off Linux, these tests say so and pass.
 #![cfg(all(feature = "cuda", feature = "host"))]
 #![allow(clippy::unwrap_used)]
+#![allow(unsafe_code, reason = "a stream of the caller is a pointer and a promise")]
 
 mod fixture;
 
@@ -11,7 +12,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use fixture::{w, x, y};
-use moec_runtime::{DeviceKind, Dims, Layer, Package};
+use moec_runtime::{DeviceKind, Dims, Layer, Package, Stream};
 use tempfile::TempDir;
 
 /// The folder with the mock, made once; `None`, said aloud, where that is not possible.
@@ -53,6 +54,21 @@ fn child() {
         Ok(bound) => bound,
         Err(error) => return println!("out: {} {error}", error.code()),
     };
+    if case.starts_with("plan") {
+        // SAFETY: the mock knows no streams, and the memory lives until it is waited for, or the layer is gone.
+        let stream = unsafe { Stream::cuda(std::ptr::without_provenance_mut(if case.contains("stream") { 0x77 } else { 0 })) };
+        let plan = bound.layer().plan(Dims::tokens(5)).unwrap();
+        let mut batch = bound.batch(&[x(5)], Dims::tokens(5)).unwrap();
+        for _ in 0..3 {
+            plan.run(&bound, &mut batch.memory(), stream).unwrap();
+        }
+        if !case.contains("dropped") {
+            bound.layer().sync().unwrap();
+            let run = bound.collect(&batch, std::time::Duration::ZERO).unwrap();
+            println!("out: {}", run.tensor("y").unwrap() == &y(5));
+        }
+        return;
+    }
     for _ in 0..2 {
         match bound.run(&[x(5)], Dims::tokens(5)) {
             Ok(run) => {
@@ -204,4 +220,49 @@ fn a_capture_refuses_memory_and_waiting() {
         let failed = usize::from(refused.starts_with("cuMemAlloc"));
         assert_eq!(count("cuMemAlloc") - failed, count("cuMemFree"), "{start}: {calls:#?}");
     }
+}
+
+// Fault table, row 18: a run of a plan is launches on the caller's stream and nothing else, so that it can be captured.
+#[test]
+fn a_plan_only_enqueues() {
+    let Some(mock) = mock() else { return };
+    for (case, stream, capture) in [
+        ("plan", "(nil)", None),
+        ("plan on a stream", "0x77", None),
+        ("plan on a stream that is captured", "0x77", Some("cuLaunchKernel")),
+    ] {
+        let env: Vec<(&str, &str)> = capture.map(|start| ("MOCK_CAPTURE", start)).into_iter().collect();
+        let log = mock.join(format!("{case}.log"));
+        let calls = if capture.is_none() {
+            let (out, calls) = run(mock, case, &env);
+            assert_eq!(out, ["true"], "{case}");
+            calls
+        } else {
+            // The capture is on when the layer is waited for, which it refuses: the runs before that passed.
+            let child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "child", "--nocapture"])
+                .env("LD_LIBRARY_PATH", mock)
+                .env("MOCK_CASE", case)
+                .env("MOCK_LOG", &log)
+                .envs(env)
+                .output()
+                .unwrap();
+            let told = String::from_utf8_lossy(&child.stderr).into_owned();
+            assert!(!child.status.success() && told.contains("cuCtxSynchronize"), "{told}");
+            std::fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect()
+        };
+        let first = calls.iter().position(|call| call.starts_with("cuLaunchKernel")).unwrap();
+        let launches = [10, 11, 10, 11, 10, 11]
+            .map(|kernel| format!("cuLaunchKernel {kernel} grid 5 1 1 block 128 1 1 shared 0 stream {stream}"));
+        assert_eq!(calls[first..first + 6], launches, "{case}");
+        assert_eq!(calls[first + 6], "cuCtxSynchronize", "{case}");
+    }
+}
+
+/// A kernel that still runs is code of the module: the module is not unloaded under it.
+#[test]
+fn a_layer_that_is_dropped_waits_for_what_it_enqueued() {
+    let Some(mock) = mock() else { return };
+    let (_, calls) = run(mock, "plan on a stream, dropped", &[]);
+    assert_eq!(calls[calls.len() - 3..], ["cuCtxSynchronize", "cuModuleUnload", "cuDevicePrimaryCtxRelease"], "{calls:#?}");
 }

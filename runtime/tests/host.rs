@@ -3,34 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod fixture;
-
-use std::process::Command;
-use std::sync::OnceLock;
+#[path = "fixture/object.rs"]
+mod object;
 
 use fixture::{w, x, y};
 use moec_runtime::device::{Argument, MAX_THREADS};
 use moec_runtime::{Batch, Bound, DeviceKind, Dims, Error, Layer, Package, Region};
-
-/// The fixture's kernels, compiled once; `None`, said aloud, where there is no C compiler.
-fn shared_object() -> Option<&'static [u8]> {
-    static OBJECT: OnceLock<Option<Vec<u8>>> = OnceLock::new();
-    let object = OBJECT.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let (source, object) = (folder.path().join("kernels.c"), folder.path().join("kernels.so"));
-        std::fs::write(&source, fixture::C).unwrap();
-        let status = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&object).arg(&source).status();
-        status.ok()?.success().then(|| std::fs::read(&object).unwrap())
-    });
-    if object.is_none() {
-        skip();
-    }
-    object.as_deref()
-}
-
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
-fn skip() {
-    eprintln!("skipped: runtime/tests/host.rs needs `cc`, a C compiler that makes shared objects");
-}
+use object::shared_object;
 
 fn bound(threads: Option<usize>) -> Option<Bound> {
     let package = fixture::package(shared_object()?);

@@ -17,7 +17,7 @@ use safetensors::tensor::{Dtype as FileDtype, TensorView};
 use self::shard::Shard;
 use crate::error::Error;
 use crate::package::Dtype;
-use crate::tensor::{Stored, Tensor, convert};
+use crate::tensor::{Mapped, Stored, Tensor, convert};
 
 /// Named tensors, in files or in memory.
 #[derive(Debug)]
@@ -60,8 +60,10 @@ impl Checkpoint<'static> {
     /// (`model.safetensors.index.json`), or a folder with `model.safetensors`, with an index, or with nothing but
     /// `.safetensors` files, of which the first that is there counts.
     ///
-    /// Files are mapped, not read: they must not be changed or cut short while the checkpoint is in use. Of the files that an
-    /// index names none is opened before one of its tensors is asked for, so those that are not needed may be absent.
+    /// Files are mapped, not read: they must not be changed or cut short while the checkpoint is in use, or weights that
+    /// [`crate::weights::assemble`] made of it, or a layer on the host that these were bound to. A program that cannot promise
+    /// this reads the file itself ([`Checkpoint::read`]). Of the files that an index names none is opened before one of its
+    /// tensors is asked for, so those that are not needed may be absent.
     ///
     /// # Errors
     /// [`Error::Read`] where the system refuses a file, [`Error::NotSafetensors`] where it is another format's,
@@ -157,6 +159,11 @@ impl<'a> Checkpoint<'a> {
             Some(view) => Ok(Some(view)),
             None => Err(Error::NotInShard { tensor: name.into(), path: shard.path().into() }),
         }
+    }
+
+    /// `length` bytes from where `start` starts, which lie in a mapped file; `None` where they do not.
+    pub(crate) fn mapped(&self, start: &[u8], length: usize) -> Option<Mapped> {
+        self.shards.iter().find_map(|shard| shard.mapped(start, length))
     }
 
     /// That none of these names is there, and which are near.

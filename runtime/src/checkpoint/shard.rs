@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, SafeTensorError, SafeTensors, TensorView};
 
 use crate::error::Error;
 use crate::format::Format;
+use crate::tensor::Mapped;
 
 /// A file, or bytes that the caller has.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ struct Opened<'a> {
 #[derive(Debug)]
 enum Bytes<'a> {
     Given(&'a [u8]),
-    Mapped(Mmap),
+    Mapped(Arc<Mmap>),
     /// Of what cannot be mapped: a pipe.
     Read(Vec<u8>),
 }
@@ -75,6 +76,13 @@ impl<'a> Shard<'a> {
         let (first, last) = info.data_offsets;
         let view = TensorView::new(info.dtype, info.shape.clone(), &bytes.get()[data + first..data + last]);
         view.map(Some).map_err(|error| Error::Safetensors { path: self.path.clone(), why: error.to_string() })
+    }
+
+    /// `length` bytes from where `start` starts, if this file is mapped and has them.
+    pub(super) fn mapped(&self, start: &[u8], length: usize) -> Option<Mapped> {
+        let Some(Ok(Opened { bytes: Bytes::Mapped(map), .. })) = self.opened.get() else { return None };
+        let first = start.as_ptr().addr().checked_sub(map.as_ptr().addr())?;
+        Mapped::of(map, first..first.checked_add(length)?)
     }
 
     fn opened(&self) -> Result<&Opened<'a>, Error> {
@@ -128,5 +136,5 @@ fn map(path: &Path) -> Result<Bytes<'static>, Error> {
     // SAFETY: the file must not be changed while it is mapped, which `Checkpoint::open` requires of its caller. Numbers are
     // taken from the bytes and nothing else: no reference, no length and no offset is read from them after the header,
     // which is copied.
-    unsafe { Mmap::map(&file) }.map(Bytes::Mapped).map_err(refused)
+    unsafe { Mmap::map(&file) }.map(Arc::new).map(Bytes::Mapped).map_err(refused)
 }

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use super::WORKSPACE_ALIGN;
 use super::extent::{Dims, Extent};
 use super::manifest::{
     Arg, Buffer, Dtype, ImageKind, Kernel, Launch, Manifest, ParamKind, Recipe, Role, Routing, Slice, Slots, Source, Stacked,
     Target, TargetKind,
 };
+use super::{PARAMS_MAX, WORKSPACE_ALIGN};
 use crate::error::Error;
 
 /// The most operations deep that a formula may be: JSON is read to a depth of 128, and each operation takes two.
@@ -190,6 +190,8 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
     for kernel in &target.kernels {
         ensure!(is_symbol(&kernel.symbol), "target `{name}`: `{}` is not a symbol", kernel.symbol);
         ensure!((1..=THREADS_MAX).contains(&kernel.threads), "kernel `{}`: {} threads a block", kernel.symbol, kernel.threads);
+        let params = kernel.params.len();
+        ensure!(params <= PARAMS_MAX, "kernel `{}` takes {params} parameters, at most {PARAMS_MAX}", kernel.symbol);
     }
     let limits: Vec<Option<u64>> = target.regimes.iter().map(|regime| regime.tokens_up_to).collect();
     let Some((None, bounded)) = limits.split_last() else {

@@ -37,6 +37,9 @@ pub const MANIFEST_MAX_BYTES: u64 = 16 << 20;
 /// The alignment in bytes of a workspace and of every buffer in it.
 pub const WORKSPACE_ALIGN: u64 = 256;
 
+/// The most parameters that a kernel may have: a launch lists its arguments on the stack.
+pub const PARAMS_MAX: usize = 64;
+
 const MAGIC: &[u8; 8] = b"moec.pkg";
 const HEADER_BYTES: usize = 8 + 4 + 8 + 32;
 

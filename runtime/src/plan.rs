@@ -1,0 +1,279 @@
+//! A layer at one batch size: what a run needs to know beside its memory, evaluated once. A run of a plan looks at the
+//! memory and enqueues the launches; it allocates nothing, takes no lock and does not wait.
+
+use std::sync::Arc;
+
+use crate::device::{Device, Given, Stream};
+use crate::error::Error;
+use crate::layer::{Bound, Layer, Shared, check_count};
+use crate::package::{Arg, Dims, Launch, PARAMS_MAX, Role, WORKSPACE_ALIGN, byte_count};
+use crate::region::Region;
+
+/// Grids, scalar arguments, sizes and the places in the workspace, for one [`Dims`]. It has no state: threads may run one
+/// plan at once, each on memory of its own.
+///
+/// ```no_run
+/// # use moec_runtime::{Batch, Bound, Error, Stream};
+/// # fn run(bound: &Bound, mut batch: Batch) -> Result<(), Error> {
+/// let plan = bound.layer().plan(batch.dims)?;
+/// for _ in 0..100 {
+///     plan.run(bound, &mut batch.memory(), Stream::DEFAULT)?;
+/// }
+/// bound.layer().sync()
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Plan {
+    shared: Arc<Shared>,
+    dims: Dims,
+    /// By the manifest's index; empty where there are no tokens, as are the launches.
+    slots: Box<[Slot]>,
+    inputs: usize,
+    outputs: usize,
+    workspace_bytes: u64,
+    launches: Box<[Call]>,
+    update: Box<[Call]>,
+}
+
+/// The memory of one run, in the manifest's order; [`crate::Batch::memory`] lends that of a batch. Content of outputs and
+/// workspace before a run does not matter.
+#[derive(Debug)]
+pub struct Memory<'m> {
+    /// One region an input, at least as long as its shape.
+    pub inputs: &'m [Region],
+    /// One region an output, at least as long as its shape.
+    pub outputs: &'m mut [Region],
+    /// At least [`Plan::workspace`], its length and its alignment. Every run that may be under way at the same time has its
+    /// own.
+    pub workspace: &'m mut Region,
+}
+
+/// A buffer at these dims.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    bytes: u64,
+    place: Place,
+}
+
+/// Where a run finds a buffer.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Input(usize),
+    Output(usize),
+    Weight(usize),
+    /// Bytes from the start of the workspace.
+    Workspace(u64),
+    /// A workspace buffer that no launch of this target names.
+    Nowhere,
+}
+
+/// A launch, all but the addresses evaluated. One of no blocks is left out.
+#[derive(Clone, Debug)]
+struct Call {
+    kernel: usize,
+    blocks: u64,
+    args: Box<[Word]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Word {
+    Buffer(usize),
+    I32(i32),
+    I64(i64),
+}
+
+impl Layer {
+    /// What a run of this size needs, evaluated once.
+    ///
+    /// # Errors
+    /// [`Error::TokensAboveMax`], [`Error::RowTokens`], [`Error::Extent`], [`Error::LaunchRange`].
+    pub fn plan(&self, dims: Dims) -> Result<Plan, Error> {
+        Plan::new(&self.shared, dims)
+    }
+
+    /// Waits for all that was started on the device, on whichever stream.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where any of it failed, [`Error::Poisoned`].
+    pub fn sync(&self) -> Result<(), Error> {
+        self.shared.ask(|device| device.sync())
+    }
+}
+
+impl Plan {
+    pub(crate) fn new(shared: &Arc<Shared>, dims: Dims) -> Result<Plan, Error> {
+        shared.check_dims(dims)?;
+        let (inputs, outputs) = (shared.buffers(Role::Input).len(), shared.buffers(Role::Output).len());
+        let shared = Arc::clone(shared);
+        if dims.tokens == 0 {
+            let none = || Box::<[Call]>::default();
+            let slots = Box::default();
+            return Ok(Plan { shared, dims, slots, inputs, outputs, workspace_bytes: 0, launches: none(), update: none() });
+        }
+        let (slots, workspace_bytes) = slots(&shared, dims)?;
+        let calls = |launches: &[Launch]| -> Result<Box<[Call]>, Error> {
+            let calls = launches.iter().map(|launch| evaluate(&shared, launch, dims));
+            Ok(calls.collect::<Result<Vec<_>, _>>()?.into_iter().filter(|call| call.blocks > 0).collect())
+        };
+        let launches = calls(shared.launches(dims.tokens))?;
+        let update = calls(&shared.target().update)?;
+        Ok(Plan { slots, inputs, outputs, workspace_bytes, launches, update, dims, shared })
+    }
+
+    /// The launch dimensions that it is for.
+    #[must_use]
+    pub fn dims(&self) -> Dims {
+        self.dims
+    }
+
+    /// What a run needs of workspace: its length and its alignment, in bytes.
+    #[must_use]
+    pub fn workspace(&self) -> (u64, u64) {
+        (self.workspace_bytes, WORKSPACE_ALIGN)
+    }
+
+    /// Runs the layer on this memory: looks at lengths, alignments and devices, then enqueues the launches on `stream`.
+    /// Without tokens it looks at nothing and launches nothing.
+    ///
+    /// It allocates nothing, takes no lock, and may be called by several threads at once on different memory. On a GPU it
+    /// returns as soon as the launches are enqueued: results are there once `stream` has done them, or after [`Layer::sync`],
+    /// and the memory stays as it is until then. On the host it returns when they are done, and this thread does a part.
+    ///
+    /// # Errors
+    /// Before anything is launched: [`Error::OtherLayer`], [`Error::Count`], [`Error::TooShort`], [`Error::Misaligned`],
+    /// [`Error::WrongDevice`], [`Error::NoStream`], [`Error::Poisoned`]. After: [`Error::LaunchRange`] and
+    /// [`Error::Device`]; what was enqueued before still uses the memory. On a GPU the failure of a kernel is told by a later
+    /// call.
+    pub fn run(&self, bound: &Bound, memory: &mut Memory<'_>, stream: Stream) -> Result<(), Error> {
+        self.check(bound, memory)?;
+        self.shared.ask(|device| self.launch(device.as_ref(), bound, memory, stream))
+    }
+
+    /// Runs the package's update, if it has one, after a run on this memory: see [`Bound::update`].
+    ///
+    /// # Errors
+    /// Those of [`Plan::run`].
+    pub fn update(&self, bound: &Bound, memory: &mut Memory<'_>, stream: Stream) -> Result<(), Error> {
+        self.check(bound, memory)?;
+        self.shared.ask(|device| self.launch_update(device.as_ref(), bound, memory, stream))
+    }
+
+    /// As [`Plan::run`] of memory that was looked at.
+    pub(crate) fn launch(&self, on: &dyn Device, bound: &Bound, memory: &mut Memory<'_>, stream: Stream) -> Result<(), Error> {
+        self.enqueue(&self.launches, on, bound, memory, stream)
+    }
+
+    /// As [`Plan::update`] of memory that was looked at.
+    pub(crate) fn launch_update(
+        &self,
+        on: &dyn Device,
+        bound: &Bound,
+        memory: &mut Memory<'_>,
+        stream: Stream,
+    ) -> Result<(), Error> {
+        self.enqueue(&self.update, on, bound, memory, stream)
+    }
+
+    fn enqueue(
+        &self,
+        calls: &[Call],
+        device: &dyn Device,
+        bound: &Bound,
+        memory: &Memory<'_>,
+        stream: Stream,
+    ) -> Result<(), Error> {
+        let mut given = [Given::I32(0); PARAMS_MAX];
+        calls.iter().try_for_each(|Call { kernel, blocks, args }| {
+            // A sound manifest has no kernel with more parameters.
+            let given = &mut given[..args.len()];
+            for (given, word) in given.iter_mut().zip(args) {
+                *given = match *word {
+                    Word::Buffer(buffer) => self.given(self.slots[buffer], bound, memory),
+                    Word::I32(value) => Given::I32(value),
+                    Word::I64(value) => Given::I64(value),
+                };
+            }
+            device.enqueue(*kernel, *blocks, given, stream)
+        })
+    }
+
+    fn given<'r>(&self, Slot { bytes, place }: Slot, bound: &'r Bound, memory: &'r Memory<'_>) -> Given<'r> {
+        let (region, offset) = match place {
+            Place::Input(index) => (&memory.inputs[index], 0),
+            Place::Output(index) => (&memory.outputs[index], 0),
+            Place::Weight(index) => (&bound.weights[index], 0),
+            Place::Workspace(offset) => (&*memory.workspace, offset),
+            Place::Nowhere => (&*memory.workspace, 0),
+        };
+        Given::Memory { region, offset, bytes }
+    }
+
+    /// What [`Plan::run`] looks at before it launches anything: that the weights are this layer's, and that the memory is long
+    /// enough, aligned and on the device. It allocates nothing.
+    ///
+    /// # Errors
+    /// [`Error::OtherLayer`], [`Error::Count`], [`Error::TooShort`], [`Error::Misaligned`], [`Error::WrongDevice`].
+    pub fn check(&self, bound: &Bound, memory: &Memory<'_>) -> Result<(), Error> {
+        if !Arc::ptr_eq(&self.shared, &bound.shared) {
+            return Err(Error::OtherLayer);
+        }
+        if self.dims.tokens == 0 {
+            return Ok(());
+        }
+        let shared = &self.shared;
+        check_count("inputs", self.inputs, memory.inputs.len())?;
+        check_count("outputs", self.outputs, memory.outputs.len())?;
+        shared.check_region("workspace", memory.workspace, self.workspace_bytes, WORKSPACE_ALIGN)?;
+        for (buffer, slot) in shared.manifest.buffers.iter().zip(&self.slots) {
+            let region = match slot.place {
+                Place::Input(index) => &memory.inputs[index],
+                Place::Output(index) => &memory.outputs[index],
+                Place::Weight(index) => &bound.weights[index],
+                Place::Workspace(_) | Place::Nowhere => continue,
+            };
+            shared.check_region(&buffer.name, region, slot.bytes, u64::from(buffer.align))?;
+        }
+        Ok(())
+    }
+}
+
+/// Every buffer's length and place, and the length of the workspace.
+fn slots(shared: &Shared, dims: Dims) -> Result<(Box<[Slot]>, u64), Error> {
+    let layout = shared.workspace(dims)?;
+    let (mut inputs, mut outputs, mut weights) = (0.., 0.., 0..);
+    let mut inside = layout.places.iter().peekable();
+    let slots = shared.manifest.buffers.iter().enumerate().map(|(index, buffer)| {
+        let next = |numbers: &mut std::ops::RangeFrom<usize>| numbers.next().unwrap_or_default();
+        let place = match buffer.role {
+            Role::Input => Place::Input(next(&mut inputs)),
+            Role::Output => Place::Output(next(&mut outputs)),
+            Role::Weight => Place::Weight(next(&mut weights)),
+            // The layout is in the manifest's order.
+            Role::Workspace => match inside.next_if(|place| place.buffer == index) {
+                Some(place) => return Ok(Slot { bytes: place.bytes, place: Place::Workspace(place.offset) }),
+                None => return Ok(Slot { bytes: 0, place: Place::Nowhere }),
+            },
+        };
+        Ok(Slot { bytes: byte_count(buffer, dims)?, place })
+    });
+    Ok((slots.collect::<Result<_, Error>>()?, layout.bytes))
+}
+
+fn evaluate(shared: &Shared, launch: &Launch, dims: Dims) -> Result<Call, Error> {
+    let kernel = launch.kernel as usize;
+    let symbol = &shared.target().kernels[kernel].symbol;
+    let args = launch.args.iter().enumerate().map(|(index, arg)| match arg {
+        Arg::Buffer(buffer) => Ok(Word::Buffer(*buffer as usize)),
+        Arg::ScalarI32(extent) => {
+            let value = extent.eval(dims)?;
+            let narrow = i32::try_from(value);
+            narrow.map(Word::I32).map_err(|_| Error::LaunchRange {
+                kernel: symbol.clone(),
+                what: format!("argument {index}"),
+                value,
+            })
+        }
+        Arg::ScalarI64(extent) => Ok(Word::I64(extent.eval(dims)?)),
+    });
+    Ok(Call { kernel, blocks: launch.grid.count(dims)?, args: args.collect::<Result<_, Error>>()? })
+}
