@@ -65,8 +65,8 @@ lint: setup ## Check formatting, and clippy and the documentation with warnings 
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
 
 .PHONY: bench
-bench: setup ## Run the benchmarks of the compiler.
-	cargo bench --locked --package moec
+bench: setup ## Run the benchmarks of the compiler and the runtime.
+	cargo bench --locked --package moec --package moec-runtime
 
 .PHONY: clean
 clean: ## Remove what was built; .tools/ stays.
