@@ -74,27 +74,12 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
                 holes.get(*i as usize).cloned().ok_or_else(|| format!("the body uses `${i}`, but there are {}", holes.len()))?
             }
             Node::Param(p) => return Err(format!("the body names the parameter `{}`: it must be an operand", p.0)),
-            Node::Apply(op, _) if !by_row(*op) => return Err(format!("`{}` cannot stand in a body", op.name())),
+            Node::Apply(op, _) if !op.is_by_row() => return Err(format!("`{}` cannot stand in a body", op.name())),
             Node::Attr(_) | Node::Apply(..) => infer(node, |id| &types[usize::from(id)], |_| None)?,
         };
         types.push(ty);
     }
     Ok(types)
-}
-
-/// Whether a body may hold the op: what maps each row by itself.
-fn by_row(op: Op) -> bool {
-    match op {
-        Op::List | Op::Gemm | Op::GroupedGemm | Op::Route | Op::Assign | Op::Dispatch | Op::ExpertRows => false,
-        Op::PickWeights | Op::RenormKept | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Combine => false,
-        Op::Losses | Op::RmsNorm | Op::Jitter | Op::Within => false,
-        Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => false,
-        Op::AllExperts | Op::SparseMixer | Op::HashPicks | Op::Leading | Op::Joint | Op::ExpertScale | Op::WithoutRows => true,
-        Op::Observe | Op::Counted | Op::BestScore | Op::MaskTokens => true,
-        Op::TopK | Op::GroupLimit | Op::Renorm | Op::Softmax | Op::Cast | Op::Scale | Op::Offset | Op::AtMost => true,
-        Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => true,
-        Op::Square | Op::Add | Op::Mul => true,
-    }
 }
 
 fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {

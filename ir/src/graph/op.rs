@@ -9,303 +9,234 @@ use super::Attr;
 #[cfg(doc)]
 use super::Observation;
 
+/// What an op is to every room.
+#[derive(Clone, Copy)]
+struct Row {
+    name: &'static str,
+    arity: Option<usize>,
+    list: Option<usize>,
+    class: Class,
+}
+
+/// What kind of function an op is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// It maps each row by itself.
+    ByRow,
+    /// A product by weights.
+    Product,
+    /// It reads or makes values as a whole.
+    Whole,
+}
+
+/// The arity of an op with any number of operands.
+const ANY: usize = usize::MAX;
+
+const fn by_row(name: &'static str, arity: usize) -> Row {
+    Row { name, arity: if arity == ANY { None } else { Some(arity) }, list: None, class: Class::ByRow }
+}
+
+const fn product(name: &'static str, arity: usize) -> Row {
+    Row { class: Class::Product, ..by_row(name, arity) }
+}
+
+const fn whole(name: &'static str, arity: usize) -> Row {
+    Row { class: Class::Whole, ..by_row(name, arity) }
+}
+
+impl Row {
+    /// It has a body, and this operand lists what the body's later holes stand for.
+    const fn list(self, operand: usize) -> Row {
+        Row { list: Some(operand), ..self }
+    }
+}
+
+/// Makes an enum, the list of its ops and their rows: an op that stands in the table is in none of them forgotten.
+macro_rules! table {
+    ($(#[$of_enum:meta])* pub enum $name:ident { $($(#[$of_op:meta])* $op:ident = $row:expr,)* }) => {
+        $(#[$of_enum])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$of_op])* $op,)* }
+
+        impl $name {
+            /// Every op, in declaration order.
+            pub const ALL: &'static [$name] = &[$($name::$op),*];
+
+            const fn row(self) -> Row {
+                match self { $($name::$op => $row,)* }
+            }
+        }
+    };
+}
+
+table! {
 /// One function from values to a value. Shapes: T tokens, P rows of a grouping (kept (token, expert) pairs, or slots), H hidden,
 /// F ffn, E experts, K picks a token. A sequence is S tokens, the last one may be shorter. All arithmetic is f32; `cast` is the
 /// only rounding to storage types.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Op {
     /// `(a, b, ...)`: several values as one operand.
-    List,
+    List = whole("list", ANY),
     /// `gemm x ws vs body`: `$i[m, n] = sum_k x[m, k] * ws[i][n, k]` for each weight, then the body over
     /// `$0.. (products), $len(ws).. (vs)`.
-    Gemm,
+    Gemm = product("gemm", 4).list(2),
     /// `grouped_gemm rows routing ws vs body`: `$i[p, n] = sum_k rows[p, k] * ws[i][expert_of_pair[p], n, k]`, then the
     /// body. `rows` has P rows, or T rows which are gathered: `rows[token_of_pair[p], k]`. Slots in the place of a routing
     /// have the expert of each row too; their rows are P.
-    GroupedGemm,
+    GroupedGemm = product("grouped_gemm", 5).list(3),
     /// `route x ws vs body assignment` = `assign (gemm x ws vs body) assignment`.
-    Route,
+    Route = whole("route", 5).list(2),
     /// `top_k scores keys k`: the `k` experts with the largest keys of each row, largest first, ties to the lower index,
     /// with their scores as weights. A NaN key counts as minus infinity.
-    TopK,
+    TopK = by_row("top_k", 3),
     /// `all_experts scores`: every expert of each row, in index order, with its score as weight. Under a capacity by weight
     /// each expert then keeps the tokens that it scores highest: expert choice.
-    AllExperts,
+    AllExperts = by_row("all_experts", 1),
     /// `sparse_mixer x jitter k`: the `k` largest of each row, one after another; of those left, `i` with the largest
     /// `M` weighs `1 / sum exp(x[e] - M)` over the `e` with `(M - x[e]) / max(|x[e]|, M) <= 2 jitter`. Ties, NaN and
     /// infinities as in `top_k` and `softmax`.
-    SparseMixer,
+    SparseMixer = by_row("sparse_mixer", 3),
     /// `hash_picks scores table ids`: the experts `table[ids[t], ..]` of each token, as the row has them, with their scores as
     /// weights. An expert may come twice, and counts twice. An id beyond the table and an entry beyond the experts stand for
     /// the nearest there is: nothing is read out of bounds.
-    HashPicks,
+    HashPicks = by_row("hash_picks", 3),
     /// `leading x n`: the first `n` columns.
-    Leading,
+    Leading = by_row("leading", 2),
     /// `joint picks scores n`: the picks, and after them each of the last `n` columns of the scores, as experts `E..E + n`
     /// that every token has and that get no rows.
-    Joint,
+    Joint = by_row("joint", 3),
     /// `group_limit keys groups`: experts in equal groups; those outside each row's best groups are masked.
-    GroupLimit,
+    GroupLimit = by_row("group_limit", 2),
     /// `renorm picks rule`: weights divided by their sum or p-norm.
-    Renorm,
+    Renorm = by_row("renorm", 2),
     /// `expert_scale picks s`: each weight times `s` of its expert, or all times a single number; of a routing, those of the
     /// dropped stay.
-    ExpertScale,
+    ExpertScale = by_row("expert_scale", 2),
     /// `observe logits scores picks` = `picks`. What a caller may read besides, for the whole batch, is in [`Observation`].
-    Observe,
+    Observe = by_row("observe", 3),
     /// `counted picks others` = `picks`, in the place of which `losses` counts `others`: those that tokens would pick without
     /// the selection bias (DeepSeek-V3, arXiv 2412.19437, equation 18).
-    Counted,
+    Counted = by_row("counted", 2),
     /// `best_score picks scores n`: the same picks, with the number by which `batch_prioritized` orders tokens: the largest
     /// of the scores at the experts of the token's first `n` picks, a NaN as minus infinity. Scores are a row over all
     /// experts, those without rows too; no weight has a part in it.
-    BestScore,
+    BestScore = by_row("best_score", 3),
     /// `without_rows picks n`: the same picks, of which those of the last `n` experts get no rows: no weights are theirs.
-    WithoutRows,
+    WithoutRows = by_row("without_rows", 2),
     /// `within ids n`, or `within ids n mask`: a mask for `mask_tokens`, i32 `[T]`: 1 where `0 <= ids[t] < n` and `mask`, of
     /// the same kind, if there is one, is not 0; else 0.
-    Within,
+    Within = whole("within", ANY),
     /// `mask_tokens x mask`: where a token's number in `mask`, i32 `[T]`, is 0, it is padding: of rows `[T, N]` its row is
     /// zeros, whatever it was; of picks it has no expert and its weights are 0.
-    MaskTokens,
+    MaskTokens = by_row("mask_tokens", 2),
     /// `assign picks assignment`: which pairs are kept. A pick without an expert is no pair, and takes no room. Grouped rows are by expert; in which order those of one expert come
     /// no op tells, and kernels have the order that is cheapest (by priority, or by token).
-    Assign,
+    Assign = whole("assign", 2),
     /// `losses routing rule` = `routing`, whose picks are observed. What a caller may read besides is in
     /// [`Observation::losses`].
-    Losses,
+    Losses = whole("losses", 2),
     /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum or p-norm; those of the dropped stay.
-    RenormKept,
+    RenormKept = whole("renorm_kept", 2),
     /// `dispatch x routing`: `y[p, n] = x[token_of_pair[p], n]`.
-    Dispatch,
+    Dispatch = whole("dispatch", 2),
     /// `expert_rows b routing`: `y[p, n] = b[expert_of_pair[p], n]`; also of slots.
-    ExpertRows,
+    ExpertRows = whole("expert_rows", 2),
     /// `pair_weights routing`: `y[p, 0]` = weight of pair p.
-    PairWeights,
+    PairWeights = whole("pair_weights", 1),
     /// `pick_weights routing first`: `y[t, i]` = weight of pick `first + i` of t, kept or not.
-    PickWeights,
+    PickWeights = whole("pick_weights", 2),
     /// `dropped_input x routing`: `y[t, n] = sum_j x[t, n] * weight(t, j)` over the dropped picks of t (none: 0). A pick of
     /// an expert without rows is not dropped.
-    DroppedInput,
+    DroppedInput = whole("dropped_input", 2),
     /// `identity_input x routing`: `y[t, n] = sum_j x[t, n] * weight(t, j)` over the picks of t whose experts have no rows
     /// (none: 0): these give their input back (LongCat-Flash).
-    IdentityInput,
+    IdentityInput = whole("identity_input", 2),
     /// `combine rows routing vs body`: `$0[t, n] = sum_j rows[pair(t, j), n]` over the kept picks of t in pick order
     /// (none: 0), then the body over `$0, $1.. (vs)`.
-    Combine,
+    Combine = whole("combine", 4).list(2),
     /// `flatten w`: `[A, B, N]` as `[A B, N]`.
-    Flatten,
+    Flatten = whole("flatten", 1),
     /// `slots experts n`: rows that no token decides, n for each expert and sequence. Slot `i < E n` is one of expert `i / n`;
     /// its row of sequence s of R is `(i / n * R + s) * n + i % n`.
-    Slots,
+    Slots = whole("slots", 2),
     /// `token_softmax x`: as `softmax`, over the tokens of each sequence, each column by itself. With a second operand, a
     /// mask as that of `mask_tokens`, over those that are no padding; padding weighs 0.
-    TokenSoftmax,
+    TokenSoftmax = whole("token_softmax", ANY),
     /// `soft_dispatch x weights slots vs body`: `$0[row(i, s), h] = sum_t weights[t, i] * x[t, h]` over the tokens t of sequence s,
     /// then the body over `$0, $1.. (vs)` (Puigcerver et al. 2023, equation 1).
-    SoftDispatch,
+    SoftDispatch = whole("soft_dispatch", 5).list(3),
     /// `soft_combine rows weights slots vs body`: `$0[t, h] = sum_i weights[t, i] * rows[row(i, s), h]` over the slots i, s the
     /// sequence of t, then the body over `$0, $1.. (vs)` (Puigcerver et al. 2023, equation 3).
-    SoftCombine,
+    SoftCombine = whole("soft_combine", 5).list(3),
     /// `rms_norm x eps vs body`: `$0[m, n] = x[m, n] / sqrt(mean_n x[m, n]^2 + eps)`, then the body over `$0, $1.. (vs)`.
-    RmsNorm,
+    RmsNorm = whole("rms_norm", 4).list(2),
     /// `jitter x seed eps`: `y[t, n] = x[t, n] * (1 + eps (2 u - 1))`, a draw of `u` in [0, 1) for each element: the upper
     /// 24 bits of word `n % 4` of [`philox`](super::philox::philox) for the counter `(n / 4, t, 0, 0)` under the key `seed`.
-    Jitter,
+    Jitter = whole("jitter", 3),
     /// `exp(x[e] - max x) / sum`, over each row, or over the weights of each token's picks. A NaN counts as the lowest
     /// finite number and infinities as the extreme finite ones, so that every row sums to one.
-    Softmax,
+    Softmax = by_row("softmax", 1),
     /// `x` rounded to an element type and kept in it.
-    Cast,
+    Cast = by_row("cast", 2),
     /// `x * c`.
-    Scale,
+    Scale = by_row("scale", 2),
     /// `x + c`.
-    Offset,
+    Offset = by_row("offset", 2),
     /// `min(x, c)`.
-    AtMost,
+    AtMost = by_row("at_most", 2),
     /// `max(x, c)`.
-    AtLeast,
+    AtLeast = by_row("at_least", 2),
     /// `1 / (1 + exp(-x))`.
-    Sigmoid,
+    Sigmoid = by_row("sigmoid", 1),
     /// The hyperbolic tangent.
-    Tanh,
+    Tanh = by_row("tanh", 1),
     /// `sqrt(log(1 + exp(x)))`.
-    SqrtSoftplus,
+    SqrtSoftplus = by_row("sqrt_softplus", 1),
     /// `x / (1 + exp(-x))`.
-    Silu,
+    Silu = by_row("silu", 1),
     /// `x / 2 * (1 + erf(x / sqrt 2))`.
-    Gelu,
+    Gelu = by_row("gelu", 1),
     /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`.
-    GeluTanh,
+    GeluTanh = by_row("gelu_tanh", 1),
     /// `max(x, 0)`.
-    Relu,
+    Relu = by_row("relu", 1),
     /// `x * x`.
-    Square,
+    Square = by_row("square", 1),
     /// `a + b`; `b` may be a row `[N]`, one number `[1]`, or columns `[M, n]`, each for `N / n` neighbours.
-    Add,
+    Add = by_row("add", 2),
     /// `a * b`; `b` may be a row `[N]`, one number `[1]`, or columns `[M, n]`, each for `N / n` neighbours.
-    Mul,
+    Mul = by_row("mul", 2),
+}
 }
 
 impl Op {
-    /// Every op, in declaration order.
-    pub const ALL: [Op; 52] = [
-        Op::List,
-        Op::Gemm,
-        Op::GroupedGemm,
-        Op::Route,
-        Op::TopK,
-        Op::AllExperts,
-        Op::SparseMixer,
-        Op::HashPicks,
-        Op::Leading,
-        Op::Joint,
-        Op::GroupLimit,
-        Op::Renorm,
-        Op::ExpertScale,
-        Op::Observe,
-        Op::Counted,
-        Op::BestScore,
-        Op::WithoutRows,
-        Op::Within,
-        Op::MaskTokens,
-        Op::Assign,
-        Op::Losses,
-        Op::RenormKept,
-        Op::Dispatch,
-        Op::ExpertRows,
-        Op::PairWeights,
-        Op::PickWeights,
-        Op::DroppedInput,
-        Op::IdentityInput,
-        Op::Combine,
-        Op::Flatten,
-        Op::Slots,
-        Op::TokenSoftmax,
-        Op::SoftDispatch,
-        Op::SoftCombine,
-        Op::RmsNorm,
-        Op::Jitter,
-        Op::Softmax,
-        Op::Cast,
-        Op::Scale,
-        Op::Offset,
-        Op::AtMost,
-        Op::AtLeast,
-        Op::Sigmoid,
-        Op::Tanh,
-        Op::SqrtSoftplus,
-        Op::Silu,
-        Op::Gelu,
-        Op::GeluTanh,
-        Op::Relu,
-        Op::Square,
-        Op::Add,
-        Op::Mul,
-    ];
-
     /// Its name in text, in rules and in diagnostics.
     pub fn name(self) -> &'static str {
-        match self {
-            Op::List => "list",
-            Op::Gemm => "gemm",
-            Op::GroupedGemm => "grouped_gemm",
-            Op::Route => "route",
-            Op::TopK => "top_k",
-            Op::AllExperts => "all_experts",
-            Op::SparseMixer => "sparse_mixer",
-            Op::HashPicks => "hash_picks",
-            Op::Leading => "leading",
-            Op::Joint => "joint",
-            Op::GroupLimit => "group_limit",
-            Op::Renorm => "renorm",
-            Op::ExpertScale => "expert_scale",
-            Op::Observe => "observe",
-            Op::Counted => "counted",
-            Op::BestScore => "best_score",
-            Op::WithoutRows => "without_rows",
-            Op::Within => "within",
-            Op::MaskTokens => "mask_tokens",
-            Op::Assign => "assign",
-            Op::Losses => "losses",
-            Op::RenormKept => "renorm_kept",
-            Op::Dispatch => "dispatch",
-            Op::ExpertRows => "expert_rows",
-            Op::PairWeights => "pair_weights",
-            Op::PickWeights => "pick_weights",
-            Op::DroppedInput => "dropped_input",
-            Op::IdentityInput => "identity_input",
-            Op::Combine => "combine",
-            Op::Flatten => "flatten",
-            Op::Slots => "slots",
-            Op::TokenSoftmax => "token_softmax",
-            Op::SoftDispatch => "soft_dispatch",
-            Op::SoftCombine => "soft_combine",
-            Op::RmsNorm => "rms_norm",
-            Op::Jitter => "jitter",
-            Op::Softmax => "softmax",
-            Op::Cast => "cast",
-            Op::Scale => "scale",
-            Op::Offset => "offset",
-            Op::AtMost => "at_most",
-            Op::AtLeast => "at_least",
-            Op::Sigmoid => "sigmoid",
-            Op::Tanh => "tanh",
-            Op::SqrtSoftplus => "sqrt_softplus",
-            Op::Silu => "silu",
-            Op::Gelu => "gelu",
-            Op::GeluTanh => "gelu_tanh",
-            Op::Relu => "relu",
-            Op::Square => "square",
-            Op::Add => "add",
-            Op::Mul => "mul",
-        }
+        self.row().name
     }
 
     /// The op of that name.
     pub fn named(name: &str) -> Option<Op> {
-        Op::ALL.into_iter().find(|op| op.name() == name)
+        Op::ALL.iter().copied().find(|op| op.name() == name)
     }
 
     /// Number of operands; `None`: any. A product may have one more, the [`Tiling`](crate::Tiling) by which it is computed.
     pub fn arity(self) -> Option<usize> {
-        match self {
-            Op::List | Op::TokenSoftmax | Op::Within => None,
-            Op::AllExperts | Op::PairWeights | Op::Flatten => Some(1),
-            Op::Slots | Op::MaskTokens => Some(2),
-            Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus => Some(1),
-            Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => Some(1),
-            Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Assign | Op::RenormKept | Op::Dispatch | Op::ExpertRows => {
-                Some(2)
-            }
-            Op::Leading | Op::WithoutRows | Op::PickWeights | Op::IdentityInput | Op::Counted | Op::Losses => Some(2),
-            Op::DroppedInput | Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Some(2),
-            Op::TopK | Op::SparseMixer | Op::HashPicks | Op::Joint | Op::Observe | Op::BestScore | Op::Jitter => Some(3),
-            Op::Gemm | Op::Combine | Op::RmsNorm => Some(4),
-            Op::GroupedGemm | Op::Route | Op::SoftDispatch | Op::SoftCombine => Some(5),
-        }
+        self.row().arity
+    }
+
+    /// Whether it maps each row by itself: only such ops stand in a body.
+    pub fn is_by_row(self) -> bool {
+        self.row().class == Class::ByRow
     }
 
     /// Whether a tiling may stand after its operands.
     pub fn is_product(self) -> bool {
-        matches!(self, Op::Gemm | Op::GroupedGemm)
+        self.row().class == Class::Product
     }
 
     /// For ops with a body: which operand lists the values that the body's later holes stand for.
     pub fn operand_list(self) -> Option<usize> {
-        match self {
-            Op::Gemm | Op::Route | Op::Combine | Op::RmsNorm => Some(2),
-            Op::GroupedGemm | Op::SoftDispatch | Op::SoftCombine => Some(3),
-            Op::AllExperts | Op::SparseMixer | Op::HashPicks | Op::Leading | Op::Joint | Op::PickWeights => None,
-            Op::Flatten | Op::Slots | Op::TokenSoftmax => None,
-            Op::List | Op::TopK | Op::GroupLimit | Op::Renorm | Op::Assign | Op::Dispatch | Op::ExpertRows => None,
-            Op::RenormKept | Op::WithoutRows | Op::DroppedInput | Op::IdentityInput | Op::Jitter => None,
-            Op::Observe | Op::Counted | Op::BestScore | Op::Within | Op::MaskTokens | Op::Losses => None,
-            Op::ExpertScale | Op::PairWeights | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => None,
-            Op::AtMost | Op::AtLeast => None,
-            Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => None,
-            Op::Add | Op::Mul => None,
-        }
+        self.row().list
     }
 
     /// For ops with a body: which operand it is.
