@@ -2,7 +2,7 @@
 //! Where weights are stored is `package`'s business.
 
 use egg::Id;
-use moec_ir::graph::{self, Assignment, Attr, Balance, Builder, Dim, Eps, Graph, Op, Span, Type};
+use moec_ir::graph::{self, Assignment, Attr, Balance, Builder, Dim, Eps, Graph, Op, Pointwise, Span, Type};
 use moec_ir::{DType, Extent};
 
 use crate::spec::{
@@ -30,9 +30,9 @@ pub fn import(spec: &Spec) -> Graph {
     };
     if let Some(shared) = &spec.shared {
         let beside = layer.shared(x, joint, shared);
-        y = layer.g.apply(Op::Add, &[y, beside]);
+        y = layer.g.apply(Pointwise::Add, &[y, beside]);
         if shared.combine == SharedCombine::Average {
-            y = layer.constant(Op::Scale, y, 0.5);
+            y = layer.constant(Pointwise::Scale, y, 0.5);
         }
     }
     let y = layer.output_norm(y);
@@ -90,7 +90,7 @@ impl Layer<'_> {
         let mut logits = self.g.gemm(x, w);
         if self.spec.router.bias {
             let bias = self.weight(Tensor::RouterBias, &[columns]);
-            logits = self.g.apply(Op::Add, &[logits, bias]);
+            logits = self.g.apply(Pointwise::Add, &[logits, bias]);
         }
         logits
     }
@@ -101,9 +101,9 @@ impl Layer<'_> {
         let experts = self.spec.candidates();
         if router.dtype == RouterDtype::Model {
             let rounded = self.cast(logits);
-            logits = self.g.apply_attr(Op::Cast, &[rounded], Attr::DType(DType::F32));
+            logits = self.g.apply_attr(Pointwise::Cast, &[rounded], Attr::DType(DType::F32));
         }
-        logits = self.constant(Op::Scale, logits, router.logit_scale);
+        logits = self.constant(Pointwise::Scale, logits, router.logit_scale);
         if let Some(cap) = router.logit_softcap {
             logits = self.softcapped(logits, cap);
         }
@@ -113,7 +113,7 @@ impl Layer<'_> {
         };
         if router.mode == Mode::ExpertChoice {
             // A positive factor changes no choice.
-            let scores = self.constant(Op::Scale, scores, router.scale);
+            let scores = self.constant(Pointwise::Scale, scores, router.scale);
             let picks = self.g.apply(Op::AllExperts, &[scores]);
             return self.masked(picks);
         }
@@ -127,7 +127,7 @@ impl Layer<'_> {
                 Correction::Score => scores,
                 Correction::Logit => logits,
             };
-            keys = self.g.apply(Op::Add, &[corrected, bias]);
+            keys = self.g.apply(Pointwise::Add, &[corrected, bias]);
         }
         if let Some(groups) = router.groups {
             let groups = graph::Groups {
@@ -170,7 +170,7 @@ impl Layer<'_> {
         if let Some(renorm) = router.renorm.or((router.joint_shared > 0).then_some(share)) {
             picks = self.g.apply_attr(Op::Renorm, &[picks], Attr::Renorm(renorm_rule(renorm)));
         }
-        picks = self.constant(Op::Scale, picks, router.scale);
+        picks = self.constant(Pointwise::Scale, picks, router.scale);
         picks = self.expert_scale(picks);
         self.observed(logits, picks)
     }
@@ -242,12 +242,12 @@ impl Layer<'_> {
 
     /// Picks, without those of padding and of tokens that have none.
     fn masked_picks(&mut self, picks: Id) -> Id {
-        self.picking.or(self.mask).map_or(picks, |mask| self.g.apply(Op::MaskTokens, &[picks, mask]))
+        self.picking.or(self.mask).map_or(picks, |mask| self.g.apply(Pointwise::MaskTokens, &[picks, mask]))
     }
 
     /// Rows or picks, without those of padding.
     fn masked(&mut self, x: Id) -> Id {
-        self.mask.map_or(x, |mask| self.g.apply(Op::MaskTokens, &[x, mask]))
+        self.mask.map_or(x, |mask| self.g.apply(Pointwise::MaskTokens, &[x, mask]))
     }
 
     /// What the router sees of `x`.
@@ -261,10 +261,10 @@ impl Layer<'_> {
     fn normed(&mut self, x: Id) -> Id {
         let Some(norm) = self.spec.router.input_norm else { return x };
         let mut y = self.g.rms_norm(x, norm.eps);
-        y = self.constant(Op::Scale, y, norm.scale);
+        y = self.constant(Pointwise::Scale, y, norm.scale);
         if self.spec.weight(Tensor::RouterInputScale).is_some() {
             let scale = self.weight(Tensor::RouterInputScale, &[self.spec.hidden]);
-            y = self.g.apply(Op::Mul, &[y, scale]);
+            y = self.g.apply(Pointwise::Mul, &[y, scale]);
         }
         self.cast(y)
     }
@@ -291,9 +291,9 @@ impl Layer<'_> {
     fn score(&mut self, logits: Id) -> Id {
         match self.spec.router.score {
             Score::Softmax => self.g.apply(Op::Softmax, &[logits]),
-            Score::Sigmoid => self.g.apply(Op::Sigmoid, &[logits]),
+            Score::Sigmoid => self.g.apply(Pointwise::Sigmoid, &[logits]),
             Score::Identity => logits,
-            Score::SqrtSoftplus => self.g.apply(Op::SqrtSoftplus, &[logits]),
+            Score::SqrtSoftplus => self.g.apply(Pointwise::SqrtSoftplus, &[logits]),
         }
     }
 
@@ -307,11 +307,11 @@ impl Layer<'_> {
         let mut y = self.latent_out(y);
         if self.spec.capacity.is_some_and(|capacity| capacity.dropped == Dropped::Input) {
             let passed = self.g.apply(Op::DroppedInput, &[x, routing]);
-            y = self.g.apply(Op::Add, &[y, passed]);
+            y = self.g.apply(Pointwise::Add, &[y, passed]);
         }
         if self.spec.router.identity_experts > 0 {
             let kept = self.g.apply(Op::IdentityInput, &[x, routing]);
-            y = self.g.apply(Op::Add, &[y, kept]);
+            y = self.g.apply(Pointwise::Add, &[y, kept]);
         }
         self.finished(y)
     }
@@ -329,7 +329,7 @@ impl Layer<'_> {
         if self.spec.weight(Tensor::SlotScale).is_some() {
             // f32 whatever the layer's type, as all of the logits.
             let scale = self.g.param("@slot_scale", Type::tensor(&[Dim::Const(1)], DType::F32));
-            logits = self.g.apply(Op::Mul, &[logits, scale]);
+            logits = self.g.apply(Pointwise::Mul, &[logits, scale]);
         }
         let slots = self.g.slots(experts, soft.slots);
         let (inner, width) = self.latent_in(if soft.dispatch_normed { tokens } else { x });
@@ -354,12 +354,12 @@ impl Layer<'_> {
             // x / sqrt(sum x^2 + eps) = x / sqrt(mean x^2 + eps / H) / sqrt H.
             SoftNorm::L2 => {
                 let y = self.g.rms_norm(x, soft.norm_eps / hidden);
-                self.constant(Op::Scale, y, 1.0 / hidden.sqrt())
+                self.constant(Pointwise::Scale, y, 1.0 / hidden.sqrt())
             }
         };
         if self.spec.weight(gain).is_some() {
             let gain = self.weight(gain, &[self.spec.hidden]);
-            y = self.g.apply(Op::Mul, &[y, gain]);
+            y = self.g.apply(Pointwise::Mul, &[y, gain]);
         }
         y
     }
@@ -383,16 +383,16 @@ impl Layer<'_> {
         let Some(eps) = self.spec.output_norm else { return y };
         let y = self.g.rms_norm(y, eps);
         let gain = self.weight(Tensor::OutputNorm, &[self.spec.hidden]);
-        self.g.apply(Op::Mul, &[y, gain])
+        self.g.apply(Pointwise::Mul, &[y, gain])
     }
 
     /// The bias and the scale of the routed sum.
     fn finished(&mut self, mut y: Id) -> Id {
         if self.spec.weight(Tensor::OutputBias).is_some() {
             let bias = self.weight(Tensor::OutputBias, &[self.spec.hidden]);
-            y = self.g.apply(Op::Add, &[y, bias]);
+            y = self.g.apply(Pointwise::Add, &[y, bias]);
         }
-        self.constant(Op::Scale, y, self.spec.routed_output_scale)
+        self.constant(Pointwise::Scale, y, self.spec.routed_output_scale)
     }
 
     /// From the experts' rows `[P, width]` to their output rows `[P, width]`, weighted where there are weights.
@@ -409,14 +409,14 @@ impl Layer<'_> {
         if let (Some(weights), Apply::Output) = (weights, self.spec.router.apply) {
             y = self.weighted(y, weights);
         }
-        let y = self.constant(Op::Scale, y, expert.output_scale);
+        let y = self.constant(Pointwise::Scale, y, expert.output_scale);
         self.cast(y)
     }
 
     /// `y * weights`, and what the weights lack of `router.scale`.
     fn weighted(&mut self, y: Id, weights: Id) -> Id {
-        let y = self.g.apply(Op::Mul, &[y, weights]);
-        if renorms_kept(self.spec) { self.constant(Op::Scale, y, self.spec.router.scale) } else { y }
+        let y = self.g.apply(Pointwise::Mul, &[y, weights]);
+        if renorms_kept(self.spec) { self.constant(Pointwise::Scale, y, self.spec.router.scale) } else { y }
     }
 
     /// `rows . w[expert]^T (* weights) (+ bias[expert])`, from K to N columns.
@@ -431,7 +431,7 @@ impl Layer<'_> {
         }
         let b = self.weight(bias, &[self.spec.experts, n]);
         let b = self.g.apply(Op::ExpertRows, &[b, routing]);
-        self.g.apply(Op::Add, &[y, b])
+        self.g.apply(Pointwise::Add, &[y, b])
     }
 
     /// From `x` to the output of the shared experts, `[T, H]` f32.
@@ -444,7 +444,7 @@ impl Layer<'_> {
         let mut inner = self.activation(shared.activation, gate, up);
         if let Some(weights) = joint {
             // Side by side, each expert under its weight.
-            inner = self.g.apply(Op::Mul, &[inner, weights]);
+            inner = self.g.apply(Pointwise::Mul, &[inner, weights]);
         }
         let inner = self.cast(inner);
         let y = self.dense(Tensor::SharedDown, biased(Tensor::SharedDownBias), inner, hidden, ffn);
@@ -453,8 +453,8 @@ impl Layer<'_> {
             SharedGate::Sigmoid => {
                 let w = self.weight(Tensor::SharedGateProj, &[1, hidden]);
                 let gate = self.g.gemm(x, w);
-                let gate = self.g.apply(Op::Sigmoid, &[gate]);
-                self.g.apply(Op::Mul, &[y, gate])
+                let gate = self.g.apply(Pointwise::Sigmoid, &[gate]);
+                self.g.apply(Pointwise::Mul, &[y, gate])
             }
         }
     }
@@ -471,7 +471,7 @@ impl Layer<'_> {
         let y = self.g.gemm(input, w);
         let Some(bias) = bias else { return y };
         let b = self.weight(bias, &[n]);
-        self.g.apply(Op::Add, &[y, b])
+        self.g.apply(Pointwise::Add, &[y, b])
     }
 
     /// `act(gate) * (up + offset)`, or `act(up)`, with the clamps.
@@ -479,52 +479,52 @@ impl Layer<'_> {
         let limit = |place| how.clamp.filter(|clamp| clamp.place == place).map(|clamp| clamp.limit);
         let Some(mut gate) = gate else { return self.act(how, up) };
         if let Some(limit) = limit(ClampPlace::Pre) {
-            gate = self.constant(Op::AtMost, gate, limit);
+            gate = self.constant(Pointwise::AtMost, gate, limit);
         }
         gate = self.act(how, gate);
         if let Some(limit) = limit(ClampPlace::Post) {
-            gate = self.constant(Op::AtMost, gate, limit);
+            gate = self.constant(Pointwise::AtMost, gate, limit);
         }
         let mut up = up;
         if let Some(clamp) = how.clamp {
-            up = self.constant(Op::AtMost, up, clamp.limit);
-            up = self.constant(Op::AtLeast, up, -clamp.limit);
+            up = self.constant(Pointwise::AtMost, up, clamp.limit);
+            up = self.constant(Pointwise::AtLeast, up, -clamp.limit);
         }
         if let Some(cap) = how.up_softcap {
             up = self.softcapped(up, cap);
         }
-        up = self.constant(Op::Offset, up, how.up_offset);
-        self.g.apply(Op::Mul, &[gate, up])
+        up = self.constant(Pointwise::Offset, up, how.up_offset);
+        self.g.apply(Pointwise::Mul, &[gate, up])
     }
 
     fn act(&mut self, how: Gating, x: Id) -> Id {
         match how.activation {
             Activation::Silu => {
-                let inner = self.constant(Op::Scale, x, how.alpha);
-                let gate = self.g.apply(Op::Sigmoid, &[inner]);
+                let inner = self.constant(Pointwise::Scale, x, how.alpha);
+                let gate = self.g.apply(Pointwise::Sigmoid, &[inner]);
                 let x = how.gate_softcap.map_or(x, |cap| self.softcapped(x, cap));
-                self.g.apply(Op::Mul, &[x, gate])
+                self.g.apply(Pointwise::Mul, &[x, gate])
             }
-            Activation::Gelu => self.g.apply(Op::Gelu, &[x]),
-            Activation::GeluTanh => self.g.apply(Op::GeluTanh, &[x]),
-            Activation::Relu => self.g.apply(Op::Relu, &[x]),
+            Activation::Gelu => self.g.apply(Pointwise::Gelu, &[x]),
+            Activation::GeluTanh => self.g.apply(Pointwise::GeluTanh, &[x]),
+            Activation::Relu => self.g.apply(Pointwise::Relu, &[x]),
             Activation::Relu2 => {
-                let x = self.g.apply(Op::Relu, &[x]);
-                self.g.apply(Op::Square, &[x])
+                let x = self.g.apply(Pointwise::Relu, &[x]);
+                self.g.apply(Pointwise::Square, &[x])
             }
         }
     }
 
     /// `tanh(x / cap) * cap`.
     fn softcapped(&mut self, x: Id, cap: f64) -> Id {
-        let x = self.constant(Op::Scale, x, 1.0 / cap);
-        let x = self.g.apply(Op::Tanh, &[x]);
-        self.constant(Op::Scale, x, cap)
+        let x = self.constant(Pointwise::Scale, x, 1.0 / cap);
+        let x = self.g.apply(Pointwise::Tanh, &[x]);
+        self.constant(Pointwise::Scale, x, cap)
     }
 
     /// `op x c`; what a default leaves as it is, is not said.
-    fn constant(&mut self, op: Op, x: Id, c: f64) -> Id {
-        if (op == Op::Scale && c == 1.0) || (op == Op::Offset && c == 0.0) {
+    fn constant(&mut self, op: Pointwise, x: Id, c: f64) -> Id {
+        if (op == Pointwise::Scale && c == 1.0) || (op == Pointwise::Offset && c == 0.0) {
             return x;
         }
         self.g.apply_attr(op, &[x], Attr::Real(c.into()))
@@ -532,7 +532,7 @@ impl Layer<'_> {
 
     /// `x` rounded to the layer's type.
     fn cast(&mut self, x: Id) -> Id {
-        self.g.apply_attr(Op::Cast, &[x], Attr::DType(self.dtype))
+        self.g.apply_attr(Pointwise::Cast, &[x], Attr::DType(self.dtype))
     }
 
     fn weight(&mut self, tensor: Tensor, shape: &[u64]) -> Id {

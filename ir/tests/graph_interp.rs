@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use moec_ir::Dims;
 use moec_ir::graph::{
-    Attr, Balance, Losses, NO_EXPERT, Node, Observation, Op, Penalty, Picks, Routing, Slots, Tensor, Value, interp, parse,
-    print_with_violations, verify,
+    Attr, Balance, Losses, NO_EXPERT, Node, Observation, Op, Penalty, Picks, Pointwise, Routing, Slots, Tensor, Value, interp,
+    parse, print_with_violations, verify,
 };
 
 #[path = "graph_interp/ranks.rs"]
@@ -18,12 +18,16 @@ const INF: f64 = f64::INFINITY;
 
 /// One `#[test]` for each op, and the list of them.
 macro_rules! definitions {
-    ($($op:ident => $test:ident),* $(,)?) => {
-        const TESTED: &[Op] = &[$(Op::$op),*];
+    ($($op:ident => $test:ident),*; $($pointwise:ident => $test_of_pointwise:ident),* $(,)?) => {
+        const TESTED: &[Op] = &[$(Op::$op,)* $(Op::Pointwise(Pointwise::$pointwise)),*];
         mod each {
             $(#[test]
             fn $test() {
                 super::$test();
+            })*
+            $(#[test]
+            fn $test_of_pointwise() {
+                super::$test_of_pointwise();
             })*
         }
     };
@@ -33,12 +37,13 @@ definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, AllExperts => all_experts,
     SparseMixer => sparse_mixer, HashPicks => hash_picks, Leading => leading, Joint => joint, GroupLimit => group_limit,
     Renorm => renorm, ExpertScale => expert_scale, Observe => observe, Counted => counted, BestScore => best_score,
-    WithoutRows => without_rows, Within => within, MaskTokens => mask_tokens, Assign => assign,
+    WithoutRows => without_rows, Within => within, Assign => assign,
     Losses => losses, RenormKept => renorm_kept,
     Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights, PickWeights => pick_weights,
     DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, Flatten => flatten, Slots => slots,
     TokenSoftmax => token_softmax, SoftDispatch => soft_dispatch, SoftCombine => soft_combine, RmsNorm => rms_norm,
-    Jitter => jitter, Softmax => softmax, Cast => cast,
+    Jitter => jitter, Softmax => softmax;
+    MaskTokens => mask_tokens, Cast => cast,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
     Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
@@ -71,9 +76,9 @@ fn try_eval(op: Op, lines: &str, given: Given, dims: Dims) -> Result<Value, Stri
 }
 
 /// The value of the last `op` of the lines, of which `%y` must be a tensor. T is that of the first parameter.
-fn eval(op: Op, lines: &str, given: Given) -> Value {
+fn eval(op: impl Into<Op>, lines: &str, given: Given) -> Value {
     let tokens = given[0].1[0] as u64;
-    try_eval(op, lines, given, Dims { tokens, row_tokens: tokens }).expect("a value")
+    try_eval(op.into(), lines, given, Dims { tokens, row_tokens: tokens }).expect("a value")
 }
 
 fn tensor(value: Value) -> Tensor {
@@ -105,8 +110,8 @@ fn close(is: &[f64], wanted: &[f64]) {
 
 /// `%y` over one row of numbers.
 #[track_caller]
-fn pointwise(op: Op, constant: &str, x: &[f64], y: &[f64]) {
-    let line = format!("%y = {} %x{constant} : ?", op.name());
+fn pointwise(op: impl Into<Op> + Copy, constant: &str, x: &[f64], y: &[f64]) {
+    let line = format!("%y = {} %x{constant} : ?", op.into().name());
     let value = tensor(eval(op, &line, &[("%x", &[1, x.len()], x)]));
     assert_eq!(value.shape, [1, x.len()]);
     close(&value.data, y);
@@ -675,47 +680,47 @@ fn softmax() {
 }
 
 fn cast() {
-    pointwise(Op::Cast, ", bf16", &[1.00390625, 1.01171875, -3.25, NAN, INF], &[1.0, 1.015625, -3.25, NAN, INF]);
-    pointwise(Op::Cast, ", f16", &[65519.0, 65520.0, 1.0 / 3.0], &[65504.0, INF, 0.333251953125]);
-    pointwise(Op::Cast, ", f32", &[16777217.0, 1e39], &[16777216.0, INF]);
+    pointwise(Pointwise::Cast, ", bf16", &[1.00390625, 1.01171875, -3.25, NAN, INF], &[1.0, 1.015625, -3.25, NAN, INF]);
+    pointwise(Pointwise::Cast, ", f16", &[65519.0, 65520.0, 1.0 / 3.0], &[65504.0, INF, 0.333251953125]);
+    pointwise(Pointwise::Cast, ", f32", &[16777217.0, 1e39], &[16777216.0, INF]);
 }
 
 fn scale() {
-    pointwise(Op::Scale, ", -2.5", &[2.0, 0.0, INF, NAN], &[-5.0, 0.0, -INF, NAN]);
+    pointwise(Pointwise::Scale, ", -2.5", &[2.0, 0.0, INF, NAN], &[-5.0, 0.0, -INF, NAN]);
     let lines = format!("%q = top_k %s, %s, 2 : ? %p = scale %q, 4.0 : ? {OBSERVE}");
-    assert_eq!(picks(eval(Op::Scale, &lines, &[("%s", &[1, 2], &[1.0, 2.0])])).weight_of_pair, [8.0, 4.0]);
+    assert_eq!(picks(eval(Pointwise::Scale, &lines, &[("%s", &[1, 2], &[1.0, 2.0])])).weight_of_pair, [8.0, 4.0]);
 }
 
 fn offset() {
-    pointwise(Op::Offset, ", 0.5", &[2.0, -0.5, INF, NAN], &[2.5, 0.0, INF, NAN]);
+    pointwise(Pointwise::Offset, ", 0.5", &[2.0, -0.5, INF, NAN], &[2.5, 0.0, INF, NAN]);
 }
 
 fn at_most() {
-    pointwise(Op::AtMost, ", 1.5", &[2.0, 1.5, -9.0, INF, -INF, NAN], &[1.5, 1.5, -9.0, 1.5, -INF, NAN]);
+    pointwise(Pointwise::AtMost, ", 1.5", &[2.0, 1.5, -9.0, INF, -INF, NAN], &[1.5, 1.5, -9.0, 1.5, -INF, NAN]);
 }
 
 fn at_least() {
-    pointwise(Op::AtLeast, ", -1.5", &[2.0, -1.5, -9.0, INF, -INF, NAN], &[2.0, -1.5, -1.5, INF, -1.5, NAN]);
+    pointwise(Pointwise::AtLeast, ", -1.5", &[2.0, -1.5, -9.0, INF, -INF, NAN], &[2.0, -1.5, -1.5, INF, -1.5, NAN]);
 }
 
 fn sigmoid() {
-    pointwise(Op::Sigmoid, "", &[0.0, 3f64.ln(), -(3f64.ln()), 1e4, -1e4], &[0.5, 0.75, 0.25, 1.0, 0.0]);
+    pointwise(Pointwise::Sigmoid, "", &[0.0, 3f64.ln(), -(3f64.ln()), 1e4, -1e4], &[0.5, 0.75, 0.25, 1.0, 0.0]);
 }
 
 fn tanh() {
-    pointwise(Op::Tanh, "", &[0.0, 3f64.ln(), -(3f64.ln()), INF, -1e4, NAN], &[0.0, 0.8, -0.8, 1.0, -1.0, NAN]);
+    pointwise(Pointwise::Tanh, "", &[0.0, 3f64.ln(), -(3f64.ln()), INF, -1e4, NAN], &[0.0, 0.8, -0.8, 1.0, -1.0, NAN]);
 }
 
 fn sqrt_softplus() {
     // exp(x) = 3, 1/3, 0.
     let (x, ln_4) = (3f64.ln(), 4f64.ln());
-    pointwise(Op::SqrtSoftplus, "", &[x, -x, -INF], &[ln_4.sqrt(), (ln_4 - x).sqrt(), 0.0]);
-    pointwise(Op::SqrtSoftplus, "", &[1e4, INF, NAN], &[100.0, INF, NAN]);
+    pointwise(Pointwise::SqrtSoftplus, "", &[x, -x, -INF], &[ln_4.sqrt(), (ln_4 - x).sqrt(), 0.0]);
+    pointwise(Pointwise::SqrtSoftplus, "", &[1e4, INF, NAN], &[100.0, INF, NAN]);
 }
 
 fn silu() {
     let x = 3f64.ln();
-    pointwise(Op::Silu, "", &[0.0, x, -x, 1e4, -1e4], &[0.0, 0.75 * x, -0.25 * x, 1e4, 0.0]);
+    pointwise(Pointwise::Silu, "", &[0.0, x, -x, 1e4, -1e4], &[0.0, 0.75 * x, -0.25 * x, 1e4, 0.0]);
 }
 
 fn gelu() {
@@ -732,13 +737,13 @@ fn gelu() {
         40.0,
         NAN,
     ];
-    pointwise(Op::Gelu, "", &x, &y);
+    pointwise(Pointwise::Gelu, "", &x, &y);
 }
 
 fn gelu_tanh() {
     let x = [0.0, 1.0, -1.0, 0.5, 3.0, 40.0];
     pointwise(
-        Op::GeluTanh,
+        Pointwise::GeluTanh,
         "",
         &x,
         &[0.0, 0.8411919906082768, -0.15880800939172324, 0.34571400982514394, 2.996362607918227, 40.0],
@@ -746,15 +751,15 @@ fn gelu_tanh() {
 }
 
 fn relu() {
-    pointwise(Op::Relu, "", &[2.0, -2.0, 0.0, INF, -INF, NAN], &[2.0, 0.0, 0.0, INF, 0.0, NAN]);
+    pointwise(Pointwise::Relu, "", &[2.0, -2.0, 0.0, INF, -INF, NAN], &[2.0, 0.0, 0.0, INF, 0.0, NAN]);
 }
 
 fn square() {
-    pointwise(Op::Square, "", &[3.0, -1.5, -INF, NAN], &[9.0, 2.25, INF, NAN]);
+    pointwise(Pointwise::Square, "", &[3.0, -1.5, -INF, NAN], &[9.0, 2.25, INF, NAN]);
 }
 
 /// `x` with the same shape, a row and a column.
-fn broadcast(op: Op, same: &[f64], row: &[f64], column: &[f64], one: &[f64]) {
+fn broadcast(op: Pointwise, same: &[f64], row: &[f64], column: &[f64], one: &[f64]) {
     let given: Given = &[
         ("%x", &[2, 2], &[1.0, 2.0, 3.0, 4.0]),
         ("%same", &[2, 2], &[10.0, 20.0, 30.0, 40.0]),
@@ -769,7 +774,7 @@ fn broadcast(op: Op, same: &[f64], row: &[f64], column: &[f64], one: &[f64]) {
 
 fn add() {
     broadcast(
-        Op::Add,
+        Pointwise::Add,
         &[11.0, 22.0, 33.0, 44.0],
         &[101.0, 202.0, 103.0, 204.0],
         &[1001.0, 1002.0, 2003.0, 2004.0],
@@ -779,7 +784,7 @@ fn add() {
 
 fn mul() {
     broadcast(
-        Op::Mul,
+        Pointwise::Mul,
         &[10.0, 40.0, 90.0, 160.0],
         &[100.0, 400.0, 300.0, 800.0],
         &[1000.0, 2000.0, 6000.0, 8000.0],
@@ -787,7 +792,7 @@ fn mul() {
     );
     // Two columns, each for three neighbours.
     let x: (&str, &[usize], &[f64]) = ("%x", &[2, 6], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0]);
-    let y = tensor(eval(Op::Mul, "%y = mul %x, %c : ?", &[x, ("%c", &[2, 2], &[10.0, 100.0, -1.0, 0.0])]));
+    let y = tensor(eval(Pointwise::Mul, "%y = mul %x, %c : ?", &[x, ("%c", &[2, 2], &[10.0, 100.0, -1.0, 0.0])]));
     close(&y.data, &[10.0, 20.0, 30.0, 400.0, 500.0, 600.0, -7.0, -8.0, -9.0, 0.0, 0.0, 0.0]);
 }
 
@@ -803,7 +808,7 @@ fn attributes_are_their_own_values() {
 #[test]
 fn what_does_not_fit_is_an_error() {
     let fails = |lines: &str, given: Given, tokens: u64, why: &str| {
-        let outcome = try_eval(Op::Scale, lines, given, Dims { tokens, row_tokens: tokens });
+        let outcome = try_eval(Pointwise::Scale.into(), lines, given, Dims { tokens, row_tokens: tokens });
         assert!(outcome.as_ref().is_err_and(|found| found.contains(why)), "{outcome:?}");
     };
     let scale = "%y = scale %x, 2.0 : ?";

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use egg::{Id, RecExpr};
 use moec_ir::DType;
 use moec_ir::graph::{
-    Attr, BodyBuilder, Builder, Dim, Graph, Node, Op, Param, Type, Violation, parse, print, print_with_violations, verify,
+    Attr, BodyBuilder, Builder, Dim, Graph, Node, Op, Param, Pointwise, Type, Violation, parse, print, print_with_violations,
+    verify,
 };
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/text/graph");
@@ -126,9 +127,9 @@ fn graphs_that_no_text_makes() {
     assert_eq!(messages(graph(vec![])), ["the graph is empty"]);
     assert_eq!(messages(graph(vec![param("%y")])), ["`%y` is not a parameter of the layer"]);
     assert_eq!(messages(graph(vec![Node::Hole(3)])), ["`$3` stands outside a body"]);
-    let forward = Node::apply(Op::Relu, &[Id::from(1)]);
+    let forward = Node::apply(Pointwise::Relu, &[Id::from(1)]);
     assert_eq!(messages(graph(vec![forward, param("%x")])), ["an operand stands after its user"]);
-    let itself = Node::apply(Op::Relu, &[Id::from(1)]);
+    let itself = Node::apply(Pointwise::Relu, &[Id::from(1)]);
     assert_eq!(messages(graph(vec![param("%x"), itself])), ["an operand stands after its user"]);
     let attr = || Node::Attr(Attr::Num(1));
     assert_eq!(messages(graph(vec![attr()])), ["a layer returns a tensor, not 1"]);

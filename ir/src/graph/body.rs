@@ -40,7 +40,7 @@ impl Body {
     }
 
     /// `op(self, attrs...)`.
-    pub fn then(&self, op: Op, attrs: &[Attr]) -> Body {
+    pub fn then(&self, op: impl Into<Op>, attrs: &[Attr]) -> Body {
         let mut b = BodyBuilder::default();
         let mut operands = vec![b.inline(self, Node::Hole)];
         for attr in attrs {

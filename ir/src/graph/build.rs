@@ -35,12 +35,12 @@ impl Builder {
     }
 
     /// Adds an op.
-    pub fn apply(&mut self, op: Op, operands: &[Id]) -> Id {
+    pub fn apply(&mut self, op: impl Into<Op>, operands: &[Id]) -> Id {
         self.add(Node::apply(op, operands))
     }
 
     /// Adds an op whose last operand is an attribute.
-    pub fn apply_attr(&mut self, op: Op, operands: &[Id], attr: Attr) -> Id {
+    pub fn apply_attr(&mut self, op: impl Into<Op>, operands: &[Id], attr: Attr) -> Id {
         let attr = self.add(Node::Attr(attr));
         self.apply(op, &[operands, &[attr]].concat())
     }

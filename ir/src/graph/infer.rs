@@ -2,7 +2,7 @@
 
 use egg::Id;
 
-use super::{Assignment, Attr, Body, Dim, Node, Norm, Op, Param, Priority, Type};
+use super::{Assignment, Attr, Body, Dim, Node, Norm, Op, Param, Pointwise, Priority, Type};
 use crate::DType;
 
 /// The type of `node`, given the types of its operands and of the layer's parameters, or what is wrong with it.
@@ -213,18 +213,6 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 ids => Err(format!("ids are i32 [T], not {ids}")),
             }
         }
-        (Op::MaskTokens, [Type::Picks { top_k, experts, rowless, repeats, ranked, masked: false }, mask]) => {
-            token_mask(mask)?;
-            let [top_k, experts, rowless] = [*top_k, *experts, *rowless];
-            Ok(Type::Picks { top_k, experts, rowless, repeats: *repeats, ranked: *ranked, masked: true })
-        }
-        (Op::MaskTokens, [x @ Type::Tensor { .. }, mask]) => {
-            token_mask(mask)?;
-            match matrix(x, "x")? {
-                ([Dim::Tokens, _], _) => Ok((*x).clone()),
-                (_, _) => Err(format!("{name} takes [T, N] or picks, not {x}")),
-            }
-        }
         (
             Op::Counted,
             [
@@ -339,16 +327,45 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             }
             (_, seed) => Err(format!("jitter takes [T, N] and a seed of two i32, not {x} and {seed}")),
         },
-        (Op::Cast, [Type::Tensor { shape, dtype: from }, Type::Attr(Attr::DType(dtype))])
-            if dtype.is_float() && from.is_float() =>
-        {
-            Ok(Type::tensor(shape, *dtype))
-        }
-        (Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast, [x, Type::Attr(Attr::Real(_))]) => pointwise(x),
-        (Op::Softmax | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus, [x]) => pointwise(x),
-        (Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square, [x]) => pointwise(x),
-        (Op::Add | Op::Mul, [a, b]) => {
-            let Type::Tensor { shape, .. } = pointwise(a)? else {
+        (Op::Softmax, [x]) => arithmetic(x),
+        (Op::Pointwise(op), types) => pointwise(op, types),
+        (op, types) => wrong(op, types),
+    }
+}
+
+/// The types of what computes number by number; they are as many as it takes.
+fn pointwise(op: Pointwise, types: &[&Type]) -> Result<Type, String> {
+    match op {
+        Pointwise::MaskTokens => match types {
+            [Type::Picks { top_k, experts, rowless, repeats, ranked, masked: false }, mask] => {
+                token_mask(mask)?;
+                let [top_k, experts, rowless] = [*top_k, *experts, *rowless];
+                Ok(Type::Picks { top_k, experts, rowless, repeats: *repeats, ranked: *ranked, masked: true })
+            }
+            [x @ Type::Tensor { .. }, mask] => {
+                token_mask(mask)?;
+                match matrix(x, "x")? {
+                    ([Dim::Tokens, _], _) => Ok((*x).clone()),
+                    (_, _) => Err(format!("mask_tokens takes [T, N] or picks, not {x}")),
+                }
+            }
+            types => wrong(op.into(), types),
+        },
+        Pointwise::Cast => match types {
+            [Type::Tensor { shape, dtype: from }, Type::Attr(Attr::DType(dtype))] if dtype.is_float() && from.is_float() => {
+                Ok(Type::tensor(shape, *dtype))
+            }
+            types => wrong(op.into(), types),
+        },
+        Pointwise::Scale | Pointwise::Offset | Pointwise::AtMost | Pointwise::AtLeast => match types {
+            [x, Type::Attr(Attr::Real(_))] => arithmetic(x),
+            types => wrong(op.into(), types),
+        },
+        Pointwise::Sigmoid | Pointwise::Tanh | Pointwise::SqrtSoftplus | Pointwise::Silu => arithmetic(types[0]),
+        Pointwise::Gelu | Pointwise::GeluTanh | Pointwise::Relu | Pointwise::Square => arithmetic(types[0]),
+        Pointwise::Add | Pointwise::Mul => {
+            let [a, b] = types else { return wrong(op.into(), types) };
+            let Type::Tensor { shape, .. } = arithmetic(a)? else {
                 return Err(format!("needs a tensor, not {a}"));
             };
             match b {
@@ -356,11 +373,12 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 b => Err(format!("{b} does not broadcast to {a}")),
             }
         }
-        (op, types) => {
-            let list: Vec<String> = types.iter().map(ToString::to_string).collect();
-            Err(format!("`{}` does not take ({})", op.name(), list.join(", ")))
-        }
     }
+}
+
+fn wrong(op: Op, types: &[&Type]) -> Result<Type, String> {
+    let list: Vec<String> = types.iter().map(ToString::to_string).collect();
+    Err(format!("`{}` does not take ({})", op.name(), list.join(", ")))
 }
 
 /// Checks that there is a number for each token.
@@ -372,7 +390,7 @@ fn token_mask(ty: &Type) -> Result<(), String> {
 }
 
 /// f32 tensors and the weights of picks, none of them of no expert.
-fn pointwise(x: &Type) -> Result<Type, String> {
+fn arithmetic(x: &Type) -> Result<Type, String> {
     match x {
         Type::Tensor { dtype: DType::F32, .. } | Type::Picks { masked: false, .. } => Ok(x.clone()),
         Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => {

@@ -8,8 +8,8 @@ use egg::Id;
 
 use super::philox::philox;
 use super::{
-    Assignment, Attr, Balance, Body, Dim, Eps, GroupMask, GroupScore, Groups, Losses, Node, Norm, Op, Priority, Renorm, Span,
-    Type, Typed,
+    Assignment, Attr, Balance, Body, Dim, Eps, GroupMask, GroupScore, Groups, Losses, Node, Norm, Op, Pointwise, Priority,
+    Renorm, Span, Type, Typed,
 };
 use crate::Dims;
 
@@ -369,23 +369,6 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
         }
         (Op::Within, [T(ids), Value::Attr(Attr::Num(n))]) => T(within(ids, *n, |_| true)),
         (Op::Within, [T(ids), Value::Attr(Attr::Num(n)), T(mask)]) => T(within(ids, *n, |t| mask.data[t] != 0.0)),
-        (Op::MaskTokens, [T(x), T(mask)]) => {
-            let mut y = x.clone();
-            let rows = y.data.chunks_mut(x.shape[1].max(1)).zip(&mask.data);
-            rows.filter(|(_, mask)| **mask == 0.0).for_each(|(row, _)| row.fill(0.0));
-            T(y)
-        }
-        (Op::MaskTokens, [P(picks), T(mask)]) => {
-            let mut y = picks.clone();
-            for (token, _) in mask.data.iter().enumerate().filter(|(_, mask)| **mask == 0.0) {
-                let pairs = token * y.top_k..(token + 1) * y.top_k;
-                y.expert_of_pair[pairs.clone()].fill(NO_EXPERT);
-                y.counted.iter_mut().for_each(|counted| counted[pairs.clone()].fill(NO_EXPERT));
-                y.best_of_token.iter_mut().for_each(|best| best[token] = f64::NEG_INFINITY);
-                y.weight_of_pair[pairs].fill(0.0);
-            }
-            P(y)
-        }
         (Op::Assign, [P(picks), Value::Attr(Attr::Assignment(rule))]) => R(assign(picks, rule, dims)?),
         (Op::Losses, [R(r), Value::Attr(Attr::Losses(_))]) => R(r.clone()),
         (Op::RenormKept, [R(r), Value::Attr(Attr::Renorm(rule))]) => R(renorm_kept(r, *rule)),
@@ -462,26 +445,76 @@ fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
             apply_body(body, [vec![rows], vs.clone()].concat(), dims)?
         }
         (Op::Softmax, [x]) => map_rows(x, softmax)?,
-        (Op::Cast, [T(x), Value::Attr(Attr::DType(dtype))]) => T(x.map(|x| dtype.round(x))),
-        (Op::Scale, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| x * c.get())?,
-        (Op::Offset, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| x + c.get())?,
-        (Op::AtMost, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| if c.get() < x { c.get() } else { x })?,
-        (Op::AtLeast, [x, Value::Attr(Attr::Real(c))]) => map(x, |x| if x < c.get() { c.get() } else { x })?,
-        (Op::Sigmoid, [x]) => map(x, sigmoid)?,
-        (Op::Tanh, [x]) => map(x, f64::tanh)?,
-        (Op::SqrtSoftplus, [x]) => map(x, |x| (x.max(0.0) + (-x.abs()).exp().ln_1p()).sqrt())?,
-        (Op::Silu, [x]) => map(x, |x| x * sigmoid(x))?,
-        (Op::Gelu, [x]) => map(x, |x| x / 2.0 * (1.0 + libm::erf(x / std::f64::consts::SQRT_2)))?,
-        (Op::GeluTanh, [x]) => {
-            let c = (2.0 / std::f64::consts::PI).sqrt();
-            map(x, |x| x / 2.0 * (1.0 + (c * (x + 0.044715 * x * x * x)).tanh()))?
-        }
-        (Op::Relu, [x]) => map(x, |x| if x < 0.0 { 0.0 } else { x })?,
-        (Op::Square, [x]) => map(x, |x| x * x)?,
-        (Op::Add, [T(a), T(b)]) => T(zip(a, b, |a, b| a + b)?),
-        (Op::Mul, [T(a), T(b)]) => T(zip(a, b, |a, b| a * b)?),
-        (op, _) => return Err(format!("`{}` on values it does not take", op.name())),
+        (Op::Pointwise(op), operands) => pointwise(op, operands)?,
+        (op, _) => return wrong(op),
     })
+}
+
+/// What computes number by number.
+fn pointwise(op: Pointwise, operands: &[&Value]) -> Result<Value, String> {
+    let of = |f: &dyn Fn(f64) -> f64| match operands {
+        [x] => map(x, f),
+        _ => wrong(op.into()),
+    };
+    let with = |f: &dyn Fn(f64, f64) -> f64| match operands {
+        [x, Value::Attr(Attr::Real(c))] => map(x, |x| f(x, c.get())),
+        _ => wrong(op.into()),
+    };
+    let both = |f: &dyn Fn(f64, f64) -> f64| match operands {
+        [Value::Tensor(a), Value::Tensor(b)] => Ok(Value::Tensor(zip(a, b, f)?)),
+        _ => wrong(op.into()),
+    };
+    match op {
+        Pointwise::MaskTokens => match operands {
+            [Value::Tensor(x), Value::Tensor(mask)] => Ok(Value::Tensor(mask_rows(x, mask))),
+            [Value::Picks(picks), Value::Tensor(mask)] => Ok(Value::Picks(mask_picks(picks, mask))),
+            _ => wrong(op.into()),
+        },
+        Pointwise::Cast => match operands {
+            [Value::Tensor(x), Value::Attr(Attr::DType(dtype))] => Ok(Value::Tensor(x.map(|x| dtype.round(x)))),
+            _ => wrong(op.into()),
+        },
+        Pointwise::Scale => with(&|x, c| x * c),
+        Pointwise::Offset => with(&|x, c| x + c),
+        Pointwise::AtMost => with(&|x, c| if c < x { c } else { x }),
+        Pointwise::AtLeast => with(&|x, c| if x < c { c } else { x }),
+        Pointwise::Sigmoid => of(&sigmoid),
+        Pointwise::Tanh => of(&f64::tanh),
+        Pointwise::SqrtSoftplus => of(&|x| (x.max(0.0) + (-x.abs()).exp().ln_1p()).sqrt()),
+        Pointwise::Silu => of(&|x| x * sigmoid(x)),
+        Pointwise::Gelu => of(&|x| x / 2.0 * (1.0 + libm::erf(x / std::f64::consts::SQRT_2))),
+        Pointwise::GeluTanh => {
+            let c = (2.0 / std::f64::consts::PI).sqrt();
+            of(&|x| x / 2.0 * (1.0 + (c * (x + 0.044715 * x * x * x)).tanh()))
+        }
+        Pointwise::Relu => of(&|x| if x < 0.0 { 0.0 } else { x }),
+        Pointwise::Square => of(&|x| x * x),
+        Pointwise::Add => both(&|a, b| a + b),
+        Pointwise::Mul => both(&|a, b| a * b),
+    }
+}
+
+fn wrong(op: Op) -> Result<Value, String> {
+    Err(format!("`{}` on values it does not take", op.name()))
+}
+
+fn mask_rows(x: &Tensor, mask: &Tensor) -> Tensor {
+    let mut y = x.clone();
+    let rows = y.data.chunks_mut(x.shape[1].max(1)).zip(&mask.data);
+    rows.filter(|(_, mask)| **mask == 0.0).for_each(|(row, _)| row.fill(0.0));
+    y
+}
+
+fn mask_picks(picks: &Picks, mask: &Tensor) -> Picks {
+    let mut y = picks.clone();
+    for (token, _) in mask.data.iter().enumerate().filter(|(_, mask)| **mask == 0.0) {
+        let pairs = token * y.top_k..(token + 1) * y.top_k;
+        y.expert_of_pair[pairs.clone()].fill(NO_EXPERT);
+        y.counted.iter_mut().for_each(|counted| counted[pairs.clone()].fill(NO_EXPERT));
+        y.best_of_token.iter_mut().for_each(|best| best[token] = f64::NEG_INFINITY);
+        y.weight_of_pair[pairs].fill(0.0);
+    }
+    y
 }
 
 impl Routing {

@@ -24,7 +24,7 @@ pub use build::Builder;
 pub(crate) use build::depth_first;
 pub use infer::{infer, infer_body};
 pub use interp::{NO_EXPERT, Numbers, Observation, Penalty, Picks, Routing, Slots, Tensor, Value, interp, interp_with};
-pub use op::{Node, Op, Param};
+pub use op::{Node, Op, Param, Pointwise};
 pub use parse::{ParseError, parse};
 pub use print::print;
 pub use types::{Dim, Type};

@@ -51,19 +51,33 @@ impl Row {
     }
 }
 
-/// Makes an enum, the list of its ops and their rows: an op that stands in the table is in none of them forgotten.
+/// Makes the enums, the lists of their ops and the rows: an op that stands in the table is in none of them forgotten.
 macro_rules! table {
-    ($(#[$of_enum:meta])* pub enum $name:ident { $($(#[$of_op:meta])* $op:ident = $row:expr,)* }) => {
-        $(#[$of_enum])*
+    (
+        $(#[$of_ops:meta])* pub enum Op { $($(#[$of_op:meta])* $op:ident = $row:expr,)* }
+        $(#[$of_pointwise:meta])* pub enum Pointwise { $($(#[$of_part:meta])* $part:ident = $part_row:expr,)* }
+    ) => {
+        $(#[$of_ops])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum $name { $($(#[$of_op])* $op,)* }
+        pub enum Op {
+            $($(#[$of_op])* $op,)*
+            /// One of those that compute number by number.
+            Pointwise(Pointwise),
+        }
 
-        impl $name {
+        $(#[$of_pointwise])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Pointwise { $($(#[$of_part])* $part,)* }
+
+        impl Op {
             /// Every op, in declaration order.
-            pub const ALL: &'static [$name] = &[$($name::$op),*];
+            pub const ALL: &'static [Op] = &[$(Op::$op,)* $(Op::Pointwise(Pointwise::$part),)*];
 
             const fn row(self) -> Row {
-                match self { $($name::$op => $row,)* }
+                match self {
+                    $(Op::$op => $row,)*
+                    $(Op::Pointwise(Pointwise::$part) => $part_row,)*
+                }
             }
         }
     };
@@ -125,9 +139,6 @@ pub enum Op {
     /// `within ids n`, or `within ids n mask`: a mask for `mask_tokens`, i32 `[T]`: 1 where `0 <= ids[t] < n` and `mask`, of
     /// the same kind, if there is one, is not 0; else 0.
     Within = whole("within", ANY),
-    /// `mask_tokens x mask`: where a token's number in `mask`, i32 `[T]`, is 0, it is padding: of rows `[T, N]` its row is
-    /// zeros, whatever it was; of picks it has no expert and its weights are 0.
-    MaskTokens = by_row("mask_tokens", 2),
     /// `assign picks assignment`: which pairs are kept. A pick without an expert is no pair, and takes no room. Grouped rows are by expert; in which order those of one expert come
     /// no op tells, and kernels have the order that is cheapest (by priority, or by token).
     Assign = whole("assign", 2),
@@ -175,6 +186,13 @@ pub enum Op {
     /// `exp(x[e] - max x) / sum`, over each row, or over the weights of each token's picks. A NaN counts as the lowest
     /// finite number and infinities as the extreme finite ones, so that every row sums to one.
     Softmax = by_row("softmax", 1),
+}
+
+/// An op that computes each number from the number, or row, in the same place of its operands.
+pub enum Pointwise {
+    /// `mask_tokens x mask`: where a token's number in `mask`, i32 `[T]`, is 0, it is padding: of rows `[T, N]` its row is
+    /// zeros, whatever it was; of picks it has no expert and its weights are 0.
+    MaskTokens = by_row("mask_tokens", 2),
     /// `x` rounded to an element type and kept in it.
     Cast = by_row("cast", 2),
     /// `x * c`.
@@ -206,6 +224,19 @@ pub enum Op {
     /// `a * b`; `b` may be a row `[N]`, one number `[1]`, or columns `[M, n]`, each for `N / n` neighbours.
     Mul = by_row("mul", 2),
 }
+}
+
+impl From<Pointwise> for Op {
+    fn from(op: Pointwise) -> Op {
+        Op::Pointwise(op)
+    }
+}
+
+impl Pointwise {
+    /// Its name in text, in rules and in diagnostics.
+    pub fn name(self) -> &'static str {
+        Op::Pointwise(self).name()
+    }
 }
 
 impl Op {
@@ -276,8 +307,8 @@ pub enum Node {
 
 impl Node {
     /// An op applied to operands.
-    pub fn apply(op: Op, operands: &[Id]) -> Node {
-        Node::Apply(op, operands.into())
+    pub fn apply(op: impl Into<Op>, operands: &[Id]) -> Node {
+        Node::Apply(op.into(), operands.into())
     }
 
     /// The operands.

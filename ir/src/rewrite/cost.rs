@@ -3,7 +3,7 @@
 //!
 //! Approximate and saturating: it is better to lose some precision than to lose the order by wrapping.
 
-use crate::graph::{Assignment, Attr, Dim, Node, Op, Priority, Type, Typed, infer_body};
+use crate::graph::{Assignment, Attr, Dim, Node, Op, Pointwise, Priority, Type, Typed, infer_body};
 use crate::tiling::{self, Product};
 use crate::{Dims, Extent, Machine};
 
@@ -86,13 +86,10 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         }
         Op::SparseMixer | Op::HashPicks | Op::Observe => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         Op::AllExperts => (1, all_bytes.saturating_mul(2), 0),
-        Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Cast | Op::Scale | Op::Offset => {
+        Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Pointwise(_) => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
-        Op::AtMost | Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh => {
-            (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
-        }
-        Op::Leading | Op::Joint | Op::ExpertScale | Op::BestScore | Op::Counted | Op::WithoutRows | Op::Relu | Op::Square => {
+        Op::Leading | Op::Joint | Op::ExpertScale | Op::BestScore | Op::Counted | Op::WithoutRows => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
         // Twice over the tokens: what each run of them has, then what all have.
@@ -102,7 +99,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         // Sums of the blocks of 16 tokens, and a number a pair.
         Op::Losses => (1, all_bytes, sizes.pairs),
         Op::DroppedInput | Op::IdentityInput | Op::Jitter => (1, all_bytes.saturating_mul(2), all_bytes),
-        Op::Add | Op::Mul | Op::Within | Op::MaskTokens => (1, all_bytes.saturating_mul(2), all_bytes),
+        Op::Within => (1, all_bytes.saturating_mul(2), all_bytes),
     };
     let time = |amount: u64, per_us: u64| amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1));
     let (moving, computing) = (time(bytes, machine.bytes_per_us), time(flops, machine.flops_per_us));
@@ -303,13 +300,18 @@ fn weight(op: Op) -> u64 {
         Op::AllExperts | Op::HashPicks | Op::WithoutRows | Op::Leading | Op::Joint | Op::PickWeights | Op::Counted => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
         Op::Flatten | Op::Slots | Op::SoftDispatch | Op::SoftCombine => 0,
-        Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Relu | Op::Square | Op::Add | Op::Mul => 1,
-        Op::ExpertScale | Op::BestScore | Op::Within | Op::MaskTokens => 1,
+        Op::ExpertScale | Op::BestScore | Op::Within => 1,
         Op::Renorm | Op::RenormKept => 2,
         Op::TopK | Op::GroupLimit => 4,
-        Op::Observe | Op::Sigmoid | Op::Silu | Op::Softmax => 16,
+        Op::Observe | Op::Softmax => 16,
+        Op::SparseMixer => 24,
         Op::TokenSoftmax => 32,
-        Op::SparseMixer | Op::Gelu | Op::GeluTanh | Op::Tanh | Op::SqrtSoftplus => 24,
+        Op::Pointwise(op) => match op {
+            Pointwise::Cast | Pointwise::Scale | Pointwise::Offset | Pointwise::AtMost | Pointwise::AtLeast => 1,
+            Pointwise::Relu | Pointwise::Square | Pointwise::Add | Pointwise::Mul | Pointwise::MaskTokens => 1,
+            Pointwise::Sigmoid | Pointwise::Silu => 16,
+            Pointwise::Gelu | Pointwise::GeluTanh | Pointwise::Tanh | Pointwise::SqrtSoftplus => 24,
+        },
     }
 }
 
@@ -347,7 +349,7 @@ mod tests {
         let machine = Machine { launch_ps: 7, ..slow() };
         assert_eq!(price(Op::Gemm, &types, &machine, &[2, 2], 1), 2 * (74_000 + 60 + 7));
         // Silu of 2*3 sums at 16 each: 96 FLOPs more.
-        let types = gemm(Dim::Tokens, 3, 5, DType::BF16, Body::identity().then(Op::Silu, &[]));
+        let types = gemm(Dim::Tokens, 3, 5, DType::BF16, Body::identity().then(Pointwise::Silu, &[]));
         assert_eq!(price(Op::Gemm, &types, &slow(), &[2], 1), 156_000 + 74);
     }
 
@@ -424,7 +426,7 @@ mod tests {
     #[test]
     fn costs_saturate() {
         let huge = 1_000_000_000_000_000_000;
-        let types = gemm(Dim::Tokens, huge, huge, DType::F32, Body::identity().then(Op::Silu, &[]));
+        let types = gemm(Dim::Tokens, huge, huge, DType::F32, Body::identity().then(Pointwise::Silu, &[]));
         for machine in crate::machine::MACHINES {
             let price = price(Op::Gemm, &types, &machine, &[huge, huge], huge);
             assert!(price > u64::MAX / 1_000_000, "{price}");

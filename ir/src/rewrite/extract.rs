@@ -157,7 +157,7 @@ fn total(classes: &BTreeMap<Id, Vec<(Cost, Node)>>, chosen: &HashMap<Id, usize>,
 mod tests {
     use super::*;
     use crate::DType;
-    use crate::graph::{Attr, Dim, Op, Param, Type};
+    use crate::graph::{Attr, Dim, Op, Param, Pointwise, Type};
 
     /// An e-graph of tensors of one type, in which every union is well typed, and its classes.
     struct Toy {
@@ -181,17 +181,17 @@ mod tests {
             let attr = Attr::Real((number as f64).into());
             self.costs.insert(attr.to_string(), cost);
             let c = self.egraph.add(Node::Attr(attr));
-            self.egraph.add(Node::apply(Op::Offset, &[x, c]))
+            self.egraph.add(Node::apply(Pointwise::Offset, &[x, c]))
         }
 
         fn add(&mut self, a: Id, b: Id) -> Id {
-            self.egraph.add(Node::apply(Op::Add, &[a, b]))
+            self.egraph.add(Node::apply(Pointwise::Add, &[a, b]))
         }
 
         /// An offset costs what was said, an addition 2, leaves nothing.
         fn cost(&self, node: &Node) -> Cost {
             match node {
-                Node::Apply(Op::Offset, operands) => match &self.egraph[operands[1]].data {
+                Node::Apply(Op::Pointwise(Pointwise::Offset), operands) => match &self.egraph[operands[1]].data {
                     Type::Attr(attr) => self.costs[&attr.to_string()],
                     ty => panic!("an offset by {ty}"),
                 },
@@ -206,7 +206,7 @@ mod tests {
             assert!(found.exact);
             let nodes = found.nodes;
             let paid = |node: &Node| match node {
-                Node::Apply(Op::Offset, operands) => match &nodes[operands[1]] {
+                Node::Apply(Op::Pointwise(Pointwise::Offset), operands) => match &nodes[operands[1]] {
                     Node::Attr(attr) => self.costs[&attr.to_string()],
                     node => panic!("an offset by {node}"),
                 },

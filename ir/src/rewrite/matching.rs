@@ -110,7 +110,7 @@ impl Match<'_> {
     }
 
     /// Adds an op; `None` if it does not take these operands.
-    pub(super) fn apply(&mut self, op: Op, operands: &[Id]) -> Option<Id> {
+    pub(super) fn apply(&mut self, op: impl Into<Op>, operands: &[Id]) -> Option<Id> {
         let node = Node::apply(op, operands);
         infer(&node, |c| &self.graph[c].data, |_| None).ok()?;
         Some(self.graph.add(node))

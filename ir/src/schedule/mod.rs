@@ -62,7 +62,7 @@ mod softmax;
 mod sort;
 mod walk;
 
-use crate::graph::{Node, Op, Type, Typed};
+use crate::graph::{Node, Op, Pointwise, Type, Typed};
 use crate::kernel::{Program, Regime};
 use crate::{Extent, Machine};
 pub use bias_update::with_bias_update;
@@ -164,7 +164,7 @@ pub fn schedule(layer: &Typed, machine: &Machine) -> Result<Program, ScheduleErr
 /// The output buffer, if the result is one that a kernel writes entirely.
 fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleError> {
     let made = match layer.node(layer.root()) {
-        Node::Apply(Op::Gemm | Op::Combine | Op::SoftCombine | Op::RmsNorm | Op::MaskTokens, _) => true,
+        Node::Apply(Op::Gemm | Op::Combine | Op::SoftCombine | Op::RmsNorm | Op::Pointwise(Pointwise::MaskTokens), _) => true,
         Node::Apply(Op::Softmax | Op::TokenSoftmax, _) => true,
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => false,
         // Others have errors of their own, but for this one: rows beyond P would stay unwritten.

@@ -16,7 +16,7 @@ pub(crate) fn mask_tokens() {
     let mask: (&str, &[usize], &[f64]) = ("%mask", &[3], &[1.0, 0.0, -7.0]);
     let rows = [1.0, 2.0, NAN, INF, 5.0, NAN];
     close(
-        &tensor(eval(Op::MaskTokens, "%y = mask_tokens %x, %mask : ?", &[("%x", &[3, 2], &rows), mask])).data,
+        &tensor(eval(Pointwise::MaskTokens, "%y = mask_tokens %x, %mask : ?", &[("%x", &[3, 2], &rows), mask])).data,
         &[1.0, 2.0, 0.0, 0.0, 5.0, NAN],
     );
     let scores = [0.1, 0.9, 0.6, NAN, NAN, NAN, 3.0, 2.0, 1.0];
@@ -24,7 +24,7 @@ pub(crate) fn mask_tokens() {
     let lines = |rule: &str| {
         format!("%q = top_k %s, %s, 2 : ? %p = mask_tokens %q, %mask : ? %r = assign %p, {rule} : ? %y = pair_weights %r : ?")
     };
-    let masked = picks(eval(Op::MaskTokens, &lines("dropless"), given));
+    let masked = picks(eval(Pointwise::MaskTokens, &lines("dropless"), given));
     assert_eq!(masked.expert_of_pair, [1, 2, NO_EXPERT, NO_EXPERT, 0, 1]);
     assert_eq!(masked.weight_of_pair, [0.9, 0.6, 0.0, 0.0, 3.0, 2.0]);
     // Three pairs without it would pick expert 1 or 2 before token 2 does.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use egg::Id;
 use moec_ir::graph::{
     Assignment, Attr, Balance, Body, BodyBuilder, Builder, Capacity, Dim, Eps, Graph, GroupMask, GroupScore, Groups, Losses,
-    Node, Norm, Op, Priority, Renorm, Span, Type, infer, interp, parse, print, verify,
+    Node, Norm, Op, Pointwise, Priority, Renorm, Span, Type, infer, interp, parse, print, verify,
 };
 use moec_ir::rewrite::rewrite;
 use moec_ir::{DType, Dims, Extent, Machine};
@@ -63,7 +63,7 @@ struct Growing {
 /// The ops that random choice would seldom get to.
 const RARE: [Op; 37] = [
     Op::Within,
-    Op::MaskTokens,
+    Op::Pointwise(Pointwise::MaskTokens),
     Op::Counted,
     Op::Losses,
     Op::BestScore,
@@ -99,7 +99,7 @@ const RARE: [Op; 37] = [
     Op::ExpertRows,
     Op::PairWeights,
     Op::Combine,
-    Op::Mul,
+    Op::Pointwise(Pointwise::Mul),
 ];
 
 impl Growing {
@@ -155,9 +155,9 @@ impl Growing {
         };
         for place in 0..places {
             let id = match (op, place) {
-                (Op::Cast, 1) => self.attr(|r| Attr::DType(r.one(&[DType::BF16, DType::F16]))),
+                (Op::Pointwise(Pointwise::Cast), 1) => self.attr(|r| Attr::DType(r.one(&[DType::BF16, DType::F16]))),
                 // Powers of two: the same sums whichever way they are scaled.
-                (Op::Scale, 1) => self.attr(|r| Attr::Real(r.one(&[1.0, 0.5, -2.0, 4.0]).into())),
+                (Op::Pointwise(Pointwise::Scale), 1) => self.attr(|r| Attr::Real(r.one(&[1.0, 0.5, -2.0, 4.0]).into())),
                 (Op::SparseMixer, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.25, 0.4]).into())),
                 (Op::Leading, 1) => self.attr(|r| Attr::Num(r.one(&[2, 4, 6]))),
                 (Op::PickWeights, 1) => self.attr(|r| Attr::Num(r.below(3) as u64)),
@@ -177,7 +177,9 @@ impl Growing {
                 (Op::Jitter, 1) => self.params[12],
                 (Op::Jitter, 2) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.25]).into())),
                 (Op::RmsNorm, 1) => self.attr(|r| Attr::Real(r.one(&[0.125, 1.0]).into())),
-                (Op::Offset | Op::AtMost | Op::AtLeast, 1) => self.attr(|r| Attr::Real(r.one(&[0.0, 0.5, -1.25]).into())),
+                (Op::Pointwise(Pointwise::Offset | Pointwise::AtMost | Pointwise::AtLeast), 1) => {
+                    self.attr(|r| Attr::Real(r.one(&[0.0, 0.5, -1.25]).into()))
+                }
                 (Op::GroupLimit, 1) => self.attr(|r| Attr::Groups(groups(r))),
                 (Op::Renorm | Op::RenormKept, 1) => self.attr(|r| Attr::Renorm(renorm(r))),
                 (Op::Assign, 1) | (Op::Route, 4) => self.attr(|r| Attr::Assignment(assignment(r))),
@@ -191,7 +193,7 @@ impl Growing {
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
                 (Op::HashPicks, 1) => self.table,
                 (Op::HashPicks, 2) | (Op::Within, 0) => self.ids,
-                (Op::MaskTokens | Op::TokenSoftmax, 1) | (Op::Within, 2) => self.mask(),
+                (Op::Pointwise(Pointwise::MaskTokens) | Op::TokenSoftmax, 1) | (Op::Within, 2) => self.mask(),
                 (Op::Within, 1) => self.attr(|r| Attr::Num(1 + r.below(3) as u64)),
                 (Op::Slots, 0) => self.attr(|r| Attr::Num(r.one(&[8, 8, 4]))),
                 (Op::Slots, 1) => self.attr(|r| Attr::Num(r.one(&[1, 1, 2]))),
@@ -315,12 +317,21 @@ fn body(random: &mut Random) -> Body {
     let mut b = BodyBuilder::default();
     let mut last = b.add(Node::Hole(0));
     for _ in 0..random.below(4) {
-        let op = random.one(&[Op::Silu, Op::Relu, Op::Softmax, Op::Scale, Op::Offset, Op::Add, Op::Mul, Op::TopK]);
+        let op = match random.below(8) {
+            0 => Pointwise::Silu.into(),
+            1 => Pointwise::Relu.into(),
+            2 => Op::Softmax,
+            3 => Pointwise::Scale.into(),
+            4 => Pointwise::Offset.into(),
+            5 => Pointwise::Add.into(),
+            6 => Pointwise::Mul.into(),
+            _ => Op::TopK,
+        };
         let mut operands = vec![last];
         match op {
-            Op::Scale => operands.push(b.add(Node::Attr(Attr::Real(0.5.into())))),
-            Op::Offset => operands.push(b.add(Node::Attr(Attr::Real(0.25.into())))),
-            Op::Add | Op::Mul => operands.push(b.add(Node::Hole(random.below(2) as u32))),
+            Op::Pointwise(Pointwise::Scale) => operands.push(b.add(Node::Attr(Attr::Real(0.5.into())))),
+            Op::Pointwise(Pointwise::Offset) => operands.push(b.add(Node::Attr(Attr::Real(0.25.into())))),
+            Op::Pointwise(Pointwise::Add | Pointwise::Mul) => operands.push(b.add(Node::Hole(random.below(2) as u32))),
             Op::TopK => operands.extend([last, b.add(Node::Attr(Attr::Num(2)))]),
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! Identities of elementwise arithmetic, true in any tensor program.
 
-use crate::graph::{Attr, Op, Type};
+use crate::graph::{Attr, Pointwise, Type};
 use crate::rewrite::matching::{computed, pattern};
 
 use super::{Rule, is_normal};
@@ -26,18 +26,18 @@ pub(super) fn rules() -> Vec<Rule> {
                 return None;
             }
             let c = m.constant(Attr::Real(product.into()));
-            m.apply(Op::Scale, &[m.class("?x"), c])
+            m.apply(Pointwise::Scale, &[m.class("?x"), c])
         }),
         // One comparison for two.
         computed("merge-upper-bounds", "(at_most (at_most ?x ?a) ?b)", |m| {
             let least = m.real("?a")?.min(m.real("?b")?);
             let c = m.constant(Attr::Real(least.into()));
-            m.apply(Op::AtMost, &[m.class("?x"), c])
+            m.apply(Pointwise::AtMost, &[m.class("?x"), c])
         }),
         computed("merge-lower-bounds", "(at_least (at_least ?x ?a) ?b)", |m| {
             let greatest = m.real("?a")?.max(m.real("?b")?);
             let c = m.constant(Attr::Real(greatest.into()));
-            m.apply(Op::AtLeast, &[m.class("?x"), c])
+            m.apply(Pointwise::AtLeast, &[m.class("?x"), c])
         }),
     ]
 }

@@ -5,7 +5,7 @@
 
 use egg::Id;
 
-use crate::graph::{Attr, Body, BodyBuilder, Dim, Node, Op, Type};
+use crate::graph::{Attr, Body, BodyBuilder, Dim, Node, Op, Pointwise, Type};
 use crate::rewrite::matching::{Match, computed, pattern};
 
 use super::Rule;
@@ -38,18 +38,27 @@ pub(super) fn rules() -> Vec<Rule> {
         }),
         // One pass over x instead of two, and the products never leave the registers.
         computed("fuse-gate-up", "(mul (grouped_gemm ?x ?r ?ws ?vs ?f) (grouped_gemm ?x ?r ?ws2 ?vs2 ?g))", |m| {
-            merge(m, Op::GroupedGemm, 2, Op::Mul, &[])
+            merge(m, Op::GroupedGemm, 2, Pointwise::Mul, &[])
         }),
         computed("fuse-dense-gate-up", "(mul (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g))", |m| {
-            merge(m, Op::Gemm, 2, Op::Mul, &[])
+            merge(m, Op::Gemm, 2, Pointwise::Mul, &[])
         }),
     ];
-    let unary = [Op::Silu, Op::Gelu, Op::GeluTanh, Op::Relu, Op::Square, Op::Sigmoid, Op::Tanh, Op::SqrtSoftplus];
-    let with_constant = [Op::Scale, Op::Offset, Op::AtMost, Op::AtLeast, Op::Cast];
+    let unary = [
+        Pointwise::Silu,
+        Pointwise::Gelu,
+        Pointwise::GeluTanh,
+        Pointwise::Relu,
+        Pointwise::Square,
+        Pointwise::Sigmoid,
+        Pointwise::Tanh,
+        Pointwise::SqrtSoftplus,
+    ];
+    let with_constant = [Pointwise::Scale, Pointwise::Offset, Pointwise::AtMost, Pointwise::AtLeast, Pointwise::Cast];
     for into in [Op::Gemm, Op::GroupedGemm, Op::Combine, Op::SoftDispatch, Op::SoftCombine, Op::RmsNorm] {
         rules.extend(unary.map(|op| sink(op, &[], into)));
         rules.extend(with_constant.map(|op| sink(op, &["?c"], into)));
-        rules.extend([Op::Add, Op::Mul].map(|op| sink_with_operands(op, &["?b"], into)));
+        rules.extend([Pointwise::Add, Pointwise::Mul].map(|op| sink_with_operands(op, &["?b"], into)));
     }
     // Whole rows are at hand only where the router's logits are.
     rules.extend([Op::Softmax, Op::AllExperts].map(|op| sink(op, &[], Op::Gemm)));
@@ -59,7 +68,8 @@ pub(super) fn rules() -> Vec<Rule> {
     rules.push(sink_with_operands(Op::ExpertScale, &["?b"], Op::Gemm));
     // One number a token beside what is written anyway, or beside its picks. Grouped rows are not the tokens'.
     rules.extend(
-        [Op::Gemm, Op::Combine, Op::SoftCombine, Op::RmsNorm].map(|into| sink_with_operands(Op::MaskTokens, &["?b"], into)),
+        [Op::Gemm, Op::Combine, Op::SoftCombine, Op::RmsNorm]
+            .map(|into| sink_with_operands(Pointwise::MaskTokens, &["?b"], into)),
     );
     rules.push(sink_with_operands(Op::HashPicks, &["?table", "?ids"], Op::Gemm));
     rules
@@ -92,7 +102,8 @@ fn hyphens(op: Op) -> String {
 }
 
 /// `op (into .. f) c..` = `into .. (op f c..)`.
-fn sink(op: Op, constants: &'static [&'static str], into: Op) -> Rule {
+fn sink(op: impl Into<Op>, constants: &'static [&'static str], into: Op) -> Rule {
+    let op = op.into();
     let name = format!("sink-{}-into-{}", hyphens(op), hyphens(into));
     computed(name, &format!("({} {} {})", op.name(), fused(into), constants.join(" ")), move |m| {
         if m.result_is(into, operands(into)) {
@@ -106,7 +117,8 @@ fn sink(op: Op, constants: &'static [&'static str], into: Op) -> Rule {
 }
 
 /// `op (into .. vs f) b ..` = `into .. (vs, b, ..) (op f $b ..)`: `b` is read beside the product.
-fn sink_with_operands(op: Op, others: &'static [&'static str], into: Op) -> Rule {
+fn sink_with_operands(op: impl Into<Op>, others: &'static [&'static str], into: Op) -> Rule {
+    let op = op.into();
     let plural = if others.len() == 1 { "" } else { "s" };
     let name = format!("sink-{}-with-operand{plural}-into-{}", hyphens(op), hyphens(into));
     computed(name, &format!("({} {} {})", op.name(), fused(into), others.join(" ")), move |m| {
@@ -134,7 +146,7 @@ fn sink_with_operands(op: Op, others: &'static [&'static str], into: Op) -> Rule
 const PARTS: [[&str; 3]; 3] = [["?ws", "?vs", "?f"], ["?ws2", "?vs2", "?g"], ["?ws3", "?vs3", "?h"]];
 
 /// `op (into x ws vs f) (into x ws2 vs2 g) .. c..` = `into x (ws, ws2, ..) (vs, vs2, ..) (op f g .. c..)`.
-fn merge(m: &mut Match, into: Op, parts: usize, op: Op, constants: &[Attr]) -> Option<Id> {
+fn merge(m: &mut Match, into: Op, parts: usize, op: impl Into<Op>, constants: &[Attr]) -> Option<Id> {
     let (mut ws, mut vs) = (Vec::new(), Vec::new());
     let mut bodies = Vec::new();
     for [weights, operands, f] in &PARTS[..parts] {

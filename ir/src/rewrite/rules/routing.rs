@@ -1,6 +1,6 @@
 //! Identities of routing.
 
-use crate::graph::{Assignment, Attr, Capacity, Op, Type};
+use crate::graph::{Assignment, Attr, Capacity, Op, Pointwise, Type};
 use crate::rewrite::matching::{computed, pattern};
 
 use super::{Rule, is_normal};
@@ -23,7 +23,7 @@ pub(super) fn rules() -> Vec<Rule> {
                 return None;
             }
             let picks = m.apply(Op::TopK, &[m.class("?s"), m.class("?s"), m.class("?k")])?;
-            m.apply(Op::Scale, &[picks, m.class("?c")])
+            m.apply(Pointwise::Scale, &[picks, m.class("?c")])
         }),
         // A renormalisation without a guard cancels any positive scale before it.
         computed("drop-scale-before-renorm", "(renorm (scale ?p ?c) ?rule)", |m| match m.attr("?rule")? {

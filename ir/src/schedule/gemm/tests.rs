@@ -2,7 +2,7 @@
 
 use super::super::combine::Columns;
 use super::{Gemm, Operand, gemm};
-use crate::graph::{Attr, Body, BodyBuilder, Node, Op};
+use crate::graph::{Attr, Body, BodyBuilder, Node, Pointwise};
 use crate::kernel::verify::verify_kernel;
 use crate::kernel::{Argument, Kernel, Memory, interp_kernel};
 use crate::machine::MACHINES;
@@ -229,7 +229,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) ->
 }
 
 /// `ops[1](ops[0]($0, $1), $2)` and so on.
-fn chain(ops: &[Op]) -> Body {
+fn chain(ops: &[Pointwise]) -> Body {
     let mut b = BodyBuilder::default();
     let mut root = b.add(Node::Hole(0));
     for (i, op) in ops.iter().enumerate() {
@@ -243,8 +243,8 @@ fn chain(ops: &[Op]) -> Body {
 fn silu_mul() -> Body {
     let mut b = BodyBuilder::default();
     let (gate, up) = (b.add(Node::Hole(0)), b.add(Node::Hole(1)));
-    let gate = b.add(Node::apply(Op::Silu, &[gate]));
-    let root = b.add(Node::apply(Op::Mul, &[gate, up]));
+    let gate = b.add(Node::apply(Pointwise::Silu, &[gate]));
+    let root = b.add(Node::apply(Pointwise::Mul, &[gate, up]));
     b.finish(root)
 }
 
@@ -277,7 +277,7 @@ fn odd_widths() {
 #[test]
 fn as_many_rows_of_each_expert() {
     for each in [1, 3, 64, 65, 130] {
-        let biased = Case { operands: vec![Operand::ExpertRow(DType::F32)], body: chain(&[Op::Add]), ..Case::default() };
+        let biased = Case { operands: vec![Operand::ExpertRow(DType::F32)], body: chain(&[Pointwise::Add]), ..Case::default() };
         check(&Case { rows: vec![each; 3], even: true, gather: false, meaning: |v| v[0] + v[1], ..biased });
     }
 }
@@ -312,7 +312,7 @@ fn columns() {
         [(32, 2, 0, Some(16)), (48, 5, 2, Some(16)), (21, 9, 6, Some(7)), (19, 19, 0, Some(1)), (24, 7, 3, None)]
     {
         let operands = vec![Operand::Columns(DType::BF16, Columns { pitch, first, each })];
-        check(&Case { n, operands, body: chain(&[Op::Mul]), meaning: |v| v[0] * v[1], ..Case::default() });
+        check(&Case { n, operands, body: chain(&[Pointwise::Mul]), meaning: |v| v[0] * v[1], ..Case::default() });
     }
 }
 
@@ -326,12 +326,12 @@ fn operands() {
         Operand::Full(DType::F32),
         Operand::One(DType::BF16),
     ];
-    let body = chain(&[Op::Add, Op::Mul, Op::Add, Op::Mul, Op::Add, Op::Mul]);
+    let body = chain(&[Pointwise::Add, Pointwise::Mul, Pointwise::Add, Pointwise::Mul, Pointwise::Add, Pointwise::Mul]);
     let meaning = |v: &[f64]| (((v[0] + v[1]) * v[2] + v[3]) * v[4] + v[5]) * v[6];
     check(&Case { n: 19, operands: operands.clone(), body: body.clone(), meaning, ..Case::default() });
     let rows = vec![6];
     let operands = operands[2..].to_vec();
-    let body = chain(&[Op::Add, Op::Mul, Op::Add, Op::Mul]);
+    let body = chain(&[Pointwise::Add, Pointwise::Mul, Pointwise::Add, Pointwise::Mul]);
     let meaning = |v: &[f64]| ((v[0] + v[1]) * v[2] + v[3]) * v[4];
     check(&Case { n: 32, rows, grouped: false, gather: false, operands, body, meaning, ..Case::default() });
 }
@@ -339,7 +339,7 @@ fn operands() {
 #[test]
 fn bodies_that_end_in_a_cast() {
     for dtype in [DType::F16, DType::BF16] {
-        let body = silu_mul().then(Op::Cast, &[Attr::DType(dtype)]);
+        let body = silu_mul().then(Pointwise::Cast, &[Attr::DType(dtype)]);
         let dtypes = [dtype, dtype, dtype];
         check(&Case { n: 21, k: 64, weights: 2, dtypes, body, meaning: |v| silu(v[0]) * v[1], ..Case::default() });
     }
@@ -350,14 +350,17 @@ fn bodies_that_end_in_a_cast() {
 fn clamped_swiglu() {
     let real = |x: f64| Attr::Real(x.into());
     let mut b = BodyBuilder::default();
-    let up = Body::identity().then(Op::AtLeast, &[real(-0.7)]).then(Op::AtMost, &[real(0.7)]).then(Op::Offset, &[real(1.0)]);
+    let up = Body::identity()
+        .then(Pointwise::AtLeast, &[real(-0.7)])
+        .then(Pointwise::AtMost, &[real(0.7)])
+        .then(Pointwise::Offset, &[real(1.0)]);
     let up = b.inline(&up, |_| Node::Hole(1));
-    let gate = b.inline(&Body::identity().then(Op::AtMost, &[real(0.7)]), Node::Hole);
+    let gate = b.inline(&Body::identity().then(Pointwise::AtMost, &[real(0.7)]), Node::Hole);
     let slope = b.add(Node::Attr(real(1.702)));
-    let scaled = b.add(Node::apply(Op::Scale, &[gate, slope]));
-    let sigmoid = b.add(Node::apply(Op::Sigmoid, &[scaled]));
-    let gated = b.add(Node::apply(Op::Mul, &[gate, sigmoid]));
-    let root = b.add(Node::apply(Op::Mul, &[up, gated]));
+    let scaled = b.add(Node::apply(Pointwise::Scale, &[gate, slope]));
+    let sigmoid = b.add(Node::apply(Pointwise::Sigmoid, &[scaled]));
+    let gated = b.add(Node::apply(Pointwise::Mul, &[gate, sigmoid]));
+    let root = b.add(Node::apply(Pointwise::Mul, &[up, gated]));
     let meaning = |v: &[f64]| {
         let gate = v[0].min(0.7);
         (v[1].clamp(-0.7, 0.7) + 1.0) * gate / (1.0 + (-1.702 * gate).exp())
@@ -371,10 +374,10 @@ fn unary_bodies() {
         x / 2.0 * (1.0 + (std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044715 * x.powi(3))).tanh())
     }
     type Meaning = fn(&[f64]) -> f64;
-    let cases: [(&[Op], Meaning); 3] = [
-        (&[Op::Relu, Op::Square], |v| v[0].max(0.0).powi(2)),
-        (&[Op::GeluTanh], |v| gelu_tanh(v[0])),
-        (&[Op::Sigmoid, Op::Silu], |v| silu(1.0 / (1.0 + (-v[0]).exp()))),
+    let cases: [(&[Pointwise], Meaning); 3] = [
+        (&[Pointwise::Relu, Pointwise::Square], |v| v[0].max(0.0).powi(2)),
+        (&[Pointwise::GeluTanh], |v| gelu_tanh(v[0])),
+        (&[Pointwise::Sigmoid, Pointwise::Silu], |v| silu(1.0 / (1.0 + (-v[0]).exp()))),
     ];
     for (ops, meaning) in cases {
         let body = ops.iter().fold(Body::identity(), |body, op| body.then(*op, &[]));
@@ -384,7 +387,7 @@ fn unary_bodies() {
 
 #[test]
 fn many_weights_fit_every_machine() {
-    let body = chain(&[Op::Add; 11]);
+    let body = chain(&[Pointwise::Add; 11]);
     check(&Case { n: 3, k: 5, rows: vec![2, 1], weights: 12, body, meaning: |v| v.iter().sum(), ..Case::default() });
 }
 

@@ -6,7 +6,7 @@ mod value;
 
 use super::buffers::{BufferId, Buffers, extent, unused};
 use super::{ScheduleError, body, operand_name};
-use crate::graph::{Attr, Body, Dim, Node, Op, Span, Type, Typed};
+use crate::graph::{Attr, Body, Dim, Node, Op, Pointwise, Span, Type, Typed};
 use crate::kernel::{Arg, Buffer, Given, Kernel, Launch, Param};
 use crate::{DType, Extent, Machine};
 use value::{Grouping, Slots, Tensor, Value, constant, grouping_of, wrong};
@@ -115,7 +115,7 @@ impl<'g> Plan<'g> {
             Op::SoftDispatch | Op::SoftCombine => self.mix(op, &operands, ty, last),
             Op::Jitter => self.jitter(&operands, ty),
             Op::Within => self.within(&operands, ty, last),
-            Op::MaskTokens if matches!(ty, Type::Tensor { .. }) => self.mask_tokens(&operands, ty, last),
+            Op::Pointwise(Pointwise::MaskTokens) if matches!(ty, Type::Tensor { .. }) => self.mask_tokens(&operands, ty, last),
             Op::ExpertScale if matches!(operands.first(), Some(Value::Routing(_))) => self.expert_scale(&operands),
             Op::Leading
             | Op::Joint
@@ -130,14 +130,11 @@ impl<'g> Plan<'g> {
             | Op::Observe
             | Op::Counted
             | Op::BestScore
-            | Op::MaskTokens
+            | Op::Pointwise(Pointwise::MaskTokens)
             | Op::Assign
             | Op::Softmax => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" }),
             Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),
-            Op::Cast | Op::Scale | Op::Offset | Op::AtMost | Op::AtLeast | Op::Add | Op::Mul => Err(pointwise_alone(op)),
-            Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu | Op::Square => {
-                Err(pointwise_alone(op))
-            }
+            Op::Pointwise(op) => Err(pointwise_alone(op.into())),
         }
     }
 
@@ -198,8 +195,8 @@ fn check_pointwise(op: Op, body: &Body) -> Result<(), ScheduleError> {
         return Ok(());
     }
     let strange = body.nodes().iter().find_map(|node| match node {
-        Node::Apply(inner, _) if !body::is_pointwise_op(*inner) => Some(*inner),
-        Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+        Node::Apply(Op::Pointwise(_), _) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+        Node::Apply(inner, _) => Some(*inner),
     });
     strange.map_or(Ok(()), |inner| Err(ScheduleError::Body { op: inner.name(), inside: op.name() }))
 }

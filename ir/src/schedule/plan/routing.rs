@@ -11,7 +11,7 @@ use super::super::sort::{self, Sort};
 use super::super::{ScheduleError, chunk};
 use super::value::{Observed, Routing, Tensor, Value, beside_logits, constant, tensor, wrong};
 use super::{Plan, arg, operands_of, tokens};
-use crate::graph::{Assignment, Attr, Body, Capacity, Losses, Node, Op, Priority, Span, Type};
+use crate::graph::{Assignment, Attr, Body, Capacity, Losses, Node, Op, Pointwise, Priority, Span, Type};
 use crate::kernel::Arg;
 use crate::tiling::MOST_ROWS;
 use crate::{DType, Extent, Round};
@@ -393,7 +393,7 @@ impl<'g> Plan<'g> {
 /// The mask among the operands of a body that says which tokens are padding.
 fn mask_of(body: &Body, operands: &[&Tensor]) -> Option<BufferId> {
     let of = |node: &Node| match node {
-        Node::Apply(Op::MaskTokens, of) => Some(usize::from(of[1])),
+        Node::Apply(Op::Pointwise(Pointwise::MaskTokens), of) => Some(usize::from(of[1])),
         Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
     };
     match body.nodes()[body.nodes().iter().find_map(of)?] {

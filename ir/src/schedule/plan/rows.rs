@@ -11,7 +11,7 @@ use super::super::softmax::{self, Softmax};
 use super::super::{ScheduleError, chunk, walk};
 use super::value::{Grouping, Routing, Slots, Tensor, Value, beside, constant, same_pairs, tensor, wrong};
 use super::{Plan, arg, check_pointwise, check_result, operands_of, sequence_tokens, tokens};
-use crate::graph::{Attr, Dim, Node, Op, Type};
+use crate::graph::{Attr, Dim, Node, Op, Pointwise, Type};
 use crate::tiling::{self, Product};
 use crate::{DType, Extent};
 
@@ -30,9 +30,10 @@ impl<'g> Plan<'g> {
 
     /// Rows of which those of padding are zeros.
     pub(super) fn mask_tokens(&mut self, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
-        let [Value::Tensor(x), Value::Tensor(of_tokens)] = operands else { return Err(wrong(Op::MaskTokens, operands)) };
+        let op = Op::Pointwise(Pointwise::MaskTokens);
+        let [Value::Tensor(x), Value::Tensor(of_tokens)] = operands else { return Err(wrong(op, operands)) };
         let spec = MaskTokens { name: self.kernel_name("mask_tokens", &[]), n: constant(x, 1) as u32, x: x.dtype };
-        let result = self.weights_or_result(Op::MaskTokens, &spec.name, ty, last)?;
+        let result = self.weights_or_result(op, &spec.name, ty, last)?;
         let args = vec![arg("x", x.buffer), arg("mask", of_tokens.buffer), arg("out", result.buffer), tokens()];
         self.launch(mask::mask_tokens(&spec, self.machine), chunk::row_blocks(self.machine), args)?;
         Ok(Value::Tensor(result))

@@ -29,9 +29,8 @@ mod report;
 mod row;
 mod team;
 
-use super::body::is_pointwise_op;
 use super::{ScheduleError, operand_name};
-use crate::graph::{Attr, Body, Groups, Node, Op, Span};
+use crate::graph::{Attr, Body, Groups, Node, Op, Pointwise, Span};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
 use crate::{DType, Extent, Machine};
@@ -238,7 +237,7 @@ impl Others {
             others.nodes.push(node);
             match (op(node), operands[node].first()) {
                 (Some(Op::TopK), _) => others.picker = Some(node),
-                (Some(op), Some(operand)) if is_pointwise_op(op) => {
+                (Some(Op::Pointwise(_)), Some(operand)) => {
                     node = *operand;
                     continue;
                 }
@@ -295,7 +294,7 @@ impl<'a> Gating<'a> {
                     (observe, is_picks[i]) = (Some([operands[i][0], operands[i][1]]), true);
                 }
                 // Of picks: rows of logits have no number for each token.
-                Op::MaskTokens if is_picks[i] || takes_all => match &nodes[operands[i][1]] {
+                Op::Pointwise(Pointwise::MaskTokens) if is_picks[i] || takes_all => match &nodes[operands[i][1]] {
                     Node::Hole(hole) => mask = hole.checked_sub(1).map(|operand| operand as usize),
                     Node::Attr(_) | Node::Param(_) | Node::Apply(..) => return Err(refuse(*op)),
                 },
@@ -305,7 +304,7 @@ impl<'a> Gating<'a> {
                 Op::Joint if !takes_all => picked -= number().ok_or_else(|| refuse(*op))?,
                 Op::Renorm | Op::WithoutRows if !takes_all => {}
                 Op::ExpertScale if matches!(nodes[operands[i][1]], Node::Hole(_)) => {}
-                op if is_pointwise_op(*op) && *op != Op::MaskTokens => {}
+                Op::Pointwise(op) if *op != Pointwise::MaskTokens => {}
                 op => return Err(refuse(*op)),
             }
         }
@@ -355,7 +354,11 @@ impl<'a> Gating<'a> {
     /// The node whose rows are the scores of all experts, where these are all taken: the last one, but for the mask.
     fn scored(&self) -> usize {
         let last = self.nodes.len() - 1;
-        if matches!(self.nodes[last], Node::Apply(Op::MaskTokens, _)) { self.operands[last][0] } else { last }
+        if matches!(self.nodes[last], Node::Apply(Op::Pointwise(Pointwise::MaskTokens), _)) {
+            self.operands[last][0]
+        } else {
+            last
+        }
     }
 
     fn groups(&self) -> Option<Groups> {

@@ -9,7 +9,7 @@ use super::pick::{TAKEN, greatest, key, top_2};
 use super::team::{At, Nan, Team};
 use super::{Gating, LANES, Operand, Picked, Picker, Share};
 use crate::DType;
-use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Renorm};
+use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Pointwise, Renorm};
 use crate::kernel::Value;
 use crate::kernel::build::Array;
 
@@ -265,18 +265,10 @@ impl<'k> Row<'_, 'k> {
             | Op::Counted
             | Op::BestScore
             | Op::Losses => None,
-            Op::WithoutRows
-            | Op::Within
-            | Op::MaskTokens
-            | Op::Assign
-            | Op::RenormKept
-            | Op::DroppedInput
-            | Op::IdentityInput
-            | Op::Dispatch => None,
-            Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Cast | Op::Scale => None,
-            Op::Offset | Op::AtMost => None,
-            Op::AtLeast | Op::Sigmoid | Op::Tanh | Op::SqrtSoftplus | Op::Silu | Op::Gelu | Op::GeluTanh | Op::Relu => None,
-            Op::Square | Op::Add | Op::Mul => None,
+            Op::WithoutRows | Op::Within | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::IdentityInput | Op::Dispatch => {
+                None
+            }
+            Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Pointwise(_) => None,
             Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => None,
         }
     }
@@ -371,8 +363,9 @@ impl<'k> Row<'_, 'k> {
                     }
                     (None, Some(Term::Value(x))) if matches!(op, Op::Leading | Op::AllExperts) => *x,
                     (Some(_), _) | (None, _) => match op {
-                        Op::ExpertScale => pointwise_op(k, Op::Mul, &operands),
-                        op => pointwise_op(k, *op, &operands),
+                        Op::ExpertScale => pointwise_op(k, Pointwise::Mul, &operands),
+                        Op::Pointwise(op) => pointwise_op(k, *op, &operands),
+                        op => unreachable!("`{}` of columns: `Gating::read` refuses it", op.name()),
                     },
                 };
                 Term::Value(k.bind(op.name(), value.cast(DType::F32)))
@@ -393,7 +386,8 @@ impl<'k> Row<'_, 'k> {
             Node::Attr(_) | Node::Hole(_) | Node::Param(_) => None,
         };
         // Rows, the order of service, what is observed or counted and which tokens are padding change no weight of the others.
-        let changes = |op: Op| !matches!(op, Op::WithoutRows | Op::BestScore | Op::Counted | Op::Observe | Op::MaskTokens);
+        let is_kept = |op: Op| matches!(op, Op::WithoutRows | Op::BestScore | Op::Counted | Op::Observe);
+        let changes = |op: Op| !is_kept(op) && op != Op::Pointwise(Pointwise::MaskTokens);
         let weighs = |i: &usize| self.gating.is_picks[*i] && !self.gating.others.nodes.contains(i) && op(*i).is_some_and(changes);
         let after: Vec<usize> = (picker + 1..self.gating.nodes.len()).filter(weighs).collect();
         let is_alone = |node: usize| matches!(op(node), Some(Op::ExpertScale | Op::Joint));
@@ -510,13 +504,14 @@ impl<'k> Row<'_, 'k> {
                 let divisor = k.bind("divisor", divisor.eq(0.0).select(k.f32(1.0), divisor)).splat(team.lanes);
                 w.iter_mut().for_each(|(_, x)| *x = k.bind("renorm", *x / divisor));
             }
-            (op, attr) => w.iter_mut().for_each(|(_, x)| {
+            (Op::Pointwise(op), attr) => w.iter_mut().for_each(|(_, x)| {
                 let mut terms = vec![Term::Value(*x)];
                 if let Some(Node::Attr(attr)) = attr {
                     terms.push(Term::Attr(attr));
                 }
                 *x = k.bind(op.name(), pointwise_op(k, op, &terms).cast(DType::F32));
             }),
+            (op, _) => unreachable!("`{}` of weights: `Gating::read` refuses it", op.name()),
         }
     }
 }
