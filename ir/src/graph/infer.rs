@@ -2,7 +2,7 @@
 
 use egg::Id;
 
-use super::{Assignment, Attr, Body, Dim, Node, Norm, Op, Param, Pointwise, Priority, Type};
+use super::{Assignment, Attr, Body, Dim, Node, Norm, Op, Param, Pointwise, Priority, Renorm, Type};
 use crate::DType;
 
 /// The type of `node`, given the types of its operands and of the layer's parameters, or what is wrong with it.
@@ -94,14 +94,16 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
         let plural = if arity == 1 { "" } else { "s" };
         return Err(format!("`{name}` takes {arity} operand{plural}, not {}", types.len()));
     }
-    match (op, types) {
-        (Op::List, types) => Ok(Type::List(types.iter().map(|t| (*t).clone()).collect())),
-        (Op::Gemm, [x, ws, vs, body]) => {
+    match op {
+        Op::List => Ok(Type::List(types.iter().map(|t| (*t).clone()).collect())),
+        Op::Gemm => {
+            let [x, ws, vs, body] = types else { return wrong(op, types) };
             let ([m, k], _) = matrix(x, "x")?;
             let n = weights(ws, None, k)?;
             body_of(body, products(ws, &[m, n])?, vs)
         }
-        (Op::GroupedGemm, [rows, routing, ws, vs, body]) => {
+        Op::GroupedGemm => {
+            let [rows, routing, ws, vs, body] = types else { return wrong(op, types) };
             let ([m, k], _) = matrix(rows, "rows")?;
             let experts = grouped(routing)?;
             let gathers = matches!(routing, Type::Routing { .. }) && m == Dim::Tokens;
@@ -112,11 +114,13 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 Err(format!("rows must be [T, K] or [P, K], not {rows}"))
             }
         }
-        (Op::Route, [x, ws, vs, body, assignment]) => {
+        Op::Route => {
+            let [x, ws, vs, body, assignment] = types else { return wrong(op, types) };
             let picks = apply(Op::Gemm, &[x, ws, vs, body])?;
             apply(Op::Assign, &[&picks, assignment])
         }
-        (Op::TopK, [scores, keys, k]) => {
+        Op::TopK => {
+            let [scores, keys, k] = types else { return wrong(op, types) };
             let ([_, e], _) = float_rows(scores)?;
             if scores != keys {
                 return Err(format!("scores and keys differ: {scores} and {keys}"));
@@ -128,16 +132,21 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, k) => Err(format!("cannot pick {k} of {e}")),
             }
         }
-        (Op::AllExperts, [scores]) => match float_rows(scores)? {
-            ([_, Dim::Const(experts)], _) if experts > 0 => {
-                Ok(Type::Picks { top_k: experts, experts, rowless: 0, repeats: false, ranked: false, masked: false })
-            }
-            (_, _) => Err(format!("needs a score for each expert, not {scores}")),
+        Op::AllExperts => match types {
+            [scores] => match float_rows(scores)? {
+                ([_, Dim::Const(experts)], _) if experts > 0 => {
+                    Ok(Type::Picks { top_k: experts, experts, rowless: 0, repeats: false, ranked: false, masked: false })
+                }
+                (_, _) => Err(format!("needs a score for each expert, not {scores}")),
+            },
+            _ => wrong(op, types),
         },
-        (Op::SparseMixer, [logits, Type::Attr(Attr::Real(jitter)), k]) if jitter.get() >= 0.0 => {
-            apply(Op::TopK, &[logits, logits, k])
-        }
-        (Op::HashPicks, [scores, table, ids]) => {
+        Op::SparseMixer => match types {
+            [logits, Type::Attr(Attr::Real(jitter)), k] if jitter.get() >= 0.0 => apply(Op::TopK, &[logits, logits, k]),
+            _ => wrong(op, types),
+        },
+        Op::HashPicks => {
+            let [scores, table, ids] = types else { return wrong(op, types) };
             let ([_, e], _) = float_rows(scores)?;
             let integers = |ty: &Type| match ty {
                 Type::Tensor { shape, dtype: DType::I32 } => shape.clone(),
@@ -151,23 +160,29 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, _, _) => Err(format!("needs a table [V, K] and ids [T], both of i32, not {table} and {ids}")),
             }
         }
-        (Op::Leading, [x, Type::Attr(Attr::Num(n))]) => match float_rows(x)? {
-            ([_, Dim::Const(columns)], _) if (1..=columns).contains(n) => {
-                Ok(Type::tensor(&[Dim::Tokens, Dim::Const(*n)], DType::F32))
-            }
-            (_, _) => Err(format!("{x} does not have {n} columns")),
+        Op::Leading => match types {
+            [x, Type::Attr(Attr::Num(n))] => match float_rows(x)? {
+                ([_, Dim::Const(columns)], _) if (1..=columns).contains(n) => {
+                    Ok(Type::tensor(&[Dim::Tokens, Dim::Const(*n)], DType::F32))
+                }
+                (_, _) => Err(format!("{x} does not have {n} columns")),
+            },
+            _ => wrong(op, types),
         },
-        (
-            Op::Joint,
-            [Type::Picks { top_k, experts, rowless: 0, repeats, ranked, masked: false }, scores, Type::Attr(Attr::Num(n))],
-        ) => match (float_rows(scores)?, experts.checked_add(*n), top_k.checked_add(*n)) {
-            (([_, Dim::Const(columns)], _), Some(all), Some(top_k)) if columns == all && *n > 0 => {
-                let [experts, rowless] = [*experts, *n];
-                Ok(Type::Picks { top_k, experts, rowless, repeats: *repeats, ranked: *ranked, masked: false })
+        Op::Joint => match types {
+            [Type::Picks { top_k, experts, rowless: 0, repeats, ranked, masked: false }, scores, Type::Attr(Attr::Num(n))] => {
+                match (float_rows(scores)?, experts.checked_add(*n), top_k.checked_add(*n)) {
+                    (([_, Dim::Const(columns)], _), Some(all), Some(top_k)) if columns == all && *n > 0 => {
+                        let [experts, rowless] = [*experts, *n];
+                        Ok(Type::Picks { top_k, experts, rowless, repeats: *repeats, ranked: *ranked, masked: false })
+                    }
+                    (_, _, _) => Err(format!("{scores} does not have {experts} columns and {n} more")),
+                }
             }
-            (_, _, _) => Err(format!("{scores} does not have {experts} columns and {n} more")),
+            _ => wrong(op, types),
         },
-        (Op::GroupLimit, [keys, groups]) => {
+        Op::GroupLimit => {
+            let [keys, groups] = types else { return wrong(op, types) };
             let ([_, e], _) = float_rows(keys)?;
             match (e, groups) {
                 (Dim::Const(e), Type::Attr(Attr::Groups(g)))
@@ -178,158 +193,201 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, groups) => Err(format!("{groups} does not fit {e} experts")),
             }
         }
-        (Op::Renorm, [picks @ Type::Picks { masked: false, .. }, Type::Attr(Attr::Renorm(rule))])
-        | (Op::RenormKept, [picks @ Type::Routing { rowless: 0, .. }, Type::Attr(Attr::Renorm(rule))]) => match rule.norm {
-            Norm::P(p) if p.get() <= 0.0 => Err(format!("{p} is no norm")),
-            Norm::Sum | Norm::P(_) => Ok((*picks).clone()),
+        Op::Renorm => match types {
+            [picks @ Type::Picks { masked: false, .. }, Type::Attr(Attr::Renorm(rule))] => renormed(picks, rule),
+            _ => wrong(op, types),
         },
-        (Op::ExpertScale, [picks @ Type::Picks { experts, rowless, masked: false, .. }, Type::Tensor { shape, dtype }])
-        | (Op::ExpertScale, [picks @ Type::Routing { experts, rowless: rowless @ 0, .. }, Type::Tensor { shape, dtype }])
-            if dtype.is_float()
-                && (shape[..] == [Dim::Const(experts.saturating_add(*rowless))] || shape[..] == [Dim::Const(1)]) =>
-        {
-            Ok((*picks).clone())
-        }
-        (
-            Op::WithoutRows,
-            [picks @ Type::Picks { top_k, experts, rowless: 0, repeats, ranked, masked: false }, Type::Attr(Attr::Num(n))],
-        ) => match experts.checked_sub(*n) {
-            Some(experts @ 1..) => {
-                let [top_k, rowless] = [*top_k, *n];
-                Ok(Type::Picks { top_k, experts, rowless, repeats: *repeats, ranked: *ranked, masked: false })
+        Op::RenormKept => match types {
+            [picks @ Type::Routing { rowless: 0, .. }, Type::Attr(Attr::Renorm(rule))] => renormed(picks, rule),
+            _ => wrong(op, types),
+        },
+        Op::ExpertScale => match types {
+            [picks @ Type::Picks { experts, rowless, masked: false, .. }, Type::Tensor { shape, dtype }]
+            | [picks @ Type::Routing { experts, rowless: rowless @ 0, .. }, Type::Tensor { shape, dtype }]
+                if dtype.is_float()
+                    && (shape[..] == [Dim::Const(experts.saturating_add(*rowless))] || shape[..] == [Dim::Const(1)]) =>
+            {
+                Ok((*picks).clone())
             }
-            Some(0) | None => Err(format!("none is left with rows of {picks}")),
+            _ => wrong(op, types),
         },
-        (Op::Observe, [logits, scores, picks @ Type::Picks { experts, rowless: 0, .. }]) => {
+        Op::WithoutRows => match types {
+            [picks @ Type::Picks { top_k, experts, rowless: 0, repeats, ranked, masked: false }, Type::Attr(Attr::Num(n))] => {
+                match experts.checked_sub(*n) {
+                    Some(experts @ 1..) => {
+                        let [top_k, rowless] = [*top_k, *n];
+                        Ok(Type::Picks { top_k, experts, rowless, repeats: *repeats, ranked: *ranked, masked: false })
+                    }
+                    Some(0) | None => Err(format!("none is left with rows of {picks}")),
+                }
+            }
+            _ => wrong(op, types),
+        },
+        Op::Observe => {
+            let [logits, scores, picks @ Type::Picks { experts, rowless: 0, .. }] = types else { return wrong(op, types) };
             match (float_rows(logits)?, *logits == *scores) {
                 (([_, Dim::Const(e)], _), true) if e == *experts => Ok((*picks).clone()),
                 (_, _) => Err(format!("{logits} and {scores} are not the logits and scores of {picks}")),
             }
         }
-        (Op::Within, [ids, Type::Attr(Attr::Num(1..)), masks @ ..]) if masks.len() < 2 => {
-            masks.iter().try_for_each(|mask| token_mask(mask))?;
-            match ids {
-                Type::Tensor { shape, dtype: DType::I32 } if shape[..] == [Dim::Tokens] => Ok((*ids).clone()),
-                ids => Err(format!("ids are i32 [T], not {ids}")),
+        Op::Within => match types {
+            [ids, Type::Attr(Attr::Num(1..)), masks @ ..] if masks.len() < 2 => {
+                masks.iter().try_for_each(|mask| token_mask(mask))?;
+                match ids {
+                    Type::Tensor { shape, dtype: DType::I32 } if shape[..] == [Dim::Tokens] => Ok((*ids).clone()),
+                    ids => Err(format!("ids are i32 [T], not {ids}")),
+                }
             }
-        }
-        (
-            Op::Counted,
+            _ => wrong(op, types),
+        },
+        Op::Counted => match types {
             [
                 picks @ Type::Picks { top_k, experts, rowless: 0, masked: false, .. },
                 others @ Type::Picks { top_k: k, experts: e, rowless: 0, masked: false, .. },
-            ],
-        ) => match (k == top_k, e == experts) {
-            (true, true) => Ok((*picks).clone()),
-            (_, _) => Err(format!("{others} cannot be counted in the place of {picks}")),
+            ] => match (k == top_k, e == experts) {
+                (true, true) => Ok((*picks).clone()),
+                (_, _) => Err(format!("{others} cannot be counted in the place of {picks}")),
+            },
+            _ => wrong(op, types),
         },
-        (
-            Op::BestScore,
+        Op::BestScore => match types {
             [
                 picks @ Type::Picks { top_k, experts, rowless, repeats, ranked: false, masked: false },
                 scores,
                 Type::Attr(Attr::Num(n)),
-            ],
-        ) => match (float_rows(scores)?, experts.checked_add(*rowless)) {
-            (([_, Dim::Const(columns)], _), Some(all)) if columns == all && (1..=*top_k).contains(n) => {
-                let [top_k, experts, rowless] = [*top_k, *experts, *rowless];
-                Ok(Type::Picks { top_k, experts, rowless, repeats: *repeats, ranked: true, masked: false })
-            }
-            (_, _) => Err(format!("{scores} are not the scores of {n} of {picks}")),
+            ] => match (float_rows(scores)?, experts.checked_add(*rowless)) {
+                (([_, Dim::Const(columns)], _), Some(all)) if columns == all && (1..=*top_k).contains(n) => {
+                    let [top_k, experts, rowless] = [*top_k, *experts, *rowless];
+                    Ok(Type::Picks { top_k, experts, rowless, repeats: *repeats, ranked: true, masked: false })
+                }
+                (_, _) => Err(format!("{scores} are not the scores of {n} of {picks}")),
+            },
+            _ => wrong(op, types),
         },
-        (Op::Assign, [picks @ Type::Picks { ranked: false, .. }, Type::Attr(Attr::Assignment(Assignment::Capacity(c)))])
-            if c.priority == Priority::BatchPrioritized =>
-        {
-            Err(format!("batch_prioritized needs the `best_score` of {picks}"))
-        }
-        (Op::Assign, [Type::Picks { top_k, experts, rowless, .. }, Type::Attr(Attr::Assignment(_))]) => {
-            Ok(Type::Routing { top_k: *top_k, experts: *experts, rowless: *rowless })
-        }
-        (Op::Losses, [routing @ Type::Routing { .. }, Type::Attr(Attr::Losses(losses))])
-            if losses.balance.is_some() || losses.z.is_some() =>
-        {
-            Ok((*routing).clone())
-        }
-        (Op::Dispatch, [x, routing]) => {
+        Op::Assign => match types {
+            [picks @ Type::Picks { ranked: false, .. }, Type::Attr(Attr::Assignment(Assignment::Capacity(c)))]
+                if c.priority == Priority::BatchPrioritized =>
+            {
+                Err(format!("batch_prioritized needs the `best_score` of {picks}"))
+            }
+            [Type::Picks { top_k, experts, rowless, .. }, Type::Attr(Attr::Assignment(_))] => {
+                Ok(Type::Routing { top_k: *top_k, experts: *experts, rowless: *rowless })
+            }
+            _ => wrong(op, types),
+        },
+        Op::Losses => match types {
+            [routing @ Type::Routing { .. }, Type::Attr(Attr::Losses(losses))]
+                if losses.balance.is_some() || losses.z.is_some() =>
+            {
+                Ok((*routing).clone())
+            }
+            _ => wrong(op, types),
+        },
+        Op::Dispatch => {
+            let [x, routing] = types else { return wrong(op, types) };
             routed(routing)?;
             match matrix(x, "x")? {
                 ([Dim::Tokens, n], dtype) => Ok(Type::tensor(&[Dim::Pairs, n], dtype)),
                 (_, _) => Err(format!("dispatch takes [T, N], not {x}")),
             }
         }
-        (Op::ExpertRows, [b, routing]) => {
+        Op::ExpertRows => {
+            let [b, routing] = types else { return wrong(op, types) };
             let experts = grouped(routing)?;
             match matrix(b, "b")? {
                 ([Dim::Const(e), n], dtype) if e == experts => Ok(Type::tensor(&[Dim::Pairs, n], dtype)),
                 (_, _) => Err(format!("needs one row for each of {experts} experts, not {b}")),
             }
         }
-        (Op::PairWeights, [routing]) => {
+        Op::PairWeights => {
+            let [routing] = types else { return wrong(op, types) };
             routed(routing)?;
             Ok(Type::tensor(&[Dim::Pairs, Dim::Const(1)], DType::F32))
         }
-        (Op::PickWeights, [Type::Routing { top_k, .. }, Type::Attr(Attr::Num(first))]) if first < top_k => {
-            Ok(Type::tensor(&[Dim::Tokens, Dim::Const(top_k - first)], DType::F32))
-        }
-        (Op::DroppedInput | Op::IdentityInput, [x, routing]) => {
+        Op::PickWeights => match types {
+            [Type::Routing { top_k, .. }, Type::Attr(Attr::Num(first))] if first < top_k => {
+                Ok(Type::tensor(&[Dim::Tokens, Dim::Const(top_k - first)], DType::F32))
+            }
+            _ => wrong(op, types),
+        },
+        Op::DroppedInput | Op::IdentityInput => {
+            let [x, routing] = types else { return wrong(op, types) };
             routed(routing)?;
             match matrix(x, "x")? {
                 ([Dim::Tokens, n], _) => Ok(Type::tensor(&[Dim::Tokens, n], DType::F32)),
                 (_, _) => Err(format!("{name} takes [T, N], not {x}")),
             }
         }
-        (Op::Combine, [rows, routing, vs, body]) => {
+        Op::Combine => {
+            let [rows, routing, vs, body] = types else { return wrong(op, types) };
             routed(routing)?;
             match matrix(rows, "rows")? {
                 ([Dim::Pairs, n], _) => body_of(body, vec![Type::tensor(&[Dim::Tokens, n], DType::F32)], vs),
                 (_, _) => Err(format!("combine takes [P, N], not {rows}")),
             }
         }
-        (Op::Flatten, [Type::Tensor { shape, dtype }]) => match shape[..] {
-            [Dim::Const(a), Dim::Const(b), n] => match a.checked_mul(b) {
-                Some(rows) => Ok(Type::tensor(&[Dim::Const(rows), n], *dtype)),
-                None => Err(format!("{a} x {b} rows are too many")),
+        Op::Flatten => match types {
+            [Type::Tensor { shape, dtype }] => match shape[..] {
+                [Dim::Const(a), Dim::Const(b), n] => match a.checked_mul(b) {
+                    Some(rows) => Ok(Type::tensor(&[Dim::Const(rows), n], *dtype)),
+                    None => Err(format!("{a} x {b} rows are too many")),
+                },
+                _ => Err(format!("flatten takes [A, B, N], not {}", types[0])),
             },
-            _ => Err(format!("flatten takes [A, B, N], not {}", types[0])),
+            _ => wrong(op, types),
         },
-        (Op::Slots, [Type::Attr(Attr::Num(experts)), Type::Attr(Attr::Num(slots))]) => {
+        Op::Slots => {
+            let [Type::Attr(Attr::Num(experts)), Type::Attr(Attr::Num(slots))] = types else { return wrong(op, types) };
             match (experts.checked_mul(*slots), *experts > 0 && *slots > 0) {
                 (Some(_), true) => Ok(Type::Slots { experts: *experts, slots: *slots }),
                 (_, _) => Err(format!("{experts} x {slots} are no slots")),
             }
         }
-        (Op::TokenSoftmax, [x]) => float_rows(x).map(|_| (*x).clone()),
-        (Op::TokenSoftmax, [x, mask]) => {
-            token_mask(mask)?;
-            float_rows(x).map(|_| (*x).clone())
-        }
-        (Op::SoftDispatch, [x, weights, slots, vs, body]) => {
+        Op::TokenSoftmax => match types {
+            [x] => float_rows(x).map(|_| (*x).clone()),
+            [x, mask] => {
+                token_mask(mask)?;
+                float_rows(x).map(|_| (*x).clone())
+            }
+            _ => wrong(op, types),
+        },
+        Op::SoftDispatch => {
+            let [x, weights, slots, vs, body] = types else { return wrong(op, types) };
             mixes(weights, slots)?;
             match matrix(x, "x")? {
                 ([Dim::Tokens, n], _) => body_of(body, vec![Type::tensor(&[Dim::Pairs, n], DType::F32)], vs),
                 (_, _) => Err(format!("soft_dispatch takes [T, N], not {x}")),
             }
         }
-        (Op::SoftCombine, [rows, weights, slots, vs, body]) => {
+        Op::SoftCombine => {
+            let [rows, weights, slots, vs, body] = types else { return wrong(op, types) };
             mixes(weights, slots)?;
             match matrix(rows, "rows")? {
                 ([Dim::Pairs, n], _) => body_of(body, vec![Type::tensor(&[Dim::Tokens, n], DType::F32)], vs),
                 (_, _) => Err(format!("soft_combine takes [P, N], not {rows}")),
             }
         }
-        (Op::RmsNorm, [x, Type::Attr(Attr::Real(eps)), vs, body]) if eps.get() >= 0.0 => {
-            let (shape, _) = matrix(x, "x")?;
-            body_of(body, vec![Type::tensor(&shape, DType::F32)], vs)
-        }
-        (Op::Jitter, [x, seed, Type::Attr(Attr::Real(eps))]) if eps.get() >= 0.0 => match (matrix(x, "x")?, seed) {
-            (([Dim::Tokens, n], _), Type::Tensor { shape, dtype: DType::I32 }) if shape[..] == [Dim::Const(2)] => {
-                Ok(Type::tensor(&[Dim::Tokens, n], DType::F32))
+        Op::RmsNorm => match types {
+            [x, Type::Attr(Attr::Real(eps)), vs, body] if eps.get() >= 0.0 => {
+                let (shape, _) = matrix(x, "x")?;
+                body_of(body, vec![Type::tensor(&shape, DType::F32)], vs)
             }
-            (_, seed) => Err(format!("jitter takes [T, N] and a seed of two i32, not {x} and {seed}")),
+            _ => wrong(op, types),
         },
-        (Op::Softmax, [x]) => arithmetic(x),
-        (Op::Pointwise(op), types) => pointwise(op, types),
-        (op, types) => wrong(op, types),
+        Op::Jitter => match types {
+            [x, seed, Type::Attr(Attr::Real(eps))] if eps.get() >= 0.0 => match (matrix(x, "x")?, seed) {
+                (([Dim::Tokens, n], _), Type::Tensor { shape, dtype: DType::I32 }) if shape[..] == [Dim::Const(2)] => {
+                    Ok(Type::tensor(&[Dim::Tokens, n], DType::F32))
+                }
+                (_, seed) => Err(format!("jitter takes [T, N] and a seed of two i32, not {x} and {seed}")),
+            },
+            _ => wrong(op, types),
+        },
+        Op::Softmax => match types {
+            [x] => arithmetic(x),
+            _ => wrong(op, types),
+        },
+        Op::Pointwise(op) => pointwise(op, types),
     }
 }
 
@@ -379,6 +437,14 @@ fn pointwise(op: Pointwise, types: &[&Type]) -> Result<Type, String> {
 fn wrong(op: Op, types: &[&Type]) -> Result<Type, String> {
     let list: Vec<String> = types.iter().map(ToString::to_string).collect();
     Err(format!("`{}` does not take ({})", op.name(), list.join(", ")))
+}
+
+/// Picks, or a routing, whose weights a rule divides.
+fn renormed(picks: &Type, rule: &Renorm) -> Result<Type, String> {
+    match rule.norm {
+        Norm::P(p) if p.get() <= 0.0 => Err(format!("{p} is no norm")),
+        Norm::Sum | Norm::P(_) => Ok(picks.clone()),
+    }
 }
 
 /// Checks that there is a number for each token.
