@@ -54,6 +54,45 @@ fn every_op_has_a_test() {
     assert_eq!(TESTED, Op::ALL);
 }
 
+/// The recipe for an op in ARCHITECTURE.md: each file that it names says something of each op, so that no wildcard took one in.
+#[test]
+fn the_recipe_for_an_op_names_files_that_name_every_op() {
+    macro_rules! files {
+        ($($path:literal),*) => { [$(($path, include_str!(concat!("../../", $path)))),*] };
+    }
+    let of_ops = files!(
+        "ir/src/graph/infer.rs",
+        "ir/src/graph/interp/ops.rs",
+        "ir/src/rewrite/cost.rs",
+        "ir/src/schedule/plan/mod.rs",
+        "ir/src/schedule/route/row.rs"
+    );
+    let of_pointwise = files!(
+        "ir/src/graph/infer.rs",
+        "ir/src/graph/interp/arithmetic.rs",
+        "ir/src/rewrite/cost.rs",
+        "ir/src/rewrite/rules/fusion.rs",
+        "ir/src/schedule/body.rs"
+    );
+    let page = include_str!("../../ARCHITECTURE.md");
+    let recipe = page.split("\n* ").find(|recipe| recipe.starts_with("**An op**")).expect("a recipe for an op");
+    let is_named = |text: &str, name: &str| {
+        let after = text.match_indices(name).map(|(at, _)| text[at + name.len()..].chars().next());
+        after.flatten().any(|next| !next.is_alphanumeric())
+    };
+    let mut absent: Vec<String> = Vec::new();
+    for op in Op::ALL {
+        let (name, files) = match op {
+            Op::Pointwise(op) => (format!("Pointwise::{op:?}"), of_pointwise),
+            op => (format!("Op::{op:?}"), of_ops),
+        };
+        absent.extend(files.iter().filter(|(_, text)| !is_named(text, &name)).map(|(path, _)| format!("{name} in {path}")));
+    }
+    absent
+        .extend(of_ops.iter().chain(&of_pointwise).filter(|(path, _)| !recipe.contains(path)).map(|(path, _)| path.to_string()));
+    assert!(absent.is_empty(), "{absent:#?}");
+}
+
 /// Parameters `name: shape`, where the first extent of a `%` is T, in f32 but for tables, ids and seeds.
 type Given<'a> = &'a [(&'a str, &'a [usize], &'a [f64])];
 
