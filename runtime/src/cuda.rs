@@ -206,7 +206,7 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: retained once in `open`. An error here has nobody to go to.
+        // SAFETY: retained once in `open`. An error here cannot be returned.
         let _ = unsafe { result::primary_ctx::release(self.device) };
     }
 }
@@ -281,7 +281,7 @@ impl Device for Cuda {
 
     fn free(&self, address: u64) {
         if self.context.enter().is_ok() {
-            // SAFETY: the driver checks the address. An error here, after a lost device, has nobody to go to.
+            // SAFETY: the driver checks the address. An error here, after a lost device, cannot be returned.
             let _ = unsafe { result::free_sync(address) };
         }
     }

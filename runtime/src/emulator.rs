@@ -89,9 +89,9 @@ struct State {
     next: u64,
     /// The regions that `alloc` gave, by their address: length, and the byte that untouched memory holds.
     regions: BTreeMap<u64, (u64, u8)>,
-    /// What tensors that nobody has named yet will hold, by their address.
+    /// What tensors that have no name yet will hold, by their address.
     contents: BTreeMap<u64, Procedure>,
-    /// The tensors that somebody named, by their address. None overlaps another.
+    /// The named tensors, by their address. None overlaps another.
     tensors: BTreeMap<u64, Tensor>,
     launches: Vec<Emulated>,
 }
@@ -179,7 +179,7 @@ impl Emulator {
         std::mem::take(&mut self.state().launches)
     }
 
-    /// Says what a tensor will hold that starts at `address` and that nobody has named yet: bytes made when they are
+    /// Says what a tensor will hold that starts at `address` and that has no name yet: bytes made when they are
     /// touched, for tensors that are too large to exist.
     pub fn provide(&self, address: u64, content: Procedure) {
         self.state().contents.insert(address, content);

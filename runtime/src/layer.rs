@@ -139,7 +139,7 @@ impl Layer {
         Ok(self.shared.workspace(dims)?.bytes)
     }
 
-    /// What the run says about its routing; `None` where the layer picks nobody.
+    /// What the run says about its routing; `None` where no expert is picked.
     ///
     /// # Errors
     /// [`Error::Count`] where the run is another layer's, [`Error::Extent`].
