@@ -142,21 +142,16 @@ impl<'g> Plan<'g> {
         let spec = Choose { name: self.kernel_name("choose", &[]), experts: experts as u32, tile_rows };
         let rows = rule.most_pairs(experts, experts);
         let (routing, [load_of_expert, kept_of_expert]) = self.rows([experts, 0], experts, rows, tile_rows, None, scores);
-        let args = vec![
+        let mut args = vec![
             arg("scores", scores),
             arg("row_of_pair", routing.row_of_pair),
             arg("token_of_row", routing.token_of_row),
             arg("weight_of_row", routing.weight_of_row),
-            arg("offset_of_expert", routing.offset_of_expert),
-            arg("load_of_expert", load_of_expert),
-            arg("kept_of_expert", kept_of_expert),
-            arg("tile_expert", routing.tile_expert),
-            arg("tile_row", routing.tile_row),
-            arg("tile_count", routing.tile_count),
             tokens(),
             arg("span_tokens", capacity.span.tokens()),
             arg("capacity", capacity.per_expert.clone().min(Extent::Tokens)),
         ];
+        args.extend(tables(&routing, [load_of_expert, kept_of_expert]));
         self.launch(choose::choose(&spec, self.machine), choose::grid(&spec, capacity.span, self.machine), args)?;
         Ok(routing)
     }
@@ -254,16 +249,11 @@ impl<'g> Plan<'g> {
             arg("pairs_of_chunk", pairs_of_chunk),
             arg("rank_of_chunk", rank_of_chunk),
             arg("rows_before_span", rows_before_span),
-            arg("offset_of_expert", routing.offset_of_expert),
-            arg("load_of_expert", load_of_expert),
-            arg("kept_of_expert", kept_of_expert),
-            arg("tile_expert", routing.tile_expert),
-            arg("tile_row", routing.tile_row),
-            arg("tile_count", routing.tile_count),
             tokens(),
             span_tokens.clone(),
             capacity.clone(),
         ];
+        scan.extend(tables(&routing, [load_of_expert, kept_of_expert]));
         scan.extend(token_count.map(|count| arg("token_count", count)));
         let mut place = experts_by_priority;
         place.extend([
@@ -388,6 +378,18 @@ impl<'g> Plan<'g> {
         self.launch(kept_input::kept_input(&spec, self.machine), chunk::row_blocks(self.machine), args)?;
         Ok(Value::Tensor(result))
     }
+}
+
+/// What is written of the experts' rows, and of the tiles that these are cut into.
+fn tables(routing: &Routing, [load_of_expert, kept_of_expert]: [BufferId; 2]) -> [Arg; 6] {
+    [
+        arg("offset_of_expert", routing.offset_of_expert),
+        arg("load_of_expert", load_of_expert),
+        arg("kept_of_expert", kept_of_expert),
+        arg("tile_expert", routing.tile_expert),
+        arg("tile_row", routing.tile_row),
+        arg("tile_count", routing.tile_count),
+    ]
 }
 
 /// The mask among the operands of a body that says which tokens are padding.
