@@ -39,6 +39,11 @@ test-browser: setup ## Open the pages of `moec route` in headless Chromium; skip
 	@cargo build --locked --package moec
 	@scripts/test_browser.py target/debug/moec
 
+.PHONY: pictures
+pictures: setup ## Draw the pictures of README.md from what moec prints.
+	@cargo build --locked --package moec
+	@scripts/pictures.py target/debug/moec
+
 # Its configuration classes need no torch; where torch is on PYTHONPATH, blocks are run as well.
 TRANSFORMERS := transformers==5.24.0
 

@@ -262,21 +262,21 @@ fn commands() -> BTreeSet<String> {
     names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").map(str::to_string).collect()
 }
 
-/// The words of this line of README.md that stand in backquotes.
-fn quoted_in_readme(start: &str) -> BTreeSet<String> {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+/// The words that stand in backquotes on the page of the command line, from this line to the exit codes.
+fn quoted_on_the_page(start: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let line = text.lines().skip_while(|line| !line.starts_with(start)).take_while(|line| !line.starts_with("Exit codes"));
     line.collect::<String>().split('`').skip(1).step_by(2).map(str::to_string).collect()
 }
 
-/// What README lists is what there is.
+/// What the page lists is what there is.
 #[test]
-fn the_readme_lists_every_target_and_command() {
+fn the_page_lists_every_target_and_command() {
     let targets = stdout(&moec(&["targets"]));
     let targets: BTreeSet<String> =
         targets.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_string).collect();
-    assert_eq!(quoted_in_readme("Targets: "), targets);
-    let rows = quoted_in_readme("| command |");
+    assert_eq!(quoted_on_the_page("Targets: "), targets);
+    let rows = quoted_on_the_page("| command |");
     let listed = rows.iter().filter_map(|row| row.strip_prefix("moec ")).filter_map(|row| row.split_whitespace().next());
     assert_eq!(listed.map(str::to_string).collect::<BTreeSet<_>>(), commands());
 }

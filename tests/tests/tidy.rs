@@ -174,13 +174,16 @@ fn every_example_has_its_snapshots() {
     none("snapshots that are not there", absent.filter(|path| !folder.join(path).is_file()));
 }
 
-/// What ARCHITECTURE.md and README.md name exists.
+/// What the pages name in backquotes exists, by its path from the root or from the page's folder.
 #[test]
 fn the_map_is_true() {
-    for page in ["ARCHITECTURE.md", "README.md"] {
-        let text = fs::read_to_string(root().join(page)).unwrap();
-        let named = text.split('`').skip(1).step_by(2).filter(|name| is_path(name));
-        none(&format!("{page} names what is not there"), named.filter(|name| !root().join(name).exists()).map(str::to_string));
+    let pages = files(&["md"]);
+    assert!(pages.len() >= 10, "{}", pages.len());
+    for page in &pages {
+        let folder = root().join(&page.path).parent().unwrap().to_path_buf();
+        let named = page.text.split('`').skip(1).step_by(2).filter(|name| is_path(name));
+        let absent = named.filter(|name| !root().join(name).exists() && !folder.join(name).exists());
+        none(&format!("{} names what is not there", page.path), absent.map(str::to_string));
     }
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let rooms = ["ir", "codegen", "runtime", "compiler"].into_iter().flat_map(|crate_| {
@@ -188,6 +191,41 @@ fn the_map_is_true() {
         folders.filter(|path| path.is_dir()).map(|path| format!("`{}/`", path.strip_prefix(root()).unwrap().display()))
     });
     none("rooms that are not on the map", rooms.filter(|room| !text.contains(room.as_str())));
+}
+
+/// A link from one page to another leads to a file, and to a heading of it where it names one.
+#[test]
+fn every_link_leads_somewhere() {
+    let anchor = |heading: &str| {
+        let kept = heading.trim_start_matches('#').trim().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    let is_right = |page: &File, link: &str| {
+        let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+        let file = if path.is_empty() { root().join(&page.path) } else { root().join(&page.path).parent().unwrap().join(path) };
+        let has_heading = |text: String| text.lines().any(|line| line.starts_with('#') && anchor(line) == heading);
+        file.exists() && (heading.is_empty() || fs::read_to_string(file).is_ok_and(has_heading))
+    };
+    let mut seen = 0;
+    for page in files(&["md"]) {
+        let links = page.text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+        let local: Vec<&str> = links.filter(|link| !link.contains("://")).collect();
+        seen += local.len();
+        let wrong = local.into_iter().filter(|link| !is_right(&page, link));
+        none(&format!("links of {}", page.path), wrong.map(str::to_string));
+    }
+    assert!(seen >= 10, "{seen}");
+}
+
+/// The front page is two screens, and leads to every page beside the code.
+#[test]
+fn the_front_page_is_short() {
+    const TWO_SCREENS: usize = 130;
+    let text = fs::read_to_string(root().join("README.md")).unwrap();
+    let lines = text.lines().count();
+    assert!(lines <= TWO_SCREENS, "README.md has {lines} lines: depth belongs on the pages beside the code");
+    let pages = ["compiler", "ir", "runtime", "examples"].map(|folder| format!("({folder}/README.md)"));
+    none("pages that README.md does not lead to", pages.into_iter().filter(|page| !text.contains(page.as_str())));
 }
 
 /// The names that `Buffer::observe` documents are those under which kernels' buffers are observed.
