@@ -23,7 +23,8 @@ struct File {
 fn files(extensions: &[&str]) -> Vec<File> {
     let wanted = |path: &PathBuf| match path.extension() {
         Some(extension) => extensions.iter().any(|e| extension == *e),
-        None => extensions.contains(&""),
+        // In a worktree `.git` is a file, which says where the repository is.
+        None => extensions.contains(&"") && !path.ends_with(".git"),
     };
     let read = |path: PathBuf| {
         let text = fs::read_to_string(&path).ok()?;
