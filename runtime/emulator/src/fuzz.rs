@@ -1,12 +1,12 @@
 //! One check for fuzzers and tests alike: whatever the text, nothing panics, hangs or eats the machine.
 
+use crate::exec::schedule::Schedule;
+use crate::findings::report::Report;
 use crate::launch::{Launch, LaunchError, Limits, Options, launch};
-use crate::memory::{Fill, Memory};
-use crate::module::ParseError;
-use crate::mutate::sync_points;
-use crate::parse::parse;
-use crate::report::Report;
-use crate::schedule::Schedule;
+use crate::state::memory::{Fill, Memory};
+use crate::text::module::ParseError;
+use crate::text::mutate::sync_points;
+use crate::text::parse::parse;
 
 /// What became of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]

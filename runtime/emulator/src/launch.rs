@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::block::{Block, Progress};
-use crate::clocks::Published;
-use crate::counters::{Counters, Executed};
-use crate::finding::FindingKind;
-use crate::memory::{Buffer, Fill, Memory, MemoryError};
-use crate::module::{Entry, Module};
-use crate::numerics::Numerics;
-use crate::report::{Recorder, Report};
-use crate::schedule::{Choices, Schedule};
-use crate::warp::Placement;
+use crate::exec::block::{Block, Progress};
+use crate::exec::schedule::{Choices, Schedule};
+use crate::findings::counters::{Counters, Executed};
+use crate::findings::finding::FindingKind;
+use crate::findings::report::{Recorder, Report};
+use crate::numbers::numerics::Numerics;
+use crate::state::clocks::Published;
+use crate::state::memory::{Buffer, Fill, Memory, MemoryError};
+use crate::state::warp::Placement;
+use crate::text::module::{Entry, Module};
 
 /// Which blocks of the grid run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

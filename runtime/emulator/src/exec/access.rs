@@ -1,0 +1,557 @@
+//! Loads and stores of a warp: where they go, whether they may, and what they cost.
+
+use crate::checks::race::strength;
+use crate::exec::block::Block;
+use crate::findings::finding::FindingKind;
+use crate::launch::Cx;
+use crate::state::clocks::Packed;
+use crate::state::memory::PAGE;
+use crate::state::shared::{Read, byte_mask};
+use crate::state::warp::{LANES, lanes};
+use crate::text::ins::{Access, Addr};
+use crate::types::{Space, Ty};
+
+/// Generic addresses of the windows; buffers lie below all of them.
+pub(crate) const SHARED_WINDOW: u64 = 0x7400_0000_0000;
+pub(crate) const LOCAL_WINDOW: u64 = 0x7500_0000_0000;
+pub(crate) const PARAM_WINDOW: u64 = 0x7600_0000_0000;
+/// Size of each window.
+pub(crate) const WINDOW: u64 = 1 << 32;
+
+/// A place that an address was found to mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Global(u64),
+    Shared(u64),
+    Local(u64),
+    Param(u64),
+}
+
+/// Where a generic address points (PTX ISA 5.1.8).
+pub(crate) fn generic(address: u64) -> Place {
+    for (window, place) in
+        [(SHARED_WINDOW, Place::Shared as fn(u64) -> Place), (LOCAL_WINDOW, Place::Local), (PARAM_WINDOW, Place::Param)]
+    {
+        if (window..window + WINDOW).contains(&address) {
+            return place(address - window);
+        }
+    }
+    Place::Global(address)
+}
+
+/// What is being done to memory by one lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Touch {
+    pub(crate) w: usize,
+    pub(crate) lane: usize,
+    pub(crate) pc: u32,
+    pub(crate) bytes: u32,
+    pub(crate) strength: u8,
+}
+
+impl Block {
+    /// The address of a lane; values that wrapped on their way here are reported.
+    pub(crate) fn addresses(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, addr: Addr) -> [u64; LANES] {
+        let warp = &mut self.warps[w];
+        warp.need(addr.base, mask);
+        let mut out = warp.regs[addr.base as usize];
+        if addr.offset != 0 {
+            for address in &mut out {
+                *address = address.wrapping_add_signed(addr.offset);
+            }
+        }
+        if warp.any_wrap {
+            let wrap = warp.wrap(addr.base);
+            let wrapped = (wrap.signed | wrap.unsigned) & mask;
+            if wrapped != 0 {
+                self.finding(cx, w, pc, wrapped, FindingKind::AddressWrap, || {
+                    "a 32-bit calculation wrapped around on its way into this address".to_owned()
+                });
+            }
+        }
+        out
+    }
+
+    fn place(&self, space: Space, address: u64) -> Place {
+        match space {
+            Space::Generic => generic(address),
+            Space::Global | Space::Const => Place::Global(address),
+            Space::Shared => Place::Shared(address),
+            // Every cluster has one block: its window is the block's own.
+            Space::SharedCluster => Place::Shared(address),
+            Space::Local => Place::Local(address),
+            Space::Param => Place::Param(address),
+        }
+    }
+
+    pub(crate) fn load(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, access: &Access) {
+        let element = access.ty.bytes();
+        let bytes = element * access.regs.len() as u32;
+        let addresses = self.addresses(cx, w, mask, pc, access.addr);
+        let mut tally = Tally::default();
+        let mut hint = usize::MAX;
+        let strength = strength(access.order, access.scope);
+        // Place, lane and repetitions of the last shared load that went the short way.
+        let mut last = (u64::MAX, 0, 0);
+        for lane in lanes(mask) {
+            let place = self.place(access.space, addresses[lane]);
+            tally.add(place, lane);
+            let touch = Touch { w, lane, pc, bytes, strength };
+            if strength == 0
+                && let Place::Shared(offset) = place
+            {
+                let again = if last.0 == offset { last.2 + 1 } else { 0 };
+                if again > 1 {
+                    // A third lane at one place is judged and remembered as the second was.
+                    for &reg in &access.regs {
+                        if let Some(values) = self.warps[w].regs.get_mut(reg as usize) {
+                            values[lane] = values[last.1];
+                        }
+                    }
+                    last = (offset, lane, again);
+                    continue;
+                }
+                if self.load_shared(touch, offset, access) {
+                    last = (offset, lane, again);
+                    continue;
+                }
+            }
+            last = (u64::MAX, 0, 0);
+            let mut data = [0; 32];
+            self.read_place(cx, touch, place, &mut hint, &mut data);
+            for (index, &reg) in access.regs.iter().enumerate() {
+                let start = index * element as usize;
+                let value = from_bytes(&data[start..start + element as usize]);
+                self.warps[w].set_lane(reg, lane, extend(value, access.ty, access.wide));
+            }
+        }
+        for &reg in &access.regs {
+            self.warps[w].wrote(reg, mask);
+        }
+        tally.count(cx, bytes, true);
+        if access.order.strong() {
+            self.synchronise(cx, w, mask, &addresses, access.space, (true, false), access.order, access.scope);
+        }
+    }
+
+    /// The way of almost all weak shared loads: inside, aligned, written, and plainly after its writer. False, with
+    /// nothing changed that matters, sends the lane the long way, which reports.
+    #[inline]
+    fn load_shared(&mut self, touch: Touch, offset: u64, access: &Access) -> bool {
+        let bytes = touch.bytes as usize;
+        let size = self.shared.data.len() as u64;
+        if offset >= size || offset + bytes as u64 > size || offset & (bytes as u64 - 1) != 0 || !bytes.is_power_of_two() {
+            return false;
+        }
+        let at = offset as usize;
+        let known = &self.knowledge[touch.w].seen;
+        let order = &self.warps[touch.w].order;
+        let clock = known[touch.w];
+        for word in at / 4..(at + bytes).div_ceil(4) {
+            let write = self.shared.writes[word];
+            let earlier = write.unpack();
+            let ordered = if usize::from(earlier.agent) == touch.w {
+                usize::from(earlier.lane) == touch.lane || earlier.clock <= order.full
+            } else {
+                earlier.clock <= known[usize::from(earlier.agent) % known.len()]
+            };
+            let mask = byte_mask(at, bytes, word);
+            if write.is_none() || !ordered {
+                return false;
+            }
+            self.shared.note_read(word, Read { reader: touch.w as u8, clock, mask, lane: touch.lane as u8 });
+        }
+        let written = if bytes <= 8 { self.shared.initialised_aligned(at, bytes) } else { self.shared.initialised(at, bytes) };
+        if !written {
+            return false;
+        }
+        let element = access.ty.bytes() as usize;
+        let warp = &mut self.warps[touch.w];
+        for (index, &reg) in access.regs.iter().enumerate() {
+            let data = &self.shared.data[at + index * element..at + (index + 1) * element];
+            let value = match *data {
+                [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+                _ => extend(from_bytes(data), access.ty, access.wide),
+            };
+            let value = if element == 4 && access.wide > 32 { extend(value, access.ty, access.wide) } else { value };
+            warp.set_lane(reg, touch.lane, value);
+        }
+        true
+    }
+
+    pub(crate) fn store(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, access: &Access) {
+        let element = access.ty.bytes();
+        let bytes = element * access.regs.len() as u32;
+        let addresses = self.addresses(cx, w, mask, pc, access.addr);
+        for &reg in &access.regs {
+            self.warps[w].need(reg, mask);
+        }
+        if access.order.strong() {
+            self.synchronise(cx, w, mask, &addresses, access.space, (false, true), access.order, access.scope);
+        }
+        let mut tally = Tally::default();
+        let mut hint = usize::MAX;
+        for lane in lanes(mask) {
+            let place = self.place(access.space, addresses[lane]);
+            tally.add(place, lane);
+            let touch = Touch { w, lane, pc, bytes, strength: strength(access.order, access.scope) };
+            let mut data = [0; 32];
+            for (index, &reg) in access.regs.iter().enumerate() {
+                let start = index * element as usize;
+                let value = self.warps[w].lane(reg, lane).to_le_bytes();
+                data[start..start + element as usize].copy_from_slice(&value[..element as usize]);
+            }
+            self.write_place(cx, touch, place, &mut hint, &data[..bytes as usize]);
+        }
+        tally.count(cx, bytes, false);
+    }
+
+    /// Reads up to 32 bytes from anywhere. What may not be read gives zeros.
+    pub(crate) fn read_place(&mut self, cx: &mut Cx<'_>, touch: Touch, place: Place, hint: &mut usize, out: &mut [u8; 32]) {
+        let bytes = touch.bytes as usize;
+        match place {
+            Place::Global(address) => {
+                let Some(index) = self.check_global(cx, touch, address, hint) else { return };
+                let allocation = cx.memory.at(index);
+                let offset = address - allocation.base;
+                let page = allocation.page(offset);
+                let at = (offset % PAGE) as usize;
+                out[..bytes].copy_from_slice(&page.data[at..at + bytes]);
+                let written = if bytes <= 8 {
+                    let wanted = ((1_u32 << bytes) - 1) << (at % 8);
+                    u32::from(page.init[at / 8]) & wanted == wanted
+                } else {
+                    page.init[at / 8..(at + bytes) / 8].iter().all(|&bits| bits == 0xff)
+                };
+                if !written {
+                    let message = cx.memory.describe(address);
+                    self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::UninitialisedGlobal, || message);
+                }
+                self.note_global_read(cx, touch, index, offset);
+            }
+            Place::Shared(offset) => {
+                if !self.check_shared(cx, touch, offset) {
+                    return;
+                }
+                let at = offset as usize;
+                out[..bytes].copy_from_slice(&self.shared.data[at..at + bytes]);
+                self.note_shared_read(cx, touch, at);
+            }
+            Place::Local(offset) => {
+                let Some(at) = self.check_local(cx, touch, offset) else { return };
+                let warp = &self.warps[touch.w];
+                out[..bytes].copy_from_slice(&warp.local[at..at + bytes]);
+                if !warp.local_init[at..at + bytes].iter().all(|&written| written) {
+                    self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::UninitialisedShared, || {
+                        format!("byte {offset} of local memory")
+                    });
+                }
+            }
+            Place::Param(offset) => {
+                let end = offset.checked_add(bytes as u64);
+                match end.and_then(|end| cx.args.get(offset as usize..end as usize)) {
+                    Some(found) => out[..bytes].copy_from_slice(found),
+                    None => {
+                        let size = cx.args.len();
+                        self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::OutOfBounds, || {
+                            format!("byte {offset} of {size} bytes of parameters")
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes up to 32 bytes anywhere. What may not be written stays.
+    pub(crate) fn write_place(&mut self, cx: &mut Cx<'_>, touch: Touch, place: Place, hint: &mut usize, data: &[u8]) {
+        match place {
+            Place::Global(address) => {
+                let Some(index) = self.check_global(cx, touch, address, hint) else { return };
+                let allocation = cx.memory.at(index);
+                if allocation.read_only {
+                    let message = cx.memory.describe(address);
+                    self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::ReadOnly, || message);
+                    return;
+                }
+                let offset = address - allocation.base;
+                self.note_global_write(cx, touch, index, offset, Some(data));
+                let page = cx.memory.at(index).page(offset);
+                let at = (offset % PAGE) as usize;
+                let target = &mut page.data[at..at + data.len()];
+                if *target != *data {
+                    target.copy_from_slice(data);
+                    cx.progress += 1;
+                }
+                if data.len() <= 8 {
+                    page.init[at / 8] |= (((1_u32 << data.len()) - 1) << (at % 8)) as u8;
+                } else {
+                    page.init[at / 8..(at + data.len()) / 8].fill(0xff);
+                }
+            }
+            Place::Shared(offset) => {
+                if !self.check_shared(cx, touch, offset) {
+                    return;
+                }
+                let at = offset as usize;
+                self.note_shared_write(cx, touch, at, Some(data));
+                let target = &mut self.shared.data[at..at + data.len()];
+                if *target != *data {
+                    target.copy_from_slice(data);
+                    cx.progress += 1;
+                }
+                self.shared.set_initialised(at, data.len());
+            }
+            Place::Local(offset) => {
+                let Some(at) = self.check_local(cx, touch, offset) else { return };
+                let warp = &mut self.warps[touch.w];
+                if warp.local[at..at + data.len()] != *data {
+                    warp.local[at..at + data.len()].copy_from_slice(data);
+                    cx.progress += 1;
+                }
+                warp.local_init[at..at + data.len()].fill(true);
+            }
+            Place::Param(_) => {
+                self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::ReadOnly, || {
+                    "parameters cannot be written".to_owned()
+                });
+            }
+        }
+    }
+
+    /// Bounds and alignment of a global access. Returns the allocation.
+    #[inline]
+    pub(crate) fn check_global(&mut self, cx: &mut Cx<'_>, touch: Touch, address: u64, hint: &mut usize) -> Option<usize> {
+        if !cx.memory.inside(*hint, address, touch.bytes) {
+            let index = cx.memory.locate(address).filter(|&index| cx.memory.inside(index, address, touch.bytes));
+            let Some(index) = index else {
+                let kind = if address < 1 << 16 {
+                    FindingKind::NullPointer
+                } else if !matches!(generic(address), Place::Global(_)) {
+                    FindingKind::WrongSpace
+                } else {
+                    FindingKind::OutOfBounds
+                };
+                let message = cx.memory.describe(address);
+                self.finding(cx, touch.w, touch.pc, 1 << touch.lane, kind, || format!("{} bytes at {message}", touch.bytes));
+                return None;
+            };
+            *hint = index;
+        }
+        self.check_aligned(cx, touch, address).then_some(*hint)
+    }
+
+    fn check_aligned(&mut self, cx: &mut Cx<'_>, touch: Touch, address: u64) -> bool {
+        let fine = address & (u64::from(touch.bytes.next_power_of_two()) - 1) == 0;
+        if !fine {
+            self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::Misaligned, || {
+                format!("address {address:#x} is not a multiple of {}", touch.bytes)
+            });
+        }
+        fine
+    }
+
+    pub(crate) fn check_shared(&mut self, cx: &mut Cx<'_>, touch: Touch, offset: u64) -> bool {
+        if self.shared.holds(offset, touch.bytes) {
+            return self.check_aligned(cx, touch, offset);
+        }
+        let size = self.shared.data.len();
+        let kind = match generic(offset) {
+            Place::Global(address) if address < WINDOW => FindingKind::OutOfBounds,
+            _ => FindingKind::WrongSpace,
+        };
+        self.finding(cx, touch.w, touch.pc, 1 << touch.lane, kind, || {
+            format!("{} bytes at byte {offset} of {size} bytes of shared memory", touch.bytes)
+        });
+        false
+    }
+
+    /// Local memory of a lane, as an index into that of its warp.
+    fn check_local(&mut self, cx: &mut Cx<'_>, touch: Touch, offset: u64) -> Option<usize> {
+        let size = u64::from(cx.entry.local_bytes);
+        if offset.checked_add(u64::from(touch.bytes)).is_none_or(|end| end > size) {
+            self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::OutOfBounds, || {
+                format!("byte {offset} of {size} bytes of local memory")
+            });
+            return None;
+        }
+        let fine = self.check_aligned(cx, touch, offset);
+        fine.then_some(touch.lane * size as usize + offset as usize)
+    }
+
+    /// A read of shared bytes by a lane: initialised, and in order with all writes.
+    pub(crate) fn note_shared_read(&mut self, cx: &mut Cx<'_>, touch: Touch, at: usize) {
+        let bytes = touch.bytes as usize;
+        let written = if bytes <= 8 { self.shared.initialised_aligned(at, bytes) } else { self.shared.initialised(at, bytes) };
+        let mut clean = true;
+        let clock = self.clock(touch.w);
+        for word in at / 4..(at + bytes).div_ceil(4) {
+            let mask = byte_mask(at, bytes, word);
+            let write = self.shared.writes[word];
+            if !write.is_none() {
+                clean &= self.judge_shared_write(cx, touch, word, write, mask, None);
+            }
+            let read = Read { reader: touch.w as u8, clock, mask, lane: touch.lane as u8 };
+            if touch.strength == 0 {
+                self.shared.note_read(word, read);
+            }
+        }
+        // A race explains a missing initialisation better than the other way round.
+        if !written && clean {
+            self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::UninitialisedShared, || {
+                format!("byte {at} of shared memory")
+            });
+        }
+    }
+
+    /// A write of shared bytes by a lane, in order with all earlier accesses.
+    pub(crate) fn note_shared_write(&mut self, cx: &mut Cx<'_>, touch: Touch, at: usize, data: Option<&[u8]>) {
+        let bytes = touch.bytes as usize;
+        for word in at / 4..(at + bytes).div_ceil(4) {
+            let mask = byte_mask(at, bytes, word);
+            let write: Packed = self.shared.writes[word];
+            if !write.is_none() {
+                let same = data.map(|data| {
+                    let start = at.max(word * 4);
+                    let end = (at + bytes).min(word * 4 + 4);
+                    self.shared.data[start..end] == data[start - at..end - at]
+                });
+                self.judge_shared_write(cx, touch, word, write, mask, same);
+            }
+            self.judge_shared_reads(cx, touch, word, mask);
+            let stamp = self.stamp(touch.w, touch.lane, mask, touch.strength);
+            self.shared.note_write(word, stamp);
+        }
+    }
+}
+
+pub(crate) fn from_bytes(bytes: &[u8]) -> u64 {
+    let mut out = [0; 8];
+    out[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(out)
+}
+
+/// Sign- or zero-extends what was loaded to the width of the register (PTX ISA 9.4.1).
+fn extend(value: u64, ty: Ty, wide: u8) -> u64 {
+    let (bits, wide) = (ty.bits(), u32::from(wide).max(ty.bits()));
+    if !ty.signed() || bits >= wide {
+        return value;
+    }
+    let signed = (value as i64) << (64 - bits) >> (64 - bits);
+    (signed as u64) << (64 - wide) >> (64 - wide)
+}
+
+/// The addresses of one warp-level access, for the counters.
+#[derive(Default)]
+pub(crate) struct Tally {
+    global: usize,
+    shared: usize,
+    local: usize,
+    addresses: [u64; LANES],
+}
+
+impl Tally {
+    #[inline]
+    pub(crate) fn add(&mut self, place: Place, _lane: usize) {
+        match place {
+            Place::Global(address) => {
+                self.addresses[self.global] = address;
+                self.global += 1;
+            }
+            Place::Shared(offset) => {
+                self.addresses[LANES - 1 - self.shared] = offset;
+                self.shared += 1;
+            }
+            Place::Local(_) => self.local += 1,
+            Place::Param(_) => {}
+        }
+    }
+
+    pub(crate) fn count(&mut self, cx: &mut Cx<'_>, bytes: u32, read: bool) {
+        let counters = &mut cx.counters;
+        for (lanes, traffic) in
+            [(self.global, &mut counters.global), (self.shared, &mut counters.shared), (self.local, &mut counters.local)]
+        {
+            if lanes == 0 {
+                continue;
+            }
+            let moved = lanes as u64 * u64::from(bytes);
+            if read {
+                traffic.loads += 1;
+                traffic.read_bytes += moved;
+            } else {
+                traffic.stores += 1;
+                traffic.written_bytes += moved;
+            }
+        }
+        if self.global > 0 {
+            let touched = &mut self.addresses[..self.global];
+            touched.iter_mut().for_each(|address| *address /= 32);
+            if !touched.is_sorted() {
+                touched.sort_unstable();
+            }
+            let distinct = 1 + touched.windows(2).filter(|pair| pair[0] != pair[1]).count() as u64;
+            counters.sectors += distinct;
+            counters.sectors_needed += (self.global as u64 * u64::from(bytes)).div_ceil(32).min(distinct);
+        }
+        if self.shared > 0 {
+            let touched = &mut self.addresses[LANES - self.shared..];
+            touched.reverse();
+            let (passes, needed) = wavefronts(touched, bytes);
+            counters.wavefronts += passes;
+            counters.wavefronts_needed += needed;
+        }
+    }
+}
+
+/// Passes over the 32 banks of 4 bytes: a warp is served in parts of at most 128 bytes, and a part needs as many
+/// passes as the most crowded bank has different words.
+pub(crate) fn wavefronts(offsets: &[u64], bytes: u32) -> (u64, u64) {
+    let per_part = (128 / bytes.max(4)) as usize;
+    let mut passes = 0;
+    let mut needed = 0;
+    for part in offsets.chunks(per_part.max(1)) {
+        needed += 1;
+        let step = u64::from(bytes.max(4) / 4);
+        // No bank with two different words is by far the most common case.
+        let mut banks = [u64::MAX; 32];
+        let mut clash = false;
+        for &offset in part {
+            for word in offset / 4..offset / 4 + step {
+                let bank = &mut banks[(word % 32) as usize];
+                clash |= *bank != u64::MAX && *bank != word;
+                *bank = word;
+            }
+        }
+        if !clash {
+            passes += 1;
+            continue;
+        }
+        let mut words: Vec<u64> = part.iter().flat_map(|&offset| offset / 4..offset / 4 + step).collect();
+        words.sort_unstable();
+        words.dedup();
+        let mut crowds = [0_u64; 32];
+        for word in words {
+            crowds[(word % 32) as usize] += 1;
+        }
+        passes += crowds.into_iter().max().unwrap_or(1);
+    }
+    (passes, needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wavefronts;
+
+    /// The textbook cases of bank conflicts.
+    #[test]
+    fn banks_are_counted() {
+        let strided = |step: u64| (0..32).map(|lane| lane * step).collect::<Vec<u64>>();
+        assert_eq!(wavefronts(&strided(4), 4), (1, 1));
+        assert_eq!(wavefronts(&strided(0), 4), (1, 1));
+        assert_eq!(wavefronts(&strided(8), 4).0, 2);
+        assert_eq!(wavefronts(&strided(128), 4).0, 32);
+        assert_eq!(wavefronts(&strided(132), 4).0, 1);
+        assert_eq!(wavefronts(&strided(16), 16), (4, 4));
+        assert_eq!(wavefronts(&strided(2), 2), (1, 1));
+    }
+}
