@@ -1,8 +1,8 @@
 //! One check for fuzzers and tests alike: whatever the text, nothing panics, hangs or eats the machine.
 
-use crate::exec::schedule::Schedule;
 use crate::findings::report::Report;
-use crate::launch::{Launch, LaunchError, Limits, Options, launch};
+use crate::launch::{Launch, LaunchError, launch};
+use crate::options::{Limits, Options, Schedule};
 use crate::state::memory::{Fill, Memory};
 use crate::text::module::ParseError;
 use crate::text::mutate::sync_points;

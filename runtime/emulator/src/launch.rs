@@ -3,91 +3,18 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::exec::block::{Block, Progress};
-use crate::exec::schedule::{Choices, Schedule};
+use crate::exec::block::Progress;
+use crate::exec::schedule::Choices;
+use crate::findings::at::At;
 use crate::findings::counters::{Counters, Executed};
 use crate::findings::finding::FindingKind;
 use crate::findings::report::{Recorder, Report};
-use crate::numbers::numerics::Numerics;
-use crate::state::clocks::Published;
+use crate::options::{Blocks, Options};
+use crate::state::block::Block;
 use crate::state::memory::{Buffer, Fill, Memory, MemoryError};
+use crate::state::run::Cx;
 use crate::state::warp::Placement;
 use crate::text::module::{Entry, Module};
-
-/// Which blocks of the grid run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Blocks {
-    /// Every one.
-    #[default]
-    All,
-    /// These, by linear index (x fastest). Those outside the grid are an error.
-    Only(Vec<u64>),
-    /// The first, the last, and this many spread evenly between them.
-    Sample(u64),
-}
-
-/// What the machine has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Shared memory that one block may have.
-    pub shared_bytes: u32,
-    /// Threads of a block.
-    pub block_threads: u32,
-    /// Blocks that may be in flight together; more are started only when all that run wait for others.
-    pub resident_blocks: usize,
-    /// Host memory that the state of resident blocks may take, roughly.
-    pub state_bytes: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        // 227 KiB is what an H100 block can ask for.
-        Limits { shared_bytes: 227 << 10, block_threads: 1024, resident_blocks: 132, state_bytes: 1 << 30 }
-    }
-}
-
-/// How to run a launch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// The order of what the hardware leaves open.
-    pub schedule: Schedule,
-    /// Seed of everything random.
-    pub seed: u64,
-    /// Report float atomics: their order decides the result's bits.
-    pub deterministic: bool,
-    /// Arithmetic of the tensor cores.
-    pub numerics: Numerics,
-    /// Whether `wgmma.wait_group` in one warp says nothing about the other warps of its group.
-    pub strict_wgmma: bool,
-    /// Which blocks run.
-    pub blocks: Blocks,
-    /// What the machine has.
-    pub limits: Limits,
-    /// Different findings before the launch is given up.
-    pub max_findings: usize,
-    /// Instructions of all warps together before the launch is given up.
-    pub step_limit: u64,
-    /// Instructions of one warp before the launch is given up. `None` follows from the launch: 2^20, and one for each byte
-    /// of the memory that kernels could walk through.
-    pub warp_step_limit: Option<u64>,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            schedule: Schedule::default(),
-            seed: 0,
-            deterministic: false,
-            numerics: Numerics::default(),
-            strict_wgmma: true,
-            blocks: Blocks::All,
-            limits: Limits::default(),
-            max_findings: 64,
-            step_limit: 1 << 32,
-            warp_step_limit: None,
-        }
-    }
-}
 
 /// The shape and the arguments of a launch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -212,28 +139,6 @@ impl Entry {
     }
 }
 
-/// Everything that the blocks of a launch share.
-pub(crate) struct Cx<'a> {
-    pub(crate) entry: &'a Entry,
-    pub(crate) memory: &'a mut Memory,
-    pub(crate) options: &'a Options,
-    pub(crate) args: &'a [u8],
-    pub(crate) globals: &'a [u64],
-    pub(crate) report: Recorder,
-    pub(crate) counters: Counters,
-    pub(crate) executed: Vec<Executed>,
-    /// Grows whenever anything changes that another thread could see.
-    pub(crate) progress: u64,
-    pub(crate) steps: u64,
-    /// Instructions that one warp may take.
-    pub(crate) warp_step_limit: u64,
-    pub(crate) launch: u64,
-    /// What was released at global addresses.
-    pub(crate) published: HashMap<u64, Published>,
-    /// The coordinates of blocks by their number, less one.
-    pub(crate) numbers: Vec<[u32; 3]>,
-}
-
 /// Blocks whose coordinates are kept for reports of races.
 const NAMED_BLOCKS: usize = 1 << 22;
 
@@ -277,7 +182,7 @@ pub fn launch(
     let shared = dynamic_base + u64::from(launch.shared_bytes);
     if shared > u64::from(options.limits.shared_bytes) {
         let limit = options.limits.shared_bytes;
-        cx.report.add(entry, FindingKind::SharedLimit, 0, [0; 3], 0, 0, || {
+        cx.report.add(entry, FindingKind::SharedLimit, [0; 3], At { w: 0, mask: 0, pc: 0 }, || {
             format!("the block needs {shared} bytes of shared memory, the machine has {limit}")
         });
         return Ok(Report { findings: cx.report.finish(), counters: Counters::default(), completed: false });
@@ -472,10 +377,12 @@ fn run_blocks(cx: &mut Cx<'_>, base: Placement, mut queue: Queue, most: usize, c
 fn report_deadlock(cx: &mut Cx<'_>, resident: &[Block]) {
     let Some(block) = resident.first() else { return };
     for (warp, pc, lanes, what) in block.standing(cx) {
-        block.finding(cx, warp, pc, lanes, FindingKind::Deadlock, || format!("warp {warp} {what}, and no warp can go on"));
+        block.finding(cx, At { w: warp, mask: lanes, pc }, FindingKind::Deadlock, || {
+            format!("warp {warp} {what}, and no warp can go on")
+        });
     }
     if cx.report.is_empty() {
-        block.finding(cx, 0, 0, 0, FindingKind::Deadlock, || "no warp can go on".to_owned());
+        block.finding(cx, At { w: 0, mask: 0, pc: 0 }, FindingKind::Deadlock, || "no warp can go on".to_owned());
     }
     cx.report.stop();
 }

@@ -301,3 +301,29 @@ pub(crate) enum Scope {
     Gpu,
     Sys,
 }
+
+/// Element types of matrix operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MmaTy {
+    F16,
+    Bf16,
+    Tf32,
+    E4m3,
+    E5m2,
+    S8,
+    U8,
+}
+
+impl MmaTy {
+    pub(crate) fn bytes(self) -> u32 {
+        match self {
+            MmaTy::F16 | MmaTy::Bf16 => 2,
+            MmaTy::Tf32 => 4,
+            MmaTy::E4m3 | MmaTy::E5m2 | MmaTy::S8 | MmaTy::U8 => 1,
+        }
+    }
+
+    pub(crate) fn integral(self) -> bool {
+        matches!(self, MmaTy::S8 | MmaTy::U8)
+    }
+}

@@ -1,3 +1,5 @@
 //! What is wrong with an access, an order or a wait.
 
+pub(crate) mod bounds;
 pub(crate) mod race;
+pub(crate) mod waiting;

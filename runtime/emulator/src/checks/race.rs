@@ -1,14 +1,13 @@
 //! Whether two accesses are in order, and if not, what that is called.
 
-use crate::exec::access::{Place, Touch, generic};
-use crate::exec::block::Block;
 use crate::findings::finding::FindingKind;
-use crate::launch::Cx;
+use crate::state::block::Block;
 use crate::state::clocks::{BULK, COPIES, Cell, MANY, MBARRIER_WORD, PENDING, Packed, Stamp, UNKNOWN, WARPS};
 use crate::state::memory::PAGE;
+use crate::state::place::Touch;
+use crate::state::run::Cx;
 use crate::state::shared::{Read, byte_mask};
-use crate::state::warp::{LANES, lanes};
-use crate::types::{Order, Scope, Space};
+use crate::types::{Order, Scope};
 
 /// 0 for weak accesses, 1 for strong ones of the block, 2 for wider scopes (PTX ISA 8.7).
 pub(crate) fn strength(order: Order, scope: Scope) -> u8 {
@@ -86,7 +85,7 @@ impl Block {
             return true;
         }
         let what = if same.is_some() { "written" } else { "read" };
-        self.finding(cx, touch.w, touch.pc, 1 << touch.lane, kind, || {
+        self.finding(cx, touch.at(), kind, || {
             format!("byte {} of shared memory is {what} while {} writes it", word * 4, agent_name(earlier))
         });
         false
@@ -135,7 +134,7 @@ impl Block {
             }
         }
         let Some((kind, read)) = found else { return };
-        self.finding(cx, touch.w, touch.pc, 1 << touch.lane, kind, || {
+        self.finding(cx, touch.at(), kind, || {
             let reader = usize::from(read.reader);
             let reader = if reader < own {
                 format!("warp {reader}")
@@ -146,6 +145,69 @@ impl Block {
             };
             format!("byte {} of shared memory is written while {reader} reads it", word * 4)
         });
+    }
+
+    /// A read of shared bytes by a lane: initialised, and in order with all writes.
+    pub(crate) fn note_shared_read(&mut self, cx: &mut Cx<'_>, touch: Touch, at: usize) {
+        let bytes = touch.bytes as usize;
+        let written = if bytes <= 8 { self.shared.initialised_aligned(at, bytes) } else { self.shared.initialised(at, bytes) };
+        let mut clean = true;
+        let clock = self.clock(touch.w);
+        for word in at / 4..(at + bytes).div_ceil(4) {
+            let mask = byte_mask(at, bytes, word);
+            let write = self.shared.writes[word];
+            if !write.is_none() {
+                clean &= self.judge_shared_write(cx, touch, word, write, mask, None);
+            }
+            let read = Read { reader: touch.w as u8, clock, mask, lane: touch.lane as u8 };
+            if touch.strength == 0 {
+                self.shared.note_read(word, read);
+            }
+        }
+        // A race explains a missing initialisation better than the other way round.
+        if !written && clean {
+            self.finding(cx, touch.at(), FindingKind::UninitialisedShared, || format!("byte {at} of shared memory"));
+        }
+    }
+
+    /// A write of shared bytes by a lane, in order with all earlier accesses.
+    pub(crate) fn note_shared_write(&mut self, cx: &mut Cx<'_>, touch: Touch, at: usize, data: Option<&[u8]>) {
+        let bytes = touch.bytes as usize;
+        for word in at / 4..(at + bytes).div_ceil(4) {
+            let mask = byte_mask(at, bytes, word);
+            let write: Packed = self.shared.writes[word];
+            if !write.is_none() {
+                let same = data.map(|data| {
+                    let start = at.max(word * 4);
+                    let end = (at + bytes).min(word * 4 + 4);
+                    self.shared.data[start..end] == data[start - at..end - at]
+                });
+                self.judge_shared_write(cx, touch, word, write, mask, same);
+            }
+            self.judge_shared_reads(cx, touch, word, mask);
+            let stamp = self.stamp(touch.w, touch.lane, mask, touch.strength);
+            self.shared.note_write(word, stamp);
+        }
+    }
+
+    /// Whether the asynchronous proxy may read a word now; reports why not.
+    pub(crate) fn async_read(&mut self, cx: &mut Cx<'_>, touch: Touch, word: usize, mask: u8) -> bool {
+        let write = self.shared.writes[word];
+        if write.is_none() {
+            return true;
+        }
+        if !self.judge_shared_write(cx, touch, word, write, mask, None) {
+            return false;
+        }
+        let earlier = write.unpack();
+        let generic_proxy = usize::from(earlier.agent) < WARPS || earlier.agent == COPIES;
+        if generic_proxy && self.knowledge[touch.w].fenced[usize::from(earlier.agent)] < earlier.clock {
+            self.finding(cx, touch.at(), FindingKind::MissingProxyFence, || {
+                format!("byte {} of shared memory was written by ordinary stores, with no `fence.proxy.async` since", word * 4)
+            });
+            return false;
+        }
+        true
     }
 
     /// A read of global bytes by a lane.
@@ -168,7 +230,7 @@ impl Block {
             fold(&mut cell.read, Stamp { mask, ..stamp });
         }
         if let Some((kind, earlier)) = found {
-            self.report_global(cx, touch, index, offset, kind, earlier, "read");
+            self.report_global(cx, touch, (index, offset), (kind, earlier), "read");
         }
     }
 
@@ -200,19 +262,16 @@ impl Block {
             fold(&mut cell.write, Stamp { mask, ..stamp });
         }
         if let Some((kind, earlier)) = found {
-            self.report_global(cx, touch, index, offset, kind, earlier, "written");
+            self.report_global(cx, touch, (index, offset), (kind, earlier), "written");
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn report_global(
         &mut self,
         cx: &mut Cx<'_>,
         touch: Touch,
-        index: usize,
-        offset: u64,
-        kind: FindingKind,
-        earlier: Stamp,
+        (index, offset): (usize, u64),
+        (kind, earlier): (FindingKind, Stamp),
         what: &str,
     ) {
         let kind = if kind == FindingKind::SharedRace { FindingKind::GlobalRace } else { kind };
@@ -224,74 +283,7 @@ impl Block {
             let block = cx.numbers.get(earlier.block as usize - 1).copied().unwrap_or_default();
             format!("{} of block ({}, {}, {})", agent_name(earlier), block[0], block[1], block[2])
         };
-        self.finding(cx, touch.w, touch.pc, 1 << touch.lane, kind, || {
-            format!("{place} is {what} without an order after its use by {user}")
-        });
-    }
-
-    /// What strong accesses release and acquire (PTX ISA 8.8: release and acquire patterns).
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn synchronise(
-        &mut self,
-        cx: &mut Cx<'_>,
-        w: usize,
-        mask: u32,
-        addresses: &[u64; LANES],
-        space: Space,
-        (reads, writes): (bool, bool),
-        order: Order,
-        scope: Scope,
-    ) {
-        let shared_space = matches!(space, Space::Shared | Space::SharedCluster);
-        let publishes = writes && (order.releases() || self.fenced[w].is_some() || self.fenced_wide[w].is_some());
-        let mut keys = [0; LANES];
-        let mut count = 0;
-        for lane in lanes(mask) {
-            let place = if shared_space { Place::Shared(addresses[lane]) } else { generic(addresses[lane]) };
-            let (key, shared) = match place {
-                Place::Global(address) => (address & !3, false),
-                Place::Shared(offset) => (offset & !3, true),
-                Place::Local(_) | Place::Param(_) => continue,
-            };
-            // Nothing passes between blocks at the scope of one.
-            if !shared && scope == Scope::Cta {
-                continue;
-            }
-            let tagged = key << 1 | u64::from(shared);
-            if !keys[..count].contains(&tagged) {
-                keys[count] = tagged;
-                count += 1;
-            }
-        }
-        for &tagged in &keys[..count] {
-            let (key, shared) = (tagged >> 1, tagged & 1 == 1);
-            if reads {
-                let published = if shared { self.published.get(&key) } else { cx.published.get(&key) };
-                if let Some(published) = published {
-                    if order.acquires() {
-                        self.knowledge[w].join_published(self.number, published);
-                    } else {
-                        let observed = self.observed[w].get_or_insert_default();
-                        observed.join_published(self.number, published);
-                    }
-                }
-            }
-            if publishes {
-                let fenced = if shared { &self.fenced[w] } else { &self.fenced_wide[w] };
-                let released = if order.releases() { Some(&self.knowledge[w]) } else { fenced.as_ref() };
-                let Some(released) = released.cloned() else { continue };
-                let map = if shared { &mut self.published } else { &mut cx.published };
-                let published = map.entry(key).or_default();
-                if !reads {
-                    // A plain store ends the release sequence that was there.
-                    published.clear();
-                }
-                published.entry(self.number).or_default().join(&released);
-            }
-        }
-        if publishes && order.releases() {
-            self.tick(w);
-        }
+        self.finding(cx, touch.at(), kind, || format!("{place} is {what} without an order after its use by {user}"));
     }
 }
 

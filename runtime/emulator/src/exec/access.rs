@@ -1,57 +1,22 @@
 //! Loads and stores of a warp: where they go, whether they may, and what they cost.
 
 use crate::checks::race::strength;
-use crate::exec::block::Block;
+use crate::exec::order::Strong;
+use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
-use crate::launch::Cx;
-use crate::state::clocks::Packed;
+use crate::state::block::Block;
 use crate::state::memory::PAGE;
+use crate::state::place::{Place, Touch, generic};
+use crate::state::run::Cx;
 use crate::state::shared::{Read, byte_mask};
 use crate::state::warp::{LANES, lanes};
 use crate::text::ins::{Access, Addr};
 use crate::types::{Space, Ty};
 
-/// Generic addresses of the windows; buffers lie below all of them.
-pub(crate) const SHARED_WINDOW: u64 = 0x7400_0000_0000;
-pub(crate) const LOCAL_WINDOW: u64 = 0x7500_0000_0000;
-pub(crate) const PARAM_WINDOW: u64 = 0x7600_0000_0000;
-/// Size of each window.
-pub(crate) const WINDOW: u64 = 1 << 32;
-
-/// A place that an address was found to mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    Global(u64),
-    Shared(u64),
-    Local(u64),
-    Param(u64),
-}
-
-/// Where a generic address points (PTX ISA 5.1.8).
-pub(crate) fn generic(address: u64) -> Place {
-    for (window, place) in
-        [(SHARED_WINDOW, Place::Shared as fn(u64) -> Place), (LOCAL_WINDOW, Place::Local), (PARAM_WINDOW, Place::Param)]
-    {
-        if (window..window + WINDOW).contains(&address) {
-            return place(address - window);
-        }
-    }
-    Place::Global(address)
-}
-
-/// What is being done to memory by one lane.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Touch {
-    pub(crate) w: usize,
-    pub(crate) lane: usize,
-    pub(crate) pc: u32,
-    pub(crate) bytes: u32,
-    pub(crate) strength: u8,
-}
-
 impl Block {
     /// The address of a lane; values that wrapped on their way here are reported.
-    pub(crate) fn addresses(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, addr: Addr) -> [u64; LANES] {
+    pub(crate) fn addresses(&mut self, cx: &mut Cx<'_>, at: At, addr: Addr) -> [u64; LANES] {
+        let At { w, mask, .. } = at;
         let warp = &mut self.warps[w];
         warp.need(addr.base, mask);
         let mut out = warp.regs[addr.base as usize];
@@ -64,7 +29,7 @@ impl Block {
             let wrap = warp.wrap(addr.base);
             let wrapped = (wrap.signed | wrap.unsigned) & mask;
             if wrapped != 0 {
-                self.finding(cx, w, pc, wrapped, FindingKind::AddressWrap, || {
+                self.finding(cx, at.of(wrapped), FindingKind::AddressWrap, || {
                     "a 32-bit calculation wrapped around on its way into this address".to_owned()
                 });
             }
@@ -84,10 +49,11 @@ impl Block {
         }
     }
 
-    pub(crate) fn load(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, access: &Access) {
+    pub(crate) fn load(&mut self, cx: &mut Cx<'_>, at: At, access: &Access) {
+        let At { w, mask, pc } = at;
         let element = access.ty.bytes();
         let bytes = element * access.regs.len() as u32;
-        let addresses = self.addresses(cx, w, mask, pc, access.addr);
+        let addresses = self.addresses(cx, at, access.addr);
         let mut tally = Tally::default();
         let mut hint = usize::MAX;
         let strength = strength(access.order, access.scope);
@@ -130,7 +96,7 @@ impl Block {
         }
         tally.count(cx, bytes, true);
         if access.order.strong() {
-            self.synchronise(cx, w, mask, &addresses, access.space, (true, false), access.order, access.scope);
+            self.synchronise(cx, at, &addresses, Strong { reads: true, ..Strong::of(access) });
         }
     }
 
@@ -179,15 +145,16 @@ impl Block {
         true
     }
 
-    pub(crate) fn store(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, access: &Access) {
+    pub(crate) fn store(&mut self, cx: &mut Cx<'_>, at: At, access: &Access) {
+        let At { w, mask, pc } = at;
         let element = access.ty.bytes();
         let bytes = element * access.regs.len() as u32;
-        let addresses = self.addresses(cx, w, mask, pc, access.addr);
+        let addresses = self.addresses(cx, at, access.addr);
         for &reg in &access.regs {
             self.warps[w].need(reg, mask);
         }
         if access.order.strong() {
-            self.synchronise(cx, w, mask, &addresses, access.space, (false, true), access.order, access.scope);
+            self.synchronise(cx, at, &addresses, Strong { writes: true, ..Strong::of(access) });
         }
         let mut tally = Tally::default();
         let mut hint = usize::MAX;
@@ -225,7 +192,7 @@ impl Block {
                 };
                 if !written {
                     let message = cx.memory.describe(address);
-                    self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::UninitialisedGlobal, || message);
+                    self.finding(cx, touch.at(), FindingKind::UninitialisedGlobal, || message);
                 }
                 self.note_global_read(cx, touch, index, offset);
             }
@@ -242,9 +209,7 @@ impl Block {
                 let warp = &self.warps[touch.w];
                 out[..bytes].copy_from_slice(&warp.local[at..at + bytes]);
                 if !warp.local_init[at..at + bytes].iter().all(|&written| written) {
-                    self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::UninitialisedShared, || {
-                        format!("byte {offset} of local memory")
-                    });
+                    self.finding(cx, touch.at(), FindingKind::UninitialisedShared, || format!("byte {offset} of local memory"));
                 }
             }
             Place::Param(offset) => {
@@ -253,7 +218,7 @@ impl Block {
                     Some(found) => out[..bytes].copy_from_slice(found),
                     None => {
                         let size = cx.args.len();
-                        self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::OutOfBounds, || {
+                        self.finding(cx, touch.at(), FindingKind::OutOfBounds, || {
                             format!("byte {offset} of {size} bytes of parameters")
                         });
                     }
@@ -270,7 +235,7 @@ impl Block {
                 let allocation = cx.memory.at(index);
                 if allocation.read_only {
                     let message = cx.memory.describe(address);
-                    self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::ReadOnly, || message);
+                    self.finding(cx, touch.at(), FindingKind::ReadOnly, || message);
                     return;
                 }
                 let offset = address - allocation.base;
@@ -311,115 +276,8 @@ impl Block {
                 warp.local_init[at..at + data.len()].fill(true);
             }
             Place::Param(_) => {
-                self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::ReadOnly, || {
-                    "parameters cannot be written".to_owned()
-                });
+                self.finding(cx, touch.at(), FindingKind::ReadOnly, || "parameters cannot be written".to_owned());
             }
-        }
-    }
-
-    /// Bounds and alignment of a global access. Returns the allocation.
-    #[inline]
-    pub(crate) fn check_global(&mut self, cx: &mut Cx<'_>, touch: Touch, address: u64, hint: &mut usize) -> Option<usize> {
-        if !cx.memory.inside(*hint, address, touch.bytes) {
-            let index = cx.memory.locate(address).filter(|&index| cx.memory.inside(index, address, touch.bytes));
-            let Some(index) = index else {
-                let kind = if address < 1 << 16 {
-                    FindingKind::NullPointer
-                } else if !matches!(generic(address), Place::Global(_)) {
-                    FindingKind::WrongSpace
-                } else {
-                    FindingKind::OutOfBounds
-                };
-                let message = cx.memory.describe(address);
-                self.finding(cx, touch.w, touch.pc, 1 << touch.lane, kind, || format!("{} bytes at {message}", touch.bytes));
-                return None;
-            };
-            *hint = index;
-        }
-        self.check_aligned(cx, touch, address).then_some(*hint)
-    }
-
-    fn check_aligned(&mut self, cx: &mut Cx<'_>, touch: Touch, address: u64) -> bool {
-        let fine = address & (u64::from(touch.bytes.next_power_of_two()) - 1) == 0;
-        if !fine {
-            self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::Misaligned, || {
-                format!("address {address:#x} is not a multiple of {}", touch.bytes)
-            });
-        }
-        fine
-    }
-
-    pub(crate) fn check_shared(&mut self, cx: &mut Cx<'_>, touch: Touch, offset: u64) -> bool {
-        if self.shared.holds(offset, touch.bytes) {
-            return self.check_aligned(cx, touch, offset);
-        }
-        let size = self.shared.data.len();
-        let kind = match generic(offset) {
-            Place::Global(address) if address < WINDOW => FindingKind::OutOfBounds,
-            _ => FindingKind::WrongSpace,
-        };
-        self.finding(cx, touch.w, touch.pc, 1 << touch.lane, kind, || {
-            format!("{} bytes at byte {offset} of {size} bytes of shared memory", touch.bytes)
-        });
-        false
-    }
-
-    /// Local memory of a lane, as an index into that of its warp.
-    fn check_local(&mut self, cx: &mut Cx<'_>, touch: Touch, offset: u64) -> Option<usize> {
-        let size = u64::from(cx.entry.local_bytes);
-        if offset.checked_add(u64::from(touch.bytes)).is_none_or(|end| end > size) {
-            self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::OutOfBounds, || {
-                format!("byte {offset} of {size} bytes of local memory")
-            });
-            return None;
-        }
-        let fine = self.check_aligned(cx, touch, offset);
-        fine.then_some(touch.lane * size as usize + offset as usize)
-    }
-
-    /// A read of shared bytes by a lane: initialised, and in order with all writes.
-    pub(crate) fn note_shared_read(&mut self, cx: &mut Cx<'_>, touch: Touch, at: usize) {
-        let bytes = touch.bytes as usize;
-        let written = if bytes <= 8 { self.shared.initialised_aligned(at, bytes) } else { self.shared.initialised(at, bytes) };
-        let mut clean = true;
-        let clock = self.clock(touch.w);
-        for word in at / 4..(at + bytes).div_ceil(4) {
-            let mask = byte_mask(at, bytes, word);
-            let write = self.shared.writes[word];
-            if !write.is_none() {
-                clean &= self.judge_shared_write(cx, touch, word, write, mask, None);
-            }
-            let read = Read { reader: touch.w as u8, clock, mask, lane: touch.lane as u8 };
-            if touch.strength == 0 {
-                self.shared.note_read(word, read);
-            }
-        }
-        // A race explains a missing initialisation better than the other way round.
-        if !written && clean {
-            self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::UninitialisedShared, || {
-                format!("byte {at} of shared memory")
-            });
-        }
-    }
-
-    /// A write of shared bytes by a lane, in order with all earlier accesses.
-    pub(crate) fn note_shared_write(&mut self, cx: &mut Cx<'_>, touch: Touch, at: usize, data: Option<&[u8]>) {
-        let bytes = touch.bytes as usize;
-        for word in at / 4..(at + bytes).div_ceil(4) {
-            let mask = byte_mask(at, bytes, word);
-            let write: Packed = self.shared.writes[word];
-            if !write.is_none() {
-                let same = data.map(|data| {
-                    let start = at.max(word * 4);
-                    let end = (at + bytes).min(word * 4 + 4);
-                    self.shared.data[start..end] == data[start - at..end - at]
-                });
-                self.judge_shared_write(cx, touch, word, write, mask, same);
-            }
-            self.judge_shared_reads(cx, touch, word, mask);
-            let stamp = self.stamp(touch.w, touch.lane, mask, touch.strength);
-            self.shared.note_write(word, stamp);
         }
     }
 }

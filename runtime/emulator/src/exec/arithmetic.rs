@@ -2,7 +2,8 @@
 
 use crate::numbers::convert::convert;
 use crate::numbers::float;
-use crate::state::warp::{LANES, Warp, Wrap, lanes};
+use crate::state::warp::LANES;
+use crate::state::warp::{Warp, Wrap, lanes};
 use crate::text::ins::{Pred, Reg};
 use crate::types::{Compare, Convert, IntOp, IntUnary, Logic, MadOp, PermuteMode, Ty};
 

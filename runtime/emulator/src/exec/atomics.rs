@@ -1,11 +1,14 @@
 //! Atomic operations: one lane after the other, each at once.
 
 use crate::checks::race::strength;
-use crate::exec::access::{Place, Touch, from_bytes};
-use crate::exec::block::Block;
+use crate::exec::access::from_bytes;
+use crate::exec::order::Strong;
+use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
-use crate::launch::Cx;
 use crate::numbers::float;
+use crate::state::block::Block;
+use crate::state::place::{Place, Touch};
+use crate::state::run::Cx;
 use crate::state::warp::lanes;
 use crate::text::ins::{Atomic, AtomicOp};
 use crate::types::{FloatMode, FloatOp, Space, Ty};
@@ -51,10 +54,11 @@ pub(crate) fn apply(op: AtomicOp, ty: Ty, old: u64, a: u64, b: u64) -> u64 {
 }
 
 impl Block {
-    pub(crate) fn atomic(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, atomic: &Atomic) {
+    pub(crate) fn atomic(&mut self, cx: &mut Cx<'_>, at: At, atomic: &Atomic) {
+        let At { w, mask, pc } = at;
         let element = atomic.ty.bytes();
         let bytes = element * atomic.a.len() as u32;
-        let addresses = self.addresses(cx, w, mask, pc, atomic.addr);
+        let addresses = self.addresses(cx, at, atomic.addr);
         for &reg in &atomic.a {
             self.warps[w].need(reg, mask);
         }
@@ -62,15 +66,14 @@ impl Block {
             self.warps[w].need(atomic.b, mask);
         }
         if cx.options.deterministic && atomic.ty.floating() {
-            self.finding(cx, w, pc, mask, FindingKind::FloatAtomic, || {
-                "the order of float atomics decides the result's bits".to_owned()
-            });
+            self.finding(cx, at, FindingKind::FloatAtomic, || "the order of float atomics decides the result's bits".to_owned());
         }
-        self.synchronise(cx, w, mask, &addresses, atomic.space, (true, true), atomic.order, atomic.scope);
+        let Atomic { space, order, scope, .. } = *atomic;
+        self.synchronise(cx, at, &addresses, Strong { space, reads: true, writes: true, order, scope });
         let mut hint = usize::MAX;
         // An atomic without a result is still strong (PTX ISA 8.2).
         let strength = strength(atomic.order, atomic.scope).max(1);
-        let reversed = cx.options.schedule == crate::exec::schedule::Schedule::Adversarial;
+        let reversed = cx.options.schedule == crate::options::Schedule::Adversarial;
         let order: Vec<usize> = if reversed {
             let mut order: Vec<usize> = lanes(mask).collect();
             order.reverse();
@@ -83,13 +86,13 @@ impl Block {
             let place = match atomic.space {
                 Space::Shared | Space::SharedCluster => Place::Shared(addresses[lane]),
                 Space::Global => Place::Global(addresses[lane]),
-                _ => crate::exec::access::generic(addresses[lane]),
+                _ => crate::state::place::generic(addresses[lane]),
             };
             match place {
                 Place::Global(_) => global += 1,
                 Place::Shared(_) => shared += 1,
                 Place::Local(_) | Place::Param(_) => {
-                    self.finding(cx, w, pc, 1 << lane, FindingKind::WrongSpace, || {
+                    self.finding(cx, at.lane(lane), FindingKind::WrongSpace, || {
                         "atomics work on global and shared memory only".to_owned()
                     });
                     continue;

@@ -1,53 +1,18 @@
 //! Bulk and tensor copies, and how anything asynchronous arrives in shared memory (PTX ISA 9.7.9.25.4 and .5).
 
 use crate::checks::race::PENDING_READ;
-use crate::exec::access::{Place, Touch, generic};
-use crate::exec::block::Block;
-use crate::exec::copy::Copied;
+use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
-use crate::launch::Cx;
-use crate::state::clocks::{BULK, COPIES, PENDING, UNKNOWN, WARPS};
+use crate::state::block::Block;
+use crate::state::clocks::{BULK, PENDING, UNKNOWN};
+use crate::state::in_flight::{Arrival, Incoming, Outgoing, Piece};
+use crate::state::place::{Place, Touch, generic};
+use crate::state::run::Cx;
 use crate::state::shared::Read;
 use crate::state::tensor_map::TensorMap;
 use crate::state::warp::lanes;
 use crate::text::ins::{AtomicOp, Bulk, Direction, Reg};
 use crate::types::Ty;
-
-/// Something on its way to shared memory, tracked by an mbarrier.
-#[derive(Debug)]
-pub(crate) struct Arrival {
-    pub(crate) warp: usize,
-    pub(crate) lane: usize,
-    pub(crate) pc: u32,
-    pub(crate) mbarrier: u32,
-    pub(crate) incoming: Incoming,
-}
-
-#[derive(Debug)]
-pub(crate) enum Incoming {
-    Copies(Vec<Copied>),
-    Bulk(Vec<Piece>),
-}
-
-/// A run of bytes of a copy. Without a global address it is filled with zeros, or left out of a store.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Piece {
-    shared: usize,
-    bytes: u8,
-    global: Option<u64>,
-}
-
-/// Something on its way out of shared memory.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) warp: usize,
-    pub(crate) lane: usize,
-    pc: u32,
-    group: u32,
-    pub(crate) delivered: bool,
-    pieces: Vec<Piece>,
-    reduce: Option<(AtomicOp, Ty)>,
-}
 
 /// Bytes that one bulk copy may move: beyond any shared memory.
 const BULK_LIMIT: u64 = 1 << 20;
@@ -60,10 +25,11 @@ impl Block {
         }
     }
 
-    pub(crate) fn bulk(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, bulk: &Bulk) {
-        let targets = self.addresses(cx, w, mask, pc, bulk.dst);
-        let sources = self.addresses(cx, w, mask, pc, bulk.src);
-        let mbarriers = bulk.mbarrier.map(|addr| self.addresses(cx, w, mask, pc, addr));
+    pub(crate) fn bulk(&mut self, cx: &mut Cx<'_>, at: At, bulk: &Bulk) {
+        let At { w, mask, pc } = at;
+        let targets = self.addresses(cx, at, bulk.dst);
+        let sources = self.addresses(cx, at, bulk.src);
+        let mbarriers = bulk.mbarrier.map(|addr| self.addresses(cx, at, addr));
         self.warps[w].need(bulk.bytes, mask);
         for &reg in bulk.coords.iter().flat_map(|coords| coords.iter()) {
             self.warps[w].need(reg, mask);
@@ -87,7 +53,7 @@ impl Block {
     }
 
     fn bad(&self, cx: &mut Cx<'_>, (w, lane, pc): (usize, usize, u32), message: String) {
-        self.finding(cx, w, pc, 1 << lane, FindingKind::BadDescriptor, || message);
+        self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::BadDescriptor, || message);
     }
 
     /// Pieces of 16 bytes of a copy without a map.
@@ -102,14 +68,14 @@ impl Block {
         let (w, lane, pc) = at;
         let bytes = u64::from(self.warps[w].lane(bytes, lane) as u32);
         if !bytes.is_multiple_of(16) || !shared.is_multiple_of(16) || !global.is_multiple_of(16) {
-            self.finding(cx, w, pc, 1 << lane, FindingKind::Misaligned, || {
+            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::Misaligned, || {
                 format!("{bytes} bytes between shared {shared:#x} and global {global:#x}: not all multiples of 16")
             });
             return None;
         }
         if bytes > BULK_LIMIT || !self.shared.holds(shared, bytes as u32) {
             let size = self.shared.data.len();
-            self.finding(cx, w, pc, 1 << lane, FindingKind::OutOfBounds, || {
+            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::OutOfBounds, || {
                 format!("{bytes} bytes at byte {shared} of {size} bytes of shared memory")
             });
             return None;
@@ -123,7 +89,7 @@ impl Block {
     fn tensor_map(&mut self, cx: &mut Cx<'_>, at: (usize, usize, u32), address: u64) -> Option<TensorMap> {
         let (w, lane, pc) = at;
         if !address.is_multiple_of(64) && !matches!(generic(address), Place::Global(_)) {
-            self.finding(cx, w, pc, 1 << lane, FindingKind::Misaligned, || {
+            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::Misaligned, || {
                 "a tensor map must lie at a multiple of 64".to_owned()
             });
             return None;
@@ -162,14 +128,14 @@ impl Block {
         }
         let bytes = map.box_bytes();
         if !shared.is_multiple_of(128) {
-            self.finding(cx, w, pc, 1 << lane, FindingKind::Misaligned, || {
+            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::Misaligned, || {
                 format!("a tensor copy needs shared memory at a multiple of 128, not byte {shared}")
             });
             return None;
         }
         if bytes > BULK_LIMIT || !self.shared.holds(shared, bytes as u32) {
             let size = self.shared.data.len();
-            self.finding(cx, w, pc, 1 << lane, FindingKind::OutOfBounds, || {
+            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::OutOfBounds, || {
                 format!("a box of {bytes} bytes at byte {shared} of {size} bytes of shared memory")
             });
             return None;
@@ -218,7 +184,7 @@ impl Block {
         let (w, lane, pc) = at;
         let Some(key) = self.mbarrier_at(cx, w, lane, pc, mbarrier) else { return };
         if !self.mbarrier_fenced(w, key) {
-            self.finding(cx, w, pc, 1 << lane, FindingKind::MissingProxyFence, || {
+            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::MissingProxyFence, || {
                 format!("no fence makes the initialisation of the mbarrier at byte {key} visible to asynchronous copies")
             });
         }
@@ -238,7 +204,7 @@ impl Block {
         let Arrival { warp: w, lane, pc, mbarrier, incoming } = arrival;
         let data = self.mbarrier_data(mbarrier);
         let Some((agent, clock)) = data else {
-            self.finding(cx, w, pc, 1 << lane, FindingKind::MbarrierMisuse, || {
+            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::MbarrierMisuse, || {
                 format!("the mbarrier at byte {mbarrier} is gone before the copy that it tracks has arrived")
             });
             return;
@@ -268,30 +234,10 @@ impl Block {
         }
     }
 
-    /// Whether the asynchronous proxy may read a word now; reports why not.
-    pub(crate) fn async_read(&mut self, cx: &mut Cx<'_>, touch: Touch, word: usize, mask: u8) -> bool {
-        let write = self.shared.writes[word];
-        if write.is_none() {
-            return true;
-        }
-        if !self.judge_shared_write(cx, touch, word, write, mask, None) {
-            return false;
-        }
-        let earlier = write.unpack();
-        let generic_proxy = usize::from(earlier.agent) < WARPS || earlier.agent == COPIES;
-        if generic_proxy && self.knowledge[touch.w].fenced[usize::from(earlier.agent)] < earlier.clock {
-            self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::MissingProxyFence, || {
-                format!("byte {} of shared memory was written by ordinary stores, with no `fence.proxy.async` since", word * 4)
-            });
-            return false;
-        }
-        true
-    }
-
     fn start_outgoing(&mut self, cx: &mut Cx<'_>, at: (usize, usize, u32), pieces: Vec<Piece>, reduce: Option<(AtomicOp, Ty)>) {
         let (w, lane, pc) = at;
         if cx.options.deterministic && reduce.is_some_and(|(_, ty)| ty.floating()) {
-            self.finding(cx, w, pc, 1 << lane, FindingKind::FloatAtomic, || {
+            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::FloatAtomic, || {
                 "the order of float reductions decides the result's bits".to_owned()
             });
         }
@@ -307,7 +253,9 @@ impl Block {
             }
             if clean && !self.shared.initialised(piece.shared, bytes) {
                 let from = piece.shared;
-                self.finding(cx, w, pc, 1 << lane, FindingKind::UninitialisedShared, || format!("byte {from} of shared memory"));
+                self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::UninitialisedShared, || {
+                    format!("byte {from} of shared memory")
+                });
             }
         }
         let group = self.agents.bulk_groups[w][lane];

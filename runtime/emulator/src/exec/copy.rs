@@ -1,38 +1,27 @@
 //! `cp.async`: copies of 4, 8 or 16 bytes from global to shared memory that a lane waits for (PTX ISA 9.7.9.25.3).
 
-use crate::exec::access::{Place, Touch};
-use crate::exec::block::Block;
-use crate::exec::bulk::{Arrival, Incoming};
-use crate::launch::Cx;
+use crate::findings::at::At;
+use crate::state::block::Block;
 use crate::state::clocks::{COPIES, PENDING, Stamp};
+use crate::state::in_flight::{Arrival, Copied, Incoming};
+use crate::state::place::{Place, Touch};
+use crate::state::run::Cx;
 use crate::state::warp::lanes;
 use crate::text::ins::{Addr, Pred, Reg};
 
-/// A copy that has been started.
-#[derive(Clone, Debug)]
-pub(crate) struct Copied {
-    pub(crate) lane: u8,
-    pub(crate) at: usize,
-    pub(crate) bytes: u8,
-    data: [u8; 16],
-    group: u32,
-}
-
 impl Block {
-    #[allow(clippy::too_many_arguments)]
     pub(crate) fn copy_async(
         &mut self,
         cx: &mut Cx<'_>,
-        w: usize,
-        mask: u32,
-        pc: u32,
+        at: At,
         (dst, src): (Addr, Addr),
         bytes: u8,
         src_bytes: Option<Reg>,
         ignore: Option<Pred>,
     ) {
-        let targets = self.addresses(cx, w, mask, pc, dst);
-        let sources = self.addresses(cx, w, mask, pc, src);
+        let At { w, mask, pc } = at;
+        let targets = self.addresses(cx, at, dst);
+        let sources = self.addresses(cx, at, src);
         if let Some(reg) = src_bytes {
             self.warps[w].need(reg, mask);
         }
@@ -117,12 +106,13 @@ impl Block {
     }
 
     /// Lets an mbarrier know when all copies so far of these lanes have landed.
-    pub(crate) fn copy_arrive(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, addr: Addr, noinc: bool) {
-        let addresses = self.addresses(cx, w, mask, pc, addr);
+    pub(crate) fn copy_arrive(&mut self, cx: &mut Cx<'_>, at: At, addr: Addr, noinc: bool) {
+        let At { w, mask, pc } = at;
+        let addresses = self.addresses(cx, at, addr);
         for lane in lanes(mask) {
             let Some(key) = self.mbarrier_at(cx, w, lane, pc, addresses[lane]) else { continue };
             if !noinc {
-                self.mbarrier_adjust(key, 1);
+                self.mbarrier_expect_one_more(key);
             }
             let copies = std::mem::take(&mut self.agents.copies[w]);
             let (mine, others) = copies.into_iter().partition(|copy| usize::from(copy.lane) == lane);

@@ -1,15 +1,16 @@
 //! What lanes of a warp tell each other: shuffles, votes, matches and reductions (PTX ISA 9.7.9.6 and 9.7.13).
 
-use crate::exec::block::Block;
+use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
-use crate::launch::Cx;
+use crate::state::block::Block;
+use crate::state::run::Cx;
 use crate::state::warp::{ALL, LANES, lanes};
 use crate::text::ins::{Pred, ReduceOp, Reg, ShuffleMode, VoteMode};
 use crate::types::Ty;
 
 impl Block {
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn shuffle(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, mode: ShuffleMode, regs: [Reg; 5]) {
+    pub(crate) fn shuffle(&mut self, cx: &mut Cx<'_>, at: At, mode: ShuffleMode, regs: [Reg; 5]) {
+        let At { w, mask, .. } = at;
         let [d, p, a, b, c] = regs;
         let warp = &mut self.warps[w];
         warp.need(a, mask);
@@ -50,7 +51,7 @@ impl Block {
         warp.wrote(d, mask);
         warp.set_pred(p, mask, inside);
         if inactive != 0 {
-            self.finding(cx, w, pc, inactive, FindingKind::InactiveLane, || {
+            self.finding(cx, at.of(inactive), FindingKind::InactiveLane, || {
                 "these lanes read from lanes that take no part".to_owned()
             });
         }

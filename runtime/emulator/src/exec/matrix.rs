@@ -1,36 +1,40 @@
 //! Matrix fragments of a warp: ldmatrix, stmatrix, movmatrix and mma.sync (PTX ISA 9.7.14).
 
-use crate::exec::access::{Touch, wavefronts};
-use crate::exec::block::Block;
+use crate::exec::access::wavefronts;
+use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
-use crate::launch::Cx;
 use crate::numbers::float::{F16, decode, f32_to_f16};
 use crate::numbers::numerics::{Element, Unit, dot};
+use crate::state::block::Block;
 use crate::state::clocks::UNKNOWN;
+use crate::state::place::Touch;
+use crate::state::run::Cx;
 use crate::state::shared::Read;
 use crate::state::warp::{ALL, LANES, Warp, lanes};
-use crate::text::ins::{Addr, Mma, MmaTy, Reg};
-use crate::types::Ty;
+use crate::text::ins::{Addr, Mma, Reg};
+use crate::types::{MmaTy, Ty};
 
 /// Bytes of one row of an 8 by 8 matrix of 16-bit elements.
 const ROW: u32 = 16;
 
 impl Block {
-    fn whole(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32) {
+    fn whole(&mut self, cx: &mut Cx<'_>, at: At) {
+        let At { mask, .. } = at;
         if mask != ALL {
-            self.finding(cx, w, pc, mask, FindingKind::BadMask, || "a matrix instruction needs all 32 lanes".to_owned());
+            self.finding(cx, at, FindingKind::BadMask, || "a matrix instruction needs all 32 lanes".to_owned());
         }
     }
 
     /// The shared offset of each row, from the lanes that name them. None where a row may not be touched.
-    fn rows(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, addr: Addr, count: usize) -> [Option<usize>; LANES] {
+    fn rows(&mut self, cx: &mut Cx<'_>, at: At, addr: Addr, count: usize) -> [Option<usize>; LANES] {
+        let At { w, mask, pc } = at;
         let named = if count == 4 { ALL } else { (1 << (8 * count)) - 1 };
-        let addresses = self.addresses(cx, w, mask & named, pc, addr);
+        let addresses = self.addresses(cx, at.of(mask & named), addr);
         let mut rows = [None; LANES];
         let mut offsets = [0; LANES];
         for lane in lanes(mask & named) {
             let mut offset = addresses[lane];
-            if let crate::exec::access::Place::Shared(inside) = crate::exec::access::generic(offset) {
+            if let crate::state::place::Place::Shared(inside) = crate::state::place::generic(offset) {
                 offset = inside;
             }
             let touch = Touch { w, lane, pc, bytes: ROW, strength: 0 };
@@ -45,17 +49,10 @@ impl Block {
         rows
     }
 
-    pub(crate) fn load_matrix(
-        &mut self,
-        cx: &mut Cx<'_>,
-        w: usize,
-        mask: u32,
-        pc: u32,
-        (d, transpose): (&[Reg], bool),
-        addr: Addr,
-    ) {
-        self.whole(cx, w, mask, pc);
-        let rows = self.rows(cx, w, mask, pc, addr, d.len());
+    pub(crate) fn load_matrix(&mut self, cx: &mut Cx<'_>, at: At, (d, transpose): (&[Reg], bool), addr: Addr) {
+        let At { w, mask, pc } = at;
+        self.whole(cx, at);
+        let rows = self.rows(cx, at, addr, d.len());
         cx.counters.shared.loads += 1;
         for (index, &reg) in d.iter().enumerate() {
             let mut matrix = [[0_u8; ROW as usize]; 8];
@@ -92,23 +89,14 @@ impl Block {
             self.shared.note_read(word, Read { reader: touch.w as u8, clock, mask: 0xf, lane: UNKNOWN });
         }
         if clean && !self.shared.initialised(at, ROW as usize) {
-            self.finding(cx, touch.w, touch.pc, 1 << touch.lane, FindingKind::UninitialisedShared, || {
-                format!("row at byte {at} of shared memory")
-            });
+            self.finding(cx, touch.at(), FindingKind::UninitialisedShared, || format!("row at byte {at} of shared memory"));
         }
     }
 
-    pub(crate) fn store_matrix(
-        &mut self,
-        cx: &mut Cx<'_>,
-        w: usize,
-        mask: u32,
-        pc: u32,
-        (a, transpose): (&[Reg], bool),
-        addr: Addr,
-    ) {
-        self.whole(cx, w, mask, pc);
-        let rows = self.rows(cx, w, mask, pc, addr, a.len());
+    pub(crate) fn store_matrix(&mut self, cx: &mut Cx<'_>, at: At, (a, transpose): (&[Reg], bool), addr: Addr) {
+        let At { w, mask, pc } = at;
+        self.whole(cx, at);
+        let rows = self.rows(cx, at, addr, a.len());
         cx.counters.shared.stores += 1;
         for (index, &reg) in a.iter().enumerate() {
             self.warps[w].need(reg, mask);
@@ -135,8 +123,9 @@ impl Block {
         }
     }
 
-    pub(crate) fn move_matrix(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, d: Reg, a: Reg) {
-        self.whole(cx, w, mask, pc);
+    pub(crate) fn move_matrix(&mut self, cx: &mut Cx<'_>, at: At, d: Reg, a: Reg) {
+        let At { w, mask, .. } = at;
+        self.whole(cx, at);
         let warp = &mut self.warps[w];
         warp.need(a, mask);
         let values = warp.regs[a as usize];
@@ -148,8 +137,9 @@ impl Block {
         warp.wrote(d, mask);
     }
 
-    pub(crate) fn mma(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, mma: &Mma) {
-        self.whole(cx, w, mask, pc);
+    pub(crate) fn mma(&mut self, cx: &mut Cx<'_>, at: At, mma: &Mma) {
+        let At { w, mask, .. } = at;
+        self.whole(cx, at);
         let numerics = cx.options.numerics;
         let warp = &mut self.warps[w];
         for &reg in mma.a.iter().chain(&mma.b[..]).chain(&mma.c[..]) {

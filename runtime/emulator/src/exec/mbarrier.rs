@@ -1,53 +1,17 @@
 //! mbarrier objects: arrivals, expected bytes and phases (PTX ISA 9.7.13.15).
 
-use crate::exec::access::{Place, Touch, generic};
-use crate::exec::block::Block;
+use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
-use crate::launch::Cx;
-use crate::state::clocks::{FIRST_MBARRIER, Knowledge, MBARRIER_WORD, MBARRIERS, PENDING};
+use crate::state::block::Block;
+use crate::state::clocks::{FIRST_MBARRIER, MBARRIER_WORD, MBARRIERS, PENDING};
+use crate::state::mbarrier::{Arrived, Mbarrier};
+use crate::state::place::{Place, Touch, generic};
+use crate::state::run::Cx;
 use crate::state::warp::lanes;
 use crate::text::ins::{Addr, Arrive, MbarrierTest, Reg};
 
 /// Arrivals that one phase can expect (PTX ISA 9.7.13.15.2).
 const COUNT_LIMIT: i64 = (1 << 20) - 1;
-
-/// The state of one mbarrier.
-#[derive(Debug)]
-pub(crate) struct Mbarrier {
-    /// Arrivals that the next phase expects.
-    expected: i64,
-    /// Arrivals that this phase still misses.
-    pending: i64,
-    /// Bytes that this phase still misses.
-    bytes: i64,
-    phase: u32,
-    /// What the threads that arrived in this phase had seen.
-    joined: Knowledge,
-    /// What is seen through the phases that are complete.
-    complete: Knowledge,
-    /// Stands for the data that comes with this barrier's phases.
-    pub(crate) agent: u8,
-    /// The warp that made it, and its clock then.
-    maker: usize,
-    made: u32,
-}
-
-impl Mbarrier {
-    fn settle(&mut self) -> bool {
-        let done = self.pending == 0 && self.bytes == 0;
-        if done {
-            self.phase += 1;
-            self.pending = self.expected;
-            let joined = std::mem::take(&mut self.joined);
-            self.complete.join(&joined);
-        }
-        done
-    }
-
-    fn token(&self) -> u64 {
-        (self.pending.max(0) as u64) << 32 | u64::from(self.phase)
-    }
-}
 
 impl Block {
     /// The place of an mbarrier, or a report of why there is none.
@@ -64,14 +28,14 @@ impl Block {
     pub(crate) fn mbarrier_at(&mut self, cx: &mut Cx<'_>, w: usize, lane: usize, pc: u32, address: u64) -> Option<u32> {
         let key = self.mbarrier_place(cx, w, lane, pc, address)?;
         let Some(found) = self.agents.mbarriers.get(&key) else {
-            self.finding(cx, w, pc, 1 << lane, FindingKind::MbarrierMisuse, || {
+            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::MbarrierMisuse, || {
                 format!("there is no mbarrier at byte {key} of shared memory")
             });
             return None;
         };
-        let (maker, made) = (found.maker, found.made);
+        let (maker, made) = found.maker();
         if maker != w && self.knowledge[w].seen[maker] < made {
-            self.finding(cx, w, pc, 1 << lane, FindingKind::SharedRace, || {
+            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::SharedRace, || {
                 format!("the mbarrier at byte {key} is used without an order after its initialisation by warp {maker}")
             });
         }
@@ -80,28 +44,31 @@ impl Block {
 
     /// Whether an asynchronous copy of this warp may count on an mbarrier.
     pub(crate) fn mbarrier_fenced(&self, w: usize, key: u32) -> bool {
-        self.agents.mbarriers.get(&key).is_none_or(|found| self.knowledge[w].fenced[found.maker] >= found.made)
+        let is_fenced = |(maker, made): (usize, u32)| self.knowledge[w].fenced[maker] >= made;
+        self.agents.mbarriers.get(&key).is_none_or(|found| is_fenced(found.maker()))
     }
 
-    pub(crate) fn mbarrier_adjust(&mut self, key: u32, by: i64) {
+    /// One more arrival is expected in this phase.
+    pub(crate) fn mbarrier_expect_one_more(&mut self, key: u32) {
         if let Some(found) = self.agents.mbarriers.get_mut(&key) {
-            found.pending += by;
+            found.expect_one_more();
         }
     }
 
-    pub(crate) fn mbarrier_init(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, addr: Addr, count: Reg) {
-        let addresses = self.addresses(cx, w, mask, pc, addr);
+    pub(crate) fn mbarrier_init(&mut self, cx: &mut Cx<'_>, at: At, addr: Addr, count: Reg) {
+        let At { w, mask, pc } = at;
+        let addresses = self.addresses(cx, at, addr);
         self.warps[w].need(count, mask);
         for lane in lanes(mask) {
             let expected = i64::from(self.warps[w].lane(count, lane) as u32);
             let Some(key) = self.mbarrier_place(cx, w, lane, pc, addresses[lane]) else { continue };
             if !(1..=COUNT_LIMIT).contains(&expected) {
-                self.finding(cx, w, pc, 1 << lane, FindingKind::MbarrierMisuse, || {
+                self.finding(cx, at.lane(lane), FindingKind::MbarrierMisuse, || {
                     format!("an mbarrier cannot expect {expected} arrivals")
                 });
             }
             if self.agents.mbarriers.contains_key(&key) {
-                self.finding(cx, w, pc, 1 << lane, FindingKind::MbarrierMisuse, || {
+                self.finding(cx, at.lane(lane), FindingKind::MbarrierMisuse, || {
                     format!("the mbarrier at byte {key} is initialised while it is in use")
                 });
             } else {
@@ -111,8 +78,7 @@ impl Block {
             let agent = FIRST_MBARRIER + (self.agents.mbarriers_made % MBARRIERS) as u8;
             self.agents.mbarriers_made += 1;
             let made = self.clock(w);
-            let (joined, complete) = (Knowledge::default(), Knowledge::default());
-            let mbarrier = Mbarrier { expected, pending: expected, bytes: 0, phase: 0, joined, complete, agent, maker: w, made };
+            let mbarrier = Mbarrier::new(expected, agent, (w, made));
             self.agents.mbarriers.insert(key, mbarrier);
             // Ordinary instructions that touch these bytes are reported.
             self.shared.forget(key as usize, 8);
@@ -124,8 +90,9 @@ impl Block {
         self.tick(w);
     }
 
-    pub(crate) fn mbarrier_invalidate(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, addr: Addr) {
-        let addresses = self.addresses(cx, w, mask, pc, addr);
+    pub(crate) fn mbarrier_invalidate(&mut self, cx: &mut Cx<'_>, at: At, addr: Addr) {
+        let At { w, mask, pc } = at;
+        let addresses = self.addresses(cx, at, addr);
         for lane in lanes(mask) {
             let Some(key) = self.mbarrier_at(cx, w, lane, pc, addresses[lane]) else { continue };
             self.agents.mbarriers.remove(&key);
@@ -134,19 +101,9 @@ impl Block {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn mbarrier_arrive(
-        &mut self,
-        cx: &mut Cx<'_>,
-        w: usize,
-        mask: u32,
-        pc: u32,
-        how: Arrive,
-        addr: Addr,
-        count: Option<Reg>,
-        d: Reg,
-    ) {
-        let addresses = self.addresses(cx, w, mask, pc, addr);
+    pub(crate) fn mbarrier_arrive(&mut self, cx: &mut Cx<'_>, at: At, how: Arrive, addr: Addr, count: Option<Reg>, d: Reg) {
+        let At { w, mask, pc } = at;
+        let addresses = self.addresses(cx, at, addr);
         if let Some(count) = count {
             self.warps[w].need(count, mask);
         }
@@ -155,34 +112,17 @@ impl Block {
             let Some(key) = self.mbarrier_at(cx, w, lane, pc, addresses[lane]) else { continue };
             let known = self.knowledge[w].clone();
             let Some(found) = self.agents.mbarriers.get_mut(&key) else { continue };
-            let token = found.token();
-            found.joined.join(&known);
-            let arrivals = match how {
-                Arrive::ExpectTx => {
-                    found.bytes += number;
-                    1
-                }
-                Arrive::Drop => {
-                    found.expected -= number;
-                    number
-                }
-                Arrive::Plain | Arrive::NoComplete => number,
-            };
-            found.pending -= arrivals;
-            let over = found.pending < 0;
-            let completed = !over && found.settle();
+            let Arrived { token, is_over, completes } = found.arrive(&known, how, number);
             cx.counters.mbarrier_arrivals += 1;
             cx.progress += 1;
             self.warps[w].set_lane(d, lane, token);
-            if over {
-                self.finding(cx, w, pc, 1 << lane, FindingKind::MbarrierMisuse, || {
+            if is_over {
+                self.finding(cx, at.lane(lane), FindingKind::MbarrierMisuse, || {
                     format!("more arrivals at the mbarrier at byte {key} than its phase expects")
                 });
                 cx.report.stop();
-            } else if completed && how == Arrive::NoComplete {
-                self.finding(cx, w, pc, 1 << lane, FindingKind::MbarrierMisuse, || {
-                    "`.noComplete` completed the phase".to_owned()
-                });
+            } else if completes && how == Arrive::NoComplete {
+                self.finding(cx, at.lane(lane), FindingKind::MbarrierMisuse, || "`.noComplete` completed the phase".to_owned());
             }
         }
         self.warps[w].wrote(d, mask);
@@ -190,9 +130,9 @@ impl Block {
     }
 
     /// `expect_tx` (sign 1) and `complete_tx` (sign -1).
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn mbarrier_expect(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, addr: Addr, bytes: Reg, sign: i64) {
-        let addresses = self.addresses(cx, w, mask, pc, addr);
+    pub(crate) fn mbarrier_expect(&mut self, cx: &mut Cx<'_>, at: At, addr: Addr, bytes: Reg, sign: i64) {
+        let At { w, mask, pc } = at;
+        let addresses = self.addresses(cx, at, addr);
         self.warps[w].need(bytes, mask);
         for lane in lanes(mask) {
             let number = sign * i64::from(self.warps[w].lane(bytes, lane) as u32);
@@ -204,60 +144,38 @@ impl Block {
     /// Adds to the bytes that a phase waits for, or takes from them.
     pub(crate) fn mbarrier_bytes(&mut self, cx: &mut Cx<'_>, w: usize, lane: usize, pc: u32, key: u32, number: i64) {
         let Some(found) = self.agents.mbarriers.get_mut(&key) else { return };
-        found.bytes += number;
-        let bytes = found.bytes;
+        let bytes = found.add_bytes(number, COUNT_LIMIT);
         cx.progress += 1;
         if bytes.abs() > COUNT_LIMIT {
-            self.finding(cx, w, pc, 1 << lane, FindingKind::MbarrierMisuse, || {
+            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::MbarrierMisuse, || {
                 format!("the mbarrier at byte {key} counts {bytes} bytes, more than 2^20 - 1")
             });
-        } else if number < 0 {
-            found.settle();
         }
     }
 
     /// What came with an mbarrier's phase is visible to a thread that sees the phase complete. Returns agent and clock.
     pub(crate) fn mbarrier_data(&mut self, key: u32) -> Option<(u8, u32)> {
-        let found = self.agents.mbarriers.get_mut(&key)?;
-        let agent = found.agent;
-        let clock = found.joined.seen[usize::from(agent)].max(found.complete.seen[usize::from(agent)]) + 1;
-        let clock = clock.min(PENDING - 1);
-        found.joined.seen[usize::from(agent)] = clock;
-        Some((agent, clock))
+        self.agents.mbarriers.get_mut(&key).map(Mbarrier::next_data)
     }
 
     /// One arrival from an asynchronous agent.
     pub(crate) fn mbarrier_agent_arrives(&mut self, cx: &mut Cx<'_>, w: usize, lane: usize, pc: u32, key: u32) {
         let known = self.knowledge[w].clone();
         let Some(found) = self.agents.mbarriers.get_mut(&key) else { return };
-        found.joined.join(&known);
-        found.pending -= 1;
-        let over = found.pending < 0;
-        if !over {
-            found.settle();
-        }
+        let arrived = found.arrive(&known, Arrive::Plain, 1);
         cx.counters.mbarrier_arrivals += 1;
         cx.progress += 1;
-        if over {
-            self.finding(cx, w, pc, 1 << lane, FindingKind::MbarrierMisuse, || {
+        if arrived.is_over {
+            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::MbarrierMisuse, || {
                 format!("more arrivals at the mbarrier at byte {key} than its phase expects")
             });
             cx.report.stop();
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn mbarrier_test(
-        &mut self,
-        cx: &mut Cx<'_>,
-        w: usize,
-        mask: u32,
-        pc: u32,
-        addr: Addr,
-        test: MbarrierTest,
-        p: Reg,
-    ) {
-        let addresses = self.addresses(cx, w, mask, pc, addr);
+    pub(crate) fn mbarrier_test(&mut self, cx: &mut Cx<'_>, at: At, addr: Addr, test: MbarrierTest, p: Reg) {
+        let At { w, mask, pc } = at;
+        let addresses = self.addresses(cx, at, addr);
         let (MbarrierTest::Parity(reg) | MbarrierTest::State(reg)) = test;
         self.warps[w].need(reg, mask);
         let mut holds = 0;
@@ -268,13 +186,13 @@ impl Block {
             let Some(found) = self.agents.mbarriers.get(&key) else { continue };
             let complete = match test {
                 // True once the phase of this parity is over: the current one then has the other parity.
-                MbarrierTest::Parity(_) => u64::from(found.phase & 1) != value & 1,
-                MbarrierTest::State(_) => found.phase != value as u32,
+                MbarrierTest::Parity(_) => u64::from(found.phase() & 1) != value & 1,
+                MbarrierTest::State(_) => found.phase() != value as u32,
             };
             if complete {
                 holds |= 1 << lane;
                 if last != Some(key) {
-                    let learnt = found.complete.clone();
+                    let learnt = found.complete().clone();
                     self.knowledge[w].join(&learnt);
                     last = Some(key);
                 }

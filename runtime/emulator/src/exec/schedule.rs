@@ -1,31 +1,6 @@
 //! The order of things that the hardware leaves open, decided from a seed: the same seed gives the same run.
 
-/// The order in which warps run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Schedule {
-    /// Warps in turn, blocks in order, asynchronous work done promptly.
-    #[default]
-    RoundRobin,
-    /// Warps, quanta, blocks and asynchronous deliveries in an order drawn from the seed.
-    Random,
-    /// One warp as far as it goes, blocks from the last to the first, asynchronous work as late as possible.
-    Adversarial,
-}
-
-impl Schedule {
-    /// Every schedule.
-    pub const ALL: [Schedule; 3] = [Schedule::RoundRobin, Schedule::Random, Schedule::Adversarial];
-
-    /// Its name, as reports and command lines spell it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Schedule::RoundRobin => "round-robin",
-            Schedule::Random => "random",
-            Schedule::Adversarial => "adversarial",
-        }
-    }
-}
-
+use crate::options::Schedule;
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 #[derive(Clone, Debug)]
 pub(crate) struct Dice {

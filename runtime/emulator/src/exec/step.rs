@@ -1,11 +1,12 @@
 //! One instruction of one group of lanes.
 
-use crate::exec::access::{LOCAL_WINDOW, PARAM_WINDOW, Place, SHARED_WINDOW, generic};
-use crate::exec::block::Block;
 use crate::exec::schedule::Choices;
+use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
-use crate::launch::Cx;
 use crate::numbers::float;
+use crate::state::block::Block;
+use crate::state::place::{LOCAL_WINDOW, PARAM_WINDOW, Place, SHARED_WINDOW, generic};
+use crate::state::run::Cx;
 use crate::state::warp::{GroupState, LANES, lanes};
 use crate::text::ins::{Op, Reg};
 use crate::types::{FloatMode, FloatOp, IntOp, Logic, Space, Ty};
@@ -32,25 +33,26 @@ impl Block {
         self.warps[w].steps += 1;
         if cx.steps >= cx.options.step_limit || self.warps[w].steps >= cx.warp_step_limit {
             let (all, own) = (cx.steps, self.warps[w].steps);
-            self.finding(cx, w, pc, mask, FindingKind::StepLimit, || {
+            self.finding(cx, At { w, mask, pc }, FindingKind::StepLimit, || {
                 format!("{own} steps of this warp, {all} of all: a loop without end? the options set the limits")
             });
             cx.report.stop();
             return false;
         }
-        let ran = self.execute(cx, w, g, pc, group.mask, mask, &ins.op);
+        let ran = self.execute(cx, Issue { at: At { w, mask, pc }, g, group: group.mask }, &ins.op);
         if self.warps[w].missing.is_some() {
             self.report_missing(cx, w, pc);
         }
         ran
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn execute(&mut self, cx: &mut Cx<'_>, w: usize, g: usize, pc: u32, group: u32, mask: u32, op: &Op) -> bool {
+    fn execute(&mut self, cx: &mut Cx<'_>, issue: Issue, op: &Op) -> bool {
+        let Issue { at, g, group } = issue;
+        let At { w, mask, pc } = at;
         match op {
-            Op::Branch { target } => return self.branch(cx, w, g, pc, group, mask, *target),
+            Op::Branch { target } => return self.branch(cx, issue, *target),
             Op::BranchIndex { index, targets } => {
-                self.branch_index(cx, w, g, pc, group, mask, *index, targets);
+                self.branch_index(cx, issue, *index, targets);
                 return true;
             }
             Op::Return | Op::Exit => {
@@ -70,10 +72,10 @@ impl Block {
             return true;
         }
         if let Some(members) = members(op) {
-            return self.together(cx, w, g, pc, group, mask, members, op);
+            return self.together(cx, issue, members, op);
         }
         if !matches!(op, Op::Nop) {
-            self.scalar(cx, w, pc, mask, op);
+            self.scalar(cx, at, op);
         }
         if let Some(group) = self.warps[w].groups.get_mut(g) {
             group.pc = pc + 1;
@@ -81,8 +83,8 @@ impl Block {
         true
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn branch(&mut self, cx: &mut Cx<'_>, w: usize, g: usize, pc: u32, group: u32, mask: u32, target: u32) -> bool {
+    fn branch(&mut self, cx: &mut Cx<'_>, issue: Issue, target: u32) -> bool {
+        let Issue { at: At { w, mask, pc }, g, group } = issue;
         let groups = &mut self.warps[w].groups;
         if mask == 0 {
             groups[g].pc = pc + 1;
@@ -96,12 +98,13 @@ impl Block {
             groups[g].pc = target;
             groups.push(crate::state::warp::Group { pc: pc + 1, mask: group & !mask, state: GroupState::Ready });
         }
-        target > pc || !self.watch(cx, w, pc, mask)
+        target > pc || !self.watch(cx, issue.at)
     }
 
     /// Looks for a loop that changes nothing: the same registers at the same backward branch, twice, with no memory
     /// written, no barrier passed and nothing delivered in between. Such a warp cannot get out by itself.
-    fn watch(&mut self, cx: &Cx<'_>, w: usize, pc: u32, mask: u32) -> bool {
+    fn watch(&mut self, cx: &Cx<'_>, at: At) -> bool {
+        let At { w, mask, pc } = at;
         let spin = self.warps[w].spin;
         if spin.progress != cx.progress {
             self.warps[w].spin = crate::state::warp::Spin { progress: cx.progress, ..Default::default() };
@@ -125,8 +128,9 @@ impl Block {
         warp.spin.spinning
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn branch_index(&mut self, cx: &mut Cx<'_>, w: usize, g: usize, pc: u32, group: u32, mask: u32, index: Reg, targets: &[u32]) {
+    fn branch_index(&mut self, cx: &mut Cx<'_>, issue: Issue, index: Reg, targets: &[u32]) {
+        let Issue { at, g, group } = issue;
+        let At { w, mask, pc } = at;
         self.warps[w].need(index, mask);
         let values = self.warps[w].regs[index as usize];
         let mut rest = mask;
@@ -139,11 +143,11 @@ impl Block {
             let same = lanes(rest).filter(|&lane| values[lane] == value).fold(0, |set, lane| set | 1 << lane);
             rest &= !same;
             parts += 1;
-            let at = self.warps[w].groups.iter().position(|other| other.mask & same != 0).unwrap_or(g);
+            let inside = self.warps[w].groups.iter().position(|other| other.mask & same != 0).unwrap_or(g);
             match usize::try_from(value).ok().and_then(|value| targets.get(value)) {
-                Some(&target) => self.advance(w, at, same, target),
+                Some(&target) => self.advance(w, inside, same, target),
                 None => {
-                    self.finding(cx, w, pc, same, FindingKind::Undefined, || {
+                    self.finding(cx, at.of(same), FindingKind::Undefined, || {
                         format!("target {value} of a list of {}", targets.len())
                     });
                     cx.report.stop();
@@ -155,18 +159,9 @@ impl Block {
     }
 
     /// Instructions that lanes execute together: the group waits until all that are named have come.
-    #[allow(clippy::too_many_arguments)]
-    fn together(
-        &mut self,
-        cx: &mut Cx<'_>,
-        w: usize,
-        g: usize,
-        pc: u32,
-        group: u32,
-        mask: u32,
-        members: Members,
-        op: &Op,
-    ) -> bool {
+    fn together(&mut self, cx: &mut Cx<'_>, issue: Issue, members: Members, op: &Op) -> bool {
+        let Issue { at, g, group } = issue;
+        let At { w, mask, pc } = at;
         let mut g = g;
         if mask != group {
             // The lanes that the guard excludes go on alone.
@@ -191,14 +186,14 @@ impl Block {
             rest &= !same;
             let outside = same & !wanted;
             if outside != 0 {
-                self.finding(cx, w, pc, outside, FindingKind::BadMask, || {
+                self.finding(cx, at.of(outside), FindingKind::BadMask, || {
                     format!("the member mask {wanted:#010x} leaves these lanes out")
                 });
             }
             if wanted & live & !same != 0 {
                 continue;
             }
-            let at = self.warps[w].groups.iter().position(|other| other.mask & same != 0).unwrap_or(g);
+            let inside = self.warps[w].groups.iter().position(|other| other.mask & same != 0).unwrap_or(g);
             moved = true;
             match *op {
                 Op::Barrier { kind, id, count, .. } => {
@@ -209,18 +204,18 @@ impl Block {
                         warp.need(count, same);
                         warp.lane(count, first) as u32
                     });
-                    self.arrive(cx, w, at, same, pc, (kind, id, count));
+                    self.arrive(cx, at.of(same), inside, (kind, id, count));
                 }
                 _ => {
-                    if self.scalar(cx, w, pc, same, op) {
+                    if self.scalar(cx, at.of(same), op) {
                         // Nothing to do until something else changes.
                         let spin = &mut self.warps[w].spin;
                         spin.progress = cx.progress;
                         spin.spinning = true;
                         return false;
                     } else {
-                        let at = self.warps[w].groups.iter().position(|other| other.mask & same != 0).unwrap_or(at);
-                        self.advance(w, at, same, pc + 1);
+                        let inside = self.warps[w].groups.iter().position(|other| other.mask & same != 0).unwrap_or(inside);
+                        self.advance(w, inside, same, pc + 1);
                     }
                 }
             }
@@ -241,9 +236,10 @@ impl Block {
     }
 
     /// Everything that only changes state. True: try the same instruction again later.
-    fn scalar(&mut self, cx: &mut Cx<'_>, w: usize, pc: u32, mask: u32, op: &Op) -> bool {
+    fn scalar(&mut self, cx: &mut Cx<'_>, at: At, op: &Op) -> bool {
+        let At { w, mask, .. } = at;
         if cx.entry.wgmma {
-            self.check_pending(cx, w, pc, mask, op);
+            self.check_pending(cx, at, op);
         }
         let warp = &mut self.warps[w];
         match *op {
@@ -257,7 +253,7 @@ impl Block {
                         lanes(mask).filter(|&lane| warp.lane(b, lane) << (64 - bits) == 0).fold(0, |set, lane| set | 1 << lane);
                     warp.int(mask, op, ty, sat, [d, a, b]);
                     if zero != 0 {
-                        self.finding(cx, w, pc, zero, FindingKind::DivideByZero, || "the divisor is zero".to_owned());
+                        self.finding(cx, at.of(zero), FindingKind::DivideByZero, || "the divisor is zero".to_owned());
                     }
                 } else {
                     warp.int(mask, op, ty, sat, [d, a, b]);
@@ -373,15 +369,15 @@ impl Block {
                 }
                 warp.wrote(d, mask);
             }
-            Op::Load(ref access) => self.load(cx, w, mask, pc, access),
-            Op::Store(ref access) => self.store(cx, w, mask, pc, access),
-            Op::Atomic(ref atomic) => self.atomic(cx, w, mask, pc, atomic),
+            Op::Load(ref access) => self.load(cx, at, access),
+            Op::Store(ref access) => self.store(cx, at, access),
+            Op::Atomic(ref atomic) => self.atomic(cx, at, atomic),
             Op::Trap => {
-                self.finding(cx, w, pc, mask, FindingKind::Trap, || "`trap` was executed".to_owned());
+                self.finding(cx, at, FindingKind::Trap, || "`trap` was executed".to_owned());
                 cx.report.stop();
             }
             Op::Assert { ref function } => {
-                self.finding(cx, w, pc, mask, FindingKind::Trap, || format!("`{function}` was called"));
+                self.finding(cx, at, FindingKind::Trap, || format!("`{function}` was called"));
                 cx.report.stop();
             }
             Op::WarpSync { .. } => {
@@ -390,7 +386,7 @@ impl Block {
                 self.tick(w);
             }
             Op::Fence { order, scope } => self.fence(w, order, scope),
-            Op::Shuffle { mode, d, p, a, b, c, .. } => self.shuffle(cx, w, mask, pc, mode, [d, p, a, b, c]),
+            Op::Shuffle { mode, d, p, a, b, c, .. } => self.shuffle(cx, at, mode, [d, p, a, b, c]),
             Op::Vote { mode, d, p, .. } => self.vote(w, mask, mode, d, p),
             Op::Match { all, ty, d, p, a, .. } => self.match_lanes(w, mask, all, ty, [d, p, a]),
             Op::Redux { op, ty, d, a, .. } => self.reduce(w, mask, op, ty, d, a),
@@ -401,7 +397,7 @@ impl Block {
                 let other = lanes(mask).filter(|&lane| warp.lane(rank, lane) != 0).fold(0, |set, lane| set | 1 << lane);
                 warp.mov(mask, d, a);
                 if other != 0 {
-                    self.finding(cx, w, pc, other, FindingKind::Undefined, || {
+                    self.finding(cx, at.of(other), FindingKind::Undefined, || {
                         "there is no other block in the cluster".to_owned()
                     });
                 }
@@ -413,10 +409,20 @@ impl Block {
             // What was written, or initialised, becomes visible to asynchronous copies and tensor cores.
             Op::FenceProxyAsync | Op::FenceMbarrierInit => self.knowledge[w].fence_proxy(),
             Op::Branch { .. } | Op::BranchIndex { .. } | Op::Return | Op::Exit | Op::Barrier { .. } => {}
-            _ => return self.asynchronous(cx, w, mask, pc, op),
+            _ => return self.asynchronous(cx, at, op),
         }
         false
     }
+}
+
+/// An instruction that a group of lanes has come to: `at` are the lanes that its guard lets through.
+#[derive(Clone, Copy)]
+struct Issue {
+    at: At,
+    /// The group's index.
+    g: usize,
+    /// All lanes of the group.
+    group: u32,
 }
 
 /// Which lanes an instruction needs to be there.

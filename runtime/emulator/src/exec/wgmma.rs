@@ -1,62 +1,20 @@
 //! `wgmma.mma_async`: a quarter of a warpgroup's product in each warp, under way until it is waited for (PTX ISA 9.7.15).
 
 use crate::checks::race::PENDING_READ;
-use crate::exec::access::Touch;
-use crate::exec::block::Block;
 use crate::exec::matrix::{each_element, integer_element, integer_sum};
+use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
-use crate::launch::Cx;
 use crate::numbers::float::{F16, decode, f32_to_f16};
 use crate::numbers::numerics::{Element, Unit, dot};
+use crate::state::block::Block;
 use crate::state::clocks::UNKNOWN;
+use crate::state::place::Touch;
+use crate::state::run::Cx;
 use crate::state::shared::Read;
 use crate::state::tensor_map::Swizzle;
 use crate::state::warp::{ALL, LANES, lanes};
-use crate::text::ins::{MmaTy, Op, Reg, Wgmma, WgmmaA};
-use crate::types::Ty;
-
-/// What wrote a register last, as far as `wgmma.fence` depends on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Origin {
-    #[default]
-    Settled,
-    /// Ordinary instructions, since the last fence.
-    Ordinary,
-    Wgmma,
-}
-
-/// The wgmma of one warp.
-#[derive(Debug, Default)]
-pub(crate) struct InFlight {
-    pub(crate) committed: u32,
-    /// Groups up to this one were waited for.
-    done: u32,
-    /// For each register the group that still owns it, or 0.
-    owner: Vec<u32>,
-    origin: Vec<Origin>,
-    dirty: Vec<Reg>,
-    /// The 16-byte units of shared memory that each instruction reads, with its group.
-    pub(crate) records: Vec<(u32, Vec<u32>)>,
-}
-
-impl InFlight {
-    pub(crate) fn new(registers: usize) -> InFlight {
-        InFlight { owner: vec![0; registers], origin: vec![Origin::Settled; registers], ..InFlight::default() }
-    }
-
-    pub(crate) fn fence(&mut self) {
-        for reg in self.dirty.drain(..) {
-            let origin = &mut self.origin[reg as usize];
-            if *origin == Origin::Ordinary {
-                *origin = Origin::Settled;
-            }
-        }
-    }
-
-    fn pending(&self, reg: Reg) -> bool {
-        self.owner.get(reg as usize).is_some_and(|&owner| owner > self.done)
-    }
-}
+use crate::text::ins::{Op, Reg, Wgmma, WgmmaA};
+use crate::types::{MmaTy, Ty};
 
 /// A matrix descriptor of shared memory (PTX ISA 9.7.15.5.1.2).
 #[derive(Clone, Copy, Debug)]
@@ -118,53 +76,43 @@ struct Operand {
 
 impl Block {
     /// Scalar instructions while wgmma is about: its registers are not to be touched, and writes are remembered.
-    pub(crate) fn check_pending(&mut self, cx: &mut Cx<'_>, w: usize, pc: u32, mask: u32, op: &Op) {
+    pub(crate) fn check_pending(&mut self, cx: &mut Cx<'_>, at: At, op: &Op) {
+        let At { w, .. } = at;
         let flight = &mut self.agents.wgmma[w];
-        if let Op::Mov { d, a } = *op {
-            // A move only renames: ptxas keeps accumulators in place, and LLVM ties operands with moves.
-            if let (Some(&owner), Some(&origin)) = (flight.owner.get(a as usize), flight.origin.get(a as usize))
-                && origin == Origin::Wgmma
-                && (d as usize) < flight.owner.len()
-            {
-                flight.owner[d as usize] = owner;
-                flight.origin[d as usize] = Origin::Wgmma;
-                return;
-            }
+        if let Op::Mov { d, a } = *op
+            && flight.renames(d, a)
+        {
+            return;
         }
         let mut touched = None;
         let mut written = Vec::new();
         op.each_register(|reg, write| {
-            if flight.pending(reg) {
+            if flight.owns(reg) {
                 touched = Some(reg);
             }
-            if write && (reg as usize) < flight.origin.len() {
+            if write {
                 written.push(reg);
             }
         });
-        for reg in written {
-            flight.origin[reg as usize] = Origin::Ordinary;
-            flight.owner[reg as usize] = 0;
-            flight.dirty.push(reg);
-        }
+        written.into_iter().for_each(|reg| flight.write(reg));
         if let Some(reg) = touched {
             let name = cx.entry.register_names.get(reg as usize).cloned().unwrap_or_default();
-            self.finding(cx, w, pc, mask, FindingKind::AsyncPending, || {
-                format!("`{name}` belongs to a wgmma that was not waited for")
-            });
+            self.finding(cx, at, FindingKind::AsyncPending, || format!("`{name}` belongs to a wgmma that was not waited for"));
         }
     }
 
-    pub(crate) fn wgmma(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, pc: u32, wgmma: &Wgmma) {
+    pub(crate) fn wgmma(&mut self, cx: &mut Cx<'_>, at: At, wgmma: &Wgmma) {
+        let At { w, mask, .. } = at;
         if mask != ALL {
-            self.finding(cx, w, pc, mask, FindingKind::BadMask, || "wgmma needs all 32 lanes".to_owned());
+            self.finding(cx, at, FindingKind::BadMask, || "wgmma needs all 32 lanes".to_owned());
         }
         if self.warps.len() < (w / 4 + 1) * 4 {
-            self.finding(cx, w, pc, mask, FindingKind::Undefined, || "wgmma needs a warpgroup of 4 warps".to_owned());
+            self.finding(cx, at, FindingKind::Undefined, || "wgmma needs a warpgroup of 4 warps".to_owned());
         }
         let integral = wgmma.a_ty.integral();
         let scale = self.warps[w].pred(wgmma.scale_d, mask);
         if scale != 0 && scale != mask {
-            self.finding(cx, w, pc, mask, FindingKind::Undefined, || "scale-d differs between lanes".to_owned());
+            self.finding(cx, at, FindingKind::Undefined, || "scale-d differs between lanes".to_owned());
         }
         let adds = scale != 0;
         let (n, k) = (usize::from(wgmma.n), usize::from(wgmma.k));
@@ -174,13 +122,13 @@ impl Block {
             WgmmaA::Descriptor(_) => &[],
         };
         for &reg in wgmma.d.iter().chain(a_regs) {
-            if self.agents.wgmma[w].origin[reg as usize] == Origin::Ordinary {
+            if self.agents.wgmma[w].is_unfenced(reg) {
                 unfenced.push(reg);
             }
         }
         if let Some(&reg) = unfenced.first() {
             let name = cx.entry.register_names.get(reg as usize).cloned().unwrap_or_default();
-            self.finding(cx, w, pc, mask, FindingKind::MissingWgmmaFence, || {
+            self.finding(cx, at, FindingKind::MissingWgmmaFence, || {
                 format!("`{name}` was written by an ordinary instruction since the last `wgmma.fence`")
             });
         }
@@ -193,7 +141,7 @@ impl Block {
         let mut units = Vec::new();
         let a_operand = Operand { ty: wgmma.a_ty, transpose: wgmma.transpose_a, first_row: 16 * (w as u64 % 4), rows: 16, k };
         let a = match &wgmma.a {
-            WgmmaA::Descriptor(reg) => self.operand(cx, (w, pc, mask), *reg, a_operand, &mut units),
+            WgmmaA::Descriptor(reg) => self.operand(cx, at, *reg, a_operand, &mut units),
             WgmmaA::Registers(regs) => {
                 let mut bits = vec![0; 16 * k];
                 for lane in 0..LANES {
@@ -205,22 +153,14 @@ impl Block {
             }
         };
         let b_operand = Operand { ty: wgmma.b_ty, transpose: wgmma.transpose_b, first_row: 0, rows: n, k };
-        let b = self.operand(cx, (w, pc, mask), wgmma.b_desc, b_operand, &mut units);
+        let b = self.operand(cx, at, wgmma.b_desc, b_operand, &mut units);
         cx.counters.wgmma_flops += 2 * 16 * n as u64 * k as u64;
         if integral {
             self.integer_product(w, mask, wgmma, &a, &b, adds);
         } else {
             self.float_product(cx, w, mask, wgmma, &a, &b, adds);
         }
-        let flight = &mut self.agents.wgmma[w];
-        let group = flight.committed + 1;
-        for &reg in wgmma.d.iter().chain(a_regs) {
-            flight.owner[reg as usize] = group;
-        }
-        for &reg in &wgmma.d {
-            flight.origin[reg as usize] = Origin::Wgmma;
-        }
-        flight.records.push((group, units));
+        self.agents.wgmma[w].start(&wgmma.d, a_regs, units);
         for &reg in &wgmma.d {
             self.warps[w].wrote(reg, mask);
         }
@@ -228,14 +168,8 @@ impl Block {
     }
 
     /// The raw elements of an operand in shared memory, row by row, with all checks of an asynchronous read.
-    fn operand(
-        &mut self,
-        cx: &mut Cx<'_>,
-        (w, pc, mask): (usize, u32, u32),
-        reg: Reg,
-        operand: Operand,
-        units: &mut Vec<u32>,
-    ) -> Vec<u32> {
+    fn operand(&mut self, cx: &mut Cx<'_>, at: At, reg: Reg, operand: Operand, units: &mut Vec<u32>) -> Vec<u32> {
+        let At { w, mask, pc } = at;
         let Operand { ty, transpose, first_row, rows, k } = operand;
         let mut out = vec![0; rows * k];
         self.warps[w].need(reg, mask);
@@ -243,26 +177,26 @@ impl Block {
         let first = mask.trailing_zeros() as usize % LANES;
         let bits = values[first];
         if lanes(mask).any(|lane| values[lane] != bits) {
-            self.finding(cx, w, pc, mask, FindingKind::BadDescriptor, || "the descriptor differs between lanes".to_owned());
+            self.finding(cx, at, FindingKind::BadDescriptor, || "the descriptor differs between lanes".to_owned());
         }
         let descriptor = Descriptor::new(bits);
         if descriptor.base_offset != 0 {
-            self.finding(cx, w, pc, mask, FindingKind::BadDescriptor, || "a base offset other than 0 is not modelled".to_owned());
+            self.finding(cx, at, FindingKind::BadDescriptor, || "a base offset other than 0 is not modelled".to_owned());
             return out;
         }
         let element = ty.bytes() as usize;
         let per = 16 / element;
         let touch = Touch { w, lane: first, pc, bytes: 16, strength: 0 };
-        let mut read = |block: &mut Block, at: u64| -> [u8; 16] {
+        let mut read = |block: &mut Block, from: u64| -> [u8; 16] {
             let mut bytes = [0; 16];
-            if block.shared.holds(at, 16) {
-                block.async_unit(cx, touch, at as usize);
-                bytes.copy_from_slice(&block.shared.data[at as usize..at as usize + 16]);
-                units.push(at as u32);
+            if block.shared.holds(from, 16) {
+                block.async_unit(cx, touch, from as usize);
+                bytes.copy_from_slice(&block.shared.data[from as usize..from as usize + 16]);
+                units.push(from as u32);
             } else {
                 let size = block.shared.data.len();
-                block.finding(cx, w, pc, mask, FindingKind::OutOfBounds, || {
-                    format!("the descriptor reaches byte {at} of {size} bytes of shared memory")
+                block.finding(cx, at, FindingKind::OutOfBounds, || {
+                    format!("the descriptor reaches byte {from} of {size} bytes of shared memory")
                 });
             }
             bytes
@@ -298,11 +232,10 @@ impl Block {
             self.shared.note_read(word, Read { reader, clock: PENDING_READ, mask: 0xf, lane: UNKNOWN });
         }
         if clean && !self.shared.initialised(at, 16) {
-            self.finding(cx, touch.w, touch.pc, ALL, FindingKind::UninitialisedShared, || format!("byte {at} of shared memory"));
+            self.finding(cx, touch.at().of(ALL), FindingKind::UninitialisedShared, || format!("byte {at} of shared memory"));
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn float_product(&mut self, cx: &Cx<'_>, w: usize, mask: u32, wgmma: &Wgmma, a: &[u32], b: &[u32], adds: bool) {
         let numerics = cx.options.numerics;
         let k = usize::from(wgmma.k);
@@ -365,11 +298,11 @@ impl Block {
         self.settle_wgmma(w, left, None);
         if !cx.options.strict_wgmma {
             // The relaxed reading: what one warp of the group has waited for, none of them still reads.
-            let done = self.agents.wgmma[w].done;
+            let done = self.agents.wgmma[w].done();
             let clock = self.clock(w);
             let group = w / 4 * 4..(w / 4 * 4 + 4).min(self.warps.len());
             for other in group.filter(|&other| other != w) {
-                let behind = self.agents.wgmma[other].committed.saturating_sub(done);
+                let behind = self.agents.wgmma[other].behind(done);
                 self.settle_wgmma(other, behind, Some(clock));
             }
         }
@@ -380,26 +313,15 @@ impl Block {
     fn settle_wgmma(&mut self, w: usize, left: u32, relaxed: Option<u32>) {
         let clock = self.clock(w);
         let reader = (self.warps.len() + w) as u8;
-        let flight = &mut self.agents.wgmma[w];
-        let done = flight.committed.saturating_sub(left).max(flight.done);
-        if relaxed.is_none() {
-            flight.done = done;
-        }
-        let records = std::mem::take(&mut flight.records);
-        let (over, rest) = records.into_iter().partition(|(group, _)| *group <= done);
-        flight.records = rest;
-        let over: Vec<(u32, Vec<u32>)> = over;
+        let over = self.agents.wgmma[w].settle(left, relaxed.is_none());
         let to = if relaxed.is_some() { None } else { Some(clock) };
-        for (_, units) in &over {
-            for &at in units {
-                for word in at as usize / 4..at as usize / 4 + 4 {
-                    self.shared.settle_read(word, reader, PENDING_READ, to);
-                }
+        for at in over {
+            for word in at as usize / 4..at as usize / 4 + 4 {
+                self.shared.settle_read(word, reader, PENDING_READ, to);
             }
         }
         // A later group may read the same bytes and is still at it.
-        let flight = &self.agents.wgmma[w];
-        let again: Vec<u32> = flight.records.iter().flat_map(|(_, units)| units.iter().copied()).collect();
+        let again: Vec<u32> = self.agents.wgmma[w].units().collect();
         for at in again {
             for word in at as usize / 4..at as usize / 4 + 4 {
                 self.shared.note_read(word, Read { reader, clock: PENDING_READ, mask: 0xf, lane: UNKNOWN });

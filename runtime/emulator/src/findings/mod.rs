@@ -1,5 +1,6 @@
 //! What a launch found and what it counted.
 
+pub(crate) mod at;
 pub(crate) mod counters;
 pub(crate) mod finding;
 pub(crate) mod json;

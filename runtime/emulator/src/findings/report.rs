@@ -1,10 +1,12 @@
 //! Collects findings while a launch runs, and hands them over as a [`Report`] at its end.
 
+use crate::findings::finding::FindingKind;
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::findings::at::At;
 use crate::findings::counters::Counters;
-use crate::findings::finding::{Finding, FindingKind};
+use crate::findings::finding::Finding;
 use crate::findings::json;
 use crate::text::module::{Entry, Position};
 
@@ -84,17 +86,9 @@ impl Recorder {
     }
 
     #[cold]
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn add(
-        &mut self,
-        entry: &Entry,
-        kind: FindingKind,
-        pc: u32,
-        block: [u32; 3],
-        warp: u32,
-        lanes: u32,
-        message: impl FnOnce() -> String,
-    ) {
+    pub(crate) fn add(&mut self, entry: &Entry, kind: FindingKind, block: [u32; 3], at: At, message: impl FnOnce() -> String) {
+        let At { w, mask: lanes, pc } = at;
+        let warp = w as u32;
         if let Some(&index) = self.seen.get(&(kind, pc)) {
             let known = &mut self.findings[index];
             known.count += 1;

@@ -4,22 +4,8 @@
 //! exponent, cut off after a fixed number of fraction bits, added exactly, and cut off once more to the result.
 
 use crate::numbers::float::{E4M3, E5M2, F16, decode, encode, exponent, narrow, round_to};
-use crate::text::ins::MmaTy;
-use crate::types::{Round, Ty};
-
-/// How `mma` and `wgmma` add up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Numerics {
-    /// Multiply-adds in f32, in order of k: fast.
-    #[default]
-    Plain,
-    /// The published bit-level model of Ampere (`sm_80`, `sm_86`).
-    Ampere,
-    /// The published bit-level model of Ada (`sm_89`).
-    Ada,
-    /// The published bit-level model of Hopper (`sm_90`); Blackwell's `mma.sync` is the same.
-    Hopper,
-}
+use crate::options::Numerics;
+use crate::types::{MmaTy, Round, Ty};
 
 /// Which instruction a dot product belongs to: Hopper's two differ for fp8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use crate::text::body::Body;
 use crate::text::decode_memory::hints;
 use crate::text::decode_warp::matrix_type;
 use crate::text::form::Form;
-use crate::text::ins::{Arrive, AtomicOp, Bulk, Direction, MbarrierTest, MmaTy, Op, SINK, Wgmma, WgmmaA};
+use crate::text::ins::{Arrive, AtomicOp, Bulk, Direction, MbarrierTest, Op, SINK, Wgmma, WgmmaA};
 use crate::text::module::{ParseError, Preset};
 use crate::text::operand::OperandKind;
-use crate::types::{Space, Ty};
+use crate::types::{MmaTy, Space, Ty};
 
 pub(crate) fn decode_async(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
     match form.name {

@@ -2,9 +2,9 @@
 
 use crate::text::body::Body;
 use crate::text::form::Form;
-use crate::text::ins::{Mma, MmaTy, Op, ReduceOp, ShuffleMode, VoteMode};
+use crate::text::ins::{Mma, Op, ReduceOp, ShuffleMode, VoteMode};
 use crate::text::module::ParseError;
-use crate::types::Ty;
+use crate::types::{MmaTy, Ty};
 
 pub(crate) fn decode_warp(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Option<Op>, ParseError> {
     Ok(Some(match form.name {

@@ -3,8 +3,8 @@
 
 use crate::text::module::Position;
 use crate::types::{
-    Compare, Convert, FloatMode, FloatOp, FloatTest, FloatUnary, IntOp, IntUnary, Logic, MadOp, Order, PermuteMode, Scope, Space,
-    Ty,
+    Compare, Convert, FloatMode, FloatOp, FloatTest, FloatUnary, IntOp, IntUnary, Logic, MadOp, MmaTy, Order, PermuteMode, Scope,
+    Space, Ty,
 };
 
 /// A slot of a warp's 64-bit registers.
@@ -139,32 +139,6 @@ pub(crate) struct Mma {
     pub(crate) a: Box<[Reg]>,
     pub(crate) b: Box<[Reg]>,
     pub(crate) c: Box<[Reg]>,
-}
-
-/// Element types of matrix operands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MmaTy {
-    F16,
-    Bf16,
-    Tf32,
-    E4m3,
-    E5m2,
-    S8,
-    U8,
-}
-
-impl MmaTy {
-    pub(crate) fn bytes(self) -> u32 {
-        match self {
-            MmaTy::F16 | MmaTy::Bf16 => 2,
-            MmaTy::Tf32 => 4,
-            MmaTy::E4m3 | MmaTy::E5m2 | MmaTy::S8 | MmaTy::U8 => 1,
-        }
-    }
-
-    pub(crate) fn integral(self) -> bool {
-        matches!(self, MmaTy::S8 | MmaTy::U8)
-    }
 }
 
 /// Operands of `wgmma.mma_async` (PTX ISA 9.7.15).

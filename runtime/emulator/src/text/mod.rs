@@ -12,3 +12,4 @@ pub(crate) mod module;
 pub(crate) mod mutate;
 pub(crate) mod operand;
 pub(crate) mod parse;
+pub(crate) mod registers;
