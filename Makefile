@@ -27,8 +27,12 @@ demo: setup ## Compile a small layer, run it on this CPU and show what happened.
 	@scripts/demo.sh
 
 .PHONY: test
-test: setup ## Run every test. Needs no GPU and no network; what is skipped is named at the end.
+test: setup ## Run the tests, of trials on many specs a sample. Needs no GPU and no network; what is skipped is named at the end.
 	@scripts/test.sh
+
+.PHONY: test-all
+test-all: setup ## Run every test, without sampling.
+	@scripts/test.sh all
 
 .PHONY: test-quick
 test-quick: setup ## Run the tests that take seconds: under three minutes where everything is built.

@@ -1,13 +1,12 @@
 //! Every operation on every host, bit for bit against plain Rust (and the `half` crate).
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-mod small_kernels;
-
+use crate::small_kernels;
+use crate::small_kernels::{array, hosts, load, map, program, zip_all};
 use half::{bf16, f16};
 use moec_ir::DType::{BF16, F16, F32, I32, I64};
 use moec_ir::Machine;
 use moec_ir::kernel::{Builder, Value};
-use small_kernels::{array, hosts, load, map, program, zip_all};
 
 /// Equal bits, or NaN both.
 fn same(a: f32, b: f32) -> bool {

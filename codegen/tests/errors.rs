@@ -1,13 +1,11 @@
 //! What is refused, and how it is said.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-mod small_kernels;
-
+use crate::small_kernels::{program, vector_add};
 use moec_codegen::{Error, Options, codegen};
 use moec_ir::DType::{BF16, F32, I32};
 use moec_ir::Machine;
 use moec_ir::kernel::{Builder, Kernel, Stmt};
-use small_kernels::{program, vector_add};
 
 fn refused(kernels: Vec<Kernel>, machine: &str) -> String {
     let error = codegen(&program(kernels), &Machine::named(machine).unwrap(), &Options::default()).unwrap_err();

@@ -1,11 +1,9 @@
 //! Kernels compiled for the host and run, against plain Rust: control flow, memory, and the entry's contract.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-mod small_kernels;
-
+use crate::small_kernels::{Arg, array, gemm_row, histogram, hosts, load, map, program, vector_add};
 use moec_ir::DType::{F32, I32};
 use moec_ir::kernel::Builder;
-use small_kernels::{Arg, array, gemm_row, histogram, hosts, load, map, program, vector_add};
 
 #[test]
 fn vector_add_with_a_tail() {

@@ -1,11 +1,9 @@
 //! Kernels compiled to PTX: what the text says, and that NVIDIA's assembler takes it where it is found.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-mod small_kernels;
-
+use crate::small_kernels::*;
 use moec_codegen::{Image, Options, Ptxas, codegen};
 use moec_ir::kernel::Kernel;
-use small_kernels::*;
 
 /// A kernel of each kind of effect.
 fn kernels() -> Vec<Kernel> {

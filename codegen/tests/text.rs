@@ -1,11 +1,9 @@
 //! What is said to LLVM, before its optimiser: whole, for two small kernels on two machines.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-mod small_kernels;
-
+use crate::small_kernels::{block_sum, gemm_row, program, vector_add};
 use moec_codegen::{assembly, llvm_text, llvm_version};
 use moec_ir::Machine;
-use small_kernels::{block_sum, gemm_row, program, vector_add};
 
 #[test]
 fn block_sum_on_a_gpu() {

@@ -3,11 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::fs;
 
-use command::{folder, moec_in, product, write};
+use crate::command;
+use crate::command::{folder, moec_in, product, write};
 use moec_runtime::package::Dtype;
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Tensor};

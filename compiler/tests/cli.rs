@@ -2,13 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use command::{example, folder, moec, moec_in, moec_with_input, product, stderr, stdout, write};
+use crate::command::{example, folder, moec, moec_in, moec_with_input, product, stderr, stdout, write};
 
 const TINY: &str = include_str!("../../examples/specs/tiny.toml");
 

@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::path::Path;
 
-use command::{folder, moec_in, product, stderr, stdout, write};
+use crate::command::{folder, moec_in, product, stderr, stdout, write};
 use moec_runtime::package::Dtype;
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Tensor};

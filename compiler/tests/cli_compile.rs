@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::fs;
 use std::process::Command;
 
-use command::{example, folder, moec_in, names_in, product, settled, start, stderr, stdout, write};
+use crate::command::{example, folder, moec_in, names_in, product, settled, start, stderr, stdout, write};
 
 #[test]
 fn a_package_is_what_it_writes() {

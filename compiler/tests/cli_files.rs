@@ -3,14 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use command::{example, fixture, folder, moec_in, product, start, stderr, stdout, write};
+use crate::command;
+use crate::command::{example, fixture, folder, moec_in, product, start, stderr, stdout, write};
 use moec_runtime::package::Dtype;
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Package, Tensor, package};

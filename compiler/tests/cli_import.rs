@@ -2,11 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::path::Path;
 
-use command::{fixture, folder, moec_in, names_in, product, stderr, stdout};
+use crate::command;
+use crate::command::{fixture, folder, moec_in, names_in, product, stderr, stdout};
 
 /// moec, in the folder of the published configs.
 fn moec(arguments: &[&str]) -> std::process::Output {

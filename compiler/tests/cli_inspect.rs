@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::fs;
 
-use command::{example, folder, moec_in, product, settled, stderr, write};
+use crate::command::{example, folder, moec_in, product, settled, stderr, write};
 
 #[test]
 fn every_kind_of_file() {

@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use command::{example, moec, moec_in, product, start, stderr};
+use crate::command;
+use crate::command::{example, moec, moec_in, product, start, stderr};
 use moec_runtime::Package;
 use moec_runtime::package::{self, Extent, Role};
 

@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::fs;
 
-use command::{example, folder, moec_in, product, start, stderr, stdout, write};
+use crate::command::{example, folder, moec_in, product, start, stderr, stdout, write};
 
 /// The graph of the tiny example, and its folder.
 fn tiny() -> tempfile::TempDir {

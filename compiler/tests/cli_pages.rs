@@ -2,13 +2,11 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use command::{folder, stdout};
+use crate::command::{folder, stdout};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const PAGES: [(&str, &str); 4] = [

@@ -3,12 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::fs;
 use std::path::Path;
 
-use command::{fixture, folder, moec_in, product, stderr, write};
+use crate::command::{fixture, folder, moec_in, product, stderr, write};
 use moec_runtime::package::Dtype;
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Tensor};

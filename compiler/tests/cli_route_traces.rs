@@ -3,11 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::path::Path;
 
-use command::{folder, moec_in, product, stderr, write};
+use crate::command::{folder, moec_in, product, stderr, write};
 use moec_runtime::Tensor;
 use moec_runtime::package::Dtype;
 use moec_runtime::weights::to_safetensors;

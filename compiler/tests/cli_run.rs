@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::fs;
 use std::path::Path;
 
-use command::{example, fixture, folder, moec_in, product, settled, start, stderr, stdout, write};
+use crate::command::{example, fixture, folder, moec_in, product, settled, start, stderr, stdout, write};
 use moec_runtime::package::Dtype;
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Tensor};

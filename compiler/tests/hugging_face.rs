@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::command;
 use moec::diagnostics::{Code, Diagnostic, Source};
 use moec::hugging_face::{self, Block, not_carried, preset, presets};
 use moec::spec;

@@ -4,13 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use command::{folder, moec_in, product, stderr, stdout};
+use crate::command;
+use crate::command::{folder, moec_in, product, stderr, stdout};
 use moec::diagnostics::{Code, Diagnostic, Source};
 use moec::hugging_face::{self, Block, Checked};
 use moec_runtime::Checkpoint;

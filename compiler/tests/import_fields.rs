@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod command;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use crate::command;
 use moec::diagnostics::{Code, Diagnostic, Source};
 use moec::hugging_face::{self, Block};
 use serde_json::{Value, json};

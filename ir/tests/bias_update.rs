@@ -1,8 +1,6 @@
 //! The update of the correction bias, against its formula worked out by hand; and what an update may write.
 
-mod layer;
-
-use layer::parse;
+use crate::layer::parse;
 use moec_ir::kernel::{self, Argument, Memory, Program, Role, interp_kernel};
 use moec_ir::machine::MACHINES;
 use moec_ir::schedule::{ScheduleError, schedule, with_bias_update};

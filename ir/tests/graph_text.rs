@@ -1,8 +1,5 @@
 //! Graphs as text: what is printed is read back, what is not a graph is refused where it is wrong, and nothing panics.
 
-mod graph_random;
-mod oracle;
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -11,7 +8,8 @@ use moec_ir::graph::{Node, Op, parse, print, print_with_violations, verify};
 use moec_ir::rewrite::rewrite;
 use proptest::prelude::*;
 
-use oracle::{Random, typed};
+use crate::graph_random;
+use crate::oracle::{Random, typed};
 
 #[test]
 fn random_graphs_round_trip_and_are_rewritten_to_equal_ones() {

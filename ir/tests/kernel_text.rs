@@ -1,7 +1,6 @@
 //! Kernels as text: out and in again, on random kernels and on anything at all.
 
-mod random;
-
+use crate::random;
 use moec_ir::Machine;
 use moec_ir::kernel::parse::parse_kernel;
 use moec_ir::kernel::{Builder, Program, parse, print, print_kernel};

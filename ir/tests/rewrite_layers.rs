@@ -1,8 +1,6 @@
 //! Whole layers (`tests/text/graph/layer_*.moe`) through the rewriting: equal under the interpreter, only ops that
 //! `schedule` takes, the same every time, and snapshots of what becomes of them.
 
-mod oracle;
-
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -11,7 +9,7 @@ use moec_ir::graph::{Attr, Node, Op, Typed, parse, print, verify};
 use moec_ir::rewrite::{Rewritten, graph_cost, rewrite, why};
 use moec_ir::{Dims, Machine, Tiling};
 
-use oracle::{Numbers, inputs, output, same, typed};
+use crate::oracle::{Numbers, inputs, output, same, typed};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/text/graph");
 const MACHINES: [&str; 3] = ["sm_90a", "sm_80", "x86-64-v4"];

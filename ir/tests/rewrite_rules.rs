@@ -1,9 +1,6 @@
 //! Every rule alone: that it fires, what it makes, and that both sides are equal on random numbers, ties, infinities and
 //! NaN included. For a rule with a condition: where it must not fire.
 
-mod oracle;
-mod rewrite_cases;
-
 use std::collections::BTreeSet;
 
 use egg::Id;
@@ -11,8 +8,8 @@ use moec_ir::graph::{Attr, Node, Typed, print};
 use moec_ir::rewrite::{Rule, rewrite_with, rules};
 use moec_ir::{Dims, Machine};
 
-use oracle::{Numbers, inputs, same, typed};
-use rewrite_cases::{Case, UNCHANGED, cases};
+use crate::oracle::{Numbers, inputs, same, typed};
+use crate::rewrite_cases::{Case, UNCHANGED, cases};
 
 const TOKENS: [u64; 3] = [1, 64, 4096];
 

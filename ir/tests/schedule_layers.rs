@@ -1,9 +1,7 @@
 //! Whole layers: every op of the normal form, scheduled for every machine, verified, run, and compared with the graph's
 //! interpreter; and what has no program says why.
 
-mod layer;
-
-use layer::{Random, distance, params, parse, program, run};
+use crate::layer::{Random, distance, params, parse, program, run};
 use moec_ir::graph::{Tensor, Value, interp};
 use moec_ir::kernel::{Buffer, Role, verify::verify};
 use moec_ir::machine::MACHINES;

@@ -1,12 +1,11 @@
 //! The kernels `route` and `sort` against the graph's interpreter, on many small configurations: what is picked, with what
 //! weight, and where each pair goes.
 
-mod layer;
-
 use std::collections::BTreeMap;
 
-use layer::{Random, distance, params, parse, run};
+use crate::layer::{Random, distance, params, parse, program, run, run_program};
 use moec_ir::graph::{Attr, Balance, Losses, NO_EXPERT, Observation, Tensor, Typed, Value, interp};
+use moec_ir::kernel::Program;
 use moec_ir::{Dims, Machine};
 
 /// A layer whose routing is in question; what follows it is as small as can be.
@@ -242,6 +241,18 @@ fn machines() -> impl Iterator<Item = Machine> {
     MACHINES.into_iter().filter_map(Machine::named)
 }
 
+/// The layer's programs, with the first machine of those that have the same one: it would compute the same.
+fn programs(layer: &Typed) -> Vec<(Machine, Program)> {
+    let mut programs: Vec<(Machine, Program)> = Vec::new();
+    for machine in machines() {
+        let program = program(layer, &machine);
+        if !programs.iter().any(|(of, known)| of.is_gpu() == machine.is_gpu() && *known == program) {
+            programs.push((machine, program));
+        }
+    }
+    programs
+}
+
 /// Whether numbers other than NaN and infinities are at stake.
 #[derive(Clone, Copy, PartialEq)]
 enum Numbers {
@@ -254,9 +265,9 @@ fn check(case: &Case, given: &BTreeMap<String, Tensor>, numbers: Numbers) {
     let layer = case.layer();
     let expected = interp(&layer, given, case.dims).expect("the interpreter runs every graph");
     let Some(Value::Routing(routing)) = expected.iter().find(|v| matches!(v, Value::Routing(_))) else { panic!("no routing") };
-    for machine in machines() {
+    for (machine, program) in programs(&layer) {
         let about = format!("{} {:?} {} {}\n{}", machine.name, case.dims, case.experts, case.assignment, case.body);
-        let out = run(&layer, &machine, case.dims, given);
+        let out = run_program(&layer, program, &machine, case.dims, given);
         let expert = |e: &usize| if *e == NO_EXPERT { -1 } else { *e as i32 };
         let picked: Vec<i32> = routing.picks.expert_of_pair.iter().map(expert).collect();
         let tokens = picked.iter().step_by(case.top_k).filter(|e| **e >= 0).count();
@@ -531,8 +542,8 @@ fn check_losses(case: &Case, given: &BTreeMap<String, Tensor>, rule: &Losses) {
     let Some(Value::Routing(routing)) = values.iter().find(|v| matches!(v, Value::Routing(_))) else { panic!("no routing") };
     let observation = Observation::of(&case.row("$0", given), &case.row("s", given), &routing.picks);
     let expected = observation.losses(&routing.picks, rule, case.dims);
-    for machine in machines() {
-        let out = run(&layer, &machine, case.dims, given);
+    for (machine, program) in programs(&layer) {
+        let out = run_program(&layer, program, &machine, case.dims, given);
         let about = format!("{} {:?} {rule:?} {}", machine.name, case.dims, case.masked);
         if let Some(counted) = &routing.picks.counted {
             let counted: Vec<i32> = counted.iter().map(|e| if *e == NO_EXPERT { -1 } else { *e as i32 }).collect();

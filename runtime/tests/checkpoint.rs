@@ -1,13 +1,11 @@
 //! Checkpoints as people have them: one file, an index of several, a folder; and everything that is given in their place.
 #![allow(clippy::unwrap_used)]
 
-mod fixture;
-
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use fixture::floats;
+use crate::fixture::floats;
 use moec_runtime::package::Dtype;
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Error, Tensor};

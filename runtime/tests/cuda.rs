@@ -5,13 +5,12 @@
 #![allow(clippy::unwrap_used)]
 #![allow(unsafe_code, reason = "a stream of the caller is a pointer and a promise")]
 
-mod fixture;
-
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use fixture::{w, x, y};
+use crate::fixture;
+use crate::fixture::{w, x, y};
 use moec_runtime::{DeviceKind, Dims, Layer, Package, Stream};
 use tempfile::TempDir;
 
@@ -84,7 +83,7 @@ fn child() {
 fn run(mock: &Path, case: &str, env: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
     let log = mock.join(format!("{case}.log"));
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture"])
+        .args(["--exact", "cuda::child", "--nocapture"])
         .env("LD_LIBRARY_PATH", mock)
         .env("MOCK_CASE", case)
         .env("MOCK_LOG", &log)
@@ -240,7 +239,7 @@ fn a_plan_only_enqueues() {
         } else {
             // The capture is on when the layer is waited for, which it refuses: the runs before that passed.
             let child = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "child", "--nocapture"])
+                .args(["--exact", "cuda::child", "--nocapture"])
                 .env("LD_LIBRARY_PATH", mock)
                 .env("MOCK_CASE", case)
                 .env("MOCK_LOG", &log)

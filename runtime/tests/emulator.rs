@@ -2,11 +2,10 @@
 #![cfg(feature = "emulator")]
 #![allow(clippy::unwrap_used)]
 
-mod fixture;
-
 use std::sync::Arc;
 
-use fixture::{HIDDEN, MAX_TOKENS, manifest, w, x, y};
+use crate::fixture;
+use crate::fixture::{HIDDEN, MAX_TOKENS, manifest, w, x, y};
 use moec_runtime::device::Argument;
 use moec_runtime::emulator::{self, Emulator, FindingKind, Options, Place, Sample};
 use moec_runtime::{Dims, Layer, Package, Region};

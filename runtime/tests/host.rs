@@ -2,14 +2,11 @@
 #![cfg(feature = "host")]
 #![allow(clippy::unwrap_used)]
 
-mod fixture;
-#[path = "fixture/object.rs"]
-mod object;
-
-use fixture::{w, x, y};
+use crate::fixture;
+use crate::fixture::{w, x, y};
+use crate::object::shared_object;
 use moec_runtime::device::{Argument, MAX_THREADS};
 use moec_runtime::{Batch, Bound, DeviceKind, Dims, Error, Layer, Package, Region};
-use object::shared_object;
 
 fn bound(threads: Option<usize>) -> Option<Bound> {
     let package = fixture::package(shared_object()?);

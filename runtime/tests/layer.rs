@@ -1,14 +1,11 @@
 //! What a layer checks and which calls it makes to its device, on a mock: the fault table's rows that need no kernel.
 #![allow(clippy::unwrap_used)]
 
-mod fixture;
-#[path = "fixture/mock.rs"]
-mod mock;
-
 use std::sync::Arc;
 
-use fixture::{HIDDEN, MAX_TOKENS, floats, w, x};
-use mock::{Call, Mock};
+use crate::fixture;
+use crate::fixture::{HIDDEN, MAX_TOKENS, floats, w, x};
+use crate::mock::{Call, Mock};
 use moec_runtime::device::{Argument, Opened};
 use moec_runtime::package::{Arg, Buffer, Dtype, Extent, Manifest, Recipe, Role, Source};
 use moec_runtime::{Batch, Blame, Bound, DeviceKind, Dims, Error, Layer, Package, Region, Tensor};

@@ -3,18 +3,15 @@
 #![cfg(feature = "host")]
 #![allow(clippy::unwrap_used)]
 
-mod fixture;
-#[path = "fixture/object.rs"]
-mod object;
-
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use fixture::{HIDDEN, floats, w, x, y};
+use crate::fixture;
+use crate::fixture::{HIDDEN, floats, w, x, y};
+use crate::object::shared_object;
 use moec_runtime::package::{Arg, Extent, Launch};
 use moec_runtime::{Bound, Checkpoint, DeviceKind, Dims, Layer, Package, assemble};
-use object::shared_object;
 
 /// Elements of the weight, of which the kernels read the first few: 64 MiB.
 const ELEMENTS: u64 = 16 << 20;

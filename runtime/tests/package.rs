@@ -1,8 +1,7 @@
 //! The file format: what is written is read back, and nothing else is.
 #![allow(clippy::unwrap_used)]
 
-mod fixture;
-
+use crate::fixture;
 use moec_runtime::package::{
     Arg, Buffer, Dim, Dims, Dtype, Extent, ImageKind, Manifest, ParamKind, Role, Routing, Slice, Slots, Source, Stacked,
     TargetKind, read, workspace, write,

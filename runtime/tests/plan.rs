@@ -3,22 +3,17 @@
 #![allow(clippy::unwrap_used)]
 #![allow(unsafe_code, reason = "memory of the caller is an address and a promise")]
 
-mod fixture;
-#[path = "fixture/mock.rs"]
-mod mock;
-#[path = "fixture/object.rs"]
-mod object;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fixture::{HIDDEN, w, x, y};
-use mock::{Call, Mock};
+use crate::fixture;
+use crate::fixture::{HIDDEN, w, x, y};
+use crate::mock::{Call, Mock};
+use crate::object::shared_object;
 use moec_runtime::device::Argument;
 use moec_runtime::host::{self, Parallel, Rayon};
 use moec_runtime::package::{Arg, Extent, Launch, Manifest, ParamKind};
 use moec_runtime::{Batch, Bound, DeviceKind, Dims, Error, Layer, Memory, Package, Plan, Region, Stream};
-use object::shared_object;
 
 fn on_mock(manifest: Manifest) -> (Arc<Mock>, Layer, Bound) {
     let package = Package::new(manifest, vec![fixture::PTX.into(), Vec::new()]).unwrap();

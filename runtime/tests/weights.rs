@@ -1,9 +1,8 @@
 //! Recipes against tensors made by hand: every way a checkpoint may store a weight, and every way it may be wrong.
 #![allow(clippy::unwrap_used)]
 
-mod fixture;
-
-use fixture::floats;
+use crate::fixture;
+use crate::fixture::floats;
 use moec_runtime::package::{Buffer, Dtype, Extent, Manifest, Piece, Recipe, Role, Slice, Source, Stacked};
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Error, Tensor, assemble};

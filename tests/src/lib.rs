@@ -1,7 +1,9 @@
 //! What the tests of the whole project share: where files are, the example specs, and how a test says that it skips.
 //! No test is here.
 
+pub mod built;
 pub mod scaled;
+pub mod trials;
 
 use std::fs;
 use std::io::Write;

@@ -1,22 +1,23 @@
 //! The same spec gives the same bytes: compiled twice, on one thread and on two.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use libtest_mimic::{Arguments, Trial};
 use moec::pipeline::compile;
 use moec_codegen::Options;
+use moec_tests::trials::{Case, Family};
 use moec_tests::{Example, examples, machine};
 
-fn main() {
-    let of = |example: &Example| {
-        let example = example.clone();
-        Trial::test(format!("{}::same_bytes_every_time", example.name), move || {
+/// A trial for each example.
+pub(crate) fn family() -> Family {
+    let of = |example: Example| {
+        let spec = example.spec.clone();
+        Case::new(example.name.clone(), &spec, move || {
             let once = on_threads(&example, 1);
             assert!(once == on_threads(&example, 1), "twice on one thread");
             assert!(once == on_threads(&example, 2), "on one thread and on two");
             Ok(())
         })
     };
-    libtest_mimic::run(&Arguments::from_args(), examples().iter().map(of).collect()).exit();
+    Family { name: "determinism", one_in: 4, cases: examples().into_iter().map(of).collect() }
 }
 
 /// The package's bytes, compiled on this many threads.

@@ -3,38 +3,37 @@
 //! by name.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use libtest_mimic::{Arguments, Trial};
 use moec::pipeline::lower;
 use moec_codegen::{Image, Options, Ptxas, codegen};
 use moec_ir::Machine;
 use moec_ir::machine::MACHINES;
 use moec_tests::scaled::modes;
+use moec_tests::trials::{Case, Family};
 use moec_tests::{Example, Fixture, examples, fixtures, skipped};
 
-fn main() {
+/// A trial for each layer and GPU target, and whether there is a ptxas.
+pub(crate) fn family() -> (Family, bool) {
     let ptxas = Ptxas::find();
-    let gpus = || MACHINES.into_iter().filter(Machine::is_gpu);
-    let of = |example: &Example| {
-        let name = format!("{}::ptxas_takes_every_kernel", example.name);
-        let example = example.clone();
-        let Some(ptxas) = ptxas.clone() else {
-            skipped(&name, "no ptxas was found");
-            return Trial::test(name, || Ok(())).with_ignored_flag(true);
-        };
-        Trial::test(name, move || {
-            let wrong: Vec<String> = gpus().flat_map(|gpu| complaints(&example, &gpu, &ptxas)).collect();
-            if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
-        })
-    };
-    let mut arguments = Arguments::from_args();
-    // Without ptxas there is nothing that `--include-ignored` could run.
     if ptxas.is_none() {
-        arguments.include_ignored = false;
+        skipped("ptxas", "no ptxas was found");
     }
+    let of = |(example, gpu): (Example, Machine)| {
+        let name = format!("{}::{}", example.name, gpu.name);
+        let spec = example.spec.clone();
+        let Some(ptxas) = ptxas.clone() else { return Case::new(name, &spec, || Ok(())).of_kind(gpu.name).ignored() };
+        let target = gpu.name;
+        let case = Case::new(name, &spec, move || {
+            let wrong = complaints(&example, &gpu, &ptxas);
+            if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+        });
+        case.of_kind(target)
+    };
     let example = |Fixture { name, spec, text, file: _ }| Example { name, text, spec };
     let sorting = fixtures().into_iter().filter(|fixture| fixture.spec.capacity.is_some()).map(example);
-    let specs: Vec<Example> = examples().into_iter().chain(modes()).chain(sorting).collect();
-    libtest_mimic::run(&arguments, specs.iter().map(of).collect()).exit();
+    let specs = examples().into_iter().chain(modes()).chain(sorting);
+    let gpus = || MACHINES.into_iter().filter(Machine::is_gpu);
+    let cases = specs.flat_map(|example| gpus().map(move |gpu| (example.clone(), gpu))).map(of).collect();
+    (Family { name: "ptxas", one_in: 8, cases }, ptxas.is_some())
 }
 
 /// What is wrong with the kernels of an example on a GPU, a line each.

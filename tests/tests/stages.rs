@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use libtest_mimic::{Arguments, Trial};
 use moec::pipeline::{Lowered, compile, lower};
 use moec_codegen::Options;
 use moec_ir::{Machine, graph, kernel, rewrite};
+use moec_tests::trials::{Case, Family};
 use moec_tests::{Example, examples, machine, root};
 use sha2::{Digest, Sha256};
 
@@ -24,28 +24,30 @@ const SMALLEST: [&str; 2] = ["olmoe-1b-7b", "switch-base-8"];
 const GPU: &str = "sm_90a";
 const HOST: &str = "x86-64-v4";
 
-fn main() {
-    let trial = |stage: &'static str, check: fn(&Example), example: &Example| {
+/// A trial for each stage of each example.
+pub(crate) fn family() -> Family {
+    let case = |stage: &'static str, check: fn(&Example), example: &Example| {
         let example = example.clone();
-        Trial::test(format!("{}::{stage}", example.name), move || {
+        let spec = example.spec.clone();
+        Case::new(format!("{}::{stage}", example.name), &spec, move || {
             check(&example);
             Ok(())
         })
     };
     let of = |example: &Example| {
-        let mut trials = vec![
-            trial("graph_and_kernels", graph_and_kernels, example),
-            trial("ptx", ptx, example),
-            trial("manifest", manifest, example),
-            trial("arguments_keep_their_places", arguments_keep_their_places, example),
-            trial("launches_are_as_many_as_modelled", launches_are_as_many_as_modelled, example),
+        let mut cases = vec![
+            case("graph_and_kernels", graph_and_kernels, example),
+            case("ptx", ptx, example),
+            case("manifest", manifest, example),
+            case("arguments_keep_their_places", arguments_keep_their_places, example),
+            case("launches_are_as_many_as_modelled", launches_are_as_many_as_modelled, example),
         ];
         if SMALLEST.contains(&example.name.as_str()) {
-            trials.push(trial("llvm", llvm, example));
+            cases.push(case("llvm", llvm, example));
         }
-        trials
+        cases
     };
-    libtest_mimic::run(&Arguments::from_args(), examples().iter().flat_map(of).collect()).exit();
+    Family { name: "stages", one_in: 1, cases: examples().iter().flat_map(of).collect() }
 }
 
 /// Holds a stage of an example to its snapshot.

@@ -175,6 +175,33 @@ fn every_example_has_its_snapshots() {
     none("snapshots that are not there", absent.filter(|path| !folder.join(path).is_file()));
 }
 
+/// A crate has one program of tests, so a file that it does not name would not run.
+#[test]
+fn every_file_of_tests_runs() {
+    let mut forgotten = Vec::new();
+    let mut seen = 0;
+    for crate_ in ["ir", "codegen", "runtime", "runtime/emulator", "compiler", "tests"] {
+        let folder = root().join(crate_).join("tests");
+        let manifest = fs::read_to_string(root().join(crate_).join("Cargo.toml")).unwrap();
+        let names = |entry: &PathBuf| entry.file_stem().unwrap().to_string_lossy().into_owned();
+        let entries: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let is_file = |path: &&PathBuf| path.extension().is_some_and(|end| end == "rs");
+        // A program is named in the manifest, by its path or by its name.
+        let is_program = |name: &String| {
+            manifest.contains(&format!("path = \"tests/{name}.rs\"")) || manifest.contains(&format!("\nname = \"{name}\"\n"))
+        };
+        let (programs, modules): (Vec<_>, Vec<_>) = entries.iter().filter(is_file).map(names).partition(is_program);
+        let declared: String =
+            programs.iter().map(|name| fs::read_to_string(folder.join(name).with_extension("rs")).unwrap()).collect();
+        let folders = entries.iter().filter(|path| path.join("mod.rs").is_file()).map(names);
+        let is_declared = |name: &String| declared.contains(&format!("\nmod {name};"));
+        let wrong = modules.into_iter().chain(folders).inspect(|_| seen += 1).filter(|name| !is_declared(name));
+        forgotten.extend(wrong.map(|name| format!("{crate_}/tests/{name}")));
+    }
+    assert!(seen > 50, "the walk found {seen} files");
+    none("tests that no program names", forgotten);
+}
+
 /// What the pages name in backquotes exists, by its path from the root or from the page's folder.
 #[test]
 fn the_map_is_true() {

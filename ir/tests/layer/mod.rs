@@ -1,5 +1,4 @@
 //! Runs a layer given as text twice, by the graph's interpreter and by its scheduled kernels, on the same numbers.
-#![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::BTreeMap;
 
@@ -69,7 +68,17 @@ pub(crate) fn program(layer: &Typed, machine: &Machine) -> Program {
 
 /// What the kernels make of `params`, by name with sigil.
 pub(crate) fn run(layer: &Typed, machine: &Machine, dims: Dims, params: &BTreeMap<String, Tensor>) -> Outcome {
-    let program = program(layer, machine);
+    run_program(layer, program(layer, machine), machine, dims, params)
+}
+
+/// As [`run`], the layer's program being at hand.
+pub(crate) fn run_program(
+    layer: &Typed,
+    program: Program,
+    machine: &Machine,
+    dims: Dims,
+    params: &BTreeMap<String, Tensor>,
+) -> Outcome {
     let given = layer.graph().params.iter().map(|(param, ty)| {
         let Type::Tensor { dtype, .. } = ty else { panic!("a parameter is a tensor") };
         (param.bare().to_string(), encode(*dtype, &params[&param.0].data))

@@ -1,5 +1,4 @@
 //! Graphs on random numbers: what the interpreter says of them, and whether two graphs agree.
-#![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::BTreeMap;
 

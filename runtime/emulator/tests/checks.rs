@@ -2,10 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-mod statements;
-
+use crate::statements::run;
 use ptx_emulator::{FindingKind, FindingKind::*, Options, Schedule};
-use statements::run;
 
 /// A body, blocks, threads, and the only kind of finding that it may have; none for a correct kernel.
 type Case = (&'static str, &'static str, u32, u32, Option<FindingKind>);

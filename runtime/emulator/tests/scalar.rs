@@ -2,12 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod statements;
-
 use std::sync::Arc;
 
+use crate::statements;
+use crate::statements::run;
 use ptx_emulator::{Arg, Blocks, Fill, FindingKind, Launch, LaunchError, Memory, Options, launch, parse};
-use statements::run;
 
 /// What a lane should hold.
 type ByLane = fn(u32) -> u32;

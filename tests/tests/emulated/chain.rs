@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use libtest_mimic::Failed;
 use moec::emulate::{agreement, emulate, options, schedules};
 use moec::import::import;
-use moec::pipeline::{Lowered, build, this_host};
+use moec::pipeline::{Lowered, this_host};
 use moec::reference::{bound, difference, reference};
 use moec::spec::{Mode, RouterDtype, Spec};
 use moec::{package, random};
@@ -14,10 +14,11 @@ use moec_codegen::Image;
 use moec_ir::{Dims as IrDims, kernel};
 use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 use moec_runtime::{Checkpoint, DeviceKind, Layer, Package, Run, Tensor, weights};
+use moec_tests::built::built;
 use moec_tests::scaled::counts_all_tokens;
 use moec_tests::{Example, Fixture, inputs, machine};
 
-use crate::batches::Batch;
+use super::batches::Batch;
 
 /// What memory that is not written holds under the first, second and third schedule: 0xFF is NaN in every float type.
 const DIRT: [u8; 3] = [0x00, 0xff, 0x7f];
@@ -31,7 +32,7 @@ struct Compiled {
 
 fn compile(spec: &Spec, text: &str, target: &'static str) -> Compiled {
     let machines = [machine(target), this_host().expect("an x86-64 CPU of level v3")];
-    let built = build(spec, &machines, &moec_codegen::Options::default()).unwrap();
+    let built = built(spec, &machines).unwrap();
     let package = package::package(spec, text, &built).unwrap();
     let lowered = built.into_iter().next().unwrap().1;
     Compiled { lowered, package, target }
@@ -40,7 +41,7 @@ fn compile(spec: &Spec, text: &str, target: &'static str) -> Compiled {
 /// The PTX of a layer without its header.
 pub(crate) fn ptx_body(example: &Example, target: &'static str) -> String {
     let machines = [machine(target)];
-    let built = build(&example.spec, &machines, &moec_codegen::Options::default()).unwrap();
+    let built = built(&example.spec, &machines).unwrap();
     let image = built.iter().flat_map(|(_, _, objects)| objects).find(|object| matches!(object.image, Image::Ptx(_))).unwrap();
     let text = String::from_utf8_lossy(image.image.bytes()).into_owned();
     let is_header = |line: &&str| line.starts_with(".version") || line.starts_with(".target");

@@ -1,31 +1,37 @@
 //! Single blocks of layers of real size, on memory of which only what is touched exists: offsets beyond 2^31 elements and
 //! bytes, at the largest batch.
 
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Failed;
 use moec::emulate::{Request, check};
 use moec::pipeline::compile;
 use moec::spec::Mode;
 use moec_runtime::emulator::{Place, Sample};
 use moec_runtime::package::Dims;
+use moec_tests::trials::Case;
 use moec_tests::{Example, examples, machine};
 
 const TOKENS: u64 = 65_536;
 /// Rows and columns of a tile of the grouped GEMMs.
 const TILE: u64 = 64;
 
-pub(crate) fn trials() -> Vec<Trial> {
-    let large = examples().into_iter().filter(|example| ["mixtral-8x7b", "deepseek-v3"].contains(&example.name.as_str()));
-    let routed =
-        large.map(|example| Trial::test(format!("{}::last_blocks_at_full_size", example.name), move || last_blocks(&example)));
-    routed.chain([Trial::test("soft::last_blocks_at_full_size", last_blocks_of_slots)]).collect()
+pub(crate) fn cases() -> Vec<Case> {
+    let named = |name: &str| examples().into_iter().find(|example| example.name == name);
+    let large = ["mixtral-8x7b", "deepseek-v3"].into_iter().filter_map(named);
+    let case = |example: Example, check: fn(&Example) -> Result<(), Failed>| {
+        let spec = example.spec.clone();
+        let case = Case::new(format!("{}::last_blocks_at_full_size", example.name), &spec, move || check(&example));
+        case.of_kind("full size")
+    };
+    let soft = examples().into_iter().filter(|example| matches!(example.spec.router.mode, Mode::Soft(_)));
+    let routed = large.map(|example| case(example, last_blocks));
+    routed.chain(soft.take(1).map(|example| case(example, last_blocks_of_slots))).collect()
 }
 
 /// As many slots as there may be at this batch, in short sequences: 2^23 rows of slots.
-fn last_blocks_of_slots() -> Result<(), Failed> {
+fn last_blocks_of_slots(example: &Example) -> Result<(), Failed> {
     const ROW_TOKENS: u64 = 64;
     const SLOTS: u64 = 64;
-    let mut example =
-        examples().into_iter().find(|example| matches!(example.spec.router.mode, Mode::Soft(_))).ok_or("no example")?;
+    let mut example = example.clone();
     if let Mode::Soft(soft) = &mut example.spec.router.mode {
         soft.slots = SLOTS;
     }

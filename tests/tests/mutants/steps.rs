@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use libtest_mimic::Failed;
 use moec::emulate::{options, schedules};
-use moec::pipeline::build;
 use moec::random;
 use moec::spec::Mode;
 use moec_codegen::Image;
 use moec_ir::kernel::{Arg, Argument, Given, Memory, Program, Role, interp_kernel};
 use moec_ir::{Dims, Machine};
 use moec_runtime::package;
+use moec_tests::built::built;
 use moec_tests::{Example, machine};
 use ptx_emulator::{Fill, Launch, Module, Mutant, launch, parse};
 
@@ -56,7 +56,7 @@ impl Steps {
     pub(crate) fn record(example: &Example, target: &str) -> Result<Steps, Failed> {
         let machine = machine(target);
         let machines = [machine.clone()];
-        let built = build(&example.spec, &machines, &moec_codegen::Options::default())?;
+        let built = built(&example.spec, &machines)?;
         let manifest = moec::package::package(&example.spec, &example.text, &built)?.manifest().clone();
         let (_, lowered, objects) = built.into_iter().next().ok_or("nothing was built")?;
         let ptx = objects.iter().find(|object| matches!(object.image, Image::Ptx(_))).ok_or("no PTX")?;

@@ -6,6 +6,7 @@ use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
 use crate::numbers::float::{F16, decode, f32_to_f16};
 use crate::numbers::numerics::{Element, Unit, dot};
+use crate::options::Numerics;
 use crate::state::block::Block;
 use crate::state::clocks::UNKNOWN;
 use crate::state::place::Touch;
@@ -156,9 +157,9 @@ impl Block {
         let b = self.operand(cx, at, wgmma.b_desc, b_operand, &mut units);
         cx.counters.wgmma_flops += 2 * 16 * n as u64 * k as u64;
         if integral {
-            self.integer_product(w, mask, wgmma, &a, &b, adds);
+            self.integer_product(at, wgmma, &a, &b, adds);
         } else {
-            self.float_product(cx, w, mask, wgmma, &a, &b, adds);
+            self.float_product(cx.options.numerics, at, wgmma, &a, &b, adds);
         }
         self.agents.wgmma[w].start(&wgmma.d, a_regs, units);
         for &reg in &wgmma.d {
@@ -236,8 +237,8 @@ impl Block {
         }
     }
 
-    fn float_product(&mut self, cx: &Cx<'_>, w: usize, mask: u32, wgmma: &Wgmma, a: &[u32], b: &[u32], adds: bool) {
-        let numerics = cx.options.numerics;
+    fn float_product(&mut self, numerics: Numerics, at: At, wgmma: &Wgmma, a: &[u32], b: &[u32], adds: bool) {
+        let At { w, mask, .. } = at;
         let k = usize::from(wgmma.k);
         let elements = |bits: &[u32], ty: MmaTy, negate: bool| -> Vec<Element> {
             let element = |bits: &u32| {
@@ -274,7 +275,8 @@ impl Block {
         }
     }
 
-    fn integer_product(&mut self, w: usize, mask: u32, wgmma: &Wgmma, a: &[u32], b: &[u32], adds: bool) {
+    fn integer_product(&mut self, at: At, wgmma: &Wgmma, a: &[u32], b: &[u32], adds: bool) {
+        let At { w, mask, .. } = at;
         let k = usize::from(wgmma.k);
         let warp = &mut self.warps[w];
         for lane in lanes(mask) {

@@ -11,12 +11,12 @@ mod steps;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use moec_tests::Example;
 use moec_tests::scaled::{modes, scaled_examples};
+use moec_tests::trials::{Case, Family, say};
 use ptx_emulator::{Mutant, Mutation, Position, mutants};
 
 use steps::{Notice, Steps};
@@ -26,29 +26,34 @@ const EQUIVALENT: &str = include_str!("equivalent.txt");
 
 /// Mutants of all layers.
 #[derive(Default)]
-struct Tally {
+pub(crate) struct Tally {
     caught: BTreeMap<Notice, usize>,
     equivalent: usize,
 }
 
-fn main() {
+/// A trial for each layer, and what becomes of its mutants.
+pub(crate) fn family() -> (Family, Arc<Mutex<Tally>>) {
     let tally = Arc::new(Mutex::new(Tally::default()));
     let of = |example: Example| {
         let tally = Arc::clone(&tally);
-        Trial::test(format!("{}::every_mutant", example.name), move || check(&example, &tally))
+        let spec = example.spec.clone();
+        Case::new(example.name.clone(), &spec, move || check(&example, &tally))
     };
     let counts = |name: &str| name.starts_with("capacity") || name.starts_with("loss") || name == "expert_choice";
     let modes = modes().into_iter().filter(|mode| counts(&mode.name));
-    let trials = scaled_examples().into_iter().chain(modes).map(of).collect();
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);
+    let cases = scaled_examples().into_iter().chain(modes).map(of).collect();
+    (Family { name: "mutants", one_in: 4, cases }, tally)
+}
+
+/// How many mutants were caught by what.
+pub(crate) fn tell(tally: &Mutex<Tally>) {
     let tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     let caught: usize = tally.caught.values().sum();
     let total = caught + tally.equivalent;
     let by: Vec<String> = tally.caught.iter().map(|(notice, count)| format!("{count} by {notice:?}")).collect();
-    let figure = format!("mutants: {caught} of {total} caught ({}), {} equivalent", by.join(", "), tally.equivalent);
-    // Where stdout is closed the figure is lost.
-    let _ = writeln!(std::io::stdout(), "{figure}");
-    conclusion.exit();
+    if total > 0 {
+        say(&format!("mutants: {caught} of {total} caught ({}), {} equivalent", by.join(", "), tally.equivalent));
+    }
 }
 
 fn check(example: &Example, tally: &Mutex<Tally>) -> Result<(), Failed> {

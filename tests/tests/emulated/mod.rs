@@ -6,44 +6,54 @@ mod batches;
 mod chain;
 mod large;
 
-use libtest_mimic::{Arguments, Trial};
 use moec::spec::Mode;
-use moec_tests::fixtures;
 use moec_tests::scaled::{modes, scaled_examples};
+use moec_tests::trials::{Case, Family};
+use moec_tests::{Example, fixtures};
 
 /// The architectures with kernels of their own.
 const TARGETS: [&str; 2] = ["sm_80", LAST];
 /// The one that everything is run on.
 const LAST: &str = "sm_90a";
 
-fn main() {
-    let mut trials = Vec::new();
+/// A trial for each layer and what it is run on.
+pub(crate) fn family() -> Family {
+    let mut cases = Vec::new();
     for example in scaled_examples() {
+        let spec = example.spec.clone();
         for target in TARGETS {
             let example = example.clone();
             let name = format!("{}::{target}", example.name);
-            trials.push(Trial::test(name, move || {
+            let case = Case::new(name, &spec, move || {
                 // Where the text is that of the last target but for its header, so is all that it does.
                 let is_known = target != LAST && chain::ptx_body(&example, target) == chain::ptx_body(&example, LAST);
                 let batches = if is_known { batches::of_some_sizes(&example) } else { batches::of_every_size(&example) };
                 chain::check(&example, target, &batches)
-            }));
+            });
+            cases.push(case.of_kind("every size").of_kind(target));
         }
-        let odd = example.clone();
-        trials.push(Trial::test(format!("{}::odd_logits", example.name), move || chain::check(&odd, LAST, &batches::odd(&odd))));
+        cases.push(odd_logits(example.name.clone(), example));
     }
     for mode in modes() {
+        let spec = mode.spec.clone();
         if mode.spec.router.mode == Mode::ExpertChoice {
-            let odd = mode.clone();
-            let name = format!("modes::{}::odd_logits", mode.name);
-            trials.push(Trial::test(name, move || chain::check(&odd, LAST, &batches::odd(&odd))));
+            cases.push(odd_logits(format!("modes::{}", mode.name), mode.clone()));
         }
         let name = format!("modes::{}", mode.name);
-        trials.push(Trial::test(name, move || chain::check(&mode, "sm_80", &batches::of_some_sizes(&mode))));
+        let case = Case::new(name, &spec, move || chain::check(&mode, "sm_80", &batches::of_some_sizes(&mode)));
+        cases.push(case.of_kind("some sizes"));
     }
     for fixture in fixtures() {
-        trials.push(Trial::test(format!("fixtures::{}", fixture.name), move || chain::check_fixture(&fixture, LAST)));
+        let spec = fixture.spec.clone();
+        let case = Case::new(format!("fixtures::{}", fixture.name), &spec, move || chain::check_fixture(&fixture, LAST));
+        cases.push(case.of_kind("a published block"));
     }
-    trials.extend(large::trials());
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    cases.extend(large::cases());
+    Family { name: "emulated", one_in: 8, cases }
+}
+
+fn odd_logits(name: String, example: Example) -> Case {
+    let spec = example.spec.clone();
+    let case = Case::new(format!("{name}::odd_logits"), &spec, move || chain::check(&example, LAST, &batches::odd(&example)));
+    case.of_kind("odd logits")
 }

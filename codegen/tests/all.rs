@@ -1,0 +1,9 @@
+//! The tests of this crate, a module a file: one program, which is linked once and spreads its tests over all cores.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod arithmetic;
+mod errors;
+mod host;
+mod ptx;
+mod small_kernels;
+mod text;

@@ -1,0 +1,19 @@
+//! The tests of this crate, a module a file: one program, which is linked once and spreads its tests over all cores.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bias_update;
+mod graph_interp;
+mod graph_random;
+mod graph_text;
+mod graph_verify;
+mod kernel_interp;
+mod kernel_text;
+mod kernel_verify;
+mod layer;
+mod oracle;
+mod random;
+mod rewrite_cases;
+mod rewrite_layers;
+mod rewrite_rules;
+mod schedule_layers;
+mod schedule_routing;

@@ -1,0 +1,13 @@
+//! The tests of the whole project that are no trials, a module a file.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod arrows;
+mod deps;
+mod hash;
+mod padding;
+mod priority;
+mod routing;
+mod soft;
+mod statistics;
+mod tidy;
+mod training;
