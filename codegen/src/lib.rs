@@ -21,7 +21,7 @@ pub use object::{Image, KernelInfo, Object, Usage};
 pub use ptxas::Ptxas;
 
 use moec_ir::Machine;
-use moec_ir::kernel::{Kernel, Program};
+use moec_ir::kernel::{Kernel, Program, layout};
 
 /// What may be chosen by the caller. The default needs no tool but a C compiler, and that for host machines only.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,7 @@ pub struct Options {
 pub fn codegen(program: &Program, machine: &Machine, options: &Options) -> Result<Vec<Object>, Error> {
     let target = target::of(machine);
     let image = target.image(&program.name, emit::emit(program, machine, &*target, target.file())?)?;
-    let kernels = program.kernels.iter().map(info).collect();
+    let kernels = program.kernels.iter().map(|kernel| info(kernel, machine)).collect();
     let object = Object { target: machine.name.to_string(), image, kernels, warnings: Vec::new() };
     let cubin = match (&object.image, &options.ptxas) {
         (Image::Ptx(_), Some(ptxas)) => Some(ptxas.assemble(&object)?),
@@ -61,6 +61,9 @@ pub fn llvm_version() -> String {
     format!("{major}.{minor}.{patch}")
 }
 
-fn info(kernel: &Kernel) -> KernelInfo {
-    KernelInfo { name: kernel.name.clone(), shared_bytes: lower::shared_bytes(kernel), usage: None }
+fn info(kernel: &Kernel, machine: &Machine) -> KernelInfo {
+    let layout = layout(kernel);
+    let dynamic = layout.dynamic_bytes(machine);
+    let shared_bytes = if dynamic > 0 { 0 } else { layout.bytes };
+    KernelInfo { name: kernel.name.clone(), shared_bytes, dynamic_shared_bytes: dynamic, usage: None }
 }

@@ -207,6 +207,20 @@ impl<'c> Ir<'c> {
         self.lanes_of(scalar.get_type(), n).into_vector_type().get_poison()
     }
 
+    /// Scalars side by side; one alone is itself.
+    #[track_caller]
+    pub(crate) fn vector(&self, scalars: &[Value<'c>]) -> Value<'c> {
+        let [first, rest @ ..] = scalars else { panic!("a vector of nothing") };
+        if rest.is_empty() {
+            return *first;
+        }
+        let insert = |vector: VectorValue<'c>, (i, scalar): (u64, &Value<'c>)| {
+            let lane = self.context.i32_type().const_int(i, false);
+            built(self.builder.build_insert_element(vector, *scalar, lane, ""))
+        };
+        (0..).zip(scalars).fold(self.poison(*first, scalars.len() as u32), insert).into()
+    }
+
     #[track_caller]
     pub(crate) fn extract(&self, vector: Value<'c>, lane: u32) -> Value<'c> {
         match vector {
@@ -347,6 +361,27 @@ impl<'c> Ir<'c> {
     #[track_caller]
     pub(crate) fn value_of(&self, name: &str, overloads: &[Type<'c>], args: &[Value<'c>]) -> Value<'c> {
         self.intrinsic(name, overloads, args).unwrap_or_else(|| panic!("{name} gives no value"))
+    }
+
+    /// As [`Ir::intrinsic`], of all lanes of a warp: LLVM must not move the call to where only some of them come.
+    #[track_caller]
+    pub(crate) fn convergent(&self, name: &str, overloads: &[Type<'c>], args: &[Value<'c>]) -> Option<Value<'c>> {
+        let declaration = Intrinsic::find(name).and_then(|i| i.get_declaration(&self.module, overloads));
+        let declaration = declaration.unwrap_or_else(|| panic!("LLVM has no {name}"));
+        let args: Vec<_> = args.iter().map(|&a| a.into()).collect();
+        let call = built(self.builder.build_call(declaration, &args, ""));
+        let kind = Attribute::get_named_enum_kind_id("convergent");
+        call.add_attribute(At::Function, self.context.create_enum_attribute(kind, 0));
+        call.try_as_basic_value().basic()
+    }
+
+    /// A field of several values that an intrinsic gave; of one value, itself.
+    #[track_caller]
+    pub(crate) fn field(&self, of: Value<'c>, i: u32) -> Value<'c> {
+        match of {
+            Value::StructValue(fields) => built(self.builder.build_extract_value(fields, i, "")),
+            one => one,
+        }
     }
 
     // Functions.

@@ -40,8 +40,10 @@ impl Image {
 pub struct KernelInfo {
     /// Its symbol.
     pub name: String,
-    /// Bytes of the arrays that its block shares.
+    /// Bytes of the arrays that its block shares and has without asking for them.
     pub shared_bytes: u64,
+    /// Bytes of the arrays that its block shares and for which a launch has to ask.
+    pub dynamic_shared_bytes: u64,
     /// What it occupies, where an assembler said so.
     pub usage: Option<Usage>,
 }

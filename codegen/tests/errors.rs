@@ -4,8 +4,8 @@
 use crate::small_kernels::{program, vector_add};
 use moec_codegen::{Error, Options, codegen};
 use moec_ir::DType::{BF16, F32, I32};
-use moec_ir::Machine;
-use moec_ir::kernel::{Builder, Kernel, Stmt};
+use moec_ir::kernel::{Builder, Kernel, Stmt, Value};
+use moec_ir::{Machine, MatrixShape};
 
 fn refused(kernels: Vec<Kernel>, machine: &str) -> String {
     let error = codegen(&program(kernels), &Machine::named(machine).unwrap(), &Options::default()).unwrap_err();
@@ -16,9 +16,31 @@ fn refused(kernels: Vec<Kernel>, machine: &str) -> String {
 #[test]
 fn too_much_shared_memory() {
     let k = Builder::new("moec_greedy", 32);
-    k.shared("a", F32, 12 * 1024 + 1);
+    k.shared("a", F32, 227 * 256 + 1);
     let error = refused(vec![k.finish()], "sm_90a");
-    assert_eq!(error, "kernel `moec_greedy` needs 49168 bytes of shared memory; a block on sm_90a has 49152");
+    assert_eq!(error, "kernel `moec_greedy` needs 232464 bytes of shared memory; a block on sm_90a has 232448");
+}
+
+#[test]
+fn matrices_where_there_are_none() {
+    let lacks = |write: fn(&Builder)| {
+        let k = Builder::new("moec_k", 1);
+        write(&k);
+        let error = refused(vec![k.finish()], "x86-64-v4-bf16");
+        assert!(error.ends_with("which x86-64-v4-bf16 does not have"), "{error}");
+        error
+    };
+    fn pair(k: &Builder) -> Value<'_> {
+        k.f32(0.0).splat(2).cast(BF16)
+    }
+    let copy = lacks(|k| k.shared("to", F32, 4).copy_from(k.i32(0), k.input("from", F32), k.i32(0), 16, None));
+    assert!(copy.contains("an asynchronous copy"), "{copy}");
+    assert!(lacks(|k| k.commit()).contains("a group of copies"));
+    assert!(lacks(|k| k.wait_copies(0)).contains("a wait for copies"));
+    assert!(lacks(|k| drop(k.shared("from", BF16, 64).load_matrix(k.i32(0), 1))).contains("a matrix load"));
+    let k = Builder::new("moec_k", 1);
+    k.sums("sums", 4).add_product(0, MatrixShape::M16N8K8, &[pair(&k); 2], &[pair(&k)]);
+    assert!(refused(vec![k.finish()], "x86-64-v3").contains("a product of matrices"));
 }
 
 #[test]

@@ -4,12 +4,19 @@
 use crate::small_kernels::*;
 use moec_codegen::{Image, Options, Ptxas, codegen};
 use moec_ir::kernel::Kernel;
+use moec_ir::{DType, MatrixShape};
 
 /// A kernel of each kind of effect.
 fn kernels() -> Vec<Kernel> {
     let effects = [vector_add(4, 128), block_sum(256), warp_argmax(), histogram(128)];
-    let values = [float_ops(), conversions(), fused(), gemm_tile()];
-    effects.into_iter().chain(values).collect()
+    let values = [float_ops(), conversions(), fused(), gemm_tile(), asks_for_memory()];
+    effects.into_iter().chain(values).chain(matrix_products()).collect()
+}
+
+/// Every type of element and every shape.
+fn matrix_products() -> impl Iterator<Item = Kernel> {
+    let shapes = |elem| MatrixShape::ALL.map(|shape| matrix_product(elem, shape));
+    [DType::BF16, DType::F16].into_iter().flat_map(shapes)
 }
 
 fn ptx(kernel: Kernel, gpu: &moec_ir::Machine) -> String {
@@ -82,6 +89,25 @@ fn lanes_and_threads_talk() {
         // Without a scope they are those of the GPU, PTX ISA 9.7.13.5.
         let atomics = counts(&text, ["atom.global.add.u32", "atom.shared.add.u32", ".sys"]);
         assert_eq!(atomics, [1, 1, 0], "{text}");
+    }
+}
+
+#[test]
+fn matrices_are_multiplied_by_whole_warps() {
+    for gpu in gpus() {
+        for (kernel, copies) in
+            matrix_products().zip([["cp.async.ca", "cp.async.ca"], ["cp.async.ca", "cp.async.cg"]].into_iter().cycle())
+        {
+            let text = ptx(kernel.clone(), &gpu);
+            assert_eq!(copies.map(|copy| text.contains(copy)), [true; 2], "{text}");
+            let words =
+                ["shared.global [", "cp.async.commit_group", "cp.async.wait_group", "ldmatrix.sync.aligned", "mma.sync.aligned"];
+            assert_eq!(counts(&text, words), [2, 2, 2, 2, 1], "{text}");
+            // Before the first branch that only some lanes take.
+            assert!(text.find("mma.sync").unwrap() < text.find("bra").or(text.find("st.global")).unwrap(), "{text}");
+        }
+        let text = ptx(asks_for_memory(), &gpu);
+        assert_eq!(counts(&text, [".extern .shared .align 128 .b8 moec_asks_dynamic[]", ".shared"])[0], 1, "{text}");
     }
 }
 

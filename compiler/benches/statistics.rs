@@ -9,7 +9,7 @@ use std::slice::from_ref;
 use std::time::Duration;
 
 use moec::import::import;
-use moec::pipeline::{lower_graph, this_host};
+use moec::pipeline::{batches, lower_graph, this_host};
 use moec::spec::Spec;
 use moec::{package, random};
 use moec_codegen::{Options, codegen};
@@ -89,7 +89,7 @@ fn without(graph: Graph) -> Graph {
 
 fn layer(spec: &Spec, text: &str, graph: Graph) -> (Bound, std::sync::Arc<Timed>) {
     let machine = this_host().expect("an x86-64 CPU of level v3");
-    let lowered = lower_graph(graph, &machine, &spec.tokens.expected).expect("kernels");
+    let lowered = lower_graph(graph, &machine, &batches(spec)).expect("kernels");
     let objects = codegen(&lowered.program, &machine, &Options::default()).expect("an object");
     let package: Package = package::package(spec, text, &[(&machine, lowered, objects)]).expect("a package");
     let (opened, timed) = Timed::open(&package);

@@ -271,9 +271,15 @@ pub(crate) struct Opt {
     /// The machine to rewrite for and to schedule for.
     #[arg(long, value_enum, value_name = "TARGET", default_value = "host")]
     pub(crate) target: Target,
-    /// Token counts that the rewritten graph is to be fast at.
+    /// Token counts that the rewritten graphs are to be fast at.
     #[arg(long, value_name = "T,...", default_value = "1,64,4096")]
     pub(crate) tokens: TokenCounts,
+    /// The largest batch that is served.
+    #[arg(long, value_name = "T", default_value = "65536", value_parser = |text: &str| TOKENS.read::<u64>(text))]
+    pub(crate) max_tokens: u64,
+    /// One graph for all batch sizes, as `numerics.batch_invariant` asks for.
+    #[arg(long)]
+    pub(crate) batch_invariant: bool,
 }
 
 #[derive(Debug, Args)]

@@ -103,7 +103,7 @@ pub fn schedules(count: usize, seed: u64) -> Vec<(Schedule, u64)> {
 pub fn options(target: &str, schedule: (Schedule, u64)) -> Options {
     let (schedule, seed) = schedule;
     let limits = Machine::named(target).map_or(Limits::default(), |machine| Limits {
-        shared_bytes: machine.shared_bytes,
+        shared_bytes: machine.shared_optin_bytes,
         block_threads: machine.block_threads,
         ..Limits::default()
     });

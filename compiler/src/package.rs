@@ -1,10 +1,9 @@
 //! Programs and images as a package: the only mapping from the compiler's types to the manifest's.
 
 use moec_codegen::Image;
-use moec_ir::graph::{Attr, Dim, Node, Op, Param, Type, Typed};
+use moec_ir::graph::{Dim, Param, Type};
 use moec_ir::kernel::{self, Program};
 use moec_ir::machine::MachineKind;
-use moec_ir::tiling::MOST_ROWS;
 use moec_ir::{DType, Extent, Machine, Round};
 use moec_runtime::Package;
 use moec_runtime::package as file;
@@ -44,7 +43,7 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
             }));
             images.push(object.image.bytes().to_vec());
         }
-        let statistics = routing(spec, &lowered.rewritten.graph, program);
+        let statistics = routing(spec, program);
         manifest.targets.push(file::Target { statistics, ..target(machine, program, objects, first, &places) });
     }
     let weights = manifest.buffers.iter().filter(|b| b.role == file::Role::Weight);
@@ -175,13 +174,13 @@ fn target(
         .map(|k| {
             let info = |o: &moec_codegen::Object| o.kernels.iter().find(|info| info.name == k.name).cloned();
             let usage = objects.iter().filter_map(info).find_map(|info| info.usage);
-            let shared = objects.iter().find_map(info).map_or(0, |info| info.shared_bytes);
+            let shared = objects.iter().find_map(info).map_or((0, 0), |info| (info.shared_bytes, info.dynamic_shared_bytes));
             file::Kernel {
                 symbol: k.name.clone(),
                 params: k.params.iter().map(|p| param(p.kind)).collect(),
                 threads: k.threads,
-                shared_bytes: shared as u32,
-                dynamic_shared_bytes: 0,
+                shared_bytes: shared.0 as u32,
+                dynamic_shared_bytes: shared.1 as u32,
                 registers: usage.as_ref().map(|u| u.registers),
                 spill_bytes: usage.as_ref().map(|u| u.spill_stores + u.spill_loads),
             }
@@ -203,7 +202,11 @@ fn target(
         regimes: program
             .regimes
             .iter()
-            .map(|r| file::Regime { tokens_up_to: r.tokens_up_to, launches: r.launches.iter().map(launch).collect() })
+            .map(|regime| file::Regime {
+                tokens_up_to: regime.tokens_up_to,
+                tile_rows: regime.tile_rows,
+                launches: regime.launches.iter().map(launch).collect(),
+            })
             .collect(),
         update: program.update.iter().map(launch).collect(),
         statistics: None,
@@ -211,7 +214,7 @@ fn target(
 }
 
 /// What the program's observed buffers say of routing, if they do.
-fn routing(spec: &Spec, graph: &Typed, program: &Program) -> Option<file::Routing> {
+fn routing(spec: &Spec, program: &Program) -> Option<file::Routing> {
     let slot = |name: &str| program.buffers.iter().find_map(|b| b.observe.clone().filter(|observe| observe == name));
     let slots = file::Slots {
         load: slot("stats.load")?,
@@ -247,22 +250,9 @@ fn routing(spec: &Spec, graph: &Typed, program: &Program) -> Option<file::Routin
         joint_shared: spec.router.joint_shared,
         corrected: spec.router.correction.is_some(),
         grouped: spec.router.groups.is_some(),
-        tile_rows: tile_rows(graph),
         rows_at_capacity: padded.and_then(|_| rows_at_capacity(spec)).as_ref().map(extent),
         capacity_factor,
     })
-}
-
-/// Rows of the highest tile of the grouped products, which those of an expert are padded to.
-fn tile_rows(graph: &Typed) -> u32 {
-    let of = |node: &Node| match node {
-        Node::Apply(Op::GroupedGemm, operands) => match graph.node(*operands.last()?) {
-            Node::Attr(Attr::Tiling(tiling)) => Some(tiling.rows),
-            Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => None,
-        },
-        Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => None,
-    };
-    graph.graph().nodes.as_ref().iter().filter_map(of).max().unwrap_or(MOST_ROWS)
 }
 
 /// The first CUDA release whose driver reads this PTX ISA version (times ten): PTX ISA, release notes.

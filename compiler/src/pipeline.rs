@@ -5,8 +5,8 @@ use moec_ir::Machine;
 use moec_ir::graph::{Graph, Typed, Violation, verify};
 use moec_ir::kernel::{self, Program};
 use moec_ir::machine::{MACHINES, MachineKind};
-use moec_ir::rewrite::{Rewritten, rewrite};
-use moec_ir::schedule::{ScheduleError, schedule, with_bias_update};
+use moec_ir::rewrite::{Batches, Rewritten, rewrite};
+use moec_ir::schedule::{ScheduleError, schedule_regimes, with_bias_update};
 use moec_runtime::Package;
 use rayon::prelude::*;
 use thiserror::Error;
@@ -49,7 +49,7 @@ pub enum Error {
 pub struct Lowered {
     /// What the layer means.
     pub graph: Typed,
-    /// The cheapest equal graph.
+    /// The cheapest equal graphs, by batch size.
     pub rewritten: Rewritten,
     /// Its kernels.
     pub program: Program,
@@ -116,22 +116,29 @@ pub fn lower(spec: &Spec, machine: &Machine) -> Result<Lowered, Error> {
     if spec.lacks_vocabulary() {
         return Err(Error::Vocabulary);
     }
-    let lowered = lower_graph(import(spec), machine, &spec.tokens.expected)?;
+    let lowered = lower_graph(import(spec), machine, &batches(spec))?;
     let Some(rate) = spec.training.bias_update_rate else { return Ok(lowered) };
     // Not in the graph: a graph says what a batch gives, not what becomes of a weight after it.
     let program = with_bias_update(lowered.program, &lowered.graph, machine, rate)?;
     Ok(Lowered { program: checked(program, machine)?, ..lowered })
 }
 
-/// From a graph to the kernels for one machine, fast at the expected token counts.
+/// The batches that a spec's layer is made for.
+#[must_use]
+pub fn batches(spec: &Spec) -> Batches {
+    Batches { expected: spec.tokens.expected.clone(), most: spec.tokens.max, together: spec.numerics.batch_invariant }
+}
+
+/// From a graph to the kernels for one machine.
 ///
 /// # Errors
 /// See [`enum@Error`].
-pub fn lower_graph(graph: Graph, machine: &Machine, expected_tokens: &[u64]) -> Result<Lowered, Error> {
+pub fn lower_graph(graph: Graph, machine: &Machine, batches: &Batches) -> Result<Lowered, Error> {
     let graph = verify(graph).map_err(Error::Graph)?;
-    let rewritten = rewrite(&graph, machine, expected_tokens);
-    tracing::debug!(machine = machine.name, rules = rewritten.matched.len(), "rewritten");
-    let program = checked(schedule(&rewritten.graph, machine)?, machine)?;
+    let rewritten = rewrite(&graph, machine, batches);
+    let (rules, regimes) = (rewritten.matched.len(), rewritten.regimes.len());
+    tracing::debug!(machine = machine.name, rules, regimes, "rewritten");
+    let program = checked(schedule_regimes(&rewritten.regimes, machine)?, machine)?;
     tracing::debug!(machine = machine.name, kernels = program.kernels.len(), "scheduled");
     Ok(Lowered { graph, rewritten, program })
 }

@@ -19,8 +19,8 @@ fn passes_give_what_compile_gives() {
     let folder = tiny();
     let text = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
     let opt = |file: &str, passes: &str| {
-        let tokens = "1,64,1024";
-        product(&moec_in(folder.path(), &["opt", file, "--pipeline", passes, "--target", "sm_90a", "--tokens", tokens]))
+        let batches = ["--tokens", "1,64,1024", "--max-tokens", "4096"];
+        product(&moec_in(folder.path(), &[&["opt", file, "--pipeline", passes, "--target", "sm_90a"], &batches[..]].concat()))
     };
     assert_eq!(opt("tiny.graph", "verify"), text("tiny.graph"));
     assert_eq!(opt("tiny.graph", "rewrite"), text("tiny.sm_90a.rewritten.graph"));

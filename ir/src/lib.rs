@@ -16,8 +16,9 @@
 //! }";
 //! let layer = graph::verify(graph::parse(text)?).expect("the graph is well typed");
 //! let machine = Machine::named("sm_90a").expect("moec compiles for sm_90a");
-//! let best = rewrite::rewrite(&layer, &machine, &[64]);
-//! let program = schedule::schedule(&best.graph, &machine)?;
+//! let batches = rewrite::Batches { expected: vec![64], most: 4096, together: false };
+//! let best = rewrite::rewrite(&layer, &machine, &batches);
+//! let program = schedule::schedule_regimes(&best.regimes, &machine)?;
 //! // The scaling has become the end of the product: one kernel, one launch.
 //! assert_eq!(program.regimes[0].launches.len(), 1);
 //! println!("{}", kernel::print(&program));
@@ -35,5 +36,5 @@ pub mod tiling;
 
 pub use dtype::DType;
 pub use extent::{Dims, Extent, Round};
-pub use machine::Machine;
-pub use tiling::Tiling;
+pub use machine::{Machine, MatrixShape};
+pub use tiling::{Sorting, Tiling};

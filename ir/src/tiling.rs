@@ -3,11 +3,38 @@
 
 use std::fmt;
 
-use crate::{DType, Machine};
+use crate::{DType, Machine, MatrixShape};
+
+/// How a product is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// By multiply-adds of single numbers, in f32: a GPU's thread has some sums, the host's has vectors of them.
+    Fma,
+    /// By products of small matrices, a warp each: [`Machine::matrix_units`]. Their sums round in another order.
+    Mma,
+    /// By dot products of a GPU's warp, whose lanes split K among them. Their sums round in another order.
+    Dot,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 3] = [Kind::Fma, Kind::Mma, Kind::Dot];
+
+    /// The word before a tile's size.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Kind::Fma => "tile",
+            Kind::Mma => "mma",
+            Kind::Dot => "dot",
+        }
+    }
+}
 
 /// A rectangle of a product's result that one block makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tiling {
+    /// How it is computed.
+    pub kind: Kind,
     /// Rows, all of one expert.
     pub rows: u32,
     /// Columns.
@@ -16,8 +43,67 @@ pub struct Tiling {
 
 impl fmt::Display for Tiling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tile({} by {})", self.rows, self.columns)
+        write!(f, "{}({} by {})", self.kind.word(), self.rows, self.columns)
     }
+}
+
+/// How the pairs of a batch are put in the order of the grouped rows. Both ways give the same rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sorting {
+    /// Three launches: blocks count, one adds up, blocks place.
+    Spread,
+    /// One launch of one block.
+    Block,
+}
+
+impl fmt::Display for Sorting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Sorting::Spread => "sort(spread)",
+            Sorting::Block => "sort(block)",
+        })
+    }
+}
+
+impl Sorting {
+    /// Every one, the one for large batches first.
+    pub const ALL: [Sorting; 2] = [Sorting::Spread, Sorting::Block];
+
+    /// Launches that it takes.
+    pub fn launches(self) -> u64 {
+        match self {
+            Sorting::Spread => 3,
+            Sorting::Block => 1,
+        }
+    }
+
+    /// Shared memory of the block that needs most, for so many experts: where each gives out rows, and the chunk's pairs.
+    pub fn shared_bytes(self, experts: u64, machine: &Machine) -> u64 {
+        let of_expert = match self {
+            Sorting::Spread => 2,
+            Sorting::Block => 3,
+        };
+        4 * (of_expert * experts.next_multiple_of(4) + 2 * u64::from(chunk_items(machine)))
+    }
+
+    /// Picoseconds of what is done one after another for so many pairs: a pair is placed after those before it of its chunk, and
+    /// the counts of the chunks are added up.
+    pub fn serial_ps(self, pairs: u64, machine: &Machine) -> u64 {
+        let chunk = u64::from(chunk_items(machine));
+        let steps = match self {
+            Sorting::Spread => {
+                let chunks = pairs.div_ceil(chunk);
+                chunks.div_ceil(u64::from(machine.processors).max(1)).saturating_mul(chunk.min(pairs)).saturating_add(chunks)
+            }
+            Sorting::Block => pairs,
+        };
+        steps.saturating_mul(machine.step_ps)
+    }
+}
+
+/// Most items of a chunk of a sort: on a GPU enough blocks to share the work, on the host what stays in the first-level cache.
+pub fn chunk_items(machine: &Machine) -> u32 {
+    if machine.is_gpu() { 1024 } else { 4096 }
 }
 
 /// What is multiplied: `[M, K]` rows and, for each of some weights, `[N, K]`, dense or of each expert.
@@ -39,6 +125,27 @@ pub const MOST_ROWS: u32 = 64;
 /// Threads of a GPU's block: 16 by 16, each with as many rows and columns of the tile as every other.
 pub const SIDE: u32 = 16;
 
+/// Threads of a block of [`Kind::Dot`]: eight warps.
+pub const DOT_THREADS: u32 = 256;
+
+/// Rows of a tile of [`Kind::Dot`].
+const DOT_ROWS: u32 = 4;
+
+/// Columns that a warp of [`Kind::Dot`] computes.
+pub const DOT_COLUMNS_OF_WARP: u32 = 2;
+
+/// The shape of the products of [`Kind::Mma`].
+pub const MATRIX: MatrixShape = MatrixShape::M16N8K16;
+
+/// Threads of a block of [`Kind::Mma`]: four warps.
+pub const MMA_THREADS: u32 = 128;
+
+/// Elements along K that a block of [`Kind::Mma`] has in shared memory a stage.
+pub const MMA_DEPTH: u32 = 32;
+
+/// Sums that a thread of [`Kind::Mma`] may have: half of its registers.
+const MOST_SUMS: u32 = 128;
+
 /// Bytes of the weights of a column block on the host: what stays in the second cache.
 const HOST_BLOCK_BYTES: u64 = 256 * 1024;
 /// Bytes of a row that the host takes at a time: four such rows leave most of the first cache to the weights, even where rows
@@ -53,7 +160,10 @@ pub fn host_panel(rows: DType) -> u64 {
 /// The tilings that a machine has kernels for, the one for large batches first.
 pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
     if machine.is_gpu() {
-        return [64, 32, 16].map(|rows| Tiling { rows, columns: 64 }).into();
+        let of_kind = |kind| [64, 32, 16].map(|rows| Tiling { kind, rows, columns: 64 });
+        let by_matrices = of_kind(Kind::Mma).into_iter().filter(|tiling| has_matrices(*tiling, of, machine));
+        let dot = Tiling { kind: Kind::Dot, rows: DOT_ROWS, columns: DOT_COLUMNS_OF_WARP * DOT_THREADS / machine.warp_lanes };
+        return by_matrices.chain(of_kind(Kind::Fma)).chain(has_dot(of).then_some(dot)).collect();
     }
     let weights: u64 = of.weights.iter().map(|w| w.bytes() * of.k.min(host_panel(of.rows))).sum();
     let sums = u64::from(MOST_ROWS) * of.weights.len() as u64 * DType::F32.bytes();
@@ -63,7 +173,44 @@ pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
         64..128 => 64,
         128.. => 128,
     };
-    vec![Tiling { rows: MOST_ROWS, columns }]
+    vec![Tiling { kind: Kind::Fma, rows: MOST_ROWS, columns }]
+}
+
+/// Elements of a vector of [`Kind::Dot`]: 16 bytes of the widest type.
+pub fn dot_elements(rows: DType, weights: &[DType]) -> u64 {
+    16 / weights.iter().map(|w| w.bytes()).chain([rows.bytes()]).max().unwrap_or(1)
+}
+
+/// Whether a product can be computed by dot products: K is in whole vectors, and a lane has registers for the sums.
+fn has_dot(of: &Product) -> bool {
+    let elements = dot_elements(of.rows, &of.weights);
+    let sums = u64::from(DOT_ROWS * DOT_COLUMNS_OF_WARP) * of.weights.len() as u64 * elements;
+    of.k > 0 && of.k.is_multiple_of(elements) && sums <= 128
+}
+
+/// Whether a product can be computed by matrices: rows and weights have one type that the machine has an instruction for, rows
+/// can be copied to shared memory in parts of at least four bytes, and the tile's sums and two stages fit the machine.
+fn has_matrices(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
+    let weights = of.weights.len() as u32;
+    let has_unit = machine.copies_async && machine.matrix_unit(MATRIX, of.rows).is_some();
+    let sums = weights.saturating_mul(tiling.rows * tiling.columns / MMA_THREADS);
+    has_unit
+        && of.weights.iter().all(|weight| *weight == of.rows)
+        && mma_copy_bytes(of.k, of.rows).is_some()
+        && sums <= MOST_SUMS
+        && mma_stages(tiling, of.weights.len(), machine).is_some()
+}
+
+/// Bytes of a copy to shared memory of [`Kind::Mma`]: the most, up to 16, that rows are a multiple of.
+pub fn mma_copy_bytes(k: u64, elem: DType) -> Option<u32> {
+    [16, 8, 4].into_iter().find(|bytes| k > 0 && (k % 8 * elem.bytes()).is_multiple_of(u64::from(*bytes)))
+}
+
+/// Stages of [`Kind::Mma`] in shared memory: three, or two where three are more than a block may have.
+pub fn mma_stages(tiling: Tiling, weights: usize, machine: &Machine) -> Option<u32> {
+    let lines = u64::from(tiling.rows) + weights as u64 * u64::from(tiling.columns);
+    let stage = lines * u64::from(MMA_DEPTH) * DType::BF16.bytes();
+    [3, 2].into_iter().find(|stages| u64::from(*stages) * stage <= u64::from(machine.shared_optin_bytes))
 }
 
 /// The work of a product's arithmetic under a tiling, in FLOPs that take as long at the machine's full rate: the multiplications
@@ -72,27 +219,61 @@ pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
 /// * **Tile quantisation.** A GPU's block computes all of its tile. The host computes the rows and columns that there are.
 /// * **Wave quantisation.** Blocks are spread over the processors; the last round may leave some of them idle.
 /// * **Operands from shared memory** (GPU). A thread reads a vector of each side for `rows / 16 x columns / 16` products a weight;
-///   a vector takes the time of four scalar multiplications and additions.
+///   a vector takes the time of four scalar multiplications and additions. By dot products a lane loads a vector of each row and
+///   column for all of theirs; a vector takes the time of one product of vectors, to load and to widen. By matrices a warp reads
+///   its rows and columns once for all of its products, and four matrices of 128 bytes take the time of two products (shared
+///   memory has 128 bytes a clock, and a processor of 1024 multiply-adds a clock makes a product in two).
+/// * **The end of a sum** (dot products). The lanes' sums are added in some twenty steps each.
+/// * **The rate** of matrix instructions, in place of the machine's; a stage beyond K is computed whole.
 pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &Machine) -> u64 {
     let (tile_rows, tile_columns, weights) = (u64::from(tiling.rows), u64::from(tiling.columns), of.weights.len() as u64);
     let groups = groups.min(rows).max(1);
     let (row_tiles, column_tiles) = (rows.div_ceil(groups).div_ceil(tile_rows), of.n.div_ceil(tile_columns));
     let blocks = groups.saturating_mul(row_tiles).saturating_mul(column_tiles);
     let step = |rows: u64, columns: u64| rows.saturating_mul(columns).saturating_mul(2).saturating_mul(weights);
-    let useful = if machine.is_gpu() {
-        let (each_row, each_column) = (tile_rows / u64::from(SIDE), tile_columns / u64::from(SIDE));
-        let (products, reads) = (each_row * each_column * weights, 1 + weights);
-        step(row_tiles.saturating_mul(tile_rows), column_tiles * tile_columns)
-            .saturating_mul(groups)
-            .saturating_mul(products + 4 * reads)
-            / products.max(1)
-    } else {
-        step(rows, of.n)
+    let whole = || step(row_tiles.saturating_mul(tile_rows), column_tiles * tile_columns).saturating_mul(groups);
+    let scaled = |work: u64, by: u128, of: u128| u64::try_from(u128::from(work) * by / of.max(1)).unwrap_or(u64::MAX);
+    let (useful, depth) = match tiling.kind {
+        Kind::Dot => {
+            let width = u64::from(DOT_COLUMNS_OF_WARP);
+            let (products, reads) = (tile_rows * width * weights, tile_rows + width * weights);
+            let ends = 20 * u64::from(machine.warp_lanes);
+            (whole().saturating_mul(products + reads) / products.max(1), of.k.saturating_add(ends))
+        }
+        Kind::Mma => {
+            let Some(unit) = machine.matrix_unit(MATRIX, of.rows) else { return u64::MAX };
+            let [row_matrices, column_matrices] = warp_matrices(tiling).map(u128::from);
+            let products = row_matrices * column_matrices * u128::from(weights);
+            let reads = row_matrices + column_matrices * u128::from(weights) / 2;
+            let at_rate = scaled(whole(), u128::from(machine.flops_per_us), u128::from(unit.flops_per_us));
+            (scaled(at_rate, products + 2 * reads, products), of.k.checked_next_multiple_of(MMA_DEPTH.into()).unwrap_or(of.k))
+        }
+        Kind::Fma if machine.is_gpu() => {
+            let (each_row, each_column) = (tile_rows / u64::from(SIDE), tile_columns / u64::from(SIDE));
+            let (products, reads) = (each_row * each_column * weights, 1 + weights);
+            (whole().saturating_mul(products + 4 * reads) / products.max(1), of.k)
+        }
+        Kind::Fma => (step(rows, of.n), of.k),
     };
     let processors = u64::from(machine.processors).max(1);
     let waves = blocks.div_ceil(processors).saturating_mul(processors);
     let spread = u128::from(useful) * u128::from(waves) / u128::from(blocks.max(1));
-    u64::try_from(spread).unwrap_or(u64::MAX).saturating_mul(of.k)
+    u64::try_from(spread).unwrap_or(u64::MAX).saturating_mul(depth)
+}
+
+/// How often the weights of a group come from memory. The blocks of a row tile follow each other along the columns, so that the next
+/// row tile finds weights in the cache where all of its group's are at most half of it.
+pub fn passes(tiling: Tiling, [rows, groups]: [u64; 2], group_bytes: u64, machine: &Machine) -> u64 {
+    let row_tiles = rows.div_ceil(groups.min(rows).max(1)).div_ceil(u64::from(tiling.rows)).max(1);
+    if group_bytes <= machine.cache_bytes / 2 { 1 } else { row_tiles }
+}
+
+/// Matrices of 16 rows, and of 8 columns, of the part of a tile that a warp of [`Kind::Mma`] computes: the four warps stand in two
+/// rows, or beside each other where the tile has 16 rows.
+pub fn warp_matrices(tiling: Tiling) -> [u32; 2] {
+    let (rows, columns, _) = MATRIX.extents();
+    let rows_of_warps = (tiling.rows / rows).clamp(1, 2);
+    [tiling.rows / rows / rows_of_warps, tiling.columns / columns * rows_of_warps / (MMA_THREADS / 32)]
 }
 
 #[cfg(test)]
@@ -112,13 +293,16 @@ mod tests {
         let of = product(128, 10, 1);
         // 3 rows in a tile of 16 x 64, twice along N, on two processors: 16 x 128 x 10 products. A thread makes 1 x 4 of them
         // from two vectors, which take as long as eight more.
-        let low = Tiling { rows: 16, columns: 64 };
+        let low = Tiling { kind: Kind::Fma, rows: 16, columns: 64 };
         assert_eq!(flops(low, &of, [3, 1], &gpu(2)), 2 * 16 * 128 * 10 * (4 + 8) / 4);
         // Two of three processors: as if all worked.
         assert_eq!(flops(low, &of, [3, 1], &gpu(3)), 2 * 16 * 128 * 10 * (4 + 8) / 4 * 3 / 2);
         // 64 rows: 4 x 4 products a thread from two vectors.
-        let high = Tiling { rows: 64, columns: 64 };
+        let high = Tiling { kind: Kind::Fma, rows: 64, columns: 64 };
         assert_eq!(flops(high, &of, [3, 1], &gpu(2)), 2 * 64 * 128 * 10 * (16 + 8) / 16);
+        // Dot products of 3 rows of 4, 8 blocks: 128 columns in twos, K of 12 and the end of a sum of 32 lanes.
+        let dot = Tiling { kind: Kind::Dot, rows: 4, columns: 16 };
+        assert_eq!(flops(dot, &product(128, 12, 1), [3, 1], &gpu(2)), 2 * 4 * 128 * (8 + 6) / 8 * (12 + 20 * 32));
         // 40 rows of 5 experts are 8 of each: five tiles of either, two columns each.
         assert_eq!(flops(low, &of, [40, 5], &gpu(1)), 5 * 2 * 16 * 128 * 10 * (4 + 8) / 4);
         // No more experts than rows have any.
@@ -126,14 +310,58 @@ mod tests {
     }
 
     #[test]
+    fn large_weights_come_from_memory_for_each_row_tile() {
+        let tiling = Tiling { kind: Kind::Fma, rows: 16, columns: 64 };
+        let machine = Machine { cache_bytes: 1000, ..gpu(2) };
+        assert_eq!(passes(tiling, [100, 2], 500, &machine), 1);
+        // 50 rows of each of two.
+        assert_eq!(passes(tiling, [100, 2], 501, &machine), 4);
+        assert_eq!(passes(tiling, [1, 8], 501, &machine), 1);
+        assert_eq!(passes(tiling, [0, 8], 501, &machine), 1);
+    }
+
+    #[test]
     fn a_host_computes_what_is_there() {
         let host = Machine::named("x86-64-v3").unwrap();
         let of = product(100, 10, 2);
         let [tiling] = candidates(&of, &host)[..] else { panic!("one tiling") };
-        assert_eq!(tiling, Tiling { rows: 64, columns: 128 });
+        assert_eq!(tiling, Tiling { kind: Kind::Fma, rows: 64, columns: 128 });
         // One block on two cores.
         assert_eq!(flops(tiling, &of, [3, 1], &host), 2 * (2 * 3 * 100 * 10 * 2));
         assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 10 * 2);
+    }
+
+    #[test]
+    fn matrices_by_hand() {
+        let of = Product { rows: DType::BF16, n: 128, k: 40, weights: vec![DType::BF16; 2] };
+        let unit = |flops_per_us| crate::machine::MatrixUnit { shape: MATRIX, elem: DType::BF16, flops_per_us };
+        let fast = Machine { flops_per_us: 10, matrix_units: Box::leak(Box::new([unit(160)])), ..gpu(1) };
+        let tall = candidates(&of, &fast)[0];
+        assert_eq!((tall.to_string().as_str(), warp_matrices(tall)), ("mma(64 by 64)", [2, 4]));
+        // Two column tiles of 64 x 64 with two weights, K up to 64, at sixteen times the rate: a warp has 2 x 4 products of each weight
+        // from two reads of rows and two of columns of each.
+        assert_eq!(flops(tall, &of, [3, 1], &fast), 2 * 64 * 128 * 2 * (16 + 2 * 6) / 16 / 16 * 64);
+        let low = Tiling { rows: 16, ..tall };
+        assert_eq!(warp_matrices(low), [1, 2]);
+        assert_eq!(flops(low, &of, [3, 1], &fast), 2 * 16 * 128 * 2 * (4 + 2 * 3) / 4 / 16 * 64);
+    }
+
+    #[test]
+    fn matrices_where_they_can_be() {
+        let by_matrices = |rows: DType, weights: Vec<DType>, k: u64, machine: &Machine| {
+            let of = Product { rows, n: 64, k, weights };
+            candidates(&of, machine).iter().filter(|tiling| tiling.kind == Kind::Mma).count()
+        };
+        let (bf16, f16, f32, gpu) = (DType::BF16, DType::F16, DType::F32, gpu(108));
+        assert_eq!((by_matrices(bf16, vec![bf16], 64, &gpu), by_matrices(f16, vec![f16; 2], 64, &gpu)), (3, 3));
+        assert_eq!((by_matrices(f32, vec![f32], 64, &gpu), by_matrices(bf16, vec![bf16, f16], 64, &gpu)), (0, 0));
+        // Copies of 4 bytes at least; more sums than registers in the high tiles.
+        assert_eq!((by_matrices(bf16, vec![bf16], 66, &gpu), by_matrices(bf16, vec![bf16], 63, &gpu)), (3, 0));
+        assert_eq!((by_matrices(bf16, vec![bf16; 5], 64, &gpu), by_matrices(bf16, vec![bf16; 12], 64, &gpu)), (2, 1));
+        let without = Machine { matrix_units: &[], ..gpu.clone() };
+        assert_eq!(by_matrices(bf16, vec![bf16], 64, &without), 0);
+        assert_eq!(by_matrices(bf16, vec![bf16], 64, &Machine::named("x86-64-v4-bf16").unwrap()), 0);
+        assert_eq!([64, 68, 66, 63, 0].map(|k| mma_copy_bytes(k, bf16)), [Some(16), Some(8), Some(4), None, None]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bias_update;
+mod decisions;
 mod graph_interp;
 mod graph_random;
 mod graph_text;

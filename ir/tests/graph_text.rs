@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use moec_ir::Machine;
 use moec_ir::graph::{Node, Op, parse, print, print_with_violations, verify};
-use moec_ir::rewrite::rewrite;
+use moec_ir::rewrite::{Batches, rewrite};
 use proptest::prelude::*;
 
 use crate::graph_random;
@@ -183,7 +183,7 @@ fn the_longest_chain_goes_all_the_way() {
     let text = print(layer.graph());
     assert_eq!(parse(&text).map(|graph| print(&graph)), Ok(text));
     let machine = Machine::named("sm_80").expect("a machine");
-    assert_eq!(rewrite(&layer, &machine, &[1]).graph.graph(), layer.graph());
+    assert_eq!(rewrite(&layer, &machine, &Batches::together(&[1])).at(1).graph(), layer.graph());
 }
 
 /// Bodies of many lines: no name of a value is an element type or an op.

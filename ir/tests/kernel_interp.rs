@@ -362,3 +362,134 @@ fn a_program_runs_the_regime_of_its_size() {
     let fault = go(&[1.0], &[3.0]).unwrap_err();
     assert_eq!(fault.to_string(), "4 bytes are given, it has 8\n  in `buffer %w: weight f32[2]`");
 }
+
+fn halves(xs: impl IntoIterator<Item = f32>) -> Memory {
+    Memory::from(xs.into_iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect::<Vec<u8>>())
+}
+
+/// Two warps, each a product of its own: rows by copies, small whole numbers, so that every sum is exact.
+#[test]
+fn warps_multiply_matrices() {
+    let a = |w: usize, row: usize, k: usize| ((w + row * 3 + k * 5) % 7) as f32 - 3.0;
+    let b = |w: usize, column: usize, k: usize| ((2 * w + column * 2 + k) % 5) as f32 - 2.0;
+    let rows = (0..2).flat_map(|w| (0..16).flat_map(move |row| (0..16).map(move |k| a(w, row, k))));
+    let columns = (0..2).flat_map(|w| (0..8).flat_map(move |column| (0..16).map(move |k| b(w, column, k))));
+    let sum = |w: usize, row: usize, column: usize| (0..16).map(|k| a(w, row, k) * b(w, column, k)).sum::<f32>() + 0.5;
+    let sums: Vec<f32> =
+        (0..2).flat_map(|w| (0..16).flat_map(move |row| (0..8).map(move |column| sum(w, row, column)))).collect();
+    check(
+        "sm_80",
+        1,
+        vec![halves(rows), halves(columns), Memory::unknown(4 * 256)],
+        floats(&sums),
+        "kernel @moec_product(%a: *bf16, %b: *bf16, %y: *mut f32) threads 64 {
+           shared %rows: bf16[512]
+           shared %columns: bf16[256]
+           registers %sums: f32[4]
+           let %lane: i32 = thread % 32
+           let %warp: i32 = thread / 32
+           copy %rows[thread * 8] = %a[thread * 8] bytes 16
+           commit
+           copy %columns[thread * 4] = %b[thread * 4] bytes 8
+           commit
+           store %sums[0] = splat(0.5, 4)
+           wait groups 0
+           barrier block
+           load_matrix %a0: bf16x2, %a1: bf16x2, %a2: bf16x2, %a3: bf16x2 = %rows[%warp * 256 + %lane % 16 * 16 + %lane / 16 * 8]
+           load_matrix %b0: bf16x2, %b1: bf16x2 = %columns[%warp * 128 + %lane % 8 * 16 + %lane / 8 % 2 * 8]
+           mma m16n8k16 %sums[0] += (%a0, %a1, %a2, %a3) * (%b0, %b1)
+           load %upper: f32x2 = %sums[0]
+           load %lower: f32x2 = %sums[2]
+           store %y[%warp * 128 + %lane / 4 * 8 + %lane % 4 * 2] = %upper
+           store %y[%warp * 128 + %lane / 4 * 8 + %lane % 4 * 2 + 64] = %lower
+         }",
+    );
+}
+
+/// The shallow product, and a right factor whose rows lie in memory: transposed on the way.
+#[test]
+fn a_transposed_factor() {
+    let a = |row: usize, k: usize| (row as f32 - 8.0) * 0.25 + k as f32;
+    let b = |k: usize, column: usize| k as f32 * 0.5 - column as f32;
+    let rows = (0..16).flat_map(|row| (0..8).map(move |k| a(row, k)));
+    let right = (0..8).flat_map(|k| (0..8).map(move |column| b(k, column)));
+    let sum = |row: usize, column: usize| (0..8).map(|k| a(row, k) * b(k, column)).sum::<f32>();
+    let sums: Vec<f32> = (0..16).flat_map(|row| (0..8).map(move |column| sum(row, column))).collect();
+    check(
+        "sm_90a",
+        1,
+        vec![halves(rows), halves(right), Memory::unknown(4 * 128)],
+        floats(&sums),
+        "kernel @moec_product(%a: *bf16, %b: *bf16, %y: *mut f32) threads 32 {
+           shared %rows: bf16[128]
+           shared %right: bf16[64]
+           registers %sums: f32[4]
+           copy %rows[thread * 4] = %a[thread * 4] bytes 8
+           copy %right[thread * 2] = %b[thread * 2] bytes 4
+           commit
+           wait groups 0
+           store %sums[0] = splat(0.0, 4)
+           load_matrix %a0: bf16x2, %a1: bf16x2 = %rows[thread % 16 * 8]
+           load_matrix %b0: bf16x2 = %right[thread % 8 * 8] transposed
+           mma m16n8k8 %sums[0] += (%a0, %a1) * (%b0)
+           load %all: f32x4 = %sums[0]
+           store %y[thread / 4 * 8 + thread % 4 * 2] = lane(%all, 0)
+           store %y[thread / 4 * 8 + thread % 4 * 2 + 1] = lane(%all, 1)
+           store %y[thread / 4 * 8 + thread % 4 * 2 + 64] = lane(%all, 2)
+           store %y[thread / 4 * 8 + thread % 4 * 2 + 65] = lane(%all, 3)
+         }",
+    );
+}
+
+#[test]
+fn copies_arrive_when_they_are_waited_for() {
+    let kernel = |middle: &str| {
+        format!(
+            "kernel @moec_copies(%x: *f32, %y: *mut f32) threads 32 {{
+               shared %tile: f32[64]
+               copy %tile[thread] = %x[thread] bytes 4
+               commit
+               copy %tile[thread + 32] = %x[thread + 32] bytes 4 live thread < 3
+               commit
+               {middle}
+             }}"
+        )
+    };
+    let x: Vec<f32> = (0..64).map(|i| i as f32).collect();
+    let load = "load %a: f32 = %tile[thread] store %y[thread] = %a load %b: f32 = %tile[thread + 32] store %y[thread + 32] = %b";
+    let arrived: Vec<f32> = (0..64).map(|i| if i < 35 { i as f32 } else { 0.0 }).collect();
+    check("sm_80", 1, vec![floats(&x), floats(&[9.0; 64])], floats(&arrived), &kernel(&format!("wait groups 0 {load}")));
+    let fault = |middle: &str| {
+        let mut memory = [floats(&x), floats(&[9.0; 64])];
+        run("sm_80", 1, &mut memory, &kernel(middle)).unwrap_err().message
+    };
+    let expected = "touches memory that a copy under way will write: it is not waited for";
+    // Of the first group all have arrived, of the second none.
+    assert!(fault(&format!("wait groups 1 {load}")).ends_with(&format!("thread 0, element 32: {expected}")));
+    assert!(fault(load).ends_with(&format!("thread 0, element 0: {expected}")));
+    // One thread waits, the others do not.
+    assert!(
+        fault(&format!("if thread < 32 / 2 {{ wait groups 0 }} {load}")).ends_with(&format!("thread 16, element 16: {expected}"))
+    );
+    assert!(fault("store %tile[thread] = 1.0").ends_with(expected));
+    assert!(fault("copy %tile[thread] = %x[0] bytes 4").ends_with(expected));
+    // A group that is not made is not waited for.
+    assert!(fault(&format!("wait groups 0 copy %tile[thread] = %x[0] bytes 4 wait groups 0 {load}")).ends_with(expected));
+    assert!(fault("wait groups 0 copy %tile[thread] = %x[thread + 60] bytes 4").contains("from element 64: outside"));
+    assert!(fault("wait groups 0 copy %tile[thread * 4 + 1] = %x[0] bytes 16").contains("to element 1: byte 4 is not"));
+}
+
+#[test]
+fn what_is_not_there_is_not_multiplied() {
+    let fault = |body: &str| {
+        let text = format!("kernel @moec_k(%y: *mut f32) threads 32 {{ shared %t: bf16[256] registers %s: f32[4] {body} }}");
+        run("sm_80", 1, &mut [floats(&[0.0; 4])], &text).unwrap_err().message
+    };
+    let unwritten = "reads memory that is not written";
+    assert!(fault("load %a: f32 = %s[2]").ends_with(unwritten));
+    assert!(fault("load_matrix %a: bf16x2 = %t[thread * 8]").ends_with(unwritten));
+    assert!(fault("load_matrix %a: bf16x2 = %t[thread * 4]").contains("byte 8 is not at a multiple of 16"));
+    assert!(fault("load_matrix %a: bf16x2 = %t[thread * 64]").contains("outside an array of 256 elements"));
+    let zero = "let %z: bf16x2 = bf16(splat(0.0, 2))";
+    assert!(fault(&format!("{zero} mma m16n8k8 %s[0] += (%z, %z) * (%z)")).ends_with(unwritten));
+}

@@ -5,15 +5,20 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use moec_ir::graph::{Attr, Node, Op, Typed, parse, print, verify};
-use moec_ir::rewrite::{Rewritten, graph_cost, rewrite, why};
-use moec_ir::{Dims, Machine, Tiling};
+use moec_ir::graph::{Node, Op, Typed, parse, print};
+use moec_ir::rewrite::{Batches, Rewritten, rewrite, why};
+use moec_ir::{Dims, Machine};
 
 use crate::oracle::{Numbers, inputs, output, same, typed};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/text/graph");
 const MACHINES: [&str; 3] = ["sm_90a", "sm_80", "x86-64-v4"];
 const TOKENS: [u64; 3] = [1, 64, 4096];
+
+/// One graph for all.
+fn batches() -> Batches {
+    Batches::together(&TOKENS)
+}
 
 fn text(layer: &str) -> String {
     std::fs::read_to_string(Path::new(FOLDER).join(format!("layer_{layer}.moe"))).unwrap_or_else(|why| panic!("{layer}: {why}"))
@@ -40,7 +45,7 @@ fn machine(name: &str) -> Machine {
 /// Each layer with what each machine makes of it.
 static REWRITTEN: LazyLock<Vec<(String, Typed, Rewritten)>> = LazyLock::new(|| {
     let on = |(name, layer): (String, Typed)| {
-        MACHINES.map(|m| (format!("{name} on {m}"), layer.clone(), rewrite(&layer, &machine(m), &TOKENS)))
+        MACHINES.map(|m| (format!("{name} on {m}"), layer.clone(), rewrite(&layer, &machine(m), &batches())))
     };
     layers().into_iter().flat_map(on).collect()
 });
@@ -71,7 +76,7 @@ fn equal_under_the_interpreter() {
                 let params = inputs(layer, dims, seed, numbers);
                 // The same sums rounded at the same places: in bf16 a last bit may differ where the f64 sums do.
                 let tolerance = if name.contains("f32") { 1e-6 } else { 1e-2 };
-                same(layer, &result.graph, &params, dims, tolerance)
+                same(layer, result.at(1), &params, dims, tolerance)
                     .unwrap_or_else(|why| panic!("{name}, T = {tokens}, {numbers:?}: {why}"));
             }
         }
@@ -81,14 +86,14 @@ fn equal_under_the_interpreter() {
 #[test]
 fn a_capacity_drops_the_same_pairs() {
     let layer = typed(&text("switch"));
-    let result = rewrite(&layer, &machine("sm_80"), &TOKENS);
+    let result = rewrite(&layer, &machine("sm_80"), &batches());
     let dims = Dims { tokens: 21, row_tokens: 7 };
     let params = inputs(&layer, dims, 5, Numbers::Smooth);
     let rows = |graph: &Typed| -> Vec<bool> {
         output(graph, &params, dims).data.chunks(16).map(|row| row.iter().all(|y| *y == 0.0)).collect()
     };
     let dropped = rows(&layer);
-    assert_eq!(dropped, rows(&result.graph));
+    assert_eq!(dropped, rows(result.at(1)));
     assert!(dropped.contains(&true) && dropped.contains(&false), "{dropped:?}");
 }
 
@@ -105,8 +110,8 @@ fn the_search_ends_by_itself() {
 fn a_second_rewriting_changes_nothing() {
     for (name, _, result) in &*REWRITTEN {
         let machine = machine(name.rsplit(' ').next().unwrap_or_default());
-        let again = rewrite(&result.graph, &machine, &TOKENS);
-        assert_eq!(print(again.graph.graph()), print(result.graph.graph()), "{name}");
+        let again = rewrite(result.at(1), &machine, &batches());
+        assert_eq!(print(again.at(1).graph()), print(result.at(1).graph()), "{name}");
         assert_eq!(again.after, result.after, "{name}");
     }
 }
@@ -115,7 +120,7 @@ fn a_second_rewriting_changes_nothing() {
 fn only_what_schedule_takes() {
     for (name, layer, result) in &*REWRITTEN {
         let mut routes = 0;
-        for node in result.graph.graph().nodes.as_ref() {
+        for node in result.at(1).graph().nodes.as_ref() {
             match node {
                 Node::Param(_) | Node::Attr(_) => {}
                 Node::Apply(op, _) => match op {
@@ -123,7 +128,7 @@ fn only_what_schedule_takes() {
                     Op::List | Op::Gemm | Op::GroupedGemm | Op::Combine | Op::ExpertRows | Op::PairWeights => {}
                     Op::RmsNorm | Op::Flatten | Op::Slots | Op::SoftDispatch | Op::SoftCombine => {}
                     Op::Softmax | Op::TokenSoftmax if name.contains("soft_moe") => {}
-                    op => panic!("{name}: {} is left over\n{}", op.name(), print(result.graph.graph())),
+                    op => panic!("{name}: {} is left over\n{}", op.name(), print(result.at(1).graph())),
                 },
                 Node::Hole(_) => panic!("{name}: a hole outside a body"),
             }
@@ -131,7 +136,7 @@ fn only_what_schedule_takes() {
         assert_eq!(routes, if name.contains("soft_moe") { 0 } else { 1 }, "{name}");
         let grouped = |graph: &Typed| count(graph, Op::GroupedGemm);
         let gated = ["switch", "relu2", "soft_moe"].iter().any(|plain| name.contains(plain));
-        assert_eq!(grouped(&result.graph), 2, "{name}");
+        assert_eq!(grouped(result.at(1)), 2, "{name}");
         assert_eq!(grouped(layer), if gated { 2 } else { 3 }, "{name}");
     }
 }
@@ -143,7 +148,7 @@ fn count(graph: &Typed, wanted: Op) -> usize {
 #[test]
 fn the_same_text_every_time() {
     for (name, layer) in layers() {
-        let run = || print(rewrite(&layer, &machine("sm_90a"), &TOKENS).graph.graph());
+        let run = || print(rewrite(&layer, &machine("sm_90a"), &batches()).at(1).graph());
         let first = run();
         assert!((0..3).all(|_| run() == first), "{name}");
         assert_eq!(print(&parse(&first).unwrap_or_else(|why| panic!("{name}: {why}"))), first);
@@ -153,9 +158,9 @@ fn the_same_text_every_time() {
 /// The rewritten text, and the rules that it could not do without.
 fn report(layer: &str) -> String {
     let (layer, machine) = (typed(&text(layer)), machine("sm_90a"));
-    let result = rewrite(&layer, &machine, &TOKENS);
-    let mut out = print(result.graph.graph());
-    for reason in why(&layer, &result, &machine, &TOKENS) {
+    let result = rewrite(&layer, &machine, &batches());
+    let mut out = print(result.at(1).graph());
+    for reason in why(&layer, &result, &machine, &batches()) {
         out += &format!("round {}: {}\n", reason.round, reason.rule);
     }
     out
@@ -172,7 +177,6 @@ macro_rules! snapshots {
 
 snapshots!(mixtral, qwen2_moe, deepseek_v3, deepseek_v2, gpt_oss, switch, relu2, gshard, soft_moe);
 
-/// DeepSeek-V3 at its own sizes. The bound is for a loaded machine and a debug build of this crate.
 /// DeepSeek-V3 at its real size.
 fn large() -> Typed {
     let sizes = [
@@ -187,11 +191,12 @@ fn large() -> Typed {
     typed(&sizes.iter().fold(untyped(&text("deepseek_v3")), |text, (small, large)| text.replace(small, large)))
 }
 
+/// The bound is for a loaded machine and a debug build of this crate.
 #[test]
 fn a_large_layer_is_rewritten_at_once() {
     let layer = large();
     let start = Instant::now();
-    let result = rewrite(&layer, &machine("sm_90a"), &TOKENS);
+    let result = rewrite(&layer, &machine("sm_90a"), &Batches { together: false, most: 1 << 16, ..batches() });
     let took = start.elapsed();
     assert!(result.saturated && result.exact);
     assert!(took < Duration::from_secs(2), "{took:?}");
@@ -205,43 +210,4 @@ fn untyped(text: &str) -> String {
         _ => format!("{line}\n"),
     };
     text.lines().map(line).collect()
-}
-
-/// The tilings of a graph's products, in their order.
-fn tilings(graph: &Typed) -> Vec<Tiling> {
-    let tiling = |node: &Node| if let Node::Attr(Attr::Tiling(tiling)) = node { Some(*tiling) } else { None };
-    graph.graph().nodes.as_ref().iter().filter_map(tiling).collect()
-}
-
-/// The graph with every product cut in another way.
-fn cut(graph: &Typed, tiling: Tiling) -> Typed {
-    let mut graph = graph.graph().clone();
-    let other = |node: &Node| match node {
-        Node::Attr(Attr::Tiling(_)) => Node::Attr(Attr::Tiling(tiling)),
-        node => node.clone(),
-    };
-    graph.nodes = graph.nodes.as_ref().iter().map(other).collect::<Vec<_>>().into();
-    verify(graph).expect("a tiling changes no type")
-}
-
-/// Few rows an expert are computed by low tiles, many by high ones; what the batch does not ask for costs more in the model. That
-/// all give the same bits is held by the tests of the kernels.
-#[test]
-fn tiles_are_as_high_as_the_batch_asks_for() {
-    let (layer, gpu) = (large(), machine("sm_90a"));
-    let rows = |tokens: u64| -> Vec<u32> {
-        let best = rewrite(&layer, &gpu, &[tokens]);
-        for rows in [16, 32, 64] {
-            let cost = graph_cost(&cut(&best.graph, Tiling { rows, columns: 64 }), &gpu, &[tokens]);
-            assert!(cost >= best.after, "{rows} rows at {tokens} tokens");
-        }
-        tilings(&best.graph).iter().map(|tiling| tiling.rows).collect()
-    };
-    let (decode, prefill) = (rows(1), rows(1 << 16));
-    assert!(decode.iter().all(|rows| *rows == 16), "{decode:?}");
-    assert!(prefill.iter().all(|rows| *rows == 64), "{prefill:?}");
-    let low = cut(&rewrite(&layer, &gpu, &[1 << 16]).graph, Tiling { rows: 16, columns: 64 });
-    assert!(graph_cost(&low, &gpu, &[1 << 16]) > rewrite(&layer, &gpu, &[1 << 16]).after);
-    // A host computes no row that is not there, and has one height.
-    assert!(tilings(&rewrite(&layer, &machine("x86-64-v4"), &[1]).graph).iter().all(|tiling| tiling.rows == 64));
 }

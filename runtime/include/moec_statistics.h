@@ -21,7 +21,7 @@ typedef struct moec_routing {
     uint64_t rowless;          /* statistics.rowless: of these, so many at the end have no rows; 0 where absent */
     uint64_t top_k;            /* K, the shared ones beside the picks included */
     uint64_t joint_shared;     /* statistics.joint_shared: of these, so many at the end are no picks; 0 where absent */
-    uint64_t tile_rows;        /* statistics.tile_rows */
+    uint64_t tile_rows;        /* regimes[].tile_rows of the regime that serves T; 1 where absent */
     uint64_t rows_at_capacity; /* statistics.rows_at_capacity for this T and S; 0 where there is none */
     double capacity_factor;    /* statistics.capacity_factor as a quotient; 1.25 where there is none */
     const int32_t *load;       /* [E] slots.load */

@@ -145,7 +145,8 @@ impl Layer {
     /// [`Error::Count`] where the run is another layer's, [`Error::Extent`].
     pub fn statistics(&self, run: &Run) -> Result<Option<Statistics>, Error> {
         let Some(routing) = &self.target().statistics else { return Ok(None) };
-        Statistics::of(&Figures::at(routing, run.dims)?, &Counts::of(&routing.slots, run)).map(Some)
+        Statistics::of(&Figures::at(routing, self.target().regime(run.dims.tokens), run.dims)?, &Counts::of(&routing.slots, run))
+            .map(Some)
     }
 
     /// Copies the weights to the device, once. They come in the manifest's order, as [`crate::weights::assemble`] gives
@@ -406,8 +407,7 @@ impl Shared {
     }
 
     pub(crate) fn launches(&self, tokens: u64) -> &[Launch] {
-        let regime = self.target().regimes.iter().find(|regime| regime.tokens_up_to.is_none_or(|most| tokens <= most));
-        regime.map_or(&[], |regime| &regime.launches)
+        self.target().regime(tokens).map_or(&[], |regime| &regime.launches)
     }
 }
 

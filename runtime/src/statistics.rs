@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::health::{Health, USUAL_CAPACITY_FACTOR, entropy_share};
 use crate::layer::Run;
-use crate::package::{Dims, Routing, Slots};
+use crate::package::{Dims, Regime, Routing, Slots};
 use crate::tensor::Tensor;
 
 /// The sizes that a run's statistics refer to.
@@ -39,11 +39,11 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Those of a layer for these dims.
+    /// Those of a layer for these dims, which `regime` serves.
     ///
     /// # Errors
     /// [`Error::Extent`].
-    pub fn at(routing: &Routing, dims: Dims) -> Result<Figures, Error> {
+    pub fn at(routing: &Routing, regime: Option<&Regime>, dims: Dims) -> Result<Figures, Error> {
         let at_capacity = routing.rows_at_capacity.as_ref();
         Ok(Figures {
             tokens: dims.tokens,
@@ -55,7 +55,7 @@ impl Figures {
             joint_shared: routing.joint_shared,
             corrected: routing.corrected,
             grouped: routing.grouped,
-            tile_rows: u64::from(routing.tile_rows),
+            tile_rows: u64::from(regime.and_then(|regime| regime.tile_rows).unwrap_or(1)),
             // Without tokens nothing is allocated, and a span without tokens divides by zero.
             rows_at_capacity: match at_capacity {
                 Some(rows) => Some(if dims.tokens == 0 { 0 } else { rows.count(dims)? }),

@@ -191,6 +191,7 @@ fn an_unsound_manifest_is_refused() {
     check("2000 threads", |m| m.targets[0].kernels[0].threads = 2000);
     check("not open-ended", |m| drop(m.targets[0].regimes.pop()));
     check("do not ascend", |m| m.targets[0].regimes[0].tokens_up_to = None);
+    check("tiles without rows", |m| m.targets[0].regimes[0].tile_rows = Some(0));
     check("do not ascend", |m| {
         let again = m.targets[0].regimes[0].clone();
         m.targets[0].regimes.insert(0, again);
@@ -281,13 +282,12 @@ fn statistics_name_buffers_that_fit() {
             aux_loss: None,
             z_loss: None,
         };
-        let (experts, rowless, top_k, tile_rows) = (2, 0, 1, 64);
+        let (experts, rowless, top_k) = (2, 0, 1);
         let mut routing = Routing {
             slots,
             experts,
             rowless,
             top_k,
-            tile_rows,
             joint_shared: 0,
             by_sequence: false,
             corrected: false,
@@ -316,7 +316,6 @@ fn statistics_name_buffers_that_fit() {
     refused("no f32 of 1 dimension is observed as `load`", &|r| r.slots.z = Some("load".into()));
     refused("no expert has rows", &|r| r.rowless = 2);
     refused("1 shared experts beside no pick", &|r| (r.joint_shared, r.rowless) = (1, 1));
-    refused("tiles without rows", &|r| r.tile_rows = 0);
     refused("a capacity factor of 0", &|r| r.capacity_factor = Some([1, 0]));
     refused("0 of 2 experts", &|r| r.top_k = 0);
     refused("too deep", &|r| r.rows_at_capacity = Some((0..40).fold(Extent::Tokens, |e, _| e + 1)));

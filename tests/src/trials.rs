@@ -30,6 +30,11 @@ impl Case {
         Case { name: name.into(), kinds: kinds(spec), is_ignored: false, run: Box::new(run) }
     }
 
+    /// A trial on kernels of no layer.
+    pub fn of_kernels(name: impl Into<String>, run: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Case {
+        Case { name: name.into(), kinds: BTreeSet::new(), is_ignored: false, run: Box::new(run) }
+    }
+
     /// The case is of this kind too: a target, or what else it is run on.
     #[must_use]
     pub fn of_kind(mut self, kind: &str) -> Case {

@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod arrows;
+mod decisions;
 mod deps;
 mod hash;
 mod padding;
 mod priority;
+mod rooms;
 mod routing;
 mod soft;
 mod statistics;

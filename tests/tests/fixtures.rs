@@ -61,7 +61,7 @@ fn down_the_chain(Fixture { name, spec, text, file }: &Fixture) {
     let interp = |graph: &moec_ir::graph::Typed| {
         reference(graph.graph().clone(), manifest, &weights, &x, dims).expect("the interpreter runs every graph")
     };
-    let (plain, rewritten) = (interp(&lowered.graph), interp(&lowered.rewritten.graph));
+    let (plain, rewritten) = (interp(&lowered.graph), interp(lowered.rewritten.at(dims.tokens)));
     let layer = Layer::load(&package, DeviceKind::Host { threads: None }).expect("a layer");
     let run = layer.bind(weights.clone()).expect("bound").run(&x, dims).expect("a run");
     let host = run.tensor("y").expect("y").to_f64();

@@ -56,7 +56,7 @@ impl Built {
             run.tensor("route.rows").expect("rows").to_i32().expect("i32").iter().map(|row| *row >= 0).collect()
         };
         let kept = of_graph(&self.lowered.graph);
-        let ways = [of_graph(&self.lowered.rewritten.graph), of_kernels(&self.host), of_kernels(&self.emulated)];
+        let ways = [of_graph(self.lowered.rewritten.at(dims.tokens)), of_kernels(&self.host), of_kernels(&self.emulated)];
         for (way, is) in ["the rewritten graph", "the host", "the emulator"].into_iter().zip(ways) {
             assert_eq!(is, kept, "{}: {way} serves in another order than the graph", self.name);
         }

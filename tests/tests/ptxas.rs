@@ -53,7 +53,8 @@ fn complaints(example: &Example, gpu: &Machine, ptxas: &Ptxas) -> Vec<String> {
             wrong.push(format!("{at}: ptxas did not mention {}", kernel.name));
             continue;
         };
-        let fits = usage.registers > 0 && usage.shared_bytes <= gpu.shared_bytes;
+        let dynamic = kernel.dynamic_shared_bytes <= u64::from(gpu.shared_optin_bytes);
+        let fits = usage.registers > 0 && usage.shared_bytes <= gpu.shared_bytes && dynamic;
         if !fits || usage.spill_stores + usage.spill_loads + usage.stack_bytes > 0 {
             wrong.push(format!("{at}: {}: {usage:?}", kernel.name));
         }

@@ -163,8 +163,8 @@ impl Compiled {
         (run, statistics)
     }
 
-    fn tile_rows(&self) -> u64 {
-        u64::from(self.layer.target().statistics.as_ref().expect("statistics").tile_rows)
+    fn tile_rows(&self, tokens: u64) -> u64 {
+        u64::from(self.layer.target().regime(tokens).and_then(|regime| regime.tile_rows).expect("tiles"))
     }
 
     /// How far probabilities may be off: a few roundings, or those of logits that are rounded.
@@ -182,7 +182,7 @@ impl Compiled {
         let (run, statistics) = self.run(&inputs, dims);
         let what = format!("{}, {tokens} tokens", self.spec.name);
         let expected = reference(import(&self.spec), manifest, &self.weights, &inputs, dims).expect("an interpretation");
-        let by_hand = by_hand(&self.spec, dims, self.tile_rows(), &expected);
+        let by_hand = by_hand(&self.spec, dims, self.tile_rows(dims.tokens), &expected);
         same(&what, &named(&statistics), &by_hand, self.error());
         if let Some(by_c) = by_c(&self.layer, &run) {
             same(&what, &by_c, &named(&statistics), 1e-13);
@@ -303,7 +303,10 @@ fn c_program() -> Option<&'static Path> {
 /// What the C header makes of a run's slots; `None` where there is no C compiler.
 fn by_c(layer: &Layer, run: &Run) -> Option<Named> {
     let routing = layer.target().statistics.as_ref()?;
-    by_c_of(&Figures::at(routing, run.dims).expect("figures"), &Counts::of(&routing.slots, run))
+    by_c_of(
+        &Figures::at(routing, layer.target().regime(run.dims.tokens), run.dims).expect("figures"),
+        &Counts::of(&routing.slots, run),
+    )
 }
 
 /// What it makes of these.

@@ -159,6 +159,47 @@ fn a_kernel_names_no_expert() {
     free_of("ir/src/kernel/", &["expert", "router", "top_k"]);
 }
 
+/// The lines of a match's arms that stand beside the wildcard in line `wild`, above it.
+fn arms_above<'a>(lines: &'a [&'a str], wild: usize) -> impl Iterator<Item = &'a str> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let here = indent(lines[wild]);
+    let inside = lines[..wild].iter().rev().take_while(move |line| line.trim().is_empty() || indent(line) >= here);
+    inside.filter(move |line| indent(line) == here).map(|line| line.trim_start())
+}
+
+/// A new op, way, machine, statement, expression, index or place is a compile error in every room that must know it: no match over
+/// them has a wildcard.
+#[test]
+fn matches_over_closed_enums_are_exhaustive() {
+    let folders = ["ir/src/", "codegen/src/"];
+    let words = [
+        "Op::",
+        "Pointwise::",
+        "Kind::",
+        "Sorting::",
+        "MachineKind::",
+        "HostLevel::",
+        "Stmt::",
+        "Expr::",
+        "Index::",
+        "Place::",
+        "Scope::",
+        "Wait::",
+        "MatrixShape::",
+    ];
+    let variant = |arm: &str| words.iter().any(|word| arm.trim_start_matches("| ").starts_with(word));
+    let of_file = |file: File| {
+        let lines: Vec<&str> = file.text.lines().collect();
+        let wild = (0..lines.len()).filter(|i| lines[*i].trim_start().starts_with("_ =>"));
+        let wrong = wild.filter(|i| arms_above(&lines, *i).any(variant));
+        wrong.map(|i| format!("{}:{}", file.path, i + 1)).collect::<Vec<_>>()
+    };
+    let files = rust().into_iter().filter(|file| folders.iter().any(|folder| file.path.starts_with(folder)));
+    none("matches over closed enums with a wildcard", files.flat_map(of_file));
+    let example = ["match stmt {", "    Stmt::If { .. } => {", "        1", "    }", "    _ => 2,", "}"];
+    assert!(arms_above(&example, 4).any(variant), "what the test looks for is found");
+}
+
 /// Every example is snapshot at every stage, and nothing else is: a spec that went leaves nothing behind.
 #[test]
 fn every_example_has_its_snapshots() {

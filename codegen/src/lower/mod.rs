@@ -2,9 +2,10 @@
 
 mod convert;
 mod expr;
+mod matrix;
 mod stmt;
 
-use moec_ir::kernel::{Block, Expr, Handle, Kernel, Local, ParamKind, Place, Stmt, Ty};
+use moec_ir::kernel::{Block, Expr, Handle, Kernel, Local, ParamKind, Place, Stmt, Ty, layout};
 use moec_ir::{DType, Machine};
 
 use crate::Error;
@@ -20,6 +21,8 @@ struct Lowering<'a, 'c> {
     function: Function<'c>,
     /// Addresses of the block's arrays, by handle.
     shared: Vec<Pointer<'c>>,
+    /// Addresses of the elements of the thread's arrays, by handle: each is a variable, so that LLVM makes a register of it.
+    registers: Vec<Vec<Pointer<'c>>>,
     /// What each local stands for once it is bound, by handle.
     locals: Vec<Option<Bound<'c>>>,
     /// The type of each expression, by handle.
@@ -51,14 +54,18 @@ pub(crate) fn kernel(ir: &Ir<'_>, target: &dyn Target, machine: &Machine, kernel
     let types = kernel.types().into_iter().collect::<Result<_, _>>().map_err(malformed)?;
     let function = target.declare(ir, kernel);
     ir.at(ir.block(function, "entry"));
-    let arrays = kernel.shared.iter().map(|(_, s)| target.shared(ir, kernel, function, s, elem(ir, s.elem)));
+    let registers = kernel.registers.iter().map(|(_, array)| {
+        let element = |i| ir.variable(function, elem(ir, array.elem), 0, &format!("{}.{i}", array.name));
+        (0..array.len).map(element).collect()
+    });
     let mut lowering = Lowering {
         ir,
         target,
         machine,
         kernel,
         function,
-        shared: arrays.collect(),
+        shared: target.shared(ir, machine, kernel, function),
+        registers: registers.collect(),
         locals: vec![None; kernel.locals.len()],
         changing: changing(kernel),
         types,
@@ -70,11 +77,6 @@ pub(crate) fn kernel(ir: &Ir<'_>, target: &dyn Target, machine: &Machine, kernel
     ir.ret();
     target.finish(ir, kernel, function);
     Ok(())
-}
-
-/// Bytes of the block's arrays, each aligned for the widest access.
-pub(crate) fn shared_bytes(kernel: &Kernel) -> u64 {
-    kernel.shared.iter().map(|(_, s)| (u64::from(s.len) * s.elem.bytes()).next_multiple_of(16)).sum()
 }
 
 /// The type of an element, in registers and in memory. The 16-bit floats are carried as their bits: what they mean
@@ -124,7 +126,7 @@ fn check(kernel: &Kernel, machine: &Machine) -> Result<(), Error> {
     if of_bools || kernel.shared.iter().any(|(_, s)| s.elem == DType::Bool) {
         return unsupported("arrays of bool".to_string());
     }
-    let (bytes, limit) = (shared_bytes(kernel), u64::from(machine.shared_bytes));
+    let (bytes, limit) = (layout(kernel).bytes, u64::from(machine.shared_optin_bytes));
     if bytes > limit {
         return Err(Error::Shared { kernel: kernel.name.clone(), bytes, limit, machine: machine.name });
     }
@@ -167,6 +169,7 @@ impl<'c> Lowering<'_, 'c> {
         let array = match place {
             Place::Shared(shared) => self.shared[shared.index()],
             Place::Param(i) => self.function.get_params()[i as usize].into_pointer_value(),
+            Place::Registers(_) => return Err(self.malformed("an array of registers has no address".to_string())),
         };
         Ok((array, elem))
     }

@@ -50,6 +50,14 @@ impl<'c> Lowering<'_, 'c> {
                     }
                 }
             }
+            Stmt::Load { local, from: Place::Registers(array), offset, align: _ } => {
+                let value = self.load_registers(*array, *offset, self.local(*local).ty.lanes)?;
+                self.locals[local.index()] = Some(Bound::Value(value));
+            }
+            Stmt::Store { to: Place::Registers(array), offset, value, align: _ } => {
+                let value = self.expr(*value)?;
+                self.store_registers(*array, *offset, value)?;
+            }
             Stmt::Load { local, from, offset, align } => {
                 let at = self.element(*from, *offset)?;
                 let Local { name, ty } = self.local(*local);
@@ -89,17 +97,22 @@ impl<'c> Lowering<'_, 'c> {
             }
             Stmt::For { local, start, end, step, body } => self.for_loop(*local, [*start, *end, *step], body)?,
             Stmt::If { cond, then, otherwise } => self.branch(*cond, then, otherwise)?,
+            Stmt::Copy { to, at, from, offset, bytes, live } => self.copy([*to, *from], [*at, *offset], *bytes, *live)?,
+            Stmt::Commit => self.target.commit(ir).ok_or_else(|| self.unsupported("a group of copies"))?,
+            Stmt::Wait(wait) => self.target.wait(ir, *wait).ok_or_else(|| self.unsupported("a wait for copies"))?,
+            Stmt::LoadMatrix { locals, from, offset, transposed } => self.load_matrix(locals, *from, *offset, *transposed)?,
+            Stmt::Mma { shape, sums, at, a, b } => self.mma(*shape, (*sums, *at), a, b)?,
         }
         Ok(())
     }
 
-    fn bind(&mut self, local: Handle<Local>, value: Value<'c>) {
+    pub(super) fn bind(&mut self, local: Handle<Local>, value: Value<'c>) {
         llvm::name(value, &self.local(local).name);
         self.locals[local.index()] = Some(Bound::Value(value));
     }
 
     /// The address of an element of an array.
-    fn element(&mut self, place: Place, offset: Handle<Expr>) -> Result<Pointer<'c>, Error> {
+    pub(super) fn element(&mut self, place: Place, offset: Handle<Expr>) -> Result<Pointer<'c>, Error> {
         let (array, of) = self.array(place)?;
         let offset = self.offset(offset)?;
         Ok(self.ir.element(elem(self.ir, of), array, offset))
@@ -118,7 +131,7 @@ impl<'c> Lowering<'_, 'c> {
     }
 
     /// Lanes talk only where every lane of the warp exists.
-    fn needs_whole_warps(&self) -> Result<(), Error> {
+    pub(super) fn needs_whole_warps(&self) -> Result<(), Error> {
         if self.kernel.threads.is_multiple_of(self.machine.warp_lanes) {
             return Ok(());
         }

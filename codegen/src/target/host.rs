@@ -2,13 +2,13 @@
 //! Linking the object is in `link`.
 
 use inkwell::module::Linkage;
-use moec_ir::DType;
-use moec_ir::kernel::{Index, Kernel, ParamKind, Place, Scope, Shared, Vote};
+use moec_ir::kernel::{Index, Kernel, ParamKind, Place, Scope, Vote, Wait};
 use moec_ir::machine::HostLevel;
+use moec_ir::{DType, Machine, MatrixShape};
 
 use super::Target;
 use crate::emit::File;
-use crate::llvm::{self, At, Function, IntPredicate, Ir, Op, Pointer, Type, Value};
+use crate::llvm::{self, At, Function, IntPredicate, Ir, Op, Pointer, Value};
 use crate::{Error, Image, link, lower};
 
 /// An x86-64 level.
@@ -110,8 +110,12 @@ impl Target for Host {
         ir.ret();
     }
 
-    fn shared<'c>(&self, ir: &Ir<'c>, _: &Kernel, function: Function<'c>, shared: &Shared, elem: Type<'c>) -> Pointer<'c> {
-        ir.variable(function, llvm::array(elem, shared.len), SHARED_ALIGN, &shared.name)
+    fn shared<'c>(&self, ir: &Ir<'c>, _: &Machine, kernel: &Kernel, function: Function<'c>) -> Vec<Pointer<'c>> {
+        let arrays = kernel.shared.iter().map(|(_, shared)| {
+            let ty = llvm::array(lower::elem(ir, shared.elem), shared.len);
+            ir.variable(function, ty, shared.align.max(SHARED_ALIGN), &shared.name)
+        });
+        arrays.collect()
     }
 
     fn index<'c>(&self, ir: &Ir<'c>, function: Function<'c>, index: Index) -> Value<'c> {
@@ -155,6 +159,33 @@ impl Target for Host {
             .collect();
         let whole = parts.into_iter().reduce(|a, b| ir.concat(a, b))?;
         Some(if n == 1 { ir.extract(whole, 0) } else { slice(ir, whole, 0, n) })
+    }
+
+    fn copy<'c>(&self, _: &Ir<'c>, _: [Pointer<'c>; 2], _: u32, _: Option<Value<'c>>) -> Option<()> {
+        None
+    }
+
+    fn commit(&self, _: &Ir<'_>) -> Option<()> {
+        None
+    }
+
+    fn wait(&self, _: &Ir<'_>, _: Wait) -> Option<()> {
+        None
+    }
+
+    fn load_matrix<'c>(&self, _: &Ir<'c>, _: Pointer<'c>, _: usize, _: bool) -> Option<Vec<Value<'c>>> {
+        None
+    }
+
+    fn mma<'c>(
+        &self,
+        _: &Ir<'c>,
+        _: (MatrixShape, DType),
+        _: &[Value<'c>],
+        _: &[Value<'c>],
+        _: &[Value<'c>],
+    ) -> Option<Vec<Value<'c>>> {
+        None
     }
 }
 

@@ -2,13 +2,14 @@
 
 mod host;
 mod nvptx;
+mod spelling;
 
-use moec_ir::kernel::{Index, Kernel, Place, Scope, Shared, Vote};
+use moec_ir::kernel::{Index, Kernel, Place, Scope, Vote, Wait};
 use moec_ir::machine::MachineKind;
-use moec_ir::{DType, Machine};
+use moec_ir::{DType, Machine, MatrixShape};
 
 use crate::emit::File;
-use crate::llvm::{Function, Ir, Pointer, Type, Value};
+use crate::llvm::{Function, Ir, Pointer, Value};
 use crate::{Error, Image};
 
 /// A machine's spelling of what LLVM does not spell for all. `function` is the one that [`Target::declare`] gave.
@@ -34,8 +35,8 @@ pub(crate) trait Target {
     /// What the kernel's symbol needs besides the function with its body.
     fn finish<'c>(&self, ir: &Ir<'c>, kernel: &Kernel, function: Function<'c>);
 
-    /// Memory for an array of the block: `elem` is its element in LLVM.
-    fn shared<'c>(&self, ir: &Ir<'c>, kernel: &Kernel, function: Function<'c>, shared: &Shared, elem: Type<'c>) -> Pointer<'c>;
+    /// Memory for the arrays of the block, by handle.
+    fn shared<'c>(&self, ir: &Ir<'c>, machine: &Machine, kernel: &Kernel, function: Function<'c>) -> Vec<Pointer<'c>>;
 
     /// Where this thread is.
     fn index<'c>(&self, ir: &Ir<'c>, function: Function<'c>, index: Index) -> Value<'c>;
@@ -54,12 +55,34 @@ pub(crate) trait Target {
 
     /// [`moec_ir::kernel::Expr::Dot`]: `acc` is f32, `a` and `b` are the bits of bf16. `None`: there is no such thing.
     fn dot<'c>(&self, ir: &Ir<'c>, acc: Value<'c>, a: Value<'c>, b: Value<'c>) -> Option<Value<'c>>;
+
+    /// [`moec_ir::kernel::Stmt::Copy`]. `None`, as below: there is no such thing.
+    fn copy<'c>(&self, ir: &Ir<'c>, to_from: [Pointer<'c>; 2], bytes: u32, live: Option<Value<'c>>) -> Option<()>;
+
+    /// [`moec_ir::kernel::Stmt::Commit`].
+    fn commit(&self, ir: &Ir<'_>) -> Option<()>;
+
+    /// [`moec_ir::kernel::Stmt::Wait`].
+    fn wait(&self, ir: &Ir<'_>, wait: Wait) -> Option<()>;
+
+    /// [`moec_ir::kernel::Stmt::LoadMatrix`]: so many pairs of 16-bit elements, from the row that the lane names.
+    fn load_matrix<'c>(&self, ir: &Ir<'c>, row: Pointer<'c>, matrices: usize, transposed: bool) -> Option<Vec<Value<'c>>>;
+
+    /// [`moec_ir::kernel::Stmt::Mma`]: the lane's sums afterwards. `of`: the shape, and the type of the factors' elements.
+    fn mma<'c>(
+        &self,
+        ir: &Ir<'c>,
+        of: (MatrixShape, DType),
+        a: &[Value<'c>],
+        b: &[Value<'c>],
+        sums: &[Value<'c>],
+    ) -> Option<Vec<Value<'c>>>;
 }
 
 /// The target of a machine.
 pub(crate) fn of(machine: &Machine) -> Box<dyn Target> {
     match machine.kind {
-        MachineKind::Gpu { ptx, .. } => Box::new(nvptx::Nvptx { name: machine.name, ptx }),
+        MachineKind::Gpu { sm, ptx } => Box::new(nvptx::Nvptx { name: machine.name, sm, ptx }),
         MachineKind::Host(level) => Box::new(host::Host { level, dot_bf16: machine.dot_bf16 }),
     }
 }

@@ -1,18 +1,21 @@
-//! NVIDIA GPUs: a kernel is a PTX entry, a block's arrays are static shared memory, lanes talk by intrinsics.
+//! NVIDIA GPUs: a kernel is a PTX entry, a block's arrays are shared memory, lanes talk by instructions that `spelling` has.
 //! Assembling the PTX is in `ptxas`.
 
 use inkwell::module::Linkage;
-use moec_ir::DType;
-use moec_ir::kernel::{Index, Kernel, Place, Scope, Shared, Vote};
+use moec_ir::kernel::{Index, Kernel, Place, Scope, Vote, Wait, layout};
+use moec_ir::{DType, Machine, MatrixShape};
 
 use super::Target;
+use super::spelling::Instruction;
 use crate::emit::File;
-use crate::llvm::{self, At, Function, Ir, Pointer, Type, Value};
+use crate::llvm::{self, At, Function, Ir, Op, Pointer, Type, Value};
 use crate::{Error, Image, lower};
 
 /// A GPU architecture and the least PTX version that knows it.
 pub(crate) struct Nvptx {
     pub(crate) name: &'static str,
+    /// 80, 90, 120, ...
+    pub(crate) sm: u32,
     /// Times ten.
     pub(crate) ptx: u32,
 }
@@ -22,53 +25,16 @@ const PTX_KERNEL: u32 = 71;
 /// LLVM's address spaces for NVPTX.
 const GLOBAL: u16 = 1;
 const SHARED: u16 = 3;
-/// Alignment of shared arrays: the widest access.
-const SHARED_ALIGN: u32 = 16;
 /// Every lane of the warp.
 const ALL_LANES: i64 = -1;
 /// `shfl.sync`'s clamp and segment mask for a butterfly over the whole warp.
 const WHOLE_WARP: i64 = 0x1f;
 
-/// The instructions that LLVM has no word of its own for.
-#[derive(Clone, Copy, Debug)]
-enum Instruction {
-    ThreadIndex,
-    BlockIndex,
-    BlockBarrier,
-    WarpBarrier,
-    ShuffleInt,
-    ShuffleFloat,
-    VoteAny,
-    VoteAll,
-    VoteBallot,
-}
-
-impl Instruction {
-    /// LLVM's spelling, and the section of the PTX ISA that says what it does.
-    const fn row(self) -> (&'static str, &'static str) {
-        match self {
-            Instruction::ThreadIndex => ("llvm.nvvm.read.ptx.sreg.tid.x", "10.1 %tid"),
-            Instruction::BlockIndex => ("llvm.nvvm.read.ptx.sreg.ctaid.x", "10.6 %ctaid"),
-            Instruction::BlockBarrier => ("llvm.nvvm.barrier.cta.sync.aligned.all", "9.7.13.1 bar.sync"),
-            Instruction::WarpBarrier => ("llvm.nvvm.bar.warp.sync", "9.7.13.2 bar.warp.sync"),
-            Instruction::ShuffleInt => ("llvm.nvvm.shfl.sync.bfly.i32", "9.7.9.6 shfl.sync"),
-            Instruction::ShuffleFloat => ("llvm.nvvm.shfl.sync.bfly.f32", "9.7.9.6 shfl.sync"),
-            Instruction::VoteAny => ("llvm.nvvm.vote.any.sync", "9.7.13.8 vote.sync"),
-            Instruction::VoteAll => ("llvm.nvvm.vote.all.sync", "9.7.13.8 vote.sync"),
-            Instruction::VoteBallot => ("llvm.nvvm.vote.ballot.sync", "9.7.13.8 vote.sync"),
-        }
-    }
-
-    /// Issues it; gives its result if it has one.
-    fn issue<'c>(self, ir: &Ir<'c>, args: &[Value<'c>]) -> Option<Value<'c>> {
-        let (name, _section) = self.row();
-        ir.intrinsic(name, &[], args)
-    }
-
-    /// Issues it for its result.
-    fn value<'c>(self, ir: &Ir<'c>, args: &[Value<'c>]) -> Value<'c> {
-        let (name, section) = self.row();
-        self.issue(ir, args).unwrap_or_else(|| panic!("{name} ({section}) gives a value"))
+impl Nvptx {
+    /// The instruction, if the architecture and the PTX version have it.
+    fn able(&self, instruction: Instruction) -> Option<Instruction> {
+        let row = instruction.row();
+        (self.sm >= row.sm && self.ptx >= row.ptx).then_some(instruction)
     }
 }
 
@@ -107,15 +73,29 @@ impl Target for Nvptx {
 
     fn finish<'c>(&self, _: &Ir<'c>, _: &Kernel, _: Function<'c>) {}
 
-    fn shared<'c>(&self, ir: &Ir<'c>, kernel: &Kernel, _: Function<'c>, shared: &Shared, elem: Type<'c>) -> Pointer<'c> {
-        let ty = llvm::array(elem, shared.len);
+    /// Static arrays, as far as a block has so much without asking for it; else parts of what the launch asks for.
+    fn shared<'c>(&self, ir: &Ir<'c>, machine: &Machine, kernel: &Kernel, _: Function<'c>) -> Vec<Pointer<'c>> {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-        let name: String = format!("{}_{}", kernel.name, shared.name).chars().map(plain).collect();
-        let global = ir.module.add_global(ty, Some(SHARED.into()), &name);
-        global.set_linkage(Linkage::Internal);
-        global.set_initializer(&ty.into_array_type().get_undef());
-        global.set_alignment(SHARED_ALIGN);
-        global.as_pointer_value()
+        let global = |ty: Type<'c>, name: &str, align: u32| {
+            let name: String = format!("{}_{name}", kernel.name).chars().map(plain).collect();
+            let global = ir.module.add_global(ty, Some(SHARED.into()), &name);
+            global.set_alignment(align);
+            global
+        };
+        let layout = layout(kernel);
+        if layout.dynamic_bytes(machine) > 0 {
+            let all = global(llvm::array(ir.int(8), 0), "dynamic", layout.align).as_pointer_value();
+            let offset = |bytes: &u64| ir.element(ir.int(8), all, ir.constant(ir.int(64), *bytes as i64));
+            return layout.offsets.iter().map(offset).collect();
+        }
+        let arrays = kernel.shared.iter().map(|(_, shared)| {
+            let ty = llvm::array(lower::elem(ir, shared.elem), shared.len);
+            let global = global(ty, &shared.name, shared.align);
+            global.set_linkage(Linkage::Internal);
+            global.set_initializer(&ty.into_array_type().get_undef());
+            global.as_pointer_value()
+        });
+        arrays.collect()
     }
 
     fn index<'c>(&self, ir: &Ir<'c>, _: Function<'c>, index: Index) -> Value<'c> {
@@ -150,12 +130,54 @@ impl Target for Nvptx {
     fn atomic_scope(&self, place: Place) -> Option<&'static str> {
         match place {
             Place::Param(_) => Some("device"),
-            Place::Shared(_) => Some("block"),
+            Place::Shared(_) | Place::Registers(_) => Some("block"),
         }
     }
 
     fn dot<'c>(&self, _: &Ir<'c>, _: Value<'c>, _: Value<'c>, _: Value<'c>) -> Option<Value<'c>> {
         None
+    }
+
+    fn copy<'c>(&self, ir: &Ir<'c>, [to, from]: [Pointer<'c>; 2], bytes: u32, live: Option<Value<'c>>) -> Option<()> {
+        let copy = self.able(Instruction::copy(bytes, live.is_some())?)?;
+        let read = live.map(|live| ir.select(live, word(ir, i64::from(bytes)), word(ir, 0)));
+        let args: Vec<Value<'c>> = [to.into(), from.into()].into_iter().chain(read).collect();
+        copy.issue(ir, &args);
+        Some(())
+    }
+
+    fn commit(&self, ir: &Ir<'_>) -> Option<()> {
+        self.able(Instruction::CommitCopies)?.issue(ir, &[]);
+        Some(())
+    }
+
+    fn wait(&self, ir: &Ir<'_>, wait: Wait) -> Option<()> {
+        match wait {
+            Wait::Groups(left) => self.able(Instruction::WaitCopies)?.issue(ir, &[word(ir, i64::from(left))]),
+        };
+        Some(())
+    }
+
+    fn load_matrix<'c>(&self, ir: &Ir<'c>, row: Pointer<'c>, matrices: usize, transposed: bool) -> Option<Vec<Value<'c>>> {
+        let loaded = self.able(Instruction::load_matrix(matrices, transposed)?)?.value(ir, &[row.into()]);
+        let pair = |i| ir.cast(Op::BitCast, ir.field(loaded, i), ir.lanes_of(ir.int(16), 2));
+        Some((0..matrices as u32).map(pair).collect())
+    }
+
+    fn mma<'c>(
+        &self,
+        ir: &Ir<'c>,
+        (shape, elem): (MatrixShape, DType),
+        a: &[Value<'c>],
+        b: &[Value<'c>],
+        sums: &[Value<'c>],
+    ) -> Option<Vec<Value<'c>>> {
+        let mma = self.able(Instruction::mma(shape, elem)?)?;
+        let pair = if elem == DType::F16 { ir.lanes_of(ir.f16(), 2) } else { ir.int(32) };
+        let pairs = a.iter().chain(b).map(|bits| ir.cast(Op::BitCast, *bits, pair));
+        let args: Vec<Value<'c>> = pairs.chain(sums.iter().copied()).collect();
+        let after = mma.value(ir, &args);
+        Some((0..sums.len() as u32).map(|i| ir.field(after, i)).collect())
     }
 }
 

@@ -10,7 +10,7 @@ use moec_codegen::{Image, Object, Options, codegen};
 use moec_ir::kernel::verify::verify_kernel;
 use moec_ir::kernel::{Builder, Kernel, Program, Value, Vote};
 use moec_ir::machine::MACHINES;
-use moec_ir::{DType, Machine};
+use moec_ir::{DType, Machine, MatrixShape};
 
 /// A program of these kernels; what it launches is of no interest here.
 pub fn program(kernels: Vec<Kernel>) -> Program {
@@ -346,5 +346,51 @@ pub fn gemm_tile() -> Kernel {
     for (i, sum) in (0..).zip(&sums) {
         c.store_aligned((row + m + i) * width + column + n, sum.get(), 16);
     }
+    k.finish()
+}
+
+/// `y = a b` by a warp, 16 by 8 by 16: rows of `a` and columns of `b` lie along k. The last lanes store no sum.
+pub fn matrix_product(elem: DType, shape: MatrixShape) -> Kernel {
+    let k = Builder::new(format!("moec_product_{elem}_{shape}"), 32);
+    let (a, b, y) = (k.input("a", elem), k.input("b", elem), k.output("y", DType::F32));
+    let (_, _, depth) = shape.extents();
+    let depth = depth as i32;
+    let (rows, columns) = (k.shared("rows", elem, 16 * depth as u32), k.shared("columns", elem, 8 * depth as u32));
+    let at = k.bind("at", k.thread() * (depth / 4));
+    columns.copy_from(at, b, at, depth as u32 / 2, None);
+    k.commit();
+    let at = k.bind("at", k.thread() * (depth / 2));
+    rows.copy_from(at, a, at, depth as u32, Some(k.thread().lt(30)));
+    k.commit();
+    let sums = k.sums("sums", 4);
+    k.wait_copies(1);
+    k.wait_copies(0);
+    k.warp_barrier();
+    let lane = k.thread();
+    let (a, b) = if depth == 16 {
+        let a = rows.load_matrix(lane % 16 * 16 + lane / 16 * 8, 4);
+        (a, columns.load_matrix(lane % 8 * 16 + lane / 8 % 2 * 8, 2))
+    } else {
+        (rows.load_matrix(lane % 16 * 8, 2), columns.load_matrix(lane % 8 * 8, 1))
+    };
+    sums.add_product(0, shape, &a, &b);
+    for half in 0..2 {
+        let sum = sums.get(0, 2 * half, 2);
+        // Were the product moved in here, only some lanes would come to it.
+        k.when(lane.lt(31 - half as i32), || y.store(lane / 4 * 8 + lane % 4 * 2 + half as i32 * 64, sum));
+    }
+    k.finish()
+}
+
+/// More shared memory than a block has without asking, its second array at a multiple of 128 bytes.
+pub fn asks_for_memory() -> Kernel {
+    let k = Builder::new("moec_asks", 32);
+    let y = k.output("y", DType::F32);
+    let first = k.shared("first", DType::F32, 13_001);
+    let second = k.shared_aligned("second", DType::F32, 32, 128);
+    first.store(k.thread() + 12_969, k.f32(1.0));
+    second.store(k.thread(), k.f32(2.0));
+    k.barrier();
+    y.store(k.thread(), first.load(k.i32(13_000) - k.thread()) + second.load(k.i32(31) - k.thread()));
     k.finish()
 }

@@ -169,7 +169,7 @@ fn stages(
         let progress = notes.steps("compiling", machines.len());
         built = pipeline::build_with(spec, machines, &Options { ptxas }, &|| progress.step())?;
         drop(progress);
-        built.iter().for_each(|(machine, _, objects)| say_images(machine, objects, notes));
+        built.iter().for_each(|built| say_images(built, notes));
     } else if kinds.iter().any(|kind| is_per_target(*kind)) {
         for machine in machines {
             lowered.insert(machine.name, pipeline::lower(spec, machine)?);
@@ -222,7 +222,7 @@ fn stage(
 ) -> Result<Option<Vec<u8>>, Diagnostic> {
     let image = |is_it: fn(&Image) -> bool| objects.iter().find(|o| is_it(&o.image)).map(|o| o.image.bytes().to_vec());
     Ok(match kind {
-        Emit::Rewritten => lowered.map(|lowered| graph::print(lowered.rewritten.graph.graph()).into_bytes()),
+        Emit::Rewritten => lowered.map(|lowered| lowered.rewritten.to_string().into_bytes()),
         Emit::Kernel => lowered.map(|lowered| kernel::print(&lowered.program).into_bytes()),
         Emit::Llvm => {
             lowered.map(|lowered| moec_codegen::llvm_text(&lowered.program, machine)).transpose()?.map(String::into_bytes)
@@ -235,7 +235,7 @@ fn stage(
 }
 
 /// One line a machine: its images, and what ptxas said of the kernels.
-fn say_images(machine: &Machine, objects: &[moec_codegen::Object], notes: Notes) {
+fn say_images((machine, lowered, objects): &Built, notes: Notes) {
     let images: Vec<String> = objects
         .iter()
         .map(|object| {
@@ -254,15 +254,20 @@ fn say_images(machine: &Machine, objects: &[moec_codegen::Object], notes: Notes)
         let spills = if spills == 0 { "no spills".to_string() } else { format!("{spills} bytes of spills") };
         format!("; at most {registers} registers, {spills}")
     });
-    notes.say(&format!("{}: {kernels} kernels, {}{occupied}", machine.name, images.join(", ")));
+    let ranges = match lowered.program.regimes.len() {
+        0 | 1 => String::new(),
+        regimes => format!(" for {regimes} ranges of T"),
+    };
+    notes.say(&format!("{}: {kernels} kernels{ranges}, {}{occupied}", machine.name, images.join(", ")));
 }
 
-/// `--why`: the rules that the rewritten graph could not do without, and what each saves.
+/// `--why`: the rules that the rewritten graphs could not do without, and what each saves; then for each range of T the ways in
+/// which its ops can be computed, the chosen one first, and what each of them costs.
 fn explain(spec: &Spec, machine: &Machine, notes: Notes) -> Result<(), Diagnostic> {
     let graph = graph::verify(import(spec)).map_err(pipeline::Error::Graph)?;
-    let expected = &spec.tokens.expected;
-    let rewritten = rewrite::rewrite(&graph, machine, expected);
-    let tokens: Vec<String> = expected.iter().map(u64::to_string).collect();
+    let batches = pipeline::batches(spec);
+    let rewritten = rewrite::rewrite(&graph, machine, &batches);
+    let tokens: Vec<String> = batches.expected.iter().map(u64::to_string).collect();
     let rounds = rewritten.matched.iter().map(|(round, _)| *round).max().unwrap_or(0);
     let end = if rewritten.saturated { "nothing more to find" } else { "stopped at a limit" };
     notes.say(&format!(
@@ -275,9 +280,21 @@ fn explain(spec: &Spec, machine: &Machine, notes: Notes) -> Result<(), Diagnosti
     ));
     notes.say(&format!("{} rules matched in {rounds} rounds, {end}", rewritten.matched.len()));
     notes.say("  round  saves        rule");
-    for reason in rewrite::why(&graph, &rewritten, machine, expected) {
+    for reason in rewrite::why(&graph, &rewritten, machine, &batches) {
         let saves = time_text(reason.without.saturating_sub(rewritten.after));
         notes.say(&format!("  {:>5}  {saves:<11}  {}", reason.round, reason.rule));
+    }
+    let mut below = 0;
+    for regime in &rewritten.regimes {
+        let last = regime.tokens_up_to.unwrap_or(batches.most).max(below + 1);
+        let tokens = batches.expected.iter().copied().rfind(|tokens| (below + 1..=last).contains(tokens)).unwrap_or(last);
+        let time = time_text(rewrite::graph_cost(&regime.graph, machine, &[tokens]));
+        notes.say(&format!("T = {} to {last}: {time} at T = {tokens}, where each op's ways cost", below + 1));
+        for choice in rewrite::choices(&regime.graph, machine, tokens) {
+            let ways: Vec<String> = choice.ways.iter().map(|(way, cost)| format!("{way} {}", time_text(*cost))).collect();
+            notes.say(&format!("  {}: {}", choice.op, ways.join(", ")));
+        }
+        below = last;
     }
     Ok(())
 }

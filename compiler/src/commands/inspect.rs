@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source};
-use moec_ir::graph::{Graph, Node};
+use moec_ir::graph::{Graph, Node, Regime};
 use moec_ir::kernel::Program;
 use moec_runtime::package;
 
@@ -33,7 +33,7 @@ pub(super) fn inspect(path: &Path, as_manifest: bool, out: &mut dyn Write) -> Re
     }
     let source = text::read(path)?;
     match text::parse(&source) {
-        Some(Ok(Text::Graph(graph))) => print_graph(&graph, out)?,
+        Some(Ok(Text::Graph(regimes))) => regimes.iter().try_for_each(|regime| print_graph(regime, out))?,
         Some(Ok(Text::Program(program))) => print_program(&program, out)?,
         Some(Err(diagnostic)) => return Err(Report { source, diagnostics: vec![diagnostic] }.into()),
         None if source.text.lines().any(|line| line.trim_start().starts_with(".version")) => print_ptx(&source, out)?,
@@ -46,9 +46,11 @@ pub(super) fn inspect(path: &Path, as_manifest: bool, out: &mut dyn Write) -> Re
     Ok(())
 }
 
-fn print_graph(graph: &Graph, out: &mut dyn Write) -> io::Result<()> {
+fn print_graph(regime: &Regime<Graph>, out: &mut dyn Write) -> io::Result<()> {
+    let graph = &regime.graph;
+    let bound = regime.tokens_up_to.map_or(String::new(), |most| format!(", T <= {most}"));
     let inputs = graph.params.iter().filter(|(param, _)| param.is_input()).count();
-    writeln!(out, "graph {}: {inputs} inputs, {} weights", graph.name, graph.params.len() - inputs)?;
+    writeln!(out, "graph {}: {inputs} inputs, {} weights{bound}", graph.name, graph.params.len() - inputs)?;
     let ops = graph.nodes.as_ref().iter().filter_map(|node| match node {
         Node::Apply(op, _) if *op != moec_ir::graph::Op::List => Some(op.name()),
         Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,

@@ -4,10 +4,10 @@ use std::io::Write;
 
 use clap::ValueEnum;
 use moec::diagnostics::{Code, Diagnostic, Report, Source};
-use moec_ir::graph::{self, Graph, Typed};
+use moec_ir::graph::{self, Graph, Regime, Typed};
 use moec_ir::kernel::{self, Program};
-use moec_ir::rewrite::rewrite;
-use moec_ir::schedule::schedule;
+use moec_ir::rewrite::{Batches, rewrite};
+use moec_ir::schedule::schedule_regimes;
 
 use super::text::{Text, graph_report, parse_or_refuse, program_report, read};
 use super::{Failure, machine};
@@ -26,7 +26,7 @@ pub(super) fn opt(arguments: &Opt, out: &mut dyn Write) -> Result<(), Failure> {
         text = apply(*pass, text, arguments, &source)?;
     }
     let printed = match &text {
-        Text::Graph(graph) => graph::print(graph),
+        Text::Graph(regimes) => graph::print_regimes(regimes.iter().map(as_ref)),
         Text::Program(program) => kernel::print(program),
     };
     out.write_all(printed.as_bytes())?;
@@ -36,14 +36,17 @@ pub(super) fn opt(arguments: &Opt, out: &mut dyn Write) -> Result<(), Failure> {
 fn apply(pass: Pass, text: Text, arguments: &Opt, source: &Source) -> Result<Text, Report> {
     let machine = || machine(arguments.target).map_err(Report::from);
     match (pass, text) {
-        (Pass::Verify, Text::Graph(graph)) => Ok(Text::Graph(typed(graph, source)?.graph().clone())),
+        (Pass::Verify, Text::Graph(regimes)) => Ok(Text::Graph(typed(regimes, source)?.iter().map(graph_of).collect())),
         (Pass::Verify, Text::Program(program)) => Ok(Text::Program(verified(program, &machine()?, source)?)),
-        (Pass::Rewrite, Text::Graph(graph)) => {
-            let rewritten = rewrite(&typed(graph, source)?, &machine()?, &arguments.tokens.0);
-            Ok(Text::Graph(rewritten.graph.graph().clone()))
+        (Pass::Rewrite, Text::Graph(regimes)) => {
+            // The graphs of a layer are equal: any of them will do.
+            let graph = typed(regimes, source)?.swap_remove(0).graph;
+            let (expected, most, together) = (arguments.tokens.0.clone(), arguments.max_tokens, arguments.batch_invariant);
+            let rewritten = rewrite(&graph, &machine()?, &Batches { expected, most, together });
+            Ok(Text::Graph(rewritten.regimes.iter().map(graph_of).collect()))
         }
-        (Pass::Schedule, Text::Graph(graph)) => {
-            let program = schedule(&typed(graph, source)?, &machine()?);
+        (Pass::Schedule, Text::Graph(regimes)) => {
+            let program = schedule_regimes(&typed(regimes, source)?, &machine()?);
             let failed = |diagnostic| Report { source: source.clone(), diagnostics: vec![diagnostic] };
             program.map(Text::Program).map_err(|error| failed(Diagnostic::from(error)))
         }
@@ -56,9 +59,21 @@ fn apply(pass: Pass, text: Text, arguments: &Opt, source: &Source) -> Result<Tex
     }
 }
 
-fn typed(graph: Graph, source: &Source) -> Result<Typed, Report> {
-    // `verify` keeps the graph, and what is wrong with it is shown on it.
-    graph::verify(graph.clone()).map_err(|violations| graph_report(&graph, &violations, source))
+fn typed(regimes: Vec<Regime<Graph>>, source: &Source) -> Result<Vec<Regime<Typed>>, Report> {
+    let typed = |regime: Regime<Graph>| {
+        // `verify` keeps the graph, and what is wrong with it is shown on it.
+        let graph = graph::verify(regime.graph.clone()).map_err(|violations| graph_report(&regime.graph, &violations, source))?;
+        Ok(Regime { tokens_up_to: regime.tokens_up_to, graph })
+    };
+    regimes.into_iter().map(typed).collect()
+}
+
+fn graph_of(regime: &Regime<Typed>) -> Regime<Graph> {
+    Regime { tokens_up_to: regime.tokens_up_to, graph: regime.graph.graph().clone() }
+}
+
+fn as_ref(regime: &Regime<Graph>) -> Regime<&Graph> {
+    Regime { tokens_up_to: regime.tokens_up_to, graph: &regime.graph }
 }
 
 fn verified(program: Program, machine: &moec_ir::Machine, source: &Source) -> Result<Program, Report> {

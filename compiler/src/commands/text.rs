@@ -6,7 +6,7 @@ use std::path::Path;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
 use moec::spec;
-use moec_ir::graph::{self, Graph};
+use moec_ir::graph::{self, Graph, Regime};
 use moec_ir::kernel::{self, Program};
 
 /// The kernels of a large layer are some megabytes.
@@ -14,7 +14,8 @@ const MOST_BYTES: u64 = 64 << 20;
 
 /// What a text says.
 pub(super) enum Text {
-    Graph(Graph),
+    /// The graphs of a layer, each with the batches that it serves.
+    Graph(Vec<Regime<Graph>>),
     Program(Program),
 }
 
@@ -31,7 +32,7 @@ pub(super) fn parse(source: &Source) -> Option<Result<Text, Diagnostic>> {
     };
     match first_word(&source.text) {
         "layer" => {
-            let parsed = graph::parse(&source.text).map(Text::Graph);
+            let parsed = graph::parse_regimes(&source.text).map(Text::Graph);
             Some(parsed.map_err(|error| malformed(word_at(&source.text, error.offset), &error.message)))
         }
         "program" => {

@@ -38,6 +38,7 @@ impl From<ScheduleError> for Diagnostic {
             ScheduleError::Unfused { .. } | ScheduleError::Body { .. } | ScheduleError::Operand { .. } => {
                 "run the pass `rewrite` first; if it was run, this combination of keys is not supported yet"
             }
+            ScheduleError::Public { .. } => "take the graphs of a layer from one run of the pass `rewrite`",
             ScheduleError::Result { .. } => "end the layer with a `combine` or a `gemm`",
         };
         Diagnostic::new(Code::NoKernels, error.to_string()).help(help)

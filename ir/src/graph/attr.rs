@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Body;
-use crate::{DType, Extent, Round, Tiling};
+use super::{Body, Op};
+use crate::{DType, Extent, Round, Sorting, Tiling};
 
 /// A constant operand.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +27,20 @@ pub enum Attr {
     Body(Body),
     /// How a product is cut into tiles. It changes no value.
     Tiling(Tiling),
+    /// How the pairs of a route are sorted. It changes no value.
+    Sorting(Sorting),
+}
+
+impl Attr {
+    /// Whether it says in which way `op` is computed: it may follow its operands then, and changes no value.
+    pub fn is_way_of(&self, op: Op) -> bool {
+        match self {
+            Attr::Tiling(_) => op.is_product(),
+            Attr::Sorting(_) => op == Op::Route,
+            Attr::Num(_) | Attr::Real(_) | Attr::DType(_) | Attr::Groups(_) | Attr::Renorm(_) => false,
+            Attr::Assignment(_) | Attr::Losses(_) | Attr::Body(_) => false,
+        }
+    }
 }
 
 /// A finite f64 with equality and order of its bits.
@@ -310,6 +324,7 @@ impl fmt::Display for Attr {
             }
             Attr::Body(body) => write!(f, "{body}"),
             Attr::Tiling(tiling) => write!(f, "{tiling}"),
+            Attr::Sorting(sorting) => write!(f, "{sorting}"),
         }
     }
 }

@@ -34,6 +34,15 @@ impl Body {
         self.0.iter().any(|node| matches!(node, Node::Apply(other, _) if *other == op))
     }
 
+    /// Whether it computes number by number: the end of a product that is computed in tiles.
+    pub fn is_pointwise(&self) -> bool {
+        self.0.iter().all(|node| match node {
+            Node::Hole(_) | Node::Attr(_) => true,
+            Node::Param(_) => false,
+            Node::Apply(op, _) => matches!(op, Op::Pointwise(_)),
+        })
+    }
+
     /// The result's place among the nodes.
     pub fn root(&self) -> Id {
         Id::from(self.0.len().saturating_sub(1))

@@ -85,7 +85,7 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
     let name = op.name();
     let types = match types {
-        [types @ .., Type::Attr(Attr::Tiling(_))] if op.is_product() => types,
+        [types @ .., Type::Attr(attr)] if attr.is_way_of(op) => types,
         types => types,
     };
     if let Some(arity) = op.arity()

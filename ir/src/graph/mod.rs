@@ -25,8 +25,8 @@ pub(crate) use build::depth_first;
 pub use infer::{infer, infer_body};
 pub use interp::{NO_EXPERT, Numbers, Observation, Penalty, Picks, Routing, Slots, Tensor, Value, interp, interp_with};
 pub use op::{Node, Op, Param, Pointwise};
-pub use parse::{ParseError, parse};
-pub use print::print;
+pub use parse::{ParseError, parse, parse_regimes};
+pub use print::{print, print_regimes};
 pub use types::{Dim, Type};
 pub use verify::{Typed, Violation, print_with_violations, verify};
 
@@ -48,4 +48,13 @@ impl Graph {
     pub fn param(&self, name: &Param) -> Option<&Type> {
         self.params.iter().find(|(p, _)| p == name).map(|(_, t)| t)
     }
+}
+
+/// A graph with the batches that it serves: those of more tokens than the regime before it takes, up to its own bound.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Regime<G> {
+    /// Largest token count that it serves; `None`: any.
+    pub tokens_up_to: Option<u64>,
+    /// The graph, [`Graph`] or [`Typed`].
+    pub graph: G,
 }

@@ -250,7 +250,7 @@ impl Op {
         Op::ALL.iter().copied().find(|op| op.name() == name)
     }
 
-    /// Number of operands; `None`: any. A product may have one more, the [`Tiling`](crate::Tiling) by which it is computed.
+    /// Number of operands; `None`: any. An op may have one more, the [way](super::Attr::is_way_of) in which it is computed.
     pub fn arity(self) -> Option<usize> {
         self.row().arity
     }

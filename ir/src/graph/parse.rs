@@ -8,8 +8,9 @@ use thiserror::Error;
 use super::attr::{
     Assignment, Attr, Balance, Capacity, Eps, GroupMask, GroupScore, Groups, Losses, Norm, Priority, Real, Renorm, Span,
 };
-use super::{Body, BodyBuilder, Builder, Dim, Graph, Node, Op, Type, infer};
-use crate::{DType, Extent, Tiling};
+use super::{Body, BodyBuilder, Builder, Dim, Graph, Node, Op, Regime, Type, infer};
+use crate::tiling::Kind;
+use crate::{DType, Extent, Sorting, Tiling};
 
 /// Parameters, lines and body nodes that a graph may have; a layer has some dozens.
 const MOST_NODES: usize = 1 << 10;
@@ -29,9 +30,54 @@ pub struct ParseError {
 }
 
 /// Reads what [`print`](super::print()) writes.
+///
+/// # Errors
+/// Where the text is not that of one graph.
 pub fn parse(text: &str) -> Result<Graph, ParseError> {
+    located(text, |p| {
+        let (_, graph) = p.layer(false)?;
+        p.end()?;
+        Ok(graph)
+    })
+}
+
+/// Reads what [`print_regimes`](super::print_regimes()) writes, and what [`print`](super::print()) does: the graphs of one layer
+/// for all batches, each with its bound.
+///
+/// # Errors
+/// Where the text is not that of graphs, or they are not of one layer, or their bounds do not ascend to a last graph without one.
+pub fn parse_regimes(text: &str) -> Result<Vec<Regime<Graph>>, ParseError> {
+    located(text, |p| {
+        let mut regimes: Vec<Regime<Graph>> = Vec::new();
+        loop {
+            p.skip();
+            let start = p.at;
+            let (tokens_up_to, graph) = p.layer(true)?;
+            if let Some(before) = regimes.last() {
+                let wrong = if graph.name != before.graph.name || graph.params != before.graph.params {
+                    Some("the graphs of one layer have the same name and the same parameters")
+                } else if tokens_up_to.is_some_and(|bound| before.tokens_up_to.is_some_and(|below| bound <= below)) {
+                    Some("the bounds of the graphs of a layer ascend")
+                } else {
+                    None
+                };
+                if let Some(wrong) = wrong {
+                    p.at = start;
+                    return Err(wrong.to_string());
+                }
+            }
+            regimes.push(Regime { tokens_up_to, graph });
+            if tokens_up_to.is_none() {
+                p.end()?;
+                return Ok(regimes);
+            }
+        }
+    })
+}
+
+fn located<T>(text: &str, read: impl FnOnce(&mut Parser<'_>) -> Parsed<T>) -> Result<T, ParseError> {
     let mut p = Parser { text, at: 0, nodes: 0, builder: Builder::default(), types: Vec::new(), names: HashMap::new() };
-    p.layer().map_err(|message| {
+    read(&mut p).map_err(|message| {
         let before = &text[..p.at];
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);
         ParseError {
@@ -57,7 +103,11 @@ struct Parser<'t> {
 type Parsed<T> = Result<T, String>;
 
 impl<'t> Parser<'t> {
-    fn layer(&mut self) -> Parsed<Graph> {
+    /// A graph and its bound, if it has one where it may.
+    fn layer(&mut self, may_be_bounded: bool) -> Parsed<(Option<u64>, Graph)> {
+        (self.nodes, self.builder) = (0, Builder::default());
+        self.types.clear();
+        self.names.clear();
         self.word("layer")?;
         let name = self.sigil('@')?.trim_start_matches('@').to_string();
         let mut params: HashMap<&str, Type> = HashMap::new();
@@ -81,6 +131,7 @@ impl<'t> Parser<'t> {
         self.skip();
         let start = self.at;
         let written = if self.eat("?") { None } else { Some(self.ty()?) };
+        let tokens_up_to = if may_be_bounded && self.eat("up_to") { Some(self.number()?) } else { None };
         self.expect("{")?;
         loop {
             if self.eat("return") {
@@ -92,14 +143,15 @@ impl<'t> Parser<'t> {
                     return Err(format!("the type of the result is {ty}, not {written}"));
                 }
                 self.expect("}")?;
-                self.skip();
-                if self.at < self.text.len() {
-                    return Err("expected the end of the text".to_string());
-                }
-                return Ok(std::mem::take(&mut self.builder).finish(&name, root));
+                return Ok((tokens_up_to, std::mem::take(&mut self.builder).finish(&name, root)));
             }
             self.line()?;
         }
+    }
+
+    fn end(&mut self) -> Parsed<()> {
+        self.skip();
+        if self.at < self.text.len() { Err("expected the end of the text".to_string()) } else { Ok(()) }
     }
 
     /// `%0 = op a, b { body } : type`
@@ -262,12 +314,17 @@ impl<'t> Parser<'t> {
             self.expect(")")?;
             return Ok(Attr::Assignment(Assignment::Capacity(Capacity { per_expert, span, priority })));
         }
-        if self.eat("tile(") {
+        if let Some(kind) = Kind::ALL.into_iter().find(|kind| self.eat(&format!("{}(", kind.word()))) {
             let rows = self.extent_of_tile()?;
             self.word("by")?;
             let columns = self.extent_of_tile()?;
             self.expect(")")?;
-            return Ok(Attr::Tiling(Tiling { rows, columns }));
+            return Ok(Attr::Tiling(Tiling { kind, rows, columns }));
+        }
+        if self.eat("sort(") {
+            let sorting = self.one_of(&[("spread", Sorting::Spread), ("block", Sorting::Block)])?;
+            self.expect(")")?;
+            return Ok(Attr::Sorting(sorting));
         }
         if self.eat("training(") {
             let losses = self.losses()?;

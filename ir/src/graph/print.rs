@@ -2,22 +2,29 @@
 
 use egg::Id;
 
-use super::{Attr, Body, Graph, Node, Op, Type, infer};
+use super::{Attr, Body, Graph, Node, Op, Regime, Type, infer};
 
 /// The graph as text; [`parse`](super::parse()) reads it back. A type that cannot be inferred is printed as `?`.
 pub fn print(graph: &Graph) -> String {
-    print_annotated(graph, |_| String::new())
+    print_annotated(graph, None, |_| String::new())
 }
 
-/// As [`print`], with `note(id)` after the line of each node.
-pub(super) fn print_annotated(graph: &Graph, note: impl Fn(Id) -> String) -> String {
+/// The graphs of a layer as text, each with its bound; [`parse_regimes`](super::parse_regimes()) reads it back.
+pub fn print_regimes<'g>(regimes: impl IntoIterator<Item = Regime<&'g Graph>>) -> String {
+    let texts = regimes.into_iter().map(|regime| print_annotated(regime.graph, regime.tokens_up_to, |_| String::new()));
+    texts.collect::<Vec<_>>().join("\n")
+}
+
+/// As [`print`], with its bound, if it has one, and with `note(id)` after the line of each node.
+pub(super) fn print_annotated(graph: &Graph, tokens_up_to: Option<u64>, note: impl Fn(Id) -> String) -> String {
     let types = types(graph);
     let show = |ty: &Option<Type>| ty.as_ref().map_or_else(|| "?".to_string(), ToString::to_string);
     let mut out = format!("layer @{}(", graph.name);
     for (i, (param, ty)) in graph.params.iter().enumerate() {
         out += &format!("{}{}: {ty}", if i > 0 { ", " } else { "" }, param.0);
     }
-    out += &format!(") -> {} {{\n", show(types.last().unwrap_or(&None)));
+    let bound = tokens_up_to.map_or(String::new(), |most| format!(" up_to {most}"));
+    out += &format!(") -> {}{bound} {{\n", show(types.last().unwrap_or(&None)));
 
     let mut names: Vec<String> = Vec::with_capacity(graph.nodes.len());
     let mut numbers = (0..).map(|n| format!("%{n}")).filter(|name| !graph.params.iter().any(|(p, _)| p.0 == *name));

@@ -79,7 +79,7 @@ pub fn verify(graph: Graph) -> Result<Typed, Vec<Violation>> {
 
 /// The printed graph with each violation under its line.
 pub fn print_with_violations(graph: &Graph, violations: &[Violation]) -> String {
-    print::print_annotated(graph, |id| {
+    print::print_annotated(graph, None, |id| {
         violations.iter().filter(|v| v.at == id).map(|v| format!("    // error: {}\n", v.message)).collect()
     })
 }

@@ -116,6 +116,15 @@ pub(super) fn dot(acc: u64, a: [u64; 2], b: [u64; 2]) -> u64 {
     of_float(add(add(flush(float(acc)), 1), 0))
 }
 
+/// A sum plus the products of a row and a column of 16-bit floats, as the kernel IR defines it: in order of k, each product rounded to
+/// f32 (it is exact but for the least and the greatest), each sum rounded to nearest even; a NaN is PTX's canonical one. Tensor
+/// cores round less or cut off (MMA-Sim, arXiv 2511.10909), so results on a GPU are held by bounds.
+pub(super) fn add_products(elem: DType, sum: u64, a: &[u64], b: &[u64]) -> u64 {
+    let wide = |bits: u64| float(cast(elem, DType::F32, bits));
+    let sum = a.iter().zip(b).fold(float(sum), |sum, (a, b)| sum + wide(*a) * wide(*b));
+    if sum.is_nan() { 0x7fff_ffff } else { of_float(sum) }
+}
+
 /// All lanes into one: the upper half onto the lower, until one is left.
 pub(super) fn reduce(op: Reduce, elem: DType, lanes: &[u64]) -> Result<u64, Undefined> {
     let op = match op {
@@ -219,6 +228,21 @@ mod tests {
         assert_eq!(dot(of_float(16_777_216.0), [one, b(-4096.0)], [one, large]), of_float(1.0));
         assert_eq!(dot(of_float(16_777_216.0), [b(-4096.0), one], [large, one]), of_float(0.0));
         assert_eq!(dot(of_float(1e-40), [0, 0], [0, 0]), 0);
+    }
+
+    #[test]
+    fn products_are_added_in_order() {
+        let b = |x: f32| u64::from(f32_to_bf16(x));
+        let of = |sum: f32, a: [f32; 3], c: [f32; 3]| add_products(DType::BF16, of_float(sum), &a.map(b), &c.map(b));
+        assert_eq!(of(1.0, [2.0, 3.0, 4.0], [5.0, 6.0, 7.0]), of_float(57.0));
+        // 2^24 + 1 is lost, and 2^24 - 2^24 + 1 is not.
+        assert_eq!(of(0.0, [4096.0, 1.0, -4096.0], [4096.0, 1.0, 4096.0]), of_float(0.0));
+        assert_eq!(of(0.0, [4096.0, -4096.0, 1.0], [4096.0, 4096.0, 1.0]), of_float(1.0));
+        // 2^-75 squared is below the least f32, 2^-70 squared a subnormal.
+        assert_eq!(of(0.0, [2f32.powi(-75), 2f32.powi(-70), 0.0], [2f32.powi(-75), 2f32.powi(-70), 0.0]), 1 << 9);
+        assert_eq!(of(f32::INFINITY, [0.0; 3], [f32::INFINITY, 0.0, 0.0]), 0x7fff_ffff);
+        let f16 = |x: f32| u64::from(f32_to_f16(x));
+        assert_eq!(add_products(DType::F16, of_float(0.5), &[f16(0.25)], &[f16(-2.0)]), of_float(0.0));
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::ops;
 
 use super::expr::infer;
 use super::{
-    Arena, Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, Param, ParamKind, Place, Reduce, Scope, Shared, Stmt, Ty,
-    Unary, Vote,
+    Arena, Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, Param, ParamKind, Place, Reduce, Registers, Scope, Shared,
+    Stmt, Ty, Unary, Vote, Wait, fragment,
 };
-use crate::DType;
+use crate::{DType, MatrixShape};
 
 /// A kernel being written. Ill-typed arithmetic is a bug in a schedule and panics where it is written.
 pub struct Builder {
@@ -17,6 +17,7 @@ pub struct Builder {
     threads: u32,
     params: RefCell<Vec<Param>>,
     shared: RefCell<Arena<Shared>>,
+    registers: RefCell<Arena<Registers>>,
     locals: RefCell<Arena<Local>>,
     exprs: RefCell<Exprs>,
     /// The blocks that are open, outermost first.
@@ -60,6 +61,7 @@ impl Builder {
             threads,
             params: RefCell::default(),
             shared: RefCell::default(),
+            registers: RefCell::default(),
             locals: RefCell::default(),
             exprs: RefCell::default(),
             open: RefCell::new(vec![Vec::new()]),
@@ -74,6 +76,7 @@ impl Builder {
             threads: self.threads,
             params: self.params.into_inner(),
             shared: self.shared.into_inner(),
+            registers: self.registers.into_inner(),
             locals: self.locals.into_inner(),
             exprs: self.exprs.into_inner().arena,
             body,
@@ -111,7 +114,12 @@ impl Builder {
 
     /// An array shared by the block.
     pub fn shared(&self, name: &str, elem: DType, len: u32) -> Array<'_> {
-        let shared = self.shared.borrow_mut().push(Shared { name: name.to_string(), elem, len });
+        self.shared_aligned(name, elem, len, Shared::ALIGN)
+    }
+
+    /// An array shared by the block at a multiple of `align` bytes.
+    pub fn shared_aligned(&self, name: &str, elem: DType, len: u32, align: u32) -> Array<'_> {
+        let shared = self.shared.borrow_mut().push(Shared { name: name.to_string(), elem, len, align });
         Array { kernel: self, place: Place::Shared(shared), elem }
     }
 
@@ -243,6 +251,25 @@ impl Builder {
         }
     }
 
+    /// An array of `len` sums of `F32` of each thread, all zero.
+    pub fn sums(&self, name: &str, len: u32) -> Sums<'_> {
+        let registers = self.registers.borrow_mut().push(Registers { name: name.to_string(), elem: DType::F32, len });
+        let array = Array { kernel: self, place: Place::Registers(registers), elem: DType::F32 };
+        let lanes = [16, 8, 4, 2].into_iter().find(|lanes| len.is_multiple_of(*lanes)).unwrap_or(1);
+        (0..len).step_by(lanes as usize).for_each(|i| array.store(self.i32(i as i32), self.f32(0.0).splat(lanes)));
+        Sums { array, registers }
+    }
+
+    /// The thread's copies so far are a group.
+    pub fn commit(&self) {
+        self.emit(Stmt::Commit);
+    }
+
+    /// Waits for the thread's copies, but for its last `left` groups.
+    pub fn wait_copies(&self, left: u32) {
+        self.emit(Stmt::Wait(Wait::Groups(left)));
+    }
+
     /// The value that lane `lane ^ mask` has.
     pub fn shuffle<'k>(&'k self, value: Value<'k>, mask: u32) -> Value<'k> {
         let local = self.local("shuffled", value.ty());
@@ -295,9 +322,46 @@ impl<'k> Array<'k> {
         self.kernel.emit(Stmt::Store { to: self.place, offset: offset.expr, value: value.expr, align });
     }
 
+    /// Starts a copy of `bytes` bytes from element `offset` of `from` on to element `at` of this shared array on; of zeros where
+    /// `live` is false.
+    pub fn copy_from(self, at: Value<'k>, from: Array<'k>, offset: Value<'k>, bytes: u32, live: Option<Value<'k>>) {
+        let (to, from) = (self.place, from.place);
+        let live = live.map(|live| live.expr);
+        self.kernel.emit(Stmt::Copy { to, at: at.expr, from, offset: offset.expr, bytes, live });
+    }
+
+    /// The lane's pairs of `count` matrices: see [`Stmt::LoadMatrix`].
+    pub fn load_matrix(self, row: Value<'k>, count: u32) -> Vec<Value<'k>> {
+        let k = self.kernel;
+        let locals: Vec<_> = (0..count).map(|_| k.local("pair", Ty::vector(self.elem, 2))).collect();
+        k.emit(Stmt::LoadMatrix { locals: locals.clone(), from: self.place, offset: row.expr, transposed: false });
+        locals.into_iter().map(|local| k.read(local)).collect()
+    }
+
     /// Adds to an element, indivisibly.
     pub fn atomic_add(self, offset: Value<'k>, value: Value<'k>) {
         self.kernel.emit(Stmt::AtomicAdd { local: None, to: self.place, offset: offset.expr, value: value.expr });
+    }
+}
+
+/// Sums of products of matrices: a warp's lanes have them together, [`fragment::SUMS`] a product each.
+#[derive(Clone, Copy)]
+pub struct Sums<'k> {
+    array: Array<'k>,
+    registers: Handle<Registers>,
+}
+
+impl<'k> Sums<'k> {
+    /// Adds a product to the `i`-th sums.
+    pub fn add_product(self, i: u32, shape: MatrixShape, a: &[Value<'k>], b: &[Value<'k>]) {
+        let exprs = |pairs: &[Value<'k>]| pairs.iter().map(|pair| pair.expr).collect();
+        let at = fragment::SUMS * i;
+        self.array.kernel.emit(Stmt::Mma { shape, sums: self.registers, at, a: exprs(a), b: exprs(b) });
+    }
+
+    /// The lane's parts `part ..` of the `i`-th sums, as many as `lanes`.
+    pub fn get(self, i: u32, part: u32, lanes: u32) -> Value<'k> {
+        self.array.load_vector(self.array.kernel.i32((fragment::SUMS * i + part) as i32), lanes)
     }
 }
 
@@ -350,10 +414,7 @@ impl<'k> Value<'k> {
 
     /// The value of an integer constant.
     fn int(self) -> Option<i64> {
-        match self.kernel.exprs.borrow().arena[self.expr] {
-            Expr::Int(n, _) => Some(n),
-            _ => None,
-        }
+        if let Expr::Int(n, _) = self.kernel.exprs.borrow().arena[self.expr] { Some(n) } else { None }
     }
 
     fn compare(self, op: Compare, other: impl Operand<'k>) -> Value<'k> {

@@ -5,42 +5,56 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::rc::Rc;
 
+use super::fragment::{LANES, SUMS};
+use super::interp_matrix::{Copies, load_matrix, matrix_row, multiply};
 use super::print::text_at;
 use super::verify::verify_kernel;
 use super::{Arena, Binary, Block, Expr, Given, Handle, Index, Kernel, Local, Location, ParamKind, Place, Program, Role};
-use super::{Scope, Shared, Stmt, Ty, Violation, Vote, arith, verify};
+use super::{Registers, Scope, Stmt, Ty, Violation, Vote, Wait, arith, verify};
 use crate::{DType, Dims, Machine};
 
 /// Bytes of which each is known or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Memory {
     bytes: Vec<u8>,
-    known: Vec<bool>,
+    states: Vec<State>,
+}
+
+/// What is known of a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Unwritten,
+    Known,
+    /// A copy to it is under way.
+    Expected,
 }
 
 impl Memory {
     /// `len` bytes that are not written.
     pub fn unknown(len: usize) -> Memory {
-        Memory { bytes: vec![0; len], known: vec![false; len] }
+        Memory { bytes: vec![0; len], states: vec![State::Unwritten; len] }
     }
 
     /// The bytes, if all are known.
     pub fn bytes(&self) -> Option<&[u8]> {
-        self.known.iter().all(|known| *known).then_some(&self.bytes)
+        self.states.iter().all(|state| *state == State::Known).then_some(&self.bytes)
     }
 
     /// The bytes, with `other` in place of those that are not known.
     pub fn bytes_or(&self, other: u8) -> Vec<u8> {
-        self.bytes.iter().zip(&self.known).map(|(byte, known)| if *known { *byte } else { other }).collect()
+        let or_other = |(byte, state): (&u8, &State)| if *state == State::Known { *byte } else { other };
+        self.bytes.iter().zip(&self.states).map(or_other).collect()
     }
 
     /// Appends the lanes of `elem` from byte `at` on, which the caller has checked to be inside.
-    fn read(&self, elem: DType, at: usize, lanes: usize, onto: &mut Vec<u64>) -> Result<(), String> {
+    pub(super) fn read(&self, elem: DType, at: usize, lanes: usize, onto: &mut Vec<u64>) -> Result<(), String> {
         let bytes = elem.bytes() as usize;
         let range = at..at + lanes * bytes;
-        if !self.known[range.clone()].iter().all(|known| *known) {
+        self.settled(range.clone())?;
+        if self.states[range.clone()].contains(&State::Unwritten) {
             return Err("reads memory that is not written".to_string());
         }
         let lane = |chunk: &[u8]| {
@@ -53,19 +67,38 @@ impl Memory {
         Ok(())
     }
 
-    fn write(&mut self, elem: DType, at: usize, lanes: &[u64]) {
+    fn write(&mut self, elem: DType, at: usize, lanes: &[u64]) -> Result<(), String> {
         let bytes = elem.bytes() as usize;
+        self.settled(at..at + lanes.len() * bytes)?;
         for (i, lane) in lanes.iter().enumerate() {
-            let range = at + i * bytes..at + (i + 1) * bytes;
-            self.bytes[range.clone()].copy_from_slice(&lane.to_le_bytes()[..bytes]);
-            self.known[range].fill(true);
+            self.arrive_at(at + i * bytes, &lane.to_le_bytes()[..bytes]);
         }
+        Ok(())
+    }
+
+    /// No copy to any of these bytes is under way.
+    fn settled(&self, range: Range<usize>) -> Result<(), String> {
+        let expected = self.states[range].contains(&State::Expected);
+        if expected { Err("touches memory that a copy under way will write: it is not waited for".to_string()) } else { Ok(()) }
+    }
+
+    /// A copy to these bytes is under way.
+    pub(super) fn expect_at(&mut self, at: usize, bytes: usize) -> Result<(), String> {
+        self.settled(at..at + bytes)?;
+        self.states[at..at + bytes].fill(State::Expected);
+        Ok(())
+    }
+
+    /// These bytes are known from now on.
+    pub(super) fn arrive_at(&mut self, at: usize, bytes: &[u8]) {
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        self.states[at..at + bytes.len()].fill(State::Known);
     }
 }
 
 impl From<Vec<u8>> for Memory {
     fn from(bytes: Vec<u8>) -> Memory {
-        Memory { known: vec![true; bytes.len()], bytes }
+        Memory { states: vec![State::Known; bytes.len()], bytes }
     }
 }
 
@@ -195,6 +228,9 @@ struct Run<'a> {
     values: Vec<Vec<u64>>,
     block: u32,
     shared: Vec<Memory>,
+    /// Of all threads, one after another.
+    registers: Vec<Memory>,
+    copies: Copies,
     slots: Vec<Slot>,
     path: Vec<usize>,
 }
@@ -228,6 +264,8 @@ impl<'a> Run<'a> {
             values: vec![Vec::new(); kernel.exprs.len()],
             block: 0,
             shared: Vec::new(),
+            registers: Vec::new(),
+            copies: Copies::default(),
             slots: Vec::new(),
             path: Vec::new(),
         })
@@ -240,7 +278,10 @@ impl<'a> Run<'a> {
         let kernel = self.kernel;
         for block in 0..blocks {
             self.block = block;
-            self.shared = scratch(&kernel.shared);
+            self.shared = kernel.shared.iter().map(|(_, shared)| scratch(shared.elem, shared.len, 1)).collect();
+            let registers = kernel.registers.iter();
+            self.registers = registers.map(|(_, array)| scratch(array.elem, array.len, kernel.threads)).collect();
+            self.copies = Copies::of_threads(kernel.threads);
             self.slots = kernel.locals.iter().map(|(_, local)| slot(local, threads.len())).collect();
             self.run(&kernel.body, &threads).map_err(|message| {
                 let at = Location::Stmt(self.index, self.path.clone());
@@ -281,8 +322,9 @@ impl<'a> Run<'a> {
                 let offsets = self.eval(*offset, active)?;
                 let mut loaded = Vec::with_capacity(active.len() * lanes);
                 for (thread, offset) in active.iter().zip(offsets) {
+                    let first = self.first_of(*from, *thread);
                     let (memory, elem) = self.array(*from)?;
-                    let at = address(memory, elem, offset, lanes, *align);
+                    let at = address(memory, elem, first.wrapping_add(offset), lanes, *align);
                     let read = at.and_then(|at| memory.read(elem, at, lanes, &mut loaded));
                     read.map_err(|why| format!("thread {thread}, element {}: {why}", offset as i64))?;
                 }
@@ -292,9 +334,11 @@ impl<'a> Run<'a> {
                 let lanes = self.types[value.index()].lanes as usize;
                 let (offsets, values) = (self.eval(*offset, active)?, self.eval(*value, active)?);
                 for ((thread, offset), value) in active.iter().zip(offsets).zip(values.chunks(lanes)) {
+                    let first = self.first_of(*to, *thread);
                     let (memory, elem) = self.array(*to)?;
-                    let at = address(memory, elem, offset, lanes, *align);
-                    memory.write(elem, at.map_err(|why| format!("thread {thread}, element {}: {why}", offset as i64))?, value);
+                    let at = address(memory, elem, first.wrapping_add(offset), lanes, *align);
+                    let written = at.and_then(|at| memory.write(elem, at, value));
+                    written.map_err(|why| format!("thread {thread}, element {}: {why}", offset as i64))?;
                 }
             }
             Stmt::AtomicAdd { local, to, offset, value } => {
@@ -306,7 +350,7 @@ impl<'a> Run<'a> {
                     let at = address(memory, elem, offset, 1, elem.bytes() as u32).map_err(place)?;
                     memory.read(elem, at, 1, &mut before).map_err(place)?;
                     let old = before.last().copied().unwrap_or_default();
-                    memory.write(elem, at, &[arith::binary(Binary::Add, elem, old, value)?]);
+                    memory.write(elem, at, &[arith::binary(Binary::Add, elem, old, value)?]).map_err(place)?;
                 }
                 local.iter().for_each(|local| self.bind(*local, active, &before));
             }
@@ -360,14 +404,118 @@ impl<'a> Run<'a> {
                 self.inner(0, then, &yes)?;
                 self.inner(1, otherwise, &no)?;
             }
+            Stmt::Copy { to, at, from, offset, bytes, live } => self.copy([*to, *from], [*at, *offset], *bytes, *live, active)?,
+            Stmt::Commit => active.iter().for_each(|thread| self.copies.commit(*thread)),
+            Stmt::Wait(Wait::Groups(left)) => {
+                active.iter().for_each(|thread| self.copies.wait(*thread, *left, &mut self.shared));
+            }
+            Stmt::LoadMatrix { locals, from, offset, transposed } => {
+                self.whole_warps(active)?;
+                let offsets = self.eval(*offset, active)?;
+                let (memory, elem) = self.array(*from)?;
+                let mut loaded = vec![Vec::with_capacity(2 * active.len()); locals.len()];
+                for (warp, offsets) in active.chunks(LANES as usize).zip(offsets.chunks(LANES as usize)) {
+                    for (i, loaded) in loaded.iter_mut().enumerate() {
+                        let rows = 8 * i..8 * i + 8;
+                        let place = |why| format!("matrix {i} of the warp of thread {}: {why}", warp[0]);
+                        let rows = offsets[rows].iter().map(|offset| matrix_row(memory, elem, *offset));
+                        let rows: Vec<usize> = rows.collect::<Result<_, _>>().map_err(place)?;
+                        let pairs = load_matrix(memory, elem, &rows, *transposed).map_err(place)?;
+                        loaded.extend(pairs.into_iter().flatten());
+                    }
+                }
+                locals.iter().zip(&loaded).for_each(|(local, pairs)| self.bind(*local, active, pairs));
+            }
+            Stmt::Mma { shape, sums, at, a, b } => {
+                self.whole_warps(active)?;
+                let elem = self.types[a[0].index()].elem;
+                let a = a.iter().map(|pairs| self.eval(*pairs, active)).collect::<Result<Vec<_>, _>>()?;
+                let b = b.iter().map(|pairs| self.eval(*pairs, active)).collect::<Result<Vec<_>, _>>()?;
+                for (w, warp) in active.chunks(LANES as usize).enumerate() {
+                    let lanes = 2 * w * LANES as usize..2 * (w + 1) * LANES as usize;
+                    let of_warp =
+                        |pairs: &Vec<u64>| pairs[lanes.clone()].chunks(2).map(|pair| [pair[0], pair[1]]).collect::<Vec<_>>();
+                    let (a, b): (Vec<_>, Vec<_>) = (a.iter().map(of_warp).collect(), b.iter().map(of_warp).collect());
+                    let mut of_lanes = Vec::new();
+                    for i in 0..SUMS {
+                        of_lanes.push(self.of_registers(*sums, at + i, warp)?);
+                    }
+                    multiply(*shape, elem, &a, &b, &mut of_lanes);
+                    for (i, of_lanes) in (0..SUMS).zip(of_lanes) {
+                        self.set_registers(*sums, at + i, warp, &of_lanes)?;
+                    }
+                }
+            }
         }
         Ok(())
+    }
+
+    fn copy(
+        &mut self,
+        [to, from]: [Place; 2],
+        [at, offset]: [Handle<Expr>; 2],
+        bytes: u32,
+        live: Option<Handle<Expr>>,
+        active: &[u32],
+    ) -> Result<(), String> {
+        let (targets, sources) = (self.eval(at, active)?, self.eval(offset, active)?);
+        let live = live.map_or_else(|| Ok(vec![1; active.len()]), |live| self.eval(live, active))?;
+        let Place::Shared(array) = to else { return Err("a copy goes to shared memory".to_string()) };
+        for (i, &thread) in active.iter().enumerate() {
+            let place = |what: &str, element: u64| {
+                let what = format!("thread {thread}, {what} element {}", element as i64);
+                move |why: String| format!("{what}: {why}")
+            };
+            let (memory, elem) = self.array(from)?;
+            let lanes = bytes as usize / elem.bytes() as usize;
+            let mut copied = Vec::with_capacity(lanes);
+            if live[i] == 1 {
+                let from = address(memory, elem, sources[i], lanes, bytes).map_err(place("from", sources[i]))?;
+                memory.read(elem, from, lanes, &mut copied).map_err(place("from", sources[i]))?;
+            }
+            copied.resize(lanes, 0);
+            let copied = copied.iter().flat_map(|lane| lane.to_le_bytes()[..elem.bytes() as usize].to_vec()).collect();
+            let (memory, elem) = self.array(to)?;
+            let to = address(memory, elem, targets[i], lanes, bytes).map_err(place("to", targets[i]))?;
+            let started = self.copies.start(thread, &mut self.shared, (array.index(), to), copied);
+            started.map_err(place("to", targets[i]))?;
+        }
+        Ok(())
+    }
+
+    /// Element `at` of the array of each of these threads.
+    fn of_registers(&self, array: Handle<Registers>, at: u32, threads: &[u32]) -> Result<Vec<u64>, String> {
+        let elem = self.kernel.registers[array].elem;
+        let mut values = Vec::with_capacity(threads.len());
+        for thread in threads {
+            let element = self.first_of(Place::Registers(array), *thread) as usize + at as usize;
+            self.registers[array.index()].read(elem, element * elem.bytes() as usize, 1, &mut values)?;
+        }
+        Ok(values)
+    }
+
+    fn set_registers(&mut self, array: Handle<Registers>, at: u32, threads: &[u32], values: &[u64]) -> Result<(), String> {
+        let elem = self.kernel.registers[array].elem;
+        for (thread, value) in threads.iter().zip(values) {
+            let element = self.first_of(Place::Registers(array), *thread) as usize + at as usize;
+            self.registers[array.index()].write(elem, element * elem.bytes() as usize, &[*value])?;
+        }
+        Ok(())
+    }
+
+    /// Where the array of this thread begins, of all that an array stands for.
+    fn first_of(&self, place: Place, thread: u32) -> u64 {
+        match place {
+            Place::Registers(handle) => u64::from(thread) * u64::from(self.kernel.registers[handle].len),
+            Place::Shared(_) | Place::Param(_) => 0,
+        }
     }
 
     fn array(&mut self, place: Place) -> Result<(&mut Memory, DType), String> {
         let elem = self.kernel.elem(place).ok_or("there is no such array")?;
         match place {
             Place::Shared(handle) => Ok((&mut self.shared[handle.index()], elem)),
+            Place::Registers(handle) => Ok((&mut self.registers[handle.index()], elem)),
             Place::Param(i) => match self.args[i as usize] {
                 Argument::Buffer(index) => Ok((&mut self.memory[index], elem)),
                 Argument::Scalar(_) => Err("a number is not an array".to_string()),
@@ -471,8 +619,9 @@ fn needs(exprs: &Arena<Expr>, root: Handle<Expr>) -> Rc<[Handle<Expr>]> {
     found.into_iter().collect()
 }
 
-fn scratch(shared: &Arena<Shared>) -> Vec<Memory> {
-    shared.iter().map(|(_, shared)| Memory::unknown(shared.len as usize * shared.elem.bytes() as usize)).collect()
+/// So many arrays, one after another.
+fn scratch(elem: DType, len: u32, arrays: u32) -> Memory {
+    Memory::unknown(len as usize * elem.bytes() as usize * arrays as usize)
 }
 
 fn slot(local: &Local, threads: usize) -> Slot {
@@ -481,7 +630,7 @@ fn slot(local: &Local, threads: usize) -> Slot {
 }
 
 /// The first byte of the lanes from element `offset` on, if all are inside and aligned as promised.
-fn address(memory: &Memory, elem: DType, offset: u64, lanes: usize, align: u32) -> Result<usize, String> {
+pub(super) fn address(memory: &Memory, elem: DType, offset: u64, lanes: usize, align: u32) -> Result<usize, String> {
     let elements = memory.bytes.len() / elem.bytes() as usize;
     let first = usize::try_from(offset as i64).ok().filter(|first| *first <= elements && lanes <= elements - *first);
     let first = first.ok_or_else(|| format!("outside an array of {elements} elements"))?;

@@ -12,22 +12,29 @@ pub mod arena;
 mod arith;
 pub mod build;
 pub mod expr;
+pub mod fragment;
 pub mod interp;
+mod interp_matrix;
+mod layout;
 mod lex;
 pub mod parse;
 mod parse_expr;
+mod parse_matrix;
 pub mod print;
+mod print_matrix;
 pub mod stmt;
 mod uniform;
 pub mod verify;
+mod verify_matrix;
 
 pub use arena::{Arena, Handle};
 pub use build::{Builder, Value};
 pub use expr::{Binary, Compare, Expr, Index, Reduce, Ty, Unary};
 pub use interp::{Argument, Fault, Memory, interp, interp_kernel};
+pub use layout::{Layout, layout};
 pub use parse::{ParseError, parse};
 pub use print::{Location, print, print_kernel, print_with_violations};
-pub use stmt::{Block, Place, Scope, Stmt, Vote};
+pub use stmt::{Block, Place, Scope, Stmt, Vote, Wait};
 pub use verify::{Violation, verify};
 
 use crate::{DType, Extent};
@@ -80,6 +87,8 @@ pub enum Role {
 pub struct Regime {
     /// Largest token count it serves; `None`: any.
     pub tokens_up_to: Option<u64>,
+    /// Rows of the highest tile of its grouped products, which the rows of a group are padded to; `None`: it has no such products.
+    pub tile_rows: Option<u32>,
     /// In order; each sees the effects of those before it.
     pub launches: Vec<Launch>,
 }
@@ -130,6 +139,8 @@ pub struct Kernel {
     pub params: Vec<Param>,
     /// Arrays shared by the threads of a block; uninitialised when the block starts.
     pub shared: Arena<Shared>,
+    /// Arrays of each thread; uninitialised when it starts.
+    pub registers: Arena<Registers>,
     /// Every name that a statement binds.
     pub locals: Arena<Local>,
     /// Every expression; operands come before their users.
@@ -170,6 +181,26 @@ pub struct Shared {
     pub elem: DType,
     /// Number of elements.
     pub len: u32,
+    /// Bytes to which its address is aligned: a power of two from [`Shared::ALIGN`] to [`Shared::MOST_ALIGN`].
+    pub align: u32,
+}
+
+impl Shared {
+    /// The alignment of an array that needs none in particular: the widest access of a GPU.
+    pub const ALIGN: u32 = 16;
+    /// The greatest alignment, that of a tile in which 128-byte rows are swizzled.
+    pub const MOST_ALIGN: u32 = 1024;
+}
+
+/// An array of registers of each thread. Only constants name its elements, so that all of it can be in registers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Registers {
+    /// For people.
+    pub name: String,
+    /// Type of an element.
+    pub elem: DType,
+    /// Number of elements.
+    pub len: u32,
 }
 
 /// A name bound by [`Stmt::Let`], [`Stmt::Var`], a load, a loop, ... Private to a thread.
@@ -186,6 +217,7 @@ impl Kernel {
     pub fn elem(&self, place: Place) -> Option<DType> {
         match place {
             Place::Shared(handle) => self.shared.get(handle).map(|shared| shared.elem),
+            Place::Registers(handle) => self.registers.get(handle).map(|registers| registers.elem),
             Place::Param(i) => match self.params.get(i as usize)?.kind {
                 ParamKind::Buffer { elem, .. } => Some(elem),
                 ParamKind::Scalar(_) => None,

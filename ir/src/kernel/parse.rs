@@ -11,7 +11,7 @@ use super::print::{role, scope_word, vote_word};
 use super::{
     Arena, Arg, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Param, ParamKind, Place, Program, Regime, Role,
 };
-use super::{Scope, Shared, Stmt, Ty, Vote};
+use super::{Registers, Scope, Shared, Stmt, Ty, Vote};
 use crate::{DType, Extent};
 
 /// Why a text is not a program.
@@ -72,6 +72,7 @@ fn whole<'t, T>(text: &'t str, rule: impl FnOnce(&mut Parser<'t>) -> Parsed<T>) 
 pub(super) struct Reading {
     params: Vec<Param>,
     shared: Arena<Shared>,
+    registers: Arena<Registers>,
     locals: Arena<Local>,
     pub(super) exprs: Arena<Expr>,
     pub(super) known: HashMap<Expr, Handle<Expr>>,
@@ -84,6 +85,7 @@ pub(super) struct Reading {
 pub(super) enum Named {
     Param(u32),
     Shared(Handle<Shared>),
+    Registers(Handle<Registers>),
     Local(Handle<Local>),
 }
 
@@ -123,7 +125,7 @@ impl<'t> Parser<'t> {
     }
 
     /// Passes it, if it is next.
-    fn take(&mut self, what: &str) -> bool {
+    pub(super) fn take(&mut self, what: &str) -> bool {
         let is = self.is(what);
         self.at += usize::from(is);
         is
@@ -143,7 +145,7 @@ impl<'t> Parser<'t> {
     }
 
     /// A word that `meaning` knows.
-    fn known<T>(&mut self, what: &str, meaning: impl FnOnce(&str) -> Option<T>) -> Parsed<T> {
+    pub(super) fn known<T>(&mut self, what: &str, meaning: impl FnOnce(&str) -> Option<T>) -> Parsed<T> {
         let at = self.wrong(format!("expected {what}"));
         meaning(self.word(what)?).ok_or(at)
     }
@@ -172,7 +174,7 @@ impl<'t> Parser<'t> {
     }
 
     /// Items up to `close`, with commas between.
-    fn list<T>(&mut self, close: &str, mut item: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
+    pub(super) fn list<T>(&mut self, close: &str, mut item: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
         let mut items = Vec::new();
         while !self.take(close) {
             if !items.is_empty() {
@@ -203,8 +205,9 @@ impl Parser<'_> {
             } else {
                 self.expect("regime")?;
                 let tokens_up_to = if self.take("up_to") { Some(self.number("a number of tokens")?) } else { None };
+                let tile_rows = if self.take("tile_rows") { Some(self.number("a number of rows")?) } else { None };
                 let launches = self.launches(&program.buffers, &mut launched)?;
-                program.regimes.push(Regime { tokens_up_to, launches });
+                program.regimes.push(Regime { tokens_up_to, tile_rows, launches });
             }
         }
         while self.peek().token != Token::End {
@@ -306,18 +309,28 @@ impl Parser<'_> {
         let threads = self.number("a number of threads")?;
         self.expect("{")?;
         while self.take("shared") {
-            let named = Named::Shared(Handle::new(self.kernel.shared.len()));
-            let name = self.declare(named)?;
-            self.expect(":")?;
-            let elem = self.dtype()?;
-            self.expect("[")?;
-            let len = self.number("a number of elements")?;
-            self.expect("]")?;
-            self.kernel.shared.push(Shared { name, elem, len });
+            let (name, elem, len) = self.array(Named::Shared(Handle::new(self.kernel.shared.len())))?;
+            let align = if self.take("align") { self.number("an alignment")? } else { Shared::ALIGN };
+            self.kernel.shared.push(Shared { name, elem, len, align });
+        }
+        while self.take("registers") {
+            let (name, elem, len) = self.array(Named::Registers(Handle::new(self.kernel.registers.len())))?;
+            self.kernel.registers.push(Registers { name, elem, len });
         }
         let body = self.block()?;
-        let Reading { params, shared, locals, exprs, .. } = std::mem::take(&mut self.kernel);
-        Ok(Kernel { name, threads, params, shared, locals, exprs, body })
+        let Reading { params, shared, registers, locals, exprs, .. } = std::mem::take(&mut self.kernel);
+        Ok(Kernel { name, threads, params, shared, registers, locals, exprs, body })
+    }
+
+    /// `%name: elem[len]`
+    fn array(&mut self, named: Named) -> Parsed<(String, DType, u32)> {
+        let name = self.declare(named)?;
+        self.expect(":")?;
+        let elem = self.dtype()?;
+        self.expect("[")?;
+        let len = self.number("a number of elements")?;
+        self.expect("]")?;
+        Ok((name, elem, len))
     }
 
     fn param(&mut self) -> Parsed<()> {
@@ -342,14 +355,14 @@ impl Parser<'_> {
     }
 
     /// `%a: f32x4`. A local that is there already is bound again, which the verifier refuses.
-    fn typed(&mut self) -> Parsed<Handle<Local>> {
+    pub(super) fn typed(&mut self) -> Parsed<Handle<Local>> {
         let differs = self.wrong("the name is taken, by something else");
         let name = self.name('%')?;
         self.expect(":")?;
         let ty = self.ty()?;
         match self.kernel.names.get(&name) {
             Some(Named::Local(local)) if self.kernel.locals[*local].ty == ty => Ok(*local),
-            Some(Named::Local(_) | Named::Param(_) | Named::Shared(_)) => Err(differs),
+            Some(Named::Local(_) | Named::Param(_) | Named::Shared(_) | Named::Registers(_)) => Err(differs),
             None => {
                 let local = self.kernel.locals.push(Local { name: unnumbered(&name).to_string(), ty });
                 self.kernel.names.insert(name, Named::Local(local));
@@ -456,6 +469,11 @@ impl Parser<'_> {
                 let otherwise = if self.take("else") { self.expect("{").and_then(|()| self.block())? } else { Vec::new() };
                 Ok(Stmt::If { cond, then, otherwise })
             }
+            "copy" => self.copy(),
+            "commit" => Ok(Stmt::Commit),
+            "wait" => self.wait(),
+            "load_matrix" => self.load_matrix(),
+            "mma" => self.mma(),
             _ => Err(unknown),
         }
     }
@@ -476,16 +494,17 @@ impl Parser<'_> {
         let not = self.wrong("this is not a local");
         match self.named()? {
             Named::Local(local) => Ok(local),
-            Named::Param(_) | Named::Shared(_) => Err(not),
+            Named::Param(_) | Named::Shared(_) | Named::Registers(_) => Err(not),
         }
     }
 
     /// `%x[offset]`
-    fn element(&mut self) -> Parsed<(Place, Handle<Expr>)> {
+    pub(super) fn element(&mut self) -> Parsed<(Place, Handle<Expr>)> {
         let not = self.wrong("this is not an array");
         let place = match self.named()? {
             Named::Param(i) => Place::Param(i),
             Named::Shared(h) => Place::Shared(h),
+            Named::Registers(h) => Place::Registers(h),
             Named::Local(_) => return Err(not),
         };
         self.expect("[")?;
@@ -501,6 +520,7 @@ impl Parser<'_> {
         }
         let elem = match place {
             Place::Shared(shared) => self.kernel.shared[shared].elem,
+            Place::Registers(registers) => self.kernel.registers[registers].elem,
             Place::Param(i) => match self.kernel.params[i as usize].kind {
                 ParamKind::Buffer { elem, .. } | ParamKind::Scalar(elem) => elem,
             },

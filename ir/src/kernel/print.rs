@@ -10,7 +10,7 @@ use super::verify::Violation;
 use super::{
     Arena, Binary, Block, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, ParamKind, Place, Program, Reduce, Role,
 };
-use super::{Scope, Stmt, Unary, Vote};
+use super::{Scope, Shared, Stmt, Unary, Vote, print_matrix};
 use crate::DType;
 
 /// A line of the printed program.
@@ -91,7 +91,8 @@ fn lines_of_program(program: &Program) -> Vec<Line> {
     }
     for (i, regime) in program.regimes.iter().enumerate() {
         let bound = regime.tokens_up_to.map(|tokens| format!(" up_to {tokens}")).unwrap_or_default();
-        lines.push((Some(Location::Regime(i)), format!("  regime{bound} {{")));
+        let rows = regime.tile_rows.map(|rows| format!(" tile_rows {rows}")).unwrap_or_default();
+        lines.push((Some(Location::Regime(i)), format!("  regime{bound}{rows} {{")));
         let launches = regime.launches.iter().enumerate();
         lines.extend(launches.map(|(j, launch)| (Some(Location::Launch(i, j)), launch_line(program, launch))));
         lines.push((None, "  }".to_string()));
@@ -163,7 +164,12 @@ fn lines_of_kernel(index: usize, kernel: &Kernel) -> Vec<Line> {
     let header = format!("kernel {}({}) threads {threads} {{", name('@', &kernel.name), params.join(", "));
     printer.lines.push((Some(Location::Kernel(index)), header));
     for (h, shared) in kernel.shared.iter() {
-        let line = format!("  shared {}: {}[{}]", printer.names.place(Place::Shared(h)), shared.elem, shared.len);
+        let align = if shared.align == Shared::ALIGN { String::new() } else { format!(" align {}", shared.align) };
+        let line = format!("  shared {}: {}[{}]{align}", printer.names.place(Place::Shared(h)), shared.elem, shared.len);
+        printer.lines.push((None, line));
+    }
+    for (h, registers) in kernel.registers.iter() {
+        let line = format!("  registers {}: {}[{}]", printer.names.place(Place::Registers(h)), registers.elem, registers.len);
         printer.lines.push((None, line));
     }
     printer.block(&kernel.body, &mut Vec::new());
@@ -188,6 +194,7 @@ struct Printer<'k> {
 pub(super) struct Names {
     params: Vec<String>,
     shared: Vec<String>,
+    registers: Vec<String>,
     locals: HashMap<Handle<Local>, String>,
 }
 
@@ -205,9 +212,10 @@ impl Names {
         };
         let params = kernel.params.iter().map(|param| fresh(&param.name)).collect();
         let shared = kernel.shared.iter().map(|(_, shared)| fresh(&shared.name)).collect();
+        let registers = kernel.registers.iter().map(|(_, registers)| fresh(&registers.name)).collect();
         let mut locals = HashMap::new();
         name_locals(kernel, &kernel.body, &mut fresh, &mut locals);
-        Names { params, shared, locals }
+        Names { params, shared, registers, locals }
     }
 
     pub(super) fn local(&self, handle: Handle<Local>) -> &str {
@@ -218,6 +226,7 @@ impl Names {
         let name = match place {
             Place::Param(i) => self.params.get(i as usize),
             Place::Shared(h) => self.shared.get(h.index()),
+            Place::Registers(h) => self.registers.get(h.index()),
         };
         name.map_or("%?", String::as_str)
     }
@@ -300,6 +309,22 @@ impl<'k> Printer<'k> {
                 format!("for {} in {}..{}{step} {{", typed(local), e(*start), e(*end))
             }
             Stmt::If { cond, .. } => format!("if {} {{", e(*cond)),
+            Stmt::Copy { to, at, from, offset, bytes, live } => {
+                let live = live.map(|live| format!(" live {}", e(live))).unwrap_or_default();
+                let (to, from) = (self.place(*to), self.place(*from));
+                format!("copy {to}[{}] = {from}[{}] bytes {bytes}{live}", e(*at), e(*offset))
+            }
+            Stmt::Commit => "commit".to_string(),
+            Stmt::Wait(wait) => format!("wait {}", print_matrix::wait(*wait)),
+            Stmt::LoadMatrix { locals, from, offset, transposed } => {
+                let locals: Vec<String> = locals.iter().map(typed).collect();
+                let transposed = if *transposed { " transposed" } else { "" };
+                format!("load_matrix {} = {}[{}]{transposed}", locals.join(", "), self.place(*from), e(*offset))
+            }
+            Stmt::Mma { shape, sums, at, a, b } => {
+                let list = |pairs: &[Handle<Expr>]| pairs.iter().map(|pair| e(*pair)).collect::<Vec<_>>();
+                print_matrix::mma(*shape, self.place(Place::Registers(*sums)), *at, &list(a), &list(b))
+            }
         };
         self.lines.push((Some(Location::Stmt(self.index, path.clone())), format!("{indent}{text}")));
         for (i, block) in stmt.blocks().enumerate() {
@@ -469,10 +494,10 @@ fn name_locals(
     names: &mut HashMap<Handle<Local>, String>,
 ) {
     for stmt in block {
-        if let Some(handle) = stmt.binds()
-            && let Some(local) = kernel.locals.get(handle)
-        {
-            names.entry(handle).or_insert_with(|| fresh(&local.name));
+        for handle in stmt.binds() {
+            if let Some(local) = kernel.locals.get(handle) {
+                names.entry(handle).or_insert_with(|| fresh(&local.name));
+            }
         }
         for block in stmt.blocks() {
             name_locals(kernel, block, fresh, names);

@@ -1,6 +1,7 @@
 //! Something that happens, once, in order.
 
-use super::{Expr, Handle, Local, Shared};
+use super::{Expr, Handle, Local, Registers, Shared};
+use crate::MatrixShape;
 
 /// Statements in order.
 pub type Block = Vec<Stmt>;
@@ -106,32 +107,86 @@ pub enum Stmt {
         /// If false.
         otherwise: Block,
     },
+    /// Starts a copy of `bytes` bytes from global to shared memory and goes on. The bytes are there after the thread has waited
+    /// for the group of the copy ([`Stmt::Commit`], [`Stmt::Wait`]), for other threads after a barrier behind that wait; until
+    /// then nothing may touch them. Where `live` is false the source is not read and zeros arrive.
+    Copy {
+        /// A shared array.
+        to: Place,
+        /// Its element index, `I32` or `I64`; the address is a multiple of `bytes`.
+        at: Handle<Expr>,
+        /// A buffer parameter that the kernel only reads, of the same element type.
+        from: Place,
+        /// Its element index, `I32` or `I64`; the address is a multiple of `bytes`.
+        offset: Handle<Expr>,
+        /// 4, 8 or 16.
+        bytes: u32,
+        /// A `Bool`; none: true.
+        live: Option<Handle<Expr>>,
+    },
+    /// Makes one group of the thread's copies since its last group; it may be empty.
+    Commit,
+    /// The thread waits.
+    Wait(Wait),
+    /// Binds parts of matrices in shared memory of 8 rows by 8 elements of 16 bits: one a local, 1, 2 or 4 of them. Lane `8 i + r` says
+    /// where row `r` of the i-th begins; what other lanes say is not looked at. A lane gets two neighbours: see [`super::fragment`].
+    /// All lanes of the warp take part.
+    LoadMatrix {
+        /// The names bound, of the array's element type in two lanes.
+        locals: Vec<Handle<Local>>,
+        /// A shared array of `F16` or `BF16`.
+        from: Place,
+        /// Element index of a row, `I32` or `I64`; its address is a multiple of 16 bytes.
+        offset: Handle<Expr>,
+        /// Whether each matrix is transposed on the way.
+        transposed: bool,
+    },
+    /// `sums += a * b`, matrices of the warp in fragments: see [`super::fragment`]. All lanes take part.
+    Mma {
+        /// Rows and columns of the sums, and the length of the products.
+        shape: MatrixShape,
+        /// An array of `F32`.
+        sums: Handle<Registers>,
+        /// The first of the elements that are the lane's part of the sums.
+        at: u32,
+        /// The lane's part of the left factor: pairs of `F16` or `BF16`.
+        a: Vec<Handle<Expr>>,
+        /// The lane's part of the right factor, of the same type.
+        b: Vec<Handle<Expr>>,
+    },
 }
 
 impl Stmt {
     /// The expressions that it evaluates, in the order written.
     pub fn exprs(&self) -> impl Iterator<Item = Handle<Expr>> {
-        match *self {
-            Stmt::Let { value, .. } | Stmt::Var { value, .. } | Stmt::Set { value, .. } => [Some(value), None, None],
-            Stmt::Shuffle { value, .. } | Stmt::Vote { value, .. } => [Some(value), None, None],
-            Stmt::Load { offset, .. } => [Some(offset), None, None],
-            Stmt::Store { offset, value, .. } | Stmt::AtomicAdd { offset, value, .. } => [Some(offset), Some(value), None],
-            Stmt::For { start, end, step, .. } => [Some(start), Some(end), Some(step)],
-            Stmt::If { cond, .. } => [Some(cond), None, None],
-            Stmt::Barrier(_) => [None; 3],
-        }
-        .into_iter()
-        .flatten()
+        let (few, lists): ([Option<Handle<Expr>>; 3], [&[Handle<Expr>]; 2]) = match self {
+            Stmt::Let { value, .. } | Stmt::Var { value, .. } | Stmt::Set { value, .. } => ([Some(*value), None, None], [&[]; 2]),
+            Stmt::Shuffle { value, .. } | Stmt::Vote { value, .. } => ([Some(*value), None, None], [&[]; 2]),
+            Stmt::Load { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
+            Stmt::Store { offset, value, .. } | Stmt::AtomicAdd { offset, value, .. } => {
+                ([Some(*offset), Some(*value), None], [&[]; 2])
+            }
+            Stmt::For { start, end, step, .. } => ([Some(*start), Some(*end), Some(*step)], [&[]; 2]),
+            Stmt::If { cond, .. } => ([Some(*cond), None, None], [&[]; 2]),
+            Stmt::Copy { at, offset, live, .. } => ([Some(*at), Some(*offset), *live], [&[]; 2]),
+            Stmt::LoadMatrix { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
+            Stmt::Mma { a, b, .. } => ([None; 3], [a, b]),
+            Stmt::Barrier(_) | Stmt::Commit | Stmt::Wait(_) => ([None; 3], [&[]; 2]),
+        };
+        few.into_iter().flatten().chain(lists.into_iter().flatten().copied())
     }
 
-    /// The local that it binds.
-    pub fn binds(&self) -> Option<Handle<Local>> {
-        match *self {
-            Stmt::Let { local, .. } | Stmt::Var { local, .. } | Stmt::Load { local, .. } => Some(local),
-            Stmt::Shuffle { local, .. } | Stmt::Vote { local, .. } | Stmt::For { local, .. } => Some(local),
-            Stmt::AtomicAdd { local, .. } => local,
-            Stmt::Set { .. } | Stmt::Store { .. } | Stmt::Barrier(_) | Stmt::If { .. } => None,
-        }
+    /// The locals that it binds, in the order written.
+    pub fn binds(&self) -> impl Iterator<Item = Handle<Local>> {
+        let (one, several): (Option<Handle<Local>>, &[Handle<Local>]) = match self {
+            Stmt::Let { local, .. } | Stmt::Var { local, .. } | Stmt::Load { local, .. } => (Some(*local), &[]),
+            Stmt::Shuffle { local, .. } | Stmt::Vote { local, .. } | Stmt::For { local, .. } => (Some(*local), &[]),
+            Stmt::AtomicAdd { local, .. } => (*local, &[]),
+            Stmt::LoadMatrix { locals, .. } => (None, locals),
+            Stmt::Set { .. } | Stmt::Store { .. } | Stmt::Barrier(_) | Stmt::If { .. } => (None, &[]),
+            Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::Mma { .. } => (None, &[]),
+        };
+        one.into_iter().chain(several.iter().copied())
     }
 
     /// The blocks inside it: the body of a loop; what happens if true, then if false.
@@ -141,6 +196,7 @@ impl Stmt {
             Stmt::If { then, otherwise, .. } => [Some(then), Some(otherwise)],
             Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => [None; 2],
             Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => [None; 2],
+            Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => [None; 2],
         }
         .into_iter()
         .flatten()
@@ -154,6 +210,15 @@ pub enum Place {
     Param(u32),
     /// Memory of the block.
     Shared(Handle<Shared>),
+    /// Registers of the thread. Their elements are named by constants.
+    Registers(Handle<Registers>),
+}
+
+/// What a thread waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wait {
+    /// Until all but the last so many of its groups of copies have arrived: see [`Stmt::Commit`].
+    Groups(u32),
 }
 
 /// The threads that take part.

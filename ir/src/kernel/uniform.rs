@@ -98,6 +98,7 @@ impl Walk<'_> {
                 Stmt::Load { local, from, offset, .. } => {
                     let changing = match from {
                         Place::Shared(_) => false,
+                        Place::Registers(_) => true,
                         Place::Param(i) => match self.kernel.params.get(i as usize).map(|param| param.kind) {
                             Some(ParamKind::Buffer { write, .. }) => write,
                             Some(ParamKind::Scalar(_)) | None => true,
@@ -120,7 +121,10 @@ impl Walk<'_> {
                     self.block(then, control);
                     self.block(otherwise, control);
                 }
+                // Each lane has another part of the matrices.
+                Stmt::LoadMatrix { ref locals, .. } => locals.iter().for_each(|local| self.raise(*local, Agreement::Differs)),
                 Stmt::AtomicAdd { local: None, .. } | Stmt::Store { .. } | Stmt::Barrier(_) => {}
+                Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::Mma { .. } => {}
             }
         }
     }

@@ -11,7 +11,7 @@ use super::uniform::{Agreement, agreements};
 use super::{
     Arg, Binary, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role,
 };
-use super::{Scope, Stmt, Ty, Vote};
+use super::{Scope, Shared, Stmt, Ty, Vote, Wait, layout};
 use crate::{DType, Extent, Machine};
 
 /// Something that a valid program does not have.
@@ -185,9 +185,6 @@ fn check_argument(program: &Program, param: &Param, arg: &Arg, writes: Writes) -
     }
 }
 
-/// Shared arrays start at multiples of this many bytes.
-const SHARED_ALIGN: u64 = 16;
-
 fn check_kernel(index: usize, kernel: &Kernel, machine: &Machine) -> Vec<Violation> {
     let typed = kernel.types();
     let mut check = Check {
@@ -218,10 +215,10 @@ struct Bound {
     in_scope: bool,
 }
 
-struct Check<'k> {
-    kernel: &'k Kernel,
-    machine: &'k Machine,
-    names: Names,
+pub(super) struct Check<'k> {
+    pub(super) kernel: &'k Kernel,
+    pub(super) machine: &'k Machine,
+    pub(super) names: Names,
     agreements: Vec<Agreement>,
     types: Vec<Option<Ty>>,
     /// Why an expression has no type, until it is reported.
@@ -232,11 +229,11 @@ struct Check<'k> {
 }
 
 impl Check<'_> {
-    fn say(&mut self, message: impl Into<String>) {
+    pub(super) fn say(&mut self, message: impl Into<String>) {
         self.found.push(Violation { at: self.at.clone(), message: message.into() });
     }
 
-    fn require(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+    pub(super) fn require(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
         if !holds {
             self.say(otherwise());
         }
@@ -260,15 +257,21 @@ impl Check<'_> {
             };
             self.require(legal, || format!("%{}: a buffer has no bool, a number is i32 or i64", param.name));
         }
-        let mut bytes = 0u64;
         for (_, shared) in kernel.shared.iter() {
             self.require(shared.elem != DType::Bool, || format!("%{}: bool lives in registers only", shared.name));
             self.require(shared.len > 0, || format!("%{}: an array has at least one element", shared.name));
-            bytes += (u64::from(shared.len) * shared.elem.bytes()).next_multiple_of(SHARED_ALIGN);
+            let aligns = Shared::ALIGN..=Shared::MOST_ALIGN;
+            self.require(shared.align.is_power_of_two() && aligns.contains(&shared.align), || {
+                let (least, most) = (aligns.start(), aligns.end());
+                format!(
+                    "%{}: a shared array is aligned to a power of two from {least} to {most}, not {}",
+                    shared.name, shared.align
+                )
+            });
         }
-        self.require(bytes <= u64::from(machine.shared_bytes), || {
-            format!("{bytes} bytes of shared arrays, but {} has {}", machine.name, machine.shared_bytes)
-        });
+        let (bytes, most) = (layout(kernel).bytes, machine.shared_optin_bytes);
+        self.require(bytes <= u64::from(most), || format!("{bytes} bytes of shared arrays, but {} has {most}", machine.name));
+        self.registers();
     }
 
     fn block(&mut self, index: usize, block: &Block, path: &mut Vec<usize>, control: Agreement) {
@@ -277,13 +280,15 @@ impl Check<'_> {
             path.push(i);
             self.at = Location::Stmt(index, path.clone());
             self.stmt(stmt, control);
-            let bound = self.bind(stmt);
+            let is_variable = matches!(stmt, Stmt::Var { .. });
+            let bound: Vec<Handle<Local>> = stmt.binds().filter(|local| self.bind(*local, is_variable)).collect();
             let inner = match stmt {
                 Stmt::For { .. } | Stmt::If { .. } => {
                     stmt.exprs().map(|h| self.agreement(h)).max().map_or(control, |a| a.max(control))
                 }
                 Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => control,
                 Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => control,
+                Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => control,
             };
             // What a loop binds is seen in its body only.
             let loops = matches!(stmt, Stmt::For { .. });
@@ -312,14 +317,14 @@ impl Check<'_> {
         }
     }
 
-    fn bind(&mut self, stmt: &Stmt) -> Option<Handle<Local>> {
-        let local = stmt.binds()?;
+    /// Whether there is such a local, which a statement binds.
+    fn bind(&mut self, local: Handle<Local>, variable: bool) -> bool {
         let Some(slot) = self.bound.get_mut(local.index()) else {
             self.say("binds a local that is not the kernel's");
-            return None;
+            return false;
         };
         let again = slot.is_some();
-        *slot = Some(Bound { variable: matches!(stmt, Stmt::Var { .. }), in_scope: true });
+        *slot = Some(Bound { variable, in_scope: true });
         let ty = self.kernel.locals[local].ty;
         if again {
             self.say(format!("{} is bound a second time", self.names.local(local)));
@@ -327,7 +332,7 @@ impl Check<'_> {
         let widest = self.machine.vector_bytes.saturating_mul(VECTORS_IN_A_VALUE);
         let legal = ty.lanes.is_power_of_two() && ty.lanes <= 64 && ty.elem.bytes() * u64::from(ty.lanes) <= u64::from(widest);
         self.require(legal, || format!("no values of type {ty}: lanes are a power of two, at most 64, in {widest} bytes"));
-        Some(local)
+        true
     }
 
     fn stmt(&mut self, stmt: &Stmt, control: Agreement) {
@@ -351,6 +356,8 @@ impl Check<'_> {
             }
             Stmt::AtomicAdd { local, to, offset, value } => {
                 self.written(to);
+                let alone = matches!(to, Place::Registers(_));
+                self.require(!alone, || "an atomic adds to memory that threads share".to_string());
                 self.access(to, offset, self.ty(value), DType::I32.bytes() as u32);
                 self.wants(value, "an atomic adds", |ty| ty == Ty::scalar(DType::I32), "i32");
                 local.into_iter().for_each(|local| self.takes(local, Some(Ty::scalar(DType::I32))));
@@ -392,10 +399,21 @@ impl Check<'_> {
                 }
             }
             Stmt::If { cond, .. } => self.wants(cond, "a condition is", |ty| ty == Ty::scalar(DType::Bool), "bool"),
+            Stmt::Copy { to, at, from, offset, bytes, live } => self.copy([to, from], [at, offset], bytes, live),
+            Stmt::Commit => self.copies("a group of copies"),
+            Stmt::Wait(Wait::Groups(_)) => self.copies("a wait for copies"),
+            Stmt::LoadMatrix { ref locals, from, offset, transposed: _ } => {
+                self.load_matrix(locals, from, offset);
+                self.warp("a matrix load", control);
+            }
+            Stmt::Mma { shape, sums, at, ref a, ref b } => {
+                self.mma(shape, (sums, at), a, b);
+                self.warp("a product of matrices", control);
+            }
         }
     }
 
-    fn ty(&self, handle: Handle<Expr>) -> Option<Ty> {
+    pub(super) fn ty(&self, handle: Handle<Expr>) -> Option<Ty> {
         self.types.get(handle.index()).copied().flatten()
     }
 
@@ -461,14 +479,14 @@ impl Check<'_> {
     }
 
     /// `local` has the type that it is given.
-    fn takes(&mut self, local: Handle<Local>, given: Option<Ty>) {
+    pub(super) fn takes(&mut self, local: Handle<Local>, given: Option<Ty>) {
         if let (Some(local), Some(given)) = (self.kernel.locals.get(local), given) {
             let ty = local.ty;
             self.require(ty == given, || format!("{given} for a local of type {ty}"));
         }
     }
 
-    fn wants(&mut self, value: Handle<Expr>, doing: &str, legal: impl Fn(Ty) -> bool, what: &str) {
+    pub(super) fn wants(&mut self, value: Handle<Expr>, doing: &str, legal: impl Fn(Ty) -> bool, what: &str) {
         if let Some(ty) = self.ty(value) {
             self.require(legal(ty), || format!("{doing} {what}, not {ty}"));
         }
@@ -496,8 +514,12 @@ impl Check<'_> {
         });
         let Some(ty) = ty else { return };
         self.require(ty.elem == elem, || format!("{name} holds {elem}, not {}", ty.elem));
-        let Some(&Expr::Int(n, _)) = self.kernel.exprs.get(offset) else { return };
+        let Some(&Expr::Int(n, _)) = self.kernel.exprs.get(offset) else {
+            let named = !matches!(place, Place::Registers(_));
+            return self.require(named, || format!("elements of {name} are registers, which constants name"));
+        };
         let len = match place {
+            Place::Registers(handle) => self.kernel.registers.get(handle).map_or(0, |registers| i64::from(registers.len)),
             Place::Shared(handle) => self.kernel.shared.get(handle).map_or(0, |shared| i64::from(shared.len)),
             Place::Param(_) => i64::MAX,
         };

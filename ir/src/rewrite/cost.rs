@@ -1,11 +1,13 @@
-//! What an op costs on a machine: a roofline, `max(bytes / bandwidth, flops / rate) + launches`, in picoseconds. The only
+//! What an op costs on a machine: a roofline, `max(bytes / bandwidth, flops / rate) + serial steps + launches`, in picoseconds. The only
 //! numbers of the rewriting, and the report of `--why`.
 //!
 //! Approximate and saturating: it is better to lose some precision than to lose the order by wrapping.
 
+use egg::Id;
+
 use crate::graph::{Assignment, Attr, Dim, Node, Op, Pointwise, Priority, Type, Typed, infer_body};
 use crate::tiling::{self, Product};
-use crate::{Dims, Extent, Machine};
+use crate::{Dims, Extent, Machine, Sorting};
 
 /// Picoseconds.
 pub type Cost = u64;
@@ -24,12 +26,14 @@ impl Workload {
     pub fn of(graph: &Typed, tokens: &[u64]) -> Workload {
         let pairs = |id| {
             let Node::Apply(_, operands) = graph.node(id) else { return None };
-            match (graph.ty(id), graph.ty(*operands.last()?)) {
-                (Type::Slots { experts, slots }, _) => Some(Extent::Const(experts.saturating_mul(*slots))),
-                (Type::Routing { top_k, experts, .. }, Type::Attr(Attr::Assignment(rule))) => {
-                    Some(rule.most_pairs(*top_k, *experts))
-                }
-                (_, _) => None,
+            let rule = |operand: &Id| {
+                let Type::Attr(Attr::Assignment(rule)) = graph.ty(*operand) else { return None };
+                Some(rule)
+            };
+            match graph.ty(id) {
+                Type::Slots { experts, slots } => Some(Extent::Const(experts.saturating_mul(*slots))),
+                Type::Routing { top_k, experts, .. } => Some(operands.iter().find_map(rule)?.most_pairs(*top_k, *experts)),
+                Type::Tensor { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_) => None,
             }
         };
         let pairs = graph.graph().nodes.ids().filter_map(pairs).reduce(Extent::max);
@@ -53,11 +57,12 @@ pub fn cost(node: &Node, types: &[&Type], machine: &Machine, workload: &Workload
 
 /// The cost at one token count.
 fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
-    let (types, tiling) = match types {
-        [types @ .., Type::Attr(Attr::Tiling(tiling))] => (types, Some(*tiling)),
+    let (types, way) = match types {
+        [types @ .., Type::Attr(way)] if way.is_way_of(op) => (types, Some(way)),
         types => (types, None),
     };
     let all_bytes: u64 = types.iter().map(|t| sizes.bytes(t)).fold(0, u64::saturating_add);
+    let mut serial: Cost = 0;
     let (launches, bytes, flops) = match op {
         // Views: read where they are used.
         Op::List | Op::ExpertRows | Op::PairWeights | Op::PickWeights | Op::Flatten | Op::Slots => return 0,
@@ -65,23 +70,37 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm | Op::SoftDispatch | Op::SoftCombine => {
             let body = infer_body(op, types).unwrap_or_default();
             let (result, picks) = body.last().map_or((0, 0), |t| (sizes.bytes(t), sizes.elements(t)));
-            let products = match tiling.zip(product(op, types)) {
-                Some((tiling, product)) => tiling::flops(tiling, &product, sizes.rows(op, types), machine),
-                None => product_flops(op, types, sizes),
+            let (products, read_again) = match (way, product(op, types)) {
+                (Some(Attr::Tiling(tiling)), Some(product)) => {
+                    let [rows, groups] = sizes.rows(op, types);
+                    let weights = weight_bytes(op, types, sizes);
+                    let of_group = weights / groups.min(rows).max(1);
+                    let passes = tiling::passes(*tiling, [rows, groups], of_group, machine);
+                    let flops = tiling::flops(*tiling, &product, [rows, groups], machine);
+                    (flops, weights.saturating_mul(passes - 1))
+                }
+                (_, _) => (product_flops(op, types, sizes), 0),
             };
             let flops = body_flops(op, types, &body, sizes).saturating_add(products);
-            let bytes = touched(op, types, sizes).saturating_add(result);
+            let bytes = touched(op, types, sizes).saturating_add(read_again).saturating_add(result);
             if op == Op::Route && experts_choose(types) {
                 // A route is followed by the choice, which reads the scores six times.
                 (2, bytes.saturating_add(picks.saturating_mul(24)), flops)
             } else {
-                // A route is followed by the sort: count, scan, place.
-                let launches = if op == Op::Route { 4 } else { 1 } + ordering(types);
+                // A route is followed by the sort.
+                let sorting = match way {
+                    Some(Attr::Sorting(sorting)) => *sorting,
+                    Some(_) | None => Sorting::Spread,
+                };
+                let sort = if op == Op::Route { sorting.launches() } else { 0 };
+                serial = if op == Op::Route { sorting.serial_ps(picks, machine) } else { 0 };
+                let launches = 1 + sort + ordering(types);
                 (launches, bytes.saturating_add(ranked(types, picks, sizes.tokens)), flops)
             }
         }
         Op::Assign => {
             let picks = types.first().map_or(0, |picks| sizes.elements(picks));
+            serial = Sorting::Spread.serial_ps(picks, machine);
             (3 + ordering(types), all_bytes.saturating_mul(3).saturating_add(ranked(types, picks, sizes.tokens)), 0)
         }
         Op::SparseMixer | Op::HashPicks | Op::Observe => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
@@ -105,7 +124,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     let (moving, computing) = (time(bytes, machine.bytes_per_us), time(flops, machine.flops_per_us));
     // What is hidden counts a thousandth, so that of two graphs that move the same bytes the one with less work wins.
     let busy = moving.max(computing).saturating_add(moving.min(computing) / 1_000);
-    busy.saturating_add(machine.launch_ps.saturating_mul(launches))
+    busy.saturating_add(serial).saturating_add(machine.launch_ps.saturating_mul(launches))
 }
 
 /// What a product multiplies, where it is one with kernels of its own: all but those that give picks.
@@ -124,6 +143,30 @@ pub(super) fn product(op: Op, types: &[&Type]) -> Option<Product> {
 
 /// What no kernel computes must not be the cheapest.
 pub(super) const NEVER: Cost = 1 << 60;
+
+/// What an op that no kernel computes by itself adds to the price of a graph while there is a choice: more than a batch of any size
+/// costs. Some thousand of them fit a sum.
+pub(super) const UNFUSED: Cost = 1 << 50;
+
+/// Whether a kernel computes the op by itself. Others must have become part of one (`schedule::ScheduleError::Unfused`).
+pub(super) fn has_kernel(op: Op, types: &[&Type]) -> bool {
+    let first = types.first().copied();
+    match op {
+        Op::Gemm | Op::GroupedGemm | Op::Combine | Op::RmsNorm | Op::SoftDispatch | Op::SoftCombine => {
+            match op.body().and_then(|body| types.get(body)) {
+                Some(Type::Attr(Attr::Body(body))) => body.is_pointwise(),
+                Some(_) | None => true,
+            }
+        }
+        Op::Softmax | Op::Pointwise(Pointwise::MaskTokens) => matches!(first, Some(Type::Tensor { .. })),
+        Op::ExpertScale => matches!(first, Some(Type::Routing { .. })),
+        Op::Leading | Op::Joint | Op::WithoutRows | Op::TopK | Op::AllExperts | Op::SparseMixer | Op::HashPicks => false,
+        Op::GroupLimit | Op::Renorm | Op::Observe | Op::Counted | Op::BestScore | Op::Assign | Op::Dispatch => false,
+        Op::Pointwise(_) => false,
+        Op::List | Op::Route | Op::ExpertRows | Op::PairWeights | Op::PickWeights | Op::RenormKept | Op::Losses => true,
+        Op::DroppedInput | Op::IdentityInput | Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::Jitter | Op::Within => true,
+    }
+}
 
 /// Whether a gemm gives rows of softmax: whole rows are at hand only in a route, which gives picks.
 fn is_rowwise(types: &[&Type]) -> bool {
@@ -187,8 +230,15 @@ fn touched(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
     types.iter().enumerate().map(of).fold(0, u64::saturating_add)
 }
 
+/// Bytes of the weights that a product reads, once.
+fn weight_bytes(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
+    let Some(Type::List(ws)) = op.operand_list().and_then(|list| types.get(list - 1)) else { return 0 };
+    let of = |w: &Type| if op == Op::GroupedGemm { expert_bytes(w, sizes) } else { sizes.bytes(w) };
+    ws.iter().map(of).fold(0, u64::saturating_add)
+}
+
 /// Whether a route's body gives every token all experts, which then take the heaviest.
-fn experts_choose(types: &[&Type]) -> bool {
+pub(super) fn experts_choose(types: &[&Type]) -> bool {
     match types {
         [_, _, _, Type::Attr(Attr::Body(body)), Type::Attr(Attr::Assignment(Assignment::Capacity(c)))] => {
             body.has(Op::AllExperts) && c.priority == Priority::Score
@@ -323,7 +373,7 @@ mod tests {
 
     /// A byte takes 1 ns, a FLOP 1 ns, a launch nothing.
     fn slow() -> Machine {
-        Machine { bytes_per_us: 1_000, flops_per_us: 1_000, launch_ps: 0, ..crate::machine::MACHINES[0].clone() }
+        Machine { bytes_per_us: 1_000, flops_per_us: 1_000, launch_ps: 0, step_ps: 0, ..crate::machine::MACHINES[0].clone() }
     }
 
     fn gemm(m: Dim, n: u64, k: u64, dtype: DType, body: Body) -> [Type; 4] {

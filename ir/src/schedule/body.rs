@@ -18,16 +18,7 @@ pub(crate) enum Term<'a, 'k> {
     Attr(&'a Attr),
 }
 
-/// Whether [`pointwise`] can emit all of `body`.
-pub(crate) fn is_pointwise(body: &Body) -> bool {
-    body.nodes().iter().all(|node| match node {
-        Node::Hole(_) | Node::Attr(_) => true,
-        Node::Param(_) => false,
-        Node::Apply(op, _) => matches!(op, Op::Pointwise(_)),
-    })
-}
-
-/// Emits a body that [`is_pointwise`]: `hole` gives the values of the holes, f32 and all of the same lanes. The result
+/// Emits a body that is [pointwise](Body::is_pointwise): `hole` gives the values of the holes, f32 and all of the same lanes. The result
 /// has the element type of the body's last cast, if it ends in one.
 pub(crate) fn pointwise<'k>(k: &'k Builder, body: &Body, hole: &mut dyn FnMut(u32) -> Value<'k>) -> Value<'k> {
     let mut terms: Vec<Term<'_, 'k>> = Vec::with_capacity(body.nodes().len());

@@ -3,16 +3,12 @@
 
 use crate::graph::Span;
 use crate::kernel::{Builder, Value};
+use crate::tiling::chunk_items;
 use crate::{DType, Extent, Machine};
 
 /// Number of chunks where a token has `of_token` items.
 pub(super) fn chunks(span: Span, of_token: u32, machine: &Machine) -> Extent {
     span.count() * (span.tokens() * u64::from(of_token)).div_ceil(u64::from(chunk_items(machine)))
-}
-
-/// Most items of a chunk: on a GPU enough blocks to share the work, on the host what stays in the first-level cache.
-pub(super) fn chunk_items(machine: &Machine) -> u32 {
-    if machine.is_gpu() { 1024 } else { 4096 }
 }
 
 /// Threads of a chunk's block.
@@ -49,6 +45,14 @@ impl<'k> Chunk<'k> {
         let span_tokens = k.bind("tokens_here", span_tokens.min(tokens - first_token));
         let items = k.bind("items", (span_tokens * of_token - first).min(most));
         Chunk { span, first_token, span_tokens, first, items, of_token }
+    }
+
+    /// One of those of a batch that is one span, where a token has `of_token` items.
+    pub(super) fn of_batch(k: &'k Builder, of_token: u32, machine: &Machine, tokens: Value<'k>, chunk: Value<'k>) -> Chunk<'k> {
+        let (of_token, most) = (of_token as i32, chunk_items(machine) as i32);
+        let first = k.bind("first", chunk * most);
+        let items = k.bind("items", (tokens * of_token - first).min(most));
+        Chunk { span: k.i32(0), first_token: k.i32(0), span_tokens: tokens, first, items, of_token }
     }
 
     /// Where the span's items start.

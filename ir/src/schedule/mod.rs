@@ -56,14 +56,16 @@ mod mix;
 mod normalise;
 mod order;
 mod plan;
+mod regimes;
 mod renorm;
 mod route;
 mod softmax;
 mod sort;
 mod walk;
 
-use crate::graph::{Node, Op, Pointwise, Type, Typed};
-use crate::kernel::{Program, Regime};
+use crate::graph::{Attr, Node, Op, Pointwise, Regime, Type, Typed};
+use crate::kernel::{self, Program};
+use crate::tiling::MOST_ROWS;
 use crate::{Extent, Machine};
 pub use bias_update::with_bias_update;
 use buffers::{BufferId, Buffers, extent};
@@ -116,6 +118,12 @@ pub enum ScheduleError {
         /// Name of the first parameter without an argument, or argument without a parameter.
         param: String,
     },
+    /// What a caller may read after a run is not alike at all batch sizes.
+    #[error("the graphs of the layer do not all give `{name}`, or not in one shape")]
+    Public {
+        /// The public name.
+        name: String,
+    },
     /// A size that kernels do not count to, or nothing to count.
     #[error("{what} is {value}: kernels take 1 to {most}")]
     Extent {
@@ -157,8 +165,29 @@ pub fn schedule(layer: &Typed, machine: &Machine) -> Result<Program, ScheduleErr
         plan.add(node, layer.ty(i.into()), i + 1 == nodes.len())?;
     }
     let (buffers, kernels, launches) = plan.finish();
-    let regimes = vec![Regime { tokens_up_to: None, launches }];
+    let regimes = vec![kernel::Regime { tokens_up_to: None, tile_rows: tile_rows(layer), launches }];
     Ok(Program { name: layer.graph().name.clone(), buffers, kernels, regimes, update: Vec::new() })
+}
+
+/// As [`schedule`], of a layer that has a graph for each range of T: what regimes have in common is there once.
+///
+/// # Errors
+/// Those of [`schedule`], and [`ScheduleError::Public`].
+pub fn schedule_regimes(regimes: &[Regime<Typed>], machine: &Machine) -> Result<Program, ScheduleError> {
+    let programs = regimes.iter().map(|regime| Ok((regime.tokens_up_to, schedule(&regime.graph, machine)?)));
+    regimes::merged(programs.collect::<Result<_, _>>()?)
+}
+
+/// Rows of the highest tile of the grouped products.
+fn tile_rows(layer: &Typed) -> Option<u32> {
+    let of = |node: &Node| match node {
+        Node::Apply(Op::GroupedGemm, operands) => match layer.node(*operands.last()?) {
+            Node::Attr(Attr::Tiling(tiling)) => Some(tiling.rows),
+            Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => Some(MOST_ROWS),
+        },
+        Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => None,
+    };
+    layer.graph().nodes.as_ref().iter().filter_map(of).max()
 }
 
 /// The output buffer, if the result is one that a kernel writes entirely.

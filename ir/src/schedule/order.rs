@@ -13,10 +13,11 @@
 //! No FLOPs; some 20 bytes an item and 2 KiB a chunk in each pass. Counts are added up and a place is given out only by
 //! the thread that owns its digit: the same order every run. A NaN comes last, with minus infinity; both zeros tie.
 
-use super::chunk::{Chunk, cell, chunk_items, chunk_threads, chunks, chunks_of_span, serve, share};
+use super::chunk::{Chunk, cell, chunk_threads, chunks, chunks_of_span, serve, share};
 use super::route::pick;
 use crate::graph::Span;
 use crate::kernel::{Builder, Kernel};
+use crate::tiling::chunk_items;
 use crate::{DType, Extent, Machine};
 
 /// What is ordered.

@@ -1,5 +1,6 @@
 //! `sort`: the (token, expert) pairs in the order of the grouped rows, by expert and then by priority, each expert
-//! taking no more than its capacity, and some experts nothing. A stable counting sort in three kernels; which experts were picked is not decided here.
+//! taking no more than its capacity, and some experts nothing. A stable counting sort in three kernels, or in one for a batch that
+//! is small and one span; which experts were picked is not decided here.
 //!
 //! ```text
 //!           span 0                         span 1           tokens that share a capacity (dropless: all, with room for all)
@@ -14,10 +15,11 @@
 //! No FLOPs; 24 bytes a pair, and 16 E bytes a chunk. Nothing depends on the order in which threads run: counts are
 //! added up, and a row is given out only by the thread that owns its expert. Pairs are numbered in i32.
 
-use super::chunk::{Chunk, cell, chunk_items, chunk_threads, chunks, chunks_of_span, serve, share};
+use super::chunk::{Chunk, cell, chunk_threads, chunks, chunks_of_span, serve, share};
 use crate::graph::{Priority, Span};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
+use crate::tiling::chunk_items;
 use crate::{DType, Extent, Machine};
 
 /// What is sorted.
@@ -42,11 +44,6 @@ impl Sort {
     /// Number of chunks.
     pub(super) fn chunks(&self, machine: &Machine) -> Extent {
         chunks(self.span, self.top_k, machine)
-    }
-
-    /// Bytes of the block that shares most, that of `place`.
-    pub(super) fn shared_bytes(&self, machine: &Machine) -> u64 {
-        4 * 2 * (u64::from(self.experts.next_multiple_of(4)) + u64::from(chunk_items(machine)))
     }
 
     /// The room that expert `e` has, where those with rows have `capacity`.
@@ -162,6 +159,120 @@ pub(super) fn count(sort: &Sort, machine: &Machine) -> Kernel {
     builder.finish()
 }
 
+/// What is written of the experts' rows and of the tiles that these are cut into.
+struct Tables<'k> {
+    offset_of_expert: Array<'k>,
+    load_of_expert: Array<'k>,
+    kept_of_expert: Array<'k>,
+    tile_expert: Array<'k>,
+    tile_row: Array<'k>,
+    tile_count: Array<'k>,
+    /// Where tokens may be padding: the others.
+    token_count: Option<Array<'k>>,
+    /// Of the block: each expert's first row and first tile.
+    first_row: Array<'k>,
+    first_tile: Array<'k>,
+}
+
+impl<'k> Tables<'k> {
+    /// The load of an expert that wants so many pairs, and what it keeps of them.
+    fn store_load(&self, k: &'k Builder, sort: &Sort, e: Value<'k>, load: Value<'k>, kept: Value<'k>) {
+        // Where experts choose, the load is what they took.
+        self.load_of_expert.store(e, if sort.all_experts { kept } else { load });
+        self.kept_of_expert.store(e, kept);
+        if let (Some(token_count), true) = (self.token_count, sort.all_experts) {
+            // Every token that is no padding counts for each expert.
+            k.when(e.eq(0), || token_count.store(k.i32(0), load));
+        }
+    }
+
+    /// The rest, once the load of all experts is there.
+    fn store_tiles(&self, k: &'k Builder, sort: &Sort, threads: u32) {
+        let tile_rows = sort.tile_rows as i32;
+        let (zero, experts) = (k.i32(0), k.i32(sort.experts as i32));
+        k.barrier();
+        k.when(k.thread().eq(0), || {
+            let (row, tile) = (k.var("row", zero), k.var("tile", zero));
+            k.for_range("e", zero, experts, |e| {
+                let kept = self.kept_of_expert.load(e);
+                self.offset_of_expert.store(e, row.get());
+                self.first_row.store(e, row.get());
+                self.first_tile.store(e, tile.get());
+                row.set(row.get() + kept);
+                tile.set(tile.get() + (kept + (tile_rows - 1)) / tile_rows);
+            });
+            self.offset_of_expert.store(experts, row.get());
+            self.tile_count.store(zero, tile.get());
+            if let (Some(token_count), false) = (self.token_count, sort.all_experts) {
+                let pairs = k.var("pairs", zero);
+                k.for_range("e", zero, experts, |e| pairs.set(pairs.get() + self.load_of_expert.load(e)));
+                token_count.store(zero, pairs.get() / sort.top_k as i32);
+            }
+        });
+        k.barrier();
+        share(k, "e", threads, experts, |e| {
+            let (kept, row, tile) = (self.kept_of_expert.load(e), self.first_row.load(e), self.first_tile.load(e));
+            k.for_range("i", zero, (kept + (tile_rows - 1)) / tile_rows, |i| {
+                self.tile_expert.store(tile + i, e);
+                self.tile_row.store(tile + i, row + i * tile_rows);
+            });
+        });
+    }
+}
+
+/// Where the pairs of a chunk go.
+struct Places<'k> {
+    experts_of: Experts<'k>,
+    turns: Turns<'k>,
+    topk_weights: Array<'k>,
+    row_of_pair: Array<'k>,
+    token_of_row: Array<'k>,
+    weight_of_row: Array<'k>,
+    /// Of the block: each expert's next row, and the first one beyond its capacity.
+    cursor: Array<'k>,
+    limit: Array<'k>,
+    /// Of the block: by pair of the chunk.
+    expert_at: Array<'k>,
+    row_at: Array<'k>,
+}
+
+impl<'k> Places<'k> {
+    /// Finds the experts of the chunk's pairs.
+    fn load_experts(&self, k: &'k Builder, sort: &Sort, threads: u32, chunk: &Chunk<'k>) {
+        share(k, "i", threads, chunk.items, |i| {
+            self.expert_at.store(i, self.experts_of.of_pair(self.turns.pair(k, sort.top_k, chunk, i)));
+            if sort.masked {
+                self.row_at.store(i, k.i32(-1));
+            }
+        });
+        k.barrier();
+    }
+
+    /// Gives the pairs rows and stores them.
+    fn place(&self, k: &'k Builder, sort: &Sort, threads: u32, chunk: &Chunk<'k>) {
+        // Every thread walks the chunk in order and serves the experts that it owns: stable, and no thread waits for another.
+        k.for_range("i", k.i32(0), chunk.items, |i| {
+            let e = self.expert_at.load(i);
+            sort.with_expert(k, e, || {
+                serve(k, threads, e, || {
+                    let row = self.cursor.load(e);
+                    self.cursor.store(e, row + 1);
+                    self.row_at.store(i, row.lt(self.limit.load(e)).select(row, -1));
+                });
+            });
+        });
+        k.barrier();
+        share(k, "i", threads, chunk.items, |i| {
+            let (pair, row) = (self.turns.pair(k, sort.top_k, chunk, i), self.row_at.load(i));
+            self.row_of_pair.store(pair, row);
+            k.when(row.ge(0), || {
+                self.token_of_row.store(row, pair / sort.top_k as i32);
+                self.weight_of_row.store(row, self.topk_weights.load(pair));
+            });
+        });
+    }
+}
+
 /// Parameters: `pairs_of_chunk`, then written: `rank_of_chunk`, `rows_before_span`, `offset_of_expert`, `load_of_expert`,
 /// `kept_of_expert`, `tile_expert`, `tile_row`, `tile_count` and, where tokens may be padding, `token_count`, the others;
 /// `tokens`, `span_tokens`, `capacity`.
@@ -177,7 +288,17 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
     let token_count = sort.masked.then(|| k.output("token_count", DType::I32));
     let [tokens, span_tokens, capacity] = ["tokens", "span_tokens", "capacity"].map(|n| k.scalar(n, DType::I32));
     let [first_row, first_tile] = ["first_row", "first_tile"].map(|n| k.shared(n, DType::I32, sort.experts));
-    let tile_rows = sort.tile_rows as i32;
+    let tables = Tables {
+        offset_of_expert,
+        load_of_expert,
+        kept_of_expert,
+        tile_expert,
+        tile_row,
+        tile_count,
+        token_count,
+        first_row,
+        first_tile,
+    };
     let (zero, experts) = (k.i32(0), k.i32(sort.experts as i32));
 
     let chunks_of_span = chunks_of_span(k, sort.top_k as i32, machine, span_tokens);
@@ -196,41 +317,9 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
             load.set(load.get() + rank.get());
             kept.set(kept.get() + rank.get().min(room));
         });
-        // Where experts choose, the load is what they took.
-        load_of_expert.store(e, if sort.all_experts { kept.get() } else { load.get() });
-        kept_of_expert.store(e, kept.get());
-        if let (Some(token_count), true) = (token_count, sort.all_experts) {
-            // Every token that is no padding counts for each expert.
-            k.when(e.eq(0), || token_count.store(zero, load.get()));
-        }
+        tables.store_load(k, sort, e, load.get(), kept.get());
     });
-    k.barrier();
-    k.when(k.thread().eq(0), || {
-        let (row, tile) = (k.var("row", zero), k.var("tile", zero));
-        k.for_range("e", zero, experts, |e| {
-            let kept = kept_of_expert.load(e);
-            offset_of_expert.store(e, row.get());
-            first_row.store(e, row.get());
-            first_tile.store(e, tile.get());
-            row.set(row.get() + kept);
-            tile.set(tile.get() + (kept + (tile_rows - 1)) / tile_rows);
-        });
-        offset_of_expert.store(experts, row.get());
-        tile_count.store(zero, tile.get());
-        if let (Some(token_count), false) = (token_count, sort.all_experts) {
-            let pairs = k.var("pairs", zero);
-            k.for_range("e", zero, experts, |e| pairs.set(pairs.get() + load_of_expert.load(e)));
-            token_count.store(zero, pairs.get() / sort.top_k as i32);
-        }
-    });
-    k.barrier();
-    share(k, "e", threads, experts, |e| {
-        let (kept, row, tile) = (kept_of_expert.load(e), first_row.load(e), first_tile.load(e));
-        k.for_range("i", zero, (kept + (tile_rows - 1)) / tile_rows, |i| {
-            tile_expert.store(tile + i, e);
-            tile_row.store(tile + i, row + i * tile_rows);
-        });
-    });
+    tables.store_tiles(k, sort, threads);
     builder.finish()
 }
 
@@ -250,6 +339,8 @@ pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
     let [tokens, span_tokens, capacity] = ["tokens", "span_tokens", "capacity"].map(|n| k.scalar(n, DType::I32));
     let [cursor, limit] = ["cursor", "limit"].map(|n| k.shared(n, DType::I32, sort.experts));
     let [expert_at, row_at] = ["expert_at", "row_at"].map(|n| k.shared(n, DType::I32, chunk_items(machine)));
+    let places =
+        Places { experts_of, turns, topk_weights, row_of_pair, token_of_row, weight_of_row, cursor, limit, expert_at, row_at };
     let experts = k.i32(sort.experts as i32);
 
     let chunk = Chunk::of_block(k, sort.top_k, machine, tokens, span_tokens);
@@ -258,32 +349,69 @@ pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
         cursor.store(e, first + rank_of_chunk.load(cell(k.block(), experts, e)));
         limit.store(e, first + sort.room(k, e, capacity));
     });
-    share(k, "i", threads, chunk.items, |i| {
-        expert_at.store(i, experts_of.of_pair(turns.pair(k, sort.top_k, &chunk, i)));
-        if sort.masked {
-            row_at.store(i, k.i32(-1));
-        }
+    places.load_experts(k, sort, threads, &chunk);
+    places.place(k, sort, threads, &chunk);
+    builder.finish()
+}
+
+/// All of it by one block, chunk after chunk, where the batch is one span. Parameters: `topk_experts` unless all are picked or else
+/// `mask`, `order` where weights decide, `topk_weights`; written: `offset_of_expert`, `load_of_expert`, `kept_of_expert`,
+/// `tile_expert`, `tile_row`, `tile_count`, `row_of_pair`, `token_of_row`, `weight_of_row` and, where tokens may be padding,
+/// `token_count`; `tokens`, `capacity`.
+pub(super) fn in_one_block(sort: &Sort, machine: &Machine) -> Kernel {
+    let threads = chunk_threads(machine);
+    let builder = Builder::new(format!("moec_sort{}", sort.suffix), threads);
+    let k = &builder;
+    let experts_of = Experts::of(k, sort);
+    let turns = Turns::of(k, sort.priority);
+    let topk_weights = k.input("topk_weights", DType::F32);
+    let [offset_of_expert, load_of_expert, kept_of_expert] =
+        ["offset_of_expert", "load_of_expert", "kept_of_expert"].map(|n| k.output(n, DType::I32));
+    let [tile_expert, tile_row, tile_count] = ["tile_expert", "tile_row", "tile_count"].map(|n| k.output(n, DType::I32));
+    let [row_of_pair, token_of_row] = ["row_of_pair", "token_of_row"].map(|n| k.output(n, DType::I32));
+    let weight_of_row = k.output("weight_of_row", DType::F32);
+    let token_count = sort.masked.then(|| k.output("token_count", DType::I32));
+    let [tokens, capacity] = ["tokens", "capacity"].map(|n| k.scalar(n, DType::I32));
+    let [first_row, first_tile] = ["first_row", "first_tile"].map(|n| k.shared(n, DType::I32, sort.experts));
+    let counts = k.shared("counts", DType::I32, sort.experts);
+    let [expert_at, row_at] = ["expert_at", "row_at"].map(|n| k.shared(n, DType::I32, chunk_items(machine)));
+    let tables = Tables {
+        offset_of_expert,
+        load_of_expert,
+        kept_of_expert,
+        tile_expert,
+        tile_row,
+        tile_count,
+        token_count,
+        first_row,
+        first_tile,
+    };
+    // Rows are given out from the first one on; the counts are read before there are limits.
+    let (cursor, limit) = (first_row, counts);
+    let places =
+        Places { experts_of, turns, topk_weights, row_of_pair, token_of_row, weight_of_row, cursor, limit, expert_at, row_at };
+    let (zero, experts) = (k.i32(0), k.i32(sort.experts as i32));
+
+    let pairs = k.bind("pairs", tokens * sort.top_k as i32);
+    share(k, "e", threads, experts, |e| counts.store(e, zero));
+    k.barrier();
+    share(k, "pair", threads, pairs, |pair| {
+        let e = experts_of.of_pair(pair);
+        let add = || if threads == 1 { counts.store(e, counts.load(e) + 1) } else { counts.atomic_add(e, k.i32(1)) };
+        sort.with_expert(k, e, add);
     });
     k.barrier();
-    // Every thread walks the chunk in order and serves the experts that it owns: stable, and no thread waits for another.
-    k.for_range("i", k.i32(0), chunk.items, |i| {
-        let e = expert_at.load(i);
-        sort.with_expert(k, e, || {
-            serve(k, threads, e, || {
-                let row = cursor.load(e);
-                cursor.store(e, row + 1);
-                row_at.store(i, row.lt(limit.load(e)).select(row, -1));
-            });
-        });
+    share(k, "e", threads, experts, |e| {
+        let load = counts.load(e);
+        tables.store_load(k, sort, e, load, k.bind("kept", load.min(sort.room(k, e, capacity))));
     });
-    k.barrier();
-    share(k, "i", threads, chunk.items, |i| {
-        let (pair, row) = (turns.pair(k, sort.top_k, &chunk, i), row_at.load(i));
-        row_of_pair.store(pair, row);
-        k.when(row.ge(0), || {
-            token_of_row.store(row, pair / sort.top_k as i32);
-            weight_of_row.store(row, topk_weights.load(pair));
-        });
+    tables.store_tiles(k, sort, threads);
+    share(k, "e", threads, experts, |e| limit.store(e, cursor.load(e) + sort.room(k, e, capacity)));
+    let most = chunk_items(machine) as i32;
+    k.for_range("chunk", zero, (pairs + (most - 1)) / most, |chunk| {
+        let chunk = Chunk::of_batch(k, sort.top_k, machine, tokens, chunk);
+        places.load_experts(k, sort, threads, &chunk);
+        places.place(k, sort, threads, &chunk);
     });
     builder.finish()
 }

@@ -7,7 +7,7 @@ use moec_ir::graph::{
     Assignment, Attr, Balance, Body, BodyBuilder, Builder, Capacity, Dim, Eps, Graph, GroupMask, GroupScore, Groups, Losses,
     Node, Norm, Op, Pointwise, Priority, Renorm, Span, Type, infer, interp, parse, print, verify,
 };
-use moec_ir::rewrite::rewrite;
+use moec_ir::rewrite::{Batches, rewrite};
 use moec_ir::{DType, Dims, Extent, Machine};
 
 use super::oracle::{Numbers, Random, inputs, same};
@@ -18,7 +18,7 @@ pub(crate) fn check(graph: &Graph, seed: u64) {
     assert_eq!(parse(&text).unwrap_or_else(|why| panic!("{why}\n{text}")), *graph, "{text}");
     let typed = verify(graph.clone()).unwrap_or_else(|found| panic!("{found:?}\n{text}"));
     let machine = Machine::named("sm_80").expect("a machine");
-    let rewritten = rewrite(&typed, &machine, &[1, 256]).graph;
+    let rewritten = rewrite(&typed, &machine, &Batches::together(&[1, 256])).at(1).clone();
     let again = print(rewritten.graph());
     assert_eq!(parse(&again).unwrap_or_else(|why| panic!("{why}\n{again}")), *rewritten.graph(), "{again}");
     for tokens in [0, 5] {

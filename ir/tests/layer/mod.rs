@@ -40,6 +40,11 @@ impl Outcome {
         bytes.chunks(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
 
+    /// Whether there is such a buffer.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.memory.contains_key(name)
+    }
+
     /// An i32 buffer.
     pub(crate) fn ints(&self, name: &str) -> Vec<i32> {
         self.words(name).into_iter().map(|w| w as i32).collect()

@@ -2,9 +2,9 @@
 
 use moec_ir::kernel::{
     Arena, Arg, Binary, Block, Buffer, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, Param, ParamKind, Place,
-    Program, Reduce, Regime, Role, Scope, Shared, Stmt, Ty, Unary, Vote,
+    Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Ty, Unary, Vote, Wait,
 };
-use moec_ir::{DType, Extent};
+use moec_ir::{DType, Extent, MatrixShape};
 
 use super::Random;
 
@@ -23,7 +23,8 @@ pub(crate) fn nonsense(seed: u64) -> Program {
     let mut regimes = Vec::new();
     for _ in 0..r.below(3) {
         let launches = vec![launch(r)];
-        regimes.push(Regime { tokens_up_to: [None, Some(4)][r.below(2)], launches });
+        let (tokens_up_to, tile_rows) = ([None, Some(4)][r.below(2)], [None, Some(16)][r.below(2)]);
+        regimes.push(Regime { tokens_up_to, tile_rows, launches });
     }
     let update = (0..r.below(2)).map(|_| launch(r)).collect();
     Program { name: name(r), buffers, kernels, regimes, update }
@@ -45,9 +46,13 @@ fn dtype(r: &mut Random) -> DType {
 
 fn kernel(r: &mut Random) -> Kernel {
     let name = name(r);
-    let (mut shared, mut locals, mut exprs) = (Arena::new(), Arena::new(), Arena::new());
+    let (mut shared, mut registers, mut locals, mut exprs) = (Arena::new(), Arena::new(), Arena::new(), Arena::new());
     for _ in 0..r.below(3) {
-        shared.push(Shared { name: name.clone(), elem: dtype(r), len: [0, 1, u32::MAX][r.below(3)] });
+        let align = [0, 3, 16, 128, 1 << 31][r.below(5)];
+        shared.push(Shared { name: name.clone(), elem: dtype(r), len: [0, 1, u32::MAX][r.below(3)], align });
+    }
+    for _ in 0..r.below(3) {
+        registers.push(Registers { name: name.clone(), elem: dtype(r), len: [0, 1, 8, u32::MAX][r.below(4)] });
     }
     for _ in 0..r.below(6) {
         let ty = Ty { elem: dtype(r), lanes: [0, 1, 1, 1, 3, 4, u32::MAX][r.below(7)] };
@@ -63,7 +68,7 @@ fn kernel(r: &mut Random) -> Kernel {
         exprs.push(expr);
     }
     let body = block(r, 3);
-    Kernel { name, threads: [0, 1, 32, 33, u32::MAX][r.below(5)], params, shared, locals, exprs, body }
+    Kernel { name, threads: [0, 1, 32, 33, u32::MAX][r.below(5)], params, shared, registers, locals, exprs, body }
 }
 
 fn e(r: &mut Random) -> Handle<Expr> {
@@ -94,12 +99,22 @@ fn block(r: &mut Random, depth: usize) -> Block {
     (0..r.below(4)).map(|_| stmt(r, depth)).collect()
 }
 
+fn place(r: &mut Random) -> Place {
+    let places =
+        [Place::Param(r.below(4) as u32), Place::Shared(Handle::new(r.below(3))), Place::Registers(Handle::new(r.below(3)))];
+    places[r.below(3)]
+}
+
+fn several<T>(r: &mut Random, of: fn(&mut Random) -> T) -> Vec<T> {
+    (0..r.below(5)).map(|_| of(r)).collect()
+}
+
 fn stmt(r: &mut Random, depth: usize) -> Stmt {
     let local = Handle::new(r.below(6));
-    let place = [Place::Param(r.below(4) as u32), Place::Shared(Handle::new(r.below(3)))][r.below(2)];
+    let place = place(r);
     let align = [0, 3, 4, 1 << 31][r.below(4)];
     let inner = |r: &mut Random| if depth == 0 { Vec::new() } else { block(r, depth - 1) };
-    match r.below(12) {
+    match r.below(17) {
         0 | 1 => Stmt::Let { local, value: e(r) },
         2 => Stmt::Var { local, value: e(r) },
         3 => Stmt::Set { local, value: e(r) },
@@ -110,6 +125,24 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
         8 => Stmt::Vote { local, vote: [Vote::Any, Vote::Ballot][r.below(2)], value: e(r) },
         9 => Stmt::Barrier([Scope::Warp, Scope::Block][r.below(2)]),
         10 => Stmt::For { local, start: e(r), end: e(r), step: e(r), body: inner(r) },
+        11 => Stmt::Copy {
+            to: place,
+            at: e(r),
+            from: self::place(r),
+            offset: e(r),
+            bytes: [0, 2, 4, 16][r.below(4)],
+            live: [None, Some(e(r))][r.below(2)],
+        },
+        12 => Stmt::Commit,
+        13 => Stmt::Wait(Wait::Groups(r.next() as u32)),
+        14 => {
+            let locals = several(r, |r| Handle::new(r.below(6)));
+            Stmt::LoadMatrix { locals, from: place, offset: e(r), transposed: r.below(2) == 0 }
+        }
+        15 => {
+            let (shape, sums) = (MatrixShape::ALL[r.below(2)], Handle::new(r.below(3)));
+            Stmt::Mma { shape, sums, at: [0, 4, u32::MAX][r.below(3)], a: several(r, e), b: several(r, e) }
+        }
         _ => Stmt::If { cond: e(r), then: inner(r), otherwise: inner(r) },
     }
 }

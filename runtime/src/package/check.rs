@@ -200,6 +200,7 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
     // `None` sorts below every bound, so an early open end breaks the order too.
     let ascending = bounded.first().is_none_or(Option::is_some) && bounded.windows(2).all(|pair| pair[0] < pair[1]);
     ensure!(ascending, "target `{name}`: the regimes' bounds do not ascend");
+    ensure!(target.regimes.iter().all(|regime| regime.tile_rows != Some(0)), "target `{name}`: tiles without rows");
     target.launches().try_for_each(|launch| check_launch(manifest, target, launch))?;
     let observed: Vec<&Buffer> =
         named(target).into_iter().map(|index| &manifest.buffers[index]).filter(|buffer| buffer.observe.is_some()).collect();
@@ -244,7 +245,6 @@ fn check_routing(target: &str, routing: &Routing, observed: &[&Buffer]) -> Resul
         rowless,
         top_k,
         joint_shared,
-        tile_rows,
         rows_at_capacity,
         capacity_factor,
         slots: _,
@@ -258,7 +258,6 @@ fn check_routing(target: &str, routing: &Routing, observed: &[&Buffer]) -> Resul
     );
     ensure!(rowless < experts, "target `{target}`: no expert has rows");
     ensure!(joint_shared <= rowless && joint_shared < top_k, "target `{target}`: {joint_shared} shared experts beside no pick");
-    ensure!(*tile_rows > 0, "target `{target}`: tiles without rows");
     ensure!(capacity_factor.is_none_or(|factor| !factor.contains(&0)), "target `{target}`: a capacity factor of 0");
     ensure!(rows_at_capacity.as_ref().is_none_or(is_shallow), "target `{target}`: a formula is too deep");
     Ok(())

@@ -199,6 +199,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// The regime that serves a batch of so many tokens; one of a checked manifest has it.
+    pub fn regime(&self, tokens: u64) -> Option<&Regime> {
+        self.regimes.iter().find(|regime| regime.tokens_up_to.is_none_or(|most| tokens <= most))
+    }
+
     /// Every launch that there may be: those of all regimes, then the update's.
     pub fn launches(&self) -> impl Iterator<Item = &Launch> {
         self.regimes.iter().flat_map(|regime| &regime.launches).chain(&self.update)
@@ -230,8 +235,6 @@ pub struct Routing {
     /// Groups of experts limited the picks: those without them are not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub grouped: bool,
-    /// Rows of a tile of the grouped products: an expert's last tile may be partly empty.
-    pub tile_rows: u32,
     /// Rows that an engine allocates which pads every expert's buffer to its capacity; `None` where none is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_at_capacity: Option<Extent>,
@@ -281,6 +284,9 @@ pub struct Slots {
 pub struct Regime {
     /// The most tokens it serves; `None` on the last regime only.
     pub tokens_up_to: Option<u64>,
+    /// Rows of the highest tile of its grouped products: an expert's last tile may be partly empty. `None`: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tile_rows: Option<u32>,
     /// In order; each sees what the ones before it wrote.
     pub launches: Vec<Launch>,
 }

@@ -11,7 +11,8 @@ use moec::reference::{bound, difference, reference};
 use moec::spec::{Mode, RouterDtype, Spec};
 use moec::{package, random};
 use moec_codegen::Image;
-use moec_ir::{Dims as IrDims, kernel};
+use moec_ir::Dims as IrDims;
+use moec_ir::kernel::{self, Regime};
 use moec_runtime::package::{Dims, Dtype, Manifest, Role};
 use moec_runtime::{Checkpoint, DeviceKind, Layer, Package, Run, Tensor, weights};
 use moec_tests::built::built;
@@ -38,6 +39,26 @@ fn compile(spec: &Spec, text: &str, target: &'static str) -> Compiled {
     Compiled { lowered, package, target }
 }
 
+impl Compiled {
+    /// Which of the target's regimes serves so many tokens.
+    fn regime(&self, tokens: u64) -> usize {
+        let serves = |regime: &Regime| regime.tokens_up_to.is_none_or(|most| tokens <= most);
+        self.lowered.program.regimes.iter().position(serves).unwrap()
+    }
+
+    /// The same kernels, of which this regime's serve every batch.
+    fn with_only(&self, regime: usize) -> Compiled {
+        let mut manifest = self.package.manifest().clone();
+        let of_package = &mut manifest.targets[0].regimes;
+        *of_package = vec![moec_runtime::package::Regime { tokens_up_to: None, ..of_package[regime].clone() }];
+        let package = Package::new(manifest, self.package.images().to_vec()).unwrap();
+        let mut lowered = self.lowered.clone();
+        let of_program = &mut lowered.program.regimes;
+        *of_program = vec![Regime { tokens_up_to: None, ..of_program[regime].clone() }];
+        Compiled { lowered, package, target: self.target }
+    }
+}
+
 /// The PTX of a layer without its header.
 pub(crate) fn ptx_body(example: &Example, target: &'static str) -> String {
     let machines = [machine(target)];
@@ -54,13 +75,21 @@ pub(crate) fn check(example: &Example, target: &'static str, batches: &[Batch]) 
     let manifest = compiled.package.manifest();
     let weights = random::weights(manifest, 3)?;
     let host = Layer::load(&compiled.package, DeviceKind::Host { threads: Some(1) })?.bind(weights.clone())?;
-    for batch in batches {
-        let at = |what: String| format!("{}: {what}", batch.label);
-        let run = emulated(&compiled, &weights, &batch.inputs, batch.dims).map_err(at)?;
+    // What no batch is large or small enough for is run on one in the middle all the same.
+    let regimes = 0..compiled.lowered.program.regimes.len();
+    let unserved = regimes.filter(|regime| batches.iter().all(|batch| compiled.regime(batch.dims.tokens) != *regime));
+    let forced: Vec<(String, Compiled)> =
+        unserved.map(|regime| (format!(" by regime {regime}"), compiled.with_only(regime))).collect();
+    let middle = &batches[batches.len() / 2..][..1];
+    let own = batches.iter().map(|batch| ("", &compiled, batch));
+    let others = forced.iter().flat_map(|(name, of)| middle.iter().map(move |batch| (name.as_str(), of, batch)));
+    for (way, compiled, batch) in own.chain(others) {
+        let at = |what: String| format!("{}{way}: {what}", batch.label);
+        let run = emulated(compiled, &weights, &batch.inputs, batch.dims).map_err(at)?;
         if batch.dims.tokens == 0 {
             continue;
         }
-        interpreted(&compiled, &weights, batch, &run).map_err(at)?;
+        interpreted(compiled, &weights, batch, &run).map_err(at)?;
         let on_host = host.run(&batch.inputs, batch.dims)?;
         if batch.is_ordinary {
             near(&example.spec, manifest, &run, &on_host).map_err(at)?;
@@ -86,12 +115,17 @@ pub(crate) fn check_fixture(fixture: &Fixture, target: &'static str) -> Result<(
     let x = inputs(manifest, &checkpoint);
     let (expected, _) = checkpoint.tensor("out.hidden", manifest.dtype)?;
     let dims = Dims::of_activations(x[0].shape())?;
-    let run = emulated(&compiled, &weights, &x, dims)?;
     let reference = reference(import(&fixture.spec), manifest, &weights, &x, dims)?;
-    let agreement = agreement(manifest, &run, &reference);
-    let error = difference(&run.outputs[0].1.to_f64(), &expected.to_f64()).of_largest;
-    if error > bound(manifest.dtype) || !agreement.is_close() || agreement.tokens_apart.is_some_and(|tokens| tokens > 0) {
-        return Err(format!("error {error:.1e} against the published block, {agreement:?}").into());
+    // The kernels for this many tokens, and those for the most.
+    let last = compiled.lowered.program.regimes.len() - 1;
+    let of_last = (compiled.regime(dims.tokens) != last).then(|| compiled.with_only(last));
+    for compiled in [Some(&compiled), of_last.as_ref()].into_iter().flatten() {
+        let run = emulated(compiled, &weights, &x, dims)?;
+        let agreement = agreement(manifest, &run, &reference);
+        let error = difference(&run.outputs[0].1.to_f64(), &expected.to_f64()).of_largest;
+        if error > bound(manifest.dtype) || !agreement.is_close() || agreement.tokens_apart.is_some_and(|tokens| tokens > 0) {
+            return Err(format!("error {error:.1e} against the published block, {agreement:?}").into());
+        }
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ fn last_blocks_of_slots(example: &Example) -> Result<(), Failed> {
     ];
     for (name, terms) in terms {
         let launch = outcome.launches.iter().find(|launch| launch.symbol.contains(name)).ok_or(name)?;
-        let flops = launch.report.counters.scalar_flops;
+        let flops = launch.report.counters.scalar_flops + launch.report.counters.mma_flops;
         if flops < 2 * TILE * TILE * terms {
             return Err(format!("{name} was idle: {flops} operations").into());
         }

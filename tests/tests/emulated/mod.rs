@@ -5,6 +5,7 @@
 mod batches;
 mod chain;
 mod large;
+mod matrices;
 
 use moec::spec::Mode;
 use moec_tests::scaled::{modes, scaled_examples};
@@ -49,6 +50,7 @@ pub(crate) fn family() -> Family {
         cases.push(case.of_kind("a published block"));
     }
     cases.extend(large::cases());
+    cases.extend(matrices::cases());
     Family { name: "emulated", one_in: 8, cases }
 }
 

@@ -1,14 +1,14 @@
 //! The launches of a layer one by one: the memory before each and after it, as the kernel IR's interpreter has it, and one
 //! launch of a broken kernel between the two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use libtest_mimic::Failed;
 use moec::emulate::{options, schedules};
 use moec::random;
 use moec::spec::Mode;
 use moec_codegen::Image;
-use moec_ir::kernel::{Arg, Argument, Given, Memory, Program, Role, interp_kernel};
+use moec_ir::kernel::{Arg, Argument, Given, Memory, Program, Role, interp_kernel, layout};
 use moec_ir::{Dims, Machine};
 use moec_runtime::package;
 use moec_tests::built::built;
@@ -79,6 +79,7 @@ impl Steps {
         Ok(steps)
     }
 
+    /// Every regime computes a batch of any size; a kernel is recorded in the first that has it.
     fn record_batch(&mut self, dims: Dims, weights: &BTreeMap<&str, &[u8]>, input: &[u8]) -> Result<(), Failed> {
         let program = &self.program;
         let memory = |buffer: &moec_ir::kernel::Buffer| {
@@ -89,19 +90,24 @@ impl Steps {
                 Role::Output | Role::Workspace => Memory::unknown((elements * buffer.dtype.bytes()) as usize),
             }
         };
-        let mut memory: Vec<Memory> = program.buffers.iter().map(memory).collect();
-        for launch in &program.regimes[0].launches {
-            let blocks = launch.grid.at(dims).ok_or("a grid has no value")?;
-            let arg = |arg: &Arg| match &arg.given {
-                Given::Buffer(index) => Some(Argument::Buffer(*index)),
-                Given::Scalar(extent) => Some(Argument::Scalar(i64::try_from(extent.at(dims)?).ok()?)),
-            };
-            let args: Vec<Argument> = launch.args.iter().map(arg).collect::<Option<_>>().ok_or("an argument has no value")?;
-            let before = memory.clone();
-            interp_kernel(&program.kernels[launch.kernel], &self.machine, blocks, &args, &mut memory)?;
-            let blocks = u32::try_from(blocks)?;
-            if blocks > 0 {
-                self.steps.push(Step { kernel: launch.kernel, blocks, args, before, after: memory.clone() });
+        let mut seen = BTreeSet::new();
+        for regime in &program.regimes {
+            let mut memory: Vec<Memory> = program.buffers.iter().map(memory).collect();
+            let known = seen.clone();
+            for launch in &regime.launches {
+                let blocks = launch.grid.at(dims).ok_or("a grid has no value")?;
+                let arg = |arg: &Arg| match &arg.given {
+                    Given::Buffer(index) => Some(Argument::Buffer(*index)),
+                    Given::Scalar(extent) => Some(Argument::Scalar(i64::try_from(extent.at(dims)?).ok()?)),
+                };
+                let args: Vec<Argument> = launch.args.iter().map(arg).collect::<Option<_>>().ok_or("an argument has no value")?;
+                let before = memory.clone();
+                interp_kernel(&program.kernels[launch.kernel], &self.machine, blocks, &args, &mut memory)?;
+                let blocks = u32::try_from(blocks)?;
+                seen.insert(launch.kernel);
+                if blocks > 0 && !known.contains(&launch.kernel) {
+                    self.steps.push(Step { kernel: launch.kernel, blocks, args, before, after: memory.clone() });
+                }
             }
         }
         Ok(())
@@ -149,7 +155,8 @@ impl Steps {
         let Some(Ok(args)) = module.entry(&kernel.name).map(|entry| entry.pack(&memory, &args)) else {
             return Some(Notice::Refused);
         };
-        let shape = Launch { grid: [step.blocks, 1, 1], block: [kernel.threads, 1, 1], shared_bytes: 0, args };
+        let shared_bytes = layout(kernel).dynamic_bytes(&self.machine) as u32;
+        let shape = Launch { grid: [step.blocks, 1, 1], block: [kernel.threads, 1, 1], shared_bytes, args };
         let options = ptx_emulator::Options { step_limit: STEP_LIMIT, max_findings: 1, ..options(self.machine.name, schedule) };
         let Ok(report) = launch(module, &kernel.name, &shape, &mut memory, &options) else { return Some(Notice::Refused) };
         if !report.clean() {

@@ -33,8 +33,7 @@ pub(super) fn apply_body(body: &Body, holes: Vec<Value>, dims: Dims) -> Result<V
 pub(super) fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
     use Value::{List, Picks as P, Routing as R, Tensor as T};
     let operands = match operands {
-        // How it is cut changes no value.
-        [operands @ .., Value::Attr(Attr::Tiling(_))] if op.is_product() => operands,
+        [operands @ .., Value::Attr(attr)] if attr.is_way_of(op) => operands,
         operands => operands,
     };
     Ok(match op {

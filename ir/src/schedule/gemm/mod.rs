@@ -15,10 +15,12 @@
 //! expert's weights again, so that an expert with r rows reads them `ceil(r / tile_rows)` times, from cache where it
 //! can. The floor is the larger of the two: bandwidth below some hundred rows an expert, arithmetic beyond.
 //!
-//! How the products are summed is the machine's: `host` and `gpu` each have one function for it.
+//! How the products are summed is the tiling's and the machine's: `host`, `gpu`, `dot` and `mma` each have one function for it.
 
+mod dot;
 mod gpu;
 mod host;
+mod mma;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +29,7 @@ use super::{body, operand_name};
 use crate::graph::Body;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
-use crate::tiling::MOST_ROWS;
+use crate::tiling::{DOT_THREADS, Kind, MMA_THREADS, MOST_ROWS};
 use crate::{DType, Extent, Machine, Round, Tiling};
 
 /// A GEMM to make a kernel for. See the picture above.
@@ -80,23 +82,29 @@ pub(crate) enum Operand {
 /// A kernel and its number of blocks.
 pub(crate) struct Tiled {
     /// Parameters: rows; if gathered `token_of_row`; if grouped by a sort `tile_expert`, `tile_row`, `tile_count`,
-    /// `offset_of_expert`; weights; operands; out; if not grouped by a sort the number of tokens, or of the rows of an expert.
+    /// `offset_of_expert`, and [`parts`] where a tile of the sort is cut; weights; operands; out; if not grouped by a sort the number
+    /// of tokens, or of the rows of an expert.
     pub kernel: Kernel,
     /// Blocks to launch, whatever the routing.
     pub grid: Extent,
 }
 
-/// The kernel for `spec` on `machine`. The body must be [pointwise](body::is_pointwise).
+/// The kernel for `spec` on `machine`. The body must be [pointwise](Body::is_pointwise).
 pub(crate) fn gemm(spec: &Gemm, machine: &Machine) -> Tiled {
     let most = spec.tiling;
-    let k = Builder::new(spec.name.clone(), if machine.is_gpu() { gpu::THREADS } else { 1 });
+    let threads = match most.kind {
+        Kind::Dot => DOT_THREADS,
+        Kind::Mma => MMA_THREADS,
+        Kind::Fma if machine.is_gpu() => gpu::THREADS,
+        Kind::Fma => 1,
+    };
+    let k = Builder::new(spec.name.clone(), threads);
     let args = Args::declare(&k, spec);
-    each_tile(&k, spec, &args, most, |tile| {
-        if machine.is_gpu() {
-            gpu::tile(&k, spec, machine, &args, tile)
-        } else {
-            host::tile(&k, spec, machine, &args, tile, most)
-        }
+    each_tile(&k, spec, &args, most, |tile| match most.kind {
+        Kind::Dot => dot::tile(&k, spec, &args, tile),
+        Kind::Mma => mma::tile(&k, spec, machine, &args, tile),
+        Kind::Fma if machine.is_gpu() => gpu::tile(&k, spec, machine, &args, tile),
+        Kind::Fma => host::tile(&k, spec, machine, &args, tile, most),
     });
     let grid = tiles(spec) * spec.n.div_ceil(u64::from(most.columns));
     Tiled { kernel: k.finish(), grid }
@@ -114,14 +122,17 @@ fn tiles(spec: &Gemm) -> Extent {
         Some(experts) => {
             let of_sort = spec.pairs.clone().div(Extent::from(u64::from(MOST_ROWS)), Round::Floor)
                 + Extent::from(experts).min(spec.pairs.clone());
-            of_sort * parts(spec)
+            parts(spec).map_or(of_sort.clone(), |parts| of_sort * parts)
         }
     }
 }
 
-/// Tiles that one of the sort's is cut into.
-fn parts(spec: &Gemm) -> u64 {
-    u64::from(MOST_ROWS / spec.tiling.rows)
+/// Tiles that one of the sort's is cut into, as many as the rows of an expert can fill; none where it is one tile. An expert has
+/// no more rows than there are pairs.
+pub(crate) fn parts(spec: &Gemm) -> Option<Extent> {
+    let (rows, sorted) = (spec.tiling.rows, spec.experts.is_some() && spec.rows_of_expert.is_none());
+    let most = Extent::from(u64::from(MOST_ROWS));
+    (sorted && rows < MOST_ROWS).then(|| spec.pairs.clone().min(most).div_ceil(u64::from(rows)))
 }
 
 /// The parameters of the kernel.
@@ -146,7 +157,14 @@ enum Table<'k> {
     /// As many rows of each expert, one after another.
     Even(Value<'k>),
     /// As the sort kernel found them.
-    Grouped { tile_expert: Array<'k>, tile_row: Array<'k>, tile_count: Array<'k>, offset_of_expert: Array<'k> },
+    Grouped {
+        tile_expert: Array<'k>,
+        tile_row: Array<'k>,
+        tile_count: Array<'k>,
+        offset_of_expert: Array<'k>,
+        /// Tiles that one of these is cut into, where it is.
+        parts: Option<Value<'k>>,
+    },
 }
 
 /// A rectangle of the result. Counts and places are `I32`.
@@ -174,6 +192,7 @@ impl<'k> Args<'k> {
             tile_row: k.input("tile_row", DType::I32),
             tile_count: k.input("tile_count", DType::I32),
             offset_of_expert: k.input("offset_of_expert", DType::I32),
+            parts: parts(spec).map(|_| k.scalar("parts", DType::I32)),
         });
         let weights = spec.weights.iter().enumerate().map(|(i, w)| k.input(&weight_name(i), *w)).collect();
         let operands = spec.operands.iter().enumerate().map(|(i, operand)| match operand {
@@ -275,15 +294,14 @@ fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, most: Tiling, inn
             let row = k.bind("row", first + (index - expert * tiles_of_expert) * most.rows as i32);
             inner(Tile { expert: Some(expert), row, rows: rows_up_to(first + rows_of_expert, row), column, columns });
         }
-        Table::Grouped { tile_expert, tile_row, tile_count, offset_of_expert } => {
-            let parts = parts(spec) as i32;
-            let of_sort = if parts == 1 { index } else { k.bind("tile_of_sort", index / parts) };
+        Table::Grouped { tile_expert, tile_row, tile_count, offset_of_expert, parts } => {
+            let of_sort = parts.map_or(index, |parts| k.bind("tile_of_sort", index / parts));
             k.when(of_sort.lt(tile_count.load(k.i32(0))), || {
                 let (expert, row) = (tile_expert.load(of_sort), tile_row.load(of_sort));
                 let end = offset_of_expert.load(expert + 1);
-                if parts == 1 {
+                let Some(parts) = parts else {
                     return inner(Tile { expert: Some(expert), row, rows: rows_up_to(end, row), column, columns });
-                }
+                };
                 let row = k.bind("row", row + index % parts * most.rows as i32);
                 k.when(row.lt(end), || {
                     inner(Tile { expert: Some(expert), row, rows: rows_up_to(end, row), column, columns });

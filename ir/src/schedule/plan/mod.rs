@@ -5,7 +5,7 @@ mod rows;
 mod value;
 
 use super::buffers::{BufferId, Buffers, extent, unused};
-use super::{ScheduleError, body, operand_name};
+use super::{ScheduleError, operand_name};
 use crate::graph::{Attr, Body, Dim, Node, Op, Pointwise, Span, Type, Typed};
 use crate::kernel::{Arg, Buffer, Given, Kernel, Launch, Param};
 use crate::{DType, Extent, Machine};
@@ -185,13 +185,16 @@ impl<'g> Plan<'g> {
 
     /// Tells the kernels of a second sort from those of the first.
     fn sort_suffix(&self) -> String {
-        let named = unused("moec_sort_count", |name| self.kernels.iter().any(|kernel| kernel.name == name));
-        named.trim_start_matches("moec_sort_count").to_string()
+        let suffix = |name: &str| name.trim_start_matches("moec_sort").to_string();
+        let is_of = |kernel: &Kernel, suffix: &str| {
+            ["moec_sort", "moec_sort_count"].iter().any(|first| kernel.name.strip_prefix(first) == Some(suffix))
+        };
+        suffix(&unused("moec_sort", |name| self.kernels.iter().any(|kernel| is_of(kernel, &suffix(name)))))
     }
 }
 
 fn check_pointwise(op: Op, body: &Body) -> Result<(), ScheduleError> {
-    if body::is_pointwise(body) {
+    if body.is_pointwise() {
         return Ok(());
     }
     let strange = body.nodes().iter().find_map(|node| match node {

@@ -14,11 +14,15 @@ use super::{Plan, arg, operands_of, tokens};
 use crate::graph::{Assignment, Attr, Body, Capacity, Losses, Node, Op, Pointwise, Priority, Span, Type};
 use crate::kernel::Arg;
 use crate::tiling::MOST_ROWS;
-use crate::{DType, Extent, Round};
+use crate::{DType, Extent, Round, Sorting};
 
 impl<'g> Plan<'g> {
     /// `route` and `sort`: the picks of each token, then the pairs in the order of the grouped rows.
     pub(super) fn route(&mut self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let (operands, sorting) = match operands {
+            [operands @ .., Value::Attr(Attr::Sorting(sorting))] => (operands, *sorting),
+            operands => (operands, Sorting::Spread),
+        };
         let (
             [Value::Tensor(x), Value::List(ws), Value::List(vs), Value::Attr(body), Value::Attr(rule)],
             Type::Routing { top_k, experts, rowless },
@@ -77,7 +81,7 @@ impl<'g> Plan<'g> {
             }
             (topk_experts, rule) => {
                 let numbers = (topk_weights, best_of_token);
-                let routing = self.sort(rule, [experts, *rowless], top_k, [topk_experts, mask], numbers)?;
+                let routing = self.sort((rule, sorting), [experts, *rowless], top_k, [topk_experts, mask], numbers)?;
                 Ok(Value::Routing(Routing { observed, counted_experts, ..routing }))
             }
         }
@@ -197,7 +201,7 @@ impl<'g> Plan<'g> {
 
     pub(super) fn sort(
         &mut self,
-        rule: &Assignment,
+        (rule, sorting): (&Assignment, Sorting),
         [experts, rowless]: [u64; 2],
         top_k: u64,
         [topk_experts, mask]: [Option<BufferId>; 2],
@@ -221,20 +225,15 @@ impl<'g> Plan<'g> {
             tile_rows: MOST_ROWS,
         };
         let (machine, i32s) = (self.machine, DType::I32);
-        let (bytes, limit) = (spec.shared_bytes(machine), u64::from(machine.shared_bytes));
+        let (bytes, limit) = (sorting.shared_bytes(experts, machine), u64::from(machine.shared_bytes));
         if bytes > limit {
             return Err(ScheduleError::Shared { op: Op::Route.name(), bytes, limit, machine: machine.name });
         }
         let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
         let order = self.order(span, priority, top_k as u32, (topk_weights, best_of_token))?;
-        let b = &mut self.buffers;
-        let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
-        let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
-        let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(span.count()));
         let rows = rule.most_pairs(top_k, experts - rowless);
-        let (routing, [load_of_expert, kept_of_expert]) =
-            self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
-        let token_count = mask.map(|_| self.buffers.observed("token_count", "stats.tokens", i32s, [Extent::Const(1)]));
+        let token_count =
+            |plan: &mut Self| mask.map(|_| plan.buffers.observed("token_count", "stats.tokens", i32s, [Extent::Const(1)]));
         let span_tokens = arg("span_tokens", span.tokens());
         let capacity = arg("capacity", capacity);
         let experts_of_pairs = match (topk_experts, mask) {
@@ -243,35 +242,52 @@ impl<'g> Plan<'g> {
         };
         let mut experts_by_priority: Vec<Arg> = experts_of_pairs.into_iter().collect();
         experts_by_priority.extend(order.map(|order| arg("order", order)));
-        let mut count = experts_by_priority.clone();
-        count.extend([arg("pairs_of_chunk", pairs_of_chunk), tokens(), span_tokens.clone()]);
-        let mut scan = vec![
-            arg("pairs_of_chunk", pairs_of_chunk),
-            arg("rank_of_chunk", rank_of_chunk),
-            arg("rows_before_span", rows_before_span),
-            tokens(),
-            span_tokens.clone(),
-            capacity.clone(),
-        ];
-        scan.extend(tables(&routing, [load_of_expert, kept_of_expert]));
-        scan.extend(token_count.map(|count| arg("token_count", count)));
-        let mut place = experts_by_priority;
-        place.extend([
-            arg("topk_weights", topk_weights),
-            arg("rank_of_chunk", rank_of_chunk),
-            arg("rows_before_span", rows_before_span),
-            arg("offset_of_expert", routing.offset_of_expert),
-            arg("row_of_pair", routing.row_of_pair),
-            arg("token_of_row", routing.token_of_row),
-            arg("weight_of_row", routing.weight_of_row),
-            tokens(),
-            span_tokens,
-            capacity,
-        ]);
-        self.launch(sort::count(&spec, machine), spec.chunks(machine), count)?;
-        self.launch(sort::scan(&spec, machine), Extent::Tokens.min(Extent::Const(1)), scan)?;
-        self.launch(sort::place(&spec, machine), spec.chunks(machine), place)?;
-        Ok(Routing { token_count, ..routing })
+        let places = |routing: &Routing| {
+            [
+                arg("row_of_pair", routing.row_of_pair),
+                arg("token_of_row", routing.token_of_row),
+                arg("weight_of_row", routing.weight_of_row),
+            ]
+        };
+        let pair_weights = arg("topk_weights", topk_weights);
+        let one = Extent::Tokens.min(Extent::Const(1));
+        match sorting {
+            Sorting::Block => {
+                let (routing, of_expert) = self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
+                let token_count = token_count(self);
+                let mut args = experts_by_priority;
+                args.extend([pair_weights, tokens(), capacity]);
+                args.extend(places(&routing));
+                args.extend(tables(&routing, of_expert));
+                args.extend(token_count.map(|count| arg("token_count", count)));
+                self.launch(sort::in_one_block(&spec, machine), one, args)?;
+                Ok(Routing { token_count, ..routing })
+            }
+            Sorting::Spread => {
+                let b = &mut self.buffers;
+                let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
+                let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
+                let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(span.count()));
+                let (routing, of_expert) = self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
+                let token_count = token_count(self);
+                let mut count = experts_by_priority.clone();
+                count.extend([arg("pairs_of_chunk", pairs_of_chunk), tokens(), span_tokens.clone()]);
+                let rank_of_chunk = arg("rank_of_chunk", rank_of_chunk);
+                let rows_before_span = arg("rows_before_span", rows_before_span);
+                let mut scan = vec![arg("pairs_of_chunk", pairs_of_chunk), rank_of_chunk.clone(), rows_before_span.clone()];
+                scan.extend([tokens(), span_tokens.clone(), capacity.clone()]);
+                scan.extend(tables(&routing, of_expert));
+                scan.extend(token_count.map(|count| arg("token_count", count)));
+                let mut place = experts_by_priority;
+                place.extend([pair_weights, rank_of_chunk, rows_before_span, arg("offset_of_expert", routing.offset_of_expert)]);
+                place.extend(places(&routing));
+                place.extend([tokens(), span_tokens, capacity]);
+                self.launch(sort::count(&spec, machine), spec.chunks(machine), count)?;
+                self.launch(sort::scan(&spec, machine), one, scan)?;
+                self.launch(sort::place(&spec, machine), spec.chunks(machine), place)?;
+                Ok(Routing { token_count, ..routing })
+            }
+        }
     }
 
     /// The tokens of each span by their best score or its pairs by weight, where the priority asks for that.

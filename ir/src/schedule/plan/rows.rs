@@ -144,6 +144,7 @@ impl<'g> Plan<'g> {
             out: result.dtype,
             tiling,
         };
+        args.extend(gemm::parts(&spec).map(|parts| arg("parts", parts)));
         let tiled = gemm::gemm(&spec, self.machine);
         self.launch(tiled.kernel, tiled.grid, args)?;
         Ok(Value::Tensor(result))

@@ -1,0 +1,100 @@
+//! Whether copies under way and products of matrices may be compiled.
+
+use super::verify::Check;
+use super::{Expr, Handle, Local, ParamKind, Place, Registers, Ty, fragment};
+use crate::{DType, MatrixShape};
+
+/// Words of the arrays of registers of a thread: a thread of a GPU has 255 registers, and needs some for all else.
+const MOST_WORDS: u64 = 224;
+
+impl Check<'_> {
+    /// The declarations of arrays of registers.
+    pub(super) fn registers(&mut self) {
+        let mut words = 0;
+        for (_, registers) in self.kernel.registers.iter() {
+            let is_word = matches!(registers.elem, DType::F32 | DType::I32);
+            self.require(is_word, || {
+                format!("%{}: an array of registers has f32 or i32, not {}", registers.name, registers.elem)
+            });
+            self.require(registers.len > 0, || format!("%{}: an array has at least one element", registers.name));
+            words += u64::from(registers.len);
+        }
+        self.require(words <= MOST_WORDS, || {
+            format!("{words} registers in arrays, of {MOST_WORDS} that a thread may have there")
+        });
+    }
+
+    /// Whether the machine copies while threads go on.
+    pub(super) fn copies(&mut self, what: &str) {
+        let machine = self.machine;
+        self.require(machine.copies_async, || format!("{what}: {} has no asynchronous copies", machine.name));
+    }
+
+    pub(super) fn copy(
+        &mut self,
+        [to, from]: [Place; 2],
+        [at, offset]: [Handle<Expr>; 2],
+        bytes: u32,
+        live: Option<Handle<Expr>>,
+    ) {
+        self.copies("an asynchronous copy");
+        for element in [at, offset] {
+            self.wants(element, "an offset is", |ty| ty.lanes == 1 && ty.elem.is_int(), "i32 or i64");
+        }
+        live.into_iter().for_each(|live| self.wants(live, "a condition is", |ty| ty == Ty::scalar(DType::Bool), "bool"));
+        self.require(matches!(bytes, 4 | 8 | 16), || format!("4, 8 or 16 bytes are copied, not {bytes}"));
+        self.require(matches!(to, Place::Shared(_)), || "a copy goes to a shared array".to_string());
+        let only_read = match from {
+            Place::Param(i) => match self.kernel.params.get(i as usize).map(|param| param.kind) {
+                Some(ParamKind::Buffer { write, .. }) => !write,
+                Some(ParamKind::Scalar(_)) | None => false,
+            },
+            Place::Shared(_) | Place::Registers(_) => false,
+        };
+        self.require(only_read, || "a copy comes from a buffer that the kernel only reads".to_string());
+        let [elem, source] = [to, from].map(|place| self.kernel.elem(place));
+        if let (Some(elem), Some(source)) = (elem, source) {
+            self.require(elem == source, || format!("{source} is copied to an array of {elem}"));
+            self.require(elem.bytes() <= u64::from(bytes), || format!("{bytes} bytes are no whole {elem}"));
+        }
+    }
+
+    pub(super) fn load_matrix(&mut self, locals: &[Handle<Local>], from: Place, offset: Handle<Expr>) {
+        let machine = self.machine;
+        self.require(!machine.matrix_units.is_empty(), || format!("{} has no matrix loads", machine.name));
+        self.wants(offset, "an offset is", |ty| ty.lanes == 1 && ty.elem.is_int(), "i32 or i64");
+        self.require(matches!(locals.len(), 1 | 2 | 4), || format!("1, 2 or 4 matrices are loaded, not {}", locals.len()));
+        self.require(matches!(from, Place::Shared(_)), || "matrices are loaded from a shared array".to_string());
+        let Some(elem) = self.kernel.elem(from) else { return };
+        self.require(matches!(elem, DType::F16 | DType::BF16), || format!("matrices have f16 or bf16, not {elem}"));
+        locals.iter().for_each(|local| self.takes(*local, Some(Ty::vector(elem, 2))));
+    }
+
+    pub(super) fn mma(
+        &mut self,
+        shape: MatrixShape,
+        (sums, at): (Handle<Registers>, u32),
+        a: &[Handle<Expr>],
+        b: &[Handle<Expr>],
+    ) {
+        let machine = self.machine;
+        for (pairs, expected) in [(a, fragment::pairs_of_a(shape)), (b, fragment::pairs_of_b(shape))] {
+            self.require(pairs.len() == expected as usize, || {
+                format!("a lane's part of a factor of {shape} is {expected} pairs, not {}", pairs.len())
+            });
+        }
+        if let Some(ty) = a.first().and_then(|pair| self.ty(*pair)) {
+            let elem = ty.elem;
+            let has_unit = machine.matrix_unit(shape, elem).is_some();
+            self.require(has_unit, || format!("{} has no {shape} of {elem}", machine.name));
+            for pair in a.iter().chain(b).filter(|_| has_unit) {
+                self.wants(*pair, "the factors are pairs of", |ty| ty == Ty::vector(elem, 2), &format!("{elem}"));
+            }
+        }
+        let name = self.names.place(Place::Registers(sums)).to_string();
+        let array = self.kernel.registers.get(sums).map(|array| (array.elem, array.len));
+        self.require(array.is_some_and(|(elem, _)| elem == DType::F32), || format!("{name} is no array of registers of f32"));
+        let inside = array.is_some_and(|(_, len)| at.checked_add(fragment::SUMS).is_some_and(|end| end <= len));
+        self.require(inside, || format!("elements {at}.. of {name} are outside it"));
+    }
+}

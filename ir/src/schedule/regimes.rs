@@ -1,0 +1,109 @@
+//! One program for all batches, out of one for each range of them.
+//!
+//! What regimes have in common is there once: a buffer that is alike in all it says, a kernel that is alike to the last
+//! statement. What a caller sees has one name in all of them. Workspace of different regimes is never in use at the same time, and
+//! a plan places what its own launches name.
+
+use std::collections::HashMap;
+
+use super::ScheduleError;
+use super::buffers::unused;
+use crate::kernel::{Buffer, Given, Kernel, Launch, Program, Regime};
+
+/// The programs of one layer, each with its largest token count.
+pub(super) fn merged(programs: Vec<(Option<u64>, Program)>) -> Result<Program, ScheduleError> {
+    let name = programs.first().map_or(String::new(), |(_, program)| program.name.clone());
+    let (mut buffers, mut kernels) = (Shared::default(), Shared::default());
+    let mut regimes: Vec<Regime> = Vec::new();
+    for (tokens_up_to, program) in programs {
+        if !regimes.is_empty() {
+            check_public(&buffers.own, &program.buffers)?;
+        }
+        let buffers_of: Vec<usize> = program.buffers.into_iter().map(|buffer| buffers.place(buffer)).collect();
+        let kernels_of: Vec<usize> = program.kernels.into_iter().map(|kernel| kernels.place(kernel)).collect();
+        let launch = &|mut launch: Launch| {
+            launch.kernel = kernels_of[launch.kernel];
+            for arg in &mut launch.args {
+                if let Given::Buffer(buffer) = &mut arg.given {
+                    *buffer = buffers_of[*buffer];
+                }
+            }
+            launch
+        };
+        for regime in program.regimes {
+            let launches = regime.launches.into_iter().map(launch).collect();
+            regimes.push(Regime { tokens_up_to, launches, ..regime });
+        }
+    }
+    Ok(Program { name, buffers: buffers.named, kernels: kernels.named, regimes, update: Vec::new() })
+}
+
+/// Things of all regimes: each as its own regime has it, and under a name that nothing else has.
+struct Shared<T> {
+    own: Vec<T>,
+    named: Vec<T>,
+}
+
+impl<T> Default for Shared<T> {
+    fn default() -> Shared<T> {
+        Shared { own: Vec::new(), named: Vec::new() }
+    }
+}
+
+impl<T: PartialEq + Named> Shared<T> {
+    /// The place of one that is alike, or of a new one.
+    fn place(&mut self, thing: T) -> usize {
+        if let Some(place) = self.own.iter().position(|known| *known == thing) {
+            return place;
+        }
+        let named = thing.renamed(&unused(thing.name(), |name| self.named.iter().any(|known| known.name() == name)));
+        self.own.push(thing);
+        self.named.push(named);
+        self.own.len() - 1
+    }
+}
+
+trait Named {
+    fn name(&self) -> &str;
+    fn renamed(&self, name: &str) -> Self;
+}
+
+impl Named for Buffer {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn renamed(&self, name: &str) -> Buffer {
+        Buffer { name: name.to_string(), ..self.clone() }
+    }
+}
+
+impl Named for Kernel {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn renamed(&self, name: &str) -> Kernel {
+        Kernel { name: name.to_string(), ..self.clone() }
+    }
+}
+
+/// What a caller may read has the same name and shape at every batch size.
+fn check_public(all: &[Buffer], of_regime: &[Buffer]) -> Result<(), ScheduleError> {
+    let public = |buffers: &[Buffer]| -> HashMap<String, Buffer> {
+        let named = buffers.iter().filter_map(|buffer| Some((buffer.observe.clone()?, buffer.clone())));
+        named.collect()
+    };
+    let (all, mut of_regime) = (public(all), public(of_regime));
+    let mut apart: Vec<String> = all
+        .iter()
+        .filter(|(name, buffer)| of_regime.remove(*name).is_none_or(|own| own != **buffer))
+        .map(|(n, _)| n.clone())
+        .collect();
+    apart.extend(of_regime.into_keys());
+    apart.sort();
+    match apart.into_iter().next() {
+        Some(name) => Err(ScheduleError::Public { name }),
+        None => Ok(()),
+    }
+}

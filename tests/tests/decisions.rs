@@ -1,0 +1,41 @@
+//! What egg decides for the example specs: how an op is computed depends on the machine and on the batch, and every other way costs
+//! more in the model. That all ways give the same numbers is held by `ir/tests/decisions.rs`, on layers that are small enough to run.
+
+use std::collections::BTreeMap;
+
+use moec::pipeline::lower;
+use moec_ir::rewrite::choices;
+use moec_tests::{examples, machine};
+
+/// Of an example on a machine, for a batch of so many tokens, the op that begins so is computed in the way that begins so.
+const DECISIONS: &[(&str, &str, &str, u64, &str, &str)] = &[
+    ("how pairs are sorted", "mixtral-8x7b", "sm_90a", 1, "route", "sort(block)"),
+    ("how pairs are sorted", "mixtral-8x7b", "sm_90a", 4096, "route", "sort(spread)"),
+    ("how pairs are sorted on another machine", "tiny", "sm_90a", 1024, "route", "sort(spread)"),
+    ("how pairs are sorted on another machine", "tiny", "x86-64-v3", 1024, "route", "sort(block)"),
+    ("whether lanes split K", "tiny", "sm_90a", 1, "grouped_gemm @down", "dot("),
+    ("whether lanes split K", "tiny", "sm_90a", 4096, "grouped_gemm @down", "tile("),
+    ("whether matrix instructions multiply", "switch-base-8", "sm_90a", 1, "grouped_gemm @down", "dot("),
+    ("whether matrix instructions multiply", "switch-base-8", "sm_90a", 64, "grouped_gemm @down", "mma("),
+    ("how high tiles are", "deepseek-v3", "sm_90a", 16, "grouped_gemm @down", "mma(16 "),
+    ("how high tiles are", "deepseek-v3", "sm_90a", 4096, "grouped_gemm @down", "mma(64 "),
+];
+
+#[test]
+fn ways_depend_on_the_machine_and_on_the_batch() {
+    let examples = examples();
+    let mut ways: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (decision, example, name, tokens, op, way) in DECISIONS {
+        let example = examples.iter().find(|of| of.name == *example).expect("an example of that name");
+        let machine = machine(name);
+        let lowered = lower(&example.spec, &machine).expect("kernels");
+        let choices = choices(lowered.rewritten.at(*tokens), &machine, *tokens);
+        let choice = choices.iter().find(|choice| choice.op.starts_with(op)).expect("a choice for the op");
+        let what = format!("{decision}: {} on {name}, T = {tokens}: {choice:?}", example.name);
+        let ((chosen, cost), others) = choice.ways.split_first().expect("a way");
+        assert!(chosen.starts_with(way), "{what}");
+        assert!(!others.is_empty() && others.iter().all(|(_, other)| other > cost), "{what}");
+        ways.entry(decision).or_default().push(way);
+    }
+    assert!(ways.len() >= 4 && ways.values().all(|ways| ways.len() > 1 && ways[0] != ways[1]), "{ways:?}");
+}
