@@ -1,18 +1,20 @@
 //! What a program does, slowly and obviously: the definition of every statement, and the oracle of generated code.
 //!
 //! All threads of a block go through a statement before any goes on to the next, so a barrier that is missing does
-//! not show here (the emulator's business). What a machine leaves undefined is a [`Fault`].
+//! not show here (the emulator's business). What a machine leaves undefined is a [`Fault`]. How threads go from one statement to
+//! the next is in `agents`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::agents::{Frame, Next, Turns};
 use super::fragment::{LANES, SUMS};
 use super::interp_matrix::{Copies, load_matrix, matrix_row, multiply};
 use super::print::text_at;
 use super::verify::verify_kernel;
-use super::{Arena, Binary, Block, Expr, Given, Handle, Index, Kernel, Local, Location, ParamKind, Place, Program, Role};
+use super::{Arena, Binary, Expr, Given, Handle, Index, Kernel, Local, Location, ParamKind, Place, Program, Role};
 use super::{Registers, Scope, Stmt, Ty, Violation, Vote, Wait, arith, verify};
 use crate::{DType, Dims, Machine};
 
@@ -202,9 +204,9 @@ fn first(found: Vec<Violation>, text: impl Fn(&Location) -> String) -> Fault {
 }
 
 /// A fault, before it is known what the line says.
-struct Stop {
-    at: Location,
-    message: String,
+pub(super) struct Stop {
+    pub(super) at: Location,
+    pub(super) message: String,
 }
 
 /// The values that the threads of a block gave a local.
@@ -215,8 +217,8 @@ struct Slot {
 }
 
 /// Verified, so every handle and type is what it should be.
-struct Run<'a> {
-    index: usize,
+pub(super) struct Run<'a> {
+    pub(super) index: usize,
     kernel: &'a Kernel,
     warp_lanes: u32,
     args: &'a [Argument],
@@ -232,7 +234,6 @@ struct Run<'a> {
     registers: Vec<Memory>,
     copies: Copies,
     slots: Vec<Slot>,
-    path: Vec<usize>,
 }
 
 impl<'a> Run<'a> {
@@ -267,7 +268,6 @@ impl<'a> Run<'a> {
             registers: Vec::new(),
             copies: Copies::default(),
             slots: Vec::new(),
-            path: Vec::new(),
         })
     }
 
@@ -283,35 +283,14 @@ impl<'a> Run<'a> {
             self.registers = registers.map(|(_, array)| scratch(array.elem, array.len, kernel.threads)).collect();
             self.copies = Copies::of_threads(kernel.threads);
             self.slots = kernel.locals.iter().map(|(_, local)| slot(local, threads.len())).collect();
-            self.run(&kernel.body, &threads).map_err(|message| {
-                let at = Location::Stmt(self.index, self.path.clone());
-                Stop { at, message: format!("block {block}: {message}") }
-            })?;
+            let ended = self.threads(&kernel.body, threads.clone());
+            ended.map_err(|stop| Stop { message: format!("block {block}: {}", stop.message), ..stop })?;
         }
         Ok(())
     }
 
-    /// After an error the path is that of the statement at fault.
-    fn run(&mut self, block: &'a Block, active: &[u32]) -> Result<(), String> {
-        for (i, stmt) in block.iter().enumerate() {
-            self.path.push(i);
-            self.stmt(stmt, active)?;
-            self.path.pop();
-        }
-        Ok(())
-    }
-
-    fn inner(&mut self, number: usize, block: &'a Block, active: &[u32]) -> Result<(), String> {
-        if active.is_empty() {
-            return Ok(());
-        }
-        self.path.push(number);
-        self.run(block, active)?;
-        self.path.pop();
-        Ok(())
-    }
-
-    fn stmt(&mut self, stmt: &'a Stmt, active: &[u32]) -> Result<(), String> {
+    /// What the threads do at this statement, except what is in the blocks inside it.
+    pub(super) fn stmt(&mut self, stmt: &'a Stmt, active: &[u32]) -> Result<Next<'a>, String> {
         match stmt {
             Stmt::Let { local, value } | Stmt::Var { local, value } | Stmt::Set { local, value } => {
                 let value = self.eval(*value, active)?;
@@ -378,31 +357,19 @@ impl<'a> Run<'a> {
             }
             Stmt::For { local, start, end, step, body } => {
                 let signed = |values: Vec<u64>| values.into_iter().map(|n| n as i64);
-                let mut next: Vec<i64> = signed(self.eval(*start, active)?).collect();
-                let end: Vec<i64> = signed(self.eval(*end, active)?).collect();
+                let next = signed(self.eval(*start, active)?).collect();
+                let end = signed(self.eval(*end, active)?).collect();
                 let step: Vec<i64> = signed(self.eval(*step, active)?).collect();
                 if step.iter().any(|step| *step <= 0) {
                     return Err("the step is not positive".to_string());
                 }
-                loop {
-                    let still: Vec<usize> = (0..active.len()).filter(|i| next[*i] < end[*i]).collect();
-                    if still.is_empty() {
-                        break;
-                    }
-                    let threads: Vec<u32> = still.iter().map(|i| active[*i]).collect();
-                    let counts: Vec<u64> = still.iter().map(|i| next[*i] as u64).collect();
-                    self.bind(*local, &threads, &counts);
-                    self.inner(0, body, &threads)?;
-                    // Past the largest number is past the end.
-                    still.iter().for_each(|i| next[*i] = next[*i].saturating_add(step[*i]));
-                }
+                let turns = Turns { local: *local, threads: active.to_vec(), next, end, step };
+                return Ok(Next::Enter(Frame::of_loop(body, turns)));
             }
             Stmt::If { cond, then, otherwise } => {
                 let cond = self.eval(*cond, active)?;
                 let those = |truth: u64| active.iter().zip(&cond).filter(move |(_, c)| **c == truth).map(|(thread, _)| *thread);
-                let (yes, no): (Vec<u32>, Vec<u32>) = (those(1).collect(), those(0).collect());
-                self.inner(0, then, &yes)?;
-                self.inner(1, otherwise, &no)?;
+                return Ok(Next::Enter(Frame::of_if([then, otherwise], [those(1).collect(), those(0).collect()])));
             }
             Stmt::Copy { to, at, from, offset, bytes, live } => self.copy([*to, *from], [*at, *offset], *bytes, *live, active)?,
             Stmt::Commit => active.iter().for_each(|thread| self.copies.commit(*thread)),
@@ -447,7 +414,7 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        Ok(())
+        Ok(Next::Statement)
     }
 
     fn copy(
@@ -523,7 +490,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn bind(&mut self, local: Handle<Local>, active: &[u32], values: &[u64]) {
+    pub(super) fn bind(&mut self, local: Handle<Local>, active: &[u32], values: &[u64]) {
         let slot = &mut self.slots[local.index()];
         for (thread, value) in active.iter().zip(values.chunks(slot.lanes)) {
             let thread = *thread as usize;

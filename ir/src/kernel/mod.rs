@@ -8,6 +8,7 @@
 //! are private scratch, barriers are nothing and vectors are wide. Nothing here knows what an expert is, nor
 //! how an instruction is spelt.
 
+mod agents;
 pub mod arena;
 mod arith;
 pub mod build;
