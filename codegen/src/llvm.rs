@@ -384,6 +384,16 @@ impl<'c> Ir<'c> {
         }
     }
 
+    /// An instruction as the target's own text, which gives nothing, is not left out and does not write memory.
+    #[track_caller]
+    pub(crate) fn assembly(&self, text: &str, constraints: &str, args: &[Value<'c>]) {
+        let types: Vec<_> = args.iter().map(|arg| arg.get_type().into()).collect();
+        let ty = self.context.void_type().fn_type(&types, false);
+        let asm = self.context.create_inline_asm(ty, text.to_string(), constraints.to_string(), true, false, None, false);
+        let args: Vec<_> = args.iter().map(|&arg| arg.into()).collect();
+        built(self.builder.build_indirect_call(ty, asm, &args, ""));
+    }
+
     // Functions.
 
     /// A function that returns nothing, with its parameters named.

@@ -7,3 +7,4 @@ mod host;
 mod ptx;
 mod small_kernels;
 mod text;
+mod three_ways;

@@ -23,6 +23,10 @@ pub struct Machine {
     pub copies_async: bool,
     /// The products of small matrices that a warp computes in one instruction, accumulating in f32.
     pub matrix_units: &'static [MatrixUnit],
+    /// Whether a block has barriers that count arrivals and the bytes of copies, and on which threads can wait for a phase.
+    pub mbarriers: bool,
+    /// Whether the warps of a block can have different numbers of registers.
+    pub role_registers: bool,
     /// Whether a bf16 pair dot product accumulating in f32 is one instruction.
     pub dot_bf16: bool,
     /// Streaming multiprocessors, or cores.
@@ -155,6 +159,9 @@ const fn gpu(
         shared_optin_bytes: (shared_kib - 1) * 1024,
         copies_async: sm >= 80,
         matrix_units,
+        // Of the machines below those from 90 on have the features of their architecture that others lack (`a`).
+        mbarriers: sm >= 90,
+        role_registers: sm >= 90,
         dot_bf16: false,
         processors,
         cache_bytes: cache_mib << 20,
@@ -177,6 +184,8 @@ const fn host(name: &'static str, level: HostLevel, vector_bytes: u32, dot_bf16:
         shared_optin_bytes: 256 * 1024,
         copies_async: false,
         matrix_units: &[],
+        mbarriers: false,
+        role_registers: false,
         dot_bf16,
         processors: 2,
         cache_bytes: 32 << 20,

@@ -313,6 +313,142 @@ fn what_is_undefined_is_a_fault() {
     }
 }
 
+/// Two blocks of a role each, which go on from where they waited.
+#[test]
+fn roles_hand_over_to_each_other() {
+    check(
+        "sm_90a",
+        1,
+        vec![ints(&[5, 6, 7]), Memory::unknown(128)],
+        ints(&(0..32).map(|t| 567 + t).collect::<Vec<i32>>()),
+        "kernel @moec_hand(%x: *i32, %y: *mut i32) threads 64 {
+           shared %slot: i32[1]
+           mbarrier %full arrivals 1 stages 1
+           mbarrier %empty arrivals 32 stages 1
+           roles warps 0..1 {
+             if thread == 3 {
+               for %i: i32 in 0..3 {
+                 wait %empty[0] phase %i - 1
+                 load %v: i32 = %x[%i]
+                 store %slot[0] = %v
+                 arrive %full[0]
+               }
+             }
+           } and warps 1..2 {
+             var %sum: i32 = 0
+             for %j: i32 in 0..3 {
+               wait %full[0] phase %j
+               load %w: i32 = %slot[0]
+               set %sum = %sum * 10 + %w
+               arrive %empty[0]
+             }
+             store %y[thread - 32] = %sum + thread - 32
+           }
+         }",
+    );
+}
+
+/// A deadlock says which role waits for what, and what that lacks.
+#[test]
+fn a_deadlock_is_a_fault() {
+    let fault = |roles: &str| {
+        let text = format!(
+            "kernel @moec_dead() threads 96 {{
+               mbarrier %full arrivals 32 stages 2
+               mbarrier %empty arrivals 64 stages 2
+               {roles}
+             }}"
+        );
+        run("sm_90a", 1, &mut [], &text).unwrap_err().to_string()
+    };
+    // The consumer waits for the stage that the producer does not fill.
+    assert_eq!(
+        fault(
+            "roles warps 0..1 {
+               for %i: i32 in 0..2 { arrive %full[0]  wait %empty[0] phase %i }
+             } and warps 1..3 {
+               if thread == 32 { arrive %full[1] bytes 16 }
+               wait %full[1] phase 0
+               arrive %empty[0]
+             }"
+        ),
+        "block 0: deadlock: role 0 (warps 0..1) waits for phase 0 of %empty[0], which lacks arrivals: 64; \
+         role 1 (warps 1..3) waits for phase 0 of %full[1], which lacks arrivals: 31, bytes: 16\n  in `wait %empty[0] phase %i`"
+    );
+    // Only one of two roles comes to the barrier, and the other has come to its end.
+    assert_eq!(
+        fault("roles warps 0..1 { } and warps 1..2 { barrier threads 64 id 5 }"),
+        "block 0: deadlock: role 1 (warps 1..2) waits at barrier 5, to which 32 of 64 threads have come\n  in `barrier threads 64 id 5`"
+    );
+    // Threads in lock step cannot wait for each other.
+    assert_eq!(
+        fault("if thread < 32 { wait %full[1] phase 0 } else { arrive %full[1] }"),
+        "block 0: deadlock: the block waits for phase 0 of %full[1], which lacks arrivals: 32\n  in `wait %full[1] phase 0`"
+    );
+}
+
+#[test]
+fn what_an_mbarrier_leaves_undefined_is_a_fault() {
+    let fault = |body: &str| {
+        let text = format!("kernel @moec_fault() threads 32 {{ mbarrier %b arrivals 32 stages 2 {body} }}");
+        run("sm_90a", 1, &mut [], &text).unwrap_err().message
+    };
+    for (body, expected) in [
+        ("arrive %b[thread / 11]", "block 0: thread 22: there is no stage 2 of 2"),
+        ("wait %b[block - 1] phase 0", "block 0: thread 0: there is no stage -1 of 2"),
+        ("wait %b[1] phase 1", "block 0: waits for phase 1 of stage 1 before phase 0 is over"),
+        ("arrive %b[0] arrive %b[0] wait %b[0] phase 0", "block 0: waits for phase 0 of stage 0 after phase 1 is over"),
+        ("arrive %b[0] bytes 1 arrive %b[0]", "block 0: thread 0: phase 0 has had its 32 arrivals"),
+        ("arrive %b[0] bytes thread - 1", "block 0: thread 0: -1 bytes more to expect, beyond 0 to 1048575 together"),
+        ("arrive %b[0] bytes 1000000", "block 0: thread 1: 1000000 bytes more to expect, beyond 0 to 1048575 together"),
+    ] {
+        assert_eq!(fault(body), expected, "{body}");
+    }
+}
+
+/// What a bulk copy brings is there when its phase is over, and not before.
+#[test]
+fn bulk_copies_are_there_when_their_phase_is_over() {
+    let kernel = |before: &str, between: &str| {
+        format!(
+            "kernel @moec_bulk(%x: *i32, %y: *mut i32) threads 32 {{
+               shared %tile: i32[32]
+               mbarrier %full arrivals 33 stages 1
+               store %tile[thread] = -1
+               {before}
+               if thread == 0 {{ bulk_copy %tile[4] = %x[8] bytes 64 on %full[0] }}
+               {between}
+               arrive %full[0]
+               wait %full[0] phase 0
+               load %v: i32 = %tile[thread]
+               store %y[thread] = %v
+             }}"
+        )
+    };
+    let go = |before: &str, between: &str| {
+        let mut memory = [ints(&(0..32).collect::<Vec<i32>>()), Memory::unknown(128)];
+        run("sm_90a", 1, &mut memory, &kernel(before, between)).map(|()| memory[1].clone()).map_err(|fault| fault.message)
+    };
+    let expected: Vec<i32> = (0..32).map(|i| if (4..20).contains(&i) { i + 4 } else { -1 }).collect();
+    let expect = "if thread == 0 { arrive %full[0] bytes 64 }";
+    assert_eq!(go(expect, ""), Ok(ints(&expected)));
+    // The bytes may come first.
+    assert_eq!(go("", expect), Ok(ints(&expected)));
+    let early = go(expect, "load %early: i32 = %tile[7]").unwrap_err();
+    assert_eq!(early, "block 0: thread 0, element 7: touches memory that a copy under way will write: it is not waited for");
+    let unexpected = go("if thread == 0 { arrive %full[0] }", "").unwrap_err();
+    assert_eq!(unexpected, "block 0: deadlock: the block waits for phase 0 of %full[0], which lacks bytes: -64");
+    let outside = |copy: &str| go(expect, &format!("if thread == 0 {{ {copy} on %full[0] }}")).unwrap_err();
+    assert_eq!(
+        outside("bulk_copy %tile[4] = %x[block + 20] bytes 64"),
+        "block 0: thread 0, from element 20: outside an array of 32 elements"
+    );
+    assert_eq!(
+        outside("bulk_copy %tile[block + 6] = %x[0] bytes 64"),
+        "block 0: thread 0, to element 6: byte 24 is not at a multiple of 16"
+    );
+}
+
 const TWO_KERNELS: &str = r#"
 program @twice {
   buffer %x: input f32[T]

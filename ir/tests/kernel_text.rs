@@ -3,7 +3,7 @@
 use crate::random;
 use moec_ir::Machine;
 use moec_ir::kernel::parse::parse_kernel;
-use moec_ir::kernel::{Builder, Program, parse, print, print_kernel};
+use moec_ir::kernel::{Builder, Part, Program, parse, print, print_kernel};
 use proptest::prelude::*;
 
 fn machine(name: &str) -> Machine {
@@ -79,6 +79,15 @@ const WORDS: &[&str] = &[
     "transposed",
     "mma",
     "m16n8k16",
+    "id",
+    "arrivals",
+    "stages",
+    "phase",
+    "and",
+    "warps",
+    "mbarrier",
+    "arrive",
+    "roles",
     "for",
     "if",
     "else",
@@ -177,6 +186,35 @@ fn shared_and_deep_expressions_print_in_linear_space() {
     let again = parse_kernel(&text).unwrap();
     assert_eq!(print_kernel(&again), text);
     assert_eq!(again.exprs.len(), kernel.exprs.len());
+}
+
+/// Roles as a schedule writes them.
+#[test]
+fn roles_are_built_as_they_are_written() {
+    let k = Builder::new("moec_built", 160);
+    let full = k.mbarrier("full", 1, 2);
+    let first = Box::new(|| {
+        full.arrive(k.block());
+        full.arrive_expecting(k.i32(1), k.i32(64));
+    });
+    let rest = Box::new(|| {
+        full.wait(k.i32(1), k.block() / 2);
+        k.barrier_of(3, 128);
+    });
+    k.roles(vec![Part { warps: 0..1, registers: None, body: first }, Part { warps: 1..5, registers: Some(40), body: rest }]);
+    let expected = "\
+kernel @moec_built() threads 160 {
+  mbarrier %full arrivals 1 stages 2
+  roles warps 0..1 {
+    arrive %full[block]
+    arrive %full[1] bytes 64
+  } and warps 1..5 registers 40 {
+    wait %full[1] phase block / 2
+    barrier threads 128 id 3
+  }
+}
+";
+    assert_eq!(print_kernel(&k.finish()), expected);
 }
 
 fn round_trip(text: &str) {

@@ -4,6 +4,7 @@ mod convert;
 mod expr;
 mod matrix;
 mod stmt;
+mod sync;
 
 use moec_ir::kernel::{Block, Expr, Handle, Kernel, Local, ParamKind, Place, Stmt, Ty, layout};
 use moec_ir::{DType, Machine};
@@ -23,6 +24,8 @@ struct Lowering<'a, 'c> {
     shared: Vec<Pointer<'c>>,
     /// Addresses of the elements of the thread's arrays, by handle: each is a variable, so that LLVM makes a register of it.
     registers: Vec<Vec<Pointer<'c>>>,
+    /// Addresses of the block's barriers, by handle.
+    mbarriers: Vec<Pointer<'c>>,
     /// What each local stands for once it is bound, by handle.
     locals: Vec<Option<Bound<'c>>>,
     /// The type of each expression, by handle.
@@ -54,6 +57,7 @@ pub(crate) fn kernel(ir: &Ir<'_>, target: &dyn Target, machine: &Machine, kernel
     let types = kernel.types().into_iter().collect::<Result<_, _>>().map_err(malformed)?;
     let function = target.declare(ir, kernel);
     ir.at(ir.block(function, "entry"));
+    let memory = target.memory(ir, machine, kernel, function);
     let registers = kernel.registers.iter().map(|(_, array)| {
         let element = |i| ir.variable(function, elem(ir, array.elem), 0, &format!("{}.{i}", array.name));
         (0..array.len).map(element).collect()
@@ -64,7 +68,8 @@ pub(crate) fn kernel(ir: &Ir<'_>, target: &dyn Target, machine: &Machine, kernel
         machine,
         kernel,
         function,
-        shared: target.shared(ir, machine, kernel, function),
+        shared: memory.arrays,
+        mbarriers: memory.mbarriers,
         registers: registers.collect(),
         locals: vec![None; kernel.locals.len()],
         changing: changing(kernel),
@@ -73,6 +78,7 @@ pub(crate) fn kernel(ir: &Ir<'_>, target: &dyn Target, machine: &Machine, kernel
         lasting: Vec::new(),
         passing: Vec::new(),
     };
+    lowering.begin_mbarriers()?;
     lowering.block(&kernel.body)?;
     ir.ret();
     target.finish(ir, kernel, function);

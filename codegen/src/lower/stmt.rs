@@ -1,7 +1,7 @@
 //! Statements as LLVM instructions, in order: one arm a variant.
 
 use moec_ir::DType;
-use moec_ir::kernel::{Block, Expr, Handle, Local, Place, Scope, Stmt};
+use moec_ir::kernel::{Block, Expr, Handle, Local, Place, Scope, Stmt, Wait};
 
 use super::{Bound, Lowering, elem};
 use crate::Error;
@@ -22,7 +22,7 @@ impl<'c> Lowering<'_, 'c> {
     }
 
     /// A statement has read variables as they were before it.
-    fn forget_passing(&mut self) {
+    pub(super) fn forget_passing(&mut self) {
         for expr in self.passing.drain(..) {
             self.known[expr.index()] = None;
         }
@@ -91,15 +91,31 @@ impl<'c> Lowering<'_, 'c> {
             Stmt::Barrier(scope) => {
                 match scope {
                     Scope::Warp => self.needs_whole_warps()?,
+                    Scope::Threads { .. } => self.warps("barriers of some threads").map(|_| ())?,
                     Scope::Block => {}
                 }
                 self.target.barrier(ir, *scope);
             }
+            Stmt::Roles(roles) => self.roles(roles)?,
+            Stmt::Arrive { barrier, stage, bytes } => self.arrive(*barrier, *stage, *bytes)?,
+            Stmt::BulkCopy { to, at, from, offset, bytes, barrier, stage } => {
+                let to = self.element(Place::Shared(*to), *at)?;
+                let from = self.element(Place::Param(*from), *offset)?;
+                let stage = self.stage(*barrier, *stage)?;
+                self.warps("bulk copies")?.bulk_copy(ir, to, from, *bytes, stage);
+            }
+            Stmt::Prefetch { from, offset } => {
+                let at = self.element(Place::Param(*from), *offset)?;
+                self.target.prefetch(ir, at);
+            }
+            Stmt::Wait(Wait::Phase { barrier, stage, phase }) => self.wait(*barrier, *stage, *phase)?,
             Stmt::For { local, start, end, step, body } => self.for_loop(*local, [*start, *end, *step], body)?,
             Stmt::If { cond, then, otherwise } => self.branch(*cond, then, otherwise)?,
             Stmt::Copy { to, at, from, offset, bytes, live } => self.copy([*to, *from], [*at, *offset], *bytes, *live)?,
             Stmt::Commit => self.target.commit(ir).ok_or_else(|| self.unsupported("a group of copies"))?,
-            Stmt::Wait(wait) => self.target.wait(ir, *wait).ok_or_else(|| self.unsupported("a wait for copies"))?,
+            Stmt::Wait(Wait::Groups(left)) => {
+                self.target.wait(ir, *left).ok_or_else(|| self.unsupported("a wait for copies"))?;
+            }
             Stmt::LoadMatrix { locals, from, offset, transposed } => self.load_matrix(locals, *from, *offset, *transposed)?,
             Stmt::Mma { shape, sums, at, a, b } => self.mma(*shape, (*sums, *at), a, b)?,
         }
@@ -119,7 +135,7 @@ impl<'c> Lowering<'_, 'c> {
     }
 
     /// An element's index, with 64 bits.
-    fn offset(&mut self, offset: Handle<Expr>) -> Result<Value<'c>, Error> {
+    pub(super) fn offset(&mut self, offset: Handle<Expr>) -> Result<Value<'c>, Error> {
         let value = self.expr(offset)?;
         Ok(match self.types[offset.index()].elem {
             DType::I64 => value,

@@ -2,11 +2,11 @@
 //! Linking the object is in `link`.
 
 use inkwell::module::Linkage;
-use moec_ir::kernel::{Index, Kernel, ParamKind, Place, Scope, Vote, Wait};
+use moec_ir::kernel::{Index, Kernel, ParamKind, Place, Scope, Vote};
 use moec_ir::machine::HostLevel;
 use moec_ir::{DType, Machine, MatrixShape};
 
-use super::Target;
+use super::{Memory, Target, Warps};
 use crate::emit::File;
 use crate::llvm::{self, At, Function, IntPredicate, Ir, Op, Pointer, Value};
 use crate::{Error, Image, link, lower};
@@ -110,12 +110,12 @@ impl Target for Host {
         ir.ret();
     }
 
-    fn shared<'c>(&self, ir: &Ir<'c>, _: &Machine, kernel: &Kernel, function: Function<'c>) -> Vec<Pointer<'c>> {
+    fn memory<'c>(&self, ir: &Ir<'c>, _: &Machine, kernel: &Kernel, function: Function<'c>) -> Memory<'c> {
         let arrays = kernel.shared.iter().map(|(_, shared)| {
             let ty = llvm::array(lower::elem(ir, shared.elem), shared.len);
             ir.variable(function, ty, shared.align.max(SHARED_ALIGN), &shared.name)
         });
-        arrays.collect()
+        Memory { arrays: arrays.collect(), mbarriers: Vec::new() }
     }
 
     fn index<'c>(&self, ir: &Ir<'c>, function: Function<'c>, index: Index) -> Value<'c> {
@@ -136,6 +136,16 @@ impl Target for Host {
             Vote::Any | Vote::All => value,
             Vote::Ballot => ir.cast(Op::ZExt, value, ir.int(32)),
         }
+    }
+
+    /// To all levels of cache, for reading.
+    fn prefetch<'c>(&self, ir: &Ir<'c>, at: Pointer<'c>) {
+        let [read, most, data] = [0, 3, 1].map(|n| ir.constant(ir.int(32), n));
+        ir.intrinsic("llvm.prefetch", &[at.get_type().into()], &[at.into(), read, most, data]);
+    }
+
+    fn warps(&self) -> Option<&dyn Warps> {
+        None
     }
 
     fn atomic_scope(&self, _: Place) -> Option<&'static str> {
@@ -169,7 +179,7 @@ impl Target for Host {
         None
     }
 
-    fn wait(&self, _: &Ir<'_>, _: Wait) -> Option<()> {
+    fn wait(&self, _: &Ir<'_>, _: u32) -> Option<()> {
         None
     }
 

@@ -4,7 +4,7 @@ mod host;
 mod nvptx;
 mod spelling;
 
-use moec_ir::kernel::{Index, Kernel, Place, Scope, Vote, Wait};
+use moec_ir::kernel::{Index, Kernel, Place, Scope, Vote};
 use moec_ir::machine::MachineKind;
 use moec_ir::{DType, Machine, MatrixShape};
 
@@ -35,8 +35,8 @@ pub(crate) trait Target {
     /// What the kernel's symbol needs besides the function with its body.
     fn finish<'c>(&self, ir: &Ir<'c>, kernel: &Kernel, function: Function<'c>);
 
-    /// Memory for the arrays of the block, by handle.
-    fn shared<'c>(&self, ir: &Ir<'c>, machine: &Machine, kernel: &Kernel, function: Function<'c>) -> Vec<Pointer<'c>>;
+    /// Memory for the arrays and barriers of the block.
+    fn memory<'c>(&self, ir: &Ir<'c>, machine: &Machine, kernel: &Kernel, function: Function<'c>) -> Memory<'c>;
 
     /// Where this thread is.
     fn index<'c>(&self, ir: &Ir<'c>, function: Function<'c>, index: Index) -> Value<'c>;
@@ -53,6 +53,12 @@ pub(crate) trait Target {
     /// LLVM's name of the threads among which an atomic operation is indivisible; `None`: all there are.
     fn atomic_scope(&self, place: Place) -> Option<&'static str>;
 
+    /// What is at this address of global memory will be read soon.
+    fn prefetch<'c>(&self, ir: &Ir<'c>, at: Pointer<'c>);
+
+    /// How the warps of a block wait for each other; `None`: a block is one thread.
+    fn warps(&self) -> Option<&dyn Warps>;
+
     /// [`moec_ir::kernel::Expr::Dot`]: `acc` is f32, `a` and `b` are the bits of bf16. `None`: there is no such thing.
     fn dot<'c>(&self, ir: &Ir<'c>, acc: Value<'c>, a: Value<'c>, b: Value<'c>) -> Option<Value<'c>>;
 
@@ -62,8 +68,8 @@ pub(crate) trait Target {
     /// [`moec_ir::kernel::Stmt::Commit`].
     fn commit(&self, ir: &Ir<'_>) -> Option<()>;
 
-    /// [`moec_ir::kernel::Stmt::Wait`].
-    fn wait(&self, ir: &Ir<'_>, wait: Wait) -> Option<()>;
+    /// [`moec_ir::kernel::Wait::Groups`]: until all but the last `left` have arrived.
+    fn wait(&self, ir: &Ir<'_>, left: u32) -> Option<()>;
 
     /// [`moec_ir::kernel::Stmt::LoadMatrix`]: so many pairs of 16-bit elements, from the row that the lane names.
     fn load_matrix<'c>(&self, ir: &Ir<'c>, row: Pointer<'c>, matrices: usize, transposed: bool) -> Option<Vec<Value<'c>>>;
@@ -77,6 +83,38 @@ pub(crate) trait Target {
         b: &[Value<'c>],
         sums: &[Value<'c>],
     ) -> Option<Vec<Value<'c>>>;
+}
+
+/// Where the memory of a block lies.
+pub(crate) struct Memory<'c> {
+    /// Its arrays, by handle.
+    pub(crate) arrays: Vec<Pointer<'c>>,
+    /// Its barriers, by handle; none where a block is one thread.
+    pub(crate) mbarriers: Vec<Pointer<'c>>,
+}
+
+/// A machine's spelling of what the warps of a block do together without all of them.
+pub(crate) trait Warps {
+    /// The number of this thread's warp in its block, in a form that says that all of the warp agree on it.
+    fn warp<'c>(&self, ir: &Ir<'c>, function: Function<'c>) -> Value<'c>;
+
+    /// Each thread of these warps has `now` registers from here on, and had `before`.
+    fn registers(&self, ir: &Ir<'_>, before: u32, now: u32);
+
+    /// Begins the first phase of a stage. One thread says it, before [`Warps::begun`].
+    fn begin<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, arrivals: u32);
+
+    /// The stages that this thread has begun are so for copies too.
+    fn begun(&self, ir: &Ir<'_>);
+
+    /// This thread arrives at a stage, and has it expect so many bytes.
+    fn arrive<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, bytes: Option<Value<'c>>);
+
+    /// This thread starts a copy of so many bytes, which the phase of a stage expects.
+    fn bulk_copy<'c>(&self, ir: &Ir<'c>, to: Pointer<'c>, from: Pointer<'c>, bytes: u32, stage: Pointer<'c>);
+
+    /// Whether the phase of a stage with this parity is over; it may wait a while for that.
+    fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>) -> Value<'c>;
 }
 
 /// The target of a machine.

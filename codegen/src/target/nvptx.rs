@@ -2,11 +2,11 @@
 //! Assembling the PTX is in `ptxas`.
 
 use inkwell::module::Linkage;
-use moec_ir::kernel::{Index, Kernel, Place, Scope, Vote, Wait, layout};
+use moec_ir::kernel::{Index, Kernel, Mbarrier, Place, Scope, Vote, layout};
 use moec_ir::{DType, Machine, MatrixShape};
 
-use super::Target;
 use super::spelling::Instruction;
+use super::{Memory, Target, Warps};
 use crate::emit::File;
 use crate::llvm::{self, At, Function, Ir, Op, Pointer, Type, Value};
 use crate::{Error, Image, lower};
@@ -25,10 +25,16 @@ const PTX_KERNEL: u32 = 71;
 /// LLVM's address spaces for NVPTX.
 const GLOBAL: u16 = 1;
 const SHARED: u16 = 3;
+const CLUSTER: u16 = 7;
 /// Every lane of the warp.
 const ALL_LANES: i64 = -1;
+/// A warp has two to the power of this many lanes.
+const WARP_BITS: i64 = 5;
 /// `shfl.sync`'s clamp and segment mask for a butterfly over the whole warp.
 const WHOLE_WARP: i64 = 0x1f;
+
+/// As text: LLVM's intrinsic for it is one of sm_90 and later only. PTX ISA 9.7.9.15.
+const PREFETCH: &str = "prefetch.global.L2 [$0];";
 
 impl Nvptx {
     /// The instruction, if the architecture and the PTX version have it.
@@ -74,7 +80,7 @@ impl Target for Nvptx {
     fn finish<'c>(&self, _: &Ir<'c>, _: &Kernel, _: Function<'c>) {}
 
     /// Static arrays, as far as a block has so much without asking for it; else parts of what the launch asks for.
-    fn shared<'c>(&self, ir: &Ir<'c>, machine: &Machine, kernel: &Kernel, _: Function<'c>) -> Vec<Pointer<'c>> {
+    fn memory<'c>(&self, ir: &Ir<'c>, machine: &Machine, kernel: &Kernel, _: Function<'c>) -> Memory<'c> {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
         let global = |ty: Type<'c>, name: &str, align: u32| {
             let name: String = format!("{}_{name}", kernel.name).chars().map(plain).collect();
@@ -86,16 +92,22 @@ impl Target for Nvptx {
         if layout.dynamic_bytes(machine) > 0 {
             let all = global(llvm::array(ir.int(8), 0), "dynamic", layout.align).as_pointer_value();
             let offset = |bytes: &u64| ir.element(ir.int(8), all, ir.constant(ir.int(64), *bytes as i64));
-            return layout.offsets.iter().map(offset).collect();
+            let (arrays, mbarriers) = (layout.offsets.iter().map(offset), layout.mbarriers.iter().map(offset));
+            return Memory { arrays: arrays.collect(), mbarriers: mbarriers.collect() };
         }
-        let arrays = kernel.shared.iter().map(|(_, shared)| {
-            let ty = llvm::array(lower::elem(ir, shared.elem), shared.len);
-            let global = global(ty, &shared.name, shared.align);
+        let array = |ty: Type<'c>, name: &str, align: u32| {
+            let global = global(ty, name, align);
             global.set_linkage(Linkage::Internal);
             global.set_initializer(&ty.into_array_type().get_undef());
             global.as_pointer_value()
-        });
-        arrays.collect()
+        };
+        let arrays = kernel
+            .shared
+            .iter()
+            .map(|(_, shared)| array(llvm::array(lower::elem(ir, shared.elem), shared.len), &shared.name, shared.align));
+        let mbarriers =
+            kernel.mbarriers.iter().map(|(_, of)| array(llvm::array(ir.int(64), of.stages), &of.name, Mbarrier::BYTES as u32));
+        Memory { arrays: arrays.collect(), mbarriers: mbarriers.collect() }
     }
 
     fn index<'c>(&self, ir: &Ir<'c>, _: Function<'c>, index: Index) -> Value<'c> {
@@ -110,6 +122,9 @@ impl Target for Nvptx {
         match scope {
             Scope::Block => Instruction::BlockBarrier.issue(ir, &[word(ir, 0)]),
             Scope::Warp => Instruction::WarpBarrier.issue(ir, &[word(ir, ALL_LANES)]),
+            Scope::Threads { id, count } => {
+                Instruction::ThreadsBarrier.issue(ir, &[word(ir, i64::from(id)), word(ir, i64::from(count))])
+            }
         };
     }
 
@@ -125,6 +140,14 @@ impl Target for Nvptx {
             Vote::Ballot => Instruction::VoteBallot,
         };
         instruction.value(ir, &[word(ir, ALL_LANES), value])
+    }
+
+    fn prefetch<'c>(&self, ir: &Ir<'c>, at: Pointer<'c>) {
+        ir.assembly(PREFETCH, "l", &[at.into()]);
+    }
+
+    fn warps(&self) -> Option<&dyn Warps> {
+        Some(self)
     }
 
     fn atomic_scope(&self, place: Place) -> Option<&'static str> {
@@ -151,10 +174,8 @@ impl Target for Nvptx {
         Some(())
     }
 
-    fn wait(&self, ir: &Ir<'_>, wait: Wait) -> Option<()> {
-        match wait {
-            Wait::Groups(left) => self.able(Instruction::WaitCopies)?.issue(ir, &[word(ir, i64::from(left))]),
-        };
+    fn wait(&self, ir: &Ir<'_>, left: u32) -> Option<()> {
+        self.able(Instruction::WaitCopies)?.issue(ir, &[word(ir, i64::from(left))]);
         Some(())
     }
 
@@ -178,6 +199,45 @@ impl Target for Nvptx {
         let args: Vec<Value<'c>> = pairs.chain(sums.iter().copied()).collect();
         let after = mma.value(ir, &args);
         Some((0..sums.len() as u32).map(|i| ir.field(after, i)).collect())
+    }
+}
+
+impl Warps for Nvptx {
+    /// By a shuffle: from a division alone ptxas does not see that a warp agrees.
+    fn warp<'c>(&self, ir: &Ir<'c>, function: Function<'c>) -> Value<'c> {
+        let warp = ir.binary(Op::LShr, self.index(ir, function, Index::Thread), word(ir, WARP_BITS));
+        Instruction::FirstLane.value(ir, &[word(ir, ALL_LANES), warp, word(ir, 0), word(ir, WHOLE_WARP)])
+    }
+
+    fn registers(&self, ir: &Ir<'_>, before: u32, now: u32) {
+        let instruction = if now > before { Instruction::MoreRegisters } else { Instruction::FewerRegisters };
+        instruction.issue(ir, &[word(ir, i64::from(now))]);
+    }
+
+    fn begin<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, arrivals: u32) {
+        Instruction::MbarrierInit.issue(ir, &[stage.into(), word(ir, i64::from(arrivals))]);
+    }
+
+    fn begun(&self, ir: &Ir<'_>) {
+        Instruction::MbarrierFence.issue(ir, &[]);
+    }
+
+    fn arrive<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, bytes: Option<Value<'c>>) {
+        match bytes {
+            Some(bytes) => Instruction::MbarrierExpect.issue(ir, &[stage.into(), bytes]),
+            None => Instruction::MbarrierArrive.issue(ir, &[stage.into(), word(ir, 1)]),
+        };
+    }
+
+    /// As a block of a cluster of one: that form is the older one.
+    fn bulk_copy<'c>(&self, ir: &Ir<'c>, to: Pointer<'c>, from: Pointer<'c>, bytes: u32, stage: Pointer<'c>) {
+        let to = ir.cast(Op::AddrSpaceCast, to.into(), ir.pointer(CLUSTER));
+        let [all, hint, no] = [16, 64, 1].map(|bits| ir.constant(ir.int(bits), 0));
+        Instruction::BulkCopy.issue(ir, &[to, stage.into(), from.into(), word(ir, i64::from(bytes)), all, hint, no, no]);
+    }
+
+    fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>) -> Value<'c> {
+        Instruction::MbarrierTry.value(ir, &[stage.into(), parity])
     }
 }
 

@@ -11,6 +11,16 @@ pub(super) enum Instruction {
     BlockIndex,
     BlockBarrier,
     WarpBarrier,
+    ThreadsBarrier,
+    FirstLane,
+    FewerRegisters,
+    MoreRegisters,
+    MbarrierInit,
+    MbarrierFence,
+    MbarrierArrive,
+    MbarrierExpect,
+    MbarrierTry,
+    BulkCopy,
     ShuffleInt,
     ShuffleFloat,
     VoteAny,
@@ -73,6 +83,26 @@ impl Instruction {
             Instruction::BlockIndex => row("llvm.nvvm.read.ptx.sreg.ctaid.x", 0, 10, "10.6 %ctaid"),
             Instruction::BlockBarrier => row("llvm.nvvm.barrier.cta.sync.aligned.all", 0, 10, "9.7.13.1 bar.sync"),
             Instruction::WarpBarrier => row("llvm.nvvm.bar.warp.sync", 30, 60, "9.7.13.2 bar.warp.sync"),
+            Instruction::ThreadsBarrier => row("llvm.nvvm.barrier.cta.sync.aligned.count", 20, 20, "9.7.13.1 bar.sync"),
+            Instruction::FirstLane => row("llvm.nvvm.shfl.sync.idx.i32", 30, 60, "9.7.9.6 shfl.sync"),
+            Instruction::FewerRegisters => row("llvm.nvvm.setmaxnreg.dec.sync.aligned.u32", 90, 80, "9.7.19.5 setmaxnreg"),
+            Instruction::MoreRegisters => row("llvm.nvvm.setmaxnreg.inc.sync.aligned.u32", 90, 80, "9.7.19.5 setmaxnreg"),
+            Instruction::MbarrierInit => row("llvm.nvvm.mbarrier.init.shared", 80, 70, "9.7.13.15.9 mbarrier.init"),
+            Instruction::MbarrierFence => {
+                row("llvm.nvvm.fence.mbarrier_init.release.cluster", 90, 80, "9.7.13.4 fence.mbarrier_init")
+            }
+            Instruction::MbarrierArrive => {
+                row("llvm.nvvm.mbarrier.arrive.scope.cta.space.cta", 90, 80, "9.7.13.15.13 mbarrier.arrive")
+            }
+            Instruction::MbarrierExpect => {
+                row("llvm.nvvm.mbarrier.arrive.expect.tx.scope.cta.space.cta", 90, 80, "9.7.13.15.13 mbarrier.arrive.expect_tx")
+            }
+            Instruction::MbarrierTry => {
+                row("llvm.nvvm.mbarrier.try.wait.parity.scope.cta.space.cta", 90, 80, "9.7.13.15.16 mbarrier.try_wait.parity")
+            }
+            Instruction::BulkCopy => {
+                row("llvm.nvvm.cp.async.bulk.global.to.shared.cluster", 90, 80, "9.7.9.25.4.1 cp.async.bulk")
+            }
             Instruction::ShuffleInt => row("llvm.nvvm.shfl.sync.bfly.i32", 30, 60, "9.7.9.6 shfl.sync"),
             Instruction::ShuffleFloat => row("llvm.nvvm.shfl.sync.bfly.f32", 30, 60, "9.7.9.6 shfl.sync"),
             Instruction::VoteAny => row("llvm.nvvm.vote.any.sync", 30, 60, "9.7.13.8 vote.sync"),

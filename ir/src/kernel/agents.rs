@@ -1,15 +1,22 @@
 //! How the threads of a block go on, and where they wait.
 //!
 //! The threads of an agent go through their statements in lock step: what it has still to do is a stack of frames, so it can
-//! stop at a statement and go on from there. A block of threads is one agent.
+//! stop at a statement and go on from there. A block of threads is one agent, and each of its roles is another. The first one that
+//! does not wait goes on as far as it gets, then the next; when all wait, that is a deadlock.
 
 use super::interp::{Run, Stop};
-use super::{Block, Handle, Local, Location};
+use super::meetings::Waits;
+use super::print::Names;
+use super::{Block, Handle, Local, Location, WarpRole};
 
 /// Threads in lock step.
 pub(super) struct Agent<'a> {
+    /// The role that it is, with its number; else it is the block.
+    role: Option<(usize, &'a WarpRole)>,
     /// The statements that it is in, outermost first. None: it is at its end.
     frames: Vec<Frame<'a>>,
+    /// What it waits for.
+    waits: Option<Waits>,
 }
 
 /// A block of statements that is under way.
@@ -49,6 +56,10 @@ pub(super) enum Next<'a> {
     Statement,
     /// The blocks inside it.
     Enter(Frame<'a>),
+    /// The statement after it, after a wait.
+    Wait(Waits),
+    /// The statement after it, after agents for these roles have come to their ends.
+    Roles(&'a [WarpRole]),
 }
 
 impl<'a> Frame<'a> {
@@ -72,27 +83,80 @@ impl<'a> Frame<'a> {
 }
 
 impl<'a> Agent<'a> {
-    pub(super) fn new(body: &'a Block, threads: Vec<u32>) -> Agent<'a> {
-        Agent { frames: vec![Frame::new(0, body, threads, After::Leave)] }
+    fn new(role: Option<(usize, &'a WarpRole)>, body: &'a Block, threads: Vec<u32>) -> Agent<'a> {
+        Agent { role, frames: vec![Frame::new(0, body, threads, After::Leave)], waits: None }
     }
 
-    /// The statement that it is at, as in [`Location::Stmt`].
-    fn path(&self) -> Vec<usize> {
+    /// The statement that it is at, as in [`Location::Stmt`], of which `outer` is the path to its body.
+    fn path(&self, outer: &[usize]) -> Vec<usize> {
+        let inside = self.role.iter().flat_map(|(number, _)| outer.iter().chain([number]).copied());
         let parts = self.frames.iter().flat_map(|frame| [frame.number, frame.next.saturating_sub(1)]);
-        parts.skip(1).collect()
+        inside.chain(parts.skip(1)).collect()
+    }
+
+    fn name(&self) -> String {
+        match self.role {
+            Some((number, role)) => format!("role {number} (warps {}..{})", role.warps.start, role.warps.end),
+            None => "the block".to_string(),
+        }
     }
 }
 
 impl<'a> Run<'a> {
     /// All threads of a block, to their ends.
     pub(super) fn threads(&mut self, body: &'a Block, threads: Vec<u32>) -> Result<(), Stop> {
-        let mut agent = Agent::new(body, threads);
-        let ended = self.advance(&mut agent);
-        ended.map_err(|message| Stop { at: Location::Stmt(self.index, agent.path()), message })
+        let mut agents = vec![Agent::new(None, body, threads)];
+        // The place of the roles.
+        let mut outer = Vec::new();
+        loop {
+            let mut moved = false;
+            for i in 0..agents.len() {
+                let roles_ended = agents[1..].iter().all(|agent| agent.frames.is_empty());
+                let agent = &mut agents[i];
+                if agent.frames.is_empty() {
+                    continue;
+                }
+                let went = self.goes(agent, roles_ended);
+                let stop = |message| Stop { at: Location::Stmt(self.index, agent.path(&outer)), message };
+                let Some(roles) = went.map_err(stop)? else { continue };
+                moved = true;
+                if !roles.is_empty() {
+                    outer = agents[0].path(&[]);
+                }
+                let lanes = self.warp_lanes;
+                let threads = |role: &WarpRole| (role.warps.start * lanes..role.warps.end * lanes).collect();
+                agents.extend(roles.iter().enumerate().map(|role| Agent::new(Some(role), &role.1.body, threads(role.1))));
+            }
+            if agents.iter().all(|agent| agent.frames.is_empty()) {
+                return Ok(());
+            }
+            if !moved {
+                return Err(self.deadlock(&agents, &outer));
+            }
+        }
     }
 
-    /// As far as the agent gets.
-    fn advance(&mut self, agent: &mut Agent<'a>) -> Result<(), String> {
+    /// What those agents wait for that cannot go on.
+    fn deadlock(&self, agents: &[Agent<'a>], outer: &[usize]) -> Stop {
+        let names = Names::of(self.kernel);
+        let mut blocked = agents.iter().filter_map(|agent| match &agent.waits {
+            Some(Waits::Roles) | None => None,
+            Some(waits) => Some((agent, waits)),
+        });
+        let why = blocked.clone().map(|(agent, waits)| format!("{} waits {}", agent.name(), self.meetings.say(waits, &names)));
+        let message = format!("deadlock: {}", why.collect::<Vec<_>>().join("; "));
+        let path = blocked.next().map(|(agent, _)| agent.path(outer)).unwrap_or_default();
+        Stop { at: Location::Stmt(self.index, path), message }
+    }
+
+    /// As far as the agent gets; nothing if it does not get anywhere. The roles that it starts, if it does.
+    fn goes(&mut self, agent: &mut Agent<'a>, roles_ended: bool) -> Result<Option<&'a [WarpRole]>, String> {
+        if let Some(waits) = &agent.waits
+            && !self.meetings.is_over(waits, roles_ended)?
+        {
+            return Ok(None);
+        }
+        agent.waits = None;
         while let Some(frame) = agent.frames.last_mut() {
             let block = frame.block;
             if let Some(stmt) = block.get(frame.next) {
@@ -100,12 +164,22 @@ impl<'a> Run<'a> {
                 match self.stmt(stmt, &frame.active)? {
                     Next::Statement => {}
                     Next::Enter(inner) => agent.frames.push(inner),
+                    Next::Wait(waits) => {
+                        if !self.meetings.is_over(&waits, roles_ended)? {
+                            agent.waits = Some(waits);
+                            break;
+                        }
+                    }
+                    Next::Roles(roles) => {
+                        agent.waits = Some(Waits::Roles);
+                        return Ok(Some(roles));
+                    }
                 }
             } else if !self.goes_on(frame) {
                 agent.frames.pop();
             }
         }
-        Ok(())
+        Ok(Some(&[]))
     }
 
     /// Whether there is more to do in the statement whose block has come to its end. The frame is then at the start of it.
@@ -113,7 +187,7 @@ impl<'a> Run<'a> {
         match &mut frame.after {
             After::Leave => false,
             After::Otherwise(block, threads) => {
-                *frame = Frame::new(1, *block, std::mem::take(threads), After::Leave);
+                *frame = Frame::new(1, block, std::mem::take(threads), After::Leave);
                 true
             }
             After::Turn(turns) => {

@@ -6,8 +6,8 @@ use std::ops;
 
 use super::expr::infer;
 use super::{
-    Arena, Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, Param, ParamKind, Place, Reduce, Registers, Scope, Shared,
-    Stmt, Ty, Unary, Vote, Wait, fragment,
+    Arena, Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, Mbarrier, Param, ParamKind, Place, Reduce, Registers,
+    Scope, Shared, Stmt, Ty, Unary, Vote, Wait, fragment,
 };
 use crate::{DType, MatrixShape};
 
@@ -18,6 +18,7 @@ pub struct Builder {
     params: RefCell<Vec<Param>>,
     shared: RefCell<Arena<Shared>>,
     registers: RefCell<Arena<Registers>>,
+    pub(super) mbarriers: RefCell<Arena<Mbarrier>>,
     locals: RefCell<Arena<Local>>,
     exprs: RefCell<Exprs>,
     /// The blocks that are open, outermost first.
@@ -35,7 +36,7 @@ struct Exprs {
 #[derive(Clone, Copy)]
 pub struct Value<'k> {
     kernel: &'k Builder,
-    expr: Handle<Expr>,
+    pub(super) expr: Handle<Expr>,
 }
 
 /// A variable: read with [`Var::get`], changed with [`Var::set`].
@@ -48,8 +49,8 @@ pub struct Var<'k> {
 /// An array that can be loaded from and stored to.
 #[derive(Clone, Copy)]
 pub struct Array<'k> {
-    kernel: &'k Builder,
-    place: Place,
+    pub(super) kernel: &'k Builder,
+    pub(super) place: Place,
     elem: DType,
 }
 
@@ -62,6 +63,7 @@ impl Builder {
             params: RefCell::default(),
             shared: RefCell::default(),
             registers: RefCell::default(),
+            mbarriers: RefCell::default(),
             locals: RefCell::default(),
             exprs: RefCell::default(),
             open: RefCell::new(vec![Vec::new()]),
@@ -77,6 +79,7 @@ impl Builder {
             params: self.params.into_inner(),
             shared: self.shared.into_inner(),
             registers: self.registers.into_inner(),
+            mbarriers: self.mbarriers.into_inner(),
             locals: self.locals.into_inner(),
             exprs: self.exprs.into_inner().arena,
             body,
@@ -179,7 +182,7 @@ impl Builder {
 
     // Statements.
 
-    fn emit(&self, stmt: Stmt) {
+    pub(super) fn emit(&self, stmt: Stmt) {
         if let Some(block) = self.open.borrow_mut().last_mut() {
             block.push(stmt);
         }
@@ -193,7 +196,7 @@ impl Builder {
         self.expr(Expr::Local(local))
     }
 
-    fn block_of(&self, body: impl FnOnce()) -> Block {
+    pub(super) fn block_of(&self, body: impl FnOnce()) -> Block {
         self.open.borrow_mut().push(Vec::new());
         body();
         self.open.borrow_mut().pop().unwrap_or_default()

@@ -12,6 +12,8 @@ use std::rc::Rc;
 use super::agents::{Frame, Next, Turns};
 use super::fragment::{LANES, SUMS};
 use super::interp_matrix::{Copies, load_matrix, matrix_row, multiply};
+use super::interp_sync::Flight;
+use super::meetings::Meetings;
 use super::print::text_at;
 use super::verify::verify_kernel;
 use super::{Arena, Binary, Expr, Given, Handle, Index, Kernel, Local, Location, ParamKind, Place, Program, Role};
@@ -219,8 +221,8 @@ struct Slot {
 /// Verified, so every handle and type is what it should be.
 pub(super) struct Run<'a> {
     pub(super) index: usize,
-    kernel: &'a Kernel,
-    warp_lanes: u32,
+    pub(super) kernel: &'a Kernel,
+    pub(super) warp_lanes: u32,
     args: &'a [Argument],
     memory: &'a mut [Memory],
     types: Vec<Ty>,
@@ -229,10 +231,13 @@ pub(super) struct Run<'a> {
     /// What every expression last gave: the lanes of the first active thread, of the next, ...
     values: Vec<Vec<u64>>,
     block: u32,
-    shared: Vec<Memory>,
+    pub(super) shared: Vec<Memory>,
     /// Of all threads, one after another.
     registers: Vec<Memory>,
     copies: Copies,
+    pub(super) meetings: Meetings,
+    /// Bulk copies under way.
+    pub(super) flights: Vec<Flight>,
     slots: Vec<Slot>,
 }
 
@@ -267,6 +272,8 @@ impl<'a> Run<'a> {
             shared: Vec::new(),
             registers: Vec::new(),
             copies: Copies::default(),
+            meetings: Meetings::default(),
+            flights: Vec::new(),
             slots: Vec::new(),
         })
     }
@@ -282,6 +289,8 @@ impl<'a> Run<'a> {
             let registers = kernel.registers.iter();
             self.registers = registers.map(|(_, array)| scratch(array.elem, array.len, kernel.threads)).collect();
             self.copies = Copies::of_threads(kernel.threads);
+            self.meetings = Meetings::of(kernel);
+            self.flights.clear();
             self.slots = kernel.locals.iter().map(|(_, local)| slot(local, threads.len())).collect();
             let ended = self.threads(&kernel.body, threads.clone());
             ended.map_err(|stop| Stop { message: format!("block {block}: {}", stop.message), ..stop })?;
@@ -353,6 +362,26 @@ impl<'a> Run<'a> {
             Stmt::Barrier(Scope::Block) => {
                 if active.len() != self.kernel.threads as usize {
                     return Err(format!("only {} threads come to the barrier", active.len()));
+                }
+            }
+            Stmt::Barrier(Scope::Threads { id, count }) => {
+                self.whole_warps(active)?;
+                return self.meetings.meet(*id, *count, active.len()).map(Next::Wait);
+            }
+            Stmt::Roles(roles) => return Ok(Next::Roles(roles)),
+            Stmt::Arrive { barrier, stage, bytes } => self.arrive(*barrier, *stage, *bytes, active)?,
+            Stmt::Wait(Wait::Phase { barrier, stage, phase }) => {
+                return self.phases(*barrier, *stage, *phase, active).map(Next::Wait);
+            }
+            Stmt::BulkCopy { to, at, from, offset, bytes, barrier, stage } => {
+                self.bulk_copy((*to, *at), (*from, *offset), *bytes, (*barrier, *stage), active)?;
+            }
+            Stmt::Prefetch { from, offset } => {
+                let offsets = self.eval(*offset, active)?;
+                let (memory, elem) = self.array(Place::Param(*from))?;
+                for (thread, offset) in active.iter().zip(offsets) {
+                    let inside = address(memory, elem, offset, 1, elem.bytes() as u32);
+                    inside.map_err(|why| format!("thread {thread}, element {}: {why}", offset as i64))?;
                 }
             }
             Stmt::For { local, start, end, step, body } => {
@@ -478,7 +507,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn array(&mut self, place: Place) -> Result<(&mut Memory, DType), String> {
+    pub(super) fn array(&mut self, place: Place) -> Result<(&mut Memory, DType), String> {
         let elem = self.kernel.elem(place).ok_or("there is no such array")?;
         match place {
             Place::Shared(handle) => Ok((&mut self.shared[handle.index()], elem)),
@@ -510,7 +539,7 @@ impl<'a> Run<'a> {
     }
 
     /// The lanes of every active thread, one after the other.
-    fn eval(&mut self, root: Handle<Expr>, active: &[u32]) -> Result<Vec<u64>, String> {
+    pub(super) fn eval(&mut self, root: Handle<Expr>, active: &[u32]) -> Result<Vec<u64>, String> {
         let exprs = &self.kernel.exprs;
         let needs = self.needs[root.index()].get_or_insert_with(|| needs(exprs, root)).clone();
         for &handle in needs.iter() {

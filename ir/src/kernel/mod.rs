@@ -12,30 +12,37 @@ mod agents;
 pub mod arena;
 mod arith;
 pub mod build;
+mod build_sync;
 pub mod expr;
 pub mod fragment;
 pub mod interp;
 mod interp_matrix;
+mod interp_sync;
 mod layout;
 mod lex;
+mod meetings;
 pub mod parse;
 mod parse_expr;
 mod parse_matrix;
+mod parse_sync;
 pub mod print;
 mod print_matrix;
+mod print_sync;
 pub mod stmt;
 mod uniform;
 pub mod verify;
 mod verify_matrix;
+mod verify_sync;
 
 pub use arena::{Arena, Handle};
 pub use build::{Builder, Value};
+pub use build_sync::{Part, Stages};
 pub use expr::{Binary, Compare, Expr, Index, Reduce, Ty, Unary};
 pub use interp::{Argument, Fault, Memory, interp, interp_kernel};
 pub use layout::{Layout, layout};
 pub use parse::{ParseError, parse};
 pub use print::{Location, print, print_kernel, print_with_violations};
-pub use stmt::{Block, Place, Scope, Stmt, Vote, Wait};
+pub use stmt::{Block, Place, Scope, Stmt, Vote, Wait, WarpRole};
 pub use verify::{Violation, verify};
 
 use crate::{DType, Extent};
@@ -129,6 +136,11 @@ impl From<Extent> for Given {
     }
 }
 
+/// Registers of a processor.
+pub const REGISTERS: u32 = 65536;
+/// The most registers that a thread can ask for.
+const MOST_REGISTERS: u32 = 256;
+
 /// One kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kernel {
@@ -142,6 +154,8 @@ pub struct Kernel {
     pub shared: Arena<Shared>,
     /// Arrays of each thread; uninitialised when it starts.
     pub registers: Arena<Registers>,
+    /// Barriers that count arrivals and bytes; no phase of them is over when the block starts.
+    pub mbarriers: Arena<Mbarrier>,
     /// Every name that a statement binds.
     pub locals: Arena<Local>,
     /// Every expression; operands come before their users.
@@ -204,6 +218,24 @@ pub struct Registers {
     pub len: u32,
 }
 
+/// A barrier of the block at which threads arrive without waiting, with some stages that are alike: see [`Stmt::Arrive`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mbarrier {
+    /// For people.
+    pub name: String,
+    /// Arrivals that a phase needs, 1 to [`Mbarrier::MOST`].
+    pub arrivals: u32,
+    /// Number of stages, each of which has phases of its own.
+    pub stages: u32,
+}
+
+impl Mbarrier {
+    /// The most arrivals that a phase counts, and the most bytes that it expects.
+    pub const MOST: u32 = (1 << 20) - 1;
+    /// Bytes of shared memory that a stage takes.
+    pub const BYTES: u64 = 8;
+}
+
 /// A name bound by [`Stmt::Let`], [`Stmt::Var`], a load, a loop, ... Private to a thread.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Local {
@@ -214,6 +246,11 @@ pub struct Local {
 }
 
 impl Kernel {
+    /// Registers that a thread has when the kernel starts, at most: an even share of a processor's, in eights.
+    pub fn registers_at_launch(&self) -> u32 {
+        (REGISTERS / self.threads.max(1)).min(MOST_REGISTERS) / 8 * 8
+    }
+
     /// Type of an element of the array, if there is such an array.
     pub fn elem(&self, place: Place) -> Option<DType> {
         match place {

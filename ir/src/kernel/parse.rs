@@ -7,11 +7,11 @@ use std::fmt;
 use std::ops::Range;
 
 use super::lex::{Lexeme, Token, lex};
-use super::print::{role, scope_word, vote_word};
+use super::print::{role, vote_word};
 use super::{
     Arena, Arg, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Param, ParamKind, Place, Program, Regime, Role,
 };
-use super::{Registers, Scope, Shared, Stmt, Ty, Vote};
+use super::{Mbarrier, Registers, Shared, Stmt, Ty, Vote};
 use crate::{DType, Extent};
 
 /// Why a text is not a program.
@@ -73,6 +73,7 @@ pub(super) struct Reading {
     params: Vec<Param>,
     shared: Arena<Shared>,
     registers: Arena<Registers>,
+    pub(super) mbarriers: Arena<Mbarrier>,
     locals: Arena<Local>,
     pub(super) exprs: Arena<Expr>,
     pub(super) known: HashMap<Expr, Handle<Expr>>,
@@ -86,6 +87,7 @@ pub(super) enum Named {
     Param(u32),
     Shared(Handle<Shared>),
     Registers(Handle<Registers>),
+    Mbarrier(Handle<Mbarrier>),
     Local(Handle<Local>),
 }
 
@@ -317,9 +319,12 @@ impl Parser<'_> {
             let (name, elem, len) = self.array(Named::Registers(Handle::new(self.kernel.registers.len())))?;
             self.kernel.registers.push(Registers { name, elem, len });
         }
+        while self.take("mbarrier") {
+            self.mbarrier()?;
+        }
         let body = self.block()?;
-        let Reading { params, shared, registers, locals, exprs, .. } = std::mem::take(&mut self.kernel);
-        Ok(Kernel { name, threads, params, shared, registers, locals, exprs, body })
+        let Reading { params, shared, registers, mbarriers, locals, exprs, .. } = std::mem::take(&mut self.kernel);
+        Ok(Kernel { name, threads, params, shared, registers, mbarriers, locals, exprs, body })
     }
 
     /// `%name: elem[len]`
@@ -347,7 +352,7 @@ impl Parser<'_> {
     }
 
     /// A name that nothing has yet, without the number that made it unique.
-    fn declare(&mut self, named: Named) -> Parsed<String> {
+    pub(super) fn declare(&mut self, named: Named) -> Parsed<String> {
         let taken = self.wrong("the name is taken");
         let name = self.name('%')?;
         let base = unnumbered(&name).to_string();
@@ -362,7 +367,7 @@ impl Parser<'_> {
         let ty = self.ty()?;
         match self.kernel.names.get(&name) {
             Some(Named::Local(local)) if self.kernel.locals[*local].ty == ty => Ok(*local),
-            Some(Named::Local(_) | Named::Param(_) | Named::Shared(_) | Named::Registers(_)) => Err(differs),
+            Some(Named::Local(_) | Named::Param(_) | Named::Shared(_) | Named::Registers(_) | Named::Mbarrier(_)) => Err(differs),
             None => {
                 let local = self.kernel.locals.push(Local { name: unnumbered(&name).to_string(), ty });
                 self.kernel.names.insert(name, Named::Local(local));
@@ -379,7 +384,7 @@ impl Parser<'_> {
     }
 
     /// Up to its closing bracket.
-    fn block(&mut self) -> Parsed<Block> {
+    pub(super) fn block(&mut self) -> Parsed<Block> {
         if self.blocks == BLOCKS {
             return Err(self.wrong(format!("blocks are nested more than {BLOCKS} deep")));
         }
@@ -446,11 +451,12 @@ impl Parser<'_> {
                 let vote = self.known("`any`, `all` or `ballot`", |word| votes.into_iter().find(|v| vote_word(*v) == word))?;
                 Ok(Stmt::Vote { local, vote, value: self.expr()? })
             }
-            "barrier" => {
-                let scopes = [Scope::Warp, Scope::Block];
-                let scope = self.known("`warp` or `block`", |word| scopes.into_iter().find(|s| scope_word(*s) == word))?;
-                Ok(Stmt::Barrier(scope))
-            }
+            "barrier" => self.scope().map(Stmt::Barrier),
+            "roles" => self.roles(),
+            "arrive" => self.arrive(),
+            "wait" => self.wait(),
+            "bulk_copy" => self.bulk_copy(),
+            "prefetch" => self.prefetch(),
             "for" => {
                 let local = self.typed()?;
                 self.expect("in")?;
@@ -471,7 +477,6 @@ impl Parser<'_> {
             }
             "copy" => self.copy(),
             "commit" => Ok(Stmt::Commit),
-            "wait" => self.wait(),
             "load_matrix" => self.load_matrix(),
             "mma" => self.mma(),
             _ => Err(unknown),
@@ -494,7 +499,7 @@ impl Parser<'_> {
         let not = self.wrong("this is not a local");
         match self.named()? {
             Named::Local(local) => Ok(local),
-            Named::Param(_) | Named::Shared(_) | Named::Registers(_) => Err(not),
+            Named::Param(_) | Named::Shared(_) | Named::Registers(_) | Named::Mbarrier(_) => Err(not),
         }
     }
 
@@ -505,7 +510,7 @@ impl Parser<'_> {
             Named::Param(i) => Place::Param(i),
             Named::Shared(h) => Place::Shared(h),
             Named::Registers(h) => Place::Registers(h),
-            Named::Local(_) => return Err(not),
+            Named::Mbarrier(_) | Named::Local(_) => return Err(not),
         };
         self.expect("[")?;
         let offset = self.expr()?;

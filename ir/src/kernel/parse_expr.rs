@@ -70,7 +70,7 @@ impl Parser<'_> {
                 let expr = match self.named()? {
                     Named::Param(i) => Expr::Param(i),
                     Named::Local(local) => Expr::Local(local),
-                    Named::Shared(_) | Named::Registers(_) => return Err(not),
+                    Named::Shared(_) | Named::Registers(_) | Named::Mbarrier(_) => return Err(not),
                 };
                 Ok(self.kernel.expr(expr))
             }

@@ -1,7 +1,7 @@
 //! Copies under way and matrices of a warp from text. What `print_matrix` prints comes back equal.
 
+use super::Stmt;
 use super::parse::{Named, Parsed, Parser};
-use super::{Stmt, Wait};
 use crate::MatrixShape;
 
 impl Parser<'_> {
@@ -14,12 +14,6 @@ impl Parser<'_> {
         let bytes = self.number("a number of bytes")?;
         let live = if self.take("live") { Some(self.expr()?) } else { None };
         Ok(Stmt::Copy { to, at, from, offset, bytes, live })
-    }
-
-    /// `groups 1`
-    pub(super) fn wait(&mut self) -> Parsed<Stmt> {
-        self.expect("groups")?;
-        Ok(Stmt::Wait(Wait::Groups(self.number("a number of groups")?)))
     }
 
     /// `%a: bf16x2, %b: bf16x2 = %from[offset] transposed`

@@ -10,7 +10,7 @@ use super::verify::Violation;
 use super::{
     Arena, Binary, Block, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, ParamKind, Place, Program, Reduce, Role,
 };
-use super::{Scope, Shared, Stmt, Unary, Vote, print_matrix};
+use super::{Mbarrier, Shared, Stmt, Unary, Vote, Wait, print_matrix, print_sync};
 use crate::DType;
 
 /// A line of the printed program.
@@ -172,6 +172,10 @@ fn lines_of_kernel(index: usize, kernel: &Kernel) -> Vec<Line> {
         let line = format!("  registers {}: {}[{}]", printer.names.place(Place::Registers(h)), registers.elem, registers.len);
         printer.lines.push((None, line));
     }
+    for (h, barrier) in kernel.mbarriers.iter() {
+        let line = print_sync::mbarrier(printer.names.mbarrier(h), barrier);
+        printer.lines.push((None, format!("  {line}")));
+    }
     printer.block(&kernel.body, &mut Vec::new());
     printer.lines.push((None, "}".to_string()));
     printer.lines
@@ -195,6 +199,7 @@ pub(super) struct Names {
     params: Vec<String>,
     shared: Vec<String>,
     registers: Vec<String>,
+    mbarriers: Vec<String>,
     locals: HashMap<Handle<Local>, String>,
 }
 
@@ -213,13 +218,18 @@ impl Names {
         let params = kernel.params.iter().map(|param| fresh(&param.name)).collect();
         let shared = kernel.shared.iter().map(|(_, shared)| fresh(&shared.name)).collect();
         let registers = kernel.registers.iter().map(|(_, registers)| fresh(&registers.name)).collect();
+        let mbarriers = kernel.mbarriers.iter().map(|(_, barrier)| fresh(&barrier.name)).collect();
         let mut locals = HashMap::new();
         name_locals(kernel, &kernel.body, &mut fresh, &mut locals);
-        Names { params, shared, registers, locals }
+        Names { params, shared, registers, mbarriers, locals }
     }
 
     pub(super) fn local(&self, handle: Handle<Local>) -> &str {
         self.locals.get(&handle).map_or("%?", String::as_str)
+    }
+
+    pub(super) fn mbarrier(&self, handle: Handle<Mbarrier>) -> &str {
+        self.mbarriers.get(handle.index()).map_or("%?", String::as_str)
     }
 
     pub(super) fn place(&self, place: Place) -> &str {
@@ -300,7 +310,24 @@ impl<'k> Printer<'k> {
             }
             Stmt::Shuffle { local, value, mask } => format!("shuffle {} = {} mask {mask}", typed(local), e(*value)),
             Stmt::Vote { local, vote, value } => format!("vote {} = {} {}", typed(local), vote_word(*vote), e(*value)),
-            Stmt::Barrier(scope) => format!("barrier {}", scope_word(*scope)),
+            Stmt::Barrier(scope) => format!("barrier {}", print_sync::scope(*scope)),
+            Stmt::Roles(roles) => match roles.first() {
+                Some(role) => format!("roles {} {{", print_sync::role(role)),
+                None => "roles".to_string(),
+            },
+            Stmt::Arrive { barrier, stage, bytes } => {
+                let bytes = bytes.map(|bytes| format!(" bytes {}", e(bytes))).unwrap_or_default();
+                format!("arrive {}[{}]{bytes}", self.names.mbarrier(*barrier), e(*stage))
+            }
+            Stmt::BulkCopy { to, at, from, offset, bytes, barrier, stage } => {
+                let to = format!("{}[{}]", self.place(Place::Shared(*to)), e(*at));
+                let from = format!("{}[{}]", self.place(Place::Param(*from)), e(*offset));
+                format!("bulk_copy {to} = {from} bytes {bytes} on {}[{}]", self.names.mbarrier(*barrier), e(*stage))
+            }
+            Stmt::Prefetch { from, offset } => format!("prefetch {}[{}]", self.place(Place::Param(*from)), e(*offset)),
+            Stmt::Wait(Wait::Phase { barrier, stage, phase }) => {
+                format!("wait {}[{}] phase {}", self.names.mbarrier(*barrier), e(*stage), e(*phase))
+            }
             Stmt::For { local, start, end, step, .. } => {
                 let elem = self.kernel.locals.get(*local).map(|local| local.ty.elem);
                 let one = self.exprs.first.get(step.index()).and_then(|h| self.exprs.get(*h));
@@ -315,7 +342,7 @@ impl<'k> Printer<'k> {
                 format!("copy {to}[{}] = {from}[{}] bytes {bytes}{live}", e(*at), e(*offset))
             }
             Stmt::Commit => "commit".to_string(),
-            Stmt::Wait(wait) => format!("wait {}", print_matrix::wait(*wait)),
+            Stmt::Wait(Wait::Groups(left)) => format!("wait groups {left}"),
             Stmt::LoadMatrix { locals, from, offset, transposed } => {
                 let locals: Vec<String> = locals.iter().map(typed).collect();
                 let transposed = if *transposed { " transposed" } else { "" };
@@ -328,9 +355,12 @@ impl<'k> Printer<'k> {
         };
         self.lines.push((Some(Location::Stmt(self.index, path.clone())), format!("{indent}{text}")));
         for (i, block) in stmt.blocks().enumerate() {
-            if i == 1 && !block.is_empty() {
-                self.lines.push((None, format!("{indent}}} else {{")));
-            }
+            let between = if let Stmt::Roles(roles) = stmt {
+                roles.get(i).map(|role| format!("and {}", print_sync::role(role)))
+            } else {
+                (!block.is_empty()).then(|| "else".to_string())
+            };
+            self.lines.extend(between.filter(|_| i > 0).map(|words| (None, format!("{indent}}} {words} {{"))));
             path.push(i);
             self.block(block, path);
             path.pop();
@@ -542,12 +572,5 @@ pub(super) fn vote_word(vote: Vote) -> &'static str {
         Vote::Any => "any",
         Vote::All => "all",
         Vote::Ballot => "ballot",
-    }
-}
-
-pub(super) fn scope_word(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Warp => "warp",
-        Scope::Block => "block",
     }
 }

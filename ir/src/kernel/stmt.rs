@@ -1,6 +1,8 @@
 //! Something that happens, once, in order.
 
-use super::{Expr, Handle, Local, Registers, Shared};
+use std::ops::Range;
+
+use super::{Expr, Handle, Local, Mbarrier, Registers, Shared};
 use crate::MatrixShape;
 
 /// Statements in order.
@@ -84,6 +86,49 @@ pub enum Stmt {
     },
     /// All threads of the scope wait for each other, and see each other's stores to shared and global memory.
     Barrier(Scope),
+    /// From here on, the warps of the block go different ways: each role's threads go through its statements in lock step, beside the
+    /// other roles. All threads of the block then go on with what follows, without waiting for each other. Once in a kernel, and not
+    /// inside another statement. Warps of no role do nothing.
+    Roles(Vec<WarpRole>),
+    /// Each thread that comes here arrives once at the phase of the barrier's stage that is under way. The phase is over when it has
+    /// had its arrivals and every byte that it was told to expect; then the next one begins. What threads did before they arrived is
+    /// seen by those that have waited for the phase.
+    Arrive {
+        /// The barrier.
+        barrier: Handle<Mbarrier>,
+        /// Which of its stages, `I32`.
+        stage: Handle<Expr>,
+        /// Bytes that copies are going to bring in this phase, beyond those that it expects already; `I32`.
+        bytes: Option<Handle<Expr>>,
+    },
+    /// The thread waits.
+    Wait(Wait),
+    /// Each thread that comes here starts a copy of consecutive bytes from global to shared memory, and goes on. They count towards
+    /// those that the phase under way at the barrier's stage expects ([`Stmt::Arrive`]), and are there when that phase is over; until
+    /// then nothing may touch them.
+    BulkCopy {
+        /// A shared array.
+        to: Handle<Shared>,
+        /// Its element index, `I32` or `I64`; the address is a multiple of 16 bytes.
+        at: Handle<Expr>,
+        /// A buffer parameter that the kernel only reads, by position, of the same element type.
+        from: u32,
+        /// Its element index, `I32` or `I64`; the address is a multiple of 16 bytes.
+        offset: Handle<Expr>,
+        /// How many bytes: a constant multiple of 16.
+        bytes: u32,
+        /// The barrier.
+        barrier: Handle<Mbarrier>,
+        /// Which of its stages, `I32`.
+        stage: Handle<Expr>,
+    },
+    /// Says that an element of a buffer will be read soon, so that a machine may bring what is around it nearer.
+    Prefetch {
+        /// A buffer parameter that the kernel only reads, by position.
+        from: u32,
+        /// Element index, `I32` or `I64`.
+        offset: Handle<Expr>,
+    },
     /// `for local in (start..end).step_by(step)`: the bounds are evaluated once; the step is positive, and
     /// `end - 1 + step` is still an integer of the type.
     For {
@@ -126,8 +171,6 @@ pub enum Stmt {
     },
     /// Makes one group of the thread's copies since its last group; it may be empty.
     Commit,
-    /// The thread waits.
-    Wait(Wait),
     /// Binds parts of matrices in shared memory of 8 rows by 8 elements of 16 bits: one a local, 1, 2 or 4 of them. Lane `8 i + r` says
     /// where row `r` of the i-th begins; what other lanes say is not looked at. A lane gets two neighbours: see [`super::fragment`].
     /// All lanes of the warp take part.
@@ -156,10 +199,13 @@ pub enum Stmt {
     },
 }
 
+/// Some expressions, then lists of them.
+type Evaluated<'s> = ([Option<Handle<Expr>>; 3], [&'s [Handle<Expr>]; 2]);
+
 impl Stmt {
     /// The expressions that it evaluates, in the order written.
     pub fn exprs(&self) -> impl Iterator<Item = Handle<Expr>> {
-        let (few, lists): ([Option<Handle<Expr>>; 3], [&[Handle<Expr>]; 2]) = match self {
+        let (few, lists): Evaluated<'_> = match self {
             Stmt::Let { value, .. } | Stmt::Var { value, .. } | Stmt::Set { value, .. } => ([Some(*value), None, None], [&[]; 2]),
             Stmt::Shuffle { value, .. } | Stmt::Vote { value, .. } => ([Some(*value), None, None], [&[]; 2]),
             Stmt::Load { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
@@ -171,7 +217,11 @@ impl Stmt {
             Stmt::Copy { at, offset, live, .. } => ([Some(*at), Some(*offset), *live], [&[]; 2]),
             Stmt::LoadMatrix { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
             Stmt::Mma { a, b, .. } => ([None; 3], [a, b]),
-            Stmt::Barrier(_) | Stmt::Commit | Stmt::Wait(_) => ([None; 3], [&[]; 2]),
+            Stmt::Arrive { stage, bytes, .. } => ([Some(*stage), *bytes, None], [&[]; 2]),
+            Stmt::Wait(Wait::Phase { stage, phase, .. }) => ([Some(*stage), Some(*phase), None], [&[]; 2]),
+            Stmt::BulkCopy { at, offset, stage, .. } => ([Some(*at), Some(*offset), Some(*stage)], [&[]; 2]),
+            Stmt::Prefetch { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
+            Stmt::Barrier(_) | Stmt::Roles(_) | Stmt::Commit | Stmt::Wait(Wait::Groups(_)) => ([None; 3], [&[]; 2]),
         };
         few.into_iter().flatten().chain(lists.into_iter().flatten().copied())
     }
@@ -185,21 +235,23 @@ impl Stmt {
             Stmt::LoadMatrix { locals, .. } => (None, locals),
             Stmt::Set { .. } | Stmt::Store { .. } | Stmt::Barrier(_) | Stmt::If { .. } => (None, &[]),
             Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::Mma { .. } => (None, &[]),
+            Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::Prefetch { .. } => (None, &[]),
         };
         one.into_iter().chain(several.iter().copied())
     }
 
-    /// The blocks inside it: the body of a loop; what happens if true, then if false.
+    /// The blocks inside it: the body of a loop; what happens if true, then if false; the bodies of roles.
     pub fn blocks(&self) -> impl Iterator<Item = &Block> {
-        match self {
-            Stmt::For { body, .. } => [Some(body), None],
-            Stmt::If { then, otherwise, .. } => [Some(then), Some(otherwise)],
-            Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => [None; 2],
-            Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => [None; 2],
-            Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => [None; 2],
-        }
-        .into_iter()
-        .flatten()
+        let (few, roles): ([Option<&Block>; 2], &[WarpRole]) = match self {
+            Stmt::For { body, .. } => ([Some(body), None], &[]),
+            Stmt::If { then, otherwise, .. } => ([Some(then), Some(otherwise)], &[]),
+            Stmt::Roles(roles) => ([None; 2], roles),
+            Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => ([None; 2], &[]),
+            Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => ([None; 2], &[]),
+            Stmt::Copy { .. } | Stmt::Commit | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => ([None; 2], &[]),
+            Stmt::Arrive { .. } | Stmt::Wait(_) | Stmt::BulkCopy { .. } | Stmt::Prefetch { .. } => ([None; 2], &[]),
+        };
+        few.into_iter().flatten().chain(roles.iter().map(|role| &role.body))
     }
 }
 
@@ -214,20 +266,49 @@ pub enum Place {
     Registers(Handle<Registers>),
 }
 
-/// What a thread waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Wait {
-    /// Until all but the last so many of its groups of copies have arrived: see [`Stmt::Commit`].
-    Groups(u32),
-}
-
 /// The threads that take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
     /// The lanes of a warp.
     Warp,
+    /// Some threads of the block: whole warps, which come to a barrier of this number.
+    Threads {
+        /// 1 to 15. Barriers of one number have one count.
+        id: u8,
+        /// How many threads come to it; then all of them go on.
+        count: u32,
+    },
     /// The threads of a block.
     Block,
+}
+
+/// Warps of a block that have work of their own: see [`Stmt::Roles`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct WarpRole {
+    /// Which warps of the block.
+    pub warps: Range<u32>,
+    /// Registers that each of its threads may have from here on, where those are not what a thread of the kernel has.
+    pub registers: Option<u32>,
+    /// What each of its threads does.
+    pub body: Block,
+}
+
+/// What a thread waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wait {
+    /// Until all but the last so many of its groups of copies have arrived: see [`Stmt::Commit`].
+    Groups(u32),
+    /// Until a phase is over: see [`Stmt::Arrive`]. The phases of each stage are numbered from 0; phase -1 is over from the start. A
+    /// machine knows only whether a phase's number is odd, so a thread may not wait for a phase before its predecessor is over, nor
+    /// after its successor is.
+    Phase {
+        /// The barrier.
+        barrier: Handle<Mbarrier>,
+        /// Which of its stages, `I32`.
+        stage: Handle<Expr>,
+        /// The number of the phase, `I32`.
+        phase: Handle<Expr>,
+    },
 }
 
 /// What a warp agrees on.

@@ -3,6 +3,8 @@
 //! Loads of shared arrays are taken to agree where their addresses do, because a block free of data races reads one
 //! value there between two barriers. Data races are not looked for here.
 
+use std::cmp::Reverse;
+
 use super::{Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, ParamKind, Place, Stmt, Vote};
 
 /// Which threads agree on a value, or reach a statement together. Ordered: a mix agrees as far as its worst part.
@@ -10,6 +12,11 @@ use super::{Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, ParamKin
 pub(super) enum Agreement {
     /// All threads of the block.
     Block,
+    /// The threads of each role.
+    Role,
+    /// The threads of this many warps, the first of which has a number that is a multiple: a power of two, at least 2. Where there
+    /// are roles, those of them that are in one role.
+    Warps(Reverse<u32>),
     /// The lanes of each warp.
     Warp,
     /// Each thread for itself: the values differ, or may.
@@ -45,8 +52,8 @@ fn of_exprs(kernel: &Kernel, warp_lanes: i64, locals: &[Agreement]) -> Vec<Agree
             Expr::Index(Index::Block) => Agreement::Block,
             Expr::Index(Index::Thread) => Agreement::Differs,
             Expr::Local(h) => locals.get(h.index()).copied().unwrap_or(Agreement::Differs),
-            Expr::Binary(..) | Expr::Compare(..) if is_warp_number(kernel, expr, warp_lanes) => Agreement::Warp,
-            Expr::Unary(..) | Expr::Binary(..) | Expr::Compare(..) | Expr::Select(..) | Expr::Fma(..) => of_operands(),
+            Expr::Binary(..) | Expr::Compare(..) => of_warps(kernel, expr, warp_lanes).unwrap_or_else(of_operands),
+            Expr::Unary(..) | Expr::Select(..) | Expr::Fma(..) => of_operands(),
             Expr::Dot { .. } | Expr::Cast(..) | Expr::Bitcast(..) => of_operands(),
             Expr::Splat(..) | Expr::Extract(..) | Expr::Reduce(..) => of_operands(),
         };
@@ -55,19 +62,27 @@ fn of_exprs(kernel: &Kernel, warp_lanes: i64, locals: &[Agreement]) -> Vec<Agree
     known
 }
 
-/// Whether it is `thread / n`, `thread < n` or the like, with `n` a multiple of a warp's lanes.
-fn is_warp_number(kernel: &Kernel, expr: &Expr, warp_lanes: i64) -> bool {
-    let whole_warps = |n: i64| n > 0 && n % warp_lanes == 0;
-    let of_thread = |left: Handle<Expr>, right: Handle<Expr>, holds: &dyn Fn(i64) -> bool| {
-        let thread = kernel.exprs.get(left) == Some(&Expr::Index(Index::Thread));
-        thread && matches!(kernel.exprs.get(right), Some(&Expr::Int(n, _)) if holds(n))
+/// The agreement on `thread / n`, `thread < n` or the like, with `n` a multiple of a warp's lanes.
+fn of_warps(kernel: &Kernel, expr: &Expr, warp_lanes: i64) -> Option<Agreement> {
+    let of_thread = |left: Handle<Expr>, right: Handle<Expr>| match kernel.exprs.get(right) {
+        Some(&Expr::Int(n, _)) if kernel.exprs.get(left) == Some(&Expr::Index(Index::Thread)) => Some(n),
+        Some(_) | None => None,
     };
-    if let Expr::Binary(Binary::Div, a, b) | Expr::Compare(Compare::Lt | Compare::Ge, a, b) = *expr {
-        of_thread(a, b, &whole_warps)
+    let n = if let Expr::Binary(Binary::Div, a, b) | Expr::Compare(Compare::Lt | Compare::Ge, a, b) = *expr {
+        of_thread(a, b)?
     } else if let Expr::Binary(Binary::Shr | Binary::ShrUnsigned, a, b) = *expr {
-        of_thread(a, b, &|n| (0..31).contains(&n) && whole_warps(1 << n))
+        1 << of_thread(a, b).filter(|n| (0..31).contains(n))?
     } else {
-        false
+        return None;
+    };
+    (n > 0 && n % warp_lanes == 0).then(|| of_groups(n / warp_lanes))
+}
+
+/// The agreement of all groups of `warps` warps, or of the parts that all such groups have in common with groups of a power of two.
+fn of_groups(warps: i64) -> Agreement {
+    match warps.trailing_zeros() {
+        0 => Agreement::Warp,
+        n => Agreement::Warps(Reverse(1 << n.min(16))),
     }
 }
 
@@ -123,8 +138,10 @@ impl Walk<'_> {
                 }
                 // Each lane has another part of the matrices.
                 Stmt::LoadMatrix { ref locals, .. } => locals.iter().for_each(|local| self.raise(*local, Agreement::Differs)),
+                Stmt::Roles(ref roles) => roles.iter().for_each(|role| self.block(&role.body, control.max(Agreement::Role))),
                 Stmt::AtomicAdd { local: None, .. } | Stmt::Store { .. } | Stmt::Barrier(_) => {}
                 Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::Mma { .. } => {}
+                Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::Prefetch { .. } => {}
             }
         }
     }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::ops::Range;
 
 use super::print::Names;
 use super::uniform::{Agreement, agreements};
@@ -196,6 +197,9 @@ fn check_kernel(index: usize, kernel: &Kernel, machine: &Machine) -> Vec<Violati
         wrong: typed.into_iter().map(Result::err).collect(),
         bound: vec![None; kernel.locals.len()],
         at: Location::Kernel(index),
+        named: BTreeMap::new(),
+        role: None,
+        roles: false,
         found: Vec::new(),
     };
     check.header();
@@ -224,7 +228,13 @@ pub(super) struct Check<'k> {
     /// Why an expression has no type, until it is reported.
     wrong: Vec<Option<String>>,
     bound: Vec<Option<Bound>>,
-    at: Location,
+    /// How many threads come to the named barriers so far, by number.
+    pub(super) named: BTreeMap<u8, u32>,
+    /// The warps of the role that is being checked.
+    pub(super) role: Option<Range<u32>>,
+    /// Whether the kernel has had its roles.
+    pub(super) roles: bool,
+    pub(super) at: Location,
     found: Vec<Violation>,
 }
 
@@ -272,6 +282,7 @@ impl Check<'_> {
         let (bytes, most) = (layout(kernel).bytes, machine.shared_optin_bytes);
         self.require(bytes <= u64::from(most), || format!("{bytes} bytes of shared arrays, but {} has {most}", machine.name));
         self.registers();
+        self.mbarriers();
     }
 
     fn block(&mut self, index: usize, block: &Block, path: &mut Vec<usize>, control: Agreement) {
@@ -286,9 +297,11 @@ impl Check<'_> {
                 Stmt::For { .. } | Stmt::If { .. } => {
                     stmt.exprs().map(|h| self.agreement(h)).max().map_or(control, |a| a.max(control))
                 }
+                Stmt::Roles(_) => control.max(Agreement::Role),
                 Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => control,
                 Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => control,
                 Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => control,
+                Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::Prefetch { .. } => control,
             };
             // What a loop binds is seen in its body only.
             let loops = matches!(stmt, Stmt::For { .. });
@@ -296,7 +309,12 @@ impl Check<'_> {
             self.require(!deep || stmt.blocks().next().is_none(), || format!("blocks are nested more than {NESTING} deep"));
             for (j, block) in stmt.blocks().enumerate().filter(|_| !deep) {
                 path.push(j);
+                let outside = self.role.clone();
+                if let Stmt::Roles(roles) = stmt {
+                    self.role = roles.get(j).map(|role| role.warps.clone());
+                }
                 self.block(index, block, path, inner);
+                self.role = outside;
                 path.pop();
             }
             path.pop();
@@ -388,6 +406,15 @@ impl Check<'_> {
             }
             Stmt::Barrier(Scope::Block) => self
                 .require(control <= Agreement::Block, || "a block barrier where the threads of the block may part".to_string()),
+            Stmt::Barrier(Scope::Threads { id, count }) => self.threads_meet(id, count, control),
+            Stmt::Roles(ref roles) => self.roles(roles),
+            Stmt::Arrive { barrier, stage, bytes } => self.arrive(barrier, stage, bytes),
+            Stmt::Wait(Wait::Phase { barrier, stage, phase }) => self.wait(barrier, stage, phase),
+            Stmt::BulkCopy { to, at, from, offset, bytes, barrier, stage } => {
+                self.bulk_copy((to, at), (from, offset), bytes);
+                self.stage(barrier, stage);
+            }
+            Stmt::Prefetch { from, offset } => self.prefetch(from, offset),
             Stmt::For { local, start, end, step, .. } => {
                 let integer = |ty: Ty| ty.lanes == 1 && ty.elem.is_int();
                 self.wants(start, "a loop counts in", integer, "i32 or i64");
@@ -501,7 +528,7 @@ impl Check<'_> {
     }
 
     /// `ty`: of what is loaded or stored.
-    fn access(&mut self, place: Place, offset: Handle<Expr>, ty: Option<Ty>, align: u32) {
+    pub(super) fn access(&mut self, place: Place, offset: Handle<Expr>, ty: Option<Ty>, align: u32) {
         self.wants(offset, "an offset is", |ty| ty.lanes == 1 && ty.elem.is_int(), "i32 or i64");
         let Some(elem) = self.kernel.elem(place) else {
             self.say(format!("{} is not an array", self.names.place(place)));

@@ -1,8 +1,8 @@
 //! Programs whose every handle, type and name is picked blindly.
 
 use moec_ir::kernel::{
-    Arena, Arg, Binary, Block, Buffer, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, Param, ParamKind, Place,
-    Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Ty, Unary, Vote, Wait,
+    Arena, Arg, Binary, Block, Buffer, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, Mbarrier, Param, ParamKind,
+    Place, Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Ty, Unary, Vote, Wait, WarpRole,
 };
 use moec_ir::{DType, Extent, MatrixShape};
 
@@ -58,6 +58,10 @@ fn kernel(r: &mut Random) -> Kernel {
         let ty = Ty { elem: dtype(r), lanes: [0, 1, 1, 1, 3, 4, u32::MAX][r.below(7)] };
         locals.push(Local { name: name.clone(), ty });
     }
+    let mut mbarriers = Arena::new();
+    for _ in 0..r.below(3) {
+        mbarriers.push(Mbarrier { name: name.clone(), arrivals: number(r), stages: number(r) });
+    }
     let mut params = Vec::new();
     for _ in 0..r.below(4) {
         let kinds = [ParamKind::Scalar(dtype(r)), ParamKind::Buffer { elem: dtype(r), write: r.below(2) == 0 }];
@@ -68,7 +72,11 @@ fn kernel(r: &mut Random) -> Kernel {
         exprs.push(expr);
     }
     let body = block(r, 3);
-    Kernel { name, threads: [0, 1, 32, 33, u32::MAX][r.below(5)], params, shared, registers, locals, exprs, body }
+    Kernel { name, threads: [0, 1, 32, 33, u32::MAX][r.below(5)], params, shared, registers, mbarriers, locals, exprs, body }
+}
+
+fn number(r: &mut Random) -> u32 {
+    [0, 1, 2, 32, 40, u32::MAX][r.below(6)]
 }
 
 fn e(r: &mut Random) -> Handle<Expr> {
@@ -114,7 +122,8 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
     let place = place(r);
     let align = [0, 3, 4, 1 << 31][r.below(4)];
     let inner = |r: &mut Random| if depth == 0 { Vec::new() } else { block(r, depth - 1) };
-    match r.below(17) {
+    let barrier = Handle::new(r.below(3));
+    match r.below(22) {
         0 | 1 => Stmt::Let { local, value: e(r) },
         2 => Stmt::Var { local, value: e(r) },
         3 => Stmt::Set { local, value: e(r) },
@@ -123,7 +132,10 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
         6 => Stmt::AtomicAdd { local: [None, Some(local)][r.below(2)], to: place, offset: e(r), value: e(r) },
         7 => Stmt::Shuffle { local, value: e(r), mask: r.next() as u32 },
         8 => Stmt::Vote { local, vote: [Vote::Any, Vote::Ballot][r.below(2)], value: e(r) },
-        9 => Stmt::Barrier([Scope::Warp, Scope::Block][r.below(2)]),
+        9 => {
+            let some = Scope::Threads { id: r.next() as u8, count: number(r) };
+            Stmt::Barrier([Scope::Warp, some, Scope::Block][r.below(3)])
+        }
         10 => Stmt::For { local, start: e(r), end: e(r), step: e(r), body: inner(r) },
         11 => Stmt::Copy {
             to: place,
@@ -143,6 +155,21 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
             let (shape, sums) = (MatrixShape::ALL[r.below(2)], Handle::new(r.below(3)));
             Stmt::Mma { shape, sums, at: [0, 4, u32::MAX][r.below(3)], a: several(r, e), b: several(r, e) }
         }
+        16 => {
+            let role = |r: &mut Random| WarpRole {
+                warps: number(r)..number(r),
+                registers: [None, Some(number(r))][r.below(2)],
+                body: inner(r),
+            };
+            Stmt::Roles((0..r.below(3)).map(|_| role(r)).collect())
+        }
+        17 => Stmt::Arrive { barrier, stage: e(r), bytes: [None, Some(e(r))][r.below(2)] },
+        18 => Stmt::Wait(Wait::Phase { barrier, stage: e(r), phase: e(r) }),
+        19 => {
+            let (to, from, bytes) = (Handle::new(r.below(3)), r.below(4) as u32, number(r));
+            Stmt::BulkCopy { to, at: e(r), from, offset: e(r), bytes, barrier, stage: e(r) }
+        }
+        20 => Stmt::Prefetch { from: r.below(4) as u32, offset: e(r) },
         _ => Stmt::If { cond: e(r), then: inner(r), otherwise: inner(r) },
     }
 }

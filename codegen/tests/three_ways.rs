@@ -1,0 +1,340 @@
+//! Kernels whose warps wait for each other, three ways: by the interpreter, as PTX in the emulator under every schedule, and
+//! through NVIDIA's assembler where it is found. All give the same bits.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use crate::small_kernels::{gpus, program, skipped, verified};
+use moec_codegen::{Options, Ptxas, assembly, codegen};
+use moec_ir::Machine;
+use moec_ir::kernel::parse::parse_kernel;
+use moec_ir::kernel::{Argument, Kernel, Memory, ParamKind, interp_kernel, print_kernel};
+use ptx_emulator::{Arg, Fill, Launch, Report, Schedule};
+
+/// What a parameter is given.
+#[derive(Clone)]
+enum Given {
+    Ints(Vec<i32>),
+    /// An array of so many elements that is not written.
+    Unwritten(usize),
+    Number(i32),
+}
+
+use Given::{Ints, Number, Unwritten};
+
+fn bytes(ints: &[i32]) -> Vec<u8> {
+    ints.iter().flat_map(|n| n.to_le_bytes()).collect()
+}
+
+fn ints(bytes: &[u8]) -> Vec<i32> {
+    bytes.chunks_exact(4).map(|chunk| i32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]])).collect()
+}
+
+/// The arrays that are written, as the interpreter leaves them.
+fn interpreted(kernel: &Kernel, machine: &Machine, blocks: u64, given: &[Given]) -> Vec<Vec<i32>> {
+    let (mut memory, mut args) = (Vec::new(), Vec::new());
+    for given in given {
+        args.push(match given {
+            Ints(_) | Unwritten(_) => Argument::Buffer(memory.len()),
+            Number(n) => Argument::Scalar(i64::from(*n)),
+        });
+        memory.extend(match given {
+            Ints(content) => Some(Memory::from(bytes(content))),
+            Unwritten(len) => Some(Memory::unknown(4 * len)),
+            Number(_) => None,
+        });
+    }
+    interp_kernel(kernel, machine, blocks, &args, &mut memory).unwrap_or_else(|fault| panic!("{}: {fault}", machine.name));
+    let arrays = args.iter().zip(&kernel.params).filter_map(|(arg, param)| match (arg, param.kind) {
+        (Argument::Buffer(i), ParamKind::Buffer { write: true, .. }) => Some(ints(memory[*i].bytes().unwrap())),
+        (Argument::Buffer(_) | Argument::Scalar(_), _) => None,
+    });
+    arrays.collect()
+}
+
+/// The same by the PTX in the emulator, and what it found.
+fn emulated(kernel: &Kernel, ptx: &str, blocks: u64, given: &[Given], schedule: Schedule) -> (Report, Vec<Vec<i32>>) {
+    let module = ptx_emulator::parse(ptx).unwrap_or_else(|error| panic!("{error}\n{ptx}"));
+    let (mut memory, mut args, mut written) = (ptx_emulator::Memory::new(), Vec::new(), Vec::new());
+    for (param, given) in kernel.params.iter().zip(given) {
+        let buffer = match given {
+            Ints(content) => Some(memory.upload(&param.name, &bytes(content)).unwrap()),
+            Unwritten(len) => Some(memory.alloc(&param.name, 4 * *len as u64, Fill::Uninitialised(0xa5)).unwrap()),
+            Number(_) => None,
+        };
+        args.push(match (buffer, given) {
+            (Some(buffer), _) => Arg::Buffer(buffer),
+            (None, Number(n)) => Arg::I32(*n),
+            (None, Ints(_) | Unwritten(_)) => unreachable!("an array is a buffer"),
+        });
+        written.extend(buffer.filter(|_| matches!(param.kind, ParamKind::Buffer { write: true, .. })));
+    }
+    let args = module.entries[0].pack(&memory, &args).unwrap();
+    let shape = Launch { grid: [blocks as u32, 1, 1], block: [kernel.threads, 1, 1], shared_bytes: 0, args };
+    let options = ptx_emulator::Options { schedule, seed: 7, ..ptx_emulator::Options::default() };
+    let report = ptx_emulator::launch(&module, &kernel.name, &shape, &mut memory, &options).unwrap();
+    let arrays = written.iter().map(|buffer| ints(&memory.content(*buffer).unwrap()));
+    (report, arrays.collect())
+}
+
+fn read(text: &str) -> Kernel {
+    let kernel = parse_kernel(text).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(parse_kernel(&print_kernel(&kernel)), Ok(kernel.clone()), "{}", print_kernel(&kernel));
+    kernel
+}
+
+/// Runs it on every machine for which `has` holds, and gives what is written.
+fn check(has: fn(&Machine) -> bool, blocks: u64, given: &[Given], text: &str) -> Vec<Vec<i32>> {
+    let kernel = read(text);
+    let machines: Vec<Machine> = gpus().into_iter().filter(has).collect();
+    let expected = interpreted(&kernel, &machines[0], blocks, given);
+    for machine in &machines {
+        let program = program(vec![kernel.clone()]);
+        verified(&program, machine);
+        let ptx = assembly(&program, machine).unwrap();
+        for schedule in Schedule::ALL {
+            let (report, found) = emulated(&kernel, &ptx, blocks, given, schedule);
+            assert!(report.clean(), "{} {}: {report}\n{ptx}", machine.name, schedule.name());
+            assert_eq!(found, expected, "{} {}\n{ptx}", machine.name, schedule.name());
+        }
+        let Some(ptxas) = Ptxas::find() else {
+            skipped(&kernel.name, "no ptxas was found");
+            continue;
+        };
+        let objects =
+            codegen(&program, machine, &Options { ptxas: Some(ptxas) }).unwrap_or_else(|error| panic!("{error}\n{ptx}"));
+        assert_eq!(objects[1].warnings, [""; 0], "{}", machine.name);
+        let usage = objects[1].kernels[0].usage.unwrap();
+        assert_eq!((usage.spill_stores, usage.spill_loads, usage.stack_bytes), (0, 0, 0), "{}: {usage:?}", machine.name);
+    }
+    expected
+}
+
+fn every(_: &Machine) -> bool {
+    true
+}
+
+fn with_mbarriers(machine: &Machine) -> bool {
+    machine.mbarriers
+}
+
+/// A hint changes nothing, on any machine.
+#[test]
+fn a_prefetch_is_a_hint() {
+    let text = "kernel @moec_hint(%x: *i32, %y: *mut i32) threads 32 {
+      prefetch %x[63 - thread]
+      load %v: i32 = %x[thread]
+      store %y[thread] = %v
+    }";
+    let x: Vec<i32> = (0..64).collect();
+    assert_eq!(check(every, 1, &[Ints(x.clone()), Unwritten(32)], text), [x[..32].to_vec()]);
+    let host = Machine::named("x86-64-v3").unwrap();
+    let text = text.replace("threads 32", "threads 1").replace("63 - thread", "block").replace("[thread]", "[block]");
+    let assembly = assembly(&program(vec![read(&text)]), &host).unwrap();
+    assert!(assembly.contains("prefetch"), "{assembly}");
+}
+
+/// Two warps write, two others read what they wrote; the block's barrier is not used.
+#[test]
+fn roles_meet_at_a_barrier_of_their_own() {
+    let x: Vec<i32> = (0..128).map(|i| i * i - 7).collect();
+    let found = check(
+        every,
+        2,
+        &[Ints(x.clone()), Unwritten(128)],
+        "kernel @moec_meet(%x: *i32, %y: *mut i32) threads 160 {
+           shared %tile: i32[64]
+           let %in: i32 = block * 64
+           roles warps 0..2 {
+             load %v: i32 = %x[%in + thread]
+             store %tile[thread] = %v * 3
+             barrier threads 128 id 1
+           } and warps 3..5 {
+             let %i: i32 = thread - 96
+             barrier threads 128 id 1
+             load %w: i32 = %tile[63 - %i]
+             store %y[%in + %i] = %w + 1
+           }
+         }",
+    );
+    let expected: Vec<i32> = (0..128).map(|i| x[i / 64 * 64 + 63 - i % 64] * 3 + 1).collect();
+    assert_eq!(found, [expected]);
+}
+
+/// Groups of warps inside a role have barriers of their own, and a variable goes on after the roles.
+#[test]
+fn groups_of_a_role_meet() {
+    let found = check(
+        every,
+        1,
+        &[Unwritten(256)],
+        "kernel @moec_groups(%y: *mut i32) threads 256 {
+           shared %tile: i32[256]
+           var %v: i32 = thread
+           roles warps 0..8 {
+             store %tile[thread] = thread * 5
+             if thread / 128 == 0 {
+               barrier threads 128 id 3
+               load %a: i32 = %tile[127 - thread]
+               set %v = %a
+             } else {
+               barrier threads 128 id 4
+               load %b: i32 = %tile[383 - thread]
+               set %v = -%b
+             }
+           }
+           barrier block
+           store %y[thread] = %v
+         }",
+    );
+    assert_eq!(found, [(0..256).map(|t| if t < 128 { (127 - t) * 5 } else { -(383 - t) * 5 }).collect::<Vec<i32>>()]);
+}
+
+/// `%n` tiles go through a ring of three stages, from one warp to two, which hand them back.
+const RING: &str = "kernel @moec_ring(%x: *i32, %n: i32, %y: *mut i32) threads 96 {
+  shared %ring: i32[96]
+  mbarrier %full arrivals 32 stages 3
+  mbarrier %empty arrivals 2 stages 3
+  let %in: i32 = block * %n
+  roles warps 0..1 {
+    for %i: i32 in 0..%n {
+      wait %empty[%i % 3] phase %i / 3 - 1
+      load %v: i32 = %x[(%in + %i) * 32 + thread]
+      store %ring[%i % 3 * 32 + thread] = %v
+      arrive %full[%i % 3]
+    }
+  } and warps 1..3 {
+    let %lane: i32 = thread % 32
+    var %sum: i32 = 0
+    var %stage: i32 = 0
+    var %phase: i32 = 0
+    for %j: i32 in 0..%n {
+      wait %full[%stage] phase %phase
+      load %w: i32 = %ring[%stage * 32 + (%lane ^ thread / 32)]
+      barrier warp
+      if %lane == 0 {
+        arrive %empty[%stage]
+      }
+      set %sum = %sum * 3 + %w
+      set %stage = %stage + 1
+      if %stage == 3 {
+        set %stage = 0
+        set %phase = %phase + 1
+      }
+    }
+    store %y[block * 64 + thread - 32] = %sum
+  }
+}";
+
+#[test]
+fn a_ring_hands_tiles_on() {
+    for n in [0, 1, 3, 10] {
+        let x: Vec<i32> = (0..2 * n * 32).map(|i| i * 7 % 101).collect();
+        let found = check(with_mbarriers, 2, &[Ints(x.clone()), Number(n), Unwritten(128)], RING);
+        let sum = |t: i32| {
+            let lane = (t % 64 % 32) ^ (t % 64 / 32 + 1);
+            (0..n).fold(0, |sum: i32, j| sum.wrapping_mul(3).wrapping_add(x[((t / 64 * n + j) * 32 + lane) as usize]))
+        };
+        assert_eq!(found, [(0..128).map(sum).collect::<Vec<i32>>()], "{n} tiles");
+    }
+}
+
+/// The emulator finds a ring without its waits.
+#[test]
+fn a_ring_without_a_wait_is_a_race() {
+    let x: Vec<i32> = (0..640).collect();
+    for (ring, wait) in [
+        (RING, "wait %empty[%i % 3] phase %i / 3 - 1"),
+        (RING, "wait %full[%stage] phase %phase"),
+        (BULK_RING, "wait %empty[%s] phase %i / 3 - 1"),
+        (BULK_RING, "wait %full[%j % 3] phase %j / 3"),
+    ] {
+        assert!(ring.contains(wait));
+        let kernel = read(&ring.replace(wait, ""));
+        let ptx = assembly(&program(vec![kernel.clone()]), &Machine::named("sm_90a").unwrap()).unwrap();
+        let given = [Ints(x.clone()), Number(10), Unwritten(64)];
+        let found = Schedule::ALL.map(|schedule| emulated(&kernel, &ptx, 1, &given, schedule).0);
+        assert!(found.iter().any(|report| !report.clean()), "{}: {wait}", kernel.name);
+    }
+}
+
+/// A ring that one thread fills with bulk copies.
+const BULK_RING: &str = "kernel @moec_bulk_ring(%x: *i32, %n: i32, %y: *mut i32) threads 96 {
+  shared %ring: i32[192]
+  mbarrier %full arrivals 1 stages 3
+  mbarrier %empty arrivals 2 stages 3
+  roles warps 0..1 {
+    if thread == 0 {
+      for %i: i32 in 0..%n {
+        let %s: i32 = %i % 3
+        let %from: i32 = (block * %n + %i) * 64
+        wait %empty[%s] phase %i / 3 - 1
+        prefetch %x[%from]
+        arrive %full[%s] bytes 256
+        bulk_copy %ring[%s * 64] = %x[%from] bytes 64 on %full[%s]
+        bulk_copy %ring[%s * 64 + 16] = %x[%from + 16] bytes 192 on %full[%s]
+      }
+    }
+  } and warps 1..3 {
+    let %place: i32 = thread - 32
+    var %sum: i32 = 0
+    for %j: i32 in 0..%n {
+      wait %full[%j % 3] phase %j / 3
+      load %w: i32 = %ring[%j % 3 * 64 + (%place ^ 33)]
+      set %sum = %sum * 3 + %w
+      barrier warp
+      if thread % 32 == 0 {
+        arrive %empty[%j % 3]
+      }
+    }
+    store %y[block * 64 + %place] = %sum
+  }
+}";
+
+#[test]
+fn bulk_copies_fill_a_ring() {
+    for n in [0, 1, 7] {
+        let x: Vec<i32> = (0..2 * n * 64).map(|i| i * 7 % 101).collect();
+        let found = check(with_mbarriers, 2, &[Ints(x.clone()), Number(n), Unwritten(128)], BULK_RING);
+        let sum = |t: i32| {
+            let place = |j: i32| ((t / 64 * n + j) * 64 + ((t % 64) ^ 33)) as usize;
+            (0..n).fold(0, |sum: i32, j| sum.wrapping_mul(3).wrapping_add(x[place(j)]))
+        };
+        assert_eq!(found, [(0..128).map(sum).collect::<Vec<i32>>()], "{n} tiles");
+    }
+}
+
+/// Threads of a role with registers of their own.
+#[test]
+fn roles_have_registers() {
+    let found = check(
+        |machine| machine.role_registers,
+        1,
+        &[Unwritten(384)],
+        "kernel @moec_registers(%y: *mut i32) threads 384 {
+           mbarrier %go arrivals 128 stages 1
+           roles warps 0..4 registers 40 {
+             store %y[thread] = 1
+             arrive %go[0] bytes 0
+           } and warps 4..12 registers 232 {
+             wait %go[0] phase 0
+             load %before: i32 = %y[thread % 128]
+             store %y[thread] = %before + thread
+           }
+         }",
+    );
+    assert_eq!(found, [(0..384).map(|t| if t < 128 { 1 } else { t + 1 }).collect::<Vec<i32>>()]);
+}
+
+#[test]
+fn what_a_machine_lacks_is_said() {
+    let refused = |text: &str, machine: &str| {
+        codegen(&program(vec![read(text)]), &Machine::named(machine).unwrap(), &Options::default()).unwrap_err().to_string()
+    };
+    assert_eq!(refused(RING, "sm_80"), "kernel `moec_ring` needs mbarriers, which sm_80 does not have");
+    let some = |body: &str, threads: u32| format!("kernel @moec_k() threads {threads} {{ {body} }}");
+    let registers = some("roles warps 0..4 registers 40 { }", 128);
+    assert_eq!(refused(&registers, "sm_89"), "kernel `moec_k` needs registers by role, which sm_89 does not have");
+    let roles = some("roles warps 0..1 { }", 1);
+    assert_eq!(refused(&roles, "x86-64-v3"), "kernel `moec_k` needs roles of warps, which x86-64-v3 does not have");
+    let meet = some("barrier threads 1 id 1", 1);
+    assert_eq!(refused(&meet, "x86-64-v3"), "kernel `moec_k` needs barriers of some threads, which x86-64-v3 does not have");
+}

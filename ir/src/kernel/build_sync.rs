@@ -1,0 +1,84 @@
+//! Roles and what they wait at, as schedules write them.
+
+use std::ops::Range;
+
+use super::build::Array;
+use super::{Builder, Handle, Mbarrier, Place, Scope, Stmt, Value, Wait, WarpRole};
+
+/// A barrier that counts arrivals and bytes.
+#[derive(Clone, Copy)]
+pub struct Stages<'k> {
+    kernel: &'k Builder,
+    barrier: Handle<Mbarrier>,
+}
+
+/// Warps with work of their own, before it is written.
+pub struct Part<'k> {
+    /// Which warps of the block.
+    pub warps: Range<u32>,
+    /// Registers of each of their threads, where they are not those of the kernel: see [`WarpRole::registers`].
+    pub registers: Option<u32>,
+    /// Writes what they do.
+    pub body: Box<dyn FnOnce() + 'k>,
+}
+
+impl Builder {
+    /// A barrier whose phases need so many arrivals, in so many stages.
+    pub fn mbarrier(&self, name: &str, arrivals: u32, stages: u32) -> Stages<'_> {
+        let barrier = self.mbarriers.borrow_mut().push(Mbarrier { name: name.to_string(), arrivals, stages });
+        Stages { kernel: self, barrier }
+    }
+
+    /// The warps of the block go different ways: see [`Stmt::Roles`].
+    pub fn roles<'k>(&'k self, parts: Vec<Part<'k>>) {
+        let role = |part: Part<'k>| WarpRole { warps: part.warps, registers: part.registers, body: self.block_of(part.body) };
+        let roles = parts.into_iter().map(role).collect();
+        self.emit(Stmt::Roles(roles));
+    }
+
+    /// `count` threads of the block meet at the barrier `id`: see [`Scope::Threads`].
+    pub fn barrier_of(&self, id: u8, count: u32) {
+        self.emit(Stmt::Barrier(Scope::Threads { id, count }));
+    }
+}
+
+impl<'k> Array<'k> {
+    /// An element of it will be read soon: see [`Stmt::Prefetch`].
+    pub fn prefetch(self, offset: Value<'k>) {
+        let Place::Param(from) = self.place else { panic!("shared memory is near already") };
+        self.kernel.emit(Stmt::Prefetch { from, offset: offset.expr });
+    }
+}
+
+impl<'k> Stages<'k> {
+    /// The thread arrives at the phase of a stage that is under way.
+    pub fn arrive(self, stage: Value<'k>) {
+        self.kernel.emit(Stmt::Arrive { barrier: self.barrier, stage: stage.expr, bytes: None });
+    }
+
+    /// The thread arrives, and has the phase expect so many bytes more.
+    pub fn arrive_expecting(self, stage: Value<'k>, bytes: Value<'k>) {
+        self.kernel.emit(Stmt::Arrive { barrier: self.barrier, stage: stage.expr, bytes: Some(bytes.expr) });
+    }
+
+    /// The thread starts a copy of `bytes` bytes from element `offset` of a buffer to element `at` of a shared array, which the phase of
+    /// a stage that is under way expects: see [`Stmt::BulkCopy`].
+    pub fn bulk_copy(
+        self,
+        stage: Value<'k>,
+        (to, at): (Array<'k>, Value<'k>),
+        (from, offset): (Array<'k>, Value<'k>),
+        bytes: u32,
+    ) {
+        let (Place::Shared(to), Place::Param(from)) = (to.place, from.place) else {
+            panic!("a bulk copy goes from a buffer to a shared array")
+        };
+        let (at, offset, stage) = (at.expr, offset.expr, stage.expr);
+        self.kernel.emit(Stmt::BulkCopy { to, at, from, offset, bytes, barrier: self.barrier, stage });
+    }
+
+    /// The thread waits until a phase of a stage is over: see [`Wait::Phase`].
+    pub fn wait(self, stage: Value<'k>, phase: Value<'k>) {
+        self.kernel.emit(Stmt::Wait(Wait::Phase { barrier: self.barrier, stage: stage.expr, phase: phase.expr }));
+    }
+}

@@ -1,0 +1,101 @@
+//! What threads do at mbarriers, and copies that are under way until a phase is over.
+
+use super::interp::{Run, address};
+use super::meetings::Waits;
+use super::{Expr, Handle, Mbarrier, Place, Shared};
+
+/// A copy that is under way: what it brings, to which byte of which array, and the phase at whose end it is there.
+pub(super) struct Flight {
+    bytes: Vec<u8>,
+    to: Handle<Shared>,
+    at: usize,
+    barrier: Handle<Mbarrier>,
+    stage: usize,
+    phase: i64,
+}
+
+impl Run<'_> {
+    pub(super) fn arrive(
+        &mut self,
+        barrier: Handle<Mbarrier>,
+        stage: Handle<Expr>,
+        bytes: Option<Handle<Expr>>,
+        active: &[u32],
+    ) -> Result<(), String> {
+        let stages = self.eval(stage, active)?;
+        let bytes = bytes.map(|bytes| self.eval(bytes, active)).transpose()?;
+        for (i, (thread, stage)) in active.iter().zip(stages).enumerate() {
+            let bytes = bytes.as_ref().map_or(0, |bytes| bytes[i] as i64);
+            let arrived = self.meetings.arrive(barrier, stage as i64, bytes);
+            arrived.map_err(|why| format!("thread {thread}: {why}"))?;
+        }
+        self.land();
+        Ok(())
+    }
+
+    /// What the threads wait for.
+    pub(super) fn phases(
+        &mut self,
+        barrier: Handle<Mbarrier>,
+        stage: Handle<Expr>,
+        phase: Handle<Expr>,
+        active: &[u32],
+    ) -> Result<Waits, String> {
+        let (stages, numbers) = (self.eval(stage, active)?, self.eval(phase, active)?);
+        let mut phases = Vec::new();
+        for ((thread, stage), phase) in active.iter().zip(stages).zip(numbers) {
+            let of = self.meetings.phase(barrier, stage as i64, phase as i64);
+            phases.push(of.map_err(|why| format!("thread {thread}: {why}"))?);
+        }
+        phases.sort_unstable();
+        phases.dedup();
+        Ok(Waits::Phases { barrier, phases })
+    }
+
+    /// The bytes are read now and counted now, and known in shared memory when the phase is over.
+    pub(super) fn bulk_copy(
+        &mut self,
+        (to, at): (Handle<Shared>, Handle<Expr>),
+        (from, offset): (u32, Handle<Expr>),
+        bytes: u32,
+        (barrier, stage): (Handle<Mbarrier>, Handle<Expr>),
+        active: &[u32],
+    ) -> Result<(), String> {
+        let [at, offset, stage] = [at, offset, stage].map(|of| self.eval(of, active));
+        let (targets, sources, stages) = (at?, offset?, stage?);
+        for (i, thread) in active.iter().enumerate() {
+            let place = |what: &'static str, element: u64| {
+                move |why: String| format!("thread {thread}, {what} element {}: {why}", element as i64)
+            };
+            let (memory, elem) = self.array(Place::Param(from))?;
+            let (len, align, mut lanes) = ((u64::from(bytes) / elem.bytes()) as usize, BULK_ALIGN, Vec::new());
+            let source = address(memory, elem, sources[i], len, align);
+            let read = source.and_then(|at| memory.read(elem, at, len, &mut lanes));
+            read.map_err(place("from", sources[i]))?;
+            let (memory, _) = self.array(Place::Shared(to))?;
+            let at = address(memory, elem, targets[i], len, align).map_err(place("to", targets[i]))?;
+            memory.expect_at(at, bytes as usize).map_err(place("to", targets[i]))?;
+            let come = self.meetings.come(barrier, stages[i] as i64, bytes);
+            let phase = come.map_err(|why| format!("thread {thread}: {why}"))?;
+            let bytes = lanes.iter().flat_map(|lane| lane.to_le_bytes()[..elem.bytes() as usize].to_vec()).collect();
+            self.flights.push(Flight { bytes, to, at, barrier, stage: stages[i] as usize, phase });
+        }
+        self.land();
+        Ok(())
+    }
+
+    /// Copies whose phase is over are there.
+    fn land(&mut self) {
+        let (shared, meetings) = (&mut self.shared, &self.meetings);
+        self.flights.retain(|of| {
+            let over = meetings.over(of.barrier, of.stage) > of.phase;
+            if over {
+                shared[of.to.index()].arrive_at(of.at, &of.bytes);
+            }
+            !over
+        });
+    }
+}
+
+/// The alignment of both ends of a bulk copy, in bytes.
+const BULK_ALIGN: u32 = 16;
