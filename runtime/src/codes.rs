@@ -1,36 +1,70 @@
-//! The table of this crate's codes: number, a few words, a paragraph. A number is never used again for another error.
+//! The table of this crate's codes: group, number, a few words, a paragraph. A number is never used again for another error.
 //! Which error has which code is said in `error`.
 
+use crate::error::Blame;
+
+/// What an error concerns: one group for each hundred of the codes. It is closed: callers match it without a
+/// wildcard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ErrorGroup {
+    /// The package: `RT01`.
+    Package,
+    /// Weights and other tensor files: `RT02`.
+    Weights,
+    /// The arguments of a call: `RT03`.
+    Arguments,
+    /// The environment: `RT04`.
+    Environment,
+    /// The device: `RT05`.
+    Device,
+}
+
+impl ErrorGroup {
+    /// Where the cause of such errors is: in the input, or in the machine.
+    #[must_use]
+    pub fn blame(self) -> Blame {
+        match self {
+            ErrorGroup::Package | ErrorGroup::Weights | ErrorGroup::Arguments => Blame::Input,
+            ErrorGroup::Environment | ErrorGroup::Device => Blame::Environment,
+        }
+    }
+}
+
 macro_rules! codes {
-    ($($name:ident = $id:literal, $title:literal, $explanation:literal;)+) => {
-        /// Every kind of error of this crate, by its stable number: `RT01` package, `RT02` weights, `RT03` arguments, `RT04`
-        /// environment, `RT05` device.
+    ($([$group:ident] $($name:ident = $id:literal, $title:literal, $explanation:literal;)+)+) => {
+        /// Every kind of error of this crate, by its stable number.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum ErrorCode {
-            $(#[doc = $title] $name,)+
+            $($(#[doc = $title] $name,)+)+
         }
 
         impl ErrorCode {
             /// Every code, in the order of their numbers.
-            pub const ALL: &'static [ErrorCode] = &[$(ErrorCode::$name,)+];
+            pub const ALL: &'static [ErrorCode] = &[$($(ErrorCode::$name,)+)+];
 
             /// The code as people write it: `RT0101`.
             #[must_use]
             pub fn id(self) -> &'static str {
-                match self { $(ErrorCode::$name => $id,)+ }
+                match self { $($(ErrorCode::$name => $id,)+)+ }
+            }
+
+            /// What the error concerns: the hundred of its number.
+            #[must_use]
+            pub fn group(self) -> ErrorGroup {
+                match self { $($(ErrorCode::$name)|+ => ErrorGroup::$group,)+ }
             }
 
             /// A few words that name the error.
             #[must_use]
             pub fn title(self) -> &'static str {
-                match self { $(ErrorCode::$name => $title,)+ }
+                match self { $($(ErrorCode::$name => $title,)+)+ }
             }
 
             /// A paragraph for people: what it means and what to do.
             #[must_use]
             pub fn explanation(self) -> &'static str {
-                match self { $(ErrorCode::$name => $explanation,)+ }
+                match self { $($(ErrorCode::$name => $explanation,)+)+ }
             }
         }
     };
@@ -38,6 +72,7 @@ macro_rules! codes {
 
 codes! {
     // 01xx: the package.
+    [Package]
     NotAPackage = "RT0101", "not a package",
         "A package starts with the eight bytes `moec.pkg`; this file does not. `moec compile` writes packages.";
     FormatVersion = "RT0102", "a package of another format version",
@@ -50,6 +85,7 @@ codes! {
         "The manifest breaks one of its own rules, such as an index that names nothing. A package that moec wrote never does.";
 
     // 02xx: weights and other tensor files.
+    [Weights]
     Read = "RT0201", "a file that cannot be read",
         "The system refused to open or to read the file. The message ends with the system's reason.";
     Safetensors = "RT0202", "not a safetensors file",
@@ -93,6 +129,7 @@ codes! {
          of the spec is that of another model. A layer that leaves experts out computes something else.";
 
     // 03xx: the arguments of a call.
+    [Arguments]
     Count = "RT0301", "another number of tensors",
         "A layer takes as many inputs and weights as its manifest lists, in that order.";
     Shape = "RT0302", "a tensor of another shape",
@@ -137,6 +174,7 @@ codes! {
         "A `CUstream` was given to a layer on a device that has no streams. Run it on `Stream::DEFAULT`.";
 
     // 04xx: the environment.
+    [Environment]
     NotBuilt = "RT0401", "a device that this program was built without",
         "Devices are Cargo features of moec-runtime: `host`, `cuda` and `emulator`.";
     NoDriver = "RT0402", "no NVIDIA driver",
@@ -154,6 +192,7 @@ codes! {
         "The device has no room for an allocation of this size. A smaller batch needs less workspace.";
 
     // 05xx: the device.
+    [Device]
     Device = "RT0501", "a device call failed",
         "The driver or the operating system refused a call. Where it says that the device is lost, nothing more can run on it in \
          this process.";
@@ -169,5 +208,20 @@ mod tests {
     fn ids_ascend_and_are_explained() {
         assert!(ErrorCode::ALL.windows(2).all(|pair| pair[0].id() < pair[1].id()));
         assert!(ErrorCode::ALL.iter().all(|code| code.explanation().len() > code.title().len()));
+    }
+
+    /// The hundred of a number is the group of the table that it stands in.
+    #[test]
+    fn numbers_stand_in_their_group() {
+        for code in ErrorCode::ALL {
+            let hundred = match code.group() {
+                ErrorGroup::Package => "RT01",
+                ErrorGroup::Weights => "RT02",
+                ErrorGroup::Arguments => "RT03",
+                ErrorGroup::Environment => "RT04",
+                ErrorGroup::Device => "RT05",
+            };
+            assert!(code.id().starts_with(hundred) && code.id().len() == 6, "{} in {:?}", code.id(), code.group());
+        }
     }
 }

@@ -95,8 +95,10 @@ pub fn open(package: &Package, ordinal: u32) -> Result<Opened, Error> {
     for kernel in &target.kernels {
         let symbol = CString::new(kernel.symbol.as_str()).map_err(|_| Error::manifest("a symbol contains NUL"))?;
         // SAFETY: the module was loaded above and lives as long as `cuda`.
-        let function = unsafe { result::module::get_function(cuda.module, symbol) }
-            .map_err(|error| Error::LoadImage { why: format!("it has no kernel `{}` ({})", kernel.symbol, words(error)) })?;
+        let function = unsafe { result::module::get_function(cuda.module, symbol) }.map_err(|error| Error::LoadImage {
+            why: format!("it has no kernel `{}` ({})", kernel.symbol, words(error)),
+            help: None,
+        })?;
         if kernel.dynamic_shared_bytes > SHARED_BYTES_DEFAULT {
             let which = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: `function` was given by the driver.
@@ -188,13 +190,13 @@ fn is_sticky(code: u32) -> bool {
 }
 
 fn refused(error: DriverError, device: &str) -> Error {
-    let next = match error.0 as u32 {
+    let help = match error.0 as u32 {
         222 => "the PTX is newer than the driver: update the driver, or store a cubin (compile where ptxas is found)",
         209 => "it holds no code for this GPU: compile with its `--target`",
         221 | 223 => "the driver cannot compile PTX here: store a cubin (compile where ptxas is found)",
         _ => "compile the spec again",
     };
-    Error::LoadImage { why: format!("{device} refuses it ({}); {next}", words(error)) }
+    Error::LoadImage { why: format!("{device} refuses it ({})", words(error)), help: Some(help) }
 }
 
 impl Context {

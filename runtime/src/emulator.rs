@@ -126,7 +126,8 @@ pub fn open(package: &Package, target: Option<&str>, options: Options, sample: S
         wanted: target.unwrap_or("PTX for a GPU").into(),
     })?;
     let text = String::from_utf8_lossy(&package.images()[image as usize]);
-    let module = parse(&text).map_err(|error| Error::LoadImage { why: format!("the emulator cannot read the PTX: {error}") })?;
+    let module = parse(&text)
+        .map_err(|error| Error::LoadImage { why: format!("the emulator cannot read the PTX: {error}"), help: None })?;
     let kernels = kernels(manifest, &manifest.targets[index]);
     let state = State {
         memory: Memory::new(),

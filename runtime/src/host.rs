@@ -174,20 +174,20 @@ fn load(image: &[u8]) -> Result<Library, Error> {
     #[cfg(not(unix))]
     // SAFETY: as above.
     let library = unsafe { Library::new(path.as_os_str()) };
-    library.map_err(|error| refused(with_reason(&error)))
+    library.map_err(|error| not_loaded(&error))
 }
 
-/// The loader's own words: what libloading prints is the name of the call.
-fn with_reason(error: &libloading::Error) -> String {
+/// With the loader's own words: what libloading prints is the name of the call.
+fn not_loaded(error: &libloading::Error) -> Error {
     let reason = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     // What a folder that is mounted without execution says of every object in it.
     let is_forbidden = reason.contains("failed to map segment") || reason.contains("Operation not permitted");
-    let help = if is_forbidden { "; the directory for temporary files (TMPDIR) must allow execution" } else { "" };
-    format!("{error}: {reason}{help}")
+    let help = is_forbidden.then_some("the directory for temporary files (TMPDIR) must allow execution");
+    Error::LoadImage { why: format!("{error}: {reason}"), help }
 }
 
 fn refused(why: impl Into<String>) -> Error {
-    Error::LoadImage { why: why.into() }
+    Error::LoadImage { why: why.into(), help: None }
 }
 
 fn stray(call: &'static str) -> Error {

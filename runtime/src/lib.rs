@@ -23,7 +23,7 @@ mod tensor;
 pub mod weights;
 
 pub use checkpoint::{Checkpoint, Note, TensorInfo};
-pub use codes::ErrorCode;
+pub use codes::{ErrorCode, ErrorGroup};
 pub use device::{Device, DeviceKind, Stream};
 pub use error::{Blame, Error};
 pub use format::Format;

@@ -4,6 +4,7 @@
 mod checkpoint;
 mod cuda;
 mod emulator;
+mod errors;
 mod fixture;
 mod host;
 mod layer;

@@ -293,7 +293,7 @@ fn dims(arguments: &Run, manifest: &Manifest, given: Option<&Given<'_>>) -> Resu
             let dims = checkpoint.info(tokens).and_then(|info| Dims::of_activations(&info.shape));
             // The tensor is known here, and by its own name.
             let dims = dims.map_err(|error| match error {
-                Error::Shape { expected, actual, .. } => Error::Shape { name: tokens.clone(), expected, actual },
+                Error::Rank { actual, .. } => Error::Rank { name: tokens.clone(), actual },
                 error => error,
             });
             (dims.map_err(|error| report_at(path, error))?, path.to_path_buf())

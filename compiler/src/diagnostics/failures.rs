@@ -2,7 +2,7 @@
 //! None has a place in a text; a caller that knows the file puts it into the report.
 
 use moec_ir::schedule::ScheduleError;
-use moec_runtime::ErrorCode;
+use moec_runtime::{ErrorCode, ErrorGroup};
 
 use super::{Code, Diagnostic};
 use crate::pipeline;
@@ -63,25 +63,23 @@ impl From<moec_codegen::Error> for Diagnostic {
     }
 }
 
-/// The code that an error of the runtime is reported under: one for each hundred of its own (`RT0203`).
+/// The code that an error of the runtime is reported under: one for each of its groups.
 pub fn of_runtime(code: ErrorCode) -> Code {
-    match &code.id()[..4] {
-        "RT01" => Code::BadPackage,
-        "RT02" => Code::BadCheckpoint,
-        "RT03" => Code::BadBatch,
-        "RT04" => Code::NoDevice,
-        _ => Code::DeviceFailed,
+    match code.group() {
+        ErrorGroup::Package => Code::BadPackage,
+        ErrorGroup::Weights => Code::BadCheckpoint,
+        ErrorGroup::Arguments => Code::BadBatch,
+        ErrorGroup::Environment => Code::NoDevice,
+        ErrorGroup::Device => Code::DeviceFailed,
     }
 }
 
 impl From<moec_runtime::Error> for Diagnostic {
     fn from(error: moec_runtime::Error) -> Diagnostic {
-        let code = of_runtime(error.kind());
-        // The runtime's messages end with what to do, after a semicolon.
-        let text = error.to_string();
-        let diagnostic = match text.rsplit_once("; ") {
-            Some((message, help)) => Diagnostic::new(code, message).help(help),
-            None => Diagnostic::new(code, text),
+        let diagnostic = Diagnostic::new(of_runtime(error.kind()), error.message());
+        let diagnostic = match error.help() {
+            Some(help) => diagnostic.help(help),
+            None => diagnostic,
         };
         diagnostic.note(format!("the runtime's code is {}", error.code()))
     }
@@ -103,23 +101,27 @@ mod tests {
 
     #[test]
     fn exit_codes_follow_the_runtimes_blame() {
-        let errors = [
-            moec_runtime::Error::NotAPackage,
-            moec_runtime::Error::Safetensors { path: "w".into(), why: "short".into() },
-            moec_runtime::Error::TokensAboveMax { tokens: 2, max: 1 },
-            moec_runtime::Error::NoDriver { why: "no libcuda.so.1".into() },
-            moec_runtime::Error::Poisoned { first: "it".into() },
-        ];
-        for error in errors {
-            let expected = error.blame().exit_code();
-            assert_eq!(Diagnostic::from(error).code.exit() as u8, expected);
+        for code in ErrorCode::ALL {
+            assert_eq!(of_runtime(*code).exit() as u8, code.group().blame().exit_code(), "{}", code.id());
         }
     }
 
+    /// Also where the reason, which comes from the system, has a semicolon.
     #[test]
-    fn help_is_split_off() {
-        let diagnostic = Diagnostic::from(moec_runtime::Error::TokensAboveMax { tokens: 2, max: 1 });
-        assert_eq!(diagnostic.message, "2 tokens, the package serves at most 1");
-        assert_eq!(diagnostic.help.as_deref(), Some("split the batch, or compile with a larger `[tokens] max`"));
+    fn message_and_help_are_the_runtimes() {
+        use moec_runtime::Error;
+        let why = || "refused; twice".to_string();
+        for (error, message, help) in [
+            (
+                Error::TokensAboveMax { tokens: 2, max: 1 },
+                "2 tokens, the package serves at most 1",
+                Some("split the batch, or compile with a larger `[tokens] max`"),
+            ),
+            (Error::Read { path: "w".into(), why: why() }, "cannot read `w`: refused; twice", None),
+            (Error::NoDriver { why: why() }, "no NVIDIA driver: refused; twice", Some("install one, or use the host device")),
+        ] {
+            let diagnostic = Diagnostic::from(error);
+            assert_eq!((diagnostic.message.as_str(), diagnostic.help.as_deref()), (message, help));
+        }
     }
 }

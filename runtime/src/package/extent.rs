@@ -26,7 +26,7 @@ impl Dims {
     /// The dimensions of activations shaped `[T, H]` or `[B, S, H]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] for any other rank, [`Error::Extent`] where `B * S` overflows.
+    /// [`Error::Rank`] for any other rank, [`Error::Extent`] where `B * S` overflows.
     pub fn of_activations(shape: &[u64]) -> Result<Dims, Error> {
         match shape {
             [tokens, _] => Ok(Dims::tokens(*tokens)),
@@ -34,11 +34,7 @@ impl Dims {
                 let tokens = rows.checked_mul(*row_tokens).ok_or(Error::Extent { why: "B * S overflows" })?;
                 Ok(Dims { tokens, row_tokens: *row_tokens })
             }
-            _ => Err(Error::Shape {
-                name: "activations".into(),
-                expected: "[T, H] or [B, S, H]; one token is [1, H]".into(),
-                actual: format!("{shape:?}"),
-            }),
+            _ => Err(Error::Rank { name: "activations".into(), actual: shape.to_vec() }),
         }
     }
 }
