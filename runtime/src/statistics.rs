@@ -122,7 +122,7 @@ pub struct Statistics {
     pub rowless_pairs: u64,
     /// Tokens whose first pick each expert was; `None` where the layer does not say which pick is first.
     pub first: Option<Vec<u64>>,
-    /// Pairs without room.
+    /// Pairs beyond the capacity of their expert.
     pub dropped_pairs: u64,
     /// Tokens that picked experts with rows alone and of which no pair was kept: an expert without rows is never lost.
     /// Where experts choose, tokens that no expert chose. `None` where the layer does not say which pairs were kept.

@@ -65,7 +65,7 @@ pub(super) enum Fallback {
     Integers(&'static [u64]),
 }
 
-/// The widest hidden or ffn dimension.
+/// The widest hidden or intermediate size.
 const MAX_WIDTH: u64 = 1 << 20;
 /// The most experts.
 const MAX_EXPERTS: u64 = 4096;

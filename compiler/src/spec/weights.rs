@@ -68,7 +68,7 @@ impl Layout {
 
 words! {
     /// The tensors that a layer can have, by the words of `[weights]`. Shapes are canonical: H hidden, E experts,
-    /// F ffn, S ffn of the shared experts together, R router columns: E, one for each
+    /// F intermediate size, S that of the shared experts together, R router columns: E, one for each
     /// identity expert, and one for each shared expert that has a joint weight.
     Tensor {
         /// `[R, H]`.
