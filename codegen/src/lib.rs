@@ -32,6 +32,10 @@ pub struct Options {
 
 /// Compiles a program that `moec_ir`'s verifier accepts for `machine`: PTX (and a cubin, with
 /// [`Options::ptxas`]) for a GPU, a shared object for a host. The same program gives the same bytes.
+///
+/// # Errors
+/// [`Error::Malformed`] where the verifier would refuse a kernel, [`Error::Unsupported`] and [`Error::Shared`] where the machine
+/// lacks what it needs, [`Error::Llvm`]; of the tools [`Error::NoLinker`], [`Error::Tool`] and [`Error::Io`].
 pub fn codegen(program: &Program, machine: &Machine, options: &Options) -> Result<Vec<Object>, Error> {
     let target = target::of(machine);
     let image = target.image(&program.name, emit::emit(program, machine, &*target, target.file())?)?;
@@ -45,11 +49,17 @@ pub fn codegen(program: &Program, machine: &Machine, options: &Options) -> Resul
 }
 
 /// LLVM's text for the program before its optimiser runs: what this crate says, and not what LLVM makes of it.
+///
+/// # Errors
+/// [`Error::Malformed`], [`Error::Unsupported`], [`Error::Shared`], as [`codegen`].
 pub fn llvm_text(program: &Program, machine: &Machine) -> Result<String, Error> {
     emit::text(program, machine, &*target::of(machine))
 }
 
 /// The machine's assembly: PTX for a GPU.
+///
+/// # Errors
+/// [`Error::Malformed`], [`Error::Unsupported`], [`Error::Shared`], [`Error::Llvm`], as [`codegen`].
 pub fn assembly(program: &Program, machine: &Machine) -> Result<String, Error> {
     let bytes = emit::emit(program, machine, &*target::of(machine), emit::File::Assembly)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -9,6 +9,10 @@ use crate::Error;
 
 /// Links an x86-64 ELF object into a shared object that needs nothing: no libc, no start files, no path in it.
 /// The driver is that of [`linker`].
+///
+/// # Errors
+/// [`Error::NoLinker`] where the driver is not there, [`Error::Tool`] with what it prints where it refuses the object,
+/// [`Error::Io`] where a temporary file cannot be written or read.
 pub fn shared_object(name: &str, object: &[u8]) -> Result<Vec<u8>, Error> {
     link_with(&driver(), name, object)
 }

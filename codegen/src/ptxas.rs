@@ -40,6 +40,9 @@ impl Ptxas {
     }
 
     /// Its version, as `13.0.88`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be started, [`Error::Tool`] where it fails.
     pub fn version(&self) -> Result<String, Error> {
         let text = self.run(Path::new("."), &["--version"])?.0;
         let version = text.split_whitespace().find_map(|word| word.strip_prefix('V').filter(|v| v.contains('.')));
@@ -47,6 +50,10 @@ impl Ptxas {
     }
 
     /// The cubin of an object with PTX, with what its kernels occupy.
+    ///
+    /// # Errors
+    /// [`Error::Tool`] with what it prints where it refuses the PTX, [`Error::Io`] where it cannot be started or a temporary file
+    /// fails.
     pub fn assemble(&self, object: &Object) -> Result<Object, Error> {
         let io = |what| move |source| Error::Io { what, source };
         let dir = tempfile::tempdir().map_err(io("creating a folder to assemble in"))?;

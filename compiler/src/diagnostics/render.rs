@@ -28,6 +28,9 @@ const MOST_DIAGNOSTICS: usize = 32;
 
 impl Report {
     /// Writes every diagnostic.
+    ///
+    /// # Errors
+    /// Those of the writer.
     pub fn write(&self, to: &mut dyn Write, format: MessageFormat, renderer: &Renderer) -> io::Result<()> {
         let report = self.printable();
         let lines = Lines::of(&report);

@@ -64,11 +64,18 @@ pub struct Block {
 
 /// Reads a config. `layer`, counted from 0, is the one that is meant; without it, the layers must be alike, and the
 /// tensor names of the spec are those below the layer's prefix.
+///
+/// # Errors
+/// The text is no JSON, its model is not known, a field is missing, or one is there that no rule reads; without `layer`, the
+/// layers differ; with it, that layer has no experts.
 pub fn import(source: &Source, layer: Option<u64>) -> Result<Block, Diagnostic> {
     import_allowing(source, layer, &[])
 }
 
 /// The same, where fields of these names may say something of the layer that no rule reads.
+///
+/// # Errors
+/// As [`import`], but for the fields of `unread`.
 pub fn import_allowing(source: &Source, layer: Option<u64>, unread: &[String]) -> Result<Block, Diagnostic> {
     let text = python_numbers(&source.text);
     let entries = spec::json_entries(&text)?;
@@ -178,6 +185,9 @@ impl Block {
 
 /// What the spec's reader says of an imported text: nothing, or what the pipeline does not carry yet, or mistakes that the
 /// config must have had.
+///
+/// # Errors
+/// The mistakes: what a reader of specs refuses for another reason than that it is not supported yet.
 pub fn not_carried(spec: &Source) -> Result<Vec<String>, Vec<Diagnostic>> {
     let Err(diagnostics) = spec::parse(spec) else { return Ok(Vec::new()) };
     let (later, mistakes): (Vec<_>, Vec<_>) = diagnostics.into_iter().partition(|d| d.code == Code::NotSupportedYet);

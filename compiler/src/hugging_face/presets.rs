@@ -41,6 +41,9 @@ pub fn presets() -> impl Iterator<Item = &'static str> + Clone {
 }
 
 /// A layer of the preset.
+///
+/// # Errors
+/// There is no such preset, with the nearest name; or [`import`] refuses `layer`.
 pub fn preset(name: &str, layer: Option<u64>) -> Result<Block, Report> {
     let Some((name, text)) = PRESETS.iter().find(|(preset, _)| *preset == name) else {
         let diagnostic = Diagnostic::new(Code::UnknownPreset, format!("there is no preset {}", quote(name)));

@@ -42,6 +42,9 @@ pub use weights::{EXPERT_INDEX, Layout, Tensor, Weight};
 use crate::diagnostics::{Code, Diagnostic, Report, Source};
 
 /// Reads a spec: every key known, in range and carried by the pipeline, or all that is wrong with it.
+///
+/// # Errors
+/// Every mistake with its place, in the order of the text; of a syntax error the first alone.
 pub fn parse(source: &Source) -> Result<Spec, Vec<Diagnostic>> {
     let one = |diagnostic| vec![diagnostic];
     let entries = entries(source).map_err(one)?;
@@ -100,6 +103,9 @@ pub(crate) fn json_entries(text: &str) -> Result<Vec<Entry>, Diagnostic> {
 }
 
 /// The spec in a file, or on standard input where `path` is `-`, together with its text for later diagnostics.
+///
+/// # Errors
+/// What [`read`] and [`parse`] refuse, with the text.
 pub fn load(path: &Path) -> Result<(Spec, Source), Report> {
     let source = read(path)?;
     match parse(&source) {

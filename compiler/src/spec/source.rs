@@ -39,6 +39,9 @@ pub(super) const BYTE_ORDER_MARK: &str = "\u{feff}";
 const STDIN: &str = "<stdin>";
 
 /// Reads a spec's text of at most [`MAX_BYTES`] from a file, or from standard input where `path` is `-`.
+///
+/// # Errors
+/// As [`read_text`].
 pub fn read(path: &Path) -> Result<Source, Report> {
     let help = "a spec is a few kilobytes of TOML or JSON";
     read_text(path, MAX_BYTES, help)
@@ -46,6 +49,9 @@ pub fn read(path: &Path) -> Result<Source, Report> {
 
 /// Reads a text of at most `most_bytes` from a file, or from standard input where `path` is `-`. No more than the limit
 /// is ever read. `help` says what would be right where there is more.
+///
+/// # Errors
+/// The input cannot be read, is longer than the limit, is not UTF-8, or starts as a file of another format does.
 pub fn read_text(path: &Path, most_bytes: u64, help: &str) -> Result<Source, Report> {
     let name = if path == Path::new("-") { STDIN.to_string() } else { path.display().to_string() };
     match read_bytes(path, most_bytes) {

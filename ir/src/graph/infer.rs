@@ -6,6 +6,10 @@ use super::{Assignment, Attr, Body, Dim, Node, Norm, Op, Param, Pointwise, Prior
 use crate::DType;
 
 /// The type of `node`, given the types of its operands and of the layer's parameters, or what is wrong with it.
+///
+/// # Errors
+/// The first rule of the op that its operands break, a parameter that is unknown or no tensor of floats or i32, a hole outside a
+/// body. In words, without a place.
 pub fn infer<'t>(node: &Node, operand: impl Fn(Id) -> &'t Type, param: impl Fn(&Param) -> Option<Type>) -> Result<Type, String> {
     match node {
         Node::Param(p) => match param(p) {
@@ -23,6 +27,9 @@ pub fn infer<'t>(node: &Node, operand: impl Fn(Id) -> &'t Type, param: impl Fn(&
 }
 
 /// The type of each node of the body of a fused op with operands of these types (which `infer` accepts).
+///
+/// # Errors
+/// An op without a body, too few operands, or the first rule that a node of the body breaks.
 pub fn infer_body(op: Op, types: &[&Type]) -> Result<Vec<Type>, String> {
     let (Some(list), Some(body)) = (op.operand_list(), op.body()) else {
         return Err(format!("`{}` has no body", op.name()));

@@ -32,7 +32,7 @@ pub struct ParseError {
 /// Reads what [`print`](super::print()) writes.
 ///
 /// # Errors
-/// Where the text is not that of one graph.
+/// The first place that is no text of a graph, names what is not defined, or writes a type other than the inferred one.
 pub fn parse(text: &str) -> Result<Graph, ParseError> {
     located(text, |p| {
         let (_, graph) = p.layer(false)?;

@@ -43,6 +43,9 @@ pub struct Violation {
 }
 
 /// Types every node; all violations, never only the first. A node whose operands are wrong is not reported again.
+///
+/// # Errors
+/// Every [`Violation`]: operands behind their users, types that no rule gives, a layer without a result.
 pub fn verify(graph: Graph) -> Result<Typed, Vec<Violation>> {
     let mut types: Vec<Option<Type>> = Vec::with_capacity(graph.nodes.len());
     let mut violations = Vec::new();

@@ -199,6 +199,9 @@ pub enum Reduce {
 
 /// The type of `expr`, given the types of locals, scalar parameters and earlier expressions, or why it has none.
 /// The only typing rule of each variant, for the builder and the verifier alike.
+///
+/// # Errors
+/// The rule of the variant that the operands break, or an operand, local or parameter that is not there.
 pub fn infer(
     expr: &Expr,
     local: impl Fn(Handle<Local>) -> Option<Ty>,

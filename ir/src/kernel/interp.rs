@@ -139,6 +139,10 @@ const LARGEST_BUFFER_BYTES: u64 = 1 << 33;
 
 /// Runs the launches that serve `dims` and gives every output and workspace buffer as it is afterwards.
 /// `given` has the bytes of every input and weight, by name.
+///
+/// # Errors
+/// A [`Fault`] with its place: the first violation of [`super::verify()`], a buffer that is too large, not given or of other
+/// bytes, a formula without a value, or the first undefined thing that a kernel does.
 pub fn interp(
     program: &Program,
     machine: &Machine,
@@ -186,6 +190,9 @@ pub fn interp(
 }
 
 /// Runs `blocks` blocks of one kernel, one after the other.
+///
+/// # Errors
+/// A [`Fault`]: the first violation of [`verify_kernel`], or the first undefined thing that the kernel does.
 pub fn interp_kernel(
     kernel: &Kernel,
     machine: &Machine,

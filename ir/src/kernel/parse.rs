@@ -44,11 +44,17 @@ type Wrong = (Range<usize>, String);
 pub(super) type Parsed<T> = Result<T, Wrong>;
 
 /// The program that `text` says. Expressions are shared where they are equal, and in the order written.
+///
+/// # Errors
+/// The first place that is no text of a program. Whether the program is valid is the question of [`super::verify()`].
 pub fn parse(text: &str) -> Result<Program, ParseError> {
     whole(text, |parser| parser.program())
 }
 
 /// The kernel that `text` says.
+///
+/// # Errors
+/// The first place that is no text of a kernel.
 pub fn parse_kernel(text: &str) -> Result<Kernel, ParseError> {
     whole(text, |parser| parser.kernel())
 }

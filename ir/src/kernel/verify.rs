@@ -36,6 +36,9 @@ const VECTORS_IN_A_VALUE: u32 = 4;
 const NESTING: usize = 64;
 
 /// All that is wrong with `program` on `machine`.
+///
+/// # Errors
+/// Every [`Violation`], in the order of buffers, launches and kernels.
 pub fn verify(program: &Program, machine: &Machine) -> Result<(), Vec<Violation>> {
     let mut found = Vec::new();
     check_names(program, &mut found);
@@ -48,6 +51,9 @@ pub fn verify(program: &Program, machine: &Machine) -> Result<(), Vec<Violation>
 }
 
 /// All that is wrong with a kernel that belongs to no program yet.
+///
+/// # Errors
+/// Every [`Violation`], in the order of the kernel.
 pub fn verify_kernel(kernel: &Kernel, machine: &Machine) -> Result<(), Vec<Violation>> {
     let found = check_kernel(0, kernel, machine);
     if found.is_empty() { Ok(()) } else { Err(found) }

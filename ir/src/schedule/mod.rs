@@ -155,6 +155,10 @@ pub const MOST_PAIRS: u64 = 1 << 30;
 
 /// The kernels of a layer and how they are launched. All programs that come out are valid: `kernel::verify` has nothing
 /// to say. Nothing is launched for T = 0.
+///
+/// # Errors
+/// [`ScheduleError`]: an op that a rewrite should have fused, operands or a result that no kernel has, sizes beyond what kernels
+/// count or a block can share.
 pub fn schedule(layer: &Typed, machine: &Machine) -> Result<Program, ScheduleError> {
     let mut buffers = Buffers::default();
     let params = layer.graph().params.iter().map(|(param, ty)| buffers.param(param, ty)).collect();

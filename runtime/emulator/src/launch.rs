@@ -116,6 +116,10 @@ pub enum Arg {
 
 impl Entry {
     /// Lays arguments out as the kernel expects them.
+    ///
+    /// # Errors
+    /// [`LaunchError::Args`] for another number of arguments, [`LaunchError::Arg`] for one of another size,
+    /// [`LaunchError::Memory`] for a buffer that is not in `memory`.
     pub fn pack(&self, memory: &Memory, args: &[Arg]) -> Result<Vec<u8>, LaunchError> {
         if args.len() != self.params.len() {
             return Err(LaunchError::Args { expected: self.params.len(), found: args.len() });
@@ -148,6 +152,10 @@ const SLICE: u32 = 4096;
 const LONG: u64 = 64;
 
 /// Runs a kernel.
+///
+/// # Errors
+/// [`LaunchError`], before anything runs: no such kernel, a grid, block or arguments that it cannot be launched with, or too much
+/// state. What a kernel does wrong is a finding of the report.
 pub fn launch(
     module: &Module,
     entry: &str,

@@ -23,12 +23,18 @@ pub use values::{NO_EXPERT, Numbers, Picks, Routing, Slots, Tensor, Value};
 
 /// The value of every node of `graph`; the last one is the layer's output. `params` are by name with sigil (`%x`,
 /// `@router`), their sizes those of the declared types at `dims`.
+///
+/// # Errors
+/// A parameter without a value, or with one of another shape than its type has at `dims`.
 pub fn interp(graph: &Typed, params: &BTreeMap<String, Tensor>, dims: Dims) -> Result<Vec<Value>, String> {
     interp_with(graph, params, dims, |_, value| value)
 }
 
 /// As [`interp`], where each node's value is what `edit` makes of it before others see it: what would follow, had a rounding
 /// decided otherwise.
+///
+/// # Errors
+/// As [`interp`].
 pub fn interp_with(
     graph: &Typed,
     params: &BTreeMap<String, Tensor>,

@@ -178,6 +178,9 @@ impl Memory {
     }
 
     /// Makes a buffer. The name is for reports. Nothing is allocated on the host until it is touched.
+    ///
+    /// # Errors
+    /// [`MemoryError::TooLarge`] where no addresses are left for it.
     pub fn alloc(&mut self, name: &str, bytes: u64, fill: Fill) -> Result<Buffer, MemoryError> {
         // An odd multiple of the alignment, so that nothing can count on more.
         let base = self.next.next_multiple_of(2 * ALIGN) + ALIGN;
@@ -197,6 +200,9 @@ impl Memory {
     }
 
     /// A buffer with this content.
+    ///
+    /// # Errors
+    /// [`MemoryError::TooLarge`], as [`Memory::alloc`].
     pub fn upload(&mut self, name: &str, content: &[u8]) -> Result<Buffer, MemoryError> {
         let buffer = self.alloc(name, content.len() as u64, Fill::Uninitialised(0))?;
         self.write(buffer, 0, content)?;
@@ -204,6 +210,9 @@ impl Memory {
     }
 
     /// Gives a buffer up. Later uses of its addresses are reported by its name.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`] where it was freed or is of another memory.
     pub fn free(&mut self, buffer: Buffer) -> Result<(), MemoryError> {
         let allocation = self.allocation_mut(buffer)?;
         allocation.freed = true;
@@ -220,11 +229,17 @@ impl Memory {
     }
 
     /// The device address of a buffer.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`] where it was freed or is of another memory.
     pub fn address(&self, buffer: Buffer) -> Result<u64, MemoryError> {
         self.allocation(buffer).map(|found| found.base)
     }
 
     /// The size of a buffer in bytes.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`] where it was freed or is of another memory.
     pub fn size(&self, buffer: Buffer) -> Result<u64, MemoryError> {
         self.allocation(buffer).map(|found| found.size)
     }
@@ -238,17 +253,26 @@ impl Memory {
     }
 
     /// Gives a buffer another name in reports.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`] where it was freed or is of another memory.
     pub fn rename(&mut self, buffer: Buffer, name: &str) -> Result<(), MemoryError> {
         self.allocation_mut(buffer).map(|found| name.clone_into(&mut found.name))
     }
 
     /// The parts of a buffer that were touched, in order: where each starts, and its bytes.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`] where it was freed or is of another memory.
     pub fn touched(&self, buffer: Buffer) -> Result<Vec<(u64, &[u8])>, MemoryError> {
         let pages = self.allocation(buffer)?.pages.existing();
         Ok(pages.into_iter().map(|(index, page)| (index * PAGE, page.data.as_slice())).collect())
     }
 
     /// Says whether kernels must not write to a buffer; [`Memory::write`] may.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`] where it was freed or is of another memory.
     pub fn set_read_only(&mut self, buffer: Buffer, read_only: bool) -> Result<(), MemoryError> {
         self.allocation_mut(buffer).map(|found| found.read_only = read_only)
     }
@@ -259,6 +283,9 @@ impl Memory {
     }
 
     /// Puts bytes into a buffer; they count as initialised.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`], and [`MemoryError::OutOfRange`] where the range does not lie in the buffer.
     pub fn write(&mut self, buffer: Buffer, offset: u64, bytes: &[u8]) -> Result<(), MemoryError> {
         let allocation = self.allocation_mut(buffer)?;
         check_range(allocation, offset, bytes.len() as u64)?;
@@ -278,6 +305,9 @@ impl Memory {
     }
 
     /// Reads bytes back.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`], and [`MemoryError::OutOfRange`] where the range does not lie in the buffer.
     pub fn read(&mut self, buffer: Buffer, offset: u64, out: &mut [u8]) -> Result<(), MemoryError> {
         let allocation = self.allocation_mut(buffer)?;
         check_range(allocation, offset, out.len() as u64)?;
@@ -294,6 +324,9 @@ impl Memory {
     }
 
     /// The whole content of a buffer. Meant for buffers that fit the host.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`] where it was freed or is of another memory.
     pub fn content(&mut self, buffer: Buffer) -> Result<Vec<u8>, MemoryError> {
         let mut out = vec![0; self.size(buffer)? as usize];
         self.read(buffer, 0, &mut out)?;
@@ -301,6 +334,9 @@ impl Memory {
     }
 
     /// The first byte of a range that is not written yet.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`], and [`MemoryError::OutOfRange`] where the range does not lie in the buffer.
     pub fn first_uninitialised(&mut self, buffer: Buffer, offset: u64, bytes: u64) -> Result<Option<u64>, MemoryError> {
         let allocation = self.allocation_mut(buffer)?;
         check_range(allocation, offset, bytes)?;
@@ -311,6 +347,9 @@ impl Memory {
     }
 
     /// Forgets what a range holds: it has the byte everywhere, and reading it is reported again.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`] where it was freed or is of another memory.
     pub fn poison(&mut self, buffer: Buffer, byte: u8) -> Result<(), MemoryError> {
         let allocation = self.allocation_mut(buffer)?;
         allocation.fill = Fill::Uninitialised(byte);

@@ -70,6 +70,9 @@ impl std::error::Error for TensorMapError {}
 
 impl TensorMap {
     /// The 128 bytes that a kernel takes as its parameter.
+    ///
+    /// # Errors
+    /// The first rule of the driver that the map breaks: ranks, extents, strides, alignment, the swizzle of its box.
     pub fn encode(&self) -> Result<[u8; 128], TensorMapError> {
         self.check()?;
         let mut out = [0; 128];

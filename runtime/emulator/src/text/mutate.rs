@@ -86,6 +86,9 @@ impl fmt::Display for Mutant {
 }
 
 /// The synchronisation instructions of all kernels, in the order of the text.
+///
+/// # Errors
+/// The text does not parse.
 pub fn sync_points(text: &str) -> Result<Vec<SyncPoint>, ParseError> {
     let module: Module = parse(text)?;
     let points = module.entries.iter().flat_map(|entry| entry.code.iter().filter_map(|ins| point(text, entry, ins)));
@@ -93,6 +96,9 @@ pub fn sync_points(text: &str) -> Result<Vec<SyncPoint>, ParseError> {
 }
 
 /// Every way to break one synchronisation instruction of a text. Mutants that no longer parse are left out.
+///
+/// # Errors
+/// The text does not parse.
 pub fn mutants(text: &str) -> Result<Vec<Mutant>, ParseError> {
     let mut out = Vec::new();
     for point in sync_points(text)? {

@@ -17,6 +17,9 @@ const SCOPE_LIMIT: usize = 64;
 const VARIABLE_LIMIT: u64 = 1 << 30;
 
 /// Reads a PTX file. Anything that is not understood is an error with its place, never ignored.
+///
+/// # Errors
+/// The first place that is not understood, or is beyond a limit on what is read.
 pub fn parse(text: &str) -> Result<Module, ParseError> {
     if text.len() > TEXT_LIMIT {
         return Err(ParseError::new(Position { line: 1, column: 1 }, "the text is larger than 64 MiB"));
