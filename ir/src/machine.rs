@@ -231,7 +231,12 @@ impl Machine {
         self.matrix_units.iter().find(|unit| unit.shape == shape && unit.elem == elem)
     }
 
-    /// Whether it is an NVIDIA GPU.
+    /// Whether a block has threads that work together and share memory. Where it has not, one thread does all of it, by vectors.
+    pub fn has_threads(&self) -> bool {
+        self.block_threads > 1
+    }
+
+    /// Whether its kernels are PTX. What a kernel does depends on capabilities, not on this.
     pub fn is_gpu(&self) -> bool {
         match self.kind {
             MachineKind::Gpu { .. } => true,

@@ -103,7 +103,7 @@ impl Sorting {
 
 /// Most items of a chunk of a sort: on a GPU enough blocks to share the work, on the host what stays in the first-level cache.
 pub fn chunk_items(machine: &Machine) -> u32 {
-    if machine.is_gpu() { 1024 } else { 4096 }
+    if machine.has_threads() { 1024 } else { 4096 }
 }
 
 /// What is multiplied: `[M, K]` rows and, for each of some weights, `[N, K]`, dense or of each expert.
@@ -159,7 +159,7 @@ pub fn host_panel(rows: DType) -> u64 {
 
 /// The tilings that a machine has kernels for, the one for large batches first.
 pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
-    if machine.is_gpu() {
+    if machine.has_threads() {
         let of_kind = |kind| [64, 32, 16].map(|rows| Tiling { kind, rows, columns: 64 });
         let by_matrices = of_kind(Kind::Mma).into_iter().filter(|tiling| has_matrices(*tiling, of, machine));
         let dot = Tiling { kind: Kind::Dot, rows: DOT_ROWS, columns: DOT_COLUMNS_OF_WARP * DOT_THREADS / machine.warp_lanes };
@@ -248,7 +248,7 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             let at_rate = scaled(whole(), u128::from(machine.flops_per_us), u128::from(unit.flops_per_us));
             (scaled(at_rate, products + 2 * reads, products), of.k.checked_next_multiple_of(MMA_DEPTH.into()).unwrap_or(of.k))
         }
-        Kind::Fma if machine.is_gpu() => {
+        Kind::Fma if machine.has_threads() => {
             let (each_row, each_column) = (tile_rows / u64::from(SIDE), tile_columns / u64::from(SIDE));
             let (products, reads) = (each_row * each_column * weights, 1 + weights);
             (whole().saturating_mul(products + 4 * reads) / products.max(1), of.k)

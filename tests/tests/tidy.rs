@@ -154,6 +154,14 @@ fn the_ir_does_not_name_llvm() {
     free_of("ir/src/rewrite/", &["llvm", "ptx", "inkwell", "cuda"]);
 }
 
+/// What a kernel does follows from what the machine can do, not from its family.
+#[test]
+fn kernels_ask_for_capabilities() {
+    for folder in ["ir/src/schedule/", "ir/src/rewrite/", "ir/src/tiling.rs"] {
+        free_of(folder, &["is_gpu"]);
+    }
+}
+
 #[test]
 fn a_kernel_names_no_expert() {
     free_of("ir/src/kernel/", &["expert", "router", "top_k"]);

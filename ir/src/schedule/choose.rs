@@ -41,7 +41,7 @@ const AHEAD: i32 = 4;
 
 /// Experts of a block. On a GPU half a sector of 32 bytes: a whole one would halve the blocks.
 fn side(machine: &Machine) -> u32 {
-    if machine.is_gpu() { 4 } else { 1 }
+    if machine.has_threads() { 4 } else { 1 }
 }
 
 fn threads(machine: &Machine) -> u32 {

@@ -84,7 +84,7 @@ pub(super) fn cell<'k>(row: Value<'k>, columns: Value<'k>, column: Value<'k>) ->
 
 /// Tokens of a block that does the same for each element of a row: on a GPU one, whose elements its threads share.
 pub(super) fn row_block_tokens(machine: &Machine) -> u32 {
-    if machine.is_gpu() { 1 } else { 64 }
+    if machine.has_threads() { 1 } else { 64 }
 }
 
 /// Number of such blocks.

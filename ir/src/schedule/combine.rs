@@ -94,7 +94,7 @@ const HOST_TOKENS: u32 = 8;
 
 /// Elements that a thread makes at once.
 fn lanes(spec: &Combine, machine: &Machine) -> u32 {
-    let lanes = if machine.is_gpu() {
+    let lanes = if machine.has_threads() {
         // An access of several elements is aligned to all of them, so they divide a row.
         let widest = machine.vector_bytes / spec.rows.bytes().max(spec.out.bytes()) as u32;
         widest.min(1 << spec.n.trailing_zeros())
@@ -115,7 +115,7 @@ fn column_blocks(spec: &Combine, machine: &Machine) -> u32 {
 
 /// Number of blocks.
 pub(super) fn grid(spec: &Combine, machine: &Machine) -> Extent {
-    if machine.is_gpu() {
+    if machine.has_threads() {
         Extent::Tokens * u64::from(column_blocks(spec, machine))
     } else {
         Extent::Tokens.div_ceil(u64::from(HOST_TOKENS))
@@ -135,7 +135,7 @@ pub(super) fn combine(spec: &Combine, machine: &Machine) -> Kernel {
     };
     let tokens = k.scalar("tokens", DType::I32);
     let (n, step) = (k.i32(spec.n as i32), lanes(spec, machine));
-    if machine.is_gpu() {
+    if machine.has_threads() {
         let blocks = column_blocks(spec, machine) as i32;
         let token = Token::load(k, spec, &args, k.block() / blocks);
         let at = k.bind("n", (k.block() % blocks * threads as i32 + k.thread()) * step as i32);

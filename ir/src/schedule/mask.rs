@@ -59,7 +59,7 @@ fn within_threads(machine: &Machine) -> u32 {
 
 /// Tokens of a block: on a GPU one a thread.
 fn within_tokens(machine: &Machine) -> u32 {
-    if machine.is_gpu() { within_threads(machine) } else { 1024 }
+    if machine.has_threads() { within_threads(machine) } else { 1024 }
 }
 
 /// Number of blocks of [`within`].

@@ -97,7 +97,7 @@ pub(super) fn takes(spread: Spread) -> bool {
 
 /// Parameters: `rows`, `weights`, the operands, `out` (written), `tokens`, `sequence_tokens`.
 pub(super) fn mix(spec: &Mix, machine: &Machine) -> Kernel {
-    let builder = Builder::new(&spec.name, if machine.is_gpu() { SIDE * SIDE } else { 1 });
+    let builder = Builder::new(&spec.name, if machine.has_threads() { SIDE * SIDE } else { 1 });
     let k = &builder;
     let args = Args {
         rows: k.input("rows", spec.rows),
@@ -108,7 +108,7 @@ pub(super) fn mix(spec: &Mix, machine: &Machine) -> Kernel {
     let tile = Tile::of_block(k, spec);
     let cx = Cx { k, spec, args: &args, tile };
     // A last sequence that is shorter has fewer tiles.
-    k.when(tile.rows.gt(0), || if machine.is_gpu() { cx.in_shared_memory() } else { cx.in_registers(machine) });
+    k.when(tile.rows.gt(0), || if machine.has_threads() { cx.in_shared_memory() } else { cx.in_registers(machine) });
     builder.finish()
 }
 

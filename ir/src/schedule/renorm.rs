@@ -19,7 +19,7 @@ use crate::{DType, Extent, Machine};
 
 /// Tokens of a block: a thread's each on a GPU; on the host enough to be worth handing out.
 fn block_tokens(machine: &Machine) -> u32 {
-    if machine.is_gpu() { threads(machine) } else { 256 }
+    if machine.has_threads() { threads(machine) } else { 256 }
 }
 
 fn threads(machine: &Machine) -> u32 {

@@ -145,7 +145,7 @@ pub(super) fn token_weights(spec: &Softmax, machine: &Machine) -> Kernel {
 }
 
 fn walkers(machine: &Machine) -> u32 {
-    if machine.is_gpu() { WALKERS } else { 1 }
+    if machine.has_threads() { WALKERS } else { 1 }
 }
 
 /// The rows of the tokens, and which of these are no padding.
@@ -211,7 +211,7 @@ impl<'a, 'k> Run<'a, 'k> {
             first_run,
             runs: k.bind("runs", runs_of(tokens_here)),
             first_column,
-            parts: machine.is_gpu().then(|| ["maxima", "sums"].map(|name| k.shared(name, DType::F32, WALKERS * COLUMNS))),
+            parts: machine.has_threads().then(|| ["maxima", "sums"].map(|name| k.shared(name, DType::F32, WALKERS * COLUMNS))),
         }
     }
 
@@ -219,7 +219,7 @@ impl<'a, 'k> Run<'a, 'k> {
     fn each_column(&self, body: &dyn Fn(Column<'k>)) {
         let (k, n) = (self.k, self.n as i32);
         k.when(self.tokens.gt(0), || {
-            if self.machine.is_gpu() {
+            if self.machine.has_threads() {
                 let at = k.bind("column", self.first_column + self.lane());
                 let exists = (!self.n.is_multiple_of(COLUMNS)).then(|| k.bind("exists", at.lt(n)));
                 return body(Column { at: k.bind("at", exists.map_or(at, |_| at.min(n - 1))), lanes: 1, exists });
@@ -244,7 +244,7 @@ impl<'a, 'k> Run<'a, 'k> {
     /// `body(i)` for `i` below `count`, the walkers taking turns.
     fn walk(&self, count: Value<'k>, body: &dyn Fn(Value<'k>)) {
         let k = self.k;
-        if self.machine.is_gpu() {
+        if self.machine.has_threads() {
             k.for_step("i", self.walker(), count, k.i32(WALKERS as i32), body);
         } else {
             k.for_range("i", k.i32(0), count, body);
@@ -275,7 +275,7 @@ impl<'a, 'k> Run<'a, 'k> {
 
     /// What one walker does for all.
     fn once(&self, column: Column<'k>, body: impl FnOnce()) {
-        if self.machine.is_gpu() {
+        if self.machine.has_threads() {
             let first = self.walker().eq(0);
             self.k.when(column.exists.map_or(first, |exists| first & exists), body);
         } else {

@@ -19,7 +19,7 @@ pub(super) fn threads(machine: &Machine) -> u32 {
 }
 
 fn warps(machine: &Machine) -> u32 {
-    if machine.is_gpu() { WARPS } else { 1 }
+    if machine.has_threads() { WARPS } else { 1 }
 }
 
 /// A thread's way along a row of `n` elements, `lanes` of them at once.
@@ -53,7 +53,7 @@ impl<'a, 'k> Walk<'a, 'k> {
     /// The most elements of so many bytes that a thread takes at once.
     pub(super) fn widest(machine: &Machine, n: u32, bytes: u64) -> u32 {
         // On a GPU an access of several elements is aligned to all of them, so they divide a row.
-        if machine.is_gpu() {
+        if machine.has_threads() {
             (machine.vector_bytes / bytes as u32).min(1 << n.trailing_zeros())
         } else {
             machine.vector_bytes / DType::F32.bytes() as u32
@@ -88,7 +88,7 @@ impl<'a, 'k> Walk<'a, 'k> {
 
     /// The most bytes that an address is known to be a multiple of.
     pub(super) fn align(&self, dtype: DType, lanes: u32) -> u32 {
-        let most = if self.machine.is_gpu() { self.machine.vector_bytes } else { 1 };
+        let most = if self.machine.has_threads() { self.machine.vector_bytes } else { 1 };
         (dtype.bytes() as u32 * lanes).min(most).max(dtype.bytes() as u32)
     }
 }

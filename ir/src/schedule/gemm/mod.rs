@@ -95,7 +95,7 @@ pub(crate) fn gemm(spec: &Gemm, machine: &Machine) -> Tiled {
     let threads = match most.kind {
         Kind::Dot => DOT_THREADS,
         Kind::Mma => MMA_THREADS,
-        Kind::Fma if machine.is_gpu() => gpu::THREADS,
+        Kind::Fma if machine.has_threads() => gpu::THREADS,
         Kind::Fma => 1,
     };
     let k = Builder::new(spec.name.clone(), threads);
@@ -103,7 +103,7 @@ pub(crate) fn gemm(spec: &Gemm, machine: &Machine) -> Tiled {
     each_tile(&k, spec, &args, most, |tile| match most.kind {
         Kind::Dot => dot::tile(&k, spec, &args, tile),
         Kind::Mma => mma::tile(&k, spec, machine, &args, tile),
-        Kind::Fma if machine.is_gpu() => gpu::tile(&k, spec, machine, &args, tile),
+        Kind::Fma if machine.has_threads() => gpu::tile(&k, spec, machine, &args, tile),
         Kind::Fma => host::tile(&k, spec, machine, &args, tile, most),
     });
     let grid = tiles(spec) * spec.n.div_ceil(u64::from(most.columns));

@@ -341,7 +341,7 @@ fn products_of_matrices() {
             let product = Product { rows: dtype, n: 70, k, weights: vec![dtype] };
             tiling::candidates(&product, machine).iter().any(|tiling| tiling.kind == Kind::Mma)
         };
-        assert!(MACHINES.iter().all(|machine| has_one(machine) == machine.is_gpu()));
+        assert!(MACHINES.iter().all(|machine| has_one(machine) == machine.has_threads()));
         check(&Case { n: 70, k: k as usize, rows: vec![3, 0, 17, 65], dtypes, ..Case::default() });
         check(&Case { n: 128, k: k as usize, rows: vec![33], grouped: false, gather: false, dtypes, ..Case::default() });
     }
@@ -438,7 +438,7 @@ fn many_weights_fit_every_machine() {
 /// The same row in every place of a tile, and alone, has the same bits.
 #[test]
 fn a_row_does_not_depend_on_its_place() {
-    for machine in MACHINES.iter().filter(|machine| !machine.is_gpu()) {
+    for machine in MACHINES.iter().filter(|machine| !machine.has_threads()) {
         for (dtype, k) in [(DType::F32, 77), (DType::BF16, 77), (DType::BF16, 2085)] {
             let body = Body::identity();
             let n = 5;

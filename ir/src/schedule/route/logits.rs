@@ -29,12 +29,12 @@ pub(super) struct Matrices<'k> {
 
 /// Bytes of shared memory beside the logits.
 pub(super) fn shared_bytes(machine: &Machine, block: &Block) -> u64 {
-    if machine.is_gpu() { 4 * u64::from((block.tokens + EXPERTS) * PITCH) } else { 0 }
+    if machine.has_threads() { 4 * u64::from((block.tokens + EXPERTS) * PITCH) } else { 0 }
 }
 
 /// All logits of the block.
 pub(super) fn logits<'k>(k: &'k Builder, spec: &Route, machine: &Machine, block: &Block, m: &Matrices<'k>) {
-    if machine.is_gpu() { in_slices(k, spec, block, m) } else { in_registers(k, spec, machine, block, m) }
+    if machine.has_threads() { in_slices(k, spec, block, m) } else { in_registers(k, spec, machine, block, m) }
 }
 
 /// `row * H`, as an offset.
