@@ -17,7 +17,7 @@ use moec_codegen::Options;
 use moec_runtime::emulator::{self, Sample};
 use moec_runtime::package::{Dims, Dtype, Role};
 use moec_runtime::{DeviceKind, Layer, Tensor};
-use moec_tests::machine;
+use moec_tests::{machine, trials};
 use ptx_emulator::Schedule;
 
 const TARGET: &str = "sm_80";
@@ -276,6 +276,8 @@ fn layer_text(hidden: usize, experts: usize, top_k: usize, router: &str, capacit
 
 #[test]
 fn random_batches_by_brute_force() {
+    // Of each router one batch by day.
+    let enough = if std::env::var_os(trials::ALL).is_some() { 3 } else { 1 };
     let mut differs = 0;
     for router in ROUTERS {
         for priority in ["batch_prioritized", "score"] {
@@ -304,14 +306,14 @@ fn random_batches_by_brute_force() {
                 assert_eq!(built.kept(&weights, &x, Dims::tokens(TOKENS as u64)), kept, "{}, seed {seed}", built.name);
                 differs += usize::from(kept != router.model(!by_best, &logits, &bias, &factors).0);
                 checked += 1;
-                if checked == 3 {
+                if checked == enough {
                     break;
                 }
             }
-            assert_eq!(checked, 3, "{}: batches that f32 can decide", built.name);
+            assert_eq!(checked, enough, "{}: batches that f32 can decide", built.name);
         }
     }
-    assert!(differs > 20, "the two priorities keep other pairs: {differs}");
+    assert!(differs >= 7 * enough, "the two priorities keep other pairs: {differs}");
 }
 
 /// Where renormalisation makes every weight 1, `score` can only go by position: the first tokens of each expert.

@@ -1,12 +1,12 @@
-//! What a new variant asks for: the compiler leads to every room of `ir` that has to know it. What `codegen` has to know is held
-//! by `tidy::matches_over_closed_enums_are_exhaustive`.
+//! What a new variant asks for: the compiler leads to every room of `ir` that has to know it. By day a statement is tried, by night
+//! all are. What `codegen` has to know is held by `tidy::matches_over_closed_enums_are_exhaustive`.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use moec_tests::{files_under, root};
+use moec_tests::{files_under, root, trials};
 
 struct Addition {
     what: &'static str,
@@ -101,7 +101,8 @@ fn a_forgotten_room_is_a_compile_error() {
     let (files, said) = check(folder.path());
     assert!(files.is_empty() && said.contains("Finished"), "{said}");
     let mut wrong = String::new();
-    for Addition { what, file, before, line, rooms } in ADDITIONS {
+    let all = std::env::var_os(trials::ALL).is_some();
+    for Addition { what, file, before, line, rooms } in ADDITIONS.iter().filter(|of| all || of.what == "a statement") {
         let path = folder.path().join("ir/src").join(file);
         let text = fs::read_to_string(&path).unwrap();
         let (above, below) = text.split_once(before).unwrap_or_else(|| panic!("{file} has no line {before}"));
