@@ -35,7 +35,7 @@ test-all: setup ## Run every test, without sampling.
 	@scripts/test.sh all
 
 .PHONY: test-quick
-test-quick: setup ## Run the tests that take seconds: under three minutes where everything is built.
+test-quick: setup ## Run the tests that take seconds.
 	@scripts/test.sh quick
 
 .PHONY: test-browser
