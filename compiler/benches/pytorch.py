@@ -55,11 +55,11 @@ class Reference:
         if not plain or expert["activation"] != "silu" or not expert["gated"]:
             sys.exit("only layers of softmax scores and gated silu experts are written down in PyTorch here")
         self.experts, self.top_k, self.renorm = moe["experts"], router["top_k"], router["renorm"] == "sum"
-        hidden, ffn = moe["hidden"], expert["intermediate"]
+        hidden, intermediate = moe["hidden"], expert["intermediate"]
         self.router = self.random(self.experts, hidden)
-        self.gate_up = self.random(self.experts, 2 * ffn, hidden)
-        self.down = self.random(self.experts, hidden, ffn)
-        self.hidden, self.ffn = hidden, ffn
+        self.gate_up = self.random(self.experts, 2 * intermediate, hidden)
+        self.down = self.random(self.experts, hidden, intermediate)
+        self.hidden, self.intermediate = hidden, intermediate
         # Logits in f32, as moec has them: rounded to bf16 they often tie, and other experts are picked.
         self.exact = False
 
@@ -68,7 +68,7 @@ class Reference:
 
     def tensors(self, names):
         """The weights under the names of a spec's `[weights]`."""
-        stacked = {"gate": self.gate_up[:, : self.ffn], "up": self.gate_up[:, self.ffn :], "down": self.down}
+        stacked = {"gate": self.gate_up[:, : self.intermediate], "up": self.gate_up[:, self.intermediate :], "down": self.down}
         tensors = {names["router"]: self.router}
         for key, stack in stacked.items():
             for e in range(self.experts):

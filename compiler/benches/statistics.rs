@@ -28,9 +28,9 @@ fn main() {
     for name in LAYERS.into_iter().filter(|name| asked.is_empty() || asked.iter().any(|a| a == name)) {
         let (mut spec, text) = packages::example(name);
         if name == "deepseek-v3" {
-            spec.expert.ffn = NARROW;
+            spec.expert.intermediate = NARROW;
         }
-        println!("{name}, ffn {}: medians of {PAIRS} pairs, ms\n", spec.expert.ffn);
+        println!("{name}, intermediate {}: medians of {PAIRS} pairs, ms\n", spec.expert.intermediate);
         println!("{:>8}{:>12}{:>12}{:>12}{:>12}{:>12}", "tokens", "layer", "without", "difference", "route", "without");
         let layers = [import(&spec), without(import(&spec))].map(|graph| layer(&spec, &text, graph));
         for tokens in TOKENS {

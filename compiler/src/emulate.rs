@@ -7,7 +7,7 @@ use moec_ir::Machine;
 use moec_ir::tiling::MOST_ROWS;
 use moec_runtime::emulator::{self, Counters, Emulated, Emulator, Finding, Limits, Options, Procedure, Sample, Schedule};
 use moec_runtime::layer::Batch;
-use moec_runtime::package::{Buffer, Dims, Dtype, Extent, Manifest, Role};
+use moec_runtime::package::{Buffer, DType, Dims, Extent, Manifest, Role};
 use moec_runtime::{Bound, Error, Layer, Package, Region, Run, Tensor};
 use rayon::prelude::*;
 
@@ -287,13 +287,13 @@ fn sample(package: &Package, request: &Request, dims: Dims, schedule: (Schedule,
         let buffer = &manifest.buffers[place.buffer];
         let content: Option<Procedure> = match buffer.dtype {
             // Others would have to be what the launches before make of it.
-            Dtype::I32 if buffer.observe.as_deref() == Some("route.experts") => {
+            DType::I32 if buffer.observe.as_deref() == Some("route.experts") => {
                 // Joint picks are counted, and stand for other experts here.
                 let picks = buffer.shape.last().and_then(Extent::as_const).unwrap_or(1).unsigned_abs();
                 Some(random::picks(manifest_dim(manifest, "experts"), picks, request.seed))
             }
-            Dtype::I32 => None,
-            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => Some(random::content(manifest, buffer, request.seed)),
+            DType::I32 => None,
+            DType::F32 | DType::F16 | DType::Bf16 => Some(random::content(manifest, buffer, request.seed)),
         };
         if let Some(content) = content {
             emulator.provide(workspace.address() + place.offset, content);
@@ -364,7 +364,7 @@ pub fn work(manifest: &Manifest, dims: Dims) -> u64 {
     let slots = manifest_dim(manifest, "slots").saturating_mul(experts);
     let pairs = match slots {
         0 => dims.tokens.saturating_mul(picks_of_token(manifest) as u64),
-        slots => slots.saturating_mul(dims.tokens.div_ceil(dims.row_tokens.max(1))),
+        slots => slots.saturating_mul(dims.tokens.div_ceil(dims.sequence_tokens.max(1))),
     };
     let tiles = pairs.min(experts).saturating_add(pairs / tile_rows);
     let weights = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);

@@ -6,8 +6,8 @@ use moec_ir::graph::{self, Assignment, Attr, Balance, Builder, Dim, Eps, Graph, 
 use moec_ir::{DType, Extent};
 
 use crate::spec::{
-    Activation, Apply, AuxGroup, AuxLoss, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, Dtype, EpsMode,
-    Gating, GroupMask, GroupScore, HashOob, Mode, Norm, Order, Priority, Renorm, Round, RouterDtype, Score, Select, Shared,
+    self, Activation, Apply, AuxGroup, AuxLoss, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, EpsMode,
+    Gating, GroupMask, GroupScore, HashOob, Mode, Norm, Order, Priority, Renorm, Round, RouterDType, Score, Select, Shared,
     SharedCombine, SharedGate, Soft, SoftNorm, Spec, Tensor, Word,
 };
 
@@ -63,11 +63,11 @@ pub fn import_routing(spec: &Spec) -> Graph {
 }
 
 /// The spec's element type as the graph's.
-pub(crate) fn element(dtype: Dtype) -> DType {
+pub(crate) fn element(dtype: spec::DType) -> DType {
     match dtype {
-        Dtype::F32 => DType::F32,
-        Dtype::F16 => DType::F16,
-        Dtype::Bf16 => DType::BF16,
+        spec::DType::F32 => DType::F32,
+        spec::DType::F16 => DType::F16,
+        spec::DType::Bf16 => DType::BF16,
     }
 }
 
@@ -99,7 +99,7 @@ impl Layer<'_> {
     fn picks(&mut self, mut logits: Id) -> Id {
         let router = &self.spec.router;
         let experts = self.spec.candidates();
-        if router.dtype == RouterDtype::Model {
+        if router.dtype == RouterDType::Model {
             let rounded = self.cast(logits);
             logits = self.g.apply_attr(Pointwise::Cast, &[rounded], Attr::DType(DType::F32));
         }
@@ -401,11 +401,12 @@ impl Layer<'_> {
         // A product of weighted rows is the weighted product of the rows.
         let input = weights.filter(|_| self.spec.router.apply == Apply::Input);
         let gated = expert.activation.gated;
-        let gate = gated.then(|| self.grouped([Tensor::Gate, Tensor::GateBias], [expert.ffn, width], rows, routing, input));
-        let up = self.grouped([Tensor::Up, Tensor::UpBias], [expert.ffn, width], rows, routing, input);
+        let gate =
+            gated.then(|| self.grouped([Tensor::Gate, Tensor::GateBias], [expert.intermediate, width], rows, routing, input));
+        let up = self.grouped([Tensor::Up, Tensor::UpBias], [expert.intermediate, width], rows, routing, input);
         let inner = self.activation(expert.activation, gate, up);
         let inner = self.cast(inner);
-        let mut y = self.grouped([Tensor::Down, Tensor::DownBias], [width, expert.ffn], inner, routing, None);
+        let mut y = self.grouped([Tensor::Down, Tensor::DownBias], [width, expert.intermediate], inner, routing, None);
         if let (Some(weights), Apply::Output) = (weights, self.spec.router.apply) {
             y = self.weighted(y, weights);
         }
@@ -436,18 +437,18 @@ impl Layer<'_> {
 
     /// From `x` to the output of the shared experts, `[T, H]` f32.
     fn shared(&mut self, x: Id, joint: Option<Id>, shared: &Shared) -> Id {
-        let (hidden, ffn) = (self.spec.hidden, shared.ffn);
+        let (hidden, intermediate) = (self.spec.hidden, shared.intermediate);
         let gated = shared.activation.gated;
         let biased = |tensor: Tensor| shared.bias.then_some(tensor);
-        let gate = gated.then(|| self.dense(Tensor::SharedGate, biased(Tensor::SharedGateBias), x, ffn, hidden));
-        let up = self.dense(Tensor::SharedUp, biased(Tensor::SharedUpBias), x, ffn, hidden);
+        let gate = gated.then(|| self.dense(Tensor::SharedGate, biased(Tensor::SharedGateBias), x, intermediate, hidden));
+        let up = self.dense(Tensor::SharedUp, biased(Tensor::SharedUpBias), x, intermediate, hidden);
         let mut inner = self.activation(shared.activation, gate, up);
         if let Some(weights) = joint {
             // Side by side, each expert under its weight.
             inner = self.g.apply(Pointwise::Mul, &[inner, weights]);
         }
         let inner = self.cast(inner);
-        let y = self.dense(Tensor::SharedDown, biased(Tensor::SharedDownBias), inner, hidden, ffn);
+        let y = self.dense(Tensor::SharedDown, biased(Tensor::SharedDownBias), inner, hidden, intermediate);
         match shared.gate {
             SharedGate::None => y,
             SharedGate::Sigmoid => {
@@ -581,7 +582,7 @@ fn counts_scores_alone(spec: &Spec) -> bool {
 
 /// The losses of `[training]`, their coefficients with what tells definitions of one loss apart.
 pub(crate) fn losses(spec: &Spec) -> Option<graph::Losses> {
-    let by_row = spec.training.aux_group == AuxGroup::Row;
+    let by_row = spec.training.aux_group == AuxGroup::Sequence;
     let load = if by_row { Balance::Sequences } else { Balance::Load };
     let top_k = spec.router.top_k as f64;
     let balance = spec.training.aux_loss.map(|(loss, factor)| {
@@ -604,7 +605,7 @@ fn assignment(spec: &Spec) -> Assignment {
     let Some(capacity) = &spec.capacity else { return Assignment::Dropless };
     let (span, tokens) = match capacity.group {
         CapacityGroup::All => (Span::All, Extent::Tokens),
-        CapacityGroup::Row => (Span::Row, Extent::RowTokens),
+        CapacityGroup::Sequence => (Span::Sequence, Extent::SequenceTokens),
         CapacityGroup::Tokens(n) => (Span::Tokens(n), Extent::Const(n)),
     };
     let priority = match capacity.priority {

@@ -90,7 +90,7 @@ pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
 }
 
 fn dims(spec: &Spec) -> Vec<file::Dim> {
-    let shared = spec.shared.map_or(0, |shared| shared.ffn);
+    let shared = spec.shared.map_or(0, |shared| shared.intermediate);
     let (picks, slots) = match spec.router.mode {
         Mode::TokenChoice | Mode::Hash => (Some(spec.router.top_k), None),
         // There is no K.
@@ -99,11 +99,11 @@ fn dims(spec: &Spec) -> Vec<file::Dim> {
     };
     let dims = [
         ("hidden", Some(spec.hidden)),
-        ("ffn", Some(spec.expert.ffn)),
+        ("intermediate", Some(spec.expert.intermediate)),
         ("experts", Some(spec.experts)),
         ("top_k", picks),
         ("slots", slots),
-        ("shared_ffn", Some(shared)),
+        ("shared_intermediate", Some(shared)),
         ("identity_experts", Some(spec.router.identity_experts).filter(|experts| *experts > 0)),
         ("vocabulary", spec.router.vocabulary),
     ];
@@ -283,12 +283,12 @@ fn arg(arg: &kernel::Arg, kind: kernel::ParamKind, places: &[u32]) -> file::Arg 
     }
 }
 
-fn dtype(dtype: DType) -> file::Dtype {
+fn dtype(dtype: DType) -> file::DType {
     match dtype {
-        DType::F32 => file::Dtype::F32,
-        DType::F16 => file::Dtype::F16,
-        DType::BF16 => file::Dtype::Bf16,
-        DType::I32 | DType::I64 | DType::Bool => file::Dtype::I32,
+        DType::F32 => file::DType::F32,
+        DType::F16 => file::DType::F16,
+        DType::BF16 => file::DType::Bf16,
+        DType::I32 | DType::I64 | DType::Bool => file::DType::I32,
     }
 }
 
@@ -297,7 +297,7 @@ fn extent(e: &Extent) -> file::Extent {
     match e {
         Extent::Const(n) => file::Extent::Const(i64::try_from(*n).unwrap_or(i64::MAX)),
         Extent::Tokens => file::Extent::Tokens,
-        Extent::RowTokens => file::Extent::RowTokens,
+        Extent::SequenceTokens => file::Extent::SequenceTokens,
         Extent::Add(a, b) => {
             let (a, b) = two(a, b);
             file::Extent::Add(a, b)

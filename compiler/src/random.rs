@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use moec_runtime::emulator::Procedure;
-use moec_runtime::package::{Buffer, Dims, Dtype, Manifest, Role};
+use moec_runtime::package::{Buffer, DType, Dims, Manifest, Role};
 use moec_runtime::{Error, Tensor};
 use rayon::prelude::*;
 
@@ -47,13 +47,13 @@ pub fn inputs(manifest: &Manifest, dims: Dims, seed: u64) -> Result<Vec<Tensor>,
 
 fn random(manifest: &Manifest, buffer: &Buffer, shape: Vec<u64>, seed: u64) -> Result<Tensor, Error> {
     let stream = stream(seed, &buffer.name);
-    if buffer.dtype != Dtype::I32 {
+    if buffer.dtype != DType::I32 {
         return normal(buffer.dtype, shape, scale(buffer), stream);
     }
-    let (integers, mut data) = (Integers::of(manifest, buffer), zeros(Dtype::I32, &shape)?);
+    let (integers, mut data) = (Integers::of(manifest, buffer), zeros(DType::I32, &shape)?);
     let words = data.as_chunks_mut::<4>().0.iter_mut().zip(0..);
     words.for_each(|(out, index)| *out = integers.at(stream, index).to_le_bytes());
-    Tensor::new(Dtype::I32, shape, data)
+    Tensor::new(DType::I32, shape, data)
 }
 
 /// What the integers of a buffer say.
@@ -101,7 +101,7 @@ impl Integers {
 ///
 /// # Errors
 /// [`Error::Shape`] where there is no such tensor.
-pub fn tokens(dtype: Dtype, tokens: u64, hidden: u64, seed: u64) -> Result<Tensor, Error> {
+pub fn tokens(dtype: DType, tokens: u64, hidden: u64, seed: u64) -> Result<Tensor, Error> {
     normal(dtype, vec![tokens, hidden], 1.0, stream(seed, "x"))
 }
 
@@ -126,16 +126,16 @@ pub fn content(manifest: &Manifest, buffer: &Buffer, seed: u64) -> Procedure {
         let first = offset / dtype.bytes();
         let at = |index: usize| about_normal(&mut (stream ^ mix(first + index as u64))) * scale;
         match dtype {
-            Dtype::F32 => bytes.as_chunks_mut::<4>().0.iter_mut().enumerate().for_each(|(i, out)| *out = at(i).to_le_bytes()),
-            Dtype::F16 => {
+            DType::F32 => bytes.as_chunks_mut::<4>().0.iter_mut().enumerate().for_each(|(i, out)| *out = at(i).to_le_bytes()),
+            DType::F16 => {
                 let halves = bytes.as_chunks_mut::<2>().0.iter_mut().enumerate();
                 halves.for_each(|(i, out)| *out = f16::from_f32(at(i)).to_le_bytes());
             }
-            Dtype::Bf16 => {
+            DType::Bf16 => {
                 let halves = bytes.as_chunks_mut::<2>().0.iter_mut().enumerate();
                 halves.for_each(|(i, out)| *out = bf16::from_f32(at(i)).to_le_bytes());
             }
-            Dtype::I32 => {
+            DType::I32 => {
                 let words = bytes.as_chunks_mut::<4>().0.iter_mut().enumerate();
                 words.for_each(|(i, out)| *out = integers.at(stream, first + i as u64).to_le_bytes());
             }
@@ -156,23 +156,23 @@ pub fn picks(experts: u64, top_k: u64, seed: u64) -> Procedure {
 }
 
 /// A tensor with elements of about N(0, scale^2), drawn in the element type itself: a layer of gigabytes takes seconds.
-fn normal(dtype: Dtype, shape: Vec<u64>, scale: f32, stream: u64) -> Result<Tensor, Error> {
+fn normal(dtype: DType, shape: Vec<u64>, scale: f32, stream: u64) -> Result<Tensor, Error> {
     let mut data = zeros(dtype, &shape)?;
     data.par_chunks_mut(CHUNK * dtype.bytes() as usize).enumerate().for_each(|(index, chunk)| {
         let mut state = mix(stream ^ mix(index as u64));
         let mut next = || about_normal(&mut state) * scale;
         match dtype {
-            Dtype::F32 => chunk.as_chunks_mut::<4>().0.iter_mut().for_each(|out| *out = next().to_le_bytes()),
-            Dtype::F16 => chunk.as_chunks_mut::<2>().0.iter_mut().for_each(|out| *out = f16::from_f32(next()).to_le_bytes()),
-            Dtype::Bf16 => chunk.as_chunks_mut::<2>().0.iter_mut().for_each(|out| *out = bf16::from_f32(next()).to_le_bytes()),
-            Dtype::I32 => chunk.as_chunks_mut::<4>().0.iter_mut().for_each(|out| *out = (next() as i32).to_le_bytes()),
+            DType::F32 => chunk.as_chunks_mut::<4>().0.iter_mut().for_each(|out| *out = next().to_le_bytes()),
+            DType::F16 => chunk.as_chunks_mut::<2>().0.iter_mut().for_each(|out| *out = f16::from_f32(next()).to_le_bytes()),
+            DType::Bf16 => chunk.as_chunks_mut::<2>().0.iter_mut().for_each(|out| *out = bf16::from_f32(next()).to_le_bytes()),
+            DType::I32 => chunk.as_chunks_mut::<4>().0.iter_mut().for_each(|out| *out = (next() as i32).to_le_bytes()),
         }
     });
     Tensor::new(dtype, shape, data)
 }
 
 /// Bytes for a tensor.
-fn zeros(dtype: Dtype, shape: &[u64]) -> Result<Vec<u8>, Error> {
+fn zeros(dtype: DType, shape: &[u64]) -> Result<Vec<u8>, Error> {
     let bytes = shape.iter().try_fold(dtype.bytes(), |product, extent| product.checked_mul(*extent));
     let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok()).ok_or(Error::Extent { why: "a tensor overflows" })?;
     let mut data = Vec::new();
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn about_normal_and_the_same_every_time() {
-        let draw = |seed| tokens(Dtype::F32, 300, 1000, seed).unwrap();
+        let draw = |seed| tokens(DType::F32, 300, 1000, seed).unwrap();
         let values = draw(1).to_f64();
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
@@ -234,14 +234,14 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_the_bits() {
-        let draw = || normal(Dtype::Bf16, vec![3, 70_001], 0.5, 7).unwrap();
+        let draw = || normal(DType::Bf16, vec![3, 70_001], 0.5, 7).unwrap();
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         assert_eq!(one.install(draw), draw());
     }
 
     #[test]
     fn a_shape_beyond_memory_is_an_error() {
-        assert!(normal(Dtype::F32, vec![u64::MAX, 2], 1.0, 0).is_err());
-        assert!(normal(Dtype::F32, vec![1 << 60], 1.0, 0).is_err());
+        assert!(normal(DType::F32, vec![u64::MAX, 2], 1.0, 0).is_err());
+        assert!(normal(DType::F32, vec![1 << 60], 1.0, 0).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use moec_ir::graph::{self, Attr, Dim, Graph, Node, Observation, Op, Penalty, Type, Typed, Value};
 use moec_runtime::Run;
-use moec_runtime::package::{Dims, Dtype, Manifest, Role};
+use moec_runtime::package::{DType, Dims, Manifest, Role};
 
 /// What the interpreter says of one batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,7 +148,7 @@ pub(crate) fn verified(graph: Graph) -> Result<Typed, ReferenceError> {
 }
 
 pub(crate) fn ir_dims(dims: Dims) -> moec_ir::Dims {
-    moec_ir::Dims { tokens: dims.tokens, row_tokens: dims.row_tokens }
+    moec_ir::Dims { tokens: dims.tokens, sequence_tokens: dims.sequence_tokens }
 }
 
 /// Weights and inputs, both in the manifest's order, by name.
@@ -255,12 +255,12 @@ pub fn rows_of_nan(actual: &[f64], expected: &[f64], width: usize) -> Vec<usize>
 }
 
 /// The largest [`Difference::of_largest`] that the rounding of this element type explains.
-pub fn bound(dtype: Dtype) -> f64 {
+pub fn bound(dtype: DType) -> f64 {
     match dtype {
-        Dtype::F32 => 2e-5,
-        Dtype::F16 => 4e-3,
-        Dtype::Bf16 => 3e-2,
-        Dtype::I32 => 0.0,
+        DType::F32 => 2e-5,
+        DType::F16 => 4e-3,
+        DType::Bf16 => 3e-2,
+        DType::I32 => 0.0,
     }
 }
 
@@ -322,7 +322,7 @@ mod tests {
             };
             let params: BTreeMap<String, graph::Tensor> =
                 graph.params.iter().map(|(param, ty)| (param.0.clone(), zeros(shape(ty)))).collect();
-            let dims = moec_ir::Dims { tokens: tokens as u64, row_tokens: tokens as u64 };
+            let dims = moec_ir::Dims { tokens: tokens as u64, sequence_tokens: tokens as u64 };
             let values = graph::interp(&typed, &params, dims).unwrap();
             let mut before = Vec::new();
             let held = values.iter().map(|value| held(value, &mut before)).sum::<u64>();

@@ -21,7 +21,7 @@ use moec_runtime::{Run, Tensor};
 
 use crate::import::{element, import, import_logits, import_routing};
 use crate::reference::{Reference, ReferenceError, experts_of_tokens, ir_dims, of_values, params, tokens_apart, verified};
-use crate::spec::{Mode, RouterDtype, Score, Spec};
+use crate::spec::{Mode, RouterDType, Score, Spec};
 
 /// A layer, its tensors by name and a batch.
 #[derive(Clone, Debug)]
@@ -257,7 +257,7 @@ fn drops(batch: &Given<'_>, kept: &[bool], there: &graph::Routing, rule: &Node) 
     };
     let span_tokens = match span {
         Span::All => batch.dims.tokens,
-        Span::Row => batch.dims.row_tokens,
+        Span::Sequence => batch.dims.sequence_tokens,
         Span::Tokens(tokens) => tokens,
     };
     // By expert and span, the pairs that either side kept alone.
@@ -336,7 +336,7 @@ impl Logits {
         if let Some(x) = given.get_mut("%x") {
             *x = selected(x, rows);
         }
-        let dims = IrDims { tokens: rows.len() as u64, row_tokens: rows.len() as u64 };
+        let dims = IrDims { tokens: rows.len() as u64, sequence_tokens: rows.len() as u64 };
         let values = graph::interp(&typed, &given, dims).map_err(ReferenceError::new)?;
         let tensor = |id: Id| match &values[usize::from(id)] {
             Value::Tensor(tensor) => Ok(tensor),
@@ -366,7 +366,7 @@ impl Logits {
                 if spec.router.input_norm.is_some() {
                     off += 2.0 * own * terms().map(|term| term * term).sum::<f64>().sqrt();
                 }
-                if spec.router.dtype == RouterDtype::Model {
+                if spec.router.dtype == RouterDType::Model {
                     off += 2.0 * own * logit.abs();
                 }
                 off
@@ -439,7 +439,7 @@ impl Keys {
             let tensor = graph::Tensor::new(shape.iter().map(extent).collect(), tensor.to_f64());
             given.insert(param.0.clone(), tensor);
         }
-        let dims = IrDims { tokens: tokens.len() as u64, row_tokens: tokens.len() as u64 };
+        let dims = IrDims { tokens: tokens.len() as u64, sequence_tokens: tokens.len() as u64 };
         let values = graph::interp(&typed, &given, dims).map_err(ReferenceError::new)?;
         let Picker { keys, groups, .. } = picker(&typed).ok_or_else(|| ReferenceError::new("nothing picks".to_string()))?;
         let Value::Tensor(keys) = &values[usize::from(keys)] else {
@@ -523,7 +523,7 @@ impl Keys {
         let typed = verified(g.finish("keys", of_pairs))?;
         let tokens = self.rows.len();
         let given = BTreeMap::from([("%keys".to_string(), graph::Tensor::new(vec![tokens, columns], data))]);
-        let dims = IrDims { tokens: tokens as u64, row_tokens: tokens as u64 };
+        let dims = IrDims { tokens: tokens as u64, sequence_tokens: tokens as u64 };
         let values = graph::interp(&typed, &given, dims).map_err(ReferenceError::new)?;
         let picks = values.into_iter().find_map(|value| match value {
             Value::Picks(picks) => Some(picks),

@@ -7,7 +7,7 @@ use std::fs;
 
 use crate::command;
 use crate::command::{folder, moec_in, product, write};
-use moec_runtime::package::Dtype;
+use moec_runtime::package::DType;
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Tensor};
 
@@ -113,7 +113,7 @@ fn capped_activations_and_a_norm_on_the_output() {
         .zip(&data)
         .map(|((name, shape), data)| {
             let shape = shape.iter().map(|n| *n as u64).collect();
-            (*name, Tensor::from_f32(Dtype::F32, shape, data).unwrap())
+            (*name, Tensor::from_f32(DType::F32, shape, data).unwrap())
         })
         .collect();
     let tensors: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
@@ -124,7 +124,7 @@ fn capped_activations_and_a_norm_on_the_output() {
         product(&moec_in(folder.path(), &[&run[..], device].concat()));
         let bytes = fs::read(folder.path().join("y.safetensors")).unwrap();
         let y = Checkpoint::read(&bytes).unwrap();
-        let y = y.tensor("out.hidden", Dtype::F32).unwrap().0.to_f64();
+        let y = y.tensor("out.hidden", DType::F32).unwrap().0.to_f64();
         let most = expected.iter().fold(0.0, |most: f64, y| most.max(y.abs()));
         for (at, (y, expected)) in y.iter().zip(&expected).enumerate() {
             assert!((y - expected).abs() < 1e-5 * most, "{device:?} {at}: {y} and {expected}");

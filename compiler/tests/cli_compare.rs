@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use crate::command::{folder, moec_in, product, stderr, stdout, write};
-use moec_runtime::package::Dtype;
+use moec_runtime::package::DType;
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Tensor};
 
@@ -21,11 +21,11 @@ fn spec(folder: &Path, routing: &str) {
 }
 
 fn floats(shape: &[u64], values: &[f32]) -> Tensor {
-    Tensor::from_f32(Dtype::F32, shape.to_vec(), values).unwrap()
+    Tensor::from_f32(DType::F32, shape.to_vec(), values).unwrap()
 }
 
 fn integers(shape: &[u64], values: &[i32]) -> Tensor {
-    Tensor::new(Dtype::I32, shape.to_vec(), values.iter().flat_map(|n| n.to_le_bytes()).collect()).unwrap()
+    Tensor::new(DType::I32, shape.to_vec(), values.iter().flat_map(|n| n.to_le_bytes()).collect()).unwrap()
 }
 
 fn file(folder: &Path, name: &str, tensors: &[(&str, &Tensor)]) {
@@ -50,7 +50,7 @@ fn run(folder: &Path, more: &[&str]) -> std::process::Output {
 fn output(folder: &Path) -> Vec<f32> {
     product(&run(folder, &["--output", "y.safetensors"]));
     let bytes = std::fs::read(folder.join("y.safetensors")).unwrap();
-    let y = Checkpoint::read(&bytes).unwrap().tensor("out.hidden", Dtype::F32).unwrap().0;
+    let y = Checkpoint::read(&bytes).unwrap().tensor("out.hidden", DType::F32).unwrap().0;
     y.to_f64().into_iter().map(|y| y as f32).collect()
 }
 
@@ -196,7 +196,7 @@ fn padding_rows() {
     let bytes = std::fs::read(folder.join("w.safetensors")).unwrap();
     let w = Checkpoint::read(&bytes).unwrap();
     let routed: Vec<(&str, Tensor)> =
-        ["router", "gate", "up", "down"].map(|name| (name, w.tensor(name, Dtype::F32).unwrap().0)).into();
+        ["router", "gate", "up", "down"].map(|name| (name, w.tensor(name, DType::F32).unwrap().0)).into();
     let down = floats(&[HIDDEN, 2], &[0.5; 8]);
     let mut all: Vec<(&str, &Tensor)> = routed.iter().map(|(name, tensor)| (*name, tensor)).collect();
     all.extend([("shared_gate", &shared), ("shared_up", &shared), ("shared_down", &down)]);

@@ -10,14 +10,14 @@ use std::process::{Command, Output};
 
 use crate::command;
 use crate::command::{example, fixture, folder, moec_in, product, start, stderr, stdout, write};
-use moec_runtime::package::Dtype;
+use moec_runtime::package::DType;
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Package, Tensor, package};
 
 /// A published block's tensors, as they are stored.
 fn stored(checkpoint: &Checkpoint<'_>) -> Vec<(String, Tensor)> {
     let load = |name: &str| {
-        let dtype = if checkpoint.info(name).unwrap().dtype.starts_with('F') { Dtype::F32 } else { Dtype::I32 };
+        let dtype = if checkpoint.info(name).unwrap().dtype.starts_with('F') { DType::F32 } else { DType::I32 };
         (name.to_string(), checkpoint.tensor(name, dtype).unwrap().0)
     };
     checkpoint.names().into_iter().map(load).collect()
@@ -103,7 +103,7 @@ fn experts_that_are_missing() {
                 \"experts.{e}.down_proj.weight\"\n";
     write(folder.path(), "s.toml", spec);
     let zeros = |name: String, shape: [u64; 2]| {
-        (name, Tensor::from_f32(Dtype::F32, shape.to_vec(), &vec![0.0; (shape[0] * shape[1]) as usize]).unwrap())
+        (name, Tensor::from_f32(DType::F32, shape.to_vec(), &vec![0.0; (shape[0] * shape[1]) as usize]).unwrap())
     };
     let run = |experts: u64| {
         let mut tensors = vec![zeros("gate.weight".into(), [6, 8])];
@@ -307,7 +307,7 @@ fn names_that_would_change_the_terminal() {
     }
     let package = Package::new(manifest, honest.images().to_vec()).unwrap();
     write(folder.path(), "evil.moec", package.to_bytes().unwrap());
-    let row = Tensor::from_f32(Dtype::F32, vec![1, 63], &[0.0; 63]).unwrap();
+    let row = Tensor::from_f32(DType::F32, vec![1, 63], &[0.0; 63]).unwrap();
     let tensors = to_safetensors(&[(EVIL, &row)]).unwrap();
     let evil_name = format!("{}.safetensors", EVIL.replace('\r', ""));
     write(folder.path(), &evil_name, tensors);

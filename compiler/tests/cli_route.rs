@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::command::{fixture, folder, moec_in, product, stderr, write};
-use moec_runtime::package::Dtype;
+use moec_runtime::package::DType;
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Tensor};
 use serde_json::Value;
@@ -37,7 +37,7 @@ fn logarithms() -> Vec<f32> {
 }
 
 fn tensor(shape: &[u64], values: &[f32]) -> Tensor {
-    Tensor::from_f32(Dtype::F32, shape.to_vec(), values).unwrap()
+    Tensor::from_f32(DType::F32, shape.to_vec(), values).unwrap()
 }
 
 fn trace(folder: &Path, name: &str, tensors: &[(&str, &Tensor)]) {
@@ -140,7 +140,7 @@ fn batches_are_cut_and_tensors_are_in_natural_order() {
 #[test]
 fn a_batch_keeps_its_rows_whole() {
     let folder = by_hand();
-    write(folder.path(), "row.toml", SPEC.replace("[expert]", "group = \"row\"\n[expert]"));
+    write(folder.path(), "row.toml", SPEC.replace("[expert]", "group = \"sequence\"\n[expert]"));
     let rows = [logarithms(), logarithms(), logarithms()].concat();
     trace(folder.path(), "rows.safetensors", &[("logits", &tensor(&[3, 4, 4], &rows))]);
     for (batch, batches) in [("3", 3), ("4", 3), ("9", 2), ("12", 1)] {
@@ -154,7 +154,7 @@ fn a_batch_keeps_its_rows_whole() {
 /// Pairs of each expert by the picks that a published block recorded; identity experts have none.
 fn recorded_load(file: &[u8], experts: usize) -> Option<Vec<u64>> {
     let checkpoint = Checkpoint::read(file).unwrap();
-    let (picks, _) = checkpoint.tensor("ref.topk_index", Dtype::I32).ok()?;
+    let (picks, _) = checkpoint.tensor("ref.topk_index", DType::I32).ok()?;
     let mut load = vec![0; experts];
     let picks = picks.to_i32().unwrap();
     for expert in picks.iter().filter(|expert| (**expert as usize) < experts) {
@@ -193,7 +193,7 @@ fn published_routers() {
         let logits = [&[spec.as_str(), "--logits", &tensors, "--tensor", "ref.router_logits"][..], &weights].concat();
         // What laguna's code gives out is capped already, and inkling's lacks the shared columns.
         if !["laguna", "inkling"].contains(&name.as_str())
-            && Checkpoint::read(&file).unwrap().tensor("ref.router_logits", Dtype::F32).is_ok()
+            && Checkpoint::read(&file).unwrap().tensor("ref.router_logits", DType::F32).is_ok()
         {
             let report = json(folder.path(), &logits);
             assert_eq!(report["load"]["per_expert"], serde_json::json!(expected), "{name} by its logits");
@@ -209,7 +209,7 @@ fn published_expert_choice() {
     let other = fixture("", "").replace("huggingface/.", "other/flaxformer_expert_choice_cf1.");
     let (spec, tensors) = (other.clone() + "toml", other + "safetensors");
     let file = fs::read(&tensors).unwrap();
-    let weights = Checkpoint::read(&file).unwrap().tensor("ref.probs_dense", Dtype::F32).unwrap().0.to_f64();
+    let weights = Checkpoint::read(&file).unwrap().tensor("ref.probs_dense", DType::F32).unwrap().0.to_f64();
     let unchosen = weights.chunks(8).filter(|weights| weights.iter().all(|weight| *weight == 0.0)).count();
     assert!(unchosen > 0);
     let folder = folder();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::command::{folder, moec_in, product, stderr, write};
 use moec_runtime::Tensor;
-use moec_runtime::package::Dtype;
+use moec_runtime::package::DType;
 use moec_runtime::weights::to_safetensors;
 use serde_json::{Value, json};
 
@@ -211,7 +211,7 @@ fn files_that_are_no_traces() {
 }
 
 fn tensor(shape: &[u64], values: &[f32]) -> Tensor {
-    Tensor::from_f32(Dtype::F32, shape.to_vec(), values).unwrap()
+    Tensor::from_f32(DType::F32, shape.to_vec(), values).unwrap()
 }
 
 fn trace(folder: &Path, name: &str, tensors: &[(&str, &Tensor)]) {

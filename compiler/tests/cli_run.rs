@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::command::{example, fixture, folder, moec_in, product, settled, start, stderr, stdout, write};
-use moec_runtime::package::Dtype;
+use moec_runtime::package::DType;
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Tensor};
 
@@ -21,7 +21,7 @@ fn tensors(folder: &Path, name: &str, tensors: &[(&str, &Tensor)]) -> String {
     write(folder, name, to_safetensors(tensors).unwrap()).display().to_string()
 }
 
-fn zeros(dtype: Dtype, shape: &[u64]) -> Tensor {
+fn zeros(dtype: DType, shape: &[u64]) -> Tensor {
     let elements: u64 = shape.iter().product();
     Tensor::from_f32(dtype, shape.to_vec(), &vec![0.0; elements as usize]).unwrap()
 }
@@ -46,7 +46,7 @@ fn a_published_soft_block() {
     let y = fs::read(folder.path().join("y.safetensors")).unwrap();
     let y = Checkpoint::read(&y).unwrap();
     assert_eq!(y.names(), ["out.hidden", "soft.combine", "soft.dispatch"]);
-    assert_eq!(y.tensor("soft.combine", Dtype::F32).unwrap().0.shape(), [74, 24]);
+    assert_eq!(y.tensor("soft.combine", DType::F32).unwrap().0.shape(), [74, 24]);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn token_ids() {
     let rows = moec_in(folder.path(), &["run", &known, "--weights", &block, "--tensor-prefix", "w."]);
     assert_eq!(rows.status.code(), Some(1));
     assert!(stderr(&rows).contains("[50, 4]"), "{}", stderr(&rows));
-    let ids = tensors(folder.path(), "x", &[("in.hidden", &zeros(Dtype::F32, &[5, 32]))]);
+    let ids = tensors(folder.path(), "x", &[("in.hidden", &zeros(DType::F32, &[5, 32]))]);
     let lacking = moec_in(folder.path(), &["run", &known, "--input", &ids]);
     assert!(stderr(&lacking).contains("looked for `token_ids`"), "{}", stderr(&lacking));
 }
@@ -147,7 +147,7 @@ fn the_output_keeps_the_inputs_shape() {
     let (y, given) = (Checkpoint::read(&y).unwrap(), Checkpoint::read(&given).unwrap());
     assert_eq!(y.names(), ["out.hidden", "route.experts", "route.weights"]);
     let load = |file: &Checkpoint<'_>, name: &str, dtype| file.tensor(name, dtype).unwrap().0;
-    let (y, expected) = (load(&y, "out.hidden", Dtype::F32), load(&given, "out.hidden", Dtype::F32));
+    let (y, expected) = (load(&y, "out.hidden", DType::F32), load(&given, "out.hidden", DType::F32));
     assert_eq!(y.shape(), [1, 19, 32]);
     let largest = expected.to_f64().iter().fold(0.0f64, |max, x| max.max(x.abs()));
     for (a, b) in y.to_f64().iter().zip(expected.to_f64()) {
@@ -189,7 +189,7 @@ fn other_float_types_are_converted_and_said() {
     for dtype in ["f16", "bf16"] {
         let spec = text.replace("dtype = \"f32\"", &format!("dtype = \"{dtype}\""));
         let spec = write(folder.path(), &format!("{dtype}.toml"), spec).display().to_string();
-        let x = tensors(folder.path(), "x", &[("a", &zeros(Dtype::F32, &[2, 3, 64]))]);
+        let x = tensors(folder.path(), "x", &[("a", &zeros(DType::F32, &[2, 3, 64]))]);
         let output = moec_in(folder.path(), &["run", &spec, "--input", &x, "--repeat", "1", "--reference"]);
         assert!(product(&output).contains("tokens      6 in rows of 3"));
         let note = format!("note: `a` is f32, converted to {dtype}");
@@ -222,11 +222,11 @@ fn statistics() {
 fn a_loss_of_rows() {
     let folder = folder();
     let spec = "[moe]\nhidden = 8\nexperts = 4\n[router]\ntop_k = 2\n[expert]\nintermediate = 8\n[training]\n\
-                aux_loss = \"switch\"\naux_coef = 0.5\naux_group = \"row\"\n[numerics]\ndtype = \"f32\"\n";
+                aux_loss = \"switch\"\naux_coef = 0.5\naux_group = \"sequence\"\n[numerics]\ndtype = \"f32\"\n";
     write(folder.path(), "rows.toml", spec);
     let x: Vec<f32> = (0..2 * 6 * 8).map(|i| ((i * 37 + i / 8 * 11) % 23) as f32 / 11.0 - 1.0).collect();
     let stats = |name: &str, shape: &[u64], x: &[f32]| -> serde_json::Value {
-        let file = tensors(folder.path(), name, &[("x", &Tensor::from_f32(Dtype::F32, shape.to_vec(), x).unwrap())]);
+        let file = tensors(folder.path(), name, &[("x", &Tensor::from_f32(DType::F32, shape.to_vec(), x).unwrap())]);
         let arguments = ["run", "rows.toml", "--input", &file, "--repeat", "1", "--stats=json"];
         serde_json::from_str(&product(&moec_in(folder.path(), &arguments))).unwrap()
     };
@@ -246,8 +246,8 @@ fn experts_that_choose() {
     let name = "../other/flaxformer_expert_choice_cf1";
     let bytes = fs::read(fixture(name, "safetensors")).unwrap();
     let published = Checkpoint::read(&bytes).unwrap();
-    let [x, y] = ["in.hidden", "out.hidden"].map(|name| published.tensor(name, Dtype::F32).unwrap().0);
-    let picks = Tensor::new(Dtype::I32, vec![3, 1], vec![0; 12]).unwrap();
+    let [x, y] = ["in.hidden", "out.hidden"].map(|name| published.tensor(name, DType::F32).unwrap().0);
+    let picks = Tensor::new(DType::I32, vec![3, 1], vec![0; 12]).unwrap();
     let file = tensors(folder.path(), "x", &[("in.hidden", &x), ("out.hidden", &y), ("ref.topk_index", &picks)]);
     let (spec, weights) = (fixture(name, "toml"), fixture(name, "safetensors"));
     let run = ["run", &spec, "--weights", &weights, "--tensor-prefix", "w.", "--input", &file, "--stats"];
@@ -261,7 +261,7 @@ fn experts_that_choose() {
 #[test]
 fn no_tokens() {
     let folder = folder();
-    let x = tensors(folder.path(), "x", &[("in.hidden", &zeros(Dtype::F32, &[2, 0, 64]))]);
+    let x = tensors(folder.path(), "x", &[("in.hidden", &zeros(DType::F32, &[2, 0, 64]))]);
     for tokens in [&["--tokens", "0"][..], &["--input", &x, "--output", "y"]] {
         let spec = example("tiny.toml");
         let arguments = [&["run", &spec, "--reference"], tokens].concat();
@@ -270,17 +270,17 @@ fn no_tokens() {
         }
     }
     let y = fs::read(folder.path().join("y")).unwrap();
-    assert_eq!(Checkpoint::read(&y).unwrap().tensor("out.hidden", Dtype::F32).unwrap().0.shape(), [2, 0, 64]);
+    assert_eq!(Checkpoint::read(&y).unwrap().tensor("out.hidden", DType::F32).unwrap().0.shape(), [2, 0, 64]);
 }
 
 #[test]
 fn what_may_be_wrong() {
     let folder = folder();
     let (spec, mixtral) = (example("tiny.toml"), fixture("mixtral", "safetensors"));
-    let x = |name: &str, shape: &[u64]| tensors(folder.path(), name, &[("a", &zeros(Dtype::F32, shape))]);
-    let two = tensors(folder.path(), "two", &[("a", &zeros(Dtype::F32, &[1, 64])), ("b", &zeros(Dtype::F32, &[1, 64]))]);
+    let x = |name: &str, shape: &[u64]| tensors(folder.path(), name, &[("a", &zeros(DType::F32, shape))]);
+    let two = tensors(folder.path(), "two", &[("a", &zeros(DType::F32, &[1, 64])), ("b", &zeros(DType::F32, &[1, 64]))]);
     let (narrow, flat) = (x("narrow", &[5, 63]), x("flat", &[64]));
-    let integers = tensors(folder.path(), "integers", &[("a", &zeros(Dtype::I32, &[1, 64]))]);
+    let integers = tensors(folder.path(), "integers", &[("a", &zeros(DType::I32, &[1, 64]))]);
     write(folder.path(), "garbage", "garbage");
     let two_named = format!("{two}:c");
     product(&moec_in(folder.path(), &["compile", &spec, "--target", "sm_80", "-o", "gpu.moec"]));
@@ -333,7 +333,7 @@ fn weights_beyond_memory() {
 fn an_error_above_the_bound() {
     let folder = folder();
     let given = fs::read(fixture("mixtral", "safetensors")).unwrap();
-    let (x, _) = Checkpoint::read(&given).unwrap().tensor("in.hidden", Dtype::F32).unwrap();
+    let (x, _) = Checkpoint::read(&given).unwrap().tensor("in.hidden", DType::F32).unwrap();
     let file = tensors(folder.path(), "x", &[("in.hidden", &x), ("out.hidden", &x)]);
     let weights = fixture("mixtral", "safetensors");
     let arguments = ["run", &fixture("mixtral", "toml"), "--weights", &weights, "--tensor-prefix", "w.", "--input", &file];

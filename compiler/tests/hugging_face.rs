@@ -91,7 +91,7 @@ fn published_blocks_give_the_specs_that_reproduce_them() {
                 assert_eq!(imported.router.vocabulary, (name == "deepseek_v4_hash").then_some(50), "{name}");
                 for spec in [&mut imported, &mut expected] {
                     (spec.name, spec.weights, spec.router.vocabulary) = (String::new(), Vec::new(), None);
-                    spec.numerics.dtype = spec::Dtype::F32;
+                    spec.numerics.dtype = spec::DType::F32;
                 }
                 if DIFFERENCES.iter().any(|(block, _, _)| block == name) {
                     imported.shared = None;
@@ -199,12 +199,12 @@ fn presets_are_the_published_models() {
     let mut names: Vec<&str> = PUBLISHED.iter().map(|row| row.0).collect();
     names.sort_unstable();
     assert_eq!(presets().collect::<Vec<_>>(), names);
-    for &Published(name, hidden, ffn, experts, top_k, groups, score, renorm, scale, shared, first) in PUBLISHED {
+    for &Published(name, hidden, intermediate, experts, top_k, groups, score, renorm, scale, shared, first) in PUBLISHED {
         let text: toml::Table = preset(name, None).unwrap().spec(None).parse().unwrap();
         let integer = |table: &str, key: &str| text[table][key].as_integer().unwrap() as u64;
         assert_eq!(
             [integer("moe", "hidden"), integer("expert", "intermediate"), integer("moe", "experts"), integer("router", "top_k")],
-            [hidden, ffn, experts, top_k],
+            [hidden, intermediate, experts, top_k],
             "{name}"
         );
         let given = words(&text, "router", &["groups", "topk_groups", "group_score", "group_mask"]);

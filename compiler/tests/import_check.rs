@@ -157,14 +157,14 @@ fn types_that_are_not_loaded_are_mistakes() {
         tensors.iter_mut().filter(|(name, ..)| name.contains("experts.")).for_each(|(_, of, _)| *of = dtype);
         let wrong = check(&block, &checkpoint(folder.path(), "a.safetensors", &tensors)).unwrap_err();
         // One for each of gate, up and down: their experts are wrong alike.
-        assert_eq!(wrong.iter().map(|d| d.code).collect::<Vec<_>>(), [Code::TensorDtype; 3], "{dtype}: {wrong:?}");
+        assert_eq!(wrong.iter().map(|d| d.code).collect::<Vec<_>>(), [Code::TensorDType; 3], "{dtype}: {wrong:?}");
         assert!(wrong[0].message.contains("experts.0.gate_proj.weight`") && wrong[0].message.contains(dtype), "{wrong:?}");
     }
     let mut tensors = tensors;
     tensors[0].1 = "BF16";
     assert!(check(&block, &checkpoint(folder.path(), "a.safetensors", &tensors)).is_ok());
     tensors[0].1 = "I64";
-    assert_eq!(codes(check(&block, &checkpoint(folder.path(), "a.safetensors", &tensors))), [Code::TensorDtype]);
+    assert_eq!(codes(check(&block, &checkpoint(folder.path(), "a.safetensors", &tensors))), [Code::TensorDType]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use moec::reference::{Reference, reference};
 use moec::spec::{Spec, parse};
 use moec::ties::{Apart, Decision, Given, judged};
 use moec_codegen::Options;
-use moec_runtime::package::{Dims, Dtype, Manifest, Role};
+use moec_runtime::package::{DType, Dims, Manifest, Role};
 use moec_runtime::{Run, Tensor};
 
 const EXPERTS: u64 = 4;
@@ -44,7 +44,7 @@ impl Layer {
         let names = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
         let router = names.zip(&mut weights).find(|(buffer, _)| buffer.name == "router").unwrap().1;
         let identity: Vec<f32> = (0..EXPERTS * EXPERTS).map(|i| if i % (EXPERTS + 1) == 0 { 1.0 } else { 0.0 }).collect();
-        *router = Tensor::from_f32(Dtype::F32, vec![EXPERTS, EXPERTS], &identity).unwrap();
+        *router = Tensor::from_f32(DType::F32, vec![EXPERTS, EXPERTS], &identity).unwrap();
         Layer { spec, manifest, weights }
     }
 
@@ -52,12 +52,12 @@ impl Layer {
     /// was kept.
     fn judged(&self, logits: &[[f32; 4]], picks: &[[(i32, bool); 2]]) -> (Reference, Reference, Vec<Apart>) {
         let dims = Dims::tokens(logits.len() as u64);
-        let x = Tensor::from_f32(Dtype::F32, vec![dims.tokens, EXPERTS], logits.as_flattened()).unwrap();
+        let x = Tensor::from_f32(DType::F32, vec![dims.tokens, EXPERTS], logits.as_flattened()).unwrap();
         let inputs = [x];
         let plain = reference(import(&self.spec), &self.manifest, &self.weights, &inputs, dims).unwrap();
         let integers = |of: &dyn Fn(&(i32, bool)) -> i32| {
             let bytes = picks.as_flattened().iter().flat_map(|pair| of(pair).to_le_bytes()).collect();
-            Tensor::new(Dtype::I32, vec![dims.tokens, 2], bytes).unwrap()
+            Tensor::new(DType::I32, vec![dims.tokens, 2], bytes).unwrap()
         };
         // Only whether a pair has a row counts here.
         let (experts, rows) = (integers(&|(expert, _)| *expert), integers(&|(_, kept)| i32::from(*kept) - 1));

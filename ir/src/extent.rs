@@ -8,7 +8,7 @@ pub struct Dims {
     /// Tokens in the batch, T.
     pub tokens: u64,
     /// Tokens of one sequence, S of `[B, S, H]`; equal to `tokens` for `[T, H]`.
-    pub row_tokens: u64,
+    pub sequence_tokens: u64,
 }
 
 /// How a quotient becomes an integer.
@@ -30,7 +30,7 @@ pub enum Extent {
     /// T.
     Tokens,
     /// S.
-    RowTokens,
+    SequenceTokens,
     /// Sum.
     Add(Box<Extent>, Box<Extent>),
     /// Product.
@@ -50,7 +50,7 @@ impl Extent {
         match self {
             Extent::Const(n) => Some(*n),
             Extent::Tokens => Some(dims.tokens),
-            Extent::RowTokens => Some(dims.row_tokens),
+            Extent::SequenceTokens => Some(dims.sequence_tokens),
             Extent::Add(a, b) => two(a, b).and_then(|(a, b)| a.checked_add(b)),
             Extent::Mul(a, b) => two(a, b).and_then(|(a, b)| a.checked_mul(b)),
             Extent::Min(a, b) => two(a, b).map(|(a, b)| a.min(b)),
@@ -82,7 +82,7 @@ impl Extent {
         match (self, by) {
             (Extent::Const(a), Extent::Const(b)) if b != 0 => {
                 let e = Extent::Div(Box::new(Extent::Const(a)), Box::new(Extent::Const(b)), round);
-                e.at(Dims { tokens: 0, row_tokens: 0 }).map_or(e, Extent::Const)
+                e.at(Dims { tokens: 0, sequence_tokens: 0 }).map_or(e, Extent::Const)
             }
             (a, b) => Extent::Div(Box::new(a), Box::new(b), round),
         }
@@ -104,7 +104,7 @@ impl Extent {
                 (_, _) => UNKNOWN,
             },
             (Extent::Div(a, b, round), _) => {
-                let by = if b.is_const() { b.at(Dims { tokens: 0, row_tokens: 0 }) } else { None };
+                let by = if b.is_const() { b.at(Dims { tokens: 0, sequence_tokens: 0 }) } else { None };
                 let (above, below) = by.map_or(UNKNOWN, |by| times(a.least_share(unit), 1, by));
                 match round {
                     Round::Ceil => (above, below),
@@ -120,7 +120,7 @@ impl Extent {
                     None => UNKNOWN,
                 }
             }
-            (Extent::Const(_) | Extent::Tokens | Extent::RowTokens, _) => UNKNOWN,
+            (Extent::Const(_) | Extent::Tokens | Extent::SequenceTokens, _) => UNKNOWN,
         }
     }
 
@@ -128,7 +128,7 @@ impl Extent {
     fn is_const(&self) -> bool {
         match self {
             Extent::Const(_) => true,
-            Extent::Tokens | Extent::RowTokens => false,
+            Extent::Tokens | Extent::SequenceTokens => false,
             Extent::Add(a, b) | Extent::Mul(a, b) | Extent::Div(a, b, _) | Extent::Min(a, b) | Extent::Max(a, b) => {
                 a.is_const() && b.is_const()
             }
@@ -178,7 +178,7 @@ impl fmt::Display for Extent {
         match self {
             Extent::Const(n) => write!(f, "{n}"),
             Extent::Tokens => f.write_str("T"),
-            Extent::RowTokens => f.write_str("S"),
+            Extent::SequenceTokens => f.write_str("S"),
             Extent::Add(a, b) => write!(f, "({a} + {b})"),
             Extent::Mul(a, b) => write!(f, "({a} * {b})"),
             Extent::Min(a, b) => write!(f, "min({a}, {b})"),
@@ -233,7 +233,7 @@ fn parse(text: &str, depth: usize) -> Option<(Extent, &str)> {
     }
     match text.chars().next()? {
         'T' => Some((Extent::Tokens, &text[1..])),
-        'S' => Some((Extent::RowTokens, &text[1..])),
+        'S' => Some((Extent::SequenceTokens, &text[1..])),
         _ => None,
     }
 }
@@ -251,7 +251,7 @@ mod tests {
             assert_eq!(share.0 * below, above * share.1, "{e}: {share:?}");
             // And so it is.
             for n in [1, 2, 7, 64] {
-                let value = e.at(Dims { tokens: n, row_tokens: 1 }).unwrap();
+                let value = e.at(Dims { tokens: n, sequence_tokens: 1 }).unwrap();
                 assert!(u128::from(value) * share.1 >= u128::from(n) * share.0, "{e} at {n}");
             }
         };
@@ -265,7 +265,7 @@ mod tests {
         is(tokens().div_ceil(3).min(tokens().div_ceil(2)), 1, 3);
         is(tokens().div_ceil(3) + 5, 1, 3);
         is(Extent::Const(9) * 3, 0, 1);
-        is(Extent::RowTokens, 0, 1);
+        is(Extent::SequenceTokens, 0, 1);
         assert_eq!(Extent::Const(9).least_share(&Extent::Const(12)), (9, 12));
         assert_eq!(Extent::Const(9).least_share(&Extent::Const(0)), (0, 1));
         let vast = (0..4).fold(tokens(), |e, _| e.div_ceil(u64::MAX));
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn text_round_trips() {
-        let e = (Extent::RowTokens * 5).div(Extent::Const(32), Round::Floor).max(Extent::Const(4)).min(Extent::Tokens + 1);
+        let e = (Extent::SequenceTokens * 5).div(Extent::Const(32), Round::Floor).max(Extent::Const(4)).min(Extent::Tokens + 1);
         let text = format!("{e}, row");
         assert_eq!(Extent::parse_prefix(&text), Some((e, ", row")));
         assert_eq!(Extent::parse_prefix(&"(".repeat(100_000)), None);
@@ -292,8 +292,8 @@ mod tests {
 
     #[test]
     fn overflow_and_zero_divisors_have_no_value() {
-        let dims = Dims { tokens: u64::MAX, row_tokens: 0 };
+        let dims = Dims { tokens: u64::MAX, sequence_tokens: 0 };
         assert_eq!((Extent::Tokens * 2).at(dims), None);
-        assert_eq!(Extent::Tokens.div(Extent::RowTokens, Round::Floor).at(dims), None);
+        assert_eq!(Extent::Tokens.div(Extent::SequenceTokens, Round::Floor).at(dims), None);
     }
 }

@@ -40,7 +40,7 @@ fn forced(graph: &Typed, choices: &[Choice], which: usize, way: &str) -> Typed {
 
 #[test]
 fn every_way_gives_the_same_numbers() {
-    let dims = Dims { tokens: 12, row_tokens: 4 };
+    let dims = Dims { tokens: 12, sequence_tokens: 4 };
     let mut seen = 0;
     for (name, layer, bound) in layers() {
         let given = params(&layer, dims, &mut Random(11));

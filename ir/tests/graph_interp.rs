@@ -117,7 +117,7 @@ fn try_eval(op: Op, lines: &str, given: Given, dims: Dims) -> Result<Value, Stri
 /// The value of the last `op` of the lines, of which `%y` must be a tensor. T is that of the first parameter.
 fn eval(op: impl Into<Op>, lines: &str, given: Given) -> Value {
     let tokens = given[0].1[0] as u64;
-    try_eval(op.into(), lines, given, Dims { tokens, row_tokens: tokens }).expect("a value")
+    try_eval(op.into(), lines, given, Dims { tokens, sequence_tokens: tokens }).expect("a value")
 }
 
 fn tensor(value: Value) -> Tensor {
@@ -369,7 +369,7 @@ fn losses() {
     let observed = Observation { probability: tensor(&[4, 3], &p), z: tensor(&[4], &[1.0, 2.0, 3.0, 6.0]) };
     let of = |balance: Option<Balance>, z: Option<f64>| {
         let rule = Losses { balance: balance.map(|balance| (balance, 2.0.into())), z: z.map(Into::into) };
-        observed.losses(&routed.picks, &rule, Dims { tokens: 4, row_tokens: 2 })
+        observed.losses(&routed.picks, &rule, Dims { tokens: 4, sequence_tokens: 2 })
     };
     // P = 2, 1.25, 0.75; counts 4 3 1, first 3 1 0; E / T^2 = 3 / 16, in sequences of two 3 / 4.
     assert_eq!(of(Some(Balance::Load), None), Penalty { balance: Some(2.0 * 3.0 / 16.0 * (8.0 + 3.75 + 0.75)), z: None });
@@ -384,7 +384,7 @@ fn losses() {
     let none = Observation::of(&tensor(&[0, 3], &[]), &tensor(&[0, 3], &[]), &empty);
     for balance in [Balance::Load, Balance::First, Balance::Sequences, Balance::SequencesFirst, Balance::Importance] {
         let rule = Losses { balance: Some((balance, 1.0.into())), z: Some(1.0.into()) };
-        let dims = Dims { tokens: 0, row_tokens: 0 };
+        let dims = Dims { tokens: 0, sequence_tokens: 0 };
         assert_eq!(none.losses(&empty, &rule, dims), Penalty { balance: Some(0.0), z: Some(0.0) });
     }
 }
@@ -396,7 +396,7 @@ fn flatten() {
 }
 
 /// Three tokens in sequences of two: the last one has one.
-const TWO_SEQUENCES: Dims = Dims { tokens: 3, row_tokens: 2 };
+const TWO_SEQUENCES: Dims = Dims { tokens: 3, sequence_tokens: 2 };
 
 fn slots() {
     let given: Given = &[("%x", &[3, 1], &[0.0; 3]), ("@b", &[2, 1], &[7.0, 8.0]), ("@w", &[2, 1, 1], &[10.0, 100.0])];
@@ -409,10 +409,10 @@ fn slots() {
         format!("{} %z = grouped_gemm %y, %s, [@w] : ?", rows.replace("%y", "%b")).replace("%y,", "%b,").replace("%z", "%y");
     assert_eq!(tensor(of(Op::GroupedGemm, &product)).data, [[70.0; 6], [800.0; 6]].concat());
     // No tokens, no sequences; more tokens in a sequence than there are: one.
-    for (tokens, row_tokens, rows_of_all) in [(0, 0, 0), (0, 4, 0), (3, 9, 6), (3, 0, 18)] {
+    for (tokens, sequence_tokens, rows_of_all) in [(0, 0, 0), (0, 4, 0), (3, 9, 6), (3, 0, 18)] {
         let x = vec![0.0; tokens];
         let given: Given = &[("%x", &[tokens, 1], &x), ("@b", &[2, 1], &[7.0, 8.0])];
-        let y = try_eval(Op::ExpertRows, rows, given, Dims { tokens: tokens as u64, row_tokens }).expect("a value");
+        let y = try_eval(Op::ExpertRows, rows, given, Dims { tokens: tokens as u64, sequence_tokens }).expect("a value");
         assert_eq!(tensor(y).shape, [rows_of_all, 1]);
     }
 }
@@ -426,7 +426,8 @@ fn token_softmax() {
     let y = try_eval(Op::TokenSoftmax, "%y = token_softmax %x, %mask : ?", given, TWO_SEQUENCES).expect("a value");
     close(&tensor(y).data, &[1.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
     let x = [INF, -INF, 1.0, -INF];
-    let y = try_eval(Op::TokenSoftmax, "%y = token_softmax %x : ?", &[("%x", &[2, 2], &x)], Dims { tokens: 2, row_tokens: 2 });
+    let y =
+        try_eval(Op::TokenSoftmax, "%y = token_softmax %x : ?", &[("%x", &[2, 2], &x)], Dims { tokens: 2, sequence_tokens: 2 });
     close(&tensor(y.expect("a value")).data, &[1.0, 0.5, 0.0, 0.5]);
 }
 
@@ -469,12 +470,12 @@ fn rms_norm() {
 }
 
 /// The pairs of the grouped rows, of tokens that score experts so.
-fn rows(top_k: usize, rule: &str, experts: usize, scores: &[f64], row_tokens: u64) -> Vec<usize> {
+fn rows(top_k: usize, rule: &str, experts: usize, scores: &[f64], sequence_tokens: u64) -> Vec<usize> {
     let tokens = scores.len() / experts;
     let lines = format!(
         "%p = top_k %s, %s, {top_k} : ? %b = best_score %p, %s, 1 : ? %r = assign %b, {rule} : ? %y = pair_weights %r : ?"
     );
-    let dims = Dims { tokens: tokens as u64, row_tokens };
+    let dims = Dims { tokens: tokens as u64, sequence_tokens };
     let r = routing(try_eval(Op::Assign, &lines, &[("%s", &[tokens, experts], scores)], dims).expect("a value"));
     for (pair, row) in r.row_of_pair.iter().enumerate() {
         assert_eq!(*row, r.pair_of_row.iter().position(|p| *p == pair));
@@ -500,10 +501,10 @@ fn assign() {
     // Two sequences of two tokens; experts 0 0 | 0 1.
     let scores = [9.0, 0.0, 9.0, 0.0, 9.0, 0.0, 0.0, 9.0];
     let of = |rule: &str| rows(1, rule, 2, &scores, 2);
-    assert_eq!(of("capacity(1, row, token_major)"), [0, 2, 3]);
+    assert_eq!(of("capacity(1, sequence, token_major)"), [0, 2, 3]);
     assert_eq!(of("capacity(1, all, token_major)"), [0, 3]);
-    assert_eq!(of("capacity(floor(S / 2), row, choice_major)"), [0, 2, 3]);
-    assert_eq!(of("capacity(T, row, choice_major)"), [0, 1, 2, 3]);
+    assert_eq!(of("capacity(floor(S / 2), sequence, choice_major)"), [0, 2, 3]);
+    assert_eq!(of("capacity(T, sequence, choice_major)"), [0, 1, 2, 3]);
     // Spans of three and of one token.
     assert_eq!(of("capacity(1, 3, token_major)"), [0, 3]);
     assert_eq!(of("capacity(2, 3, token_major)"), [0, 1, 3]);
@@ -514,15 +515,15 @@ fn assign() {
     let of = |rule: &str| rows(2, rule, 2, &scores, 2);
     assert_eq!(of("capacity(4, all, batch_prioritized)"), [4, 0, 2, 7, 6, 5, 1, 3]);
     assert_eq!(of("capacity(2, all, batch_prioritized)"), [4, 0, 6, 5]);
-    assert_eq!(of("capacity(1, row, batch_prioritized)"), [0, 4, 1, 6]);
+    assert_eq!(of("capacity(1, sequence, batch_prioritized)"), [0, 4, 1, 6]);
     assert_eq!(of("capacity(4, all, score)"), [4, 0, 7, 2, 5, 6, 1, 3]);
     assert_eq!(of("capacity(2, all, score)"), [4, 0, 5, 6]);
-    assert_eq!(of("capacity(1, row, score)"), [0, 4, 1, 5]);
+    assert_eq!(of("capacity(1, sequence, score)"), [0, 4, 1, 5]);
     // Equal weights: the earlier token.
     assert_eq!(rows(1, "capacity(2, all, score)", 1, &[1.0, -0.0, 0.0, 1.0], 4), [0, 3]);
     assert_eq!(rows(1, "capacity(3, all, batch_prioritized)", 1, &[1.0, -0.0, 0.0, 1.0], 4), [0, 3, 1]);
     assert_eq!(rows(1, "dropless", 2, &[], 0), [] as [usize; 0]);
-    assert_eq!(rows(1, "capacity(1, row, token_major)", 2, &[], 0), [] as [usize; 0]);
+    assert_eq!(rows(1, "capacity(1, sequence, token_major)", 2, &[], 0), [] as [usize; 0]);
 }
 
 /// Tokens 0..5 by two experts that score them 3 1 2 NaN 2 and 0 0 -0 7 NaN.
@@ -530,8 +531,8 @@ fn assign() {
 fn expert_choice() {
     let scores = [3.0, 0.0, 1.0, 0.0, 2.0, -0.0, NAN, 7.0, 2.0, NAN];
     let lines = |rule: &str| format!("%p = all_experts %s : ? %r = assign %p, {rule} : ? %y = pair_weights %r : ?");
-    let kept = |rule: &str, row_tokens: u64| {
-        let dims = Dims { tokens: 5, row_tokens };
+    let kept = |rule: &str, sequence_tokens: u64| {
+        let dims = Dims { tokens: 5, sequence_tokens };
         let r = routing(try_eval(Op::Assign, &lines(rule), &[("%s", &[5, 2], &scores)], dims).expect("a value"));
         let of = |e: usize| {
             let mut tokens: Vec<usize> = r.pair_of_row.iter().filter(|pair| *pair % 2 == e).map(|pair| pair / 2).collect();
@@ -546,7 +547,7 @@ fn expert_choice() {
     assert_eq!(kept("capacity(9, all, score)", 5), [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]);
     // Tokens 0 1 2 and 3 4, each with room for one.
     assert_eq!(kept("capacity(1, 3, score)", 5), [[0, 4], [0, 3]]);
-    assert_eq!(kept("capacity(1, row, score)", 1), [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]);
+    assert_eq!(kept("capacity(1, sequence, score)", 1), [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]);
 }
 
 fn renorm_kept() {
@@ -840,14 +841,14 @@ fn attributes_are_their_own_values() {
     let graph = parse("layer @a(%x: tensor<T x 1 x f32>) -> ? { %y = scale %x, 2.0 : ? return %y }").expect("a graph");
     let x = BTreeMap::from([("%x".to_string(), Tensor::new(vec![1, 1], vec![3.0]))]);
     let typed = verify(graph).expect("well typed");
-    let values = interp(&typed, &x, Dims { tokens: 1, row_tokens: 1 }).expect("values");
+    let values = interp(&typed, &x, Dims { tokens: 1, sequence_tokens: 1 }).expect("values");
     assert!(values.contains(&Value::Attr(Attr::Real(2.0.into()))));
 }
 
 #[test]
 fn what_does_not_fit_is_an_error() {
     let fails = |lines: &str, given: Given, tokens: u64, why: &str| {
-        let outcome = try_eval(Pointwise::Scale.into(), lines, given, Dims { tokens, row_tokens: tokens });
+        let outcome = try_eval(Pointwise::Scale.into(), lines, given, Dims { tokens, sequence_tokens: tokens });
         assert!(outcome.as_ref().is_err_and(|found| found.contains(why)), "{outcome:?}");
     };
     let scale = "%y = scale %x, 2.0 : ?";

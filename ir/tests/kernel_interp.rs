@@ -485,7 +485,7 @@ fn a_program_runs_the_regime_of_its_size() {
     let go = |x: &[f32], w: &[f32]| {
         let given = BTreeMap::from([("x".to_string(), bytes(x)), ("w".to_string(), bytes(w))]);
         let tokens = x.len() as u64;
-        interp(&program, &machine("x86-64-v3"), Dims { tokens, row_tokens: tokens }, &given)
+        interp(&program, &machine("x86-64-v3"), Dims { tokens, sequence_tokens: tokens }, &given)
     };
     let small = go(&[1.0, 2.0], &[3.0, 4.0]).unwrap();
     assert_eq!(small["y"], floats(&[21.0, 22.0]));

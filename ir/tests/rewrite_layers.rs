@@ -70,8 +70,8 @@ fn files_round_trip() {
 #[test]
 fn equal_under_the_interpreter() {
     for (name, layer, result) in &*REWRITTEN {
-        for (tokens, row_tokens, seed) in [(0, 0, 0), (1, 1, 1), (7, 7, 2), (12, 4, 3), (12, 4, 4)] {
-            let dims = Dims { tokens, row_tokens };
+        for (tokens, sequence_tokens, seed) in [(0, 0, 0), (1, 1, 1), (7, 7, 2), (12, 4, 3), (12, 4, 4)] {
+            let dims = Dims { tokens, sequence_tokens };
             for numbers in [Numbers::Smooth, Numbers::Ties] {
                 let params = inputs(layer, dims, seed, numbers);
                 // The same sums rounded at the same places: in bf16 a last bit may differ where the f64 sums do.
@@ -87,7 +87,7 @@ fn equal_under_the_interpreter() {
 fn a_capacity_drops_the_same_pairs() {
     let layer = typed(&text("switch"));
     let result = rewrite(&layer, &machine("sm_80"), &batches());
-    let dims = Dims { tokens: 21, row_tokens: 7 };
+    let dims = Dims { tokens: 21, sequence_tokens: 7 };
     let params = inputs(&layer, dims, 5, Numbers::Smooth);
     let rows = |graph: &Typed| -> Vec<bool> {
         output(graph, &params, dims).data.chunks(16).map(|row| row.iter().all(|y| *y == 0.0)).collect()

@@ -74,7 +74,7 @@ fn check(case: &Case) {
     for tokens in [0, 1, 7] {
         for (seed, numbers) in (0..4).flat_map(|seed| Numbers::ALL.map(|numbers| (seed, numbers))) {
             // Sequences of 7 or, in other seeds, of 3 tokens.
-            let dims = Dims { tokens, row_tokens: if seed % 2 == 0 { tokens } else { 3 } };
+            let dims = Dims { tokens, sequence_tokens: if seed % 2 == 0 { tokens } else { 3 } };
             same(&left, result.at(1), &inputs(&left, dims, seed, numbers), dims, case.tolerance)
                 .unwrap_or_else(|why| panic!("{rule}, T = {tokens}, {numbers:?}, seed {seed}: {why}\n{}", case.left));
         }

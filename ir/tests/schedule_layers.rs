@@ -35,7 +35,7 @@ layer @mixtral(%x: tensor<T x 40 x bf16>, @router: tensor<8 x 40 x bf16>, @gate:
 /// Biases everywhere, capacity, a shared expert behind a sigmoid gate, two layers of routing in one graph.
 const EVERYTHING: &str = "\
 layer @everything(%x: tensor<T x 12 x f32>, @router: tensor<6 x 12 x f32>, @router_bias: tensor<6 x f32>, @gate: tensor<6 x 10 x 12 x f32>, @gate_bias: tensor<6 x 10 x f32>, @down: tensor<6 x 12 x 10 x f32>, @down_bias: tensor<6 x 12 x f32>, @shared_gate: tensor<9 x 12 x f32>, @shared_up: tensor<9 x 12 x f32>, @shared_down: tensor<12 x 9 x f32>, @shared_gate_proj: tensor<1 x 12 x f32>, @output_bias: tensor<12 x f32>) -> tensor<T x 12 x f32> {
-  %0 = route %x, [@router], [@router_bias], capacity(ceil((T * 2) / 6), row, choice_major) {
+  %0 = route %x, [@router], [@router_bias], capacity(ceil((T * 2) / 6), sequence, choice_major) {
     a = add $0, $1
     b = softmax a
     c = top_k b, b, 3
@@ -214,8 +214,8 @@ fn soft(experts: u64, slots: u64, hidden: u64) -> String {
 fn agrees(text: &str, tokens: &[(u64, u64)], tolerance: f64) {
     let layer = parse(text);
     let mut random = Random(3);
-    for (tokens, row_tokens) in tokens {
-        let dims = Dims { tokens: *tokens, row_tokens: *row_tokens };
+    for (tokens, sequence_tokens) in tokens {
+        let dims = Dims { tokens: *tokens, sequence_tokens: *sequence_tokens };
         let given = params(&layer, dims, &mut random);
         let expected = interp(&layer, &given, dims).expect("the interpreter runs every graph");
         let Some(Value::Tensor(y)) = expected.last() else { panic!("no result") };
@@ -250,7 +250,7 @@ layer @imported(%x: tensor<T x 12 x f32>, @router: tensor<8 x 12 x f32>, @gate: 
 #[test]
 fn rewritten() {
     let layer = parse(IMPORTED);
-    let dims = Dims { tokens: 21, row_tokens: 21 };
+    let dims = Dims { tokens: 21, sequence_tokens: 21 };
     let given = params(&layer, dims, &mut Random(23));
     let expected = interp(&layer, &given, dims).expect("the interpreter runs every graph");
     let Some(Value::Tensor(y)) = expected.last() else { panic!("no result") };
@@ -371,8 +371,8 @@ fn softmax_of_any_numbers() {
     for (op, n) in ["softmax", "token_softmax"].into_iter().flat_map(|op| [1, 3, 4, 33, 130].map(|n| (op, n))) {
         let ty = format!("tensor<T x {n} x f32>");
         let layer = parse(&format!("layer @l(%x: {ty}) -> {ty} {{\n  %0 = {op} %x : {ty}\n  return %0\n}}\n"));
-        for (tokens, row_tokens) in [(0, 0), (1, 1), (21, 4), (270, 265)] {
-            let dims = Dims { tokens, row_tokens };
+        for (tokens, sequence_tokens) in [(0, 0), (1, 1), (21, 4), (270, 265)] {
+            let dims = Dims { tokens, sequence_tokens };
             let mut random = Random(tokens + n);
             let data = (0..tokens * n).map(|_| if random.below(3) == 0 { random.one(&odd) } else { random.number() }).collect();
             let given = [("%x".to_string(), Tensor::new(vec![tokens as usize, n as usize], data))].into();
@@ -391,7 +391,7 @@ fn softmax_of_any_numbers() {
 #[test]
 fn soft_weights_sum_to_one() {
     let layer = parse(&soft(5, 3, 12));
-    let dims = Dims { tokens: 23, row_tokens: 9 };
+    let dims = Dims { tokens: 23, sequence_tokens: 9 };
     let given = params(&layer, dims, &mut Random(5));
     for machine in ["sm_90a", "x86-64-v3"].into_iter().filter_map(Machine::named) {
         let public = |name: &str| {
@@ -411,7 +411,7 @@ fn soft_weights_sum_to_one() {
 #[test]
 fn sequences_do_not_depend_on_each_other() {
     let layer = parse(&soft(5, 3, 12));
-    let dims = |tokens: u64| Dims { tokens, row_tokens: 9 };
+    let dims = |tokens: u64| Dims { tokens, sequence_tokens: 9 };
     let mut together = params(&layer, dims(27), &mut Random(6));
     together.get_mut("%x").unwrap().data[9 * 12..][..12].copy_from_slice(&[f64::NAN; 12]);
     together.get_mut("%x").unwrap().data[10 * 12] = f64::INFINITY;
@@ -434,7 +434,7 @@ fn sequences_do_not_depend_on_each_other() {
 fn tokens_do_not_depend_on_each_other() {
     let layer = parse(MIXTRAL);
     let mut random = Random(9);
-    let dims = |tokens: u64| Dims { tokens, row_tokens: tokens };
+    let dims = |tokens: u64| Dims { tokens, sequence_tokens: tokens };
     let together = params(&layer, dims(19), &mut random);
     for machine in ["sm_90a", "x86-64-v3", "x86-64-v4-bf16"].into_iter().filter_map(Machine::named) {
         let all = run(&layer, &machine, dims(19), &together);
@@ -641,7 +641,7 @@ fn experts_are_bounded_by_shared_memory() {
     let choice = |experts: u64| {
         parse(&format!(
             "layer @l(%x: tensor<T x 4 x f32>, @r: tensor<{experts} x 4 x f32>, @e: tensor<{experts} x 1 x 4 x f32>) -> tensor<T x 1 x f32> {{
-  %0 = route %x, [@r], capacity(2, row, score) {{
+  %0 = route %x, [@r], capacity(2, sequence, score) {{
     a = softmax $0
     yield all_experts a
   }} : routing<T x {experts} of {experts}>

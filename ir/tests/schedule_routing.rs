@@ -126,7 +126,7 @@ impl Case {
     fn random(random: &mut Random) -> Case {
         let tokens = random.one(&[1usize, 2, 7, 16, 17, 33]);
         let rows: Vec<usize> = (1..=tokens).filter(|s| tokens.is_multiple_of(*s)).collect();
-        let dims = Dims { tokens: tokens as u64, row_tokens: random.one(&rows) as u64 };
+        let dims = Dims { tokens: tokens as u64, sequence_tokens: random.one(&rows) as u64 };
         let (groups, size) = random.one(&[(1, 1 + random.0 as usize % 70), (2, 9), (4, 8), (8, 1), (3, 23), (2, 33)]);
         let experts = groups * size;
         let keep = 1 + random.below(groups);
@@ -340,7 +340,7 @@ fn random_configurations() {
 const CASES: usize = 80;
 
 fn case(experts: usize, top_k: usize, tokens: u64, body: &str, assignment: &str) -> Case {
-    let dims = Dims { tokens, row_tokens: tokens };
+    let dims = Dims { tokens, sequence_tokens: tokens };
     let vectors = body.matches("$1").count().min(1);
     let (body, assignment) = (format!("    {body}"), assignment.to_string());
     Case {
@@ -419,21 +419,21 @@ fn not_numbers() {
 #[test]
 fn many_chunks() {
     let mut random = Random(13);
-    for (tokens, row_tokens, assignment) in [
+    for (tokens, sequence_tokens, assignment) in [
         (2100, 2100, "dropless"),
-        (2100, 700, "capacity(150, row, choice_major)"),
-        (2100, 700, "capacity(150, row, token_major)"),
+        (2100, 700, "capacity(150, sequence, choice_major)"),
+        (2100, 700, "capacity(150, sequence, token_major)"),
         (2100, 2100, "capacity(500, all, choice_major)"),
         (2100, 2100, "capacity(150, 400, choice_major)"),
         (2100, 2100, "capacity(500, all, batch_prioritized)"),
         (2100, 2100, "capacity(500, all, score)"),
-        (2100, 700, "capacity(150, row, batch_prioritized)"),
-        (2100, 700, "capacity(150, row, score)"),
+        (2100, 700, "capacity(150, sequence, batch_prioritized)"),
+        (2100, 700, "capacity(150, sequence, score)"),
         (2100, 2100, "capacity(60, 400, score)"),
         (2100, 2100, "capacity(60, 400, batch_prioritized)"),
     ] {
         let mut case = case(5, 2, tokens, "yield top_k $0, $0, 2", assignment);
-        case.dims.row_tokens = row_tokens;
+        case.dims.sequence_tokens = sequence_tokens;
         let mut given = params(&case.layer(), case.dims, &mut random);
         // No zeros: whether -0.0 is less is another test's question.
         given.get_mut("%x").unwrap().data.iter_mut().for_each(|x| *x += 1.5);
@@ -448,23 +448,23 @@ fn many_chunks() {
 fn expert_choice() {
     let mut random = Random(29);
     let (nan, inf) = (f64::NAN, f64::INFINITY);
-    for (experts, tokens, row_tokens, assignment) in [
+    for (experts, tokens, sequence_tokens, assignment) in [
         (1, 1, 1, "capacity(1, all, score)"),
         (5, 33, 33, "capacity(7, all, score)"),
-        (33, 34, 17, "capacity(4, row, score)"),
+        (33, 34, 17, "capacity(4, sequence, score)"),
         (40, 20, 20, "capacity(ceil((T * 3) / 40), 7, score)"),
-        (7, 40, 8, "capacity(100, row, score)"),
+        (7, 40, 8, "capacity(100, sequence, score)"),
         (3, 12, 12, "capacity(0, all, score)"),
         (70, 3, 3, "capacity(1, all, score)"),
         (6, 21, 7, "dropless"),
-        (6, 21, 7, "capacity(4, row, token_major)"),
+        (6, 21, 7, "capacity(4, sequence, token_major)"),
         (6, 21, 7, "capacity(4, 5, choice_major)"),
         (2, 2100, 2100, "capacity(600, all, score)"),
-        (2, 2100, 700, "capacity(77, row, score)"),
+        (2, 2100, 700, "capacity(77, sequence, score)"),
     ] {
         for body in ["yield all_experts $0", "a = all_experts $0\n    b = expert_scale a, $1\n    yield scale b, 0.5"] {
             let mut case = case(experts, experts, tokens, body, assignment);
-            case.dims.row_tokens = row_tokens;
+            case.dims.sequence_tokens = sequence_tokens;
             for numbers in [Numbers::Finite, Numbers::Any] {
                 if body.contains("scale") && (numbers == Numbers::Any || tokens > 1000) {
                     continue; // What is no number, and many tokens, are other matters than the ops.
@@ -510,7 +510,7 @@ fn machines_agree_to_the_bit() {
 #[test]
 fn losses_beside_the_output() {
     let mut random = Random(29);
-    for (tokens, row_tokens) in [(1, 1), (37, 5), (64, 16), (530, 530)] {
+    for (tokens, sequence_tokens) in [(1, 1), (37, 5), (64, 16), (530, 530)] {
         for (balance, z) in [
             (Some(Balance::Load), Some(0.25)),
             (Some(Balance::First), None),
@@ -519,8 +519,8 @@ fn losses_beside_the_output() {
             (Some(Balance::Importance), None),
             (None, Some(0.5)),
         ] {
-            let mut case = case(40, 3, tokens, "s = sigmoid $0\n    yield top_k s, s, 3", "capacity(20, row, choice_major)");
-            case.dims.row_tokens = row_tokens;
+            let mut case = case(40, 3, tokens, "s = sigmoid $0\n    yield top_k s, s, 3", "capacity(20, sequence, choice_major)");
+            case.dims.sequence_tokens = sequence_tokens;
             case.observed = Some(["$0", "s"].map(String::from));
             let rule = Losses { balance: balance.map(|balance| (balance, 0.5.into())), z: z.map(f64::into) };
             case.losses = Some(rule);
@@ -569,10 +569,10 @@ fn losses_of_other_picks() {
          e = softmax d\n    yield counted e, c",
     ];
     for (body, top_k) in bodies.into_iter().zip([3, 4]) {
-        for (tokens, row_tokens) in [(1, 1), (37, 5), (64, 16)] {
+        for (tokens, sequence_tokens) in [(1, 1), (37, 5), (64, 16)] {
             for balance in [Balance::Load, Balance::First, Balance::Sequences, Balance::SequencesFirst, Balance::Importance] {
-                let mut case = case(40, top_k, tokens, body, "capacity(20, row, choice_major)");
-                (case.dims.row_tokens, case.hidden) = (row_tokens, 3);
+                let mut case = case(40, top_k, tokens, body, "capacity(20, sequence, choice_major)");
+                (case.dims.sequence_tokens, case.hidden) = (sequence_tokens, 3);
                 case.observed = Some(["$0", "s"].map(String::from));
                 let rule = Losses { balance: Some((balance, 0.5.into())), z: None };
                 case.losses = Some(rule);
@@ -591,15 +591,15 @@ fn renormalised_over_what_was_kept() {
     let mut random = Random(23);
     for (rule, assignment) in [
         ("sum(add 0.0)", "capacity(40, all, token_major)"),
-        ("sum(add 1e-20)", "capacity(9, row, choice_major)"),
+        ("sum(add 1e-20)", "capacity(9, sequence, choice_major)"),
         ("sum(clamp 1e-7)", "capacity(0, all, choice_major)"),
         ("sum(add 0.25)", "dropless"),
-        ("norm(1.0, add 0.0)", "capacity(9, row, choice_major)"),
-        ("norm(2.0, add 1e-20)", "capacity(9, row, score)"),
+        ("norm(1.0, add 0.0)", "capacity(9, sequence, choice_major)"),
+        ("norm(2.0, add 1e-20)", "capacity(9, sequence, score)"),
         ("norm(3.5, clamp 1e-7)", "capacity(40, all, token_major)"),
     ] {
         let mut case = case(6, 3, 600, "a = softmax $0\n    yield top_k a, a, 3", assignment);
-        (case.renorm, case.dims.row_tokens) = (Some(rule), 60);
+        (case.renorm, case.dims.sequence_tokens) = (Some(rule), 60);
         let given = params(&case.layer(), case.dims, &mut random);
         check(&case, &given, Numbers::Finite);
         let (masked, given) = case.with_padding(&given, &mut random);
@@ -619,10 +619,10 @@ fn looked_up() {
                 "dropless",
             ),
             ("a = hash_picks $0, $1, $2\n    yield softmax a", "capacity(3, all, choice_major)"),
-            ("a = sqrt_softplus $0\n    yield hash_picks a, $1, $2", "capacity(T, row, score)"),
+            ("a = sqrt_softplus $0\n    yield hash_picks a, $1, $2", "capacity(T, sequence, score)"),
         ] {
             let mut case = case(experts, top_k, 33, body, assignment);
-            (case.vectors, case.vocabulary, case.hidden, case.dims.row_tokens) = (0, vocabulary, 8, 11);
+            (case.vectors, case.vocabulary, case.hidden, case.dims.sequence_tokens) = (0, vocabulary, 8, 11);
             let given = params(&case.layer(), case.dims, &mut random);
             check(&case, &given, Numbers::Finite);
             let (masked, given) = case.with_padding(&given, &mut random);
@@ -637,13 +637,13 @@ fn without_rows() {
     let mut random = Random(31);
     for (experts, rowless, top_k) in [(8, 3, 2), (40, 39, 4), (70, 6, 8)] {
         for assignment in
-            ["dropless", "capacity(2, all, choice_major)", "capacity(3, row, score)", "capacity(2, 7, batch_prioritized)"]
+            ["dropless", "capacity(2, all, choice_major)", "capacity(3, sequence, score)", "capacity(2, 7, batch_prioritized)"]
         {
             let body = format!(
                 "a = add $0, $1\n    b = top_k $0, a, {top_k}\n    c = scale b, 6.0\n    yield without_rows c, {rowless}"
             );
             let mut case = case(experts, top_k, 33, &body, assignment);
-            (case.rowless, case.hidden, case.dims.row_tokens) = (rowless, 8, 11);
+            (case.rowless, case.hidden, case.dims.sequence_tokens) = (rowless, 8, 11);
             let given = params(&case.layer(), case.dims, &mut random);
             check(&case, &given, Numbers::Finite);
             let (masked, given) = case.with_padding(&given, &mut random);
@@ -666,13 +666,13 @@ fn joint() {
         for (body, assignment) in bodies.iter().zip([
             "dropless",
             "capacity(2, all, choice_major)",
-            "capacity(3, row, batch_prioritized)",
-            "capacity(3, row, token_major)",
+            "capacity(3, sequence, batch_prioritized)",
+            "capacity(3, sequence, token_major)",
         ]) {
             let mut named = body.replace(", E", &format!(", {experts}")).replace(", K", &format!(", {top_k}"));
             named = named.replace(", N", &format!(", {joint}"));
             let mut case = case(experts + joint, top_k + joint, 33, &named, assignment);
-            (case.rowless, case.hidden, case.dims.row_tokens) = (joint, 8, 11);
+            (case.rowless, case.hidden, case.dims.sequence_tokens) = (joint, 8, 11);
             case.best.1 = top_k;
             // Of the first body's operand the competing columns alone have a number.
             case.lengths = if body.contains("add b") { vec![experts] } else { vec![1; case.vectors] };

@@ -97,7 +97,7 @@ codes! {
     TensorShape = "RT0204", "a stored tensor has another shape",
         "The tensor has the name that was looked for, but not the shape that the layer gives it: the spec is of another model, \
          or the file stores it transposed, fused or with the experts folded into the rows, which `[weights]` can say.";
-    TensorDtype = "RT0205", "a stored tensor of a type that is not converted",
+    TensorDType = "RT0205", "a stored tensor of a type that is not converted",
         "Floats of 64, 32 and 16 bits become the layer's type, integers and truths become i32 where they fit. An integer does not \
          become a float, nor a float an integer, and quantised types are not converted.";
     TensorRange = "RT0206", "a stored integer outside i32",
@@ -135,12 +135,12 @@ codes! {
     Shape = "RT0302", "a tensor of another shape",
         "Activations are [T, H] or [B, S, H], H being the layer's width; other inputs and weights have the shapes of the \
          manifest (`moec inspect`).";
-    Dtype = "RT0303", "a tensor of another element type",
+    DType = "RT0303", "a tensor of another element type",
         "Nothing is converted silently at a launch. `Tensor::to_dtype` converts.";
     TokensAboveMax = "RT0304", "more tokens than the package serves",
         "`tokens.max` in the spec bounds a batch, and the kernels' index arithmetic relies on it. Split the batch, or compile \
          with a larger bound.";
-    RowTokens = "RT0305", "tokens that are not whole sequences",
+    SequenceTokens = "RT0305", "tokens that are not whole sequences",
         "The number of tokens in the batch is not a multiple of that of a sequence.";
     TooShort = "RT0306", "memory that is too short",
         "A region given by the caller has fewer bytes than these dimensions need. `Layer::workspace_bytes` says how many the \

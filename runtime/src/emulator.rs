@@ -13,7 +13,7 @@ use ptx_emulator::{Arg, Buffer, Fill, Launch, Memory, Module, launch, parse};
 
 use crate::device::{Argument, Device, Opened};
 use crate::error::Error;
-use crate::package::{self, Dtype, ImageKind, Manifest, Package, Role, Target, TargetKind, WORKSPACE_ALIGN};
+use crate::package::{self, DType, ImageKind, Manifest, Package, Role, Target, TargetKind, WORKSPACE_ALIGN};
 
 pub use ptx_emulator::{Blocks, Counters, Finding, FindingKind, Limits, Numerics, Options, Procedure, Report, Schedule};
 
@@ -156,7 +156,7 @@ fn kernels(manifest: &Manifest, target: &Target) -> Vec<Kernel> {
         let params = 0..kernel.params.len();
         let all = || launches.iter().flat_map(|launch| params.clone().filter_map(|param| given(launch, param)));
         let is_inner = all().all(|buffer| buffer.role == Role::Workspace);
-        let has_integers = all().any(|buffer| buffer.dtype == Dtype::I32);
+        let has_integers = all().any(|buffer| buffer.dtype == DType::I32);
         let is_update = target.update.iter().any(|launch| launch.kernel as usize == index);
         let is_read = |param: usize| {
             let roles = launches.iter().filter_map(|launch| Some(given(launch, param)?.role));

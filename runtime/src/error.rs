@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::codes::ErrorCode;
 use crate::format::Format;
-use crate::package::Dtype;
+use crate::package::DType;
 
 /// Where the cause of an error is; a command line maps it to its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,13 +165,13 @@ pub enum Error {
         actual: Vec<u64>,
     },
     /// A stored tensor has an element type that cannot become a weight.
-    TensorDtype {
+    TensorDType {
         /// The stored tensor.
         tensor: String,
         /// In the file.
         actual: String,
         /// What it was to become.
-        expected: Dtype,
+        expected: DType,
     },
 
     /// A stored integer is outside the type that it becomes.
@@ -208,13 +208,13 @@ pub enum Error {
         actual: Vec<u64>,
     },
     /// A tensor has the wrong element type.
-    Dtype {
+    DType {
         /// The buffer.
         name: String,
         /// By the manifest.
-        expected: Dtype,
+        expected: DType,
         /// Given.
-        actual: Dtype,
+        actual: DType,
     },
     /// An integer numbers nothing that there is: a token id outside the vocabulary, an entry of a table outside the experts.
     NumberRange {
@@ -234,12 +234,12 @@ pub enum Error {
         /// By the manifest.
         max: u64,
     },
-    /// Sequences of `row_tokens` do not make up `tokens`.
-    RowTokens {
+    /// Sequences of `sequence_tokens` do not make up `tokens`.
+    SequenceTokens {
         /// In the batch.
         tokens: u64,
         /// In a sequence.
-        row_tokens: u64,
+        sequence_tokens: u64,
     },
     /// A piece of caller-owned memory is too short.
     TooShort {
@@ -381,7 +381,7 @@ impl Error {
             Error::Safetensors { .. } => ErrorCode::Safetensors,
             Error::MissingTensor { .. } => ErrorCode::MissingTensor,
             Error::TensorShape { .. } => ErrorCode::TensorShape,
-            Error::TensorDtype { .. } => ErrorCode::TensorDtype,
+            Error::TensorDType { .. } => ErrorCode::TensorDType,
             Error::TensorRange { .. } => ErrorCode::TensorRange,
             Error::NotSafetensors { .. } => ErrorCode::NotSafetensors,
             Error::Index { .. } => ErrorCode::Index,
@@ -394,9 +394,9 @@ impl Error {
             Error::MoreExperts { .. } => ErrorCode::MoreExperts,
             Error::Count { .. } => ErrorCode::Count,
             Error::Shape { .. } | Error::Rank { .. } => ErrorCode::Shape,
-            Error::Dtype { .. } => ErrorCode::Dtype,
+            Error::DType { .. } => ErrorCode::DType,
             Error::TokensAboveMax { .. } => ErrorCode::TokensAboveMax,
-            Error::RowTokens { .. } => ErrorCode::RowTokens,
+            Error::SequenceTokens { .. } => ErrorCode::SequenceTokens,
             Error::TooShort { .. } => ErrorCode::TooShort,
             Error::Misaligned { .. } => ErrorCode::Misaligned,
             Error::WrongDevice { .. } => ErrorCode::WrongDevice,

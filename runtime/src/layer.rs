@@ -133,7 +133,7 @@ impl Layer {
     /// The bytes of workspace that a run needs: a pure function of the dims.
     ///
     /// # Errors
-    /// [`Error::TokensAboveMax`], [`Error::RowTokens`], [`Error::Extent`].
+    /// [`Error::TokensAboveMax`], [`Error::SequenceTokens`], [`Error::Extent`].
     pub fn workspace_bytes(&self, dims: Dims) -> Result<u64, Error> {
         self.shared.check_dims(dims)?;
         Ok(self.shared.workspace(dims)?.bytes)
@@ -154,7 +154,7 @@ impl Layer {
     /// but used where it lies, if that is aligned and no update writes it; the file stays mapped until the layer is gone.
     ///
     /// # Errors
-    /// [`Error::Count`], [`Error::Dtype`], [`Error::Shape`], [`Error::NumberRange`], [`Error::OutOfMemory`],
+    /// [`Error::Count`], [`Error::DType`], [`Error::Shape`], [`Error::NumberRange`], [`Error::OutOfMemory`],
     /// [`Error::Device`].
     pub fn bind(&self, weights: Vec<Tensor>) -> Result<Bound, Error> {
         let shared = &self.shared;
@@ -213,7 +213,7 @@ impl Bound {
     /// Memory for a run, the inputs copied into it. It can be launched many times.
     ///
     /// # Errors
-    /// [`Error::TokensAboveMax`], [`Error::RowTokens`], [`Error::Count`], [`Error::Dtype`], [`Error::Shape`],
+    /// [`Error::TokensAboveMax`], [`Error::SequenceTokens`], [`Error::Count`], [`Error::DType`], [`Error::Shape`],
     /// [`Error::NumberRange`], [`Error::Extent`], [`Error::LaunchRange`], [`Error::OutOfMemory`], [`Error::Device`],
     /// [`Error::Poisoned`].
     pub fn batch(&self, inputs: &[Tensor], dims: Dims) -> Result<Batch, Error> {
@@ -247,7 +247,7 @@ impl Bound {
     /// touches nothing.
     ///
     /// # Errors
-    /// Before anything is launched: [`Error::Poisoned`], [`Error::TokensAboveMax`], [`Error::RowTokens`],
+    /// Before anything is launched: [`Error::Poisoned`], [`Error::TokensAboveMax`], [`Error::SequenceTokens`],
     /// [`Error::Count`], [`Error::TooShort`], [`Error::Misaligned`], [`Error::WrongDevice`], [`Error::Extent`],
     /// [`Error::LaunchRange`]. After: [`Error::Device`].
     pub fn launch(&self, batch: &mut Batch) -> Result<Duration, Error> {
@@ -317,7 +317,7 @@ impl Bound {
     /// Puts a tensor in the place of an observed buffer of a batch that was launched.
     ///
     /// # Errors
-    /// [`Error::NotObserved`], [`Error::Dtype`], [`Error::Shape`], [`Error::TooShort`], [`Error::Device`], [`Error::Poisoned`].
+    /// [`Error::NotObserved`], [`Error::DType`], [`Error::Shape`], [`Error::TooShort`], [`Error::Device`], [`Error::Poisoned`].
     pub fn overwrite(&self, batch: &mut Batch, observed: &str, tensor: &Tensor) -> Result<(), Error> {
         let shared = &self.shared;
         let places = shared.workspace(batch.dims)?.places;
@@ -382,12 +382,12 @@ impl Shared {
         })
     }
 
-    pub(crate) fn check_dims(&self, Dims { tokens, row_tokens }: Dims) -> Result<(), Error> {
+    pub(crate) fn check_dims(&self, Dims { tokens, sequence_tokens }: Dims) -> Result<(), Error> {
         if tokens > self.manifest.max_tokens {
             return Err(Error::TokensAboveMax { tokens, max: self.manifest.max_tokens });
         }
-        if tokens > 0 && (row_tokens == 0 || !tokens.is_multiple_of(row_tokens)) {
-            return Err(Error::RowTokens { tokens, row_tokens });
+        if tokens > 0 && (sequence_tokens == 0 || !tokens.is_multiple_of(sequence_tokens)) {
+            return Err(Error::SequenceTokens { tokens, sequence_tokens });
         }
         Ok(())
     }
@@ -447,7 +447,7 @@ fn check_numbers(buffer: &Buffer, tensor: &Tensor, mask: Option<&Tensor>) -> Res
 /// A tensor for this buffer has its dtype and its shape, the leading axis whole or split.
 fn check_tensor(buffer: &Buffer, tensor: &Tensor, dims: Dims) -> Result<(), Error> {
     if tensor.dtype() != buffer.dtype {
-        return Err(Error::Dtype { name: buffer.name.clone(), expected: buffer.dtype, actual: tensor.dtype() });
+        return Err(Error::DType { name: buffer.name.clone(), expected: buffer.dtype, actual: tensor.dtype() });
     }
     let expected = shape(buffer, dims)?;
     let actual = tensor.shape();

@@ -86,7 +86,7 @@ impl Layer {
     /// What a run of this size needs, evaluated once.
     ///
     /// # Errors
-    /// [`Error::TokensAboveMax`], [`Error::RowTokens`], [`Error::Extent`], [`Error::LaunchRange`].
+    /// [`Error::TokensAboveMax`], [`Error::SequenceTokens`], [`Error::Extent`], [`Error::LaunchRange`].
     pub fn plan(&self, dims: Dims) -> Result<Plan, Error> {
         Plan::new(&self.shared, dims)
     }

@@ -15,7 +15,7 @@ pub struct Figures {
     /// T.
     pub tokens: u64,
     /// Tokens of a sequence, S.
-    pub row_tokens: u64,
+    pub sequence_tokens: u64,
     /// Whether the partial sums over tokens keep sequences apart.
     pub by_sequence: bool,
     /// E, those without rows included.
@@ -47,7 +47,7 @@ impl Figures {
         let at_capacity = routing.rows_at_capacity.as_ref();
         Ok(Figures {
             tokens: dims.tokens,
-            row_tokens: dims.row_tokens,
+            sequence_tokens: dims.sequence_tokens,
             by_sequence: routing.by_sequence,
             experts: routing.experts,
             rowless: routing.rowless,
@@ -343,15 +343,15 @@ impl Probability {
 
 /// The mean over sequences of `E sum load p / (S^2 K)`, S the tokens that are no padding; a sequence without any is none.
 fn sequence_loss(figures: &Figures, picks: &[i32], partial: &[f64]) -> Option<f64> {
-    let Figures { tokens, experts, top_k, row_tokens, .. } = *figures;
+    let Figures { tokens, experts, top_k, sequence_tokens, .. } = *figures;
     if figures.corrected {
         return None;
     }
     if tokens == 0 {
         return Some(0.0);
     }
-    let (e, k, row) = (experts as usize, top_k as usize, row_tokens.max(1) as usize);
-    let sequences = tokens.div_ceil(row_tokens.max(1)) as usize;
+    let (e, k, row) = (experts as usize, top_k as usize, sequence_tokens.max(1) as usize);
+    let sequences = tokens.div_ceil(sequence_tokens.max(1)) as usize;
     let parts = partial.len() / e;
     if parts == 0 || (sequences > 1 && !figures.by_sequence) || !parts.is_multiple_of(sequences) {
         return None;

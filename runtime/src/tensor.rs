@@ -10,12 +10,12 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 
 use crate::error::Error;
-use crate::package::Dtype;
+use crate::package::DType;
 
 /// A dense row-major tensor, little-endian as in files and on devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
-    dtype: Dtype,
+    dtype: DType,
     shape: Vec<u64>,
     bytes: Bytes,
 }
@@ -79,12 +79,12 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Shape`] where there are not as many bytes as the shape and the dtype say.
-    pub fn new(dtype: Dtype, shape: Vec<u64>, bytes: Vec<u8>) -> Result<Tensor, Error> {
+    pub fn new(dtype: DType, shape: Vec<u64>, bytes: Vec<u8>) -> Result<Tensor, Error> {
         Tensor::of(dtype, shape, Bytes::Own(bytes))
     }
 
     /// As [`Tensor::new`], wherever the bytes are.
-    pub(crate) fn of(dtype: Dtype, shape: Vec<u64>, bytes: Bytes) -> Result<Tensor, Error> {
+    pub(crate) fn of(dtype: DType, shape: Vec<u64>, bytes: Bytes) -> Result<Tensor, Error> {
         let needed = elements(&shape).and_then(|n| n.checked_mul(dtype.bytes()));
         if needed != Some(bytes.len() as u64) {
             return Err(Error::Shape {
@@ -100,14 +100,14 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Shape`] where there are not as many values as the shape says.
-    pub fn from_f32(dtype: Dtype, shape: Vec<u64>, values: &[f32]) -> Result<Tensor, Error> {
+    pub fn from_f32(dtype: DType, shape: Vec<u64>, values: &[f32]) -> Result<Tensor, Error> {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        Ok(Tensor::new(Dtype::F32, shape, bytes)?.to_dtype(dtype))
+        Ok(Tensor::new(DType::F32, shape, bytes)?.to_dtype(dtype))
     }
 
     /// The element type.
     #[must_use]
-    pub fn dtype(&self) -> Dtype {
+    pub fn dtype(&self) -> DType {
         self.dtype
     }
 
@@ -141,10 +141,10 @@ impl Tensor {
 
     /// The tensor in another element type: rounded to nearest even; from float to `i32` truncated and saturated.
     #[must_use]
-    pub fn to_dtype(&self, dtype: Dtype) -> Tensor {
+    pub fn to_dtype(&self, dtype: DType) -> Tensor {
         let bytes = if dtype == self.dtype {
             self.bytes.clone()
-        } else if dtype == Dtype::I32 {
+        } else if dtype == DType::I32 {
             // `as` saturates, and NaN becomes 0.
             Bytes::Own(self.to_f64().into_iter().flat_map(|value| (value as i32).to_le_bytes()).collect())
         } else {
@@ -159,20 +159,20 @@ impl Tensor {
         let halves = self.bytes.as_chunks::<2>().0;
         let words = self.bytes.as_chunks::<4>().0;
         match self.dtype {
-            Dtype::F32 => words.iter().map(|word| f64::from(f32::from_le_bytes(*word))).collect(),
-            Dtype::I32 => words.iter().map(|word| f64::from(i32::from_le_bytes(*word))).collect(),
-            Dtype::F16 => halves.iter().map(|half| f64::from(f16::from_le_bytes(*half))).collect(),
-            Dtype::Bf16 => halves.iter().map(|half| f64::from(bf16::from_le_bytes(*half))).collect(),
+            DType::F32 => words.iter().map(|word| f64::from(f32::from_le_bytes(*word))).collect(),
+            DType::I32 => words.iter().map(|word| f64::from(i32::from_le_bytes(*word))).collect(),
+            DType::F16 => halves.iter().map(|half| f64::from(f16::from_le_bytes(*half))).collect(),
+            DType::Bf16 => halves.iter().map(|half| f64::from(bf16::from_le_bytes(*half))).collect(),
         }
     }
 
     /// The elements of an `i32` tensor.
     ///
     /// # Errors
-    /// [`Error::Dtype`] where it is of another type.
+    /// [`Error::DType`] where it is of another type.
     pub fn to_i32(&self) -> Result<Vec<i32>, Error> {
-        if self.dtype != Dtype::I32 {
-            return Err(Error::Dtype { name: "a tensor".into(), expected: Dtype::I32, actual: self.dtype });
+        if self.dtype != DType::I32 {
+            return Err(Error::DType { name: "a tensor".into(), expected: DType::I32, actual: self.dtype });
         }
         Ok(self.bytes.as_chunks::<4>().0.iter().map(|word| i32::from_le_bytes(*word)).collect())
     }
@@ -202,12 +202,12 @@ pub(crate) enum Stored {
 }
 
 impl Stored {
-    pub(crate) fn of(dtype: Dtype) -> Stored {
+    pub(crate) fn of(dtype: DType) -> Stored {
         match dtype {
-            Dtype::F32 => Stored::F32,
-            Dtype::F16 => Stored::F16,
-            Dtype::Bf16 => Stored::Bf16,
-            Dtype::I32 => Stored::I32,
+            DType::F32 => Stored::F32,
+            DType::F16 => Stored::F16,
+            DType::Bf16 => Stored::Bf16,
+            DType::I32 => Stored::I32,
         }
     }
 
@@ -259,7 +259,7 @@ impl Stored {
 }
 
 /// `bytes` as elements of `to`; borrowed where nothing changes. Integers saturate.
-pub(crate) fn convert(bytes: &[u8], from: Stored, to: Dtype) -> Cow<'_, [u8]> {
+pub(crate) fn convert(bytes: &[u8], from: Stored, to: DType) -> Cow<'_, [u8]> {
     if Stored::of(to) == from {
         return Cow::Borrowed(bytes);
     }
@@ -273,16 +273,16 @@ pub(crate) fn convert(bytes: &[u8], from: Stored, to: Dtype) -> Cow<'_, [u8]> {
     .into()
 }
 
-fn convert_from<const N: usize>(bytes: &[u8], to: Dtype, load: impl Fn([u8; N]) -> f64) -> Vec<u8> {
+fn convert_from<const N: usize>(bytes: &[u8], to: DType, load: impl Fn([u8; N]) -> f64) -> Vec<u8> {
     rounded(bytes.as_chunks::<N>().0.iter().map(|chunk| load(*chunk)), to)
 }
 
-fn rounded(values: impl Iterator<Item = f64>, to: Dtype) -> Vec<u8> {
+fn rounded(values: impl Iterator<Item = f64>, to: DType) -> Vec<u8> {
     match to {
-        Dtype::F32 => values.flat_map(|value| (value as f32).to_le_bytes()).collect(),
-        Dtype::F16 => values.flat_map(|value| f16::from_f32(round_to_odd(value)).to_le_bytes()).collect(),
-        Dtype::Bf16 => values.flat_map(|value| bf16::from_f32(round_to_odd(value)).to_le_bytes()).collect(),
-        Dtype::I32 => values.flat_map(|value| (value as i32).to_le_bytes()).collect(),
+        DType::F32 => values.flat_map(|value| (value as f32).to_le_bytes()).collect(),
+        DType::F16 => values.flat_map(|value| f16::from_f32(round_to_odd(value)).to_le_bytes()).collect(),
+        DType::Bf16 => values.flat_map(|value| bf16::from_f32(round_to_odd(value)).to_le_bytes()).collect(),
+        DType::I32 => values.flat_map(|value| (value as i32).to_le_bytes()).collect(),
     }
 }
 
@@ -315,19 +315,19 @@ mod tests {
             (f64::NEG_INFINITY, f64::NEG_INFINITY),
             (0.0, 0.0),
         ] {
-            let bytes = convert(&value.to_le_bytes(), Stored::F64, Dtype::Bf16).into_owned();
-            assert_eq!(Tensor::new(Dtype::Bf16, vec![1], bytes).unwrap().to_f64(), [expected], "{value:e}");
+            let bytes = convert(&value.to_le_bytes(), Stored::F64, DType::Bf16).into_owned();
+            assert_eq!(Tensor::new(DType::Bf16, vec![1], bytes).unwrap().to_f64(), [expected], "{value:e}");
         }
-        let nan = Tensor::from_f32(Dtype::F16, vec![1], &[f32::NAN]).unwrap();
+        let nan = Tensor::from_f32(DType::F16, vec![1], &[f32::NAN]).unwrap();
         assert!(nan.to_f64()[0].is_nan());
     }
 
     #[test]
     fn every_f16_and_bf16_survives_f32() {
         let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
-        for dtype in [Dtype::F16, Dtype::Bf16] {
+        for dtype in [DType::F16, DType::Bf16] {
             let all = Tensor::new(dtype, vec![1 << 16], bytes.clone()).unwrap();
-            let back = all.to_dtype(Dtype::F32).to_dtype(dtype);
+            let back = all.to_dtype(DType::F32).to_dtype(dtype);
             for (a, b) in all.to_f64().iter().zip(back.to_f64()) {
                 assert!(a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()), "{a} {b}");
             }
@@ -336,19 +336,19 @@ mod tests {
 
     #[test]
     fn shapes_are_held_against_bytes() {
-        assert!(Tensor::new(Dtype::F16, vec![2, 2], vec![0; 8]).is_ok());
-        assert!(Tensor::new(Dtype::F16, vec![2, 2], vec![0; 9]).is_err());
-        assert!(Tensor::new(Dtype::F16, vec![u64::MAX, u64::MAX], vec![0; 8]).is_err());
-        assert!(Tensor::from_f32(Dtype::F32, vec![3], &[1.0]).is_err());
-        assert!(Tensor::from_f32(Dtype::F32, vec![4], &[1.0; 4]).unwrap().reshape(vec![2, 2]).is_ok());
+        assert!(Tensor::new(DType::F16, vec![2, 2], vec![0; 8]).is_ok());
+        assert!(Tensor::new(DType::F16, vec![2, 2], vec![0; 9]).is_err());
+        assert!(Tensor::new(DType::F16, vec![u64::MAX, u64::MAX], vec![0; 8]).is_err());
+        assert!(Tensor::from_f32(DType::F32, vec![3], &[1.0]).is_err());
+        assert!(Tensor::from_f32(DType::F32, vec![4], &[1.0; 4]).unwrap().reshape(vec![2, 2]).is_ok());
     }
 
     #[test]
     fn integers_convert_by_truncation() {
-        let floats = Tensor::from_f32(Dtype::F32, vec![4], &[1.9, -1.9, 1e20, f32::NAN]).unwrap();
-        assert_eq!(floats.to_dtype(Dtype::I32).to_i32().unwrap(), [1, -1, i32::MAX, 0]);
+        let floats = Tensor::from_f32(DType::F32, vec![4], &[1.9, -1.9, 1e20, f32::NAN]).unwrap();
+        assert_eq!(floats.to_dtype(DType::I32).to_i32().unwrap(), [1, -1, i32::MAX, 0]);
         assert!(floats.to_i32().is_err());
-        let wide = convert(&(1i64 << 40).to_le_bytes(), Stored::I64, Dtype::I32).into_owned();
+        let wide = convert(&(1i64 << 40).to_le_bytes(), Stored::I64, DType::I32).into_owned();
         assert_eq!(wide, i32::MAX.to_le_bytes());
         for (from, bytes, expected) in [
             (Stored::I8, &[0xff, 7][..], [-1, 7]),
@@ -358,7 +358,7 @@ mod tests {
             (Stored::U16, &[0, 0x80, 1, 0], [32768, 1]),
             (Stored::U32, &[0xff, 0xff, 0xff, 0x7f, 2, 0, 0, 0], [i32::MAX, 2]),
         ] {
-            let converted = Tensor::new(Dtype::I32, vec![2], convert(bytes, from, Dtype::I32).into_owned()).unwrap();
+            let converted = Tensor::new(DType::I32, vec![2], convert(bytes, from, DType::I32).into_owned()).unwrap();
             assert_eq!((converted.to_i32().unwrap(), from.first_outside_i32(bytes)), (expected.to_vec(), None), "{from:?}");
         }
         assert_eq!(Stored::U64.first_outside_i32(&u64::MAX.to_le_bytes()), Some(i128::from(u64::MAX)));

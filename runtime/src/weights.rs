@@ -4,11 +4,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
-use safetensors::tensor::{Dtype as FileDtype, TensorView};
+use safetensors::tensor::{Dtype as FileDType, TensorView};
 
 use crate::checkpoint::{Checkpoint, Note, check_range, note, stored};
 use crate::error::Error;
-use crate::package::{Buffer, Dtype, Manifest, Piece, Role, Slice, Source, Stacked};
+use crate::package::{Buffer, DType, Manifest, Piece, Role, Slice, Source, Stacked};
 use crate::tensor::{Bytes, Mapped, Stored, Tensor, convert, elements};
 
 /// The weights of a package, in the manifest's order, out of a checkpoint whose names carry `prefix`.
@@ -19,7 +19,7 @@ use crate::tensor::{Bytes, Mapped, Stored, Tensor, convert, elements};
 /// # Errors
 /// [`Error::MissingTensor`], [`Error::MissingExperts`] where some experts have a tensor and others do not,
 /// [`Error::MoreExperts`] where some have one that the layer does not have,
-/// [`Error::TensorShape`], [`Error::TensorDtype`], [`Error::TensorRange`], each naming the stored tensor; what
+/// [`Error::TensorShape`], [`Error::TensorDType`], [`Error::TensorRange`], each naming the stored tensor; what
 /// [`Checkpoint::info`] has of a file.
 pub fn assemble(manifest: &Manifest, checkpoint: &Checkpoint<'_>, prefix: &str) -> Result<(Vec<Tensor>, Vec<Note>), Error> {
     let mut notes: Vec<Note> = Vec::new();
@@ -56,7 +56,7 @@ pub fn assemble(manifest: &Manifest, checkpoint: &Checkpoint<'_>, prefix: &str) 
 }
 
 /// The part of a mapped file that has the buffer's `bytes` as they are: nothing converted, dense, each part behind the last.
-fn in_place(found: &[Found<'_>], dtype: Dtype, bytes: usize, checkpoint: &Checkpoint<'_>) -> Option<Mapped> {
+fn in_place(found: &[Found<'_>], dtype: DType, bytes: usize, checkpoint: &Checkpoint<'_>) -> Option<Mapped> {
     let element_bytes = dtype.bytes() as usize;
     let parts = || found.iter().flat_map(|found| found.parts.iter().map(move |part| (found, part)));
     let data = |(found, part): (&Found<'_>, &Part<'_>)| part.view.data().as_ptr().addr() + found.from.base * element_bytes;
@@ -343,10 +343,10 @@ pub fn to_safetensors(tensors: &[(&str, &Tensor)]) -> Result<Vec<u8>, Error> {
     let mut views: HashMap<&str, TensorView<'_>> = HashMap::new();
     for (name, tensor) in tensors {
         let dtype = match tensor.dtype() {
-            Dtype::F32 => FileDtype::F32,
-            Dtype::F16 => FileDtype::F16,
-            Dtype::Bf16 => FileDtype::BF16,
-            Dtype::I32 => FileDtype::I32,
+            DType::F32 => FileDType::F32,
+            DType::F16 => FileDType::F16,
+            DType::Bf16 => FileDType::BF16,
+            DType::I32 => FileDType::I32,
         };
         let shape = tensor.shape().iter().map(|extent| *extent as usize).collect();
         let view = TensorView::new(dtype, shape, tensor.bytes());
@@ -372,14 +372,14 @@ mod tests {
             let values: Vec<f32> = (0..elements).map(|i| i as f32 + f32::from(first)).collect();
             Tensor::from_f32(dtype, shape.to_vec(), &values).unwrap()
         };
-        let f32 = |shape: &[u64], first| tensor(Dtype::F32, shape, first);
+        let f32 = |shape: &[u64], first| tensor(DType::F32, shape, first);
         // The file has them in the order of their names.
         let tensors = [
             ("apart.0", f32(&[3, 4], 0)),
             ("apart.0x", f32(&[1], 0)),
             ("apart.1", f32(&[3, 4], 12)),
             ("fused", f32(&[2, 6, 4], 0)),
-            ("half", tensor(Dtype::F16, &[2, 3, 4], 0)),
+            ("half", tensor(DType::F16, &[2, 3, 4], 0)),
             ("joined.0", f32(&[3, 4], 0)),
             ("joined.1", f32(&[3, 4], 12)),
             ("rows", f32(&[6, 4], 0)),
@@ -404,7 +404,7 @@ mod tests {
         let buffer = Buffer {
             name: "w".into(),
             role: Role::Weight,
-            dtype: Dtype::F32,
+            dtype: DType::F32,
             shape: [2, 3, 4].map(Extent::Const).to_vec(),
             align: 16,
             observe: None,
@@ -429,7 +429,7 @@ mod tests {
                 compiler: String::new(),
                 layer: String::new(),
                 spec_sha256: String::new(),
-                dtype: Dtype::F32,
+                dtype: DType::F32,
                 max_tokens: 1,
                 dims: Vec::new(),
                 buffers: vec![buffer.clone()],

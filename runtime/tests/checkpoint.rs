@@ -6,7 +6,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::fixture::floats;
-use moec_runtime::package::Dtype;
+use moec_runtime::package::DType;
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Error, Tensor};
 
@@ -22,7 +22,7 @@ fn file(path: &Path, tensors: &[(&str, f32)]) {
 }
 
 fn get(checkpoint: &Checkpoint<'_>, name: &str) -> Result<f64, Error> {
-    Ok(checkpoint.tensor(name, Dtype::F32)?.0.to_f64()[0])
+    Ok(checkpoint.tensor(name, DType::F32)?.0.to_f64()[0])
 }
 
 /// What is said of a path, with the folder left out.
@@ -242,7 +242,7 @@ fn what_is_not_needed_is_not_read() {
 /// Every integer type becomes i32, where it fits; no float does, and no integer becomes a float.
 #[test]
 fn element_types() {
-    let of = |dtype: &str, bits: usize, bytes: &[u8], to: Dtype| {
+    let of = |dtype: &str, bits: usize, bytes: &[u8], to: DType| {
         let n = bytes.len() * 8 / bits;
         let header = format!(r#"{{"a":{{"dtype":"{dtype}","shape":[{n}],"data_offsets":[0,{}]}}}}"#, bytes.len());
         let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), bytes].concat();
@@ -259,19 +259,19 @@ fn element_types() {
         ("U64", 64, &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0], [1.0, 2.0]),
     ] {
         let note = format!("`a` is {}, converted to i32", dtype.to_lowercase());
-        assert_eq!(of(dtype, bits, bytes, Dtype::I32), Ok((expected.to_vec(), Some(note))));
-        assert!(matches!(of(dtype, bits, bytes, Dtype::F32), Err(Error::TensorDtype { .. })), "{dtype}");
+        assert_eq!(of(dtype, bits, bytes, DType::I32), Ok((expected.to_vec(), Some(note))));
+        assert!(matches!(of(dtype, bits, bytes, DType::F32), Err(Error::TensorDType { .. })), "{dtype}");
     }
-    assert!(matches!(of("U32", 32, &[0, 0, 0, 0x80], Dtype::I32), Err(Error::TensorRange { value: 0x8000_0000, .. })));
-    assert!(matches!(of("U64", 64, &[255; 8], Dtype::I32), Err(Error::TensorRange { value, .. }) if value == u64::MAX.into()));
-    assert_eq!(of("F64", 64, &0.1f64.to_le_bytes(), Dtype::F32).unwrap().0, [f64::from(0.1f32)]);
+    assert!(matches!(of("U32", 32, &[0, 0, 0, 0x80], DType::I32), Err(Error::TensorRange { value: 0x8000_0000, .. })));
+    assert!(matches!(of("U64", 64, &[255; 8], DType::I32), Err(Error::TensorRange { value, .. }) if value == u64::MAX.into()));
+    assert_eq!(of("F64", 64, &0.1f64.to_le_bytes(), DType::F32).unwrap().0, [f64::from(0.1f32)]);
     let said = |dtype: &str, to| of(dtype, 8, &[0; 8], to).unwrap_err().to_string();
     assert_eq!(
-        said("F8_E4M3", Dtype::Bf16),
+        said("F8_E4M3", DType::Bf16),
         "tensor `a` has dtype F8_E4M3, which cannot become bf16; quantised tensors are not supported: take the checkpoint in bf16 \
          or f16, or dequantise it"
     );
-    let float = of("F32", 32, &[0; 4], Dtype::I32).unwrap_err().to_string();
+    let float = of("F32", 32, &[0; 4], DType::I32).unwrap_err().to_string();
     assert_eq!(
         float,
         "tensor `a` has dtype F32, which cannot become i32; token ids and tables are integers: in PyTorch `.int()`"

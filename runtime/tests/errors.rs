@@ -1,6 +1,6 @@
 //! What every error says, the message apart from the help, and that it displays as both.
 
-use moec_runtime::package::Dtype;
+use moec_runtime::package::DType;
 use moec_runtime::{Error, ErrorCode, Format};
 
 type Says = (Error, &'static str, &'static str);
@@ -99,7 +99,7 @@ fn package_and_weights() -> Vec<Says> {
             "check `[weights]` (layout, experts) in the spec",
         ),
         (
-            Error::TensorDtype { tensor: w.clone(), actual: "I8".into(), expected: Dtype::I32 },
+            Error::TensorDType { tensor: w.clone(), actual: "I8".into(), expected: DType::I32 },
             "tensor `w` has dtype I8, which cannot become i32",
             "token ids and tables are integers: in PyTorch `.int()`",
         ),
@@ -114,7 +114,7 @@ fn arguments() -> Vec<Says> {
         (Error::Shape { name: x(), expected: "[2, 3]".into(), actual: "[3]".into() }, "`x` has shape [3], expected [2, 3]", ""),
         (Error::Rank { name: x(), actual: vec![3] }, "`x` has shape [3], expected [T, H] or [B, S, H]", "one token is [1, H]"),
         (
-            Error::Dtype { name: x(), expected: Dtype::F32, actual: Dtype::Bf16 },
+            Error::DType { name: x(), expected: DType::F32, actual: DType::Bf16 },
             "`x` is bf16, expected f32",
             "convert it first (`Tensor::to_dtype`)",
         ),
@@ -123,7 +123,11 @@ fn arguments() -> Vec<Says> {
             "2 tokens, the package serves at most 1",
             "split the batch, or compile with a larger `[tokens] max`",
         ),
-        (Error::RowTokens { tokens: 5, row_tokens: 2 }, "5 tokens are not whole sequences of 2", "give the shape as [B, S, H]"),
+        (
+            Error::SequenceTokens { tokens: 5, sequence_tokens: 2 },
+            "5 tokens are not whole sequences of 2",
+            "give the shape as [B, S, H]",
+        ),
         (Error::TooShort { name: x(), needed: 8, actual: 4 }, "`x` has 4 bytes, 8 needed", ""),
         (Error::Misaligned { name: x(), align: 256 }, "`x` is not aligned to 256 bytes", ""),
         (Error::WrongDevice { name: x() }, "`x` lies on another device than the layer", "copy it there first"),

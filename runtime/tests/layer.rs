@@ -7,7 +7,7 @@ use crate::fixture;
 use crate::fixture::{HIDDEN, MAX_TOKENS, floats, w, x};
 use crate::mock::{Call, Mock};
 use moec_runtime::device::{Argument, Opened};
-use moec_runtime::package::{Arg, Buffer, Dtype, Extent, Manifest, Recipe, Role, Source};
+use moec_runtime::package::{Arg, Buffer, DType, Extent, Manifest, Recipe, Role, Source};
 use moec_runtime::{Batch, Blame, Bound, DeviceKind, Dims, Error, Layer, Package, Region, Tensor};
 
 fn layer(manifest: Manifest) -> (Arc<Mock>, Layer) {
@@ -37,7 +37,7 @@ fn a_run_is_the_manifest_s_launches() {
     let run = bound.run(&[x(5)], Dims::tokens(5)).unwrap();
     assert_eq!(run.tensor("y").unwrap().shape(), [5, HIDDEN]);
     assert_eq!(run.tensor("load").unwrap().shape(), [2]);
-    assert_eq!(run.tensor("load").unwrap().dtype(), Dtype::I32);
+    assert_eq!(run.tensor("load").unwrap().dtype(), DType::I32);
     assert_eq!(run.tensor("tmp"), None, "not observed");
     let memory = |address: u64, bytes: u64| Argument::Memory { address, bytes };
     let at = |n: u64| n << 20;
@@ -84,7 +84,7 @@ fn no_tokens_launch_nothing() {
     assert_eq!(run.observed, []);
     assert_eq!(calls(&mock), []);
     let no_rows = floats(&[3, 0, HIDDEN], []);
-    assert!(bound.run(&[no_rows], Dims { tokens: 0, row_tokens: 0 }).is_ok());
+    assert!(bound.run(&[no_rows], Dims { tokens: 0, sequence_tokens: 0 }).is_ok());
     assert_eq!(calls(&mock), []);
 }
 
@@ -103,12 +103,12 @@ fn wrong_inputs_are_errors_before_any_launch() {
         x(1001),
         Dims::tokens(1001),
     );
-    check("`x` is f16, expected f32; convert it first (`Tensor::to_dtype`)", x(5).to_dtype(Dtype::F16), Dims::tokens(5));
+    check("`x` is f16, expected f32; convert it first (`Tensor::to_dtype`)", x(5).to_dtype(DType::F16), Dims::tokens(5));
     check("`x` has shape [5, 4], expected [6, 4]", x(5), Dims::tokens(6));
     check("`x` has shape [20], expected [5, 4]", x(5).reshape(vec![20]).unwrap(), Dims::tokens(5));
     check("`x` has shape [4, 5], expected [5, 4]", x(5).reshape(vec![4, 5]).unwrap(), Dims::tokens(5));
-    check("6 tokens are not whole sequences of 4; give the shape as [B, S, H]", x(6), Dims { tokens: 6, row_tokens: 4 });
-    check("6 tokens are not whole sequences of 0; give the shape as [B, S, H]", x(6), Dims { tokens: 6, row_tokens: 0 });
+    check("6 tokens are not whole sequences of 4; give the shape as [B, S, H]", x(6), Dims { tokens: 6, sequence_tokens: 4 });
+    check("6 tokens are not whole sequences of 0; give the shape as [B, S, H]", x(6), Dims { tokens: 6, sequence_tokens: 0 });
     assert_eq!(bound.run(&[], Dims::tokens(1)).unwrap_err().to_string(), "the layer takes 1 inputs, 0 given");
     let rows = x(6).reshape(vec![2, 3, HIDDEN]).unwrap();
     let dims = Dims::of_activations(rows.shape()).unwrap();
@@ -121,7 +121,7 @@ fn weights_are_checked_once() {
     let error = |weights| layer.bind(weights).unwrap_err().code();
     assert_eq!(error(vec![]), "RT0301");
     assert_eq!(error(vec![w(), w()]), "RT0301");
-    assert_eq!(error(vec![w().to_dtype(Dtype::Bf16)]), "RT0303");
+    assert_eq!(error(vec![w().to_dtype(DType::Bf16)]), "RT0303");
     assert_eq!(error(vec![floats(&[3], [0.0; 3])]), "RT0302");
 }
 
@@ -131,7 +131,7 @@ fn numbered() -> Manifest {
     let numbers = |name: &str, role, shape: Vec<Extent>, below| Buffer {
         name: name.into(),
         role,
-        dtype: Dtype::I32,
+        dtype: DType::I32,
         shape,
         align: 16,
         observe: None,
@@ -147,7 +147,7 @@ fn numbered() -> Manifest {
 #[test]
 fn numbers_of_nothing_are_errors_before_any_launch() {
     let integers =
-        |shape: &[u64], of: &[i32]| Tensor::new(Dtype::I32, shape.to_vec(), of.iter().flat_map(|n| n.to_le_bytes()).collect());
+        |shape: &[u64], of: &[i32]| Tensor::new(DType::I32, shape.to_vec(), of.iter().flat_map(|n| n.to_le_bytes()).collect());
     let (mock, layer) = layer(numbered());
     let table = |of: &[i32]| layer.bind(vec![w(), integers(&[3, 2], of).unwrap()]);
     for (of, says) in [
@@ -188,7 +188,7 @@ fn numbers_of_padding_may_be_any() {
     let mask = Buffer { name: "mask".into(), below: None, mask: None, ..ids.clone() };
     manifest.buffers.push(mask);
     let integers =
-        |shape: &[u64], of: &[i32]| Tensor::new(Dtype::I32, shape.to_vec(), of.iter().flat_map(|n| n.to_le_bytes()).collect());
+        |shape: &[u64], of: &[i32]| Tensor::new(DType::I32, shape.to_vec(), of.iter().flat_map(|n| n.to_le_bytes()).collect());
     let (_, layer) = layer(manifest);
     let bound = layer.bind(vec![w(), integers(&[3, 2], &[0; 6]).unwrap()]).unwrap();
     let run = |ids: &[i32], mask: &[i32], shape: &[u64]| {

@@ -87,6 +87,6 @@ fn a_large_weight_is_bound_where_it_lies() {
     bound.update(&mut batch).unwrap();
     let first = |bytes: &[u8]| bytes[..16].to_vec();
     assert_eq!(first(bound.weight("w").unwrap().bytes()), floats(&[HIDDEN], [0.0, 2.0, 4.0, 6.0]).bytes());
-    let (stored, _) = Checkpoint::open(&path).unwrap().tensor("w", moec_runtime::package::Dtype::F32).unwrap();
+    let (stored, _) = Checkpoint::open(&path).unwrap().tensor("w", moec_runtime::package::DType::F32).unwrap();
     assert_eq!(first(stored.bytes()), w().bytes(), "the file is as it was");
 }

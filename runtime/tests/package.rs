@@ -3,7 +3,7 @@
 
 use crate::fixture;
 use moec_runtime::package::{
-    Arg, Buffer, Dim, Dims, Dtype, Extent, ImageKind, Manifest, ParamKind, Role, Routing, Slice, Slots, Source, Stacked,
+    Arg, Buffer, DType, Dim, Dims, Extent, ImageKind, Manifest, ParamKind, Role, Routing, Slice, Slots, Source, Stacked,
     TargetKind, read, workspace, write,
 };
 use moec_runtime::{Error, Package};
@@ -210,7 +210,7 @@ fn an_unsound_manifest_is_refused() {
 fn bounds_and_masks_are_those_of_numbers() {
     check("`x` has a bound, but no numbers", |m| m.buffers[0].below = Some(3));
     let integers = |m: &mut Manifest, name: &str, below: Option<u64>, mask: Option<&str>| {
-        let (dtype, shape, mask) = (Dtype::I32, vec![Extent::Tokens], mask.map(str::to_string));
+        let (dtype, shape, mask) = (DType::I32, vec![Extent::Tokens], mask.map(str::to_string));
         m.buffers.push(Buffer { name: name.into(), dtype, shape, below, mask, ..m.buffers[0].clone() });
     };
     check("`ids` has a bound, but no numbers", |m| integers(m, "ids", Some(0), None));
@@ -263,7 +263,7 @@ fn the_workspace_is_a_pure_monotone_function_of_the_dims() {
     let unused = Buffer { name: "unused".into(), ..larger.buffers[2].clone() };
     larger.buffers.push(unused);
     assert_eq!(workspace(&larger, host, Dims::tokens(16)).unwrap(), layout);
-    assert_eq!(Dtype::Bf16.bytes(), 2);
+    assert_eq!(DType::Bf16.bytes(), 2);
 }
 
 /// What statistics say of themselves is held against the buffers.

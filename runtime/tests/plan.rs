@@ -78,7 +78,7 @@ fn a_plan_of_no_tokens_runs_nothing() {
 fn sizes_without_a_plan() {
     let (_, layer, _) = on_mock(fixture::manifest());
     assert_eq!(layer.plan(Dims::tokens(1001)).unwrap_err().code(), "RT0304");
-    assert_eq!(layer.plan(Dims { tokens: 6, row_tokens: 4 }).unwrap_err().code(), "RT0305");
+    assert_eq!(layer.plan(Dims { tokens: 6, sequence_tokens: 4 }).unwrap_err().code(), "RT0305");
     let mut manifest = fixture::manifest();
     manifest.targets[0].regimes[1].launches[1].args[4] = Arg::ScalarI32(Extent::Tokens * (1 << 30));
     let (_, layer, _) = on_mock(manifest);

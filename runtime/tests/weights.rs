@@ -3,7 +3,7 @@
 
 use crate::fixture;
 use crate::fixture::floats;
-use moec_runtime::package::{Buffer, Dtype, Extent, Manifest, Piece, Recipe, Role, Slice, Source, Stacked};
+use moec_runtime::package::{Buffer, DType, Extent, Manifest, Piece, Recipe, Role, Slice, Source, Stacked};
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, Error, Tensor, assemble};
 
@@ -12,7 +12,7 @@ const F: u64 = 3;
 const H: u64 = 4;
 
 /// A manifest with one weight of this shape.
-fn manifest(dtype: Dtype, shape: &[u64], pieces: Vec<Piece>) -> Manifest {
+fn manifest(dtype: DType, shape: &[u64], pieces: Vec<Piece>) -> Manifest {
     let mut manifest = fixture::manifest();
     manifest.buffers[1] = Buffer {
         name: "gate".into(),
@@ -57,7 +57,7 @@ fn stored(shape: [u64; 3], at: impl Fn([u64; 3]) -> f32) -> Tensor {
 }
 
 fn check(source: Source, tensors: &[(&str, &Tensor)]) {
-    let made = make(&manifest(Dtype::F32, &[E, F, H], whole(source.clone())), tensors).unwrap();
+    let made = make(&manifest(DType::F32, &[E, F, H], whole(source.clone())), tensors).unwrap();
     assert_eq!(made, gate(), "{source:?}");
 }
 
@@ -71,7 +71,7 @@ fn whole_tensors() {
     // DBRX: experts and rows folded into one axis.
     let flat = gate().reshape(vec![E * F, H]).unwrap();
     check(Source { flattened: true, ..Source::plain("w1") }, &[("w1", &flat)]);
-    // Layout T: stored [experts, hidden, ffn].
+    // Layout T: stored [experts, hidden, intermediate].
     let transposed = stored([E, H, F], |[e, h, f]| value(e, f, h));
     check(Source { axes: vec![0, 2, 1], ..Source::plain("w") }, &[("w", &transposed)]);
     // DBRX's down: both.
@@ -122,7 +122,7 @@ fn experts_that_are_not_read() {
     check(Source { slice: slice(1, 1, false), ..spare.clone() }, &[("w", &halves)]);
     let turned = stored([E + 3, H, F], |[e, h, f]| if e < E { value(e, f, h) } else { f32::NAN });
     check(Source { axes: vec![0, 2, 1], ..spare.clone() }, &[("w", &turned)]);
-    let manifest = manifest(Dtype::F32, &[E, F, H], whole(spare));
+    let manifest = manifest(DType::F32, &[E, F, H], whole(spare));
     let two_more = stored([E + 2, F, H], |_| 0.0);
     assert!(matches!(make(&manifest, &[("w", &two_more)]), Err(Error::TensorShape { .. })));
 }
@@ -138,7 +138,7 @@ fn stacked_parts() {
     let columns = floats(&[a, 2 * b], (0..2 * a * b).map(|i| at(part(i % (2 * b), b).0, i / (2 * b), part(i % (2 * b), b).1)));
     let of = |axis: u32| Source { stacked: Some(Stacked { axis, parts: 2 }), ..Source::plain("s") };
     let made =
-        |shape: &[u64], source: Source, tensor: &Tensor| make(&manifest(Dtype::F32, shape, whole(source)), &[("s", tensor)]);
+        |shape: &[u64], source: Source, tensor: &Tensor| make(&manifest(DType::F32, shape, whole(source)), &[("s", tensor)]);
     let one_by_one = stored([2, a, b], |[p, i, j]| at(p, i, j));
     assert_eq!(made(&[2 * a, b], of(0), &one_by_one).unwrap(), rows);
     assert_eq!(made(&[a, 2 * b], of(1), &one_by_one).unwrap(), columns);
@@ -155,7 +155,7 @@ fn stacked_parts() {
 #[test]
 fn a_fused_weight_out_of_two() {
     let half = |name: &str, index| Piece { into: slice(1, index, false), sources: vec![Source::plain(name)] };
-    let manifest = manifest(Dtype::F32, &[E, 2 * F, H], vec![half("up", 1), half("gate", 0)]);
+    let manifest = manifest(DType::F32, &[E, 2 * F, H], vec![half("up", 1), half("gate", 0)]);
     let up = stored([E, F, H], |[e, f, h]| -value(e, f, h));
     let made = make(&manifest, &[("gate", &gate()), ("up", &up)]).unwrap();
     assert_eq!(made, stored([E, 2 * F, H], |[e, f, h]| if f < F { value(e, f, h) } else { -value(e, f - F, h) }));
@@ -164,7 +164,7 @@ fn a_fused_weight_out_of_two() {
 #[test]
 fn the_first_name_that_exists_wins() {
     let sources = vec![Source::plain("a"), Source::plain("b"), Source::plain("c")];
-    let manifest = manifest(Dtype::F32, &[H], vec![Piece { into: None, sources }]);
+    let manifest = manifest(DType::F32, &[H], vec![Piece { into: None, sources }]);
     let (b, c) = (floats(&[H], [1.0; 4]), floats(&[1, H], [2.0; 4]));
     assert_eq!(make(&manifest, &[("c", &c), ("b", &b)]).unwrap(), b);
     // An axis of one index is no difference: Ernie stores its bias as [1, E].
@@ -173,7 +173,7 @@ fn the_first_name_that_exists_wins() {
 
 #[test]
 fn conversions_are_told() {
-    let manifest = manifest(Dtype::Bf16, &[E, F], whole(Source::plain("experts.{e}.bias")));
+    let manifest = manifest(DType::Bf16, &[E, F], whole(Source::plain("experts.{e}.bias")));
     let row = floats(&[F], [1.0, 1.0 + 1.0 / 256.0, 1.01]);
     let file = to_safetensors(&[("w.experts.0.bias", &row), ("w.experts.1.bias", &row)]).unwrap();
     let checkpoint = Checkpoint::read(&file).unwrap();
@@ -181,13 +181,13 @@ fn conversions_are_told() {
     assert_eq!(weights[0].to_f64()[..3], [1.0, 1.0, 1.0078125]);
     assert_eq!(notes.len(), 1, "once for all experts");
     assert_eq!(notes[0].to_string(), "`w.experts.{e}.bias` is f32, converted to bf16");
-    let (x, note) = checkpoint.tensor("w.experts.0.bias", Dtype::F16).unwrap();
-    assert_eq!((x.dtype(), note.map(|note| note.from)), (Dtype::F16, Some("f32")));
+    let (x, note) = checkpoint.tensor("w.experts.0.bias", DType::F16).unwrap();
+    assert_eq!((x.dtype(), note.map(|note| note.from)), (DType::F16, Some("f32")));
 }
 
 #[test]
 fn errors_name_the_tensor() {
-    let per_expert = manifest(Dtype::F32, &[E, F, H], whole(Source::plain("experts.{e}.w1.weight")));
+    let per_expert = manifest(DType::F32, &[E, F, H], whole(Source::plain("experts.{e}.w1.weight")));
     let expert = floats(&[F, H], [0.0; 12]);
     let missing = make(&per_expert, &[("experts.0.w1.weight", &expert)]).unwrap_err();
     assert_eq!(
@@ -205,10 +205,10 @@ fn errors_name_the_tensor() {
             actual: vec![H, F]
         }
     );
-    let none = make(&manifest(Dtype::F32, &[H], whole(Source::plain("q"))), &[("something.else", &expert)]).unwrap_err();
+    let none = make(&manifest(DType::F32, &[H], whole(Source::plain("q"))), &[("something.else", &expert)]).unwrap_err();
     assert_eq!(none.to_string(), "no tensor for `gate`: looked for `q`");
-    let integers = expert.to_dtype(Dtype::I32).reshape(vec![12]).unwrap();
-    let dtype = make(&manifest(Dtype::F32, &[12], whole(Source::plain("q"))), &[("q", &integers)]).unwrap_err();
+    let integers = expert.to_dtype(DType::I32).reshape(vec![12]).unwrap();
+    let dtype = make(&manifest(DType::F32, &[12], whole(Source::plain("q"))), &[("q", &integers)]).unwrap_err();
     assert_eq!(
         dtype.to_string(),
         "tensor `q` has dtype I32, which cannot become f32; floats are converted, integers are not: in PyTorch `.float()`"
@@ -218,9 +218,9 @@ fn errors_name_the_tensor() {
         let header = br#"{"q":{"dtype":"I64","shape":[2],"data_offsets":[0,16]}}"#;
         let file = [&(header.len() as u64).to_le_bytes()[..], header, &bytes].concat();
         let checkpoint = Checkpoint::read(&file).unwrap();
-        let manifest = manifest(Dtype::I32, &[2], whole(Source::plain("q")));
+        let manifest = manifest(DType::I32, &[2], whole(Source::plain("q")));
         let (weights, _) = assemble(&manifest, &checkpoint, "")?;
-        assert_eq!(checkpoint.tensor("q", Dtype::I32)?.0, weights[0]);
+        assert_eq!(checkpoint.tensor("q", DType::I32)?.0, weights[0]);
         weights[0].to_i32()
     };
     assert_eq!(table(-7).unwrap(), [1, -7]);
@@ -233,7 +233,7 @@ fn errors_name_the_tensor() {
 #[test]
 fn a_hostile_recipe_allocates_nothing() {
     // A weight of 2^60 bytes: what is stored is measured first.
-    let manifest = manifest(Dtype::F32, &[1 << 29, 1 << 29], whole(Source::plain("gate.{e}")));
+    let manifest = manifest(DType::F32, &[1 << 29, 1 << 29], whole(Source::plain("gate.{e}")));
     let small = floats(&[1], [0.0]);
     assert!(matches!(make(&manifest, &[("gate.0", &small)]), Err(Error::MissingExperts { .. })));
 }
@@ -242,7 +242,7 @@ fn a_hostile_recipe_allocates_nothing() {
 #[test]
 fn experts_that_are_missing() {
     let of = |experts: u64, source: &str, there: &[&str]| {
-        let per_expert = manifest(Dtype::F32, &[experts, H], whole(Source::plain(source)));
+        let per_expert = manifest(DType::F32, &[experts, H], whole(Source::plain(source)));
         let row = floats(&[H], [0.0; 4]);
         let tensors: Vec<(&str, &Tensor)> = there.iter().map(|name| (*name, &row)).collect();
         make(&per_expert, &tensors).map_err(|error| error.to_string().split("; ").next().unwrap().to_string())
@@ -268,7 +268,7 @@ fn experts_that_are_too_many() {
     let make_of = |spare: u64, there: &[&str]| {
         let source = Source { spare, ..Source::plain("e.{e}.w") };
         let tensors: Vec<(&str, &Tensor)> = there.iter().map(|name| (*name, &row)).collect();
-        make(&manifest(Dtype::F32, &[2, H], whole(source)), &tensors)
+        make(&manifest(DType::F32, &[2, H], whole(source)), &tensors)
     };
     let said = "`e.3.w` is of an expert that the layer does not have (for `gate`), 0 to 1, 3 are there; the layer has 2 experts, \
                 the checkpoint or `moe.experts` is wrong";

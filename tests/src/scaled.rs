@@ -26,11 +26,11 @@ pub fn scaled_examples() -> Vec<Example> {
 fn scaled(spec: &Spec) -> Spec {
     let mut spec = spec.clone();
     spec.hidden = HIDDEN;
-    spec.expert.ffn = FFN;
+    spec.expert.intermediate = FFN;
     let most = spec.router.groups.map_or(EXPERTS, |groups| groups.count * GROUP);
     spec.experts = spec.experts.min(most);
     if let Some(shared) = &mut spec.shared {
-        shared.ffn = FFN;
+        shared.intermediate = FFN;
         shared.count = 1;
     }
     spec.tokens.max = 4096;
@@ -93,12 +93,17 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "[capacity]\nfactor = 0.75\ncount_k = true\nround = \"half_even\"\ngroup = \"all\"\npriority = \"token_major\"\ndropped = \"zero\"",
     ),
     (
-        "capacity_row_choices",
+        "capacity_sequence_choices",
         "",
         "",
-        "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"floor\"\ngroup = \"row\"\npriority = \"choice_major\"\ndropped = \"zero\"",
+        "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"floor\"\ngroup = \"sequence\"\npriority = \"choice_major\"\ndropped = \"zero\"",
     ),
-    ("capacity_row_tokens", "", "", "[capacity]\ntokens = 3\ngroup = \"row\"\npriority = \"token_major\"\ndropped = \"zero\""),
+    (
+        "capacity_sequence_tokens",
+        "",
+        "",
+        "[capacity]\ntokens = 3\ngroup = \"sequence\"\npriority = \"token_major\"\ndropped = \"zero\"",
+    ),
     ("groups_by_their_best", "groups = 3\ntopk_groups = 2\ngroup_score = \"max\"\ngroup_mask = \"zero\"", "", ""),
     ("identity_of_scaled_logits", "score = \"identity\"\nlogit_scale = 0.5\nbias = true", "", ""),
     ("correction_of_logits", "correction_on = \"logit\"\norder = \"topk_score\"", "", ""),
@@ -136,7 +141,7 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "expert_choice",
         "mode = \"expert_choice\"\ntop_k = 1",
         "activation = \"relu\"\ngated = false",
-        "[capacity]\nfactor = 1.0\nround = \"half_even\"\nmin = 4\ngroup = \"row\"",
+        "[capacity]\nfactor = 1.0\nround = \"half_even\"\nmin = 4\ngroup = \"sequence\"",
     ),
     (
         "expert_choice_of_runs",
@@ -162,7 +167,7 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "identity_among_groups_and_drops",
         "score = \"sigmoid\"\nidentity_experts = 4\ngroups = 4\ntopk_groups = 3\nrenorm = \"sum\"",
         "latent = 20",
-        "[capacity]\nfactor = 0.5\ncount_k = false\nround = \"ceil\"\ngroup = \"row\"\npriority = \"score\"\ndropped = \"input\"",
+        "[capacity]\nfactor = 0.5\ncount_k = false\nround = \"ceil\"\ngroup = \"sequence\"\npriority = \"score\"\ndropped = \"input\"",
     ),
     (
         "joint",
@@ -181,7 +186,7 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "padding_by_position",
         "score = \"sigmoid\"\ncorrection_on = \"score\"\nrenorm = \"sum\"",
         "",
-        "[shared]\nintermediate = 24\n[capacity]\nfactor = 0.75\ncount_k = true\nround = \"ceil\"\ngroup = \"row\"\n\
+        "[shared]\nintermediate = 24\n[capacity]\nfactor = 0.75\ncount_k = true\nround = \"ceil\"\ngroup = \"sequence\"\n\
          [weights]\noutput_bias = \"output_bias\"\n\
          [training]\naux_loss = \"megatron\"\naux_coef = 0.5\nz_coef = 0.25\nbias_update_rate = 0.125\n[tokens]\nmask = true",
     ),
@@ -208,7 +213,7 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "padding_of_choosing_experts",
         "mode = \"expert_choice\"\ntop_k = 1",
         "",
-        "[shared]\nintermediate = 24\n[capacity]\nfactor = 1.0\nround = \"half_even\"\ngroup = \"row\"\n[tokens]\nmask = true",
+        "[shared]\nintermediate = 24\n[capacity]\nfactor = 1.0\nround = \"half_even\"\ngroup = \"sequence\"\n[tokens]\nmask = true",
     ),
     (
         "padding_of_token_ids",
@@ -239,7 +244,7 @@ const MODES: &[(&str, &str, &str, &str)] = &[
         "padding_beside_ids_outside",
         "mode = \"hash\"\nvocabulary = 11\nhash_oob = \"drop\"\nidentity_experts = 2",
         "",
-        "[shared]\nintermediate = 24\n[capacity]\ntokens = 3\npriority = \"batch_prioritized\"\ngroup = \"row\"\n[tokens]\nmask = true",
+        "[shared]\nintermediate = 24\n[capacity]\ntokens = 3\npriority = \"batch_prioritized\"\ngroup = \"sequence\"\n[tokens]\nmask = true",
     ),
 ];
 

@@ -10,7 +10,7 @@ use moec::reference::{difference, reference};
 use moec::{package, random, spec};
 use moec_codegen::Options;
 use moec_runtime::emulator::{self, Sample};
-use moec_runtime::package::{Dims, Dtype, Manifest, Role};
+use moec_runtime::package::{DType, Dims, Manifest, Role};
 use moec_runtime::statistics::AuxLoss;
 use moec_runtime::{Bound, DeviceKind, Error, Layer, Statistics, Tensor};
 use moec_tests::machine;
@@ -26,7 +26,7 @@ const EXPERTS: i32 = 7;
 fn with(tensor: &Tensor, place: usize, number: i32) -> Tensor {
     let mut numbers = tensor.to_i32().unwrap();
     numbers[place] = number;
-    Tensor::new(Dtype::I32, tensor.shape().to_vec(), numbers.into_iter().flat_map(i32::to_le_bytes).collect()).unwrap()
+    Tensor::new(DType::I32, tensor.shape().to_vec(), numbers.into_iter().flat_map(i32::to_le_bytes).collect()).unwrap()
 }
 
 fn refused<T>(result: Result<T, Error>) -> (&'static str, String) {
@@ -172,7 +172,7 @@ fn text(parts: Parts) -> String {
 
 fn integers(numbers: &[i32]) -> Tensor {
     let bytes = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
-    Tensor::new(Dtype::I32, vec![numbers.len() as u64], bytes).unwrap()
+    Tensor::new(DType::I32, vec![numbers.len() as u64], bytes).unwrap()
 }
 
 fn inputs(manifest: &Manifest, x: &Tensor, ids: &[i32], mask: &[i32]) -> Vec<Tensor> {
@@ -197,7 +197,7 @@ fn tokens_outside_the_vocabulary_have_no_experts() {
         let package = package::package(&spec, &text, &stages).unwrap();
         let manifest = package.manifest();
         let weights = random::weights(manifest, 3).unwrap();
-        let x = random::tokens(Dtype::F32, IDS.len() as u64, H as u64, 4).unwrap();
+        let x = random::tokens(DType::F32, IDS.len() as u64, H as u64, 4).unwrap();
         let named = || manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight).zip(&weights);
         let weight = |name: &str| named().find(|(buffer, _)| buffer.name == name).unwrap().1.to_f64();
         let wanted = model(parts, &x.to_f64(), &IDS, &MASK, &weight);

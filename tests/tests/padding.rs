@@ -12,7 +12,7 @@ use moec::reference::{bound, difference};
 use moec::spec::{CapacityGroup, CapacitySize, HashOob, Mode, Spec};
 use moec_codegen::Options;
 use moec_runtime::emulator::{self, Emulator, Sample};
-use moec_runtime::package::{Dims, Dtype, Role};
+use moec_runtime::package::{DType, Dims, Role};
 use moec_runtime::statistics::AuxLoss;
 use moec_runtime::{DeviceKind, Layer, Package, Run, Statistics, Tensor};
 use moec_tests::scaled::modes;
@@ -36,14 +36,14 @@ struct Outcome {
 /// Runs of so many tokens are no sequences.
 fn dims(spec: &Spec) -> Dims {
     let is_run = matches!(spec.capacity.map(|capacity| capacity.group), Some(CapacityGroup::Tokens(_)));
-    Dims { tokens: TOKENS, row_tokens: if is_run { TOKENS } else { ROW_TOKENS } }
+    Dims { tokens: TOKENS, sequence_tokens: if is_run { TOKENS } else { ROW_TOKENS } }
 }
 
 /// Tokens that a span has, where it is not all.
 fn span(spec: &Spec) -> usize {
     match spec.capacity.map(|capacity| capacity.group) {
         Some(CapacityGroup::Tokens(n)) => n as usize,
-        Some(CapacityGroup::Row | CapacityGroup::All) | None => ROW_TOKENS as usize,
+        Some(CapacityGroup::Sequence | CapacityGroup::All) | None => ROW_TOKENS as usize,
     }
 }
 
@@ -60,7 +60,7 @@ fn without_mask(spec: &Spec) -> (Spec, Dims) {
     if let Some(capacity) = &mut alone.capacity {
         let shared = match capacity.group {
             CapacityGroup::All => TOKENS,
-            CapacityGroup::Row => ROW_TOKENS,
+            CapacityGroup::Sequence => ROW_TOKENS,
             CapacityGroup::Tokens(n) => n,
         };
         let room = capacity.tokens_per_expert(shared, spec.router.top_k, spec.experts);
@@ -69,7 +69,7 @@ fn without_mask(spec: &Spec) -> (Spec, Dims) {
             *n = real_of(*n as usize);
         }
     }
-    (alone, Dims { tokens: real_of(TOKENS as usize), row_tokens: real_of(dims(spec).row_tokens as usize) })
+    (alone, Dims { tokens: real_of(TOKENS as usize), sequence_tokens: real_of(dims(spec).sequence_tokens as usize) })
 }
 
 fn package(mode: &Example, spec: &Spec) -> Package {
@@ -105,7 +105,7 @@ fn inputs(package: &Package, spec: &Spec, poison: f32) -> (Vec<Tensor>, Vec<Tens
     let (mut with_padding, mut alone) = (Vec::new(), Vec::new());
     for (name, tensor) in names.zip(drawn) {
         let integers = |values: Vec<i32>| {
-            Tensor::new(Dtype::I32, vec![values.len() as u64], values.into_iter().flat_map(i32::to_le_bytes).collect()).unwrap()
+            Tensor::new(DType::I32, vec![values.len() as u64], values.into_iter().flat_map(i32::to_le_bytes).collect()).unwrap()
         };
         match name {
             "x" => {
@@ -157,7 +157,7 @@ fn parted(spec: &Spec, values: &[f64]) -> (Vec<f64>, Vec<f64>) {
     (flat(real), flat(padding))
 }
 
-fn check(what: &str, spec: &Spec, dtype: Dtype, with: &Outcome, alone: &Outcome) {
+fn check(what: &str, spec: &Spec, dtype: DType, with: &Outcome, alone: &Outcome) {
     let outputs = [with, alone].map(|outcome| numbers(&outcome.run, "y").unwrap());
     let (real, padding) = parted(spec, &outputs[0]);
     assert!(padding.iter().all(|y| y.to_bits() == 0), "{what}: padding is zeros, not {padding:?}");
@@ -227,7 +227,7 @@ fn padding_takes_no_part() {
         }
         // A batch of nothing else.
         let (mut given, _) = inputs(&with_padding, &mode.spec, f32::NAN);
-        given[1] = Tensor::new(Dtype::I32, vec![TOKENS], vec![0; 4 * TOKENS as usize]).unwrap();
+        given[1] = Tensor::new(DType::I32, vec![TOKENS], vec![0; 4 * TOKENS as usize]).unwrap();
         for layer in [&host, &emulated] {
             let outcome = run(layer, &given, dims(&mode.spec));
             assert!(numbers(&outcome.run, "y").unwrap().iter().all(|y| y.to_bits() == 0), "{}: nothing but padding", mode.name);

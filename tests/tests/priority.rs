@@ -15,7 +15,7 @@ use moec::spec::{self, Spec};
 use moec::{package, random};
 use moec_codegen::Options;
 use moec_runtime::emulator::{self, Sample};
-use moec_runtime::package::{Dims, Dtype, Role};
+use moec_runtime::package::{DType, Dims, Role};
 use moec_runtime::{DeviceKind, Layer, Tensor};
 use moec_tests::{machine, trials};
 use ptx_emulator::Schedule;
@@ -100,8 +100,8 @@ fn the_best_score_by_hand() {
         let built = built(&format!("{priority}, {router}"), &text);
         let mut weights = random::weights(built.host.manifest(), 1).expect("weights");
         let (at, _) = built.weight(&weights, "router");
-        weights[at] = Tensor::from_f32(Dtype::F32, vec![16, 16], &identity).expect("a router");
-        let x = Tensor::from_f32(Dtype::F32, vec![2, 16], &x).expect("tokens");
+        weights[at] = Tensor::from_f32(DType::F32, vec![16, 16], &identity).expect("a router");
+        let x = Tensor::from_f32(DType::F32, vec![2, 16], &x).expect("tokens");
         assert_eq!(built.kept(&weights, &x, Dims::tokens(2)), kept, "{}", built.name);
     }
 }
@@ -123,8 +123,8 @@ fn a_single_pick_is_served_by_its_score() {
         let built = built(router, &text);
         let mut weights = random::weights(built.host.manifest(), 1).expect("weights");
         let (at, router) = built.weight(&weights, "router");
-        weights[at] = Tensor::from_f32(Dtype::F32, vec![router.len() as u64, 1], &vec![1.0; router.len()]).expect("a router");
-        let x = Tensor::from_f32(Dtype::F32, vec![2, 1], &[0.5, 2.0]).expect("tokens");
+        weights[at] = Tensor::from_f32(DType::F32, vec![router.len() as u64, 1], &vec![1.0; router.len()]).expect("a router");
+        let x = Tensor::from_f32(DType::F32, vec![2, 1], &[0.5, 2.0]).expect("tokens");
         let is = built.kept(&weights, &x, Dims::tokens(2));
         // A joint pick never has a row.
         let routed: Vec<bool> = is.chunks(is.len() / 2).map(|picks| picks[0]).collect();
@@ -295,7 +295,7 @@ fn random_batches_by_brute_force() {
             let mut checked = 0;
             for seed in 0..12 {
                 let weights = random::weights(built.host.manifest(), seed).expect("weights");
-                let x = random::tokens(Dtype::F32, TOKENS as u64, HIDDEN as u64, 40 + seed).expect("tokens");
+                let x = random::tokens(DType::F32, TOKENS as u64, HIDDEN as u64, 40 + seed).expect("tokens");
                 let logits = product(&x.to_f64(), &built.weight(&weights, "router").1);
                 let bias = router.corrected.map(|_| built.weight(&weights, "correction_bias").1).unwrap_or_default();
                 let factors = if router.scaled_by_expert { built.weight(&weights, "per_expert_scale").1 } else { vec![] };
@@ -323,7 +323,7 @@ fn equal_weights_go_to_the_earlier_token() {
         let text = layer_text(HIDDEN, EXPERTS, 1, router, &format!("tokens = {ROOM}\npriority = \"score\""), "");
         let built = built(router, &text);
         let weights = random::weights(built.host.manifest(), 1).expect("weights");
-        let x = random::tokens(Dtype::F32, TOKENS as u64, HIDDEN as u64, 2).expect("tokens");
+        let x = random::tokens(DType::F32, TOKENS as u64, HIDDEN as u64, 2).expect("tokens");
         let mut room = [ROOM; EXPERTS];
         let first = |row: &Vec<f64>| {
             let room = &mut room[by_size(row).0[0]];

@@ -16,7 +16,7 @@ use moec::pipeline::{compile, this_host};
 use moec::random;
 use moec::spec::{Capacity, CapacityGroup, Mode, Priority, Spec};
 use moec_codegen::Options;
-use moec_runtime::package::{Dims, Dtype};
+use moec_runtime::package::{DType, Dims};
 use moec_runtime::{Bound, DeviceKind, Layer, Tensor};
 use moec_tests::Example;
 use moec_tests::scaled::{counts_all_tokens, modes};
@@ -93,7 +93,7 @@ impl Routed {
             // What its first number says, so that ids move with tokens.
             let ids = tokens.chunks(self.spec.hidden as usize).map(|row| (row[0].to_bits() % 11) as i32);
             let bytes = ids.flat_map(i32::to_le_bytes).collect();
-            inputs.push(Tensor::new(Dtype::I32, vec![dims.tokens], bytes).unwrap());
+            inputs.push(Tensor::new(DType::I32, vec![dims.tokens], bytes).unwrap());
         }
         let run = self.layer.run(&inputs, dims).unwrap();
         let numbers = |name: &str| -> Vec<usize> {
@@ -121,8 +121,8 @@ impl Routed {
     /// The batches that say something about this mode.
     fn batches(&self) -> Vec<Dims> {
         let mut batches: Vec<Dims> = [1, 17, 65].map(Dims::tokens).into();
-        if self.spec.capacity.is_some_and(|capacity| capacity.group == CapacityGroup::Row) {
-            batches.extend([(64, 16), (65, 13), (5, 1)].map(|(tokens, row_tokens)| Dims { tokens, row_tokens }));
+        if self.spec.capacity.is_some_and(|capacity| capacity.group == CapacityGroup::Sequence) {
+            batches.extend([(64, 16), (65, 13), (5, 1)].map(|(tokens, sequence_tokens)| Dims { tokens, sequence_tokens }));
         }
         batches
     }
@@ -133,7 +133,7 @@ impl Routed {
         let Some(capacity) = &self.spec.capacity else { return (std::iter::once(0..tokens).collect(), usize::MAX) };
         let span = match capacity.group {
             CapacityGroup::All => dims.tokens,
-            CapacityGroup::Row => dims.row_tokens,
+            CapacityGroup::Sequence => dims.sequence_tokens,
             CapacityGroup::Tokens(n) => n,
         };
         let room = capacity.tokens_per_expert(span, self.spec.router.top_k, self.spec.experts);
@@ -284,7 +284,7 @@ fn experts_are_distinct_and_numbers_give_numbers() {
 fn a_token_changes_others_only_by_taking_a_place() {
     let taken = std::sync::atomic::AtomicUsize::new(0);
     layers().par_iter().for_each(|routed| {
-        let dims = Dims { tokens: 33, row_tokens: 11 };
+        let dims = Dims { tokens: 33, sequence_tokens: 11 };
         let plain = routed.tokens(dims, PLAIN.1);
         let before = routed.run(dims, &plain);
         let (spans, _) = routed.spans(dims);
@@ -321,7 +321,7 @@ fn a_token_changes_others_only_by_taking_a_place() {
 fn the_order_of_tokens_does_not_matter_where_position_does_not_decide() {
     let tested = std::sync::atomic::AtomicUsize::new(0);
     layers().par_iter().for_each(|routed| {
-        let dims = Dims { tokens: 33, row_tokens: 11 };
+        let dims = Dims { tokens: 33, sequence_tokens: 11 };
         let hidden = routed.spec.hidden as usize;
         let (spans, _) = routed.spans(dims);
         let backwards: Vec<usize> = spans.iter().flat_map(|span| span.clone().rev()).collect();

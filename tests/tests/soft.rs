@@ -9,7 +9,7 @@ use moec::random;
 use moec::reference::difference;
 use moec::spec::parse;
 use moec_codegen::Options;
-use moec_runtime::package::{Dims, Dtype, Role};
+use moec_runtime::package::{DType, Dims, Role};
 use moec_runtime::{Bound, DeviceKind, Layer, Tensor};
 
 const HIDDEN: usize = 20;
@@ -17,7 +17,7 @@ const EXPERTS: usize = 3;
 const FFN: usize = 12;
 const SLOTS: usize = 2;
 /// Three sequences of 13 tokens.
-const DIMS: Dims = Dims { tokens: 39, row_tokens: 13 };
+const DIMS: Dims = Dims { tokens: 39, sequence_tokens: 13 };
 
 /// What the formulas need of the spec.
 struct Variant {
@@ -117,12 +117,12 @@ fn sequence(variant: &Variant, weights: &BTreeMap<String, Vec<f64>>, x: &[f64]) 
 
 fn run(layer: &Bound, x: &[f64]) -> Vec<f64> {
     let values: Vec<f32> = x.iter().map(|x| *x as f32).collect();
-    let x = Tensor::from_f32(Dtype::F32, vec![DIMS.tokens, HIDDEN as u64], &values).expect("tokens");
+    let x = Tensor::from_f32(DType::F32, vec![DIMS.tokens, HIDDEN as u64], &values).expect("tokens");
     layer.run(&[x], DIMS).expect("a run").tensor("y").expect("y").to_f64()
 }
 
 fn tokens() -> Vec<f64> {
-    random::tokens(Dtype::F32, DIMS.tokens, HIDDEN as u64, 9).expect("tokens").to_f64()
+    random::tokens(DType::F32, DIMS.tokens, HIDDEN as u64, 9).expect("tokens").to_f64()
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn the_formulas_of_the_papers() {
     for variant in &VARIANTS {
         let (layer, weights) = layer(variant);
         let expected: Vec<f64> =
-            x.chunks(DIMS.row_tokens as usize * HIDDEN).flat_map(|x| sequence(variant, &weights, x)).collect();
+            x.chunks(DIMS.sequence_tokens as usize * HIDDEN).flat_map(|x| sequence(variant, &weights, x)).collect();
         let error = difference(&run(&layer, &x), &expected).of_largest;
         assert!(error < 2e-6, "{}: {error:.1e}", variant.keys);
     }
@@ -142,7 +142,7 @@ fn the_formulas_of_the_papers() {
 #[test]
 fn tokens_of_a_sequence_have_no_order() {
     let x = tokens();
-    let row = DIMS.row_tokens as usize;
+    let row = DIMS.sequence_tokens as usize;
     // Of the second sequence, from the last to the first.
     let place = |t: usize| if (row..2 * row).contains(&t) { 3 * row - 1 - t } else { t };
     let turned =

@@ -12,9 +12,9 @@ use moec::import::import;
 use moec::pipeline::{compile, this_host};
 use moec::random;
 use moec::reference::{Reference, bound, reference};
-use moec::spec::{self, CapacitySize, Mode, RouterDtype, Spec, Word};
+use moec::spec::{self, CapacitySize, Mode, RouterDType, Spec, Word};
 use moec_codegen::Options;
-use moec_runtime::package::{Dims, Dtype};
+use moec_runtime::package::{DType, Dims};
 use moec_runtime::statistics::{AuxLoss, Counts, Figures};
 use moec_runtime::{Checkpoint, DeviceKind, Health, Layer, Run, Statistics, Tensor, weights};
 use moec_tests::scaled::{counts_all_tokens, modes};
@@ -118,7 +118,7 @@ fn by_hand(spec: &Spec, dims: Dims, tile_rows: u64, reference: &Reference) -> Na
 
 /// DeepSeek's loss from its definition: of each sequence the mean probabilities times the experts' shares of its pairs.
 fn by_sequence(spec: &Spec, dims: Dims, reference: &Reference) -> f64 {
-    let (experts, k, row) = (spec.experts as usize, spec.router.top_k as usize, dims.row_tokens.max(1) as usize);
+    let (experts, k, row) = (spec.experts as usize, spec.router.top_k as usize, dims.sequence_tokens.max(1) as usize);
     let p = &reference.observation.as_ref().expect("the graph observes").probability.data;
     let loss = |tokens: std::ops::Range<usize>| -> f64 {
         let of_expert = |e: usize| {
@@ -170,13 +170,13 @@ impl Compiled {
     /// How far probabilities may be off: a few roundings, or those of logits that are rounded.
     fn error(&self) -> f64 {
         match self.spec.router.dtype {
-            RouterDtype::F32 => 1e-5,
-            RouterDtype::Model => bound(self.layer.manifest().dtype),
+            RouterDType::F32 => 1e-5,
+            RouterDType::Model => bound(self.layer.manifest().dtype),
         }
     }
 
-    fn check(&self, tokens: u64, row_tokens: u64) {
-        let dims = Dims { tokens, row_tokens };
+    fn check(&self, tokens: u64, sequence_tokens: u64) {
+        let dims = Dims { tokens, sequence_tokens };
         let manifest = self.layer.manifest();
         let inputs = random::inputs(manifest, dims, tokens).expect("inputs");
         let (run, statistics) = self.run(&inputs, dims);
@@ -346,8 +346,8 @@ fn every_mode_by_the_runtime_by_c_and_by_hand() {
     };
     for mode in modes().into_iter().filter(|mode| picks(&mode.spec)) {
         let compiled = compiled(mode);
-        for (tokens, row_tokens) in [(0, 0), (1, 1), (17, 17), (64, 16)] {
-            compiled.check(tokens, row_tokens);
+        for (tokens, sequence_tokens) in [(0, 0), (1, 1), (17, 17), (64, 16)] {
+            compiled.check(tokens, sequence_tokens);
         }
     }
 }
@@ -420,7 +420,7 @@ fn padding_in_c() {
         modes().into_iter().filter(|mode| !counts_all_tokens(&mode.spec) && !matches!(mode.spec.router.mode, Mode::Soft(_)))
     {
         let compiled = compiled(mode);
-        for dims in [Dims::tokens(0), Dims::tokens(1), Dims { tokens: 64, row_tokens: 16 }] {
+        for dims in [Dims::tokens(0), Dims::tokens(1), Dims { tokens: 64, sequence_tokens: 16 }] {
             let inputs = random::inputs(compiled.layer.manifest(), dims, dims.tokens).expect("inputs");
             let (run, s) = compiled.run(&inputs, dims);
             let what = format!("{}, {dims:?}", compiled.spec.name);
@@ -477,7 +477,7 @@ fn experts_that_choose() {
 #[test]
 fn many_tokens() {
     let mode = |name: &str| modes().into_iter().find(|mode| mode.name == name).expect("a mode");
-    for name in ["correction", "dropped_by_best_weight", "capacity_row_choices"] {
+    for name in ["correction", "dropped_by_best_weight", "capacity_sequence_choices"] {
         compiled(mode(name)).check(4096, 512);
     }
 }
@@ -487,7 +487,7 @@ fn many_tokens() {
 fn a_batch_by_hand() {
     let figures = Figures {
         tokens: 4,
-        row_tokens: 2,
+        sequence_tokens: 2,
         by_sequence: true,
         experts: 4,
         rowless: 0,
@@ -529,7 +529,7 @@ fn a_batch_by_hand() {
 fn lost_tokens_by_hand() {
     let figures = Figures {
         tokens: 5,
-        row_tokens: 5,
+        sequence_tokens: 5,
         by_sequence: false,
         experts: 3,
         rowless: 1,
@@ -625,7 +625,7 @@ fn balance() {
     let (tokens, experts, top_k) = (12u64, 6u64, 2u64);
     let figures = Figures {
         tokens,
-        row_tokens: tokens,
+        sequence_tokens: tokens,
         by_sequence: false,
         experts,
         rowless: 0,
@@ -659,7 +659,7 @@ fn a_token_that_is_no_number_spoils_no_other() {
     for name in ["gelu_with_bias", "correction"] {
         let compiled = compiled(modes().into_iter().find(|mode| mode.name == name).expect("a mode"));
         let (hidden, tokens) = (compiled.spec.hidden, 33);
-        let values = random::tokens(Dtype::F32, tokens, hidden, 3).expect("tokens").to_f64();
+        let values = random::tokens(DType::F32, tokens, hidden, 3).expect("tokens").to_f64();
         let x = |is_odd: bool| {
             let odd = |i: usize| if is_odd && i / hidden as usize == 20 { f32::NAN } else { values[i] as f32 };
             let values: Vec<f32> = (0..values.len()).map(odd).collect();
@@ -694,7 +694,7 @@ fn published_losses() {
         let bytes = std::fs::read(&fixture.file).expect("the fixture");
         let checkpoint = Checkpoint::read(&bytes).expect("safetensors");
         let published = |name: &str| {
-            checkpoint.names().contains(&name).then(|| checkpoint.tensor(name, Dtype::F32).expect(name).0.to_f64()[0])
+            checkpoint.names().contains(&name).then(|| checkpoint.tensor(name, DType::F32).expect(name).0.to_f64()[0])
         };
         let (aux, z) = (published("ref.aux_loss"), published("ref.z_loss"));
         if aux.is_none() && z.is_none() {

@@ -10,7 +10,7 @@ use moec::pipeline::{self, this_host};
 use moec::reference::reference;
 use moec::{random, spec};
 use moec_runtime::emulator::{self, Emulator, Sample};
-use moec_runtime::package::{Dims, Dtype, Role};
+use moec_runtime::package::{DType, Dims, Role};
 use moec_runtime::{Bound, DeviceKind, Layer, Package, Run, Tensor};
 use moec_tests::machine;
 use ptx_emulator::Schedule;
@@ -43,7 +43,7 @@ fn bound(layer: &Layer) -> Bound {
 }
 
 fn tokens() -> Tensor {
-    random::tokens(Dtype::F32, TOKENS, HIDDEN, 1).expect("tokens")
+    random::tokens(DType::F32, TOKENS, HIDDEN, 1).expect("tokens")
 }
 
 fn counts(run: &Run, name: &str) -> Vec<i32> {
@@ -80,7 +80,7 @@ fn the_bias_follows_the_load() {
         // The sum of several batches is the caller's to make.
         let sum = [9, 9, 9, 8, 10, 9, 0, 18, 9, 9];
         let bytes = sum.iter().flat_map(|n: &i32| n.to_le_bytes()).collect();
-        let tensor = Tensor::new(Dtype::I32, vec![10], bytes).expect("a tensor");
+        let tensor = Tensor::new(DType::I32, vec![10], bytes).expect("a tensor");
         layer.overwrite(&mut batch, "stats.load", &tensor).expect("a place for it");
         layer.update(&mut batch).expect("an update");
         assert_eq!(bias(), moved(&once, &sum));
@@ -109,7 +109,7 @@ fn without_a_rate_nothing_moves() {
 #[test]
 fn noise_is_what_the_seed_says() {
     let seed = |low: i32, high: i32| {
-        Tensor::new(Dtype::I32, vec![2], [low, high].iter().flat_map(|n| n.to_le_bytes()).collect()).expect("a seed")
+        Tensor::new(DType::I32, vec![2], [low, high].iter().flat_map(|n| n.to_le_bytes()).collect()).expect("a seed")
     };
     let runs = |training: &str, seeds: &[Tensor]| -> Vec<Run> {
         let (host, emulated, emulator) = devices(&package(training));
@@ -212,10 +212,10 @@ fn losses_by_their_formulas() {
         (grouped, "deepseek_sequence", true),
         ("correction_on = \"score\"", "deepseek_sequence", true),
         ("score = \"sigmoid\"", "deepseek_sequence", false),
-        ("", "switch\"\naux_group = \"row", false),
-        ("", "gshard\"\naux_group = \"row", false),
+        ("", "switch\"\naux_group = \"sequence", false),
+        ("", "gshard\"\naux_group = \"sequence", false),
         (groups, "deepseek_sequence", false),
-        (corrected, "megatron\"\naux_group = \"row", true),
+        (corrected, "megatron\"\naux_group = \"sequence", true),
         (corrected, "megatron", true),
         (grouped, "megatron", true),
         (groups, "megatron", true),
@@ -248,13 +248,15 @@ fn losses_by_their_formulas() {
         let first: Vec<Vec<usize>> = counted.iter().map(|picks| picks[..1].to_vec()).collect();
         let expected = COEFFICIENT
             * match loss {
-                "deepseek_sequence" | "megatron\"\naux_group = \"row" => by_row(&routed.shares, &counted, ROW) / PICKS as f64,
-                "switch\"\naux_group = \"row" => by_row(&routed.shares, &counted, ROW),
-                "gshard\"\naux_group = \"row" => by_row(&routed.shares, &first, ROW),
+                "deepseek_sequence" | "megatron\"\naux_group = \"sequence" => {
+                    by_row(&routed.shares, &counted, ROW) / PICKS as f64
+                }
+                "switch\"\naux_group = \"sequence" => by_row(&routed.shares, &counted, ROW),
+                "gshard\"\naux_group = \"sequence" => by_row(&routed.shares, &first, ROW),
                 "megatron" | "deepspeed_topk" => balance(&routed.shares, &counted) / PICKS as f64,
                 _ => balance(&routed.shares, &first),
             };
-        let dims = Dims { tokens: TOKENS, row_tokens: ROW as u64 };
+        let dims = Dims { tokens: TOKENS, sequence_tokens: ROW as u64 };
         let graph = reference(import(&spec), host.manifest(), &weights, &[tokens()], dims).expect("an interpretation");
         let interpreted = graph.penalty.and_then(|penalty| penalty.balance).expect("a balance loss");
         assert!((interpreted - expected).abs() < 1e-9, "{loss}: {interpreted}, not {expected}");

@@ -34,13 +34,13 @@ fn summary(spec: &Spec) -> String {
         Mode::ExpertChoice => ("experts choose".to_string(), dropping),
         Mode::TokenChoice | Mode::Hash => (format!("top {}", spec.router.top_k), dropping),
     };
-    let shared = spec.shared.map_or(String::new(), |shared| format!(", shared {}", shared.ffn));
+    let shared = spec.shared.map_or(String::new(), |shared| format!(", shared {}", shared.intermediate));
     let unread = if spec.unread.is_empty() { String::new() } else { format!("; unread: {}", spec.unread.join(", ")) };
     format!(
         "hidden {}, {} experts of {}, {routing}{shared}, {dropping}, {}{unread}",
         spec.hidden,
         spec.experts,
-        spec.expert.ffn,
+        spec.expert.intermediate,
         spec.numerics.dtype.word(),
     )
 }

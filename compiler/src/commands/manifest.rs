@@ -90,7 +90,7 @@ fn formula(extent: &Extent) -> String {
     match extent {
         Extent::Const(value) => value.to_string(),
         Extent::Tokens => "T".to_string(),
-        Extent::RowTokens => "S".to_string(),
+        Extent::SequenceTokens => "S".to_string(),
         Extent::Add(a, b) => two("(", a, " + ", b),
         Extent::Sub(a, b) => two("(", a, " - ", b),
         Extent::Mul(a, b) => two("(", a, " * ", b),

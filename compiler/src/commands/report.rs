@@ -27,7 +27,7 @@ pub(super) struct Measured<'r> {
 /// Prints the report.
 pub(super) fn print(measured: &Measured<'_>, comparisons: &[Comparison], out: &mut dyn Write) -> io::Result<()> {
     let Measured { manifest, target, device, dims, .. } = measured;
-    let rows = if dims.tokens == dims.row_tokens { String::new() } else { format!(" in rows of {}", dims.row_tokens) };
+    let rows = if dims.tokens == dims.sequence_tokens { String::new() } else { format!(" in rows of {}", dims.sequence_tokens) };
     writeln!(out, "layer       {}, {}, {} on {device}", manifest.layer, manifest.dtype.name(), target)?;
     let others = dims.tokens - real_tokens(measured);
     let others = if others > 0 { format!(", {others} of them {}", uncounted(manifest)) } else { String::new() };
@@ -210,13 +210,13 @@ fn print_mixing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> 
     let all = experts * slots;
     let weights = |name: &str| run.tensor(name).map(|tensor| tensor.to_f64()).unwrap_or_default();
     let in_slots: Vec<Vec<f64>> = weights("soft.dispatch")
-        .chunks((dims.row_tokens * all).max(1) as usize)
+        .chunks((dims.sequence_tokens * all).max(1) as usize)
         .flat_map(|sequence| (0..all as usize).map(|slot| sequence.iter().copied().skip(slot).step_by(all as usize).collect()))
         .collect();
     let of_slots = effective(in_slots.iter().map(Vec::as_slice));
     let combine = weights("soft.combine");
     let of_tokens = effective(combine.chunks(all.max(1) as usize));
-    let tokens = dims.row_tokens;
+    let tokens = dims.sequence_tokens;
     writeln!(
         out,
         "slots       {all} a sequence, {slots} an expert; a slot mixes {of_slots:.1} of {tokens} tokens, a token {of_tokens:.1} of {all} slots"

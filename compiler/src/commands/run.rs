@@ -17,7 +17,7 @@ use moec_codegen::Options;
 use moec_ir::Machine;
 use moec_ir::machine::MACHINES;
 use moec_runtime::emulator::{self, Emulator, Finding, Sample, Schedule};
-use moec_runtime::package::{self, Dims, Dtype, Manifest, Role};
+use moec_runtime::package::{self, DType, Dims, Manifest, Role};
 use moec_runtime::weights::to_safetensors;
 use moec_runtime::{Checkpoint, DeviceKind, Error, Layer, Package, Tensor, assemble};
 
@@ -131,7 +131,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     }
     let measured =
         Measured { manifest, target: &layer.target().name, device: layer.device().name(), dims, times: &times, run: &run };
-    let floor = spec.as_ref().map_or(0.0, |spec| drop_floor(spec, dims.tokens, dims.row_tokens));
+    let floor = spec.as_ref().map_or(0.0, |spec| drop_floor(spec, dims.tokens, dims.sequence_tokens));
     let is_meant = |source| notes.allows(Code::CapacityFloor) || moec::spec::allows(source, Code::CapacityFloor);
     if floor > 0.0 && !source.as_ref().is_some_and(is_meant) {
         notes.say(&format!("note: the capacity drops at least {:.1} % of these picks, whatever the router", 100.0 * floor));
@@ -365,8 +365,8 @@ fn default_tensor<'c>(checkpoint: &'c Checkpoint<'_>) -> Result<&'c str, Diagnos
 fn expected(checkpoint: &Checkpoint<'_>, input: &Tensor) -> Option<Expected> {
     let has = |name: &str| checkpoint.names().contains(&name);
     let load = |name: &str, dtype| if has(name) { checkpoint.tensor(name, dtype).ok().map(|(tensor, _)| tensor) } else { None };
-    let output = load("out.hidden", Dtype::F32).filter(|tensor| tensor.shape() == input.shape())?;
-    let experts = load("ref.topk_index", Dtype::I32);
+    let output = load("out.hidden", DType::F32).filter(|tensor| tensor.shape() == input.shape())?;
+    let experts = load("ref.topk_index", DType::I32);
     Some(Expected { output: output.to_f64(), experts: experts.map(|tensor| integers(Some(&tensor))) })
 }
 

@@ -292,7 +292,7 @@ codes! {
     FieldsDisagree = 1010, Input, "two fields that mean the same and differ",
         "Models name one thing in several ways, and some configs have more than one of the names. Where they differ it is not \
          known which one the model's code takes. Remove the wrong one, or name it with `--allow-unread FIELD`.";
-    TensorDtype = 1011, Verification, "a tensor of a type that is not loaded",
+    TensorDType = 1011, Verification, "a tensor of a type that is not loaded",
         "Weights are loaded from BF16, F16, F32 and F64, and a table of token ids from I64 and I32. Published files in fp8, int8 \
          or packed int4 have other types and scales beside them: load a copy of the model that was written in one of these.";
     TensorUnused = 1012, Verification, "a tensor of the layer that no rule uses",
@@ -329,6 +329,9 @@ codes! {
          the earlier token: the scores have no part in what is dropped. `priority = \"batch_prioritized\"` ranks tokens by \
          their scores before renormalisation; `renorm_after_drop = true` renormalises what is kept. `[lints] equal_weights = \
          \"allow\"` in the spec says that it is meant.";
+    OldWord = 1114, Ok, "a word of an earlier version",
+        "The spec is read as it was meant, but the word is no longer the one that moec writes and documents: `group = \"row\"` \
+         was a sequence, and is `group = \"sequence\"`.";
 }
 
 #[cfg(test)]

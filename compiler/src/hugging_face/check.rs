@@ -42,7 +42,7 @@ impl Checked {
 /// the prefix, or a folder of theirs.
 ///
 /// # Errors
-/// Every mistake: [`Code::TensorMissing`], [`Code::TensorShape`], [`Code::TensorDtype`], [`Code::TensorUnused`].
+/// Every mistake: [`Code::TensorMissing`], [`Code::TensorShape`], [`Code::TensorDType`], [`Code::TensorUnused`].
 pub fn check(
     block: &Block,
     checkpoint: &Checkpoint<'_>,
@@ -186,7 +186,7 @@ impl File<'_, '_> {
             };
             if !is_loaded(stored.tensor, dtype) && reported.insert((stored.tensor, dtype.clone())) {
                 let message = format!("the tensor {} has the type {dtype}, which cannot be loaded", tensor_name(full));
-                let diagnostic = Diagnostic::new(Code::TensorDtype, message).note(of_spec());
+                let diagnostic = Diagnostic::new(Code::TensorDType, message).note(of_spec());
                 wrong.push(match is_integer(stored.tensor) {
                     true => diagnostic.help("expected I64 or I32"),
                     false => diagnostic

@@ -50,7 +50,7 @@ pub(super) fn parts(config: &mut Config<'_>, name: &str) -> Result<Parts, Diagno
     document.integer("moe", "hidden", hidden);
     document.integer("moe", "experts", experts);
     let mut parts = Parts { document, sizes: Sizes::new(hidden, experts), stored: Vec::new(), shared: false };
-    parts.sizes.ffn = inner_width(config)?;
+    parts.sizes.intermediate = inner_width(config)?;
     for (field, why) in config.model.ignored {
         if let Some(entry) = config.entry(field)
             && entry.value.kind != Kind::Bool(false)
@@ -82,7 +82,7 @@ fn quantisation(config: &mut Config<'_>) {
 
 /// F. Where two fields may say it, the first that is there does.
 fn inner_width(config: &mut Config<'_>) -> Result<u64, Diagnostic> {
-    let names = config.model.ffn;
+    let names = config.model.intermediate;
     let there = names.iter().position(|name| config.entry(name).is_some()).unwrap_or(0);
     if there > 0 {
         config.assumed.push(format!("{} is the experts' width: {} is not in the config", names[there], names[0]));
@@ -329,7 +329,7 @@ fn capacity(config: &mut Config<'_>, document: &mut Document) -> Result<(), Diag
         Capacity::None => {}
         Capacity::Switch => {
             document.integer(table, "tokens", config.required(&["expert_capacity"], "the capacity of an expert")?);
-            document.text(table, "group", "row");
+            document.text(table, "group", "sequence");
             document.text(table, "priority", "choice_major");
             document.text(table, "dropped", "zero");
         }
@@ -378,7 +378,7 @@ fn capacity_of_training(config: &mut Config<'_>) -> Result<Option<u64>, Diagnost
 fn expert(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> {
     let model = config.model;
     let document = &mut parts.document;
-    document.integer("expert", "intermediate", parts.sizes.ffn);
+    document.integer("expert", "intermediate", parts.sizes.intermediate);
     document.flag("expert", "gated", model.gated);
     match model.activation {
         Activation::Field(fields) => {
@@ -490,10 +490,10 @@ pub(super) fn known_activation(word: &str) -> Option<(&'static str, Option<f64>)
 }
 
 fn shared(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> {
-    let ffn = parts.sizes.ffn;
+    let intermediate = parts.sizes.intermediate;
     let (width, count) = match config.model.shared {
         Shared::None => (None, 1),
-        Shared::One => (Some(ffn), 1),
+        Shared::One => (Some(intermediate), 1),
         Shared::Wide { count, width } => {
             let (count, width) = (config.integer_or(count, 0)?, config.integer_or(width, 0)?);
             (Some(width.checked_mul(count).ok_or_else(|| Diagnostic::new(Code::OutOfRange, "too many shared experts"))?), 1)
@@ -502,9 +502,16 @@ fn shared(config: &mut Config<'_>, parts: &mut Parts) -> Result<(), Diagnostic> 
         Shared::Gated(names) => (Some(config.required(names, "the width of the shared expert")?), 1),
         Shared::Count(names) => {
             let count = config.integer_or(names, 0)?;
-            (Some(ffn.checked_mul(count).ok_or_else(|| Diagnostic::new(Code::OutOfRange, "too many shared experts"))?), 1)
+            (
+                Some(
+                    intermediate
+                        .checked_mul(count)
+                        .ok_or_else(|| Diagnostic::new(Code::OutOfRange, "too many shared experts"))?,
+                ),
+                1,
+            )
         }
-        Shared::Joint(names) => (Some(ffn), config.integer_or(names, 0)?),
+        Shared::Joint(names) => (Some(intermediate), config.integer_or(names, 0)?),
     };
     if config.model.features.contains(&Feature::Combination) {
         // Of no matter where there is nothing to combine.

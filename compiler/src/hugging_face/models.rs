@@ -4,10 +4,10 @@
 use super::rules::{Activation, Capacity, Feature, Layers, Model, Renorm, RouterBias, Scale, Selection, Shared, ToldBy, TopK};
 use super::{defaults, stored};
 
-const MOE_FFN: &[&str] = &["moe_intermediate_size"];
-const FFN: &[&str] = &["intermediate_size"];
+const MOE_INTERMEDIATE: &[&str] = &["moe_intermediate_size"];
+const INTERMEDIATE: &[&str] = &["intermediate_size"];
 /// `moe_intermediate_size` wins where it exists: the other is then the dense layers'.
-const EITHER_FFN: &[&str] = &["moe_intermediate_size", "intermediate_size"];
+const EITHER_INTERMEDIATE: &[&str] = &["moe_intermediate_size", "intermediate_size"];
 const NORM: &[&str] = &["norm_topk_prob"];
 const SCALE: &[&str] = &["routed_scaling_factor"];
 const SCORE: &[&str] = &["scoring_func"];
@@ -22,7 +22,7 @@ const SOFTMAX: Model = Model {
     types: &[],
     told_by: None,
     defaults: &[],
-    ffn: FFN,
+    intermediate: INTERMEDIATE,
     top_k: TopK::Field,
     score: "softmax",
     score_fields: &[],
@@ -45,7 +45,7 @@ const SOFTMAX: Model = Model {
 
 /// sigmoid scores, a bias for the selection, groups, a scale: DeepSeek-V3.
 const SIGMOID: Model = Model {
-    ffn: MOE_FFN,
+    intermediate: MOE_INTERMEDIATE,
     score: "sigmoid",
     score_fields: SCORE,
     // A bias and groups whatever `topk_method` says, which their classes do not read.
@@ -82,7 +82,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["switch_transformers"],
         defaults: defaults::SWITCH,
-        ffn: &["d_ff"],
+        intermediate: &["d_ff"],
         activation: Activation::Field(&["dense_act_fn"]),
         top_k: TopK::Fixed(1),
         gated: false,
@@ -94,7 +94,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["nllb-moe", "nllb_moe"],
         defaults: defaults::NLLB,
-        ffn: &["encoder_ffn_dim"],
+        intermediate: &["encoder_ffn_dim"],
         activation: Activation::Field(&["activation_function"]),
         top_k: TopK::Fixed(2),
         // torch.finfo(torch.float32).eps
@@ -111,7 +111,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["qwen2_moe"],
         defaults: defaults::QWEN2,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         renorm: Renorm::SumIf(NORM, 0.0),
         shared: Shared::Gated(SHARED_WIDTH),
         layers: Layers::SparseStep,
@@ -121,7 +121,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["qwen3_moe"],
         defaults: defaults::QWEN3,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         renorm: Renorm::SumIf(NORM, 0.0),
         layers: Layers::SparseStep,
         ..SOFTMAX
@@ -129,7 +129,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["qwen3_next"],
         defaults: defaults::QWEN3_NEXT,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         renorm: Renorm::SumIf(NORM, 0.0),
         shared: Shared::Gated(SHARED_WIDTH),
         layers: Layers::SparseStep,
@@ -139,19 +139,25 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["qwen3_5_moe"],
         defaults: defaults::QWEN3_5,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         renorm: Renorm::Sum(0.0),
         shared: Shared::Gated(SHARED_WIDTH),
         also: stored::SHARED_GATE,
         ..SOFTMAX
     },
     Model { types: &["olmoe", "flex_olmo"], defaults: defaults::OLMOE, renorm: Renorm::SumIf(NORM, 0.0), ..SOFTMAX },
-    Model { types: &["mellum"], defaults: defaults::MELLUM, ffn: MOE_FFN, renorm: Renorm::SumIf(NORM, 0.0), ..SOFTMAX },
+    Model {
+        types: &["mellum"],
+        defaults: defaults::MELLUM,
+        intermediate: MOE_INTERMEDIATE,
+        renorm: Renorm::SumIf(NORM, 0.0),
+        ..SOFTMAX
+    },
     Model { types: &["jamba"], defaults: defaults::JAMBA, layers: Layers::Period, ..SOFTMAX },
     Model {
         types: &["hunyuan_v1_moe"],
         defaults: defaults::HUNYUAN,
-        ffn: EITHER_FFN,
+        intermediate: EITHER_INTERMEDIATE,
         renorm: Renorm::Sum(0.0),
         shared: Shared::Count(&["num_shared_expert"]),
         ..SOFTMAX
@@ -159,7 +165,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["dbrx"],
         defaults: defaults::DBRX,
-        ffn: &["ffn_hidden_size"],
+        intermediate: &["ffn_hidden_size"],
         activation: Activation::Field(&["ffn_act_fn"]),
         renorm: Renorm::P("moe_normalize_expert_weights"),
         ..SOFTMAX
@@ -188,7 +194,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["aria"],
         defaults: defaults::ARIA,
-        ffn: EITHER_FFN,
+        intermediate: EITHER_INTERMEDIATE,
         activation: Activation::SharedField(ACTIVATION),
         shared: Shared::Count(&["moe_num_shared_experts"]),
         ..TOP_K_FIRST
@@ -240,7 +246,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["deepseek_v2"],
         defaults: defaults::DEEPSEEK_V2,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         score_fields: SCORE,
         selection: Selection::Method("greedy"),
         renorm: Renorm::Ignored,
@@ -275,7 +281,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["bailing_moe"],
         defaults: defaults::BAILING,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         renorm: Renorm::SumIf(NORM, 0.0),
         shared: Shared::Count(&["num_shared_experts"]),
         layers: Layers::FirstDense,
@@ -313,7 +319,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["lfm2_moe"],
         defaults: defaults::LFM2,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         score: "sigmoid",
         selection: Selection::Biased,
         corrected_if: &["use_expert_bias"],
@@ -336,7 +342,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["ernie4_5_moe"],
         defaults: defaults::ERNIE,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         selection: Selection::Biased,
         corrected_if: &["moe_use_aux_free"],
         renorm: Renorm::SumClamped(&["moe_norm_min"], 1e-12),
@@ -347,7 +353,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["longcat_flash"],
         defaults: defaults::LONGCAT,
-        ffn: &["expert_ffn_hidden_size"],
+        intermediate: &["expert_ffn_hidden_size"],
         selection: Selection::Biased,
         scale: Scale::Weights(SCALE),
         features: &[Feature::Identity],
@@ -401,7 +407,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["minimax_m3_vl", "minimax_m3"],
         defaults: defaults::MINIMAX_M3,
-        ffn: FFN,
+        intermediate: INTERMEDIATE,
         selection: Selection::Biased,
         corrected_if: &["use_routing_bias"],
         renorm: Renorm::Sum(0.0),
@@ -447,7 +453,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["gemma4"],
         defaults: defaults::GEMMA4,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         activation: Activation::Field(&["hidden_activation"]),
         renorm: Renorm::Sum(0.0),
         features: &[Feature::RouterNorm],
@@ -457,7 +463,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["inkling"],
         defaults: defaults::INKLING,
-        ffn: EITHER_FFN,
+        intermediate: EITHER_INTERMEDIATE,
         score_fields: &[],
         scale: Scale::Weights(&["route_scale"]),
         selection: Selection::Biased,
@@ -471,7 +477,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["qwen3_vl_moe"],
         defaults: defaults::QWEN3_VL,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         renorm: Renorm::Sum(0.0),
         layers: Layers::SparseStep,
         ..SOFTMAX
@@ -479,7 +485,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["qwen3_omni_moe"],
         defaults: defaults::QWEN3_OMNI,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         renorm: Renorm::SumIf(NORM, 0.0),
         layers: Layers::SparseStep,
         ..SOFTMAX
@@ -487,7 +493,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["qwen3_omni_moe_talker"],
         defaults: defaults::QWEN3_TALKER,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         renorm: Renorm::SumIf(NORM, 0.0),
         shared: Shared::Gated(SHARED_WIDTH),
         layers: Layers::SparseStep,
@@ -497,7 +503,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["qwen4_exp"],
         defaults: defaults::QWEN4_EXP,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         renorm: Renorm::SumIf(NORM, 0.0),
         shared: Shared::Gated(SHARED_WIDTH),
         also: stored::SHARED_GATE,
@@ -506,7 +512,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["lara_mini"],
         defaults: defaults::LARA_MINI,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         renorm: Renorm::SumIf(NORM, 0.0),
         shared: Shared::Width(SHARED_WIDTH),
         ..SOFTMAX
@@ -556,7 +562,7 @@ pub(super) static MODELS: &[Model] = &[
     Model {
         types: &["unlimited_ocr", "deepseek_ocr2"],
         defaults: defaults::UNLIMITED_OCR,
-        ffn: MOE_FFN,
+        intermediate: MOE_INTERMEDIATE,
         selection: Selection::Method("greedy"),
         scale: Scale::Weights(SCALE),
         shared: Shared::Count(SHARED_COUNT),

@@ -14,7 +14,7 @@ pub(super) struct Model {
     /// Fields that a file of this family may leave out, and what its class then says.
     pub(super) defaults: &'static [(&'static str, Fallback)],
     /// The field of F, the inner width of a routed expert.
-    pub(super) ffn: &'static [&'static str],
+    pub(super) intermediate: &'static [&'static str],
     pub(super) top_k: TopK,
     /// The score, where no field of the config says another.
     pub(super) score: &'static str,

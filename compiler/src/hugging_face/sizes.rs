@@ -9,7 +9,7 @@ use crate::spec::{Tensor, Weight};
 pub(super) struct Sizes {
     pub(super) hidden: u64,
     pub(super) experts: u64,
-    pub(super) ffn: u64,
+    pub(super) intermediate: u64,
     pub(super) top_k: u64,
     pub(super) vocabulary: u64,
     pub(super) latent: Option<u64>,
@@ -27,7 +27,7 @@ impl Sizes {
         Sizes {
             hidden,
             experts,
-            ffn: 1,
+            intermediate: 1,
             top_k: 1,
             vocabulary: ANY,
             latent: None,
@@ -40,7 +40,7 @@ impl Sizes {
 
     /// The canonical shape.
     fn shape(&self, tensor: Tensor) -> Vec<u64> {
-        let Sizes { hidden, experts, ffn, shared, .. } = *self;
+        let Sizes { hidden, experts, intermediate, shared, .. } = *self;
         let width = self.latent.unwrap_or(hidden);
         let routed = experts + self.identity;
         match tensor {
@@ -53,11 +53,11 @@ impl Sizes {
             Tensor::PerExpertScale => vec![routed],
             Tensor::HashTable => vec![self.vocabulary, self.top_k],
             Tensor::Slots => vec![ANY, ANY, ANY],
-            Tensor::Gate | Tensor::Up => vec![experts, ffn, width],
-            Tensor::GateUp => vec![experts, 2 * ffn, width],
-            Tensor::Down => vec![experts, width, ffn],
-            Tensor::GateBias | Tensor::UpBias => vec![experts, ffn],
-            Tensor::GateUpBias => vec![experts, 2 * ffn],
+            Tensor::Gate | Tensor::Up => vec![experts, intermediate, width],
+            Tensor::GateUp => vec![experts, 2 * intermediate, width],
+            Tensor::Down => vec![experts, width, intermediate],
+            Tensor::GateBias | Tensor::UpBias => vec![experts, intermediate],
+            Tensor::GateUpBias => vec![experts, 2 * intermediate],
             Tensor::DownBias => vec![experts, width],
             Tensor::LatentIn => vec![width, hidden],
             Tensor::LatentOut => vec![hidden, width],

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::rows::{Rows, stride};
-use crate::spec::{Dtype, InputNorm};
+use crate::spec::{DType, InputNorm};
 
 /// The router up to its logits.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub struct Product {
     /// `[H]`, after the norm.
     pub input_scale: Option<Vec<f32>>,
     /// What tokens are rounded to.
-    pub dtype: Dtype,
+    pub dtype: DType,
 }
 
 /// Tokens whose products are computed side by side: each weight is loaded once for them.
@@ -50,9 +50,9 @@ pub(super) fn logits(product: &Product, experts: usize, hidden: &Rows, logits: &
 
 fn prepare(product: &Product, x: &mut [f32]) {
     let round = |x: &mut [f32]| match product.dtype {
-        Dtype::F32 => {}
-        Dtype::F16 => x.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
-        Dtype::Bf16 => x.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
+        DType::F32 => {}
+        DType::F16 => x.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
+        DType::Bf16 => x.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
     };
     round(x);
     let Some(norm) = product.input_norm else { return };

@@ -89,7 +89,7 @@ fn router(spec: &Spec, sizing: &Sizing) -> Router {
         priority: sizing.capacity.priority.word(),
         group: match sizing.capacity.group {
             CapacityGroup::All => "all".to_string(),
-            CapacityGroup::Row => "row".to_string(),
+            CapacityGroup::Sequence => "sequence".to_string(),
             CapacityGroup::Tokens(n) => n.to_string(),
         },
         factor: sizing.own_factor().map(value),
@@ -240,7 +240,7 @@ fn modes(spec: &Spec, measure: &Measure<'_>, has_experts: bool) -> Vec<Mode> {
         mixing: None,
     };
     let expert = spec.expert;
-    let of_experts = choice.rows as f64 * (if expert.activation.gated { 3.0 } else { 2.0 }) * expert.ffn as f64;
+    let of_experts = choice.rows as f64 * (if expert.activation.gated { 3.0 } else { 2.0 }) * expert.intermediate as f64;
     let soft = Mode {
         kind: "soft",
         is_spec: matches!(spec.router.mode, crate::spec::Mode::Soft(_)),

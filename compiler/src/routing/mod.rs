@@ -118,7 +118,7 @@ pub fn route(
         let mut observer = Observer::new(&choosing, &router.vectors, options.batch.max(1), LeftOut::of(options.keep))?;
         let (mut rows, mut made) = (Rows::default(), Rows::default());
         for tensor in &layer.tensors {
-            observer.begin(tensor.tokens, tensor.row_tokens);
+            observer.begin(tensor.tokens, tensor.sequence_tokens);
             trace.read(tensor, &mut rows, |rows, bytes| {
                 match &router.product {
                     Some(product) => {

@@ -36,7 +36,7 @@ pub(super) struct Observer<'s> {
     span: Stretch,
     /// Experts chose from a piece of the open span already: it is longer than they choose from at once.
     span_is_cut: bool,
-    row_tokens: Option<u64>,
+    sequence_tokens: Option<u64>,
     /// Picks of the open span.
     open: Picked,
     chunk: Picked,
@@ -172,7 +172,7 @@ impl<'s> Observer<'s> {
             batch: Stretch::default(),
             span: Stretch::default(),
             span_is_cut: false,
-            row_tokens: None,
+            sequence_tokens: None,
             open: Picked::default(),
             chunk: Picked::default(),
             ranks: Ranks::default(),
@@ -196,10 +196,10 @@ impl<'s> Observer<'s> {
     }
 
     /// The next rows belong to a new tensor of that many.
-    pub(super) fn begin(&mut self, rows: u64, row_tokens: Option<u64>) {
+    pub(super) fn begin(&mut self, rows: u64, sequence_tokens: Option<u64>) {
         self.tensor += 1;
         self.tensor_left = rows;
-        self.row_tokens = row_tokens;
+        self.sequence_tokens = sequence_tokens;
         self.seen.left_out.begin();
     }
 
@@ -253,7 +253,7 @@ impl<'s> Observer<'s> {
 
     /// As many whole rows of `[B, S, E]` as the limit allows, one at least.
     fn batch_rows(&self) -> u64 {
-        let limit = match self.row_tokens {
+        let limit = match self.sequence_tokens {
             Some(row) if row > 0 => (self.batch_limit / row * row).max(row),
             Some(_) | None => self.batch_limit,
         };
@@ -264,7 +264,7 @@ impl<'s> Observer<'s> {
     fn span_rows(&self) -> u64 {
         match self.spec.capacity.map_or(CapacityGroup::All, |capacity| capacity.group) {
             CapacityGroup::All => self.batch.left,
-            CapacityGroup::Row => self.row_tokens.unwrap_or(self.batch.left).min(self.batch.left),
+            CapacityGroup::Sequence => self.sequence_tokens.unwrap_or(self.batch.left).min(self.batch.left),
             CapacityGroup::Tokens(n) => n,
         }
     }
@@ -314,7 +314,7 @@ impl<'s> Observer<'s> {
         rank(&self.open, self.spec.router.top_k as usize, seen.load.len(), self.priority, &mut self.ranks);
         let length = match self.spec.capacity.map(|capacity| capacity.group) {
             Some(CapacityGroup::Tokens(n)) => n,
-            Some(CapacityGroup::All | CapacityGroup::Row) | None => tokens,
+            Some(CapacityGroup::All | CapacityGroup::Sequence) | None => tokens,
         };
         seen.counts.add(length, tokens, &self.ranks);
         seen.tokens += tokens;
@@ -390,8 +390,8 @@ mod tests {
     fn observed<'s>(spec: &'s Spec, batches: &[Batch], chunk: usize) -> Observer<'s> {
         let experts = spec.experts as usize;
         let mut observer = Observer::new(spec, &Vectors::default(), 1 << 20, LeftOut::default()).unwrap();
-        for (tokens, row_tokens, values) in batches {
-            observer.begin(*tokens, *row_tokens);
+        for (tokens, sequence_tokens, values) in batches {
+            observer.begin(*tokens, *sequence_tokens);
             values.chunks(chunk * experts).for_each(|values| observer.take(&Rows::of(experts, values)).unwrap());
         }
         observer
@@ -404,10 +404,10 @@ mod tests {
         (capacity.size, capacity.min, capacity.multiple_of) = (CapacitySize::Tokens(c), 0, 1);
         let graph = graph::verify(import_routing(&spec)).unwrap();
         let (mut pairs, mut whole) = (0, 0);
-        for (tokens, row_tokens, values) in batches {
+        for (tokens, sequence_tokens, values) in batches {
             let shape = vec![*tokens as usize, spec.experts as usize];
             let params = BTreeMap::from([("%logits".to_string(), graph::Tensor::new(shape, values.clone()))]);
-            let dims = Dims { tokens: *tokens, row_tokens: row_tokens.unwrap_or(*tokens) };
+            let dims = Dims { tokens: *tokens, sequence_tokens: sequence_tokens.unwrap_or(*tokens) };
             let values = graph::interp(&graph, &params, dims).unwrap();
             let routing = values.into_iter().rev().find_map(|value| match value {
                 Value::Routing(routing) => Some(routing),
@@ -476,9 +476,9 @@ mod tests {
                 let observer = observed(&choosing, &batches, 7);
                 let graph = graph::verify(import_routing(&spec)).unwrap();
                 let (mut unchosen, mut rows) = (0, 0);
-                for (tokens, row_tokens, values) in &batches {
+                for (tokens, sequence_tokens, values) in &batches {
                     let logits = graph::Tensor::new(vec![*tokens as usize, 6], values.clone());
-                    let dims = Dims { tokens: *tokens, row_tokens: row_tokens.unwrap_or(*tokens) };
+                    let dims = Dims { tokens: *tokens, sequence_tokens: sequence_tokens.unwrap_or(*tokens) };
                     let values = graph::interp(&graph, &BTreeMap::from([("%logits".to_string(), logits)]), dims).unwrap();
                     let routing = values.into_iter().rev().find_map(|value| match value {
                         Value::Routing(routing) => Some(routing),
@@ -561,7 +561,7 @@ mod tests {
         for capacity in [
             "",
             "[capacity]\nfactor = 1.25\ncount_k = false\nround = \"floor\"",
-            "[capacity]\nfactor = 1.25\nround = \"half_even\"\ncount_k = true\ngroup = \"row\"",
+            "[capacity]\nfactor = 1.25\nround = \"half_even\"\ncount_k = true\ngroup = \"sequence\"",
             "[capacity]\nfactor = 1.0\ncount_k = false\nround = \"ceil\"\nmultiple_of = 4\nmin = 2",
             "[capacity]\ntokens = 3",
         ] {

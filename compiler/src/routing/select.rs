@@ -13,7 +13,7 @@ use super::score::{Sums, make_finite, scores, survey};
 use crate::import::import_routing;
 use crate::reference::ReferenceError;
 use crate::spec::{
-    Correction, Dtype, EpsMode, GroupMask, GroupScore, Groups, Norm, Order, Priority, Renorm, RouterDtype, Score, Select, Spec,
+    Correction, DType, EpsMode, GroupMask, GroupScore, Groups, Norm, Order, Priority, Renorm, RouterDType, Score, Select, Spec,
     Tensor,
 };
 
@@ -29,7 +29,7 @@ pub(super) struct Selector {
     order: Order,
     correction: Option<Correction>,
     groups: Option<Groups>,
-    rounded_to: Option<Dtype>,
+    rounded_to: Option<DType>,
     logit_scale: f64,
     softcap: Option<f64>,
     mixes: bool,
@@ -128,7 +128,7 @@ impl Selector {
             order: router.order,
             correction: router.correction,
             groups: router.groups,
-            rounded_to: (router.dtype == RouterDtype::Model).then_some(spec.numerics.dtype),
+            rounded_to: (router.dtype == RouterDType::Model).then_some(spec.numerics.dtype),
             logit_scale: router.logit_scale,
             softcap: router.logit_softcap,
             mixes: router.select == Select::SparseMixer,
@@ -195,9 +195,9 @@ impl Selector {
         base.clear();
         base.extend_from_slice(row);
         match self.rounded_to {
-            Some(Dtype::Bf16) => base.iter_mut().for_each(|x| *x = to_bf16(*x)),
-            Some(Dtype::F16) => base.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32()),
-            Some(Dtype::F32) | None => {}
+            Some(DType::Bf16) => base.iter_mut().for_each(|x| *x = to_bf16(*x)),
+            Some(DType::F16) => base.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32()),
+            Some(DType::F32) | None => {}
         }
         logits.clear();
         logits.extend_from_slice(base);
@@ -408,7 +408,7 @@ impl Selector {
             let data = unsure.iter().flat_map(|row| rows.exact(first + *row)).collect();
             self.params.insert("%logits".to_string(), graph::Tensor::new(vec![unsure.len(), self.columns], data));
             let tokens = unsure.len() as u64;
-            let values = graph::interp(&self.graph, &self.params, Dims { tokens, row_tokens: tokens });
+            let values = graph::interp(&self.graph, &self.params, Dims { tokens, sequence_tokens: tokens });
             let picks = values.map_err(ReferenceError::new)?.into_iter().rev().find_map(|value| match value {
                 Value::Picks(picks) => Some(picks),
                 Value::Tensor(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,

@@ -61,7 +61,7 @@ pub struct Recorded {
     /// Its rows.
     pub tokens: u64,
     /// S of `[B, S, width]`; `None`: the tensor is `[T, width]`.
-    pub row_tokens: Option<u64>,
+    pub sequence_tokens: Option<u64>,
     /// Its first row among those of the layer.
     first: u64,
     file: usize,
@@ -290,13 +290,13 @@ fn width(files: &[(PathBuf, TensorFile)], is_meant: impl Fn(usize, &str) -> bool
 
 fn recorded(name: &str, stored: &Stored, width: u64, file: usize) -> Option<Recorded> {
     let float = Float::of(stored.dtype)?;
-    let (tokens, row_tokens) = match stored.shape[..] {
+    let (tokens, sequence_tokens) = match stored.shape[..] {
         [tokens, last] if last == width => (tokens, None),
         // A batch of empty rows is an empty batch.
-        [rows, row_tokens, last] if last == width => (rows.checked_mul(row_tokens)?, Some(row_tokens)),
+        [rows, sequence_tokens, last] if last == width => (rows.checked_mul(sequence_tokens)?, Some(sequence_tokens)),
         _ => return None,
     };
-    Some(Recorded { name: name.to_string(), tokens, row_tokens, first: 0, file, stored: stored.clone(), float })
+    Some(Recorded { name: name.to_string(), tokens, sequence_tokens, first: 0, file, stored: stored.clone(), float })
 }
 
 pub(super) fn elements(stored: &Stored) -> Option<u64> {

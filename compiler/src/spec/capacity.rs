@@ -53,7 +53,7 @@ pub enum CapacityGroup {
     /// The whole batch.
     All,
     /// One sequence, a row of `[B, S, H]`; the whole batch for `[T, H]`.
-    Row,
+    Sequence,
     /// Runs of this many tokens, by which C is computed for the last one too, which may be shorter.
     Tokens(u64),
 }

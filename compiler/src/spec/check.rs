@@ -90,7 +90,7 @@ fn aux_group(training: &Section, wrong: &mut Vec<Diagnostic>) {
                 .also(loss.span.clone(), "each sequence")
                 .help("aux_loss = \"megatron\" is the same loss of the whole batch"),
         ),
-        (Some("importance"), Some("row")) => wrong.push(
+        (Some("importance"), Some("sequence")) => wrong.push(
             Diagnostic::new(Code::NotSupportedYet, "importance of each sequence is not supported yet")
                 .at(group.span.clone(), "each sequence")
                 .also(loss.span.clone(), "of the whole batch")
@@ -590,7 +590,8 @@ fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     const MOST_PAIRS: u64 = moec_ir::schedule::MOST_PAIRS - 1;
     const MOST_ACTIVATIONS: u64 = 1 << 46;
     const WIDEST_SHARED: u64 = 1 << 20;
-    let (hidden, experts, ffn) = (spec.moe.integer("hidden"), spec.moe.integer("experts"), spec.expert.integer("intermediate"));
+    let (hidden, experts, intermediate) =
+        (spec.moe.integer("hidden"), spec.moe.integer("experts"), spec.expert.integer("intermediate"));
     let max = spec.tokens.integer("max");
     let slots = spec.router.integer("slots").filter(|_| spec.router.word("mode") == Some("soft"));
     // What a token is paired with: the experts that it picks, all of them until they have chosen, or all slots.
@@ -613,9 +614,9 @@ fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
             wrong.push(others.into_iter().fold(diagnostic, |diagnostic, (span, text)| diagnostic.also(span, text)));
         }
     };
-    if let (Some(hidden), Some(experts), Some(ffn)) = (hidden, experts, ffn) {
+    if let (Some(hidden), Some(experts), Some(intermediate)) = (hidden, experts, intermediate) {
         let others = vec![(place(&spec.moe, "hidden"), "hidden"), (place(&spec.expert, "intermediate"), "intermediate")];
-        let elements = hidden.saturating_mul(experts).saturating_mul(2 * ffn);
+        let elements = hidden.saturating_mul(experts).saturating_mul(2 * intermediate);
         limit("elements of gate and up", elements, MOST_WEIGHTS, place(&spec.moe, "experts"), others);
     }
     if let (Some(hidden), Some(slots), Some(experts)) = (hidden, slots, experts) {
@@ -628,15 +629,21 @@ fn limits(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
         let first = if spec.tokens.given("max").is_some() { place(&spec.tokens, "max") } else { place(of, key) };
         let pairs = of_token.saturating_mul(max);
         limit(pairs_of, pairs, MOST_PAIRS, first.clone(), others);
-        if let (Some(hidden), Some(ffn), true) = (hidden, ffn, pairs <= MOST_PAIRS) {
+        if let (Some(hidden), Some(intermediate), true) = (hidden, intermediate, pairs <= MOST_PAIRS) {
             let others = vec![(place(&spec.moe, "hidden"), "hidden"), (place(&spec.expert, "intermediate"), "intermediate")];
-            limit("elements of one activation", pairs.saturating_mul(hidden.max(2 * ffn)), MOST_ACTIVATIONS, first, others);
+            limit(
+                "elements of one activation",
+                pairs.saturating_mul(hidden.max(2 * intermediate)),
+                MOST_ACTIVATIONS,
+                first,
+                others,
+            );
         }
     }
     if let Some(shared) = &spec.shared
-        && let (Some(count), Some(ffn)) = (shared.integer("count"), shared.integer("intermediate"))
+        && let (Some(count), Some(intermediate)) = (shared.integer("count"), shared.integer("intermediate"))
     {
         let others = vec![(place(shared, "count"), "times this")];
-        limit("width of the shared experts", count * ffn, WIDEST_SHARED, place(shared, "intermediate"), others);
+        limit("width of the shared experts", count * intermediate, WIDEST_SHARED, place(shared, "intermediate"), others);
     }
 }

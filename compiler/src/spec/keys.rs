@@ -48,6 +48,8 @@ pub(super) enum Sign {
 /// A word that a key takes.
 pub(super) struct Choice {
     pub(super) word: &'static str,
+    /// What it was called in earlier versions; specs that say so are read, with a warning.
+    pub(super) old: Option<&'static str>,
     pub(super) doc: &'static str,
 }
 
@@ -81,7 +83,12 @@ const fn key(name: &'static str, takes: Takes, default: Fallback, doc: &'static 
 }
 
 const fn choice(word: &'static str, doc: &'static str) -> Choice {
-    Choice { word, doc }
+    Choice { word, old: None, doc }
+}
+
+/// A word that was another one in earlier versions.
+const fn renamed(old: &'static str, word: &'static str, doc: &'static str) -> Choice {
+    Choice { word, old: Some(old), doc }
 }
 
 /// A key of `[weights]`.
@@ -217,7 +224,7 @@ pub(super) static TABLES: &[Table] = &[
         key("multiple_of", Integer(1, MAX_WIDTH), Fallback::Integer(1), "C is rounded up to a multiple of this"),
         key("group", WordOrInteger(&[
             choice("all", "the whole batch"),
-            choice("row", "one sequence"),
+            renamed("row", "sequence", "one sequence"),
         ], 1, MAX_TOKENS), Fallback::Word("all"), "the tokens that S counts: a word, or the size of a run (the last run may be shorter, with the same C)"),
         key("priority", Word(&[
             choice("choice_major", "all first choices before all second choices"),
@@ -334,8 +341,8 @@ pub(super) static TABLES: &[Table] = &[
         key("aux_coef", Number(NonNegative), Absent, "its coefficient; required with aux_loss"),
         key("aux_group", Word(&[
             choice("all", "the whole batch"),
-            choice("row", "each sequence by itself; the mean over the sequences (mesh-tensorflow, flaxformer, Hugging Face Switch)"),
-        ]), Absent, "the tokens that f and P are taken over; all where absent, and always row with deepseek_sequence"),
+            renamed("row", "sequence", "each sequence by itself; the mean over the sequences (mesh-tensorflow, flaxformer, Hugging Face Switch)"),
+        ]), Absent, "the tokens that f and P are taken over; all where absent, and always sequence with deepseek_sequence"),
         key("z_coef", Number(NonNegative), Absent, "coefficient of the router z-loss, mean logsumexp(logits)^2, observed as stats.z_loss (ST-MoE)"),
         key("bias_update_rate", Number(Positive), Absent, "the package has a kernel that moves the correction bias by this, up where an expert's load is below the mean, down where it is above"),
     ] },

@@ -3,7 +3,7 @@
 use super::capacity::{Capacity, CapacityGroup, CapacitySize, Priority};
 use super::model::{EpsMode, Mode, Norm, Order, Renorm, Score, Spec};
 use super::resolve::Sections;
-use super::section::Section;
+use super::section::{Field, Section};
 use crate::diagnostics::{Code, Diagnostic};
 
 /// The keys of `[lints]` and the warnings that they govern.
@@ -12,7 +12,8 @@ const LINTS: [(&str, Code); 2] = [("capacity_floor", Code::CapacityFloor), ("equ
 /// The warnings of a spec without mistakes, those that it denies as errors, and none that it allows.
 pub(super) fn lint(sections: &Sections, spec: &Spec) -> Vec<Diagnostic> {
     let lints = |section| [capacity_floor(section, spec), equal_weights(section, sections, spec)];
-    let found = sections.capacity.iter().flat_map(lints).flatten();
+    let old = sections.all().flat_map(Section::fields).filter_map(old_word);
+    let found = sections.capacity.iter().flat_map(lints).flatten().chain(old);
     let governed = found.filter_map(|diagnostic| match level(sections, diagnostic.code) {
         Some("allow") => None,
         Some("deny") => Some(diagnostic.denied()),
@@ -27,11 +28,24 @@ pub(super) fn level(sections: &Sections, code: Code) -> Option<&str> {
     sections.lints.word(key)
 }
 
+/// A word of an earlier version.
+fn old_word(field: &Field) -> Option<Diagnostic> {
+    let (old, word) = field.old_word()?;
+    let key = field.key.name;
+    let diagnostic = Diagnostic::new(Code::OldWord, format!("{key} = \"{old}\" is an old word for \"{word}\""));
+    Some(
+        diagnostic
+            .at(field.span.clone(), format!("now \"{word}\""))
+            .replaced_by(format!("\"{word}\""))
+            .help(format!("write {key} = \"{word}\"")),
+    )
+}
+
 /// The experts have fewer places than the tokens have picks, at one of the token counts that the spec expects.
 fn capacity_floor(section: &Section, spec: &Spec) -> Option<Diagnostic> {
     // How long sequences are is not known here: they may well be short enough for an absolute number of tokens.
     let is_known =
-        |capacity: &&Capacity| !matches!((capacity.group, capacity.size), (CapacityGroup::Row, CapacitySize::Tokens(_)));
+        |capacity: &&Capacity| !matches!((capacity.group, capacity.size), (CapacityGroup::Sequence, CapacitySize::Tokens(_)));
     let capacity = spec.capacity.as_ref().filter(is_known)?;
     let dropping: Vec<(u64, Floor)> =
         spec.tokens.expected.iter().filter_map(|tokens| Some((*tokens, floor(spec, capacity, *tokens, *tokens)?))).collect();
@@ -104,21 +118,21 @@ struct Floor {
     drop: f64,
 }
 
-/// The share of its picks that every router drops of a batch of `tokens` tokens in sequences of `row_tokens`; 0.0 where a
+/// The share of its picks that every router drops of a batch of `tokens` tokens in sequences of `sequence_tokens`; 0.0 where a
 /// router could place them all.
-pub fn drop_floor(spec: &Spec, tokens: u64, row_tokens: u64) -> f64 {
-    let floor = spec.capacity.as_ref().and_then(|capacity| floor(spec, capacity, tokens, row_tokens));
+pub fn drop_floor(spec: &Spec, tokens: u64, sequence_tokens: u64) -> f64 {
+    let floor = spec.capacity.as_ref().and_then(|capacity| floor(spec, capacity, tokens, sequence_tokens));
     floor.map_or(0.0, |floor| floor.drop)
 }
 
 /// The least that any router drops, where that is not 0.
-fn floor(spec: &Spec, capacity: &Capacity, tokens: u64, row_tokens: u64) -> Option<Floor> {
+fn floor(spec: &Spec, capacity: &Capacity, tokens: u64, sequence_tokens: u64) -> Option<Floor> {
     // Tokens pick; identity experts, which have no capacity, could take every pick.
     let picks = matches!(spec.router.mode, Mode::TokenChoice | Mode::Hash) && spec.router.identity_experts == 0;
     // A run that the batch does not fill has the C of a whole one.
     let (of, filled) = match capacity.group {
         CapacityGroup::All => (tokens, tokens),
-        CapacityGroup::Row => (row_tokens, row_tokens),
+        CapacityGroup::Sequence => (sequence_tokens, sequence_tokens),
         CapacityGroup::Tokens(run) => (run, tokens.min(run)),
     };
     let per_expert = capacity.tokens_per_expert(of, spec.router.top_k, spec.experts);

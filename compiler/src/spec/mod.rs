@@ -30,8 +30,8 @@ use std::path::Path;
 pub use capacity::{Capacity, CapacityGroup, CapacitySize, Dropped, Pad, Priority, Ratio, Round};
 pub use lints::{drop_floor, least_drop};
 pub use model::{
-    Activation, Apply, AuxGroup, AuxLoss, Clamp, ClampPlace, Correction, Dtype, EpsMode, Expert, Gating, GroupMask, GroupScore,
-    Groups, HashOob, InputNorm, Mode, Norm, Numerics, Order, Renorm, Router, RouterDtype, Score, Select, Shared, SharedCombine,
+    Activation, Apply, AuxGroup, AuxLoss, Clamp, ClampPlace, Correction, DType, EpsMode, Expert, Gating, GroupMask, GroupScore,
+    Groups, HashOob, InputNorm, Mode, Norm, Numerics, Order, Renorm, Router, RouterDType, Score, Select, Shared, SharedCombine,
     SharedGate, Soft, SoftNorm, Spec, Tokens, Training, Word,
 };
 pub use schema::json_schema;

@@ -128,7 +128,7 @@ pub struct Router {
     /// Where the weight acts.
     pub apply: Apply,
     /// Precision of the logits.
-    pub dtype: RouterDtype,
+    pub dtype: RouterDType,
 }
 
 /// `router.mode`.
@@ -205,7 +205,7 @@ pub enum Norm {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Expert {
     /// F, the inner width.
-    pub ffn: u64,
+    pub intermediate: u64,
     /// Gate, up, activation and clamp.
     pub activation: Gating,
     /// The expert's projections have biases.
@@ -248,7 +248,7 @@ pub struct Clamp {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shared {
     /// Inner width of all the shared experts together: `count * intermediate`. Their tensors are stored side by side.
-    pub ffn: u64,
+    pub intermediate: u64,
     /// How many experts that width is.
     pub count: u64,
     /// Gate, up, activation and clamp.
@@ -276,7 +276,7 @@ pub struct Tokens {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numerics {
     /// Type of weights and activations.
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// The same bits every run.
     pub deterministic: bool,
     /// A token's bits do not depend on the other tokens of the batch.
@@ -395,7 +395,7 @@ words! {
 }
 words! {
     /// `router.dtype`.
-    RouterDtype {
+    RouterDType {
         /// Logits and scores in f32.
         F32 = "f32",
         /// Logits rounded to the model's type.
@@ -484,12 +484,12 @@ words! {
         #[default]
         All = "all",
         /// Each sequence; the mean over them.
-        Row = "row",
+        Sequence = "sequence",
     }
 }
 words! {
     /// `numerics.dtype`.
-    Dtype {
+    DType {
         /// IEEE single.
         F32 = "f32",
         /// IEEE half.

@@ -30,6 +30,14 @@ pub(super) struct Sections {
     pub(super) lints: Section,
 }
 
+impl Sections {
+    /// Every table that the spec has.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Section> {
+        let Sections { moe, router, capacity, expert, shared, weights, training, tokens, numerics, lints, has_router: _ } = self;
+        [moe, router, expert, weights, training, tokens, numerics, lints].into_iter().chain(capacity).chain(shared)
+    }
+}
+
 /// Reads every table.
 pub(super) fn sections(entries: &[Entry], wrong: &mut Vec<Diagnostic>) -> Sections {
     if entries.is_empty() {
@@ -120,7 +128,7 @@ fn build(sections: &Sections) -> Option<Spec> {
             Some(_) | None => None,
         },
         expert: Expert {
-            ffn: expert.integer("intermediate")?,
+            intermediate: expert.integer("intermediate")?,
             activation: gating(expert, expert)?,
             bias: expert.boolean("bias")?,
             output_scale: expert.number("output_scale")?,
@@ -179,7 +187,7 @@ fn word<T: Word>(section: &Section, key: &str) -> Option<T> {
 /// The tokens of one balance loss; DeepSeek's is of sequences.
 fn aux_group(training: &Section) -> AuxGroup {
     match training.word("aux_loss") {
-        Some("deepseek_sequence") => AuxGroup::Row,
+        Some("deepseek_sequence") => AuxGroup::Sequence,
         Some(_) | None => word(training, "aux_group").unwrap_or_default(),
     }
 }
@@ -251,7 +259,7 @@ fn capacity(section: &Section) -> Option<Capacity> {
     };
     let group = match (section.integer("group"), section.word("group")) {
         (Some(tokens), _) => CapacityGroup::Tokens(tokens),
-        (None, Some("row")) => CapacityGroup::Row,
+        (None, Some("sequence")) => CapacityGroup::Sequence,
         (None, _) => CapacityGroup::All,
     };
     Some(Capacity {
@@ -287,7 +295,7 @@ fn gating(section: &Section, inherited: &Section) -> Option<Gating> {
 fn shared(section: &Section, expert: &Section) -> Option<Shared> {
     let count = section.integer("count")?;
     Some(Shared {
-        ffn: section.integer("intermediate")?.checked_mul(count)?,
+        intermediate: section.integer("intermediate")?.checked_mul(count)?,
         count,
         activation: gating(section, expert)?,
         bias: section.boolean("bias")?,
@@ -436,8 +444,8 @@ mod tests {
     use crate::spec::keys::Takes;
     use crate::spec::model::SoftNorm;
     use crate::spec::{
-        Apply, AuxGroup, AuxLoss, ClampPlace, Correction, Dropped, Dtype, EpsMode, GroupMask, GroupScore, Order, Pad, Priority,
-        Round, RouterDtype, Score, Select, SharedCombine, SharedGate,
+        Apply, AuxGroup, AuxLoss, ClampPlace, Correction, DType, Dropped, EpsMode, GroupMask, GroupScore, Order, Pad, Priority,
+        Round, RouterDType, Score, Select, SharedCombine, SharedGate,
     };
 
     /// The words that the key tables list are those that the model knows, and none besides `also`.
@@ -461,7 +469,7 @@ mod tests {
         same_words::<GroupMask>("router", "group_mask", &[]);
         same_words::<EpsMode>("router", "renorm_eps_mode", &[]);
         same_words::<Apply>("router", "apply", &[]);
-        same_words::<RouterDtype>("router", "dtype", &[]);
+        same_words::<RouterDType>("router", "dtype", &[]);
         same_words::<SoftNorm>("router", "norm", &[]);
         same_words::<Round>("capacity", "round", &[]);
         same_words::<Priority>("capacity", "priority", &[]);
@@ -471,7 +479,7 @@ mod tests {
         same_words::<ClampPlace>("expert", "clamp_where", &[]);
         same_words::<SharedGate>("shared", "gate", &[]);
         same_words::<SharedCombine>("shared", "combine", &[]);
-        same_words::<Dtype>("numerics", "dtype", &[]);
+        same_words::<DType>("numerics", "dtype", &[]);
         same_words::<AuxLoss>("training", "aux_loss", &[]);
         same_words::<AuxGroup>("training", "aux_group", &[]);
         let tensors: Vec<&str> = keys::table("weights").unwrap().keys.iter().map(|key| key.name).collect();

@@ -59,7 +59,7 @@ fn of_key(key: &Key) -> Value {
 
 fn of_values(takes: Takes) -> Value {
     let integer = |min: u64, max: u64| json!({ "type": "integer", "minimum": min, "maximum": max });
-    let word = |choices: &[Choice]| json!({ "enum": choices.iter().map(|choice| choice.word).collect::<Vec<_>>() });
+    let word = |choices: &[Choice]| json!({ "enum": choices.iter().flat_map(|choice| [Some(choice.word), choice.old]).flatten().collect::<Vec<_>>() });
     match takes {
         Takes::Text => json!({ "type": "string" }),
         Takes::Boolean => json!({ "type": "boolean" }),

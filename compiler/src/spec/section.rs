@@ -28,6 +28,13 @@ pub(super) struct Field {
     value: Option<Read>,
 }
 
+/// Whether a word is written as it is today.
+#[derive(Clone, Copy, PartialEq)]
+enum Spelling {
+    Current,
+    Old,
+}
+
 /// What a key says.
 enum Read {
     Text(String),
@@ -36,7 +43,7 @@ enum Read {
     Integers(Vec<(u64, Range<usize>)>),
     Number(f64),
     Ratio(Ratio),
-    Word(&'static str),
+    Word(&'static Choice, Spelling),
     Recipe(Recipe),
 }
 
@@ -145,7 +152,7 @@ impl Section {
 
     /// The key's word, or its default.
     pub(super) fn word(&self, name: &str) -> Option<&'static str> {
-        let said = |read: &Read| if let Read::Word(word) = read { Some(*word) } else { None };
+        let said = |read: &Read| if let Read::Word(choice, _) = read { Some(choice.word) } else { None };
         self.value(name, said, |unsaid| if let Fallback::Word(word) = unsaid { Some(word) } else { None })
     }
 }
@@ -156,7 +163,7 @@ impl Read {
             (Read::Boolean(value), Fallback::Boolean(default)) => *value == default,
             (Read::Integer(value), Fallback::Integer(default)) => *value == default,
             (Read::Number(value), Fallback::Number(default)) => *value == default,
-            (Read::Word(value), Fallback::Word(default)) => *value == default,
+            (Read::Word(choice, _), Fallback::Word(default)) => choice.word == default,
             _ => false,
         }
     }
@@ -166,6 +173,14 @@ impl Field {
     /// Whether it says what its absence would mean, or something wrong, which has been reported.
     pub(super) fn repeats_default(&self) -> bool {
         self.value.as_ref().is_none_or(|value| value.repeats(self.key.default))
+    }
+
+    /// The word that it has in its old spelling: that, and today's.
+    pub(super) fn old_word(&self) -> Option<(&'static str, &'static str)> {
+        match &self.value {
+            Some(Read::Word(choice, Spelling::Old)) => Some((choice.old?, choice.word)),
+            Some(_) | None => None,
+        }
     }
 
     /// The recipe of a `[weights]` entry.
@@ -325,7 +340,7 @@ impl Place {
     }
 
     fn word(&self, word: &str, choices: &'static [Choice], value: &Value) -> Result<Read, Diagnostic> {
-        let Some(choice) = choices.iter().find(|choice| choice.word == word) else {
+        let Some(choice) = choices.iter().find(|choice| choice.word == word || choice.old == Some(word)) else {
             let message = format!("{} cannot be {}", self.name(), quote(word));
             let diagnostic = Diagnostic::new(Code::UnknownWord, message);
             let is_choice = |ours: &str| choices.iter().any(|choice| choice.word == ours);
@@ -342,7 +357,7 @@ impl Place {
                 None => diagnostic.at(value.span.clone(), format!("expected one of {}", words(choices))),
             });
         };
-        Ok(Read::Word(choice.word))
+        Ok(Read::Word(choice, if choice.word == word { Spelling::Current } else { Spelling::Old }))
     }
 }
 

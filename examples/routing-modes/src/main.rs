@@ -17,7 +17,7 @@ use moec::pipeline::{compile, this_host};
 use moec::random;
 use moec::spec::{self, Mode, Spec};
 use moec_codegen::Options;
-use moec_runtime::package::Dtype;
+use moec_runtime::package::DType;
 use moec_runtime::{DeviceKind, Dims, Health, Layer, Run, Tensor};
 
 /// What a user calls a mode, the line of `layer.toml` that changes, and what it becomes.
@@ -75,7 +75,7 @@ fn outcome(mode: &(&'static str, &str, &str)) -> Result<Outcome, Box<dyn Error>>
     let bound = layer.bind(random::weights(layer.manifest(), 1)?)?;
     let (tokens, ids) = batch(&spec)?;
     let inputs = if spec.router.mode == Mode::Hash { vec![tokens, ids] } else { vec![tokens] };
-    let run = bound.run(&inputs, Dims { tokens: BATCH[0] * BATCH[1], row_tokens: BATCH[1] })?;
+    let run = bound.run(&inputs, Dims { tokens: BATCH[0] * BATCH[1], sequence_tokens: BATCH[1] })?;
     measured(mode.0, &spec, &run)
 }
 
@@ -85,7 +85,7 @@ fn measured(title: &'static str, spec: &Spec, run: &Run) -> Result<Outcome, Box<
     };
     let tokens = (BATCH[0] * BATCH[1]) as f64;
     let (hidden, experts) = (spec.hidden as f64, spec.experts as f64);
-    let row = 3.0 * hidden * spec.expert.ffn as f64;
+    let row = 3.0 * hidden * spec.expert.intermediate as f64;
     if let Mode::Soft(soft) = spec.router.mode {
         // Every token has logits for all slots, is mixed into them, and has them mixed back.
         let slots = experts * soft.slots as f64;
@@ -109,8 +109,8 @@ fn measured(title: &'static str, spec: &Spec, run: &Run) -> Result<Outcome, Box<
 /// Tokens about topics of which few are common, as text is, and an id for each.
 fn batch(spec: &Spec) -> Result<(Tensor, Tensor), moec_runtime::Error> {
     let (tokens, hidden) = (BATCH[0] * BATCH[1], spec.hidden as usize);
-    let topics = random::tokens(Dtype::F32, TOPICS as u64, spec.hidden, 2)?.to_f64();
-    let own = random::tokens(Dtype::F32, tokens, spec.hidden, 3)?.to_f64();
+    let topics = random::tokens(DType::F32, TOPICS as u64, spec.hidden, 2)?.to_f64();
+    let own = random::tokens(DType::F32, tokens, spec.hidden, 3)?.to_f64();
     let weights: Vec<f64> = (1..=TOPICS).map(|rank| 1.0 / rank as f64).collect();
     let total: f64 = weights.iter().sum();
     // A low-discrepancy sequence (the golden ratio's) in the place of dice.
@@ -124,7 +124,7 @@ fn batch(spec: &Spec) -> Result<(Tensor, Tensor), moec_runtime::Error> {
     // A word in twenty of a topic's.
     let id = |token: usize| (topic(token) * 21 + (unit(token, 0.754_877_666_246_693) * 20.0) as usize) as i32;
     let ids = (0..tokens as usize).flat_map(|token| id(token).to_le_bytes()).collect();
-    Ok((Tensor::from_f32(Dtype::F32, vec![tokens, spec.hidden], &values)?, Tensor::new(Dtype::I32, vec![tokens], ids)?))
+    Ok((Tensor::from_f32(DType::F32, vec![tokens, spec.hidden], &values)?, Tensor::new(DType::I32, vec![tokens], ids)?))
 }
 
 /// The page: what was changed, what came out.

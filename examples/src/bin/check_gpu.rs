@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use moec_runtime::package::{self, Buffer, Dtype, Role};
+use moec_runtime::package::{self, Buffer, DType, Role};
 use moec_runtime::{Bound, Checkpoint, DeviceKind, Dims, Layer, Tensor, assemble};
 
 /// The part of the largest output that an error may be: what the tests hold the host to.
@@ -94,7 +94,7 @@ fn case(path: &Path) -> Result<Line, Box<dyn Error>> {
     let run = bound.run(&inputs, dims)?;
     let output = &run.outputs[0].1;
 
-    let expected = given.tensor("out.hidden", Dtype::F32)?.0.to_f64();
+    let expected = given.tensor("out.hidden", DType::F32)?.0.to_f64();
     let largest = expected.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
     let off = output.to_f64().iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / largest;
 

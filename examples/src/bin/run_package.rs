@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::{env, fs};
 
-use moec_runtime::package::{self, Dtype, Manifest, Role};
+use moec_runtime::package::{self, DType, Manifest, Role};
 use moec_runtime::{Checkpoint, DeviceKind, Dims, Layer, Tensor, assemble};
 
 /// Tokens of the batch.
@@ -92,7 +92,7 @@ fn random_weights(manifest: &Manifest) -> Result<Vec<Tensor>, moec_runtime::Erro
 }
 
 /// Values between minus and plus `scale`, the same for the same seed (splitmix64).
-fn random(dtype: Dtype, shape: Vec<u64>, scale: f32, seed: u64) -> Result<Tensor, moec_runtime::Error> {
+fn random(dtype: DType, shape: Vec<u64>, scale: f32, seed: u64) -> Result<Tensor, moec_runtime::Error> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

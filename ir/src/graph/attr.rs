@@ -177,7 +177,7 @@ pub enum Span {
     /// The whole batch.
     All,
     /// Each sequence by itself.
-    Row,
+    Sequence,
     /// Runs of so many tokens, of which the last may be shorter; at least 1.
     Tokens(u64),
 }
@@ -187,7 +187,7 @@ impl Span {
     pub(crate) fn whole(self) -> Extent {
         match self {
             Span::All => Extent::Tokens,
-            Span::Row => Extent::RowTokens,
+            Span::Sequence => Extent::SequenceTokens,
             Span::Tokens(n) => Extent::Const(n),
         }
     }
@@ -196,7 +196,7 @@ impl Span {
     pub fn tokens(self) -> Extent {
         match self {
             Span::All => Extent::Tokens,
-            Span::Row => Extent::RowTokens.max(Extent::Const(1)),
+            Span::Sequence => Extent::SequenceTokens.max(Extent::Const(1)),
             Span::Tokens(n) => Extent::Tokens.min(Extent::Const(n)).max(Extent::Const(1)),
         }
     }
@@ -205,7 +205,7 @@ impl Span {
     pub fn count(self) -> Extent {
         match self {
             Span::All => Extent::Const(1),
-            Span::Row | Span::Tokens(_) => Extent::Tokens.div(self.tokens(), Round::Ceil),
+            Span::Sequence | Span::Tokens(_) => Extent::Tokens.div(self.tokens(), Round::Ceil),
         }
     }
 }
@@ -296,7 +296,7 @@ impl fmt::Display for Attr {
             Attr::Assignment(Assignment::Capacity(c)) => {
                 let span = match c.span {
                     Span::All => "all".to_string(),
-                    Span::Row => "row".to_string(),
+                    Span::Sequence => "sequence".to_string(),
                     Span::Tokens(n) => n.to_string(),
                 };
                 let priority = match c.priority {

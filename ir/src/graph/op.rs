@@ -85,7 +85,7 @@ macro_rules! table {
 
 table! {
 /// One function from values to a value. Shapes: T tokens, P rows of a grouping (kept (token, expert) pairs, or slots), H hidden,
-/// F ffn, E experts, K picks a token. A sequence is S tokens, the last one may be shorter. All arithmetic is f32; `cast` is the
+/// F intermediate, E experts, K picks a token. A sequence is S tokens, the last one may be shorter. All arithmetic is f32; `cast` is the
 /// only rounding to storage types.
 pub enum Op {
     /// `(a, b, ...)`: several values as one operand.

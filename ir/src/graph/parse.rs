@@ -372,7 +372,7 @@ impl<'t> Parser<'t> {
 
     fn span(&mut self) -> Parsed<Span> {
         if !self.peeks_digit() {
-            return self.one_of(&[("all", Span::All), ("row", Span::Row)]);
+            return self.one_of(&[("all", Span::All), ("sequence", Span::Sequence)]);
         }
         match self.number()? {
             0 => Err("a span has tokens".to_string()),

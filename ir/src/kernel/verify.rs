@@ -98,7 +98,7 @@ fn check_buffers(program: &Program, found: &mut Vec<Violation>) {
 
 fn divides_by_zero(extent: &Extent) -> bool {
     match extent {
-        Extent::Const(_) | Extent::Tokens | Extent::RowTokens => false,
+        Extent::Const(_) | Extent::Tokens | Extent::SequenceTokens => false,
         Extent::Div(a, b, _) => **b == Extent::Const(0) || divides_by_zero(a) || divides_by_zero(b),
         Extent::Add(a, b) | Extent::Mul(a, b) | Extent::Min(a, b) | Extent::Max(a, b) => divides_by_zero(a) || divides_by_zero(b),
     }

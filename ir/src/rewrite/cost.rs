@@ -47,7 +47,7 @@ pub fn cost(node: &Node, types: &[&Type], machine: &Machine, workload: &Workload
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => 0,
         Node::Apply(op, _) => {
             let sizes = |tokens: &u64| {
-                let dims = Dims { tokens: *tokens, row_tokens: *tokens };
+                let dims = Dims { tokens: *tokens, sequence_tokens: *tokens };
                 Sizes { tokens: *tokens, pairs: workload.pairs.at(dims).unwrap_or(u64::MAX) }
             };
             workload.tokens.iter().fold(0, |sum: u64, t| sum.saturating_add(at(*op, types, machine, &sizes(t))))

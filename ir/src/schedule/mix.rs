@@ -81,9 +81,9 @@ impl Mix<'_> {
 pub(super) fn grid(spec: &Mix) -> Extent {
     let row_tiles = match spec.into {
         Into::Slots => Extent::Const(u64::from(spec.all_slots().div_ceil(TILE))),
-        Into::Tokens => Span::Row.tokens().div_ceil(u64::from(TILE)),
+        Into::Tokens => Span::Sequence.tokens().div_ceil(u64::from(TILE)),
     };
-    Span::Row.count() * row_tiles * u64::from(spec.column_tiles())
+    Span::Sequence.count() * row_tiles * u64::from(spec.column_tiles())
 }
 
 /// Whether an operand can lie so over the rows: the widest vectors have one column.

@@ -59,9 +59,9 @@ mod plan;
 mod regimes;
 mod renorm;
 mod route;
+mod row_loop;
 mod softmax;
 mod sort;
-mod walk;
 
 use crate::graph::{Attr, Node, Op, Pointwise, Regime, Type, Typed};
 use crate::kernel::{self, Program};

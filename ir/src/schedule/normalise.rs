@@ -9,7 +9,7 @@
 //! in one order whatever T is.
 
 use super::combine::{Spread, even_lanes};
-use super::walk::{self, Walk};
+use super::row_loop::{self, RowLoop};
 use super::{body, operand_name};
 use crate::graph::Body;
 use crate::kernel::build::Array;
@@ -30,16 +30,18 @@ pub(super) struct RmsNorm<'a> {
 
 /// Parameters: `x`, the operands, `out` (written), `tokens`: the number of rows.
 pub(super) fn rms_norm(spec: &RmsNorm, machine: &Machine) -> Kernel {
-    let builder = Builder::new(&spec.name, walk::threads(machine));
+    let builder = Builder::new(&spec.name, row_loop::threads(machine));
     let k = &builder;
     let x = k.input("x", spec.x);
     let operands = spec.operands.iter().enumerate().map(|(i, (_, dtype))| k.input(&operand_name(i), *dtype)).collect();
     let out = k.output("out", spec.out);
     let tokens = k.scalar("row_count", DType::I32);
     let arrays = Arrays { x, operands, out };
-    let lanes = Walk::widest(machine, spec.n, spec.x.bytes().max(spec.out.bytes()));
+    let lanes = RowLoop::widest(machine, spec.n, spec.x.bytes().max(spec.out.bytes()));
     let lanes = even_lanes(&spec.operands, lanes);
-    Walk::rows(k, machine, [spec.n, lanes], tokens, |walk, token| Row { walk, spec, arrays: &arrays }.normalise(token));
+    RowLoop::rows(k, machine, [spec.n, lanes], tokens, |row_loop, token| {
+        Row { row_loop, spec, arrays: &arrays }.normalise(token)
+    });
     builder.finish()
 }
 
@@ -50,34 +52,34 @@ struct Arrays<'k> {
 }
 
 struct Row<'a, 'k> {
-    walk: &'a Walk<'a, 'k>,
+    row_loop: &'a RowLoop<'a, 'k>,
     spec: &'a RmsNorm<'a>,
     arrays: &'a Arrays<'k>,
 }
 
 impl<'k> Row<'_, 'k> {
     fn normalise(&self, token: Value<'k>) {
-        let (k, walk, n) = (self.walk.k, self.walk, self.spec.n);
-        let start = walk.start(token);
-        let squares = k.var("squares", k.f32(0.0).splat(walk.lanes));
+        let (k, row_loop, n) = (self.row_loop.k, self.row_loop, self.spec.n);
+        let start = row_loop.start(token);
+        let squares = k.var("squares", k.f32(0.0).splat(row_loop.lanes));
         let rest = k.var("rest", k.f32(0.0));
-        walk.each(&|at, lanes| {
+        row_loop.each(&|at, lanes| {
             let x = k.bind("x", self.load(self.arrays.x, start + at.cast(DType::I64), lanes));
-            let sum = if lanes == walk.lanes { squares } else { rest };
+            let sum = if lanes == row_loop.lanes { squares } else { rest };
             sum.set(x.fma(x, sum.get()));
         });
-        let sum = walk.of_all("sum", squares.get().reduce_add() + rest.get(), |a, b| a + b);
+        let sum = row_loop.of_all("sum", squares.get().reduce_add() + rest.get(), |a, b| a + b);
         let root = k.bind("root", (sum / n as f32 + self.spec.eps).sqrt());
-        walk.each(&|at, lanes| self.emit(token, start, at, lanes, root));
+        row_loop.each(&|at, lanes| self.emit(token, start, at, lanes, root));
     }
 
     fn load(&self, from: Array<'k>, offset: Value<'k>, lanes: u32) -> Value<'k> {
-        from.load_aligned(offset, lanes, self.walk.align(from.elem(), lanes)).cast(DType::F32)
+        from.load_aligned(offset, lanes, self.row_loop.align(from.elem(), lanes)).cast(DType::F32)
     }
 
     /// `out[token, at..at + lanes]`.
     fn emit(&self, token: Value<'k>, start: Value<'k>, at: Value<'k>, lanes: u32, root: Value<'k>) {
-        let (k, arrays) = (self.walk.k, self.arrays);
+        let (k, arrays) = (self.row_loop.k, self.arrays);
         let here = k.bind("here", start + at.cast(DType::I64));
         let y = body::pointwise(k, self.spec.body, &mut |hole| match hole.checked_sub(1).map(|i| i as usize) {
             None => self.load(arrays.x, here, lanes) / root.splat(lanes),
@@ -88,6 +90,6 @@ impl<'k> Row<'_, 'k> {
                 Spread::Full => self.load(arrays.operands[i], here, lanes),
             },
         });
-        arrays.out.store_aligned(here, y.cast(self.spec.out), self.walk.align(self.spec.out, lanes));
+        arrays.out.store_aligned(here, y.cast(self.spec.out), self.row_loop.align(self.spec.out, lanes));
     }
 }

@@ -16,7 +16,7 @@
 
 use super::chunk::cell;
 use super::math;
-use super::walk::{self, Walk};
+use super::row_loop::{self, RowLoop};
 use crate::graph::Span;
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Kernel, Value};
@@ -33,36 +33,36 @@ pub(super) struct Softmax {
 
 /// Parameters: `x`, `out` (written), `tokens`.
 pub(super) fn softmax(spec: &Softmax, machine: &Machine) -> Kernel {
-    let builder = Builder::new(&spec.name, walk::threads(machine));
+    let builder = Builder::new(&spec.name, row_loop::threads(machine));
     let k = &builder;
     let (x, out) = (k.input("x", DType::F32), k.output("out", DType::F32));
     let tokens = k.scalar("tokens", DType::I32);
-    let lanes = Walk::widest(machine, spec.n, DType::F32.bytes());
-    Walk::rows(k, machine, [spec.n, lanes], tokens, |walk, token| softmax_of_row(walk, token, x, out));
+    let lanes = RowLoop::widest(machine, spec.n, DType::F32.bytes());
+    RowLoop::rows(k, machine, [spec.n, lanes], tokens, |row_loop, token| softmax_of_row(row_loop, token, x, out));
     builder.finish()
 }
 
-fn softmax_of_row<'k>(walk: &Walk<'_, 'k>, token: Value<'k>, x: Array<'k>, out: Array<'k>) {
-    let (k, start) = (walk.k, walk.start(token));
+fn softmax_of_row<'k>(row_loop: &RowLoop<'_, 'k>, token: Value<'k>, x: Array<'k>, out: Array<'k>) {
+    let (k, start) = (row_loop.k, row_loop.start(token));
     let load = |at: Value<'k>, lanes: u32| {
-        let x = x.load_aligned(start + at.cast(DType::I64), lanes, walk.align(DType::F32, lanes));
+        let x = x.load_aligned(start + at.cast(DType::I64), lanes, row_loop.align(DType::F32, lanes));
         k.bind("x", math::finite(k, x))
     };
-    let max = Parts::new(k, f32::MIN, walk.lanes);
-    walk.each(&|at, lanes| {
+    let max = Parts::new(k, f32::MIN, row_loop.lanes);
+    row_loop.each(&|at, lanes| {
         let part = max.of(lanes);
         part.set(part.get().max(load(at, lanes)));
     });
-    let max = walk.of_all("all", max.wide.get().reduce_max().max(max.rest.get()), |a, b| a.max(b));
-    let sum = Parts::new(k, 0.0, walk.lanes);
-    walk.each(&|at, lanes| {
+    let max = row_loop.of_all("all", max.wide.get().reduce_max().max(max.rest.get()), |a, b| a.max(b));
+    let sum = Parts::new(k, 0.0, row_loop.lanes);
+    row_loop.each(&|at, lanes| {
         let part = sum.of(lanes);
         part.set(part.get() + math::exp(k, load(at, lanes) - max.splat(lanes)));
     });
-    let sum = walk.of_all("all", sum.wide.get().reduce_add() + sum.rest.get(), |a, b| a + b);
-    walk.each(&|at, lanes| {
+    let sum = row_loop.of_all("all", sum.wide.get().reduce_add() + sum.rest.get(), |a, b| a + b);
+    row_loop.each(&|at, lanes| {
         let y = math::exp(k, load(at, lanes) - max.splat(lanes)) / sum.splat(lanes);
-        out.store_aligned(start + at.cast(DType::I64), y, walk.align(DType::F32, lanes));
+        out.store_aligned(start + at.cast(DType::I64), y, row_loop.align(DType::F32, lanes));
     });
 }
 
@@ -91,7 +91,7 @@ const WALKERS: u32 = 8;
 
 /// Number of runs of all sequences, the empty ones of a short last sequence included.
 pub(super) fn runs() -> Extent {
-    Span::Row.count() * Span::Row.tokens().div_ceil(u64::from(RUN))
+    Span::Sequence.count() * Span::Sequence.tokens().div_ceil(u64::from(RUN))
 }
 
 /// Number of blocks of [`run_sums`] and [`token_weights`].

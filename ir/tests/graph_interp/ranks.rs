@@ -47,8 +47,8 @@ pub(crate) fn mask_tokens() {
     for balance in [Balance::Load, Balance::First, Balance::Importance, Balance::Sequences] {
         let rule = Losses { balance: Some((balance, 2.0.into())), z: Some(0.5.into()) };
         let (is, wanted) = (
-            observation.losses(&masked, &rule, Dims { tokens: 3, row_tokens: 1 }),
-            of_others.losses(&others, &rule, Dims { tokens: 2, row_tokens: 1 }),
+            observation.losses(&masked, &rule, Dims { tokens: 3, sequence_tokens: 1 }),
+            of_others.losses(&others, &rule, Dims { tokens: 2, sequence_tokens: 1 }),
         );
         close(
             &[is.balance.expect("a loss"), is.z.expect("a loss")],
@@ -56,7 +56,10 @@ pub(crate) fn mask_tokens() {
         );
         let padding = Picks { expert_of_pair: vec![NO_EXPERT; 6], weight_of_pair: vec![0.0; 6], ..masked.clone() };
         let none = Observation::of(&lone(&scores), &lone(&scores), &padding);
-        assert_eq!(none.losses(&padding, &rule, Dims { tokens: 3, row_tokens: 2 }), Penalty { balance: Some(0.0), z: Some(0.0) });
+        assert_eq!(
+            none.losses(&padding, &rule, Dims { tokens: 3, sequence_tokens: 2 }),
+            Penalty { balance: Some(0.0), z: Some(0.0) }
+        );
     }
 }
 
@@ -73,7 +76,7 @@ pub(crate) fn counted() {
     let observed = Observation { probability: p, z: Tensor::new(vec![2], vec![0.0; 2]) };
     let of = |picks: &Picks, balance: Balance| {
         let rule = Losses { balance: Some((balance, 1.0.into())), z: None };
-        observed.losses(picks, &rule, Dims { tokens: 2, row_tokens: 1 }).balance.expect("a loss")
+        observed.losses(picks, &rule, Dims { tokens: 2, sequence_tokens: 1 }).balance.expect("a loss")
     };
     // P = 0.625, 1.125, 0.25: counts 1 2 1 without the bias, 0 2 2 with it; of each token alone 3 times what it counts.
     close(&[of(&found, Balance::Load)], &[0.75 * (0.625 + 2.25 + 0.25)]);

@@ -22,7 +22,7 @@ pub(crate) fn check(graph: &Graph, seed: u64) {
     let again = print(rewritten.graph());
     assert_eq!(parse(&again).unwrap_or_else(|why| panic!("{why}\n{again}")), *rewritten.graph(), "{again}");
     for tokens in [0, 5] {
-        let dims = Dims { tokens, row_tokens: 2 };
+        let dims = Dims { tokens, sequence_tokens: 2 };
         let params = inputs(&typed, dims, seed, Numbers::Smooth);
         // Rows of one routing with the places of another have no value.
         if interp(&typed, &params, dims).is_ok() {
@@ -307,8 +307,8 @@ fn losses(random: &mut Random) -> Losses {
 
 fn assignment(random: &mut Random) -> Assignment {
     let two = Extent::Const(2);
-    let per_expert = random.one(&[two.clone(), Extent::Tokens, Extent::Tokens.div_ceil(3).max(two), Extent::RowTokens]);
-    let (span, priority) = (random.one(&[Span::All, Span::Row, Span::Tokens(3)]), Priority::TokenMajor);
+    let per_expert = random.one(&[two.clone(), Extent::Tokens, Extent::Tokens.div_ceil(3).max(two), Extent::SequenceTokens]);
+    let (span, priority) = (random.one(&[Span::All, Span::Sequence, Span::Tokens(3)]), Priority::TokenMajor);
     random.one(&[Assignment::Dropless, Assignment::Capacity(Capacity { per_expert, span, priority })])
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn check(program: &Program, machine: &Machine, seed: u64) {
     assert_eq!(print(&normal), text);
     assert_eq!(parse(&print(&normal)).as_ref(), Ok(&normal), "{text}");
     let mut random = Random::new(seed);
-    let dims = Dims { tokens: 3, row_tokens: 3 };
+    let dims = Dims { tokens: 3, sequence_tokens: 3 };
     let given = |(name, bytes): (&str, usize)| (name.to_string(), random.bytes(bytes));
     let given: BTreeMap<String, Vec<u8>> = kernels::GIVEN.into_iter().map(given).collect();
     let before = interp(program, machine, dims, &given);
@@ -59,6 +59,6 @@ pub(crate) fn check_nonsense(program: &Program, machine: &Machine) {
     let Err(found) = verify(program, machine) else { return };
     let text = print_with_violations(program, &found);
     assert_eq!(text.matches("error: ").count(), found.len(), "{text}");
-    let fault = interp(program, machine, Dims { tokens: 1, row_tokens: 1 }, &BTreeMap::new());
+    let fault = interp(program, machine, Dims { tokens: 1, sequence_tokens: 1 }, &BTreeMap::new());
     assert_eq!(fault.map_err(|fault| fault.message), Err(found[0].message.clone()));
 }

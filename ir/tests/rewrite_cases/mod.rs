@@ -219,8 +219,8 @@ const ROUTING: &[Row] = &[
         UNCHANGED,
     ),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, all, choice_major) : ?", DROPLESS),
-    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, row, token_major) : ?", DROPLESS),
-    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, row, choice_major) : ?", DROPLESS),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, sequence, token_major) : ?", DROPLESS),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, sequence, choice_major) : ?", DROPLESS),
     (
         "dropless-when-roomy",
         "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(max(floor((T * 8) / 8), 4), all, token_major) : ?",
@@ -261,7 +261,7 @@ const ROUTING: &[Row] = &[
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, 4, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(4, all, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(S, all, token_major) : ?", UNCHANGED),
-    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, row, token_major) : ?", UNCHANGED),
+    ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity(T, sequence, token_major) : ?", UNCHANGED),
     ("dropless-when-roomy", "%t = top_k %h, %h, 3 : ? %routing = assign %t, capacity((T * 0), all, token_major) : ?", UNCHANGED),
     // A token may have an expert twice.
     (

@@ -12,11 +12,11 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype as FileDtype, TensorView};
+use safetensors::tensor::{Dtype as FileDType, TensorView};
 
 use self::shard::Shard;
 use crate::error::Error;
-use crate::package::Dtype;
+use crate::package::DType;
 use crate::tensor::{Mapped, Stored, Tensor, convert};
 
 /// Named tensors, in files or in memory.
@@ -46,7 +46,7 @@ pub struct Note {
     /// Its element type in the file.
     pub from: &'static str,
     /// What it became.
-    pub to: Dtype,
+    pub to: DType,
 }
 
 impl fmt::Display for Note {
@@ -124,8 +124,8 @@ impl<'a> Checkpoint<'a> {
     /// One tensor, in `dtype`: floats become floats, integers and truths `i32`.
     ///
     /// # Errors
-    /// As [`Checkpoint::info`], and [`Error::TensorDtype`], [`Error::TensorRange`].
-    pub fn tensor(&self, name: &str, dtype: Dtype) -> Result<(Tensor, Option<Note>), Error> {
+    /// As [`Checkpoint::info`], and [`Error::TensorDType`], [`Error::TensorRange`].
+    pub fn tensor(&self, name: &str, dtype: DType) -> Result<(Tensor, Option<Note>), Error> {
         let view = self.view(name)?.ok_or_else(|| self.missing(name, vec![name.into()]))?;
         let stored = stored(name, &view, dtype)?;
         check_range(name, view.data(), stored, dtype)?;
@@ -262,25 +262,25 @@ fn in_folder(folder: &Path) -> Result<Checkpoint<'static>, Error> {
 }
 
 /// What the tensor's elements are, where they can become `dtype`: floats become floats, integers integers.
-pub(crate) fn stored(name: &str, view: &TensorView<'_>, dtype: Dtype) -> Result<Stored, Error> {
+pub(crate) fn stored(name: &str, view: &TensorView<'_>, dtype: DType) -> Result<Stored, Error> {
     let stored = match view.dtype() {
-        FileDtype::F64 => Some(Stored::F64),
-        FileDtype::F32 => Some(Stored::F32),
-        FileDtype::F16 => Some(Stored::F16),
-        FileDtype::BF16 => Some(Stored::Bf16),
-        FileDtype::I64 => Some(Stored::I64),
-        FileDtype::I32 => Some(Stored::I32),
-        FileDtype::I16 => Some(Stored::I16),
-        FileDtype::I8 => Some(Stored::I8),
-        FileDtype::U64 => Some(Stored::U64),
-        FileDtype::U32 => Some(Stored::U32),
-        FileDtype::U16 => Some(Stored::U16),
-        FileDtype::U8 => Some(Stored::U8),
-        FileDtype::BOOL => Some(Stored::Bool),
+        FileDType::F64 => Some(Stored::F64),
+        FileDType::F32 => Some(Stored::F32),
+        FileDType::F16 => Some(Stored::F16),
+        FileDType::BF16 => Some(Stored::Bf16),
+        FileDType::I64 => Some(Stored::I64),
+        FileDType::I32 => Some(Stored::I32),
+        FileDType::I16 => Some(Stored::I16),
+        FileDType::I8 => Some(Stored::I8),
+        FileDType::U64 => Some(Stored::U64),
+        FileDType::U32 => Some(Stored::U32),
+        FileDType::U16 => Some(Stored::U16),
+        FileDType::U8 => Some(Stored::U8),
+        FileDType::BOOL => Some(Stored::Bool),
         // Quantised and complex ones, and what later versions of the format add.
         _ => None,
     };
-    stored.filter(|stored| stored.is_integer() == (dtype == Dtype::I32)).ok_or_else(|| Error::TensorDtype {
+    stored.filter(|stored| stored.is_integer() == (dtype == DType::I32)).ok_or_else(|| Error::TensorDType {
         tensor: name.into(),
         actual: view.dtype().to_string(),
         expected: dtype,
@@ -288,14 +288,14 @@ pub(crate) fn stored(name: &str, view: &TensorView<'_>, dtype: Dtype) -> Result<
 }
 
 /// Integers are not rounded: one that does not fit is a mistake.
-pub(crate) fn check_range(name: &str, bytes: &[u8], stored: Stored, to: Dtype) -> Result<(), Error> {
-    let outside = if to == Dtype::I32 { stored.first_outside_i32(bytes) } else { None };
+pub(crate) fn check_range(name: &str, bytes: &[u8], stored: Stored, to: DType) -> Result<(), Error> {
+    let outside = if to == DType::I32 { stored.first_outside_i32(bytes) } else { None };
     match outside {
         Some(value) => Err(Error::TensorRange { tensor: name.into(), value }),
         None => Ok(()),
     }
 }
 
-pub(crate) fn note(name: &str, stored: Stored, to: Dtype) -> Option<Note> {
+pub(crate) fn note(name: &str, stored: Stored, to: DType) -> Option<Note> {
     (stored != Stored::of(to)).then(|| Note { tensor: name.into(), from: stored.name(), to })
 }

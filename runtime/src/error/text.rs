@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Error;
 use crate::format::Format;
-use crate::package::Dtype;
+use crate::package::DType;
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,7 +65,7 @@ impl Error {
             Error::TensorShape { tensor, buffer, expected, actual } => {
                 format!("tensor `{tensor}` (for `{buffer}`) has shape {actual:?}, expected {expected:?}")
             }
-            Error::TensorDtype { tensor, actual, expected } => {
+            Error::TensorDType { tensor, actual, expected } => {
                 format!("tensor `{tensor}` has dtype {actual}, which cannot become {}", expected.name())
             }
             Error::TensorRange { tensor, value } => format!("tensor `{tensor}` holds {value}, which i32 cannot"),
@@ -73,12 +73,14 @@ impl Error {
             Error::Count { what, expected, actual } => format!("the layer takes {expected} {what}, {actual} given"),
             Error::Shape { name, expected, actual } => format!("`{name}` has shape {actual}, expected {expected}"),
             Error::Rank { name, actual } => format!("`{name}` has shape {actual:?}, expected [T, H] or [B, S, H]"),
-            Error::Dtype { name, expected, actual } => format!("`{name}` is {}, expected {}", actual.name(), expected.name()),
+            Error::DType { name, expected, actual } => format!("`{name}` is {}, expected {}", actual.name(), expected.name()),
             Error::NumberRange { name, row, value, most } => {
                 format!("`{name}` holds {value} in row {row}: it must be from 0 to {most}")
             }
             Error::TokensAboveMax { tokens, max } => format!("{tokens} tokens, the package serves at most {max}"),
-            Error::RowTokens { tokens, row_tokens } => format!("{tokens} tokens are not whole sequences of {row_tokens}"),
+            Error::SequenceTokens { tokens, sequence_tokens } => {
+                format!("{tokens} tokens are not whole sequences of {sequence_tokens}")
+            }
             Error::TooShort { name, needed, actual } => format!("`{name}` has {actual} bytes, {needed} needed"),
             Error::Misaligned { name, align } => format!("`{name}` is not aligned to {align} bytes"),
             Error::WrongDevice { name } => format!("`{name}` lies on another device than the layer"),
@@ -127,12 +129,12 @@ impl Error {
                 return Some(format!("the layer has {experts} experts, the checkpoint or `moe.experts` is wrong").into());
             }
             Error::TensorShape { .. } => "check `[weights]` (layout, experts) in the spec",
-            Error::TensorDtype { actual, expected, .. } => converted(actual, *expected),
+            Error::TensorDType { actual, expected, .. } => converted(actual, *expected),
 
             Error::Rank { .. } => "one token is [1, H]",
-            Error::Dtype { .. } => "convert it first (`Tensor::to_dtype`)",
+            Error::DType { .. } => "convert it first (`Tensor::to_dtype`)",
             Error::TokensAboveMax { .. } => "split the batch, or compile with a larger `[tokens] max`",
-            Error::RowTokens { .. } => "give the shape as [B, S, H]",
+            Error::SequenceTokens { .. } => "give the shape as [B, S, H]",
             Error::WrongDevice { .. } => "copy it there first",
             Error::NotObserved { known, .. } => return Some(format!("there is {}", list(known)).into()),
             Error::NoWeight { known, .. } => return Some(format!("it has {}", list(known)).into()),
@@ -212,13 +214,13 @@ fn numbers(runs: &[(u64, u64)]) -> String {
 }
 
 /// What to do about an element type.
-fn converted(actual: &str, expected: Dtype) -> &'static str {
+fn converted(actual: &str, expected: DType) -> &'static str {
     match (expected, actual) {
-        (Dtype::I32, _) => "token ids and tables are integers: in PyTorch `.int()`",
-        (Dtype::F32 | Dtype::F16 | Dtype::Bf16, "I64" | "I32" | "I16" | "BOOL") => {
+        (DType::I32, _) => "token ids and tables are integers: in PyTorch `.int()`",
+        (DType::F32 | DType::F16 | DType::Bf16, "I64" | "I32" | "I16" | "BOOL") => {
             "floats are converted, integers are not: in PyTorch `.float()`"
         }
-        (Dtype::F32 | Dtype::F16 | Dtype::Bf16, _) => {
+        (DType::F32 | DType::F16 | DType::Bf16, _) => {
             "quantised tensors are not supported: take the checkpoint in bf16 or f16, or dequantise it"
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::extent::{Dims, Extent};
 use super::manifest::{
-    Arg, Buffer, Dtype, ImageKind, Kernel, Launch, Manifest, ParamKind, Recipe, Role, Routing, Slice, Slots, Source, Stacked,
+    Arg, Buffer, DType, ImageKind, Kernel, Launch, Manifest, ParamKind, Recipe, Role, Routing, Slice, Slots, Source, Stacked,
     Target, TargetKind,
 };
 use super::{PARAMS_MAX, WORKSPACE_ALIGN};
@@ -67,7 +67,7 @@ fn check_buffer(buffer: &Buffer) -> Result<(), Error> {
         }
         Role::Input | Role::Output | Role::Workspace => {}
     }
-    let numbers = buffer.dtype == Dtype::I32 && matches!(buffer.role, Role::Input | Role::Weight);
+    let numbers = buffer.dtype == DType::I32 && matches!(buffer.role, Role::Input | Role::Weight);
     ensure!(
         buffer.below.is_none_or(|below| numbers && (1..=1 << 31).contains(&below)),
         "buffer `{name}` has a bound, but no numbers that a caller gives"
@@ -81,7 +81,7 @@ fn check_mask(manifest: &Manifest, buffer: &Buffer) -> Result<(), Error> {
     let Some(mask) = &buffer.mask else { return Ok(()) };
     let bounded = buffer.role == Role::Input && buffer.below.is_some();
     let is_mask = |other: &Buffer| {
-        other.name == *mask && other.role == Role::Input && other.dtype == Dtype::I32 && other.shape == [Extent::Tokens]
+        other.name == *mask && other.role == Role::Input && other.dtype == DType::I32 && other.shape == [Extent::Tokens]
     };
     ensure!(
         bounded && buffer.shape.first() == Some(&Extent::Tokens) && manifest.buffers.iter().any(is_mask),
@@ -214,14 +214,14 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
 /// Holds the slots to the types that readers of statistics rely on.
 fn check_routing(target: &str, routing: &Routing, observed: &[&Buffer]) -> Result<(), Error> {
     let Slots { load, kept, tokens, experts, rows, probability, z, importance, aux_loss, z_loss } = &routing.slots;
-    let of_pairs = [experts, rows].map(|slot| (slot.as_ref(), Dtype::I32, 2, routing.top_k));
-    let of_experts = [load, kept].map(|slot| (Some(slot), Dtype::I32, 1, routing.experts));
+    let of_pairs = [experts, rows].map(|slot| (slot.as_ref(), DType::I32, 2, routing.top_k));
+    let of_experts = [load, kept].map(|slot| (Some(slot), DType::I32, 1, routing.experts));
     let slots = of_pairs.into_iter().chain(of_experts).chain([
-        (tokens.as_ref(), Dtype::I32, 1, 1),
-        (probability.as_ref(), Dtype::F32, 2, routing.experts),
-        (importance.as_ref(), Dtype::F32, 1, routing.experts),
-        (aux_loss.as_ref(), Dtype::F32, 1, 1),
-        (z_loss.as_ref(), Dtype::F32, 1, 1),
+        (tokens.as_ref(), DType::I32, 1, 1),
+        (probability.as_ref(), DType::F32, 2, routing.experts),
+        (importance.as_ref(), DType::F32, 1, routing.experts),
+        (aux_loss.as_ref(), DType::F32, 1, 1),
+        (z_loss.as_ref(), DType::F32, 1, 1),
     ]);
     let columns = |buffer: &Buffer| buffer.shape.last().and_then(Extent::as_const).and_then(|n| u64::try_from(n).ok());
     for (slot, dtype, rank, wanted) in slots {
@@ -236,7 +236,7 @@ fn check_routing(target: &str, routing: &Routing, observed: &[&Buffer]) -> Resul
     if let Some(z) = z {
         let buffer = observed.iter().find(|buffer| buffer.observe.as_ref() == Some(z));
         ensure!(
-            buffer.is_some_and(|b| b.dtype == Dtype::F32 && b.shape.len() == 1),
+            buffer.is_some_and(|b| b.dtype == DType::F32 && b.shape.len() == 1),
             "target `{target}`: no f32 of 1 dimension is observed as `{z}`"
         );
     }

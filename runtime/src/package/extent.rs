@@ -13,14 +13,14 @@ pub struct Dims {
     /// Tokens in the batch: T of `[T, H]`, `B * S` of `[B, S, H]`.
     pub tokens: u64,
     /// Tokens in a sequence: S of `[B, S, H]`, T of `[T, H]`. Divides `tokens`.
-    pub row_tokens: u64,
+    pub sequence_tokens: u64,
 }
 
 impl Dims {
     /// A batch that is one sequence.
     #[must_use]
     pub fn tokens(tokens: u64) -> Dims {
-        Dims { tokens, row_tokens: tokens }
+        Dims { tokens, sequence_tokens: tokens }
     }
 
     /// The dimensions of activations shaped `[T, H]` or `[B, S, H]`.
@@ -30,9 +30,9 @@ impl Dims {
     pub fn of_activations(shape: &[u64]) -> Result<Dims, Error> {
         match shape {
             [tokens, _] => Ok(Dims::tokens(*tokens)),
-            [rows, row_tokens, _] => {
-                let tokens = rows.checked_mul(*row_tokens).ok_or(Error::Extent { why: "B * S overflows" })?;
-                Ok(Dims { tokens, row_tokens: *row_tokens })
+            [rows, sequence_tokens, _] => {
+                let tokens = rows.checked_mul(*sequence_tokens).ok_or(Error::Extent { why: "B * S overflows" })?;
+                Ok(Dims { tokens, sequence_tokens: *sequence_tokens })
             }
             _ => Err(Error::Rank { name: "activations".into(), actual: shape.to_vec() }),
         }
@@ -56,8 +56,8 @@ pub enum Round {
 /// ```
 /// use moec_runtime::package::{Dims, Extent, Round};
 /// // capacity = ceil(1.25 * S / 8)
-/// let capacity = (Extent::RowTokens * 5).div(4 * 8, Round::Ceil);
-/// assert_eq!(capacity.eval(Dims { tokens: 64, row_tokens: 32 }).unwrap(), 5);
+/// let capacity = (Extent::SequenceTokens * 5).div(4 * 8, Round::Ceil);
+/// assert_eq!(capacity.eval(Dims { tokens: 64, sequence_tokens: 32 }).unwrap(), 5);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -66,8 +66,8 @@ pub enum Extent {
     Const(i64),
     /// [`Dims::tokens`].
     Tokens,
-    /// [`Dims::row_tokens`].
-    RowTokens,
+    /// [`Dims::sequence_tokens`].
+    SequenceTokens,
     /// `a + b`
     Add(Box<Extent>, Box<Extent>),
     /// `a - b`
@@ -107,7 +107,7 @@ impl Extent {
         match self {
             Extent::Const(value) => Some(*value),
             Extent::Tokens
-            | Extent::RowTokens
+            | Extent::SequenceTokens
             | Extent::Add(..)
             | Extent::Sub(..)
             | Extent::Mul(..)
@@ -120,7 +120,7 @@ impl Extent {
     /// Operations on the longest way from the formula to one of its leaves.
     pub(super) fn depth(&self) -> usize {
         match self {
-            Extent::Const(_) | Extent::Tokens | Extent::RowTokens => 0,
+            Extent::Const(_) | Extent::Tokens | Extent::SequenceTokens => 0,
             Extent::Add(a, b)
             | Extent::Sub(a, b)
             | Extent::Mul(a, b)
@@ -150,7 +150,7 @@ impl Extent {
         let value = match self {
             Extent::Const(value) => Some(i128::from(*value)),
             Extent::Tokens => Some(i128::from(dims.tokens)),
-            Extent::RowTokens => Some(i128::from(dims.row_tokens)),
+            Extent::SequenceTokens => Some(i128::from(dims.sequence_tokens)),
             Extent::Add(a, b) => a.wide(dims)?.checked_add(b.wide(dims)?),
             Extent::Sub(a, b) => a.wide(dims)?.checked_sub(b.wide(dims)?),
             Extent::Mul(a, b) => a.wide(dims)?.checked_mul(b.wide(dims)?),
@@ -211,7 +211,7 @@ impl<R: Into<Extent>> ops::Mul<R> for Extent {
 mod tests {
     use super::*;
 
-    const DIMS: Dims = Dims { tokens: 100, row_tokens: 25 };
+    const DIMS: Dims = Dims { tokens: 100, sequence_tokens: 25 };
 
     fn check(extent: Extent, expected: i64) {
         assert_eq!(extent.eval(DIMS).unwrap(), expected, "{extent:?}");
@@ -220,9 +220,9 @@ mod tests {
     #[test]
     fn formulas_are_evaluated() {
         check(Extent::Tokens * 3 + 1, 301);
-        check(Extent::Tokens - Extent::RowTokens, 75);
-        check(Extent::RowTokens.min(7).max(3), 7);
-        check(Extent::Tokens.div(Extent::RowTokens, Round::Floor), 4);
+        check(Extent::Tokens - Extent::SequenceTokens, 75);
+        check(Extent::SequenceTokens.min(7).max(3), 7);
+        check(Extent::Tokens.div(Extent::SequenceTokens, Round::Floor), 4);
     }
 
     #[test]
@@ -258,8 +258,8 @@ mod tests {
 
     #[test]
     fn dims_come_from_two_shapes() {
-        assert_eq!(Dims::of_activations(&[7, 4]).unwrap(), Dims { tokens: 7, row_tokens: 7 });
-        assert_eq!(Dims::of_activations(&[2, 7, 4]).unwrap(), Dims { tokens: 14, row_tokens: 7 });
+        assert_eq!(Dims::of_activations(&[7, 4]).unwrap(), Dims { tokens: 7, sequence_tokens: 7 });
+        assert_eq!(Dims::of_activations(&[2, 7, 4]).unwrap(), Dims { tokens: 14, sequence_tokens: 7 });
         assert!(Dims::of_activations(&[4]).is_err());
         assert!(Dims::of_activations(&[u64::MAX, 2, 4]).is_err());
     }

@@ -16,10 +16,10 @@ pub struct Manifest {
     /// SHA-256 of the spec's text, 64 lower-case hexadecimal digits.
     pub spec_sha256: String,
     /// The dtype of activations and weights.
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// A launch with more tokens than this is refused.
     pub max_tokens: u64,
-    /// The layer's fixed sizes (`hidden`, `ffn`, `experts`, `top_k`, ...): for people and engines, not for launches.
+    /// The layer's fixed sizes (`hidden`, `intermediate`, `experts`, `top_k`, ...): for people and engines, not for launches.
     /// Where experts choose their tokens there is no `top_k`.
     pub dims: Vec<Dim>,
     /// Every buffer that a launch may name: inputs, outputs and weights in calling order, and workspace.
@@ -46,7 +46,7 @@ pub struct Dim {
 /// An element type of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Dtype {
+pub enum DType {
     /// IEEE binary32.
     F32,
     /// IEEE binary16.
@@ -57,13 +57,13 @@ pub enum Dtype {
     I32,
 }
 
-impl Dtype {
+impl DType {
     /// Bytes of one element.
     #[must_use]
     pub fn bytes(self) -> u64 {
         match self {
-            Dtype::F32 | Dtype::I32 => 4,
-            Dtype::F16 | Dtype::Bf16 => 2,
+            DType::F32 | DType::I32 => 4,
+            DType::F16 | DType::Bf16 => 2,
         }
     }
 
@@ -71,10 +71,10 @@ impl Dtype {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Dtype::F32 => "f32",
-            Dtype::F16 => "f16",
-            Dtype::Bf16 => "bf16",
-            Dtype::I32 => "i32",
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::Bf16 => "bf16",
+            DType::I32 => "i32",
         }
     }
 }
@@ -102,7 +102,7 @@ pub struct Buffer {
     /// What it is to the caller.
     pub role: Role,
     /// Its element type.
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// Its shape, row-major, dense.
     pub shape: Vec<Extent>,
     /// The alignment in bytes that kernels rely on: a power of two, at most [`super::WORKSPACE_ALIGN`].
@@ -376,13 +376,13 @@ pub struct Piece {
     pub sources: Vec<Source>,
 }
 
-/// One way a checkpoint may store a piece. Axes are those of the canonical buffer: `gate` is `[experts, ffn, hidden]`.
+/// One way a checkpoint may store a piece. Axes are those of the canonical buffer: `gate` is `[experts, intermediate, hidden]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// The stored tensor's name. `{e}` in it means one tensor an index of axis 0 (an expert), without that axis.
     pub name: String,
-    /// The first two stored axes are folded into one (`[experts * ffn, hidden]`).
+    /// The first two stored axes are folded into one (`[experts * intermediate, hidden]`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub flattened: bool,
     /// The canonical axes in stored order; empty is canonical order. Layout `T` of three axes is `[0, 2, 1]`.
@@ -395,7 +395,7 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "is_none")]
     pub spare: u64,
     /// An axis that may be stored in parts, one behind the other, along a first axis of their own: the shared experts one by
-    /// one (`[2, hidden, ffn]` for `[hidden, 2 * ffn]`). `None` is side by side.
+    /// one (`[2, hidden, intermediate]` for `[hidden, 2 * intermediate]`). `None` is side by side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stacked: Option<Stacked>,
 }

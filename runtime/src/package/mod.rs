@@ -26,7 +26,7 @@ pub use check::{Place, Workspace, check, workspace};
 pub(crate) use check::{byte_count, shape};
 pub use extent::{Dims, Extent, Round};
 pub use manifest::{
-    Arg, Buffer, Dim, Dtype, Image, ImageKind, Kernel, Launch, Manifest, ParamKind, Piece, Recipe, Regime, Role, Routing, Slice,
+    Arg, Buffer, DType, Dim, Image, ImageKind, Kernel, Launch, Manifest, ParamKind, Piece, Recipe, Regime, Role, Routing, Slice,
     Slots, Source, Stacked, Target, TargetKind,
 };
 

@@ -6,7 +6,7 @@ use moec::random;
 use moec::spec::{CapacityGroup, HashOob, Mode};
 use moec_ir::graph::Type;
 use moec_runtime::Tensor;
-use moec_runtime::package::{Dims, Dtype};
+use moec_runtime::package::{DType, Dims};
 use moec_tests::Example;
 
 /// One batch.
@@ -47,18 +47,18 @@ pub(crate) fn of_some_sizes(example: &Example) -> Vec<Batch> {
 }
 
 fn rows(example: &Example) -> [Batch; 2] {
-    [(64, 16), (65, 13)].map(|(tokens, row_tokens)| random_batch(example, Dims { tokens, row_tokens }))
+    [(64, 16), (65, 13)].map(|(tokens, sequence_tokens)| random_batch(example, Dims { tokens, sequence_tokens }))
 }
 
 /// Whether sequences have a capacity of their own, or weights.
 fn has_rows(example: &Example) -> bool {
-    let capacity = example.spec.capacity.is_some_and(|capacity| capacity.group == CapacityGroup::Row);
+    let capacity = example.spec.capacity.is_some_and(|capacity| capacity.group == CapacityGroup::Sequence);
     capacity || matches!(example.spec.router.mode, Mode::Soft(_))
 }
 
 fn random_batch(example: &Example, dims: Dims) -> Batch {
     let tokens = random::tokens(dtype(example), dims.tokens, example.spec.hidden, 1 + dims.tokens).unwrap();
-    let label = format!("{} tokens in rows of {}", dims.tokens, dims.row_tokens);
+    let label = format!("{} tokens in rows of {}", dims.tokens, dims.sequence_tokens);
     let inputs = [vec![tokens], mask(example, dims.tokens), ids(example, dims.tokens)].concat();
     Batch { label, dims, inputs, is_ordinary: true }
 }
@@ -66,7 +66,7 @@ fn random_batch(example: &Example, dims: Dims) -> Batch {
 /// Tokens that are hard on a router.
 pub(crate) fn odd(example: &Example) -> Vec<Batch> {
     const TOKENS: u64 = 33;
-    let plain = random::tokens(Dtype::F32, TOKENS, example.spec.hidden, 7).unwrap().to_f64();
+    let plain = random::tokens(DType::F32, TOKENS, example.spec.hidden, 7).unwrap().to_f64();
     let hidden = example.spec.hidden as usize;
     let batch = |label: &str, is_ordinary: bool, edit: &dyn Fn(usize, usize, f32) -> f32| {
         let values = plain.iter().enumerate().map(|(i, x)| edit(i / hidden, i % hidden, *x as f32));
@@ -92,7 +92,7 @@ pub(crate) fn odd(example: &Example) -> Vec<Batch> {
 /// Which of so many tokens are padding, where the layer takes a mask: every fifth, never the first.
 fn mask(example: &Example, tokens: u64) -> Vec<Tensor> {
     let is_token: Vec<f32> = (0..tokens).map(|token| f32::from(u8::from(token % 5 != 4))).collect();
-    let mask = Tensor::from_f32(Dtype::I32, vec![tokens], &is_token).unwrap();
+    let mask = Tensor::from_f32(DType::I32, vec![tokens], &is_token).unwrap();
     if example.spec.tokens.mask { vec![mask] } else { vec![] }
 }
 
@@ -106,16 +106,16 @@ fn ids(example: &Example, tokens: u64) -> Vec<Tensor> {
         (HashOob::Drop | HashOob::Error, _) => (token * 5 % vocabulary) as i32,
     };
     let ids = (0..tokens).flat_map(|token| id(token).to_le_bytes()).collect();
-    vec![Tensor::new(Dtype::I32, vec![tokens], ids).unwrap()]
+    vec![Tensor::new(DType::I32, vec![tokens], ids).unwrap()]
 }
 
 /// The element type of the tokens.
-fn dtype(example: &Example) -> Dtype {
+fn dtype(example: &Example) -> DType {
     let graph = import(&example.spec);
     let input = graph.params.iter().find(|(param, _)| param.is_input()).map(|(_, ty)| ty.clone());
     match input {
-        Some(Type::Tensor { dtype: moec_ir::DType::F16, .. }) => Dtype::F16,
-        Some(Type::Tensor { dtype: moec_ir::DType::BF16, .. }) => Dtype::Bf16,
-        Some(_) | None => Dtype::F32,
+        Some(Type::Tensor { dtype: moec_ir::DType::F16, .. }) => DType::F16,
+        Some(Type::Tensor { dtype: moec_ir::DType::BF16, .. }) => DType::Bf16,
+        Some(_) | None => DType::F32,
     }
 }

@@ -8,12 +8,12 @@ use moec::emulate::{agreement, emulate, options, schedules};
 use moec::import::import;
 use moec::pipeline::{Lowered, this_host};
 use moec::reference::{bound, difference, reference};
-use moec::spec::{Mode, RouterDtype, Spec};
+use moec::spec::{Mode, RouterDType, Spec};
 use moec::{package, random};
 use moec_codegen::Image;
 use moec_ir::Dims as IrDims;
 use moec_ir::kernel::{self, Regime};
-use moec_runtime::package::{Dims, Dtype, Manifest, Role};
+use moec_runtime::package::{DType, Dims, Manifest, Role};
 use moec_runtime::{Checkpoint, DeviceKind, Layer, Package, Run, Tensor, weights};
 use moec_tests::built::built;
 use moec_tests::scaled::counts_all_tokens;
@@ -158,7 +158,7 @@ fn interpreted(compiled: &Compiled, weights: &[Tensor], batch: &Batch, run: &Run
         named.map(|(buffer, tensor)| (buffer.name.clone(), tensor.bytes().to_vec())).collect();
     let inputs = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Input).zip(&batch.inputs);
     given.extend(inputs.map(|(buffer, tensor)| (buffer.name.clone(), tensor.bytes().to_vec())));
-    let dims = IrDims { tokens: batch.dims.tokens, row_tokens: batch.dims.row_tokens };
+    let dims = IrDims { tokens: batch.dims.tokens, sequence_tokens: batch.dims.sequence_tokens };
     let program = &compiled.lowered.program;
     let memory = kernel::interp(program, &machine(compiled.target), dims, &given).map_err(|fault| fault.to_string())?;
     for buffer in &program.buffers {
@@ -178,7 +178,7 @@ fn interpreted(compiled: &Compiled, weights: &[Tensor], batch: &Batch, run: &Run
     Ok(())
 }
 
-fn is_nan(dtype: Dtype, bytes: &[u8]) -> bool {
+fn is_nan(dtype: DType, bytes: &[u8]) -> bool {
     Tensor::new(dtype, vec![1], bytes.to_vec()).is_ok_and(|tensor| tensor.to_f64()[0].is_nan())
 }
 
@@ -187,8 +187,8 @@ fn is_nan(dtype: Dtype, bytes: &[u8]) -> bool {
 fn near(spec: &Spec, manifest: &Manifest, run: &Run, host: &Run) -> Result<(), String> {
     const FEW_ROUNDINGS: f64 = 4e-6;
     let weights_bound = match spec.router.dtype {
-        RouterDtype::F32 => FEW_ROUNDINGS,
-        RouterDtype::Model => bound(manifest.dtype),
+        RouterDType::F32 => FEW_ROUNDINGS,
+        RouterDType::Model => bound(manifest.dtype),
     };
     let of = |run: &Run, name: &str| run.tensor(name).map(Tensor::to_f64).unwrap_or_default();
     for name in ["route.experts", "route.rows", "stats.load", "stats.kept"] {

@@ -39,7 +39,7 @@ fn last_blocks_of_slots(example: &Example) -> Result<(), Failed> {
     let all_slots = spec.experts * SLOTS;
     let request = Request {
         target: "sm_90a".to_string(),
-        batches: vec![Dims { tokens: TOKENS, row_tokens: ROW_TOKENS }],
+        batches: vec![Dims { tokens: TOKENS, sequence_tokens: ROW_TOKENS }],
         seed: 1,
         schedules: 1,
         sample: Sample::Only(vec![Place::Last]),
@@ -56,7 +56,7 @@ fn last_blocks_of_slots(example: &Example) -> Result<(), Failed> {
         ("moec_gemm", spec.hidden),
         ("soft_dispatch", ROW_TOKENS),
         ("grouped_gemm_up", spec.hidden),
-        ("grouped_gemm_down", spec.expert.ffn),
+        ("grouped_gemm_down", spec.expert.intermediate),
         ("soft_combine", all_slots),
     ];
     for (name, terms) in terms {
@@ -79,7 +79,7 @@ fn last_blocks(example: &Example) -> Result<(), Failed> {
         batches: vec![Dims::tokens(TOKENS)],
         seed: 1,
         schedules: 1,
-        sample: Sample::Only(vec![last(spec.expert.ffn), last(spec.hidden), Place::Last]),
+        sample: Sample::Only(vec![last(spec.expert.intermediate), last(spec.hidden), Place::Last]),
     };
     let package = compile(spec, &example.text, &[machine("sm_90a")], &moec_codegen::Options::default())?;
     let outcomes = check(&package, None, &request)?;
@@ -88,9 +88,9 @@ fn last_blocks(example: &Example) -> Result<(), Failed> {
         return Err(finding.to_string().into());
     }
     let rows = (last_tile + 1) * TILE;
-    assert!(rows * spec.hidden.max(spec.expert.ffn) * 2 > 1 << 31, "the offsets are not large");
+    assert!(rows * spec.hidden.max(spec.expert.intermediate) * 2 > 1 << 31, "the offsets are not large");
     for launch in outcome.launches.iter().filter(|launch| launch.symbol.contains("grouped_gemm")) {
-        let of_a_block = 2 * TILE * TILE * spec.hidden.min(spec.expert.ffn);
+        let of_a_block = 2 * TILE * TILE * spec.hidden.min(spec.expert.intermediate);
         let flops = launch.report.counters.scalar_flops + launch.report.counters.mma_flops + launch.report.counters.wgmma_flops;
         if flops < of_a_block {
             return Err(format!("{} was idle: {flops} operations", launch.symbol).into());

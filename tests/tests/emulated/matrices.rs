@@ -40,7 +40,7 @@ struct Case {
 
 fn check(dtype: DType, k: usize, rows: u32, target: &str) -> Result<(), Failed> {
     let plain = case(dtype, k, rows, target, |n| (n * 2.0 - 1.0) * 1.25f64.powf(n * 7.0))?;
-    let dims = Dims { tokens: TOKENS as u64, row_tokens: TOKENS as u64 };
+    let dims = Dims { tokens: TOKENS as u64, sequence_tokens: TOKENS as u64 };
     let memory = interp(&plain.program, &plain.machine, dims, &plain.given)?;
     let (_, meant) = memory.iter().find(|(name, _)| is_output(&plain.program, name)).ok_or("no output")?;
     let meant = meant.bytes().ok_or("not all is written")?;
@@ -115,7 +115,7 @@ fn case(dtype: DType, k: usize, rows: u32, target: &str, of: impl Fn(f64) -> f64
 }
 
 fn encode(dtype: DType, numbers: &[f64]) -> Result<Vec<u8>, Failed> {
-    let package = if dtype == DType::BF16 { moec_runtime::package::Dtype::Bf16 } else { moec_runtime::package::Dtype::F16 };
+    let package = if dtype == DType::BF16 { moec_runtime::package::DType::Bf16 } else { moec_runtime::package::DType::F16 };
     let numbers: Vec<f32> = numbers.iter().map(|x| *x as f32).collect();
     Ok(moec_runtime::Tensor::from_f32(package, vec![numbers.len() as u64], &numbers)?.bytes().to_vec())
 }
@@ -130,7 +130,7 @@ impl Case {
         let module = parse(&assembly(&self.program, &self.machine)?)?;
         let [of_layer] = &self.program.regimes[0].launches[..] else { return Err("not one launch".into()) };
         let kernel = &self.program.kernels[of_layer.kernel];
-        let dims = Dims { tokens: TOKENS as u64, row_tokens: TOKENS as u64 };
+        let dims = Dims { tokens: TOKENS as u64, sequence_tokens: TOKENS as u64 };
         let (mut memory, mut args, mut output) = (Memory::new(), Vec::new(), None);
         for arg in &of_layer.args {
             args.push(match &arg.given {

@@ -68,12 +68,12 @@ impl Steps {
         let mut steps = Steps { text, program: lowered.program, machine, steps: Vec::new() };
         for tokens in TOKENS {
             let x = random::tokens(input.dtype, tokens, example.spec.hidden, tokens)?;
-            steps.record_batch(Dims { tokens, row_tokens: tokens }, &weights, x.bytes())?;
+            steps.record_batch(Dims { tokens, sequence_tokens: tokens }, &weights, x.bytes())?;
         }
         if example.spec.router.mode == Mode::ExpertChoice {
             // Several tokens a thread, and scores that tie to the last digit.
             let one = random::tokens(input.dtype, 1, example.spec.hidden, 1)?;
-            let dims = Dims { tokens: CROWD, row_tokens: CROWD };
+            let dims = Dims { tokens: CROWD, sequence_tokens: CROWD };
             steps.record_batch(dims, &weights, &one.bytes().repeat(CROWD as usize))?;
         }
         Ok(steps)

@@ -13,7 +13,7 @@ pub(super) fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Rou
         Assignment::Capacity(c) => {
             let span = match c.span {
                 Span::All => tokens,
-                Span::Row => dims.row_tokens as usize,
+                Span::Sequence => dims.sequence_tokens as usize,
                 Span::Tokens(n) => usize::try_from(n).unwrap_or(usize::MAX),
             };
             let capacity = c.per_expert.at(dims).ok_or_else(|| format!("the capacity {} has no value", c.per_expert))?;

@@ -68,7 +68,7 @@ impl Observation {
             experts as f64 * sum / (real(span) as f64).powi(2)
         };
         let by_sequence = |choices: usize| -> f64 {
-            let row = (dims.row_tokens as usize).max(1);
+            let row = (dims.sequence_tokens as usize).max(1);
             let rows = (0..tokens).step_by(row).map(|first| first..(first + row).min(tokens));
             let rows: Vec<_> = rows.filter(|row| real(row.clone()) > 0).collect();
             let count = rows.len() as f64;

@@ -267,5 +267,5 @@ pub(super) fn wrong(op: Op) -> Result<Value, String> {
 
 /// Tokens of a sequence.
 pub(super) fn sequence_tokens(dims: Dims) -> usize {
-    usize::try_from(dims.row_tokens).unwrap_or(usize::MAX).max(1)
+    usize::try_from(dims.sequence_tokens).unwrap_or(usize::MAX).max(1)
 }

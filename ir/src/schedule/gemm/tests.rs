@@ -169,7 +169,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) ->
         memory.push(ints(&[count]));
         memory.push(ints(&offsets));
     }
-    let dims = Dims { tokens: tokens as u64, row_tokens: tokens as u64 };
+    let dims = Dims { tokens: tokens as u64, sequence_tokens: tokens as u64 };
     let parts = super::parts(spec).map(|parts| Argument::Scalar(parts.at(dims).unwrap() as i64));
     let after_tables = memory.len();
     memory.extend(weights.iter().zip(&spec.weights).map(|(w, dtype)| encode(*dtype, w)));

@@ -260,7 +260,7 @@ fn tokens() -> Arg {
 }
 
 fn sequence_tokens() -> Arg {
-    arg("sequence_tokens", Span::Row.tokens())
+    arg("sequence_tokens", Span::Sequence.tokens())
 }
 
 /// The operands of a body, which its kernel calls `v1`, `v2`, ..

@@ -73,7 +73,7 @@ impl<'g> Plan<'g> {
             args.push(arg("probability_of_block", observed.probability_of_block));
             args.push(arg("z_of_block", observed.z_of_block));
         }
-        args.extend((spec.span == Span::Row).then(|| arg("span_tokens", spec.span.tokens())));
+        args.extend((spec.span == Span::Sequence).then(|| arg("span_tokens", spec.span.tokens())));
         self.launch(kernel.kernel, kernel.grid, args)?;
         match (topk_experts, rule) {
             (None, Assignment::Capacity(capacity)) if capacity.priority == Priority::Score && *rowless == 0 && mask.is_none() => {
@@ -93,7 +93,7 @@ impl<'g> Plan<'g> {
             Node::Attr(Attr::Losses(Losses { balance: Some((balance, _)), .. })) => balance.is_by_sequence(),
             Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => false,
         });
-        if by_sequence { Span::Row } else { Span::All }
+        if by_sequence { Span::Sequence } else { Span::All }
     }
 
     /// What a routing costs in training: the pairs are the same.

@@ -8,7 +8,7 @@ use super::super::mask::{self, MaskTokens, Within};
 use super::super::mix::{self, Into, Mix};
 use super::super::normalise::{self, RmsNorm};
 use super::super::softmax::{self, Softmax};
-use super::super::{ScheduleError, chunk, walk};
+use super::super::{ScheduleError, chunk, row_loop};
 use super::value::{Grouping, Routing, Slots, Tensor, Value, beside, constant, same_pairs, tensor, wrong};
 use super::{Plan, arg, check_pointwise, check_result, operands_of, sequence_tokens, tokens};
 use crate::graph::{Attr, Dim, Node, Op, Pointwise, Type};
@@ -184,11 +184,11 @@ impl<'g> Plan<'g> {
         };
         check_pointwise(op, body)?;
         let (rows, grid, named) = match x.shape.first() {
-            Some(Dim::Tokens) => (Extent::Tokens, walk::grid(Extent::Tokens), vec![]),
+            Some(Dim::Tokens) => (Extent::Tokens, row_loop::grid(Extent::Tokens), vec![]),
             Some(Dim::Const(n)) => {
                 let rows = Extent::Const(*n);
                 // Nothing is launched without tokens.
-                (rows.clone(), walk::grid(rows) * Extent::Tokens.min(Extent::Const(1)), vec![x])
+                (rows.clone(), row_loop::grid(rows) * Extent::Tokens.min(Extent::Const(1)), vec![x])
             }
             Some(Dim::Pairs) | None => {
                 let what = "rows that are neither the tokens nor a weight's".to_string();
@@ -229,7 +229,7 @@ impl<'g> Plan<'g> {
         let result = self.weights_or_result(op, &spec.name, ty, last)?;
         if op == Op::Softmax {
             let args = vec![arg("x", x.buffer), arg("out", result.buffer), tokens()];
-            self.launch(softmax::softmax(&spec, self.machine), walk::grid(Extent::Tokens), args)?;
+            self.launch(softmax::softmax(&spec, self.machine), row_loop::grid(Extent::Tokens), args)?;
             return Ok(Value::Tensor(result));
         }
         let of_run = || [softmax::runs(), Extent::Const(constant(x, 1))];

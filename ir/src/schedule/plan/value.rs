@@ -104,7 +104,7 @@ impl Routing {
 impl Slots {
     /// Rows of one expert, all sequences together.
     pub(super) fn rows_of_expert(self) -> Extent {
-        Span::Row.count() * self.slots
+        Span::Sequence.count() * self.slots
     }
 }
 

@@ -6,7 +6,7 @@
 //!   x [M,H]  |  logits   |   logits[m, e] = sum_h x[m, h] * router[e, h]        into shared memory (`logits`)
 //!            |  [M, E]   |
 //!            +-----------+
-//!      m ->  |o|o|o|...|o|   32 lanes take a row: score, groups, picks           (`team`, `row`, `pick`)
+//!      m ->  |o|o|o|...|o|   32 lanes take a row: score, groups, picks           (`lanes`, `row`, `pick`)
 //!                            lanes of a warp on a GPU, lanes of a vector on the host
 //!   topk_experts [T, K], topk_weights [T, K]; sums over the block of what the body observes (`report`)
 //! ```
@@ -23,20 +23,20 @@
 //! tie (both zeros are one number), a NaN is never picked while another expert is left, and then weighs what minus infinity
 //! does. Sums run in one order, by lane and then across lanes, for any T and, the logits apart, on any machine.
 
+mod lanes;
 mod logits;
 pub(super) mod pick;
 mod report;
 mod row;
-mod team;
 
 use super::{ScheduleError, operand_name};
 use crate::graph::{Attr, Body, Groups, Node, Op, Pointwise, Span};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
 use crate::{DType, Extent, Machine};
+use lanes::Lanes;
 use report::Report;
 use row::Row;
-use team::Team;
 
 /// Most picks of a token: its lanes hold all their weights at once.
 const MOST_PICKS: u64 = 256;
@@ -117,7 +117,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     let counted_experts = gating.counted.map(|_| k.output("counted_experts", DType::I32));
     let observed = gating.observe.map(|_| ["probability_of_block", "z_of_block"].map(|name| k.output(name, DType::F32)));
     let tokens = k.scalar("tokens", DType::I32);
-    let span_tokens = (spec.span == Span::Row).then(|| k.scalar("span_tokens", DType::I32));
+    let span_tokens = (spec.span == Span::Sequence).then(|| k.scalar("span_tokens", DType::I32));
 
     let logits = k.shared("logits", DType::F32, block.logits());
     let scratch = Scratch {
@@ -129,7 +129,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
         }),
     };
     let report = observed.map(|_| Report::new(k, &block));
-    let team = Team::new(k, machine);
+    let lanes = Lanes::new(k, machine);
     let (first, tokens) = match span_tokens {
         None => (k.bind("first_token", k.block() * block.tokens as i32), tokens),
         Some(span_tokens) => {
@@ -140,7 +140,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
             (first, k.bind("tokens_end", ((span + 1) * span_tokens).min(tokens)))
         }
     };
-    let operands = team.stage(&gating, &block, &operands, logits, &scratch);
+    let operands = lanes.stage(&gating, &block, &operands, logits, &scratch);
     let matrices = logits::Matrices { x, router, logits, first, tokens };
     logits::logits(k, spec, machine, &block, &matrices);
     k.barrier();
@@ -152,7 +152,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
             k.when(token.lt(tokens), || {
                 let scratch = scratch.of(k, &gating, &block, worker);
                 let start = k.bind("start", m * block.pitch as i32);
-                let row = Row { team: &team, gating: &gating, logits, start, operands: &operands, scratch };
+                let row = Row { lanes: &lanes, gating: &gating, logits, start, operands: &operands, scratch };
                 let route = || match (gating.picker, topk_experts) {
                     (Some(picker), Some(topk_experts)) => {
                         let facts = row.picks(picker, token, topk_experts, topk_weights, best_of_token);
@@ -178,7 +178,7 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     if let (Some(report), Some(written)) = (report, observed) {
         k.barrier();
         report.sum(
-            &team,
+            &lanes,
             &block,
             (logits, spec.experts),
             k.bind("tokens_here", (tokens - first).min(block.tokens as i32)),
@@ -430,7 +430,7 @@ impl Block {
             report
                 + 4 * (tokens * row + workers * (groups + picked))
                 + logits::shared_bytes(machine, block)
-                + team::shared_bytes(spec, machine, block)
+                + lanes::shared_bytes(spec, machine, block)
         };
         let choices = [16, 8, 4, 2, 1].map(with);
         let least = choices.iter().map(&bytes).min().unwrap_or(0);

@@ -5,7 +5,7 @@
 //!             ^                the winner's key becomes TAKEN, below all others, so that no index wins twice
 //! ```
 
-use super::team::Team;
+use super::lanes::Lanes;
 use crate::DType;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Value};
@@ -23,35 +23,35 @@ pub(in crate::schedule) fn key<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
 
 /// Picks the `count` greatest of `keys[start..start + n]`, greatest first, ties to the lower index; tells of each.
 pub(super) fn greatest<'k>(
-    team: &Team<'k>,
+    lanes: &Lanes<'k>,
     keys: Array<'k>,
     start: Value<'k>,
     (n, count): (u32, u32),
     found: impl FnOnce(Value<'k>, Value<'k>),
 ) {
-    let k = team.k;
+    let k = lanes.k;
     k.for_range("j", k.i32(0), k.i32(count as i32), |j| {
-        let greatest = k.var("greatest", k.i32(TAKEN).splat(team.lanes));
-        let place = k.var("place", k.i32(0).splat(team.lanes));
-        team.strips(k.i32(0), n, &mut |at| {
-            let key = keys.load_vector(start + at.first, team.lanes);
+        let greatest = k.var("greatest", k.i32(TAKEN).splat(lanes.wide));
+        let place = k.var("place", k.i32(0).splat(lanes.wide));
+        lanes.strips(k.i32(0), n, &mut |at| {
+            let key = keys.load_vector(start + at.first, lanes.wide);
             let better = k.bind("better", at.alive(key.gt(greatest.get())));
             place.set(better.select(at.index, place.get()));
             greatest.set(better.select(key, greatest.get()));
         });
-        let top = team.greatest(greatest.get());
-        let index = k.bind("index", team.first(greatest.get().eq(top.splat(team.lanes)), place.get()));
+        let top = lanes.greatest(greatest.get());
+        let index = k.bind("index", lanes.first(greatest.get().eq(top.splat(lanes.wide)), place.get()));
         found(j, index);
         // Every lane has read its keys.
         k.warp_barrier();
-        team.once(|| keys.store(start + index, k.i32(TAKEN)));
+        lanes.once(|| keys.store(start + index, k.i32(TAKEN)));
         k.warp_barrier();
     });
 }
 
 /// Of the 32 values `best` and of `second` below them, lane by lane: the two greatest.
-pub(super) fn top_2<'k>(team: &Team<'k>, best: Value<'k>, second: Value<'k>) -> (Value<'k>, Value<'k>) {
-    let top = team.greatest(best);
-    let winner = team.first(best.eq(top.splat(team.lanes)), team.index).splat(team.lanes);
-    (top, team.greatest(team.index.eq(winner).select(second, best)))
+pub(super) fn top_2<'k>(lanes: &Lanes<'k>, best: Value<'k>, second: Value<'k>) -> (Value<'k>, Value<'k>) {
+    let top = lanes.greatest(best);
+    let winner = lanes.first(best.eq(top.splat(lanes.wide)), lanes.index).splat(lanes.wide);
+    (top, lanes.greatest(lanes.index.eq(winner).select(second, best)))
 }

@@ -12,8 +12,8 @@
 
 use super::super::math::{self, finite};
 use super::Block;
+use super::lanes::{At, Lanes};
 use super::row::{Facts, Row};
-use super::team::{At, Team};
 use crate::DType;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Value};
@@ -41,27 +41,27 @@ impl<'k> Report<'k> {
     /// Writes the sums over the block's first `here` rows.
     pub(super) fn sum(
         &self,
-        team: &Team<'k>,
+        lanes: &Lanes<'k>,
         block: &Block,
         (scores, experts): (Array<'k>, u32),
         here: Value<'k>,
         [probability_of_block, z_of_block]: [Array<'k>; 2],
     ) {
-        let k = team.k;
+        let k = lanes.k;
         let start = k.bind("start", k.block().cast(DType::I64) * k.i64(i64::from(experts)));
-        let columns = |from: u32, to: u32, lanes: u32| {
-            let (from, step) = (k.thread() * lanes as i32 + from as i32, (block.threads * lanes) as i32);
+        let columns = |from: u32, to: u32, wide: u32| {
+            let (from, step) = (k.thread() * wide as i32 + from as i32, (block.threads * wide) as i32);
             k.for_step("e", from, k.i32(to as i32), k.i32(step), |e| {
-                let sum = k.var("sum", k.f32(0.0).splat(lanes));
+                let sum = k.var("sum", k.f32(0.0).splat(wide));
                 k.for_range("m", k.i32(0), here, |m| {
-                    let score = scores.load_vector(m * block.pitch as i32 + e, lanes);
-                    sum.set(score.fma(self.share.load(m).splat(lanes), sum.get()));
+                    let score = scores.load_vector(m * block.pitch as i32 + e, wide);
+                    sum.set(score.fma(self.share.load(m).splat(wide), sum.get()));
                 });
                 probability_of_block.store(start + e.cast(DType::I64), sum.get());
             });
         };
-        let whole = experts - experts % team.lanes;
-        columns(0, whole, team.lanes);
+        let whole = experts - experts % lanes.wide;
+        columns(0, whole, lanes.wide);
         if whole < experts {
             columns(whole, experts, 1);
         }
@@ -81,15 +81,15 @@ fn rows(block: &Block) -> u32 {
 impl<'k> Row<'_, 'k> {
     /// Puts zeros into the place of the logits of a row that counts for nothing.
     pub(super) fn report_nothing(&self, m: Value<'k>, report: &Report<'k>) {
-        let (k, team) = (self.team.k, self.team);
-        team.strips(k.i32(0), self.gating.spec.experts, &mut |at| self.put(at, k.f32(0.0).splat(team.lanes)));
-        team.once(|| [report.share, report.z].iter().for_each(|array| array.store(m, k.f32(0.0))));
+        let (k, lanes) = (self.lanes.k, self.lanes);
+        lanes.strips(k.i32(0), self.gating.spec.experts, &mut |at| self.put(at, k.f32(0.0).splat(lanes.wide)));
+        lanes.once(|| [report.share, report.z].iter().for_each(|array| array.store(m, k.f32(0.0))));
     }
 
     /// Puts a score into the place of its logit.
     fn put(&self, at: &At<'k>, score: Value<'k>) {
         match at.live {
-            Some(live) if self.team.lanes == 1 => self.team.k.when(live, || self.logits.store(self.start + at.first, score)),
+            Some(live) if self.lanes.wide == 1 => self.lanes.k.when(live, || self.logits.store(self.start + at.first, score)),
             Some(_) | None => self.logits.store(self.start + at.first, score),
         }
     }
@@ -97,9 +97,9 @@ impl<'k> Row<'_, 'k> {
     /// Puts the row's scores into the place of its logits, which are not read any more.
     pub(super) fn report(&self, m: Value<'k>, report: &Report<'k>, facts: &Facts<'k>) {
         let Some([logits, scores]) = self.gating.observe else { return };
-        let (k, team, experts) = (self.team.k, self.team, self.gating.spec.experts);
-        let lanes = team.lanes;
-        let strips = |body: &mut dyn FnMut(&At<'k>)| team.strips(k.i32(0), experts, body);
+        let (k, lanes, experts) = (self.lanes.k, self.lanes, self.gating.spec.experts);
+        let wide = lanes.wide;
+        let strips = |body: &mut dyn FnMut(&At<'k>)| lanes.strips(k.i32(0), experts, body);
         let is_softmax = self.gating.is_softmax_of(scores, logits);
         let replace = |at: &At<'k>, score: Value<'k>| {
             if at.live.is_some() {
@@ -108,37 +108,37 @@ impl<'k> Row<'_, 'k> {
             }
             self.put(at, score);
         };
-        let max = k.var("max", k.f32(f32::MIN).splat(lanes));
+        let max = k.var("max", k.f32(f32::MIN).splat(wide));
         strips(&mut |at| max.set(max.get().max(at.or(finite(k, self.value(logits, at, facts)), k.f32(f32::MIN)))));
-        let max = team.greatest(max.get());
-        let sum = k.var("sum", k.f32(0.0).splat(lanes));
+        let max = lanes.greatest(max.get());
+        let sum = k.var("sum", k.f32(0.0).splat(wide));
         strips(&mut |at| {
-            let term = k.bind("exp", math::exp(k, finite(k, self.value(logits, at, facts)) - max.splat(lanes)));
+            let term = k.bind("exp", math::exp(k, finite(k, self.value(logits, at, facts)) - max.splat(wide)));
             sum.set(sum.get() + at.or(term, k.f32(0.0)));
             if is_softmax {
                 replace(at, term);
             }
         });
-        let sum = team.sum(sum.get());
+        let sum = lanes.sum(sum.get());
         let root = k.bind("logsumexp", max + math::ln(k, sum));
         let z = k.bind("z", root * root);
         let total = if is_softmax {
             sum
         } else {
-            let total = k.var("total", k.f32(0.0).splat(lanes));
+            let total = k.var("total", k.f32(0.0).splat(wide));
             strips(&mut |at| {
-                let most = k.f32(f32::MAX / experts as f32).splat(lanes);
+                let most = k.f32(f32::MAX / experts as f32).splat(wide);
                 // A NaN is not above 0.
                 let score = self.value(scores, at, facts);
                 let score = k.bind("score", score.gt(0.0).select(score.min(most), score.like(0)));
                 total.set(total.get() + at.or(score, k.f32(0.0)));
                 replace(at, score);
             });
-            let total = team.sum(total.get());
-            k.when(total.eq(0.0), || strips(&mut |at| self.put(at, k.f32(1.0).splat(lanes))));
+            let total = lanes.sum(total.get());
+            k.when(total.eq(0.0), || strips(&mut |at| self.put(at, k.f32(1.0).splat(wide))));
             k.bind("total", total.eq(0.0).select(k.f32(experts as f32), total))
         };
-        team.once(|| {
+        lanes.once(|| {
             report.share.store(m, k.f32(1.0) / total);
             report.z.store(m, z.le(LARGEST_Z).select(z, k.f32(0.0)));
         });

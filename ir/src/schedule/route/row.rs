@@ -1,12 +1,12 @@
-//! One row of a body: scores, groups, the top k and their weights. How 32 lanes share a row is in `team`, how they find
+//! One row of a body: scores, groups, the top k and their weights. How 32 lanes share a row is in `lanes`, how they find
 //! its greatest in `pick`.
 
 use std::collections::HashMap;
 
 use super::super::body::{Term, pointwise_op};
 use super::super::math::{self, finite};
+use super::lanes::{At, Lanes, Nan};
 use super::pick::{TAKEN, greatest, key, top_2};
-use super::team::{At, Nan, Team};
 use super::{Gating, LANES, Operand, Picked, Picker, Share};
 use crate::DType;
 use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Pointwise, Renorm};
@@ -26,7 +26,7 @@ pub(super) enum Known<'k> {
 
 /// A token's row.
 pub(super) struct Row<'a, 'k> {
-    pub(super) team: &'a Team<'k>,
+    pub(super) lanes: &'a Lanes<'k>,
     pub(super) gating: &'a Gating<'a>,
     pub(super) logits: Array<'k>,
     /// Where its logits start.
@@ -48,7 +48,7 @@ impl<'k> Row<'_, 'k> {
         topk_weights: Array<'k>,
         best_of_token: Option<Array<'k>>,
     ) -> Facts<'k> {
-        let (k, share) = (self.team.k, &self.scratch);
+        let (k, share) = (self.lanes.k, &self.scratch);
         let (scratch, top_k) = (share.picked(), self.gating.spec.top_k);
         let facts = self.facts();
         let scores = self.gating.operands[node][0];
@@ -75,22 +75,22 @@ impl<'k> Row<'_, 'k> {
 
     /// Writes the experts with the largest of these keys, which are not the token's own.
     pub(super) fn counted(&self, keys: usize, token: Value<'k>, counted_experts: Array<'k>, facts: &Facts<'k>) {
-        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let (k, lanes, share) = (self.lanes.k, self.lanes, &self.scratch);
         let (columns, top_k) = (self.gating.columns[keys], self.gating.spec.top_k);
         self.rank(columns, &|at| self.value(keys, at, facts));
-        greatest(team, share.picked().keys, share.key, (columns, top_k), |j, expert| {
-            team.once(|| counted_experts.store(k.bind("pair", token * top_k as i32 + j), expert));
+        greatest(lanes, share.picked().keys, share.key, (columns, top_k), |j, expert| {
+            lanes.once(|| counted_experts.store(k.bind("pair", token * top_k as i32 + j), expert));
         });
     }
 
     /// Writes the score of every expert. A NaN stays one.
     pub(super) fn scores(&self, token: Value<'k>, scores: Array<'k>) {
-        let (k, team, experts) = (self.team.k, self.team, self.gating.spec.experts as i32);
+        let (k, lanes, experts) = (self.lanes.k, self.lanes, self.gating.spec.experts as i32);
         let facts = self.facts();
         let first = k.bind("first_score", token * experts);
         self.every(self.gating.spec.experts, &mut |at| {
             let score = self.value(self.gating.scored(), at, &facts);
-            if team.lanes > 1 {
+            if lanes.wide > 1 {
                 // A vector may reach beyond the row: there is room where the logits were.
                 self.logits.store(self.start + at.first, score);
             } else {
@@ -98,7 +98,7 @@ impl<'k> Row<'_, 'k> {
                 at.live.map_or_else(store, |live| k.when(live, store));
             }
         });
-        if team.lanes > 1 {
+        if lanes.wide > 1 {
             k.for_range("e", k.i32(0), k.i32(experts), |e| scores.store(first + e, self.logits.load(self.start + e)));
         }
     }
@@ -111,13 +111,13 @@ impl<'k> Row<'_, 'k> {
         topk_weights: Array<'k>,
         best_of_token: Option<Array<'k>>,
     ) {
-        let (k, team, top_k) = (self.team.k, self.team, self.gating.spec.top_k);
+        let (k, lanes, top_k) = (self.lanes.k, self.lanes, self.gating.spec.top_k);
         self.each_pick(top_k, |j| {
             let pair = k.bind("pair", token * top_k as i32 + j);
             experts.iter().flatten().for_each(|experts| experts.store(pair, k.i32(-1)));
             topk_weights.store(pair, k.f32(0.0));
         });
-        best_of_token.iter().for_each(|best| team.once(|| best.store(token, k.f32(f32::NEG_INFINITY))));
+        best_of_token.iter().for_each(|best| lanes.once(|| best.store(token, k.f32(f32::NEG_INFINITY))));
     }
 
     /// What is known of whole rows.
@@ -137,12 +137,12 @@ impl<'k> Row<'_, 'k> {
 
     /// The experts with the largest keys, and their scores.
     fn top_k(&self, scores: usize, keys: usize, facts: &Facts<'k>) {
-        let (team, share) = (self.team, &self.scratch);
+        let (lanes, share) = (self.lanes, &self.scratch);
         let scratch = share.picked();
         let columns = self.gating.columns[keys];
         self.rank(columns, &|at| self.value(keys, at, facts));
-        greatest(team, scratch.keys, share.key, (columns, self.gating.picked), |j, expert| {
-            team.once(|| scratch.experts.store(share.pick + j, expert));
+        greatest(lanes, scratch.keys, share.key, (columns, self.gating.picked), |j, expert| {
+            lanes.once(|| scratch.experts.store(share.pick + j, expert));
         });
         self.each_pick(self.gating.picked, |j| {
             let expert = scratch.experts.load(share.pick + j);
@@ -152,7 +152,7 @@ impl<'k> Row<'_, 'k> {
 
     /// The experts in row `id` of a table, and their scores.
     fn look_up(&self, id: Value<'k>, (table, rows): (Array<'k>, u32), scores: usize, facts: &Facts<'k>) {
-        let (k, gating, share) = (self.team.k, self.gating, &self.scratch);
+        let (k, gating, share) = (self.lanes.k, self.gating, &self.scratch);
         let within = |x: Value<'k>, n: u32| x.max(0).min(n as i32 - 1);
         let row = k.bind("row", within(id, rows).cast(DType::I64) * k.i64(i64::from(gating.picked)));
         self.each_pick(gating.picked, |j| {
@@ -164,7 +164,7 @@ impl<'k> Row<'_, 'k> {
 
     /// Writes the largest of the scores of the first `count` picks.
     fn best(&self, scores: usize, count: u32, (token, best_of_token): (Value<'k>, Array<'k>), facts: &Facts<'k>) {
-        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let (k, lanes, share) = (self.lanes.k, self.lanes, &self.scratch);
         let least = k.f32(f32::NEG_INFINITY);
         let best = k.var("best", least);
         self.each_pick(count, |j| {
@@ -174,8 +174,8 @@ impl<'k> Row<'_, 'k> {
             best.set(best.get().max(score.eq(score).select(score, least)));
         });
         k.warp_barrier();
-        let best = team.greatest_in_warp(best.get());
-        team.once(|| best_of_token.store(token, best));
+        let best = lanes.greatest_in_warp(best.get());
+        lanes.once(|| best_of_token.store(token, best));
     }
 
     /// The score of one expert.
@@ -185,25 +185,25 @@ impl<'k> Row<'_, 'k> {
 
     /// One expert after another, each with its softmax among those left that are not too far below it.
     fn mix(&self, logits: usize, jitter: f64, facts: &Facts<'k>) {
-        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let (k, lanes, share) = (self.lanes.k, self.lanes, &self.scratch);
         let scratch = share.picked();
         let logit = |at: &At<'k>| k.bind("logit", finite(k, self.value(logits, at, facts)));
         let columns = self.gating.columns[logits];
         self.rank(columns, &logit);
-        greatest(team, scratch.keys, share.key, (columns, self.gating.picked), |j, expert| {
+        greatest(lanes, scratch.keys, share.key, (columns, self.gating.picked), |j, expert| {
             let best = logit(&At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Stays });
-            let best = best.splat(team.lanes);
-            let sum = k.var("sum", k.f32(0.0).splat(team.lanes));
+            let best = best.splat(lanes.wide);
+            let sum = k.var("sum", k.f32(0.0).splat(lanes.wide));
             self.every(columns, &mut |at| {
                 let x = logit(at);
-                let is_left = scratch.keys.load_vector(share.key + at.first, team.lanes).ne(TAKEN);
+                let is_left = scratch.keys.load_vector(share.key + at.first, lanes.wide).ne(TAKEN);
                 // Of two zeros the quotient is no number, and not too far.
                 let is_far = ((best - x) / x.abs().max(best)).gt((2.0 * jitter) as f32);
                 let term = is_far.select(x.like(0), math::exp(k, x - best));
                 sum.set(sum.get() + at.or(is_left.select(term, x.like(0)), k.f32(0.0)));
             });
-            let weight = k.bind("weight", k.f32(1.0) / team.sum(sum.get()));
-            team.once(|| {
+            let weight = k.bind("weight", k.f32(1.0) / lanes.sum(sum.get()));
+            lanes.once(|| {
                 scratch.experts.store(share.pick + j, expert);
                 scratch.weights.store(share.pick + j, weight);
             });
@@ -212,12 +212,12 @@ impl<'k> Row<'_, 'k> {
 
     /// Writes the keys of all columns.
     fn rank(&self, columns: u32, value: &dyn Fn(&At<'k>) -> Value<'k>) {
-        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let (k, lanes, share) = (self.lanes.k, self.lanes, &self.scratch);
         let scratch = share.picked();
         self.every(columns, &mut |at| {
             let key = k.bind("key", key(k, value(at)));
             match at.live {
-                Some(live) if team.lanes == 1 => k.when(live, || scratch.keys.store(share.key + at.first, key)),
+                Some(live) if lanes.wide == 1 => k.when(live, || scratch.keys.store(share.key + at.first, key)),
                 Some(_) | None => scratch.keys.store(share.key + at.first, at.or(key, k.i32(TAKEN))),
             }
         });
@@ -226,25 +226,25 @@ impl<'k> Row<'_, 'k> {
 
     /// The number of each of the first `count` picks, in one lane.
     fn each_pick(&self, count: u32, body: impl FnOnce(Value<'k>)) {
-        let (k, team) = (self.team.k, self.team);
-        let lane = if team.lanes == 1 { team.index } else { k.i32(0) };
-        k.for_step("j", lane, k.i32(count as i32), k.i32(team.warp as i32), body);
+        let (k, lanes) = (self.lanes.k, self.lanes);
+        let lane = if lanes.wide == 1 { lanes.index } else { k.i32(0) };
+        k.for_step("j", lane, k.i32(count as i32), k.i32(lanes.warp as i32), body);
     }
 
     /// All columns of a row of so many, group by group where there are groups of them.
     fn every(&self, columns: u32, body: &mut dyn FnMut(&At<'k>)) {
-        let k = self.team.k;
+        let k = self.lanes.k;
         match self.gating.groups().zip(self.gating.group_size()) {
             Some((groups, size)) if groups.groups as u32 * size == columns => {
                 k.for_range("group", k.i32(0), k.i32(groups.groups as i32), |group| self.group(group, size, body));
             }
-            Some(_) | None => self.team.strips(k.i32(0), columns, body),
+            Some(_) | None => self.lanes.strips(k.i32(0), columns, body),
         }
     }
 
     fn group(&self, group: Value<'k>, size: u32, body: &mut dyn FnMut(&At<'k>)) {
-        let start = self.team.k.bind("group_start", group * size as i32);
-        self.team.strips(start, size, &mut |at| body(&At { group: Some(group), ..*at }));
+        let start = self.lanes.k.bind("group_start", group * size as i32);
+        self.lanes.strips(start, size, &mut |at| body(&At { group: Some(group), ..*at }));
     }
 
     fn learn(&self, op: Op, node: usize, facts: &Facts<'k>) -> Option<Known<'k>> {
@@ -274,26 +274,26 @@ impl<'k> Row<'_, 'k> {
     }
 
     fn softmax(&self, x: usize, facts: &Facts<'k>) -> Known<'k> {
-        let (k, team) = (self.team.k, self.team);
+        let (k, lanes) = (self.lanes.k, self.lanes);
         let columns = self.gating.columns[x];
-        let max = k.var("max", k.f32(f32::MIN).splat(team.lanes));
+        let max = k.var("max", k.f32(f32::MIN).splat(lanes.wide));
         self.every(columns, &mut |at| max.set(max.get().max(at.or(finite(k, self.value(x, at, facts)), k.f32(f32::MIN)))));
-        let max = team.greatest(max.get());
-        let sum = k.var("sum", k.f32(0.0).splat(team.lanes));
+        let max = lanes.greatest(max.get());
+        let sum = k.var("sum", k.f32(0.0).splat(lanes.wide));
         self.every(columns, &mut |at| {
-            let term = math::exp(k, finite(k, self.value(x, at, facts)) - max.splat(team.lanes));
+            let term = math::exp(k, finite(k, self.value(x, at, facts)) - max.splat(lanes.wide));
             sum.set(sum.get() + at.or(term, k.f32(0.0)));
         });
-        Known::Softmax { max, sum: team.sum(sum.get()) }
+        Known::Softmax { max, sum: lanes.sum(sum.get()) }
     }
 
     /// Marks the groups that stay.
     fn limit(&self, x: usize, groups: Groups, keys: Array<'k>, facts: &Facts<'k>) {
-        let (k, team, start) = (self.team.k, self.team, self.scratch.group_key);
+        let (k, lanes, start) = (self.lanes.k, self.lanes, self.scratch.group_key);
         let size = self.gating.columns[x] / groups.groups as u32;
         let least = k.f32(f32::NEG_INFINITY);
         k.for_range("group", k.i32(0), k.i32(groups.groups as i32), |group| {
-            let (best, second) = (k.var("best", least.splat(team.lanes)), k.var("second", least.splat(team.lanes)));
+            let (best, second) = (k.var("best", least.splat(lanes.wide)), k.var("second", least.splat(lanes.wide)));
             self.group(group, size, &mut |at| {
                 let x = self.value(x, at, facts);
                 let x = k.bind("x", at.or(x.eq(x).select(x, least.splat(at.lanes)), least));
@@ -302,21 +302,21 @@ impl<'k> Row<'_, 'k> {
             });
             let worth = match groups.score {
                 GroupScore::Top2Sum if size > 1 => {
-                    let (first, second) = top_2(team, best.get(), second.get());
+                    let (first, second) = top_2(lanes, best.get(), second.get());
                     first + second
                 }
-                GroupScore::Top2Sum | GroupScore::Max => team.greatest(best.get()),
+                GroupScore::Top2Sum | GroupScore::Max => lanes.greatest(best.get()),
             };
             let worth = k.bind("worth", key(k, worth));
-            team.once(|| keys.store(start + group, worth));
+            lanes.once(|| keys.store(start + group, worth));
         });
         let count = groups.groups as i32;
-        if team.lanes == 1 && count % 4 != 0 {
+        if lanes.wide == 1 && count % 4 != 0 {
             // A compiler may read four neighbours at once, those of the last four too that are no groups.
-            team.once(|| (count..count / 4 * 4 + 4).for_each(|slot| keys.store(start + slot, k.i32(TAKEN))));
+            lanes.once(|| (count..count / 4 * 4 + 4).for_each(|slot| keys.store(start + slot, k.i32(TAKEN))));
         }
         k.warp_barrier();
-        greatest(team, keys, start, (groups.groups as u32, groups.keep as u32), |_, _| {});
+        greatest(lanes, keys, start, (groups.groups as u32, groups.keep as u32), |_, _| {});
     }
 
     /// The value of a body's node at some elements, f32.
@@ -332,7 +332,7 @@ impl<'k> Row<'_, 'k> {
         if let Some(term) = terms.get(&node) {
             return *term;
         }
-        let k = self.team.k;
+        let k = self.lanes.k;
         let splat = |value: Value<'k>| value.splat(at.lanes);
         let term = match &self.gating.nodes[node] {
             Node::Attr(attr) => Term::Attr(attr),
@@ -406,7 +406,7 @@ impl<'k> Row<'_, 'k> {
 
     /// The last columns of the scores, as picks after those that there are.
     fn join(&self, scores: usize, facts: &Facts<'k>) {
-        let (k, gating, share) = (self.team.k, self.gating, &self.scratch);
+        let (k, gating, share) = (self.lanes.k, self.gating, &self.scratch);
         let joint = gating.spec.top_k - gating.picked;
         let first = (gating.columns[scores] - joint) as i32;
         self.each_pick(joint, |j| {
@@ -426,15 +426,15 @@ impl<'k> Row<'_, 'k> {
         let is_one = matches!(self.gating.spec.operands[hole as usize - 1], Operand::Vector { len: 1, .. });
         let (vector, Picked { experts, weights, .. }) = (self.operands[hole as usize - 1], share.picked());
         self.each_pick(count, |j| {
-            let at = self.team.k.bind("at", share.pick + j);
-            let scale = vector.load(if is_one { self.team.k.i32(0) } else { experts.load(at) }).cast(DType::F32);
+            let at = self.lanes.k.bind("at", share.pick + j);
+            let scale = vector.load(if is_one { self.lanes.k.i32(0) } else { experts.load(at) }).cast(DType::F32);
             weights.store(at, weights.load(at) * scale);
         });
     }
 
     /// Ops that look at the weights of the token's first `count` picks alone, in registers.
     fn weigh_by(&self, run: &[usize], count: u32) {
-        let (k, team, share) = (self.team.k, self.team, &self.scratch);
+        let (k, lanes, share) = (self.lanes.k, self.lanes, &self.scratch);
         let weights = share.picked().weights;
         let chunks: Vec<u32> = (0..count).step_by(LANES as usize).collect();
         let ops = run.iter().filter_map(|i| match &self.gating.nodes[*i] {
@@ -445,8 +445,8 @@ impl<'k> Row<'_, 'k> {
         k.warp_barrier();
         for from in &chunks {
             let len = (count - from).min(LANES);
-            team.strips(k.i32(*from as i32), len, &mut |at| {
-                let weight = weights.load_vector(share.pick + at.first, team.lanes);
+            lanes.strips(k.i32(*from as i32), len, &mut |at| {
+                let weight = weights.load_vector(share.pick + at.first, lanes.wide);
                 w.push((*at, k.bind("weight", at.or(weight, k.f32(0.0)))));
             });
         }
@@ -457,7 +457,7 @@ impl<'k> Row<'_, 'k> {
         k.warp_barrier();
         for (at, weight) in w {
             match at.live {
-                Some(live) if team.lanes == 1 => k.when(live, || weights.store(share.pick + at.first, weight)),
+                Some(live) if lanes.wide == 1 => k.when(live, || weights.store(share.pick + at.first, weight)),
                 Some(_) | None => weights.store(share.pick + at.first, weight),
             }
         }
@@ -465,7 +465,7 @@ impl<'k> Row<'_, 'k> {
     }
 
     fn weigh_once(&self, op: Op, attr: Option<&Node>, w: &mut [(At<'k>, Value<'k>)]) {
-        let (k, team) = (self.team.k, self.team);
+        let (k, lanes) = (self.lanes.k, self.lanes);
         let join = |w: &[(At<'k>, Value<'k>)], join: &dyn Fn(Value<'k>, Value<'k>) -> Value<'k>, least: f32| {
             let least = k.f32(least);
             w.iter().map(|(at, x)| at.or(*x, least)).reduce(join).unwrap_or(least)
@@ -473,25 +473,25 @@ impl<'k> Row<'_, 'k> {
         match (op, attr) {
             (Op::Softmax, _) => {
                 w.iter_mut().for_each(|(_, x)| *x = k.bind("finite", finite(k, *x)));
-                let max = team.greatest(join(w, &|a, b| a.max(b), f32::MIN)).splat(team.lanes);
+                let max = lanes.greatest(join(w, &|a, b| a.max(b), f32::MIN)).splat(lanes.wide);
                 w.iter_mut().for_each(|(_, x)| *x = k.bind("exp", math::exp(k, *x - max)));
-                let sum = team.sum(join(w, &|a, b| a + b, 0.0)).splat(team.lanes);
+                let sum = lanes.sum(join(w, &|a, b| a + b, 0.0)).splat(lanes.wide);
                 w.iter_mut().for_each(|(_, x)| *x = k.bind("softmax", *x / sum));
             }
             (Op::Renorm, Some(Node::Attr(Attr::Renorm(Renorm { norm, mode, eps })))) => {
                 let sum = |of: &dyn Fn(Value<'k>) -> Value<'k>| {
                     let terms: Vec<_> = w.iter().map(|(at, x)| (*at, k.bind("term", of(*x)))).collect();
-                    team.sum(join(&terms, &|a, b| a + b, 0.0))
+                    lanes.sum(join(&terms, &|a, b| a + b, 0.0))
                 };
                 let norm = match norm {
                     Norm::Sum => sum(&|x| x),
                     Norm::P(p) if p.get() == 1.0 => sum(&|x| x.abs()),
                     Norm::P(p) => {
                         let sizes: Vec<_> = w.iter().map(|(at, x)| (*at, x.abs())).collect();
-                        let largest = team.greatest(join(&sizes, &|a, b| a.max(b), 0.0));
+                        let largest = lanes.greatest(join(&sizes, &|a, b| a.max(b), 0.0));
                         // Shares of the largest: no power leaves the range.
                         let unit = k.bind("unit", largest.eq(0.0).select(k.f32(1.0), largest));
-                        let share = |x: Value<'k>| x.abs() / unit.splat(team.lanes);
+                        let share = |x: Value<'k>| x.abs() / unit.splat(lanes.wide);
                         unit * math::power(k, sum(&|x| math::power(k, share(x), p.get())), 1.0 / p.get())
                     }
                 };
@@ -501,7 +501,7 @@ impl<'k> Row<'_, 'k> {
                     Eps::Clamp => norm.max(eps),
                 };
                 // Nothing but zeros: they stay.
-                let divisor = k.bind("divisor", divisor.eq(0.0).select(k.f32(1.0), divisor)).splat(team.lanes);
+                let divisor = k.bind("divisor", divisor.eq(0.0).select(k.f32(1.0), divisor)).splat(lanes.wide);
                 w.iter_mut().for_each(|(_, x)| *x = k.bind("renorm", *x / divisor));
             }
             (Op::Pointwise(op), attr) => w.iter_mut().for_each(|(_, x)| {

@@ -23,7 +23,7 @@ fn warps(machine: &Machine) -> u32 {
 }
 
 /// A thread's way along a row of `n` elements, `lanes` of them at once.
-pub(super) struct Walk<'a, 'k> {
+pub(super) struct RowLoop<'a, 'k> {
     pub(super) k: &'k Builder,
     machine: &'a Machine,
     n: u32,
@@ -31,22 +31,22 @@ pub(super) struct Walk<'a, 'k> {
     lane: Value<'k>,
 }
 
-impl<'a, 'k> Walk<'a, 'k> {
+impl<'a, 'k> RowLoop<'a, 'k> {
     /// `body` for each of the block's rows, below `rows`, that this thread's warp has.
     pub(super) fn rows(
         k: &'k Builder,
         machine: &'a Machine,
         [n, lanes]: [u32; 2],
         rows: Value<'k>,
-        body: impl FnOnce(&Walk<'a, 'k>, Value<'k>),
+        body: impl FnOnce(&RowLoop<'a, 'k>, Value<'k>),
     ) {
         let warp_lanes = machine.warp_lanes as i32;
         let (lane, warp) = (k.bind("lane", k.thread() % warp_lanes), k.bind("warp", k.thread() / warp_lanes));
-        let walk = Walk { k, machine, n, lanes, lane };
+        let row_loop = RowLoop { k, machine, n, lanes, lane };
         let first = k.bind("first_token", k.block() * ROWS as i32);
         k.for_step("m", warp, k.i32(ROWS as i32), k.i32(warps(machine) as i32), |m| {
             let row = k.bind("token", first + m);
-            k.when(row.lt(rows), || body(&walk, row));
+            k.when(row.lt(rows), || body(&row_loop, row));
         });
     }
 
@@ -67,7 +67,7 @@ impl<'a, 'k> Walk<'a, 'k> {
 
     /// The thread's elements of a row: vectors, then what is left.
     pub(super) fn each(&self, body: &dyn Fn(Value<'k>, u32)) {
-        let Walk { k, n, lanes, lane, .. } = *self;
+        let RowLoop { k, n, lanes, lane, .. } = *self;
         let (whole, warp) = (n - n % lanes, self.machine.warp_lanes);
         k.for_step("n", lane * lanes as i32, k.i32(whole as i32), k.i32((warp * lanes) as i32), |at| body(at, lanes));
         if whole < n {

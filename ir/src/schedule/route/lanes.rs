@@ -15,10 +15,10 @@ use crate::kernel::{Builder, Value};
 use crate::{DType, Machine};
 
 /// The 32 lanes that work on one row: those of a warp with a value each, or those of one vector.
-pub(super) struct Team<'k> {
+pub(super) struct Lanes<'k> {
     pub(super) k: &'k Builder,
-    /// Lanes of a value.
-    pub(super) lanes: u32,
+    /// Elements of a value: 1, or those of a vector.
+    pub(super) wide: u32,
     /// Lanes of a warp.
     pub(super) warp: u32,
     /// The lane's number; in a vector, its lanes' numbers.
@@ -61,24 +61,24 @@ impl<'k> At<'k> {
     }
 }
 
-/// Bytes that [`Team`] keeps in shared memory.
+/// Bytes that [`Lanes`] keeps in shared memory.
 pub(super) fn shared_bytes(spec: &Route, machine: &Machine, block: &Block) -> u64 {
     let vectors = spec.operands.iter().filter(|operand| matches!(operand, Operand::Vector { .. })).count() as u64;
     let host = 4 * (u64::from(LANES) + vectors * u64::from(block.pitch));
     if machine.warp_lanes == LANES { 0 } else { host }
 }
 
-impl<'k> Team<'k> {
-    pub(super) fn new(k: &'k Builder, machine: &Machine) -> Team<'k> {
-        let lanes = LANES / machine.warp_lanes;
-        let index = if lanes == 1 {
+impl<'k> Lanes<'k> {
+    pub(super) fn new(k: &'k Builder, machine: &Machine) -> Lanes<'k> {
+        let wide = LANES / machine.warp_lanes;
+        let index = if wide == 1 {
             k.bind("lane", k.thread() % LANES as i32)
         } else {
             let numbers = k.shared("numbers", DType::I32, LANES);
             (0..LANES as i32).for_each(|i| numbers.store(k.i32(i), k.i32(i)));
             numbers.load_vector(k.i32(0), LANES)
         };
-        Team { k, lanes, warp: machine.warp_lanes, index }
+        Lanes { k, wide, warp: machine.warp_lanes, index }
     }
 
     /// What a vector may read beyond the end of a row: copies of the layer's vectors with room behind them, and something
@@ -92,7 +92,7 @@ impl<'k> Team<'k> {
         scratch: &Scratch<'k>,
     ) -> Vec<Array<'k>> {
         let (k, spec) = (self.k, gating.spec);
-        if self.lanes == 1 {
+        if self.wide == 1 {
             return operands.to_vec();
         }
         let fill = |array: Array<'k>, len: u32, with: Value<'k>| {
@@ -121,16 +121,16 @@ impl<'k> Team<'k> {
     pub(super) fn strips(&self, start: Value<'k>, len: u32, body: &mut dyn FnMut(&At<'k>)) {
         let k = self.k;
         let mut strip = |from: Value<'k>| {
-            let inside = self.index + from.splat(self.lanes);
+            let inside = self.index + from.splat(self.wide);
             let live = (!len.is_multiple_of(LANES)).then(|| k.bind("live", inside.lt(len as i32)));
-            let index = k.bind("index", inside + start.splat(self.lanes));
-            let first = if self.lanes > 1 {
+            let index = k.bind("index", inside + start.splat(self.wide));
+            let first = if self.wide > 1 {
                 start + from
             } else {
                 // A lane without an element reads the last one.
                 live.map_or(index, |_| start + inside.min(len as i32 - 1))
             };
-            body(&At { index, first: k.bind("first", first), lanes: self.lanes, live, group: None, nan: Nan::Stays });
+            body(&At { index, first: k.bind("first", first), lanes: self.wide, live, group: None, nan: Nan::Stays });
         };
         if len <= LANES {
             strip(k.i32(0));
@@ -173,6 +173,6 @@ impl<'k> Team<'k> {
 
     /// What one lane does for all.
     pub(super) fn once(&self, body: impl FnOnce()) {
-        if self.lanes > 1 { body() } else { self.k.when(self.index.eq(0), body) }
+        if self.wide > 1 { body() } else { self.k.when(self.index.eq(0), body) }
     }
 }
