@@ -117,6 +117,27 @@ fn a_ranking_of_equal_weights_is_a_warning() {
 }
 
 #[test]
+fn a_word_of_an_earlier_version_is_read() {
+    let spec = |group: &str| {
+        format!(
+            "[moe]\nhidden = 32\nexperts = 4\n[router]\ntop_k = 1\nscore = \"softmax\"\nrenorm = \"none\"\n[expert]\n\
+             intermediate = 32\nactivation = \"silu\"\n[capacity]\nfactor = 2.0\nround = \"ceil\"\ngroup = \"{group}\"\n"
+        )
+    };
+    let graph = |group: &str| moec_with_input(&["compile", "-", "--emit", "graph", "-o", "-"], &spec(group));
+    let (old, new) = (graph("row"), graph("sequence"));
+    assert_eq!((old.status.code(), &old.stdout), (Some(0), &new.stdout), "{}", stderr(&old));
+    let warned = stderr(&old);
+    assert!(
+        warned.contains("warning[MOE1114]: group = \"row\" is an old word for \"sequence\"") && warned.contains("<stdin>:14:9"),
+        "{warned}"
+    );
+    assert_eq!(stderr(&new), "");
+    let refused = moec_with_input(&["check", "-", "--deny-warnings"], &spec("row"));
+    assert_ne!(refused.status.code(), Some(0));
+}
+
+#[test]
 fn diagnostics_in_short() {
     let output = moec(&["check", "many_mistakes.toml", "--message-format", "short"]);
     insta::assert_snapshot!(stderr(&output));

@@ -229,7 +229,7 @@ fn what_only_one_preset_says() {
     assert_eq!(gpt["weights"]["gate_up"]["layout"].as_str(), Some("T interleave"));
     assert_eq!(words(&text("phi-3.5-moe"), "router", &["select", "jitter"]), "sparsemixer 1e-2");
     assert_eq!(words(&text("llama4-scout"), "router", &["apply"]), "input");
-    assert_eq!(words(&text("switch-base-8"), "capacity", &["tokens", "group"]), "64 row");
+    assert_eq!(words(&text("switch-base-8"), "capacity", &["tokens", "group"]), "64 sequence");
     assert_eq!(text("dbrx")["weights"]["down"]["experts"].as_integer(), Some(16));
 }
 

@@ -192,7 +192,7 @@ impl Case {
             0 => "dropless".to_string(),
             _ => {
                 let capacity = random.one(&["1", "3", "ceil((T * 2) / 8)", "S", "floor(S / 2)", "0"]);
-                let span = random.one(&["all", "row", "3", "16", "4000000000"]);
+                let span = random.one(&["all", "sequence", "3", "16", "4000000000"]);
                 let priorities = ["choice_major", "token_major", "batch_prioritized", "score"];
                 let priority = random.one(&priorities[..if exact { 4 } else { 3 }]);
                 format!("capacity({capacity}, {span}, {priority})")
