@@ -13,7 +13,7 @@ use moec::pipeline::{batches, lower_graph, this_host};
 use moec::spec::Spec;
 use moec::{package, random};
 use moec_codegen::{Options, codegen};
-use moec_ir::graph::{Builder, Graph, Node, Op};
+use moec_ir::graph::{Builder, Graph, Node, OUTPUT, Op};
 use moec_runtime::{Batch, Bound, Dims, Layer, Package};
 use timed::{Timed, median};
 
@@ -67,7 +67,7 @@ fn main() {
     }
 }
 
-/// The graph without its `observe`.
+/// The graph of the output alone, without `observe`.
 fn without(graph: Graph) -> Graph {
     let mut builder = Builder::default();
     for (param, ty) in &graph.params {
@@ -83,8 +83,8 @@ fn without(graph: Graph) -> Graph {
         };
         place.push(id);
     }
-    let root = place[place.len() - 1];
-    builder.finish(&graph.name, root)
+    let output = graph.result(OUTPUT).expect("an output");
+    builder.finish(&graph.name, place[usize::from(output)])
 }
 
 fn layer(spec: &Spec, text: &str, graph: Graph) -> (Bound, std::sync::Arc<Timed>) {

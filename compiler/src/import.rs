@@ -2,14 +2,18 @@
 //! Where weights are stored is `package`'s business.
 
 use egg::Id;
-use moec_ir::graph::{self, Assignment, Attr, Balance, Builder, Dim, Eps, Graph, Op, Pointwise, Span, Type};
+use moec_ir::graph::{self, Assignment, Attr, Balance, Builder, Dim, Eps, Graph, Op, Part, Pointwise, Span, Type};
 use moec_ir::{DType, Extent};
 
+use crate::facts::facts;
 use crate::spec::{
     self, Activation, Apply, AuxGroup, AuxLoss, Capacity, CapacityGroup, CapacitySize, ClampPlace, Correction, Dropped, EpsMode,
     Gating, GroupMask, GroupScore, HashOob, Mode, Norm, Order, Priority, Renorm, Round, RouterDType, Score, Select, Shared,
     SharedCombine, SharedGate, Soft, SoftNorm, Spec, Tensor, Word,
 };
+
+/// The weight that is added to the scores for the selection alone.
+const CORRECTION_BIAS: &str = "@correction_bias";
 
 /// The layer's graph: input `%x` `[T, H]`, where tokens may be padding `%token_mask` `[T]`, where token ids decide `%token_ids`
 /// `[T]` too, weights by their canonical names, output `[T, H]`.
@@ -19,18 +23,22 @@ pub fn import(spec: &Spec) -> Graph {
     if spec.tokens.mask {
         layer.mask = Some(layer.g.param("%token_mask", Type::tensor(&[Dim::Tokens], DType::I32)));
     }
-    let (mut y, joint) = match spec.router.mode {
-        Mode::Soft(soft) => (layer.soft(x, soft), None),
+    let (mut y, joint, beside) = match spec.router.mode {
+        Mode::Soft(soft) => {
+            let (y, [dispatch, combine]) = layer.soft(x, soft);
+            (y, None, vec![named("soft.dispatch", dispatch), named("soft.combine", combine)])
+        }
         Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => {
             let logits = layer.logits(x);
             let picks = layer.picks(logits);
-            let routing = layer.assigned(picks);
-            (layer.routed(x, routing), layer.joint_weights(routing))
+            let assigned = layer.assigned(picks);
+            let routing = layer.weighted(assigned);
+            (layer.routed(x, routing), layer.joint_weights(routing), layer.parts(assigned))
         }
     };
     if let Some(shared) = &spec.shared {
-        let beside = layer.shared(x, joint, shared);
-        y = layer.g.apply(Pointwise::Add, &[y, beside]);
+        let of_shared = layer.shared(x, joint, shared);
+        y = layer.g.apply(Pointwise::Add, &[y, of_shared]);
         if shared.combine == SharedCombine::Average {
             y = layer.constant(Pointwise::Scale, y, 0.5);
         }
@@ -39,7 +47,12 @@ pub fn import(spec: &Spec) -> Graph {
     // Beside shared experts and biases too a row of padding is zeros.
     let y = layer.masked(y);
     let y = layer.cast(y);
-    layer.g.finish(&spec.name, y)
+    let results = [vec![named(graph::OUTPUT, y)], beside].concat();
+    layer.g.finish_with(&spec.name, results, facts(spec))
+}
+
+fn named(name: &str, value: Id) -> (String, Id) {
+    (name.to_string(), value)
 }
 
 /// The router's products alone: of the layer's inputs `%x`, where there is noise `%seed`; output the logits `[T, R]`, its bias
@@ -57,7 +70,8 @@ pub fn import_routing(spec: &Spec) -> Graph {
     let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None, picking: None };
     let logits = layer.g.param("%logits", Type::tensor(&[Dim::Tokens, Dim::Const(spec.columns())], DType::F32));
     let picks = layer.picks(logits);
-    let routing = layer.assigned(picks);
+    let assigned = layer.assigned(picks);
+    let routing = layer.weighted(assigned);
     let weights = layer.g.apply(Op::PairWeights, &[routing]);
     layer.g.finish(&spec.name, weights)
 }
@@ -98,7 +112,6 @@ impl Layer<'_> {
     /// From the logits `[T, R]` to the picks of each token.
     fn picks(&mut self, mut logits: Id) -> Id {
         let router = &self.spec.router;
-        let experts = self.spec.candidates();
         if router.dtype == RouterDType::Model {
             let rounded = self.cast(logits);
             logits = self.g.apply_attr(Pointwise::Cast, &[rounded], Attr::DType(DType::F32));
@@ -121,8 +134,7 @@ impl Layer<'_> {
         let [scores, logits] = [scores, logits].map(|of| self.competing(of));
         let mut keys = scores;
         if let Some(correction) = router.correction {
-            // f32 whatever the layer's type: checkpoints keep it so, and a rounded bias picks other experts.
-            let bias = self.g.param("@correction_bias", Type::tensor(&[Dim::Const(experts)], DType::F32));
+            let bias = self.correction_bias();
             let corrected = match correction {
                 Correction::Score => scores,
                 Correction::Logit => logits,
@@ -237,7 +249,9 @@ impl Layer<'_> {
             picks
         };
         let picks = self.masked_picks(picks);
-        self.g.apply(Op::Observe, &[logits, scores, picks])
+        let by_sequence = losses(self.spec).and_then(|losses| losses.balance).is_some_and(|(by, _)| by.is_by_sequence());
+        let span = if by_sequence { Span::Sequence } else { Span::All };
+        self.g.apply_attr(Op::Observe, &[logits, scores, picks], Attr::Span(span))
     }
 
     /// Picks, without those of padding and of tokens that have none.
@@ -271,8 +285,12 @@ impl Layer<'_> {
 
     /// From the picks of each token to those that are kept.
     fn assigned(&mut self, picks: Id) -> Id {
-        let routing = self.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(self.spec)));
-        let routing = match self.spec.router.renorm {
+        self.g.apply_attr(Op::Assign, &[picks], Attr::Assignment(assignment(self.spec)))
+    }
+
+    /// The pairs under the weights that are made of those that were kept, where there are such.
+    fn weighted(&mut self, routing: Id) -> Id {
+        match self.spec.router.renorm {
             Some(renorm) if renorms_kept(self.spec) => {
                 let kept = self.g.apply_attr(Op::RenormKept, &[routing], Attr::Renorm(renorm_rule(renorm)));
                 self.expert_scale(kept)
@@ -280,11 +298,44 @@ impl Layer<'_> {
             // By the scores alone it is chosen: an expert's factor may be negative.
             Some(_) | None if self.spec.router.mode == Mode::ExpertChoice => self.expert_scale(routing),
             Some(_) | None => routing,
-        };
-        match losses(self.spec) {
-            Some(losses) => self.g.apply_attr(Op::Losses, &[routing], Attr::Losses(losses)),
-            None => routing,
         }
+    }
+
+    /// What a caller may read of a routing, and what the correction bias becomes after it.
+    fn parts(&mut self, routing: Id) -> Vec<(String, Id)> {
+        let is_chosen = self.spec.router.mode == Mode::ExpertChoice;
+        let is_observed = !is_chosen && self.spec.router.identity_experts + self.spec.router.joint_shared == 0;
+        let parts = [
+            ("route.experts", Part::Experts, !is_chosen),
+            ("route.counted", Part::Counted, is_observed && counts_scores_alone(self.spec)),
+            ("stats.probability", Part::Probability, is_observed),
+            ("stats.z", Part::Z, is_observed),
+            ("stats.load", Part::Load, true),
+            ("stats.kept", Part::Kept, true),
+            ("route.rows", Part::Rows, true),
+            ("stats.tokens", Part::Tokens, self.picking.or(self.mask).is_some()),
+        ];
+        let mut results = vec![named("route.weights", self.g.apply_attr(Op::PickWeights, &[routing], Attr::Num(0)))];
+        for (name, part, _) in parts.into_iter().filter(|(_, _, has)| *has) {
+            results.push(named(name, self.g.apply_attr(Op::Part, &[routing], Attr::Part(part))));
+        }
+        if let Some(rule) = losses(self.spec) {
+            let losses = self.g.apply_attr(Op::Losses, &[routing], Attr::Losses(rule));
+            let names = [Some("stats.importance"), rule.balance.map(|_| "stats.aux_loss"), rule.z.map(|_| "stats.z_loss")];
+            for (name, place) in names.into_iter().flatten().zip(0..) {
+                results.push(named(name, self.g.apply_attr(Op::Part, &[losses], Attr::Num(place))));
+            }
+        }
+        if let Some(rate) = self.spec.training.bias_update_rate {
+            let bias = self.correction_bias();
+            results.push(named(CORRECTION_BIAS, self.g.apply_attr(Op::BiasUpdate, &[bias, routing], Attr::Real(rate.into()))));
+        }
+        results
+    }
+
+    /// f32 whatever the layer's type: checkpoints keep it so, and a rounded bias picks other experts.
+    fn correction_bias(&mut self) -> Id {
+        self.g.param(CORRECTION_BIAS, Type::tensor(&[Dim::Const(self.spec.candidates())], DType::F32))
     }
 
     /// Logits, of all experts or of the picked ones, to scores.
@@ -316,8 +367,8 @@ impl Layer<'_> {
         self.finished(y)
     }
 
-    /// From `x` to the mixture of all experts' slots, `[T, H]` f32.
-    fn soft(&mut self, x: Id, soft: Soft) -> Id {
+    /// From `x` to the mixture of all experts' slots, `[T, H]` f32, with the weights of tokens in slots and of slots in tokens.
+    fn soft(&mut self, x: Id, soft: Soft) -> (Id, [Id; 2]) {
         let (hidden, experts) = (self.spec.hidden, self.spec.experts);
         // A sum over tokens has each of them, whatever its weight.
         let x = self.masked(x);
@@ -342,7 +393,7 @@ impl Layer<'_> {
         let combine = self.masked(combine);
         let y = self.g.soft_combine(rows, combine, slots);
         let y = self.latent_out(y);
-        self.finished(y)
+        (self.finished(y), [dispatch, combine])
     }
 
     /// The norm of soft routing, f32, times the gain where the checkpoint has one.
@@ -408,14 +459,14 @@ impl Layer<'_> {
         let inner = self.cast(inner);
         let mut y = self.grouped([Tensor::Down, Tensor::DownBias], [width, expert.intermediate], inner, routing, None);
         if let (Some(weights), Apply::Output) = (weights, self.spec.router.apply) {
-            y = self.weighted(y, weights);
+            y = self.times(y, weights);
         }
         let y = self.constant(Pointwise::Scale, y, expert.output_scale);
         self.cast(y)
     }
 
     /// `y * weights`, and what the weights lack of `router.scale`.
-    fn weighted(&mut self, y: Id, weights: Id) -> Id {
+    fn times(&mut self, y: Id, weights: Id) -> Id {
         let y = self.g.apply(Pointwise::Mul, &[y, weights]);
         if renorms_kept(self.spec) { self.constant(Pointwise::Scale, y, self.spec.router.scale) } else { y }
     }
@@ -425,7 +476,7 @@ impl Layer<'_> {
         let w = self.weight(tensor, &[self.spec.experts, n, k]);
         let mut y = self.g.grouped_gemm(rows, routing, w);
         if let Some(weights) = weights {
-            y = self.weighted(y, weights);
+            y = self.times(y, weights);
         }
         if !self.spec.expert.bias {
             return y;

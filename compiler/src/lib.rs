@@ -41,6 +41,7 @@
 
 pub mod diagnostics;
 pub mod emulate;
+mod facts;
 pub mod hugging_face;
 pub mod import;
 pub mod package;

@@ -1,17 +1,18 @@
 //! Programs and images as a package: the only mapping from the compiler's types to the manifest's.
 
 use moec_codegen::Image;
+use moec_ir::facts::Count;
 use moec_ir::graph::{Dim, Param, Type};
 use moec_ir::kernel::{self, Program};
 use moec_ir::machine::MachineKind;
-use moec_ir::{DType, Extent, Machine, Round};
+use moec_ir::{DType, Extent, Facts, Machine, Round};
 use moec_runtime::Package;
 use moec_runtime::package as file;
 use sha2::{Digest, Sha256};
 
-use crate::import::rows_at_capacity;
+use crate::facts::facts;
 use crate::pipeline::Built;
-use crate::spec::{CapacitySize, HashOob, Layout, Mode, Pad, Spec, Tensor, Weight, Word};
+use crate::spec::{HashOob, Layout, Spec, Tensor, Weight, Word};
 
 /// One package with everything that was built. The same input gives the same bytes.
 ///
@@ -24,7 +25,7 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
         spec_sha256: Sha256::digest(spec_text).iter().map(|byte| format!("{byte:02x}")).collect(),
         dtype: dtype(crate::import::element(spec.numerics.dtype)),
         max_tokens: spec.tokens.max,
-        dims: dims(spec),
+        dims: dims(&facts(spec)),
         buffers: Vec::new(),
         weights: Vec::new(),
         images: Vec::new(),
@@ -43,8 +44,7 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
             }));
             images.push(object.image.bytes().to_vec());
         }
-        let statistics = routing(spec, program);
-        manifest.targets.push(file::Target { statistics, ..target(machine, program, objects, first, &places) });
+        manifest.targets.push(target(machine, program, objects, first, &places));
     }
     let weights = manifest.buffers.iter().filter(|b| b.role == file::Role::Weight);
     manifest.weights = weights.map(|buffer| recipe(spec, buffer)).collect();
@@ -81,7 +81,7 @@ pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
         spec_sha256: String::new(),
         dtype: dtype(crate::import::element(spec.numerics.dtype)),
         max_tokens: spec.tokens.max,
-        dims: dims(spec),
+        dims: dims(&facts(spec)),
         weights: buffers.iter().map(|buffer| recipe(spec, buffer)).collect(),
         buffers,
         images: Vec::new(),
@@ -89,25 +89,8 @@ pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
     }
 }
 
-fn dims(spec: &Spec) -> Vec<file::Dim> {
-    let shared = spec.shared.map_or(0, |shared| shared.intermediate);
-    let (picks, slots) = match spec.router.mode {
-        Mode::TokenChoice | Mode::Hash => (Some(spec.router.top_k), None),
-        // There is no K.
-        Mode::ExpertChoice => (None, None),
-        Mode::Soft(soft) => (None, Some(soft.slots)),
-    };
-    let dims = [
-        ("hidden", Some(spec.hidden)),
-        ("intermediate", Some(spec.expert.intermediate)),
-        ("experts", Some(spec.experts)),
-        ("top_k", picks),
-        ("slots", slots),
-        ("shared_intermediate", Some(shared)),
-        ("identity_experts", Some(spec.router.identity_experts).filter(|experts| *experts > 0)),
-        ("vocabulary", spec.router.vocabulary),
-    ];
-    dims.into_iter().filter_map(|(name, value)| Some(file::Dim { name: name.to_string(), value: value? })).collect()
+fn dims(facts: &Facts) -> Vec<file::Dim> {
+    facts.sizes.iter().map(|(name, value)| file::Dim { name: name.clone(), value: *value }).collect()
 }
 
 /// How many there are of what a tensor numbers, where a number of nothing is refused: experts by a table, its rows by token ids.
@@ -209,49 +192,38 @@ fn target(
             })
             .collect(),
         update: program.update.iter().map(launch).collect(),
-        statistics: None,
+        statistics: statistics(program),
     }
 }
 
 /// What the program's observed buffers say of routing, if they do.
-fn routing(spec: &Spec, program: &Program) -> Option<file::Routing> {
-    let slot = |name: &str| program.buffers.iter().find_map(|b| b.observe.clone().filter(|observe| observe == name));
+fn statistics(program: &Program) -> Option<file::Routing> {
+    let statistics = program.statistics.as_ref()?;
+    let slot = |count: Count| statistics.name(count).map(str::to_string);
     let slots = file::Slots {
-        load: slot("stats.load")?,
-        kept: slot("stats.kept")?,
-        tokens: slot("stats.tokens"),
-        experts: slot("route.experts"),
-        rows: slot("route.rows"),
-        probability: slot("stats.probability"),
-        z: slot("stats.z"),
-        importance: slot("stats.importance"),
-        aux_loss: slot("stats.aux_loss"),
-        z_loss: slot("stats.z_loss"),
+        load: slot(Count::Load)?,
+        kept: slot(Count::Kept)?,
+        tokens: slot(Count::Tokens),
+        experts: slot(Count::Experts),
+        rows: slot(Count::Rows),
+        probability: slot(Count::Probability),
+        z: slot(Count::Z),
+        importance: slot(Count::Importance),
+        aux_loss: slot(Count::AuxLoss),
+        z_loss: slot(Count::ZLoss),
     };
-    let padded = spec.capacity.filter(|capacity| capacity.pad == Pad::ToCapacity);
-    let is_chosen = spec.router.mode == Mode::ExpertChoice;
-    // Experts that choose all have the same load, so that a factor limits none.
-    let capacity_factor = spec.capacity.filter(|_| !is_chosen).and_then(|capacity| match capacity.size {
-        CapacitySize::Factor { factor, count_k, .. } => {
-            // The mean load is T K / E.
-            let means = if count_k { 1 } else { spec.router.top_k };
-            Some([factor.numerator, factor.denominator.saturating_mul(means)])
-        }
-        CapacitySize::Tokens(_) | CapacitySize::Fraction { .. } => None,
-    });
-    // A capacity below the mean is exceeded in every expert of an even router: it says nothing of balance.
-    let capacity_factor = capacity_factor.filter(|[over, under]| over >= under);
+    let Facts { sizes: _, routing } = &program.facts;
     Some(file::Routing {
         slots,
-        by_sequence: crate::import::losses(spec).and_then(|losses| losses.balance).is_some_and(|(by, _)| by.is_by_sequence()),
-        experts: spec.candidates() + spec.router.joint_shared,
-        rowless: spec.router.identity_experts + spec.router.joint_shared,
-        top_k: if is_chosen { spec.experts } else { spec.router.top_k + spec.router.joint_shared },
-        joint_shared: spec.router.joint_shared,
-        corrected: spec.router.correction.is_some(),
-        grouped: spec.router.groups.is_some(),
-        rows_at_capacity: padded.and_then(|_| rows_at_capacity(spec)).as_ref().map(extent),
-        capacity_factor,
+        by_sequence: statistics.by_sequence,
+        experts: statistics.experts + statistics.rowless,
+        rowless: statistics.rowless,
+        top_k: statistics.top_k,
+        joint_shared: routing.joint_shared,
+        corrected: routing.corrected,
+        grouped: routing.grouped,
+        rows_at_capacity: routing.rows_at_capacity.as_ref().map(extent),
+        capacity_factor: routing.capacity_factor,
     })
 }
 

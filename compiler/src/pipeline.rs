@@ -6,7 +6,7 @@ use moec_ir::graph::{Graph, Typed, Violation, verify};
 use moec_ir::kernel::{self, Program};
 use moec_ir::machine::{MACHINES, MachineKind};
 use moec_ir::rewrite::{Batches, Rewritten, rewrite};
-use moec_ir::schedule::{ScheduleError, schedule_regimes, with_bias_update};
+use moec_ir::schedule::{ScheduleError, schedule_regimes};
 use moec_runtime::Package;
 use rayon::prelude::*;
 use thiserror::Error;
@@ -116,11 +116,7 @@ pub fn lower(spec: &Spec, machine: &Machine) -> Result<Lowered, Error> {
     if spec.lacks_vocabulary() {
         return Err(Error::Vocabulary);
     }
-    let lowered = lower_graph(import(spec), machine, &batches(spec))?;
-    let Some(rate) = spec.training.bias_update_rate else { return Ok(lowered) };
-    // Not in the graph: a graph says what a batch gives, not what becomes of a weight after it.
-    let program = with_bias_update(lowered.program, &lowered.graph, machine, rate)?;
-    Ok(Lowered { program: checked(program, machine)?, ..lowered })
+    lower_graph(import(spec), machine, &batches(spec))
 }
 
 /// The batches that a spec's layer is made for.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use moec_ir::graph::{self, Attr, Dim, Graph, Node, Observation, Op, Penalty, Type, Typed, Value};
+use moec_ir::graph::{self, Attr, Dim, Graph, Node, OUTPUT, Observation, Op, Penalty, Type, Typed, Value};
 use moec_runtime::Run;
 use moec_runtime::package::{DType, Dims, Manifest, Role};
 
@@ -140,7 +140,7 @@ pub fn reference_of(
     let typed = verified(graph)?;
     let params = params(&typed, given, dims.tokens)?;
     let values = graph::interp(&typed, &params, ir_dims(dims)).map_err(ReferenceError)?;
-    of_values(&typed, values, ir_dims(dims))
+    of_values(&typed, &values)
 }
 
 pub(crate) fn verified(graph: Graph) -> Result<Typed, ReferenceError> {
@@ -162,7 +162,7 @@ pub(crate) fn tensors<'t>(
 }
 
 /// What the values of a layer's nodes say.
-pub(crate) fn of_values(typed: &Typed, values: Vec<Value>, dims: moec_ir::Dims) -> Result<Reference, ReferenceError> {
+pub(crate) fn of_values(typed: &Typed, values: &[Value]) -> Result<Reference, ReferenceError> {
     let routed = values.iter().rev().find_map(|value| match value {
         Value::Routing(routing) if experts_choose(typed.graph()) => {
             let pairs = routing.picks.expert_of_pair.iter().zip(&routing.row_of_pair);
@@ -172,30 +172,19 @@ pub(crate) fn of_values(typed: &Typed, values: Vec<Value>, dims: moec_ir::Dims) 
         Value::Routing(routing) => Some((routing.picks.expert_of_pair.clone(), routing.picks.top_k, routing.row_of_pair.clone())),
         Value::Tensor(_) | Value::Picks(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
     });
-    let penalty = |observation: &Observation| {
-        typed.graph().nodes.as_ref().iter().find_map(|node| match node {
-            Node::Apply(Op::Losses, operands) => match (&values[usize::from(operands[0])], &values[usize::from(operands[1])]) {
-                (Value::Routing(r), Value::Attr(Attr::Losses(losses))) => Some(observation.losses(&r.picks, losses, dims)),
-                (_, _) => None,
-            },
-            Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
-        })
-    };
     let (experts, top_k, rows) = routed.unwrap_or_default();
-    let observation = typed.graph().nodes.as_ref().iter().find_map(|node| match node {
-        Node::Apply(Op::Observe, operands) => match [0, 1, 2].map(|i| &values[usize::from(operands[i])]) {
-            [Value::Tensor(logits), Value::Tensor(scores), Value::Picks(picks)] => Some(Observation::of(logits, scores, picks)),
-            _ => None,
-        },
-        Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+    let observation = values.iter().rev().find_map(|value| match value {
+        Value::Routing(routing) => routing.picks.observed.clone(),
+        Value::Tensor(_) | Value::Picks(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
     });
-    let penalty = observation.as_ref().and_then(penalty);
-    match values.into_iter().last() {
-        Some(Value::Tensor(output)) => Ok(Reference { output: output.data.to_vec(), experts, top_k, rows, observation, penalty }),
-        Some(Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_)) | None => {
-            Err(ReferenceError("its result is not a tensor".to_string()))
-        }
-    }
+    let result = |name: &str| match typed.graph().result(name).map(|id| &values[usize::from(id)]) {
+        Some(Value::Tensor(tensor)) => Some(tensor),
+        Some(Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_)) | None => None,
+    };
+    let [balance, z] = ["stats.aux_loss", "stats.z_loss"].map(|name| result(name).map(|loss| loss.data[0]));
+    let penalty = (balance.is_some() || z.is_some()).then_some(Penalty { balance, z });
+    let output = result(OUTPUT).ok_or_else(|| ReferenceError("its result is not a tensor".to_string()))?;
+    Ok(Reference { output: output.data.to_vec(), experts, top_k, rows, observation, penalty })
 }
 
 /// The graph's parameters by their names with sigil.

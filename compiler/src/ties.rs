@@ -120,7 +120,7 @@ pub fn judged(batch: &Given<'_>, run: &Run, reference: Reference) -> Result<(Ref
     };
     let values = graph::interp_with(&typed, &given, ir_dims(batch.dims), as_here).map_err(ReferenceError::new)?;
     apart.extend(dropped?);
-    Ok((of_values(&typed, values, ir_dims(batch.dims))?, apart))
+    Ok((of_values(&typed, &values)?, apart))
 }
 
 /// Tokens with other experts `here` than `there`, both `[T, K]`, in whatever order, and how near that was. Only where tokens

@@ -27,6 +27,7 @@
 
 pub mod dtype;
 pub mod extent;
+pub mod facts;
 pub mod graph;
 pub mod kernel;
 pub mod machine;
@@ -36,5 +37,6 @@ pub mod tiling;
 
 pub use dtype::DType;
 pub use extent::{Dims, Extent, Round};
+pub use facts::{Facts, RoutingFacts, Statistics};
 pub use machine::{Machine, MatrixShape};
 pub use tiling::{Sorting, Tiling};

@@ -3,7 +3,7 @@
 use crate::layer::parse;
 use moec_ir::kernel::{self, Argument, Memory, Program, Role, interp_kernel};
 use moec_ir::machine::MACHINES;
-use moec_ir::schedule::{ScheduleError, schedule, with_bias_update};
+use moec_ir::schedule::schedule;
 use moec_ir::{Extent, Machine};
 
 const LAYER: &str = "\
@@ -15,14 +15,18 @@ layer @corrected(%x: tensor<T x 4 x f32>, @router: tensor<E x 4 x f32>, @correct
   } : routing<T x 2 of E>
   %1 = grouped_gemm %x, %0, [@w] : tensor<P x 4 x f32>
   %2 = combine %1, %0 : tensor<T x 4 x f32>
-  return %2
+  %3 = bias_update @correction_bias, %0, RATE : tensor<E x f32>
+  return y = %2, @correction_bias = %3
 }
 ";
 
+fn text(experts: usize, rate: f64) -> String {
+    let experts = [format!("<{experts}"), format!("of {experts}")];
+    LAYER.replace("<E", &experts[0]).replace("of E", &experts[1]).replace("RATE", &format!("{rate:?}"))
+}
+
 fn updated(machine: &Machine, experts: usize, rate: f64) -> Program {
-    let layer = parse(&LAYER.replace("<E", &format!("<{experts}")).replace("of E", &format!("of {experts}")));
-    let program = schedule(&layer, machine).expect("a program");
-    let program = with_bias_update(program, &layer, machine, rate).expect("a layer with a bias");
+    let program = schedule(&parse(&text(experts, rate)), machine).expect("a program");
     if let Err(found) = kernel::verify(&program, machine) {
         panic!("{}: {}", machine.name, kernel::print_with_violations(&program, &found));
     }
@@ -102,12 +106,19 @@ fn only_an_update_writes_weights() {
     assert_eq!(message(&program), "%bias: an update has no output");
 }
 
+/// A weight becomes what is computed for it and nothing else, and only in its own place.
 #[test]
-fn a_layer_without_a_bias_has_none() {
-    let layer = parse(&LAYER.replace("<E", "<8").replace("of E", "of 8").replace("correction_bias", "other"));
+fn a_weight_becomes_what_is_computed_for_it() {
     let machine = Machine::named("sm_80").expect("a machine");
-    let program = schedule(&layer, &machine).expect("a program");
-    let what = "a layer without a correction bias".to_string();
-    let expected = Err(ScheduleError::Operand { op: "bias_update", what });
-    assert_eq!(with_bias_update(program, &layer, &machine, 0.001), expected);
+    let wrong = |from: &str, to: &str| {
+        let text = text(4, 0.5).replace(from, to);
+        schedule(&parse(&text), &machine).expect_err("not in its own place").to_string()
+    };
+    let unwritten = "the layer's result `@correction_bias` is tensor<4 x f32>, which no kernel writes";
+    assert!(
+        wrong("return y = %2, @correction_bias = %3", "return y = %2, @correction_bias = @correction_bias")
+            .starts_with(unwritten)
+    );
+    let other = wrong("return y = %2, @correction_bias = %3", "return y = %2, bias = %3");
+    assert!(other.starts_with("the layer's result `bias` is tensor<4 x f32>, which no kernel writes"), "{other}");
 }

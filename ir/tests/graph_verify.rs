@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use egg::{Id, RecExpr};
-use moec_ir::DType;
 use moec_ir::graph::{
     Attr, BodyBuilder, Builder, Dim, Graph, Node, Op, Param, Pointwise, Type, Violation, parse, print, print_with_violations,
     verify,
 };
+use moec_ir::{DType, Facts};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/text/graph");
 
@@ -122,7 +122,13 @@ fn messages(graph: Graph) -> Vec<String> {
 /// What text cannot say.
 #[test]
 fn graphs_that_no_text_makes() {
-    let graph = |nodes: Vec<Node>| Graph { name: "g".to_string(), params: vec![x()], nodes: RecExpr::from(nodes) };
+    let graph = |nodes: Vec<Node>| Graph {
+        name: "g".to_string(),
+        params: vec![x()],
+        results: vec!["y".to_string()],
+        facts: Facts::default(),
+        nodes: RecExpr::from(nodes),
+    };
     let param = |name: &str| Node::Param(Param(name.to_string()));
     assert_eq!(messages(graph(vec![])), ["the graph is empty"]);
     assert_eq!(messages(graph(vec![param("%y")])), ["`%y` is not a parameter of the layer"]);

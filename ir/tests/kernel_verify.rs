@@ -53,7 +53,7 @@ fn every_file_says_what_is_wrong_with_it() {
 
 fn program(kernel: Kernel) -> Program {
     let regimes = vec![Regime { tokens_up_to: None, tile_rows: None, launches: Vec::new() }];
-    Program { name: "p".into(), buffers: Vec::new(), kernels: vec![kernel], regimes, update: Vec::new() }
+    Program { name: "p".into(), kernels: vec![kernel], regimes, ..Program::default() }
 }
 
 /// What text cannot say: launches of nothing.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::layer::{Random, distance, params, parse, program, run, run_program};
-use moec_ir::graph::{Attr, Balance, Losses, NO_EXPERT, Observation, Tensor, Typed, Value, interp};
+use moec_ir::graph::{Attr, Balance, Losses, NO_EXPERT, Observation, Span, Tensor, Typed, Value, interp};
 use moec_ir::kernel::Program;
 use moec_ir::{Dims, Machine};
 
@@ -57,7 +57,12 @@ impl Case {
             body = format!("{}\n    yield mask_tokens unmasked, ${operands}", body.replace("    yield", "    unmasked ="));
         }
         if let Some([logits, scores]) = &self.observed {
-            body = format!("{}\n    yield observe {logits}, {scores}, picks", body.replace("    yield", "    picks ="));
+            let span = if self.losses.and_then(|losses| losses.balance).is_some_and(|(by, _)| by.is_by_sequence()) {
+                Attr::Span(Span::Sequence)
+            } else {
+                Attr::Span(Span::All)
+            };
+            body = format!("{}\n    yield observe {logits}, {scores}, picks, {span}", body.replace("    yield", "    picks ="));
         }
         let Case { experts, rowless, top_k, hidden, assignment, .. } = self;
         let with_rows = experts - rowless;
@@ -77,12 +82,17 @@ impl Case {
         let ty = format!("routing<T x {top_k} of {of}>");
         let renorm =
             self.renorm.map(|rule| format!("  %1 = renorm_kept %0, {rule} : {ty}\n  %kept = expert_scale %1, @scale : {ty}"));
-        let mut routing = if renorm.is_some() { "%kept" } else { "%0" };
+        let routing = if renorm.is_some() { "%kept" } else { "%0" };
         let mut renorm = renorm.unwrap_or_default();
+        let mut results = "%y".to_string();
         if let Some(losses) = self.losses {
-            let losses = Attr::Losses(losses);
-            renorm = format!("{renorm}\n  %trained = losses {routing}, {losses} : {ty}");
-            routing = "%trained";
+            let count = 1 + usize::from(losses.balance.is_some()) + usize::from(losses.z.is_some());
+            renorm += &format!("\n  %trained = losses {routing}, {} : ?", Attr::Losses(losses));
+            results = "y = %y".to_string();
+            for i in 0..count {
+                renorm += &format!("\n  %loss{i} = part %trained, {i} : ?");
+                results += &format!(", loss{i} = %loss{i}");
+            }
         }
         parse(&format!(
             "layer @case(%x: tensor<T x {hidden} x f32>, @router: tensor<{experts} x {hidden} x f32>, \
@@ -94,7 +104,7 @@ impl Case {
   %w = pair_weights {routing} : tensor<P x 1 x f32>
   %g = grouped_gemm %x, {routing}, [@w], [%w] {{ yield mul $0, $1 }} : tensor<P x 1 x f32>
   %y = combine %g, {routing} : tensor<T x 1 x f32>
-  return %y
+  return {results}
 }}
 "
         ))
@@ -318,7 +328,8 @@ fn check(case: &Case, given: &BTreeMap<String, Tensor>, numbers: Numbers) {
             assert!((wanted.iter().sum::<f64>() - tokens as f64).abs() < 1e-9, "{about}: every row sums to one");
         }
         if numbers == Numbers::Finite {
-            let Some(Value::Tensor(y)) = expected.last() else { panic!("no result") };
+            let y = layer.graph().result("y").expect("an output");
+            let Value::Tensor(y) = &expected[usize::from(y)] else { panic!("no result") };
             assert!(distance(&out.floats("y"), &y.data) < 1e-5, "{about}");
         }
     }

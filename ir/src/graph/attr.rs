@@ -23,6 +23,10 @@ pub enum Attr {
     Assignment(Assignment),
     /// What routing costs in training.
     Losses(Losses),
+    /// Tokens whose sums are kept apart from those of others.
+    Span(Span),
+    /// A part of a routing.
+    Part(Part),
     /// What a fused op does with its products.
     Body(Body),
     /// How a product is cut into tiles. It changes no value.
@@ -38,7 +42,7 @@ impl Attr {
             Attr::Tiling(_) => op.is_product(),
             Attr::Sorting(_) => op == Op::Route,
             Attr::Num(_) | Attr::Real(_) | Attr::DType(_) | Attr::Groups(_) | Attr::Renorm(_) => false,
-            Attr::Assignment(_) | Attr::Losses(_) | Attr::Body(_) => false,
+            Attr::Assignment(_) | Attr::Losses(_) | Attr::Span(_) | Attr::Part(_) | Attr::Body(_) => false,
         }
     }
 }
@@ -183,6 +187,11 @@ pub enum Span {
 }
 
 impl Span {
+    /// Whether it is a sequence.
+    pub fn is_sequence(self) -> bool {
+        self == Span::Sequence
+    }
+
     /// Tokens of a span of which none is missing.
     pub(crate) fn whole(self) -> Extent {
         match self {
@@ -206,6 +215,56 @@ impl Span {
         match self {
             Span::All => Extent::Const(1),
             Span::Sequence | Span::Tokens(_) => Extent::Tokens.div(self.tokens(), Round::Ceil),
+        }
+    }
+}
+
+/// A part of a routing that is a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// i32 `[T, K]`: the expert of each pick; -1: the token is padding.
+    Experts,
+    /// i32 `[T, K]`: the grouped row of each pair; -1: dropped, or its expert has none. Which row it is among those of its expert, no
+    /// op tells.
+    Rows,
+    /// i32 `[E]`, experts without rows too: the pairs that picked each.
+    Load,
+    /// i32 `[E]`, experts without rows too: the pairs that each keeps.
+    Kept,
+    /// i32 `[1]`: tokens that are no padding, where some may be.
+    Tokens,
+    /// i32 `[T, K]`: the experts of `counted`.
+    Counted,
+    /// f32 `[E]`: what `observe` sums of the probabilities.
+    Probability,
+    /// f32 `[1]`: what `observe` sums of z.
+    Z,
+}
+
+impl Part {
+    /// Every part, with its word in text.
+    pub const ALL: [(&'static str, Part); 8] = [
+        ("experts", Part::Experts),
+        ("rows", Part::Rows),
+        ("load", Part::Load),
+        ("kept", Part::Kept),
+        ("tokens", Part::Tokens),
+        ("counted", Part::Counted),
+        ("probability", Part::Probability),
+        ("z", Part::Z),
+    ];
+
+    /// Its word in text.
+    pub fn word(self) -> &'static str {
+        match self {
+            Part::Experts => "experts",
+            Part::Rows => "rows",
+            Part::Load => "load",
+            Part::Kept => "kept",
+            Part::Tokens => "tokens",
+            Part::Counted => "counted",
+            Part::Probability => "probability",
+            Part::Z => "z",
         }
     }
 }
@@ -259,6 +318,16 @@ impl Balance {
     }
 }
 
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Span::All => f.write_str("all"),
+            Span::Sequence => f.write_str("sequence"),
+            Span::Tokens(n) => write!(f, "{n}"),
+        }
+    }
+}
+
 impl fmt::Display for Real {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.get())
@@ -294,18 +363,13 @@ impl fmt::Display for Attr {
             }
             Attr::Assignment(Assignment::Dropless) => f.write_str("dropless"),
             Attr::Assignment(Assignment::Capacity(c)) => {
-                let span = match c.span {
-                    Span::All => "all".to_string(),
-                    Span::Sequence => "sequence".to_string(),
-                    Span::Tokens(n) => n.to_string(),
-                };
                 let priority = match c.priority {
                     Priority::ChoiceMajor => "choice_major",
                     Priority::TokenMajor => "token_major",
                     Priority::BatchPrioritized => "batch_prioritized",
                     Priority::Score => "score",
                 };
-                write!(f, "capacity({}, {span}, {priority})", c.per_expert)
+                write!(f, "capacity({}, {}, {priority})", c.per_expert, c.span)
             }
             Attr::Losses(losses) => {
                 let balance = losses.balance.map(|(balance, factor)| {
@@ -322,6 +386,8 @@ impl fmt::Display for Attr {
                 let list: Vec<String> = balance.into_iter().chain(z).collect();
                 write!(f, "training({})", list.join(", "))
             }
+            Attr::Span(span) => write!(f, "span({span})"),
+            Attr::Part(part) => f.write_str(part.word()),
             Attr::Body(body) => write!(f, "{body}"),
             Attr::Tiling(tiling) => write!(f, "{tiling}"),
             Attr::Sorting(sorting) => write!(f, "{sorting}"),
@@ -329,13 +395,16 @@ impl fmt::Display for Attr {
     }
 }
 
-/// The attributes that a pattern of a rule may spell: numbers, element types, `dropless`.
+/// The attributes that a pattern of a rule may spell: numbers, element types, `dropless`, parts of a routing.
 impl FromStr for Attr {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Attr, String> {
         if s == "dropless" {
             return Ok(Attr::Assignment(Assignment::Dropless));
+        }
+        if let Some((_, part)) = Part::ALL.into_iter().find(|(word, _)| *word == s) {
+            return Ok(Attr::Part(part));
         }
         if let Ok(n) = s.parse::<u64>() {
             return Ok(Attr::Num(n));

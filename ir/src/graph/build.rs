@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use egg::{Id, Language, RecExpr};
 
-use super::{Attr, Body, Graph, Node, Op, Param, Type};
+use super::{Attr, Body, Graph, Node, OUTPUT, Op, Param, Type};
+use crate::Facts;
 
 /// A graph being built.
 #[derive(Default)]
@@ -87,9 +88,17 @@ impl Builder {
         self.apply_attr(Op::RmsNorm, &[x, eps, vs], Attr::Body(Body::identity()))
     }
 
-    /// The graph whose result is `root`; nodes that it does not use are left out.
+    /// The graph whose one result, the output, is `root`; nodes that it does not use are left out.
     pub fn finish(self, name: &str, root: Id) -> Graph {
-        Graph { name: name.to_string(), params: self.params, nodes: depth_first(root, |id| &self.nodes[id]).into() }
+        self.finish_with(name, vec![(OUTPUT.to_string(), root)], Facts::default())
+    }
+
+    /// The graph with these results, at least one; nodes that they do not use are left out.
+    pub fn finish_with(mut self, name: &str, results: Vec<(String, Id)>, facts: Facts) -> Graph {
+        let (names, ids): (Vec<String>, Vec<Id>) = results.into_iter().unzip();
+        let root = if let [one] = ids[..] { one } else { self.apply(Op::List, &ids) };
+        let nodes = depth_first(root, |id| &self.nodes[id]).into();
+        Graph { name: name.to_string(), params: self.params, results: names, facts, nodes }
     }
 }
 

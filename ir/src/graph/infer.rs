@@ -2,7 +2,7 @@
 
 use egg::Id;
 
-use super::{Assignment, Attr, Body, Dim, Node, Norm, Op, Param, Pointwise, Priority, Renorm, Type};
+use super::{Assignment, Attr, Body, Dim, Node, Norm, Op, Param, Part, Pointwise, Priority, Renorm, Type};
 use crate::DType;
 
 /// The type of `node`, given the types of its operands and of the layer's parameters, or what is wrong with it.
@@ -231,7 +231,9 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             _ => wrong(op, types),
         },
         Op::Observe => {
-            let [logits, scores, picks @ Type::Picks { experts, rowless: 0, .. }] = types else { return wrong(op, types) };
+            let [logits, scores, picks @ Type::Picks { experts, rowless: 0, .. }, Type::Attr(Attr::Span(_))] = types else {
+                return wrong(op, types);
+            };
             match (float_rows(logits)?, *logits == *scores) {
                 (([_, Dim::Const(e)], _), true) if e == *experts => Ok((*picks).clone()),
                 (_, _) => Err(format!("{logits} and {scores} are not the logits and scores of {picks}")),
@@ -283,11 +285,42 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
             _ => wrong(op, types),
         },
         Op::Losses => match types {
-            [routing @ Type::Routing { .. }, Type::Attr(Attr::Losses(losses))]
-                if losses.balance.is_some() || losses.z.is_some() =>
-            {
-                Ok((*routing).clone())
+            [Type::Routing { experts, rowless, .. }, Type::Attr(Attr::Losses(losses))] => {
+                let probability = Type::tensor(&[Dim::Const(experts.saturating_add(*rowless))], DType::F32);
+                let one = || Type::tensor(&[Dim::Const(1)], DType::F32);
+                let losses: Vec<Type> = [losses.balance.map(|_| one()), losses.z.map(|_| one())].into_iter().flatten().collect();
+                if losses.is_empty() { wrong(op, types) } else { Ok(Type::List([vec![probability], losses].concat())) }
             }
+            _ => wrong(op, types),
+        },
+        Op::Part => match types {
+            [Type::Routing { top_k, experts, rowless }, Type::Attr(Attr::Part(part))] => {
+                let of_pick = || vec![Dim::Tokens, Dim::Const(*top_k)];
+                let of_expert = || vec![Dim::Const(experts.saturating_add(*rowless))];
+                let (shape, dtype) = match part {
+                    Part::Experts | Part::Rows | Part::Counted => (of_pick(), DType::I32),
+                    Part::Load | Part::Kept => (of_expert(), DType::I32),
+                    Part::Tokens => (vec![Dim::Const(1)], DType::I32),
+                    Part::Probability => (of_expert(), DType::F32),
+                    Part::Z => (vec![Dim::Const(1)], DType::F32),
+                };
+                Ok(Type::Tensor { shape, dtype })
+            }
+            [Type::List(types), Type::Attr(Attr::Num(n))] => {
+                let part = usize::try_from(*n).ok().and_then(|n| types.get(n)).cloned();
+                part.ok_or_else(|| format!("a list of {} has no number {n}", types.len()))
+            }
+            _ => wrong(op, types),
+        },
+        Op::BiasUpdate => match types {
+            [
+                bias @ Type::Tensor { shape, dtype: DType::F32 },
+                Type::Routing { experts, rowless, .. },
+                Type::Attr(Attr::Real(_)),
+            ] => match shape[..] {
+                [Dim::Const(n)] if n <= experts.saturating_add(*rowless) => Ok((*bias).clone()),
+                _ => Err(format!("{bias} is no bias of {experts} experts")),
+            },
             _ => wrong(op, types),
         },
         Op::Dispatch => {

@@ -17,7 +17,7 @@ mod types;
 mod verify;
 
 pub use attr::{
-    Assignment, Attr, Balance, Capacity, Eps, GroupMask, GroupScore, Groups, Losses, Norm, Priority, Real, Renorm, Span,
+    Assignment, Attr, Balance, Capacity, Eps, GroupMask, GroupScore, Groups, Losses, Norm, Part, Priority, Real, Renorm, Span,
 };
 pub use body::{Body, BodyBuilder};
 pub use build::Builder;
@@ -30,16 +30,25 @@ pub use print::{print, print_regimes};
 pub use types::{Dim, Type};
 pub use verify::{Typed, Violation, print_with_violations, verify};
 
-use egg::RecExpr;
+use egg::{Id, RecExpr};
 
-/// A layer as a value: parameters in, one tensor out (the last node).
+use crate::Facts;
+
+/// The name of the result that is the layer's output.
+pub const OUTPUT: &str = "y";
+
+/// A layer as a value: parameters in, tensors out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
     /// The layer's name.
     pub name: String,
     /// Inputs (`%x`) and weights (`@router`), in the order a caller gives them.
     pub params: Vec<(Param, Type)>,
-    /// Operands before users; the last one is the result.
+    /// Names of the results. A result with the name of a weight (`@correction_bias`) is what that weight becomes after the batch.
+    pub results: Vec<String>,
+    /// What the layer says of itself; no value depends on it.
+    pub facts: Facts,
+    /// Operands before users; the last one is the result or, of several, their [`Op::List`].
     pub nodes: RecExpr<Node>,
 }
 
@@ -47,6 +56,22 @@ impl Graph {
     /// The declared type of a parameter.
     pub fn param(&self, name: &Param) -> Option<&Type> {
         self.params.iter().find(|(p, _)| p == name).map(|(_, t)| t)
+    }
+
+    /// The results, by name.
+    pub fn results(&self) -> impl Iterator<Item = (&str, Id)> {
+        let root = self.nodes.root();
+        let ids: &[Id] = match &self.nodes[root] {
+            Node::Apply(Op::List, items) if self.results.len() > 1 => items,
+            Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => &[],
+        };
+        let one = (self.results.len() == 1).then_some(root);
+        self.results.iter().map(String::as_str).zip(ids.iter().copied().chain(one))
+    }
+
+    /// The result of that name.
+    pub fn result(&self, name: &str) -> Option<Id> {
+        self.results().find(|(known, _)| *known == name).map(|(_, id)| id)
     }
 }
 

@@ -125,8 +125,9 @@ pub enum Op {
     /// `expert_scale picks s`: each weight times `s` of its expert, or all times a single number; of a routing, those of the
     /// dropped stay.
     ExpertScale = by_row("expert_scale", 2),
-    /// `observe logits scores picks` = `picks`. What a caller may read besides, for the whole batch, is in [`Observation`].
-    Observe = by_row("observe", 3),
+    /// `observe logits scores picks span`: the same picks, with the [`Observation`] of each token: its probabilities and its z. Kernels
+    /// add these up over some tokens at once, never over those of two spans.
+    Observe = by_row("observe", 4),
     /// `counted picks others` = `picks`, in the place of which `losses` counts `others`: those that tokens would pick without
     /// the selection bias (DeepSeek-V3, arXiv 2412.19437, equation 18).
     Counted = by_row("counted", 2),
@@ -142,9 +143,14 @@ pub enum Op {
     /// `assign picks assignment`: which pairs are kept. A pick without an expert is no pair, and takes no room. Grouped rows are by expert; in which order those of one expert come
     /// no op tells, and kernels have the order that is cheapest (by priority, or by token).
     Assign = whole("assign", 2),
-    /// `losses routing rule` = `routing`, whose picks are observed. What a caller may read besides is in
-    /// [`Observation::losses`].
+    /// `losses routing rule`, where the picks are observed: the probabilities of each expert summed over the tokens, f32 `[E]`, then
+    /// the losses of the rule, each f32 `[1]`, the balance first. Their formulas are in [`Observation::losses`].
     Losses = whole("losses", 2),
+    /// `part routing what`: a [part](super::Part) of a routing as a tensor; or `part list n`, the n-th of several values.
+    Part = whole("part", 2),
+    /// `bias_update bias routing rate`: `y[e] = bias[e] + rate * sign(sum_i load[i] - N load[e])` over the N experts that have a bias, with
+    /// sign(0) = 0 (Wang et al. 2024, arXiv 2408.15664).
+    BiasUpdate = whole("bias_update", 3),
     /// `renorm_kept routing rule`: weights of each token's kept picks divided by their sum or p-norm; those of the dropped stay.
     RenormKept = whole("renorm_kept", 2),
     /// `dispatch x routing`: `y[p, n] = x[token_of_pair[p], n]`.

@@ -8,9 +8,9 @@ use thiserror::Error;
 use super::attr::{
     Assignment, Attr, Balance, Capacity, Eps, GroupMask, GroupScore, Groups, Losses, Norm, Priority, Real, Renorm, Span,
 };
-use super::{Body, BodyBuilder, Builder, Dim, Graph, Node, Op, Regime, Type, infer};
+use super::{Body, BodyBuilder, Builder, Dim, Graph, Node, OUTPUT, Op, Regime, Type, infer};
 use crate::tiling::Kind;
-use crate::{DType, Extent, Sorting, Tiling};
+use crate::{DType, Extent, Facts, Sorting, Tiling};
 
 /// Parameters, lines and body nodes that a graph may have; a layer has some dozens.
 const MOST_NODES: usize = 1 << 10;
@@ -54,8 +54,9 @@ pub fn parse_regimes(text: &str) -> Result<Vec<Regime<Graph>>, ParseError> {
             let start = p.at;
             let (tokens_up_to, graph) = p.layer(true)?;
             if let Some(before) = regimes.last() {
-                let wrong = if graph.name != before.graph.name || graph.params != before.graph.params {
-                    Some("the graphs of one layer have the same name and the same parameters")
+                let own = |graph: &Graph| (graph.name.clone(), graph.params.clone(), graph.results.clone(), graph.facts.clone());
+                let wrong = if own(&graph) != own(&before.graph) {
+                    Some("the graphs of one layer have the same name, parameters, facts and results")
                 } else if tokens_up_to.is_some_and(|bound| before.tokens_up_to.is_some_and(|below| bound <= below)) {
                     Some("the bounds of the graphs of a layer ascend")
                 } else {
@@ -133,20 +134,50 @@ impl<'t> Parser<'t> {
         let written = if self.eat("?") { None } else { Some(self.ty()?) };
         let tokens_up_to = if may_be_bounded && self.eat("up_to") { Some(self.number()?) } else { None };
         self.expect("{")?;
+        let facts = self.facts()?;
         loop {
             if self.eat("return") {
-                let root = self.value()?;
-                if let (Some(written), Some(ty)) = (written, &self.types[usize::from(root)])
+                let results = self.results()?;
+                if let (Some(written), Some(ty)) = (written, &self.types[usize::from(results[0].1)])
                     && written != *ty
                 {
                     self.at = start;
                     return Err(format!("the type of the result is {ty}, not {written}"));
                 }
                 self.expect("}")?;
-                return Ok((tokens_up_to, std::mem::take(&mut self.builder).finish(&name, root)));
+                return Ok((tokens_up_to, std::mem::take(&mut self.builder).finish_with(&name, results, facts)));
             }
             self.line()?;
         }
+    }
+
+    /// `%3`, or `y = %3, stats.load = %4`.
+    fn results(&mut self) -> Parsed<Vec<(String, Id)>> {
+        let mut results = Vec::new();
+        loop {
+            let start = self.at;
+            let name = if self.peek('@') { self.sigil('@')?.to_string() } else { self.dotted()?.to_string() };
+            if !name.is_empty() && self.eat("=") {
+                results.push((name, self.value()?));
+            } else if results.is_empty() {
+                self.at = start;
+                return Ok(vec![(OUTPUT.to_string(), self.value()?)]);
+            } else {
+                return Err("expected `=`".to_string());
+            }
+            self.count()?;
+            if !self.eat(",") {
+                return Ok(results);
+            }
+        }
+    }
+
+    /// The lines of facts, where there are some.
+    fn facts(&mut self) -> Parsed<Facts> {
+        self.skip();
+        let (facts, rest) = Facts::parse_prefix(&self.text[self.at..]).ok_or("expected facts of the layer")?;
+        self.at = self.text.len() - rest.len();
+        Ok(facts)
     }
 
     fn end(&mut self) -> Parsed<()> {
@@ -326,6 +357,11 @@ impl<'t> Parser<'t> {
             self.expect(")")?;
             return Ok(Attr::Sorting(sorting));
         }
+        if self.eat("span(") {
+            let span = self.span()?;
+            self.expect(")")?;
+            return Ok(Attr::Span(span));
+        }
         if self.eat("training(") {
             let losses = self.losses()?;
             self.expect(")")?;
@@ -391,6 +427,22 @@ impl<'t> Parser<'t> {
     }
 
     fn ty(&mut self) -> Parsed<Type> {
+        if self.eat("[") {
+            let mut types = Vec::new();
+            while !self.eat("]") {
+                if !types.is_empty() {
+                    self.expect(",")?;
+                }
+                self.count()?;
+                types.push(self.tensor_ty()?);
+            }
+            return Ok(Type::List(types));
+        }
+        self.tensor_ty()
+    }
+
+    /// A type that is no list.
+    fn tensor_ty(&mut self) -> Parsed<Type> {
         let kind = self.ident()?;
         self.expect("<")?;
         let ty = match kind {
@@ -533,6 +585,15 @@ impl<'t> Parser<'t> {
         if len == 0 || rest.starts_with(|c: char| c.is_ascii_digit()) {
             return Err("expected a name".to_string());
         }
+        self.at += len;
+        Ok(&rest[..len])
+    }
+
+    /// Names joined by dots: `stats.load`.
+    fn dotted(&mut self) -> Parsed<&'t str> {
+        self.skip();
+        let rest = &self.text[self.at..];
+        let len = rest.find(|c: char| !(is_name(c) || c == '.')).unwrap_or(rest.len());
         self.at += len;
         Ok(&rest[..len])
     }

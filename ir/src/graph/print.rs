@@ -2,7 +2,7 @@
 
 use egg::Id;
 
-use super::{Attr, Body, Graph, Node, Op, Regime, Type, infer};
+use super::{Attr, Body, Graph, Node, OUTPUT, Op, Regime, Type, infer};
 
 /// The graph as text; [`parse`](super::parse()) reads it back. A type that cannot be inferred is printed as `?`.
 pub fn print(graph: &Graph) -> String {
@@ -24,7 +24,9 @@ pub(super) fn print_annotated(graph: &Graph, tokens_up_to: Option<u64>, note: im
         out += &format!("{}{}: {ty}", if i > 0 { ", " } else { "" }, param.0);
     }
     let bound = tokens_up_to.map_or(String::new(), |most| format!(" up_to {most}"));
-    out += &format!(") -> {}{bound} {{\n", show(types.last().unwrap_or(&None)));
+    let results: Vec<(&str, Id)> = graph.results().collect();
+    let first = results.first().and_then(|(_, id)| types.get(usize::from(*id)));
+    out += &format!(") -> {}{bound} {{\n{}", show(first.unwrap_or(&None)), graph.facts);
 
     let mut names: Vec<String> = Vec::with_capacity(graph.nodes.len());
     let mut numbers = (0..).map(|n| format!("%{n}")).filter(|name| !graph.params.iter().any(|(p, _)| p.0 == *name));
@@ -50,7 +52,12 @@ pub(super) fn print_annotated(graph: &Graph, tokens_up_to: Option<u64>, note: im
         notes += &note(id);
         names.push(text);
     }
-    out + &format!("  return {}\n{notes}}}\n", names.last().map_or("?", String::as_str))
+    let result = |(name, id): &(&str, Id)| {
+        let value = names.get(usize::from(*id)).map_or("?", String::as_str);
+        if results.len() == 1 && *name == OUTPUT { value.to_string() } else { format!("{name} = {value}") }
+    };
+    let returned: Vec<String> = results.iter().map(result).collect();
+    out + &format!("  return {}\n{notes}}}\n", if returned.is_empty() { "?".to_string() } else { returned.join(", ") })
 }
 
 /// `op a, b, [..], attr { body }`. Empty operand lists and identity bodies are left out.

@@ -2,7 +2,7 @@
 
 use egg::Id;
 
-use super::{Graph, Node, Type, infer, print};
+use super::{Graph, Node, Param, Type, infer, print};
 
 /// A graph that [`verify`] accepted, with the type of each node. If a room is given one, it succeeds or returns an error.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ impl Typed {
         &self.graph.nodes[id]
     }
 
-    /// The result.
+    /// The last node: the result or, of several, their list.
     pub fn root(&self) -> Id {
         self.graph.nodes.root()
     }
@@ -67,12 +67,31 @@ pub fn verify(graph: Graph) -> Result<Typed, Vec<Violation>> {
         };
         types.push(ty);
     }
-    match types.last() {
-        Some(Some(Type::Tensor { .. })) | Some(None) => {}
-        Some(Some(ty)) => {
-            violations.push(Violation { at: graph.nodes.root(), message: format!("a layer returns a tensor, not {ty}") });
+    if types.is_empty() {
+        return Err(vec![Violation { at: Id::from(0), message: "the graph is empty".to_string() }]);
+    }
+    let root = graph.nodes.root();
+    let returned: Vec<(&str, Id)> = graph.results().collect();
+    if returned.len() != graph.results.len() || returned.is_empty() {
+        let message = format!("the graph has values for {} of {} results", returned.len(), graph.results.len());
+        violations.push(Violation { at: root, message });
+    }
+    for (i, (name, id)) in returned.iter().enumerate() {
+        if returned[..i].iter().any(|(known, _)| known == name) {
+            violations.push(Violation { at: root, message: format!("two results have the name `{name}`") });
         }
-        None => return Err(vec![Violation { at: Id::from(0), message: "the graph is empty".to_string() }]),
+        let Some(Some(ty)) = types.get(usize::from(*id)) else { continue };
+        match name.strip_prefix('@').map(|_| graph.param(&Param((*name).to_string()))) {
+            _ if !matches!(ty, Type::Tensor { .. }) => {
+                violations.push(Violation { at: *id, message: format!("a layer returns a tensor, not {ty}") });
+            }
+            Some(weight) if weight != Some(ty) => {
+                let message =
+                    format!("`{name}` cannot become {ty}: it is {}", weight.map_or("no weight".to_string(), Type::to_string));
+                violations.push(Violation { at: *id, message });
+            }
+            Some(_) | None => {}
+        }
     }
     match types.into_iter().collect::<Option<Vec<Type>>>() {
         Some(types) if violations.is_empty() => Ok(Typed { graph, types }),

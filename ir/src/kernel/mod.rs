@@ -45,17 +45,21 @@ pub use print::{Location, print, print_kernel, print_with_violations};
 pub use stmt::{Block, Place, Scope, Stmt, Vote, Wait, WarpRole};
 pub use verify::{Violation, verify};
 
-use crate::{DType, Extent};
+use crate::{DType, Extent, Facts, Statistics};
 
 /// Everything that a layer launches on one machine, and the memory it needs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Program {
     /// The layer's name.
     pub name: String,
+    /// What the layer says of itself.
+    pub facts: Facts,
     /// Inputs, weights, outputs and workspace, in the order that arguments name them.
     pub buffers: Vec<Buffer>,
     /// The kernels.
     pub kernels: Vec<Kernel>,
+    /// Which observed buffers are statistics of a run.
+    pub statistics: Option<Statistics>,
     /// Launch plans, by rising token count; the last one has no bound.
     pub regimes: Vec<Regime>,
     /// What is launched after a run where the caller asks for it: it may write weights.

@@ -12,7 +12,7 @@ use super::{
     Arena, Arg, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Param, ParamKind, Place, Program, Regime, Role,
 };
 use super::{Mbarrier, Registers, Shared, Stmt, Ty, Vote};
-use crate::{DType, Extent};
+use crate::{DType, Extent, Facts, Statistics};
 
 /// Why a text is not a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,16 +195,18 @@ impl<'t> Parser<'t> {
 }
 
 /// Programs.
-impl Parser<'_> {
+impl<'t> Parser<'t> {
     fn program(&mut self) -> Parsed<Program> {
         self.expect("program")?;
-        let mut program =
-            Program { name: self.name('@')?, buffers: Vec::new(), kernels: Vec::new(), regimes: Vec::new(), update: Vec::new() };
+        let mut program = Program { name: self.name('@')?, ..Program::default() };
         // Kernels come after the launches that name them.
         let mut launched: Vec<(String, Wrong)> = Vec::new();
         self.expect("{")?;
+        program.facts = self.read("facts of the layer", Facts::parse_prefix)?;
         while !self.take("}") {
-            if self.take("buffer") {
+            if self.is("statistics") {
+                program.statistics = self.read("statistics", Statistics::parse_prefix)?;
+            } else if self.take("buffer") {
                 program.buffers.push(self.buffer()?);
             } else if self.take("update") {
                 program.update = self.launches(&program.buffers, &mut launched)?;
@@ -283,15 +285,19 @@ impl Parser<'_> {
 
     /// As [`Extent`] itself reads it.
     fn extent(&mut self) -> Parsed<Extent> {
-        let wrong = self.wrong("expected a formula");
-        let text = &self.text[wrong.0.start..];
-        let (extent, rest) = Extent::parse_prefix(text).ok_or_else(|| wrong.clone())?;
+        self.read("a formula", Extent::parse_prefix)
+    }
+
+    /// What `read` makes of the text from here on, up to the end of a word.
+    fn read<T>(&mut self, what: &str, read: impl Fn(&'t str) -> Option<(T, &'t str)>) -> Parsed<T> {
+        let wrong = self.wrong(format!("expected {what}"));
+        let (read, rest) = read(&self.text[wrong.0.start..]).ok_or_else(|| wrong.clone())?;
         let end = self.text.len() - rest.len();
-        let mut last = wrong.0.end;
+        let mut last = wrong.0.start;
         while self.peek().token != Token::End && self.peek().span.start < end {
             last = self.next().span.end;
         }
-        if last == end { Ok(extent) } else { Err(wrong) }
+        if last == end { Ok(read) } else { Err(wrong) }
     }
 
     pub(super) fn deeper<T>(&mut self, rule: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {

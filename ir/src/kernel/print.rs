@@ -82,6 +82,8 @@ type Line = (Option<Location>, String);
 
 fn lines_of_program(program: &Program) -> Vec<Line> {
     let mut lines = vec![(Some(Location::Program), format!("program {} {{", name('@', &program.name)))];
+    let own = |text: String| text.lines().map(|line| (None, line.to_string())).collect::<Vec<Line>>();
+    lines.extend(own(program.facts.to_string()));
     for (i, buffer) in program.buffers.iter().enumerate() {
         let shape: Vec<String> = buffer.shape.iter().map(|extent| extent.to_string()).collect();
         let (role, dtype, shape) = (role(buffer.role), buffer.dtype, shape.join(", "));
@@ -89,6 +91,7 @@ fn lines_of_program(program: &Program) -> Vec<Line> {
         let line = format!("  buffer {}: {role} {dtype}[{shape}]{observe}", name('%', &buffer.name));
         lines.push((Some(Location::Buffer(i)), line));
     }
+    lines.extend(program.statistics.iter().flat_map(|statistics| own(statistics.to_string())));
     for (i, regime) in program.regimes.iter().enumerate() {
         let bound = regime.tokens_up_to.map(|tokens| format!(" up_to {tokens}")).unwrap_or_default();
         let rows = regime.tile_rows.map(|rows| format!(" tile_rows {rows}")).unwrap_or_default();

@@ -65,6 +65,12 @@ fn check_names(program: &Program, found: &mut Vec<Violation>) {
     let kernels = program.kernels.iter().enumerate();
     unique("buffer", buffers.clone().map(|(i, buffer)| (Location::Buffer(i), buffer.name.clone())), found);
     unique("observed buffer", buffers.filter_map(|(i, buffer)| observed(i, buffer)), found);
+    for (_, name) in program.statistics.iter().flat_map(|statistics| &statistics.names) {
+        if !program.buffers.iter().any(|buffer| buffer.observe.as_ref() == Some(name)) {
+            let message = format!("statistics name {name:?}, which no buffer is observed under");
+            found.push(Violation { at: Location::Program, message });
+        }
+    }
     unique("kernel", kernels.clone().map(|(i, kernel)| (Location::Kernel(i), kernel.name.clone())), found);
     for (i, kernel) in kernels {
         let legal = kernel.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');

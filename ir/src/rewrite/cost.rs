@@ -65,7 +65,9 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     let mut serial: Cost = 0;
     let (launches, bytes, flops) = match op {
         // Views: read where they are used.
-        Op::List | Op::ExpertRows | Op::PairWeights | Op::PickWeights | Op::Flatten | Op::Slots => return 0,
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::PickWeights | Op::Part | Op::Flatten | Op::Slots => return 0,
+        // Not of a batch.
+        Op::BiasUpdate => return 0,
         Op::Gemm if is_rowwise(types) => return NEVER,
         Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm | Op::SoftDispatch | Op::SoftCombine => {
             let body = infer_body(op, types).unwrap_or_default();
@@ -163,7 +165,15 @@ pub(super) fn has_kernel(op: Op, types: &[&Type]) -> bool {
         Op::Leading | Op::Joint | Op::WithoutRows | Op::TopK | Op::AllExperts | Op::SparseMixer | Op::HashPicks => false,
         Op::GroupLimit | Op::Renorm | Op::Observe | Op::Counted | Op::BestScore | Op::Assign | Op::Dispatch => false,
         Op::Pointwise(_) => false,
-        Op::List | Op::Route | Op::ExpertRows | Op::PairWeights | Op::PickWeights | Op::RenormKept | Op::Losses => true,
+        Op::List
+        | Op::Route
+        | Op::ExpertRows
+        | Op::PairWeights
+        | Op::PickWeights
+        | Op::RenormKept
+        | Op::Losses
+        | Op::Part
+        | Op::BiasUpdate => true,
         Op::DroppedInput | Op::IdentityInput | Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::Jitter | Op::Within => true,
     }
 }
@@ -345,7 +355,7 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 fn weight(op: Op) -> u64 {
     match op {
         Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Jitter => 0,
-        Op::Dispatch | Op::Assign | Op::Losses => 0,
+        Op::Dispatch | Op::Assign | Op::Losses | Op::Part | Op::BiasUpdate => 0,
         // A pick is looked up, or known by its number.
         Op::AllExperts | Op::HashPicks | Op::WithoutRows | Op::Leading | Op::Joint | Op::PickWeights | Op::Counted => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,

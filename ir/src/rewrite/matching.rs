@@ -72,7 +72,7 @@ impl Match<'_> {
         match self.attr(name)? {
             Attr::Body(body) => Some(body),
             Attr::Num(_) | Attr::Real(_) | Attr::DType(_) | Attr::Groups(_) | Attr::Renorm(_) => None,
-            Attr::Assignment(_) | Attr::Losses(_) | Attr::Tiling(_) | Attr::Sorting(_) => None,
+            Attr::Assignment(_) | Attr::Losses(_) | Attr::Span(_) | Attr::Part(_) | Attr::Tiling(_) | Attr::Sorting(_) => None,
         }
     }
 
@@ -81,7 +81,7 @@ impl Match<'_> {
         match self.attr(name)? {
             Attr::Real(x) => Some(x.get()),
             Attr::Num(_) | Attr::Body(_) | Attr::DType(_) | Attr::Groups(_) | Attr::Renorm(_) => None,
-            Attr::Assignment(_) | Attr::Losses(_) | Attr::Tiling(_) | Attr::Sorting(_) => None,
+            Attr::Assignment(_) | Attr::Losses(_) | Attr::Span(_) | Attr::Part(_) | Attr::Tiling(_) | Attr::Sorting(_) => None,
         }
     }
 

@@ -9,42 +9,12 @@
 //!
 //! One block: E loads are read twice, E biases read and written. The mean is never formed: the comparison is exact.
 
-use super::ScheduleError;
 use super::chunk::share;
-use crate::graph::{Param, Type, Typed};
-use crate::kernel::{Arg, Builder, Given, Kernel, Launch, Program};
-use crate::{DType, Extent, Machine};
-
-/// The weight that is changed, and what it is changed by.
-const BIAS: &str = "correction_bias";
-const LOAD: &str = "stats.load";
-
-/// The program with an update of its correction bias by `rate` for the load of the last run.
-///
-/// # Errors
-/// [`ScheduleError::Operand`] where the layer routes without such a bias.
-pub fn with_bias_update(program: Program, layer: &Typed, machine: &Machine, rate: f64) -> Result<Program, ScheduleError> {
-    let bias = layer.graph().param(&Param(format!("@{BIAS}")));
-    let buffer = |is: &dyn Fn(&crate::kernel::Buffer) -> bool| program.buffers.iter().position(is);
-    let load = buffer(&|b| b.observe.as_deref() == Some(LOAD));
-    let place = buffer(&|b| b.name == BIAS);
-    let (Some(Type::Tensor { shape, .. }), Some(load), Some(place)) = (bias, load, place) else {
-        return Err(ScheduleError::Operand { op: "bias_update", what: "a layer without a correction bias".to_string() });
-    };
-    let [crate::graph::Dim::Const(experts)] = shape[..] else {
-        return Err(ScheduleError::Operand { op: "bias_update", what: "a bias that is no vector".to_string() });
-    };
-    let arg = |param: &str, buffer: usize| Arg { param: param.to_string(), given: Given::Buffer(buffer) };
-    let args = vec![arg("load", load), arg("bias", place)];
-    let launch = Launch { kernel: program.kernels.len(), grid: Extent::Const(1), args };
-    let mut program = program;
-    program.kernels.push(bias_update(experts as u32, rate as f32, machine));
-    program.update.push(launch);
-    Ok(program)
-}
+use crate::kernel::{Builder, Kernel};
+use crate::{DType, Machine};
 
 /// Parameters: `load`, `bias` (written).
-fn bias_update(experts: u32, rate: f32, machine: &Machine) -> Kernel {
+pub(super) fn bias_update(experts: u32, rate: f32, machine: &Machine) -> Kernel {
     let threads = machine.block_threads.min(experts.next_multiple_of(machine.warp_lanes));
     let builder = Builder::new("moec_bias_update", threads);
     let k = &builder;

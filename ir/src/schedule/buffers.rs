@@ -1,6 +1,6 @@
 //! The memory of a program: names, roles and shapes. Which kernel reads or writes it is said where kernels are launched.
 
-use crate::graph::{Dim, Param, Type};
+use crate::graph::{Dim, OUTPUT, Param, Type};
 use crate::kernel::{Buffer, Given, Role};
 use crate::{DType, Extent};
 
@@ -25,29 +25,30 @@ impl Buffers {
         let role = if param.is_input() { Role::Input } else { Role::Weight };
         // Parameters have neither pairs nor picks: P does not occur.
         let shape = shape.iter().map(|dim| extent(*dim, &Extent::Tokens)).collect();
-        Some(self.add(param.bare(), role, *dtype, shape, None))
+        Some(self.add(param.bare(), role, *dtype, shape))
     }
 
     /// Where the layer's result goes.
     pub(super) fn output(&mut self, dtype: DType, shape: Vec<Extent>) -> BufferId {
-        self.add("y", Role::Output, dtype, shape, None)
+        self.add(OUTPUT, Role::Output, dtype, shape)
     }
 
     /// Memory between kernels.
     pub(super) fn workspace(&mut self, name: &str, dtype: DType, shape: impl Into<Vec<Extent>>) -> BufferId {
-        self.add(name, Role::Workspace, dtype, shape.into(), None)
+        self.add(name, Role::Workspace, dtype, shape.into())
     }
 
-    /// Memory between kernels that a caller may read afterwards, under the public name `observe`.
-    pub(super) fn observed(&mut self, name: &str, observe: &str, dtype: DType, shape: impl Into<Vec<Extent>>) -> BufferId {
-        self.add(name, Role::Workspace, dtype, shape.into(), Some(observe))
-    }
-
-    fn add(&mut self, name: &str, role: Role, dtype: DType, shape: Vec<Extent>, observe: Option<&str>) -> BufferId {
+    fn add(&mut self, name: &str, role: Role, dtype: DType, shape: Vec<Extent>) -> BufferId {
         let name = unused(name, |name| self.0.iter().any(|buffer| buffer.name == name));
-        let observe = observe.map(|public| unused(public, |public| self.0.iter().any(|b| b.observe.as_deref() == Some(public))));
-        self.0.push(Buffer { name, role, dtype, shape, observe });
+        self.0.push(Buffer { name, role, dtype, shape, observe: None });
         BufferId(self.0.len() - 1)
+    }
+
+    /// Lets a caller read workspace after a run under this name. `None`: it is not workspace, or has a public name already.
+    pub(super) fn publish(&mut self, id: BufferId, name: &str) -> Option<()> {
+        let buffer = self.0.get_mut(id.0).filter(|buffer| buffer.role == Role::Workspace && buffer.observe.is_none())?;
+        buffer.observe = Some(name.to_string());
+        Some(())
     }
 
     /// All of them.

@@ -5,13 +5,12 @@
 //! `renorm`, `gemm`, `combine`, `kept_input`, `normalise`, `jitter`, `mask`, `softmax`, `mix`, `losses`, `bias_update`. Grids
 //! depend on T and S alone, never on the routing.
 //!
-//! After a run a caller may read these buffers by their public names:
+//! After a run a caller may read the results of the graph, by their names. `import` gives a layer these:
 //!
 //! | name                | type        | meaning                                                    |
 //! |---------------------|-------------|------------------------------------------------------------|
 //! | `route.experts`     | i32 `[T, K]`| the experts of each token, best first                      |
 //! | `route.weights`     | f32 `[T, K]`| their weights, before what is done to those of kept pairs  |
-//! | `route.best`        | f32 `[T]`   | the best score of each token, where tokens are served by it |
 //! | `route.counted`     | i32 `[T, K]`| the experts that losses count in their place, where they do |
 //! | `route.rows`        | i32 `[T, K]`| grouped row of each pair, by expert; -1: it has none       |
 //! | `stats.load`        | i32 `[E]`   | pairs that picked each expert                              |
@@ -38,7 +37,7 @@
 //! Of a token that is padding, experts are -1, weights 0 and rows -1, and nothing else here counts it; `stats.tokens` stands
 //! in the place of T in the losses.
 //!
-//! A second route of the same layer has `route.experts_2` and so on.
+//! Sums over the tokens are there in parts, B of them, which the caller adds up.
 
 mod bias_update;
 mod body;
@@ -63,11 +62,10 @@ mod row_loop;
 mod softmax;
 mod sort;
 
-use crate::graph::{Attr, Node, Op, Pointwise, Regime, Type, Typed};
-use crate::kernel::{self, Program};
+use crate::graph::{Attr, Node, OUTPUT, Op, Pointwise, Regime, Type, Typed};
+use crate::kernel::Program;
 use crate::tiling::MOST_ROWS;
 use crate::{Extent, Machine};
-pub use bias_update::with_bias_update;
 use buffers::{BufferId, Buffers, extent};
 use plan::Plan;
 
@@ -136,10 +134,12 @@ pub enum ScheduleError {
     },
     /// A layer whose result no kernel writes.
     #[error(
-        "the layer returns {what}: only what a `gemm`, a `combine`, a `soft_combine`, an `rms_norm`, a `mask_tokens` or a softmax gives is written to the output"
+        "the layer's result `{name}` is {what}, which no kernel writes: of the output only what a `gemm`, a `combine`, a `soft_combine`, an `rms_norm`, a `mask_tokens` or a softmax gives is written to the output"
     )]
     Result {
-        /// What it returns.
+        /// Its name.
+        name: String,
+        /// What it is.
         what: String,
     },
 }
@@ -164,13 +164,11 @@ pub fn schedule(layer: &Typed, machine: &Machine) -> Result<Program, ScheduleErr
     let params = layer.graph().params.iter().map(|(param, ty)| buffers.param(param, ty)).collect();
     let output = output(layer, &mut buffers)?;
     let mut plan = Plan::new(layer, machine, params, output, buffers);
-    let nodes = layer.graph().nodes.as_ref();
-    for (i, node) in nodes.iter().enumerate() {
-        plan.add(node, layer.ty(i.into()), i + 1 == nodes.len())?;
+    let result = layer.graph().result(OUTPUT);
+    for (id, node) in layer.graph().nodes.items() {
+        plan.add(node, layer.ty(id), Some(id) == result)?;
     }
-    let (buffers, kernels, launches) = plan.finish();
-    let regimes = vec![kernel::Regime { tokens_up_to: None, tile_rows: tile_rows(layer), launches }];
-    Ok(Program { name: layer.graph().name.clone(), buffers, kernels, regimes, update: Vec::new() })
+    plan.finish(tile_rows(layer))
 }
 
 /// As [`schedule`], of a layer that has a graph for each range of T: what regimes have in common is there once.
@@ -196,7 +194,9 @@ fn tile_rows(layer: &Typed) -> Option<u32> {
 
 /// The output buffer, if the result is one that a kernel writes entirely.
 fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleError> {
-    let made = match layer.node(layer.root()) {
+    let result = |what: String| ScheduleError::Result { name: OUTPUT.to_string(), what };
+    let root = layer.graph().result(OUTPUT).ok_or_else(|| result("nothing".to_string()))?;
+    let made = match layer.node(root) {
         Node::Apply(Op::Gemm | Op::Combine | Op::SoftCombine | Op::RmsNorm | Op::Pointwise(Pointwise::MaskTokens), _) => true,
         Node::Apply(Op::Softmax | Op::TokenSoftmax, _) => true,
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => false,
@@ -204,10 +204,10 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
         Node::Apply(Op::GroupedGemm | Op::SoftDispatch | Op::DroppedInput | Op::IdentityInput, _) => false,
         Node::Apply(op, _) => !matches!(op, Op::Flatten | Op::Jitter),
     };
-    match layer.ty(layer.root()) {
+    match layer.ty(root) {
         Type::Tensor { shape, dtype } if made => {
             Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, &Extent::Tokens)).collect()))
         }
-        ty => Err(ScheduleError::Result { what: ty.to_string() }),
+        ty => Err(result(ty.to_string())),
     }
 }

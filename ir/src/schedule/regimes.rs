@@ -12,7 +12,9 @@ use crate::kernel::{Buffer, Given, Kernel, Launch, Program, Regime};
 
 /// The programs of one layer, each with its largest token count.
 pub(super) fn merged(programs: Vec<(Option<u64>, Program)>) -> Result<Program, ScheduleError> {
-    let name = programs.first().map_or(String::new(), |(_, program)| program.name.clone());
+    let Some((_, first)) = programs.first() else { return Ok(Program::default()) };
+    let (name, facts, statistics) = (first.name.clone(), first.facts.clone(), first.statistics.clone());
+    let mut update: Option<Vec<Launch>> = None;
     let (mut buffers, mut kernels) = (Shared::default(), Shared::default());
     let mut regimes: Vec<Regime> = Vec::new();
     for (tokens_up_to, program) in programs {
@@ -34,8 +36,14 @@ pub(super) fn merged(programs: Vec<(Option<u64>, Program)>) -> Result<Program, S
             let launches = regime.launches.into_iter().map(launch).collect();
             regimes.push(Regime { tokens_up_to, launches, ..regime });
         }
+        // What changes weights reads what callers may: it is the same at every batch size.
+        let own: Vec<Launch> = program.update.into_iter().map(launch).collect();
+        if *update.get_or_insert_with(|| own.clone()) != own {
+            return Err(ScheduleError::Public { name: "update".to_string() });
+        }
     }
-    Ok(Program { name, buffers: buffers.named, kernels: kernels.named, regimes, update: Vec::new() })
+    let update = update.unwrap_or_default();
+    Ok(Program { name, facts, buffers: buffers.named, kernels: kernels.named, statistics, regimes, update })
 }
 
 /// Things of all regimes: each as its own regime has it, and under a name that nothing else has.

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use egg::Id;
 use moec_ir::graph::{
     Assignment, Attr, Balance, Body, BodyBuilder, Builder, Capacity, Dim, Eps, Graph, GroupMask, GroupScore, Groups, Losses,
-    Node, Norm, Op, Pointwise, Priority, Renorm, Span, Type, infer, interp, parse, print, verify,
+    Node, Norm, Op, Part, Pointwise, Priority, Renorm, Span, Type, infer, interp, parse, print, verify,
 };
 use moec_ir::rewrite::{Batches, rewrite};
-use moec_ir::{DType, Dims, Extent, Machine};
+use moec_ir::{DType, Dims, Extent, Facts, Machine};
 
 use super::oracle::{Numbers, Random, inputs, same};
 
@@ -45,7 +45,15 @@ pub(crate) fn graph(seed: u64) -> Graph {
     let tensors: Vec<Id> = g.ops.iter().copied().filter(|id| matches!(g.types[id], Type::Tensor { .. })).collect();
     let routed: Vec<Id> = tensors.iter().copied().filter(|id| g.routed.contains(id)).collect();
     let root = routed.last().or(tensors.last()).copied().unwrap_or(g.params[0]);
-    g.builder.finish("random", root)
+    let others = tensors.iter().rev().filter(|id| **id != root && !of_pairs(&g.types[id])).take(g.random.below(3));
+    let others = others.enumerate().map(|(i, id)| (format!("other.{i}"), *id));
+    let results = std::iter::once(("y".to_string(), root)).chain(others).collect();
+    g.builder.finish_with("random", results, Facts::default())
+}
+
+/// Rows of pairs may come in another order.
+fn of_pairs(ty: &Type) -> bool {
+    matches!(ty, Type::Tensor { shape, .. } if shape.contains(&Dim::Pairs))
 }
 
 struct Growing {
@@ -61,7 +69,10 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 37] = [
+const RARE: [Op; 40] = [
+    Op::Part,
+    Op::Part,
+    Op::BiasUpdate,
     Op::Within,
     Op::Pointwise(Pointwise::MaskTokens),
     Op::Counted,
@@ -184,6 +195,23 @@ impl Growing {
                 (Op::Renorm | Op::RenormKept, 1) => self.attr(|r| Attr::Renorm(renorm(r))),
                 (Op::Assign, 1) | (Op::Route, 4) => self.attr(|r| Attr::Assignment(assignment(r))),
                 (Op::Losses, 1) => self.attr(|r| Attr::Losses(losses(r))),
+                (Op::Observe, 3) => self.attr(|r| Attr::Span(r.one(&[Span::All, Span::Sequence]))),
+                // Which row a pair has among those of its expert is left open.
+                (Op::Part, 1) => self.attr(|r| match r.below(3) {
+                    0 => Attr::Num(r.below(3) as u64),
+                    _ => Attr::Part(r.one(&[
+                        Part::Experts,
+                        Part::Load,
+                        Part::Kept,
+                        Part::Tokens,
+                        Part::Counted,
+                        Part::Probability,
+                        Part::Z,
+                    ])),
+                }),
+                (Op::Part, 0) if self.random.below(2) == 0 => self.value(|ty| matches!(ty, Type::List(_))),
+                (Op::BiasUpdate, 0) => self.params[9],
+                (Op::BiasUpdate, 2) => self.attr(|_| Attr::Real(0.5.into())),
                 (op, place) if op.operand_list() == Some(place) => self.operands(),
                 (op, place) if op.body() == Some(place) => self.attr(|r| Attr::Body(body(r))),
                 (Op::Gemm | Op::Route, 1) => self.weights(2),
@@ -208,9 +236,8 @@ impl Growing {
                 }
                 (Op::GroupedGemm, 0) => self.value(is_rows),
                 (Op::Dispatch | Op::ExpertRows | Op::DroppedInput | Op::IdentityInput | Op::GroupedGemm | Op::Combine, 1)
-                | (Op::PairWeights | Op::PickWeights | Op::RenormKept | Op::Losses, 0) => {
-                    self.value(|ty| matches!(ty, Type::Routing { .. }))
-                }
+                | (Op::PairWeights | Op::PickWeights | Op::RenormKept | Op::Losses | Op::Part, 0)
+                | (Op::BiasUpdate, 1) => self.value(|ty| matches!(ty, Type::Routing { .. })),
                 (Op::ExpertScale, 1) => self.value(|ty| matches!(ty, Type::Tensor { shape, .. } if shape.len() == 1)),
                 (Op::Observe, 1) => operands[0],
                 (Op::Observe, 0) if self.random.below(2) == 0 => self.params[1],

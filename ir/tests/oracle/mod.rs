@@ -85,17 +85,28 @@ pub(crate) fn inputs(graph: &Typed, dims: Dims, seed: u64, numbers: Numbers) -> 
     params.map(|(p, ty)| (p.0.clone(), value(ty, !p.is_input() || p.0 == "%x", &mut random))).collect()
 }
 
-/// The layer's output.
-pub(crate) fn output(graph: &Typed, params: &BTreeMap<String, Tensor>, dims: Dims) -> Tensor {
-    match interp(graph, params, dims).unwrap_or_else(|why| panic!("{why}")).pop() {
-        Some(Value::Tensor(y)) => y,
-        other => panic!("a layer returned {other:?}"),
-    }
+/// The layer's results.
+fn results(graph: &Typed, params: &BTreeMap<String, Tensor>, dims: Dims) -> Vec<Tensor> {
+    let values = interp(graph, params, dims).unwrap_or_else(|why| panic!("{why}"));
+    let result = |(name, id): (&str, egg::Id)| match &values[usize::from(id)] {
+        Value::Tensor(y) => y.clone(),
+        other => panic!("the result {name} is {other:?}"),
+    };
+    graph.graph().results().map(result).collect()
 }
 
-/// Whether two graphs of the same parameters give the same output, relative to its largest finite number.
+/// The layer's output, its first result.
+pub(crate) fn output(graph: &Typed, params: &BTreeMap<String, Tensor>, dims: Dims) -> Tensor {
+    results(graph, params, dims).swap_remove(0)
+}
+
+/// Whether two graphs of the same parameters give the same results, relative to the largest finite number of each.
 pub(crate) fn same(a: &Typed, b: &Typed, params: &BTreeMap<String, Tensor>, dims: Dims, tolerance: f64) -> Result<(), String> {
-    let (a, b) = (output(a, params, dims), output(b, params, dims));
+    let (given, found) = (results(a, params, dims), results(b, params, dims));
+    given.iter().zip(&found).try_for_each(|(a, b)| alike(a, b, tolerance))
+}
+
+fn alike(a: &Tensor, b: &Tensor, tolerance: f64) -> Result<(), String> {
     if a.shape != b.shape {
         return Err(format!("the shapes {:?} and {:?}", a.shape, b.shape));
     }

@@ -27,7 +27,7 @@ pub(crate) fn nonsense(seed: u64) -> Program {
         regimes.push(Regime { tokens_up_to, tile_rows, launches });
     }
     let update = (0..r.below(2)).map(|_| launch(r)).collect();
-    Program { name: name(r), buffers, kernels, regimes, update }
+    Program { name: name(r), buffers, kernels, regimes, update, ..Program::default() }
 }
 
 fn launch(r: &mut Random) -> Launch {

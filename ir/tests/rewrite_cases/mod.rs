@@ -389,14 +389,18 @@ const FUSION: &[Row] = &[
     (
         "sink-observe-into-gemm",
         "%g = gemm %x, [@w] { yield scale $0, 2.0 } : ? %s = gemm %x, [@w], [@v] { yield add $0, $1 } : ? \
-         %q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = observe %g, %s, %q : ?",
-        "%picks = gemm %x, [@w], [@v] { a = scale $0, 2.0 b = add $0, $1 c = top_k $0, $0, 3 yield observe a, b, c } : ?",
+         %q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = observe %g, %s, %q, span(all) : ?",
+        "%picks = gemm %x, [@w], [@v] { a = scale $0, 2.0 b = add $0, $1 c = top_k $0, $0, 3 yield observe a, b, c, span(all) } : ?",
     ),
-    ("sink-observe-into-gemm", "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = observe %h, %h, %q : ?", UNCHANGED),
+    (
+        "sink-observe-into-gemm",
+        "%q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = observe %h, %h, %q, span(all) : ?",
+        UNCHANGED,
+    ),
     // Logits of other rows.
     (
         "sink-observe-into-gemm",
-        "%g = gemm %half, [@w] : ? %q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = observe %g, %g, %q : ?",
+        "%g = gemm %half, [@w] : ? %q = gemm %x, [@w] { yield top_k $0, $0, 3 } : ? %picks = observe %g, %g, %q, span(all) : ?",
         UNCHANGED,
     ),
     (

@@ -108,8 +108,7 @@ pub struct Buffer {
     /// The alignment in bytes that kernels rely on: a power of two, at most [`super::WORKSPACE_ALIGN`].
     pub align: u32,
     /// For a workspace buffer that can be read back after a run: the name to ask for. Of routing `route.experts`,
-    /// `route.weights`, `route.rows`, `route.best` (what `batch_prioritized` ranks a token by) and `route.counted` (the picks
-    /// that a loss counts), of soft routing `soft.dispatch` and `soft.combine`, of statistics `stats.load`, `stats.kept`,
+    /// `route.weights`, `route.rows` and `route.counted` (the picks that a loss counts), of soft routing `soft.dispatch` and `soft.combine`, of statistics `stats.load`, `stats.kept`,
     /// `stats.tokens` (without padding), `stats.probability`, `stats.z`, `stats.importance`, `stats.aux_loss` and
     /// `stats.z_loss`; which of them a layer has depends on its routing.
     #[serde(default, skip_serializing_if = "Option::is_none")]

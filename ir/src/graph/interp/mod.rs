@@ -1,12 +1,13 @@
 //! What every op computes, slowly and obviously, in f64: the definition of the graph and the oracle of every room below.
 //!
-//! `ops` says it of each op, with `picking`, `assigning` and `arithmetic`; `values` are what ops take and give, and `observe`
-//! is what a caller may read besides.
+//! `ops` says it of each op, with `picking`, `assigning`, `parts` and `arithmetic`; `values` are what ops take and give, and `observe`
+//! is what is known of a token's scores beside its picks.
 
 mod arithmetic;
 mod assigning;
 mod observe;
 mod ops;
+mod parts;
 mod picking;
 mod values;
 

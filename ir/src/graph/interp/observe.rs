@@ -1,11 +1,11 @@
-//! What `observe` and `losses` let a caller read.
+//! What `observe` and `losses` give.
 
 use super::arithmetic::finite;
 use super::{NO_EXPERT, Picks, Tensor};
 use crate::Dims;
 use crate::graph::{Balance, Losses};
 
-/// What `observe` lets a caller read of each token.
+/// What `observe` says of each token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
     /// `[T, E]`: `scores / sum scores`. A score below 0 or NaN counts as 0, an infinite one as the greatest number of
@@ -43,6 +43,12 @@ impl Observation {
 }
 
 impl Observation {
+    /// `[E]`: the probabilities summed over the tokens.
+    pub(super) fn of_expert(&self, experts: usize) -> Tensor {
+        let of = |e: usize| self.probability.data.iter().skip(e).step_by(experts).sum();
+        Tensor::new(vec![experts], (0..experts).map(of).collect())
+    }
+
     /// The losses of T tokens with K picks each, over E experts: the picks themselves, or those that are `counted` in their
     /// place. With `P[e]` the probabilities summed over the tokens and a factor c:
     ///
@@ -93,7 +99,7 @@ impl Observation {
     }
 }
 
-/// What `losses` lets a caller read, each where it is asked for.
+/// What `losses` gives, each where it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Penalty {
     /// How uneven the experts' use is.

@@ -4,9 +4,10 @@ use egg::Id;
 
 use super::arithmetic::{dot, gemm, jitter, map_rows, pointwise, softmax, token_softmax, within};
 use super::assigning::{assign, input_of, renorm_kept, scale_of};
+use super::parts::{bias_update, observed, part};
 use super::picking::{divisor, group_limit, hash_picks, joint, sparse_mixer, top_k};
 use super::values::{accepts, expert_of_row, tensor};
-use super::{NO_EXPERT, Picks, Slots, Tensor, Value};
+use super::{NO_EXPERT, Observation, Penalty, Picks, Slots, Tensor, Value};
 use crate::Dims;
 use crate::graph::{Attr, Body, Node, Op};
 
@@ -118,7 +119,9 @@ pub(super) fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, St
             _ => return wrong(op),
         },
         Op::Observe => match operands {
-            [T(_), T(_), P(picks)] => P(picks.clone()),
+            [T(logits), T(scores), P(picks), Value::Attr(Attr::Span(_))] => {
+                P(Picks { observed: Some(Observation::of(logits, scores, picks)), ..picks.clone() })
+            }
             _ => return wrong(op),
         },
         Op::Counted => match operands {
@@ -148,7 +151,24 @@ pub(super) fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, St
             _ => return wrong(op),
         },
         Op::Losses => match operands {
-            [R(r), Value::Attr(Attr::Losses(_))] => R(r.clone()),
+            [R(r), Value::Attr(Attr::Losses(rule))] => {
+                let observed = observed(&r.picks)?;
+                let Penalty { balance, z } = observed.losses(&r.picks, rule, dims);
+                let losses = [balance, z].into_iter().flatten().map(|loss| T(Tensor::new(vec![1], vec![loss])));
+                List(std::iter::once(T(observed.of_expert(r.picks.columns()))).chain(losses).collect())
+            }
+            _ => return wrong(op),
+        },
+        Op::Part => match operands {
+            [R(r), Value::Attr(Attr::Part(what))] => T(part(r, *what)?),
+            [List(values), Value::Attr(Attr::Num(n))] => match usize::try_from(*n).ok().and_then(|n| values.get(n)) {
+                Some(value) => value.clone(),
+                None => return wrong(op),
+            },
+            _ => return wrong(op),
+        },
+        Op::BiasUpdate => match operands {
+            [T(bias), R(r), Value::Attr(Attr::Real(rate))] => T(bias_update(bias, r, rate.get())),
             _ => return wrong(op),
         },
         Op::RenormKept => match operands {

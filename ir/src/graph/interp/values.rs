@@ -3,6 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use super::Observation;
 use crate::Dims;
 #[cfg(doc)]
 use crate::graph::Op;
@@ -80,6 +81,8 @@ pub struct Picks {
     pub best_of_token: Option<Vec<f64>>,
     /// The experts that `losses` counts, `[T, K]`; `None`: these.
     pub counted: Option<Vec<usize>>,
+    /// What `observe` says of each token.
+    pub observed: Option<Observation>,
 }
 
 /// The expert of a token that is padding.
@@ -171,7 +174,12 @@ impl Picks {
     /// No token's picks.
     pub(super) fn none(top_k: usize, experts: usize) -> Picks {
         let (expert_of_pair, weight_of_pair) = (Vec::new(), Vec::new());
-        Picks { top_k, experts, rowless: 0, expert_of_pair, weight_of_pair, best_of_token: None, counted: None }
+        Picks { top_k, experts, rowless: 0, expert_of_pair, weight_of_pair, best_of_token: None, counted: None, observed: None }
+    }
+
+    /// E, with the experts without rows.
+    pub(super) fn columns(&self) -> usize {
+        self.experts + self.rowless
     }
 
     /// Whether a token has no expert.

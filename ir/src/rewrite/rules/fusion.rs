@@ -22,9 +22,14 @@ pub(super) fn rules() -> Vec<Rule> {
             merge(m, Op::Gemm, 2, Op::TopK, &[k])
         }),
         // What is read of routing: summed while logits and scores are in registers.
-        computed("sink-observe-into-gemm", "(observe (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g) (gemm ?x ?ws3 ?vs3 ?h))", |m| {
-            merge(m, Op::Gemm, 3, Op::Observe, &[])
-        }),
+        computed(
+            "sink-observe-into-gemm",
+            "(observe (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g) (gemm ?x ?ws3 ?vs3 ?h) ?s)",
+            |m| {
+                let span = m.attr("?s")?;
+                merge(m, Op::Gemm, 3, Op::Observe, &[span])
+            },
+        ),
         computed("sink-counted-into-gemm", "(counted (gemm ?x ?ws ?vs ?f) (gemm ?x ?ws2 ?vs2 ?g))", |m| {
             merge(m, Op::Gemm, 2, Op::Counted, &[])
         }),

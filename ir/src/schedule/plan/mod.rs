@@ -1,5 +1,6 @@
 //! A program in the making: one arm for each op, which says what its kernel is given. What kernels do is in their files.
 
+mod results;
 mod routing;
 mod rows;
 mod value;
@@ -7,7 +8,7 @@ mod value;
 use super::buffers::{BufferId, Buffers, extent, unused};
 use super::{ScheduleError, operand_name};
 use crate::graph::{Attr, Body, Dim, Node, Op, Pointwise, Span, Type, Typed};
-use crate::kernel::{Arg, Buffer, Given, Kernel, Launch, Param};
+use crate::kernel::{Arg, Given, Kernel, Launch, Param, Program, Regime};
 use crate::{DType, Extent, Machine};
 use value::{Grouping, Slots, Tensor, Value, constant, grouping_of, wrong};
 
@@ -23,6 +24,8 @@ pub(super) struct Plan<'g> {
     buffers: Buffers,
     kernels: Vec<Kernel>,
     launches: Vec<Launch>,
+    /// Launches that change weights after a batch.
+    update: Vec<Launch>,
 }
 
 impl<'g> Plan<'g> {
@@ -33,19 +36,38 @@ impl<'g> Plan<'g> {
         output: BufferId,
         buffers: Buffers,
     ) -> Plan<'g> {
-        Plan { layer, machine, params, output, values: Vec::new(), buffers, kernels: Vec::new(), launches: Vec::new() }
+        let (values, kernels, launches, update) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Plan { layer, machine, params, output, values, buffers, kernels, launches, update }
     }
 
-    pub(super) fn finish(self) -> (Vec<Buffer>, Vec<Kernel>, Vec<Launch>) {
-        (self.buffers.into_list(), self.kernels, self.launches)
+    /// The program, for batches of any size.
+    pub(super) fn finish(mut self, tile_rows: Option<u32>) -> Result<Program, ScheduleError> {
+        self.name_results()?;
+        let statistics = self.statistics();
+        let graph = self.layer.graph();
+        Ok(Program {
+            name: graph.name.clone(),
+            facts: graph.facts.clone(),
+            buffers: self.buffers.into_list(),
+            kernels: self.kernels,
+            statistics,
+            regimes: vec![Regime { tokens_up_to: None, tile_rows, launches: self.launches }],
+            update: self.update,
+        })
     }
 
-    /// Schedules the next node. The last one writes the output.
-    pub(super) fn add(&mut self, node: &'g Node, ty: &'g Type, last: bool) -> Result<(), ScheduleError> {
+    /// Schedules the next node. The output is written where the caller has it.
+    pub(super) fn add(&mut self, node: &'g Node, ty: &'g Type, is_output: bool) -> Result<(), ScheduleError> {
         check_extents(ty)?;
-        let value = self.value(node, ty, last)?;
+        let value = self.value(node, ty, is_output)?;
         self.values.push(value);
         Ok(())
+    }
+
+    /// The buffer of the weight of this name (`@router`).
+    fn weight(&self, name: &str) -> Option<BufferId> {
+        let place = self.layer.graph().params.iter().position(|(param, _)| param.0 == name && !param.is_input());
+        place.and_then(|i| self.params[i])
     }
 
     fn value(&mut self, node: &'g Node, ty: &'g Type, last: bool) -> Result<Value<'g>, ScheduleError> {
@@ -99,6 +121,8 @@ impl<'g> Plan<'g> {
             },
             Op::RenormKept => self.renorm_kept(&operands),
             Op::Losses => self.losses(&operands),
+            Op::Part => self.part(&operands, ty),
+            Op::BiasUpdate => self.bias_update(&operands),
             Op::DroppedInput | Op::IdentityInput => self.input_of(op, &operands, ty),
             Op::Flatten => match (&operands[..], ty) {
                 ([Value::Tensor(w)], Type::Tensor { shape, .. }) => {

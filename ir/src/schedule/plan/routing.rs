@@ -1,5 +1,6 @@
 //! From tokens to the rows of the experts: `route` and what follows it.
 
+use super::super::bias_update;
 use super::super::buffers::BufferId;
 use super::super::choose::{self, Choose};
 use super::super::kept_input::{self, KeptInput};
@@ -10,9 +11,9 @@ use super::super::route::{self, Route};
 use super::super::sort::{self, Sort};
 use super::super::{ScheduleError, chunk};
 use super::value::{Observed, Routing, Tensor, Value, beside_logits, constant, tensor, wrong};
-use super::{Plan, arg, operands_of, tokens};
-use crate::graph::{Assignment, Attr, Body, Capacity, Losses, Node, Op, Pointwise, Priority, Span, Type};
-use crate::kernel::Arg;
+use super::{Plan, arg, in_order, operands_of, tokens};
+use crate::graph::{Assignment, Attr, Body, Capacity, Node, Op, Part, Pointwise, Priority, Span, Type};
+use crate::kernel::{Arg, Launch};
 use crate::tiling::MOST_ROWS;
 use crate::{DType, Extent, Round, Sorting};
 
@@ -45,28 +46,26 @@ impl<'g> Plan<'g> {
             router: router.dtype,
             operands: vs.iter().map(|v| beside_logits(v, experts)).collect::<Result<_, _>>()?,
             body,
-            span: self.observed_span(),
+            span: observed_span(body),
         };
         let kernel = route::route(&spec, self.machine)?;
         let pairs = || [Extent::Tokens, Extent::Const(top_k)];
         let picked = !body.has(Op::AllExperts);
         let mask = mask_of(body, &vs);
-        let topk_experts = picked.then(|| self.buffers.observed("topk_experts", "route.experts", DType::I32, pairs()));
-        let topk_weights = self.buffers.observed("topk_weights", "route.weights", DType::F32, pairs());
+        let topk_experts = picked.then(|| self.buffers.workspace("topk_experts", DType::I32, pairs()));
+        let topk_weights = self.buffers.workspace("topk_weights", DType::F32, pairs());
         let mut args = vec![arg("x", x.buffer), arg("router", router.buffer), arg("topk_weights", topk_weights), tokens()];
         args.extend(operands_of(vs.iter().copied()));
         args.extend(topk_experts.map(|experts| arg("topk_experts", experts)));
-        let best_of_token =
-            spec.ranks().then(|| self.buffers.observed("best_of_token", "route.best", DType::F32, [Extent::Tokens]));
+        let best_of_token = spec.ranks().then(|| self.buffers.workspace("best_of_token", DType::F32, [Extent::Tokens]));
         args.extend(best_of_token.map(|best| arg("best_of_token", best)));
-        let counted_experts =
-            spec.counts_others().then(|| self.buffers.observed("counted_experts", "route.counted", DType::I32, pairs()));
+        let counted_experts = spec.counts_others().then(|| self.buffers.workspace("counted_experts", DType::I32, pairs()));
         args.extend(counted_experts.map(|counted| arg("counted_experts", counted)));
         let observed = spec.observes().then(|| {
             let (b, blocks) = (&mut self.buffers, kernel.grid.clone());
             let by_expert = [blocks.clone(), Extent::Const(experts)];
-            let probability_of_block = b.observed("probability_of_block", "stats.probability", DType::F32, by_expert);
-            let z_of_block = b.observed("z_of_block", "stats.z", DType::F32, [blocks.clone()]);
+            let probability_of_block = b.workspace("probability_of_block", DType::F32, by_expert);
+            let z_of_block = b.workspace("z_of_block", DType::F32, [blocks.clone()]);
             Observed { probability_of_block, z_of_block, blocks, span: spec.span }
         });
         if let Some(observed) = &observed {
@@ -87,16 +86,7 @@ impl<'g> Plan<'g> {
         }
     }
 
-    /// The tokens whose sums must not be mixed: sequences, where a loss is made of each.
-    pub(super) fn observed_span(&self) -> Span {
-        let by_sequence = self.layer.graph().nodes.as_ref().iter().any(|node| match node {
-            Node::Attr(Attr::Losses(Losses { balance: Some((balance, _)), .. })) => balance.is_by_sequence(),
-            Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => false,
-        });
-        if by_sequence { Span::Sequence } else { Span::All }
-    }
-
-    /// What a routing costs in training: the pairs are the same.
+    /// What a routing costs in training: the probabilities summed over all tokens, then the losses.
     pub(super) fn losses(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
         let op = Op::Losses;
         let [Value::Routing(routing), Value::Attr(Attr::Losses(rule))] = operands else { return Err(wrong(op, operands)) };
@@ -115,9 +105,9 @@ impl<'g> Plan<'g> {
         let counted = if spec.reads_picks() { others.unwrap_or(topk_experts) } else { routing.load_of_expert };
         let b = &mut self.buffers;
         let one = || [Extent::Const(1)];
-        let importance = b.observed("importance", "stats.importance", DType::F32, [Extent::Const(routing.experts)]);
-        let aux_loss = rule.balance.map(|_| b.observed("aux_loss", "stats.aux_loss", DType::F32, one()));
-        let z_loss = rule.z.map(|_| b.observed("z_loss", "stats.z_loss", DType::F32, one()));
+        let importance = b.workspace("importance", DType::F32, [Extent::Const(routing.experts)]);
+        let aux_loss = rule.balance.map(|_| b.workspace("aux_loss", DType::F32, one()));
+        let z_loss = rule.z.map(|_| b.workspace("z_loss", DType::F32, one()));
         let mut args = vec![
             arg("probability_of_block", observed.probability_of_block),
             arg("z_of_block", observed.z_of_block),
@@ -131,7 +121,56 @@ impl<'g> Plan<'g> {
         args.extend(aux_loss.map(|loss| arg("aux_loss", loss)));
         args.extend(z_loss.map(|loss| arg("z_loss", loss)));
         self.launch(losses::losses(&spec, self.machine), losses::grid(), args)?;
-        Ok(Value::Routing(routing.clone()))
+        let sums = [Some(importance), aux_loss, z_loss].into_iter().flatten();
+        Ok(Value::List(sums.map(Value::Sums).collect()))
+    }
+
+    /// A bias after the batch, in its own place.
+    pub(super) fn bias_update(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
+        let op = Op::BiasUpdate;
+        let [Value::Tensor(bias), Value::Routing(routing), Value::Attr(Attr::Real(rate))] = operands else {
+            return Err(wrong(op, operands));
+        };
+        if bias.name.is_none() {
+            return Err(ScheduleError::Operand { op: op.name(), what: "a bias that is no weight".to_string() });
+        }
+        let kernel = bias_update::bias_update(constant(bias, 0) as u32, rate.get() as f32, self.machine);
+        let args = in_order(&kernel, vec![arg("load", routing.load_of_expert), arg("bias", bias.buffer)])?;
+        self.update.push(Launch { kernel: self.kernels.len(), grid: Extent::Const(1), args });
+        self.kernels.push(kernel);
+        Ok(Value::Updated(bias.buffer))
+    }
+
+    /// A part of a routing, or of several values.
+    pub(super) fn part(&self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
+        let (routing, part) = match operands {
+            [Value::List(values), Value::Attr(Attr::Num(n))] => {
+                let part = usize::try_from(*n).ok().and_then(|n| values.get(n));
+                return part.cloned().ok_or_else(|| wrong(Op::Part, operands));
+            }
+            [Value::Routing(routing), Value::Attr(Attr::Part(part))] => (routing, part),
+            _ => return Err(wrong(Op::Part, operands)),
+        };
+        let lacks = || ScheduleError::Operand { op: Op::Part.name(), what: format!("`{}` of a routing without it", part.word()) };
+        let buffer = match part {
+            Part::Experts => routing.topk_experts,
+            Part::Rows => Some(routing.row_of_pair),
+            Part::Load => Some(routing.load_of_expert),
+            Part::Kept => Some(routing.kept_of_expert),
+            Part::Tokens => routing.token_count,
+            Part::Counted => routing.counted_experts,
+            // Partial sums: not of the shape of what they sum up to.
+            Part::Probability => {
+                return routing.observed.as_ref().map(|of| Value::Sums(of.probability_of_block)).ok_or_else(lacks);
+            }
+            Part::Z => return routing.observed.as_ref().map(|of| Value::Sums(of.z_of_block)).ok_or_else(lacks),
+        };
+        match (buffer, ty) {
+            (Some(buffer), Type::Tensor { shape, dtype }) => {
+                Ok(Value::Tensor(Tensor { buffer, dtype: *dtype, shape: shape.clone(), pairs_of: None, name: None }))
+            }
+            (_, _) => Err(lacks()),
+        }
     }
 
     /// Each expert takes the tokens that it scores highest.
@@ -145,7 +184,7 @@ impl<'g> Plan<'g> {
         let tile_rows = MOST_ROWS;
         let spec = Choose { name: self.kernel_name("choose", &[]), experts: experts as u32, tile_rows };
         let rows = rule.most_pairs(experts, experts);
-        let (routing, [load_of_expert, kept_of_expert]) = self.rows([experts, 0], experts, rows, tile_rows, None, scores);
+        let routing = self.rows([experts, 0], experts, rows, tile_rows, None, scores);
         let mut args = vec![
             arg("scores", scores),
             arg("row_of_pair", routing.row_of_pair),
@@ -155,12 +194,12 @@ impl<'g> Plan<'g> {
             arg("span_tokens", capacity.span.tokens()),
             arg("capacity", capacity.per_expert.clone().min(Extent::Tokens)),
         ];
-        args.extend(tables(&routing, [load_of_expert, kept_of_expert]));
+        args.extend(tables(&routing));
         self.launch(choose::choose(&spec, self.machine), choose::grid(&spec, capacity.span, self.machine), args)?;
         Ok(routing)
     }
 
-    /// The buffers of a routing, with those of the experts' load and of what they keep.
+    /// The buffers of a routing.
     pub(super) fn rows(
         &mut self,
         [experts, rowless]: [u64; 2],
@@ -169,21 +208,21 @@ impl<'g> Plan<'g> {
         tile_rows: u32,
         topk_experts: Option<BufferId>,
         topk_weights: BufferId,
-    ) -> (Routing, [BufferId; 2]) {
+    ) -> Routing {
         let (b, i32s) = (&mut self.buffers, DType::I32);
         let of_expert = || [Extent::Const(experts)];
         // Each expert that has a row has a tile that may be partly empty.
         let tiles =
             rows.clone().div(Extent::Const(u64::from(tile_rows)), Round::Floor) + rows.clone().min(Extent::Const(experts));
-        let load_of_expert = b.observed("load_of_expert", "stats.load", i32s, of_expert());
-        let kept_of_expert = b.observed("kept_of_expert", "stats.kept", i32s, of_expert());
-        let routing = Routing {
+        let load_of_expert = b.workspace("load_of_expert", i32s, of_expert());
+        let kept_of_expert = b.workspace("kept_of_expert", i32s, of_expert());
+        Routing {
             experts: experts - rowless,
             top_k,
             topk_experts,
             renormed: false,
             topk_weights,
-            row_of_pair: b.observed("row_of_pair", "route.rows", i32s, [Extent::Tokens, Extent::Const(top_k)]),
+            row_of_pair: b.workspace("row_of_pair", i32s, [Extent::Tokens, Extent::Const(top_k)]),
             token_of_row: b.workspace("token_of_row", i32s, [rows.clone()]),
             weight_of_row: b.workspace("weight_of_row", DType::F32, [rows.clone()]),
             offset_of_expert: b.workspace("offset_of_expert", i32s, [Extent::Const(experts + 1)]),
@@ -192,11 +231,11 @@ impl<'g> Plan<'g> {
             tile_count: b.workspace("tile_count", i32s, [Extent::Const(1)]),
             rows,
             load_of_expert,
+            kept_of_expert,
             observed: None,
             token_count: None,
             counted_experts: None,
-        };
-        (routing, [load_of_expert, kept_of_expert])
+        }
     }
 
     pub(super) fn sort(
@@ -232,8 +271,7 @@ impl<'g> Plan<'g> {
         let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
         let order = self.order(span, priority, top_k as u32, (topk_weights, best_of_token))?;
         let rows = rule.most_pairs(top_k, experts - rowless);
-        let token_count =
-            |plan: &mut Self| mask.map(|_| plan.buffers.observed("token_count", "stats.tokens", i32s, [Extent::Const(1)]));
+        let token_count = |plan: &mut Self| mask.map(|_| plan.buffers.workspace("token_count", i32s, [Extent::Const(1)]));
         let span_tokens = arg("span_tokens", span.tokens());
         let capacity = arg("capacity", capacity);
         let experts_of_pairs = match (topk_experts, mask) {
@@ -253,12 +291,12 @@ impl<'g> Plan<'g> {
         let one = Extent::Tokens.min(Extent::Const(1));
         match sorting {
             Sorting::Block => {
-                let (routing, of_expert) = self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
+                let routing = self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
                 let token_count = token_count(self);
                 let mut args = experts_by_priority;
                 args.extend([pair_weights, tokens(), capacity]);
                 args.extend(places(&routing));
-                args.extend(tables(&routing, of_expert));
+                args.extend(tables(&routing));
                 args.extend(token_count.map(|count| arg("token_count", count)));
                 self.launch(sort::in_one_block(&spec, machine), one, args)?;
                 Ok(Routing { token_count, ..routing })
@@ -268,7 +306,7 @@ impl<'g> Plan<'g> {
                 let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
                 let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
                 let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(span.count()));
-                let (routing, of_expert) = self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
+                let routing = self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
                 let token_count = token_count(self);
                 let mut count = experts_by_priority.clone();
                 count.extend([arg("pairs_of_chunk", pairs_of_chunk), tokens(), span_tokens.clone()]);
@@ -276,7 +314,7 @@ impl<'g> Plan<'g> {
                 let rows_before_span = arg("rows_before_span", rows_before_span);
                 let mut scan = vec![arg("pairs_of_chunk", pairs_of_chunk), rank_of_chunk.clone(), rows_before_span.clone()];
                 scan.extend([tokens(), span_tokens.clone(), capacity.clone()]);
-                scan.extend(tables(&routing, of_expert));
+                scan.extend(tables(&routing));
                 scan.extend(token_count.map(|count| arg("token_count", count)));
                 let mut place = experts_by_priority;
                 place.extend([pair_weights, rank_of_chunk, rows_before_span, arg("offset_of_expert", routing.offset_of_expert)]);
@@ -396,12 +434,24 @@ impl<'g> Plan<'g> {
     }
 }
 
+/// The tokens whose sums are not mixed in what a body observes.
+fn observed_span(body: &Body) -> Span {
+    let of = |node: &Node| match node {
+        Node::Apply(Op::Observe, operands) => match body.nodes()[usize::from(operands[3])] {
+            Node::Attr(Attr::Span(span)) => Some(span),
+            Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => None,
+        },
+        Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+    };
+    body.nodes().iter().find_map(of).unwrap_or(Span::All)
+}
+
 /// What is written of the experts' rows, and of the tiles that these are cut into.
-fn tables(routing: &Routing, [load_of_expert, kept_of_expert]: [BufferId; 2]) -> [Arg; 6] {
+fn tables(routing: &Routing) -> [Arg; 6] {
     [
         arg("offset_of_expert", routing.offset_of_expert),
-        arg("load_of_expert", load_of_expert),
-        arg("kept_of_expert", kept_of_expert),
+        arg("load_of_expert", routing.load_of_expert),
+        arg("kept_of_expert", routing.kept_of_expert),
         arg("tile_expert", routing.tile_expert),
         arg("tile_row", routing.tile_row),
         arg("tile_count", routing.tile_count),

@@ -1,6 +1,5 @@
 //! What is computed of rows: those of tokens, of experts, of slots.
 
-use super::super::buffers::extent;
 use super::super::combine::{self, Combine, Spread};
 use super::super::gemm::{self, Gemm, Operand};
 use super::super::jitter::{self, Jitter};
@@ -9,9 +8,9 @@ use super::super::mix::{self, Into, Mix};
 use super::super::normalise::{self, RmsNorm};
 use super::super::softmax::{self, Softmax};
 use super::super::{ScheduleError, chunk, row_loop};
-use super::value::{Grouping, Routing, Slots, Tensor, Value, beside, constant, same_pairs, tensor, wrong};
+use super::value::{Grouping, Routing, Slots, Value, beside, constant, same_pairs, tensor, wrong};
 use super::{Plan, arg, check_pointwise, check_result, operands_of, sequence_tokens, tokens};
-use crate::graph::{Attr, Dim, Node, Op, Pointwise, Type};
+use crate::graph::{Attr, Dim, Op, Pointwise, Type};
 use crate::tiling::{self, Product};
 use crate::{DType, Extent};
 
@@ -33,7 +32,7 @@ impl<'g> Plan<'g> {
         let op = Op::Pointwise(Pointwise::MaskTokens);
         let [Value::Tensor(x), Value::Tensor(of_tokens)] = operands else { return Err(wrong(op, operands)) };
         let spec = MaskTokens { name: self.kernel_name("mask_tokens", &[]), n: constant(x, 1) as u32, x: x.dtype };
-        let result = self.weights_or_result(op, &spec.name, ty, last)?;
+        let result = self.result(op, &spec.name, ty, None, last)?;
         let args = vec![arg("x", x.buffer), arg("mask", of_tokens.buffer), arg("out", result.buffer), tokens()];
         self.launch(mask::mask_tokens(&spec, self.machine), chunk::row_blocks(self.machine), args)?;
         Ok(Value::Tensor(result))
@@ -226,7 +225,7 @@ impl<'g> Plan<'g> {
             return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
         }
         let spec = Softmax { name: self.kernel_name(op.name(), &[]), n: constant(x, 1) as u32, masked: of_tokens.is_some() };
-        let result = self.weights_or_result(op, &spec.name, ty, last)?;
+        let result = self.result(op, &spec.name, ty, None, last)?;
         if op == Op::Softmax {
             let args = vec![arg("x", x.buffer), arg("out", result.buffer), tokens()];
             self.launch(softmax::softmax(&spec, self.machine), row_loop::grid(Extent::Tokens), args)?;
@@ -242,29 +241,6 @@ impl<'g> Plan<'g> {
         self.launch(softmax::run_sums(&spec, self.machine), softmax::token_grid(&spec), sums)?;
         self.launch(softmax::token_weights(&spec, self.machine), softmax::token_grid(&spec), weights)?;
         Ok(Value::Tensor(result))
-    }
-
-    /// Where the tensor that a kernel makes goes, under its public name if it is what soft routing mixes by.
-    fn weights_or_result(&mut self, op: Op, kernel: &str, ty: &Type, last: bool) -> Result<Tensor, ScheduleError> {
-        match (self.public_name(), ty) {
-            (Some(public), Type::Tensor { shape, dtype: DType::F32 }) if !last => {
-                let name = format!("{}_out", kernel.trim_start_matches("moec_"));
-                let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, &Extent::Tokens)).collect();
-                let buffer = self.buffers.observed(&name, public, DType::F32, extents);
-                Ok(Tensor { buffer, dtype: DType::F32, shape: shape.clone(), pairs_of: None, name: None })
-            }
-            (Some(_) | None, ty) => self.result(op, kernel, ty, None, last),
-        }
-    }
-
-    /// What a caller calls the weights that are scheduled now, by the op that mixes with them.
-    pub(super) fn public_name(&self) -> Option<&'static str> {
-        let weights = self.values.len();
-        self.layer.graph().nodes.as_ref().iter().find_map(|node| match node {
-            Node::Apply(Op::SoftDispatch, operands) if usize::from(operands[1]) == weights => Some("soft.dispatch"),
-            Node::Apply(Op::SoftCombine, operands) if usize::from(operands[1]) == weights => Some("soft.combine"),
-            Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
-        })
     }
 
     /// `soft_dispatch` and `soft_combine`.

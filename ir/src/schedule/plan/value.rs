@@ -24,6 +24,10 @@ pub(super) enum Value<'g> {
         first: u64,
         top_k: u64,
     },
+    /// Sums that only a caller reads, perhaps in parts.
+    Sums(BufferId),
+    /// What a weight becomes after a batch: its own memory.
+    Updated(BufferId),
     List(Vec<Value<'g>>),
     Attr(&'g Attr),
 }
@@ -63,6 +67,8 @@ pub(super) struct Routing {
     pub(super) tile_count: BufferId,
     /// Pairs that picked each expert.
     pub(super) load_of_expert: BufferId,
+    /// Pairs that each expert keeps.
+    pub(super) kept_of_expert: BufferId,
     pub(super) observed: Option<Observed>,
     /// How many tokens are no padding, where some may be: `[1]`, i32.
     pub(super) token_count: Option<BufferId>,
@@ -114,7 +120,7 @@ pub(super) fn grouping_of(value: &Value<'_>) -> Option<Grouping> {
         Value::Routing(routing) => Some(routing.grouping()),
         Value::Slots(slots) => Some(Grouping::Slots(*slots)),
         Value::Tensor(_) | Value::ExpertRows(_) | Value::PairWeights(_) | Value::PickWeights { .. } => None,
-        Value::List(_) | Value::Attr(_) => None,
+        Value::Sums(_) | Value::Updated(_) | Value::List(_) | Value::Attr(_) => None,
     }
 }
 
@@ -140,6 +146,8 @@ pub(super) fn tensor<'v>(op: Op, value: &'v Value<'_>) -> Result<&'v Tensor, Sch
         | Value::PickWeights { .. }
         | Value::Routing(_)
         | Value::Slots(_)
+        | Value::Sums(_)
+        | Value::Updated(_)
         | Value::List(_)
         | Value::Attr(_) => Err(wrong(op, std::slice::from_ref(value))),
     }
@@ -168,6 +176,8 @@ pub(super) fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {
             Value::ExpertRows(_) => "the rows of experts".into(),
             Value::PairWeights(_) => "the weights of pairs".into(),
             Value::PickWeights { .. } => "the weights of picks".into(),
+            Value::Sums(_) => "sums that only a caller reads".into(),
+            Value::Updated(_) => "an updated weight".into(),
             Value::List(list) => format!("a list of {}", list.len()).into(),
             Value::Attr(attr) => attr.to_string().into(),
         })

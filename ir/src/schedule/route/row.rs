@@ -264,7 +264,9 @@ impl<'k> Row<'_, 'k> {
             | Op::Observe
             | Op::Counted
             | Op::BestScore
-            | Op::Losses => None,
+            | Op::Losses
+            | Op::Part
+            | Op::BiasUpdate => None,
             Op::WithoutRows | Op::Within | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::IdentityInput | Op::Dispatch => {
                 None
             }
