@@ -81,15 +81,18 @@ def name_of(line):
 
 
 def statements(text):
-    """The statements of the last layer of a graph's text, each as its lines, without types."""
+    """The statements of the last layer of a graph's text that its output needs, each as its lines, without types."""
+    layer = text[text.rindex("layer @") :]
     found = []
-    for line in text[text.rindex("layer @") :].splitlines()[1:]:
+    for line in layer.splitlines()[1:]:
         line = re.sub(r" : \w+<.*$", "", line[2:])
         if re.match(r"%\d+ = ", line):
             found.append([line])
         elif found and line and not line.startswith(("return", "}")) or line == "}" and len(found[-1]) > 1:
             found[-1].append(line)
-    return found
+    # Those of other results follow.
+    output = re.search(r"return (?:y = )?(%\d+)", layer)[1]
+    return found[: 1 + next(i for i, lines in enumerate(found) if lines[0].startswith(f"{output} = "))]
 
 
 def launches(text):
