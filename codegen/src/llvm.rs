@@ -17,7 +17,7 @@ use inkwell::llvm_sys::LLVMDiagnosticSeverity;
 use inkwell::llvm_sys::core as sys;
 use inkwell::llvm_sys::prelude::LLVMDiagnosticInfoRef;
 use inkwell::module::Module;
-use inkwell::types::{BasicType, BasicTypeEnum, VectorType};
+use inkwell::types::{AnyType, BasicType, BasicTypeEnum, VectorType};
 use inkwell::values::{AsValueRef, BasicValue, BasicValueEnum, PhiValue, VectorValue};
 use inkwell::{AtomicOrdering, AtomicRMWBinOp};
 
@@ -413,6 +413,19 @@ impl<'c> Ir<'c> {
         let kind = Attribute::get_named_enum_kind_id(name);
         assert!(kind != 0, "LLVM has no attribute {name}");
         function.add_attribute(at, self.context.create_enum_attribute(kind, 0));
+    }
+
+    /// Says that what the pointer parameter `i` points to is passed by value, at a multiple of `align` bytes.
+    #[track_caller]
+    pub(crate) fn mark_by_value(&self, function: Function<'c>, i: u32, ty: Type<'c>, align: u32) {
+        let kind = Attribute::get_named_enum_kind_id;
+        function.add_attribute(At::Param(i), self.context.create_type_attribute(kind("byval"), ty.as_any_type_enum()));
+        function.add_attribute(At::Param(i), self.context.create_enum_attribute(kind("align"), align.into()));
+    }
+
+    /// Marks a parameter with a target's attribute.
+    pub(crate) fn set_param(&self, function: Function<'c>, i: u32, key: &str) {
+        function.add_attribute(At::Param(i), self.context.create_string_attribute(key, ""));
     }
 
     /// Marks a function with a target's attribute.

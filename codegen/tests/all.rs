@@ -8,3 +8,4 @@ mod ptx;
 mod small_kernels;
 mod text;
 mod three_ways;
+mod three_ways_tiles;

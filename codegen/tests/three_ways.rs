@@ -6,22 +6,56 @@ use crate::small_kernels::{gpus, program, skipped, verified};
 use moec_codegen::{Options, Ptxas, assembly, codegen};
 use moec_ir::Machine;
 use moec_ir::kernel::parse::parse_kernel;
-use moec_ir::kernel::{Argument, Kernel, Memory, ParamKind, interp_kernel, print_kernel};
+use moec_ir::kernel::{Argument, Kernel, Memory, ParamKind, Swizzle, Tensor, TensorMap, interp_kernel, print_kernel};
 use ptx_emulator::{Arg, Fill, Launch, Report, Schedule};
 
 /// What a parameter is given.
 #[derive(Clone)]
-enum Given {
+pub(crate) enum Given {
     Ints(Vec<i32>),
-    /// An array of so many elements that is not written.
+    /// An array of so many elements of 4 bytes that is not written.
     Unwritten(usize),
     Number(i32),
+    /// A tensor in memory of these bytes.
+    Map(Vec<u8>, Tensor),
 }
 
-use Given::{Ints, Number, Unwritten};
+use Given::{Ints, Map, Number, Unwritten};
 
-fn bytes(ints: &[i32]) -> Vec<u8> {
+impl Given {
+    /// What the memory holds, and the bytes of one that is not written.
+    fn content(&self) -> Option<Result<Vec<u8>, usize>> {
+        match self {
+            Ints(content) => Some(Ok(bytes(content))),
+            Map(content, _) => Some(Ok(content.clone())),
+            Unwritten(len) => Some(Err(4 * len)),
+            Number(_) => None,
+        }
+    }
+}
+
+pub(crate) fn bytes(ints: &[i32]) -> Vec<u8> {
     ints.iter().flat_map(|n| n.to_le_bytes()).collect()
+}
+
+/// The map as the emulator takes it.
+pub(crate) fn encoded(map: TensorMap, tensor: Tensor, address: u64) -> Vec<u8> {
+    let innermost_first = |[outer, row, column]: [u64; 3]| vec![column, row, outer];
+    let element = map.elem.bytes();
+    let encoded = ptx_emulator::TensorMap {
+        element_bytes: element as u8,
+        address,
+        extents: innermost_first(tensor.extents),
+        strides: tensor.strides.iter().rev().map(|stride| stride * element).collect(),
+        box_extents: innermost_first(map.tile.map(u64::from)).into_iter().map(|extent| extent as u32).collect(),
+        swizzle: match map.swizzle {
+            Swizzle::None => ptx_emulator::Swizzle::None,
+            Swizzle::Bytes32 => ptx_emulator::Swizzle::Bytes32,
+            Swizzle::Bytes64 => ptx_emulator::Swizzle::Bytes64,
+            Swizzle::Bytes128 => ptx_emulator::Swizzle::Bytes128,
+        },
+    };
+    encoded.encode().unwrap().to_vec()
 }
 
 fn ints(bytes: &[u8]) -> Vec<i32> {
@@ -35,35 +69,34 @@ fn interpreted(kernel: &Kernel, machine: &Machine, blocks: u64, given: &[Given])
         args.push(match given {
             Ints(_) | Unwritten(_) => Argument::Buffer(memory.len()),
             Number(n) => Argument::Scalar(i64::from(*n)),
+            Map(_, tensor) => Argument::TensorMap(memory.len(), *tensor),
         });
-        memory.extend(match given {
-            Ints(content) => Some(Memory::from(bytes(content))),
-            Unwritten(len) => Some(Memory::unknown(4 * len)),
-            Number(_) => None,
-        });
+        memory.extend(given.content().map(|content| content.map_or_else(Memory::unknown, Memory::from)));
     }
     interp_kernel(kernel, machine, blocks, &args, &mut memory).unwrap_or_else(|fault| panic!("{}: {fault}", machine.name));
     let arrays = args.iter().zip(&kernel.params).filter_map(|(arg, param)| match (arg, param.kind) {
         (Argument::Buffer(i), ParamKind::Buffer { write: true, .. }) => Some(ints(memory[*i].bytes().unwrap())),
-        (Argument::Buffer(_) | Argument::Scalar(_), _) => None,
+        (Argument::Buffer(_) | Argument::Scalar(_) | Argument::TensorMap(..), _) => None,
     });
     arrays.collect()
 }
 
 /// The same by the PTX in the emulator, and what it found.
-fn emulated(kernel: &Kernel, ptx: &str, blocks: u64, given: &[Given], schedule: Schedule) -> (Report, Vec<Vec<i32>>) {
+pub(crate) fn emulated(kernel: &Kernel, ptx: &str, blocks: u64, given: &[Given], schedule: Schedule) -> (Report, Vec<Vec<i32>>) {
     let module = ptx_emulator::parse(ptx).unwrap_or_else(|error| panic!("{error}\n{ptx}"));
     let (mut memory, mut args, mut written) = (ptx_emulator::Memory::new(), Vec::new(), Vec::new());
     for (param, given) in kernel.params.iter().zip(given) {
-        let buffer = match given {
-            Ints(content) => Some(memory.upload(&param.name, &bytes(content)).unwrap()),
-            Unwritten(len) => Some(memory.alloc(&param.name, 4 * *len as u64, Fill::Uninitialised(0xa5)).unwrap()),
-            Number(_) => None,
-        };
-        args.push(match (buffer, given) {
-            (Some(buffer), _) => Arg::Buffer(buffer),
-            (None, Number(n)) => Arg::I32(*n),
-            (None, Ints(_) | Unwritten(_)) => unreachable!("an array is a buffer"),
+        let buffer = given.content().map(|content| match content {
+            Ok(content) => memory.upload(&param.name, &content).unwrap(),
+            Err(len) => memory.alloc(&param.name, len as u64, Fill::Uninitialised(0xa5)).unwrap(),
+        });
+        args.push(match (param.kind, buffer, given) {
+            (ParamKind::TensorMap(map), Some(buffer), Map(_, tensor)) => {
+                Arg::Bytes(encoded(map, *tensor, memory.address(buffer).unwrap()))
+            }
+            (_, Some(buffer), _) => Arg::Buffer(buffer),
+            (_, None, Number(n)) => Arg::I32(*n),
+            (_, None, Ints(_) | Unwritten(_) | Map(..)) => unreachable!("an array is a buffer"),
         });
         written.extend(buffer.filter(|_| matches!(param.kind, ParamKind::Buffer { write: true, .. })));
     }
@@ -75,14 +108,14 @@ fn emulated(kernel: &Kernel, ptx: &str, blocks: u64, given: &[Given], schedule: 
     (report, arrays.collect())
 }
 
-fn read(text: &str) -> Kernel {
+pub(crate) fn read(text: &str) -> Kernel {
     let kernel = parse_kernel(text).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(parse_kernel(&print_kernel(&kernel)), Ok(kernel.clone()), "{}", print_kernel(&kernel));
     kernel
 }
 
 /// Runs it on every machine for which `has` holds, and gives what is written.
-fn check(has: fn(&Machine) -> bool, blocks: u64, given: &[Given], text: &str) -> Vec<Vec<i32>> {
+pub(crate) fn check(has: fn(&Machine) -> bool, blocks: u64, given: &[Given], text: &str) -> Vec<Vec<i32>> {
     let kernel = read(text);
     let machines: Vec<Machine> = gpus().into_iter().filter(has).collect();
     let expected = interpreted(&kernel, &machines[0], blocks, given);

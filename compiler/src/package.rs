@@ -244,6 +244,15 @@ fn param(kind: kernel::ParamKind) -> file::ParamKind {
         kernel::ParamKind::Buffer { .. } => file::ParamKind::Pointer,
         kernel::ParamKind::Scalar(DType::I64) => file::ParamKind::I64,
         kernel::ParamKind::Scalar(_) => file::ParamKind::I32,
+        kernel::ParamKind::TensorMap(kernel::TensorMap { elem, tile, swizzle }) => {
+            let swizzle = match swizzle {
+                kernel::Swizzle::None => file::Swizzle::None,
+                kernel::Swizzle::Bytes32 => file::Swizzle::Bytes32,
+                kernel::Swizzle::Bytes64 => file::Swizzle::Bytes64,
+                kernel::Swizzle::Bytes128 => file::Swizzle::Bytes128,
+            };
+            file::ParamKind::TensorMap(file::TensorMap { dtype: dtype(elem), tile, swizzle })
+        }
     }
 }
 
@@ -252,6 +261,10 @@ fn arg(arg: &kernel::Arg, kind: kernel::ParamKind, places: &[u32]) -> file::Arg 
         (kernel::Given::Buffer(index), _) => file::Arg::Buffer(places[*index]),
         (kernel::Given::Scalar(e), kernel::ParamKind::Scalar(DType::I64)) => file::Arg::ScalarI64(extent(e)),
         (kernel::Given::Scalar(e), _) => file::Arg::ScalarI32(extent(e)),
+        (kernel::Given::TensorMap(kernel::View { buffer, extents, strides }), _) => {
+            let (extents, strides) = (extents.each_ref().map(extent), strides.each_ref().map(extent));
+            file::Arg::TensorMap(file::View { buffer: places[*buffer], extents, strides })
+        }
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Machine {
     pub matrix_units: &'static [MatrixUnit],
     /// Whether a block has barriers that count arrivals and the bytes of copies, and on which threads can wait for a phase.
     pub mbarriers: bool,
+    /// Whether copies take boxes of tensors, of which a kernel is given maps.
+    pub tensor_maps: bool,
     /// Whether the warps of a block can have different numbers of registers.
     pub role_registers: bool,
     /// Whether a bf16 pair dot product accumulating in f32 is one instruction.
@@ -161,6 +163,7 @@ const fn gpu(
         matrix_units,
         // Of the machines below those from 90 on have the features of their architecture that others lack (`a`).
         mbarriers: sm >= 90,
+        tensor_maps: sm >= 90,
         role_registers: sm >= 90,
         dot_bf16: false,
         processors,
@@ -185,6 +188,7 @@ const fn host(name: &'static str, level: HostLevel, vector_bytes: u32, dot_bf16:
         copies_async: false,
         matrix_units: &[],
         mbarriers: false,
+        tensor_maps: false,
         role_registers: false,
         dot_bf16,
         processors: 2,

@@ -2,7 +2,10 @@
 //! pool: a layer's launches go to the default stream or to one of the caller's, one after the other.
 #![allow(unsafe_code, reason = "the driver API is C")]
 
+mod tensor_map;
+
 use std::ffi::{CString, c_void};
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +13,8 @@ use cudarc::driver::{DriverError, result, sys};
 
 use crate::device::{Argument, Device, Given, Opened, Stream};
 use crate::error::Error;
-use crate::package::{Image, ImageKind, PARAMS_MAX, Package, Target, TargetKind};
+use crate::package::{Image, ImageKind, PARAMS_MAX, Package, ParamKind, Target, TargetKind};
+use tensor_map::{Encoded, Encoder};
 
 /// The most blocks along the first axis of a grid, on any GPU.
 const GRID_MAX: u64 = (1 << 31) - 1;
@@ -23,6 +27,8 @@ struct Cuda {
     context: Context,
     module: sys::CUmodule,
     functions: Vec<Entry>,
+    /// Where a kernel takes tensor maps.
+    encoder: Option<Encoder>,
     /// Something was launched after the last `sync`.
     is_pending: AtomicBool,
 }
@@ -56,9 +62,7 @@ unsafe impl Sync for Cuda {}
 /// package has nothing for it, [`Error::LoadImage`] where the driver refuses the image or a kernel is not in it.
 pub fn open(package: &Package, ordinal: u32) -> Result<Opened, Error> {
     let no_driver = |why: &str| Error::NoDriver { why: why.into() };
-    if !driver_is_present() {
-        return Err(no_driver("libcuda.so.1 was not found"));
-    }
+    let driver = driver().ok_or_else(|| no_driver("libcuda.so.1 was not found"))?;
     result::init().map_err(|error| no_driver(&format!("cuInit says {}", words(error))))?;
     let device = result::device::get(ordinal.cast_signed())
         .map_err(|error| no_driver(&format!("there is no device {ordinal} ({})", words(error))))?;
@@ -91,7 +95,10 @@ pub fn open(package: &Package, ordinal: u32) -> Result<Opened, Error> {
     // SAFETY: `bytes` is a whole cubin or NUL-terminated PTX, and the driver copies it.
     let module = unsafe { result::module::load_data(bytes.as_ptr().cast::<c_void>()) }.map_err(|error| refused(error, &name))?;
     // From here on `Cuda` unloads the module, whatever fails.
-    let mut cuda = Cuda { name, context, module, functions: Vec::new(), is_pending: AtomicBool::new(false) };
+    let mut cuda = Cuda { name, context, module, functions: Vec::new(), encoder: None, is_pending: AtomicBool::new(false) };
+    if target.kernels.iter().flat_map(|kernel| &kernel.params).any(|param| matches!(param, ParamKind::TensorMap(_))) {
+        cuda.encoder = Some(Encoder::of(driver)?);
+    }
     for kernel in &target.kernels {
         let symbol = CString::new(kernel.symbol.as_str()).map_err(|_| Error::manifest("a symbol contains NUL"))?;
         // SAFETY: the module was loaded above and lives as long as `cuda`.
@@ -112,12 +119,12 @@ pub fn open(package: &Package, ordinal: u32) -> Result<Opened, Error> {
     Ok(Opened { device: Arc::new(cuda), target: index })
 }
 
-/// Whether the driver's library can be loaded. cudarc panics where it cannot.
+/// The driver's library, if it can be loaded. cudarc panics where it cannot.
 // Not cudarc's `is_culib_present`: it is gone when another crate of the program asks for cudarc's `dynamic-linking`.
-fn driver_is_present() -> bool {
-    ["libcuda.so.1", "libcuda.so", "nvcuda.dll"].into_iter().any(|library| {
+fn driver() -> Option<libloading::Library> {
+    ["libcuda.so.1", "libcuda.so", "nvcuda.dll"].into_iter().find_map(|library| {
         // SAFETY: the driver's library is made to be loaded; its constructors are the driver's own.
-        unsafe { libloading::Library::new(library) }.is_ok()
+        unsafe { libloading::Library::new(library) }.ok()
     })
 }
 
@@ -245,16 +252,24 @@ impl Cuda {
             what: "the grid".into(),
             value: i64::try_from(blocks).unwrap_or(i64::MAX),
         })?;
-        // The driver reads 4 or 8 bytes of each, by the kernel's own parameter list; the low 4 come first.
+        // The driver reads 4, 8 or (of a tensor map) 128 bytes of each, by the kernel's own parameter list; the low 4 come first.
+        let mut maps = [const { MaybeUninit::<Encoded>::uninit() }; PARAMS_MAX];
         let (mut words, mut params) = ([0_u64; PARAMS_MAX], [std::ptr::null_mut::<c_void>(); PARAMS_MAX]);
         let count = args.len();
-        for ((word, param), arg) in words.iter_mut().zip(&mut params).zip(args) {
-            *word = arg.word();
-            *param = std::ptr::from_mut(word).cast();
-        }
         self.context.enter()?;
-        // SAFETY: the function belongs to a loaded module, `params` points to as many words as the manifest declares, and
-        // the driver copies them before it returns. The stream is the default one or valid by the contract of
+        for (((word, map), param), arg) in words.iter_mut().zip(&mut maps).zip(&mut params).zip(args) {
+            *param = match (arg, &self.encoder) {
+                (Argument::Map { address, map: of, .. }, Some(encoder)) => {
+                    std::ptr::from_mut(encoder.encode(&of, address, map)?).cast()
+                }
+                (Argument::Memory { .. } | Argument::Map { .. } | Argument::I32(_) | Argument::I64(_), _) => {
+                    *word = arg.word();
+                    std::ptr::from_mut(word).cast()
+                }
+            };
+        }
+        // SAFETY: the function belongs to a loaded module, `params` points to as many words and maps as the manifest declares,
+        // and the driver copies them before it returns. The stream is the default one or valid by the contract of
         // `Stream::cuda`. What the kernel does inside its buffers is the compiler's promise.
         unsafe {
             let (grid, block, stream) = ((grid, 1, 1), (*threads, 1, 1), stream.as_ptr().cast());

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::package::TargetKind;
+use crate::package::{TargetKind, TensorMap};
 pub use crate::region::Region;
 
 /// A device with the kernels of one target loaded. All methods may be called from any thread; a device that is lost
@@ -133,10 +133,32 @@ pub enum Given<'r> {
         /// The part's length.
         bytes: u64,
     },
+    /// A tensor map of a part of a region.
+    Map {
+        /// The region, of the device that is asked.
+        region: &'r Region,
+        /// Bytes from the start of the region.
+        offset: u64,
+        /// The part's length.
+        bytes: u64,
+        /// The tensor, which lies in the part.
+        map: Map,
+    },
     /// A 32-bit scalar.
     I32(i32),
     /// A 64-bit scalar.
     I64(i64),
+}
+
+/// A tensor map, all but the address of its tensor: what the driver encodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// What the kernel knows of it.
+    pub of: TensorMap,
+    /// Extents, outermost first, each 1 to 2^32.
+    pub extents: [u64; 3],
+    /// Bytes from one index to the next of the outer two dimensions: multiples of 16, below 2^40.
+    pub strides: [u64; 2],
 }
 
 impl Given<'_> {
@@ -145,6 +167,7 @@ impl Given<'_> {
     pub fn argument(self) -> Argument {
         match self {
             Given::Memory { region, offset, bytes } => Argument::Memory { address: region.address() + offset, bytes },
+            Given::Map { region, offset, bytes, map } => Argument::Map { address: region.address() + offset, bytes, map },
             Given::I32(value) => Argument::I32(value),
             Given::I64(value) => Argument::I64(value),
         }
@@ -154,7 +177,7 @@ impl Given<'_> {
     #[must_use]
     pub fn is_held_by<D>(&self, device: &D) -> bool {
         match self {
-            Given::Memory { region, offset, bytes } => {
+            Given::Memory { region, offset, bytes } | Given::Map { region, offset, bytes, .. } => {
                 region.is_of(device) && offset.checked_add(*bytes).is_some_and(|end| end <= region.bytes())
             }
             Given::I32(_) | Given::I64(_) => true,
@@ -172,6 +195,15 @@ pub enum Argument {
         /// Its length.
         bytes: u64,
     },
+    /// A tensor map.
+    Map {
+        /// Where the part of memory starts that the tensor lies in, and the tensor.
+        address: u64,
+        /// The part's length.
+        bytes: u64,
+        /// The tensor.
+        map: Map,
+    },
     /// A 32-bit scalar.
     I32(i32),
     /// A 64-bit scalar.
@@ -179,11 +211,11 @@ pub enum Argument {
 }
 
 impl Argument {
-    /// The argument in 64 bits: an address, or a sign-extended scalar.
+    /// The argument in 64 bits: an address (of a map that of its tensor), or a sign-extended scalar.
     #[must_use]
     pub fn word(self) -> u64 {
         match self {
-            Argument::Memory { address, .. } => address,
+            Argument::Memory { address, .. } | Argument::Map { address, .. } => address,
             Argument::I32(value) => i64::from(value).cast_unsigned(),
             Argument::I64(value) => value.cast_unsigned(),
         }

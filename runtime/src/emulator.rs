@@ -9,9 +9,9 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ptx_emulator::{Arg, Buffer, Fill, Launch, Memory, Module, launch, parse};
+use ptx_emulator::{Arg, Buffer, Fill, Launch, Memory, Module, Swizzle, TensorMap, launch, parse};
 
-use crate::device::{Argument, Device, Opened};
+use crate::device::{Argument, Device, Map, Opened};
 use crate::error::Error;
 use crate::package::{self, DType, ImageKind, Manifest, Package, Role, Target, TargetKind, WORKSPACE_ALIGN};
 
@@ -144,10 +144,7 @@ pub fn open(package: &Package, target: Option<&str>, options: Options, sample: S
 fn kernels(manifest: &Manifest, target: &Target) -> Vec<Kernel> {
     let kernel = |(index, kernel): (usize, &package::Kernel)| {
         let launches: Vec<_> = target.launches().filter(|launch| launch.kernel as usize == index).collect();
-        let given = |launch: &package::Launch, param: usize| match launch.args.get(param) {
-            Some(package::Arg::Buffer(buffer)) => manifest.buffers.get(*buffer as usize),
-            Some(package::Arg::ScalarI32(_) | package::Arg::ScalarI64(_)) | None => None,
-        };
+        let given = |launch: &package::Launch, param: usize| manifest.buffers.get(launch.args.get(param)?.buffer()?);
         let name = |param: usize| {
             let mut names: Vec<&str> = launches.iter().filter_map(|launch| Some(given(launch, param)?.name.as_str())).collect();
             names.dedup();
@@ -253,6 +250,14 @@ impl State {
         Ok((buffer, 0))
     }
 
+    /// The address of a range that a kernel is given, whose tensor is called this from now on.
+    fn given(&mut self, address: u64, bytes: u64, name: &str, only_read: bool) -> Result<u64, Error> {
+        let (buffer, offset) = self.tensor(address, bytes)?;
+        self.memory.rename(buffer, name).map_err(refused)?;
+        self.memory.set_read_only(buffer, only_read).map_err(refused)?;
+        Ok(self.memory.address(buffer).map_err(refused)? + offset)
+    }
+
     /// What untouched memory of the region with this range holds.
     fn region(&self, address: u64, bytes: u64) -> Result<u8, Error> {
         let region = self.regions.range(..=address).next_back();
@@ -332,11 +337,10 @@ impl Device for Emulator {
         for ((arg, name), only_read) in args.iter().zip(names).zip(only_read) {
             packed.push(match arg {
                 Argument::Memory { bytes: 0, .. } => Arg::U64(0),
-                Argument::Memory { address, bytes } => {
-                    let (buffer, offset) = state.tensor(*address, *bytes)?;
-                    state.memory.rename(buffer, name).map_err(refused)?;
-                    state.memory.set_read_only(buffer, *only_read).map_err(refused)?;
-                    Arg::U64(state.memory.address(buffer).map_err(refused)? + offset)
+                Argument::Memory { address, bytes } => Arg::U64(state.given(*address, *bytes, name, *only_read)?),
+                Argument::Map { address, bytes, map } => {
+                    let address = state.given(*address, *bytes, name, *only_read)?;
+                    Arg::Bytes(encoded(map, address).encode().map_err(refused)?.to_vec())
                 }
                 Argument::I32(value) => Arg::I32(*value),
                 Argument::I64(value) => Arg::U64(value.cast_unsigned()),
@@ -358,6 +362,24 @@ impl Device for Emulator {
 
     fn sync(&self) -> Result<(), Error> {
         Ok(())
+    }
+}
+
+/// The map of a tensor at this address as the emulator has it: innermost dimension first.
+fn encoded(map: &Map, address: u64) -> TensorMap {
+    let Map { of: package::TensorMap { dtype, tile, swizzle }, extents: [outer, row, column], strides } = *map;
+    TensorMap {
+        element_bytes: dtype.bytes() as u8,
+        address,
+        extents: vec![column, row, outer],
+        strides: vec![strides[1], strides[0]],
+        box_extents: vec![tile[2], tile[1], tile[0]],
+        swizzle: match swizzle {
+            package::Swizzle::None => Swizzle::None,
+            package::Swizzle::Bytes32 => Swizzle::Bytes32,
+            package::Swizzle::Bytes64 => Swizzle::Bytes64,
+            package::Swizzle::Bytes128 => Swizzle::Bytes128,
+        },
     }
 }
 

@@ -279,7 +279,9 @@ impl Device for Host {
         for arg in args {
             match arg {
                 Argument::Memory { bytes: 0, .. } | Argument::I32(_) | Argument::I64(_) => {}
-                Argument::Memory { address, bytes } => held.push(self.block(*address, *bytes, "launching")?),
+                Argument::Memory { address, bytes } | Argument::Map { address, bytes, .. } => {
+                    held.push(self.block(*address, *bytes, "launching")?)
+                }
             }
         }
         // SAFETY: every range lies in a block that `held` keeps.

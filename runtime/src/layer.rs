@@ -362,10 +362,7 @@ impl Shared {
 
     /// Whether no update is given this weight, which nothing else may write.
     fn is_only_read(&self, weight: &Buffer) -> bool {
-        let is_it = |arg: &Arg| match arg {
-            Arg::Buffer(index) => self.manifest.buffers[*index as usize].name == weight.name,
-            Arg::ScalarI32(_) | Arg::ScalarI64(_) => false,
-        };
+        let is_it = |arg: &Arg| arg.buffer().is_some_and(|index| self.manifest.buffers[index].name == weight.name);
         !self.target().update.iter().flat_map(|launch| &launch.args).any(is_it)
     }
 

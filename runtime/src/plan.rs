@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use crate::device::{Device, Given, Stream};
+use crate::device::{Device, Given, Map, Stream};
 use crate::error::Error;
 use crate::layer::{Bound, Layer, Shared, check_count};
-use crate::package::{Arg, Dims, Launch, PARAMS_MAX, Role, WORKSPACE_ALIGN, byte_count};
+use crate::package::{Arg, Dims, Kernel, Launch, PARAMS_MAX, ParamKind, Role, TensorMap, View, WORKSPACE_ALIGN, byte_count};
 use crate::region::Region;
 
 /// Grids, scalar arguments, sizes and the places in the workspace, for one [`Dims`]. It has no state: threads may run one
@@ -78,6 +78,7 @@ struct Call {
 #[derive(Clone, Copy, Debug)]
 enum Word {
     Buffer(usize),
+    Map(usize, Map),
     I32(i32),
     I64(i64),
 }
@@ -189,6 +190,10 @@ impl Plan {
             for (given, word) in given.iter_mut().zip(args) {
                 *given = match *word {
                     Word::Buffer(buffer) => self.given(self.slots[buffer], bound, memory),
+                    Word::Map(buffer, map) => match self.given(self.slots[buffer], bound, memory) {
+                        Given::Memory { region, offset, bytes } => Given::Map { region, offset, bytes, map },
+                        other @ (Given::Map { .. } | Given::I32(_) | Given::I64(_)) => other,
+                    },
                     Word::I32(value) => Given::I32(value),
                     Word::I64(value) => Given::I64(value),
                 };
@@ -261,8 +266,13 @@ fn slots(shared: &Shared, dims: Dims) -> Result<(Box<[Slot]>, u64), Error> {
 
 fn evaluate(shared: &Shared, launch: &Launch, dims: Dims) -> Result<Call, Error> {
     let kernel = launch.kernel as usize;
-    let symbol = &shared.target().kernels[kernel].symbol;
-    let args = launch.args.iter().enumerate().map(|(index, arg)| match arg {
+    let Kernel { symbol, params, .. } = &shared.target().kernels[kernel];
+    let args = launch.args.iter().zip(params).enumerate().map(|(index, (arg, param))| match arg {
+        Arg::TensorMap(view) => match param {
+            ParamKind::TensorMap(of) => map(shared, *of, view, dims, &format!("argument {index}"), symbol),
+            // A sound manifest has a map for a map.
+            ParamKind::Pointer | ParamKind::I32 | ParamKind::I64 => Ok(Word::Buffer(view.buffer as usize)),
+        },
         Arg::Buffer(buffer) => Ok(Word::Buffer(*buffer as usize)),
         Arg::ScalarI32(extent) => {
             let value = extent.eval(dims)?;
@@ -276,4 +286,35 @@ fn evaluate(shared: &Shared, launch: &Launch, dims: Dims) -> Result<Call, Error>
         Arg::ScalarI64(extent) => Ok(Word::I64(extent.eval(dims)?)),
     });
     Ok(Call { kernel, blocks: launch.grid.count(dims)?, args: args.collect::<Result<_, Error>>()? })
+}
+
+/// A tensor map, if the driver takes it and its tensor lies inside its buffer.
+fn map(shared: &Shared, of: TensorMap, view: &View, dims: Dims, argument: &str, kernel: &str) -> Result<Word, Error> {
+    let beyond = |what: &str, value: u64| Error::LaunchRange {
+        kernel: kernel.to_owned(),
+        what: format!("{what} of {argument}"),
+        value: i64::try_from(value).unwrap_or(i64::MAX),
+    };
+    let [mut extents, mut strides] = [[0; 3], [0; 3]];
+    for (extent, formula) in extents.iter_mut().zip(&view.extents) {
+        *extent = formula.count(dims)?;
+        if !(1..=1 << 32).contains(extent) {
+            return Err(beyond("an extent", *extent));
+        }
+    }
+    for (stride, formula) in strides.iter_mut().zip(&view.strides) {
+        let elements = formula.count(dims)?;
+        *stride = elements.saturating_mul(of.dtype.bytes());
+        if *stride >= 1 << 40 || !stride.is_multiple_of(16) {
+            return Err(beyond("a stride in bytes", *stride));
+        }
+    }
+    strides[2] = of.dtype.bytes();
+    // At most 2^74 together.
+    let steps = extents.iter().zip(strides).map(|(extent, stride)| u128::from(extent - 1) * u128::from(stride));
+    let end = steps.sum::<u128>() + u128::from(of.dtype.bytes());
+    if end > u128::from(byte_count(&shared.manifest.buffers[view.buffer as usize], dims)?) {
+        return Err(beyond("the last byte", u64::try_from(end).unwrap_or(u64::MAX)));
+    }
+    Ok(Word::Map(view.buffer as usize, Map { of, extents, strides: [strides[0], strides[1]] }))
 }

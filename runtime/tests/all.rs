@@ -15,4 +15,5 @@ mod mock;
 mod object;
 mod package;
 mod plan;
+mod tensor_maps;
 mod weights;

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 
 use crate::fixture;
 use crate::fixture::{w, x, y};
+use moec_runtime::package::{Arg, DType, Extent, ParamKind, Swizzle, TensorMap, View};
 use moec_runtime::{DeviceKind, Dims, Layer, Package, Stream};
 use tempfile::TempDir;
 
@@ -44,6 +45,16 @@ fn child() {
     match case.as_str() {
         "old driver" => manifest.targets[0].least_driver = Some("12.4".into()),
         "shared memory" => manifest.targets[0].kernels[1].dynamic_shared_bytes = 100_000,
+        "tensor map" | "no map" => {
+            let target = &mut manifest.targets[0];
+            let tile = [1, 2, 4];
+            target.kernels[0].params[0] = ParamKind::TensorMap(TensorMap { dtype: DType::F32, tile, swizzle: Swizzle::None });
+            let (extents, strides) = ([2, 3, 4].map(Extent::Const), [8, 4].map(Extent::Const));
+            for regime in &mut target.regimes {
+                let (extents, strides) = (extents.clone(), strides.clone());
+                regime.launches[0].args[0] = Arg::TensorMap(View { buffer: 0, extents, strides });
+            }
+        }
         _ => {}
     }
     let package = Package::new(manifest, vec![fixture::PTX.into(), Vec::new()]).unwrap();
@@ -121,6 +132,22 @@ fn a_run_on_the_driver() {
     ];
     let close = ["cuMemFree", "cuModuleUnload", "cuDevicePrimaryCtxRelease"];
     assert_eq!(calls, [&open.concat()[..], &run, &run, &close].concat());
+}
+
+/// The driver encodes a map for each launch, innermost dimension first, and the kernel is given it by value.
+#[test]
+fn tensor_maps_are_encoded() {
+    let Some(mock) = mock() else { return };
+    let (out, calls) = run(mock, "tensor map", &[]);
+    assert_eq!(out, ["true [5, -4] on Mock GPU"; 2]);
+    // Type 7 is FLOAT32; strides are in bytes.
+    let encode = "cuTensorMapEncodeTiled type 7 rank 3 extents 4 3 2 strides 16 32 box 4 2 1 steps 1 1 1 interleave 0 swizzle 0 \
+                  promotion 3 fill 0";
+    let place = calls.iter().position(|call| call == encode).unwrap_or_else(|| panic!("{calls:#?}"));
+    assert!(calls[place + 1].starts_with("cuLaunchKernel 10 grid 5 1 1"), "{calls:#?}");
+    assert_eq!(calls.iter().filter(|call| *call == encode).count(), 2);
+    let (out, _) = run(mock, "no map", &[("MOCK_FAIL", "cuTensorMapEncodeTiled 1 1")]);
+    assert!(out[0].contains("cuTensorMapEncodeTiled") && out[0].contains("error 1"), "{out:?}");
 }
 
 #[test]

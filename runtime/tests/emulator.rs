@@ -11,7 +11,7 @@ use moec_runtime::emulator::{self, Emulator, FindingKind, Options, Place, Sample
 use moec_runtime::{Dims, Layer, Package, Region};
 
 /// The fixture's kernels: a thread an element of the block's token. `{first}` is where `add_it` starts to read.
-const PTX: &str = "
+pub(crate) const PTX: &str = "
 .version 7.0
 .target sm_80
 .address_size 64

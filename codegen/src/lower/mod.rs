@@ -102,6 +102,8 @@ pub(crate) fn params<'k, 'c>(ir: &Ir<'c>, kernel: &'k Kernel, pointer: Type<'c>)
     let ty = |kind| match kind {
         ParamKind::Buffer { .. } => pointer,
         ParamKind::Scalar(of) => elem(ir, of),
+        // Where the map itself lies among the parameters.
+        ParamKind::TensorMap(_) => ir.pointer(0),
     };
     kernel.params.iter().map(|p| (p.name.as_str(), ty(p.kind))).collect()
 }
@@ -118,7 +120,7 @@ pub(crate) fn mark_params<'c>(ir: &Ir<'c>, kernel: &Kernel, function: Function<'
                     ir.mark(function, at, "readonly");
                 }
             }
-            ParamKind::Scalar(_) => {}
+            ParamKind::Scalar(_) | ParamKind::TensorMap(_) => {}
         }
     }
 }
@@ -131,6 +133,9 @@ fn check(kernel: &Kernel, machine: &Machine) -> Result<(), Error> {
     let of_bools = kernel.params.iter().any(|p| matches!(p.kind, ParamKind::Buffer { elem: DType::Bool, .. }));
     if of_bools || kernel.shared.iter().any(|(_, s)| s.elem == DType::Bool) {
         return unsupported("arrays of bool".to_string());
+    }
+    if !machine.tensor_maps && kernel.params.iter().any(|p| matches!(p.kind, ParamKind::TensorMap(_))) {
+        return unsupported("tensor maps".to_string());
     }
     let (bytes, limit) = (layout(kernel).bytes, u64::from(machine.shared_optin_bytes));
     if bytes > limit {

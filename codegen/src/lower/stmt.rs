@@ -104,6 +104,14 @@ impl<'c> Lowering<'_, 'c> {
                 let stage = self.stage(*barrier, *stage)?;
                 self.warps("bulk copies")?.bulk_copy(ir, to, from, *bytes, stage);
             }
+            Stmt::TileCopy { to, at, from, corner, barrier, stage } => {
+                let to = self.element(Place::Shared(*to), *at)?;
+                let map = self.function.get_params()[*from as usize].into_pointer_value();
+                let [outer, row, column] = corner.map(|index| self.expr(index));
+                let corner = [outer?, row?, column?];
+                let stage = self.stage(*barrier, *stage)?;
+                self.warps("copies of boxes")?.tile_copy(ir, to, (map, corner), stage);
+            }
             Stmt::Prefetch { from, offset } => {
                 let at = self.element(Place::Param(*from), *offset)?;
                 self.target.prefetch(ir, at);

@@ -87,7 +87,7 @@ impl Target for Host {
         for (i, param) in kernel.params.iter().enumerate() {
             let slot = ir.element(i64, args, ir.constant(i64, i as i64));
             let ty = match param.kind {
-                ParamKind::Buffer { .. } => ir.pointer(0),
+                ParamKind::Buffer { .. } | ParamKind::TensorMap(_) => ir.pointer(0),
                 ParamKind::Scalar(elem) => lower::elem(ir, elem),
             };
             values.push(ir.load(ty, slot, 8, &param.name));

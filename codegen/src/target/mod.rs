@@ -113,6 +113,10 @@ pub(crate) trait Warps {
     /// This thread starts a copy of so many bytes, which the phase of a stage expects.
     fn bulk_copy<'c>(&self, ir: &Ir<'c>, to: Pointer<'c>, from: Pointer<'c>, bytes: u32, stage: Pointer<'c>);
 
+    /// This thread starts a copy of the box of a tensor that begins at these indices, outermost first, which the phase of a stage
+    /// expects. The tensor's map lies where the pointer says.
+    fn tile_copy<'c>(&self, ir: &Ir<'c>, to: Pointer<'c>, from: (Pointer<'c>, [Value<'c>; 3]), stage: Pointer<'c>);
+
     /// Whether the phase of a stage with this parity is over; it may wait a while for that.
     fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>) -> Value<'c>;
 }

@@ -2,7 +2,7 @@
 //! Assembling the PTX is in `ptxas`.
 
 use inkwell::module::Linkage;
-use moec_ir::kernel::{Index, Kernel, Mbarrier, Place, Scope, Vote, layout};
+use moec_ir::kernel::{Index, Kernel, Mbarrier, ParamKind, Place, Scope, Vote, layout};
 use moec_ir::{DType, Machine, MatrixShape};
 
 use super::spelling::Instruction;
@@ -26,6 +26,9 @@ const PTX_KERNEL: u32 = 71;
 const GLOBAL: u16 = 1;
 const SHARED: u16 = 3;
 const CLUSTER: u16 = 7;
+/// Bytes of a tensor map, and to which it is aligned: CUDA driver API, `CUtensorMap`.
+const TENSOR_MAP_BYTES: u32 = 128;
+const TENSOR_MAP_ALIGN: u32 = 64;
 /// Every lane of the warp.
 const ALL_LANES: i64 = -1;
 /// A warp has two to the power of this many lanes.
@@ -74,6 +77,13 @@ impl Target for Nvptx {
         // Without it ptxas aims at several blocks a processor, and spills registers that one block could have.
         ir.set(function, "nvvm.minctasm", "1");
         lower::mark_params(ir, kernel, function);
+        for (i, param) in (0..).zip(&kernel.params) {
+            if let ParamKind::TensorMap(_) = param.kind {
+                ir.mark_by_value(function, i, llvm::array(ir.int(8), TENSOR_MAP_BYTES), TENSOR_MAP_ALIGN);
+                // Without it LLVM copies the map to local memory, where copies cannot read it.
+                ir.set_param(function, i, "nvvm.grid_constant");
+            }
+        }
         function
     }
 
@@ -234,6 +244,19 @@ impl Warps for Nvptx {
         let to = ir.cast(Op::AddrSpaceCast, to.into(), ir.pointer(CLUSTER));
         let [all, hint, no] = [16, 64, 1].map(|bits| ir.constant(ir.int(bits), 0));
         Instruction::BulkCopy.issue(ir, &[to, stage.into(), from.into(), word(ir, i64::from(bytes)), all, hint, no, no]);
+    }
+
+    /// Indices go innermost first.
+    fn tile_copy<'c>(
+        &self,
+        ir: &Ir<'c>,
+        to: Pointer<'c>,
+        (map, [outer, row, column]): (Pointer<'c>, [Value<'c>; 3]),
+        stage: Pointer<'c>,
+    ) {
+        let to = ir.cast(Op::AddrSpaceCast, to.into(), ir.pointer(CLUSTER));
+        let [all, hint, no] = [16, 64, 1].map(|bits| ir.constant(ir.int(bits), 0));
+        Instruction::TileCopy.issue(ir, &[to, stage.into(), map.into(), column, row, outer, all, hint, no, no, word(ir, 0)]);
     }
 
     fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>) -> Value<'c> {

@@ -21,6 +21,7 @@ pub(super) enum Instruction {
     MbarrierExpect,
     MbarrierTry,
     BulkCopy,
+    TileCopy,
     ShuffleInt,
     ShuffleFloat,
     VoteAny,
@@ -102,6 +103,9 @@ impl Instruction {
             }
             Instruction::BulkCopy => {
                 row("llvm.nvvm.cp.async.bulk.global.to.shared.cluster", 90, 80, "9.7.9.25.4.1 cp.async.bulk")
+            }
+            Instruction::TileCopy => {
+                row("llvm.nvvm.cp.async.bulk.tensor.g2s.tile.3d", 90, 80, "9.7.9.27.1.2 cp.async.bulk.tensor")
             }
             Instruction::ShuffleInt => row("llvm.nvvm.shfl.sync.bfly.i32", 30, 60, "9.7.9.6 shfl.sync"),
             Instruction::ShuffleFloat => row("llvm.nvvm.shfl.sync.bfly.f32", 30, 60, "9.7.9.6 shfl.sync"),

@@ -109,7 +109,7 @@ impl Builder {
         self.expr(Expr::Param(index))
     }
 
-    fn param(&self, name: &str, kind: ParamKind) -> u32 {
+    pub(super) fn param(&self, name: &str, kind: ParamKind) -> u32 {
         let mut params = self.params.borrow_mut();
         params.push(Param { name: name.to_string(), kind });
         params.len() as u32 - 1
@@ -145,7 +145,7 @@ impl Builder {
         let (exprs, locals, params) = (self.exprs.borrow(), self.locals.borrow(), self.params.borrow());
         let param = |i: u32| match params.get(i as usize)?.kind {
             ParamKind::Scalar(elem) => Some(elem),
-            ParamKind::Buffer { .. } => None,
+            ParamKind::Buffer { .. } | ParamKind::TensorMap(_) => None,
         };
         infer(expr, |h| locals.get(h).map(|l| l.ty), param, |h| exprs.types.get(h.index()).copied())
     }

@@ -3,13 +3,19 @@
 use std::ops::Range;
 
 use super::build::Array;
-use super::{Builder, Handle, Mbarrier, Place, Scope, Stmt, Value, Wait, WarpRole};
+use super::{Builder, Handle, Mbarrier, ParamKind, Place, Scope, Stmt, TensorMap, Value, Wait, WarpRole};
 
 /// A barrier that counts arrivals and bytes.
 #[derive(Clone, Copy)]
 pub struct Stages<'k> {
     kernel: &'k Builder,
     barrier: Handle<Mbarrier>,
+}
+
+/// A tensor in global memory whose boxes are copied.
+#[derive(Clone, Copy)]
+pub struct Tiles {
+    param: u32,
 }
 
 /// Warps with work of their own, before it is written.
@@ -27,6 +33,11 @@ impl Builder {
     pub fn mbarrier(&self, name: &str, arrivals: u32, stages: u32) -> Stages<'_> {
         let barrier = self.mbarriers.borrow_mut().push(Mbarrier { name: name.to_string(), arrivals, stages });
         Stages { kernel: self, barrier }
+    }
+
+    /// A tensor in global memory that is only read, by boxes.
+    pub fn tensor_map(&self, name: &str, map: TensorMap) -> Tiles {
+        Tiles { param: self.param(name, ParamKind::TensorMap(map)) }
     }
 
     /// The warps of the block go different ways: see [`Stmt::Roles`].
@@ -75,6 +86,14 @@ impl<'k> Stages<'k> {
         };
         let (at, offset, stage) = (at.expr, offset.expr, stage.expr);
         self.kernel.emit(Stmt::BulkCopy { to, at, from, offset, bytes, barrier: self.barrier, stage });
+    }
+
+    /// The thread starts a copy of the box of a tensor whose first element is at `corner`, to element `at` of a shared array, which the
+    /// phase of a stage that is under way expects: see [`Stmt::TileCopy`].
+    pub fn tile_copy(self, stage: Value<'k>, (to, at): (Array<'k>, Value<'k>), from: Tiles, corner: [Value<'k>; 3]) {
+        let Place::Shared(to) = to.place else { panic!("a box is copied to a shared array") };
+        let (at, corner, stage) = (at.expr, corner.map(|index| index.expr), stage.expr);
+        self.kernel.emit(Stmt::TileCopy { to, at, from: from.param, corner, barrier: self.barrier, stage });
     }
 
     /// The thread waits until a phase of a stage is over: see [`Wait::Phase`].

@@ -17,7 +17,7 @@ use super::meetings::Meetings;
 use super::print::text_at;
 use super::verify::verify_kernel;
 use super::{Arena, Binary, Expr, Given, Handle, Index, Kernel, Local, Location, ParamKind, Place, Program, Role};
-use super::{Registers, Scope, Stmt, Ty, Violation, Vote, Wait, arith, verify};
+use super::{Registers, Scope, Stmt, Tensor, TensorMap, Ty, Violation, Vote, Wait, arith, verify};
 use crate::{DType, Dims, Machine};
 
 /// Bytes of which each is known or not.
@@ -113,6 +113,8 @@ pub enum Argument {
     Buffer(usize),
     /// A number.
     Scalar(i64),
+    /// A tensor in one of the memories, by index, which it must lie inside.
+    TensorMap(usize, Tensor),
 }
 
 /// Something undefined that a program did.
@@ -178,6 +180,7 @@ pub fn interp(
                     Given::Scalar(extent) => {
                         Argument::Scalar(extent.at(dims).and_then(|n| i64::try_from(n).ok()).ok_or_else(none)?)
                     }
+                    Given::TensorMap(view) => Argument::TensorMap(view.buffer, view.at(dims).ok_or_else(none)?),
                 });
             }
             let run = Run::new(launch.kernel, &program.kernels[launch.kernel], machine, &args, &mut memory);
@@ -259,12 +262,21 @@ impl<'a> Run<'a> {
         let fits = |(param, arg): (&super::Param, &Argument)| match (param.kind, *arg) {
             (ParamKind::Buffer { .. }, Argument::Buffer(index)) => index < memory.len(),
             (ParamKind::Scalar(elem), Argument::Scalar(n)) => elem == DType::I64 || i32::try_from(n).is_ok(),
-            (ParamKind::Buffer { .. }, Argument::Scalar(_)) | (ParamKind::Scalar(_), Argument::Buffer(_)) => false,
+            (ParamKind::TensorMap(_), Argument::TensorMap(index, _)) => index < memory.len(),
+            (ParamKind::Buffer { .. }, Argument::Scalar(_) | Argument::TensorMap(..)) => false,
+            (ParamKind::Scalar(_), Argument::Buffer(_) | Argument::TensorMap(..)) => false,
+            (ParamKind::TensorMap(_), Argument::Buffer(_) | Argument::Scalar(_)) => false,
         };
         let types: Result<Vec<Ty>, String> = kernel.types().into_iter().collect();
         let wrong = |message: String| Stop { at: Location::Kernel(index), message };
         if args.len() != kernel.params.len() || !kernel.params.iter().zip(args).all(fits) {
             return Err(wrong("the arguments do not fit the parameters".to_string()));
+        }
+        for (param, arg) in kernel.params.iter().zip(args) {
+            if let (ParamKind::TensorMap(map), Argument::TensorMap(index, tensor)) = (param.kind, arg) {
+                let elements = memory[*index].bytes.len() as u64 / map.elem.bytes();
+                tensor.check(map.elem, elements).map_err(|why| wrong(format!("%{}: {why}", param.name)))?;
+            }
         }
         Ok(Run {
             index,
@@ -382,6 +394,9 @@ impl<'a> Run<'a> {
             }
             Stmt::BulkCopy { to, at, from, offset, bytes, barrier, stage } => {
                 self.bulk_copy((*to, *at), (*from, *offset), *bytes, (*barrier, *stage), active)?;
+            }
+            Stmt::TileCopy { to, at, from, corner, barrier, stage } => {
+                self.tile_copy((*to, *at), (*from, *corner), (*barrier, *stage), active)?;
             }
             Stmt::Prefetch { from, offset } => {
                 let offsets = self.eval(*offset, active)?;
@@ -521,8 +536,19 @@ impl<'a> Run<'a> {
             Place::Registers(handle) => Ok((&mut self.registers[handle.index()], elem)),
             Place::Param(i) => match self.args[i as usize] {
                 Argument::Buffer(index) => Ok((&mut self.memory[index], elem)),
-                Argument::Scalar(_) => Err("a number is not an array".to_string()),
+                Argument::Scalar(_) | Argument::TensorMap(..) => Err("this is not an array".to_string()),
             },
+        }
+    }
+
+    /// What a parameter for a tensor map is given.
+    pub(super) fn tensor(&self, param: u32) -> Result<(TensorMap, Tensor, &Memory), String> {
+        let kind = self.kernel.params.get(param as usize).map(|param| param.kind);
+        match (kind, self.args.get(param as usize)) {
+            (Some(ParamKind::TensorMap(map)), Some(Argument::TensorMap(index, tensor))) => {
+                Ok((map, *tensor, &self.memory[*index]))
+            }
+            (_, _) => Err("this is not a tensor map".to_string()),
         }
     }
 
@@ -570,7 +596,7 @@ impl<'a> Run<'a> {
             Expr::Index(Index::Block) => every(u64::from(self.block)),
             Expr::Param(i) => match self.args[i as usize] {
                 Argument::Scalar(n) => every(n as u64),
-                Argument::Buffer(_) => Err("a buffer is not a number".to_string()),
+                Argument::Buffer(_) | Argument::TensorMap(..) => Err("a buffer is not a number".to_string()),
             },
             Expr::Local(local) => {
                 let slot = &self.slots[local.index()];

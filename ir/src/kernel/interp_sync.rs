@@ -74,18 +74,33 @@ impl Run<'_> {
             read.map_err(place("from", sources[i]))?;
             let (memory, _) = self.array(Place::Shared(to))?;
             let at = address(memory, elem, targets[i], len, align).map_err(place("to", targets[i]))?;
-            memory.expect_at(at, bytes as usize).map_err(place("to", targets[i]))?;
-            let come = self.meetings.come(barrier, stages[i] as i64, bytes);
-            let phase = come.map_err(|why| format!("thread {thread}: {why}"))?;
             let bytes = lanes.iter().flat_map(|lane| lane.to_le_bytes()[..elem.bytes() as usize].to_vec()).collect();
-            self.flights.push(Flight { bytes, to, at, barrier, stage: stages[i] as usize, phase });
+            self.fly(*thread, (to, at), bytes, (barrier, stages[i]))?;
         }
         self.land();
         Ok(())
     }
 
+    /// These bytes are under way to byte `at` of the array, and belong to the phase under way at the stage.
+    pub(super) fn fly(
+        &mut self,
+        thread: u32,
+        (to, at): (Handle<Shared>, usize),
+        bytes: Vec<u8>,
+        (barrier, stage): (Handle<Mbarrier>, u64),
+    ) -> Result<(), String> {
+        let (memory, elem) = self.array(Place::Shared(to))?;
+        let element = at / elem.bytes() as usize;
+        let place = |why: String| format!("thread {thread}, to element {element}: {why}");
+        memory.expect_at(at, bytes.len()).map_err(place)?;
+        let come = self.meetings.come(barrier, stage as i64, bytes.len() as u32);
+        let phase = come.map_err(|why| format!("thread {thread}: {why}"))?;
+        self.flights.push(Flight { bytes, to, at, barrier, stage: stage as usize, phase });
+        Ok(())
+    }
+
     /// Copies whose phase is over are there.
-    fn land(&mut self) {
+    pub(super) fn land(&mut self) {
         let (shared, meetings) = (&mut self.shared, &self.meetings);
         self.flights.retain(|of| {
             let over = meetings.over(of.barrier, of.stage) > of.phase;

@@ -18,6 +18,7 @@ pub mod fragment;
 pub mod interp;
 mod interp_matrix;
 mod interp_sync;
+mod interp_tensor;
 mod layout;
 mod lex;
 mod meetings;
@@ -25,24 +26,29 @@ pub mod parse;
 mod parse_expr;
 mod parse_matrix;
 mod parse_sync;
+mod parse_tensor;
 pub mod print;
 mod print_matrix;
 mod print_sync;
+mod print_tensor;
 pub mod stmt;
+pub mod tensor;
 mod uniform;
 pub mod verify;
 mod verify_matrix;
 mod verify_sync;
+mod verify_tensor;
 
 pub use arena::{Arena, Handle};
 pub use build::{Builder, Value};
-pub use build_sync::{Part, Stages};
+pub use build_sync::{Part, Stages, Tiles};
 pub use expr::{Binary, Compare, Expr, Index, Reduce, Ty, Unary};
 pub use interp::{Argument, Fault, Memory, interp, interp_kernel};
 pub use layout::{Layout, layout};
 pub use parse::{ParseError, parse};
 pub use print::{Location, print, print_kernel, print_with_violations};
 pub use stmt::{Block, Place, Scope, Stmt, Vote, Wait, WarpRole};
+pub use tensor::{Swizzle, Tensor, TensorMap, View};
 pub use verify::{Violation, verify};
 
 use crate::{DType, Extent, Facts, Statistics};
@@ -132,6 +138,8 @@ pub enum Given {
     Buffer(usize),
     /// A number.
     Scalar(Extent),
+    /// A tensor map of a buffer.
+    TensorMap(View),
 }
 
 impl From<Extent> for Given {
@@ -189,6 +197,8 @@ pub enum ParamKind {
     },
     /// `I32` or `I64`.
     Scalar(DType),
+    /// A tensor in global memory, which the kernel only reads, by boxes: see [`Stmt::TileCopy`].
+    TensorMap(TensorMap),
 }
 
 /// An array of the block.
@@ -262,7 +272,7 @@ impl Kernel {
             Place::Registers(handle) => self.registers.get(handle).map(|registers| registers.elem),
             Place::Param(i) => match self.params.get(i as usize)?.kind {
                 ParamKind::Buffer { elem, .. } => Some(elem),
-                ParamKind::Scalar(_) => None,
+                ParamKind::Scalar(_) | ParamKind::TensorMap(_) => None,
             },
         }
     }
@@ -272,7 +282,7 @@ impl Kernel {
         let mut types: Vec<Result<Ty, String>> = Vec::with_capacity(self.exprs.len());
         let scalar = |i: u32| match self.params.get(i as usize)?.kind {
             ParamKind::Scalar(elem) => Some(elem),
-            ParamKind::Buffer { .. } => None,
+            ParamKind::Buffer { .. } | ParamKind::TensorMap(_) => None,
         };
         for (_, expr) in self.exprs.iter() {
             let operand = |h: Handle<Expr>| types.get(h.index())?.as_ref().ok().copied();

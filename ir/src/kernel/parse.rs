@@ -11,7 +11,7 @@ use super::print::{role, vote_word};
 use super::{
     Arena, Arg, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Param, ParamKind, Place, Program, Regime, Role,
 };
-use super::{Mbarrier, Registers, Shared, Stmt, Ty, Vote};
+use super::{Mbarrier, Registers, Shared, Stmt, TensorMap, Ty, Vote};
 use crate::{DType, Extent, Facts, Statistics};
 
 /// Why a text is not a program.
@@ -158,7 +158,7 @@ impl<'t> Parser<'t> {
         meaning(self.word(what)?).ok_or(at)
     }
 
-    fn name(&mut self, sigil: char) -> Parsed<String> {
+    pub(super) fn name(&mut self, sigil: char) -> Parsed<String> {
         match self.peek().token.clone() {
             Token::Name(its, name) if its == sigil => {
                 self.at += 1;
@@ -177,7 +177,7 @@ impl<'t> Parser<'t> {
         Ok(number)
     }
 
-    fn dtype(&mut self) -> Parsed<DType> {
+    pub(super) fn dtype(&mut self) -> Parsed<DType> {
         self.known("an element type", |word| word.parse().ok())
     }
 
@@ -264,7 +264,7 @@ impl<'t> Parser<'t> {
         Ok(Buffer { name, role, dtype, shape, observe })
     }
 
-    /// `%param = %buffer` or `%param = extent`; `%buffer` alone, where both have one name.
+    /// `%param = %buffer`, `%param = extent` or `%param = view ..`; `%buffer` alone, where both have one name.
     fn arg(&mut self, buffers: &[Buffer]) -> Parsed<Arg> {
         let buffer =
             |name: &str, unknown: Wrong| buffers.iter().position(|buffer| buffer.name == name).map(Given::Buffer).ok_or(unknown);
@@ -275,7 +275,9 @@ impl<'t> Parser<'t> {
             return Ok(Arg { param, given });
         }
         let unknown = self.wrong("there is no such buffer");
-        let given = if matches!(self.peek().token, Token::Name('%', _)) {
+        let given = if self.take("view") {
+            Given::TensorMap(self.view(buffers)?)
+        } else if matches!(self.peek().token, Token::Name('%', _)) {
             buffer(&self.name('%')?, unknown)?
         } else {
             Given::Scalar(self.extent()?)
@@ -284,7 +286,7 @@ impl<'t> Parser<'t> {
     }
 
     /// As [`Extent`] itself reads it.
-    fn extent(&mut self) -> Parsed<Extent> {
+    pub(super) fn extent(&mut self) -> Parsed<Extent> {
         self.read("a formula", Extent::parse_prefix)
     }
 
@@ -356,6 +358,8 @@ impl Parser<'_> {
         let kind = if self.take("*") {
             let write = self.take("mut");
             ParamKind::Buffer { elem: self.dtype()?, write }
+        } else if self.take("map") {
+            ParamKind::TensorMap(self.tensor_map()?)
         } else {
             ParamKind::Scalar(self.dtype()?)
         };
@@ -468,6 +472,7 @@ impl Parser<'_> {
             "arrive" => self.arrive(),
             "wait" => self.wait(),
             "bulk_copy" => self.bulk_copy(),
+            "tile_copy" => self.tile_copy(),
             "prefetch" => self.prefetch(),
             "for" => {
                 let local = self.typed()?;
@@ -539,7 +544,7 @@ impl Parser<'_> {
             Place::Shared(shared) => self.kernel.shared[shared].elem,
             Place::Registers(registers) => self.kernel.registers[registers].elem,
             Place::Param(i) => match self.kernel.params[i as usize].kind {
-                ParamKind::Buffer { elem, .. } | ParamKind::Scalar(elem) => elem,
+                ParamKind::Buffer { elem, .. } | ParamKind::Scalar(elem) | ParamKind::TensorMap(TensorMap { elem, .. }) => elem,
             },
         };
         Ok(elem.bytes() as u32)

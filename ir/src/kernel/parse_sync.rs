@@ -92,7 +92,7 @@ impl Parser<'_> {
         Ok((from, offset))
     }
 
-    fn stage(&mut self) -> Parsed<(Handle<Mbarrier>, Handle<Expr>)> {
+    pub(super) fn stage(&mut self) -> Parsed<(Handle<Mbarrier>, Handle<Expr>)> {
         let not = self.wrong("this is not an mbarrier");
         let Named::Mbarrier(barrier) = self.named()? else { return Err(not) };
         self.expect("[")?;

@@ -10,7 +10,7 @@ use super::verify::Violation;
 use super::{
     Arena, Binary, Block, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, ParamKind, Place, Program, Reduce, Role,
 };
-use super::{Mbarrier, Shared, Stmt, Unary, Vote, Wait, print_matrix, print_sync};
+use super::{Mbarrier, Shared, Stmt, Unary, Vote, Wait, print_matrix, print_sync, print_tensor};
 use crate::DType;
 
 /// A line of the printed program.
@@ -120,6 +120,10 @@ fn launch_line(program: &Program, launch: &Launch) -> String {
         let given = match &arg.given {
             Given::Buffer(b) => program.buffers.get(*b).map_or("%?".to_string(), |buffer| name('%', &buffer.name)),
             Given::Scalar(extent) => extent.to_string(),
+            Given::TensorMap(view) => {
+                let buffer = program.buffers.get(view.buffer).map_or("%?".to_string(), |buffer| name('%', &buffer.name));
+                print_tensor::view(&buffer, view)
+            }
         };
         let param = name('%', &arg.param);
         if param == given { given } else { format!("{param} = {given}") }
@@ -162,6 +166,7 @@ fn lines_of_kernel(index: usize, kernel: &Kernel) -> Vec<Line> {
         ParamKind::Buffer { elem, write: true } => format!("{name}: *mut {elem}"),
         ParamKind::Buffer { elem, write: false } => format!("{name}: *{elem}"),
         ParamKind::Scalar(elem) => format!("{name}: {elem}"),
+        ParamKind::TensorMap(map) => format!("{name}: {}", print_tensor::tensor_map(&map)),
     });
     let (params, threads): (Vec<String>, u32) = (params.collect(), kernel.threads);
     let header = format!("kernel {}({}) threads {threads} {{", name('@', &kernel.name), params.join(", "));
@@ -326,6 +331,11 @@ impl<'k> Printer<'k> {
                 let to = format!("{}[{}]", self.place(Place::Shared(*to)), e(*at));
                 let from = format!("{}[{}]", self.place(Place::Param(*from)), e(*offset));
                 format!("bulk_copy {to} = {from} bytes {bytes} on {}[{}]", self.names.mbarrier(*barrier), e(*stage))
+            }
+            Stmt::TileCopy { to, at, from, corner, barrier, stage } => {
+                let to = format!("{}[{}]", self.place(Place::Shared(*to)), e(*at));
+                let (from, [outer, row, column]) = (self.place(Place::Param(*from)), corner.map(e));
+                format!("tile_copy {to} = {from}[{outer}, {row}, {column}] on {}[{}]", self.names.mbarrier(*barrier), e(*stage))
             }
             Stmt::Prefetch { from, offset } => format!("prefetch {}[{}]", self.place(Place::Param(*from)), e(*offset)),
             Stmt::Wait(Wait::Phase { barrier, stage, phase }) => {

@@ -122,6 +122,22 @@ pub enum Stmt {
         /// Which of its stages, `I32`.
         stage: Handle<Expr>,
     },
+    /// Each thread that comes here starts a copy of a box of a tensor to shared memory, and goes on. The bytes of the whole box count as
+    /// those of a [`Stmt::BulkCopy`]; elements of the box that are outside the tensor arrive as zeros.
+    TileCopy {
+        /// A shared array, aligned as the map's swizzle needs it ([`super::Swizzle::align`]).
+        to: Handle<Shared>,
+        /// Where the box begins in it: an element index, `I32` or `I64`, at a multiple of that alignment.
+        at: Handle<Expr>,
+        /// A parameter for a tensor map, by position, of the same element type.
+        from: u32,
+        /// The indices of the first element of the box in the tensor, outermost first: `I32`, negative or beyond the end too.
+        corner: [Handle<Expr>; 3],
+        /// The barrier.
+        barrier: Handle<Mbarrier>,
+        /// Which of its stages, `I32`.
+        stage: Handle<Expr>,
+    },
     /// Says that an element of a buffer will be read soon, so that a machine may bring what is around it nearer.
     Prefetch {
         /// A buffer parameter that the kernel only reads, by position.
@@ -220,6 +236,7 @@ impl Stmt {
             Stmt::Arrive { stage, bytes, .. } => ([Some(*stage), *bytes, None], [&[]; 2]),
             Stmt::Wait(Wait::Phase { stage, phase, .. }) => ([Some(*stage), Some(*phase), None], [&[]; 2]),
             Stmt::BulkCopy { at, offset, stage, .. } => ([Some(*at), Some(*offset), Some(*stage)], [&[]; 2]),
+            Stmt::TileCopy { at, corner, stage, .. } => ([Some(*at), Some(*stage), None], [corner, &[]]),
             Stmt::Prefetch { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
             Stmt::Barrier(_) | Stmt::Roles(_) | Stmt::Commit | Stmt::Wait(Wait::Groups(_)) => ([None; 3], [&[]; 2]),
         };
@@ -235,7 +252,8 @@ impl Stmt {
             Stmt::LoadMatrix { locals, .. } => (None, locals),
             Stmt::Set { .. } | Stmt::Store { .. } | Stmt::Barrier(_) | Stmt::If { .. } => (None, &[]),
             Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::Mma { .. } => (None, &[]),
-            Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::Prefetch { .. } => (None, &[]),
+            Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => (None, &[]),
+            Stmt::Prefetch { .. } => (None, &[]),
         };
         one.into_iter().chain(several.iter().copied())
     }
@@ -249,7 +267,8 @@ impl Stmt {
             Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => ([None; 2], &[]),
             Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => ([None; 2], &[]),
             Stmt::Copy { .. } | Stmt::Commit | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => ([None; 2], &[]),
-            Stmt::Arrive { .. } | Stmt::Wait(_) | Stmt::BulkCopy { .. } | Stmt::Prefetch { .. } => ([None; 2], &[]),
+            Stmt::Arrive { .. } | Stmt::Wait(_) | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => ([None; 2], &[]),
+            Stmt::Prefetch { .. } => ([None; 2], &[]),
         };
         few.into_iter().flatten().chain(roles.iter().map(|role| &role.body))
     }

@@ -116,7 +116,7 @@ impl Walk<'_> {
                         Place::Registers(_) => true,
                         Place::Param(i) => match self.kernel.params.get(i as usize).map(|param| param.kind) {
                             Some(ParamKind::Buffer { write, .. }) => write,
-                            Some(ParamKind::Scalar(_)) | None => true,
+                            Some(ParamKind::Scalar(_) | ParamKind::TensorMap(_)) | None => true,
                         },
                     };
                     self.raise(local, if changing { Agreement::Differs } else { self.of(offset) });
@@ -141,7 +141,7 @@ impl Walk<'_> {
                 Stmt::Roles(ref roles) => roles.iter().for_each(|role| self.block(&role.body, control.max(Agreement::Role))),
                 Stmt::AtomicAdd { local: None, .. } | Stmt::Store { .. } | Stmt::Barrier(_) => {}
                 Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::Mma { .. } => {}
-                Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::Prefetch { .. } => {}
+                Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } => {}
             }
         }
     }

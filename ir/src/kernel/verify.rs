@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::print::Names;
 use super::uniform::{Agreement, agreements};
+use super::verify_tensor::wrong_view;
 use super::{
     Arg, Binary, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role,
 };
@@ -102,7 +103,7 @@ fn check_buffers(program: &Program, found: &mut Vec<Violation>) {
     }
 }
 
-fn divides_by_zero(extent: &Extent) -> bool {
+pub(super) fn divides_by_zero(extent: &Extent) -> bool {
     match extent {
         Extent::Const(_) | Extent::Tokens | Extent::SequenceTokens => false,
         Extent::Div(a, b, _) => **b == Extent::Const(0) || divides_by_zero(a) || divides_by_zero(b),
@@ -159,8 +160,13 @@ fn check_launch(program: &Program, launch: &Launch, writes: Writes) -> Vec<Strin
     let mut bound: BTreeMap<usize, bool> = BTreeMap::new();
     for (param, arg) in kernel.params.iter().zip(&launch.args) {
         wrong.extend(check_argument(program, param, arg, writes));
-        if let (ParamKind::Buffer { write, .. }, Given::Buffer(index)) = (param.kind, &arg.given) {
-            match bound.insert(*index, write) {
+        let reached = match (param.kind, &arg.given) {
+            (ParamKind::Buffer { write, .. }, Given::Buffer(index)) => Some((*index, write)),
+            (ParamKind::TensorMap(_), Given::TensorMap(view)) => Some((view.buffer, false)),
+            (ParamKind::Buffer { .. } | ParamKind::Scalar(_) | ParamKind::TensorMap(_), _) => None,
+        };
+        if let Some((index, write)) = reached {
+            match bound.insert(index, write) {
                 Some(written) if written || write => {
                     wrong.push(format!("%{}: the buffer is written through one parameter and bound to another", param.name));
                 }
@@ -177,8 +183,10 @@ fn check_argument(program: &Program, param: &Param, arg: &Arg, writes: Writes) -
         return wrong(format!("it is given what is meant for %{}", arg.param));
     }
     match (param.kind, &arg.given) {
-        (ParamKind::Buffer { .. }, Given::Scalar(_)) => wrong("the parameter is a buffer".to_string()),
-        (ParamKind::Scalar(_), Given::Buffer(_)) => wrong("the parameter is a number".to_string()),
+        (ParamKind::Buffer { .. }, Given::Scalar(_) | Given::TensorMap(_)) => wrong("the parameter is a buffer".to_string()),
+        (ParamKind::Scalar(_), Given::Buffer(_) | Given::TensorMap(_)) => wrong("the parameter is a number".to_string()),
+        (ParamKind::TensorMap(_), Given::Buffer(_) | Given::Scalar(_)) => wrong("the parameter is a tensor map".to_string()),
+        (ParamKind::TensorMap(map), Given::TensorMap(view)) => wrong_view(program, &map, view).and_then(wrong),
         (ParamKind::Scalar(_), Given::Scalar(extent)) if divides_by_zero(extent) => wrong("divides by zero".to_string()),
         (ParamKind::Scalar(elem), Given::Scalar(Extent::Const(n))) => {
             let most = if elem == DType::I32 { i32::MAX as u64 } else { i64::MAX as u64 };
@@ -276,6 +284,10 @@ impl Check<'_> {
             let legal = match param.kind {
                 ParamKind::Buffer { elem, .. } => elem != DType::Bool,
                 ParamKind::Scalar(elem) => elem.is_int(),
+                ParamKind::TensorMap(map) => {
+                    self.tensor_map(&param.name, &map);
+                    map.elem != DType::Bool
+                }
             };
             self.require(legal, || format!("%{}: a buffer has no bool, a number is i32 or i64", param.name));
         }
@@ -313,7 +325,7 @@ impl Check<'_> {
                 Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => control,
                 Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => control,
                 Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => control,
-                Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::Prefetch { .. } => control,
+                Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } => control,
             };
             // What a loop binds is seen in its body only.
             let loops = matches!(stmt, Stmt::For { .. });
@@ -424,6 +436,10 @@ impl Check<'_> {
             Stmt::Wait(Wait::Phase { barrier, stage, phase }) => self.wait(barrier, stage, phase),
             Stmt::BulkCopy { to, at, from, offset, bytes, barrier, stage } => {
                 self.bulk_copy((to, at), (from, offset), bytes);
+                self.stage(barrier, stage);
+            }
+            Stmt::TileCopy { to, at, from, corner, barrier, stage } => {
+                self.tile_copy((to, at), from, corner);
                 self.stage(barrier, stage);
             }
             Stmt::Prefetch { from, offset } => self.prefetch(from, offset),

@@ -47,7 +47,7 @@ impl Check<'_> {
         let only_read = match from {
             Place::Param(i) => match self.kernel.params.get(i as usize).map(|param| param.kind) {
                 Some(ParamKind::Buffer { write, .. }) => !write,
-                Some(ParamKind::Scalar(_)) | None => false,
+                Some(ParamKind::Scalar(_) | ParamKind::TensorMap(_)) | None => false,
             },
             Place::Shared(_) | Place::Registers(_) => false,
         };

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::ScheduleError;
 use super::buffers::unused;
-use crate::kernel::{Buffer, Given, Kernel, Launch, Program, Regime};
+use crate::kernel::{Buffer, Given, Kernel, Launch, Program, Regime, View};
 
 /// The programs of one layer, each with its largest token count.
 pub(super) fn merged(programs: Vec<(Option<u64>, Program)>) -> Result<Program, ScheduleError> {
@@ -26,7 +26,7 @@ pub(super) fn merged(programs: Vec<(Option<u64>, Program)>) -> Result<Program, S
         let launch = &|mut launch: Launch| {
             launch.kernel = kernels_of[launch.kernel];
             for arg in &mut launch.args {
-                if let Given::Buffer(buffer) = &mut arg.given {
+                if let Given::Buffer(buffer) | Given::TensorMap(View { buffer, .. }) = &mut arg.given {
                     *buffer = buffers_of[*buffer];
                 }
             }

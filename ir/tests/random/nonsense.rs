@@ -2,7 +2,8 @@
 
 use moec_ir::kernel::{
     Arena, Arg, Binary, Block, Buffer, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, Mbarrier, Param, ParamKind,
-    Place, Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Ty, Unary, Vote, Wait, WarpRole,
+    Place, Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Swizzle, TensorMap, Ty, Unary, View, Vote, Wait,
+    WarpRole,
 };
 use moec_ir::{DType, Extent, MatrixShape};
 
@@ -31,7 +32,15 @@ pub(crate) fn nonsense(seed: u64) -> Program {
 }
 
 fn launch(r: &mut Random) -> Launch {
-    let given = |r: &mut Random| if r.below(2) == 0 { Given::Buffer(r.below(4)) } else { Given::Scalar(Extent::Tokens) };
+    let extent = |r: &mut Random| [Extent::Tokens, Extent::Const(r.next())][r.below(2)].clone();
+    let given = |r: &mut Random| match r.below(3) {
+        0 => Given::Buffer(r.below(4)),
+        1 => Given::Scalar(Extent::Tokens),
+        _ => {
+            let (extents, strides) = ([extent(r), extent(r), extent(r)], [extent(r), extent(r)]);
+            Given::TensorMap(View { buffer: r.below(4), extents, strides })
+        }
+    };
     let args = (0..r.below(4)).map(|_| Arg { param: name(r), given: given(r) }).collect();
     Launch { args, kernel: r.below(3), grid: Extent::Const(r.next()) }
 }
@@ -64,8 +73,13 @@ fn kernel(r: &mut Random) -> Kernel {
     }
     let mut params = Vec::new();
     for _ in 0..r.below(4) {
-        let kinds = [ParamKind::Scalar(dtype(r)), ParamKind::Buffer { elem: dtype(r), write: r.below(2) == 0 }];
-        params.push(Param { name: name.clone(), kind: kinds[r.below(2)] });
+        let tile = [number(r), number(r), number(r)];
+        let kinds = [
+            ParamKind::Scalar(dtype(r)),
+            ParamKind::Buffer { elem: dtype(r), write: r.below(2) == 0 },
+            ParamKind::TensorMap(TensorMap { elem: dtype(r), tile, swizzle: Swizzle::ALL[r.below(4)] }),
+        ];
+        params.push(Param { name: name.clone(), kind: kinds[r.below(3)] });
     }
     for _ in 0..r.below(24) {
         let expr = expr(r);
@@ -123,7 +137,7 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
     let align = [0, 3, 4, 1 << 31][r.below(4)];
     let inner = |r: &mut Random| if depth == 0 { Vec::new() } else { block(r, depth - 1) };
     let barrier = Handle::new(r.below(3));
-    match r.below(22) {
+    match r.below(23) {
         0 | 1 => Stmt::Let { local, value: e(r) },
         2 => Stmt::Var { local, value: e(r) },
         3 => Stmt::Set { local, value: e(r) },
@@ -169,7 +183,11 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
             let (to, from, bytes) = (Handle::new(r.below(3)), r.below(4) as u32, number(r));
             Stmt::BulkCopy { to, at: e(r), from, offset: e(r), bytes, barrier, stage: e(r) }
         }
-        20 => Stmt::Prefetch { from: r.below(4) as u32, offset: e(r) },
+        20 => {
+            let (to, from, corner) = (Handle::new(r.below(3)), r.below(4) as u32, [e(r), e(r), e(r)]);
+            Stmt::TileCopy { to, at: e(r), from, corner, barrier, stage: e(r) }
+        }
+        21 => Stmt::Prefetch { from: r.below(4) as u32, offset: e(r) },
         _ => Stmt::If { cond: e(r), then: inner(r), otherwise: inner(r) },
     }
 }

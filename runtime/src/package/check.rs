@@ -192,6 +192,7 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
         ensure!((1..=THREADS_MAX).contains(&kernel.threads), "kernel `{}`: {} threads a block", kernel.symbol, kernel.threads);
         let params = kernel.params.len();
         ensure!(params <= PARAMS_MAX, "kernel `{}` takes {params} parameters, at most {PARAMS_MAX}", kernel.symbol);
+        kernel.params.iter().try_for_each(|param| check_param(target, kernel, param))?;
     }
     let limits: Vec<Option<u64>> = target.regimes.iter().map(|regime| regime.tokens_up_to).collect();
     let Some((None, bounded)) = limits.split_last() else {
@@ -209,6 +210,20 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
         "target `{name}`: two buffers are observed under one name"
     );
     target.statistics.as_ref().map_or(Ok(()), |routing| check_routing(name, routing, &observed))
+}
+
+/// What the driver asks of a tensor map (`cuTensorMapEncodeTiled`), as far as it stands in the manifest.
+fn check_param(target: &Target, kernel: &Kernel, param: &ParamKind) -> Result<(), Error> {
+    let ParamKind::TensorMap(map) = param else { return Ok(()) };
+    let symbol = &kernel.symbol;
+    ensure!(target.kind == TargetKind::Gpu, "kernel `{symbol}` of the host takes a tensor map");
+    ensure!(map.tile.iter().all(|extent| (1..=256).contains(extent)), "kernel `{symbol}`: boxes of {:?}", map.tile);
+    let row = u64::from(map.tile[2]) * map.dtype.bytes();
+    ensure!(
+        row % 16 == 0 && map.swizzle.row_bytes().is_none_or(|bytes| row == bytes),
+        "kernel `{symbol}`: rows of a box have {row} bytes"
+    );
+    Ok(())
 }
 
 /// Holds the slots to the types that readers of statistics rely on.
@@ -268,11 +283,8 @@ fn check_launch(manifest: &Manifest, target: &Target, launch: &Launch) -> Result
         return Err(Error::manifest(format!("target `{}` launches kernel {}, which is not there", target.name, launch.kernel)));
     };
     let symbol = &kernel.symbol;
-    let scalars = launch.args.iter().filter_map(|arg| match arg {
-        Arg::Buffer(_) => None,
-        Arg::ScalarI32(extent) | Arg::ScalarI64(extent) => Some(extent),
-    });
-    ensure!(scalars.chain([&launch.grid]).all(is_shallow), "a launch of `{symbol}`: a formula is too deep");
+    let formulas = launch.args.iter().flat_map(Arg::formulas);
+    ensure!(formulas.chain([&launch.grid]).all(is_shallow), "a launch of `{symbol}`: a formula is too deep");
     ensure!(
         launch.args.len() == kernel.params.len(),
         "kernel `{symbol}` takes {} arguments, a launch gives {}",
@@ -283,9 +295,13 @@ fn check_launch(manifest: &Manifest, target: &Target, launch: &Launch) -> Result
         let fits = match (arg, param) {
             (Arg::Buffer(buffer), ParamKind::Pointer) => (*buffer as usize) < manifest.buffers.len(),
             (Arg::ScalarI32(_), ParamKind::I32) | (Arg::ScalarI64(_), ParamKind::I64) => true,
-            (Arg::Buffer(_), ParamKind::I32 | ParamKind::I64)
-            | (Arg::ScalarI32(_), ParamKind::Pointer | ParamKind::I64)
-            | (Arg::ScalarI64(_), ParamKind::Pointer | ParamKind::I32) => false,
+            (Arg::TensorMap(view), ParamKind::TensorMap(map)) => {
+                manifest.buffers.get(view.buffer as usize).is_some_and(|buffer| buffer.dtype == map.dtype)
+            }
+            (Arg::Buffer(_), ParamKind::I32 | ParamKind::I64 | ParamKind::TensorMap(_))
+            | (Arg::ScalarI32(_), ParamKind::Pointer | ParamKind::I64 | ParamKind::TensorMap(_))
+            | (Arg::ScalarI64(_), ParamKind::Pointer | ParamKind::I32 | ParamKind::TensorMap(_))
+            | (Arg::TensorMap(_), ParamKind::Pointer | ParamKind::I32 | ParamKind::I64) => false,
         };
         ensure!(fits, "argument {index} of a launch of `{symbol}` is not the {param:?} that it takes");
     }
@@ -361,11 +377,7 @@ pub struct Workspace {
 
 /// The buffers that a target's launches name.
 fn named(target: &Target) -> BTreeSet<usize> {
-    let buffers = target.launches().flat_map(|launch| &launch.args).filter_map(|arg| match arg {
-        Arg::Buffer(index) => Some(*index as usize),
-        Arg::ScalarI32(_) | Arg::ScalarI64(_) => None,
-    });
-    buffers.collect()
+    target.launches().flat_map(|launch| &launch.args).filter_map(Arg::buffer).collect()
 }
 
 /// The workspace of `target`: a pure function of the dims. All regimes share one layout, so that it need not shrink where

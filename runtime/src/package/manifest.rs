@@ -300,6 +300,53 @@ pub enum ParamKind {
     I32,
     /// A signed 64-bit scalar.
     I64,
+    /// A tensor map, by value: the kernel reads boxes of a tensor.
+    TensorMap(TensorMap),
+}
+
+/// What a kernel knows of a tensor of three dimensions whose boxes it copies. Of a matrix the outer extent is 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorMap {
+    /// Its element type.
+    pub dtype: DType,
+    /// Extents of a box, outermost first, each 1 to 256.
+    pub tile: [u32; 3],
+    /// How a box lies in shared memory.
+    #[serde(default, skip_serializing_if = "Swizzle::is_none")]
+    pub swizzle: Swizzle,
+}
+
+/// How the rows of a box are permuted in shared memory, in parts of 16 bytes: CUDA driver API, `CUtensorMapSwizzle`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Swizzle {
+    /// Not at all.
+    #[default]
+    None,
+    /// Rows of 32 bytes.
+    Bytes32,
+    /// Rows of 64 bytes.
+    Bytes64,
+    /// Rows of 128 bytes.
+    Bytes128,
+}
+
+impl Swizzle {
+    fn is_none(&self) -> bool {
+        *self == Swizzle::None
+    }
+
+    /// Bytes of a row, where they are given.
+    #[must_use]
+    pub fn row_bytes(self) -> Option<u64> {
+        match self {
+            Swizzle::None => None,
+            Swizzle::Bytes32 => Some(32),
+            Swizzle::Bytes64 => Some(64),
+            Swizzle::Bytes128 => Some(128),
+        }
+    }
 }
 
 /// One kernel of a target.
@@ -352,6 +399,41 @@ pub enum Arg {
     ScalarI32(Extent),
     /// A scalar.
     ScalarI64(Extent),
+    /// A tensor map of a buffer.
+    TensorMap(View),
+}
+
+impl Arg {
+    /// Index into [`Manifest::buffers`] of the buffer that the kernel is given, as such or by a map.
+    #[must_use]
+    pub fn buffer(&self) -> Option<usize> {
+        match self {
+            Arg::Buffer(buffer) | Arg::TensorMap(View { buffer, .. }) => Some(*buffer as usize),
+            Arg::ScalarI32(_) | Arg::ScalarI64(_) => None,
+        }
+    }
+
+    /// Its formulas.
+    pub fn formulas(&self) -> impl Iterator<Item = &Extent> {
+        let (one, several): (Option<&Extent>, [&[Extent]; 2]) = match self {
+            Arg::Buffer(_) => (None, [&[], &[]]),
+            Arg::ScalarI32(extent) | Arg::ScalarI64(extent) => (Some(extent), [&[], &[]]),
+            Arg::TensorMap(View { extents, strides, .. }) => (None, [extents, strides]),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
+    }
+}
+
+/// A buffer seen as a tensor of three dimensions, which lies inside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct View {
+    /// Index into [`Manifest::buffers`]; its first element is the tensor's.
+    pub buffer: u32,
+    /// Extents, outermost first, each 1 to 2^32.
+    pub extents: [Extent; 3],
+    /// Elements from one index to the next of the outer two dimensions: multiples of 16 bytes. Dimensions may overlap.
+    pub strides: [Extent; 2],
 }
 
 /// How one weight buffer comes out of a checkpoint.

@@ -27,7 +27,7 @@ pub(crate) use check::{byte_count, shape};
 pub use extent::{Dims, Extent, Round};
 pub use manifest::{
     Arg, Buffer, DType, Dim, Image, ImageKind, Kernel, Launch, Manifest, ParamKind, Piece, Recipe, Regime, Role, Routing, Slice,
-    Slots, Source, Stacked, Target, TargetKind,
+    Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View,
 };
 
 /// The version of the container and the manifest that this crate reads and writes.

@@ -99,6 +99,7 @@ impl Steps {
                 let arg = |arg: &Arg| match &arg.given {
                     Given::Buffer(index) => Some(Argument::Buffer(*index)),
                     Given::Scalar(extent) => Some(Argument::Scalar(i64::try_from(extent.at(dims)?).ok()?)),
+                    Given::TensorMap(view) => Some(Argument::TensorMap(view.buffer, view.at(dims)?)),
                 };
                 let args: Vec<Argument> = launch.args.iter().map(arg).collect::<Option<_>>().ok_or("an argument has no value")?;
                 let before = memory.clone();
@@ -138,6 +139,7 @@ impl Steps {
         for arg in &step.args {
             args.push(match arg {
                 Argument::Scalar(value) => scalar(module, &kernel.name, args.len(), *value),
+                Argument::TensorMap(..) => unreachable!("no kernel of these takes a map"),
                 Argument::Buffer(index) => {
                     let content = step.before[*index].bytes_or(0xab);
                     let is_known = step.before[*index].bytes().is_some();
