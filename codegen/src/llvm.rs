@@ -394,6 +394,30 @@ impl<'c> Ir<'c> {
         built(self.builder.build_indirect_call(ty, asm, &args, ""));
     }
 
+    /// Instructions as the target's own text, of all lanes of a warp, which give values of these types and change memory.
+    #[track_caller]
+    pub(crate) fn assembly_of_warps(
+        &self,
+        text: &str,
+        constraints: &str,
+        gives: &[Type<'c>],
+        args: &[Value<'c>],
+    ) -> Vec<Value<'c>> {
+        let types: Vec<_> = args.iter().map(|arg| arg.get_type().into()).collect();
+        let ty = match gives {
+            [] => self.context.void_type().fn_type(&types, false),
+            [one] => one.fn_type(&types, false),
+            several => self.context.struct_type(several, false).fn_type(&types, false),
+        };
+        let asm = self.context.create_inline_asm(ty, text.to_string(), constraints.to_string(), true, false, None, false);
+        let args: Vec<_> = args.iter().map(|&arg| arg.into()).collect();
+        let call = built(self.builder.build_indirect_call(ty, asm, &args, ""));
+        let kind = Attribute::get_named_enum_kind_id("convergent");
+        call.add_attribute(At::Function, self.context.create_enum_attribute(kind, 0));
+        let given = call.try_as_basic_value().basic();
+        given.map_or_else(Vec::new, |given| (0..gives.len() as u32).map(|i| self.field(given, i)).collect())
+    }
+
     // Functions.
 
     /// A function that returns nothing, with its parameters named.

@@ -125,8 +125,9 @@ fn usages(log: &str) -> Vec<(String, Usage)> {
     usages
 }
 
+/// Warnings, and the notes that products of four warps wait for each other, which ptxas counts as information.
 fn warnings(log: &str) -> Vec<String> {
-    log.lines().filter(|line| line.contains("warning")).map(|line| line.trim().to_string()).collect()
+    log.lines().filter(|line| line.contains("warning") || line.contains("(C75")).map(|line| line.trim().to_string()).collect()
 }
 
 #[cfg(test)]
@@ -145,6 +146,7 @@ ptxas info    : Function properties for moec_b
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 8 registers, used 0 barriers
 ptxas warning : something
+ptxas info    : (C7519) Potential Performance Loss: wgmma.mma_async instructions are serialized
 ";
 
     #[test]
@@ -152,7 +154,8 @@ ptxas warning : something
         let a = Usage { registers: 40, stack_bytes: 24, spill_stores: 8, spill_loads: 12, shared_bytes: 1024 };
         let b = Usage { registers: 8, ..Usage::default() };
         assert_eq!(usages(LOG), [("moec_a".to_string(), a), ("moec_b".to_string(), b)]);
-        assert_eq!(warnings(LOG), ["ptxas warning : something"]);
+        let serialized = "ptxas info    : (C7519) Potential Performance Loss: wgmma.mma_async instructions are serialized";
+        assert_eq!(warnings(LOG), ["ptxas warning : something", serialized]);
     }
 
     #[test]

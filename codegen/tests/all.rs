@@ -8,4 +8,5 @@ mod ptx;
 mod small_kernels;
 mod text;
 mod three_ways;
+mod three_ways_group;
 mod three_ways_tiles;

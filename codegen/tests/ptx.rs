@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use crate::small_kernels::*;
+use crate::three_ways::read;
+use crate::three_ways_group::product;
+use crate::three_ways_tiles::boxes;
 use moec_codegen::{Image, Options, Ptxas, codegen};
-use moec_ir::kernel::Kernel;
+use moec_ir::kernel::{Kernel, Swizzle};
 use moec_ir::{DType, MatrixShape};
 
 /// A kernel of each kind of effect.
@@ -108,6 +111,36 @@ fn matrices_are_multiplied_by_whole_warps() {
         }
         let text = ptx(asks_for_memory(), &gpu);
         assert_eq!(counts(&text, [".extern .shared .align 128 .b8 moec_asks_dynamic[]", ".shared"])[0], 1, "{text}");
+    }
+}
+
+/// A map is copied from where it lies among the parameters, and its box by one instruction.
+#[test]
+fn boxes_are_copied_by_maps() {
+    for gpu in gpus().into_iter().filter(|gpu| gpu.tensor_maps) {
+        let text = ptx(read(&boxes(Swizzle::Bytes128, 128)), &gpu);
+        let words = [
+            ".param .align 64 .b8 moec_boxes_param_0[128]",
+            "cp.async.bulk.tensor.3d.shared::",
+            "cvta.param",
+            ".local",
+            "ld.param.b8",
+        ];
+        assert_eq!(counts(&text, words), [1, 1, 1, 0, 0], "{text}");
+        assert_eq!(text.contains("shared::cluster.global"), gpu.name == "sm_90a", "{text}");
+    }
+}
+
+/// The instructions of a product stand together, and its sums stay in registers.
+#[test]
+fn four_warps_multiply_at_once() {
+    for gpu in gpus().into_iter().filter(|gpu| !gpu.group_products.is_empty()) {
+        let text = ptx(read(&product(24, 80, Swizzle::Bytes64, [false, true])), &gpu);
+        let words =
+            ["wgmma.fence", "m64n24k16.f32.bf16.bf16", "p, 1, 1, 0, 1;", "wgmma.commit_group", "wgmma.wait_group", ".local"];
+        assert_eq!(counts(&text, words), [1, 5, 5, 1, 1, 0], "{text}");
+        let between = text.split_once("wgmma.fence").unwrap().1.split_once("wgmma.commit_group").unwrap().0;
+        assert_eq!(between.matches(';').count(), 6, "{between}");
     }
 }
 

@@ -16,18 +16,20 @@ pub(crate) enum Given {
     /// An array of so many elements of 4 bytes that is not written.
     Unwritten(usize),
     Number(i32),
+    /// An array of these bytes.
+    Bytes(Vec<u8>),
     /// A tensor in memory of these bytes.
     Map(Vec<u8>, Tensor),
 }
 
-use Given::{Ints, Map, Number, Unwritten};
+use Given::{Bytes, Ints, Map, Number, Unwritten};
 
 impl Given {
     /// What the memory holds, and the bytes of one that is not written.
     fn content(&self) -> Option<Result<Vec<u8>, usize>> {
         match self {
             Ints(content) => Some(Ok(bytes(content))),
-            Map(content, _) => Some(Ok(content.clone())),
+            Bytes(content) | Map(content, _) => Some(Ok(content.clone())),
             Unwritten(len) => Some(Err(4 * len)),
             Number(_) => None,
         }
@@ -67,7 +69,7 @@ fn interpreted(kernel: &Kernel, machine: &Machine, blocks: u64, given: &[Given])
     let (mut memory, mut args) = (Vec::new(), Vec::new());
     for given in given {
         args.push(match given {
-            Ints(_) | Unwritten(_) => Argument::Buffer(memory.len()),
+            Ints(_) | Bytes(_) | Unwritten(_) => Argument::Buffer(memory.len()),
             Number(n) => Argument::Scalar(i64::from(*n)),
             Map(_, tensor) => Argument::TensorMap(memory.len(), *tensor),
         });
@@ -96,13 +98,14 @@ pub(crate) fn emulated(kernel: &Kernel, ptx: &str, blocks: u64, given: &[Given],
             }
             (_, Some(buffer), _) => Arg::Buffer(buffer),
             (_, None, Number(n)) => Arg::I32(*n),
-            (_, None, Ints(_) | Unwritten(_) | Map(..)) => unreachable!("an array is a buffer"),
+            (_, None, Ints(_) | Bytes(_) | Unwritten(_) | Map(..)) => unreachable!("an array is a buffer"),
         });
         written.extend(buffer.filter(|_| matches!(param.kind, ParamKind::Buffer { write: true, .. })));
     }
     let args = module.entries[0].pack(&memory, &args).unwrap();
     let shape = Launch { grid: [blocks as u32, 1, 1], block: [kernel.threads, 1, 1], shared_bytes: 0, args };
-    let options = ptx_emulator::Options { schedule, seed: 7, ..ptx_emulator::Options::default() };
+    let numerics = ptx_emulator::Numerics::Plain;
+    let options = ptx_emulator::Options { schedule, seed: 7, numerics, ..ptx_emulator::Options::default() };
     let report = ptx_emulator::launch(&module, &kernel.name, &shape, &mut memory, &options).unwrap();
     let arrays = written.iter().map(|buffer| ints(&memory.content(*buffer).unwrap()));
     (report, arrays.collect())
@@ -136,7 +139,7 @@ pub(crate) fn check(has: fn(&Machine) -> bool, blocks: u64, given: &[Given], tex
             codegen(&program, machine, &Options { ptxas: Some(ptxas) }).unwrap_or_else(|error| panic!("{error}\n{ptx}"));
         assert_eq!(objects[1].warnings, [""; 0], "{}", machine.name);
         let usage = objects[1].kernels[0].usage.unwrap();
-        assert_eq!((usage.spill_stores, usage.spill_loads, usage.stack_bytes), (0, 0, 0), "{}: {usage:?}", machine.name);
+        assert_eq!((usage.spill_stores, usage.spill_loads, usage.stack_bytes), (0, 0, 0), "{}: {usage:?}\n{ptx}", machine.name);
     }
     expected
 }

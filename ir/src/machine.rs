@@ -23,6 +23,8 @@ pub struct Machine {
     pub copies_async: bool,
     /// The products of small matrices that a warp computes in one instruction, accumulating in f32.
     pub matrix_units: &'static [MatrixUnit],
+    /// Types of the factors whose products four warps compute together, out of shared memory and accumulating in f32.
+    pub group_products: &'static [DType],
     /// Whether a block has barriers that count arrivals and the bytes of copies, and on which threads can wait for a phase.
     pub mbarriers: bool,
     /// Whether copies take boxes of tensors, of which a kernel is given maps.
@@ -161,6 +163,8 @@ const fn gpu(
         shared_optin_bytes: (shared_kib - 1) * 1024,
         copies_async: sm >= 80,
         matrix_units,
+        // Of this architecture alone (`a`).
+        group_products: if sm == 90 { &[DType::BF16, DType::F16] } else { &[] },
         // Of the machines below those from 90 on have the features of their architecture that others lack (`a`).
         mbarriers: sm >= 90,
         tensor_maps: sm >= 90,
@@ -187,6 +191,7 @@ const fn host(name: &'static str, level: HostLevel, vector_bytes: u32, dot_bf16:
         shared_optin_bytes: 256 * 1024,
         copies_async: false,
         matrix_units: &[],
+        group_products: &[],
         mbarriers: false,
         tensor_maps: false,
         role_registers: false,

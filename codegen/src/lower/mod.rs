@@ -2,6 +2,7 @@
 
 mod convert;
 mod expr;
+mod group;
 mod matrix;
 mod stmt;
 mod sync;

@@ -126,6 +126,9 @@ impl<'c> Lowering<'_, 'c> {
             }
             Stmt::LoadMatrix { locals, from, offset, transposed } => self.load_matrix(locals, *from, *offset, *transposed)?,
             Stmt::Mma { shape, sums, at, a, b } => self.mma(*shape, (*sums, *at), a, b)?,
+            Stmt::GroupMma { columns, depth, sums, at, a, b } => self.group_mma([*columns, *depth], (*sums, *at), a, b)?,
+            Stmt::Wait(Wait::Products(left)) => self.wait_products(*left)?,
+            Stmt::Fence => self.fence()?,
         }
         Ok(())
     }

@@ -1,10 +1,11 @@
 //! What differs between machines, as the methods of one trait. What is the same is in `lower`.
 
+mod group;
 mod host;
 mod nvptx;
 mod spelling;
 
-use moec_ir::kernel::{Index, Kernel, Place, Scope, Vote};
+use moec_ir::kernel::{Index, Kernel, Panels, Place, Scope, Vote};
 use moec_ir::machine::MachineKind;
 use moec_ir::{DType, Machine, MatrixShape};
 
@@ -85,6 +86,28 @@ pub(crate) trait Target {
     ) -> Option<Vec<Value<'c>>>;
 }
 
+/// A [`moec_ir::kernel::Stmt::GroupMma`].
+pub(crate) struct GroupProduct<'c> {
+    /// Type of the factors' elements.
+    pub(crate) elem: DType,
+    /// Columns of the right factor.
+    pub(crate) columns: u32,
+    /// The depth, in sixteens.
+    pub(crate) steps: u32,
+    /// The left factor.
+    pub(crate) left: GroupFactor<'c>,
+    /// The right factor, and where it begins.
+    pub(crate) right: (Pointer<'c>, Panels),
+}
+
+/// The left factor of a product of four warps.
+pub(crate) enum GroupFactor<'c> {
+    /// The lane's pairs, four a step.
+    Pairs(Vec<Value<'c>>),
+    /// In shared memory, and where it begins.
+    Shared(Pointer<'c>, Panels),
+}
+
 /// Where the memory of a block lies.
 pub(crate) struct Memory<'c> {
     /// Its arrays, by handle.
@@ -116,6 +139,15 @@ pub(crate) trait Warps {
     /// This thread starts a copy of the box of a tensor that begins at these indices, outermost first, which the phase of a stage
     /// expects. The tensor's map lies where the pointer says.
     fn tile_copy<'c>(&self, ir: &Ir<'c>, to: Pointer<'c>, from: (Pointer<'c>, [Value<'c>; 3]), stage: Pointer<'c>);
+
+    /// The lane's sums of a product that this starts. `None`, as below: there is no such thing.
+    fn group_mma<'c>(&self, ir: &Ir<'c>, product: &GroupProduct<'c>, sums: &[Value<'c>]) -> Option<Vec<Value<'c>>>;
+
+    /// These sums, when all but the last `left` products are over.
+    fn wait_products<'c>(&self, ir: &Ir<'c>, left: u32, sums: &[Value<'c>]) -> Option<Vec<Value<'c>>>;
+
+    /// [`moec_ir::kernel::Stmt::Fence`].
+    fn fence(&self, ir: &Ir<'_>) -> Option<()>;
 
     /// Whether the phase of a stage with this parity is over; it may wait a while for that.
     fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>) -> Value<'c>;

@@ -6,7 +6,7 @@ use moec_ir::kernel::{Index, Kernel, Mbarrier, ParamKind, Place, Scope, Vote, la
 use moec_ir::{DType, Machine, MatrixShape};
 
 use super::spelling::Instruction;
-use super::{Memory, Target, Warps};
+use super::{GroupProduct, Memory, Target, Warps, group};
 use crate::emit::File;
 use crate::llvm::{self, At, Function, Ir, Op, Pointer, Type, Value};
 use crate::{Error, Image, lower};
@@ -44,6 +44,13 @@ impl Nvptx {
     fn able(&self, instruction: Instruction) -> Option<Instruction> {
         let row = instruction.row();
         (self.sm >= row.sm && self.ptx >= row.ptx).then_some(instruction)
+    }
+}
+
+impl Nvptx {
+    /// Products of four warps are of this architecture alone.
+    fn has_groups(&self) -> bool {
+        self.sm == 90
     }
 }
 
@@ -254,9 +261,26 @@ impl Warps for Nvptx {
         (map, [outer, row, column]): (Pointer<'c>, [Value<'c>; 3]),
         stage: Pointer<'c>,
     ) {
-        let to = ir.cast(Op::AddrSpaceCast, to.into(), ir.pointer(CLUSTER));
         let [all, hint, no] = [16, 64, 1].map(|bits| ir.constant(ir.int(bits), 0));
+        if let Some(copy) = self.able(Instruction::TileCopyInBlock) {
+            copy.issue(ir, &[to.into(), stage.into(), map.into(), column, row, outer, hint, no]);
+            return;
+        }
+        let to = ir.cast(Op::AddrSpaceCast, to.into(), ir.pointer(CLUSTER));
         Instruction::TileCopy.issue(ir, &[to, stage.into(), map.into(), column, row, outer, all, hint, no, no, word(ir, 0)]);
+    }
+
+    fn group_mma<'c>(&self, ir: &Ir<'c>, product: &GroupProduct<'c>, sums: &[Value<'c>]) -> Option<Vec<Value<'c>>> {
+        self.has_groups().then(|| group::product(ir, product, sums)).flatten()
+    }
+
+    fn wait_products<'c>(&self, ir: &Ir<'c>, left: u32, sums: &[Value<'c>]) -> Option<Vec<Value<'c>>> {
+        self.has_groups().then(|| group::wait(ir, left, sums))
+    }
+
+    fn fence(&self, ir: &Ir<'_>) -> Option<()> {
+        self.able(Instruction::ProxyFence)?.issue(ir, &[]);
+        Some(())
     }
 
     fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>) -> Value<'c> {

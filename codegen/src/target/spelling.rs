@@ -22,6 +22,8 @@ pub(super) enum Instruction {
     MbarrierTry,
     BulkCopy,
     TileCopy,
+    TileCopyInBlock,
+    ProxyFence,
     ShuffleInt,
     ShuffleFloat,
     VoteAny,
@@ -107,6 +109,11 @@ impl Instruction {
             Instruction::TileCopy => {
                 row("llvm.nvvm.cp.async.bulk.tensor.g2s.tile.3d", 90, 80, "9.7.9.27.1.2 cp.async.bulk.tensor")
             }
+            // To the block's own memory: the other form costs a stack on sm_120a (ptxas 13.0).
+            Instruction::TileCopyInBlock => {
+                row("llvm.nvvm.cp.async.bulk.tensor.g2s.cta.tile.3d", 90, 86, "9.7.9.27.1.2 cp.async.bulk.tensor")
+            }
+            Instruction::ProxyFence => row("llvm.nvvm.fence.proxy.async.shared_cta", 90, 80, "9.7.13.4 fence.proxy.async"),
             Instruction::ShuffleInt => row("llvm.nvvm.shfl.sync.bfly.i32", 30, 60, "9.7.9.6 shfl.sync"),
             Instruction::ShuffleFloat => row("llvm.nvvm.shfl.sync.bfly.f32", 30, 60, "9.7.9.6 shfl.sync"),
             Instruction::VoteAny => row("llvm.nvvm.vote.any.sync", 30, 60, "9.7.13.8 vote.sync"),

@@ -6,8 +6,8 @@ use std::ops;
 
 use super::expr::infer;
 use super::{
-    Arena, Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, Mbarrier, Param, ParamKind, Place, Reduce, Registers,
-    Scope, Shared, Stmt, Ty, Unary, Vote, Wait, fragment,
+    Arena, Binary, Block, Compare, Expr, Factor, Handle, Index, Kernel, Local, Mbarrier, Panels, Param, ParamKind, Place, Reduce,
+    Registers, Scope, Shared, Stmt, Swizzle, Ty, Unary, Vote, Wait, fragment,
 };
 use crate::{DType, MatrixShape};
 
@@ -273,6 +273,16 @@ impl Builder {
         self.emit(Stmt::Wait(Wait::Groups(left)));
     }
 
+    /// What is in shared memory is seen by products of four warps: see [`Stmt::Fence`].
+    pub fn fence(&self) {
+        self.emit(Stmt::Fence);
+    }
+
+    /// Waits for the products of four warps, but for the last `left`.
+    pub fn wait_products(&self, left: u32) {
+        self.emit(Stmt::Wait(Wait::Products(left)));
+    }
+
     /// The value that lane `lane ^ mask` has.
     pub fn shuffle<'k>(&'k self, value: Value<'k>, mask: u32) -> Value<'k> {
         let local = self.local("shuffled", value.ty());
@@ -341,6 +351,12 @@ impl<'k> Array<'k> {
         locals.into_iter().map(|local| k.read(local)).collect()
     }
 
+    /// Panels of this shared array that a product of four warps reads, from element `at` on: see [`Panels`].
+    pub fn panels(self, at: Value<'k>, lines: u32, swizzle: Swizzle, transposed: bool) -> Panels {
+        let Place::Shared(array) = self.place else { panic!("a factor lies in shared memory") };
+        Panels { array, at: at.expr, lines, swizzle, transposed }
+    }
+
     /// Adds to an element, indivisibly.
     pub fn atomic_add(self, offset: Value<'k>, value: Value<'k>) {
         self.kernel.emit(Stmt::AtomicAdd { local: None, to: self.place, offset: offset.expr, value: value.expr });
@@ -360,6 +376,11 @@ impl<'k> Sums<'k> {
         let exprs = |pairs: &[Value<'k>]| pairs.iter().map(|pair| pair.expr).collect();
         let at = fragment::SUMS * i;
         self.array.kernel.emit(Stmt::Mma { shape, sums: self.registers, at, a: exprs(a), b: exprs(b) });
+    }
+
+    /// Starts a product of four warps, whose sums are the elements from `at` on: see [`Stmt::GroupMma`].
+    pub fn start_group_product(self, at: u32, [columns, depth]: [u32; 2], a: Factor, b: Panels) {
+        self.array.kernel.emit(Stmt::GroupMma { columns, depth, sums: self.registers, at, a, b });
     }
 
     /// The lane's parts `part ..` of the `i`-th sums, as many as `lanes`.

@@ -44,6 +44,18 @@ pub fn place_in_sums(lane: u32, sum: u32) -> (u32, u32) {
     (lane / 4 + 8 * (sum / 2), 2 * (lane % 4) + sum % 2)
 }
 
+/// Sums of a product of four warps that a lane holds, of so many columns.
+pub fn group_sums(columns: u32) -> u32 {
+    columns / 2
+}
+
+/// Row and column of a sum of a product of four warps, from the first row of the lane's warp on: PTX ISA 9.7.15.5.1.1. The left factor in
+/// registers is spread as that of [`MatrixShape::M16N8K16`], the 16 rows of warp `w` of the four from `16 w` on.
+pub fn place_in_group_sums(lane: u32, sum: u32) -> (u32, u32) {
+    let (row, column) = place_in_sums(lane, sum % SUMS);
+    (row, 8 * (sum / SUMS) + column)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

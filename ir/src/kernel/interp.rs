@@ -10,8 +10,8 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::agents::{Frame, Next, Turns};
-use super::fragment::{LANES, SUMS};
-use super::interp_matrix::{Copies, load_matrix, matrix_row, multiply};
+use super::interp_group::Products;
+use super::interp_matrix::Copies;
 use super::interp_sync::Flight;
 use super::meetings::Meetings;
 use super::print::text_at;
@@ -34,6 +34,8 @@ enum State {
     Known,
     /// A copy to it is under way.
     Expected,
+    /// A product under way adds to it.
+    Summed,
 }
 
 impl Memory {
@@ -82,8 +84,40 @@ impl Memory {
 
     /// No copy to any of these bytes is under way.
     fn settled(&self, range: Range<usize>) -> Result<(), String> {
-        let expected = self.states[range].contains(&State::Expected);
-        if expected { Err("touches memory that a copy under way will write: it is not waited for".to_string()) } else { Ok(()) }
+        let states = &self.states[range];
+        if states.contains(&State::Expected) {
+            return Err("touches memory that a copy under way will write: it is not waited for".to_string());
+        }
+        if states.contains(&State::Summed) {
+            return Err("touches sums of a product under way: it is not waited for".to_string());
+        }
+        Ok(())
+    }
+
+    /// How many bytes there are.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The sum at this byte, of a product under way too.
+    pub(super) fn sum_at(&self, at: usize) -> Result<u64, String> {
+        let word = at..at + DType::F32.bytes() as usize;
+        if self.states[word.clone()].contains(&State::Unwritten) {
+            return Err("adds to sums that are not written".to_string());
+        }
+        Ok(self.bytes[word].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)))
+    }
+
+    /// The sum at this byte, of a product that is under way from now on.
+    pub(super) fn set_sum_at(&mut self, at: usize, sum: u64) {
+        let word = at..at + DType::F32.bytes() as usize;
+        self.bytes[word.clone()].copy_from_slice(&sum.to_le_bytes()[..word.len()]);
+        self.states[word].fill(State::Summed);
+    }
+
+    /// No product adds to the sum at this byte any more.
+    pub(super) fn settle_sum_at(&mut self, at: usize) {
+        self.states[at..at + DType::F32.bytes() as usize].fill(State::Known);
     }
 
     /// A copy to these bytes is under way.
@@ -235,7 +269,7 @@ pub(super) struct Run<'a> {
     pub(super) warp_lanes: u32,
     args: &'a [Argument],
     memory: &'a mut [Memory],
-    types: Vec<Ty>,
+    pub(super) types: Vec<Ty>,
     /// For every expression evaluated before: what it needs, in order, itself last.
     needs: Vec<Option<Rc<[Handle<Expr>]>>>,
     /// What every expression last gave: the lanes of the first active thread, of the next, ...
@@ -248,6 +282,7 @@ pub(super) struct Run<'a> {
     pub(super) meetings: Meetings,
     /// Bulk copies under way.
     pub(super) flights: Vec<Flight>,
+    pub(super) products: Products,
     slots: Vec<Slot>,
 }
 
@@ -293,6 +328,7 @@ impl<'a> Run<'a> {
             copies: Copies::default(),
             meetings: Meetings::default(),
             flights: Vec::new(),
+            products: Products::default(),
             slots: Vec::new(),
         })
     }
@@ -310,9 +346,14 @@ impl<'a> Run<'a> {
             self.copies = Copies::of_threads(kernel.threads);
             self.meetings = Meetings::of(kernel);
             self.flights.clear();
+            self.products = Products::of(&self.shared);
             self.slots = kernel.locals.iter().map(|(_, local)| slot(local, threads.len())).collect();
             let ended = self.threads(&kernel.body, threads.clone());
             ended.map_err(|stop| Stop { message: format!("block {block}: {}", stop.message), ..stop })?;
+            if !self.products.are_over() {
+                let message = format!("block {block}: a product under way is not waited for");
+                return Err(Stop { at: Location::Kernel(self.index), message });
+            }
         }
         Ok(())
     }
@@ -342,9 +383,7 @@ impl<'a> Run<'a> {
                 let (offsets, values) = (self.eval(*offset, active)?, self.eval(*value, active)?);
                 for ((thread, offset), value) in active.iter().zip(offsets).zip(values.chunks(lanes)) {
                     let first = self.first_of(*to, *thread);
-                    let (memory, elem) = self.array(*to)?;
-                    let at = address(memory, elem, first.wrapping_add(offset), lanes, *align);
-                    let written = at.and_then(|at| memory.write(elem, at, value));
+                    let written = self.store(*to, first.wrapping_add(offset), value, *align);
                     written.map_err(|why| format!("thread {thread}, element {}: {why}", offset as i64))?;
                 }
             }
@@ -354,10 +393,11 @@ impl<'a> Run<'a> {
                 for ((thread, offset), value) in active.iter().zip(offsets).zip(values) {
                     let (memory, elem) = self.array(*to)?;
                     let place = |why| format!("thread {thread}, element {}: {why}", offset as i64);
-                    let at = address(memory, elem, offset, 1, elem.bytes() as u32).map_err(place)?;
+                    let align = elem.bytes() as u32;
+                    let at = address(memory, elem, offset, 1, align).map_err(place)?;
                     memory.read(elem, at, 1, &mut before).map_err(place)?;
                     let old = before.last().copied().unwrap_or_default();
-                    memory.write(elem, at, &[arith::binary(Binary::Add, elem, old, value)?]).map_err(place)?;
+                    self.store(*to, offset, &[arith::binary(Binary::Add, elem, old, value)?], align).map_err(place)?;
                 }
                 local.iter().for_each(|local| self.bind(*local, active, &before));
             }
@@ -425,47 +465,34 @@ impl<'a> Run<'a> {
             Stmt::Copy { to, at, from, offset, bytes, live } => self.copy([*to, *from], [*at, *offset], *bytes, *live, active)?,
             Stmt::Commit => active.iter().for_each(|thread| self.copies.commit(*thread)),
             Stmt::Wait(Wait::Groups(left)) => {
-                active.iter().for_each(|thread| self.copies.wait(*thread, *left, &mut self.shared));
+                for thread in active {
+                    for (array, bytes) in self.copies.wait(*thread, *left, &mut self.shared) {
+                        self.products.store(array, bytes);
+                    }
+                }
             }
             Stmt::LoadMatrix { locals, from, offset, transposed } => {
-                self.whole_warps(active)?;
-                let offsets = self.eval(*offset, active)?;
-                let (memory, elem) = self.array(*from)?;
-                let mut loaded = vec![Vec::with_capacity(2 * active.len()); locals.len()];
-                for (warp, offsets) in active.chunks(LANES as usize).zip(offsets.chunks(LANES as usize)) {
-                    for (i, loaded) in loaded.iter_mut().enumerate() {
-                        let rows = 8 * i..8 * i + 8;
-                        let place = |why| format!("matrix {i} of the warp of thread {}: {why}", warp[0]);
-                        let rows = offsets[rows].iter().map(|offset| matrix_row(memory, elem, *offset));
-                        let rows: Vec<usize> = rows.collect::<Result<_, _>>().map_err(place)?;
-                        let pairs = load_matrix(memory, elem, &rows, *transposed).map_err(place)?;
-                        loaded.extend(pairs.into_iter().flatten());
-                    }
-                }
-                locals.iter().zip(&loaded).for_each(|(local, pairs)| self.bind(*local, active, pairs));
+                self.load_matrices(locals, (*from, *offset), *transposed, active)?;
             }
-            Stmt::Mma { shape, sums, at, a, b } => {
-                self.whole_warps(active)?;
-                let elem = self.types[a[0].index()].elem;
-                let a = a.iter().map(|pairs| self.eval(*pairs, active)).collect::<Result<Vec<_>, _>>()?;
-                let b = b.iter().map(|pairs| self.eval(*pairs, active)).collect::<Result<Vec<_>, _>>()?;
-                for (w, warp) in active.chunks(LANES as usize).enumerate() {
-                    let lanes = 2 * w * LANES as usize..2 * (w + 1) * LANES as usize;
-                    let of_warp =
-                        |pairs: &Vec<u64>| pairs[lanes.clone()].chunks(2).map(|pair| [pair[0], pair[1]]).collect::<Vec<_>>();
-                    let (a, b): (Vec<_>, Vec<_>) = (a.iter().map(of_warp).collect(), b.iter().map(of_warp).collect());
-                    let mut of_lanes = Vec::new();
-                    for i in 0..SUMS {
-                        of_lanes.push(self.of_registers(*sums, at + i, warp)?);
-                    }
-                    multiply(*shape, elem, &a, &b, &mut of_lanes);
-                    for (i, of_lanes) in (0..SUMS).zip(of_lanes) {
-                        self.set_registers(*sums, at + i, warp, &of_lanes)?;
-                    }
-                }
+            Stmt::Mma { shape, sums, at, a, b } => self.mma(*shape, (*sums, *at), [a, b], active)?,
+            Stmt::GroupMma { columns, depth, sums, at, a, b } => {
+                self.group_mma([*columns, *depth], (*sums, *at), (a, b), active)?;
             }
+            Stmt::Wait(Wait::Products(left)) => self.wait_products(*left, active)?,
+            Stmt::Fence => self.products.fence(),
         }
         Ok(Next::Statement)
+    }
+
+    fn store(&mut self, to: Place, offset: u64, lanes: &[u64], align: u32) -> Result<(), String> {
+        let (memory, elem) = self.array(to)?;
+        let at = address(memory, elem, offset, lanes.len(), align)?;
+        let bytes = at..at + lanes.len() * elem.bytes() as usize;
+        if let Place::Shared(array) = to {
+            self.products.change(array, bytes.clone())?;
+            self.products.store(array.index(), bytes);
+        }
+        self.array(to)?.0.write(elem, at, lanes)
     }
 
     fn copy(
@@ -492,17 +519,18 @@ impl<'a> Run<'a> {
                 memory.read(elem, from, lanes, &mut copied).map_err(place("from", sources[i]))?;
             }
             copied.resize(lanes, 0);
-            let copied = copied.iter().flat_map(|lane| lane.to_le_bytes()[..elem.bytes() as usize].to_vec()).collect();
+            let copied: Vec<u8> = copied.iter().flat_map(|lane| lane.to_le_bytes()[..elem.bytes() as usize].to_vec()).collect();
             let (memory, elem) = self.array(to)?;
             let to = address(memory, elem, targets[i], lanes, bytes).map_err(place("to", targets[i]))?;
-            let started = self.copies.start(thread, &mut self.shared, (array.index(), to), copied);
+            let free = self.products.change(array, to..to + copied.len());
+            let started = free.and_then(|()| self.copies.start(thread, &mut self.shared, (array.index(), to), copied));
             started.map_err(place("to", targets[i]))?;
         }
         Ok(())
     }
 
     /// Element `at` of the array of each of these threads.
-    fn of_registers(&self, array: Handle<Registers>, at: u32, threads: &[u32]) -> Result<Vec<u64>, String> {
+    pub(super) fn of_registers(&self, array: Handle<Registers>, at: u32, threads: &[u32]) -> Result<Vec<u64>, String> {
         let elem = self.kernel.registers[array].elem;
         let mut values = Vec::with_capacity(threads.len());
         for thread in threads {
@@ -512,7 +540,19 @@ impl<'a> Run<'a> {
         Ok(values)
     }
 
-    fn set_registers(&mut self, array: Handle<Registers>, at: u32, threads: &[u32], values: &[u64]) -> Result<(), String> {
+    /// Where an element of the array of a thread lies.
+    pub(super) fn register(&mut self, array: Handle<Registers>, at: u32, thread: u32) -> (&mut Memory, usize) {
+        let element = self.first_of(Place::Registers(array), thread) as usize + at as usize;
+        (&mut self.registers[array.index()], element * self.kernel.registers[array].elem.bytes() as usize)
+    }
+
+    pub(super) fn set_registers(
+        &mut self,
+        array: Handle<Registers>,
+        at: u32,
+        threads: &[u32],
+        values: &[u64],
+    ) -> Result<(), String> {
         let elem = self.kernel.registers[array].elem;
         for (thread, value) in threads.iter().zip(values) {
             let element = self.first_of(Place::Registers(array), *thread) as usize + at as usize;
@@ -561,7 +601,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn whole_warps(&self, active: &[u32]) -> Result<(), String> {
+    pub(super) fn whole_warps(&self, active: &[u32]) -> Result<(), String> {
         let lanes = self.warp_lanes as usize;
         // Active threads are in order, so the first and the last of a warp decide.
         let first = |warp: &[u32]| warp[0] as usize / lanes * lanes;

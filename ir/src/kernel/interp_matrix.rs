@@ -1,8 +1,10 @@
 //! What copies under way and matrices of a warp do: the definition of their statements.
 
-use super::fragment::{self, place_in_a, place_in_b, place_in_sums};
-use super::interp::Memory;
-use super::{arith, fragment::LANES};
+use std::ops::Range;
+
+use super::fragment::{self, LANES, SUMS, place_in_a, place_in_b, place_in_sums};
+use super::interp::{Memory, Run};
+use super::{Expr, Handle, Local, Place, Registers, arith};
 use crate::{DType, MatrixShape};
 
 /// Bytes of a row of a matrix that is loaded.
@@ -42,18 +44,75 @@ impl Copies {
         self.groups[thread as usize] += 1;
     }
 
-    /// All but the last `left` groups of the thread arrive.
-    pub(super) fn wait(&mut self, thread: u32, left: u32, shared: &mut [Memory]) {
-        let arrived = self.groups[thread as usize].saturating_sub(left);
-        let arrives = |copy: &mut Copy| copy.thread == thread && copy.group < arrived;
-        for copy in self.under_way.extract_if(.., arrives) {
-            shared[copy.to.0].arrive_at(copy.to.1, &copy.bytes);
+    /// All but the last `left` groups of the thread arrive: which bytes of which arrays.
+    pub(super) fn wait(&mut self, thread: u32, left: u32, shared: &mut [Memory]) -> Vec<(usize, Range<usize>)> {
+        let over = self.groups[thread as usize].saturating_sub(left);
+        let arrives = |copy: &mut Copy| copy.thread == thread && copy.group < over;
+        let mut arrived = Vec::new();
+        for Copy { to: (array, at), bytes, .. } in self.under_way.extract_if(.., arrives) {
+            shared[array].arrive_at(at, &bytes);
+            arrived.push((array, at..at + bytes.len()));
         }
+        arrived
+    }
+}
+
+impl Run<'_> {
+    pub(super) fn load_matrices(
+        &mut self,
+        locals: &[Handle<Local>],
+        (from, offset): (Place, Handle<Expr>),
+        transposed: bool,
+        active: &[u32],
+    ) -> Result<(), String> {
+        self.whole_warps(active)?;
+        let offsets = self.eval(offset, active)?;
+        let (memory, elem) = self.array(from)?;
+        let mut loaded = vec![Vec::with_capacity(2 * active.len()); locals.len()];
+        for (warp, offsets) in active.chunks(LANES as usize).zip(offsets.chunks(LANES as usize)) {
+            for (i, loaded) in loaded.iter_mut().enumerate() {
+                let rows = 8 * i..8 * i + 8;
+                let place = |why| format!("matrix {i} of the warp of thread {}: {why}", warp[0]);
+                let rows = offsets[rows].iter().map(|offset| matrix_row(memory, elem, *offset));
+                let rows: Vec<usize> = rows.collect::<Result<_, _>>().map_err(place)?;
+                let pairs = load_matrix(memory, elem, &rows, transposed).map_err(place)?;
+                loaded.extend(pairs.into_iter().flatten());
+            }
+        }
+        locals.iter().zip(&loaded).for_each(|(local, pairs)| self.bind(*local, active, pairs));
+        Ok(())
+    }
+
+    pub(super) fn mma(
+        &mut self,
+        shape: MatrixShape,
+        (sums, at): (Handle<Registers>, u32),
+        [a, b]: [&[Handle<Expr>]; 2],
+        active: &[u32],
+    ) -> Result<(), String> {
+        self.whole_warps(active)?;
+        let elem = self.types[a[0].index()].elem;
+        let a = a.iter().map(|pairs| self.eval(*pairs, active)).collect::<Result<Vec<_>, _>>()?;
+        let b = b.iter().map(|pairs| self.eval(*pairs, active)).collect::<Result<Vec<_>, _>>()?;
+        for (w, warp) in active.chunks(LANES as usize).enumerate() {
+            let lanes = 2 * w * LANES as usize..2 * (w + 1) * LANES as usize;
+            let of_warp = |pairs: &Vec<u64>| pairs[lanes.clone()].chunks(2).map(|pair| [pair[0], pair[1]]).collect::<Vec<_>>();
+            let (a, b): (Vec<_>, Vec<_>) = (a.iter().map(of_warp).collect(), b.iter().map(of_warp).collect());
+            let mut of_lanes = Vec::new();
+            for i in 0..SUMS {
+                of_lanes.push(self.of_registers(sums, at + i, warp)?);
+            }
+            multiply(shape, elem, &a, &b, &mut of_lanes);
+            for (i, of_lanes) in (0..SUMS).zip(of_lanes) {
+                self.set_registers(sums, at + i, warp, &of_lanes)?;
+            }
+        }
+        Ok(())
     }
 }
 
 /// The pairs that the lanes of a warp get of a matrix, of rows that begin at these bytes: as [`fragment`] says.
-pub(super) fn load_matrix(memory: &Memory, elem: DType, rows: &[usize], transposed: bool) -> Result<Vec<[u64; 2]>, String> {
+fn load_matrix(memory: &Memory, elem: DType, rows: &[usize], transposed: bool) -> Result<Vec<[u64; 2]>, String> {
     let mut matrix = Vec::with_capacity(SIDE * SIDE);
     for at in rows {
         memory.read(elem, *at, SIDE, &mut matrix)?;
@@ -71,12 +130,12 @@ pub(super) fn load_matrix(memory: &Memory, elem: DType, rows: &[usize], transpos
 }
 
 /// The first byte of a row from element `offset` on, if all of it is inside and aligned.
-pub(super) fn matrix_row(memory: &Memory, elem: DType, offset: u64) -> Result<usize, String> {
+fn matrix_row(memory: &Memory, elem: DType, offset: u64) -> Result<usize, String> {
     super::interp::address(memory, elem, offset, SIDE, ROW_BYTES as u32)
 }
 
 /// The lanes' sums after `sums += a * b`: `a[p]` and `b[p]` have pair `p` of every lane, as do `sums` and the result sum `i`.
-pub(super) fn multiply(shape: MatrixShape, elem: DType, a: &[Vec<[u64; 2]>], b: &[Vec<[u64; 2]>], sums: &mut [Vec<u64>]) {
+fn multiply(shape: MatrixShape, elem: DType, a: &[Vec<[u64; 2]>], b: &[Vec<[u64; 2]>], sums: &mut [Vec<u64>]) {
     let (rows, columns, depth) = shape.extents();
     let lines = |pairs: &[Vec<[u64; 2]>], lines: u32, place: fn(u32, u32) -> (u32, u32)| {
         let mut matrix = vec![vec![0; depth as usize]; lines as usize];

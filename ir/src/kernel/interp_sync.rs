@@ -93,6 +93,7 @@ impl Run<'_> {
         let element = at / elem.bytes() as usize;
         let place = |why: String| format!("thread {thread}, to element {element}: {why}");
         memory.expect_at(at, bytes.len()).map_err(place)?;
+        self.products.change(to, at..at + bytes.len()).map_err(place)?;
         let come = self.meetings.come(barrier, stage as i64, bytes.len() as u32);
         let phase = come.map_err(|why| format!("thread {thread}: {why}"))?;
         self.flights.push(Flight { bytes, to, at, barrier, stage: stage as usize, phase });
@@ -101,11 +102,12 @@ impl Run<'_> {
 
     /// Copies whose phase is over are there.
     pub(super) fn land(&mut self) {
-        let (shared, meetings) = (&mut self.shared, &self.meetings);
+        let (shared, meetings, products) = (&mut self.shared, &self.meetings, &mut self.products);
         self.flights.retain(|of| {
             let over = meetings.over(of.barrier, of.stage) > of.phase;
             if over {
                 shared[of.to.index()].arrive_at(of.at, &of.bytes);
+                products.land(of.to.index(), of.at..of.at + of.bytes.len());
             }
             !over
         });

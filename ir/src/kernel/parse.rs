@@ -496,6 +496,8 @@ impl Parser<'_> {
             "commit" => Ok(Stmt::Commit),
             "load_matrix" => self.load_matrix(),
             "mma" => self.mma(),
+            "group_mma" => self.group_mma(),
+            "fence" => Ok(Stmt::Fence),
             _ => Err(unknown),
         }
     }

@@ -10,7 +10,7 @@ use super::verify::Violation;
 use super::{
     Arena, Binary, Block, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, ParamKind, Place, Program, Reduce, Role,
 };
-use super::{Mbarrier, Shared, Stmt, Unary, Vote, Wait, print_matrix, print_sync, print_tensor};
+use super::{Factor, Mbarrier, Panels, Shared, Stmt, Unary, Vote, Wait, print_matrix, print_sync, print_tensor};
 use crate::DType;
 
 /// A line of the printed program.
@@ -356,6 +356,8 @@ impl<'k> Printer<'k> {
             }
             Stmt::Commit => "commit".to_string(),
             Stmt::Wait(Wait::Groups(left)) => format!("wait groups {left}"),
+            Stmt::Wait(Wait::Products(left)) => format!("wait products {left}"),
+            Stmt::Fence => "fence".to_string(),
             Stmt::LoadMatrix { locals, from, offset, transposed } => {
                 let locals: Vec<String> = locals.iter().map(typed).collect();
                 let transposed = if *transposed { " transposed" } else { "" };
@@ -364,6 +366,15 @@ impl<'k> Printer<'k> {
             Stmt::Mma { shape, sums, at, a, b } => {
                 let list = |pairs: &[Handle<Expr>]| pairs.iter().map(|pair| e(*pair)).collect::<Vec<_>>();
                 print_matrix::mma(*shape, self.place(Place::Registers(*sums)), *at, &list(a), &list(b))
+            }
+            Stmt::GroupMma { columns, depth, sums, at, a, b } => {
+                let panels = |of: &Panels| print_matrix::panels(self.place(Place::Shared(of.array)), &e(of.at), of);
+                let a = match a {
+                    Factor::Pairs(pairs) => format!("({})", pairs.iter().map(|pair| e(*pair)).collect::<Vec<_>>().join(", ")),
+                    Factor::Shared(of) => panels(of),
+                };
+                let sums = self.place(Place::Registers(*sums));
+                format!("group_mma m64n{columns}k{depth} {sums}[{at}] += {a} * {}", panels(b))
             }
         };
         self.lines.push((Some(Location::Stmt(self.index, path.clone())), format!("{indent}{text}")));

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Expr, Handle, Local, Mbarrier, Registers, Shared};
+use super::{Expr, Handle, Local, Mbarrier, Panels, Registers, Shared};
 use crate::MatrixShape;
 
 /// Statements in order.
@@ -213,6 +213,37 @@ pub enum Stmt {
         /// The lane's part of the right factor, of the same type.
         b: Vec<Handle<Expr>>,
     },
+    /// Starts `sums += a * b`, matrices of four warps whose first has a number that is a multiple of 4, and goes on: the left factor has
+    /// 64 rows. All lanes of the four take part. It is a group of products by itself ([`Wait::Products`]); until the thread has waited
+    /// for it, nothing but another such product may touch the sums, and nothing may write the factors in shared memory. Where the
+    /// left factor is in registers, it is waited for at once. What ordinary stores and copies of a thread brought to shared memory
+    /// is read by it behind a [`Stmt::Fence`] only.
+    GroupMma {
+        /// Columns of the right factor and of the sums: a multiple of 8, at most 256.
+        columns: u32,
+        /// The length of the products: a multiple of 16.
+        depth: u32,
+        /// An array of `F32`.
+        sums: Handle<Registers>,
+        /// The first of the elements that are the lane's part of the sums: see [`super::fragment::place_in_group_sums`].
+        at: u32,
+        /// The left factor.
+        a: Factor,
+        /// The right factor.
+        b: Panels,
+    },
+    /// What this thread has seen of shared memory so far, its own stores and those of others behind a barrier, is seen by products of
+    /// four warps that are started behind this.
+    Fence,
+}
+
+/// The left factor of a [`Stmt::GroupMma`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Factor {
+    /// The lane's part of it: for each 16 of the depth four pairs of `F16` or `BF16`, as for a [`Stmt::Mma`] of depth 16.
+    Pairs(Vec<Handle<Expr>>),
+    /// In shared memory.
+    Shared(Panels),
 }
 
 /// Some expressions, then lists of them.
@@ -233,12 +264,15 @@ impl Stmt {
             Stmt::Copy { at, offset, live, .. } => ([Some(*at), Some(*offset), *live], [&[]; 2]),
             Stmt::LoadMatrix { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
             Stmt::Mma { a, b, .. } => ([None; 3], [a, b]),
+            Stmt::GroupMma { a: Factor::Pairs(a), b, .. } => ([Some(b.at), None, None], [a, &[]]),
+            Stmt::GroupMma { a: Factor::Shared(a), b, .. } => ([Some(a.at), Some(b.at), None], [&[]; 2]),
             Stmt::Arrive { stage, bytes, .. } => ([Some(*stage), *bytes, None], [&[]; 2]),
             Stmt::Wait(Wait::Phase { stage, phase, .. }) => ([Some(*stage), Some(*phase), None], [&[]; 2]),
             Stmt::BulkCopy { at, offset, stage, .. } => ([Some(*at), Some(*offset), Some(*stage)], [&[]; 2]),
             Stmt::TileCopy { at, corner, stage, .. } => ([Some(*at), Some(*stage), None], [corner, &[]]),
             Stmt::Prefetch { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
-            Stmt::Barrier(_) | Stmt::Roles(_) | Stmt::Commit | Stmt::Wait(Wait::Groups(_)) => ([None; 3], [&[]; 2]),
+            Stmt::Wait(Wait::Groups(_) | Wait::Products(_)) => ([None; 3], [&[]; 2]),
+            Stmt::Barrier(_) | Stmt::Roles(_) | Stmt::Commit | Stmt::Fence => ([None; 3], [&[]; 2]),
         };
         few.into_iter().flatten().chain(lists.into_iter().flatten().copied())
     }
@@ -253,7 +287,7 @@ impl Stmt {
             Stmt::Set { .. } | Stmt::Store { .. } | Stmt::Barrier(_) | Stmt::If { .. } => (None, &[]),
             Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::Mma { .. } => (None, &[]),
             Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => (None, &[]),
-            Stmt::Prefetch { .. } => (None, &[]),
+            Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence => (None, &[]),
         };
         one.into_iter().chain(several.iter().copied())
     }
@@ -268,7 +302,7 @@ impl Stmt {
             Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => ([None; 2], &[]),
             Stmt::Copy { .. } | Stmt::Commit | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => ([None; 2], &[]),
             Stmt::Arrive { .. } | Stmt::Wait(_) | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => ([None; 2], &[]),
-            Stmt::Prefetch { .. } => ([None; 2], &[]),
+            Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence => ([None; 2], &[]),
         };
         few.into_iter().flatten().chain(roles.iter().map(|role| &role.body))
     }
@@ -317,6 +351,8 @@ pub struct WarpRole {
 pub enum Wait {
     /// Until all but the last so many of its groups of copies have arrived: see [`Stmt::Commit`].
     Groups(u32),
+    /// Until all but the last so many of the products that the thread has started with its warps are over: see [`Stmt::GroupMma`].
+    Products(u32),
     /// Until a phase is over: see [`Stmt::Arrive`]. The phases of each stage are numbered from 0; phase -1 is over from the start. A
     /// machine knows only whether a phase's number is odd, so a thread may not wait for a phase before its predecessor is over, nor
     /// after its successor is.

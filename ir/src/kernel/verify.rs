@@ -325,6 +325,7 @@ impl Check<'_> {
                 Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => control,
                 Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => control,
                 Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => control,
+                Stmt::GroupMma { .. } | Stmt::Fence => control,
                 Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } => control,
             };
             // What a loop binds is seen in its body only.
@@ -461,6 +462,15 @@ impl Check<'_> {
                 self.load_matrix(locals, from, offset);
                 self.warp("a matrix load", control);
             }
+            Stmt::GroupMma { columns, depth, sums, at, ref a, ref b } => {
+                self.group_mma([columns, depth], (sums, at), a, b);
+                self.warp_group("a product of four warps", control);
+            }
+            Stmt::Wait(Wait::Products(_)) => {
+                self.group_mma_unit("a wait for products of four warps");
+                self.warp_group("a wait for products of four warps", control);
+            }
+            Stmt::Fence => self.group_mma_unit("a fence in front of products"),
             Stmt::Mma { shape, sums, at, ref a, ref b } => {
                 self.mma(shape, (sums, at), a, b);
                 self.warp("a product of matrices", control);
@@ -472,7 +482,7 @@ impl Check<'_> {
         self.types.get(handle.index()).copied().flatten()
     }
 
-    fn agreement(&self, handle: Handle<Expr>) -> Agreement {
+    pub(super) fn agreement(&self, handle: Handle<Expr>) -> Agreement {
         self.agreements.get(handle.index()).copied().unwrap_or(Agreement::Differs)
     }
 

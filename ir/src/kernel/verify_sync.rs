@@ -82,7 +82,7 @@ impl Check<'_> {
     }
 
     /// How many threads come here as one, where threads part as `control` says.
-    fn together(&self, control: Agreement) -> u32 {
+    pub(super) fn together(&self, control: Agreement) -> u32 {
         let lanes = self.machine.warp_lanes;
         let aligned = |warps: u32| match &self.role {
             Some(role) => warps.min(1 << (role.start | role.end | 1 << 16).trailing_zeros()),

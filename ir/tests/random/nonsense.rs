@@ -1,9 +1,9 @@
 //! Programs whose every handle, type and name is picked blindly.
 
 use moec_ir::kernel::{
-    Arena, Arg, Binary, Block, Buffer, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, Mbarrier, Param, ParamKind,
-    Place, Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Swizzle, TensorMap, Ty, Unary, View, Vote, Wait,
-    WarpRole,
+    Arena, Arg, Binary, Block, Buffer, Compare, Expr, Factor, Given, Handle, Index, Kernel, Launch, Local, Mbarrier, Panels,
+    Param, ParamKind, Place, Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Swizzle, TensorMap, Ty, Unary, View,
+    Vote, Wait, WarpRole,
 };
 use moec_ir::{DType, Extent, MatrixShape};
 
@@ -137,7 +137,7 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
     let align = [0, 3, 4, 1 << 31][r.below(4)];
     let inner = |r: &mut Random| if depth == 0 { Vec::new() } else { block(r, depth - 1) };
     let barrier = Handle::new(r.below(3));
-    match r.below(23) {
+    match r.below(25) {
         0 | 1 => Stmt::Let { local, value: e(r) },
         2 => Stmt::Var { local, value: e(r) },
         3 => Stmt::Set { local, value: e(r) },
@@ -187,7 +187,20 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
             let (to, from, corner) = (Handle::new(r.below(3)), r.below(4) as u32, [e(r), e(r), e(r)]);
             Stmt::TileCopy { to, at: e(r), from, corner, barrier, stage: e(r) }
         }
-        21 => Stmt::Prefetch { from: r.below(4) as u32, offset: e(r) },
+        21 => {
+            let panels = |r: &mut Random| Panels {
+                array: Handle::new(r.below(3)),
+                at: e(r),
+                lines: number(r),
+                swizzle: Swizzle::ALL[r.below(4)],
+                transposed: r.below(2) == 0,
+            };
+            let a = if r.below(2) == 0 { Factor::Pairs(several(r, e)) } else { Factor::Shared(panels(r)) };
+            let (columns, depth, sums, b) = (number(r), number(r), Handle::new(r.below(3)), panels(r));
+            Stmt::GroupMma { columns, depth, sums, at: [0, 4, u32::MAX][r.below(3)], a, b }
+        }
+        22 => [Stmt::Fence, Stmt::Wait(Wait::Products(r.next() as u32))][r.below(2)].clone(),
+        23 => Stmt::Prefetch { from: r.below(4) as u32, offset: e(r) },
         _ => Stmt::If { cond: e(r), then: inner(r), otherwise: inner(r) },
     }
 }
