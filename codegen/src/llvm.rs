@@ -17,7 +17,7 @@ use inkwell::llvm_sys::LLVMDiagnosticSeverity;
 use inkwell::llvm_sys::core as sys;
 use inkwell::llvm_sys::prelude::LLVMDiagnosticInfoRef;
 use inkwell::module::Module;
-use inkwell::types::{AnyType, BasicType, BasicTypeEnum, VectorType};
+use inkwell::types::{AnyType, BasicMetadataTypeEnum, BasicType, BasicTypeEnum, FunctionType, VectorType};
 use inkwell::values::{AsValueRef, BasicValue, BasicValueEnum, PhiValue, VectorValue};
 use inkwell::{AtomicOrdering, AtomicRMWBinOp};
 
@@ -394,6 +394,34 @@ impl<'c> Ir<'c> {
         built(self.builder.build_indirect_call(ty, asm, &args, ""));
     }
 
+    /// An instruction as the target's own text that reads memory at an address. `only_read`: of memory that nothing writes, so that it may be
+    /// moved and left out.
+    #[track_caller]
+    pub(crate) fn assembly_that_reads(
+        &self,
+        text: &str,
+        constraints: &str,
+        gives: &[Type<'c>],
+        at: Pointer<'c>,
+        only_read: bool,
+    ) -> Vec<Value<'c>> {
+        let ty = self.giving(gives, &[at.get_type().into()]);
+        let constraints = if only_read { constraints.to_string() } else { format!("{constraints},~{{memory}}") };
+        let asm = self.context.create_inline_asm(ty, text.to_string(), constraints, !only_read, false, None, false);
+        let call = built(self.builder.build_indirect_call(ty, asm, &[at.into()], ""));
+        let given = call.try_as_basic_value().basic();
+        given.map_or_else(Vec::new, |given| (0..gives.len() as u32).map(|i| self.field(given, i)).collect())
+    }
+
+    /// The type of a function that gives values of these types.
+    fn giving(&self, gives: &[Type<'c>], args: &[BasicMetadataTypeEnum<'c>]) -> FunctionType<'c> {
+        match gives {
+            [] => self.context.void_type().fn_type(args, false),
+            [one] => one.fn_type(args, false),
+            several => self.context.struct_type(several, false).fn_type(args, false),
+        }
+    }
+
     /// Instructions as the target's own text, of all lanes of a warp, which give values of these types and change memory.
     #[track_caller]
     pub(crate) fn assembly_of_warps(
@@ -404,11 +432,7 @@ impl<'c> Ir<'c> {
         args: &[Value<'c>],
     ) -> Vec<Value<'c>> {
         let types: Vec<_> = args.iter().map(|arg| arg.get_type().into()).collect();
-        let ty = match gives {
-            [] => self.context.void_type().fn_type(&types, false),
-            [one] => one.fn_type(&types, false),
-            several => self.context.struct_type(several, false).fn_type(&types, false),
-        };
+        let ty = self.giving(gives, &types);
         let asm = self.context.create_inline_asm(ty, text.to_string(), constraints.to_string(), true, false, None, false);
         let args: Vec<_> = args.iter().map(|&arg| arg.into()).collect();
         let call = built(self.builder.build_indirect_call(ty, asm, &args, ""));

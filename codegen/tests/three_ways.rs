@@ -168,6 +168,81 @@ fn a_prefetch_is_a_hint() {
     assert!(assembly.contains("prefetch"), "{assembly}");
 }
 
+/// Loads say what is known of their next use, in parts of every width; the values are the same.
+#[test]
+fn hints_change_no_value() {
+    let text = "kernel @moec_hints(%x: *i32, %h: *f16, %y: *mut i32) threads 32 {
+      load %a: i32x4 = %x[thread * 4] align 16 stream
+      load %b: i32x4 = %x[thread * 4 + 1] keep
+      load %c: f16x8 = %h[thread * 8] align 16 keep
+      load %d: f16x4 = %h[thread * 8 + 2] align 4 stream
+      load %e: f16 = %h[thread] stream
+      let %f: i32 = sum(%a) * 3 + sum(%b) + i32(sum(f32(%c))) * 5 + i32(sum(f32(%d))) * 7 + i32(f32(%e))
+      store %y[thread * 2] = splat(%f, 2)
+      barrier block
+      load %g: i32x2 = %y[(thread ^ 1) * 2] align 8 stream
+      store %y[thread + 64] = sum(%g)
+    }";
+    let x: Vec<i32> = (0..132).map(|i| i * i % 37).collect();
+    // Whole numbers below 32, two in each word: their bits are those of f16.
+    let half = |i: i32| [0, 0x3c00, 0x4000, 0x4200, 0x4400][i as usize % 5];
+    let halves: Vec<i32> = (0..128).map(|i| half(2 * i) | half(2 * i + 1) << 16).collect();
+    let value = |i: i32| i % 5;
+    let sum = |from: i32, len: i32| (from..from + len).map(value).sum::<i32>();
+    let of_x = |from: usize| x[from..from + 4].iter().sum::<i32>();
+    let of = |t: i32| {
+        let at = t as usize * 4;
+        of_x(at) * 3 + of_x(at + 1) + sum(8 * t, 8) * 5 + sum(8 * t + 2, 4) * 7 + value(t)
+    };
+    let twice = (0..32).flat_map(|t| [of(t); 2]);
+    let expected: Vec<i32> = twice.chain((0..32).map(|t| 2 * of(t ^ 1))).collect();
+    assert_eq!(check(every, 1, &[Ints(x), Ints(halves), Unwritten(96)], text), [expected]);
+    for (machine, hints) in [("sm_80", [".ca", ".cs"]), ("sm_90a", [".L1::evict_last", ".L1::no_allocate"])] {
+        let ptx = assembly(&program(vec![read(text)]), &Machine::named(machine).unwrap()).unwrap();
+        let [keep, stream] = hints;
+        let loads = [
+            format!("ld.global.nc{stream}.v4.b32"),
+            format!("ld.global.nc{keep}.b32"),
+            format!("ld.global.nc{keep}.v4.b32"),
+            format!("ld.global.nc{stream}.b32"),
+            format!("ld.global.nc{stream}.b16"),
+            format!("ld.global{stream}.v2.b32"),
+        ];
+        assert_eq!(loads.map(|load| ptx.matches(&load).count()), [1, 4, 1, 2, 1, 1], "{ptx}");
+    }
+    let host = Machine::named("x86-64-v3").unwrap();
+    let text = "kernel @moec_hint(%x: *i32, %y: *mut i32) threads 1 { load %v: i32 = %x[block] stream store %y[block] = %v }";
+    verified(&program(vec![read(text)]), &host);
+    assembly(&program(vec![read(text)]), &host).unwrap();
+}
+
+/// Warps that store arrive and go on; those that read wait for them.
+#[test]
+fn threads_arrive_at_a_barrier_of_others() {
+    let text = "kernel @moec_arrive(%x: *i32, %y: *mut i32) threads 96 {
+       shared %tile: i32[64]
+       roles warps 0..2 {
+         load %v: i32 = %x[thread]
+         store %tile[thread] = %v * 3
+         barrier_arrive threads 96 id 1
+         store %y[thread + 32] = %v
+       } and warps 2..3 {
+         barrier threads 96 id 1
+         load %a: i32 = %tile[thread - 64]
+         load %b: i32 = %tile[thread - 32]
+         store %y[thread - 64] = %a + %b
+       }
+     }";
+    let x: Vec<i32> = (0..64).map(|i| i * i - 7).collect();
+    let sums = (0..32).map(|t| (x[t] + x[t + 32]) * 3).chain(x.iter().copied()).collect::<Vec<i32>>();
+    assert_eq!(check(every, 1, &[Ints(x.clone()), Unwritten(96)], text), [sums]);
+    let arrive = "barrier_arrive threads 96 id 1";
+    let kernel = read(&text.replace(arrive, "").replace("barrier threads 96 id 1", ""));
+    let ptx = assembly(&program(vec![kernel.clone()]), &Machine::named("sm_80").unwrap()).unwrap();
+    let given = [Ints(x), Unwritten(96)];
+    assert!(Schedule::ALL.iter().any(|schedule| !emulated(&kernel, &ptx, 1, &given, *schedule).0.clean()));
+}
+
 /// Two warps write, two others read what they wrote; the block's barrier is not used.
 #[test]
 fn roles_meet_at_a_barrier_of_their_own() {

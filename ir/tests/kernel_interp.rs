@@ -387,6 +387,34 @@ fn a_deadlock_is_a_fault() {
     );
 }
 
+/// Threads that arrive are counted and go on.
+#[test]
+fn threads_arrive_and_go_on() {
+    let go = |arrives: &str| {
+        let text = format!(
+            "kernel @moec_arrive(%y: *mut i32) threads 64 {{
+               shared %slot: i32[1]
+               roles warps 0..1 {{
+                 barrier threads 64 id 2
+                 load %v: i32 = %slot[0]
+                 store %y[thread] = %v
+               }} and warps 1..2 {{
+                 if thread == 40 {{ store %slot[0] = 9 }}
+                 {arrives}
+                 store %y[thread] = 4
+               }}
+             }}"
+        );
+        let mut memory = [Memory::unknown(256)];
+        run("sm_80", 1, &mut memory, &text).map(|()| memory[0].clone()).map_err(|fault| fault.message)
+    };
+    assert_eq!(go("barrier_arrive threads 64 id 2"), Ok(ints(&[[9; 32], [4; 32]].concat())));
+    let dead = "block 0: deadlock: role 0 (warps 0..1) waits at barrier 2, to which 32 of 64 threads have come";
+    assert_eq!(go(""), Err(dead.to_string()));
+    // The second arrival belongs to the next meeting, which is not completed and not waited for.
+    assert!(go("barrier_arrive threads 64 id 2 barrier_arrive threads 64 id 2").is_ok());
+}
+
 #[test]
 fn what_an_mbarrier_leaves_undefined_is_a_fault() {
     let fault = |body: &str| {

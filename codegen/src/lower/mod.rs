@@ -186,6 +186,14 @@ impl<'c> Lowering<'_, 'c> {
         Ok((array, elem))
     }
 
+    /// Whether nothing writes the array while the kernel runs.
+    fn only_reads(&self, place: Place) -> bool {
+        match place {
+            Place::Param(i) => matches!(self.kernel.params[i as usize].kind, ParamKind::Buffer { write: false, .. }),
+            Place::Shared(_) | Place::Registers(_) => false,
+        }
+    }
+
     fn malformed(&self, why: String) -> Error {
         Error::Malformed { kernel: self.kernel.name.clone(), why }
     }

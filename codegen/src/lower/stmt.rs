@@ -50,7 +50,7 @@ impl<'c> Lowering<'_, 'c> {
                     }
                 }
             }
-            Stmt::Load { local, from: Place::Registers(array), offset, align: _ } => {
+            Stmt::Load { local, from: Place::Registers(array), offset, align: _, hint: _ } => {
                 let value = self.load_registers(*array, *offset, self.local(*local).ty.lanes)?;
                 self.locals[local.index()] = Some(Bound::Value(value));
             }
@@ -58,10 +58,12 @@ impl<'c> Lowering<'_, 'c> {
                 let value = self.expr(*value)?;
                 self.store_registers(*array, *offset, value)?;
             }
-            Stmt::Load { local, from, offset, align } => {
+            Stmt::Load { local, from, offset, align, hint } => {
                 let at = self.element(*from, *offset)?;
                 let Local { name, ty } = self.local(*local);
-                let value = ir.load(self.ty(*ty), at, *align, name);
+                let of = (ty.elem, ty.lanes);
+                let hinted = self.target.hinted_load(ir, of, at, *align, *hint, self.only_reads(*from));
+                let value = hinted.unwrap_or_else(|| ir.load(self.ty(*ty), at, *align, name));
                 self.locals[local.index()] = Some(Bound::Value(value));
             }
             Stmt::Store { to, offset, value, align } => {
@@ -96,6 +98,7 @@ impl<'c> Lowering<'_, 'c> {
                 }
                 self.target.barrier(ir, *scope);
             }
+            Stmt::BarrierArrive { id, count } => self.warps("barriers of some threads")?.arrive_at(ir, *id, *count),
             Stmt::Roles(roles) => self.roles(roles)?,
             Stmt::Arrive { barrier, stage, bytes } => self.arrive(*barrier, *stage, *bytes)?,
             Stmt::BulkCopy { to, at, from, offset, bytes, barrier, stage } => {

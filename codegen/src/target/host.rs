@@ -2,7 +2,7 @@
 //! Linking the object is in `link`.
 
 use inkwell::module::Linkage;
-use moec_ir::kernel::{Index, Kernel, ParamKind, Place, Scope, Vote};
+use moec_ir::kernel::{Hint, Index, Kernel, ParamKind, Place, Scope, Vote};
 use moec_ir::machine::HostLevel;
 use moec_ir::{DType, Machine, MatrixShape};
 
@@ -142,6 +142,11 @@ impl Target for Host {
     fn prefetch<'c>(&self, ir: &Ir<'c>, at: Pointer<'c>) {
         let [read, most, data] = [0, 3, 1].map(|n| ir.constant(ir.int(32), n));
         ir.intrinsic("llvm.prefetch", &[at.get_type().into()], &[at.into(), read, most, data]);
+    }
+
+    /// Loads that go past the caches gain nothing on memory that is cached.
+    fn hinted_load<'c>(&self, _: &Ir<'c>, _: (DType, u32), _: Pointer<'c>, _: u32, _: Hint, _: bool) -> Option<Value<'c>> {
+        None
     }
 
     fn warps(&self) -> Option<&dyn Warps> {

@@ -5,7 +5,7 @@ mod host;
 mod nvptx;
 mod spelling;
 
-use moec_ir::kernel::{Index, Kernel, Panels, Place, Scope, Vote};
+use moec_ir::kernel::{Hint, Index, Kernel, Panels, Place, Scope, Vote};
 use moec_ir::machine::MachineKind;
 use moec_ir::{DType, Machine, MatrixShape};
 
@@ -56,6 +56,18 @@ pub(crate) trait Target {
 
     /// What is at this address of global memory will be read soon.
     fn prefetch<'c>(&self, ir: &Ir<'c>, at: Pointer<'c>);
+
+    /// A load of so many elements of global memory that tells caches what the hint says; `None`: an ordinary load does. `only_read`: nothing writes there while
+    /// the kernel runs.
+    fn hinted_load<'c>(
+        &self,
+        ir: &Ir<'c>,
+        of: (DType, u32),
+        at: Pointer<'c>,
+        align: u32,
+        hint: Hint,
+        only_read: bool,
+    ) -> Option<Value<'c>>;
 
     /// How the warps of a block wait for each other; `None`: a block is one thread.
     fn warps(&self) -> Option<&dyn Warps>;
@@ -129,6 +141,9 @@ pub(crate) trait Warps {
 
     /// The stages that this thread has begun are so for copies too.
     fn begun(&self, ir: &Ir<'_>);
+
+    /// This thread comes to a barrier of some threads, and goes on.
+    fn arrive_at(&self, ir: &Ir<'_>, id: u8, count: u32);
 
     /// This thread arrives at a stage, and has it expect so many bytes.
     fn arrive<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, bytes: Option<Value<'c>>);

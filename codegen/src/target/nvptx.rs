@@ -2,7 +2,7 @@
 //! Assembling the PTX is in `ptxas`.
 
 use inkwell::module::Linkage;
-use moec_ir::kernel::{Index, Kernel, Mbarrier, ParamKind, Place, Scope, Vote, layout};
+use moec_ir::kernel::{Hint, Index, Kernel, Mbarrier, ParamKind, Place, Scope, Vote, layout};
 use moec_ir::{DType, Machine, MatrixShape};
 
 use super::spelling::Instruction;
@@ -163,6 +163,55 @@ impl Target for Nvptx {
         ir.assembly(PREFETCH, "l", &[at.into()]);
     }
 
+    /// As text: LLVM has no hint of its own that reaches the instruction. Parts as wide as the alignment allows.
+    fn hinted_load<'c>(
+        &self,
+        ir: &Ir<'c>,
+        (elem, lanes): (DType, u32),
+        at: Pointer<'c>,
+        align: u32,
+        hint: Hint,
+        only_read: bool,
+    ) -> Option<Value<'c>> {
+        // The older spelling is all that PTX before 7.4 has: PTX ISA 9.7.9.8.
+        let hint = match (hint, self.ptx >= 74) {
+            (Hint::None, _) => return None,
+            (Hint::Keep, true) => ".L1::evict_last",
+            (Hint::Keep, false) => ".ca",
+            (Hint::Stream, true) => ".L1::no_allocate",
+            (Hint::Stream, false) => ".cs",
+        };
+        let unchanging = if only_read { ".nc" } else { "" };
+        let (ty, elem_bytes) = (lower::elem(ir, elem), elem.bytes() as u32);
+        let bytes = elem_bytes * lanes;
+        let part = bytes.min(align).min(16);
+        // A register has an element, or two of those of 16 bits.
+        let register = elem_bytes.max(part.min(4));
+        let letter = match register {
+            2 => 'h',
+            4 => 'r',
+            _ => 'l',
+        };
+        let count = part / register;
+        let vector = if count > 1 { format!(".v{count}") } else { String::new() };
+        let results: Vec<String> = (0..count).map(|i| format!("${i}")).collect();
+        let results = if count > 1 { format!("{{{}}}", results.join(", ")) } else { results.concat() };
+        let text = format!("ld.global{unchanging}{hint}{vector}.b{} {results}, [${count}];", 8 * register);
+        let constraints = format!("{}l", format!("={letter},").repeat(count as usize));
+        let gives = vec![ir.int(8 * register); count as usize];
+        let mut loaded = Vec::new();
+        for i in 0..bytes / part {
+            let at = ir.element(ir.int(8), at, ir.constant(ir.int(64), i64::from(i * part)));
+            for register_value in ir.assembly_that_reads(&text, &constraints, &gives, at, only_read) {
+                let of_register = register / elem_bytes;
+                let elements = ir.cast(Op::BitCast, register_value, ir.lanes_of(ty, of_register));
+                // One by one: of a vector of registers LLVM makes pairs that are known in half.
+                loaded.extend((0..of_register).map(|lane| ir.extract(elements, lane)));
+            }
+        }
+        Some(ir.vector(&loaded))
+    }
+
     fn warps(&self) -> Option<&dyn Warps> {
         Some(self)
     }
@@ -237,6 +286,10 @@ impl Warps for Nvptx {
 
     fn begun(&self, ir: &Ir<'_>) {
         Instruction::MbarrierFence.issue(ir, &[]);
+    }
+
+    fn arrive_at(&self, ir: &Ir<'_>, id: u8, count: u32) {
+        Instruction::ThreadsArrive.issue(ir, &[word(ir, i64::from(id)), word(ir, i64::from(count))]);
     }
 
     fn arrive<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, bytes: Option<Value<'c>>) {

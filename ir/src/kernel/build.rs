@@ -6,8 +6,8 @@ use std::ops;
 
 use super::expr::infer;
 use super::{
-    Arena, Binary, Block, Compare, Expr, Factor, Handle, Index, Kernel, Local, Mbarrier, Panels, Param, ParamKind, Place, Reduce,
-    Registers, Scope, Shared, Stmt, Swizzle, Ty, Unary, Vote, Wait, fragment,
+    Arena, Binary, Block, Compare, Expr, Factor, Handle, Hint, Index, Kernel, Local, Mbarrier, Panels, Param, ParamKind, Place,
+    Reduce, Registers, Scope, Shared, Stmt, Swizzle, Ty, Unary, Vote, Wait, fragment,
 };
 use crate::{DType, MatrixShape};
 
@@ -320,8 +320,13 @@ impl<'k> Array<'k> {
 
     /// `lanes` consecutive elements from an address known to be a multiple of `align` bytes.
     pub fn load_aligned(self, offset: Value<'k>, lanes: u32, align: u32) -> Value<'k> {
+        self.load_hinted(offset, lanes, align, Hint::None)
+    }
+
+    /// As [`Array::load_aligned`], with what is known of when it is read again.
+    pub fn load_hinted(self, offset: Value<'k>, lanes: u32, align: u32, hint: Hint) -> Value<'k> {
         let local = self.kernel.local("loaded", Ty::vector(self.elem, lanes));
-        self.kernel.emit(Stmt::Load { local, from: self.place, offset: offset.expr, align });
+        self.kernel.emit(Stmt::Load { local, from: self.place, offset: offset.expr, align, hint });
         self.kernel.read(local)
     }
 

@@ -47,6 +47,11 @@ impl Builder {
         self.emit(Stmt::Roles(roles));
     }
 
+    /// Threads come to the barrier `id`, to which `count` come, and go on: see [`Stmt::BarrierArrive`].
+    pub fn arrive_at(&self, id: u8, count: u32) {
+        self.emit(Stmt::BarrierArrive { id, count });
+    }
+
     /// `count` threads of the block meet at the barrier `id`: see [`Scope::Threads`].
     pub fn barrier_of(&self, id: u8, count: u32) {
         self.emit(Stmt::Barrier(Scope::Threads { id, count }));

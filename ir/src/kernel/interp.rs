@@ -365,7 +365,7 @@ impl<'a> Run<'a> {
                 let value = self.eval(*value, active)?;
                 self.bind(*local, active, &value);
             }
-            Stmt::Load { local, from, offset, align } => {
+            Stmt::Load { local, from, offset, align, hint: _ } => {
                 let lanes = self.kernel.locals[*local].ty.lanes as usize;
                 let offsets = self.eval(*offset, active)?;
                 let mut loaded = Vec::with_capacity(active.len() * lanes);
@@ -426,6 +426,10 @@ impl<'a> Run<'a> {
             Stmt::Barrier(Scope::Threads { id, count }) => {
                 self.whole_warps(active)?;
                 return self.meetings.meet(*id, *count, active.len()).map(Next::Wait);
+            }
+            Stmt::BarrierArrive { id, count } => {
+                self.whole_warps(active)?;
+                self.meetings.meet(*id, *count, active.len()).map(drop)?;
             }
             Stmt::Roles(roles) => return Ok(Next::Roles(roles)),
             Stmt::Arrive { barrier, stage, bytes } => self.arrive(*barrier, *stage, *bytes, active)?,

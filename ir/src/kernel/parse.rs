@@ -7,11 +7,11 @@ use std::fmt;
 use std::ops::Range;
 
 use super::lex::{Lexeme, Token, lex};
-use super::print::{role, vote_word};
+use super::print::{hint_word, role, vote_word};
 use super::{
     Arena, Arg, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Param, ParamKind, Place, Program, Regime, Role,
 };
-use super::{Mbarrier, Registers, Shared, Stmt, TensorMap, Ty, Vote};
+use super::{Hint, Mbarrier, Registers, Shared, Stmt, TensorMap, Ty, Vote};
 use crate::{DType, Extent, Facts, Statistics};
 
 /// Why a text is not a program.
@@ -437,7 +437,10 @@ impl Parser<'_> {
                 let local = self.typed()?;
                 self.expect("=")?;
                 let (from, offset) = self.element()?;
-                Ok(Stmt::Load { local, from, offset, align: self.align(from)? })
+                let align = self.align(from)?;
+                let said =
+                    [Hint::Keep, Hint::Stream].into_iter().find(|hint| hint_word(*hint).is_some_and(|word| self.take(word)));
+                Ok(Stmt::Load { local, from, offset, align, hint: said.unwrap_or(Hint::None) })
             }
             "store" => {
                 let (to, offset) = self.element()?;
@@ -468,6 +471,7 @@ impl Parser<'_> {
                 Ok(Stmt::Vote { local, vote, value: self.expr()? })
             }
             "barrier" => self.scope().map(Stmt::Barrier),
+            "barrier_arrive" => self.barrier_arrive(),
             "roles" => self.roles(),
             "arrive" => self.arrive(),
             "wait" => self.wait(),

@@ -33,6 +33,15 @@ impl Parser<'_> {
         }
     }
 
+    /// `threads 128 id 1`
+    pub(super) fn barrier_arrive(&mut self) -> Parsed<Stmt> {
+        let not = self.wrong("threads arrive at a barrier of some threads");
+        match self.scope()? {
+            Scope::Threads { id, count } => Ok(Stmt::BarrierArrive { id, count }),
+            Scope::Warp | Scope::Block => Err(not),
+        }
+    }
+
     /// `warps 0..1 registers 40 { .. } and warps 1..4 { .. }`; there may be none.
     pub(super) fn roles(&mut self) -> Parsed<Stmt> {
         let mut roles = Vec::new();

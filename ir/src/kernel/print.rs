@@ -10,7 +10,7 @@ use super::verify::Violation;
 use super::{
     Arena, Binary, Block, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, ParamKind, Place, Program, Reduce, Role,
 };
-use super::{Factor, Mbarrier, Panels, Shared, Stmt, Unary, Vote, Wait, print_matrix, print_sync, print_tensor};
+use super::{Factor, Hint, Mbarrier, Panels, Scope, Shared, Stmt, Unary, Vote, Wait, print_matrix, print_sync, print_tensor};
 use crate::DType;
 
 /// A line of the printed program.
@@ -306,8 +306,10 @@ impl<'k> Printer<'k> {
             Stmt::Let { local, value } => format!("let {} = {}", typed(local), e(*value)),
             Stmt::Var { local, value } => format!("var {} = {}", typed(local), e(*value)),
             Stmt::Set { local: changed, value } => format!("set {} = {}", local(changed), e(*value)),
-            Stmt::Load { local, from, offset, align } => {
-                format!("load {} = {}[{}]{}", typed(local), self.place(*from), e(*offset), aligned(from, *align))
+            Stmt::Load { local, from, offset, align, hint } => {
+                let (aligned, hint) =
+                    (aligned(from, *align), hint_word(*hint).map(|word| format!(" {word}")).unwrap_or_default());
+                format!("load {} = {}[{}]{aligned}{hint}", typed(local), self.place(*from), e(*offset))
             }
             Stmt::Store { to, offset, value, align } => {
                 format!("store {}[{}] = {}{}", self.place(*to), e(*offset), e(*value), aligned(to, *align))
@@ -319,6 +321,9 @@ impl<'k> Printer<'k> {
             Stmt::Shuffle { local, value, mask } => format!("shuffle {} = {} mask {mask}", typed(local), e(*value)),
             Stmt::Vote { local, vote, value } => format!("vote {} = {} {}", typed(local), vote_word(*vote), e(*value)),
             Stmt::Barrier(scope) => format!("barrier {}", print_sync::scope(*scope)),
+            Stmt::BarrierArrive { id, count } => {
+                format!("barrier_arrive {}", print_sync::scope(Scope::Threads { id: *id, count: *count }))
+            }
             Stmt::Roles(roles) => match roles.first() {
                 Some(role) => format!("roles {} {{", print_sync::role(role)),
                 None => "roles".to_string(),
@@ -589,6 +594,14 @@ fn sign(op: Binary) -> Option<(&'static str, u8)> {
 
 fn compare_sign(op: Compare) -> &'static str {
     COMPARES.iter().find(|(of, _)| *of == op).map_or("?", |(_, sign)| sign)
+}
+
+pub(super) fn hint_word(hint: Hint) -> Option<&'static str> {
+    match hint {
+        Hint::None => None,
+        Hint::Keep => Some("keep"),
+        Hint::Stream => Some("stream"),
+    }
 }
 
 pub(super) fn vote_word(vote: Vote) -> &'static str {

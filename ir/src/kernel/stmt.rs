@@ -43,6 +43,8 @@ pub enum Stmt {
         offset: Handle<Expr>,
         /// Bytes to which the address is known to be aligned; at least those of an element.
         align: u32,
+        /// Whether caches should keep it: of global memory.
+        hint: Hint,
     },
     /// Writes the lanes of a value to consecutive elements from `offset` on.
     Store {
@@ -86,6 +88,14 @@ pub enum Stmt {
     },
     /// All threads of the scope wait for each other, and see each other's stores to shared and global memory.
     Barrier(Scope),
+    /// The threads come to the barrier of some threads of this number ([`Scope::Threads`]) and go on without waiting: they are of those that
+    /// the others wait for, who see what these stored before.
+    BarrierArrive {
+        /// 1 to 15.
+        id: u8,
+        /// How many threads come to it, these and those that wait.
+        count: u32,
+    },
     /// From here on, the warps of the block go different ways: each role's threads go through its statements in lock step, beside the
     /// other roles. All threads of the block then go on with what follows, without waiting for each other. Once in a kernel, and not
     /// inside another statement. Warps of no role do nothing.
@@ -273,6 +283,7 @@ impl Stmt {
             Stmt::Prefetch { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
             Stmt::Wait(Wait::Groups(_) | Wait::Products(_)) => ([None; 3], [&[]; 2]),
             Stmt::Barrier(_) | Stmt::Roles(_) | Stmt::Commit | Stmt::Fence => ([None; 3], [&[]; 2]),
+            Stmt::BarrierArrive { .. } => ([None; 3], [&[]; 2]),
         };
         few.into_iter().flatten().chain(lists.into_iter().flatten().copied())
     }
@@ -287,7 +298,7 @@ impl Stmt {
             Stmt::Set { .. } | Stmt::Store { .. } | Stmt::Barrier(_) | Stmt::If { .. } => (None, &[]),
             Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::Mma { .. } => (None, &[]),
             Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => (None, &[]),
-            Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence => (None, &[]),
+            Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } => (None, &[]),
         };
         one.into_iter().chain(several.iter().copied())
     }
@@ -302,7 +313,7 @@ impl Stmt {
             Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => ([None; 2], &[]),
             Stmt::Copy { .. } | Stmt::Commit | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => ([None; 2], &[]),
             Stmt::Arrive { .. } | Stmt::Wait(_) | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => ([None; 2], &[]),
-            Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence => ([None; 2], &[]),
+            Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } => ([None; 2], &[]),
         };
         few.into_iter().flatten().chain(roles.iter().map(|role| &role.body))
     }
@@ -317,6 +328,18 @@ pub enum Place {
     Shared(Handle<Shared>),
     /// Registers of the thread. Their elements are named by constants.
     Registers(Handle<Registers>),
+}
+
+/// What is known of when a loaded element will be read again, by this thread or its neighbours. It changes no value. Of an NVIDIA GPU
+/// it reaches the cache of the processor; a host has no use for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hint {
+    /// Nothing.
+    None,
+    /// Soon: caches should keep it before others.
+    Keep,
+    /// Never: caches need not keep it.
+    Stream,
 }
 
 /// The threads that take part.

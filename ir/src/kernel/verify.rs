@@ -13,7 +13,7 @@ use super::verify_tensor::wrong_view;
 use super::{
     Arg, Binary, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role,
 };
-use super::{Scope, Shared, Stmt, Ty, Vote, Wait, layout};
+use super::{Hint, Scope, Shared, Stmt, Ty, Vote, Wait, layout};
 use crate::{DType, Extent, Machine};
 
 /// Something that a valid program does not have.
@@ -325,7 +325,7 @@ impl Check<'_> {
                 Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => control,
                 Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => control,
                 Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => control,
-                Stmt::GroupMma { .. } | Stmt::Fence => control,
+                Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } => control,
                 Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } => control,
             };
             // What a loop binds is seen in its body only.
@@ -389,7 +389,11 @@ impl Check<'_> {
                 }
                 self.takes(local, self.ty(value));
             }
-            Stmt::Load { local, from, offset, align } => {
+            Stmt::Load { local, from, offset, align, hint } => {
+                let reached = hint == Hint::None || matches!(from, Place::Param(_));
+                if !reached {
+                    self.say(format!("{} is not in global memory, of which caches hold parts", self.names.place(from)));
+                }
                 let ty = self.kernel.locals.get(local).map(|local| local.ty);
                 self.access(from, offset, ty, align);
             }
@@ -431,7 +435,10 @@ impl Check<'_> {
             }
             Stmt::Barrier(Scope::Block) => self
                 .require(control <= Agreement::Block, || "a block barrier where the threads of the block may part".to_string()),
-            Stmt::Barrier(Scope::Threads { id, count }) => self.threads_meet(id, count, control),
+            Stmt::Barrier(Scope::Threads { id, count }) => {
+                self.threads_meet(id, count, control);
+            }
+            Stmt::BarrierArrive { id, count } => self.threads_arrive(id, count, control),
             Stmt::Roles(ref roles) => self.roles(roles),
             Stmt::Arrive { barrier, stage, bytes } => self.arrive(barrier, stage, bytes),
             Stmt::Wait(Wait::Phase { barrier, stage, phase }) => self.wait(barrier, stage, phase),

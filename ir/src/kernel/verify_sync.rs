@@ -99,8 +99,14 @@ impl Check<'_> {
         }
     }
 
-    /// A named barrier.
-    pub(super) fn threads_meet(&mut self, id: u8, count: u32, control: Agreement) {
+    /// Threads come to a named barrier that others wait at.
+    pub(super) fn threads_arrive(&mut self, id: u8, count: u32, control: Agreement) {
+        let come = self.threads_meet(id, count, control);
+        self.require(come != count, || format!("all {count} threads of barrier {id} arrive and none waits"));
+    }
+
+    /// A named barrier. How many threads come here as one.
+    pub(super) fn threads_meet(&mut self, id: u8, count: u32, control: Agreement) -> u32 {
         let machine = self.machine;
         let (lanes, threads) = (machine.warp_lanes, self.kernel.threads);
         self.require(lanes > 1, || format!("some threads of a block meet, and a block on {} is one thread", machine.name));
@@ -120,6 +126,7 @@ impl Check<'_> {
                 format!("a barrier of {count} threads where {come} come as one")
             }
         });
+        come
     }
 
     /// An arrival at an mbarrier.

@@ -1,9 +1,9 @@
 //! Programs whose every handle, type and name is picked blindly.
 
 use moec_ir::kernel::{
-    Arena, Arg, Binary, Block, Buffer, Compare, Expr, Factor, Given, Handle, Index, Kernel, Launch, Local, Mbarrier, Panels,
-    Param, ParamKind, Place, Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Swizzle, TensorMap, Ty, Unary, View,
-    Vote, Wait, WarpRole,
+    Arena, Arg, Binary, Block, Buffer, Compare, Expr, Factor, Given, Handle, Hint, Index, Kernel, Launch, Local, Mbarrier,
+    Panels, Param, ParamKind, Place, Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Swizzle, TensorMap, Ty,
+    Unary, View, Vote, Wait, WarpRole,
 };
 use moec_ir::{DType, Extent, MatrixShape};
 
@@ -141,14 +141,15 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
         0 | 1 => Stmt::Let { local, value: e(r) },
         2 => Stmt::Var { local, value: e(r) },
         3 => Stmt::Set { local, value: e(r) },
-        4 => Stmt::Load { local, from: place, offset: e(r), align },
+        4 => Stmt::Load { local, from: place, offset: e(r), align, hint: [Hint::None, Hint::Keep, Hint::Stream][r.below(3)] },
         5 => Stmt::Store { to: place, offset: e(r), value: e(r), align },
         6 => Stmt::AtomicAdd { local: [None, Some(local)][r.below(2)], to: place, offset: e(r), value: e(r) },
         7 => Stmt::Shuffle { local, value: e(r), mask: r.next() as u32 },
         8 => Stmt::Vote { local, vote: [Vote::Any, Vote::Ballot][r.below(2)], value: e(r) },
         9 => {
             let some = Scope::Threads { id: r.next() as u8, count: number(r) };
-            Stmt::Barrier([Scope::Warp, some, Scope::Block][r.below(3)])
+            let arrive = Stmt::BarrierArrive { id: r.next() as u8, count: number(r) };
+            [Stmt::Barrier([Scope::Warp, some, Scope::Block][r.below(3)]), arrive][r.below(2)].clone()
         }
         10 => Stmt::For { local, start: e(r), end: e(r), step: e(r), body: inner(r) },
         11 => Stmt::Copy {
