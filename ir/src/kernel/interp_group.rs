@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::fragment::{LANES, group_sums, place_in_a, place_in_group_sums};
-use super::interp::{Memory, Run};
+use super::interp::Run;
+use super::memory::Memory;
 use super::panels::{GROUP_ROWS, STEP};
 use super::{Factor, Handle, Panels, Registers, Shared, arith};
 use crate::DType;

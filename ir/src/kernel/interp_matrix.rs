@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::fragment::{self, LANES, SUMS, place_in_a, place_in_b, place_in_sums};
-use super::interp::{Memory, Run};
+use super::interp::Run;
+use super::memory::Memory;
 use super::{Expr, Handle, Local, Place, Registers, arith};
 use crate::{DType, MatrixShape};
 

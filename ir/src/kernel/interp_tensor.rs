@@ -1,6 +1,7 @@
 //! What copies of boxes of tensors bring.
 
-use super::interp::{Memory, Run, address};
+use super::interp::{Run, address};
+use super::memory::Memory;
 use super::{Expr, Handle, Mbarrier, Place, Shared, Tensor, TensorMap};
 
 impl Run<'_> {
