@@ -28,7 +28,7 @@ pub(crate) fn emit(program: &Program, machine: &Machine, target: &dyn Target, fi
     let refused = |message| refusal(program, machine, message);
     let llvm = target_machine(target).map_err(refused)?;
     let ir = write(&session, program, machine, target, &llvm)?;
-    compile(&session, &ir, &llvm, file).map_err(refused)
+    compile(&session, &ir, target, &llvm, file).map_err(refused)
 }
 
 /// The program as LLVM text, not optimised.
@@ -62,12 +62,14 @@ fn refusal(program: &Program, machine: &Machine, message: String) -> Error {
 }
 
 /// Optimises the module and writes it as `file`.
-fn compile(session: &Session, ir: &Ir<'_>, llvm: &TargetMachine, file: File) -> Result<Vec<u8>, String> {
+fn compile(session: &Session, ir: &Ir<'_>, target: &dyn Target, llvm: &TargetMachine, file: File) -> Result<Vec<u8>, String> {
     let kind = match file {
         File::Assembly => FileType::Assembly,
         File::Object => FileType::Object,
     };
-    ir.module.run_passes("default<O3>", llvm, PassBuilderOptions::create()).map_err(|e| e.to_string())?;
+    let options = PassBuilderOptions::create();
+    options.set_loop_unrolling(target.unrolls());
+    ir.module.run_passes("default<O3>", llvm, options).map_err(|e| e.to_string())?;
     let buffer = llvm.write_to_memory_buffer(&ir.module, kind).map_err(|e| e.to_string())?;
     let errors = session.take_errors();
     if errors.is_empty() { Ok(buffer.as_slice().to_vec()) } else { Err(errors.join("; ")) }
@@ -96,8 +98,8 @@ mod tests {
     /// Left to itself LLVM prints such an error and calls exit(1).
     #[test]
     fn an_error_inside_llvm_is_a_value() {
-        let machine = Machine::named("x86-64-v3").expect("a machine");
-        let llvm = target_machine(&*target::of(&machine)).expect("a target machine");
+        let target = target::of(&Machine::named("x86-64-v3").expect("a machine"));
+        let llvm = target_machine(&*target).expect("a target machine");
         let session = Session::new();
         let ir = session.module("test");
         let function = ir.function("moec_broken", &[]);
@@ -108,7 +110,7 @@ mod tests {
         builder.position_at_end(ir.current());
         builder.build_indirect_call(ty, asm, &[ir.constant(ir.int(32), 1).into()], "").expect("a call");
         ir.ret();
-        let error = compile(&session, &ir, &llvm, File::Object).expect_err("there is no such register");
+        let error = compile(&session, &ir, &*target, &llvm, File::Object).expect_err("there is no such register");
         assert!(error.contains("nosuch"), "{error}");
     }
 }

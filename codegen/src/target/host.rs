@@ -52,6 +52,11 @@ impl Target for Host {
         }
     }
 
+    /// The schedule unrolls where a CPU gains by it; more of it doubled the time of compiling, and no kernel got faster.
+    fn unrolls(&self) -> bool {
+        false
+    }
+
     fn file(&self) -> File {
         File::Object
     }

@@ -24,6 +24,9 @@ pub(crate) trait Target {
     /// Features of the model beyond its name.
     fn features(&self) -> String;
 
+    /// Whether LLVM unrolls loops, beyond what the schedule has unrolled.
+    fn unrolls(&self) -> bool;
+
     /// What LLVM is to write for [`Target::image`].
     fn file(&self) -> File;
 

@@ -67,6 +67,10 @@ impl Target for Nvptx {
         format!("+ptx{}", self.ptx)
     }
 
+    fn unrolls(&self) -> bool {
+        true
+    }
+
     fn file(&self) -> File {
         File::Assembly
     }
