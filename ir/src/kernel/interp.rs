@@ -478,6 +478,14 @@ impl<'a> Run<'a> {
 
     pub(super) fn bind(&mut self, local: Handle<Local>, active: &[u32], values: &[u64]) {
         let slot = &mut self.slots[local.index()];
+        if slot.lanes == 1 {
+            // As below, without a call to copy one word.
+            for (thread, value) in active.iter().zip(values) {
+                slot.values[*thread as usize] = *value;
+                slot.bound[*thread as usize] = true;
+            }
+            return;
+        }
         for (thread, value) in active.iter().zip(values.chunks(slot.lanes)) {
             let thread = *thread as usize;
             slot.values[thread * slot.lanes..(thread + 1) * slot.lanes].copy_from_slice(value);
@@ -500,67 +508,73 @@ impl<'a> Run<'a> {
         let exprs = &self.kernel.exprs;
         let needs = self.needs[root.index()].get_or_insert_with(|| needs(exprs, root)).clone();
         for &handle in needs.iter() {
-            self.values[handle.index()] = self.value(&exprs[handle], handle, active)?;
+            // What the node gave before makes room for what it gives now.
+            let mut values = std::mem::take(&mut self.values[handle.index()]);
+            values.clear();
+            self.value(&exprs[handle], handle, active, &mut values)?;
+            self.values[handle.index()] = values;
         }
         Ok(std::mem::take(&mut self.values[root.index()]))
     }
 
     /// Of operands that have just been evaluated.
-    fn value(&self, expr: &Expr, handle: Handle<Expr>, active: &[u32]) -> Result<Vec<u64>, String> {
-        let every = |bits: u64| Ok(vec![bits; active.len()]);
+    fn value(&self, expr: &Expr, handle: Handle<Expr>, active: &[u32], into: &mut Vec<u64>) -> Result<(), String> {
+        let every = |bits: u64| std::iter::repeat_n(bits, active.len());
         let of = |h: Handle<Expr>| &self.values[h.index()];
         let elem = |h: Handle<Expr>| self.types[h.index()].elem;
         let lanes = |h: Handle<Expr>| self.types[h.index()].lanes as usize;
         let zip = |a: Handle<Expr>, b: Handle<Expr>| of(a).iter().zip(of(b));
         match *expr {
-            Expr::Bool(truth) => every(u64::from(truth)),
-            Expr::Int(n, _) => every(n as u64),
-            Expr::Float(bits) => every(u64::from(bits)),
-            Expr::Index(Index::Thread) => Ok(active.iter().map(|thread| u64::from(*thread)).collect()),
-            Expr::Index(Index::Block) => every(u64::from(self.block)),
+            Expr::Bool(truth) => into.extend(every(u64::from(truth))),
+            Expr::Int(n, _) => into.extend(every(n as u64)),
+            Expr::Float(bits) => into.extend(every(u64::from(bits))),
+            Expr::Index(Index::Thread) => into.extend(active.iter().map(|thread| u64::from(*thread))),
+            Expr::Index(Index::Block) => into.extend(every(u64::from(self.block))),
             Expr::Param(i) => match self.args[i as usize] {
-                Argument::Scalar(n) => every(n as u64),
-                Argument::Buffer(_) | Argument::TensorMap(..) => Err("a buffer is not a number".to_string()),
+                Argument::Scalar(n) => into.extend(every(n as u64)),
+                Argument::Buffer(_) | Argument::TensorMap(..) => return Err("a buffer is not a number".to_string()),
             },
             Expr::Local(local) => {
                 let slot = &self.slots[local.index()];
-                let mut values = Vec::with_capacity(active.len() * slot.lanes);
                 for thread in active.iter().map(|thread| *thread as usize) {
                     if !slot.bound[thread] {
                         return Err(format!("thread {thread} reads a local that it has not bound"));
                     }
-                    values.extend_from_slice(&slot.values[thread * slot.lanes..(thread + 1) * slot.lanes]);
+                    match slot.lanes {
+                        1 => into.push(slot.values[thread]),
+                        lanes => into.extend_from_slice(&slot.values[thread * lanes..(thread + 1) * lanes]),
+                    }
                 }
-                Ok(values)
             }
-            Expr::Unary(op, a) => Ok(of(a).iter().map(|x| arith::unary(op, elem(a), *x)).collect()),
+            Expr::Unary(op, a) => into.extend(of(a).iter().map(|x| arith::unary(op, elem(a), *x))),
             Expr::Binary(op, a, b) => {
-                let values: Result<Vec<u64>, arith::Undefined> =
-                    zip(a, b).map(|(x, y)| arith::binary(op, elem(a), *x, *y)).collect();
-                values.map_err(str::to_string)
+                for (x, y) in zip(a, b) {
+                    into.push(arith::binary(op, elem(a), *x, *y)?);
+                }
             }
-            Expr::Compare(op, a, b) => Ok(zip(a, b).map(|(x, y)| arith::compare(op, elem(a), *x, *y)).collect()),
+            Expr::Compare(op, a, b) => into.extend(zip(a, b).map(|(x, y)| arith::compare(op, elem(a), *x, *y))),
             Expr::Select(c, a, b) => {
                 // One condition for all lanes, or one for each.
                 let wide = lanes(a) / lanes(c);
                 let conds = of(c).iter().flat_map(|c| std::iter::repeat_n(*c, wide));
-                Ok(conds.zip(zip(a, b)).map(|(c, (x, y))| if c == 1 { *x } else { *y }).collect())
+                into.extend(conds.zip(zip(a, b)).map(|(c, (x, y))| if c == 1 { *x } else { *y }));
             }
-            Expr::Fma(a, b, c) => Ok(zip(a, b).zip(of(c)).map(|((x, y), z)| arith::fma(*x, *y, *z)).collect()),
+            Expr::Fma(a, b, c) => into.extend(zip(a, b).zip(of(c)).map(|((x, y), z)| arith::fma(*x, *y, *z))),
             Expr::Dot { acc, a, b } => {
                 let pairs = of(a).chunks_exact(2).zip(of(b).chunks_exact(2));
-                Ok(of(acc).iter().zip(pairs).map(|(acc, (x, y))| arith::dot(*acc, [x[0], x[1]], [y[0], y[1]])).collect())
+                into.extend(of(acc).iter().zip(pairs).map(|(acc, (x, y))| arith::dot(*acc, [x[0], x[1]], [y[0], y[1]])));
             }
-            Expr::Cast(to, a) => Ok(of(a).iter().map(|x| arith::cast(elem(a), to, *x)).collect()),
-            Expr::Bitcast(to, a) => Ok(of(a).iter().map(|x| arith::bitcast(to, *x)).collect()),
-            Expr::Splat(n, a) => Ok(of(a).iter().flat_map(|x| std::iter::repeat_n(*x, n as usize)).collect()),
-            Expr::Extract(a, lane) => Ok(of(a).chunks(lanes(a)).map(|x| x[lane as usize]).collect()),
+            Expr::Cast(to, a) => into.extend(of(a).iter().map(|x| arith::cast(elem(a), to, *x))),
+            Expr::Bitcast(to, a) => into.extend(of(a).iter().map(|x| arith::bitcast(to, *x))),
+            Expr::Splat(n, a) => into.extend(of(a).iter().flat_map(|x| std::iter::repeat_n(*x, n as usize))),
+            Expr::Extract(a, lane) => into.extend(of(a).chunks(lanes(a)).map(|x| x[lane as usize])),
             Expr::Reduce(op, a) => {
-                let values: Result<Vec<u64>, arith::Undefined> =
-                    of(a).chunks(lanes(a)).map(|x| arith::reduce(op, elem(handle), x)).collect();
-                values.map_err(str::to_string)
+                for x in of(a).chunks(lanes(a)) {
+                    into.push(arith::reduce(op, elem(handle), x)?);
+                }
             }
         }
+        Ok(())
     }
 }
 
