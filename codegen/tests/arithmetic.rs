@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use moec_ir::DType::{BF16, F16, F32, I32, I64};
 use moec_ir::Machine;
 use moec_ir::kernel::{Builder, Value};
+use moec_ir::machine::Unit;
 
 /// Equal bits, or NaN both.
 fn same(a: f32, b: f32) -> bool {
@@ -266,7 +267,7 @@ fn lanes_are_reduced_in_halves() {
 
 #[test]
 fn bf16_dot_products() {
-    let machines: Vec<Machine> = hosts().into_iter().filter(|m| m.dot_bf16).collect();
+    let machines: Vec<Machine> = hosts().into_iter().filter(|m| m.rate(Unit::Dot, BF16).is_some()).collect();
     if machines.is_empty() {
         small_kernels::skipped("bf16_dot_products", "no host with AVX512-BF16");
     }

@@ -147,8 +147,8 @@ fn target(
             let version = format!("{}.{}", ptx / 10, ptx % 10);
             (file::TargetKind::Gpu, Some(version), Some(least_cuda(ptx).to_string()), Vec::new())
         }
-        MachineKind::Host(level) => {
-            (file::TargetKind::Host, None, None, level.features().into_iter().map(String::from).collect())
+        MachineKind::Host(features) => {
+            (file::TargetKind::Host, None, None, features.iter().map(|feature| feature.name().to_string()).collect())
         }
     };
     let kernels = program

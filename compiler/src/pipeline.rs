@@ -100,7 +100,7 @@ pub fn build_with<'m>(
 pub fn this_host() -> Option<Machine> {
     let fits = |machine: &Machine| match machine.kind {
         MachineKind::Gpu { .. } => false,
-        MachineKind::Host(level) => level.features().into_iter().all(moec_runtime::host::has_feature),
+        MachineKind::Host(features) => features.iter().all(|feature| moec_runtime::host::has_feature(feature.name())),
     };
     MACHINES.into_iter().rfind(fits)
 }
@@ -145,6 +145,23 @@ fn checked(program: Program, machine: &Machine) -> Result<Program, Error> {
         Ok(()) => Ok(program),
         Err(violations) => {
             Err(Error::Kernel { machine: machine.name, text: kernel::print_with_violations(&program, &violations) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else no CPU would be found to have them.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_runtime_knows_the_features_of_every_host() {
+        for machine in MACHINES {
+            if let MachineKind::Host(features) = machine.kind {
+                let unknown = features.iter().find(|feature| !moec_runtime::host::FEATURES.contains(&feature.name()));
+                assert_eq!(unknown, None, "{}", machine.name);
+            }
         }
     }
 }

@@ -19,10 +19,8 @@ pub struct Machine {
     pub shared_bytes: u32,
     /// Shared memory of one block that asks for it when it is launched, in bytes.
     pub shared_optin_bytes: u32,
-    /// Whether threads can copy from global to shared memory and go on.
-    pub copies_async: bool,
-    /// The products of small matrices that a warp computes in one instruction, accumulating in f32.
-    pub matrix_units: &'static [MatrixUnit],
+    /// What copies from global to shared memory while the threads go on.
+    pub copy_engines: &'static [CopyEngine],
     /// Types of the factors whose products four warps compute together, out of shared memory and accumulating in f32.
     pub group_products: &'static [DType],
     /// Whether a block has barriers that count arrivals and the bytes of copies, and on which threads can wait for a phase.
@@ -31,16 +29,14 @@ pub struct Machine {
     pub tensor_maps: bool,
     /// Whether the warps of a block can have different numbers of registers.
     pub role_registers: bool,
-    /// Whether a bf16 pair dot product accumulating in f32 is one instruction.
-    pub dot_bf16: bool,
     /// Streaming multiprocessors, or cores.
     pub processors: u32,
     /// The last cache before memory, bytes.
     pub cache_bytes: u64,
     /// Memory bandwidth, bytes per microsecond.
     pub bytes_per_us: u64,
-    /// Rate of the arithmetic that the kernels use, FLOP per microsecond.
-    pub flops_per_us: u64,
+    /// What computes, on which elements and how fast. What is not here the machine has not.
+    pub rates: &'static [Rate],
     /// Cost of one launch, picoseconds.
     pub launch_ps: u64,
     /// One step of a loop in which each waits for what the one before left in shared memory, picoseconds.
@@ -76,29 +72,103 @@ impl std::fmt::Display for MatrixShape {
     }
 }
 
-/// A matrix instruction of a machine.
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unit {
+    /// Multiply-adds of numbers, alone or in vectors.
+    Vector,
+    /// Dot products of pairs of numbers, added to sums in f32.
+    Dot,
+    /// Products of small matrices, which a warp computes in one instruction, added to sums in f32.
+    Matrix(MatrixShape),
+}
+
+/// How fast a unit computes on elements of a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MatrixUnit {
-    /// What it multiplies.
-    pub shape: MatrixShape,
-    /// Type of the factors' elements: `F16` or `BF16`.
+pub struct Rate {
+    /// What computes.
+    pub unit: Unit,
+    /// Type of the factors' elements.
     pub elem: DType,
     /// Rate of all processors together, FLOP per microsecond.
     pub flops_per_us: u64,
 }
 
-/// `mma.sync` of 16-bit floats at a rate in TFLOP/s; the shallow shape takes as long as the deep one.
-const fn mma_sync(tflops: u64) -> [MatrixUnit; 4] {
-    const fn unit(shape: MatrixShape, elem: DType, tflops: u64) -> MatrixUnit {
-        MatrixUnit { shape, elem, flops_per_us: tflops * 1_000_000 }
-    }
+const fn rate(unit: Unit, elem: DType, gflops: u64) -> Rate {
+    Rate { unit, elem, flops_per_us: gflops * 1000 }
+}
+
+/// Of a GPU, in TFLOP/s: f32 in registers, and `mma.sync` of 16-bit floats, whose shallow shape takes as long as the deep one.
+const fn gpu_rates(tflops: u64, mma_tflops: u64) -> [Rate; 5] {
+    let (deep, shallow) = (Unit::Matrix(MatrixShape::M16N8K16), Unit::Matrix(MatrixShape::M16N8K8));
     [
-        unit(MatrixShape::M16N8K16, DType::BF16, tflops),
-        unit(MatrixShape::M16N8K16, DType::F16, tflops),
-        unit(MatrixShape::M16N8K8, DType::BF16, tflops / 2),
-        unit(MatrixShape::M16N8K8, DType::F16, tflops / 2),
+        rate(Unit::Vector, DType::F32, tflops * 1000),
+        rate(deep, DType::BF16, mma_tflops * 1000),
+        rate(deep, DType::F16, mma_tflops * 1000),
+        rate(shallow, DType::BF16, mma_tflops / 2 * 1000),
+        rate(shallow, DType::F16, mma_tflops / 2 * 1000),
     ]
 }
+
+/// How a copy from global to shared memory is started, and how threads learn that its bytes have arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copier {
+    /// Each thread starts copies of its own, and waits for groups of them.
+    Thread,
+    /// One thread starts a copy that a phase of an mbarrier expects.
+    Bulk,
+}
+
+/// The bytes that one copy moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Widths {
+    /// One of these, in order.
+    Of(&'static [u32]),
+    /// A multiple of a number, up to a most.
+    Multiples {
+        /// Of what.
+        of: u32,
+        /// The most.
+        most: u32,
+    },
+}
+
+impl Widths {
+    /// Whether a copy of so many bytes is one.
+    pub fn has(self, bytes: u32) -> bool {
+        match self {
+            Widths::Of(widths) => widths.contains(&bytes),
+            Widths::Multiples { of, most } => (of..=most).contains(&bytes) && bytes.is_multiple_of(of),
+        }
+    }
+}
+
+impl std::fmt::Display for Widths {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Widths::Of([others @ .., last]) if !others.is_empty() => {
+                let others: Vec<String> = others.iter().map(u32::to_string).collect();
+                write!(f, "{} or {last} bytes", others.join(", "))
+            }
+            Widths::Of(widths) => write!(f, "{} bytes", widths.iter().sum::<u32>()),
+            Widths::Multiples { of, most } => write!(f, "{of} to {most} bytes, a multiple of {of}"),
+        }
+    }
+}
+
+/// A way to copy while threads go on, and the bytes of one copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyEngine {
+    /// How.
+    pub copier: Copier,
+    /// How many bytes at a time.
+    pub widths: Widths,
+}
+
+/// `cp.async`.
+const CP_ASYNC: CopyEngine = CopyEngine { copier: Copier::Thread, widths: Widths::Of(&[4, 8, 16]) };
+/// `cp.async.bulk`: 16 bytes at a time, fewer than the 2^20 that a phase of an mbarrier can expect.
+const CP_ASYNC_BULK: CopyEngine = CopyEngine { copier: Copier::Bulk, widths: Widths::Multiples { of: 16, most: (1 << 20) - 16 } };
 
 /// The two families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,34 +180,134 @@ pub enum MachineKind {
         /// PTX ISA version times ten that the target needs at least.
         ptx: u32,
     },
-    /// The CPU that runs the program.
-    Host(HostLevel),
+    /// The CPU that runs the program, and what it has beyond the baseline of its architecture.
+    Host(&'static [CpuFeature]),
 }
 
-/// x86-64 levels; each includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum HostLevel {
-    /// AVX2, FMA, F16C.
-    V3,
-    /// AVX-512 F, BW, CD, DQ, VL.
-    V4,
-    /// V4 with AVX512-BF16.
-    V4Bf16,
+/// What only some CPUs of an architecture have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CpuFeature {
+    /// Integers in vectors of 32 bytes, and gathers.
+    Avx2,
+    /// Instructions on bits.
+    Bmi1,
+    /// More of them.
+    Bmi2,
+    /// Conversions between f16 and f32.
+    F16c,
+    /// Fused multiply-add.
+    Fma,
+    /// Counting leading zeros.
+    Lzcnt,
+    /// Loads and stores that swap bytes.
+    Movbe,
+    /// Vectors of 64 bytes, and masks.
+    Avx512F,
+    /// These on 8 and 16 bits.
+    Avx512Bw,
+    /// Conflicts between the lanes of a vector.
+    Avx512Cd,
+    /// More on 32 and 64 bits.
+    Avx512Dq,
+    /// Masks on shorter vectors.
+    Avx512Vl,
+    /// Dot products of pairs of bf16.
+    Avx512Bf16,
+    /// Dot products of four 8-bit integers, in vectors of 32 bytes.
+    AvxVnni,
+    /// Tiles: registers of 16 rows of 64 bytes.
+    AmxTile,
+    /// Products of tiles of bf16.
+    AmxBf16,
+    /// Products of tiles of 8-bit integers.
+    AmxInt8,
+    /// Vectors of 16 bytes on 64-bit Arm.
+    Neon,
 }
 
-impl HostLevel {
-    /// What a CPU of this level has beyond the x86-64 baseline, in LLVM's spelling.
-    pub fn features(self) -> Vec<&'static str> {
-        let mut features = vec!["avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe"];
-        if self >= HostLevel::V4 {
-            features.extend(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]);
+impl CpuFeature {
+    /// The word for it in packages, in Rust's library and, but for what [`CpuFeature::llvm`] says, in LLVM.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CpuFeature::Avx2 => "avx2",
+            CpuFeature::Bmi1 => "bmi1",
+            CpuFeature::Bmi2 => "bmi2",
+            CpuFeature::F16c => "f16c",
+            CpuFeature::Fma => "fma",
+            CpuFeature::Lzcnt => "lzcnt",
+            CpuFeature::Movbe => "movbe",
+            CpuFeature::Avx512F => "avx512f",
+            CpuFeature::Avx512Bw => "avx512bw",
+            CpuFeature::Avx512Cd => "avx512cd",
+            CpuFeature::Avx512Dq => "avx512dq",
+            CpuFeature::Avx512Vl => "avx512vl",
+            CpuFeature::Avx512Bf16 => "avx512bf16",
+            CpuFeature::AvxVnni => "avxvnni",
+            CpuFeature::AmxTile => "amx-tile",
+            CpuFeature::AmxBf16 => "amx-bf16",
+            CpuFeature::AmxInt8 => "amx-int8",
+            CpuFeature::Neon => "neon",
         }
-        if self >= HostLevel::V4Bf16 {
-            features.push("avx512bf16");
+    }
+
+    /// LLVM's word for it.
+    pub fn llvm(self) -> &'static str {
+        if self == CpuFeature::Bmi1 { "bmi" } else { self.name() }
+    }
+
+    /// Bytes of the vector registers that come with it; 0: none.
+    pub const fn vector_bytes(self) -> u32 {
+        match self {
+            CpuFeature::Avx512F => 64,
+            CpuFeature::Avx2 => 32,
+            CpuFeature::Neon => 16,
+            CpuFeature::Bmi1
+            | CpuFeature::Bmi2
+            | CpuFeature::F16c
+            | CpuFeature::Fma
+            | CpuFeature::Lzcnt
+            | CpuFeature::Movbe
+            | CpuFeature::Avx512Bw
+            | CpuFeature::Avx512Cd
+            | CpuFeature::Avx512Dq
+            | CpuFeature::Avx512Vl
+            | CpuFeature::Avx512Bf16
+            | CpuFeature::AvxVnni
+            | CpuFeature::AmxTile
+            | CpuFeature::AmxBf16
+            | CpuFeature::AmxInt8 => 0,
         }
-        features
     }
 }
+
+/// Bytes of the widest vector register of a CPU with these features.
+pub const fn vector_bytes(features: &[CpuFeature]) -> u32 {
+    let (mut widest, mut i) = (0, 0);
+    while i < features.len() {
+        let bytes = features[i].vector_bytes();
+        widest = if bytes > widest { bytes } else { widest };
+        i += 1;
+    }
+    widest
+}
+
+/// The level x86-64-v3: AVX2, FMA, F16C.
+pub const X86_64_V3: &[CpuFeature] = &{
+    use CpuFeature::*;
+    [Avx2, Bmi1, Bmi2, F16c, Fma, Lzcnt, Movbe]
+};
+
+/// The level x86-64-v4: the one before, and AVX-512 F, BW, CD, DQ and VL.
+pub const X86_64_V4: &[CpuFeature] = &{
+    use CpuFeature::*;
+    [Avx2, Bmi1, Bmi2, F16c, Fma, Lzcnt, Movbe, Avx512F, Avx512Bw, Avx512Cd, Avx512Dq, Avx512Vl]
+};
+
+/// The level x86-64-v4 with AVX512-BF16.
+const X86_64_V4_BF16: &[CpuFeature] = &{
+    use CpuFeature::*;
+    [Avx2, Bmi1, Bmi2, F16c, Fma, Lzcnt, Movbe, Avx512F, Avx512Bw, Avx512Cd, Avx512Dq, Avx512Vl, Avx512Bf16]
+};
 
 #[allow(clippy::too_many_arguments, reason = "a row of the table")]
 const fn gpu(
@@ -148,8 +318,7 @@ const fn gpu(
     processors: u32,
     cache_mib: u64,
     gb_per_s: u64,
-    tflops: u64,
-    matrix_units: &'static [MatrixUnit],
+    rates: &'static [Rate],
 ) -> Machine {
     Machine {
         name,
@@ -161,45 +330,41 @@ const fn gpu(
         shared_bytes: if shared_kib < 48 { shared_kib * 1024 } else { 48 * 1024 },
         // The driver keeps one KiB of a processor's shared memory for each block.
         shared_optin_bytes: (shared_kib - 1) * 1024,
-        copies_async: sm >= 80,
-        matrix_units,
+        copy_engines: if sm >= 90 { &[CP_ASYNC, CP_ASYNC_BULK] } else { &[CP_ASYNC] },
         // Of this architecture alone (`a`).
         group_products: if sm == 90 { &[DType::BF16, DType::F16] } else { &[] },
         // Of the machines below those from 90 on have the features of their architecture that others lack (`a`).
         mbarriers: sm >= 90,
         tensor_maps: sm >= 90,
         role_registers: sm >= 90,
-        dot_bf16: false,
         processors,
         cache_bytes: cache_mib << 20,
         bytes_per_us: gb_per_s * 1000,
-        flops_per_us: tflops * 1_000_000,
+        rates,
         launch_ps: 3_000_000,
         // A read of shared memory takes some 20 cycles of 0.6 ns.
         step_ps: 15_000,
     }
 }
 
-const fn host(name: &'static str, level: HostLevel, vector_bytes: u32, dot_bf16: bool, gflops: u64) -> Machine {
+const fn host(name: &'static str, features: &'static [CpuFeature], rates: &'static [Rate]) -> Machine {
     Machine {
         name,
-        kind: MachineKind::Host(level),
+        kind: MachineKind::Host(features),
         warp_lanes: 1,
         block_threads: 1,
-        vector_bytes,
+        vector_bytes: vector_bytes(features),
         shared_bytes: 256 * 1024,
         shared_optin_bytes: 256 * 1024,
-        copies_async: false,
-        matrix_units: &[],
+        copy_engines: &[],
         group_products: &[],
         mbarriers: false,
         tensor_maps: false,
         role_registers: false,
-        dot_bf16,
         processors: 2,
         cache_bytes: 32 << 20,
         bytes_per_us: 60_000,
-        flops_per_us: gflops * 1000,
+        rates,
         launch_ps: 5_000_000,
         // A read of the first-level cache takes 5 cycles of 0.3 ns.
         step_ps: 1_500,
@@ -208,25 +373,25 @@ const fn host(name: &'static str, level: HostLevel, vector_bytes: u32, dot_bf16:
 
 // Dense rates of bf16 products that accumulate in f32, from NVIDIA's data sheets; for sm_90a and sm_100a two thirds and a half of
 // these, which are those of instructions for groups of warps (assumed).
-const SM_80: &[MatrixUnit] = &mma_sync(312);
-const SM_86: &[MatrixUnit] = &mma_sync(71);
-const SM_89: &[MatrixUnit] = &mma_sync(165);
-const SM_90: &[MatrixUnit] = &mma_sync(660);
-const SM_100: &[MatrixUnit] = &mma_sync(1_100);
-const SM_120: &[MatrixUnit] = &mma_sync(209);
+const SM_80: &[Rate] = &gpu_rates(19, 312);
+const SM_86: &[Rate] = &gpu_rates(35, 71);
+const SM_89: &[Rate] = &gpu_rates(82, 165);
+const SM_90: &[Rate] = &gpu_rates(67, 660);
+const SM_100: &[Rate] = &gpu_rates(80, 1_100);
+const SM_120: &[Rate] = &gpu_rates(105, 209);
 
 /// Every machine, GPUs first. GPU figures: NVIDIA's data sheets (second-level cache, memory bandwidth, dense f32 rate).
 /// Host figures: two cores of a server CPU of the level.
 pub const MACHINES: [Machine; 9] = [
-    gpu("sm_80", 80, 70, 164, 108, 40, 1_935, 19, SM_80),
-    gpu("sm_86", 86, 71, 100, 84, 6, 936, 35, SM_86),
-    gpu("sm_89", 89, 78, 100, 142, 96, 960, 82, SM_89),
-    gpu("sm_90a", 90, 80, 228, 132, 50, 4_300, 67, SM_90),
-    gpu("sm_100a", 100, 86, 228, 148, 126, 8_000, 80, SM_100),
-    gpu("sm_120a", 120, 87, 100, 170, 96, 1_792, 105, SM_120),
-    host("x86-64-v3", HostLevel::V3, 32, false, 150),
-    host("x86-64-v4", HostLevel::V4, 64, false, 300),
-    host("x86-64-v4-bf16", HostLevel::V4Bf16, 64, true, 500),
+    gpu("sm_80", 80, 70, 164, 108, 40, 1_935, SM_80),
+    gpu("sm_86", 86, 71, 100, 84, 6, 936, SM_86),
+    gpu("sm_89", 89, 78, 100, 142, 96, 960, SM_89),
+    gpu("sm_90a", 90, 80, 228, 132, 50, 4_300, SM_90),
+    gpu("sm_100a", 100, 86, 228, 148, 126, 8_000, SM_100),
+    gpu("sm_120a", 120, 87, 100, 170, 96, 1_792, SM_120),
+    host("x86-64-v3", X86_64_V3, &[rate(Unit::Vector, DType::F32, 150)]),
+    host("x86-64-v4", X86_64_V4, &[rate(Unit::Vector, DType::F32, 300)]),
+    host("x86-64-v4-bf16", X86_64_V4_BF16, &[rate(Unit::Vector, DType::F32, 300), rate(Unit::Dot, DType::BF16, 500)]),
 ];
 
 impl Machine {
@@ -235,9 +400,27 @@ impl Machine {
         MACHINES.into_iter().find(|m| m.name == name)
     }
 
-    /// The machine's instruction for such products, if it has one.
-    pub fn matrix_unit(&self, shape: MatrixShape, elem: DType) -> Option<&'static MatrixUnit> {
-        self.matrix_units.iter().find(|unit| unit.shape == shape && unit.elem == elem)
+    /// How fast a unit computes on elements of a type, FLOP per microsecond; `None`: the machine does not have it.
+    pub fn rate(&self, unit: Unit, elem: DType) -> Option<u64> {
+        self.rates.iter().find(|rate| rate.unit == unit && rate.elem == elem).map(|rate| rate.flops_per_us)
+    }
+
+    /// The rate of multiply-adds in f32, which every machine has and other work is measured by.
+    pub fn vector_rate(&self) -> u64 {
+        self.rate(Unit::Vector, DType::F32).unwrap_or(1)
+    }
+
+    /// Whether warps have products of matrices, and so loads of their fragments.
+    pub fn has_matrices(&self) -> bool {
+        self.rates.iter().any(|rate| match rate.unit {
+            Unit::Matrix(_) => true,
+            Unit::Vector | Unit::Dot => false,
+        })
+    }
+
+    /// The bytes that a copy of this kind moves; `None`: the machine has no such copies.
+    pub fn copies(&self, copier: Copier) -> Option<Widths> {
+        self.copy_engines.iter().find(|engine| engine.copier == copier).map(|engine| engine.widths)
     }
 
     /// Whether a block has threads that work together and share memory. Where it has not, one thread does all of it, by vectors.
@@ -251,5 +434,50 @@ impl Machine {
             MachineKind::Gpu { .. } => true,
             MachineKind::Host(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_of_copies() {
+        let [thread, bulk] = [CP_ASYNC, CP_ASYNC_BULK].map(|engine| engine.widths);
+        assert_eq!([0, 2, 4, 8, 12, 16, 32].map(|bytes| thread.has(bytes)), [false, false, true, true, false, true, false]);
+        let large = (1 << 20) - 16;
+        assert_eq!(
+            [0, 8, 16, 24, 48, large, large + 16].map(|bytes| bulk.has(bytes)),
+            [false, false, true, false, true, true, false]
+        );
+        assert_eq!(thread.to_string(), "4, 8 or 16 bytes");
+        assert_eq!(bulk.to_string(), "16 to 1048560 bytes, a multiple of 16");
+        assert_eq!(crate::kernel::Mbarrier::MOST / 16 * 16, large, "a phase can expect the largest");
+    }
+
+    /// The last host that fits a CPU is the best for it.
+    #[test]
+    fn hosts_have_what_those_before_them_have() {
+        let features = |machine: &Machine| match machine.kind {
+            MachineKind::Host(features) => Some(features),
+            MachineKind::Gpu { .. } => None,
+        };
+        let hosts: Vec<_> = MACHINES.iter().filter_map(features).collect();
+        for pair in hosts.windows(2) {
+            assert!(pair[0].iter().all(|feature| pair[1].contains(feature)) && pair[0].len() < pair[1].len());
+        }
+        assert_eq!(hosts.iter().map(|features| vector_bytes(features)).collect::<Vec<_>>(), [32, 64, 64]);
+        assert_eq!(vector_bytes(&[CpuFeature::Neon]), 16);
+    }
+
+    #[test]
+    fn rates_by_unit_and_type() {
+        let machine = Machine::named("x86-64-v4-bf16").unwrap();
+        assert_eq!((machine.vector_rate(), machine.rate(Unit::Dot, DType::BF16)), (300_000, Some(500_000)));
+        assert_eq!((machine.rate(Unit::Dot, DType::F16), machine.has_matrices()), (None, false));
+        let gpu = Machine::named("sm_80").unwrap();
+        let shallow = Unit::Matrix(MatrixShape::M16N8K8);
+        assert_eq!((gpu.vector_rate(), gpu.rate(shallow, DType::F16)), (19_000_000, Some(156_000_000)));
+        assert!(MACHINES.iter().all(|machine| machine.rate(Unit::Vector, DType::F32).is_some()));
     }
 }

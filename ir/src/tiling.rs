@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crate::machine::{Copier, Unit};
 use crate::{DType, Machine, MatrixShape};
 
 /// How a product is computed.
@@ -10,7 +11,7 @@ use crate::{DType, Machine, MatrixShape};
 pub enum Kind {
     /// By multiply-adds of single numbers, in f32: a GPU's thread has some sums, the host's has vectors of them.
     Fma,
-    /// By products of small matrices, a warp each: [`Machine::matrix_units`]. Their sums round in another order.
+    /// By products of small matrices, a warp each: [`Unit::Matrix`]. Their sums round in another order.
     Mma,
     /// By dot products of a GPU's warp, whose lanes split K among them. Their sums round in another order.
     Dot,
@@ -157,6 +158,13 @@ pub fn host_panel(rows: DType) -> u64 {
     HOST_PANEL_BYTES / rows.bytes()
 }
 
+/// What computes [`Kind::Fma`] on the host, on which elements: dot products where the machine has them for the factors, which are of
+/// one type, else multiply-adds in f32.
+pub fn host_unit(rows: DType, weights: &[DType], machine: &Machine) -> (Unit, DType) {
+    let has_dot = machine.rate(Unit::Dot, rows).is_some() && weights.iter().all(|weight| *weight == rows);
+    if has_dot { (Unit::Dot, rows) } else { (Unit::Vector, DType::F32) }
+}
+
 /// The tilings that a machine has kernels for, the one for large batches first.
 pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
     if machine.has_threads() {
@@ -192,18 +200,19 @@ fn has_dot(of: &Product) -> bool {
 /// can be copied to shared memory in parts of at least four bytes, and the tile's sums and two stages fit the machine.
 fn has_matrices(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
     let weights = of.weights.len() as u32;
-    let has_unit = machine.copies_async && machine.matrix_unit(MATRIX, of.rows).is_some();
+    let has_unit = machine.rate(Unit::Matrix(MATRIX), of.rows).is_some();
     let sums = weights.saturating_mul(tiling.rows * tiling.columns / MMA_THREADS);
     has_unit
         && of.weights.iter().all(|weight| *weight == of.rows)
-        && mma_copy_bytes(of.k, of.rows).is_some()
+        && mma_copy_bytes(of.k, of.rows, machine).is_some()
         && sums <= MOST_SUMS
         && mma_stages(tiling, of.weights.len(), machine).is_some()
 }
 
-/// Bytes of a copy to shared memory of [`Kind::Mma`]: the most, up to 16, that rows are a multiple of.
-pub fn mma_copy_bytes(k: u64, elem: DType) -> Option<u32> {
-    [16, 8, 4].into_iter().find(|bytes| k > 0 && (k % 8 * elem.bytes()).is_multiple_of(u64::from(*bytes)))
+/// Bytes of a copy to shared memory of [`Kind::Mma`]: the most, up to 16, that a thread's copies have and rows are a multiple of.
+pub fn mma_copy_bytes(k: u64, elem: DType, machine: &Machine) -> Option<u32> {
+    let widths = machine.copies(Copier::Thread)?;
+    [16, 8, 4].into_iter().find(|bytes| widths.has(*bytes) && k > 0 && (k % 8 * elem.bytes()).is_multiple_of(u64::from(*bytes)))
 }
 
 /// Stages of [`Kind::Mma`] in shared memory: three, or two where three are more than a block may have.
@@ -241,11 +250,11 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             (whole().saturating_mul(products + reads) / products.max(1), of.k.saturating_add(ends))
         }
         Kind::Mma => {
-            let Some(unit) = machine.matrix_unit(MATRIX, of.rows) else { return u64::MAX };
+            let Some(rate) = machine.rate(Unit::Matrix(MATRIX), of.rows) else { return u64::MAX };
             let [row_matrices, column_matrices] = warp_matrices(tiling).map(u128::from);
             let products = row_matrices * column_matrices * u128::from(weights);
             let reads = row_matrices + column_matrices * u128::from(weights) / 2;
-            let at_rate = scaled(whole(), u128::from(machine.flops_per_us), u128::from(unit.flops_per_us));
+            let at_rate = scaled(whole(), u128::from(machine.vector_rate()), u128::from(rate));
             (scaled(at_rate, products + 2 * reads, products), of.k.checked_next_multiple_of(MMA_DEPTH.into()).unwrap_or(of.k))
         }
         Kind::Fma if machine.has_threads() => {
@@ -253,7 +262,11 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             let (products, reads) = (each_row * each_column * weights, 1 + weights);
             (whole().saturating_mul(products + 4 * reads) / products.max(1), of.k)
         }
-        Kind::Fma => (step(rows, of.n), of.k),
+        Kind::Fma => {
+            let (unit, elem) = host_unit(of.rows, &of.weights, machine);
+            let Some(rate) = machine.rate(unit, elem) else { return u64::MAX };
+            (scaled(step(rows, of.n), u128::from(machine.vector_rate()), u128::from(rate)), of.k)
+        }
     };
     let processors = u64::from(machine.processors).max(1);
     let waves = blocks.div_ceil(processors).saturating_mul(processors);
@@ -279,6 +292,7 @@ pub fn warp_matrices(tiling: Tiling) -> [u32; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Rate;
 
     fn product(n: u64, k: u64, weights: usize) -> Product {
         Product { rows: DType::F32, n, k, weights: vec![DType::F32; weights] }
@@ -329,13 +343,23 @@ mod tests {
         // One block on two cores.
         assert_eq!(flops(tiling, &of, [3, 1], &host), 2 * (2 * 3 * 100 * 10 * 2));
         assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 10 * 2);
+        // Dot products of bf16 at five thirds of the rate.
+        let host = Machine::named("x86-64-v4-bf16").unwrap();
+        assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 10 * 2);
+        let of = Product { rows: DType::BF16, weights: vec![DType::BF16; 2], ..of };
+        assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 10 * 2 * 3 / 5);
     }
 
     #[test]
     fn matrices_by_hand() {
         let of = Product { rows: DType::BF16, n: 128, k: 40, weights: vec![DType::BF16; 2] };
-        let unit = |flops_per_us| crate::machine::MatrixUnit { shape: MATRIX, elem: DType::BF16, flops_per_us };
-        let fast = Machine { flops_per_us: 10, matrix_units: Box::leak(Box::new([unit(160)])), ..gpu(1) };
+        let fast = Machine {
+            rates: &[
+                Rate { unit: Unit::Vector, elem: DType::F32, flops_per_us: 10 },
+                Rate { unit: Unit::Matrix(MATRIX), elem: DType::BF16, flops_per_us: 160 },
+            ],
+            ..gpu(1)
+        };
         let tall = candidates(&of, &fast)[0];
         assert_eq!((tall.to_string().as_str(), warp_matrices(tall)), ("mma(64 by 64)", [2, 4]));
         // Two column tiles of 64 x 64 with two weights, K up to 64, at sixteen times the rate: a warp has 2 x 4 products of each weight
@@ -358,10 +382,12 @@ mod tests {
         // Copies of 4 bytes at least; more sums than registers in the high tiles.
         assert_eq!((by_matrices(bf16, vec![bf16], 66, &gpu), by_matrices(bf16, vec![bf16], 63, &gpu)), (3, 0));
         assert_eq!((by_matrices(bf16, vec![bf16; 5], 64, &gpu), by_matrices(bf16, vec![bf16; 12], 64, &gpu)), (2, 1));
-        let without = Machine { matrix_units: &[], ..gpu.clone() };
+        let without = Machine { rates: &[], ..gpu.clone() };
+        assert_eq!(by_matrices(bf16, vec![bf16], 64, &without), 0);
+        let without = Machine { copy_engines: &[], ..gpu.clone() };
         assert_eq!(by_matrices(bf16, vec![bf16], 64, &without), 0);
         assert_eq!(by_matrices(bf16, vec![bf16], 64, &Machine::named("x86-64-v4-bf16").unwrap()), 0);
-        assert_eq!([64, 68, 66, 63, 0].map(|k| mma_copy_bytes(k, bf16)), [Some(16), Some(8), Some(4), None, None]);
+        assert_eq!([64, 68, 66, 63, 0].map(|k| mma_copy_bytes(k, bf16, &gpu)), [Some(16), Some(8), Some(4), None, None]);
     }
 
     #[test]

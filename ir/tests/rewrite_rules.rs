@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use egg::Id;
 use moec_ir::graph::{Attr, Node, Typed, print};
+use moec_ir::machine::{Rate, Unit};
 use moec_ir::rewrite::{Batches, Rule, rewrite_with, rules};
-use moec_ir::{Dims, Machine};
+use moec_ir::{DType, Dims, Machine};
 
 use crate::oracle::{Numbers, inputs, same, typed};
 use crate::rewrite_cases::{Case, UNCHANGED, cases};
@@ -60,7 +61,8 @@ fn check(case: &Case) {
     // Of products this small the rows and columns of a tile that are not there are most: arithmetic is made cheap, so that a
     // product made twice does not hide what a rule saves.
     let gpu = Machine::named("sm_90a").expect("a machine");
-    let machine = Machine { flops_per_us: gpu.flops_per_us * 1000, matrix_units: &[], ..gpu };
+    let cheap = Rate { unit: Unit::Vector, elem: DType::F32, flops_per_us: gpu.vector_rate() * 1000 };
+    let machine = Machine { rates: Box::leak(Box::new([cheap])), ..gpu };
     let result = rewrite_with(&left, &machine, &Batches::together(&TOKENS), &named(rule));
     let fired = !result.matched.is_empty();
     if case.right == UNCHANGED {

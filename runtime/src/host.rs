@@ -113,42 +113,46 @@ fn choose(targets: &[Target], has: impl Fn(&str) -> bool) -> Result<usize, Error
     })
 }
 
-macro_rules! detect {
-    ($detect:ident, $feature:expr; $($known:tt)+) => {{
-        // LLVM and the standard library disagree on two names; everything else is spelt alike.
-        let feature = match $feature {
-            "bmi" => "bmi1",
-            "cx16" => "cmpxchg16b",
-            same => same,
-        };
-        match feature {
-            $($known => std::arch::$detect!($known),)+
-            // Unknown here is absent: refusing to run is better than an illegal instruction.
-            _ => false,
+/// The features that the standard library detects on an architecture, as one table.
+macro_rules! features {
+    ($detect:ident; $($known:tt)+) => {
+        /// Features that [`has_feature`] knows. What a stable compiler cannot detect is not among them: AMX.
+        pub const FEATURES: &[&str] = &[$($known,)+];
+
+        /// Whether this CPU has a feature, in LLVM's spelling; one that is not among [`FEATURES`] it has not.
+        #[must_use]
+        pub fn has_feature(feature: &str) -> bool {
+            // LLVM and the standard library disagree on two names; everything else is spelt alike.
+            let feature = match feature {
+                "bmi" => "bmi1",
+                "cx16" => "cmpxchg16b",
+                same => same,
+            };
+            match feature {
+                $($known => std::arch::$detect!($known),)+
+                // Unknown here is absent: refusing to run is better than an illegal instruction.
+                _ => false,
+            }
         }
-    }};
+    };
 }
 
-/// Whether this CPU has a feature, in LLVM's spelling; one that this table does not know it has not.
 #[cfg(target_arch = "x86_64")]
-#[must_use]
-pub fn has_feature(feature: &str) -> bool {
-    detect!(is_x86_feature_detected, feature;
-        "sse" "sse2" "sse3" "ssse3" "sse4.1" "sse4.2" "avx" "avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "popcnt" "movbe"
-        "cmpxchg16b" "fxsr" "xsave" "adx" "aes" "pclmulqdq" "rdrand" "rdseed" "sha" "gfni" "vaes" "vpclmulqdq" "avxvnni"
-        "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512ifma" "avx512vbmi" "avx512vbmi2" "avx512vnni"
-        "avx512bitalg" "avx512vpopcntdq" "avx512bf16" "avx512fp16" "avx512vp2intersect")
-}
+features! {is_x86_feature_detected;
+"sse" "sse2" "sse3" "ssse3" "sse4.1" "sse4.2" "avx" "avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "popcnt" "movbe"
+"cmpxchg16b" "fxsr" "xsave" "adx" "aes" "pclmulqdq" "rdrand" "rdseed" "sha" "gfni" "vaes" "vpclmulqdq" "avxvnni"
+"avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512ifma" "avx512vbmi" "avx512vbmi2" "avx512vnni"
+"avx512bitalg" "avx512vpopcntdq" "avx512bf16" "avx512fp16" "avx512vp2intersect"}
 
-/// Whether this CPU has a feature, in LLVM's spelling; one that this table does not know it has not.
 #[cfg(target_arch = "aarch64")]
-#[must_use]
-pub fn has_feature(feature: &str) -> bool {
-    detect!(is_aarch64_feature_detected, feature;
-        "neon" "fp16" "bf16" "i8mm" "dotprod" "lse" "sve" "sve2" "fhm" "crc" "aes" "sha2")
-}
+features! {is_aarch64_feature_detected;
+"neon" "fp16" "bf16" "i8mm" "dotprod" "lse" "sve" "sve2" "fhm" "crc" "aes" "sha2"}
 
-/// Whether this CPU has a feature, in LLVM's spelling; one that this table does not know it has not.
+/// Features that [`has_feature`] knows: of this architecture none.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub const FEATURES: &[&str] = &[];
+
+/// Whether this CPU has a feature; one that is not among [`FEATURES`] it has not.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 #[must_use]
 pub fn has_feature(_feature: &str) -> bool {

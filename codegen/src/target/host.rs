@@ -3,7 +3,7 @@
 
 use inkwell::module::Linkage;
 use moec_ir::kernel::{Hint, Index, Kernel, ParamKind, Place, Scope, Vote};
-use moec_ir::machine::HostLevel;
+use moec_ir::machine::{CpuFeature, X86_64_V3, X86_64_V4, vector_bytes};
 use moec_ir::{DType, Machine, MatrixShape};
 
 use super::{Memory, Target, Warps};
@@ -11,25 +11,31 @@ use crate::emit::File;
 use crate::llvm::{self, At, Function, IntPredicate, Ir, Op, Pointer, Value};
 use crate::{Error, Image, link, lower};
 
-/// An x86-64 level.
+/// A CPU with these features beyond the baseline of its architecture.
 pub(crate) struct Host {
-    pub(crate) level: HostLevel,
-    pub(crate) dot_bf16: bool,
+    pub(crate) features: &'static [CpuFeature],
 }
+
+/// LLVM's names of models by the features that they have, those with most first.
+const MODELS: [(&str, &[CpuFeature]); 2] = [("x86-64-v4", X86_64_V4), ("x86-64-v3", X86_64_V3)];
+/// The name of a model that has none.
+const BASELINE: (&str, &[CpuFeature]) = ("x86-64", &[]);
 
 /// Alignment of a block's arrays: a cache line, and the widest register.
 const SHARED_ALIGN: u32 = 64;
 
 impl Host {
+    /// The model with most features of those that the CPU has all of.
+    fn model(&self) -> (&'static str, &'static [CpuFeature]) {
+        let has_all = |(_, of): &(&str, &[CpuFeature])| of.iter().all(|feature| self.features.contains(feature));
+        MODELS.into_iter().find(has_all).unwrap_or(BASELINE)
+    }
+
     fn mark<'c>(&self, ir: &Ir<'c>, function: Function<'c>) {
         ir.mark(function, At::Function, "nounwind");
         // A loop that copies or clears must stay a loop: there is no libc to call.
         ir.set(function, "no-builtins", "");
-        let width = match self.level {
-            HostLevel::V3 => "256",
-            HostLevel::V4 | HostLevel::V4Bf16 => "512",
-        };
-        ir.set(function, "prefer-vector-width", width);
+        ir.set(function, "prefer-vector-width", &(vector_bytes(self.features) * 8).to_string());
     }
 }
 
@@ -39,17 +45,13 @@ impl Target for Host {
     }
 
     fn cpu(&self) -> &str {
-        match self.level {
-            HostLevel::V3 => "x86-64-v3",
-            HostLevel::V4 | HostLevel::V4Bf16 => "x86-64-v4",
-        }
+        self.model().0
     }
 
     fn features(&self) -> String {
-        match self.level {
-            HostLevel::V3 | HostLevel::V4 => String::new(),
-            HostLevel::V4Bf16 => "+avx512bf16".to_string(),
-        }
+        let (_, of_model) = self.model();
+        let others = self.features.iter().filter(|feature| !of_model.contains(feature));
+        others.map(|feature| format!("+{}", feature.llvm())).collect::<Vec<_>>().join(",")
     }
 
     /// The schedule unrolls where a CPU gains by it; more of it doubled the time of compiling, and no kernel got faster.
@@ -164,7 +166,7 @@ impl Target for Host {
 
     /// By registers of 16 lanes, 8 or 4; fewer lanes are padded.
     fn dot<'c>(&self, ir: &Ir<'c>, acc: Value<'c>, a: Value<'c>, b: Value<'c>) -> Option<Value<'c>> {
-        if !self.dot_bf16 {
+        if !self.features.contains(&CpuFeature::Avx512Bf16) {
             return None;
         }
         let n = llvm::lanes(acc);
@@ -220,4 +222,27 @@ fn slice<'c>(ir: &Ir<'c>, v: Value<'c>, start: u32, len: u32) -> Value<'c> {
     }
     let places: Vec<u32> = (start..start + len).map(|i| i.min(n - 1)).collect();
     ir.pick(v, v, &places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(features: &'static [CpuFeature]) -> (String, String) {
+        let host = Host { features };
+        (host.cpu().to_string(), host.features())
+    }
+
+    #[test]
+    fn models_and_features_of_llvm() {
+        use CpuFeature::*;
+        let pair = |cpu: &str, features: &str| (cpu.to_string(), features.to_string());
+        assert_eq!(asked(X86_64_V3), pair("x86-64-v3", ""));
+        assert_eq!(asked(X86_64_V4), pair("x86-64-v4", ""));
+        assert_eq!(asked(&[Avx2, Bmi1, Fma]), pair("x86-64", "+avx2,+bmi,+fma"));
+        let client = [Avx2, Bmi1, Bmi2, F16c, Fma, Lzcnt, Movbe, AvxVnni];
+        assert_eq!(asked(Box::leak(Box::new(client))), pair("x86-64-v3", "+avxvnni"));
+        let server = [X86_64_V4, &[Avx512Bf16, AmxTile, AmxBf16, AmxInt8]].concat();
+        assert_eq!(asked(server.leak()), pair("x86-64-v4", "+avx512bf16,+amx-tile,+amx-bf16,+amx-int8"));
+    }
 }

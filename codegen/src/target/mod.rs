@@ -175,6 +175,6 @@ pub(crate) trait Warps {
 pub(crate) fn of(machine: &Machine) -> Box<dyn Target> {
     match machine.kind {
         MachineKind::Gpu { sm, ptx } => Box::new(nvptx::Nvptx { name: machine.name, sm, ptx }),
-        MachineKind::Host(level) => Box::new(host::Host { level, dot_bf16: machine.dot_bf16 }),
+        MachineKind::Host(features) => Box::new(host::Host { features }),
     }
 }

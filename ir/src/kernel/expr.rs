@@ -57,7 +57,7 @@ pub enum Expr {
     /// `a * b + c` with one rounding (`F32`).
     Fma(Handle<Expr>, Handle<Expr>, Handle<Expr>),
     /// `acc[i] + a[2i] * b[2i] + a[2i+1] * b[2i+1]`: `acc` is `F32` with n lanes, `a` and `b` are `BF16` with 2n.
-    /// Needs [`Machine::dot_bf16`](crate::Machine::dot_bf16).
+    /// Needs a [`Unit::Dot`](crate::machine::Unit::Dot) of bf16.
     Dot {
         /// Accumulator.
         acc: Handle<Expr>,

@@ -14,6 +14,7 @@ use super::{
     Arg, Binary, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role,
 };
 use super::{Hint, Scope, Shared, Stmt, Ty, Vote, Wait, layout};
+use crate::machine::Unit;
 use crate::{DType, Extent, Machine};
 
 /// Something that a valid program does not have.
@@ -529,7 +530,7 @@ impl Check<'_> {
             return (!in_scope).then(|| format!("{} is not in scope", self.names.local(local)));
         }
         if let Expr::Dot { .. } = expr
-            && !self.machine.dot_bf16
+            && self.machine.rate(Unit::Dot, DType::BF16).is_none()
         {
             return Some(format!("{} has no bf16 dot product", self.machine.name));
         }

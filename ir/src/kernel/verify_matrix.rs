@@ -2,6 +2,7 @@
 
 use super::verify::Check;
 use super::{Expr, Handle, Local, ParamKind, Place, Registers, Ty, fragment};
+use crate::machine::{Copier, Unit};
 use crate::{DType, MatrixShape};
 
 /// Words of the arrays of registers of a thread: a thread of a GPU has 255 registers, and needs some for all else.
@@ -27,7 +28,8 @@ impl Check<'_> {
     /// Whether the machine copies while threads go on.
     pub(super) fn copies(&mut self, what: &str) {
         let machine = self.machine;
-        self.require(machine.copies_async, || format!("{what}: {} has no asynchronous copies", machine.name));
+        let has_copies = machine.copies(Copier::Thread).is_some();
+        self.require(has_copies, || format!("{what}: {} has no asynchronous copies", machine.name));
     }
 
     pub(super) fn copy(
@@ -42,7 +44,9 @@ impl Check<'_> {
             self.wants(element, "an offset is", |ty| ty.lanes == 1 && ty.elem.is_int(), "i32 or i64");
         }
         live.into_iter().for_each(|live| self.wants(live, "a condition is", |ty| ty == Ty::scalar(DType::Bool), "bool"));
-        self.require(matches!(bytes, 4 | 8 | 16), || format!("4, 8 or 16 bytes are copied, not {bytes}"));
+        if let Some(widths) = self.machine.copies(Copier::Thread) {
+            self.require(widths.has(bytes), || format!("{widths} are copied, not {bytes}"));
+        }
         self.require(matches!(to, Place::Shared(_)), || "a copy goes to a shared array".to_string());
         let only_read = match from {
             Place::Param(i) => match self.kernel.params.get(i as usize).map(|param| param.kind) {
@@ -61,7 +65,7 @@ impl Check<'_> {
 
     pub(super) fn load_matrix(&mut self, locals: &[Handle<Local>], from: Place, offset: Handle<Expr>) {
         let machine = self.machine;
-        self.require(!machine.matrix_units.is_empty(), || format!("{} has no matrix loads", machine.name));
+        self.require(machine.has_matrices(), || format!("{} has no matrix loads", machine.name));
         self.wants(offset, "an offset is", |ty| ty.lanes == 1 && ty.elem.is_int(), "i32 or i64");
         self.require(matches!(locals.len(), 1 | 2 | 4), || format!("1, 2 or 4 matrices are loaded, not {}", locals.len()));
         self.require(matches!(from, Place::Shared(_)), || "matrices are loaded from a shared array".to_string());
@@ -85,7 +89,7 @@ impl Check<'_> {
         }
         if let Some(ty) = a.first().and_then(|pair| self.ty(*pair)) {
             let elem = ty.elem;
-            let has_unit = machine.matrix_unit(shape, elem).is_some();
+            let has_unit = machine.rate(Unit::Matrix(shape), elem).is_some();
             self.require(has_unit, || format!("{} has no {shape} of {elem}", machine.name));
             for pair in a.iter().chain(b).filter(|_| has_unit) {
                 self.wants(*pair, "the factors are pairs of", |ty| ty == Ty::vector(elem, 2), &format!("{elem}"));

@@ -4,6 +4,7 @@ use super::uniform::Agreement;
 use super::verify::Check;
 use super::{Expr, Handle, Location, Mbarrier, ParamKind, Place, REGISTERS, Shared, Ty, WarpRole};
 use crate::DType;
+use crate::machine::Copier;
 
 /// Numbers of the named barriers; 0 is that of all threads of a block.
 const NAMED: std::ops::RangeInclusive<u8> = 1..=15;
@@ -11,8 +12,8 @@ const NAMED: std::ops::RangeInclusive<u8> = 1..=15;
 const REGISTER_WARPS: u32 = 4;
 /// Registers that a thread may be given, in eights.
 const GIVEN_REGISTERS: std::ops::RangeInclusive<u32> = 24..=256;
-/// Bulk copies move multiples of this many bytes, from and to multiples.
-const BULK_BYTES: u32 = 16;
+/// Bulk copies go from and to multiples of this many bytes.
+const BULK_ALIGN: u32 = 16;
 
 impl Check<'_> {
     /// The declarations of barriers.
@@ -142,14 +143,14 @@ impl Check<'_> {
 
     /// A copy of consecutive bytes, but for where it arrives.
     pub(super) fn bulk_copy(&mut self, to: (Handle<Shared>, Handle<Expr>), from: (u32, Handle<Expr>), bytes: u32) {
-        let most = Mbarrier::MOST / BULK_BYTES * BULK_BYTES;
-        self.require(bytes > 0 && bytes.is_multiple_of(BULK_BYTES) && bytes <= most, || {
-            format!("a bulk copy moves {BULK_BYTES} to {most} bytes, a multiple of {BULK_BYTES}, not {bytes}")
-        });
+        // A machine without has no mbarriers either, which is said where one is declared.
+        if let Some(widths) = self.machine.copies(Copier::Bulk) {
+            self.require(widths.has(bytes), || format!("a bulk copy moves {widths}, not {bytes}"));
+        }
         let (to, from) = ((Place::Shared(to.0), to.1), (Place::Param(from.0), from.1));
         for (place, offset) in [to, from] {
             let ty = self.kernel.elem(place).map(|elem| Ty::vector(elem, bytes / elem.bytes() as u32));
-            self.access(place, offset, ty, BULK_BYTES);
+            self.access(place, offset, ty, BULK_ALIGN);
         }
         let elems = [to, from].map(|(place, _)| self.kernel.elem(place));
         if let [Some(to), Some(from)] = elems {

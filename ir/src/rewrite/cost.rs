@@ -123,7 +123,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::Within => (1, all_bytes.saturating_mul(2), all_bytes),
     };
     let time = |amount: u64, per_us: u64| amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1));
-    let (moving, computing) = (time(bytes, machine.bytes_per_us), time(flops, machine.flops_per_us));
+    let (moving, computing) = (time(bytes, machine.bytes_per_us), time(flops, machine.vector_rate()));
     // What is hidden counts a thousandth, so that of two graphs that move the same bytes the one with less work wins.
     let busy = moving.max(computing).saturating_add(moving.min(computing) / 1_000);
     busy.saturating_add(serial).saturating_add(machine.launch_ps.saturating_mul(launches))
@@ -380,10 +380,13 @@ mod tests {
     use super::*;
     use crate::DType;
     use crate::graph::Body;
+    use crate::machine::{Rate, Unit};
+
+    const ONE: Rate = Rate { unit: Unit::Vector, elem: DType::F32, flops_per_us: 1_000 };
 
     /// A byte takes 1 ns, a FLOP 1 ns, a launch nothing.
     fn slow() -> Machine {
-        Machine { bytes_per_us: 1_000, flops_per_us: 1_000, launch_ps: 0, step_ps: 0, ..crate::machine::MACHINES[0].clone() }
+        Machine { bytes_per_us: 1_000, rates: &[ONE], launch_ps: 0, step_ps: 0, ..crate::machine::MACHINES[0].clone() }
     }
 
     fn gemm(m: Dim, n: u64, k: u64, dtype: DType, body: Body) -> [Type; 4] {
@@ -474,7 +477,9 @@ mod tests {
         };
         let all = || Body::identity().then(Op::AllExperts, &[]);
         let mixed = || Body::identity().then(Op::SparseMixer, &[Attr::Real(0.0.into()), Attr::Num(8)]);
-        let of = |types: &[Type]| price(Op::Route, types, &Machine { flops_per_us: u64::MAX, ..slow() }, &[64], 8);
+        let of = |types: &[Type]| {
+            price(Op::Route, types, &Machine { rates: &[Rate { flops_per_us: u64::MAX, ..ONE }], ..slow() }, &[64], 8)
+        };
         assert!(of(&route(all(), Some(Priority::Score))) > of(&route(all(), None)));
         assert!(of(&route(all(), Some(Priority::Score))) < of(&route(mixed(), Some(Priority::Score))));
         let machine = Machine { launch_ps: 1_000_000_000, ..slow() };

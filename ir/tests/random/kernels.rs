@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use moec_ir::kernel::build::{Array, Var};
 use moec_ir::kernel::{Arg, Buffer, Builder, Given, Launch, Program, Regime, Role, Value, Vote};
+use moec_ir::machine::Unit;
 use moec_ir::{DType, Extent, Machine};
 
 use super::Random;
@@ -47,7 +48,7 @@ fn write(k: &Builder, machine: &Machine, seed: u64) {
         k,
         random: RefCell::new(Random::new(seed)),
         lanes: machine.warp_lanes > 1,
-        dot: machine.dot_bf16,
+        dot: machine.rate(Unit::Dot, DType::BF16).is_some(),
         values: RefCell::new(vec![tokens, k.block(), k.thread()]),
         vars: RefCell::default(),
         read,

@@ -19,6 +19,7 @@
 use super::{Args, Gemm, Tile};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Value};
+use crate::machine::Unit;
 use crate::{DType, Machine, Tiling, tiling};
 
 /// Rows of a rectangle of sums. Four streams of weights at two columns and two weights: taller rectangles reuse weights
@@ -47,7 +48,8 @@ struct Sums<'k> {
 impl<'k> Sums<'k> {
     fn plan(k: &'k Builder, spec: &Gemm, machine: &Machine, size: Tiling) -> Sums<'k> {
         let lanes = machine.vector_bytes / DType::F32.bytes() as u32;
-        let pairs = machine.dot_bf16 && spec.rows == DType::BF16 && spec.weights.iter().all(|w| *w == DType::BF16);
+        let (unit, _) = tiling::host_unit(spec.rows, &spec.weights, machine);
+        let pairs = unit == Unit::Dot;
         Sums {
             step: if pairs { 2 * lanes } else { lanes },
             lanes,

@@ -49,7 +49,7 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
     };
     let left = side("left", tiling.rows);
     let right: Vec<_> = (0..spec.weights.len()).map(|i| side(&format!("right{i}"), tiling.columns)).collect();
-    let bring = Bring::plan(k, spec);
+    let bring = Bring::plan(k, spec, machine);
     let row_starts = bring.lines(tiling.rows, |line| args.row_start(k, spec, tile.row + line.min(tile.rows - 1)));
     let weight_starts =
         bring.lines(tiling.columns, |line| args.weight_start(k, spec, tile, tile.column + line.min(tile.columns - 1)));
@@ -124,8 +124,8 @@ struct Bring<'k> {
 }
 
 impl<'k> Bring<'k> {
-    fn plan(k: &'k Builder, spec: &Gemm) -> Bring<'k> {
-        let bytes = mma_copy_bytes(spec.k, spec.rows).unwrap_or(4);
+    fn plan(k: &'k Builder, spec: &Gemm, machine: &Machine) -> Bring<'k> {
+        let bytes = mma_copy_bytes(spec.k, spec.rows, machine).unwrap_or(4);
         let elements = bytes / spec.rows.bytes() as u32;
         let copies = MMA_DEPTH / elements;
         let along = k.bind("along", k.thread() % copies as i32 * elements as i32);

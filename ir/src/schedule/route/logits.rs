@@ -15,7 +15,8 @@
 use super::{Block, Route};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Value};
-use crate::{DType, Machine};
+use crate::machine::Unit;
+use crate::{DType, Machine, tiling};
 
 /// What is multiplied, and where it goes.
 pub(super) struct Matrices<'k> {
@@ -68,7 +69,8 @@ fn rectangle<'k>(
     (row, height): (Value<'k>, i32),
     e: Value<'k>,
 ) {
-    let pairs = machine.dot_bf16 && m.x.elem() == DType::BF16 && m.router.elem() == DType::BF16;
+    let (unit, _) = tiling::host_unit(m.x.elem(), &[m.router.elem()], machine);
+    let pairs = unit == Unit::Dot;
     let lanes = machine.vector_bytes / DType::F32.bytes() as u32;
     let step = i64::from(if pairs { 2 * lanes } else { lanes });
     let rows: Vec<_> = (0..height).map(|i| start_of(k, spec, m.first + row + i)).collect();
