@@ -176,7 +176,8 @@ fn launch(bound: &Bound, batch: &mut Batch, emulator: &Emulator) -> Result<(Vec<
 /// run, to the interpreter.
 ///
 /// # Errors
-/// See [`CheckError`].
+/// [`CheckError::Runtime`] where the package has no PTX for the target, or a batch does not fit it; [`CheckError::Reference`] where the
+/// interpreter refuses the layer: a bug in moec.
 pub fn check(package: &Package, spec: Option<&Spec>, request: &Request) -> Result<Vec<Outcome>, CheckError> {
     check_with(package, spec, request, &|| ())
 }

@@ -58,7 +58,7 @@ pub struct Lowered {
 /// Spec in, package out: images for every machine in one file.
 ///
 /// # Errors
-/// See [`enum@Error`].
+/// Those of [`build`], and [`Error::Package`] where the manifest does not describe the images.
 pub fn compile(spec: &Spec, spec_text: &str, machines: &[Machine], options: &Options) -> Result<Package, Error> {
     let built = build(spec, machines, options)?;
     Ok(package(spec, spec_text, &built)?)
@@ -70,7 +70,8 @@ pub type Built<'m> = (&'m Machine, Lowered, Vec<Object>);
 /// Kernels and images for every machine, in the order given; the machines are independent, so they share the cores.
 ///
 /// # Errors
-/// See [`enum@Error`].
+/// Those of [`lower`] for any machine, and [`Error::Codegen`] where LLVM refuses a kernel, the machine lacks what it needs, or
+/// a tool is missing or fails.
 pub fn build<'m>(spec: &Spec, machines: &'m [Machine], options: &Options) -> Result<Vec<Built<'m>>, Error> {
     build_with(spec, machines, options, &|| ())
 }
@@ -78,7 +79,7 @@ pub fn build<'m>(spec: &Spec, machines: &'m [Machine], options: &Options) -> Res
 /// As [`build`]; `is_built` is called after each machine, from any thread.
 ///
 /// # Errors
-/// See [`enum@Error`].
+/// Those of [`build`].
 pub fn build_with<'m>(
     spec: &Spec,
     machines: &'m [Machine],
@@ -111,7 +112,8 @@ pub fn this_host() -> Option<Machine> {
 /// change only where the version does.
 ///
 /// # Errors
-/// See [`enum@Error`].
+/// [`Error::Vocabulary`] where the spec leaves the size of its table of token ids to a checkpoint, [`Error::Schedule`] where the
+/// machine has no kernels for the layer, and those of [`lower_graph`].
 pub fn lower(spec: &Spec, machine: &Machine) -> Result<Lowered, Error> {
     if spec.lacks_vocabulary() {
         return Err(Error::Vocabulary);
@@ -128,7 +130,8 @@ pub fn batches(spec: &Spec) -> Batches {
 /// From a graph to the kernels for one machine.
 ///
 /// # Errors
-/// See [`enum@Error`].
+/// [`Error::Graph`] where the graph is not well typed, [`Error::Schedule`] where the machine has no kernels for an op or not enough
+/// shared memory, [`Error::Kernel`] where the kernels break a rule, which is a bug in moec.
 pub fn lower_graph(graph: Graph, machine: &Machine, batches: &Batches) -> Result<Lowered, Error> {
     let graph = verify(graph).map_err(Error::Graph)?;
     let rewritten = rewrite(&graph, machine, batches);

@@ -1,7 +1,7 @@
 //! Which crate may depend on which. `cargo tree` says which does; ARCHITECTURE.md says why.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use moec_tests::root;
@@ -85,4 +85,82 @@ fn the_runtime_is_thin() {
 fn the_ir_is_not_a_file_format() {
     let linked = linked("moec-ir", &[]);
     assert!(["serde", "serde_json", "libloading", "rayon"].iter().all(|name| !linked.contains(*name)), "{linked:?}");
+}
+
+/// Whether the allowed licences are enough for an expression such as `(MIT OR Apache-2.0) AND Unicode-3.0`.
+fn is_allowed(expression: &str, allowed: &[&str]) -> bool {
+    let parts = |of: &str, by: &str| -> Option<Vec<String>> {
+        let (mut parts, mut depth) = (vec![String::new()], 0);
+        for word in of.replace('(', "( ").replace(')', " )").split_whitespace() {
+            depth += i32::from(word == "(") - i32::from(word == ")");
+            match (word == by && depth == 0, parts.last_mut()) {
+                (true, _) | (false, None) => parts.push(String::new()),
+                (false, Some(part)) => *part += &format!(" {word}"),
+            }
+        }
+        (parts.len() > 1).then_some(parts)
+    };
+    let text = expression.trim().replace('/', " OR ");
+    if let Some(all) = parts(&text, "AND") {
+        return all.iter().all(|part| is_allowed(part, allowed));
+    }
+    if let Some(any) = parts(&text, "OR") {
+        return any.iter().any(|part| is_allowed(part, allowed));
+    }
+    match text.strip_prefix('(').and_then(|text| text.strip_suffix(')')) {
+        Some(inner) => is_allowed(inner, allowed),
+        None => allowed.contains(&text.as_str()),
+    }
+}
+
+#[test]
+fn licences_are_read_as_spdx_says() {
+    let allowed = ["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "Unicode-3.0"];
+    for yes in ["MIT", "GPL-3.0 OR MIT", "Unlicense/MIT", "(MIT OR Zlib) AND Unicode-3.0", "Apache-2.0 WITH LLVM-exception"] {
+        assert!(is_allowed(yes, &allowed), "{yes}");
+    }
+    for no in ["GPL-3.0", "MIT AND GPL-3.0", "(Zlib OR GPL-3.0) AND MIT", "ISC/Zlib", ""] {
+        assert!(!is_allowed(no, &allowed), "{no}");
+    }
+}
+
+/// What deny.toml says, without cargo-deny: licences, sources, and crates that are there in one version but for those it names.
+#[test]
+fn dependencies_are_what_deny_toml_allows() {
+    let deny: toml::Table = std::fs::read_to_string(root().join("deny.toml")).unwrap().parse().unwrap();
+    let list = |table: &str, key: &str| deny[table][key].as_array().unwrap().clone();
+    let licences = list("licenses", "allow");
+    let licences: Vec<&str> = licences.iter().map(|licence| licence.as_str().unwrap()).collect();
+    let registries = list("sources", "allow-registry");
+    let skipped = list("bans", "skip");
+    let skipped: BTreeSet<&str> = skipped.iter().map(|skip| skip["crate"].as_str().unwrap()).collect();
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--format-version", "1", "--all-features"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (mut versions, mut used) = (BTreeMap::<String, Vec<String>>::new(), BTreeSet::new());
+    for package in metadata["packages"].as_array().unwrap() {
+        let text = |key: &str| package[key].as_str().unwrap_or_default().to_string();
+        let (name, version, source) = (text("name"), text("version"), text("source"));
+        if source.is_empty() {
+            continue; // Of this repository.
+        }
+        assert!(is_allowed(&text("license"), &licences), "{name}: {}", text("license"));
+        let registry = registries.iter().any(|registry| source.strip_prefix("registry+") == registry.as_str());
+        assert!(registry, "{name}: {source}");
+        let of = |skip: &&&str| {
+            let (crate_name, of) = skip.split_once(':').unwrap_or((skip, ""));
+            crate_name == name && (version == of || version.starts_with(&format!("{of}.")))
+        };
+        match skipped.iter().find(of) {
+            Some(skip) => used.extend([*skip]),
+            None => versions.entry(name).or_default().push(version),
+        }
+    }
+    let twice: Vec<_> = versions.iter().filter(|(_, versions)| versions.len() > 1).collect();
+    assert!(twice.is_empty(), "in several versions: {twice:?}");
+    assert_eq!(used, skipped, "deny.toml names what is there");
 }

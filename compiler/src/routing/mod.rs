@@ -97,7 +97,8 @@ impl From<ReferenceError> for Error {
 /// layer's router. `progress` is told the bytes that were read, now and then.
 ///
 /// # Errors
-/// [`Error`].
+/// [`Error::Trace`] where the file cannot be read any more, or a row of it is none of the router's; [`Error::Selection`] where the
+/// interpreter, which decides near ties, refuses the graph: a bug in moec.
 pub fn route(
     spec: &Spec,
     trace: &Trace,
