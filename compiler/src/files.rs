@@ -86,6 +86,14 @@ pub(crate) fn write_or_print(path: &Path, bytes: &[u8], is_text: bool, out: &mut
     Ok(())
 }
 
+/// A diagnostic of a spec: where it has places, with the text that they are in.
+pub(crate) fn report_in(source: &Source, diagnostic: Diagnostic) -> Report {
+    match diagnostic.labels.is_empty() {
+        true => report_at(source.name.as_ref(), diagnostic),
+        false => Report { source: source.clone(), diagnostics: vec![diagnostic] },
+    }
+}
+
 /// Diagnostics of a file that is not shown as text.
 pub(crate) fn report_at(path: &Path, diagnostic: impl Into<Diagnostic>) -> Report {
     let source = Source { name: path.display().to_string(), text: String::new() };

@@ -169,3 +169,33 @@ fn check_looks_as_far_as_the_kernels() {
     let output = moec_in(folder.path(), &arguments);
     assert_eq!(product(&output).lines().count(), arguments.len() - 1);
 }
+
+/// What only a later stage finds out is said at the keys of the spec, by every command that compiles one.
+#[test]
+fn errors_of_later_stages_have_places() {
+    let folder = folder();
+    let layer = |experts: u32, max: u32| {
+        format!(
+            "[moe]\nname = \"late\"\nhidden = 8\nexperts = {experts}\n[router]\ntop_k = 2\nscore = \"softmax\"\norder = \"score_topk\"\n\
+             [expert]\nintermediate = 8\nactivation = \"silu\"\n[training]\naux_loss = \"megatron\"\naux_coef = 0.5\n\
+             [tokens]\nmax = {max}\n[numerics]\ndtype = \"f32\"\n"
+        )
+    };
+    write(folder.path(), "many.toml", layer(4096, 64));
+    write(folder.path(), "few.toml", layer(4, 64));
+    for (arguments, place) in [
+        (["check", "many.toml", "-q"].as_slice(), "many.toml:13:12"),
+        (&["compile", "many.toml", "-q", "--target", "sm_80"], "many.toml:13:12"),
+        (&["compile", "many.toml", "-q", "--target", "sm_80", "--emit", "kernel", "-o", "-"], "many.toml:13:12"),
+        (&["run", "many.toml", "-q", "--device", "emulator", "--target", "sm_80"], "many.toml:13:12"),
+        (&["check", "many.toml", "-q", "--emulate", "--target", "sm_80"], "many.toml:13:12"),
+        (&["run", "few.toml", "-q", "--tokens", "65"], "few.toml:16:7"),
+        (&["check", "few.toml", "-q", "--emulate", "--target", "sm_80", "--tokens", "65"], "few.toml:16:7"),
+    ] {
+        let output = moec_in(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(stderr(&output).contains(&format!("--> {place}")), "{arguments:?}: {}", stderr(&output));
+    }
+    let check = moec_in(folder.path(), &["check", "many.toml", "-q"]);
+    insta::assert_snapshot!(stderr(&check));
+}

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::{Failure, Notes, load_preset, load_spec};
 use crate::cli::Check;
-use crate::files::report_at;
+use crate::files::report_in;
 
 /// Checks every spec, and fails with the diagnostics of the first wrong one.
 pub(super) fn check(arguments: &Check, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
@@ -20,7 +20,7 @@ pub(super) fn check(arguments: &Check, notes: Notes, out: &mut dyn Write) -> Res
         MACHINES
             .par_iter()
             .try_for_each(|machine| pipeline::lower(&spec, machine).map(drop))
-            .map_err(|error| report_at(source.name.as_ref(), Diagnostic::from(error)))?;
+            .map_err(|error| report_in(&source, Diagnostic::of_spec(error, &source)))?;
         writeln!(out, "{}: ok: {}", source.name, summary(&spec))?;
     }
     Ok(())

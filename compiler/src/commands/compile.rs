@@ -17,7 +17,7 @@ use moec_runtime::Package;
 
 use super::{Failure, Notes, load_preset, load_spec, machines};
 use crate::cli::{Compile, Emit};
-use crate::files::{bytes_text, report_at, write, write_or_print};
+use crate::files::{bytes_text, report_in, write, write_or_print};
 
 /// Compiles a spec and writes the stages.
 pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
@@ -36,7 +36,7 @@ pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) ->
         }
     }
     check_request(arguments, &kinds, &machines)?;
-    let failed = |diagnostic: Diagnostic| report_at(source.name.as_ref(), diagnostic);
+    let failed = |diagnostic: Diagnostic| report_in(&source, diagnostic);
     if arguments.why {
         machines.iter().try_for_each(|machine| explain(&spec, machine, notes)).map_err(failed)?;
     }
@@ -153,6 +153,7 @@ fn stages(
     machines: &[Machine],
     notes: Notes,
 ) -> Result<(Vec<File>, Vec<Diagnostic>), Diagnostic> {
+    let of_spec = |error| Diagnostic::of_spec(error, source);
     let mut built: Vec<Built> = Vec::new();
     let mut lowered = BTreeMap::new();
     if kinds.iter().any(|kind| is_built(*kind)) {
@@ -167,12 +168,12 @@ fn stages(
             notes.say("note: ptxas was not found, so the package holds PTX only: the driver compiles it when it is loaded");
         }
         let progress = notes.steps("compiling", machines.len());
-        built = pipeline::build_with(spec, machines, &Options { ptxas }, &|| progress.step())?;
+        built = pipeline::build_with(spec, machines, &Options { ptxas }, &|| progress.step()).map_err(of_spec)?;
         drop(progress);
         built.iter().for_each(|built| say_images(built, notes));
     } else if kinds.iter().any(|kind| is_per_target(*kind)) {
         for machine in machines {
-            lowered.insert(machine.name, pipeline::lower(spec, machine)?);
+            lowered.insert(machine.name, pipeline::lower(spec, machine).map_err(of_spec)?);
         }
     }
     let mut files = Vec::new();

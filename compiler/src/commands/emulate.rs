@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, Notes, emulated_target, gpu, is_package, load_preset, load_spec};
 use crate::cli::{Check, Target};
-use crate::files::{read, report_at};
+use crate::files::{read, report_at, report_in};
 
 /// Multiply-adds that the emulator does in a minute or so, every schedule and batch together.
 const PATIENCE: u64 = 3 << 30;
@@ -25,24 +25,28 @@ const PATIENCE: u64 = 3 << 30;
 pub(super) fn emulate(arguments: &Check, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(name) = &arguments.preset {
         let (spec, source) = load_preset(name, notes)?;
-        let opened = (compile(&spec, &source, arguments, notes)?, Some(spec));
+        let opened = (compile(&spec, &source, arguments, notes)?, Some((spec, source.clone())));
         return emulate_one(Path::new(&source.name), opened, arguments, notes, out);
     }
     arguments.layers.iter().try_for_each(|path| emulate_one(path, open(path, arguments, notes)?, arguments, notes, out))
 }
 
 /// The package and, where there is one, the spec that it was compiled from.
-type Opened = (Package, Option<Spec>);
+type Opened = (Package, Option<(Spec, Source)>);
 
 fn emulate_one(
     path: &Path,
-    (package, spec): Opened,
+    (package, given): Opened,
     arguments: &Check,
     notes: Notes,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let manifest = package.manifest();
-    let batches = batches(manifest, &arguments.tokens.0).map_err(|error| report_at(path, error))?;
+    let (spec, source) = given.unzip();
+    let batches = batches(manifest, &arguments.tokens.0).map_err(|error| match &source {
+        Some(source) => report_in(source, Diagnostic::of_run(error, source)),
+        None => report_at(path, error),
+    })?;
     let sample = arguments.blocks.clone().unwrap_or_else(|| {
         let batches = batches.iter().map(|dims| work(manifest, *dims)).fold(0, u64::saturating_add);
         if batches.saturating_mul(u64::from(arguments.schedules)) <= PATIENCE {
@@ -78,14 +82,14 @@ fn open(path: &Path, arguments: &Check, notes: Notes) -> Result<Opened, Report> 
         return Ok((package::read(&read(path)?).map_err(|error| report_at(path, error))?, None));
     }
     let (spec, source) = load_spec(path, None, notes)?;
-    Ok((compile(&spec, &source, arguments, notes)?, Some(spec)))
+    Ok((compile(&spec, &source, arguments, notes)?, Some((spec, source))))
 }
 
 fn compile(spec: &Spec, source: &Source, arguments: &Check, notes: Notes) -> Result<Package, Report> {
     let machine = gpu(arguments.target.unwrap_or(Target::Sm90a))?;
     let _progress = notes.progress("compiling");
     let compiled = pipeline::compile(spec, &source.text, &[machine], &Options::default());
-    compiled.map_err(|error| report_at(source.name.as_ref(), error))
+    compiled.map_err(|error| report_in(source, Diagnostic::of_spec(error, source)))
 }
 
 fn batches(manifest: &Manifest, tokens: &[u64]) -> Result<Vec<Dims>, Error> {

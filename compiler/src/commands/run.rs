@@ -26,7 +26,7 @@ use super::memory::{self, Place};
 use super::report::{Measured, print, print_statistics, statistics_json};
 use super::{Failure, Notes, emulated_target, gpu, is_package, load_preset, load_spec, open_checkpoint};
 use crate::cli::{Device, Run, StatsFormat, Target};
-use crate::files::{bytes_text, read, report_at, write};
+use crate::files::{bytes_text, read, report_at, report_in, write};
 
 /// Runs a layer and prints what happened.
 pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
@@ -44,7 +44,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     let manifest = package.manifest();
 
     let given = arguments.input.as_ref().map(Given::open).transpose()?;
-    let dims = dims(arguments, manifest, given.as_ref())?;
+    let dims = dims(arguments, manifest, given.as_ref(), source.as_ref())?;
     let interpreted = if arguments.reference { spec.as_ref() } else { None };
     let place = if arguments.device == Device::Cuda { Place::Beside } else { Place::Host };
     memory::check(manifest, (layer.target(), place), dims, interpreted)
@@ -200,7 +200,7 @@ fn open(arguments: &Run, notes: Notes) -> Result<(Package, Option<(Spec, Source)
             None => load_spec(path, table, notes)?,
         };
         let _progress = notes.progress("compiling");
-        let package = compile(&spec, &source, arguments).map_err(|error| report_at(source.name.as_ref(), error))?;
+        let package = compile(&spec, &source, arguments).map_err(|error| report_in(&source, error))?;
         return Ok((package, Some((spec, source))));
     }
     if arguments.reference {
@@ -218,7 +218,7 @@ fn compile(spec: &Spec, source: &Source, arguments: &Run) -> Result<Package, Dia
         Device::Cuda => MACHINES.into_iter().filter(Machine::is_gpu).collect(),
         Device::Emulator => vec![gpu(arguments.target.unwrap_or(Target::Sm90a))?],
     };
-    Ok(pipeline::compile(spec, &source.text, &machines, &Options::default())?)
+    pipeline::compile(spec, &source.text, &machines, &Options::default()).map_err(|error| Diagnostic::of_spec(error, source))
 }
 
 /// The weights in the manifest's order.
@@ -286,7 +286,7 @@ impl Given<'_> {
 }
 
 /// The size of the batch: known before anything of it is made.
-fn dims(arguments: &Run, manifest: &Manifest, given: Option<&Given<'_>>) -> Result<Dims, Report> {
+fn dims(arguments: &Run, manifest: &Manifest, given: Option<&Given<'_>>, spec: Option<&Source>) -> Result<Dims, Report> {
     const RANDOM_TOKENS: u64 = 64;
     let (dims, path) = match given {
         Some(Given { path, checkpoint, tokens }) => {
@@ -303,10 +303,14 @@ fn dims(arguments: &Run, manifest: &Manifest, given: Option<&Given<'_>>) -> Resu
             (Dims::tokens(tokens), arguments.path())
         }
     };
-    match dims.tokens > manifest.max_tokens {
-        true => Err(report_at(&path, Error::TokensAboveMax { tokens: dims.tokens, max: manifest.max_tokens })),
-        false => Ok(dims),
+    if dims.tokens <= manifest.max_tokens {
+        return Ok(dims);
     }
+    let error = Error::TokensAboveMax { tokens: dims.tokens, max: manifest.max_tokens };
+    Err(match spec {
+        Some(source) => report_in(source, Diagnostic::of_run(error, source)),
+        None => report_at(&path, error),
+    })
 }
 
 /// Tokens and, where the layer takes them, their ids, in the manifest's order: the tokens first, and never none. And what the

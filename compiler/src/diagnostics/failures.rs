@@ -1,12 +1,14 @@
 //! The errors of the other rooms as diagnostics: the code of each, and what to do about it.
-//! None has a place in a text; a caller that knows the file puts it into the report.
+//! Those of a layer that was a spec point at the keys that they are about; for others a caller that knows the file puts it into the
+//! report.
 
 use moec_ir::schedule::ScheduleError;
 use moec_runtime::{ErrorCode, ErrorGroup};
 
-use super::{Code, Diagnostic};
+use super::{Code, Diagnostic, Source};
 use crate::pipeline;
 use crate::reference::ReferenceError;
+use crate::spec::{self, Blamed};
 
 /// What to send with a bug.
 const SEND: &str = "please send the spec, the command line and this message";
@@ -26,6 +28,66 @@ impl From<pipeline::Error> for Diagnostic {
             pipeline::Error::Codegen(error) => error.into(),
             pipeline::Error::Package(error) => bug("the package does not describe its images").note(error.to_string()),
         }
+    }
+}
+
+impl Diagnostic {
+    /// Why the spec in `source` has no package, at the keys that this is about.
+    pub fn of_spec(error: pipeline::Error, source: &Source) -> Diagnostic {
+        let keys = match &error {
+            pipeline::Error::Vocabulary => return spec::vocabulary_missing(source),
+            pipeline::Error::Schedule(error) => blamed(error),
+            // Bugs, and what the machine and its tools lack: no key is at fault.
+            pipeline::Error::Graph(_)
+            | pipeline::Error::Kernel { .. }
+            | pipeline::Error::Codegen(_)
+            | pipeline::Error::Package(_) => &[],
+        };
+        spec::located(error.into(), source, keys)
+    }
+
+    /// An error of a run of the layer that the spec in `source` describes, at the keys that it is about.
+    pub fn of_run(error: moec_runtime::Error, source: &Source) -> Diagnostic {
+        let keys: &[Blamed] = match error.kind() {
+            ErrorCode::TokensAboveMax => &[("tokens.max", "the most that the layer is compiled for")],
+            _ => &[],
+        };
+        spec::located(error.into(), source, keys)
+    }
+}
+
+/// The keys whose values are too large together, or that ask for what has no kernel.
+fn blamed(error: &ScheduleError) -> &'static [Blamed] {
+    match error {
+        ScheduleError::Shared { op, .. }
+        | ScheduleError::Unfused { op, .. }
+        | ScheduleError::Body { inside: op, .. }
+        | ScheduleError::Operand { op, .. } => match *op {
+            "losses" => &[
+                ("training.aux_loss", "counts every expert"),
+                ("training.z_coef", "adds a loss"),
+                ("moe.experts", "the experts that are counted"),
+            ],
+            "bias_update" => &[("training.bias_update_rate", "asks for it")],
+            "route" | "assign" | "renorm_kept" => &[
+                ("moe.experts", "the columns of a row of logits"),
+                ("router.top_k", "the picks of a token"),
+                ("router.groups", "groups of experts"),
+            ],
+            _ => &[("moe.hidden", "the width of a row"), ("expert.intermediate", "the width of a row between two products")],
+        },
+        ScheduleError::Extent { what: "the picks of a token", .. } => {
+            &[("router.top_k", "picks of a token"), ("router.joint_shared", "picks that are every token's")]
+        }
+        ScheduleError::Extent { what: "the slots of all experts", .. } => {
+            &[("router.slots", "slots an expert"), ("moe.experts", "experts")]
+        }
+        ScheduleError::Extent { .. } => &[
+            ("moe.hidden", "the width of a row"),
+            ("expert.intermediate", "the width of a row between two products"),
+            ("router.vocabulary", "the rows of the table of token ids"),
+        ],
+        ScheduleError::Wiring { .. } | ScheduleError::Public { .. } | ScheduleError::Result { .. } => &[],
     }
 }
 

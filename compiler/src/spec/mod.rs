@@ -17,6 +17,7 @@ mod json;
 mod keys;
 mod lints;
 mod model;
+mod places;
 mod recipe;
 mod resolve;
 mod schema;
@@ -34,6 +35,7 @@ pub use model::{
     Groups, HashOob, InputNorm, Mode, Norm, Numerics, Order, Renorm, Router, RouterDType, Score, Select, Shared, SharedCombine,
     SharedGate, Soft, SoftNorm, Spec, Tokens, Training, Word,
 };
+pub(crate) use places::{Blamed, located};
 pub use schema::json_schema;
 pub use source::{MAX_BYTES, MAX_DEPTH, MAX_PARTS, read, read_text};
 pub(crate) use tree::{Entry, Kind, Value};
@@ -74,16 +76,9 @@ pub fn allows(source: &Source, code: Code) -> bool {
 
 /// What is wrong with a spec that [lacks its vocabulary](Spec::lacks_vocabulary) where there is no checkpoint to take it from.
 pub fn vocabulary_missing(source: &Source) -> Diagnostic {
-    let entries = entries(source).unwrap_or_default();
-    let router = entries.iter().find(|entry| entry.key == "router").map(|entry| &entry.value.kind);
-    let mode = match router {
-        Some(Kind::Table(keys)) => keys.iter().find(|entry| entry.key == "mode"),
-        Some(_) | None => None,
-    };
-    let place = mode.map_or(0..0, |mode| mode.value.span.clone());
-    Diagnostic::new(Code::MissingKey, "router.mode = \"hash\" lacks `vocabulary`")
-        .at(place, "looks experts up by token id")
-        .help("vocabulary = the number of token ids, the rows of weights.hash_table; `moec run --weights` finds it there")
+    let missing = Diagnostic::new(Code::MissingKey, "router.mode = \"hash\" lacks `vocabulary`")
+        .help("vocabulary = the number of token ids, the rows of weights.hash_table; `moec run --weights` finds it there");
+    located(missing, source, &[("router.mode", "looks experts up by token id")])
 }
 
 /// The entries of a spec in either spelling, under its limits.
