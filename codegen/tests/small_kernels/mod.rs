@@ -14,7 +14,7 @@ use moec_ir::{DType, Machine, MatrixShape};
 
 /// A program of these kernels; what it launches is of no interest here.
 pub fn program(kernels: Vec<Kernel>) -> Program {
-    Program { name: "test".to_string(), buffers: Vec::new(), kernels, regimes: Vec::new(), update: Vec::new() }
+    Program { name: "test".to_string(), kernels, ..Program::default() }
 }
 
 /// Every host machine that this CPU can be. Those that it cannot be are named on stderr.
