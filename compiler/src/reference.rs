@@ -88,7 +88,7 @@ pub fn bytes(graph: &Graph, tokens: u64) -> u64 {
     });
     let pairs = tokens.saturating_mul(rows_a_token.max().unwrap_or(0));
     // What only names another value, or several, shares its numbers.
-    let own = |node: &Node| !matches!(node, Node::Apply(Op::List | Op::Flatten, _));
+    let own = |node: &Node| !matches!(node, Node::Apply(Op::List | Op::Flatten | Op::Launch | Op::Item, _));
     let own = nodes().zip(typed.graph().nodes.as_ref()).filter(|(_, node)| own(node));
     let elements = own.map(|(ty, _)| elements(ty, tokens, pairs)).fold(0, u64::saturating_add);
     elements.saturating_mul(size_of::<f64>() as u64)

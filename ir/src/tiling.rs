@@ -184,6 +184,16 @@ pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
     vec![Tiling { kind: Kind::Fma, rows: MOST_ROWS, columns }]
 }
 
+/// Whether a product can be computed in tiles of this size by its kernels on the machine. The host's tiles may be narrower than the
+/// best.
+pub fn takes(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
+    let is_narrower = |best: &Tiling| {
+        let columns = [16, 32, 64, 128].contains(&tiling.columns) && tiling.columns <= best.columns;
+        !machine.has_threads() && columns && Tiling { columns: best.columns, ..tiling } == *best
+    };
+    candidates(of, machine).iter().any(|best| *best == tiling || is_narrower(best))
+}
+
 /// Elements of a vector of [`Kind::Dot`]: 16 bytes of the widest type.
 pub fn dot_elements(rows: DType, weights: &[DType]) -> u64 {
     16 / weights.iter().map(|w| w.bytes()).chain([rows.bytes()]).max().unwrap_or(1)

@@ -1,9 +1,13 @@
 //! The ways in which ops can be computed: all give the same numbers, and what rewriting chose costs least in the model.
 
-use moec_ir::graph::{Typed, print};
+use std::collections::BTreeMap;
+
+use egg::Id;
+use moec_ir::graph::{Attr, Builder, Node, Op, Type, Typed, verify};
 use moec_ir::rewrite::{Batches, Choice, choices, graph_cost, rewrite};
 use moec_ir::schedule::schedule_regimes;
-use moec_ir::{Dims, Machine};
+use moec_ir::tiling::Kind;
+use moec_ir::{Dims, Machine, Sorting, Tiling};
 
 use crate::layer::{Random, distance, params, parse, run};
 
@@ -26,16 +30,88 @@ fn machine(name: &str) -> Machine {
     Machine::named(name).unwrap_or_else(|| panic!("no machine {name}"))
 }
 
+/// The way that this text says.
+fn way(text: &str) -> Option<Attr> {
+    if let Some(tiling) = text.strip_prefix("beside(") {
+        let Some(Attr::Tiling(tiling)) = way(tiling.strip_suffix(')')?) else { return None };
+        return Some(Attr::Beside(tiling));
+    }
+    let sorting = Sorting::ALL.into_iter().find(|sorting| sorting.to_string() == text).map(Attr::Sorting);
+    sorting.or_else(|| {
+        let (word, extents) = text.strip_suffix(')')?.split_once('(')?;
+        let (rows, columns) = extents.split_once(" by ")?;
+        let kind = Kind::ALL.into_iter().find(|kind| kind.word() == word)?;
+        Some(Attr::Tiling(Tiling { kind, rows: rows.parse().ok()?, columns: columns.parse().ok()? }))
+    })
+}
+
 /// The graph with one of its choices made otherwise.
-fn forced(graph: &Typed, choices: &[Choice], which: usize, way: &str) -> Typed {
-    let text = print(graph.graph());
-    // Ways stand in the text in the order of the choices.
-    let start = choices[..=which].iter().fold(0, |at, choice| {
-        let chosen = &choice.ways[0].0;
-        at + text[at..].find(chosen).expect("the way of an op in its text") + chosen.len()
-    });
-    let chosen = &choices[which].ways[0].0;
-    parse(&format!("{}{way}{}", &text[..start - chosen.len()], &text[start..]))
+fn forced(graph: &Typed, choice: &Choice, text: &str) -> Typed {
+    let mut forcing = Forcing { graph, choice, way: way(text), made: Builder::default(), known: BTreeMap::new() };
+    assert!(forcing.way.is_some() || text == "apart", "{text} is no way");
+    for (param, ty) in &graph.graph().params {
+        forcing.made.param(&param.0, ty.clone());
+    }
+    let results = graph.graph().results().map(|(name, id)| (name.to_string(), forcing.value(id))).collect();
+    verify(forcing.made.finish_with("forced", results, graph.graph().facts.clone())).unwrap_or_else(|found| panic!("{found:?}"))
+}
+
+struct Forcing<'g> {
+    graph: &'g Typed,
+    choice: &'g Choice,
+    /// None: each op by itself, its way open.
+    way: Option<Attr>,
+    made: Builder,
+    known: BTreeMap<Id, Id>,
+}
+
+impl Forcing<'_> {
+    fn value(&mut self, id: Id) -> Id {
+        if let Some(made) = self.known.get(&id) {
+            return *made;
+        }
+        let node = self.graph.node(id);
+        let made = match (node, self.choice.nodes.iter().position(|chosen| *chosen == self.product(id))) {
+            (_, Some(place)) => self.chosen(place),
+            (Node::Apply(op, operands), None) => {
+                let operands: Vec<Id> = operands.iter().map(|operand| self.value(*operand)).collect();
+                self.made.apply(*op, &operands)
+            }
+            (node, None) => self.made.add(node.clone()),
+        };
+        self.known.insert(id, made);
+        made
+    }
+
+    /// What a value is an item for.
+    fn product(&self, id: Id) -> Id {
+        match self.graph.node(id) {
+            Node::Apply(Op::Item, operands) => match (self.graph.node(operands[0]), self.graph.ty(operands[1])) {
+                (Node::Apply(Op::Launch, parts), Type::Attr(Attr::Num(i))) => parts[*i as usize],
+                _ => id,
+            },
+            _ => id,
+        }
+    }
+
+    /// One of those that are forced.
+    fn chosen(&mut self, place: usize) -> Id {
+        let made: Vec<Id> = self.choice.nodes.iter().map(|id| self.op(*id)).collect();
+        if !matches!(self.way, Some(Attr::Beside(_))) {
+            return made[place];
+        }
+        let launch = self.made.apply(Op::Launch, &made);
+        self.made.apply_attr(Op::Item, &[launch], Attr::Num(place as u64))
+    }
+
+    /// A forced op in the way that it is forced to.
+    fn op(&mut self, id: Id) -> Id {
+        let Node::Apply(op, operands) = self.graph.node(id) else { panic!("no op has a way") };
+        let (_, open) = operands.split_last().expect("operands");
+        let mut operands: Vec<Id> = open.iter().map(|operand| self.value(*operand)).collect();
+        operands.extend(self.way.clone().map(|way| self.made.add(Node::Attr(way))));
+        self.made.apply(*op, &operands)
+    }
 }
 
 #[test]
@@ -48,10 +124,10 @@ fn every_way_gives_the_same_numbers() {
             let best = rewrite(&layer, &machine, &Batches::together(&[64])).at(64).clone();
             let expected = run(&best, &machine, dims, &given);
             let choices = choices(&best, &machine, 64);
-            let others = choices.iter().enumerate().flat_map(|(i, choice)| choice.ways[1..].iter().map(move |way| (i, way)));
-            for (i, (way, _)) in others {
-                let what = format!("{name} on {}: {} by {way}", machine.name, choices[i].op);
-                let other = run(&forced(&best, &choices, i, way), &machine, dims, &given);
+            let others = choices.iter().flat_map(|choice| choice.ways[1..].iter().map(move |(way, _)| (choice, way)));
+            for (choice, way) in others {
+                let what = format!("{name} on {}: {} by {way}", machine.name, choice.op);
+                let other = run(&forced(&best, choice, way), &machine, dims, &given);
                 assert!(distance(&other.floats("y"), &expected.floats("y")) <= bound, "{what}");
                 for rows in ["row_of_pair", "load_of_expert", "kept_of_expert"].into_iter().filter(|name| expected.has(name)) {
                     assert_eq!(other.ints(rows), expected.ints(rows), "{what}: {rows}");
@@ -70,10 +146,10 @@ fn what_is_chosen_costs_least() {
             for tokens in [1, 16, 256, 4096, 65536] {
                 let best = rewrite(&layer, &machine, &Batches::together(&[tokens]));
                 let choices = choices(best.at(tokens), &machine, tokens);
-                for (i, choice) in choices.iter().enumerate() {
+                for choice in &choices {
                     for (way, cost) in &choice.ways[1..] {
                         assert!(*cost >= choice.ways[0].1, "{name} on {}, T = {tokens}: {choice:?}", machine.name);
-                        let whole = graph_cost(&forced(best.at(tokens), &choices, i, way), &machine, &[tokens]);
+                        let whole = graph_cost(&forced(best.at(tokens), choice, way), &machine, &[tokens]);
                         assert_eq!(whole - best.after, cost - choice.ways[0].1, "{name}: {way}");
                     }
                 }

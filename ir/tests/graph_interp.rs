@@ -8,9 +8,12 @@ use moec_ir::graph::{
     parse, print_with_violations, verify,
 };
 
+#[path = "graph_interp/launches.rs"]
+mod launches;
 #[path = "graph_interp/ranks.rs"]
 mod ranks;
 
+use launches::{item, launch};
 use ranks::{best_score, counted, mask_tokens, within};
 
 const NAN: f64 = f64::NAN;
@@ -41,7 +44,8 @@ definitions! {
     Losses => losses, Part => part, BiasUpdate => bias_update, RenormKept => renorm_kept,
     Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights, PickWeights => pick_weights,
     DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, Flatten => flatten, Slots => slots,
-    TokenSoftmax => token_softmax, SoftDispatch => soft_dispatch, SoftCombine => soft_combine, RmsNorm => rms_norm,
+    TokenSoftmax => token_softmax, SoftDispatch => soft_dispatch, SoftCombine => soft_combine, Launch => launch, Item => item,
+    RmsNorm => rms_norm,
     Jitter => jitter, Softmax => softmax;
     MaskTokens => mask_tokens, Cast => cast,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,

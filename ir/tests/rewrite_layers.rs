@@ -126,7 +126,7 @@ fn only_what_schedule_takes() {
                 Node::Apply(op, _) => match op {
                     Op::Route => routes += 1,
                     Op::List | Op::Gemm | Op::GroupedGemm | Op::Combine | Op::ExpertRows | Op::PairWeights => {}
-                    Op::RmsNorm | Op::Flatten | Op::Slots | Op::SoftDispatch | Op::SoftCombine => {}
+                    Op::RmsNorm | Op::Flatten | Op::Slots | Op::SoftDispatch | Op::SoftCombine | Op::Launch | Op::Item => {}
                     Op::Softmax | Op::TokenSoftmax if name.contains("soft_moe") => {}
                     op => panic!("{name}: {} is left over\n{}", op.name(), print(result.at(1).graph())),
                 },

@@ -17,7 +17,7 @@ const TOKENS: [u64; 3] = [1, 64, 4096];
 /// What the lines of a case may name.
 const PARAMS: &str = "%x: tensor<T x 4 x f32>, %h: tensor<T x 8 x f32>, %z: tensor<T x 8 x f32>, %half: tensor<T x 4 x bf16>, \
     @w: tensor<8 x 4 x f32>, @w2: tensor<8 x 4 x f32>, @v: tensor<8 x f32>, @one: tensor<1 x 4 x f32>, @w4: tensor<4 x 4 x f32>, \
-    @square: tensor<8 x 8 x bf16>, @four: tensor<4 x f32>, @scalar: tensor<1 x f32>, @b4: tensor<8 x 4 x f32>, \
+    @square: tensor<8 x 8 x bf16>, @four: tensor<4 x f32>, @scalar: tensor<1 x f32>, @back: tensor<8 x 4 x 6 x f32>, @b4: tensor<8 x 4 x f32>, \
     @gate: tensor<8 x 6 x 4 x f32>, @up: tensor<8 x 6 x 4 x f32>, @thin: tensor<8 x 1 x 4 x f32>, @b: tensor<8 x 6 x f32>, \
     @table: tensor<5 x 3 x i32>, %ids: tensor<T x i32>";
 
@@ -47,7 +47,7 @@ fn named(name: &str) -> Vec<Rule> {
 fn text(graph: &Typed) -> String {
     let mut graph = graph.graph().clone();
     let nodes: Vec<Node> = graph.nodes.as_ref().to_vec();
-    let is_way = |id: &Id| matches!(nodes[usize::from(*id)], Node::Attr(Attr::Tiling(_) | Attr::Sorting(_)));
+    let is_way = |id: &Id| matches!(nodes[usize::from(*id)], Node::Attr(Attr::Tiling(_) | Attr::Beside(_) | Attr::Sorting(_)));
     let open = |node: &Node| match node {
         Node::Apply(op, operands) => Node::apply(*op, &operands.iter().filter(|id| !is_way(id)).copied().collect::<Vec<_>>()),
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => node.clone(),

@@ -7,18 +7,23 @@ use moec::pipeline::lower;
 use moec_ir::rewrite::choices;
 use moec_tests::{examples, machine};
 
+/// The last products of an expert and of the shared one.
+const SHARED: &str = "grouped_gemm @down + gemm @shared_down";
+
 /// Of an example on a machine, for a batch of so many tokens, the op that begins so is computed in the way that begins so.
 const DECISIONS: &[(&str, &str, &str, u64, &str, &str)] = &[
     ("how pairs are sorted", "mixtral-8x7b", "sm_90a", 1, "route", "sort(block)"),
     ("how pairs are sorted", "mixtral-8x7b", "sm_90a", 4096, "route", "sort(spread)"),
     ("how pairs are sorted on another machine", "tiny", "sm_90a", 1024, "route", "sort(spread)"),
     ("how pairs are sorted on another machine", "tiny", "x86-64-v3", 1024, "route", "sort(block)"),
-    ("whether lanes split K", "tiny", "sm_90a", 1, "grouped_gemm @down", "dot("),
-    ("whether lanes split K", "tiny", "sm_90a", 4096, "grouped_gemm @down", "tile("),
+    ("whether lanes split K", "tiny", "sm_80", 1, "grouped_gemm @gate, @up", "beside(dot("),
+    ("whether lanes split K", "tiny", "sm_80", 64, "grouped_gemm @gate, @up", "beside(tile("),
     ("whether matrix instructions multiply", "switch-base-8", "sm_90a", 1, "grouped_gemm @down", "dot("),
     ("whether matrix instructions multiply", "switch-base-8", "sm_90a", 64, "grouped_gemm @down", "mma("),
-    ("how high tiles are", "deepseek-v3", "sm_90a", 16, "grouped_gemm @down", "mma(16 "),
-    ("how high tiles are", "deepseek-v3", "sm_90a", 4096, "grouped_gemm @down", "mma(64 "),
+    ("how high tiles are", "deepseek-v3", "sm_90a", 16, "grouped_gemm @down", "beside(mma(16 "),
+    ("how high tiles are", "deepseek-v3", "sm_90a", 4096, "grouped_gemm @down", "beside(mma(64 "),
+    ("whether the shared expert is in the grouped launch", "qwen1.5-moe-a2.7b", "sm_80", 1, SHARED, "beside("),
+    ("whether the shared expert is in the grouped launch", "qwen1.5-moe-a2.7b", "sm_80", 1024, SHARED, "apart"),
 ];
 
 #[test]

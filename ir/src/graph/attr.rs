@@ -31,15 +31,17 @@ pub enum Attr {
     Body(Body),
     /// How a product is cut into tiles. It changes no value.
     Tiling(Tiling),
+    /// As [`Attr::Tiling`], of a product that is computed beside others by one [`Op::Launch`]: its value is a list of one until then.
+    Beside(Tiling),
     /// How the pairs of a route are sorted. It changes no value.
     Sorting(Sorting),
 }
 
 impl Attr {
-    /// Whether it says in which way `op` is computed: it may follow its operands then, and changes no value.
+    /// Whether it says in which way `op` is computed: it may follow its operands then, and changes no number.
     pub fn is_way_of(&self, op: Op) -> bool {
         match self {
-            Attr::Tiling(_) => op.is_product(),
+            Attr::Tiling(_) | Attr::Beside(_) => op.is_product(),
             Attr::Sorting(_) => op == Op::Route,
             Attr::Num(_) | Attr::Real(_) | Attr::DType(_) | Attr::Groups(_) | Attr::Renorm(_) => false,
             Attr::Assignment(_) | Attr::Losses(_) | Attr::Span(_) | Attr::Part(_) | Attr::Body(_) => false,
@@ -390,6 +392,7 @@ impl fmt::Display for Attr {
             Attr::Part(part) => f.write_str(part.word()),
             Attr::Body(body) => write!(f, "{body}"),
             Attr::Tiling(tiling) => write!(f, "{tiling}"),
+            Attr::Beside(tiling) => write!(f, "beside({tiling})"),
             Attr::Sorting(sorting) => write!(f, "{sorting}"),
         }
     }

@@ -90,11 +90,17 @@ fn body_types(body: &Body, holes: &[Type]) -> Result<Vec<Type>, String> {
 }
 
 fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
+    match types {
+        // A list of one, which only a launch takes.
+        [types @ .., Type::Attr(way @ Attr::Beside(_))] if way.is_way_of(op) => Ok(Type::List(vec![apply_open(op, types)?])),
+        [types @ .., Type::Attr(way)] if way.is_way_of(op) => apply_open(op, types),
+        types => apply_open(op, types),
+    }
+}
+
+/// The type of an op with the operands that it always has.
+fn apply_open(op: Op, types: &[&Type]) -> Result<Type, String> {
     let name = op.name();
-    let types = match types {
-        [types @ .., Type::Attr(attr)] if attr.is_way_of(op) => types,
-        types => types,
-    };
     if let Some(arity) = op.arity()
         && arity != types.len()
     {
@@ -373,6 +379,27 @@ fn apply(op: Op, types: &[&Type]) -> Result<Type, String> {
                     None => Err(format!("{a} x {b} rows are too many")),
                 },
                 _ => Err(format!("flatten takes [A, B, N], not {}", types[0])),
+            },
+            _ => wrong(op, types),
+        },
+        Op::Launch => {
+            let tensor = |ty: &&Type| match ty {
+                ty @ Type::Tensor { .. } => Some((*ty).clone()),
+                Type::List(part) => match &part[..] {
+                    [ty @ Type::Tensor { .. }] => Some(ty.clone()),
+                    _ => None,
+                },
+                Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::Attr(_) => None,
+            };
+            match types.iter().map(tensor).collect::<Option<Vec<Type>>>() {
+                Some(list) if list.len() > 1 => Ok(Type::List(list)),
+                Some(_) | None => wrong(op, types),
+            }
+        }
+        Op::Item => match types {
+            [Type::List(list), Type::Attr(Attr::Num(i))] => match usize::try_from(*i).ok().and_then(|i| list.get(i)) {
+                Some(ty) => Ok(ty.clone()),
+                None => Err(format!("there is no item {i} of {}", list.len())),
             },
             _ => wrong(op, types),
         },

@@ -184,6 +184,11 @@ pub enum Op {
     /// `soft_combine rows weights slots vs body`: `$0[t, h] = sum_i weights[t, i] * rows[row(i, s), h]` over the slots i, s the
     /// sequence of t, then the body over `$0, $1.. (vs)` (Puigcerver et al. 2023, equation 3).
     SoftCombine = whole("soft_combine", 5).list(3),
+    /// `launch a b ..` = `(a, b, ..)`. Those that are parts of it (products whose way is [`Attr::Beside`]) are computed by one launch, side by
+    /// side.
+    Launch = whole("launch", ANY),
+    /// `item list i`: the `i`-th of several values.
+    Item = whole("item", 2),
     /// `rms_norm x eps vs body`: `$0[m, n] = x[m, n] / sqrt(mean_n x[m, n]^2 + eps)`, then the body over `$0, $1.. (vs)`.
     RmsNorm = whole("rms_norm", 4).list(2),
     /// `jitter x seed eps`: `y[t, n] = x[t, n] * (1 + eps (2 u - 1))`, a draw of `u` in [0, 1) for each element: the upper
@@ -266,7 +271,7 @@ impl Op {
         self.row().class == Class::ByRow
     }
 
-    /// Whether a tiling may stand after its operands.
+    /// Whether a tiling may stand after its operands, or that it stands beside others in a launch.
     pub fn is_product(self) -> bool {
         self.row().class == Class::Product
     }

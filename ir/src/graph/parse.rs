@@ -345,12 +345,13 @@ impl<'t> Parser<'t> {
             self.expect(")")?;
             return Ok(Attr::Assignment(Assignment::Capacity(Capacity { per_expert, span, priority })));
         }
-        if let Some(kind) = Kind::ALL.into_iter().find(|kind| self.eat(&format!("{}(", kind.word()))) {
-            let rows = self.extent_of_tile()?;
-            self.word("by")?;
-            let columns = self.extent_of_tile()?;
+        if let Some(tiling) = self.tiling()? {
+            return Ok(Attr::Tiling(tiling));
+        }
+        if self.eat("beside(") {
+            let tiling = self.tiling()?.ok_or("expected a tiling")?;
             self.expect(")")?;
-            return Ok(Attr::Tiling(Tiling { kind, rows, columns }));
+            return Ok(Attr::Beside(tiling));
         }
         if self.eat("sort(") {
             let sorting = self.one_of(&[("spread", Sorting::Spread), ("block", Sorting::Block)])?;
@@ -375,6 +376,16 @@ impl<'t> Parser<'t> {
             Attr::Real(x) => Ok(x),
             other => Err(format!("expected a real number, found {other}")),
         }
+    }
+
+    /// `tile(64 by 64)`, if one stands here.
+    fn tiling(&mut self) -> Parsed<Option<Tiling>> {
+        let Some(kind) = Kind::ALL.into_iter().find(|kind| self.eat(&format!("{}(", kind.word()))) else { return Ok(None) };
+        let rows = self.extent_of_tile()?;
+        self.word("by")?;
+        let columns = self.extent_of_tile()?;
+        self.expect(")")?;
+        Ok(Some(Tiling { kind, rows, columns }))
     }
 
     fn extent_of_tile(&mut self) -> Parsed<u32> {
@@ -426,6 +437,7 @@ impl<'t> Parser<'t> {
         Ok(attr)
     }
 
+    /// `tensor<T x 64 x f32>`, or a list of such.
     fn ty(&mut self) -> Parsed<Type> {
         if self.eat("[") {
             let mut types = Vec::new();

@@ -65,15 +65,19 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     let mut serial: Cost = 0;
     let (launches, bytes, flops) = match op {
         // Views: read where they are used.
-        Op::List | Op::ExpertRows | Op::PairWeights | Op::PickWeights | Op::Part | Op::Flatten | Op::Slots => return 0,
+        Op::List | Op::ExpertRows | Op::PairWeights | Op::PickWeights | Op::Part | Op::Flatten | Op::Slots | Op::Item => {
+            return 0;
+        }
         // Not of a batch.
         Op::BiasUpdate => return 0,
+        // Values that are no parts have launches of their own.
+        Op::Launch => (u64::from(types.iter().any(|ty| matches!(ty, Type::List(_)))), 0, 0),
         Op::Gemm if is_rowwise(types) => return NEVER,
         Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm | Op::SoftDispatch | Op::SoftCombine => {
             let body = infer_body(op, types).unwrap_or_default();
             let (result, picks) = body.last().map_or((0, 0), |t| (sizes.bytes(t), sizes.elements(t)));
             let (products, read_again) = match (way, product(op, types)) {
-                (Some(Attr::Tiling(tiling)), Some(product)) => {
+                (Some(Attr::Tiling(tiling) | Attr::Beside(tiling)), Some(product)) => {
                     let [rows, groups] = sizes.rows(op, types);
                     let weights = weight_bytes(op, types, sizes);
                     let of_group = weights / groups.min(rows).max(1);
@@ -96,7 +100,8 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
                 };
                 let sort = if op == Op::Route { sorting.launches() } else { 0 };
                 serial = if op == Op::Route { sorting.serial_ps(picks, machine) } else { 0 };
-                let launches = 1 + sort + ordering(types);
+                let own = u64::from(!matches!(way, Some(Attr::Beside(_))));
+                let launches = own + sort + ordering(types);
                 (launches, bytes.saturating_add(ranked(types, picks, sizes.tokens)), flops)
             }
         }
@@ -175,6 +180,7 @@ pub(super) fn has_kernel(op: Op, types: &[&Type]) -> bool {
         | Op::Part
         | Op::BiasUpdate => true,
         Op::DroppedInput | Op::IdentityInput | Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::Jitter | Op::Within => true,
+        Op::Launch | Op::Item => true,
     }
 }
 
@@ -359,7 +365,7 @@ fn weight(op: Op) -> u64 {
         // A pick is looked up, or known by its number.
         Op::AllExperts | Op::HashPicks | Op::WithoutRows | Op::Leading | Op::Joint | Op::PickWeights | Op::Counted => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,
-        Op::Flatten | Op::Slots | Op::SoftDispatch | Op::SoftCombine => 0,
+        Op::Flatten | Op::Slots | Op::SoftDispatch | Op::SoftCombine | Op::Launch | Op::Item => 0,
         Op::ExpertScale | Op::BestScore | Op::Within => 1,
         Op::Renorm | Op::RenormKept => 2,
         Op::TopK | Op::GroupLimit => 4,

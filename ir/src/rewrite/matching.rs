@@ -30,10 +30,11 @@ struct Computed<F>(F);
 
 impl<F: Fn(&mut Match) -> Option<Id> + Send + Sync> Applier<Node, Typing> for Computed<F> {
     fn apply_one(&self, graph: &mut Graph, class: Id, subst: &Subst, _: Option<&PatternAst<Node>>, _: Symbol) -> Vec<Id> {
-        match (self.0)(&mut Match { graph, subst, class }) {
-            Some(made) if graph.union(class, made) => vec![class],
-            Some(_) | None => Vec::new(),
+        let mut found = Match { graph, subst, class, has_changed: false };
+        if let Some(made) = (self.0)(&mut found) {
+            found.unite(class, made);
         }
+        if found.has_changed { vec![class] } else { Vec::new() }
     }
 }
 
@@ -46,6 +47,7 @@ pub(super) struct Match<'a> {
     graph: &'a mut Graph,
     subst: &'a Subst,
     class: Id,
+    has_changed: bool,
 }
 
 impl Match<'_> {
@@ -72,7 +74,8 @@ impl Match<'_> {
         match self.attr(name)? {
             Attr::Body(body) => Some(body),
             Attr::Num(_) | Attr::Real(_) | Attr::DType(_) | Attr::Groups(_) | Attr::Renorm(_) => None,
-            Attr::Assignment(_) | Attr::Losses(_) | Attr::Span(_) | Attr::Part(_) | Attr::Tiling(_) | Attr::Sorting(_) => None,
+            Attr::Assignment(_) | Attr::Losses(_) | Attr::Span(_) | Attr::Part(_) => None,
+            Attr::Tiling(_) | Attr::Beside(_) | Attr::Sorting(_) => None,
         }
     }
 
@@ -81,7 +84,8 @@ impl Match<'_> {
         match self.attr(name)? {
             Attr::Real(x) => Some(x.get()),
             Attr::Num(_) | Attr::Body(_) | Attr::DType(_) | Attr::Groups(_) | Attr::Renorm(_) => None,
-            Attr::Assignment(_) | Attr::Losses(_) | Attr::Span(_) | Attr::Part(_) | Attr::Tiling(_) | Attr::Sorting(_) => None,
+            Attr::Assignment(_) | Attr::Losses(_) | Attr::Span(_) | Attr::Part(_) => None,
+            Attr::Tiling(_) | Attr::Beside(_) | Attr::Sorting(_) => None,
         }
     }
 
@@ -95,13 +99,23 @@ impl Match<'_> {
 
     /// Whether the value can be had by this op.
     pub(super) fn is(&self, name: &str, op: Op) -> bool {
-        self.graph[self.class(name)].nodes.iter().any(|node| matches!(node, Node::Apply(o, _) if *o == op))
+        self.has(self.class(name), op)
     }
 
     /// Whether the value that the rule matched can also be had by this op from these variables.
     pub(super) fn result_is(&self, op: Op, operands: &[&str]) -> bool {
         let operands: Vec<Id> = operands.iter().map(|v| self.class(v)).collect();
         self.graph.lookup(Node::apply(op, &operands)).is_some_and(|id| self.graph.find(id) == self.graph.find(self.class))
+    }
+
+    /// Says that two values are equal.
+    pub(super) fn unite(&mut self, a: Id, b: Id) {
+        self.has_changed |= self.graph.union(a, b);
+    }
+
+    /// Whether a class has a node of this op.
+    pub(super) fn has(&self, class: Id, op: Op) -> bool {
+        self.graph[class].nodes.iter().any(|node| matches!(node, Node::Apply(o, _) if *o == op))
     }
 
     /// Adds a constant.

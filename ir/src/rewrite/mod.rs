@@ -1,6 +1,7 @@
 //! Which meanings are equal, and which of them is cheapest: an e-graph over the graph's own ops, grown by the rules to
 //! saturation (bounded by nodes and iterations, never by time), and an exact extraction by a roofline cost.
 
+mod choices;
 mod cost;
 mod extract;
 mod matching;
@@ -9,6 +10,7 @@ pub mod rules;
 mod typing;
 mod ways;
 
+pub use choices::{Choice, choices};
 pub use cost::{Cost, Workload, cost};
 pub use rules::{Rule, rules};
 pub use typing::Typing;
@@ -19,7 +21,7 @@ use std::fmt;
 use egg::{EGraph, Runner, SimpleScheduler};
 
 use crate::Machine;
-use crate::graph::{Attr, Graph, Node, Op, Regime, Type, Typed, print_regimes, verify};
+use crate::graph::{Graph, Node, Regime, Typed, print_regimes, verify};
 
 /// Nodes and rounds after which the e-graph stops growing. A layer saturates with some hundreds in some ten rounds.
 const MOST_NODES: usize = 20_000;
@@ -179,50 +181,6 @@ pub fn why(graph: &Typed, rewritten: &Rewritten, machine: &Machine, batches: &Ba
         .map(|(round, rule)| Reason { round: *round, rule: rule.clone(), without: without(rule) })
         .filter(|reason| reason.without > rewritten.after)
         .collect()
-}
-
-/// The ways in which one op of a graph can be computed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// The op, and the weights that it reads.
-    pub op: String,
-    /// Each way with its modelled cost, the chosen one first, then the cheapest first.
-    pub ways: Vec<(String, Cost)>,
-}
-
-/// What was chosen among ways of computing one op, and what each would cost for a batch of so many tokens.
-pub fn choices(graph: &Typed, machine: &Machine, tokens: u64) -> Vec<Choice> {
-    let workload = Workload::of(graph, &[tokens]);
-    let choice = |node: &Node| {
-        let Node::Apply(op, operands) = node else { return None };
-        let types: Vec<&Type> = operands.iter().map(|id| graph.ty(*id)).collect();
-        let (chosen, ways) = ways::ways(node, &types, machine)?;
-        let of = |way: &Attr| {
-            let way = Type::Attr(way.clone());
-            cost(node, &[&types[..types.len() - 1], &[&way]].concat(), machine, &workload)
-        };
-        let mut ways: Vec<(Cost, &Attr)> = ways.iter().map(|way| (of(way), way)).collect();
-        ways.sort_by_key(|(cost, way)| (**way != chosen, *cost, (*way).clone()));
-        let ways = ways.into_iter().map(|(cost, way)| (way.to_string(), cost)).collect();
-        Some(Choice { op: named(graph, *op, operands), ways })
-    };
-    graph.graph().nodes.as_ref().iter().filter_map(choice).collect()
-}
-
-/// `op @weight, @weight`.
-fn named(graph: &Typed, op: Op, operands: &[egg::Id]) -> String {
-    let mut weights: Vec<String> = Vec::new();
-    let mut name = |id: &egg::Id| match graph.node(*id) {
-        Node::Param(param) if !param.is_input() => weights.push(param.0.clone()),
-        Node::Param(_) | Node::Hole(_) | Node::Attr(_) | Node::Apply(..) => {}
-    };
-    for id in operands {
-        match graph.node(*id) {
-            Node::Apply(Op::List, items) => items.iter().for_each(&mut name),
-            Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => name(id),
-        }
-    }
-    format!("{} {}", op.name(), weights.join(", ")).trim_end().to_string()
 }
 
 /// The modelled cost of a whole graph, each value computed once, its ops in the cheapest way where none is given.

@@ -2,12 +2,13 @@
 //!
 //! After saturation: no rule looks at a way, so that nothing is found twice for each of them.
 
-use egg::{EGraph, Language};
+use egg::{EGraph, Id, Language};
 
 use super::Typing;
 use super::cost::{Cost, NEVER, UNFUSED, Workload, cost, experts_choose, has_kernel, product};
 use crate::graph::{Assignment, Attr, Dim, Node, Op, Span, Type};
-use crate::{Machine, Sorting, tiling};
+use crate::tiling::{self, Product};
+use crate::{Machine, Sorting, Tiling};
 
 /// The e-graph with every op in every way that the machine has kernels for.
 pub(super) fn expanded(mut egraph: EGraph<Node, Typing>, machine: &Machine) -> EGraph<Node, Typing> {
@@ -16,6 +17,7 @@ pub(super) fn expanded(mut egraph: EGraph<Node, Typing>, machine: &Machine) -> E
         .flat_map(|class| class.nodes.iter().map(|node| (class.id, node.clone())))
         .map(|(class, node)| (class, ways_of(&node, &types(&egraph, &node), machine), node))
         .collect();
+    let launches = launches(&egraph);
     for (class, ways, node) in ops {
         let Node::Apply(op, operands) = node else { continue };
         for way in ways {
@@ -24,8 +26,63 @@ pub(super) fn expanded(mut egraph: EGraph<Node, Typing>, machine: &Machine) -> E
             egraph.union(class, node);
         }
     }
+    for (class, parts) in launches {
+        for tiling in tilings_of(&parts, machine) {
+            let parts: Vec<Id> = parts.iter().filter_map(|part| one_of(&mut egraph, part, tiling, machine)).collect();
+            let launch = egraph.add(Node::apply(Op::Launch, &parts));
+            egraph.union(class, launch);
+        }
+    }
     egraph.rebuild();
     egraph
+}
+
+/// The products that can make a part of a launch, each with what it multiplies.
+pub(super) type Part = Vec<(Node, Product)>;
+
+/// The launches of values that are products, and for each of these the products that make it.
+fn launches(egraph: &EGraph<Node, Typing>) -> Vec<(Id, Vec<Part>)> {
+    let part = |class: &Id| -> Part {
+        let of = |node: &Node| {
+            let (Node::Apply(op, operands), types) = (node, types(egraph, node)) else { return None };
+            (op.arity() == Some(operands.len()) && has_kernel(*op, &types))
+                .then(|| product(*op, &types))
+                .flatten()
+                .map(|product| (node.clone(), product))
+        };
+        egraph[*class].nodes.iter().filter_map(of).collect()
+    };
+    let launches = egraph.classes().flat_map(|class| class.nodes.iter().map(|node| (class.id, node)));
+    let parts = launches.filter_map(|(class, node)| match node {
+        Node::Apply(Op::Launch, values) => Some((class, values.iter().map(part).collect::<Vec<Part>>())),
+        Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
+    });
+    parts.filter(|(_, parts)| parts.iter().all(|part| !part.is_empty())).collect()
+}
+
+/// The tilings in which all parts can be made.
+pub(super) fn tilings_of(parts: &[Part], machine: &Machine) -> Vec<Tiling> {
+    let mut tilings: Vec<Tiling> = Vec::new();
+    for tiling in parts.iter().flatten().flat_map(|(_, product)| tiling::candidates(product, machine)) {
+        let takes = |part: &Part| part.iter().any(|(_, product)| tiling::takes(tiling, product, machine));
+        if !tilings.contains(&tiling) && parts.iter().all(takes) {
+            tilings.push(tiling);
+        }
+    }
+    tilings
+}
+
+/// A part in this tiling: the products that take it are one value.
+fn one_of(egraph: &mut EGraph<Node, Typing>, part: &Part, tiling: Tiling, machine: &Machine) -> Option<Id> {
+    let way = egraph.add(Node::Attr(Attr::Beside(tiling)));
+    let mut made: Option<Id> = None;
+    for (node, _) in part.iter().filter(|(_, product)| tiling::takes(tiling, product, machine)) {
+        let Node::Apply(op, operands) = node else { continue };
+        let node = egraph.add(Node::apply(*op, &[&operands[..], &[way]].concat()));
+        made.map(|other| egraph.union(other, node));
+        made = Some(node);
+    }
+    made
 }
 
 fn types<'e>(egraph: &'e EGraph<Node, Typing>, node: &Node) -> Vec<&'e Type> {
@@ -52,11 +109,11 @@ pub(super) fn without_kernel(node: &Node, types: &[&Type]) -> Cost {
     }
 }
 
-/// The way of a node whose way is decided, and all that there are.
+/// The way of a node whose way is decided for itself, and all that there are.
 pub(super) fn ways(node: &Node, types: &[&Type], machine: &Machine) -> Option<(Attr, Vec<Attr>)> {
     let (Node::Apply(op, operands), [rest @ .., Type::Attr(way)]) = (node, types) else { return None };
     let open = Node::apply(*op, &operands[..operands.len() - 1]);
-    way.is_way_of(*op).then(|| (way.clone(), ways_of(&open, rest, machine)))
+    (way.is_way_of(*op) && !matches!(way, Attr::Beside(_))).then(|| (way.clone(), ways_of(&open, rest, machine)))
 }
 
 /// The ways in which a node can be computed: none where it is decided, or there is but one.

@@ -184,7 +184,7 @@ pub fn schedule_regimes(regimes: &[Regime<Typed>], machine: &Machine) -> Result<
 fn tile_rows(layer: &Typed) -> Option<u32> {
     let of = |node: &Node| match node {
         Node::Apply(Op::GroupedGemm, operands) => match layer.node(*operands.last()?) {
-            Node::Attr(Attr::Tiling(tiling)) => Some(tiling.rows),
+            Node::Attr(Attr::Tiling(tiling) | Attr::Beside(tiling)) => Some(tiling.rows),
             Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => Some(MOST_ROWS),
         },
         Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => None,
@@ -202,7 +202,7 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => false,
         // Others have errors of their own, but for this one: rows beyond P would stay unwritten.
         Node::Apply(Op::GroupedGemm | Op::SoftDispatch | Op::DroppedInput | Op::IdentityInput, _) => false,
-        Node::Apply(op, _) => !matches!(op, Op::Flatten | Op::Jitter),
+        Node::Apply(op, _) => !matches!(op, Op::Flatten | Op::Jitter | Op::Item),
     };
     match layer.ty(root) {
         Type::Tensor { shape, dtype } if made => {

@@ -69,10 +69,14 @@ struct Growing {
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 40] = [
+const RARE: [Op; 44] = [
     Op::Part,
     Op::Part,
     Op::BiasUpdate,
+    Op::Launch,
+    Op::Item,
+    Op::Combine,
+    Op::Combine,
     Op::Within,
     Op::Pointwise(Pointwise::MaskTokens),
     Op::Counted,
@@ -162,6 +166,7 @@ impl Growing {
         let places = match op {
             Op::TokenSoftmax => 1 + mask,
             Op::Within => 2 + mask,
+            Op::Launch => 2,
             op => op.arity().unwrap_or(0),
         };
         for place in 0..places {
@@ -226,6 +231,9 @@ impl Growing {
                 (Op::Slots, 0) => self.attr(|r| Attr::Num(r.one(&[8, 8, 4]))),
                 (Op::Slots, 1) => self.attr(|r| Attr::Num(r.one(&[1, 1, 2]))),
                 (Op::Flatten, 0) => self.params[6],
+                (Op::Launch, _) => self.value(|ty| matches!(ty, Type::Tensor { .. })),
+                (Op::Item, 0) => self.value(|ty| matches!(ty, Type::List(_))),
+                (Op::Item, 1) => self.attr(|r| Attr::Num(r.below(2) as u64)),
                 (Op::SoftDispatch, 0) => self.params[0],
                 (Op::SoftCombine, 0) => self.value(is_rows),
                 (Op::SoftDispatch | Op::SoftCombine, 1) => self.value(|ty| *ty == logits()),

@@ -14,7 +14,7 @@ pub(crate) struct Case {
 
 /// All cases.
 pub(crate) fn cases() -> Vec<Case> {
-    let lists = [ALGEBRA, ROUTING, FUSION].concat();
+    let lists = [ALGEBRA, ROUTING, FUSION, LAUNCHES].concat();
     let alone = lists.iter().map(|(rule, left, right)| case(rule.to_string(), left.to_string(), right.to_string()));
     alone.chain(sinks()).collect()
 }
@@ -277,6 +277,50 @@ const ROUTING: &[Row] = &[
 ];
 
 const DROPLESS: &str = "%t = top_k %h, %h, 3 : ? %routing = assign %t, dropless : ?";
+
+const LAUNCHES: &[Row] = &[
+    (
+        "launch-what-is-combined",
+        "%g = grouped_gemm %x, %r, [@gate] : ? %s = gemm %x, [@one] : ? %y = combine %g, %r, [%s] { yield mul $0, $1 } : ?",
+        "%g = grouped_gemm %x, %r, [@gate] : ? %s = gemm %x, [@one] : ? %n = launch %g, %s : ? %a = item %n, 0 : ? \
+         %b = item %n, 1 : ? %y = combine %a, %r, [%b] { yield mul $0, $1 } : ?",
+    ),
+    // All that is added: a shared expert and what it is multiplied by.
+    (
+        "launch-what-is-combined",
+        "%d = grouped_gemm %x, %r, [@gate] : ? %g = grouped_gemm %d, %r, [@back] : ? %s = gemm %x, [@w4] : ? %o = gemm %x, [@one] : ? \
+         %y = combine %g, %r, [%s, %o] { a = mul $1, $2 yield add $0, a } : ?",
+        "%d = grouped_gemm %x, %r, [@gate] : ? %g = grouped_gemm %d, %r, [@back] : ? %s = gemm %x, [@w4] : ? %o = gemm %x, [@one] : ? \
+         %n = launch %g, %s, %o : ? %a = item %n, 0 : ? %b = item %n, 1 : ? %c = item %n, 2 : ? \
+         %y = combine %a, %r, [%b, %c] { a = mul $1, $2 yield add $0, a } : ?",
+    ),
+    // No product of the experts, or no dense one.
+    (
+        "launch-what-is-combined",
+        "%d = dispatch %x, %r : ? %s = gemm %x, [@one] : ? %y = combine %d, %r, [%s] { yield mul $0, $1 } : ?",
+        UNCHANGED,
+    ),
+    (
+        "launch-what-is-combined",
+        "%g = grouped_gemm %x, %r, [@gate] : ? %y = combine %g, %r, [@scalar] { yield mul $0, $1 } : ?",
+        UNCHANGED,
+    ),
+    (
+        "launch-what-is-read",
+        "%d = grouped_gemm %x, %r, [@gate] : ? %g = grouped_gemm %d, %r, [@back] : ? %s = gemm %x, [@w4] : ? %o = gemm %s, [@w4] : ? \
+         %k = launch %g, %o : ? %a = item %k, 0 : ? %b = item %k, 1 : ? %y = combine %a, %r, [%b] { yield add $0, $1 } : ?",
+        "%d = grouped_gemm %x, %r, [@gate] : ? %s = gemm %x, [@w4] : ? %n = launch %d, %s : ? %c = item %n, 0 : ? \
+         %g = grouped_gemm %c, %r, [@back] : ? %e = item %n, 1 : ? %o = gemm %e, [@w4] : ? \
+         %k = launch %g, %o : ? %a = item %k, 0 : ? %b = item %k, 1 : ? %y = combine %a, %r, [%b] { yield add $0, $1 } : ?",
+    ),
+    // The tokens are there.
+    (
+        "launch-what-is-read",
+        "%d = grouped_gemm %x, %r, [@gate] : ? %g = grouped_gemm %d, %r, [@back] : ? %s = gemm %x, [@w4] : ? \
+         %k = launch %g, %s : ? %a = item %k, 0 : ? %b = item %k, 1 : ? %y = combine %a, %r, [%b] { yield add $0, $1 } : ?",
+        UNCHANGED,
+    ),
+];
 
 const FUSION: &[Row] = &[
     (

@@ -34,6 +34,9 @@ pub(super) fn apply_body(body: &Body, holes: Vec<Value>, dims: Dims) -> Result<V
 pub(super) fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, String> {
     use Value::{List, Picks as P, Routing as R, Tensor as T};
     let operands = match operands {
+        [operands @ .., Value::Attr(attr @ Attr::Beside(_))] if attr.is_way_of(op) => {
+            return Ok(List(vec![apply(op, operands, dims)?]));
+        }
         [operands @ .., Value::Attr(attr)] if attr.is_way_of(op) => operands,
         operands => operands,
     };
@@ -224,6 +227,20 @@ pub(super) fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, St
             let sum = T(Tensor::new(vec![r.tokens(), n], sum));
             apply_body(body, [vec![sum], vs.clone()].concat(), dims)?
         }
+        Op::Launch => {
+            let of = |value: &&Value| match value {
+                List(part) => part.clone(),
+                value => vec![(*value).clone()],
+            };
+            List(operands.iter().flat_map(of).collect())
+        }
+        Op::Item => match operands {
+            [List(list), Value::Attr(Attr::Num(i))] => match list.get(*i as usize) {
+                Some(value) => value.clone(),
+                None => return wrong(op),
+            },
+            _ => return wrong(op),
+        },
         Op::Flatten => match operands {
             [T(w)] => T(Tensor { shape: vec![w.shape[0] * w.shape[1], w.shape[2]], data: w.data.clone() }),
             _ => return wrong(op),

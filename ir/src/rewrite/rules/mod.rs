@@ -3,6 +3,7 @@
 
 mod algebra;
 mod fusion;
+mod launches;
 mod routing;
 
 use egg::Rewrite;
@@ -20,5 +21,5 @@ fn is_normal(x: f64) -> bool {
 
 /// All rules.
 pub fn rules() -> Vec<Rule> {
-    [algebra::rules(), routing::rules(), fusion::rules()].concat()
+    [algebra::rules(), routing::rules(), fusion::rules(), launches::rules()].concat()
 }

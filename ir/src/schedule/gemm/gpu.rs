@@ -19,9 +19,9 @@
 //! Rows and columns beyond the edge repeat the last one, which costs no memory, and are not stored; steps beyond K are
 //! zeros.
 
-use super::{Args, Gemm, Tile};
+use super::{Args, Gemm, Side, Tile};
 use crate::kernel::build::{Array, Var};
-use crate::kernel::{Builder, Value};
+use crate::kernel::{Builder, Shared, Value};
 use crate::tiling::SIDE;
 use crate::{DType, Machine};
 
@@ -41,13 +41,21 @@ fn depth(spec: &Gemm, machine: &Machine) -> u32 {
     [32, 16, 8].into_iter().find(|depth| depth * bytes <= machine.shared_bytes).unwrap_or(4)
 }
 
+/// Shared memory of a tile: the rows, then each weight's columns.
+pub(super) fn sides(spec: &Gemm, machine: &Machine) -> Vec<Side> {
+    let depth = depth(spec, machine);
+    let side = |name: String, lines: u32| Side { name, elem: DType::F32, len: depth * pitch(lines), align: Shared::ALIGN };
+    let right = (0..spec.weights.len()).map(|i| side(format!("right{i}"), spec.tiling.columns));
+    std::iter::once(side("left".to_string(), spec.tiling.rows)).chain(right).collect()
+}
+
 /// All of a tile.
-pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, tile: Tile<'k>) {
+pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, shared: &[Array<'k>], tile: Tile<'k>) {
     let (depth, tiling) = (depth(spec, machine), spec.tiling);
     let (each_row, each_column) = (tiling.rows / SIDE, tiling.columns / SIDE);
-    let side = |name: &str, lines: u32| Side { array: k.shared(name, DType::F32, depth * pitch(lines)), lines };
-    let left = side("left", tiling.rows);
-    let right: Vec<_> = (0..spec.weights.len()).map(|i| side(&format!("right{i}"), tiling.columns)).collect();
+    let left = Lines { array: shared[0], lines: tiling.rows };
+    let right: Vec<_> =
+        shared[1..=spec.weights.len()].iter().map(|array| Lines { array: *array, lines: tiling.columns }).collect();
     let mine = Share { depth, step: k.bind("step", k.thread() % depth as i32), line: k.bind("line", k.thread() / depth as i32) };
     let row_starts = mine.lines(tiling.rows, |line| args.row_start(k, spec, tile.row + line.min(tile.rows - 1)));
     let weight_starts =
@@ -91,12 +99,12 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
 
 /// The lines of one side of the tile in shared memory, k outermost.
 #[derive(Clone, Copy)]
-struct Side<'k> {
+struct Lines<'k> {
     array: Array<'k>,
     lines: u32,
 }
 
-impl<'k> Side<'k> {
+impl<'k> Lines<'k> {
     /// So many lines' elements at a step of k, from line `first` on, a multiple of their number.
     fn load(self, step: Value<'k>, first: Value<'k>, lines: u32) -> Value<'k> {
         self.array.load_aligned(step * pitch(self.lines) as i32 + first, lines, lines * DType::F32.bytes() as u32)
@@ -127,7 +135,7 @@ impl<'k> Share<'k> {
     }
 
     /// Puts the thread's elements where the sums read them.
-    fn store(self, k: &'k Builder, side: Side<'k>, elements: &[Value<'k>]) {
+    fn store(self, k: &'k Builder, side: Lines<'k>, elements: &[Value<'k>]) {
         let store = || {
             for (line, x) in self.lines(side.lines, |line| line).into_iter().zip(elements) {
                 side.array.store(self.step * pitch(side.lines) as i32 + line, *x);

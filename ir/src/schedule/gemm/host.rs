@@ -16,9 +16,9 @@
 //!
 //! The finished sums of the whole tile go to scratch; from there the body runs along the columns, vectors again.
 
-use super::{Args, Gemm, Tile};
+use super::{Args, Gemm, Side, Tile};
 use crate::kernel::build::{Array, Var};
-use crate::kernel::{Builder, Value};
+use crate::kernel::{Builder, Shared, Value};
 use crate::machine::Unit;
 use crate::{DType, Machine, Tiling, tiling};
 
@@ -46,7 +46,7 @@ struct Sums<'k> {
 }
 
 impl<'k> Sums<'k> {
-    fn plan(k: &'k Builder, spec: &Gemm, machine: &Machine, size: Tiling) -> Sums<'k> {
+    fn plan(spec: &Gemm, machine: &Machine, done: Array<'k>) -> Sums<'k> {
         let lanes = machine.vector_bytes / DType::F32.bytes() as u32;
         let (unit, _) = tiling::host_unit(spec.rows, &spec.weights, machine);
         let pairs = unit == Unit::Dot;
@@ -55,8 +55,8 @@ impl<'k> Sums<'k> {
             lanes,
             // 32 registers where vectors have 64 bytes, else 16.
             most: if machine.vector_bytes == 64 { 16 } else { 8 },
-            done: k.shared("sums", DType::F32, spec.weights.len() as u32 * size.rows * size.columns),
-            size,
+            done,
+            size: spec.tiling,
         }
     }
 
@@ -104,10 +104,16 @@ struct Panel<'k> {
     end: Value<'k>,
 }
 
+/// Scratch of a tile: its finished sums.
+pub(super) fn sides(spec: &Gemm) -> Vec<Side> {
+    let len = spec.weights.len() as u32 * spec.tiling.rows * spec.tiling.columns;
+    vec![Side { name: "sums".to_string(), elem: DType::F32, len, align: Shared::ALIGN }]
+}
+
 /// All of a tile: for each panel, rectangles of each height below the tallest that there are rows left for, then of the
 /// tallest. The low ones first: they bring the weights from memory at its full speed.
-pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, tile: Tile<'k>, size: Tiling) {
-    let sums = Sums::plan(k, spec, machine, size);
+pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, shared: &[Array<'k>], tile: Tile<'k>) {
+    let sums = Sums::plan(spec, machine, shared[0]);
     let cx = Cx { k, spec, args, tile, sums };
     let tallest = sums.tallest(spec);
     panels(cx, |panel| {

@@ -28,7 +28,7 @@
 //! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic. A sum adds its products in order of k under
 //! every tile's size, so that these give the same bits; [`Kind::Fma`](crate::tiling::Kind) rounds in another order.
 
-use super::{Args, Gemm, Tile};
+use super::{Args, Gemm, Side, Tile};
 use crate::kernel::build::{Array, Sums};
 use crate::kernel::{Builder, Value, fragment};
 use crate::tiling::{MATRIX, MMA_DEPTH, MMA_THREADS, mma_copy_bytes, mma_stages, warp_matrices};
@@ -39,16 +39,25 @@ const PART: u32 = 8;
 /// Alignment of a side: that of a line of all 32 banks.
 const ALIGN: u32 = 128;
 
+/// Shared memory of a tile: the stages of the rows, then those of each weight's columns.
+pub(super) fn sides(spec: &Gemm, machine: &Machine) -> Vec<Side> {
+    let stages = stages(spec, machine);
+    let side = |name: String, lines: u32| Side { name, elem: spec.rows, len: stages * lines * MMA_DEPTH, align: ALIGN };
+    let right = (0..spec.weights.len()).map(|i| side(format!("right{i}"), spec.tiling.columns));
+    std::iter::once(side("left".to_string(), spec.tiling.rows)).chain(right).collect()
+}
+
+fn stages(spec: &Gemm, machine: &Machine) -> u32 {
+    mma_stages(spec.tiling, spec.weights.len(), machine).unwrap_or(2)
+}
+
 /// All of a tile.
-pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, tile: Tile<'k>) {
+pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, shared: &[Array<'k>], tile: Tile<'k>) {
     let tiling = spec.tiling;
-    let stages = mma_stages(tiling, spec.weights.len(), machine).unwrap_or(2);
-    let side = |name: &str, lines: u32| {
-        let array = k.shared_aligned(name, spec.rows, stages * lines * MMA_DEPTH, ALIGN);
-        Side { array, lines }
-    };
-    let left = side("left", tiling.rows);
-    let right: Vec<_> = (0..spec.weights.len()).map(|i| side(&format!("right{i}"), tiling.columns)).collect();
+    let stages = stages(spec, machine);
+    let left = Lines { array: shared[0], lines: tiling.rows };
+    let right: Vec<_> =
+        shared[1..=spec.weights.len()].iter().map(|array| Lines { array: *array, lines: tiling.columns }).collect();
     let bring = Bring::plan(k, spec, machine);
     let row_starts = bring.lines(tiling.rows, |line| args.row_start(k, spec, tile.row + line.min(tile.rows - 1)));
     let weight_starts =
@@ -96,12 +105,12 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
 
 /// The lines of one side of the tile in shared memory, stage by stage, 32 elements each.
 #[derive(Clone, Copy)]
-struct Side<'k> {
+struct Lines<'k> {
     array: Array<'k>,
     lines: u32,
 }
 
-impl<'k> Side<'k> {
+impl<'k> Lines<'k> {
     /// Where a stage begins.
     fn stage(self, stage: Value<'k>) -> Value<'k> {
         stage * (self.lines * MMA_DEPTH) as i32
@@ -152,7 +161,7 @@ impl<'k> Bring<'k> {
     fn copy(
         &self,
         k: &'k Builder,
-        to: Side<'k>,
+        to: Lines<'k>,
         from: Array<'k>,
         stage: Value<'k>,
         slice: Value<'k>,
@@ -207,7 +216,7 @@ impl<'k> Warp<'k> {
     }
 
     /// Adds the products of a stage to the sums: `[weight, row matrix, column matrix]`.
-    fn multiply(&self, k: &'k Builder, stage: Value<'k>, left: Side<'k>, right: &[Side<'k>], sums: Sums<'k>) {
+    fn multiply(&self, k: &'k Builder, stage: Value<'k>, left: Lines<'k>, right: &[Lines<'k>], sums: Sums<'k>) {
         let (rows, columns, depth) = MATRIX.extents();
         let lines = |line: u32| (line * MMA_DEPTH) as i32;
         let stage = k.bind("stage", stage);

@@ -15,6 +15,9 @@
 //! expert's weights again, so that an expert with r rows reads them `ceil(r / tile_rows)` times, from cache where it
 //! can. The floor is the larger of the two: bandwidth below some hundred rows an expert, arithmetic beyond.
 //!
+//! Several products can be [parts](together) of one launch: the blocks of one come after those of another, each with arguments of its
+//! own, and what a block has in shared memory is there once.
+//!
 //! How the products are summed is the tiling's and the machine's: `host`, `gpu`, `dot` and `mma` each have one function for it.
 
 mod dot;
@@ -33,9 +36,10 @@ use crate::tiling::{DOT_THREADS, Kind, MMA_THREADS, MOST_ROWS};
 use crate::{DType, Extent, Machine, Round, Tiling};
 
 /// A GEMM to make a kernel for. See the picture above.
+#[derive(Clone)]
 pub(crate) struct Gemm<'a> {
-    /// The kernel's name.
-    pub name: String,
+    /// Its place among the parts of its kernel.
+    pub part: usize,
     /// Columns of the result.
     pub n: u64,
     /// Length of the sums.
@@ -83,31 +87,92 @@ pub(crate) enum Operand {
 pub(crate) struct Tiled {
     /// Parameters: rows; if gathered `token_of_row`; if grouped by a sort `tile_expert`, `tile_row`, `tile_count`,
     /// `offset_of_expert`, and [`parts`] where a tile of the sort is cut; weights; operands; out; if not grouped by a sort the number
-    /// of tokens, or of the rows of an expert.
+    /// of tokens, or of the rows of an expert. Of each part but the first, [under names of its own](Gemm::param); of each but the last
+    /// `blocks`, as many as [`blocks`] says.
     pub kernel: Kernel,
     /// Blocks to launch, whatever the routing.
     pub grid: Extent,
 }
 
-/// The kernel for `spec` on `machine`. The body must be [pointwise](Body::is_pointwise).
-pub(crate) fn gemm(spec: &Gemm, machine: &Machine) -> Tiled {
-    let most = spec.tiling;
-    let threads = match most.kind {
-        Kind::Dot => DOT_THREADS,
-        Kind::Mma => MMA_THREADS,
-        Kind::Fma if machine.has_threads() => gpu::THREADS,
-        Kind::Fma => 1,
+impl Gemm<'_> {
+    /// What its kernel calls one of its parameters.
+    pub(crate) fn param(&self, name: &str) -> String {
+        if self.part == 0 { name.to_string() } else { format!("{name}_{}", self.part + 1) }
+    }
+}
+
+/// The kernel of these products on `machine`, which have one tiling and are numbered as [parts](Gemm::part). Their bodies must be
+/// [pointwise](Body::is_pointwise).
+pub(crate) fn together(name: &str, parts: &[&Gemm], machine: &Machine) -> Tiled {
+    let threads = match parts.first().map(|spec| spec.tiling.kind) {
+        Some(Kind::Dot) => DOT_THREADS,
+        Some(Kind::Mma) => MMA_THREADS,
+        Some(Kind::Fma) if machine.has_threads() => gpu::THREADS,
+        Some(Kind::Fma) | None => 1,
     };
-    let k = Builder::new(spec.name.clone(), threads);
-    let args = Args::declare(&k, spec);
-    each_tile(&k, spec, &args, most, |tile| match most.kind {
-        Kind::Dot => dot::tile(&k, spec, &args, tile),
-        Kind::Mma => mma::tile(&k, spec, machine, &args, tile),
-        Kind::Fma if machine.has_threads() => gpu::tile(&k, spec, machine, &args, tile),
-        Kind::Fma => host::tile(&k, spec, machine, &args, tile, most),
-    });
-    let grid = tiles(spec) * spec.n.div_ceil(u64::from(most.columns));
-    Tiled { kernel: k.finish(), grid }
+    let k = Builder::new(name, threads);
+    let args: Vec<Args> = parts.iter().map(|spec| Args::declare(&k, spec)).collect();
+    let last = parts.len().saturating_sub(1);
+    let blocks: Vec<Value> = parts[..last].iter().map(|spec| k.scalar(&spec.param("blocks"), DType::I32)).collect();
+    let shared = shared(&k, parts, machine);
+    each_part(&k, machine, &shared, &parts.iter().copied().zip(&args).collect::<Vec<_>>(), &blocks, k.block());
+    let grid = parts.iter().map(|spec| self::blocks(spec)).reduce(|a, b| a + b);
+    Tiled { kernel: k.finish(), grid: grid.unwrap_or(Extent::Const(0)) }
+}
+
+/// Blocks of one part.
+pub(crate) fn blocks(spec: &Gemm) -> Extent {
+    tiles(spec) * spec.n.div_ceil(u64::from(spec.tiling.columns))
+}
+
+/// The tile of block number `block` of these parts, of which all but the last have so many blocks.
+fn each_part<'k>(
+    k: &'k Builder,
+    machine: &Machine,
+    shared: &[Array<'k>],
+    parts: &[(&Gemm, &Args<'k>)],
+    blocks: &[Value<'k>],
+    block: Value<'k>,
+) {
+    let Some(((spec, args), others)) = parts.split_first() else { return };
+    let own = || {
+        each_tile(k, spec, args, block, |tile| match spec.tiling.kind {
+            Kind::Dot => dot::tile(k, spec, args, tile),
+            Kind::Mma => mma::tile(k, spec, machine, args, shared, tile),
+            Kind::Fma if machine.has_threads() => gpu::tile(k, spec, machine, args, shared, tile),
+            Kind::Fma => host::tile(k, spec, machine, args, shared, tile),
+        });
+    };
+    let Some((first, blocks)) = blocks.split_first() else { return own() };
+    k.branch(block.lt(*first), own, || each_part(k, machine, shared, others, blocks, k.bind("block", block - *first)));
+}
+
+/// An array that a tile has in shared memory.
+struct Side {
+    name: String,
+    elem: DType,
+    len: u32,
+    align: u32,
+}
+
+/// The arrays of a block: as long as the part needs that needs most.
+fn shared<'k>(k: &'k Builder, parts: &[&Gemm], machine: &Machine) -> Vec<Array<'k>> {
+    let mut sides: Vec<Side> = Vec::new();
+    for spec in parts {
+        let own = match spec.tiling.kind {
+            Kind::Dot => Vec::new(),
+            Kind::Mma => mma::sides(spec, machine),
+            Kind::Fma if machine.has_threads() => gpu::sides(spec, machine),
+            Kind::Fma => host::sides(spec),
+        };
+        for (i, side) in own.into_iter().enumerate() {
+            match sides.get_mut(i) {
+                Some(known) => known.len = known.len.max(side.len),
+                None => sides.push(side),
+            }
+        }
+    }
+    sides.iter().map(|side| k.shared_aligned(&side.name, side.elem, side.len, side.align)).collect()
 }
 
 /// An upper bound on the tiles: of each tile of the sort's as many parts as there may be, and every expert with a row may have
@@ -184,30 +249,31 @@ struct Tile<'k> {
 
 impl<'k> Args<'k> {
     fn declare(k: &'k Builder, spec: &Gemm) -> Args<'k> {
-        let rows = k.input("rows", spec.rows);
-        let token_of_row = spec.gather.then(|| k.input("token_of_row", DType::I32));
+        let i32s = |name: &str| k.input(&spec.param(name), DType::I32);
+        let rows = k.input(&spec.param("rows"), spec.rows);
+        let token_of_row = spec.gather.then(|| i32s("token_of_row"));
         let sorted = spec.experts.is_some() && spec.rows_of_expert.is_none();
         let grouped = sorted.then(|| Table::Grouped {
-            tile_expert: k.input("tile_expert", DType::I32),
-            tile_row: k.input("tile_row", DType::I32),
-            tile_count: k.input("tile_count", DType::I32),
-            offset_of_expert: k.input("offset_of_expert", DType::I32),
-            parts: parts(spec).map(|_| k.scalar("parts", DType::I32)),
+            tile_expert: i32s("tile_expert"),
+            tile_row: i32s("tile_row"),
+            tile_count: i32s("tile_count"),
+            offset_of_expert: i32s("offset_of_expert"),
+            parts: parts(spec).map(|_| k.scalar(&spec.param("parts"), DType::I32)),
         });
-        let weights = spec.weights.iter().enumerate().map(|(i, w)| k.input(&weight_name(i), *w)).collect();
+        let weights = spec.weights.iter().enumerate().map(|(i, w)| k.input(&spec.param(&weight_name(i)), *w)).collect();
         let operands = spec.operands.iter().enumerate().map(|(i, operand)| match operand {
-            Operand::PairWeight => k.input(&operand_name(i), DType::F32),
+            Operand::PairWeight => k.input(&spec.param(&operand_name(i)), DType::F32),
             Operand::ExpertRow(elem)
             | Operand::One(elem)
             | Operand::Row(elem)
             | Operand::Columns(elem, _)
-            | Operand::Full(elem) => k.input(&operand_name(i), *elem),
+            | Operand::Full(elem) => k.input(&spec.param(&operand_name(i)), *elem),
         });
         let operands = operands.collect();
-        let out = k.output("out", spec.out);
+        let out = k.output(&spec.param("out"), spec.out);
         let table = grouped.unwrap_or_else(|| match spec.experts {
-            Some(_) => Table::Even(k.scalar("rows_of_expert", DType::I32)),
-            None => Table::Dense(k.scalar("tokens", DType::I32)),
+            Some(_) => Table::Even(k.scalar(&spec.param("rows_of_expert"), DType::I32)),
+            None => Table::Dense(k.scalar(&spec.param("tokens"), DType::I32)),
         });
         Args { rows, token_of_row, table, weights, operands, out }
     }
@@ -271,12 +337,13 @@ impl<'k> Args<'k> {
     }
 }
 
-/// Runs `inner` on the rectangle of this block, if it has one: the blocks of a tile follow each other, so that its rows
+/// Runs `inner` on the rectangle of this block of the part, if it has one: the blocks of a tile follow each other, so that its rows
 /// stay in cache. All threads of the block agree on the rectangle.
-fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, most: Tiling, inner: impl FnOnce(Tile<'k>)) {
+fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, block: Value<'k>, inner: impl FnOnce(Tile<'k>)) {
+    let most = spec.tiling;
     let column_blocks = spec.n.div_ceil(u64::from(most.columns)) as i32;
-    let index = k.bind("tile", k.block() / column_blocks);
-    let column = k.bind("column", k.block() % column_blocks * most.columns as i32);
+    let index = k.bind("tile", block / column_blocks);
+    let column = k.bind("column", block % column_blocks * most.columns as i32);
     let columns = match spec.n % u64::from(most.columns) {
         0 => k.i32(most.columns as i32),
         _ => k.bind("columns", (k.i32(spec.n as i32) - column).min(most.columns as i32)),

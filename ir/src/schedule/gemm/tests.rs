@@ -1,7 +1,7 @@
 //! GEMM kernels of every machine through the verifier and the interpreter, against sums in f64.
 
 use super::super::combine::Columns;
-use super::{Gemm, Operand, gemm};
+use super::{Gemm, Operand, together};
 use crate::graph::{Attr, Body, BodyBuilder, Node, Pointwise};
 use crate::kernel::verify::verify_kernel;
 use crate::kernel::{Argument, Kernel, Memory, interp_kernel};
@@ -101,7 +101,7 @@ fn check(case: &Case) {
         let product = Product { rows: case.dtypes[0], n: case.n as u64, k: case.k as u64, weights: weights.clone() };
         for tiling in tiling::candidates(&product, machine) {
             let spec = Gemm {
-                name: "gemm".to_string(),
+                part: 0,
                 n: case.n as u64,
                 k: case.k as u64,
                 experts: case.grouped.then_some(case.rows.len() as u64),
@@ -115,7 +115,7 @@ fn check(case: &Case) {
                 out: case.dtypes[2],
                 tiling,
             };
-            let tiled = gemm(&spec, machine);
+            let tiled = together("gemm", &[&spec], machine);
             verify_kernel(&tiled.kernel, machine).unwrap_or_else(|found| panic!("{}: {found:?}", machine.name));
             if !done.contains(&tiled.kernel) {
                 of_machine.push((tiling.kind, compare(case, &spec, &tiled, machine)));
@@ -443,8 +443,8 @@ fn a_row_does_not_depend_on_its_place() {
             let body = Body::identity();
             let n = 5;
             let product = Product { rows: dtype, n: n as u64, k: k as u64, weights: vec![dtype] };
-            let spec = |name: &str| Gemm {
-                name: name.to_string(),
+            let spec = Gemm {
+                part: 0,
                 n: n as u64,
                 k: k as u64,
                 experts: None,
@@ -462,7 +462,7 @@ fn a_row_does_not_depend_on_its_place() {
             let (row, weights) = (random.tensor(dtype, k), random.tensor(dtype, n * k));
             let mut results: Vec<Vec<u8>> = Vec::new();
             for rows in [1, 2, 3, 4, 7, 8, 15] {
-                let tiled = gemm(&spec("gemm"), machine);
+                let tiled = together("gemm", &[&spec], machine);
                 let x = encode(dtype, &row).repeat(rows);
                 let mut memory = vec![Memory::from(x), encode(dtype, &weights).into(), Memory::unknown(rows * n * 4)];
                 let args = [Argument::Buffer(0), Argument::Buffer(1), Argument::Buffer(2), Argument::Scalar(rows as i64)];

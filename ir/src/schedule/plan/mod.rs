@@ -130,6 +130,13 @@ impl<'g> Plan<'g> {
                 }
                 _ => Err(wrong(op, &operands)),
             },
+            Op::Launch => self.together(&operands),
+            Op::Item => match &operands[..] {
+                [Value::List(items), Value::Attr(Attr::Num(i))] => {
+                    usize::try_from(*i).ok().and_then(|i| items.get(i)).cloned().ok_or_else(|| wrong(op, &operands))
+                }
+                _ => Err(wrong(op, &operands)),
+            },
             Op::Slots => match ty {
                 Type::Slots { experts, slots } => Ok(Value::Slots(Slots { experts: *experts, slots: *slots })),
                 _ => Err(wrong(op, &operands)),

@@ -23,7 +23,7 @@ impl Plan<'_> {
                 }
                 Value::Sums(buffer) => Some(*buffer),
                 Value::Tensor(_) | Value::PickWeights { .. } | Value::Updated(_) | Value::Routing(_) | Value::Slots(_) => None,
-                Value::ExpertRows(_) | Value::PairWeights(_) | Value::List(_) | Value::Attr(_) => None,
+                Value::ExpertRows(_) | Value::PairWeights(_) | Value::Beside(_) | Value::List(_) | Value::Attr(_) => None,
             };
             let published = buffer.and_then(|buffer| self.buffers.publish(buffer, name));
             published.ok_or_else(|| ScheduleError::Result { name: name.to_string(), what: layer.ty(id).to_string() })?;

@@ -1,5 +1,7 @@
 //! What is computed of rows: those of tokens, of experts, of slots.
 
+use std::rc::Rc;
+
 use super::super::combine::{self, Combine, Spread};
 use super::super::gemm::{self, Gemm, Operand};
 use super::super::jitter::{self, Jitter};
@@ -8,9 +10,10 @@ use super::super::mix::{self, Into, Mix};
 use super::super::normalise::{self, RmsNorm};
 use super::super::softmax::{self, Softmax};
 use super::super::{ScheduleError, chunk, row_loop};
-use super::value::{Grouping, Routing, Slots, Value, beside, constant, same_pairs, tensor, wrong};
+use super::value::{Beside, Grouping, Routing, Slots, Tensor, Value, beside, constant, same_pairs, tensor, wrong};
 use super::{Plan, arg, check_pointwise, check_result, operands_of, sequence_tokens, tokens};
 use crate::graph::{Attr, Dim, Op, Pointwise, Type};
+use crate::kernel::Arg;
 use crate::tiling::{self, Product};
 use crate::{DType, Extent};
 
@@ -56,9 +59,10 @@ impl<'g> Plan<'g> {
 
     /// `gemm` and `grouped_gemm`.
     pub(super) fn gemm(&mut self, op: Op, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {
-        let (operands, tiling) = match operands {
-            [operands @ .., Value::Attr(Attr::Tiling(tiling))] => (operands, Some(*tiling)),
-            operands => (operands, None),
+        let (operands, tiling, is_part) = match operands {
+            [operands @ .., Value::Attr(Attr::Tiling(tiling))] => (operands, Some(*tiling), false),
+            [operands @ .., Value::Attr(Attr::Beside(tiling))] => (operands, Some(*tiling), true),
+            operands => (operands, None, false),
         };
         let (rows, routing, slots, ws, vs, body) = match operands {
             [Value::Tensor(rows), Value::List(ws), Value::List(vs), Value::Attr(Attr::Body(body))] => {
@@ -71,6 +75,11 @@ impl<'g> Plan<'g> {
                 (rows, None, Some(*slots), ws, vs, body)
             }
             _ => return Err(wrong(op, operands)),
+        };
+        // A part is a list of one.
+        let ty = match ty {
+            Type::List(part) if is_part => part.first().unwrap_or(ty),
+            ty => ty,
         };
         let grouping = routing.map(Routing::grouping).or(slots.map(Grouping::Slots));
         check_pointwise(op, body)?;
@@ -86,6 +95,7 @@ impl<'g> Plan<'g> {
         let result = self.result(op, &name, ty, grouping.zip(most_rows.clone()), last)?;
         let columns = weights.first().map_or(0, |w| constant(w, w.shape.len() - 2));
         check_result(op, &result, columns)?;
+        let named: Vec<Tensor> = weights.iter().map(|w| (*w).clone()).collect();
         let mut holes = Vec::new();
         let mut beside_products = Vec::new();
         let mut args = vec![arg("rows", rows.buffer), arg("out", result.buffer)];
@@ -122,14 +132,13 @@ impl<'g> Plan<'g> {
         let k = constant(rows, 1);
         let weights: Vec<DType> = weights.iter().map(|w| w.dtype).collect();
         let product = Product { rows: rows.dtype, n: columns, k, weights: weights.clone() };
-        let candidates = tiling::candidates(&product, self.machine);
         // What no rewriting has cut is cut for large batches.
-        let tiling = tiling.unwrap_or(candidates[0]);
-        if !candidates.contains(&tiling) {
+        let tiling = tiling.unwrap_or_else(|| tiling::candidates(&product, self.machine)[0]);
+        if !tiling::takes(tiling, &product, self.machine) {
             return Err(ScheduleError::Operand { op: op.name(), what: format!("{tiling} on {}", self.machine.name) });
         }
         let spec = Gemm {
-            name,
+            part: 0,
             n: columns,
             k,
             experts: routing.map(|r| r.experts).or(slots.map(|slots| slots.experts)),
@@ -144,9 +153,44 @@ impl<'g> Plan<'g> {
             tiling,
         };
         args.extend(gemm::parts(&spec).map(|parts| arg("parts", parts)));
-        let tiled = gemm::gemm(&spec, self.machine);
-        self.launch(tiled.kernel, tiled.grid, args)?;
-        Ok(Value::Tensor(result))
+        let part = Beside { spec, args, result, weights: named };
+        if is_part {
+            return Ok(Value::Beside(Rc::new(part)));
+        }
+        let tiled = gemm::together(&name, &[&part.spec], self.machine);
+        self.launch(tiled.kernel, tiled.grid, part.args)?;
+        Ok(Value::Tensor(part.result))
+    }
+
+    /// Parts by one launch, those of tokens before those of pairs: of the blocks of these some have no tile. Other values are there.
+    pub(super) fn together(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
+        let part = |value: &Value<'g>| match value {
+            Value::Beside(part) => Some(Rc::clone(part)),
+            Value::Tensor(_) | Value::ExpertRows(_) | Value::PairWeights(_) | Value::PickWeights { .. } => None,
+            Value::Routing(_) | Value::Slots(_) | Value::Sums(_) | Value::Updated(_) | Value::List(_) | Value::Attr(_) => None,
+        };
+        let mut parts: Vec<Rc<Beside>> = operands.iter().filter_map(part).collect();
+        parts.sort_by_key(|part| part.spec.experts.is_some());
+        let mut tilings = parts.iter().map(|part| part.spec.tiling);
+        let tiling = tilings.next();
+        if tilings.any(|other| tiling != Some(other)) {
+            return Err(ScheduleError::Operand { op: Op::Launch.name(), what: "parts in several tilings".to_string() });
+        }
+        if !parts.is_empty() {
+            let specs: Vec<Gemm> = (0..).zip(&parts).map(|(part, of)| Gemm { part, ..of.spec.clone() }).collect();
+            let weights: Vec<&Tensor> = parts.iter().flat_map(|part| &part.weights).collect();
+            let name = self.kernel_name(Op::Launch.name(), &weights);
+            let mut args: Vec<Arg> = Vec::new();
+            for (spec, part) in specs.iter().zip(&parts) {
+                args.extend(part.args.iter().map(|arg| Arg { param: spec.param(&arg.param), ..arg.clone() }));
+            }
+            let last = specs.len() - 1;
+            args.extend(specs[..last].iter().map(|spec| arg(&spec.param("blocks"), gemm::blocks(spec))));
+            let tiled = gemm::together(&name, &specs.iter().collect::<Vec<_>>(), self.machine);
+            self.launch(tiled.kernel, tiled.grid, args)?;
+        }
+        let made = |value: &Value<'g>| part(value).map_or_else(|| value.clone(), |part| Value::Tensor(part.result.clone()));
+        Ok(Value::List(operands.iter().map(made).collect()))
     }
 
     pub(super) fn combine(&mut self, operands: &[Value<'g>], ty: &Type, last: bool) -> Result<Value<'g>, ScheduleError> {

@@ -1,11 +1,14 @@
 //! What nodes of a graph are to the kernels that use them, and what a kernel takes.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
 use super::super::buffers::BufferId;
 use super::super::combine::{Columns, Spread};
+use super::super::gemm::Gemm;
 use super::super::{ScheduleError, route};
 use crate::graph::{Attr, Dim, Op, Span};
+use crate::kernel::Arg;
 use crate::{DType, Extent};
 
 /// What a node of the graph is to the kernels that use it.
@@ -28,8 +31,18 @@ pub(super) enum Value<'g> {
     Sums(BufferId),
     /// What a weight becomes after a batch: its own memory.
     Updated(BufferId),
+    /// A product that a launch will make beside others.
+    Beside(Rc<Beside<'g>>),
     List(Vec<Value<'g>>),
     Attr(&'g Attr),
+}
+
+/// A product of a launch: its kernel's part, the arguments of this by name, where the result will be, and the weights.
+pub(super) struct Beside<'g> {
+    pub(super) spec: Gemm<'g>,
+    pub(super) args: Vec<Arg>,
+    pub(super) result: Tensor,
+    pub(super) weights: Vec<Tensor>,
 }
 
 /// A tensor in memory.
@@ -120,7 +133,7 @@ pub(super) fn grouping_of(value: &Value<'_>) -> Option<Grouping> {
         Value::Routing(routing) => Some(routing.grouping()),
         Value::Slots(slots) => Some(Grouping::Slots(*slots)),
         Value::Tensor(_) | Value::ExpertRows(_) | Value::PairWeights(_) | Value::PickWeights { .. } => None,
-        Value::Sums(_) | Value::Updated(_) | Value::List(_) | Value::Attr(_) => None,
+        Value::Sums(_) | Value::Updated(_) | Value::Beside(_) | Value::List(_) | Value::Attr(_) => None,
     }
 }
 
@@ -148,6 +161,7 @@ pub(super) fn tensor<'v>(op: Op, value: &'v Value<'_>) -> Result<&'v Tensor, Sch
         | Value::Slots(_)
         | Value::Sums(_)
         | Value::Updated(_)
+        | Value::Beside(_)
         | Value::List(_)
         | Value::Attr(_) => Err(wrong(op, std::slice::from_ref(value))),
     }
@@ -178,6 +192,7 @@ pub(super) fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {
             Value::PickWeights { .. } => "the weights of picks".into(),
             Value::Sums(_) => "sums that only a caller reads".into(),
             Value::Updated(_) => "an updated weight".into(),
+            Value::Beside(_) => "a part of a launch".into(),
             Value::List(list) => format!("a list of {}", list.len()).into(),
             Value::Attr(attr) => attr.to_string().into(),
         })

@@ -271,7 +271,7 @@ impl<'k> Row<'_, 'k> {
                 None
             }
             Op::ExpertScale | Op::ExpertRows | Op::PairWeights | Op::Combine | Op::RmsNorm | Op::Pointwise(_) => None,
-            Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine => None,
+            Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::SoftDispatch | Op::SoftCombine | Op::Launch | Op::Item => None,
         }
     }
 
