@@ -55,6 +55,8 @@ pub enum Sorting {
     Spread,
     /// One launch of one block.
     Block,
+    /// No launch of its own: one block routes all tokens, and then sorts their pairs.
+    Routed,
 }
 
 impl fmt::Display for Sorting {
@@ -62,27 +64,46 @@ impl fmt::Display for Sorting {
         f.write_str(match self {
             Sorting::Spread => "sort(spread)",
             Sorting::Block => "sort(block)",
+            Sorting::Routed => "sort(routed)",
         })
     }
 }
 
 impl Sorting {
     /// Every one, the one for large batches first.
-    pub const ALL: [Sorting; 2] = [Sorting::Spread, Sorting::Block];
+    pub const ALL: [Sorting; 3] = [Sorting::Spread, Sorting::Block, Sorting::Routed];
 
     /// Launches that it takes.
     pub fn launches(self) -> u64 {
         match self {
             Sorting::Spread => 3,
             Sorting::Block => 1,
+            Sorting::Routed => 0,
         }
+    }
+
+    /// Processors that route the tokens before it.
+    pub fn routers(self, machine: &Machine) -> u64 {
+        match self {
+            Sorting::Spread | Sorting::Block => u64::from(machine.processors).max(1),
+            Sorting::Routed => 1,
+        }
+    }
+
+    /// Whether a block has the shared memory for it, for so many experts. One that routes too must leave half of the most to that.
+    pub fn fits(self, experts: u64, machine: &Machine) -> bool {
+        let most = match self {
+            Sorting::Spread | Sorting::Block => u64::from(machine.shared_bytes),
+            Sorting::Routed => u64::from(machine.shared_optin_bytes) / 2,
+        };
+        self.shared_bytes(experts, machine) <= most
     }
 
     /// Shared memory of the block that needs most, for so many experts: where each gives out rows, and the chunk's pairs.
     pub fn shared_bytes(self, experts: u64, machine: &Machine) -> u64 {
         let of_expert = match self {
             Sorting::Spread => 2,
-            Sorting::Block => 3,
+            Sorting::Block | Sorting::Routed => 3,
         };
         4 * (of_expert * experts.next_multiple_of(4) + 2 * u64::from(chunk_items(machine)))
     }
@@ -96,10 +117,18 @@ impl Sorting {
                 let chunks = pairs.div_ceil(chunk);
                 chunks.div_ceil(u64::from(machine.processors).max(1)).saturating_mul(chunk.min(pairs)).saturating_add(chunks)
             }
-            Sorting::Block => pairs,
+            Sorting::Block | Sorting::Routed => pairs,
         };
         steps.saturating_mul(machine.step_ps)
     }
+}
+
+/// Shared memory that a block may have to route tokens to so many experts: what it leaves is enough to sort their pairs too, wherever
+/// that [fits](Sorting::fits).
+pub fn route_bytes(experts: u64, machine: &Machine) -> u64 {
+    let left = u64::from(machine.shared_optin_bytes).saturating_sub(Sorting::Routed.shared_bytes(experts, machine));
+    let limit = u64::from(machine.shared_bytes);
+    if Sorting::Routed.fits(experts, machine) { limit.min(left) } else { limit }
 }
 
 /// Most items of a chunk of a sort: on a GPU enough blocks to share the work, on the host what stays in the first-level cache.

@@ -354,7 +354,7 @@ impl<'t> Parser<'t> {
             return Ok(Attr::Beside(tiling));
         }
         if self.eat("sort(") {
-            let sorting = self.one_of(&[("spread", Sorting::Spread), ("block", Sorting::Block)])?;
+            let sorting = self.one_of(&[("spread", Sorting::Spread), ("block", Sorting::Block), ("routed", Sorting::Routed)])?;
             self.expect(")")?;
             return Ok(Attr::Sorting(sorting));
         }

@@ -62,7 +62,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         types => (types, None),
     };
     let all_bytes: u64 = types.iter().map(|t| sizes.bytes(t)).fold(0, u64::saturating_add);
-    let mut serial: Cost = 0;
+    let (mut serial, mut idle): (Cost, u64) = (0, 1);
     let (launches, bytes, flops) = match op {
         // Views: read where they are used.
         Op::List | Op::ExpertRows | Op::PairWeights | Op::PickWeights | Op::Part | Op::Flatten | Op::Slots | Op::Item => {
@@ -100,6 +100,8 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
                 };
                 let sort = if op == Op::Route { sorting.launches() } else { 0 };
                 serial = if op == Op::Route { sorting.serial_ps(picks, machine) } else { 0 };
+                // One block has its processor's part of the bandwidth and of the rate.
+                idle = if op == Op::Route { u64::from(machine.processors).max(1) / sorting.routers(machine) } else { 1 };
                 let own = u64::from(!matches!(way, Some(Attr::Beside(_))));
                 let launches = own + sort + ordering(types);
                 (launches, bytes.saturating_add(ranked(types, picks, sizes.tokens)), flops)
@@ -131,7 +133,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     let (moving, computing) = (time(bytes, machine.bytes_per_us), time(flops, machine.vector_rate()));
     // What is hidden counts a thousandth, so that of two graphs that move the same bytes the one with less work wins.
     let busy = moving.max(computing).saturating_add(moving.min(computing) / 1_000);
-    busy.saturating_add(serial).saturating_add(machine.launch_ps.saturating_mul(launches))
+    busy.saturating_mul(idle).saturating_add(serial).saturating_add(machine.launch_ps.saturating_mul(launches))
 }
 
 /// What a product multiplies, where it is one with kernels of its own: all but those that give picks.
@@ -277,7 +279,7 @@ fn ranked(types: &[&Type], picks: u64, tokens: u64) -> u64 {
 }
 
 /// Launches before a sort that find the order of service: one, and four passes of three.
-fn ordering(types: &[&Type]) -> u64 {
+pub(super) fn ordering(types: &[&Type]) -> u64 {
     match types.last() {
         Some(Type::Attr(Attr::Assignment(Assignment::Capacity(c)))) => match c.priority {
             Priority::ChoiceMajor | Priority::TokenMajor => 0,

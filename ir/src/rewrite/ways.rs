@@ -5,7 +5,7 @@
 use egg::{EGraph, Id, Language};
 
 use super::Typing;
-use super::cost::{Cost, NEVER, UNFUSED, Workload, cost, experts_choose, has_kernel, product};
+use super::cost::{Cost, NEVER, UNFUSED, Workload, cost, experts_choose, has_kernel, ordering, product};
 use crate::graph::{Assignment, Attr, Dim, Node, Op, Span, Type};
 use crate::tiling::{self, Product};
 use crate::{Machine, Sorting, Tiling};
@@ -128,7 +128,9 @@ fn ways_of(node: &Node, types: &[&Type], machine: &Machine) -> Vec<Attr> {
     match (op, types.last()) {
         // One block sorts the pairs of one span.
         (Op::Route, Some(Type::Attr(Attr::Assignment(rule)))) if !experts_choose(types) && is_one_span(rule) => {
-            let fits = |sorting: &Sorting| sorting.shared_bytes(columns(types), machine) <= u64::from(machine.shared_bytes);
+            // Other kernels find an order of service between the two.
+            let can = |sorting: &Sorting| *sorting != Sorting::Routed || ordering(types) == 0;
+            let fits = |sorting: &Sorting| sorting.fits(columns(types), machine) && can(sorting);
             Sorting::ALL.into_iter().filter(fits).map(Attr::Sorting).collect()
         }
         (_, _) => Vec::new(),

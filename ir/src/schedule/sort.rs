@@ -355,23 +355,52 @@ pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
 }
 
 /// All of it by one block, chunk after chunk, where the batch is one span. Parameters: `topk_experts` unless all are picked or else
-/// `mask`, `order` where weights decide, `topk_weights`; written: `offset_of_expert`, `load_of_expert`, `kept_of_expert`,
-/// `tile_expert`, `tile_row`, `tile_count`, `row_of_pair`, `token_of_row`, `weight_of_row` and, where tokens may be padding,
-/// `token_count`; `tokens`, `capacity`.
+/// `mask`, `order` where weights decide, `topk_weights`; `tokens`; those of [`of_block`].
 pub(super) fn in_one_block(sort: &Sort, machine: &Machine) -> Kernel {
-    let threads = chunk_threads(machine);
-    let builder = Builder::new(format!("moec_sort{}", sort.suffix), threads);
+    let builder = Builder::new(format!("moec_sort{}", sort.suffix), chunk_threads(machine));
     let k = &builder;
     let experts_of = Experts::of(k, sort);
     let turns = Turns::of(k, sort.priority);
     let topk_weights = k.input("topk_weights", DType::F32);
+    block(k, sort, machine, (experts_of, turns), topk_weights, None);
+    builder.finish()
+}
+
+/// What a block has routed.
+pub(super) struct Picks<'k> {
+    /// None: all experts.
+    pub(super) topk_experts: Option<Array<'k>>,
+    pub(super) topk_weights: Array<'k>,
+    /// Which tokens are no padding, where some may be.
+    pub(super) mask: Option<Array<'k>>,
+    pub(super) tokens: Value<'k>,
+}
+
+/// What a block of [`chunk_threads`] does after it has routed all tokens, in an order of service that no weight decides. Parameters,
+/// written: `offset_of_expert`, `load_of_expert`, `kept_of_expert`, `tile_expert`, `tile_row`, `tile_count`, `row_of_pair`,
+/// `token_of_row`, `weight_of_row` and, where tokens may be padding, `token_count`; `capacity`.
+pub(super) fn of_block<'k>(k: &'k Builder, sort: &Sort, machine: &Machine, picks: Picks<'k>) {
+    let experts_of = picks.topk_experts.map_or(Experts::All(sort.experts as i32, picks.mask), Experts::Picked);
+    block(k, sort, machine, (experts_of, Turns::of(k, sort.priority)), picks.topk_weights, Some(picks.tokens));
+}
+
+fn block<'k>(
+    k: &'k Builder,
+    sort: &Sort,
+    machine: &Machine,
+    (experts_of, turns): (Experts<'k>, Turns<'k>),
+    topk_weights: Array<'k>,
+    tokens: Option<Value<'k>>,
+) {
+    let threads = chunk_threads(machine);
     let [offset_of_expert, load_of_expert, kept_of_expert] =
         ["offset_of_expert", "load_of_expert", "kept_of_expert"].map(|n| k.output(n, DType::I32));
     let [tile_expert, tile_row, tile_count] = ["tile_expert", "tile_row", "tile_count"].map(|n| k.output(n, DType::I32));
     let [row_of_pair, token_of_row] = ["row_of_pair", "token_of_row"].map(|n| k.output(n, DType::I32));
     let weight_of_row = k.output("weight_of_row", DType::F32);
     let token_count = sort.masked.then(|| k.output("token_count", DType::I32));
-    let [tokens, capacity] = ["tokens", "capacity"].map(|n| k.scalar(n, DType::I32));
+    let tokens = tokens.unwrap_or_else(|| k.scalar("tokens", DType::I32));
+    let capacity = k.scalar("capacity", DType::I32);
     let [first_row, first_tile] = ["first_row", "first_tile"].map(|n| k.shared(n, DType::I32, sort.experts));
     let counts = k.shared("counts", DType::I32, sort.experts);
     let [expert_at, row_at] = ["expert_at", "row_at"].map(|n| k.shared(n, DType::I32, chunk_items(machine)));
@@ -413,5 +442,4 @@ pub(super) fn in_one_block(sort: &Sort, machine: &Machine) -> Kernel {
         places.load_experts(k, sort, threads, &chunk);
         places.place(k, sort, threads, &chunk);
     });
-    builder.finish()
 }

@@ -37,8 +37,9 @@ impl<'g> Plan<'g> {
         // The router has a column for each, with rows or without.
         let (top_k, experts) = (*top_k, *experts + *rowless);
         let vs = vs.iter().map(|v| tensor(Op::Route, v)).collect::<Result<Vec<_>, _>>()?;
+        let sorts = sorting == Sorting::Routed;
         let spec = Route {
-            name: self.kernel_name("route", &[router]),
+            name: self.kernel_name(if sorts { "route_and_sort" } else { "route" }, &[router]),
             hidden: constant(x, 1),
             experts: experts as u32,
             top_k: top_k as u32,
@@ -48,10 +49,11 @@ impl<'g> Plan<'g> {
             body,
             span: observed_span(body),
         };
-        let kernel = route::route(&spec, self.machine)?;
-        let pairs = || [Extent::Tokens, Extent::Const(top_k)];
         let picked = !body.has(Op::AllExperts);
         let mask = mask_of(body, &vs);
+        let sort = self.to_sort(rule, [experts, *rowless], top_k, picked, mask.is_some());
+        let kernel = route::route(&spec, sorts.then_some(&sort.spec), self.machine)?;
+        let pairs = || [Extent::Tokens, Extent::Const(top_k)];
         let topk_experts = picked.then(|| self.buffers.workspace("topk_experts", DType::I32, pairs()));
         let topk_weights = self.buffers.workspace("topk_weights", DType::F32, pairs());
         let mut args = vec![arg("x", x.buffer), arg("router", router.buffer), arg("topk_weights", topk_weights), tokens()];
@@ -73,14 +75,24 @@ impl<'g> Plan<'g> {
             args.push(arg("z_of_block", observed.z_of_block));
         }
         args.extend((spec.span == Span::Sequence).then(|| arg("span_tokens", spec.span.tokens())));
+        if sorts {
+            if let Priority::BatchPrioritized | Priority::Score = sort.spec.priority {
+                return Err(ScheduleError::Operand { op: Op::Route.name(), what: format!("{sorting} in an order of weights") });
+            }
+            let (routing, written) = self.sorted(&sort, topk_experts, topk_weights);
+            args.extend(written);
+            args.push(arg("blocks", kernel.grid));
+            self.launch(kernel.kernel, Extent::Tokens.min(Extent::Const(1)), args)?;
+            return Ok(Value::Routing(Routing { observed, counted_experts, ..routing }));
+        }
         self.launch(kernel.kernel, kernel.grid, args)?;
         match (topk_experts, rule) {
             (None, Assignment::Capacity(capacity)) if capacity.priority == Priority::Score && *rowless == 0 && mask.is_none() => {
                 Ok(Value::Routing(self.choose(rule, capacity, experts, topk_weights)?))
             }
-            (topk_experts, rule) => {
+            (topk_experts, _) => {
                 let numbers = (topk_weights, best_of_token);
-                let routing = self.sort((rule, sorting), [experts, *rowless], top_k, [topk_experts, mask], numbers)?;
+                let routing = self.sort(&sort, sorting, [topk_experts, mask], numbers)?;
                 Ok(Value::Routing(Routing { observed, counted_experts, ..routing }))
             }
         }
@@ -238,14 +250,8 @@ impl<'g> Plan<'g> {
         }
     }
 
-    pub(super) fn sort(
-        &mut self,
-        (rule, sorting): (&Assignment, Sorting),
-        [experts, rowless]: [u64; 2],
-        top_k: u64,
-        [topk_experts, mask]: [Option<BufferId>; 2],
-        (topk_weights, best_of_token): (BufferId, Option<BufferId>),
-    ) -> Result<Routing, ScheduleError> {
+    /// How the pairs of a route are sorted, whichever way.
+    fn to_sort(&self, rule: &Assignment, [experts, rowless]: [u64; 2], top_k: u64, picked: bool, masked: bool) -> ToSort {
         // Room for all pairs, which no expert has more of.
         let pairs = Extent::Tokens * top_k;
         let (span, priority, capacity) = match rule {
@@ -257,72 +263,87 @@ impl<'g> Plan<'g> {
             experts: experts as u32,
             rowless: rowless as u32,
             top_k: top_k as u32,
-            all_experts: topk_experts.is_none(),
-            masked: mask.is_some(),
+            all_experts: !picked,
+            masked,
             span,
             priority,
             tile_rows: MOST_ROWS,
         };
+        ToSort { spec, rows: rule.most_pairs(top_k, experts - rowless), capacity }
+    }
+
+    /// The buffers of what one block sorts, and the arguments that it writes to.
+    fn sorted(&mut self, sort: &ToSort, topk_experts: Option<BufferId>, topk_weights: BufferId) -> (Routing, Vec<Arg>) {
+        let ToSort { spec, rows, capacity } = sort;
+        let experts = [spec.experts, spec.rowless].map(u64::from);
+        let routing = self.rows(experts, u64::from(spec.top_k), rows.clone(), spec.tile_rows, topk_experts, topk_weights);
+        let token_count = spec.masked.then(|| self.buffers.workspace("token_count", DType::I32, [Extent::Const(1)]));
+        let mut args = vec![arg("capacity", capacity.clone())];
+        args.extend(places(&routing));
+        args.extend(tables(&routing));
+        args.extend(token_count.map(|count| arg("token_count", count)));
+        (Routing { token_count, ..routing }, args)
+    }
+
+    fn sort(
+        &mut self,
+        sort: &ToSort,
+        sorting: Sorting,
+        [topk_experts, mask]: [Option<BufferId>; 2],
+        (topk_weights, best_of_token): (BufferId, Option<BufferId>),
+    ) -> Result<Routing, ScheduleError> {
+        let ToSort { spec, rows, capacity } = sort;
+        let (span, priority) = (spec.span, spec.priority);
+        let [experts, rowless, top_k] = [spec.experts, spec.rowless, spec.top_k].map(u64::from);
         let (machine, i32s) = (self.machine, DType::I32);
-        let (bytes, limit) = (sorting.shared_bytes(experts, machine), u64::from(machine.shared_bytes));
-        if bytes > limit {
+        if !sorting.fits(experts, machine) {
+            let (bytes, limit) = (sorting.shared_bytes(experts, machine), u64::from(machine.shared_bytes));
             return Err(ScheduleError::Shared { op: Op::Route.name(), bytes, limit, machine: machine.name });
         }
         let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
-        let order = self.order(span, priority, top_k as u32, (topk_weights, best_of_token))?;
-        let rows = rule.most_pairs(top_k, experts - rowless);
-        let token_count = |plan: &mut Self| mask.map(|_| plan.buffers.workspace("token_count", i32s, [Extent::Const(1)]));
+        let order = self.order(span, priority, spec.top_k, (topk_weights, best_of_token))?;
         let span_tokens = arg("span_tokens", span.tokens());
-        let capacity = arg("capacity", capacity);
+        let of_capacity = arg("capacity", capacity.clone());
         let experts_of_pairs = match (topk_experts, mask) {
             (Some(experts), _) => Some(arg("topk_experts", experts)),
             (None, mask) => mask.map(|mask| arg("mask", mask)),
         };
         let mut experts_by_priority: Vec<Arg> = experts_of_pairs.into_iter().collect();
         experts_by_priority.extend(order.map(|order| arg("order", order)));
-        let places = |routing: &Routing| {
-            [
-                arg("row_of_pair", routing.row_of_pair),
-                arg("token_of_row", routing.token_of_row),
-                arg("weight_of_row", routing.weight_of_row),
-            ]
-        };
         let pair_weights = arg("topk_weights", topk_weights);
         let one = Extent::Tokens.min(Extent::Const(1));
         match sorting {
-            Sorting::Block => {
-                let routing = self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
-                let token_count = token_count(self);
+            // A route that sorts is launched by itself.
+            Sorting::Block | Sorting::Routed => {
+                let (routing, written) = self.sorted(sort, topk_experts, topk_weights);
                 let mut args = experts_by_priority;
-                args.extend([pair_weights, tokens(), capacity]);
-                args.extend(places(&routing));
-                args.extend(tables(&routing));
-                args.extend(token_count.map(|count| arg("token_count", count)));
-                self.launch(sort::in_one_block(&spec, machine), one, args)?;
-                Ok(Routing { token_count, ..routing })
+                args.extend([pair_weights, tokens()]);
+                args.extend(written);
+                self.launch(sort::in_one_block(spec, machine), one, args)?;
+                Ok(routing)
             }
             Sorting::Spread => {
                 let b = &mut self.buffers;
                 let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
                 let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
                 let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(span.count()));
-                let routing = self.rows([experts, rowless], top_k, rows, spec.tile_rows, topk_experts, topk_weights);
-                let token_count = token_count(self);
+                let routing = self.rows([experts, rowless], top_k, rows.clone(), spec.tile_rows, topk_experts, topk_weights);
+                let token_count = mask.map(|_| self.buffers.workspace("token_count", i32s, [Extent::Const(1)]));
                 let mut count = experts_by_priority.clone();
                 count.extend([arg("pairs_of_chunk", pairs_of_chunk), tokens(), span_tokens.clone()]);
                 let rank_of_chunk = arg("rank_of_chunk", rank_of_chunk);
                 let rows_before_span = arg("rows_before_span", rows_before_span);
                 let mut scan = vec![arg("pairs_of_chunk", pairs_of_chunk), rank_of_chunk.clone(), rows_before_span.clone()];
-                scan.extend([tokens(), span_tokens.clone(), capacity.clone()]);
+                scan.extend([tokens(), span_tokens.clone(), of_capacity.clone()]);
                 scan.extend(tables(&routing));
                 scan.extend(token_count.map(|count| arg("token_count", count)));
                 let mut place = experts_by_priority;
                 place.extend([pair_weights, rank_of_chunk, rows_before_span, arg("offset_of_expert", routing.offset_of_expert)]);
                 place.extend(places(&routing));
-                place.extend([tokens(), span_tokens, capacity]);
-                self.launch(sort::count(&spec, machine), spec.chunks(machine), count)?;
-                self.launch(sort::scan(&spec, machine), one, scan)?;
-                self.launch(sort::place(&spec, machine), spec.chunks(machine), place)?;
+                place.extend([tokens(), span_tokens, of_capacity]);
+                self.launch(sort::count(spec, machine), spec.chunks(machine), count)?;
+                self.launch(sort::scan(spec, machine), one, scan)?;
+                self.launch(sort::place(spec, machine), spec.chunks(machine), place)?;
                 Ok(Routing { token_count, ..routing })
             }
         }
@@ -444,6 +465,22 @@ fn observed_span(body: &Body) -> Span {
         Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
     };
     body.nodes().iter().find_map(of).unwrap_or(Span::All)
+}
+
+/// A sort to be scheduled, with the rows that there are at most and the room of an expert.
+struct ToSort {
+    spec: Sort,
+    rows: Extent,
+    capacity: Extent,
+}
+
+/// What is written of the pairs' rows.
+fn places(routing: &Routing) -> [Arg; 3] {
+    [
+        arg("row_of_pair", routing.row_of_pair),
+        arg("token_of_row", routing.token_of_row),
+        arg("weight_of_row", routing.weight_of_row),
+    ]
 }
 
 /// What is written of the experts' rows, and of the tiles that these are cut into.

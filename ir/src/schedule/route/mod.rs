@@ -19,6 +19,8 @@
 //! used, which is a few operations against H of the logit itself. Where tokens are served by their best score, it is one
 //! number more a token, `best_of_token` [T].
 //!
+//! For a small batch one block can do all of it, [one part after another](route), and go on to the sort.
+//!
 //! What holds whatever the input: experts are in range and, unless a table names them, distinct, the lowest index wins a
 //! tie (both zeros are one number), a NaN is never picked while another expert is left, and then weighs what minus infinity
 //! does. Sums run in one order, by lane and then across lanes, for any T and, the logits apart, on any machine.
@@ -29,11 +31,12 @@ pub(super) mod pick;
 mod report;
 mod row;
 
+use super::sort::{self, Sort};
 use super::{ScheduleError, operand_name};
 use crate::graph::{Attr, Body, Groups, Node, Op, Pointwise, Span};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
-use crate::{DType, Extent, Machine};
+use crate::{DType, Extent, Machine, tiling};
 use lanes::Lanes;
 use report::Report;
 use row::Row;
@@ -93,13 +96,14 @@ pub(super) enum Operand {
 pub(super) struct Routed {
     /// Parameters: `x`, `router`, the operands, then written: `topk_experts`, unless all experts are picked, `topk_weights`,
     /// where the body ranks tokens `best_of_token`, where it counts others `counted_experts` and, where it observes them, `probability_of_block` `[grid, E]` and `z_of_block` `[grid]`; `tokens` and, where
-    /// a block keeps to a sequence, `span_tokens`.
+    /// a block keeps to a sequence, `span_tokens`. Where it sorts too: `blocks`, and those of `sort::of_block`.
     pub(super) kernel: Kernel,
+    /// Where it sorts too one block does the work of so many.
     pub(super) grid: Extent,
 }
 
-/// The kernel for `spec` on `machine`.
-pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleError> {
+/// The kernel for `spec` on `machine`, which sorts too where it is told how: then one block goes through the parts of all.
+pub(super) fn route(spec: &Route, sort: Option<&Sort>, machine: &Machine) -> Result<Routed, ScheduleError> {
     let gating = Gating::read(spec)?;
     let block = Block::fitting(&gating, machine)?;
     let builder = Builder::new(&spec.name, block.threads);
@@ -130,60 +134,75 @@ pub(super) fn route(spec: &Route, machine: &Machine) -> Result<Routed, ScheduleE
     };
     let report = observed.map(|_| Report::new(k, &block));
     let lanes = Lanes::new(k, machine);
-    let (first, tokens) = match span_tokens {
-        None => (k.bind("first_token", k.block() * block.tokens as i32), tokens),
-        Some(span_tokens) => {
-            let blocks_of_span = k.bind("blocks_of_span", (span_tokens + (block.tokens as i32 - 1)) / block.tokens as i32);
-            let span = k.bind("span", k.block() / blocks_of_span);
-            let place = (k.block() - span * blocks_of_span) * block.tokens as i32;
-            let first = k.bind("first_token", span * span_tokens + place);
-            (first, k.bind("tokens_end", ((span + 1) * span_tokens).min(tokens)))
-        }
-    };
-    let operands = lanes.stage(&gating, &block, &operands, logits, &scratch);
-    let matrices = logits::Matrices { x, router, logits, first, tokens };
-    logits::logits(k, spec, machine, &block, &matrices);
-    k.barrier();
+    let part = |number: Value| {
+        let (first, tokens) = match span_tokens {
+            None => (k.bind("first_token", number * block.tokens as i32), tokens),
+            Some(span_tokens) => {
+                let blocks_of_span = k.bind("blocks_of_span", (span_tokens + (block.tokens as i32 - 1)) / block.tokens as i32);
+                let span = k.bind("span", number / blocks_of_span);
+                let place = (number - span * blocks_of_span) * block.tokens as i32;
+                let first = k.bind("first_token", span * span_tokens + place);
+                (first, k.bind("tokens_end", ((span + 1) * span_tokens).min(tokens)))
+            }
+        };
+        let staged = lanes.stage(&gating, &block, &operands, logits, &scratch);
+        let matrices = logits::Matrices { x, router, logits, first, tokens };
+        logits::logits(k, spec, machine, &block, &matrices);
+        k.barrier();
 
-    let worker = k.bind("worker", k.thread() / LANES as i32);
-    k.when(k.thread().lt((block.workers * LANES) as i32), || {
-        k.for_step("m", worker, k.i32(block.tokens as i32), k.i32(block.workers as i32), |m| {
-            let token = k.bind("token", first + m);
-            k.when(token.lt(tokens), || {
-                let scratch = scratch.of(k, &gating, &block, worker);
-                let start = k.bind("start", m * block.pitch as i32);
-                let row = Row { lanes: &lanes, gating: &gating, logits, start, operands: &operands, scratch };
-                let route = || match (gating.picker, topk_experts) {
-                    (Some(picker), Some(topk_experts)) => {
-                        let facts = row.picks(picker, token, topk_experts, topk_weights, best_of_token);
-                        if let (Some(keys), Some(counted_experts)) = (gating.counted, counted_experts) {
-                            row.counted(keys, token, counted_experts, &facts);
+        let worker = k.bind("worker", k.thread() / LANES as i32);
+        k.when(k.thread().lt((block.workers * LANES) as i32), || {
+            k.for_step("m", worker, k.i32(block.tokens as i32), k.i32(block.workers as i32), |m| {
+                let token = k.bind("token", first + m);
+                k.when(token.lt(tokens), || {
+                    let scratch = scratch.of(k, &gating, &block, worker);
+                    let start = k.bind("start", m * block.pitch as i32);
+                    let row = Row { lanes: &lanes, gating: &gating, logits, start, operands: &staged, scratch };
+                    let route = || match (gating.picker, topk_experts) {
+                        (Some(picker), Some(topk_experts)) => {
+                            let facts = row.picks(picker, token, topk_experts, topk_weights, best_of_token);
+                            if let (Some(keys), Some(counted_experts)) = (gating.counted, counted_experts) {
+                                row.counted(keys, token, counted_experts, &facts);
+                            }
+                            if let Some(report) = &report {
+                                row.report(m, report, &facts);
+                            }
                         }
-                        if let Some(report) = &report {
-                            row.report(m, report, &facts);
-                        }
-                    }
-                    (_, _) => row.scores(token, topk_weights),
-                };
-                let Some(mask) = gating.mask else { return route() };
-                let mask = operands[mask].load(token);
-                k.when(mask.ne(0), route);
-                k.when(mask.eq(0), || {
-                    row.no_picks(token, [topk_experts, counted_experts], topk_weights, best_of_token);
-                    report.iter().for_each(|report| row.report_nothing(m, report));
+                        (_, _) => row.scores(token, topk_weights),
+                    };
+                    let Some(mask) = gating.mask else { return route() };
+                    let mask = staged[mask].load(token);
+                    k.when(mask.ne(0), route);
+                    k.when(mask.eq(0), || {
+                        row.no_picks(token, [topk_experts, counted_experts], topk_weights, best_of_token);
+                        report.iter().for_each(|report| row.report_nothing(m, report));
+                    });
                 });
             });
         });
-    });
-    if let (Some(report), Some(written)) = (report, observed) {
-        k.barrier();
-        report.sum(
-            &lanes,
-            &block,
-            (logits, spec.experts),
-            k.bind("tokens_here", (tokens - first).min(block.tokens as i32)),
-            written,
-        );
+        if let (Some(report), Some(written)) = (&report, observed) {
+            k.barrier();
+            report.sum(
+                &lanes,
+                (&block, number),
+                (logits, spec.experts),
+                k.bind("tokens_here", (tokens - first).min(block.tokens as i32)),
+                written,
+            );
+        }
+    };
+    match sort {
+        None => part(k.block()),
+        Some(sort) => {
+            let blocks = k.scalar("blocks", DType::I32);
+            k.for_range("part", k.i32(0), blocks, |number| {
+                part(number);
+                // No thread begins the next part before all have left this one.
+                k.barrier();
+            });
+            let mask = gating.mask.map(|mask| operands[mask]);
+            sort::of_block(k, sort, machine, sort::Picks { topk_experts, topk_weights, mask, tokens });
+        }
     }
     let blocks_of_span = spec.span.tokens().div_ceil(u64::from(block.tokens));
     Ok(Routed { kernel: builder.finish(), grid: spec.span.count() * blocks_of_span })
@@ -434,7 +453,7 @@ impl Block {
         };
         let choices = [16, 8, 4, 2, 1].map(with);
         let least = choices.iter().map(&bytes).min().unwrap_or(0);
-        let limit = u64::from(machine.shared_bytes);
+        let limit = tiling::route_bytes(u64::from(spec.experts), machine);
         choices.into_iter().find(|block| bytes(block) <= limit).ok_or(ScheduleError::Shared {
             op: Op::Route.name(),
             bytes: least,

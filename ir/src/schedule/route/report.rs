@@ -38,17 +38,17 @@ impl<'k> Report<'k> {
         4 * 2 * u64::from(rows(block))
     }
 
-    /// Writes the sums over the block's first `here` rows.
+    /// Writes the sums over the first `here` rows of this block.
     pub(super) fn sum(
         &self,
         lanes: &Lanes<'k>,
-        block: &Block,
+        (block, number): (&Block, Value<'k>),
         (scores, experts): (Array<'k>, u32),
         here: Value<'k>,
         [probability_of_block, z_of_block]: [Array<'k>; 2],
     ) {
         let k = lanes.k;
-        let start = k.bind("start", k.block().cast(DType::I64) * k.i64(i64::from(experts)));
+        let start = k.bind("start", number.cast(DType::I64) * k.i64(i64::from(experts)));
         let columns = |from: u32, to: u32, wide: u32| {
             let (from, step) = (k.thread() * wide as i32 + from as i32, (block.threads * wide) as i32);
             k.for_step("e", from, k.i32(to as i32), k.i32(step), |e| {
@@ -68,7 +68,7 @@ impl<'k> Report<'k> {
         k.when(k.thread().eq(0), || {
             let sum = k.var("sum", k.f32(0.0));
             k.for_range("m", k.i32(0), here, |m| sum.set(sum.get() + self.z.load(m)));
-            z_of_block.store(k.block(), sum.get());
+            z_of_block.store(number, sum.get());
         });
     }
 }
