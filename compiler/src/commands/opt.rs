@@ -37,7 +37,7 @@ fn apply(pass: Pass, text: Text, arguments: &Opt, source: &Source) -> Result<Tex
     let machine = || machine(arguments.target).map_err(Report::from);
     match (pass, text) {
         (Pass::Verify, Text::Graph(regimes)) => Ok(Text::Graph(typed(regimes, source)?.iter().map(graph_of).collect())),
-        (Pass::Verify, Text::Program(program)) => Ok(Text::Program(verified(program, &machine()?, source)?)),
+        (Pass::Verify, Text::Program(program)) => Ok(Text::Program(Box::new(verified(*program, &machine()?, source)?))),
         (Pass::Rewrite, Text::Graph(regimes)) => {
             // The graphs of a layer are equal: any of them will do.
             let graph = typed(regimes, source)?.swap_remove(0).graph;
@@ -48,7 +48,7 @@ fn apply(pass: Pass, text: Text, arguments: &Opt, source: &Source) -> Result<Tex
         (Pass::Schedule, Text::Graph(regimes)) => {
             let program = schedule_regimes(&typed(regimes, source)?, &machine()?);
             let failed = |diagnostic| Report { source: source.clone(), diagnostics: vec![diagnostic] };
-            program.map(Text::Program).map_err(|error| failed(Diagnostic::from(error)))
+            program.map(|program| Text::Program(Box::new(program))).map_err(|error| failed(Diagnostic::from(error)))
         }
         (Pass::Rewrite | Pass::Schedule, Text::Program(_)) => {
             let name = pass.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default();

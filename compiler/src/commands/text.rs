@@ -16,7 +16,7 @@ const MOST_BYTES: u64 = 64 << 20;
 pub(super) enum Text {
     /// The graphs of a layer, each with the batches that it serves.
     Graph(Vec<Regime<Graph>>),
-    Program(Program),
+    Program(Box<Program>),
 }
 
 /// The text of a file, or of standard input where `path` is `-`.
@@ -36,7 +36,7 @@ pub(super) fn parse(source: &Source) -> Option<Result<Text, Diagnostic>> {
             Some(parsed.map_err(|error| malformed(word_at(&source.text, error.offset), &error.message)))
         }
         "program" => {
-            let parsed = kernel::parse(&source.text).map(Text::Program);
+            let parsed = kernel::parse(&source.text).map(|program| Text::Program(Box::new(program)));
             Some(parsed.map_err(|error| malformed(error.span, &error.message)))
         }
         _ => None,
