@@ -323,7 +323,7 @@ impl Layer<'_> {
             let losses = self.g.apply_attr(Op::Losses, &[routing], Attr::Losses(rule));
             let names = [Some("stats.importance"), rule.balance.map(|_| "stats.aux_loss"), rule.z.map(|_| "stats.z_loss")];
             for (name, place) in names.into_iter().flatten().zip(0..) {
-                results.push(named(name, self.g.apply_attr(Op::Part, &[losses], Attr::Num(place))));
+                results.push(named(name, self.g.apply_attr(Op::Item, &[losses], Attr::Num(place))));
             }
         }
         if let Some(rate) = self.spec.training.bias_update_rate {

@@ -90,7 +90,7 @@ impl Case {
             renorm += &format!("\n  %trained = losses {routing}, {} : ?", Attr::Losses(losses));
             results = "y = %y".to_string();
             for i in 0..count {
-                renorm += &format!("\n  %loss{i} = part %trained, {i} : ?");
+                renorm += &format!("\n  %loss{i} = item %trained, {i} : ?");
                 results += &format!(", loss{i} = %loss{i}");
             }
         }

@@ -312,10 +312,6 @@ fn apply_open(op: Op, types: &[&Type]) -> Result<Type, String> {
                 };
                 Ok(Type::Tensor { shape, dtype })
             }
-            [Type::List(types), Type::Attr(Attr::Num(n))] => {
-                let part = usize::try_from(*n).ok().and_then(|n| types.get(n)).cloned();
-                part.ok_or_else(|| format!("a list of {} has no number {n}", types.len()))
-            }
             _ => wrong(op, types),
         },
         Op::BiasUpdate => match types {

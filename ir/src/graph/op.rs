@@ -146,7 +146,7 @@ pub enum Op {
     /// `losses routing rule`, where the picks are observed: the probabilities of each expert summed over the tokens, f32 `[E]`, then
     /// the losses of the rule, each f32 `[1]`, the balance first. Their formulas are in [`Observation::losses`].
     Losses = whole("losses", 2),
-    /// `part routing what`: a [part](super::Part) of a routing as a tensor; or `part list n`, the n-th of several values.
+    /// `part routing what`: a [part](super::Part) of a routing as a tensor.
     Part = whole("part", 2),
     /// `bias_update bias routing rate`: `y[e] = bias[e] + rate * sign(sum_i load[i] - N load[e])` over the N experts that have a bias, with
     /// sign(0) = 0 (Wang et al. 2024, arXiv 2408.15664).

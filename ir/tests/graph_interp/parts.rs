@@ -34,13 +34,13 @@ pub(crate) fn observe() {
 
 pub(crate) fn losses() {
     let lines = "%q = top_k %s, %s, 2 : ? %p = observe %s, %s, %q, span(all) : ? %r = assign %p, dropless : ? \
-                 %l = losses %r, training(load 0.5, z 1.0) : ? %y = part %l, 1 : ?";
+                 %l = losses %r, training(load 0.5, z 1.0) : ? %y = item %l, 1 : ?";
     let s = [4.0, 3.0, 0.0, 1.0, 5.0, 0.0, 2.0, 0.0, 1.0, 3.0, 2.0, 0.0];
     let given: Given = &[("%s", &[4, 3], &s)];
     let routed = routing(eval(Op::Assign, lines, given));
     let Value::List(given_losses) = eval(Op::Losses, lines, given) else { panic!("not a list") };
     let given_losses: Vec<Tensor> = given_losses.into_iter().map(tensor).collect();
-    assert_eq!(eval(Op::Part, lines, given), Value::Tensor(given_losses[1].clone()));
+    assert_eq!(eval(Op::Item, lines, given), Value::Tensor(given_losses[1].clone()));
     // Scores over their sums 7, 6, 3 and 5.
     let of_expert = [4.0 / 7.0 + 1.0 / 6.0 + 2.0 / 3.0 + 0.6, 3.0 / 7.0 + 5.0 / 6.0 + 0.4, 1.0 / 3.0];
     close(&given_losses[0].data, &of_expert);

@@ -202,9 +202,8 @@ impl Growing {
                 (Op::Losses, 1) => self.attr(|r| Attr::Losses(losses(r))),
                 (Op::Observe, 3) => self.attr(|r| Attr::Span(r.one(&[Span::All, Span::Sequence]))),
                 // Which row a pair has among those of its expert is left open.
-                (Op::Part, 1) => self.attr(|r| match r.below(3) {
-                    0 => Attr::Num(r.below(3) as u64),
-                    _ => Attr::Part(r.one(&[
+                (Op::Part, 1) => self.attr(|r| {
+                    Attr::Part(r.one(&[
                         Part::Experts,
                         Part::Load,
                         Part::Kept,
@@ -212,9 +211,8 @@ impl Growing {
                         Part::Counted,
                         Part::Probability,
                         Part::Z,
-                    ])),
+                    ]))
                 }),
-                (Op::Part, 0) if self.random.below(2) == 0 => self.value(|ty| matches!(ty, Type::List(_))),
                 (Op::BiasUpdate, 0) => self.params[9],
                 (Op::BiasUpdate, 2) => self.attr(|_| Attr::Real(0.5.into())),
                 (op, place) if op.operand_list() == Some(place) => self.operands(),

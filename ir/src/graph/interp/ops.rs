@@ -164,10 +164,6 @@ pub(super) fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, St
         },
         Op::Part => match operands {
             [R(r), Value::Attr(Attr::Part(what))] => T(part(r, *what)?),
-            [List(values), Value::Attr(Attr::Num(n))] => match usize::try_from(*n).ok().and_then(|n| values.get(n)) {
-                Some(value) => value.clone(),
-                None => return wrong(op),
-            },
             _ => return wrong(op),
         },
         Op::BiasUpdate => match operands {

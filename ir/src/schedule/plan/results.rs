@@ -35,7 +35,7 @@ impl Plan<'_> {
     pub(super) fn statistics(&self) -> Option<Statistics> {
         let layer = self.layer;
         let count = |id: Id| -> Option<(Id, Count)> {
-            let Node::Apply(Op::Part, operands) = layer.node(id) else { return None };
+            let Node::Apply(Op::Part | Op::Item, operands) = layer.node(id) else { return None };
             match (layer.node(operands[0]), layer.node(operands[1])) {
                 (Node::Apply(Op::Losses, of), Node::Attr(Attr::Num(n))) => match layer.node(of[1]) {
                     Node::Attr(Attr::Losses(rule)) => Some((of[0], loss(rule, *n)?)),

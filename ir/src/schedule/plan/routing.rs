@@ -153,16 +153,9 @@ impl<'g> Plan<'g> {
         Ok(Value::Updated(bias.buffer))
     }
 
-    /// A part of a routing, or of several values.
+    /// A part of a routing.
     pub(super) fn part(&self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
-        let (routing, part) = match operands {
-            [Value::List(values), Value::Attr(Attr::Num(n))] => {
-                let part = usize::try_from(*n).ok().and_then(|n| values.get(n));
-                return part.cloned().ok_or_else(|| wrong(Op::Part, operands));
-            }
-            [Value::Routing(routing), Value::Attr(Attr::Part(part))] => (routing, part),
-            _ => return Err(wrong(Op::Part, operands)),
-        };
+        let [Value::Routing(routing), Value::Attr(Attr::Part(part))] = operands else { return Err(wrong(Op::Part, operands)) };
         let lacks = || ScheduleError::Operand { op: Op::Part.name(), what: format!("`{}` of a routing without it", part.word()) };
         let buffer = match part {
             Part::Experts => routing.topk_experts,
