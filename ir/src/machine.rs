@@ -452,7 +452,6 @@ mod tests {
         );
         assert_eq!(thread.to_string(), "4, 8 or 16 bytes");
         assert_eq!(bulk.to_string(), "16 to 1048560 bytes, a multiple of 16");
-        assert_eq!(crate::kernel::Mbarrier::MOST / 16 * 16, large, "a phase can expect the largest");
     }
 
     /// The last host that fits a CPU is the best for it.

@@ -4,8 +4,10 @@
 use std::path::Path;
 
 use moec_ir::kernel::{
-    Arg, Builder, Given, Kernel, Launch, Location, Program, Regime, Violation, parse, print, print_with_violations, verify,
+    Arg, Builder, Given, Kernel, Launch, Location, Mbarrier, Program, Regime, Violation, parse, print, print_with_violations,
+    verify,
 };
+use moec_ir::machine::{Copier, MACHINES, Widths};
 use moec_ir::{DType, Extent, Machine};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/text/kernel");
@@ -128,4 +130,17 @@ kernel @moec_k(%x: *f32) threads 32 {
 }
 ";
     assert_eq!(print_with_violations(&program, &found), expected);
+}
+
+/// A phase of an mbarrier can expect the bytes of the largest copy, in every machine that has such copies.
+#[test]
+fn a_phase_can_expect_the_largest_copy() {
+    let bulk = MACHINES.iter().flat_map(|machine| machine.copy_engines).filter(|engine| engine.copier == Copier::Bulk);
+    let most: Vec<u32> = bulk
+        .map(|engine| match engine.widths {
+            Widths::Multiples { most, .. } => most,
+            Widths::Of(widths) => widths.iter().copied().max().unwrap_or(0),
+        })
+        .collect();
+    assert!(!most.is_empty() && most.iter().all(|most| *most <= Mbarrier::MOST), "{most:?}");
 }
