@@ -119,6 +119,12 @@ fn a_weight_becomes_what_is_computed_for_it() {
         wrong("return y = %2, @correction_bias = %3", "return y = %2, @correction_bias = @correction_bias")
             .starts_with(unwritten)
     );
+    // Sums have the bias's type, and are still not its next value.
+    let observed =
+        text(4, 0.5).replace("    yield top_k a, b, 2", "    c = top_k a, b, 2\n    yield observe $0, a, c, span(all)");
+    let sums = observed.replace("  %3 = bias_update @correction_bias, %0, 0.5 :", "  %3 = part %0, probability :");
+    let sums = schedule(&parse(&sums), &machine).expect_err("sums").to_string();
+    assert!(sums.starts_with(unwritten), "{sums}");
     let other = wrong("return y = %2, @correction_bias = %3", "return y = %2, bias = %3");
     assert!(other.starts_with("the layer's result `bias` is tensor<4 x f32>, which no kernel writes"), "{other}");
 }

@@ -21,8 +21,13 @@ impl Plan<'_> {
                 Value::Tensor(tensor) | Value::PickWeights { weights: tensor, first: 0, .. } if !name.starts_with('@') => {
                     Some(tensor.buffer)
                 }
-                Value::Sums(buffer) => Some(*buffer),
-                Value::Tensor(_) | Value::PickWeights { .. } | Value::Updated(_) | Value::Routing(_) | Value::Slots(_) => None,
+                Value::Sums(buffer) if !name.starts_with('@') => Some(*buffer),
+                Value::Tensor(_)
+                | Value::PickWeights { .. }
+                | Value::Sums(_)
+                | Value::Updated(_)
+                | Value::Routing(_)
+                | Value::Slots(_) => None,
                 Value::ExpertRows(_) | Value::PairWeights(_) | Value::Beside(_) | Value::List(_) | Value::Attr(_) => None,
             };
             let published = buffer.and_then(|buffer| self.buffers.publish(buffer, name));
