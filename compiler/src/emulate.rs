@@ -258,7 +258,7 @@ fn check_sample(package: &Package, request: &Request, ran: &(dyn Fn() + Sync)) -
 
 struct Sampled {
     launches: Vec<Emulated>,
-    /// Of the workspace and the outputs.
+    /// Of what was prepared, the outputs and the workspace.
     fingerprint: Vec<u64>,
 }
 
@@ -283,6 +283,12 @@ fn sample(package: &Package, request: &Request, dims: Dims, schedule: (Schedule,
         buffers.map(region).collect()
     };
     let bound = layer.bind_regions(region(Role::Weight)?)?;
+    let mut fingerprint = Vec::new();
+    for (buffer, region) in bound.prepared() {
+        fingerprint.push(emulator.fingerprint(region.address(), region.bytes()));
+        // Of the preparation too only some blocks ran.
+        emulator.provide(region.address(), random::content(manifest, buffer, request.seed));
+    }
     let workspace = Region::new(&device, layer.workspace_bytes(dims)?)?;
     for place in moec_runtime::package::workspace(manifest, layer.target(), dims)?.places {
         let buffer = &manifest.buffers[place.buffer];
@@ -303,7 +309,7 @@ fn sample(package: &Package, request: &Request, dims: Dims, schedule: (Schedule,
     let mut batch = Batch { dims, inputs: region(Role::Input)?, outputs: region(Role::Output)?, workspace };
     let (launches, _) = launch(&bound, &mut batch, &emulator)?;
     let written = batch.outputs.iter().chain([&batch.workspace]);
-    let fingerprint = written.map(|region| emulator.fingerprint(region.address(), region.bytes())).collect();
+    fingerprint.extend(written.map(|region| emulator.fingerprint(region.address(), region.bytes())));
     Ok(Sampled { launches, fingerprint })
 }
 

@@ -116,6 +116,7 @@ fn place(spec: &Spec, buffers: &mut Vec<file::Buffer>, buffer: &kernel::Buffer, 
             kernel::Role::Input => file::Role::Input,
             kernel::Role::Output => file::Role::Output,
             kernel::Role::Weight => file::Role::Weight,
+            kernel::Role::Prepared => file::Role::Prepared,
             kernel::Role::Workspace => file::Role::Workspace,
         },
         dtype: dtype(buffer.dtype),
@@ -191,6 +192,7 @@ fn target(
                 launches: regime.launches.iter().map(launch).collect(),
             })
             .collect(),
+        prepare: program.prepare.iter().map(launch).collect(),
         update: program.update.iter().map(launch).collect(),
         statistics: statistics(program),
     }

@@ -78,7 +78,7 @@ impl Integers {
             (Role::Input, "token_mask") => Integers::Mask,
             (Role::Input, "token_ids") if buffer.below.is_none() => Integers::Ids(count("vocabulary")),
             (Role::Input, "token_ids") => Integers::Below(count("vocabulary")),
-            (Role::Input | Role::Output | Role::Workspace, _) => Integers::Below(1 << 31),
+            (Role::Input | Role::Output | Role::Prepared | Role::Workspace, _) => Integers::Below(1 << 31),
         }
     }
 
@@ -113,7 +113,7 @@ fn scale(buffer: &Buffer) -> f32 {
             let fan_in = buffer.shape.last().and_then(|extent| extent.as_const()).unwrap_or(1).max(1);
             1.0 / (fan_in as f32).sqrt()
         }
-        Role::Input | Role::Output | Role::Workspace => 1.0,
+        Role::Input | Role::Output | Role::Prepared | Role::Workspace => 1.0,
     }
 }
 

@@ -44,6 +44,17 @@ pub enum Extent {
 }
 
 impl Extent {
+    /// Whether T or S occurs in it.
+    pub fn depends_on_batch(&self) -> bool {
+        match self {
+            Extent::Const(_) => false,
+            Extent::Tokens | Extent::SequenceTokens => true,
+            Extent::Add(a, b) | Extent::Mul(a, b) | Extent::Div(a, b, _) | Extent::Min(a, b) | Extent::Max(a, b) => {
+                a.depends_on_batch() || b.depends_on_batch()
+            }
+        }
+    }
+
     /// The value at `dims`, or `None` on overflow of `u64` or division by zero.
     pub fn at(&self, dims: Dims) -> Option<u64> {
         let two = |a: &Extent, b: &Extent| Some((a.at(dims)?, b.at(dims)?));

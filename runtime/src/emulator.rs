@@ -89,7 +89,7 @@ struct State {
     next: u64,
     /// The regions that `alloc` gave, by their address: length, and the byte that untouched memory holds.
     regions: BTreeMap<u64, (u64, u8)>,
-    /// What tensors that have no name yet will hold, by their address.
+    /// What tensors that are not there yet will hold, by their address.
     contents: BTreeMap<u64, Procedure>,
     /// The named tensors, by their address. None overlaps another.
     tensors: BTreeMap<u64, Tensor>,
@@ -154,10 +154,16 @@ fn kernels(manifest: &Manifest, target: &Target) -> Vec<Kernel> {
         let all = || launches.iter().flat_map(|launch| params.clone().filter_map(|param| given(launch, param)));
         let is_inner = all().all(|buffer| buffer.role == Role::Workspace);
         let has_integers = all().any(|buffer| buffer.dtype == DType::I32);
-        let is_update = target.update.iter().any(|launch| launch.kernel as usize == index);
+        let is_in = |launches: &[package::Launch]| launches.iter().any(|launch| launch.kernel as usize == index);
+        let (is_update, prepares) = (is_in(&target.update), is_in(&target.prepare));
         let is_read = |param: usize| {
             let roles = launches.iter().filter_map(|launch| Some(given(launch, param)?.role));
-            !is_update && roles.clone().count() > 0 && roles.clone().all(|role| matches!(role, Role::Input | Role::Weight))
+            let is_read = |role: Role| match role {
+                Role::Input | Role::Weight => true,
+                Role::Prepared => !prepares,
+                Role::Output | Role::Workspace => false,
+            };
+            !is_update && roles.clone().count() > 0 && roles.clone().all(is_read)
         };
         Kernel {
             symbol: kernel.symbol.clone(),
@@ -177,10 +183,15 @@ impl Emulator {
         std::mem::take(&mut self.state().launches)
     }
 
-    /// Says what a tensor will hold that starts at `address` and that has no name yet: bytes made when they are
-    /// touched, for tensors that are too large to exist.
+    /// Says what the tensor that starts at `address` holds from now on: bytes made when they are touched, for tensors that
+    /// are too large to exist.
     pub fn provide(&self, address: u64, content: Procedure) {
-        self.state().contents.insert(address, content);
+        let mut state = self.state();
+        state.contents.insert(address, content);
+        if let Some(former) = state.tensors.remove(&address) {
+            // A buffer that is already gone needs no freeing.
+            let _ = state.memory.free(former.buffer);
+        }
     }
 
     /// A hash of all that was touched in a range, places and bytes.

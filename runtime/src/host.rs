@@ -330,6 +330,7 @@ mod tests {
             ptx_version: None,
             kernels: Vec::new(),
             regimes: Vec::new(),
+            prepare: Vec::new(),
             update: Vec::new(),
             statistics: None,
         }

@@ -34,6 +34,8 @@ pub(crate) struct Shared {
 pub struct Bound {
     pub(crate) shared: Arc<Shared>,
     pub(crate) weights: Arc<[Region]>,
+    /// What was prepared of them.
+    pub(crate) prepared: Arc<[Region]>,
 }
 
 /// The memory of one run, in the manifest's order: the caller's own, or made by [`Bound::batch`]. Content of outputs and
@@ -173,7 +175,7 @@ impl Layer {
             })
         };
         let regions: Result<Vec<Region>, Error> = buffers.iter().zip(weights).map(region).collect();
-        Ok(Bound { shared: Arc::clone(shared), weights: regions?.into() })
+        Bound::prepare(shared, regions?.into())
     }
 
     /// The layer with weights that are on the device already, in the manifest's order.
@@ -187,11 +189,37 @@ impl Layer {
         for (buffer, region) in buffers.iter().zip(&weights) {
             shared.check_region(&buffer.name, region, byte_count(buffer, Dims::tokens(0))?, u64::from(buffer.align))?;
         }
-        Ok(Bound { shared: Arc::clone(shared), weights: weights.into() })
+        Bound::prepare(shared, weights.into())
     }
 }
 
 impl Bound {
+    /// The layer with these weights, and with what its package prepares of them, which is in memory of its own.
+    fn prepare(shared: &Arc<Shared>, weights: Arc<[Region]>) -> Result<Bound, Error> {
+        let bytes: Vec<u64> = shared.prepared().map(|buffer| byte_count(buffer, Dims::tokens(0))).collect::<Result<_, _>>()?;
+        let prepared =
+            shared.ask(|device| bytes.into_iter().map(|bytes| Region::new(device, bytes)).collect::<Result<_, _>>())?;
+        let bound = Bound { shared: Arc::clone(shared), weights, prepared };
+        if !shared.target().prepare.is_empty() {
+            let plan = Plan::preparation(shared)?;
+            shared.ask(|device| {
+                let mut none = Region::new(device, 0)?;
+                let mut memory = Memory { inputs: &[], outputs: &mut [], workspace: &mut none };
+                let started = plan.launch(device.as_ref(), &bound, &mut memory, Stream::DEFAULT);
+                // Wait in any case: what was started before a failure still uses the memory.
+                let done = device.sync();
+                started.and(done)
+            })?;
+        }
+        Ok(bound)
+    }
+
+    /// What was prepared of the weights, in the manifest's order: each buffer that this target has of
+    /// [`Role::Prepared`], and the memory that it is in.
+    pub fn prepared(&self) -> impl Iterator<Item = (&Buffer, &Region)> {
+        self.shared.prepared().zip(&*self.prepared)
+    }
+
     /// The layer without its weights.
     #[must_use]
     pub fn layer(&self) -> Layer {
@@ -354,6 +382,15 @@ impl Shared {
 
     pub(crate) fn buffers(&self, role: Role) -> Vec<&Buffer> {
         self.manifest.buffers.iter().filter(|buffer| buffer.role == role).collect()
+    }
+
+    /// What is prepared of the weights for this target, in the manifest's order.
+    pub(crate) fn prepared(&self) -> impl Iterator<Item = &Buffer> {
+        let is_named = |index: u32| {
+            self.target().prepare.iter().flat_map(|launch| &launch.args).any(|arg| arg.buffer() == Some(index as usize))
+        };
+        let buffers = self.manifest.buffers.iter().zip(0..);
+        buffers.filter(move |(buffer, index)| buffer.role == Role::Prepared && is_named(*index)).map(|(buffer, _)| buffer)
     }
 
     pub(crate) fn workspace(&self, dims: Dims) -> Result<Workspace, Error> {

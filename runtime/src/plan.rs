@@ -61,6 +61,7 @@ enum Place {
     Input(usize),
     Output(usize),
     Weight(usize),
+    Prepared(usize),
     /// Bytes from the start of the workspace.
     Workspace(u64),
     /// A workspace buffer that no launch of this target names.
@@ -112,13 +113,26 @@ impl Plan {
             return Ok(Plan { shared, dims, slots, inputs, outputs, workspace_bytes: 0, launches: none(), update: none() });
         }
         let (slots, workspace_bytes) = slots(&shared, dims)?;
-        let calls = |launches: &[Launch]| -> Result<Box<[Call]>, Error> {
-            let calls = launches.iter().map(|launch| evaluate(&shared, launch, dims));
-            Ok(calls.collect::<Result<Vec<_>, _>>()?.into_iter().filter(|call| call.blocks > 0).collect())
-        };
-        let launches = calls(shared.launches(dims.tokens))?;
-        let update = calls(&shared.target().update)?;
+        let launches = calls(&shared, shared.launches(dims.tokens), dims)?;
+        let update = calls(&shared, &shared.target().update, dims)?;
         Ok(Plan { slots, inputs, outputs, workspace_bytes, launches, update, dims, shared })
+    }
+
+    /// What is launched once, when weights are bound.
+    pub(crate) fn preparation(shared: &Arc<Shared>) -> Result<Plan, Error> {
+        let dims = Dims::tokens(0);
+        let (slots, _) = slots(shared, dims)?;
+        let launches = calls(shared, &shared.target().prepare, dims)?;
+        Ok(Plan {
+            slots,
+            inputs: 0,
+            outputs: 0,
+            workspace_bytes: 0,
+            launches,
+            update: Box::default(),
+            dims,
+            shared: Arc::clone(shared),
+        })
     }
 
     /// The launch dimensions that it is for.
@@ -207,6 +221,7 @@ impl Plan {
             Place::Input(index) => (&memory.inputs[index], 0),
             Place::Output(index) => (&memory.outputs[index], 0),
             Place::Weight(index) => (&bound.weights[index], 0),
+            Place::Prepared(index) => (&bound.prepared[index], 0),
             Place::Workspace(offset) => (&*memory.workspace, offset),
             Place::Nowhere => (&*memory.workspace, 0),
         };
@@ -234,7 +249,7 @@ impl Plan {
                 Place::Input(index) => &memory.inputs[index],
                 Place::Output(index) => &memory.outputs[index],
                 Place::Weight(index) => &bound.weights[index],
-                Place::Workspace(_) | Place::Nowhere => continue,
+                Place::Prepared(_) | Place::Workspace(_) | Place::Nowhere => continue,
             };
             shared.check_region(&buffer.name, region, slot.bytes, u64::from(buffer.align))?;
         }
@@ -246,6 +261,7 @@ impl Plan {
 fn slots(shared: &Shared, dims: Dims) -> Result<(Box<[Slot]>, u64), Error> {
     let layout = shared.workspace(dims)?;
     let (mut inputs, mut outputs, mut weights) = (0.., 0.., 0..);
+    let mut prepared = shared.prepared().map(|buffer| buffer.name.as_str()).enumerate().peekable();
     let mut inside = layout.places.iter().peekable();
     let slots = shared.manifest.buffers.iter().enumerate().map(|(index, buffer)| {
         let next = |numbers: &mut std::ops::RangeFrom<usize>| numbers.next().unwrap_or_default();
@@ -253,6 +269,10 @@ fn slots(shared: &Shared, dims: Dims) -> Result<(Box<[Slot]>, u64), Error> {
             Role::Input => Place::Input(next(&mut inputs)),
             Role::Output => Place::Output(next(&mut outputs)),
             Role::Weight => Place::Weight(next(&mut weights)),
+            Role::Prepared => match prepared.next_if(|(_, name)| *name == buffer.name) {
+                Some((place, _)) => Place::Prepared(place),
+                None => return Ok(Slot { bytes: 0, place: Place::Nowhere }),
+            },
             // The layout is in the manifest's order.
             Role::Workspace => match inside.next_if(|place| place.buffer == index) {
                 Some(place) => return Ok(Slot { bytes: place.bytes, place: Place::Workspace(place.offset) }),
@@ -262,6 +282,12 @@ fn slots(shared: &Shared, dims: Dims) -> Result<(Box<[Slot]>, u64), Error> {
         Ok(Slot { bytes: byte_count(buffer, dims)?, place })
     });
     Ok((slots.collect::<Result<_, Error>>()?, layout.bytes))
+}
+
+/// The launches of some blocks.
+fn calls(shared: &Shared, launches: &[Launch], dims: Dims) -> Result<Box<[Call]>, Error> {
+    let calls = launches.iter().map(|launch| evaluate(shared, launch, dims));
+    Ok(calls.collect::<Result<Vec<_>, _>>()?.into_iter().filter(|call| call.blocks > 0).collect())
 }
 
 fn evaluate(shared: &Shared, launch: &Launch, dims: Dims) -> Result<Call, Error> {

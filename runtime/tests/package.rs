@@ -3,7 +3,7 @@
 
 use crate::fixture;
 use moec_runtime::package::{
-    Arg, Buffer, DType, Dim, Dims, Extent, ImageKind, Manifest, ParamKind, Role, Routing, Slice, Slots, Source, Stacked,
+    Arg, Buffer, DType, Dim, Dims, Extent, ImageKind, Launch, Manifest, ParamKind, Role, Routing, Slice, Slots, Source, Stacked,
     TargetKind, read, workspace, write,
 };
 use moec_runtime::{Error, Package};
@@ -203,6 +203,33 @@ fn an_unsound_manifest_is_refused() {
     check("takes 4 arguments, a launch gives 3", |m| drop(m.targets[1].regimes[0].launches[0].args.pop()));
     check("argument 0", |m| m.targets[1].regimes[0].launches[0].args[0] = Arg::Buffer(99));
     check("argument 2", |m| m.targets[1].regimes[0].launches[0].args[2] = Arg::ScalarI64(Extent::Tokens));
+}
+
+/// What is prepared depends on weights alone.
+#[test]
+fn a_preparation_has_weights_alone() {
+    let prepared = |m: &mut Manifest| {
+        m.buffers.push(Buffer { name: "p".into(), role: Role::Prepared, shape: vec![Extent::Const(4)], ..m.buffers[1].clone() });
+        let args = vec![Arg::Buffer(1), Arg::Buffer(5), Arg::ScalarI32(Extent::Const(4)), Arg::ScalarI64(Extent::Const(1))];
+        m.targets[0].prepare = vec![Launch { kernel: 0, grid: Extent::Const(1), args }];
+    };
+    let mut sound = fixture::manifest();
+    prepared(&mut sound);
+    assert!(moec_runtime::package::check(&sound).is_ok());
+    let refused = |why: &str, edit: &dyn Fn(&mut Launch)| {
+        check(why, |m| {
+            prepared(m);
+            edit(&mut m.targets[0].prepare[0]);
+        });
+    };
+    refused("is not there when weights are bound", &|launch| launch.args[0] = Arg::Buffer(0));
+    refused("is not there when weights are bound", &|launch| launch.args[1] = Arg::Buffer(2));
+    refused("the preparation by `double_it` depends on the batch", &|launch| launch.grid = Extent::Tokens);
+    refused("the preparation by `double_it` depends on the batch", &|launch| launch.args[3] = Arg::ScalarI64(Extent::Tokens + 1));
+    check("weight `p`: an extent", |m| {
+        prepared(m);
+        m.buffers[5].shape[0] = Extent::Tokens;
+    });
 }
 
 /// A bound is one of integers that a caller gives, a mask one of such integers of tokens.

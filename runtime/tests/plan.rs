@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::fixture;
-use crate::fixture::{HIDDEN, w, x, y};
+use crate::fixture::{HIDDEN, floats, w, x, y};
 use crate::mock::{Call, Mock};
 use crate::object::shared_object;
 use moec_runtime::device::Argument;
 use moec_runtime::host::{self, Parallel, Rayon};
-use moec_runtime::package::{Arg, Extent, Launch, Manifest, ParamKind};
+use moec_runtime::package::{Arg, Buffer, Extent, Launch, Manifest, ParamKind, Role};
 use moec_runtime::{Batch, Bound, DeviceKind, Dims, Error, Layer, Memory, Package, Plan, Region, Stream};
 
 fn on_mock(manifest: Manifest) -> (Arc<Mock>, Layer, Bound) {
@@ -62,6 +62,39 @@ fn a_plan_is_what_a_run_launches() {
     }
     layer.sync().unwrap();
     assert_eq!(calls(&mock), [Call::Sync]);
+}
+
+/// What is prepared is made when weights are bound, once, and every run reads it.
+#[test]
+fn what_is_prepared_is_made_once() {
+    let mut manifest = fixture::manifest();
+    let weight = manifest.buffers[1].clone();
+    manifest.buffers.push(Buffer { name: "prepared".into(), role: Role::Prepared, ..weight });
+    for target in &mut manifest.targets {
+        let args = vec![Arg::Buffer(1), Arg::Buffer(5), Arg::ScalarI32(Extent::Const(4)), Arg::ScalarI64(Extent::Const(1))];
+        target.prepare = vec![Launch { kernel: 0, grid: Extent::Const(1), args }];
+        target.regimes.iter_mut().for_each(|regime| regime.launches[1].args[1] = Arg::Buffer(5));
+    }
+    // On the mock: which launches there are.
+    let package = Package::new(manifest.clone(), vec![fixture::PTX.into(), Vec::new()]).unwrap();
+    let (mock, opened) = Mock::open();
+    let layer = Layer::on(&package, opened).unwrap();
+    let bound = layer.bind(vec![w()]).unwrap();
+    let launches = |mock: &Mock| calls(mock).into_iter().filter(|call| matches!(call, Call::Launch { .. })).count();
+    assert_eq!(launches(&mock), 1, "by the binding");
+    let mut batch = batch(&layer);
+    calls(&mock);
+    for _ in 0..2 {
+        bound.launch(&mut batch).unwrap();
+        assert_eq!(launches(&mock), 2, "none of them prepares");
+    }
+    // On the host: `add_it` adds twice the weight.
+    let Some(object) = shared_object() else { return };
+    let package = Package::new(manifest, vec![fixture::PTX.into(), object.to_vec()]).unwrap();
+    let bound = Layer::load(&package, DeviceKind::Host { threads: None }).unwrap().bind(vec![w()]).unwrap();
+    let run = bound.run(&[x(2)], Dims::tokens(2)).unwrap();
+    let expected = (0..8).map(|i| 2.0 * i as f32 + 2.0 * [0.5, 1.5, 2.5, 3.5][i % 4]);
+    assert_eq!(run.tensor("y").unwrap(), &floats(&[2, HIDDEN], expected));
 }
 
 #[test]

@@ -79,11 +79,13 @@ fn graph_and_kernels(example: &Example) {
 fn arguments_keep_their_places(example: &Example) {
     for name in [GPU, HOST] {
         let program = lowered(example, name).program;
-        let launches = program.regimes.iter().flat_map(|regime| &regime.launches).map(|launch| launch.args.len());
+        let launches = program.prepare.iter().chain(program.regimes.iter().flat_map(|regime| &regime.launches));
+        let launches = launches.map(|launch| launch.args.len());
         for (at, args) in launches.collect::<Vec<_>>().into_iter().enumerate() {
             for (i, j) in (0..args).flat_map(|i| (0..i).map(move |j| (i, j))) {
                 let mut swapped = program.clone();
-                let launch = swapped.regimes.iter_mut().flat_map(|regime| &mut regime.launches).nth(at).unwrap();
+                let of_regimes = swapped.regimes.iter_mut().flat_map(|regime| &mut regime.launches);
+                let launch = swapped.prepare.iter_mut().chain(of_regimes).nth(at).unwrap();
                 launch.args.swap(i, j);
                 assert!(kernel::verify(&swapped, &machine(name)).is_err(), "{name}: launch {at}, arguments {i} and {j}");
             }

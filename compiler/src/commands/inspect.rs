@@ -60,6 +60,9 @@ fn print_graph(regime: &Regime<Graph>, out: &mut dyn Write) -> io::Result<()> {
 
 fn print_program(program: &Program, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "program {}: {} buffers, {} kernels", program.name, program.buffers.len(), program.kernels.len())?;
+    if !program.prepare.is_empty() {
+        writeln!(out, "  prepare: {} launches", program.prepare.len())?;
+    }
     for regime in &program.regimes {
         let bound = regime.tokens_up_to.map_or("any T".to_string(), |most| format!("T <= {most}"));
         writeln!(out, "  {bound}: {} launches", regime.launches.len())?;

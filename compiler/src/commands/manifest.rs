@@ -17,8 +17,13 @@ pub(super) fn print(package: &Package, file_bytes: u64, out: &mut dyn Write) -> 
     writeln!(out, "package     {layer}, {}, by {compiler}, spec {}", bytes_text(file_bytes), &spec_sha256[..12])?;
     let dims: Vec<String> = dims.iter().map(|dim| format!("{} {}", dim.name, dim.value)).collect();
     writeln!(out, "layer       {}, {}, T up to {max_tokens}", dims.join(", "), dtype.name())?;
-    for (title, role) in [("inputs", Role::Input), ("outputs", Role::Output), ("weights", Role::Weight)] {
-        let buffers = manifest.buffers.iter().filter(|buffer| buffer.role == role);
+    for (title, role) in
+        [("inputs", Role::Input), ("outputs", Role::Output), ("weights", Role::Weight), ("prepared", Role::Prepared)]
+    {
+        let mut buffers = manifest.buffers.iter().filter(|buffer| buffer.role == role).peekable();
+        if role == Role::Prepared && buffers.peek().is_none() {
+            continue;
+        }
         let listed: Vec<String> = buffers.map(|buffer| buffer_text(buffer, &buffer.name)).collect();
         writeln!(out, "{title:<11} {}", listed.join("\n            "))?;
     }
@@ -56,6 +61,10 @@ fn print_target(package: &Package, target: &Target, out: &mut dyn Write) -> io::
     let width = target.kernels.iter().map(|kernel| kernel.symbol.len()).max().unwrap_or(0);
     for kernel in &target.kernels {
         writeln!(out, "  kernel    {:<width$}  {}", kernel.symbol, kernel_text(kernel))?;
+    }
+    if !target.prepare.is_empty() {
+        writeln!(out, "prepare")?;
+        print_launches(target, &target.prepare, width, out)?;
     }
     for regime in &target.regimes {
         let bound = regime.tokens_up_to.map_or("any T".to_string(), |most| format!("T <= {most}"));

@@ -64,7 +64,7 @@ fn needed(manifest: &Manifest, (target, place): (&Target, Place), dims: Dims, in
         let of_role = manifest.buffers.iter().filter(|buffer| wanted(buffer.role));
         of_role.map(|buffer| bytes(buffer, dims)).fold(0, u64::saturating_add)
     };
-    let weights = sum(|role| role == Role::Weight);
+    let weights = sum(|role| role == Role::Weight || role == Role::Prepared);
     let tokens = sum(|role| role == Role::Input || role == Role::Output);
     // A batch whose sizes overflow is refused where it is laid out.
     let workspace = match place {

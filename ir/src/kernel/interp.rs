@@ -74,7 +74,7 @@ pub fn interp(
         let bytes = elements.and_then(|elements| elements.checked_mul(buffer.dtype.bytes()));
         let bytes = bytes.filter(|bytes| *bytes <= LARGEST_BUFFER_BYTES).ok_or_else(|| wrong("it is too large".to_string()))?;
         memory.push(match buffer.role {
-            Role::Output | Role::Workspace => Memory::unknown(bytes as usize),
+            Role::Output | Role::Workspace | Role::Prepared => Memory::unknown(bytes as usize),
             Role::Input | Role::Weight => match given.get(&buffer.name) {
                 Some(given) if given.len() as u64 == bytes => Memory::from(given.clone()),
                 Some(given) => return Err(wrong(format!("{} bytes are given, it has {bytes}", given.len()))),
@@ -83,23 +83,24 @@ pub fn interp(
         });
     }
     let serves = |bound: Option<u64>| bound.is_none_or(|bound| dims.tokens <= bound);
-    if let Some((i, regime)) = program.regimes.iter().enumerate().find(|(_, regime)| serves(regime.tokens_up_to)) {
-        for (j, launch) in regime.launches.iter().enumerate() {
-            let none = || fault(Location::Launch(i, j), "a formula has no value".to_string());
-            let blocks = launch.grid.at(dims).ok_or_else(none)?;
-            let mut args = Vec::new();
-            for arg in &launch.args {
-                args.push(match &arg.given {
-                    Given::Buffer(index) => Argument::Buffer(*index),
-                    Given::Scalar(extent) => {
-                        Argument::Scalar(extent.at(dims).and_then(|n| i64::try_from(n).ok()).ok_or_else(none)?)
-                    }
-                    Given::TensorMap(view) => Argument::TensorMap(view.buffer, view.at(dims).ok_or_else(none)?),
-                });
-            }
-            let run = Run::new(launch.kernel, &program.kernels[launch.kernel], machine, &args, &mut memory);
-            run.and_then(|run| run.grid(blocks)).map_err(|stop| fault(stop.at, stop.message))?;
+    let prepare = program.prepare.iter().enumerate().map(|(i, launch)| (Location::Prepare(i), launch));
+    let regime = program.regimes.iter().enumerate().find(|(_, regime)| serves(regime.tokens_up_to));
+    let of_regime = regime
+        .into_iter()
+        .flat_map(|(i, regime)| regime.launches.iter().enumerate().map(move |(j, launch)| (Location::Launch(i, j), launch)));
+    for (at, launch) in prepare.chain(of_regime) {
+        let none = || fault(at.clone(), "a formula has no value".to_string());
+        let blocks = launch.grid.at(dims).ok_or_else(none)?;
+        let mut args = Vec::new();
+        for arg in &launch.args {
+            args.push(match &arg.given {
+                Given::Buffer(index) => Argument::Buffer(*index),
+                Given::Scalar(extent) => Argument::Scalar(extent.at(dims).and_then(|n| i64::try_from(n).ok()).ok_or_else(none)?),
+                Given::TensorMap(view) => Argument::TensorMap(view.buffer, view.at(dims).ok_or_else(none)?),
+            });
         }
+        let run = Run::new(launch.kernel, &program.kernels[launch.kernel], machine, &args, &mut memory);
+        run.and_then(|run| run.grid(blocks)).map_err(|stop| fault(stop.at, stop.message))?;
     }
     let written = |role| matches!(role, Role::Output | Role::Workspace);
     let named = program.buffers.iter().zip(memory).filter(|(buffer, _)| written(buffer.role));

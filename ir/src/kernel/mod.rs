@@ -72,6 +72,8 @@ pub struct Program {
     pub kernels: Vec<Kernel>,
     /// Which observed buffers are statistics of a run.
     pub statistics: Option<Statistics>,
+    /// What is launched once, when the weights are bound: it makes what depends on nothing else.
+    pub prepare: Vec<Launch>,
     /// Launch plans, by rising token count; the last one has no bound.
     pub regimes: Vec<Regime>,
     /// What is launched after a run where the caller asks for it: it may write weights.
@@ -102,6 +104,8 @@ pub enum Role {
     Output,
     /// Bound once, read only but for [`Program::update`].
     Weight,
+    /// Made from weights by [`Program::prepare`], read only after that; of constant shape.
+    Prepared,
     /// Scratch: undefined before and after.
     Workspace,
 }

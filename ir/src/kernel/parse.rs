@@ -208,6 +208,8 @@ impl<'t> Parser<'t> {
                 program.statistics = self.read("statistics", Statistics::parse_prefix)?;
             } else if self.take("buffer") {
                 program.buffers.push(self.buffer()?);
+            } else if self.take("prepare") {
+                program.prepare = self.launches(&program.buffers, &mut launched)?;
             } else if self.take("update") {
                 program.update = self.launches(&program.buffers, &mut launched)?;
                 self.expect("}")?;
@@ -223,7 +225,8 @@ impl<'t> Parser<'t> {
         while self.peek().token != Token::End {
             program.kernels.push(self.kernel()?);
         }
-        let launches = program.regimes.iter_mut().flat_map(|regime| &mut regime.launches).chain(&mut program.update);
+        let of_regimes = program.regimes.iter_mut().flat_map(|regime| &mut regime.launches);
+        let launches = program.prepare.iter_mut().chain(of_regimes).chain(&mut program.update);
         for (launch, (name, unknown)) in launches.zip(launched) {
             launch.kernel = program.kernels.iter().position(|kernel| kernel.name == name).ok_or(unknown)?;
         }
@@ -249,7 +252,7 @@ impl<'t> Parser<'t> {
     fn buffer(&mut self) -> Parsed<Buffer> {
         let name = self.name('%')?;
         self.expect(":")?;
-        let roles = [Role::Input, Role::Output, Role::Weight, Role::Workspace];
+        let roles = [Role::Input, Role::Output, Role::Weight, Role::Prepared, Role::Workspace];
         let role = self.known("a role", |word| roles.into_iter().find(|of| role(*of) == word))?;
         let dtype = self.dtype()?;
         self.expect("[")?;

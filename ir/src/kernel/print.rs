@@ -20,6 +20,8 @@ pub enum Location {
     Program,
     /// A buffer, by index.
     Buffer(usize),
+    /// A launch of the preparation, by index.
+    Prepare(usize),
     /// A regime, by index.
     Regime(usize),
     /// A launch: the regime's index, and its own.
@@ -92,6 +94,12 @@ fn lines_of_program(program: &Program) -> Vec<Line> {
         lines.push((Some(Location::Buffer(i)), line));
     }
     lines.extend(program.statistics.iter().flat_map(|statistics| own(statistics.to_string())));
+    if !program.prepare.is_empty() {
+        lines.push((None, "  prepare {".to_string()));
+        let launches = program.prepare.iter().enumerate();
+        lines.extend(launches.map(|(i, launch)| (Some(Location::Prepare(i)), launch_line(program, launch))));
+        lines.push((None, "  }".to_string()));
+    }
     for (i, regime) in program.regimes.iter().enumerate() {
         let bound = regime.tokens_up_to.map(|tokens| format!(" up_to {tokens}")).unwrap_or_default();
         let rows = regime.tile_rows.map(|rows| format!(" tile_rows {rows}")).unwrap_or_default();
@@ -137,6 +145,7 @@ pub(super) fn role(role: Role) -> &'static str {
         Role::Input => "input",
         Role::Output => "output",
         Role::Weight => "weight",
+        Role::Prepared => "prepared",
         Role::Workspace => "workspace",
     }
 }

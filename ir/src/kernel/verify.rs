@@ -101,7 +101,24 @@ fn check_buffers(program: &Program, found: &mut Vec<Violation>) {
         for extent in buffer.shape.iter().filter(|extent| divides_by_zero(extent)) {
             wrong(format!("{extent} divides by zero"));
         }
+        if buffer.role == Role::Prepared {
+            if buffer.shape.iter().any(|extent| extent.depends_on_batch()) {
+                wrong("what is prepared depends on the batch".to_string());
+            }
+            if !program.prepare.iter().any(|launch| writes(program, launch, i)) {
+                wrong("no launch prepares it".to_string());
+            }
+        }
     }
+}
+
+/// Whether a launch writes the buffer.
+fn writes(program: &Program, launch: &Launch, buffer: usize) -> bool {
+    let params = program.kernels.get(launch.kernel).map_or(&[][..], |kernel| &kernel.params);
+    params
+        .iter()
+        .zip(&launch.args)
+        .any(|(param, arg)| matches!(param.kind, ParamKind::Buffer { write: true, .. }) && arg.given == Given::Buffer(buffer))
 }
 
 pub(super) fn divides_by_zero(extent: &Extent) -> bool {
@@ -116,6 +133,15 @@ fn check_regimes(program: &Program, found: &mut Vec<Violation>) {
     if program.regimes.is_empty() {
         found.push(Violation { at: Location::Program, message: "there is no regime".to_string() });
     }
+    for (i, launch) in program.prepare.iter().enumerate() {
+        let mut wrong = check_launch(program, launch, Stage::Prepare);
+        let numbers =
+            launch.args.iter().filter_map(|arg| if let Given::Scalar(extent) = &arg.given { Some(extent) } else { None });
+        if std::iter::once(&launch.grid).chain(numbers).any(Extent::depends_on_batch) {
+            wrong.push("a preparation depends on the batch".to_string());
+        }
+        found.extend(wrong.into_iter().map(|message| Violation { at: Location::Prepare(i), message }));
+    }
     let mut below = None;
     for (i, regime) in program.regimes.iter().enumerate() {
         let mut wrong = |message: &str| found.push(Violation { at: Location::Regime(i), message: message.to_string() });
@@ -129,24 +155,32 @@ fn check_regimes(program: &Program, found: &mut Vec<Violation>) {
         below = regime.tokens_up_to.or(below);
         for (j, launch) in regime.launches.iter().enumerate() {
             let at = Location::Launch(i, j);
-            let wrong = check_launch(program, launch, Writes::Results);
+            let wrong = check_launch(program, launch, Stage::Run);
             found.extend(wrong.into_iter().map(|message| Violation { at: at.clone(), message }));
         }
     }
     for (i, launch) in program.update.iter().enumerate() {
-        let wrong = check_launch(program, launch, Writes::Weights);
+        let mut wrong = check_launch(program, launch, Stage::Update);
+        let prepares = |buffer: usize| {
+            let given = program.prepare.iter().flat_map(|launch| &launch.args).map(|arg| &arg.given);
+            given.filter(|given| **given == Given::Buffer(buffer)).count() > 0
+        };
+        if let Some((_, buffer)) = program.buffers.iter().enumerate().find(|(i, _)| writes(program, launch, *i) && prepares(*i)) {
+            wrong.push(format!("%{} is updated, though something was prepared from it", buffer.name));
+        }
         found.extend(wrong.into_iter().map(|message| Violation { at: Location::Update(i), message }));
     }
 }
 
-/// What a launch may write, beside workspace.
+/// When a launch is made, which says what it may read and write.
 #[derive(Clone, Copy, PartialEq)]
-enum Writes {
-    Results,
-    Weights,
+enum Stage {
+    Prepare,
+    Run,
+    Update,
 }
 
-fn check_launch(program: &Program, launch: &Launch, writes: Writes) -> Vec<String> {
+fn check_launch(program: &Program, launch: &Launch, stage: Stage) -> Vec<String> {
     let Some(kernel) = program.kernels.get(launch.kernel) else { return vec!["there is no such kernel".to_string()] };
     let mut wrong = Vec::new();
     if divides_by_zero(&launch.grid) {
@@ -160,7 +194,7 @@ fn check_launch(program: &Program, launch: &Launch, writes: Writes) -> Vec<Strin
     }
     let mut bound: BTreeMap<usize, bool> = BTreeMap::new();
     for (param, arg) in kernel.params.iter().zip(&launch.args) {
-        wrong.extend(check_argument(program, param, arg, writes));
+        wrong.extend(check_argument(program, param, arg, stage));
         let reached = match (param.kind, &arg.given) {
             (ParamKind::Buffer { write, .. }, Given::Buffer(index)) => Some((*index, write)),
             (ParamKind::TensorMap(_), Given::TensorMap(view)) => Some((view.buffer, false)),
@@ -178,7 +212,7 @@ fn check_launch(program: &Program, launch: &Launch, writes: Writes) -> Vec<Strin
     wrong
 }
 
-fn check_argument(program: &Program, param: &Param, arg: &Arg, writes: Writes) -> Option<String> {
+fn check_argument(program: &Program, param: &Param, arg: &Arg, stage: Stage) -> Option<String> {
     let wrong = |why: String| Some(format!("%{}: {why}", param.name));
     if param.name != arg.param {
         return wrong(format!("it is given what is meant for %{}", arg.param));
@@ -197,11 +231,16 @@ fn check_argument(program: &Program, param: &Param, arg: &Arg, writes: Writes) -
         (ParamKind::Buffer { elem, write }, Given::Buffer(index)) => match program.buffers.get(*index) {
             None => wrong("there is no such buffer".to_string()),
             Some(buffer) if buffer.dtype != elem => wrong(format!("the parameter has {elem}, the buffer {}", buffer.dtype)),
-            Some(buffer) => match buffer.role {
-                Role::Input if write => wrong("an input is not written".to_string()),
-                Role::Weight if write && writes == Writes::Results => wrong("a weight is not written".to_string()),
-                Role::Output if write && writes == Writes::Weights => wrong("an update has no output".to_string()),
-                Role::Input | Role::Weight | Role::Output | Role::Workspace => None,
+            Some(buffer) => match (buffer.role, stage) {
+                (Role::Input, Stage::Run | Stage::Update) if write => wrong("an input is not written".to_string()),
+                (Role::Weight, Stage::Prepare | Stage::Run) if write => wrong("a weight is not written".to_string()),
+                (Role::Output, Stage::Update) if write => wrong("an update has no output".to_string()),
+                (Role::Prepared, Stage::Run | Stage::Update) if write => wrong("what is prepared is not written".to_string()),
+                (Role::Input | Role::Output | Role::Workspace, Stage::Prepare) => {
+                    wrong("a preparation has weights and what it prepares alone".to_string())
+                }
+                (Role::Input | Role::Output | Role::Workspace, Stage::Run | Stage::Update) => None,
+                (Role::Weight | Role::Prepared, Stage::Prepare | Stage::Run | Stage::Update) => None,
             },
         },
     }

@@ -70,6 +70,11 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         }
         // Not of a batch.
         Op::BiasUpdate => return 0,
+        // Rows of a weight: once, when it is bound.
+        Op::RmsNorm if matches!(types.first(), Some(Type::Tensor { shape, .. }) if matches!(shape.first(), Some(Dim::Const(_)))) =>
+        {
+            return 0;
+        }
         // Values that are no parts have launches of their own.
         Op::Launch => (u64::from(types.iter().any(|ty| matches!(ty, Type::List(_)))), 0, 0),
         Op::Gemm if is_rowwise(types) => return NEVER,

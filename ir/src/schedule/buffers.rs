@@ -44,6 +44,16 @@ impl Buffers {
         BufferId(self.0.len() - 1)
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Workspace that was made since there were so many buffers is made once, when weights are bound.
+    pub(super) fn prepared_from(&mut self, count: usize) {
+        self.0[count..].iter_mut().for_each(|buffer| buffer.role = Role::Prepared);
+    }
+
     /// Lets a caller read workspace after a run under this name. `None`: it is not workspace, or has a public name already.
     pub(super) fn publish(&mut self, id: BufferId, name: &str) -> Option<()> {
         let buffer = self.0.get_mut(id.0).filter(|buffer| buffer.role == Role::Workspace && buffer.observe.is_none())?;

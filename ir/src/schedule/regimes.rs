@@ -15,6 +15,7 @@ pub(super) fn merged(programs: Vec<(Option<u64>, Program)>) -> Result<Program, S
     let Some((_, first)) = programs.first() else { return Ok(Program::default()) };
     let (name, facts, statistics) = (first.name.clone(), first.facts.clone(), first.statistics.clone());
     let mut update: Option<Vec<Launch>> = None;
+    let mut prepare: Vec<Launch> = Vec::new();
     let (mut buffers, mut kernels) = (Shared::default(), Shared::default());
     let mut regimes: Vec<Regime> = Vec::new();
     for (tokens_up_to, program) in programs {
@@ -32,6 +33,12 @@ pub(super) fn merged(programs: Vec<(Option<u64>, Program)>) -> Result<Program, S
             }
             launch
         };
+        // What several regimes need is prepared once.
+        for own in program.prepare.into_iter().map(launch) {
+            if !prepare.contains(&own) {
+                prepare.push(own);
+            }
+        }
         for regime in program.regimes {
             let launches = regime.launches.into_iter().map(launch).collect();
             regimes.push(Regime { tokens_up_to, launches, ..regime });
@@ -43,7 +50,7 @@ pub(super) fn merged(programs: Vec<(Option<u64>, Program)>) -> Result<Program, S
         }
     }
     let update = update.unwrap_or_default();
-    Ok(Program { name, facts, buffers: buffers.named, kernels: kernels.named, statistics, regimes, update })
+    Ok(Program { name, facts, buffers: buffers.named, kernels: kernels.named, statistics, prepare, regimes, update })
 }
 
 /// Things of all regimes: each as its own regime has it, and under a name that nothing else has.

@@ -59,7 +59,7 @@ fn check_buffer(buffer: &Buffer) -> Result<(), Error> {
     );
     ensure!(buffer.shape.iter().all(is_shallow), "buffer `{name}`: a formula is too deep");
     match buffer.role {
-        Role::Weight => {
+        Role::Weight | Role::Prepared => {
             for extent in &buffer.shape {
                 ensure!(extent.as_const().is_some_and(|n| n > 0), "weight `{name}`: an extent is not a positive number");
             }
@@ -203,6 +203,7 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
     ensure!(ascending, "target `{name}`: the regimes' bounds do not ascend");
     ensure!(target.regimes.iter().all(|regime| regime.tile_rows != Some(0)), "target `{name}`: tiles without rows");
     target.launches().try_for_each(|launch| check_launch(manifest, target, launch))?;
+    target.prepare.iter().try_for_each(|launch| check_preparation(manifest, target, launch))?;
     let observed: Vec<&Buffer> =
         named(target).into_iter().map(|index| &manifest.buffers[index]).filter(|buffer| buffer.observe.is_some()).collect();
     ensure!(
@@ -305,6 +306,19 @@ fn check_launch(manifest: &Manifest, target: &Target, launch: &Launch) -> Result
         };
         ensure!(fits, "argument {index} of a launch of `{symbol}` is not the {param:?} that it takes");
     }
+    Ok(())
+}
+
+/// What is launched when weights are bound has nothing else, and depends on no batch.
+fn check_preparation(manifest: &Manifest, target: &Target, launch: &Launch) -> Result<(), Error> {
+    let symbol = &target.kernels[launch.kernel as usize].symbol;
+    let mut given = launch.args.iter().filter_map(Arg::buffer).map(|index| manifest.buffers[index].role);
+    ensure!(
+        given.all(|role| matches!(role, Role::Weight | Role::Prepared)),
+        "the preparation by `{symbol}` is given what is not there when weights are bound"
+    );
+    let mut formulas = launch.args.iter().flat_map(Arg::formulas).chain([&launch.grid]);
+    ensure!(!formulas.any(Extent::depends_on_batch), "the preparation by `{symbol}` depends on the batch");
     Ok(())
 }
 

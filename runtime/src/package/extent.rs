@@ -117,6 +117,21 @@ impl Extent {
         }
     }
 
+    /// Whether T or S occurs in it.
+    #[must_use]
+    pub fn depends_on_batch(&self) -> bool {
+        match self {
+            Extent::Const(_) => false,
+            Extent::Tokens | Extent::SequenceTokens => true,
+            Extent::Add(a, b)
+            | Extent::Sub(a, b)
+            | Extent::Mul(a, b)
+            | Extent::Div(a, b, _)
+            | Extent::Min(a, b)
+            | Extent::Max(a, b) => a.depends_on_batch() || b.depends_on_batch(),
+        }
+    }
+
     /// Operations on the longest way from the formula to one of its leaves.
     pub(super) fn depth(&self) -> usize {
         match self {

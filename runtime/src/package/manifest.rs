@@ -89,6 +89,8 @@ pub enum Role {
     Output,
     /// Bound once, read only but for [`Target::update`]; its shape is constant.
     Weight,
+    /// Made once, by [`Target::prepare`], when weights are bound; read only after that; its shape is constant.
+    Prepared,
     /// Scratch of one run: undefined before and after, except where `observe` names it.
     Workspace,
 }
@@ -187,6 +189,9 @@ pub struct Target {
     pub ptx_version: Option<String>,
     /// The kernels that launches name by index.
     pub kernels: Vec<Kernel>,
+    /// What is launched once, when weights are bound, in order: it reads weights and writes what is prepared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prepare: Vec<Launch>,
     /// Launch sequences by batch size, in ascending order; the last is open-ended.
     pub regimes: Vec<Regime>,
     /// What is launched after a run where the caller asks for it, in order: it may write weights.
@@ -203,9 +208,9 @@ impl Target {
         self.regimes.iter().find(|regime| regime.tokens_up_to.is_none_or(|most| tokens <= most))
     }
 
-    /// Every launch that there may be: those of all regimes, then the update's.
+    /// Every launch that there may be: the preparation's, those of all regimes, then the update's.
     pub fn launches(&self) -> impl Iterator<Item = &Launch> {
-        self.regimes.iter().flat_map(|regime| &regime.launches).chain(&self.update)
+        self.prepare.iter().chain(self.regimes.iter().flat_map(|regime| &regime.launches)).chain(&self.update)
     }
 }
 

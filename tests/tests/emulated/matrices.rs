@@ -108,7 +108,7 @@ fn case(dtype: DType, k: usize, rows: u32, target: &str, of: impl Fn(f64) -> f64
         match buffer.role {
             Role::Input => given.insert(buffer.name.clone(), encode(dtype, &x)?),
             Role::Weight => given.insert(buffer.name.clone(), encode(dtype, &w)?),
-            Role::Output | Role::Workspace => None,
+            Role::Output | Role::Prepared | Role::Workspace => None,
         };
     }
     Ok(Case { program, machine, given, sums, k })

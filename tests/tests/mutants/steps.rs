@@ -87,14 +87,14 @@ impl Steps {
             match buffer.role {
                 Role::Input => Memory::from(input.to_vec()),
                 Role::Weight => Memory::from(weights[buffer.name.as_str()].to_vec()),
-                Role::Output | Role::Workspace => Memory::unknown((elements * buffer.dtype.bytes()) as usize),
+                Role::Output | Role::Prepared | Role::Workspace => Memory::unknown((elements * buffer.dtype.bytes()) as usize),
             }
         };
         let mut seen = BTreeSet::new();
         for regime in &program.regimes {
             let mut memory: Vec<Memory> = program.buffers.iter().map(memory).collect();
             let known = seen.clone();
-            for launch in &regime.launches {
+            for launch in program.prepare.iter().chain(&regime.launches) {
                 let blocks = launch.grid.at(dims).ok_or("a grid has no value")?;
                 let arg = |arg: &Arg| match &arg.given {
                     Given::Buffer(index) => Some(Argument::Buffer(*index)),

@@ -24,8 +24,12 @@ pub(super) struct Plan<'g> {
     buffers: Buffers,
     kernels: Vec<Kernel>,
     launches: Vec<Launch>,
+    /// Launches that make what depends on weights alone.
+    prepare: Vec<Launch>,
     /// Launches that change weights after a batch.
     update: Vec<Launch>,
+    /// Of each node so far, whether it depends on nothing but weights that stay as they are; then of the next one.
+    constant: Vec<bool>,
 }
 
 impl<'g> Plan<'g> {
@@ -36,8 +40,9 @@ impl<'g> Plan<'g> {
         output: BufferId,
         buffers: Buffers,
     ) -> Plan<'g> {
-        let (values, kernels, launches, update) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Plan { layer, machine, params, output, values, buffers, kernels, launches, update }
+        let (values, constant, kernels) = (Vec::new(), Vec::new(), Vec::new());
+        let (launches, prepare, update) = (Vec::new(), Vec::new(), Vec::new());
+        Plan { layer, machine, params, output, values, constant, buffers, kernels, launches, prepare, update }
     }
 
     /// The program, for batches of any size.
@@ -51,6 +56,7 @@ impl<'g> Plan<'g> {
             buffers: self.buffers.into_list(),
             kernels: self.kernels,
             statistics,
+            prepare: self.prepare,
             regimes: vec![Regime { tokens_up_to: None, tile_rows, launches: self.launches }],
             update: self.update,
         })
@@ -59,9 +65,30 @@ impl<'g> Plan<'g> {
     /// Schedules the next node. The output is written where the caller has it.
     pub(super) fn add(&mut self, node: &'g Node, ty: &'g Type, is_output: bool) -> Result<(), ScheduleError> {
         check_extents(ty)?;
+        let is_constant = !is_output && self.depends_on_weights_alone(node);
+        self.constant.push(is_constant);
+        let (buffers, launches) = (self.buffers.count(), self.launches.len());
         let value = self.value(node, ty, is_output)?;
         self.values.push(value);
+        if is_constant {
+            self.buffers.prepared_from(buffers);
+            self.prepare.extend(self.launches.drain(launches..));
+        }
         Ok(())
+    }
+
+    fn depends_on_weights_alone(&self, node: &Node) -> bool {
+        match node {
+            Node::Param(param) => !param.is_input() && !self.layer.graph().results.contains(&param.0),
+            Node::Attr(_) => true,
+            Node::Hole(_) => false,
+            Node::Apply(_, operands) => operands.iter().all(|id| self.constant[usize::from(*id)]),
+        }
+    }
+
+    /// So many blocks for rows that are there whatever the batch: none without tokens, but where a preparation is scheduled.
+    fn constant_grid(&self, blocks: Extent) -> Extent {
+        if self.constant.last() == Some(&true) { blocks } else { blocks * Extent::Tokens.min(Extent::Const(1)) }
     }
 
     /// The buffer of the weight of this name (`@router`).

@@ -230,8 +230,7 @@ impl<'g> Plan<'g> {
             Some(Dim::Tokens) => (Extent::Tokens, row_loop::grid(Extent::Tokens), vec![]),
             Some(Dim::Const(n)) => {
                 let rows = Extent::Const(*n);
-                // Nothing is launched without tokens.
-                (rows.clone(), row_loop::grid(rows) * Extent::Tokens.min(Extent::Const(1)), vec![x])
+                (rows.clone(), self.constant_grid(row_loop::grid(rows)), vec![x])
             }
             Some(Dim::Pairs) | None => {
                 let what = "rows that are neither the tokens nor a weight's".to_string();
