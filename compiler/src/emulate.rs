@@ -270,28 +270,24 @@ fn sample(package: &Package, request: &Request, dims: Dims, schedule: (Schedule,
     let layer = Layer::on(package, opened)?;
     let manifest = package.manifest();
     let region = |role: Role| -> Result<Vec<Region>, Error> {
-        let buffers = manifest.buffers.iter().filter(|buffer| buffer.role == role);
-        let region = |buffer: &Buffer| {
+        let buffers = manifest.buffers.iter().enumerate().filter(|(_, buffer)| buffer.role == role);
+        let region = |(index, buffer): (usize, &Buffer)| {
             // Of the size that the launch asks for; what overflows it refuses.
             let bytes = |bytes: u64, extent: &Extent| Ok::<u64, Error>(bytes.saturating_mul(extent.count(dims)?));
-            let region = Region::new(&device, buffer.shape.iter().try_fold(buffer.dtype.bytes(), bytes)?)?;
             if role != Role::Output {
-                emulator.provide(region.address(), random::content(manifest, buffer, request.seed));
+                emulator.provide(index, random::content(manifest, buffer, request.seed));
             }
-            Ok(region)
+            Region::new(&device, buffer.shape.iter().try_fold(buffer.dtype.bytes(), bytes)?)
         };
         buffers.map(region).collect()
     };
     let bound = layer.bind_regions(region(Role::Weight)?)?;
     let mut fingerprint = Vec::new();
-    for (buffer, region) in bound.prepared() {
+    for (_, region) in bound.prepared() {
         fingerprint.push(emulator.fingerprint(region.address(), region.bytes()));
-        // Of the preparation too only some blocks ran.
-        emulator.provide(region.address(), random::content(manifest, buffer, request.seed));
     }
-    let workspace = Region::new(&device, layer.workspace_bytes(dims)?)?;
-    for place in moec_runtime::package::workspace(manifest, layer.target(), dims)?.places {
-        let buffer = &manifest.buffers[place.buffer];
+    let made = |(_, buffer): &(usize, &Buffer)| matches!(buffer.role, Role::Prepared | Role::Workspace);
+    for (index, buffer) in manifest.buffers.iter().enumerate().filter(made) {
         let content: Option<Procedure> = match buffer.dtype {
             // Others would have to be what the launches before make of it.
             DType::I32 if buffer.observe.as_deref() == Some("route.experts") => {
@@ -303,9 +299,10 @@ fn sample(package: &Package, request: &Request, dims: Dims, schedule: (Schedule,
             DType::F32 | DType::F16 | DType::Bf16 => Some(random::content(manifest, buffer, request.seed)),
         };
         if let Some(content) = content {
-            emulator.provide(workspace.address() + place.offset, content);
+            emulator.provide(index, content);
         }
     }
+    let workspace = Region::new(&device, layer.workspace_bytes(dims)?)?;
     let mut batch = Batch { dims, inputs: region(Role::Input)?, outputs: region(Role::Output)?, workspace };
     let (launches, _) = launch(&bound, &mut batch, &emulator)?;
     let written = batch.outputs.iter().chain([&batch.workspace]);

@@ -126,6 +126,8 @@ impl Stream {
 pub enum Given<'r> {
     /// A part of a region, within its length.
     Memory {
+        /// Index into [`Manifest::buffers`](crate::package::Manifest::buffers).
+        buffer: usize,
         /// The region, of the device that is asked.
         region: &'r Region,
         /// Bytes from the start of the region.
@@ -135,6 +137,8 @@ pub enum Given<'r> {
     },
     /// A tensor map of a part of a region.
     Map {
+        /// Index into [`Manifest::buffers`](crate::package::Manifest::buffers).
+        buffer: usize,
         /// The region, of the device that is asked.
         region: &'r Region,
         /// Bytes from the start of the region.
@@ -166,8 +170,12 @@ impl Given<'_> {
     #[must_use]
     pub fn argument(self) -> Argument {
         match self {
-            Given::Memory { region, offset, bytes } => Argument::Memory { address: region.address() + offset, bytes },
-            Given::Map { region, offset, bytes, map } => Argument::Map { address: region.address() + offset, bytes, map },
+            Given::Memory { buffer, region, offset, bytes } => {
+                Argument::Memory { buffer, address: region.address() + offset, bytes }
+            }
+            Given::Map { buffer, region, offset, bytes, map } => {
+                Argument::Map { buffer, address: region.address() + offset, bytes, map }
+            }
             Given::I32(value) => Argument::I32(value),
             Given::I64(value) => Argument::I64(value),
         }
@@ -177,7 +185,7 @@ impl Given<'_> {
     #[must_use]
     pub fn is_held_by<D>(&self, device: &D) -> bool {
         match self {
-            Given::Memory { region, offset, bytes } | Given::Map { region, offset, bytes, .. } => {
+            Given::Memory { region, offset, bytes, .. } | Given::Map { region, offset, bytes, .. } => {
                 region.is_of(device) && offset.checked_add(*bytes).is_some_and(|end| end <= region.bytes())
             }
             Given::I32(_) | Given::I64(_) => true,
@@ -190,6 +198,8 @@ impl Given<'_> {
 pub enum Argument {
     /// A buffer.
     Memory {
+        /// Index into [`Manifest::buffers`](crate::package::Manifest::buffers).
+        buffer: usize,
         /// Where it starts.
         address: u64,
         /// Its length.
@@ -197,6 +207,8 @@ pub enum Argument {
     },
     /// A tensor map.
     Map {
+        /// Index into [`Manifest::buffers`](crate::package::Manifest::buffers).
+        buffer: usize,
         /// Where the part of memory starts that the tensor lies in, and the tensor.
         address: u64,
         /// The part's length.

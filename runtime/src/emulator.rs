@@ -66,6 +66,8 @@ impl Sample {
 pub struct Emulator {
     module: Module,
     kernels: Vec<Kernel>,
+    /// Name and role of the manifest's buffers.
+    buffers: Vec<(String, Role)>,
     options: Options,
     sample: Sample,
     state: Mutex<State>,
@@ -77,10 +79,21 @@ struct Kernel {
     dynamic_shared_bytes: u32,
     /// Whether it is given weights, inputs or outputs, or nothing but floats.
     is_sampled: bool,
-    /// What the manifest calls the tensor of each parameter.
-    names: Vec<String>,
-    /// Whether a parameter is given inputs and weights alone, which a layer does not write; an update does.
-    only_read: Vec<bool>,
+    /// Whether it is launched when weights are bound.
+    prepares: bool,
+    /// Whether it is launched by an update.
+    updates: bool,
+}
+
+impl Kernel {
+    /// Whether the manifest lets it read such buffers only.
+    fn only_reads(&self, role: Role) -> bool {
+        match role {
+            Role::Input | Role::Weight => !self.updates,
+            Role::Prepared => !self.prepares,
+            Role::Output | Role::Workspace => false,
+        }
+    }
 }
 
 struct State {
@@ -89,10 +102,12 @@ struct State {
     next: u64,
     /// The regions that `alloc` gave, by their address: length, and the byte that untouched memory holds.
     regions: BTreeMap<u64, (u64, u8)>,
-    /// What tensors that are not there yet will hold, by their address.
-    contents: BTreeMap<u64, Procedure>,
-    /// The named tensors, by their address. None overlaps another.
+    /// What the manifest's buffers hold where no launch and no copy has written them.
+    contents: BTreeMap<usize, Procedure>,
+    /// The tensors, by their address. None overlaps another.
     tensors: BTreeMap<u64, Tensor>,
+    /// A hash of what was touched of workspace that was used again for another buffer; of samples alone.
+    given_up: Option<u64>,
     launches: Vec<Emulated>,
 }
 
@@ -100,6 +115,15 @@ struct State {
 struct Tensor {
     bytes: u64,
     buffer: Buffer,
+    /// The manifest's buffer that it is, once a launch has said so.
+    of: Option<usize>,
+}
+
+/// What the manifest says of a buffer that a kernel is given.
+struct Known<'m> {
+    name: &'m str,
+    only_read: bool,
+    is_workspace: bool,
 }
 
 /// What untouched memory holds unless `fill` says otherwise.
@@ -129,49 +153,35 @@ pub fn open(package: &Package, target: Option<&str>, options: Options, sample: S
     let module = parse(&text)
         .map_err(|error| Error::LoadImage { why: format!("the emulator cannot read the PTX: {error}"), help: None })?;
     let kernels = kernels(manifest, &manifest.targets[index]);
+    let buffers = manifest.buffers.iter().map(|buffer| (buffer.name.clone(), buffer.role)).collect();
     let state = State {
         memory: Memory::new(),
         next: WORKSPACE_ALIGN,
         regions: BTreeMap::new(),
         contents: BTreeMap::new(),
         tensors: BTreeMap::new(),
+        given_up: (sample != Sample::All).then_some(0),
         launches: Vec::new(),
     };
-    let emulator = Arc::new(Emulator { module, kernels, options, sample, state: Mutex::new(state) });
+    let emulator = Arc::new(Emulator { module, kernels, buffers, options, sample, state: Mutex::new(state) });
     Ok((Opened { device: Arc::clone(&emulator) as Arc<dyn Device>, target: index }, emulator))
 }
 
 fn kernels(manifest: &Manifest, target: &Target) -> Vec<Kernel> {
     let kernel = |(index, kernel): (usize, &package::Kernel)| {
-        let launches: Vec<_> = target.launches().filter(|launch| launch.kernel as usize == index).collect();
-        let given = |launch: &package::Launch, param: usize| manifest.buffers.get(launch.args.get(param)?.buffer()?);
-        let name = |param: usize| {
-            let mut names: Vec<&str> = launches.iter().filter_map(|launch| Some(given(launch, param)?.name.as_str())).collect();
-            names.dedup();
-            names.join("|")
-        };
-        let params = 0..kernel.params.len();
-        let all = || launches.iter().flat_map(|launch| params.clone().filter_map(|param| given(launch, param)));
-        let is_inner = all().all(|buffer| buffer.role == Role::Workspace);
-        let has_integers = all().any(|buffer| buffer.dtype == DType::I32);
+        let launches = || target.launches().filter(|launch| launch.kernel as usize == index);
+        let given = || launches().flat_map(|launch| &launch.args).filter_map(package::Arg::buffer);
+        let buffers = || given().map(|buffer| &manifest.buffers[buffer]);
+        let is_inner = buffers().all(|buffer| buffer.role == Role::Workspace);
+        let has_integers = buffers().any(|buffer| buffer.dtype == DType::I32);
         let is_in = |launches: &[package::Launch]| launches.iter().any(|launch| launch.kernel as usize == index);
-        let (is_update, prepares) = (is_in(&target.update), is_in(&target.prepare));
-        let is_read = |param: usize| {
-            let roles = launches.iter().filter_map(|launch| Some(given(launch, param)?.role));
-            let is_read = |role: Role| match role {
-                Role::Input | Role::Weight => true,
-                Role::Prepared => !prepares,
-                Role::Output | Role::Workspace => false,
-            };
-            !is_update && roles.clone().count() > 0 && roles.clone().all(is_read)
-        };
         Kernel {
             symbol: kernel.symbol.clone(),
             threads: kernel.threads,
             dynamic_shared_bytes: kernel.dynamic_shared_bytes,
             is_sampled: !(is_inner && has_integers),
-            names: params.clone().map(name).collect(),
-            only_read: params.clone().map(is_read).collect(),
+            prepares: is_in(&target.prepare),
+            updates: is_in(&target.update),
         }
     };
     target.kernels.iter().enumerate().map(kernel).collect()
@@ -183,18 +193,20 @@ impl Emulator {
         std::mem::take(&mut self.state().launches)
     }
 
-    /// Says what the tensor that starts at `address` holds from now on: bytes made when they are touched, for tensors that
-    /// are too large to exist.
-    pub fn provide(&self, address: u64, content: Procedure) {
+    /// Says what a buffer of the manifest holds from now on, until something writes it: bytes made when they are touched,
+    /// for tensors that are too large to exist.
+    pub fn provide(&self, buffer: usize, content: Procedure) {
         let mut state = self.state();
-        state.contents.insert(address, content);
-        if let Some(former) = state.tensors.remove(&address) {
+        state.contents.insert(buffer, content);
+        let former: Vec<u64> = state.tensors.iter().filter(|(_, t)| t.of == Some(buffer)).map(|(start, _)| *start).collect();
+        for tensor in former.iter().filter_map(|start| state.tensors.remove(start)).collect::<Vec<_>>() {
             // A buffer that is already gone needs no freeing.
-            let _ = state.memory.free(former.buffer);
+            let _ = state.memory.free(tensor.buffer);
         }
     }
 
-    /// A hash of all that was touched in a range, places and bytes.
+    /// A hash of all that was touched in a range, places and bytes; of a [`Sample::Only`] also of all workspace that was
+    /// used again for another buffer since.
     pub fn fingerprint(&self, address: u64, bytes: u64) -> u64 {
         let state = self.state();
         let mut hash = DefaultHasher::new();
@@ -203,6 +215,7 @@ impl Emulator {
             // A tensor that is listed is there.
             state.memory.touched(tensor.buffer).unwrap_or_default().hash(&mut hash);
         }
+        state.given_up.hash(&mut hash);
         hash.finish()
     }
 
@@ -214,7 +227,7 @@ impl Emulator {
             return None;
         }
         let mut state = self.state();
-        let (buffer, offset) = state.tensor(address, bytes).ok()?;
+        let (buffer, offset) = state.tensor(address, bytes, None).ok()?;
         let at = state.memory.first_uninitialised(buffer, offset, bytes).ok()??;
         Some(Finding {
             kind: FindingKind::NeverWritten,
@@ -242,30 +255,48 @@ impl fmt::Debug for Emulator {
 }
 
 impl State {
-    /// The tensor that holds this range, and how far in it starts. Where there is none, one is made, and those that it
-    /// overlaps are given up: the caller uses the memory for something else.
-    fn tensor(&mut self, address: u64, bytes: u64) -> Result<(Buffer, u64), Error> {
+    /// The tensor that holds this range, and how far in it starts. Where there is none, one is made.
+    fn tensor(&mut self, address: u64, bytes: u64, of: Option<usize>) -> Result<(Buffer, u64), Error> {
         if let Some((start, tensor)) = self.tensors.range(..=address).next_back()
             && address - start + bytes <= tensor.bytes
         {
             return Ok((tensor.buffer, address - start));
         }
+        Ok((self.new_tensor(address, bytes, of)?, 0))
+    }
+
+    /// A tensor of its own for this range. Those that it overlaps are given up: the memory is used for something else.
+    fn new_tensor(&mut self, address: u64, bytes: u64, of: Option<usize>) -> Result<Buffer, Error> {
         let dirt = self.region(address, bytes)?;
         for (start, tensor) in self.named(address, bytes) {
             self.tensors.remove(&start);
+            if let Some(before) = self.given_up {
+                let mut hash = DefaultHasher::new();
+                (before, start, self.memory.touched(tensor.buffer).unwrap_or_default()).hash(&mut hash);
+                self.given_up = Some(hash.finish());
+            }
             self.memory.free(tensor.buffer).map_err(refused)?;
         }
-        let fill = self.contents.get(&address).map_or(Fill::Uninitialised(dirt), |content| Fill::Procedure(Arc::clone(content)));
+        let content = of.and_then(|of| self.contents.get(&of));
+        let fill = content.map_or(Fill::Uninitialised(dirt), |content| Fill::Procedure(Arc::clone(content)));
         let buffer = self.memory.alloc(&format!("tensor@{address:#x}"), bytes, fill).map_err(refused)?;
-        self.tensors.insert(address, Tensor { bytes, buffer });
-        Ok((buffer, 0))
+        self.tensors.insert(address, Tensor { bytes, buffer, of });
+        Ok(buffer)
     }
 
-    /// The address of a range that a kernel is given, whose tensor is called this from now on.
-    fn given(&mut self, address: u64, bytes: u64, name: &str, only_read: bool) -> Result<u64, Error> {
-        let (buffer, offset) = self.tensor(address, bytes)?;
-        self.memory.rename(buffer, name).map_err(refused)?;
-        self.memory.set_read_only(buffer, only_read).map_err(refused)?;
+    /// The address of a range that a kernel is given for a buffer of the manifest. Workspace that was another buffer is new:
+    /// what the launches before left there is not known.
+    fn given(&mut self, address: u64, bytes: u64, of: usize, known: &Known<'_>) -> Result<u64, Error> {
+        let is_it = |tensor: &Tensor| tensor.bytes == bytes && tensor.of.is_none_or(|it| it == of);
+        if known.is_workspace && !self.tensors.get(&address).is_some_and(is_it) {
+            self.new_tensor(address, bytes, Some(of))?;
+        }
+        let (buffer, offset) = self.tensor(address, bytes, Some(of))?;
+        if let Some(tensor) = self.tensors.get_mut(&address) {
+            tensor.of.get_or_insert(of);
+        }
+        self.memory.rename(buffer, known.name).map_err(refused)?;
+        self.memory.set_read_only(buffer, known.only_read).map_err(refused)?;
         Ok(self.memory.address(buffer).map_err(refused)? + offset)
     }
 
@@ -301,7 +332,6 @@ impl Device for Emulator {
     fn free(&self, address: u64) {
         let mut state = self.state();
         if let Some((bytes, _)) = state.regions.remove(&address) {
-            state.contents.retain(|start, _| *start < address || *start - address >= bytes);
             for (start, tensor) in state.named(address, bytes) {
                 state.tensors.remove(&start);
                 // A buffer that is already gone needs no freeing.
@@ -325,32 +355,36 @@ impl Device for Emulator {
 
     fn copy_in(&self, address: u64, from: &[u8]) -> Result<(), Error> {
         let mut state = self.state();
-        let (buffer, offset) = state.tensor(address, from.len() as u64)?;
+        let (buffer, offset) = state.tensor(address, from.len() as u64, None)?;
         state.memory.write(buffer, offset, from).map_err(refused)
     }
 
     fn copy_out(&self, address: u64, into: &mut [u8]) -> Result<(), Error> {
         let mut state = self.state();
-        let (buffer, offset) = state.tensor(address, into.len() as u64)?;
+        let (buffer, offset) = state.tensor(address, into.len() as u64, None)?;
         state.memory.read(buffer, offset, into).map_err(refused)
     }
 
     fn launch(&self, kernel: usize, blocks: u64, args: &[Argument]) -> Result<(), Error> {
-        let Some(Kernel { symbol, threads, dynamic_shared_bytes, is_sampled, names, only_read }) = self.kernels.get(kernel)
-        else {
-            return Err(refused("there is no such kernel"));
-        };
+        let kernel = self.kernels.get(kernel).ok_or_else(|| refused("there is no such kernel"))?;
+        let Kernel { symbol, threads, dynamic_shared_bytes, is_sampled, .. } = kernel;
         let grid = u32::try_from(blocks).ok().filter(|n| *n <= i32::MAX as u32);
         let value = i64::try_from(blocks).unwrap_or(i64::MAX);
         let grid = grid.ok_or_else(|| Error::LaunchRange { kernel: symbol.clone(), what: "the grid".into(), value })?;
         let mut state = self.state();
         let mut packed = Vec::with_capacity(args.len());
-        for ((arg, name), only_read) in args.iter().zip(names).zip(only_read) {
+        let known = |buffer: usize| {
+            let (name, role) = self.buffers.get(buffer).ok_or_else(|| refused("there is no such buffer"))?;
+            Ok::<_, Error>(Known { name, only_read: kernel.only_reads(*role), is_workspace: *role == Role::Workspace })
+        };
+        for arg in args {
             packed.push(match arg {
                 Argument::Memory { bytes: 0, .. } => Arg::U64(0),
-                Argument::Memory { address, bytes } => Arg::U64(state.given(*address, *bytes, name, *only_read)?),
-                Argument::Map { address, bytes, map } => {
-                    let address = state.given(*address, *bytes, name, *only_read)?;
+                Argument::Memory { buffer, address, bytes } => {
+                    Arg::U64(state.given(*address, *bytes, *buffer, &known(*buffer)?)?)
+                }
+                Argument::Map { buffer, address, bytes, map } => {
+                    let address = state.given(*address, *bytes, *buffer, &known(*buffer)?)?;
                     Arg::Bytes(encoded(map, address).encode().map_err(refused)?.to_vec())
                 }
                 Argument::I32(value) => Arg::I32(*value),

@@ -283,7 +283,7 @@ impl Device for Host {
         for arg in args {
             match arg {
                 Argument::Memory { bytes: 0, .. } | Argument::I32(_) | Argument::I64(_) => {}
-                Argument::Memory { address, bytes } | Argument::Map { address, bytes, .. } => {
+                Argument::Memory { address, bytes, .. } | Argument::Map { address, bytes, .. } => {
                     held.push(self.block(*address, *bytes, "launching")?)
                 }
             }

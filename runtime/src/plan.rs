@@ -203,9 +203,9 @@ impl Plan {
             let given = &mut given[..args.len()];
             for (given, word) in given.iter_mut().zip(args) {
                 *given = match *word {
-                    Word::Buffer(buffer) => self.given(self.slots[buffer], bound, memory),
-                    Word::Map(buffer, map) => match self.given(self.slots[buffer], bound, memory) {
-                        Given::Memory { region, offset, bytes } => Given::Map { region, offset, bytes, map },
+                    Word::Buffer(buffer) => self.given(buffer, bound, memory),
+                    Word::Map(buffer, map) => match self.given(buffer, bound, memory) {
+                        Given::Memory { buffer, region, offset, bytes } => Given::Map { buffer, region, offset, bytes, map },
                         other @ (Given::Map { .. } | Given::I32(_) | Given::I64(_)) => other,
                     },
                     Word::I32(value) => Given::I32(value),
@@ -216,7 +216,8 @@ impl Plan {
         })
     }
 
-    fn given<'r>(&self, Slot { bytes, place }: Slot, bound: &'r Bound, memory: &'r Memory<'_>) -> Given<'r> {
+    fn given<'r>(&self, buffer: usize, bound: &'r Bound, memory: &'r Memory<'_>) -> Given<'r> {
+        let Slot { bytes, place } = self.slots[buffer];
         let (region, offset) = match place {
             Place::Input(index) => (&memory.inputs[index], 0),
             Place::Output(index) => (&memory.outputs[index], 0),
@@ -225,7 +226,7 @@ impl Plan {
             Place::Workspace(offset) => (&*memory.workspace, offset),
             Place::Nowhere => (&*memory.workspace, 0),
         };
-        Given::Memory { region, offset, bytes }
+        Given::Memory { buffer, region, offset, bytes }
     }
 
     /// What [`Plan::run`] looks at before it launches anything: that the weights are this layer's, and that the memory is long

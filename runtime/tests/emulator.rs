@@ -116,14 +116,14 @@ fn sampled_blocks_run_alone() {
 #[test]
 fn content_is_made_where_it_is_touched() {
     let (emulator, layer) = open("0", Sample::All);
-    let region = |bytes: u64| {
+    let region = |buffer: usize, bytes: u64| {
         let region = Region::new(layer.device(), bytes).unwrap();
-        emulator.provide(region.address(), Arc::new(|_, bytes| bytes.as_chunks_mut::<4>().0.fill(1.5f32.to_le_bytes())));
+        emulator.provide(buffer, Arc::new(|_, bytes| bytes.as_chunks_mut::<4>().0.fill(1.5f32.to_le_bytes())));
         region
     };
-    let bound = layer.bind_regions(vec![region(HIDDEN * 4)]).unwrap();
+    let bound = layer.bind_regions(vec![region(1, HIDDEN * 4)]).unwrap();
     let mut batch = bound.batch(&[x(3)], Dims::tokens(3)).unwrap();
-    batch.inputs = vec![region(3 * HIDDEN * 4)];
+    batch.inputs = vec![region(0, 3 * HIDDEN * 4)];
     let elapsed = bound.launch(&mut batch).unwrap();
     let print = |batch: &moec_runtime::Batch| emulator.fingerprint(batch.outputs[0].address(), batch.outputs[0].bytes());
     let run = bound.collect(&batch, elapsed).unwrap();
@@ -134,7 +134,28 @@ fn content_is_made_where_it_is_touched() {
     batch.outputs[0].fill(0).unwrap();
     assert_ne!(print(&batch), before);
     assert_eq!(layer.bind_regions(Vec::new()).unwrap_err().code(), "RT0301");
-    assert_eq!(layer.bind_regions(vec![region(3)]).unwrap_err().code(), "RT0306");
+    assert_eq!(layer.bind_regions(vec![region(1, 3)]).unwrap_err().code(), "RT0306");
+}
+
+/// What a buffer of the workspace held is gone where another one lies there.
+#[test]
+fn workspace_that_is_used_again_is_new() {
+    let (emulator, layer) = open("0", Sample::All);
+    let device = layer.device();
+    let [x, workspace] = [Region::of(device, &[0; 16]).unwrap(), Region::new(device, 16).unwrap()];
+    let of = |buffer: usize, region: &Region| Argument::Memory { buffer, address: region.address(), bytes: 16 };
+    let findings = |from: Argument, to: Argument| {
+        device.launch(0, 1, &[from, to, Argument::I32(4), Argument::I64(1)]).unwrap();
+        let launches = emulator.take_launches();
+        launches.iter().flat_map(|launch| &launch.report.findings).map(|finding| finding.kind).collect::<Vec<_>>()
+    };
+    let y = Region::new(device, 16).unwrap();
+    let (tmp, counts) = (of(2, &workspace), of(3, &workspace));
+    assert_eq!(findings(of(0, &x), tmp), []);
+    assert_eq!(findings(tmp, of(4, &y)), []);
+    assert_eq!(findings(counts, of(4, &y)), [FindingKind::UninitialisedGlobal]);
+    assert_eq!(findings(of(0, &x), counts), []);
+    assert_eq!(findings(tmp, of(4, &y)), [FindingKind::UninitialisedGlobal]);
 }
 
 #[test]
@@ -145,7 +166,7 @@ fn memory_that_is_not_there_is_refused() {
     let mut two = [0; 2];
     region.copy_out(1, &mut two).unwrap();
     assert_eq!(two, [2, 3]);
-    let beyond = Argument::Memory { address: region.address(), bytes: 5 };
+    let beyond = Argument::Memory { buffer: 0, address: region.address(), bytes: 5 };
     assert!(device.launch(0, 1, &[beyond, beyond, Argument::I32(4), Argument::I64(1)]).is_err());
     assert!(device.copy_in(region.address() + 3, &[0; 2]).is_err());
     let address = region.address();

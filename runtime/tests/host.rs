@@ -126,7 +126,7 @@ fn stray_addresses_are_errors() {
         assert_eq!(device.copy_out(address, &mut bytes).unwrap_err().code(), "RT0501", "{address:#x}");
         assert!(device.copy_in(address, &bytes).is_err());
         assert!(device.fill(address, 8, 0).is_err());
-        assert!(device.launch(0, 1, &[Argument::Memory { address, bytes: 8 }]).is_err());
+        assert!(device.launch(0, 1, &[Argument::Memory { buffer: 0, address, bytes: 8 }]).is_err());
     }
     assert!(device.launch(9, 1, &[]).is_err());
     let address = region.address();

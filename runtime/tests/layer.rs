@@ -39,12 +39,13 @@ fn a_run_is_the_manifest_s_launches() {
     assert_eq!(run.tensor("load").unwrap().shape(), [2]);
     assert_eq!(run.tensor("load").unwrap().dtype(), DType::I32);
     assert_eq!(run.tensor("tmp"), None, "not observed");
-    let memory = |address: u64, bytes: u64| Argument::Memory { address, bytes };
+    let memory = |buffer: usize, address: u64, bytes: u64| Argument::Memory { buffer, address, bytes };
     let at = |n: u64| n << 20;
     let scalars = [Argument::I32(4), Argument::I64(5)];
     // w is at 1, then x, y, workspace; tmp is 6 rows of 16 bytes, counts follow at 256.
-    let first = [memory(at(2), 80), memory(at(4), 96), scalars[0], scalars[1]];
-    let second = [memory(at(4), 96), memory(at(1), 16), memory(at(3), 80), memory(at(4) + 256, 8), scalars[0], scalars[1]];
+    let first = [memory(0, at(2), 80), memory(2, at(4), 96), scalars[0], scalars[1]];
+    let second =
+        [memory(2, at(4), 96), memory(1, at(1), 16), memory(4, at(3), 80), memory(3, at(4) + 256, 8), scalars[0], scalars[1]];
     assert_eq!(
         calls(&mock),
         [

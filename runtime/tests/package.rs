@@ -293,6 +293,48 @@ fn the_workspace_is_a_pure_monotone_function_of_the_dims() {
     assert_eq!(DType::Bf16.bytes(), 2);
 }
 
+/// Buffers that no launch uses at the same time share room; what a caller may read is in use to the end.
+#[test]
+fn workspace_is_used_again() {
+    let mut manifest = fixture::manifest();
+    // tmp (2) has ceil(T / 3) * 3 rows of 16 bytes, the others T rows.
+    for name in ["b", "c", "d"] {
+        let own = Buffer { name: name.into(), shape: vec![Extent::Tokens, Extent::Const(4)], ..manifest.buffers[2].clone() };
+        manifest.buffers.push(own);
+    }
+    let [b, c, d] = [5, 6, 7];
+    let target = manifest.targets[1].clone();
+    let [first, last] = [0, 1].map(|at: usize| target.regimes[1].launches[at].clone());
+    let numbers = || [Arg::ScalarI32(Extent::Const(4)), Arg::ScalarI64(Extent::Tokens)];
+    let step = |from: u32, to: u32| Launch {
+        args: [vec![Arg::Buffer(from), Arg::Buffer(to)], numbers().to_vec()].concat(),
+        ..first.clone()
+    };
+    let end = Launch { args: [vec![Arg::Buffer(d)], last.args[1..].to_vec()].concat(), ..last };
+    manifest.targets[1].regimes[1].launches = vec![step(0, 2), step(2, b), step(b, c), step(c, d), end];
+    let layout = |manifest: &Manifest, tokens: u64| {
+        let layout = workspace(manifest, &manifest.targets[1], Dims::tokens(tokens)).unwrap();
+        (layout.places.iter().map(|p| (p.buffer, p.offset, p.bytes)).collect::<Vec<_>>(), layout.bytes)
+    };
+    // tmp, c and the counts, which the last launch writes, are never in use together, and neither are b and d.
+    let places = vec![(2, 0, 288), (3, 0, 8), (5, 512, 256), (6, 0, 256), (7, 256, 256)];
+    assert_eq!(layout(&manifest, 16), (places, 768));
+    // Batches of the first regime have its places, and the length does not shrink beyond its largest batch.
+    assert_eq!(layout(&manifest, 2), (vec![(2, 0, 48), (3, 256, 8)], 512));
+    assert_eq!(layout(&manifest, 3).1, 512);
+    manifest.targets[1].regimes[0].launches.insert(0, step(0, b));
+    manifest.targets[1].regimes[0].launches.push(step(b, 2));
+    manifest.buffers[5].shape[0] = Extent::Const(1000);
+    assert_eq!(layout(&manifest, 2).1, 16_128 + 512);
+    manifest.targets[1].regimes[1].launches = target.regimes[1].launches.clone();
+    assert_eq!(layout(&manifest, 3), (vec![(2, 0, 48), (3, 256, 8)], 16_128 + 512));
+    // What a caller may read keeps its place to the end.
+    manifest.targets[1].regimes[1].launches = vec![step(0, 2), step(2, 6), step(6, 7)];
+    assert_eq!(layout(&manifest, 16).0, [(2, 0, 288), (6, 512, 256), (7, 0, 256)]);
+    manifest.buffers[2].observe = Some("tmp".into());
+    assert_eq!(layout(&manifest, 16).0, [(2, 0, 288), (6, 512, 256), (7, 768, 256)]);
+}
+
 /// What statistics say of themselves is held against the buffers.
 #[test]
 fn statistics_name_buffers_that_fit() {

@@ -1,4 +1,4 @@
-//! What makes a manifest sound, and where its workspace buffers lie. After [`check`], every index is in range, every
+//! What makes a manifest sound. After [`check`], every index is in range, every
 //! argument has its parameter's type and every weight has a recipe; launches need not look again.
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use super::manifest::{
     Arg, Buffer, DType, ImageKind, Kernel, Launch, Manifest, ParamKind, Recipe, Role, Routing, Slice, Slots, Source, Stacked,
     Target, TargetKind,
 };
-use super::{PARAMS_MAX, WORKSPACE_ALIGN};
+use super::{PARAMS_MAX, WORKSPACE_ALIGN, byte_count};
 use crate::error::Error;
 
 /// The most operations deep that a formula may be: JSON is read to a depth of 128, and each operation takes two.
@@ -369,63 +369,9 @@ fn ptx_params(text: &str, symbol: &str) -> Option<usize> {
     })
 }
 
-/// Where one workspace buffer lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Index into [`Manifest::buffers`].
-    pub buffer: usize,
-    /// Bytes from the start of the workspace, a multiple of [`WORKSPACE_ALIGN`].
-    pub offset: u64,
-    /// Its length in bytes.
-    pub bytes: u64,
-}
-
-/// Where a target's workspace buffers lie for one set of launch dimensions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Workspace {
-    /// The buffers that the target's launches name, in the manifest's order.
-    pub places: Vec<Place>,
-    /// The bytes that a run needs.
-    pub bytes: u64,
-}
-
 /// The buffers that a target's launches name.
 fn named(target: &Target) -> BTreeSet<usize> {
     target.launches().flat_map(|launch| &launch.args).filter_map(Arg::buffer).collect()
-}
-
-/// The workspace of `target`: a pure function of the dims. All regimes share one layout, so that it need not shrink where
-/// a larger batch falls into a leaner regime.
-///
-/// # Errors
-/// [`Error::Extent`] where a shape overflows or is negative.
-pub fn workspace(manifest: &Manifest, target: &Target, dims: Dims) -> Result<Workspace, Error> {
-    let is_workspace = |index: &usize| manifest.buffers[*index].role == Role::Workspace;
-    let named: BTreeSet<usize> = named(target).into_iter().filter(is_workspace).collect();
-    let mut places = Vec::with_capacity(named.len());
-    let mut end: u64 = 0;
-    for buffer in named {
-        let bytes = byte_count(&manifest.buffers[buffer], dims)?;
-        places.push(Place { buffer, offset: end, bytes });
-        end = end
-            .checked_add(bytes)
-            .and_then(|end| end.checked_next_multiple_of(WORKSPACE_ALIGN))
-            .ok_or(Error::Extent { why: "the workspace overflows 64 bits" })?;
-    }
-    Ok(Workspace { places, bytes: end })
-}
-
-/// The buffer's shape for these dims.
-pub(crate) fn shape(buffer: &Buffer, dims: Dims) -> Result<Vec<u64>, Error> {
-    buffer.shape.iter().map(|extent| extent.count(dims)).collect()
-}
-
-/// The buffer's bytes for these dims.
-pub(crate) fn byte_count(buffer: &Buffer, dims: Dims) -> Result<u64, Error> {
-    let elements = shape(buffer, dims)?.iter().try_fold(1u64, |product, extent| product.checked_mul(*extent));
-    elements
-        .and_then(|elements| elements.checked_mul(buffer.dtype.bytes()))
-        .ok_or(Error::Extent { why: "the bytes of a buffer overflow 64 bits" })
 }
 
 fn is_shallow(extent: &Extent) -> bool {

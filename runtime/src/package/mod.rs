@@ -1,5 +1,5 @@
 //! The package file `layer.moec`: its container, read and written. The manifest's types are in `manifest`, its formulas
-//! in `extent`, what makes a manifest sound in `check`. Nothing here loads or runs anything.
+//! in `extent`, what makes a manifest sound in `check`, where workspace buffers lie in `layout`. Nothing here loads or runs anything.
 //!
 //! ```text
 //! offset  bytes
@@ -16,15 +16,17 @@
 
 mod check;
 mod extent;
+mod layout;
 mod manifest;
 
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 
-pub use check::{Place, Workspace, check, workspace};
-pub(crate) use check::{byte_count, shape};
+pub use check::check;
 pub use extent::{Dims, Extent, Round};
+pub use layout::{Place, Workspace, workspace};
+pub(crate) use layout::{byte_count, shape};
 pub use manifest::{
     Arg, Buffer, DType, Dim, Image, ImageKind, Kernel, Launch, Manifest, ParamKind, Piece, Recipe, Regime, Role, Routing, Slice,
     Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View,
