@@ -7,7 +7,7 @@ use crate::three_ways_group::product;
 use crate::three_ways_tiles::boxes;
 use moec_codegen::{Image, Options, Ptxas, codegen};
 use moec_ir::kernel::{Kernel, Swizzle};
-use moec_ir::{DType, MatrixShape};
+use moec_ir::{DType, Machine, MatrixShape};
 
 /// A kernel of each kind of effect.
 fn kernels() -> Vec<Kernel> {
@@ -134,7 +134,7 @@ fn boxes_are_copied_by_maps() {
 /// The instructions of a product stand together, and its sums stay in registers.
 #[test]
 fn four_warps_multiply_at_once() {
-    for gpu in gpus().into_iter().filter(|gpu| !gpu.group_products.is_empty()) {
+    for gpu in gpus().into_iter().filter(Machine::has_groups) {
         let text = ptx(read(&product(24, 80, Swizzle::Bytes64, [false, true])), &gpu);
         let words =
             ["wgmma.fence", "m64n24k16.f32.bf16.bf16", "p, 1, 1, 0, 1;", "wgmma.commit_group", "wgmma.wait_group", ".local"];

@@ -9,10 +9,6 @@ use moec_ir::Machine;
 use moec_ir::kernel::{Swizzle, Tensor};
 use ptx_emulator::{FindingKind, Schedule};
 
-fn has_groups(machine: &Machine) -> bool {
-    !machine.group_products.is_empty()
-}
-
 /// Values whose products and sums are rounded, as the bits of bf16.
 fn value(i: usize) -> f32 {
     let bits = ((i * 7919 % 1009) as f32 / 1009.0 - 0.4).to_bits();
@@ -121,7 +117,7 @@ fn four_warps_multiply_what_boxes_bring() {
         let (columns, depth) = if across[1] { (72, 32) } else { (24, 80) };
         let (a, b) = (matrix(64, depth, 0), matrix(columns, depth, 5000));
         let given = [stored(&a, across[0]), stored(&b, across[1]), Unwritten(64 * columns)];
-        let found = check(has_groups, 1, &given, &product(columns, depth, swizzle, across));
+        let found = check(Machine::has_groups, 1, &given, &product(columns, depth, swizzle, across));
         assert_eq!(found, [products(&a, &b, 1)], "{swizzle:?} {across:?}");
     }
 }
@@ -171,7 +167,7 @@ fn a_factor_may_be_in_registers() {
     let (a, b) = (matrix(64, 32, 11), matrix(16, 32, 40));
     let memory = |matrix: &[Vec<f32>]| Bytes(bf16(matrix.iter().flatten().copied()));
     let given = [memory(&a), memory(&b), Unwritten(1024)];
-    let found = check(has_groups, 1, &given, &from_registers("fence\nbarrier block"));
+    let found = check(Machine::has_groups, 1, &given, &from_registers("fence\nbarrier block"));
     assert_eq!(found, [products(&a, &b, 3)]);
 }
 

@@ -21,8 +21,6 @@ pub struct Machine {
     pub shared_optin_bytes: u32,
     /// What copies from global to shared memory while the threads go on.
     pub copy_engines: &'static [CopyEngine],
-    /// Types of the factors whose products four warps compute together, out of shared memory and accumulating in f32.
-    pub group_products: &'static [DType],
     /// Whether a block has barriers that count arrivals and the bytes of copies, and on which threads can wait for a phase.
     pub mbarriers: bool,
     /// Whether copies take boxes of tensors, of which a kernel is given maps.
@@ -81,6 +79,8 @@ pub enum Unit {
     Dot,
     /// Products of small matrices, which a warp computes in one instruction, added to sums in f32.
     Matrix(MatrixShape),
+    /// Products of matrices out of shared memory, which four warps compute together, added to sums in f32.
+    Group,
 }
 
 /// How fast a unit computes on elements of a type.
@@ -331,8 +331,6 @@ const fn gpu(
         // The driver keeps one KiB of a processor's shared memory for each block.
         shared_optin_bytes: (shared_kib - 1) * 1024,
         copy_engines: if sm >= 90 { &[CP_ASYNC, CP_ASYNC_BULK] } else { &[CP_ASYNC] },
-        // Of this architecture alone (`a`).
-        group_products: if sm == 90 { &[DType::BF16, DType::F16] } else { &[] },
         // Of the machines below those from 90 on have the features of their architecture that others lack (`a`).
         mbarriers: sm >= 90,
         tensor_maps: sm >= 90,
@@ -357,7 +355,6 @@ const fn host(name: &'static str, features: &'static [CpuFeature], rates: &'stat
         shared_bytes: 256 * 1024,
         shared_optin_bytes: 256 * 1024,
         copy_engines: &[],
-        group_products: &[],
         mbarriers: false,
         tensor_maps: false,
         role_registers: false,
@@ -371,12 +368,15 @@ const fn host(name: &'static str, features: &'static [CpuFeature], rates: &'stat
     }
 }
 
-// Dense rates of bf16 products that accumulate in f32, from NVIDIA's data sheets; for sm_90a and sm_100a two thirds and a half of
-// these, which are those of instructions for groups of warps (assumed).
+// Dense rates of bf16 products that accumulate in f32, from NVIDIA's data sheets. Those of sm_90a and sm_100a are of instructions
+// for groups of warps, a warp's own have two thirds and a half of them (assumed).
 const SM_80: &[Rate] = &gpu_rates(19, 312);
 const SM_86: &[Rate] = &gpu_rates(35, 71);
 const SM_89: &[Rate] = &gpu_rates(82, 165);
-const SM_90: &[Rate] = &gpu_rates(67, 660);
+const SM_90: &[Rate] = &{
+    let [a, b, c, d, e] = gpu_rates(67, 660);
+    [a, b, c, d, e, rate(Unit::Group, DType::BF16, 989_000), rate(Unit::Group, DType::F16, 989_000)]
+};
 const SM_100: &[Rate] = &gpu_rates(80, 1_100);
 const SM_120: &[Rate] = &gpu_rates(105, 209);
 
@@ -414,8 +414,13 @@ impl Machine {
     pub fn has_matrices(&self) -> bool {
         self.rates.iter().any(|rate| match rate.unit {
             Unit::Matrix(_) => true,
-            Unit::Vector | Unit::Dot => false,
+            Unit::Vector | Unit::Dot | Unit::Group => false,
         })
+    }
+
+    /// Whether four warps compute products of matrices together, on elements of any type.
+    pub fn has_groups(&self) -> bool {
+        self.rates.iter().any(|rate| rate.unit == Unit::Group)
     }
 
     /// The bytes that a copy of this kind moves; `None`: the machine has no such copies.

@@ -8,6 +8,7 @@ use super::uniform::Agreement;
 use super::verify::Check;
 use super::{Factor, Handle, Panels, Place, Registers, Ty};
 use crate::DType;
+use crate::machine::Unit;
 
 /// Warps that compute a product together.
 const WARPS: u32 = 4;
@@ -20,7 +21,7 @@ impl Check<'_> {
     /// Whether the machine has such products.
     pub(super) fn group_mma_unit(&mut self, what: &str) {
         let machine = self.machine;
-        self.require(!machine.group_products.is_empty(), || format!("{what}: {} has no such products", machine.name));
+        self.require(machine.has_groups(), || format!("{what}: {} has no such products", machine.name));
     }
 
     /// Whole groups of four warps come here.
@@ -43,10 +44,8 @@ impl Check<'_> {
         }
         let elem = self.kernel.elem(Place::Shared(b.array));
         if let Some(elem) = elem {
-            let (machine, is_one) = (self.machine, self.machine.group_products.contains(&elem));
-            self.require(is_one || machine.group_products.is_empty(), || {
-                format!("{} has no product of four warps of {elem}", machine.name)
-            });
+            let (machine, is_one) = (self.machine, self.machine.rate(Unit::Group, elem).is_some());
+            self.require(is_one || !machine.has_groups(), || format!("{} has no product of four warps of {elem}", machine.name));
         }
         self.panels(b, columns, depth);
         match a {
