@@ -43,8 +43,16 @@ pub enum Error {
         /// What LLVM said.
         message: String,
     },
-    /// There is no C compiler driver to link with. The environment lacks something; the program is fine.
-    #[error("no C compiler was found to link the host object with (tried `{tried}`; set MOEC_CC)")]
+    /// LLVM's object has what no kernel has.
+    #[error("the object of `{program}` cannot be linked: it has {why}")]
+    Link {
+        /// The program.
+        program: String,
+        /// What it has.
+        why: String,
+    },
+    /// The C compiler driver that `MOEC_CC` names is not there. The environment lacks something; the program is fine.
+    #[error("`{tried}`, which MOEC_CC names to link host objects with, was not found")]
     NoLinker {
         /// What was looked for.
         tried: String,
@@ -76,6 +84,7 @@ impl Error {
             | Error::Unsupported { .. }
             | Error::Shared { .. }
             | Error::Llvm { .. }
+            | Error::Link { .. }
             | Error::Tool { .. } => false,
         }
     }

@@ -16,14 +16,14 @@ pub mod ptxas;
 mod target;
 
 pub use error::Error;
-pub use link::linker;
+pub use link::driver_in_use;
 pub use object::{Image, KernelInfo, Object, Usage};
 pub use ptxas::Ptxas;
 
 use moec_ir::Machine;
 use moec_ir::kernel::{Kernel, Program, layout};
 
-/// What may be chosen by the caller. The default needs no tool but a C compiler, and that for host machines only.
+/// What may be chosen by the caller. The default needs no tool.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// NVIDIA's assembler: with it GPU programs also give a cubin. See [`Ptxas::find`].
@@ -35,7 +35,7 @@ pub struct Options {
 ///
 /// # Errors
 /// [`Error::Malformed`] where the verifier would refuse a kernel, [`Error::Unsupported`] and [`Error::Shared`] where the machine
-/// lacks what it needs, [`Error::Llvm`]; of the tools [`Error::NoLinker`], [`Error::Tool`] and [`Error::Io`].
+/// lacks what it needs, [`Error::Llvm`], [`Error::Link`]; of the tools [`Error::NoLinker`], [`Error::Tool`] and [`Error::Io`].
 pub fn codegen(program: &Program, machine: &Machine, options: &Options) -> Result<Vec<Object>, Error> {
     let target = target::of(machine);
     let image = target.image(&program.name, emit::emit(program, machine, &*target, target.file())?)?;

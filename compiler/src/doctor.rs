@@ -1,18 +1,18 @@
 //! `moec doctor`: what moec finds on this machine, and what it does without.
-//! Nothing here decides where moec looks for ptxas and the C compiler: `moec-codegen` does.
+//! Nothing here decides where moec looks for ptxas and another linker: `moec-codegen` does.
 
 use std::env;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use moec::diagnostics::{Code, Diagnostic, Report};
+use moec::diagnostics::{Diagnostic, Report};
 use moec_codegen::Ptxas;
 
 use crate::cli::VERSION;
 use crate::commands::Failure;
 
-/// Prints one line a tool. Only the C compiler is needed; the rest is optional.
+/// Prints one line a tool. None is needed.
 pub(crate) fn doctor(out: &mut dyn Write) -> Result<(), Failure> {
     writeln!(out, "moec     {}", *VERSION)?;
     writeln!(out, "llvm     {}", moec_codegen::llvm_version())?;
@@ -34,13 +34,14 @@ pub(crate) fn doctor(out: &mut dyn Write) -> Result<(), Failure> {
         Some(path) => writeln!(out, "libcuda  {}", path.display())?,
         None => writeln!(out, "libcuda  absent: `--device cuda` is refused")?,
     }
-    match moec_codegen::linker() {
-        Some(cc) => writeln!(out, "cc       {} ({})", version_of(&cc).unwrap_or_default(), cc.display())?,
-        None => {
-            writeln!(out, "cc       absent: host kernels cannot be linked")?;
-            let diagnostic = Diagnostic::new(Code::ToolMissing, "there is no C compiler on this machine")
-                .help("install one (Debian: `apt-get install gcc`), or name it by MOEC_CC");
-            return Err(Report::from(diagnostic).into());
+    match moec_codegen::driver_in_use() {
+        None => writeln!(out, "linker   moec's own; MOEC_CC names a C compiler to link with instead")?,
+        Some((_, Some(cc))) => writeln!(out, "linker   {} ({}), by MOEC_CC", version_of(&cc).unwrap_or_default(), cc.display())?,
+        Some((named, None)) => {
+            let named = named.to_string_lossy();
+            writeln!(out, "linker   absent: MOEC_CC names `{named}`, which was not found")?;
+            let tried = named.into_owned();
+            return Err(Report::from(Diagnostic::from(moec_codegen::Error::NoLinker { tried })).into());
         }
     }
     Ok(())

@@ -369,6 +369,27 @@ fn tools_of_the_current_folder_are_not_run() {
     assert!(stdout(&named).contains("ptxas    1.2.3"), "{}", stdout(&named));
 }
 
+/// No compiler, linker or assembler is needed, and the package has the same bytes whatever tools there are.
+#[test]
+fn a_bare_machine_compiles_and_runs() {
+    let folder = folder();
+    let (spec, out) = (example("tiny.toml"), folder.path());
+    let bare = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_moec"));
+        let output = command.args(arguments).current_dir(out).env_clear().env("PATH", out).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        output
+    };
+    bare(&["compile", &spec, "--target", "x86-64-v3", "-o", "bare.moec"]);
+    bare(&["run", &spec, "--reference"]);
+    let full = start(out, &["compile", &spec, "--target", "x86-64-v3", "-o", "full.moec"], &[("CC", "cc")], "");
+    assert!(full.status.success(), "{}", stderr(&full));
+    assert!(fs::read(out.join("bare.moec")).unwrap() == fs::read(out.join("full.moec")).unwrap());
+    let named = start(out, &["doctor"], &[("MOEC_CC", "moec-no-such-driver -m64")], "");
+    assert_eq!(named.status.code(), Some(3));
+    assert!(stderr(&named).contains("`moec-no-such-driver -m64`, which MOEC_CC names"), "{}", stderr(&named));
+}
+
 /// A file that is replaced keeps its permissions, and nothing is left beside it, whether or not it could be written.
 #[cfg(unix)]
 #[test]

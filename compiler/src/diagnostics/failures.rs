@@ -112,12 +112,12 @@ impl From<moec_codegen::Error> for Diagnostic {
         use moec_codegen::Error;
         let message = error.to_string();
         match error {
-            Error::Malformed { .. } | Error::Llvm { .. } => bug(&message),
+            Error::Malformed { .. } | Error::Llvm { .. } | Error::Link { .. } => bug(&message),
             Error::Unsupported { .. } | Error::Shared { .. } => {
                 Diagnostic::new(Code::NoKernels, message).help("compile for another machine; `moec targets` lists them")
             }
             Error::NoLinker { .. } => {
-                Diagnostic::new(Code::ToolMissing, message).help("install a C compiler (Debian: `apt-get install gcc`)")
+                Diagnostic::new(Code::ToolMissing, message).help("unset MOEC_CC: host objects need no C compiler to be linked")
             }
             Error::Tool { .. } | Error::Io { .. } => Diagnostic::new(Code::ToolFailed, message)
                 .help("`moec doctor` shows the tools in use; `MOEC_PTXAS=` (set to nothing) compiles without ptxas"),
