@@ -175,6 +175,23 @@ fn arms_above<'a>(lines: &'a [&'a str], wild: usize) -> impl Iterator<Item = &'a
     inside.filter(move |line| indent(line) == here).map(|line| line.trim_start())
 }
 
+/// A diagnostic that nothing reports is not there.
+#[test]
+fn every_code_is_reported() {
+    let (table, others): (Vec<File>, Vec<File>) =
+        rust().into_iter().filter(|file| file.path.starts_with("compiler/src/")).partition(|f| f.path.ends_with("/codes.rs"));
+    let rows = table[0].text.lines().skip_while(|line| !line.starts_with("codes! {"));
+    let names: Vec<&str> =
+        rows.filter(|line| line.contains(", \"")).filter_map(|line| line.trim().split_once(" = ")).map(|(n, _)| n).collect();
+    assert!(names.len() > 70, "the table has {} rows", names.len());
+    let is_reported = |name: &str| {
+        let word = format!("Code::{name}");
+        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        others.iter().any(|file| file.text.match_indices(&word).any(|(at, _)| ends(&file.text[at + word.len()..])))
+    };
+    none("codes that nothing reports", names.into_iter().filter(|name| !is_reported(name)).map(str::to_string));
+}
+
 /// A new way, machine, statement, expression, index or place is a compile error in every room that must know it: no match over
 /// them has a wildcard.
 #[test]
