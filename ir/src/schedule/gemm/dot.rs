@@ -12,7 +12,7 @@
 //! 512 bytes of a column at a time; rows come from cache. With one row an expert this reads what a product must read, where a tile of
 //! 16 rows computes 16 times what it is asked for. There is no shared memory and no barrier.
 
-use super::{Args, Gemm, Tile};
+use super::{Args, Gemm, Spot, Tile};
 use crate::DType;
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Value};
@@ -70,6 +70,6 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<
     let products: Vec<Value> = (0..args.weights.len()).map(of_lane).collect();
     let column = k.bind("column", first + column);
     k.when(row.lt(tile.rows.min(height as i32)) & column.lt(tile.columns), || {
-        args.finish(k, spec, tile.expert, tile.row + row, tile.column + column, &products);
+        args.finish(k, spec, tile.expert, Spot::at(k, spec, tile.row + row, tile.column + column), &products);
     });
 }

@@ -19,7 +19,7 @@
 //! Rows and columns beyond the edge repeat the last one, which costs no memory, and are not stored; steps beyond K are
 //! zeros.
 
-use super::{Args, Gemm, Side, Tile};
+use super::{Args, Gemm, Side, Spot, Tile};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Shared, Value};
 use crate::tiling::SIDE;
@@ -86,14 +86,23 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
             }
         });
     });
+    // All columns of the thread at once, where none can be beyond the edge alone.
+    let lanes = if spec.n.is_multiple_of(u64::from(each_column)) { Args::even_lanes(spec, each_column) } else { 1 };
+    let first = Spot::at(k, spec, tile.row + row, tile.column + column);
     for r in 0..each_row {
-        for c in 0..each_column {
-            let (row, column) = (row + r as i32, column + c as i32);
-            k.when(row.lt(tile.rows) & column.lt(tile.columns), || {
-                let products: Vec<Value> = sums.iter().map(|sums| sums[r as usize].get().lane(c)).collect();
-                args.finish(k, spec, tile.expert, tile.row + row, tile.column + column, &products);
-            });
-        }
+        k.when((row + r as i32).lt(tile.rows), || {
+            for c in (0..each_column).step_by(lanes as usize) {
+                let put = || {
+                    let product = |sums: &Vec<Var<'k>>| {
+                        let along = sums[r as usize].get();
+                        if lanes == 1 { along.lane(c) } else { along }
+                    };
+                    let products: Vec<Value> = sums.iter().map(product).collect();
+                    args.finish(k, spec, tile.expert, first.moved(k, spec, r, c), &products);
+                };
+                tile.when_column(k, spec, column, c, put);
+            }
+        });
     }
 }
 

@@ -16,7 +16,7 @@
 //!
 //! The finished sums of the whole tile go to scratch; from there the body runs along the columns, vectors again.
 
-use super::{Args, Gemm, Side, Tile};
+use super::{Args, Gemm, Side, Spot, Tile};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Shared, Value};
 use crate::machine::Unit;
@@ -130,7 +130,7 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
         along(cx, Args::even_lanes(spec, sums.lanes), |column, lanes| {
             let product = |i| sums.done.load_vector(sums.place(i, row, column), lanes);
             let products: Vec<Value> = (0..spec.weights.len()).map(product).collect();
-            args.finish(k, spec, tile.expert, tile.row + row, tile.column + column, &products);
+            args.finish(k, spec, tile.expert, Spot::at(k, spec, tile.row + row, tile.column + column), &products);
         });
     });
 }

@@ -28,11 +28,11 @@
 //! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic. A sum adds its products in order of k under
 //! every tile's size, so that these give the same bits; [`Kind::Fma`](crate::tiling::Kind) rounds in another order.
 
-use super::{Args, Gemm, Side, Tile};
+use super::{Args, Gemm, Side, Spot, Tile};
 use crate::kernel::build::{Array, Sums};
 use crate::kernel::{Builder, Value, fragment};
 use crate::tiling::{MATRIX, MMA_DEPTH, MMA_THREADS, mma_copy_bytes, mma_stages, warp_matrices};
-use crate::{DType, Machine, Tiling};
+use crate::{DType, Machine};
 
 /// Elements of a 16-byte part of a line.
 const PART: u32 = 8;
@@ -74,7 +74,7 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
         }
     };
 
-    let warp = Warp::of(k, tiling);
+    let warp = Warp::of(k, spec);
     let sums = k.sums("sums", fragment::SUMS * warp.products() * right.len() as u32);
     let slices = spec.k.div_ceil(u64::from(MMA_DEPTH)) as i32;
     // A group a stage, empty ones too: so that what is waited for is the same in every turn.
@@ -183,7 +183,7 @@ impl<'k> Bring<'k> {
 
 /// The part of a tile that a warp computes.
 struct Warp<'k> {
-    /// Matrices of rows and of columns.
+    /// Matrices of rows and of columns, without those that are beyond N in every warp.
     matrices: [u32; 2],
     lane: Value<'k>,
     row: Value<'k>,
@@ -195,10 +195,11 @@ struct Warp<'k> {
 }
 
 impl<'k> Warp<'k> {
-    fn of(k: &'k Builder, tiling: Tiling) -> Warp<'k> {
-        let matrices @ [row_matrices, column_matrices] = warp_matrices(tiling);
+    fn of(k: &'k Builder, spec: &Gemm) -> Warp<'k> {
+        let [row_matrices, column_matrices] = warp_matrices(spec.tiling);
         let (rows, columns, _) = MATRIX.extents();
-        let beside = (tiling.columns / (column_matrices * columns)) as i32;
+        let beside = (spec.tiling.columns / (column_matrices * columns)) as i32;
+        let of_result = spec.n.div_ceil(u64::from(columns)).min(u64::from(column_matrices)) as u32;
         let (warp, lane) = (k.bind("warp", k.thread() / 32), k.bind("lane", k.thread() % 32));
         let row = k.bind("first_row", warp / beside * (row_matrices * rows) as i32);
         let column = k.bind("first_column", warp % beside * (column_matrices * columns) as i32);
@@ -207,7 +208,7 @@ impl<'k> Warp<'k> {
         // Rows 0..8 and 8..16, then the same eight elements on. Columns 0..8, these eight elements on, then columns 8..16.
         let rows_at = place(row + lane % 16, lane / 16);
         let columns_at = place(column + lane % 8 + lane / 16 * 8, lane / 8 % 2);
-        Warp { matrices, lane, row, column, rows_at, columns_at }
+        Warp { matrices: [row_matrices, of_result], lane, row, column, rows_at, columns_at }
     }
 
     /// Products of one weight.
@@ -227,7 +228,7 @@ impl<'k> Warp<'k> {
                 let columns_at = k.bind("columns_at", right.stage(stage) + (self.columns_at ^ step));
                 for n in (0..self.matrices[1]).step_by(2) {
                     let b = right.array.load_matrix(columns_at + lines(n * columns), 4);
-                    for (n, b) in (n..).zip(b.chunks(2)) {
+                    for (n, b) in (n..self.matrices[1]).zip(b.chunks(2)) {
                         for (m, a) in (0..).zip(&a) {
                             sums.add_product(self.number(w, m, n), MATRIX, a, b);
                         }
@@ -247,17 +248,21 @@ impl<'k> Warp<'k> {
         let lanes = if spec.n.is_multiple_of(2) { Args::even_lanes(spec, 2) } else { 1 };
         let row = k.bind("row", self.row + self.lane / 4);
         let column = k.bind("column", self.column + self.lane % 4 * 2);
-        for m in 0..self.matrices[0] {
-            for n in 0..self.matrices[1] {
-                for part in (0..fragment::SUMS).step_by(lanes as usize) {
-                    let row = row + (m * rows + part / 2 * 8) as i32;
-                    let column = column + (n * columns + part % 2) as i32;
-                    k.when(row.lt(tile.rows) & column.lt(tile.columns), || {
-                        let products: Vec<Value> = (0..weights).map(|w| sums.get(self.number(w, m, n), part, lanes)).collect();
-                        args.finish(k, spec, tile.expert, tile.row + row, tile.column + column, &products);
-                    });
-                }
+        let first = Spot::at(k, spec, tile.row + row, tile.column + column);
+        let each_of_row = |m: u32, half: u32| {
+            let down = m * rows + half * 8;
+            for (n, part) in (0..self.matrices[1]).flat_map(|n| (0..2).step_by(lanes as usize).map(move |part| (n, part))) {
+                let along = n * columns + part;
+                let put = || {
+                    let product = |w| sums.get(self.number(w, m, n), half * 2 + part, lanes);
+                    let products: Vec<Value> = (0..weights).map(product).collect();
+                    args.finish(k, spec, tile.expert, first.moved(k, spec, down, along), &products);
+                };
+                tile.when_column(k, spec, column, along, put);
             }
+        };
+        for (m, half) in (0..self.matrices[0]).flat_map(|m| [(m, 0), (m, 1)]) {
+            k.when((row + (m * rows + half * 8) as i32).lt(tile.rows), || each_of_row(m, half));
         }
     }
 }

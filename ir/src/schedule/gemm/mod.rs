@@ -35,6 +35,9 @@ use crate::kernel::{Builder, Kernel, Value};
 use crate::tiling::{DOT_THREADS, Kind, MMA_THREADS, MOST_ROWS};
 use crate::{DType, Extent, Machine, Round, Tiling};
 
+/// Bytes to which every buffer is aligned.
+const ALIGN: u32 = 16;
+
 /// A GEMM to make a kernel for. See the picture above.
 #[derive(Clone)]
 pub(crate) struct Gemm<'a> {
@@ -247,6 +250,46 @@ struct Tile<'k> {
     columns: Value<'k>,
 }
 
+impl<'k> Tile<'k> {
+    /// `then` where the result has the column that is `further` from a thread's first, `column` of the tile.
+    fn when_column(self, k: &'k Builder, spec: &Gemm, column: Value<'k>, further: u32, then: impl FnOnce()) {
+        if spec.n.is_multiple_of(u64::from(spec.tiling.columns)) {
+            then();
+        } else if u64::from(further) < spec.n {
+            k.when((column + further as i32).lt(self.columns), then);
+        }
+    }
+}
+
+/// A place in the result, its row and its column, `I64`.
+#[derive(Clone, Copy)]
+struct Spot<'k> {
+    row: Value<'k>,
+    column: Value<'k>,
+    /// Where it is in memory, in elements.
+    place: Value<'k>,
+}
+
+impl<'k> Spot<'k> {
+    /// The place at a row and a column (`I32`).
+    fn at(k: &'k Builder, spec: &Gemm, row: Value<'k>, column: Value<'k>) -> Spot<'k> {
+        let (row, column) = (row.cast(DType::I64), column.cast(DType::I64));
+        Spot { row, column, place: k.bind("place", row * k.i64(spec.n as i64) + column) }
+    }
+
+    /// The place so many rows below and so many columns to the right: what is added is constant, so that instructions have it beside
+    /// the address.
+    fn moved(self, k: &'k Builder, spec: &Gemm, rows: u32, columns: u32) -> Spot<'k> {
+        let further = |from: Value<'k>, by: u64| if by == 0 { from } else { from + k.i64(by as i64) };
+        let (rows, columns) = (u64::from(rows), u64::from(columns));
+        Spot {
+            row: further(self.row, rows),
+            column: further(self.column, columns),
+            place: further(self.place, rows * spec.n + columns),
+        }
+    }
+}
+
 impl<'k> Args<'k> {
     fn declare(k: &'k Builder, spec: &Gemm) -> Args<'k> {
         let i32s = |name: &str| k.input(&spec.param(name), DType::I32);
@@ -303,37 +346,33 @@ impl<'k> Args<'k> {
         if spec.operands.iter().all(is_even) { lanes } else { 1 }
     }
 
-    /// Puts finished products, lanes along n, through the body and stores them from `row` and `column` (`I32`) on.
-    fn finish(
-        &self,
-        k: &'k Builder,
-        spec: &Gemm,
-        expert: Option<Value<'k>>,
-        row: Value<'k>,
-        column: Value<'k>,
-        products: &[Value<'k>],
-    ) {
+    /// Puts finished products, lanes along n, through the body and stores them from `at` on, a column that is a multiple of the lanes.
+    fn finish(&self, k: &'k Builder, spec: &Gemm, expert: Option<Value<'k>>, at: Spot<'k>, products: &[Value<'k>]) {
         let lanes = products[0].ty().lanes;
-        let width = k.i64(spec.n as i64);
-        let (row, column) = (row.cast(DType::I64), column.cast(DType::I64));
-        let place = k.bind("place", row * width + column);
+        let Spot { row, column, place } = at;
+        // Rows of the result, of operands like it and of experts follow each other, N elements each.
+        let aligned = |elem: DType| {
+            let bytes = elem.bytes() as u32;
+            if spec.n.is_multiple_of(u64::from(lanes)) { (lanes * bytes).min(ALIGN) } else { bytes }
+        };
         let result = body::pointwise(k, spec.body, &mut |hole| {
             let Some(operand) = (hole as usize).checked_sub(products.len()) else { return products[hole as usize] };
             let from = self.operands[operand];
+            let vector = |place: Value<'k>| from.load_aligned(place, lanes, aligned(from.elem()));
             let loaded = match spec.operands[operand] {
                 Operand::ExpertRow(_) => {
                     let expert = expert.unwrap_or_else(|| k.i32(0)).cast(DType::I64);
-                    from.load_vector(expert * width + column, lanes)
+                    vector(expert * k.i64(spec.n as i64) + column)
                 }
                 Operand::One(_) => from.load(k.i32(0)).splat(lanes),
-                Operand::Row(_) => from.load_vector(column, lanes),
-                Operand::Full(_) => from.load_vector(place, lanes),
+                Operand::Row(_) => vector(column),
+                Operand::Full(_) => vector(place),
                 Operand::PairWeight => from.load(row).splat(lanes),
                 Operand::Columns(_, columns) => columns.load(k, from, row, column, lanes),
             };
             loaded.cast(DType::F32)
         });
-        self.out.store(place, result.cast(spec.out));
+        self.out.store_aligned(place, result.cast(spec.out), aligned(spec.out));
     }
 }
 

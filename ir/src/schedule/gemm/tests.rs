@@ -344,6 +344,10 @@ fn products_of_matrices() {
         assert!(MACHINES.iter().all(|machine| has_one(machine) == machine.has_threads()));
         check(&Case { n: 70, k: k as usize, rows: vec![3, 0, 17, 65], dtypes, ..Case::default() });
         check(&Case { n: 128, k: k as usize, rows: vec![33], grouped: false, gather: false, dtypes, ..Case::default() });
+        // Fewer columns than a matrix has, and so few that no warp has some of its matrices.
+        for n in [1, 9, 24] {
+            check(&Case { n, k: k as usize, rows: vec![33], grouped: false, gather: false, dtypes, ..Case::default() });
+        }
     }
     let gated = Case { weights: 2, body: silu_mul(), meaning: |v| silu(v[0]) * v[1], ..Case::default() };
     check(&Case { n: 73, k: 96, dtypes: [DType::BF16; 3], even: true, rows: vec![40; 3], gather: false, ..gated });
