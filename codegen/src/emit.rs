@@ -68,8 +68,8 @@ fn compile(session: &Session, ir: &Ir<'_>, target: &dyn Target, llvm: &TargetMac
         File::Object => FileType::Object,
     };
     let options = PassBuilderOptions::create();
-    options.set_loop_unrolling(target.unrolls());
-    ir.module.run_passes("default<O3>", llvm, options).map_err(|e| e.to_string())?;
+    options.set_loop_unrolling(false);
+    ir.module.run_passes(target.passes(), llvm, options).map_err(|e| e.to_string())?;
     let buffer = llvm.write_to_memory_buffer(&ir.module, kind).map_err(|e| e.to_string())?;
     let errors = session.take_errors();
     if errors.is_empty() { Ok(buffer.as_slice().to_vec()) } else { Err(errors.join("; ")) }

@@ -24,8 +24,9 @@ pub(crate) trait Target {
     /// Features of the model beyond its name.
     fn features(&self) -> String;
 
-    /// Whether LLVM unrolls loops, beyond what the schedule has unrolled.
-    fn unrolls(&self) -> bool;
+    /// LLVM's passes over what was written, in LLVM's words. In LLVM's own pipelines loops are not unrolled, beyond what the schedule
+    /// has unrolled.
+    fn passes(&self) -> &'static str;
 
     /// What LLVM is to write for [`Target::image`].
     fn file(&self) -> File;

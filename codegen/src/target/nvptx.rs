@@ -39,6 +39,20 @@ const WHOLE_WARP: i64 = 0x1f;
 /// As text: LLVM's intrinsic for it is one of sm_90 and later only. PTX ISA 9.7.9.15.
 const PREFETCH: &str = "prefetch.global.L2 [$0];";
 
+/// What `default<O3>` does for such kernels, in half of its time: they call nothing, their loops and vectors are the schedule's, and
+/// each pass goes over sums that the schedule has unrolled. Variables become values; comparisons and sums of indices simple; loops are
+/// left by what follows them, without what does not change in them; those of few turns are unrolled, then those of small bodies, of
+/// which the turns' loads are then under way together.
+const PASSES: &str = concat!(
+    "function(nvvm-intr-range,sroa,early-cse<memssa>,simplifycfg<switch-range-to-icmp;keep-loops>,",
+    "instcombine<no-verify-fixpoint>,correlated-propagation,reassociate,",
+    "loop-mssa(loop-rotate,licm),simplifycfg<switch-range-to-icmp;keep-loops>,loop(indvars,loop-unroll-full),",
+    "sroa,gvn,correlated-propagation,",
+    "simplifycfg<switch-range-to-icmp;no-keep-loops;hoist-common-insts;sink-common-insts>,",
+    "loop-unroll<O3>,instcombine<no-verify-fixpoint>,infer-alignment,loop-mssa(licm),",
+    "simplifycfg<switch-range-to-icmp;no-keep-loops;hoist-common-insts;sink-common-insts>)",
+);
+
 impl Nvptx {
     /// The instruction, if the architecture and the PTX version have it.
     fn able(&self, instruction: Instruction) -> Option<Instruction> {
@@ -67,8 +81,8 @@ impl Target for Nvptx {
         format!("+ptx{}", self.ptx)
     }
 
-    fn unrolls(&self) -> bool {
-        true
+    fn passes(&self) -> &'static str {
+        PASSES
     }
 
     fn file(&self) -> File {
