@@ -148,9 +148,10 @@ fn four_warps_multiply_at_once() {
 fn wide_accesses_are_wide() {
     for gpu in gpus() {
         let text = ptx(conversions(), &gpu);
-        let words = ["ld.global.nc.v4.b32", "st.global.v4.b32", "cvt.f32.f16", "cvt.rn.f16x2.f32", "cvt.rzi"];
-        assert_eq!(counts(&text, words), [2, 2, 8, 4, 1], "{text}");
-        assert_eq!(counts(&text, ["cvt.rn.bf16", "cvt.f32.bf16"]), [0, 0], "{text}");
+        let words =
+            ["ld.global.nc.v4.b32", "st.global.v4.b32", "cvt.f32.f16", "cvt.rn.f16x2.f32", "cvt.rn.bf16x2.f32", "cvt.rzi"];
+        assert_eq!(counts(&text, words), [2, 2, 8, 4, 4, 1], "{text}");
+        assert_eq!(counts(&text, ["cvt.f32.bf16"]), [0], "{text}");
     }
 }
 

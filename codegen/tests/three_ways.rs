@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use crate::small_kernels::{gpus, program, skipped, verified};
+use half::bf16;
 use moec_codegen::{Options, Ptxas, assembly, codegen};
 use moec_ir::Machine;
 use moec_ir::kernel::parse::parse_kernel;
@@ -169,6 +170,35 @@ fn a_prefetch_is_a_hint() {
 }
 
 /// Loads say what is known of their next use, in parts of every width; the values are the same.
+/// Around where rounding turns, of numbers all over f32, subnormals and infinities included.
+#[test]
+fn bf16_is_rounded_to_the_nearest() {
+    let near = |upper: u32| [1, 0x7fff, 0x8000, 0x8001].map(|lower| f32::from_bits(upper << 16 | lower));
+    let infinities = [f32::INFINITY, f32::NEG_INFINITY];
+    let numbers = (0..1 << 16).step_by(37).flat_map(near).chain(infinities).filter(|x| !x.is_nan());
+    let mut numbers: Vec<f32> = numbers.collect();
+    let blocks = numbers.len().div_ceil(512);
+    numbers.resize(blocks * 512, 0.0);
+    let given = [Bytes(numbers.iter().flat_map(|x| x.to_le_bytes()).collect()), Unwritten(blocks * 256), Unwritten(blocks * 128)];
+    let found = check(
+        every,
+        blocks as u64,
+        &given,
+        "kernel @moec_rounds(%x: *f32, %pairs: *mut bf16, %firsts: *mut bf16) threads 256 {
+           let %i: i32 = block * 256 + thread
+           load %two: f32x2 = %x[%i * 2]
+           store %pairs[%i * 2] = bf16(%two)
+           load %first: f32 = %x[%i * 2]
+           store %firsts[%i] = bf16(%first)
+         }
+        ",
+    );
+    let rounded = |x: &f32| i32::from(bf16::from_f32(*x).to_bits());
+    let pairs: Vec<i32> = numbers.chunks(2).map(|two| rounded(&two[0]) | rounded(&two[1]) << 16).collect();
+    let firsts: Vec<i32> = numbers.chunks(4).map(|four| rounded(&four[0]) | rounded(&four[2]) << 16).collect();
+    assert_eq!(found, [pairs, firsts]);
+}
+
 #[test]
 fn hints_change_no_value() {
     let text = "kernel @moec_hints(%x: *i32, %h: *f16, %y: *mut i32) threads 32 {

@@ -1,11 +1,12 @@
-//! The same number in another type, to the same bits on every machine.
+//! The same number in another type, to the same bits on every machine (a NaN's payload apart).
 
 use moec_ir::DType;
 
 use crate::llvm::{FloatPredicate, Ir, Op, Value};
+use crate::target::Target;
 
 /// `a`, which is of type `from`, as `to`. The pairs that the IR has no cast for were refused when it was typed.
-pub(super) fn cast<'c>(ir: &Ir<'c>, from: DType, to: DType, a: Value<'c>) -> Value<'c> {
+pub(super) fn cast<'c>(ir: &Ir<'c>, target: &dyn Target, from: DType, to: DType, a: Value<'c>) -> Value<'c> {
     use DType::{BF16, Bool, F16, F32, I32, I64};
     let ty = ir.shaped(super::elem(ir, to), a);
     match (from, to) {
@@ -18,7 +19,7 @@ pub(super) fn cast<'c>(ir: &Ir<'c>, from: DType, to: DType, a: Value<'c>) -> Val
         (F16, F32) => ir.cast(Op::FPExt, ir.cast(Op::BitCast, a, ir.shaped(ir.f16(), a)), ty),
         (F32, F16) => ir.cast(Op::BitCast, ir.cast(Op::FPTrunc, a, ir.shaped(ir.f16(), a)), ty),
         (BF16, F32) => widen(ir, a),
-        (F32, BF16) => narrow(ir, a),
+        (F32, BF16) => target.to_bf16(ir, a).unwrap_or_else(|| narrow(ir, a)),
         (Bool | I32 | I64 | F16 | BF16, F16 | BF16)
         | (Bool, F32)
         | (F16 | BF16, I32 | I64)
@@ -35,8 +36,8 @@ fn widen<'c>(ir: &Ir<'c>, a: Value<'c>) -> Value<'c> {
     ir.cast(Op::BitCast, bits, ir.shaped(ir.f32(), a))
 }
 
-/// To the nearest, ties to even, subnormals kept; a NaN stays one, quietly. By integer arithmetic: the instructions that
-/// x86 and PTX have for it flush subnormals (x86) or forget the NaN's payload (PTX).
+/// To the nearest, ties to even, subnormals kept; a NaN stays one, quietly. By integer arithmetic: the instruction that x86 has for
+/// it flushes subnormals.
 fn narrow<'c>(ir: &Ir<'c>, a: Value<'c>) -> Value<'c> {
     let word = ir.shaped(ir.int(32), a);
     let number = |n| ir.constant(word, n);

@@ -69,7 +69,7 @@ impl<'c> Lowering<'_, 'c> {
                 .target
                 .dot(ir, self.known(acc)?, self.known(a)?, self.known(b)?)
                 .ok_or_else(|| self.unsupported("a bf16 dot product"))?,
-            Expr::Cast(to, a) => convert::cast(ir, elem(a), to, self.known(a)?),
+            Expr::Cast(to, a) => convert::cast(ir, self.target, elem(a), to, self.known(a)?),
             Expr::Bitcast(to, a) => {
                 let a = self.known(a)?;
                 ir.cast(Op::BitCast, a, ir.shaped(super::elem(ir, to), a))

@@ -183,6 +183,10 @@ impl Target for Host {
         Some(if n == 1 { ir.extract(whole, 0) } else { slice(ir, whole, 0, n) })
     }
 
+    fn to_bf16<'c>(&self, _: &Ir<'c>, _: Value<'c>) -> Option<Value<'c>> {
+        None
+    }
+
     fn copy<'c>(&self, _: &Ir<'c>, _: [Pointer<'c>; 2], _: u32, _: Option<Value<'c>>) -> Option<()> {
         None
     }

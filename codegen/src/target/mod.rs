@@ -79,6 +79,9 @@ pub(crate) trait Target {
     /// [`moec_ir::kernel::Expr::Dot`]: `acc` is f32, `a` and `b` are the bits of bf16. `None`: there is no such thing.
     fn dot<'c>(&self, ir: &Ir<'c>, acc: Value<'c>, a: Value<'c>, b: Value<'c>) -> Option<Value<'c>>;
 
+    /// The bits of f32, rounded to the nearest bf16, ties to even, subnormals kept; any NaN of one. `None`: no instruction does that.
+    fn to_bf16<'c>(&self, ir: &Ir<'c>, a: Value<'c>) -> Option<Value<'c>>;
+
     /// [`moec_ir::kernel::Stmt::Copy`]. `None`, as below: there is no such thing.
     fn copy<'c>(&self, ir: &Ir<'c>, to_from: [Pointer<'c>; 2], bytes: u32, live: Option<Value<'c>>) -> Option<()>;
 

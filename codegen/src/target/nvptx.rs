@@ -245,6 +245,14 @@ impl Target for Nvptx {
         None
     }
 
+    /// PTX ISA 9.7.9.21, `cvt.rn.bf16x2.f32`: for pairs one instruction. Every NaN becomes the same one.
+    fn to_bf16<'c>(&self, ir: &Ir<'c>, a: Value<'c>) -> Option<Value<'c>> {
+        (self.sm >= 80 && self.ptx >= 70).then(|| {
+            let rounded = ir.cast(Op::FPTrunc, a, ir.shaped(ir.bf16(), a));
+            ir.cast(Op::BitCast, rounded, ir.shaped(ir.int(16), a))
+        })
+    }
+
     fn copy<'c>(&self, ir: &Ir<'c>, [to, from]: [Pointer<'c>; 2], bytes: u32, live: Option<Value<'c>>) -> Option<()> {
         let copy = self.able(Instruction::copy(bytes, live.is_some())?)?;
         let read = live.map(|live| ir.select(live, word(ir, i64::from(bytes)), word(ir, 0)));
