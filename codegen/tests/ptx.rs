@@ -95,6 +95,31 @@ fn lanes_and_threads_talk() {
     }
 }
 
+/// Some threads meet, and some come to a barrier and go on; registers are given to four warps at a time.
+#[test]
+fn some_threads_of_a_block_meet() {
+    let text = |registers: [&str; 2]| {
+        let [few, many] = registers;
+        format!(
+            "kernel @moec_some(%y: *mut i32) threads 256 {{
+               roles warps 0..4{few} {{
+                 barrier threads 128 id 1
+                 barrier_arrive threads 256 id 2
+               }} and warps 4..8{many} {{
+                 barrier threads 256 id 2
+               }}
+               store %y[thread] = 1
+             }}"
+        )
+    };
+    for gpu in gpus() {
+        let registers = if gpu.role_registers { [" registers 24", " registers 240"] } else { [""; 2] };
+        let text = ptx(read(&text(registers)), &gpu);
+        let words = ["bar.sync \t1, 128;", "bar.sync \t2, 256;", "bar.arrive \t2, 256;", "setmaxnreg.dec.sync.aligned.u32"];
+        assert_eq!(counts(&text, words), [1, 1, 1, 2 * usize::from(gpu.role_registers)], "{}: {text}", gpu.name);
+    }
+}
+
 #[test]
 fn matrices_are_multiplied_by_whole_warps() {
     for gpu in gpus() {

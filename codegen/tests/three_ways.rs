@@ -104,7 +104,7 @@ pub(crate) fn emulated(kernel: &Kernel, ptx: &str, blocks: u64, given: &[Given],
         written.extend(buffer.filter(|_| matches!(param.kind, ParamKind::Buffer { write: true, .. })));
     }
     let args = module.entries[0].pack(&memory, &args).unwrap();
-    let shape = Launch { grid: [blocks as u32, 1, 1], block: [kernel.threads, 1, 1], shared_bytes: 0, args };
+    let shape = Launch { grid: [blocks as u32, 1, 1], block: [kernel.threads, 1, 1], shared_bytes: 0, early: false, args };
     let numerics = ptx_emulator::Numerics::Plain;
     let options = ptx_emulator::Options { schedule, seed: 7, numerics, ..ptx_emulator::Options::default() };
     let report = ptx_emulator::launch(&module, &kernel.name, &shape, &mut memory, &options).unwrap();

@@ -173,6 +173,7 @@ fn target(
     let launch = |launch: &kernel::Launch| file::Launch {
         kernel: launch.kernel as u32,
         grid: extent(&launch.grid),
+        early: launch.early,
         args: launch.args.iter().zip(&program.kernels[launch.kernel].params).map(|(a, p)| arg(a, p.kind, places)).collect(),
     };
     file::Target {

@@ -27,6 +27,8 @@ pub struct Machine {
     pub tensor_maps: bool,
     /// Whether the warps of a block can have different numbers of registers.
     pub role_registers: bool,
+    /// Whether a launch can begin before the one before it has ended.
+    pub early_launches: bool,
     /// Streaming multiprocessors, or cores.
     pub processors: u32,
     /// The last cache before memory, bytes.
@@ -335,6 +337,7 @@ const fn gpu(
         mbarriers: sm >= 90,
         tensor_maps: sm >= 90,
         role_registers: sm >= 90,
+        early_launches: sm >= 90,
         processors,
         cache_bytes: cache_mib << 20,
         bytes_per_us: gb_per_s * 1000,
@@ -358,6 +361,7 @@ const fn host(name: &'static str, features: &'static [CpuFeature], rates: &'stat
         mbarriers: false,
         tensor_maps: false,
         role_registers: false,
+        early_launches: false,
         processors: 2,
         cache_bytes: 32 << 20,
         bytes_per_us: 60_000,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use moec_ir::kernel::parse::parse_kernel;
-use moec_ir::kernel::{Argument, Fault, Memory, interp, interp_kernel, parse};
+use moec_ir::kernel::{Argument, Fault, Memory, interp, interp_early, interp_kernel, parse};
 use moec_ir::{Dims, Machine};
 
 fn machine(name: &str) -> Machine {
@@ -525,6 +525,66 @@ fn a_program_runs_the_regime_of_its_size() {
     assert_eq!(go(&[], &[3.0, 4.0]).unwrap()["y"], floats(&[]));
     let fault = go(&[1.0], &[3.0]).unwrap_err();
     assert_eq!(fault.to_string(), "4 bytes are given, it has 8\n  in `buffer %w: weight f32[2]`");
+}
+
+/// Launches one after another are one of the orders that an early launch may have.
+#[test]
+fn an_early_launch_sees_those_before_it_once_it_has_waited() {
+    let text = "program @p {
+      buffer %x: input f32[T]
+      buffer %a: workspace f32[T]
+      buffer %y: output f32[T]
+      regime {
+        launch @moec_twice(%x, %y = %a) grid T
+        launch @moec_add(%x, %z = %a, %y) grid T early
+      }
+    }
+    kernel @moec_twice(%x: *f32, %y: *mut f32) threads 32 {
+      load %v: f32 = %x[block]
+      allow_next
+      store %y[block] = %v + %v
+    }
+    kernel @moec_add(%x: *f32, %z: *f32, %y: *mut f32) threads 32 {
+      load %v: f32 = %x[block]
+      wait launches
+      load %u: f32 = %z[block]
+      store %y[block] = %u + %v
+    }";
+    let x: Vec<f32> = (0..5).map(|i| i as f32).collect();
+    let given = BTreeMap::from([("x".to_string(), floats(&x).bytes().unwrap().to_vec())]);
+    let dims = Dims { tokens: 5, sequence_tokens: 5 };
+    let made = interp(&parse(text).unwrap(), &machine("sm_90a"), dims, &given).unwrap_or_else(|fault| panic!("{fault}"));
+    let expected: Vec<f32> = x.iter().map(|x| 3.0 * x).collect();
+    assert_eq!(made["y"], floats(&expected));
+}
+
+#[test]
+fn what_a_launch_before_writes_is_read_behind_the_wait() {
+    let kernel = |before: &str, after: &str| {
+        let text = format!(
+            "kernel @moec_k(%x: *f32, %z: *f32, %y: *mut f32) threads 32 {{
+               {before}
+               wait launches
+               {after}
+             }}"
+        );
+        let memory = || vec![floats(&[1.0]), floats(&[2.0]), floats(&[0.0])];
+        let args: Vec<Argument> = (0..3).map(Argument::Buffer).collect();
+        let kernel = parse_kernel(&text).unwrap_or_else(|error| panic!("{error}"));
+        let mut ordinary = memory();
+        interp_kernel(&kernel, &machine("sm_90a"), 1, &args, &mut ordinary).unwrap_or_else(|fault| panic!("{fault}"));
+        let mut early = memory();
+        interp_early(&kernel, &machine("sm_90a"), 1, &[1, 2], &args, &mut early).map(|()| assert_eq!(ordinary, early))
+    };
+    let load = |from: &str| format!("load %v: f32 = %{from}[0]");
+    assert_eq!(kernel(&load("x"), "store %y[0] = %v"), Ok(()));
+    assert_eq!(kernel("", &load("z")), Ok(()));
+    for (from, why) in
+        [("z", "touches what a launch before this one writes: it is not waited for"), ("y", "it is not waited for")]
+    {
+        let fault = kernel(&load(from), "store %y[0] = %v").unwrap_err();
+        assert!(fault.message.contains(why) && fault.text == format!("load %v: f32 = %{from}[0]"), "{fault}");
+    }
 }
 
 fn halves(xs: impl IntoIterator<Item = f32>) -> Memory {

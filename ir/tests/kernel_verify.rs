@@ -64,8 +64,12 @@ fn indices_that_lead_nowhere() {
     let k = Builder::new("moec_k", 1);
     k.input("x", DType::F32);
     let mut program = program(k.finish());
-    let launch =
-        |kernel| Launch { kernel, grid: Extent::Const(1), args: vec![Arg { param: "x".into(), given: Given::Buffer(3) }] };
+    let launch = |kernel| Launch {
+        kernel,
+        grid: Extent::Const(1),
+        early: false,
+        args: vec![Arg { param: "x".into(), given: Given::Buffer(3) }],
+    };
     program.regimes[0].launches = vec![launch(0), launch(1)];
     let found = verify(&program, &machine("x86-64-v3")).unwrap_err();
     let messages: Vec<(&Location, &str)> = found.iter().map(|v| (&v.at, v.message.as_str())).collect();

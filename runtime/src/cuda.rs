@@ -2,6 +2,7 @@
 //! pool: a layer's launches go to the default stream or to one of the caller's, one after the other.
 #![allow(unsafe_code, reason = "the driver API is C")]
 
+mod attributes;
 mod tensor_map;
 
 use std::ffi::{CString, c_void};
@@ -11,9 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::{DriverError, result, sys};
 
-use crate::device::{Argument, Device, Given, Opened, Stream};
+use crate::device::{Argument, Device, Given, Opened, Start, Stream};
 use crate::error::Error;
 use crate::package::{Image, ImageKind, PARAMS_MAX, Package, ParamKind, Target, TargetKind};
+use attributes::{Attribute, Launcher, Shape};
 use tensor_map::{Encoded, Encoder};
 
 /// The most blocks along the first axis of a grid, on any GPU.
@@ -29,6 +31,8 @@ struct Cuda {
     functions: Vec<Entry>,
     /// Where a kernel takes tensor maps.
     encoder: Option<Encoder>,
+    /// Where a launch has attributes.
+    launcher: Option<Launcher>,
     /// Something was launched after the last `sync`.
     is_pending: AtomicBool,
 }
@@ -62,7 +66,7 @@ unsafe impl Sync for Cuda {}
 /// package has nothing for it, [`Error::LoadImage`] where the driver refuses the image or a kernel is not in it.
 pub fn open(package: &Package, ordinal: u32) -> Result<Opened, Error> {
     let no_driver = |why: &str| Error::NoDriver { why: why.into() };
-    let driver = driver().ok_or_else(|| no_driver("libcuda.so.1 was not found"))?;
+    let driver = Arc::new(driver().ok_or_else(|| no_driver("libcuda.so.1 was not found"))?);
     result::init().map_err(|error| no_driver(&format!("cuInit says {}", words(error))))?;
     let device = result::device::get(ordinal.cast_signed())
         .map_err(|error| no_driver(&format!("there is no device {ordinal} ({})", words(error))))?;
@@ -95,9 +99,13 @@ pub fn open(package: &Package, ordinal: u32) -> Result<Opened, Error> {
     // SAFETY: `bytes` is a whole cubin or NUL-terminated PTX, and the driver copies it.
     let module = unsafe { result::module::load_data(bytes.as_ptr().cast::<c_void>()) }.map_err(|error| refused(error, &name))?;
     // From here on `Cuda` unloads the module, whatever fails.
-    let mut cuda = Cuda { name, context, module, functions: Vec::new(), encoder: None, is_pending: AtomicBool::new(false) };
+    let (functions, is_pending) = (Vec::new(), AtomicBool::new(false));
+    let mut cuda = Cuda { name, context, module, functions, encoder: None, launcher: None, is_pending };
     if target.kernels.iter().flat_map(|kernel| &kernel.params).any(|param| matches!(param, ParamKind::TensorMap(_))) {
-        cuda.encoder = Some(Encoder::of(driver)?);
+        cuda.encoder = Some(Encoder::of(Arc::clone(&driver))?);
+    }
+    if target.launches().any(|launch| launch.early) {
+        cuda.launcher = Some(Launcher::of(driver)?);
     }
     for kernel in &target.kernels {
         let symbol = CString::new(kernel.symbol.as_str()).map_err(|_| Error::manifest("a symbol contains NUL"))?;
@@ -238,8 +246,7 @@ impl Cuda {
     /// Enqueues a kernel. Nothing is allocated here, and nothing waited for.
     fn start(
         &self,
-        kernel: usize,
-        blocks: u64,
+        Start { kernel, blocks, early }: Start,
         args: impl ExactSizeIterator<Item = Argument>,
         stream: Stream,
     ) -> Result<(), Error> {
@@ -272,10 +279,19 @@ impl Cuda {
         // and the driver copies them before it returns. The stream is the default one or valid by the contract of
         // `Stream::cuda`. What the kernel does inside its buffers is the compiler's promise.
         unsafe {
-            let (grid, block, stream) = ((grid, 1, 1), (*threads, 1, 1), stream.as_ptr().cast());
-            result::launch_kernel(*function, grid, block, *dynamic_shared_bytes, stream, &mut params[..count])
+            let (params, stream) = (&mut params[..count], stream.as_ptr());
+            match &self.launcher {
+                Some(launcher) if early => {
+                    let shape = Shape { grid, threads: *threads, dynamic_shared_bytes: *dynamic_shared_bytes, stream };
+                    launcher.launch(*function, shape, &mut [Attribute::early()], params)?;
+                }
+                Some(_) | None => {
+                    let (grid, block, stream) = ((grid, 1, 1), (*threads, 1, 1), stream.cast());
+                    result::launch_kernel(*function, grid, block, *dynamic_shared_bytes, stream, params)
+                        .map_err(|error| failed("cuLaunchKernel", error))?;
+                }
+            }
         }
-        .map_err(|error| failed("cuLaunchKernel", error))?;
         // After the launch: a `sync` that came between the two has waited for it, and another one does no harm.
         self.is_pending.store(true, Ordering::Relaxed);
         Ok(())
@@ -321,12 +337,12 @@ impl Device for Cuda {
         unsafe { result::memcpy_dtoh_sync(into, address) }.map_err(|error| failed("cuMemcpyDtoH", error))
     }
 
-    fn launch(&self, kernel: usize, blocks: u64, args: &[Argument]) -> Result<(), Error> {
-        self.start(kernel, blocks, args.iter().copied(), Stream::DEFAULT)
+    fn launch(&self, start: Start, args: &[Argument]) -> Result<(), Error> {
+        self.start(start, args.iter().copied(), Stream::DEFAULT)
     }
 
-    fn enqueue(&self, kernel: usize, blocks: u64, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
-        self.start(kernel, blocks, args.iter().map(|given| given.argument()), stream)
+    fn enqueue(&self, start: Start, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
+        self.start(start, args.iter().map(|given| given.argument()), stream)
     }
 
     fn sync(&self) -> Result<(), Error> {

@@ -44,12 +44,12 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// As [`Device::fill`].
     fn copy_out(&self, address: u64, into: &mut [u8]) -> Result<(), Error>;
 
-    /// Starts `blocks` (at least 1) of the target's kernel at index `kernel`, after all that was started before. The
+    /// Starts blocks of a kernel, after all that was started before, but for what [`Start::early`] allows. The
     /// kernel is trusted to stay inside its arguments; running two at once on memory that one of them writes is a race.
     ///
     /// # Errors
     /// [`Error::Device`] where it cannot start; [`Error::LaunchRange`] where the device has no such grid.
-    fn launch(&self, kernel: usize, blocks: u64, args: &[Argument]) -> Result<(), Error>;
+    fn launch(&self, start: Start, args: &[Argument]) -> Result<(), Error>;
 
     /// Waits for all that was started.
     ///
@@ -63,10 +63,10 @@ pub trait Device: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// As [`Device::launch`], and [`Error::NoStream`] where the device has no such stream.
-    fn enqueue(&self, kernel: usize, blocks: u64, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
+    fn enqueue(&self, start: Start, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
         stream.default_only()?;
         let args: Vec<Argument> = args.iter().map(|given| given.argument()).collect();
-        self.launch(kernel, blocks, &args)
+        self.launch(start, &args)
     }
 
     /// Whether its addresses are pointers of this process, so that it can work on memory of the process where it lies.
@@ -80,6 +80,18 @@ pub trait Device: Send + Sync + fmt::Debug {
         let _ = address;
         None
     }
+}
+
+/// What is started, but for its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Index of the kernel among the target's.
+    pub kernel: usize,
+    /// How many blocks, at least 1.
+    pub blocks: u64,
+    /// Whether it may begin before the launch before it on the same stream has ended, as its kernel was compiled for. A device may let
+    /// it wait all the same.
+    pub early: bool,
 }
 
 /// Keeps memory while it lives.

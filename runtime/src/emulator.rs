@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ptx_emulator::{Arg, Buffer, Fill, Launch, Memory, Module, Swizzle, TensorMap, launch, parse};
 
-use crate::device::{Argument, Device, Map, Opened};
+use crate::device::{Argument, Device, Map, Opened, Start};
 use crate::error::Error;
 use crate::package::{self, DType, ImageKind, Manifest, Package, Role, Target, TargetKind, WORKSPACE_ALIGN};
 
@@ -365,7 +365,7 @@ impl Device for Emulator {
         state.memory.read(buffer, offset, into).map_err(refused)
     }
 
-    fn launch(&self, kernel: usize, blocks: u64, args: &[Argument]) -> Result<(), Error> {
+    fn launch(&self, Start { kernel, blocks, early }: Start, args: &[Argument]) -> Result<(), Error> {
         let kernel = self.kernels.get(kernel).ok_or_else(|| refused("there is no such kernel"))?;
         let Kernel { symbol, threads, dynamic_shared_bytes, is_sampled, .. } = kernel;
         let grid = u32::try_from(blocks).ok().filter(|n| *n <= i32::MAX as u32);
@@ -393,7 +393,7 @@ impl Device for Emulator {
         }
         let entry = self.module.entry(symbol).ok_or_else(|| refused("the PTX has no such kernel"))?;
         let args = entry.pack(&state.memory, &packed).map_err(refused)?;
-        let shape = Launch { grid: [grid, 1, 1], block: [*threads, 1, 1], shared_bytes: *dynamic_shared_bytes, args };
+        let shape = Launch { grid: [grid, 1, 1], block: [*threads, 1, 1], shared_bytes: *dynamic_shared_bytes, early, args };
         let chosen = if *is_sampled { self.sample.blocks(blocks) } else { Blocks::All };
         let options = Options { blocks: chosen, ..self.options.clone() };
         let report = launch(&self.module, symbol, &shape, &mut state.memory, &options).map_err(refused)?;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libloading::Library;
 
-use crate::device::{Argument, Device, Given, Kept, MAX_THREADS, Opened, Stream};
+use crate::device::{Argument, Device, Given, Kept, MAX_THREADS, Opened, Start, Stream};
 use crate::error::Error;
 use crate::package::{ImageKind, PARAMS_MAX, Package, Target, TargetKind, WORKSPACE_ALIGN};
 use parallel::spread;
@@ -278,7 +278,7 @@ impl Device for Host {
         Ok(())
     }
 
-    fn launch(&self, kernel: usize, blocks: u64, args: &[Argument]) -> Result<(), Error> {
+    fn launch(&self, Start { kernel, blocks, early: _ }: Start, args: &[Argument]) -> Result<(), Error> {
         let mut held = Vec::with_capacity(args.len());
         for arg in args {
             match arg {
@@ -292,7 +292,7 @@ impl Device for Host {
         unsafe { self.start(kernel, blocks, args.iter().copied()) }
     }
 
-    fn enqueue(&self, kernel: usize, blocks: u64, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
+    fn enqueue(&self, Start { kernel, blocks, early: _ }: Start, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
         stream.default_only()?;
         if !args.iter().all(|given| given.is_held_by(self)) {
             return Err(stray("launching"));

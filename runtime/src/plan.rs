@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::device::{Device, Given, Map, Stream};
+use crate::device::{Device, Given, Map, Start, Stream};
 use crate::error::Error;
 use crate::layer::{Bound, Layer, Shared, check_count};
 use crate::package::{Arg, Dims, Kernel, Launch, PARAMS_MAX, ParamKind, Role, TensorMap, View, WORKSPACE_ALIGN, byte_count};
@@ -71,8 +71,7 @@ enum Place {
 /// A launch, all but the addresses evaluated. One of no blocks is left out.
 #[derive(Clone, Debug)]
 struct Call {
-    kernel: usize,
-    blocks: u64,
+    start: Start,
     args: Box<[Word]>,
 }
 
@@ -198,7 +197,7 @@ impl Plan {
         stream: Stream,
     ) -> Result<(), Error> {
         let mut given = [Given::I32(0); PARAMS_MAX];
-        calls.iter().try_for_each(|Call { kernel, blocks, args }| {
+        calls.iter().try_for_each(|Call { start, args }| {
             // A sound manifest has no kernel with more parameters.
             let given = &mut given[..args.len()];
             for (given, word) in given.iter_mut().zip(args) {
@@ -212,7 +211,7 @@ impl Plan {
                     Word::I64(value) => Given::I64(value),
                 };
             }
-            device.enqueue(*kernel, *blocks, given, stream)
+            device.enqueue(*start, given, stream)
         })
     }
 
@@ -285,10 +284,15 @@ fn slots(shared: &Shared, dims: Dims) -> Result<(Box<[Slot]>, u64), Error> {
     Ok((slots.collect::<Result<_, Error>>()?, layout.bytes))
 }
 
-/// The launches of some blocks.
+/// The launches of some blocks. What comes before the first of them is not known, so that is not early, though one of no blocks may
+/// have been in front of it.
 fn calls(shared: &Shared, launches: &[Launch], dims: Dims) -> Result<Box<[Call]>, Error> {
     let calls = launches.iter().map(|launch| evaluate(shared, launch, dims));
-    Ok(calls.collect::<Result<Vec<_>, _>>()?.into_iter().filter(|call| call.blocks > 0).collect())
+    let mut calls: Box<[Call]> = calls.collect::<Result<Vec<_>, _>>()?.into_iter().filter(|call| call.start.blocks > 0).collect();
+    if let Some(first) = calls.first_mut() {
+        first.start.early = false;
+    }
+    Ok(calls)
 }
 
 fn evaluate(shared: &Shared, launch: &Launch, dims: Dims) -> Result<Call, Error> {
@@ -312,7 +316,8 @@ fn evaluate(shared: &Shared, launch: &Launch, dims: Dims) -> Result<Call, Error>
         }
         Arg::ScalarI64(extent) => Ok(Word::I64(extent.eval(dims)?)),
     });
-    Ok(Call { kernel, blocks: launch.grid.count(dims)?, args: args.collect::<Result<_, Error>>()? })
+    let args = args.collect::<Result<_, Error>>()?;
+    Ok(Call { start: Start { kernel, blocks: launch.grid.count(dims)?, early: launch.early }, args })
 }
 
 /// A tensor map, if the driver takes it and its tensor lies inside its buffer.

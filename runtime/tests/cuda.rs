@@ -44,6 +44,9 @@ fn child() {
     let mut manifest = fixture::manifest();
     match case.as_str() {
         "old driver" => manifest.targets[0].least_driver = Some("12.4".into()),
+        _ if case.starts_with("early") => {
+            manifest.targets[0].regimes.iter_mut().for_each(|regime| regime.launches[1].early = true);
+        }
         "shared memory" => manifest.targets[0].kernels[1].dynamic_shared_bytes = 100_000,
         "tensor map" | "no map" => {
             let target = &mut manifest.targets[0];
@@ -148,6 +151,20 @@ fn tensor_maps_are_encoded() {
     assert_eq!(calls.iter().filter(|call| *call == encode).count(), 2);
     let (out, _) = run(mock, "no map", &[("MOCK_FAIL", "cuTensorMapEncodeTiled 1 1")]);
     assert!(out[0].contains("cuTensorMapEncodeTiled") && out[0].contains("error 1"), "{out:?}");
+}
+
+/// A launch that may begin before the one before it has ended has the attribute that says so, number 6, and others have none.
+#[test]
+fn early_launches_have_their_attribute() {
+    let Some(mock) = mock() else { return };
+    let (out, calls) = run(mock, "early", &[]);
+    assert_eq!(out, ["true [5, -4] on Mock GPU"; 2]);
+    let launches: Vec<&String> = calls.iter().filter(|call| call.starts_with("cuLaunch")).collect();
+    let plain = "cuLaunchKernel 10 grid 5 1 1 block 128 1 1 shared 0 stream (nil)";
+    let early = "cuLaunchKernelEx 11 grid 5 1 1 block 128 1 1 shared 0 stream (nil) attribute 6 is 1 0 0";
+    assert_eq!(launches, [plain, early, plain, early]);
+    let (out, _) = run(mock, "early and refused", &[("MOCK_FAIL", "cuLaunchKernelEx 1 700")]);
+    assert!(out[0].contains("cuLaunchKernelEx") && out[0].contains("error 700"), "{out:?}");
 }
 
 #[test]

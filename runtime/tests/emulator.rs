@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::fixture;
 use crate::fixture::{HIDDEN, MAX_TOKENS, manifest, w, x, y};
-use moec_runtime::device::Argument;
+use moec_runtime::device::{Argument, Start};
 use moec_runtime::emulator::{self, Emulator, FindingKind, Options, Place, Sample};
 use moec_runtime::{Dims, Layer, Package, Region};
 
@@ -145,7 +145,7 @@ fn workspace_that_is_used_again_is_new() {
     let [x, workspace] = [Region::of(device, &[0; 16]).unwrap(), Region::new(device, 16).unwrap()];
     let of = |buffer: usize, region: &Region| Argument::Memory { buffer, address: region.address(), bytes: 16 };
     let findings = |from: Argument, to: Argument| {
-        device.launch(0, 1, &[from, to, Argument::I32(4), Argument::I64(1)]).unwrap();
+        device.launch(Start { kernel: 0, blocks: 1, early: false }, &[from, to, Argument::I32(4), Argument::I64(1)]).unwrap();
         let launches = emulator.take_launches();
         launches.iter().flat_map(|launch| &launch.report.findings).map(|finding| finding.kind).collect::<Vec<_>>()
     };
@@ -158,6 +158,22 @@ fn workspace_that_is_used_again_is_new() {
     assert_eq!(findings(tmp, of(4, &y)), [FindingKind::UninitialisedGlobal]);
 }
 
+/// The second kernel of the fixture reads what the first one writes, and does not wait for it.
+#[test]
+fn an_early_launch_that_does_not_wait_is_found() {
+    for early in [false, true] {
+        let mut manifest = fixture::manifest();
+        manifest.targets[0].regimes[1].launches[1].early = early;
+        let package = Package::new(manifest, vec![PTX.replace("{first}", "0").into(), Vec::new()]).unwrap();
+        let (opened, emulator) = emulator::open(&package, None, Options::default(), Sample::All).unwrap();
+        let bound = Layer::on(&package, opened).unwrap().bind(vec![w()]).unwrap();
+        assert_eq!(bound.run(&[x(5)], Dims::tokens(5)).unwrap().tensor("y").unwrap(), &y(5));
+        let found = emulator.take_launches().into_iter().flat_map(|launch| launch.report.findings);
+        let kinds: std::collections::BTreeSet<_> = found.map(|finding| finding.kind).collect();
+        assert_eq!(kinds.into_iter().collect::<Vec<_>>(), if early { vec![FindingKind::EarlyAccess] } else { vec![] });
+    }
+}
+
 #[test]
 fn memory_that_is_not_there_is_refused() {
     let (_, layer) = open("0", Sample::All);
@@ -167,7 +183,7 @@ fn memory_that_is_not_there_is_refused() {
     region.copy_out(1, &mut two).unwrap();
     assert_eq!(two, [2, 3]);
     let beyond = Argument::Memory { buffer: 0, address: region.address(), bytes: 5 };
-    assert!(device.launch(0, 1, &[beyond, beyond, Argument::I32(4), Argument::I64(1)]).is_err());
+    assert!(device.launch(Start { kernel: 0, blocks: 1, early: false }, &[beyond, beyond, Argument::I32(4), Argument::I64(1)]).is_err());
     assert!(device.copy_in(region.address() + 3, &[0; 2]).is_err());
     let address = region.address();
     drop(region);

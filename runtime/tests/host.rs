@@ -5,7 +5,7 @@
 use crate::fixture;
 use crate::fixture::{w, x, y};
 use crate::object::shared_object;
-use moec_runtime::device::{Argument, MAX_THREADS};
+use moec_runtime::device::{Argument, MAX_THREADS, Start};
 use moec_runtime::{Batch, Bound, DeviceKind, Dims, Error, Layer, Package, Region};
 
 fn bound(threads: Option<usize>) -> Option<Bound> {
@@ -126,9 +126,9 @@ fn stray_addresses_are_errors() {
         assert_eq!(device.copy_out(address, &mut bytes).unwrap_err().code(), "RT0501", "{address:#x}");
         assert!(device.copy_in(address, &bytes).is_err());
         assert!(device.fill(address, 8, 0).is_err());
-        assert!(device.launch(0, 1, &[Argument::Memory { buffer: 0, address, bytes: 8 }]).is_err());
+        assert!(device.launch(Start { kernel: 0, blocks: 1, early: false }, &[Argument::Memory { buffer: 0, address, bytes: 8 }]).is_err());
     }
-    assert!(device.launch(9, 1, &[]).is_err());
+    assert!(device.launch(Start { kernel: 9, blocks: 1, early: false }, &[]).is_err());
     let address = region.address();
     drop(region);
     assert!(device.copy_out(address, &mut bytes).is_err(), "after it is freed");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::fixture;
 use crate::fixture::{HIDDEN, MAX_TOKENS, floats, w, x};
 use crate::mock::{Call, Mock};
-use moec_runtime::device::{Argument, Opened};
+use moec_runtime::device::{Argument, Opened, Start};
 use moec_runtime::package::{Arg, Buffer, DType, Extent, Manifest, Recipe, Role, Source};
 use moec_runtime::{Batch, Blame, Bound, DeviceKind, Dims, Error, Layer, Package, Region, Tensor};
 
@@ -53,8 +53,8 @@ fn a_run_is_the_manifest_s_launches() {
             Call::CopyIn(80),
             Call::Alloc(80),
             Call::Alloc(512),
-            Call::Launch { kernel: 0, blocks: 5, args: first.to_vec() },
-            Call::Launch { kernel: 1, blocks: 5, args: second.to_vec() },
+            Call::Launch { start: Start { kernel: 0, blocks: 5, early: false }, args: first.to_vec() },
+            Call::Launch { start: Start { kernel: 1, blocks: 5, early: false }, args: second.to_vec() },
             Call::Sync,
             Call::CopyOut(80),
             Call::CopyOut(8),

@@ -205,13 +205,26 @@ fn an_unsound_manifest_is_refused() {
     check("argument 2", |m| m.targets[1].regimes[0].launches[0].args[2] = Arg::ScalarI64(Extent::Tokens));
 }
 
+/// What comes before the first launch of a sequence is not known, and a host makes its launches one after another.
+#[test]
+fn early_launches_follow_others_on_a_gpu() {
+    let mut sound = fixture::manifest();
+    sound.targets[0].regimes[0].launches[1].early = true;
+    assert!(moec_runtime::package::check(&sound).is_ok());
+    let text = serde_json::to_string(&sound).unwrap();
+    assert_eq!(text.matches("early").count(), 1, "{text}");
+    assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), sound);
+    check("the first launch of a sequence is early", |m| m.targets[0].regimes[1].launches[0].early = true);
+    check("an early launch on the host", |m| m.targets[1].regimes[1].launches[1].early = true);
+}
+
 /// What is prepared depends on weights alone.
 #[test]
 fn a_preparation_has_weights_alone() {
     let prepared = |m: &mut Manifest| {
         m.buffers.push(Buffer { name: "p".into(), role: Role::Prepared, shape: vec![Extent::Const(4)], ..m.buffers[1].clone() });
         let args = vec![Arg::Buffer(1), Arg::Buffer(5), Arg::ScalarI32(Extent::Const(4)), Arg::ScalarI64(Extent::Const(1))];
-        m.targets[0].prepare = vec![Launch { kernel: 0, grid: Extent::Const(1), args }];
+        m.targets[0].prepare = vec![Launch { kernel: 0, grid: Extent::Const(1), early: false, args }];
     };
     let mut sound = fixture::manifest();
     prepared(&mut sound);

@@ -44,7 +44,7 @@ fn a_plan_is_what_a_run_launches() {
     let mut manifest = fixture::manifest();
     // The update is the first kernel, on the weight.
     let args = vec![Arg::Buffer(0), Arg::Buffer(1), Arg::ScalarI32(Extent::Const(4)), Arg::ScalarI64(Extent::Tokens)];
-    manifest.targets[0].update = vec![Launch { kernel: 0, grid: Extent::Const(1), args }];
+    manifest.targets[0].update = vec![Launch { kernel: 0, grid: Extent::Const(1), early: false, args }];
     let (mock, layer, bound) = on_mock(manifest);
     let mut batch = batch(&layer);
     calls(&mock);
@@ -72,7 +72,7 @@ fn what_is_prepared_is_made_once() {
     manifest.buffers.push(Buffer { name: "prepared".into(), role: Role::Prepared, ..weight });
     for target in &mut manifest.targets {
         let args = vec![Arg::Buffer(1), Arg::Buffer(5), Arg::ScalarI32(Extent::Const(4)), Arg::ScalarI64(Extent::Const(1))];
-        target.prepare = vec![Launch { kernel: 0, grid: Extent::Const(1), args }];
+        target.prepare = vec![Launch { kernel: 0, grid: Extent::Const(1), early: false, args }];
         target.regimes.iter_mut().for_each(|regime| regime.launches[1].args[1] = Arg::Buffer(5));
     }
     // On the mock: which launches there are.
@@ -118,6 +118,25 @@ fn sizes_without_a_plan() {
     let error = layer.plan(Dims::tokens(5)).unwrap_err().to_string();
     assert!(error.starts_with("kernel `add_it`: argument 4 is 5368709120, outside"), "{error}");
     assert!(layer.plan(Dims::tokens(1)).is_ok(), "the other regime");
+}
+
+/// Where the launches in front of an early one have no blocks, it is the first, and waits for what the stream did before.
+#[test]
+fn the_first_launch_is_not_early() {
+    let early = |grid: Extent| {
+        let mut manifest = fixture::manifest();
+        let launches = &mut manifest.targets[0].regimes[1].launches;
+        launches[0].grid = grid;
+        launches[1].early = true;
+        let (mock, layer, bound) = on_mock(manifest);
+        let plan = layer.plan(Dims::tokens(5)).unwrap();
+        plan.run(&bound, &mut batch(&layer).memory(), Stream::DEFAULT).unwrap();
+        let starts =
+            calls(&mock).into_iter().filter_map(|call| if let Call::Launch { start, .. } = call { Some(start) } else { None });
+        starts.map(|start| (start.kernel, start.early)).collect::<Vec<_>>()
+    };
+    assert_eq!(early(Extent::Tokens), [(0, false), (1, true)]);
+    assert_eq!(early(Extent::Const(0)), [(1, false)]);
 }
 
 /// A launch lists its arguments on the stack, so a package says at once that there are too many.

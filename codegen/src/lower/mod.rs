@@ -110,11 +110,13 @@ pub(crate) fn params<'k, 'c>(ir: &Ir<'c>, kernel: &'k Kernel, pointer: Type<'c>)
 }
 
 /// What holds of the kernel's parameters wherever they are: distinct arrays do not overlap if one is written (which is
-/// what LLVM's `noalias` means), and only those declared so are written.
+/// what LLVM's `noalias` means), and only those declared so are written. Nothing is promised of memory that launches before this one
+/// may still write: LLVM would move loads of it over the wait for them.
 pub(crate) fn mark_params<'c>(ir: &Ir<'c>, kernel: &Kernel, function: Function<'c>) {
     for (i, param) in (0..).zip(&kernel.params) {
         let at = At::Param(i);
         match param.kind {
+            ParamKind::Buffer { .. } if !kernel.has_alone(i) => {}
             ParamKind::Buffer { write, .. } => {
                 ir.mark(function, at, "noalias");
                 if !write {
@@ -189,7 +191,10 @@ impl<'c> Lowering<'_, 'c> {
     /// Whether nothing writes the array while the kernel runs.
     fn only_reads(&self, place: Place) -> bool {
         match place {
-            Place::Param(i) => matches!(self.kernel.params[i as usize].kind, ParamKind::Buffer { write: false, .. }),
+            Place::Param(i) => match self.kernel.params[i as usize].kind {
+                ParamKind::Buffer { write, .. } => !write && self.kernel.has_alone(i),
+                ParamKind::Scalar(_) | ParamKind::TensorMap(_) => false,
+            },
             Place::Shared(_) | Place::Registers(_) => false,
         }
     }

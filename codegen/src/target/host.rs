@@ -199,6 +199,14 @@ impl Target for Host {
         None
     }
 
+    fn wait_launches(&self, _: &Ir<'_>) -> Option<()> {
+        None
+    }
+
+    fn allow_next(&self, _: &Ir<'_>) -> Option<()> {
+        None
+    }
+
     fn load_matrix<'c>(&self, _: &Ir<'c>, _: Pointer<'c>, _: usize, _: bool) -> Option<Vec<Value<'c>>> {
         None
     }

@@ -91,6 +91,12 @@ pub(crate) trait Target {
     /// [`moec_ir::kernel::Wait::Groups`]: until all but the last `left` have arrived.
     fn wait(&self, ir: &Ir<'_>, left: u32) -> Option<()>;
 
+    /// [`moec_ir::kernel::Wait::Launches`]. Nothing is moved over it.
+    fn wait_launches(&self, ir: &Ir<'_>) -> Option<()>;
+
+    /// [`moec_ir::kernel::Stmt::AllowNext`].
+    fn allow_next(&self, ir: &Ir<'_>) -> Option<()>;
+
     /// [`moec_ir::kernel::Stmt::LoadMatrix`]: so many pairs of 16-bit elements, from the row that the lane names.
     fn load_matrix<'c>(&self, ir: &Ir<'c>, row: Pointer<'c>, matrices: usize, transposed: bool) -> Option<Vec<Value<'c>>>;
 

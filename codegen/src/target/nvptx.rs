@@ -271,6 +271,17 @@ impl Target for Nvptx {
         Some(())
     }
 
+    /// To LLVM it is a call that may read and write all memory but that of `noalias` parameters.
+    fn wait_launches(&self, ir: &Ir<'_>) -> Option<()> {
+        self.able(Instruction::WaitLaunches)?.issue(ir, &[]);
+        Some(())
+    }
+
+    fn allow_next(&self, ir: &Ir<'_>) -> Option<()> {
+        self.able(Instruction::AllowNext)?.issue(ir, &[]);
+        Some(())
+    }
+
     fn load_matrix<'c>(&self, ir: &Ir<'c>, row: Pointer<'c>, matrices: usize, transposed: bool) -> Option<Vec<Value<'c>>> {
         let loaded = self.able(Instruction::load_matrix(matrices, transposed)?)?.value(ir, &[row.into()]);
         let pair = |i| ir.cast(Op::BitCast, ir.field(loaded, i), ir.lanes_of(ir.int(16), 2));

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use moec_runtime::device::{Argument, Device, Opened};
+use moec_runtime::device::{Argument, Device, Opened, Start};
 use moec_runtime::{Error, Package, host};
 
 /// The middle one.
@@ -58,9 +58,9 @@ impl Device for Timed {
         self.device.copy_out(address, into)
     }
 
-    fn launch(&self, kernel: usize, blocks: u64, args: &[Argument]) -> Result<(), Error> {
+    fn launch(&self, what: Start, args: &[Argument]) -> Result<(), Error> {
         let start = Instant::now();
-        let done = self.device.launch(kernel, blocks, args);
+        let done = self.device.launch(what, args);
         self.launches.lock().expect("no panic before").push(start.elapsed());
         done
     }

@@ -81,7 +81,8 @@ fn print_target(package: &Package, target: &Target, out: &mut dyn Write) -> io::
 fn print_launches(target: &Target, launches: &[Launch], width: usize, out: &mut dyn Write) -> io::Result<()> {
     launches.iter().try_for_each(|launch| {
         let symbol = target.kernels.get(launch.kernel as usize).map_or("?", |kernel| kernel.symbol.as_str());
-        writeln!(out, "  {symbol:<width$}  {} blocks", formula(&launch.grid))
+        let early = if launch.early { ", early" } else { "" };
+        writeln!(out, "  {symbol:<width$}  {} blocks{early}", formula(&launch.grid))
     })
 }
 

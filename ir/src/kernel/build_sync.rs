@@ -47,6 +47,16 @@ impl Builder {
         self.emit(Stmt::Roles(roles));
     }
 
+    /// Waits for the launches before this one, which may be early: see [`Wait::Launches`].
+    pub fn wait_launches(&self) {
+        self.emit(Stmt::Wait(Wait::Launches));
+    }
+
+    /// The next launch may begin if it is early: see [`Stmt::AllowNext`].
+    pub fn allow_next(&self) {
+        self.emit(Stmt::AllowNext);
+    }
+
     /// Threads come to the barrier `id`, to which `count` come, and go on: see [`Stmt::BarrierArrive`].
     pub fn arrive_at(&self, id: u8, count: u32) {
         self.emit(Stmt::BarrierArrive { id, count });

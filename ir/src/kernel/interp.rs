@@ -15,8 +15,8 @@ use super::interp_sync::Flight;
 use super::meetings::Meetings;
 use super::memory::Memory;
 use super::print::text_at;
-use super::verify::verify_kernel;
-use super::{Arena, Binary, Expr, Given, Handle, Index, Kernel, Local, Location, ParamKind, Place, Program, Role};
+use super::verify::{verify_kernel, writes};
+use super::{Arena, Binary, Expr, Given, Handle, Index, Kernel, Launch, Local, Location, ParamKind, Place, Program, Role};
 use super::{Registers, Scope, Stmt, Tensor, TensorMap, Ty, Violation, Vote, Wait, arith, verify};
 use crate::{DType, Dims, Machine};
 
@@ -99,12 +99,25 @@ pub fn interp(
                 Given::TensorMap(view) => Argument::TensorMap(view.buffer, view.at(dims).ok_or_else(none)?),
             });
         }
+        let changing = changing(program, &at, launch);
         let run = Run::new(launch.kernel, &program.kernels[launch.kernel], machine, &args, &mut memory);
-        run.and_then(|run| run.grid(blocks)).map_err(|stop| fault(stop.at, stop.message))?;
+        run.and_then(|run| run.early(&changing).grid(blocks)).map_err(|stop| fault(stop.at, stop.message))?;
     }
     let written = |role| matches!(role, Role::Output | Role::Workspace);
     let named = program.buffers.iter().zip(memory).filter(|(buffer, _)| written(buffer.role));
     Ok(named.map(|(buffer, memory)| (buffer.name.clone(), memory)).collect())
+}
+
+/// The buffers that launches write which have perhaps not ended when this one begins.
+fn changing(program: &Program, at: &Location, launch: &Launch) -> Vec<usize> {
+    let launches = match at {
+        Location::Prepare(_) => &program.prepare,
+        Location::Launch(regime, _) => &program.regimes[*regime].launches,
+        Location::Program | Location::Buffer(_) | Location::Regime(_) => return Vec::new(),
+        Location::Update(_) | Location::Kernel(_) | Location::Stmt(..) => return Vec::new(),
+    };
+    let changes = |buffer: &usize| launch.early && launches.iter().any(|launch| writes(program, launch, *buffer));
+    (0..program.buffers.len()).filter(changes).collect()
 }
 
 /// Runs `blocks` blocks of one kernel, one after the other.
@@ -118,9 +131,25 @@ pub fn interp_kernel(
     args: &[Argument],
     memory: &mut [Memory],
 ) -> Result<(), Fault> {
+    interp_early(kernel, machine, blocks, &[], args, memory)
+}
+
+/// As [`interp_kernel`], of a launch that begins before others have ended, which write the memories `changing`, by index: reading one
+/// before the wait for these launches ([`Wait::Launches`]) is a fault.
+///
+/// # Errors
+/// As [`interp_kernel`].
+pub fn interp_early(
+    kernel: &Kernel,
+    machine: &Machine,
+    blocks: u64,
+    changing: &[usize],
+    args: &[Argument],
+    memory: &mut [Memory],
+) -> Result<(), Fault> {
     let text = |at: &Location| super::print::text_in_kernel(kernel, at);
     verify_kernel(kernel, machine).map_err(|found| first(found, text))?;
-    let stop = Run::new(0, kernel, machine, args, memory).and_then(|run| run.grid(blocks));
+    let stop = Run::new(0, kernel, machine, args, memory).and_then(|run| run.early(changing).grid(blocks));
     stop.map_err(|stop| Fault { text: text(&stop.at), at: stop.at, message: stop.message })
 }
 
@@ -165,6 +194,9 @@ pub(super) struct Run<'a> {
     pub(super) flights: Vec<Flight>,
     pub(super) products: Products,
     slots: Vec<Slot>,
+    /// Memories that launches write for which the block has not waited.
+    changing: &'a [usize],
+    waited: bool,
 }
 
 impl<'a> Run<'a> {
@@ -211,7 +243,20 @@ impl<'a> Run<'a> {
             flights: Vec::new(),
             products: Products::default(),
             slots: Vec::new(),
+            changing: &[],
+            waited: false,
         })
+    }
+
+    /// Begins before the launches have ended that write these memories.
+    fn early(self, changing: &'a [usize]) -> Self {
+        Run { changing, ..self }
+    }
+
+    /// That no launch which has not been waited for writes this memory.
+    fn settled(&self, memory: usize) -> Result<(), String> {
+        let is_settled = self.waited || !self.changing.contains(&memory);
+        if is_settled { Ok(()) } else { Err("touches what a launch before this one writes: it is not waited for".to_string()) }
     }
 
     fn grid(mut self, blocks: u64) -> Result<(), Stop> {
@@ -229,6 +274,7 @@ impl<'a> Run<'a> {
             self.flights.clear();
             self.products = Products::of(&self.shared);
             self.slots = kernel.locals.iter().map(|(_, local)| slot(local, threads.len())).collect();
+            self.waited = false;
             let ended = self.threads(&kernel.body, threads.clone());
             ended.map_err(|stop| Stop { message: format!("block {block}: {}", stop.message), ..stop })?;
             if !self.products.are_over() {
@@ -365,6 +411,8 @@ impl<'a> Run<'a> {
             }
             Stmt::Wait(Wait::Products(left)) => self.wait_products(*left, active)?,
             Stmt::Fence => self.products.fence(),
+            Stmt::Wait(Wait::Launches) => self.waited = true,
+            Stmt::AllowNext => {}
         }
         Ok(Next::Statement)
     }
@@ -460,7 +508,10 @@ impl<'a> Run<'a> {
             Place::Shared(handle) => Ok((&mut self.shared[handle.index()], elem)),
             Place::Registers(handle) => Ok((&mut self.registers[handle.index()], elem)),
             Place::Param(i) => match self.args[i as usize] {
-                Argument::Buffer(index) => Ok((&mut self.memory[index], elem)),
+                Argument::Buffer(index) => {
+                    self.settled(index)?;
+                    Ok((&mut self.memory[index], elem))
+                }
                 Argument::Scalar(_) | Argument::TensorMap(..) => Err("this is not an array".to_string()),
             },
         }
@@ -471,6 +522,7 @@ impl<'a> Run<'a> {
         let kind = self.kernel.params.get(param as usize).map(|param| param.kind);
         match (kind, self.args.get(param as usize)) {
             (Some(ParamKind::TensorMap(map)), Some(Argument::TensorMap(index, tensor))) => {
+                self.settled(*index)?;
                 Ok((map, *tensor, &self.memory[*index]))
             }
             (_, _) => Err("this is not a tensor map".to_string()),

@@ -13,6 +13,7 @@ pub mod arena;
 mod arith;
 pub mod build;
 mod build_sync;
+mod early;
 pub mod expr;
 pub mod fragment;
 pub mod interp;
@@ -38,6 +39,7 @@ pub mod stmt;
 pub mod tensor;
 mod uniform;
 pub mod verify;
+mod verify_early;
 mod verify_group;
 mod verify_matrix;
 mod verify_sync;
@@ -47,7 +49,7 @@ pub use arena::{Arena, Handle};
 pub use build::{Builder, Value};
 pub use build_sync::{Part, Stages, Tiles};
 pub use expr::{Binary, Compare, Expr, Index, Reduce, Ty, Unary};
-pub use interp::{Argument, Fault, interp, interp_kernel};
+pub use interp::{Argument, Fault, interp, interp_early, interp_kernel};
 pub use layout::{Layout, layout};
 pub use memory::Memory;
 pub use panels::Panels;
@@ -128,6 +130,9 @@ pub struct Launch {
     pub kernel: usize,
     /// Number of blocks (one-dimensional). Zero blocks: nothing is launched.
     pub grid: Extent,
+    /// Whether it may begin before the launch before it has ended, as soon as that allows it ([`Stmt::AllowNext`]). Its kernel waits for
+    /// the launches before it ([`Wait::Launches`]), and until then reads only what no launch of the run writes.
+    pub early: bool,
     /// One for each parameter of the kernel, in their order.
     pub args: Vec<Arg>,
 }

@@ -244,7 +244,7 @@ impl<'t> Parser<'t> {
             self.expect("(")?;
             let args = self.list(")", |parser| parser.arg(buffers))?;
             self.expect("grid")?;
-            launches.push(Launch { kernel: 0, grid: self.extent()?, args });
+            launches.push(Launch { kernel: 0, grid: self.extent()?, early: self.take("early"), args });
         }
         Ok(launches)
     }
@@ -505,6 +505,7 @@ impl Parser<'_> {
             "mma" => self.mma(),
             "group_mma" => self.group_mma(),
             "fence" => Ok(Stmt::Fence),
+            "allow_next" => Ok(Stmt::AllowNext),
             _ => Err(unknown),
         }
     }

@@ -137,7 +137,8 @@ fn launch_line(program: &Program, launch: &Launch) -> String {
         if param == given { given } else { format!("{param} = {given}") }
     });
     let args: Vec<String> = args.collect();
-    format!("    launch {kernel}({}) grid {}", args.join(", "), launch.grid)
+    let early = if launch.early { " early" } else { "" };
+    format!("    launch {kernel}({}) grid {}{early}", args.join(", "), launch.grid)
 }
 
 pub(super) fn role(role: Role) -> &'static str {
@@ -371,6 +372,8 @@ impl<'k> Printer<'k> {
             Stmt::Commit => "commit".to_string(),
             Stmt::Wait(Wait::Groups(left)) => format!("wait groups {left}"),
             Stmt::Wait(Wait::Products(left)) => format!("wait products {left}"),
+            Stmt::Wait(Wait::Launches) => "wait launches".to_string(),
+            Stmt::AllowNext => "allow_next".to_string(),
             Stmt::Fence => "fence".to_string(),
             Stmt::LoadMatrix { locals, from, offset, transposed } => {
                 let locals: Vec<String> = locals.iter().map(typed).collect();

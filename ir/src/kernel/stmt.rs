@@ -113,6 +113,9 @@ pub enum Stmt {
     },
     /// The thread waits.
     Wait(Wait),
+    /// For this block, the next launch may begin now if it is early ([`super::Launch::early`]): it does when all blocks have said so or have
+    /// ended. All threads of the block come here. Saying it again changes nothing.
+    AllowNext,
     /// Each thread that comes here starts a copy of consecutive bytes from global to shared memory, and goes on. They count towards
     /// those that the phase under way at the barrier's stage expects ([`Stmt::Arrive`]), and are there when that phase is over; until
     /// then nothing may touch them.
@@ -281,8 +284,8 @@ impl Stmt {
             Stmt::BulkCopy { at, offset, stage, .. } => ([Some(*at), Some(*offset), Some(*stage)], [&[]; 2]),
             Stmt::TileCopy { at, corner, stage, .. } => ([Some(*at), Some(*stage), None], [corner, &[]]),
             Stmt::Prefetch { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
-            Stmt::Wait(Wait::Groups(_) | Wait::Products(_)) => ([None; 3], [&[]; 2]),
-            Stmt::Barrier(_) | Stmt::Roles(_) | Stmt::Commit | Stmt::Fence => ([None; 3], [&[]; 2]),
+            Stmt::Wait(Wait::Groups(_) | Wait::Products(_) | Wait::Launches) => ([None; 3], [&[]; 2]),
+            Stmt::Barrier(_) | Stmt::Roles(_) | Stmt::Commit | Stmt::Fence | Stmt::AllowNext => ([None; 3], [&[]; 2]),
             Stmt::BarrierArrive { .. } => ([None; 3], [&[]; 2]),
         };
         few.into_iter().flatten().chain(lists.into_iter().flatten().copied())
@@ -296,7 +299,7 @@ impl Stmt {
             Stmt::AtomicAdd { local, .. } => (*local, &[]),
             Stmt::LoadMatrix { locals, .. } => (None, locals),
             Stmt::Set { .. } | Stmt::Store { .. } | Stmt::Barrier(_) | Stmt::If { .. } => (None, &[]),
-            Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::Mma { .. } => (None, &[]),
+            Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::AllowNext | Stmt::Mma { .. } => (None, &[]),
             Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => (None, &[]),
             Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } => (None, &[]),
         };
@@ -313,9 +316,27 @@ impl Stmt {
             Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => ([None; 2], &[]),
             Stmt::Copy { .. } | Stmt::Commit | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => ([None; 2], &[]),
             Stmt::Arrive { .. } | Stmt::Wait(_) | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => ([None; 2], &[]),
+            Stmt::AllowNext => ([None; 2], &[]),
             Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } => ([None; 2], &[]),
         };
         few.into_iter().flatten().chain(roles.iter().map(|role| &role.body))
+    }
+
+    /// The parameter whose memory it reads or writes itself, by position, and whether it writes.
+    pub fn reaches(&self) -> Option<(u32, bool)> {
+        let param = |place: Place, writes: bool| match place {
+            Place::Param(i) => Some((i, writes)),
+            Place::Shared(_) | Place::Registers(_) => None,
+        };
+        match *self {
+            Stmt::Load { from, .. } | Stmt::Copy { from, .. } | Stmt::LoadMatrix { from, .. } => param(from, false),
+            Stmt::BulkCopy { from, .. } | Stmt::TileCopy { from, .. } | Stmt::Prefetch { from, .. } => Some((from, false)),
+            Stmt::Store { to, .. } | Stmt::AtomicAdd { to, .. } => param(to, true),
+            Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } => None,
+            Stmt::Barrier(_) | Stmt::BarrierArrive { .. } | Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::Wait(_) => None,
+            Stmt::AllowNext | Stmt::For { .. } | Stmt::If { .. } | Stmt::Commit | Stmt::Fence => None,
+            Stmt::Mma { .. } | Stmt::GroupMma { .. } => None,
+        }
     }
 }
 
@@ -376,6 +397,9 @@ pub enum Wait {
     Groups(u32),
     /// Until all but the last so many of the products that the thread has started with its warps are over: see [`Stmt::GroupMma`].
     Products(u32),
+    /// Until the launches before this one have ended, whose effects are seen from here on: see [`super::Launch::early`]. Where the launch
+    /// is not early, they have ended when it begins.
+    Launches,
     /// Until a phase is over: see [`Stmt::Arrive`]. The phases of each stage are numbered from 0; phase -1 is over from the start. A
     /// machine knows only whether a phase's number is odd, so a thread may not wait for a phase before its predecessor is over, nor
     /// after its successor is.

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::print::Names;
 use super::uniform::{Agreement, agreements};
+use super::verify_early::wrong_early;
 use super::verify_tensor::wrong_view;
 use super::{
     Arg, Binary, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role,
@@ -45,7 +46,7 @@ pub fn verify(program: &Program, machine: &Machine) -> Result<(), Vec<Violation>
     let mut found = Vec::new();
     check_names(program, &mut found);
     check_buffers(program, &mut found);
-    check_regimes(program, &mut found);
+    check_regimes(program, machine, &mut found);
     for (index, kernel) in program.kernels.iter().enumerate() {
         found.extend(check_kernel(index, kernel, machine));
     }
@@ -113,7 +114,7 @@ fn check_buffers(program: &Program, found: &mut Vec<Violation>) {
 }
 
 /// Whether a launch writes the buffer.
-fn writes(program: &Program, launch: &Launch, buffer: usize) -> bool {
+pub(super) fn writes(program: &Program, launch: &Launch, buffer: usize) -> bool {
     let params = program.kernels.get(launch.kernel).map_or(&[][..], |kernel| &kernel.params);
     params
         .iter()
@@ -129,7 +130,11 @@ pub(super) fn divides_by_zero(extent: &Extent) -> bool {
     }
 }
 
-fn check_regimes(program: &Program, found: &mut Vec<Violation>) {
+fn check_regimes(program: &Program, machine: &Machine, found: &mut Vec<Violation>) {
+    let early = |launches: &[Launch], locate: &dyn Fn(usize) -> Location| {
+        let wrong = wrong_early(program, launches, machine).into_iter();
+        wrong.map(|(i, message)| Violation { at: locate(i), message }).collect::<Vec<_>>()
+    };
     if program.regimes.is_empty() {
         found.push(Violation { at: Location::Program, message: "there is no regime".to_string() });
     }
@@ -142,6 +147,7 @@ fn check_regimes(program: &Program, found: &mut Vec<Violation>) {
         }
         found.extend(wrong.into_iter().map(|message| Violation { at: Location::Prepare(i), message }));
     }
+    found.extend(early(&program.prepare, &Location::Prepare));
     let mut below = None;
     for (i, regime) in program.regimes.iter().enumerate() {
         let mut wrong = |message: &str| found.push(Violation { at: Location::Regime(i), message: message.to_string() });
@@ -158,7 +164,9 @@ fn check_regimes(program: &Program, found: &mut Vec<Violation>) {
             let wrong = check_launch(program, launch, Stage::Run);
             found.extend(wrong.into_iter().map(|message| Violation { at: at.clone(), message }));
         }
+        found.extend(early(&regime.launches, &|j| Location::Launch(i, j)));
     }
+    found.extend(early(&program.update, &Location::Update));
     for (i, launch) in program.update.iter().enumerate() {
         let mut wrong = check_launch(program, launch, Stage::Update);
         let prepares = |buffer: usize| {
@@ -260,6 +268,7 @@ fn check_kernel(index: usize, kernel: &Kernel, machine: &Machine) -> Vec<Violati
         named: BTreeMap::new(),
         role: None,
         roles: false,
+        waited: false,
         found: Vec::new(),
     };
     check.header();
@@ -294,6 +303,8 @@ pub(super) struct Check<'k> {
     pub(super) role: Option<Range<u32>>,
     /// Whether the kernel has had its roles.
     pub(super) roles: bool,
+    /// Whether it has waited for the launches before it.
+    pub(super) waited: bool,
     pub(super) at: Location,
     found: Vec<Violation>,
 }
@@ -365,7 +376,7 @@ impl Check<'_> {
                 Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => control,
                 Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => control,
                 Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => control,
-                Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } => control,
+                Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } | Stmt::AllowNext => control,
                 Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } => control,
             };
             // What a loop binds is seen in its body only.
@@ -482,6 +493,8 @@ impl Check<'_> {
             Stmt::Roles(ref roles) => self.roles(roles),
             Stmt::Arrive { barrier, stage, bytes } => self.arrive(barrier, stage, bytes),
             Stmt::Wait(Wait::Phase { barrier, stage, phase }) => self.wait(barrier, stage, phase),
+            Stmt::Wait(Wait::Launches) => self.wait_launches(),
+            Stmt::AllowNext => self.allow_next(control),
             Stmt::BulkCopy { to, at, from, offset, bytes, barrier, stage } => {
                 self.bulk_copy((to, at), (from, offset), bytes);
                 self.stage(barrier, stage);
@@ -605,6 +618,7 @@ impl Check<'_> {
     }
 
     fn written(&mut self, place: Place) {
+        self.written_early(place);
         if let Place::Param(i) = place
             && let Some(ParamKind::Buffer { write: false, .. }) = self.kernel.params.get(i as usize).map(|param| param.kind)
         {

@@ -42,7 +42,7 @@ fn launch(r: &mut Random) -> Launch {
         }
     };
     let args = (0..r.below(4)).map(|_| Arg { param: name(r), given: given(r) }).collect();
-    Launch { args, kernel: r.below(3), grid: Extent::Const(r.next()) }
+    Launch { args, kernel: r.below(3), grid: Extent::Const(r.next()), early: r.below(2) == 0 }
 }
 
 fn name(r: &mut Random) -> String {
@@ -200,7 +200,10 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
             let (columns, depth, sums, b) = (number(r), number(r), Handle::new(r.below(3)), panels(r));
             Stmt::GroupMma { columns, depth, sums, at: [0, 4, u32::MAX][r.below(3)], a, b }
         }
-        22 => [Stmt::Fence, Stmt::Wait(Wait::Products(r.next() as u32))][r.below(2)].clone(),
+        22 => {
+            let more = [Stmt::Fence, Stmt::AllowNext, Stmt::Wait(Wait::Launches), Stmt::Wait(Wait::Products(r.next() as u32))];
+            more[r.below(4)].clone()
+        }
         23 => Stmt::Prefetch { from: r.below(4) as u32, offset: e(r) },
         _ => Stmt::If { cond: e(r), then: inner(r), otherwise: inner(r) },
     }

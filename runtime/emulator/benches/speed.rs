@@ -18,7 +18,7 @@ fn gemm(module: &ptx_emulator::Module) -> Report {
     let c = memory.alloc("c", (m * n * 4) as u64, Fill::Uninitialised(0)).expect("fits");
     let args = [Arg::Buffer(a), Arg::Buffer(b), Arg::Buffer(c), Arg::U32(n as u32), Arg::U32(k as u32)];
     let args = module.entries[0].pack(&memory, &args).expect("the arguments fit");
-    let shape = Launch { grid: [n as u32 / 16, m as u32 / 16, 1], block: [16, 16, 1], shared_bytes: 0, args };
+    let shape = Launch { grid: [n as u32 / 16, m as u32 / 16, 1], block: [16, 16, 1], shared_bytes: 0, early: false, args };
     launch(module, "tiled_gemm", &shape, &mut memory, &Options::default()).expect("it launches")
 }
 
@@ -30,7 +30,7 @@ fn add(module: &ptx_emulator::Module) -> Report {
     let c = memory.alloc("c", count as u64 * 4, Fill::Uninitialised(0)).expect("fits");
     let args = [Arg::Buffer(a), Arg::Buffer(b), Arg::Buffer(c), Arg::U32(count as u32)];
     let args = module.entries[0].pack(&memory, &args).expect("the arguments fit");
-    let shape = Launch { grid: [(count as u32).div_ceil(256), 1, 1], block: [256, 1, 1], shared_bytes: 0, args };
+    let shape = Launch { grid: [(count as u32).div_ceil(256), 1, 1], block: [256, 1, 1], shared_bytes: 0, early: false, args };
     launch(module, "vector_add", &shape, &mut memory, &Options::default()).expect("it launches")
 }
 

@@ -45,8 +45,13 @@ pub fn check(bytes: &[u8]) -> Outcome {
             let count = param.bytes.min(8);
             args[param.offset..param.offset + count].copy_from_slice(&bytes[..count]);
         }
-        let shape =
-            Launch { grid: [2, 1, 1], block: [entry.max_threads.unwrap_or(40).clamp(1, 40), 1, 1], shared_bytes: 1024, args };
+        let shape = Launch {
+            grid: [2, 1, 1],
+            block: [entry.max_threads.unwrap_or(40).clamp(1, 40), 1, 1],
+            shared_bytes: 1024,
+            early: false,
+            args,
+        };
         let limits = Limits { resident_blocks: 2, state_bytes: 64 << 20, ..Limits::default() };
         let schedule = Schedule::ALL[index % Schedule::ALL.len()];
         let options = Options { schedule, seed: 1, deterministic: true, limits, step_limit: 4000, ..Options::default() };

@@ -25,6 +25,9 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Dynamic shared memory.
     pub shared_bytes: u32,
+    /// Whether it may begin before the launches before it on the same memory have ended (programmatic stream serialisation): what it
+    /// does before `griddepcontrol.wait` is held against what these read and wrote.
+    pub early: bool,
     /// The parameter block; [`Entry::pack`] makes it.
     pub args: Vec<u8>,
 }
@@ -170,6 +173,10 @@ pub fn launch(
     let warp_step_limit = options.warp_step_limit.unwrap_or_else(|| memory.total_bytes().saturating_add(1 << 20));
     memory.launches += 1;
     let stamp = memory.launches;
+    if !launch.early {
+        memory.chain = stamp;
+    }
+    let chain = memory.chain.max(1);
     let mut cx = Cx {
         entry,
         memory,
@@ -183,6 +190,7 @@ pub fn launch(
         steps: 0,
         warp_step_limit,
         launch: stamp,
+        chain,
         published: HashMap::new(),
         numbers: Vec::new(),
     };

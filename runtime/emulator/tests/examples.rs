@@ -26,7 +26,7 @@ fn add(count: u32, launched: u32) -> (ptx_emulator::Report, Vec<f32>, Vec<f32>) 
     let c = memory.alloc("c", u64::from(count) * 4, Fill::Uninitialised(0xff)).unwrap();
     let entry = module.entry("vector_add").unwrap();
     let args = entry.pack(&memory, &[Arg::Buffer(a), Arg::Buffer(b), Arg::Buffer(c), Arg::U32(launched)]).unwrap();
-    let shape = Launch { grid: [launched.div_ceil(128).max(1), 1, 1], block: [128, 1, 1], shared_bytes: 0, args };
+    let shape = Launch { grid: [launched.div_ceil(128).max(1), 1, 1], block: [128, 1, 1], shared_bytes: 0, early: false, args };
     let report = launch(&module, "vector_add", &shape, &mut memory, &Options::default()).unwrap();
     (report, floats(&memory.content(c).unwrap()), expected)
 }
@@ -68,7 +68,7 @@ fn sum(text: &str, options: &Options) -> (ptx_emulator::Report, Vec<f32>, Vec<f3
     let out = memory.alloc("out", 16, Fill::Uninitialised(0)).unwrap();
     let entry = module.entry("block_sum").unwrap();
     let args = entry.pack(&memory, &[Arg::Buffer(source), Arg::Buffer(out)]).unwrap();
-    let shape = Launch { grid: [4, 1, 1], block: [256, 1, 1], shared_bytes: 0, args };
+    let shape = Launch { grid: [4, 1, 1], block: [256, 1, 1], shared_bytes: 0, early: false, args };
     let report = launch(&module, "block_sum", &shape, &mut memory, options).unwrap();
     (report, floats(&memory.content(out).unwrap()), expected)
 }

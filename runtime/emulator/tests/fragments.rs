@@ -47,7 +47,7 @@ fn run(text: &str, x: &[u8], out: u64, threads: u32, numerics: Numerics) -> Vec<
     let x = memory.upload("x", x).unwrap();
     let y = memory.alloc("y", out, Fill::Uninitialised(0)).unwrap();
     let args = module.entries[0].pack(&memory, &[Arg::Buffer(x), Arg::Buffer(y)]).unwrap();
-    let shape = Launch { grid: [1, 1, 1], block: [threads, 1, 1], shared_bytes: 0, args };
+    let shape = Launch { grid: [1, 1, 1], block: [threads, 1, 1], shared_bytes: 0, early: false, args };
     let report = launch(&module, "k", &shape, &mut memory, &Options { numerics, ..Options::default() }).unwrap();
     assert!(report.clean(), "{report}");
     let bytes = memory.content(y).unwrap();

@@ -201,7 +201,7 @@ fn some_blocks_of_a_huge_grid_run_over_sparse_memory() {
     let table = memory.alloc("table", u64::from(blocks) << 20, Fill::Procedure(Arc::new(fill))).unwrap();
     let out = memory.alloc("out", u64::from(blocks) * 128, Fill::Uninitialised(0)).unwrap();
     let args = module.entries[0].pack(&memory, &[Arg::Buffer(table), Arg::Buffer(out)]).unwrap();
-    let shape = Launch { grid: [blocks, 1, 1], block: [32, 1, 1], shared_bytes: 0, args };
+    let shape = Launch { grid: [blocks, 1, 1], block: [32, 1, 1], shared_bytes: 0, early: false, args };
     let last = u64::from(blocks) - 1;
     let chosen = Options { blocks: Blocks::Only(vec![0, 7, last]), ..Options::default() };
     let report = launch(&module, "huge", &shape, &mut memory, &chosen).unwrap();
@@ -228,7 +228,7 @@ fn an_index_of_32_bits_is_reported_beyond_its_range() {
     let table = memory.alloc("table", 1 << 40, Fill::Byte(1)).unwrap();
     let out = memory.alloc("out", 1 << 30, Fill::Uninitialised(0)).unwrap();
     let args = module.entries[0].pack(&memory, &[Arg::Buffer(table), Arg::Buffer(out)]).unwrap();
-    let shape = Launch { grid: [1 << 20, 1, 1], block: [32, 1, 1], shared_bytes: 0, args };
+    let shape = Launch { grid: [1 << 20, 1, 1], block: [32, 1, 1], shared_bytes: 0, early: false, args };
     for (block, wraps) in [(0, false), (2047, false), (2048, true), (4096, true)] {
         let options = Options { blocks: Blocks::Only(vec![block]), ..Options::default() };
         let report = launch(&module, "huge", &shape, &mut memory, &options).unwrap();

@@ -34,7 +34,7 @@ fn warp_mma(text: &str, k: usize, options: &Options) -> (Report, Vec<f32>, Vec<f
     let c = memory.alloc("c", 16 * 8 * 4, Fill::Uninitialised(0xff)).unwrap();
     let args = [Arg::Buffer(a), Arg::Buffer(b), Arg::Buffer(c), Arg::U32(k as u32)];
     let args = module.entries[0].pack(&memory, &args).unwrap();
-    let shape = Launch { grid: [1, 1, 1], block: [32, 1, 1], shared_bytes: 0, args };
+    let shape = Launch { grid: [1, 1, 1], block: [32, 1, 1], shared_bytes: 0, early: false, args };
     let report = launch(&module, "warp_mma", &shape, &mut memory, options).unwrap();
     (report, floats(&memory.content(c).unwrap()), product(&x, &y, 16, 8, k))
 }
@@ -61,7 +61,7 @@ fn hopper_tile(text: &str, k: usize, options: &Options) -> (Report, Vec<f32>, Ve
     };
     let args = [Arg::Bytes(map(a)), Arg::Bytes(map(b)), Arg::Buffer(c), Arg::U32(k as u32 / 64)];
     let args = module.entries[0].pack(&memory, &args).unwrap();
-    let shape = Launch { grid: [1, 1, 1], block: [160, 1, 1], shared_bytes: 2 * 16384, args };
+    let shape = Launch { grid: [1, 1, 1], block: [160, 1, 1], shared_bytes: 2 * 16384, early: false, args };
     let report = launch(&module, "hopper_tile", &shape, &mut memory, options).unwrap();
     (report, floats(&memory.content(c).unwrap()), product(&x, &y, 64, 64, k))
 }

@@ -3,6 +3,7 @@
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 use crate::device::Map;
 use crate::error::Error;
@@ -36,11 +37,11 @@ type Encode = unsafe extern "C" fn(
 pub(super) struct Encoder {
     encode: Encode,
     // The call is code of it.
-    _driver: libloading::Library,
+    _driver: Arc<libloading::Library>,
 }
 
 impl Encoder {
-    pub(super) fn of(driver: libloading::Library) -> Result<Encoder, Error> {
+    pub(super) fn of(driver: Arc<libloading::Library>) -> Result<Encoder, Error> {
         // SAFETY: this is the call's type in all versions of the driver that have it.
         let encode = unsafe { driver.get::<Encode>(CALL) }.map(|encode| *encode);
         let encode = encode.map_err(|_| Error::NoDriver { why: format!("it has no {CALL}: it is older than CUDA 12.0") })?;

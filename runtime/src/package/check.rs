@@ -204,6 +204,13 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
     ensure!(target.regimes.iter().all(|regime| regime.tile_rows != Some(0)), "target `{name}`: tiles without rows");
     target.launches().try_for_each(|launch| check_launch(manifest, target, launch))?;
     target.prepare.iter().try_for_each(|launch| check_preparation(manifest, target, launch))?;
+    let sequences = target.regimes.iter().map(|regime| &regime.launches).chain([&target.prepare, &target.update]);
+    for launches in sequences {
+        let early = launches.first().is_some_and(|launch| launch.early);
+        ensure!(!early, "target `{name}`: the first launch of a sequence is early");
+    }
+    let early = target.kind == TargetKind::Host && target.launches().any(|launch| launch.early);
+    ensure!(!early, "target `{name}`: an early launch on the host");
     let observed: Vec<&Buffer> =
         named(target).into_iter().map(|index| &manifest.buffers[index]).filter(|buffer| buffer.observe.is_some()).collect();
     ensure!(

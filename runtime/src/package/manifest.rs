@@ -390,6 +390,9 @@ pub struct Launch {
     pub kernel: u32,
     /// Blocks, in one dimension. Zero blocks: nothing is launched.
     pub grid: Extent,
+    /// It may begin before the launch before it has ended: its kernel waits for that (`griddepcontrol.wait`). Not the first of a sequence.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub early: bool,
     /// One argument a parameter of the kernel, in order.
     pub args: Vec<Arg>,
 }

@@ -151,7 +151,7 @@ impl Case {
         let args = module.entry(&kernel.name).ok_or("no entry")?.pack(&memory, &args)?;
         let blocks = of_layer.grid.at(dims).ok_or("no grid")? as u32;
         let shared_bytes = layout(kernel).dynamic_bytes(&self.machine) as u32;
-        let shape = Launch { grid: [blocks, 1, 1], block: [kernel.threads, 1, 1], shared_bytes, args };
+        let shape = Launch { grid: [blocks, 1, 1], block: [kernel.threads, 1, 1], shared_bytes, early: false, args };
         let report = launch(&module, &kernel.name, &shape, &mut memory, &options)?;
         if let Some(finding) = report.findings.first() {
             return Err(finding.to_string().into());

@@ -158,7 +158,7 @@ impl Steps {
             return Some(Notice::Refused);
         };
         let shared_bytes = layout(kernel).dynamic_bytes(&self.machine) as u32;
-        let shape = Launch { grid: [step.blocks, 1, 1], block: [kernel.threads, 1, 1], shared_bytes, args };
+        let shape = Launch { grid: [step.blocks, 1, 1], block: [kernel.threads, 1, 1], shared_bytes, early: false, args };
         let options = ptx_emulator::Options { step_limit: STEP_LIMIT, max_findings: 1, ..options(self.machine.name, schedule) };
         let Ok(report) = launch(module, &kernel.name, &shape, &mut memory, &options) else { return Some(Notice::Refused) };
         if !report.clean() {

@@ -1,5 +1,6 @@
 //! What is wrong with an access, an order or a wait.
 
 pub(crate) mod bounds;
+pub(crate) mod early;
 pub(crate) mod race;
 pub(crate) mod waiting;

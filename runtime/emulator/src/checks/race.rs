@@ -2,7 +2,7 @@
 
 use crate::findings::finding::FindingKind;
 use crate::state::block::Block;
-use crate::state::clocks::{BULK, COPIES, Cell, MANY, MBARRIER_WORD, PENDING, Packed, Stamp, UNKNOWN, WARPS};
+use crate::state::clocks::{BULK, COPIES, MANY, MBARRIER_WORD, PENDING, Packed, Stamp, UNKNOWN, WARPS};
 use crate::state::memory::PAGE;
 use crate::state::place::Touch;
 use crate::state::run::Cx;
@@ -212,11 +212,12 @@ impl Block {
 
     /// A read of global bytes by a lane.
     pub(crate) fn note_global_read(&mut self, cx: &mut Cx<'_>, touch: Touch, index: usize, offset: u64) {
-        let (launch, bytes) = (cx.launch, touch.bytes as usize);
+        self.judge_early(cx, touch, (index, offset), false);
+        let (launch, chain, bytes) = (cx.launch, cx.chain, touch.bytes as usize);
         let stamp = self.stamp(touch.w, touch.lane, 0, touch.strength);
         let at = (offset % PAGE) as usize;
         let page = cx.memory.at(index).page(offset);
-        prepare(page, launch);
+        page.enter(launch, chain);
         let mut found = None;
         for word in at / 4..(at + bytes).div_ceil(4) {
             let mask = byte_mask(at, bytes, word);
@@ -236,11 +237,12 @@ impl Block {
 
     /// A write of global bytes by a lane.
     pub(crate) fn note_global_write(&mut self, cx: &mut Cx<'_>, touch: Touch, index: usize, offset: u64, data: Option<&[u8]>) {
-        let (launch, bytes) = (cx.launch, touch.bytes as usize);
+        self.judge_early(cx, touch, (index, offset), true);
+        let (launch, chain, bytes) = (cx.launch, cx.chain, touch.bytes as usize);
         let stamp = self.stamp(touch.w, touch.lane, 0, touch.strength);
         let at = (offset % PAGE) as usize;
         let page = cx.memory.at(index).page(offset);
-        prepare(page, launch);
+        page.enter(launch, chain);
         let mut found = None;
         for word in at / 4..(at + bytes).div_ceil(4) {
             let mask = byte_mask(at, bytes, word);
@@ -289,16 +291,6 @@ impl Block {
 
 /// The clock of a shared read that is still under way.
 pub(crate) const PENDING_READ: u32 = PENDING;
-
-/// Cells belong to one launch: kernels of a stream are in order.
-#[inline]
-fn prepare(page: &mut crate::state::memory::Page, launch: u64) {
-    if page.launch != launch {
-        page.launch = launch;
-        page.cells.clear();
-        page.cells.resize(page.data.len().div_ceil(4), Cell::default());
-    }
-}
 
 /// Remembers the latest access; lanes of one warp at one time are folded together.
 #[inline]

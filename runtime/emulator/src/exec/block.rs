@@ -110,6 +110,7 @@ impl Block {
         }
         cx.progress += 1;
         self.check_abandoned(cx, At { w, mask, pc });
+        self.check_waited(cx, At { w, mask, pc });
         // PTX ISA 9.7.12.6: exiting threads release barriers that wait for all.
         for id in 0..BARRIERS {
             self.complete_barrier(cx, id);

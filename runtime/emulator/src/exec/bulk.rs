@@ -43,6 +43,12 @@ impl Block {
                 None => self.plain_pieces(cx, (w, lane, pc), shared, global, bulk.bytes),
             };
             let Some(pieces) = pieces else { continue };
+            for piece in &pieces {
+                if let Some(address) = piece.global {
+                    let touch = Touch { w, lane, pc, bytes: piece.bytes.into(), strength: 0 };
+                    self.judge_early_copy(cx, touch, address, !to_shared);
+                }
+            }
             cx.counters.bulk_bytes += pieces.iter().map(|piece| u64::from(piece.bytes)).sum::<u64>();
             if let Some(mbarriers) = &mbarriers {
                 self.start_incoming(cx, (w, lane, pc), mbarriers[lane], pieces);

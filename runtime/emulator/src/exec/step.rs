@@ -405,7 +405,8 @@ impl Block {
             Op::ClusterRank { d, a, .. } => warp.map1(mask, d, a, |_| 0),
             // PTX ISA 9.7.13.4: release and acquire by default; the cluster has one block, so it is a barrier of it.
             Op::ClusterArrive | Op::ClusterWait => return self.cluster(cx, w, mask, matches!(op, Op::ClusterWait)),
-            Op::GridDependencyWait | Op::Nop | Op::SetMaxRegisters => {}
+            Op::GridDependencyWait => warp.waited |= mask,
+            Op::Nop | Op::SetMaxRegisters => {}
             // What was written, or initialised, becomes visible to asynchronous copies and tensor cores.
             Op::FenceProxyAsync | Op::FenceMbarrierInit => self.knowledge[w].fence_proxy(),
             Op::Branch { .. } | Op::BranchIndex { .. } | Op::Return | Op::Exit | Op::Barrier { .. } => {}

@@ -53,6 +53,8 @@ kinds! {
     LaneRace = "lane-race",
     /// Two warps or blocks use the same global bytes without an order between them.
     GlobalRace = "global-race",
+    /// A launch that begins early uses global bytes before it waits for the launches before it, which use them too.
+    EarlyAccess = "early-access",
     /// Bytes of an asynchronous copy, or a wgmma accumulator, are touched before it was waited for.
     AsyncPending = "async-pending",
     /// A generic write is read by the asynchronous proxy without `fence.proxy.async`.

@@ -10,7 +10,7 @@ use crate::state::clocks::{Knowledge, PENDING, Published, Stamp};
 use crate::state::in_flight::Agents;
 use crate::state::run::Cx;
 use crate::state::shared::Shared;
-use crate::state::warp::{LANES, Placement, Warp};
+use crate::state::warp::{ALL, LANES, Placement, Warp};
 
 /// One resident block.
 #[derive(Debug)]
@@ -38,7 +38,9 @@ impl Block {
     pub(crate) fn new(cx: &Cx<'_>, place: Placement, number: u32) -> Block {
         let threads = place.shape.iter().product::<u32>();
         let count = threads.div_ceil(LANES as u32);
-        let warps: Vec<Warp> = (0..count).map(|index| Warp::new(cx.entry, index, &place, cx.globals)).collect();
+        let waited = if cx.chain == cx.launch { ALL } else { 0 };
+        let warp = |index| Warp { waited, ..Warp::new(cx.entry, index, &place, cx.globals) };
+        let warps: Vec<Warp> = (0..count).map(warp).collect();
         let mut knowledge = vec![Knowledge::default(); warps.len()];
         for (warp, known) in knowledge.iter_mut().enumerate() {
             known.seen[warp] = 1;

@@ -92,6 +92,37 @@ pub(crate) struct Page {
     pub(crate) cells: Vec<Cell>,
     /// The launch that the cells belong to.
     pub(crate) launch: u64,
+    /// Who used each 4 bytes of the launches before that one that may still run with it; empty if none did.
+    pub(crate) before: Vec<Used>,
+}
+
+/// What launches did with 4 bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Used {
+    pub(crate) read: bool,
+    pub(crate) written: bool,
+}
+
+impl Page {
+    /// Makes the cells those of a launch, which begins when those from `chain` on may still run.
+    #[inline]
+    pub(crate) fn enter(&mut self, launch: u64, chain: u64) {
+        if self.launch == launch {
+            return;
+        }
+        if self.launch < chain {
+            self.before.clear();
+        } else {
+            self.before.resize(self.cells.len(), Used::default());
+            for (used, cell) in self.before.iter_mut().zip(&self.cells) {
+                used.read |= !cell.read.is_none();
+                used.written |= !cell.write.is_none();
+            }
+        }
+        self.launch = launch;
+        self.cells.clear();
+        self.cells.resize(self.data.len().div_ceil(4), Cell::default());
+    }
 }
 
 /// The pages that exist.
@@ -152,7 +183,7 @@ fn new_page(start: u64, size: u64, fill: &Fill) -> Page {
     if let Fill::Procedure(procedure) = fill {
         procedure(start, &mut data);
     }
-    Page { data, init: vec![filled; bytes.div_ceil(8)], cells: Vec::new(), launch: 0 }
+    Page { data, init: vec![filled; bytes.div_ceil(8)], cells: Vec::new(), launch: 0, before: Vec::new() }
 }
 
 /// The device's memory. Buffers keep their content from launch to launch.
@@ -161,6 +192,8 @@ pub struct Memory {
     allocations: Vec<Allocation>,
     next: u64,
     pub(crate) launches: u64,
+    /// The last launch that began when all before it had ended.
+    pub(crate) chain: u64,
     /// Where a module's variables are, by the module's fingerprint.
     pub(crate) modules: BTreeMap<u64, Vec<u64>>,
 }
@@ -174,7 +207,7 @@ impl Default for Memory {
 impl Memory {
     /// A memory without buffers.
     pub fn new() -> Memory {
-        Memory { allocations: Vec::new(), next: FIRST, launches: 0, modules: BTreeMap::new() }
+        Memory { allocations: Vec::new(), next: FIRST, launches: 0, chain: 0, modules: BTreeMap::new() }
     }
 
     /// Makes a buffer. The name is for reports. Nothing is allocated on the host until it is touched.

@@ -25,6 +25,8 @@ pub(crate) struct Cx<'a> {
     /// Instructions that one warp may take.
     pub(crate) warp_step_limit: u64,
     pub(crate) launch: u64,
+    /// The first of the launches that may still run when this one begins; itself if there is none.
+    pub(crate) chain: u64,
     /// What was released at global addresses.
     pub(crate) published: HashMap<u64, Published>,
     /// The coordinates of blocks by their number, less one.

@@ -102,6 +102,8 @@ pub(crate) struct Warp {
     /// Lanes that exist: fewer than 32 in the last warp of an odd block.
     pub(crate) present: u32,
     pub(crate) exited: u32,
+    /// Lanes for which the launches before this one have ended.
+    pub(crate) waited: u32,
     pub(crate) local: Vec<u8>,
     pub(crate) local_init: Vec<bool>,
     pub(crate) order: LaneOrder,
@@ -161,6 +163,7 @@ impl Warp {
             groups: vec![Group { pc: 0, mask: present, state: GroupState::Ready }],
             present,
             exited: 0,
+            waited: ALL,
             local: vec![0xab; entry.local_bytes as usize * LANES],
             local_init: vec![false; entry.local_bytes as usize * LANES],
             order: LaneOrder { full: 0, partial: None },

@@ -147,6 +147,7 @@ fn point(text: &str, entry: &Entry, ins: &Ins) -> Option<SyncPoint> {
         | Op::WgmmaCommit
         | Op::ClusterArrive
         | Op::ClusterWait
+        | Op::GridDependencyWait
         | Op::MbarrierComplete { .. } => ways.push(deleted),
         Op::CopyWait { left } => {
             ways.push(deleted);

@@ -35,7 +35,7 @@ pub(crate) fn run_text(text: &str, blocks: u32, threads: u32, options: &Options)
     let y = memory.alloc("y", 4096, Fill::Uninitialised(0xee)).unwrap();
     let entry = module.entry("k").unwrap();
     let args = entry.pack(&memory, &[Arg::Buffer(x), Arg::Buffer(y), Arg::U32(100)]).unwrap();
-    let shape = Launch { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 1024, args };
+    let shape = Launch { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 1024, early: false, args };
     let report = launch(&module, "k", &shape, &mut memory, options).unwrap();
     Run { report, y: memory.content(y).unwrap() }
 }

@@ -1,0 +1,33 @@
+//! Kernels that may begin before the launch before them has ended: what they do until they wait for it.
+
+use std::collections::BTreeSet;
+
+use super::{Block, Kernel, Stmt, Wait};
+
+impl Kernel {
+    /// The statements in front of the wait for the launches before it; none: it does not wait for them.
+    pub fn before_launches(&self) -> Option<&[Stmt]> {
+        let waits = self.body.iter().position(|stmt| *stmt == Stmt::Wait(Wait::Launches))?;
+        self.body.get(..waits)
+    }
+
+    /// The parameters whose memory is read or written before that wait, by position.
+    pub fn reached_early(&self) -> BTreeSet<u32> {
+        let mut reached = BTreeSet::new();
+        note(self.before_launches().unwrap_or_default(), &mut reached);
+        reached
+    }
+
+    /// Whether nothing but the kernel changes the memory of a parameter while it runs. Launches before it may do so until it has waited
+    /// for them.
+    pub fn has_alone(&self, param: u32) -> bool {
+        self.before_launches().is_none() || self.reached_early().contains(&param)
+    }
+}
+
+fn note(block: &[Stmt], reached: &mut BTreeSet<u32>) {
+    for stmt in block {
+        reached.extend(stmt.reaches().map(|(param, _)| param));
+        stmt.blocks().for_each(|inner: &Block| note(inner, reached));
+    }
+}
