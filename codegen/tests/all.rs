@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod arithmetic;
+mod clusters;
 mod early;
 mod errors;
 mod host;

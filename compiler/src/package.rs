@@ -163,6 +163,7 @@ fn target(
                 symbol: k.name.clone(),
                 params: k.params.iter().map(|p| param(p.kind)).collect(),
                 threads: k.threads,
+                cluster: k.cluster,
                 shared_bytes: shared.0 as u32,
                 dynamic_shared_bytes: shared.1 as u32,
                 registers: usage.as_ref().map(|u| u.registers),

@@ -27,6 +27,8 @@ pub struct Machine {
     pub tensor_maps: bool,
     /// Whether the warps of a block can have different numbers of registers.
     pub role_registers: bool,
+    /// The most blocks that are a cluster: they run at the same time, and can wait for each other. 1: there are no clusters.
+    pub cluster_blocks: u32,
     /// Whether a launch can begin before the one before it has ended.
     pub early_launches: bool,
     /// Streaming multiprocessors, or cores.
@@ -337,6 +339,8 @@ const fn gpu(
         mbarriers: sm >= 90,
         tensor_maps: sm >= 90,
         role_registers: sm >= 90,
+        // What is portable between them.
+        cluster_blocks: if sm >= 90 { 8 } else { 1 },
         early_launches: sm >= 90,
         processors,
         cache_bytes: cache_mib << 20,
@@ -361,6 +365,7 @@ const fn host(name: &'static str, features: &'static [CpuFeature], rates: &'stat
         mbarriers: false,
         tensor_maps: false,
         role_registers: false,
+        cluster_blocks: 1,
         early_launches: false,
         processors: 2,
         cache_bytes: 32 << 20,

@@ -527,6 +527,52 @@ fn a_program_runs_the_regime_of_its_size() {
     assert_eq!(fault.to_string(), "4 bytes are given, it has 8\n  in `buffer %w: weight f32[2]`");
 }
 
+/// Each block adds what the others of its cluster have stored before the barrier: the second block runs before the first has ended.
+#[test]
+fn the_blocks_of_a_cluster_wait_for_each_other() {
+    let text = "kernel @moec_cluster(%x: *i32, %z: *mut i32, %y: *mut i32) threads 32 cluster 4 {
+      let %first: i32 = block / 4 * 4
+      for %turn: i32 in 0..2 {
+        if thread == 0 {
+          load %v: i32 = %x[block]
+          store %z[block] = %v + %turn
+        }
+        barrier cluster
+        if thread == 0 {
+          var %sum: i32 = 0
+          for %other: i32 in %first..%first + 4 {
+            load %v.1: i32 = %z[%other]
+            set %sum = %sum + %v.1
+          }
+          store %y[block * 2 + %turn] = %sum
+        }
+        barrier cluster
+      }
+    }";
+    let x: Vec<i32> = (0..8).map(|i| 1 << i).collect();
+    let expected = [15, 19, 15, 19, 15, 19, 15, 19, 240, 244, 240, 244, 240, 244, 240, 244];
+    check("sm_90a", 8, vec![ints(&x), Memory::unknown(32), Memory::unknown(64)], ints(&expected), text);
+    let fault = run("sm_90a", 6, &mut [ints(&x), Memory::unknown(32), Memory::unknown(64)], text).unwrap_err();
+    assert_eq!(fault.message, "6 blocks are not whole clusters of 4");
+}
+
+#[test]
+fn a_cluster_that_waits_for_ever_is_a_fault() {
+    let text = "kernel @moec_stuck() threads 64 cluster 2 {
+      mbarrier %never arrivals 1 stages 1
+      barrier cluster
+      roles warps 0..1 {
+        wait %never[0] phase 0
+      } and warps 1..2 {
+        barrier threads 64 id 1
+      }
+    }";
+    let fault = run("sm_90a", 4, &mut [], text).unwrap_err();
+    let one = "deadlock: role 0 (warps 0..1) waits for phase 0 of %never[0], which lacks arrivals: 1; \
+               role 1 (warps 1..2) waits at barrier 1, to which 32 of 64 threads have come";
+    assert_eq!(fault.message, format!("block 0: {one}; block 1: {one}"));
+}
+
 /// Launches one after another are one of the orders that an early launch may have.
 #[test]
 fn an_early_launch_sees_those_before_it_once_it_has_waited() {

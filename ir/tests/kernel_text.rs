@@ -100,6 +100,7 @@ const WORDS: &[&str] = &[
     "allow_next",
     "launches",
     "early",
+    "cluster",
     "map",
     "view",
     "strides",

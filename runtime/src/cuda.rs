@@ -14,7 +14,7 @@ use cudarc::driver::{DriverError, result, sys};
 
 use crate::device::{Argument, Device, Given, Opened, Start, Stream};
 use crate::error::Error;
-use crate::package::{Image, ImageKind, PARAMS_MAX, Package, ParamKind, Target, TargetKind};
+use crate::package::{Image, ImageKind, Kernel, PARAMS_MAX, Package, ParamKind, Target, TargetKind};
 use attributes::{Attribute, Launcher, Shape};
 use tensor_map::{Encoded, Encoder};
 
@@ -49,6 +49,8 @@ struct Entry {
     symbol: String,
     function: sys::CUfunction,
     threads: u32,
+    /// Blocks of a cluster.
+    cluster: u32,
     dynamic_shared_bytes: u32,
 }
 
@@ -104,7 +106,7 @@ pub fn open(package: &Package, ordinal: u32) -> Result<Opened, Error> {
     if target.kernels.iter().flat_map(|kernel| &kernel.params).any(|param| matches!(param, ParamKind::TensorMap(_))) {
         cuda.encoder = Some(Encoder::of(Arc::clone(&driver))?);
     }
-    if target.launches().any(|launch| launch.early) {
+    if target.launches().any(|launch| launch.early) || target.kernels.iter().any(|kernel| kernel.cluster > 1) {
         cuda.launcher = Some(Launcher::of(driver)?);
     }
     for kernel in &target.kernels {
@@ -120,8 +122,8 @@ pub fn open(package: &Package, ordinal: u32) -> Result<Opened, Error> {
             unsafe { result::function::set_function_attribute(function, which, kernel.dynamic_shared_bytes.cast_signed()) }
                 .map_err(|error| failed("cuFuncSetAttribute (shared memory)", error))?;
         }
-        let (threads, dynamic_shared_bytes) = (kernel.threads, kernel.dynamic_shared_bytes);
-        cuda.functions.push(Entry { symbol: kernel.symbol.clone(), function, threads, dynamic_shared_bytes });
+        let Kernel { threads, cluster, dynamic_shared_bytes, .. } = *kernel;
+        cuda.functions.push(Entry { symbol: kernel.symbol.clone(), function, threads, cluster, dynamic_shared_bytes });
     }
     tracing::debug!(target = target.name, device = cuda.name, "GPU image loaded");
     Ok(Opened { device: Arc::new(cuda), target: index })
@@ -253,7 +255,7 @@ impl Cuda {
         let (Some(entry), true) = (self.functions.get(kernel), args.len() <= PARAMS_MAX) else {
             return Err(Error::Device { call: "launching", why: format!("there is no kernel {kernel}"), sticky: false });
         };
-        let Entry { symbol, function, threads, dynamic_shared_bytes } = entry;
+        let Entry { symbol, function, threads, cluster, dynamic_shared_bytes } = entry;
         let grid = u32::try_from(blocks).ok().filter(|_| blocks <= GRID_MAX).ok_or_else(|| Error::LaunchRange {
             kernel: symbol.clone(),
             what: "the grid".into(),
@@ -281,9 +283,11 @@ impl Cuda {
         unsafe {
             let (params, stream) = (&mut params[..count], stream.as_ptr());
             match &self.launcher {
-                Some(launcher) if early => {
+                Some(launcher) if early || *cluster > 1 => {
                     let shape = Shape { grid, threads: *threads, dynamic_shared_bytes: *dynamic_shared_bytes, stream };
-                    launcher.launch(*function, shape, &mut [Attribute::early()], params)?;
+                    let mut attributes = [Attribute::cluster(*cluster), Attribute::early()];
+                    let given = usize::from(*cluster == 1)..1 + usize::from(early);
+                    launcher.launch(*function, shape, &mut attributes[given], params)?;
                 }
                 Some(_) | None => {
                     let (grid, block, stream) = ((grid, 1, 1), (*threads, 1, 1), stream.cast());

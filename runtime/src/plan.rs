@@ -87,7 +87,8 @@ impl Layer {
     /// What a run of this size needs, evaluated once.
     ///
     /// # Errors
-    /// [`Error::TokensAboveMax`], [`Error::SequenceTokens`], [`Error::Extent`], [`Error::LaunchRange`].
+    /// [`Error::TokensAboveMax`], [`Error::SequenceTokens`], [`Error::Extent`], [`Error::LaunchRange`], [`Error::Manifest`] where a grid
+    /// is not whole clusters.
     pub fn plan(&self, dims: Dims) -> Result<Plan, Error> {
         Plan::new(&self.shared, dims)
     }
@@ -297,7 +298,11 @@ fn calls(shared: &Shared, launches: &[Launch], dims: Dims) -> Result<Box<[Call]>
 
 fn evaluate(shared: &Shared, launch: &Launch, dims: Dims) -> Result<Call, Error> {
     let kernel = launch.kernel as usize;
-    let Kernel { symbol, params, .. } = &shared.target().kernels[kernel];
+    let Kernel { symbol, params, cluster, .. } = &shared.target().kernels[kernel];
+    let blocks = launch.grid.count(dims)?;
+    if !blocks.is_multiple_of(u64::from(*cluster)) {
+        return Err(Error::manifest(format!("kernel `{symbol}`: a grid of {blocks} blocks is not whole clusters of {cluster}")));
+    }
     let args = launch.args.iter().zip(params).enumerate().map(|(index, (arg, param))| match arg {
         Arg::TensorMap(view) => match param {
             ParamKind::TensorMap(of) => map(shared, *of, view, dims, &format!("argument {index}"), symbol),
@@ -317,7 +322,7 @@ fn evaluate(shared: &Shared, launch: &Launch, dims: Dims) -> Result<Call, Error>
         Arg::ScalarI64(extent) => Ok(Word::I64(extent.eval(dims)?)),
     });
     let args = args.collect::<Result<_, Error>>()?;
-    Ok(Call { start: Start { kernel, blocks: launch.grid.count(dims)?, early: launch.early }, args })
+    Ok(Call { start: Start { kernel, blocks, early: launch.early }, args })
 }
 
 /// A tensor map, if the driver takes it and its tensor lies inside its buffer.

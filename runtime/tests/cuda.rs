@@ -47,6 +47,13 @@ fn child() {
         _ if case.starts_with("early") => {
             manifest.targets[0].regimes.iter_mut().for_each(|regime| regime.launches[1].early = true);
         }
+        _ if case.starts_with("cluster") => {
+            manifest.targets[0].kernels[1].cluster = 4;
+            for launch in manifest.targets[0].regimes.iter_mut().map(|regime| &mut regime.launches[1]) {
+                launch.grid = Extent::Const(8);
+                launch.early = case.contains("early");
+            }
+        }
         "shared memory" => manifest.targets[0].kernels[1].dynamic_shared_bytes = 100_000,
         "tensor map" | "no map" => {
             let target = &mut manifest.targets[0];
@@ -165,6 +172,21 @@ fn early_launches_have_their_attribute() {
     assert_eq!(launches, [plain, early, plain, early]);
     let (out, _) = run(mock, "early and refused", &[("MOCK_FAIL", "cuLaunchKernelEx 1 700")]);
     assert!(out[0].contains("cuLaunchKernelEx") && out[0].contains("error 700"), "{out:?}");
+}
+
+/// A kernel of clusters is launched in these, attribute 4, whether or not it is early too.
+#[test]
+fn clusters_are_an_attribute() {
+    let Some(mock) = mock() else { return };
+    for (case, attributes) in
+        [("cluster", "attribute 4 is 4 1 1"), ("cluster that is early", "attribute 4 is 4 1 1 attribute 6 is 1 0 0")]
+    {
+        let (_, calls) = run(mock, case, &[]);
+        let launches: Vec<&String> = calls.iter().filter(|call| call.starts_with("cuLaunch")).collect();
+        let plain = "cuLaunchKernel 10 grid 5 1 1 block 128 1 1 shared 0 stream (nil)";
+        let clusters = format!("cuLaunchKernelEx 11 grid 8 1 1 block 128 1 1 shared 0 stream (nil) {attributes}");
+        assert_eq!(launches, [plain, &clusters, plain, &clusters]);
+    }
 }
 
 #[test]

@@ -218,6 +218,21 @@ fn early_launches_follow_others_on_a_gpu() {
     check("an early launch on the host", |m| m.targets[1].regimes[1].launches[1].early = true);
 }
 
+/// Manifests that do not speak of clusters have none.
+#[test]
+fn clusters_are_small_and_of_gpus() {
+    let mut sound = fixture::manifest();
+    assert!(!serde_json::to_string(&sound).unwrap().contains("cluster"));
+    sound.targets[0].kernels[1].cluster = 8;
+    assert!(moec_runtime::package::check(&sound).is_ok());
+    let text = serde_json::to_string(&sound).unwrap();
+    assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), sound);
+    for blocks in [0, 3, 16] {
+        check(&format!("kernel `add_it`: clusters of {blocks} blocks"), |m| m.targets[0].kernels[1].cluster = blocks);
+    }
+    check("kernel `double_it`: clusters of 2 blocks", |m| m.targets[1].kernels[0].cluster = 2);
+}
+
 /// What is prepared depends on weights alone.
 #[test]
 fn a_preparation_has_weights_alone() {

@@ -139,6 +139,16 @@ fn the_first_launch_is_not_early() {
     assert_eq!(early(Extent::Const(0)), [(1, false)]);
 }
 
+#[test]
+fn grids_are_whole_clusters() {
+    let mut manifest = fixture::manifest();
+    manifest.targets[0].kernels[1].cluster = 4;
+    let (_, layer, _) = on_mock(manifest);
+    assert!(layer.plan(Dims::tokens(8)).is_ok());
+    let error = layer.plan(Dims::tokens(6)).unwrap_err().to_string();
+    assert!(error.contains("kernel `add_it`: a grid of 6 blocks is not whole clusters of 4"), "{error}");
+}
+
 /// A launch lists its arguments on the stack, so a package says at once that there are too many.
 #[test]
 fn parameters_are_bounded() {

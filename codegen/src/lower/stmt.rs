@@ -95,6 +95,8 @@ impl<'c> Lowering<'_, 'c> {
                     Scope::Warp => self.needs_whole_warps()?,
                     Scope::Threads { .. } => self.warps("barriers of some threads").map(|_| ())?,
                     Scope::Block => {}
+                    Scope::Cluster if self.machine.cluster_blocks == 1 => return Err(self.unsupported("clusters of blocks")),
+                    Scope::Cluster => {}
                 }
                 self.target.barrier(ir, *scope);
             }

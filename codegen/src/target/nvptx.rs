@@ -101,6 +101,9 @@ impl Target for Nvptx {
         ir.set(function, "nvvm.maxntid", &kernel.threads.to_string());
         // Without it ptxas aims at several blocks a processor, and spills registers that one block could have.
         ir.set(function, "nvvm.minctasm", "1");
+        if kernel.cluster > 1 {
+            ir.set(function, "nvvm.cluster_dim", &kernel.cluster.to_string());
+        }
         lower::mark_params(ir, kernel, function);
         for (i, param) in (0..).zip(&kernel.params) {
             if let ParamKind::TensorMap(_) = param.kind {
@@ -157,6 +160,10 @@ impl Target for Nvptx {
         match scope {
             Scope::Block => Instruction::BlockBarrier.issue(ir, &[word(ir, 0)]),
             Scope::Warp => Instruction::WarpBarrier.issue(ir, &[word(ir, ALL_LANES)]),
+            Scope::Cluster => {
+                Instruction::ClusterArrive.issue(ir, &[]);
+                Instruction::ClusterWait.issue(ir, &[])
+            }
             Scope::Threads { id, count } => {
                 Instruction::ThreadsBarrier.issue(ir, &[word(ir, i64::from(id)), word(ir, i64::from(count))])
             }

@@ -91,7 +91,8 @@ fn kernel_text(kernel: &Kernel) -> String {
     let registers = kernel.registers.map_or(String::new(), |registers| format!(", {registers} registers"));
     let spills =
         kernel.spill_bytes.filter(|bytes| *bytes > 0).map_or(String::new(), |bytes| format!(", {bytes} bytes of spills"));
-    format!("{} threads, {} shared{registers}{spills}", kernel.threads, bytes_text(shared))
+    let cluster = if kernel.cluster > 1 { format!(", clusters of {}", kernel.cluster) } else { String::new() };
+    format!("{} threads{cluster}, {} shared{registers}{spills}", kernel.threads, bytes_text(shared))
 }
 
 /// A formula as the compiler prints its own: `ceil((T * 2) / 64)`.

@@ -2,12 +2,12 @@
 //!
 //! The threads of an agent go through their statements in lock step: what it has still to do is a stack of frames, so it can
 //! stop at a statement and go on from there. A block of threads is one agent, and each of its roles is another. The first one that
-//! does not wait goes on as far as it gets, then the next; when all wait, that is a deadlock.
+//! does not wait goes on as far as it gets, then the next; when all wait, in all blocks of the cluster, that is a deadlock.
 
 use super::interp::{Run, Stop};
-use super::meetings::Waits;
+use super::meetings::{Meeting, Meetings, Waits};
 use super::print::Names;
-use super::{Block, Handle, Local, Location, WarpRole};
+use super::{Block, Handle, Kernel, Local, Location, WarpRole};
 
 /// Threads in lock step.
 pub(super) struct Agent<'a> {
@@ -102,12 +102,48 @@ impl<'a> Agent<'a> {
     }
 }
 
+/// The agents of a block: its threads, then its roles.
+pub(super) struct Agents<'a> {
+    agents: Vec<Agent<'a>>,
+    /// The place of the roles.
+    outer: Vec<usize>,
+}
+
+impl<'a> Agents<'a> {
+    /// All threads of a block, at the start.
+    pub(super) fn of(body: &'a Block, threads: u32) -> Agents<'a> {
+        Agents { agents: vec![Agent::new(None, body, (0..threads).collect())], outer: Vec::new() }
+    }
+
+    pub(super) fn are_at_their_ends(&self) -> bool {
+        self.agents.iter().all(|agent| agent.frames.is_empty())
+    }
+
+    /// Those that wait for something that roles do not bring by coming to their ends.
+    fn waiting(&self) -> impl Iterator<Item = (&Agent<'a>, &Waits)> {
+        self.agents.iter().filter_map(|agent| match &agent.waits {
+            Some(Waits::Roles) | None => None,
+            Some(waits) => Some((agent, waits)),
+        })
+    }
+
+    /// Which agents wait for what.
+    pub(super) fn blocked(&self, kernel: &Kernel, meetings: &Meetings, cluster: &Meeting) -> Vec<String> {
+        let names = Names::of(kernel);
+        self.waiting().map(|(agent, waits)| format!("{} waits {}", agent.name(), meetings.say(waits, &names, cluster))).collect()
+    }
+
+    /// The statement that the first of these is at.
+    pub(super) fn place(&self) -> Vec<usize> {
+        self.waiting().next().map(|(agent, _)| agent.path(&self.outer)).unwrap_or_default()
+    }
+}
+
 impl<'a> Run<'a> {
-    /// All threads of a block, to their ends.
-    pub(super) fn threads(&mut self, body: &'a Block, threads: Vec<u32>) -> Result<(), Stop> {
-        let mut agents = vec![Agent::new(None, body, threads)];
-        // The place of the roles.
-        let mut outer = Vec::new();
+    /// The agents of the block, as far as they get. Whether one of them got anywhere.
+    pub(super) fn go_on(&mut self, of: &mut Agents<'a>) -> Result<bool, Stop> {
+        let Agents { agents, outer } = of;
+        let mut ever = false;
         loop {
             let mut moved = false;
             for i in 0..agents.len() {
@@ -117,42 +153,27 @@ impl<'a> Run<'a> {
                     continue;
                 }
                 let went = self.goes(agent, roles_ended);
-                let stop = |message| Stop { at: Location::Stmt(self.index, agent.path(&outer)), message };
+                let stop = |message| Stop { at: Location::Stmt(self.index, agent.path(outer)), message };
                 let Some(roles) = went.map_err(stop)? else { continue };
                 moved = true;
                 if !roles.is_empty() {
-                    outer = agents[0].path(&[]);
+                    *outer = agents[0].path(&[]);
                 }
                 let lanes = self.warp_lanes;
                 let threads = |role: &WarpRole| (role.warps.start * lanes..role.warps.end * lanes).collect();
                 agents.extend(roles.iter().enumerate().map(|role| Agent::new(Some(role), &role.1.body, threads(role.1))));
             }
-            if agents.iter().all(|agent| agent.frames.is_empty()) {
-                return Ok(());
-            }
             if !moved {
-                return Err(self.deadlock(&agents, &outer));
+                return Ok(ever);
             }
+            ever = true;
         }
-    }
-
-    /// What those agents wait for that cannot go on.
-    fn deadlock(&self, agents: &[Agent<'a>], outer: &[usize]) -> Stop {
-        let names = Names::of(self.kernel);
-        let mut blocked = agents.iter().filter_map(|agent| match &agent.waits {
-            Some(Waits::Roles) | None => None,
-            Some(waits) => Some((agent, waits)),
-        });
-        let why = blocked.clone().map(|(agent, waits)| format!("{} waits {}", agent.name(), self.meetings.say(waits, &names)));
-        let message = format!("deadlock: {}", why.collect::<Vec<_>>().join("; "));
-        let path = blocked.next().map(|(agent, _)| agent.path(outer)).unwrap_or_default();
-        Stop { at: Location::Stmt(self.index, path), message }
     }
 
     /// As far as the agent gets; nothing if it does not get anywhere. The roles that it starts, if it does.
     fn goes(&mut self, agent: &mut Agent<'a>, roles_ended: bool) -> Result<Option<&'a [WarpRole]>, String> {
         if let Some(waits) = &agent.waits
-            && !self.meetings.is_over(waits, roles_ended)?
+            && !self.here.meetings.is_over(waits, roles_ended, &self.cluster)?
         {
             return Ok(None);
         }
@@ -165,7 +186,7 @@ impl<'a> Run<'a> {
                     Next::Statement => {}
                     Next::Enter(inner) => agent.frames.push(inner),
                     Next::Wait(waits) => {
-                        if !self.meetings.is_over(&waits, roles_ended)? {
+                        if !self.here.meetings.is_over(&waits, roles_ended, &self.cluster)? {
                             agent.waits = Some(waits);
                             break;
                         }

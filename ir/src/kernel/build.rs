@@ -15,6 +15,7 @@ use crate::{DType, MatrixShape};
 pub struct Builder {
     name: String,
     threads: u32,
+    cluster: u32,
     params: RefCell<Vec<Param>>,
     shared: RefCell<Arena<Shared>>,
     registers: RefCell<Arena<Registers>>,
@@ -60,6 +61,7 @@ impl Builder {
         Builder {
             name: name.into(),
             threads,
+            cluster: 1,
             params: RefCell::default(),
             shared: RefCell::default(),
             registers: RefCell::default(),
@@ -70,12 +72,18 @@ impl Builder {
         }
     }
 
+    /// The same, of clusters of so many blocks.
+    pub fn in_clusters(self, cluster: u32) -> Builder {
+        Builder { cluster, ..self }
+    }
+
     /// The kernel as written.
     pub fn finish(self) -> Kernel {
         let body = self.open.into_inner().pop().unwrap_or_default();
         Kernel {
             name: self.name,
             threads: self.threads,
+            cluster: self.cluster,
             params: self.params.into_inner(),
             shared: self.shared.into_inner(),
             registers: self.registers.into_inner(),
@@ -245,6 +253,11 @@ impl Builder {
         if self.threads > 1 {
             self.emit(Stmt::Barrier(Scope::Block));
         }
+    }
+
+    /// All threads of the cluster's blocks meet.
+    pub fn cluster_barrier(&self) {
+        self.emit(Stmt::Barrier(Scope::Cluster));
     }
 
     /// All lanes of the warp meet. Nothing where a block has one thread.

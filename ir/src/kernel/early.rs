@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Block, Kernel, Stmt, Wait};
+use super::{Block, Kernel, ParamKind, Stmt, Wait};
 
 impl Kernel {
     /// The statements in front of the wait for the launches before it; none: it does not wait for them.
@@ -18,10 +18,14 @@ impl Kernel {
         reached
     }
 
-    /// Whether nothing but the kernel changes the memory of a parameter while it runs. Launches before it may do so until it has waited
-    /// for them.
+    /// Whether nothing but a block changes what it reaches of a parameter's memory while it runs. Launches before it may do so until it
+    /// has waited for them, and other blocks of its cluster where that may write the parameter.
     pub fn has_alone(&self, param: u32) -> bool {
-        self.before_launches().is_none() || self.reached_early().contains(&param)
+        let handed_over = match self.params.get(param as usize).map(|param| param.kind) {
+            Some(ParamKind::Buffer { write, .. }) => write && self.cluster > 1,
+            Some(ParamKind::Scalar(_) | ParamKind::TensorMap(_)) | None => false,
+        };
+        !handed_over && (self.before_launches().is_none() || self.reached_early().contains(&param))
     }
 }
 

@@ -9,10 +9,8 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::agents::{Frame, Next, Turns};
-use super::interp_group::Products;
-use super::interp_matrix::Copies;
-use super::interp_sync::Flight;
-use super::meetings::Meetings;
+use super::interp_blocks::Here;
+use super::meetings::{Meeting, Waits};
 use super::memory::Memory;
 use super::print::text_at;
 use super::verify::{verify_kernel, writes};
@@ -165,13 +163,6 @@ pub(super) struct Stop {
     pub(super) message: String,
 }
 
-/// The values that the threads of a block gave a local.
-struct Slot {
-    lanes: usize,
-    values: Vec<u64>,
-    bound: Vec<bool>,
-}
-
 /// Verified, so every handle and type is what it should be.
 pub(super) struct Run<'a> {
     pub(super) index: usize,
@@ -184,19 +175,12 @@ pub(super) struct Run<'a> {
     needs: Vec<Option<Rc<[Handle<Expr>]>>>,
     /// What every expression last gave: the lanes of the first active thread, of the next, ...
     values: Vec<Vec<u64>>,
-    block: u32,
-    pub(super) shared: Vec<Memory>,
-    /// Of all threads, one after another.
-    registers: Vec<Memory>,
-    copies: Copies,
-    pub(super) meetings: Meetings,
-    /// Bulk copies under way.
-    pub(super) flights: Vec<Flight>,
-    pub(super) products: Products,
-    slots: Vec<Slot>,
+    /// The block that goes on.
+    pub(super) here: Here,
+    /// Where the blocks of its cluster meet.
+    pub(super) cluster: Meeting,
     /// Memories that launches write for which the block has not waited.
     changing: &'a [usize],
-    waited: bool,
 }
 
 impl<'a> Run<'a> {
@@ -235,16 +219,9 @@ impl<'a> Run<'a> {
             types: types.map_err(wrong)?,
             needs: vec![None; kernel.exprs.len()],
             values: vec![Vec::new(); kernel.exprs.len()],
-            block: 0,
-            shared: Vec::new(),
-            registers: Vec::new(),
-            copies: Copies::default(),
-            meetings: Meetings::default(),
-            flights: Vec::new(),
-            products: Products::default(),
-            slots: Vec::new(),
+            here: Here::default(),
+            cluster: Meeting::default(),
             changing: &[],
-            waited: false,
         })
     }
 
@@ -255,34 +232,8 @@ impl<'a> Run<'a> {
 
     /// That no launch which has not been waited for writes this memory.
     fn settled(&self, memory: usize) -> Result<(), String> {
-        let is_settled = self.waited || !self.changing.contains(&memory);
+        let is_settled = self.here.waited || !self.changing.contains(&memory);
         if is_settled { Ok(()) } else { Err("touches what a launch before this one writes: it is not waited for".to_string()) }
-    }
-
-    fn grid(mut self, blocks: u64) -> Result<(), Stop> {
-        let blocks = u32::try_from(blocks).ok().filter(|blocks| *blocks <= i32::MAX as u32);
-        let blocks = blocks.ok_or(Stop { at: Location::Kernel(self.index), message: "too many blocks".to_string() })?;
-        let threads: Vec<u32> = (0..self.kernel.threads).collect();
-        let kernel = self.kernel;
-        for block in 0..blocks {
-            self.block = block;
-            self.shared = kernel.shared.iter().map(|(_, shared)| scratch(shared.elem, shared.len, 1)).collect();
-            let registers = kernel.registers.iter();
-            self.registers = registers.map(|(_, array)| scratch(array.elem, array.len, kernel.threads)).collect();
-            self.copies = Copies::of_threads(kernel.threads);
-            self.meetings = Meetings::of(kernel);
-            self.flights.clear();
-            self.products = Products::of(&self.shared);
-            self.slots = kernel.locals.iter().map(|(_, local)| slot(local, threads.len())).collect();
-            self.waited = false;
-            let ended = self.threads(&kernel.body, threads.clone());
-            ended.map_err(|stop| Stop { message: format!("block {block}: {}", stop.message), ..stop })?;
-            if !self.products.are_over() {
-                let message = format!("block {block}: a product under way is not waited for");
-                return Err(Stop { at: Location::Kernel(self.index), message });
-            }
-        }
-        Ok(())
     }
 
     /// What the threads do at this statement, except what is in the blocks inside it.
@@ -345,18 +296,19 @@ impl<'a> Run<'a> {
                 self.bind(*local, active, &agreed);
             }
             Stmt::Barrier(Scope::Warp) => self.whole_warps(active)?,
-            Stmt::Barrier(Scope::Block) => {
-                if active.len() != self.kernel.threads as usize {
-                    return Err(format!("only {} threads come to the barrier", active.len()));
-                }
+            Stmt::Barrier(Scope::Block) => self.whole_block(active)?,
+            Stmt::Barrier(Scope::Cluster) => {
+                self.whole_block(active)?;
+                let count = self.kernel.cluster.saturating_mul(self.kernel.threads);
+                return self.cluster.meet(count, active.len()).map(|meeting| Next::Wait(Waits::Cluster { meeting }));
             }
             Stmt::Barrier(Scope::Threads { id, count }) => {
                 self.whole_warps(active)?;
-                return self.meetings.meet(*id, *count, active.len()).map(Next::Wait);
+                return self.here.meetings.meet(*id, *count, active.len()).map(Next::Wait);
             }
             Stmt::BarrierArrive { id, count } => {
                 self.whole_warps(active)?;
-                self.meetings.meet(*id, *count, active.len()).map(drop)?;
+                self.here.meetings.meet(*id, *count, active.len()).map(drop)?;
             }
             Stmt::Roles(roles) => return Ok(Next::Roles(roles)),
             Stmt::Arrive { barrier, stage, bytes } => self.arrive(*barrier, *stage, *bytes, active)?,
@@ -394,11 +346,11 @@ impl<'a> Run<'a> {
                 return Ok(Next::Enter(Frame::of_if([then, otherwise], [those(1).collect(), those(0).collect()])));
             }
             Stmt::Copy { to, at, from, offset, bytes, live } => self.copy([*to, *from], [*at, *offset], *bytes, *live, active)?,
-            Stmt::Commit => active.iter().for_each(|thread| self.copies.commit(*thread)),
+            Stmt::Commit => active.iter().for_each(|thread| self.here.copies.commit(*thread)),
             Stmt::Wait(Wait::Groups(left)) => {
                 for thread in active {
-                    for (array, bytes) in self.copies.wait(*thread, *left, &mut self.shared) {
-                        self.products.store(array, bytes);
+                    for (array, bytes) in self.here.copies.wait(*thread, *left, &mut self.here.shared) {
+                        self.here.products.store(array, bytes);
                     }
                 }
             }
@@ -410,8 +362,8 @@ impl<'a> Run<'a> {
                 self.group_mma([*columns, *depth], (*sums, *at), (a, b), active)?;
             }
             Stmt::Wait(Wait::Products(left)) => self.wait_products(*left, active)?,
-            Stmt::Fence => self.products.fence(),
-            Stmt::Wait(Wait::Launches) => self.waited = true,
+            Stmt::Fence => self.here.products.fence(),
+            Stmt::Wait(Wait::Launches) => self.here.waited = true,
             Stmt::AllowNext => {}
         }
         Ok(Next::Statement)
@@ -422,8 +374,8 @@ impl<'a> Run<'a> {
         let at = address(memory, elem, offset, lanes.len(), align)?;
         let bytes = at..at + lanes.len() * elem.bytes() as usize;
         if let Place::Shared(array) = to {
-            self.products.change(array, bytes.clone())?;
-            self.products.store(array.index(), bytes);
+            self.here.products.change(array, bytes.clone())?;
+            self.here.products.store(array.index(), bytes);
         }
         self.array(to)?.0.write(elem, at, lanes)
     }
@@ -455,8 +407,8 @@ impl<'a> Run<'a> {
             let copied: Vec<u8> = copied.iter().flat_map(|lane| lane.to_le_bytes()[..elem.bytes() as usize].to_vec()).collect();
             let (memory, elem) = self.array(to)?;
             let to = address(memory, elem, targets[i], lanes, bytes).map_err(place("to", targets[i]))?;
-            let free = self.products.change(array, to..to + copied.len());
-            let started = free.and_then(|()| self.copies.start(thread, &mut self.shared, (array.index(), to), copied));
+            let free = self.here.products.change(array, to..to + copied.len());
+            let started = free.and_then(|()| self.here.copies.start(thread, &mut self.here.shared, (array.index(), to), copied));
             started.map_err(place("to", targets[i]))?;
         }
         Ok(())
@@ -468,7 +420,7 @@ impl<'a> Run<'a> {
         let mut values = Vec::with_capacity(threads.len());
         for thread in threads {
             let element = self.first_of(Place::Registers(array), *thread) as usize + at as usize;
-            self.registers[array.index()].read(elem, element * elem.bytes() as usize, 1, &mut values)?;
+            self.here.registers[array.index()].read(elem, element * elem.bytes() as usize, 1, &mut values)?;
         }
         Ok(values)
     }
@@ -476,7 +428,7 @@ impl<'a> Run<'a> {
     /// Where an element of the array of a thread lies.
     pub(super) fn register(&mut self, array: Handle<Registers>, at: u32, thread: u32) -> (&mut Memory, usize) {
         let element = self.first_of(Place::Registers(array), thread) as usize + at as usize;
-        (&mut self.registers[array.index()], element * self.kernel.registers[array].elem.bytes() as usize)
+        (&mut self.here.registers[array.index()], element * self.kernel.registers[array].elem.bytes() as usize)
     }
 
     pub(super) fn set_registers(
@@ -489,7 +441,7 @@ impl<'a> Run<'a> {
         let elem = self.kernel.registers[array].elem;
         for (thread, value) in threads.iter().zip(values) {
             let element = self.first_of(Place::Registers(array), *thread) as usize + at as usize;
-            self.registers[array.index()].write(elem, element * elem.bytes() as usize, &[*value])?;
+            self.here.registers[array.index()].write(elem, element * elem.bytes() as usize, &[*value])?;
         }
         Ok(())
     }
@@ -505,8 +457,8 @@ impl<'a> Run<'a> {
     pub(super) fn array(&mut self, place: Place) -> Result<(&mut Memory, DType), String> {
         let elem = self.kernel.elem(place).ok_or("there is no such array")?;
         match place {
-            Place::Shared(handle) => Ok((&mut self.shared[handle.index()], elem)),
-            Place::Registers(handle) => Ok((&mut self.registers[handle.index()], elem)),
+            Place::Shared(handle) => Ok((&mut self.here.shared[handle.index()], elem)),
+            Place::Registers(handle) => Ok((&mut self.here.registers[handle.index()], elem)),
             Place::Param(i) => match self.args[i as usize] {
                 Argument::Buffer(index) => {
                     self.settled(index)?;
@@ -530,7 +482,7 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn bind(&mut self, local: Handle<Local>, active: &[u32], values: &[u64]) {
-        let slot = &mut self.slots[local.index()];
+        let slot = &mut self.here.slots[local.index()];
         if slot.lanes == 1 {
             // As below, without a call to copy one word.
             for (thread, value) in active.iter().zip(values) {
@@ -544,6 +496,11 @@ impl<'a> Run<'a> {
             slot.values[thread * slot.lanes..(thread + 1) * slot.lanes].copy_from_slice(value);
             slot.bound[thread] = true;
         }
+    }
+
+    fn whole_block(&self, active: &[u32]) -> Result<(), String> {
+        let all = active.len() == self.kernel.threads as usize;
+        if all { Ok(()) } else { Err(format!("only {} threads come to the barrier", active.len())) }
     }
 
     pub(super) fn whole_warps(&self, active: &[u32]) -> Result<(), String> {
@@ -582,13 +539,13 @@ impl<'a> Run<'a> {
             Expr::Int(n, _) => into.extend(every(n as u64)),
             Expr::Float(bits) => into.extend(every(u64::from(bits))),
             Expr::Index(Index::Thread) => into.extend(active.iter().map(|thread| u64::from(*thread))),
-            Expr::Index(Index::Block) => into.extend(every(u64::from(self.block))),
+            Expr::Index(Index::Block) => into.extend(every(u64::from(self.here.number))),
             Expr::Param(i) => match self.args[i as usize] {
                 Argument::Scalar(n) => into.extend(every(n as u64)),
                 Argument::Buffer(_) | Argument::TensorMap(..) => return Err("a buffer is not a number".to_string()),
             },
             Expr::Local(local) => {
-                let slot = &self.slots[local.index()];
+                let slot = &self.here.slots[local.index()];
                 for thread in active.iter().map(|thread| *thread as usize) {
                     if !slot.bound[thread] {
                         return Err(format!("thread {thread} reads a local that it has not bound"));
@@ -637,16 +594,6 @@ fn needs(exprs: &Arena<Expr>, root: Handle<Expr>) -> Rc<[Handle<Expr>]> {
         rest.extend(exprs[handle].operands().filter(|operand| found.insert(*operand)));
     }
     found.into_iter().collect()
-}
-
-/// So many arrays, one after another.
-fn scratch(elem: DType, len: u32, arrays: u32) -> Memory {
-    Memory::unknown(len as usize * elem.bytes() as usize * arrays as usize)
-}
-
-fn slot(local: &Local, threads: usize) -> Slot {
-    let lanes = local.ty.lanes as usize;
-    Slot { lanes, values: vec![0; threads * lanes], bound: vec![false; threads] }
 }
 
 /// The first byte of the lanes from element `offset` on, if all are inside and aligned as promised.

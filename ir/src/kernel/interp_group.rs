@@ -110,7 +110,7 @@ impl Run<'_> {
             };
             let sums = Sums { array, at, len: group_sums(columns) };
             self.sum(threads, sums, elem, (&left, &right)).map_err(place)?;
-            let products = &mut self.products;
+            let products = &mut self.here.products;
             let number = products.started.entry(threads[0]).or_default();
             products.under_way.push(Product { first: threads[0], number: *number, sums, reads });
             *number += 1;
@@ -132,7 +132,7 @@ impl Run<'_> {
         if at.iter().any(|other| *other != at[0]) {
             return Err("they do not agree on where a factor lies".to_string());
         }
-        let (memory, elem) = (&self.shared[of.array.index()], self.kernel.shared[of.array].elem);
+        let (memory, elem) = (&self.here.shared[of.array.index()], self.kernel.shared[of.array].elem);
         let elements = |end: u64| end.div_ceil(elem.bytes()) as usize;
         let end = of.parts(rows, depth).map(|part| part.end).max().map_or(0, elements);
         let first = super::interp::address(memory, elem, at[0], end, of.swizzle.align());
@@ -145,7 +145,7 @@ impl Run<'_> {
             for k in 0..depth {
                 let byte = of.swizzle.apply(first as u64 + of.byte(row, k)) as usize;
                 memory.read(elem, byte, 1, &mut of_row)?;
-                if self.products.stored[of.array.index()][byte] {
+                if self.here.products.stored[of.array.index()][byte] {
                     return Err(format!("byte {byte} of a factor was stored, with no fence since"));
                 }
             }
@@ -156,7 +156,7 @@ impl Run<'_> {
 
     /// Each thread's part of the sums has changed, and is not to be touched.
     fn sum(&mut self, threads: &[u32], sums: Sums, elem: DType, (left, right): (&[Vec<u64>], &[Vec<u64>])) -> Result<(), String> {
-        let of_threads = self.products.under_way.iter().filter(|product| product.first == threads[0]);
+        let of_threads = self.here.products.under_way.iter().filter(|product| product.first == threads[0]);
         if of_threads.clone().any(|product| product.sums != sums && product.sums.meets(&sums)) {
             return Err("some of the sums are those of another product under way".to_string());
         }
@@ -178,12 +178,12 @@ impl Run<'_> {
         whole_groups(active)?;
         for threads in active.chunks(THREADS) {
             let first = threads[0];
-            let started = self.products.started.get(&first).copied().unwrap_or_default();
+            let started = self.here.products.started.get(&first).copied().unwrap_or_default();
             let is_over = |product: &mut Product| product.first == first && product.number < started.saturating_sub(left);
-            let over: Vec<Product> = self.products.under_way.extract_if(.., is_over).collect();
+            let over: Vec<Product> = self.here.products.under_way.extract_if(.., is_over).collect();
             for sums in over.iter().map(|product| product.sums) {
                 // A later product may still add to them.
-                if self.products.under_way.iter().any(|product| product.first == first && product.sums == sums) {
+                if self.here.products.under_way.iter().any(|product| product.first == first && product.sums == sums) {
                     continue;
                 }
                 for thread in threads {

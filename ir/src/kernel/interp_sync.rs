@@ -26,7 +26,7 @@ impl Run<'_> {
         let bytes = bytes.map(|bytes| self.eval(bytes, active)).transpose()?;
         for (i, (thread, stage)) in active.iter().zip(stages).enumerate() {
             let bytes = bytes.as_ref().map_or(0, |bytes| bytes[i] as i64);
-            let arrived = self.meetings.arrive(barrier, stage as i64, bytes);
+            let arrived = self.here.meetings.arrive(barrier, stage as i64, bytes);
             arrived.map_err(|why| format!("thread {thread}: {why}"))?;
         }
         self.land();
@@ -44,7 +44,7 @@ impl Run<'_> {
         let (stages, numbers) = (self.eval(stage, active)?, self.eval(phase, active)?);
         let mut phases = Vec::new();
         for ((thread, stage), phase) in active.iter().zip(stages).zip(numbers) {
-            let of = self.meetings.phase(barrier, stage as i64, phase as i64);
+            let of = self.here.meetings.phase(barrier, stage as i64, phase as i64);
             phases.push(of.map_err(|why| format!("thread {thread}: {why}"))?);
         }
         phases.sort_unstable();
@@ -93,17 +93,17 @@ impl Run<'_> {
         let element = at / elem.bytes() as usize;
         let place = |why: String| format!("thread {thread}, to element {element}: {why}");
         memory.expect_at(at, bytes.len()).map_err(place)?;
-        self.products.change(to, at..at + bytes.len()).map_err(place)?;
-        let come = self.meetings.come(barrier, stage as i64, bytes.len() as u32);
+        self.here.products.change(to, at..at + bytes.len()).map_err(place)?;
+        let come = self.here.meetings.come(barrier, stage as i64, bytes.len() as u32);
         let phase = come.map_err(|why| format!("thread {thread}: {why}"))?;
-        self.flights.push(Flight { bytes, to, at, barrier, stage: stage as usize, phase });
+        self.here.flights.push(Flight { bytes, to, at, barrier, stage: stage as usize, phase });
         Ok(())
     }
 
     /// Copies whose phase is over are there.
     pub(super) fn land(&mut self) {
-        let (shared, meetings, products) = (&mut self.shared, &self.meetings, &mut self.products);
-        self.flights.retain(|of| {
+        let (shared, meetings, products) = (&mut self.here.shared, &self.here.meetings, &mut self.here.products);
+        self.here.flights.retain(|of| {
             let over = meetings.over(of.barrier, of.stage) > of.phase;
             if over {
                 shared[of.to.index()].arrive_at(of.at, &of.bytes);

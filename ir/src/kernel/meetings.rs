@@ -11,6 +11,8 @@ pub(super) enum Waits {
     Roles,
     /// That this meeting at a named barrier is complete.
     Threads { id: u8, meeting: u64 },
+    /// That this meeting of all threads of the cluster is complete.
+    Cluster { meeting: u64 },
     /// That these phases of these stages of a barrier are over.
     Phases { barrier: Handle<Mbarrier>, phases: Vec<(usize, i64)> },
 }
@@ -18,19 +20,43 @@ pub(super) enum Waits {
 /// The state of every barrier of a block.
 #[derive(Default)]
 pub(super) struct Meetings {
-    named: BTreeMap<u8, Named>,
+    named: BTreeMap<u8, Meeting>,
     /// Of each mbarrier, by handle.
     mbarriers: Vec<Vec<Stage>>,
 }
 
-/// A named barrier.
+/// A barrier at which so many threads meet, again and again.
 #[derive(Default)]
-struct Named {
+pub(super) struct Meeting {
     count: u32,
     /// Threads that have come to the meeting under way.
     came: u32,
     /// Meetings that are complete.
     meetings: u64,
+}
+
+impl Meeting {
+    /// `came` threads come to it, at which `count` meet. The number of this meeting.
+    pub(super) fn meet(&mut self, count: u32, came: usize) -> Result<u64, String> {
+        self.count = count;
+        self.came += came as u32;
+        if self.came > count {
+            return Err(format!("{} threads come to the barrier of {count}", self.came));
+        }
+        let meeting = self.meetings;
+        if self.came == count {
+            *self = Meeting { count, came: 0, meetings: meeting + 1 };
+        }
+        Ok(meeting)
+    }
+
+    fn is_over(&self, meeting: u64) -> bool {
+        self.meetings > meeting
+    }
+
+    fn say(&self) -> String {
+        format!("to which {} of {} threads have come", self.came, self.count)
+    }
 }
 
 /// A stage of an mbarrier.
@@ -68,16 +94,7 @@ impl Meetings {
 
     /// `came` threads come to a named barrier, at which `count` meet.
     pub(super) fn meet(&mut self, id: u8, count: u32, came: usize) -> Result<Waits, String> {
-        let named = self.named.entry(id).or_default();
-        named.count = count;
-        named.came += came as u32;
-        if named.came > count {
-            return Err(format!("{} threads come to the barrier of {count}", named.came));
-        }
-        let meeting = named.meetings;
-        if named.came == count {
-            *named = Named { count, came: 0, meetings: meeting + 1 };
-        }
+        let meeting = self.named.entry(id).or_default().meet(count, came)?;
         Ok(Waits::Threads { id, meeting })
     }
 
@@ -126,10 +143,11 @@ impl Meetings {
     }
 
     /// Whether the wait is over. An error if a machine could not tell.
-    pub(super) fn is_over(&self, waits: &Waits, roles_ended: bool) -> Result<bool, String> {
+    pub(super) fn is_over(&self, waits: &Waits, roles_ended: bool, cluster: &Meeting) -> Result<bool, String> {
         match waits {
             Waits::Roles => Ok(roles_ended),
-            Waits::Threads { id, meeting } => Ok(self.named.get(id).is_some_and(|named| named.meetings > *meeting)),
+            Waits::Threads { id, meeting } => Ok(self.named.get(id).is_some_and(|named| named.is_over(*meeting))),
+            Waits::Cluster { meeting } => Ok(cluster.is_over(*meeting)),
             Waits::Phases { barrier, phases } => {
                 let mut all = true;
                 for &(stage, phase) in phases {
@@ -148,13 +166,14 @@ impl Meetings {
     }
 
     /// What is waited for and what it lacks, behind "waits".
-    pub(super) fn say(&self, waits: &Waits, names: &Names) -> String {
+    pub(super) fn say(&self, waits: &Waits, names: &Names, cluster: &Meeting) -> String {
         match waits {
             Waits::Roles => "for its roles".to_string(),
             Waits::Threads { id, .. } => match self.named.get(id) {
-                Some(named) => format!("at barrier {id}, to which {} of {} threads have come", named.came, named.count),
+                Some(named) => format!("at barrier {id}, {}", named.say()),
                 None => format!("at barrier {id}"),
             },
+            Waits::Cluster { .. } => format!("at the cluster's barrier, {}", cluster.say()),
             Waits::Phases { barrier, phases } => {
                 let left = |&&(stage, phase): &&(usize, i64)| self.mbarriers[barrier.index()][stage].over <= phase;
                 let said = phases.iter().filter(left).map(|&(stage, phase)| {

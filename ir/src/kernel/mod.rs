@@ -17,6 +17,7 @@ mod early;
 pub mod expr;
 pub mod fragment;
 pub mod interp;
+mod interp_blocks;
 mod interp_group;
 mod interp_matrix;
 mod interp_sync;
@@ -128,7 +129,7 @@ pub struct Regime {
 pub struct Launch {
     /// Index into [`Program::kernels`].
     pub kernel: usize,
-    /// Number of blocks (one-dimensional). Zero blocks: nothing is launched.
+    /// Number of blocks (one-dimensional), whole clusters of the kernel. Zero blocks: nothing is launched.
     pub grid: Extent,
     /// Whether it may begin before the launch before it has ended, as soon as that allows it ([`Stmt::AllowNext`]). Its kernel waits for
     /// the launches before it ([`Wait::Launches`]), and until then reads only what no launch of the run writes.
@@ -175,6 +176,8 @@ pub struct Kernel {
     pub name: String,
     /// Threads of a block.
     pub threads: u32,
+    /// Blocks of a cluster, which run at the same time and can wait for each other; a power of two. 1: each for itself.
+    pub cluster: u32,
     /// Parameters in order.
     pub params: Vec<Param>,
     /// Arrays shared by the threads of a block; uninitialised when the block starts.

@@ -15,21 +15,22 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// `warp`, `block` or `threads 128 id 1`
+    /// `warp`, `block`, `cluster` or `threads 128 id 1`
     pub(super) fn scope(&mut self) -> Parsed<Scope> {
         let scopes = |word: &str| match word {
             "warp" => Some(Scope::Warp),
             "block" => Some(Scope::Block),
+            "cluster" => Some(Scope::Cluster),
             "threads" => Some(Scope::Threads { id: 0, count: 0 }),
             _ => None,
         };
-        match self.known("`warp`, `threads` or `block`", scopes)? {
+        match self.known("`warp`, `threads`, `block` or `cluster`", scopes)? {
             Scope::Threads { .. } => {
                 let count = self.number("a number of threads")?;
                 self.expect("id")?;
                 Ok(Scope::Threads { id: self.number("the number of a barrier")?, count })
             }
-            scope @ (Scope::Warp | Scope::Block) => Ok(scope),
+            scope @ (Scope::Warp | Scope::Block | Scope::Cluster) => Ok(scope),
         }
     }
 
@@ -38,7 +39,7 @@ impl Parser<'_> {
         let not = self.wrong("threads arrive at a barrier of some threads");
         match self.scope()? {
             Scope::Threads { id, count } => Ok(Stmt::BarrierArrive { id, count }),
-            Scope::Warp | Scope::Block => Err(not),
+            Scope::Warp | Scope::Block | Scope::Cluster => Err(not),
         }
     }
 

@@ -179,7 +179,8 @@ fn lines_of_kernel(index: usize, kernel: &Kernel) -> Vec<Line> {
         ParamKind::TensorMap(map) => format!("{name}: {}", print_tensor::tensor_map(&map)),
     });
     let (params, threads): (Vec<String>, u32) = (params.collect(), kernel.threads);
-    let header = format!("kernel {}({}) threads {threads} {{", name('@', &kernel.name), params.join(", "));
+    let cluster = if kernel.cluster == 1 { String::new() } else { format!(" cluster {}", kernel.cluster) };
+    let header = format!("kernel {}({}) threads {threads}{cluster} {{", name('@', &kernel.name), params.join(", "));
     printer.lines.push((Some(Location::Kernel(index)), header));
     for (h, shared) in kernel.shared.iter() {
         let align = if shared.align == Shared::ALIGN { String::new() } else { format!(" align {}", shared.align) };

@@ -13,6 +13,7 @@ pub(super) fn scope(scope: Scope) -> String {
         Scope::Warp => "warp".to_string(),
         Scope::Threads { id, count } => format!("threads {count} id {id}"),
         Scope::Block => "block".to_string(),
+        Scope::Cluster => "cluster".to_string(),
     }
 }
 

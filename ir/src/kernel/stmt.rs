@@ -377,6 +377,8 @@ pub enum Scope {
     },
     /// The threads of a block.
     Block,
+    /// The threads of all blocks of a cluster ([`super::Kernel::cluster`]).
+    Cluster,
 }
 
 /// Warps of a block that have work of their own: see [`Stmt::Roles`].

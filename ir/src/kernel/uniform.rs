@@ -1,4 +1,4 @@
-//! Which values all threads of a block, or all lanes of a warp, agree on. Conservative: what is not proved differs.
+//! Which values all threads of a block, of its cluster, or all lanes of a warp, agree on. Conservative: what is not proved differs.
 //!
 //! Loads of shared arrays are taken to agree where their addresses do, because a block free of data races reads one
 //! value there between two barriers. Data races are not looked for here.
@@ -10,6 +10,8 @@ use super::{Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, ParamKin
 /// Which threads agree on a value, or reach a statement together. Ordered: a mix agrees as far as its worst part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Agreement {
+    /// All threads of all blocks of a cluster.
+    Cluster,
     /// All threads of the block.
     Block,
     /// The threads of each role.
@@ -25,15 +27,15 @@ pub(super) enum Agreement {
 
 /// The agreement on every expression of a kernel, in arena order.
 pub(super) fn agreements(kernel: &Kernel, warp_lanes: u32) -> Vec<Agreement> {
-    if kernel.threads == 1 {
-        return vec![Agreement::Block; kernel.exprs.len()];
+    if kernel.threads == 1 && kernel.cluster == 1 {
+        return vec![Agreement::Cluster; kernel.exprs.len()];
     }
-    let mut locals = vec![Agreement::Block; kernel.locals.len()];
+    let mut locals = vec![Agreement::Cluster; kernel.locals.len()];
     loop {
         let exprs = of_exprs(kernel, i64::from(warp_lanes.max(1)), &locals);
         let before = locals.clone();
         let mut walk = Walk { kernel, exprs: &exprs, locals: &mut locals };
-        walk.block(&kernel.body, Agreement::Block);
+        walk.block(&kernel.body, Agreement::Cluster);
         // Levels only rise, so this ends.
         if locals == before {
             return exprs;
@@ -48,11 +50,12 @@ fn of_exprs(kernel: &Kernel, warp_lanes: i64, locals: &[Agreement]) -> Vec<Agree
         let of_operands = || expr.operands().map(of).max().unwrap_or(Agreement::Differs);
         // Without a wildcard: what a new expression agrees on has to be said here.
         let agreement = match *expr {
-            Expr::Bool(_) | Expr::Int(..) | Expr::Float(_) | Expr::Param(_) => Agreement::Block,
+            Expr::Bool(_) | Expr::Int(..) | Expr::Float(_) | Expr::Param(_) => Agreement::Cluster,
+            Expr::Index(Index::Block) if kernel.cluster == 1 => Agreement::Cluster,
             Expr::Index(Index::Block) => Agreement::Block,
             Expr::Index(Index::Thread) => Agreement::Differs,
             Expr::Local(h) => locals.get(h.index()).copied().unwrap_or(Agreement::Differs),
-            Expr::Binary(..) | Expr::Compare(..) => of_warps(kernel, expr, warp_lanes).unwrap_or_else(of_operands),
+            Expr::Binary(..) | Expr::Compare(..) => of_parts(kernel, expr, warp_lanes).unwrap_or_else(of_operands),
             Expr::Unary(..) | Expr::Select(..) | Expr::Fma(..) => of_operands(),
             Expr::Dot { .. } | Expr::Cast(..) | Expr::Bitcast(..) => of_operands(),
             Expr::Splat(..) | Expr::Extract(..) | Expr::Reduce(..) => of_operands(),
@@ -62,20 +65,25 @@ fn of_exprs(kernel: &Kernel, warp_lanes: i64, locals: &[Agreement]) -> Vec<Agree
     known
 }
 
-/// The agreement on `thread / n`, `thread < n` or the like, with `n` a multiple of a warp's lanes.
-fn of_warps(kernel: &Kernel, expr: &Expr, warp_lanes: i64) -> Option<Agreement> {
-    let of_thread = |left: Handle<Expr>, right: Handle<Expr>| match kernel.exprs.get(right) {
-        Some(&Expr::Int(n, _)) if kernel.exprs.get(left) == Some(&Expr::Index(Index::Thread)) => Some(n),
-        Some(_) | None => None,
+/// The agreement on `thread / n`, `thread < n` or the like, with `n` a multiple of a warp's lanes, or of `block / n`, with one of a
+/// cluster's blocks.
+fn of_parts(kernel: &Kernel, expr: &Expr, warp_lanes: i64) -> Option<Agreement> {
+    let of_index = |left: Handle<Expr>, right: Handle<Expr>| match (kernel.exprs.get(left), kernel.exprs.get(right)) {
+        (Some(&Expr::Index(index)), Some(&Expr::Int(n, _))) => Some((index, n)),
+        (_, _) => None,
     };
-    let n = if let Expr::Binary(Binary::Div, a, b) | Expr::Compare(Compare::Lt | Compare::Ge, a, b) = *expr {
-        of_thread(a, b)?
+    let (index, n) = if let Expr::Binary(Binary::Div, a, b) | Expr::Compare(Compare::Lt | Compare::Ge, a, b) = *expr {
+        of_index(a, b)?
     } else if let Expr::Binary(Binary::Shr | Binary::ShrUnsigned, a, b) = *expr {
-        1 << of_thread(a, b).filter(|n| (0..31).contains(n))?
+        of_index(a, b).filter(|(_, n)| (0..31).contains(n)).map(|(index, n)| (index, 1 << n))?
     } else {
         return None;
     };
-    (n > 0 && n % warp_lanes == 0).then(|| of_groups(n / warp_lanes))
+    let multiple = |of: i64| n > 0 && n % of == 0;
+    match index {
+        Index::Thread => multiple(warp_lanes).then(|| of_groups(n / warp_lanes)),
+        Index::Block => multiple(i64::from(kernel.cluster.max(1))).then_some(Agreement::Cluster),
+    }
 }
 
 /// The agreement of all groups of `warps` warps, or of the parts that all such groups have in common with groups of a power of two.
@@ -111,15 +119,17 @@ impl Walk<'_> {
                 // Threads that do not come here keep another value.
                 Stmt::Var { local, value } | Stmt::Set { local, value } => self.raise(local, self.of(value).max(control)),
                 Stmt::Load { local, from, offset, .. } => {
-                    let changing = match from {
-                        Place::Shared(_) => false,
-                        Place::Registers(_) => true,
+                    let agreement = match from {
+                        // Each block has its own.
+                        Place::Shared(_) => self.of(offset).max(Agreement::Block),
+                        Place::Registers(_) => Agreement::Differs,
                         Place::Param(i) => match self.kernel.params.get(i as usize).map(|param| param.kind) {
-                            Some(ParamKind::Buffer { write, .. }) => write,
-                            Some(ParamKind::Scalar(_) | ParamKind::TensorMap(_)) | None => true,
+                            Some(ParamKind::Buffer { write: false, .. }) => self.of(offset),
+                            Some(ParamKind::Buffer { write: true, .. }) => Agreement::Differs,
+                            Some(ParamKind::Scalar(_) | ParamKind::TensorMap(_)) | None => Agreement::Differs,
                         },
                     };
-                    self.raise(local, if changing { Agreement::Differs } else { self.of(offset) });
+                    self.raise(local, agreement);
                 }
                 Stmt::AtomicAdd { local: Some(local), .. } => self.raise(local, Agreement::Differs),
                 Stmt::Shuffle { local, value, .. } => self.raise(local, self.of(value)),

@@ -16,7 +16,7 @@ use super::{
 };
 use super::{Hint, Scope, Shared, Stmt, Ty, Vote, Wait, layout};
 use crate::machine::Unit;
-use crate::{DType, Extent, Machine};
+use crate::{DType, Dims, Extent, Machine};
 
 /// Something that a valid program does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,6 +197,11 @@ fn check_launch(program: &Program, launch: &Launch, stage: Stage) -> Vec<String>
     if matches!(launch.grid, Extent::Const(n) if n > i32::MAX as u64) {
         wrong.push("the grid has more blocks than an i32 counts".to_string());
     }
+    // What depends on the batch is known when a run is planned.
+    let blocks = launch.grid.at(Dims { tokens: 0, sequence_tokens: 0 }).filter(|_| !launch.grid.depends_on_batch());
+    if let Some(blocks) = blocks.filter(|blocks| !blocks.is_multiple_of(u64::from(kernel.cluster.max(1)))) {
+        wrong.push(format!("{blocks} blocks are not whole clusters of {}", kernel.cluster));
+    }
     if launch.args.len() != kernel.params.len() {
         wrong.push(format!("{} arguments for {} parameters", launch.args.len(), kernel.params.len()));
     }
@@ -272,7 +277,7 @@ fn check_kernel(index: usize, kernel: &Kernel, machine: &Machine) -> Vec<Violati
         found: Vec::new(),
     };
     check.header();
-    check.block(index, &kernel.body, &mut Vec::new(), Agreement::Block);
+    check.block(index, &kernel.body, &mut Vec::new(), Agreement::Cluster);
     check.at = Location::Kernel(index);
     for why in std::mem::take(&mut check.wrong).into_iter().flatten() {
         check.say(format!("an expression that no statement uses: {why}"));
@@ -328,6 +333,11 @@ impl Check<'_> {
         });
         self.require(threads % machine.warp_lanes == 0, || {
             format!("{threads} threads are not whole warps of {} lanes", machine.warp_lanes)
+        });
+        let (cluster, most) = (kernel.cluster, machine.cluster_blocks);
+        self.require(cluster.is_power_of_two() && cluster <= most, || match most {
+            1 => format!("{} has no clusters of blocks", machine.name),
+            most => format!("a cluster on {} is 1 to {most} blocks, a power of two, not {cluster}", machine.name),
         });
         for (i, param) in kernel.params.iter().enumerate() {
             let is_known = kernel.params[..i].iter().any(|before| before.name == param.name);
@@ -486,6 +496,13 @@ impl Check<'_> {
             }
             Stmt::Barrier(Scope::Block) => self
                 .require(control <= Agreement::Block, || "a block barrier where the threads of the block may part".to_string()),
+            Stmt::Barrier(Scope::Cluster) => {
+                let clustered = self.kernel.cluster > 1;
+                self.require(clustered, || "a cluster barrier, but the kernel's blocks are in no clusters".to_string());
+                self.require(control <= Agreement::Cluster, || {
+                    "a cluster barrier where the threads of the cluster may part".to_string()
+                });
+            }
             Stmt::Barrier(Scope::Threads { id, count }) => {
                 self.threads_meet(id, count, control);
             }

@@ -90,8 +90,10 @@ impl Check<'_> {
             None => warps,
         };
         match (control, &self.role) {
-            (Agreement::Block | Agreement::Role, Some(role)) => role.end.saturating_sub(role.start).saturating_mul(lanes),
-            (Agreement::Block, None) => self.kernel.threads,
+            (Agreement::Cluster | Agreement::Block | Agreement::Role, Some(role)) => {
+                role.end.saturating_sub(role.start).saturating_mul(lanes)
+            }
+            (Agreement::Cluster | Agreement::Block, None) => self.kernel.threads,
             // What the roles left behind.
             (Agreement::Role, None) => lanes,
             (Agreement::Warps(warps), _) => aligned(warps.0).saturating_mul(lanes),
@@ -123,7 +125,7 @@ impl Check<'_> {
         let of_roles = self.role.is_some() && control <= Agreement::Role && come <= count;
         self.require(come == count || of_roles, || match control {
             Agreement::Differs => format!("a barrier of {count} threads where the lanes of a warp may part"),
-            Agreement::Block | Agreement::Role | Agreement::Warps(_) | Agreement::Warp => {
+            Agreement::Cluster | Agreement::Block | Agreement::Role | Agreement::Warps(_) | Agreement::Warp => {
                 format!("a barrier of {count} threads where {come} come as one")
             }
         });

@@ -86,7 +86,8 @@ fn kernel(r: &mut Random) -> Kernel {
         exprs.push(expr);
     }
     let body = block(r, 3);
-    Kernel { name, threads: [0, 1, 32, 33, u32::MAX][r.below(5)], params, shared, registers, mbarriers, locals, exprs, body }
+    let (threads, cluster) = ([0, 1, 32, 33, u32::MAX][r.below(5)], number(r));
+    Kernel { name, threads, cluster, params, shared, registers, mbarriers, locals, exprs, body }
 }
 
 fn number(r: &mut Random) -> u32 {
@@ -149,7 +150,7 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
         9 => {
             let some = Scope::Threads { id: r.next() as u8, count: number(r) };
             let arrive = Stmt::BarrierArrive { id: r.next() as u8, count: number(r) };
-            [Stmt::Barrier([Scope::Warp, some, Scope::Block][r.below(3)]), arrive][r.below(2)].clone()
+            [Stmt::Barrier([Scope::Warp, some, Scope::Block, Scope::Cluster][r.below(4)]), arrive][r.below(2)].clone()
         }
         10 => Stmt::For { local, start: e(r), end: e(r), step: e(r), body: inner(r) },
         11 => Stmt::Copy {

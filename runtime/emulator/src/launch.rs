@@ -39,6 +39,13 @@ pub enum LaunchError {
     NoSuchEntry(String),
     /// The grid has no blocks, or too many.
     Grid([u32; 3]),
+    /// The grid is not whole clusters of the kernel.
+    Cluster {
+        /// Blocks along x.
+        blocks: u32,
+        /// Of a cluster.
+        cluster: u32,
+    },
     /// The block has no threads, too many, or not those that the kernel requires.
     Block {
         /// What was asked for.
@@ -82,6 +89,9 @@ impl fmt::Display for LaunchError {
             LaunchError::Grid(grid) => write!(out, "a grid of {grid:?} blocks cannot be launched"),
             LaunchError::Block { block, allowed } => {
                 write!(out, "a block of {block:?} threads cannot be launched: {allowed}")
+            }
+            LaunchError::Cluster { blocks, cluster } => {
+                write!(out, "{blocks} blocks along x are not whole clusters of {cluster}")
             }
             LaunchError::Args { expected, found } => {
                 write!(out, "the kernel takes {expected} bytes of parameters, not {found}")
@@ -192,6 +202,7 @@ pub fn launch(
         launch: stamp,
         chain,
         published: HashMap::new(),
+        clusters: HashMap::new(),
         numbers: Vec::new(),
     };
     let dynamic_base = u64::from(entry.shared_bytes).next_multiple_of(u64::from(entry.shared_align));
@@ -209,7 +220,7 @@ pub fn launch(
     }
     let residents = (options.limits.state_bytes / state.max(1)).clamp(1, options.limits.resident_blocks.max(1) as u64);
     let mut choices = Choices::new(options.schedule, options.seed);
-    let queue = Queue::new(total, &options.blocks, &mut choices)?;
+    let queue = Queue::new(total, entry.cluster.unwrap_or(1).into(), &options.blocks, &mut choices)?;
     let base = Placement {
         block: [0; 3],
         grid: launch.grid,
@@ -217,6 +228,7 @@ pub fn launch(
         linear: 0,
         dynamic_base: dynamic_base as u32,
         dynamic_bytes: launch.shared_bytes,
+        cluster: entry.cluster.unwrap_or(1),
     };
     let completed = run_blocks(&mut cx, base, queue, residents as usize, &mut choices);
     for (ins, executed) in entry.code.iter().zip(&cx.executed) {
@@ -235,6 +247,10 @@ fn check_shape(entry: &Entry, launch: &Launch, options: &Options) -> Result<u64,
     // CUDA programming guide, technical specifications: 2^31 - 1 by 65535 by 65535.
     if x == 0 || y == 0 || z == 0 || x > (1 << 31) - 1 || y > 65535 || z > 65535 {
         return Err(LaunchError::Grid(launch.grid));
+    }
+    let cluster = entry.cluster.unwrap_or(1);
+    if !launch.grid[0].is_multiple_of(cluster) {
+        return Err(LaunchError::Cluster { blocks: launch.grid[0], cluster });
     }
     let threads = launch.block.iter().try_fold(1_u32, |all, &extent| all.checked_mul(extent)).unwrap_or(u32::MAX);
     let most = options.limits.block_threads.min(entry.max_threads.unwrap_or(u32::MAX)).min(1024);
@@ -281,7 +297,7 @@ fn state_bytes(entry: &Entry, launch: &Launch, shared: u64) -> u64 {
     warps * (u64::from(entry.registers) * 272 + u64::from(entry.local_bytes) * 64) + shared * (2 + readers + 3) + (64 << 10)
 }
 
-/// The blocks still to be started.
+/// The clusters still to be started, by number.
 enum Queue {
     Range(std::ops::Range<u64>),
     Reverse(std::iter::Rev<std::ops::Range<u64>>),
@@ -292,7 +308,9 @@ enum Queue {
 const SHUFFLED: u64 = 1 << 20;
 
 impl Queue {
-    fn new(total: u64, blocks: &Blocks, choices: &mut Choices) -> Result<Queue, LaunchError> {
+    /// Of the clusters that have some of these blocks.
+    fn new(blocks_in_all: u64, cluster: u64, blocks: &Blocks, choices: &mut Choices) -> Result<Queue, LaunchError> {
+        let total = blocks_in_all / cluster;
         let mut chosen: Vec<u64> = match blocks {
             Blocks::All if total <= SHUFFLED => (0..total).collect(),
             Blocks::All => {
@@ -302,10 +320,10 @@ impl Queue {
                 });
             }
             Blocks::Only(list) => {
-                if let Some(&outside) = list.iter().find(|&&block| block >= total) {
+                if let Some(&outside) = list.iter().find(|&&block| block >= blocks_in_all) {
                     return Err(LaunchError::NoSuchBlock(outside));
                 }
-                list.clone()
+                list.iter().map(|block| block / cluster).collect()
             }
             Blocks::Sample(count) => {
                 let parts = u128::from((*count).min(1 << 20) + 1);
@@ -338,15 +356,19 @@ fn run_blocks(cx: &mut Cx<'_>, base: Placement, mut queue: Queue, most: usize, c
     loop {
         while resident.len() < wanted && !drained {
             match queue.next() {
-                Some(linear) => {
-                    let place = Placement { block: coordinates(linear, base.grid), linear, ..base };
-                    if cx.numbers.len() < NAMED_BLOCKS {
-                        cx.numbers.push(place.block);
+                // The blocks of a cluster run together.
+                Some(cluster) => {
+                    let blocks = u64::from(base.cluster);
+                    for linear in cluster * blocks..(cluster + 1) * blocks {
+                        let place = Placement { block: coordinates(linear, base.grid), linear, ..base };
+                        if cx.numbers.len() < NAMED_BLOCKS {
+                            cx.numbers.push(place.block);
+                        }
+                        // Block numbers have 26 bits; beyond them distant blocks share one, which hides races between them.
+                        let number = (started % 0x3ff_fffe) as u32 + 1;
+                        started += 1;
+                        resident.push(Block::new(cx, place, number));
                     }
-                    // Block numbers have 26 bits; beyond them distant blocks share one, which hides races between them.
-                    let number = (started % 0x3ff_fffe) as u32 + 1;
-                    started += 1;
-                    resident.push(Block::new(cx, place, number));
                 }
                 None => drained = true,
             }

@@ -28,6 +28,11 @@ impl Attribute {
     pub(super) fn early() -> Attribute {
         Attribute::new(6, [1])
     }
+
+    /// `CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION`: blocks of a cluster, along the first axis.
+    pub(super) fn cluster(blocks: u32) -> Attribute {
+        Attribute::new(4, [blocks, 1, 1])
+    }
 }
 
 /// `CUlaunchConfig`.
@@ -111,6 +116,9 @@ mod tests {
         assert_eq!((size_of::<Config>(), size_of::<Config>()), (56, size_of::<sys::CUlaunchConfig>()));
         assert_eq!(std::mem::offset_of!(Config, stream), std::mem::offset_of!(sys::CUlaunchConfig, hStream));
         assert_eq!(std::mem::offset_of!(Config, count), std::mem::offset_of!(sys::CUlaunchConfig, numAttrs));
-        assert_eq!(sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION as u32, Attribute::early().id);
+        let ids = [Attribute::early().id, Attribute::cluster(2).id];
+        use sys::CUlaunchAttributeID as Id;
+        let theirs = [Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION];
+        assert_eq!(ids, theirs.map(|id| id as u32));
     }
 }

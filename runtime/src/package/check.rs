@@ -19,6 +19,8 @@ const EXPERTS_MAX: u64 = 1 << 20;
 const SIZE_MAX: u64 = i32::MAX as u64;
 /// The most threads of a block on any GPU.
 const THREADS_MAX: u32 = 1024;
+/// The most blocks of a cluster on every GPU that has clusters.
+const CLUSTER_MAX: u32 = 8;
 
 macro_rules! ensure {
     ($holds:expr, $($why:tt)+) => {
@@ -190,6 +192,9 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
     for kernel in &target.kernels {
         ensure!(is_symbol(&kernel.symbol), "target `{name}`: `{}` is not a symbol", kernel.symbol);
         ensure!((1..=THREADS_MAX).contains(&kernel.threads), "kernel `{}`: {} threads a block", kernel.symbol, kernel.threads);
+        let most = if target.kind == TargetKind::Gpu { CLUSTER_MAX } else { 1 };
+        let sound = kernel.cluster.is_power_of_two() && kernel.cluster <= most;
+        ensure!(sound, "kernel `{}`: clusters of {} blocks", kernel.symbol, kernel.cluster);
         let params = kernel.params.len();
         ensure!(params <= PARAMS_MAX, "kernel `{}` takes {params} parameters, at most {PARAMS_MAX}", kernel.symbol);
         kernel.params.iter().try_for_each(|param| check_param(target, kernel, param))?;

@@ -364,6 +364,9 @@ pub struct Kernel {
     pub params: Vec<ParamKind>,
     /// Threads of a block; 1 on the host.
     pub threads: u32,
+    /// Blocks of a cluster, which run at the same time: a power of two up to 8. A grid is whole clusters.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub cluster: u32,
     /// Bytes of shared memory declared in the image itself.
     pub shared_bytes: u32,
     /// Bytes of shared memory to ask for at launch, over and above `shared_bytes`.
@@ -375,6 +378,15 @@ pub struct Kernel {
     /// Bytes spilled a thread, where ptxas has said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spill_bytes: Option<u32>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_one(value: &u32) -> bool {
+    *value == 1
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

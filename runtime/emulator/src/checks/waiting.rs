@@ -61,6 +61,7 @@ impl Block {
                     (GroupState::Waiting { barrier }, _) => format!("waits at barrier {barrier}"),
                     (GroupState::Parked, _) => "waits for lanes of its warp".to_owned(),
                     (GroupState::Ready, Some(Op::MbarrierTest { .. })) => "polls an mbarrier".to_owned(),
+                    (GroupState::Ready, Some(Op::ClusterWait)) => "waits at the cluster's barrier".to_owned(),
                     (GroupState::Ready, _) => "runs in circles".to_owned(),
                 };
                 out.push((w, group.pc, group.mask, what));

@@ -3,6 +3,7 @@
 use crate::exec::schedule::Choices;
 use crate::findings::at::At;
 use crate::state::block::Block;
+use crate::state::clocks::Published;
 use crate::state::run::Cx;
 use crate::state::warp::lanes;
 use crate::text::ins::Op;
@@ -23,13 +24,14 @@ impl Block {
         }
     }
 
-    /// `barrier.cluster` in a cluster of one block. True: try again.
+    /// `barrier.cluster`: release and acquire by default (PTX ISA 9.7.13.3). True: try again.
     pub(crate) fn cluster(&mut self, cx: &mut Cx<'_>, w: usize, mask: u32, wait: bool) -> bool {
+        let (number, rank) = self.place.in_cluster();
+        let Some(cluster) = cx.clusters.get_mut(&number) else { return false };
+        let member = cluster.member(rank, w);
         if !wait {
-            let known = self.knowledge[w].clone();
-            let (count, published) = &mut self.agents.cluster[w];
-            *count += 1;
-            *published = known;
+            member.count += 1;
+            member.known.clone_from(&self.knowledge[w]);
             let (present, clock) = (self.warps[w].live(), self.clock(w));
             self.warps[w].order.sync(mask, present, clock);
             self.tick(w);
@@ -37,14 +39,14 @@ impl Block {
             cx.progress += 1;
             return false;
         }
-        let mine = self.agents.cluster[w].0;
-        let late = (0..self.warps.len()).any(|other| self.warps[other].live() != 0 && self.agents.cluster[other].0 < mine);
-        if late {
-            return true;
-        }
-        for other in 0..self.warps.len() {
-            let published = self.agents.cluster[other].1.clone();
-            self.knowledge[w].join(&published);
+        let mine = member.count;
+        let Some(others) = cluster.arrived(mine) else { return true };
+        for other in others {
+            if other.block == self.number {
+                self.knowledge[w].join(&other.known);
+            } else {
+                self.knowledge[w].join_published(self.number, &Published::from([(other.block, other.known.clone())]));
+            }
         }
         false
     }

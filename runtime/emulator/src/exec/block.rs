@@ -109,6 +109,12 @@ impl Block {
             }
         }
         cx.progress += 1;
+        if self.warps[w].live() == 0 {
+            let (cluster, rank) = self.place.in_cluster();
+            if cx.clusters.get_mut(&cluster).is_some_and(|cluster| cluster.end(rank, w)) {
+                cx.clusters.remove(&cluster);
+            }
+        }
         self.check_abandoned(cx, At { w, mask, pc });
         self.check_waited(cx, At { w, mask, pc });
         // PTX ISA 9.7.12.6: exiting threads release barriers that wait for all.

@@ -392,18 +392,22 @@ impl Block {
             Op::Redux { op, ty, d, a, .. } => self.reduce(w, mask, op, ty, d, a),
             Op::Elect { d, p, .. } => self.elect(w, mask, d, p),
             Op::MapAddress { d, a, rank, .. } => {
-                // The only rank there is, is one's own.
+                // Of the cluster's memory only the block's own is modelled.
+                let (_, own) = self.place.in_cluster();
                 warp.need(rank, mask);
-                let other = lanes(mask).filter(|&lane| warp.lane(rank, lane) != 0).fold(0, |set, lane| set | 1 << lane);
+                let other =
+                    lanes(mask).filter(|&lane| warp.lane(rank, lane) != u64::from(own)).fold(0, |set, lane| set | 1 << lane);
                 warp.mov(mask, d, a);
                 if other != 0 {
                     self.finding(cx, at.of(other), FindingKind::Undefined, || {
-                        "there is no other block in the cluster".to_owned()
+                        "memory of other blocks of the cluster is not modelled".to_owned()
                     });
                 }
             }
-            Op::ClusterRank { d, a, .. } => warp.map1(mask, d, a, |_| 0),
-            // PTX ISA 9.7.13.4: release and acquire by default; the cluster has one block, so it is a barrier of it.
+            Op::ClusterRank { d, a, .. } => {
+                let (_, own) = self.place.in_cluster();
+                warp.map1(mask, d, a, |_| own.into());
+            }
             Op::ClusterArrive | Op::ClusterWait => return self.cluster(cx, w, mask, matches!(op, Op::ClusterWait)),
             Op::GridDependencyWait => warp.waited |= mask,
             Op::Nop | Op::SetMaxRegisters => {}

@@ -7,6 +7,7 @@ use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
 use crate::state::barrier::Barrier;
 use crate::state::clocks::{Knowledge, PENDING, Published, Stamp};
+use crate::state::cluster::Cluster;
 use crate::state::in_flight::Agents;
 use crate::state::run::Cx;
 use crate::state::shared::Shared;
@@ -35,12 +36,15 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    pub(crate) fn new(cx: &Cx<'_>, place: Placement, number: u32) -> Block {
+    pub(crate) fn new(cx: &mut Cx<'_>, place: Placement, number: u32) -> Block {
         let threads = place.shape.iter().product::<u32>();
         let count = threads.div_ceil(LANES as u32);
         let waited = if cx.chain == cx.launch { ALL } else { 0 };
         let warp = |index| Warp { waited, ..Warp::new(cx.entry, index, &place, cx.globals) };
         let warps: Vec<Warp> = (0..count).map(warp).collect();
+        let (cluster, rank) = place.in_cluster();
+        let cluster = cx.clusters.entry(cluster).or_insert_with(|| Cluster::new(place.cluster, warps.len()));
+        (0..warps.len()).for_each(|warp| cluster.member(rank, warp).block = number);
         let mut knowledge = vec![Knowledge::default(); warps.len()];
         for (warp, known) in knowledge.iter_mut().enumerate() {
             known.seen[warp] = 1;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::state::clocks::Knowledge;
 use crate::state::mbarrier::Mbarrier;
 use crate::state::warp::LANES;
 use crate::state::wgmma::InFlight;
@@ -29,8 +28,6 @@ pub(crate) struct Agents {
     pub(crate) bulk_readers: Vec<u8>,
     /// wgmma of each warp.
     pub(crate) wgmma: Vec<InFlight>,
-    /// Arrivals of each warp at the cluster's barrier, and what it knew at the last.
-    pub(crate) cluster: Vec<(u32, Knowledge)>,
 }
 
 impl Agents {
@@ -42,7 +39,6 @@ impl Agents {
             bulk_groups: vec![[0; LANES]; warps],
             bulk_readers: vec![0; words],
             wgmma: (0..warps).map(|_| InFlight::new(tracked)).collect(),
-            cluster: vec![(0, Knowledge::default()); warps],
             ..Agents::default()
         }
     }

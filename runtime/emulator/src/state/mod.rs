@@ -3,6 +3,7 @@
 pub(crate) mod barrier;
 pub(crate) mod block;
 pub(crate) mod clocks;
+pub(crate) mod cluster;
 pub(crate) mod in_flight;
 pub(crate) mod mbarrier;
 pub(crate) mod memory;

@@ -6,6 +6,7 @@ use crate::findings::counters::{Counters, Executed};
 use crate::findings::report::Recorder;
 use crate::options::Options;
 use crate::state::clocks::Published;
+use crate::state::cluster::Cluster;
 use crate::state::memory::Memory;
 use crate::text::module::Entry;
 
@@ -29,6 +30,8 @@ pub(crate) struct Cx<'a> {
     pub(crate) chain: u64,
     /// What was released at global addresses.
     pub(crate) published: HashMap<u64, Published>,
+    /// The barriers of the clusters under way, by their number in the grid.
+    pub(crate) clusters: HashMap<u64, Cluster>,
     /// The coordinates of blocks by their number, less one.
     pub(crate) numbers: Vec<[u32; 3]>,
 }

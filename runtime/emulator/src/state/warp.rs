@@ -144,6 +144,16 @@ pub(crate) struct Placement {
     pub(crate) linear: u64,
     pub(crate) dynamic_base: u32,
     pub(crate) dynamic_bytes: u32,
+    /// Blocks of a cluster, along x.
+    pub(crate) cluster: u32,
+}
+
+impl Placement {
+    /// The number of its cluster, and its own in that.
+    pub(crate) fn in_cluster(&self) -> (u64, u32) {
+        let blocks = u64::from(self.cluster);
+        (self.linear / blocks, (self.linear % blocks) as u32)
+    }
 }
 
 impl Warp {
@@ -373,6 +383,8 @@ fn preset_value(preset: Preset, thread: u32, entry: &Entry, place: &Placement, g
             Special::Tid(1) => thread / width % height,
             Special::Tid(_) => thread / width / height,
             Special::Ntid(axis) => place.shape[usize::from(axis)],
+            Special::ClusterId(0) => place.block[0] / place.cluster,
+            Special::NclusterId(0) => place.grid[0] / place.cluster,
             Special::Ctaid(axis) | Special::ClusterId(axis) => place.block[usize::from(axis)],
             Special::Nctaid(axis) | Special::NclusterId(axis) => place.grid[usize::from(axis)],
             Special::LaneId => lane,
@@ -387,9 +399,12 @@ fn preset_value(preset: Preset, thread: u32, entry: &Entry, place: &Placement, g
             Special::LanemaskLe => ((1_u64 << (lane + 1)) - 1) as u32,
             Special::LanemaskGe => !((1 << lane) - 1),
             Special::LanemaskGt => !((1_u64 << (lane + 1)) - 1) as u32,
-            // Every cluster has exactly one block.
-            Special::ClusterCtaid(_) | Special::ClusterCtarank | Special::IsExplicitCluster => 0,
-            Special::ClusterNctaid(_) | Special::ClusterNctarank => 1,
+            Special::ClusterCtaid(0) | Special::ClusterCtarank => place.in_cluster().1,
+            Special::ClusterNctaid(0) | Special::ClusterNctarank => place.cluster,
+            // Clusters lie along x.
+            Special::ClusterCtaid(_) => 0,
+            Special::ClusterNctaid(_) => 1,
+            Special::IsExplicitCluster => u32::from(entry.cluster.is_some()),
             Special::DynamicSharedBytes => place.dynamic_bytes,
             Special::TotalSharedBytes => entry.shared_bytes + place.dynamic_bytes,
         }),

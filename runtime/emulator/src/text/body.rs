@@ -88,6 +88,7 @@ impl<'m> Body<'m> {
             shared_align: 16,
             max_threads: None,
             required_block: None,
+            cluster: None,
             local_bytes: 0,
             code: Vec::new(),
             registers: 0,

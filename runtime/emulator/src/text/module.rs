@@ -80,6 +80,8 @@ pub struct Entry {
     pub max_threads: Option<u32>,
     /// `.reqntid`, where given.
     pub required_block: Option<[u32; 3]>,
+    /// Blocks of a cluster along x, where the kernel says it.
+    pub cluster: Option<u32>,
     /// Bytes of local memory of one thread.
     pub local_bytes: u32,
     pub(crate) code: Vec<Ins>,

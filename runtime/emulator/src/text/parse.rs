@@ -454,9 +454,10 @@ impl<'a> Parser<'a> {
                     match word {
                         ".maxntid" => body.entry.max_threads = Some(total),
                         ".reqntid" => body.entry.required_block = Some(extents),
-                        _ if total == 1 => {}
+                        // PTX ISA 11.7: of blocks that are neighbours along x.
+                        _ if extents[1..] == [1, 1] && (1..=16).contains(&extents[0]) => body.entry.cluster = Some(extents[0]),
                         _ => {
-                            let message = "clusters of more than one block are not modelled";
+                            let message = "clusters are modelled along x alone, of 1 to 16 blocks";
                             return Err(ParseError::new(token.at, message));
                         }
                     }

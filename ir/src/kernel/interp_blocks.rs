@@ -1,0 +1,121 @@
+//! The blocks of a launch: one cluster after another, and the blocks of a cluster side by side.
+
+use std::ops::Range;
+
+use super::agents::Agents;
+use super::interp::{Run, Stop};
+use super::interp_group::Products;
+use super::interp_matrix::Copies;
+use super::interp_sync::Flight;
+use super::meetings::{Meeting, Meetings};
+use super::{Kernel, Local, Location, Memory};
+use crate::DType;
+
+/// What a block has for itself.
+#[derive(Default)]
+pub(super) struct Here {
+    /// Its number in the grid.
+    pub(super) number: u32,
+    pub(super) shared: Vec<Memory>,
+    /// Of all threads, one after another.
+    pub(super) registers: Vec<Memory>,
+    pub(super) copies: Copies,
+    pub(super) meetings: Meetings,
+    /// Bulk copies under way.
+    pub(super) flights: Vec<Flight>,
+    pub(super) products: Products,
+    pub(super) slots: Vec<Slot>,
+    /// Whether it has waited for the launches before.
+    pub(super) waited: bool,
+}
+
+/// The values that the threads of a block gave a local.
+pub(super) struct Slot {
+    pub(super) lanes: usize,
+    pub(super) values: Vec<u64>,
+    pub(super) bound: Vec<bool>,
+}
+
+impl Here {
+    /// At the start of a block.
+    fn of(kernel: &Kernel, number: u32) -> Here {
+        let shared: Vec<Memory> = kernel.shared.iter().map(|(_, shared)| scratch(shared.elem, shared.len, 1)).collect();
+        let registers = kernel.registers.iter();
+        Here {
+            number,
+            registers: registers.map(|(_, array)| scratch(array.elem, array.len, kernel.threads)).collect(),
+            copies: Copies::of_threads(kernel.threads),
+            meetings: Meetings::of(kernel),
+            flights: Vec::new(),
+            products: Products::of(&shared),
+            slots: kernel.locals.iter().map(|(_, local)| slot(local, kernel.threads as usize)).collect(),
+            waited: false,
+            shared,
+        }
+    }
+}
+
+/// So many arrays, one after another.
+fn scratch(elem: DType, len: u32, arrays: u32) -> Memory {
+    Memory::unknown(len as usize * elem.bytes() as usize * arrays as usize)
+}
+
+fn slot(local: &Local, threads: usize) -> Slot {
+    let lanes = local.ty.lanes as usize;
+    Slot { lanes, values: vec![0; threads * lanes], bound: vec![false; threads] }
+}
+
+impl<'a> Run<'a> {
+    /// All blocks, to their ends.
+    pub(super) fn grid(mut self, blocks: u64) -> Result<(), Stop> {
+        let stop = |message: String| Stop { at: Location::Kernel(self.index), message };
+        let cluster = self.kernel.cluster.max(1);
+        let blocks = u32::try_from(blocks).ok().filter(|blocks| *blocks <= i32::MAX as u32);
+        let blocks = blocks.ok_or_else(|| stop("too many blocks".to_string()))?;
+        if !blocks.is_multiple_of(cluster) {
+            return Err(stop(format!("{blocks} blocks are not whole clusters of {cluster}")));
+        }
+        (0..blocks / cluster).try_for_each(|number| self.cluster(number * cluster..(number + 1) * cluster))
+    }
+
+    /// The blocks of a cluster, to their ends: each goes on as far as it gets, then the next.
+    fn cluster(&mut self, blocks: Range<u32>) -> Result<(), Stop> {
+        let kernel = self.kernel;
+        self.cluster = Meeting::default();
+        let mut under_way: Vec<(Here, Agents<'a>)> =
+            blocks.map(|number| (Here::of(kernel, number), Agents::of(&kernel.body, kernel.threads))).collect();
+        while !under_way.is_empty() {
+            let mut moved = false;
+            for (here, agents) in &mut under_way {
+                std::mem::swap(&mut self.here, here);
+                let went = self.go_on(agents);
+                std::mem::swap(&mut self.here, here);
+                moved |= went.map_err(|stop| in_block(here.number, stop))?;
+                if agents.are_at_their_ends() && !here.products.are_over() {
+                    let message = "a product under way is not waited for".to_string();
+                    return Err(in_block(here.number, Stop { at: Location::Kernel(self.index), message }));
+                }
+            }
+            under_way.retain(|(_, agents)| !agents.are_at_their_ends());
+            if !moved {
+                return Err(self.deadlock(&under_way));
+            }
+        }
+        Ok(())
+    }
+
+    /// What those blocks wait for that cannot go on.
+    fn deadlock(&self, blocks: &[(Here, Agents<'a>)]) -> Stop {
+        let why = blocks.iter().map(|(here, agents)| {
+            let waits = agents.blocked(self.kernel, &here.meetings, &self.cluster);
+            format!("block {}: deadlock: {}", here.number, waits.join("; "))
+        });
+        let message = why.collect::<Vec<_>>().join("; ");
+        let path = blocks.first().map(|(_, agents)| agents.place()).unwrap_or_default();
+        Stop { at: Location::Stmt(self.index, path), message }
+    }
+}
+
+fn in_block(number: u32, stop: Stop) -> Stop {
+    Stop { message: format!("block {number}: {}", stop.message), ..stop }
+}
