@@ -169,6 +169,28 @@ fn a_prefetch_is_a_hint() {
     assert!(assembly.contains("prefetch"), "{assembly}");
 }
 
+/// What another role stores between two loads is seen by the second: of memory that is written and read LLVM is promised nothing, for
+/// with `noalias` it makes one load of both.
+#[test]
+fn what_threads_hand_each_other_is_read_again() {
+    let text = "kernel @moec_again(%y: *mut i32, %z: *mut i32) threads 64 {
+      roles warps 0..1 {
+        load %before: i32 = %y[thread]
+        barrier threads 64 id 1
+        barrier threads 64 id 2
+        load %after: i32 = %y[thread]
+        store %z[thread] = %before * 100 + %after
+      } and warps 1..2 {
+        barrier threads 64 id 1
+        store %y[thread - 32] = thread
+        barrier threads 64 id 2
+      }
+    }";
+    let (y, after): (Vec<i32>, Vec<i32>) = ((0..32).collect(), (32..64).collect());
+    let z = y.iter().zip(&after).map(|(before, after)| before * 100 + after).collect();
+    assert_eq!(check(every, 1, &[Ints(y), Unwritten(32)], text), [after, z]);
+}
+
 /// Loads say what is known of their next use, in parts of every width; the values are the same.
 /// Around where rounding turns, of numbers all over f32, subnormals and infinities included.
 #[test]

@@ -183,7 +183,11 @@ fn memory_that_is_not_there_is_refused() {
     region.copy_out(1, &mut two).unwrap();
     assert_eq!(two, [2, 3]);
     let beyond = Argument::Memory { buffer: 0, address: region.address(), bytes: 5 };
-    assert!(device.launch(Start { kernel: 0, blocks: 1, early: false }, &[beyond, beyond, Argument::I32(4), Argument::I64(1)]).is_err());
+    assert!(
+        device
+            .launch(Start { kernel: 0, blocks: 1, early: false }, &[beyond, beyond, Argument::I32(4), Argument::I64(1)])
+            .is_err()
+    );
     assert!(device.copy_in(region.address() + 3, &[0; 2]).is_err());
     let address = region.address();
     drop(region);

@@ -126,7 +126,11 @@ fn stray_addresses_are_errors() {
         assert_eq!(device.copy_out(address, &mut bytes).unwrap_err().code(), "RT0501", "{address:#x}");
         assert!(device.copy_in(address, &bytes).is_err());
         assert!(device.fill(address, 8, 0).is_err());
-        assert!(device.launch(Start { kernel: 0, blocks: 1, early: false }, &[Argument::Memory { buffer: 0, address, bytes: 8 }]).is_err());
+        assert!(
+            device
+                .launch(Start { kernel: 0, blocks: 1, early: false }, &[Argument::Memory { buffer: 0, address, bytes: 8 }])
+                .is_err()
+        );
     }
     assert!(device.launch(Start { kernel: 9, blocks: 1, early: false }, &[]).is_err());
     let address = region.address();

@@ -41,6 +41,20 @@ const ADDITIONS: &[Addition] = &[
         rooms: &["kernel/interp.rs", "kernel/print.rs", "kernel/stmt.rs", "kernel/uniform.rs", "kernel/verify.rs"],
     },
     Addition {
+        what: "something to wait for",
+        file: "kernel/stmt.rs",
+        before: "    /// Until the launches before this one have ended,",
+        line: "    /// A dummy.\n    Dummy,\n",
+        rooms: &["kernel/interp.rs", "kernel/print.rs", "kernel/stmt.rs", "kernel/verify.rs"],
+    },
+    Addition {
+        what: "a scope of barriers",
+        file: "kernel/stmt.rs",
+        before: "    /// The threads of all blocks of a cluster",
+        line: "    /// A dummy.\n    Dummy,\n",
+        rooms: &["kernel/interp.rs", "kernel/parse_sync.rs", "kernel/print_sync.rs", "kernel/verify.rs"],
+    },
+    Addition {
         what: "an index",
         file: "kernel/expr.rs",
         before: "    /// Block in the grid.",
