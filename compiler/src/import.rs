@@ -3,7 +3,7 @@
 
 use egg::Id;
 use moec_ir::graph::{self, Assignment, Attr, Balance, Builder, Dim, Eps, Graph, Op, Part, Pointwise, Span, Type};
-use moec_ir::{DType, Extent};
+use moec_ir::{DType, Extent, Facts};
 
 use crate::facts::facts;
 use crate::spec::{
@@ -30,6 +30,7 @@ pub fn import(spec: &Spec) -> Graph {
         }
         Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => {
             let logits = layer.logits(x);
+            let logits = layer.scaled(logits);
             let picks = layer.picks(logits);
             let assigned = layer.assigned(picks);
             let routing = layer.weighted(assigned);
@@ -64,16 +65,24 @@ pub(crate) fn import_logits(spec: &Spec) -> Graph {
     layer.g.finish(&spec.name, logits)
 }
 
-/// The routing of the layer alone: input `%logits` `[T, R]`, the router's bias added, none of them of padding. The output, the weight of each pair that
-/// is kept, is there because a graph has one; the picks and the routing are values of it.
+/// What [`import_routing`] calls the probabilities of all columns, `[T, R]`: what statistics are made of.
+pub(crate) const PROBABILITY: &str = "probability";
+/// What it calls the scores of all columns, `[T, R]`: those by which experts would choose.
+pub(crate) const SCORE: &str = "score";
+
+/// The routing of the layer alone: input `%logits` `[T, R]`, the router's bias added, none of them of padding. The output is the
+/// weight of each pair that is kept; the picks and the routing are values of the graph.
 pub fn import_routing(spec: &Spec) -> Graph {
     let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None, picking: None };
     let logits = layer.g.param("%logits", Type::tensor(&[Dim::Tokens, Dim::Const(spec.columns())], DType::F32));
+    let logits = layer.scaled(logits);
     let picks = layer.picks(logits);
     let assigned = layer.assigned(picks);
     let routing = layer.weighted(assigned);
     let weights = layer.g.apply(Op::PairWeights, &[routing]);
-    layer.g.finish(&spec.name, weights)
+    let of_columns = [named(PROBABILITY, layer.probability(logits)), named(SCORE, layer.score(logits))];
+    let results = std::iter::once(named(graph::OUTPUT, weights)).chain(of_columns).collect();
+    layer.g.finish_with(&spec.name, results, Facts::default())
 }
 
 /// The spec's element type as the graph's.
@@ -109,17 +118,23 @@ impl Layer<'_> {
         logits
     }
 
-    /// From the logits `[T, R]` to the picks of each token.
-    fn picks(&mut self, mut logits: Id) -> Id {
+    /// The logits `[T, R]` as scores are made of them: rounded, scaled and capped.
+    fn scaled(&mut self, mut logits: Id) -> Id {
         let router = &self.spec.router;
         if router.dtype == RouterDType::Model {
             let rounded = self.cast(logits);
             logits = self.g.apply_attr(Pointwise::Cast, &[rounded], Attr::DType(DType::F32));
         }
         logits = self.constant(Pointwise::Scale, logits, router.logit_scale);
-        if let Some(cap) = router.logit_softcap {
-            logits = self.softcapped(logits, cap);
+        match router.logit_softcap {
+            Some(cap) => self.softcapped(logits, cap),
+            None => logits,
         }
+    }
+
+    /// From these to the picks of each token.
+    fn picks(&mut self, logits: Id) -> Id {
+        let router = &self.spec.router;
         let scores = match router.order {
             Order::ScoreTopK => self.score(logits),
             Order::TopKScore => logits,
@@ -231,17 +246,22 @@ impl Layer<'_> {
         self.g.apply(Op::HashPicks, &[scores, table, ids])
     }
 
-    /// The picks, with the probabilities of all experts that statistics are made of: the scores, or the softmax of the
-    /// logits where these are the scores.
+    /// The probabilities of all columns that statistics are made of: the scores, or the softmax of the logits where these are the
+    /// scores.
+    fn probability(&mut self, logits: Id) -> Id {
+        match self.spec.router.score {
+            Score::Identity => self.g.apply(Op::Softmax, &[logits]),
+            Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus => self.score(logits),
+        }
+    }
+
+    /// The picks, with what statistics are made of.
     fn observed(&mut self, logits: Id, picks: Id) -> Id {
         // What experts without weights take has no balance.
         if self.spec.router.identity_experts + self.spec.router.joint_shared > 0 {
             return self.masked_picks(picks);
         }
-        let scores = match self.spec.router.score {
-            Score::Identity => self.g.apply(Op::Softmax, &[logits]),
-            Score::Softmax | Score::Sigmoid | Score::SqrtSoftplus => self.score(logits),
-        };
+        let scores = self.probability(logits);
         let picks = if counts_scores_alone(self.spec) {
             let others = self.g.apply_attr(Op::TopK, &[scores, scores], Attr::Num(self.spec.router.top_k));
             self.g.apply(Op::Counted, &[picks, others])

@@ -45,6 +45,7 @@ mod facts;
 pub mod hugging_face;
 pub mod import;
 pub mod package;
+mod picker;
 pub mod pipeline;
 pub mod random;
 pub mod reference;

@@ -20,6 +20,7 @@ use moec_runtime::package::Dims;
 use moec_runtime::{Run, Tensor};
 
 use crate::import::{element, import, import_logits, import_routing};
+use crate::picker::{Picker, picker};
 use crate::reference::{Reference, ReferenceError, experts_of_tokens, ir_dims, of_values, params, tokens_apart, verified};
 use crate::spec::{Mode, RouterDType, Score, Spec};
 
@@ -384,33 +385,6 @@ fn selected(matrix: &graph::Tensor, rows: &[usize]) -> graph::Tensor {
     let n = matrix.shape[1];
     let data = rows.iter().flat_map(|row| matrix.data[row * n..][..n].to_vec()).collect();
     graph::Tensor::new(vec![rows.len(), n], data)
-}
-
-/// The node that picks, by what.
-struct Picker {
-    /// The keys before any limit to groups.
-    keys: Id,
-    groups: Option<Groups>,
-    /// What is picked.
-    picks: Id,
-    /// Where the weight of a pick is its score, the scores.
-    scores: Option<Id>,
-}
-
-/// How a graph picks by keys, if it does.
-fn picker(typed: &Typed) -> Option<Picker> {
-    let (picks, scores, keys) = typed.graph().nodes.as_ref().iter().enumerate().find_map(|(i, node)| match node {
-        Node::Apply(Op::TopK, operands) => Some((Id::from(i), Some(operands[0]), operands[1])),
-        Node::Apply(Op::SparseMixer, operands) => Some((Id::from(i), None, operands[0])),
-        Node::Apply(..) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
-    })?;
-    let Node::Apply(Op::GroupLimit, operands) = typed.node(keys) else {
-        return Some(Picker { keys, groups: None, picks, scores });
-    };
-    match typed.node(operands[1]) {
-        Node::Attr(Attr::Groups(groups)) => Some(Picker { keys: operands[0], groups: Some(*groups), picks, scores }),
-        Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => None,
-    }
 }
 
 /// What some tokens pick by.

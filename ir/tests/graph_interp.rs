@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use moec_ir::Dims;
 use moec_ir::graph::{
     Attr, Balance, Losses, NO_EXPERT, Node, Observation, Op, Penalty, Picks, Pointwise, Routing, Slots, Tensor, Value, interp,
-    parse, print_with_violations, verify,
+    interp_node, parse, print_with_violations, verify,
 };
 
 #[path = "graph_interp/launches.rs"]
@@ -791,6 +791,36 @@ fn attributes_are_their_own_values() {
     let typed = verify(graph).expect("well typed");
     let values = interp(&typed, &x, Dims { tokens: 1, sequence_tokens: 1 }).expect("values");
     assert!(values.contains(&Value::Attr(Attr::Real(2.0.into()))));
+}
+
+/// Of a routing only what is asked for: the weights of picks that were made elsewhere need no logits.
+#[test]
+fn a_node_by_itself() {
+    let lines = "%s = sigmoid %x : ? %p = top_k %s, %s, 2 : ? %q = renorm %p, sum(add 0.0) : ? \
+        %r = assign %q, dropless : ? %y = pair_weights %r : ?";
+    let graph = parse(&format!("layer @a(%x: tensor<T x 3 x f32>) -> ? {{ {lines} return %y }}")).expect("a graph");
+    let typed = verify(graph).expect("well typed");
+    let id = |wanted: Op| {
+        let is = |node: &Node| matches!(node, Node::Apply(op, _) if *op == wanted);
+        typed.graph().nodes.items().find(|(_, node)| is(node)).expect("a node").0
+    };
+    let (dims, nothing) = (Dims { tokens: 1, sequence_tokens: 1 }, BTreeMap::new());
+    let node = |given| interp_node(&typed, &nothing, dims, id(Op::Renorm), given);
+    assert_eq!(node(BTreeMap::new()), Err("no value for `%x`".to_string()));
+    let made = Picks {
+        top_k: 2,
+        experts: 3,
+        rowless: 0,
+        expert_of_pair: vec![2, 0],
+        weight_of_pair: vec![3.0, 1.0],
+        best_of_token: None,
+        counted: None,
+        observed: None,
+    };
+    let weighed = picks(node(BTreeMap::from([(id(Op::TopK), Value::Picks(made.clone()))])).expect("a value"));
+    assert_eq!((weighed.expert_of_pair, weighed.weight_of_pair), (vec![2, 0], vec![0.75, 0.25]));
+    let own = interp_node(&typed, &nothing, dims, id(Op::TopK), BTreeMap::from([(id(Op::TopK), Value::Picks(made.clone()))]));
+    assert_eq!(own, Ok(Value::Picks(made)));
 }
 
 #[test]

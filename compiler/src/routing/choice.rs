@@ -5,8 +5,7 @@
 //! the sample decides how long it takes and never what comes out.
 
 use super::rows::{LANES, stride};
-use super::score::Sums;
-use crate::spec::Score;
+use super::score::{Score, Sums};
 
 /// Bytes of scores that are held at once; longer spans are cut into pieces.
 const MOST_BYTES: usize = 64 << 20;
@@ -52,18 +51,18 @@ impl ExpertChoice {
         }
     }
 
-    /// Takes a row: its logits without NaN, after scale and cap, and its scores as `score::scores` writes them. Columns beyond
-    /// the experts choose no token.
-    pub(super) fn push(&mut self, score: Score, logits: &[f32], scores: &[f32], sums: Sums) {
+    /// Takes a row: its logits without NaN, after scale and cap, and its scores as `score::scores` writes them; without a score the
+    /// logits are what experts choose by. Columns beyond the experts choose no token.
+    pub(super) fn push(&mut self, score: Option<Score>, logits: &[f32], scores: &[f32], sums: Sums) {
         let (logits, scores) = (&logits[..stride(self.experts)], &scores[..stride(self.experts)]);
         match score {
-            Score::Softmax => {
+            Some(Score::Softmax) => {
                 let factor = 1.0 / sums.sum;
                 self.scores.extend(scores.iter().map(|score| score * factor));
             }
             // Plus zero: both zeros are one score. A row with a NaN has no infinity left either.
-            Score::Identity => self.scores.extend(logits.iter().map(|logit| logit.clamp(f32::MIN, f32::MAX) + 0.0)),
-            Score::Sigmoid | Score::SqrtSoftplus => self.scores.extend_from_slice(scores),
+            None => self.scores.extend(logits.iter().map(|logit| logit.clamp(f32::MIN, f32::MAX) + 0.0)),
+            Some(Score::Sigmoid | Score::SqrtSoftplus) => self.scores.extend_from_slice(scores),
         }
     }
 
@@ -220,7 +219,7 @@ mod tests {
             for row in scores.chunks(experts) {
                 let mut row = row.to_vec();
                 row.resize(stride(experts), 0.0);
-                choice.push(Score::Sigmoid, &row, &row, Sums { sum: 1.0, largest: 0.0 });
+                choice.push(Some(Score::Sigmoid), &row, &row, Sums { sum: 1.0, largest: 0.0 });
             }
             let tokens = choice.tokens();
             choice.choose(*take);

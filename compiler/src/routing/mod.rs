@@ -12,10 +12,12 @@ mod advice;
 mod choice;
 mod figures;
 mod html;
+mod largest;
 mod left_out;
 mod logits;
 mod mask;
 mod measure;
+mod mode;
 mod names;
 mod observe;
 mod plot;
@@ -42,7 +44,7 @@ pub use trace::{Choice, Layer, Recorded, Trace};
 
 use crate::diagnostics;
 use crate::reference::ReferenceError;
-use crate::spec::{CapacitySize, Mode, Ratio, Spec};
+use crate::spec::{CapacitySize, Mode, Priority, Ratio, Spec};
 use left_out::LeftOut;
 use measure::{Read, report};
 use observe::Observer;
@@ -165,7 +167,7 @@ fn tokens_that_choose(spec: &Spec, top_k: Option<u64>) -> Spec {
 
 /// Whether weights decide which pairs the spec's capacity keeps.
 pub fn is_by_weight(spec: &Spec) -> bool {
-    spec.capacity.is_some_and(|capacity| select::is_by_weight(capacity.priority) && !capacity.renorm_after_drop)
+    spec.capacity.is_some_and(|capacity| capacity.priority == Priority::Score && !capacity.renorm_after_drop)
 }
 
 /// What tensors of this spec are looked for in a file, with what stands before their names.

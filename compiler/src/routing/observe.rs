@@ -7,13 +7,14 @@ use moec_ir::tiling::MOST_ROWS;
 
 use super::choice::ExpertChoice;
 use super::left_out::LeftOut;
+use super::mode::Mode;
 use super::ranks::{Ranks, rank};
 use super::rows::{Rows, stride};
 use super::score::{Sums, add_scaled};
 use super::select::{Picked, Selector, Vectors};
 use super::sweep::{Counts, Own, Sizing, hundredths};
 use crate::reference::ReferenceError;
-use crate::spec::{CapacityGroup, Priority, Spec};
+use crate::spec::{CapacityGroup, Spec};
 
 /// Capacities that modes are compared at, as hundredths of the mean load.
 pub(super) const COMPARED: [u64; 3] = [100, 125, 200];
@@ -24,7 +25,6 @@ const MOST_INTERVALS: usize = 128;
 pub(super) struct Observer<'s> {
     spec: &'s Spec,
     pub(super) sizing: Sizing,
-    priority: moec_ir::graph::Priority,
     pub(super) selector: Selector,
     /// Tokens of a batch, at most.
     batch_limit: u64,
@@ -155,16 +155,9 @@ impl<'s> Observer<'s> {
         let own = (sizing.own != Own::Dropless).then_some(Rule::Spec);
         let rules = [Rule::Dropless].into_iter().chain(own).chain(COMPARED.map(Rule::Mean));
         let kept = |rule| Kept { rule, of_batch: vec![0; experts], busiest: 0, tile_rows: 0 };
-        let priority = match spec.capacity.map_or(Priority::ChoiceMajor, |capacity| capacity.priority) {
-            Priority::ChoiceMajor => moec_ir::graph::Priority::ChoiceMajor,
-            Priority::TokenMajor => moec_ir::graph::Priority::TokenMajor,
-            Priority::Score => moec_ir::graph::Priority::Score,
-            Priority::BatchPrioritized => moec_ir::graph::Priority::BatchPrioritized,
-        };
         Ok(Observer {
             spec,
             sizing,
-            priority,
             selector: Selector::new(spec, vectors)?,
             batch_limit,
             tensor: 0,
@@ -276,8 +269,7 @@ impl<'s> Observer<'s> {
 
     fn observe(&mut self, rows: &Rows, range: Range<usize>) -> Result<(), ReferenceError> {
         let Seen { partial, choice, .. } = &mut self.seen;
-        let score = self.spec.router.score;
-        self.selector.select(rows, range, &mut self.chunk, |logits: &[f32], scores: &[f32], sums: Sums| {
+        self.selector.select(rows, range, &mut self.chunk, |score, logits: &[f32], scores: &[f32], sums: Sums| {
             add_scaled(partial, scores, 1.0 / sums.sum);
             choice.push(score, logits, scores, sums);
         })?;
@@ -311,7 +303,8 @@ impl<'s> Observer<'s> {
         self.choose();
         let seen = &mut self.seen;
         seen.cut_spans += u64::from(std::mem::take(&mut self.span_is_cut));
-        rank(&self.open, self.spec.router.top_k as usize, seen.load.len(), self.priority, &mut self.ranks);
+        let Mode { top_k, priority, .. } = self.selector.mode;
+        rank(&self.open, top_k, seen.load.len(), priority, &mut self.ranks);
         let length = match self.spec.capacity.map(|capacity| capacity.group) {
             Some(CapacityGroup::Tokens(n)) => n,
             Some(CapacityGroup::All | CapacityGroup::Sequence) | None => tokens,

@@ -1,7 +1,7 @@
 //! The place of each pair in the queue of its expert, in the order in which a capacity serves them. A pair is dropped by a
 //! capacity C where its rank is C or more, so ranks that are known once say what every C would drop.
 
-use moec_ir::graph::Priority;
+use moec_ir::graph::{Priority, serve};
 
 use super::select::Picked;
 
@@ -24,35 +24,21 @@ pub(super) fn rank(picked: &Picked, top_k: usize, experts: usize, priority: Prio
     ranks.smallest.clear();
     ranks.smallest.resize(tokens, Some(u32::MAX));
     let Ranks { loads, smallest } = ranks;
-    let mut serve = |pair: usize, token: usize| match loads.get_mut(usize::from(picked.experts[pair])) {
-        Some(load) => {
-            smallest[token] = smallest[token].map(|rank| rank.min(*load));
-            *load += 1;
-        }
-        None => smallest[token] = None,
+    let ranked = match priority {
+        Priority::ChoiceMajor | Priority::TokenMajor => Vec::new(),
+        Priority::BatchPrioritized => descending(picked.best.iter()),
+        Priority::Score => descending(picked.weights.iter()),
     };
-    match priority {
-        Priority::ChoiceMajor => {
-            for choice in 0..top_k {
-                (0..tokens).for_each(|token| serve(token * top_k + choice, token));
+    let ranked = ranked.iter().map(|at| *at as usize);
+    serve(priority, tokens, top_k, ranked, |token, choice| {
+        match loads.get_mut(usize::from(picked.experts[token * top_k + choice])) {
+            Some(load) => {
+                smallest[token] = smallest[token].map(|rank| rank.min(*load));
+                *load += 1;
             }
+            None => smallest[token] = None,
         }
-        Priority::TokenMajor => {
-            for token in 0..tokens {
-                (0..top_k).for_each(|choice| serve(token * top_k + choice, token));
-            }
-        }
-        Priority::BatchPrioritized => {
-            let order = descending(picked.best.iter());
-            for choice in 0..top_k {
-                order.iter().for_each(|token| serve(*token as usize * top_k + choice, *token as usize));
-            }
-        }
-        Priority::Score => {
-            let order = descending(picked.weights.iter());
-            order.iter().for_each(|pair| serve(*pair as usize, *pair as usize / top_k));
-        }
-    }
+    });
 }
 
 /// Positions from the largest weight to the least, ties to the earlier; a NaN is minus infinity.

@@ -2,7 +2,14 @@
 //! about 1e-6 of each score; which of two close scores is larger is decided in `select`.
 
 use super::rows::LANES;
-use crate::spec::Score;
+
+/// From the logits of a row to its scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Score {
+    Softmax,
+    Sigmoid,
+    SqrtSoftplus,
+}
 
 /// Of one row: what its scores add up to, and what they were taken relative to.
 #[derive(Clone, Copy, Debug)]
@@ -31,11 +38,10 @@ pub(super) fn make_finite(x: &mut [f32], width: usize) {
     x[..width].iter_mut().for_each(|x| *x = if x.is_nan() { f32::MIN } else { x.clamp(f32::MIN, f32::MAX) });
 }
 
-/// The scores of a row without NaN: softmax up to a factor (of the logits themselves where they are the score), the others as
-/// they are. Padding, minus infinity, scores nothing.
+/// The scores of a row without NaN: softmax up to a factor, the others as they are. Padding, minus infinity, scores nothing.
 pub(super) fn scores(score: Score, x: &[f32], largest: f32, y: &mut [f32]) -> Sums {
     let sum = match score {
-        Score::Softmax | Score::Identity => each(x, y, |x| exp(x - largest)),
+        Score::Softmax => each(x, y, |x| exp(x - largest)),
         Score::Sigmoid => each(x, y, |x| 1.0 / (1.0 + exp(-x))),
         Score::SqrtSoftplus => each(x, y, |x| (if x > 0.0 { x } else { 0.0 } + ln_1p(exp(-x.abs()))).sqrt()),
     };

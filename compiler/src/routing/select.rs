@@ -1,58 +1,33 @@
 //! Which experts each token picks, and with which weights. The graph's interpreter decides; in front of it stands a filter
 //! in f32 that knows how far it may be off, and hands on each row in which two experts that matter are nearer than that: the
-//! picks are the interpreter's, at a thousandth of its time.
+//! picks are the interpreter's, and most rows do not take its time. What the scores of the picks become is the interpreter's too.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use moec_ir::Dims;
-use moec_ir::graph::{self, Typed, Value};
+use egg::Id;
+use moec_ir::graph::{self, GroupMask, GroupScore, Groups, Typed, Value};
+use moec_ir::{DType, Dims};
 
-use super::rows::{LANES, Rows, stride};
-use super::score::{Sums, make_finite, scores, survey};
+use super::largest::{Candidate, find_largest};
+use super::mode::{CORRECTION_BIAS, Keys, LOGITS, Mode, Of, Scores};
+use super::rows::{Rows, stride};
+use super::score::{Score, Sums, make_finite, scores, survey};
 use crate::import::import_routing;
 use crate::reference::ReferenceError;
-use crate::spec::{
-    Correction, DType, EpsMode, GroupMask, GroupScore, Groups, Norm, Order, Priority, Renorm, RouterDType, Score, Select, Spec,
-    Tensor,
-};
+use crate::spec::Spec;
 
 /// What the router of a spec does with logits, prepared for many rows.
 #[derive(Debug)]
 pub(super) struct Selector {
-    /// The columns of the router.
-    columns: usize,
-    /// The first of them, which compete.
-    experts: usize,
-    top_k: usize,
-    score: Score,
-    order: Order,
-    correction: Option<Correction>,
-    groups: Option<Groups>,
-    rounded_to: Option<DType>,
-    logit_scale: f64,
-    softcap: Option<f64>,
-    mixes: bool,
-    /// Shared columns have a part in the weights.
-    joins: bool,
-    /// What turns the picked scores into weights; `None`: weights decide nothing.
-    weighing: Option<Weighing>,
-    /// Whether tokens are served by their best score.
-    ranks: bool,
-    /// Padded, zeros where there is none.
-    bias: Vec<f32>,
+    pub(super) mode: Mode,
     graph: Typed,
     params: BTreeMap<String, graph::Tensor>,
+    /// Padded, zeros where there is none.
+    bias: Vec<f32>,
     work: Work,
     /// Rows that the interpreter decided.
     pub(super) interpreted: u64,
-}
-
-#[derive(Debug)]
-struct Weighing {
-    renorm: Option<Renorm>,
-    scale: f64,
-    per_expert: Vec<f64>,
 }
 
 /// Rows of scratch.
@@ -66,6 +41,8 @@ struct Work {
     keys: Vec<f32>,
     folded: Vec<f32>,
     candidates: Vec<Candidate>,
+    /// What the picks of sure rows weigh at first, `[T, K]`.
+    weights: Vec<f64>,
     unsure: Vec<usize>,
 }
 
@@ -91,154 +68,153 @@ pub struct Vectors {
 
 impl Selector {
     pub(super) fn new(spec: &Spec, vectors: &Vectors) -> Result<Selector, ReferenceError> {
-        let router = &spec.router;
-        let (columns, experts) = (spec.columns() as usize, spec.candidates() as usize);
-        let padded = stride(columns);
-        let bias = vectors.correction_bias.clone().filter(|_| router.correction.is_some());
-        let mut bias = bias.unwrap_or_else(|| vec![0.0; experts]);
-        let scales = vectors.per_expert_scale.clone().filter(|_| spec.weight(Tensor::PerExpertScale).is_some());
-        let per_expert = scales.unwrap_or_else(|| vec![1.0; experts]);
-        let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
-        let vector = |x: &[f32]| graph::Tensor::new(vec![experts], wide(x));
-        let mut params = BTreeMap::new();
-        if router.correction.is_some() {
-            params.insert("@correction_bias".to_string(), vector(&bias));
-        }
-        if spec.weight(Tensor::PerExpertScale).is_some() {
-            params.insert("@per_expert_scale".to_string(), vector(&per_expert));
-        }
-        if spec.weight(Tensor::RouterGlobalScale).is_some() {
-            // The same for all: the order of service does not depend on it.
-            params.insert("@router_global_scale".to_string(), graph::Tensor::new(vec![1], vec![1.0]));
-        }
-        bias.resize(padded, 0.0);
-        let renorms_kept = spec.capacity.is_some_and(|capacity| capacity.renorm_after_drop);
-        let weighing = spec.capacity.filter(|capacity| is_by_weight(capacity.priority)).map(|_| match renorms_kept {
-            true => Weighing { renorm: None, scale: 1.0, per_expert: vec![1.0; experts] },
-            false => Weighing { renorm: router.renorm, scale: router.scale, per_expert: wide(&per_expert) },
-        });
         let graph = graph::verify(import_routing(spec)).map_err(|violations| {
             ReferenceError::new(violations.into_iter().map(|violation| violation.message).collect::<Vec<_>>().join("; "))
         })?;
-        Ok(Selector {
-            columns,
-            experts,
-            top_k: router.top_k as usize,
-            score: router.score,
-            order: router.order,
-            correction: router.correction,
-            groups: router.groups,
-            rounded_to: (router.dtype == RouterDType::Model).then_some(spec.numerics.dtype),
-            logit_scale: router.logit_scale,
-            softcap: router.logit_softcap,
-            mixes: router.select == Select::SparseMixer,
-            joins: router.joint_shared > 0,
-            weighing,
-            ranks: spec.capacity.is_some_and(|capacity| capacity.priority == Priority::BatchPrioritized),
-            bias,
-            graph,
-            params,
-            work: Work::default(),
-            interpreted: 0,
-        })
+        Selector::of(graph, vectors)
     }
 
-    /// Replaces `picked` by what these rows pick, and gives each row's logits, without NaN, after scale and cap, and its
-    /// scores (as `score::scores` writes them) to `see`.
+    /// Of the graph of a routing, as [`import_routing`] makes it.
+    fn of(graph: Typed, vectors: &Vectors) -> Result<Selector, ReferenceError> {
+        let mode = Mode::of(&graph).ok_or_else(|| ReferenceError::new("the selection picks nothing".to_string()))?;
+        let vector = |len: usize, given: Option<&Vec<f32>>, otherwise: f64| {
+            let given = given.map(|given| given.iter().map(|x| f64::from(*x)).collect());
+            graph::Tensor::new(vec![len], given.unwrap_or_else(|| vec![otherwise; len]))
+        };
+        let mut params = BTreeMap::new();
+        for (param, _) in &graph.graph().params {
+            let tensor = match param.0.as_str() {
+                CORRECTION_BIAS => vector(mode.experts, vectors.correction_bias.as_ref(), 0.0),
+                "@per_expert_scale" => vector(mode.experts, vectors.per_expert_scale.as_ref(), 1.0),
+                // The same for all: the order of service does not depend on it.
+                "@router_global_scale" => vector(1, None, 1.0),
+                _ => continue,
+            };
+            params.insert(param.0.clone(), tensor);
+        }
+        let is_biased = mode.keys.is_some_and(|keys| keys.is_biased);
+        let mut bias = vectors.correction_bias.clone().filter(|_| is_biased).unwrap_or_default();
+        bias.resize(stride(mode.columns), 0.0);
+        Ok(Selector { mode, graph, params, bias, work: Work::default(), interpreted: 0 })
+    }
+
+    /// Replaces `picked` by what these rows pick, and gives `see` of each row the score by which experts would choose, if it is
+    /// not the logits; the logits, without NaN, after scale and cap; and the scores, as `score::scores` writes them.
     pub(super) fn select(
         &mut self,
         rows: &Rows,
         range: Range<usize>,
         picked: &mut Picked,
-        mut see: impl FnMut(&[f32], &[f32], Sums),
+        see: impl FnMut(Option<Score>, &[f32], &[f32], Sums),
     ) -> Result<(), ReferenceError> {
-        let pairs = range.len() * self.top_k;
+        let pairs = range.len() * self.mode.top_k;
         picked.experts.resize(pairs, 0);
-        picked.weights.resize(if self.weighing.is_some() { pairs } else { 0 }, 0.0);
-        picked.best.resize(if self.ranks { range.len() } else { 0 }, 0.0);
+        picked.weights.resize(if self.mode.is_by_weight() { pairs } else { 0 }, 0.0);
+        picked.best.resize(if self.mode.is_by_best() { range.len() } else { 0 }, 0.0);
         self.work.unsure.clear();
-        self.work.scores.resize(rows.stride(), 0.0);
-        for row in 0..range.len() {
-            let (nan, largest) = self.prepare(rows.row(range.start + row));
-            let is_finite = !nan && largest.is_finite();
-            let largest = if is_finite {
-                largest
-            } else {
-                make_finite(&mut self.work.logits, self.columns);
-                survey(&self.work.logits).1
-            };
-            let sums = scores(self.score, &self.work.logits, largest, &mut self.work.scores);
-            see(&self.work.logits, &self.work.scores, sums);
-            // What f32 cannot hold, and weights of a mixer or of joint columns, are not filtered.
-            let is_sure = is_finite
-                && rows.wide.is_empty()
-                && !((self.mixes || self.joins) && self.weighing.is_some())
-                && self.filter(sums, &mut picked.experts[row * self.top_k..][..self.top_k]);
-            if !is_sure {
-                self.work.unsure.push(row);
-                continue;
+        match self.mode.scores {
+            Some(scores) => {
+                self.filter_all(scores, rows, range.clone(), picked, see);
+                self.weigh(range.len(), picked)?;
             }
-            let experts = &picked.experts[row * self.top_k..][..self.top_k];
-            if let Some(weighing) = &self.weighing {
-                self.weigh(weighing, sums, experts, &mut picked.weights[row * self.top_k..][..self.top_k]);
-            }
-            if let Some(best) = picked.best.get_mut(row) {
-                *best = experts.iter().map(|e| self.score_of(*e, sums)).fold(f64::NEG_INFINITY, f64::max) as f32;
+            None => {
+                self.work.unsure.extend(0..range.len());
+                self.see_interpreted(rows, range.clone(), see)?;
             }
         }
         self.interpret(rows, range.start, picked)
     }
 
+    /// Picks in the rows in which it is certain what the interpreter would pick, and notes the others.
+    fn filter_all(
+        &mut self,
+        how: Scores,
+        rows: &Rows,
+        range: Range<usize>,
+        picked: &mut Picked,
+        mut see: impl FnMut(Option<Score>, &[f32], &[f32], Sums),
+    ) {
+        let k = self.mode.top_k;
+        let is_by_weight = self.mode.is_by_weight();
+        let keys = self.mode.keys.filter(|_| !is_by_weight || self.mode.weights.is_some());
+        self.work.weights.clear();
+        self.work.weights.resize(picked.weights.len(), 0.0);
+        self.work.scores.resize(rows.stride(), 0.0);
+        for row in 0..range.len() {
+            let (nan, largest) = self.prepare(how, rows.row(range.start + row));
+            let is_finite = !nan && largest.is_finite();
+            let largest = if is_finite {
+                largest
+            } else {
+                make_finite(&mut self.work.logits, self.mode.columns);
+                survey(&self.work.logits).1
+            };
+            let sums = scores(how.score.unwrap_or(Score::Softmax), &self.work.logits, largest, &mut self.work.scores);
+            see(how.score, &self.work.logits, &self.work.scores, sums);
+            let experts = &mut picked.experts[row * k..][..k];
+            // What f32 cannot hold is not filtered.
+            let is_sure = is_finite && rows.wide.is_empty() && keys.is_some_and(|keys| self.filter(how, keys, sums, experts));
+            if !is_sure {
+                self.work.unsure.push(row);
+                continue;
+            }
+            if let Some(of) = self.mode.weights.filter(|_| is_by_weight) {
+                for (j, expert) in experts.iter().enumerate() {
+                    self.work.weights[row * k + j] = self.number(how, of, *expert, sums);
+                }
+            }
+            if let Some(best) = picked.best.get_mut(row) {
+                let scores = experts.iter().map(|expert| self.number(how, Of::Score, *expert, sums));
+                *best = scores.fold(f64::NEG_INFINITY, f64::max) as f32;
+            }
+        }
+    }
+
     /// Rounds, scales and caps one row; says whether it has a NaN, and its largest logit.
-    fn prepare(&mut self, row: &[f32]) -> (bool, f32) {
+    fn prepare(&mut self, how: Scores, row: &[f32]) -> (bool, f32) {
         let Work { base, logits, .. } = &mut self.work;
         base.clear();
         base.extend_from_slice(row);
-        match self.rounded_to {
-            Some(DType::Bf16) => base.iter_mut().for_each(|x| *x = to_bf16(*x)),
+        match how.logits.rounded_to {
+            Some(DType::BF16) => base.iter_mut().for_each(|x| *x = to_bf16(*x)),
             Some(DType::F16) => base.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32()),
-            Some(DType::F32) | None => {}
+            Some(DType::F32 | DType::Bool | DType::I32 | DType::I64) | None => {}
         }
         logits.clear();
         logits.extend_from_slice(base);
-        if self.logit_scale != 1.0 {
-            let scale = self.logit_scale as f32;
+        if how.logits.scale != 1.0 {
+            let scale = how.logits.scale as f32;
             logits.iter_mut().for_each(|x| *x *= scale);
         }
-        if let Some(cap) = self.softcap {
-            let logits = logits[..self.columns].iter_mut();
+        if let Some(cap) = how.logits.cap {
+            let logits = logits[..self.mode.columns].iter_mut();
             logits.for_each(|x| *x = ((f64::from(*x) / cap).tanh() * cap) as f32);
         }
         // Columns that do not compete are never picked.
-        base[self.experts..].fill(f32::NEG_INFINITY);
+        base[self.mode.experts..].fill(f32::NEG_INFINITY);
         survey(logits)
     }
 
-    /// The logit that the interpreter sees.
-    fn logit(&self, base: f32) -> f64 {
-        let x = f64::from(base) * self.logit_scale;
-        self.softcap.map_or(x, |cap| (x * (1.0 / cap)).tanh() * cap)
-    }
-
     /// Picks, if it is certain what the interpreter would pick.
-    fn filter(&mut self, sums: Sums, experts: &mut [u16]) -> bool {
-        let by_logit = self.mixes || (self.correction.is_none() && self.groups.is_none());
+    fn filter(&mut self, how: Scores, by: Keys, sums: Sums, experts: &mut [u16]) -> bool {
+        let by_logit = !by.is_biased && by.groups.is_none();
         let mut keys = std::mem::take(&mut self.work.keys);
         let mut candidates = std::mem::take(&mut self.work.candidates);
         let source = if by_logit { &self.work.base } else { &keys };
         // Room for ties beyond the last pick.
-        let wanted = (self.top_k + 2).min(self.experts);
+        let wanted = (self.mode.top_k + 2).min(self.mode.experts);
         let is_sure = if by_logit {
-            find_largest(source, self.experts, wanted, &mut self.work.folded, &mut candidates);
-            self.is_certain(&candidates, |a, b| self.logits_apart(a, b, sums.largest))
+            find_largest(source, self.mode.experts, wanted, &mut self.work.folded, &mut candidates);
+            self.is_certain(&candidates, |a, b| self.logits_apart(how, by, (a, b), sums.largest))
         } else {
-            let errors = self.corrected(sums, &mut keys);
-            let is_grouped = self.groups.is_none_or(|groups| self.limit(groups, &mut keys, errors.worst));
+            let errors = self.corrected(how, by, sums, &mut keys);
+            let is_grouped = by.groups.is_none_or(|groups| self.limit(groups, &mut keys, errors.worst));
             is_grouped && {
-                find_largest(&keys, self.experts, wanted, &mut self.work.folded, &mut candidates);
-                let zeros = self.groups.is_some_and(|groups| groups.mask == GroupMask::Zero);
+                find_largest(&keys, self.mode.experts, wanted, &mut self.work.folded, &mut candidates);
+                let zeros = by.groups.is_some_and(|groups| groups.mask == GroupMask::Zero);
                 // Masked experts that score 0 would be picked by their index.
-                let above_zero = !zeros || candidates.get(self.top_k - 1).is_some_and(|last| keys[last.expert()] > errors.worst);
+                let above_zero =
+                    !zeros || candidates.get(self.mode.top_k - 1).is_some_and(|last| keys[last.expert()] > errors.worst);
                 above_zero && self.is_certain(&candidates, |a, b| self.keys_apart(&keys, a, b, &errors))
             }
         };
@@ -256,60 +232,56 @@ impl Selector {
         let base = &self.work.base;
         let tie = |a: usize, b: usize| base[a] == base[b] && self.bias[a] == self.bias[b];
         let at = |i: usize| candidates[i].expert();
-        if candidates.len() < self.top_k {
+        if candidates.len() < self.mode.top_k {
             return false;
         }
-        let in_order = (1..self.top_k).all(|i| tie(at(i - 1), at(i)) || apart(at(i - 1), at(i)));
-        let last = at(self.top_k - 1);
-        let next = candidates[self.top_k..].iter().map(|candidate| candidate.expert()).find(|next| !tie(last, *next));
-        in_order && next.map_or(candidates.len() == self.experts, |next| apart(last, next))
+        let in_order = (1..self.mode.top_k).all(|i| tie(at(i - 1), at(i)) || apart(at(i - 1), at(i)));
+        let last = at(self.mode.top_k - 1);
+        let next = candidates[self.mode.top_k..].iter().map(|candidate| candidate.expert()).find(|next| !tie(last, *next));
+        in_order && next.map_or(candidates.len() == self.mode.experts, |next| apart(last, next))
     }
 
     /// Whether the score of `a` is above that of `b` in f64 too, both being functions of the logit alone: scores of logits
     /// that differ may be the same number.
-    fn logits_apart(&self, a: usize, b: usize, largest: f32) -> bool {
-        let (x, y) = (self.logit(self.work.base[a]), self.logit(self.work.base[b]));
+    fn logits_apart(&self, how: Scores, by: Keys, (a, b): (usize, usize), largest: f32) -> bool {
+        let (x, y) = (how.logits.exact(self.work.base[a]), how.logits.exact(self.work.base[b]));
         let difference = x - y;
-        if difference <= self.softcap.map_or(0.0, |cap| cap * 1e-12) || difference.is_nan() {
+        if difference <= how.logits.cap.map_or(0.0, |cap| cap * 1e-12) || difference.is_nan() {
             return false;
         }
-        if self.order == Order::TopKScore || self.mixes {
-            return true;
-        }
         // The upper score is no underflow, and a few of its last bits are less than the difference.
-        match self.score {
-            Score::Identity => true,
-            Score::Softmax => difference > 1e-11 && f64::from(largest) - x < 600.0,
-            Score::Sigmoid => x > -600.0 && difference > 1e-11 * if x > 8.0 { x.exp() } else { 3000.0 },
-            Score::SqrtSoftplus => x > -600.0 && difference > 1e-11 * x.abs().max(1.0),
+        match (by.of, how.score) {
+            (Of::Logit, _) | (Of::Score, None) => true,
+            (Of::Score, Some(Score::Softmax)) => difference > 1e-11 && f64::from(largest) - x < 600.0,
+            (Of::Score, Some(Score::Sigmoid)) => x > -600.0 && difference > 1e-11 * if x > 8.0 { x.exp() } else { 3000.0 },
+            (Of::Score, Some(Score::SqrtSoftplus)) => x > -600.0 && difference > 1e-11 * x.abs().max(1.0),
         }
     }
 
     /// The keys of selection as f32 has them, and how far they may be off.
-    fn corrected(&self, sums: Sums, keys: &mut Vec<f32>) -> Errors {
+    fn corrected(&self, how: Scores, by: Keys, sums: Sums, keys: &mut Vec<f32>) -> Errors {
         let Work { logits, scores, .. } = &self.work;
-        let on_logits = self.order == Order::TopKScore || self.correction == Some(Correction::Logit);
-        let on_logits = on_logits || self.score == Score::Identity;
+        let on_logits = by.of == Of::Logit;
         keys.clear();
-        let factor = if self.score == Score::Softmax { 1.0 / sums.sum } else { 1.0 };
+        let factor = if how.score == Some(Score::Softmax) { 1.0 / sums.sum } else { 1.0 };
         match on_logits {
             true => keys.extend(logits.iter().zip(&self.bias).map(|(x, b)| x + b)),
             false => keys.extend(scores.iter().zip(&self.bias).map(|(s, b)| s * factor + b)),
         }
         // Padded columns are never picked; as logits they are minus infinity already.
-        keys[self.experts..].fill(f32::NEG_INFINITY);
+        keys[self.mode.experts..].fill(f32::NEG_INFINITY);
         let mut largest = (0.0f32, 0.0f32, 0.0f32);
-        for expert in 0..self.experts {
+        for expert in 0..self.mode.experts {
             let finite = |x: f32| if x.is_finite() { x.abs() } else { 0.0 };
             largest.0 = largest.0.max(finite(keys[expert]));
             largest.1 = largest.1.max(scores[expert] * factor);
             largest.2 = largest.2.max(finite(logits[expert]));
         }
         let (key, score, logit) = largest;
-        let inexact = self.logit_scale != 1.0 || self.softcap.is_some();
+        let inexact = how.logits.scale != 1.0 || how.logits.cap.is_some();
         let of_logits = if inexact { 3e-7 * logit } else { 0.0 };
         // The sum of a row in lanes, and the exponential of a rounded difference.
-        let relative = 4e-6 + 1e-8 * self.experts as f32 + 2.0 * of_logits;
+        let relative = 4e-6 + 1e-8 * self.mode.experts as f32 + 2.0 * of_logits;
         let of_scores = if on_logits { of_logits } else { 0.0 };
         let worst = 3e-7 * key + of_scores + if on_logits { 0.0 } else { score * relative } + 1e-18;
         Errors { on_logits, factor, relative, of_logits: of_scores, largest: sums.largest, worst }
@@ -333,9 +305,9 @@ impl Selector {
 
     /// Masks the keys outside the best groups, if it is certain which those are.
     fn limit(&self, groups: Groups, keys: &mut [f32], worst: f32) -> bool {
-        let size = self.experts / groups.count as usize;
-        let mut worths: Vec<(f32, usize)> = Vec::with_capacity(groups.count as usize);
-        for (group, keys) in keys[..self.experts].chunks_exact(size).enumerate() {
+        let size = self.mode.experts / groups.groups as usize;
+        let mut worths: Vec<(f32, usize)> = Vec::with_capacity(groups.groups as usize);
+        for (group, keys) in keys[..self.mode.experts].chunks_exact(size).enumerate() {
             let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
             for key in keys {
                 let rest = if *key > first { first } else { *key };
@@ -349,7 +321,7 @@ impl Selector {
             worths.push((worth, group));
         }
         worths.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let kept = groups.top as usize;
+        let kept = groups.keep as usize;
         let boundary = worths[kept - 1].0 - worths.get(kept).map_or(f32::NEG_INFINITY, |next| next.0);
         if boundary <= 5.0 * worst || boundary.is_nan() {
             return false;
@@ -360,60 +332,90 @@ impl Selector {
         true
     }
 
-    /// The score of an expert among all columns, whatever is selected.
-    fn score_of(&self, expert: u16, sums: Sums) -> f64 {
+    /// The logit or the score of an expert among all columns, whatever is selected.
+    fn number(&self, how: Scores, of: Of, expert: u16, sums: Sums) -> f64 {
         let expert = usize::from(expert);
-        match self.score {
-            Score::Identity => self.logit(self.work.base[expert]),
-            Score::Softmax => f64::from(self.work.scores[expert]) / f64::from(sums.sum),
-            Score::Sigmoid | Score::SqrtSoftplus => f64::from(self.work.scores[expert]),
+        match (of, how.score) {
+            (Of::Logit, _) | (Of::Score, None) => how.logits.exact(self.work.base[expert]),
+            (Of::Score, Some(Score::Softmax)) => f64::from(self.work.scores[expert]) / f64::from(sums.sum),
+            (Of::Score, Some(Score::Sigmoid | Score::SqrtSoftplus)) => f64::from(self.work.scores[expert]),
         }
     }
 
-    /// The weights of the picks of one row, as far as they are known when the order of service is decided.
-    fn weigh(&self, weighing: &Weighing, sums: Sums, experts: &[u16], weights: &mut [f32]) {
-        let base = &self.work.base;
-        let mut w: Vec<f64> = match (self.order, self.score) {
-            (Order::TopKScore, Score::Softmax) => {
-                let x: Vec<f64> = experts.iter().map(|e| self.logit(base[usize::from(*e)])).collect();
-                let largest = x.iter().copied().fold(f64::MIN, f64::max);
-                let sum: f64 = x.iter().map(|x| (x - largest).exp()).sum();
-                x.iter().map(|x| (x - largest).exp() / sum).collect()
-            }
-            (Order::ScoreTopK, Score::Softmax) | (_, Score::Identity | Score::Sigmoid | Score::SqrtSoftplus) => {
-                experts.iter().map(|e| self.score_of(*e, sums)).collect()
-            }
+    /// The weights of the picks of sure rows, as far as they are known when the order of service is decided: what the graph
+    /// makes of what they weigh at first. Those of the other rows are still to come.
+    fn weigh(&mut self, tokens: usize, picked: &mut Picked) -> Result<(), ReferenceError> {
+        let Mode { top_k, experts, picker, picks, .. } = self.mode;
+        if picked.weights.is_empty() || self.work.unsure.len() == tokens {
+            return Ok(());
+        }
+        let first = graph::Picks {
+            top_k,
+            experts,
+            rowless: 0,
+            expert_of_pair: picked.experts.iter().map(|expert| usize::from(*expert)).collect(),
+            weight_of_pair: std::mem::take(&mut self.work.weights),
+            best_of_token: None,
+            counted: None,
+            observed: None,
         };
-        if let Some(renorm) = weighing.renorm {
-            let norm = match renorm.norm {
-                Norm::Sum => w.iter().sum(),
-                Norm::P(p) => w.iter().map(|w| w.abs().powf(p)).sum::<f64>().powf(1.0 / p),
-            };
-            let divisor = match renorm.eps_mode {
-                EpsMode::Add => norm + renorm.eps,
-                EpsMode::Clamp => norm.max(renorm.eps),
-            };
-            w.iter_mut().for_each(|w| *w /= divisor);
+        let given = BTreeMap::from([(picker, Value::Picks(first))]);
+        let weighed = picks_of(self.value(picks, tokens, given)?)?;
+        picked.weights.iter_mut().zip(&weighed.weight_of_pair).for_each(|(weight, w)| *weight = *w as f32);
+        self.work.weights = weighed.weight_of_pair;
+        Ok(())
+    }
+
+    /// The value of a node, those of others given.
+    fn value(&self, node: Id, tokens: usize, given: BTreeMap<Id, Value>) -> Result<Value, ReferenceError> {
+        let dims = Dims { tokens: tokens as u64, sequence_tokens: tokens as u64 };
+        graph::interp_node(&self.graph, &self.params, dims, node, given).map_err(ReferenceError::new)
+    }
+
+    /// Gives `see` what the interpreter makes of rows whose scores the filter cannot make.
+    fn see_interpreted(
+        &mut self,
+        rows: &Rows,
+        range: Range<usize>,
+        mut see: impl FnMut(Option<Score>, &[f32], &[f32], Sums),
+    ) -> Result<(), ReferenceError> {
+        for first in range.clone().step_by(AT_ONCE) {
+            let here: Vec<usize> = (first..range.end.min(first + AT_ONCE)).collect();
+            self.record(rows, &here);
+            let [scores, probabilities] = [self.mode.score, self.mode.probability].map(|node| {
+                let row = |row: &[f64]| row.iter().map(|x| *x as f32).collect::<Vec<f32>>();
+                match self.value(node, here.len(), BTreeMap::new())? {
+                    Value::Tensor(tensor) => Ok(tensor.data.chunks(self.mode.columns).map(row).collect::<Vec<_>>()),
+                    Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => {
+                        Err(ReferenceError::new("scores that are no tensor".to_string()))
+                    }
+                }
+            });
+            for (mut scores, mut probabilities) in scores?.into_iter().zip(probabilities?) {
+                make_finite(&mut scores, self.mode.columns);
+                scores.resize(rows.stride(), f32::NEG_INFINITY);
+                probabilities.iter_mut().for_each(|x| *x = if x.is_finite() { *x } else { 0.0 });
+                probabilities.resize(rows.stride(), 0.0);
+                let sums = Sums { sum: probabilities.iter().sum(), largest: survey(&scores).1 };
+                see(None, &scores, &probabilities, sums);
+            }
         }
-        for ((weight, w), e) in weights.iter_mut().zip(&w).zip(experts) {
-            *weight = (w * weighing.scale * weighing.per_expert[usize::from(*e)]) as f32;
-        }
+        Ok(())
+    }
+
+    /// These rows are what was recorded.
+    fn record(&mut self, rows: &Rows, which: &[usize]) {
+        let data = which.iter().flat_map(|row| rows.exact(*row)).collect();
+        self.params.insert(LOGITS.to_string(), graph::Tensor::new(vec![which.len(), self.mode.columns], data));
     }
 
     /// Asks the graph's interpreter about the rows that the filter is not sure of.
     fn interpret(&mut self, rows: &Rows, first: usize, picked: &mut Picked) -> Result<(), ReferenceError> {
-        const AT_ONCE: usize = 256;
-        let k = self.top_k;
-        for unsure in self.work.unsure.chunks(AT_ONCE) {
-            let data = unsure.iter().flat_map(|row| rows.exact(first + *row)).collect();
-            self.params.insert("%logits".to_string(), graph::Tensor::new(vec![unsure.len(), self.columns], data));
-            let tokens = unsure.len() as u64;
-            let values = graph::interp(&self.graph, &self.params, Dims { tokens, sequence_tokens: tokens });
-            let picks = values.map_err(ReferenceError::new)?.into_iter().rev().find_map(|value| match value {
-                Value::Picks(picks) => Some(picks),
-                Value::Tensor(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
-            });
-            let picks = picks.ok_or_else(|| ReferenceError::new("the selection picks nothing".to_string()))?;
+        let k = self.mode.top_k;
+        let unsure = std::mem::take(&mut self.work.unsure);
+        for unsure in unsure.chunks(AT_ONCE) {
+            self.record(rows, &unsure.iter().map(|row| first + row).collect::<Vec<usize>>());
+            let picks = picks_of(self.value(self.mode.picks, unsure.len(), BTreeMap::new())?)?;
             for (i, row) in unsure.iter().enumerate() {
                 if let (Some(best), Some(of_token)) = (picked.best.get_mut(*row), &picks.best_of_token) {
                     *best = of_token[i] as f32;
@@ -425,9 +427,22 @@ impl Selector {
                     }
                 }
             }
-            self.interpreted += tokens;
+            self.interpreted += unsure.len() as u64;
         }
+        self.work.unsure = unsure;
         Ok(())
+    }
+}
+
+/// Rows that the interpreter is given at once.
+const AT_ONCE: usize = 256;
+
+fn picks_of(value: Value) -> Result<graph::Picks, ReferenceError> {
+    match value {
+        Value::Picks(picks) => Ok(picks),
+        Value::Tensor(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => {
+            Err(ReferenceError::new("the selection picks nothing".to_string()))
+        }
     }
 }
 
@@ -442,14 +457,6 @@ struct Errors {
     worst: f32,
 }
 
-/// Whether the order of service depends on the weights.
-pub(super) fn is_by_weight(priority: Priority) -> bool {
-    match priority {
-        Priority::Score => true,
-        Priority::ChoiceMajor | Priority::TokenMajor | Priority::BatchPrioritized => false,
-    }
-}
-
 /// Round to nearest, ties to even; a NaN stays one.
 fn to_bf16(x: f32) -> f32 {
     let bits = x.to_bits();
@@ -457,80 +464,13 @@ fn to_bf16(x: f32) -> f32 {
     if x.is_nan() { x } else { f32::from_bits(rounded) }
 }
 
-/// The `wanted` largest of the first `width` keys and every other that is not below them, with their indices, largest first,
-/// ties to the lower index. No key is NaN, and the padding is minus infinity.
-fn find_largest(keys: &[f32], width: usize, wanted: usize, folded: &mut Vec<f32>, found: &mut Vec<Candidate>) {
-    // The largest of each of a few groups: the `wanted`-th of these is at most the `wanted`-th key.
-    folded.clear();
-    let max = |a: f32, b: f32| if a > b { a } else { b };
-    let halves = |groups: usize| groups.is_multiple_of(2) && groups / 2 >= 2 * wanted;
-    if halves(keys.len()) {
-        let (low, high) = keys.split_at(keys.len() / 2);
-        folded.extend(low.iter().zip(high).map(|(a, b)| max(*a, *b)));
-    }
-    while halves(folded.len()) {
-        let half = folded.len() / 2;
-        let (low, high) = folded.split_at_mut(half);
-        low.iter_mut().zip(high).for_each(|(a, b)| *a = max(*a, *b));
-        folded.truncate(half);
-    }
-    let least = if folded.len() > wanted { nth_largest(folded, wanted) } else { f32::NEG_INFINITY };
-    found.clear();
-    for (block, keys) in keys.as_chunks::<LANES>().0.iter().enumerate() {
-        let mut among = 0u32;
-        for (lane, key) in keys.iter().enumerate() {
-            among |= u32::from(*key >= least) << lane;
-        }
-        while among != 0 {
-            let lane = among.trailing_zeros() as usize;
-            among &= among - 1;
-            let expert = block * LANES + lane;
-            if expert < width {
-                found.push(Candidate::of(keys[lane], expert));
-            }
-        }
-    }
-    found.sort_unstable();
-}
-
-/// An expert and its key as one number: the larger the key the less it is, and of equal keys the lower index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Candidate(u64);
-
-impl Candidate {
-    fn of(key: f32, expert: usize) -> Candidate {
-        // Plus zero: both zeros are one key.
-        let bits = (key + 0.0).to_bits();
-        let ascending = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
-        Candidate(u64::from(!ascending) << 32 | expert as u64)
-    }
-
-    fn expert(self) -> usize {
-        self.0 as u32 as usize
-    }
-}
-
-/// Of a few numbers by counting, which takes no turns that a processor has to guess.
-fn nth_largest(values: &mut [f32], n: usize) -> f32 {
-    const FEW: usize = 64;
-    if values.len() > FEW {
-        return *values.select_nth_unstable_by(n - 1, |a, b| b.total_cmp(a)).1;
-    }
-    let mut at_least = [0u32; FEW];
-    for y in values.iter() {
-        at_least.iter_mut().zip(values.iter()).for_each(|(count, x)| *count += u32::from(y >= x));
-    }
-    let mut nth = f32::NEG_INFINITY;
-    for (x, at_least) in values.iter().zip(at_least) {
-        nth = if at_least as usize >= n && *x > nth { *x } else { nth };
-    }
-    nth
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use moec_ir::graph::{Assignment, Attr, Builder, Capacity, Dim, Op, Pointwise, Span, Type};
+
     use super::*;
     use crate::diagnostics::Source;
+    use crate::import::{PROBABILITY, SCORE};
 
     pub(in crate::routing) fn spec(experts: usize, top_k: usize, router: &str, capacity: &str, dtype: &str) -> Spec {
         let text = format!(
@@ -611,17 +551,20 @@ pub(super) mod tests {
         let rows = Rows::of(spec.columns() as usize, values);
         let mut selector = Selector::new(spec, vectors).unwrap();
         let mut expected = Picked::default();
-        expected.experts.resize(rows.count * selector.top_k, 0);
-        expected.weights.resize(if selector.weighing.is_some() { rows.count * selector.top_k } else { 0 }, 0.0);
-        expected.best.resize(if selector.ranks { rows.count } else { 0 }, 0.0);
+        expected.experts.resize(rows.count * selector.mode.top_k, 0);
+        expected.weights.resize(if selector.mode.is_by_weight() { rows.count * selector.mode.top_k } else { 0 }, 0.0);
+        expected.best.resize(if selector.mode.is_by_best() { rows.count } else { 0 }, 0.0);
         selector.work.unsure = (0..rows.count).collect();
         selector.interpret(&rows, 0, &mut expected).unwrap();
         selector.interpreted = 0;
         let mut picked = Picked::default();
-        selector.select(&rows, 0..rows.count, &mut picked, |_, _, _| ()).unwrap();
+        selector.select(&rows, 0..rows.count, &mut picked, |_, _, _, _| ()).unwrap();
         assert_eq!(picked.experts, expected.experts, "{what}");
         for (a, b) in picked.weights.iter().chain(&picked.best).zip(expected.weights.iter().chain(&expected.best)) {
             assert!((a - b).abs() <= 1e-5 * b.abs() + 1e-18 || a == b || (a.is_nan() && b.is_nan()), "{what}: {a} {b}");
+        }
+        if selector.mode.weights == Some(Of::Logit) {
+            assert!(picked.weights.iter().zip(&expected.weights).all(|(a, b)| a.total_cmp(b).is_eq()), "{what}");
         }
         assert_eq!((picked.weights.len(), picked.best.len()), (expected.weights.len(), expected.best.len()));
         1.0 - selector.interpreted as f64 / rows.count as f64
@@ -718,22 +661,39 @@ pub(super) mod tests {
         check(&spec, &values("few", 4, &mut numbers), &vectors, "all, ties");
     }
 
+    /// A score that the filter has no form for: everything is the interpreter's, the scores too.
     #[test]
-    fn the_largest_of_a_row() {
-        let mut numbers = Numbers(5);
-        for width in [1usize, 7, 8, 60, 160, 256, 1000] {
-            for wanted in [1, 2, 9, 40, width].map(|wanted| wanted.min(width)) {
-                let mut keys: Vec<f32> = (0..width).map(|_| (numbers.normal() * 20.0).round() as f32).collect();
-                keys.resize(stride(width), f32::NEG_INFINITY);
-                let mut found = Vec::new();
-                find_largest(&keys, width, wanted, &mut Vec::new(), &mut found);
-                let mut order: Vec<usize> = (0..width).collect();
-                order.sort_by(|a, b| keys[*b].partial_cmp(&keys[*a]).unwrap().then(a.cmp(b)));
-                let found: Vec<usize> = found.into_iter().map(Candidate::expert).collect();
-                assert!(found.len() >= wanted, "{width} {wanted}");
-                assert_eq!(found, order[..found.len()], "{width} {wanted}");
-                assert!(order.get(found.len()).is_none_or(|next| keys[*next] < keys[found[found.len() - 1]]));
-            }
+    fn a_score_that_the_filter_does_not_know() {
+        let tensor = |columns| Type::tensor(&[Dim::Tokens, Dim::Const(columns)], DType::F32);
+        let mut g = Builder::default();
+        let logits = g.param(LOGITS, tensor(8));
+        let score = g.apply(Pointwise::Sigmoid, &[logits]);
+        let score = g.apply(Pointwise::Square, &[score]);
+        let picks = g.apply_attr(Op::TopK, &[score, score], Attr::Num(2));
+        let capacity = Capacity { per_expert: 2.into(), span: Span::All, priority: graph::Priority::Score };
+        let routing = g.apply_attr(Op::Assign, &[picks], Attr::Assignment(Assignment::Capacity(capacity)));
+        let weights = g.apply(Op::PairWeights, &[routing]);
+        let results = [(graph::OUTPUT, weights), (PROBABILITY, score), (SCORE, score)];
+        let results = results.map(|(name, id)| (name.to_string(), id)).to_vec();
+        let graph = graph::verify(g.finish_with("squares", results, moec_ir::Facts::default())).unwrap();
+        let mut selector = Selector::of(graph, &Vectors::default()).unwrap();
+        assert_eq!(selector.mode.scores, None);
+        let values = values("normal", 8, &mut Numbers(23));
+        let rows = Rows::of(8, &values);
+        let (mut picked, mut seen) = (Picked::default(), Vec::new());
+        let see = |score: Option<Score>, _: &[f32], scores: &[f32], sums: Sums| {
+            assert!(score.is_none() && (sums.sum - scores.iter().sum::<f32>()).abs() < 1e-5);
+            seen.extend(scores[..8].to_vec());
+        };
+        selector.select(&rows, 0..rows.count, &mut picked, see).unwrap();
+        assert_eq!(selector.interpreted, rows.count as u64);
+        let squares: Vec<f64> = values.iter().map(|x| (1.0 / (1.0 + (-x).exp())).powi(2)).collect();
+        assert!(seen.len() == squares.len() && seen.iter().zip(&squares).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6));
+        for (row, (experts, weights)) in squares.chunks(8).zip(picked.experts.chunks(2).zip(picked.weights.chunks(2))) {
+            let mut order: Vec<usize> = (0..8).collect();
+            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+            assert_eq!(experts.iter().map(|expert| usize::from(*expert)).collect::<Vec<_>>(), order[..2]);
+            assert!(weights.iter().zip(&order).all(|(weight, expert)| *weight == row[*expert] as f32));
         }
     }
 }

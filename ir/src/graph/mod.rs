@@ -23,7 +23,10 @@ pub use body::{Body, BodyBuilder};
 pub use build::Builder;
 pub(crate) use build::depth_first;
 pub use infer::{infer, infer_body};
-pub use interp::{NO_EXPERT, Numbers, Observation, Penalty, Picks, Routing, Slots, Tensor, Value, interp, interp_with};
+pub use interp::{
+    NO_EXPERT, Numbers, Observation, Penalty, Picks, Routing, Slots, Tensor, Value, interp, interp_node, interp_with, needs,
+    serve,
+};
 pub use op::{Node, Op, Param, Pointwise};
 pub use parse::{ParseError, parse, parse_regimes};
 pub use print::{print, print_regimes};

@@ -23,18 +23,16 @@ pub(super) fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Rou
     let mut rows_of_expert: Vec<Vec<usize>> = vec![Vec::new(); picks.experts + picks.rowless];
     for first in (0..tokens).step_by(span.max(1)) {
         let last = first.saturating_add(span).min(tokens);
-        let pairs: Vec<usize> = match priority {
-            Priority::ChoiceMajor => (0..k).flat_map(|j| (first..last).map(move |t| t * k + j)).collect(),
-            Priority::TokenMajor => (first * k..last * k).collect(),
+        let ranked = match priority {
+            Priority::ChoiceMajor | Priority::TokenMajor => Vec::new(),
             Priority::BatchPrioritized => {
                 let best = picks.best_of_token.as_ref().ok_or("batch_prioritized needs a best_score")?;
-                let tokens = descending(&best[first..last]);
-                (0..k).flat_map(|j| tokens.iter().map(move |t| (first + t) * k + j)).collect()
+                descending(&best[first..last])
             }
-            Priority::Score => {
-                descending(&picks.weight_of_pair[first * k..last * k]).into_iter().map(|i| first * k + i).collect()
-            }
+            Priority::Score => descending(&picks.weight_of_pair[first * k..last * k]),
         };
+        let mut pairs = Vec::with_capacity((last - first) * k);
+        serve(priority, last - first, k, ranked.into_iter(), |token, choice| pairs.push((first + token) * k + choice));
         let mut room = vec![capacity; picks.experts];
         room.resize(picks.experts + picks.rowless, 0);
         for pair in pairs.into_iter().filter(|pair| picks.expert_of_pair[*pair] != NO_EXPERT) {
@@ -49,6 +47,24 @@ pub(super) fn assign(picks: &Picks, rule: &Assignment, dims: Dims) -> Result<Rou
     let mut row_of_pair = vec![None; tokens * k];
     pair_of_row.iter().enumerate().for_each(|(row, pair)| row_of_pair[*pair] = Some(row));
     Ok(Routing { picks: picks.clone(), row_of_pair, pair_of_row })
+}
+
+/// Gives `pair` each pair of some tokens with K picks, as a token and the place among its picks, in the order in which a capacity
+/// serves them. `ranked` are, from the first served on, the tokens where these are served by their best score, the pairs `t * K + j`
+/// where these are served by their weights, and otherwise not asked for.
+pub fn serve(
+    priority: Priority,
+    tokens: usize,
+    top_k: usize,
+    ranked: impl Iterator<Item = usize> + Clone,
+    mut pair: impl FnMut(usize, usize),
+) {
+    match priority {
+        Priority::ChoiceMajor => (0..top_k).for_each(|choice| (0..tokens).for_each(|token| pair(token, choice))),
+        Priority::TokenMajor => (0..tokens).for_each(|token| (0..top_k).for_each(|choice| pair(token, choice))),
+        Priority::BatchPrioritized => (0..top_k).for_each(|choice| ranked.clone().for_each(|token| pair(token, choice))),
+        Priority::Score => ranked.for_each(|at| pair(at / top_k, at % top_k)),
+    }
 }
 
 /// The number for an expert, or for all.

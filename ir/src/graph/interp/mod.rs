@@ -11,7 +11,7 @@ mod parts;
 mod picking;
 mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use egg::Id;
 
@@ -19,6 +19,7 @@ use super::{Dim, Node, Op, Type, Typed};
 use crate::Dims;
 use ops::{apply, eval};
 
+pub use assigning::serve;
 pub use observe::{Observation, Penalty};
 pub use values::{NO_EXPERT, Numbers, Picks, Routing, Slots, Tensor, Value};
 
@@ -43,27 +44,68 @@ pub fn interp_with(
     mut edit: impl FnMut(Id, Value) -> Value,
 ) -> Result<Vec<Value>, String> {
     let mut values: Vec<Value> = Vec::with_capacity(graph.graph().nodes.len());
-    for node in graph.graph().nodes.as_ref() {
-        let value = match node {
-            Node::Param(p) => {
-                let tensor = params.get(&p.0).ok_or_else(|| format!("no value for `{}`", p.0))?;
-                let ty = graph.ty(Id::from(values.len()));
-                if !tensor.fits(ty, dims) {
-                    return Err(format!("the value of `{}` has the shape {:?}, which is no {ty}", p.0, tensor.shape));
-                }
-                Value::Tensor(tensor.clone())
-            }
-            // Rows of tokens are gathered: by definition, dispatched first.
-            Node::Apply(Op::GroupedGemm, operands) if rows_are_tokens(graph.ty(operands[0])) => {
-                let of = |i: usize| &values[usize::from(operands[i])];
-                let rows = apply(Op::Dispatch, &[of(0), of(1)], dims)?;
-                apply(Op::GroupedGemm, &[&rows, of(1), of(2), of(3), of(4)], dims)?
-            }
-            Node::Hole(_) | Node::Attr(_) | Node::Apply(..) => eval(node, &values, &[], dims)?,
-        };
-        values.push(edit(Id::from(values.len()), value));
+    for id in graph.graph().nodes.ids() {
+        let value = value_of(graph, id, &values, params, dims)?;
+        values.push(edit(id, value));
     }
     Ok(values)
+}
+
+/// The value of the node `wanted`, where `given` are the values of others. What it does not need is not computed, and no parameter
+/// of that is asked for.
+///
+/// # Errors
+/// As [`interp`].
+pub fn interp_node(
+    graph: &Typed,
+    params: &BTreeMap<String, Tensor>,
+    dims: Dims,
+    wanted: Id,
+    mut given: BTreeMap<Id, Value>,
+) -> Result<Value, String> {
+    let needed = needs(graph, wanted, |id| given.contains_key(&id));
+    let mut values: Vec<Value> = Vec::with_capacity(usize::from(wanted));
+    for id in (0..usize::from(wanted)).map(Id::from) {
+        values.push(match given.remove(&id) {
+            Some(value) => value,
+            None if needed.contains(&id) => value_of(graph, id, &values, params, dims)?,
+            None => Value::List(Vec::new()),
+        });
+    }
+    given.remove(&wanted).map_or_else(|| value_of(graph, wanted, &values, params, dims), Ok)
+}
+
+/// The nodes that have to be computed for `wanted`, itself among them, where those are known that `is_given`.
+pub fn needs(graph: &Typed, wanted: Id, is_given: impl Fn(Id) -> bool) -> BTreeSet<Id> {
+    let mut needed = BTreeSet::new();
+    let mut found = vec![wanted];
+    while let Some(id) = found.pop() {
+        if !is_given(id) && needed.insert(id) {
+            found.extend(graph.node(id).operands());
+        }
+    }
+    needed
+}
+
+/// The value of a node whose operands have theirs.
+fn value_of(graph: &Typed, id: Id, values: &[Value], params: &BTreeMap<String, Tensor>, dims: Dims) -> Result<Value, String> {
+    match graph.node(id) {
+        Node::Param(p) => {
+            let tensor = params.get(&p.0).ok_or_else(|| format!("no value for `{}`", p.0))?;
+            let ty = graph.ty(id);
+            if !tensor.fits(ty, dims) {
+                return Err(format!("the value of `{}` has the shape {:?}, which is no {ty}", p.0, tensor.shape));
+            }
+            Ok(Value::Tensor(tensor.clone()))
+        }
+        // Rows of tokens are gathered: by definition, dispatched first.
+        Node::Apply(Op::GroupedGemm, operands) if rows_are_tokens(graph.ty(operands[0])) => {
+            let of = |i: usize| &values[usize::from(operands[i])];
+            let rows = apply(Op::Dispatch, &[of(0), of(1)], dims)?;
+            apply(Op::GroupedGemm, &[&rows, of(1), of(2), of(3), of(4)], dims)
+        }
+        node @ (Node::Hole(_) | Node::Attr(_) | Node::Apply(..)) => eval(node, values, &[], dims),
+    }
 }
 
 fn rows_are_tokens(ty: &Type) -> bool {
