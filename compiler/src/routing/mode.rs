@@ -6,7 +6,7 @@ use moec_ir::DType;
 use moec_ir::graph::{Assignment, Attr, Dim, Groups, Node, Op, Pointwise, Priority, Type, Typed, needs};
 
 use super::score::Score;
-use crate::import::{PROBABILITY, SCORE};
+use crate::import::{CORRECTION_BIAS, PROBABILITY, SCORE};
 use crate::picker::{Picker, picker};
 
 /// A routing mode: nodes of its graph, and what is known of them.
@@ -136,8 +136,6 @@ impl Logits {
 
 /// The recorded logits.
 pub(super) const LOGITS: &str = "%logits";
-/// What may be added to scores for the selection.
-pub(super) const CORRECTION_BIAS: &str = "@correction_bias";
 
 fn is_param(graph: &Typed, id: Id, name: &str) -> bool {
     matches!(graph.node(id), Node::Param(param) if param.0 == name)

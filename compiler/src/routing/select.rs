@@ -10,10 +10,10 @@ use moec_ir::graph::{self, GroupMask, GroupScore, Groups, Typed, Value};
 use moec_ir::{DType, Dims};
 
 use super::largest::{Candidate, find_largest};
-use super::mode::{CORRECTION_BIAS, Keys, LOGITS, Mode, Of, Scores};
+use super::mode::{Keys, LOGITS, Mode, Of, Scores};
 use super::rows::{Rows, stride};
 use super::score::{Score, Sums, make_finite, scores, survey};
-use crate::import::import_routing;
+use crate::import::{CORRECTION_BIAS, import_routing};
 use crate::reference::ReferenceError;
 use crate::spec::Spec;
 
