@@ -126,6 +126,57 @@ fn experts_that_are_missing() {
     assert!(said.contains("0 to 7 are there") && said.contains("RT0215"), "{said}");
 }
 
+/// A tensor that is not as `[weights]` says: at its entry, and of a shape at the sizes that it follows from.
+#[test]
+fn errors_of_weights_have_places() {
+    let folder = folder();
+    let spec = "[moe]\nhidden = 8\nexperts = 2\n[router]\ntop_k = 1\ncorrection_on = \"score\"\n[expert]\nintermediate = 4\n\
+                activation = \"silu\"\n[weights]\nrouter = \"gate.weight\"\ncorrection_bias = \"gate.bias\"\ngate_up = { name = \
+                \"gate_up\", layout = \"T\" }\ndown = [\"down\", \"experts.{e}.down\"]\n[numerics]\ndtype = \"f32\"\n";
+    write(folder.path(), "s.toml", spec);
+    let zeros = |name: &str, dtype: DType, shape: &[u64]| {
+        let count = shape.iter().product::<u64>() as usize;
+        (name.to_string(), Tensor::new(dtype, shape.to_vec(), vec![0; count * dtype.bytes() as usize]).unwrap())
+    };
+    let right = [
+        zeros("p.gate.weight", DType::F32, &[2, 8]),
+        zeros("p.gate.bias", DType::F32, &[2]),
+        zeros("p.gate_up", DType::F32, &[2, 8, 8]),
+        zeros("p.experts.0.down", DType::F32, &[8, 4]),
+        zeros("p.experts.1.down", DType::F32, &[8, 4]),
+    ];
+    let save_all = save;
+    let save = |changed: Option<(&str, Option<(String, Tensor)>)>| {
+        let (name, tensor) = changed.clone().unzip();
+        let kept = right.iter().filter(|(known, _)| Some(known.as_str()) != name);
+        let tensors: Vec<&(String, Tensor)> = kept.chain(tensor.iter().flatten()).collect();
+        save_all(&folder.path().join("w.safetensors"), &tensors);
+    };
+    let common = ["--weights", "w.safetensors", "--tensor-prefix", "p."];
+    let run = || moec_in(folder.path(), &[&["run", "s.toml", "-q", "--tokens", "1", "--repeat", "1"][..], &common].concat());
+    save(None);
+    product(&run());
+    for (name, tensor, places) in [
+        ("p.gate.weight", None, &["s.toml:11:10"][..]),
+        ("p.gate.weight", Some(zeros("p.gate.weight", DType::F32, &[3, 8])), &["s.toml:11:10", "experts = 2", "hidden = 8"]),
+        ("p.gate.bias", Some(zeros("p.gate.bias", DType::I32, &[2])), &["s.toml:12:19"]),
+        ("p.gate_up", Some(zeros("p.gate_up", DType::F32, &[2, 8, 6])), &["s.toml:13:11", "intermediate = 4"]),
+        ("p.experts.1.down", None, &["s.toml:14:8", "experts = 2"]),
+    ] {
+        save(Some((name, tensor)));
+        let said = stderr(&run());
+        for place in places.iter().chain(&["the weights are in `w.safetensors`"]) {
+            assert!(said.contains(place), "{name}, {place}: {said}");
+        }
+    }
+    // What a router has is read by `route` too.
+    save(Some(("p.gate.bias", Some(zeros("p.gate.bias", DType::F32, &[5])))));
+    let logits = ("x".to_string(), Tensor::from_f32(DType::F32, vec![2, 2], &[0.5, 1.0, 2.0, 1.0]).unwrap());
+    save_all(&folder.path().join("x.safetensors"), &[&logits]);
+    let said = stderr(&moec_in(folder.path(), &[&["route", "s.toml", "-q", "--logits", "x.safetensors"][..], &common].concat()));
+    assert!(said.contains("s.toml:12:19") && said.contains("experts = 2"), "{said}");
+}
+
 /// What is given in the place of a spec, of weights, of tokens, of a package or of a text is called by its name.
 #[test]
 fn files_of_other_formats() {

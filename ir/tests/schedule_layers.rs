@@ -2,7 +2,7 @@
 //! interpreter; and what has no program says why.
 
 use crate::layer::{Random, distance, params, parse, program, run};
-use moec_ir::graph::{Tensor, Typed, Value, interp};
+use moec_ir::graph::{Op, Tensor, Typed, Value, interp};
 use moec_ir::kernel::{Buffer, Role, verify::verify};
 use moec_ir::machine::MACHINES;
 use moec_ir::rewrite::{Batches, rewrite};
@@ -569,14 +569,14 @@ fn what_has_no_program() {
     };
     let t4 = "tensor<T x 4 x f32>";
     let alone = fails(&layer("  %1 = group_limit %0, groups(2, keep 1, max, -inf) : tensor<T x 4 x f32>\n  return %1", t4));
-    assert_eq!(alone, ScheduleError::Unfused { op: "group_limit", rewrite: "the fusion of gating into `route`" });
+    assert_eq!(alone, ScheduleError::Unfused { op: Op::GroupLimit, rewrite: "the fusion of gating into `route`" });
     let alone = fails(&layer("  %1 = silu %0 : tensor<T x 4 x f32>\n  return %1", t4));
     assert_eq!(
         alone.to_string(),
         "no kernel computes `silu` by itself: the body of the `gemm`, `grouped_gemm` or `combine` before it should have taken it"
     );
     let body = fails(&layer("  %1 = gemm %0, [@w] {\n    yield softmax $0\n  } : tensor<T x 4 x f32>\n  return %1", t4));
-    assert_eq!(body, ScheduleError::Body { op: "softmax", inside: "gemm" });
+    assert_eq!(body, ScheduleError::Body { op: Op::Softmax, inside: Op::Gemm });
     let pairs = "  %1 = route %0, [@w], dropless {\n    yield top_k $0, $0, 1\n  } : routing<T x 1 of 4>\n  %2 = grouped_gemm %0, %1, [@e] : tensor<P x 4 x f32>\n  return %2";
     assert!(matches!(fails(&layer(pairs, "tensor<P x 4 x f32>")), ScheduleError::Result { .. }));
     // Rows of one routing, weighted and combined by another.
@@ -588,8 +588,8 @@ fn what_has_no_program() {
     assert_eq!(fails(&layer(other, t4)).to_string(), "`combine` does not take the pairs of another routing");
     // Weights that are all experts' are no picks to be normalised, and no groups are left out of them.
     for (line, op) in [
-        ("b = all_experts a\n    yield renorm b, sum(add 0.0)", "renorm"),
-        ("b = group_limit a, groups(2, keep 1, max, zero)\n    yield all_experts b", "group_limit"),
+        ("b = all_experts a\n    yield renorm b, sum(add 0.0)", Op::Renorm),
+        ("b = group_limit a, groups(2, keep 1, max, zero)\n    yield all_experts b", Op::GroupLimit),
     ] {
         let route = format!(
             "  %1 = route %0, [@w], dropless {{\n    a = softmax $0\n    {line}\n  }} : routing<T x 4 of 4>
@@ -597,7 +597,7 @@ fn what_has_no_program() {
   %3 = combine %2, %1 : {t4}
   return %3"
         );
-        assert_eq!(fails(&layer(&route, t4)), ScheduleError::Body { op, inside: "route" });
+        assert_eq!(fails(&layer(&route, t4)), ScheduleError::Body { op, inside: Op::Route });
     }
     // Weights that were renormalised have a place for kept pairs alone.
     let renormed = "  %1 = route %0, [@w], capacity(1, all, score) {\n    yield top_k $0, $0, 2\n  } : routing<T x 2 of 4>

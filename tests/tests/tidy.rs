@@ -242,6 +242,22 @@ fn every_example_has_its_snapshots() {
     none("snapshots that are not there", absent.filter(|path| !folder.join(path).is_file()));
 }
 
+/// An error of a kernel is one of its op: what a user is shown follows from that.
+#[test]
+fn every_kernel_is_of_an_op() {
+    let mut kernels = BTreeSet::new();
+    for example in examples() {
+        for machine in ["sm_90a", "x86-64-v4"] {
+            let path = root().join(format!("tests/snapshots/{}/kernel.{machine}.snap", example.name));
+            let text = fs::read_to_string(path).unwrap();
+            let named = text.lines().filter_map(|line| line.trim_start().strip_prefix("kernel @"));
+            kernels.extend(named.filter_map(|rest| rest.split('(').next()).map(|name| name.trim().to_string()));
+        }
+    }
+    assert!(kernels.len() > 20, "{kernels:?}");
+    none("kernels of no op", kernels.into_iter().filter(|kernel| moec_ir::schedule::op_of(kernel).is_none()));
+}
+
 /// A crate has one program of tests, so a file that it does not name would not run.
 #[test]
 fn every_file_of_tests_runs() {

@@ -30,7 +30,7 @@ use moec_runtime::{Checkpoint, Error, Format, Package};
 pub(crate) use self::run::InputArgument;
 use crate::cli::{Check, Cli, Command, Compile, Import, Route, Run, Target};
 use crate::console::{Printable, Progress};
-use crate::files::{is_hub_name, report_at};
+use crate::files::{is_hub_name, report_at, report_in};
 use crate::interrupt::TemporaryFolder;
 use crate::{console, doctor};
 
@@ -211,7 +211,8 @@ fn load_spec(path: &Path, checkpoint: Option<(&Path, &str)>, notes: Notes) -> Re
         }
         (true, Some((path, prefix))) => {
             let checkpoint = Checkpoint::open(path).map_err(|error| report_at(path, error))?;
-            vocabulary::complete(&mut spec, &checkpoint, prefix).map_err(|error| report_at(path, error))?;
+            vocabulary::complete(&mut spec, &checkpoint, prefix)
+                .map_err(|error| report_weights(path, Some((&spec, &source)), prefix, &error, error.clone().into()))?;
         }
     }
     Ok((spec, source))
@@ -230,6 +231,16 @@ fn open_checkpoint(path: &Path, notes: Notes) -> Result<Checkpoint<'static>, Rep
         notes.warn(&Source { name: path.display().to_string(), text: String::new() }, vec![warning.help(help)])?;
     }
     Ok(checkpoint)
+}
+
+/// What is said of an error of the weights at `path`: at the keys of the spec that it is about, where there is one that has them.
+fn report_weights(path: &Path, given: Option<(&Spec, &Source)>, prefix: &str, error: &Error, said: Diagnostic) -> Report {
+    let Some((spec, source)) = given else { return report_at(path, said) };
+    let said = said.at_weights(error, (spec, source), prefix);
+    match said.labels.is_empty() {
+        true => report_at(path, said),
+        false => report_in(source, said.note(format!("the weights are in {}", quote(&path.display().to_string())))),
+    }
 }
 
 fn quote_name(name: &OsStr) -> String {

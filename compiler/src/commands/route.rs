@@ -10,7 +10,7 @@ use moec::routing::{self, Choice, Error, Keep, Layer, Options, Product, Reports,
 use moec::spec::{Mode, Ratio, Spec, Tensor, Word};
 use moec_runtime::{Checkpoint, Format, assemble};
 
-use super::{Failure, Notes, load_preset, load_spec, open_checkpoint};
+use super::{Failure, Notes, load_preset, load_spec, open_checkpoint, report_weights};
 use crate::cli::{KeptRows, Route};
 use crate::files::{bytes_text, report_at, write};
 
@@ -47,15 +47,15 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
     choose_layers(&mut trace, arguments)?;
     let has_experts = given.is_some();
     let longest = trace.layers.iter().flat_map(|layer| &layer.tensors).map(|tensor| tensor.tokens).max().unwrap_or(0);
-    let spec = match given {
-        Some((spec, _)) => spec,
+    let (spec, source) = match given {
+        Some((spec, source)) => (spec, source),
         None => {
             let (spec, source) = without_spec(arguments, trace.width, longest)?;
             notes.warn(&source, moec::spec::warnings(&source))?;
-            spec
+            (spec, source)
         }
     };
-    let tensors = routers(&spec, arguments, &trace, is_hidden, notes)?;
+    let tensors = routers((&spec, &source), arguments, &trace, is_hidden, notes)?;
     let options = Options {
         batch: arguments.batch.unwrap_or(if has_experts { spec.tokens.max } else { longest }),
         target_drop: arguments.target_drop,
@@ -208,7 +208,13 @@ fn check_router(spec: &Spec, arguments: &Route) -> Result<(), Diagnostic> {
 }
 
 /// The tensors of the router of each layer.
-fn routers(spec: &Spec, arguments: &Route, trace: &Trace, is_hidden: bool, notes: Notes) -> Result<Vec<Tensors>, Report> {
+fn routers(
+    (spec, source): (&Spec, &Source),
+    arguments: &Route,
+    trace: &Trace,
+    is_hidden: bool,
+    notes: Notes,
+) -> Result<Vec<Tensors>, Report> {
     let prefix = arguments.tensor_prefix.as_deref().unwrap_or("");
     let is_of_one = !prefix.contains("{N}");
     let mut routers = Vec::new();
@@ -222,7 +228,7 @@ fn routers(spec: &Spec, arguments: &Route, trace: &Trace, is_hidden: bool, notes
             }
         };
         let weights = match &arguments.weights {
-            Some(path) => Weights::read(path, spec, arguments, &prefix, is_hidden, notes)?,
+            Some(path) => Weights::read(path, (spec, source), arguments, &prefix, is_hidden, notes)?,
             None => Weights::default(),
         };
         let vectors = vectors(spec, arguments, &weights, (!is_hidden).then_some(trace))?;
@@ -245,7 +251,14 @@ struct Weights {
 }
 
 impl Weights {
-    fn read(path: &Path, spec: &Spec, arguments: &Route, prefix: &str, is_hidden: bool, notes: Notes) -> Result<Weights, Report> {
+    fn read(
+        path: &Path,
+        (spec, source): (&Spec, &Source),
+        arguments: &Route,
+        prefix: &str,
+        is_hidden: bool,
+        notes: Notes,
+    ) -> Result<Weights, Report> {
         let needs = |tensor: &Tensor| match tensor {
             Tensor::CorrectionBias => !arguments.no_correction,
             Tensor::PerExpertScale => true,
@@ -264,7 +277,8 @@ impl Weights {
             }
             Some(_) | None => assemble(&manifest, &open_checkpoint(path, notes)?, prefix),
         };
-        let (weights, conversions) = assembled.map_err(|error| report_at(path, error))?;
+        let wrong = |error: moec_runtime::Error| report_weights(path, Some((spec, source)), prefix, &error, error.clone().into());
+        let (weights, conversions) = assembled.map_err(wrong)?;
         conversions.iter().for_each(|conversion| notes.say(&format!("note: {conversion}")));
         let named = manifest.buffers.iter().filter_map(|buffer| Tensor::from_word(&buffer.name));
         let values = weights.iter().map(|weight| weight.to_f64().into_iter().map(|x| x as f32).collect());

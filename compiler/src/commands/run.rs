@@ -24,7 +24,7 @@ use moec_runtime::{Checkpoint, DeviceKind, Error, Layer, Package, Tensor, assemb
 use super::compare::{Comparison, Sides};
 use super::memory::{self, Place};
 use super::report::{Measured, print, print_statistics, statistics_json};
-use super::{Failure, Notes, emulated_target, gpu, is_package, load_preset, load_spec, open_checkpoint};
+use super::{Failure, Notes, emulated_target, gpu, is_package, load_preset, load_spec, open_checkpoint, report_weights};
 use crate::cli::{Device, Run, StatsFormat, Target};
 use crate::files::{bytes_text, read, report_at, report_in, write};
 
@@ -50,7 +50,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     memory::check(manifest, (layer.target(), place), dims, interpreted)
         .map_err(|diagnostic| report_at(&arguments.path(), diagnostic))?;
     let (inputs, expected) = inputs(arguments, manifest, dims, given.as_ref(), notes)?;
-    let weights = weights(arguments, manifest, notes)?;
+    let weights = weights(arguments, manifest, spec.as_ref().zip(source.as_ref()), notes)?;
     let blame = arguments.input.as_ref().map_or_else(|| arguments.path(), |input| input.path.clone());
     let failed = |error: Error| report_at(&blame, error);
 
@@ -222,7 +222,7 @@ fn compile(spec: &Spec, source: &Source, arguments: &Run) -> Result<Package, Dia
 }
 
 /// The weights in the manifest's order.
-fn weights(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Vec<Tensor>, Report> {
+fn weights(arguments: &Run, manifest: &Manifest, given: Option<(&Spec, &Source)>, notes: Notes) -> Result<Vec<Tensor>, Report> {
     let Some(path) = &arguments.weights else {
         notes.say(&format!("note: no --weights: random ones, seed {}", arguments.seed));
         let _progress = notes.progress("making weights");
@@ -232,7 +232,8 @@ fn weights(arguments: &Run, manifest: &Manifest, notes: Notes) -> Result<Vec<Ten
     let checkpoint = open_checkpoint(path, notes)?;
     let prefix = arguments.tensor_prefix.as_deref().unwrap_or("");
     let assembled = assemble(manifest, &checkpoint, prefix);
-    let (weights, conversions) = assembled.map_err(|error| report_at(path, with_names(error, &checkpoint)))?;
+    let wrong = |error: Error| report_weights(path, given, prefix, &error, with_names(error.clone(), &checkpoint));
+    let (weights, conversions) = assembled.map_err(wrong)?;
     drop(progress);
     conversions.iter().for_each(|conversion| notes.say(&format!("note: {conversion}")));
     Ok(weights)

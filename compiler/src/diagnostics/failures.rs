@@ -5,10 +5,10 @@
 use moec_ir::schedule::ScheduleError;
 use moec_runtime::{ErrorCode, ErrorGroup};
 
-use super::{Code, Diagnostic, Source};
+use super::{Code, Diagnostic, Source, blame};
 use crate::pipeline;
 use crate::reference::ReferenceError;
-use crate::spec::{self, Blamed};
+use crate::spec::{self, Blamed, Spec};
 
 /// What to send with a bug.
 const SEND: &str = "please send the spec, the command line and this message";
@@ -36,14 +36,21 @@ impl Diagnostic {
     pub fn of_spec(error: pipeline::Error, source: &Source) -> Diagnostic {
         let keys = match &error {
             pipeline::Error::Vocabulary => return spec::vocabulary_missing(source),
-            pipeline::Error::Schedule(error) => blamed(error),
-            // Bugs, and what the machine and its tools lack: no key is at fault.
-            pipeline::Error::Graph(_)
-            | pipeline::Error::Kernel { .. }
-            | pipeline::Error::Codegen(_)
-            | pipeline::Error::Package(_) => &[],
+            pipeline::Error::Schedule(error) => blame::of_schedule(error),
+            pipeline::Error::Codegen(error) => blame::of_codegen(error),
+            // Bugs: no key is at fault.
+            pipeline::Error::Graph(_) | pipeline::Error::Kernel { .. } | pipeline::Error::Package(_) => &[],
         };
         spec::located(error.into(), source, keys)
+    }
+
+    /// What is said of an error of the layer's weights in a checkpoint, whose names carry `prefix`, at the keys of the spec in
+    /// `source` that it is about.
+    #[must_use]
+    pub fn at_weights(self, error: &moec_runtime::Error, (spec, source): (&Spec, &Source), prefix: &str) -> Diagnostic {
+        let keys = blame::of_weights(error, spec, prefix);
+        let keys: Vec<(&str, &str)> = keys.iter().map(|(key, text)| (key.as_str(), *text)).collect();
+        spec::located(self, source, &keys)
     }
 
     /// An error of a run of the layer that the spec in `source` describes, at the keys that it is about.
@@ -56,45 +63,10 @@ impl Diagnostic {
     }
 }
 
-/// The keys whose values are too large together, or that ask for what has no kernel.
-fn blamed(error: &ScheduleError) -> &'static [Blamed] {
-    match error {
-        ScheduleError::Shared { op, .. }
-        | ScheduleError::Unfused { op, .. }
-        | ScheduleError::Body { inside: op, .. }
-        | ScheduleError::Operand { op, .. } => match *op {
-            "losses" => &[
-                ("training.aux_loss", "counts every expert"),
-                ("training.z_coef", "adds a loss"),
-                ("moe.experts", "the experts that are counted"),
-            ],
-            "bias_update" => &[("training.bias_update_rate", "asks for it")],
-            "route" | "assign" | "renorm_kept" => &[
-                ("moe.experts", "the columns of a row of logits"),
-                ("router.top_k", "the picks of a token"),
-                ("router.groups", "groups of experts"),
-            ],
-            _ => &[("moe.hidden", "the width of a row"), ("expert.intermediate", "the width of a row between two products")],
-        },
-        ScheduleError::Extent { what: "the picks of a token", .. } => {
-            &[("router.top_k", "picks of a token"), ("router.joint_shared", "picks that are every token's")]
-        }
-        ScheduleError::Extent { what: "the slots of all experts", .. } => {
-            &[("router.slots", "slots an expert"), ("moe.experts", "experts")]
-        }
-        ScheduleError::Extent { .. } => &[
-            ("moe.hidden", "the width of a row"),
-            ("expert.intermediate", "the width of a row between two products"),
-            ("router.vocabulary", "the rows of the table of token ids"),
-        ],
-        ScheduleError::Wiring { .. } | ScheduleError::Public { .. } | ScheduleError::Result { .. } => &[],
-    }
-}
-
 impl From<ScheduleError> for Diagnostic {
     fn from(error: ScheduleError) -> Diagnostic {
         let help = match &error {
-            ScheduleError::Wiring { .. } => return bug(&error.to_string()),
+            ScheduleError::Wiring { .. } | ScheduleError::Leaf { .. } => return bug(&error.to_string()),
             ScheduleError::Extent { .. } => "make `tokens.max` or the layer smaller",
             ScheduleError::Shared { .. } => "compile for a machine whose blocks share more, or make the layer smaller",
             ScheduleError::Unfused { .. } | ScheduleError::Body { .. } | ScheduleError::Operand { .. } => {

@@ -1,6 +1,7 @@
 //! What is said to people about their input: one mistake a [`Diagnostic`], all mistakes of one file a [`Report`].
 //! How a diagnostic looks is in `diagnostics/render.rs`; what its code means is in `diagnostics/codes.rs`.
 
+mod blame;
 mod codes;
 mod failures;
 mod render;

@@ -35,6 +35,8 @@ pub use model::{
     Groups, HashOob, InputNorm, Mode, Norm, Numerics, Order, Renorm, Router, RouterDType, Score, Select, Shared, SharedCombine,
     SharedGate, Soft, SoftNorm, Spec, Tokens, Training, Word,
 };
+#[cfg(test)]
+pub(crate) use places::has_key;
 pub(crate) use places::{Blamed, located};
 pub use schema::json_schema;
 pub use source::{MAX_BYTES, MAX_DEPTH, MAX_PARTS, read, read_text};

@@ -20,8 +20,15 @@ fn place(source: &Source, key: &str) -> Option<Range<usize>> {
     }
 }
 
+/// Whether specs have such a key.
+#[cfg(test)]
+pub(crate) fn has_key(key: &str) -> bool {
+    let known = key.split_once('.').and_then(|(table, key)| Some((super::keys::table(table)?, key)));
+    known.is_some_and(|(table, key)| table.keys.iter().any(|known| known.name == key))
+}
+
 /// The diagnostic with the places of the keys that it is about, the one at fault first, as far as the spec has them.
-pub(crate) fn located(diagnostic: Diagnostic, source: &Source, keys: &[Blamed]) -> Diagnostic {
+pub(crate) fn located(diagnostic: Diagnostic, source: &Source, keys: &[(&str, &str)]) -> Diagnostic {
     let places = keys.iter().filter_map(|(key, text)| Some((place(source, key)?, *text)));
     places.fold(diagnostic, |diagnostic, (span, text)| diagnostic.also(span, text))
 }

@@ -62,6 +62,8 @@ mod row_loop;
 mod softmax;
 mod sort;
 
+use std::fmt;
+
 use crate::graph::{Attr, Node, OUTPUT, Op, Pointwise, Regime, Type, Typed};
 use crate::kernel::Program;
 use crate::tiling::MOST_ROWS;
@@ -73,34 +75,40 @@ use plan::Plan;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
     /// An op that should have become part of another one.
-    #[error("no kernel computes `{op}` by itself: {rewrite} should have taken it")]
+    #[error("no kernel computes `{}` by itself: {rewrite} should have taken it", .op.name())]
     Unfused {
         /// The op.
-        op: &'static str,
+        op: Op,
         /// The rewrite that takes it where it can be taken.
         rewrite: &'static str,
     },
     /// An op in a body that its kernel cannot compute there.
-    #[error("`{op}` cannot stand in the body of `{inside}`")]
+    #[error("`{}` cannot stand in the body of `{}`", .op.name(), .inside.name())]
     Body {
         /// The op.
-        op: &'static str,
+        op: Op,
         /// The fused op.
-        inside: &'static str,
+        inside: Op,
     },
     /// An operand that a kernel does not take.
-    #[error("`{op}` does not take {what}")]
+    #[error("`{}` does not take {what}", .op.name())]
     Operand {
         /// The op.
-        op: &'static str,
+        op: Op,
         /// What it was given.
         what: String,
     },
+    /// A node that no layer has outside of bodies.
+    #[error("a layer does not take {what}")]
+    Leaf {
+        /// What it is.
+        what: String,
+    },
     /// More than a block has room for.
-    #[error("`{op}` needs {bytes} bytes of shared memory, but a block of {machine} has {limit}")]
+    #[error("`{}` needs {bytes} bytes of shared memory, but a block of {machine} has {limit}", .op.name())]
     Shared {
         /// The op.
-        op: &'static str,
+        op: Op,
         /// What it needs.
         bytes: u64,
         /// What there is.
@@ -126,7 +134,7 @@ pub enum ScheduleError {
     #[error("{what} is {value}: kernels take 1 to {most}")]
     Extent {
         /// Of what.
-        what: &'static str,
+        what: Counted,
         /// How much.
         value: u64,
         /// The most there may be.
@@ -142,6 +150,39 @@ pub enum ScheduleError {
         /// What it is.
         what: String,
     },
+}
+
+/// What kernels count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// Elements along one dimension.
+    Dimension,
+    /// Slots of soft routing.
+    Slots,
+    /// Experts of a token.
+    Picks,
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Counted::Dimension => "a dimension",
+            Counted::Slots => "the slots of all experts",
+            Counted::Picks => "the picks of a token",
+        })
+    }
+}
+
+/// The op whose kernels have such names (`moec_route_router`); `None`: it is no kernel's of this room.
+#[must_use]
+pub fn op_of(kernel: &str) -> Option<Op> {
+    /// Kernels that are one of several of an op.
+    const PARTS: [(&str, Op); 4] =
+        [("route_and_sort", Op::Route), ("sort", Op::Assign), ("order", Op::Assign), ("choose", Op::Assign)];
+    let family = kernel.strip_prefix("moec_")?;
+    let is_of = |name: &str| family.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+    let named = Op::ALL.iter().map(|op| (op.name(), *op)).chain(PARTS).filter(|(name, _)| is_of(name));
+    named.max_by_key(|(name, _)| name.len()).map(|(_, op)| op)
 }
 
 /// The parameter of the i-th operand of a body, from 0 on.

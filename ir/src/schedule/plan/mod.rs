@@ -6,7 +6,7 @@ mod rows;
 mod value;
 
 use super::buffers::{BufferId, Buffers, extent, unused};
-use super::{ScheduleError, operand_name};
+use super::{Counted, ScheduleError, operand_name};
 use crate::graph::{Attr, Body, Dim, Node, Op, Pointwise, Span, Type, Typed};
 use crate::kernel::{Arg, Given, Kernel, Launch, Param, Program, Regime};
 use crate::{DType, Extent, Machine};
@@ -107,11 +107,11 @@ impl<'g> Plan<'g> {
                         let name = Some(param.bare().to_string());
                         Ok(Value::Tensor(Tensor { buffer, dtype: *dtype, shape: shape.clone(), pairs_of: None, name }))
                     }
-                    (_, ty) => Err(ScheduleError::Operand { op: "param", what: ty.to_string() }),
+                    (_, ty) => Err(ScheduleError::Leaf { what: format!("a parameter that is {ty}") }),
                 };
             }
             Node::Attr(attr) => return Ok(Value::Attr(attr)),
-            Node::Hole(_) => return Err(ScheduleError::Operand { op: "layer", what: "a hole outside a body".to_string() }),
+            Node::Hole(_) => return Err(ScheduleError::Leaf { what: "a hole outside a body".to_string() }),
             Node::Apply(op, operands) => (*op, operands),
         };
         let operands: Vec<Value<'g>> = operands.iter().map(|id| self.values[usize::from(*id)].clone()).collect();
@@ -190,8 +190,8 @@ impl<'g> Plan<'g> {
             | Op::BestScore
             | Op::Pointwise(Pointwise::MaskTokens)
             | Op::Assign
-            | Op::Softmax => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the fusion of gating into `route`" }),
-            Op::Dispatch => Err(ScheduleError::Unfused { op: op.name(), rewrite: "the gather of the first `grouped_gemm`" }),
+            | Op::Softmax => Err(ScheduleError::Unfused { op, rewrite: "the fusion of gating into `route`" }),
+            Op::Dispatch => Err(ScheduleError::Unfused { op, rewrite: "the gather of the first `grouped_gemm`" }),
             Op::Pointwise(op) => Err(pointwise_alone(op.into())),
         }
     }
@@ -206,7 +206,7 @@ impl<'g> Plan<'g> {
         last: bool,
     ) -> Result<Tensor, ScheduleError> {
         let Type::Tensor { shape, dtype } = ty else {
-            return Err(ScheduleError::Operand { op: op.name(), what: format!("a body that makes {ty}") });
+            return Err(ScheduleError::Operand { op, what: format!("a body that makes {ty}") });
         };
         let most = rows.as_ref().map_or(&Extent::Tokens, |(_, most)| most);
         let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, most)).collect();
@@ -259,19 +259,19 @@ fn check_pointwise(op: Op, body: &Body) -> Result<(), ScheduleError> {
         Node::Apply(Op::Pointwise(_), _) | Node::Param(_) | Node::Hole(_) | Node::Attr(_) => None,
         Node::Apply(inner, _) => Some(*inner),
     });
-    strange.map_or(Ok(()), |inner| Err(ScheduleError::Body { op: inner.name(), inside: op.name() }))
+    strange.map_or(Ok(()), |inner| Err(ScheduleError::Body { op: inner, inside: op }))
 }
 
 /// A kernel's sizes are small enough to count in i32, and there is something to count.
 fn check_extents(ty: &Type) -> Result<(), ScheduleError> {
-    let wrong = |what: &'static str, value: u64, most: u64| Err(ScheduleError::Extent { what, value, most });
+    let wrong = |what: Counted, value: u64, most: u64| Err(ScheduleError::Extent { what, value, most });
     match ty {
         Type::Tensor { shape, .. } => shape.iter().try_for_each(|dim| match dim {
-            Dim::Const(n) if !(1..=MOST_EXTENT).contains(n) => wrong("a dimension", *n, MOST_EXTENT),
+            Dim::Const(n) if !(1..=MOST_EXTENT).contains(n) => wrong(Counted::Dimension, *n, MOST_EXTENT),
             Dim::Const(_) | Dim::Tokens | Dim::Pairs => Ok(()),
         }),
         Type::Slots { experts, slots } if experts.saturating_mul(*slots) > MOST_EXTENT => {
-            wrong("the slots of all experts", experts.saturating_mul(*slots), MOST_EXTENT)
+            wrong(Counted::Slots, experts.saturating_mul(*slots), MOST_EXTENT)
         }
         Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => Ok(()),
     }
@@ -282,7 +282,7 @@ fn check_result(op: Op, result: &Tensor, columns: u64) -> Result<(), ScheduleErr
     if result.shape.len() == 2 && constant(result, 1) == columns {
         return Ok(());
     }
-    Err(ScheduleError::Operand { op: op.name(), what: "a body that makes something of another shape".to_string() })
+    Err(ScheduleError::Operand { op, what: "a body that makes something of another shape".to_string() })
 }
 
 /// The largest extent of one dimension: kernels count in i32 along a row, with room for a tile more.
@@ -291,7 +291,7 @@ const MOST_EXTENT: u64 = 1 << 30;
 const NAME_CHARS: usize = 48;
 
 fn pointwise_alone(op: Op) -> ScheduleError {
-    ScheduleError::Unfused { op: op.name(), rewrite: "the body of the `gemm`, `grouped_gemm` or `combine` before it" }
+    ScheduleError::Unfused { op, rewrite: "the body of the `gemm`, `grouped_gemm` or `combine` before it" }
 }
 
 /// The arguments in the order of the kernel's parameters.

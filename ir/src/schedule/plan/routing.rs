@@ -77,7 +77,7 @@ impl<'g> Plan<'g> {
         args.extend((spec.span == Span::Sequence).then(|| arg("span_tokens", spec.span.tokens())));
         if sorts {
             if let Priority::BatchPrioritized | Priority::Score = sort.spec.priority {
-                return Err(ScheduleError::Operand { op: Op::Route.name(), what: format!("{sorting} in an order of weights") });
+                return Err(ScheduleError::Operand { op: Op::Route, what: format!("{sorting} in an order of weights") });
             }
             let (routing, written) = self.sorted(&sort, topk_experts, topk_weights);
             args.extend(written);
@@ -103,7 +103,7 @@ impl<'g> Plan<'g> {
         let op = Op::Losses;
         let [Value::Routing(routing), Value::Attr(Attr::Losses(rule))] = operands else { return Err(wrong(op, operands)) };
         let Some(observed) = routing.observed.clone() else {
-            return Err(ScheduleError::Operand { op: op.name(), what: "a routing whose picks are not observed".to_string() });
+            return Err(ScheduleError::Operand { op, what: "a routing whose picks are not observed".to_string() });
         };
         let (experts, top_k) = (routing.experts as u32, routing.top_k as u32);
         let (masked, others) = (routing.token_count.is_some(), routing.counted_experts);
@@ -111,7 +111,7 @@ impl<'g> Plan<'g> {
         let spec = Loss { name, experts, top_k, masked, others: others.is_some(), rule: *rule };
         let (bytes, limit) = (spec.shared_bytes(self.machine), u64::from(self.machine.shared_bytes));
         if bytes > limit {
-            return Err(ScheduleError::Shared { op: op.name(), bytes, limit, machine: self.machine.name });
+            return Err(ScheduleError::Shared { op, bytes, limit, machine: self.machine.name });
         }
         let Some(topk_experts) = routing.topk_experts else { return Err(wrong(op, operands)) };
         let counted = if spec.reads_picks() { others.unwrap_or(topk_experts) } else { routing.load_of_expert };
@@ -144,7 +144,7 @@ impl<'g> Plan<'g> {
             return Err(wrong(op, operands));
         };
         if bias.name.is_none() {
-            return Err(ScheduleError::Operand { op: op.name(), what: "a bias that is no weight".to_string() });
+            return Err(ScheduleError::Operand { op, what: "a bias that is no weight".to_string() });
         }
         let kernel = bias_update::bias_update(constant(bias, 0) as u32, rate.get() as f32, self.machine);
         let args = in_order(&kernel, vec![arg("load", routing.load_of_expert), arg("bias", bias.buffer)])?;
@@ -156,7 +156,7 @@ impl<'g> Plan<'g> {
     /// A part of a routing.
     pub(super) fn part(&self, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
         let [Value::Routing(routing), Value::Attr(Attr::Part(part))] = operands else { return Err(wrong(Op::Part, operands)) };
-        let lacks = || ScheduleError::Operand { op: Op::Part.name(), what: format!("`{}` of a routing without it", part.word()) };
+        let lacks = || ScheduleError::Operand { op: Op::Part, what: format!("`{}` of a routing without it", part.word()) };
         let buffer = match part {
             Part::Experts => routing.topk_experts,
             Part::Rows => Some(routing.row_of_pair),
@@ -291,7 +291,7 @@ impl<'g> Plan<'g> {
         let (machine, i32s) = (self.machine, DType::I32);
         if !sorting.fits(experts, machine) {
             let (bytes, limit) = (sorting.shared_bytes(experts, machine), u64::from(machine.shared_bytes));
-            return Err(ScheduleError::Shared { op: Op::Route.name(), bytes, limit, machine: machine.name });
+            return Err(ScheduleError::Shared { op: Op::Route, bytes, limit, machine: machine.name });
         }
         let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
         let order = self.order(span, priority, spec.top_k, (topk_weights, best_of_token))?;
@@ -350,7 +350,7 @@ impl<'g> Plan<'g> {
         top_k: u32,
         (topk_weights, best_of_token): (BufferId, Option<BufferId>),
     ) -> Result<Option<BufferId>, ScheduleError> {
-        let no_best = || ScheduleError::Operand { op: Op::Route.name(), what: "picks without a best score".to_string() };
+        let no_best = || ScheduleError::Operand { op: Op::Route, what: "picks without a best score".to_string() };
         let (of_token, number_of_item) = match priority {
             Priority::ChoiceMajor | Priority::TokenMajor => return Ok(None),
             Priority::BatchPrioritized => (1, best_of_token.ok_or_else(no_best)?),

@@ -86,7 +86,7 @@ impl<'g> Plan<'g> {
         let weights = ws.iter().map(|w| tensor(op, w)).collect::<Result<Vec<_>, _>>()?;
         let gathered = routing.is_some() && rows.shape.first() == Some(&Dim::Tokens);
         if grouping.is_none() && rows.shape.first() != Some(&Dim::Tokens) {
-            return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
+            return Err(ScheduleError::Operand { op, what: "rows that are not the tokens".to_string() });
         }
         let name = self.kernel_name(op.name(), &weights);
         same_pairs(op, rows, grouping)?;
@@ -135,7 +135,7 @@ impl<'g> Plan<'g> {
         // What no rewriting has cut is cut for large batches.
         let tiling = tiling.unwrap_or_else(|| tiling::candidates(&product, self.machine)[0]);
         if !tiling::takes(tiling, &product, self.machine) {
-            return Err(ScheduleError::Operand { op: op.name(), what: format!("{tiling} on {}", self.machine.name) });
+            return Err(ScheduleError::Operand { op, what: format!("{tiling} on {}", self.machine.name) });
         }
         let spec = Gemm {
             part: 0,
@@ -174,7 +174,7 @@ impl<'g> Plan<'g> {
         let mut tilings = parts.iter().map(|part| part.spec.tiling);
         let tiling = tilings.next();
         if tilings.any(|other| tiling != Some(other)) {
-            return Err(ScheduleError::Operand { op: Op::Launch.name(), what: "parts in several tilings".to_string() });
+            return Err(ScheduleError::Operand { op: Op::Launch, what: "parts in several tilings".to_string() });
         }
         if !parts.is_empty() {
             let specs: Vec<Gemm> = (0..).zip(&parts).map(|(part, of)| Gemm { part, ..of.spec.clone() }).collect();
@@ -234,7 +234,7 @@ impl<'g> Plan<'g> {
             }
             Some(Dim::Pairs) | None => {
                 let what = "rows that are neither the tokens nor a weight's".to_string();
-                return Err(ScheduleError::Operand { op: op.name(), what });
+                return Err(ScheduleError::Operand { op, what });
             }
         };
         let columns = constant(x, 1);
@@ -265,7 +265,7 @@ impl<'g> Plan<'g> {
             _ => return Err(wrong(op, operands)),
         };
         if !matches!(x.shape[..], [Dim::Tokens, _]) {
-            return Err(ScheduleError::Operand { op: op.name(), what: "rows that are not the tokens".to_string() });
+            return Err(ScheduleError::Operand { op, what: "rows that are not the tokens".to_string() });
         }
         let spec = Softmax { name: self.kernel_name(op.name(), &[]), n: constant(x, 1) as u32, masked: of_tokens.is_some() };
         let result = self.result(op, &spec.name, ty, None, last)?;
@@ -300,7 +300,7 @@ impl<'g> Plan<'g> {
         let grouping = Grouping::Slots(*slots);
         same_pairs(op, rows, Some(grouping))?;
         if !vs.iter().all(|(spread, _)| mix::takes(*spread)) {
-            return Err(ScheduleError::Operand { op: op.name(), what: "columns for a few neighbours each".to_string() });
+            return Err(ScheduleError::Operand { op, what: "columns for a few neighbours each".to_string() });
         }
         vs.iter().try_for_each(|(_, v)| same_pairs(op, v, Some(grouping)))?;
         let (into, of) = match op {

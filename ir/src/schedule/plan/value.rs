@@ -145,7 +145,7 @@ pub(super) fn same_pairs(op: Op, tensor: &Tensor, grouping: Option<Grouping>) ->
                 Grouping::Routing(_) => "the pairs of another routing",
                 Grouping::Slots(_) => "the slots of another grouping",
             };
-            Err(ScheduleError::Operand { op: op.name(), what: what.to_string() })
+            Err(ScheduleError::Operand { op, what: what.to_string() })
         }
         Some(_) | None => Ok(()),
     }
@@ -175,7 +175,7 @@ pub(super) fn beside_logits(v: &Tensor, experts: u64) -> Result<route::Operand, 
         [Dim::Tokens] if v.dtype == DType::I32 => Ok(route::Operand::OfTokens),
         _ => {
             let shape: Vec<String> = v.shape.iter().map(ToString::to_string).collect();
-            Err(ScheduleError::Operand { op: Op::Route.name(), what: format!("[{}] beside its logits", shape.join(", ")) })
+            Err(ScheduleError::Operand { op: Op::Route, what: format!("[{}] beside its logits", shape.join(", ")) })
         }
     }
 }
@@ -197,7 +197,7 @@ pub(super) fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {
             Value::Attr(attr) => attr.to_string().into(),
         })
         .collect();
-    ScheduleError::Operand { op: op.name(), what: what.join(", ") }
+    ScheduleError::Operand { op, what: what.join(", ") }
 }
 
 /// The extent of a dimension that is known; types were checked.

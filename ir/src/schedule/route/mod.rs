@@ -32,7 +32,7 @@ mod report;
 mod row;
 
 use super::sort::{self, Sort};
-use super::{ScheduleError, operand_name};
+use super::{Counted, ScheduleError, operand_name};
 use crate::graph::{Attr, Body, Groups, Node, Op, Pointwise, Span};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
@@ -282,7 +282,7 @@ impl<'a> Gating<'a> {
     fn read(spec: &'a Route<'a>) -> Result<Gating<'a>, ScheduleError> {
         let nodes = spec.body.nodes();
         let operands: Vec<Vec<usize>> = nodes.iter().map(|n| n.operands().iter().map(|id| usize::from(*id)).collect()).collect();
-        let refuse = |op: Op| ScheduleError::Body { op: op.name(), inside: Op::Route.name() };
+        let refuse = |op: Op| ScheduleError::Body { op, inside: Op::Route };
         let takes_all = spec.body.has(Op::AllExperts);
         let (mut picker, mut group_limit, mut picked, mut observe, mut mask) = (None, None, spec.top_k, None, None);
         let others = Others::of(nodes, &operands);
@@ -334,12 +334,8 @@ impl<'a> Gating<'a> {
         }
         let top_k = u64::from(spec.top_k);
         match picker {
-            Some(_) if top_k > MOST_PICKS => {
-                Err(ScheduleError::Extent { what: "the picks of a token", value: top_k, most: MOST_PICKS })
-            }
-            None if !takes_all => {
-                Err(ScheduleError::Operand { op: Op::Route.name(), what: "a body that picks no experts".to_string() })
-            }
+            Some(_) if top_k > MOST_PICKS => Err(ScheduleError::Extent { what: Counted::Picks, value: top_k, most: MOST_PICKS }),
+            None if !takes_all => Err(ScheduleError::Operand { op: Op::Route, what: "a body that picks no experts".to_string() }),
             picker => Ok(Gating {
                 spec,
                 nodes,
@@ -455,7 +451,7 @@ impl Block {
         let least = choices.iter().map(&bytes).min().unwrap_or(0);
         let limit = tiling::route_bytes(u64::from(spec.experts), machine);
         choices.into_iter().find(|block| bytes(block) <= limit).ok_or(ScheduleError::Shared {
-            op: Op::Route.name(),
+            op: Op::Route,
             bytes: least,
             limit,
             machine: machine.name,
