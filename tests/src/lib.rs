@@ -122,9 +122,11 @@ pub fn files_under(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in entries.map(|entry| entry.expect("a folder that can be listed").path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // Cargo builds beside its manifest; elsewhere it is a room like others.
+        let is_build = name == "target" && folder.join("Cargo.toml").is_file();
         if path.is_file() {
             files.push(path);
-        } else if path.is_dir() && !name.starts_with('.') && name != "target" {
+        } else if path.is_dir() && !name.starts_with('.') && !is_build {
             files.extend(files_under(&path));
         }
     }

@@ -1,5 +1,5 @@
-//! What a new variant asks for: the compiler leads to every room of `ir` that has to know it. By day a statement is tried, by night
-//! all are. What `codegen` has to know is held by `tidy::matches_over_closed_enums_are_exhaustive`.
+//! What a new variant asks for: the compiler leads to every room of `ir`, and of `codegen`, that has to know it. By day those are tried
+//! that `codegen` has to spell, by night all are.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use moec_tests::{files_under, root, trials};
+use serde_json::Value;
 
 struct Addition {
     what: &'static str,
@@ -16,6 +17,8 @@ struct Addition {
     line: &'static str,
     /// The files of `ir/src` in which the compiler finds it missing.
     rooms: &'static [&'static str],
+    /// Those of `codegen/src`, once `ir` knows it.
+    spelt: &'static [&'static str],
 }
 
 const ADDITIONS: &[Addition] = &[
@@ -25,6 +28,7 @@ const ADDITIONS: &[Addition] = &[
         before: "    /// `top_k scores keys k`:",
         line: "    /// A dummy.\n    Dummy = whole(\"dummy\", 1),\n",
         rooms: &["graph/infer.rs", "graph/interp/ops.rs", "rewrite/cost.rs", "schedule/plan/mod.rs", "schedule/route/row.rs"],
+        spelt: &[],
     },
     Addition {
         what: "a pointwise op",
@@ -32,6 +36,7 @@ const ADDITIONS: &[Addition] = &[
         before: "    /// `1 / (1 + exp(-x))`.",
         line: "    /// A dummy.\n    Dummy = by_row(\"dummy\", 1),\n",
         rooms: &["graph/infer.rs", "graph/interp/arithmetic.rs", "rewrite/cost.rs", "schedule/body.rs"],
+        spelt: &[],
     },
     Addition {
         what: "a statement",
@@ -39,6 +44,7 @@ const ADDITIONS: &[Addition] = &[
         before: "    /// Binds a variable, with its first value.",
         line: "    /// A dummy.\n    Dummy,\n",
         rooms: &["kernel/interp.rs", "kernel/print.rs", "kernel/stmt.rs", "kernel/uniform.rs", "kernel/verify.rs"],
+        spelt: &["lower/stmt.rs"],
     },
     Addition {
         what: "something to wait for",
@@ -46,6 +52,7 @@ const ADDITIONS: &[Addition] = &[
         before: "    /// Until the launches before this one have ended,",
         line: "    /// A dummy.\n    Dummy,\n",
         rooms: &["kernel/interp.rs", "kernel/print.rs", "kernel/stmt.rs", "kernel/verify.rs"],
+        spelt: &["lower/stmt.rs"],
     },
     Addition {
         what: "a scope of barriers",
@@ -53,6 +60,7 @@ const ADDITIONS: &[Addition] = &[
         before: "    /// The threads of all blocks of a cluster",
         line: "    /// A dummy.\n    Dummy,\n",
         rooms: &["kernel/interp.rs", "kernel/parse_sync.rs", "kernel/print_sync.rs", "kernel/verify.rs"],
+        spelt: &["lower/stmt.rs", "target/nvptx.rs"],
     },
     Addition {
         what: "an index",
@@ -60,6 +68,7 @@ const ADDITIONS: &[Addition] = &[
         before: "    /// Block in the grid.",
         line: "    /// A dummy.\n    Dummy,\n",
         rooms: &["kernel/interp.rs", "kernel/print.rs", "kernel/uniform.rs"],
+        spelt: &["target/host.rs", "target/nvptx.rs"],
     },
     Addition {
         what: "a capability of machines",
@@ -67,6 +76,7 @@ const ADDITIONS: &[Addition] = &[
         before: "    /// Streaming multiprocessors, or cores.",
         line: "    /// A dummy.\n    pub dummy: bool,\n",
         rooms: &["machine.rs"],
+        spelt: &[],
     },
     Addition {
         what: "a kind of tile",
@@ -74,58 +84,112 @@ const ADDITIONS: &[Addition] = &[
         before: "    /// By dot products of a GPU's warp",
         line: "    /// A dummy.\n    Dummy,\n",
         rooms: &["schedule/gemm/mod.rs", "tiling.rs"],
+        spelt: &[],
     },
 ];
 
-/// The crate `ir`, and a workspace that has no other.
+/// The crates `ir` and `codegen` without their tests, and a workspace that has no other.
 fn copy(folder: &Path) {
     let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let alone = workspace.lines().map(|line| match line.split_once(" = ") {
-        Some((key @ ("members" | "default-members"), _)) => format!("{key} = [\"ir\"]\n"),
+        Some((key @ ("members" | "default-members"), _)) => format!("{key} = [\"ir\", \"codegen\"]\n"),
         Some(_) | None => format!("{line}\n"),
     });
     fs::write(folder.join("Cargo.toml"), alone.collect::<String>()).unwrap();
-    fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
-    let ir = root().join("ir");
-    for file in files_under(&ir) {
-        let to = folder.join("ir").join(file.strip_prefix(&ir).unwrap());
+    let sources = ["ir/src", "codegen/src", ".cargo"].into_iter().flat_map(|part| files_under(&root().join(part)));
+    for file in sources.chain([root().join("Cargo.lock")]) {
+        let to = folder.join(file.strip_prefix(root()).unwrap());
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         fs::copy(&file, to).unwrap();
     }
+    for part in ["ir", "codegen"] {
+        let manifest = fs::read_to_string(root().join(part).join("Cargo.toml")).unwrap();
+        let (library, _) = manifest.split_once("[dev-dependencies]").unwrap();
+        fs::write(folder.join(part).join("Cargo.toml"), library).unwrap();
+    }
 }
 
-/// The files of `ir/src` that have errors, and all that the compiler says.
-fn check(folder: &Path) -> (BTreeSet<String>, String) {
+/// An error of the compiler.
+struct Missing {
+    /// The file, from the workspace on.
+    file: String,
+    /// Where an arm would make up for it, and that arm.
+    arm: Option<(usize, String)>,
+}
+
+/// The compiler's errors in a crate and what it depends on, and all that it says.
+fn check(folder: &Path, package: &str) -> (Vec<Missing>, String) {
     let output = Command::new(env!("CARGO"))
-        .args(["check", "--offline", "--package", "moec-ir", "--message-format", "short"])
+        .args(["check", "--offline", "--package", package, "--message-format", "json"])
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", root().join("target/rooms"))
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let errors = said.lines().filter(|line| line.contains(": error"));
-    let files = errors.filter_map(|line| Some(line.split_once(".rs:")?.0.strip_prefix("ir/src/")?.to_string() + ".rs"));
-    (files.collect(), said)
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let messages: Vec<Value> = messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let rendered = messages.iter().filter_map(|message| message["message"]["rendered"].as_str());
+    let said = rendered.chain([&*String::from_utf8_lossy(&output.stderr)]).collect();
+    let missing = messages.iter().filter_map(|message| {
+        let message = &message["message"];
+        let is_primary = |span: &&Value| span["is_primary"] == true;
+        let at = message["spans"].as_array()?.iter().find(is_primary).filter(|_| message["level"] == "error")?;
+        let children = message["children"].as_array()?.iter().filter_map(|child| child["spans"].as_array());
+        let arm = children.flatten().find_map(|span| {
+            // Whatever is missing, so that no name has to be in scope.
+            let arm = span["suggested_replacement"].as_str().filter(|arm| arm.contains(" => "))?;
+            let before: String = arm.chars().take_while(|c| *c == ',' || c.is_whitespace()).collect();
+            Some((span["byte_start"].as_u64()? as usize, format!("{before}_ => unreachable!()")))
+        });
+        Some(Missing { file: at["file_name"].as_str()?.to_string(), arm })
+    });
+    (missing.collect(), said)
+}
+
+/// The files under this folder that have errors.
+fn files(missing: &[Missing], under: &str) -> BTreeSet<String> {
+    missing.iter().filter_map(|missing| missing.file.strip_prefix(under).map(str::to_string)).collect()
+}
+
+/// Makes up for what is missing.
+fn fill(folder: &Path, missing: &[Missing]) {
+    let mut arms: Vec<_> = missing.iter().filter_map(|missing| Some((&missing.file, missing.arm.as_ref()?))).collect();
+    // The last place of a file first, so that the others stay where they are.
+    arms.sort_by_key(|(_, (at, _))| std::cmp::Reverse(*at));
+    for (file, (at, arm)) in arms {
+        let mut text = fs::read_to_string(folder.join(file)).unwrap();
+        text.insert_str(*at, arm);
+        fs::write(folder.join(file), text).unwrap();
+    }
 }
 
 #[test]
 fn a_forgotten_room_is_a_compile_error() {
     let folder = tempfile::tempdir().unwrap();
     copy(folder.path());
-    let (files, said) = check(folder.path());
-    assert!(files.is_empty() && said.contains("Finished"), "{said}");
+    let (missing, said) = check(folder.path(), "moec-codegen");
+    assert!(missing.is_empty() && said.contains("Finished"), "{said}");
     let mut wrong = String::new();
     let all = std::env::var_os(trials::ALL).is_some();
-    for Addition { what, file, before, line, rooms } in ADDITIONS.iter().filter(|of| all || of.what == "a statement") {
+    for Addition { what, file, before, line, rooms, spelt } in ADDITIONS.iter().filter(|of| all || !of.spelt.is_empty()) {
         let path = folder.path().join("ir/src").join(file);
         let text = fs::read_to_string(&path).unwrap();
         let (above, below) = text.split_once(before).unwrap_or_else(|| panic!("{file} has no line {before}"));
         fs::write(&path, format!("{above}{line}{before}{below}")).unwrap();
-        let (files, said) = check(folder.path());
-        fs::write(&path, &text).unwrap();
-        if files != rooms.iter().map(ToString::to_string).collect() {
-            wrong += &format!("{what} is missed in {files:?}, not in {rooms:?}\n{said}\n");
+        let mut expect = |(missing, said): &(Vec<Missing>, String), under: &str, rooms: &[&str]| {
+            let found = files(missing, under);
+            if found != rooms.iter().map(ToString::to_string).collect() {
+                wrong += &format!("{what} is missed in {found:?} of {under}, not in {rooms:?}\n{said}\n");
+            }
+        };
+        let found = check(folder.path(), "moec-ir");
+        expect(&found, "ir/src/", rooms);
+        if !spelt.is_empty() {
+            fill(folder.path(), &found.0);
+            let found = check(folder.path(), "moec-codegen");
+            expect(&found, "ir/src/", &[]);
+            expect(&found, "codegen/src/", spelt);
         }
+        copy(folder.path());
     }
     assert!(wrong.is_empty(), "{wrong}");
 }

@@ -34,7 +34,12 @@ pub(super) fn of_codegen(error: &moec_codegen::Error) -> &'static [Blamed] {
     use moec_codegen::Error;
     match error {
         Error::Unsupported { kernel, .. } | Error::Shared { kernel, .. } => op_of(kernel).map_or(&[], of_op),
-        Error::Malformed { .. } | Error::Llvm { .. } | Error::NoLinker { .. } | Error::Tool { .. } | Error::Io { .. } => &[],
+        Error::Malformed { .. }
+        | Error::Llvm { .. }
+        | Error::Link { .. }
+        | Error::NoLinker { .. }
+        | Error::Tool { .. }
+        | Error::Io { .. } => &[],
     }
 }
 
