@@ -2,8 +2,8 @@
 //!
 //! LLVM's object of a program is code and constants that refer to each other by their distance, and nothing else: no data that
 //! is written, and no symbol of another object. So the shared object is these at places of their own, and a table by which the
-//! loader finds the kernels; there is nothing left to relocate. It is written here: no tool is needed, and the same object gives the same
-//! bytes on every machine.
+//! loader finds the kernels; there is nothing left to relocate. It is written here: no tool is needed, and the same object gives
+//! the same bytes on every machine.
 //!
 //! ```text
 //! read            headers, .hash, .dynsym, .dynstr, .rodata
@@ -253,7 +253,8 @@ fn link(soname: &str, object: &[u8]) -> Result<Vec<u8>, String> {
     writer.write_hash(count, count, |index| index.checked_sub(1).map(|index| elf::hash(exports[index as usize].name)));
     writer.write_null_dynamic_symbol();
     for (export, name) in exports.iter().zip(symbols) {
-        let address = addresses.get(&export.section).ok_or("a kernel that is not code")?;
+        let place = code.addresses().find(|(section, _)| *section == export.section);
+        let (_, address) = place.ok_or("a kernel that is not code")?;
         writer.write_dynamic_symbol(&Sym {
             name: Some(name),
             section: Some(of_code),

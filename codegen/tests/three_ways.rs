@@ -191,7 +191,6 @@ fn what_threads_hand_each_other_is_read_again() {
     assert_eq!(check(every, 1, &[Ints(y), Unwritten(32)], text), [after, z]);
 }
 
-/// Loads say what is known of their next use, in parts of every width; the values are the same.
 /// Around where rounding turns, of numbers all over f32, subnormals and infinities included.
 #[test]
 fn bf16_is_rounded_to_the_nearest() {
@@ -221,6 +220,20 @@ fn bf16_is_rounded_to_the_nearest() {
     assert_eq!(found, [pairs, firsts]);
 }
 
+/// Of any sign and content; which one it becomes is the machine's.
+#[test]
+fn a_nan_stays_one_in_bf16() {
+    let bits = [0x7fc0_0000u32, 0xffc0_0000, 0x7f80_0001, 0xff80_0001, 0x7fff_ffff, 0xffff_ffff, 0x7f80_8000, 0x7f80_0000];
+    let text = "kernel @moec_nan(%x: *f32, %y: *mut i32) threads 8 {
+      load %a: f32 = %x[thread]
+      let %n: f32 = f32(bf16(%a))
+      store %y[thread] = select(%n == %n, 0, 1)
+    }";
+    let given = [Bytes(bits.iter().flat_map(|x| x.to_le_bytes()).collect()), Unwritten(8)];
+    assert_eq!(check(every, 1, &given, text), [[1, 1, 1, 1, 1, 1, 1, 0]]);
+}
+
+/// Loads say what is known of their next use, in parts of every width; the values are the same.
 #[test]
 fn hints_change_no_value() {
     let text = "kernel @moec_hints(%x: *i32, %h: *f16, %y: *mut i32) threads 32 {

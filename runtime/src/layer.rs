@@ -1,6 +1,7 @@
 //! A compiled layer on a device: binds weights, and makes, launches and reads back the memory of a run. What is launched is
 //! a plan. The same code for every device; which kernels, in which order, with which grids stands in the manifest.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -155,9 +156,11 @@ impl Layer {
     /// them, and each is dropped as soon as it is there. On the host a weight that is a part of a mapped file is not copied
     /// but used where it lies, if that is aligned and no update writes it; the file stays mapped until the layer is gone.
     ///
+    /// Where the package prepares something of the weights, that is launched on the default stream and waited for.
+    ///
     /// # Errors
     /// [`Error::Count`], [`Error::DType`], [`Error::Shape`], [`Error::NumberRange`], [`Error::OutOfMemory`],
-    /// [`Error::Device`].
+    /// [`Error::Device`]; where something is prepared also [`Error::Extent`], [`Error::LaunchRange`], [`Error::Poisoned`].
     pub fn bind(&self, weights: Vec<Tensor>) -> Result<Bound, Error> {
         let shared = &self.shared;
         let buffers = shared.buffers(Role::Weight);
@@ -178,10 +181,13 @@ impl Layer {
         Bound::prepare(shared, regions?.into())
     }
 
-    /// The layer with weights that are on the device already, in the manifest's order.
+    /// The layer with weights that are on the device already, in the manifest's order: written there, not on the way by a stream of
+    /// the caller's. Where the package prepares something of them, that is launched on the default stream and waited for, into
+    /// memory of its own; so weights that change later are bound again, and nothing is bound while a graph is captured.
     ///
     /// # Errors
-    /// [`Error::Count`], [`Error::TooShort`], [`Error::Misaligned`], [`Error::WrongDevice`].
+    /// [`Error::Count`], [`Error::TooShort`], [`Error::Misaligned`], [`Error::WrongDevice`]; where something is prepared also
+    /// [`Error::OutOfMemory`], [`Error::Device`], [`Error::Extent`], [`Error::LaunchRange`], [`Error::Poisoned`].
     pub fn bind_regions(&self, weights: Vec<Region>) -> Result<Bound, Error> {
         let shared = &self.shared;
         let buffers = shared.buffers(Role::Weight);
@@ -386,11 +392,10 @@ impl Shared {
 
     /// What is prepared of the weights for this target, in the manifest's order.
     pub(crate) fn prepared(&self) -> impl Iterator<Item = &Buffer> {
-        let is_named = |index: u32| {
-            self.target().prepare.iter().flat_map(|launch| &launch.args).any(|arg| arg.buffer() == Some(index as usize))
-        };
-        let buffers = self.manifest.buffers.iter().zip(0..);
-        buffers.filter(move |(buffer, index)| buffer.role == Role::Prepared && is_named(*index)).map(|(buffer, _)| buffer)
+        let args = self.target().prepare.iter().flat_map(|launch| &launch.args);
+        let named: BTreeSet<usize> = args.filter_map(Arg::buffer).collect();
+        let buffers = named.into_iter().map(|index| &self.manifest.buffers[index]);
+        buffers.filter(|buffer| buffer.role == Role::Prepared)
     }
 
     pub(crate) fn workspace(&self, dims: Dims) -> Result<Workspace, Error> {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::device::{Device, Given, Map, Start, Stream};
 use crate::error::Error;
 use crate::layer::{Bound, Layer, Shared, check_count};
-use crate::package::{Arg, Dims, Kernel, Launch, PARAMS_MAX, ParamKind, Role, TensorMap, View, WORKSPACE_ALIGN, byte_count};
+use crate::package::{
+    Arg, Dims, Kernel, Launch, PARAMS_MAX, ParamKind, Role, TensorMap, View, WORKSPACE_ALIGN, Workspace, byte_count,
+};
 use crate::region::Region;
 
 /// Grids, scalar arguments, sizes and the places in the workspace, for one [`Dims`]. It has no state: threads may run one
@@ -112,16 +114,17 @@ impl Plan {
             let slots = Box::default();
             return Ok(Plan { shared, dims, slots, inputs, outputs, workspace_bytes: 0, launches: none(), update: none() });
         }
-        let (slots, workspace_bytes) = slots(&shared, dims)?;
+        let layout = shared.workspace(dims)?;
+        let slots = slots(&shared, Some((dims, &layout)))?;
         let launches = calls(&shared, shared.launches(dims.tokens), dims)?;
         let update = calls(&shared, &shared.target().update, dims)?;
-        Ok(Plan { slots, inputs, outputs, workspace_bytes, launches, update, dims, shared })
+        Ok(Plan { slots, inputs, outputs, workspace_bytes: layout.bytes, launches, update, dims, shared })
     }
 
     /// What is launched once, when weights are bound.
     pub(crate) fn preparation(shared: &Arc<Shared>) -> Result<Plan, Error> {
         let dims = Dims::tokens(0);
-        let (slots, _) = slots(shared, dims)?;
+        let slots = slots(shared, None)?;
         let launches = calls(shared, &shared.target().prepare, dims)?;
         Ok(Plan {
             slots,
@@ -258,31 +261,32 @@ impl Plan {
     }
 }
 
-/// Every buffer's length and place, and the length of the workspace.
-fn slots(shared: &Shared, dims: Dims) -> Result<(Box<[Slot]>, u64), Error> {
-    let layout = shared.workspace(dims)?;
+/// Every buffer's length and place. `batch`: its dims and workspace; without one only weights and what is prepared of them are there.
+fn slots(shared: &Shared, batch: Option<(Dims, &Workspace)>) -> Result<Box<[Slot]>, Error> {
     let (mut inputs, mut outputs, mut weights) = (0.., 0.., 0..);
     let mut prepared = shared.prepared().map(|buffer| buffer.name.as_str()).enumerate().peekable();
-    let mut inside = layout.places.iter().peekable();
+    let mut inside = batch.iter().flat_map(|(_, layout)| &layout.places).peekable();
     let slots = shared.manifest.buffers.iter().enumerate().map(|(index, buffer)| {
         let next = |numbers: &mut std::ops::RangeFrom<usize>| numbers.next().unwrap_or_default();
-        let place = match buffer.role {
-            Role::Input => Place::Input(next(&mut inputs)),
-            Role::Output => Place::Output(next(&mut outputs)),
-            Role::Weight => Place::Weight(next(&mut weights)),
-            Role::Prepared => match prepared.next_if(|(_, name)| *name == buffer.name) {
-                Some((place, _)) => Place::Prepared(place),
-                None => return Ok(Slot { bytes: 0, place: Place::Nowhere }),
+        let nowhere = Slot { bytes: 0, place: Place::Nowhere };
+        let (place, dims) = match (buffer.role, batch) {
+            (Role::Weight, _) => (Place::Weight(next(&mut weights)), Dims::tokens(0)),
+            (Role::Prepared, _) => match prepared.next_if(|(_, name)| *name == buffer.name) {
+                Some((place, _)) => (Place::Prepared(place), Dims::tokens(0)),
+                None => return Ok(nowhere),
             },
+            (Role::Input, Some((dims, _))) => (Place::Input(next(&mut inputs)), dims),
+            (Role::Output, Some((dims, _))) => (Place::Output(next(&mut outputs)), dims),
+            (Role::Input | Role::Output, None) => return Ok(nowhere),
             // The layout is in the manifest's order.
-            Role::Workspace => match inside.next_if(|place| place.buffer == index) {
+            (Role::Workspace, _) => match inside.next_if(|place| place.buffer == index) {
                 Some(place) => return Ok(Slot { bytes: place.bytes, place: Place::Workspace(place.offset) }),
-                None => return Ok(Slot { bytes: 0, place: Place::Nowhere }),
+                None => return Ok(nowhere),
             },
         };
         Ok(Slot { bytes: byte_count(buffer, dims)?, place })
     });
-    Ok((slots.collect::<Result<_, Error>>()?, layout.bytes))
+    slots.collect()
 }
 
 /// The launches of some blocks. What comes before the first of them is not known, so that is not early, though one of no blocks may

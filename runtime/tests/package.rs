@@ -3,8 +3,8 @@
 
 use crate::fixture;
 use moec_runtime::package::{
-    Arg, Buffer, DType, Dim, Dims, Extent, ImageKind, Launch, Manifest, ParamKind, Role, Routing, Slice, Slots, Source, Stacked,
-    TargetKind, read, workspace, write,
+    Arg, Buffer, DType, Dim, Dims, Extent, ImageKind, Launch, Manifest, ParamKind, Regime, Role, Routing, Slice, Slots, Source,
+    Stacked, TargetKind, read, workspace, write,
 };
 use moec_runtime::{Error, Package};
 use sha2::{Digest, Sha256};
@@ -254,9 +254,32 @@ fn a_preparation_has_weights_alone() {
     refused("is not there when weights are bound", &|launch| launch.args[1] = Arg::Buffer(2));
     refused("the preparation by `double_it` depends on the batch", &|launch| launch.grid = Extent::Tokens);
     refused("the preparation by `double_it` depends on the batch", &|launch| launch.args[3] = Arg::ScalarI64(Extent::Tokens + 1));
+    check("nothing prepares `p`", |m| {
+        prepared(m);
+        m.targets[0].prepare.clear();
+        m.targets[0].regimes[0].launches[1].args[1] = Arg::Buffer(5);
+    });
     check("weight `p`: an extent", |m| {
         prepared(m);
         m.buffers[5].shape[0] = Extent::Tokens;
+    });
+}
+
+/// Time that is spent before anything runs is bounded: where buffers lie takes time by the square of their number.
+#[test]
+fn regimes_and_workspace_are_few() {
+    check("target `host` has 17 regimes, at most 16", |m| {
+        let first = m.targets[1].regimes[0].clone();
+        let more = (0..15).map(|i| Regime { tokens_up_to: Some(3 + i), ..first.clone() });
+        m.targets[1].regimes.splice(1..1, more);
+    });
+    check("target `host`: 513 workspace buffers, at most 512", |m| {
+        let tmp = m.buffers[2].clone();
+        m.buffers.extend((0..511).map(|i| Buffer { name: format!("tmp{i}"), ..tmp.clone() }));
+        let first = m.targets[1].regimes[1].launches[0].clone();
+        let launches = (5..516)
+            .map(|i| Launch { args: [vec![Arg::Buffer(2), Arg::Buffer(i)], first.args[2..].to_vec()].concat(), ..first.clone() });
+        m.targets[1].regimes[1].launches.splice(1..1, launches);
     });
 }
 

@@ -13,19 +13,23 @@ pub(super) fn of_schedule(error: &ScheduleError) -> &'static [Blamed] {
         | ScheduleError::Unfused { op, .. }
         | ScheduleError::Body { inside: op, .. }
         | ScheduleError::Operand { op, .. } => of_op(*op),
-        ScheduleError::Extent { what, .. } => match what {
-            Counted::Picks => &[("router.top_k", "picks of a token"), ("router.joint_shared", "picks that are every token's")],
-            Counted::Slots => &[("router.slots", "slots an expert"), ("moe.experts", "experts")],
-            Counted::Dimension => &[
-                ("moe.hidden", "the width of a row"),
-                ("expert.intermediate", "the width of a row between two products"),
-                ("router.vocabulary", "the rows of the table of token ids"),
-            ],
-        },
+        ScheduleError::Extent { what, .. } => of_count(*what),
         ScheduleError::Leaf { .. }
         | ScheduleError::Wiring { .. }
         | ScheduleError::Public { .. }
         | ScheduleError::Result { .. } => &[],
+    }
+}
+
+fn of_count(what: Counted) -> &'static [Blamed] {
+    match what {
+        Counted::Picks => &[("router.top_k", "picks of a token"), ("router.joint_shared", "picks that are every token's")],
+        Counted::Slots => &[("router.slots", "slots an expert"), ("moe.experts", "experts")],
+        Counted::Dimension => &[
+            ("moe.hidden", "the width of a row"),
+            ("expert.intermediate", "the width of a row between two products"),
+            ("router.vocabulary", "the rows of the table of token ids"),
+        ],
     }
 }
 
@@ -192,7 +196,9 @@ mod tests {
     fn every_key_is_one_of_the_spec() {
         let of_ops = Op::ALL.iter().flat_map(|op| of_op(*op));
         let of_tensors = Tensor::ALL.iter().flat_map(|tensor| sizes(*tensor));
-        let unknown: Vec<&str> = of_ops.chain(of_tensors).map(|(key, _)| *key).filter(|key| !crate::spec::has_key(key)).collect();
+        let of_counts = [Counted::Picks, Counted::Slots, Counted::Dimension].into_iter().flat_map(of_count);
+        let unknown: Vec<&str> =
+            of_ops.chain(of_tensors).chain(of_counts).map(|(key, _)| *key).filter(|key| !crate::spec::has_key(key)).collect();
         assert!(unknown.is_empty(), "{unknown:?}");
         assert!(Op::ALL.iter().all(|op| !of_op(*op).is_empty()));
     }

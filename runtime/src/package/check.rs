@@ -17,6 +17,10 @@ const EXTENT_DEPTH_MAX: usize = 32;
 const EXPERTS_MAX: u64 = 1 << 20;
 /// The most that a size or a number of tokens may be: kernels count them in 32 bits, and products of two fit 64.
 const SIZE_MAX: u64 = i32::MAX as u64;
+/// The most regimes of a target, and the most workspace buffers of a regime: far more than any layer has. Where buffers lie takes time
+/// that grows with the square of their number.
+const REGIMES_MAX: usize = 16;
+const WORKSPACE_BUFFERS_MAX: usize = 512;
 /// The most threads of a block on any GPU.
 const THREADS_MAX: u32 = 1024;
 /// The most blocks of a cluster on every GPU that has clusters.
@@ -206,9 +210,26 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
     // `None` sorts below every bound, so an early open end breaks the order too.
     let ascending = bounded.first().is_none_or(Option::is_some) && bounded.windows(2).all(|pair| pair[0] < pair[1]);
     ensure!(ascending, "target `{name}`: the regimes' bounds do not ascend");
+    ensure!(limits.len() <= REGIMES_MAX, "target `{name}` has {} regimes, at most {REGIMES_MAX}", limits.len());
     ensure!(target.regimes.iter().all(|regime| regime.tile_rows != Some(0)), "target `{name}`: tiles without rows");
     target.launches().try_for_each(|launch| check_launch(manifest, target, launch))?;
     target.prepare.iter().try_for_each(|launch| check_preparation(manifest, target, launch))?;
+    let named_by = |launches: &[Launch]| -> BTreeSet<usize> {
+        launches.iter().flat_map(|launch| &launch.args).filter_map(Arg::buffer).collect()
+    };
+    let prepared = named_by(&target.prepare);
+    let is_prepared = |index: &usize| manifest.buffers[*index].role != Role::Prepared || prepared.contains(index);
+    for launches in target.regimes.iter().map(|regime| &regime.launches).chain([&target.update]) {
+        let named = named_by(launches);
+        let workspace = named.iter().filter(|index| manifest.buffers[**index].role == Role::Workspace).count();
+        ensure!(
+            workspace <= WORKSPACE_BUFFERS_MAX,
+            "target `{name}`: {workspace} workspace buffers, at most {WORKSPACE_BUFFERS_MAX}"
+        );
+        if let Some(index) = named.into_iter().find(|index| !is_prepared(index)) {
+            return Err(Error::manifest(format!("target `{name}`: nothing prepares `{}`", manifest.buffers[index].name)));
+        }
+    }
     let sequences = target.regimes.iter().map(|regime| &regime.launches).chain([&target.prepare, &target.update]);
     for launches in sequences {
         let early = launches.first().is_some_and(|launch| launch.early);

@@ -28,8 +28,10 @@ pub(super) struct Plan<'g> {
     prepare: Vec<Launch>,
     /// Launches that change weights after a batch.
     update: Vec<Launch>,
-    /// Of each node so far, whether it depends on nothing but weights that stay as they are; then of the next one.
+    /// Of each node so far, whether it depends on nothing but weights that stay as they are.
     constant: Vec<bool>,
+    /// Whether the node under way does.
+    is_preparing: bool,
 }
 
 impl<'g> Plan<'g> {
@@ -40,9 +42,9 @@ impl<'g> Plan<'g> {
         output: BufferId,
         buffers: Buffers,
     ) -> Plan<'g> {
-        let (values, constant, kernels) = (Vec::new(), Vec::new(), Vec::new());
+        let (values, constant, kernels, is_preparing) = (Vec::new(), Vec::new(), Vec::new(), false);
         let (launches, prepare, update) = (Vec::new(), Vec::new(), Vec::new());
-        Plan { layer, machine, params, output, values, constant, buffers, kernels, launches, prepare, update }
+        Plan { layer, machine, params, output, values, constant, is_preparing, buffers, kernels, launches, prepare, update }
     }
 
     /// The program, for batches of any size.
@@ -65,12 +67,12 @@ impl<'g> Plan<'g> {
     /// Schedules the next node. The output is written where the caller has it.
     pub(super) fn add(&mut self, node: &'g Node, ty: &'g Type, is_output: bool) -> Result<(), ScheduleError> {
         check_extents(ty)?;
-        let is_constant = !is_output && self.depends_on_weights_alone(node);
-        self.constant.push(is_constant);
+        self.is_preparing = !is_output && self.depends_on_weights_alone(node);
         let (buffers, launches) = (self.buffers.count(), self.launches.len());
         let value = self.value(node, ty, is_output)?;
         self.values.push(value);
-        if is_constant {
+        self.constant.push(self.is_preparing);
+        if self.is_preparing {
             self.buffers.prepared_from(buffers);
             self.prepare.extend(self.launches.drain(launches..));
         }
@@ -88,7 +90,7 @@ impl<'g> Plan<'g> {
 
     /// So many blocks for rows that are there whatever the batch: none without tokens, but where a preparation is scheduled.
     fn constant_grid(&self, blocks: Extent) -> Extent {
-        if self.constant.last() == Some(&true) { blocks } else { blocks * Extent::Tokens.min(Extent::Const(1)) }
+        if self.is_preparing { blocks } else { blocks * Extent::Tokens.min(Extent::Const(1)) }
     }
 
     /// The buffer of the weight of this name (`@router`).
