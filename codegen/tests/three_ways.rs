@@ -224,13 +224,13 @@ fn bf16_is_rounded_to_the_nearest() {
 #[test]
 fn a_nan_stays_one_in_bf16() {
     let bits = [0x7fc0_0000u32, 0xffc0_0000, 0x7f80_0001, 0xff80_0001, 0x7fff_ffff, 0xffff_ffff, 0x7f80_8000, 0x7f80_0000];
-    let text = "kernel @moec_nan(%x: *f32, %y: *mut i32) threads 8 {
+    let text = "kernel @moec_nan(%x: *f32, %y: *mut i32) threads 32 {
       load %a: f32 = %x[thread]
       let %n: f32 = f32(bf16(%a))
       store %y[thread] = select(%n == %n, 0, 1)
     }";
-    let given = [Bytes(bits.iter().flat_map(|x| x.to_le_bytes()).collect()), Unwritten(8)];
-    assert_eq!(check(every, 1, &given, text), [[1, 1, 1, 1, 1, 1, 1, 0]]);
+    let given = [Bytes([bits; 4].iter().flatten().flat_map(|x| x.to_le_bytes()).collect()), Unwritten(32)];
+    assert_eq!(check(every, 1, &given, text), [[1, 1, 1, 1, 1, 1, 1, 0].repeat(4)]);
 }
 
 /// Loads say what is known of their next use, in parts of every width; the values are the same.
