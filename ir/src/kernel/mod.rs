@@ -158,6 +158,26 @@ pub enum Given {
     TensorMap(View),
 }
 
+impl Arg {
+    /// The buffer whose memory the kernel reaches by it: index into [`Program::buffers`].
+    pub fn buffer(&self) -> Option<usize> {
+        match self.given {
+            Given::Buffer(buffer) | Given::TensorMap(View { buffer, .. }) => Some(buffer),
+            Given::Scalar(_) => None,
+        }
+    }
+
+    /// The formulas in it.
+    pub fn formulas(&self) -> impl Iterator<Item = &Extent> {
+        let (number, view) = match &self.given {
+            Given::Buffer(_) => (None, None),
+            Given::Scalar(extent) => (Some(extent), None),
+            Given::TensorMap(view) => (None, Some(view)),
+        };
+        number.into_iter().chain(view.into_iter().flat_map(View::formulas))
+    }
+}
+
 impl From<Extent> for Given {
     fn from(extent: Extent) -> Given {
         Given::Scalar(extent)

@@ -119,7 +119,7 @@ pub(super) fn writes(program: &Program, launch: &Launch, buffer: usize) -> bool 
     params
         .iter()
         .zip(&launch.args)
-        .any(|(param, arg)| matches!(param.kind, ParamKind::Buffer { write: true, .. }) && arg.given == Given::Buffer(buffer))
+        .any(|(param, arg)| matches!(param.kind, ParamKind::Buffer { write: true, .. }) && arg.buffer() == Some(buffer))
 }
 
 pub(super) fn divides_by_zero(extent: &Extent) -> bool {
@@ -140,9 +140,7 @@ fn check_regimes(program: &Program, machine: &Machine, found: &mut Vec<Violation
     }
     for (i, launch) in program.prepare.iter().enumerate() {
         let mut wrong = check_launch(program, launch, Stage::Prepare);
-        let numbers =
-            launch.args.iter().filter_map(|arg| if let Given::Scalar(extent) = &arg.given { Some(extent) } else { None });
-        if std::iter::once(&launch.grid).chain(numbers).any(Extent::depends_on_batch) {
+        if launch.args.iter().flat_map(Arg::formulas).chain([&launch.grid]).any(Extent::depends_on_batch) {
             wrong.push("a preparation depends on the batch".to_string());
         }
         found.extend(wrong.into_iter().map(|message| Violation { at: Location::Prepare(i), message }));
@@ -169,10 +167,8 @@ fn check_regimes(program: &Program, machine: &Machine, found: &mut Vec<Violation
     found.extend(early(&program.update, &Location::Update));
     for (i, launch) in program.update.iter().enumerate() {
         let mut wrong = check_launch(program, launch, Stage::Update);
-        let prepares = |buffer: usize| {
-            let given = program.prepare.iter().flat_map(|launch| &launch.args).map(|arg| &arg.given);
-            given.filter(|given| **given == Given::Buffer(buffer)).count() > 0
-        };
+        let prepares =
+            |buffer: usize| program.prepare.iter().flat_map(|launch| &launch.args).any(|arg| arg.buffer() == Some(buffer));
         if let Some((_, buffer)) = program.buffers.iter().enumerate().find(|(i, _)| writes(program, launch, *i) && prepares(*i)) {
             wrong.push(format!("%{} is updated, though something was prepared from it", buffer.name));
         }
@@ -234,7 +230,11 @@ fn check_argument(program: &Program, param: &Param, arg: &Arg, stage: Stage) -> 
         (ParamKind::Buffer { .. }, Given::Scalar(_) | Given::TensorMap(_)) => wrong("the parameter is a buffer".to_string()),
         (ParamKind::Scalar(_), Given::Buffer(_) | Given::TensorMap(_)) => wrong("the parameter is a number".to_string()),
         (ParamKind::TensorMap(_), Given::Buffer(_) | Given::Scalar(_)) => wrong("the parameter is a tensor map".to_string()),
-        (ParamKind::TensorMap(map), Given::TensorMap(view)) => wrong_view(program, &map, view).and_then(wrong),
+        (ParamKind::TensorMap(map), Given::TensorMap(view)) => {
+            let role = program.buffers.get(view.buffer).map(|buffer| buffer.role);
+            let misuse = role.and_then(|role| wrong_use(role, stage, false)).map(str::to_string);
+            wrong_view(program, &map, view).or(misuse).and_then(wrong)
+        }
         (ParamKind::Scalar(_), Given::Scalar(extent)) if divides_by_zero(extent) => wrong("divides by zero".to_string()),
         (ParamKind::Scalar(elem), Given::Scalar(Extent::Const(n))) => {
             let most = if elem == DType::I32 { i32::MAX as u64 } else { i64::MAX as u64 };
@@ -244,18 +244,23 @@ fn check_argument(program: &Program, param: &Param, arg: &Arg, stage: Stage) -> 
         (ParamKind::Buffer { elem, write }, Given::Buffer(index)) => match program.buffers.get(*index) {
             None => wrong("there is no such buffer".to_string()),
             Some(buffer) if buffer.dtype != elem => wrong(format!("the parameter has {elem}, the buffer {}", buffer.dtype)),
-            Some(buffer) => match (buffer.role, stage) {
-                (Role::Input, Stage::Run | Stage::Update) if write => wrong("an input is not written".to_string()),
-                (Role::Weight, Stage::Prepare | Stage::Run) if write => wrong("a weight is not written".to_string()),
-                (Role::Output, Stage::Update) if write => wrong("an update has no output".to_string()),
-                (Role::Prepared, Stage::Run | Stage::Update) if write => wrong("what is prepared is not written".to_string()),
-                (Role::Input | Role::Output | Role::Workspace, Stage::Prepare) => {
-                    wrong("a preparation has weights and what it prepares alone".to_string())
-                }
-                (Role::Input | Role::Output | Role::Workspace, Stage::Run | Stage::Update) => None,
-                (Role::Weight | Role::Prepared, Stage::Prepare | Stage::Run | Stage::Update) => None,
-            },
+            Some(buffer) => wrong_use(buffer.role, stage, write).map(str::to_string).and_then(wrong),
         },
+    }
+}
+
+/// Why a buffer of this role is not used so by a launch, if so.
+fn wrong_use(role: Role, stage: Stage, write: bool) -> Option<&'static str> {
+    match (role, stage) {
+        (Role::Input, Stage::Run | Stage::Update) if write => Some("an input is not written"),
+        (Role::Weight, Stage::Prepare | Stage::Run) if write => Some("a weight is not written"),
+        (Role::Output, Stage::Update) if write => Some("an update has no output"),
+        (Role::Prepared, Stage::Run | Stage::Update) if write => Some("what is prepared is not written"),
+        (Role::Input | Role::Output | Role::Workspace, Stage::Prepare) => {
+            Some("a preparation has weights and what it prepares alone")
+        }
+        (Role::Input | Role::Output | Role::Workspace, Stage::Run | Stage::Update) => None,
+        (Role::Weight | Role::Prepared, Stage::Prepare | Stage::Run | Stage::Update) => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::uniform::Agreement;
 use super::verify::{Check, writes};
-use super::{Given, Launch, Location, Place, Program, Role};
+use super::{Arg, Launch, Location, Place, Program, Role};
 use crate::Machine;
 
 /// What is wrong with launches that follow each other, as early ones: the number of each, and why.
@@ -21,12 +21,7 @@ pub(super) fn wrong_early(program: &Program, launches: &[Launch], machine: &Mach
             wrong("it is early, and its kernel does not wait for the launches before it".to_string());
         }
         for param in kernel.reached_early() {
-            let arg = launch.args.get(param as usize);
-            let index = match arg.map(|arg| &arg.given) {
-                Some(Given::Buffer(index)) => *index,
-                Some(Given::TensorMap(view)) => view.buffer,
-                Some(Given::Scalar(_)) | None => continue,
-            };
+            let Some(index) = launch.args.get(param as usize).and_then(Arg::buffer) else { continue };
             let Some(buffer) = program.buffers.get(index) else { continue };
             let given = match buffer.role {
                 Role::Input | Role::Weight | Role::Prepared => true,
