@@ -1,9 +1,10 @@
-//! Whose memory is whose while a kernel runs: what it does before it waits for the launches before it, and what its threads hand to each
-//! other.
+//! Which memory others may change while a kernel runs: launches before it, until it waits for them, and its own threads, which
+//! hand values to each other.
 
 use std::collections::BTreeSet;
 
-use super::{Kernel, ParamKind, Stmt, Wait};
+use super::stmt::Reach;
+use super::{Kernel, ParamKind, Scope, Stmt, Wait};
 
 impl Kernel {
     /// The statements in front of the wait for the launches before it; none: it does not wait for them.
@@ -17,8 +18,9 @@ impl Kernel {
         reached(self.before_launches().unwrap_or_default()).into_iter().map(|(param, _)| param).collect()
     }
 
-    /// Whether nothing but a thread itself changes what it reads of a parameter's memory while the kernel runs. Launches before it may do
-    /// so until it has waited for them, and other threads where the kernel both writes and reads it.
+    /// Whether a thread may take it that nothing but itself changes a parameter's memory while the kernel runs. Launches before
+    /// it may do so until it has waited for them. Other threads may where the kernel both writes and reads it, where it adds to
+    /// it, which is both, and where threads meet between two stores, of which the second must stay the last one.
     pub fn has_alone(&self, param: u32) -> bool {
         let settled = self.before_launches().is_none() || self.reached_early().contains(&param);
         let written = match self.params.get(param as usize).map(|param| param.kind) {
@@ -26,12 +28,114 @@ impl Kernel {
             Some(ParamKind::Scalar(_) | ParamKind::TensorMap(_)) | None => false,
         };
         let others = self.threads > 1 || self.cluster > 1;
-        settled && !(others && written && reached(&self.body).contains(&(param, false)))
+        let reaches = reached(&self.body);
+        let read = [Reach::Read, Reach::Add].iter().any(|reach| reaches.contains(&(param, *reach)));
+        settled && !(others && written && (read || stored_again(&self.body, param)))
     }
 }
 
-/// The parameters whose memory statements reach, by position, and whether they write.
-fn reached(block: &[Stmt]) -> BTreeSet<(u32, bool)> {
+/// The parameters whose memory statements reach, by position, and how.
+fn reached(block: &[Stmt]) -> BTreeSet<(u32, Reach)> {
     let inner = |stmt: &Stmt| stmt.blocks().flat_map(|block| reached(block)).collect::<BTreeSet<_>>();
     block.iter().flat_map(|stmt| stmt.reaches().into_iter().chain(inner(stmt))).collect()
+}
+
+/// Whether some threads may store to a parameter's memory what others stored to before, with a place between where they met.
+fn stored_again(body: &[Stmt], param: u32) -> bool {
+    // Others may come to such a place by another way: to these each store before it is before each one behind it.
+    let some = |stmt: &Stmt| stmt.is_meeting() && !matches!(stmt, Stmt::Barrier(Scope::Warp | Scope::Block | Scope::Cluster));
+    let by_ways = order(body, param, &some);
+    order(body, param, &Stmt::is_meeting).stores_around || by_ways.stores_then_meets && by_ways.meets_then_stores
+}
+
+/// Which of the stores to a parameter's memory and of the places where threads meet come behind one another.
+#[derive(Clone, Copy, Default)]
+struct Order {
+    stores: bool,
+    meets: bool,
+    stores_then_meets: bool,
+    meets_then_stores: bool,
+    /// A store, a place where threads meet, and a store.
+    stores_around: bool,
+}
+
+impl Order {
+    fn then(self, next: Order) -> Order {
+        let both = Order {
+            stores_then_meets: self.stores && next.meets,
+            meets_then_stores: self.meets && next.stores,
+            stores_around: self.stores_then_meets && next.stores || self.stores && next.meets_then_stores,
+            ..Order::default()
+        };
+        self.or(next).or(both)
+    }
+
+    fn or(self, other: Order) -> Order {
+        Order {
+            stores: self.stores || other.stores,
+            meets: self.meets || other.meets,
+            stores_then_meets: self.stores_then_meets || other.stores_then_meets,
+            meets_then_stores: self.meets_then_stores || other.meets_then_stores,
+            stores_around: self.stores_around || other.stores_around,
+        }
+    }
+}
+
+/// In the order of the text: a turn of a loop is not held against the next one, whose stores LLVM leaves behind it.
+fn order(body: &[Stmt], param: u32, meets: &dyn Fn(&Stmt) -> bool) -> Order {
+    body.iter().fold(Order::default(), |before, stmt| {
+        let stores = stmt.reaches() == Some((param, Reach::Write));
+        let own = Order { stores, meets: meets(stmt), ..Order::default() };
+        let inner = stmt.blocks().fold(Order::default(), |one, block| one.or(order(block, param, meets)));
+        before.then(own).then(inner)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kernel::parse::parse_kernel;
+
+    /// What stands in a kernel, and whether a thread may take it that it has `%y` alone.
+    #[test]
+    fn what_threads_change_for_each_other_is_not_alone() {
+        let (store, again) = ("store %y[thread] = 1", "store %y[31 - thread] = 2");
+        let (met, some) = ("barrier block", "barrier threads 64 id 1");
+        let (add, load) = ("atomic %y[thread] += 1", "load %v: i32 = %y[thread]");
+        let cases: &[(&[&str], bool)] = &[
+            (&[store, again], true),
+            (&[store, met], true),
+            (&[met, store, again, met], true),
+            (&[store, met, again], false),
+            (&[met, store, "if block < 1 {", met, "}", again], false),
+            (&[store, some, again], false),
+            (&[store, "barrier_arrive threads 64 id 1", again], false),
+            (&[store, "arrive %full[0]", again], false),
+            (&[store, "wait %full[0] phase 0", again], false),
+            (&[store, "barrier warp", "store %z[thread] = 1", met], true),
+            (&["for %i: i32 in 0..4 {", met, "}", store], true),
+            (&["for %i: i32 in 0..4 {", store, "}", met], true),
+            (&["for %i: i32 in 0..4 {", met, store, "}"], true),
+            (&["for %i: i32 in 0..4 {", store, met, again, "}"], false),
+            (&["if block < 1 {", met, store, "}"], true),
+            (&["if thread < 32 {", some, store, "}", "if thread >= 32 {", again, some, "}"], false),
+            (&["if block < 1 {", store, met, again, "}"], false),
+            (&["if thread < 32 {", some, store, "} else {", again, some, "}"], false),
+            (&["roles warps 0..1 {", some, store, "} and warps 1..2 {", some, "}"], true),
+            (&["roles warps 0..1 {", store, some, "} and warps 1..2 {", some, again, "}"], false),
+            (&[add], false),
+            (&[store, add], false),
+            (&[load, store], false),
+        ];
+        for (lines, alone) in cases {
+            for threads in [64, 1] {
+                let body = lines.join("\n");
+                let text = format!(
+                    "kernel @moec_k(%y: *mut i32, %z: *mut i32) threads {threads} {{\n\
+                     mbarrier %full arrivals 1 stages 1\n{body}\n}}"
+                );
+                let kernel = parse_kernel(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+                assert_eq!(kernel.has_alone(0), *alone || threads == 1, "{text}");
+            }
+        }
+    }
 }

@@ -322,22 +322,44 @@ impl Stmt {
         few.into_iter().flatten().chain(roles.iter().map(|role| &role.body))
     }
 
-    /// The parameter whose memory it reads or writes itself, by position, and whether it writes.
-    pub fn reaches(&self) -> Option<(u32, bool)> {
-        let param = |place: Place, writes: bool| match place {
-            Place::Param(i) => Some((i, writes)),
+    /// The parameter whose memory it reads or writes itself, by position, and how.
+    pub(super) fn reaches(&self) -> Option<(u32, Reach)> {
+        let param = |place: Place, reach: Reach| match place {
+            Place::Param(i) => Some((i, reach)),
             Place::Shared(_) | Place::Registers(_) => None,
         };
         match *self {
-            Stmt::Load { from, .. } | Stmt::Copy { from, .. } | Stmt::LoadMatrix { from, .. } => param(from, false),
-            Stmt::BulkCopy { from, .. } | Stmt::TileCopy { from, .. } | Stmt::Prefetch { from, .. } => Some((from, false)),
-            Stmt::Store { to, .. } | Stmt::AtomicAdd { to, .. } => param(to, true),
+            Stmt::Load { from, .. } | Stmt::Copy { from, .. } | Stmt::LoadMatrix { from, .. } => param(from, Reach::Read),
+            Stmt::BulkCopy { from, .. } | Stmt::TileCopy { from, .. } | Stmt::Prefetch { from, .. } => Some((from, Reach::Read)),
+            Stmt::Store { to, .. } => param(to, Reach::Write),
+            Stmt::AtomicAdd { to, .. } => param(to, Reach::Add),
             Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } => None,
             Stmt::Barrier(_) | Stmt::BarrierArrive { .. } | Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::Wait(_) => None,
             Stmt::AllowNext | Stmt::For { .. } | Stmt::If { .. } | Stmt::Commit | Stmt::Fence => None,
             Stmt::Mma { .. } | Stmt::GroupMma { .. } => None,
         }
     }
+
+    /// Whether threads see by it what others did before, or show these what they did.
+    pub(super) fn is_meeting(&self) -> bool {
+        match self {
+            Stmt::Barrier(_) | Stmt::BarrierArrive { .. } | Stmt::Arrive { .. } | Stmt::Wait(Wait::Phase { .. }) => true,
+            Stmt::Wait(Wait::Groups(_) | Wait::Products(_) | Wait::Launches) | Stmt::AllowNext | Stmt::Fence => false,
+            Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => false,
+            Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Roles(_) | Stmt::Commit => false,
+            Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } | Stmt::Copy { .. } => false,
+            Stmt::For { .. } | Stmt::If { .. } | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } | Stmt::GroupMma { .. } => false,
+        }
+    }
+}
+
+/// What a statement does with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reach {
+    Read,
+    Write,
+    /// Both, indivisibly.
+    Add,
 }
 
 /// An array.
