@@ -15,7 +15,7 @@ pub(crate) fn nonsense(seed: u64) -> Program {
     let r = &mut random;
     let mut buffers = Vec::new();
     for _ in 0..r.below(4) {
-        let role = [Role::Input, Role::Output, Role::Weight, Role::Workspace][r.below(4)];
+        let role = [Role::Input, Role::Output, Role::Weight, Role::Workspace, Role::Prepared][r.below(5)];
         let shape =
             vec![Extent::Div(Box::new(Extent::Tokens), Box::new(Extent::Const(r.below(2) as u64)), moec_ir::Round::Floor)];
         buffers.push(Buffer { name: name(r), role, dtype: dtype(r), shape, observe: Some(name(r)) });
@@ -27,8 +27,9 @@ pub(crate) fn nonsense(seed: u64) -> Program {
         let (tokens_up_to, tile_rows) = ([None, Some(4)][r.below(2)], [None, Some(16)][r.below(2)]);
         regimes.push(Regime { tokens_up_to, tile_rows, launches });
     }
+    let prepare = (0..r.below(3)).map(|_| launch(r)).collect();
     let update = (0..r.below(2)).map(|_| launch(r)).collect();
-    Program { name: name(r), buffers, kernels, regimes, update, ..Program::default() }
+    Program { name: name(r), buffers, kernels, regimes, prepare, update, ..Program::default() }
 }
 
 fn launch(r: &mut Random) -> Launch {
