@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ptx_emulator::{Arg, Buffer, Fill, Launch, Memory, Module, Swizzle, TensorMap, launch, parse};
+use ptx_emulator::{Arg, Buffer, Fill, Launch, Memory, Module, Swizzle, TensorMap, Uses, launch, parse};
 
 use crate::device::{Argument, Device, Map, Opened, Start};
 use crate::error::Error;
@@ -108,6 +108,8 @@ struct State {
     tensors: BTreeMap<u64, Tensor>,
     /// A hash of what was touched of workspace that was used again for another buffer; of samples alone.
     given_up: Option<u64>,
+    /// The tensors that were given up since the last launch that was not early: where each was, and how it was used.
+    former: Vec<(u64, Uses)>,
     launches: Vec<Emulated>,
 }
 
@@ -161,6 +163,7 @@ pub fn open(package: &Package, target: Option<&str>, options: Options, sample: S
         contents: BTreeMap::new(),
         tensors: BTreeMap::new(),
         given_up: (sample != Sample::All).then_some(0),
+        former: Vec::new(),
         launches: Vec::new(),
     };
     let emulator = Arc::new(Emulator { module, kernels, buffers, options, sample, state: Mutex::new(state) });
@@ -275,11 +278,15 @@ impl State {
                 (before, start, self.memory.touched(tensor.buffer).unwrap_or_default()).hash(&mut hash);
                 self.given_up = Some(hash.finish());
             }
+            self.former.push((start, self.memory.uses(tensor.buffer).map_err(refused)?));
             self.memory.free(tensor.buffer).map_err(refused)?;
         }
         let content = of.and_then(|of| self.contents.get(&of));
         let fill = content.map_or(Fill::Uninitialised(dirt), |content| Fill::Procedure(Arc::clone(content)));
         let buffer = self.memory.alloc(&format!("tensor@{address:#x}"), bytes, fill).map_err(refused)?;
+        for (start, uses) in &self.former {
+            self.memory.inherit(buffer, uses, address.cast_signed() - start.cast_signed()).map_err(refused)?;
+        }
         self.tensors.insert(address, Tensor { bytes, buffer, of });
         Ok(buffer)
     }
@@ -390,6 +397,9 @@ impl Device for Emulator {
                 Argument::I32(value) => Arg::I32(*value),
                 Argument::I64(value) => Arg::U64(value.cast_unsigned()),
             });
+        }
+        if !early {
+            state.former.clear();
         }
         let entry = self.module.entry(symbol).ok_or_else(|| refused("the PTX has no such kernel"))?;
         let args = entry.pack(&state.memory, &packed).map_err(refused)?;

@@ -158,13 +158,64 @@ fn workspace_that_is_used_again_is_new() {
     assert_eq!(findings(tmp, of(4, &y)), [FindingKind::UninitialisedGlobal]);
 }
 
+/// What an early launch stores to workspace before it waits is held against what launches did there with other buffers.
+#[test]
+fn workspace_that_is_used_again_may_still_be_in_use() {
+    const WAIT: &str = "griddepcontrol.wait;";
+    let ends = PTX.replace("@%p1 ret;", &format!("@%p1 {WAIT} @%p1 ret;")).replace("{first}", "0");
+    let (load, store) = ("ld.global.f32 %f1, [%rd4];", "st.global.f32 [%rd5], %f2;");
+    let text = |waits: bool| match waits {
+        true => ends.replace(load, &format!("{WAIT} {load}")),
+        false => ends.replace(store, &format!("{store} {WAIT}")),
+    };
+    type Step = (bool, [(usize, u64, u64); 2]);
+    let found = |waits: bool, steps: &[Step]| {
+        let package = Package::new(manifest(), vec![text(waits).into_bytes(), Vec::new()]).unwrap();
+        let (opened, emulator) = emulator::open(&package, Some("sm_80"), Options::default(), Sample::All).unwrap();
+        let layer = Layer::on(&package, opened).unwrap();
+        let device = layer.device();
+        let [x, y, workspace] = [[1; 32]; 3].map(|bytes| Region::of(device, &bytes).unwrap());
+        for (early, given) in steps {
+            let [from, to] = given.map(|(buffer, at, bytes)| {
+                let region = match buffer {
+                    0 => &x,
+                    4 => &y,
+                    _ => &workspace,
+                };
+                Argument::Memory { buffer, address: region.address() + at, bytes }
+            });
+            let start = Start { kernel: 0, blocks: 1, early: *early };
+            device.launch(start, &[from, to, Argument::I32(4), Argument::I64(1)]).unwrap();
+        }
+        let launches = emulator.take_launches();
+        let kinds = launches.iter().flat_map(|launch| &launch.report.findings).map(|finding| finding.kind);
+        kinds.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+    };
+    let (x, y, tmp, counts) = ((0, 0, 16), (4, 0, 16), (2, 0, 16), (3, 0, 16));
+    let race = vec![FindingKind::EarlyAccess];
+    for early in [false, true] {
+        let cases: [(&str, &[(bool, _)], bool); 5] = [
+            ("over what is written", &[(false, [x, tmp]), (early, [x, counts])], true),
+            ("over what is read", &[(false, [x, tmp]), (false, [tmp, y]), (early, [x, counts])], true),
+            ("over a part of it", &[(false, [x, (2, 4, 16)]), (early, [x, (3, 16, 16)])], true),
+            ("as a third buffer", &[(false, [x, (2, 0, 32)]), (early, [x, (3, 16, 16)]), (early, [x, tmp])], true),
+            ("beside it", &[(false, [x, (2, 0, 32)]), (early, [x, (3, 16, 16)])], false),
+        ];
+        for (what, steps, is_race) in cases {
+            assert_eq!(found(true, steps), [], "{what}: behind the wait");
+            let expected = if early && is_race { race.clone() } else { Vec::new() };
+            assert_eq!(found(false, steps), expected, "{what}, early: {early}");
+        }
+    }
+}
+
 /// The second kernel of the fixture reads what the first one writes, and does not wait for it.
 #[test]
 fn an_early_launch_that_does_not_wait_is_found() {
     for early in [false, true] {
         let mut manifest = fixture::manifest();
         manifest.targets[0].regimes[1].launches[1].early = early;
-        let package = Package::new(manifest, vec![PTX.replace("{first}", "0").into(), Vec::new()]).unwrap();
+        let package = Package::new(manifest, vec![PTX.replace("{first}", "0").into_bytes(), Vec::new()]).unwrap();
         let (opened, emulator) = emulator::open(&package, None, Options::default(), Sample::All).unwrap();
         let bound = Layer::on(&package, opened).unwrap().bind(vec![w()]).unwrap();
         assert_eq!(bound.run(&[x(5)], Dims::tokens(5)).unwrap().tensor("y").unwrap(), &y(5));

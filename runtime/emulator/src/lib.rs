@@ -22,7 +22,7 @@ pub use findings::finding::{Finding, FindingKind};
 pub use findings::report::Report;
 pub use launch::{Arg, Launch, LaunchError, launch};
 pub use options::{Blocks, Limits, Numerics, Options, Schedule};
-pub use state::memory::{Buffer, Fill, Memory, MemoryError, Procedure};
+pub use state::memory::{Buffer, Fill, Memory, MemoryError, Procedure, Uses};
 pub use state::tensor_map::{Swizzle, TensorMap, TensorMapError};
 pub use text::module::{Entry, Module, Param, ParseError, Position};
 pub use text::mutate::{Mutant, Mutation, SyncPoint, mutants, sync_points};

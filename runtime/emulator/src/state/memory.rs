@@ -92,7 +92,7 @@ pub(crate) struct Page {
     pub(crate) cells: Vec<Cell>,
     /// The launch that the cells belong to.
     pub(crate) launch: u64,
-    /// Who used each 4 bytes of the launches before that one that may still run with it; empty if none did.
+    /// How each 4 bytes were used by the launches before that one that may still run with it; empty if they were not.
     pub(crate) before: Vec<Used>,
 }
 
@@ -102,6 +102,25 @@ pub(crate) struct Used {
     pub(crate) read: bool,
     pub(crate) written: bool,
 }
+
+impl Used {
+    fn also(&mut self, other: Used) {
+        self.read |= other.read;
+        self.written |= other.written;
+    }
+}
+
+/// What launches that may still run did with a part of a buffer, at most a page.
+#[derive(Clone, Debug)]
+struct Part {
+    /// The last of them.
+    launch: u64,
+    used: Vec<Used>,
+}
+
+/// How launches that may still run used a buffer.
+#[derive(Clone, Debug)]
+pub struct Uses(Vec<(u64, Part)>);
 
 impl Page {
     /// Makes the cells those of a launch, which begins when those from `chain` on may still run.
@@ -113,15 +132,21 @@ impl Page {
         if self.launch < chain {
             self.before.clear();
         } else {
-            self.before.resize(self.cells.len(), Used::default());
-            for (used, cell) in self.before.iter_mut().zip(&self.cells) {
-                used.read |= !cell.read.is_none();
-                used.written |= !cell.write.is_none();
-            }
+            self.before = self.used();
         }
         self.launch = launch;
         self.cells.clear();
         self.cells.resize(self.data.len().div_ceil(4), Cell::default());
+    }
+
+    /// How the launch of the cells and those before it used each 4 bytes.
+    fn used(&self) -> Vec<Used> {
+        let mut all = self.before.clone();
+        all.resize(self.data.len().div_ceil(4), Used::default());
+        for (used, cell) in all.iter_mut().zip(&self.cells) {
+            used.also(Used { read: !cell.read.is_none(), written: !cell.write.is_none() });
+        }
+        all
     }
 }
 
@@ -157,6 +182,8 @@ pub(crate) struct Allocation {
     pub(crate) size: u64,
     fill: Fill,
     pages: Pages,
+    /// How launches used the memory of pages that do not exist yet, as other buffers.
+    inherited: HashMap<u64, Part>,
     pub(crate) freed: bool,
     pub(crate) read_only: bool,
 }
@@ -164,8 +191,14 @@ pub(crate) struct Allocation {
 impl Allocation {
     /// The page that holds this offset, which must be inside.
     pub(crate) fn page(&mut self, offset: u64) -> &mut Page {
-        let (index, size, fill) = (offset / PAGE, self.size, &self.fill);
-        let make = || Box::new(new_page(index * PAGE, size, fill));
+        let (index, size, fill, inherited) = (offset / PAGE, self.size, &self.fill, &mut self.inherited);
+        let make = || {
+            let page = new_page(index * PAGE, size, fill);
+            Box::new(match inherited.remove(&index) {
+                Some(Part { launch, used }) => Page { launch, before: used, ..page },
+                None => page,
+            })
+        };
         match &mut self.pages {
             Pages::Table(table) => table[index as usize].get_or_insert_with(make),
             Pages::Map(map) => map.entry(index).or_insert_with(make),
@@ -226,6 +259,7 @@ impl Memory {
             size: bytes,
             fill,
             pages: Pages::new(bytes.div_ceil(PAGE)),
+            inherited: HashMap::new(),
             freed: false,
             read_only: false,
         });
@@ -250,6 +284,41 @@ impl Memory {
         let allocation = self.allocation_mut(buffer)?;
         allocation.freed = true;
         allocation.pages = Pages::new(0);
+        allocation.inherited = HashMap::new();
+        Ok(())
+    }
+
+    /// How launches that may still run when an early one begins used a buffer: for one that comes to lie where it is.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`] where it was freed or is of another memory.
+    pub fn uses(&self, buffer: Buffer) -> Result<Uses, MemoryError> {
+        let pages = self.allocation(buffer)?.pages.existing();
+        let recent = pages.into_iter().filter(|(_, page)| page.launch >= self.chain.max(1));
+        Ok(Uses(recent.map(|(index, page)| (index * PAGE, Part { launch: page.launch, used: page.used() })).collect()))
+    }
+
+    /// Holds what a buffer is used for by early launches against how other ones used its memory, as another buffer: one of which
+    /// byte `offset + n` lay where byte `n` of this one is. Before anything touches it.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchBuffer`] where it was freed or is of another memory.
+    pub fn inherit(&mut self, buffer: Buffer, uses: &Uses, offset: i64) -> Result<(), MemoryError> {
+        let Allocation { size, inherited, .. } = self.allocation_mut(buffer)?;
+        for (start, part) in &uses.0 {
+            let words = (0_i64..).step_by(4).zip(&part.used).filter(|(_, used)| used.read || used.written);
+            for (byte, used) in words {
+                // The bytes of a word there may be of two words here.
+                let first = *start as i64 + byte - offset;
+                for at in [first, first + 3].into_iter().filter_map(|at| u64::try_from(at).ok()).filter(|at| at < size) {
+                    let words = (*size - at / PAGE * PAGE).min(PAGE).div_ceil(4) as usize;
+                    let fresh = || Part { launch: part.launch, used: vec![Used::default(); words] };
+                    let own = inherited.entry(at / PAGE).or_insert_with(fresh);
+                    own.launch = own.launch.max(part.launch);
+                    own.used[(at % PAGE / 4) as usize].also(*used);
+                }
+            }
+        }
         Ok(())
     }
 
