@@ -1,5 +1,5 @@
-//! Launches with attributes. As in `tensor_map`, the call is looked up by its name, and what it reads is laid out here: CUDA driver API,
-//! `CUlaunchConfig` and `CUlaunchAttribute`.
+//! Launches with attributes. As in `tensor_map`, the call is looked up by its name, and what it reads is laid out here: CUDA driver
+//! API, `CUlaunchConfig` and `CUlaunchAttribute`.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use cudarc::driver::sys::CUfunction;
 
 use crate::error::Error;
 
-/// `CUlaunchAttribute`: which, and 64 bytes of its value.
+/// `CUlaunchAttribute`: which, and 64 bytes of its value, which may have pointers.
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub(super) struct Attribute {
     id: u32,
     pad: u32,
@@ -112,10 +112,17 @@ mod tests {
     #[test]
     fn the_layout_is_the_drivers() {
         use cudarc::driver::sys;
-        assert_eq!(size_of::<Attribute>(), 72);
+        use std::mem::offset_of;
+        assert_eq!((size_of::<Attribute>(), align_of::<Attribute>()), (72, 8));
+        assert_eq!(size_of::<Attribute>(), size_of::<sys::CUlaunchAttribute>());
+        assert_eq!(align_of::<Attribute>(), align_of::<sys::CUlaunchAttribute>());
+        let offsets = [offset_of!(Attribute, id), offset_of!(Attribute, pad), offset_of!(Attribute, value)];
+        use sys::CUlaunchAttribute as Theirs;
+        assert_eq!(offsets, [offset_of!(Theirs, id), offset_of!(Theirs, pad), offset_of!(Theirs, value)]);
         assert_eq!((size_of::<Config>(), size_of::<Config>()), (56, size_of::<sys::CUlaunchConfig>()));
-        assert_eq!(std::mem::offset_of!(Config, stream), std::mem::offset_of!(sys::CUlaunchConfig, hStream));
-        assert_eq!(std::mem::offset_of!(Config, count), std::mem::offset_of!(sys::CUlaunchConfig, numAttrs));
+        assert_eq!(offset_of!(Config, stream), offset_of!(sys::CUlaunchConfig, hStream));
+        assert_eq!(offset_of!(Config, attributes), offset_of!(sys::CUlaunchConfig, attrs));
+        assert_eq!(offset_of!(Config, count), offset_of!(sys::CUlaunchConfig, numAttrs));
         let ids = [Attribute::early().id, Attribute::cluster(2).id];
         use sys::CUlaunchAttributeID as Id;
         let theirs = [Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION];
