@@ -71,7 +71,7 @@ pub enum LaunchError {
     },
     /// A selected block is not in the grid.
     NoSuchBlock(u64),
-    /// One block's registers, shared and local memory need more of the host than allowed.
+    /// The registers, shared and local memory of blocks that run together, those of a cluster, need more of the host than allowed.
     TooMuchState {
         /// What it would take.
         needed: u64,
@@ -101,7 +101,7 @@ impl fmt::Display for LaunchError {
             }
             LaunchError::NoSuchBlock(block) => write!(out, "block {block} is not in the grid"),
             LaunchError::TooMuchState { needed, allowed } => {
-                write!(out, "a block needs {needed} bytes of the host, {allowed} are allowed")
+                write!(out, "blocks that run together need {needed} bytes of the host, {allowed} are allowed")
             }
             LaunchError::Memory(error) => write!(out, "the module's variables: {error}"),
         }
@@ -215,12 +215,14 @@ pub fn launch(
         return Ok(Report { findings: cx.report.finish(), counters: Counters::default(), completed: false });
     }
     let state = state_bytes(entry, launch, shared);
-    if state > options.limits.state_bytes {
-        return Err(LaunchError::TooMuchState { needed: state, allowed: options.limits.state_bytes });
+    let cluster = entry.cluster.unwrap_or(1);
+    let needed = state.saturating_mul(cluster.into());
+    if needed > options.limits.state_bytes {
+        return Err(LaunchError::TooMuchState { needed, allowed: options.limits.state_bytes });
     }
     let residents = (options.limits.state_bytes / state.max(1)).clamp(1, options.limits.resident_blocks.max(1) as u64);
     let mut choices = Choices::new(options.schedule, options.seed);
-    let queue = Queue::new(total, entry.cluster.unwrap_or(1).into(), &options.blocks, &mut choices)?;
+    let queue = Queue::new(total, cluster.into(), &options.blocks, &mut choices)?;
     let base = Placement {
         block: [0; 3],
         grid: launch.grid,
@@ -228,7 +230,7 @@ pub fn launch(
         linear: 0,
         dynamic_base: dynamic_base as u32,
         dynamic_bytes: launch.shared_bytes,
-        cluster: entry.cluster.unwrap_or(1),
+        cluster,
     };
     let completed = run_blocks(&mut cx, base, queue, residents as usize, &mut choices);
     for (ins, executed) in entry.code.iter().zip(&cx.executed) {
@@ -353,8 +355,9 @@ fn run_blocks(cx: &mut Cx<'_>, base: Placement, mut queue: Queue, most: usize, c
     let mut wanted = choices.residents().min(most);
     let mut drained = false;
     let mut started = 0_u64;
+    let room = most.saturating_sub(base.cluster as usize);
     loop {
-        while resident.len() < wanted && !drained {
+        while resident.len() < wanted && (resident.is_empty() || resident.len() <= room) && !drained {
             match queue.next() {
                 // The blocks of a cluster run together.
                 Some(cluster) => {

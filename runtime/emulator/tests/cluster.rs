@@ -1,6 +1,8 @@
 //! Clusters of blocks: that their blocks run together, and what their barrier orders.
 
-use ptx_emulator::{Arg, Blocks, Fill, FindingKind, Launch, LaunchError, Memory, Options, Report, Schedule, launch, parse};
+use ptx_emulator::{
+    Arg, Blocks, Fill, FindingKind, Launch, LaunchError, Limits, Memory, Options, Report, Schedule, launch, parse,
+};
 
 fn text(cluster: &str, body: &str) -> String {
     format!(
@@ -92,5 +94,26 @@ fn clusters_run_whole() {
     assert_eq!(run(&text(PAIRS, body), 8, &options).unwrap_err(), LaunchError::NoSuchBlock(8));
     for other in [".reqnctapercluster 1, 2", ".reqnctapercluster 32"] {
         assert!(parse(&text(other, body)).unwrap_err().to_string().contains("along x alone, of 1 to 16 blocks"), "{other}");
+    }
+}
+
+/// As many blocks are in memory together as the host has room for, and those of a cluster always.
+#[test]
+fn the_state_of_a_cluster_fits() {
+    let of = |state_bytes: u64| Options { limits: Limits { state_bytes, ..Limits::default() }, ..Options::default() };
+    // Each block waits for one of the other cluster.
+    let wait = "xor.b32 %r5, %r2, 4; mad.lo.s32 %r6, %r5, 64, %r1; mul.wide.u32 %d6, %r6, 4; add.s64 %d7, %d2, %d6;\n\
+                st.release.gpu.u32 [%d5], %r2; L: ld.acquire.gpu.u32 %r7, [%d7]; setp.ne.u32 %p2, %r7, %r5; @%p2 bra L;";
+    let needed = |cluster: &str| match run(&text(cluster, wait), 8, &of(0)).unwrap_err() {
+        LaunchError::TooMuchState { needed, allowed: 0 } => needed,
+        other => panic!("{other}"),
+    };
+    let (alone, four) = (needed(""), ".reqnctapercluster 4");
+    assert_eq!(needed(four), 4 * alone);
+    let refused = run(&text(four, wait), 8, &of(4 * alone - 1)).unwrap_err();
+    assert_eq!(refused, LaunchError::TooMuchState { needed: 4 * alone, allowed: 4 * alone - 1 });
+    for (states, ends) in [(4, false), (7, false), (8, true)] {
+        let (report, _) = run(&text(four, wait), 8, &of(states * alone)).unwrap();
+        assert_eq!(report.completed, ends, "{states}: {report}");
     }
 }
