@@ -1,5 +1,5 @@
-//! Launches that begin before the one before them has ended: what LLVM may not move, and the same bits by the interpreter and as PTX in
-//! the emulator, which holds what comes before the wait against the launches before.
+//! Launches that begin before the one before them has ended: what LLVM may not move, and the same bits by the interpreter and as
+//! PTX in the emulator, which holds what comes before the wait against the launches before.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::collections::BTreeMap;

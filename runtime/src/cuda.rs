@@ -1,5 +1,6 @@
 //! NVIDIA GPUs as devices, through the driver API that is found at run time. No runtime API, no streams of its own and no
-//! pool: a layer's launches go to the default stream or to one of the caller's, one after the other.
+//! pool: a layer's launches go to the default stream or to one of the caller's, in order; an early one may begin before those in
+//! front of it have ended.
 #![allow(unsafe_code, reason = "the driver API is C")]
 
 mod attributes;

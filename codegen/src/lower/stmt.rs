@@ -134,7 +134,7 @@ impl<'c> Lowering<'_, 'c> {
             Stmt::GroupMma { columns, depth, sums, at, a, b } => self.group_mma([*columns, *depth], (*sums, *at), a, b)?,
             Stmt::Wait(Wait::Products(left)) => self.wait_products(*left)?,
             Stmt::Wait(Wait::Launches) => self.target.wait_launches(ir).ok_or_else(|| self.unsupported("a wait for launches"))?,
-            Stmt::AllowNext => self.target.allow_next(ir).ok_or_else(|| self.unsupported("a word to the next launch"))?,
+            Stmt::AllowNext => self.target.allow_next(ir).ok_or_else(|| self.unsupported("permission for the next launch"))?,
             Stmt::Fence => self.fence()?,
         }
         Ok(())

@@ -39,10 +39,10 @@ const WHOLE_WARP: i64 = 0x1f;
 /// As text: LLVM's intrinsic for it is one of sm_90 and later only. PTX ISA 9.7.9.15.
 const PREFETCH: &str = "prefetch.global.L2 [$0];";
 
-/// What `default<O3>` does for such kernels, in half of its time: they call nothing, their loops and vectors are the schedule's, and
-/// each pass goes over sums that the schedule has unrolled. Variables become values; comparisons and sums of indices simple; loops are
-/// left by what follows them, without what does not change in them; those of few turns are unrolled, then those of small bodies, of
-/// which the turns' loads are then under way together.
+/// What `default<O3>` does for such kernels, in half of its time: they call nothing, their loops and vectors are the schedule's,
+/// and each pass goes over sums that the schedule has unrolled. Variables become values; comparisons and sums of indices simple;
+/// loops are left by what follows them, without what does not change in them; those of few turns are unrolled, then those of small
+/// bodies, of which the turns' loads are then under way together.
 const PASSES: &str = concat!(
     "function(nvvm-intr-range,sroa,early-cse<memssa>,simplifycfg<switch-range-to-icmp;keep-loops>,",
     "instcombine<no-verify-fixpoint>,correlated-propagation,reassociate,",

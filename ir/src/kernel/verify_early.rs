@@ -46,9 +46,9 @@ impl Check<'_> {
         self.require(!again, || "a kernel waits for the launches before it once".to_string());
     }
 
-    /// A word to the next launch.
+    /// Permission for the next launch.
     pub(super) fn allow_next(&mut self, control: Agreement) {
-        self.early_launches("a word to the next launch");
+        self.early_launches("permission for the next launch");
         self.require(control <= Agreement::Block, || {
             "the next launch is allowed where the threads of the block may part".to_string()
         });

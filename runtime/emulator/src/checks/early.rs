@@ -1,5 +1,5 @@
-//! Launches that begin before those before them have ended (PTX ISA 9.7.13.13): what a thread does before `griddepcontrol.wait` is held
-//! against all that these launches did, whenever they did it. By words of 4 bytes.
+//! Launches that begin before those before them have ended (PTX ISA 9.7.13.13): what a thread does before `griddepcontrol.wait`
+//! is held against all that these launches did, whenever they did it. By words of 4 bytes.
 
 use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
@@ -46,8 +46,8 @@ impl Block {
         let never = at.mask & !self.warps[at.w].waited;
         if never != 0 {
             self.finding(cx, at.of(never), FindingKind::EarlyAccess, || {
-                "these threads of an early launch end without `griddepcontrol.wait`, so that launches behind it do not wait for those \
-                 before it"
+                "these threads of an early launch end without `griddepcontrol.wait`, so that launches behind it do not wait for \
+                 those before it"
                     .to_owned()
             });
         }
