@@ -110,8 +110,8 @@ pub(crate) fn params<'k, 'c>(ir: &Ir<'c>, kernel: &'k Kernel, pointer: Type<'c>)
 }
 
 /// What holds of the kernel's parameters wherever they are: distinct arrays do not overlap if one is written (which is
-/// what LLVM's `noalias` means), and only those declared so are written. Nothing is promised of memory that launches before this one
-/// may still write, or that threads hand to each other: LLVM would move loads of it over the wait for them.
+/// what LLVM's `noalias` means), and only those declared so are written. Nothing is promised of memory that launches before this
+/// one may still write, or that threads hand to each other: LLVM would move loads and stores of it over the wait for them.
 pub(crate) fn mark_params<'c>(ir: &Ir<'c>, kernel: &Kernel, function: Function<'c>) {
     for (i, param) in (0..).zip(&kernel.params) {
         let at = At::Param(i);
