@@ -81,7 +81,8 @@ impl Order {
     }
 }
 
-/// In the order of the text: a turn of a loop is not held against the next one, whose stores LLVM leaves behind it.
+/// In the order of the text. A turn of a loop is not held against the next one: that threads do not store to one element in
+/// different turns with a meeting between is the kernel's affair (each element has its owner thread), and not checked here.
 fn order(body: &[Stmt], param: u32, meets: &dyn Fn(&Stmt) -> bool) -> Order {
     body.iter().fold(Order::default(), |before, stmt| {
         let stores = stmt.reaches() == Some((param, Reach::Write));
