@@ -98,7 +98,7 @@ def statements(text):
 def launches(text):
     """Name and grid of every launch of the last regime."""
     regime = text[text.rindex("regime") :]
-    return re.findall(r"launch @moec_(\w+)\(.*\) grid (.*)", regime)
+    return re.findall(r"launch @(\w+)\(.*\) grid (.*)", regime)
 
 
 def draw_layer(program):

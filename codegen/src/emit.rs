@@ -11,6 +11,7 @@ use moec_ir::kernel::Program;
 use crate::Error;
 use crate::llvm::{Ir, Session};
 use crate::lower;
+use crate::symbol;
 use crate::target::Target;
 
 /// What LLVM is to write.
@@ -45,7 +46,7 @@ fn write<'c>(
     target: &dyn Target,
     llvm: &TargetMachine,
 ) -> Result<Ir<'c>, Error> {
-    let ir = session.module(&program.name);
+    let ir = session.module(&program.name, symbol::prefix(program, machine));
     ir.module.set_triple(&llvm.get_triple());
     ir.module.set_data_layout(&llvm.get_target_data().get_data_layout());
     for kernel in &program.kernels {
@@ -57,7 +58,7 @@ fn write<'c>(
 
 /// LLVM's message, with the kernel that it names if it names one.
 fn refusal(program: &Program, machine: &Machine, message: String) -> Error {
-    let named = program.kernels.iter().find(|k| message.contains(&k.name));
+    let named = program.kernels.iter().find(|k| message.contains(&symbol::symbol(program, machine, &k.name)));
     Error::Llvm { kernel: named.map_or(&program.name, |k| &k.name).clone(), machine: machine.name, message }
 }
 
@@ -101,8 +102,8 @@ mod tests {
         let target = target::of(&Machine::named("x86-64-v3").expect("a machine"));
         let llvm = target_machine(&*target).expect("a target machine");
         let session = Session::new();
-        let ir = session.module("test");
-        let function = ir.function("moec_broken", &[]);
+        let ir = session.module("test", "test".to_string());
+        let function = ir.function("broken", &[]);
         ir.at(ir.block(function, "entry"));
         let ty = ir.context.void_type().fn_type(&[ir.int(32).into()], false);
         let asm = ir.context.create_inline_asm(ty, "nop".to_string(), "{nosuch}".to_string(), true, false, None, false);

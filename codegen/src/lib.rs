@@ -13,6 +13,7 @@ mod llvm;
 mod lower;
 mod object;
 pub mod ptxas;
+pub mod symbol;
 mod target;
 
 pub use error::Error;
@@ -39,7 +40,7 @@ pub struct Options {
 pub fn codegen(program: &Program, machine: &Machine, options: &Options) -> Result<Vec<Object>, Error> {
     let target = target::of(machine);
     let image = target.image(&program.name, emit::emit(program, machine, &*target, target.file())?)?;
-    let kernels = program.kernels.iter().map(|kernel| info(kernel, machine)).collect();
+    let kernels = program.kernels.iter().map(|kernel| info(program, kernel, machine)).collect();
     let object = Object { target: machine.name.to_string(), image, kernels, warnings: Vec::new() };
     let cubin = match (&object.image, &options.ptxas) {
         (Image::Ptx(_), Some(ptxas)) => Some(ptxas.assemble(&object)?),
@@ -71,9 +72,10 @@ pub fn llvm_version() -> String {
     format!("{major}.{minor}.{patch}")
 }
 
-fn info(kernel: &Kernel, machine: &Machine) -> KernelInfo {
+fn info(program: &Program, kernel: &Kernel, machine: &Machine) -> KernelInfo {
     let layout = layout(kernel);
     let dynamic = layout.dynamic_bytes(machine);
     let shared_bytes = if dynamic > 0 { 0 } else { layout.bytes };
-    KernelInfo { name: kernel.name.clone(), shared_bytes, dynamic_shared_bytes: dynamic, usage: None }
+    let symbol = symbol::symbol(program, machine, &kernel.name);
+    KernelInfo { name: kernel.name.clone(), symbol, shared_bytes, dynamic_shared_bytes: dynamic, usage: None }
 }

@@ -48,10 +48,10 @@ impl Session {
         session
     }
 
-    /// An empty module of that name.
-    pub(crate) fn module(&self, name: &str) -> Ir<'_> {
+    /// An empty module of that name; what is public in it begins with `prefix`.
+    pub(crate) fn module(&self, name: &str, prefix: String) -> Ir<'_> {
         let module = self.context.create_module(name);
-        Ir { context: &self.context, module, builder: self.context.create_builder() }
+        Ir { context: &self.context, module, prefix, builder: self.context.create_builder() }
     }
 
     /// The errors that LLVM has reported so far.
@@ -78,6 +78,7 @@ extern "C" fn record(info: LLVMDiagnosticInfoRef, errors: *mut c_void) {
 pub(crate) struct Ir<'c> {
     pub(crate) context: &'c Context,
     pub(crate) module: Module<'c>,
+    prefix: String,
     builder: Builder<'c>,
 }
 
@@ -88,6 +89,11 @@ fn built<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
 }
 
 impl<'c> Ir<'c> {
+    /// The public name of what a program calls `name`.
+    pub(crate) fn symbol(&self, name: &str) -> String {
+        format!("{}_{name}", self.prefix)
+    }
+
     // Types and constants.
 
     pub(crate) fn int(&self, bits: u32) -> Type<'c> {

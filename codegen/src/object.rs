@@ -38,8 +38,10 @@ impl Image {
 /// What is known of one kernel of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelInfo {
-    /// Its symbol.
+    /// Its name in the program.
     pub name: String,
+    /// Its symbol in the image.
+    pub symbol: String,
     /// Bytes of the arrays that its block shares and has without asking for them.
     pub shared_bytes: u64,
     /// Bytes of the arrays that its block shares and for which a launch has to ask.

@@ -65,7 +65,7 @@ impl Ptxas {
         let cubin = fs::read(dir.path().join("kernels.cubin")).map_err(io("reading the cubin"))?;
         let mut kernels = object.kernels.clone();
         for (name, usage) in usages(&log) {
-            for kernel in kernels.iter_mut().filter(|k| k.name == name) {
+            for kernel in kernels.iter_mut().filter(|k| k.symbol == name) {
                 kernel.usage = Some(usage);
             }
         }
@@ -136,13 +136,13 @@ mod tests {
 
     /// Printed by ptxas 13.0.88.
     const LOG: &str = "ptxas info    : 0 bytes gmem
-ptxas info    : Compiling entry function 'moec_a' for 'sm_90a'
-ptxas info    : Function properties for moec_a
+ptxas info    : Compiling entry function 'a' for 'sm_90a'
+ptxas info    : Function properties for a
     24 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
 ptxas info    : Used 40 registers, used 1 barriers, 24 bytes cumulative stack size, 1024 bytes smem
 ptxas info    : Compile time = 4.178 ms
-ptxas info    : Compiling entry function 'moec_b' for 'sm_90a'
-ptxas info    : Function properties for moec_b
+ptxas info    : Compiling entry function 'b' for 'sm_90a'
+ptxas info    : Function properties for b
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 8 registers, used 0 barriers
 ptxas warning : something
@@ -153,7 +153,7 @@ ptxas info    : (C7519) Potential Performance Loss: wgmma.mma_async instructions
     fn the_log_is_read() {
         let a = Usage { registers: 40, stack_bytes: 24, spill_stores: 8, spill_loads: 12, shared_bytes: 1024 };
         let b = Usage { registers: 8, ..Usage::default() };
-        assert_eq!(usages(LOG), [("moec_a".to_string(), a), ("moec_b".to_string(), b)]);
+        assert_eq!(usages(LOG), [("a".to_string(), a), ("b".to_string(), b)]);
         let serialized = "ptxas info    : (C7519) Potential Performance Loss: wgmma.mma_async instructions are serialized";
         assert_eq!(warnings(LOG), ["ptxas warning : something", serialized]);
     }

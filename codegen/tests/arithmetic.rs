@@ -273,7 +273,7 @@ fn bf16_dot_products() {
     }
     for machine in machines {
         for lanes in [1u32, 2, 4, 8, 16, 32] {
-            let k = Builder::new("moec_dot", 1);
+            let k = Builder::new("dot", 1);
             let (a, b, out) = (k.input("a", BF16), k.input("b", BF16), k.output("out", F32));
             let (zero, n) = (k.i32(0), lanes as usize);
             out.store(zero, out.load_vector(zero, lanes).dot(a.load_vector(zero, lanes * 2), b.load_vector(zero, lanes * 2)));
@@ -284,7 +284,7 @@ fn bf16_dot_products() {
             let want: Vec<f32> = (0..n).map(|i| out[i] + a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1]).collect();
             let [mut a, mut b] = [a, b].map(|v| v.into_iter().map(bf16::from_f32).collect::<Vec<_>>());
             let program = program(vec![k.finish()]);
-            load(&program, &machine).run("moec_dot", &[array(&mut a), array(&mut b), array(&mut out)], 1);
+            load(&program, &machine).run("dot", &[array(&mut a), array(&mut b), array(&mut out)], 1);
             assert_eq!(out, want, "{lanes} lanes");
         }
     }

@@ -9,7 +9,7 @@ use moec_ir::Machine;
 use ptx_emulator::{FindingKind, Schedule};
 
 /// The blocks of a cluster hand each other sums: each adds what the others have stored, twice.
-const TEXT: &str = "kernel @moec_sums(%x: *i32, %z: *mut i32, %y: *mut i32) threads 64 cluster 4 {
+const TEXT: &str = "kernel @sums(%x: *i32, %z: *mut i32, %y: *mut i32) threads 64 cluster 4 {
   let %first: i32 = block / 4 * 4
   load %mine: i32 = %x[block * 64 + thread]
   for %turn: i32 in 0..2 {
@@ -70,11 +70,10 @@ fn the_text_says_clusters() {
 fn machines_without_clusters_refuse_them() {
     for name in ["sm_89", "x86-64-v3"] {
         let machine = Machine::named(name).unwrap();
-        let text = "kernel @moec_k() threads 1 cluster 2 {\n  barrier cluster\n}";
+        let text = "kernel @k() threads 1 cluster 2 {\n  barrier cluster\n}";
         let error = assembly(&program(vec![read(text)]), &machine).unwrap_err();
         assert!(matches!(&error, Error::Unsupported { what, .. } if what == "clusters of 2 blocks"), "{error}");
-        let text =
-            "kernel @moec_k() threads 32 {\n  barrier cluster\n}".replace("32", if machine.has_threads() { "32" } else { "1" });
+        let text = "kernel @k() threads 32 {\n  barrier cluster\n}".replace("32", if machine.has_threads() { "32" } else { "1" });
         let error = assembly(&program(vec![read(&text)]), &machine).unwrap_err();
         assert!(matches!(&error, Error::Unsupported { what, .. } if what == "clusters of blocks"), "{error}");
     }

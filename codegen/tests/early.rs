@@ -17,19 +17,19 @@ const TEXT: &str = "program @early {
   buffer %b: workspace f32[256]
   buffer %y: output f32[256]
   regime {
-    launch @moec_first(%x, %y = %a) grid 4
-    launch @moec_second(%w, %x = %a, %y = %b) grid 4 early
-    launch @moec_second(%w = %x, %x = %b, %y) grid 4 early
+    launch @first(%x, %y = %a) grid 4
+    launch @second(%w, %x = %a, %y = %b) grid 4 early
+    launch @second(%w = %x, %x = %b, %y) grid 4 early
   }
 }
 
-kernel @moec_first(%x: *f32, %y: *mut f32) threads 64 {
+kernel @first(%x: *f32, %y: *mut f32) threads 64 {
   load %v: f32 = %x[block * 64 + thread]
   allow_next
   store %y[block * 64 + thread] = %v * 3.0
 }
 
-kernel @moec_second(%w: *f32, %x: *f32, %y: *mut f32) threads 64 {
+kernel @second(%w: *f32, %x: *f32, %y: *mut f32) threads 64 {
   shared %tile: f32[64]
   load %weight: f32 = %w[block * 64 + thread]
   allow_next
@@ -67,7 +67,7 @@ fn around_the_wait(ptx: &str, kernel: &str) -> (String, String) {
 fn nothing_is_read_over_the_wait() {
     for machine in early() {
         let ptx = assembly(&program(), &machine).unwrap();
-        let (before, after) = around_the_wait(&ptx, "moec_second");
+        let (before, after) = around_the_wait(&ptx, "second");
         assert_eq!(before.matches("ld.global").count(), 1, "{ptx}");
         assert!(before.contains("ld.global.nc") && before.contains("griddepcontrol.launch_dependents;"), "{ptx}");
         assert_eq!((after.matches("ld.global").count(), after.matches("cp.async.ca").count()), (2, 1), "{ptx}");
@@ -76,7 +76,7 @@ fn nothing_is_read_over_the_wait() {
         let mut plain = program();
         plain.kernels[1].body.retain(|stmt| *stmt != moec_ir::kernel::Stmt::Wait(moec_ir::kernel::Wait::Launches));
         let ptx = assembly(&plain, &machine).unwrap();
-        let (_, body) = ptx.split_once(".entry moec_second(").unwrap();
+        let (_, body) = ptx.split_once(".entry early_second(").unwrap();
         assert_eq!((body.matches("ld.global.nc").count(), body.matches("griddepcontrol.wait").count()), (3, 0), "{ptx}");
     }
 }
@@ -102,9 +102,10 @@ fn emulated(program: &Program, ptx: &str, x: &[u8], w: &[u8], schedule: Schedule
             Given::Buffer(index) => Arg::Buffer(buffers[*index]),
             Given::Scalar(_) | Given::TensorMap(_) => unreachable!("all are buffers"),
         });
-        let args = module.entry(&kernel.name).unwrap().pack(&memory, &args.collect::<Vec<_>>()).unwrap();
+        let symbol = format!("{}_{}", program.name, kernel.name);
+        let args = module.entry(&symbol).unwrap().pack(&memory, &args.collect::<Vec<_>>()).unwrap();
         let shape = Launch { grid: [4, 1, 1], block: [kernel.threads, 1, 1], shared_bytes: 0, early: step.early, args };
-        let report = ptx_emulator::launch(&module, &kernel.name, &shape, &mut memory, &options).unwrap();
+        let report = ptx_emulator::launch(&module, &symbol, &shape, &mut memory, &options).unwrap();
         kinds.extend(report.findings.iter().map(|finding| finding.kind));
     }
     kinds.dedup();

@@ -15,16 +15,16 @@ fn refused(kernels: Vec<Kernel>, machine: &str) -> String {
 
 #[test]
 fn too_much_shared_memory() {
-    let k = Builder::new("moec_greedy", 32);
+    let k = Builder::new("greedy", 32);
     k.shared("a", F32, 227 * 256 + 1);
     let error = refused(vec![k.finish()], "sm_90a");
-    assert_eq!(error, "kernel `moec_greedy` needs 232464 bytes of shared memory; a block on sm_90a has 232448");
+    assert_eq!(error, "kernel `greedy` needs 232464 bytes of shared memory; a block on sm_90a has 232448");
 }
 
 #[test]
 fn matrices_where_there_are_none() {
     let lacks = |write: fn(&Builder)| {
-        let k = Builder::new("moec_k", 1);
+        let k = Builder::new("k", 1);
         write(&k);
         let error = refused(vec![k.finish()], "x86-64-v4-bf16");
         assert!(error.ends_with("which x86-64-v4-bf16 does not have"), "{error}");
@@ -38,38 +38,38 @@ fn matrices_where_there_are_none() {
     assert!(lacks(|k| k.commit()).contains("a group of copies"));
     assert!(lacks(|k| k.wait_copies(0)).contains("a wait for copies"));
     assert!(lacks(|k| drop(k.shared("from", BF16, 64).load_matrix(k.i32(0), 1))).contains("a matrix load"));
-    let k = Builder::new("moec_k", 1);
+    let k = Builder::new("k", 1);
     k.sums("sums", 4).add_product(0, MatrixShape::M16N8K8, &[pair(&k); 2], &[pair(&k)]);
     assert!(refused(vec![k.finish()], "x86-64-v3").contains("a product of matrices"));
 }
 
 #[test]
 fn a_dot_product_where_there_is_none() {
-    let k = Builder::new("moec_dot", 1);
+    let k = Builder::new("dot", 1);
     let (a, out) = (k.input("a", BF16), k.output("out", F32));
     let v = a.load_vector(k.i32(0), 8);
     out.store(k.i32(0), k.f32(0.0).splat(4).dot(v, v));
     let kernel = k.finish();
     let error = refused(vec![kernel.clone()], "x86-64-v4");
-    assert_eq!(error, "kernel `moec_dot` needs a bf16 dot product, which x86-64-v4 does not have");
+    assert_eq!(error, "kernel `dot` needs a bf16 dot product, which x86-64-v4 does not have");
     assert!(refused(vec![kernel], "sm_80").ends_with("which sm_80 does not have"));
 }
 
 #[test]
 fn threads_and_warps_that_a_machine_lacks() {
     let error = refused(vec![vector_add(4, 128)], "x86-64-v3");
-    assert_eq!(error, "kernel `moec_vector_add` needs blocks of 128 threads, which x86-64-v3 does not have");
-    let k = Builder::new("moec_partial", 48);
+    assert_eq!(error, "kernel `vector_add` needs blocks of 128 threads, which x86-64-v3 does not have");
+    let k = Builder::new("partial", 48);
     k.shuffle(k.thread(), 1);
     let error = refused(vec![k.finish()], "sm_80");
-    assert_eq!(error, "kernel `moec_partial` needs exchanges in a warp that is not whole, which sm_80 does not have");
+    assert_eq!(error, "kernel `partial` needs exchanges in a warp that is not whole, which sm_80 does not have");
 }
 
 #[test]
 fn kernels_that_the_verifier_would_refuse() {
     assert!(refused(vec![vector_add(4, 1), vector_add(4, 1)], "sm_80").ends_with("another kernel has its name"));
     // A name used outside the block that binds it.
-    let k = Builder::new("moec_unbound", 1);
+    let k = Builder::new("unbound", 1);
     let out = k.output("out", I32);
     out.store(k.i32(0), k.bind("late", k.i32(1)));
     let mut kernel = k.finish();
@@ -77,7 +77,7 @@ fn kernels_that_the_verifier_would_refuse() {
     assert!(matches!(bound, Stmt::Let { .. }));
     kernel.body.push(bound);
     let error = refused(vec![kernel], "x86-64-v3");
-    assert_eq!(error, "kernel `moec_unbound` is malformed: `late` is used before it is bound");
+    assert_eq!(error, "kernel `unbound` is malformed: `late` is used before it is bound");
 }
 
 #[test]

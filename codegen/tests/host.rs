@@ -13,7 +13,7 @@ fn vector_add_with_a_tail() {
         let mut b: Vec<f32> = (0..100).map(|i| 1.0 / (i as f32 + 1.0)).collect();
         let mut c = vec![0f32; 100];
         let want: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
-        loaded.run("moec_vector_add", &[array(&mut a), array(&mut b), array(&mut c), Arg::Number(100)], 7);
+        loaded.run("vector_add", &[array(&mut a), array(&mut b), array(&mut c), Arg::Number(100)], 7);
         assert_eq!(c, want, "{}", machine.name);
     }
 }
@@ -31,7 +31,7 @@ fn gemm_in_vectors() {
             *want = (0..depth).fold(0.0, |sum, k| a[i / 32 * depth + k].mul_add(b[k * 32 + i % 32], sum));
         }
         let args = [array(&mut a), array(&mut b), array(&mut c), Arg::Number(depth as i64)];
-        loaded.run("moec_gemm_row", &args, rows as u64);
+        loaded.run("gemm_row", &args, rows as u64);
         assert_eq!(c, want, "{}", machine.name);
     }
 }
@@ -48,7 +48,7 @@ fn blocks_run_in_parts_and_on_threads() {
         std::thread::scope(|scope| {
             for part in 0..4 {
                 let (loaded, args) = (&loaded, &args);
-                scope.spawn(move || loaded.run_words("moec_histogram", args, part * 2500..(part + 1) * 2500));
+                scope.spawn(move || loaded.run_words("histogram", args, part * 2500..(part + 1) * 2500));
             }
         });
         assert_eq!(counts, want, "{}", machine.name);
@@ -58,7 +58,7 @@ fn blocks_run_in_parts_and_on_threads() {
 #[test]
 fn a_variable_is_read_where_it_is_used() {
     // x and y swap: an expression read before a `set` must not be used after it.
-    let k = Builder::new("moec_fibonacci", 1);
+    let k = Builder::new("fibonacci", 1);
     let (n, out) = (k.scalar("n", I32), k.output("out", I32));
     let (x, y) = (k.var("x", k.i32(0)), k.var("y", k.i32(1)));
     k.for_range("i", k.i32(0), n, |_| {
@@ -83,14 +83,14 @@ fn a_variable_is_read_where_it_is_used() {
     }
     for machine in hosts() {
         let mut out = [0i32; 2];
-        load(&program, &machine).run("moec_fibonacci", &[Arg::Number(40), array(&mut out)], 1);
+        load(&program, &machine).run("fibonacci", &[Arg::Number(40), array(&mut out)], 1);
         assert_eq!(out, [x, x.wrapping_add(y)], "{}", machine.name);
     }
 }
 
 #[test]
 fn loops_of_every_shape() {
-    let k = Builder::new("moec_loops", 1);
+    let k = Builder::new("loops", 1);
     let out = k.output("out", I32);
     let count = |slot: i32, start: i32, end: i32, step: i32| {
         let turns = k.var("turns", k.i32(0));
@@ -113,14 +113,14 @@ fn loops_of_every_shape() {
     let nested = (0..6).flat_map(|i| (i..6).map(move |j| if (i + j) % 2 == 0 { i * j } else { -1 })).sum();
     for machine in hosts() {
         let mut out = [-1i32; 5];
-        load(&program, &machine).run("moec_loops", &[array(&mut out)], 1);
+        load(&program, &machine).run("loops", &[array(&mut out)], 1);
         assert_eq!(out, [0, 0, 147, -198, nested], "{}", machine.name);
     }
 }
 
 #[test]
 fn a_block_has_scratch_of_its_own() {
-    let k = Builder::new("moec_alone", 1);
+    let k = Builder::new("alone", 1);
     let (near, out) = (k.shared("near", I32, 8), k.output("out", I32));
     let block = k.bind("block", k.block());
     near.store(block % 8, block + 5);
@@ -129,7 +129,7 @@ fn a_block_has_scratch_of_its_own() {
     let program = program(vec![k.finish()]);
     for machine in hosts() {
         let mut out = [0i32; 10];
-        load(&program, &machine).run("moec_alone", &[array(&mut out)], 10);
+        load(&program, &machine).run("alone", &[array(&mut out)], 10);
         assert_eq!(out, [50, 60, 70, 80, 90, 100, 110, 120, 130, 140], "{}", machine.name);
     }
 }
@@ -138,7 +138,7 @@ fn a_block_has_scratch_of_its_own() {
 /// refuses undefined symbols, would fail).
 #[test]
 fn nothing_is_called() {
-    let k = Builder::new("moec_copy", 1);
+    let k = Builder::new("copy", 1);
     let (from, to, n) = (k.input("from", F32), k.output("to", F32), k.scalar("n", I32));
     let near = k.shared("near", F32, 4096);
     k.for_range("i", k.i32(0), n, |i| to.store(i, from.load(i)));
@@ -148,7 +148,7 @@ fn nothing_is_called() {
     let program = program(vec![k.finish()]);
     for machine in hosts() {
         let (mut from, mut to) = ([2.0f32, 3.0, 16.5], [0f32; 4]);
-        load(&program, &machine).run("moec_copy", &[array(&mut from), array(&mut to), Arg::Number(3)], 1);
+        load(&program, &machine).run("copy", &[array(&mut from), array(&mut to), Arg::Number(3)], 1);
         assert_eq!(to, [2.0, 3.0, 16.5, 4.0], "{}", machine.name);
     }
 }

@@ -47,7 +47,7 @@ fn the_head_of_the_text() {
         assert!(head.iter().all(|h| text.contains(*h)), "{}: {text}", gpu.name);
         assert!(!text.contains('\0'));
         let want = [1, 2, 1, 1];
-        assert_eq!(counts(&text, [".visible .entry moec_block_sum(", ".ptr .global", ".shared .align 16", "[1024]"]), want);
+        assert_eq!(counts(&text, [".visible .entry test_block_sum(", ".ptr .global", ".shared .align 16", "[1024]"]), want);
     }
 }
 
@@ -101,7 +101,7 @@ fn some_threads_of_a_block_meet() {
     let text = |registers: [&str; 2]| {
         let [few, many] = registers;
         format!(
-            "kernel @moec_some(%y: *mut i32) threads 256 {{
+            "kernel @some(%y: *mut i32) threads 256 {{
                roles warps 0..4{few} {{
                  barrier threads 128 id 1
                  barrier_arrive threads 256 id 2
@@ -135,7 +135,7 @@ fn matrices_are_multiplied_by_whole_warps() {
             assert!(text.find("mma.sync").unwrap() < text.find("bra").or(text.find("st.global")).unwrap(), "{text}");
         }
         let text = ptx(asks_for_memory(), &gpu);
-        assert_eq!(counts(&text, [".extern .shared .align 128 .b8 moec_asks_dynamic[]", ".shared"])[0], 1, "{text}");
+        assert_eq!(counts(&text, [".extern .shared .align 128 .b8 test_asks_dynamic[]", ".shared"])[0], 1, "{text}");
     }
 }
 
@@ -145,7 +145,7 @@ fn boxes_are_copied_by_maps() {
     for gpu in gpus().into_iter().filter(|gpu| gpu.tensor_maps) {
         let text = ptx(read(&boxes(Swizzle::Bytes128, 128)), &gpu);
         let words = [
-            ".param .align 64 .b8 moec_boxes_param_0[128]",
+            ".param .align 64 .b8 test_boxes_param_0[128]",
             "cp.async.bulk.tensor.3d.shared::",
             "cvta.param",
             ".local",

@@ -35,7 +35,7 @@ fn one_lowering_for_all() {
 #[test]
 fn assembly_is_the_machines_own() {
     let of = |machine: &str| assembly(&program(vec![vector_add(4, 1)]), &Machine::named(machine).unwrap()).unwrap();
-    assert!(of("sm_80").contains(".visible .entry moec_vector_add("));
-    assert!(of("x86-64-v4").contains("moec_vector_add:") && of("x86-64-v4").contains("vaddps"));
+    assert!(of("sm_80").contains(".visible .entry test_vector_add("));
+    assert!(of("x86-64-v4").contains("test_x86_64_v4_vector_add:") && of("x86-64-v4").contains("vaddps"));
     assert!(llvm_version().starts_with("22."));
 }

@@ -107,7 +107,7 @@ pub(crate) fn emulated(kernel: &Kernel, ptx: &str, blocks: u64, given: &[Given],
     let shape = Launch { grid: [blocks as u32, 1, 1], block: [kernel.threads, 1, 1], shared_bytes: 0, early: false, args };
     let numerics = ptx_emulator::Numerics::Plain;
     let options = ptx_emulator::Options { schedule, seed: 7, numerics, ..ptx_emulator::Options::default() };
-    let report = ptx_emulator::launch(&module, &kernel.name, &shape, &mut memory, &options).unwrap();
+    let report = ptx_emulator::launch(&module, &module.entries[0].name, &shape, &mut memory, &options).unwrap();
     let arrays = written.iter().map(|buffer| ints(&memory.content(*buffer).unwrap()));
     (report, arrays.collect())
 }
@@ -156,7 +156,7 @@ fn with_mbarriers(machine: &Machine) -> bool {
 /// A hint changes nothing, on any machine.
 #[test]
 fn a_prefetch_is_a_hint() {
-    let text = "kernel @moec_hint(%x: *i32, %y: *mut i32) threads 32 {
+    let text = "kernel @hint(%x: *i32, %y: *mut i32) threads 32 {
       prefetch %x[63 - thread]
       load %v: i32 = %x[thread]
       store %y[thread] = %v
@@ -173,7 +173,7 @@ fn a_prefetch_is_a_hint() {
 /// with `noalias` it makes one load of both.
 #[test]
 fn what_threads_hand_each_other_is_read_again() {
-    let text = "kernel @moec_again(%y: *mut i32, %z: *mut i32) threads 64 {
+    let text = "kernel @again(%y: *mut i32, %z: *mut i32) threads 64 {
       roles warps 0..1 {
         load %before: i32 = %y[thread]
         barrier threads 64 id 1
@@ -205,7 +205,7 @@ fn bf16_is_rounded_to_the_nearest() {
         every,
         blocks as u64,
         &given,
-        "kernel @moec_rounds(%x: *f32, %pairs: *mut bf16, %firsts: *mut bf16) threads 256 {
+        "kernel @rounds(%x: *f32, %pairs: *mut bf16, %firsts: *mut bf16) threads 256 {
            let %i: i32 = block * 256 + thread
            load %two: f32x2 = %x[%i * 2]
            store %pairs[%i * 2] = bf16(%two)
@@ -224,7 +224,7 @@ fn bf16_is_rounded_to_the_nearest() {
 #[test]
 fn a_nan_stays_one_in_bf16() {
     let bits = [0x7fc0_0000u32, 0xffc0_0000, 0x7f80_0001, 0xff80_0001, 0x7fff_ffff, 0xffff_ffff, 0x7f80_8000, 0x7f80_0000];
-    let text = "kernel @moec_nan(%x: *f32, %y: *mut i32) threads 32 {
+    let text = "kernel @nan(%x: *f32, %y: *mut i32) threads 32 {
       load %a: f32 = %x[thread]
       let %n: f32 = f32(bf16(%a))
       store %y[thread] = select(%n == %n, 0, 1)
@@ -236,7 +236,7 @@ fn a_nan_stays_one_in_bf16() {
 /// Loads say what is known of their next use, in parts of every width; the values are the same.
 #[test]
 fn hints_change_no_value() {
-    let text = "kernel @moec_hints(%x: *i32, %h: *f16, %y: *mut i32) threads 32 {
+    let text = "kernel @hints(%x: *i32, %h: *f16, %y: *mut i32) threads 32 {
       load %a: i32x4 = %x[thread * 4] align 16 stream
       load %b: i32x4 = %x[thread * 4 + 1] keep
       load %c: f16x8 = %h[thread * 8] align 16 keep
@@ -276,7 +276,7 @@ fn hints_change_no_value() {
         assert_eq!(loads.map(|load| ptx.matches(&load).count()), [1, 4, 1, 2, 1, 1], "{ptx}");
     }
     let host = Machine::named("x86-64-v3").unwrap();
-    let text = "kernel @moec_hint(%x: *i32, %y: *mut i32) threads 1 { load %v: i32 = %x[block] stream store %y[block] = %v }";
+    let text = "kernel @hint(%x: *i32, %y: *mut i32) threads 1 { load %v: i32 = %x[block] stream store %y[block] = %v }";
     verified(&program(vec![read(text)]), &host);
     assembly(&program(vec![read(text)]), &host).unwrap();
 }
@@ -284,7 +284,7 @@ fn hints_change_no_value() {
 /// Warps that store arrive and go on; those that read wait for them.
 #[test]
 fn threads_arrive_at_a_barrier_of_others() {
-    let text = "kernel @moec_arrive(%x: *i32, %y: *mut i32) threads 96 {
+    let text = "kernel @arrive(%x: *i32, %y: *mut i32) threads 96 {
        shared %tile: i32[64]
        roles warps 0..2 {
          load %v: i32 = %x[thread]
@@ -316,7 +316,7 @@ fn roles_meet_at_a_barrier_of_their_own() {
         every,
         2,
         &[Ints(x.clone()), Unwritten(128)],
-        "kernel @moec_meet(%x: *i32, %y: *mut i32) threads 160 {
+        "kernel @meet(%x: *i32, %y: *mut i32) threads 160 {
            shared %tile: i32[64]
            let %in: i32 = block * 64
            roles warps 0..2 {
@@ -342,7 +342,7 @@ fn groups_of_a_role_meet() {
         every,
         1,
         &[Unwritten(256)],
-        "kernel @moec_groups(%y: *mut i32) threads 256 {
+        "kernel @groups(%y: *mut i32) threads 256 {
            shared %tile: i32[256]
            var %v: i32 = thread
            roles warps 0..8 {
@@ -365,7 +365,7 @@ fn groups_of_a_role_meet() {
 }
 
 /// `%n` tiles go through a ring of three stages, from one warp to two, which hand them back.
-const RING: &str = "kernel @moec_ring(%x: *i32, %n: i32, %y: *mut i32) threads 96 {
+const RING: &str = "kernel @ring(%x: *i32, %n: i32, %y: *mut i32) threads 96 {
   shared %ring: i32[96]
   mbarrier %full arrivals 32 stages 3
   mbarrier %empty arrivals 2 stages 3
@@ -433,7 +433,7 @@ fn a_ring_without_a_wait_is_a_race() {
 }
 
 /// A ring that one thread fills with bulk copies.
-const BULK_RING: &str = "kernel @moec_bulk_ring(%x: *i32, %n: i32, %y: *mut i32) threads 96 {
+const BULK_RING: &str = "kernel @bulk_ring(%x: *i32, %n: i32, %y: *mut i32) threads 96 {
   shared %ring: i32[192]
   mbarrier %full arrivals 1 stages 3
   mbarrier %empty arrivals 2 stages 3
@@ -485,7 +485,7 @@ fn roles_have_registers() {
         |machine| machine.role_registers,
         1,
         &[Unwritten(384)],
-        "kernel @moec_registers(%y: *mut i32) threads 384 {
+        "kernel @registers(%y: *mut i32) threads 384 {
            mbarrier %go arrivals 128 stages 1
            roles warps 0..4 registers 40 {
              store %y[thread] = 1
@@ -505,12 +505,12 @@ fn what_a_machine_lacks_is_said() {
     let refused = |text: &str, machine: &str| {
         codegen(&program(vec![read(text)]), &Machine::named(machine).unwrap(), &Options::default()).unwrap_err().to_string()
     };
-    assert_eq!(refused(RING, "sm_80"), "kernel `moec_ring` needs mbarriers, which sm_80 does not have");
-    let some = |body: &str, threads: u32| format!("kernel @moec_k() threads {threads} {{ {body} }}");
+    assert_eq!(refused(RING, "sm_80"), "kernel `ring` needs mbarriers, which sm_80 does not have");
+    let some = |body: &str, threads: u32| format!("kernel @k() threads {threads} {{ {body} }}");
     let registers = some("roles warps 0..4 registers 40 { }", 128);
-    assert_eq!(refused(&registers, "sm_89"), "kernel `moec_k` needs registers by role, which sm_89 does not have");
+    assert_eq!(refused(&registers, "sm_89"), "kernel `k` needs registers by role, which sm_89 does not have");
     let roles = some("roles warps 0..1 { }", 1);
-    assert_eq!(refused(&roles, "x86-64-v3"), "kernel `moec_k` needs roles of warps, which x86-64-v3 does not have");
+    assert_eq!(refused(&roles, "x86-64-v3"), "kernel `k` needs roles of warps, which x86-64-v3 does not have");
     let meet = some("barrier threads 1 id 1", 1);
-    assert_eq!(refused(&meet, "x86-64-v3"), "kernel `moec_k` needs barriers of some threads, which x86-64-v3 does not have");
+    assert_eq!(refused(&meet, "x86-64-v3"), "kernel `k` needs barriers of some threads, which x86-64-v3 does not have");
 }

@@ -87,7 +87,7 @@ pub(crate) fn product(columns: usize, depth: usize, swizzle: Swizzle, across: [b
     let [a, array_a, copies_a, bytes_a, left] = factor("a", 64, depth, swizzle, across[0]);
     let [b, array_b, copies_b, bytes_b, right] = factor("b", columns, depth, swizzle, across[1]);
     format!(
-        "kernel @moec_group({a}, {b}, %y: *mut f32) threads 128 {{
+        "kernel @group({a}, {b}, %y: *mut f32) threads 128 {{
            {array_a}
            {array_b}
            registers %sums: f32[{}]
@@ -133,7 +133,7 @@ fn from_registers(middle: &str) -> String {
     };
     let named: Vec<String> = (0..8).map(|i| format!("%p{i}")).collect();
     format!(
-        "kernel @moec_registers_group(%a: *bf16, %b: *bf16, %y: *mut f32) threads 128 {{
+        "kernel @registers_group(%a: *bf16, %b: *bf16, %y: *mut f32) threads 128 {{
            shared %ta: bf16[2048] align 128
            shared %tb: bf16[512] align 128
            registers %sums: f32[8]
@@ -200,9 +200,9 @@ fn machines_without_such_products_say_so() {
     let whole = from_registers("fence\nbarrier block");
     for machine in ["sm_100a", "sm_120a"] {
         let without = whole.replace("fence\n", "");
-        let said = format!("kernel `moec_registers_group` needs products of four warps, which {machine} does not have");
+        let said = format!("kernel `registers_group` needs products of four warps, which {machine} does not have");
         assert_eq!(refused(&without, machine), said);
     }
-    let fence = "kernel @moec_k() threads 1 { fence }";
-    assert_eq!(refused(fence, "x86-64-v3"), "kernel `moec_k` needs a fence in front of products, which x86-64-v3 does not have");
+    let fence = "kernel @k() threads 1 { fence }";
+    assert_eq!(refused(fence, "x86-64-v3"), "kernel `k` needs a fence in front of products, which x86-64-v3 does not have");
 }

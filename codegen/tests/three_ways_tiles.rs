@@ -22,7 +22,7 @@ pub(crate) fn boxes(swizzle: Swizzle, row: i32) -> String {
         None => (0, String::new()),
     };
     format!(
-        "kernel @moec_boxes(%x: map i32[2, 5, {columns}]{said}, %n: i32, %y: *mut i32) threads 32 {{
+        "kernel @boxes(%x: map i32[2, 5, {columns}]{said}, %n: i32, %y: *mut i32) threads 32 {{
            shared %tile: i32[{elements}] align 1024
            mbarrier %full arrivals 1 stages 1
            for %i: i32 in 0..%n {{
@@ -84,6 +84,6 @@ fn machines_without_tensor_maps_say_so() {
     for (machine, threads) in [("sm_89", "threads 32"), ("x86-64-v3", "threads 1")] {
         let program = program(vec![read(&boxes(Swizzle::None, 32).replace("threads 32", threads))]);
         let error = codegen(&program, &Machine::named(machine).unwrap(), &Options::default()).unwrap_err();
-        assert_eq!(error.to_string(), format!("kernel `moec_boxes` needs tensor maps, which {machine} does not have"));
+        assert_eq!(error.to_string(), format!("kernel `boxes` needs tensor maps, which {machine} does not have"));
     }
 }

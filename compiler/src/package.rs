@@ -160,8 +160,9 @@ fn target(
             let usage = objects.iter().filter_map(info).find_map(|info| info.usage);
             let shared = objects.iter().find_map(info).map_or((0, 0), |info| (info.shared_bytes, info.dynamic_shared_bytes));
             file::Kernel {
-                symbol: k.name.clone(),
-                params: k.params.iter().map(|p| param(p.kind)).collect(),
+                name: k.name.clone(),
+                symbol: moec_codegen::symbol::symbol(program, machine, &k.name),
+                params: k.params.iter().map(|p| file::Param { name: p.name.clone(), kind: param(p.kind) }).collect(),
                 threads: k.threads,
                 cluster: k.cluster,
                 shared_bytes: shared.0 as u32,

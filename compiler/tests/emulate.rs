@@ -26,7 +26,7 @@ fn a_spec_is_checked() {
     assert!(stdout.starts_with("tiny, f32, sm_80 on the emulator; round-robin, random, adversarial\n"), "{stdout}");
     assert!(stdout.contains(" 5 tokens: 4 launches, ") && stdout.contains(" 0 tokens: 0 launches, "), "{stdout}");
     assert!(
-        stdout.contains("0 findings, the same bits under 3 schedules, error ") && stdout.contains("moec_combine "),
+        stdout.contains("0 findings, the same bits under 3 schedules, error ") && stdout.contains("tiny_combine "),
         "{stdout}"
     );
 }
@@ -57,7 +57,7 @@ fn broken(folder: &Path) -> String {
         let rest = after.split_once(';').unwrap().1;
         format!("{before}{rest}")
     };
-    edited(folder, |ptx| in_kernel(ptx, "moec_route_and_sort_router", without_barrier))
+    edited(folder, |ptx| in_kernel(ptx, "tiny_route_and_sort_router", without_barrier))
 }
 
 /// A package whose PTX was edited after it was compiled.
@@ -92,7 +92,7 @@ fn planted_bugs_are_found_within_seconds() {
         let address = kernel.lines().rfind(|line| line.contains(".param .u64")).unwrap();
         let last = address.split_whitespace().last().unwrap().trim_end_matches(',');
         let (at, _) = kernel.rmatch_indices(last).next().unwrap();
-        format!("{}moec_route_and_sort_router_param_0{}", &kernel[..at], &kernel[at + last.len()..])
+        format!("{}tiny_route_and_sort_router_param_0{}", &kernel[..at], &kernel[at + last.len()..])
     };
     // The first backward branch forgets its condition.
     let endless = |kernel: &str| {
@@ -108,9 +108,9 @@ fn planted_bugs_are_found_within_seconds() {
     };
     type Edit<'a> = &'a dyn Fn(&str) -> String;
     let bugs: [(&str, &str, Edit<'_>); 3] = [
-        ("never-written: ", "moec_combine", &without_stores),
-        ("read-only: moec_route_and_sort_router ", "moec_route_and_sort_router", &into_input),
-        ("MOE0807", "moec_route_and_sort_router", &endless),
+        ("never-written: ", "tiny_combine", &without_stores),
+        ("read-only: tiny_route_and_sort_router ", "tiny_route_and_sort_router", &into_input),
+        ("MOE0807", "tiny_route_and_sort_router", &endless),
     ];
     for (expected, kernel, bug) in bugs {
         let folder = tempfile::tempdir().unwrap();
@@ -137,7 +137,7 @@ fn findings_end_with_exit_code_4() {
     let checked = moec(&["check", &package, "--emulate", "--tokens", "17"]);
     let (stdout, stderr) = (text(&checked.stdout), text(&checked.stderr));
     assert_eq!(checked.status.code(), Some(4), "{stdout}\n{stderr}");
-    assert!(stdout.contains("shared-race: moec_route_and_sort_router at ") && stdout.contains(" warp "), "{stdout}");
+    assert!(stdout.contains("shared-race: tiny_route_and_sort_router at ") && stdout.contains(" warp "), "{stdout}");
     assert!(stderr.contains("error[MOE0807]: the emulator has "), "{stderr}");
     let ran = moec(&["run", &package, "--device", "emulator", "--tokens", "17"]);
     assert_eq!(ran.status.code(), Some(4), "{}", text(&ran.stderr));

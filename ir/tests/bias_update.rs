@@ -80,9 +80,7 @@ fn text_says_the_update() {
         let program = updated(&machine, 8, 0.001);
         let text = kernel::print(&program);
         assert!(
-            text.contains(
-                "  update {\n    launch @moec_bias_update(%load = %load_of_expert, %bias = %correction_bias) grid 1\n  }\n"
-            ),
+            text.contains("  update {\n    launch @bias_update(%load = %load_of_expert, %bias = %correction_bias) grid 1\n  }\n"),
             "{text}"
         );
         let again = kernel::parse(&text).expect("a program");

@@ -15,7 +15,7 @@ fn ints(xs: &[i32]) -> Memory {
 
 fn boxed(corner: &str, between: &str) -> Result<Memory, String> {
     let text = format!(
-        "kernel @moec_box(%x: map i32[1, 2, 8] swizzle 32, %y: *mut i32) threads 32 {{
+        "kernel @box(%x: map i32[1, 2, 8] swizzle 32, %y: *mut i32) threads 32 {{
            shared %tile: i32[64] align 256
            mbarrier %full arrivals 33 stages 1
            if thread == 0 {{
@@ -63,7 +63,7 @@ fn what_a_box_leaves_undefined_is_a_fault() {
 
 #[test]
 fn a_tensor_lies_inside_its_memory() {
-    let text = "kernel @moec_k(%x: map i32[1, 2, 8]) threads 32 { }";
+    let text = "kernel @k(%x: map i32[1, 2, 8]) threads 32 { }";
     let fault = |tensor: Tensor| run(text, &[Argument::TensorMap(0, tensor)], &mut [ints(&[0; 40])]).unwrap_err().message;
     let beyond = Tensor { extents: [1, 4, 10], strides: [0, 12] };
     assert_eq!(fault(beyond), "%x: the last element of the tensor is 45, and the buffer has 40");
@@ -77,7 +77,7 @@ fn a_tensor_lies_inside_its_memory() {
 /// `r (c + 1) + 100`.
 fn product(middle: &str, after: &str) -> Result<Memory, String> {
     let text = format!(
-        "kernel @moec_product(%y: *mut f32) threads 128 {{
+        "kernel @product(%y: *mut f32) threads 128 {{
            shared %a: bf16[1024] align 128
            shared %b: bf16[256] align 128
            registers %sums: f32[4]

@@ -44,7 +44,7 @@ fn vectors_add() {
         3,
         vec![floats(&a), floats(&b), floats(&[0.0; 70])],
         floats(&sums),
-        "kernel @moec_add(%a: *f32, %b: *f32, %y: *mut f32) threads 32 {
+        "kernel @add(%a: *f32, %b: *f32, %y: *mut f32) threads 32 {
            let %i: i32 = block * 32 + thread
            if %i < 70 {
              load %a.1: f32 = %a[%i]
@@ -63,7 +63,7 @@ fn a_block_sums_by_halves() {
         2,
         vec![floats(&x), Memory::unknown(8)],
         floats(&[2016.0, 6112.0]),
-        "kernel @moec_sum(%x: *f32, %y: *mut f32) threads 64 {
+        "kernel @sum(%x: *f32, %y: *mut f32) threads 64 {
            shared %tile: f32[64]
            load %mine: f32 = %x[block * 64 + thread]
            store %tile[thread] = %mine
@@ -96,7 +96,7 @@ fn a_warp_finds_its_greatest_and_the_first_place_of_it() {
         1,
         vec![floats(&x), Memory::unknown(8)],
         ints(&[9, second]),
-        "kernel @moec_argmax(%x: *f32, %y: *mut i32) threads 64 {
+        "kernel @argmax(%x: *f32, %y: *mut i32) threads 64 {
            load %mine: f32 = %x[thread]
            var %best: f32 = %mine
            var %place: i32 = thread
@@ -128,14 +128,14 @@ fn atomics_count_and_give_what_was_before() {
         3,
         vec![ints(&[0, 0, 0]), ints(&[0; 96])],
         ints(&(0..96).collect::<Vec<i32>>()),
-        "kernel @moec_count(%n: *mut i32, %y: *mut i32) threads 32 {
+        "kernel @count(%n: *mut i32, %y: *mut i32) threads 32 {
            atomic %n[thread % 2 + 1] += block
            atomic %ticket: i32 = %n[0] += 1
            store %y[%ticket] = block * 32 + thread
          }",
     );
     let mut memory = [ints(&[0, 0, 0])];
-    let text = "kernel @moec_count(%n: *mut i32) threads 32 {
+    let text = "kernel @count(%n: *mut i32) threads 32 {
       atomic %n[thread % 2 + 1] += block
       atomic %n[0] += 1
     }";
@@ -150,7 +150,7 @@ fn votes_are_each_warps_own() {
         1,
         vec![Memory::unknown(24)],
         ints(&[0x5555_5555, 1, 0, 3, 1, 0]),
-        "kernel @moec_vote(%y: *mut i32) threads 64 {
+        "kernel @vote(%y: *mut i32) threads 64 {
            let %even: bool = select(thread < 32, thread % 2 == 0, thread < 34)
            vote %b: i32 = ballot %even
            vote %any: bool = any %even
@@ -173,7 +173,7 @@ fn loops_of_different_lengths() {
         1,
         vec![Memory::unknown(128)],
         ints(&(0..32).map(|t| (t..20).step_by(3).sum::<i32>()).collect::<Vec<i32>>()),
-        "kernel @moec_loops(%y: *mut i32) threads 32 {
+        "kernel @loops(%y: *mut i32) threads 32 {
            var %sum: i32 = 0
            var %end: i32 = 20
            for %i: i32 in thread..%end step 3 {
@@ -192,7 +192,7 @@ fn a_loop_ends_at_the_largest_number() {
         1,
         vec![ints(&[0])],
         ints(&[2]),
-        "kernel @moec_end(%y: *mut i32) threads 1 {
+        "kernel @end(%y: *mut i32) threads 1 {
            for %i: i32 in 2147483640..2147483647 step 6 { atomic %y[0] += 1 }
          }",
     );
@@ -206,7 +206,7 @@ fn vectors_on_the_host() {
         2,
         vec![floats(&x), floats(&[0.0; 8])],
         floats(&[10.0, 9.0, 22.0, 7.0, 122.0, 17.0, 86.0, 15.0]),
-        "kernel @moec_vectors(%x: *f32, %y: *mut f32) threads 1 {
+        "kernel @vectors(%x: *f32, %y: *mut f32) threads 1 {
            load %v: f32x8 = %x[block * 8]
            let %w: f32x8 = select(%v > splat(f32(block) * 8.0 + 2.0, 8), %v, splat(3.0, 8))
            let %most: f32 = greatest(select(%v == splat(15.0, 8), splat(9.0, 8), %v))
@@ -226,7 +226,7 @@ fn a_sum_of_lanes_is_a_tree() {
         1,
         vec![floats(&[1e8, 1.0, -1e8, 1.0]), Memory::unknown(4)],
         floats(&[2.0]),
-        "kernel @moec_tree(%x: *f32, %y: *mut f32) threads 1 {
+        "kernel @tree(%x: *f32, %y: *mut f32) threads 1 {
            load %v: f32x4 = %x[0] align 16
            store %y[0] = sum(%v)
          }",
@@ -236,7 +236,7 @@ fn a_sum_of_lanes_is_a_tree() {
 #[test]
 fn casts_at_their_edges() {
     let x = [f32::NAN, f32::INFINITY, -f32::INFINITY, -2.9, 3e9, -1e30, 65520.0, 1e-8];
-    let text = "kernel @moec_casts(%x: *f32, %i: *mut i32, %l: *mut i64, %h: *mut f16, %b: *mut bf16) threads 1 {
+    let text = "kernel @casts(%x: *f32, %i: *mut i32, %l: *mut i64, %h: *mut f16, %b: *mut bf16) threads 1 {
       load %v: f32 = %x[block]
       store %i[block] = i32(%v)
       store %l[block] = i64(%v)
@@ -260,7 +260,7 @@ fn integers_wrap() {
         1,
         vec![Memory::unknown(32)],
         ints(&[i32::MIN, i32::MAX, -2, 1, -1, -1, 0x0fff_ffff, 0]),
-        "kernel @moec_wrap(%y: *mut i32) threads 1 {
+        "kernel @wrap(%y: *mut i32) threads 1 {
            store %y[0] = 2147483647 + 1 + block
            store %y[1] = -2147483648 - 1 + block
            store %y[2] = (2147483647 + block) * 2
@@ -276,7 +276,7 @@ fn integers_wrap() {
 #[test]
 fn what_is_undefined_is_a_fault() {
     let fault = |body: &str| {
-        let text = format!("kernel @moec_fault(%x: *f32, %y: *mut f32) threads 32 {{ shared %tile: f32[8] {body} }}");
+        let text = format!("kernel @fault(%x: *f32, %y: *mut f32) threads 32 {{ shared %tile: f32[8] {body} }}");
         let fault = run("sm_80", 1, &mut [floats(&[0.0; 32]), Memory::unknown(128)], &text).unwrap_err();
         fault.to_string()
     };
@@ -321,7 +321,7 @@ fn roles_hand_over_to_each_other() {
         1,
         vec![ints(&[5, 6, 7]), Memory::unknown(128)],
         ints(&(0..32).map(|t| 567 + t).collect::<Vec<i32>>()),
-        "kernel @moec_hand(%x: *i32, %y: *mut i32) threads 64 {
+        "kernel @hand(%x: *i32, %y: *mut i32) threads 64 {
            shared %slot: i32[1]
            mbarrier %full arrivals 1 stages 1
            mbarrier %empty arrivals 32 stages 1
@@ -353,7 +353,7 @@ fn roles_hand_over_to_each_other() {
 fn a_deadlock_is_a_fault() {
     let fault = |roles: &str| {
         let text = format!(
-            "kernel @moec_dead() threads 96 {{
+            "kernel @dead() threads 96 {{
                mbarrier %full arrivals 32 stages 2
                mbarrier %empty arrivals 64 stages 2
                {roles}
@@ -392,7 +392,7 @@ fn a_deadlock_is_a_fault() {
 fn threads_arrive_and_go_on() {
     let go = |arrives: &str| {
         let text = format!(
-            "kernel @moec_arrive(%y: *mut i32) threads 64 {{
+            "kernel @arrive(%y: *mut i32) threads 64 {{
                shared %slot: i32[1]
                roles warps 0..1 {{
                  barrier threads 64 id 2
@@ -418,7 +418,7 @@ fn threads_arrive_and_go_on() {
 #[test]
 fn what_an_mbarrier_leaves_undefined_is_a_fault() {
     let fault = |body: &str| {
-        let text = format!("kernel @moec_fault() threads 32 {{ mbarrier %b arrivals 32 stages 2 {body} }}");
+        let text = format!("kernel @fault() threads 32 {{ mbarrier %b arrivals 32 stages 2 {body} }}");
         run("sm_90a", 1, &mut [], &text).unwrap_err().message
     };
     for (body, expected) in [
@@ -439,7 +439,7 @@ fn what_an_mbarrier_leaves_undefined_is_a_fault() {
 fn bulk_copies_are_there_when_their_phase_is_over() {
     let kernel = |before: &str, between: &str| {
         format!(
-            "kernel @moec_bulk(%x: *i32, %y: *mut i32) threads 32 {{
+            "kernel @bulk(%x: *i32, %y: *mut i32) threads 32 {{
                shared %tile: i32[32]
                mbarrier %full arrivals 33 stages 1
                store %tile[thread] = -1
@@ -484,23 +484,23 @@ program @twice {
   buffer %s: workspace f32[T, 2] observe "scaled"
   buffer %y: output f32[T]
   regime up_to 2 {
-    launch @moec_small(%x, %y, %n = (T * 10)) grid T
+    launch @small(%x, %y, %n = (T * 10)) grid T
   }
   regime {
-    launch @moec_scale(%x, %w, %s) grid T
-    launch @moec_fold(%s, %y) grid T
+    launch @scale(%x, %w, %s) grid T
+    launch @fold(%s, %y) grid T
   }
 }
-kernel @moec_small(%x: *f32, %y: *mut f32, %n: i64) threads 1 {
+kernel @small(%x: *f32, %y: *mut f32, %n: i64) threads 1 {
   load %v: f32 = %x[block]
   store %y[block] = %v + f32(%n)
 }
-kernel @moec_scale(%x: *f32, %w: *f32, %s: *mut f32) threads 1 {
+kernel @scale(%x: *f32, %w: *f32, %s: *mut f32) threads 1 {
   load %v: f32 = %x[block]
   load %w.1: f32x2 = %w[0]
   store %s[block * 2] = splat(%v, 2) * %w.1
 }
-kernel @moec_fold(%s: *f32, %y: *mut f32) threads 1 {
+kernel @fold(%s: *f32, %y: *mut f32) threads 1 {
   load %v: f32x2 = %s[block * 2]
   store %y[block] = sum(%v)
 }
@@ -530,7 +530,7 @@ fn a_program_runs_the_regime_of_its_size() {
 /// Each block adds what the others of its cluster have stored before the barrier: the second block runs before the first has ended.
 #[test]
 fn the_blocks_of_a_cluster_wait_for_each_other() {
-    let text = "kernel @moec_cluster(%x: *i32, %z: *mut i32, %y: *mut i32) threads 32 cluster 4 {
+    let text = "kernel @cluster(%x: *i32, %z: *mut i32, %y: *mut i32) threads 32 cluster 4 {
       let %first: i32 = block / 4 * 4
       for %turn: i32 in 0..2 {
         if thread == 0 {
@@ -558,7 +558,7 @@ fn the_blocks_of_a_cluster_wait_for_each_other() {
 
 #[test]
 fn a_cluster_that_waits_for_ever_is_a_fault() {
-    let text = "kernel @moec_stuck() threads 64 cluster 2 {
+    let text = "kernel @stuck() threads 64 cluster 2 {
       mbarrier %never arrivals 1 stages 1
       barrier cluster
       roles warps 0..1 {
@@ -581,16 +581,16 @@ fn an_early_launch_sees_those_before_it_once_it_has_waited() {
       buffer %a: workspace f32[T]
       buffer %y: output f32[T]
       regime {
-        launch @moec_twice(%x, %y = %a) grid T
-        launch @moec_add(%x, %z = %a, %y) grid T early
+        launch @twice(%x, %y = %a) grid T
+        launch @add(%x, %z = %a, %y) grid T early
       }
     }
-    kernel @moec_twice(%x: *f32, %y: *mut f32) threads 32 {
+    kernel @twice(%x: *f32, %y: *mut f32) threads 32 {
       load %v: f32 = %x[block]
       allow_next
       store %y[block] = %v + %v
     }
-    kernel @moec_add(%x: *f32, %z: *f32, %y: *mut f32) threads 32 {
+    kernel @add(%x: *f32, %z: *f32, %y: *mut f32) threads 32 {
       load %v: f32 = %x[block]
       wait launches
       load %u: f32 = %z[block]
@@ -608,7 +608,7 @@ fn an_early_launch_sees_those_before_it_once_it_has_waited() {
 fn what_a_launch_before_writes_is_read_behind_the_wait() {
     let kernel = |before: &str, after: &str| {
         let text = format!(
-            "kernel @moec_k(%x: *f32, %z: *f32, %y: *mut f32) threads 32 {{
+            "kernel @k(%x: *f32, %z: *f32, %y: *mut f32) threads 32 {{
                {before}
                wait launches
                {after}
@@ -652,7 +652,7 @@ fn warps_multiply_matrices() {
         1,
         vec![halves(rows), halves(columns), Memory::unknown(4 * 256)],
         floats(&sums),
-        "kernel @moec_product(%a: *bf16, %b: *bf16, %y: *mut f32) threads 64 {
+        "kernel @product(%a: *bf16, %b: *bf16, %y: *mut f32) threads 64 {
            shared %rows: bf16[512]
            shared %columns: bf16[256]
            registers %sums: f32[4]
@@ -690,7 +690,7 @@ fn a_transposed_factor() {
         1,
         vec![halves(rows), halves(right), Memory::unknown(4 * 128)],
         floats(&sums),
-        "kernel @moec_product(%a: *bf16, %b: *bf16, %y: *mut f32) threads 32 {
+        "kernel @product(%a: *bf16, %b: *bf16, %y: *mut f32) threads 32 {
            shared %rows: bf16[128]
            shared %right: bf16[64]
            registers %sums: f32[4]
@@ -715,7 +715,7 @@ fn a_transposed_factor() {
 fn copies_arrive_when_they_are_waited_for() {
     let kernel = |middle: &str| {
         format!(
-            "kernel @moec_copies(%x: *f32, %y: *mut f32) threads 32 {{
+            "kernel @copies(%x: *f32, %y: *mut f32) threads 32 {{
                shared %tile: f32[64]
                copy %tile[thread] = %x[thread] bytes 4
                commit
@@ -752,7 +752,7 @@ fn copies_arrive_when_they_are_waited_for() {
 #[test]
 fn what_is_not_there_is_not_multiplied() {
     let fault = |body: &str| {
-        let text = format!("kernel @moec_k(%y: *mut f32) threads 32 {{ shared %t: bf16[256] registers %s: f32[4] {body} }}");
+        let text = format!("kernel @k(%y: *mut f32) threads 32 {{ shared %t: bf16[256] registers %s: f32[4] {body} }}");
         run("sm_80", 1, &mut [floats(&[0.0; 4])], &text).unwrap_err().message
     };
     let unwritten = "reads memory that is not written";

@@ -185,7 +185,7 @@ fn nesting_is_bounded_in_both_directions() {
 /// Each value is used twice by the next: as a tree, 2^60 of them.
 #[test]
 fn shared_and_deep_expressions_print_in_linear_space() {
-    let k = Builder::new("moec_deep", 1);
+    let k = Builder::new("deep", 1);
     let y = k.output("y", moec_ir::DType::F32);
     let mut value = k.f32(1.5);
     for _ in 0..60 {
@@ -208,7 +208,7 @@ fn shared_and_deep_expressions_print_in_linear_space() {
 /// Roles as a schedule writes them.
 #[test]
 fn roles_are_built_as_they_are_written() {
-    let k = Builder::new("moec_built", 160);
+    let k = Builder::new("built", 160);
     let full = k.mbarrier("full", 1, 2);
     let first = Box::new(|| {
         full.arrive(k.block());
@@ -220,7 +220,7 @@ fn roles_are_built_as_they_are_written() {
     });
     k.roles(vec![Part { warps: 0..1, registers: None, body: first }, Part { warps: 1..5, registers: Some(40), body: rest }]);
     let expected = "\
-kernel @moec_built() threads 160 {
+kernel @built() threads 160 {
   mbarrier %full arrivals 1 stages 2
   roles warps 0..1 {
     arrive %full[block]

@@ -61,7 +61,7 @@ fn program(kernel: Kernel) -> Program {
 /// What text cannot say: launches of nothing.
 #[test]
 fn indices_that_lead_nowhere() {
-    let k = Builder::new("moec_k", 1);
+    let k = Builder::new("k", 1);
     k.input("x", DType::F32);
     let mut program = program(k.finish());
     let launch = |kernel| Launch {
@@ -81,7 +81,7 @@ fn indices_that_lead_nowhere() {
 /// What text cannot say: one name for two parameters.
 #[test]
 fn parameters_have_names_of_their_own() {
-    let k = Builder::new("moec_k", 1);
+    let k = Builder::new("k", 1);
     k.input("x", DType::F32);
     k.scalar("x", DType::I32);
     let found = verify(&program(k.finish()), &machine("x86-64-v3")).unwrap_err();
@@ -97,7 +97,7 @@ fn nesting_has_an_end() {
         }
     }
     let deep = |depth| {
-        let k = Builder::new("moec_k", 1);
+        let k = Builder::new("k", 1);
         nest(&k, depth);
         program(k.finish())
     };
@@ -110,7 +110,7 @@ fn nesting_has_an_end() {
 
 #[test]
 fn violations_are_printed_under_their_lines() {
-    let k = Builder::new("moec_k", 32);
+    let k = Builder::new("k", 32);
     let x = k.input("x", DType::F32);
     k.when(k.thread().lt(7), || {
         k.barrier();
@@ -124,7 +124,7 @@ program @p {
   }
 }
 
-kernel @moec_k(%x: *f32) threads 32 {
+kernel @k(%x: *f32) threads 32 {
   if thread < 7 {
     barrier block
     ^ error: a block barrier where the threads of the block may part

@@ -104,7 +104,7 @@ pub fn open(package: &Package, ordinal: u32) -> Result<Opened, Error> {
     // From here on `Cuda` unloads the module, whatever fails.
     let (functions, is_pending) = (Vec::new(), AtomicBool::new(false));
     let mut cuda = Cuda { name, context, module, functions, encoder: None, launcher: None, is_pending };
-    if target.kernels.iter().flat_map(|kernel| &kernel.params).any(|param| matches!(param, ParamKind::TensorMap(_))) {
+    if target.kernels.iter().flat_map(|kernel| &kernel.params).any(|param| matches!(param.kind, ParamKind::TensorMap(_))) {
         cuda.encoder = Some(Encoder::of(Arc::clone(&driver))?);
     }
     if target.launches().any(|launch| launch.early) || target.kernels.iter().any(|kernel| kernel.cluster > 1) {

@@ -308,8 +308,8 @@ fn evaluate(shared: &Shared, launch: &Launch, dims: Dims) -> Result<Call, Error>
         return Err(Error::manifest(format!("kernel `{symbol}`: a grid of {blocks} blocks is not whole clusters of {cluster}")));
     }
     let args = launch.args.iter().zip(params).enumerate().map(|(index, (arg, param))| match arg {
-        Arg::TensorMap(view) => match param {
-            ParamKind::TensorMap(of) => map(shared, *of, view, dims, &format!("argument {index}"), symbol),
+        Arg::TensorMap(view) => match param.kind {
+            ParamKind::TensorMap(of) => map(shared, of, view, dims, &format!("argument {index}"), symbol),
             // A sound manifest has a map for a map.
             ParamKind::Pointer | ParamKind::I32 | ParamKind::I64 => Ok(Word::Buffer(view.buffer as usize)),
         },

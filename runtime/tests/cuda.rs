@@ -58,7 +58,8 @@ fn child() {
         "tensor map" | "no map" => {
             let target = &mut manifest.targets[0];
             let tile = [1, 2, 4];
-            target.kernels[0].params[0] = ParamKind::TensorMap(TensorMap { dtype: DType::F32, tile, swizzle: Swizzle::None });
+            target.kernels[0].params[0].kind =
+                ParamKind::TensorMap(TensorMap { dtype: DType::F32, tile, swizzle: Swizzle::None });
             let (extents, strides) = ([2, 3, 4].map(Extent::Const), [8, 4].map(Extent::Const));
             for regime in &mut target.regimes {
                 let (extents, strides) = (extents.clone(), strides.clone());

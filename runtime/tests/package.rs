@@ -1,7 +1,7 @@
 //! The file format: what is written is read back, and nothing else is.
 #![allow(clippy::unwrap_used)]
 
-use crate::fixture;
+use crate::fixture::{self, param};
 use moec_runtime::package::{
     Arg, Buffer, DType, Dim, Dims, Extent, ImageKind, Launch, Manifest, ParamKind, Regime, Role, Routing, Slice, Slots, Source,
     Stacked, TargetKind, read, workspace, write,
@@ -310,7 +310,7 @@ fn ptx_is_held_to_the_manifest() {
     check("the PTX is for `sm_80`", |m| m.targets[0].name = "sm_90a".into());
     check("no entry `double`", |m| m.targets[0].kernels[0].symbol = "double".into());
     check("takes 5 parameters, in the PTX 4", |m| {
-        m.targets[0].kernels[0].params.push(ParamKind::I32);
+        m.targets[0].kernels[0].params.push(param(ParamKind::I32));
         for regime in &mut m.targets[0].regimes {
             regime.launches[0].args.push(Arg::ScalarI32(Extent::Tokens));
         }

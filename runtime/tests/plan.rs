@@ -6,8 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::fixture;
-use crate::fixture::{HIDDEN, floats, w, x, y};
+use crate::fixture::{self, HIDDEN, floats, param, w, x, y};
 use crate::mock::{Call, Mock};
 use crate::object::shared_object;
 use moec_runtime::device::Argument;
@@ -155,7 +154,7 @@ fn parameters_are_bounded() {
     let mut manifest = fixture::manifest();
     let extra = 64 - manifest.targets[1].kernels[0].params.len();
     for target in &mut manifest.targets {
-        target.kernels[0].params.extend(vec![ParamKind::I32; extra]);
+        target.kernels[0].params.extend(vec![param(ParamKind::I32); extra]);
         for regime in &mut target.regimes {
             regime.launches[0].args.extend(vec![Arg::ScalarI32(Extent::Const(7)); extra]);
         }
@@ -170,7 +169,7 @@ fn parameters_are_bounded() {
     bound.run(&[x(5)], Dims::tokens(5)).unwrap();
     let launched = calls(&mock).into_iter().find_map(|call| if let Call::Launch { args, .. } = call { Some(args) } else { None });
     assert_eq!(launched.unwrap()[63], Argument::I32(7));
-    manifest.targets[0].kernels[0].params.push(ParamKind::I32);
+    manifest.targets[0].kernels[0].params.push(param(ParamKind::I32));
     let error = Package::new(manifest, vec![Vec::new()]).unwrap_err().to_string();
     assert!(error.contains("kernel `double_it` takes 65 parameters, at most 64"), "{error}");
 }

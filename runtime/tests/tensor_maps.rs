@@ -56,7 +56,7 @@ fn with(view: View) -> Manifest {
     let mut manifest = manifest();
     let mut gpu = target("sm_90a", TargetKind::Gpu, 0);
     let tile = [1, 1, HIDDEN as u32];
-    gpu.kernels[0].params[0] = ParamKind::TensorMap(TensorMap { dtype: DType::F32, tile, swizzle: Swizzle::None });
+    gpu.kernels[0].params[0].kind = ParamKind::TensorMap(TensorMap { dtype: DType::F32, tile, swizzle: Swizzle::None });
     gpu.regimes.iter_mut().for_each(|regime| regime.launches[0].args[0] = Arg::TensorMap(view.clone()));
     manifest.targets[0] = gpu;
     manifest
@@ -112,7 +112,7 @@ fn manifests_are_held_to_the_drivers_rules() {
         assert!(error.contains(expected), "{error}");
     };
     fn map(of: &mut Manifest) -> &mut TensorMap {
-        match &mut of.targets[0].kernels[0].params[0] {
+        match &mut of.targets[0].kernels[0].params[0].kind {
             ParamKind::TensorMap(map) => map,
             other => panic!("{other:?}"),
         }
@@ -121,11 +121,11 @@ fn manifests_are_held_to_the_drivers_rules() {
     check("kernel `double_it`: rows of a box have 8 bytes", |m| map(m).tile[2] = 2);
     check("kernel `double_it`: rows of a box have 16 bytes", |m| map(m).swizzle = Swizzle::Bytes32);
     check("argument 0 of a launch of `double_it`", |m| map(m).dtype = DType::I32);
-    check("argument 0 of a launch of `double_it`", |m| m.targets[0].kernels[0].params[0] = ParamKind::Pointer);
+    check("argument 0 of a launch of `double_it`", |m| m.targets[0].kernels[0].params[0].kind = ParamKind::Pointer);
     check("argument 1 of a launch of `double_it`", |m| {
         m.targets[0].regimes[0].launches[0].args[1] = Arg::TensorMap(view());
     });
     check("kernel `double_it` of the host takes a tensor map", |m| {
-        m.targets[1].kernels[0].params[0] = m.targets[0].kernels[0].params[0];
+        m.targets[1].kernels[0].params[0] = m.targets[0].kernels[0].params[0].clone();
     });
 }

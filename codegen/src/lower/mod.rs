@@ -52,7 +52,7 @@ enum Bound<'c> {
 pub(crate) fn kernel(ir: &Ir<'_>, target: &dyn Target, machine: &Machine, kernel: &Kernel) -> Result<(), Error> {
     let malformed = |why| Error::Malformed { kernel: kernel.name.clone(), why };
     check(kernel, machine)?;
-    if ir.module.get_function(&kernel.name).is_some() {
+    if ir.module.get_function(&ir.symbol(&kernel.name)).is_some() {
         return Err(malformed("another kernel has its name".to_string()));
     }
     let types = kernel.types().into_iter().collect::<Result<_, _>>().map_err(malformed)?;

@@ -71,7 +71,7 @@ impl Target for Host {
     fn declare<'c>(&self, ir: &Ir<'c>, kernel: &Kernel) -> Function<'c> {
         let mut params = lower::params(ir, kernel, ir.pointer(0));
         params.push(("block", ir.int(32)));
-        let body = ir.function(&format!("{}.body", kernel.name), &params);
+        let body = ir.function(&format!("{}.body", ir.symbol(&kernel.name)), &params);
         body.set_linkage(Linkage::Internal);
         ir.mark(body, At::Function, "alwaysinline");
         self.mark(ir, body);
@@ -82,7 +82,7 @@ impl Target for Host {
     /// `void symbol(const uint64_t *args, uint64_t block_begin, uint64_t block_end)`
     fn finish<'c>(&self, ir: &Ir<'c>, kernel: &Kernel, body: Function<'c>) {
         let i64 = ir.int(64);
-        let symbol = ir.function(&kernel.name, &[("args", ir.pointer(0)), ("block_begin", i64), ("block_end", i64)]);
+        let symbol = ir.function(&ir.symbol(&kernel.name), &[("args", ir.pointer(0)), ("block_begin", i64), ("block_end", i64)]);
         self.mark(ir, symbol);
         let params = symbol.get_params();
         let (args, begin, end) = (params[0].into_pointer_value(), params[1], params[2]);

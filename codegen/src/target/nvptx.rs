@@ -95,7 +95,7 @@ impl Target for Nvptx {
 
     fn declare<'c>(&self, ir: &Ir<'c>, kernel: &Kernel) -> Function<'c> {
         let params = lower::params(ir, kernel, ir.pointer(GLOBAL));
-        let function = ir.function(&kernel.name, &params);
+        let function = ir.function(&ir.symbol(&kernel.name), &params);
         function.set_call_conventions(PTX_KERNEL);
         ir.mark(function, At::Function, "nounwind");
         ir.set(function, "nvvm.maxntid", &kernel.threads.to_string());
@@ -121,7 +121,7 @@ impl Target for Nvptx {
     fn memory<'c>(&self, ir: &Ir<'c>, machine: &Machine, kernel: &Kernel, _: Function<'c>) -> Memory<'c> {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
         let global = |ty: Type<'c>, name: &str, align: u32| {
-            let name: String = format!("{}_{name}", kernel.name).chars().map(plain).collect();
+            let name: String = format!("{}_{name}", ir.symbol(&kernel.name)).chars().map(plain).collect();
             let global = ir.module.add_global(ty, Some(SHARED.into()), &name);
             global.set_alignment(align);
             global

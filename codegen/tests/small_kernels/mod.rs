@@ -6,6 +6,7 @@
 use std::ffi::c_void;
 use std::io::Write;
 
+use moec_codegen::symbol::symbol;
 use moec_codegen::{Image, Object, Options, codegen};
 use moec_ir::kernel::verify::verify_kernel;
 use moec_ir::kernel::{Builder, Kernel, Program, Value, Vote};
@@ -60,6 +61,7 @@ pub fn skipped(what: &str, why: &str) {
 /// A compiled host program.
 pub struct Loaded {
     object: libloading::Library,
+    prefix: String,
 }
 
 /// What is passed for a parameter.
@@ -89,7 +91,7 @@ pub fn load(program: &Program, machine: &Machine) -> Loaded {
     let path = dir.path().join("kernels.so");
     std::fs::write(&path, bytes).unwrap();
     // SAFETY: the library has no initialisers.
-    Loaded { object: unsafe { libloading::Library::new(&path) }.unwrap() }
+    Loaded { object: unsafe { libloading::Library::new(&path) }.unwrap(), prefix: symbol(program, machine, "") }
 }
 
 impl Arg {
@@ -114,7 +116,7 @@ impl Loaded {
         type Entry = unsafe extern "C" fn(*const u64, u64, u64);
         // SAFETY: the symbol has this signature (`Image::SharedObject`), and the tests pass arrays that are long enough.
         unsafe {
-            let entry: libloading::Symbol<'_, Entry> = self.object.get(kernel).unwrap();
+            let entry: libloading::Symbol<'_, Entry> = self.object.get(format!("{}{kernel}", self.prefix)).unwrap();
             entry(args.as_ptr(), blocks.start, blocks.end);
         }
     }
@@ -161,7 +163,7 @@ where
     B: Clone + Default,
 {
     assert_eq!(a.len() % lanes as usize, 0, "whole vectors");
-    let kernel = |(i, f)| zip_kernel(&format!("moec_zip_{i}"), from, to, lanes, f);
+    let kernel = |(i, f)| zip_kernel(&format!("zip_{i}"), from, to, lanes, f);
     let program = program(functions.iter().enumerate().map(kernel).collect());
     let run = |machine: Machine| {
         let loaded = load(&program, &machine);
@@ -189,7 +191,7 @@ fn zip_kernel(name: &str, from: DType, to: DType, lanes: u32, f: &impl Pure2) ->
 
 /// `c[i] = a[i] + b[i]` for `block * width .. block * width + width`, in vectors of `lanes`, cut off at `n`.
 pub fn vector_add(lanes: u32, threads: u32) -> Kernel {
-    let k = Builder::new("moec_vector_add", threads);
+    let k = Builder::new("vector_add", threads);
     let (a, b, c) = (k.input("a", DType::F32), k.input("b", DType::F32), k.output("c", DType::F32));
     let n = k.scalar("n", DType::I32);
     let place = k.bind("place", (k.block() * threads as i32 + k.thread()) * lanes as i32);
@@ -204,7 +206,7 @@ pub fn vector_add(lanes: u32, threads: u32) -> Kernel {
 
 /// `c[m, n] = sum over k of a[m, k] * b[k, n]`, rows of `lanes` a block, each product fused into its sum.
 pub fn gemm_row(lanes: u32) -> Kernel {
-    let k = Builder::new("moec_gemm_row", 1);
+    let k = Builder::new("gemm_row", 1);
     let (a, b, c) = (k.input("a", DType::F32), k.input("b", DType::F32), k.output("c", DType::F32));
     let depth = k.scalar("depth", DType::I64);
     let row = k.bind("row", k.block().cast(DType::I64));
@@ -220,7 +222,7 @@ pub fn gemm_row(lanes: u32) -> Kernel {
 
 /// `out[block] = sum of in[block * threads + t]`, halving in shared memory.
 pub fn block_sum(threads: u32) -> Kernel {
-    let k = Builder::new("moec_block_sum", threads);
+    let k = Builder::new("block_sum", threads);
     let (input, out) = (k.input("in", DType::F32), k.output("out", DType::F32));
     let part = k.shared("part", DType::F32, threads);
     let t = k.bind("t", k.thread());
@@ -238,7 +240,7 @@ pub fn block_sum(threads: u32) -> Kernel {
 
 /// `out[block] =` where the greatest of 32 values is (the first of equals), by shuffles; `votes` gets a vote of each kind.
 pub fn warp_argmax() -> Kernel {
-    let k = Builder::new("moec_warp_argmax", 32);
+    let k = Builder::new("warp_argmax", 32);
     let (input, out, votes) = (k.input("in", DType::F32), k.output("out", DType::I32), k.output("votes", DType::I32));
     let lane = k.bind("lane", k.thread());
     let (best, place) = (k.var("best", input.load(k.block() * 32 + lane)), k.var("place", lane));
@@ -263,7 +265,7 @@ pub fn warp_argmax() -> Kernel {
 
 /// `counts[in[i]] += 1`, through a count in shared memory.
 pub fn histogram(threads: u32) -> Kernel {
-    let k = Builder::new("moec_histogram", threads);
+    let k = Builder::new("histogram", threads);
     let (input, counts) = (k.input("in", DType::I32), k.output("counts", DType::I32));
     let near = k.shared("near", DType::I32, 16);
     let t = k.bind("t", k.thread());
@@ -277,7 +279,7 @@ pub fn histogram(threads: u32) -> Kernel {
 
 /// Every float operation once.
 pub fn float_ops() -> Kernel {
-    let k = Builder::new("moec_float_ops", 32);
+    let k = Builder::new("float_ops", 32);
     let (a, b, out) = (k.input("a", DType::F32), k.input("b", DType::F32), k.output("out", DType::F32));
     let i = k.bind("i", k.block() * 32 + k.thread());
     let (a, b) = (a.load(i), b.load(i));
@@ -289,7 +291,7 @@ pub fn float_ops() -> Kernel {
 
 /// Every conversion once, in vectors: bf16 and f16 to f32 and back.
 pub fn conversions() -> Kernel {
-    let k = Builder::new("moec_conversions", 32);
+    let k = Builder::new("conversions", 32);
     let (a, b) = (k.input("a", DType::BF16), k.input("b", DType::F16));
     let (c, d, e) = (k.output("c", DType::BF16), k.output("d", DType::F16), k.output("e", DType::I32));
     let i = k.bind("i", (k.block() * 32 + k.thread()) * 8);
@@ -303,7 +305,7 @@ pub fn conversions() -> Kernel {
 
 /// `out[i] = a[i] * b[i] + c[i]` in one rounding.
 pub fn fused() -> Kernel {
-    let k = Builder::new("moec_fused", 32);
+    let k = Builder::new("fused", 32);
     let (a, b, out) = (k.input("a", DType::F32), k.input("b", DType::F32), k.output("out", DType::F32));
     let i = k.bind("i", k.thread());
     out.store(i, a.load(i).fma(b.load(i), out.load(i)));
@@ -318,7 +320,7 @@ pub fn fused() -> Kernel {
 ///    m | 64 x 64  |
 /// ```
 pub fn gemm_tile() -> Kernel {
-    let k = Builder::new("moec_gemm_tile", 256);
+    let k = Builder::new("gemm_tile", 256);
     let (a, b, c) = (k.input("a", DType::F32), k.input("b", DType::F32), k.output("c", DType::F32));
     let (depth, width) = (k.scalar("depth", DType::I32), k.scalar("width", DType::I32));
     let (near_a, near_b) = (k.shared("near_a", DType::F32, 16 * 64), k.shared("near_b", DType::F32, 16 * 64));
@@ -351,7 +353,7 @@ pub fn gemm_tile() -> Kernel {
 
 /// `y = a b` by a warp, 16 by 8 by 16: rows of `a` and columns of `b` lie along k. The last lanes store no sum.
 pub fn matrix_product(elem: DType, shape: MatrixShape) -> Kernel {
-    let k = Builder::new(format!("moec_product_{elem}_{shape}"), 32);
+    let k = Builder::new(format!("product_{elem}_{shape}"), 32);
     let (a, b, y) = (k.input("a", elem), k.input("b", elem), k.output("y", DType::F32));
     let (_, _, depth) = shape.extents();
     let depth = depth as i32;
@@ -384,7 +386,7 @@ pub fn matrix_product(elem: DType, shape: MatrixShape) -> Kernel {
 
 /// More shared memory than a block has without asking, its second array at a multiple of 128 bytes.
 pub fn asks_for_memory() -> Kernel {
-    let k = Builder::new("moec_asks", 32);
+    let k = Builder::new("asks", 32);
     let y = k.output("y", DType::F32);
     let first = k.shared("first", DType::F32, 13_001);
     let second = k.shared_aligned("second", DType::F32, 32, 128);

@@ -217,9 +217,9 @@ mod tests {
             what: "blocks of 2048 threads".to_string(),
             machine: "sm_80",
         };
-        assert_eq!(placed(unsupported("moec_route_and_sort_router_2")), ["4", "2"]);
-        assert_eq!(placed(unsupported("moec_grouped_gemm_gate_up")), ["8", "16"]);
-        let kernel = "moec_sort_count".to_string();
+        assert_eq!(placed(unsupported("route_and_sort_router_2")), ["4", "2"]);
+        assert_eq!(placed(unsupported("grouped_gemm_gate_up")), ["8", "16"]);
+        let kernel = "sort_count".to_string();
         assert_eq!(placed(moec_codegen::Error::Shared { kernel, bytes: 2, limit: 1, machine: "sm_80" }), ["4", "2"]);
         assert_eq!(placed(moec_codegen::Error::NoLinker { tried: "cc".to_string() }), [] as [&str; 0]);
     }

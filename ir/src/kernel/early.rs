@@ -131,7 +131,7 @@ mod tests {
             for threads in [64, 1] {
                 let body = lines.join("\n");
                 let text = format!(
-                    "kernel @moec_k(%y: *mut i32, %z: *mut i32) threads {threads} {{\n\
+                    "kernel @k(%y: *mut i32, %z: *mut i32) threads {threads} {{\n\
                      mbarrier %full arrivals 1 stages 1\n{body}\n}}"
                 );
                 let kernel = parse_kernel(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));

@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn arrays_follow_each_other_at_multiples_of_their_alignments() {
-        let k = Builder::new("moec_k", 32);
+        let k = Builder::new("k", 32);
         k.shared("a", DType::BF16, 3);
         k.shared("b", DType::F32, 5);
         k.shared_aligned("c", DType::BF16, 64, 128);

@@ -192,7 +192,7 @@ const MOST_REGISTERS: u32 = 256;
 /// One kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kernel {
-    /// Symbol in the object: `moec_<family>_<...>`, `[a-z0-9_]` only.
+    /// `<family>_<...>`, `[a-z0-9_]` only. Its symbol in an object is made of it.
     pub name: String,
     /// Threads of a block.
     pub threads: u32,

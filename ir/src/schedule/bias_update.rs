@@ -16,7 +16,7 @@ use crate::{DType, Machine};
 /// Parameters: `load`, `bias` (written).
 pub(super) fn bias_update(experts: u32, rate: f32, machine: &Machine) -> Kernel {
     let threads = machine.block_threads.min(experts.next_multiple_of(machine.warp_lanes));
-    let builder = Builder::new("moec_bias_update", threads);
+    let builder = Builder::new("bias_update", threads);
     let k = &builder;
     let load = k.input("load", DType::I32);
     let bias = k.output("bias", DType::F32);

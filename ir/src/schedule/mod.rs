@@ -173,14 +173,13 @@ impl fmt::Display for Counted {
     }
 }
 
-/// The op whose kernels have such names (`moec_route_router`); `None`: it is no kernel's of this room.
+/// The op whose kernels have such names (`route_router`); `None`: it is no kernel's of this room.
 #[must_use]
 pub fn op_of(kernel: &str) -> Option<Op> {
     /// Kernels that are one of several of an op.
     const PARTS: [(&str, Op); 4] =
         [("route_and_sort", Op::Route), ("sort", Op::Assign), ("order", Op::Assign), ("choose", Op::Assign)];
-    let family = kernel.strip_prefix("moec_")?;
-    let is_of = |name: &str| family.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
+    let is_of = |name: &str| kernel.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
     let named = Op::ALL.iter().map(|op| (op.name(), *op)).chain(PARTS).filter(|(name, _)| is_of(name));
     named.max_by_key(|(name, _)| name.len()).map(|(_, op)| op)
 }

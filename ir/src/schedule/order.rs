@@ -37,7 +37,7 @@ pub(super) const SHIFTS: [u64; 4] = [0, 8, 16, 24];
 
 impl Order {
     fn kernel(&self, step: &str, threads: u32) -> Builder {
-        Builder::new(format!("moec_order_{step}{}", self.suffix), threads)
+        Builder::new(format!("order_{step}{}", self.suffix), threads)
     }
 
     /// Number of items.

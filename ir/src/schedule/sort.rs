@@ -60,7 +60,7 @@ impl Sort {
     }
 
     fn kernel(&self, step: &str, threads: u32) -> Builder {
-        Builder::new(format!("moec_sort_{step}{}", self.suffix), threads)
+        Builder::new(format!("sort_{step}{}", self.suffix), threads)
     }
 }
 
@@ -357,7 +357,7 @@ pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
 /// All of it by one block, chunk after chunk, where the batch is one span. Parameters: `topk_experts` unless all are picked or else
 /// `mask`, `order` where weights decide, `topk_weights`; `tokens`; those of [`of_block`].
 pub(super) fn in_one_block(sort: &Sort, machine: &Machine) -> Kernel {
-    let builder = Builder::new(format!("moec_sort{}", sort.suffix), chunk_threads(machine));
+    let builder = Builder::new(format!("sort{}", sort.suffix), chunk_threads(machine));
     let k = &builder;
     let experts_of = Experts::of(k, sort);
     let turns = Turns::of(k, sort.priority);

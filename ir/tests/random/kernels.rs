@@ -29,7 +29,7 @@ pub(crate) fn program(machine: &Machine, seed: u64) -> Program {
         buffers.push(Buffer { name: name.into(), role, dtype, shape: vec![Extent::from(ELEMENTS as u64)], observe: None });
     }
     let threads = if machine.is_gpu() { 64 } else { 1 };
-    let k = Builder::new("moec_random", threads);
+    let k = Builder::new("random", threads);
     write(&k, machine, seed);
     let arg = |param: &str, given: Given| Arg { param: param.into(), given };
     let of_buffer = |(i, buffer): (usize, &Buffer)| arg(&buffer.name, Given::Buffer(i));

@@ -47,7 +47,7 @@ fn launch(r: &mut Random) -> Launch {
 }
 
 fn name(r: &mut Random) -> String {
-    ["x", "y", "", "a b", "moec_k", "é\"\n"][r.below(6)].to_string()
+    ["x", "y", "", "a b", "k", "é\"\n"][r.below(6)].to_string()
 }
 
 fn dtype(r: &mut Random) -> DType {

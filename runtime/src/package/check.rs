@@ -201,7 +201,7 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
         ensure!(sound, "kernel `{}`: clusters of {} blocks", kernel.symbol, kernel.cluster);
         let params = kernel.params.len();
         ensure!(params <= PARAMS_MAX, "kernel `{}` takes {params} parameters, at most {PARAMS_MAX}", kernel.symbol);
-        kernel.params.iter().try_for_each(|param| check_param(target, kernel, param))?;
+        kernel.params.iter().try_for_each(|param| check_param(target, kernel, &param.kind))?;
     }
     let limits: Vec<Option<u64>> = target.regimes.iter().map(|regime| regime.tokens_up_to).collect();
     let Some((None, bounded)) = limits.split_last() else {
@@ -326,7 +326,7 @@ fn check_launch(manifest: &Manifest, target: &Target, launch: &Launch) -> Result
         launch.args.len()
     );
     for (index, (arg, param)) in launch.args.iter().zip(&kernel.params).enumerate() {
-        let fits = match (arg, param) {
+        let fits = match (arg, &param.kind) {
             (Arg::Buffer(buffer), ParamKind::Pointer) => (*buffer as usize) < manifest.buffers.len(),
             (Arg::ScalarI32(_), ParamKind::I32) | (Arg::ScalarI64(_), ParamKind::I64) => true,
             (Arg::TensorMap(view), ParamKind::TensorMap(map)) => {
@@ -337,7 +337,7 @@ fn check_launch(manifest: &Manifest, target: &Target, launch: &Launch) -> Result
             | (Arg::ScalarI64(_), ParamKind::Pointer | ParamKind::I32 | ParamKind::TensorMap(_))
             | (Arg::TensorMap(_), ParamKind::Pointer | ParamKind::I32 | ParamKind::I64) => false,
         };
-        ensure!(fits, "argument {index} of a launch of `{symbol}` is not the {param:?} that it takes");
+        ensure!(fits, "argument {index} of a launch of `{symbol}` is not the {:?} that it takes", param.kind);
     }
     Ok(())
 }

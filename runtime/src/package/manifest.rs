@@ -295,6 +295,16 @@ pub struct Regime {
     pub launches: Vec<Launch>,
 }
 
+/// A parameter of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Param {
+    /// Its name in the kernel text.
+    pub name: String,
+    /// Its type.
+    pub kind: ParamKind,
+}
+
 /// The type of a kernel's parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -358,10 +368,12 @@ impl Swizzle {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kernel {
+    /// Its name in the kernel text.
+    pub name: String,
     /// Its symbol in the image.
     pub symbol: String,
     /// Its parameters, in order.
-    pub params: Vec<ParamKind>,
+    pub params: Vec<Param>,
     /// Threads of a block; 1 on the host.
     pub threads: u32,
     /// Blocks of a cluster, which run at the same time: a power of two up to 8. A grid is whole clusters.

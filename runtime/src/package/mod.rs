@@ -28,12 +28,12 @@ pub use extent::{Dims, Extent, Round};
 pub use layout::{Place, Workspace, workspace};
 pub(crate) use layout::{byte_count, shape};
 pub use manifest::{
-    Arg, Buffer, DType, Dim, Image, ImageKind, Kernel, Launch, Manifest, ParamKind, Piece, Recipe, Regime, Role, Routing, Slice,
-    Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View,
+    Arg, Buffer, DType, Dim, Image, ImageKind, Kernel, Launch, Manifest, Param, ParamKind, Piece, Recipe, Regime, Role, Routing,
+    Slice, Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View,
 };
 
 /// The version of the container and the manifest that this crate reads and writes.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// The most bytes a manifest may have.
 pub const MANIFEST_MAX_BYTES: u64 = 16 << 20;
 /// The alignment in bytes of a workspace and of every buffer in it.

@@ -52,8 +52,9 @@ fn last_blocks_of_slots(example: &Example) -> Result<(), Failed> {
     }
     let rows = TOKENS / ROW_TOKENS * all_slots;
     assert!(rows * spec.hidden > 1 << 31 && TOKENS * all_slots * 4 >= 1 << 31, "the offsets are not large");
+    let gemm = format!("{}_gemm", moec_codegen::symbol::identifier(&spec.name));
     let terms = [
-        ("moec_gemm", spec.hidden),
+        (gemm.as_str(), spec.hidden),
         ("soft_dispatch", ROW_TOKENS),
         ("grouped_gemm_up", spec.hidden),
         ("grouped_gemm_down", spec.expert.intermediate),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use libtest_mimic::Failed;
 use moec::emulate::{options, schedules};
 use moec_codegen::assembly;
+use moec_codegen::symbol::symbol;
 use moec_ir::kernel::{Given, Program, Role, interp, layout};
 use moec_ir::{DType, Dims, Machine, graph, schedule};
 use moec_tests::machine;
@@ -148,11 +149,12 @@ impl Case {
                 }
             });
         }
-        let args = module.entry(&kernel.name).ok_or("no entry")?.pack(&memory, &args)?;
+        let symbol = symbol(&self.program, &self.machine, &kernel.name);
+        let args = module.entry(&symbol).ok_or("no entry")?.pack(&memory, &args)?;
         let blocks = of_layer.grid.at(dims).ok_or("no grid")? as u32;
         let shared_bytes = layout(kernel).dynamic_bytes(&self.machine) as u32;
         let shape = Launch { grid: [blocks, 1, 1], block: [kernel.threads, 1, 1], shared_bytes, early: false, args };
-        let report = launch(&module, &kernel.name, &shape, &mut memory, &options)?;
+        let report = launch(&module, &symbol, &shape, &mut memory, &options)?;
         if let Some(finding) = report.findings.first() {
             return Err(finding.to_string().into());
         }

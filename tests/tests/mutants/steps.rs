@@ -8,6 +8,7 @@ use moec::emulate::{options, schedules};
 use moec::random;
 use moec::spec::Mode;
 use moec_codegen::Image;
+use moec_codegen::symbol::symbol;
 use moec_ir::kernel::{Arg, Argument, Given, Memory, Program, Role, interp_kernel, layout};
 use moec_ir::{Dims, Machine};
 use moec_runtime::package;
@@ -133,12 +134,13 @@ impl Steps {
 
     fn run(&self, module: &Module, step: &Step, schedule: (ptx_emulator::Schedule, u64)) -> Option<Notice> {
         let kernel = &self.program.kernels[step.kernel];
+        let symbol = symbol(&self.program, &self.machine, &kernel.name);
         let mut memory = ptx_emulator::Memory::new();
         let mut args = Vec::new();
         let mut buffers = Vec::new();
         for arg in &step.args {
             args.push(match arg {
-                Argument::Scalar(value) => scalar(module, &kernel.name, args.len(), *value),
+                Argument::Scalar(value) => scalar(module, &symbol, args.len(), *value),
                 Argument::TensorMap(..) => unreachable!("no kernel of these takes a map"),
                 Argument::Buffer(index) => {
                     let content = step.before[*index].bytes_or(0xab);
@@ -154,13 +156,13 @@ impl Steps {
                 }
             });
         }
-        let Some(Ok(args)) = module.entry(&kernel.name).map(|entry| entry.pack(&memory, &args)) else {
+        let Some(Ok(args)) = module.entry(&symbol).map(|entry| entry.pack(&memory, &args)) else {
             return Some(Notice::Refused);
         };
         let shared_bytes = layout(kernel).dynamic_bytes(&self.machine) as u32;
         let shape = Launch { grid: [step.blocks, 1, 1], block: [kernel.threads, 1, 1], shared_bytes, early: false, args };
         let options = ptx_emulator::Options { step_limit: STEP_LIMIT, max_findings: 1, ..options(self.machine.name, schedule) };
-        let Ok(report) = launch(module, &kernel.name, &shape, &mut memory, &options) else { return Some(Notice::Refused) };
+        let Ok(report) = launch(module, &symbol, &shape, &mut memory, &options) else { return Some(Notice::Refused) };
         if !report.clean() {
             return Some(Notice::Finding);
         }

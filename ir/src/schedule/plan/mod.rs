@@ -212,11 +212,7 @@ impl<'g> Plan<'g> {
         };
         let most = rows.as_ref().map_or(&Extent::Tokens, |(_, most)| most);
         let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, most)).collect();
-        let buffer = if last {
-            self.output
-        } else {
-            self.buffers.workspace(&format!("{}_out", kernel.trim_start_matches("moec_")), *dtype, extents)
-        };
+        let buffer = if last { self.output } else { self.buffers.workspace(&format!("{}_out", kernel), *dtype, extents) };
         let pairs_of = rows.map(|(grouping, _)| grouping);
         Ok(Tensor { buffer, dtype: *dtype, shape: shape.clone(), pairs_of, name: None })
     }
@@ -234,22 +230,22 @@ impl<'g> Plan<'g> {
         Ok(())
     }
 
-    /// `moec_<family>_<weights>`, with a number where another kernel has that name.
+    /// `<family>_<weights>`, with a number where another kernel has that name.
     fn kernel_name(&self, family: &str, weights: &[&Tensor]) -> String {
         let legal = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
         let of_weight =
             |w: &&Tensor| w.name.iter().flat_map(|name| "_".chars().chain(name.chars().map(legal))).collect::<String>();
         let weights: String = weights.iter().map(of_weight).collect::<String>().chars().take(NAME_CHARS).collect();
-        unused(&format!("moec_{family}{weights}"), |name| self.kernels.iter().any(|kernel| kernel.name == name))
+        unused(&format!("{family}{weights}"), |name| self.kernels.iter().any(|kernel| kernel.name == name))
     }
 
     /// Tells the kernels of a second sort from those of the first.
     fn sort_suffix(&self) -> String {
-        let suffix = |name: &str| name.trim_start_matches("moec_sort").to_string();
+        let suffix = |name: &str| name.trim_start_matches("sort").to_string();
         let is_of = |kernel: &Kernel, suffix: &str| {
-            ["moec_sort", "moec_sort_count"].iter().any(|first| kernel.name.strip_prefix(first) == Some(suffix))
+            ["sort", "sort_count"].iter().any(|first| kernel.name.strip_prefix(first) == Some(suffix))
         };
-        suffix(&unused("moec_sort", |name| self.kernels.iter().any(|kernel| is_of(kernel, &suffix(name)))))
+        suffix(&unused("sort", |name| self.kernels.iter().any(|kernel| is_of(kernel, &suffix(name)))))
     }
 }
 
