@@ -67,7 +67,7 @@ fn around_the_wait(ptx: &str, kernel: &str) -> (String, String) {
 fn nothing_is_read_over_the_wait() {
     for machine in early() {
         let ptx = assembly(&program(), &machine).unwrap();
-        let (before, after) = around_the_wait(&ptx, "second");
+        let (before, after) = around_the_wait(&ptx, "early_second");
         assert_eq!(before.matches("ld.global").count(), 1, "{ptx}");
         assert!(before.contains("ld.global.nc") && before.contains("griddepcontrol.launch_dependents;"), "{ptx}");
         assert_eq!((after.matches("ld.global").count(), after.matches("cp.async.ca").count()), (2, 1), "{ptx}");

@@ -3,8 +3,8 @@
 
 use crate::fixture::{self, param};
 use moec_runtime::package::{
-    Arg, Buffer, DType, Dim, Dims, Extent, ImageKind, Launch, Manifest, ParamKind, Regime, Role, Routing, Slice, Slots, Source,
-    Stacked, TargetKind, read, workspace, write,
+    Arg, Buffer, DType, Dim, Dims, Extent, FORMAT_VERSION, ImageKind, Launch, Manifest, ParamKind, Regime, Role, Routing, Slice,
+    Slots, Source, Stacked, TargetKind, read, workspace, write,
 };
 use moec_runtime::{Error, Package};
 use sha2::{Digest, Sha256};
@@ -16,7 +16,7 @@ fn images() -> Vec<Vec<u8>> {
 /// A file with this manifest text, all hashes of the header right.
 fn forge(json: &str, images: &[u8]) -> Vec<u8> {
     let mut file = b"moec.pkg".to_vec();
-    file.extend(2u32.to_le_bytes());
+    file.extend(FORMAT_VERSION.to_le_bytes());
     file.extend((json.len() as u64).to_le_bytes());
     file.extend(Sha256::digest(json));
     file.extend(json.as_bytes());

@@ -61,7 +61,7 @@ fn check(example: &Example, tally: &Mutex<Tally>) -> Result<(), Failed> {
     let mut wrong = String::new();
     for (place, mutant) in placed(mutants(&steps.text)?) {
         let notice = steps.notice(&mutant);
-        let is_listed = is_equivalent(&example.name, &mutant, place);
+        let is_listed = is_equivalent(&example.name, steps.kernel(&mutant), &mutant, place);
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
         let what = match notice {
             Some(notice) => {
@@ -74,7 +74,7 @@ fn check(example: &Example, tally: &Mutex<Tally>) -> Result<(), Failed> {
             }
         };
         if let Some(what) = what {
-            writeln!(wrong, "{what}: {} | {} | {place} | {mutant}", example.name, mutant.kernel)?;
+            writeln!(wrong, "{what}: {} | {} | {place} | {mutant}", example.name, steps.kernel(&mutant))?;
         }
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.into()) }
@@ -95,7 +95,7 @@ fn placed(mutants: Vec<Mutant>) -> Vec<(usize, Mutant)> {
 }
 
 /// Whether the file lists a deleted statement with a reason.
-fn is_equivalent(layer: &str, mutant: &Mutant, place: usize) -> bool {
+fn is_equivalent(layer: &str, of: &str, mutant: &Mutant, place: usize) -> bool {
     let place = place.to_string();
     let fields = |line: &'static str| -> Option<[&str; 5]> {
         line.split('|').map(str::trim).collect::<Vec<_>>().try_into().ok().filter(|_| !line.starts_with('#'))
@@ -103,7 +103,7 @@ fn is_equivalent(layer: &str, mutant: &Mutant, place: usize) -> bool {
     EQUIVALENT.lines().filter_map(fields).any(|[layers, kernel, places, statement, reason]| {
         mutant.mutation == Mutation::Deleted
             && layers.split_whitespace().any(|name| name == layer)
-            && (kernel, statement) == (mutant.kernel.as_str(), mutant.statement.as_str())
+            && (kernel, statement) == (of, mutant.statement.as_str())
             && places.split_whitespace().any(|number| number == place)
             && !reason.is_empty()
     })

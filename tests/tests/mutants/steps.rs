@@ -118,7 +118,7 @@ impl Steps {
     /// How the mutant is noticed, if it is.
     pub(crate) fn notice(&self, mutant: &Mutant) -> Option<Notice> {
         let Ok(module) = parse(&mutant.text) else { return Some(Notice::Refused) };
-        let steps = || self.steps.iter().filter(|step| self.program.kernels[step.kernel].name == mutant.kernel);
+        let steps = || self.steps.iter().filter(|step| self.program.kernels[step.kernel].name == self.kernel(mutant));
         let runs = schedules(3, 5).into_iter().flat_map(|schedule| steps().map(move |step| (step, schedule)));
         let mut wrong = None;
         for (step, schedule) in runs {
@@ -130,6 +130,12 @@ impl Steps {
             }
         }
         wrong
+    }
+
+    /// The name in the kernel text of the kernel that a mutant is of.
+    pub(super) fn kernel<'m>(&self, mutant: &'m Mutant) -> &'m str {
+        let prefix = symbol(&self.program, &self.machine, "");
+        mutant.kernel.strip_prefix(&prefix).unwrap_or(&mutant.kernel)
     }
 
     fn run(&self, module: &Module, step: &Step, schedule: (ptx_emulator::Schedule, u64)) -> Option<Notice> {
