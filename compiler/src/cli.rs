@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use moec::diagnostics::{Code, MessageFormat, Severity};
+use moec::library::Kind;
 use moec::routing::LayerRule;
 use moec::spec::Ratio;
 use moec_runtime::emulator::Sample;
@@ -514,10 +515,42 @@ pub(crate) enum Emit {
     Ptx,
     /// SASS, where ptxas is found.
     Cubin,
-    /// The host object.
-    Object,
+    /// The host's kernels alone, as a shared object.
+    SharedObject,
     /// The package's manifest.
     Manifest,
+    /// The launcher in C11: to compile, and to link with `obj`.
+    C,
+    /// The launcher's header, and moec_abi.h.
+    Header,
+    /// The kernels of all targets as a relocatable object.
+    Obj,
+    /// Launcher and kernels as a static library.
+    Staticlib,
+    /// Launcher and kernels as a shared library.
+    Cdylib,
+}
+
+impl Emit {
+    /// Of what is linked, what it is.
+    pub(crate) fn linked(self) -> Option<Kind> {
+        match self {
+            Emit::C => Some(Kind::C),
+            Emit::Header => Some(Kind::Header),
+            Emit::Obj => Some(Kind::Object),
+            Emit::Staticlib => Some(Kind::Static),
+            Emit::Cdylib => Some(Kind::Shared),
+            Emit::Package
+            | Emit::Graph
+            | Emit::Rewritten
+            | Emit::Kernel
+            | Emit::Llvm
+            | Emit::Ptx
+            | Emit::Cubin
+            | Emit::SharedObject
+            | Emit::Manifest => None,
+        }
+    }
 }
 
 /// Where `moec run` runs.

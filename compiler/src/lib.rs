@@ -44,6 +44,7 @@ pub mod emulate;
 mod facts;
 pub mod hugging_face;
 pub mod import;
+pub mod library;
 pub mod package;
 mod picker;
 pub mod pipeline;

@@ -101,7 +101,7 @@ fn what_does_not_go_together() {
         (&["--emit", "graph,kernel", "-o", "x"], 2),
         (&["--emit", "kernel", "--target", "sm_80,sm_90a", "-o", "x"], 2),
         (&["--emit", "ptx", "--target", "x86-64-v3"], 2),
-        (&["--emit", "object", "--target", "sm_80"], 2),
+        (&["--emit", "shared-object", "--target", "sm_80"], 2),
         (&["-o", "x", "--out-dir", "y"], 2),
         (&["--emit", "cubin", "--target", "sm_80"], 3),
         (&["--emit", "graph", "-o", "no/such/folder/x"], 3),

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use moec::diagnostics::{Code, Diagnostic, Source};
 use moec::import::import;
+use moec::library::Library;
 use moec::package::package;
 use moec::pipeline::{self, Built};
 use moec::spec::Spec;
@@ -76,11 +77,12 @@ fn check_request(arguments: &Compile, kinds: &[Emit], machines: &[Machine]) -> R
     for kind in kinds {
         let wanting = match kind {
             Emit::Ptx | Emit::Cubin => machines.iter().all(|machine| !machine.is_gpu()),
-            Emit::Object => machines.iter().all(Machine::is_gpu),
+            Emit::SharedObject => machines.iter().all(Machine::is_gpu),
             Emit::Package | Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Manifest => false,
+            Emit::C | Emit::Header | Emit::Obj | Emit::Staticlib | Emit::Cdylib => false,
         };
         if wanting {
-            let (what, target) = if *kind == Emit::Object {
+            let (what, target) = if *kind == Emit::SharedObject {
                 ("a GPU has no object", "host")
             } else {
                 ("a CPU has neither PTX nor a cubin", "sm_90a")
@@ -101,7 +103,8 @@ fn too_many_for_one(files: usize) -> Diagnostic {
 fn is_per_target(kind: Emit) -> bool {
     match kind {
         Emit::Package | Emit::Graph | Emit::Manifest => false,
-        Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::Object => true,
+        Emit::C | Emit::Header | Emit::Obj | Emit::Staticlib | Emit::Cdylib => false,
+        Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::SharedObject => true,
     }
 }
 
@@ -109,17 +112,24 @@ fn is_per_target(kind: Emit) -> bool {
 fn is_written(kind: Emit, machine: &Machine) -> bool {
     match kind {
         Emit::Ptx | Emit::Cubin => machine.is_gpu(),
-        Emit::Object => !machine.is_gpu(),
+        Emit::SharedObject => !machine.is_gpu(),
         Emit::Package | Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Manifest => true,
+        Emit::C | Emit::Header | Emit::Obj | Emit::Staticlib | Emit::Cdylib => true,
     }
 }
 
 /// Whether it takes LLVM's optimiser to make it.
 fn is_built(kind: Emit) -> bool {
     match kind {
-        Emit::Ptx | Emit::Cubin | Emit::Object | Emit::Package | Emit::Manifest => true,
+        Emit::Ptx | Emit::Cubin | Emit::SharedObject | Emit::Package | Emit::Manifest => true,
+        Emit::C | Emit::Header | Emit::Obj | Emit::Staticlib | Emit::Cdylib => true,
         Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm => false,
     }
+}
+
+/// Whether it has the images of all targets.
+fn is_packed(kind: Emit) -> bool {
+    matches!(kind, Emit::Cubin | Emit::Package | Emit::Manifest) || kind.linked().is_some()
 }
 
 /// What follows the layer's name, and the target's where the kind differs by target.
@@ -132,8 +142,13 @@ fn extension(kind: Emit) -> &'static str {
         Emit::Llvm => "ll",
         Emit::Ptx => "ptx",
         Emit::Cubin => "cubin",
-        Emit::Object => "so",
+        Emit::SharedObject => "so",
         Emit::Manifest => "manifest.json",
+        Emit::C => "c",
+        Emit::Header => "h",
+        Emit::Obj => "o",
+        Emit::Staticlib => "a",
+        Emit::Cdylib => "so",
     }
 }
 
@@ -157,7 +172,7 @@ fn stages(
     let mut built: Vec<Built> = Vec::new();
     let mut lowered = BTreeMap::new();
     if kinds.iter().any(|kind| is_built(*kind)) {
-        let wants_cubin = kinds.iter().any(|kind| matches!(kind, Emit::Cubin | Emit::Package | Emit::Manifest));
+        let wants_cubin = kinds.iter().any(|kind| is_packed(*kind));
         let has_gpu = machines.iter().any(Machine::is_gpu);
         let ptxas = (wants_cubin && has_gpu).then(Ptxas::find).flatten();
         if ptxas.is_none() && kinds.contains(&Emit::Cubin) {
@@ -181,7 +196,7 @@ fn stages(
         let mut add = |target: Option<&Machine>, bytes: Vec<u8>| {
             let target = target.map_or(String::new(), |machine| format!(".{}", machine.name));
             let name = format!("{}{target}.{}", spec.name, extension(*kind));
-            let is_text = !matches!(kind, Emit::Package | Emit::Cubin | Emit::Object);
+            let is_text = !matches!(kind, Emit::Package | Emit::Cubin | Emit::SharedObject);
             files.push(File { name, bytes, is_text });
         };
         match kind {
@@ -192,7 +207,17 @@ fn stages(
                 let json = serde_json::to_string_pretty(manifest.manifest()).unwrap_or_default();
                 add(None, (json + "\n").into_bytes());
             }
-            Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::Object => {
+            Emit::C | Emit::Header | Emit::Obj | Emit::Staticlib | Emit::Cdylib => {
+                if let Some(kind) = kind.linked() {
+                    let library = Library::new(&[packed(spec, source, &built)?])?;
+                    files.push(File {
+                        name: kind.file_name(&library.prefix),
+                        bytes: library.file(kind)?,
+                        is_text: kind.is_text(),
+                    });
+                }
+            }
+            Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::SharedObject => {
                 for (index, machine) in machines.iter().enumerate().filter(|(_, machine)| is_written(*kind, machine)) {
                     let of_machine = built.get(index).map(|(_, lowered, _)| lowered).or_else(|| lowered.get(machine.name));
                     let images = built.get(index).map_or(&[][..], |(_, _, objects)| objects);
@@ -230,8 +255,9 @@ fn stage(
         }
         Emit::Ptx => image(|image| matches!(image, Image::Ptx(_))),
         Emit::Cubin => image(|image| matches!(image, Image::Cubin(_))),
-        Emit::Object => image(|image| matches!(image, Image::SharedObject(_))),
+        Emit::SharedObject => image(|image| matches!(image, Image::SharedObject(_))),
         Emit::Package | Emit::Graph | Emit::Manifest => None,
+        Emit::C | Emit::Header | Emit::Obj | Emit::Staticlib | Emit::Cdylib => None,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use moec_runtime::Package;
-use moec_runtime::package::{Buffer, Dims, Extent, ImageKind, Kernel, Launch, Manifest, Role, Round, Target, workspace};
+use moec_runtime::package::{Buffer, Dims, ImageKind, Kernel, Launch, Manifest, Role, Target, workspace};
 
 use crate::files::bytes_text;
 
@@ -33,7 +33,7 @@ pub(super) fn print(package: &Package, file_bytes: u64, out: &mut dyn Write) -> 
 }
 
 fn buffer_text(buffer: &Buffer, name: &str) -> String {
-    let shape: Vec<String> = buffer.shape.iter().map(formula).collect();
+    let shape: Vec<String> = buffer.shape.iter().map(ToString::to_string).collect();
     format!("{name} {}[{}]", buffer.dtype.name(), shape.join(", "))
 }
 
@@ -82,7 +82,7 @@ fn print_launches(target: &Target, launches: &[Launch], width: usize, out: &mut 
     launches.iter().try_for_each(|launch| {
         let symbol = target.kernels.get(launch.kernel as usize).map_or("?", |kernel| kernel.symbol.as_str());
         let early = if launch.early { ", early" } else { "" };
-        writeln!(out, "  {symbol:<width$}  {} blocks{early}", formula(&launch.grid))
+        writeln!(out, "  {symbol:<width$}  {} blocks{early}", launch.grid)
     })
 }
 
@@ -93,22 +93,4 @@ fn kernel_text(kernel: &Kernel) -> String {
         kernel.spill_bytes.filter(|bytes| *bytes > 0).map_or(String::new(), |bytes| format!(", {bytes} bytes of spills"));
     let cluster = if kernel.cluster > 1 { format!(", clusters of {}", kernel.cluster) } else { String::new() };
     format!("{} threads{cluster}, {} shared{registers}{spills}", kernel.threads, bytes_text(shared))
-}
-
-/// A formula as the compiler prints its own: `ceil((T * 2) / 64)`.
-fn formula(extent: &Extent) -> String {
-    let two = |open: &str, a: &Extent, between: &str, b: &Extent| format!("{open}{}{between}{})", formula(a), formula(b));
-    match extent {
-        Extent::Const(value) => value.to_string(),
-        Extent::Tokens => "T".to_string(),
-        Extent::SequenceTokens => "S".to_string(),
-        Extent::Add(a, b) => two("(", a, " + ", b),
-        Extent::Sub(a, b) => two("(", a, " - ", b),
-        Extent::Mul(a, b) => two("(", a, " * ", b),
-        Extent::Min(a, b) => two("min(", a, ", ", b),
-        Extent::Max(a, b) => two("max(", a, ", ", b),
-        Extent::Div(a, b, Round::Floor) => two("floor(", a, " / ", b),
-        Extent::Div(a, b, Round::Ceil) => two("ceil(", a, " / ", b),
-        Extent::Div(a, b, Round::HalfEven) => two("half_even(", a, " / ", b),
-    }
 }

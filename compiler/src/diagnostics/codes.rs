@@ -256,6 +256,11 @@ codes! {
          schedule. Each finding names the kernel, the line of the PTX, the block, the warp and the lanes. That is a bug in \
          moec, or in the package if moec did not make it: please send the spec and the message.";
 
+    CannotLink = 808, Input, "the packages cannot be linked",
+        "`moec link` makes a library of one layer, whose packages are for different targets. Packages of two layers, of two \
+         specs with one name, or two for the same target would have the same symbols. Libraries of different layers can be linked \
+         into one program: their symbols begin with the layer's name (`name` in [moe]), so that must differ too.";
+
     // 09xx: moec itself.
     Bug = 901, Bug, "a bug in moec",
         "moec did something that it never should, whatever its input. Please send the spec, the command line and the \

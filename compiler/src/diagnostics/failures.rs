@@ -6,6 +6,7 @@ use moec_ir::schedule::ScheduleError;
 use moec_runtime::{ErrorCode, ErrorGroup};
 
 use super::{Code, Diagnostic, Source, blame};
+use crate::library::Refused;
 use crate::pipeline;
 use crate::reference::ReferenceError;
 use crate::spec::{self, Blamed, Spec};
@@ -93,6 +94,18 @@ impl From<moec_codegen::Error> for Diagnostic {
             }
             Error::Tool { .. } | Error::Io { .. } => Diagnostic::new(Code::ToolFailed, message)
                 .help("`moec doctor` shows the tools in use; `MOEC_PTXAS=` (set to nothing) compiles without ptxas"),
+        }
+    }
+}
+
+impl From<Refused> for Diagnostic {
+    fn from(error: Refused) -> Diagnostic {
+        let message = error.to_string();
+        match error {
+            Refused::Clash(_) => Diagnostic::new(Code::CannotLink, message)
+                .help("give layers different names, and link packages of one layer that are for different targets"),
+            Refused::Formula(_) | Refused::Image { .. } => Diagnostic::new(Code::CannotLink, message)
+                .help("compile the spec again with this moec; if it says so of its own package, that is a bug"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Extents: the integer formulas of a manifest (shapes, grids, scalar arguments) over the launch dimensions.
 //! No symbolic algebra and no simplification: a formula is built by the compiler and evaluated here.
 
-use std::ops;
+use std::{fmt, ops};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +40,7 @@ impl Dims {
 }
 
 /// How a division of two integers becomes an integer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Round {
     /// Towards minus infinity.
@@ -198,6 +198,25 @@ fn divide(a: i128, b: i128, round: Round) -> Result<Option<i128>, Error> {
 impl From<i64> for Extent {
     fn from(value: i64) -> Extent {
         Extent::Const(value)
+    }
+}
+
+/// As the compiler prints its own: `ceil((T * 2) / 64)`.
+impl fmt::Display for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Extent::Const(value) => write!(f, "{value}"),
+            Extent::Tokens => f.write_str("T"),
+            Extent::SequenceTokens => f.write_str("S"),
+            Extent::Add(a, b) => write!(f, "({a} + {b})"),
+            Extent::Sub(a, b) => write!(f, "({a} - {b})"),
+            Extent::Mul(a, b) => write!(f, "({a} * {b})"),
+            Extent::Min(a, b) => write!(f, "min({a}, {b})"),
+            Extent::Max(a, b) => write!(f, "max({a}, {b})"),
+            Extent::Div(a, b, Round::Floor) => write!(f, "floor({a} / {b})"),
+            Extent::Div(a, b, Round::Ceil) => write!(f, "ceil({a} / {b})"),
+            Extent::Div(a, b, Round::HalfEven) => write!(f, "half_even({a} / {b})"),
+        }
     }
 }
 

@@ -50,15 +50,34 @@ pub fn workspace(manifest: &Manifest, target: &Target, dims: Dims) -> Result<Wor
     Ok(Workspace { bytes: own.bytes.max(bytes), ..own })
 }
 
-/// The workspace of one regime, as long as it needs for these dims: each buffer lies on those before it in [`stacked`] that are
-/// in use together with it.
-fn place(manifest: &Manifest, target: &Target, regime: &Regime, dims: Dims) -> Result<Workspace, Error> {
+/// A workspace buffer of a regime, and what it lies on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnStack {
+    /// Index into [`Manifest::buffers`].
+    pub buffer: usize,
+    /// Those before it in the stack that are in use together with it: it begins where the last of them ends, at the next multiple
+    /// of [`WORKSPACE_ALIGN`].
+    pub on: Vec<usize>,
+}
+
+/// The workspace buffers of a regime from the bottom to the top, whatever the batch.
+#[must_use]
+pub fn stack(manifest: &Manifest, target: &Target, regime: &Regime) -> Vec<OnStack> {
     let lives = lives(manifest, target, regime);
-    let mut places: Vec<Place> = Vec::with_capacity(lives.len());
+    let order = stacked(manifest, regime, &lives);
+    let below =
+        |top: usize| -> Vec<usize> { (0..top).filter(|index| meet(&lives[&order[*index]], &lives[&order[top]])).collect() };
+    order.iter().enumerate().map(|(top, buffer)| OnStack { buffer: *buffer, on: below(top) }).collect()
+}
+
+/// The workspace of one regime, as long as it needs for these dims: each buffer lies where its [`stack`] says.
+fn place(manifest: &Manifest, target: &Target, regime: &Regime, dims: Dims) -> Result<Workspace, Error> {
+    let stack = stack(manifest, target, regime);
+    let mut places: Vec<Place> = Vec::with_capacity(stack.len());
     let mut length: u64 = 0;
-    for buffer in stacked(manifest, regime, &lives) {
+    for OnStack { buffer, on } in stack {
         let bytes = byte_count(&manifest.buffers[buffer], dims)?;
-        let below = places.iter().filter(|place| meet(&lives[&place.buffer], &lives[&buffer]));
+        let below = on.iter().map(|index| &places[*index]);
         // Ends of what is placed do not overflow.
         let offset = below.map(|place| (place.offset + place.bytes).next_multiple_of(WORKSPACE_ALIGN)).max().unwrap_or(0);
         let end = offset.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(WORKSPACE_ALIGN));

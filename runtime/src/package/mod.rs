@@ -25,7 +25,7 @@ use crate::error::Error;
 
 pub use check::check;
 pub use extent::{Dims, Extent, Round};
-pub use layout::{Place, Workspace, workspace};
+pub use layout::{OnStack, Place, Workspace, stack, workspace};
 pub(crate) use layout::{byte_count, shape};
 pub use manifest::{
     Arg, Buffer, DType, Dim, Image, ImageKind, Kernel, Launch, Manifest, Param, ParamKind, Piece, Recipe, Regime, Role, Routing,

@@ -1,0 +1,100 @@
+/* The table. */
+
+static const moec_info *info(void) { return layer.info; }
+
+static const char *manifest(const char *target) {
+    const moec_target *named = target_named(target);
+    return named ? named->manifest : NULL;
+}
+
+static moec_status values_of(const moec_dims *given, int64_t *values) {
+    READ(moec_dims, dims, given);
+    return common_values(dims.tokens, dims.sequence_tokens, values);
+}
+
+static moec_status workspace_size(const char *target, const moec_dims *dims, size_t *bytes, size_t *align) {
+    int64_t values[MAX_VALUES];
+    moec_status status = values_of(dims, values);
+    if (status) return status;
+    if (target && !target_named(target)) return MOEC_E_ARG;
+    size_t most = 0;
+    for (uint32_t i = 0; i < layer.info->num_targets && values[0] > 0; i++) {
+        const moec_target *one = &layer.targets[i];
+        if (target && strcmp(one->name, target) != 0) continue;
+        const moec_regime *regime = regime_of(one, values);
+        size_t needed = (size_t)values[regime->workspace] + prepared_bytes(one);
+        if (needed > most) most = needed;
+    }
+    if (bytes) *bytes = most;
+    if (align) *align = WORKSPACE_ALIGN;
+    return MOEC_OK;
+}
+
+static moec_status prepared_size(const char *target, size_t *bytes, size_t *align) {
+    if (target && !target_named(target)) return MOEC_E_ARG;
+    size_t most = 0;
+    for (uint32_t i = 0; i < layer.info->num_targets; i++) {
+        const moec_target *one = &layer.targets[i];
+        if ((!target || strcmp(one->name, target) == 0) && prepared_bytes(one) > most) most = prepared_bytes(one);
+    }
+    if (bytes) *bytes = most;
+    if (align) *align = WORKSPACE_ALIGN;
+    return MOEC_OK;
+}
+
+static moec_status plan(const char *target, const moec_dims *dims, moec_launch *launches, uint32_t capacity, uint32_t *count) {
+    int64_t values[MAX_VALUES];
+    moec_status status = values_of(dims, values);
+    if (status) return status;
+    const moec_target *named = target_named(target);
+    if (!named) return MOEC_E_ARG;
+    if (!count) return fail(MOEC_E_ARG, "plan: no place for the count");
+    *count = 0;
+    if (values[0] == 0) return MOEC_OK;
+    const moec_regime *regime = regime_of(named, values);
+    for (uint32_t i = 0; i < regime->num_steps; i++) {
+        const moec_step *step = &layer.steps[regime->steps + i];
+        const moec_kernel *kernel = &layer.kernels[named->kernels + step->kernel];
+        int64_t grid = values[step->grid];
+        if (grid == 0) continue;
+        if (launches && *count < capacity) {
+            moec_launch one = {sizeof one, kernel->name, {(uint32_t)grid, 1, 1}, {kernel->threads, 1, 1}, {kernel->cluster, 1, 1}, kernel->dynamic_shared_bytes,
+                               step->early && *count > 0 ? MOEC_LAUNCH_EARLY : 0};
+            launches[*count] = one;
+        }
+        ++*count;
+    }
+    return MOEC_OK;
+}
+
+static moec_status observed(const char *target, const moec_dims *dims, const char *name, size_t *offset, size_t *bytes) {
+    int64_t values[MAX_VALUES];
+    moec_status status = values_of(dims, values);
+    if (status) return status;
+    const moec_target *named = target_named(target);
+    if (!named || !name) return named ? fail(MOEC_E_ARG, "observed: no name") : MOEC_E_ARG;
+    if (values[0] == 0) return fail(MOEC_E_SHAPE, "a run without tokens observes nothing");
+    const moec_regime *regime = regime_of(named, values);
+    for (uint32_t i = 0; i < regime->num_observed; i++) {
+        const moec_observed *one = &layer.observed[regime->observed + i];
+        if (strcmp(one->name, name) != 0) continue;
+        if (offset) *offset = (size_t)values[one->offset];
+        if (bytes) *bytes = (size_t)values[one->bytes];
+        return MOEC_OK;
+    }
+    return fail(MOEC_E_ARG, "%s observes no %s", layer.info->layer, name);
+}
+
+static const moec_api api = {
+    sizeof(moec_api), MOEC_ABI_VERSION, 0, info, manifest, status_string, last_error, workspace_size, prepared_size, plan, observed,
+    create, destroy, target_of, bind, unbind, check, run_layer, update,
+};
+
+MOEC_EXPORT const moec_api *MOEC_GET_API(uint32_t wanted) {
+    if (wanted >> 16 != MOEC_ABI_MAJOR || (wanted & 0xffff) > MOEC_ABI_MINOR) {
+        fail(MOEC_E_ABI, "ABI %u.%u is wanted, the library has %u.%u: link it again with a moec of that version", wanted >> 16, wanted & 0xffff,
+             MOEC_ABI_MAJOR, MOEC_ABI_MINOR);
+        return NULL;
+    }
+    return &api;
+}

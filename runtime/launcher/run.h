@@ -1,0 +1,291 @@
+/* What a run is given, checked; and its launches. */
+
+typedef struct {
+    const moec_handle *handle;
+    const moec_regime *regime;
+    int64_t values[MAX_VALUES];
+    int is_bound;
+    void *params[MAX_PARAMS];
+    uint8_t *prepared, *workspace;
+    void *stream;
+} batch;
+
+static const char *dtype_name(moec_dtype dtype) {
+    if (dtype.lanes == 1) {
+        if (dtype.code == 2) return dtype.bits == 32 ? "f32" : dtype.bits == 16 ? "f16" : "another float";
+        if (dtype.code == 4 && dtype.bits == 16) return "bf16";
+        if (dtype.code == 0) return dtype.bits == 32 ? "i32" : dtype.bits == 64 ? "i64" : "another integer";
+    }
+    return "another type";
+}
+
+static void shape_text(const int64_t *shape, int32_t ndim, char *text, size_t capacity) {
+    size_t at = (size_t)snprintf(text, capacity, "[");
+    for (int32_t i = 0; i < ndim && at < capacity; i++) at += (size_t)snprintf(text + at, capacity - at, "%s%" PRId64, i ? ", " : "", shape[i]);
+    if (at < capacity) snprintf(text + at, capacity - at, "]");
+}
+
+static int is_on(const moec_handle *h, moec_device device) {
+    enum { HOST_PINNED = 3, MANAGED = 13 }; /* DLPack: kDLCUDAHost, kDLCUDAManaged */
+    if (h->device.device_type == MOEC_CPU) return device.device_type == MOEC_CPU || device.device_type == HOST_PINNED;
+    return (device.device_type == MOEC_CUDA_GPU && device.device_id == h->device.device_id) || device.device_type == MANAGED;
+}
+
+/* The address of a tensor that is what the layer takes at its place. */
+static moec_status address(const moec_handle *h, uint32_t param, const moec_tensor *tensor, const int64_t *v, void **out) {
+    const moec_param *is = &layer.info->params[param];
+    const moec_shape *shape = &layer.shapes[param];
+    if (!tensor) return fail(MOEC_E_ARG, "%s: `%s` is null", layer.info->layer, is->name);
+    if (tensor->dtype.code != is->dtype.code || tensor->dtype.bits != is->dtype.bits || tensor->dtype.lanes != is->dtype.lanes)
+        return fail(MOEC_E_DTYPE, "%s: `%s` is %s, not %s", layer.info->layer, is->name, dtype_name(tensor->dtype), dtype_name(is->dtype));
+    int same = tensor->ndim == (int32_t)is->ndim, dense = 1;
+    int64_t stride = 1;
+    for (int32_t i = (int32_t)is->ndim - 1; same && i >= 0; i--) {
+        int64_t extent = v[layer.values[shape->extents + (uint32_t)i]];
+        same = tensor->shape[i] == extent;
+        if (tensor->strides && extent != 1 && tensor->strides[i] != stride) dense = 0;
+        stride *= extent;
+    }
+    if (!same) {
+        char has[96], wants[96];
+        int64_t extents[8];
+        for (uint32_t i = 0; i < is->ndim && i < 8; i++) extents[i] = v[layer.values[shape->extents + i]];
+        shape_text(tensor->shape, tensor->ndim, has, sizeof has);
+        shape_text(extents, (int32_t)is->ndim, wants, sizeof wants);
+        return fail(MOEC_E_SHAPE, "%s: `%s` is %s, not %s (%s)", layer.info->layer, is->name, has, wants, is->shape);
+    }
+    if (!dense && stride != 0)
+        return fail(MOEC_E_LAYOUT, "%s: `%s` is not row-major without gaps: make it contiguous", layer.info->layer, is->name);
+    if (!is_on(h, tensor->device))
+        return fail(MOEC_E_DEVICE, "%s: `%s` is on device (%d, %d), the handle on (%d, %d)", layer.info->layer, is->name, tensor->device.device_type,
+                    tensor->device.device_id, h->device.device_type, h->device.device_id);
+    uintptr_t at = (uintptr_t)tensor->data + (uintptr_t)tensor->byte_offset;
+    if (!tensor->data && stride != 0) return fail(MOEC_E_ARG, "%s: `%s` has no data", layer.info->layer, is->name);
+    if (at % is->align) return fail(MOEC_E_LAYOUT, "%s: `%s` is not aligned to %u bytes", layer.info->layer, is->name, is->align);
+    *out = (void *)at;
+    return MOEC_OK;
+}
+
+/* T, as the first input that has it says. */
+static int64_t tokens_of(const moec_tensor *const *params, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t axis = layer.shapes[i].tokens_axis;
+        if (axis != NONE && params[i] && (int32_t)axis < params[i]->ndim) return params[i]->shape[axis];
+    }
+    return -1;
+}
+
+static size_t prepared_bytes(const moec_target *target) { return (size_t)layer.constants[target->prepared_bytes]; }
+
+/* Everything that can be wrong. Where there are no tokens, `regime` is null and nothing is to be done. */
+static moec_status prepare_run(const moec_handle *h, const moec_run_args *given, batch *r) {
+    moec_status status = is_own(h);
+    if (status) return status;
+    READ(moec_run_args, args, given);
+    const moec_info *info = layer.info;
+    uint32_t activations = info->num_inputs + info->num_outputs, wanted = activations + (args.binding ? 0 : info->num_weights);
+    if (!args.params || args.num_params != wanted)
+        return fail(MOEC_E_ARG, "%s: %u tensors, not %u (%u inputs, %u outputs, %u weights%s)", info->layer, args.params ? args.num_params : 0, wanted,
+                    info->num_inputs, info->num_outputs, info->num_weights, args.binding ? " of the binding" : "");
+    if (args.binding && args.binding->handle != h) return fail(MOEC_E_ARG, "%s: weights that are bound to another handle", info->layer);
+    int64_t tokens = tokens_of(args.params, info->num_inputs);
+    r->regime = NULL;
+    if ((status = common_values(tokens, args.sequence_tokens, r->values))) return status;
+    if (tokens == 0) return MOEC_OK;
+    const moec_regime *regime = regime_of(h->target, r->values);
+    for (uint32_t i = 0; i < wanted; i++)
+        if ((status = address(h, i, args.params[i], r->values, &r->params[i]))) return status;
+    if (args.binding)
+        for (uint32_t i = 0; i < info->num_weights; i++) r->params[activations + i] = args.binding->weights[i];
+    /* Without a binding what is prepared of the weights lies behind the rest of the workspace. */
+    size_t own = (size_t)r->values[regime->workspace], needed = own + (args.binding ? 0 : prepared_bytes(h->target));
+    if (needed > 0 && (!args.workspace || args.workspace_bytes < needed))
+        return fail(MOEC_E_WORKSPACE, "%s: the workspace has %zu bytes, a run of T = %" PRId64 " needs %zu", info->layer,
+                    args.workspace ? args.workspace_bytes : 0, tokens, needed);
+    if ((uintptr_t)args.workspace % WORKSPACE_ALIGN)
+        return fail(MOEC_E_WORKSPACE, "%s: the workspace is not aligned to %d bytes", info->layer, WORKSPACE_ALIGN);
+    r->handle = h;
+    r->is_bound = args.binding != NULL;
+    r->regime = regime;
+    r->workspace = args.workspace;
+    r->prepared = args.binding ? args.binding->prepared : (uint8_t *)args.workspace + own;
+    r->stream = args.stream;
+    return MOEC_OK;
+}
+
+static void *buffer(const batch *r, const moec_arg *arg) {
+    switch ((moec_arg_kind)arg->kind) {
+    case ARG_PARAM: return r->params[arg->of];
+    case ARG_PREPARED: return r->prepared + r->values[arg->of];
+    case ARG_WORKSPACE: return r->workspace + r->values[arg->of];
+    case ARG_I32:
+    case ARG_I64: break;
+    }
+    return NULL;
+}
+
+/* What an argument is in 64 bits. */
+static uint64_t word(const batch *r, const moec_arg *arg) {
+    int is_number = arg->kind == ARG_I32 || arg->kind == ARG_I64;
+    return is_number ? (uint64_t)r->values[arg->of] : (uint64_t)(uintptr_t)buffer(r, arg);
+}
+
+typedef struct {
+    moec_function function;
+    const uint64_t *words;
+    _Atomic uint64_t done;
+} blocks_of;
+
+static void run_blocks(void *arg, uint64_t begin, uint64_t end) {
+    blocks_of *blocks = arg;
+    blocks->function(blocks->words, begin, end);
+    atomic_fetch_add_explicit(&blocks->done, end - begin, memory_order_relaxed);
+}
+
+static moec_status launch_cpu(const batch *r, const moec_step *step, uint64_t count) {
+    uint64_t words[MAX_ARGS];
+    for (uint32_t i = 0; i < step->num_args; i++) words[i] = word(r, &layer.args[step->args + i]);
+    blocks_of blocks = {layer.functions[r->handle->target->kernels + step->kernel], words, 0};
+    r->handle->parallel_for(r->handle->parallel_for_user, count, run_blocks, &blocks);
+    uint64_t done = atomic_load_explicit(&blocks.done, memory_order_relaxed);
+    if (done != count) return fail(MOEC_E_ARG, "parallel_for called %" PRIu64 " of %" PRIu64 " numbers", done, count);
+    return MOEC_OK;
+}
+
+/* A tensor map of an address: dimensions from the innermost on, strides in bytes, elements one by one. */
+static moec_status encode(const batch *r, const moec_arg *arg, cu_tensor_map *out) {
+    const moec_map *map = &layer.maps[arg->map];
+    const driver *d = &r->handle->driver;
+    uint64_t extents[3], strides[2];
+    uint32_t tile[3], steps[3] = {1, 1, 1};
+    for (int i = 0; i < 3; i++) extents[i] = (uint64_t)r->values[map->extents[2 - i]], tile[i] = map->tile[2 - i];
+    for (int i = 0; i < 2; i++) strides[i] = (uint64_t)r->values[map->strides[1 - i]] * map->element_bytes;
+    enum { NO_INTERLEAVE = 0, PROMOTION_256 = 3, FILL_ZERO = 0 };
+    if (!d->encode) return fail(MOEC_E_NO_DRIVER, "the CUDA driver has no cuTensorMapEncodeTiled: update it");
+    int result = d->encode(out, (int)map->dtype, 3, buffer(r, arg), extents, strides, tile, steps, NO_INTERLEAVE, (int)map->swizzle, PROMOTION_256, FILL_ZERO);
+    return result ? driver_failed(d, "cuTensorMapEncodeTiled", result) : MOEC_OK;
+}
+
+static moec_status launch_gpu(const batch *r, const moec_step *step, uint64_t count, int first) {
+    const moec_kernel *kernel = &layer.kernels[r->handle->target->kernels + step->kernel];
+    uint64_t words[MAX_ARGS];
+    void *args[MAX_ARGS];
+    cu_tensor_map maps[MAX_MAPS];
+    uint32_t num_maps = 0;
+    for (uint32_t i = 0; i < step->num_args; i++) {
+        const moec_arg *arg = &layer.args[step->args + i];
+        if (arg->map == NONE) {
+            words[i] = word(r, arg);
+            args[i] = &words[i];
+        } else {
+            moec_status status = encode(r, arg, &maps[num_maps]);
+            if (status) return status;
+            args[i] = &maps[num_maps++];
+        }
+    }
+    cu_attribute attributes[2];
+    memset(attributes, 0, sizeof attributes);
+    cu_config config = {{(uint32_t)count, 1, 1}, {kernel->threads, 1, 1}, kernel->dynamic_shared_bytes, r->stream, attributes, 0};
+    if (kernel->cluster > 1) {
+        cu_attribute *cluster = &attributes[config.num_attributes++];
+        cluster->id = CU_CLUSTER;
+        cluster->value.words[0] = kernel->cluster, cluster->value.words[1] = cluster->value.words[2] = 1;
+    }
+    if (step->early && !first) {
+        cu_attribute *early = &attributes[config.num_attributes++];
+        early->id = CU_EARLY;
+        early->value.words[0] = 1;
+    }
+    int result = r->handle->driver.launch(&config, r->handle->kernels[step->kernel], args, NULL);
+    return result ? driver_failed(&r->handle->driver, kernel->name, result) : MOEC_OK;
+}
+
+/* That every launch has a grid and numbers that its kernel takes. */
+static moec_status check_steps(const batch *r, uint32_t from, uint32_t count) {
+    for (const moec_step *step = &layer.steps[from], *end = step + count; step < end; step++) {
+        const moec_kernel *kernel = &layer.kernels[r->handle->target->kernels + step->kernel];
+        int64_t grid = r->values[step->grid];
+        if (grid > INT32_MAX || grid % kernel->cluster)
+            return fail(MOEC_E_SHAPE, "%s: a grid of %" PRId64 " blocks of %s cannot be launched", layer.info->layer, grid, kernel->name);
+        for (uint32_t i = 0; i < step->num_args; i++) {
+            const moec_arg *arg = &layer.args[step->args + i];
+            if (arg->kind == ARG_I32 && r->values[arg->of] > INT32_MAX)
+                return fail(MOEC_E_SHAPE, "%s: %" PRId64 " does not fit in the argument %u of %s", layer.info->layer, r->values[arg->of], i, kernel->name);
+        }
+    }
+    return MOEC_OK;
+}
+
+static moec_status launch_steps(const batch *r, uint32_t from, uint32_t count) {
+    moec_status status = MOEC_OK;
+    int first = 1;
+    for (const moec_step *step = &layer.steps[from], *end = step + count; step < end && !status; step++) {
+        uint64_t blocks = (uint64_t)r->values[step->grid];
+        if (blocks == 0) continue;
+        status = r->handle->device.device_type == MOEC_CPU ? launch_cpu(r, step, blocks) : launch_gpu(r, step, blocks, first);
+        first = 0;
+    }
+    return status;
+}
+
+static moec_status check(const moec_handle *h, const moec_run_args *args) {
+    batch r;
+    moec_status status = prepare_run(h, args, &r);
+    if (status || !r.regime) return status;
+    status = check_steps(&r, r.regime->steps, r.regime->num_steps);
+    return status ? status : check_steps(&r, r.regime->updates, r.regime->num_updates);
+}
+
+static moec_status run_layer(const moec_handle *h, const moec_run_args *args) {
+    batch r;
+    moec_status status = prepare_run(h, args, &r);
+    if (status || !r.regime) return status;
+    if ((status = check_steps(&r, r.regime->steps, r.regime->num_steps))) return status;
+    if (!r.is_bound && (status = launch_steps(&r, h->target->prepare, h->target->num_prepare))) return status;
+    return launch_steps(&r, r.regime->steps, r.regime->num_steps);
+}
+
+static moec_status update(const moec_handle *h, const moec_run_args *args) {
+    batch r;
+    moec_status status = prepare_run(h, args, &r);
+    if (status || !r.regime) return status;
+    if ((status = check_steps(&r, r.regime->updates, r.regime->num_updates))) return status;
+    return launch_steps(&r, r.regime->updates, r.regime->num_updates);
+}
+
+static moec_status bind(const moec_handle *h, const moec_bind_args *given, moec_binding **out) {
+    if (!out) return fail(MOEC_E_ARG, "bind: no place for the binding");
+    *out = NULL;
+    moec_status status = is_own(h);
+    if (status) return status;
+    READ(moec_bind_args, args, given);
+    const moec_info *info = layer.info;
+    if (args.num_weights != info->num_weights || (!args.weights && info->num_weights > 0))
+        return fail(MOEC_E_ARG, "%s: %u weights, not %u", info->layer, args.num_weights, info->num_weights);
+    size_t prepared = prepared_bytes(h->target);
+    if (prepared > 0 && (!args.prepared || args.prepared_bytes < prepared))
+        return fail(MOEC_E_WORKSPACE, "%s: the prepared memory has %zu bytes, %zu are needed", info->layer, args.prepared ? args.prepared_bytes : 0, prepared);
+    if ((uintptr_t)args.prepared % WORKSPACE_ALIGN)
+        return fail(MOEC_E_WORKSPACE, "%s: the prepared memory is not aligned to %d bytes", info->layer, WORKSPACE_ALIGN);
+    batch r;
+    memset(&r, 0, offsetof(batch, params));
+    r.handle = h;
+    r.prepared = args.prepared;
+    r.workspace = NULL;
+    r.stream = args.stream;
+    common_values(0, 0, r.values);
+    uint32_t first = info->num_inputs + info->num_outputs;
+    for (uint32_t i = 0; i < info->num_weights; i++)
+        if ((status = address(h, first + i, args.weights[i], r.values, &r.params[first + i]))) return status;
+    if ((status = check_steps(&r, h->target->prepare, h->target->num_prepare))) return status;
+    if ((status = launch_steps(&r, h->target->prepare, h->target->num_prepare))) return status;
+    moec_binding *binding = malloc(sizeof *binding + info->num_weights * sizeof *binding->weights);
+    if (!binding) return fail(MOEC_E_NOMEM, "out of host memory");
+    binding->handle = h;
+    binding->prepared = args.prepared;
+    memcpy(binding->weights, &r.params[first], info->num_weights * sizeof *binding->weights);
+    *out = binding;
+    return MOEC_OK;
+}
+
+static void unbind(moec_binding *binding) { free(binding); }

@@ -1,0 +1,73 @@
+/* The layer as a function of tvm-ffi: tensors in the order of moec_info.params, then a workspace (u8), then, if it is given, S. It returns
+ * nothing. The stream is tvm-ffi's. Layout of its values: tvm/ffi/c_api.h, TVMFFIAny and TVMFFIObject. */
+
+typedef struct {
+    int32_t type;
+    uint32_t length;
+    union { int64_t number; void *pointer; } is;
+} ffi_any;
+
+enum { FFI_NONE = 0, FFI_INT = 1, FFI_DLTENSOR = 7, FFI_TENSOR = 70, FFI_OBJECT_BYTES = 24 };
+
+/* Of libtvm_ffi, where the process has it. */
+__attribute__((weak)) extern void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message);
+__attribute__((weak)) extern void *TVMFFIEnvGetStream(int32_t device_type, int32_t device_id);
+
+enum { FFI_DEVICES = 16 };
+static _Atomic(moec_handle *) ffi_handles[2 * FFI_DEVICES];
+
+static int ffi_raised(moec_status status) {
+    if (TVMFFIErrorSetRaisedFromCStr) TVMFFIErrorSetRaisedFromCStr(status == MOEC_E_NOMEM || status >= 0x10000 ? "RuntimeError" : "ValueError", error_text);
+    return -1;
+}
+
+/* The device's handle, made at its first call. */
+static moec_status ffi_handle(moec_device device, const moec_handle **out) {
+    int is_cpu = device.device_type != MOEC_CUDA_GPU;
+    if (is_cpu) device.device_type = MOEC_CPU, device.device_id = 0;
+    if (device.device_id < 0 || device.device_id >= FFI_DEVICES) return fail(MOEC_E_ARG, "device %d is beyond %d", device.device_id, FFI_DEVICES - 1);
+    _Atomic(moec_handle *) *place = &ffi_handles[2 * device.device_id + is_cpu];
+    moec_handle *none = NULL, *made;
+    if ((*out = atomic_load(place))) return MOEC_OK;
+    moec_options options = {sizeof options, device, NULL, NULL, NULL, NULL, 0, 0};
+    moec_status status = create(&options, &made);
+    if (status) return status;
+    if (atomic_compare_exchange_strong(place, &none, made)) {
+        *out = made;
+    } else {
+        destroy(made);
+        *out = none;
+    }
+    return MOEC_OK;
+}
+
+MOEC_EXPORT int MOEC_TVM_FFI(void *self, const void *given, int32_t count, void *result) {
+    const ffi_any *args = given;
+    const moec_tensor *tensors[MAX_PARAMS + 1];
+    const moec_handle *handle = NULL;
+    int32_t wanted = (int32_t)layer.info->num_params + 1;
+    (void)self;
+    ((ffi_any *)result)->type = FFI_NONE;
+    ((ffi_any *)result)->length = 0;
+    ((ffi_any *)result)->is.number = 0;
+    if (count != wanted && count != wanted + 1)
+        return ffi_raised(fail(MOEC_E_ARG, "%s takes %d tensors (inputs, outputs, weights, workspace) and, if the batch is several sequences, S", layer.info->layer, wanted));
+    for (int32_t i = 0; i < wanted; i++) {
+        tensors[i] = args[i].type == FFI_DLTENSOR ? args[i].is.pointer
+                     : args[i].type == FFI_TENSOR ? (const void *)((const char *)args[i].is.pointer + FFI_OBJECT_BYTES)
+                                                  : NULL;
+        if (!tensors[i]) return ffi_raised(fail(MOEC_E_ARG, "%s: argument %d is not a tensor", layer.info->layer, i));
+    }
+    if (count > wanted && args[wanted].type != FFI_INT) return ffi_raised(fail(MOEC_E_ARG, "%s: S is not an integer", layer.info->layer));
+    const moec_tensor *workspace = tensors[wanted - 1];
+    moec_device device = tensors[0]->device;
+    moec_status status = ffi_handle(device, &handle);
+    if (status) return ffi_raised(status);
+    int64_t bytes = (workspace->dtype.bits * workspace->dtype.lanes + 7) / 8;
+    for (int32_t i = 0; i < workspace->ndim; i++) bytes *= workspace->shape[i];
+    moec_run_args run = {sizeof run, tensors, layer.info->num_params, 0, NULL, (char *)workspace->data + workspace->byte_offset, (size_t)bytes, NULL,
+                         count > wanted ? args[wanted].is.number : 0};
+    if (device.device_type == MOEC_CUDA_GPU && TVMFFIEnvGetStream) run.stream = TVMFFIEnvGetStream(device.device_type, device.device_id);
+    status = run_layer(handle, &run);
+    return status ? ffi_raised(status) : 0;
+}

@@ -1,0 +1,50 @@
+/* Formulas. moec has checked that for T up to the most tokens none overflows, is negative or divides by 0. */
+
+/* round(a / b) of numbers that are not negative. */
+static int64_t divided(uint32_t kind, int64_t a, int64_t b) {
+    if (b == 0) return 0;
+    int64_t quotient = a / b, rest = a % b;
+    if (kind == OP_FLOOR) return quotient;
+    if (kind == OP_CEIL) return quotient + (rest > 0);
+    int64_t other = b - rest;
+    return quotient + (rest > other || (rest == other && quotient % 2 == 1));
+}
+
+static int64_t evaluated(const moec_op *op, const int64_t *v) {
+    switch ((moec_op_kind)op->kind) {
+    case OP_CONST: return layer.constants[op->a];
+    case OP_ADD: return v[op->a] + v[op->b];
+    case OP_MUL: return v[op->a] * v[op->b];
+    case OP_FLOOR:
+    case OP_CEIL:
+    case OP_HALF_EVEN: return divided(op->kind, v[op->a], v[op->b]);
+    case OP_MIN: return v[op->a] < v[op->b] ? v[op->a] : v[op->b];
+    case OP_MAX: return v[op->a] > v[op->b] ? v[op->a] : v[op->b];
+    case OP_ALIGN: return (v[op->a] + WORKSPACE_ALIGN - 1) & -(int64_t)WORKSPACE_ALIGN;
+    }
+    return 0;
+}
+
+/* The values of these dims that no regime is needed for. */
+static moec_status common_values(int64_t tokens, int64_t sequence_tokens, int64_t *v) {
+    if (tokens < 0 || tokens > layer.info->max_tokens)
+        return fail(MOEC_E_SHAPE, "%s: T = %" PRId64 ", at most %" PRId64 " (raise max in [tokens] of the spec)", layer.info->layer, tokens,
+                    layer.info->max_tokens);
+    if (sequence_tokens == 0) sequence_tokens = tokens;
+    if (sequence_tokens < 0 || (sequence_tokens == 0 ? tokens != 0 : tokens % sequence_tokens != 0))
+        return fail(MOEC_E_SHAPE, "%s: S = %" PRId64 " does not divide T = %" PRId64, layer.info->layer, sequence_tokens, tokens);
+    v[0] = tokens;
+    v[1] = sequence_tokens;
+    for (uint32_t i = 0; i < layer.num_ops; i++) v[2 + i] = evaluated(&layer.ops[i], v);
+    return MOEC_OK;
+}
+
+/* The regime of the batch, its values evaluated. */
+static const moec_regime *regime_of(const moec_target *target, int64_t *v) {
+    const moec_regime *regime = &layer.regimes[target->regimes];
+    while (layer.constants[regime->tokens_up_to] < v[0]) regime++;
+    const moec_op *ops = &layer.ops[regime->ops];
+    int64_t *own = v + 2 + layer.num_ops;
+    for (uint32_t i = 0; i < regime->num_ops; i++) own[i] = evaluated(&ops[i], v);
+    return regime;
+}
