@@ -1,11 +1,13 @@
-//! Tells the compiler which commit it is built from, for `moec --version`. A source tree that is no checkout of its own has
-//! none, and is built all the same.
+//! Compiles the launcher that `moec` puts into libraries, so that making one needs no compiler; and tells the compiler which commit
+//! it is built from, for `moec --version`. A source tree that is no checkout of its own has none, and is built all the same.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    launcher();
     let Some(commit) = commit() else { return };
     println!("cargo::rustc-env=MOEC_COMMIT={commit}");
     // What changes with every commit and every checkout. A path that is not there would run this again every time.
@@ -14,6 +16,38 @@ fn main() {
             println!("cargo::rerun-if-changed={}", root().join(path).display());
         }
     }
+}
+
+/// Writes `launcher.o`: empty where moec cannot link libraries, since it knows none but x86-64 Linux's.
+fn launcher() {
+    let (launcher, include) = (root().join("runtime/launcher"), root().join("runtime/include"));
+    println!("cargo::rerun-if-changed={}", launcher.display());
+    println!("cargo::rerun-if-changed={}", include.display());
+    let target = env::var("TARGET").unwrap_or_default();
+    let is_linked = target.starts_with("x86_64-") && target.contains("-linux-");
+    let object = if is_linked { compiled(&launcher, &include) } else { Vec::new() };
+    let path = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("launcher.o");
+    if let Err(error) = fs::write(&path, object) {
+        println!("cargo::error=cannot write {}: {error}", path.display());
+    }
+}
+
+/// An object that finds what is not its own through addresses that a loader fills in, and that needs libc alone.
+fn compiled(launcher: &Path, include: &Path) -> Vec<u8> {
+    const FLAGS: [&str; 6] = [
+        "-fvisibility=hidden",
+        "-fno-plt",
+        "-fno-stack-protector",
+        "-fno-asynchronous-unwind-tables",
+        "-fcf-protection=none",
+        "-U_FORTIFY_SOURCE",
+    ];
+    let mut build = cc::Build::new();
+    build.file(launcher.join("library.c")).include(include).std("c11").opt_level(2).pic(true).debug(false).cargo_metadata(false);
+    for flag in FLAGS {
+        build.flag_if_supported(flag);
+    }
+    build.compile_intermediates().first().and_then(|object| fs::read(object).ok()).unwrap_or_default()
 }
 
 /// The repository's root, of which this crate is a folder.

@@ -6,6 +6,7 @@ mod bounded;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use moec::diagnostics::{Code, MessageFormat, Severity};
 use moec::library::Kind;
@@ -82,6 +83,12 @@ pub(crate) enum Command {
   moec compile layer.toml --target sm_90a --emit kernel,ptx --out-dir stages
   moec compile layer.toml --target sm_90a --emit rewritten --why -o -")]
     Compile(Compile),
+    /// Make a library of packages: a layer that any program runs through the C ABI, without moec.
+    #[command(after_help = "Examples:
+  moec link layer.moec -o liblayer.so
+  moec link layer-sm_90a.moec layer-host.moec -o liblayer.a
+  moec link layer.moec --emit c,header,obj --out-dir source")]
+    Link(Link),
     /// Check specs without compiling them, or run their PTX on the emulator with every check on.
     #[command(after_help = "Examples:
   moec check layer.toml
@@ -233,6 +240,22 @@ pub(crate) struct Compile {
     /// Print the chain of rewrites, and the cost before and after.
     #[arg(long)]
     pub(crate) why: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Link {
+    /// Packages of one layer, for different targets.
+    #[arg(required = true, value_name = "PACKAGE")]
+    pub(crate) packages: Vec<PathBuf>,
+    /// What to write; several go into --out-dir.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND,...")]
+    pub(crate) emit: Vec<Kind>,
+    /// The file to write; `-` is standard output. Its suffix says what it is where --emit is absent: .so, .a, .o, .c or .h.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "out_dir")]
+    pub(crate) output: Option<PathBuf>,
+    /// The folder to write to; the current one where absent.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -499,57 +522,55 @@ pub(crate) enum Target {
 }
 
 /// A stage to write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Emit {
-    /// The package, one file.
     Package,
-    /// What the layer means.
     Graph,
-    /// The graph after rewriting.
     Rewritten,
-    /// The kernels.
     Kernel,
-    /// LLVM IR.
     Llvm,
-    /// PTX.
     Ptx,
-    /// SASS, where ptxas is found.
     Cubin,
-    /// The host's kernels alone, as a shared object.
     SharedObject,
-    /// The package's manifest.
     Manifest,
-    /// The launcher in C11: to compile, and to link with `obj`.
-    C,
-    /// The launcher's header, and moec_abi.h.
-    Header,
-    /// The kernels of all targets as a relocatable object.
-    Obj,
-    /// Launcher and kernels as a static library.
-    Staticlib,
-    /// Launcher and kernels as a shared library.
-    Cdylib,
+    /// What is linked of the package.
+    Library(Kind),
 }
 
-impl Emit {
-    /// Of what is linked, what it is.
-    pub(crate) fn linked(self) -> Option<Kind> {
-        match self {
-            Emit::C => Some(Kind::C),
-            Emit::Header => Some(Kind::Header),
-            Emit::Obj => Some(Kind::Object),
-            Emit::Staticlib => Some(Kind::Static),
-            Emit::Cdylib => Some(Kind::Shared),
-            Emit::Package
-            | Emit::Graph
-            | Emit::Rewritten
-            | Emit::Kernel
-            | Emit::Llvm
-            | Emit::Ptx
-            | Emit::Cubin
-            | Emit::SharedObject
-            | Emit::Manifest => None,
-        }
+impl ValueEnum for Emit {
+    fn value_variants<'a>() -> &'a [Emit] {
+        const STAGES: [Emit; 9] = [
+            Emit::Package,
+            Emit::Graph,
+            Emit::Rewritten,
+            Emit::Kernel,
+            Emit::Llvm,
+            Emit::Ptx,
+            Emit::Cubin,
+            Emit::SharedObject,
+            Emit::Manifest,
+        ];
+        static ALL: LazyLock<Vec<Emit>> = LazyLock::new(|| {
+            let libraries = Kind::value_variants().iter().map(|kind| Emit::Library(*kind));
+            STAGES.into_iter().chain(libraries).collect()
+        });
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            Emit::Package => ("package", "The package, one file"),
+            Emit::Graph => ("graph", "What the layer means"),
+            Emit::Rewritten => ("rewritten", "The graph after rewriting"),
+            Emit::Kernel => ("kernel", "The kernels"),
+            Emit::Llvm => ("llvm", "LLVM IR"),
+            Emit::Ptx => ("ptx", "PTX"),
+            Emit::Cubin => ("cubin", "SASS, where ptxas is found"),
+            Emit::SharedObject => ("shared-object", "The host's kernels alone, as a shared object"),
+            Emit::Manifest => ("manifest", "The package's manifest"),
+            Emit::Library(kind) => return kind.to_possible_value(),
+        };
+        Some(PossibleValue::new(name).help(help))
     }
 }
 

@@ -1,6 +1,6 @@
 /* The table. */
 
-static const moec_info *info(void) { return layer.info; }
+static const moec_info *info(void) { return tables.info; }
 
 static const char *manifest(const char *target) {
     const moec_target *named = target_named(target);
@@ -18,8 +18,8 @@ static moec_status workspace_size(const char *target, const moec_dims *dims, siz
     if (status) return status;
     if (target && !target_named(target)) return MOEC_E_ARG;
     size_t most = 0;
-    for (uint32_t i = 0; i < layer.info->num_targets && values[0] > 0; i++) {
-        const moec_target *one = &layer.targets[i];
+    for (uint32_t i = 0; i < tables.info->num_targets && values[0] > 0; i++) {
+        const moec_target *one = &tables.targets[i];
         if (target && strcmp(one->name, target) != 0) continue;
         const moec_regime *regime = regime_of(one, values);
         size_t needed = (size_t)values[regime->workspace] + prepared_bytes(one);
@@ -33,8 +33,8 @@ static moec_status workspace_size(const char *target, const moec_dims *dims, siz
 static moec_status prepared_size(const char *target, size_t *bytes, size_t *align) {
     if (target && !target_named(target)) return MOEC_E_ARG;
     size_t most = 0;
-    for (uint32_t i = 0; i < layer.info->num_targets; i++) {
-        const moec_target *one = &layer.targets[i];
+    for (uint32_t i = 0; i < tables.info->num_targets; i++) {
+        const moec_target *one = &tables.targets[i];
         if ((!target || strcmp(one->name, target) == 0) && prepared_bytes(one) > most) most = prepared_bytes(one);
     }
     if (bytes) *bytes = most;
@@ -53,8 +53,8 @@ static moec_status plan(const char *target, const moec_dims *dims, moec_launch *
     if (values[0] == 0) return MOEC_OK;
     const moec_regime *regime = regime_of(named, values);
     for (uint32_t i = 0; i < regime->num_steps; i++) {
-        const moec_step *step = &layer.steps[regime->steps + i];
-        const moec_kernel *kernel = &layer.kernels[named->kernels + step->kernel];
+        const moec_step *step = &tables.steps[regime->steps + i];
+        const moec_kernel *kernel = &tables.kernels[named->kernels + step->kernel];
         int64_t grid = values[step->grid];
         if (grid == 0) continue;
         if (launches && *count < capacity) {
@@ -76,13 +76,13 @@ static moec_status observed(const char *target, const moec_dims *dims, const cha
     if (values[0] == 0) return fail(MOEC_E_SHAPE, "a run without tokens observes nothing");
     const moec_regime *regime = regime_of(named, values);
     for (uint32_t i = 0; i < regime->num_observed; i++) {
-        const moec_observed *one = &layer.observed[regime->observed + i];
+        const moec_observed *one = &tables.observed[regime->observed + i];
         if (strcmp(one->name, name) != 0) continue;
         if (offset) *offset = (size_t)values[one->offset];
         if (bytes) *bytes = (size_t)values[one->bytes];
         return MOEC_OK;
     }
-    return fail(MOEC_E_ARG, "%s observes no %s", layer.info->layer, name);
+    return fail(MOEC_E_ARG, "%s observes no %s", tables.info->layer, name);
 }
 
 static const moec_api api = {

@@ -119,11 +119,11 @@ static moec_status driver_failed(const driver *d, const char *call, int result) 
 static const moec_image *image_for(uint32_t capability, const moec_target **best) {
     const moec_image *found = NULL;
     uint64_t most = 0;
-    for (uint32_t t = 0; t < layer.info->num_targets; t++) {
-        const moec_target *target = &layer.targets[t];
+    for (uint32_t t = 0; t < tables.info->num_targets; t++) {
+        const moec_target *target = &tables.targets[t];
         if (target->device_type != MOEC_CUDA_GPU) continue;
         for (uint32_t i = 0; i < target->num_images; i++) {
-            const moec_image *image = &layer.images[target->images + i];
+            const moec_image *image = &tables.images[target->images + i];
             int cubin = image->kind == IMAGE_CUBIN;
             int same_major = target->arch / 10 == capability / 10 && target->arch <= capability;
             /* Code of one architecture runs on that alone; PTX of any runs on later ones. */

@@ -1,7 +1,7 @@
 /* Handles and bindings. */
 
 struct moec_handle {
-    const moec_layer *layer;
+    const moec_layer *tables;
     const moec_target *target;
     moec_device device;
     /* CPU */
@@ -22,25 +22,25 @@ struct moec_binding {
 };
 
 static const moec_target *target_named(const char *name) {
-    for (uint32_t i = 0; i < layer.info->num_targets; i++)
-        if (!name || strcmp(layer.targets[i].name, name) == 0) return &layer.targets[i];
-    fail(MOEC_E_ARG, "%s has no target %s", layer.info->layer, name);
+    for (uint32_t i = 0; i < tables.info->num_targets; i++)
+        if (!name || strcmp(tables.targets[i].name, name) == 0) return &tables.targets[i];
+    fail(MOEC_E_ARG, "%s has no target %s", tables.info->layer, name);
     return NULL;
 }
 
 static void all_targets(char *text, size_t capacity) {
     size_t at = 0;
     text[0] = 0;
-    for (uint32_t i = 0; i < layer.info->num_targets && at < capacity; i++)
-        at += (size_t)snprintf(text + at, capacity - at, "%s%s", i ? ", " : "", layer.targets[i].name);
+    for (uint32_t i = 0; i < tables.info->num_targets && at < capacity; i++)
+        at += (size_t)snprintf(text + at, capacity - at, "%s%s", i ? ", " : "", tables.targets[i].name);
 }
 
 static moec_status create_cpu(moec_handle *h, const moec_options *options) {
     const moec_target *best = NULL, *near = NULL;
     uint32_t most = 0, least_missing = UINT32_MAX;
     char missing[256], of_near[256] = "", targets[256];
-    for (uint32_t i = 0; i < layer.info->num_targets; i++) {
-        const moec_target *target = &layer.targets[i];
+    for (uint32_t i = 0; i < tables.info->num_targets; i++) {
+        const moec_target *target = &tables.targets[i];
         uint32_t used;
         if (target->device_type != MOEC_CPU) continue;
         uint32_t lacks = cpu_missing(target, missing, sizeof missing, &used);
@@ -51,7 +51,7 @@ static moec_status create_cpu(moec_handle *h, const moec_options *options) {
         return fail(MOEC_E_NO_IMAGE, "this CPU cannot run %s: it has no%s (compile for another x86-64 target, or a GPU)", near->name, of_near);
     if (!best) {
         all_targets(targets, sizeof targets);
-        return fail(MOEC_E_NO_IMAGE, "%s has no code for CPUs; it has %s (compile with --target host)", layer.info->layer, targets);
+        return fail(MOEC_E_NO_IMAGE, "%s has no code for CPUs; it has %s (compile with --target host)", tables.info->layer, targets);
     }
     h->target = best;
     if (options->parallel_for) {
@@ -84,7 +84,7 @@ static moec_status load_kernels(moec_handle *h, const moec_image *image, int ver
     h->kernels = calloc(h->target->num_kernels, sizeof *h->kernels);
     if (!h->kernels) return fail(MOEC_E_NOMEM, "out of host memory");
     for (uint32_t i = 0; i < h->target->num_kernels; i++) {
-        const moec_kernel *kernel = &layer.kernels[h->target->kernels + i];
+        const moec_kernel *kernel = &tables.kernels[h->target->kernels + i];
         void *function = NULL;
         if ((result = d->kernel(&h->kernels[i], h->library, kernel->name))) return driver_failed(d, kernel->name, result);
         if (kernel->dynamic_shared_bytes &&
@@ -110,7 +110,7 @@ static moec_status create_gpu(moec_handle *h, const moec_options *options) {
         char targets[256];
         all_targets(targets, sizeof targets);
         return fail(MOEC_E_NO_IMAGE, "%s has no code for GPU %d, which is sm_%d%d; it has %s (compile with --target sm_%d%d or an older one)",
-                    layer.info->layer, h->device.device_id, major, minor, targets, major, minor);
+                    tables.info->layer, h->device.device_id, major, minor, targets, major, minor);
     }
     if ((result = d->retain(&h->context, h->ordinal))) return driver_failed(d, "cuDevicePrimaryCtxRetain", result);
     if ((result = d->push(h->context))) return driver_failed(d, "cuCtxPushCurrent", result);
@@ -130,8 +130,8 @@ static void destroy(moec_handle *h) {
 }
 
 static int has_device(int32_t type) {
-    for (uint32_t i = 0; i < layer.info->num_targets; i++)
-        if ((int32_t)layer.targets[i].device_type == type) return 1;
+    for (uint32_t i = 0; i < tables.info->num_targets; i++)
+        if ((int32_t)tables.targets[i].device_type == type) return 1;
     return 0;
 }
 
@@ -139,7 +139,7 @@ static int has_device(int32_t type) {
 #define READ(type, into, from) \
     type into; \
     do { \
-        if (!(from) || (from)->struct_size < sizeof(size_t)) return fail(MOEC_E_ABI, "%s: a " #type " without its struct_size", layer.info->layer); \
+        if (!(from) || (from)->struct_size < sizeof(size_t)) return fail(MOEC_E_ABI, "%s: a " #type " without its struct_size", tables.info->layer); \
         memset(&into, 0, sizeof into); \
         memcpy(&into, (from), (from)->struct_size < sizeof into ? (from)->struct_size : sizeof into); \
     } while (0)
@@ -150,7 +150,7 @@ static moec_status create(const moec_options *given, moec_handle **out) {
     READ(moec_options, options, given);
     moec_handle *h = calloc(1, sizeof *h);
     if (!h) return fail(MOEC_E_NOMEM, "out of host memory");
-    h->layer = &layer;
+    h->tables = &tables;
     h->device = options.device;
     if (h->device.device_type == 0) h->device.device_type = has_device(MOEC_CPU) ? MOEC_CPU : MOEC_CUDA_GPU;
     moec_status status = h->device.device_type == MOEC_CPU        ? create_cpu(h, &options)
@@ -165,7 +165,7 @@ static moec_status create(const moec_options *given, moec_handle **out) {
 }
 
 static moec_status is_own(const moec_handle *h) {
-    return h && h->layer == &layer ? MOEC_OK : fail(MOEC_E_ARG, "%s: a handle of another library, or none", layer.info->layer);
+    return h && h->tables == &tables ? MOEC_OK : fail(MOEC_E_ARG, "%s: a handle of another library, or none", tables.info->layer);
 }
 
 static const char *target_of(const moec_handle *h) { return is_own(h) ? NULL : h->target->name; }

@@ -33,15 +33,15 @@ static int is_on(const moec_handle *h, moec_device device) {
 
 /* The address of a tensor that is what the layer takes at its place. */
 static moec_status address(const moec_handle *h, uint32_t param, const moec_tensor *tensor, const int64_t *v, void **out) {
-    const moec_param *is = &layer.info->params[param];
-    const moec_shape *shape = &layer.shapes[param];
-    if (!tensor) return fail(MOEC_E_ARG, "%s: `%s` is null", layer.info->layer, is->name);
+    const moec_param *is = &tables.info->params[param];
+    const moec_shape *shape = &tables.shapes[param];
+    if (!tensor) return fail(MOEC_E_ARG, "%s: `%s` is null", tables.info->layer, is->name);
     if (tensor->dtype.code != is->dtype.code || tensor->dtype.bits != is->dtype.bits || tensor->dtype.lanes != is->dtype.lanes)
-        return fail(MOEC_E_DTYPE, "%s: `%s` is %s, not %s", layer.info->layer, is->name, dtype_name(tensor->dtype), dtype_name(is->dtype));
+        return fail(MOEC_E_DTYPE, "%s: `%s` is %s, not %s", tables.info->layer, is->name, dtype_name(tensor->dtype), dtype_name(is->dtype));
     int same = tensor->ndim == (int32_t)is->ndim, dense = 1;
     int64_t stride = 1;
     for (int32_t i = (int32_t)is->ndim - 1; same && i >= 0; i--) {
-        int64_t extent = v[layer.values[shape->extents + (uint32_t)i]];
+        int64_t extent = v[tables.values[shape->extents + (uint32_t)i]];
         same = tensor->shape[i] == extent;
         if (tensor->strides && extent != 1 && tensor->strides[i] != stride) dense = 0;
         stride *= extent;
@@ -49,19 +49,19 @@ static moec_status address(const moec_handle *h, uint32_t param, const moec_tens
     if (!same) {
         char has[96], wants[96];
         int64_t extents[8];
-        for (uint32_t i = 0; i < is->ndim && i < 8; i++) extents[i] = v[layer.values[shape->extents + i]];
+        for (uint32_t i = 0; i < is->ndim && i < 8; i++) extents[i] = v[tables.values[shape->extents + i]];
         shape_text(tensor->shape, tensor->ndim, has, sizeof has);
         shape_text(extents, (int32_t)is->ndim, wants, sizeof wants);
-        return fail(MOEC_E_SHAPE, "%s: `%s` is %s, not %s (%s)", layer.info->layer, is->name, has, wants, is->shape);
+        return fail(MOEC_E_SHAPE, "%s: `%s` is %s, not %s (%s)", tables.info->layer, is->name, has, wants, is->shape);
     }
     if (!dense && stride != 0)
-        return fail(MOEC_E_LAYOUT, "%s: `%s` is not row-major without gaps: make it contiguous", layer.info->layer, is->name);
+        return fail(MOEC_E_LAYOUT, "%s: `%s` is not row-major without gaps: make it contiguous", tables.info->layer, is->name);
     if (!is_on(h, tensor->device))
-        return fail(MOEC_E_DEVICE, "%s: `%s` is on device (%d, %d), the handle on (%d, %d)", layer.info->layer, is->name, tensor->device.device_type,
+        return fail(MOEC_E_DEVICE, "%s: `%s` is on device (%d, %d), the handle on (%d, %d)", tables.info->layer, is->name, tensor->device.device_type,
                     tensor->device.device_id, h->device.device_type, h->device.device_id);
     uintptr_t at = (uintptr_t)tensor->data + (uintptr_t)tensor->byte_offset;
-    if (!tensor->data && stride != 0) return fail(MOEC_E_ARG, "%s: `%s` has no data", layer.info->layer, is->name);
-    if (at % is->align) return fail(MOEC_E_LAYOUT, "%s: `%s` is not aligned to %u bytes", layer.info->layer, is->name, is->align);
+    if (!tensor->data && stride != 0) return fail(MOEC_E_ARG, "%s: `%s` has no data", tables.info->layer, is->name);
+    if (at % is->align) return fail(MOEC_E_LAYOUT, "%s: `%s` is not aligned to %u bytes", tables.info->layer, is->name, is->align);
     *out = (void *)at;
     return MOEC_OK;
 }
@@ -69,20 +69,20 @@ static moec_status address(const moec_handle *h, uint32_t param, const moec_tens
 /* T, as the first input that has it says. */
 static int64_t tokens_of(const moec_tensor *const *params, uint32_t count) {
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t axis = layer.shapes[i].tokens_axis;
+        uint32_t axis = tables.shapes[i].tokens_axis;
         if (axis != NONE && params[i] && (int32_t)axis < params[i]->ndim) return params[i]->shape[axis];
     }
     return -1;
 }
 
-static size_t prepared_bytes(const moec_target *target) { return (size_t)layer.constants[target->prepared_bytes]; }
+static size_t prepared_bytes(const moec_target *target) { return (size_t)tables.constants[target->prepared_bytes]; }
 
 /* Everything that can be wrong. Where there are no tokens, `regime` is null and nothing is to be done. */
 static moec_status prepare_run(const moec_handle *h, const moec_run_args *given, batch *r) {
     moec_status status = is_own(h);
     if (status) return status;
     READ(moec_run_args, args, given);
-    const moec_info *info = layer.info;
+    const moec_info *info = tables.info;
     uint32_t activations = info->num_inputs + info->num_outputs, wanted = activations + (args.binding ? 0 : info->num_weights);
     if (!args.params || args.num_params != wanted)
         return fail(MOEC_E_ARG, "%s: %u tensors, not %u (%u inputs, %u outputs, %u weights%s)", info->layer, args.params ? args.num_params : 0, wanted,
@@ -144,8 +144,8 @@ static void run_blocks(void *arg, uint64_t begin, uint64_t end) {
 
 static moec_status launch_cpu(const batch *r, const moec_step *step, uint64_t count) {
     uint64_t words[MAX_ARGS];
-    for (uint32_t i = 0; i < step->num_args; i++) words[i] = word(r, &layer.args[step->args + i]);
-    blocks_of blocks = {layer.functions[r->handle->target->kernels + step->kernel], words, 0};
+    for (uint32_t i = 0; i < step->num_args; i++) words[i] = word(r, &tables.args[step->args + i]);
+    blocks_of blocks = {tables.functions[r->handle->target->kernels + step->kernel], words, 0};
     r->handle->parallel_for(r->handle->parallel_for_user, count, run_blocks, &blocks);
     uint64_t done = atomic_load_explicit(&blocks.done, memory_order_relaxed);
     if (done != count) return fail(MOEC_E_ARG, "parallel_for called %" PRIu64 " of %" PRIu64 " numbers", done, count);
@@ -154,7 +154,7 @@ static moec_status launch_cpu(const batch *r, const moec_step *step, uint64_t co
 
 /* A tensor map of an address: dimensions from the innermost on, strides in bytes, elements one by one. */
 static moec_status encode(const batch *r, const moec_arg *arg, cu_tensor_map *out) {
-    const moec_map *map = &layer.maps[arg->map];
+    const moec_map *map = &tables.maps[arg->map];
     const driver *d = &r->handle->driver;
     uint64_t extents[3], strides[2];
     uint32_t tile[3], steps[3] = {1, 1, 1};
@@ -167,13 +167,13 @@ static moec_status encode(const batch *r, const moec_arg *arg, cu_tensor_map *ou
 }
 
 static moec_status launch_gpu(const batch *r, const moec_step *step, uint64_t count, int first) {
-    const moec_kernel *kernel = &layer.kernels[r->handle->target->kernels + step->kernel];
+    const moec_kernel *kernel = &tables.kernels[r->handle->target->kernels + step->kernel];
     uint64_t words[MAX_ARGS];
     void *args[MAX_ARGS];
     cu_tensor_map maps[MAX_MAPS];
     uint32_t num_maps = 0;
     for (uint32_t i = 0; i < step->num_args; i++) {
-        const moec_arg *arg = &layer.args[step->args + i];
+        const moec_arg *arg = &tables.args[step->args + i];
         if (arg->map == NONE) {
             words[i] = word(r, arg);
             args[i] = &words[i];
@@ -202,15 +202,15 @@ static moec_status launch_gpu(const batch *r, const moec_step *step, uint64_t co
 
 /* That every launch has a grid and numbers that its kernel takes. */
 static moec_status check_steps(const batch *r, uint32_t from, uint32_t count) {
-    for (const moec_step *step = &layer.steps[from], *end = step + count; step < end; step++) {
-        const moec_kernel *kernel = &layer.kernels[r->handle->target->kernels + step->kernel];
+    for (const moec_step *step = &tables.steps[from], *end = step + count; step < end; step++) {
+        const moec_kernel *kernel = &tables.kernels[r->handle->target->kernels + step->kernel];
         int64_t grid = r->values[step->grid];
         if (grid > INT32_MAX || grid % kernel->cluster)
-            return fail(MOEC_E_SHAPE, "%s: a grid of %" PRId64 " blocks of %s cannot be launched", layer.info->layer, grid, kernel->name);
+            return fail(MOEC_E_SHAPE, "%s: a grid of %" PRId64 " blocks of %s cannot be launched", tables.info->layer, grid, kernel->name);
         for (uint32_t i = 0; i < step->num_args; i++) {
-            const moec_arg *arg = &layer.args[step->args + i];
+            const moec_arg *arg = &tables.args[step->args + i];
             if (arg->kind == ARG_I32 && r->values[arg->of] > INT32_MAX)
-                return fail(MOEC_E_SHAPE, "%s: %" PRId64 " does not fit in the argument %u of %s", layer.info->layer, r->values[arg->of], i, kernel->name);
+                return fail(MOEC_E_SHAPE, "%s: %" PRId64 " does not fit in the argument %u of %s", tables.info->layer, r->values[arg->of], i, kernel->name);
         }
     }
     return MOEC_OK;
@@ -219,7 +219,7 @@ static moec_status check_steps(const batch *r, uint32_t from, uint32_t count) {
 static moec_status launch_steps(const batch *r, uint32_t from, uint32_t count) {
     moec_status status = MOEC_OK;
     int first = 1;
-    for (const moec_step *step = &layer.steps[from], *end = step + count; step < end && !status; step++) {
+    for (const moec_step *step = &tables.steps[from], *end = step + count; step < end && !status; step++) {
         uint64_t blocks = (uint64_t)r->values[step->grid];
         if (blocks == 0) continue;
         status = r->handle->device.device_type == MOEC_CPU ? launch_cpu(r, step, blocks) : launch_gpu(r, step, blocks, first);
@@ -259,7 +259,7 @@ static moec_status bind(const moec_handle *h, const moec_bind_args *given, moec_
     moec_status status = is_own(h);
     if (status) return status;
     READ(moec_bind_args, args, given);
-    const moec_info *info = layer.info;
+    const moec_info *info = tables.info;
     if (args.num_weights != info->num_weights || (!args.weights && info->num_weights > 0))
         return fail(MOEC_E_ARG, "%s: %u weights, not %u", info->layer, args.num_weights, info->num_weights);
     size_t prepared = prepared_bytes(h->target);

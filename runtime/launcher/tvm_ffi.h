@@ -45,27 +45,27 @@ MOEC_EXPORT int MOEC_TVM_FFI(void *self, const void *given, int32_t count, void 
     const ffi_any *args = given;
     const moec_tensor *tensors[MAX_PARAMS + 1];
     const moec_handle *handle = NULL;
-    int32_t wanted = (int32_t)layer.info->num_params + 1;
+    int32_t wanted = (int32_t)tables.info->num_params + 1;
     (void)self;
     ((ffi_any *)result)->type = FFI_NONE;
     ((ffi_any *)result)->length = 0;
     ((ffi_any *)result)->is.number = 0;
     if (count != wanted && count != wanted + 1)
-        return ffi_raised(fail(MOEC_E_ARG, "%s takes %d tensors (inputs, outputs, weights, workspace) and, if the batch is several sequences, S", layer.info->layer, wanted));
+        return ffi_raised(fail(MOEC_E_ARG, "%s takes %d tensors (inputs, outputs, weights, workspace) and, if the batch is several sequences, S", tables.info->layer, wanted));
     for (int32_t i = 0; i < wanted; i++) {
         tensors[i] = args[i].type == FFI_DLTENSOR ? args[i].is.pointer
                      : args[i].type == FFI_TENSOR ? (const void *)((const char *)args[i].is.pointer + FFI_OBJECT_BYTES)
                                                   : NULL;
-        if (!tensors[i]) return ffi_raised(fail(MOEC_E_ARG, "%s: argument %d is not a tensor", layer.info->layer, i));
+        if (!tensors[i]) return ffi_raised(fail(MOEC_E_ARG, "%s: argument %d is not a tensor", tables.info->layer, i));
     }
-    if (count > wanted && args[wanted].type != FFI_INT) return ffi_raised(fail(MOEC_E_ARG, "%s: S is not an integer", layer.info->layer));
+    if (count > wanted && args[wanted].type != FFI_INT) return ffi_raised(fail(MOEC_E_ARG, "%s: S is not an integer", tables.info->layer));
     const moec_tensor *workspace = tensors[wanted - 1];
     moec_device device = tensors[0]->device;
     moec_status status = ffi_handle(device, &handle);
     if (status) return ffi_raised(status);
     int64_t bytes = (workspace->dtype.bits * workspace->dtype.lanes + 7) / 8;
     for (int32_t i = 0; i < workspace->ndim; i++) bytes *= workspace->shape[i];
-    moec_run_args run = {sizeof run, tensors, layer.info->num_params, 0, NULL, (char *)workspace->data + workspace->byte_offset, (size_t)bytes, NULL,
+    moec_run_args run = {sizeof run, tensors, tables.info->num_params, 0, NULL, (char *)workspace->data + workspace->byte_offset, (size_t)bytes, NULL,
                          count > wanted ? args[wanted].is.number : 0};
     if (device.device_type == MOEC_CUDA_GPU && TVMFFIEnvGetStream) run.stream = TVMFFIEnvGetStream(device.device_type, device.device_id);
     status = run_layer(handle, &run);

@@ -12,7 +12,7 @@ static int64_t divided(uint32_t kind, int64_t a, int64_t b) {
 
 static int64_t evaluated(const moec_op *op, const int64_t *v) {
     switch ((moec_op_kind)op->kind) {
-    case OP_CONST: return layer.constants[op->a];
+    case OP_CONST: return tables.constants[op->a];
     case OP_ADD: return v[op->a] + v[op->b];
     case OP_MUL: return v[op->a] * v[op->b];
     case OP_FLOOR:
@@ -27,24 +27,24 @@ static int64_t evaluated(const moec_op *op, const int64_t *v) {
 
 /* The values of these dims that no regime is needed for. */
 static moec_status common_values(int64_t tokens, int64_t sequence_tokens, int64_t *v) {
-    if (tokens < 0 || tokens > layer.info->max_tokens)
-        return fail(MOEC_E_SHAPE, "%s: T = %" PRId64 ", at most %" PRId64 " (raise max in [tokens] of the spec)", layer.info->layer, tokens,
-                    layer.info->max_tokens);
+    if (tokens < 0 || tokens > tables.info->max_tokens)
+        return fail(MOEC_E_SHAPE, "%s: T = %" PRId64 ", at most %" PRId64 " (raise max in [tokens] of the spec)", tables.info->layer, tokens,
+                    tables.info->max_tokens);
     if (sequence_tokens == 0) sequence_tokens = tokens;
     if (sequence_tokens < 0 || (sequence_tokens == 0 ? tokens != 0 : tokens % sequence_tokens != 0))
-        return fail(MOEC_E_SHAPE, "%s: S = %" PRId64 " does not divide T = %" PRId64, layer.info->layer, sequence_tokens, tokens);
+        return fail(MOEC_E_SHAPE, "%s: S = %" PRId64 " does not divide T = %" PRId64, tables.info->layer, sequence_tokens, tokens);
     v[0] = tokens;
     v[1] = sequence_tokens;
-    for (uint32_t i = 0; i < layer.num_ops; i++) v[2 + i] = evaluated(&layer.ops[i], v);
+    for (uint32_t i = 0; i < tables.num_ops; i++) v[2 + i] = evaluated(&tables.ops[i], v);
     return MOEC_OK;
 }
 
 /* The regime of the batch, its values evaluated. */
 static const moec_regime *regime_of(const moec_target *target, int64_t *v) {
-    const moec_regime *regime = &layer.regimes[target->regimes];
-    while (layer.constants[regime->tokens_up_to] < v[0]) regime++;
-    const moec_op *ops = &layer.ops[regime->ops];
-    int64_t *own = v + 2 + layer.num_ops;
+    const moec_regime *regime = &tables.regimes[target->regimes];
+    while (tables.constants[regime->tokens_up_to] < v[0]) regime++;
+    const moec_op *ops = &tables.ops[regime->ops];
+    int64_t *own = v + 2 + tables.num_ops;
     for (uint32_t i = 0; i < regime->num_ops; i++) own[i] = evaluated(&ops[i], v);
     return regime;
 }

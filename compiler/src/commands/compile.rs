@@ -7,7 +7,7 @@ use std::path::Path;
 
 use moec::diagnostics::{Code, Diagnostic, Source};
 use moec::import::import;
-use moec::library::Library;
+use moec::library::{ABI_HEADER, Library};
 use moec::package::package;
 use moec::pipeline::{self, Built};
 use moec::spec::Spec;
@@ -45,29 +45,40 @@ pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) ->
     // They are not about a place in the spec.
     notes.warn(&Source { name: source.name.clone(), text: String::new() }, warnings)?;
 
-    match (&arguments.output, &files[..]) {
+    write_files(arguments.output.as_deref(), arguments.out_dir.as_deref(), files, notes, out)
+}
+
+/// Writes one file where `-o` says, or each under its name into a folder.
+pub(super) fn write_files(
+    output: Option<&Path>,
+    out_dir: Option<&Path>,
+    mut files: Vec<File>,
+    notes: Notes,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    match (output, &files[..]) {
         (Some(path), [file]) => {
             write_or_print(path, &file.bytes, file.is_text, out)?;
             if path != Path::new("-") {
                 notes.say(&format!("wrote {} ({})", path.display(), bytes_text(file.bytes.len() as u64)));
             }
+            return Ok(());
         }
-        (Some(_), files) => {
-            return Err(too_many_for_one(files.len()).into());
-        }
-        (None, files) => {
-            let folder = arguments.out_dir.clone().unwrap_or_default();
-            if let Some(folder) = &arguments.out_dir {
-                fs::create_dir_all(folder).map_err(|error| {
-                    Diagnostic::new(Code::OutputFailed, format!("cannot create `{}`: {error}", folder.display()))
-                })?;
-            }
-            for file in files {
-                let path = folder.join(&file.name);
-                write(&path, &file.bytes)?;
-                notes.say(&format!("wrote {} ({})", path.display(), bytes_text(file.bytes.len() as u64)));
-            }
-        }
+        (Some(_), files) => return Err(too_many_for_one(files.len()).into()),
+        (None, _) => {}
+    }
+    // What a header includes lies beside it.
+    if files.iter().any(|file| file.name.ends_with(".c") || file.name.ends_with(".h")) {
+        files.push(File { name: "moec_abi.h".to_string(), bytes: ABI_HEADER.as_bytes().to_vec(), is_text: true });
+    }
+    if let Some(folder) = out_dir {
+        fs::create_dir_all(folder)
+            .map_err(|error| Diagnostic::new(Code::OutputFailed, format!("cannot create `{}`: {error}", folder.display())))?;
+    }
+    for file in files {
+        let path = out_dir.unwrap_or(Path::new("")).join(&file.name);
+        write(&path, &file.bytes)?;
+        notes.say(&format!("wrote {} ({})", path.display(), bytes_text(file.bytes.len() as u64)));
     }
     Ok(())
 }
@@ -78,8 +89,9 @@ fn check_request(arguments: &Compile, kinds: &[Emit], machines: &[Machine]) -> R
         let wanting = match kind {
             Emit::Ptx | Emit::Cubin => machines.iter().all(|machine| !machine.is_gpu()),
             Emit::SharedObject => machines.iter().all(Machine::is_gpu),
-            Emit::Package | Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Manifest => false,
-            Emit::C | Emit::Header | Emit::Obj | Emit::Staticlib | Emit::Cdylib => false,
+            Emit::Package | Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Manifest | Emit::Library(_) => {
+                false
+            }
         };
         if wanting {
             let (what, target) = if *kind == Emit::SharedObject {
@@ -102,8 +114,7 @@ fn too_many_for_one(files: usize) -> Diagnostic {
 
 fn is_per_target(kind: Emit) -> bool {
     match kind {
-        Emit::Package | Emit::Graph | Emit::Manifest => false,
-        Emit::C | Emit::Header | Emit::Obj | Emit::Staticlib | Emit::Cdylib => false,
+        Emit::Package | Emit::Graph | Emit::Manifest | Emit::Library(_) => false,
         Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::SharedObject => true,
     }
 }
@@ -113,28 +124,29 @@ fn is_written(kind: Emit, machine: &Machine) -> bool {
     match kind {
         Emit::Ptx | Emit::Cubin => machine.is_gpu(),
         Emit::SharedObject => !machine.is_gpu(),
-        Emit::Package | Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Manifest => true,
-        Emit::C | Emit::Header | Emit::Obj | Emit::Staticlib | Emit::Cdylib => true,
+        Emit::Package | Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Manifest | Emit::Library(_) => true,
     }
 }
 
 /// Whether it takes LLVM's optimiser to make it.
 fn is_built(kind: Emit) -> bool {
     match kind {
-        Emit::Ptx | Emit::Cubin | Emit::SharedObject | Emit::Package | Emit::Manifest => true,
-        Emit::C | Emit::Header | Emit::Obj | Emit::Staticlib | Emit::Cdylib => true,
+        Emit::Ptx | Emit::Cubin | Emit::SharedObject | Emit::Package | Emit::Manifest | Emit::Library(_) => true,
         Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm => false,
     }
 }
 
-/// Whether it has the images of all targets.
-fn is_packed(kind: Emit) -> bool {
-    matches!(kind, Emit::Cubin | Emit::Package | Emit::Manifest) || kind.linked().is_some()
+/// Whether it has what ptxas makes, where that is found.
+fn wants_cubin(kind: Emit) -> bool {
+    match kind {
+        Emit::Cubin | Emit::Package | Emit::Manifest | Emit::Library(_) => true,
+        Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::SharedObject => false,
+    }
 }
 
-/// What follows the layer's name, and the target's where the kind differs by target.
-fn extension(kind: Emit) -> &'static str {
-    match kind {
+/// What a file of the layer is called, of a target where the kind differs by target.
+fn file_name(layer: &str, kind: Emit, target: Option<&Machine>) -> String {
+    let extension = match kind {
         Emit::Package => "moec",
         Emit::Graph => "graph",
         Emit::Rewritten => "rewritten.graph",
@@ -144,19 +156,17 @@ fn extension(kind: Emit) -> &'static str {
         Emit::Cubin => "cubin",
         Emit::SharedObject => "so",
         Emit::Manifest => "manifest.json",
-        Emit::C => "c",
-        Emit::Header => "h",
-        Emit::Obj => "o",
-        Emit::Staticlib => "a",
-        Emit::Cdylib => "so",
-    }
+        Emit::Library(kind) => return kind.file_name(&moec_codegen::symbol::identifier(layer)),
+    };
+    let target = target.map_or(String::new(), |machine| format!(".{}", machine.name));
+    format!("{layer}{target}.{extension}")
 }
 
 /// One file to write.
-struct File {
-    name: String,
-    bytes: Vec<u8>,
-    is_text: bool,
+pub(super) struct File {
+    pub(super) name: String,
+    pub(super) bytes: Vec<u8>,
+    pub(super) is_text: bool,
 }
 
 /// Every file that was asked for, by kind and then by target, and what ptxas warned of. What only early stages need is not
@@ -172,7 +182,7 @@ fn stages(
     let mut built: Vec<Built> = Vec::new();
     let mut lowered = BTreeMap::new();
     if kinds.iter().any(|kind| is_built(*kind)) {
-        let wants_cubin = kinds.iter().any(|kind| is_packed(*kind));
+        let wants_cubin = kinds.iter().any(|kind| wants_cubin(*kind));
         let has_gpu = machines.iter().any(Machine::is_gpu);
         let ptxas = (wants_cubin && has_gpu).then(Ptxas::find).flatten();
         if ptxas.is_none() && kinds.contains(&Emit::Cubin) {
@@ -194,9 +204,12 @@ fn stages(
     let mut files = Vec::new();
     for kind in kinds {
         let mut add = |target: Option<&Machine>, bytes: Vec<u8>| {
-            let target = target.map_or(String::new(), |machine| format!(".{}", machine.name));
-            let name = format!("{}{target}.{}", spec.name, extension(*kind));
-            let is_text = !matches!(kind, Emit::Package | Emit::Cubin | Emit::SharedObject);
+            let name = file_name(&spec.name, *kind, target);
+            let is_text = match kind {
+                Emit::Package | Emit::Cubin | Emit::SharedObject => false,
+                Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Manifest => true,
+                Emit::Library(kind) => kind.is_text(),
+            };
             files.push(File { name, bytes, is_text });
         };
         match kind {
@@ -207,16 +220,7 @@ fn stages(
                 let json = serde_json::to_string_pretty(manifest.manifest()).unwrap_or_default();
                 add(None, (json + "\n").into_bytes());
             }
-            Emit::C | Emit::Header | Emit::Obj | Emit::Staticlib | Emit::Cdylib => {
-                if let Some(kind) = kind.linked() {
-                    let library = Library::new(&[packed(spec, source, &built)?])?;
-                    files.push(File {
-                        name: kind.file_name(&library.prefix),
-                        bytes: library.file(kind)?,
-                        is_text: kind.is_text(),
-                    });
-                }
-            }
+            Emit::Library(linked) => add(None, Library::new(&[packed(spec, source, &built)?])?.file(*linked)?),
             Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::SharedObject => {
                 for (index, machine) in machines.iter().enumerate().filter(|(_, machine)| is_written(*kind, machine)) {
                     let of_machine = built.get(index).map(|(_, lowered, _)| lowered).or_else(|| lowered.get(machine.name));
@@ -256,8 +260,7 @@ fn stage(
         Emit::Ptx => image(|image| matches!(image, Image::Ptx(_))),
         Emit::Cubin => image(|image| matches!(image, Image::Cubin(_))),
         Emit::SharedObject => image(|image| matches!(image, Image::SharedObject(_))),
-        Emit::Package | Emit::Graph | Emit::Manifest => None,
-        Emit::C | Emit::Header | Emit::Obj | Emit::Staticlib | Emit::Cdylib => None,
+        Emit::Package | Emit::Graph | Emit::Manifest | Emit::Library(_) => None,
     })
 }
 

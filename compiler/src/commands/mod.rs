@@ -8,6 +8,7 @@ mod compile;
 mod emulate;
 mod import;
 mod inspect;
+mod link;
 mod manifest;
 mod memory;
 mod opt;
@@ -79,6 +80,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Check(arguments) => check::check(arguments, notes, &mut Printable(out)),
         Command::Import(arguments) => import::import(arguments, notes, out),
         Command::Opt(arguments) => opt::opt(arguments, out),
+        Command::Link(arguments) => link::link(arguments, notes, out),
         Command::Run(arguments) => run::run(arguments, notes, &mut Printable(out)),
         Command::Route(arguments) => route::route(arguments, notes, &mut Printable(out)),
         Command::Inspect { file, manifest } => inspect::inspect(file, *manifest, &mut Printable(out)),
@@ -99,6 +101,7 @@ fn writes_temporary_files(command: &Command) -> bool {
         Command::Opt(_)
         | Command::Route(_)
         | Command::Import(_)
+        | Command::Link(_)
         | Command::Inspect { .. }
         | Command::Explain { .. }
         | Command::Schema { .. }

@@ -104,6 +104,9 @@ impl From<Refused> for Diagnostic {
         match error {
             Refused::Clash(_) => Diagnostic::new(Code::CannotLink, message)
                 .help("give layers different names, and link packages of one layer that are for different targets"),
+            Refused::Linker(_) => bug(&message),
+            Refused::NoLauncher => Diagnostic::new(Code::ToolMissing, message)
+                .help("emit `c,header,obj`, and link them with a C compiler for the machine"),
             Refused::Formula(_) | Refused::Image { .. } => Diagnostic::new(Code::CannotLink, message)
                 .help("compile the spec again with this moec; if it says so of its own package, that is a bug"),
         }

@@ -8,28 +8,7 @@ use super::LAUNCHER;
 use super::tables::{Cell, Holds, NONE, Row, Table, Tables};
 
 /// What the launcher needs of the system.
-const INCLUDES: &str = r#"#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include "moec_abi.h"
-
-#include <dlfcn.h>
-#include <inttypes.h>
-#include <pthread.h>
-#include <sched.h>
-#include <semaphore.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#ifndef MOEC_EXPORT
-#define MOEC_EXPORT __attribute__((visibility("default")))
-#endif
-#define MOEC_HIDDEN __attribute__((visibility("hidden")))
-"#;
-
+const SYSTEM: &str = include_str!("../../../runtime/launcher/system.h");
 const TABLES: &str = include_str!("../../../runtime/launcher/tables.h");
 const TVM_FFI: &str = include_str!("../../../runtime/launcher/tvm_ffi.h");
 
@@ -43,7 +22,7 @@ pub(super) fn source(prefix: &str, tables: &Tables) -> String {
         tables.facts.spec_sha256,
         tables.facts.compiler
     );
-    out += INCLUDES;
+    out += SYSTEM;
     out += &format!("#define MOEC_GET_API {prefix}_get_api\n#define MOEC_TVM_FFI __tvm_ffi_{prefix}\n");
     for symbol in ["MOEC_GET_API(uint32_t wanted)", "MOEC_TVM_FFI(void *self, const void *args, int32_t count, void *result)"] {
         let of = if symbol.starts_with("MOEC_GET") { "const moec_api *" } else { "int " };
@@ -141,7 +120,7 @@ static const char *const layer_names[] = {{{}}};
 static const moec_info layer_info = {{
     sizeof layer_info, MOEC_ABI_VERSION, {}, {}, {}, {}, layer_params, {inputs}, {outputs}, {weights}, {}, layer_names, {},
 }};
-static const moec_layer layer = {{
+static const moec_layer tables = {{
     &layer_info, layer_constants, layer_values, layer_ops, layer_shapes, layer_kernels, layer_functions, layer_args, layer_maps,
     layer_steps, layer_observed, layer_regimes, layer_images, layer_targets, {},
 }};

@@ -2,11 +2,14 @@
 //! (`runtime/include/moec_abi.h`) without moec.
 //!
 //! What is the same for all layers is the launcher, C in `runtime/launcher/`. What differs is data: `tables` makes it of packages,
-//! `formulas` the part that depends on the batch; `c` writes it as C, `elf` as an object.
+//! `formulas` the part that depends on the batch; `c` writes it as C, `data` as an object. `kernels` has what the tables refer to, and
+//! `linked` puts all of it together.
 
 mod c;
-mod elf;
+mod data;
 mod formulas;
+mod kernels;
+mod linked;
 mod tables;
 
 use moec_runtime::Package;
@@ -22,6 +25,12 @@ pub enum Refused {
     /// A manifest has more than a launcher can do.
     #[error("the manifest has {0}, which the C launcher cannot evaluate")]
     Formula(String),
+    /// The objects do not go together: a bug.
+    #[error("linking {0}")]
+    Linker(String),
+    /// This build of moec has no launcher to link.
+    #[error("this moec is not one for x86-64 Linux, and has no launcher to link")]
+    NoLauncher,
     /// A host image is not one that moec wrote.
     #[error("the host image of {target}: {why}")]
     Image {
@@ -54,17 +63,20 @@ const LAUNCHER: [&str; 8] = [
 ];
 
 /// What there is of a library.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
-    /// The launcher in C.
+    /// The launcher in C11: to compile, and to link with `obj`.
     C,
-    /// Its header.
+    /// The launcher's header; in a folder with moec_abi.h beside it.
     Header,
-    /// The kernels as a relocatable object.
+    /// The kernels of all targets as a relocatable object.
+    #[value(name = "obj")]
     Object,
-    /// All of it as a static library.
+    /// Launcher and kernels as a static library.
+    #[value(name = "staticlib")]
     Static,
-    /// All of it as a shared library.
+    /// Launcher and kernels as a shared library.
+    #[value(name = "cdylib")]
     Shared,
 }
 
@@ -75,6 +87,19 @@ impl Kind {
         match self {
             Kind::C | Kind::Header => true,
             Kind::Object | Kind::Static | Kind::Shared => false,
+        }
+    }
+
+    /// What a file with this suffix is.
+    #[must_use]
+    pub fn of_suffix(suffix: &str) -> Option<Kind> {
+        match suffix {
+            "c" => Some(Kind::C),
+            "h" => Some(Kind::Header),
+            "o" => Some(Kind::Object),
+            "a" => Some(Kind::Static),
+            "so" => Some(Kind::Shared),
+            _ => None,
         }
     }
 
@@ -112,13 +137,14 @@ impl Library {
     /// The bytes of one kind of file.
     ///
     /// # Errors
-    /// [`Refused::Image`], as [`Library::object`].
+    /// [`Refused`]: of objects also [`Refused::Image`] and [`Refused::Linker`].
     pub fn file(&self, kind: Kind) -> Result<Vec<u8>, Refused> {
         match kind {
             Kind::C => Ok(self.source().into_bytes()),
             Kind::Header => Ok(self.header().into_bytes()),
             Kind::Object => self.object(),
-            Kind::Static | Kind::Shared => self.object(),
+            Kind::Static => linked::archive(&self.prefix, &self.tables),
+            Kind::Shared => linked::shared(&self.prefix, &self.tables),
         }
     }
 
@@ -133,7 +159,7 @@ impl Library {
     /// # Errors
     /// [`Refused::Image`] where a host image is not one that moec wrote.
     pub fn object(&self) -> Result<Vec<u8>, Refused> {
-        elf::object(&self.tables)
+        kernels::object(&self.tables)
     }
 
     /// What a caller includes: the name of the function, and of each tensor its place.

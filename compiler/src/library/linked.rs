@@ -1,0 +1,63 @@
+//! Launcher, tables and kernels as one library.
+
+use std::io::Cursor;
+
+use ar_archive_writer::{ArchiveKind, DEFAULT_OBJECT_READER, NewArchiveMember, write_archive_to_stream};
+use object::build::elf::Builder;
+
+use super::tables::Tables;
+use super::{Refused, data, kernels};
+
+/// The launcher, compiled when moec was: `runtime/launcher/library.c`.
+const LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher.o"));
+
+/// What the launcher calls.
+const LIBRARIES: [&str; 1] = ["libc.so.6"];
+
+/// The objects of a layer's library, each with its name.
+fn objects(prefix: &str, tables: &Tables) -> Result<[(String, Vec<u8>); 3], Refused> {
+    Ok([
+        (format!("{prefix}_launcher.o"), launcher(prefix)?),
+        (format!("{prefix}_tables.o"), data::object(prefix, tables)?),
+        (format!("{prefix}.o"), kernels::object(tables)?),
+    ])
+}
+
+/// The launcher with names of the layer.
+fn launcher(prefix: &str) -> Result<Vec<u8>, Refused> {
+    if LAUNCHER.is_empty() {
+        return Err(Refused::NoLauncher);
+    }
+    let failed = |error: object::build::Error| Refused::Linker(error.to_string());
+    let mut builder = Builder::read(LAUNCHER).map_err(failed)?;
+    let names = [
+        ("moec_any_get_api", format!("{prefix}_get_api")),
+        ("moec_any_tvm_ffi", format!("__tvm_ffi_{prefix}")),
+        ("tables", data::root(prefix)),
+    ];
+    for symbol in &mut builder.symbols {
+        if let Some((_, name)) = names.iter().find(|(any, _)| symbol.name.as_slice() == any.as_bytes()) {
+            symbol.name = name.as_bytes().to_vec().into();
+        }
+    }
+    let mut object = Vec::new();
+    builder.write(&mut object).map_err(failed)?;
+    Ok(object)
+}
+
+pub(super) fn shared(prefix: &str, tables: &Tables) -> Result<Vec<u8>, Refused> {
+    let objects = objects(prefix, tables)?;
+    let objects = objects.each_ref().map(|(_, object)| object.as_slice());
+    let name = format!("lib{prefix}.so");
+    moec_codegen::link::library(&name, &objects, &LIBRARIES).map_err(|error| Refused::Linker(error.to_string()))
+}
+
+pub(super) fn archive(prefix: &str, tables: &Tables) -> Result<Vec<u8>, Refused> {
+    let objects = objects(prefix, tables)?;
+    let member = |(name, object): &(String, Vec<u8>)| NewArchiveMember::new(object.clone(), &DEFAULT_OBJECT_READER, name.clone());
+    let members = objects.each_ref().map(member);
+    let mut out = Cursor::new(Vec::new());
+    write_archive_to_stream(&mut out, &members, ArchiveKind::Gnu, false, None)
+        .map_err(|error| Refused::Linker(error.to_string()))?;
+    Ok(out.into_inner())
+}
