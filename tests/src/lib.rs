@@ -2,6 +2,7 @@
 //! No test is here.
 
 pub mod built;
+pub mod c_abi;
 pub mod scaled;
 pub mod trials;
 

@@ -5,6 +5,7 @@
 mod determinism;
 mod emulated;
 mod fixtures;
+mod linked;
 mod mutants;
 mod ptxas;
 mod stages;
@@ -17,6 +18,7 @@ fn main() {
     let (ptxas, can_assemble) = ptxas::family();
     // Without ptxas there is nothing that `--include-ignored` could run.
     arguments.include_ignored &= can_assemble;
-    let families = vec![emulated::family(), ptxas, mutants, fixtures::family(), determinism::family(), stages::family()];
+    let families =
+        vec![emulated::family(), ptxas, mutants, fixtures::family(), linked::family(), determinism::family(), stages::family()];
     moec_tests::trials::run(families, &arguments, || mutants::tell(&tally));
 }

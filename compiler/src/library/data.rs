@@ -23,7 +23,8 @@ pub(super) fn object(prefix: &str, tables: &Tables) -> Result<Vec<u8>, Refused> 
     let names = writer.put(&names)?;
     let [inputs, outputs, weights] = tables.facts.counts.map(|count| count as u32);
     let info = vec![
-        Field::Long(INFO_BYTES),
+        // Its own size, below.
+        Field::Long(0),
         Field::Number(ABI_VERSION),
         Field::Number(inputs + outputs + weights),
         Field::Text(tables.layer.clone()),
@@ -37,7 +38,9 @@ pub(super) fn object(prefix: &str, tables: &Tables) -> Result<Vec<u8>, Refused> 
         Field::Place(Some(names)),
         Field::Long(i64::try_from(tables.facts.max_tokens).unwrap_or(i64::MAX)),
     ];
-    let info = writer.put(&Struct::of(info))?;
+    let mut info = Struct::of(info);
+    info.fields[0].1 = Field::Long(info.bytes.cast_signed());
+    let info = writer.put(&info)?;
     let mut layer = vec![Field::Place(Some(info))];
     // `params` is of the info.
     layer.extend(places.iter().filter(|(name, _)| *name != "params").map(|(_, at)| Field::Place(*at)));
@@ -50,9 +53,8 @@ pub(super) fn object(prefix: &str, tables: &Tables) -> Result<Vec<u8>, Refused> 
     writer.out.write().map_err(|error| refused(&error))
 }
 
-/// `sizeof(moec_info)`, and `MOEC_ABI_VERSION`: a test holds them against the header.
-pub(super) const INFO_BYTES: i64 = 88;
-pub(super) const ABI_VERSION: u32 = 1 << 16;
+/// `MOEC_ABI_VERSION`.
+const ABI_VERSION: u32 = 1 << 16;
 
 fn refused(error: &object::write::Error) -> Refused {
     Refused::Image { target: "the tables".to_string(), why: error.to_string() }

@@ -1,0 +1,164 @@
+//! Libraries through the C ABI do what the runtime does with the same package: the same launches and the same workspace at every
+//! batch size, and on this CPU the same bits.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::slice::from_ref;
+
+use moec::library::{Kind, Library};
+use moec::pipeline::this_host;
+use moec_runtime::package::{self, Buffer, Dims, Role, Target};
+use moec_runtime::{Checkpoint, DeviceKind, Layer, Package, Tensor, weights};
+use moec_tests::built::compiled;
+use moec_tests::c_abi::{Aligned, Given, Launch, Linked};
+use moec_tests::trials::{Case, Family};
+use moec_tests::{Example, Fixture, examples, fixtures, inputs, machine};
+
+/// A trial for each example and each published block.
+pub(crate) fn family() -> Family {
+    let of_example = |example: Example| {
+        let spec = example.spec.clone();
+        Case::new(format!("formulas::{}", example.name), &spec, move || {
+            same_formulas(&example);
+            Ok(())
+        })
+    };
+    let of_block = |fixture: Fixture| {
+        let spec = fixture.spec.clone();
+        Case::new(format!("blocks::{}", fixture.name), &spec, move || {
+            same_bits(&fixture);
+            Ok(())
+        })
+    };
+    let cases = examples().into_iter().map(of_example).chain(fixtures().into_iter().map(of_block)).collect();
+    Family { name: "linked", one_in: 4, cases }
+}
+
+fn linked(package: &Package) -> Linked {
+    let library = Library::new(from_ref(package)).unwrap();
+    Linked::load(&library.prefix, &library.file(Kind::Shared).unwrap())
+}
+
+/// Launches, workspace and observed buffers of GPUs and hosts, which are formulas of T and S.
+fn same_formulas(Example { name, text, spec }: &Example) {
+    let machines = ["sm_90a", "x86-64-v3"].map(machine);
+    let package = compiled(spec, text, &machines).unwrap();
+    let manifest = package.manifest();
+    let linked = linked(&package);
+    assert_eq!(linked.names(), (name.clone(), manifest.targets.iter().map(|target| target.name.clone()).collect()));
+    let roles = [Role::Input, Role::Output, Role::Weight];
+    let buffers = roles.iter().flat_map(|role| manifest.buffers.iter().filter(move |buffer| buffer.role == *role));
+    let names: Vec<String> = buffers.map(|buffer| buffer.name.clone()).collect();
+    assert_eq!(linked.params().into_iter().map(|(name, ..)| name).collect::<Vec<_>>(), names);
+
+    let most = manifest.max_tokens;
+    let bounds = manifest.targets.iter().flat_map(|target| &target.regimes).filter_map(|regime| regime.tokens_up_to);
+    let near = bounds.flat_map(|bound| [bound.saturating_sub(1), bound, bound + 1]);
+    let batches = [1, 2, 3, 7, 16, 17, 64, 300, 1000, 4096, 65536, most].into_iter().chain(near);
+    let mut some = 0;
+    for tokens in batches.filter(|tokens| (1..=most).contains(tokens)) {
+        for sequences in [1, 2, 3, tokens] {
+            if !tokens.is_multiple_of(sequences) {
+                continue;
+            }
+            let dims = Dims { tokens, sequence_tokens: tokens / sequences };
+            let all: Vec<usize> = manifest.targets.iter().map(|target| same_at(&linked, &package, target, dims)).collect();
+            assert_eq!(linked.workspace_bytes(None, dims).unwrap(), all.into_iter().max().unwrap(), "{name}: {dims:?}");
+            some += 1;
+        }
+    }
+    assert!(some > 20, "{name}: {some} batches");
+    let beyond = linked.workspace_bytes(None, Dims::tokens(most + 1)).unwrap_err();
+    assert!(beyond.contains(&format!("T = {}, at most {most}", most + 1)), "{beyond}");
+    let uneven = linked.workspace_bytes(None, Dims { tokens: 7, sequence_tokens: 2 }).unwrap_err();
+    assert!(uneven.contains("does not divide"), "{uneven}");
+    assert_eq!(linked.workspace_bytes(None, Dims::tokens(0)), Ok(0));
+    for target in &manifest.targets {
+        assert_eq!(linked.plan(&target.name, Dims::tokens(0)), Ok(Vec::new()));
+        let one: package::Manifest = serde_json::from_str(&linked.manifest(&target.name)).unwrap();
+        assert_eq!((one.targets, one.buffers), (vec![target.clone()], manifest.buffers.clone()));
+    }
+}
+
+/// Holds one target's launches and workspace for one batch; the bytes of workspace, prepared memory included.
+fn same_at(linked: &Linked, package: &Package, target: &Target, dims: Dims) -> usize {
+    let manifest = package.manifest();
+    let name = &target.name;
+    let launches = target.regime(dims.tokens).unwrap().launches.iter().map(|launch| {
+        let kernel = &target.kernels[launch.kernel as usize];
+        Launch {
+            kernel: kernel.symbol.clone(),
+            grid: launch.grid.count(dims).unwrap(),
+            threads: kernel.threads,
+            cluster: kernel.cluster,
+            dynamic_shared_bytes: kernel.dynamic_shared_bytes,
+            is_early: launch.early,
+        }
+    });
+    let launches: Vec<Launch> = launches.filter(|launch| launch.grid > 0).collect();
+    assert_eq!(linked.plan(name, dims), Ok(launches), "{name}: {dims:?}");
+    let layout = package::workspace(manifest, target, dims).unwrap();
+    let prepared = linked.prepared_bytes(name).unwrap();
+    assert_eq!(linked.workspace_bytes(Some(name), dims), Ok(layout.bytes as usize + prepared), "{name}: {dims:?}");
+    for place in &layout.places {
+        if let Some(observed) = &manifest.buffers[place.buffer].observe {
+            let found = linked.observed(name, dims, observed);
+            assert_eq!(found, Ok((place.offset as usize, place.bytes as usize)), "{name}: {dims:?}: {observed}");
+        }
+    }
+    layout.bytes as usize + prepared
+}
+
+/// A published block, by the runtime and by the library: output, what is observed, and weights after an update.
+fn same_bits(Fixture { name, spec, text, file }: &Fixture) {
+    let host = this_host().expect("an x86-64 CPU of level v3");
+    let package = compiled(spec, text, from_ref(&host)).unwrap();
+    let manifest = package.manifest();
+    let bytes = std::fs::read(file).unwrap();
+    let checkpoint = Checkpoint::read(&bytes).unwrap();
+    let (tensors, _) = weights::assemble(manifest, &checkpoint, "w.").unwrap();
+    let x = inputs(manifest, &checkpoint);
+    let dims = Dims::of_activations(x[0].shape()).unwrap();
+    let layer = Layer::load(&package, DeviceKind::Host { threads: Some(2) }).unwrap();
+    let bound = layer.bind(tensors.clone()).unwrap();
+    let mut batch = bound.batch(&x, dims).unwrap();
+    let elapsed = bound.launch(&mut batch).unwrap();
+    let run = bound.collect(&batch, elapsed).unwrap();
+
+    let linked = linked(&package);
+    let shape = |buffer: &Buffer| -> Vec<u64> { buffer.shape.iter().map(|extent| extent.count(dims).unwrap()).collect() };
+    let of_role = |role: Role| manifest.buffers.iter().filter(move |buffer| buffer.role == role);
+    let given = |tensors: &[Tensor], role: Role| -> Vec<Given> {
+        tensors.iter().zip(of_role(role)).map(|(tensor, buffer)| Given::of(tensor, &shape(buffer))).collect()
+    };
+    for threads in [1, 2] {
+        for is_bound in [true, false] {
+            let at = format!("{name}: {threads} threads, bound {is_bound}");
+            let mut handle = linked.create(threads).unwrap();
+            assert_eq!(handle.target(), host.name);
+            let mut bound_weights = given(&tensors, Role::Weight);
+            let mut loose_weights = given(&tensors, Role::Weight);
+            let mut prepared = Aligned::new(linked.prepared_bytes(host.name).unwrap(), 0x5a);
+            if is_bound {
+                handle.bind(&mut bound_weights, &mut prepared).unwrap();
+            }
+            let mut inputs = given(&x, Role::Input);
+            let mut outputs: Vec<Given> = of_role(Role::Output).map(|buffer| Given::new(buffer.dtype, &shape(buffer))).collect();
+            let workspace = linked.workspace_bytes(Some(host.name), dims).unwrap();
+            let mut workspace = Aligned::new(workspace, 0x33);
+            let mut params: Vec<&mut Given> = inputs.iter_mut().chain(&mut outputs).collect();
+            if !is_bound {
+                params.extend(&mut loose_weights);
+            }
+            handle.run(&mut params, &mut workspace, dims.sequence_tokens, false).unwrap_or_else(|error| panic!("{at}: {error}"));
+            drop(params);
+            for (buffer, output) in of_role(Role::Output).zip(&outputs) {
+                assert!(run.tensor(&buffer.name).unwrap().bytes() == output.bytes(), "{at}: {}", buffer.name);
+            }
+            for observed in manifest.buffers.iter().filter_map(|buffer| buffer.observe.as_ref()) {
+                let (offset, length) = linked.observed(host.name, dims, observed).unwrap();
+                let found = &workspace.bytes()[offset..offset + length];
+                assert!(run.tensor(observed).unwrap().bytes() == found, "{at}: {observed}");
+            }
+        }
+    }
+}
