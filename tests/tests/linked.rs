@@ -6,11 +6,14 @@ use std::slice::from_ref;
 
 use moec::library::{Kind, Library};
 use moec::pipeline::this_host;
-use moec_runtime::package::{self, Buffer, Dims, Role, Target};
+use moec::random;
+use moec::spec::Spec;
+use moec_runtime::package::{self, Buffer, Dims, Manifest, Role, Target};
 use moec_runtime::{Checkpoint, DeviceKind, Layer, Package, Tensor, weights};
 use moec_tests::built::compiled;
 use moec_tests::c_abi::{Aligned, Given, Launch, Linked};
 use moec_tests::trials::{Case, Family};
+use moec_tests::scaled::{counts_all_tokens, modes};
 use moec_tests::{Example, Fixture, examples, fixtures, inputs, machine};
 
 /// A trial for each example and each published block.
@@ -25,11 +28,23 @@ pub(crate) fn family() -> Family {
     let of_block = |fixture: Fixture| {
         let spec = fixture.spec.clone();
         Case::new(format!("blocks::{}", fixture.name), &spec, move || {
-            same_bits(&fixture);
+            same_bits(&fixture.name, &fixture.spec, &fixture.text, |manifest| block(manifest, &fixture));
             Ok(())
         })
     };
-    let cases = examples().into_iter().map(of_example).chain(fixtures().into_iter().map(of_block)).collect();
+    let of_mode = |mode: Example| {
+        let spec = mode.spec.clone();
+        Case::new(format!("modes::{}", mode.name), &spec, move || {
+            let dims = if counts_all_tokens(&mode.spec) { Dims::tokens(24) } else { Dims { tokens: 24, sequence_tokens: 12 } };
+            let draw = |manifest: &Manifest| {
+                (random::weights(manifest, 3).unwrap(), random::inputs(manifest, dims, 7).unwrap(), dims)
+            };
+            same_bits(&mode.name, &mode.spec, &mode.text, draw);
+            Ok(())
+        })
+    };
+    let modes = modes().into_iter().map(of_mode);
+    let cases = examples().into_iter().map(of_example).chain(fixtures().into_iter().map(of_block)).chain(modes).collect();
     Family { name: "linked", one_in: 4, cases }
 }
 
@@ -108,21 +123,34 @@ fn same_at(linked: &Linked, package: &Package, target: &Target, dims: Dims) -> u
     layout.bytes as usize + prepared
 }
 
-/// A published block, by the runtime and by the library: output, what is observed, and weights after an update.
-fn same_bits(Fixture { name, spec, text, file }: &Fixture) {
-    let host = this_host().expect("an x86-64 CPU of level v3");
-    let package = compiled(spec, text, from_ref(&host)).unwrap();
-    let manifest = package.manifest();
-    let bytes = std::fs::read(file).unwrap();
+/// Weights and inputs of a published block.
+fn block(manifest: &Manifest, fixture: &Fixture) -> (Vec<Tensor>, Vec<Tensor>, Dims) {
+    let bytes = std::fs::read(&fixture.file).unwrap();
     let checkpoint = Checkpoint::read(&bytes).unwrap();
     let (tensors, _) = weights::assemble(manifest, &checkpoint, "w.").unwrap();
     let x = inputs(manifest, &checkpoint);
     let dims = Dims::of_activations(x[0].shape()).unwrap();
+    (tensors, x, dims)
+}
+
+/// A layer by the runtime and by its library: outputs, what is observed, and weights after an update.
+fn same_bits(name: &str, spec: &Spec, text: &str, draw: impl Fn(&Manifest) -> (Vec<Tensor>, Vec<Tensor>, Dims)) {
+    let host = this_host().expect("an x86-64 CPU of level v3");
+    let package = compiled(spec, text, from_ref(&host)).unwrap();
+    let manifest = package.manifest();
+    let (tensors, x, dims) = draw(manifest);
     let layer = Layer::load(&package, DeviceKind::Host { threads: Some(2) }).unwrap();
     let bound = layer.bind(tensors.clone()).unwrap();
     let mut batch = bound.batch(&x, dims).unwrap();
     let elapsed = bound.launch(&mut batch).unwrap();
     let run = bound.collect(&batch, elapsed).unwrap();
+    let updates = !package.manifest().targets[0].update.is_empty();
+    let updated: Vec<Tensor> = if updates {
+        bound.update(&mut batch).unwrap();
+        manifest.buffers.iter().filter(|b| b.role == Role::Weight).map(|b| bound.weight(&b.name).unwrap()).collect()
+    } else {
+        tensors.clone()
+    };
 
     let linked = linked(&package);
     let shape = |buffer: &Buffer| -> Vec<u64> { buffer.shape.iter().map(|extent| extent.count(dims).unwrap()).collect() };
@@ -150,7 +178,14 @@ fn same_bits(Fixture { name, spec, text, file }: &Fixture) {
                 params.extend(&mut loose_weights);
             }
             handle.run(&mut params, &mut workspace, dims.sequence_tokens, false).unwrap_or_else(|error| panic!("{at}: {error}"));
+            if updates {
+                handle.run(&mut params, &mut workspace, dims.sequence_tokens, true).unwrap_or_else(|error| panic!("{at}: {error}"));
+            }
             drop(params);
+            let after = if is_bound { &bound_weights } else { &loose_weights };
+            for ((buffer, expected), found) in of_role(Role::Weight).zip(&updated).zip(after) {
+                assert!(expected.bytes() == found.bytes(), "{at}: {} after the update", buffer.name);
+            }
             for (buffer, output) in of_role(Role::Output).zip(&outputs) {
                 assert!(run.tensor(&buffer.name).unwrap().bytes() == output.bytes(), "{at}: {}", buffer.name);
             }
