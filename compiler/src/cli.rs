@@ -83,7 +83,7 @@ pub(crate) enum Command {
   moec compile layer.toml --target sm_90a --emit kernel,ptx --out-dir stages
   moec compile layer.toml --target sm_90a --emit rewritten --why -o -")]
     Compile(Compile),
-    /// Make a library of packages: a layer that any program runs through the C ABI, without moec.
+    /// Make a library of packages, which any program runs through the C ABI, without moec.
     #[command(after_help = "Examples:
   moec link layer.moec -o liblayer.so
   moec link layer-sm_90a.moec layer-host.moec -o liblayer.a

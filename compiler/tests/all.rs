@@ -9,6 +9,7 @@ mod cli_compile;
 mod cli_files;
 mod cli_import;
 mod cli_inspect;
+mod cli_link;
 mod cli_interrupt;
 mod cli_limits;
 mod cli_opt;

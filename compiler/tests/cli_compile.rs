@@ -19,7 +19,7 @@ fn a_package_is_what_it_writes() {
 #[test]
 fn every_stage_has_its_name() {
     let folder = folder();
-    let kinds = "graph,rewritten,kernel,llvm,ptx,object,manifest,package";
+    let kinds = "graph,rewritten,kernel,llvm,ptx,shared-object,manifest,package,c,header,obj,staticlib,cdylib";
     let arguments = ["compile", &example("tiny.toml"), "--target", "sm_80,x86-64-v3", "--emit", kinds, "--out-dir", "out"];
     product(&moec_in(folder.path(), &arguments));
     insta::assert_snapshot!(names_in(&folder.path().join("out")).join("\n"));
