@@ -2,7 +2,7 @@
 
 use moec_codegen::Image;
 use moec_ir::facts::Count;
-use moec_ir::graph::{Dim, Param, Type};
+use moec_ir::graph::{self, Dim, Param, Type};
 use moec_ir::kernel::{self, Program};
 use moec_ir::machine::MachineKind;
 use moec_ir::{DType, Extent, Facts, Machine, Round};
@@ -25,6 +25,8 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
         spec_sha256: Sha256::digest(spec_text).iter().map(|byte| format!("{byte:02x}")).collect(),
         dtype: dtype(crate::import::element(spec.numerics.dtype)),
         max_tokens: spec.tokens.max,
+        cuts: cuts(built),
+        workspace_limit: spec.tokens.workspace,
         dims: dims(&facts(spec)),
         buffers: Vec::new(),
         weights: Vec::new(),
@@ -48,6 +50,11 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
     }
     let weights = manifest.buffers.iter().filter(|b| b.role == file::Role::Weight);
     manifest.weights = weights.map(|buffer| recipe(spec, buffer)).collect();
+    if let Some(limit) = manifest.workspace_limit {
+        // The shortest sequences: what can be run at all.
+        let dims = file::Dims { tokens: manifest.max_tokens, sequence_tokens: 1 };
+        manifest.targets.iter().try_for_each(|target| file::part(&manifest, target, dims, limit).map(|_| ()))?;
+    }
     Package::new(manifest, images)
 }
 
@@ -81,11 +88,23 @@ pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
         spec_sha256: String::new(),
         dtype: dtype(crate::import::element(spec.numerics.dtype)),
         max_tokens: spec.tokens.max,
+        cuts: file::Cuts::Nowhere,
+        workspace_limit: None,
         dims: dims(&facts(spec)),
         weights: buffers.iter().map(|buffer| recipe(spec, buffer)).collect(),
         buffers,
         images: Vec::new(),
         targets: Vec::new(),
+    }
+}
+
+/// Where the layer's batches may be cut: one answer, whatever rewriting did to the graph of a target.
+fn cuts(built: &[Built]) -> file::Cuts {
+    let found = built.iter().map(|(_, lowered, _)| graph::cuts(lowered.graph.graph())).max();
+    match found.unwrap_or(graph::Cuts::Nowhere) {
+        graph::Cuts::Tokens => file::Cuts::Tokens,
+        graph::Cuts::Sequences => file::Cuts::Sequences,
+        graph::Cuts::Nowhere => file::Cuts::Nowhere,
     }
 }
 

@@ -16,7 +16,8 @@ fn a_suffix_says_what_to_write() {
     let folder = folder();
     package(folder.path(), "x86-64-v3", "host.moec");
     package(folder.path(), "sm_80,sm_90a", "gpu.moec");
-    for (name, magic) in [("a.so", "\x7fELF"), ("a.a", "!<arch>"), ("a.o", "\x7fELF"), ("a.c", "/* tiny: "), ("a.h", "/* tiny: ")] {
+    for (name, magic) in [("a.so", "\x7fELF"), ("a.a", "!<arch>"), ("a.o", "\x7fELF"), ("a.c", "/* tiny: "), ("a.h", "/* tiny: ")]
+    {
         let output = moec_in(folder.path(), &["link", "host.moec", "gpu.moec", "-o", name]);
         product(&output);
         assert!(stderr(&output).starts_with(&format!("wrote {name} (")), "{}", stderr(&output));
@@ -64,15 +65,17 @@ fn what_cannot_be_linked_is_refused() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
         stderr(&output)
     };
-    insta::assert_snapshot!([
-        refused(&["one.moec", "two.moec"], 1),
-        refused(&["one.moec", "other.moec"], 1),
-        refused(&["one.moec", "changed.moec"], 1),
-        refused(&["text.moec"], 1),
-        refused(&["absent.moec"], 1),
-        refused(&["one.moec", "-o", "library"], 2),
-        refused(&["one.moec", "--emit", "c,obj", "-o", "a.c"], 2),
-    ]
-    .join("\n"));
+    insta::assert_snapshot!(
+        [
+            refused(&["one.moec", "two.moec"], 1),
+            refused(&["one.moec", "other.moec"], 1),
+            refused(&["one.moec", "changed.moec"], 1),
+            refused(&["text.moec"], 1),
+            refused(&["absent.moec"], 1),
+            refused(&["one.moec", "-o", "library"], 2),
+            refused(&["one.moec", "--emit", "c,obj", "-o", "a.c"], 2),
+        ]
+        .join("\n")
+    );
     assert!(!folder.path().join("libtiny.so").exists());
 }

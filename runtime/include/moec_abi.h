@@ -11,7 +11,8 @@
  *   handles     and bindings do not change after they are made: any number of threads may use one at the same time, each run
  *               with its own workspace and outputs.
  *   workspace   is a pure function of the dims and does not shrink when T grows. Its content is undefined before and after a
- *               run, but for what `observed` names.
+ *               run, but for what `observed` names. A run that is given less does its batch in parts, one after another, where
+ *               no token, or no sequence, depends on others; of such a run nothing is observed.
  *   T = 0       launches nothing and is MOEC_OK.
  *   errors      are status codes; `last_error` has a text of the same thread. Nothing prints, exits or throws.
  *   versions    Structs begin with their size and grow at the end only. What a caller does not know of is 0, the default.
@@ -38,7 +39,7 @@ typedef int32_t moec_status;
 #define MOEC_E_SHAPE 3       /* a tensor of another shape, T beyond the most tokens */
 #define MOEC_E_DTYPE 4       /* a tensor of another element type                    */
 #define MOEC_E_LAYOUT 5      /* strides, alignment                                  */
-#define MOEC_E_WORKSPACE 6   /* null, too short, misaligned                         */
+#define MOEC_E_WORKSPACE 6   /* null, misaligned, too short for the smallest part   */
 #define MOEC_E_NO_DRIVER 7   /* no CUDA driver, or one that is too old              */
 #define MOEC_E_NO_IMAGE 8    /* the library has no code for this device             */
 #define MOEC_E_DEVICE 9      /* a tensor on another device                          */

@@ -17,15 +17,16 @@ static moec_status workspace_size(const char *target, const moec_dims *dims, siz
     moec_status status = values_of(dims, values);
     if (status) return status;
     if (target && !target_named(target)) return MOEC_E_ARG;
-    size_t most = 0;
-    for (uint32_t i = 0; i < tables.info->num_targets && values[0] > 0; i++) {
+    int64_t tokens = values[0], sequence_tokens = values[1], most = 0;
+    for (uint32_t i = 0; i < tables.info->num_targets && tokens > 0; i++) {
         const moec_target *one = &tables.targets[i];
         if (target && strcmp(one->name, target) != 0) continue;
-        const moec_regime *regime = regime_of(one, values);
-        size_t needed = (size_t)values[regime->workspace] + prepared_bytes(one);
+        int64_t needed, part = part_tokens(one, tokens, sequence_tokens, tables.workspace_limit, values, &needed);
+        if (part > 0 && part < tokens) needed = workspace_of(one, part, part_sequence(part, sequence_tokens), values);
+        needed += (int64_t)prepared_bytes(one);
         if (needed > most) most = needed;
     }
-    if (bytes) *bytes = most;
+    if (bytes) *bytes = (size_t)most;
     if (align) *align = WORKSPACE_ALIGN;
     return MOEC_OK;
 }
@@ -42,6 +43,23 @@ static moec_status prepared_size(const char *target, size_t *bytes, size_t *alig
     return MOEC_OK;
 }
 
+/* Behind `*count` others. */
+static void add_launches(const moec_target *target, int64_t *values, moec_launch *launches, uint32_t capacity, uint32_t *count) {
+    const moec_regime *regime = regime_of(target, values);
+    for (uint32_t i = 0, before = *count; i < regime->num_steps; i++) {
+        const moec_step *step = &tables.steps[regime->steps + i];
+        const moec_kernel *kernel = &tables.kernels[target->kernels + step->kernel];
+        int64_t grid = values[step->grid];
+        if (grid == 0) continue;
+        if (launches && *count < capacity) {
+            moec_launch one = {sizeof one, kernel->name, {(uint32_t)grid, 1, 1}, {kernel->threads, 1, 1}, {kernel->cluster, 1, 1}, kernel->dynamic_shared_bytes,
+                               step->early && *count > before ? MOEC_LAUNCH_EARLY : 0};
+            launches[*count] = one;
+        }
+        ++*count;
+    }
+}
+
 static moec_status plan(const char *target, const moec_dims *dims, moec_launch *launches, uint32_t capacity, uint32_t *count) {
     int64_t values[MAX_VALUES];
     moec_status status = values_of(dims, values);
@@ -51,18 +69,13 @@ static moec_status plan(const char *target, const moec_dims *dims, moec_launch *
     if (!count) return fail(MOEC_E_ARG, "plan: no place for the count");
     *count = 0;
     if (values[0] == 0) return MOEC_OK;
-    const moec_regime *regime = regime_of(named, values);
-    for (uint32_t i = 0; i < regime->num_steps; i++) {
-        const moec_step *step = &tables.steps[regime->steps + i];
-        const moec_kernel *kernel = &tables.kernels[named->kernels + step->kernel];
-        int64_t grid = values[step->grid];
-        if (grid == 0) continue;
-        if (launches && *count < capacity) {
-            moec_launch one = {sizeof one, kernel->name, {(uint32_t)grid, 1, 1}, {kernel->threads, 1, 1}, {kernel->cluster, 1, 1}, kernel->dynamic_shared_bytes,
-                               step->early && *count > 0 ? MOEC_LAUNCH_EARLY : 0};
-            launches[*count] = one;
-        }
-        ++*count;
+    int64_t tokens = values[0], sequence_tokens = values[1], needed;
+    int64_t part = part_tokens(named, tokens, sequence_tokens, tables.workspace_limit, values, &needed);
+    if (part == 0) return fail(MOEC_E_WORKSPACE, "%s: even a part needs %" PRId64 " bytes of workspace", tables.info->layer, needed);
+    for (int64_t first = 0; first < tokens; first += part) {
+        int64_t of = tokens - first < part ? tokens - first : part;
+        workspace_of(named, of, part < tokens ? part_sequence(of, sequence_tokens) : sequence_tokens, values);
+        add_launches(named, values, launches, capacity, count);
     }
     return MOEC_OK;
 }
@@ -74,6 +87,8 @@ static moec_status observed(const char *target, const moec_dims *dims, const cha
     const moec_target *named = target_named(target);
     if (!named || !name) return named ? fail(MOEC_E_ARG, "observed: no name") : MOEC_E_ARG;
     if (values[0] == 0) return fail(MOEC_E_SHAPE, "a run without tokens observes nothing");
+    if (workspace_of(named, values[0], values[1], values) > tables.workspace_limit)
+        return fail(MOEC_E_SHAPE, "%s: T = %" PRId64 " is run in parts, of which nothing is observed", tables.info->layer, values[0]);
     const moec_regime *regime = regime_of(named, values);
     for (uint32_t i = 0; i < regime->num_observed; i++) {
         const moec_observed *one = &tables.observed[regime->observed + i];

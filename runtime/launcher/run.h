@@ -2,9 +2,12 @@
 
 typedef struct {
     const moec_handle *handle;
-    const moec_regime *regime;
+    const moec_regime *regime; /* of a part, as are the values */
     int64_t values[MAX_VALUES];
     int is_bound;
+    int64_t tokens, sequence_tokens, part; /* of the batch; the tokens of a part */
+    int64_t first;                         /* token of the part */
+    size_t token_bytes[MAX_PARAMS];        /* of each of the caller's tensors; 0 where it is not one of tokens */
     void *params[MAX_PARAMS];
     uint8_t *prepared, *workspace;
     void *stream;
@@ -32,7 +35,7 @@ static int is_on(const moec_handle *h, moec_device device) {
 }
 
 /* The address of a tensor that is what the layer takes at its place. */
-static moec_status address(const moec_handle *h, uint32_t param, const moec_tensor *tensor, const int64_t *v, void **out) {
+static moec_status address(const moec_handle *h, uint32_t param, const moec_tensor *tensor, const int64_t *v, void **out, size_t *token_bytes) {
     const moec_param *is = &tables.info->params[param];
     const moec_shape *shape = &tables.shapes[param];
     if (!tensor) return fail(MOEC_E_ARG, "%s: `%s` is null", tables.info->layer, is->name);
@@ -63,6 +66,7 @@ static moec_status address(const moec_handle *h, uint32_t param, const moec_tens
     if (!tensor->data && stride != 0) return fail(MOEC_E_ARG, "%s: `%s` has no data", tables.info->layer, is->name);
     if (at % is->align) return fail(MOEC_E_LAYOUT, "%s: `%s` is not aligned to %u bytes", tables.info->layer, is->name, is->align);
     *out = (void *)at;
+    *token_bytes = shape->tokens_axis == 0 && v[0] > 0 ? (size_t)(stride / v[0]) * (is->dtype.bits / 8u) : 0;
     return MOEC_OK;
 }
 
@@ -76,6 +80,15 @@ static int64_t tokens_of(const moec_tensor *const *params, uint32_t count) {
 }
 
 static size_t prepared_bytes(const moec_target *target) { return (size_t)tables.constants[target->prepared_bytes]; }
+
+/* The part that begins with this token. */
+static void take_part(batch *r, int64_t first) {
+    int64_t rest = r->tokens - first, tokens = rest < r->part ? rest : r->part;
+    r->first = first;
+    if (first > 0 && tokens == r->values[0]) return;
+    common_values(tokens, r->part < r->tokens ? part_sequence(tokens, r->sequence_tokens) : r->sequence_tokens, r->values);
+    r->regime = regime_of(r->handle->target, r->values);
+}
 
 /* Everything that can be wrong. Where there are no tokens, `regime` is null and nothing is to be done. */
 static moec_status prepare_run(const moec_handle *h, const moec_run_args *given, batch *r) {
@@ -92,30 +105,34 @@ static moec_status prepare_run(const moec_handle *h, const moec_run_args *given,
     r->regime = NULL;
     if ((status = common_values(tokens, args.sequence_tokens, r->values))) return status;
     if (tokens == 0) return MOEC_OK;
-    const moec_regime *regime = regime_of(h->target, r->values);
+    r->tokens = r->values[0];
+    r->sequence_tokens = r->values[1];
     for (uint32_t i = 0; i < wanted; i++)
-        if ((status = address(h, i, args.params[i], r->values, &r->params[i]))) return status;
+        if ((status = address(h, i, args.params[i], r->values, &r->params[i], &r->token_bytes[i]))) return status;
+    for (uint32_t i = activations; i < info->num_params; i++) r->token_bytes[i] = 0;
     if (args.binding)
         for (uint32_t i = 0; i < info->num_weights; i++) r->params[activations + i] = args.binding->weights[i];
     /* Without a binding what is prepared of the weights lies behind the rest of the workspace. */
-    size_t own = (size_t)r->values[regime->workspace], needed = own + (args.binding ? 0 : prepared_bytes(h->target));
-    if (needed > 0 && (!args.workspace || args.workspace_bytes < needed))
-        return fail(MOEC_E_WORKSPACE, "%s: the workspace has %zu bytes, a run of T = %" PRId64 " needs %zu", info->layer,
-                    args.workspace ? args.workspace_bytes : 0, tokens, needed);
+    int64_t unbound = args.binding ? 0 : (int64_t)prepared_bytes(h->target), given_bytes = args.workspace ? (int64_t)args.workspace_bytes : 0, needed;
+    int64_t limit = given_bytes - unbound < tables.workspace_limit ? given_bytes - unbound : tables.workspace_limit;
+    r->part = part_tokens(h->target, r->tokens, r->sequence_tokens, limit, r->values, &needed);
+    if (r->part == 0)
+        return fail(MOEC_E_WORKSPACE, "%s: the workspace has %" PRId64 " bytes, %s of T = %" PRId64 " needs %" PRId64, info->layer, given_bytes,
+                    tables.cuts == CUT_NOWHERE ? "a run" : "even a part of a run", tokens, needed + unbound);
     if ((uintptr_t)args.workspace % WORKSPACE_ALIGN)
         return fail(MOEC_E_WORKSPACE, "%s: the workspace is not aligned to %d bytes", info->layer, WORKSPACE_ALIGN);
     r->handle = h;
     r->is_bound = args.binding != NULL;
-    r->regime = regime;
     r->workspace = args.workspace;
-    r->prepared = args.binding ? args.binding->prepared : (uint8_t *)args.workspace + own;
     r->stream = args.stream;
+    take_part(r, 0);
+    r->prepared = args.binding ? args.binding->prepared : (uint8_t *)args.workspace + r->values[r->regime->workspace];
     return MOEC_OK;
 }
 
 static void *buffer(const batch *r, const moec_arg *arg) {
     switch ((moec_arg_kind)arg->kind) {
-    case ARG_PARAM: return r->params[arg->of];
+    case ARG_PARAM: return (uint8_t *)r->params[arg->of] + (size_t)r->first * r->token_bytes[arg->of];
     case ARG_PREPARED: return r->prepared + r->values[arg->of];
     case ARG_WORKSPACE: return r->workspace + r->values[arg->of];
     case ARG_I32:
@@ -242,7 +259,11 @@ static moec_status run_layer(const moec_handle *h, const moec_run_args *args) {
     if (status || !r.regime) return status;
     if ((status = check_steps(&r, r.regime->steps, r.regime->num_steps))) return status;
     if (!r.is_bound && (status = launch_steps(&r, h->target->prepare, h->target->num_prepare))) return status;
-    return launch_steps(&r, r.regime->steps, r.regime->num_steps);
+    for (int64_t first = 0; first < r.tokens && !status; first += r.part) {
+        take_part(&r, first);
+        status = launch_steps(&r, r.regime->steps, r.regime->num_steps);
+    }
+    return status;
 }
 
 static moec_status update(const moec_handle *h, const moec_run_args *args) {
@@ -268,7 +289,7 @@ static moec_status bind(const moec_handle *h, const moec_bind_args *given, moec_
     if ((uintptr_t)args.prepared % WORKSPACE_ALIGN)
         return fail(MOEC_E_WORKSPACE, "%s: the prepared memory is not aligned to %d bytes", info->layer, WORKSPACE_ALIGN);
     batch r;
-    memset(&r, 0, offsetof(batch, params));
+    memset(&r, 0, offsetof(batch, token_bytes));
     r.handle = h;
     r.prepared = args.prepared;
     r.workspace = NULL;
@@ -276,7 +297,7 @@ static moec_status bind(const moec_handle *h, const moec_bind_args *given, moec_
     common_values(0, 0, r.values);
     uint32_t first = info->num_inputs + info->num_outputs;
     for (uint32_t i = 0; i < info->num_weights; i++)
-        if ((status = address(h, first + i, args.weights[i], r.values, &r.params[first + i]))) return status;
+        if ((status = address(h, first + i, args.weights[i], r.values, &r.params[first + i], &r.token_bytes[first + i]))) return status;
     if ((status = check_steps(&r, h->target->prepare, h->target->num_prepare))) return status;
     if ((status = launch_steps(&r, h->target->prepare, h->target->num_prepare))) return status;
     moec_binding *binding = malloc(sizeof *binding + info->num_weights * sizeof *binding->weights);

@@ -69,6 +69,8 @@ typedef struct {
     uint32_t prepared_bytes; /* a constant's number */
 } moec_target;
 
+typedef enum { CUT_TOKENS, CUT_SEQUENCES, CUT_NOWHERE } moec_cuts;
+
 #define NONE UINT32_MAX
 /* Bounds that moec keeps. */
 #define MAX_VALUES 2048
@@ -93,4 +95,7 @@ typedef struct {
     const moec_image *images;
     const moec_target *targets;
     uint32_t num_ops; /* the first ones, of all regimes */
+    uint32_t cuts;    /* moec_cuts: where a batch may be cut into parts */
+    uint32_t cut_align; /* bytes: the caller's tensors are aligned to as many at every cut */
+    int64_t workspace_limit;
 } moec_layer;

@@ -48,3 +48,44 @@ static const moec_regime *regime_of(const moec_target *target, int64_t *v) {
     for (uint32_t i = 0; i < regime->num_ops; i++) own[i] = evaluated(&ops[i], v);
     return regime;
 }
+
+/* The bytes of workspace that a batch of these dims needs whole; its values are evaluated. */
+static int64_t workspace_of(const moec_target *target, int64_t tokens, int64_t sequence_tokens, int64_t *v) {
+    common_values(tokens, sequence_tokens, v);
+    return v[regime_of(target, v)->workspace];
+}
+
+/* S in a part: where tokens do not depend on each other, the part is one sequence. */
+static int64_t part_sequence(int64_t tokens, int64_t sequence_tokens) { return tables.cuts == CUT_TOKENS ? tokens : sequence_tokens; }
+
+/* The fewest tokens of a part that others may follow. */
+static int64_t part_unit(int64_t tokens, int64_t sequence_tokens) {
+    int64_t align = tables.cut_align, unit = tokens;
+    if (tables.cuts == CUT_TOKENS) unit = align;
+    if (tables.cuts == CUT_SEQUENCES) {
+        while (align > 1 && sequence_tokens * align / 2 % tables.cut_align == 0) align /= 2;
+        unit = sequence_tokens * align;
+    }
+    return unit < tokens ? unit : tokens;
+}
+
+/* The tokens of the parts that a batch is run in where its workspace may have so many bytes, as in runtime/src/package/parts.rs; 0: the
+ * smallest part needs `*needed`. */
+static int64_t part_tokens(const moec_target *target, int64_t tokens, int64_t sequence_tokens, int64_t limit, int64_t *v, int64_t *needed) {
+    enum { EVEN = 128 };
+    if ((*needed = workspace_of(target, tokens, sequence_tokens, v)) <= limit) return tokens;
+    int64_t unit = part_unit(tokens, sequence_tokens), units = (tokens + unit - 1) / unit, fits = 0, too_many = units;
+    while (fits + 1 < too_many) {
+        int64_t middle = fits + (too_many - fits) / 2, of = middle * unit;
+        if (workspace_of(target, of, part_sequence(of, sequence_tokens), v) <= limit) fits = middle;
+        else too_many = middle;
+    }
+    if (fits == 0) {
+        *needed = workspace_of(target, unit, unit < tokens ? part_sequence(unit, sequence_tokens) : sequence_tokens, v);
+        return 0;
+    }
+    int64_t parts = (units + fits - 1) / fits, even = (units + parts - 1) / parts, step = (EVEN + unit - 1) / unit;
+    even = (even + step - 1) / step * step;
+    if (even > fits) even = fits;
+    return even * unit < tokens ? even * unit : tokens;
+}

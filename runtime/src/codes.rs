@@ -173,6 +173,11 @@ codes! {
     NoStream = "RT0317", "a stream of another kind of device",
         "A `CUstream` was given to a layer on a device that has no streams. Run it on `Stream::DEFAULT`.";
 
+    Workspace = "RT0318", "not enough workspace",
+        "`tokens.workspace` in the spec, or the caller of `Layer::plan_within`, bounds the workspace. A batch that needs more is run \
+         in parts, if the layer allows that: not where all tokens share a capacity, a loss or noise. Even a part of a few \
+         tokens, or of one sequence, needs some.";
+
     // 04xx: the environment.
     [Environment]
     NotBuilt = "RT0401", "a device that this program was built without",

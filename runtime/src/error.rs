@@ -294,6 +294,15 @@ pub enum Error {
     OtherLayer,
     /// A stream was given to a device that has none.
     NoStream,
+    /// A batch needs more workspace than it may have, and cannot be run in parts that are small enough.
+    Workspace {
+        /// Bytes that the smallest part needs.
+        needed: u64,
+        /// Bytes that there may be.
+        limit: u64,
+        /// Bytes that the whole batch needs.
+        whole: u64,
+    },
     /// Not the name of a device.
     UnknownDevice {
         /// Asked for.
@@ -416,6 +425,7 @@ impl Error {
             Error::Device { .. } => ErrorCode::Device,
             Error::OtherLayer => ErrorCode::OtherLayer,
             Error::NoStream => ErrorCode::NoStream,
+            Error::Workspace { .. } => ErrorCode::Workspace,
             Error::Poisoned { .. } => ErrorCode::Poisoned,
         }
     }

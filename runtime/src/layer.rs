@@ -337,7 +337,8 @@ impl Bound {
         let outputs = outputs.map(|(buffer, region)| Ok((buffer.name.clone(), read(buffer, region, 0)?)));
         let outputs = outputs.collect::<Result<_, Error>>()?;
         let mut observed = Vec::new();
-        if batch.dims.tokens > 0 {
+        // Of a batch in parts the workspace has the last one's.
+        if batch.dims.tokens > 0 && Plan::new(shared, batch.dims)?.parts() == 1 {
             for place in shared.workspace(batch.dims)?.places {
                 let buffer = &shared.manifest.buffers[place.buffer];
                 if let Some(name) = &buffer.observe {

@@ -7,7 +7,7 @@ use crate::device::{Device, Given, Map, Start, Stream};
 use crate::error::Error;
 use crate::layer::{Bound, Layer, Shared, check_count};
 use crate::package::{
-    Arg, Dims, Kernel, Launch, PARAMS_MAX, ParamKind, Role, TensorMap, View, WORKSPACE_ALIGN, Workspace, byte_count,
+    Arg, Dims, Extent, Kernel, Launch, PARAMS_MAX, ParamKind, Role, TensorMap, View, WORKSPACE_ALIGN, Workspace, byte_count, part,
 };
 use crate::region::Region;
 
@@ -33,8 +33,21 @@ pub struct Plan {
     inputs: usize,
     outputs: usize,
     workspace_bytes: u64,
-    launches: Box<[Call]>,
+    /// One, or where the batch is cut those that are alike and the last one.
+    parts: Box<[Part]>,
     update: Box<[Call]>,
+}
+
+/// Parts of a batch that are alike, one after another.
+#[derive(Clone, Debug)]
+struct Part {
+    /// Tokens of the batch before them.
+    first: u64,
+    /// Of each.
+    tokens: u64,
+    times: u64,
+    slots: Box<[Slot]>,
+    launches: Box<[Call]>,
 }
 
 /// The memory of one run, in the manifest's order; [`crate::Batch::memory`] lends that of a batch. Content of outputs and
@@ -54,6 +67,8 @@ pub struct Memory<'m> {
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     bytes: u64,
+    /// Of each token; 0 where the buffer is not one of tokens that the caller gives.
+    token_bytes: u64,
     place: Place,
 }
 
@@ -95,6 +110,16 @@ impl Layer {
         Plan::new(&self.shared, dims)
     }
 
+    /// As [`Layer::plan`], with at most so many bytes of workspace: a batch that needs more is run in parts, one after another, if its
+    /// layer allows that (`cuts` in the manifest). The parts may be in another regime than the whole, and so round otherwise. Of a batch
+    /// in parts nothing is observed.
+    ///
+    /// # Errors
+    /// Those of [`Layer::plan`], and [`Error::Workspace`] where the smallest part needs more.
+    pub fn plan_within(&self, dims: Dims, workspace_bytes: u64) -> Result<Plan, Error> {
+        Plan::within(&self.shared, dims, Some(workspace_bytes))
+    }
+
     /// Waits for all that was started on the device, on whichever stream.
     ///
     /// # Errors
@@ -106,19 +131,35 @@ impl Layer {
 
 impl Plan {
     pub(crate) fn new(shared: &Arc<Shared>, dims: Dims) -> Result<Plan, Error> {
+        Plan::within(shared, dims, None)
+    }
+
+    /// With at most as much workspace as the caller and the package allow.
+    fn within(shared: &Arc<Shared>, dims: Dims, limit: Option<u64>) -> Result<Plan, Error> {
         shared.check_dims(dims)?;
         let (inputs, outputs) = (shared.buffers(Role::Input).len(), shared.buffers(Role::Output).len());
         let shared = Arc::clone(shared);
         if dims.tokens == 0 {
-            let none = || Box::<[Call]>::default();
-            let slots = Box::default();
-            return Ok(Plan { shared, dims, slots, inputs, outputs, workspace_bytes: 0, launches: none(), update: none() });
+            let (slots, parts, update) = (Box::default(), Box::default(), Box::default());
+            return Ok(Plan { shared, dims, slots, inputs, outputs, workspace_bytes: 0, parts, update });
         }
-        let layout = shared.workspace(dims)?;
-        let slots = slots(&shared, Some((dims, &layout)))?;
-        let launches = calls(&shared, shared.launches(dims.tokens), dims)?;
+        let limit = limit.into_iter().chain(shared.manifest.workspace_limit).min().unwrap_or(u64::MAX);
+        let of_part = part(&shared.manifest, shared.target(), dims, limit)?;
+        let times = dims.tokens / of_part.tokens;
+        let last = dims.tokens - times * of_part.tokens;
+        let (first, workspace_bytes) = Part::new(&shared, of_part, 0, times)?;
+        let rest = crate::package::of_part(shared.manifest.cuts, of_part, last);
+        let rest = (last > 0).then(|| Part::new(&shared, rest, dims.tokens - last, 1)).transpose()?;
+        let parts: Box<[Part]> = std::iter::once(first).chain(rest.map(|(part, _)| part)).collect();
+        let slots = slots(&shared, Some((dims, &shared.workspace(dims)?)))?;
         let update = calls(&shared, &shared.target().update, dims)?;
-        Ok(Plan { slots, inputs, outputs, workspace_bytes: layout.bytes, launches, update, dims, shared })
+        Ok(Plan { slots, inputs, outputs, workspace_bytes, parts, update, dims, shared })
+    }
+
+    /// In how many parts the batch is run; without tokens in none.
+    #[must_use]
+    pub fn parts(&self) -> u64 {
+        self.parts.iter().map(|part| part.times).sum()
     }
 
     /// What is launched once, when weights are bound.
@@ -126,12 +167,13 @@ impl Plan {
         let dims = Dims::tokens(0);
         let slots = slots(shared, None)?;
         let launches = calls(shared, &shared.target().prepare, dims)?;
+        let part = Part { first: 0, tokens: 0, times: 1, slots: slots.clone(), launches };
         Ok(Plan {
             slots,
             inputs: 0,
             outputs: 0,
             workspace_bytes: 0,
-            launches,
+            parts: Box::new([part]),
             update: Box::default(),
             dims,
             shared: Arc::clone(shared),
@@ -178,7 +220,12 @@ impl Plan {
 
     /// As [`Plan::run`] of memory that was looked at.
     pub(crate) fn launch(&self, on: &dyn Device, bound: &Bound, memory: &mut Memory<'_>, stream: Stream) -> Result<(), Error> {
-        self.enqueue(&self.launches, on, bound, memory, stream)
+        self.parts.iter().try_for_each(|part| {
+            (0..part.times).try_for_each(|turn| {
+                let from = Shift { slots: &part.slots, tokens: part.first + turn * part.tokens };
+                enqueue(&part.launches, from, on, bound, memory, stream)
+            })
+        })
     }
 
     /// As [`Plan::update`] of memory that was looked at.
@@ -189,47 +236,8 @@ impl Plan {
         memory: &mut Memory<'_>,
         stream: Stream,
     ) -> Result<(), Error> {
-        self.enqueue(&self.update, on, bound, memory, stream)
-    }
-
-    fn enqueue(
-        &self,
-        calls: &[Call],
-        device: &dyn Device,
-        bound: &Bound,
-        memory: &Memory<'_>,
-        stream: Stream,
-    ) -> Result<(), Error> {
-        let mut given = [Given::I32(0); PARAMS_MAX];
-        calls.iter().try_for_each(|Call { start, args }| {
-            // A sound manifest has no kernel with more parameters.
-            let given = &mut given[..args.len()];
-            for (given, word) in given.iter_mut().zip(args) {
-                *given = match *word {
-                    Word::Buffer(buffer) => self.given(buffer, bound, memory),
-                    Word::Map(buffer, map) => match self.given(buffer, bound, memory) {
-                        Given::Memory { buffer, region, offset, bytes } => Given::Map { buffer, region, offset, bytes, map },
-                        other @ (Given::Map { .. } | Given::I32(_) | Given::I64(_)) => other,
-                    },
-                    Word::I32(value) => Given::I32(value),
-                    Word::I64(value) => Given::I64(value),
-                };
-            }
-            device.enqueue(*start, given, stream)
-        })
-    }
-
-    fn given<'r>(&self, buffer: usize, bound: &'r Bound, memory: &'r Memory<'_>) -> Given<'r> {
-        let Slot { bytes, place } = self.slots[buffer];
-        let (region, offset) = match place {
-            Place::Input(index) => (&memory.inputs[index], 0),
-            Place::Output(index) => (&memory.outputs[index], 0),
-            Place::Weight(index) => (&bound.weights[index], 0),
-            Place::Prepared(index) => (&bound.prepared[index], 0),
-            Place::Workspace(offset) => (&*memory.workspace, offset),
-            Place::Nowhere => (&*memory.workspace, 0),
-        };
-        Given::Memory { buffer, region, offset, bytes }
+        // No layer that has one is cut.
+        enqueue(&self.update, Shift { slots: &self.slots, tokens: 0 }, on, bound, memory, stream)
     }
 
     /// What [`Plan::run`] looks at before it launches anything: that the weights are this layer's, and that the memory is long
@@ -261,6 +269,66 @@ impl Plan {
     }
 }
 
+impl Part {
+    /// Parts of these dims, and the workspace that each needs.
+    fn new(shared: &Shared, dims: Dims, first: u64, times: u64) -> Result<(Part, u64), Error> {
+        let layout = shared.workspace(dims)?;
+        let slots = slots(shared, Some((dims, &layout)))?;
+        let launches = calls(shared, shared.launches(dims.tokens), dims)?;
+        Ok((Part { first, tokens: dims.tokens, times, slots, launches }, layout.bytes))
+    }
+}
+
+/// Where a part's buffers lie: the caller's behind those of so many tokens.
+#[derive(Clone, Copy)]
+struct Shift<'p> {
+    slots: &'p [Slot],
+    tokens: u64,
+}
+
+fn enqueue(
+    calls: &[Call],
+    from: Shift<'_>,
+    device: &dyn Device,
+    bound: &Bound,
+    memory: &Memory<'_>,
+    stream: Stream,
+) -> Result<(), Error> {
+    let mut given = [Given::I32(0); PARAMS_MAX];
+    calls.iter().try_for_each(|Call { start, args }| {
+        // A sound manifest has no kernel with more parameters.
+        let given = &mut given[..args.len()];
+        for (given, word) in given.iter_mut().zip(args) {
+            *given = match *word {
+                Word::Buffer(buffer) => from.given(buffer, bound, memory),
+                Word::Map(buffer, map) => match from.given(buffer, bound, memory) {
+                    Given::Memory { buffer, region, offset, bytes } => Given::Map { buffer, region, offset, bytes, map },
+                    other @ (Given::Map { .. } | Given::I32(_) | Given::I64(_)) => other,
+                },
+                Word::I32(value) => Given::I32(value),
+                Word::I64(value) => Given::I64(value),
+            };
+        }
+        device.enqueue(*start, given, stream)
+    })
+}
+
+impl Shift<'_> {
+    fn given<'r>(self, buffer: usize, bound: &'r Bound, memory: &'r Memory<'_>) -> Given<'r> {
+        let Slot { bytes, token_bytes, place } = self.slots[buffer];
+        let shift = self.tokens * token_bytes;
+        let (region, offset) = match place {
+            Place::Input(index) => (&memory.inputs[index], shift),
+            Place::Output(index) => (&memory.outputs[index], shift),
+            Place::Weight(index) => (&bound.weights[index], 0),
+            Place::Prepared(index) => (&bound.prepared[index], 0),
+            Place::Workspace(offset) => (&*memory.workspace, offset),
+            Place::Nowhere => (&*memory.workspace, 0),
+        };
+        Given::Memory { buffer, region, offset, bytes }
+    }
+}
+
 /// Every buffer's length and place. `batch`: its dims and workspace; without one only weights and what is prepared of them are there.
 fn slots(shared: &Shared, batch: Option<(Dims, &Workspace)>) -> Result<Box<[Slot]>, Error> {
     let (mut inputs, mut outputs, mut weights) = (0.., 0.., 0..);
@@ -268,7 +336,7 @@ fn slots(shared: &Shared, batch: Option<(Dims, &Workspace)>) -> Result<Box<[Slot
     let mut inside = batch.iter().flat_map(|(_, layout)| &layout.places).peekable();
     let slots = shared.manifest.buffers.iter().enumerate().map(|(index, buffer)| {
         let next = |numbers: &mut std::ops::RangeFrom<usize>| numbers.next().unwrap_or_default();
-        let nowhere = Slot { bytes: 0, place: Place::Nowhere };
+        let nowhere = Slot { bytes: 0, token_bytes: 0, place: Place::Nowhere };
         let (place, dims) = match (buffer.role, batch) {
             (Role::Weight, _) => (Place::Weight(next(&mut weights)), Dims::tokens(0)),
             (Role::Prepared, _) => match prepared.next_if(|(_, name)| *name == buffer.name) {
@@ -280,11 +348,13 @@ fn slots(shared: &Shared, batch: Option<(Dims, &Workspace)>) -> Result<Box<[Slot
             (Role::Input | Role::Output, None) => return Ok(nowhere),
             // The layout is in the manifest's order.
             (Role::Workspace, _) => match inside.next_if(|place| place.buffer == index) {
-                Some(place) => return Ok(Slot { bytes: place.bytes, place: Place::Workspace(place.offset) }),
+                Some(place) => return Ok(Slot { bytes: place.bytes, token_bytes: 0, place: Place::Workspace(place.offset) }),
                 None => return Ok(nowhere),
             },
         };
-        Ok(Slot { bytes: byte_count(buffer, dims)?, place })
+        let bytes = byte_count(buffer, dims)?;
+        let is_of_tokens = matches!(place, Place::Input(_) | Place::Output(_)) && buffer.shape.first() == Some(&Extent::Tokens);
+        Ok(Slot { bytes, token_bytes: if is_of_tokens { bytes / dims.tokens.max(1) } else { 0 }, place })
     });
     slots.collect()
 }

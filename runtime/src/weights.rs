@@ -362,7 +362,7 @@ pub fn to_safetensors(tensors: &[(&str, &Tensor)]) -> Result<Vec<u8>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::package::{Extent, Recipe};
+    use crate::package::{Cuts, Extent, Recipe};
 
     /// Recipes of a `[2, 3, 4]` weight, and whether a file has it as it is: values and places both.
     #[test]
@@ -431,6 +431,8 @@ mod tests {
                 spec_sha256: String::new(),
                 dtype: DType::F32,
                 max_tokens: 1,
+                cuts: Cuts::Nowhere,
+                workspace_limit: None,
                 dims: Vec::new(),
                 buffers: vec![buffer.clone()],
                 weights: Vec::new(),

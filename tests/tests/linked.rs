@@ -7,13 +7,14 @@ use std::slice::from_ref;
 use moec::library::{Kind, Library};
 use moec::pipeline::this_host;
 use moec::random;
+use moec::reference::difference;
 use moec::spec::Spec;
-use moec_runtime::package::{self, Buffer, Dims, Manifest, Role, Target};
-use moec_runtime::{Checkpoint, DeviceKind, Layer, Package, Tensor, weights};
+use moec_runtime::package::{self, Buffer, Cuts, DType, Dims, Manifest, Role, Target};
+use moec_runtime::{Bound, Checkpoint, DeviceKind, Error, Layer, Package, Stream, Tensor, weights};
 use moec_tests::built::compiled;
 use moec_tests::c_abi::{Aligned, Given, Launch, Linked};
-use moec_tests::trials::{Case, Family};
 use moec_tests::scaled::{counts_all_tokens, modes};
+use moec_tests::trials::{Case, Family};
 use moec_tests::{Example, Fixture, examples, fixtures, inputs, machine};
 
 /// A trial for each example and each published block.
@@ -35,10 +36,9 @@ pub(crate) fn family() -> Family {
     let of_mode = |mode: Example| {
         let spec = mode.spec.clone();
         Case::new(format!("modes::{}", mode.name), &spec, move || {
-            let dims = if counts_all_tokens(&mode.spec) { Dims::tokens(24) } else { Dims { tokens: 24, sequence_tokens: 12 } };
-            let draw = |manifest: &Manifest| {
-                (random::weights(manifest, 3).unwrap(), random::inputs(manifest, dims, 7).unwrap(), dims)
-            };
+            let dims = if counts_all_tokens(&mode.spec) { Dims::tokens(96) } else { Dims { tokens: 96, sequence_tokens: 48 } };
+            let draw =
+                |manifest: &Manifest| (random::weights(manifest, 3).unwrap(), random::inputs(manifest, dims, 7).unwrap(), dims);
             same_bits(&mode.name, &mode.spec, &mode.text, draw);
             Ok(())
         })
@@ -158,6 +158,16 @@ fn same_bits(name: &str, spec: &Spec, text: &str, draw: impl Fn(&Manifest) -> (V
     let given = |tensors: &[Tensor], role: Role| -> Vec<Given> {
         tensors.iter().zip(of_role(role)).map(|(tensor, buffer)| Given::of(tensor, &shape(buffer))).collect()
     };
+    let limit = package::workspace(manifest, &manifest.targets[0], Dims { tokens: dims.tokens / 2, ..dims }).unwrap().bytes;
+    let in_parts = in_parts(name, &bound, &x, dims, limit);
+    // A batch that is long enough is cut.
+    let is_cut = match manifest.cuts {
+        Cuts::Tokens => dims.tokens >= 2 * u64::from(package::cut_align(manifest)),
+        Cuts::Sequences => dims.tokens >= 2 * dims.sequence_tokens * u64::from(package::cut_align(manifest)),
+        Cuts::Nowhere => false,
+    };
+    assert!(in_parts.is_ok() || !is_cut, "{name}: {in_parts:?}");
+    assert!(in_parts.is_err() || manifest.cuts != Cuts::Nowhere, "{name}");
     for threads in [1, 2] {
         for is_bound in [true, false] {
             let at = format!("{name}: {threads} threads, bound {is_bound}");
@@ -179,7 +189,9 @@ fn same_bits(name: &str, spec: &Spec, text: &str, draw: impl Fn(&Manifest) -> (V
             }
             handle.run(&mut params, &mut workspace, dims.sequence_tokens, false).unwrap_or_else(|error| panic!("{at}: {error}"));
             if updates {
-                handle.run(&mut params, &mut workspace, dims.sequence_tokens, true).unwrap_or_else(|error| panic!("{at}: {error}"));
+                handle
+                    .run(&mut params, &mut workspace, dims.sequence_tokens, true)
+                    .unwrap_or_else(|error| panic!("{at}: {error}"));
             }
             drop(params);
             let after = if is_bound { &bound_weights } else { &loose_weights };
@@ -189,6 +201,22 @@ fn same_bits(name: &str, spec: &Spec, text: &str, draw: impl Fn(&Manifest) -> (V
             for (buffer, output) in of_role(Role::Output).zip(&outputs) {
                 assert!(run.tensor(&buffer.name).unwrap().bytes() == output.bytes(), "{at}: {}", buffer.name);
             }
+            let mut short = Aligned::new(limit as usize + if is_bound { 0 } else { prepared.bytes().len() }, 0x77);
+            let mut params: Vec<&mut Given> = inputs.iter_mut().chain(&mut outputs).collect();
+            if !is_bound {
+                params.extend(&mut loose_weights);
+            }
+            let short = handle.run(&mut params, &mut short, dims.sequence_tokens, false);
+            drop(params);
+            match &in_parts {
+                Ok(expected) => {
+                    short.unwrap_or_else(|error| panic!("{at}: {error}"));
+                    for (output, expected) in outputs.iter().zip(expected) {
+                        assert!(output.bytes() == expected.bytes(), "{at}: in parts");
+                    }
+                }
+                Err(_) => assert!(short.unwrap_err().contains("the workspace has"), "{at}"),
+            }
             for observed in manifest.buffers.iter().filter_map(|buffer| buffer.observe.as_ref()) {
                 let (offset, length) = linked.observed(host.name, dims, observed).unwrap();
                 let found = &workspace.bytes()[offset..offset + length];
@@ -196,4 +224,28 @@ fn same_bits(name: &str, spec: &Spec, text: &str, draw: impl Fn(&Manifest) -> (V
             }
         }
     }
+}
+
+/// The outputs of a run with too little workspace for the whole batch: those of the whole, but for rounding.
+fn in_parts(name: &str, bound: &Bound, x: &[Tensor], dims: Dims, limit: u64) -> Result<Vec<Tensor>, Error> {
+    let layer = bound.layer();
+    let whole = bound.run(x, dims)?;
+    let plan = layer.plan_within(dims, limit)?;
+    assert!(plan.parts() > 1 && plan.workspace().0 <= limit, "{name}: {} parts", plan.parts());
+    assert_ne!(layer.manifest().cuts, Cuts::Nowhere, "{name}");
+    let mut batch = bound.batch(x, dims)?;
+    plan.run(bound, &mut batch.memory(), Stream::DEFAULT)?;
+    layer.sync()?;
+    let run = bound.collect(&batch, std::time::Duration::ZERO)?;
+    let bound_of = match layer.manifest().dtype {
+        DType::F32 => 2e-5,
+        DType::F16 => 4e-3,
+        DType::Bf16 => 3e-2,
+        DType::I32 => 0.0,
+    };
+    for ((name, part), (_, whole)) in run.outputs.iter().zip(&whole.outputs) {
+        let error = difference(&part.to_f64(), &whole.to_f64()).of_largest;
+        assert!(error <= bound_of, "{name}: {error:.1e} in parts");
+    }
+    Ok(run.outputs.into_iter().map(|(_, tensor)| tensor).collect())
 }

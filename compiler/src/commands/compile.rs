@@ -214,13 +214,15 @@ fn stages(
         };
         match kind {
             Emit::Graph => add(None, graph::print(&import(spec)).into_bytes()),
-            Emit::Package => add(None, packed(spec, source, &built)?.to_bytes().map_err(pipeline::Error::Package)?),
+            Emit::Package => {
+                add(None, packed(spec, source, &built).map_err(of_spec)?.to_bytes().map_err(pipeline::Error::Package)?)
+            }
             Emit::Manifest => {
-                let manifest = packed(spec, source, &built)?;
+                let manifest = packed(spec, source, &built).map_err(of_spec)?;
                 let json = serde_json::to_string_pretty(manifest.manifest()).unwrap_or_default();
                 add(None, (json + "\n").into_bytes());
             }
-            Emit::Library(linked) => add(None, Library::new(&[packed(spec, source, &built)?])?.file(*linked)?),
+            Emit::Library(linked) => add(None, Library::new(&[packed(spec, source, &built).map_err(of_spec)?])?.file(*linked)?),
             Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::SharedObject => {
                 for (index, machine) in machines.iter().enumerate().filter(|(_, machine)| is_written(*kind, machine)) {
                     let of_machine = built.get(index).map(|(_, lowered, _)| lowered).or_else(|| lowered.get(machine.name));

@@ -27,6 +27,9 @@ impl From<pipeline::Error> for Diagnostic {
                 bug(&format!("the kernels for {machine} break a rule")).note(text.trim_end().to_string())
             }
             pipeline::Error::Codegen(error) => error.into(),
+            pipeline::Error::Package(error) if error.kind() == ErrorCode::Workspace => {
+                Diagnostic::new(Code::LimitExceeded, error.to_string()).help("allow more, or leave the key out")
+            }
             pipeline::Error::Package(error) => bug("the package does not describe its images").note(error.to_string()),
         }
     }
@@ -40,6 +43,9 @@ impl Diagnostic {
             pipeline::Error::Schedule(error) => blame::of_schedule(error),
             pipeline::Error::Codegen(error) => blame::of_codegen(error),
             // Bugs: no key is at fault.
+            pipeline::Error::Package(error) if error.kind() == ErrorCode::Workspace => {
+                &[("tokens.workspace", "the most that there may be")]
+            }
             pipeline::Error::Graph(_) | pipeline::Error::Kernel { .. } | pipeline::Error::Package(_) => &[],
         };
         spec::located(error.into(), source, keys)

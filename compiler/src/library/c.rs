@@ -122,7 +122,7 @@ static const moec_info layer_info = {{
 }};
 static const moec_layer tables = {{
     &layer_info, layer_constants, layer_values, layer_ops, layer_shapes, layer_kernels, layer_functions, layer_args, layer_maps,
-    layer_steps, layer_observed, layer_regimes, layer_images, layer_targets, {},
+    layer_steps, layer_observed, layer_regimes, layer_images, layer_targets, {}, {}, {}, {},
 }};
 ",
         targets.join(", "),
@@ -133,6 +133,9 @@ static const moec_layer tables = {{
         tables.targets.len(),
         tables.facts.max_tokens,
         tables.common_ops,
+        tables.facts.cuts,
+        tables.facts.cut_align,
+        cell(&Cell::Long(i64::try_from(tables.facts.workspace_limit).unwrap_or(i64::MAX))),
     )
 }
 

@@ -44,7 +44,8 @@ pub(super) fn object(prefix: &str, tables: &Tables) -> Result<Vec<u8>, Refused> 
     let mut layer = vec![Field::Place(Some(info))];
     // `params` is of the info.
     layer.extend(places.iter().filter(|(name, _)| *name != "params").map(|(_, at)| Field::Place(*at)));
-    layer.push(Field::Number(tables.common_ops as u32));
+    layer.extend([tables.common_ops as u32, tables.facts.cuts, tables.facts.cut_align].map(Field::Number));
+    layer.push(Field::Long(i64::try_from(tables.facts.workspace_limit).unwrap_or(i64::MAX)));
     let layer = Struct::of(layer);
     let at = writer.put(&layer)?;
     writer.symbol(&root(prefix), SymbolSection::Section(writer.data), at, layer.bytes);

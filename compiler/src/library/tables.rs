@@ -3,8 +3,8 @@
 
 use moec_runtime::Package;
 use moec_runtime::package::{
-    self, Arg, Buffer, DType, Extent, ImageKind, Launch, Manifest, ParamKind, Regime, Role, Round, Swizzle, Target, TargetKind,
-    TensorMap,
+    self, Arg, Buffer, Cuts, DType, Extent, ImageKind, Launch, Manifest, ParamKind, Regime, Role, Round, Swizzle, Target,
+    TargetKind, TensorMap,
 };
 
 use super::Refused;
@@ -92,6 +92,10 @@ pub(super) struct Facts {
     pub(super) spec_sha256: String,
     pub(super) max_tokens: u64,
     pub(super) counts: [usize; 3],
+    pub(super) cuts: u32,
+    /// Alignment of the tensors of tokens.
+    pub(super) cut_align: u32,
+    pub(super) workspace_limit: u64,
 }
 
 /// The tables while they grow.
@@ -168,6 +172,13 @@ impl Tables {
                 spec_sha256: first.spec_sha256.clone(),
                 max_tokens: first.max_tokens,
                 counts: callers.map(|buffers| buffers.len()),
+                cuts: match first.cuts {
+                    Cuts::Tokens => 0,
+                    Cuts::Sequences => 1,
+                    Cuts::Nowhere => 2,
+                },
+                cut_align: package::cut_align(first),
+                workspace_limit: first.workspace_limit.unwrap_or(u64::MAX),
             },
             images: linked,
             common_ops: common.len(),

@@ -33,6 +33,8 @@ pub(super) enum Takes {
     Ratio,
     Word(&'static [Choice]),
     WordOrInteger(&'static [Choice], u64, u64),
+    /// A number of bytes, or a text with a unit: `"256 MB"`.
+    Bytes,
     /// A recipe of `[weights]`.
     Stored,
 }
@@ -315,6 +317,7 @@ pub(super) static TABLES: &[Table] = &[
     Table { name: "tokens", required: false, doc: "The batches that the package serves.", keys: &[
         key("max", Integer(1, MAX_TOKENS), Fallback::Integer(65536), "more tokens are refused at launch"),
         key("expected", Integers(1, MAX_TOKENS), Fallback::Integers(&[1, 64, 4096]), "token counts to be fast at"),
+        key("workspace", Takes::Bytes, Absent, "the most workspace of a run, such as \"256 MB\": a batch that needs more is run in parts, and nothing is observed of it; not where all tokens share a capacity, a loss or noise"),
         key("mask", Boolean, Fallback::Boolean(false), "the layer takes an input `token_mask`, i32 [T]: where it is 0 the token is padding (1 - padding_mask of Megatron-LM, attention_mask of transformers): it takes no place of an expert, no part in losses, statistics and the bias update, and its row of the output is 0. C still follows from the shape of the batch, padding included, as in Megatron-LM; losses are means over the other tokens, and over the sequences that have some"),
     ] },
     Table { name: "numerics", required: false, doc: "Precision and reproducibility.", keys: &[

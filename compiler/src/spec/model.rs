@@ -268,6 +268,8 @@ pub struct Tokens {
     pub max: u64,
     /// Token counts for which the cost model optimises: ascending, distinct, each in `1..=max`.
     pub expected: Vec<u64>,
+    /// The most bytes of workspace that a run takes; a batch that needs more is run in parts.
+    pub workspace: Option<u64>,
     /// The layer takes an input `token_mask`, i32 `[T]`: where it is 0, the token is padding.
     pub mask: bool,
 }

@@ -310,7 +310,7 @@ fn tokens(section: &Section) -> Option<Tokens> {
     let mut expected: Vec<u64> = section.integers("expected")?.into_iter().map(|(count, _)| count.min(max)).collect();
     expected.sort_unstable();
     expected.dedup();
-    Some(Tokens { max, expected, mask: section.boolean("mask")? })
+    Some(Tokens { max, expected, workspace: section.bytes("workspace"), mask: section.boolean("mask")? })
 }
 
 /// Every tensor of the layer with its recipe, in `Tensor` order.

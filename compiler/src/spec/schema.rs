@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::keys::{Choice, Fallback, Key, Sign, TABLES, Table, Takes};
+use super::section::BYTES_PATTERN;
 
 /// The JSON Schema (2020-12) of a spec.
 pub fn json_schema() -> Value {
@@ -43,6 +44,7 @@ fn of_key(key: &Key) -> Value {
         | Takes::Integers(..)
         | Takes::Number(_)
         | Takes::Ratio
+        | Takes::Bytes
         | Takes::Stored => String::new(),
     };
     schema["description"] = json!(format!("{}{words}", key.doc));
@@ -68,6 +70,7 @@ fn of_values(takes: Takes) -> Value {
             json!({ "type": "array", "items": integer(min, max), "minItems": 1, "maxItems": 16 })
         }
         Takes::Number(Sign::Positive) | Takes::Ratio => json!({ "type": "number", "exclusiveMinimum": 0 }),
+        Takes::Bytes => json!({ "anyOf": [{ "type": "integer", "minimum": 1 }, { "type": "string", "pattern": BYTES_PATTERN }] }),
         Takes::Number(Sign::NonNegative) => json!({ "type": "number", "minimum": 0 }),
         Takes::Number(Sign::Any) => json!({ "type": "number" }),
         Takes::Word(choices) => word(choices),

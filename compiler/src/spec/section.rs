@@ -150,12 +150,25 @@ impl Section {
         self.value(name, said, |_| None)
     }
 
+    /// The key's number of bytes.
+    pub(super) fn bytes(&self, name: &str) -> Option<u64> {
+        self.value(name, |read| if let Read::Integer(bytes) = read { Some(*bytes) } else { None }, |_| None)
+    }
+
     /// The key's word, or its default.
     pub(super) fn word(&self, name: &str) -> Option<&'static str> {
         let said = |read: &Read| if let Read::Word(choice, _) = read { Some(choice.word) } else { None };
         self.value(name, said, |unsaid| if let Fallback::Word(word) = unsaid { Some(word) } else { None })
     }
 }
+
+/// Units of bytes, by the names that a spec has.
+const BYTE_UNITS: [(&str, u64); 7] =
+    [("B", 1), ("kB", 1000), ("MB", 1000_000), ("GB", 1000_000_000), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+/// What such a text is, as a pattern of JSON Schema.
+pub(super) const BYTES_PATTERN: &str = "^[0-9]+ *(B|kB|MB|GB|KiB|MiB|GiB)$";
+/// A pebibyte: no device has as much.
+const MOST_BYTES: u64 = 1 << 50;
 
 impl Read {
     fn repeats(&self, default: Fallback) -> bool {
@@ -208,6 +221,8 @@ impl Place {
             (Takes::Integer(min, max) | Takes::WordOrInteger(_, min, max), Kind::Integer(digits)) => {
                 self.integer(digits, min, max, value).map(Read::Integer)
             }
+            (Takes::Bytes, Kind::Integer(digits)) => self.integer(digits, 1, MOST_BYTES, value).map(Read::Integer),
+            (Takes::Bytes, Kind::Text(text)) => self.bytes(text, value).map(Read::Integer),
             (Takes::Integers(min, max), Kind::List(values)) => self.integers(values, min, max, value),
             (Takes::Number(sign), Kind::Integer(text) | Kind::Float(text)) => self.number(text, sign, value).map(Read::Number),
             (Takes::Ratio, Kind::Integer(text) | Kind::Float(text)) => self.ratio(text, value),
@@ -223,6 +238,7 @@ impl Place {
             Takes::Boolean => "true or false",
             Takes::Integer(..) => "an integer",
             Takes::Integers(..) => "a list of integers",
+            Takes::Bytes => "a number of bytes or a text such as \"256 MB\"",
             Takes::Number(_) | Takes::Ratio => "a number",
             Takes::WordOrInteger(..) => "a string or an integer",
             Takes::Stored => "a tensor name, a list of names or a table",
@@ -273,6 +289,21 @@ impl Place {
         number.filter(|number| (min..=max).contains(number)).ok_or_else(|| {
             let message = format!("{} is {}, outside {min}..={max}", self.name(), shortened(digits));
             Diagnostic::new(Code::OutOfRange, message).at(value.span.clone(), format!("expected {min} to {max}"))
+        })
+    }
+
+    /// `256 MB`: a number and a unit, decimal or binary.
+    fn bytes(&self, text: &str, value: &Value) -> Result<u64, Diagnostic> {
+        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let unit = text[split..].trim_start();
+        let unit = BYTE_UNITS.iter().find(|(name, _)| *name == unit);
+        let bytes = unit.and_then(|(_, bytes)| text[..split].parse::<u64>().ok()?.checked_mul(*bytes));
+        bytes.filter(|bytes| (1..=MOST_BYTES).contains(bytes)).ok_or_else(|| {
+            let message = format!("{} cannot be {}", self.name(), quote(text));
+            let units: Vec<&str> = BYTE_UNITS.iter().map(|(name, _)| *name).collect();
+            Diagnostic::new(Code::UnknownWord, message)
+                .at(value.span.clone(), "expected a whole number and a unit, such as \"256 MB\"")
+                .help(format!("units are {}", units.join(", ")))
         })
     }
 

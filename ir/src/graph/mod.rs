@@ -7,6 +7,7 @@
 mod attr;
 mod body;
 mod build;
+mod cuts;
 mod infer;
 mod interp;
 mod op;
@@ -22,6 +23,7 @@ pub use attr::{
 pub use body::{Body, BodyBuilder};
 pub use build::Builder;
 pub(crate) use build::depth_first;
+pub use cuts::{Cuts, cuts};
 pub use infer::{infer, infer_body};
 pub use interp::{
     NO_EXPERT, Numbers, Observation, Penalty, Picks, Routing, Slots, Tensor, Value, interp, interp_node, interp_with, needs,

@@ -92,6 +92,12 @@ impl Error {
             }
             Error::OtherLayer => "the plan is of another layer than the weights".into(),
             Error::NoStream => "the device has no streams".into(),
+            Error::Workspace { needed, limit, whole } if needed == whole => {
+                format!("the batch needs {whole} bytes of workspace and cannot be cut, at most {limit} are allowed")
+            }
+            Error::Workspace { needed, limit, .. } => {
+                format!("the smallest part of the batch needs {needed} bytes of workspace, at most {limit} are allowed")
+            }
             Error::UnknownDevice { name } => format!("`{name}` is not a device"),
             Error::Threads { threads, max } => format!("{threads} threads asked for, 1 to {max} can be had"),
 
@@ -141,6 +147,7 @@ impl Error {
             Error::LaunchRange { .. } => "use a smaller batch",
             Error::OtherLayer => "make it with `Layer::plan` of the layer that they are bound to",
             Error::NoStream => "run on `Stream::DEFAULT`",
+            Error::Workspace { .. } => "allow as many, or use a smaller batch",
             Error::UnknownDevice { .. } => "there is host, cuda and cuda:N",
             Error::Threads { .. } => "leave the number out for as many as there are CPUs",
 

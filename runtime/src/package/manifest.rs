@@ -19,6 +19,12 @@ pub struct Manifest {
     pub dtype: DType,
     /// A launch with more tokens than this is refused.
     pub max_tokens: u64,
+    /// Where a batch may be cut into parts that run one after another.
+    #[serde(default, skip_serializing_if = "Cuts::is_nowhere")]
+    pub cuts: Cuts,
+    /// The most bytes of workspace that a run takes: a batch that needs more is run in parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_limit: Option<u64>,
     /// The layer's fixed sizes (`hidden`, `intermediate`, `experts`, `top_k`, ...): for people and engines, not for launches.
     /// Where experts choose their tokens there is no `top_k`.
     pub dims: Vec<Dim>,
@@ -31,6 +37,26 @@ pub struct Manifest {
     /// What the package can run on. Where several fit a machine, the nearest to it is loaded: the newest architecture, the
     /// most CPU features.
     pub targets: Vec<Target>,
+}
+
+/// Where a batch may be cut, so that each token's output is that of the whole batch. What is observed of a part is that of its tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cuts {
+    /// Between any two tokens.
+    Tokens,
+    /// Between sequences.
+    Sequences,
+    /// Nowhere.
+    #[default]
+    Nowhere,
+}
+
+impl Cuts {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_nowhere(&self) -> bool {
+        *self == Cuts::Nowhere
+    }
 }
 
 /// A named size.

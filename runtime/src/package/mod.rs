@@ -18,6 +18,7 @@ mod check;
 mod extent;
 mod layout;
 mod manifest;
+mod parts;
 
 use sha2::{Digest, Sha256};
 
@@ -28,9 +29,11 @@ pub use extent::{Dims, Extent, Round};
 pub use layout::{OnStack, Place, Workspace, stack, workspace};
 pub(crate) use layout::{byte_count, shape};
 pub use manifest::{
-    Arg, Buffer, DType, Dim, Image, ImageKind, Kernel, Launch, Manifest, Param, ParamKind, Piece, Recipe, Regime, Role, Routing,
-    Slice, Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View,
+    Arg, Buffer, Cuts, DType, Dim, Image, ImageKind, Kernel, Launch, Manifest, Param, ParamKind, Piece, Recipe, Regime, Role,
+    Routing, Slice, Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View,
 };
+pub(crate) use parts::of_part;
+pub use parts::{cut_align, part};
 
 /// The version of the container and the manifest that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 3;
