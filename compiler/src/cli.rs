@@ -141,10 +141,11 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "code")]
         list: bool,
     },
-    /// Print the JSON Schema of a spec, or of a report.
+    /// Print the JSON Schema of a spec, of a report, or of a package's manifest.
     #[command(after_help = "Examples:
   moec schema > moec.schema.json
-  moec schema route")]
+  moec schema route
+  moec schema manifest")]
     Schema {
         /// What it is the schema of.
         #[arg(value_enum, default_value_t = SchemaOf::Spec)]
@@ -461,6 +462,8 @@ pub(crate) enum SchemaOf {
     Spec,
     /// The report of `moec route --json`, whose names are those of its text.
     Route,
+    /// The manifest of a package, as `moec inspect --manifest` prints it.
+    Manifest,
 }
 
 /// A decimal above 0.

@@ -15,5 +15,6 @@ mod mock;
 mod object;
 mod package;
 mod plan;
+mod schema;
 mod tensor_maps;
 mod weights;

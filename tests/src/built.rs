@@ -2,12 +2,14 @@
 
 use std::sync::{Arc, LazyLock};
 
+use jsonschema::Validator;
 use moec::package::package;
 use moec::pipeline::{Built, Error, Lowered, build};
 use moec::spec::Spec;
 use moec_codegen::{Object, Options};
 use moec_ir::Machine;
 use moec_runtime::Package;
+use moec_runtime::package::{Manifest, json_schema};
 
 use crate::trials::Memo;
 
@@ -31,11 +33,25 @@ pub fn built<'m>(spec: &Spec, machines: &'m [Machine]) -> Result<Vec<Built<'m>>,
     machines.iter().map(layer).collect()
 }
 
-/// As [`moec::pipeline::compile`], with [`built`].
+/// As [`moec::pipeline::compile`], with [`built`]. The manifest is [`held_to_schema`].
 ///
 /// # Errors
 /// As that function.
 pub fn compiled(spec: &Spec, text: &str, machines: &[Machine]) -> Result<Package, Arc<Error>> {
     let built = built(spec, machines)?;
-    package(spec, text, &built).map_err(|error| Arc::new(error.into()))
+    let package = package(spec, text, &built).map_err(|error| Arc::new(error.into()))?;
+    held_to_schema(package.manifest());
+    Ok(package)
+}
+
+static SCHEMA: LazyLock<Validator> = LazyLock::new(|| jsonschema::validator_for(&json_schema()).expect("a JSON Schema"));
+
+/// That a manifest is what `moec schema manifest` says.
+///
+/// # Panics
+/// Where it is not, with all that is wrong.
+pub fn held_to_schema(manifest: &Manifest) {
+    let json = serde_json::to_value(manifest).expect("a manifest is JSON");
+    let wrong: Vec<String> = SCHEMA.iter_errors(&json).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(wrong.is_empty(), "{}: {}", manifest.layer, wrong.join("\n"));
 }

@@ -78,6 +78,8 @@ fn the_runtime_is_thin() {
     assert!(!host.contains("cudarc") && host.contains("libloading"), "{host:?}");
     let neither = linked("moec-runtime", &["--no-default-features"]);
     assert!(!neither.contains("libloading"), "{neither:?}");
+    // The manifest's schema is for the compiler to print.
+    assert!(all.contains("schemars") && !linked("moec-runtime", &[]).contains("schemars"));
 }
 
 /// Meaning is not serialised: what is read back has its own text form.

@@ -1,12 +1,14 @@
 //! NVIDIA's assembler as an oracle: every kernel of every example spec, of every mode, and of the fixtures with a capacity,
-//! for every GPU target, is taken without a warning, a spill or a stack frame. Where there is no ptxas each test is skipped
+//! for every GPU target, is taken without a warning, a spill or a stack frame, and what the manifest then says is in its schema. Where there is no ptxas each test is skipped
 //! by name.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+use moec::package::package;
 use moec::pipeline::lower;
 use moec_codegen::{Image, Options, Ptxas, codegen};
 use moec_ir::Machine;
 use moec_ir::machine::MACHINES;
+use moec_tests::built::held_to_schema;
 use moec_tests::scaled::modes;
 use moec_tests::trials::{Case, Family};
 use moec_tests::{Example, Fixture, examples, fixtures, skipped};
@@ -39,12 +41,15 @@ pub(crate) fn family() -> (Family, bool) {
 /// What is wrong with the kernels of an example on a GPU, a line each.
 fn complaints(example: &Example, gpu: &Machine, ptxas: &Ptxas) -> Vec<String> {
     let at = format!("{} on {}", example.name, gpu.name);
-    let program = lower(&example.spec, gpu).unwrap_or_else(|error| panic!("{at}: {error}")).program;
-    let objects = codegen(&program, gpu, &Options { ptxas: Some(ptxas.clone()) });
+    let lowered = lower(&example.spec, gpu).unwrap_or_else(|error| panic!("{at}: {error}"));
+    let program = &lowered.program;
+    let objects = codegen(program, gpu, &Options { ptxas: Some(ptxas.clone()) });
     let objects = match objects {
         Ok(objects) => objects,
         Err(error) => return vec![format!("{at}: {error}")],
     };
+    let package = package(&example.spec, &example.text, &[(gpu, lowered.clone(), objects.clone())]);
+    held_to_schema(package.unwrap_or_else(|error| panic!("{at}: {error}")).manifest());
     let cubin = objects.iter().find(|object| matches!(object.image, Image::Cubin(_))).unwrap();
     assert_eq!(cubin.kernels.len(), program.kernels.len(), "{at}");
     let mut wrong: Vec<String> = cubin.warnings.iter().map(|warning| format!("{at}: {warning}")).collect();

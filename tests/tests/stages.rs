@@ -9,6 +9,7 @@ use moec::pipeline::{Lowered, compile, lower};
 use moec_codegen::Options;
 use moec_ir::{Machine, graph, kernel, rewrite};
 use moec_runtime::package::{Dims, Launch, Manifest, Place, WORKSPACE_ALIGN, Workspace, workspace};
+use moec_tests::built::held_to_schema;
 use moec_tests::trials::{Case, Family};
 use moec_tests::{Example, examples, machine, root};
 use sha2::{Digest, Sha256};
@@ -209,6 +210,7 @@ fn manifest(example: &Example) {
     let package = compile(&example.spec, &example.text, &[machine(GPU), machine(HOST)], &Options::default());
     let package = package.unwrap();
     check_workspace(package.manifest());
+    held_to_schema(package.manifest());
     let mut json = serde_json::to_value(package.manifest()).unwrap();
     let redacted = || serde_json::Value::from("...");
     for key in ["compiler", "spec_sha256"] {

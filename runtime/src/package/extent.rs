@@ -41,6 +41,7 @@ impl Dims {
 
 /// How a division of two integers becomes an integer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Round {
     /// Towards minus infinity.
@@ -51,22 +52,16 @@ pub enum Round {
     HalfEven,
 }
 
-/// A small integer formula over [`Dims`].
-///
-/// ```
-/// use moec_runtime::package::{Dims, Extent, Round};
-/// // capacity = ceil(1.25 * S / 8)
-/// let capacity = (Extent::SequenceTokens * 5).div(4 * 8, Round::Ceil);
-/// assert_eq!(capacity.eval(Dims { tokens: 64, sequence_tokens: 32 }).unwrap(), 5);
-/// ```
+/// A small integer formula over T, the tokens of the batch, and S, those of a sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Extent {
     /// A number fixed at compile time.
     Const(i64),
-    /// [`Dims::tokens`].
+    /// T.
     Tokens,
-    /// [`Dims::sequence_tokens`].
+    /// S.
     SequenceTokens,
     /// `a + b`
     Add(Box<Extent>, Box<Extent>),
@@ -146,6 +141,13 @@ impl Extent {
     }
 
     /// The formula's value. Inner results may pass 64 bits; the last may not.
+    ///
+    /// ```
+    /// use moec_runtime::package::{Dims, Extent, Round};
+    /// // capacity = ceil(1.25 * S / 8)
+    /// let capacity = (Extent::SequenceTokens * 5).div(4 * 8, Round::Ceil);
+    /// assert_eq!(capacity.eval(Dims { tokens: 64, sequence_tokens: 32 }).unwrap(), 5);
+    /// ```
     ///
     /// # Errors
     /// [`Error::Extent`] on overflow and on division by zero.

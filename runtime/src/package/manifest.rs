@@ -1,5 +1,6 @@
 //! The manifest's types: everything a launch needs, written down by the compiler. Plain data, spelt in JSON as it
-//! stands here. No behaviour and no validation (see `check`), and no type of any other crate.
+//! stands here; the comments are what `moec schema manifest` says of it. No behaviour and no validation (see `check`), and no type
+//! of any other crate.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,6 +8,7 @@ use super::extent::Extent;
 
 /// What a package says about itself. The order of every list is part of its meaning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// The compiler that wrote it, with its version: `moec 0.1.0`.
@@ -41,6 +43,7 @@ pub struct Manifest {
 
 /// Where a batch may be cut, so that each token's output is that of the whole batch. What is observed of a part is that of its tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Cuts {
     /// Between any two tokens.
@@ -61,6 +64,7 @@ impl Cuts {
 
 /// A named size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Dim {
     /// `hidden`, `experts`, ...
@@ -71,6 +75,7 @@ pub struct Dim {
 
 /// An element type of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DType {
     /// IEEE binary32.
@@ -107,6 +112,7 @@ impl DType {
 
 /// What a buffer is to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Given at each run, read only.
@@ -123,6 +129,7 @@ pub enum Role {
 
 /// One piece of memory that launches name by its index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Buffer {
     /// Unique in the package. A weight has its canonical name: `router`, `gate`, `down_bias`, ...
@@ -133,7 +140,7 @@ pub struct Buffer {
     pub dtype: DType,
     /// Its shape, row-major, dense.
     pub shape: Vec<Extent>,
-    /// The alignment in bytes that kernels rely on: a power of two, at most [`super::WORKSPACE_ALIGN`].
+    /// The alignment in bytes that kernels rely on: a power of two, at most 256.
     pub align: u32,
     /// For a workspace buffer that can be read back after a run: the name to ask for. Of routing `route.experts`,
     /// `route.weights`, `route.rows` and `route.counted` (the picks that a loss counts), of soft routing `soft.dispatch` and `soft.combine`, of statistics `stats.load`, `stats.kept`,
@@ -152,6 +159,7 @@ pub struct Buffer {
 
 /// What an image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ImageKind {
     /// PTX text, UTF-8, without NUL.
@@ -164,6 +172,7 @@ pub enum ImageKind {
 
 /// One image. The writer fills in all but the kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Image {
     /// What it is.
@@ -186,6 +195,7 @@ impl Image {
 
 /// Where a target's kernels run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TargetKind {
     /// An NVIDIA GPU.
@@ -196,6 +206,7 @@ pub enum TargetKind {
 
 /// One machine class that the package has kernels for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Target {
     /// `sm_80`, `sm_90a`, `x86-64-v4`, ...
@@ -204,7 +215,7 @@ pub struct Target {
     pub kind: TargetKind,
     /// Indices of its images, each holding every kernel: the best for the device is loaded, only that.
     pub images: Vec<u32>,
-    /// Host: the CPU features that the code uses, in LLVM's spelling (`avx512f`, `bmi2`).
+    /// Host: the CPU features that the code uses, such as `avx2`, `bmi1`, `lzcnt`, `avx512bf16`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cpu_features: Vec<String>,
     /// GPU: the least CUDA version of a driver that takes the PTX, `12.0`.
@@ -223,7 +234,7 @@ pub struct Target {
     /// What is launched after a run where the caller asks for it, in order: it may write weights.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub update: Vec<Launch>,
-    /// What can be said of a run's routing; `None` where no expert is picked.
+    /// What can be said of a run's routing; absent where no expert is picked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statistics: Option<Routing>,
 }
@@ -242,6 +253,7 @@ impl Target {
 
 /// Which observed buffers say how a run was routed, and the sizes that statistics take from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Routing {
     /// The buffers.
@@ -265,7 +277,7 @@ pub struct Routing {
     /// Groups of experts limited the picks: those without them are not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub grouped: bool,
-    /// Rows that an engine allocates which pads every expert's buffer to its capacity; `None` where none is asked for.
+    /// Rows that an engine allocates which pads every expert's buffer to its capacity; absent where none is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_at_capacity: Option<Extent>,
     /// Above how much of the mean an expert is hot, where a capacity factor of at least the mean says so, in means whether K
@@ -276,6 +288,7 @@ pub struct Routing {
 
 /// The names under which a target's buffers are observed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Slots {
     /// i32 `[E]`: pairs that picked each expert.
@@ -310,11 +323,12 @@ pub struct Slots {
 
 /// The launches for a range of batch sizes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Regime {
-    /// The most tokens it serves; `None` on the last regime only.
+    /// The most tokens it serves; null on the last regime only.
     pub tokens_up_to: Option<u64>,
-    /// Rows of the highest tile of its grouped products: an expert's last tile may be partly empty. `None`: it has none.
+    /// Rows of the highest tile of its grouped products: an expert's last tile may be partly empty. Absent: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tile_rows: Option<u32>,
     /// In order; each sees what the ones before it wrote.
@@ -323,6 +337,7 @@ pub struct Regime {
 
 /// A parameter of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Param {
     /// Its name in the kernel text.
@@ -333,6 +348,7 @@ pub struct Param {
 
 /// The type of a kernel's parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ParamKind {
     /// The address of a buffer.
@@ -347,6 +363,7 @@ pub enum ParamKind {
 
 /// What a kernel knows of a tensor of three dimensions whose boxes it copies. Of a matrix the outer extent is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TensorMap {
     /// Its element type.
@@ -360,6 +377,7 @@ pub struct TensorMap {
 
 /// How the rows of a box are permuted in shared memory, in parts of 16 bytes: CUDA driver API, `CUtensorMapSwizzle`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Swizzle {
     /// Not at all.
@@ -392,6 +410,7 @@ impl Swizzle {
 
 /// One kernel of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Kernel {
     /// Its name in the kernel text.
@@ -402,10 +421,10 @@ pub struct Kernel {
     pub params: Vec<Param>,
     /// Threads of a block; 1 on the host.
     pub threads: u32,
-    /// Blocks of a cluster, which run at the same time: a power of two up to 8. A grid is whole clusters.
+    /// Blocks of a cluster, which run at the same time: a power of two up to 8. A grid is whole clusters. Absent: 1.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub cluster: u32,
-    /// Bytes of shared memory declared in the image itself.
+    /// Bytes of shared memory declared in the image itself; on the host, of the stack of the thread.
     pub shared_bytes: u32,
     /// Bytes of shared memory to ask for at launch, over and above `shared_bytes`.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -434,6 +453,7 @@ fn is_zero(value: &u32) -> bool {
 
 /// One launch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Launch {
     /// Index into [`Target::kernels`].
@@ -449,6 +469,7 @@ pub struct Launch {
 
 /// One argument of a launch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Arg {
     /// The address of [`Manifest::buffers`] at this index.
@@ -484,6 +505,7 @@ impl Arg {
 
 /// A buffer seen as a tensor of three dimensions, which lies inside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct View {
     /// Index into [`Manifest::buffers`]; its first element is the tensor's.
@@ -496,6 +518,7 @@ pub struct View {
 
 /// How one weight buffer comes out of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// The weight buffer's name.
@@ -506,9 +529,10 @@ pub struct Recipe {
 
 /// A part of a weight buffer, and the places where a checkpoint may keep it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Piece {
-    /// The part of the buffer that it fills; `None` is the whole.
+    /// The part of the buffer that it fills; absent: the whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub into: Option<Slice>,
     /// Candidates; the first whose tensors exist is taken.
@@ -517,6 +541,7 @@ pub struct Piece {
 
 /// One way a checkpoint may store a piece. Axes are those of the canonical buffer: `gate` is `[experts, intermediate, hidden]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// The stored tensor's name. `{e}` in it means one tensor an index of axis 0 (an expert), without that axis.
@@ -527,20 +552,21 @@ pub struct Source {
     /// The canonical axes in stored order; empty is canonical order. Layout `T` of three axes is `[0, 2, 1]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub axes: Vec<u32>,
-    /// The part of the stored tensor that is meant, of a fused one (`gate` of `gate_up`); `None` is the whole.
+    /// The part of the stored tensor that is meant, of a fused one (`gate` of `gate_up`); absent: the whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slice: Option<Slice>,
     /// Along axis 0 so many more may be stored behind what the buffer has: experts that no kernel reads.
     #[serde(default, skip_serializing_if = "is_none")]
     pub spare: u64,
     /// An axis that may be stored in parts, one behind the other, along a first axis of their own: the shared experts one by
-    /// one (`[2, hidden, intermediate]` for `[hidden, 2 * intermediate]`). `None` is side by side.
+    /// one (`[2, hidden, intermediate]` for `[hidden, 2 * intermediate]`). Absent: side by side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stacked: Option<Stacked>,
 }
 
 /// Equal parts of an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Stacked {
     /// The canonical axis.
@@ -571,6 +597,7 @@ impl Recipe {
 
 /// One of several equal parts along an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Slice {
     /// The canonical axis that is shared out.

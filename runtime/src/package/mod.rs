@@ -19,6 +19,8 @@ mod extent;
 mod layout;
 mod manifest;
 mod parts;
+#[cfg(feature = "schema")]
+mod schema;
 
 use sha2::{Digest, Sha256};
 
@@ -34,6 +36,8 @@ pub use manifest::{
 };
 pub(crate) use parts::of_part;
 pub use parts::{cut_align, part};
+#[cfg(feature = "schema")]
+pub use schema::json_schema;
 
 /// The version of the container and the manifest that this crate reads and writes.
 pub const FORMAT_VERSION: u32 = 3;
