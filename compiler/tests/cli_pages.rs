@@ -9,11 +9,12 @@ use std::process::{Command, Output};
 use crate::command::{folder, stdout};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-const PAGES: [(&str, &str); 4] = [
+const PAGES: [(&str, &str); 5] = [
     ("README.md", include_str!("../../README.md")),
     ("compiler/README.md", include_str!("../README.md")),
     ("ir/README.md", include_str!("../../ir/README.md")),
     ("runtime/README.md", include_str!("../../runtime/README.md")),
+    ("examples/python-loader/README.md", include_str!("../../examples/python-loader/README.md")),
 ];
 
 /// The blocks of a page in this language.
@@ -37,6 +38,7 @@ fn shell(script: &str) -> Option<Output> {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("exec 2>&1\n{script}")]).current_dir(folder.path());
     command.env("PATH", path).env("MOEC_PTXAS", "").env_remove("MOEC_TARGET").env_remove("CLICOLOR_FORCE");
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
     command.output().ok()
 }
 

@@ -3,8 +3,8 @@
 
 use crate::fixture::{self, param};
 use moec_runtime::package::{
-    Arg, Buffer, DType, Dim, Dims, Extent, FORMAT_VERSION, ImageKind, Launch, Manifest, ParamKind, Regime, Role, Routing, Slice,
-    Slots, Source, Stacked, TargetKind, read, workspace, write,
+    Arg, Buffer, DType, Dim, Dims, Extent, FORMAT_VERSION, ImageKind, Launch, MANIFEST_MAX_BYTES, Manifest, ParamKind, Regime,
+    Role, Routing, Slice, Slots, Source, Stacked, TargetKind, WORKSPACE_ALIGN, read, workspace, write,
 };
 use moec_runtime::{Error, Package};
 use sha2::{Digest, Sha256};
@@ -32,6 +32,22 @@ fn a_package_is_read_back() {
     assert_eq!(package.images(), images());
     assert_eq!(package.to_bytes().unwrap(), file, "the same package, other bytes");
     assert_eq!(package.manifest().images[1].offset, fixture::PTX.len() as u64);
+}
+
+/// Numbers that stand on the page for loaders in other languages.
+#[test]
+fn the_page_has_the_numbers_of_the_format() {
+    let page = include_str!("../PACKAGE.md");
+    let file = write(&fixture::manifest(), &images()).unwrap();
+    let json = file.windows(2).position(|bytes| bytes == b"{\"").unwrap();
+    for line in [
+        format!("| 8 | 4 | format version, {FORMAT_VERSION}: "),
+        format!("| 12 | 8 | N, the length of the manifest, at most {} MiB |", MANIFEST_MAX_BYTES >> 20),
+        format!("| {json} | N | the manifest: JSON, UTF-8 |"),
+        format!("a power of two up to {WORKSPACE_ALIGN}"),
+    ] {
+        assert!(page.contains(&line), "{line}");
+    }
 }
 
 #[test]
@@ -121,8 +137,9 @@ fn what_is_not_understood_is_refused() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(read(&forge(&deep, &[])).is_err());
     let mut newer = forge(&json, &bytes);
-    newer[8] = 3;
-    assert_eq!(read(&newer), Err(Error::FormatVersion { found: 3, known: 2 }));
+    let (found, known) = (FORMAT_VERSION + 1, FORMAT_VERSION);
+    newer[8..12].copy_from_slice(&found.to_le_bytes());
+    assert_eq!(read(&newer), Err(Error::FormatVersion { found, known }));
     assert_eq!(read(b""), Err(Error::NotAPackage));
     assert_eq!(read(b"PK\x03\x04 a zip file, say"), Err(Error::NotAPackage));
 }

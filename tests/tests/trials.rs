@@ -8,6 +8,7 @@ mod fixtures;
 mod linked;
 mod mutants;
 mod ptxas;
+mod python_loader;
 mod stages;
 
 use libtest_mimic::Arguments;
@@ -18,7 +19,15 @@ fn main() {
     let (ptxas, can_assemble) = ptxas::family();
     // Without ptxas there is nothing that `--include-ignored` could run.
     arguments.include_ignored &= can_assemble;
-    let families =
-        vec![emulated::family(), ptxas, mutants, fixtures::family(), linked::family(), determinism::family(), stages::family()];
+    let families = vec![
+        emulated::family(),
+        ptxas,
+        mutants,
+        fixtures::family(),
+        linked::family(),
+        determinism::family(),
+        stages::family(),
+        python_loader::family(),
+    ];
     moec_tests::trials::run(families, &arguments, || mutants::tell(&tally));
 }
