@@ -8,6 +8,8 @@ use moec_ir::graph::{
     interp_node, parse, print_with_violations, verify,
 };
 
+#[path = "graph_interp/entries.rs"]
+mod entries;
 #[path = "graph_interp/launches.rs"]
 mod launches;
 #[path = "graph_interp/parts.rs"]
@@ -15,6 +17,7 @@ mod parts;
 #[path = "graph_interp/ranks.rs"]
 mod ranks;
 
+use entries::{given, told_picks};
 use launches::{item, launch};
 use parts::{bias_update, losses, observe, part};
 use ranks::{best_score, counted, mask_tokens, within};
@@ -41,10 +44,10 @@ macro_rules! definitions {
 
 definitions! {
     List => list, Gemm => gemm, GroupedGemm => grouped_gemm, Route => route, TopK => top_k, AllExperts => all_experts,
-    SparseMixer => sparse_mixer, HashPicks => hash_picks, Leading => leading, Joint => joint, GroupLimit => group_limit,
+    SparseMixer => sparse_mixer, HashPicks => hash_picks, Given => given, Leading => leading, Joint => joint, GroupLimit => group_limit,
     Renorm => renorm, ExpertScale => expert_scale, Observe => observe, Counted => counted, BestScore => best_score,
     WithoutRows => without_rows, Within => within, Assign => assign,
-    Losses => losses, Part => part, BiasUpdate => bias_update, RenormKept => renorm_kept,
+    Losses => losses, Picked => told_picks, Part => part, BiasUpdate => bias_update, RenormKept => renorm_kept,
     Dispatch => dispatch, ExpertRows => expert_rows, PairWeights => pair_weights, PickWeights => pick_weights,
     DroppedInput => dropped_input, IdentityInput => identity_input, Combine => combine, Flatten => flatten, Slots => slots,
     TokenSoftmax => token_softmax, SoftDispatch => soft_dispatch, SoftCombine => soft_combine, Launch => launch, Item => item,
@@ -105,7 +108,7 @@ type Given<'a> = &'a [(&'a str, &'a [usize], &'a [f64])];
 
 fn try_eval(op: Op, lines: &str, given: Given, dims: Dims) -> Result<Value, String> {
     let declare = |(name, shape, _): &(&str, &[usize], &[f64])| {
-        let dtype = if ["@table", "%ids", "%mask", "@seed"].contains(name) { "i32" } else { "f32" };
+        let dtype = if ["@table", "@map", "%ids", "%mask", "@seed"].contains(name) { "i32" } else { "f32" };
         let dims: Vec<String> = shape.iter().map(|n| format!("{n} x ")).collect();
         let first = if name.starts_with('%') { "T x ".to_string() } else { dims[0].clone() };
         format!("{name}: tensor<{first}{}{dtype}>", dims[1..].concat())

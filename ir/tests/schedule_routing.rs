@@ -91,7 +91,7 @@ impl Case {
             results = "y = %y".to_string();
             for i in 0..count {
                 renorm += &format!("\n  %loss{i} = item %trained, {i} : ?");
-                results += &format!(", loss{i} = %loss{i}");
+                results += &format!(", loss.{i} = %loss{i}");
             }
         }
         parse(&format!(

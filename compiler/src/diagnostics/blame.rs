@@ -52,6 +52,7 @@ fn of_op(op: Op) -> &'static [Blamed] {
     match op {
         Op::Gemm | Op::GroupedGemm | Op::Launch | Op::Item | Op::List | Op::Combine | Op::Dispatch => WIDTHS,
         Op::Route | Op::TopK | Op::AllExperts | Op::Leading | Op::Assign | Op::Part | Op::PairWeights => ROUTER,
+        Op::Given | Op::Picked => ROUTER,
         Op::SparseMixer => &[("router.select", "asks for it"), ("moe.experts", "the columns of a row of logits")],
         Op::HashPicks | Op::Within => {
             &[("router.mode", "looks experts up by token id"), ("router.vocabulary", "the rows of the table of token ids")]

@@ -33,7 +33,7 @@ pub enum Attr {
     Tiling(Tiling),
     /// As [`Attr::Tiling`], of a product that is computed beside others by one [`Op::Launch`]: its value is a list of one until then.
     Beside(Tiling),
-    /// How the pairs of a route are sorted. It changes no value.
+    /// How the pairs of a route, or of what is given, are sorted. It changes no value.
     Sorting(Sorting),
 }
 
@@ -42,7 +42,7 @@ impl Attr {
     pub fn is_way_of(&self, op: Op) -> bool {
         match self {
             Attr::Tiling(_) | Attr::Beside(_) => op.is_product(),
-            Attr::Sorting(_) => op == Op::Route,
+            Attr::Sorting(_) => matches!(op, Op::Route | Op::Given),
             Attr::Num(_) | Attr::Real(_) | Attr::DType(_) | Attr::Groups(_) | Attr::Renorm(_) => false,
             Attr::Assignment(_) | Attr::Losses(_) | Attr::Span(_) | Attr::Part(_) | Attr::Body(_) => false,
         }

@@ -35,7 +35,7 @@ fn of_op(op: Op) -> Cuts {
         Op::Leading | Op::Joint | Op::GroupLimit | Op::Renorm | Op::ExpertScale | Op::Observe | Op::Counted => Cuts::Tokens,
         Op::BestScore | Op::WithoutRows | Op::Within | Op::Assign | Op::Part | Op::RenormKept | Op::Dispatch => Cuts::Tokens,
         Op::ExpertRows | Op::PairWeights | Op::PickWeights | Op::DroppedInput | Op::IdentityInput | Op::Combine => Cuts::Tokens,
-        Op::Flatten | Op::Launch | Op::Item | Op::RmsNorm | Op::Softmax => Cuts::Tokens,
+        Op::Flatten | Op::Launch | Op::Item | Op::RmsNorm | Op::Softmax | Op::Given | Op::Picked => Cuts::Tokens,
         Op::Pointwise(
             Pointwise::MaskTokens
             | Pointwise::Cast

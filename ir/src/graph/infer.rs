@@ -173,6 +173,27 @@ fn apply_open(op: Op, types: &[&Type]) -> Result<Type, String> {
                 (_, _, _) => Err(format!("needs a table [V, K] and ids [T], both of i32, not {table} and {ids}")),
             }
         }
+        Op::Given => match types {
+            [ids, weights, Type::List(maps), Type::Attr(Attr::Num(experts @ 1..))] => {
+                let is_map =
+                    |ty: &Type| matches!(ty, Type::Tensor { shape, dtype: DType::I32 } if matches!(shape[..], [Dim::Const(1..)]));
+                let of_picks = |ty: &Type, wanted: DType| match ty {
+                    Type::Tensor { shape, dtype } if *dtype == wanted => match shape[..] {
+                        [Dim::Tokens, Dim::Const(top_k @ 1..)] => Some(top_k),
+                        _ => None,
+                    },
+                    Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } => None,
+                    Type::List(_) | Type::Attr(_) => None,
+                };
+                match (of_picks(ids, DType::I32), of_picks(weights, DType::F32)) {
+                    (Some(top_k), Some(k)) if top_k == k && maps.len() < 2 && maps.iter().all(is_map) => {
+                        Ok(Type::Routing { top_k, experts: *experts, rowless: 0 })
+                    }
+                    (_, _) => wrong(op, types),
+                }
+            }
+            _ => wrong(op, types),
+        },
         Op::Leading => match types {
             [x, Type::Attr(Attr::Num(n))] => match float_rows(x)? {
                 ([_, Dim::Const(columns)], _) if (1..=columns).contains(n) => {
@@ -296,6 +317,13 @@ fn apply_open(op: Op, types: &[&Type]) -> Result<Type, String> {
                 let one = || Type::tensor(&[Dim::Const(1)], DType::F32);
                 let losses: Vec<Type> = [losses.balance.map(|_| one()), losses.z.map(|_| one())].into_iter().flatten().collect();
                 if losses.is_empty() { wrong(op, types) } else { Ok(Type::List([vec![probability], losses].concat())) }
+            }
+            _ => wrong(op, types),
+        },
+        Op::Picked => match types {
+            [Type::Picks { top_k, .. } | Type::Routing { top_k, .. }, Type::Attr(Attr::Real(_))] => {
+                let of_picks = |dtype| Type::tensor(&[Dim::Tokens, Dim::Const(*top_k)], dtype);
+                Ok(Type::List(vec![of_picks(DType::I32), of_picks(DType::F32)]))
             }
             _ => wrong(op, types),
         },

@@ -42,6 +42,13 @@ use crate::Facts;
 /// The name of the result that is the layer's output.
 pub const OUTPUT: &str = "y";
 
+/// Whether a result of that name is an output: memory that a caller gives. The names of what a caller may read of a run besides have
+/// a point (`stats.load`), those of what weights become a sigil.
+#[must_use]
+pub fn is_output(name: &str) -> bool {
+    !name.contains('.') && !name.starts_with('@')
+}
+
 /// A layer as a value: parameters in, tensors out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {

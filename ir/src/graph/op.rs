@@ -113,6 +113,11 @@ pub enum Op {
     /// weights. An expert may come twice, and counts twice. An id beyond the table and an entry beyond the experts stand for
     /// the nearest there is: nothing is read out of bounds.
     HashPicks = by_row("hash_picks", 3),
+    /// `given ids weights maps n`: a routing that a caller has made: pair `t * K + j` is of expert `ids[t, j]` under `weights[t, j]`, or
+    /// of expert `map[ids[t, j]]` where `maps` lists a map, i32 `[I]`. An id outside `0..n`, or outside `0..I` of the map, and a number of the map
+    /// outside `0..n`, are no expert: such a pick is no pair, and nothing is read out of bounds. An expert may come twice, and
+    /// counts twice. Nothing is dropped.
+    Given = whole("given", 4),
     /// `leading x n`: the first `n` columns.
     Leading = by_row("leading", 2),
     /// `joint picks scores n`: the picks, and after them each of the last `n` columns of the scores, as experts `E..E + n`
@@ -146,6 +151,9 @@ pub enum Op {
     /// `losses routing rule`, where the picks are observed: the probabilities of each expert summed over the tokens, f32 `[E]`, then
     /// the losses of the rule, each f32 `[1]`, the balance first. Their formulas are in [`Observation::losses`].
     Losses = whole("losses", 2),
+    /// `picked picks c`, of picks or of a routing: the expert of each pick, i32 `[T, K]`, and its weight times `c`, f32 `[T, K]`. A
+    /// pick that is of no expert, or was dropped, has the expert -1 and the weight 0; an expert without rows drops none.
+    Picked = whole("picked", 2),
     /// `part routing what`: a [part](super::Part) of a routing as a tensor.
     Part = whole("part", 2),
     /// `bias_update bias routing rate`: `y[e] = bias[e] + rate * sign(sum_i load[i] - N load[e])` over the N experts that have a bias, with

@@ -30,14 +30,36 @@ impl Workload {
                 let Type::Attr(Attr::Assignment(rule)) = graph.ty(*operand) else { return None };
                 Some(rule)
             };
-            match graph.ty(id) {
-                Type::Slots { experts, slots } => Some(Extent::Const(experts.saturating_mul(*slots))),
-                Type::Routing { top_k, experts, .. } => Some(operands.iter().find_map(rule)?.most_pairs(*top_k, *experts)),
-                Type::Tensor { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_) => None,
+            match (graph.ty(id), graph.node(id)) {
+                // Of the experts that a map numbers, those that are here have their part.
+                (Type::Routing { top_k, experts, .. }, Node::Apply(Op::Given, _)) => {
+                    let given = Extent::Tokens * *top_k;
+                    Some(match mapped(graph, operands[2]) {
+                        Some(all) if all > *experts => (given * *experts).div_ceil(all),
+                        Some(_) | None => given,
+                    })
+                }
+                (Type::Slots { experts, slots }, _) => Some(Extent::Const(experts.saturating_mul(*slots))),
+                (Type::Routing { top_k, experts, .. }, _) => Some(operands.iter().find_map(rule)?.most_pairs(*top_k, *experts)),
+                (Type::Tensor { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_), _) => None,
             }
         };
         let pairs = graph.graph().nodes.ids().filter_map(pairs).reduce(Extent::max);
         Workload { tokens: tokens.to_vec(), pairs: pairs.unwrap_or(Extent::Tokens) }
+    }
+}
+
+/// The numbers that the map of a `given` has, if it has one.
+fn mapped(graph: &Typed, maps: Id) -> Option<u64> {
+    match graph.ty(maps) {
+        Type::List(maps) => match maps.first()? {
+            Type::Tensor { shape, .. } => match shape.first()? {
+                Dim::Const(ids) => Some(*ids),
+                Dim::Tokens | Dim::Pairs => None,
+            },
+            Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => None,
+        },
+        Type::Tensor { .. } | Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::Attr(_) => None,
     }
 }
 
@@ -99,10 +121,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
                 (2, bytes.saturating_add(picks.saturating_mul(24)), flops)
             } else {
                 // A route is followed by the sort.
-                let sorting = match way {
-                    Some(Attr::Sorting(sorting)) => *sorting,
-                    Some(_) | None => Sorting::Spread,
-                };
+                let sorting = sorting_of(way);
                 let sort = if op == Op::Route { sorting.launches() } else { 0 };
                 serial = if op == Op::Route { sorting.serial_ps(picks, machine) } else { 0 };
                 // One block has its processor's part of the bandwidth and of the rate.
@@ -117,6 +136,14 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
             serial = Sorting::Spread.serial_ps(picks, machine);
             (3 + ordering(types), all_bytes.saturating_mul(3).saturating_add(ranked(types, picks, sizes.tokens)), 0)
         }
+        Op::Given => {
+            let sorting = sorting_of(way);
+            serial = sorting.serial_ps(types.first().map_or(0, |ids| sizes.elements(ids)), machine);
+            (sorting.launches(), all_bytes.saturating_mul(3), 0)
+        }
+        // The kernel that picks writes them.
+        Op::Picked if matches!(types.first(), Some(Type::Picks { .. })) => return 0,
+        Op::Picked => (1, all_bytes.saturating_mul(2), sizes.pairs),
         Op::SparseMixer | Op::HashPicks | Op::Observe => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         Op::AllExperts => (1, all_bytes.saturating_mul(2), 0),
         Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Pointwise(_) => {
@@ -141,9 +168,17 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
     busy.saturating_mul(idle).saturating_add(serial).saturating_add(machine.launch_ps.saturating_mul(launches))
 }
 
+/// How pairs are sorted, where that is decided; else as those of large batches are.
+fn sorting_of(way: Option<&Attr>) -> Sorting {
+    match way {
+        Some(Attr::Sorting(sorting)) => *sorting,
+        Some(_) | None => Sorting::Spread,
+    }
+}
+
 /// What a product multiplies, where it is one with kernels of its own: all but those that give picks.
 pub(super) fn product(op: Op, types: &[&Type]) -> Option<Product> {
-    if !op.is_product() || is_rowwise(types) {
+    if !op.is_product() || is_rowwise(types) || gives_picks(op, types) {
         return None;
     }
     let (Type::Tensor { dtype, shape }, Type::List(ws)) = (types.first()?, types.get(op.operand_list()? - 1)?) else {
@@ -168,7 +203,9 @@ pub(super) fn has_kernel(op: Op, types: &[&Type]) -> bool {
     match op {
         Op::Gemm | Op::GroupedGemm | Op::Combine | Op::RmsNorm | Op::SoftDispatch | Op::SoftCombine => {
             match op.body().and_then(|body| types.get(body)) {
-                Some(Type::Attr(Attr::Body(body))) => body.is_pointwise(),
+                Some(Type::Attr(Attr::Body(body))) => {
+                    body.is_pointwise() || (gives_picks(op, types) && !body.has(Op::AllExperts))
+                }
                 Some(_) | None => true,
             }
         }
@@ -187,7 +224,7 @@ pub(super) fn has_kernel(op: Op, types: &[&Type]) -> bool {
         | Op::Part
         | Op::BiasUpdate => true,
         Op::DroppedInput | Op::IdentityInput | Op::Flatten | Op::Slots | Op::TokenSoftmax | Op::Jitter | Op::Within => true,
-        Op::Launch | Op::Item => true,
+        Op::Launch | Op::Item | Op::Given | Op::Picked => true,
     }
 }
 
@@ -196,6 +233,16 @@ fn is_rowwise(types: &[&Type]) -> bool {
     match types.last() {
         Some(Type::Attr(Attr::Body(body))) if body.has(Op::Softmax) => {
             infer_body(Op::Gemm, types).is_ok_and(|types| matches!(types.last(), Some(Type::Tensor { .. })))
+        }
+        Some(_) | None => false,
+    }
+}
+
+/// Whether a gemm gives picks: its kernel is that of a route, without the sort.
+fn gives_picks(op: Op, types: &[&Type]) -> bool {
+    match types.last() {
+        Some(Type::Attr(Attr::Body(body))) if op == Op::Gemm && !body.is_pointwise() => {
+            infer_body(op, types).is_ok_and(|types| matches!(types.last(), Some(Type::Picks { .. })))
         }
         Some(_) | None => false,
     }
@@ -368,7 +415,7 @@ fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u6
 fn weight(op: Op) -> u64 {
     match op {
         Op::List | Op::ExpertRows | Op::PairWeights | Op::DroppedInput | Op::IdentityInput | Op::Jitter => 0,
-        Op::Dispatch | Op::Assign | Op::Losses | Op::Part | Op::BiasUpdate => 0,
+        Op::Dispatch | Op::Assign | Op::Losses | Op::Part | Op::BiasUpdate | Op::Given | Op::Picked => 0,
         // A pick is looked up, or known by its number.
         Op::AllExperts | Op::HashPicks | Op::WithoutRows | Op::Leading | Op::Joint | Op::PickWeights | Op::Counted => 0,
         Op::Gemm | Op::GroupedGemm | Op::Route | Op::Combine | Op::RmsNorm => 0,

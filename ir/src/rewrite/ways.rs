@@ -133,6 +133,11 @@ fn ways_of(node: &Node, types: &[&Type], machine: &Machine) -> Vec<Attr> {
             let fits = |sorting: &Sorting| sorting.fits(columns(types), machine) && can(sorting);
             Sorting::ALL.into_iter().filter(fits).map(Attr::Sorting).collect()
         }
+        // No kernel of its own comes before it that one block could do too.
+        (Op::Given, Some(Type::Attr(Attr::Num(experts)))) => {
+            let fits = |sorting: &Sorting| *sorting != Sorting::Routed && sorting.fits(*experts, machine);
+            Sorting::ALL.into_iter().filter(fits).map(Attr::Sorting).collect()
+        }
         (_, _) => Vec::new(),
     }
 }

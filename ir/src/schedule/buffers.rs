@@ -61,6 +61,24 @@ impl Buffers {
         Some(())
     }
 
+    /// Makes workspace an output of this name; other workspace of the name gives it up. `None`: it is not workspace, has a public
+    /// name already or not a row for each token, or what a caller gives has the name.
+    pub(super) fn give_out(&mut self, id: BufferId, name: &str) -> Option<()> {
+        let is_free = |buffer: &&Buffer| buffer.role == Role::Workspace && buffer.observe.is_none();
+        self.0.get(id.0).filter(is_free).filter(|buffer| buffer.shape.first() == Some(&Extent::Tokens))?;
+        if let Some(other) = self.0.iter().position(|buffer| buffer.name == name).filter(|other| *other != id.0) {
+            let another = unused(name, |name| self.0.iter().any(|buffer| buffer.name == name));
+            let other = &mut self.0[other];
+            if !matches!(other.role, Role::Workspace | Role::Prepared) {
+                return None;
+            }
+            other.name = another;
+        }
+        let buffer = &mut self.0[id.0];
+        (buffer.name, buffer.role) = (name.to_string(), Role::Output);
+        Some(())
+    }
+
     /// All of them.
     pub(super) fn into_list(self) -> Vec<Buffer> {
         self.0

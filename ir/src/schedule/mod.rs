@@ -5,7 +5,8 @@
 //! `renorm`, `gemm`, `combine`, `kept_input`, `normalise`, `jitter`, `mask`, `softmax`, `mix`, `losses`, `bias_update`. Grids
 //! depend on T and S alone, never on the routing.
 //!
-//! After a run a caller may read the results of the graph, by their names. `import` gives a layer these:
+//! Results of plain names (`y`) are outputs, in memory that the caller gives. The others a caller may read after a run, by their names.
+//! `import` gives a layer these:
 //!
 //! | name                | type        | meaning                                                    |
 //! |---------------------|-------------|------------------------------------------------------------|
@@ -64,7 +65,7 @@ mod sort;
 
 use std::fmt;
 
-use crate::graph::{Attr, Node, OUTPUT, Op, Pointwise, Regime, Type, Typed};
+use crate::graph::{Attr, Node, OUTPUT, Op, Pointwise, Regime, Type, Typed, is_output};
 use crate::kernel::Program;
 use crate::tiling::MOST_ROWS;
 use crate::{Extent, Machine};
@@ -232,10 +233,14 @@ fn tile_rows(layer: &Typed) -> Option<u32> {
     layer.graph().nodes.as_ref().iter().filter_map(of).max()
 }
 
-/// The output buffer, if the result is one that a kernel writes entirely.
-fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleError> {
+/// The buffer of the layer's output, if that is one that a kernel writes entirely. A graph without it has others, which are the
+/// buffers of the values that they name.
+fn output(layer: &Typed, buffers: &mut Buffers) -> Result<Option<BufferId>, ScheduleError> {
     let result = |what: String| ScheduleError::Result { name: OUTPUT.to_string(), what };
-    let root = layer.graph().result(OUTPUT).ok_or_else(|| result("nothing".to_string()))?;
+    let Some(root) = layer.graph().result(OUTPUT) else {
+        let has_others = layer.graph().results().any(|(name, _)| is_output(name));
+        return if has_others { Ok(None) } else { Err(result("nothing".to_string())) };
+    };
     let made = match layer.node(root) {
         Node::Apply(Op::Gemm | Op::Combine | Op::SoftCombine | Op::RmsNorm | Op::Pointwise(Pointwise::MaskTokens), _) => true,
         Node::Apply(Op::Softmax | Op::TokenSoftmax, _) => true,
@@ -246,7 +251,7 @@ fn output(layer: &Typed, buffers: &mut Buffers) -> Result<BufferId, ScheduleErro
     };
     match layer.ty(root) {
         Type::Tensor { shape, dtype } if made => {
-            Ok(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, &Extent::Tokens)).collect()))
+            Ok(Some(buffers.output(*dtype, shape.iter().map(|dim| extent(*dim, &Extent::Tokens)).collect())))
         }
         ty => Err(result(ty.to_string())),
     }

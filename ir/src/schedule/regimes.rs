@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::ScheduleError;
 use super::buffers::unused;
-use crate::kernel::{Buffer, Given, Kernel, Launch, Program, Regime, View};
+use crate::kernel::{Buffer, Given, Kernel, Launch, Program, Regime, Role, View};
 
 /// The programs of one layer, each with its largest token count.
 pub(super) fn merged(programs: Vec<(Option<u64>, Program)>) -> Result<Program, ScheduleError> {
@@ -103,11 +103,14 @@ impl Named for Kernel {
     }
 }
 
-/// What a caller may read has the same name and shape at every batch size.
+/// What a caller gives or may read has the same name and shape at every batch size.
 fn check_public(all: &[Buffer], of_regime: &[Buffer]) -> Result<(), ScheduleError> {
     let public = |buffers: &[Buffer]| -> HashMap<String, Buffer> {
-        let named = buffers.iter().filter_map(|buffer| Some((buffer.observe.clone()?, buffer.clone())));
-        named.collect()
+        let name = |buffer: &Buffer| match buffer.role {
+            Role::Output => Some(buffer.name.clone()),
+            Role::Input | Role::Weight | Role::Prepared | Role::Workspace => buffer.observe.clone(),
+        };
+        buffers.iter().filter_map(|buffer| Some((name(buffer)?, buffer.clone()))).collect()
     };
     let (all, mut of_regime) = (public(all), public(of_regime));
     let mut apart: Vec<String> = all

@@ -1,4 +1,4 @@
-//! `renorm_kept` and `expert_scale`: the weights of a token's kept picks, once `sort` has said which are kept.
+//! `renorm_kept`, `expert_scale` and `picked`: the weights of a token's kept picks, once `sort` has said which are kept.
 //!
 //! ```text
 //!   token t:   row_of_pair[t, 0..K] = 17, -1, 3          (-1: dropped)
@@ -53,13 +53,15 @@ impl<'k> Pairs<'k> {
         k.for_step("token", first + k.thread(), last, k.i32(threads(machine) as i32), body);
     }
 
+    /// Every pair of a token, and its row.
+    fn each(&self, token: Value<'k>, body: impl FnOnce(Value<'k>, Value<'k>)) {
+        let (k, from) = (self.k, token * self.top_k);
+        k.for_range("pair", from, from + self.top_k, |pair| body(pair, self.row_of_pair.load(pair)));
+    }
+
     /// Every kept pair of a token, its row and its weight.
     fn each_kept(&self, token: Value<'k>, body: impl FnOnce(Value<'k>, Value<'k>, Value<'k>)) {
-        let (k, from) = (self.k, token * self.top_k);
-        k.for_range("pair", from, from + self.top_k, |pair| {
-            let row = self.row_of_pair.load(pair);
-            k.when(row.ge(0), || body(pair, row, self.weight_of_row.load(row)));
-        });
+        self.each(token, |pair, row| self.k.when(row.ge(0), || body(pair, row, self.weight_of_row.load(row))));
     }
 
     /// A sum over the kept weights of a token.
@@ -135,6 +137,36 @@ pub(super) fn expert_scale(name: &str, spec: &ExpertScale, machine: &Machine) ->
             };
             let scale = scale_of_expert.load(expert).cast(DType::F32);
             scaled.store(row, weight * scale);
+        });
+    });
+    builder.finish()
+}
+
+/// Which picks are told, and how.
+pub(super) struct Picked {
+    pub(super) top_k: u32,
+    /// Those with rows; picks of the numbers from here on are kept without.
+    pub(super) experts: u32,
+    /// What weights are multiplied by.
+    pub(super) factor: f32,
+}
+
+/// Parameters: `row_of_pair`, `weight_of_row`, `topk_experts`, `topk_weights`, then written: `topk_ids`, `factored`; `tokens`.
+pub(super) fn picked(name: &str, spec: &Picked, machine: &Machine) -> Kernel {
+    let builder = Builder::new(name, threads(machine));
+    let k = &builder;
+    let pairs = Pairs::new(k, spec.top_k);
+    let (topk_experts, topk_weights) = (k.input("topk_experts", DType::I32), k.input("topk_weights", DType::F32));
+    let (topk_ids, factored) = (k.output("topk_ids", DType::I32), k.output("factored", DType::F32));
+    let tokens = k.scalar("tokens", DType::I32);
+    pairs.each_token(machine, tokens, |token| {
+        pairs.each(token, |pair, row| {
+            let (expert, weight) = (k.bind("expert", topk_experts.load(pair)), k.var("weight", k.f32(0.0)));
+            let is_rowless = k.bind("is_rowless", expert.ge(spec.experts as i32));
+            k.when(row.ge(0), || weight.set(pairs.weight_of_row.load(row)));
+            k.when(is_rowless, || weight.set(topk_weights.load(pair)));
+            topk_ids.store(pair, (row.ge(0) | is_rowless).select(expert, -1));
+            factored.store(pair, weight.get() * spec.factor);
         });
     });
     builder.finish()

@@ -30,14 +30,25 @@ pub(super) struct Sort {
     /// How many of them, the last, have no rows.
     pub(super) rowless: u32,
     pub(super) top_k: u32,
-    /// Every token has a pair with each expert, in their order.
-    pub(super) all_experts: bool,
+    pub(super) of: Pairs,
     /// Whether tokens may be padding, whose pairs are of no expert, -1: none is counted or has a row.
     pub(super) masked: bool,
     pub(super) span: Span,
     pub(super) priority: Priority,
     /// Rows of one M tile of the grouped GEMMs.
     pub(super) tile_rows: u32,
+}
+
+/// The experts of the pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pairs {
+    /// Those that were picked.
+    Picked,
+    /// Every token has a pair with each expert, in their order.
+    All,
+    /// Those that a caller gives, by numbers of which those from 0 to below this are known, through a map or not. Others are of no
+    /// expert.
+    Given { ids: u32, mapped: bool },
 }
 
 impl Sort {
@@ -54,9 +65,17 @@ impl Sort {
         k.bind("room", e.lt((self.experts - self.rowless) as i32).select(capacity, 0))
     }
 
+    /// Whether a pair may be of no expert.
+    fn lacks_experts(&self) -> bool {
+        match self.of {
+            Pairs::Picked | Pairs::All => self.masked,
+            Pairs::Given { .. } => true,
+        }
+    }
+
     /// What is done for expert `e`, if there is one.
     fn with_expert<'k>(&self, k: &'k Builder, e: Value<'k>, body: impl FnOnce()) {
-        if self.masked { k.when(e.ge(0), body) } else { body() }
+        if self.lacks_experts() { k.when(e.ge(0), body) } else { body() }
     }
 
     fn kernel(&self, step: &str, threads: u32) -> Builder {
@@ -108,20 +127,35 @@ enum Experts<'k> {
     Picked(Array<'k>),
     /// Of E that each token has, in their order; of none where its number in the mask is 0.
     All(i32, Option<Array<'k>>),
+    /// As a caller has them: of these, the ids from 0 to below `known` are experts, or places in a map whose numbers below `experts` are.
+    Given { ids: Array<'k>, known: i32, map: Option<Array<'k>>, experts: i32 },
 }
 
 impl<'k> Experts<'k> {
-    /// The parameter `topk_experts`, where experts were picked, or else `mask`, where there is one.
+    /// The parameter `topk_experts`, where experts were picked, `mask`, where all are and there is one, `topk_ids` and `expert_map`, where
+    /// they are given.
     fn of(k: &'k Builder, sort: &Sort) -> Experts<'k> {
-        if sort.all_experts {
-            Experts::All(sort.experts as i32, sort.masked.then(|| k.input("mask", DType::I32)))
-        } else {
-            Experts::Picked(k.input("topk_experts", DType::I32))
+        match sort.of {
+            Pairs::Picked => Experts::Picked(k.input("topk_experts", DType::I32)),
+            Pairs::All => Experts::All(sort.experts as i32, sort.masked.then(|| k.input("mask", DType::I32))),
+            Pairs::Given { ids, mapped } => Experts::Given {
+                ids: k.input("topk_ids", DType::I32),
+                known: ids as i32,
+                map: mapped.then(|| k.input("expert_map", DType::I32)),
+                experts: sort.experts as i32,
+            },
         }
     }
 
-    fn of_pair(self, pair: Value<'k>) -> Value<'k> {
+    fn of_pair(self, k: &'k Builder, pair: Value<'k>) -> Value<'k> {
         match self {
+            Experts::Given { ids, known, map, experts } => {
+                let id = k.bind("id", ids.load(pair));
+                let is_known = k.bind("is_known", id.ge(0) & id.lt(known));
+                let Some(map) = map else { return is_known.select(id, -1) };
+                let local = k.bind("local", map.load(is_known.select(id, 0)));
+                (is_known & local.ge(0) & local.lt(experts)).select(local, -1)
+            }
             Experts::Picked(experts) => experts.load(pair),
             Experts::All(experts, None) => pair % experts,
             Experts::All(experts, Some(mask)) => mask.load(pair / experts).ne(0).select(pair % experts, -1),
@@ -129,7 +163,7 @@ impl<'k> Experts<'k> {
     }
 }
 
-/// Parameters: `topk_experts` unless all are picked, `order` where weights decide, `pairs_of_chunk` (written), `tokens`, `span_tokens`.
+/// Parameters: those of [`Experts::of`], `order` where weights decide, `pairs_of_chunk` (written), `tokens`, `span_tokens`.
 pub(super) fn count(sort: &Sort, machine: &Machine) -> Kernel {
     let threads = chunk_threads(machine);
     let builder = sort.kernel("count", threads);
@@ -145,7 +179,7 @@ pub(super) fn count(sort: &Sort, machine: &Machine) -> Kernel {
     share(k, "e", threads, experts, |e| counts.store(e, k.i32(0)));
     k.barrier();
     share(k, "i", threads, chunk.items, |i| {
-        let e = experts_of.of_pair(turns.pair(k, sort.top_k, &chunk, i));
+        let e = experts_of.of_pair(k, turns.pair(k, sort.top_k, &chunk, i));
         sort.with_expert(
             k,
             e,
@@ -178,9 +212,9 @@ impl<'k> Tables<'k> {
     /// The load of an expert that wants so many pairs, and what it keeps of them.
     fn store_load(&self, k: &'k Builder, sort: &Sort, e: Value<'k>, load: Value<'k>, kept: Value<'k>) {
         // Where experts choose, the load is what they took.
-        self.load_of_expert.store(e, if sort.all_experts { kept } else { load });
+        self.load_of_expert.store(e, if sort.of == Pairs::All { kept } else { load });
         self.kept_of_expert.store(e, kept);
-        if let (Some(token_count), true) = (self.token_count, sort.all_experts) {
+        if let (Some(token_count), Pairs::All) = (self.token_count, sort.of) {
             // Every token that is no padding counts for each expert.
             k.when(e.eq(0), || token_count.store(k.i32(0), load));
         }
@@ -203,7 +237,7 @@ impl<'k> Tables<'k> {
             });
             self.offset_of_expert.store(experts, row.get());
             self.tile_count.store(zero, tile.get());
-            if let (Some(token_count), false) = (self.token_count, sort.all_experts) {
+            if let (Some(token_count), Pairs::Picked) = (self.token_count, sort.of) {
                 let pairs = k.var("pairs", zero);
                 k.for_range("e", zero, experts, |e| pairs.set(pairs.get() + self.load_of_expert.load(e)));
                 token_count.store(zero, pairs.get() / sort.top_k as i32);
@@ -240,8 +274,8 @@ impl<'k> Places<'k> {
     /// Finds the experts of the chunk's pairs.
     fn load_experts(&self, k: &'k Builder, sort: &Sort, threads: u32, chunk: &Chunk<'k>) {
         share(k, "i", threads, chunk.items, |i| {
-            self.expert_at.store(i, self.experts_of.of_pair(self.turns.pair(k, sort.top_k, chunk, i)));
-            if sort.masked {
+            self.expert_at.store(i, self.experts_of.of_pair(k, self.turns.pair(k, sort.top_k, chunk, i)));
+            if sort.lacks_experts() {
                 self.row_at.store(i, k.i32(-1));
             }
         });
@@ -323,7 +357,7 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
     builder.finish()
 }
 
-/// Parameters: `topk_experts` unless all are picked, `order` where weights decide, `topk_weights`, `rank_of_chunk`, `rows_before_span`,
+/// Parameters: those of [`Experts::of`], `order` where weights decide, `topk_weights`, `rank_of_chunk`, `rows_before_span`,
 /// `offset_of_expert`, then written: `row_of_pair`, `token_of_row`, `weight_of_row`; `tokens`, `span_tokens`, `capacity`.
 pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
     let threads = chunk_threads(machine);
@@ -354,8 +388,7 @@ pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
     builder.finish()
 }
 
-/// All of it by one block, chunk after chunk, where the batch is one span. Parameters: `topk_experts` unless all are picked or else
-/// `mask`, `order` where weights decide, `topk_weights`; `tokens`; those of [`of_block`].
+/// All of it by one block, chunk after chunk, where the batch is one span. Parameters: those of [`Experts::of`], `order` where weights decide, `topk_weights`; `tokens`; those of [`of_block`].
 pub(super) fn in_one_block(sort: &Sort, machine: &Machine) -> Kernel {
     let builder = Builder::new(format!("sort{}", sort.suffix), chunk_threads(machine));
     let k = &builder;
@@ -425,7 +458,7 @@ fn block<'k>(
     share(k, "e", threads, experts, |e| counts.store(e, zero));
     k.barrier();
     share(k, "pair", threads, pairs, |pair| {
-        let e = experts_of.of_pair(pair);
+        let e = experts_of.of_pair(k, pair);
         let add = || if threads == 1 { counts.store(e, counts.load(e) + 1) } else { counts.atomic_add(e, k.i32(1)) };
         sort.with_expert(k, e, add);
     });

@@ -63,13 +63,20 @@ struct Growing {
     params: Vec<Id>,
     table: Id,
     ids: Id,
+    /// Experts and weights that a caller gives, and a map of experts.
+    given: [Id; 3],
     ops: Vec<Id>,
     /// What depends on picks.
     routed: BTreeSet<Id>,
 }
 
 /// The ops that random choice would seldom get to.
-const RARE: [Op; 44] = [
+const RARE: [Op; 49] = [
+    Op::BestScore,
+    Op::Counted,
+    Op::Route,
+    Op::Given,
+    Op::Picked,
     Op::Part,
     Op::Part,
     Op::BiasUpdate,
@@ -154,7 +161,13 @@ impl Growing {
         };
         let table = integers("@table", &[Dim::Const(5), Dim::Const(2)]);
         let ids = integers("%ids", &[Dim::Tokens]);
-        Growing { random, builder, types, params, table, ids, ops: Vec::new(), routed: BTreeSet::new() }
+        let topk_ids = integers("%topk_ids", &[Dim::Tokens, Dim::Const(2)]);
+        let map = integers("%map", &[Dim::Const(7)]);
+        let of_picks = Type::tensor(&[Dim::Tokens, Dim::Const(2)], DType::F32);
+        let topk_weights = builder.param("%topk_weights", of_picks.clone());
+        types.insert(topk_weights, of_picks);
+        let given = [topk_ids, topk_weights, map];
+        Growing { random, builder, types, params, table, ids, given, ops: Vec::new(), routed: BTreeSet::new() }
     }
 
     /// Adds a random op if its random operands fit.
@@ -223,6 +236,16 @@ impl Growing {
                 (Op::ExpertScale, 1) if self.random.below(2) == 0 => self.params[9],
                 (Op::TopK, 1) if self.random.below(2) == 0 => operands[0],
                 (Op::HashPicks, 1) => self.table,
+                // It fits always, and would be the routing of nearly every graph.
+                (Op::Given, 0) if self.random.below(4) > 0 => self.ids,
+                (Op::Given, place @ 0..2) => self.given[place],
+                (Op::Given, 2) => {
+                    let map = [self.given[2]];
+                    self.list(&map[..mask])
+                }
+                (Op::Given, 3) => self.attr(|r| Attr::Num(r.one(&[8, 8, 3]))),
+                (Op::Picked, 0) => self.value(|ty| matches!(ty, Type::Picks { .. } | Type::Routing { .. })),
+                (Op::Picked, 1) => self.attr(|r| Attr::Real(r.one(&[1.0, 0.5]).into())),
                 (Op::HashPicks, 2) | (Op::Within, 0) => self.ids,
                 (Op::Pointwise(Pointwise::MaskTokens) | Op::TokenSoftmax, 1) | (Op::Within, 2) => self.mask(),
                 (Op::Within, 1) => self.attr(|r| Attr::Num(1 + r.below(3) as u64)),

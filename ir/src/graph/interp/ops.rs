@@ -4,12 +4,12 @@ use egg::Id;
 
 use super::arithmetic::{dot, gemm, jitter, map_rows, pointwise, softmax, token_softmax, within};
 use super::assigning::{assign, input_of, renorm_kept, scale_of};
-use super::parts::{bias_update, observed, part};
-use super::picking::{divisor, group_limit, hash_picks, joint, sparse_mixer, top_k};
+use super::parts::{bias_update, observed, part, picked};
+use super::picking::{divisor, given, group_limit, hash_picks, joint, sparse_mixer, top_k};
 use super::values::{accepts, expert_of_row, tensor};
 use super::{NO_EXPERT, Observation, Penalty, Picks, Slots, Tensor, Value};
 use crate::Dims;
-use crate::graph::{Attr, Body, Node, Op};
+use crate::graph::{Assignment, Attr, Body, Node, Op};
 
 pub(super) fn eval(node: &Node, values: &[Value], holes: &[Value], dims: Dims) -> Result<Value, String> {
     match node {
@@ -86,6 +86,13 @@ pub(super) fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, St
             [T(scores), T(table), T(ids)] => P(hash_picks(scores, table, ids)),
             _ => return wrong(op),
         },
+        Op::Given => match operands {
+            [T(ids), T(weights), List(maps), Value::Attr(Attr::Num(experts))] => {
+                let map = maps.first().map(tensor).transpose()?;
+                R(assign(&given(ids, weights, map, *experts as usize), &Assignment::Dropless, dims)?)
+            }
+            _ => return wrong(op),
+        },
         Op::Leading => {
             let [T(x), Value::Attr(Attr::Num(n))] = operands else { return wrong(op) };
             let (columns, n) = (x.shape[1], *n as usize);
@@ -159,6 +166,14 @@ pub(super) fn apply(op: Op, operands: &[&Value], dims: Dims) -> Result<Value, St
                 let Penalty { balance, z } = observed.losses(&r.picks, rule, dims);
                 let losses = [balance, z].into_iter().flatten().map(|loss| T(Tensor::new(vec![1], vec![loss])));
                 List(std::iter::once(T(observed.of_expert(r.picks.columns()))).chain(losses).collect())
+            }
+            _ => return wrong(op),
+        },
+        Op::Picked => match operands {
+            [P(picks), Value::Attr(Attr::Real(c))] => List(picked(picks, |_| true, c.get()).map(T).to_vec()),
+            [R(r), Value::Attr(Attr::Real(c))] => {
+                let is_kept = |pair: usize| r.row_of_pair[pair].is_some() || !r.has_rows(pair);
+                List(picked(&r.picks, is_kept, c.get()).map(T).to_vec())
             }
             _ => return wrong(op),
         },

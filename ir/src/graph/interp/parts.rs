@@ -27,6 +27,16 @@ pub(super) fn part(routing: &Routing, part: Part) -> Result<Tensor, String> {
     })
 }
 
+/// The picks that are kept, as experts and as weights times `c`: -1 and 0 in the place of the others.
+pub(super) fn picked(picks: &Picks, is_kept: impl Fn(usize) -> bool, c: f64) -> [Tensor; 2] {
+    let pairs = || picks.expert_of_pair.iter().zip(&picks.weight_of_pair).enumerate();
+    let kept = || pairs().map(|(pair, (expert, weight))| (*expert != NO_EXPERT && is_kept(pair)).then_some((*expert, *weight)));
+    let shape = vec![picks.expert_of_pair.len() / picks.top_k, picks.top_k];
+    let experts = kept().map(|pick| pick.map_or(-1.0, |(expert, _)| expert as f64)).collect();
+    let weights = kept().map(|pick| pick.map_or(0.0, |(_, weight)| weight * c)).collect();
+    [Tensor::new(shape.clone(), experts), Tensor::new(shape, weights)]
+}
+
 /// The pairs of each expert that count.
 fn count(picks: &Picks, counts: impl Fn(usize) -> bool) -> Tensor {
     let mut of_expert = vec![0.0; picks.columns()];

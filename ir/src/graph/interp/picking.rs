@@ -111,6 +111,18 @@ pub(super) fn divisor(rule: Renorm, w: &[f64]) -> f64 {
     }
 }
 
+/// What a caller has picked, by numbers of experts or through a map to these.
+pub(super) fn given(ids: &Tensor, weights: &Tensor, map: Option<&Tensor>, experts: usize) -> Picks {
+    // Integers, of which the negative ones have no place in a list.
+    let below = |number: f64, end: usize| (number >= 0.0 && number < end as f64).then_some(number as usize);
+    let expert = |id: &f64| match map {
+        None => below(*id, experts),
+        Some(map) => below(*id, map.data.len()).and_then(|id| below(map.data[id], experts)),
+    };
+    let expert_of_pair = ids.data.iter().map(|id| expert(id).unwrap_or(NO_EXPERT)).collect();
+    Picks { expert_of_pair, weight_of_pair: weights.data.to_vec(), ..Picks::none(ids.shape[1], experts) }
+}
+
 pub(super) fn mask_picks(picks: &Picks, mask: &Tensor) -> Picks {
     let mut y = picks.clone();
     for (token, _) in mask.data.iter().enumerate().filter(|(_, mask)| **mask == 0.0) {

@@ -1,5 +1,6 @@
 //! A program in the making: one arm for each op, which says what its kernel is given. What kernels do is in their files.
 
+mod picks;
 mod results;
 mod routing;
 mod rows;
@@ -18,7 +19,8 @@ pub(super) struct Plan<'g> {
     machine: &'g Machine,
     /// Buffers of the parameters, in their order.
     params: Vec<Option<BufferId>>,
-    output: BufferId,
+    /// Where the layer's output goes, where it has one of its own.
+    output: Option<BufferId>,
     /// Of the nodes so far.
     values: Vec<Value<'g>>,
     buffers: Buffers,
@@ -39,7 +41,7 @@ impl<'g> Plan<'g> {
         layer: &'g Typed,
         machine: &'g Machine,
         params: Vec<Option<BufferId>>,
-        output: BufferId,
+        output: Option<BufferId>,
         buffers: Buffers,
     ) -> Plan<'g> {
         let (values, constant, kernels, is_preparing) = (Vec::new(), Vec::new(), Vec::new(), false);
@@ -120,6 +122,9 @@ impl<'g> Plan<'g> {
         match op {
             Op::List => Ok(Value::List(operands)),
             Op::Route => self.route(&operands, ty),
+            Op::Gemm if matches!(ty, Type::Picks { .. }) => self.picks(&operands, ty),
+            Op::Given => self.given(&operands, ty),
+            Op::Picked => self.picked(&operands),
             Op::Gemm | Op::GroupedGemm => self.gemm(op, &operands, ty, last),
             Op::Combine => self.combine(&operands, ty, last),
             Op::RmsNorm => self.rms_norm(&operands, ty, last),
@@ -212,7 +217,10 @@ impl<'g> Plan<'g> {
         };
         let most = rows.as_ref().map_or(&Extent::Tokens, |(_, most)| most);
         let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, most)).collect();
-        let buffer = if last { self.output } else { self.buffers.workspace(&format!("{}_out", kernel), *dtype, extents) };
+        let buffer = match self.output.filter(|_| last) {
+            Some(output) => output,
+            None => self.buffers.workspace(&format!("{}_out", kernel), *dtype, extents),
+        };
         let pairs_of = rows.map(|(grouping, _)| grouping);
         Ok(Tensor { buffer, dtype: *dtype, shape: shape.clone(), pairs_of, name: None })
     }

@@ -7,7 +7,7 @@ use super::Plan;
 use super::value::Value;
 use crate::Statistics;
 use crate::facts::Count;
-use crate::graph::{Attr, Losses, Node, OUTPUT, Op, Part, Type};
+use crate::graph::{Attr, Losses, Node, OUTPUT, Op, Part, Type, is_output};
 
 impl Plan<'_> {
     /// Gives the results their names.
@@ -16,7 +16,7 @@ impl Plan<'_> {
         for (name, id) in layer.graph().results() {
             let value = &self.values[usize::from(id)];
             let buffer = match value {
-                Value::Tensor(tensor) if name == OUTPUT && tensor.buffer == self.output => continue,
+                Value::Tensor(tensor) if name == OUTPUT && Some(tensor.buffer) == self.output => continue,
                 Value::Updated(weight) if Some(*weight) == self.weight(name) => continue,
                 Value::Tensor(tensor) | Value::PickWeights { weights: tensor, first: 0, .. } if !name.starts_with('@') => {
                     Some(tensor.buffer)
@@ -26,11 +26,15 @@ impl Plan<'_> {
                 | Value::PickWeights { .. }
                 | Value::Sums(_)
                 | Value::Updated(_)
+                | Value::Picks(_)
                 | Value::Routing(_)
                 | Value::Slots(_) => None,
                 Value::ExpertRows(_) | Value::PairWeights(_) | Value::Beside(_) | Value::List(_) | Value::Attr(_) => None,
             };
-            let published = buffer.and_then(|buffer| self.buffers.publish(buffer, name));
+            let published = buffer.and_then(|buffer| match is_output(name) {
+                true => self.buffers.give_out(buffer, name),
+                false => self.buffers.publish(buffer, name),
+            });
             published.ok_or_else(|| ScheduleError::Result { name: name.to_string(), what: layer.ty(id).to_string() })?;
         }
         Ok(())

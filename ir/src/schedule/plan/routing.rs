@@ -8,9 +8,9 @@ use super::super::losses::{self, Loss};
 use super::super::order::{self, Order};
 use super::super::renorm::{self, ExpertScale};
 use super::super::route::{self, Route};
-use super::super::sort::{self, Sort};
+use super::super::sort::{self, Pairs, Sort};
 use super::super::{ScheduleError, chunk};
-use super::value::{Observed, Routing, Tensor, Value, beside_logits, constant, tensor, wrong};
+use super::value::{Experts, Observed, Routing, Tensor, Value, beside_logits, constant, tensor, wrong};
 use super::{Plan, arg, in_order, operands_of, tokens};
 use crate::graph::{Assignment, Attr, Body, Capacity, Node, Op, Part, Pointwise, Priority, Span, Type};
 use crate::kernel::{Arg, Launch};
@@ -38,48 +38,20 @@ impl<'g> Plan<'g> {
         let (top_k, experts) = (*top_k, *experts + *rowless);
         let vs = vs.iter().map(|v| tensor(Op::Route, v)).collect::<Result<Vec<_>, _>>()?;
         let sorts = sorting == Sorting::Routed;
-        let spec = Route {
-            name: self.kernel_name(if sorts { "route_and_sort" } else { "route" }, &[router]),
-            hidden: constant(x, 1),
-            experts: experts as u32,
-            top_k: top_k as u32,
-            x: x.dtype,
-            router: router.dtype,
-            operands: vs.iter().map(|v| beside_logits(v, experts)).collect::<Result<_, _>>()?,
-            body,
-            span: observed_span(body),
-        };
+        let family = if sorts { "route_and_sort" } else { "route" };
+        let spec = self.to_route(family, (x, router), &vs, body, [experts, top_k])?;
         let picked = !body.has(Op::AllExperts);
         let mask = mask_of(body, &vs);
-        let sort = self.to_sort(rule, [experts, *rowless], top_k, picked, mask.is_some());
+        let sort = to_sort(self.sort_suffix(), rule, [experts, *rowless], top_k, picked, mask.is_some());
         let kernel = route::route(&spec, sorts.then_some(&sort.spec), self.machine)?;
-        let pairs = || [Extent::Tokens, Extent::Const(top_k)];
-        let topk_experts = picked.then(|| self.buffers.workspace("topk_experts", DType::I32, pairs()));
-        let topk_weights = self.buffers.workspace("topk_weights", DType::F32, pairs());
-        let mut args = vec![arg("x", x.buffer), arg("router", router.buffer), arg("topk_weights", topk_weights), tokens()];
-        args.extend(operands_of(vs.iter().copied()));
-        args.extend(topk_experts.map(|experts| arg("topk_experts", experts)));
-        let best_of_token = spec.ranks().then(|| self.buffers.workspace("best_of_token", DType::F32, [Extent::Tokens]));
-        args.extend(best_of_token.map(|best| arg("best_of_token", best)));
-        let counted_experts = spec.counts_others().then(|| self.buffers.workspace("counted_experts", DType::I32, pairs()));
-        args.extend(counted_experts.map(|counted| arg("counted_experts", counted)));
-        let observed = spec.observes().then(|| {
-            let (b, blocks) = (&mut self.buffers, kernel.grid.clone());
-            let by_expert = [blocks.clone(), Extent::Const(experts)];
-            let probability_of_block = b.workspace("probability_of_block", DType::F32, by_expert);
-            let z_of_block = b.workspace("z_of_block", DType::F32, [blocks.clone()]);
-            Observed { probability_of_block, z_of_block, blocks, span: spec.span }
-        });
-        if let Some(observed) = &observed {
-            args.push(arg("probability_of_block", observed.probability_of_block));
-            args.push(arg("z_of_block", observed.z_of_block));
-        }
-        args.extend((spec.span == Span::Sequence).then(|| arg("span_tokens", spec.span.tokens())));
+        let Written { topk_experts, topk_weights, best_of_token, counted_experts, observed, mut args } =
+            self.written(&spec, (x, router), &vs, kernel.grid.clone());
         if sorts {
             if let Priority::BatchPrioritized | Priority::Score = sort.spec.priority {
                 return Err(ScheduleError::Operand { op: Op::Route, what: format!("{sorting} in an order of weights") });
             }
-            let (routing, written) = self.sorted(&sort, topk_experts, topk_weights);
+            let of = topk_experts.map_or(Experts::All, Experts::Picked);
+            let (routing, written) = self.sorted(&sort, of, topk_weights);
             args.extend(written);
             args.push(arg("blocks", kernel.grid));
             self.launch(kernel.kernel, Extent::Tokens.min(Extent::Const(1)), args)?;
@@ -92,10 +64,64 @@ impl<'g> Plan<'g> {
             }
             (topk_experts, _) => {
                 let numbers = (topk_weights, best_of_token);
-                let routing = self.sort(&sort, sorting, [topk_experts, mask], numbers)?;
+                let experts_of_pairs = match (topk_experts, mask) {
+                    (Some(experts), _) => (Experts::Picked(experts), vec![arg("topk_experts", experts)]),
+                    (None, mask) => (Experts::All, mask.map(|mask| arg("mask", mask)).into_iter().collect()),
+                };
+                let routing = self.sort((Op::Route, &sort), sorting, experts_of_pairs, mask, numbers)?;
                 Ok(Value::Routing(Routing { observed, counted_experts, ..routing }))
             }
         }
+    }
+
+    /// What is routed, to so many experts and with so many picks of a token.
+    pub(super) fn to_route(
+        &self,
+        family: &str,
+        (x, router): (&Tensor, &Tensor),
+        vs: &[&Tensor],
+        body: &'g Body,
+        [experts, top_k]: [u64; 2],
+    ) -> Result<Route<'g>, ScheduleError> {
+        Ok(Route {
+            name: self.kernel_name(family, &[router]),
+            hidden: constant(x, 1),
+            experts: experts as u32,
+            top_k: top_k as u32,
+            x: x.dtype,
+            router: router.dtype,
+            operands: vs.iter().map(|v| beside_logits(v, experts)).collect::<Result<_, _>>()?,
+            body,
+            span: observed_span(body),
+        })
+    }
+
+    /// The buffers that a route of so many blocks writes, and its arguments.
+    pub(super) fn written(&mut self, spec: &Route, (x, router): (&Tensor, &Tensor), vs: &[&Tensor], blocks: Extent) -> Written {
+        let pairs = || [Extent::Tokens, Extent::Const(u64::from(spec.top_k))];
+        let picked = !spec.body.has(Op::AllExperts);
+        let topk_experts = picked.then(|| self.buffers.workspace("topk_experts", DType::I32, pairs()));
+        let topk_weights = self.buffers.workspace("topk_weights", DType::F32, pairs());
+        let mut args = vec![arg("x", x.buffer), arg("router", router.buffer), arg("topk_weights", topk_weights), tokens()];
+        args.extend(operands_of(vs.iter().copied()));
+        args.extend(topk_experts.map(|experts| arg("topk_experts", experts)));
+        let best_of_token = spec.ranks().then(|| self.buffers.workspace("best_of_token", DType::F32, [Extent::Tokens]));
+        args.extend(best_of_token.map(|best| arg("best_of_token", best)));
+        let counted_experts = spec.counts_others().then(|| self.buffers.workspace("counted_experts", DType::I32, pairs()));
+        args.extend(counted_experts.map(|counted| arg("counted_experts", counted)));
+        let observed = spec.observes().then(|| {
+            let b = &mut self.buffers;
+            let by_expert = [blocks.clone(), Extent::Const(u64::from(spec.experts))];
+            let probability_of_block = b.workspace("probability_of_block", DType::F32, by_expert);
+            let z_of_block = b.workspace("z_of_block", DType::F32, [blocks.clone()]);
+            Observed { probability_of_block, z_of_block, blocks, span: spec.span }
+        });
+        if let Some(observed) = &observed {
+            args.push(arg("probability_of_block", observed.probability_of_block));
+            args.push(arg("z_of_block", observed.z_of_block));
+        }
+        args.extend((spec.span == Span::Sequence).then(|| arg("span_tokens", spec.span.tokens())));
+        Written { topk_experts, topk_weights, best_of_token, counted_experts, observed, args }
     }
 
     /// What a routing costs in training: the probabilities summed over all tokens, then the losses.
@@ -113,7 +139,7 @@ impl<'g> Plan<'g> {
         if bytes > limit {
             return Err(ScheduleError::Shared { op, bytes, limit, machine: self.machine.name });
         }
-        let Some(topk_experts) = routing.topk_experts else { return Err(wrong(op, operands)) };
+        let Some(topk_experts) = routing.topk_experts(op)? else { return Err(wrong(op, operands)) };
         let counted = if spec.reads_picks() { others.unwrap_or(topk_experts) } else { routing.load_of_expert };
         let b = &mut self.buffers;
         let one = || [Extent::Const(1)];
@@ -158,7 +184,7 @@ impl<'g> Plan<'g> {
         let [Value::Routing(routing), Value::Attr(Attr::Part(part))] = operands else { return Err(wrong(Op::Part, operands)) };
         let lacks = || ScheduleError::Operand { op: Op::Part, what: format!("`{}` of a routing without it", part.word()) };
         let buffer = match part {
-            Part::Experts => routing.topk_experts,
+            Part::Experts => routing.topk_experts(Op::Part)?,
             Part::Rows => Some(routing.row_of_pair),
             Part::Load => Some(routing.load_of_expert),
             Part::Kept => Some(routing.kept_of_expert),
@@ -189,7 +215,7 @@ impl<'g> Plan<'g> {
         let tile_rows = MOST_ROWS;
         let spec = Choose { name: self.kernel_name("choose", &[]), experts: experts as u32, tile_rows };
         let rows = rule.most_pairs(experts, experts);
-        let routing = self.rows([experts, 0], experts, rows, tile_rows, None, scores);
+        let routing = self.rows([experts, 0], experts, rows, tile_rows, Experts::All, scores);
         let mut args = vec![
             arg("scores", scores),
             arg("row_of_pair", routing.row_of_pair),
@@ -211,7 +237,7 @@ impl<'g> Plan<'g> {
         top_k: u64,
         rows: Extent,
         tile_rows: u32,
-        topk_experts: Option<BufferId>,
+        of: Experts,
         topk_weights: BufferId,
     ) -> Routing {
         let (b, i32s) = (&mut self.buffers, DType::I32);
@@ -224,7 +250,7 @@ impl<'g> Plan<'g> {
         Routing {
             experts: experts - rowless,
             top_k,
-            topk_experts,
+            of,
             renormed: false,
             topk_weights,
             row_of_pair: b.workspace("row_of_pair", i32s, [Extent::Tokens, Extent::Const(top_k)]),
@@ -243,33 +269,11 @@ impl<'g> Plan<'g> {
         }
     }
 
-    /// How the pairs of a route are sorted, whichever way.
-    fn to_sort(&self, rule: &Assignment, [experts, rowless]: [u64; 2], top_k: u64, picked: bool, masked: bool) -> ToSort {
-        // Room for all pairs, which no expert has more of.
-        let pairs = Extent::Tokens * top_k;
-        let (span, priority, capacity) = match rule {
-            Assignment::Dropless => (Span::All, Priority::TokenMajor, pairs.clone()),
-            Assignment::Capacity(c) => (c.span, c.priority, c.per_expert.clone().min(pairs.clone())),
-        };
-        let spec = Sort {
-            suffix: self.sort_suffix(),
-            experts: experts as u32,
-            rowless: rowless as u32,
-            top_k: top_k as u32,
-            all_experts: !picked,
-            masked,
-            span,
-            priority,
-            tile_rows: MOST_ROWS,
-        };
-        ToSort { spec, rows: rule.most_pairs(top_k, experts - rowless), capacity }
-    }
-
     /// The buffers of what one block sorts, and the arguments that it writes to.
-    fn sorted(&mut self, sort: &ToSort, topk_experts: Option<BufferId>, topk_weights: BufferId) -> (Routing, Vec<Arg>) {
+    fn sorted(&mut self, sort: &ToSort, of: Experts, topk_weights: BufferId) -> (Routing, Vec<Arg>) {
         let ToSort { spec, rows, capacity } = sort;
         let experts = [spec.experts, spec.rowless].map(u64::from);
-        let routing = self.rows(experts, u64::from(spec.top_k), rows.clone(), spec.tile_rows, topk_experts, topk_weights);
+        let routing = self.rows(experts, u64::from(spec.top_k), rows.clone(), spec.tile_rows, of, topk_weights);
         let token_count = spec.masked.then(|| self.buffers.workspace("token_count", DType::I32, [Extent::Const(1)]));
         let mut args = vec![arg("capacity", capacity.clone())];
         args.extend(places(&routing));
@@ -278,11 +282,12 @@ impl<'g> Plan<'g> {
         (Routing { token_count, ..routing }, args)
     }
 
-    fn sort(
+    pub(super) fn sort(
         &mut self,
-        sort: &ToSort,
+        (op, sort): (Op, &ToSort),
         sorting: Sorting,
-        [topk_experts, mask]: [Option<BufferId>; 2],
+        (of, experts_of_pairs): (Experts, Vec<Arg>),
+        mask: Option<BufferId>,
         (topk_weights, best_of_token): (BufferId, Option<BufferId>),
     ) -> Result<Routing, ScheduleError> {
         let ToSort { spec, rows, capacity } = sort;
@@ -291,24 +296,20 @@ impl<'g> Plan<'g> {
         let (machine, i32s) = (self.machine, DType::I32);
         if !sorting.fits(experts, machine) {
             let (bytes, limit) = (sorting.shared_bytes(experts, machine), u64::from(machine.shared_bytes));
-            return Err(ScheduleError::Shared { op: Op::Route, bytes, limit, machine: machine.name });
+            return Err(ScheduleError::Shared { op, bytes, limit, machine: machine.name });
         }
         let by_expert = |rows: Extent| [rows, Extent::Const(experts)];
         let order = self.order(span, priority, spec.top_k, (topk_weights, best_of_token))?;
         let span_tokens = arg("span_tokens", span.tokens());
         let of_capacity = arg("capacity", capacity.clone());
-        let experts_of_pairs = match (topk_experts, mask) {
-            (Some(experts), _) => Some(arg("topk_experts", experts)),
-            (None, mask) => mask.map(|mask| arg("mask", mask)),
-        };
-        let mut experts_by_priority: Vec<Arg> = experts_of_pairs.into_iter().collect();
+        let mut experts_by_priority = experts_of_pairs;
         experts_by_priority.extend(order.map(|order| arg("order", order)));
         let pair_weights = arg("topk_weights", topk_weights);
         let one = Extent::Tokens.min(Extent::Const(1));
         match sorting {
             // A route that sorts is launched by itself.
             Sorting::Block | Sorting::Routed => {
-                let (routing, written) = self.sorted(sort, topk_experts, topk_weights);
+                let (routing, written) = self.sorted(sort, of, topk_weights);
                 let mut args = experts_by_priority;
                 args.extend([pair_weights, tokens()]);
                 args.extend(written);
@@ -320,7 +321,7 @@ impl<'g> Plan<'g> {
                 let pairs_of_chunk = b.workspace("pairs_of_chunk", i32s, by_expert(spec.chunks(machine)));
                 let rank_of_chunk = b.workspace("rank_of_chunk", i32s, by_expert(spec.chunks(machine)));
                 let rows_before_span = b.workspace("rows_before_span", i32s, by_expert(span.count()));
-                let routing = self.rows([experts, rowless], top_k, rows.clone(), spec.tile_rows, topk_experts, topk_weights);
+                let routing = self.rows([experts, rowless], top_k, rows.clone(), spec.tile_rows, of, topk_weights);
                 let token_count = mask.map(|_| self.buffers.workspace("token_count", i32s, [Extent::Const(1)]));
                 let mut count = experts_by_priority.clone();
                 count.extend([arg("pairs_of_chunk", pairs_of_chunk), tokens(), span_tokens.clone()]);
@@ -406,7 +407,8 @@ impl<'g> Plan<'g> {
     pub(super) fn expert_scale(&mut self, operands: &[Value<'g>]) -> Result<Value<'g>, ScheduleError> {
         let [Value::Routing(routing), Value::Tensor(scale)] = operands else { return Err(wrong(Op::ExpertScale, operands)) };
         let (name, machine) = (self.kernel_name("expert_scale", &[scale]), self.machine);
-        let picked = routing.topk_experts.is_some();
+        let topk_experts = routing.topk_experts(Op::ExpertScale)?;
+        let picked = topk_experts.is_some();
         let spec = ExpertScale { top_k: routing.top_k as u32, picked, scale: scale.dtype, of_all: constant(scale, 0) == 1 };
         let scaled = self.buffers.workspace("weight_of_row", DType::F32, [routing.rows.clone()]);
         let mut args = vec![
@@ -416,7 +418,7 @@ impl<'g> Plan<'g> {
             arg("scaled", scaled),
             tokens(),
         ];
-        args.extend(routing.topk_experts.map(|experts| arg("topk_experts", experts)));
+        args.extend(topk_experts.map(|experts| arg("topk_experts", experts)));
         self.launch(renorm::expert_scale(&name, &spec, machine), renorm::grid(machine), args)?;
         Ok(Value::Routing(Routing { weight_of_row: scaled, renormed: true, ..routing.clone() }))
     }
@@ -424,13 +426,14 @@ impl<'g> Plan<'g> {
     /// What tokens keep of themselves: `dropped_input` and `identity_input`.
     pub(super) fn input_of(&mut self, op: Op, operands: &[Value<'g>], ty: &Type) -> Result<Value<'g>, ScheduleError> {
         let [Value::Tensor(x), Value::Routing(routing)] = operands else { return Err(wrong(op, operands)) };
+        let topk_experts = routing.topk_experts(op)?;
         let spec = KeptInput {
             name: self.kernel_name(op.name(), &[]),
             picks: if op == Op::DroppedInput { kept_input::Picks::Dropped } else { kept_input::Picks::Rowless },
             n: constant(x, 1) as u32,
             experts: routing.experts as u32,
             top_k: routing.top_k as u32,
-            picked: routing.topk_experts.is_some(),
+            picked: topk_experts.is_some(),
             masked: routing.token_count.is_some(),
             x: x.dtype,
         };
@@ -442,7 +445,7 @@ impl<'g> Plan<'g> {
             arg("out", result.buffer),
             tokens(),
         ];
-        args.extend(routing.topk_experts.map(|experts| arg("topk_experts", experts)));
+        args.extend(topk_experts.map(|experts| arg("topk_experts", experts)));
         self.launch(kept_input::kept_input(&spec, self.machine), chunk::row_blocks(self.machine), args)?;
         Ok(Value::Tensor(result))
     }
@@ -460,11 +463,50 @@ fn observed_span(body: &Body) -> Span {
     body.nodes().iter().find_map(of).unwrap_or(Span::All)
 }
 
+/// What a route writes, and all of its arguments.
+pub(super) struct Written {
+    pub(super) topk_experts: Option<BufferId>,
+    pub(super) topk_weights: BufferId,
+    pub(super) best_of_token: Option<BufferId>,
+    pub(super) counted_experts: Option<BufferId>,
+    pub(super) observed: Option<Observed>,
+    pub(super) args: Vec<Arg>,
+}
+
 /// A sort to be scheduled, with the rows that there are at most and the room of an expert.
-struct ToSort {
-    spec: Sort,
-    rows: Extent,
-    capacity: Extent,
+pub(super) struct ToSort {
+    pub(super) spec: Sort,
+    pub(super) rows: Extent,
+    pub(super) capacity: Extent,
+}
+
+/// How the pairs of a route are sorted, whichever way.
+pub(super) fn to_sort(
+    suffix: String,
+    rule: &Assignment,
+    [experts, rowless]: [u64; 2],
+    top_k: u64,
+    picked: bool,
+    masked: bool,
+) -> ToSort {
+    // Room for all pairs, which no expert has more of.
+    let pairs = Extent::Tokens * top_k;
+    let (span, priority, capacity) = match rule {
+        Assignment::Dropless => (Span::All, Priority::TokenMajor, pairs.clone()),
+        Assignment::Capacity(c) => (c.span, c.priority, c.per_expert.clone().min(pairs.clone())),
+    };
+    let spec = Sort {
+        suffix,
+        experts: experts as u32,
+        rowless: rowless as u32,
+        top_k: top_k as u32,
+        of: if picked { Pairs::Picked } else { Pairs::All },
+        masked,
+        span,
+        priority,
+        tile_rows: MOST_ROWS,
+    };
+    ToSort { spec, rows: rule.most_pairs(top_k, experts - rowless), capacity }
 }
 
 /// What is written of the pairs' rows.

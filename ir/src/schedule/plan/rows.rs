@@ -167,7 +167,8 @@ impl<'g> Plan<'g> {
         let part = |value: &Value<'g>| match value {
             Value::Beside(part) => Some(Rc::clone(part)),
             Value::Tensor(_) | Value::ExpertRows(_) | Value::PairWeights(_) | Value::PickWeights { .. } => None,
-            Value::Routing(_) | Value::Slots(_) | Value::Sums(_) | Value::Updated(_) | Value::List(_) | Value::Attr(_) => None,
+            Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::Sums(_) | Value::Updated(_) => None,
+            Value::List(_) | Value::Attr(_) => None,
         };
         let mut parts: Vec<Rc<Beside>> = operands.iter().filter_map(part).collect();
         parts.sort_by_key(|part| part.spec.experts.is_some());

@@ -15,6 +15,8 @@ use crate::{DType, Extent};
 #[derive(Clone)]
 pub(super) enum Value<'g> {
     Tensor(Tensor),
+    /// What tokens pick, without rows.
+    Picks(Picks),
     Routing(Routing),
     Slots(Slots),
     /// `expert_rows b routing`: read where it is used.
@@ -57,6 +59,25 @@ pub(super) struct Tensor {
     pub(super) name: Option<String>,
 }
 
+/// The picks of a route in memory, `[T, K]`.
+#[derive(Clone)]
+pub(super) struct Picks {
+    pub(super) top_k: u64,
+    pub(super) topk_experts: BufferId,
+    pub(super) topk_weights: BufferId,
+}
+
+/// Where the experts of pairs are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Experts {
+    /// They were picked, and stand here.
+    Picked(BufferId),
+    /// Every token has all, in their order.
+    All,
+    /// A caller gives them, by other numbers or through a map: only the sort knows them.
+    Given,
+}
+
 /// The pairs of a route in memory.
 #[derive(Clone)]
 pub(super) struct Routing {
@@ -65,8 +86,7 @@ pub(super) struct Routing {
     pub(super) top_k: u64,
     /// At most so many rows.
     pub(super) rows: Extent,
-    /// `None`: all experts, in their order.
-    pub(super) topk_experts: Option<BufferId>,
+    pub(super) of: Experts,
     /// Whether the rows have other weights than the picks.
     pub(super) renormed: bool,
     /// Of dropped pairs too.
@@ -118,6 +138,15 @@ impl Routing {
     pub(super) fn grouping(&self) -> Grouping {
         Grouping::Routing(self.row_of_pair)
     }
+
+    /// The experts of the picks, for a kernel that asks; `None`: all, in their order.
+    pub(super) fn topk_experts(&self, op: Op) -> Result<Option<BufferId>, ScheduleError> {
+        match self.of {
+            Experts::Picked(experts) => Ok(Some(experts)),
+            Experts::All => Ok(None),
+            Experts::Given => Err(ScheduleError::Operand { op, what: "a routing that a caller gives".to_string() }),
+        }
+    }
 }
 
 impl Slots {
@@ -132,7 +161,7 @@ pub(super) fn grouping_of(value: &Value<'_>) -> Option<Grouping> {
     match value {
         Value::Routing(routing) => Some(routing.grouping()),
         Value::Slots(slots) => Some(Grouping::Slots(*slots)),
-        Value::Tensor(_) | Value::ExpertRows(_) | Value::PairWeights(_) | Value::PickWeights { .. } => None,
+        Value::Tensor(_) | Value::Picks(_) | Value::ExpertRows(_) | Value::PairWeights(_) | Value::PickWeights { .. } => None,
         Value::Sums(_) | Value::Updated(_) | Value::Beside(_) | Value::List(_) | Value::Attr(_) => None,
     }
 }
@@ -157,6 +186,7 @@ pub(super) fn tensor<'v>(op: Op, value: &'v Value<'_>) -> Result<&'v Tensor, Sch
         Value::ExpertRows(_)
         | Value::PairWeights(_)
         | Value::PickWeights { .. }
+        | Value::Picks(_)
         | Value::Routing(_)
         | Value::Slots(_)
         | Value::Sums(_)
@@ -185,6 +215,7 @@ pub(super) fn wrong(op: Op, operands: &[Value<'_>]) -> ScheduleError {
         .iter()
         .map(|value| match value {
             Value::Tensor(_) => "a tensor".into(),
+            Value::Picks(_) => "picks".into(),
             Value::Routing(_) => "a routing".into(),
             Value::Slots(_) => "slots".into(),
             Value::ExpertRows(_) => "the rows of experts".into(),

@@ -266,7 +266,9 @@ impl<'k> Row<'_, 'k> {
             | Op::BestScore
             | Op::Losses
             | Op::Part
-            | Op::BiasUpdate => None,
+            | Op::BiasUpdate
+            | Op::Given
+            | Op::Picked => None,
             Op::WithoutRows | Op::Within | Op::Assign | Op::RenormKept | Op::DroppedInput | Op::IdentityInput | Op::Dispatch => {
                 None
             }
