@@ -4,6 +4,7 @@
 mod packages;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use moec::import::Entry;
 use moec::pipeline::{lower, this_host};
 use moec_codegen::{Options, codegen};
 use moec_ir::Machine;
@@ -16,7 +17,7 @@ fn compile(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(name);
         group.sample_size(10);
         for (spec, name) in &specs {
-            let lower = || lower(spec, machine).expect("kernels");
+            let lower = || lower(spec, Entry::Layer, machine).expect("kernels");
             group.bench_function(BenchmarkId::new("kernels", name), |bencher| bencher.iter(lower));
             let image = || codegen(&lower().program, machine, &Options::default()).expect("an image");
             group.bench_function(BenchmarkId::new("image", name), |bencher| bencher.iter(image));

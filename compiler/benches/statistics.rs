@@ -8,7 +8,7 @@ mod timed;
 use std::slice::from_ref;
 use std::time::Duration;
 
-use moec::import::import;
+use moec::import::{Entry, import};
 use moec::pipeline::{batches, lower_graph, this_host};
 use moec::spec::Spec;
 use moec::{package, random};
@@ -32,7 +32,8 @@ fn main() {
         }
         println!("{name}, intermediate {}: medians of {PAIRS} pairs, ms\n", spec.expert.intermediate);
         println!("{:>8}{:>12}{:>12}{:>12}{:>12}{:>12}", "tokens", "layer", "without", "difference", "route", "without");
-        let layers = [import(&spec), without(import(&spec))].map(|graph| layer(&spec, &text, graph));
+        let graph = || import(&spec, Entry::Layer).expect("a graph");
+        let layers = [graph(), without(graph())].map(|graph| layer(&spec, &text, graph));
         for tokens in TOKENS {
             let x = random::tokens(layers[0].0.layer().manifest().dtype, tokens, spec.hidden, 0).expect("tokens");
             let mut batches =
@@ -91,7 +92,7 @@ fn layer(spec: &Spec, text: &str, graph: Graph) -> (Bound, std::sync::Arc<Timed>
     let machine = this_host().expect("an x86-64 CPU of level v3");
     let lowered = lower_graph(graph, &machine, &batches(spec)).expect("kernels");
     let objects = codegen(&lowered.program, &machine, &Options::default()).expect("an object");
-    let package: Package = package::package(spec, text, &[(&machine, lowered, objects)]).expect("a package");
+    let package: Package = package::package(spec, Entry::Layer, text, &[(&machine, lowered, objects)]).expect("a package");
     let (opened, timed) = Timed::open(&package);
     let layer = Layer::on(&package, opened).expect("a layer");
     let bound = layer.bind(random::weights(layer.manifest(), 0).expect("weights")).expect("weights that fit");

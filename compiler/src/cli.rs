@@ -2,6 +2,7 @@
 //! What a command does is in `commands`.
 
 mod bounded;
+mod entry;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -16,6 +17,7 @@ use moec_runtime::emulator::Sample;
 
 use self::bounded::{BATCH, LAYER, REPEAT, SCHEDULES, THREADS, TOKENS, TOP_K, sample};
 pub(crate) use self::bounded::{TokenCounts, check_environment};
+pub(crate) use self::entry::{EntryArguments, EntryWord};
 use crate::commands::InputArgument;
 
 /// The version, the commit where it is known, and LLVM's version: what a report of a bug has to say.
@@ -81,7 +83,8 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   moec compile layer.toml --target sm_90a,host -o layer.moec
   moec compile layer.toml --target sm_90a --emit kernel,ptx --out-dir stages
-  moec compile layer.toml --target sm_90a --emit rewritten --why -o -")]
+  moec compile layer.toml --target sm_90a --emit rewritten --why -o -
+  moec compile layer.toml --target sm_90a --entry experts --local-experts 8 -o experts.moec")]
     Compile(Compile),
     /// Make a library of packages, which any program runs through the C ABI, without moec.
     #[command(after_help = "Examples:
@@ -186,6 +189,8 @@ pub(crate) struct Check {
     /// A published model in the specs' place; `list` prints the names.
     #[arg(long, value_name = "NAME", conflicts_with = "layers")]
     pub(crate) preset: Option<String>,
+    #[command(flatten)]
+    pub(crate) entry: EntryArguments,
     /// Compile, and execute the PTX on the CPU: out-of-bounds, uninitialised reads, races, deadlocks, and the result
     /// against the f64 interpreter.
     #[arg(long)]
@@ -219,6 +224,8 @@ pub(crate) struct Compile {
     /// A published model in the spec's place; `list` prints the names.
     #[arg(long, value_name = "NAME", conflicts_with = "spec")]
     pub(crate) preset: Option<String>,
+    #[command(flatten)]
+    pub(crate) entry: EntryArguments,
     /// Machines to compile for.
     #[arg(
         long = "target",
@@ -315,6 +322,8 @@ pub(crate) struct Run {
     /// A published model in the layer's place; `list` prints the names.
     #[arg(long, value_name = "NAME", conflicts_with = "layer")]
     pub(crate) preset: Option<String>,
+    #[command(flatten)]
+    pub(crate) entry: EntryArguments,
     /// Weights: a .safetensors file, the index of several, or a folder with either; seeded random ones where absent.
     #[arg(long, value_name = "PATH")]
     pub(crate) weights: Option<PathBuf>,
@@ -324,7 +333,7 @@ pub(crate) struct Run {
     /// Tokens (safetensors), `[T, H]` or `[B, S, H]`; seeded random ones where absent.
     #[arg(long, value_name = "FILE[:TENSOR]")]
     pub(crate) input: Option<InputArgument>,
-    /// Where to write the output, as the tensor `out.hidden`.
+    /// Where to write the output, as the tensor `out.hidden`, and of a router `topk_ids` and `topk_weights`.
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// The device to run on.

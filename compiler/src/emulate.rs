@@ -11,11 +11,11 @@ use moec_runtime::package::{Buffer, DType, Dims, Extent, Manifest, Role};
 use moec_runtime::{Bound, Error, Layer, Package, Region, Run, Tensor};
 use rayon::prelude::*;
 
-use crate::import::import;
+use crate::import::{Entry, import};
 use crate::random;
 use crate::reference::{
-    Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, experts_of_tokens, has_pairs, picks_of_token,
-    reference, tensors,
+    self, Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, experts_of_tokens, has_pairs,
+    picks_of_token, tensors,
 };
 use crate::spec::Spec;
 use crate::ties::{Apart, Given, judged};
@@ -172,13 +172,13 @@ fn launch(bound: &Bound, batch: &mut Batch, emulator: &Emulator) -> Result<(Vec<
     }
 }
 
-/// Runs every batch under every schedule, and holds the results to each other and, where the spec is known and all blocks
-/// run, to the interpreter.
+/// Runs every batch under every schedule, and holds the results to each other and, where the spec and the entry are known and all
+/// blocks run, to the interpreter.
 ///
 /// # Errors
 /// [`CheckError::Runtime`] where the package has no PTX for the target, or a batch does not fit it; [`CheckError::Reference`] where the
 /// interpreter refuses the layer: a bug in moec.
-pub fn check(package: &Package, spec: Option<&Spec>, request: &Request) -> Result<Vec<Outcome>, CheckError> {
+pub fn check(package: &Package, spec: Option<(&Spec, Entry)>, request: &Request) -> Result<Vec<Outcome>, CheckError> {
     check_with(package, spec, request, &|| ())
 }
 
@@ -188,7 +188,7 @@ pub fn check(package: &Package, spec: Option<&Spec>, request: &Request) -> Resul
 /// As [`check`].
 pub fn check_with(
     package: &Package,
-    spec: Option<&Spec>,
+    spec: Option<(&Spec, Entry)>,
     request: &Request,
     ran: &(dyn Fn() + Sync),
 ) -> Result<Vec<Outcome>, CheckError> {
@@ -200,7 +200,7 @@ pub fn check_with(
 
 fn check_all(
     package: &Package,
-    spec: Option<&Spec>,
+    spec: Option<(&Spec, Entry)>,
     request: &Request,
     ran: &(dyn Fn() + Sync),
 ) -> Result<Vec<Outcome>, CheckError> {
@@ -218,11 +218,12 @@ fn check_all(
         let same_bits = results.windows(2).all(|pair| pair[0] == pair[1]);
         let run = emulations.first().and_then(|(_, emulation)| emulation.run.as_ref());
         let agreement = match (spec, run) {
-            (Some(spec), Some(run)) => {
+            (Some((spec, entry)), Some(run)) => {
                 let inputs = inputs(dims)?;
-                let reference = reference(import(spec), manifest, &weights, &inputs, dims)?;
+                let graph = import(spec, entry).map_err(ReferenceError::from)?;
+                let reference = reference::reference(graph, manifest, &weights, &inputs, dims)?;
                 let tokens_apart = agreement(manifest, run, &reference).tokens_apart;
-                let given = Given { spec, tensors: tensors(manifest, &weights, &inputs), dims };
+                let given = Given { spec, entry, tensors: tensors(manifest, &weights, &inputs), dims };
                 let (reference, apart) = judged(&given, run, reference)?;
                 Some(Agreement { tokens_apart, apart, ..agreement(manifest, run, &reference) })
             }
@@ -237,7 +238,7 @@ fn check_all(
 /// A result against the interpreter's.
 #[must_use]
 pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agreement {
-    let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
+    let output = reference::output(run).map(Tensor::to_f64).unwrap_or_default();
     Agreement {
         difference: difference(&output, &reference.output),
         bound: bound(manifest.dtype),
@@ -371,6 +372,7 @@ pub fn work(manifest: &Manifest, dims: Dims) -> u64 {
         slots => slots.saturating_mul(dims.tokens.div_ceil(dims.sequence_tokens.max(1))),
     };
     let tiles = pairs.min(experts).saturating_add(pairs / tile_rows);
+    let first = |buffer: &Buffer| buffer.shape.first().and_then(Extent::as_const).map_or(1, i64::unsigned_abs).max(1);
     let weights = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
     let of_weight = |buffer: &Buffer| {
         let elements = buffer.shape.iter().map(|extent| extent.as_const().unwrap_or(0).unsigned_abs());
@@ -378,7 +380,7 @@ pub fn work(manifest: &Manifest, dims: Dims) -> u64 {
         match buffer.shape.len() {
             // Logits, and what is mixed by them into slots and back.
             3 if buffer.name == "slots" => elements.saturating_mul(3 * dims.tokens),
-            3 => (elements / experts).saturating_mul(tiles * tile_rows),
+            3 => (elements / first(buffer)).saturating_mul(tiles * tile_rows),
             _ => elements.saturating_mul(dims.tokens),
         }
     };

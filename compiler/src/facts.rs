@@ -2,8 +2,22 @@
 
 use moec_ir::{Facts, RoutingFacts};
 
-use crate::import::rows_at_capacity;
+use crate::import::{Entry, rows_at_capacity};
 use crate::spec::{CapacitySize, Mode, Pad, Spec};
+
+/// The facts of a layer's entry.
+pub(crate) fn facts_of(spec: &Spec, entry: Entry) -> Facts {
+    let all = facts(spec);
+    match entry {
+        Entry::Layer | Entry::Router => all,
+        Entry::Experts { local } => {
+            let width = |(name, size): (String, u64)| if name == "hidden" { (name, entry.width(spec)) } else { (name, size) };
+            let local = local.map(|local| ("local_experts".to_string(), local));
+            // The routing is the caller's.
+            Facts { sizes: all.sizes.into_iter().map(width).chain(local).collect(), routing: RoutingFacts::default() }
+        }
+    }
+}
 
 /// The facts of a spec's layer.
 pub(crate) fn facts(spec: &Spec) -> Facts {

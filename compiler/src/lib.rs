@@ -3,6 +3,7 @@
 //!
 //! ```
 //! use moec::diagnostics::Source;
+//! use moec::import::Entry;
 //! use moec::pipeline::{compile, this_host};
 //! use moec_codegen::Options;
 //! use moec_runtime::{Dims, Layer, Tensor, device::DeviceKind};
@@ -27,7 +28,7 @@
 //! let source = Source { name: "small.toml".into(), text: text.into() };
 //! let spec = moec::spec::parse(&source).expect("the spec is correct");
 //! let machine = this_host().expect("an x86-64 CPU with AVX2");
-//! let package = compile(&spec, text, &[machine], &Options::default())?;
+//! let package = compile(&spec, Entry::Layer, text, &[machine], &Options::default())?;
 //!
 //! let layer = Layer::load(&package, DeviceKind::Host { threads: Some(1) })?;
 //! let weights = moec::random::weights(package.manifest(), 1)?;

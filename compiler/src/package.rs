@@ -10,7 +10,8 @@ use moec_runtime::Package;
 use moec_runtime::package as file;
 use sha2::{Digest, Sha256};
 
-use crate::facts::facts;
+use crate::facts::{facts, facts_of};
+use crate::import::{Entry, import_layer};
 use crate::pipeline::Built;
 use crate::spec::{HashOob, Layout, Spec, Tensor, Weight, Word};
 
@@ -18,16 +19,21 @@ use crate::spec::{HashOob, Layout, Spec, Tensor, Weight, Word};
 ///
 /// # Errors
 /// The runtime's, if the manifest does not describe the images: a bug.
-pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package, moec_runtime::Error> {
+pub fn package(spec: &Spec, entry: Entry, spec_text: &str, built: &[Built]) -> Result<Package, moec_runtime::Error> {
     let mut manifest = file::Manifest {
         compiler: format!("moec {}", env!("CARGO_PKG_VERSION")),
-        layer: spec.name.clone(),
+        layer: entry.name(spec),
+        entry: match entry {
+            Entry::Layer => file::Entry::Layer,
+            Entry::Experts { .. } => file::Entry::Experts,
+            Entry::Router => file::Entry::Router,
+        },
         spec_sha256: Sha256::digest(spec_text).iter().map(|byte| format!("{byte:02x}")).collect(),
         dtype: dtype(crate::import::element(spec.numerics.dtype)),
         max_tokens: spec.tokens.max,
         cuts: cuts(built),
         workspace_limit: spec.tokens.workspace,
-        dims: dims(&facts(spec)),
+        dims: dims(&facts_of(spec, entry)),
         buffers: Vec::new(),
         weights: Vec::new(),
         images: Vec::new(),
@@ -49,7 +55,7 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
         manifest.targets.push(target(machine, program, objects, first, &places));
     }
     let weights = manifest.buffers.iter().filter(|b| b.role == file::Role::Weight);
-    manifest.weights = weights.map(|buffer| recipe(spec, buffer)).collect();
+    manifest.weights = weights.map(|buffer| recipe(spec, entry, buffer)).collect();
     if let Some(limit) = manifest.workspace_limit {
         // The shortest sequences: what can be run at all.
         let dims = file::Dims { tokens: manifest.max_tokens, sequence_tokens: 1 };
@@ -61,7 +67,7 @@ pub fn package(spec: &Spec, spec_text: &str, built: &[Built]) -> Result<Package,
 /// A manifest of nothing but these weights of the layer, those of them that it has: what assembles them from a checkpoint.
 #[must_use]
 pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
-    let graph = crate::import::import(spec);
+    let graph = import_layer(spec);
     let wanted = |name: &str| tensors.iter().any(|tensor| tensor.word() == name);
     let buffer = |(param, ty): &(Param, Type)| {
         let Type::Tensor { shape, dtype: element } = ty else { return None };
@@ -85,13 +91,14 @@ pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
     file::Manifest {
         compiler: format!("moec {}", env!("CARGO_PKG_VERSION")),
         layer: spec.name.clone(),
+        entry: file::Entry::Layer,
         spec_sha256: String::new(),
         dtype: dtype(crate::import::element(spec.numerics.dtype)),
         max_tokens: spec.tokens.max,
         cuts: file::Cuts::Nowhere,
         workspace_limit: None,
         dims: dims(&facts(spec)),
-        weights: buffers.iter().map(|buffer| recipe(spec, buffer)).collect(),
+        weights: buffers.iter().map(|buffer| recipe(spec, Entry::Layer, buffer)).collect(),
         buffers,
         images: Vec::new(),
         targets: Vec::new(),
@@ -336,7 +343,7 @@ fn extent(e: &Extent) -> file::Extent {
 }
 
 /// How a weight buffer comes out of a checkpoint, from the spec's `[weights]`.
-fn recipe(spec: &Spec, buffer: &file::Buffer) -> file::Recipe {
+fn recipe(spec: &Spec, entry: Entry, buffer: &file::Buffer) -> file::Recipe {
     let rank = buffer.shape.len() as u32;
     let tensor = Tensor::from_word(&buffer.name);
     let own = tensor.and_then(|tensor| spec.weight(tensor)).map(|weight| (weight, None));
@@ -349,12 +356,12 @@ fn recipe(spec: &Spec, buffer: &file::Buffer) -> file::Recipe {
         Some((weight, Some(file::Slice { axis, index, parts: 2, interleaved })))
     };
     match own.or_else(half) {
-        Some((weight, slice)) => file::Recipe::whole(&buffer.name, sources(spec, weight, rank, slice)),
+        Some((weight, slice)) => file::Recipe::whole(&buffer.name, sources((spec, entry), weight, rank, slice)),
         None => file::Recipe::whole(&buffer.name, vec![file::Source::plain(&buffer.name)]),
     }
 }
 
-fn sources(spec: &Spec, weight: &Weight, rank: u32, slice: Option<file::Slice>) -> Vec<file::Source> {
+fn sources((spec, entry): (&Spec, Entry), weight: &Weight, rank: u32, slice: Option<file::Slice>) -> Vec<file::Source> {
     let axes: Vec<u32> = match weight.layout {
         Layout::Transposed | Layout::TransposedInterleaved => {
             (0..rank.saturating_sub(2)).chain([rank - 1, rank.saturating_sub(2)]).collect()
@@ -367,7 +374,9 @@ fn sources(spec: &Spec, weight: &Weight, rank: u32, slice: Option<file::Slice>) 
     let stacked = side(weight.tensor).filter(|_| count > 1).map(|axis| file::Stacked { axis, parts: count });
     let source = |name: &String| {
         // Some checkpoints have rows or tensors for the identity experts too, which nothing is done with.
-        let spare = if weight.tensor.has_experts() { spec.router.identity_experts } else { 0 };
+        // Of an entry with some of the experts the first are read.
+        let left_out = spec.router.identity_experts + (spec.experts - entry.experts(spec));
+        let spare = if weight.tensor.has_experts() { left_out } else { 0 };
         file::Source { flattened: weight.flattened, axes: axes.clone(), slice, spare, stacked, ..file::Source::plain(name) }
     };
     weight.names.iter().map(source).collect()

@@ -11,17 +11,20 @@ use moec_runtime::Package;
 use rayon::prelude::*;
 use thiserror::Error;
 
-use crate::import::import;
+use crate::import::{Entry, EntryError, import};
 use crate::package::package;
 use crate::spec::Spec;
 
-/// Why a correct spec has no package. All but [`Error::Vocabulary`], [`Error::Codegen`] and [`Error::Schedule`] are bugs in
-/// moec.
+/// Why a correct spec has no package. All but [`Error::Vocabulary`], [`Error::Entry`], [`Error::Codegen`] and [`Error::Schedule`] are
+/// bugs in moec.
 #[derive(Debug, Error)]
 pub enum Error {
     /// A table of token ids of unknown size: `router.vocabulary` is left to a checkpoint, and there was none.
     #[error("router.mode = \"hash\" lacks router.vocabulary, the rows of weights.hash_table")]
     Vocabulary,
+    /// The layer has no such entry.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
     /// A stage made a graph that is not well typed.
     #[error("the graph is not well typed: {}", .0.first().map_or("", |v| v.message.as_str()))]
     Graph(Vec<Violation>),
@@ -55,13 +58,13 @@ pub struct Lowered {
     pub program: Program,
 }
 
-/// Spec in, package out: images for every machine in one file.
+/// Spec in, package of one of its entries out: images for every machine in one file.
 ///
 /// # Errors
 /// Those of [`build`], and [`Error::Package`] where the manifest does not describe the images.
-pub fn compile(spec: &Spec, spec_text: &str, machines: &[Machine], options: &Options) -> Result<Package, Error> {
-    let built = build(spec, machines, options)?;
-    Ok(package(spec, spec_text, &built)?)
+pub fn compile(spec: &Spec, entry: Entry, spec_text: &str, machines: &[Machine], options: &Options) -> Result<Package, Error> {
+    let built = build(spec, entry, machines, options)?;
+    Ok(package(spec, entry, spec_text, &built)?)
 }
 
 /// A machine with the layer's kernels and their images.
@@ -72,8 +75,8 @@ pub type Built<'m> = (&'m Machine, Lowered, Vec<Object>);
 /// # Errors
 /// Those of [`lower`] for any machine, and [`Error::Codegen`] where LLVM refuses a kernel, the machine lacks what it needs, or
 /// a tool is missing or fails.
-pub fn build<'m>(spec: &Spec, machines: &'m [Machine], options: &Options) -> Result<Vec<Built<'m>>, Error> {
-    build_with(spec, machines, options, &|| ())
+pub fn build<'m>(spec: &Spec, entry: Entry, machines: &'m [Machine], options: &Options) -> Result<Vec<Built<'m>>, Error> {
+    build_with(spec, entry, machines, options, &|| ())
 }
 
 /// As [`build`]; `is_built` is called after each machine, from any thread.
@@ -82,6 +85,7 @@ pub fn build<'m>(spec: &Spec, machines: &'m [Machine], options: &Options) -> Res
 /// Those of [`build`].
 pub fn build_with<'m>(
     spec: &Spec,
+    entry: Entry,
     machines: &'m [Machine],
     options: &Options,
     is_built: &(dyn Fn() + Sync),
@@ -89,7 +93,7 @@ pub fn build_with<'m>(
     machines
         .par_iter()
         .map(|machine| {
-            let lowered = lower(spec, machine)?;
+            let lowered = lower(spec, entry, machine)?;
             let objects = moec_codegen::codegen(&lowered.program, machine, options)?;
             is_built();
             Ok((machine, lowered, objects))
@@ -112,13 +116,13 @@ pub fn this_host() -> Option<Machine> {
 /// change only where the version does.
 ///
 /// # Errors
-/// [`Error::Vocabulary`] where the spec leaves the size of its table of token ids to a checkpoint, [`Error::Schedule`] where the
+/// [`Error::Vocabulary`] where the spec leaves the size of its table of token ids to a checkpoint, [`Error::Entry`], [`Error::Schedule`] where the
 /// machine has no kernels for the layer, and those of [`lower_graph`].
-pub fn lower(spec: &Spec, machine: &Machine) -> Result<Lowered, Error> {
+pub fn lower(spec: &Spec, entry: Entry, machine: &Machine) -> Result<Lowered, Error> {
     if spec.lacks_vocabulary() {
         return Err(Error::Vocabulary);
     }
-    lower_graph(import(spec), machine, &batches(spec))
+    lower_graph(import(spec, entry)?, machine, &batches(spec))
 }
 
 /// The batches that a spec's layer is made for.

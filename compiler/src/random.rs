@@ -30,8 +30,9 @@ pub fn weights(manifest: &Manifest, seed: u64) -> Result<Vec<Tensor>, Error> {
 }
 
 /// A tensor for every input buffer of the manifest, in its order: tokens as [`tokens`] makes them, ids of the vocabulary, of
-/// which about one in eight is outside it where the layer gives such a token no picks, seeds, and a mask by which about one token
-/// in eight is padding; the first token is never either.
+/// which about one in eight is outside it where the layer gives such a token no picks, seeds, a mask by which about one token
+/// in eight is padding, and picks of which about one in eight is none; the first is never either. Of a map of experts the first
+/// are here.
 ///
 /// # Errors
 /// [`Error::Extent`] where a shape has no value.
@@ -47,6 +48,12 @@ pub fn inputs(manifest: &Manifest, dims: Dims, seed: u64) -> Result<Vec<Tensor>,
 
 fn random(manifest: &Manifest, buffer: &Buffer, shape: Vec<u64>, seed: u64) -> Result<Tensor, Error> {
     let stream = stream(seed, &buffer.name);
+    if is_share(buffer) {
+        let mut data = zeros(DType::F32, &shape)?;
+        let words = data.as_chunks_mut::<4>().0.iter_mut().zip(0..);
+        words.for_each(|(out, index)| *out = share(stream, index).to_le_bytes());
+        return Tensor::new(DType::F32, shape, data);
+    }
     if buffer.dtype != DType::I32 {
         return normal(buffer.dtype, shape, scale(buffer), stream);
     }
@@ -54,6 +61,16 @@ fn random(manifest: &Manifest, buffer: &Buffer, shape: Vec<u64>, seed: u64) -> R
     let words = data.as_chunks_mut::<4>().0.iter_mut().zip(0..);
     words.for_each(|(out, index)| *out = integers.at(stream, index).to_le_bytes());
     Tensor::new(DType::I32, shape, data)
+}
+
+/// Whether its numbers are weights of picks, which are parts of one.
+fn is_share(buffer: &Buffer) -> bool {
+    buffer.role == Role::Input && buffer.name == "topk_weights"
+}
+
+/// From 0 to below 1.
+fn share(stream: u64, index: u64) -> f32 {
+    (mix(stream ^ mix(index)) >> 40) as f32 / (1 << 24) as f32
 }
 
 /// What the integers of a buffer say.
@@ -65,9 +82,13 @@ enum Integers {
     Ids(u64),
     /// Whether tokens are no padding.
     Mask,
+    /// The picks of each token, so many of experts of which none comes twice, and here and there none.
+    Picks { experts: u64, top_k: u64 },
+    /// Which of the experts are here: the first, as a checkpoint's are read.
+    Here { experts: u64 },
 }
 
-/// Of so many tokens one is padding, and one has an id outside the vocabulary where such ids are let through.
+/// Of so many tokens one is padding, of so many picks one is none, and of so many ids one is outside the vocabulary where such ids are let through.
 const ODD: u64 = 8;
 
 impl Integers {
@@ -76,6 +97,11 @@ impl Integers {
         match (buffer.role, buffer.name.as_str()) {
             (Role::Weight, _) => Integers::Below(count("experts")),
             (Role::Input, "token_mask") => Integers::Mask,
+            (Role::Input, "topk_ids") => {
+                let top_k = buffer.shape.last().and_then(|extent| extent.as_const()).map_or(1, i64::unsigned_abs);
+                Integers::Picks { experts: count("experts"), top_k: top_k.max(1) }
+            }
+            (Role::Input, "expert_map") => Integers::Here { experts: count("local_experts") },
             (Role::Input, "token_ids") if buffer.below.is_none() => Integers::Ids(count("vocabulary")),
             (Role::Input, "token_ids") => Integers::Below(count("vocabulary")),
             (Role::Input | Role::Output | Role::Prepared | Role::Workspace, _) => Integers::Below(1 << 31),
@@ -88,6 +114,15 @@ impl Integers {
         match self {
             Integers::Below(below) => (drawn % below) as i32,
             Integers::Mask => i32::from(!is_odd),
+            Integers::Picks { .. } if is_odd => -1,
+            Integers::Picks { experts, top_k } => ((mix(stream ^ mix(index / top_k)) % experts + index % top_k) % experts) as i32,
+            Integers::Here { experts } => {
+                if index < experts {
+                    index as i32
+                } else {
+                    -1
+                }
+            }
             Integers::Ids(vocabulary) if is_odd => {
                 let any = (drawn >> 32) as i32;
                 if u64::try_from(any).is_ok_and(|id| id < vocabulary) { !any } else { any }
@@ -121,10 +156,13 @@ fn scale(buffer: &Buffer) -> f32 {
 #[must_use]
 pub fn content(manifest: &Manifest, buffer: &Buffer, seed: u64) -> Procedure {
     let (dtype, scale, stream) = (buffer.dtype, scale(buffer), stream(seed, &buffer.name));
-    let integers = Integers::of(manifest, buffer);
+    let (integers, is_share) = (Integers::of(manifest, buffer), is_share(buffer));
     Arc::new(move |offset, bytes| {
         let first = offset / dtype.bytes();
-        let at = |index: usize| about_normal(&mut (stream ^ mix(first + index as u64))) * scale;
+        let at = |index: usize| match is_share {
+            true => share(stream, first + index as u64),
+            false => about_normal(&mut (stream ^ mix(first + index as u64))) * scale,
+        };
         match dtype {
             DType::F32 => bytes.as_chunks_mut::<4>().0.iter_mut().enumerate().for_each(|(i, out)| *out = at(i).to_le_bytes()),
             DType::F16 => {
@@ -230,6 +268,25 @@ mod tests {
         }
         assert_eq!(ids(Integers::Below(8)).iter().filter(is_within).count(), 1000);
         assert!((50..200).contains(&ids(Integers::Ids(1 << 31)).iter().filter(|id| **id < 0).count()));
+    }
+
+    /// Experts of the layer, none twice in a token, and about one pick in eight none; weights are parts of one.
+    #[test]
+    fn picks_of_a_token_are_distinct() {
+        let of = Integers::Picks { experts: 5, top_k: 3 };
+        let drawn: Vec<i32> = (0..3000).map(|pair| of.at(7, pair)).collect();
+        assert!((250..500).contains(&drawn.iter().filter(|id| **id == -1).count()) && drawn[0] >= 0);
+        for picks in drawn.chunks(3) {
+            let mut listed: Vec<i32> = picks.iter().copied().filter(|id| *id != -1).collect();
+            assert!(listed.iter().all(|id| (0..5).contains(id)), "{picks:?}");
+            let count = listed.len();
+            listed.sort_unstable();
+            listed.dedup();
+            assert_eq!(listed.len(), count, "{picks:?}");
+        }
+        assert!((0..5).all(|id| drawn.contains(&id)));
+        assert!((0..3000).all(|pair| (0.0..1.0).contains(&share(7, pair))));
+        assert_eq!([0, 1, 2, 3, 4].map(|id| Integers::Here { experts: 3 }.at(7, id)), [0, 1, 2, -1, -1]);
     }
 
     #[test]

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 
 use moec_ir::graph::{self, Attr, Dim, Graph, Node, OUTPUT, Observation, Op, Penalty, Type, Typed, Value};
 use moec_runtime::Run;
-use moec_runtime::package::{DType, Dims, Manifest, Role};
+use moec_runtime::package::{self as file, Buffer, DType, Dims, Manifest, Role};
+
+use crate::import::{EntryError, TOPK_IDS, TOPK_WEIGHTS};
 
 /// What the interpreter says of one batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reference {
-    /// The layer's output, `[T, H]`.
+    /// The layer's output, `[T, H]`; of a router alone its weights, `[T, K]`.
     pub output: Vec<f64>,
     /// The experts of each token, as [`experts_of_tokens`] has them: none for soft routing.
     pub experts: Vec<usize>,
@@ -32,7 +34,7 @@ pub const NOT_CHOSEN: usize = usize::MAX;
 pub fn experts_of_tokens(run: &Run) -> Vec<usize> {
     let ints = |name: &str| run.tensor(name).and_then(|tensor| Some((tensor.to_i32().ok()?, tensor.shape())));
     let number = |expert: i32| usize::try_from(expert).unwrap_or(usize::MAX);
-    match (ints("route.experts"), ints("route.rows")) {
+    match (ints("route.experts").or_else(|| ints(TOPK_IDS)), ints("route.rows")) {
         (Some((experts, _)), _) => experts.into_iter().map(number).collect(),
         (None, Some((rows, shape))) => {
             let experts = shape.last().map_or(1, |experts| (*experts).max(1) as usize);
@@ -48,9 +50,16 @@ pub fn picks_of_token(manifest: &Manifest) -> usize {
     dim("top_k").or_else(|| dim("experts")).unwrap_or(0) as usize
 }
 
-/// Whether tokens and experts are paired: soft routing has slots instead.
+/// Whether tokens are paired with experts by the layer: soft routing has slots instead, and experts alone are given their pairs.
 pub fn has_pairs(manifest: &Manifest) -> bool {
-    manifest.buffers.iter().any(|buffer| buffer.observe.as_deref() == Some("route.rows"))
+    let is_told = |buffer: &Buffer| buffer.observe.as_deref() == Some("route.rows");
+    manifest.entry == file::Entry::Router || manifest.buffers.iter().any(is_told)
+}
+
+/// The output of numbers that are rounded, of which a router alone has one beside its ids.
+#[must_use]
+pub fn output(run: &Run) -> Option<&moec_runtime::Tensor> {
+    run.outputs.iter().map(|(_, tensor)| tensor).find(|tensor| tensor.dtype() != DType::I32)
 }
 
 /// Whether the graph lets experts choose.
@@ -67,6 +76,12 @@ fn experts_choose(graph: &Graph) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the interpreter cannot run the layer: {0}")]
 pub struct ReferenceError(String);
+
+impl From<EntryError> for ReferenceError {
+    fn from(error: EntryError) -> ReferenceError {
+        ReferenceError(error.to_string())
+    }
+}
 
 impl ReferenceError {
     pub(crate) fn new(why: String) -> ReferenceError {
@@ -163,7 +178,14 @@ pub(crate) fn tensors<'t>(
 
 /// What the values of a layer's nodes say.
 pub(crate) fn of_values(typed: &Typed, values: &[Value]) -> Result<Reference, ReferenceError> {
+    // What a caller has routed is no decision of the layer.
+    let is_given = typed.graph().nodes.as_ref().iter().any(|node| matches!(node, Node::Apply(Op::Given, _)));
+    let result = |name: &str| match typed.graph().result(name).map(|id| &values[usize::from(id)]) {
+        Some(Value::Tensor(tensor)) => Some(tensor),
+        Some(Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_)) | None => None,
+    };
     let routed = values.iter().rev().find_map(|value| match value {
+        Value::Routing(_) if is_given => None,
         Value::Routing(routing) if experts_choose(typed.graph()) => {
             let pairs = routing.picks.expert_of_pair.iter().zip(&routing.row_of_pair);
             let experts = pairs.map(|(expert, row)| row.map_or(NOT_CHOSEN, |_| *expert)).collect();
@@ -172,18 +194,22 @@ pub(crate) fn of_values(typed: &Typed, values: &[Value]) -> Result<Reference, Re
         Value::Routing(routing) => Some((routing.picks.expert_of_pair.clone(), routing.picks.top_k, routing.row_of_pair.clone())),
         Value::Tensor(_) | Value::Picks(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
     });
-    let (experts, top_k, rows) = routed.unwrap_or_default();
+    // Of picks without rows those are kept that there are.
+    let picked = |ids: &graph::Tensor| {
+        let experts: Vec<usize> = ids.data.iter().map(|id| if *id < 0.0 { usize::MAX } else { *id as usize }).collect();
+        let rows = experts.iter().map(|expert| (*expert != usize::MAX).then_some(0)).collect();
+        (experts, ids.shape[1], rows)
+    };
+    let (experts, top_k, rows) = routed.or_else(|| result(TOPK_IDS).map(picked)).unwrap_or_default();
     let observation = values.iter().rev().find_map(|value| match value {
         Value::Routing(routing) => routing.picks.observed.clone(),
         Value::Tensor(_) | Value::Picks(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_) => None,
     });
-    let result = |name: &str| match typed.graph().result(name).map(|id| &values[usize::from(id)]) {
-        Some(Value::Tensor(tensor)) => Some(tensor),
-        Some(Value::Picks(_) | Value::Routing(_) | Value::Slots(_) | Value::List(_) | Value::Attr(_)) | None => None,
-    };
     let [balance, z] = ["stats.aux_loss", "stats.z_loss"].map(|name| result(name).map(|loss| loss.data[0]));
     let penalty = (balance.is_some() || z.is_some()).then_some(Penalty { balance, z });
-    let output = result(OUTPUT).ok_or_else(|| ReferenceError("its result is not a tensor".to_string()))?;
+    let output = result(OUTPUT)
+        .or_else(|| result(TOPK_WEIGHTS))
+        .ok_or_else(|| ReferenceError("its result is not a tensor".to_string()))?;
     Ok(Reference { output: output.data.to_vec(), experts, top_k, rows, observation, penalty })
 }
 
@@ -297,7 +323,7 @@ mod tests {
         let dropless = format!("{before}[expert]{after}");
         for (text, tokens, is_dropless) in [(tiny.to_string(), 33, false), (dropless, 33, true)] {
             let source = crate::diagnostics::Source { name: "tiny.toml".into(), text };
-            let graph = crate::import::import(&crate::spec::parse(&source).unwrap());
+            let graph = crate::import::import_layer(&crate::spec::parse(&source).unwrap());
             let typed = graph::verify(graph.clone()).unwrap();
             let shape = |ty: &Type| match ty {
                 Type::Tensor { shape, .. } => {

@@ -19,7 +19,7 @@ use moec_ir::{DType, Dims as IrDims};
 use moec_runtime::package::Dims;
 use moec_runtime::{Run, Tensor};
 
-use crate::import::{element, import, import_logits, import_routing};
+use crate::import::{Entry, TOPK_IDS, element, import, import_logits, import_routing};
 use crate::picker::{Picker, picker};
 use crate::reference::{Reference, ReferenceError, experts_of_tokens, ir_dims, of_values, params, tokens_apart, verified};
 use crate::spec::{Mode, RouterDType, Score, Spec};
@@ -29,6 +29,8 @@ use crate::spec::{Mode, RouterDType, Score, Spec};
 pub struct Given<'a> {
     /// What the layer computes.
     pub spec: &'a Spec,
+    /// Which part of it.
+    pub entry: Entry,
     /// Its inputs and at least the weights that [`weights`] names.
     pub tensors: BTreeMap<&'a str, &'a Tensor>,
     /// The batch's dimensions.
@@ -94,7 +96,7 @@ pub fn judged(batch: &Given<'_>, run: &Run, reference: Reference) -> Result<(Ref
     if here.pairs() == Routed::of(&reference).pairs() {
         return Ok((reference, Vec::new()));
     }
-    let typed = verified(import(batch.spec))?;
+    let typed = verified(import(batch.spec, batch.entry)?)?;
     let lists = [&here.experts[..], &reference.experts];
     let mut apart = decisions(batch, lists, reference.top_k.max(1), choices_are_served_in_turn(&typed))?;
     if !apart.iter().all(Apart::is_near_tie) {
@@ -178,7 +180,8 @@ struct Routed {
 
 impl Routed {
     fn of_run(run: &Run) -> Routed {
-        let rows = run.tensor("route.rows");
+        // Of picks without rows those are kept that there are.
+        let rows = run.tensor("route.rows").or_else(|| run.tensor(TOPK_IDS).filter(|_| run.tensor("route.experts").is_none()));
         let top_k = rows.and_then(|rows| rows.shape().last().copied()).unwrap_or(1).max(1) as usize;
         let rows = rows.and_then(|rows| rows.to_i32().ok()).unwrap_or_default();
         Routed { top_k, experts: experts_of_tokens(run), kept: rows.into_iter().map(|row| row >= 0).collect() }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use moec::diagnostics::Source;
-use moec::import::import;
+use moec::import::{Entry, import};
 use moec::pipeline::{compile, this_host};
 use moec::random;
 use moec::reference::{Reference, reference};
@@ -38,7 +38,7 @@ impl Layer {
              [numerics]\ndtype = \"f32\"\n"
         );
         let spec = parse(&Source { name: "ties.toml".into(), text: text.clone() }).unwrap();
-        let package = compile(&spec, &text, &[this_host().unwrap()], &Options::default()).unwrap();
+        let package = compile(&spec, Entry::Layer, &text, &[this_host().unwrap()], &Options::default()).unwrap();
         let manifest = package.manifest().clone();
         let mut weights = random::weights(&manifest, 3).unwrap();
         let names = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
@@ -54,7 +54,7 @@ impl Layer {
         let dims = Dims::tokens(logits.len() as u64);
         let x = Tensor::from_f32(DType::F32, vec![dims.tokens, EXPERTS], logits.as_flattened()).unwrap();
         let inputs = [x];
-        let plain = reference(import(&self.spec), &self.manifest, &self.weights, &inputs, dims).unwrap();
+        let plain = reference(import(&self.spec, Entry::Layer).unwrap(), &self.manifest, &self.weights, &inputs, dims).unwrap();
         let integers = |of: &dyn Fn(&(i32, bool)) -> i32| {
             let bytes = picks.as_flattened().iter().flat_map(|pair| of(pair).to_le_bytes()).collect();
             Tensor::new(DType::I32, vec![dims.tokens, 2], bytes).unwrap()
@@ -66,7 +66,7 @@ impl Layer {
         let buffers = |role: Role| self.manifest.buffers.iter().filter(move |buffer| buffer.role == role);
         let named = buffers(Role::Weight).zip(&self.weights).chain(buffers(Role::Input).zip(&inputs));
         let tensors: BTreeMap<&str, &Tensor> = named.map(|(buffer, tensor)| (buffer.name.as_str(), tensor)).collect();
-        let (seen, apart) = judged(&Given { spec: &self.spec, tensors, dims }, &run, plain.clone()).unwrap();
+        let (seen, apart) = judged(&Given { spec: &self.spec, entry: Entry::Layer, tensors, dims }, &run, plain.clone()).unwrap();
         (plain, seen, apart)
     }
 }

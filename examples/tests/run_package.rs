@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use moec::diagnostics::Source;
+use moec::import::Entry;
 use moec::pipeline::{compile, this_host};
 use moec_codegen::Options;
 use moec_runtime::package::{Package, Role};
@@ -16,7 +17,7 @@ const TINY: &str = include_str!("../specs/tiny.toml");
 fn tiny() -> Package {
     let source = Source { name: "tiny.toml".to_string(), text: TINY.to_string() };
     let spec = moec::spec::parse(&source).unwrap();
-    compile(&spec, TINY, &[this_host().unwrap()], &Options::default()).unwrap()
+    compile(&spec, Entry::Layer, TINY, &[this_host().unwrap()], &Options::default()).unwrap()
 }
 
 fn run(arguments: &[&Path]) -> Output {

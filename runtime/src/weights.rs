@@ -428,6 +428,7 @@ mod tests {
             let mut manifest = Manifest {
                 compiler: String::new(),
                 layer: String::new(),
+                entry: crate::package::Entry::Layer,
                 spec_sha256: String::new(),
                 dtype: DType::F32,
                 max_tokens: 1,

@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use jsonschema::Validator;
+use moec::import::Entry;
 use moec::package::package;
 use moec::pipeline::{Built, Error, Lowered, build};
 use moec::spec::Spec;
@@ -21,13 +22,13 @@ static LAYERS: LazyLock<Memo<Layer>> = LazyLock::new(Memo::new);
 ///
 /// # Errors
 /// As that function.
-pub fn built<'m>(spec: &Spec, machines: &'m [Machine]) -> Result<Vec<Built<'m>>, Arc<Error>> {
+pub fn built<'m>(spec: &Spec, entry: Entry, machines: &'m [Machine]) -> Result<Vec<Built<'m>>, Arc<Error>> {
     let layer = |machine: &'m Machine| {
         let make = || {
-            let built = build(spec, std::slice::from_ref(machine), &Options::default()).map_err(Arc::new)?;
+            let built = build(spec, entry, std::slice::from_ref(machine), &Options::default()).map_err(Arc::new)?;
             Ok(built.into_iter().map(|(_, lowered, objects)| (lowered, objects)).next().expect("one machine"))
         };
-        let (lowered, objects) = LAYERS.get(format!("{} {spec:?}", machine.name), make)?;
+        let (lowered, objects) = LAYERS.get(format!("{} {entry:?} {spec:?}", machine.name), make)?;
         Ok((machine, lowered, objects))
     };
     machines.iter().map(layer).collect()
@@ -37,9 +38,9 @@ pub fn built<'m>(spec: &Spec, machines: &'m [Machine]) -> Result<Vec<Built<'m>>,
 ///
 /// # Errors
 /// As that function.
-pub fn compiled(spec: &Spec, text: &str, machines: &[Machine]) -> Result<Package, Arc<Error>> {
-    let built = built(spec, machines)?;
-    let package = package(spec, text, &built).map_err(|error| Arc::new(error.into()))?;
+pub fn compiled(spec: &Spec, entry: Entry, text: &str, machines: &[Machine]) -> Result<Package, Arc<Error>> {
+    let built = built(spec, entry, machines)?;
+    let package = package(spec, entry, text, &built).map_err(|error| Arc::new(error.into()))?;
     held_to_schema(package.manifest());
     Ok(package)
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use moec::import::Entry;
 use moec::pipeline::lower;
 use moec_ir::rewrite::choices;
 use moec_tests::{examples, machine};
@@ -37,7 +38,7 @@ fn ways_depend_on_the_machine_and_on_the_batch() {
     for (decision, example, name, tokens, op, way) in DECISIONS {
         let example = examples.iter().find(|of| of.name == *example).expect("an example of that name");
         let machine = machine(name);
-        let lowered = lower(&example.spec, &machine).expect("kernels");
+        let lowered = lower(&example.spec, Entry::Layer, &machine).expect("kernels");
         let choices = choices(lowered.rewritten.at(*tokens), &machine, *tokens);
         let choice = choices.iter().find(|choice| choice.op.starts_with(op)).expect("a choice for the op");
         let what = format!("{decision}: {} on {name}, T = {tokens}: {choice:?}", example.name);

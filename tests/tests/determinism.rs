@@ -1,6 +1,7 @@
 //! The same spec gives the same bytes: compiled twice, on one thread and on two.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+use moec::import::Entry;
 use moec::pipeline::compile;
 use moec_codegen::Options;
 use moec_tests::trials::{Case, Family};
@@ -24,6 +25,6 @@ pub(crate) fn family() -> Family {
 fn on_threads(example: &Example, threads: usize) -> Vec<u8> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let machines = ["sm_80", "sm_90a", "x86-64-v3"].map(machine);
-    let package = pool.install(|| compile(&example.spec, &example.text, &machines, &Options::default()));
+    let package = pool.install(|| compile(&example.spec, Entry::Layer, &example.text, &machines, &Options::default()));
     package.unwrap().to_bytes().unwrap()
 }

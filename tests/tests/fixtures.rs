@@ -4,6 +4,7 @@
 
 use std::slice::from_ref;
 
+use moec::import::Entry;
 use moec::pipeline::{lower, this_host};
 use moec::reference::{NOT_CHOSEN, difference, experts_of_tokens, reference};
 use moec::spec::Mode;
@@ -49,7 +50,7 @@ fn down_the_chain(Fixture { name, spec, text, file }: &Fixture) {
     let machine = this_host().expect("an x86-64 CPU of level v3");
     let bytes = std::fs::read(file).expect("the fixture");
     let checkpoint = Checkpoint::read(&bytes).expect("safetensors");
-    let package = compiled(spec, text, from_ref(&machine)).expect("a package");
+    let package = compiled(spec, Entry::Layer, text, from_ref(&machine)).expect("a package");
     let manifest = package.manifest();
     let (weights, _) = weights::assemble(manifest, &checkpoint, "w.").expect("weights");
     let x = inputs(manifest, &checkpoint);
@@ -57,7 +58,7 @@ fn down_the_chain(Fixture { name, spec, text, file }: &Fixture) {
     let published = tensor("out.hidden");
     let dims = Dims::of_activations(x[0].shape()).expect("[T, H] or [B, S, H]");
 
-    let lowered = lower(spec, &machine).expect("kernels");
+    let lowered = lower(spec, Entry::Layer, &machine).expect("kernels");
     let interp = |graph: &moec_ir::graph::Typed| {
         reference(graph.graph().clone(), manifest, &weights, &x, dims).expect("the interpreter runs every graph")
     };

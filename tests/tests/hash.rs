@@ -5,6 +5,7 @@
 
 use moec::diagnostics::Source;
 use moec::emulate::options;
+use moec::import::Entry;
 use moec::pipeline::{build, compile, this_host};
 use moec::reference::{difference, reference};
 use moec::{package, random, spec};
@@ -38,7 +39,7 @@ fn refused<T>(result: Result<T, Error>) -> (&'static str, String) {
 fn numbers_out_of_range_are_refused() {
     let mode = modes().into_iter().find(|mode| mode.name == "hash").unwrap();
     let machines = [machine(TARGET), this_host().expect("an x86-64 CPU of level v3")];
-    let package = compile(&mode.spec, &mode.text, &machines, &Options::default()).unwrap();
+    let package = compile(&mode.spec, Entry::Layer, &mode.text, &machines, &Options::default()).unwrap();
     let host = Layer::load(&package, DeviceKind::Host { threads: Some(1) }).unwrap();
     let (opened, emulator) =
         emulator::open(&package, Some(TARGET), options(TARGET, (Schedule::Adversarial, 5)), Sample::All).unwrap();
@@ -193,8 +194,8 @@ fn tokens_outside_the_vocabulary_have_no_experts() {
         let text = text(parts);
         let spec = spec::parse(&Source { name: "hash".into(), text: text.clone() }).unwrap_or_else(|wrong| panic!("{wrong:?}"));
         let machines = [machine(TARGET), this_host().expect("an x86-64 CPU of level v3")];
-        let stages = build(&spec, &machines, &Options::default()).unwrap();
-        let package = package::package(&spec, &text, &stages).unwrap();
+        let stages = build(&spec, Entry::Layer, &machines, &Options::default()).unwrap();
+        let package = package::package(&spec, Entry::Layer, &text, &stages).unwrap();
         let manifest = package.manifest();
         let weights = random::weights(manifest, 3).unwrap();
         let x = random::tokens(DType::F32, IDS.len() as u64, H as u64, 4).unwrap();
@@ -237,7 +238,7 @@ fn tokens_outside_the_vocabulary_have_no_experts() {
 fn padding_needs_no_id() {
     let mode = modes().into_iter().find(|mode| mode.name == "padding_of_token_ids").unwrap();
     let machines = [this_host().expect("an x86-64 CPU of level v3")];
-    let package = compile(&mode.spec, &mode.text, &machines, &Options::default()).unwrap();
+    let package = compile(&mode.spec, Entry::Layer, &mode.text, &machines, &Options::default()).unwrap();
     let host = Layer::load(&package, DeviceKind::Host { threads: Some(1) }).unwrap();
     let bound = host.bind(random::weights(package.manifest(), 3).unwrap()).unwrap();
     let x = random::tokens(package.manifest().dtype, TOKENS, mode.spec.hidden, 4).unwrap();

@@ -4,6 +4,7 @@
 
 use std::slice::from_ref;
 
+use moec::import::Entry;
 use moec::library::{Kind, Library};
 use moec::pipeline::this_host;
 use moec::random;
@@ -56,7 +57,7 @@ fn linked(package: &Package) -> Linked {
 /// Launches, workspace and observed buffers of GPUs and hosts, which are formulas of T and S.
 fn same_formulas(Example { name, text, spec }: &Example) {
     let machines = ["sm_90a", "x86-64-v3"].map(machine);
-    let package = compiled(spec, text, &machines).unwrap();
+    let package = compiled(spec, Entry::Layer, text, &machines).unwrap();
     let manifest = package.manifest();
     let linked = linked(&package);
     assert_eq!(linked.names(), (name.clone(), manifest.targets.iter().map(|target| target.name.clone()).collect()));
@@ -136,7 +137,7 @@ fn block(manifest: &Manifest, fixture: &Fixture) -> (Vec<Tensor>, Vec<Tensor>, D
 /// A layer by the runtime and by its library: outputs, what is observed, and weights after an update.
 fn same_bits(name: &str, spec: &Spec, text: &str, draw: impl Fn(&Manifest) -> (Vec<Tensor>, Vec<Tensor>, Dims)) {
     let host = this_host().expect("an x86-64 CPU of level v3");
-    let package = compiled(spec, text, from_ref(&host)).unwrap();
+    let package = compiled(spec, Entry::Layer, text, from_ref(&host)).unwrap();
     let manifest = package.manifest();
     let (tensors, x, dims) = draw(manifest);
     let layer = Layer::load(&package, DeviceKind::Host { threads: Some(2) }).unwrap();

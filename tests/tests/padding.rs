@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use moec::emulate::options;
+use moec::import::Entry;
 use moec::pipeline::{compile, this_host};
 use moec::random;
 use moec::reference::{bound, difference};
@@ -74,7 +75,7 @@ fn without_mask(spec: &Spec) -> (Spec, Dims) {
 
 fn package(mode: &Example, spec: &Spec) -> Package {
     let machines = [machine(TARGET), this_host().expect("an x86-64 CPU of level v3")];
-    compile(spec, &mode.text, &machines, &Options::default()).unwrap()
+    compile(spec, Entry::Layer, &mode.text, &machines, &Options::default()).unwrap()
 }
 
 /// The layer on the host, and on the emulator that watches it.

@@ -9,6 +9,7 @@
 
 use moec::diagnostics::Source;
 use moec::emulate::options;
+use moec::import::Entry;
 use moec::pipeline::{Lowered, build, this_host};
 use moec::reference::reference;
 use moec::spec::{self, Spec};
@@ -34,8 +35,8 @@ struct Built {
 fn built(name: &str, text: &str) -> Built {
     let spec = spec::parse(&Source { name: name.into(), text: text.into() }).unwrap_or_else(|wrong| panic!("{wrong:?}\n{text}"));
     let machines = [machine(TARGET), this_host().expect("an x86-64 CPU of level v3")];
-    let mut stages = build(&spec, &machines, &Options::default()).expect("kernels");
-    let package = package::package(&spec, text, &stages).expect("a package");
+    let mut stages = build(&spec, Entry::Layer, &machines, &Options::default()).expect("kernels");
+    let package = package::package(&spec, Entry::Layer, text, &stages).expect("a package");
     let host = Layer::load(&package, DeviceKind::Host { threads: Some(1) }).expect("a host");
     let of_emulator = options(TARGET, (Schedule::Adversarial, 5));
     let (opened, _) = emulator::open(&package, Some(TARGET), of_emulator, Sample::All).expect("an emulator");

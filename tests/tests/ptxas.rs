@@ -3,6 +3,7 @@
 //! by name.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+use moec::import::Entry;
 use moec::package::package;
 use moec::pipeline::lower;
 use moec_codegen::{Image, Options, Ptxas, codegen};
@@ -41,7 +42,7 @@ pub(crate) fn family() -> (Family, bool) {
 /// What is wrong with the kernels of an example on a GPU, a line each.
 fn complaints(example: &Example, gpu: &Machine, ptxas: &Ptxas) -> Vec<String> {
     let at = format!("{} on {}", example.name, gpu.name);
-    let lowered = lower(&example.spec, gpu).unwrap_or_else(|error| panic!("{at}: {error}"));
+    let lowered = lower(&example.spec, Entry::Layer, gpu).unwrap_or_else(|error| panic!("{at}: {error}"));
     let program = &lowered.program;
     let objects = codegen(program, gpu, &Options { ptxas: Some(ptxas.clone()) });
     let objects = match objects {

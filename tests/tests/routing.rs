@@ -12,6 +12,7 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
+use moec::import::Entry;
 use moec::pipeline::{compile, this_host};
 use moec::random;
 use moec::spec::{Capacity, CapacityGroup, Mode, Priority, Spec};
@@ -57,7 +58,8 @@ fn layers() -> &'static [Routed] {
         let modes = modes().into_iter().filter(|mode| picks(&mode.spec.router.mode) && counts_all_tokens(&mode.spec));
         let modes: Vec<_> = modes.collect();
         let layer = |mode: &Example| {
-            let package = compile(&mode.spec, &mode.text, std::slice::from_ref(&host), &Options::default()).unwrap();
+            let package =
+                compile(&mode.spec, Entry::Layer, &mode.text, std::slice::from_ref(&host), &Options::default()).unwrap();
             let weights = random::weights(package.manifest(), 3).unwrap();
             let layer = Layer::load(&package, DeviceKind::Host { threads: Some(1) }).unwrap().bind(weights).unwrap();
             Routed { name: mode.name.clone(), spec: mode.spec.clone(), layer }

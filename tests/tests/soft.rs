@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use moec::diagnostics::Source;
+use moec::import::Entry;
 use moec::pipeline::{compile, this_host};
 use moec::random;
 use moec::reference::difference;
@@ -62,7 +63,7 @@ fn layer(variant: &Variant) -> (Bound, BTreeMap<String, Vec<f64>>) {
     );
     let spec = parse(&Source { name: "soft".to_string(), text: text.clone() }).expect("a correct spec");
     let machine = this_host().expect("an x86-64 CPU of level v3");
-    let package = compile(&spec, &text, &[machine], &Options::default()).expect("a package");
+    let package = compile(&spec, Entry::Layer, &text, &[machine], &Options::default()).expect("a package");
     let manifest = package.manifest();
     let drawn = random::weights(manifest, 5).expect("weights");
     let names = manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight).map(|buffer| buffer.name.clone());

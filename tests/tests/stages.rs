@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
+use moec::import::Entry;
 use moec::pipeline::{Lowered, compile, lower};
 use moec_codegen::Options;
 use moec_ir::{Machine, graph, kernel, rewrite};
@@ -62,7 +63,7 @@ fn hold(example: &Example, stage: &str, text: &str) {
 }
 
 fn lowered(example: &Example, name: &str) -> Lowered {
-    lower(&example.spec, &machine(name)).unwrap_or_else(|error| panic!("{} on {name}: {error}", example.name))
+    lower(&example.spec, Entry::Layer, &machine(name)).unwrap_or_else(|error| panic!("{} on {name}: {error}", example.name))
 }
 
 fn graph_and_kernels(example: &Example) {
@@ -207,7 +208,7 @@ fn statistics(ptx: &str) -> String {
 }
 
 fn manifest(example: &Example) {
-    let package = compile(&example.spec, &example.text, &[machine(GPU), machine(HOST)], &Options::default());
+    let package = compile(&example.spec, Entry::Layer, &example.text, &[machine(GPU), machine(HOST)], &Options::default());
     let package = package.unwrap();
     check_workspace(package.manifest());
     held_to_schema(package.manifest());

@@ -8,7 +8,7 @@ use std::slice::from_ref;
 use std::sync::OnceLock;
 
 use moec::diagnostics::Source;
-use moec::import::import;
+use moec::import::{Entry, import};
 use moec::pipeline::{compile, this_host};
 use moec::random;
 use moec::reference::{Reference, bound, reference};
@@ -149,8 +149,8 @@ struct Compiled {
 
 fn compiled(Example { name, text, spec }: Example) -> Compiled {
     let machine = this_host().expect("an x86-64 CPU of level v3");
-    let package =
-        compile(&spec, &text, from_ref(&machine), &Options::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let package = compile(&spec, Entry::Layer, &text, from_ref(&machine), &Options::default())
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
     let layer = Layer::load(&package, DeviceKind::Host { threads: None }).expect("a layer");
     let weights = random::weights(layer.manifest(), 5).expect("weights");
     Compiled { spec, layer, weights }
@@ -181,7 +181,8 @@ impl Compiled {
         let inputs = random::inputs(manifest, dims, tokens).expect("inputs");
         let (run, statistics) = self.run(&inputs, dims);
         let what = format!("{}, {tokens} tokens", self.spec.name);
-        let expected = reference(import(&self.spec), manifest, &self.weights, &inputs, dims).expect("an interpretation");
+        let expected = reference(import(&self.spec, Entry::Layer).unwrap(), manifest, &self.weights, &inputs, dims)
+            .expect("an interpretation");
         let by_hand = by_hand(&self.spec, dims, self.tile_rows(dims.tokens), &expected);
         same(&what, &named(&statistics), &by_hand, self.error());
         if let Some(by_c) = by_c(&self.layer, &run) {
@@ -383,8 +384,8 @@ fn experts_without_rows() {
             let dims = Dims::tokens(tokens);
             let inputs = random::inputs(manifest, dims, tokens).expect("inputs");
             let (run, s) = compiled.run(&inputs, dims);
-            let expected =
-                reference(import(&compiled.spec), manifest, &compiled.weights, &inputs, dims).expect("an interpretation");
+            let expected = reference(import(&compiled.spec, Entry::Layer).unwrap(), manifest, &compiled.weights, &inputs, dims)
+                .expect("an interpretation");
             let with_rows = compiled.spec.experts as usize;
             let load = |e: usize| expected.experts.iter().filter(|pick| **pick == e).count() as u64;
             let load: Vec<u64> = (0..with_rows).map(load).collect();
@@ -455,8 +456,8 @@ fn experts_that_choose() {
             let dims = Dims::tokens(tokens);
             let inputs = random::inputs(manifest, dims, tokens).expect("inputs");
             let (run, s) = compiled.run(&inputs, dims);
-            let expected =
-                reference(import(&compiled.spec), manifest, &compiled.weights, &inputs, dims).expect("an interpretation");
+            let expected = reference(import(&compiled.spec, Entry::Layer).unwrap(), manifest, &compiled.weights, &inputs, dims)
+                .expect("an interpretation");
             let experts = compiled.spec.experts as usize;
             let kept = |e: usize| expected.rows.iter().skip(e).step_by(experts).filter(|row| row.is_some()).count() as u64;
             let kept: Vec<u64> = (0..experts).map(kept).collect();
@@ -667,7 +668,7 @@ fn a_token_that_is_no_number_spoils_no_other() {
         };
         let of = |x: &Tensor| compiled.run(from_ref(x), Dims::tokens(tokens)).1.probability.expect("probabilities");
         let expected = reference(
-            import(&compiled.spec),
+            import(&compiled.spec, Entry::Layer).unwrap(),
             compiled.layer.manifest(),
             &compiled.weights,
             from_ref(&x(false)),
@@ -701,7 +702,8 @@ fn published_losses() {
             continue;
         }
         let machine = this_host().expect("an x86-64 CPU of level v3");
-        let package = compile(&fixture.spec, &fixture.text, from_ref(&machine), &Options::default()).expect("a package");
+        let package =
+            compile(&fixture.spec, Entry::Layer, &fixture.text, from_ref(&machine), &Options::default()).expect("a package");
         let layer = Layer::load(&package, DeviceKind::Host { threads: None }).expect("a layer");
         let (weights, _) = weights::assemble(layer.manifest(), &checkpoint, "w.").expect("weights");
         let (x, _) = checkpoint.tensor("in.hidden", layer.manifest().dtype).expect("tokens");

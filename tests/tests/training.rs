@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use moec::diagnostics::Source;
 use moec::emulate::options;
-use moec::import::import;
+use moec::import::{Entry, import};
 use moec::pipeline::{self, this_host};
 use moec::reference::reference;
 use moec::{random, spec};
@@ -27,7 +27,7 @@ fn package(training: &str) -> Package {
     );
     let spec = spec::parse(&Source { name: "training".into(), text: text.clone() }).expect("a spec");
     let machines = [machine(TARGET), this_host().expect("an x86-64 CPU of level v3")];
-    pipeline::compile(&spec, &text, &machines, &moec_codegen::Options::default()).expect("a package")
+    pipeline::compile(&spec, Entry::Layer, &text, &machines, &moec_codegen::Options::default()).expect("a package")
 }
 
 /// The layer on the host, and on the emulator that watches it.
@@ -229,7 +229,8 @@ fn losses_by_their_formulas() {
         );
         let spec = spec::parse(&Source { name: "losses".into(), text: text.clone() }).expect("a spec");
         let machines = [machine(TARGET), this_host().expect("an x86-64 CPU of level v3")];
-        let package = pipeline::compile(&spec, &text, &machines, &moec_codegen::Options::default()).expect("a package");
+        let package =
+            pipeline::compile(&spec, Entry::Layer, &text, &machines, &moec_codegen::Options::default()).expect("a package");
         let (host, emulated, emulator) = devices(&package);
         let weights = random::weights(host.manifest(), 3).expect("weights");
         let named = || host.manifest().buffers.iter().filter(|buffer| buffer.role == Role::Weight);
@@ -257,7 +258,8 @@ fn losses_by_their_formulas() {
                 _ => balance(&routed.shares, &first),
             };
         let dims = Dims { tokens: TOKENS, sequence_tokens: ROW as u64 };
-        let graph = reference(import(&spec), host.manifest(), &weights, &[tokens()], dims).expect("an interpretation");
+        let graph = reference(import(&spec, Entry::Layer).unwrap(), host.manifest(), &weights, &[tokens()], dims)
+            .expect("an interpretation");
         let interpreted = graph.penalty.and_then(|penalty| penalty.balance).expect("a balance loss");
         assert!((interpreted - expected).abs() < 1e-9, "{loss}: {interpreted}, not {expected}");
         for layer in [host, emulated] {

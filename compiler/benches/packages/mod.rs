@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use moec::import::Entry;
 use moec::pipeline::{compile, this_host};
 use moec::spec::{self, Spec};
 use moec_codegen::Options;
@@ -36,5 +37,5 @@ fn folder() -> PathBuf {
 /// The package of a spec for this CPU.
 pub(crate) fn host_package((spec, text): &(Spec, String)) -> Package {
     let machine = this_host().expect("an x86-64 CPU of level v3");
-    compile(spec, text, std::slice::from_ref(&machine), &Options::default()).expect("a package")
+    compile(spec, Entry::Layer, text, std::slice::from_ref(&machine), &Options::default()).expect("a package")
 }

@@ -8,7 +8,7 @@ use moec::spec::{Mode, Soft, Spec, Word};
 use moec_ir::machine::MACHINES;
 use rayon::prelude::*;
 
-use super::{Failure, Notes, load_preset, load_spec};
+use super::{Failure, Notes, entry_of, load_preset, load_spec};
 use crate::cli::Check;
 use crate::files::report_in;
 
@@ -17,9 +17,10 @@ pub(super) fn check(arguments: &Check, notes: Notes, out: &mut dyn Write) -> Res
     let files = arguments.layers.iter().map(|path| load_spec(path, None, notes));
     for loaded in arguments.preset.iter().map(|name| load_preset(name, notes)).chain(files) {
         let (spec, source) = loaded?;
+        let entry = entry_of(arguments.entry, (&spec, &source), notes)?;
         MACHINES
             .par_iter()
-            .try_for_each(|machine| pipeline::lower(&spec, machine).map(drop))
+            .try_for_each(|machine| pipeline::lower(&spec, entry, machine).map(drop))
             .map_err(|error| report_in(&source, Diagnostic::of_spec(error, &source)))?;
         writeln!(out, "{}: ok: {}", source.name, summary(&spec))?;
     }

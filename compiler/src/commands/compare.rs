@@ -31,8 +31,7 @@ pub(super) struct Sides<'s> {
     pub(super) name: &'static str,
     pub(super) output: &'s [f64],
     pub(super) expected: &'s [f64],
-    /// Columns.
-    pub(super) hidden: usize,
+    pub(super) columns: usize,
     pub(super) tokens_apart: Option<usize>,
     pub(super) apart: Vec<Apart>,
     /// Whether `expected` has tokens with near ties routed as they are there, so that their rows say nothing.
@@ -41,13 +40,13 @@ pub(super) struct Sides<'s> {
 
 impl Comparison {
     pub(super) fn of(manifest: &Manifest, sides: Sides<'_>) -> Comparison {
-        let Sides { name, output, expected, hidden, tokens_apart, apart, routed_there } = sides;
+        let Sides { name, output, expected, columns, tokens_apart, apart, routed_there } = sides;
         let tied = |apart: &Apart| match &apart.decision {
             Decision::Pick { token, .. } if routed_there && apart.is_near_tie() => Some(*token),
             Decision::Pick { .. } | Decision::Drop { .. } => None,
         };
         let left_out: BTreeSet<usize> = apart.iter().filter_map(tied).collect();
-        let width = hidden.max(1);
+        let width = columns.max(1);
         let rows = |values: &[f64]| -> Vec<f64> {
             let rows = values.chunks(width).enumerate().filter(|(row, _)| !left_out.contains(row));
             rows.flat_map(|(_, row)| row.to_vec()).collect()

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use moec::diagnostics::{Code, Diagnostic, Source};
-use moec::import::import;
+use moec::import::{Entry, import};
 use moec::library::{ABI_HEADER, Library};
 use moec::package::package;
 use moec::pipeline::{self, Built};
@@ -16,7 +16,7 @@ use moec_ir::graph;
 use moec_ir::{Machine, kernel, rewrite};
 use moec_runtime::Package;
 
-use super::{Failure, Notes, load_preset, load_spec, machines};
+use super::{Failure, Notes, entry_of, load_preset, load_spec, machines};
 use crate::cli::{Compile, Emit};
 use crate::files::{bytes_text, report_in, write, write_or_print};
 
@@ -26,6 +26,7 @@ pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) ->
         (Some(name), _) => load_preset(name, notes)?,
         (None, path) => load_spec(path.as_deref().unwrap_or(Path::new("-")), None, notes)?,
     };
+    let entry = entry_of(arguments.entry, (&spec, &source), notes)?;
     if !spec.unread.is_empty() {
         notes.say(&format!("note: this router.mode does not read {}", spec.unread.join(", ")));
     }
@@ -39,9 +40,9 @@ pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) ->
     check_request(arguments, &kinds, &machines)?;
     let failed = |diagnostic: Diagnostic| report_in(&source, diagnostic);
     if arguments.why {
-        machines.iter().try_for_each(|machine| explain(&spec, machine, notes)).map_err(failed)?;
+        machines.iter().try_for_each(|machine| explain(&spec, entry, machine, notes)).map_err(failed)?;
     }
-    let (files, warnings) = stages(&spec, &source, &kinds, &machines, notes).map_err(failed)?;
+    let (files, warnings) = stages((&spec, entry), &source, &kinds, &machines, notes).map_err(failed)?;
     // They are not about a place in the spec.
     notes.warn(&Source { name: source.name.clone(), text: String::new() }, warnings)?;
 
@@ -172,7 +173,7 @@ pub(super) struct File {
 /// Every file that was asked for, by kind and then by target, and what ptxas warned of. What only early stages need is not
 /// compiled.
 fn stages(
-    spec: &Spec,
+    (spec, entry): (&Spec, Entry),
     source: &Source,
     kinds: &[Emit],
     machines: &[Machine],
@@ -193,18 +194,18 @@ fn stages(
             notes.say("note: ptxas was not found, so the package holds PTX only: the driver compiles it when it is loaded");
         }
         let progress = notes.steps("compiling", machines.len());
-        built = pipeline::build_with(spec, machines, &Options { ptxas }, &|| progress.step()).map_err(of_spec)?;
+        built = pipeline::build_with(spec, entry, machines, &Options { ptxas }, &|| progress.step()).map_err(of_spec)?;
         drop(progress);
         built.iter().for_each(|built| say_images(built, notes));
     } else if kinds.iter().any(|kind| is_per_target(*kind)) {
         for machine in machines {
-            lowered.insert(machine.name, pipeline::lower(spec, machine).map_err(of_spec)?);
+            lowered.insert(machine.name, pipeline::lower(spec, entry, machine).map_err(of_spec)?);
         }
     }
     let mut files = Vec::new();
     for kind in kinds {
         let mut add = |target: Option<&Machine>, bytes: Vec<u8>| {
-            let name = file_name(&spec.name, *kind, target);
+            let name = file_name(&entry.name(spec), *kind, target);
             let is_text = match kind {
                 Emit::Package | Emit::Cubin | Emit::SharedObject => false,
                 Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Manifest => true,
@@ -213,16 +214,18 @@ fn stages(
             files.push(File { name, bytes, is_text });
         };
         match kind {
-            Emit::Graph => add(None, graph::print(&import(spec)).into_bytes()),
+            Emit::Graph => add(None, graph::print(&import(spec, entry).map_err(pipeline::Error::Entry)?).into_bytes()),
             Emit::Package => {
-                add(None, packed(spec, source, &built).map_err(of_spec)?.to_bytes().map_err(pipeline::Error::Package)?)
+                add(None, packed((spec, entry), source, &built).map_err(of_spec)?.to_bytes().map_err(pipeline::Error::Package)?)
             }
             Emit::Manifest => {
-                let manifest = packed(spec, source, &built).map_err(of_spec)?;
+                let manifest = packed((spec, entry), source, &built).map_err(of_spec)?;
                 let json = serde_json::to_string_pretty(manifest.manifest()).unwrap_or_default();
                 add(None, (json + "\n").into_bytes());
             }
-            Emit::Library(linked) => add(None, Library::new(&[packed(spec, source, &built).map_err(of_spec)?])?.file(*linked)?),
+            Emit::Library(linked) => {
+                add(None, Library::new(&[packed((spec, entry), source, &built).map_err(of_spec)?])?.file(*linked)?)
+            }
             Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::SharedObject => {
                 for (index, machine) in machines.iter().enumerate().filter(|(_, machine)| is_written(*kind, machine)) {
                     let of_machine = built.get(index).map(|(_, lowered, _)| lowered).or_else(|| lowered.get(machine.name));
@@ -241,8 +244,8 @@ fn stages(
     Ok((files, built.iter().flat_map(of_machine).collect()))
 }
 
-fn packed(spec: &Spec, source: &Source, built: &[Built]) -> Result<Package, pipeline::Error> {
-    package(spec, &source.text, built).map_err(pipeline::Error::Package)
+fn packed((spec, entry): (&Spec, Entry), source: &Source, built: &[Built]) -> Result<Package, pipeline::Error> {
+    package(spec, entry, &source.text, built).map_err(pipeline::Error::Package)
 }
 
 /// One machine's stage of one kind.
@@ -295,8 +298,9 @@ fn say_images((machine, lowered, objects): &Built, notes: Notes) {
 
 /// `--why`: the rules that the rewritten graphs could not do without, and what each saves; then for each range of T the ways in
 /// which its ops can be computed, the chosen one first, and what each of them costs.
-fn explain(spec: &Spec, machine: &Machine, notes: Notes) -> Result<(), Diagnostic> {
-    let graph = graph::verify(import(spec)).map_err(pipeline::Error::Graph)?;
+fn explain(spec: &Spec, entry: Entry, machine: &Machine, notes: Notes) -> Result<(), Diagnostic> {
+    let graph = import(spec, entry).map_err(pipeline::Error::Entry)?;
+    let graph = graph::verify(graph).map_err(pipeline::Error::Graph)?;
     let batches = pipeline::batches(spec);
     let rewritten = rewrite::rewrite(&graph, machine, &batches);
     let tokens: Vec<String> = batches.expected.iter().map(u64::to_string).collect();
@@ -304,7 +308,7 @@ fn explain(spec: &Spec, machine: &Machine, notes: Notes) -> Result<(), Diagnosti
     let end = if rewritten.saturated { "nothing more to find" } else { "stopped at a limit" };
     notes.say(&format!(
         "{} for {}: {} -> {}, modelled, the sum for T = {}",
-        spec.name,
+        entry.name(spec),
         machine.name,
         time_text(rewritten.before),
         time_text(rewritten.after),

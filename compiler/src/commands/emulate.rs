@@ -6,6 +6,7 @@ use std::path::Path;
 
 use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report, Source};
 use moec::emulate::{Agreement, CheckError, Outcome, Request, check_with, profile, schedules, work};
+use moec::import::Entry;
 use moec::pipeline;
 use moec::spec::Spec;
 use moec_codegen::Options;
@@ -14,7 +15,7 @@ use moec_runtime::package::{self, Dims, Manifest};
 use moec_runtime::{Error, Package};
 use serde_json::{Value, json};
 
-use super::{Failure, Notes, emulated_target, gpu, is_package, load_preset, load_spec};
+use super::{Failure, Notes, check_entry, emulated_target, entry_of, gpu, is_package, load_preset, load_spec};
 use crate::cli::{Check, Target};
 use crate::files::{read, report_at, report_in};
 
@@ -25,14 +26,15 @@ const PATIENCE: u64 = 3 << 30;
 pub(super) fn emulate(arguments: &Check, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(name) = &arguments.preset {
         let (spec, source) = load_preset(name, notes)?;
-        let opened = (compile(&spec, &source, arguments, notes)?, Some((spec, source.clone())));
+        let entry = entry_of(arguments.entry, (&spec, &source), notes)?;
+        let opened = (compile((&spec, entry), &source, arguments, notes)?, Some((spec, entry, source.clone())));
         return emulate_one(Path::new(&source.name), opened, arguments, notes, out);
     }
     arguments.layers.iter().try_for_each(|path| emulate_one(path, open(path, arguments, notes)?, arguments, notes, out))
 }
 
-/// The package and, where there is one, the spec that it was compiled from.
-type Opened = (Package, Option<(Spec, Source)>);
+/// The package and, where there is one, the spec that it was compiled from, and as which entry.
+type Opened = (Package, Option<(Spec, Entry, Source)>);
 
 fn emulate_one(
     path: &Path,
@@ -42,7 +44,7 @@ fn emulate_one(
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let manifest = package.manifest();
-    let (spec, source) = given.unzip();
+    let (spec, source) = given.map(|(spec, entry, source)| ((spec, entry), source)).unzip();
     let batches = batches(manifest, &arguments.tokens.0).map_err(|error| match &source {
         Some(source) => report_in(source, Diagnostic::of_run(error, source)),
         None => report_at(path, error),
@@ -62,10 +64,11 @@ fn emulate_one(
     let request =
         Request { target, batches, seed: arguments.seed, schedules: arguments.schedules as usize, sample: sample.clone() };
     let progress = notes.steps("emulating", request.batches.len() * request.schedules);
-    let outcomes = check_with(&package, spec.as_ref(), &request, &|| progress.step()).map_err(|error| match error {
-        CheckError::Runtime(error) => report_at(path, error),
-        CheckError::Reference(error) => report_at(path, error),
-    })?;
+    let outcomes = check_with(&package, spec.as_ref().map(|(spec, entry)| (spec, *entry)), &request, &|| progress.step())
+        .map_err(|error| match error {
+            CheckError::Runtime(error) => report_at(path, error),
+            CheckError::Reference(error) => report_at(path, error),
+        })?;
     drop(progress);
     match notes.format() {
         MessageFormat::Human | MessageFormat::Short => print(manifest, &request, &outcomes, arguments.profile, out)?,
@@ -79,16 +82,19 @@ fn emulate_one(
 
 fn open(path: &Path, arguments: &Check, notes: Notes) -> Result<Opened, Report> {
     if path != Path::new("-") && is_package(path) {
-        return Ok((package::read(&read(path)?).map_err(|error| report_at(path, error))?, None));
+        let package = package::read(&read(path)?).map_err(|error| report_at(path, error))?;
+        check_entry(arguments.entry, &package).map_err(|diagnostic| report_at(path, diagnostic))?;
+        return Ok((package, None));
     }
     let (spec, source) = load_spec(path, None, notes)?;
-    Ok((compile(&spec, &source, arguments, notes)?, Some((spec, source))))
+    let entry = entry_of(arguments.entry, (&spec, &source), notes)?;
+    Ok((compile((&spec, entry), &source, arguments, notes)?, Some((spec, entry, source))))
 }
 
-fn compile(spec: &Spec, source: &Source, arguments: &Check, notes: Notes) -> Result<Package, Report> {
+fn compile((spec, entry): (&Spec, Entry), source: &Source, arguments: &Check, notes: Notes) -> Result<Package, Report> {
     let machine = gpu(arguments.target.unwrap_or(Target::Sm90a))?;
     let _progress = notes.progress("compiling");
-    let compiled = pipeline::compile(spec, &source.text, &[machine], &Options::default());
+    let compiled = pipeline::compile(spec, entry, &source.text, &[machine], &Options::default());
     compiled.map_err(|error| report_in(source, Diagnostic::of_spec(error, source)))
 }
 

@@ -13,10 +13,11 @@ const SHOWN_TOKENS: [u64; 4] = [1, 64, 4096, 65536];
 /// Prints the summary.
 pub(super) fn print(package: &Package, file_bytes: u64, out: &mut dyn Write) -> io::Result<()> {
     let manifest = package.manifest();
-    let Manifest { compiler, layer, spec_sha256, dtype, max_tokens, dims, .. } = manifest;
+    let Manifest { compiler, layer, entry, spec_sha256, dtype, max_tokens, dims, .. } = manifest;
     writeln!(out, "package     {layer}, {}, by {compiler}, spec {}", bytes_text(file_bytes), &spec_sha256[..12])?;
     let dims: Vec<String> = dims.iter().map(|dim| format!("{} {}", dim.name, dim.value)).collect();
     writeln!(out, "layer       {}, {}, T up to {max_tokens}", dims.join(", "), dtype.name())?;
+    writeln!(out, "entry       {}", entry.name())?;
     for (title, role) in
         [("inputs", Role::Input), ("outputs", Role::Output), ("weights", Role::Weight), ("prepared", Role::Prepared)]
     {
@@ -28,7 +29,10 @@ pub(super) fn print(package: &Package, file_bytes: u64, out: &mut dyn Write) -> 
         writeln!(out, "{title:<11} {}", listed.join("\n            "))?;
     }
     let observed = manifest.buffers.iter().filter_map(|buffer| Some(buffer_text(buffer, buffer.observe.as_deref()?)));
-    writeln!(out, "observed    {}", observed.collect::<Vec<_>>().join("\n            "))?;
+    let observed: Vec<String> = observed.collect();
+    if !observed.is_empty() {
+        writeln!(out, "observed    {}", observed.join("\n            "))?;
+    }
     manifest.targets.iter().try_for_each(|target| print_target(package, target, out))
 }
 

@@ -1,7 +1,7 @@
 //! Whether a run fits into memory. Refused in time is better than killed.
 
 use moec::diagnostics::{Code, Diagnostic};
-use moec::import::import;
+use moec::import::{Entry, import};
 use moec::reference;
 use moec::spec::Spec;
 use moec_runtime::package::{Buffer, Dims, Manifest, Role, Target, workspace};
@@ -27,13 +27,13 @@ pub(super) enum Place {
     Beside,
 }
 
-/// Refuses a run of this batch where it cannot fit into this machine's memory. `interpreted` is the spec that the interpreter
-/// runs too.
+/// Refuses a run of this batch where it cannot fit into this machine's memory. `interpreted` is the entry of a spec that the
+/// interpreter runs too.
 pub(super) fn check(
     manifest: &Manifest,
     target: (&Target, Place),
     dims: Dims,
-    interpreted: Option<&Spec>,
+    interpreted: Option<(&Spec, Entry)>,
 ) -> Result<(), Diagnostic> {
     let Some(available) = available_memory() else { return Ok(()) };
     let needed = needed(manifest, target, dims, interpreted);
@@ -59,7 +59,7 @@ fn parts_too_large(needed: &Needed, available: u64) -> [bool; 2] {
     [needed.weights > available, needed.weights.saturating_add(needed.batch) > available]
 }
 
-fn needed(manifest: &Manifest, (target, place): (&Target, Place), dims: Dims, interpreted: Option<&Spec>) -> Needed {
+fn needed(manifest: &Manifest, (target, place): (&Target, Place), dims: Dims, interpreted: Option<(&Spec, Entry)>) -> Needed {
     let sum = |wanted: fn(Role) -> bool| {
         let of_role = manifest.buffers.iter().filter(|buffer| wanted(buffer.role));
         of_role.map(|buffer| bytes(buffer, dims)).fold(0, u64::saturating_add)
@@ -71,9 +71,9 @@ fn needed(manifest: &Manifest, (target, place): (&Target, Place), dims: Dims, in
         Place::Host => workspace(manifest, target, dims).map_or(u64::MAX, |workspace| workspace.bytes),
         Place::Beside => 0,
     };
-    let reference = interpreted.map_or(0, |spec| {
+    let reference = interpreted.and_then(|(spec, entry)| import(spec, entry).ok()).map_or(0, |graph| {
         // The weights as they were read are kept for it.
-        weights.saturating_add(reference::bytes(&import(spec), dims.tokens))
+        weights.saturating_add(reference::bytes(&graph, dims.tokens))
     });
     // Tokens and outputs are on the device, and beside it as they were read and as they are compared.
     Needed { weights, batch: workspace.saturating_add(tokens.saturating_mul(3)), reference }

@@ -23,13 +23,14 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report, Severity, Source, quote};
+use moec::import::Entry;
 use moec::spec::{self, Spec};
 use moec::{hugging_face, vocabulary};
 use moec_ir::Machine;
 use moec_runtime::{Checkpoint, Error, Format, Package};
 
 pub(crate) use self::run::InputArgument;
-use crate::cli::{Check, Cli, Command, Compile, Import, Route, Run, Target};
+use crate::cli::{Check, Cli, Command, Compile, EntryArguments, EntryWord, Import, Route, Run, Target};
 use crate::console::{Printable, Progress};
 use crate::files::{is_hub_name, report_at, report_in};
 use crate::interrupt::TemporaryFolder;
@@ -189,6 +190,35 @@ fn emulated_target(target: Option<Target>, package: &Package) -> Result<String, 
             let first = package.manifest().targets.iter().find(|target| target.ptx_version.is_some());
             Ok(first.map_or("sm_90a", |target| &target.name).to_string())
         }
+    }
+}
+
+/// The entry of a spec that is asked for.
+fn entry(arguments: EntryArguments) -> Result<Entry, Diagnostic> {
+    match (arguments.entry, arguments.local_experts) {
+        (Some(EntryWord::Experts), local) => Ok(Entry::Experts { local }),
+        (_, Some(_)) => Err(Diagnostic::new(Code::UsageConflict, "`--local-experts` is of the experts alone")
+            .help("add `--entry experts`, or leave it out")),
+        (Some(EntryWord::Router), None) => Ok(Entry::Router),
+        (Some(EntryWord::Layer) | None, None) => Ok(Entry::Layer),
+    }
+}
+
+/// As [`entry`], of this spec, with the warning that it leaves something out.
+fn entry_of(arguments: EntryArguments, (spec, source): (&Spec, &Source), notes: Notes) -> Result<Entry, Report> {
+    let entry = entry(arguments)?;
+    entry.check(spec).map_err(|error| report_in(source, Diagnostic::of_spec(error.into(), source)))?;
+    notes.warn(source, Diagnostic::of_entry(spec, entry, source).into_iter().collect())?;
+    Ok(entry)
+}
+
+/// A package has the entry that it was compiled for.
+fn check_entry(arguments: EntryArguments, package: &Package) -> Result<(), Diagnostic> {
+    let own = package.manifest().entry.name();
+    match arguments.entry {
+        None => Ok(()),
+        Some(_) => Err(Diagnostic::new(Code::UsageConflict, format!("the package's entry is `{own}`, as it was compiled"))
+            .help("leave `--entry` out, or give the spec in the package's place")),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moec::reference::{NOT_CHOSEN, experts_of_tokens};
 use moec::spec::Tensor;
-use moec_runtime::package::{Dims, Manifest, Role};
+use moec_runtime::package::{Dims, Entry, Manifest, Role};
 use moec_runtime::statistics::{AuxLoss, Statistics};
 use moec_runtime::{Health, Run};
 use serde_json::{Value, json};
@@ -78,7 +78,7 @@ fn print_time(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
 fn weight_bytes_touched(measured: &Measured<'_>) -> f64 {
     let (loads, _) = loads(measured);
     let hit = match loads.len() {
-        // Slots of every expert.
+        // Slots of every expert, or none at all.
         0 => 1.0,
         experts => loads.iter().filter(|load| **load > 0).count() as f64 / experts as f64,
     };
@@ -93,20 +93,31 @@ fn weight_bytes_touched(measured: &Measured<'_>) -> f64 {
 
 /// Pairs of each expert that has weights, and those of all the others.
 fn loads(measured: &Measured<'_>) -> (Vec<usize>, usize) {
-    let mut loads = integers(measured.run.tensor("stats.load"));
-    let others = loads.split_off(loads.len().min(dim(measured.manifest, "experts") as usize));
+    let experts = dim(measured.manifest, "experts") as usize;
+    let mut loads = match measured.run.tensor("stats.load") {
+        None => counted(&experts_of_tokens(measured.run), experts),
+        loads => integers(loads),
+    };
+    let others = loads.split_off(loads.len().min(experts));
     (loads, others.into_iter().sum())
 }
 
+/// How often each of so many experts is picked; none of these where nothing is.
+fn counted(picks: &[usize], experts: usize) -> Vec<usize> {
+    let mut counts = vec![0; if picks.is_empty() { 0 } else { experts }];
+    picks.iter().for_each(|pick| counts.get_mut(*pick).into_iter().for_each(|count| *count += 1));
+    counts
+}
+
 fn print_routing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
-    if measured.run.tensor("stats.load").is_none() {
-        return print_mixing(measured, out);
-    }
     let (loads, identity) = loads(measured);
-    if measured.run.tensor("route.experts").is_some() {
-        print_dropped(measured, &loads, identity, out)?;
-    } else {
-        print_chosen(measured, out)?;
+    let has = |name: &str| measured.run.tensor(name).is_some();
+    match measured.manifest.entry {
+        Entry::Layer if !has("stats.load") => return print_mixing(measured, out),
+        Entry::Layer | Entry::Router if has("route.experts") => print_dropped(measured, &loads, identity, out)?,
+        Entry::Layer => print_chosen(measured, out)?,
+        Entry::Experts => print_here(measured, &loads, out)?,
+        Entry::Router => {}
     }
     let hit = loads.iter().filter(|load| **load > 0).count();
     let (least, most) = (loads.iter().min().copied().unwrap_or(0), loads.iter().max().copied().unwrap_or(0));
@@ -118,7 +129,13 @@ fn print_routing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()>
 
 /// What `--stats` adds; nothing where the layer picks no experts.
 pub(super) fn print_statistics(run: &Run, statistics: Option<&Statistics>, out: &mut dyn Write) -> io::Result<()> {
-    let Some(s) = statistics else { return writeln!(out, "statistics  none: no expert is picked") };
+    let Some(s) = statistics else {
+        let why = match run.tensor("topk_ids") {
+            Some(_) => "without a capacity a router alone counts nothing, unless [training] asks for sums",
+            None => "no expert is picked",
+        };
+        return writeln!(out, "statistics  none: {why}");
+    };
     let health = |health: &Health| {
         let Health { mean, variance, hot, cold, .. } = health;
         format!("mean {mean:.1}, variance {variance:.2}, {} hot, {} cold", hot.len(), cold.len())
@@ -186,6 +203,12 @@ fn print_dropped(measured: &Measured<'_>, loads: &[usize], identity: usize, out:
         writeln!(out, "identity    {}", share(identity))?;
     }
     Ok(())
+}
+
+/// What was given of experts that are here.
+fn print_here(measured: &Measured<'_>, loads: &[usize], out: &mut dyn Write) -> io::Result<()> {
+    let (here, pairs) = (loads.iter().sum::<usize>(), measured.dims.tokens * dim(measured.manifest, "top_k"));
+    writeln!(out, "given       {here} of {pairs} picks are of experts that are here")
 }
 
 /// What tokens got of experts that choose.

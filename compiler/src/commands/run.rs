@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use moec::diagnostics::{Code, Diagnostic, Report, Source, quote};
 use moec::emulate::never_written;
-use moec::import::import;
+use moec::import::{Entry, import};
 use moec::reference::{expert_sets_apart, experts_of_tokens, has_pairs, reference_of};
 use moec::spec::{Mode, Spec, drop_floor};
 use moec::{pipeline, random, ties};
 use moec_codegen::Options;
 use moec_ir::Machine;
+use moec_ir::graph::OUTPUT;
 use moec_ir::machine::MACHINES;
 use moec_runtime::emulator::{self, Emulator, Finding, Sample, Schedule};
 use moec_runtime::package::{self, DType, Dims, Manifest, Role};
@@ -24,7 +25,10 @@ use moec_runtime::{Checkpoint, DeviceKind, Error, Layer, Package, Tensor, assemb
 use super::compare::{Comparison, Sides};
 use super::memory::{self, Place};
 use super::report::{Measured, print, print_statistics, statistics_json};
-use super::{Failure, Notes, emulated_target, gpu, is_package, load_preset, load_spec, open_checkpoint, report_weights};
+use super::{
+    Failure, Notes, check_entry, emulated_target, entry_of, gpu, is_package, load_preset, load_spec, open_checkpoint,
+    report_weights,
+};
 use crate::cli::{Device, Run, StatsFormat, Target};
 use crate::files::{bytes_text, read, report_at, report_in, write};
 
@@ -39,23 +43,26 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
         return Err(diagnostic.help("add `--device emulator`").into());
     }
     let (package, given) = open(arguments, notes)?;
-    let (spec, source) = given.unzip();
+    let (spec, source) = given.map(|(spec, entry, source)| ((spec, entry), source)).unzip();
     let (layer, emulator) = load(arguments, &package).map_err(|error| report_at(&arguments.path(), error))?;
     let manifest = package.manifest();
 
     let given = arguments.input.as_ref().map(Given::open).transpose()?;
     let dims = dims(arguments, manifest, given.as_ref(), source.as_ref())?;
-    let interpreted = if arguments.reference { spec.as_ref() } else { None };
+    let compiled = spec.as_ref().map(|(spec, entry)| (spec, *entry));
+    let spec = spec.as_ref().map(|(spec, _)| spec);
+    let interpreted = if arguments.reference { compiled } else { None };
     let place = if arguments.device == Device::Cuda { Place::Beside } else { Place::Host };
     memory::check(manifest, (layer.target(), place), dims, interpreted)
         .map_err(|diagnostic| report_at(&arguments.path(), diagnostic))?;
     let (inputs, expected) = inputs(arguments, manifest, dims, given.as_ref(), notes)?;
-    let weights = weights(arguments, manifest, spec.as_ref().zip(source.as_ref()), notes)?;
+    let weights = weights(arguments, manifest, spec.zip(source.as_ref()), notes)?;
+    check_map(arguments, manifest, &inputs)?;
     let blame = arguments.input.as_ref().map_or_else(|| arguments.path(), |input| input.path.clone());
     let failed = |error: Error| report_at(&blame, error);
 
     // The interpreter needs the weights too, and the device's copy may be out of reach.
-    let kept = kept_weights(arguments, spec.as_ref().filter(|_| expected.is_some()), manifest, &weights);
+    let kept = kept_weights(arguments, spec.filter(|_| expected.is_some()), manifest, &weights);
     let bound_layer = layer.bind(weights).map_err(failed)?;
     let mut batch = bound_layer.batch(&inputs, dims).map_err(failed)?;
     let first = bound_layer.launch(&mut batch);
@@ -85,23 +92,25 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
         write(path, &bytes)?;
         notes.say(&format!("wrote {} ({})", path.display(), bytes_text(bytes.len() as u64)));
     }
-    let output = run.outputs.first().map(|(_, tensor)| tensor.to_f64()).unwrap_or_default();
+    let tensor = moec::reference::output(&run);
+    let output = tensor.map(Tensor::to_f64).unwrap_or_default();
     let experts = experts_of_tokens(&run);
-    let hidden = dim(manifest, "hidden") as usize;
+    let columns = tensor.and_then(|tensor| tensor.shape().last().copied()).unwrap_or(0) as usize;
     let mut tensors: BTreeMap<&str, &Tensor> = kept.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     tensors.extend(names(manifest, Role::Input).zip(&inputs));
-    let batch = spec.as_ref().map(|spec| ties::Given { spec, tensors, dims });
+    let batch = compiled.map(|(spec, entry)| ties::Given { spec, entry, tensors, dims });
     let mut comparisons = Vec::new();
     if let (true, Some(batch)) = (arguments.reference, &batch) {
         let _progress = notes.progress("interpreting in f64");
-        let reference = reference_of(import(batch.spec), &batch.tensors, batch.dims).map_err(Diagnostic::from)?;
+        let graph = import(batch.spec, batch.entry).map_err(|error| Diagnostic::from(pipeline::Error::Entry(error)))?;
+        let reference = reference_of(graph, &batch.tensors, batch.dims).map_err(Diagnostic::from)?;
         let apart = has_pairs(manifest).then(|| expert_sets_apart(&experts, &reference.experts, reference.top_k));
         let (reference, decisions) = ties::judged(batch, &run, reference).map_err(Diagnostic::from)?;
         let sides = Sides {
             name: "reference",
             output: &output,
             expected: &reference.output,
-            hidden,
+            columns,
             tokens_apart: apart,
             apart: decisions,
             routed_there: false,
@@ -122,7 +131,7 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
             name: "out.hidden",
             output: &output,
             expected: &expected.output,
-            hidden,
+            columns,
             tokens_apart: sets.map(|sets| expert_sets_apart(&routed, sets, top_k)),
             apart: decisions,
             routed_there: true,
@@ -131,7 +140,9 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
     }
     let measured =
         Measured { manifest, target: &layer.target().name, device: layer.device().name(), dims, times: &times, run: &run };
-    let floor = spec.as_ref().map_or(0.0, |spec| drop_floor(spec, dims.tokens, dims.sequence_tokens));
+    let floor = spec
+        .filter(|_| manifest.entry != package::Entry::Experts)
+        .map_or(0.0, |spec| drop_floor(spec, dims.tokens, dims.sequence_tokens));
     let is_meant = |source| notes.allows(Code::CapacityFloor) || moec::spec::allows(source, Code::CapacityFloor);
     if floor > 0.0 && !source.as_ref().is_some_and(is_meant) {
         notes.say(&format!("note: the capacity drops at least {:.1} % of these picks, whatever the router", 100.0 * floor));
@@ -190,8 +201,8 @@ fn findings(all: &[Finding], out: &mut dyn Write) -> Result<(), Failure> {
     Err(Diagnostic::new(Code::Emulated, format!("the emulator has {} findings", all.len())).into())
 }
 
-/// The package and, where the argument was a spec, the spec with its text.
-fn open(arguments: &Run, notes: Notes) -> Result<(Package, Option<(Spec, Source)>), Failure> {
+/// The package and, where the argument was a spec, the spec, its entry and its text.
+fn open(arguments: &Run, notes: Notes) -> Result<(Package, Option<(Spec, Entry, Source)>), Failure> {
     let path = &arguments.path();
     if arguments.preset.is_some() || path == Path::new("-") || !is_package(path) {
         let table = arguments.weights.as_deref().map(|path| (path, arguments.tensor_prefix.as_deref().unwrap_or("")));
@@ -199,26 +210,29 @@ fn open(arguments: &Run, notes: Notes) -> Result<(Package, Option<(Spec, Source)
             Some(name) => load_preset(name, notes)?,
             None => load_spec(path, table, notes)?,
         };
+        let entry = entry_of(arguments.entry, (&spec, &source), notes)?;
         let _progress = notes.progress("compiling");
-        let package = compile(&spec, &source, arguments).map_err(|error| report_in(&source, error))?;
-        return Ok((package, Some((spec, source))));
+        let package = compile((&spec, entry), &source, arguments).map_err(|error| report_in(&source, error))?;
+        return Ok((package, Some((spec, entry, source))));
     }
     if arguments.reference {
         let diagnostic = Diagnostic::new(Code::UsageConflict, "a package does not hold the spec that the interpreter needs");
         return Err(report_at(path, diagnostic.help("give the spec in the package's place")).into());
     }
     let package = package::read(&read(path)?).map_err(|error| report_at(path, error))?;
+    check_entry(arguments.entry, &package).map_err(|diagnostic| report_at(path, diagnostic))?;
     Ok((package, None))
 }
 
 /// For a GPU, PTX for every architecture: which of them is there is known only to the driver.
-fn compile(spec: &Spec, source: &Source, arguments: &Run) -> Result<Package, Diagnostic> {
+fn compile((spec, entry): (&Spec, Entry), source: &Source, arguments: &Run) -> Result<Package, Diagnostic> {
     let machines: Vec<Machine> = match arguments.device {
         Device::Host => vec![super::machine(Target::Host)?],
         Device::Cuda => MACHINES.into_iter().filter(Machine::is_gpu).collect(),
         Device::Emulator => vec![gpu(arguments.target.unwrap_or(Target::Sm90a))?],
     };
-    pipeline::compile(spec, &source.text, &machines, &Options::default()).map_err(|error| Diagnostic::of_spec(error, source))
+    pipeline::compile(spec, entry, &source.text, &machines, &Options::default())
+        .map_err(|error| Diagnostic::of_spec(error, source))
 }
 
 /// The weights in the manifest's order.
@@ -237,6 +251,20 @@ fn weights(arguments: &Run, manifest: &Manifest, given: Option<(&Spec, &Source)>
     drop(progress);
     conversions.iter().for_each(|conversion| notes.say(&format!("note: {conversion}")));
     Ok(weights)
+}
+
+/// Of a checkpoint the first experts are read, where only some are here: a map must number these.
+fn check_map(arguments: &Run, manifest: &Manifest, inputs: &[Tensor]) -> Result<(), Diagnostic> {
+    let map = names(manifest, Role::Input).zip(inputs).find(|(name, _)| *name == "expert_map");
+    let here = dim(manifest, "local_experts") as i32;
+    let numbers = map.and_then(|(_, map)| map.to_i32().ok()).unwrap_or_default();
+    let is_first = |(id, number): (i32, &i32)| if id < here { *number == id } else { !(0..here).contains(number) };
+    if arguments.weights.is_none() || (0..).zip(&numbers).all(is_first) {
+        return Ok(());
+    }
+    let message = format!("`expert_map` has other experts here than the first {here}, which are those read of `--weights`");
+    Err(Diagnostic::new(Code::UsageConflict, message)
+        .help("map the first experts to their own numbers and the others to -1; an engine binds the weights of any"))
 }
 
 /// A tensor that was not found, nor one of a similar name: what the file has, and which flags change what is looked for.
@@ -347,14 +375,18 @@ fn inputs(
         }
         tensors.push(tensor);
     }
-    let expected = expected(checkpoint, &tensors[0]);
+    // What a block gives is what all of the layer gives.
+    let expected = match manifest.entry {
+        package::Entry::Layer => expected(checkpoint, &tensors[0]),
+        package::Entry::Experts | package::Entry::Router => None,
+    };
     Ok((tensors, expected))
 }
 
 /// `in.hidden`, else the only tensor.
 fn default_tensor<'c>(checkpoint: &'c Checkpoint<'_>) -> Result<&'c str, Diagnostic> {
     // What goes with the tokens is found by its own name.
-    const BESIDE: [&str; 3] = ["token_mask", "token_ids", "seed"];
+    const BESIDE: [&str; 6] = ["token_mask", "token_ids", "seed", "topk_ids", "topk_weights", "expert_map"];
     let mut names = checkpoint.names();
     names.retain(|name| !BESIDE.contains(&name.strip_prefix("in.").unwrap_or(name)));
     match (names.contains(&"in.hidden"), &names[..]) {
@@ -386,11 +418,14 @@ pub(super) fn dim(manifest: &Manifest, name: &str) -> u64 {
     manifest.dims.iter().find(|dim| dim.name == name).map_or(0, |dim| dim.value)
 }
 
-/// `out.hidden` in the tokens' shape, and how the tokens were routed: to which experts, or which experts took them.
+/// `out.hidden` in the tokens' shape, other outputs under their own names, and how the tokens were routed: to which experts, or which experts took them.
 fn output_file(run: &moec_runtime::Run, shape: &[u64]) -> Result<Vec<u8>, Error> {
     let mut tensors: Vec<(&str, Tensor)> = Vec::new();
-    if let Some((_, output)) = run.outputs.first() {
-        tensors.push(("out.hidden", output.clone().reshape(shape.to_vec())?));
+    for (name, output) in &run.outputs {
+        tensors.push(match name.as_str() {
+            OUTPUT => ("out.hidden", output.clone().reshape(shape.to_vec())?),
+            name => (name, output.clone()),
+        });
     }
     let routed = if run.tensor("route.experts").is_some() { "route.experts" } else { "route.rows" };
     for name in [routed, "route.weights", "soft.dispatch", "soft.combine"] {

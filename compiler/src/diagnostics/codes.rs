@@ -229,6 +229,11 @@ codes! {
     UnknownFile = 704, Input, "not a file that moec reads here",
         "The file is neither a package, nor a graph, nor kernels, nor PTX: the first bytes say which.";
 
+    NoEntry = 705, Input, "an entry that the layer does not have",
+        "`--entry experts` takes the picks of each token, and `--entry router` gives them. Where experts choose tokens, or slots mix \
+         all of them, tokens have no picks, and only `--entry layer` is there. `--local-experts` says how many of the layer's \
+         experts one device has.";
+
     // 08xx: running a package. The runtime has codes of its own, which the message ends with.
     BadPackage = 801, Input, "the package cannot be used",
         "The file is not a package, is damaged, or was written in another version of the format. Compile the spec again \
@@ -337,6 +342,11 @@ codes! {
     OldWord = 1114, Ok, "a word of an earlier version",
         "The spec is read as it was meant, but the word is no longer the one that moec writes and documents: `group = \"row\"` \
          was a sequence, and is `group = \"sequence\"`.";
+    LeftToCaller = 1115, Ok, "parts of the layer that the entry leaves to its caller",
+        "`--entry experts` computes the weighted sum of the routed experts, as engines call it between their own routing and their own \
+         sum. What the layer does beside these experts or with their sum (shared experts, projections around the experts, identity \
+         experts, the input of dropped pairs, a bias, a scale, a norm) is the engine's. `--allow MOE1115` says that the engine does it; \
+         `--entry layer` compiles all of it.";
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use moec_ir::schedule::ScheduleError;
 use moec_runtime::{ErrorCode, ErrorGroup};
 
 use super::{Code, Diagnostic, Source, blame};
+use crate::import::Entry;
 use crate::library::Refused;
 use crate::pipeline;
 use crate::reference::ReferenceError;
@@ -18,6 +19,7 @@ impl From<pipeline::Error> for Diagnostic {
     fn from(error: pipeline::Error) -> Diagnostic {
         match error {
             pipeline::Error::Vocabulary => Diagnostic::new(Code::MissingKey, error.to_string()),
+            pipeline::Error::Entry(error) => Diagnostic::new(Code::NoEntry, error.to_string()).help(error.help()),
             pipeline::Error::Graph(violations) => {
                 let diagnostic = bug("the spec became a graph that is not well typed");
                 violations.into_iter().fold(diagnostic, |diagnostic, violation| diagnostic.note(violation.message))
@@ -40,6 +42,7 @@ impl Diagnostic {
     pub fn of_spec(error: pipeline::Error, source: &Source) -> Diagnostic {
         let keys = match &error {
             pipeline::Error::Vocabulary => return spec::vocabulary_missing(source),
+            pipeline::Error::Entry(error) => error.keys(),
             pipeline::Error::Schedule(error) => blame::of_schedule(error),
             pipeline::Error::Codegen(error) => blame::of_codegen(error),
             // Bugs: no key is at fault.
@@ -58,6 +61,19 @@ impl Diagnostic {
         let keys = blame::of_weights(error, spec, prefix);
         let keys: Vec<(&str, &str)> = keys.iter().map(|(key, text)| (key.as_str(), *text)).collect();
         spec::located(self, source, &keys)
+    }
+
+    /// The warning that an entry leaves parts of the layer in `source` to its caller, at the keys that ask for these.
+    #[must_use]
+    pub fn of_entry(spec: &Spec, entry: Entry, source: &Source) -> Option<Diagnostic> {
+        let keys = entry.left_out(spec);
+        let parts: Vec<&str> = keys.iter().map(|(_, part)| *part).collect();
+        let message = format!("`--entry {}` leaves to its caller: {}", entry.word(), parts.join(", "));
+        let diagnostic = || {
+            let help = "compute them beside the call, and say so by `--allow MOE1115`, or compile `--entry layer`";
+            Diagnostic::new(Code::LeftToCaller, message).help(help)
+        };
+        (!keys.is_empty()).then(|| spec::located(diagnostic(), source, &keys))
     }
 
     /// An error of a run of the layer that the spec in `source` describes, at the keys that it is about.

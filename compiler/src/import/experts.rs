@@ -3,8 +3,8 @@
 use egg::Id;
 use moec_ir::graph::{Op, Pointwise};
 
-use super::Layer;
 use super::routing::renorms_kept;
+use super::{Entry, Layer};
 use crate::spec::{Activation, Apply, ClampPlace, Gating, Shared, SharedGate, Tensor};
 
 impl Layer<'_> {
@@ -30,12 +30,17 @@ impl Layer<'_> {
     /// `y * weights`, and what the weights lack of `router.scale`.
     fn times(&mut self, y: Id, weights: Id) -> Id {
         let y = self.g.apply(Pointwise::Mul, &[y, weights]);
-        if renorms_kept(self.spec) { self.constant(Pointwise::Scale, y, self.spec.router.scale) } else { y }
+        match self.entry {
+            Entry::Layer | Entry::Router if renorms_kept(self.spec) => self.constant(Pointwise::Scale, y, self.spec.router.scale),
+            // Given weights are final.
+            Entry::Layer | Entry::Router | Entry::Experts { .. } => y,
+        }
     }
 
     /// `rows . w[expert]^T (* weights) (+ bias[expert])`, from K to N columns.
     fn grouped(&mut self, [tensor, bias]: [Tensor; 2], [n, k]: [u64; 2], rows: Id, routing: Id, weights: Option<Id>) -> Id {
-        let w = self.weight(tensor, &[self.spec.experts, n, k]);
+        let experts = self.entry.experts(self.spec);
+        let w = self.weight(tensor, &[experts, n, k]);
         let mut y = self.g.grouped_gemm(rows, routing, w);
         if let Some(weights) = weights {
             y = self.times(y, weights);
@@ -43,7 +48,7 @@ impl Layer<'_> {
         if !self.spec.expert.bias {
             return y;
         }
-        let b = self.weight(bias, &[self.spec.experts, n]);
+        let b = self.weight(bias, &[experts, n]);
         let b = self.g.apply(Op::ExpertRows, &[b, routing]);
         self.g.apply(Pointwise::Add, &[y, b])
     }

@@ -2,57 +2,59 @@
 //! Where weights are stored is `package`'s business.
 
 mod capacity;
+mod entry;
 mod experts;
 mod observation;
 mod routing;
 mod soft;
 
 use egg::Id;
-use moec_ir::graph::{self, Attr, Builder, Dim, Graph, Op, Pointwise, Type};
+use moec_ir::graph::{self, Attr, Builder, Dim, Graph, Op, Part, Pointwise, Type};
 use moec_ir::{DType, Facts};
+
+pub use entry::{Entry, EntryError};
 
 pub(crate) use capacity::rows_at_capacity;
 
-use crate::facts::facts;
+use crate::facts::{facts, facts_of};
 use crate::spec::{self, Dropped, Mode, SharedCombine, Spec, Tensor, Word};
+use routing::renorms_kept;
+
+/// The experts of each token, as an output and as an input.
+pub(crate) const TOPK_IDS: &str = "topk_ids";
+/// Their weights.
+pub(crate) const TOPK_WEIGHTS: &str = "topk_weights";
 
 /// The weight that is added to the scores for the selection alone.
 pub(crate) const CORRECTION_BIAS: &str = "@correction_bias";
 
-/// The layer's graph: input `%x` `[T, H]`, where tokens may be padding `%token_mask` `[T]`, where token ids decide `%token_ids`
-/// `[T]` too, weights by their canonical names, output `[T, H]`.
-pub fn import(spec: &Spec) -> Graph {
-    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None, picking: None };
-    let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
-    if spec.tokens.mask {
-        layer.mask = Some(layer.g.param("%token_mask", Type::tensor(&[Dim::Tokens], DType::I32)));
-    }
-    let (mut y, joint, beside) = match spec.router.mode {
-        Mode::Soft(soft) => {
-            let (y, [dispatch, combine]) = layer.soft(x, soft);
-            (y, None, vec![named("soft.dispatch", dispatch), named("soft.combine", combine)])
-        }
-        Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => {
-            let logits = layer.logits(x);
-            let logits = layer.scaled(logits);
-            let picks = layer.picks(logits);
-            let assigned = layer.assigned(picks);
-            let routing = layer.weighted(assigned);
-            (layer.routed(x, routing), layer.joint_weights(routing), layer.parts(assigned))
-        }
+/// The graph of an entry, under its name. Its weights have their canonical names.
+///
+/// * `layer`: input `%x` `[T, H]`, where tokens may be padding `%token_mask` `[T]`, where token ids decide `%token_ids` `[T]` too, where
+///   there is noise `%seed` `[2]`; output `y` `[T, H]`.
+/// * `router`: the same inputs; outputs `topk_ids` i32 `[T, K]` and `topk_weights` f32 `[T, K]`, the final weights. Padding, dropped pairs
+///   and tokens without picks have the id -1 and the weight 0. K counts the shared experts that the router weighs, which have the
+///   ids after those of all experts, and so have identity experts.
+/// * `experts`: inputs `%x` `[T, H]` as the experts see it, `%topk_ids` and `%topk_weights` as above, where only some experts are here
+///   `%expert_map` i32 `[E]`; output `y` `[T, H]`, the sum over the picks that are here. An id that is no expert's is no pick.
+///
+/// # Errors
+/// [`EntryError`]: a layer has no `router` and no `experts` without picks of each token. Every layer has the entry `layer`.
+pub fn import(spec: &Spec, entry: Entry) -> Result<Graph, EntryError> {
+    entry.check(spec)?;
+    let mut layer = Layer::new(spec, entry);
+    let results = match entry {
+        Entry::Layer => layer.whole(),
+        Entry::Experts { local } => layer.experts_alone(local),
+        Entry::Router => layer.router_alone(),
     };
-    if let Some(shared) = &spec.shared {
-        let of_shared = layer.shared(x, joint, shared);
-        y = layer.g.apply(Pointwise::Add, &[y, of_shared]);
-        if shared.combine == SharedCombine::Average {
-            y = layer.constant(Pointwise::Scale, y, 0.5);
-        }
-    }
-    let y = layer.output_norm(y);
-    // Beside shared experts and biases too a row of padding is zeros.
-    let y = layer.masked(y);
-    let y = layer.cast(y);
-    let results = [vec![named(graph::OUTPUT, y)], beside].concat();
+    Ok(layer.g.finish_with(&entry.name(spec), results, facts_of(spec, entry)))
+}
+
+/// The graph of the entry `layer`, which every spec has.
+pub(crate) fn import_layer(spec: &Spec) -> Graph {
+    let mut layer = Layer::new(spec, Entry::Layer);
+    let results = layer.whole();
     layer.g.finish_with(&spec.name, results, facts(spec))
 }
 
@@ -63,8 +65,8 @@ fn named(name: &str, value: Id) -> (String, Id) {
 /// The router's products alone: of the layer's inputs `%x`, where there is noise `%seed`; output the logits `[T, R]`, its bias
 /// added.
 pub(crate) fn import_logits(spec: &Spec) -> Graph {
-    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None, picking: None };
-    let x = layer.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(spec.hidden)], layer.dtype));
+    let mut layer = Layer::new(spec, Entry::Router);
+    let x = layer.x();
     let logits = layer.logits(x);
     layer.g.finish(&spec.name, logits)
 }
@@ -77,7 +79,7 @@ pub(crate) const SCORE: &str = "score";
 /// The routing of the layer alone: input `%logits` `[T, R]`, the router's bias added, none of them of padding. The output is the
 /// weight of each pair that is kept; the picks and the routing are values of the graph.
 pub fn import_routing(spec: &Spec) -> Graph {
-    let mut layer = Layer { spec, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None, picking: None };
+    let mut layer = Layer::new(spec, Entry::Layer);
     let logits = layer.g.param("%logits", Type::tensor(&[Dim::Tokens, Dim::Const(spec.columns())], DType::F32));
     let logits = layer.scaled(logits);
     let picks = layer.picks(logits);
@@ -100,6 +102,7 @@ pub(crate) fn element(dtype: spec::DType) -> DType {
 
 struct Layer<'s> {
     spec: &'s Spec,
+    entry: Entry,
     dtype: DType,
     g: Builder,
     /// Which tokens are padding.
@@ -108,7 +111,104 @@ struct Layer<'s> {
     picking: Option<Id>,
 }
 
+impl<'s> Layer<'s> {
+    fn new(spec: &'s Spec, entry: Entry) -> Layer<'s> {
+        Layer { spec, entry, dtype: element(spec.numerics.dtype), g: Builder::default(), mask: None, picking: None }
+    }
+}
+
 impl Layer<'_> {
+    /// From tokens to the output, and what a caller may read of the routing.
+    fn whole(&mut self) -> Vec<(String, Id)> {
+        let x = self.tokens();
+        let (mut y, joint, beside) = match self.spec.router.mode {
+            Mode::Soft(soft) => {
+                let (y, [dispatch, combine]) = self.soft(x, soft);
+                (y, None, vec![named("soft.dispatch", dispatch), named("soft.combine", combine)])
+            }
+            Mode::TokenChoice | Mode::ExpertChoice | Mode::Hash => {
+                let assigned = self.assigned_picks(x);
+                let routing = self.weighted(assigned);
+                (self.routed(x, routing), self.joint_weights(routing), self.parts(assigned))
+            }
+        };
+        if let Some(shared) = &self.spec.shared {
+            let of_shared = self.shared(x, joint, shared);
+            y = self.g.apply(Pointwise::Add, &[y, of_shared]);
+            if shared.combine == SharedCombine::Average {
+                y = self.constant(Pointwise::Scale, y, 0.5);
+            }
+        }
+        let y = self.output_norm(y);
+        // Beside shared experts and biases too a row of padding is zeros.
+        let y = self.masked(y);
+        let y = self.cast(y);
+        [vec![named(graph::OUTPUT, y)], beside].concat()
+    }
+
+    /// From tokens to their picks under final weights. Where pairs are dropped, or something is asked of the routing, it is made,
+    /// and a caller may read of it what it may of the whole layer's.
+    fn router_alone(&mut self) -> Vec<(String, Id)> {
+        let x = self.tokens();
+        let (picked, beside) = if self.observes() {
+            let assigned = self.assigned_picks(x);
+            let routing = self.weighted(assigned);
+            let factor = if renorms_kept(self.spec) { self.spec.router.scale } else { 1.0 };
+            let picked = self.g.apply_attr(Op::Picked, &[routing], Attr::Real(factor.into()));
+            (picked, self.parts(assigned))
+        } else {
+            let picks = self.picks_of(x);
+            (self.g.apply_attr(Op::Picked, &[picks], Attr::Real(1.0.into())), Vec::new())
+        };
+        let [ids, weights] = [0, 1].map(|place| self.g.apply_attr(Op::Item, &[picked], Attr::Num(place)));
+        [vec![named(TOPK_IDS, ids), named(TOPK_WEIGHTS, weights)], beside].concat()
+    }
+
+    /// From given picks to the sum of each token's experts that are here.
+    fn experts_alone(&mut self, local: Option<u64>) -> Vec<(String, Id)> {
+        let x = self.x();
+        let of_picks = |dtype| Type::tensor(&[Dim::Tokens, Dim::Const(self.spec.picks())], dtype);
+        let (of_ids, of_weights) = (of_picks(DType::I32), of_picks(DType::F32));
+        let ids = self.g.param(&format!("%{TOPK_IDS}"), of_ids);
+        let weights = self.g.param(&format!("%{TOPK_WEIGHTS}"), of_weights);
+        let of_experts = Type::tensor(&[Dim::Const(self.spec.experts)], DType::I32);
+        let maps: Vec<Id> = local.map(|_| self.g.param("%expert_map", of_experts)).into_iter().collect();
+        let maps = self.g.apply(Op::List, &maps);
+        let routing = self.g.apply_attr(Op::Given, &[ids, weights, maps], Attr::Num(self.entry.experts(self.spec)));
+        let y = self.combined(x, routing, self.entry.width(self.spec));
+        let y = self.cast(y);
+        let counts = [("stats.load", Part::Load), ("stats.kept", Part::Kept)];
+        let counts = counts.map(|(name, part)| named(name, self.g.apply_attr(Op::Part, &[routing], Attr::Part(part))));
+        [vec![named(graph::OUTPUT, y)], counts.to_vec()].concat()
+    }
+
+    /// The entry's tokens.
+    fn x(&mut self) -> Id {
+        self.g.param("%x", Type::tensor(&[Dim::Tokens, Dim::Const(self.entry.width(self.spec))], self.dtype))
+    }
+
+    /// These, of which some may be padding.
+    fn tokens(&mut self) -> Id {
+        let x = self.x();
+        if self.spec.tokens.mask {
+            self.mask = Some(self.g.param("%token_mask", Type::tensor(&[Dim::Tokens], DType::I32)));
+        }
+        x
+    }
+
+    /// From `x` to the picks of each token.
+    fn picks_of(&mut self, x: Id) -> Id {
+        let logits = self.logits(x);
+        let logits = self.scaled(logits);
+        self.picks(logits)
+    }
+
+    /// From `x` to those that are kept.
+    fn assigned_picks(&mut self, x: Id) -> Id {
+        let picks = self.picks_of(x);
+        self.assigned(picks)
+    }
+
     /// Picks, without those of padding and of tokens that have none.
     fn masked_picks(&mut self, picks: Id) -> Id {
         self.picking.or(self.mask).map_or(picks, |mask| self.g.apply(Pointwise::MaskTokens, &[picks, mask]))
@@ -122,10 +222,7 @@ impl Layer<'_> {
     /// From `x` to the sum of each token's experts, `[T, H]` f32.
     fn routed(&mut self, x: Id, routing: Id) -> Id {
         let (inner, width) = self.latent_in(x);
-        let rows = self.g.apply(Op::Dispatch, &[inner, routing]);
-        let weights = self.g.apply(Op::PairWeights, &[routing]);
-        let rows = self.experts(rows, routing, Some(weights), width);
-        let y = self.g.combine(rows, routing);
+        let y = self.combined(inner, routing, width);
         let mut y = self.latent_out(y);
         if self.spec.capacity.is_some_and(|capacity| capacity.dropped == Dropped::Input) {
             let passed = self.g.apply(Op::DroppedInput, &[x, routing]);
@@ -136,6 +233,14 @@ impl Layer<'_> {
             y = self.g.apply(Pointwise::Add, &[y, kept]);
         }
         self.finished(y)
+    }
+
+    /// From what the experts see of each token to the weighted sum of what its experts make of it, f32.
+    fn combined(&mut self, x: Id, routing: Id, width: u64) -> Id {
+        let rows = self.g.apply(Op::Dispatch, &[x, routing]);
+        let weights = self.g.apply(Op::PairWeights, &[routing]);
+        let rows = self.experts(rows, routing, Some(weights), width);
+        self.g.combine(rows, routing)
     }
 
     /// What the experts see, and its width.

@@ -3,7 +3,7 @@
 use egg::Id;
 use moec_ir::graph::{self, Attr, Balance, Op, Part, Span};
 
-use super::{CORRECTION_BIAS, Layer, named};
+use super::{CORRECTION_BIAS, Entry, Layer, named};
 use crate::spec::{AuxGroup, AuxLoss, Mode, Score, Spec};
 
 impl Layer<'_> {
@@ -19,7 +19,7 @@ impl Layer<'_> {
     /// The picks, with what statistics are made of.
     pub(super) fn observed(&mut self, logits: Id, picks: Id) -> Id {
         // What experts without weights take has no balance.
-        if self.spec.router.identity_experts + self.spec.router.joint_shared > 0 {
+        if self.spec.router.identity_experts + self.spec.router.joint_shared > 0 || !self.observes() {
             return self.masked_picks(picks);
         }
         let scores = self.probability(logits);
@@ -33,6 +33,18 @@ impl Layer<'_> {
         let by_sequence = losses(self.spec).and_then(|losses| losses.balance).is_some_and(|(by, _)| by.is_by_sequence());
         let span = if by_sequence { Span::Sequence } else { Span::All };
         self.g.apply_attr(Op::Observe, &[logits, scores, picks], Attr::Span(span))
+    }
+
+    /// Whether a caller may read of the routing: of a router alone where the routing is made in any case, because pairs are dropped or
+    /// `[training]` asks for sums over it.
+    pub(super) fn observes(&self) -> bool {
+        match self.entry {
+            Entry::Layer | Entry::Experts { .. } => true,
+            Entry::Router => {
+                let sums = losses(self.spec).is_some() || self.spec.training.bias_update_rate.is_some();
+                self.spec.capacity.is_some() || sums
+            }
+        }
     }
 
     /// What a caller may read of a routing, and what the correction bias becomes after it.

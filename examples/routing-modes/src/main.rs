@@ -13,6 +13,7 @@ use std::fs;
 use std::path::Path;
 
 use moec::diagnostics::Source;
+use moec::import::Entry;
 use moec::pipeline::{compile, this_host};
 use moec::random;
 use moec::spec::{self, Mode, Spec};
@@ -68,7 +69,7 @@ fn outcome(mode: &(&'static str, &str, &str)) -> Result<Outcome, Box<dyn Error>>
     let source = Source { name: "layer.toml".to_string(), text: layer(mode) };
     let spec = spec::parse(&source).map_err(|wrong| format!("{}: {wrong:?}", mode.0))?;
     let host = this_host().ok_or("no x86-64 CPU of level v3")?;
-    let package = compile(&spec, &source.text, &[host], &Options::default())?;
+    let package = compile(&spec, Entry::Layer, &source.text, &[host], &Options::default())?;
     let layer = Layer::load(&package, DeviceKind::Host { threads: None })?;
 
     // Weights are drawn by name: all modes have the same experts, and the same router where they have one.

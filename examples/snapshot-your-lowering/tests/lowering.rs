@@ -5,6 +5,7 @@
 //! number of threads or the day.
 
 use moec::diagnostics::Source;
+use moec::import::Entry;
 use moec::ir::{Machine, graph, kernel};
 use moec::pipeline::{Lowered, lower};
 use snapshot_your_lowering::SPEC;
@@ -14,7 +15,7 @@ fn lowered() -> Lowered {
     let source = Source { name: "layer.toml".to_string(), text: SPEC.to_string() };
     let spec = moec::spec::parse(&source).expect("our spec is correct");
     let machine = Machine::named("sm_90a").expect("moec compiles for sm_90a");
-    lower(&spec, &machine).expect("our layer can be compiled")
+    lower(&spec, Entry::Layer, &machine).expect("our layer can be compiled")
 }
 
 /// What the layer means: close to the formulas of a paper, one op a line.

@@ -13,8 +13,10 @@ use super::extent::Extent;
 pub struct Manifest {
     /// The compiler that wrote it, with its version: `moec 0.1.0`.
     pub compiler: String,
-    /// The layer's name, from the spec.
+    /// The layer's name, from the spec, and behind it `-experts` or `-router` where the package is of such an entry.
     pub layer: String,
+    /// Which part of the layer it computes.
+    pub entry: Entry,
     /// SHA-256 of the spec's text, 64 lower-case hexadecimal digits.
     pub spec_sha256: String,
     /// The dtype of activations and weights.
@@ -59,6 +61,31 @@ impl Cuts {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     fn is_nowhere(&self) -> bool {
         *self == Cuts::Nowhere
+    }
+}
+
+/// A part of a layer that a package computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// All of it: tokens `x` to `y`.
+    Layer,
+    /// The routed experts: tokens `x`, their picks `topk_ids` i32 `[T, K]` and `topk_weights` f32 `[T, K]`, and where only some experts
+    /// are here `expert_map` i32 `[E]`, to `y`. An id, or a number of the map, that is no expert's is no pick.
+    Experts,
+    /// The router: tokens `x` to `topk_ids` and `topk_weights`, -1 and 0 where there is no pick.
+    Router,
+}
+
+impl Entry {
+    /// The word that manifests and the command line use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Entry::Layer => "layer",
+            Entry::Experts => "experts",
+            Entry::Router => "router",
+        }
     }
 }
 

@@ -32,8 +32,8 @@ pub use extent::{Dims, Extent, Round};
 pub use layout::{OnStack, Place, Workspace, stack, workspace};
 pub(crate) use layout::{byte_count, shape};
 pub use manifest::{
-    Arg, Buffer, Cuts, DType, Dim, Image, ImageKind, Kernel, Launch, Manifest, Param, ParamKind, Piece, Recipe, Regime, Role,
-    Routing, Slice, Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View,
+    Arg, Buffer, Cuts, DType, Dim, Entry, Image, ImageKind, Kernel, Launch, Manifest, Param, ParamKind, Piece, Recipe, Regime,
+    Role, Routing, Slice, Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View,
 };
 pub(crate) use parts::of_part;
 pub use parts::{cut_align, part};

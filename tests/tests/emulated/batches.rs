@@ -1,7 +1,7 @@
 //! The batches that a layer is run on: token counts around every size that a kernel is cut by, and tokens whose logits tie,
 //! overflow or are no numbers.
 
-use moec::import::import;
+use moec::import::{Entry, import};
 use moec::random;
 use moec::spec::{CapacityGroup, HashOob, Mode};
 use moec_ir::graph::Type;
@@ -63,6 +63,34 @@ fn random_batch(example: &Example, dims: Dims) -> Batch {
     Batch { label, dims, inputs, is_ordinary: true }
 }
 
+/// As [`of_some_sizes`], of a part of a layer. Given picks are of any expert, twice of one, and of none: -1 and numbers that no
+/// expert has, with weights that are NaN. Of a map every third expert is here.
+pub(crate) fn of_entry(example: &Example, entry: Entry) -> Vec<Batch> {
+    let Entry::Experts { local } = entry else { return of_some_sizes(example) };
+    let (spec, top_k) = (&example.spec, example.spec.picks());
+    let integers = |shape: Vec<u64>, numbers: Vec<i32>| {
+        Tensor::new(DType::I32, shape, numbers.into_iter().flat_map(i32::to_le_bytes).collect()).unwrap()
+    };
+    let here = |id: u64| if id.is_multiple_of(3) { (id / 3) as i32 } else { [-1, i32::MAX, i32::MIN][id as usize % 3] };
+    let map = local.map(|_| integers(vec![spec.experts], (0..spec.experts).map(here).collect()));
+    let experts = spec.experts as i32;
+    let none = [-1, experts, i32::MAX, i32::MIN, experts + 7, -9];
+    let batch = |tokens: u64| {
+        let pairs = || 0..tokens * top_k;
+        let is_none = |pair: u64| pair % 5 == 3;
+        let twice = |pair: u64| if pair % 7 == 2 { pair - 1 } else { pair };
+        let expert = |pair: u64| (twice(pair) * 11 % spec.experts) as i32;
+        let id = |pair: u64| if is_none(pair) { none[pair as usize / 5 % none.len()] } else { expert(pair) };
+        let weight = |pair: u64| if is_none(pair) { f32::NAN } else { (pair % 13) as f32 / 13.0 - 0.25 };
+        let x = random::tokens(dtype(example), tokens, spec.expert.latent.unwrap_or(spec.hidden), 1 + tokens).unwrap();
+        let ids = integers(vec![tokens, top_k], pairs().map(id).collect());
+        let weights = Tensor::from_f32(DType::F32, vec![tokens, top_k], &pairs().map(weight).collect::<Vec<_>>()).unwrap();
+        let inputs = [x, ids, weights].into_iter().chain(map.clone()).collect();
+        Batch { label: format!("{tokens} tokens"), dims: Dims::tokens(tokens), inputs, is_ordinary: true }
+    };
+    [0, 1, 17, 65].into_iter().map(batch).collect()
+}
+
 /// Tokens that are hard on a router.
 pub(crate) fn odd(example: &Example) -> Vec<Batch> {
     const TOKENS: u64 = 33;
@@ -111,7 +139,7 @@ fn ids(example: &Example, tokens: u64) -> Vec<Tensor> {
 
 /// The element type of the tokens.
 fn dtype(example: &Example) -> DType {
-    let graph = import(&example.spec);
+    let graph = import(&example.spec, Entry::Layer).unwrap();
     let input = graph.params.iter().find(|(param, _)| param.is_input()).map(|(_, ty)| ty.clone());
     match input {
         Some(Type::Tensor { dtype: moec_ir::DType::F16, .. }) => DType::F16,

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use libtest_mimic::Failed;
 use moec::emulate::{agreement, emulate, options, schedules};
-use moec::import::import;
+use moec::import::{Entry, import};
 use moec::pipeline::{Lowered, this_host};
-use moec::reference::{bound, difference, reference};
+use moec::reference::{bound, difference, output, reference};
 use moec::spec::{Mode, RouterDType, Spec};
 use moec::{package, random};
 use moec_codegen::Image;
@@ -31,10 +31,10 @@ struct Compiled {
     target: &'static str,
 }
 
-fn compile(spec: &Spec, text: &str, target: &'static str) -> Compiled {
+fn compile(spec: &Spec, entry: Entry, text: &str, target: &'static str) -> Compiled {
     let machines = [machine(target), this_host().expect("an x86-64 CPU of level v3")];
-    let built = built(spec, &machines).unwrap();
-    let package = package::package(spec, text, &built).unwrap();
+    let built = built(spec, entry, &machines).unwrap();
+    let package = package::package(spec, entry, text, &built).unwrap();
     let lowered = built.into_iter().next().unwrap().1;
     Compiled { lowered, package, target }
 }
@@ -62,7 +62,7 @@ impl Compiled {
 /// The PTX of a layer without its header.
 pub(crate) fn ptx_body(example: &Example, target: &'static str) -> String {
     let machines = [machine(target)];
-    let built = built(&example.spec, &machines).unwrap();
+    let built = built(&example.spec, Entry::Layer, &machines).unwrap();
     let image = built.iter().flat_map(|(_, _, objects)| objects).find(|object| matches!(object.image, Image::Ptx(_))).unwrap();
     let text = String::from_utf8_lossy(image.image.bytes()).into_owned();
     let is_header = |line: &&str| line.starts_with(".version") || line.starts_with(".target");
@@ -70,8 +70,8 @@ pub(crate) fn ptx_body(example: &Example, target: &'static str) -> String {
 }
 
 /// Holds every batch to the rules above.
-pub(crate) fn check(example: &Example, target: &'static str, batches: &[Batch]) -> Result<(), Failed> {
-    let compiled = compile(&example.spec, &example.text, target);
+pub(crate) fn check(example: &Example, entry: Entry, target: &'static str, batches: &[Batch]) -> Result<(), Failed> {
+    let compiled = compile(&example.spec, entry, &example.text, target);
     let manifest = compiled.package.manifest();
     let weights = random::weights(manifest, 3)?;
     let host = Layer::load(&compiled.package, DeviceKind::Host { threads: Some(1) })?.bind(weights.clone())?;
@@ -93,7 +93,7 @@ pub(crate) fn check(example: &Example, target: &'static str, batches: &[Batch]) 
         let on_host = host.run(&batch.inputs, batch.dims)?;
         if batch.is_ordinary {
             near(&example.spec, manifest, &run, &on_host).map_err(at)?;
-            let reference = reference(import(&example.spec), manifest, &weights, &batch.inputs, batch.dims)?;
+            let reference = reference(import(&example.spec, entry).unwrap(), manifest, &weights, &batch.inputs, batch.dims)?;
             let agreement = agreement(manifest, &run, &reference);
             if !agreement.is_close() || agreement.tokens_apart.is_some_and(|tokens| tokens > 0) {
                 return Err(at(format!("against the f64 interpreter: {agreement:?}")).into());
@@ -107,7 +107,7 @@ pub(crate) fn check(example: &Example, target: &'static str, batches: &[Batch]) 
 
 /// A published block: its own weights, tokens and result.
 pub(crate) fn check_fixture(fixture: &Fixture, target: &'static str) -> Result<(), Failed> {
-    let compiled = compile(&fixture.spec, &fixture.text, target);
+    let compiled = compile(&fixture.spec, Entry::Layer, &fixture.text, target);
     let manifest = compiled.package.manifest();
     let bytes = std::fs::read(&fixture.file)?;
     let checkpoint = Checkpoint::read(&bytes)?;
@@ -115,7 +115,7 @@ pub(crate) fn check_fixture(fixture: &Fixture, target: &'static str) -> Result<(
     let x = inputs(manifest, &checkpoint);
     let (expected, _) = checkpoint.tensor("out.hidden", manifest.dtype)?;
     let dims = Dims::of_activations(x[0].shape())?;
-    let reference = reference(import(&fixture.spec), manifest, &weights, &x, dims)?;
+    let reference = reference(import(&fixture.spec, Entry::Layer).unwrap(), manifest, &weights, &x, dims)?;
     // The kernels for this many tokens, and those for the most.
     let last = compiled.lowered.program.regimes.len() - 1;
     let of_last = (compiled.regime(dims.tokens) != last).then(|| compiled.with_only(last));
@@ -191,7 +191,7 @@ fn near(spec: &Spec, manifest: &Manifest, run: &Run, host: &Run) -> Result<(), S
         RouterDType::Model => bound(manifest.dtype),
     };
     let of = |run: &Run, name: &str| run.tensor(name).map(Tensor::to_f64).unwrap_or_default();
-    for name in ["route.experts", "route.rows", "stats.load", "stats.kept"] {
+    for name in ["route.experts", "topk_ids", "route.rows", "stats.load", "stats.kept"] {
         if of(run, name) != of(host, name) {
             return Err(format!("`{name}` differs from the host's"));
         }
@@ -218,7 +218,8 @@ fn near(spec: &Spec, manifest: &Manifest, run: &Run, host: &Run) -> Result<(), S
             return Err(format!("against the host: `{name}` {apart:.1e}"));
         }
     }
-    let outputs = difference(&run.outputs[0].1.to_f64(), &host.outputs[0].1.to_f64()).of_largest;
+    let output = |run: &Run| output(run).map(Tensor::to_f64).unwrap_or_default();
+    let outputs = difference(&output(run), &output(host)).of_largest;
     if weights > weights_bound || outputs > bound(manifest.dtype) {
         return Err(format!("against the host: weights {weights:.1e}, outputs {outputs:.1e}"));
     }

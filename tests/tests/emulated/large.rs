@@ -3,6 +3,7 @@
 
 use libtest_mimic::Failed;
 use moec::emulate::{Request, check};
+use moec::import::Entry;
 use moec::pipeline::compile;
 use moec::spec::Mode;
 use moec_runtime::emulator::{Place, Sample};
@@ -44,7 +45,7 @@ fn last_blocks_of_slots(example: &Example) -> Result<(), Failed> {
         schedules: 1,
         sample: Sample::Only(vec![Place::Last]),
     };
-    let package = compile(spec, &example.text, &[machine("sm_90a")], &moec_codegen::Options::default())?;
+    let package = compile(spec, Entry::Layer, &example.text, &[machine("sm_90a")], &moec_codegen::Options::default())?;
     let outcomes = check(&package, None, &request)?;
     let outcome = outcomes.first().ok_or("no outcome")?;
     if let Some((_, finding)) = outcome.findings.first() {
@@ -82,7 +83,7 @@ fn last_blocks(example: &Example) -> Result<(), Failed> {
         schedules: 1,
         sample: Sample::Only(vec![last(spec.expert.intermediate), last(spec.hidden), Place::Last]),
     };
-    let package = compile(spec, &example.text, &[machine("sm_90a")], &moec_codegen::Options::default())?;
+    let package = compile(spec, Entry::Layer, &example.text, &[machine("sm_90a")], &moec_codegen::Options::default())?;
     let outcomes = check(&package, None, &request)?;
     let outcome = outcomes.first().ok_or("no outcome")?;
     if let Some((_, finding)) = outcome.findings.first() {

@@ -7,6 +7,7 @@ mod chain;
 mod large;
 mod matrices;
 
+use moec::import::Entry;
 use moec::spec::Mode;
 use moec_tests::scaled::{modes, scaled_examples};
 use moec_tests::trials::{Case, Family};
@@ -29,7 +30,7 @@ pub(crate) fn family() -> Family {
                 // Where the text is that of the last target but for its header, so is all that it does.
                 let is_known = target != LAST && chain::ptx_body(&example, target) == chain::ptx_body(&example, LAST);
                 let batches = if is_known { batches::of_some_sizes(&example) } else { batches::of_every_size(&example) };
-                chain::check(&example, target, &batches)
+                chain::check(&example, Entry::Layer, target, &batches)
             });
             cases.push(case.of_kind("every size").of_kind(target));
         }
@@ -41,8 +42,11 @@ pub(crate) fn family() -> Family {
             cases.push(odd_logits(format!("modes::{}", mode.name), mode.clone()));
         }
         let name = format!("modes::{}", mode.name);
-        let case = Case::new(name, &spec, move || chain::check(&mode, "sm_80", &batches::of_some_sizes(&mode)));
+        let case = Case::new(name, &spec, move || chain::check(&mode, Entry::Layer, "sm_80", &batches::of_some_sizes(&mode)));
         cases.push(case.of_kind("some sizes"));
+    }
+    for example in scaled_examples().into_iter().chain(modes()) {
+        cases.extend(entries(&example));
     }
     for fixture in fixtures() {
         let spec = fixture.spec.clone();
@@ -54,8 +58,24 @@ pub(crate) fn family() -> Family {
     Family { name: "emulated", one_in: 8, cases }
 }
 
+/// The other entries of a layer that has them: its router, its experts, and a third of these.
+fn entries(example: &Example) -> Vec<Case> {
+    let part = Entry::Experts { local: Some(example.spec.experts.div_ceil(3)) };
+    let named = [("router", Entry::Router), ("experts", Entry::Experts { local: None }), ("some_experts", part)];
+    let case = |(name, entry): (&str, Entry)| {
+        let (example, spec) = (example.clone(), example.spec.clone());
+        let case = Case::new(format!("entries::{}::{name}", example.name), &spec, move || {
+            chain::check(&example, entry, "sm_80", &batches::of_entry(&example, entry))
+        });
+        case.of_kind(&format!("entry {name}"))
+    };
+    named.into_iter().filter(|(_, entry)| entry.check(&example.spec).is_ok()).map(case).collect()
+}
+
 fn odd_logits(name: String, example: Example) -> Case {
     let spec = example.spec.clone();
-    let case = Case::new(format!("{name}::odd_logits"), &spec, move || chain::check(&example, LAST, &batches::odd(&example)));
+    let case = Case::new(format!("{name}::odd_logits"), &spec, move || {
+        chain::check(&example, Entry::Layer, LAST, &batches::odd(&example))
+    });
     case.of_kind("odd logits")
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use libtest_mimic::Failed;
 use moec::emulate::{options, schedules};
+use moec::import::Entry;
 use moec::random;
 use moec::spec::Mode;
 use moec_codegen::Image;
@@ -57,8 +58,8 @@ impl Steps {
     pub(crate) fn record(example: &Example, target: &str) -> Result<Steps, Failed> {
         let machine = machine(target);
         let machines = [machine.clone()];
-        let built = built(&example.spec, &machines)?;
-        let manifest = moec::package::package(&example.spec, &example.text, &built)?.manifest().clone();
+        let built = built(&example.spec, Entry::Layer, &machines)?;
+        let manifest = moec::package::package(&example.spec, Entry::Layer, &example.text, &built)?.manifest().clone();
         let (_, lowered, objects) = built.into_iter().next().ok_or("nothing was built")?;
         let ptx = objects.iter().find(|object| matches!(object.image, Image::Ptx(_))).ok_or("no PTX")?;
         let text = String::from_utf8(ptx.image.bytes().to_vec())?;
