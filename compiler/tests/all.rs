@@ -6,6 +6,7 @@ mod caps_and_norms;
 mod cli;
 mod cli_compare;
 mod cli_compile;
+mod cli_entries;
 mod cli_files;
 mod cli_import;
 mod cli_inspect;

@@ -4,8 +4,8 @@
 
 use jsonschema::{Validator, validator_for};
 use moec_runtime::package::{
-    Arg, Buffer, Cuts, DType, Dim, Extent, Image, ImageKind, Kernel, Launch, Manifest, Param, ParamKind, Piece, Recipe, Regime,
-    Role, Round, Routing, Slice, Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View, json_schema,
+    Arg, Buffer, Cuts, DType, Dim, Entry, Extent, Image, ImageKind, Kernel, Launch, Manifest, Param, ParamKind, Piece, Recipe,
+    Regime, Role, Round, Routing, Slice, Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View, json_schema,
 };
 use serde_json::{Value, json};
 
@@ -105,6 +105,7 @@ fn everything() -> Manifest {
     Manifest {
         compiler: name(),
         layer: name(),
+        entry: Entry::Layer,
         spec_sha256: name(),
         dtype: DType::F32,
         max_tokens: 1,
@@ -137,7 +138,8 @@ fn instance() -> Value {
 /// Manifests that together have every field and every word.
 fn instances() -> Vec<Value> {
     let cuts = ["tokens", "sequences", "nowhere"].map(|word| changed(&instance(), "/cuts", |cuts| *cuts = json!(word)));
-    cuts.to_vec()
+    let entries = ["layer", "experts", "router"].map(|word| changed(&instance(), "/entry", |entry| *entry = json!(word)));
+    cuts.into_iter().chain(entries).collect()
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod arrows;
 mod decisions;
 mod deps;
+mod entries;
 mod hash;
 mod padding;
 mod priority;

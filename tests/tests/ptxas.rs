@@ -49,7 +49,7 @@ fn complaints(example: &Example, gpu: &Machine, ptxas: &Ptxas) -> Vec<String> {
         Ok(objects) => objects,
         Err(error) => return vec![format!("{at}: {error}")],
     };
-    let package = package(&example.spec, &example.text, &[(gpu, lowered.clone(), objects.clone())]);
+    let package = package(&example.spec, Entry::Layer, &example.text, &[(gpu, lowered.clone(), objects.clone())]);
     held_to_schema(package.unwrap_or_else(|error| panic!("{at}: {error}")).manifest());
     let cubin = objects.iter().find(|object| matches!(object.image, Image::Cubin(_))).unwrap();
     assert_eq!(cubin.kernels.len(), program.kernels.len(), "{at}");

@@ -10,7 +10,7 @@ use std::slice::from_ref;
 use libtest_mimic::Failed;
 use moec::diagnostics::Source;
 use moec::emulate::agreement;
-use moec::import::import;
+use moec::import::{Entry, import};
 use moec::package::package;
 use moec::pipeline::{lower, this_host};
 use moec::random;
@@ -125,7 +125,7 @@ fn hold(printed: &str, manifest: &Manifest, run: &Run) -> Result<f64, Failed> {
 
 /// A layer on random tokens: as the runtime runs it, and near what the interpreter says.
 fn random_layer(example: &Example) -> Result<(), Failed> {
-    let package = compiled(&example.spec, &example.text, from_ref(&this_host().unwrap()))?;
+    let package = compiled(&example.spec, Entry::Layer, &example.text, from_ref(&this_host().unwrap()))?;
     let tensors = stored(package.manifest());
     batch(example, &package, tensors)?;
     places(&package)
@@ -160,7 +160,7 @@ fn batch(example: &Example, package: &Package, mut tensors: Vec<(String, Tensor)
     let x = tensors.iter_mut().find(|(name, _)| name == "x").unwrap();
     let shape = vec![DIMS.tokens / DIMS.sequence_tokens, DIMS.sequence_tokens, example.spec.hidden];
     x.1 = Tensor::new(x.1.dtype(), shape, x.1.bytes().to_vec())?;
-    let reference = reference(import(&example.spec), manifest, &weights, &inputs, DIMS)?;
+    let reference = reference(import(&example.spec, Entry::Layer)?, manifest, &weights, &inputs, DIMS)?;
     let values: Vec<f32> = reference.output.iter().map(|value| *value as f32).collect();
     tensors.push(("expected".to_string(), Tensor::from_f32(DType::F32, vec![values.len() as u64], &values)?));
 
@@ -175,7 +175,7 @@ fn batch(example: &Example, package: &Package, mut tensors: Vec<(String, Tensor)
 
 /// A published block: its weights, its tokens, and its outputs.
 fn published(Fixture { name, spec, text, file }: &Fixture) -> Result<(), Failed> {
-    let package = compiled(spec, text, from_ref(&this_host().unwrap()))?;
+    let package = compiled(spec, Entry::Layer, text, from_ref(&this_host().unwrap()))?;
     let manifest = package.manifest();
     let bytes = fs::read(file)?;
     let checkpoint = Checkpoint::read(&bytes)?;
@@ -232,10 +232,10 @@ fn places(package: &Package) -> Result<(), Failed> {
 /// A layer of real size, of whose image the places know nothing.
 fn places_of_example(example: &Example) -> Result<(), Failed> {
     let machine = machine("x86-64-v4");
-    let lowered = lower(&example.spec, &machine).map_err(|error| error.to_string())?;
+    let lowered = lower(&example.spec, Entry::Layer, &machine).map_err(|error| error.to_string())?;
     let (target, image) = (machine.name.to_string(), Image::SharedObject(vec![0]));
     let object = Object { target, image, kernels: Vec::new(), warnings: Vec::new() };
-    places(&package(&example.spec, &example.text, &[(&machine, lowered, vec![object])])?)
+    places(&package(&example.spec, Entry::Layer, &example.text, &[(&machine, lowered, vec![object])])?)
 }
 
 /// Launches that name buffers at random: there each of the three orders is the shortest now and then, and updates name what they like.
@@ -301,6 +301,7 @@ fn places_of_random_launches() -> Result<(), Failed> {
         let manifest = Manifest {
             compiler: String::new(),
             layer: "random".to_string(),
+            entry: file::Entry::Layer,
             spec_sha256: "0".repeat(64),
             dtype: DType::F32,
             max_tokens: 1000,
@@ -366,7 +367,7 @@ fn recipes() -> Result<(), Failed> {
              [shared]\nintermediate = 8\ncount = 2\n[weights]\n{keys}\n[numerics]\ndtype = \"f32\"\n"
         );
         let spec = parse(&Source { name: "stored".to_string(), text: text.clone() }).map_err(|wrong| format!("{wrong:?}"))?;
-        let package = compiled(&spec, &text, from_ref(&this_host().unwrap()))?;
+        let package = compiled(&spec, Entry::Layer, &text, from_ref(&this_host().unwrap()))?;
         let tensor = |(at, (name, shape)): (usize, &(&str, &[u64]))| {
             let values = random::tokens(DType::F32, 1, shape.iter().product(), at as u64).unwrap().to_f64();
             let values: Vec<f32> = values.into_iter().map(|value| value as f32 / 4.0).collect();
@@ -393,7 +394,7 @@ print(package.choose(manifest['targets'], sys.argv[2])['name'])
 fn tiny(machines: &[&str]) -> Package {
     let tiny = examples().into_iter().find(|example| example.name == "tiny").unwrap();
     let machines: Vec<_> = machines.iter().map(|name| machine(name)).collect();
-    compiled(&tiny.spec, &tiny.text, &machines).unwrap()
+    compiled(&tiny.spec, Entry::Layer, &tiny.text, &machines).unwrap()
 }
 
 /// The target with the most features that the CPU has; without one it says what is missing.

@@ -7,6 +7,7 @@ mod emulated;
 mod fixtures;
 mod linked;
 mod mutants;
+mod parts;
 mod ptxas;
 mod python_loader;
 mod stages;
@@ -24,6 +25,7 @@ fn main() {
         ptxas,
         mutants,
         fixtures::family(),
+        parts::family(),
         linked::family(),
         determinism::family(),
         stages::family(),

@@ -66,6 +66,7 @@ impl Cuts {
 
 /// A part of a layer that a package computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
     /// All of it: tokens `x` to `y`.
