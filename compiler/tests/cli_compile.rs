@@ -199,3 +199,32 @@ fn errors_of_later_stages_have_places() {
     let check = moec_in(folder.path(), &["check", "many.toml", "-q"]);
     insta::assert_snapshot!(stderr(&check));
 }
+
+/// What bounds the workspace is said before anything runs, and a batch that needs more is run in parts.
+#[test]
+fn a_workspace_is_bounded() {
+    let folder = folder();
+    let spec = |name: &str, limit: &str, capacity: &str| {
+        let text = format!(
+            "[moe]\nname = \"room\"\nhidden = 64\nexperts = 4\n[router]\ntop_k = 2\nscore = \"softmax\"\norder = \"score_topk\"\nrenorm \
+             = \"sum\"\n[expert]\nintermediate = 32\nactivation = \"silu\"\ngated = true\n{capacity}[tokens]\nmax = 4096\nworkspace = \
+             {limit}\n"
+        );
+        fs::write(folder.path().join(name), text).unwrap();
+    };
+    spec("room.toml", "\"256 KiB\"", "");
+    spec("little.toml", "1000", "");
+    spec("shared.toml", "\"32 KiB\"", "[capacity]\ntokens = 64\npriority = \"token_major\"\ndropped = \"zero\"\n");
+    let refused = |name: &str| {
+        let output = moec_in(folder.path(), &["compile", name, "--target", "x86-64-v3", "-o", "refused.moec"]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        stderr(&output)
+    };
+    insta::assert_snapshot!([refused("little.toml"), refused("shared.toml")].join("\n"));
+    product(&moec_in(folder.path(), &["compile", "room.toml", "--target", "host", "-o", "room.moec"]));
+    let manifest: serde_json::Value =
+        serde_json::from_str(&product(&moec_in(folder.path(), &["inspect", "room.moec", "--manifest"]))).unwrap();
+    assert_eq!((&manifest["cuts"], &manifest["workspace_limit"]), (&"tokens".into(), &(256 * 1024).into()));
+    let run = product(&moec_in(folder.path(), &["run", "room.moec", "--tokens", "4096"]));
+    insta::assert_snapshot!(settled(&run));
+}

@@ -110,6 +110,11 @@ fn counted(picks: &[usize], experts: usize) -> Vec<usize> {
 }
 
 fn print_routing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
+    // What a run observes is there unless its batch was cut.
+    let is_observed = measured.manifest.buffers.iter().any(|buffer| buffer.observe.is_some());
+    if is_observed && measured.run.observed.is_empty() && measured.dims.tokens > 0 {
+        return writeln!(out, "routing     not known: the workspace is bounded, and this batch was run in parts");
+    }
     let (loads, identity) = loads(measured);
     let has = |name: &str| measured.run.tensor(name).is_some();
     match measured.manifest.entry {
@@ -131,6 +136,7 @@ fn print_routing(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()>
 pub(super) fn print_statistics(run: &Run, statistics: Option<&Statistics>, out: &mut dyn Write) -> io::Result<()> {
     let Some(s) = statistics else {
         let why = match run.tensor("topk_ids") {
+            None if run.observed.is_empty() => "nothing is observed of a batch in parts, or of a layer that picks no experts",
             Some(_) => "without a capacity a router alone counts nothing, unless [training] asks for sums",
             None => "no expert is picked",
         };

@@ -30,7 +30,7 @@ impl From<pipeline::Error> for Diagnostic {
             }
             pipeline::Error::Codegen(error) => error.into(),
             pipeline::Error::Package(error) if error.kind() == ErrorCode::Workspace => {
-                Diagnostic::new(Code::LimitExceeded, error.to_string()).help("allow more, or leave the key out")
+                Diagnostic::new(Code::LimitExceeded, error.message()).help("allow more, or leave the key out")
             }
             pipeline::Error::Package(error) => bug("the package does not describe its images").note(error.to_string()),
         }

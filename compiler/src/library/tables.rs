@@ -413,7 +413,7 @@ impl Builder {
         let steps = self.steps(&of, &regime.launches, &mut formulas)?;
         let updates = self.steps(&of, &target.update, &mut formulas)?;
         let observed = self.observed.len();
-        for (buffer, offset, bytes) in &workspace {
+        for Lies { buffer, offset, bytes } in &workspace {
             if let Some(name) = &manifest.buffers[*buffer].observe {
                 self.observed.push(row([Cell::Text(name.clone()), Cell::Number(*offset), Cell::Number(*bytes)]));
             }
@@ -496,11 +496,18 @@ impl Builder {
                 Ok((1, formulas.constant(*offset)?))
             }
             Role::Workspace => {
-                let (_, offset, _) = of.workspace.iter().find(|(index, ..)| *index == buffer).ok_or_else(missing)?;
-                Ok((2, *offset))
+                let place = of.workspace.iter().find(|place| place.buffer == buffer).ok_or_else(missing)?;
+                Ok((2, place.offset))
             }
         }
     }
+}
+
+/// Where a buffer of the workspace lies.
+struct Lies {
+    buffer: usize,
+    offset: Value,
+    bytes: Value,
 }
 
 /// Where the buffers of a launch lie.
@@ -508,8 +515,7 @@ impl Builder {
 struct Memory<'m> {
     manifest: &'m Manifest,
     target: &'m Target,
-    /// The buffer, its offset and its length.
-    workspace: &'m [(usize, Value, Value)],
+    workspace: &'m [Lies],
     /// The buffer and its offset.
     prepared: &'m [(usize, u64)],
 }
@@ -521,7 +527,7 @@ fn stacked(
     regime: &Regime,
     formulas: &mut Formulas,
     tokens: Option<u64>,
-) -> Result<(Vec<(usize, Value, Value)>, Value), Refused> {
+) -> Result<(Vec<Lies>, Value), Refused> {
     let mut places = Vec::new();
     let mut ends: Vec<Value> = Vec::new();
     let nothing = formulas.constant(0)?;
@@ -537,7 +543,7 @@ fn stacked(
         let end = formulas.value(Op::Align(end))?;
         length = formulas.value(Op::Max(length, end))?;
         ends.push(end);
-        places.push((buffer, offset, bytes));
+        places.push(Lies { buffer, offset, bytes });
     }
     Ok((places, length))
 }

@@ -164,7 +164,7 @@ impl Section {
 
 /// Units of bytes, by the names that a spec has.
 const BYTE_UNITS: [(&str, u64); 7] =
-    [("B", 1), ("kB", 1000), ("MB", 1000_000), ("GB", 1000_000_000), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    [("B", 1), ("kB", 1000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 /// What such a text is, as a pattern of JSON Schema.
 pub(super) const BYTES_PATTERN: &str = "^[0-9]+ *(B|kB|MB|GB|KiB|MiB|GiB)$";
 /// A pebibyte: no device has as much.
