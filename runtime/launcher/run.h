@@ -39,6 +39,7 @@ static moec_status address(const moec_handle *h, uint32_t param, const moec_tens
     const moec_param *is = &tables.info->params[param];
     const moec_shape *shape = &tables.shapes[param];
     if (!tensor) return fail(MOEC_E_ARG, "%s: `%s` is null", tables.info->layer, is->name);
+    if (!tensor->shape && tensor->ndim > 0) return fail(MOEC_E_ARG, "%s: `%s` has no shape", tables.info->layer, is->name);
     if (tensor->dtype.code != is->dtype.code || tensor->dtype.bits != is->dtype.bits || tensor->dtype.lanes != is->dtype.lanes)
         return fail(MOEC_E_DTYPE, "%s: `%s` is %s, not %s", tables.info->layer, is->name, dtype_name(tensor->dtype), dtype_name(is->dtype));
     int same = tensor->ndim == (int32_t)is->ndim, dense = 1;
@@ -71,12 +72,18 @@ static moec_status address(const moec_handle *h, uint32_t param, const moec_tens
 }
 
 /* T, as the first input that has it says. */
-static int64_t tokens_of(const moec_tensor *const *params, uint32_t count) {
-    for (uint32_t i = 0; i < count; i++) {
-        uint32_t axis = tables.shapes[i].tokens_axis;
-        if (axis != NONE && params[i] && (int32_t)axis < params[i]->ndim) return params[i]->shape[axis];
-    }
-    return -1;
+static moec_status tokens_of(const moec_tensor *const *params, int64_t *tokens) {
+    const moec_info *info = tables.info;
+    uint32_t i = 0;
+    while (i < info->num_inputs && tables.shapes[i].tokens_axis == NONE) i++;
+    if (i == info->num_inputs) return fail(MOEC_E_ARG, "%s: no input says how many tokens there are", info->layer);
+    const moec_param *is = &info->params[i];
+    if (!params[i]) return fail(MOEC_E_ARG, "%s: `%s` is null", info->layer, is->name);
+    if (params[i]->ndim != (int32_t)is->ndim)
+        return fail(MOEC_E_SHAPE, "%s: `%s` has %d axes, not %u (%s)", info->layer, is->name, params[i]->ndim, is->ndim, is->shape);
+    if (!params[i]->shape) return fail(MOEC_E_ARG, "%s: `%s` has no shape", info->layer, is->name);
+    *tokens = params[i]->shape[tables.shapes[i].tokens_axis];
+    return MOEC_OK;
 }
 
 static size_t prepared_bytes(const moec_target *target) { return (size_t)tables.constants[target->prepared_bytes]; }
@@ -101,8 +108,9 @@ static moec_status prepare_run(const moec_handle *h, const moec_run_args *given,
         return fail(MOEC_E_ARG, "%s: %u tensors, not %u (%u inputs, %u outputs, %u weights%s)", info->layer, args.params ? args.num_params : 0, wanted,
                     info->num_inputs, info->num_outputs, info->num_weights, args.binding ? " of the binding" : "");
     if (args.binding && args.binding->handle != h) return fail(MOEC_E_ARG, "%s: weights that are bound to another handle", info->layer);
-    int64_t tokens = tokens_of(args.params, info->num_inputs);
+    int64_t tokens = 0;
     r->regime = NULL;
+    if ((status = tokens_of(args.params, &tokens))) return status;
     if ((status = common_values(tokens, args.sequence_tokens, r->values))) return status;
     if (tokens == 0) return MOEC_OK;
     r->tokens = r->values[0];

@@ -27,7 +27,8 @@ static int64_t evaluated(const moec_op *op, const int64_t *v) {
 
 /* The values of these dims that no regime is needed for. */
 static moec_status common_values(int64_t tokens, int64_t sequence_tokens, int64_t *v) {
-    if (tokens < 0 || tokens > tables.info->max_tokens)
+    if (tokens < 0) return fail(MOEC_E_SHAPE, "%s: T = %" PRId64 " is negative", tables.info->layer, tokens);
+    if (tokens > tables.info->max_tokens)
         return fail(MOEC_E_SHAPE, "%s: T = %" PRId64 ", at most %" PRId64 " (raise max in [tokens] of the spec)", tables.info->layer, tokens,
                     tables.info->max_tokens);
     if (sequence_tokens == 0) sequence_tokens = tokens;
