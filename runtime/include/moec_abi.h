@@ -34,7 +34,7 @@ extern "C" {
 /* 0, one of MOEC_E_*, or MOEC_CUDA(an error of the driver). */
 typedef int32_t moec_status;
 #define MOEC_OK 0
-#define MOEC_E_ABI 1         /* a struct_size that this library does not know       */
+#define MOEC_E_ABI 1         /* no struct_size, or flags that are not known         */
 #define MOEC_E_ARG 2         /* null, a wrong count, another library's handle       */
 #define MOEC_E_SHAPE 3       /* a tensor of another shape, T beyond the most tokens */
 #define MOEC_E_DTYPE 4       /* a tensor of another element type                    */

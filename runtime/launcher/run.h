@@ -102,6 +102,7 @@ static moec_status prepare_run(const moec_handle *h, const moec_run_args *given,
     moec_status status = is_own(h);
     if (status) return status;
     READ(moec_run_args, args, given);
+    READ_FLAGS(moec_run_args, args);
     const moec_info *info = tables.info;
     uint32_t activations = info->num_inputs + info->num_outputs, wanted = activations + (args.binding ? 0 : info->num_weights);
     if (!args.params || args.num_params != wanted)
@@ -288,6 +289,7 @@ static moec_status bind(const moec_handle *h, const moec_bind_args *given, moec_
     moec_status status = is_own(h);
     if (status) return status;
     READ(moec_bind_args, args, given);
+    READ_FLAGS(moec_bind_args, args);
     const moec_info *info = tables.info;
     if (args.num_weights != info->num_weights || (!args.weights && info->num_weights > 0))
         return fail(MOEC_E_ARG, "%s: %u weights, not %u", info->layer, args.num_weights, info->num_weights);
