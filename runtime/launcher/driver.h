@@ -77,6 +77,11 @@ static const struct {
     {"cuTensorMapEncodeTiled", offsetof(driver, encode), 0},
 };
 
+static const char *driver_word(const driver *d, int result) {
+    const char *word = NULL;
+    return d->error_name && !d->error_name(result, &word) && word ? word : "unknown error";
+}
+
 static moec_status open_driver(const moec_options *options, driver *d) {
     void *library = NULL;
     if (!options->get_proc) {
@@ -94,19 +99,17 @@ static moec_status open_driver(const moec_options *options, driver *d) {
         memcpy((char *)d + driver_calls[i].at, &call, sizeof call);
     }
     int version = 0;
-    if (d->init && d->version && !d->init(0)) d->version(&version);
+    if (d->version) d->version(&version);
     if (lacking)
         return fail(MOEC_E_NO_DRIVER, "the CUDA driver (%d.%d) has no %s: at least %d.%d is needed", version / 1000, version % 1000 / 10, lacking,
                     LEAST_CUDA / 1000, LEAST_CUDA % 1000 / 10);
     if (version < LEAST_CUDA)
         return fail(MOEC_E_NO_DRIVER, "the CUDA driver is of %d.%d, at least %d.%d is needed: update it", version / 1000, version % 1000 / 10,
                     LEAST_CUDA / 1000, LEAST_CUDA % 1000 / 10);
+    int result = d->init(0);
+    if (result)
+        return fail(MOEC_E_NO_DRIVER, "the CUDA driver cannot start: cuInit says %s (is there a GPU that this process may use?)", driver_word(d, result));
     return MOEC_OK;
-}
-
-static const char *driver_word(const driver *d, int result) {
-    const char *word = NULL;
-    return d->error_name && !d->error_name(result, &word) && word ? word : "unknown error";
 }
 
 static moec_status driver_failed(const driver *d, const char *call, int result) {
