@@ -25,7 +25,8 @@ enum { /* of CUresult */
     CU_NO_JIT = 221,
     CU_JIT_DISABLED = 223,
     CU_CAPTURE_UNSUPPORTED = 900,
-    CU_CAPTURE_INVALIDATED = 901
+    CU_CAPTURE_INVALIDATED = 901,
+    CU_CAPTURE_IMPLICIT = 906
 };
 enum { CU_CLUSTER = 4, CU_EARLY = 6 };      /* CUlaunchAttributeID */
 enum { CU_MAJOR = 75, CU_MINOR = 76 };      /* CUdevice_attribute: compute capability */
@@ -48,6 +49,7 @@ typedef struct {
     int (*function)(void **, void *);
     int (*load_function)(void *);
     int (*set)(int, int, void *, int);
+    int (*is_capturing)(void *, int *);
     int (*launch)(const cu_config *, void *, void **, void **);
     int (*encode)(cu_tensor_map *, int, uint32_t, void *, const uint64_t *, const uint64_t *, const uint32_t *, const uint32_t *, int, int, int, int);
 } driver;
@@ -73,6 +75,7 @@ static const struct {
     {"cuKernelGetFunction", offsetof(driver, function), 1},
     {"cuFuncLoad", offsetof(driver, load_function), 0}, /* 12.4 */
     {"cuKernelSetAttribute", offsetof(driver, set), 1},
+    {"cuStreamIsCapturing", offsetof(driver, is_capturing), 1},
     {"cuLaunchKernelEx", offsetof(driver, launch), 1},
     {"cuTensorMapEncodeTiled", offsetof(driver, encode), 0},
 };
@@ -113,7 +116,7 @@ static moec_status open_driver(const moec_options *options, driver *d) {
 }
 
 static moec_status driver_failed(const driver *d, const char *call, int result) {
-    if (result == CU_CAPTURE_UNSUPPORTED || result == CU_CAPTURE_INVALIDATED)
+    if (result == CU_CAPTURE_UNSUPPORTED || result == CU_CAPTURE_INVALIDATED || result == CU_CAPTURE_IMPLICIT)
         return fail(MOEC_E_CAPTURE, "%s while a stream is being captured: create and bind before the capture", call);
     return fail(MOEC_CUDA(result), "%s: %s", call, driver_word(d, result));
 }

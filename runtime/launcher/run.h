@@ -283,6 +283,15 @@ static moec_status update(const moec_handle *h, const moec_run_args *args) {
     return launch_steps(&r, r.regime->updates, r.regime->num_updates);
 }
 
+/* What is launched on a stream that is being captured is not done, but the binding would say that it is. */
+static moec_status is_done_now(const moec_handle *h, void *stream) {
+    int capturing = 0; /* CUstreamCaptureStatus */
+    if (h->device.device_type == MOEC_CPU || h->target->num_prepare == 0) return MOEC_OK;
+    int result = h->driver.is_capturing(stream, &capturing);
+    if (result) return driver_failed(&h->driver, "cuStreamIsCapturing", result);
+    return capturing ? driver_failed(&h->driver, "bind", CU_CAPTURE_UNSUPPORTED) : MOEC_OK;
+}
+
 static moec_status bind(const moec_handle *h, const moec_bind_args *given, moec_binding **out) {
     if (!out) return fail(MOEC_E_ARG, "bind: no place for the binding");
     *out = NULL;
@@ -309,6 +318,7 @@ static moec_status bind(const moec_handle *h, const moec_bind_args *given, moec_
     for (uint32_t i = 0; i < info->num_weights; i++)
         if ((status = address(h, first + i, args.weights[i], r.values, &r.params[first + i], &r.token_bytes[first + i]))) return status;
     if ((status = check_steps(&r, h->target->prepare, h->target->num_prepare))) return status;
+    if ((status = is_done_now(h, args.stream))) return status;
     if ((status = launch_steps(&r, h->target->prepare, h->target->num_prepare))) return status;
     moec_binding *binding = malloc(sizeof *binding + info->num_weights * sizeof *binding->weights);
     if (!binding) return fail(MOEC_E_NOMEM, "out of host memory");
