@@ -65,10 +65,13 @@ static moec_status create_cpu(moec_handle *h, const moec_options *options) {
     return status;
 }
 
+static moec_status too_old(const moec_target *target, int version) {
+    return fail(MOEC_E_NO_DRIVER, "the CUDA driver (%d.%d) is too old for the PTX of %s, which needs %u.%u: update it, or link a package with cubins",
+                version / 1000, version % 1000 / 10, target->name, target->least_driver / 1000, target->least_driver % 1000 / 10);
+}
+
 static moec_status refused_image(const driver *d, const moec_image *image, const moec_target *target, int result, int version) {
-    if (result == CU_UNSUPPORTED_PTX && image->kind == IMAGE_PTX)
-        return fail(MOEC_E_NO_DRIVER, "the CUDA driver (%d.%d) is too old for the PTX of %s, which needs %u.%u: update it, or link a package with cubins",
-                    version / 1000, version % 1000 / 10, target->name, target->least_driver / 1000, target->least_driver % 1000 / 10);
+    if (result == CU_UNSUPPORTED_PTX && image->kind == IMAGE_PTX) return too_old(target, version);
     if (result == CU_NO_JIT || result == CU_JIT_DISABLED)
         return fail(MOEC_E_NO_IMAGE, "the CUDA driver cannot compile the PTX of %s here (%s): link a package with cubins", target->name, driver_word(d, result));
     if (result == CU_NO_BINARY)
@@ -79,6 +82,7 @@ static moec_status refused_image(const driver *d, const moec_image *image, const
 /* Loads the image and every kernel now: the driver would otherwise do it at the first launch, which may be captured. */
 static moec_status load_kernels(moec_handle *h, const moec_image *image, int version) {
     driver *d = &h->driver;
+    if (image->kind == IMAGE_PTX && (uint32_t)version < h->target->least_driver) return too_old(h->target, version);
     int result = d->load(&h->library, image->bytes, NULL, NULL, 0, NULL, NULL, 0);
     if (result) return refused_image(d, image, h->target, result, version);
     h->kernels = calloc(h->target->num_kernels, sizeof *h->kernels);
@@ -86,7 +90,9 @@ static moec_status load_kernels(moec_handle *h, const moec_image *image, int ver
     for (uint32_t i = 0; i < h->target->num_kernels; i++) {
         const moec_kernel *kernel = &tables.kernels[h->target->kernels + i];
         void *function = NULL;
-        if ((result = d->kernel(&h->kernels[i], h->library, kernel->name))) return driver_failed(d, kernel->name, result);
+        result = d->kernel(&h->kernels[i], h->library, kernel->name);
+        if (result == CU_NOT_FOUND) return fail(MOEC_E_NO_IMAGE, "the image of %s has no kernel %s", h->target->name, kernel->name);
+        if (result) return driver_failed(d, "cuLibraryGetKernel", result);
         if (kernel->dynamic_shared_bytes &&
             (result = d->set(CU_DYNAMIC_SHARED, (int)kernel->dynamic_shared_bytes, h->kernels[i], h->ordinal)))
             return driver_failed(d, "cuKernelSetAttribute", result);
