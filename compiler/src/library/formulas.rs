@@ -27,6 +27,25 @@ pub(super) enum Op {
     Align(Value),
 }
 
+const ALIGN: i128 = WORKSPACE_ALIGN as i128;
+
+/// What stands for an operation.
+enum Simpler {
+    Constant(i64),
+    Operand(Value),
+}
+
+/// A quotient of numbers that are not negative, as the launcher computes it.
+fn divided(a: i128, b: i128, round: Round) -> i128 {
+    let (quotient, rest) = (a / b, a % b);
+    let is_up = match round {
+        Round::Floor => false,
+        Round::Ceil => rest > 0,
+        Round::HalfEven => rest * 2 > b || (rest * 2 == b && quotient % 2 == 1),
+    };
+    quotient + i128::from(is_up)
+}
+
 /// Operations, each of them once, with what their values are between.
 #[derive(Clone, Debug)]
 pub(super) struct Formulas {
@@ -61,8 +80,12 @@ impl Formulas {
         if let Some(value) = self.known.get(&op) {
             return Ok(*value);
         }
+        match self.simpler(op) {
+            Some(Simpler::Constant(value)) => return self.value(Op::Const(value)),
+            Some(Simpler::Operand(value)) => return Ok(value),
+            None => {}
+        }
         let of = |value: Value| self.bounds[value as usize];
-        let align = i128::from(WORKSPACE_ALIGN);
         let (least, most) = match op {
             Op::Const(value) => (i128::from(value), i128::from(value)),
             Op::Add(a, b) => (of(a).0 + of(b).0, of(a).1 + of(b).1),
@@ -72,7 +95,7 @@ impl Formulas {
             Op::Div(a, b, _) => (of(a).0 / of(b).1, of(a).1.div_euclid(of(b).0) + 1),
             Op::Min(a, b) => (of(a).0.min(of(b).0), of(a).1.min(of(b).1)),
             Op::Max(a, b) => (of(a).0.max(of(b).0), of(a).1.max(of(b).1)),
-            Op::Align(a) => (of(a).0, of(a).1 + align - 1),
+            Op::Align(a) => (of(a).0, of(a).1 + ALIGN - 1),
         };
         if least < 0 || most > i128::from(i64::MAX) {
             return Err(Refused::formula(format!("a formula between {least} and {most}")));
@@ -82,6 +105,37 @@ impl Formulas {
         self.bounds.push((least, most));
         self.known.insert(op, value);
         Ok(value)
+    }
+
+    /// What need not be done for each batch: operations on constants, and those that always give one of their operands.
+    fn simpler(&self, op: Op) -> Option<Simpler> {
+        let of = |value: Value| self.bounds[value as usize];
+        let constant = |value: Value| (of(value).0 == of(value).1).then_some(of(value).0);
+        let both = |a: Value, b: Value| Some((constant(a)?, constant(b)?));
+        let folded = |value: i128| i64::try_from(value).ok().map(Simpler::Constant);
+        match op {
+            Op::Const(_) => None,
+            Op::Add(a, b) => match (constant(a), constant(b)) {
+                (Some(a), Some(b)) => folded(a + b),
+                (Some(0), None) => Some(Simpler::Operand(b)),
+                (None, Some(0)) => Some(Simpler::Operand(a)),
+                (Some(_) | None, _) => None,
+            },
+            Op::Mul(a, b) => match (constant(a), constant(b)) {
+                (Some(a), Some(b)) => folded(a * b),
+                (Some(1), None) => Some(Simpler::Operand(b)),
+                (None, Some(1)) => Some(Simpler::Operand(a)),
+                (Some(_) | None, _) => None,
+            },
+            Op::Div(a, b, round) => both(a, b).filter(|(a, b)| *a >= 0 && *b > 0).and_then(|(a, b)| folded(divided(a, b, round))),
+            // An operand that is never the other side of the other one.
+            Op::Min(a, b) if of(a).1 <= of(b).0 => Some(Simpler::Operand(a)),
+            Op::Min(a, b) if of(b).1 <= of(a).0 => Some(Simpler::Operand(b)),
+            Op::Max(a, b) if of(a).0 >= of(b).1 => Some(Simpler::Operand(a)),
+            Op::Max(a, b) if of(b).0 >= of(a).1 => Some(Simpler::Operand(b)),
+            Op::Min(..) | Op::Max(..) => None,
+            Op::Align(a) => constant(a).and_then(|a| folded((a + ALIGN - 1) / ALIGN * ALIGN)),
+        }
     }
 
     /// A formula's value; `tokens` in the place of T, where it is given.
