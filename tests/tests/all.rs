@@ -6,6 +6,7 @@ mod decisions;
 mod deps;
 mod entries;
 mod hash;
+mod launcher;
 mod padding;
 mod priority;
 mod rooms;
