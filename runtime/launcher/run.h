@@ -92,9 +92,9 @@ static size_t prepared_bytes(const moec_target *target) { return (size_t)tables.
 static void take_part(batch *r, int64_t first) {
     int64_t rest = r->tokens - first, tokens = rest < r->part ? rest : r->part;
     r->first = first;
-    if (first > 0 && tokens == r->values[0]) return;
-    common_values(tokens, r->part < r->tokens ? part_sequence(tokens, r->sequence_tokens) : r->sequence_tokens, r->values);
-    r->regime = regime_of(r->handle->target, r->values);
+    r->regime = regime_at(r->handle->target, tokens);
+    /* The values of the whole batch, or of the part before, are evaluated. */
+    if (tokens != r->values[0]) workspace_of(r->handle->target, tokens, part_sequence(tokens, r->sequence_tokens), r->values);
 }
 
 /* Everything that can be wrong. Where there are no tokens, `regime` is null and nothing is to be done. */
@@ -122,7 +122,8 @@ static moec_status prepare_run(const moec_handle *h, const moec_run_args *given,
     if (args.binding)
         for (uint32_t i = 0; i < info->num_weights; i++) r->params[activations + i] = args.binding->weights[i];
     /* Without a binding what is prepared of the weights lies behind the rest of the workspace. */
-    int64_t unbound = args.binding ? 0 : (int64_t)prepared_bytes(h->target), given_bytes = args.workspace ? (int64_t)args.workspace_bytes : 0, needed;
+    int64_t unbound = args.binding ? 0 : (int64_t)prepared_bytes(h->target), given_bytes = 0, needed;
+    if (args.workspace) given_bytes = args.workspace_bytes < INT64_MAX ? (int64_t)args.workspace_bytes : INT64_MAX;
     int64_t limit = given_bytes - unbound < tables.workspace_limit ? given_bytes - unbound : tables.workspace_limit;
     r->part = part_tokens(h->target, r->tokens, r->sequence_tokens, limit, r->values, &needed);
     if (r->part == 0)

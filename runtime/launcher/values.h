@@ -40,10 +40,16 @@ static moec_status common_values(int64_t tokens, int64_t sequence_tokens, int64_
     return MOEC_OK;
 }
 
+/* The regime of batches of so many tokens. */
+static const moec_regime *regime_at(const moec_target *target, int64_t tokens) {
+    const moec_regime *regime = &tables.regimes[target->regimes];
+    while (tables.constants[regime->tokens_up_to] < tokens) regime++;
+    return regime;
+}
+
 /* The regime of the batch, its values evaluated. */
 static const moec_regime *regime_of(const moec_target *target, int64_t *v) {
-    const moec_regime *regime = &tables.regimes[target->regimes];
-    while (tables.constants[regime->tokens_up_to] < v[0]) regime++;
+    const moec_regime *regime = regime_at(target, v[0]);
     const moec_op *ops = &tables.ops[regime->ops];
     int64_t *own = v + 2 + tables.num_ops;
     for (uint32_t i = 0; i < regime->num_ops; i++) own[i] = evaluated(&ops[i], v);
