@@ -1,5 +1,6 @@
-/* The layer as a function of tvm-ffi: tensors in the order of moec_info.params, then a workspace (u8), then, if it is given, S. It returns
- * nothing. The stream is tvm-ffi's. Layout of its values: tvm/ffi/c_api.h, TVMFFIAny and TVMFFIObject. */
+/* The layer as a function of tvm-ffi: tensors in the order of moec_info.params, then a workspace of any type, then, if it is given, S. It
+ * returns nothing. Of T alone, or of T and S, it returns the bytes of a workspace, which may lie anywhere. The stream is tvm-ffi's. Layout
+ * of its values: tvm/ffi/c_api.h, TVMFFIAny and TVMFFIObject. */
 
 typedef struct {
     int32_t type;
@@ -41,6 +42,17 @@ static moec_status ffi_handle(moec_device device, const moec_handle **out) {
     return MOEC_OK;
 }
 
+/* T, and S where there are two numbers: the workspace of a run, and what aligning it may take. */
+static int ffi_workspace(const ffi_any *args, int32_t count, ffi_any *result) {
+    moec_dims dims = {sizeof dims, args[0].is.number, count > 1 ? args[1].is.number : 0};
+    size_t bytes = 0;
+    moec_status status = workspace_size(NULL, &dims, &bytes, NULL);
+    if (status) return ffi_raised(status);
+    result->type = FFI_INT;
+    result->is.number = (int64_t)bytes + WORKSPACE_ALIGN - 1;
+    return 0;
+}
+
 MOEC_EXPORT int MOEC_TVM_FFI(void *self, const void *given, int32_t count, void *result) {
     const ffi_any *args = given;
     const moec_tensor *tensors[MAX_PARAMS + 1];
@@ -50,8 +62,10 @@ MOEC_EXPORT int MOEC_TVM_FFI(void *self, const void *given, int32_t count, void 
     ((ffi_any *)result)->type = FFI_NONE;
     ((ffi_any *)result)->length = 0;
     ((ffi_any *)result)->is.number = 0;
+    if ((count == 1 || (count == 2 && args[1].type == FFI_INT)) && args[0].type == FFI_INT) return ffi_workspace(args, count, result);
     if (count != wanted && count != wanted + 1)
-        return ffi_raised(fail(MOEC_E_ARG, "%s takes %d tensors (inputs, outputs, weights, workspace) and, if the batch is several sequences, S", tables.info->layer, wanted));
+        return ffi_raised(fail(MOEC_E_ARG, "%s takes %d tensors (inputs, outputs, weights, workspace) and, if the batch is several sequences, S; of T "
+                                           "alone it gives the bytes of the workspace", tables.info->layer, wanted));
     for (int32_t i = 0; i < wanted; i++) {
         tensors[i] = args[i].type == FFI_DLTENSOR ? args[i].is.pointer
                      : args[i].type == FFI_TENSOR ? (const void *)((const char *)args[i].is.pointer + FFI_OBJECT_BYTES)
@@ -65,7 +79,9 @@ MOEC_EXPORT int MOEC_TVM_FFI(void *self, const void *given, int32_t count, void 
     if (status) return ffi_raised(status);
     int64_t bytes = (workspace->dtype.bits * workspace->dtype.lanes + 7) / 8;
     for (int32_t i = 0; i < workspace->ndim; i++) bytes *= workspace->shape[i];
-    moec_run_args run = {sizeof run, tensors, tables.info->num_params, 0, NULL, (char *)workspace->data + workspace->byte_offset, (size_t)bytes, NULL,
+    char *at = (char *)workspace->data + workspace->byte_offset;
+    int64_t skipped = (int64_t)(-(uintptr_t)at % WORKSPACE_ALIGN);
+    moec_run_args run = {sizeof run, tensors, tables.info->num_params, 0, NULL, at + skipped, bytes > skipped ? (size_t)(bytes - skipped) : 0, NULL,
                          count > wanted ? args[wanted].is.number : 0};
     if (device.device_type == MOEC_CUDA_GPU && TVMFFIEnvGetStream) run.stream = TVMFFIEnvGetStream(device.device_type, device.device_id);
     status = run_layer(handle, &run);
