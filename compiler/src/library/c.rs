@@ -150,14 +150,14 @@ pub(super) fn header(prefix: &str, tables: &Tables) -> String {
         tables.targets.join(", "),
         tables.facts.compiler
     );
-    for (index, (name, role)) in tables.params.iter().enumerate() {
-        let role = match role {
+    for (index, buffer) in tables.params.iter().enumerate() {
+        let role = match buffer.role {
             Role::Input => "input",
             Role::Output => "output",
             Role::Weight | Role::Prepared | Role::Workspace => "weight",
         };
-        let _ =
-            writeln!(out, "    {upper}_{} = {index}, /* {role} */", moec_codegen::symbol::identifier(name).to_ascii_uppercase());
+        let name = moec_codegen::symbol::identifier(&buffer.name).to_ascii_uppercase();
+        let _ = writeln!(out, "    {upper}_{name} = {index}, /* {role} */");
     }
     let _ = write!(out, "    {upper}_PARAMS = {}\n}};\n\n#ifdef __cplusplus\n}}\n#endif\n#endif\n", tables.params.len());
     out

@@ -3,13 +3,14 @@
 //!
 //! What is the same for all layers is the launcher, C in `runtime/launcher/`. What differs is data: `tables` makes it of packages,
 //! `formulas` the part that depends on the batch; `c` writes it as C, `data` as an object. `kernels` has what the tables refer to, and
-//! `linked` puts all of it together.
+//! `linked` puts all of it together. `rust` is a module by which Rust calls the library.
 
 mod c;
 mod data;
 mod formulas;
 mod kernels;
 mod linked;
+mod rust;
 mod tables;
 
 use moec_runtime::Package;
@@ -69,6 +70,8 @@ pub enum Kind {
     C,
     /// The launcher's header; in a folder with moec_abi.h beside it.
     Header,
+    /// A Rust module over the library's C ABI, with a field for each tensor.
+    Rust,
     /// The kernels of all targets as a relocatable object.
     #[value(name = "obj")]
     Object,
@@ -85,7 +88,7 @@ impl Kind {
     #[must_use]
     pub fn is_text(self) -> bool {
         match self {
-            Kind::C | Kind::Header => true,
+            Kind::C | Kind::Header | Kind::Rust => true,
             Kind::Object | Kind::Static | Kind::Shared => false,
         }
     }
@@ -96,6 +99,7 @@ impl Kind {
         match suffix {
             "c" => Some(Kind::C),
             "h" => Some(Kind::Header),
+            "rs" => Some(Kind::Rust),
             "o" => Some(Kind::Object),
             "a" => Some(Kind::Static),
             "so" => Some(Kind::Shared),
@@ -109,6 +113,7 @@ impl Kind {
         match self {
             Kind::C => format!("{prefix}.c"),
             Kind::Header => format!("{prefix}.h"),
+            Kind::Rust => format!("{prefix}.rs"),
             Kind::Object => format!("{prefix}.o"),
             Kind::Static => format!("lib{prefix}.a"),
             Kind::Shared => format!("lib{prefix}.so"),
@@ -142,6 +147,7 @@ impl Library {
         match kind {
             Kind::C => Ok(self.source().into_bytes()),
             Kind::Header => Ok(self.header().into_bytes()),
+            Kind::Rust => rust::module(&self.prefix, &self.tables).map(String::into_bytes),
             Kind::Object => self.object(),
             Kind::Static => linked::archive(&self.prefix, &self.tables),
             Kind::Shared => linked::shared(&self.prefix, &self.tables),

@@ -76,7 +76,7 @@ pub struct Tables {
     pub(super) layer: String,
     pub(super) tables: Vec<Table>,
     /// The tensors of a caller, in order.
-    pub(super) params: Vec<(String, Role)>,
+    pub(super) params: Vec<Buffer>,
     /// Names of targets.
     pub(super) targets: Vec<String>,
     pub(super) facts: Facts,
@@ -165,7 +165,7 @@ impl Tables {
         Ok(Tables {
             layer: first.layer.clone(),
             tables,
-            params: params.iter().map(|buffer| (buffer.name.clone(), buffer.role)).collect(),
+            params: params.into_iter().cloned().collect(),
             targets: targets(&manifests).map(|(_, target)| target.name.clone()).collect(),
             facts: Facts {
                 compiler: first.compiler.clone(),
