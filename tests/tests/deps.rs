@@ -22,7 +22,7 @@ fn linked(package: &str, features: &[&str]) -> BTreeSet<String> {
     all.into_iter().filter(|name| name != package).collect()
 }
 
-const CRATES: [&str; 5] = ["moec", "moec-codegen", "moec-ir", "moec-runtime", "ptx-emulator"];
+const CRATES: [&str; 6] = ["moec", "moec-build", "moec-codegen", "moec-ir", "moec-runtime", "ptx-emulator"];
 
 /// Of what a crate links, the crates of this repository.
 fn rooms(package: &str, features: &[&str]) -> Vec<String> {
@@ -50,6 +50,12 @@ fn the_runtime_depends_on_no_room() {
 #[test]
 fn the_emulator_depends_on_nothing_at_all() {
     assert_eq!(linked("ptx-emulator", &[]), BTreeSet::new());
+}
+
+/// A build script waits for what it links: the compiler is a program that it runs.
+#[test]
+fn build_scripts_link_nothing() {
+    assert_eq!(linked("moec-build", &[]), BTreeSet::new());
 }
 
 /// The emulator it reaches through the runtime, as a device.
