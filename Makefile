@@ -28,15 +28,23 @@ demo: setup ## Compile a small layer, run it on this CPU and show what happened.
 
 .PHONY: test
 test: setup ## Run the tests, of trials on many specs a sample. Needs no GPU and no network; what is skipped is named at the end.
+	@scripts/fetch_engine.sh tvm-ffi
 	@scripts/test.sh
 
 .PHONY: test-all
 test-all: setup ## Run every test, without sampling.
+	@scripts/fetch_engine.sh tvm-ffi
 	@scripts/test.sh all
 
 .PHONY: test-quick
 test-quick: setup ## Run the tests that take seconds.
 	@scripts/test.sh quick
+
+.PHONY: test-engines
+test-engines: setup ## Run the examples of engines, of which `test` runs the light ones; what is absent is skipped by name.
+	@scripts/fetch_engine.sh tvm-ffi onnxruntime
+	@cargo build --locked --package moec
+	@scripts/test_engines.sh
 
 .PHONY: test-browser
 test-browser: setup ## Open the pages of `moec route` in headless Chromium; skipped by name where there is none.

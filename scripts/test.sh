@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Files of tests, and families of trials, that take more than some seconds on two cores: `quick` leaves them out.
-slow=(emulated ptxas fixtures mutants determinism python_loader
+slow=(emulated ptxas fixtures mutants determinism engines python_loader
     schedule_routing schedule_layers statistics priority routing padding training soft launcher
     cli cli_compare cli_compile cli_files cli_interrupt cli_route cli_run import_check import_fields)
 

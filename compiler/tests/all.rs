@@ -20,6 +20,7 @@ mod cli_route_traces;
 mod cli_run;
 mod command;
 mod emulate;
+mod engines;
 mod hostile;
 mod hugging_face;
 mod import_accounts;
