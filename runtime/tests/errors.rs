@@ -157,6 +157,16 @@ fn arguments() -> Vec<Says> {
             "make it with `Layer::plan` of the layer that they are bound to",
         ),
         (Error::NoStream, "the device has no streams", "run on `Stream::DEFAULT`"),
+        (
+            Error::Workspace { needed: 9216, limit: 1000, whole: 155_136 },
+            "the smallest part of the batch needs 9216 bytes of workspace, at most 1000 are allowed",
+            "allow as many, or use a smaller batch",
+        ),
+        (
+            Error::Workspace { needed: 155_136, limit: 1000, whole: 155_136 },
+            "the batch needs 155136 bytes of workspace and cannot be cut, at most 1000 are allowed",
+            "allow as many, or use a smaller batch",
+        ),
     ]
 }
 

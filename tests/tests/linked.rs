@@ -4,7 +4,7 @@
 
 use std::slice::from_ref;
 
-use moec::import::Entry;
+use moec::import::{Entry, import};
 use moec::library::{Kind, Library};
 use moec::pipeline::this_host;
 use moec::random;
@@ -30,7 +30,7 @@ pub(crate) fn family() -> Family {
     let of_block = |fixture: Fixture| {
         let spec = fixture.spec.clone();
         Case::new(format!("blocks::{}", fixture.name), &spec, move || {
-            same_bits(&fixture.name, &fixture.spec, &fixture.text, |manifest| block(manifest, &fixture));
+            same_bits(&fixture.name, &fixture.spec, Entry::Layer, &fixture.text, |manifest| block(manifest, &fixture));
             Ok(())
         })
     };
@@ -40,7 +40,12 @@ pub(crate) fn family() -> Family {
             let dims = if counts_all_tokens(&mode.spec) { Dims::tokens(96) } else { Dims { tokens: 96, sequence_tokens: 48 } };
             let draw =
                 |manifest: &Manifest| (random::weights(manifest, 3).unwrap(), random::inputs(manifest, dims, 7).unwrap(), dims);
-            same_bits(&mode.name, &mode.spec, &mode.text, draw);
+            for entry in [Entry::Layer, Entry::Router, Entry::Experts { local: None }, Entry::Experts { local: Some(3) }] {
+                // Not every mode picks experts for a token.
+                if import(&mode.spec, entry).is_ok() {
+                    same_bits(&format!("{}, {entry:?}", mode.name), &mode.spec, entry, &mode.text, draw);
+                }
+            }
             Ok(())
         })
     };
@@ -135,9 +140,9 @@ fn block(manifest: &Manifest, fixture: &Fixture) -> (Vec<Tensor>, Vec<Tensor>, D
 }
 
 /// A layer by the runtime and by its library: outputs, what is observed, and weights after an update.
-fn same_bits(name: &str, spec: &Spec, text: &str, draw: impl Fn(&Manifest) -> (Vec<Tensor>, Vec<Tensor>, Dims)) {
+fn same_bits(name: &str, spec: &Spec, entry: Entry, text: &str, draw: impl Fn(&Manifest) -> (Vec<Tensor>, Vec<Tensor>, Dims)) {
     let host = this_host().expect("an x86-64 CPU of level v3");
-    let package = compiled(spec, Entry::Layer, text, from_ref(&host)).unwrap();
+    let package = compiled(spec, entry, text, from_ref(&host)).unwrap();
     let manifest = package.manifest();
     let (tensors, x, dims) = draw(manifest);
     let layer = Layer::load(&package, DeviceKind::Host { threads: Some(2) }).unwrap();

@@ -166,7 +166,7 @@ mod tests {
             let other = object.add_symbol(symbol("memcpy", SymbolSection::Undefined));
             reference(object, code, other, RelocationKind::PltRelative, 32);
         });
-        assert_eq!(undefined, "no symbol `memcpy`, which it refers to");
+        assert_eq!(undefined, "the distance to `memcpy`, which is in no object");
         let short = refused(&|object, code| {
             let own = object.section_symbol(code);
             reference(object, code, own, RelocationKind::Absolute, 32);
