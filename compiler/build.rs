@@ -34,20 +34,29 @@ fn launcher() {
 
 /// An object that finds what is not its own through addresses that a loader fills in, and that needs libc alone.
 fn compiled(launcher: &Path, include: &Path) -> Vec<u8> {
-    const FLAGS: [&str; 6] = [
+    const FLAGS: [&str; 9] = [
         "-fvisibility=hidden",
         "-fno-plt",
         "-fno-stack-protector",
         "-fno-asynchronous-unwind-tables",
         "-fcf-protection=none",
         "-U_FORTIFY_SOURCE",
+        // Whatever CFLAGS say.
+        "-fno-lto",
+        "-march=x86-64",
+        "-mtls-dialect=gnu",
     ];
     let mut build = cc::Build::new();
     build.file(launcher.join("library.c")).include(include).std("c11").opt_level(2).pic(true).debug(false).cargo_metadata(false);
     for flag in FLAGS {
         build.flag_if_supported(flag);
     }
-    build.compile_intermediates().first().and_then(|object| fs::read(object).ok()).unwrap_or_default()
+    let objects = build.compile_intermediates();
+    let read = objects.first().map(fs::read).unwrap_or_else(|| Ok(Vec::new()));
+    read.unwrap_or_else(|error| {
+        println!("cargo::error=cannot read the launcher's object: {error}");
+        Vec::new()
+    })
 }
 
 /// The repository's root, of which this crate is a folder.

@@ -57,8 +57,9 @@ pub fn package(spec: &Spec, entry: Entry, spec_text: &str, built: &[Built]) -> R
     let weights = manifest.buffers.iter().filter(|b| b.role == file::Role::Weight);
     manifest.weights = weights.map(|buffer| recipe(spec, entry, buffer)).collect();
     if let Some(limit) = manifest.workspace_limit {
-        // The shortest sequences: what can be run at all.
-        let dims = file::Dims { tokens: manifest.max_tokens, sequence_tokens: 1 };
+        // What can be run at all: the shortest sequences, where batches are cut between them.
+        let sequence_tokens = if manifest.cuts == file::Cuts::Sequences { 1 } else { manifest.max_tokens };
+        let dims = file::Dims { tokens: manifest.max_tokens, sequence_tokens };
         manifest.targets.iter().try_for_each(|target| file::part(&manifest, target, dims, limit).map(|_| ()))?;
     }
     Package::new(manifest, images)

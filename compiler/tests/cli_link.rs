@@ -59,6 +59,14 @@ fn what_cannot_be_linked_is_refused() {
         let (spec, package) = (format!("{name}.toml"), format!("{name}.moec"));
         product(&moec_in(folder.path(), &["compile", &spec, "--target", "sm_89", "-o", &package]));
     }
+    // One spec, for two numbers of experts: the symbols are the same, the tensors are not.
+    for (local, target) in [("2", "sm_80"), ("4", "sm_89")] {
+        let entry = ["--entry", "experts", "--local-experts", local, "--target", target, "-o"];
+        product(&moec_in(
+            folder.path(),
+            &[&["compile", &example("tiny.toml")], &entry[..], &[&format!("{local}.moec")]].concat(),
+        ));
+    }
     fs::write(folder.path().join("text.moec"), "no package").unwrap();
     let refused = |arguments: &[&str], code: i32| {
         let output = moec_in(folder.path(), &[&["link"], arguments].concat());
@@ -70,6 +78,7 @@ fn what_cannot_be_linked_is_refused() {
             refused(&["one.moec", "two.moec"], 1),
             refused(&["one.moec", "other.moec"], 1),
             refused(&["one.moec", "changed.moec"], 1),
+            refused(&["2.moec", "4.moec"], 1),
             refused(&["text.moec"], 1),
             refused(&["absent.moec"], 1),
             refused(&["one.moec", "-o", "library"], 2),

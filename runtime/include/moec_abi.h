@@ -5,7 +5,7 @@
  * Contract
  *   memory      A library allocates host memory in `create` and `bind` alone. Device memory is the caller's, all of it:
  *               tensors, workspace, prepared memory. It must stay until what was enqueued on it is done.
- *   run         allocates nothing, takes no lock, waits for nothing, calls nothing on a GPU but launches on the stream that it
+ *   run         (and update) allocates nothing, takes no lock, waits for nothing, calls nothing on a GPU but launches on the stream that it
  *               is given, in the caller's current context. It may be captured into a CUDA graph. On a CPU it returns when the
  *               result is there.
  *   handles     and bindings do not change after they are made: any number of threads may use one at the same time, each run
@@ -15,7 +15,8 @@
  *               no token, or no sequence, depends on others; of such a run nothing is observed.
  *   T = 0       launches nothing and is MOEC_OK.
  *   errors      are status codes; `last_error` has a text of the same thread. Nothing prints, exits or throws.
- *   versions    Structs begin with their size and grow at the end only. What a caller does not know of is 0, the default.
+ *   versions    Structs that begin with their size grow at the end only. What a caller does not know of is 0, the default. The others,
+ *               moec_device, moec_dtype, moec_tensor and moec_param, stay as they are.
  */
 #ifndef MOEC_ABI_H_
 #define MOEC_ABI_H_
@@ -165,7 +166,8 @@ typedef struct {
     /* target null: the most of all targets. */
     moec_status (*workspace_size)(const char *target, const moec_dims *, size_t *bytes, size_t *align);
     moec_status (*prepared_size)(const char *target, size_t *bytes, size_t *align);
-    /* The launches of a run: the first `capacity` of them, and their number. target null: the first target. */
+    /* The launches of a run: the first `capacity` of them, and their number. launches[0].struct_size is the caller's size of each.
+     * target null: the first target. */
     moec_status (*plan)(const char *target, const moec_dims *, moec_launch *launches, uint32_t capacity, uint32_t *count);
     /* Where a run leaves what it observes ("route.experts", "stats.load", ..: the manifest says which), in the workspace. */
     moec_status (*observed)(const char *target, const moec_dims *, const char *name, size_t *offset, size_t *bytes);
@@ -174,7 +176,7 @@ typedef struct {
     moec_status (*create)(const moec_options *, moec_handle **);
     void (*destroy)(moec_handle *); /* after its bindings, and after its runs are done */
     const char *(*target)(const moec_handle *);
-    moec_status (*bind)(const moec_handle *, const moec_bind_args *, moec_binding **);
+    moec_status (*bind)(const moec_handle *, const moec_bind_args *, moec_binding **); /* in the caller's current context */
     void (*unbind)(moec_binding *);
 
     /* Of each step. */

@@ -12,6 +12,11 @@ static moec_status values_of(const moec_dims *given, int64_t *values) {
     return common_values(dims.tokens, dims.sequence_tokens, values);
 }
 
+static moec_status fail_short(int64_t needed) {
+    return fail(MOEC_E_WORKSPACE, "%s: even a part needs %" PRId64 " bytes of workspace, [tokens] workspace of the spec allows %" PRId64, tables.info->layer,
+                needed, tables.workspace_limit);
+}
+
 static moec_status workspace_size(const char *target, const moec_dims *dims, size_t *bytes, size_t *align) {
     int64_t values[MAX_VALUES];
     moec_status status = values_of(dims, values);
@@ -22,7 +27,9 @@ static moec_status workspace_size(const char *target, const moec_dims *dims, siz
         const moec_target *one = &tables.targets[i];
         if (target && strcmp(one->name, target) != 0) continue;
         int64_t needed, part = part_tokens(one, tokens, sequence_tokens, tables.workspace_limit, values, &needed);
-        if (part > 0 && part < tokens) needed = workspace_of(one, part, part_sequence(part, sequence_tokens), values);
+        if (part == 0) return fail_short(needed);
+        /* Not what its parts need, which is less for some longer batches: a workspace for the longest serves all. */
+        if (part < tokens) needed = tables.workspace_limit;
         needed += (int64_t)prepared_bytes(one);
         if (needed > most) most = needed;
     }
@@ -44,7 +51,7 @@ static moec_status prepared_size(const char *target, size_t *bytes, size_t *alig
 }
 
 /* Behind `*count` others. */
-static void add_launches(const moec_target *target, int64_t *values, moec_launch *launches, uint32_t capacity, uint32_t *count) {
+static void add_launches(const moec_target *target, int64_t *values, moec_launch *launches, uint32_t capacity, size_t size, uint32_t *count) {
     const moec_regime *regime = regime_of(target, values);
     for (uint32_t i = 0, before = *count; i < regime->num_steps; i++) {
         const moec_step *step = &tables.steps[regime->steps + i];
@@ -54,7 +61,8 @@ static void add_launches(const moec_target *target, int64_t *values, moec_launch
         if (launches && *count < capacity) {
             moec_launch one = {sizeof one, kernel->name, {(uint32_t)grid, 1, 1}, {kernel->threads, 1, 1}, {kernel->cluster, 1, 1}, kernel->dynamic_shared_bytes,
                                step->early && *count > before ? MOEC_LAUNCH_EARLY : 0};
-            launches[*count] = one;
+            one.struct_size = size;
+            memcpy((char *)launches + *count * size, &one, size < sizeof one ? size : sizeof one);
         }
         ++*count;
     }
@@ -67,15 +75,18 @@ static moec_status plan(const char *target, const moec_dims *dims, moec_launch *
     const moec_target *named = target_named(target);
     if (!named) return MOEC_E_ARG;
     if (!count) return fail(MOEC_E_ARG, "plan: no place for the count");
+    /* The caller's launches are as long as the first one says. */
+    size_t size = launches && capacity > 0 ? launches->struct_size : sizeof *launches;
+    if (size < sizeof(size_t)) return fail(MOEC_E_ABI, "plan: launches without the struct_size of the first");
     *count = 0;
     if (values[0] == 0) return MOEC_OK;
     int64_t tokens = values[0], sequence_tokens = values[1], needed;
     int64_t part = part_tokens(named, tokens, sequence_tokens, tables.workspace_limit, values, &needed);
-    if (part == 0) return fail(MOEC_E_WORKSPACE, "%s: even a part needs %" PRId64 " bytes of workspace", tables.info->layer, needed);
+    if (part == 0) return fail_short(needed);
     for (int64_t first = 0; first < tokens; first += part) {
         int64_t of = tokens - first < part ? tokens - first : part;
         workspace_of(named, of, part < tokens ? part_sequence(of, sequence_tokens) : sequence_tokens, values);
-        add_launches(named, values, launches, capacity, count);
+        add_launches(named, values, launches, capacity, size, count);
     }
     return MOEC_OK;
 }

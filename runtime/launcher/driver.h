@@ -31,7 +31,7 @@ enum { /* of CUresult */
 enum { CU_CLUSTER = 4, CU_EARLY = 6 };      /* CUlaunchAttributeID */
 enum { CU_MAJOR = 75, CU_MINOR = 76 };      /* CUdevice_attribute: compute capability */
 enum { CU_DYNAMIC_SHARED = 8 };             /* CUfunction_attribute */
-enum { LEAST_CUDA = 12000, LEAST_CUDA_WITH_EARLY = 11080 };
+enum { LEAST_CUDA = 12000 };
 
 typedef struct {
     int (*init)(unsigned);

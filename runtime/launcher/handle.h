@@ -141,7 +141,7 @@ static int has_device(int32_t type) {
     return 0;
 }
 
-/* The caller's struct, as far as he knows it; what he does not know is 0. */
+/* The caller's struct, as long as it says; members beyond that are 0. */
 #define READ(type, into, from) \
     type into; \
     do { \
@@ -165,7 +165,10 @@ static moec_status create(const moec_options *given, moec_handle **out) {
     if (!h) return fail(MOEC_E_NOMEM, "out of host memory");
     h->tables = &tables;
     h->device = options.device;
-    if (h->device.device_type == 0) h->device.device_type = has_device(MOEC_CPU) ? MOEC_CPU : MOEC_CUDA_GPU;
+    if (h->device.device_type == 0) {
+        h->device.device_type = has_device(MOEC_CPU) ? MOEC_CPU : MOEC_CUDA_GPU;
+        h->device.device_id = 0;
+    }
     moec_status status = h->device.device_type == MOEC_CPU        ? create_cpu(h, &options)
                          : h->device.device_type == MOEC_CUDA_GPU ? create_gpu(h, &options)
                                                                   : fail(MOEC_E_ARG, "device type %d is not supported", h->device.device_type);

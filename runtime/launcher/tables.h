@@ -14,7 +14,7 @@ typedef struct {
 
 typedef struct {
     const char *name;   /* of a kernel: its symbol */
-    uint32_t threads, cluster, dynamic_shared_bytes, num_params;
+    uint32_t threads, cluster, dynamic_shared_bytes;
 } moec_kernel;
 
 typedef enum { ARG_PARAM, ARG_PREPARED, ARG_WORKSPACE, ARG_I32, ARG_I64 } moec_arg_kind;

@@ -77,6 +77,13 @@ MOEC_EXPORT int MOEC_TVM_FFI(void *self, const void *given, int32_t count, void 
     moec_device device = tensors[0]->device;
     moec_status status = ffi_handle(device, &handle);
     if (status) return ffi_raised(status);
+    if (!is_on(handle, workspace->device))
+        return ffi_raised(fail(MOEC_E_DEVICE, "%s: the workspace is on device (%d, %d)", tables.info->layer, workspace->device.device_type,
+                               workspace->device.device_id));
+    int64_t stride = 1;
+    for (int32_t i = workspace->ndim - 1; i >= 0; stride *= workspace->shape[i--])
+        if (workspace->strides && workspace->shape[i] != 1 && workspace->strides[i] != stride)
+            return ffi_raised(fail(MOEC_E_LAYOUT, "%s: the workspace has gaps", tables.info->layer));
     int64_t bytes = (workspace->dtype.bits * workspace->dtype.lanes + 7) / 8;
     for (int32_t i = 0; i < workspace->ndim; i++) bytes *= workspace->shape[i];
     char *at = (char *)workspace->data + workspace->byte_offset;

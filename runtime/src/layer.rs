@@ -239,7 +239,7 @@ impl Bound {
     /// Those of [`Bound::batch`], [`Bound::launch`] and [`Bound::collect`].
     pub fn run(&self, inputs: &[Tensor], dims: Dims) -> Result<Run, Error> {
         let plan = Plan::new(&self.shared, dims)?;
-        let mut batch = self.batch_of(&plan, inputs)?;
+        let mut batch = self.batch_for(&plan, inputs)?;
         let elapsed = self.launch_planned(&plan, &mut batch, Plan::launch)?;
         self.collect(&batch, elapsed)
     }
@@ -251,10 +251,14 @@ impl Bound {
     /// [`Error::NumberRange`], [`Error::Extent`], [`Error::LaunchRange`], [`Error::OutOfMemory`], [`Error::Device`],
     /// [`Error::Poisoned`].
     pub fn batch(&self, inputs: &[Tensor], dims: Dims) -> Result<Batch, Error> {
-        self.batch_of(&Plan::new(&self.shared, dims)?, inputs)
+        self.batch_for(&Plan::new(&self.shared, dims)?, inputs)
     }
 
-    fn batch_of(&self, plan: &Plan, inputs: &[Tensor]) -> Result<Batch, Error> {
+    /// As [`Bound::batch`], with the workspace of a plan.
+    ///
+    /// # Errors
+    /// Those of [`Bound::batch`].
+    pub fn batch_for(&self, plan: &Plan, inputs: &[Tensor]) -> Result<Batch, Error> {
         let (shared, dims) = (&self.shared, plan.dims());
         let buffers = shared.buffers(Role::Input);
         check_count("inputs", buffers.len(), inputs.len())?;
@@ -315,7 +319,8 @@ impl Bound {
         })
     }
 
-    /// The outputs and observed buffers of a batch that was launched.
+    /// The outputs and observed buffers of a batch that was launched. Nothing is observed of one whose workspace is too short for the
+    /// whole batch, as [`Bound::batch_for`] makes it for a plan in parts: its workspace has what the last part left.
     ///
     /// # Errors
     /// [`Error::TooShort`], [`Error::Device`], [`Error::Poisoned`].
@@ -337,9 +342,10 @@ impl Bound {
         let outputs = outputs.map(|(buffer, region)| Ok((buffer.name.clone(), read(buffer, region, 0)?)));
         let outputs = outputs.collect::<Result<_, Error>>()?;
         let mut observed = Vec::new();
+        let layout = if batch.dims.tokens > 0 { Some(shared.workspace(batch.dims)?) } else { None };
         // Of a batch in parts the workspace has the last one's.
-        if batch.dims.tokens > 0 && Plan::new(shared, batch.dims)?.parts() == 1 {
-            for place in shared.workspace(batch.dims)?.places {
+        if let Some(layout) = layout.filter(|layout| layout.bytes <= batch.workspace.bytes()) {
+            for place in layout.places {
                 let buffer = &shared.manifest.buffers[place.buffer];
                 if let Some(name) = &buffer.observe {
                     observed.push((name.clone(), read(buffer, &batch.workspace, place.offset)?));

@@ -112,7 +112,7 @@ impl Layer {
 
     /// As [`Layer::plan`], with at most so many bytes of workspace: a batch that needs more is run in parts, one after another, if its
     /// layer allows that (`cuts` in the manifest). The parts may be in another regime than the whole, and so round otherwise. Of a batch
-    /// in parts nothing is observed.
+    /// in parts nothing is observed. A run of it takes all of the bytes that it may, so that one workspace serves smaller batches too.
     ///
     /// # Errors
     /// Those of [`Layer::plan`], and [`Error::Workspace`] where the smallest part needs more.
@@ -147,7 +147,9 @@ impl Plan {
         let of_part = part(&shared.manifest, shared.target(), dims, limit)?;
         let times = dims.tokens / of_part.tokens;
         let last = dims.tokens - times * of_part.tokens;
-        let (first, workspace_bytes) = Part::new(&shared, of_part, 0, times)?;
+        let (first, bytes) = Part::new(&shared, of_part, 0, times)?;
+        // Of a batch in parts not what they need, which is less for some longer ones: a workspace for the longest serves all.
+        let workspace_bytes = if of_part.tokens < dims.tokens { limit } else { bytes };
         let rest = crate::package::of_part(shared.manifest.cuts, of_part, last);
         let rest = (last > 0).then(|| Part::new(&shared, rest, dims.tokens - last, 1)).transpose()?;
         let parts: Box<[Part]> = std::iter::once(first).chain(rest.map(|(part, _)| part)).collect();

@@ -380,7 +380,7 @@ impl Linked {
     pub fn plan(&self, target: &str, of: Dims) -> Result<Vec<Launch>, String> {
         let (target, of, mut count) = (c(target), dims(of), 0);
         let none = CLaunch {
-            struct_size: 0,
+            struct_size: size_of::<CLaunch>(),
             kernel: null(),
             grid: [0; 3],
             block: [0; 3],
@@ -400,6 +400,17 @@ impl Linked {
             is_early: launch.flags & 1 != 0,
         };
         Ok(launches[..count as usize].iter().map(launch).collect())
+    }
+
+    /// How many launches a run has.
+    ///
+    /// # Errors
+    /// The library's text.
+    pub fn launches(&self, target: &str, of: Dims) -> Result<u32, String> {
+        let (target, of, mut count) = (c(target), dims(of), 0);
+        // SAFETY: there is no place for launches, and the call is told so.
+        self.checked(unsafe { (self.api.plan)(target.as_ptr(), &raw const of, null_mut(), 0, &raw mut count) })?;
+        Ok(count)
     }
 
     /// Where in the workspace a run leaves what it observes: offset and bytes.

@@ -88,6 +88,7 @@ fn same_formulas(Example { name, text, spec }: &Example) {
         }
     }
     assert!(some > 20, "{name}: {some} batches");
+    under_a_limit(&package);
     let beyond = linked.workspace_bytes(None, Dims::tokens(most + 1)).unwrap_err();
     assert!(beyond.contains(&format!("T = {}, at most {most}", most + 1)), "{beyond}");
     let uneven = linked.workspace_bytes(None, Dims { tokens: 7, sequence_tokens: 2 }).unwrap_err();
@@ -97,6 +98,40 @@ fn same_formulas(Example { name, text, spec }: &Example) {
         assert_eq!(linked.plan(&target.name, Dims::tokens(0)), Ok(Vec::new()));
         let one: package::Manifest = serde_json::from_str(&linked.manifest(&target.name)).unwrap();
         assert_eq!((one.targets, one.buffers), (vec![target.clone()], manifest.buffers.clone()));
+    }
+}
+
+/// Parts and workspace where the spec bounds it: those of the runtime, and a workspace that serves all smaller batches.
+fn under_a_limit(package: &Package) {
+    let mut manifest = package.manifest().clone();
+    let target = &package.manifest().targets[0];
+    let limit = package::workspace(&manifest, target, Dims::tokens(1000.min(manifest.max_tokens))).unwrap().bytes;
+    manifest.workspace_limit = Some(limit);
+    let bounded = Package::new(manifest.clone(), package.images().to_vec()).unwrap();
+    let linked = linked(&bounded);
+    let prepared = linked.prepared_bytes(&target.name).unwrap();
+    let mut before = 0;
+    for tokens in (1..2200).step_by(37).chain([4000, 4096, 10_000, 60_000]).filter(|tokens| *tokens <= manifest.max_tokens) {
+        let dims = Dims::tokens(tokens);
+        let Ok(part) = package::part(&manifest, target, dims, limit) else {
+            assert!(
+                linked.workspace_bytes(Some(&target.name), dims).is_err() && linked.plan(&target.name, dims).is_err(),
+                "T = {tokens}"
+            );
+            continue;
+        };
+        let bytes = linked.workspace_bytes(Some(&target.name), dims).unwrap();
+        assert!(bytes >= before && bytes as u64 <= limit + prepared as u64, "T = {tokens}: {bytes} after {before}");
+        before = bytes;
+        let launches = |tokens: u64| {
+            let dims = if part == dims { dims } else { Dims::tokens(tokens) };
+            let of_regime = target.regime(tokens).unwrap().launches.iter();
+            of_regime.filter(|launch| launch.grid.count(dims).unwrap() > 0).count() as u64
+        };
+        let (times, last) = (tokens / part.tokens, tokens % part.tokens);
+        let expected = times * launches(part.tokens) + if last > 0 { launches(last) } else { 0 };
+        let found = linked.launches(&target.name, dims).unwrap();
+        assert_eq!(u64::from(found), expected, "T = {tokens} in parts of {}", part.tokens);
     }
 }
 
@@ -169,7 +204,11 @@ fn same_bits(name: &str, spec: &Spec, entry: Entry, text: &str, draw: impl Fn(&M
     // A batch that is long enough is cut.
     let is_cut = match manifest.cuts {
         Cuts::Tokens => dims.tokens >= 2 * u64::from(package::cut_align(manifest)),
-        Cuts::Sequences => dims.tokens >= 2 * dims.sequence_tokens * u64::from(package::cut_align(manifest)),
+        Cuts::Sequences => {
+            let align = package::cut_align(manifest);
+            let step = u64::from(align >> dims.sequence_tokens.trailing_zeros().min(align.ilog2()));
+            dims.tokens >= 2 * dims.sequence_tokens * step
+        }
         Cuts::Nowhere => false,
     };
     assert!(in_parts.is_ok() || !is_cut, "{name}: {in_parts:?}");
@@ -239,10 +278,11 @@ fn in_parts(name: &str, bound: &Bound, x: &[Tensor], dims: Dims, limit: u64) -> 
     let plan = layer.plan_within(dims, limit)?;
     assert!(plan.parts() > 1 && plan.workspace().0 <= limit, "{name}: {} parts", plan.parts());
     assert_ne!(layer.manifest().cuts, Cuts::Nowhere, "{name}");
-    let mut batch = bound.batch(x, dims)?;
+    let mut batch = bound.batch_for(&plan, x)?;
     plan.run(bound, &mut batch.memory(), Stream::DEFAULT)?;
     layer.sync()?;
     let run = bound.collect(&batch, std::time::Duration::ZERO)?;
+    assert!(run.observed.is_empty(), "{name}");
     let bound_of = match layer.manifest().dtype {
         DType::F32 => 2e-5,
         DType::F16 => 4e-3,

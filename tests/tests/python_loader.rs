@@ -32,6 +32,12 @@ use tempfile::TempDir;
 /// Three sequences.
 const DIMS: Dims = Dims { tokens: 39, sequence_tokens: 13 };
 
+/// What a trial does.
+type Trial = fn() -> Result<(), Failed>;
+
+/// A package's bytes, tensors, more arguments, and what the loader says.
+type Refusal = (Vec<u8>, Vec<(String, Tensor)>, &'static [&'static str], String);
+
 /// A trial for each mode and each published block.
 pub(crate) fn family() -> Family {
     let has_python = Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success());
@@ -50,7 +56,7 @@ pub(crate) fn family() -> Family {
         let spec = example.spec.clone();
         Case::new(format!("places_of_{}", example.name), &spec, move || places_of_example(&example)).of_kind("places")
     });
-    let others: [(&str, fn() -> Result<(), Failed>); 4] = [
+    let others: [(&str, Trial); 4] = [
         ("places_of_random_launches", places_of_random_launches),
         ("recipes", recipes),
         ("targets", targets),
@@ -317,8 +323,11 @@ fn places_of_random_launches() -> Result<(), Failed> {
     })
 }
 
+/// Names and shapes of stored tensors.
+type Shapes = &'static [(&'static str, &'static [u64])];
+
 /// Ways to store weights, each with the shapes of its tensors: what no published block has.
-const STORED: [(&str, &[(&str, &[u64])]); 3] = [
+const STORED: [(&str, Shapes); 3] = [
     (
         "gate_up = { name = \"e.{e}.gate_up\", layout = \"interleave\" }\ndown = { name = \"down\", layout = \"T\" }",
         &[
@@ -436,7 +445,7 @@ fn refusals() -> Result<(), Failed> {
     let tokens = |tokens: u64, hidden: u64| random::tokens(DType::F32, tokens, hidden, 1).unwrap();
     let last = file.len() - 1;
     let most = manifest.max_tokens + 1;
-    let cases: Vec<(Vec<u8>, Vec<(String, Tensor)>, &[&str], String)> = vec![
+    let cases: Vec<Refusal> = vec![
         (edited(&|file| file[0] = b'M'), sound.clone(), &[], "is not a package of moec".into()),
         (edited(&|file| file.truncate(8)), sound.clone(), &[], "has format version 0, this loader reads".into()),
         (edited(&|file| file[8] = 99), sound.clone(), &[], "has format version 99, this loader reads".into()),

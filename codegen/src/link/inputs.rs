@@ -135,6 +135,10 @@ impl<'o> Inputs<'o> {
                         true
                     }
                 };
+                let is_filled = matches!(section.rights, Rights::Relocated | Rights::Data | Rights::Thread);
+                if kind == Kind::Address && !is_filled {
+                    return Err(format!("the address of `{name}` where the loader may not write"));
+                }
                 if !reaches {
                     return Err(format!("the distance to `{name}`, which is in no object"));
                 }

@@ -156,7 +156,9 @@ pub(super) fn write(soname: &str, objects: &[&[u8]], libraries: &[&str]) -> Resu
         let entry = size_of::<elf::Rela64<object::LittleEndian>>();
         tags.extend([(elf::DT_RELA, rela), (elf::DT_RELASZ, filled * entry), (elf::DT_RELAENT, entry)]);
         // All addresses are found when it is loaded.
-        tags.extend([(elf::DT_FLAGS, elf::DF_BIND_NOW as usize), (elf::DT_FLAGS_1, elf::DF_1_NOW as usize)]);
+        // Threads may be in the code of a library whose handles are not destroyed: it stays loaded.
+        let flags = elf::DF_1_NOW | elf::DF_1_NODELETE;
+        tags.extend([(elf::DT_FLAGS, elf::DF_BIND_NOW as usize), (elf::DT_FLAGS_1, flags as usize)]);
     }
     let dynamic = writer.reserve_dynamic(needed.len() + tags.len() + 2);
     let own_end = writer.reserved_len();

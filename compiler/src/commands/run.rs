@@ -201,8 +201,11 @@ fn findings(all: &[Finding], out: &mut dyn Write) -> Result<(), Failure> {
     Err(Diagnostic::new(Code::Emulated, format!("the emulator has {} findings", all.len())).into())
 }
 
+/// What a package was just compiled from.
+type Compiled = (Spec, Entry, Source);
+
 /// The package and, where the argument was a spec, the spec, its entry and its text.
-fn open(arguments: &Run, notes: Notes) -> Result<(Package, Option<(Spec, Entry, Source)>), Failure> {
+fn open(arguments: &Run, notes: Notes) -> Result<(Package, Option<Compiled>), Failure> {
     let path = &arguments.path();
     if arguments.preset.is_some() || path == Path::new("-") || !is_package(path) {
         let table = arguments.weights.as_deref().map(|path| (path, arguments.tensor_prefix.as_deref().unwrap_or("")));

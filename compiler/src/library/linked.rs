@@ -11,8 +11,8 @@ use super::{Refused, data, kernels};
 /// The launcher, compiled when moec was: `runtime/launcher/library.c`.
 const LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher.o"));
 
-/// What the launcher calls.
-const LIBRARIES: [&str; 1] = ["libc.so.6"];
+/// What the launcher calls: libc, of which older ones have threads and the loader apart.
+const LIBRARIES: [&str; 3] = ["libc.so.6", "libpthread.so.0", "libdl.so.2"];
 
 /// The objects of a layer's library, each with its name.
 fn objects(prefix: &str, tables: &Tables) -> Result<[(String, Vec<u8>); 3], Refused> {

@@ -201,12 +201,25 @@ fn check_same(manifests: &[&Manifest]) -> Result<(), Refused> {
         if (&other.compiler, &other.spec_sha256) != (&first.compiler, &first.spec_sha256) {
             return clash(format!("two packages are called `{}` and come of different specs or compilers", first.layer));
         }
+        if call(first) != call(other) {
+            return clash(format!("two packages are called `{}` and take different tensors or batches", first.layer));
+        }
     }
     let names: Vec<&String> = targets(manifests).map(|(_, target)| &target.name).collect();
     match names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
         Some((_, name)) => clash(format!("two packages of `{}` are for {name}", first.layer)),
         None => Ok(()),
     }
+}
+
+/// What a caller sees of a package, whatever its targets.
+fn call(manifest: &Manifest) -> impl PartialEq {
+    let is_callers = |buffer: &&Buffer| match buffer.role {
+        Role::Input | Role::Output | Role::Weight => true,
+        Role::Prepared | Role::Workspace => false,
+    };
+    let buffers: Vec<&Buffer> = manifest.buffers.iter().filter(is_callers).collect();
+    (manifest.entry, manifest.max_tokens, manifest.cuts, manifest.workspace_limit, &manifest.dims, buffers)
 }
 
 fn row<const N: usize>(cells: [Cell; N]) -> Row {
@@ -330,7 +343,6 @@ impl Builder {
                 Cell::Number(kernel.threads),
                 Cell::Number(kernel.cluster),
                 Cell::Number(kernel.dynamic_shared_bytes),
-                number(kernel.params.len()),
             ]));
             let symbol = (target.kind == TargetKind::Host).then(|| kernel.symbol.clone());
             self.functions.push(row([Cell::Symbol(symbol)]));

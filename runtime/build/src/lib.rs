@@ -105,13 +105,13 @@ impl Spec {
         options.extend(self.entry.into_iter().flat_map(|name| ["--entry".to_string(), name]));
         let request = format!("# moec compile {}\n{spec}", options.join(" "));
         let mut told = format!("cargo::rerun-if-changed={}\n", self.path.display());
-        for name in ["MOEC", "MOEC_PREBUILT_DIR", "MOEC_PTXAS"] {
+        for name in ["MOEC", "MOEC_PREBUILT_DIR", "MOEC_PTXAS", "MOEC_CC"] {
             told += &format!("cargo::rerun-if-env-changed={name}\n");
         }
 
         let named = variable("MOEC").filter(|path| !path.is_empty()).map(PathBuf::from);
         let prebuilt = variable("MOEC_PREBUILT_DIR").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let folder = folder(prebuilt.as_deref().unwrap_or(&out_dir), &self.path);
+        let folder = folder(prebuilt.as_deref().unwrap_or(&out_dir), &text("CARGO_PKG_NAME"), &self.path, &options);
         if let (None, Some(kept)) = (&named, &prebuilt) {
             told += &format!("cargo::rerun-if-changed={}\n", folder.display());
             if !fs::read_to_string(folder.join(REQUEST)).is_ok_and(|of| of == request) {
@@ -138,13 +138,15 @@ impl Spec {
     }
 }
 
-/// Where the files of a spec are: `layers/moe` of `layers/moe.toml`.
-fn folder(root: &Path, spec: &Path) -> PathBuf {
-    let parts = spec.components().filter_map(|part| match part {
-        Component::Normal(name) => Some(name),
-        Component::Prefix(_) | Component::RootDir | Component::CurDir | Component::ParentDir => None,
-    });
-    root.join(parts.collect::<PathBuf>().with_extension(""))
+/// Where the files of a package's spec are, for these options: `layers/moe/target-host` of `layers/moe.toml`.
+fn folder(root: &Path, package: &str, spec: &Path, options: &[String]) -> PathBuf {
+    let name = |part: Component<'_>| match part {
+        Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
+        Component::ParentDir => Some("parent".to_string()),
+        Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
+    };
+    let parts: PathBuf = spec.components().filter_map(name).collect();
+    root.join(package).join(parts.with_extension("")).join(options.join("").replace("--", "-").trim_start_matches('-'))
 }
 
 fn in_path(path: &OsString) -> Option<PathBuf> {
