@@ -14,6 +14,7 @@
  *               run, but for what `observed` names. A run that is given less does its batch in parts, one after another, where
  *               no token, or no sequence, depends on others; of such a run nothing is observed.
  *   T = 0       launches nothing and is MOEC_OK.
+ *   fork        ends the threads of a handle in the child, which makes its own handle and leaves the parent's alone.
  *   errors      are status codes; `last_error` has a text of the same thread. Nothing prints, exits or throws.
  *   versions    Structs that begin with their size grow at the end only. What a caller does not know of is 0, the default. The others,
  *               moec_device, moec_dtype, moec_tensor and moec_param, stay as they are.

@@ -106,7 +106,7 @@ impl Layer {
     /// The bytes of what is computed of the weights when they are bound: 0 for most layers.
     ///
     /// # Errors
-    /// None.
+    /// Only where the library is not the one of this module.
     pub fn prepared_bytes(&self) -> Result<usize, Error> {
         let mut bytes = 0;
         // SAFETY: all are valid for the call.
@@ -117,7 +117,7 @@ impl Layer {
     /// Binds weights in host memory: what depends on them alone is done once, for all runs.
     ///
     /// # Errors
-    /// A slice has another length than the layer's tensor, or the layer is on a GPU.
+    /// A slice has another length than the layer's tensor or is not aligned to 16 bytes, or the layer is on a GPU.
     pub fn bind<'w>(&'w self, weights: &Weights<'w>) -> Result<Bound<'w>, Error> {
         let mut prepared = Memory::new(self.prepared_bytes()?);
         let mut tensors = Tensors::new(weights.views(), &PARAMS[BATCH..], HOST, 0)?;
@@ -130,7 +130,8 @@ impl Layer {
     /// A run in host memory, with weights that are not bound.
     ///
     /// # Errors
-    /// A slice has another length than the layer's tensor, the workspace is too short, or the layer is on a GPU.
+    /// A slice has another length than the layer's tensor or is not aligned to 16 bytes, the batch has more than [`MAX_TOKENS`] tokens or
+    /// no whole sequences, the workspace is too short, or the layer is on a GPU.
     pub fn run(&self, weights: &Weights<'_>, mut batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
         let tokens = batch.tokens()?;
         let mut views = [View::NONE; BATCH + WEIGHTS];
@@ -222,7 +223,8 @@ impl Bound<'_> {
     /// A run in host memory. It allocates nothing.
     ///
     /// # Errors
-    /// A slice has another length than the layer's tensor, the workspace is too short, or the layer is on a GPU.
+    /// A slice has another length than the layer's tensor or is not aligned to 16 bytes, the batch has more than [`MAX_TOKENS`] tokens or
+    /// no whole sequences, the workspace is too short, or the layer is on a GPU.
     pub fn run(&self, mut batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
         let mut tensors = Tensors::new(batch.views(), &PARAMS[..BATCH], HOST, batch.tokens()?)?;
         let place = (workspace.lines.as_mut_ptr().cast(), workspace.bytes());

@@ -325,7 +325,7 @@ impl Linked {
         // SAFETY: the library's constants.
         unsafe {
             let info = &*(self.api.info)();
-            assert_eq!(info.struct_size, size_of::<Info>());
+            assert_eq!((info.struct_size, info.abi_version), (size_of::<Info>(), VERSION));
             let targets = (0..info.num_targets as usize).map(|index| text(*info.targets.add(index)));
             (text(info.layer), targets.collect())
         }

@@ -55,6 +55,8 @@ fn add_code(out: &mut Object<'_>, image: &Linked) -> Result<(), String> {
             ".text" | ".rodata" => true,
             ".hash" | ".gnu.hash" | ".dynsym" | ".dynstr" | ".dynamic" | ".eh_frame" | ".eh_frame_hdr" => false,
             _ if sh_flags & u64::from(elf::SHF_ALLOC) == 0 => false,
+            // What linkers add that holds no code and no constants.
+            _ if matches!(section.kind(), SectionKind::Note | SectionKind::UninitializedData) => false,
             other => return Err(format!("it has a section `{other}`")),
         };
         if is_kept {

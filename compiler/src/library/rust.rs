@@ -67,7 +67,13 @@ fn param(buffer: &Buffer) -> Result<String, Refused> {
     let extent = |extent: &Extent| match extent {
         Extent::Const(value) => Ok(value.to_string()),
         Extent::Tokens => Ok("T".to_string()),
-        other => Err(Refused::Formula(format!("a tensor `{}` with an extent {other}", buffer.name))),
+        Extent::SequenceTokens
+        | Extent::Add(..)
+        | Extent::Sub(..)
+        | Extent::Mul(..)
+        | Extent::Div(..)
+        | Extent::Min(..)
+        | Extent::Max(..) => Err(Refused::Formula(format!("a tensor `{}` with an extent {extent}", buffer.name))),
     };
     let shape = buffer.shape.iter().map(extent).collect::<Result<Vec<String>, Refused>>()?;
     let dtype = match buffer.dtype {

@@ -91,6 +91,7 @@ public:
     void bind(const std::vector<Tensor> &weights, void *stream = nullptr) {
         std::size_t bytes = 0, align = 0;
         check(api_->prepared_size(api_->target(handle_.get()), &bytes, &align));
+        if (bytes > 0 && target().rfind("sm_", 0) == 0) throw Error(MOEC_E_ARG, "prepared memory of a GPU is the engine's: give it to api->bind");
         auto prepared = std::make_unique<Memory>(bytes, align);
         const Pointers pointers(weights);
         moec_bind_args args{};
