@@ -10,7 +10,7 @@ use std::process::Command;
 use std::slice::from_ref;
 
 use moec::import::Entry;
-use moec::library::{ABI_HEADER, Library};
+use moec::library::{ABI_HEADER, Kind, Library};
 use moec::pipeline::compile;
 use moec_codegen::Options;
 use moec_ir::Machine;
@@ -48,7 +48,8 @@ fn main() {
 /// The layer's launcher with functions for kernels that do nothing, compiled with `launcher.c`; whether there is a compiler.
 fn program(package: &Package, folder: &Path) -> bool {
     let library = Library::new(from_ref(package)).expect("a library");
-    let source = library.source();
+    let source = library.files(Kind::C, None).expect("a launcher").remove(0).bytes;
+    let source = String::from_utf8(source).expect("text");
     let stub = |line: &str| {
         let symbol =
             |kind: &str, end: char| Some(line.strip_prefix("extern MOEC_HIDDEN ")?.strip_prefix(kind)?.split_once(end)?.0);
@@ -64,7 +65,14 @@ fn program(package: &Package, folder: &Path) -> bool {
     }
     let timer = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/launcher.c");
     let status = Command::new("cc")
-        .args(["-std=c11", "-O2", "-I.", &format!("-DLAYER={}", library.prefix), "layer.c", "kernels.c"])
+        .args([
+            "-std=c11",
+            "-O2",
+            "-I.",
+            &format!("-DLAYER={}", library.prefixes().next().expect("a layer")),
+            "layer.c",
+            "kernels.c",
+        ])
         .arg(timer)
         .args(["-lpthread", "-o", "launcher"])
         .current_dir(folder)

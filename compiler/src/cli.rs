@@ -90,6 +90,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   moec link layer.moec -o liblayer.so
   moec link layer-sm_90a.moec layer-host.moec -o liblayer.a
+  moec link router.moec experts.moec -o libmoe.so
   moec link layer.moec --emit c,header,obj --out-dir source")]
     Link(Link),
     /// Check specs without compiling them, or run their PTX on the emulator with every check on.
@@ -252,7 +253,7 @@ pub(crate) struct Compile {
 
 #[derive(Debug, Args)]
 pub(crate) struct Link {
-    /// Packages of one layer, for different targets.
+    /// Packages. Those of one name are one layer for different targets.
     #[arg(required = true, value_name = "PACKAGE")]
     pub(crate) packages: Vec<PathBuf>,
     /// What to write; several go into --out-dir.

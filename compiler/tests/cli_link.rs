@@ -23,18 +23,20 @@ fn a_suffix_says_what_to_write() {
         assert!(stderr(&output).starts_with(&format!("wrote {name} (")), "{}", stderr(&output));
         let bytes = fs::read(folder.path().join(name)).unwrap();
         assert!(bytes.starts_with(magic.as_bytes()), "{name}");
-        let again = moec_in(folder.path(), &["link", "host.moec", "gpu.moec", "-o", "-", "--emit", kind(name)]);
-        assert!(again.stdout == bytes, "{name} twice");
+        fs::create_dir(folder.path().join(kind(name))).unwrap();
+        let path = format!("{}/{name}", kind(name));
+        product(&moec_in(folder.path(), &["link", "host.moec", "gpu.moec", "-o", &path, "--emit", kind(name)]));
+        assert!(fs::read(folder.path().join(&path)).unwrap() == bytes, "{name} twice");
     }
     product(&moec_in(folder.path(), &["link", "gpu.moec", "--emit", "header,c,cdylib", "--out-dir", "out"]));
     assert_eq!(names_in(&folder.path().join("out")), ["libtiny.so", "moec_abi.h", "tiny.c", "tiny.h"]);
     // The same library without a package in between.
     product(&moec_in(
         folder.path(),
-        &["compile", &example("tiny.toml"), "--target", "sm_80,sm_90a", "--emit", "cdylib", "-o", "direct.so"],
+        &["compile", &example("tiny.toml"), "--target", "sm_80,sm_90a", "--emit", "cdylib", "--out-dir", "direct"],
     ));
     let of = |name: &str| fs::read(folder.path().join(name)).unwrap();
-    assert!(of("direct.so") == of("out/libtiny.so"));
+    assert!(of("direct/libtiny.so") == of("out/libtiny.so"));
 }
 
 fn kind(name: &str) -> &'static str {
@@ -53,8 +55,9 @@ fn what_cannot_be_linked_is_refused() {
     package(folder.path(), "sm_80", "one.moec");
     package(folder.path(), "sm_80,sm_90a", "two.moec");
     let renamed = fs::read_to_string(example("tiny.toml")).unwrap().replace("\"tiny\"", "\"other\"");
+    let [dash, point] = ["ti-ny", "ti.ny"].map(|name| renamed.replace("other", name));
     let changed = fs::read_to_string(example("tiny.toml")).unwrap() + "\n# other bytes\n";
-    for (name, text) in [("other", renamed), ("changed", changed)] {
+    for (name, text) in [("other", renamed), ("changed", changed), ("dash", dash), ("point", point)] {
         fs::write(folder.path().join(format!("{name}.toml")), text).unwrap();
         let (spec, package) = (format!("{name}.toml"), format!("{name}.moec"));
         product(&moec_in(folder.path(), &["compile", &spec, "--target", "sm_89", "-o", &package]));
@@ -76,7 +79,8 @@ fn what_cannot_be_linked_is_refused() {
     insta::assert_snapshot!(
         [
             refused(&["one.moec", "two.moec"], 1),
-            refused(&["one.moec", "other.moec"], 1),
+            refused(&["dash.moec", "point.moec"], 1),
+            refused(&["one.moec", "other.moec"], 2),
             refused(&["one.moec", "changed.moec"], 1),
             refused(&["2.moec", "4.moec"], 1),
             refused(&["text.moec"], 1),
@@ -87,4 +91,11 @@ fn what_cannot_be_linked_is_refused() {
         .join("\n")
     );
     assert!(!folder.path().join("libtiny.so").exists());
+    // Two layers in one library, and what is made of each.
+    product(&moec_in(folder.path(), &["link", "one.moec", "other.moec", "-o", "libboth.so"]));
+    let both = fs::read(folder.path().join("libboth.so")).unwrap();
+    let has = |name: &str| both.windows(name.len()).any(|window| window == name.as_bytes());
+    assert!(["tiny_get_api", "__tvm_ffi_tiny", "other_get_api", "__tvm_ffi_other", "libboth.so"].into_iter().all(has));
+    product(&moec_in(folder.path(), &["link", "one.moec", "other.moec", "--emit", "c,obj", "--out-dir", "both"]));
+    assert_eq!(names_in(&folder.path().join("both")), ["moec_abi.h", "other.c", "other.o", "tiny.c", "tiny.o"]);
 }

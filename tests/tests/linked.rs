@@ -49,14 +49,55 @@ pub(crate) fn family() -> Family {
             Ok(())
         })
     };
-    let modes = modes().into_iter().map(of_mode);
+    let together = Case::new("layers".to_string(), &modes()[0].spec, || {
+        layers_together();
+        Ok(())
+    });
+    let modes = modes().into_iter().map(of_mode).chain([together]);
     let cases = examples().into_iter().map(of_example).chain(fixtures().into_iter().map(of_block)).chain(modes).collect();
     Family { name: "linked", one_in: 4, cases }
 }
 
 fn linked(package: &Package) -> Linked {
     let library = Library::new(from_ref(package)).unwrap();
-    Linked::load(&library.prefix, &library.file(Kind::Shared).unwrap())
+    Linked::load(library.prefixes().next().unwrap(), &library.files(Kind::Shared, None).unwrap()[0].bytes)
+}
+
+/// One library has several layers, each with a table of its own.
+fn layers_together() {
+    let host = this_host().expect("an x86-64 CPU of level v3");
+    let compiled = |mode: &Example, entry| compiled(&mode.spec, entry, &mode.text, from_ref(&host)).unwrap();
+    let modes: Vec<Example> = modes().into_iter().filter(|mode| import(&mode.spec, Entry::Router).is_ok()).collect();
+    let entries = [Entry::Router, Entry::Experts { local: None }, Entry::Layer];
+    let packages: Vec<Package> =
+        entries.iter().map(|entry| compiled(&modes[0], *entry)).chain([compiled(&modes[1], Entry::Layer)]).collect();
+    let library = Library::new(&packages).unwrap();
+    let bytes = &library.files(Kind::Shared, Some("libmoe.so")).unwrap()[0].bytes;
+    assert_eq!(library.prefixes().count(), packages.len());
+    for (package, prefix) in packages.iter().zip(library.prefixes()) {
+        let (together, alone) = (Linked::load(prefix, bytes), linked(package));
+        assert_eq!((together.names(), together.params()), (alone.names(), alone.params()));
+        let dims = Dims::tokens(64);
+        let plan = together.plan(host.name, dims).unwrap();
+        assert!(!plan.is_empty() && plan.iter().all(|launch| launch.kernel.starts_with(prefix)), "{prefix}: {plan:?}");
+        assert_eq!(Ok(plan), alone.plan(host.name, dims));
+        let [weights, x] =
+            [random::weights(package.manifest(), 3), random::inputs(package.manifest(), dims, 7)].map(Result::unwrap);
+        let results = [&together, &alone].map(|linked| {
+            let of = |role: Role| package.manifest().buffers.iter().filter(move |buffer| buffer.role == role);
+            let shape = |buffer: &Buffer| -> Vec<u64> { buffer.shape.iter().map(|extent| extent.count(dims).unwrap()).collect() };
+            let mut given: Vec<Given> =
+                x.iter().zip(of(Role::Input)).map(|(tensor, buffer)| Given::of(tensor, &shape(buffer))).collect();
+            let inputs = given.len();
+            given.extend(of(Role::Output).map(|buffer| Given::new(buffer.dtype, &shape(buffer))));
+            let outputs = inputs..given.len();
+            given.extend(weights.iter().zip(of(Role::Weight)).map(|(tensor, buffer)| Given::of(tensor, &shape(buffer))));
+            let mut workspace = Aligned::new(linked.workspace_bytes(Some(host.name), dims).unwrap(), 0x44);
+            linked.create(1).unwrap().run(&mut given.iter_mut().collect::<Vec<_>>(), &mut workspace, 0, false).unwrap();
+            given[outputs].iter().map(|output| output.bytes().to_vec()).collect::<Vec<_>>()
+        });
+        assert_eq!(results[0], results[1], "{prefix}");
+    }
 }
 
 /// Launches, workspace and observed buffers of GPUs and hosts, which are formulas of T and S.
@@ -201,18 +242,20 @@ fn same_bits(name: &str, spec: &Spec, entry: Entry, text: &str, draw: impl Fn(&M
     };
     let limit = package::workspace(manifest, &manifest.targets[0], Dims { tokens: dims.tokens / 2, ..dims }).unwrap().bytes;
     let in_parts = in_parts(name, &bound, &x, dims, limit);
-    // A batch that is long enough is cut.
-    let is_cut = match manifest.cuts {
-        Cuts::Tokens => dims.tokens >= 2 * u64::from(package::cut_align(manifest)),
-        Cuts::Sequences => {
-            let align = package::cut_align(manifest);
-            let step = u64::from(align >> dims.sequence_tokens.trailing_zeros().min(align.ilog2()));
-            dims.tokens >= 2 * dims.sequence_tokens * step
-        }
-        Cuts::Nowhere => false,
-    };
+    // A batch that is long enough is cut, unless half of it needs as much workspace.
+    let is_longer = package::workspace(manifest, &manifest.targets[0], dims).unwrap().bytes > limit;
+    let is_cut = is_longer
+        && match manifest.cuts {
+            Cuts::Tokens => dims.tokens >= 2 * u64::from(package::cut_align(manifest)),
+            Cuts::Sequences => {
+                let align = package::cut_align(manifest);
+                let step = u64::from(align >> dims.sequence_tokens.trailing_zeros().min(align.ilog2()));
+                dims.tokens >= 2 * dims.sequence_tokens * step
+            }
+            Cuts::Nowhere => false,
+        };
     assert!(in_parts.is_ok() || !is_cut, "{name}: {in_parts:?}");
-    assert!(in_parts.is_err() || manifest.cuts != Cuts::Nowhere, "{name}");
+    assert!(in_parts.is_err() || !is_longer || manifest.cuts != Cuts::Nowhere, "{name}");
     for threads in [1, 2] {
         for is_bound in [true, false] {
             let at = format!("{name}: {threads} threads, bound {is_bound}");
@@ -276,13 +319,13 @@ fn in_parts(name: &str, bound: &Bound, x: &[Tensor], dims: Dims, limit: u64) -> 
     let layer = bound.layer();
     let whole = bound.run(x, dims)?;
     let plan = layer.plan_within(dims, limit)?;
-    assert!(plan.parts() > 1 && plan.workspace().0 <= limit, "{name}: {} parts", plan.parts());
-    assert_ne!(layer.manifest().cuts, Cuts::Nowhere, "{name}");
+    let is_longer = package::workspace(layer.manifest(), layer.target(), dims)?.bytes > limit;
+    assert!((plan.parts() > 1) == is_longer && plan.workspace().0 <= limit, "{name}: {} parts", plan.parts());
     let mut batch = bound.batch_for(&plan, x)?;
     plan.run(bound, &mut batch.memory(), Stream::DEFAULT)?;
     layer.sync()?;
     let run = bound.collect(&batch, std::time::Duration::ZERO)?;
-    assert!(run.observed.is_empty(), "{name}");
+    assert!(run.observed.is_empty() || !is_longer, "{name}");
     let bound_of = match layer.manifest().dtype {
         DType::F32 => 2e-5,
         DType::F16 => 4e-3,

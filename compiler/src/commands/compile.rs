@@ -1,6 +1,7 @@
 //! `moec compile`: a spec in, the stages that were asked for out.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -42,7 +43,8 @@ pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) ->
     if arguments.why {
         machines.iter().try_for_each(|machine| explain(&spec, entry, machine, notes)).map_err(failed)?;
     }
-    let (files, warnings) = stages((&spec, entry), &source, &kinds, &machines, notes).map_err(failed)?;
+    let (files, warnings) =
+        stages((&spec, entry), &source, (&kinds, arguments.output.as_deref()), &machines, notes).map_err(failed)?;
     // They are not about a place in the spec.
     notes.warn(&Source { name: source.name.clone(), text: String::new() }, warnings)?;
 
@@ -175,7 +177,7 @@ pub(super) struct File {
 fn stages(
     (spec, entry): (&Spec, Entry),
     source: &Source,
-    kinds: &[Emit],
+    (kinds, output): (&[Emit], Option<&Path>),
     machines: &[Machine],
     notes: Notes,
 ) -> Result<(Vec<File>, Vec<Diagnostic>), Diagnostic> {
@@ -224,7 +226,9 @@ fn stages(
                 add(None, (json + "\n").into_bytes());
             }
             Emit::Library(linked) => {
-                add(None, Library::new(&[packed((spec, entry), source, &built).map_err(of_spec)?])?.file(*linked)?)
+                let library = Library::new(&[packed((spec, entry), source, &built).map_err(of_spec)?])?;
+                let name = output.and_then(Path::file_name).and_then(OsStr::to_str).filter(|name| *name != "-");
+                library.files(*linked, name)?.into_iter().for_each(|file| add(None, file.bytes));
             }
             Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::SharedObject => {
                 for (index, machine) in machines.iter().enumerate().filter(|(_, machine)| is_written(*kind, machine)) {

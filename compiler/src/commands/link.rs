@@ -1,10 +1,11 @@
 //! `moec link`: packages in, a library out.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use moec::diagnostics::{Code, Diagnostic};
-use moec::library::{Kind, Library};
+use moec::library::{self, Kind, Library};
 use moec_runtime::{Package, package};
 
 use super::compile::{File, write_files};
@@ -12,18 +13,20 @@ use super::{Failure, Notes};
 use crate::cli::Link;
 use crate::files::{read, report_at};
 
-/// Links packages of one layer.
+/// Links packages of one layer or of several.
 pub(super) fn link(arguments: &Link, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
     let kinds = kinds(arguments)?;
     let package =
         |path: &PathBuf| -> Result<Package, Failure> { Ok(package::read(&read(path)?).map_err(|error| report_at(path, error))?) };
     let packages = arguments.packages.iter().map(package).collect::<Result<Vec<_>, Failure>>()?;
     let library = Library::new(&packages).map_err(Diagnostic::from)?;
-    let file = |kind: &Kind| -> Result<File, Failure> {
-        let bytes = library.file(*kind).map_err(Diagnostic::from)?;
-        Ok(File { name: kind.file_name(&library.prefix), bytes, is_text: kind.is_text() })
-    };
-    let files = kinds.iter().map(file).collect::<Result<Vec<_>, Failure>>()?;
+    let path = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
+    let name = path.and_then(Path::file_name).and_then(OsStr::to_str);
+    let mut files = Vec::new();
+    for kind in kinds {
+        let made = library.files(kind, name).map_err(Diagnostic::from)?;
+        files.extend(made.into_iter().map(|library::File { name, bytes }| File { name, bytes, is_text: kind.is_text() }));
+    }
     write_files(arguments.output.as_deref(), arguments.out_dir.as_deref(), files, notes, out)
 }
 

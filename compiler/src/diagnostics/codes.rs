@@ -262,9 +262,9 @@ codes! {
          moec, or in the package if moec did not make it: please send the spec and the message.";
 
     CannotLink = 808, Input, "the packages cannot be linked",
-        "`moec link` makes a library of one layer, whose packages are for different targets. Packages of two layers, of two \
-         specs with one name, or two for the same target would have the same symbols. Libraries of different layers can be linked \
-         into one program: their symbols begin with the layer's name (`name` in [moe]), so that must differ too.";
+        "Packages of one name are one layer, compiled from one spec for different targets; packages of other names are other \
+         layers of the library. Symbols begin with the layer's name (`name` in [moe]), in which all but letters and digits becomes \
+         `_`: two specs with one name, two packages for one target, and names that become the same would have the same symbols.";
 
     // 09xx: moec itself.
     Bug = 901, Bug, "a bug in moec",

@@ -124,8 +124,10 @@ impl From<Refused> for Diagnostic {
     fn from(error: Refused) -> Diagnostic {
         let message = error.to_string();
         match error {
-            Refused::Clash(_) => Diagnostic::new(Code::CannotLink, message)
-                .help("give layers different names, and link packages of one layer that are for different targets"),
+            Refused::Clash(_) => Diagnostic::new(Code::CannotLink, message).help(
+                "give layers different names; packages of one name are one layer, compiled from one spec for different targets",
+            ),
+            Refused::Nameless => Diagnostic::new(Code::UsageConflict, message).help("name it by `-o libmoe.so`"),
             Refused::Linker(_) => bug(&message),
             Refused::NoLauncher => Diagnostic::new(Code::ToolMissing, message)
                 .help("emit `c,header,obj`, and link them with a C compiler for the machine"),

@@ -5,8 +5,7 @@ use std::io::Cursor;
 use ar_archive_writer::{ArchiveKind, DEFAULT_OBJECT_READER, NewArchiveMember, write_archive_to_stream};
 use object::build::elf::Builder;
 
-use super::tables::Tables;
-use super::{Refused, data, kernels};
+use super::{Layer, Refused, data, kernels};
 
 /// The launcher, compiled when moec was: `runtime/launcher/library.c`.
 const LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher.o"));
@@ -14,13 +13,18 @@ const LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher.o"));
 /// What the launcher calls: libc, of which older ones have threads and the loader apart.
 const LIBRARIES: [&str; 3] = ["libc.so.6", "libpthread.so.0", "libdl.so.2"];
 
-/// The objects of a layer's library, each with its name.
-fn objects(prefix: &str, tables: &Tables) -> Result<[(String, Vec<u8>); 3], Refused> {
-    Ok([
-        (format!("{prefix}_launcher.o"), launcher(prefix)?),
-        (format!("{prefix}_tables.o"), data::object(prefix, tables)?),
-        (format!("{prefix}.o"), kernels::object(tables)?),
-    ])
+/// An object, with its name.
+pub(super) type Named = (String, Vec<u8>);
+
+/// The objects of a library of these layers.
+pub(super) fn objects(layers: &[Layer]) -> Result<Vec<Named>, Refused> {
+    let mut objects = Vec::new();
+    for Layer { prefix, tables } in layers {
+        objects.push((format!("{prefix}_launcher.o"), launcher(prefix)?));
+        objects.push((format!("{prefix}_tables.o"), data::object(prefix, tables)?));
+        objects.push((format!("{prefix}.o"), kernels::object(tables)?));
+    }
+    Ok(objects)
 }
 
 /// The launcher with names of the layer.
@@ -45,17 +49,14 @@ fn launcher(prefix: &str) -> Result<Vec<u8>, Refused> {
     Ok(object)
 }
 
-pub(super) fn shared(prefix: &str, tables: &Tables) -> Result<Vec<u8>, Refused> {
-    let objects = objects(prefix, tables)?;
-    let objects = objects.each_ref().map(|(_, object)| object.as_slice());
-    let name = format!("lib{prefix}.so");
-    moec_codegen::link::library(&name, &objects, &LIBRARIES).map_err(|error| Refused::Linker(error.to_string()))
+pub(super) fn shared(name: &str, objects: &[Named]) -> Result<Vec<u8>, Refused> {
+    let objects: Vec<&[u8]> = objects.iter().map(|(_, object)| object.as_slice()).collect();
+    moec_codegen::link::library(name, &objects, &LIBRARIES).map_err(|error| Refused::Linker(error.to_string()))
 }
 
-pub(super) fn archive(prefix: &str, tables: &Tables) -> Result<Vec<u8>, Refused> {
-    let objects = objects(prefix, tables)?;
-    let member = |(name, object): &(String, Vec<u8>)| NewArchiveMember::new(object.clone(), &DEFAULT_OBJECT_READER, name.clone());
-    let members = objects.each_ref().map(member);
+pub(super) fn archive(objects: &[Named]) -> Result<Vec<u8>, Refused> {
+    let member = |(name, object): &Named| NewArchiveMember::new(object.clone(), &DEFAULT_OBJECT_READER, name.clone());
+    let members: Vec<_> = objects.iter().map(member).collect();
     let mut out = Cursor::new(Vec::new());
     write_archive_to_stream(&mut out, &members, ArchiveKind::Gnu, false, None)
         .map_err(|error| Refused::Linker(error.to_string()))?;

@@ -26,6 +26,9 @@ pub enum Refused {
     /// A manifest has more than a launcher can do.
     #[error("the manifest has {0}, which the C launcher cannot evaluate")]
     Formula(String),
+    /// Several layers in a library without a name.
+    #[error("a library of several layers needs a name")]
+    Nameless,
     /// The objects do not go together: a bug.
     #[error("linking {0}")]
     Linker(String),
@@ -121,56 +124,91 @@ impl Kind {
     }
 }
 
-/// A library's source and data.
+/// A library of one layer or of several, each for one target or several.
 #[derive(Clone, Debug)]
 pub struct Library {
-    /// The layer's name as an identifier: what its symbols begin with.
-    pub prefix: String,
+    layers: Vec<Layer>,
+}
+
+/// A layer of a library.
+#[derive(Clone, Debug)]
+struct Layer {
+    /// Its name as an identifier: what its symbols begin with.
+    prefix: String,
     tables: Tables,
 }
 
+/// A file of a library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// What it is called.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
 impl Library {
-    /// The layer that the packages hold for different targets.
+    /// The layers that the packages hold; packages of one name are one layer for different targets.
     ///
     /// # Errors
-    /// [`Refused`] where they are of different layers or have one target twice, or where a manifest has what no launcher can do.
+    /// [`Refused`] where two layers would have the same symbols, packages of one layer differ or have one target twice, or where a
+    /// manifest has what no launcher can do.
     pub fn new(packages: &[Package]) -> Result<Library, Refused> {
-        let tables = Tables::new(packages)?;
-        Ok(Library { prefix: moec_codegen::symbol::identifier(&tables.layer), tables })
-    }
-
-    /// The bytes of one kind of file.
-    ///
-    /// # Errors
-    /// [`Refused`]: of objects also [`Refused::Image`] and [`Refused::Linker`].
-    pub fn file(&self, kind: Kind) -> Result<Vec<u8>, Refused> {
-        match kind {
-            Kind::C => Ok(self.source().into_bytes()),
-            Kind::Header => Ok(self.header().into_bytes()),
-            Kind::Rust => rust::module(&self.prefix, &self.tables).map(String::into_bytes),
-            Kind::Object => self.object(),
-            Kind::Static => linked::archive(&self.prefix, &self.tables),
-            Kind::Shared => linked::shared(&self.prefix, &self.tables),
+        let mut layers: Vec<Vec<Package>> = Vec::new();
+        for package in packages {
+            let same = layers.iter_mut().find(|others| others.iter().any(|o| o.manifest().layer == package.manifest().layer));
+            match same {
+                Some(others) => others.push(package.clone()),
+                None => layers.push(vec![package.clone()]),
+            }
         }
+        if layers.is_empty() {
+            return Err(Refused::Clash("there is no package to link".to_string()));
+        }
+        let mut library = Library { layers: Vec::new() };
+        for packages in layers {
+            let tables = Tables::new(&packages)?;
+            let prefix = moec_codegen::symbol::identifier(&tables.layer);
+            if let Some(other) = library.layers.iter().find(|layer| layer.prefix == prefix) {
+                let (one, two) = (&other.tables.layer, &tables.layer);
+                return Err(Refused::Clash(format!("the symbols of `{one}` and of `{two}` both begin with `{prefix}`")));
+            }
+            library.layers.push(Layer { prefix, tables });
+        }
+        Ok(library)
     }
 
-    /// The launcher and its tables as one C11 file. It refers to the images of [`Library::object`].
-    #[must_use]
-    pub fn source(&self) -> String {
-        c::source(&self.prefix, &self.tables)
+    /// What the symbols of each layer begin with.
+    pub fn prefixes(&self) -> impl Iterator<Item = &str> {
+        self.layers.iter().map(|layer| layer.prefix.as_str())
     }
 
-    /// The kernels, as a relocatable object of x86-64: what the source is linked with.
+    /// The files of one kind: of a library one, of anything else one a layer. A shared library has its file's name as its SONAME, which is
+    /// `name` where that is given.
     ///
     /// # Errors
-    /// [`Refused::Image`] where a host image is not one that moec wrote.
-    pub fn object(&self) -> Result<Vec<u8>, Refused> {
-        kernels::object(&self.tables)
-    }
-
-    /// What a caller includes: the name of the function, and of each tensor its place.
-    #[must_use]
-    pub fn header(&self) -> String {
-        c::header(&self.prefix, &self.tables)
+    /// [`Refused`]: of objects [`Refused::Image`] and [`Refused::Linker`], of a library also [`Refused::NoLauncher`], and
+    /// [`Refused::Nameless`] where it has several layers and no name is given.
+    pub fn files(&self, kind: Kind, name: Option<&str>) -> Result<Vec<File>, Refused> {
+        let of_layer = |bytes: fn(&Layer) -> Result<Vec<u8>, Refused>| -> Result<Vec<File>, Refused> {
+            let file = |layer: &Layer| Ok(File { name: kind.file_name(&layer.prefix), bytes: bytes(layer)? });
+            self.layers.iter().map(file).collect()
+        };
+        match kind {
+            Kind::C => of_layer(|layer| Ok(c::source(&layer.prefix, &layer.tables).into_bytes())),
+            Kind::Header => of_layer(|layer| Ok(c::header(&layer.prefix, &layer.tables).into_bytes())),
+            Kind::Rust => of_layer(|layer| rust::module(&layer.prefix, &layer.tables).map(String::into_bytes)),
+            Kind::Object => of_layer(|layer| kernels::object(&layer.tables)),
+            Kind::Static | Kind::Shared => {
+                let own = match &self.layers[..] {
+                    [layer] => Some(kind.file_name(&layer.prefix)),
+                    _ => None,
+                };
+                let name = name.map(str::to_string).or(own).ok_or(Refused::Nameless)?;
+                let objects = linked::objects(&self.layers)?;
+                let bytes = if kind == Kind::Shared { linked::shared(&name, &objects) } else { linked::archive(&objects) };
+                Ok(vec![File { name, bytes: bytes? }])
+            }
+        }
     }
 }

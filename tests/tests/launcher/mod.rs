@@ -72,7 +72,9 @@ fn changed(package: &Package, name: &str, change: impl FnOnce(&mut Manifest)) ->
 fn put(folder: &Path, package: &Package) {
     let library = Library::new(std::slice::from_ref(package)).unwrap();
     for kind in [Kind::C, Kind::Header, Kind::Object, Kind::Static, Kind::Shared] {
-        fs::write(folder.join(kind.file_name(&library.prefix)), library.file(kind).unwrap()).unwrap();
+        for file in library.files(kind, None).unwrap() {
+            fs::write(folder.join(file.name), file.bytes).unwrap();
+        }
     }
 }
 
