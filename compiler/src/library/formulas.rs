@@ -71,7 +71,7 @@ impl Formulas {
     }
 
     pub(super) fn constant(&mut self, value: u64) -> Result<Value, Refused> {
-        let value = i64::try_from(value).map_err(|_| Refused::formula(format!("{value} has more than 63 bits")))?;
+        let value = i64::try_from(value).map_err(|_| Refused::Formula(format!("{value} has more than 63 bits")))?;
         self.value(Op::Const(value))
     }
 
@@ -90,7 +90,7 @@ impl Formulas {
             Op::Const(value) => (i128::from(value), i128::from(value)),
             Op::Add(a, b) => (of(a).0 + of(b).0, of(a).1 + of(b).1),
             Op::Mul(a, b) => (of(a).0 * of(b).0, of(a).1 * of(b).1),
-            Op::Div(_, b, _) if of(b).0 <= 0 => return Err(Refused::formula("a division by 0".to_string())),
+            Op::Div(_, b, _) if of(b).0 <= 0 => return Err(Refused::Formula("a division by 0".to_string())),
             // Rounded either way.
             Op::Div(a, b, _) => (of(a).0 / of(b).1, of(a).1.div_euclid(of(b).0) + 1),
             Op::Min(a, b) => (of(a).0.min(of(b).0), of(a).1.min(of(b).1)),
@@ -98,7 +98,7 @@ impl Formulas {
             Op::Align(a) => (of(a).0, of(a).1 + ALIGN - 1),
         };
         if least < 0 || most > i128::from(i64::MAX) {
-            return Err(Refused::formula(format!("a formula between {least} and {most}")));
+            return Err(Refused::Formula(format!("a formula between {least} and {most}")));
         }
         let value = FIRST + self.ops.len() as Value;
         self.ops.push(op);
@@ -144,7 +144,7 @@ impl Formulas {
         match extent {
             Extent::Const(value) => match u64::try_from(*value) {
                 Ok(value) => self.constant(value),
-                Err(_) => Err(Refused::formula(format!("the number {value}"))),
+                Err(_) => Err(Refused::Formula(format!("the number {value}"))),
             },
             Extent::Tokens => tokens.map_or(Ok(TOKENS), |tokens| self.constant(tokens)),
             Extent::SequenceTokens => Ok(SEQUENCE_TOKENS),
@@ -152,7 +152,7 @@ impl Formulas {
                 let (a, b) = two(a, b)?;
                 self.value(Op::Add(a, b))
             }
-            Extent::Sub(..) => Err(Refused::formula("a difference".to_string())),
+            Extent::Sub(..) => Err(Refused::Formula("a difference".to_string())),
             Extent::Mul(a, b) => {
                 let (a, b) = two(a, b)?;
                 self.value(Op::Mul(a, b))

@@ -45,12 +45,6 @@ pub enum Refused {
     },
 }
 
-impl Refused {
-    fn formula(what: String) -> Refused {
-        Refused::Formula(what)
-    }
-}
-
 /// The public header of libraries.
 pub const ABI_HEADER: &str = include_str!("../../../runtime/include/moec_abi.h");
 

@@ -49,7 +49,7 @@ pub struct Built {
     /// The layer's name as an identifier: the module's name, and what the symbols begin with.
     pub prefix: String,
     /// The static library, which the crate is linked with.
-    pub library: PathBuf,
+    pub archive: PathBuf,
     /// The module, `OUT_DIR/<prefix>.rs`.
     pub module: PathBuf,
 }
@@ -128,13 +128,13 @@ impl Spec {
             write(&folder.join(REQUEST), request.as_bytes())?;
         }
 
-        let (prefix, library) = library(&folder)?;
+        let (prefix, archive) = library(&folder)?;
         let module = out_dir.join(format!("{prefix}.rs"));
         let source = folder.join(format!("{prefix}.rs"));
         fs::copy(&source, &module).map_err(|why| Error::File { path: source, why: why.to_string() })?;
         told += &format!("cargo::rustc-link-search=native={}\ncargo::rustc-link-lib=static={prefix}\n", folder.display());
         out.write_all(told.as_bytes()).map_err(|why| Error::File { path: "stdout".into(), why: why.to_string() })?;
-        Ok(Built { prefix, library, module })
+        Ok(Built { prefix, archive, module })
     }
 }
 
