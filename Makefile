@@ -18,7 +18,7 @@ help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
-setup: ## Install what is missing: LLVM 22, and ptxas into .tools/ (optional). demo and test do it first.
+setup: ## Install what is missing: LLVM 22; ptxas and fatbinary into .tools/ (optional). demo and test do it first.
 	@scripts/setup.sh
 
 .PHONY: demo

@@ -1,10 +1,10 @@
-"""Unpacks NVIDIA's PTX assembler from its PyPI wheel: `fetch_ptxas.py FOLDER`.
+"""Unpacks NVIDIA's PTX assembler, and fatbinary, from their PyPI wheel: `fetch_ptxas.py FOLDER`.
 
-ptxas is optional. Whatever goes wrong is said in one line and is not an error: packages then hold PTX and no cubin.
-It stays an external program under NVIDIA's licence, and is never copied into a package.
+Both are optional. Whatever goes wrong is said in one line and is not an error: without ptxas packages hold PTX and no cubin, without
+fatbinary there is no `--emit fatbin`. They stay external programs under NVIDIA's licence, and are never copied into a package.
 """
 
-import shutil
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,12 +12,14 @@ import zipfile
 from pathlib import Path
 
 WHEEL = "nvidia-cuda-nvcc==13.0.88"
+PROGRAMS = ("ptxas", "fatbinary")
 
 
-def fetch(folder: Path) -> Path:
-    """The path of ptxas in `folder`, once it is there."""
-    with tempfile.TemporaryDirectory() as scratch:
-        print(f"setup: downloading ptxas ({WHEEL} from PyPI, 37 MB)", flush=True)
+def fetch(folder: Path) -> list[Path]:
+    """The programs' paths in `folder`, once they are there."""
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        print(f"setup: downloading ptxas and fatbinary ({WHEEL} from PyPI, 37 MB)", flush=True)
         pip = [sys.executable, "-m", "pip", "--quiet", "download", "--no-deps", "--only-binary=:all:", "--dest", scratch, WHEEL]
         done = subprocess.run(pip, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0:
@@ -25,26 +27,29 @@ def fetch(folder: Path) -> Path:
             raise RuntimeError(lines[-1])
         (wheel,) = Path(scratch).glob("*.whl")
         unpacked = Path(scratch) / "unpacked"
+        wanted = tuple(f"/bin/{name}" for name in PROGRAMS)
         with zipfile.ZipFile(wheel) as archive:
-            names = [n for n in archive.namelist() if n.endswith("/bin/ptxas") or ".dist-info/" in n]
-            archive.extractall(unpacked, names)
-        (found,) = unpacked.rglob("bin/ptxas")
-        found.chmod(0o755)
-        subprocess.run([found, "--version"], check=True, capture_output=True)
-        # Moved last, so that a folder that was interrupted is not taken for a whole one.
-        place = folder / found.relative_to(unpacked)
-        folder.mkdir(exist_ok=True)
-        for item in unpacked.iterdir():
-            shutil.rmtree(folder / item.name, ignore_errors=True)
-            shutil.move(item, folder / item.name)
-        return place
+            archive.extractall(unpacked, [n for n in archive.namelist() if n.endswith(wanted) or ".dist-info/" in n])
+        programs = []
+        for name in PROGRAMS:
+            (found,) = unpacked.rglob(f"bin/{name}")
+            found.chmod(0o755)
+            subprocess.run([found, "--version"], check=True, capture_output=True)
+            programs.append(found.relative_to(unpacked))
+        # The programs last, each at once: a folder that was interrupted lacks one of them. What else is there stays.
+        files = [path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: path in programs):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(unpacked / path, folder / path)
+        return [folder / path for path in programs]
 
 
 def main() -> None:
     try:
-        print(f"setup: ptxas is {fetch(Path(sys.argv[1]))}")
-    except Exception as why:  # noqa: BLE001: it is optional, whatever the reason
-        print(f"ptxas not installed ({str(why).strip()}): packages will hold PTX only")
+        print(f"setup: unpacked {', '.join(map(str, fetch(Path(sys.argv[1]))))}")
+    except Exception as why:  # noqa: BLE001: they are optional, whatever the reason
+        reason = str(why).strip()
+        print(f"ptxas and fatbinary not fetched ({reason}): without the one packages hold PTX only, without the other no fat binary is made")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what moec is built with and is not here yet: LLVM 22 by apt, ptxas from its PyPI wheel into .tools/.
+# Installs what moec is built with and is not here yet: LLVM 22 by apt, ptxas and fatbinary from their PyPI wheel into .tools/.
 # Exit code 3: the machine lacks something that only its owner can install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -49,10 +49,11 @@ if [[ "$(cc -print-file-name=libstdc++.so)" != */* ]]; then
     { may_install && install g++; } || lacks "libstdc++.so was not found, which LLVM needs" "Debian: apt-get install g++"
 fi
 
-# Optional: whatever goes wrong is one line, and packages hold PTX only.
-if [[ -z "${MOEC_PTXAS+named}" && ! -x .tools/nvidia/cu13/bin/ptxas ]]; then
+# Optional: whatever goes wrong is one line; packages then hold PTX only. A folder of before may have ptxas alone.
+tools=.tools/nvidia/cu13/bin
+if [[ -z "${MOEC_PTXAS+named}" && ! ( -x $tools/ptxas && -x $tools/fatbinary ) ]]; then
     if command -v python3 > /dev/null && ! python3 -m pip --version > /dev/null 2>&1 && may_install; then
         install python3-pip || true
     fi
-    python3 scripts/fetch_ptxas.py .tools || echo "ptxas not installed (python3 does not run): packages will hold PTX only"
+    python3 scripts/fetch_ptxas.py .tools || echo "ptxas and fatbinary not fetched (python3 does not run)"
 fi

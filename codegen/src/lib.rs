@@ -8,6 +8,7 @@
 
 mod emit;
 mod error;
+mod fatbinary;
 pub mod link;
 mod llvm;
 mod lower;
@@ -15,8 +16,10 @@ mod object;
 pub mod ptxas;
 pub mod symbol;
 mod target;
+mod tool;
 
 pub use error::Error;
+pub use fatbinary::{FatImage, Fatbinary, Form};
 pub use link::driver_in_use;
 pub use object::{Image, KernelInfo, Object, Usage};
 pub use ptxas::Ptxas;

@@ -1,12 +1,13 @@
-//! NVIDIA's assembler, an external program that may be absent: where it is found, how it is run, what it reports.
+//! NVIDIA's assembler, an external program that may be absent: how it is run, what it reports.
 //! It is never copied into a package; without it a package holds PTX.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use crate::tool::{self, Tool};
 use crate::{Error, Image, Object, Usage};
+
+const TOOL: Tool = Tool { name: "ptxas", variable: "MOEC_PTXAS", running: "running ptxas" };
 
 /// A `ptxas`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,13 +26,7 @@ impl Ptxas {
     ///
     /// The current directory is not looked at: it may be a stranger's, and what is found is run.
     pub fn find() -> Option<Ptxas> {
-        if let Some(given) = std::env::var_os("MOEC_PTXAS") {
-            return (!given.is_empty()).then(|| Ptxas::at(given));
-        }
-        let executable = std::env::current_exe().ok();
-        let tools = executable.as_deref().and_then(tools_beside).and_then(|tools| search(&tools, 6));
-        let home = std::env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin").join("ptxas"));
-        tools.or(home.filter(|path| path.is_file())).or_else(|| which::which("ptxas").ok()).map(Ptxas::at)
+        tool::named(&TOOL).unwrap_or_else(|| tool::found(&TOOL)).map(Ptxas::at)
     }
 
     /// Where it is.
@@ -44,9 +39,7 @@ impl Ptxas {
     /// # Errors
     /// [`Error::Io`] where it cannot be started, [`Error::Tool`] where it fails.
     pub fn version(&self) -> Result<String, Error> {
-        let text = self.run(Path::new("."), &["--version"])?.0;
-        let version = text.split_whitespace().find_map(|word| word.strip_prefix('V').filter(|v| v.contains('.')));
-        Ok(version.unwrap_or(text.trim()).to_string())
+        tool::version(&TOOL, &self.path)
     }
 
     /// The cubin of an object with PTX, with what its kernels occupy.
@@ -60,7 +53,7 @@ impl Ptxas {
         fs::write(dir.path().join("kernels.ptx"), object.image.bytes()).map_err(io("writing PTX to assemble"))?;
         let arch = format!("-arch={}", object.target);
         tracing::debug!(arch, ptxas = %self.path.display(), "assembling");
-        let (out, err) = self.run(dir.path(), &["-v", &arch, "-o", "kernels.cubin", "kernels.ptx"])?;
+        let (out, err) = tool::run(&TOOL, &self.path, dir.path(), &["-v", &arch, "-o", "kernels.cubin", "kernels.ptx"])?;
         let log = format!("{out}{err}");
         let cubin = fs::read(dir.path().join("kernels.cubin")).map_err(io("reading the cubin"))?;
         let mut kernels = object.kernels.clone();
@@ -71,33 +64,6 @@ impl Ptxas {
         }
         Ok(Object { target: object.target.clone(), image: Image::Cubin(cubin), kernels, warnings: warnings(&log) })
     }
-
-    fn run(&self, dir: &Path, args: &[&str]) -> Result<(String, String), Error> {
-        // The working directory of the child is not ours: a relative path would miss.
-        let path = if self.path.components().count() > 1 { fs::canonicalize(&self.path) } else { Ok(self.path.clone()) };
-        let output = path.and_then(|path| Command::new(path).args(args).current_dir(dir).output());
-        let output = output.map_err(|source| Error::Io { what: "running ptxas", source })?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        if !output.status.success() {
-            return Err(Error::Tool { tool: "ptxas".to_string(), message: format!("{out}{err}").trim().to_string() });
-        }
-        Ok((out, err))
-    }
-}
-
-/// `ROOT/.tools` of an executable `ROOT/target/...`: where `make setup` puts what moec is built and tested with.
-fn tools_beside(executable: &Path) -> Option<PathBuf> {
-    let target = executable.ancestors().find(|folder| folder.file_name() == Some(OsStr::new("target")))?;
-    Some(target.parent()?.join(".tools"))
-}
-
-/// The first file called `ptxas` under `dir`, in the order of names, at most `depth` folders down.
-fn search(dir: &Path, depth: u32) -> Option<PathBuf> {
-    let mut entries: Vec<PathBuf> = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
-    entries.sort();
-    let here = entries.iter().find(|p| p.file_name() == Some(OsStr::new("ptxas")) && p.is_file()).cloned();
-    here.or_else(|| entries.iter().filter(|p| depth > 0 && p.is_dir()).find_map(|p| search(p, depth - 1)))
 }
 
 /// What each kernel occupies, from the log of `ptxas -v`.
@@ -156,15 +122,6 @@ ptxas info    : (C7519) Potential Performance Loss: wgmma.mma_async instructions
         assert_eq!(usages(LOG), [("a".to_string(), a), ("b".to_string(), b)]);
         let serialized = "ptxas info    : (C7519) Potential Performance Loss: wgmma.mma_async instructions are serialized";
         assert_eq!(warnings(LOG), ["ptxas warning : something", serialized]);
-    }
-
-    #[test]
-    fn tools_are_those_of_the_checkout_that_built_the_executable() {
-        let beside = |path: &str| tools_beside(Path::new(path));
-        assert_eq!(beside("/opt/a/moec/target/debug/moec"), Some("/opt/a/moec/.tools".into()));
-        assert_eq!(beside("/opt/a/moec/target/debug/deps/ptxas-1"), Some("/opt/a/moec/.tools".into()));
-        assert_eq!(beside("/opt/a/.cargo/bin/moec"), None);
-        assert_eq!(beside("/usr/bin/moec"), None);
     }
 
     #[test]

@@ -259,7 +259,8 @@ pub(crate) struct Link {
     /// What to write; several go into --out-dir.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND,...")]
     pub(crate) emit: Vec<Kind>,
-    /// The file to write; `-` is standard output. Its suffix says what it is where --emit is absent: .so, .a, .o, .c, .h or .rs.
+    /// The file to write; `-` is standard output. Its suffix says what it is where --emit is absent: .so, .a, .o, .c, .h, .rs or
+    /// .fatbin.
     #[arg(short, long, value_name = "FILE", conflicts_with = "out_dir")]
     pub(crate) output: Option<PathBuf>,
     /// The folder to write to; the current one where absent.

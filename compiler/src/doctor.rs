@@ -1,46 +1,42 @@
 //! `moec doctor`: what moec finds on this machine, and what it does without.
-//! Nothing here decides where moec looks for ptxas and another linker: `moec-codegen` does.
+//! Nothing here decides where moec looks for ptxas, fatbinary and another linker: `moec-codegen` does.
 
 use std::env;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use moec::diagnostics::{Diagnostic, Report};
-use moec_codegen::Ptxas;
+use moec_codegen::{Fatbinary, Ptxas};
 
 use crate::cli::VERSION;
 use crate::commands::Failure;
 
 /// Prints one line a tool. None is needed.
 pub(crate) fn doctor(out: &mut dyn Write) -> Result<(), Failure> {
-    writeln!(out, "moec     {}", *VERSION)?;
-    writeln!(out, "llvm     {}", moec_codegen::llvm_version())?;
-    match moec::pipeline::this_host() {
-        Some(machine) => writeln!(out, "host     {}", machine.name)?,
-        None => writeln!(out, "host     below x86-64-v3: this CPU cannot run host kernels")?,
-    }
-    match Ptxas::find() {
-        Some(ptxas) => match ptxas.version() {
-            Ok(version) => writeln!(out, "ptxas    {version} ({})", ptxas.path().display())?,
-            Err(error) => writeln!(out, "ptxas    {} does not run: {error}", ptxas.path().display())?,
-        },
-        None => writeln!(
-            out,
-            "ptxas    absent: packages hold PTX and no cubin; looked for at MOEC_PTXAS, in CUDA_HOME/bin and on PATH"
-        )?,
-    }
-    match find_libcuda() {
-        Some(path) => writeln!(out, "libcuda  {}", path.display())?,
-        None => writeln!(out, "libcuda  absent: `--device cuda` is refused")?,
-    }
+    let mut say = |tool: &str, text: String| writeln!(out, "{tool:<10}{text}");
+    say("moec", VERSION.to_string())?;
+    say("llvm", moec_codegen::llvm_version())?;
+    let host = moec::pipeline::this_host().map(|machine| machine.name);
+    say("host", host.unwrap_or("below x86-64-v3: this CPU cannot run host kernels").to_string())?;
+    let found = |path: &Path, version: Result<String, moec_codegen::Error>| match version {
+        Ok(version) => format!("{version} ({})", path.display()),
+        Err(error) => format!("{} does not run: {error}", path.display()),
+    };
+    let absent = "absent: packages hold PTX and no cubin; looked for at MOEC_PTXAS, in CUDA_HOME/bin and on PATH";
+    say("ptxas", Ptxas::find().map_or(absent.to_string(), |ptxas| found(ptxas.path(), ptxas.version())))?;
+    let absent = "absent: `--emit fatbin` is refused; looked for at MOEC_FATBINARY, beside ptxas, in CUDA_HOME/bin and on PATH";
+    say("fatbinary", Fatbinary::find().map_or(absent.to_string(), |tool| found(tool.path(), tool.version())))?;
+    let absent = "absent: `--device cuda` is refused";
+    say("libcuda", find_libcuda().map_or(absent.to_string(), |path| path.display().to_string()))?;
     match moec_codegen::driver_in_use() {
-        None => writeln!(out, "linker   moec's own; MOEC_CC names a C compiler to link with instead")?,
-        Some((_, Some(cc))) => writeln!(out, "linker   {} ({}), by MOEC_CC", version_of(&cc).unwrap_or_default(), cc.display())?,
+        None => say("linker", "moec's own; MOEC_CC names a C compiler to link with instead".to_string())?,
+        Some((_, Some(cc))) => {
+            say("linker", format!("{} ({}), by MOEC_CC", version_of(&cc).unwrap_or_default(), cc.display()))?;
+        }
         Some((named, None)) => {
-            let named = named.to_string_lossy();
-            writeln!(out, "linker   absent: MOEC_CC names `{named}`, which was not found")?;
-            let tried = named.into_owned();
+            let tried = named.to_string_lossy().into_owned();
+            say("linker", format!("absent: MOEC_CC names `{tried}`, which was not found"))?;
             return Err(Report::from(Diagnostic::from(moec_codegen::Error::NoLinker { tried })).into());
         }
     }

@@ -7,6 +7,7 @@ mod cli;
 mod cli_compare;
 mod cli_compile;
 mod cli_entries;
+mod cli_fatbin;
 mod cli_files;
 mod cli_import;
 mod cli_inspect;

@@ -430,7 +430,7 @@ fn bash_completes() {
 fn doctor_names_what_it_looks_for() {
     let output = moec(&["doctor"]);
     assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
-    for tool in ["llvm", "ptxas", "linker", "libcuda"] {
+    for tool in ["llvm", "ptxas", "fatbinary", "linker", "libcuda"] {
         assert!(stdout(&output).lines().any(|line| line.starts_with(tool)), "{tool}");
     }
 }

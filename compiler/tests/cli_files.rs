@@ -417,7 +417,7 @@ fn tools_of_the_current_folder_are_not_run() {
     assert!(!stdout(&doctor).contains("1.2.3"), "{}", stdout(&doctor));
     assert!(!tools.join("ran").exists());
     let named = start(folder.path(), &["doctor"], &[("MOEC_PTXAS", &ptxas.display().to_string())], "");
-    assert!(stdout(&named).contains("ptxas    1.2.3"), "{}", stdout(&named));
+    assert!(stdout(&named).contains("ptxas     1.2.3"), "{}", stdout(&named));
 }
 
 /// No compiler, linker or assembler is needed, and the package has the same bytes whatever tools there are.

@@ -86,6 +86,7 @@ fn what_cannot_be_linked_is_refused() {
             refused(&["text.moec"], 1),
             refused(&["absent.moec"], 1),
             refused(&["one.moec", "-o", "library"], 2),
+            refused(&["one.moec", "-o", "tiny.fatbin"], 3),
             refused(&["one.moec", "--emit", "c,obj", "-o", "a.c"], 2),
         ]
         .join("\n")

@@ -354,7 +354,7 @@ fn a_spec_from_stdin() {
 #[test]
 fn a_gpu_without_a_driver() {
     let doctor = moec_in(Path::new("."), &["doctor"]);
-    if !stdout(&doctor).contains("libcuda  absent") {
+    if !stdout(&doctor).contains("libcuda   absent") {
         println!("skipped: this machine has a driver");
         return;
     }

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use moec::diagnostics::{Code, Diagnostic, Source};
 use moec::import::{Entry, import};
-use moec::library::{ABI_HEADER, Library};
+use moec::library::{ABI_HEADER, Kind, Library, Refused};
 use moec::package::package;
 use moec::pipeline::{self, Built};
 use moec::spec::Spec;
-use moec_codegen::{Image, Options, Ptxas};
+use moec_codegen::{Fatbinary, Image, Options, Ptxas};
 use moec_ir::graph;
 use moec_ir::{Machine, kernel, rewrite};
 use moec_runtime::Package;
@@ -90,7 +90,7 @@ pub(super) fn write_files(
 fn check_request(arguments: &Compile, kinds: &[Emit], machines: &[Machine]) -> Result<(), Diagnostic> {
     for kind in kinds {
         let wanting = match kind {
-            Emit::Ptx | Emit::Cubin => machines.iter().all(|machine| !machine.is_gpu()),
+            Emit::Ptx | Emit::Cubin | Emit::Library(Kind::Fatbin) => machines.iter().all(|machine| !machine.is_gpu()),
             Emit::SharedObject => machines.iter().all(Machine::is_gpu),
             Emit::Package | Emit::Graph | Emit::Rewritten | Emit::Kernel | Emit::Llvm | Emit::Manifest | Emit::Library(_) => {
                 false
@@ -191,6 +191,10 @@ fn stages(
         if ptxas.is_none() && kinds.contains(&Emit::Cubin) {
             return Err(Diagnostic::new(Code::ToolMissing, "there is no ptxas, so there is no cubin")
                 .help("name one by MOEC_PTXAS, or emit `ptx`; `moec doctor` says where moec looks"));
+        }
+        // It takes minutes until there is what it would join.
+        if kinds.contains(&Emit::Library(Kind::Fatbin)) && Fatbinary::find().is_none() {
+            return Err(Refused::NoFatbinary.into());
         }
         if wants_cubin && has_gpu && ptxas.is_none() {
             notes.say("note: ptxas was not found, so the package holds PTX only: the driver compiles it when it is loaded");

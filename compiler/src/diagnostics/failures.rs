@@ -131,6 +131,11 @@ impl From<Refused> for Diagnostic {
             Refused::Linker(_) => bug(&message),
             Refused::NoLauncher => Diagnostic::new(Code::ToolMissing, message)
                 .help("emit `c,header,obj`, and link them with a C compiler for the machine"),
+            Refused::NoGpu(_) => Diagnostic::new(Code::UsageConflict, message).help("add `--target sm_90a` to what compiles it"),
+            Refused::NoFatbinary => Diagnostic::new(Code::ToolMissing, message).help(
+                "name one by MOEC_FATBINARY (it is beside ptxas in CUDA's toolkit; `make setup` unpacks it), or emit `ptx,cubin`",
+            ),
+            Refused::Tool(_) => Diagnostic::new(Code::ToolFailed, message).help("`moec doctor` shows the tools in use"),
             Refused::Formula(_) | Refused::Image { .. } => Diagnostic::new(Code::CannotLink, message)
                 .help("compile the spec again with this moec; if it says so of its own package, that is a bug"),
         }

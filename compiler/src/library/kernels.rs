@@ -19,7 +19,8 @@ pub(super) fn object(tables: &Tables) -> Result<Vec<u8>, Refused> {
     let mut out = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
     for image in &tables.images {
         match image.holds {
-            Holds::Text | Holds::Image => add_bytes(&mut out, image),
+            Holds::Manifest | Holds::Ptx => add_bytes(&mut out, image, &[0]),
+            Holds::Cubin => add_bytes(&mut out, image, &[]),
             Holds::Code => {
                 add_code(&mut out, image).map_err(|why| Refused::Image { target: image.target.clone(), why })?;
             }
@@ -31,12 +32,9 @@ pub(super) fn object(tables: &Tables) -> Result<Vec<u8>, Refused> {
     out.write().map_err(|error| Refused::Image { target: "the object".to_string(), why: error.to_string() })
 }
 
-fn add_bytes(out: &mut Object<'_>, image: &Linked) {
+fn add_bytes(out: &mut Object<'_>, image: &Linked, end: &[u8]) {
     let section = out.add_section(Vec::new(), format!(".rodata.{}", image.symbol).into_bytes(), SectionKind::ReadOnlyData);
-    let mut bytes = image.bytes.clone();
-    if image.holds == Holds::Text {
-        bytes.push(0);
-    }
+    let bytes = [&image.bytes, end].concat();
     let size = bytes.len() as u64;
     let value = out.append_section_data(section, &bytes, ALIGN);
     add_symbol(out, &image.symbol, SymbolKind::Data, value, size, SymbolSection::Section(section));

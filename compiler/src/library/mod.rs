@@ -3,10 +3,11 @@
 //!
 //! What is the same for all layers is the launcher, C in `runtime/launcher/`. What differs is data: `tables` makes it of packages,
 //! `formulas` the part that depends on the batch; `c` writes it as C, `data` as an object. `kernels` has what the tables refer to, and
-//! `linked` puts all of it together. `rust` is a module by which Rust calls the library.
+//! `linked` puts all of it together. `fatbin` has the images of GPUs alone. `rust` is a module by which Rust calls the library.
 
 mod c;
 mod data;
+mod fatbin;
 mod formulas;
 mod kernels;
 mod linked;
@@ -35,6 +36,15 @@ pub enum Refused {
     /// This build of moec has no launcher to link.
     #[error("this moec is not one for x86-64 Linux, and has no launcher to link")]
     NoLauncher,
+    /// There are no images for a fat binary.
+    #[error("`{0}` is compiled for no GPU, so there is no fat binary")]
+    NoGpu(String),
+    /// There is nothing that makes fat binaries.
+    #[error("there is no fatbinary, so there is no fat binary")]
+    NoFatbinary,
+    /// NVIDIA's program failed.
+    #[error("{0}")]
+    Tool(String),
     /// A host image is not one that moec wrote.
     #[error("the host image of {target}: {why}")]
     Image {
@@ -72,6 +82,8 @@ pub enum Kind {
     /// The kernels of all targets as a relocatable object.
     #[value(name = "obj")]
     Object,
+    /// PTX and SASS of all GPU targets as NVIDIA's fat binary, where fatbinary is found.
+    Fatbin,
     /// Launcher and kernels as a static library.
     #[value(name = "staticlib")]
     Static,
@@ -86,7 +98,7 @@ impl Kind {
     pub fn is_text(self) -> bool {
         match self {
             Kind::C | Kind::Header | Kind::Rust => true,
-            Kind::Object | Kind::Static | Kind::Shared => false,
+            Kind::Object | Kind::Fatbin | Kind::Static | Kind::Shared => false,
         }
     }
 
@@ -98,6 +110,7 @@ impl Kind {
             "h" => Some(Kind::Header),
             "rs" => Some(Kind::Rust),
             "o" => Some(Kind::Object),
+            "fatbin" => Some(Kind::Fatbin),
             "a" => Some(Kind::Static),
             "so" => Some(Kind::Shared),
             _ => None,
@@ -112,6 +125,7 @@ impl Kind {
             Kind::Header => format!("{prefix}.h"),
             Kind::Rust => format!("{prefix}.rs"),
             Kind::Object => format!("{prefix}.o"),
+            Kind::Fatbin => format!("{prefix}.fatbin"),
             Kind::Static => format!("lib{prefix}.a"),
             Kind::Shared => format!("lib{prefix}.so"),
         }
@@ -182,7 +196,8 @@ impl Library {
     ///
     /// # Errors
     /// [`Refused`]: of objects [`Refused::Image`] and [`Refused::Linker`], of a library also [`Refused::NoLauncher`], and
-    /// [`Refused::Nameless`] where it has several layers and no name is given.
+    /// [`Refused::Nameless`] where it has several layers and no name is given; of a fat binary [`Refused::NoGpu`],
+    /// [`Refused::NoFatbinary`] and [`Refused::Tool`].
     pub fn files(&self, kind: Kind, name: Option<&str>) -> Result<Vec<File>, Refused> {
         let of_layer = |bytes: fn(&Layer) -> Result<Vec<u8>, Refused>| -> Result<Vec<File>, Refused> {
             let file = |layer: &Layer| Ok(File { name: kind.file_name(&layer.prefix), bytes: bytes(layer)? });
@@ -193,6 +208,7 @@ impl Library {
             Kind::Header => of_layer(|layer| Ok(c::header(&layer.prefix, &layer.tables).into_bytes())),
             Kind::Rust => of_layer(|layer| rust::module(&layer.prefix, &layer.tables).map(String::into_bytes)),
             Kind::Object => of_layer(|layer| kernels::object(&layer.tables)),
+            Kind::Fatbin => of_layer(|layer| fatbin::made(&layer.tables)),
             Kind::Static | Kind::Shared => {
                 let own = match &self.layers[..] {
                     [layer] => Some(kind.file_name(&layer.prefix)),

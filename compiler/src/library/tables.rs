@@ -62,10 +62,12 @@ pub(super) struct Linked {
 /// What bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holds {
-    /// Text, to which a NUL is added.
-    Text,
-    /// An image that the driver loads.
-    Image,
+    /// A target's manifest, to which a NUL is added.
+    Manifest,
+    /// PTX, to which a NUL is added.
+    Ptx,
+    /// An image that the driver loads as it is.
+    Cubin,
     /// A shared object of the host, whose kernels have symbols of their own.
     Code,
 }
@@ -364,7 +366,7 @@ impl Builder {
         one.targets.retain(|other| other.name == target.name);
         let symbol = format!("{}_{}_manifest", self.prefix, moec_codegen::symbol::identifier(&target.name));
         let bytes = serde_json::to_vec(&one).unwrap_or_default();
-        self.linked.push(Linked { symbol: symbol.clone(), target: target.name.clone(), holds: Holds::Text, bytes });
+        self.linked.push(Linked { symbol: symbol.clone(), target: target.name.clone(), holds: Holds::Manifest, bytes });
         let features: String = target.cpu_features.iter().map(|feature| format!("{feature} ")).collect();
         let prepared_bytes = i64::try_from(prepared_bytes).unwrap_or(i64::MAX);
         Ok(row([
@@ -398,8 +400,8 @@ impl Builder {
             let bytes = &package.images()[*index as usize];
             let name = moec_codegen::symbol::identifier(&target.name);
             let (word, holds, number) = match kind {
-                ImageKind::Cubin => ("cubin", Holds::Image, Some(0)),
-                ImageKind::Ptx => ("ptx", Holds::Text, Some(1)),
+                ImageKind::Cubin => ("cubin", Holds::Cubin, Some(0)),
+                ImageKind::Ptx => ("ptx", Holds::Ptx, Some(1)),
                 ImageKind::SharedObject => ("code", Holds::Code, None),
             };
             let symbol = format!("{}_{name}_{word}", self.prefix);
