@@ -1,4 +1,5 @@
-//! What is the same for all layers in the module by which Rust calls a library: compiler/src/library/rust.rs writes the rest.
+//! What is the same for all layers in the module by which Rust calls a library: compiler/src/library/rust.rs writes the rest, and adds
+//! `layer_cudarc.rs` where it is asked for.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
@@ -118,9 +119,9 @@ impl Layer {
     ///
     /// # Errors
     /// A slice has another length than the layer's tensor or is not aligned to 16 bytes, or the layer is on a GPU.
-    pub fn bind<'w>(&'w self, weights: &Weights<'w>) -> Result<Bound<'w>, Error> {
+    pub fn bind<'w>(&'w self, mut weights: Weights<'w>) -> Result<Bound<'w>, Error> {
         let mut prepared = Memory::new(self.prepared_bytes()?);
-        let mut tensors = Tensors::new(weights.views(), &PARAMS[BATCH..], HOST, 0)?;
+        let mut tensors = Tensors::new(weights.views_mut(), &PARAMS[BATCH..], HOST, 0)?;
         let place = (prepared.lines.as_mut_ptr().cast(), prepared.bytes());
         // SAFETY: the slices have the lengths of the tensors and stay for 'w, the memory as long as the binding.
         let binding = unsafe { self.bound(&mut tensors, place, null_mut()) }?;
@@ -132,15 +133,32 @@ impl Layer {
     /// # Errors
     /// A slice has another length than the layer's tensor or is not aligned to 16 bytes, the batch has more than [`MAX_TOKENS`] tokens or
     /// no whole sequences, the workspace is too short, or the layer is on a GPU.
-    pub fn run(&self, weights: &Weights<'_>, mut batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
+    pub fn run(&self, weights: &Weights<'_>, batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
+        // SAFETY: a run writes no weights.
+        unsafe { self.with(self.api.run, weights.views(), batch, workspace) }
+    }
+
+    /// What training changes in the weights, such as a correction bias by the load of a batch, after a run on this workspace. Where the
+    /// layer has no such update nothing is changed.
+    ///
+    /// # Errors
+    /// Those of [`Layer::run`].
+    pub fn update(&self, weights: &mut Weights<'_>, batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
+        // SAFETY: an update writes the weights that are given to be written.
+        unsafe { self.with(self.api.update, weights.views_mut(), batch, workspace) }
+    }
+
+    /// # Safety
+    /// The call writes no slice but those that were given to be written.
+    unsafe fn with(&self, call: Run, weights: [View; WEIGHTS], mut batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
         let tokens = batch.tokens()?;
         let mut views = [View::NONE; BATCH + WEIGHTS];
         views[..BATCH].copy_from_slice(&batch.views());
-        views[BATCH..].copy_from_slice(&weights.views());
+        views[BATCH..].copy_from_slice(&weights);
         let mut tensors = Tensors::new(views, &PARAMS, HOST, tokens)?;
         let place = (workspace.lines.as_mut_ptr().cast(), workspace.bytes());
         // SAFETY: the slices have the lengths of the tensors, and nothing else writes those that are written.
-        unsafe { self.launch(&mut tensors, null(), batch.sequence_tokens, place, null_mut()) }
+        unsafe { self.launch(call, &mut tensors, null(), batch.sequence_tokens, place, null_mut()) }
     }
 
     /// Binds weights on the layer's GPU. `prepared` is memory there and its bytes, of which [`Layer::prepared_bytes`] says how many
@@ -184,6 +202,7 @@ impl Layer {
     /// That of [`Bound::run_device`].
     unsafe fn launch<const N: usize>(
         &self,
+        call: Run,
         tensors: &mut Tensors<N>,
         binding: *const c_void,
         sequence_tokens: usize,
@@ -195,7 +214,7 @@ impl Layer {
             (size_of::<RunArgs>(), params.as_ptr(), N as u32, sequence_tokens as i64);
         let args = RunArgs { size, params, num_params, flags: 0, binding, workspace, workspace_bytes, stream, sequence_tokens };
         // SAFETY: all are valid for the call.
-        checked(self.api, unsafe { (self.api.run)(self.handle, &args) })
+        checked(self.api, unsafe { call(self.handle, &args) })
     }
 }
 
@@ -225,15 +244,29 @@ impl Bound<'_> {
     /// # Errors
     /// A slice has another length than the layer's tensor or is not aligned to 16 bytes, the batch has more than [`MAX_TOKENS`] tokens or
     /// no whole sequences, the workspace is too short, or the layer is on a GPU.
-    pub fn run(&self, mut batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
+    pub fn run(&self, batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
+        self.with(self.layer.api.run, batch, workspace)
+    }
+
+    /// What training changes in the weights that are bound, such as a correction bias by the load of a batch, after a run on this
+    /// workspace. Where the layer has no such update nothing is changed. The slices are the caller's again when the binding is gone.
+    ///
+    /// # Errors
+    /// Those of [`Bound::run`].
+    pub fn update(&mut self, batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
+        self.with(self.layer.api.update, batch, workspace)
+    }
+
+    fn with(&self, call: Run, mut batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
         let mut tensors = Tensors::new(batch.views(), &PARAMS[..BATCH], HOST, batch.tokens()?)?;
         let place = (workspace.lines.as_mut_ptr().cast(), workspace.bytes());
-        // SAFETY: the slices have the lengths of the tensors, and nothing else writes those that are written.
-        unsafe { self.layer.launch(&mut tensors, self.binding, batch.sequence_tokens, place, null_mut()) }
+        // SAFETY: the slices have the lengths of the tensors, and nothing else writes those that are written; the weights an update alone
+        // does, which has the binding to itself.
+        unsafe { self.layer.launch(call, &mut tensors, self.binding, batch.sequence_tokens, place, null_mut()) }
     }
 
     /// A run on the layer's GPU: launches on `stream`, a `CUstream` of the current context, which may be captured. `workspace` is memory
-    /// there and its bytes, aligned to 256 bytes. With cudarc the stream is `stream.cu_stream().cast()`, an address what `device_ptr` gives.
+    /// there and its bytes, aligned to 256 bytes.
     ///
     /// # Safety
     /// The addresses are of tensors as the fields say, row-major without gaps; they and the workspace stay until the run is done,
@@ -242,10 +275,35 @@ impl Bound<'_> {
     /// # Errors
     /// An address is misaligned, the workspace is too short, or the driver cannot launch.
     pub unsafe fn run_device(&self, batch: &DeviceBatch, workspace: (u64, usize), stream: *mut c_void) -> Result<(), Error> {
+        // SAFETY: as the caller promises.
+        unsafe { self.with_device(self.layer.api.run, batch, workspace, stream) }
+    }
+
+    /// [`Bound::update`] on the layer's GPU, as [`Bound::run_device`] runs there.
+    ///
+    /// # Safety
+    /// That of [`Bound::run_device`]; and no other run reads the weights meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`Bound::run_device`].
+    pub unsafe fn update_device(&self, batch: &DeviceBatch, workspace: (u64, usize), stream: *mut c_void) -> Result<(), Error> {
+        // SAFETY: as the caller promises.
+        unsafe { self.with_device(self.layer.api.update, batch, workspace, stream) }
+    }
+
+    /// # Safety
+    /// That of the call.
+    unsafe fn with_device(
+        &self,
+        call: Run,
+        batch: &DeviceBatch,
+        workspace: (u64, usize),
+        stream: *mut c_void,
+    ) -> Result<(), Error> {
         let mut tensors = Tensors::new(batch.views(), &PARAMS[..BATCH], self.layer.device, batch.tokens)?;
         let place = (workspace.0 as *mut c_void, workspace.1);
         // SAFETY: as the caller promises.
-        unsafe { self.layer.launch(&mut tensors, self.binding, batch.sequence_tokens, place, stream) }
+        unsafe { self.layer.launch(call, &mut tensors, self.binding, batch.sequence_tokens, place, stream) }
     }
 }
 
@@ -438,5 +496,8 @@ struct Api {
     bind: unsafe extern "C" fn(*const c_void, *const BindArgs, *mut *mut c_void) -> i32,
     unbind: unsafe extern "C" fn(*mut c_void),
     check: *const c_void,
-    run: unsafe extern "C" fn(*const c_void, *const RunArgs) -> i32,
+    run: Run,
+    update: Run,
 }
+
+type Run = unsafe extern "C" fn(*const c_void, *const RunArgs) -> i32;

@@ -90,8 +90,9 @@ int cuGetErrorString(int code, const char **text) { return (void)code, *text = "
 int cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal > 1 ? NO_SUCH_DEVICE : answer("cuDeviceGet"); }
 int cuDeviceGetName(char *name, int length, int device) { return (void)device, snprintf(name, (size_t)length, "Mock GPU"), 0; }
 int cuDeviceGetAttribute(int *value, int which, int device) {
+    enum { MEMORY_POOLS = 115 };
     int arch = number("MOCK_ARCH", 80);
-    return (void)device, *value = which == 75 ? arch / 10 : arch % 10, answer("cuDeviceGetAttribute");
+    return (void)device, *value = which == 75 ? arch / 10 : which == MEMORY_POOLS ? 0 : arch % 10, answer("cuDeviceGetAttribute");
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
     int code = answer("cuDevicePrimaryCtxRetain");
@@ -104,6 +105,23 @@ int cuCtxSetCurrent(void *context) { return context == (void *)1 ? 0 : OTHER_CON
 int cuCtxPushCurrent_v2(void *context) { return say("cuCtxPushCurrent"), context == (void *)1 ? answer("cuCtxPushCurrent") : OTHER_CONTEXT; }
 int cuCtxPopCurrent_v2(void **context) { return say("cuCtxPopCurrent"), *context = (void *)1, 0; }
 int cuCtxSynchronize(void) { return outside("cuCtxSynchronize"); }
+/* What cudarc calls beside: streams and events, of which the order is shown. */
+int cuCtxGetCurrent(void **context) { return *context = (void *)1, 0; }
+int cuStreamCreate(void **stream, unsigned flags) {
+    static uintptr_t streams = 0x77;
+    return (void)flags, *stream = (void *)streams++, 0;
+}
+int cuStreamDestroy_v2(void *stream) { return (void)stream, 0; }
+int cuStreamSynchronize(void *stream) { return (void)stream, outside("cuStreamSynchronize"); }
+int cuEventCreate(void **event, unsigned flags) {
+    static uintptr_t events = 1;
+    return (void)flags, *event = (void *)events++, 0;
+}
+int cuEventDestroy_v2(void *event) { return (void)event, 0; }
+int cuEventRecord(void *event, void *stream) { return say("event %zu is of stream %#zx", (size_t)event, (size_t)stream), 0; }
+int cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
+    return (void)flags, say("stream %#zx waits for event %zu", (size_t)stream, (size_t)event), 0;
+}
 int cuStreamIsCapturing(void *stream, int *status) { return (void)stream, *status = getenv("MOCK_CAPTURE") != NULL, answer("cuStreamIsCapturing"); }
 
 static int load(const char *call, void **library, const char *image) {
@@ -153,6 +171,9 @@ int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
 }
 int cuMemFree_v2(uint64_t address) { return free((void *)(uintptr_t)address), 0; }
 int cuMemsetD8_v2(uint64_t address, unsigned char value, size_t bytes) { return memset((void *)(uintptr_t)address, value, bytes), 0; }
+int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void *stream) {
+    return (void)stream, memset((void *)(uintptr_t)address, value, bytes), outside("cuMemsetD8Async");
+}
 int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) { return memcpy((void *)(uintptr_t)to, from, bytes), outside("cuMemcpyHtoD"); }
 int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) { return memcpy(to, (void *)(uintptr_t)from, bytes), outside("cuMemcpyDtoH"); }
 

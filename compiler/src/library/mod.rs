@@ -16,6 +16,7 @@ mod tables;
 
 use moec_runtime::Package;
 
+use rust::Cudarc;
 pub use tables::Tables;
 
 /// Why packages cannot be linked.
@@ -79,6 +80,8 @@ pub enum Kind {
     Header,
     /// A Rust module over the library's C ABI, with a field for each tensor.
     Rust,
+    /// The same, with streams and slices of cudarc 0.19 too.
+    RustCudarc,
     /// The kernels of all targets as a relocatable object.
     #[value(name = "obj")]
     Object,
@@ -97,7 +100,7 @@ impl Kind {
     #[must_use]
     pub fn is_text(self) -> bool {
         match self {
-            Kind::C | Kind::Header | Kind::Rust => true,
+            Kind::C | Kind::Header | Kind::Rust | Kind::RustCudarc => true,
             Kind::Object | Kind::Fatbin | Kind::Static | Kind::Shared => false,
         }
     }
@@ -124,6 +127,7 @@ impl Kind {
             Kind::C => format!("{prefix}.c"),
             Kind::Header => format!("{prefix}.h"),
             Kind::Rust => format!("{prefix}.rs"),
+            Kind::RustCudarc => format!("{prefix}_cudarc.rs"),
             Kind::Object => format!("{prefix}.o"),
             Kind::Fatbin => format!("{prefix}.fatbin"),
             Kind::Static => format!("lib{prefix}.a"),
@@ -206,7 +210,8 @@ impl Library {
         match kind {
             Kind::C => of_layer(|layer| Ok(c::source(&layer.prefix, &layer.tables).into_bytes())),
             Kind::Header => of_layer(|layer| Ok(c::header(&layer.prefix, &layer.tables).into_bytes())),
-            Kind::Rust => of_layer(|layer| rust::module(&layer.prefix, &layer.tables).map(String::into_bytes)),
+            Kind::Rust => of_layer(|layer| module(layer, Cudarc::Without)),
+            Kind::RustCudarc => of_layer(|layer| module(layer, Cudarc::With)),
             Kind::Object => of_layer(|layer| kernels::object(&layer.tables)),
             Kind::Fatbin => of_layer(|layer| fatbin::made(&layer.tables)),
             Kind::Static | Kind::Shared => {
@@ -221,4 +226,8 @@ impl Library {
             }
         }
     }
+}
+
+fn module(layer: &Layer, cudarc: Cudarc) -> Result<Vec<u8>, Refused> {
+    rust::module(&layer.prefix, &layer.tables, cudarc).map(String::into_bytes)
 }

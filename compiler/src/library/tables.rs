@@ -1,6 +1,8 @@
 //! The tables of `runtime/launcher/tables.h`, made of packages. Rows are cells, so that they can be written as C and as bytes; the
 //! order of cells is that of the members there.
 
+use std::collections::BTreeSet;
+
 use moec_runtime::Package;
 use moec_runtime::package::{
     self, Arg, Buffer, Cuts, DType, Extent, ImageKind, Launch, Manifest, ParamKind, Regime, Role, Round, Swizzle, Target,
@@ -98,6 +100,8 @@ pub(super) struct Facts {
     /// Alignment of the tensors of tokens.
     pub(super) cut_align: u32,
     pub(super) workspace_limit: u64,
+    /// Names of the weights that an update is given, of any target.
+    pub(super) updated: Vec<String>,
 }
 
 /// The tables while they grow.
@@ -181,6 +185,7 @@ impl Tables {
                 },
                 cut_align: package::cut_align(first),
                 workspace_limit: first.workspace_limit.unwrap_or(u64::MAX),
+                updated: updated(&manifests),
             },
             images: linked,
             common_ops: common.len(),
@@ -190,6 +195,15 @@ impl Tables {
 
 fn targets<'m>(manifests: &'m [&'m Manifest]) -> impl Iterator<Item = (&'m Manifest, &'m Target)> {
     manifests.iter().flat_map(|manifest| manifest.targets.iter().map(move |target| (*manifest, target)))
+}
+
+/// Names of the weights that an update is given, of any target: nothing else may write them.
+fn updated(manifests: &[&Manifest]) -> Vec<String> {
+    let weights = targets(manifests).flat_map(|(manifest, target)| {
+        let named = target.update.iter().flat_map(|launch| &launch.args).filter_map(Arg::buffer);
+        named.map(|index| &manifest.buffers[index]).filter(|buffer| buffer.role == Role::Weight)
+    });
+    weights.map(|buffer| buffer.name.clone()).collect::<BTreeSet<String>>().into_iter().collect()
 }
 
 /// That the packages are of one layer, each for other targets.

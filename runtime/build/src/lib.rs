@@ -41,6 +41,7 @@ pub struct Spec {
     path: PathBuf,
     targets: Vec<String>,
     entry: Option<String>,
+    cudarc: bool,
 }
 
 /// What was made of a spec.
@@ -61,7 +62,7 @@ impl Spec {
     /// A spec file, by its path from the folder of the crate's `Cargo.toml`.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Spec {
-        Spec { path: path.into(), targets: Vec::new(), entry: None }
+        Spec { path: path.into(), targets: Vec::new(), entry: None, cudarc: false }
     }
 
     /// Adds a target, as `moec compile --target` takes it: `sm_90a`, `x86-64-v3`. Where none is added it is `host`, the CPU of the machine
@@ -76,6 +77,13 @@ impl Spec {
     #[must_use]
     pub fn entry(mut self, name: impl Into<String>) -> Spec {
         self.entry = Some(name.into());
+        self
+    }
+
+    /// The module also takes streams and slices of cudarc: the crate depends on cudarc 0.19, with its feature `driver`.
+    #[must_use]
+    pub fn cudarc(mut self) -> Spec {
+        self.cudarc = true;
         self
     }
 
@@ -103,7 +111,8 @@ impl Spec {
             options[1] = self.targets.join(",");
         }
         options.extend(self.entry.into_iter().flat_map(|name| ["--entry".to_string(), name]));
-        let request = format!("# moec compile {}\n{spec}", options.join(" "));
+        let kinds = if self.cudarc { "rust-cudarc,staticlib" } else { "rust,staticlib" };
+        let request = format!("# moec compile {} --emit {kinds}\n{spec}", options.join(" "));
         let mut told = format!("cargo::rerun-if-changed={}\n", self.path.display());
         for name in ["MOEC", "MOEC_PREBUILT_DIR", "MOEC_PTXAS", "MOEC_CC"] {
             told += &format!("cargo::rerun-if-env-changed={name}\n");
@@ -124,13 +133,13 @@ impl Spec {
                 None => in_path(&variable("PATH").unwrap_or_default()).ok_or(Error::NoCompiler)?,
             };
             told += &format!("cargo::rerun-if-changed={}\n", moec.display());
-            run(&moec, &self.path, &options, &folder)?;
+            run(&moec, &self.path, &options, kinds, &folder)?;
             write(&folder.join(REQUEST), request.as_bytes())?;
         }
 
         let (prefix, archive) = library(&folder)?;
         let module = out_dir.join(format!("{prefix}.rs"));
-        let source = folder.join(format!("{prefix}.rs"));
+        let source = folder.join(if self.cudarc { format!("{prefix}_cudarc.rs") } else { format!("{prefix}.rs") });
         fs::copy(&source, &module).map_err(|why| Error::File { path: source, why: why.to_string() })?;
         told += &format!("cargo::rustc-link-search=native={}\ncargo::rustc-link-lib=static={prefix}\n", folder.display());
         out.write_all(told.as_bytes()).map_err(|why| Error::File { path: "stdout".into(), why: why.to_string() })?;
@@ -154,14 +163,14 @@ fn in_path(path: &OsString) -> Option<PathBuf> {
 }
 
 /// `moec compile` into an empty folder.
-fn run(moec: &Path, spec: &Path, options: &[String], folder: &Path) -> Result<(), Error> {
+fn run(moec: &Path, spec: &Path, options: &[String], kinds: &str, folder: &Path) -> Result<(), Error> {
     let file = |why: std::io::Error| Error::File { path: folder.to_path_buf(), why: why.to_string() };
     if folder.exists() {
         fs::remove_dir_all(folder).map_err(file)?;
     }
     fs::create_dir_all(folder).map_err(file)?;
     let mut command = Command::new(moec);
-    command.arg("compile").arg(spec).args(options).args(["--emit", "rust,staticlib", "--out-dir"]).arg(folder);
+    command.arg("compile").arg(spec).args(options).args(["--emit", kinds, "--out-dir"]).arg(folder);
     let failed = |printed: String| Error::Failed { moec: moec.to_path_buf(), spec: spec.to_path_buf(), printed };
     let output = command.output().map_err(|why| failed(why.to_string()))?;
     if output.status.success() { Ok(()) } else { Err(failed(String::from_utf8_lossy(&output.stderr).into_owned())) }

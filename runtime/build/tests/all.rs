@@ -22,6 +22,7 @@ case "$2" in *wrong*) echo "error[MOE0103]: router.mode cannot be this" >&2; exi
 while [ "$1" != --out-dir ]; do shift; done
 echo library > "$2/libtiny_layer.a"
 echo module > "$2/tiny_layer.rs"
+echo cudarc > "$2/tiny_layer_cudarc.rs"
 "#;
 
 impl Machine {
@@ -106,6 +107,17 @@ fn without_a_target_it_is_the_host() {
     assert!(machine.calls()[1].contains("--target host --entry experts --emit"), "{:?}", machine.calls());
 }
 
+/// The module has one name, whether cudarc is in it or not.
+#[test]
+fn a_module_for_cudarc() {
+    let mut machine = Machine::new();
+    machine.set("MOEC", "bin/moec");
+    let (built, _) = machine.compile(machine.spec().target("sm_90a").cudarc()).unwrap();
+    assert_eq!(built.module, machine.path("out/tiny_layer.rs"));
+    assert_eq!(fs::read_to_string(&built.module).unwrap(), "cudarc\n");
+    assert!(machine.calls()[0].contains("--target sm_90a --emit rust-cudarc,staticlib"), "{:?}", machine.calls());
+}
+
 /// A second run leaves nothing of the first: a layer may have been renamed.
 #[test]
 fn what_an_earlier_run_left_is_removed() {
@@ -131,10 +143,11 @@ fn what_one_machine_keeps_another_uses_without_moec() {
     assert!(built.module.is_file() && told.contains("static=tiny_layer"), "{told}");
     assert_eq!(machine.calls().len(), 1);
 
-    // It is of one spec and one list of targets.
+    // It is of one spec, one list of targets and one kind of module.
     let stale = |result: Result<(Built, String), Error>| matches!(result, Err(Error::Stale { .. }));
     assert!(stale(machine.compile(machine.spec().target("x86-64-v4"))));
     assert!(stale(machine.compile(machine.spec().entry("experts"))));
+    assert!(stale(machine.compile(machine.spec().cudarc())));
     fs::write(machine.path("moe.toml"), "[moe]\nname = \"another\"\n").unwrap();
     assert!(stale(machine.compile(machine.spec())));
 }

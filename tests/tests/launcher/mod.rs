@@ -1,8 +1,9 @@
 //! Libraries that moec makes, from outside: programs of `tests/c/`, which have the C ABI's header and nothing else of moec. `host` runs
-//! them on this CPU, `gpu` against a driver that runs nothing. Where there is no C compiler they are skipped.
+//! them on this CPU, `gpu` against a driver that runs nothing, `rust` those of `tests/rust/`. Where there is no C compiler they are skipped.
 
 mod gpu;
 mod host;
+mod rust;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,7 +72,7 @@ fn changed(package: &Package, name: &str, change: impl FnOnce(&mut Manifest)) ->
 /// Writes a layer's files.
 fn put(folder: &Path, package: &Package) {
     let library = Library::new(std::slice::from_ref(package)).unwrap();
-    for kind in [Kind::C, Kind::Header, Kind::Object, Kind::Static, Kind::Shared] {
+    for kind in [Kind::C, Kind::Header, Kind::Rust, Kind::RustCudarc, Kind::Object, Kind::Static, Kind::Shared] {
         for file in library.files(kind, None).unwrap() {
             fs::write(folder.join(file.name), file.bytes).unwrap();
         }

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Once: the device, the weights, and memory for the largest batch.
     let layer = Layer::host(0)?;
-    let bound = layer.bind(&Weights { router: &router, gate: &gate, up: &up, down: &down })?;
+    let bound = layer.bind(Weights { router: &router, gate: &gate, up: &up, down: &down })?;
     let tokens = x.len() / 32;
     let mut workspace = Memory::new(layer.workspace_bytes(tokens, 0)?);
 
