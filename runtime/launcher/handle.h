@@ -21,18 +21,20 @@ struct moec_binding {
     void *weights[]; /* addresses, in order */
 };
 
-static const moec_target *target_named(const char *name) {
-    for (uint32_t i = 0; i < tables.info->num_targets; i++)
-        if (!name || strcmp(tables.targets[i].name, name) == 0) return &tables.targets[i];
-    fail(MOEC_E_ARG, "%s has no target %s", tables.info->layer, name);
-    return NULL;
-}
-
 static void all_targets(char *text, size_t capacity) {
     size_t at = 0;
     text[0] = 0;
     for (uint32_t i = 0; i < tables.info->num_targets && at < capacity; i++)
         at += (size_t)snprintf(text + at, capacity - at, "%s%s", i ? ", " : "", tables.targets[i].name);
+}
+
+static const moec_target *target_named(const char *name) {
+    for (uint32_t i = 0; i < tables.info->num_targets; i++)
+        if (!name || strcmp(tables.targets[i].name, name) == 0) return &tables.targets[i];
+    char targets[256];
+    all_targets(targets, sizeof targets);
+    fail(MOEC_E_ARG, "%s has no target %s; it has %s", tables.info->layer, name, targets);
+    return NULL;
 }
 
 static moec_status create_cpu(moec_handle *h, const moec_options *options) {
@@ -115,8 +117,8 @@ static moec_status create_gpu(moec_handle *h, const moec_options *options) {
     if (!image) {
         char targets[256];
         all_targets(targets, sizeof targets);
-        return fail(MOEC_E_NO_IMAGE, "%s has no code for GPU %d, which is sm_%d%d; it has %s (compile with --target sm_%d%d or an older one)",
-                    tables.info->layer, h->device.device_id, major, minor, targets, major, minor);
+        return fail(MOEC_E_NO_IMAGE, "%s has no code for GPU %d, which is sm_%d%d; it has %s (compile for one that `moec targets` lists, as new as it or older)",
+                    tables.info->layer, h->device.device_id, major, minor, targets);
     }
     if ((result = d->retain(&h->context, h->ordinal))) return driver_failed(d, "cuDevicePrimaryCtxRetain", result);
     if ((result = d->push(h->context))) return driver_failed(d, "cuCtxPushCurrent", result);

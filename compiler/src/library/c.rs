@@ -5,7 +5,8 @@ use std::fmt::Write;
 use moec_runtime::package::Role;
 
 use super::LAUNCHER;
-use super::tables::{Cell, Holds, NONE, Row, Table, Tables};
+use super::numbers::NONE;
+use super::tables::{Cell, Holds, Row, Table, Tables};
 
 /// What the launcher needs of the system.
 const SYSTEM: &str = include_str!("../../../runtime/launcher/system.h");
@@ -66,7 +67,7 @@ fn array(Table { name, c_type, rows }: &Table) -> String {
     }
     let mut out = format!("\nstatic const {c_type} layer_{name}[] = {{\n");
     for Row { cells, note } in rows {
-        let cells: Vec<String> = cells.iter().map(cell).collect();
+        let cells: Vec<String> = cells.iter().map(|member| cell(member, c_type)).collect();
         let is_scalar = cells.len() == 1;
         let list = cells.join(", ");
         let note = if note.is_empty() { String::new() } else { format!(" /* {note} */") };
@@ -75,7 +76,8 @@ fn array(Table { name, c_type, rows }: &Table) -> String {
     out + "};\n"
 }
 
-fn cell(cell: &Cell) -> String {
+/// A member of a struct of this type.
+fn cell(cell: &Cell, of: &str) -> String {
     match cell {
         Cell::Number(NONE) => "NONE".to_string(),
         Cell::Number(value) => value.to_string(),
@@ -89,6 +91,8 @@ fn cell(cell: &Cell) -> String {
         Cell::Symbol(Some(symbol)) => symbol.clone(),
         Cell::Symbol(None) => "NULL".to_string(),
         Cell::DType(code, bits) => format!("{{{code}, {bits}, 1}}"),
+        Cell::Size => format!("sizeof({of})"),
+        Cell::Table(name) => format!("layer_{name}"),
     }
 }
 
@@ -112,31 +116,8 @@ fn literal(text: &str) -> String {
 }
 
 fn root(tables: &Tables) -> String {
-    let targets: Vec<String> = tables.targets.iter().map(|target| literal(target)).collect();
-    let [inputs, outputs, weights] = tables.facts.counts;
-    format!(
-        "
-static const char *const layer_names[] = {{{}}};
-static const moec_info layer_info = {{
-    sizeof layer_info, MOEC_ABI_VERSION, {}, {}, {}, {}, layer_params, {inputs}, {outputs}, {weights}, {}, layer_names, {},
-}};
-static const moec_layer tables = {{
-    &layer_info, layer_constants, layer_values, layer_ops, layer_shapes, layer_kernels, layer_functions, layer_args, layer_maps,
-    layer_steps, layer_observed, layer_regimes, layer_images, layer_targets, {}, {}, {}, {},
-}};
-",
-        targets.join(", "),
-        inputs + outputs + weights,
-        literal(&tables.layer),
-        literal(&tables.facts.compiler),
-        literal(&tables.facts.spec_sha256),
-        tables.targets.len(),
-        tables.facts.max_tokens,
-        tables.common_ops,
-        tables.facts.cuts,
-        tables.facts.cut_align,
-        cell(&Cell::Long(i64::try_from(tables.facts.workspace_limit).unwrap_or(i64::MAX))),
-    )
+    let cells: Vec<String> = tables.root.iter().map(|member| cell(member, "moec_layer")).collect();
+    format!("\nstatic const moec_layer tables = {{\n    {},\n}};\n", cells.join(", "))
 }
 
 /// What a caller of this layer includes.

@@ -4,11 +4,11 @@
 use object::read::elf::ElfFile64;
 use object::write::{Object, Symbol, SymbolSection};
 use object::{
-    Architecture, BinaryFormat, Endianness, LittleEndian, Object as _, ObjectSection, ObjectSymbol, SectionFlags, SectionKind,
-    SymbolFlags, SymbolKind, SymbolScope, elf,
+    LittleEndian, Object as _, ObjectSection, ObjectSymbol, SectionFlags, SectionKind, SymbolFlags, SymbolKind, SymbolScope, elf,
 };
 
 use super::Refused;
+use super::elf::{empty, written};
 use super::tables::{Holds, Linked, Tables};
 
 /// Of images and of code: what vectors of constants need.
@@ -16,7 +16,7 @@ const ALIGN: u64 = 64;
 
 /// The object that the launcher of these tables is linked with.
 pub(super) fn object(tables: &Tables) -> Result<Vec<u8>, Refused> {
-    let mut out = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+    let mut out = empty();
     for image in &tables.images {
         match image.holds {
             Holds::Manifest | Holds::Ptx => add_bytes(&mut out, image, &[0]),
@@ -26,10 +26,7 @@ pub(super) fn object(tables: &Tables) -> Result<Vec<u8>, Refused> {
             }
         }
     }
-    // Without this section linkers make the stack executable.
-    let stack = out.add_section(Vec::new(), b".note.GNU-stack".to_vec(), SectionKind::Other);
-    out.section_mut(stack).flags = SectionFlags::Elf { sh_flags: 0 };
-    out.write().map_err(|error| Refused::Image { target: "the object".to_string(), why: error.to_string() })
+    written(out).map_err(|error| Refused::Image { target: "the object".to_string(), why: error.to_string() })
 }
 
 fn add_bytes(out: &mut Object<'_>, image: &Linked, end: &[u8]) {

@@ -2,15 +2,19 @@
 //! (`runtime/include/moec_abi.h`) without moec.
 //!
 //! What is the same for all layers is the launcher, C in `runtime/launcher/`. What differs is data: `tables` makes it of packages,
-//! `formulas` the part that depends on the batch; `c` writes it as C, `data` as an object. `kernels` has what the tables refer to, and
+//! `formulas` the part that depends on the batch, `places` says where buffers lie, `numbers` has the header's; `c` writes it as C, `data`
+//! as an object (`elf`). `kernels` has what the tables refer to, and
 //! `linked` puts all of it together. `fatbin` has the images of GPUs alone. `rust` is a module by which Rust calls the library.
 
 mod c;
 mod data;
+mod elf;
 mod fatbin;
 mod formulas;
 mod kernels;
 mod linked;
+mod numbers;
+mod places;
 mod rust;
 mod tables;
 

@@ -5,19 +5,18 @@ use std::collections::BTreeSet;
 
 use moec_runtime::Package;
 use moec_runtime::package::{
-    self, Arg, Buffer, Cuts, DType, Extent, ImageKind, Launch, Manifest, ParamKind, Regime, Role, Round, Swizzle, Target,
-    TargetKind, TensorMap,
+    self, Arg, Buffer, Cuts, DType, Extent, ImageKind, Launch, Manifest, ParamKind, Role, Round, Swizzle, Target, TargetKind,
+    TensorMap,
 };
 
 use super::Refused;
-use super::formulas::{Formulas, Op, Value};
-
-/// No number: `NONE`.
-pub(super) const NONE: u32 = u32::MAX;
-/// As the launcher has them.
-const VALUES_MAX: usize = 2048;
-const MAPS_MAX: usize = 8;
-const PARAMS_MAX: usize = 64;
+use super::formulas::{Formulas, Op};
+use super::numbers::{
+    ABI_VERSION, ARG_I32, ARG_I64, ARG_PARAM, ARG_PREPARED, ARG_WORKSPACE, CUT_NOWHERE, CUT_SEQUENCES, CUT_TOKENS, IMAGE_CUBIN,
+    IMAGE_PTX, MAX_MAPS, MAX_PARAMS, MAX_VALUES, MOEC_CPU, MOEC_CUDA_GPU, MOEC_INPUT, MOEC_OUTPUT, MOEC_WEIGHT, NONE, OP_ADD,
+    OP_ALIGN, OP_CEIL, OP_CONST, OP_FLOOR, OP_HALF_EVEN, OP_MAX, OP_MIN, OP_MUL,
+};
+use super::places::{Lies, Memory, prepared, stacked};
 
 /// One member of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +33,10 @@ pub(super) enum Cell {
     Symbol(Option<String>),
     /// `moec_dtype`.
     DType(u8, u8),
+    /// `size_t`: the bytes of the struct that this is the first member of.
+    Size,
+    /// The address of the first element of a table of this name; null where it has none.
+    Table(&'static str),
 }
 
 /// A constant array of the launcher.
@@ -78,28 +81,24 @@ pub(super) enum Holds {
 #[derive(Clone, Debug)]
 pub struct Tables {
     pub(super) layer: String,
+    /// Each of them names none but those before it.
     pub(super) tables: Vec<Table>,
+    /// `moec_layer`, which names them all.
+    pub(super) root: Vec<Cell>,
     /// The tensors of a caller, in order.
     pub(super) params: Vec<Buffer>,
     /// Names of targets.
     pub(super) targets: Vec<String>,
     pub(super) facts: Facts,
     pub(super) images: Vec<Linked>,
-    /// Operations of all regimes.
-    pub(super) common_ops: usize,
 }
 
-/// Of `moec_info`.
+/// What all targets have in common.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     pub(super) compiler: String,
     pub(super) spec_sha256: String,
     pub(super) max_tokens: u64,
-    pub(super) counts: [usize; 3],
-    pub(super) cuts: u32,
-    /// Alignment of the tensors of tokens.
-    pub(super) cut_align: u32,
-    pub(super) workspace_limit: u64,
     /// Names of the weights that an update is given, of any target.
     pub(super) updated: Vec<String>,
 }
@@ -133,7 +132,7 @@ impl Tables {
         let roles = [Role::Input, Role::Output, Role::Weight];
         let callers = roles.map(|role| first.buffers.iter().filter(|buffer| buffer.role == role).collect::<Vec<_>>());
         let params: Vec<&Buffer> = callers.iter().flatten().copied().collect();
-        if params.len() > PARAMS_MAX {
+        if params.len() > MAX_PARAMS as usize {
             return Err(Refused::Formula(format!("{} tensors", params.len())));
         }
         let mut builder = Builder::new(first, params.iter().map(|buffer| buffer.name.clone()).collect());
@@ -151,9 +150,28 @@ impl Tables {
         }
         let constants = builder.constants.iter().map(|value| row([Cell::Long(*value)])).collect();
         let table = |name, c_type, rows| Table { name, c_type, rows };
+        let names: Vec<String> = targets(&manifests).map(|(_, target)| target.name.clone()).collect();
+        let [inputs, outputs, weights] = callers.map(|buffers| buffers.len());
+        let info = [
+            Cell::Size,
+            Cell::Number(ABI_VERSION),
+            number(params.len()),
+            Cell::Text(first.layer.clone()),
+            Cell::Text(first.compiler.clone()),
+            Cell::Text(first.spec_sha256.clone()),
+            Cell::Table("params"),
+            number(inputs),
+            number(outputs),
+            number(weights),
+            number(names.len()),
+            Cell::Table("names"),
+            long(first.max_tokens),
+        ];
         let Builder { values, ops, kernels, functions, args, maps, steps, observed, regimes, images, linked, .. } = builder;
         let tables = vec![
             table("params", "moec_param", infos),
+            table("names", "char *const", names.iter().map(|name| row([Cell::Text(name.clone())])).collect()),
+            table("info", "moec_info", vec![row(info)]),
             table("constants", "int64_t", constants),
             table("values", "uint32_t", values),
             table("ops", "moec_op", ops),
@@ -168,27 +186,28 @@ impl Tables {
             table("images", "moec_image", images),
             table("targets", "moec_target", rows),
         ];
+        let cuts = match first.cuts {
+            Cuts::Tokens => CUT_TOKENS,
+            Cuts::Sequences => CUT_SEQUENCES,
+            Cuts::Nowhere => CUT_NOWHERE,
+        };
+        // `params` and `names` are of the info.
+        let mut root: Vec<Cell> = tables[2..].iter().map(|table| Cell::Table(table.name)).collect();
+        root.extend([number(common.len()), Cell::Number(cuts), Cell::Number(package::cut_align(first))]);
+        root.push(long(first.workspace_limit.unwrap_or(u64::MAX)));
         Ok(Tables {
             layer: first.layer.clone(),
             tables,
+            root,
             params: params.into_iter().cloned().collect(),
-            targets: targets(&manifests).map(|(_, target)| target.name.clone()).collect(),
+            targets: names,
             facts: Facts {
                 compiler: first.compiler.clone(),
                 spec_sha256: first.spec_sha256.clone(),
                 max_tokens: first.max_tokens,
-                counts: callers.map(|buffers| buffers.len()),
-                cuts: match first.cuts {
-                    Cuts::Tokens => 0,
-                    Cuts::Sequences => 1,
-                    Cuts::Nowhere => 2,
-                },
-                cut_align: package::cut_align(first),
-                workspace_limit: first.workspace_limit.unwrap_or(u64::MAX),
                 updated: updated(&manifests),
             },
             images: linked,
-            common_ops: common.len(),
         })
     }
 }
@@ -246,6 +265,11 @@ fn number(value: usize) -> Cell {
     Cell::Number(u32::try_from(value).unwrap_or(NONE))
 }
 
+/// The most there is stands for more.
+fn long(value: u64) -> Cell {
+    Cell::Long(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
 /// DLPack's code and bits.
 fn dlpack(dtype: DType) -> (u8, u8) {
     match dtype {
@@ -259,9 +283,9 @@ fn dlpack(dtype: DType) -> (u8, u8) {
 /// `moec_param`.
 fn info_row(buffer: &Buffer) -> Row {
     let role = match buffer.role {
-        Role::Input => 0,
-        Role::Output => 1,
-        Role::Weight | Role::Prepared | Role::Workspace => 2,
+        Role::Input => MOEC_INPUT,
+        Role::Output => MOEC_OUTPUT,
+        Role::Weight | Role::Prepared | Role::Workspace => MOEC_WEIGHT,
     };
     let shape: Vec<String> = buffer.shape.iter().map(Extent::to_string).collect();
     let (code, bits) = dlpack(buffer.dtype);
@@ -334,15 +358,15 @@ impl Builder {
         let first = self.ops.len();
         for op in formulas.ops(from) {
             let (kind, a, b) = match *op {
-                Op::Const(value) => (0, self.constant(value), 0),
-                Op::Add(a, b) => (1, a, b),
-                Op::Mul(a, b) => (2, a, b),
-                Op::Div(a, b, Round::Floor) => (3, a, b),
-                Op::Div(a, b, Round::Ceil) => (4, a, b),
-                Op::Div(a, b, Round::HalfEven) => (5, a, b),
-                Op::Min(a, b) => (6, a, b),
-                Op::Max(a, b) => (7, a, b),
-                Op::Align(a) => (8, a, 0),
+                Op::Const(value) => (OP_CONST, self.constant(value), 0),
+                Op::Add(a, b) => (OP_ADD, a, b),
+                Op::Mul(a, b) => (OP_MUL, a, b),
+                Op::Div(a, b, Round::Floor) => (OP_FLOOR, a, b),
+                Op::Div(a, b, Round::Ceil) => (OP_CEIL, a, b),
+                Op::Div(a, b, Round::HalfEven) => (OP_HALF_EVEN, a, b),
+                Op::Min(a, b) => (OP_MIN, a, b),
+                Op::Max(a, b) => (OP_MAX, a, b),
+                Op::Align(a) => (OP_ALIGN, a, 0),
             };
             self.ops.push(row([kind, a, b].map(Cell::Number)));
         }
@@ -388,8 +412,8 @@ impl Builder {
             Cell::Symbol(Some(symbol)),
             Cell::Text(features),
             Cell::Number(match target.kind {
-                TargetKind::Host => 1,
-                TargetKind::Gpu => 2,
+                TargetKind::Host => MOEC_CPU,
+                TargetKind::Gpu => MOEC_CUDA_GPU,
             }),
             Cell::Number(arch),
             Cell::Number(specific),
@@ -414,8 +438,8 @@ impl Builder {
             let bytes = &package.images()[*index as usize];
             let name = moec_codegen::symbol::identifier(&target.name);
             let (word, holds, number) = match kind {
-                ImageKind::Cubin => ("cubin", Holds::Cubin, Some(0)),
-                ImageKind::Ptx => ("ptx", Holds::Ptx, Some(1)),
+                ImageKind::Cubin => ("cubin", Holds::Cubin, Some(IMAGE_CUBIN)),
+                ImageKind::Ptx => ("ptx", Holds::Ptx, Some(IMAGE_PTX)),
                 ImageKind::SharedObject => ("code", Holds::Code, None),
             };
             let symbol = format!("{}_{name}_{word}", self.prefix);
@@ -446,7 +470,7 @@ impl Builder {
                 self.observed.push(row([Cell::Text(name.clone()), Cell::Number(*offset), Cell::Number(*bytes)]));
             }
         }
-        if formulas.len() + 2 > VALUES_MAX {
+        if formulas.len() + 2 > MAX_VALUES as usize {
             return Err(Refused::Formula(format!("{} operations in one regime", formulas.len())));
         }
         let (ops, num_ops) = self.write_ops(&formulas, common.len());
@@ -485,8 +509,8 @@ impl Builder {
                         let (kind, value) = self.memory(of, *buffer as usize, formulas)?;
                         (kind, value, NONE)
                     }
-                    Arg::ScalarI32(extent) => (3, formulas.extent(extent, None)?, NONE),
-                    Arg::ScalarI64(extent) => (4, formulas.extent(extent, None)?, NONE),
+                    Arg::ScalarI32(extent) => (ARG_I32, formulas.extent(extent, None)?, NONE),
+                    Arg::ScalarI64(extent) => (ARG_I64, formulas.extent(extent, None)?, NONE),
                     Arg::TensorMap(view) => {
                         maps += 1;
                         let (kind, value) = self.memory(of, view.buffer as usize, formulas)?;
@@ -501,7 +525,7 @@ impl Builder {
                 };
                 self.args.push(Row { cells: [kind, value, map].map(Cell::Number).into(), note });
             }
-            if maps > MAPS_MAX {
+            if maps > MAX_MAPS {
                 return Err(Refused::Formula(format!("{maps} tensor maps in one launch")));
             }
             let cells = [launch.kernel, grid, u32::from(launch.early), args as u32, launch.args.len() as u32];
@@ -517,82 +541,18 @@ impl Builder {
         match described.role {
             Role::Input | Role::Output | Role::Weight => {
                 let index = self.params.iter().position(|name| *name == described.name).ok_or_else(missing)?;
-                Ok((0, index as u32))
+                Ok((ARG_PARAM, index as u32))
             }
             Role::Prepared => {
                 let (_, offset) = of.prepared.iter().find(|(index, _)| *index == buffer).ok_or_else(missing)?;
-                Ok((1, formulas.constant(*offset)?))
+                Ok((ARG_PREPARED, formulas.constant(*offset)?))
             }
             Role::Workspace => {
                 let place = of.workspace.iter().find(|place| place.buffer == buffer).ok_or_else(missing)?;
-                Ok((2, place.offset))
+                Ok((ARG_WORKSPACE, place.offset))
             }
         }
     }
-}
-
-/// Where a buffer of the workspace lies.
-struct Lies {
-    buffer: usize,
-    offset: Value,
-    bytes: Value,
-}
-
-/// Where the buffers of a launch lie.
-#[derive(Clone, Copy)]
-struct Memory<'m> {
-    manifest: &'m Manifest,
-    target: &'m Target,
-    workspace: &'m [Lies],
-    /// The buffer and its offset.
-    prepared: &'m [(usize, u64)],
-}
-
-/// Offsets and lengths of a regime's workspace, and its length: what [`package::workspace`] computes for one batch.
-fn stacked(
-    manifest: &Manifest,
-    target: &Target,
-    regime: &Regime,
-    formulas: &mut Formulas,
-    tokens: Option<u64>,
-) -> Result<(Vec<Lies>, Value), Refused> {
-    let mut places = Vec::new();
-    let mut ends: Vec<Value> = Vec::new();
-    let nothing = formulas.constant(0)?;
-    let mut length = nothing;
-    for package::OnStack { buffer, on } in package::stack(manifest, target, regime) {
-        let described = &manifest.buffers[buffer];
-        let bytes = formulas.bytes(described.dtype.bytes(), &described.shape, tokens)?;
-        let mut offset = nothing;
-        for below in &on {
-            offset = formulas.value(Op::Max(offset, ends[*below]))?;
-        }
-        let end = formulas.value(Op::Add(offset, bytes))?;
-        let end = formulas.value(Op::Align(end))?;
-        length = formulas.value(Op::Max(length, end))?;
-        ends.push(end);
-        places.push(Lies { buffer, offset, bytes });
-    }
-    Ok((places, length))
-}
-
-/// The offsets of what is prepared, and its length.
-fn prepared(manifest: &Manifest, target: &Target) -> Result<(Vec<(usize, u64)>, u64), Refused> {
-    let named = |index: usize| target.launches().flat_map(|launch| &launch.args).any(|arg| arg.buffer() == Some(index));
-    let (mut places, mut length) = (Vec::new(), 0u64);
-    for (index, buffer) in manifest.buffers.iter().enumerate() {
-        if buffer.role != Role::Prepared || !named(index) {
-            continue;
-        }
-        places.push((index, length));
-        let elements = buffer
-            .shape
-            .iter()
-            .try_fold(buffer.dtype.bytes(), |product, extent| product.checked_mul(u64::try_from(extent.as_const()?).ok()?));
-        let end = elements.and_then(|bytes| length.checked_add(bytes)?.checked_next_multiple_of(package::WORKSPACE_ALIGN));
-        length = end.ok_or_else(|| Refused::Formula(format!("no length of `{}`", buffer.name)))?;
-    }
-    Ok((places, length))
 }
 
 /// `moec_map`: CUDA driver API, `CUtensorMapDataType` and `CUtensorMapSwizzle`.

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use super::extent::{Dims, Extent};
 use super::manifest::{
-    Arg, Buffer, DType, ImageKind, Kernel, Launch, Manifest, ParamKind, Recipe, Role, Routing, Slice, Slots, Source, Stacked,
-    Target, TargetKind,
+    Arg, Buffer, DType, ImageKind, Kernel, Launch, Manifest, ParamKind, Role, Routing, Slots, Target, TargetKind,
 };
+use super::recipe::{Recipe, Slice, Source, Stacked};
 use super::{PARAMS_MAX, WORKSPACE_ALIGN, byte_count};
 use crate::error::Error;
 

@@ -1,5 +1,5 @@
-//! The package file `layer.moec`: its container, read and written. The manifest's types are in `manifest`, its formulas
-//! in `extent`, what makes a manifest sound in `check`, where workspace buffers lie in `layout`. Nothing here loads or runs anything.
+//! The package file `layer.moec`: its container, read and written. The manifest's types are in `manifest` and
+//! `recipe`, its formulas in `extent`, what makes a manifest sound in `check`, where workspace buffers lie in `layout`. Nothing here loads or runs anything.
 //! `runtime/PACKAGE.md` says the same to readers who write a loader in another language.
 //!
 //! ```text
@@ -20,6 +20,7 @@ mod extent;
 mod layout;
 mod manifest;
 mod parts;
+mod recipe;
 #[cfg(feature = "schema")]
 mod schema;
 
@@ -32,11 +33,12 @@ pub use extent::{Dims, Extent, Round};
 pub use layout::{OnStack, Place, Workspace, stack, workspace};
 pub(crate) use layout::{byte_count, shape};
 pub use manifest::{
-    Arg, Buffer, Cuts, DType, Dim, Entry, Image, ImageKind, Kernel, Launch, Manifest, Param, ParamKind, Piece, Recipe, Regime,
-    Role, Routing, Slice, Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View,
+    Arg, Buffer, Cuts, DType, Dim, Entry, Image, ImageKind, Kernel, Launch, Manifest, Param, ParamKind, Regime, Role, Routing,
+    Slots, Swizzle, Target, TargetKind, TensorMap, View,
 };
 pub(crate) use parts::of_part;
 pub use parts::{cut_align, part};
+pub use recipe::{Piece, Recipe, Slice, Source, Stacked};
 #[cfg(feature = "schema")]
 pub use schema::json_schema;
 
