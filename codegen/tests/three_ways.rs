@@ -4,7 +4,7 @@
 
 use crate::small_kernels::{gpus, program, skipped, verified};
 use half::bf16;
-use moec_codegen::{Options, Ptxas, assembly, codegen};
+use moec_codegen::{Options, Ptxas, assembly, codegen, llvm_text};
 use moec_ir::Machine;
 use moec_ir::kernel::parse::parse_kernel;
 use moec_ir::kernel::{Argument, Kernel, Memory, ParamKind, Swizzle, Tensor, TensorMap, interp_kernel, print_kernel};
@@ -189,6 +189,25 @@ fn what_threads_hand_each_other_is_read_again() {
     let (y, after): (Vec<i32>, Vec<i32>) = ((0..32).collect(), (32..64).collect());
     let z = y.iter().zip(&after).map(|(before, after)| before * 100 + after).collect();
     assert_eq!(check(every, 1, &[Ints(y), Unwritten(32)], text), [after, z]);
+}
+
+/// What a turn of a loop stores another thread stores over in the next turn: LLVM is not told that a thread has that memory alone, unless
+/// the turns do not meet.
+#[test]
+fn a_turn_stores_over_the_one_before() {
+    let text = "kernel @turns(%y: *mut i32) threads 64 {
+      for %i: i32 in 0..2 {
+        store %y[thread ^ (%i * 32)] = thread + %i * 100
+        barrier block
+      }
+    }";
+    let last = (0..64).map(|at| (at ^ 32) + 100).collect::<Vec<i32>>();
+    assert_eq!(check(every, 1, &[Unwritten(64)], text), [last]);
+    let apart = text.replace(" ^ (%i * 32)", "").replace("barrier block", "let %next: i32 = %i + 1");
+    for machine in gpus() {
+        let said = |text: &str| llvm_text(&program(vec![read(text)]), &machine).unwrap().contains("noalias %y");
+        assert!(!said(text) && said(&apart), "{}", machine.name);
+    }
 }
 
 /// Around where rounding turns, of numbers all over f32, subnormals and infinities included.

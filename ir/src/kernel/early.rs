@@ -81,14 +81,14 @@ impl Order {
     }
 }
 
-/// In the order of the text. A turn of a loop is not held against the next one: that threads do not store to one element in
-/// different turns with a meeting between is the kernel's affair (each element has its owner thread), and not checked here.
+/// In the order of the text, and a turn of a loop in front of the next one: a loop may have two turns.
 fn order(body: &[Stmt], param: u32, meets: &dyn Fn(&Stmt) -> bool) -> Order {
     body.iter().fold(Order::default(), |before, stmt| {
         let stores = stmt.reaches() == Some((param, Reach::Write));
         let own = Order { stores, meets: meets(stmt), ..Order::default() };
         let inner = stmt.blocks().fold(Order::default(), |one, block| one.or(order(block, param, meets)));
-        before.then(own).then(inner)
+        let turns = if let Stmt::For { .. } = stmt { inner.then(inner) } else { inner };
+        before.then(own).then(turns)
     })
 }
 
@@ -115,7 +115,11 @@ mod tests {
             (&[store, "barrier warp", "store %z[thread] = 1", met], true),
             (&["for %i: i32 in 0..4 {", met, "}", store], true),
             (&["for %i: i32 in 0..4 {", store, "}", met], true),
-            (&["for %i: i32 in 0..4 {", met, store, "}"], true),
+            (&["for %i: i32 in 0..4 {", met, store, "}"], false),
+            (&["for %i: i32 in 0..4 {", store, again, "}", met], true),
+            (&["for %i: i32 in 0..4 {", store, "if block < 1 {", met, "}", "}"], false),
+            (&["for %i: i32 in 0..4 {", met, "for %j: i32 in 0..4 {", store, "}", "}"], false),
+            (&["for %i: i32 in 0..4 {", some, "}", store, "for %j: i32 in 0..4 {", "barrier warp", "}"], true),
             (&["for %i: i32 in 0..4 {", store, met, again, "}"], false),
             (&["if block < 1 {", met, store, "}"], true),
             (&["if thread < 32 {", some, store, "}", "if thread >= 32 {", again, some, "}"], false),
