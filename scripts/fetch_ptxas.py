@@ -1,7 +1,7 @@
 """Unpacks NVIDIA's PTX assembler, and fatbinary, from their PyPI wheel: `fetch_ptxas.py FOLDER`.
 
-Both are optional. Whatever goes wrong is said in one line and is not an error: without ptxas packages hold PTX and no cubin, without
-fatbinary there is no `--emit fatbin`. They stay external programs under NVIDIA's licence, and are never copied into a package.
+Both are optional. Whatever goes wrong is said in one line and is not an error: without ptxas packages hold PTX and no cubin,
+without fatbinary there is no `--emit fatbin`. They stay external programs under NVIDIA's licence, and are never copied into a package.
 """
 
 import os
@@ -48,8 +48,7 @@ def main() -> None:
     try:
         print(f"setup: unpacked {', '.join(map(str, fetch(Path(sys.argv[1]))))}")
     except Exception as why:  # noqa: BLE001: they are optional, whatever the reason
-        reason = str(why).strip()
-        print(f"ptxas and fatbinary not fetched ({reason}): without the one packages hold PTX only, without the other no fat binary is made")
+        print(f"ptxas and fatbinary not fetched ({str(why).strip()}): without them packages hold PTX only, and there are no fat binaries")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-//! NVIDIA's `fatbinary`, an external program that may be absent: it puts images for several GPUs into one file, of which the driver
-//! loads the one that fits.
+//! NVIDIA's `fatbinary`, an external program that may be absent: it puts images for several GPUs into one file, of which the
+//! driver loads the one that fits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,8 @@ pub enum Form {
 }
 
 impl Fatbinary {
-    /// The first of: `MOEC_FATBINARY`; the one beside [`Ptxas::find`]'s; where that looks. `MOEC_FATBINARY` set to nothing means none.
+    /// The first of: `MOEC_FATBINARY`; the one beside [`Ptxas::find`]'s; where that looks. `MOEC_FATBINARY` set to nothing means
+    /// none.
     pub fn find() -> Option<Fatbinary> {
         let search = || beside(Ptxas::find()?.path()).filter(|path| path.is_file());
         tool::named(&TOOL).unwrap_or_else(|| search().or_else(|| tool::found(&TOOL))).map(|path| Fatbinary { path })
@@ -58,8 +59,8 @@ impl Fatbinary {
     /// One file with these images, in their order. They are not compressed: what compresses best only drivers from 550 on read.
     ///
     /// # Errors
-    /// [`Error::Tool`] where a target is not a GPU's or where it refuses an image, with what it prints; [`Error::Io`] where it cannot
-    /// be started or a temporary file fails.
+    /// [`Error::Tool`] where a target is not a GPU's or where it refuses an image, with what it prints; [`Error::Io`] where it
+    /// cannot be started or a temporary file fails.
     pub fn join(&self, images: &[FatImage<'_>]) -> Result<Vec<u8>, Error> {
         let io = |what| move |source| Error::Io { what, source };
         let dir = tempfile::tempdir().map_err(io("creating a folder to make a fat binary in"))?;

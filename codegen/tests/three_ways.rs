@@ -169,8 +169,8 @@ fn a_prefetch_is_a_hint() {
     assert!(assembly.contains("prefetch"), "{assembly}");
 }
 
-/// What another role stores between two loads is seen by the second: of memory that is written and read LLVM is promised nothing, for
-/// with `noalias` it makes one load of both.
+/// What another role stores between two loads is seen by the second: of memory that is written and read LLVM is promised nothing,
+/// for with `noalias` it makes one load of both.
 #[test]
 fn what_threads_hand_each_other_is_read_again() {
     let text = "kernel @again(%y: *mut i32, %z: *mut i32) threads 64 {
@@ -191,8 +191,8 @@ fn what_threads_hand_each_other_is_read_again() {
     assert_eq!(check(every, 1, &[Ints(y), Unwritten(32)], text), [after, z]);
 }
 
-/// What a turn of a loop stores another thread stores over in the next turn: LLVM is not told that a thread has that memory alone, unless
-/// the turns do not meet.
+/// What a turn of a loop stores another thread stores over in the next turn: LLVM is not told that a thread has that memory
+/// alone, unless the turns do not meet.
 #[test]
 fn a_turn_stores_over_the_one_before() {
     let text = "kernel @turns(%y: *mut i32) threads 64 {

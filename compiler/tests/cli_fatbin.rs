@@ -1,5 +1,5 @@
-//! `--emit fatbin`: what the fat binary holds, read from its headers, and what is said where there is none. It is skipped by name where
-//! NVIDIA's programs are absent; that `fatbinary` is absent is tested in `cli_link.rs`.
+//! `--emit fatbin`: what the fat binary holds, read from its headers, and what is said where there is none. It is skipped by name
+//! where NVIDIA's programs are absent; that `fatbinary` is absent is tested in `cli_link.rs`.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::fs;
@@ -19,8 +19,8 @@ struct Entry {
     bytes: Vec<u8>,
 }
 
-/// As the CUDA toolkit's `fatbinary.h` and the files that it makes have it: a header of magic, version, its own length and that of
-/// what follows; then for each image a header with its kind, its length, that of the image, `sm` at 28 and flags at 40.
+/// As the CUDA toolkit's `fatbinary.h` and the files that it makes have it: a header of magic, version, its own length and that
+/// of what follows; then for each image a header with its kind, its length, that of the image, `sm` at 28 and flags at 40.
 fn entries(file: &[u8]) -> Vec<Entry> {
     let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
     let half = |at: usize| u16::from_le_bytes(file[at..at + 2].try_into().unwrap());

@@ -117,7 +117,8 @@ static moec_status create_gpu(moec_handle *h, const moec_options *options) {
     if (!image) {
         char targets[256];
         all_targets(targets, sizeof targets);
-        return fail(MOEC_E_NO_IMAGE, "%s has no code for GPU %d, which is sm_%d%d; it has %s (compile for one that `moec targets` lists, as new as it or older)",
+        return fail(MOEC_E_NO_IMAGE,
+                    "%s has no code for GPU %d, which is sm_%d%d; it has %s (compile for one that `moec targets` lists, as new as it or older)",
                     tables.info->layer, h->device.device_id, major, minor, targets);
     }
     if ((result = d->retain(&h->context, h->ordinal))) return driver_failed(d, "cuDevicePrimaryCtxRetain", result);

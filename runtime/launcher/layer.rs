@@ -1,5 +1,5 @@
-//! What is the same for all layers in the module by which Rust calls a library: compiler/src/library/rust.rs writes the rest, and adds
-//! `layer_cudarc.rs` where it is asked for.
+//! What is the same for all layers in the module by which Rust calls a library: compiler/src/library/rust.rs writes the rest, and
+//! adds `layer_cudarc.rs` where it is asked for.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
@@ -131,15 +131,15 @@ impl Layer {
     /// A run in host memory, with weights that are not bound.
     ///
     /// # Errors
-    /// A slice has another length than the layer's tensor or is not aligned to 16 bytes, the batch has more than [`MAX_TOKENS`] tokens or
-    /// no whole sequences, the workspace is too short, or the layer is on a GPU.
+    /// A slice has another length than the layer's tensor or is not aligned to 16 bytes, the batch has more than [`MAX_TOKENS`]
+    /// tokens or no whole sequences, the workspace is too short, or the layer is on a GPU.
     pub fn run(&self, weights: &Weights<'_>, batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
         // SAFETY: a run writes no weights.
         unsafe { self.with(self.api.run, weights.views(), batch, workspace) }
     }
 
-    /// What training changes in the weights, such as a correction bias by the load of a batch, after a run on this workspace. Where the
-    /// layer has no such update nothing is changed.
+    /// What training changes in the weights, such as a correction bias by the load of a batch, after a run on this workspace.
+    /// Where the layer has no such update nothing is changed.
     ///
     /// # Errors
     /// Those of [`Layer::run`].
@@ -161,12 +161,12 @@ impl Layer {
         unsafe { self.launch(call, &mut tensors, null(), batch.sequence_tokens, place, null_mut()) }
     }
 
-    /// Binds weights on the layer's GPU. `prepared` is memory there and its bytes, of which [`Layer::prepared_bytes`] says how many
-    /// there must be; it is aligned to 256 bytes and is written on `stream`, a `CUstream`.
+    /// Binds weights on the layer's GPU. `prepared` is memory there and its bytes, of which [`Layer::prepared_bytes`] says how
+    /// many there must be; it is aligned to 256 bytes and is written on `stream`, a `CUstream`.
     ///
     /// # Safety
-    /// The addresses are of tensors as the fields say, row-major without gaps; they and `prepared` stay until the last run with the
-    /// binding is done.
+    /// The addresses are of tensors as the fields say, row-major without gaps; they and `prepared` stay until the last run with
+    /// the binding is done.
     ///
     /// # Errors
     /// An address is misaligned, or `prepared` too short.
@@ -242,14 +242,15 @@ impl Bound<'_> {
     /// A run in host memory. It allocates nothing.
     ///
     /// # Errors
-    /// A slice has another length than the layer's tensor or is not aligned to 16 bytes, the batch has more than [`MAX_TOKENS`] tokens or
-    /// no whole sequences, the workspace is too short, or the layer is on a GPU.
+    /// A slice has another length than the layer's tensor or is not aligned to 16 bytes, the batch has more than [`MAX_TOKENS`]
+    /// tokens or no whole sequences, the workspace is too short, or the layer is on a GPU.
     pub fn run(&self, batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
         self.with(self.layer.api.run, batch, workspace)
     }
 
     /// What training changes in the weights that are bound, such as a correction bias by the load of a batch, after a run on this
-    /// workspace. Where the layer has no such update nothing is changed. The slices are the caller's again when the binding is gone.
+    /// workspace. Where the layer has no such update nothing is changed. The slices are the caller's again when the binding is
+    /// gone.
     ///
     /// # Errors
     /// Those of [`Bound::run`].
@@ -260,13 +261,13 @@ impl Bound<'_> {
     fn with(&self, call: Run, mut batch: Batch<'_>, workspace: &mut Memory) -> Result<(), Error> {
         let mut tensors = Tensors::new(batch.views(), &PARAMS[..BATCH], HOST, batch.tokens()?)?;
         let place = (workspace.lines.as_mut_ptr().cast(), workspace.bytes());
-        // SAFETY: the slices have the lengths of the tensors, and nothing else writes those that are written; the weights an update alone
-        // does, which has the binding to itself.
+        // SAFETY: the slices have the lengths of the tensors, and nothing else writes those that are written; the weights an
+        // update alone does, which has the binding to itself.
         unsafe { self.layer.launch(call, &mut tensors, self.binding, batch.sequence_tokens, place, null_mut()) }
     }
 
-    /// A run on the layer's GPU: launches on `stream`, a `CUstream` of the current context, which may be captured. `workspace` is memory
-    /// there and its bytes, aligned to 256 bytes.
+    /// A run on the layer's GPU: launches on `stream`, a `CUstream` of the current context, which may be captured. `workspace` is
+    /// memory there and its bytes, aligned to 256 bytes.
     ///
     /// # Safety
     /// The addresses are of tensors as the fields say, row-major without gaps; they and the workspace stay until the run is done,

@@ -7,7 +7,8 @@ use cudarc::driver::{
 };
 
 impl Layer {
-    /// On the GPU of a stream, whose context is the primary one, as [`CudaContext::new`] makes it. Not while a stream is being captured.
+    /// On the GPU of a stream, whose context is the primary one, as [`CudaContext::new`] makes it. Not while a stream is being
+    /// captured.
     ///
     /// # Errors
     /// There is no driver, or the library has no code for this GPU.
@@ -15,12 +16,12 @@ impl Layer {
         Layer::cuda(stream.context().ordinal() as i32)
     }
 
-    /// Binds weights on a stream's GPU: what depends on them alone is done once, on the stream, in memory that the binding has. Not while
-    /// a stream is being captured.
+    /// Binds weights on a stream's GPU: what depends on them alone is done once, on the stream, in memory that the binding has.
+    /// Not while a stream is being captured.
     ///
     /// # Errors
-    /// A slice has another length than the layer's tensor, is not aligned to 16 bytes or is of another context than the stream, the
-    /// stream is of another GPU than the layer, or the driver cannot allocate or launch.
+    /// A slice has another length than the layer's tensor, is not aligned to 16 bytes or is of another context than the stream,
+    /// the stream is of another GPU than the layer, or the driver cannot allocate or launch.
     pub fn bind_on<'w>(&'w self, weights: CudaWeights<'w>, stream: &Arc<CudaStream>) -> Result<CudaBound<'w>, Error> {
         self.enter(stream)?;
         let bytes = self.prepared_bytes()?;
@@ -57,13 +58,13 @@ pub struct CudaBound<'w> {
 }
 
 impl CudaBound<'_> {
-    /// A run: launches on the stream, behind what other streams do with these slices, as far as the context tracks that. `workspace` has
-    /// [`Layer::workspace_bytes`]; of fewer the batch is run in parts. Nothing is allocated here.
+    /// A run: launches on the stream, behind what other streams do with these slices, as far as the context tracks that.
+    /// `workspace` has [`Layer::workspace_bytes`]; of fewer the batch is run in parts. Nothing is allocated here.
     ///
     /// # Errors
-    /// A slice has another length than the layer's tensor, is not aligned to 16 bytes or is of another context than the stream, the batch
-    /// has more than [`MAX_TOKENS`] tokens or no whole sequences, the workspace is too short, the stream is of another GPU than the
-    /// layer, or the driver cannot launch.
+    /// A slice has another length than the layer's tensor, is not aligned to 16 bytes or is of another context than the stream,
+    /// the batch has more than [`MAX_TOKENS`] tokens or no whole sequences, the workspace is too short, the stream is of another
+    /// GPU than the layer, or the driver cannot launch.
     pub fn run(&self, batch: CudaBatch<'_>, workspace: &mut CudaSlice<u8>, stream: &CudaStream) -> Result<(), Error> {
         self.bound.layer.enter(stream)?;
         let (_, _read) = self.weights.views(stream)?;
@@ -99,7 +100,8 @@ fn launched(
     let bytes = workspace.num_bytes();
     let (address, _workspace) = workspace.device_ptr_mut(stream);
     let place = (address as *mut c_void, bytes);
-    // SAFETY: the slices have the lengths of the tensors; the stream waits for what used them, and what uses them next for the stream.
+    // SAFETY: the slices have the lengths of the tensors; the stream waits for what used them, and what uses them next for the
+    // stream.
     unsafe { bound.layer.launch(call, &mut tensors, bound.binding, sequence_tokens, place, stream.cu_stream().cast()) }
 }
 

@@ -1,5 +1,5 @@
-//! `cudarc TOKENS`: the layer `everything` on slices and a stream of cudarc, and what is wrong with some. Memory is allocated in the order of
-//! `tests/c/layer.h`. What happens is in the driver's log, and headings are put there.
+//! `cudarc TOKENS`: the layer `everything` on slices and a stream of cudarc, and what is wrong with some. Memory is allocated in
+//! the order of `tests/c/layer.h`. What happens is in the driver's log, and headings are put there.
 #![deny(warnings)]
 
 use std::error::Error;

@@ -1,5 +1,5 @@
-//! `update IN OUT TOKENS`: a run and an update of the layer `training`, with weights that are given and with weights that are bound. IN has
-//! x and the weights, OUT gets y and the correction bias of each.
+//! `update IN OUT TOKENS`: a run and an update of the layer `training`, with weights that are given and with weights that are
+//! bound. IN has x and the weights, OUT gets y and the correction bias of each.
 #![deny(warnings)]
 
 use std::error::Error;

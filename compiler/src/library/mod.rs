@@ -1,10 +1,10 @@
 //! A layer's kernels as something to link: packages in, C and objects out, by which any program runs the layer through the C ABI
 //! (`runtime/include/moec_abi.h`) without moec.
 //!
-//! What is the same for all layers is the launcher, C in `runtime/launcher/`. What differs is data: `tables` makes it of packages,
-//! `formulas` the part that depends on the batch, `places` says where buffers lie, `numbers` has the header's; `c` writes it as C, `data`
-//! as an object (`elf`). `kernels` has what the tables refer to, and
-//! `linked` puts all of it together. `fatbin` has the images of GPUs alone. `rust` is a module by which Rust calls the library.
+//! What is the same for all layers is the launcher, C in `runtime/launcher/`. What differs is data: `tables` makes it of
+//! packages, `formulas` the part that depends on the batch, `places` says where buffers lie, `numbers` has the header's; `c`
+//! writes it as C, `data` as an object (`elf`). `kernels` has what the tables refer to, and `linked` puts all of it together.
+//! `fatbin` has the images of GPUs alone. `rust` is a module by which Rust calls the library.
 
 mod c;
 mod data;
@@ -167,8 +167,8 @@ impl Library {
     /// The layers that the packages hold; packages of one name are one layer for different targets.
     ///
     /// # Errors
-    /// [`Refused`] where two layers would have the same symbols, packages of one layer differ or have one target twice, or where a
-    /// manifest has what no launcher can do.
+    /// [`Refused`] where two layers would have the same symbols, packages of one layer differ or have one target twice, or where
+    /// a manifest has what no launcher can do.
     pub fn new(packages: &[Package]) -> Result<Library, Refused> {
         let mut layers: Vec<Vec<Package>> = Vec::new();
         for package in packages {
@@ -199,8 +199,8 @@ impl Library {
         self.layers.iter().map(|layer| layer.prefix.as_str())
     }
 
-    /// The files of one kind: of a library one, of anything else one a layer. A shared library has its file's name as its SONAME, which is
-    /// `name` where that is given.
+    /// The files of one kind: of a library one, of anything else one a layer. A shared library has its file's name as its SONAME,
+    /// which is `name` where that is given.
     ///
     /// # Errors
     /// [`Refused`]: of objects [`Refused::Image`] and [`Refused::Linker`], of a library also [`Refused::NoLauncher`], and

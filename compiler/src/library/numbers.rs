@@ -1,4 +1,5 @@
-//! The numbers of `runtime/launcher/tables.h` and `runtime/include/moec_abi.h` under their names there. A test reads both headers.
+//! The numbers of `runtime/launcher/tables.h` and `runtime/include/moec_abi.h` under their names there. A test reads both
+//! headers.
 
 macro_rules! numbers {
     ($($name:ident = $value:literal;)*) => {

@@ -1,6 +1,6 @@
-//! The package file `layer.moec`: its container, read and written. The manifest's types are in `manifest` and
-//! `recipe`, its formulas in `extent`, what makes a manifest sound in `check`, where workspace buffers lie in `layout`. Nothing here loads or runs anything.
-//! `runtime/PACKAGE.md` says the same to readers who write a loader in another language.
+//! The package file `layer.moec`: its container, read and written. The manifest's types are in `manifest` and `recipe`, its
+//! formulas in `extent`, what makes a manifest sound in `check`, where workspace buffers lie in `layout`. Nothing here loads or
+//! runs anything. `runtime/PACKAGE.md` says the same to readers who write a loader in another language.
 //!
 //! ```text
 //! offset  bytes

@@ -103,6 +103,32 @@ fn programs_run_one_layer_and_two() {
     }
 }
 
+/// The same libraries with another libc: in a static program, in one that is linked at run time, and by a shared library.
+#[test]
+fn programs_run_on_musl() {
+    let Some(room) = room() else { return };
+    if !starts("musl-gcc") {
+        skipped("launcher on musl", "there is no `musl-gcc`");
+        return;
+    }
+    let [given, _] = put_inputs(room);
+    let folder = room.join("musl.files");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("mixtral.in"), &given.file).unwrap();
+    let [tokens, sequence] = [given.dims.tokens, given.dims.sequence_tokens].map(|count| count.to_string());
+    let (archive, shared) = ("libmixtral.a", "libmixtral.so");
+    for (name, library) in [
+        ("musl_static", &["-static", archive][..]),
+        ("musl_archive", &[archive]),
+        ("musl_shared", &[shared, "-Wl,-rpath,$ORIGIN"]),
+    ] {
+        compile("musl-gcc", name, &[&["-std=c11", "@/run.c", "-DFIRST=mixtral"], library].concat());
+        let text = said(name, &[&folder.to_string_lossy(), &tokens, &sequence], &[]);
+        assert!(text.contains(": the same with bound weights"), "{name}: {text}");
+        assert_eq!(fs::read(folder.join("mixtral.out")).unwrap(), given.ours, "{name}");
+    }
+}
+
 /// The names that a shared object exports, that it needs, and its own.
 fn dynamic(path: &Path) -> (Vec<String>, Vec<String>, Option<String>) {
     let bytes = fs::read(path).unwrap();

@@ -1,5 +1,6 @@
-//! Libraries that moec makes, from outside: programs of `tests/c/`, which have the C ABI's header and nothing else of moec. `host` runs
-//! them on this CPU, `gpu` against a driver that runs nothing, `rust` those of `tests/rust/`. Where there is no C compiler they are skipped.
+//! Libraries that moec makes, from outside: programs of `tests/c/`, which have the C ABI's header and nothing else of moec.
+//! `host` runs them on this CPU, `gpu` against a driver that runs nothing, `rust` those of `tests/rust/`. Where there is no C
+//! compiler they are skipped.
 
 mod gpu;
 mod host;

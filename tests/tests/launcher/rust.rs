@@ -1,5 +1,5 @@
-//! The module by which Rust calls a library, in programs of `tests/rust/`: an update on this CPU, and cudarc against the driver that runs
-//! nothing.
+//! The module by which Rust calls a library, in programs of `tests/rust/`: an update on this CPU, and cudarc against the driver
+//! that runs nothing.
 
 use std::fs;
 use std::path::Path;
@@ -88,7 +88,8 @@ fn crate_with_cudarc(room: &Path) -> Option<std::path::PathBuf> {
     Some(folder.join("target/debug/of-cudarc"))
 }
 
-/// The same launches as a C program's, in the order that cudarc asks for: behind the events of other streams, and recorded for them.
+/// The same launches as a C program's, in the order that cudarc asks for: behind the events of other streams, and recorded for
+/// them.
 #[test]
 fn cudarc_launches_the_same() {
     let (Some(room), Some((driver, _))) = (room(), gpu::mock()) else { return };
