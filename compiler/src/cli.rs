@@ -15,7 +15,7 @@ use moec::routing::LayerRule;
 use moec::spec::Ratio;
 use moec_runtime::emulator::Sample;
 
-use self::bounded::{BATCH, LAYER, REPEAT, SCHEDULES, THREADS, TOKENS, TOP_K, sample};
+use self::bounded::{BATCH, LAYER, REPEAT, SCHEDULES, THREADS, TOKENS, TOP_K, batches, sample};
 pub(crate) use self::bounded::{TokenCounts, check_environment};
 pub(crate) use self::entry::{EntryArguments, EntryWord};
 use crate::commands::InputArgument;
@@ -40,6 +40,7 @@ pub(crate) static VERSION: LazyLock<String> = LazyLock::new(|| {
     after_help = "Examples:
   moec import --preset mixtral-8x7b -o mixtral.toml
   moec compile mixtral.toml --target sm_90a,host -o mixtral.moec
+  moec plan mixtral.toml --target sm_90a --tokens 1,64
   moec run mixtral.moec --tokens 16
 `moec help COMMAND` has examples of each command."
 )]
@@ -86,6 +87,12 @@ pub(crate) enum Command {
   moec compile layer.toml --target sm_90a --emit rewritten --why -o -
   moec compile layer.toml --target sm_90a --entry experts --local-experts 8 -o experts.moec")]
     Compile(Compile),
+    /// Say what a layer launches at some batch sizes, and what the cost model says of each kernel, beside the layer's lower bound.
+    #[command(after_help = "Examples:
+  moec plan layer.toml --target sm_90a
+  moec plan layer.toml --target sm_90a,host --tokens 1,16,128,4096
+  moec plan --preset qwen3-30b-a3b --target sm_90a --json plan.json --svg roofline.svg")]
+    Plan(Plan),
     /// Make a library of packages, which any program runs through the C ABI, without moec.
     #[command(after_help = "Examples:
   moec link layer.moec -o liblayer.so
@@ -149,6 +156,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   moec schema > moec.schema.json
   moec schema route
+  moec schema plan
   moec schema manifest")]
     Schema {
         /// What it is the schema of.
@@ -249,6 +257,37 @@ pub(crate) struct Compile {
     /// Print the chain of rewrites, and the cost before and after.
     #[arg(long)]
     pub(crate) why: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// The spec; `-` is standard input.
+    #[arg(required_unless_present = "preset")]
+    pub(crate) spec: Option<PathBuf>,
+    /// A published model in the spec's place; `list` prints the names.
+    #[arg(long, value_name = "NAME", conflicts_with = "spec")]
+    pub(crate) preset: Option<String>,
+    #[command(flatten)]
+    pub(crate) entry: EntryArguments,
+    /// Machines to plan for, a table each.
+    #[arg(
+        long = "target",
+        value_enum,
+        value_delimiter = ',',
+        value_name = "TARGET,...",
+        env = "MOEC_TARGET",
+        default_value = "host"
+    )]
+    pub(crate) targets: Vec<Target>,
+    /// Token counts of the batches; those of `tokens.expected` where absent.
+    #[arg(long, value_name = "T,...", value_parser = batches)]
+    pub(crate) tokens: Option<TokenCounts>,
+    /// Where to write the plan as JSON; `-` prints it in the place of the tables.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Where to write the roofline of one target as SVG: a dot an op and token count; `-` prints it in the place of the tables.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -473,6 +512,8 @@ pub(crate) enum SchemaOf {
     Spec,
     /// The report of `moec route --json`, whose names are those of its text.
     Route,
+    /// The plan of `moec plan --json`.
+    Plan,
     /// The manifest of a package, as `moec inspect --manifest` prints it.
     Manifest,
 }

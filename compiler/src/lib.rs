@@ -49,6 +49,8 @@ pub mod library;
 pub mod package;
 mod picker;
 pub mod pipeline;
+pub mod plan;
+mod plot;
 pub mod random;
 pub mod reference;
 pub mod routing;

@@ -414,6 +414,12 @@ impl Machine {
         self.rates.iter().find(|rate| rate.unit == unit && rate.elem == elem).map(|rate| rate.flops_per_us)
     }
 
+    /// The fastest rate of products of elements of a type, by whichever unit; of a type that none takes, that of f32.
+    pub fn best_rate(&self, elem: DType) -> u64 {
+        let of_type = self.rates.iter().filter(|rate| rate.elem == elem).map(|rate| rate.flops_per_us);
+        of_type.fold(self.vector_rate(), u64::max)
+    }
+
     /// The rate of multiply-adds in f32, which every machine has and other work is measured by.
     pub fn vector_rate(&self) -> u64 {
         self.rate(Unit::Vector, DType::F32).unwrap_or(1)
@@ -490,6 +496,8 @@ mod tests {
         assert_eq!((machine.rate(Unit::Dot, DType::F16), machine.has_matrices()), (None, false));
         let gpu = Machine::named("sm_80").unwrap();
         let shallow = Unit::Matrix(MatrixShape::M16N8K8);
+        assert_eq!([DType::F32, DType::BF16].map(|elem| gpu.best_rate(elem)), [19_000_000, 312_000_000]);
+        assert_eq!([DType::F16, DType::BF16].map(|elem| machine.best_rate(elem)), [300_000, 500_000]);
         assert_eq!((gpu.vector_rate(), gpu.rate(shallow, DType::F16)), (19_000_000, Some(156_000_000)));
         assert!(MACHINES.iter().all(|machine| machine.rate(Unit::Vector, DType::F32).is_some()));
     }

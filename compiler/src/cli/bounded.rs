@@ -56,6 +56,11 @@ impl FromStr for TokenCounts {
     }
 }
 
+/// Token counts of batches that have tokens.
+pub(super) fn batches(text: &str) -> Result<TokenCounts, String> {
+    entries(text, |entry| BATCH.read(entry)).map(TokenCounts)
+}
+
 /// `all`, or numbers of blocks and `last`.
 pub(super) fn sample(text: &str) -> Result<Sample, String> {
     let place = |word: &str| match word {
@@ -111,6 +116,8 @@ mod tests {
         assert!("1,x".parse::<TokenCounts>().is_err_and(|why| why.starts_with("`x`: not a whole number")));
         assert!("1,".repeat(99).parse::<TokenCounts>().is_err_and(|why| why.starts_with("100 entries, at most 64")));
         assert!("".parse::<TokenCounts>().is_err());
+        assert_eq!(batches("1,17"), Ok(TokenCounts(vec![1, 17])));
+        assert!(batches("4,0").is_err_and(|why| why.starts_with("`0`: not a whole number from 1 to")));
         assert_eq!(sample("0,7,last"), Ok(Sample::Only(vec![Place::At(0), Place::At(7), Place::Last])));
         assert!(sample("0,first").is_err());
     }

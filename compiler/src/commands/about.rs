@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::{CommandFactory, ValueEnum};
 use moec::diagnostics::{Code, Diagnostic, Report, of_runtime, quote};
-use moec::{hugging_face, routing, spec};
+use moec::{hugging_face, plan, routing, spec};
 use moec_runtime::{ErrorCode, package};
 
 use super::Failure;
@@ -54,6 +54,7 @@ pub(super) fn schema(of: SchemaOf, out: &mut dyn Write) -> Result<(), Failure> {
     let schema = match of {
         SchemaOf::Spec => spec::json_schema(),
         SchemaOf::Route => routing::json_schema(),
+        SchemaOf::Plan => plan::json_schema(),
         SchemaOf::Manifest => package::json_schema(),
     };
     writeln!(out, "{schema:#}")?;

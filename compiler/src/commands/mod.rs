@@ -12,6 +12,7 @@ mod link;
 mod manifest;
 mod memory;
 mod opt;
+mod plan;
 mod report;
 mod route;
 mod run;
@@ -30,7 +31,7 @@ use moec_ir::Machine;
 use moec_runtime::{Checkpoint, Error, Format, Package};
 
 pub(crate) use self::run::InputArgument;
-use crate::cli::{Check, Cli, Command, Compile, EntryArguments, EntryWord, Import, Route, Run, Target};
+use crate::cli::{Check, Cli, Command, Compile, EntryArguments, EntryWord, Import, Plan, Route, Run, Target};
 use crate::console::{Printable, Progress};
 use crate::files::{is_hub_name, report_at, report_in};
 use crate::interrupt::TemporaryFolder;
@@ -70,6 +71,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Compile(Compile { preset: Some(name), .. })
         | Command::Check(Check { preset: Some(name), .. })
         | Command::Import(Import { preset: Some(name), .. })
+        | Command::Plan(Plan { preset: Some(name), .. })
         | Command::Route(Route { preset: Some(name), .. })
         | Command::Run(Run { preset: Some(name), .. })
             if name == "list" =>
@@ -83,6 +85,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Opt(arguments) => opt::opt(arguments, out),
         Command::Link(arguments) => link::link(arguments, notes, out),
         Command::Run(arguments) => run::run(arguments, notes, &mut Printable(out)),
+        Command::Plan(arguments) => plan::plan(arguments, notes, &mut Printable(out)),
         Command::Route(arguments) => route::route(arguments, notes, &mut Printable(out)),
         Command::Inspect { file, manifest } => inspect::inspect(file, *manifest, &mut Printable(out)),
         Command::Explain { code, list: _ } => about::explain(code.as_deref(), out),
@@ -97,7 +100,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
 /// Whether the command links, assembles or loads, which goes by way of files.
 fn writes_temporary_files(command: &Command) -> bool {
     match command {
-        Command::Compile(_) | Command::Run(_) => true,
+        Command::Compile(_) | Command::Plan(_) | Command::Run(_) => true,
         Command::Check(check) => check.emulate,
         Command::Opt(_)
         | Command::Route(_)

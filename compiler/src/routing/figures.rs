@@ -3,7 +3,7 @@
 use maud::{Markup, PreEscaped, html};
 
 use super::observe::tile_rows;
-use super::plot::{Axis, Plot, height_of_rows, labels_in_a_row, pairs_of_bars};
+use crate::plot::{Axis, Plot, height_of_rows, labels_in_a_row, pairs_of_bars};
 use super::report::{Mode, Report, Reports};
 use super::text::{cut, factor_text, layer_name, mode_name, percent};
 

@@ -20,7 +20,6 @@ mod measure;
 mod mode;
 mod names;
 mod observe;
-mod plot;
 mod ranks;
 mod report;
 mod rows;

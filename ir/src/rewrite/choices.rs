@@ -114,7 +114,8 @@ fn of_launch(graph: &Typed, products: &[Id], machine: &Machine, workload: &Workl
 /// The way of products that have launches of their own.
 const APART: &str = "apart";
 
-fn name_of(graph: &Typed, id: Id) -> String {
+/// The op of a node and the weights that it reads: `grouped_gemm @gate, @up`.
+pub fn name_of(graph: &Typed, id: Id) -> String {
     match graph.node(id) {
         Node::Apply(op, operands) => named(graph, *op, operands),
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => String::new(),

@@ -5,6 +5,7 @@
 
 use egg::Id;
 
+use super::price::{Amounts, Price};
 use crate::graph::{Assignment, Attr, Dim, Node, Op, Pointwise, Priority, Type, Typed, infer_body};
 use crate::tiling::{self, Product};
 use crate::{Dims, Extent, Machine, Sorting};
@@ -68,38 +69,35 @@ pub fn cost(node: &Node, types: &[&Type], machine: &Machine, workload: &Workload
     match node {
         Node::Param(_) | Node::Hole(_) | Node::Attr(_) => 0,
         Node::Apply(op, _) => {
-            let sizes = |tokens: &u64| {
-                let dims = Dims { tokens: *tokens, sequence_tokens: *tokens };
-                Sizes { tokens: *tokens, pairs: workload.pairs.at(dims).unwrap_or(u64::MAX) }
-            };
-            workload.tokens.iter().fold(0, |sum: u64, t| sum.saturating_add(at(*op, types, machine, &sizes(t))))
+            let of = |tokens: &u64| at(*op, types, machine, &Sizes::of(workload, *tokens)).total();
+            workload.tokens.iter().fold(0, |sum: u64, tokens| sum.saturating_add(of(tokens)))
         }
     }
 }
 
-/// The cost at one token count.
-fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
+/// The price at one token count.
+pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Price {
     let (types, way) = match types {
         [types @ .., Type::Attr(way)] if way.is_way_of(op) => (types, Some(way)),
         types => (types, None),
     };
     let all_bytes: u64 = types.iter().map(|t| sizes.bytes(t)).fold(0, u64::saturating_add);
-    let (mut serial, mut idle): (Cost, u64) = (0, 1);
-    let (launches, bytes, flops) = match op {
+    let (mut serial, mut idle, mut useful): (Cost, u64, Option<u64>) = (0, 1, None);
+    let (launches, bytes, work) = match op {
         // Views: read where they are used.
         Op::List | Op::ExpertRows | Op::PairWeights | Op::PickWeights | Op::Part | Op::Flatten | Op::Slots | Op::Item => {
-            return 0;
+            return Price::default();
         }
         // Not of a batch.
-        Op::BiasUpdate => return 0,
+        Op::BiasUpdate => return Price::default(),
         // Rows of a weight: once, when it is bound.
         Op::RmsNorm if matches!(types.first(), Some(Type::Tensor { shape, .. }) if matches!(shape.first(), Some(Dim::Const(_)))) =>
         {
-            return 0;
+            return Price::default();
         }
         // Values that are no parts have launches of their own.
         Op::Launch => (u64::from(types.iter().any(|ty| matches!(ty, Type::List(_)))), 0, 0),
-        Op::Gemm if is_rowwise(types) => return NEVER,
+        Op::Gemm if is_rowwise(types) => return Price { serial: NEVER, ..Price::default() },
         Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm | Op::SoftDispatch | Op::SoftCombine => {
             let body = infer_body(op, types).unwrap_or_default();
             let (result, picks) = body.last().map_or((0, 0), |t| (sizes.bytes(t), sizes.elements(t)));
@@ -114,7 +112,9 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
                 }
                 (_, _) => (product_flops(op, types, sizes), 0),
             };
-            let flops = body_flops(op, types, &body, sizes).saturating_add(products);
+            let of_body = body_flops(op, types, &body, sizes);
+            useful = Some(of_body.saturating_add(product_flops(op, types, sizes)));
+            let flops = of_body.saturating_add(products);
             let bytes = touched(op, types, sizes).saturating_add(read_again).saturating_add(result);
             if op == Op::Route && experts_choose(types) {
                 // A route is followed by the choice, which reads the scores six times.
@@ -142,7 +142,7 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
             (sorting.launches(), all_bytes.saturating_mul(3), 0)
         }
         // The kernel that picks writes them.
-        Op::Picked if matches!(types.first(), Some(Type::Picks { .. })) => return 0,
+        Op::Picked if matches!(types.first(), Some(Type::Picks { .. })) => return Price::default(),
         Op::Picked => (1, all_bytes.saturating_mul(2), sizes.pairs),
         Op::SparseMixer | Op::HashPicks | Op::Observe => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         Op::AllExperts => (1, all_bytes.saturating_mul(2), 0),
@@ -161,11 +161,8 @@ fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> Cost {
         Op::DroppedInput | Op::IdentityInput | Op::Jitter => (1, all_bytes.saturating_mul(2), all_bytes),
         Op::Within => (1, all_bytes.saturating_mul(2), all_bytes),
     };
-    let time = |amount: u64, per_us: u64| amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1));
-    let (moving, computing) = (time(bytes, machine.bytes_per_us), time(flops, machine.vector_rate()));
-    // What is hidden counts a thousandth, so that of two graphs that move the same bytes the one with less work wins.
-    let busy = moving.max(computing).saturating_add(moving.min(computing) / 1_000);
-    busy.saturating_mul(idle).saturating_add(serial).saturating_add(machine.launch_ps.saturating_mul(launches))
+    let amounts = Amounts { launches, bytes, flops: useful.unwrap_or(work), work };
+    Price { serial, ..Price::roofline(machine, amounts).slower(idle) }
 }
 
 /// How pairs are sorted, where that is decided; else as those of large batches are.
@@ -248,12 +245,17 @@ fn gives_picks(op: Op, types: &[&Type]) -> bool {
     }
 }
 
-struct Sizes {
-    tokens: u64,
-    pairs: u64,
+pub(super) struct Sizes {
+    pub(super) tokens: u64,
+    pub(super) pairs: u64,
 }
 
 impl Sizes {
+    pub(super) fn of(workload: &Workload, tokens: u64) -> Sizes {
+        let dims = Dims { tokens, sequence_tokens: tokens };
+        Sizes { tokens, pairs: workload.pairs.at(dims).unwrap_or(u64::MAX) }
+    }
+
     /// The rows of a product, and how many groups they are in.
     fn rows(&self, op: Op, types: &[&Type]) -> [u64; 2] {
         match (op, types.get(1)) {
@@ -262,7 +264,7 @@ impl Sizes {
         }
     }
 
-    fn dim(&self, dim: Dim) -> u64 {
+    pub(super) fn dim(&self, dim: Dim) -> u64 {
         match dim {
             Dim::Const(n) => n,
             Dim::Tokens => self.tokens,
@@ -279,7 +281,7 @@ impl Sizes {
         }
     }
 
-    fn bytes(&self, ty: &Type) -> u64 {
+    pub(super) fn bytes(&self, ty: &Type) -> u64 {
         match ty {
             Type::Tensor { dtype, .. } => self.elements(ty).saturating_mul(dtype.bytes()),
             Type::Picks { .. } => self.elements(ty).saturating_mul(8),
@@ -341,7 +343,7 @@ pub(super) fn ordering(types: &[&Type]) -> u64 {
     }
 }
 
-fn expert_bytes(w: &Type, sizes: &Sizes) -> u64 {
+pub(super) fn expert_bytes(w: &Type, sizes: &Sizes) -> u64 {
     match w {
         Type::Tensor { shape, .. } => {
             let experts = shape.first().map_or(1, |d| sizes.dim(*d)).max(1);
@@ -351,7 +353,7 @@ fn expert_bytes(w: &Type, sizes: &Sizes) -> u64 {
     }
 }
 
-fn product_flops(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
+pub(super) fn product_flops(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
     let Some(list) = op.operand_list() else { return 0 };
     let (rows, ws) = match (op, types) {
         (Op::Combine, [rows, ..]) => return sizes.elements(rows),

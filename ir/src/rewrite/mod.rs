@@ -1,17 +1,21 @@
 //! Which meanings are equal, and which of them is cheapest: an e-graph over the graph's own ops, grown by the rules to
 //! saturation (bounded by nodes and iterations, never by time), and an exact extraction by a roofline cost.
 
+mod bound;
 mod choices;
 mod cost;
 mod extract;
 mod matching;
+mod price;
 mod regimes;
 pub mod rules;
 mod typing;
 mod ways;
 
-pub use choices::{Choice, choices};
+pub use bound::{Bound, bound};
+pub use choices::{Choice, choices, name_of};
 pub use cost::{Cost, Workload, cost};
+pub use price::{Amounts, Limit, Price, prices};
 pub use rules::{Rule, rules};
 pub use typing::Typing;
 

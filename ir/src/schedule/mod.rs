@@ -65,6 +65,8 @@ mod sort;
 
 use std::fmt;
 
+use egg::Id;
+
 use crate::graph::{Attr, Node, OUTPUT, Op, Pointwise, Regime, Type, Typed, is_output};
 use crate::kernel::Program;
 use crate::tiling::MOST_ROWS;
@@ -201,15 +203,29 @@ pub const MOST_PAIRS: u64 = 1 << 30;
 /// [`ScheduleError`]: an op that a rewrite should have fused, operands or a result that no kernel has, sizes beyond what kernels
 /// count or a block can share.
 pub fn schedule(layer: &Typed, machine: &Machine) -> Result<Program, ScheduleError> {
+    Ok(scheduled(layer, machine)?.0)
+}
+
+/// Of each launch of a layer's batches, in their order, the node that it is of: a shared launch is of its [`Op::Launch`].
+///
+/// # Errors
+/// Those of [`schedule`].
+pub fn launching_nodes(layer: &Typed, machine: &Machine) -> Result<Vec<Id>, ScheduleError> {
+    Ok(scheduled(layer, machine)?.1)
+}
+
+fn scheduled(layer: &Typed, machine: &Machine) -> Result<(Program, Vec<Id>), ScheduleError> {
     let mut buffers = Buffers::default();
     let params = layer.graph().params.iter().map(|(param, ty)| buffers.param(param, ty)).collect();
     let output = output(layer, &mut buffers)?;
     let mut plan = Plan::new(layer, machine, params, output, buffers);
     let result = layer.graph().result(OUTPUT);
+    let mut nodes = Vec::new();
     for (id, node) in layer.graph().nodes.items() {
         plan.add(node, layer.ty(id), Some(id) == result)?;
+        nodes.resize(plan.launches(), id);
     }
-    plan.finish(tile_rows(layer))
+    Ok((plan.finish(tile_rows(layer))?, nodes))
 }
 
 /// As [`schedule`], of a layer that has a graph for each range of T: what regimes have in common is there once.

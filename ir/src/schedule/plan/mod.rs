@@ -81,6 +81,11 @@ impl<'g> Plan<'g> {
         Ok(())
     }
 
+    /// Launches of a batch so far.
+    pub(super) fn launches(&self) -> usize {
+        self.launches.len()
+    }
+
     fn depends_on_weights_alone(&self, node: &Node) -> bool {
         match node {
             Node::Param(param) => !param.is_input() && !self.layer.graph().results.contains(&param.0),

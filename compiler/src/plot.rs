@@ -1,6 +1,6 @@
 //! Plots as inline SVG: axes, lines, areas and bars in a view box that scales with the page. Colours are classes, which the
-//! page's style gives for light and dark. A label is put where no other text is, or not at all. What is plotted is the business
-//! of `figures`.
+//! page's style gives for light and dark, or a file's own. A label is put where no other text is, or not at all. What is plotted is
+//! the business of `routing::figures` and `plan::roofline`.
 
 use std::fmt::Write;
 
@@ -16,11 +16,11 @@ const DIGIT: f64 = 8.9;
 const LINE: f64 = 15.0;
 
 /// An axis: its ends, its name, and how its numbers are written.
-pub(super) struct Axis<'a> {
-    pub(super) from: f64,
-    pub(super) to: f64,
-    pub(super) name: &'static str,
-    pub(super) write: &'a dyn Fn(f64) -> String,
+pub(crate) struct Axis<'a> {
+    pub(crate) from: f64,
+    pub(crate) to: f64,
+    pub(crate) name: &'static str,
+    pub(crate) write: &'a dyn Fn(f64) -> String,
 }
 
 impl Axis<'_> {
@@ -43,7 +43,7 @@ impl Axis<'_> {
 }
 
 /// A plot being drawn.
-pub(super) struct Plot<'a> {
+pub(crate) struct Plot<'a> {
     x: Axis<'a>,
     y: Axis<'a>,
     inside: String,
@@ -96,18 +96,18 @@ impl Area {
 }
 
 /// How many labels of so many characters stand beside each other above a plot.
-pub(super) fn labels_in_a_row(characters: usize) -> usize {
+pub(crate) fn labels_in_a_row(characters: usize) -> usize {
     ((WIDTH - LEFT - RIGHT) / (DIGIT * (characters + 1) as f64)) as usize
 }
 
 /// The part of a plot's height that so many rows of labels take.
-pub(super) fn height_of_rows(rows: usize) -> f64 {
+pub(crate) fn height_of_rows(rows: usize) -> f64 {
     LINE * rows as f64 / (HEIGHT - TOP - BOTTOM)
 }
 
 impl<'a> Plot<'a> {
     /// An empty plot with both axes.
-    pub(super) fn new(x: Axis<'a>, y: Axis<'a>) -> Plot<'a> {
+    pub(crate) fn new(x: Axis<'a>, y: Axis<'a>) -> Plot<'a> {
         let mut plot = Plot { x, y, inside: String::new(), texts: Vec::new() };
         let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
         for tick in plot.y.ticks(5.0) {
@@ -178,13 +178,13 @@ impl<'a> Plot<'a> {
     }
 
     /// A line through the points.
-    pub(super) fn line(&mut self, class: &str, points: &[(f64, f64)]) {
+    pub(crate) fn line(&mut self, class: &str, points: &[(f64, f64)]) {
         let path = self.path(points.iter().copied());
         self.add(format!("<path class=\"line {class}\" d=\"{path}\"/>"));
     }
 
     /// What lies between two lines: `(x, low, high)`.
-    pub(super) fn area(&mut self, class: &str, points: &[(f64, f64, f64)]) {
+    pub(crate) fn area(&mut self, class: &str, points: &[(f64, f64, f64)]) {
         let there = points.iter().map(|(x, _, high)| (*x, *high));
         let back = points.iter().rev().map(|(x, low, _)| (*x, *low));
         let path = self.path(there.chain(back));
@@ -201,7 +201,7 @@ impl<'a> Plot<'a> {
     }
 
     /// A bar from the foot of the plot, with what is said where the mouse is over it.
-    pub(super) fn bar(&mut self, class: &str, (from, to): (f64, f64), y: f64, title: &str) {
+    pub(crate) fn bar(&mut self, class: &str, (from, to): (f64, f64), y: f64, title: &str) {
         let (left, top) = (self.x_at(from), self.y_at(y));
         let (width, height) = ((self.x_at(to) - left).max(0.3), (HEIGHT - BOTTOM - top).max(0.0));
         let place = format!("x=\"{:.2}\" y=\"{}\" width=\"{width:.2}\" height=\"{}\"", left, n(top), n(height));
@@ -209,7 +209,7 @@ impl<'a> Plot<'a> {
     }
 
     /// The name of a bar above it, or further up with a line to it; whether there was room.
-    pub(super) fn name_bar(&mut self, x: f64, y: f64, name: &str) -> bool {
+    pub(crate) fn name_bar(&mut self, x: f64, y: f64, name: &str) -> bool {
         const ROWS: i32 = 12;
         let (x, top) = (self.x_at(x), self.y_at(y));
         let spots = (0..ROWS).map(|row| Spot { x, y: top - 4.0 - LINE * f64::from(row), anchor: Anchor::Middle });
@@ -221,8 +221,22 @@ impl<'a> Plot<'a> {
         true
     }
 
+    /// A dot, with what is said where the mouse is over it.
+    pub(crate) fn dot(&mut self, class: &str, (x, y): (f64, f64), title: &str) {
+        let (x, y) = (self.x(x), self.y(y));
+        self.add(format!("<circle class=\"{class}\" cx=\"{x}\" cy=\"{y}\" r=\"4\"><title>{}</title></circle>", escape(title)));
+    }
+
+    /// A name beside a point, if there is room on one of its sides.
+    pub(crate) fn name_dot(&mut self, (x, y): (f64, f64), name: &str) {
+        let (x, y) = (self.x_at(x), self.y_at(y));
+        let beside = [(x + 7.0, Anchor::Start), (x - 7.0, Anchor::End)].map(|(x, anchor)| Spot { x, y: y + 4.5, anchor });
+        let apart = [y - 8.0, y + 18.0].map(|y| Spot { x, y, anchor: Anchor::Middle });
+        self.label(name, beside.into_iter().chain(apart));
+    }
+
     /// A line across, with its name at one of its ends, rather above than below it, or the other way round.
-    pub(super) fn across(&mut self, class: &str, y: f64, is_above: bool, name: &str) {
+    pub(crate) fn across(&mut self, class: &str, y: f64, is_above: bool, name: &str) {
         let (at, right) = (self.y(y), WIDTH - RIGHT);
         self.add(format!("<line class=\"line {class}\" x1=\"{}\" x2=\"{}\" y1=\"{at}\" y2=\"{at}\"/>", n(LEFT), n(right)));
         let y = self.y_at(y);
@@ -233,7 +247,7 @@ impl<'a> Plot<'a> {
     }
 
     /// A line upwards, with its name beside it, on the side that has room, as high as there is.
-    pub(super) fn upright(&mut self, class: &str, x: f64, name: &str) {
+    pub(crate) fn upright(&mut self, class: &str, x: f64, name: &str) {
         const ROWS: i32 = 6;
         let (at, top) = (self.x(x), TOP);
         self.add(format!(
@@ -249,7 +263,7 @@ impl<'a> Plot<'a> {
     }
 
     /// What is said where the mouse is over a stretch of the plot.
-    pub(super) fn hover(&mut self, (from, to): (f64, f64), title: &str) {
+    pub(crate) fn hover(&mut self, (from, to): (f64, f64), title: &str) {
         let (left, right) = (self.x_at(from), self.x_at(to));
         let place = format!("x=\"{}\" y=\"{}\" width=\"{}\"", n(left), n(TOP), n((right - left).max(0.3)));
         let height = n(HEIGHT - TOP - BOTTOM);
@@ -257,13 +271,19 @@ impl<'a> Plot<'a> {
     }
 
     /// The plot as one element; the description is for screen readers.
-    pub(super) fn svg(&self, id: &str, title: &str, description: &str) -> String {
-        svg(id, (WIDTH, HEIGHT), title, description, &self.inside)
+    pub(crate) fn svg(&self, id: &str, title: &str, description: &str) -> String {
+        svg("", id, (WIDTH, HEIGHT), title, description, &self.inside)
+    }
+
+    /// The plot as a file of its own, with the style of its classes.
+    pub(crate) fn file(&self, id: &str, title: &str, description: &str, style: &str) -> String {
+        let inside = format!("<style>{style}</style>\n<rect class=\"page\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n{}", self.inside);
+        svg(" xmlns=\"http://www.w3.org/2000/svg\"", id, (WIDTH, HEIGHT), title, description, &inside)
     }
 }
 
 /// Rows of two bars each, with their numbers: name, then for each bar its length from 0 to 1 and its text.
-pub(super) fn pairs_of_bars(
+pub(crate) fn pairs_of_bars(
     id: &str,
     heads: [&str; 2],
     classes: [&str; 2],
@@ -292,12 +312,12 @@ pub(super) fn pairs_of_bars(
             inside += &text(left + width + 5.0, top + 17.0, "tick", value);
         }
     }
-    svg(id, (WIDTH, HEAD + ROW * rows.len() as f64), title, description, &inside)
+    svg("", id, (WIDTH, HEAD + ROW * rows.len() as f64), title, description, &inside)
 }
 
-fn svg(id: &str, (width, height): (f64, f64), title: &str, description: &str, inside: &str) -> String {
+fn svg(namespace: &str, id: &str, (width, height): (f64, f64), title: &str, description: &str, inside: &str) -> String {
     format!(
-        "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-labelledby=\"{id}-title {id}-text\">\n<title id=\"{id}-title\">{}</title>\n\
+        "<svg{namespace} viewBox=\"0 0 {} {}\" role=\"img\" aria-labelledby=\"{id}-title {id}-text\">\n<title id=\"{id}-title\">{}</title>\n\
          <desc id=\"{id}-text\">{}</desc>\n{inside}</svg>\n",
         n(width),
         n(height),
@@ -313,7 +333,7 @@ fn n(x: f64) -> String {
 }
 
 /// Text that is nothing but text in HTML.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

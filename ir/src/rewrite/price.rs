@@ -1,0 +1,223 @@
+//! What the cost of an op is made of: amounts of work, the times that they take, and which of these is the longest. The figures that
+//! extraction adds up, for people.
+
+use std::fmt;
+use std::iter::Sum;
+use std::ops::Add;
+
+use super::cost::{Cost, Sizes, Workload, at};
+use crate::Machine;
+use crate::graph::{Node, Typed};
+
+/// The work of an op for one batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// Kernels launched.
+    pub launches: u64,
+    /// Bytes from and to memory: operands, result, and weights once more where they do not stay in the cache.
+    pub bytes: u64,
+    /// Multiplications, additions and other arithmetic of the result.
+    pub flops: u64,
+    /// FLOPs that take as long at the machine's [rate in f32](Machine::vector_rate): faster units, rows that only fill a tile,
+    /// processors without a block and reads of shared memory are in them.
+    pub work: u64,
+}
+
+/// The price of an op, or of several together, for one batch. Times are in picoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Price {
+    /// What there is to do.
+    pub amounts: Amounts,
+    /// Time to move the bytes.
+    pub moving: Cost,
+    /// Time to do the work.
+    pub computing: Cost,
+    /// Of both, which go on at the same time: the longer one, and a thousandth of the other.
+    pub busy: Cost,
+    /// Time of steps of which each waits for the one before.
+    pub serial: Cost,
+    /// Time of the launches.
+    pub launching: Cost,
+    /// Whether one block does all of it, with one processor's part of the bandwidth and of the rate.
+    pub is_alone: bool,
+}
+
+/// What takes most of the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Limit {
+    /// Bytes to move.
+    Bandwidth,
+    /// Work to do.
+    Arithmetic,
+    /// Bytes to move or work to do by one processor.
+    Processor,
+    /// Steps one after another.
+    Serial,
+    /// Launches.
+    Launch,
+}
+
+impl Limit {
+    /// Every one.
+    pub const ALL: [Limit; 5] = [Limit::Bandwidth, Limit::Arithmetic, Limit::Processor, Limit::Serial, Limit::Launch];
+
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Limit::Bandwidth => "bandwidth",
+            Limit::Arithmetic => "arithmetic",
+            Limit::Processor => "one processor",
+            Limit::Serial => "serial steps",
+            Limit::Launch => "launch",
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
+impl Price {
+    /// Of work that all processors share: `max(bytes / bandwidth, work / rate) + launches`.
+    pub fn roofline(machine: &Machine, amounts: Amounts) -> Price {
+        let (moving, computing) = (time(amounts.bytes, machine.bytes_per_us), time(amounts.work, machine.vector_rate()));
+        Price {
+            amounts,
+            moving,
+            computing,
+            // What is hidden counts a thousandth, so that of two graphs that move the same bytes the one with less work wins.
+            busy: moving.max(computing).saturating_add(moving.min(computing) / 1_000),
+            serial: 0,
+            launching: machine.launch_ps.saturating_mul(amounts.launches),
+            is_alone: false,
+        }
+    }
+
+    /// The same where so few processors work that moving and computing take so many times as long.
+    pub(super) fn slower(self, times: u64) -> Price {
+        Price {
+            moving: self.moving.saturating_mul(times),
+            computing: self.computing.saturating_mul(times),
+            busy: self.busy.saturating_mul(times),
+            is_alone: times > 1,
+            ..self
+        }
+    }
+
+    /// All of the time: what extraction adds up.
+    pub fn total(&self) -> Cost {
+        self.busy.saturating_add(self.serial).saturating_add(self.launching)
+    }
+
+    /// What takes most of it; of equals the first of [`Limit::ALL`].
+    pub fn limit(&self) -> Limit {
+        let busy = match (self.is_alone, self.computing > self.moving) {
+            (true, _) => Limit::Processor,
+            (false, true) => Limit::Arithmetic,
+            (false, false) => Limit::Bandwidth,
+        };
+        let (mut longest, mut limit) = (self.busy, busy);
+        for (time, other) in [(self.serial, Limit::Serial), (self.launching, Limit::Launch)] {
+            if time > longest {
+                (longest, limit) = (time, other);
+            }
+        }
+        limit
+    }
+}
+
+/// Picoseconds of an amount at a rate.
+pub(super) fn time(amount: u64, per_us: u64) -> Cost {
+    amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1))
+}
+
+impl Add for Amounts {
+    type Output = Amounts;
+
+    fn add(self, other: Amounts) -> Amounts {
+        Amounts {
+            launches: self.launches.saturating_add(other.launches),
+            bytes: self.bytes.saturating_add(other.bytes),
+            flops: self.flops.saturating_add(other.flops),
+            work: self.work.saturating_add(other.work),
+        }
+    }
+}
+
+/// One after the other.
+impl Add for Price {
+    type Output = Price;
+
+    fn add(self, other: Price) -> Price {
+        Price {
+            amounts: self.amounts + other.amounts,
+            moving: self.moving.saturating_add(other.moving),
+            computing: self.computing.saturating_add(other.computing),
+            busy: self.busy.saturating_add(other.busy),
+            serial: self.serial.saturating_add(other.serial),
+            launching: self.launching.saturating_add(other.launching),
+            is_alone: self.is_alone || other.is_alone,
+        }
+    }
+}
+
+impl Sum for Price {
+    fn sum<I: Iterator<Item = Price>>(prices: I) -> Price {
+        prices.fold(Price::default(), Add::add)
+    }
+}
+
+/// What each node of a graph costs at a batch of so many tokens, in the order of the nodes: of a rewritten graph, whose ops are in ways
+/// that are decided, prices that [`graph_cost`](super::graph_cost) is the sum of.
+pub fn prices(graph: &Typed, machine: &Machine, tokens: u64) -> Vec<Price> {
+    let sizes = Sizes::of(&Workload::of(graph, &[tokens]), tokens);
+    let price = |node: &Node| match node {
+        Node::Param(_) | Node::Hole(_) | Node::Attr(_) => Price::default(),
+        Node::Apply(op, operands) => {
+            let types: Vec<_> = operands.iter().map(|id| graph.ty(*id)).collect();
+            at(*op, &types, machine, &sizes)
+        }
+    };
+    graph.graph().nodes.as_ref().iter().map(price).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+    use crate::machine::{Rate, Unit};
+
+    /// Two bytes take 1 ns, a FLOP 1 ns, a launch 7 ns.
+    fn of(launches: u64, bytes: u64, work: u64) -> Price {
+        let rates = &[Rate { unit: Unit::Vector, elem: DType::F32, flops_per_us: 1_000 }];
+        let machine = Machine { bytes_per_us: 2_000, rates, launch_ps: 7_000, ..crate::machine::MACHINES[0].clone() };
+        Price::roofline(&machine, Amounts { launches, bytes, flops: work, work })
+    }
+
+    #[test]
+    fn the_longest_is_what_limits() {
+        // 10 bytes take 5 ns, 4 FLOPs 4 ns of which 4 ps are not hidden, a launch 7 ns.
+        let small = of(1, 10, 4);
+        assert_eq!((small.moving, small.computing, small.launching, small.total()), (5_000, 4_000, 7_000, 5_000 + 4 + 7_000));
+        assert_eq!(small.limit(), Limit::Launch);
+        assert_eq!((of(1, 100, 4).limit(), of(1, 10, 40).limit()), (Limit::Bandwidth, Limit::Arithmetic));
+        assert_eq!(Price { serial: 7_001, ..small }.limit(), Limit::Serial);
+        let alone = small.slower(10);
+        assert_eq!((alone.limit(), alone.total()), (Limit::Processor, 50_040 + 7_000));
+        assert_eq!(of(0, 0, 0), Price::default());
+    }
+
+    #[test]
+    fn a_sum_is_one_after_the_other() {
+        let (moves, computes) = (of(1, 100, 4), of(0, 10, 40));
+        let both = moves + computes;
+        assert_eq!(both.total(), moves.total() + computes.total());
+        assert_eq!(both.amounts, Amounts { launches: 1, bytes: 110, flops: 44, work: 44 });
+        assert_eq!([moves, computes].into_iter().sum::<Price>(), both);
+        // Nothing wraps.
+        let huge = Price { busy: u64::MAX, ..both };
+        assert_eq!((huge + huge).total(), u64::MAX);
+    }
+}
