@@ -14,7 +14,7 @@ use crate::layer::{Random, distance, params, parse, run};
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/text/graph");
 
 /// Every layer of the folder, as it stands there and in f32, with the bound of its rounding.
-fn layers() -> Vec<(String, Typed, f64)> {
+pub(crate) fn layers() -> Vec<(String, Typed, f64)> {
     let files = std::fs::read_dir(FOLDER).expect("the folder of graphs").map(|entry| entry.expect("a file").path());
     let mut files: Vec<_> =
         files.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("layer_"))).collect();

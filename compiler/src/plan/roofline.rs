@@ -10,17 +10,17 @@ const BATCHES: usize = 6;
 
 const STYLE: &str = "
 svg { --page: #ffffff; --text: #1c2127; --muted: #57606a; --rule: #d3d9df;
-  --0: #0072b2; --1: #c4550a; --2: #00795a; --3: #a0447e; --4: #8a6100; --5: #57606a; }
+  --c0: #0072b2; --c1: #c4550a; --c2: #00795a; --c3: #a0447e; --c4: #8a6100; --c5: #57606a; }
 @media (prefers-color-scheme: dark) { svg { --page: #101418; --text: #e4e8ec; --muted: #9ba6b1; --rule: #343c45;
-  --0: #56b4e9; --1: #e69f00; --2: #2fc79c; --3: #dd8fbd; --4: #e6b94a; --5: #9ba6b1; } }
+  --c0: #56b4e9; --c1: #e69f00; --c2: #2fc79c; --c3: #dd8fbd; --c4: #e6b94a; --c5: #9ba6b1; } }
 .page { fill: var(--page) }
 text { fill: var(--text); font: 14px system-ui, \"Segoe UI\", \"DejaVu Sans\", sans-serif }
 .tick, .name { fill: var(--muted) }
 .label { font-size: 11px; paint-order: stroke; stroke: var(--page); stroke-width: 3px; stroke-linejoin: round }
 .grid { stroke: var(--rule) } .axis { fill: none; stroke: var(--muted) }
 .line { fill: none; stroke: var(--muted); stroke-width: 1.5 } .vector { stroke-dasharray: 5 3 }
-.batch-0 { fill: var(--0) } .batch-1 { fill: var(--1) } .batch-2 { fill: var(--2) }
-.batch-3 { fill: var(--3) } .batch-4 { fill: var(--4) } .batch-5 { fill: var(--5) }
+.batch-0 { fill: var(--c0) } .batch-1 { fill: var(--c1) } .batch-2 { fill: var(--c2) }
+.batch-3 { fill: var(--c3) } .batch-4 { fill: var(--c4) } .batch-5 { fill: var(--c5) }
 ";
 
 /// A dot of the picture.
@@ -38,7 +38,7 @@ struct Dot<'a> {
 pub fn roofline(layer: &str, plan: &TargetPlan) -> String {
     let dots = dots(plan);
     let bandwidth = plan.machine.bandwidth_gbs * 1e9;
-    let rates: Vec<(&str, f64)> = plan.machine.rates.iter().map(|rate| (rate.dtype.as_str(), rate.tflops * 1e12)).collect();
+    let rates = rates(plan);
     let best = rates.iter().map(|(_, rate)| *rate).fold(1.0, f64::max);
     let slowest = rates.iter().map(|(_, rate)| *rate).fold(best, f64::min);
     // Whole powers of ten about all dots and about where the roofs bend.
@@ -69,6 +69,19 @@ pub fn roofline(layer: &str, plan: &TargetPlan) -> String {
     let title = format!("{layer} on {}", plan.target);
     let description = "Modelled FLOP/s of each op by its FLOPs a byte, below what bandwidth and arithmetic allow";
     plot.file("roofline", &title, description, STYLE)
+}
+
+/// Rates and the types that have them, each once.
+fn rates(plan: &TargetPlan) -> Vec<(String, f64)> {
+    let mut rates: Vec<(String, f64)> = Vec::new();
+    for of in &plan.machine.rates {
+        let rate = of.tflops * 1e12;
+        match rates.iter_mut().find(|(_, known)| *known == rate) {
+            Some((dtypes, _)) => *dtypes += &format!(", {}", of.dtype),
+            None => rates.push((of.dtype.clone(), rate)),
+        }
+    }
+    rates
 }
 
 fn dots(plan: &TargetPlan) -> Vec<Dot<'_>> {

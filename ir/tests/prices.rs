@@ -1,0 +1,104 @@
+//! What the cost of a layer is made of: figures by hand, and sums that are what extraction added up.
+
+use moec_ir::graph::{Node, Op, Typed};
+use moec_ir::machine::MACHINES;
+use moec_ir::rewrite::{Batches, Price, bound, graph_cost, name_of, prices, rewrite};
+use moec_ir::schedule::{launching_nodes, schedule};
+use moec_ir::{DType, Machine};
+
+use crate::decisions::layers;
+use crate::layer::parse;
+
+const MIXTRAL: &str = include_str!("../../tests/text/graph/layer_mixtral.moe");
+
+fn sm_80() -> Machine {
+    Machine::named("sm_80").unwrap()
+}
+
+fn rewritten(layer: &Typed, machine: &Machine, tokens: u64) -> Typed {
+    rewrite(layer, machine, &Batches::together(&[tokens])).at(tokens).clone()
+}
+
+/// H = 16, F = 12, E = 8, K = 2 in bf16 at T = 3: P = 6 pairs, which hit six experts at most.
+#[test]
+fn a_small_layer_by_hand() {
+    let layer = parse(MIXTRAL);
+    let graph = rewritten(&layer, &sm_80(), 3);
+    let prices = prices(&graph, &sm_80(), 3);
+    let of = |id: egg::Id| {
+        let amounts = prices[usize::from(id)].amounts;
+        (name_of(&graph, id), amounts.bytes, amounts.flops)
+    };
+    let ops = graph.graph().nodes.ids().filter(|id| prices[usize::from(*id)] != Price::default());
+    let expected = [
+        // Tokens 3*16*2 bytes, the router 8*16*2, picks 3*2*8. The product 2*3*8*16 FLOPs, top-2 of three rows of 8 at 4 FLOPs an
+        // element, a softmax of 3*2 picks at 16.
+        ("route @router".to_string(), 96 + 256 + 48, 768 + 96 + 96),
+        // Tokens, where the pairs are 3*2*16, six experts of two weights of 12*16*2, rows 6*12*2. Two products 2*6*12*16; of 6*12
+        // numbers a silu at 16 FLOPs, a product and a rounding.
+        ("grouped_gemm @gate, @up".to_string(), 96 + 96 + 6 * 2 * 384 + 144, 2 * 2304 + 72 * (16 + 1 + 1)),
+        // Rows, where the pairs are, six experts, 6 weights of pairs at 4 bytes, rows 6*16*2. A product, and of 6*16 numbers a
+        // product and a rounding.
+        ("grouped_gemm @down".to_string(), 144 + 96 + 6 * 384 + 24 + 192, 2304 + 96 * 2),
+        // Rows, where the pairs are, tokens. A sum of 6*16 numbers, a rounding of 3*16.
+        ("combine".to_string(), 192 + 96 + 96, 96 + 48),
+    ];
+    assert_eq!(ops.map(of).collect::<Vec<_>>(), expected);
+}
+
+/// Without launches, and without what kernels hand to each other.
+#[test]
+fn the_bound_of_a_small_layer_by_hand() {
+    let slow = Machine { bytes_per_us: 1_000, ..sm_80() };
+    let bound = bound(&parse(MIXTRAL), &slow, 3);
+    // The router, and three weights of six experts; tokens in and out.
+    assert_eq!((bound.weight_bytes, bound.input_bytes, bound.output_bytes), (256 + 3 * 6 * 384, 96, 96));
+    // All products are of bf16.
+    assert_eq!(bound.flops, [(DType::BF16, 768 + 3 * 2304)]);
+    // A byte takes 1 ns; 7680 FLOPs take 24.6 ps at 312 TFLOP/s.
+    assert_eq!((bound.bytes(), bound.moving, bound.computing, bound.time()), (7360, 7_360_000, 24, 7_360_000));
+    // At many tokens all eight experts.
+    assert_eq!(moec_ir::rewrite::bound(&parse(MIXTRAL), &slow, 100).weight_bytes, 256 + 3 * 8 * 384);
+}
+
+/// Of every layer, machine and some batch sizes: nothing is left out or counted twice, and no bound is above what it bounds.
+#[test]
+fn sums_are_the_cost_of_the_layer() {
+    for (name, layer, _) in layers() {
+        for machine in MACHINES {
+            for tokens in [1, 17, 300, 5000] {
+                let graph = rewritten(&layer, &machine, tokens);
+                let prices = prices(&graph, &machine, tokens);
+                let sum: Price = prices.iter().copied().sum();
+                let at = format!("{name} on {} at {tokens}", machine.name);
+                assert_eq!(sum.total(), graph_cost(&graph, &machine, &[tokens]), "{at}");
+                let bound = bound(&layer, &machine, tokens);
+                assert!(bound.time() <= sum.total() && bound.bytes() <= sum.amounts.bytes, "{at}: {bound:?}, {sum:?}");
+                let flops: u64 = bound.flops.iter().map(|(_, flops)| flops).sum();
+                assert!(flops <= sum.amounts.flops && sum.moving > 0, "{at}: {bound:?}, {sum:?}");
+            }
+        }
+    }
+}
+
+/// What a node launches in the schedule is what the model priced; a shared launch is priced once, with its parts.
+#[test]
+fn launches_are_those_that_were_priced() {
+    for (name, layer, _) in layers() {
+        for machine in [sm_80(), Machine::named("x86-64-v3").unwrap()] {
+            for tokens in [1, 300] {
+                let graph = rewritten(&layer, &machine, tokens);
+                let (prices, launching) = (prices(&graph, &machine, tokens), launching_nodes(&graph, &machine).unwrap());
+                assert_eq!(launching.len(), schedule(&graph, &machine).unwrap().regimes[0].launches.len());
+                for (id, node) in graph.graph().nodes.items() {
+                    let launched = launching.iter().filter(|by| **by == id).count() as u64;
+                    let priced = prices[usize::from(id)].amounts.launches;
+                    assert_eq!(launched, priced, "{name} on {} at {tokens}: {id}, {node:?}", machine.name);
+                    if let Node::Apply(Op::Launch, parts) = node {
+                        assert!(parts.iter().all(|part| prices[usize::from(*part)].amounts.launches == 0));
+                    }
+                }
+            }
+        }
+    }
+}
