@@ -277,7 +277,8 @@ impl<'a> Plot<'a> {
 
     /// The plot as a file of its own, with the style of its classes.
     pub(crate) fn file(&self, id: &str, title: &str, description: &str, style: &str) -> String {
-        let inside = format!("<style>{style}</style>\n<rect class=\"page\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n{}", self.inside);
+        let inside =
+            format!("<style>{style}</style>\n<rect class=\"page\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n{}", self.inside);
         svg(" xmlns=\"http://www.w3.org/2000/svg\"", id, (WIDTH, HEIGHT), title, description, &inside)
     }
 }

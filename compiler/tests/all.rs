@@ -16,6 +16,7 @@ mod cli_limits;
 mod cli_link;
 mod cli_opt;
 mod cli_pages;
+mod cli_plan;
 mod cli_route;
 mod cli_route_traces;
 mod cli_run;

@@ -49,7 +49,7 @@ fn the_manifest_has_a_schema() {
 }
 
 /// The fields and the words of a schema.
-fn each_described(schema: &Value, each: &mut impl FnMut(&Value)) {
+pub(crate) fn each_described(schema: &Value, each: &mut impl FnMut(&Value)) {
     match schema {
         Value::Object(fields) => {
             let properties = fields.get("properties").and_then(Value::as_object);

@@ -60,10 +60,9 @@ pub(super) fn plan(arguments: &Plan, notes: Notes, out: &mut dyn Write) -> Resul
     };
     let svg = || plan.targets.first().map_or(String::new(), |target| plan::roofline(&plan.layer, target));
     let mut is_printed = false;
-    for (path, text) in [
-        (&arguments.json, arguments.json.is_some().then(json).transpose()?),
-        (&arguments.svg, arguments.svg.is_some().then(svg)),
-    ] {
+    for (path, text) in
+        [(&arguments.json, arguments.json.is_some().then(json).transpose()?), (&arguments.svg, arguments.svg.is_some().then(svg))]
+    {
         let (Some(path), Some(text)) = (path, text) else { continue };
         if path == Path::new("-") {
             out.write_all(text.as_bytes())?;

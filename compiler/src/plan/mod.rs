@@ -38,8 +38,7 @@ pub fn json_schema() -> serde_json::Value {
 
 fn of_target(machine: &Machine, lowered: &Lowered, objects: &[Object], tokens: &[u64]) -> Result<TargetPlan, ScheduleError> {
     let regimes = &lowered.rewritten.regimes;
-    let launching: Vec<_> =
-        regimes.iter().map(|regime| launching_nodes(&regime.graph, machine)).collect::<Result<_, _>>()?;
+    let launching: Vec<_> = regimes.iter().map(|regime| launching_nodes(&regime.graph, machine)).collect::<Result<_, _>>()?;
     let kernels: Vec<&KernelInfo> = objects.iter().flat_map(|object| &object.kernels).collect();
     let batch = |tokens: &u64| {
         let serves = |most: Option<u64>| most.is_none_or(|most| *tokens <= most);
@@ -66,12 +65,7 @@ fn of_target(machine: &Machine, lowered: &Lowered, objects: &[Object], tokens: &
 }
 
 /// The ops that cost anything or launch something, with their prices: parts of a launch are one with it.
-fn ops(
-    graph: &Typed,
-    machine: &Machine,
-    tokens: u64,
-    launches_of: &dyn Fn(egg::Id) -> Vec<LaunchPlan>,
-) -> Vec<(OpPlan, Price)> {
+fn ops(graph: &Typed, machine: &Machine, tokens: u64, launches_of: &dyn Fn(egg::Id) -> Vec<LaunchPlan>) -> Vec<(OpPlan, Price)> {
     let prices = prices(graph, machine, tokens);
     let price = |id: egg::Id| prices[usize::from(id)];
     let way = |id: egg::Id| match (graph.node(id), graph.node(id).operands().last().map(|last| graph.ty(*last))) {

@@ -99,7 +99,7 @@ pub struct OpPlan {
 pub struct LaunchPlan {
     /// The kernel's name.
     pub kernel: String,
-    /// Blocks.
+    /// Blocks, whatever the routing; those that get no rows end at once.
     pub grid: u64,
     /// Threads of a block; 1 on a host.
     pub block: u32,

@@ -27,10 +27,16 @@ fn of_target(layer: &str, plan: &TargetPlan) -> Vec<String> {
         lines.extend(of_batch(batch));
     }
     lines.push(String::new());
-    lines.push("Modelled, not measured. Launches of one op are priced together; its figures stand at the first.".to_string());
+    lines.push(
+        "Modelled, not measured. An op's launches are priced together; its figures stand at the first of them.".to_string(),
+    );
+    lines.push("grid: blocks launched, whatever the routing; those that get no rows end at once.".to_string());
     lines.push("time: the longer one of moving and computing, then steps that wait for each other, then launches.".to_string());
-    lines.push(format!("lower bound: max(bytes / {bandwidth_gbs} GB/s, FLOPs / ({rates})), without launches: inputs and outputs"));
-    lines.push("once, all weights once, of E experts those of min(E, rows).".to_string());
+    lines.push(
+        "lower bound: max(bytes / bandwidth, FLOPs of a type / best rate for it), without launches. Bytes are inputs, outputs"
+            .to_string(),
+    );
+    lines.push("and weights, each once, of E experts those of min(E, rows).".to_string());
     lines
 }
 
@@ -45,7 +51,8 @@ fn of_batch(batch: &BatchPlan) -> Vec<String> {
     let launches: usize = batch.ops.iter().map(|op| op.launches.len()).sum();
     let layer = format!("layer, {launches} {}", if launches == 1 { "launch" } else { "launches" });
     let rows: Vec<(String, String, [String; 8])> = batch.ops.iter().flat_map(of_op).collect();
-    let longest = |of: fn(&(String, String, [String; 8])) -> &str| rows.iter().map(|row| of(row).chars().count()).max().unwrap_or(0);
+    let longest =
+        |of: fn(&(String, String, [String; 8])) -> &str| rows.iter().map(|row| of(row).chars().count()).max().unwrap_or(0);
     let name_width = longest(|row| &row.0).max(layer.len()) + 2;
     let way_width = longest(|row| &row.1).max("way".len());
     let line = |name: &str, way: &str, cells: &[String; 8]| {

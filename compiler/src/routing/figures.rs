@@ -3,9 +3,9 @@
 use maud::{Markup, PreEscaped, html};
 
 use super::observe::tile_rows;
-use crate::plot::{Axis, Plot, height_of_rows, labels_in_a_row, pairs_of_bars};
 use super::report::{Mode, Report, Reports};
 use super::text::{cut, factor_text, layer_name, mode_name, percent};
+use crate::plot::{Axis, Plot, height_of_rows, labels_in_a_row, pairs_of_bars};
 
 /// The four plots of one layer; `id` is what their names in the page begin with.
 pub(super) fn plots(report: &Report, id: &str) -> Markup {

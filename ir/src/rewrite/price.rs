@@ -38,8 +38,8 @@ pub struct Price {
     pub serial: Cost,
     /// Time of the launches.
     pub launching: Cost,
-    /// Whether one block does all of it, with one processor's part of the bandwidth and of the rate.
-    pub is_alone: bool,
+    /// The part of `busy` in which one block has all there is to do, with one processor's part of the bandwidth and of the rate.
+    pub alone: Cost,
 }
 
 /// What takes most of the time.
@@ -91,17 +91,18 @@ impl Price {
             busy: moving.max(computing).saturating_add(moving.min(computing) / 1_000),
             serial: 0,
             launching: machine.launch_ps.saturating_mul(amounts.launches),
-            is_alone: false,
+            alone: 0,
         }
     }
 
     /// The same where so few processors work that moving and computing take so many times as long.
     pub(super) fn slower(self, times: u64) -> Price {
+        let busy = self.busy.saturating_mul(times);
         Price {
             moving: self.moving.saturating_mul(times),
             computing: self.computing.saturating_mul(times),
-            busy: self.busy.saturating_mul(times),
-            is_alone: times > 1,
+            busy,
+            alone: if times > 1 { busy } else { 0 },
             ..self
         }
     }
@@ -113,13 +114,9 @@ impl Price {
 
     /// What takes most of it; of equals the first of [`Limit::ALL`].
     pub fn limit(&self) -> Limit {
-        let busy = match (self.is_alone, self.computing > self.moving) {
-            (true, _) => Limit::Processor,
-            (false, true) => Limit::Arithmetic,
-            (false, false) => Limit::Bandwidth,
-        };
-        let (mut longest, mut limit) = (self.busy, busy);
-        for (time, other) in [(self.serial, Limit::Serial), (self.launching, Limit::Launch)] {
+        let busy = if self.computing > self.moving { Limit::Arithmetic } else { Limit::Bandwidth };
+        let (mut longest, mut limit) = (self.busy.saturating_sub(self.alone), busy);
+        for (time, other) in [(self.alone, Limit::Processor), (self.serial, Limit::Serial), (self.launching, Limit::Launch)] {
             if time > longest {
                 (longest, limit) = (time, other);
             }
@@ -158,7 +155,7 @@ impl Add for Price {
             busy: self.busy.saturating_add(other.busy),
             serial: self.serial.saturating_add(other.serial),
             launching: self.launching.saturating_add(other.launching),
-            is_alone: self.is_alone || other.is_alone,
+            alone: self.alone.saturating_add(other.alone),
         }
     }
 }
@@ -213,6 +210,9 @@ mod tests {
     fn a_sum_is_one_after_the_other() {
         let (moves, computes) = (of(1, 100, 4), of(0, 10, 40));
         let both = moves + computes;
+        // One block alone is not what limits all that comes after it.
+        let alone = of(0, 10, 4).slower(2);
+        assert_eq!((alone.limit(), (alone + moves).limit()), (Limit::Processor, Limit::Bandwidth));
         assert_eq!(both.total(), moves.total() + computes.total());
         assert_eq!(both.amounts, Amounts { launches: 1, bytes: 110, flops: 44, work: 44 });
         assert_eq!([moves, computes].into_iter().sum::<Price>(), both);
