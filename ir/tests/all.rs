@@ -13,6 +13,7 @@ mod kernel_text;
 mod kernel_verify;
 mod layer;
 mod oracle;
+mod peers;
 mod prices;
 mod random;
 mod rewrite_cases;

@@ -1,7 +1,6 @@
 //! What the cost of an op is made of: amounts of work, the times that they take, and which of these is the longest. The figures that
 //! extraction adds up, for people.
 
-use std::fmt;
 use std::iter::Sum;
 use std::ops::Add;
 
@@ -57,28 +56,6 @@ pub enum Limit {
     Launch,
 }
 
-impl Limit {
-    /// Every one.
-    pub const ALL: [Limit; 5] = [Limit::Bandwidth, Limit::Arithmetic, Limit::Processor, Limit::Serial, Limit::Launch];
-
-    /// The word for it.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Limit::Bandwidth => "bandwidth",
-            Limit::Arithmetic => "arithmetic",
-            Limit::Processor => "one processor",
-            Limit::Serial => "serial steps",
-            Limit::Launch => "launch",
-        }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.word())
-    }
-}
-
 impl Price {
     /// Of work that all processors share: `max(bytes / bandwidth, work / rate) + launches`.
     pub fn roofline(machine: &Machine, amounts: Amounts) -> Price {
@@ -112,7 +89,7 @@ impl Price {
         self.busy.saturating_add(self.serial).saturating_add(self.launching)
     }
 
-    /// What takes most of it; of equals the first of [`Limit::ALL`].
+    /// What takes most of it; of equals the first in the order of [`Limit`].
     pub fn limit(&self) -> Limit {
         let busy = if self.computing > self.moving { Limit::Arithmetic } else { Limit::Bandwidth };
         let (mut longest, mut limit) = (self.busy.saturating_sub(self.alone), busy);
