@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use moec_ir::rewrite::{Amounts, Price};
+use moec_ir::rewrite::{Amounts, Price, Spread};
 use moec_ir::tiling::{self, Kind, Product};
 use moec_ir::{DType, Machine, Tiling};
 
@@ -32,7 +32,7 @@ impl Layer {
     fn product(self, [tile_rows, columns]: [u32; 2], [n, k]: [u64; 2], rows: u64, out: u64, machine: &Machine) -> Price {
         let tiling = Tiling { kind: Kind::Mma, rows: tile_rows, columns };
         let product = Product { rows: DType::BF16, n, k, weights: vec![DType::BF16] };
-        let groups = [self.pairs(), self.experts.min(self.pairs())];
+        let groups = [self.pairs(), Spread::Picks { top_k: self.top_k, of: self.experts }.hit(self.experts, self.tokens)];
         let (of_group, work) = (2 * n * k, tiling::flops(tiling, &product, groups, machine));
         let weights = of_group * groups[1] * tiling::passes(tiling, groups, of_group, machine);
         let flops = 2 * self.pairs() * n * k;
@@ -150,9 +150,8 @@ fn table(title: &str, rows: &[Row]) -> String {
 
 fn vllm_rows(is_in: impl Fn(u64) -> bool) -> Vec<Row> {
     let rows = VLLM.into_iter().filter(|(tokens, ..)| is_in(*tokens));
-    let row = |(tokens, tile, us): (u64, [u32; 2], f64)| {
-        (format!("T = {tokens}, {} by {}", tile[0], tile[1]), us, vllm(tokens, tile))
-    };
+    let row =
+        |(tokens, tile, us): (u64, [u32; 2], f64)| (format!("T = {tokens}, {} by {}", tile[0], tile[1]), us, vllm(tokens, tile));
     rows.map(row).collect()
 }
 

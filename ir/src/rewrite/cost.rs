@@ -20,6 +20,43 @@ pub struct Workload {
     pub tokens: Vec<u64>,
     /// Pairs that are kept, or slots; a batch is priced as one sequence.
     pub pairs: Extent,
+    /// Which experts they are of.
+    pub spread: Spread,
+}
+
+/// How rows fall on experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// Every expert has some.
+    Even,
+    /// A token has so many different ones of so many, each as likely as the others, and tokens do not know each other.
+    Picks {
+        /// K.
+        top_k: u64,
+        /// All that picks may be of, also those that are elsewhere.
+        of: u64,
+    },
+}
+
+impl Spread {
+    /// How many of these experts get rows of so many tokens, in the mean: `E (1 - (1 - K / N)^T)`, rounded up.
+    pub fn hit(self, experts: u64, tokens: u64) -> u64 {
+        const ONE: u128 = 1 << 60;
+        match self {
+            Spread::Even => experts,
+            Spread::Picks { top_k, of } => {
+                let (mut missed, mut power, mut exponent) =
+                    (ONE, ONE - ONE * u128::from(top_k.min(of)) / u128::from(of.max(1)), tokens);
+                while exponent > 0 {
+                    if exponent % 2 == 1 {
+                        missed = missed * power / ONE;
+                    }
+                    (power, exponent) = (power * power / ONE, exponent / 2);
+                }
+                u64::try_from((u128::from(experts) * (ONE - missed)).div_ceil(ONE)).unwrap_or(experts)
+            }
+        }
+    }
 }
 
 impl Workload {
@@ -46,7 +83,17 @@ impl Workload {
             }
         };
         let pairs = graph.graph().nodes.ids().filter_map(pairs).reduce(Extent::max);
-        Workload { tokens: tokens.to_vec(), pairs: pairs.unwrap_or(Extent::Tokens) }
+        let mut spreads = graph.graph().nodes.ids().filter_map(|id| match (graph.ty(id), graph.node(id)) {
+            (Type::Routing { top_k, experts, .. }, Node::Apply(Op::Given, operands)) => {
+                Some(Spread::Picks { top_k: *top_k, of: mapped(graph, operands[2]).unwrap_or(*experts).max(*experts) })
+            }
+            (Type::Routing { top_k, experts, rowless }, _) => {
+                Some(Spread::Picks { top_k: *top_k, of: experts.saturating_add(*rowless) })
+            }
+            (Type::Tensor { .. } | Type::Picks { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_), _) => None,
+        });
+        let spread = spreads.next_back().unwrap_or(Spread::Even);
+        Workload { tokens: tokens.to_vec(), pairs: pairs.unwrap_or(Extent::Tokens), spread }
     }
 }
 
@@ -248,18 +295,26 @@ fn gives_picks(op: Op, types: &[&Type]) -> bool {
 pub(super) struct Sizes {
     pub(super) tokens: u64,
     pub(super) pairs: u64,
+    spread: Spread,
 }
 
 impl Sizes {
     pub(super) fn of(workload: &Workload, tokens: u64) -> Sizes {
         let dims = Dims { tokens, sequence_tokens: tokens };
-        Sizes { tokens, pairs: workload.pairs.at(dims).unwrap_or(u64::MAX) }
+        Sizes { tokens, pairs: workload.pairs.at(dims).unwrap_or(u64::MAX), spread: workload.spread }
+    }
+
+    /// How many of so many experts have rows.
+    pub(super) fn hit(&self, experts: u64) -> u64 {
+        self.spread.hit(experts, self.tokens).min(self.pairs)
     }
 
     /// The rows of a product, and how many groups they are in.
     fn rows(&self, op: Op, types: &[&Type]) -> [u64; 2] {
         match (op, types.get(1)) {
-            (Op::GroupedGemm, Some(Type::Routing { experts, .. } | Type::Slots { experts, .. })) => [self.pairs, *experts],
+            (Op::GroupedGemm, Some(Type::Routing { experts, .. } | Type::Slots { experts, .. })) => {
+                [self.pairs, self.hit(*experts)]
+            }
             (_, _) => [self.tokens, 1],
         }
     }
@@ -292,7 +347,7 @@ impl Sizes {
     }
 }
 
-/// Bytes that a fused op reads: of grouped weights only the experts that can be hit.
+/// Bytes that a fused op reads: of grouped weights only those of the experts that are hit.
 fn touched(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
     let weight_list = op.operand_list().map(|list| list - 1).filter(|_| op == Op::GroupedGemm);
     let of = |(i, ty): (usize, &&Type)| match ty {
@@ -347,7 +402,7 @@ pub(super) fn expert_bytes(w: &Type, sizes: &Sizes) -> u64 {
     match w {
         Type::Tensor { shape, .. } => {
             let experts = shape.first().map_or(1, |d| sizes.dim(*d)).max(1);
-            (sizes.bytes(w) / experts).saturating_mul(experts.min(sizes.pairs))
+            (sizes.bytes(w) / experts).saturating_mul(sizes.hit(experts))
         }
         ty => sizes.bytes(ty),
     }
@@ -457,10 +512,15 @@ mod tests {
         [x, Type::List(vec![w]), Type::List(vec![]), Type::Attr(Attr::Body(body))]
     }
 
+    /// K of eight experts a token.
+    fn workload(tokens: &[u64], top_k: u64) -> Workload {
+        Workload { tokens: tokens.to_vec(), pairs: Extent::Tokens * top_k, spread: Spread::Picks { top_k, of: 8 } }
+    }
+
     fn price(op: Op, types: &[Type], machine: &Machine, tokens: &[u64], top_k: u64) -> Cost {
         let types: Vec<&Type> = types.iter().collect();
         let operands: Vec<egg::Id> = (0..types.len()).map(egg::Id::from).collect();
-        cost(&Node::apply(op, &operands), &types, machine, &Workload { tokens: tokens.to_vec(), pairs: Extent::Tokens * top_k })
+        cost(&Node::apply(op, &operands), &types, machine, &workload(tokens, top_k))
     }
 
     #[test]
@@ -479,7 +539,19 @@ mod tests {
     }
 
     #[test]
-    fn a_grouped_gemm_reads_only_the_experts_that_pairs_can_hit() {
+    fn experts_are_hit_by_chance() {
+        let of = |tokens: u64| Spread::Picks { top_k: 8, of: 128 }.hit(128, tokens);
+        // 128 (1 - (15/16)^T): 8, 15.5, 82.4, 125.9.
+        assert_eq!([0, 1, 2, 16, 64, 4096].map(of), [0, 8, 16, 83, 126, 128]);
+        // Of 16 that are here, of 128: 16 / 128 of them.
+        assert_eq!([1, 2, 64].map(|tokens| Spread::Picks { top_k: 8, of: 128 }.hit(16, tokens)), [1, 2, 16]);
+        assert_eq!((Spread::Picks { top_k: 4, of: 4 }.hit(4, 1), Spread::Even.hit(7, 1)), (4, 7));
+        assert_eq!(Spread::Picks { top_k: 1, of: 2 }.hit(u64::MAX, u64::MAX), u64::MAX);
+        assert_eq!(Spread::Picks { top_k: 1, of: 0 }.hit(8, 4), 0);
+    }
+
+    #[test]
+    fn a_grouped_gemm_reads_only_the_experts_that_pairs_hit() {
         let routing = Type::Routing { top_k: 2, experts: 8, rowless: 0 };
         let [rows, _, vs, body] = gemm(Dim::Pairs, 3, 5, DType::F32, Body::identity());
         let w = Type::tensor(&[Dim::Const(8), Dim::Const(3), Dim::Const(5)], DType::F32);
@@ -497,7 +569,7 @@ mod tests {
         let (slots, vs) = (Type::Slots { experts: 2, slots: 3 }, Type::List(vec![]));
         let types = [&x, &weights, &slots, &vs, &Type::Attr(Attr::Body(Body::identity()))];
         let node = Node::apply(Op::SoftDispatch, &[0usize, 1, 2, 3, 4].map(egg::Id::from));
-        let workload = Workload { tokens: vec![4], pairs: Extent::Const(6) };
+        let workload = Workload { tokens: vec![4], pairs: Extent::Const(6), spread: Spread::Even };
         // T = 4. Bytes: x 4*5*2, weights 4*6*4, six slots 6*5*4. FLOPs: 2*4*6*5.
         assert_eq!(cost(&node, &types, &slow(), &workload), (40 + 96 + 120) * 1_000 + 240);
     }

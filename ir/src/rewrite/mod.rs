@@ -14,7 +14,7 @@ mod ways;
 
 pub use bound::{Bound, bound};
 pub use choices::{Choice, choices, name_of};
-pub use cost::{Cost, Workload, cost};
+pub use cost::{Cost, Spread, Workload, cost};
 pub use price::{Amounts, Limit, Price, prices};
 pub use rules::{Rule, rules};
 pub use typing::Typing;
