@@ -262,9 +262,9 @@ pub fn mma_stages(tiling: Tiling, weights: usize, machine: &Machine) -> Option<u
 }
 
 /// The work of a product's arithmetic under a tiling, in FLOPs that take as long at the machine's full rate: the multiplications
-/// and additions of `rows` rows in `groups` groups of equal size, and what the cut adds to them.
+/// and additions of `rows` rows in `groups` groups, and what the cut adds to them.
 ///
-/// * **Tile quantisation.** A GPU's block computes all of its tile. The host computes the rows and columns that there are.
+/// * **Tile quantisation.** A GPU's block computes all of its [tile](row_tiles). The host computes the rows and columns that there are.
 /// * **Wave quantisation.** Blocks are spread over the processors; the last round may leave some of them idle.
 /// * **Operands from shared memory** (GPU). A thread reads a vector of each side for `rows / 16 x columns / 16` products a weight;
 ///   a vector takes the time of four scalar multiplications and additions. By dot products a lane loads a vector of each row and
@@ -275,11 +275,10 @@ pub fn mma_stages(tiling: Tiling, weights: usize, machine: &Machine) -> Option<u
 /// * **The rate** of matrix instructions, in place of the machine's; a stage beyond K is computed whole.
 pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &Machine) -> u64 {
     let (tile_rows, tile_columns, weights) = (u64::from(tiling.rows), u64::from(tiling.columns), of.weights.len() as u64);
-    let groups = groups.min(rows).max(1);
-    let (row_tiles, column_tiles) = (rows.div_ceil(groups).div_ceil(tile_rows), of.n.div_ceil(tile_columns));
-    let blocks = groups.saturating_mul(row_tiles).saturating_mul(column_tiles);
+    let (row_tiles, column_tiles) = (row_tiles(tile_rows, [rows, groups]), of.n.div_ceil(tile_columns));
+    let blocks = row_tiles.saturating_mul(column_tiles);
     let step = |rows: u64, columns: u64| rows.saturating_mul(columns).saturating_mul(2).saturating_mul(weights);
-    let whole = || step(row_tiles.saturating_mul(tile_rows), column_tiles * tile_columns).saturating_mul(groups);
+    let whole = || step(row_tiles.saturating_mul(tile_rows), column_tiles * tile_columns);
     let scaled = |work: u64, by: u128, of: u128| u64::try_from(u128::from(work) * by / of.max(1)).unwrap_or(u64::MAX);
     let (useful, depth) = match tiling.kind {
         Kind::Dot => {
@@ -311,6 +310,13 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
     let waves = blocks.div_ceil(processors).saturating_mul(processors);
     let spread = u128::from(useful) * u128::from(waves) / u128::from(blocks.max(1));
     u64::try_from(spread).unwrap_or(u64::MAX).saturating_mul(depth)
+}
+
+/// Row tiles of all groups together. Groups are of any size, so that the last tile of each is half full in the mean; none has less than
+/// one tile. A single group has the tiles that its rows take.
+fn row_tiles(tile_rows: u64, [rows, groups]: [u64; 2]) -> u64 {
+    let (full, groups) = (rows.div_ceil(tile_rows), groups.min(rows).max(1));
+    if groups == 1 { full } else { full.saturating_add(groups / 2).max(groups) }
 }
 
 /// How often the weights of a group come from memory. The blocks of a row tile follow each other along the columns, so that the next

@@ -27,8 +27,8 @@ const DECISIONS: &[(&str, &str, &str, u64, &str, &str)] = &[
     ("whether matrix instructions multiply", "switch-base-8", "sm_90a", 64, "grouped_gemm @down", "mma("),
     ("how high tiles are", "deepseek-v3", "sm_90a", 16, "grouped_gemm @down", "beside(mma(16 "),
     ("how high tiles are", "deepseek-v3", "sm_90a", 4096, "grouped_gemm @down", "beside(mma(64 "),
-    ("whether the shared expert is in the grouped launch", "qwen1.5-moe-a2.7b", "sm_80", 1, SHARED, "beside("),
-    ("whether the shared expert is in the grouped launch", "qwen1.5-moe-a2.7b", "sm_80", 1024, SHARED, "apart"),
+    ("whether the shared expert is in the grouped launch", "qwen1.5-moe-a2.7b", "sm_86", 1, SHARED, "beside("),
+    ("whether the shared expert is in the grouped launch", "qwen1.5-moe-a2.7b", "sm_86", 128, SHARED, "apart"),
 ];
 
 #[test]

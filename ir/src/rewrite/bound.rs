@@ -1,4 +1,4 @@
-//! The least time that a layer can take on a machine, however it is computed.
+//! The least time that a layer can take on a machine, however it is computed, where its experts are hit by chance.
 
 use super::cost::{Cost, Sizes, Workload, expert_bytes, product_flops};
 use super::price::time;
@@ -9,7 +9,7 @@ use crate::{DType, Machine};
 /// `max(bytes / bandwidth, FLOPs of each type / the best rate for it)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// Bytes of the weights, of those of experts only as many as pairs can hit.
+    /// Bytes of the weights, of those of experts only as many as are [hit](super::Spread::hit) in the mean.
     pub weight_bytes: u64,
     /// Bytes of the inputs, each read once.
     pub input_bytes: u64,
