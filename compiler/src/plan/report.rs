@@ -165,7 +165,7 @@ impl From<Limit> for LimitWord {
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct BoundFigures {
-    /// Bytes of the weights, of those of experts only as many as the rows can hit: `min(E, rows)`.
+    /// Bytes of the weights, of those of E experts as many as picks by chance hit in the mean: `E (1 - (1 - K / E)^T)`.
     pub weight_bytes: u64,
     /// Bytes of the inputs.
     pub input_bytes: u64,

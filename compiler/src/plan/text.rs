@@ -36,7 +36,7 @@ fn of_target(layer: &str, plan: &TargetPlan) -> Vec<String> {
         "lower bound: max(bytes / bandwidth, FLOPs of a type / best rate for it), without launches. Bytes are inputs, outputs"
             .to_string(),
     );
-    lines.push("and weights, each once, of E experts those of min(E, rows).".to_string());
+    lines.push("and weights, each once, of E experts as many as picks by chance hit.".to_string());
     lines
 }
 
