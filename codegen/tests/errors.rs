@@ -38,6 +38,8 @@ fn matrices_where_there_are_none() {
     assert!(lacks(|k| k.commit()).contains("a group of copies"));
     assert!(lacks(|k| k.wait_copies(0)).contains("a wait for copies"));
     assert!(lacks(|k| drop(k.shared("from", BF16, 64).load_matrix(k.i32(0), 1))).contains("a matrix load"));
+    let store = lacks(|k| k.shared("to", BF16, 64).store_matrix(k.i32(0), &[pair(k)], false));
+    assert!(store.contains("a matrix store"), "{store}");
     let k = Builder::new("k", 1);
     k.sums("sums", 4).add_product(0, MatrixShape::M16N8K8, &[pair(&k); 2], &[pair(&k)]);
     assert!(refused(vec![k.finish()], "x86-64-v3").contains("a product of matrices"));

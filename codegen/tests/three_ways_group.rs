@@ -192,6 +192,60 @@ fn products_without_a_fence_or_a_wait_are_found() {
     }
 }
 
+/// Both factors come by copies of threads that a phase waits for; sums leave as pairs, transposed, by stores of matrices.
+fn by_copies(fence: &str) -> String {
+    let pairs: Vec<String> = (0..4).map(|i| format!("load %v{i}: f32x2 = %sums[{}]", 2 * i)).collect();
+    format!(
+        "kernel @by_copies(%a: *bf16, %b: *bf16, %y: *mut i32) threads 128 {{
+           shared %ta: bf16[1024] align 128
+           shared %tb: bf16[256] align 128
+           shared %out: bf16[1024] align 128
+           registers %sums: f32[8]
+           mbarrier %full arrivals 128 stages 1
+           {}
+           copy %ta[thread % 2 * 512 + thread / 2 * 8] = %a[thread * 8] bytes 16
+           if thread < 32 {{
+             copy %tb[thread % 2 * 128 + thread / 2 * 8] = %b[thread * 8] bytes 16
+           }}
+           arrive %full[0] copied
+           wait %full[0] phase 0
+           {fence}
+           group_mma m64n16k16 %sums[0] += %ta[0] lines 64 * %tb[0] lines 16
+           wait products 0
+           {}
+           store_matrix %out[(thread % 8 + thread % 32 / 16 * 8) * 64 + thread / 32 * 16 + thread / 8 % 2 * 8] \
+             = (bf16(%v0), bf16(%v1), bf16(%v2), bf16(%v3)) transposed
+           barrier block
+           for %i: i32 in thread..1024 step 128 {{
+             load %o: bf16 = %out[%i]
+             store %y[%i] = bits_i32(f32(%o))
+           }}
+         }}",
+        halves(16),
+        pairs.join("\n"),
+    )
+}
+
+#[test]
+fn copies_of_threads_bring_factors_and_matrices_are_stored() {
+    let (a, b) = (matrix(64, 16, 3), matrix(16, 16, 77));
+    let memory = |matrix: &[Vec<f32>]| Bytes(bf16(matrix.iter().flatten().copied()));
+    let given = [memory(&a), memory(&b), Unwritten(1024)];
+    let rounded = |bits: i32| {
+        let bits = bits as u32;
+        ((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000) as i32
+    };
+    // Columns of the product are rows of what leaves.
+    let sums = products(&a, &b, 1);
+    let expected: Vec<i32> = (0..1024).map(|i| rounded(sums[i % 64 * 16 + i / 64])).collect();
+    assert_eq!(check(Machine::has_groups, 1, &given, &by_copies("fence")), [expected]);
+    let kernel = read(&by_copies(""));
+    let ptx = assembly(&program(vec![kernel.clone()]), &Machine::named("sm_90a").unwrap()).unwrap();
+    let found = Schedule::ALL.map(|schedule| emulated(&kernel, &ptx, 1, &given, schedule).0);
+    let kinds: Vec<_> = found.iter().flat_map(|report| &report.findings).map(|finding| finding.kind).collect();
+    assert!(kinds.contains(&FindingKind::MissingProxyFence), "{kinds:?}");
+}
+
 #[test]
 fn machines_without_such_products_say_so() {
     let refused = |text: &str, machine: &str| {

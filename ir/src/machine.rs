@@ -21,6 +21,10 @@ pub struct Machine {
     pub shared_optin_bytes: u32,
     /// What copies from global to shared memory while the threads go on.
     pub copy_engines: &'static [CopyEngine],
+    /// Whether it has instructions for `2^x` and `1 / x` that are nearly exact.
+    pub approximations: bool,
+    /// Whether warps store fragments of matrices to shared memory.
+    pub matrix_stores: bool,
     /// Whether a block has barriers that count arrivals and the bytes of copies, and on which threads can wait for a phase.
     pub mbarriers: bool,
     /// Whether copies take boxes of tensors, of which a kernel is given maps.
@@ -35,6 +39,8 @@ pub struct Machine {
     pub processors: u32,
     /// The last cache before memory, bytes.
     pub cache_bytes: u64,
+    /// What all processors together get from it, bytes per microsecond, where that is known.
+    pub cache_bytes_per_us: Option<u64>,
     /// Memory bandwidth, bytes per microsecond.
     pub bytes_per_us: u64,
     /// What computes, on which elements and how fast. What is not here the machine has not.
@@ -336,6 +342,8 @@ const fn gpu(
         shared_optin_bytes: (shared_kib - 1) * 1024,
         copy_engines: if sm >= 90 { &[CP_ASYNC, CP_ASYNC_BULK] } else { &[CP_ASYNC] },
         // Of the machines below those from 90 on have the features of their architecture that others lack (`a`).
+        approximations: true,
+        matrix_stores: sm >= 90,
         mbarriers: sm >= 90,
         tensor_maps: sm >= 90,
         role_registers: sm >= 90,
@@ -344,6 +352,8 @@ const fn gpu(
         early_launches: sm >= 90,
         processors,
         cache_bytes: cache_mib << 20,
+        // Of an H200, from published kernels.
+        cache_bytes_per_us: if sm == 90 { Some(7_500_000) } else { None },
         bytes_per_us: gb_per_s * 1000,
         rates,
         launch_ps: 3_000_000,
@@ -362,6 +372,8 @@ const fn host(name: &'static str, features: &'static [CpuFeature], rates: &'stat
         shared_bytes: 256 * 1024,
         shared_optin_bytes: 256 * 1024,
         copy_engines: &[],
+        approximations: false,
+        matrix_stores: false,
         mbarriers: false,
         tensor_maps: false,
         role_registers: false,
@@ -369,6 +381,7 @@ const fn host(name: &'static str, features: &'static [CpuFeature], rates: &'stat
         early_launches: false,
         processors: 2,
         cache_bytes: 32 << 20,
+        cache_bytes_per_us: None,
         bytes_per_us: 60_000,
         rates,
         launch_ps: 5_000_000,

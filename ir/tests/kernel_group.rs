@@ -138,3 +138,74 @@ fn what_products_leave_undefined_is_a_fault() {
     let beyond = second.replace("%more[0]", "%sums[0]").replace("%a[0]", "%a[block * 64 + 64]");
     assert_eq!(fault("fence", &beyond), format!("{warps}the factor from element 64 on: outside an array of 1024 elements"));
 }
+
+/// Lane 4 r + c / 2 has the elements of row r in columns c and c + 1, or of column r in rows c and c + 1: PTX ISA 9.7.14.5.16.
+#[test]
+fn matrices_are_stored_by_fragments() {
+    for (transposed, place) in
+        [("", |i: usize| (i / 8, i % 8)), (" transposed", |i: usize| (i % 8, i / 8))] as [(&str, fn(usize) -> (usize, usize)); 2]
+    {
+        let text = format!(
+            "kernel @stores(%y: *mut f32) threads 32 {{
+               shared %t: bf16[128]
+               let %x: f32 = f32(thread)
+               store_matrix %t[thread % 16 * 8] = (bf16(splat(%x, 2)), bf16(splat(%x + 64.0, 2))){transposed}
+               for %i: i32 in thread..128 step 32 {{
+                 load %v: bf16 = %t[%i]
+                 store %y[%i] = f32(%v)
+               }}
+             }}"
+        );
+        let mut memory = [Memory::unknown(512)];
+        run(&text, &[Argument::Buffer(0)], &mut memory).unwrap();
+        let expected = (0..128).flat_map(|i| {
+            let (row, column) = place(i % 64);
+            ((4 * row + column / 2 + i / 64 * 64) as f32).to_le_bytes()
+        });
+        assert_eq!(memory[0], Memory::from(expected.collect::<Vec<u8>>()), "{transposed}");
+    }
+}
+
+/// The one arrival more that the phase needs, and the wait for it.
+const WAIT: &str = "if thread == 0 { arrive %full[0] } wait %full[0] phase 0";
+
+/// Copies of threads that a phase waits for.
+fn bound(wait: &str, fence: &str) -> Result<Memory, String> {
+    let text = format!(
+        "kernel @bound(%x: *bf16, %y: *mut f32) threads 128 {{
+           shared %a: bf16[1024] align 128
+           shared %b: bf16[128] align 128
+           registers %sums: f32[4]
+           mbarrier %full arrivals 129 stages 1
+           store %sums[0] = splat(0.0, 4)
+           copy %a[thread * 8] = %x[thread * 8] bytes 16
+           if thread < 16 {{
+             copy %b[thread * 8] = %x[thread * 8] bytes 16
+           }}
+           arrive %full[0] copied
+           {wait}
+           {fence}
+           group_mma m64n8k16 %sums[0] += %a[0] lines 64 * %b[0] lines 8
+           wait products 0
+           load %v: f32 = %sums[0]
+           store %y[thread] = %v
+         }}"
+    );
+    let x: Vec<u8> = (0..1024).flat_map(|_| [0x80, 0x3f]).collect();
+    let mut memory = [Memory::from(x), Memory::unknown(512)];
+    run(&text, &[Argument::Buffer(0), Argument::Buffer(1)], &mut memory)
+        .map(|()| memory[1].clone())
+        .map_err(|fault| fault.message)
+}
+
+/// All elements are one, so that each sum is 16.
+#[test]
+fn a_phase_waits_for_the_copies_of_threads() {
+    let sixteen: Vec<u8> = (0..128).flat_map(|_| 16f32.to_le_bytes()).collect();
+    assert_eq!(bound(WAIT, "fence"), Ok(Memory::from(sixteen)));
+    let warps = "block 0: the warps from thread 0 on: ";
+    assert_eq!(bound(WAIT, ""), Err(format!("{warps}byte 0 of a factor was stored, with no fence since")));
+    // They belong to the phase: groups have none of them.
+    let early = format!("{warps}touches memory that a copy under way will write: it is not waited for");
+    assert_eq!(bound("wait groups 0", "fence"), Err(early));
+}

@@ -76,6 +76,8 @@ const WORDS: &[&str] = &[
     "wait",
     "groups",
     "load_matrix",
+    "store_matrix",
+    "copied",
     "transposed",
     "mma",
     "m16n8k16",

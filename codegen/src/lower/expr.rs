@@ -57,8 +57,14 @@ impl<'c> Lowering<'_, 'c> {
                 }
                 None => return Err(self.malformed(format!("`{}` is used before it is bound", self.local(local).name))),
             },
+            Expr::Unary(op @ (Unary::Exp2Approx | Unary::ReciprocalApprox), a) => {
+                self.target.approximate(ir, op, self.known(a)?).ok_or_else(|| self.unsupported("approximations"))?
+            }
             Expr::Unary(op, a) => unary(ir, op, elem(a), self.known(a)?),
-            Expr::Binary(op, a, b) => binary(ir, op, elem(a), self.known(a)?, self.known(b)?),
+            Expr::Binary(op, a, b) => match self.of_warp(op, [a, b]) {
+                Some(value) => value,
+                None => binary(ir, op, elem(a), self.known(a)?, self.known(b)?),
+            },
             Expr::Compare(op, a, b) => compare(ir, op, elem(a), self.known(a)?, self.known(b)?),
             Expr::Select(c, a, b) => ir.select(self.known(c)?, self.known(a)?, self.known(b)?),
             Expr::Fma(a, b, c) => {
@@ -98,6 +104,7 @@ fn unary<'c>(ir: &Ir<'c>, op: Unary, elem: DType, a: Value<'c>) -> Value<'c> {
         Unary::Abs => ir.value_of("llvm.fabs", &[ty], &[a]),
         Unary::Floor => ir.value_of("llvm.floor", &[ty], &[a]),
         Unary::Sqrt => ir.value_of("llvm.sqrt", &[ty], &[a]),
+        Unary::Exp2Approx | Unary::ReciprocalApprox => unreachable!("a target's own: `Target::approximate`"),
     }
 }
 

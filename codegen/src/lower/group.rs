@@ -1,7 +1,9 @@
 //! Products of four warps: sums are variables that pass through each product, and through each wait.
 
+use std::collections::{BTreeSet, HashMap};
+
 use moec_ir::kernel::panels::STEP;
-use moec_ir::kernel::{Expr, Factor, Handle, Panels, Place, Registers, Stmt, fragment};
+use moec_ir::kernel::{Expr, Factor, Handle, Panels, Place, Registers, Stmt, Wait, fragment};
 
 use super::Lowering;
 use crate::Error;
@@ -34,14 +36,12 @@ impl<'c> Lowering<'_, 'c> {
         Ok(())
     }
 
-    /// Everything that products sum passes through: what is read behind the wait depends on it.
-    pub(super) fn wait_products(&mut self, left: u32) -> Result<(), Error> {
+    /// The sums of products that may be under way pass through it: what is read behind the wait depends on it.
+    pub(super) fn wait_products(&mut self, wait: &Stmt, left: u32) -> Result<(), Error> {
         self.needs_whole_warps()?;
-        let mut summed = Vec::new();
-        sums_of(&self.kernel.body, &mut summed);
         let mut elements: Vec<Pointer<'c>> = Vec::new();
-        for (sums, at, len) in summed {
-            let of = self.registers[sums.index()].get(at as usize..(at + len) as usize).unwrap_or_default();
+        for Sums { array, at, len } in self.under_way.get(&std::ptr::from_ref(wait)).into_iter().flatten() {
+            let of = self.registers[*array].get(*at as usize..(at + len) as usize).unwrap_or_default();
             elements.extend(of.iter().filter(|element| !elements.contains(element)).copied().collect::<Vec<_>>());
         }
         let before = self.sums(&elements);
@@ -68,12 +68,39 @@ impl<'c> Lowering<'_, 'c> {
     }
 }
 
-/// The sums of every product in these statements: their array, the first element, and how many.
-fn sums_of(block: &[Stmt], found: &mut Vec<(Handle<Registers>, u32, u32)>) {
+/// Some elements of an array of registers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Sums {
+    /// The array, by handle.
+    array: usize,
+    /// The first element.
+    at: u32,
+    len: u32,
+}
+
+/// For each wait for products, by its address, the sums of those that may be under way there.
+pub(super) type UnderWay = HashMap<*const Stmt, BTreeSet<Sums>>;
+
+/// What is under way at the waits of these statements, and in the end, if `before` is when they begin.
+pub(super) fn under_way(block: &[Stmt], before: BTreeSet<Sums>, found: &mut UnderWay) -> BTreeSet<Sums> {
+    let mut now = before;
     for stmt in block {
         if let Stmt::GroupMma { sums, at, columns, .. } = stmt {
-            found.push((*sums, *at, fragment::group_sums(*columns)));
+            now.insert(Sums { array: sums.index(), at: *at, len: fragment::group_sums(*columns) });
+        } else if let Stmt::Wait(Wait::Products(left)) = stmt {
+            found.entry(std::ptr::from_ref(stmt)).or_default().extend(&now);
+            if *left == 0 {
+                now.clear();
+            }
+        } else if let Stmt::For { body, .. } = stmt {
+            // What one turn leaves, the next one may wait for; a second turn leaves nothing that the first did not.
+            for _ in 0..2 {
+                now.extend(under_way(body, now.clone(), found));
+            }
+        } else {
+            let ends: Vec<_> = stmt.blocks().map(|block| under_way(block, now.clone(), found)).collect();
+            now = if ends.is_empty() { now } else { ends.into_iter().flatten().collect() };
         }
-        stmt.blocks().for_each(|block| sums_of(block, found));
     }
+    now
 }

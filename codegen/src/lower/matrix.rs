@@ -58,6 +58,18 @@ impl<'c> Lowering<'_, 'c> {
         Ok(())
     }
 
+    pub(super) fn store_matrix(
+        &mut self,
+        (to, offset): (Place, Handle<Expr>),
+        pairs: &[Handle<Expr>],
+        transposed: bool,
+    ) -> Result<(), Error> {
+        self.needs_whole_warps()?;
+        let row = self.element(to, offset)?;
+        let pairs = pairs.iter().map(|pair| self.expr(*pair)).collect::<Result<Vec<_>, _>>()?;
+        self.target.store_matrix(self.ir, row, &pairs, transposed).ok_or_else(|| self.unsupported("a matrix store"))
+    }
+
     pub(super) fn mma(
         &mut self,
         shape: MatrixShape,

@@ -7,6 +7,8 @@ mod matrix;
 mod stmt;
 mod sync;
 
+use std::collections::BTreeSet;
+
 use moec_ir::kernel::{Block, Expr, Handle, Kernel, Local, ParamKind, Place, Stmt, Ty, layout};
 use moec_ir::{DType, Machine};
 
@@ -27,6 +29,10 @@ struct Lowering<'a, 'c> {
     registers: Vec<Vec<Pointer<'c>>>,
     /// Addresses of the block's barriers, by handle.
     mbarriers: Vec<Pointer<'c>>,
+    /// The number of the thread's warp, where warps have roles: a value of which LLVM and ptxas know that a warp agrees on it.
+    warp: Option<Value<'c>>,
+    /// The sums of products that may be under way at each wait for them.
+    under_way: group::UnderWay,
     /// What each local stands for once it is bound, by handle.
     locals: Vec<Option<Bound<'c>>>,
     /// The type of each expression, by handle.
@@ -63,6 +69,8 @@ pub(crate) fn kernel(ir: &Ir<'_>, target: &dyn Target, machine: &Machine, kernel
         let element = |i| ir.variable(function, elem(ir, array.elem), 0, &format!("{}.{i}", array.name));
         (0..array.len).map(element).collect()
     });
+    let mut under_way = group::UnderWay::new();
+    group::under_way(&kernel.body, BTreeSet::new(), &mut under_way);
     let mut lowering = Lowering {
         ir,
         target,
@@ -72,6 +80,8 @@ pub(crate) fn kernel(ir: &Ir<'_>, target: &dyn Target, machine: &Machine, kernel
         shared: memory.arrays,
         mbarriers: memory.mbarriers,
         registers: registers.collect(),
+        warp: None,
+        under_way,
         locals: vec![None; kernel.locals.len()],
         changing: changing(kernel),
         types,
@@ -79,6 +89,7 @@ pub(crate) fn kernel(ir: &Ir<'_>, target: &dyn Target, machine: &Machine, kernel
         lasting: Vec::new(),
         passing: Vec::new(),
     };
+    lowering.number_warps()?;
     lowering.begin_mbarriers()?;
     lowering.block(&kernel.body)?;
     ir.ret();

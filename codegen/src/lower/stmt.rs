@@ -102,7 +102,7 @@ impl<'c> Lowering<'_, 'c> {
             }
             Stmt::BarrierArrive { id, count } => self.warps("barriers of some threads")?.arrive_at(ir, *id, *count),
             Stmt::Roles(roles) => self.roles(roles)?,
-            Stmt::Arrive { barrier, stage, bytes } => self.arrive(*barrier, *stage, *bytes)?,
+            Stmt::Arrive { barrier, stage, arrival } => self.arrive(*barrier, *stage, *arrival)?,
             Stmt::BulkCopy { to, at, from, offset, bytes, barrier, stage } => {
                 let to = self.element(Place::Shared(*to), *at)?;
                 let from = self.element(Place::Param(*from), *offset)?;
@@ -129,10 +129,11 @@ impl<'c> Lowering<'_, 'c> {
             Stmt::Wait(Wait::Groups(left)) => {
                 self.target.wait(ir, *left).ok_or_else(|| self.unsupported("a wait for copies"))?;
             }
+            Stmt::StoreMatrix { to, offset, pairs, transposed } => self.store_matrix((*to, *offset), pairs, *transposed)?,
             Stmt::LoadMatrix { locals, from, offset, transposed } => self.load_matrix(locals, *from, *offset, *transposed)?,
             Stmt::Mma { shape, sums, at, a, b } => self.mma(*shape, (*sums, *at), a, b)?,
             Stmt::GroupMma { columns, depth, sums, at, a, b } => self.group_mma([*columns, *depth], (*sums, *at), a, b)?,
-            Stmt::Wait(Wait::Products(left)) => self.wait_products(*left)?,
+            Stmt::Wait(Wait::Products(left)) => self.wait_products(stmt, *left)?,
             Stmt::Wait(Wait::Launches) => self.target.wait_launches(ir).ok_or_else(|| self.unsupported("a wait for launches"))?,
             Stmt::AllowNext => self.target.allow_next(ir).ok_or_else(|| self.unsupported("permission for the next launch"))?,
             Stmt::Fence => self.fence()?,

@@ -1,10 +1,10 @@
 //! Roles of warps, and the barriers that are not of all threads.
 
-use moec_ir::kernel::{Expr, Handle, Index, Mbarrier, Scope, WarpRole};
+use moec_ir::kernel::{Arrival, Binary, Expr, Handle, Index, Mbarrier, Scope, Stmt, WarpRole};
 
 use super::Lowering;
 use crate::Error;
-use crate::llvm::{IntPredicate, Op, Pointer};
+use crate::llvm::{IntPredicate, Op, Pointer, Value};
 use crate::target::Warps;
 
 impl<'c> Lowering<'_, 'c> {
@@ -12,6 +12,24 @@ impl<'c> Lowering<'_, 'c> {
     pub(super) fn warps(&self, what: &str) -> Result<&dyn Warps, Error> {
         self.needs_whole_warps()?;
         self.target.warps().ok_or_else(|| self.unsupported(what))
+    }
+
+    /// At the beginning all lanes of a warp are there to agree on its number.
+    pub(super) fn number_warps(&mut self) -> Result<(), Error> {
+        if self.kernel.body.iter().any(|stmt| matches!(stmt, Stmt::Roles(_))) {
+            self.warp = Some(self.warps("roles of warps")?.warp(self.ir, self.function));
+        }
+        Ok(())
+    }
+
+    /// `thread / n`, if that is a matter of the warp's number alone.
+    pub(super) fn of_warp(&self, op: Binary, [a, b]: [Handle<Expr>; 2]) -> Option<Value<'c>> {
+        let (Binary::Div, Expr::Index(Index::Thread), Expr::Int(n, _)) = (op, self.kernel.exprs[a], self.kernel.exprs[b]) else {
+            return None;
+        };
+        let lanes = i64::from(self.machine.warp_lanes);
+        let warps = (n > 0 && n % lanes == 0).then_some(n / lanes)?;
+        Some(self.ir.binary(Op::UDiv, self.warp?, self.ir.constant(self.ir.int(32), warps)))
     }
 
     /// One thread begins the first phase of every barrier, before any thread of the block goes on.
@@ -45,7 +63,7 @@ impl<'c> Lowering<'_, 'c> {
     pub(super) fn roles(&mut self, roles: &[WarpRole]) -> Result<(), Error> {
         let (ir, function) = (self.ir, self.function);
         let at_launch = self.kernel.registers_at_launch();
-        let warp = self.warps("roles of warps")?.warp(ir, function);
+        let warp = self.warp.ok_or_else(|| self.unsupported("roles of warps"))?;
         let after = ir.block(function, "roles.after");
         for role in roles {
             let (mine, other) = (ir.block(function, "role"), ir.block(function, "role.other"));
@@ -69,15 +87,14 @@ impl<'c> Lowering<'_, 'c> {
         Ok(())
     }
 
-    pub(super) fn arrive(
-        &mut self,
-        barrier: Handle<Mbarrier>,
-        stage: Handle<Expr>,
-        bytes: Option<Handle<Expr>>,
-    ) -> Result<(), Error> {
+    pub(super) fn arrive(&mut self, barrier: Handle<Mbarrier>, stage: Handle<Expr>, arrival: Arrival) -> Result<(), Error> {
         let stage = self.stage(barrier, stage)?;
-        let bytes = bytes.map(|bytes| self.expr(bytes)).transpose()?;
-        self.warps("mbarriers")?.arrive(self.ir, stage, bytes);
+        let bytes = arrival.bytes().map(|bytes| self.expr(bytes)).transpose()?;
+        let warps = self.warps("mbarriers")?;
+        match arrival {
+            Arrival::Now | Arrival::Expecting(_) => warps.arrive(self.ir, stage, bytes),
+            Arrival::Copied => warps.arrive_copied(self.ir, stage),
+        }
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //! Linking the object is in `link`.
 
 use inkwell::module::Linkage;
-use moec_ir::kernel::{Hint, Index, Kernel, ParamKind, Place, Scope, Vote};
+use moec_ir::kernel::{Hint, Index, Kernel, ParamKind, Place, Scope, Unary, Vote};
 use moec_ir::machine::{CpuFeature, X86_64_V3, X86_64_V4, vector_bytes};
 use moec_ir::{DType, Machine, MatrixShape};
 
@@ -204,6 +204,14 @@ impl Target for Host {
     }
 
     fn allow_next(&self, _: &Ir<'_>) -> Option<()> {
+        None
+    }
+
+    fn approximate<'c>(&self, _: &Ir<'c>, _: Unary, _: Value<'c>) -> Option<Value<'c>> {
+        None
+    }
+
+    fn store_matrix<'c>(&self, _: &Ir<'c>, _: Pointer<'c>, _: &[Value<'c>], _: bool) -> Option<()> {
         None
     }
 

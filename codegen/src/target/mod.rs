@@ -5,7 +5,7 @@ mod host;
 mod nvptx;
 mod spelling;
 
-use moec_ir::kernel::{Hint, Index, Kernel, Panels, Place, Scope, Vote};
+use moec_ir::kernel::{Hint, Index, Kernel, Panels, Place, Scope, Unary, Vote};
 use moec_ir::machine::MachineKind;
 use moec_ir::{DType, Machine, MatrixShape};
 
@@ -85,6 +85,9 @@ pub(crate) trait Target {
     /// [`moec_ir::kernel::Stmt::Copy`]. `None`, as below: there is no such thing.
     fn copy<'c>(&self, ir: &Ir<'c>, to_from: [Pointer<'c>; 2], bytes: u32, live: Option<Value<'c>>) -> Option<()>;
 
+    /// [`moec_ir::kernel::Unary::Exp2Approx`] and [`moec_ir::kernel::Unary::ReciprocalApprox`], lane by lane.
+    fn approximate<'c>(&self, ir: &Ir<'c>, op: Unary, a: Value<'c>) -> Option<Value<'c>>;
+
     /// [`moec_ir::kernel::Stmt::Commit`].
     fn commit(&self, ir: &Ir<'_>) -> Option<()>;
 
@@ -99,6 +102,9 @@ pub(crate) trait Target {
 
     /// [`moec_ir::kernel::Stmt::LoadMatrix`]: so many pairs of 16-bit elements, from the row that the lane names.
     fn load_matrix<'c>(&self, ir: &Ir<'c>, row: Pointer<'c>, matrices: usize, transposed: bool) -> Option<Vec<Value<'c>>>;
+
+    /// [`moec_ir::kernel::Stmt::StoreMatrix`]: these pairs of 16-bit elements, to the row that the lane names.
+    fn store_matrix<'c>(&self, ir: &Ir<'c>, row: Pointer<'c>, pairs: &[Value<'c>], transposed: bool) -> Option<()>;
 
     /// [`moec_ir::kernel::Stmt::Mma`]: the lane's sums afterwards. `of`: the shape, and the type of the factors' elements.
     fn mma<'c>(
@@ -160,6 +166,9 @@ pub(crate) trait Warps {
 
     /// This thread arrives at a stage, and has it expect so many bytes.
     fn arrive<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, bytes: Option<Value<'c>>);
+
+    /// This thread arrives at a stage when the copies are there that it has started.
+    fn arrive_copied<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>);
 
     /// This thread starts a copy of so many bytes, which the phase of a stage expects.
     fn bulk_copy<'c>(&self, ir: &Ir<'c>, to: Pointer<'c>, from: Pointer<'c>, bytes: u32, stage: Pointer<'c>);

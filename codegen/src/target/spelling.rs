@@ -22,6 +22,7 @@ pub(super) enum Instruction {
     MbarrierFence,
     MbarrierArrive,
     MbarrierExpect,
+    MbarrierCopied,
     MbarrierTry,
     BulkCopy,
     TileCopy,
@@ -32,6 +33,8 @@ pub(super) enum Instruction {
     VoteAny,
     VoteAll,
     VoteBallot,
+    Exp2,
+    Reciprocal,
     Copy4,
     Copy8,
     Copy16,
@@ -49,6 +52,12 @@ pub(super) enum Instruction {
     LoadMatrix1Transposed,
     LoadMatrix2Transposed,
     LoadMatrix4Transposed,
+    StoreMatrix1,
+    StoreMatrix2,
+    StoreMatrix4,
+    StoreMatrix1Transposed,
+    StoreMatrix2Transposed,
+    StoreMatrix4Transposed,
     Mma16x8x16OfBf16,
     Mma16x8x16OfF16,
     Mma16x8x8OfBf16,
@@ -68,20 +77,24 @@ pub(super) struct Row {
     section: &'static str,
     /// All lanes of the warp take part at once.
     convergent: bool,
-    /// LLVM has one for each address space of the first argument.
-    of_address: bool,
+    /// LLVM has one for each type of the first argument, and address space.
+    by_type: bool,
 }
 
 const fn row(name: &'static str, sm: u32, ptx: u32, section: &'static str) -> Row {
-    Row { name, sm, ptx, section, convergent: false, of_address: false }
+    Row { name, sm, ptx, section, convergent: false, by_type: false }
 }
 
 const fn convergent(name: &'static str, sm: u32, ptx: u32, section: &'static str) -> Row {
-    Row { name, sm, ptx, section, convergent: true, of_address: false }
+    Row { name, sm, ptx, section, convergent: true, by_type: false }
 }
 
 const fn load_matrix(name: &'static str) -> Row {
-    Row { of_address: true, ..convergent(name, 75, 65, "9.7.14.5.15 ldmatrix") }
+    Row { by_type: true, ..convergent(name, 75, 65, "9.7.14.5.15 ldmatrix") }
+}
+
+const fn store_matrix(name: &'static str) -> Row {
+    Row { by_type: true, ..convergent(name, 90, 78, "9.7.14.5.16 stmatrix") }
 }
 
 impl Instruction {
@@ -108,6 +121,9 @@ impl Instruction {
             Instruction::MbarrierExpect => {
                 row("llvm.nvvm.mbarrier.arrive.expect.tx.scope.cta.space.cta", 90, 80, "9.7.13.15.13 mbarrier.arrive.expect_tx")
             }
+            Instruction::MbarrierCopied => {
+                row("llvm.nvvm.cp.async.mbarrier.arrive.noinc.shared", 80, 70, "9.7.13.15.15 cp.async.mbarrier.arrive")
+            }
             Instruction::MbarrierTry => {
                 row("llvm.nvvm.mbarrier.try.wait.parity.scope.cta.space.cta", 90, 80, "9.7.13.15.16 mbarrier.try_wait.parity")
             }
@@ -127,6 +143,8 @@ impl Instruction {
             Instruction::VoteAny => row("llvm.nvvm.vote.any.sync", 30, 60, "9.7.13.8 vote.sync"),
             Instruction::VoteAll => row("llvm.nvvm.vote.all.sync", 30, 60, "9.7.13.8 vote.sync"),
             Instruction::VoteBallot => row("llvm.nvvm.vote.ballot.sync", 30, 60, "9.7.13.8 vote.sync"),
+            Instruction::Exp2 => Row { by_type: true, ..row("llvm.nvvm.ex2.approx.ftz", 20, 14, "9.7.3.19 ex2.approx.ftz.f32") },
+            Instruction::Reciprocal => row("llvm.nvvm.rcp.approx.ftz.f", 20, 14, "9.7.3.13 rcp.approx.ftz.f32"),
             Instruction::Copy4 => row("llvm.nvvm.cp.async.ca.shared.global.4", 80, 70, "9.7.9.25.3 cp.async"),
             Instruction::Copy8 => row("llvm.nvvm.cp.async.ca.shared.global.8", 80, 70, "9.7.9.25.3 cp.async"),
             Instruction::Copy16 => row("llvm.nvvm.cp.async.cg.shared.global.16", 80, 70, "9.7.9.25.3 cp.async"),
@@ -143,6 +161,12 @@ impl Instruction {
             Instruction::LoadMatrix1Transposed => load_matrix("llvm.nvvm.ldmatrix.sync.aligned.m8n8.x1.trans.b16"),
             Instruction::LoadMatrix2Transposed => load_matrix("llvm.nvvm.ldmatrix.sync.aligned.m8n8.x2.trans.b16"),
             Instruction::LoadMatrix4Transposed => load_matrix("llvm.nvvm.ldmatrix.sync.aligned.m8n8.x4.trans.b16"),
+            Instruction::StoreMatrix1 => store_matrix("llvm.nvvm.stmatrix.sync.aligned.m8n8.x1.b16"),
+            Instruction::StoreMatrix2 => store_matrix("llvm.nvvm.stmatrix.sync.aligned.m8n8.x2.b16"),
+            Instruction::StoreMatrix4 => store_matrix("llvm.nvvm.stmatrix.sync.aligned.m8n8.x4.b16"),
+            Instruction::StoreMatrix1Transposed => store_matrix("llvm.nvvm.stmatrix.sync.aligned.m8n8.x1.trans.b16"),
+            Instruction::StoreMatrix2Transposed => store_matrix("llvm.nvvm.stmatrix.sync.aligned.m8n8.x2.trans.b16"),
+            Instruction::StoreMatrix4Transposed => store_matrix("llvm.nvvm.stmatrix.sync.aligned.m8n8.x4.trans.b16"),
             Instruction::Mma16x8x16OfBf16 => convergent("llvm.nvvm.mma.m16n8k16.row.col.bf16", 80, 70, "9.7.14.5.14 mma"),
             Instruction::Mma16x8x16OfF16 => convergent("llvm.nvvm.mma.m16n8k16.row.col.f32.f32", 80, 70, "9.7.14.5.14 mma"),
             Instruction::Mma16x8x8OfBf16 => convergent("llvm.nvvm.mma.m16n8k8.row.col.bf16", 80, 70, "9.7.14.5.14 mma"),
@@ -176,6 +200,19 @@ impl Instruction {
         }
     }
 
+    /// The store of so many matrices.
+    pub(super) const fn store_matrix(matrices: usize, transposed: bool) -> Option<Instruction> {
+        match (matrices, transposed) {
+            (1, false) => Some(Instruction::StoreMatrix1),
+            (2, false) => Some(Instruction::StoreMatrix2),
+            (4, false) => Some(Instruction::StoreMatrix4),
+            (1, true) => Some(Instruction::StoreMatrix1Transposed),
+            (2, true) => Some(Instruction::StoreMatrix2Transposed),
+            (4, true) => Some(Instruction::StoreMatrix4Transposed),
+            (_, _) => None,
+        }
+    }
+
     /// The product of matrices of this shape with elements of this type.
     pub(super) const fn mma(shape: MatrixShape, elem: DType) -> Option<Instruction> {
         match (shape, elem) {
@@ -190,7 +227,7 @@ impl Instruction {
     /// Issues it; gives its result if it has one.
     pub(super) fn issue<'c>(self, ir: &Ir<'c>, args: &[Value<'c>]) -> Option<Value<'c>> {
         let row = self.row();
-        let overloads: Vec<Type<'c>> = args.iter().take(usize::from(row.of_address)).map(|arg| arg.get_type()).collect();
+        let overloads: Vec<Type<'c>> = args.iter().take(usize::from(row.by_type)).map(|arg| arg.get_type()).collect();
         if row.convergent { ir.convergent(row.name, &overloads, args) } else { ir.intrinsic(row.name, &overloads, args) }
     }
 

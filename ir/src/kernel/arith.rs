@@ -23,6 +23,11 @@ fn wrapped(elem: DType, n: i64) -> u64 {
     if elem == DType::I32 { i64::from(n as i32) as u64 } else { n as u64 }
 }
 
+/// A subnormal number is taken for zero.
+fn normal(x: f32) -> f32 {
+    if x.is_subnormal() { 0f32.copysign(x) } else { x }
+}
+
 /// Of operands of type `elem`.
 pub(super) fn unary(op: Unary, elem: DType, a: u64) -> u64 {
     match op {
@@ -33,6 +38,8 @@ pub(super) fn unary(op: Unary, elem: DType, a: u64) -> u64 {
         Unary::Abs => of_float(float(a).abs()),
         Unary::Floor => of_float(float(a).floor()),
         Unary::Sqrt => of_float(float(a).sqrt()),
+        Unary::Exp2Approx => of_float(normal(f64::from(normal(float(a))).exp2() as f32)),
+        Unary::ReciprocalApprox => of_float(normal(1.0 / normal(float(a)))),
     }
 }
 

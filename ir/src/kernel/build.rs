@@ -271,9 +271,9 @@ impl Builder {
     pub fn sums(&self, name: &str, len: u32) -> Sums<'_> {
         let registers = self.registers.borrow_mut().push(Registers { name: name.to_string(), elem: DType::F32, len });
         let array = Array { kernel: self, place: Place::Registers(registers), elem: DType::F32 };
-        let lanes = [16, 8, 4, 2].into_iter().find(|lanes| len.is_multiple_of(*lanes)).unwrap_or(1);
-        (0..len).step_by(lanes as usize).for_each(|i| array.store(self.i32(i as i32), self.f32(0.0).splat(lanes)));
-        Sums { array, registers }
+        let sums = Sums { array, registers };
+        sums.clear(self, len);
+        sums
     }
 
     /// The thread's copies so far are a group.
@@ -369,6 +369,12 @@ impl<'k> Array<'k> {
         locals.into_iter().map(|local| k.read(local)).collect()
     }
 
+    /// Writes the lane's pairs of matrices: see [`Stmt::StoreMatrix`].
+    pub fn store_matrix(self, row: Value<'k>, pairs: &[Value<'k>], transposed: bool) {
+        let pairs = pairs.iter().map(|pair| pair.expr).collect();
+        self.kernel.emit(Stmt::StoreMatrix { to: self.place, offset: row.expr, pairs, transposed });
+    }
+
     /// Panels of this shared array that a product of four warps reads, from element `at` on: see [`Panels`].
     pub fn panels(self, at: Value<'k>, lines: u32, swizzle: Swizzle, transposed: bool) -> Panels {
         let Place::Shared(array) = self.place else { panic!("a factor lies in shared memory") };
@@ -403,7 +409,23 @@ impl<'k> Sums<'k> {
 
     /// The lane's parts `part ..` of the `i`-th sums, as many as `lanes`.
     pub fn get(self, i: u32, part: u32, lanes: u32) -> Value<'k> {
-        self.array.load_vector(self.array.kernel.i32((fragment::SUMS * i + part) as i32), lanes)
+        self.load(fragment::SUMS * i + part, lanes)
+    }
+
+    /// Its elements `at ..`, as many as `lanes`.
+    pub fn load(self, at: u32, lanes: u32) -> Value<'k> {
+        self.array.load_vector(self.array.kernel.i32(at as i32), lanes)
+    }
+
+    /// Puts a value in the place of element `at`, and its lanes in those behind it.
+    pub fn set(self, at: u32, value: Value<'k>) {
+        self.array.store(self.array.kernel.i32(at as i32), value);
+    }
+
+    /// The first `len` elements are zero again.
+    pub fn clear(self, k: &'k Builder, len: u32) {
+        let lanes = [16, 8, 4, 2].into_iter().find(|lanes| len.is_multiple_of(*lanes)).unwrap_or(1);
+        (0..len).step_by(lanes as usize).for_each(|at| self.set(at, k.f32(0.0).splat(lanes)));
     }
 }
 
@@ -506,6 +528,14 @@ impl<'k> Value<'k> {
     /// [`Unary::Floor`].
     pub fn floor(self) -> Value<'k> {
         self.unary(Unary::Floor)
+    }
+    /// [`Unary::Exp2Approx`].
+    pub fn exp2_approx(self) -> Value<'k> {
+        self.unary(Unary::Exp2Approx)
+    }
+    /// [`Unary::ReciprocalApprox`].
+    pub fn reciprocal_approx(self) -> Value<'k> {
+        self.unary(Unary::ReciprocalApprox)
     }
     /// [`Unary::Sqrt`].
     pub fn sqrt(self) -> Value<'k> {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::build::Array;
-use super::{Builder, Handle, Mbarrier, ParamKind, Place, Scope, Stmt, TensorMap, Value, Wait, WarpRole};
+use super::{Arrival, Builder, Handle, Mbarrier, ParamKind, Place, Scope, Stmt, TensorMap, Value, Wait, WarpRole};
 
 /// A barrier that counts arrivals and bytes.
 #[derive(Clone, Copy)]
@@ -79,12 +79,18 @@ impl<'k> Array<'k> {
 impl<'k> Stages<'k> {
     /// The thread arrives at the phase of a stage that is under way.
     pub fn arrive(self, stage: Value<'k>) {
-        self.kernel.emit(Stmt::Arrive { barrier: self.barrier, stage: stage.expr, bytes: None });
+        self.kernel.emit(Stmt::Arrive { barrier: self.barrier, stage: stage.expr, arrival: Arrival::Now });
     }
 
     /// The thread arrives, and has the phase expect so many bytes more.
     pub fn arrive_expecting(self, stage: Value<'k>, bytes: Value<'k>) {
-        self.kernel.emit(Stmt::Arrive { barrier: self.barrier, stage: stage.expr, bytes: Some(bytes.expr) });
+        let arrival = Arrival::Expecting(bytes.expr);
+        self.kernel.emit(Stmt::Arrive { barrier: self.barrier, stage: stage.expr, arrival });
+    }
+
+    /// The thread arrives when the copies are there that it has started: see [`Arrival::Copied`].
+    pub fn arrive_copied(self, stage: Value<'k>) {
+        self.kernel.emit(Stmt::Arrive { barrier: self.barrier, stage: stage.expr, arrival: Arrival::Copied });
     }
 
     /// The thread starts a copy of `bytes` bytes from element `offset` of a buffer to element `at` of a shared array, which the phase of

@@ -138,6 +138,12 @@ pub enum Unary {
     Floor,
     /// Square root, correctly rounded (`F32`).
     Sqrt,
+    /// `2^x`, within `2^-22` of itself (`F32`); subnormal numbers are taken for zero, in x and in the result. The nearest number in the
+    /// interpreter: bits that depend on it are a machine's own. Needs a machine with
+    /// [`approximations`](crate::Machine::approximations).
+    Exp2Approx,
+    /// `1 / x`, in the same way.
+    ReciprocalApprox,
 }
 
 /// Two operands.
@@ -228,7 +234,9 @@ pub fn infer(
             match op {
                 Unary::Neg => want(a.elem == F32 || a.elem.is_int(), "needs f32 or an integer", a),
                 Unary::Not => want(a.elem == Bool || a.elem.is_int(), "needs bool or an integer", a),
-                Unary::Abs | Unary::Floor | Unary::Sqrt => want(a.elem == F32, "needs f32", a),
+                Unary::Abs | Unary::Floor | Unary::Sqrt | Unary::Exp2Approx | Unary::ReciprocalApprox => {
+                    want(a.elem == F32, "needs f32", a)
+                }
             }
         }
         Expr::Binary(op, a, b) => {

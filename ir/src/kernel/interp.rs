@@ -311,7 +311,7 @@ impl<'a> Run<'a> {
                 self.here.meetings.meet(*id, *count, active.len()).map(drop)?;
             }
             Stmt::Roles(roles) => return Ok(Next::Roles(roles)),
-            Stmt::Arrive { barrier, stage, bytes } => self.arrive(*barrier, *stage, *bytes, active)?,
+            Stmt::Arrive { barrier, stage, arrival } => self.arrive(*barrier, *stage, *arrival, active)?,
             Stmt::Wait(Wait::Phase { barrier, stage, phase }) => {
                 return self.phases(*barrier, *stage, *phase, active).map(Next::Wait);
             }
@@ -357,6 +357,9 @@ impl<'a> Run<'a> {
             Stmt::LoadMatrix { locals, from, offset, transposed } => {
                 self.load_matrices(locals, (*from, *offset), *transposed, active)?;
             }
+            Stmt::StoreMatrix { to, offset, pairs, transposed } => {
+                self.store_matrices((*to, *offset), pairs, *transposed, active)?;
+            }
             Stmt::Mma { shape, sums, at, a, b } => self.mma(*shape, (*sums, *at), [a, b], active)?,
             Stmt::GroupMma { columns, depth, sums, at, a, b } => {
                 self.group_mma([*columns, *depth], (*sums, *at), (a, b), active)?;
@@ -369,7 +372,7 @@ impl<'a> Run<'a> {
         Ok(Next::Statement)
     }
 
-    fn store(&mut self, to: Place, offset: u64, lanes: &[u64], align: u32) -> Result<(), String> {
+    pub(super) fn store(&mut self, to: Place, offset: u64, lanes: &[u64], align: u32) -> Result<(), String> {
         let (memory, elem) = self.array(to)?;
         let at = address(memory, elem, offset, lanes.len(), align)?;
         let bytes = at..at + lanes.len() * elem.bytes() as usize;

@@ -45,6 +45,12 @@ impl Copies {
         self.groups[thread as usize] += 1;
     }
 
+    /// The copies of a thread, which it need not wait for any more: to which byte of which array, and what they bring.
+    pub(super) fn take(&mut self, thread: u32) -> Vec<(usize, usize, Vec<u8>)> {
+        let of_thread = self.under_way.extract_if(.., |copy| copy.thread == thread);
+        of_thread.map(|Copy { to: (array, at), bytes, .. }| (array, at, bytes)).collect()
+    }
+
     /// All but the last `left` groups of the thread arrive: which bytes of which arrays.
     pub(super) fn wait(&mut self, thread: u32, left: u32, shared: &mut [Memory]) -> Vec<(usize, Range<usize>)> {
         let over = self.groups[thread as usize].saturating_sub(left);
@@ -81,6 +87,35 @@ impl Run<'_> {
             }
         }
         locals.iter().zip(&loaded).for_each(|(local, pairs)| self.bind(*local, active, pairs));
+        Ok(())
+    }
+
+    pub(super) fn store_matrices(
+        &mut self,
+        (to, offset): (Place, Handle<Expr>),
+        pairs: &[Handle<Expr>],
+        transposed: bool,
+        active: &[u32],
+    ) -> Result<(), String> {
+        self.whole_warps(active)?;
+        let offsets = self.eval(offset, active)?;
+        let pairs = pairs.iter().map(|pair| self.eval(*pair, active)).collect::<Result<Vec<_>, _>>()?;
+        for (w, warp) in active.chunks(LANES as usize).enumerate() {
+            let of_warp = w * LANES as usize;
+            for (i, pairs) in pairs.iter().enumerate() {
+                let lanes = &pairs[2 * of_warp..2 * (of_warp + LANES as usize)];
+                for row in 0..SIDE {
+                    // The element of column c of a row: of lane 4 row + c / 2, or of the other way round.
+                    let element = |column: usize| {
+                        let (line, along) = if transposed { (column, row) } else { (row, column) };
+                        lanes[2 * (4 * line + along / 2) + along % 2]
+                    };
+                    let elements: Vec<u64> = (0..SIDE).map(element).collect();
+                    let stored = self.store(to, offsets[of_warp + 8 * i + row], &elements, ROW_BYTES as u32);
+                    stored.map_err(|why| format!("matrix {i} of the warp of thread {}: {why}", warp[0]))?;
+                }
+            }
+        }
         Ok(())
     }
 

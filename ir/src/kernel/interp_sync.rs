@@ -2,13 +2,15 @@
 
 use super::interp::{Run, address};
 use super::meetings::Waits;
-use super::{Expr, Handle, Mbarrier, Place, Shared};
+use super::{Arrival, Expr, Handle, Mbarrier, Place, Shared};
 
 /// A copy that is under way: what it brings, to which byte of which array, and the phase at whose end it is there.
 pub(super) struct Flight {
     bytes: Vec<u8>,
     to: Handle<Shared>,
     at: usize,
+    /// Whether a thread's copy brings it: products see that behind a fence only.
+    of_thread: bool,
     barrier: Handle<Mbarrier>,
     stage: usize,
     phase: i64,
@@ -19,17 +21,30 @@ impl Run<'_> {
         &mut self,
         barrier: Handle<Mbarrier>,
         stage: Handle<Expr>,
-        bytes: Option<Handle<Expr>>,
+        arrival: Arrival,
         active: &[u32],
     ) -> Result<(), String> {
         let stages = self.eval(stage, active)?;
-        let bytes = bytes.map(|bytes| self.eval(bytes, active)).transpose()?;
+        let bytes = arrival.bytes().map(|bytes| self.eval(bytes, active)).transpose()?;
         for (i, (thread, stage)) in active.iter().zip(stages).enumerate() {
             let bytes = bytes.as_ref().map_or(0, |bytes| bytes[i] as i64);
+            if arrival == Arrival::Copied {
+                self.bind_copies(*thread, (barrier, stage as i64)).map_err(|why| format!("thread {thread}: {why}"))?;
+            }
             let arrived = self.here.meetings.arrive(barrier, stage as i64, bytes);
             arrived.map_err(|why| format!("thread {thread}: {why}"))?;
         }
         self.land();
+        Ok(())
+    }
+
+    /// The copies of the thread that are under way are there when the phase under way at the stage is over.
+    fn bind_copies(&mut self, thread: u32, (barrier, stage): (Handle<Mbarrier>, i64)) -> Result<(), String> {
+        let phase = self.here.meetings.come(barrier, stage, 0)?;
+        for (to, at, bytes) in self.here.copies.take(thread) {
+            let (to, stage) = (Handle::new(to), stage as usize);
+            self.here.flights.push(Flight { bytes, to, at, of_thread: true, barrier, stage, phase });
+        }
         Ok(())
     }
 
@@ -96,7 +111,7 @@ impl Run<'_> {
         self.here.products.change(to, at..at + bytes.len()).map_err(place)?;
         let come = self.here.meetings.come(barrier, stage as i64, bytes.len() as u32);
         let phase = come.map_err(|why| format!("thread {thread}: {why}"))?;
-        self.here.flights.push(Flight { bytes, to, at, barrier, stage: stage as usize, phase });
+        self.here.flights.push(Flight { bytes, to, at, of_thread: false, barrier, stage: stage as usize, phase });
         Ok(())
     }
 
@@ -107,7 +122,8 @@ impl Run<'_> {
             let over = meetings.over(of.barrier, of.stage) > of.phase;
             if over {
                 shared[of.to.index()].arrive_at(of.at, &of.bytes);
-                products.land(of.to.index(), of.at..of.at + of.bytes.len());
+                let bytes = of.at..of.at + of.bytes.len();
+                if of.of_thread { products.store(of.to.index(), bytes) } else { products.land(of.to.index(), bytes) }
             }
             !over
         });

@@ -503,6 +503,7 @@ impl Parser<'_> {
             "copy" => self.copy(),
             "commit" => Ok(Stmt::Commit),
             "load_matrix" => self.load_matrix(),
+            "store_matrix" => self.store_matrix(),
             "mma" => self.mma(),
             "group_mma" => self.group_mma(),
             "fence" => Ok(Stmt::Fence),

@@ -131,6 +131,8 @@ impl Parser<'_> {
             "abs" => Expr::Unary(Unary::Abs, self.expr()?),
             "floor" => Expr::Unary(Unary::Floor, self.expr()?),
             "sqrt" => Expr::Unary(Unary::Sqrt, self.expr()?),
+            "exp2_approx" => Expr::Unary(Unary::Exp2Approx, self.expr()?),
+            "reciprocal_approx" => Expr::Unary(Unary::ReciprocalApprox, self.expr()?),
             "min" => self.two().map(|(a, b)| Expr::Binary(Binary::Min, a, b))?,
             "max" => self.two().map(|(a, b)| Expr::Binary(Binary::Max, a, b))?,
             "select" => self.three().map(|(c, a, b)| Expr::Select(c, a, b))?,

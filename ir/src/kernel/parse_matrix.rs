@@ -23,6 +23,15 @@ impl Parser<'_> {
         Ok(Stmt::LoadMatrix { locals, from, offset, transposed: self.take("transposed") })
     }
 
+    /// `%to[offset] = (pair, ..) transposed`
+    pub(super) fn store_matrix(&mut self) -> Parsed<Stmt> {
+        let (to, offset) = self.element()?;
+        self.expect("=")?;
+        self.expect("(")?;
+        let pairs = self.list(")", Self::expr)?;
+        Ok(Stmt::StoreMatrix { to, offset, pairs, transposed: self.take("transposed") })
+    }
+
     /// `m64n128k64 %sums[0] += %a[at] lines 64 swizzle 128 * %b[at] lines 128 swizzle 128 transposed`, or `(a, ..)` in place of `%a[at] ..`
     pub(super) fn group_mma(&mut self) -> Parsed<Stmt> {
         let extents = |word: &str| {

@@ -1,7 +1,7 @@
 //! Roles and what they wait at from text. What `print_sync` prints comes back equal.
 
 use super::parse::{Named, Parsed, Parser};
-use super::{Expr, Handle, Mbarrier, Place, Scope, Stmt, Wait, WarpRole};
+use super::{Arrival, Expr, Handle, Mbarrier, Place, Scope, Stmt, Wait, WarpRole};
 
 impl Parser<'_> {
     /// `%full arrivals 1 stages 4`
@@ -60,11 +60,17 @@ impl Parser<'_> {
         Ok(Stmt::Roles(roles))
     }
 
-    /// `%full[stage] bytes 1024`
+    /// `%full[stage]`, `%full[stage] bytes 1024` or `%full[stage] copied`
     pub(super) fn arrive(&mut self) -> Parsed<Stmt> {
         let (barrier, stage) = self.stage()?;
-        let bytes = if self.take("bytes") { Some(self.expr()?) } else { None };
-        Ok(Stmt::Arrive { barrier, stage, bytes })
+        let arrival = if self.take("bytes") {
+            Arrival::Expecting(self.expr()?)
+        } else if self.take("copied") {
+            Arrival::Copied
+        } else {
+            Arrival::Now
+        };
+        Ok(Stmt::Arrive { barrier, stage, arrival })
     }
 
     /// `groups 1`, `products 1`, `launches` or `%full[stage] phase number`

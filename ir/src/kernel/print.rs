@@ -10,7 +10,9 @@ use super::verify::Violation;
 use super::{
     Arena, Binary, Block, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, ParamKind, Place, Program, Reduce, Role,
 };
-use super::{Factor, Hint, Mbarrier, Panels, Scope, Shared, Stmt, Unary, Vote, Wait, print_matrix, print_sync, print_tensor};
+use super::{
+    Arrival, Factor, Hint, Mbarrier, Panels, Scope, Shared, Stmt, Unary, Vote, Wait, print_matrix, print_sync, print_tensor,
+};
 use crate::DType;
 
 /// A line of the printed program.
@@ -339,9 +341,13 @@ impl<'k> Printer<'k> {
                 Some(role) => format!("roles {} {{", print_sync::role(role)),
                 None => "roles".to_string(),
             },
-            Stmt::Arrive { barrier, stage, bytes } => {
-                let bytes = bytes.map(|bytes| format!(" bytes {}", e(bytes))).unwrap_or_default();
-                format!("arrive {}[{}]{bytes}", self.names.mbarrier(*barrier), e(*stage))
+            Stmt::Arrive { barrier, stage, arrival } => {
+                let how = match arrival {
+                    Arrival::Now => String::new(),
+                    Arrival::Expecting(bytes) => format!(" bytes {}", e(*bytes)),
+                    Arrival::Copied => " copied".to_string(),
+                };
+                format!("arrive {}[{}]{how}", self.names.mbarrier(*barrier), e(*stage))
             }
             Stmt::BulkCopy { to, at, from, offset, bytes, barrier, stage } => {
                 let to = format!("{}[{}]", self.place(Place::Shared(*to)), e(*at));
@@ -376,6 +382,11 @@ impl<'k> Printer<'k> {
             Stmt::Wait(Wait::Launches) => "wait launches".to_string(),
             Stmt::AllowNext => "allow_next".to_string(),
             Stmt::Fence => "fence".to_string(),
+            Stmt::StoreMatrix { to, offset, pairs, transposed } => {
+                let pairs: Vec<String> = pairs.iter().map(|pair| e(*pair)).collect();
+                let transposed = if *transposed { " transposed" } else { "" };
+                format!("store_matrix {}[{}] = ({}){transposed}", self.place(*to), e(*offset), pairs.join(", "))
+            }
             Stmt::LoadMatrix { locals, from, offset, transposed } => {
                 let locals: Vec<String> = locals.iter().map(typed).collect();
                 let transposed = if *transposed { " transposed" } else { "" };
@@ -538,6 +549,8 @@ impl<'k> Printer<'k> {
             Expr::Unary(Unary::Abs, a) => call(out, "abs", &[a], None),
             Expr::Unary(Unary::Floor, a) => call(out, "floor", &[a], None),
             Expr::Unary(Unary::Sqrt, a) => call(out, "sqrt", &[a], None),
+            Expr::Unary(Unary::Exp2Approx, a) => call(out, "exp2_approx", &[a], None),
+            Expr::Unary(Unary::ReciprocalApprox, a) => call(out, "reciprocal_approx", &[a], None),
             Expr::Binary(Binary::Min, a, b) => call(out, "min", &[a, b], None),
             Expr::Binary(Binary::Max, a, b) => call(out, "max", &[a, b], None),
             Expr::Binary(op, a, b) => match sign(op) {

@@ -108,8 +108,8 @@ pub enum Stmt {
         barrier: Handle<Mbarrier>,
         /// Which of its stages, `I32`.
         stage: Handle<Expr>,
-        /// Bytes that copies are going to bring in this phase, beyond those that it expects already; `I32`.
-        bytes: Option<Handle<Expr>>,
+        /// When, and what else the phase is told.
+        arrival: Arrival,
     },
     /// The thread waits.
     Wait(Wait),
@@ -213,6 +213,17 @@ pub enum Stmt {
         /// Whether each matrix is transposed on the way.
         transposed: bool,
     },
+    /// The other way round: writes matrices of 8 rows by 8 elements, one a pair, 1, 2 or 4 of them. All lanes of the warp take part.
+    StoreMatrix {
+        /// A shared array of `F16` or `BF16`.
+        to: Place,
+        /// Element index of a row, `I32` or `I64`; its address is a multiple of 16 bytes.
+        offset: Handle<Expr>,
+        /// The lane's two neighbours of each matrix.
+        pairs: Vec<Handle<Expr>>,
+        /// Whether each matrix is transposed on the way.
+        transposed: bool,
+    },
     /// `sums += a * b`, matrices of the warp in fragments: see [`super::fragment`]. All lanes take part.
     Mma {
         /// Rows and columns of the sums, and the length of the products.
@@ -259,6 +270,28 @@ pub enum Factor {
     Shared(Panels),
 }
 
+/// How a thread arrives at a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arrival {
+    /// Now.
+    Now,
+    /// Now, and copies are going to bring so many bytes in this phase, beyond those that it expects already; `I32`.
+    Expecting(Handle<Expr>),
+    /// When all copies are there that the thread has started ([`Stmt::Copy`]) and that are not bound to another arrival: those that
+    /// have waited for the phase see what they brought. The thread goes on, and need not wait for them itself.
+    Copied,
+}
+
+impl Arrival {
+    /// The bytes that it tells the phase to expect.
+    pub fn bytes(self) -> Option<Handle<Expr>> {
+        match self {
+            Arrival::Expecting(bytes) => Some(bytes),
+            Arrival::Now | Arrival::Copied => None,
+        }
+    }
+}
+
 /// Some expressions, then lists of them.
 type Evaluated<'s> = ([Option<Handle<Expr>>; 3], [&'s [Handle<Expr>]; 2]);
 
@@ -276,10 +309,11 @@ impl Stmt {
             Stmt::If { cond, .. } => ([Some(*cond), None, None], [&[]; 2]),
             Stmt::Copy { at, offset, live, .. } => ([Some(*at), Some(*offset), *live], [&[]; 2]),
             Stmt::LoadMatrix { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
+            Stmt::StoreMatrix { offset, pairs, .. } => ([Some(*offset), None, None], [pairs, &[]]),
             Stmt::Mma { a, b, .. } => ([None; 3], [a, b]),
             Stmt::GroupMma { a: Factor::Pairs(a), b, .. } => ([Some(b.at), None, None], [a, &[]]),
             Stmt::GroupMma { a: Factor::Shared(a), b, .. } => ([Some(a.at), Some(b.at), None], [&[]; 2]),
-            Stmt::Arrive { stage, bytes, .. } => ([Some(*stage), *bytes, None], [&[]; 2]),
+            Stmt::Arrive { stage, arrival, .. } => ([Some(*stage), arrival.bytes(), None], [&[]; 2]),
             Stmt::Wait(Wait::Phase { stage, phase, .. }) => ([Some(*stage), Some(*phase), None], [&[]; 2]),
             Stmt::BulkCopy { at, offset, stage, .. } => ([Some(*at), Some(*offset), Some(*stage)], [&[]; 2]),
             Stmt::TileCopy { at, corner, stage, .. } => ([Some(*at), Some(*stage), None], [corner, &[]]),
@@ -302,6 +336,7 @@ impl Stmt {
             Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::AllowNext | Stmt::Mma { .. } => (None, &[]),
             Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => (None, &[]),
             Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } => (None, &[]),
+            Stmt::StoreMatrix { .. } => (None, &[]),
         };
         one.into_iter().chain(several.iter().copied())
     }
@@ -316,7 +351,7 @@ impl Stmt {
             Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => ([None; 2], &[]),
             Stmt::Copy { .. } | Stmt::Commit | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => ([None; 2], &[]),
             Stmt::Arrive { .. } | Stmt::Wait(_) | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => ([None; 2], &[]),
-            Stmt::AllowNext => ([None; 2], &[]),
+            Stmt::AllowNext | Stmt::StoreMatrix { .. } => ([None; 2], &[]),
             Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } => ([None; 2], &[]),
         };
         few.into_iter().flatten().chain(roles.iter().map(|role| &role.body))
@@ -331,7 +366,7 @@ impl Stmt {
         match *self {
             Stmt::Load { from, .. } | Stmt::Copy { from, .. } | Stmt::LoadMatrix { from, .. } => param(from, Reach::Read),
             Stmt::BulkCopy { from, .. } | Stmt::TileCopy { from, .. } | Stmt::Prefetch { from, .. } => Some((from, Reach::Read)),
-            Stmt::Store { to, .. } => param(to, Reach::Write),
+            Stmt::Store { to, .. } | Stmt::StoreMatrix { to, .. } => param(to, Reach::Write),
             Stmt::AtomicAdd { to, .. } => param(to, Reach::Add),
             Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } => None,
             Stmt::Barrier(_) | Stmt::BarrierArrive { .. } | Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::Wait(_) => None,
@@ -347,6 +382,7 @@ impl Stmt {
             Stmt::Wait(Wait::Groups(_) | Wait::Products(_) | Wait::Launches) | Stmt::AllowNext | Stmt::Fence => false,
             Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => false,
             Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Roles(_) | Stmt::Commit => false,
+            Stmt::StoreMatrix { .. } => false,
             Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } | Stmt::Copy { .. } => false,
             Stmt::For { .. } | Stmt::If { .. } | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } | Stmt::GroupMma { .. } => false,
         }

@@ -149,7 +149,7 @@ impl Walk<'_> {
                 // Each lane has another part of the matrices.
                 Stmt::LoadMatrix { ref locals, .. } => locals.iter().for_each(|local| self.raise(*local, Agreement::Differs)),
                 Stmt::Roles(ref roles) => roles.iter().for_each(|role| self.block(&role.body, control.max(Agreement::Role))),
-                Stmt::AtomicAdd { local: None, .. } | Stmt::Store { .. } => {}
+                Stmt::AtomicAdd { local: None, .. } | Stmt::Store { .. } | Stmt::StoreMatrix { .. } => {}
                 Stmt::Barrier(_) | Stmt::BarrierArrive { .. } | Stmt::AllowNext => {}
                 Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::Mma { .. } | Stmt::GroupMma { .. } | Stmt::Fence => {}
                 Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } => {}

@@ -14,7 +14,7 @@ use super::verify_tensor::wrong_view;
 use super::{
     Arg, Binary, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role,
 };
-use super::{Hint, Scope, Shared, Stmt, Ty, Vote, Wait, layout};
+use super::{Hint, Scope, Shared, Stmt, Ty, Unary, Vote, Wait, layout};
 use crate::machine::Unit;
 use crate::{DType, Dims, Extent, Machine};
 
@@ -391,6 +391,7 @@ impl Check<'_> {
                 Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => control,
                 Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => control,
                 Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => control,
+                Stmt::StoreMatrix { .. } => control,
                 Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } | Stmt::AllowNext => control,
                 Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } => control,
             };
@@ -513,7 +514,7 @@ impl Check<'_> {
             }
             Stmt::BarrierArrive { id, count } => self.threads_arrive(id, count, control),
             Stmt::Roles(ref roles) => self.roles(roles),
-            Stmt::Arrive { barrier, stage, bytes } => self.arrive(barrier, stage, bytes),
+            Stmt::Arrive { barrier, stage, arrival } => self.arrive(barrier, stage, arrival),
             Stmt::Wait(Wait::Phase { barrier, stage, phase }) => self.wait(barrier, stage, phase),
             Stmt::Wait(Wait::Launches) => self.wait_launches(),
             Stmt::AllowNext => self.allow_next(control),
@@ -543,6 +544,10 @@ impl Check<'_> {
             Stmt::LoadMatrix { ref locals, from, offset, transposed: _ } => {
                 self.load_matrix(locals, from, offset);
                 self.warp("a matrix load", control);
+            }
+            Stmt::StoreMatrix { to, offset, ref pairs, transposed: _ } => {
+                self.store_matrix(to, offset, pairs);
+                self.warp("a matrix store", control);
             }
             Stmt::GroupMma { columns, depth, sums, at, ref a, ref b } => {
                 self.group_mma([columns, depth], (sums, at), a, b);
@@ -607,6 +612,11 @@ impl Check<'_> {
             && self.machine.rate(Unit::Dot, DType::BF16).is_none()
         {
             return Some(format!("{} has no bf16 dot product", self.machine.name));
+        }
+        if let Expr::Unary(Unary::Exp2Approx | Unary::ReciprocalApprox, _) = expr
+            && !self.machine.approximations
+        {
+            return Some(format!("{} has no approximations", self.machine.name));
         }
         if let Expr::Binary(op, _, right) = *expr
             && let Some((n, elem)) = constant(right)

@@ -74,6 +74,19 @@ impl Check<'_> {
         locals.iter().for_each(|local| self.takes(*local, Some(Ty::vector(elem, 2))));
     }
 
+    pub(super) fn store_matrix(&mut self, to: Place, offset: Handle<Expr>, pairs: &[Handle<Expr>]) {
+        let machine = self.machine;
+        self.require(machine.matrix_stores, || format!("{} has no matrix stores", machine.name));
+        self.wants(offset, "an offset is", |ty| ty.lanes == 1 && ty.elem.is_int(), "i32 or i64");
+        self.require(matches!(pairs.len(), 1 | 2 | 4), || format!("1, 2 or 4 matrices are stored, not {}", pairs.len()));
+        self.require(matches!(to, Place::Shared(_)), || "matrices are stored to a shared array".to_string());
+        let Some(elem) = self.kernel.elem(to) else { return };
+        self.require(matches!(elem, DType::F16 | DType::BF16), || format!("matrices have f16 or bf16, not {elem}"));
+        for pair in pairs {
+            self.wants(*pair, "a lane stores pairs of", |ty| ty == Ty::vector(elem, 2), &format!("{elem}"));
+        }
+    }
+
     pub(super) fn mma(
         &mut self,
         shape: MatrixShape,

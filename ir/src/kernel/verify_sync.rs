@@ -2,7 +2,7 @@
 
 use super::uniform::Agreement;
 use super::verify::Check;
-use super::{Expr, Handle, Location, Mbarrier, ParamKind, Place, REGISTERS, Shared, Ty, WarpRole};
+use super::{Arrival, Expr, Handle, Location, Mbarrier, ParamKind, Place, REGISTERS, Shared, Ty, WarpRole};
 use crate::DType;
 use crate::machine::Copier;
 
@@ -133,9 +133,12 @@ impl Check<'_> {
     }
 
     /// An arrival at an mbarrier.
-    pub(super) fn arrive(&mut self, barrier: Handle<Mbarrier>, stage: Handle<Expr>, bytes: Option<Handle<Expr>>) {
+    pub(super) fn arrive(&mut self, barrier: Handle<Mbarrier>, stage: Handle<Expr>, arrival: Arrival) {
         self.stage(barrier, stage);
-        let Some(bytes) = bytes else { return };
+        if arrival == Arrival::Copied {
+            self.copies("an arrival of copies");
+        }
+        let Some(bytes) = arrival.bytes() else { return };
         self.wants(bytes, "a number of bytes is", |ty| ty == Ty::scalar(DType::I32), "i32");
         if let Some(&Expr::Int(n, _)) = self.kernel.exprs.get(bytes) {
             let most = i64::from(Mbarrier::MOST);

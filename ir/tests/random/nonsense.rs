@@ -1,9 +1,9 @@
 //! Programs whose every handle, type and name is picked blindly.
 
 use moec_ir::kernel::{
-    Arena, Arg, Binary, Block, Buffer, Compare, Expr, Factor, Given, Handle, Hint, Index, Kernel, Launch, Local, Mbarrier,
-    Panels, Param, ParamKind, Place, Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Swizzle, TensorMap, Ty,
-    Unary, View, Vote, Wait, WarpRole,
+    Arena, Arg, Arrival, Binary, Block, Buffer, Compare, Expr, Factor, Given, Handle, Hint, Index, Kernel, Launch, Local,
+    Mbarrier, Panels, Param, ParamKind, Place, Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Swizzle, TensorMap,
+    Ty, Unary, View, Vote, Wait, WarpRole,
 };
 use moec_ir::{DType, Extent, MatrixShape};
 
@@ -166,7 +166,9 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
         13 => Stmt::Wait(Wait::Groups(r.next() as u32)),
         14 => {
             let locals = several(r, |r| Handle::new(r.below(6)));
-            Stmt::LoadMatrix { locals, from: place, offset: e(r), transposed: r.below(2) == 0 }
+            let load = Stmt::LoadMatrix { locals, from: place, offset: e(r), transposed: r.below(2) == 0 };
+            let store = Stmt::StoreMatrix { to: place, offset: e(r), pairs: several(r, e), transposed: r.below(2) == 0 };
+            [load, store][r.below(2)].clone()
         }
         15 => {
             let (shape, sums) = (MatrixShape::ALL[r.below(2)], Handle::new(r.below(3)));
@@ -180,7 +182,10 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
             };
             Stmt::Roles((0..r.below(3)).map(|_| role(r)).collect())
         }
-        17 => Stmt::Arrive { barrier, stage: e(r), bytes: [None, Some(e(r))][r.below(2)] },
+        17 => {
+            let arrival = [Arrival::Now, Arrival::Expecting(e(r)), Arrival::Copied][r.below(3)];
+            Stmt::Arrive { barrier, stage: e(r), arrival }
+        }
         18 => Stmt::Wait(Wait::Phase { barrier, stage: e(r), phase: e(r) }),
         19 => {
             let (to, from, bytes) = (Handle::new(r.below(3)), r.below(4) as u32, number(r));

@@ -2,7 +2,7 @@
 
 use crate::findings::finding::FindingKind;
 use crate::state::block::Block;
-use crate::state::clocks::{BULK, COPIES, MANY, MBARRIER_WORD, PENDING, Packed, Stamp, UNKNOWN, WARPS};
+use crate::state::clocks::{BULK, COPIED, COPIES, MANY, MBARRIER_WORD, PENDING, Packed, Stamp, UNKNOWN, WARPS};
 use crate::state::memory::PAGE;
 use crate::state::place::Touch;
 use crate::state::run::Cx;
@@ -200,10 +200,13 @@ impl Block {
             return false;
         }
         let earlier = write.unpack();
-        let generic_proxy = usize::from(earlier.agent) < WARPS || earlier.agent == COPIES;
+        let generic_proxy = usize::from(earlier.agent) < WARPS || earlier.agent == COPIES || earlier.lane == COPIED;
         if generic_proxy && self.knowledge[touch.w].fenced[usize::from(earlier.agent)] < earlier.clock {
             self.finding(cx, touch.at(), FindingKind::MissingProxyFence, || {
-                format!("byte {} of shared memory was written by ordinary stores, with no `fence.proxy.async` since", word * 4)
+                format!(
+                    "byte {} of shared memory was written by ordinary stores or copies, with no `fence.proxy.async` since",
+                    word * 4
+                )
             });
             return false;
         }

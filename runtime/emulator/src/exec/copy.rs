@@ -2,7 +2,7 @@
 
 use crate::findings::at::At;
 use crate::state::block::Block;
-use crate::state::clocks::{COPIES, PENDING, Stamp};
+use crate::state::clocks::{COPIED, COPIES, PENDING, Stamp};
 use crate::state::in_flight::{Arrival, Copied, Incoming};
 use crate::state::place::{Place, Touch};
 use crate::state::run::Cx;
@@ -126,7 +126,7 @@ impl Block {
     pub(crate) fn land_all(&mut self, copies: &[Copied], agent: u8, clock: u32) {
         for copy in copies {
             self.land(copy);
-            self.stamp_words(copy.at, usize::from(copy.bytes), agent, clock, crate::state::clocks::UNKNOWN);
+            self.stamp_words(copy.at, usize::from(copy.bytes), agent, clock, COPIED);
         }
     }
 }

@@ -8,6 +8,9 @@ use std::rc::Rc;
 pub(crate) const MANY: u8 = 32;
 /// The lane of accesses that cannot be told apart any more.
 pub(crate) const UNKNOWN: u8 = 33;
+/// The lane of a write by copies of threads (`cp.async`) that a phase of an mbarrier brought: the generic proxy's, though its agent is the
+/// mbarrier's.
+pub(crate) const COPIED: u8 = 34;
 /// A clock that is never reached: the access is still under way.
 pub(crate) const PENDING: u32 = (1 << 20) - 1;
 /// Warps of a block; agents beyond are asynchronous.
