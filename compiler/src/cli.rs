@@ -87,7 +87,7 @@ pub(crate) enum Command {
   moec compile layer.toml --target sm_90a --emit rewritten --why -o -
   moec compile layer.toml --target sm_90a --entry experts --local-experts 8 -o experts.moec")]
     Compile(Compile),
-    /// Say what a layer launches at some batch sizes, and what the cost model says of each kernel, beside the layer's lower bound.
+    /// Say what a layer launches at some batch sizes, and what the cost model says of each kernel, beside the least for routing by chance.
     #[command(after_help = "Examples:
   moec plan layer.toml --target sm_90a
   moec plan layer.toml --target sm_90a,host --tokens 1,16,128,4096

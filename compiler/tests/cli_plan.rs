@@ -58,9 +58,27 @@ fn json_is_what_its_schema_says_and_adds_up() {
     }
 }
 
+/// T K pairs of all experts; of three of eight their part, rounded up, and in the bound down; a router groups none.
+#[test]
+fn rows_are_those_that_experts_get() {
+    let tiny = example("tiny.toml");
+    let of = |arguments: &[&str]| {
+        let plan = json(&[&[&tiny, "--target", "x86-64-v3", "--tokens", "7", "--entry"], arguments].concat());
+        plan["targets"][0]["batches"][0].clone()
+    };
+    let part = of(&["experts", "--local-experts", "3"]);
+    assert_eq!((&of(&["experts"])["rows"], &part["rows"]), (&14.into(), &6.into()));
+    // 7 * 2 * 3 / 8 = 5.25 pairs of three products; 3 (1 - (6/8)^7) = 2.6 experts: of each product 85 182 of 98 304 bytes.
+    assert_eq!(part["bound"]["flops"][0]["flops"], 2 * 5 * 3 * 64 * 128);
+    assert_eq!(part["bound"]["weight_bytes"], 3 * 85_182);
+    assert_eq!(of(&["router"])["rows"], Value::Null);
+    let text = plan(&[&tiny, "--target", "x86-64-v3", "--tokens", "7", "--entry", "router"]);
+    assert!(text.lines().any(|line| line.starts_with("T = 7: regime 1") && !line.contains("rows")), "{text}");
+}
+
 /// H = 64, F = 128, E = 8, K = 2 in f32 at T = 1: two experts of three weights, and three of the shared one.
 #[test]
-fn the_bound_is_what_the_layer_cannot_do_without() {
+fn the_bound_by_hand() {
     let plan = json(&[&example("tiny.toml"), "--target", "sm_90a", "--tokens", "1"]);
     let bound = &plan["targets"][0]["batches"][0]["bound"];
     assert_eq!(bound["weight_bytes"], 4 * (8 * 64 + 3 * 3 * 64 * 128));

@@ -13,19 +13,23 @@ pub enum Kind {
     Fma,
     /// By products of small matrices, a warp each: [`Unit::Matrix`]. Their sums round in another order.
     Mma,
+    /// By products of matrices that four warps compute together while others load for the next: [`Unit::Group`]. Blocks are persistent:
+    /// each goes through many tiles. Their sums round as those of `Mma`.
+    Group,
     /// By dot products of a GPU's warp, whose lanes split K among them. Their sums round in another order.
     Dot,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 3] = [Kind::Fma, Kind::Mma, Kind::Dot];
+    pub const ALL: [Kind; 4] = [Kind::Fma, Kind::Mma, Kind::Group, Kind::Dot];
 
     /// The word before a tile's size.
     pub const fn word(self) -> &'static str {
         match self {
             Kind::Fma => "tile",
             Kind::Mma => "mma",
+            Kind::Group => "group",
             Kind::Dot => "dot",
         }
     }
@@ -149,8 +153,14 @@ pub struct Product {
     pub weights: Vec<DType>,
 }
 
-/// Most rows of a tile: the sort cuts each expert's rows by it, and lower tiles are parts of these.
+/// Rows of the highest tile of most machines: the sort cuts each expert's rows by these, or by those of a higher tile that the layer
+/// has, and lower tiles are parts of what it cuts.
 pub const MOST_ROWS: u32 = 64;
+
+/// Rows of a machine's highest tile.
+pub fn most_rows(machine: &Machine) -> u32 {
+    if machine.has_groups() { GROUP_ROWS[0] } else { MOST_ROWS }
+}
 
 /// Threads of a GPU's block: 16 by 16, each with as many rows and columns of the tile as every other.
 pub const SIDE: u32 = 16;
@@ -172,6 +182,37 @@ pub const MMA_THREADS: u32 = 128;
 
 /// Elements along K that a block of [`Kind::Mma`] has in shared memory a stage.
 pub const MMA_DEPTH: u32 = 32;
+
+/// Threads of a block of [`Kind::Group`]: four warps that load, and two times four that multiply.
+pub const GROUP_THREADS: u32 = 384;
+
+/// Elements along K that a block of [`Kind::Group`] has in shared memory a stage: lines of 128 bytes.
+pub const GROUP_DEPTH: u32 = 64;
+
+/// Rows of a tile of [`Kind::Group`]: any multiple of 64 up to 256 would do, since the least of its widths is a quarter.
+const GROUP_ROWS: [u32; 2] = [128, 64];
+
+/// Sizes of groups that stand for all.
+const SIZES: u64 = 8;
+
+/// Stages of [`Kind::Group`] beyond which no more bytes need be under way.
+const GROUP_STAGES: u32 = 6;
+
+/// Row tiles of [`Kind::Group`] that go through the columns together: so often fewer times weights come from memory, and their rows are a
+/// small part of the second cache.
+pub const GROUP_ROW_TILES: u32 = 8;
+
+/// Columns that two times four warps multiply together, 64 each.
+const GROUP_COLUMNS: u32 = 128;
+
+/// The stages that a block of [`Kind::Group`] goes round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ring {
+    /// How many.
+    pub stages: u32,
+    /// Weights that a stage has room for.
+    pub weights: u32,
+}
 
 /// Sums that a thread of [`Kind::Mma`] may have: half of its registers.
 const MOST_SUMS: u32 = 128;
@@ -199,8 +240,13 @@ pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
     if machine.has_threads() {
         let of_kind = |kind| [64, 32, 16].map(|rows| Tiling { kind, rows, columns: 64 });
         let by_matrices = of_kind(Kind::Mma).into_iter().filter(|tiling| has_matrices(*tiling, of, machine));
+        let by_groups = GROUP_ROWS.into_iter().flat_map(|rows| {
+            let of_columns = |columns| Tiling { kind: Kind::Group, rows, columns };
+            [2 * GROUP_COLUMNS, GROUP_COLUMNS].map(of_columns)
+        });
+        let by_groups = by_groups.filter(|tiling| has_groups(*tiling, of, machine));
         let dot = Tiling { kind: Kind::Dot, rows: DOT_ROWS, columns: DOT_COLUMNS_OF_WARP * DOT_THREADS / machine.warp_lanes };
-        return by_matrices.chain(of_kind(Kind::Fma)).chain(has_dot(of).then_some(dot)).collect();
+        return by_groups.chain(by_matrices).chain(of_kind(Kind::Fma)).chain(has_dot(of).then_some(dot)).collect();
     }
     let weights: u64 = of.weights.iter().map(|w| w.bytes() * of.k.min(host_panel(of.rows))).sum();
     let sums = u64::from(MOST_ROWS) * of.weights.len() as u64 * DType::F32.bytes();
@@ -248,6 +294,34 @@ fn has_matrices(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
         && mma_stages(tiling, of.weights.len(), machine).is_some()
 }
 
+/// Whether a product can be computed by groups of warps: rows and weights have one type that the machine has an instruction for, their
+/// lines are whole copies of 16 bytes, and the tile's sums and two stages fit the machine.
+fn has_groups(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
+    let weights = of.weights.len() as u32;
+    let sums = weights.saturating_mul(tiling.columns / GROUP_COLUMNS * tiling.rows / 2);
+    machine.rate(Unit::Group, of.rows).is_some()
+        && machine.tensor_maps
+        && machine.matrix_stores
+        && of.weights.iter().all(|weight| *weight == of.rows)
+        && mma_copy_bytes(of.k, of.rows, machine) == Some(16)
+        && sums <= MOST_SUMS
+        && group_ring(tiling, of.weights.len(), machine).is_some()
+}
+
+/// The stages of [`Kind::Group`] for so many weights, with a tile of 16-bit results beside them.
+pub fn group_ring(tiling: Tiling, weights: usize, machine: &Machine) -> Option<Ring> {
+    let stage = (u64::from(tiling.rows) + weights as u64 * u64::from(tiling.columns)) * u64::from(GROUP_DEPTH) * 2;
+    let result = u64::from(tiling.rows) * u64::from(tiling.columns) * 2;
+    // Two mbarriers a stage, and what arrays are aligned to.
+    let fits = |stages: &u32| u64::from(*stages) * (stage + 16) + result + 1024 <= u64::from(machine.shared_optin_bytes);
+    (2..=GROUP_STAGES).rev().find(fits).map(|stages| Ring { stages, weights: weights as u32 })
+}
+
+/// The widths of the products of [`Kind::Group`], of which a tile runs in the narrowest that has its rows.
+pub fn group_widths(tiling: Tiling) -> [u32; 3] {
+    [tiling.rows / 4, tiling.rows / 2, tiling.rows]
+}
+
 /// Bytes of a copy to shared memory of [`Kind::Mma`]: the most, up to 16, that a thread's copies have and rows are a multiple of.
 pub fn mma_copy_bytes(k: u64, elem: DType, machine: &Machine) -> Option<u32> {
     let widths = machine.copies(Copier::Thread)?;
@@ -264,13 +338,16 @@ pub fn mma_stages(tiling: Tiling, weights: usize, machine: &Machine) -> Option<u
 /// The work of a product's arithmetic under a tiling, in FLOPs that take as long at the machine's full rate: the multiplications
 /// and additions of `rows` rows in `groups` groups, and what the cut adds to them.
 ///
-/// * **Tile quantisation.** A GPU's block computes all of its [tile](row_tiles). The host computes the rows and columns that there are.
+/// * **Tile quantisation.** A GPU's block computes all of its tile. The host computes the rows and columns that there are.
 /// * **Wave quantisation.** Blocks are spread over the processors; the last round may leave some of them idle.
 /// * **Operands from shared memory** (GPU). A thread reads a vector of each side for `rows / 16 x columns / 16` products a weight;
 ///   a vector takes the time of four scalar multiplications and additions. By dot products a lane loads a vector of each row and
 ///   column for all of theirs; a vector takes the time of one product of vectors, to load and to widen. By matrices a warp reads
 ///   its rows and columns once for all of its products, and four matrices of 128 bytes take the time of two products (shared
 ///   memory has 128 bytes a clock, and a processor of 1024 multiply-adds a clock makes a product in two).
+///   By groups of warps a product of n rows takes `max(n / 2, 16 + n / 4)` clocks: shared memory is read at 128 bytes a clock, 2048 of
+///   the weights and 32 n of the rows.
+/// * **What a tile loads from the second cache** (groups of warps), where its rate is known: no faster than that.
 /// * **The end of a sum** (dot products). The lanes' sums are added in some twenty steps each.
 /// * **The rate** of matrix instructions, in place of the machine's; a stage beyond K is computed whole.
 pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &Machine) -> u64 {
@@ -294,6 +371,33 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             let reads = row_matrices + column_matrices * u128::from(weights) / 2;
             let at_rate = scaled(whole(), u128::from(machine.vector_rate()), u128::from(rate));
             (scaled(at_rate, products + 2 * reads, products), of.k.checked_next_multiple_of(MMA_DEPTH.into()).unwrap_or(of.k))
+        }
+        Kind::Group => {
+            let Some(rate) = machine.rate(Unit::Group, of.rows) else { return u64::MAX };
+            let per_tile = |rows: u64| {
+                let width = group_widths(tiling).map(u64::from).into_iter().find(|width| rows <= *width).unwrap_or(tile_rows);
+                let products = step((width / 2).max(16 + width / 4).saturating_mul(2), tile_columns);
+                let bytes = (weights * tile_columns).saturating_add(rows).saturating_mul(of.rows.bytes());
+                let loaded =
+                    machine.cache_bytes_per_us.map_or(0, |per_us| scaled(bytes, machine.vector_rate().into(), per_us.into()));
+                scaled(products, machine.vector_rate().into(), rate.into()).max(loaded)
+            };
+            let of_rows = |rows: u64| {
+                let last = if rows.is_multiple_of(tile_rows) { 0 } else { per_tile(rows % tile_rows) };
+                (rows / tile_rows).saturating_mul(per_tile(tile_rows)).saturating_add(last)
+            };
+            let groups = groups.min(rows).max(1);
+            let work = match groups {
+                1 => of_rows(rows),
+                // Groups have from none to twice the mean: some of these sizes, as far apart as there are of them.
+                _ => {
+                    let most = rows.div_ceil(groups).saturating_mul(2);
+                    let sizes = (0..SIZES).map(|i| of_rows((2 * i + 1).saturating_mul(most).div_ceil(2 * SIZES)));
+                    (sizes.fold(0, u64::saturating_add) / SIZES).saturating_mul(groups)
+                }
+            };
+            let work = work.saturating_mul(column_tiles);
+            (work, of.k.checked_next_multiple_of(GROUP_DEPTH.into()).unwrap_or(of.k))
         }
         Kind::Fma if machine.has_threads() => {
             let (each_row, each_column) = (tile_rows / u64::from(SIDE), tile_columns / u64::from(SIDE));
@@ -320,10 +424,15 @@ fn row_tiles(tile_rows: u64, [rows, groups]: [u64; 2]) -> u64 {
 }
 
 /// How often the weights of a group come from memory. The blocks of a row tile follow each other along the columns, so that the next
-/// row tile finds weights in the cache where all of its group's are at most half of it.
+/// row tile finds weights in the cache where all of its group's are at most half of it. Of [`Kind::Group`] so do those of some
+/// [row tiles](GROUP_ROW_TILES).
 pub fn passes(tiling: Tiling, [rows, groups]: [u64; 2], group_bytes: u64, machine: &Machine) -> u64 {
     let row_tiles = rows.div_ceil(groups.min(rows).max(1)).div_ceil(u64::from(tiling.rows)).max(1);
-    if group_bytes <= machine.cache_bytes / 2 { 1 } else { row_tiles }
+    let together = match tiling.kind {
+        Kind::Group => u64::from(GROUP_ROW_TILES),
+        Kind::Fma | Kind::Mma | Kind::Dot => 1,
+    };
+    if group_bytes <= machine.cache_bytes / 2 { 1 } else { row_tiles.div_ceil(together) }
 }
 
 /// Matrices of 16 rows, and of 8 columns, of the part of a tile that a warp of [`Kind::Mma`] computes: the four warps stand in two
@@ -337,7 +446,7 @@ pub fn warp_matrices(tiling: Tiling) -> [u32; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Rate;
+    use crate::machine::{MACHINES, Rate};
 
     fn product(n: u64, k: u64, weights: usize) -> Product {
         Product { rows: DType::F32, n, k, weights: vec![DType::F32; weights] }
@@ -366,6 +475,41 @@ mod tests {
         assert_eq!(flops(low, &of, [40, 5], &gpu(1)), 5 * 2 * 16 * 128 * 10 * (4 + 8) / 4);
         // No more experts than rows have any.
         assert_eq!(flops(low, &of, [2, 5], &gpu(1)), 2 * 2 * 16 * 128 * 10 * (4 + 8) / 4);
+    }
+
+    #[test]
+    fn groups_of_warps_by_hand() {
+        const RATES: &[Rate] = &[
+            Rate { unit: Unit::Vector, elem: DType::F32, flops_per_us: 1000 },
+            Rate { unit: Unit::Group, elem: DType::BF16, flops_per_us: 4000 },
+        ];
+        let machine = Machine { rates: RATES, cache_bytes_per_us: None, ..gpu(1) };
+        let of = Product { rows: DType::BF16, n: 256, k: 64, weights: vec![DType::BF16] };
+        let tiling = Tiling { kind: Kind::Group, rows: 64, columns: 256 };
+        // 64 rows in 32 clocks of a product, as at the full rate; 10 rows in 16, whose 20 clocks are those of 40 rows. Four times the rate.
+        assert_eq!(flops(tiling, &of, [64, 1], &machine), 2 * 64 * 256 * 64 / 4);
+        assert_eq!(flops(tiling, &of, [10, 1], &machine), 2 * 40 * 256 * 64 / 4);
+        assert_eq!(flops(tiling, &of, [74, 1], &machine), 2 * (64 + 40) * 256 * 64 / 4);
+        // 266 lines of two bytes at a tenth of the FLOPs.
+        let slow = Machine { cache_bytes_per_us: Some(100), ..machine.clone() };
+        assert_eq!(flops(tiling, &of, [10, 1], &slow), 266 * 2 * 10 * 64);
+        // Two groups of 2 rows in the mean have up to 4, which is one width.
+        assert_eq!(flops(tiling, &of, [4, 2], &machine), 2 * flops(tiling, &of, [2, 1], &machine));
+        // The weights of 8 row tiles come from memory together.
+        let small = Machine { cache_bytes: 10, ..machine };
+        assert_eq!([passes(tiling, [512, 1], 100, &small), passes(tiling, [513, 1], 100, &small)], [1, 2]);
+    }
+
+    #[test]
+    fn batches_without_rows_have_a_price() {
+        for machine in MACHINES {
+            let of = Product { rows: DType::BF16, n: 64, k: 64, weights: vec![DType::BF16] };
+            for tiling in candidates(&of, &machine) {
+                assert!(
+                    [[0, 0], [0, 8], [0, 1]].map(|rows| flops(tiling, &of, rows, &machine)).iter().all(|flops| *flops < u64::MAX)
+                );
+            }
+        }
     }
 
     #[test]
@@ -440,7 +584,7 @@ mod tests {
         let huge = 1 << 62;
         for machine in crate::machine::MACHINES {
             for tiling in candidates(&product(huge, huge, 3), &machine) {
-                assert!(MOST_ROWS.is_multiple_of(tiling.rows));
+                assert!(most_rows(&machine).is_multiple_of(tiling.rows));
                 assert!(flops(tiling, &product(huge, huge, 3), [huge, huge], &machine) > huge);
                 assert_eq!(flops(tiling, &product(64, 64, 1), [0, 8], &machine), 0);
             }

@@ -28,9 +28,8 @@ impl Layer {
         6 * self.pairs() * self.hidden * self.ffn
     }
 
-    /// A product of an expert's weight of `[n, k]` with all pairs, in tiles of so many rows and columns. It reads `rows` bytes of rows.
-    fn product(self, [tile_rows, columns]: [u32; 2], [n, k]: [u64; 2], rows: u64, out: u64, machine: &Machine) -> Price {
-        let tiling = Tiling { kind: Kind::Mma, rows: tile_rows, columns };
+    /// A product of an expert's weight of `[n, k]` with all pairs, in such tiles. It reads `rows` bytes of rows.
+    fn product(self, tiling: Tiling, [n, k]: [u64; 2], rows: u64, out: u64, machine: &Machine) -> Price {
         let product = Product { rows: DType::BF16, n, k, weights: vec![DType::BF16] };
         let groups = [self.pairs(), Spread::Picks { top_k: self.top_k, of: self.experts }.hit(self.experts, self.tokens)];
         let (of_group, work) = (2 * n * k, tiling::flops(tiling, &product, groups, machine));
@@ -78,7 +77,8 @@ const VLLM: [(u64, [u32; 2], f64); 18] = [
 ];
 
 /// Top-k, the sort in two launches, a product that gathers, the activation, a product, a sum over each token's experts.
-fn vllm(tokens: u64, tile: [u32; 2]) -> Price {
+fn vllm(tokens: u64, [tile_rows, columns]: [u32; 2]) -> Price {
+    let tile = Tiling { kind: Kind::Mma, rows: tile_rows, columns };
     let layer = Layer { tokens, hidden: 2816, ffn: 704, experts: 128, top_k: 8 };
     let (machine, pairs) = (&h200(), layer.pairs());
     let Layer { hidden, ffn, experts, .. } = layer;
@@ -113,11 +113,11 @@ const SONIC: [(u64, u64, u64, u64, u64, f64); 12] = [
 ];
 
 /// Logits, top-k, a sort in two launches, a product that gathers and ends in the activation, a product, a sum over each token's experts;
-/// the products in tiles of 128 by 256 (section 4 of the paper).
-fn sonic(layer: Layer) -> Price {
+/// the products in these tiles. Theirs have 128 by 256 (section 4 of the paper), and are computed by `wgmma`.
+fn sonic(layer: Layer, tile: Tiling) -> Price {
     let (machine, pairs) = (&h100(), layer.pairs());
     let Layer { tokens, hidden, ffn, experts, .. } = layer;
-    let (tile, rows) = ([128, 256], 2 * pairs);
+    let rows = 2 * pairs;
     [
         stream(2 * tokens * hidden + 2 * experts * hidden + 4 * tokens * experts, machine),
         stream(4 * tokens * experts, machine),
@@ -155,11 +155,12 @@ fn vllm_rows(is_in: impl Fn(u64) -> bool) -> Vec<Row> {
     rows.map(row).collect()
 }
 
-fn sonic_rows() -> Vec<Row> {
+fn sonic_rows(kind: Kind, columns: u32) -> Vec<Row> {
+    let tile = Tiling { kind, rows: 128, columns };
     let row = |(tokens, hidden, ffn, experts, top_k, tflops): (u64, u64, u64, u64, u64, f64)| {
         let layer = Layer { tokens, hidden, ffn, experts, top_k };
         let published = layer.flops() as f64 / (tflops * 1e6);
-        (format!("{tokens} x {hidden}, {ffn}/{experts}/{top_k}"), published, sonic(layer))
+        (format!("{tokens} x {hidden}, {ffn}/{experts}/{top_k}"), published, sonic(layer, tile))
     };
     SONIC.into_iter().map(row).collect()
 }
@@ -169,10 +170,15 @@ fn published_times() {
     let launches = "vLLM, H200, 128 experts, ffn 704, hidden 2816, k 8: us, where launches take the time";
     let bytes = "vLLM, where weights take the time";
     let tiles = "vLLM, where tiles take the time";
-    let sonic = "SonicMoE, H100: us by T x hidden, ffn/experts/k";
+    let sonic = |kind: Kind, columns: u32| {
+        let title = format!("SonicMoE, H100, as {}(128 by {columns}): us by T x hidden, ffn/experts/k", kind.word());
+        table(&title, &sonic_rows(kind, columns))
+    };
     let text = table(launches, &vllm_rows(|tokens| tokens < 16))
         + &table(bytes, &vllm_rows(|tokens| (16..1024).contains(&tokens)))
         + &table(tiles, &vllm_rows(|tokens| tokens >= 1024))
-        + &table(sonic, &sonic_rows());
+        + &sonic(Kind::Group, 256)
+        + &sonic(Kind::Group, 128)
+        + &sonic(Kind::Mma, 256);
     insta::assert_snapshot!("peers", text.trim_end());
 }

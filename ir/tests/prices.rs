@@ -51,14 +51,29 @@ fn a_small_layer_by_hand() {
 fn the_bound_of_a_small_layer_by_hand() {
     let slow = Machine { bytes_per_us: 1_000, ..sm_80() };
     let bound = bound(&parse(MIXTRAL), &slow, 3);
-    // The router, and three weights of five experts; tokens in and out.
-    assert_eq!((bound.weight_bytes, bound.input_bytes, bound.output_bytes), (256 + 3 * 5 * 384, 96, 96));
+    // The router, and three weights of 4.625 experts; tokens in and out.
+    assert_eq!((bound.weight_bytes, bound.input_bytes, bound.output_bytes), (256 + 3 * 1776, 96, 96));
     // All products are of bf16.
     assert_eq!(bound.flops, [(DType::BF16, 768 + 3 * 2304)]);
     // A byte takes 1 ns; 7680 FLOPs take 24.6 ps at 312 TFLOP/s.
-    assert_eq!((bound.bytes(), bound.moving, bound.computing, bound.time()), (6208, 6_208_000, 24, 6_208_000));
+    assert_eq!((bound.bytes(), bound.moving, bound.computing, bound.time()), (5776, 5_776_000, 24, 5_776_000));
     // At many tokens all eight experts.
     assert_eq!(moec_ir::rewrite::bound(&parse(MIXTRAL), &slow, 100).weight_bytes, 256 + 3 * 8 * 384);
+}
+
+/// Twelve picks by chance of which four have no rows: 3 * 2 * 8 / 12 = 4 pairs, and 8 (1 - (10/12)^3) = 3.37 experts that are
+/// hit.
+#[test]
+fn the_bound_of_experts_without_rows_by_hand() {
+    let text = MIXTRAL.replace("@router: tensor<8 x", "@router: tensor<12 x").replace("T x 8 x f32", "T x 12 x f32");
+    let text = text
+        .replace("x 2 of 8", "x 2 of 12")
+        .replace("%4 = scale %3, 1.0 : picks<T x 2 of 12>", "%4 = without_rows %3, 4 : picks<T x 2 of 8 + 4>");
+    let layer = parse(&text.replace("routing<T x 2 of 12>", "routing<T x 2 of 8 + 4>"));
+    let bound = bound(&layer, &sm_80(), 3);
+    // Of each of three weights 8 * 384 * 91/216 = 1294.2 bytes.
+    assert_eq!(bound.weight_bytes, 12 * 16 * 2 + 3 * 1294);
+    assert_eq!(bound.flops, [(DType::BF16, 2 * 3 * 12 * 16 + 3 * 2 * 4 * 12 * 16)]);
 }
 
 /// Of every layer, machine and some batch sizes: nothing is left out or counted twice, and no bound is above what it bounds.
@@ -85,7 +100,7 @@ fn sums_are_the_cost_of_the_layer() {
 #[test]
 fn launches_are_those_that_were_priced() {
     for (name, layer, _) in layers() {
-        for machine in [sm_80(), Machine::named("x86-64-v3").unwrap()] {
+        for machine in ["sm_80", "sm_90a", "x86-64-v3"].map(|name| Machine::named(name).unwrap()) {
             for tokens in [1, 300] {
                 let graph = rewritten(&layer, &machine, tokens);
                 let (prices, launching) = (prices(&graph, &machine, tokens), launching_nodes(&graph, &machine).unwrap());

@@ -79,6 +79,8 @@ struct Kernel {
     dynamic_shared_bytes: u32,
     /// Whether it is given weights, inputs or outputs, or nothing but floats.
     is_sampled: bool,
+    /// Of a kernel of persistent blocks, which of its arguments are the number of tiles and that of blocks.
+    tiles: Option<[usize; 2]>,
     /// Whether it is launched when weights are bound.
     prepares: bool,
     /// Whether it is launched by an update.
@@ -177,12 +179,14 @@ fn kernels(manifest: &Manifest, target: &Target) -> Vec<Kernel> {
         let buffers = || given().map(|buffer| &manifest.buffers[buffer]);
         let is_inner = buffers().all(|buffer| buffer.role == Role::Workspace);
         let has_integers = buffers().any(|buffer| buffer.dtype == DType::I32);
+        let place = |name: &str| kernel.params.iter().position(|param| param.name == name);
         let is_in = |launches: &[package::Launch]| launches.iter().any(|launch| launch.kernel as usize == index);
         Kernel {
             symbol: kernel.symbol.clone(),
             threads: kernel.threads,
             dynamic_shared_bytes: kernel.dynamic_shared_bytes,
             is_sampled: !(is_inner && has_integers),
+            tiles: place("tile_bound").zip(place("block_count")).map(<[usize; 2]>::from),
             prepares: is_in(&target.prepare),
             updates: is_in(&target.update),
         }
@@ -375,6 +379,13 @@ impl Device for Emulator {
     fn launch(&self, Start { kernel, blocks, early }: Start, args: &[Argument]) -> Result<(), Error> {
         let kernel = self.kernels.get(kernel).ok_or_else(|| refused("there is no such kernel"))?;
         let Kernel { symbol, threads, dynamic_shared_bytes, is_sampled, .. } = kernel;
+        let is_sampled = *is_sampled && self.sample != Sample::All;
+        // A sample is of blocks that compute a tile each: what they do does not depend on their number.
+        let one_each = kernel.tiles.filter(|_| is_sampled).and_then(|[tiles, count]| match args.get(tiles) {
+            Some(Argument::I32(tiles)) => Some((u64::try_from(*tiles).ok()?, count)),
+            Some(Argument::I64(_) | Argument::Memory { .. } | Argument::Map { .. }) | None => None,
+        });
+        let blocks = one_each.map_or(blocks, |(tiles, _)| tiles);
         let grid = u32::try_from(blocks).ok().filter(|n| *n <= i32::MAX as u32);
         let value = i64::try_from(blocks).unwrap_or(i64::MAX);
         let grid = grid.ok_or_else(|| Error::LaunchRange { kernel: symbol.clone(), what: "the grid".into(), value })?;
@@ -384,8 +395,9 @@ impl Device for Emulator {
             let (name, role) = self.buffers.get(buffer).ok_or_else(|| refused("there is no such buffer"))?;
             Ok::<_, Error>(Known { name, only_read: kernel.only_reads(*role), is_workspace: *role == Role::Workspace })
         };
-        for arg in args {
+        for (i, arg) in args.iter().enumerate() {
             packed.push(match arg {
+                Argument::I32(_) if one_each.is_some_and(|(_, count)| count == i) => Arg::I32(grid as i32),
                 Argument::Memory { bytes: 0, .. } => Arg::U64(0),
                 Argument::Memory { buffer, address, bytes } => {
                     Arg::U64(state.given(*address, *bytes, *buffer, &known(*buffer)?)?)
@@ -404,7 +416,7 @@ impl Device for Emulator {
         let entry = self.module.entry(symbol).ok_or_else(|| refused("the PTX has no such kernel"))?;
         let args = entry.pack(&state.memory, &packed).map_err(refused)?;
         let shape = Launch { grid: [grid, 1, 1], block: [*threads, 1, 1], shared_bytes: *dynamic_shared_bytes, early, args };
-        let chosen = if *is_sampled { self.sample.blocks(blocks) } else { Blocks::All };
+        let chosen = if is_sampled { self.sample.blocks(blocks) } else { Blocks::All };
         let options = Options { blocks: chosen, ..self.options.clone() };
         let report = launch(&self.module, symbol, &shape, &mut state.memory, &options).map_err(refused)?;
         let stopped = (!report.completed).then(|| report.findings.first().map(ToString::to_string).unwrap_or_default());

@@ -24,9 +24,11 @@ const DECISIONS: &[(&str, &str, &str, u64, &str, &str)] = &[
     ("whether lanes split K", "tiny", "sm_80", 1, "grouped_gemm @gate, @up", "beside(dot("),
     ("whether lanes split K", "tiny", "sm_80", 64, "grouped_gemm @gate, @up", "beside(tile("),
     ("whether matrix instructions multiply", "switch-base-8", "sm_90a", 1, "grouped_gemm @down", "dot("),
-    ("whether matrix instructions multiply", "switch-base-8", "sm_90a", 64, "grouped_gemm @down", "mma("),
+    ("whether matrix instructions multiply", "switch-base-8", "sm_90a", 128, "grouped_gemm @down", "mma("),
     ("how high tiles are", "deepseek-v3", "sm_90a", 16, "grouped_gemm @down", "beside(mma(16 "),
-    ("how high tiles are", "deepseek-v3", "sm_90a", 4096, "grouped_gemm @down", "beside(mma(64 "),
+    ("how high tiles are", "deepseek-v3", "sm_100a", 4096, "grouped_gemm @down", "beside(mma(64 "),
+    ("whether four warps multiply together", "deepseek-v3", "sm_90a", 16, "grouped_gemm @down", "beside(mma("),
+    ("whether four warps multiply together", "deepseek-v3", "sm_90a", 4096, "grouped_gemm @down", "beside(group(128 "),
     ("whether the shared expert is in the grouped launch", "qwen1.5-moe-a2.7b", "sm_86", 1, SHARED, "beside("),
     ("whether the shared expert is in the grouped launch", "qwen1.5-moe-a2.7b", "sm_86", 128, SHARED, "apart"),
 ];

@@ -55,7 +55,7 @@ pub(crate) fn family() -> Family {
     });
     let modes = modes().into_iter().map(of_mode).chain([together]);
     let cases = examples().into_iter().map(of_example).chain(fixtures().into_iter().map(of_block)).chain(modes).collect();
-    Family { name: "linked", one_in: 4, cases }
+    Family { name: "linked", one_in: 8, cases }
 }
 
 fn linked(package: &Package) -> Linked {

@@ -127,7 +127,7 @@ pub(crate) fn family() -> Family {
             cases.push(of("devices", adds_up_over_devices));
         }
     }
-    Family { name: "parts", one_in: 8, cases }
+    Family { name: "parts", one_in: 16, cases }
 }
 
 /// A router and then its experts are the layer, with what it does beside them; where that is nothing, also the block's own output.

@@ -54,7 +54,7 @@ pub(crate) fn family() -> Family {
 }
 
 /// Holds a stage of an example to its snapshot.
-fn hold(example: &Example, stage: &str, text: &str) {
+pub(crate) fn hold(example: &Example, stage: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path(root().join("tests/snapshots").join(&example.name));
     settings.set_prepend_module_to_snapshot(false);

@@ -1,12 +1,12 @@
-//! What a layer launches for some batches, and what the cost model says of it: the figures by which extraction chose, beside the lower
-//! bound of the layer. Nothing is measured, and nothing priced here: prices are `ir::rewrite`'s.
+//! What a layer launches for some batches, and what the cost model says of it: the figures by which extraction chose, beside the
+//! least that the layer takes by chance. Nothing is measured, and nothing priced here: prices are `ir::rewrite`'s.
 
 mod report;
 mod roofline;
 mod text;
 
 use moec_codegen::{KernelInfo, Object};
-use moec_ir::graph::{Attr, Node, Op, Type, Typed};
+use moec_ir::graph::{Attr, Dim, Node, Op, Type, Typed};
 use moec_ir::kernel::{Launch, Program, layout};
 use moec_ir::rewrite::{Bound, Price, Workload, bound, name_of, prices};
 use moec_ir::schedule::{ScheduleError, launching_nodes};
@@ -50,18 +50,27 @@ fn of_target(machine: &Machine, lowered: &Lowered, objects: &[Object], tokens: &
             let own = made.iter().filter(|(by, _)| *by == id);
             own.map(|(_, launch)| of_launch(&lowered.program, launch, *tokens, &kernels)).collect()
         });
-        let rows = Workload::of(graph, &[*tokens]).pairs.at(dims(*tokens)).unwrap_or(u64::MAX);
+        let pairs = || Workload::of(graph, &[*tokens]).pairs.at(dims(*tokens)).unwrap_or(u64::MAX);
         BatchPlan {
             tokens: *tokens,
             regime,
             tokens_up_to: regimes[regime].tokens_up_to,
-            rows,
+            rows: groups_rows(graph).then(pairs),
             total: figures(&ops.iter().map(|(_, price)| *price).sum()),
             ops: ops.into_iter().map(|(op, _)| op).collect(),
             bound: of_bound(&bound(&lowered.graph, machine, *tokens)),
         }
     };
     Ok(TargetPlan { target: machine.name, machine: of_machine(machine), batches: tokens.iter().map(batch).collect() })
+}
+
+/// Whether there are rows in groups, of experts or of slots: a router may sort pairs, and makes no row of them.
+fn groups_rows(graph: &Typed) -> bool {
+    graph.graph().nodes.ids().any(|id| match graph.ty(id) {
+        Type::Tensor { shape, .. } => shape.first() == Some(&Dim::Pairs),
+        Type::Slots { .. } => true,
+        Type::Routing { .. } | Type::Picks { .. } | Type::List(_) | Type::Attr(_) => false,
+    })
 }
 
 /// The ops that cost anything or launch something, with their prices: parts of a launch are one with it.

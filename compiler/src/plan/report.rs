@@ -69,13 +69,15 @@ pub struct BatchPlan {
     pub regime: usize,
     /// The largest T of this regime; null: it has no bound.
     pub tokens_up_to: Option<u64>,
-    /// Grouped rows: the kept pairs at most, or the slots.
-    pub rows: u64,
+    /// Grouped rows that the prices are for: the pairs that are kept at most; of experts to which picks are given and a map says
+    /// where those of each id are, their part of the pairs, `T K E / ids` rounded up; or the slots. null: no rows are grouped, as
+    /// by a router.
+    pub rows: Option<u64>,
     /// In the order of the launches.
     pub ops: Vec<OpPlan>,
     /// Sums over the ops.
     pub total: Figures,
-    /// What no way of computing the layer can do without.
+    /// The least that the layer takes if its router picks by chance.
     pub bound: BoundFigures,
 }
 
@@ -119,7 +121,9 @@ pub struct Figures {
     pub flops: u64,
     /// Bytes from and to memory: operands and results once, and weights again where they do not stay in the cache.
     pub bytes: u64,
-    /// All of the time: the longer one of `moving_us` and `computing_us`, a thousandth of the other, `serial_us` and `launch_us`.
+    /// All of the time. Of one op: the longer one of `moving_us` and `computing_us`, a thousandth of the other, `serial_us` and
+    /// `launch_us`. Of several, in a total or where they share a launch (`+`), the sum of this over them, in which each has its
+    /// own longer one: it may be more than what the sums beside it give.
     pub time_us: f64,
     /// Time to move the bytes, with one processor's part of the bandwidth where one block does all.
     pub moving_us: f64,
@@ -161,17 +165,21 @@ impl From<Limit> for LimitWord {
     }
 }
 
-/// The lower bound of a layer: `max(bytes / bandwidth, FLOPs of a type / the fastest rate for it)`, without launches.
+/// The least that a layer takes if its router picks by chance, each expert as likely as the others, and no token is padding:
+/// `max(bytes / bandwidth, FLOPs of a type / the fastest rate for it)`, without launches. It is no bound of every routing: one
+/// that hits fewer experts or drops more pairs may take less.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct BoundFigures {
-    /// Bytes of the weights, of those of E experts as many as picks by chance hit in the mean: `E (1 - (1 - K / E)^T)`.
+    /// Bytes of the weights. Of those of E experts the part that is hit in the mean, `E (1 - (1 - K / N)^T)` experts, where picks
+    /// are of N: the E that are here, those elsewhere and those without weights.
     pub weight_bytes: u64,
     /// Bytes of the inputs.
     pub input_bytes: u64,
     /// Bytes of the outputs.
     pub output_bytes: u64,
-    /// FLOPs of the products, by the type of their factors.
+    /// FLOPs of the products, by the type of their factors. E experts have `T K E / N` pairs in the mean, rounded down; with a
+    /// capacity as many of them as it may keep, which is more than it keeps by chance.
     pub flops: Vec<FlopsOfType>,
     /// Time to move the bytes.
     pub moving_us: f64,

@@ -6,6 +6,9 @@ use super::report::{BatchPlan, Figures, LaunchPlan, LimitWord, MachineFacts, OpP
 const HEADS: [(&str, usize); 8] =
     [("grid", 7), ("block", 6), ("shared", 9), ("regs", 5), ("FLOPs", 9), ("bytes", 9), ("time us", 10), ("bound by", 0)];
 
+/// The name of the row of the bound.
+const BOUND: &str = "least by chance";
+
 /// Everything as text.
 #[must_use]
 pub fn text(plan: &Plan) -> String {
@@ -31,12 +34,18 @@ fn of_target(layer: &str, plan: &TargetPlan) -> Vec<String> {
         "Modelled, not measured. An op's launches are priced together; its figures stand at the first of them.".to_string(),
     );
     lines.push("grid: blocks launched, whatever the routing; those that get no rows end at once.".to_string());
-    lines.push("time: the longer one of moving and computing, then steps that wait for each other, then launches.".to_string());
     lines.push(
-        "lower bound: max(bytes / bandwidth, FLOPs of a type / best rate for it), without launches. Bytes are inputs, outputs"
+        "time: of each op the longer one of moving and computing, then steps that wait for each other, then launches."
             .to_string(),
     );
-    lines.push("and weights, each once, of E experts as many as picks by chance hit.".to_string());
+    lines.push(format!(
+        "{BOUND}: max(bytes / bandwidth, FLOPs of a type / best rate for it), without launches, of inputs, outputs and"
+    ));
+    lines.push(
+        "weights, each once, if picks fall by chance on N experts: E (1 - (1 - K / N)^T) of the E here are hit in the mean, by"
+            .to_string(),
+    );
+    lines.push("T K E / N pairs. Where fewer are hit, a layer may take less.".to_string());
     lines
 }
 
@@ -47,13 +56,14 @@ fn rates(machine: &MachineFacts) -> String {
 
 fn of_batch(batch: &BatchPlan) -> Vec<String> {
     let up_to = batch.tokens_up_to.map_or(String::new(), |most| format!(" (T <= {most})"));
-    let mut lines = vec![format!("T = {}: regime {}{up_to}, {} rows", batch.tokens, batch.regime + 1, batch.rows)];
+    let rows = batch.rows.map_or(String::new(), |rows| format!(", {rows} rows"));
+    let mut lines = vec![format!("T = {}: regime {}{up_to}{rows}", batch.tokens, batch.regime + 1)];
     let launches: usize = batch.ops.iter().map(|op| op.launches.len()).sum();
     let layer = format!("layer, {launches} {}", if launches == 1 { "launch" } else { "launches" });
     let rows: Vec<(String, String, [String; 8])> = batch.ops.iter().flat_map(of_op).collect();
     let longest =
         |of: fn(&(String, String, [String; 8])) -> &str| rows.iter().map(|row| of(row).chars().count()).max().unwrap_or(0);
-    let name_width = longest(|row| &row.0).max(layer.len()) + 2;
+    let name_width = longest(|row| &row.0).max(layer.len()).max(BOUND.len()) + 2;
     let way_width = longest(|row| &row.1).max("way".len());
     let line = |name: &str, way: &str, cells: &[String; 8]| {
         let cells = cells.iter().zip(HEADS).map(|(cell, (head, width))| match width {
@@ -76,7 +86,7 @@ fn of_batch(batch: &BatchPlan) -> Vec<String> {
     let bytes = bound.weight_bytes.saturating_add(bound.input_bytes).saturating_add(bound.output_bytes);
     let share = 100.0 * bound.time_us / batch.total.time_us.max(f64::MIN_POSITIVE);
     let bound = [amount(flops, ""), amount(bytes, "B"), format!("{:.2}", bound.time_us), format!("{share:.1}% of the time")];
-    lines.push(line("lower bound", "", &of_sums(bound)));
+    lines.push(line(BOUND, "", &of_sums(bound)));
     lines
 }
 

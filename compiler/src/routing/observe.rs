@@ -115,7 +115,7 @@ impl Rule {
     }
 }
 
-/// Rows of a tile of a GPU's grouped products, to which the rows of an expert are padded.
+/// Rows of the highest tile of most GPUs' grouped products, to which the rows of an expert are padded.
 pub(super) fn tile_rows() -> u64 {
     u64::from(MOST_ROWS)
 }

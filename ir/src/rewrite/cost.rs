@@ -6,6 +6,7 @@
 use egg::Id;
 
 use super::price::{Amounts, Price};
+use super::spread::Spread;
 use crate::graph::{Assignment, Attr, Dim, Node, Op, Pointwise, Priority, Type, Typed, infer_body};
 use crate::tiling::{self, Product};
 use crate::{Dims, Extent, Machine, Sorting};
@@ -22,41 +23,6 @@ pub struct Workload {
     pub pairs: Extent,
     /// Which experts they are of.
     pub spread: Spread,
-}
-
-/// How rows fall on experts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spread {
-    /// Every expert has some.
-    Even,
-    /// A token has so many different ones of so many, each as likely as the others, and tokens do not know each other.
-    Picks {
-        /// K.
-        top_k: u64,
-        /// All that picks may be of, also those that are elsewhere.
-        of: u64,
-    },
-}
-
-impl Spread {
-    /// How many of these experts get rows of so many tokens, in the mean: `E (1 - (1 - K / N)^T)`, rounded up.
-    pub fn hit(self, experts: u64, tokens: u64) -> u64 {
-        const ONE: u128 = 1 << 60;
-        match self {
-            Spread::Even => experts,
-            Spread::Picks { top_k, of } => {
-                let (mut missed, mut power, mut exponent) =
-                    (ONE, ONE - ONE * u128::from(top_k.min(of)) / u128::from(of.max(1)), tokens);
-                while exponent > 0 {
-                    if exponent % 2 == 1 {
-                        missed = missed * power / ONE;
-                    }
-                    (power, exponent) = (power * power / ONE, exponent / 2);
-                }
-                u64::try_from((u128::from(experts) * (ONE - missed)).div_ceil(ONE)).unwrap_or(experts)
-            }
-        }
-    }
 }
 
 impl Workload {
@@ -536,18 +502,6 @@ mod tests {
         // Silu of 2*3 sums at 16 each: 96 FLOPs more.
         let types = gemm(Dim::Tokens, 3, 5, DType::BF16, Body::identity().then(Pointwise::Silu, &[]));
         assert_eq!(price(Op::Gemm, &types, &slow(), &[2], 1), 156_000 + 74);
-    }
-
-    #[test]
-    fn experts_are_hit_by_chance() {
-        let of = |tokens: u64| Spread::Picks { top_k: 8, of: 128 }.hit(128, tokens);
-        // 128 (1 - (15/16)^T): 8, 15.5, 82.4, 125.9.
-        assert_eq!([0, 1, 2, 16, 64, 4096].map(of), [0, 8, 16, 83, 126, 128]);
-        // Of 16 that are here, of 128: 16 / 128 of them.
-        assert_eq!([1, 2, 64].map(|tokens| Spread::Picks { top_k: 8, of: 128 }.hit(16, tokens)), [1, 2, 16]);
-        assert_eq!((Spread::Picks { top_k: 4, of: 4 }.hit(4, 1), Spread::Even.hit(7, 1)), (4, 7));
-        assert_eq!(Spread::Picks { top_k: 1, of: 2 }.hit(u64::MAX, u64::MAX), u64::MAX);
-        assert_eq!(Spread::Picks { top_k: 1, of: 0 }.hit(8, 4), 0);
     }
 
     #[test]

@@ -9,14 +9,16 @@ mod matching;
 mod price;
 mod regimes;
 pub mod rules;
+mod spread;
 mod typing;
 mod ways;
 
 pub use bound::{Bound, bound};
 pub use choices::{Choice, choices, name_of};
-pub use cost::{Cost, Spread, Workload, cost};
+pub use cost::{Cost, Workload, cost};
 pub use price::{Amounts, Limit, Price, prices};
 pub use rules::{Rule, rules};
+pub use spread::Spread;
 pub use typing::Typing;
 
 use std::collections::BTreeMap;

@@ -104,7 +104,7 @@ impl Price {
 
 /// Picoseconds of an amount at a rate.
 pub(super) fn time(amount: u64, per_us: u64) -> Cost {
-    amount.saturating_mul(1_000).saturating_div((per_us / 1_000).max(1))
+    u64::try_from(u128::from(amount) * 1_000_000 / u128::from(per_us.max(1))).unwrap_or(u64::MAX)
 }
 
 impl Add for Amounts {
@@ -181,6 +181,13 @@ mod tests {
         let alone = small.slower(10);
         assert_eq!((alone.limit(), alone.total()), (Limit::Processor, 50_040 + 7_000));
         assert_eq!(of(0, 0, 0), Price::default());
+    }
+
+    #[test]
+    fn long_times_are_exact() {
+        // 10^17 bytes at 4300 GB/s: 23255.8 s. A thousand times the bytes is more than a u64 has.
+        assert_eq!(time(100_000_000_000_000_000, 4_300_000), 23_255_813_953_488_372);
+        assert_eq!((time(u64::MAX, 1_000_000), time(u64::MAX, 999_999), time(7, 0)), (u64::MAX, u64::MAX, 7_000_000));
     }
 
     #[test]

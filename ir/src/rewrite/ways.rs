@@ -63,6 +63,12 @@ fn launches(egraph: &EGraph<Node, Typing>) -> Vec<(Id, Vec<Part>)> {
 /// The tilings in which all parts can be made.
 pub(super) fn tilings_of(parts: &[Part], machine: &Machine) -> Vec<Tiling> {
     let mut tilings: Vec<Tiling> = Vec::new();
+    // What a block has of rows in shared memory it has once.
+    let mut rows = parts.iter().flatten().map(|(_, product)| product.rows);
+    let first = rows.next();
+    if rows.any(|other| Some(other) != first) {
+        return tilings;
+    }
     for tiling in parts.iter().flatten().flat_map(|(_, product)| tiling::candidates(product, machine)) {
         let takes = |part: &Part| part.iter().any(|(_, product)| tiling::takes(tiling, product, machine));
         if !tilings.contains(&tiling) && parts.iter().all(takes) {

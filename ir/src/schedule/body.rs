@@ -4,7 +4,7 @@
 
 use egg::Id;
 
-use super::math;
+use super::math::{self, Accuracy};
 use crate::DType;
 use crate::graph::{Attr, Body, Node, Op, Pointwise};
 use crate::kernel::{Builder, Value};
@@ -20,7 +20,12 @@ pub(crate) enum Term<'a, 'k> {
 
 /// Emits a body that is [pointwise](Body::is_pointwise): `hole` gives the values of the holes, f32 and all of the same lanes. The result
 /// has the element type of the body's last cast, if it ends in one.
-pub(crate) fn pointwise<'k>(k: &'k Builder, body: &Body, hole: &mut dyn FnMut(u32) -> Value<'k>) -> Value<'k> {
+pub(crate) fn pointwise<'k>(
+    k: &'k Builder,
+    body: &Body,
+    accuracy: Accuracy,
+    hole: &mut dyn FnMut(u32) -> Value<'k>,
+) -> Value<'k> {
     let mut terms: Vec<Term<'_, 'k>> = Vec::with_capacity(body.nodes().len());
     for node in body.nodes() {
         let term = match node {
@@ -28,7 +33,7 @@ pub(crate) fn pointwise<'k>(k: &'k Builder, body: &Body, hole: &mut dyn FnMut(u3
             Node::Attr(attr) => Term::Attr(attr),
             Node::Apply(Op::Pointwise(op), operands) => {
                 let operands: Vec<_> = operands.iter().map(|id: &Id| terms[usize::from(*id)]).collect();
-                Term::Value(k.bind(op.name(), pointwise_op(k, *op, &operands)))
+                Term::Value(k.bind(op.name(), pointwise_op(k, *op, accuracy, &operands)))
             }
             Node::Apply(op, _) => unreachable!("`{}` in a body that is not pointwise", op.name()),
             Node::Param(p) => unreachable!("`{}` in a body: verify refuses it", p.0),
@@ -42,7 +47,7 @@ pub(crate) fn pointwise<'k>(k: &'k Builder, body: &Body, hole: &mut dyn FnMut(u3
 }
 
 /// Emits one op: its operands in the graph's order, values of the same lanes.
-pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Pointwise, operands: &[Term<'_, 'k>]) -> Value<'k> {
+pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Pointwise, accuracy: Accuracy, operands: &[Term<'_, 'k>]) -> Value<'k> {
     let value = |i: usize| match operands[i] {
         Term::Value(value) => value.cast(DType::F32),
         Term::Attr(attr) => unreachable!("`{}` of {attr}: verify refuses it", op.name()),
@@ -60,12 +65,12 @@ pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Pointwise, operands: &[Term<'
         Pointwise::Offset => value(0) + real(),
         Pointwise::AtMost => value(0).min(real()),
         Pointwise::AtLeast => value(0).max(real()),
-        Pointwise::Sigmoid => math::sigmoid(k, value(0)),
+        Pointwise::Sigmoid => math::sigmoid(k, value(0), accuracy),
         Pointwise::Tanh => math::tanh(k, value(0)),
         Pointwise::SqrtSoftplus => math::sqrt_softplus(k, value(0)),
-        Pointwise::Silu => math::silu(k, value(0)),
+        Pointwise::Silu => math::silu(k, value(0), accuracy),
         Pointwise::Gelu => math::gelu(k, value(0)),
-        Pointwise::GeluTanh => math::gelu_tanh(k, value(0)),
+        Pointwise::GeluTanh => math::gelu_tanh(k, value(0), accuracy),
         Pointwise::Relu => value(0).max(0.0),
         Pointwise::Square => value(0) * value(0),
         Pointwise::MaskTokens => value(1).ne(0.0).select(value(0), 0.0),

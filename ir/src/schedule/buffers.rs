@@ -1,7 +1,7 @@
 //! The memory of a program: names, roles and shapes. Which kernel reads or writes it is said where kernels are launched.
 
 use crate::graph::{Dim, OUTPUT, Param, Type};
-use crate::kernel::{Buffer, Given, Role};
+use crate::kernel::{Buffer, Given, Role, View};
 use crate::{DType, Extent};
 
 /// A buffer's place in the program.
@@ -11,6 +11,13 @@ pub(super) struct BufferId(usize);
 impl From<BufferId> for Given {
     fn from(id: BufferId) -> Given {
         Given::Buffer(id.0)
+    }
+}
+
+impl BufferId {
+    /// A tensor map of it.
+    pub(super) fn view(self, extents: [Extent; 3], strides: [Extent; 2]) -> Given {
+        Given::TensorMap(View { buffer: self.0, extents, strides })
     }
 }
 

@@ -14,6 +14,7 @@
 //! few tokens. Where the rows are is read ahead of them, unless the picks are many: then most of them have no row, and
 //! each is looked up where it is added.
 
+use super::math::Accuracy;
 use super::{body, operand_name};
 use crate::graph::Body;
 use crate::kernel::build::Array;
@@ -198,7 +199,7 @@ fn emit<'k>(k: &'k Builder, spec: &Combine, args: &Args<'k>, token: &Token<'k>, 
         }
     }
     let here = offset(token.number);
-    let y = body::pointwise(k, spec.body, &mut |hole| match hole.checked_sub(1).map(|i| i as usize) {
+    let y = body::pointwise(k, spec.body, Accuracy::Full, &mut |hole| match hole.checked_sub(1).map(|i| i as usize) {
         None => sum.get(),
         Some(i) => match spec.operands[i].0 {
             Spread::One => args.operands[i].load(k.i32(0)).cast(DType::F32).splat(lanes),

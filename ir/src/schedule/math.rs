@@ -5,8 +5,8 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E, SQRT_2};
 
-use crate::DType;
 use crate::kernel::{Builder, Value};
+use crate::{DType, Machine};
 
 /// ln 2 in two parts, of which the first has few bits: its products with exponents are exact.
 const LN_2_HIGH: f32 = 0.693_359_4;
@@ -38,9 +38,37 @@ fn two_to_the(n: Value) -> Value {
     ((n + 127) << 23).bitcast(DType::F32)
 }
 
+/// How exact a function is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accuracy {
+    /// As f32 is.
+    Full,
+    /// As a 16-bit result needs it, by approximations of the machine: within `2^-16` of itself, up to `|x|` of 90, and where it is below
+    /// `2^-126` maybe zero.
+    Half,
+}
+
+impl Accuracy {
+    /// For a result of this type.
+    pub(crate) fn of(result: DType, machine: &Machine) -> Accuracy {
+        match result {
+            DType::F16 | DType::BF16 if machine.approximations => Accuracy::Half,
+            DType::F16 | DType::BF16 | DType::F32 | DType::I32 | DType::I64 | DType::Bool => Accuracy::Full,
+        }
+    }
+}
+
+/// `x / (1 + e^-u)`.
+fn by_one_plus_exp<'k>(k: &'k Builder, x: Value<'k>, u: Value<'k>, accuracy: Accuracy) -> Value<'k> {
+    match accuracy {
+        Accuracy::Full => x / (exp(k, -u) + 1.0),
+        Accuracy::Half => x * ((u * -LOG2_E).exp2_approx() + 1.0).reciprocal_approx(),
+    }
+}
+
 /// `1 / (1 + e^-x)`.
-pub(crate) fn sigmoid<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
-    x.like(1) / (exp(k, -x) + 1.0)
+pub(crate) fn sigmoid<'k>(k: &'k Builder, x: Value<'k>, accuracy: Accuracy) -> Value<'k> {
+    by_one_plus_exp(k, x.like(1), x, accuracy)
 }
 
 /// Odd in x, within 3 ulp; 1 and -1 at the infinities, NaN at NaN.
@@ -109,9 +137,9 @@ pub(crate) fn power<'k>(k: &'k Builder, x: Value<'k>, p: f64) -> Value<'k> {
 }
 
 /// `x / (1 + e^-x)`.
-pub(crate) fn silu<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+pub(crate) fn silu<'k>(k: &'k Builder, x: Value<'k>, accuracy: Accuracy) -> Value<'k> {
     let x = k.bind("x", x);
-    x / (exp(k, -x) + 1.0)
+    by_one_plus_exp(k, x, x, accuracy)
 }
 
 /// `x Phi(x)`, where `Phi(x) = (1 + erf(x / sqrt 2)) / 2` = `erfc(-x / sqrt 2) / 2`: no cancellation where x is negative.
@@ -122,11 +150,11 @@ pub(crate) fn gelu<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
 }
 
 /// `x / 2 (1 + tanh u)` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`, which is `x sigmoid(2 u)`.
-pub(crate) fn gelu_tanh<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+pub(crate) fn gelu_tanh<'k>(k: &'k Builder, x: Value<'k>, accuracy: Accuracy) -> Value<'k> {
     const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_2;
     let x = k.bind("x", x);
     let u = x * (x * x).fma(0.044_715, 1.0) * TWICE_SQRT_2_OVER_PI;
-    x / (exp(k, -u) + 1.0)
+    by_one_plus_exp(k, x, u, accuracy)
 }
 
 /// `1 - erf(z)` for `z >= 0`, within 1.5e-7 and, up to 3, 1e-6 of itself. Cephes (Moshier, `ndtrf.c`): an odd polynomial
@@ -172,12 +200,30 @@ mod tests {
 
     type Function = for<'k> fn(&'k Builder, Value<'k>) -> Value<'k>;
 
+    fn sigmoid<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+        super::sigmoid(k, x, Accuracy::Full)
+    }
+
+    fn silu<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+        super::silu(k, x, Accuracy::Full)
+    }
+
+    fn gelu_tanh<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
+        super::gelu_tanh(k, x, Accuracy::Full)
+    }
+
     /// `function` of every number, by the interpreter.
     fn run(function: Function, lanes: u32, xs: &[f32]) -> Vec<f32> {
-        let machine = Machine::named("x86-64-v4").unwrap();
-        let k = Builder::new("function", 1);
+        run_on("x86-64-v4", function, lanes, xs)
+    }
+
+    fn run_on(machine: &str, function: Function, lanes: u32, xs: &[f32]) -> Vec<f32> {
+        let machine = Machine::named(machine).unwrap();
+        let threads = machine.warp_lanes;
+        let k = Builder::new("function", threads);
         let (from, to) = (k.input("x", DType::F32), k.output("y", DType::F32));
-        k.for_step("i", k.i32(0), k.i32(xs.len() as i32), k.i32(lanes as i32), |i| {
+        let (first, step) = (k.thread() * lanes as i32, k.i32((threads * lanes) as i32));
+        k.for_step("i", first, k.i32(xs.len() as i32), step, |i| {
             to.store(i, function(&k, from.load_vector(i, lanes)));
         });
         let bytes: Vec<u8> = xs.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -221,6 +267,33 @@ mod tests {
     fn exp_is_within_1_1_ulp() {
         let ulps = worst(exp, 88.72, |x, y| (y - x.exp()).abs() / ulp(x.exp()));
         assert!(ulps < 1.1, "{ulps} ulp");
+    }
+
+    /// The interpreter's approximations are exact: what is left is the rounding of `x log2 e`. A machine's add `2^-22` each.
+    #[test]
+    fn approximations_are_enough_for_16_bits() {
+        type Meaning = fn(f64) -> f64;
+        let functions: [(Function, Meaning); 3] = [
+            (|k, x| super::sigmoid(k, x, Accuracy::Half), |x| 1.0 / (1.0 + (-x).exp())),
+            (|k, x| super::silu(k, x, Accuracy::Half), |x| x / (1.0 + (-x).exp())),
+            (
+                |k, x| super::gelu_tanh(k, x, Accuracy::Half),
+                |x| x / (1.0 + (-2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).exp()),
+            ),
+        ];
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        for (i, (function, of)) in functions.into_iter().enumerate() {
+            let xs = sweep(if i == 2 { 9.0 } else { 90.0 });
+            for (x, y) in xs.iter().zip(run_on("sm_90a", function, 1, &xs)) {
+                let expected = of(f64::from(*x));
+                // A reciprocal below the least normal number is zero.
+                let error = (f64::from(y) - expected).abs() - f64::from(x.abs().max(1.0)) * 2f64.powi(-126);
+                assert!(error <= 2f64.powi(-16) * expected.abs(), "{i}: {y} for {x}, not {expected}");
+            }
+            let ends = run_on("sm_90a", function, 1, &[inf, 1e30, -1e30, 0.0, nan]);
+            assert_eq!(ends[..4], run(if i == 0 { sigmoid } else { silu }, 1, &[inf, 1e30, -1e30, 0.0]), "{i}");
+            assert!(ends[4].is_nan());
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //! a row goes into every one, whatever its weight (`0 * NaN` is NaN).
 
 use super::combine::Spread;
+use super::math::Accuracy;
 use super::{body, operand_name};
 use crate::graph::{Body, Span};
 use crate::kernel::build::{Array, Var};
@@ -210,7 +211,7 @@ impl<'k> Cx<'_, 'k> {
             Into::Tokens => k.bind("token", self.tile.first_token + self.tile.row + row),
         };
         let place = k.bind("place", cell(row, k.i32(self.spec.n as i32), column));
-        let y = body::pointwise(k, self.spec.body, &mut |hole| match hole.checked_sub(1).map(|i| i as usize) {
+        let y = body::pointwise(k, self.spec.body, Accuracy::Full, &mut |hole| match hole.checked_sub(1).map(|i| i as usize) {
             None => sum,
             Some(i) => {
                 let from = self.args.operands[i];

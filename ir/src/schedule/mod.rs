@@ -69,7 +69,7 @@ use egg::Id;
 
 use crate::graph::{Attr, Node, OUTPUT, Op, Pointwise, Regime, Type, Typed, is_output};
 use crate::kernel::Program;
-use crate::tiling::MOST_ROWS;
+use crate::tiling;
 use crate::{Extent, Machine};
 use buffers::{BufferId, Buffers, extent};
 use plan::Plan;
@@ -218,14 +218,14 @@ fn scheduled(layer: &Typed, machine: &Machine) -> Result<(Program, Vec<Id>), Sch
     let mut buffers = Buffers::default();
     let params = layer.graph().params.iter().map(|(param, ty)| buffers.param(param, ty)).collect();
     let output = output(layer, &mut buffers)?;
-    let mut plan = Plan::new(layer, machine, params, output, buffers);
+    let mut plan = Plan::new(layer, machine, tile_rows(layer, machine), params, output, buffers);
     let result = layer.graph().result(OUTPUT);
     let mut nodes = Vec::new();
     for (id, node) in layer.graph().nodes.items() {
         plan.add(node, layer.ty(id), Some(id) == result)?;
         nodes.resize(plan.launches(), id);
     }
-    Ok((plan.finish(tile_rows(layer))?, nodes))
+    Ok((plan.finish()?, nodes))
 }
 
 /// As [`schedule`], of a layer that has a graph for each range of T: what regimes have in common is there once.
@@ -238,11 +238,11 @@ pub fn schedule_regimes(regimes: &[Regime<Typed>], machine: &Machine) -> Result<
 }
 
 /// Rows of the highest tile of the grouped products.
-fn tile_rows(layer: &Typed) -> Option<u32> {
+fn tile_rows(layer: &Typed, machine: &Machine) -> Option<u32> {
     let of = |node: &Node| match node {
         Node::Apply(Op::GroupedGemm, operands) => match layer.node(*operands.last()?) {
             Node::Attr(Attr::Tiling(tiling) | Attr::Beside(tiling)) => Some(tiling.rows),
-            Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => Some(MOST_ROWS),
+            Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => Some(tiling::most_rows(machine)),
         },
         Node::Attr(_) | Node::Param(_) | Node::Hole(_) | Node::Apply(..) => None,
     };

@@ -9,6 +9,7 @@
 //! in one order whatever T is.
 
 use super::combine::{Spread, even_lanes};
+use super::math::Accuracy;
 use super::row_loop::{self, RowLoop};
 use super::{body, operand_name};
 use crate::graph::Body;
@@ -81,7 +82,7 @@ impl<'k> Row<'_, 'k> {
     fn emit(&self, token: Value<'k>, start: Value<'k>, at: Value<'k>, lanes: u32, root: Value<'k>) {
         let (k, arrays) = (self.row_loop.k, self.arrays);
         let here = k.bind("here", start + at.cast(DType::I64));
-        let y = body::pointwise(k, self.spec.body, &mut |hole| match hole.checked_sub(1).map(|i| i as usize) {
+        let y = body::pointwise(k, self.spec.body, Accuracy::Full, &mut |hole| match hole.checked_sub(1).map(|i| i as usize) {
             None => self.load(arrays.x, here, lanes) / root.splat(lanes),
             Some(i) => match self.spec.operands[i].0 {
                 Spread::One => arrays.operands[i].load(k.i32(0)).cast(DType::F32).splat(lanes),

@@ -4,8 +4,9 @@
 use libtest_mimic::Failed;
 use moec::emulate::{Request, check};
 use moec::import::Entry;
-use moec::pipeline::compile;
+use moec::pipeline::{compile, lower};
 use moec::spec::Mode;
+use moec_ir::rewrite::choices;
 use moec_runtime::emulator::{Place, Sample};
 use moec_runtime::package::Dims;
 use moec_tests::trials::Case;
@@ -63,7 +64,8 @@ fn last_blocks_of_slots(example: &Example) -> Result<(), Failed> {
     ];
     for (name, terms) in terms {
         let launch = outcome.launches.iter().find(|launch| launch.symbol.contains(name)).ok_or(name)?;
-        let flops = launch.report.counters.scalar_flops + launch.report.counters.mma_flops;
+        let counters = &launch.report.counters;
+        let flops = counters.scalar_flops + counters.mma_flops + counters.wgmma_flops;
         if flops < 2 * TILE * TILE * terms {
             return Err(format!("{name} was idle: {flops} operations").into());
         }
@@ -74,14 +76,25 @@ fn last_blocks_of_slots(example: &Example) -> Result<(), Failed> {
 fn last_blocks(example: &Example) -> Result<(), Failed> {
     let spec = &example.spec;
     // Each row of pairs is in a tile, so there are at least so many tiles; beyond it blocks may be idle.
-    let last_tile = TOKENS * spec.router.top_k / TILE - 1;
-    let last = |columns: u64| Place::At((last_tile + 1) * columns.div_ceil(TILE) - 1);
+    let lowered = lower(spec, Entry::Layer, &machine("sm_90a"))?;
+    let tiling = |name: &str| {
+        let choices = choices(lowered.rewritten.at(TOKENS), &machine("sm_90a"), TOKENS);
+        let chosen = choices.into_iter().find(|choice| choice.op.starts_with("grouped_gemm") && choice.op.contains(name))?;
+        let way = &chosen.ways.first()?.0;
+        let (rows, columns) = way.split_once('(')?.1.trim_start_matches(|c: char| !c.is_ascii_digit()).split_once(" by ")?;
+        Some([rows.parse::<u64>().ok()?, columns.trim_end_matches(')').parse::<u64>().ok()?])
+    };
+    let rows_of_pairs = TOKENS * spec.router.top_k;
+    let last = |name: &str, width: u64| {
+        let [rows, columns] = tiling(name).ok_or("no tiling")?;
+        Ok::<_, Failed>(Place::At(rows_of_pairs / rows * width.div_ceil(columns) - 1))
+    };
     let request = Request {
         target: "sm_90a".to_string(),
         batches: vec![Dims::tokens(TOKENS)],
         seed: 1,
         schedules: 1,
-        sample: Sample::Only(vec![last(spec.expert.intermediate), last(spec.hidden), Place::Last]),
+        sample: Sample::Only(vec![last("@gate", spec.expert.intermediate)?, last("@down", spec.hidden)?, Place::Last]),
     };
     let package = compile(spec, Entry::Layer, &example.text, &[machine("sm_90a")], &moec_codegen::Options::default())?;
     let outcomes = check(&package, None, &request)?;
@@ -89,8 +102,7 @@ fn last_blocks(example: &Example) -> Result<(), Failed> {
     if let Some((_, finding)) = outcome.findings.first() {
         return Err(finding.to_string().into());
     }
-    let rows = (last_tile + 1) * TILE;
-    assert!(rows * spec.hidden.max(spec.expert.intermediate) * 2 > 1 << 31, "the offsets are not large");
+    assert!(rows_of_pairs * spec.hidden.max(spec.expert.intermediate) * 2 > 1 << 31, "the offsets are not large");
     for launch in outcome.launches.iter().filter(|launch| launch.symbol.contains("grouped_gemm")) {
         let of_a_block = 2 * TILE * TILE * spec.hidden.min(spec.expert.intermediate);
         let flops = launch.report.counters.scalar_flops + launch.report.counters.mma_flops + launch.report.counters.wgmma_flops;

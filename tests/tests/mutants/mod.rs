@@ -59,7 +59,7 @@ pub(crate) fn tell(tally: &Mutex<Tally>) {
 fn check(example: &Example, tally: &Mutex<Tally>) -> Result<(), Failed> {
     let steps = Steps::record(example, "sm_90a")?;
     let mut wrong = String::new();
-    for (place, mutant) in placed(mutants(&steps.text)?) {
+    for (place, mutant) in placed(mutants(&steps.text)?).into_iter().filter(|(_, mutant)| steps.exercises(mutant)) {
         let notice = steps.notice(&mutant);
         let is_listed = is_equivalent(&example.name, steps.kernel(&mutant), &mutant, place);
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);

@@ -139,6 +139,13 @@ impl Steps {
         mutant.kernel.strip_prefix(&prefix).unwrap_or(&mutant.kernel)
     }
 
+    /// Whether a layer as small as these does all that the kernel of a mutant can do. A ring of stages is not gone round with so short a
+    /// K, and no persistent block has a second tile: of kernels with such a ring a broken one would look right.
+    pub(super) fn exercises(&self, mutant: &Mutant) -> bool {
+        let name = self.kernel(mutant);
+        self.program.kernels.iter().any(|kernel| kernel.name == name && kernel.mbarriers.is_empty())
+    }
+
     fn run(&self, module: &Module, step: &Step, schedule: (ptx_emulator::Schedule, u64)) -> Option<Notice> {
         let kernel = &self.program.kernels[step.kernel];
         let symbol = symbol(&self.program, &self.machine, &kernel.name);

@@ -18,21 +18,24 @@
 //! Several products can be [parts](together) of one launch: the blocks of one come after those of another, each with arguments of its
 //! own, and what a block has in shared memory is there once.
 //!
-//! How the products are summed is the tiling's and the machine's: `host`, `gpu`, `dot` and `mma` each have one function for it.
+//! How the products are summed is the tiling's and the machine's: `host`, `gpu`, `dot`, `mma` and `group` each have one function for it.
 
 mod dot;
 mod gpu;
+mod group;
 mod host;
 mod mma;
 #[cfg(test)]
 mod tests;
 
+use super::buffers::BufferId;
 use super::combine::Columns;
+use super::math::Accuracy;
 use super::{body, operand_name};
 use crate::graph::Body;
 use crate::kernel::build::Array;
-use crate::kernel::{Builder, Kernel, Value};
-use crate::tiling::{DOT_THREADS, Kind, MMA_THREADS, MOST_ROWS};
+use crate::kernel::{Builder, Given, Kernel, Tiles, Value};
+use crate::tiling::{DOT_THREADS, GROUP_ROW_TILES, GROUP_THREADS, Kind, MMA_THREADS};
 use crate::{DType, Extent, Machine, Round, Tiling};
 
 /// Bytes to which every buffer is aligned.
@@ -67,6 +70,10 @@ pub(crate) struct Gemm<'a> {
     pub out: DType,
     /// How it is cut.
     pub tiling: Tiling,
+    /// Rows of a tile of the sort, of which its tiles are parts.
+    pub sorted_rows: u32,
+    /// How exact the functions of the body are.
+    pub accuracy: Accuracy,
 }
 
 /// What stands in a hole of the body, at row m of expert e and column n.
@@ -91,7 +98,7 @@ pub(crate) struct Tiled {
     /// Parameters: rows; if gathered `token_of_row`; if grouped by a sort `tile_expert`, `tile_row`, `tile_count`,
     /// `offset_of_expert`, and [`parts`] where a tile of the sort is cut; weights; operands; out; if not grouped by a sort the number
     /// of tokens, or of the rows of an expert. Of each part but the first, [under names of its own](Gemm::param); of each but the last
-    /// `blocks`, as many as [`blocks`] says.
+    /// `blocks`, as many as [`blocks`] says. Of persistent blocks also what [`counts`] says.
     pub kernel: Kernel,
     /// Blocks to launch, whatever the routing.
     pub grid: Extent,
@@ -107,7 +114,9 @@ impl Gemm<'_> {
 /// The kernel of these products on `machine`, which have one tiling and are numbered as [parts](Gemm::part). Their bodies must be
 /// [pointwise](Body::is_pointwise).
 pub(crate) fn together(name: &str, parts: &[&Gemm], machine: &Machine) -> Tiled {
-    let threads = match parts.first().map(|spec| spec.tiling.kind) {
+    let kind = parts.first().map(|spec| spec.tiling.kind);
+    let threads = match kind {
+        Some(Kind::Group) => GROUP_THREADS,
         Some(Kind::Dot) => DOT_THREADS,
         Some(Kind::Mma) => MMA_THREADS,
         Some(Kind::Fma) if machine.has_threads() => gpu::THREADS,
@@ -117,10 +126,39 @@ pub(crate) fn together(name: &str, parts: &[&Gemm], machine: &Machine) -> Tiled 
     let args: Vec<Args> = parts.iter().map(|spec| Args::declare(&k, spec)).collect();
     let last = parts.len().saturating_sub(1);
     let blocks: Vec<Value> = parts[..last].iter().map(|spec| k.scalar(&spec.param("blocks"), DType::I32)).collect();
-    let shared = shared(&k, parts, machine);
-    each_part(&k, machine, &shared, &parts.iter().copied().zip(&args).collect::<Vec<_>>(), &blocks, k.block());
-    let grid = parts.iter().map(|spec| self::blocks(spec)).reduce(|a, b| a + b);
-    Tiled { kernel: k.finish(), grid: grid.unwrap_or(Extent::Const(0)) }
+    let with_args: Vec<_> = parts.iter().copied().zip(&args).collect();
+    if kind == Some(Kind::Group) {
+        group::blocks(&k, machine, &with_args, &blocks);
+    } else {
+        let shared = shared(&k, parts, machine);
+        let tile = |spec: &Gemm, args: &Args<'_>, tile: Tile<'_>| one_tile(&k, spec, machine, args, &shared, tile);
+        each_part(&k, &with_args, &blocks, k.block(), &tile);
+    }
+    Tiled { kernel: k.finish(), grid: grid(parts, machine) }
+}
+
+/// Tiles of these parts together, at most.
+fn tile_bound(parts: &[&Gemm]) -> Extent {
+    parts.iter().map(|spec| blocks(spec)).reduce(|a, b| a + b).unwrap_or(Extent::Const(0))
+}
+
+/// Blocks of a launch of these parts: one for each tile, or as many as are persistent.
+fn grid(parts: &[&Gemm], machine: &Machine) -> Extent {
+    let tiles = tile_bound(parts);
+    match parts.first().map(|spec| spec.tiling.kind) {
+        Some(Kind::Group) => group::grid(tiles, machine),
+        Some(Kind::Dot | Kind::Mma | Kind::Fma) | None => tiles,
+    }
+}
+
+/// The numbers that the kernel of these parts is given beside those of its parts: tiles at most, and blocks, where blocks are persistent.
+pub(crate) fn counts(parts: &[&Gemm], machine: &Machine) -> Vec<(&'static str, Extent)> {
+    match parts.first().map(|spec| spec.tiling.kind) {
+        Some(Kind::Group) => {
+            vec![("tile_bound", tile_bound(parts)), ("block_count", grid(parts, machine))]
+        }
+        Some(Kind::Dot | Kind::Mma | Kind::Fma) | None => Vec::new(),
+    }
 }
 
 /// Blocks of one part.
@@ -128,26 +166,29 @@ pub(crate) fn blocks(spec: &Gemm) -> Extent {
     tiles(spec) * spec.n.div_ceil(u64::from(spec.tiling.columns))
 }
 
-/// The tile of block number `block` of these parts, of which all but the last have so many blocks.
+/// A tile by all threads of the block.
+fn one_tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, shared: &[Array<'k>], tile: Tile<'k>) {
+    match spec.tiling.kind {
+        Kind::Group => unreachable!("the warps of a block have different work, for many tiles: `group::blocks`"),
+        Kind::Dot => dot::tile(k, spec, args, tile),
+        Kind::Mma => mma::tile(k, spec, machine, args, shared, tile),
+        Kind::Fma if machine.has_threads() => gpu::tile(k, spec, machine, args, shared, tile),
+        Kind::Fma => host::tile(k, spec, machine, args, shared, tile),
+    }
+}
+
+/// `inner` on the tile of number `number` of these parts, of which all but the last have so many tiles.
 fn each_part<'k>(
     k: &'k Builder,
-    machine: &Machine,
-    shared: &[Array<'k>],
     parts: &[(&Gemm, &Args<'k>)],
-    blocks: &[Value<'k>],
-    block: Value<'k>,
+    tiles: &[Value<'k>],
+    number: Value<'k>,
+    inner: &dyn Fn(&Gemm, &Args<'k>, Tile<'k>),
 ) {
     let Some(((spec, args), others)) = parts.split_first() else { return };
-    let own = || {
-        each_tile(k, spec, args, block, |tile| match spec.tiling.kind {
-            Kind::Dot => dot::tile(k, spec, args, tile),
-            Kind::Mma => mma::tile(k, spec, machine, args, shared, tile),
-            Kind::Fma if machine.has_threads() => gpu::tile(k, spec, machine, args, shared, tile),
-            Kind::Fma => host::tile(k, spec, machine, args, shared, tile),
-        });
-    };
-    let Some((first, blocks)) = blocks.split_first() else { return own() };
-    k.branch(block.lt(*first), own, || each_part(k, machine, shared, others, blocks, k.bind("block", block - *first)));
+    let own = || each_tile(k, spec, args, number, |tile| inner(spec, args, tile));
+    let Some((first, tiles)) = tiles.split_first() else { return own() };
+    k.branch(number.lt(*first), own, || each_part(k, others, tiles, k.bind("block", number - *first), inner));
 }
 
 /// An array that a tile has in shared memory.
@@ -163,7 +204,7 @@ fn shared<'k>(k: &'k Builder, parts: &[&Gemm], machine: &Machine) -> Vec<Array<'
     let mut sides: Vec<Side> = Vec::new();
     for spec in parts {
         let own = match spec.tiling.kind {
-            Kind::Dot => Vec::new(),
+            Kind::Dot | Kind::Group => Vec::new(),
             Kind::Mma => mma::sides(spec, machine),
             Kind::Fma if machine.has_threads() => gpu::sides(spec, machine),
             Kind::Fma => host::sides(spec),
@@ -188,7 +229,7 @@ fn tiles(spec: &Gemm) -> Extent {
     match spec.experts {
         None => Extent::Tokens.div_ceil(rows),
         Some(experts) => {
-            let of_sort = spec.pairs.clone().div(Extent::from(u64::from(MOST_ROWS)), Round::Floor)
+            let of_sort = spec.pairs.clone().div(Extent::from(u64::from(spec.sorted_rows)), Round::Floor)
                 + Extent::from(experts).min(spec.pairs.clone());
             parts(spec).map_or(of_sort.clone(), |parts| of_sort * parts)
         }
@@ -199,8 +240,8 @@ fn tiles(spec: &Gemm) -> Extent {
 /// no more rows than there are pairs.
 pub(crate) fn parts(spec: &Gemm) -> Option<Extent> {
     let (rows, sorted) = (spec.tiling.rows, spec.experts.is_some() && spec.rows_of_expert.is_none());
-    let most = Extent::from(u64::from(MOST_ROWS));
-    (sorted && rows < MOST_ROWS).then(|| spec.pairs.clone().min(most).div_ceil(u64::from(rows)))
+    let most = Extent::from(u64::from(spec.sorted_rows));
+    (sorted && rows < spec.sorted_rows).then(|| spec.pairs.clone().min(most).div_ceil(u64::from(rows)))
 }
 
 /// The parameters of the kernel.
@@ -209,6 +250,8 @@ struct Args<'k> {
     token_of_row: Option<Array<'k>>,
     table: Table<'k>,
     weights: Vec<Array<'k>>,
+    /// The weights, where boxes of them are copied.
+    maps: Vec<Tiles>,
     operands: Vec<Array<'k>>,
     out: Array<'k>,
 }
@@ -216,6 +259,17 @@ struct Args<'k> {
 /// The parameter of the i-th weight.
 pub(crate) fn weight_name(i: usize) -> String {
     format!("weights{i}")
+}
+
+/// What the parameter of a weight is given.
+pub(super) fn weight(spec: &Gemm, buffer: BufferId) -> Given {
+    match spec.tiling.kind {
+        Kind::Group => {
+            let extents = [spec.experts.unwrap_or(1), spec.n, spec.k].map(Extent::from);
+            buffer.view(extents, [spec.n * spec.k, spec.k].map(Extent::from))
+        }
+        Kind::Dot | Kind::Mma | Kind::Fma => buffer.into(),
+    }
 }
 
 /// Where the tiles are.
@@ -303,7 +357,12 @@ impl<'k> Args<'k> {
             offset_of_expert: i32s("offset_of_expert"),
             parts: parts(spec).map(|_| k.scalar(&spec.param("parts"), DType::I32)),
         });
-        let weights = spec.weights.iter().enumerate().map(|(i, w)| k.input(&spec.param(&weight_name(i)), *w)).collect();
+        let by_boxes = spec.tiling.kind == Kind::Group;
+        let (mut weights, mut maps) = (Vec::new(), Vec::new());
+        for (i, elem) in spec.weights.iter().enumerate() {
+            let name = spec.param(&weight_name(i));
+            if by_boxes { maps.push(k.tensor_map(&name, group::map(spec, i))) } else { weights.push(k.input(&name, *elem)) }
+        }
         let operands = spec.operands.iter().enumerate().map(|(i, operand)| match operand {
             Operand::PairWeight => k.input(&spec.param(&operand_name(i)), DType::F32),
             Operand::ExpertRow(elem)
@@ -318,7 +377,20 @@ impl<'k> Args<'k> {
             Some(_) => Table::Even(k.scalar(&spec.param("rows_of_expert"), DType::I32)),
             None => Table::Dense(k.scalar(&spec.param("tokens"), DType::I32)),
         });
-        Args { rows, token_of_row, table, weights, operands, out }
+        Args { rows, token_of_row, table, weights, maps, operands, out }
+    }
+
+    /// Row tiles, some of which may be empty.
+    fn row_tiles(&self, k: &'k Builder, spec: &Gemm) -> Value<'k> {
+        let rows = spec.tiling.rows as i32;
+        match self.table {
+            Table::Dense(tokens) => (tokens + (rows - 1)) / rows,
+            Table::Even(rows_of_expert) => (rows_of_expert + (rows - 1)) / rows * spec.experts.unwrap_or(1) as i32,
+            Table::Grouped { tile_count, parts, .. } => {
+                let of_sort = tile_count.load(k.i32(0));
+                parts.map_or(of_sort, |parts| of_sort * parts)
+            }
+        }
     }
 
     /// Where row `row` (`I32`) of the left side starts, in elements.
@@ -348,17 +420,18 @@ impl<'k> Args<'k> {
 
     /// Puts finished products, lanes along n, through the body and stores them from `at` on, a column that is a multiple of the lanes.
     fn finish(&self, k: &'k Builder, spec: &Gemm, expert: Option<Value<'k>>, at: Spot<'k>, products: &[Value<'k>]) {
+        let result = self.value(k, spec, expert, at, products);
+        self.out.store_aligned(at.place, result.cast(spec.out), aligned(spec, spec.out, products[0].ty().lanes));
+    }
+
+    /// What the body makes of finished products, f32.
+    fn value(&self, k: &'k Builder, spec: &Gemm, expert: Option<Value<'k>>, at: Spot<'k>, products: &[Value<'k>]) -> Value<'k> {
         let lanes = products[0].ty().lanes;
         let Spot { row, column, place } = at;
-        // Rows of the result, of operands like it and of experts follow each other, N elements each.
-        let aligned = |elem: DType| {
-            let bytes = elem.bytes() as u32;
-            if spec.n.is_multiple_of(u64::from(lanes)) { (lanes * bytes).min(ALIGN) } else { bytes }
-        };
-        let result = body::pointwise(k, spec.body, &mut |hole| {
+        body::pointwise(k, spec.body, spec.accuracy, &mut |hole| {
             let Some(operand) = (hole as usize).checked_sub(products.len()) else { return products[hole as usize] };
             let from = self.operands[operand];
-            let vector = |place: Value<'k>| from.load_aligned(place, lanes, aligned(from.elem()));
+            let vector = |place: Value<'k>| from.load_aligned(place, lanes, aligned(spec, from.elem(), lanes));
             let loaded = match spec.operands[operand] {
                 Operand::ExpertRow(_) => {
                     let expert = expert.unwrap_or_else(|| k.i32(0)).cast(DType::I64);
@@ -371,18 +444,52 @@ impl<'k> Args<'k> {
                 Operand::Columns(_, columns) => columns.load(k, from, row, column, lanes),
             };
             loaded.cast(DType::F32)
-        });
-        self.out.store_aligned(place, result.cast(spec.out), aligned(spec.out));
+        })
     }
 }
 
-/// Runs `inner` on the rectangle of this block of the part, if it has one: the blocks of a tile follow each other, so that its rows
-/// stay in cache. All threads of the block agree on the rectangle.
-fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, block: Value<'k>, inner: impl FnOnce(Tile<'k>)) {
+/// To how many bytes lanes along n are aligned: rows of the result, of operands like it and of experts follow each other, N elements
+/// each.
+fn aligned(spec: &Gemm, elem: DType, lanes: u32) -> u32 {
+    let bytes = elem.bytes() as u32;
+    if spec.n.is_multiple_of(u64::from(lanes)) { (lanes * bytes).min(ALIGN) } else { bytes }
+}
+
+/// Runs `inner` on the rectangle of this number of the part, if it has one. All threads of the block agree on the rectangle.
+fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, number: Value<'k>, inner: impl FnOnce(Tile<'k>)) {
+    let column_blocks = spec.n.div_ceil(u64::from(spec.tiling.columns)) as i32;
+    match spec.tiling.kind {
+        // Those of a row tile follow each other, so that its rows stay in cache.
+        Kind::Dot | Kind::Mma | Kind::Fma => {
+            let index = k.bind("tile", number / column_blocks);
+            rectangle(k, spec, args, index, number % column_blocks, inner);
+        }
+        // Those of some row tiles, so that weights stay there too. The last row tiles may be fewer.
+        Kind::Group => {
+            let tiles = k.bind("tiles", args.row_tiles(k, spec));
+            k.when(number.lt(tiles * column_blocks), || {
+                let together = GROUP_ROW_TILES as i32;
+                let first = k.bind("first_tile", number / (column_blocks * together) * together);
+                let rows = k.bind("row_tiles", (tiles - first).min(together));
+                let within = k.bind("within", number - first * column_blocks);
+                let index = k.bind("tile", first + within % rows);
+                rectangle(k, spec, args, index, within / rows, inner);
+            });
+        }
+    }
+}
+
+/// Runs `inner` on the rectangle of a row tile and a column block, if there is one.
+fn rectangle<'k>(
+    k: &'k Builder,
+    spec: &Gemm,
+    args: &Args<'k>,
+    index: Value<'k>,
+    column_block: Value<'k>,
+    inner: impl FnOnce(Tile<'k>),
+) {
     let most = spec.tiling;
-    let column_blocks = spec.n.div_ceil(u64::from(most.columns)) as i32;
-    let index = k.bind("tile", block / column_blocks);
-    let column = k.bind("column", block % column_blocks * most.columns as i32);
+    let column = k.bind("column", column_block * most.columns as i32);
     let columns = match spec.n % u64::from(most.columns) {
         0 => k.i32(most.columns as i32),
         _ => k.bind("columns", (k.i32(spec.n as i32) - column).min(most.columns as i32)),
@@ -401,14 +508,21 @@ fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, block: Value<'k>,
             inner(Tile { expert: Some(expert), row, rows: rows_up_to(first + rows_of_expert, row), column, columns });
         }
         Table::Grouped { tile_expert, tile_row, tile_count, offset_of_expert, parts } => {
-            let of_sort = parts.map_or(index, |parts| k.bind("tile_of_sort", index / parts));
-            k.when(of_sort.lt(tile_count.load(k.i32(0))), || {
+            let count = tile_count.load(k.i32(0));
+            let (of_sort, part) = match (parts, most.kind) {
+                (None, _) => (index, None),
+                (Some(parts), Kind::Dot | Kind::Mma | Kind::Fma) => (k.bind("tile_of_sort", index / parts), Some(index % parts)),
+                // Blocks are as far apart as there are processors: all first parts come first, so that each block has its share of
+                // those that have rows.
+                (Some(_), Kind::Group) => (k.bind("tile_of_sort", index % count), Some(index / count)),
+            };
+            k.when(of_sort.lt(count), || {
                 let (expert, row) = (tile_expert.load(of_sort), tile_row.load(of_sort));
                 let end = offset_of_expert.load(expert + 1);
-                let Some(parts) = parts else {
+                let Some(part) = part else {
                     return inner(Tile { expert: Some(expert), row, rows: rows_up_to(end, row), column, columns });
                 };
-                let row = k.bind("row", row + index % parts * most.rows as i32);
+                let row = k.bind("row", row + part * most.rows as i32);
                 k.when(row.lt(end), || {
                     inner(Tile { expert: Some(expert), row, rows: rows_up_to(end, row), column, columns });
                 });

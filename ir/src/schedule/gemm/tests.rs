@@ -1,12 +1,13 @@
 //! GEMM kernels of every machine through the verifier and the interpreter, against sums in f64.
 
 use super::super::combine::Columns;
+use super::super::math::Accuracy;
 use super::{Gemm, Operand, together};
 use crate::graph::{Attr, Body, BodyBuilder, Node, Pointwise};
 use crate::kernel::verify::verify_kernel;
-use crate::kernel::{Argument, Kernel, Memory, interp_kernel};
+use crate::kernel::{Argument, Kernel, Memory, Tensor, interp_kernel};
 use crate::machine::MACHINES;
-use crate::tiling::{self, Kind, MOST_ROWS, Product};
+use crate::tiling::{self, Kind, Product};
 use crate::{DType, Dims, Extent, Machine};
 
 /// A GEMM and what its body means.
@@ -114,6 +115,8 @@ fn check(case: &Case) {
                 body: &case.body,
                 out: case.dtypes[2],
                 tiling,
+                sorted_rows: tiling::most_rows(machine),
+                accuracy: Accuracy::of(case.dtypes[2], machine),
             };
             let tiled = together("gemm", &[&spec], machine);
             verify_kernel(&tiled.kernel, machine).unwrap_or_else(|found| panic!("{}: {found:?}", machine.name));
@@ -159,7 +162,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) ->
         let mut offsets = vec![0];
         for (e, rows) in case.rows.iter().enumerate() {
             let start = offsets[e];
-            tiles.extend((start..start + rows).step_by(MOST_ROWS as usize).map(|row| (e, row)));
+            tiles.extend((start..start + rows).step_by(spec.sorted_rows as usize).map(|row| (e, row)));
             offsets.push(start + rows);
         }
         let count = tiles.len();
@@ -191,6 +194,13 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) ->
     let mut memory: Vec<Memory> = memory.into_iter().map(Memory::from).collect();
     memory.push(Memory::unknown(pairs * n * spec.out.bytes() as usize));
     let mut args: Vec<Argument> = (0..memory.len()).map(Argument::Buffer).collect();
+    if spec.tiling.kind == Kind::Group {
+        for (i, arg) in args.iter_mut().enumerate().skip(after_tables).take(weights.len()) {
+            let experts = if case.grouped { case.rows.len() } else { 1 };
+            let extents = [experts, n, k].map(|extent| extent as u64);
+            *arg = Argument::TensorMap(i, Tensor { extents, strides: [(n * k) as u64, k as u64] });
+        }
+    }
     parts.into_iter().for_each(|parts| args.insert(after_tables, parts));
     if !case.grouped {
         args.push(Argument::Scalar(tokens as i64));
@@ -198,7 +208,13 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) ->
     if case.even {
         args.push(Argument::Scalar(case.rows[0] as i64));
     }
-    let blocks = tiled.grid.at(dims).unwrap();
+    // Two blocks that stay are enough to have several tiles each.
+    let counts = super::counts(&[spec], machine);
+    let blocks = tiled.grid.at(dims).unwrap().min(if counts.is_empty() { u64::MAX } else { 2 });
+    for (name, count) in &counts {
+        let count = count.at(dims).unwrap();
+        args.push(Argument::Scalar(if *name == "block_count" { blocks } else { count } as i64));
+    }
     interp_kernel(&tiled.kernel, machine, blocks, &args, &mut memory).unwrap_or_else(|fault| panic!("{}: {fault}", machine.name));
 
     let bytes = memory[out].bytes().expect("every element is written");
@@ -353,6 +369,23 @@ fn products_of_matrices() {
     check(&Case { n: 73, k: 96, dtypes: [DType::BF16; 3], even: true, rows: vec![40; 3], gather: false, ..gated });
 }
 
+/// Products of four warps: K in whole stages and not, of one stage and of more than there are; each width; columns beyond the edge.
+#[test]
+fn products_of_groups() {
+    for (n, k, rows, gather) in [(136, 64, vec![3, 0, 65], true), (70, 456, vec![17], false), (9, 72, vec![129], true)] {
+        for out in [DType::BF16, DType::F32] {
+            check(&Case { n, k, rows: rows.clone(), gather, dtypes: [DType::BF16, DType::BF16, out], ..Case::default() });
+        }
+    }
+    let gated = Case { weights: 2, body: silu_mul(), meaning: |v| silu(v[0]) * v[1], ..Case::default() };
+    check(&Case { n: 132, k: 128, dtypes: [DType::F16; 3], even: true, rows: vec![40; 3], gather: false, ..gated });
+    // All operands, at rows and columns beyond the edge too.
+    let operands = vec![Operand::ExpertRow(DType::BF16), Operand::PairWeight, Operand::Full(DType::F32)];
+    let body = chain(&[Pointwise::Add, Pointwise::Mul, Pointwise::Add]);
+    let meaning = |v: &[f64]| (v[0] + v[1]) * v[2] + v[3];
+    check(&Case { n: 130, k: 64, rows: vec![5, 20], operands, body, meaning, dtypes: [DType::BF16; 3], ..Case::default() });
+}
+
 /// Columns that lie in a wider matrix, each for some neighbours, whole vectors of them or not.
 #[test]
 fn columns() {
@@ -461,6 +494,8 @@ fn a_row_does_not_depend_on_its_place() {
                 body: &body,
                 out: DType::F32,
                 tiling: tiling::candidates(&product, machine)[0],
+                sorted_rows: tiling::most_rows(machine),
+                accuracy: Accuracy::of(DType::F32, machine),
             };
             let mut random = Random(3);
             let (row, weights) = (random.tensor(dtype, k), random.tensor(dtype, n * k));

@@ -10,6 +10,7 @@ use super::buffers::{BufferId, Buffers, extent, unused};
 use super::{Counted, ScheduleError, operand_name};
 use crate::graph::{Attr, Body, Dim, Node, Op, Pointwise, Span, Type, Typed};
 use crate::kernel::{Arg, Given, Kernel, Launch, Param, Program, Regime};
+use crate::tiling;
 use crate::{DType, Extent, Machine};
 use value::{Grouping, Slots, Tensor, Value, constant, grouping_of, wrong};
 
@@ -17,6 +18,8 @@ use value::{Grouping, Slots, Tensor, Value, constant, grouping_of, wrong};
 pub(super) struct Plan<'g> {
     layer: &'g Typed,
     machine: &'g Machine,
+    /// Rows of the highest tile of the grouped products, if there are such.
+    tile_rows: Option<u32>,
     /// Buffers of the parameters, in their order.
     params: Vec<Option<BufferId>>,
     /// Where the layer's output goes, where it has one of its own.
@@ -40,17 +43,37 @@ impl<'g> Plan<'g> {
     pub(super) fn new(
         layer: &'g Typed,
         machine: &'g Machine,
+        tile_rows: Option<u32>,
         params: Vec<Option<BufferId>>,
         output: Option<BufferId>,
         buffers: Buffers,
     ) -> Plan<'g> {
         let (values, constant, kernels, is_preparing) = (Vec::new(), Vec::new(), Vec::new(), false);
         let (launches, prepare, update) = (Vec::new(), Vec::new(), Vec::new());
-        Plan { layer, machine, params, output, values, constant, is_preparing, buffers, kernels, launches, prepare, update }
+        Plan {
+            layer,
+            machine,
+            tile_rows,
+            params,
+            output,
+            values,
+            constant,
+            is_preparing,
+            buffers,
+            kernels,
+            launches,
+            prepare,
+            update,
+        }
+    }
+
+    /// Rows by which the sort cuts those of an expert: of the highest tile, so that lower ones are parts of it.
+    fn sorted_rows(&self) -> u32 {
+        self.tile_rows.unwrap_or(0).max(tiling::MOST_ROWS)
     }
 
     /// The program, for batches of any size.
-    pub(super) fn finish(mut self, tile_rows: Option<u32>) -> Result<Program, ScheduleError> {
+    pub(super) fn finish(mut self) -> Result<Program, ScheduleError> {
         self.name_results()?;
         let statistics = self.statistics();
         let graph = self.layer.graph();
@@ -61,7 +84,7 @@ impl<'g> Plan<'g> {
             kernels: self.kernels,
             statistics,
             prepare: self.prepare,
-            regimes: vec![Regime { tokens_up_to: None, tile_rows, launches: self.launches }],
+            regimes: vec![Regime { tokens_up_to: None, tile_rows: self.tile_rows, launches: self.launches }],
             update: self.update,
         })
     }

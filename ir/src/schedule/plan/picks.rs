@@ -54,7 +54,7 @@ impl<'g> Plan<'g> {
         }
         let known = map.map_or(*experts, |map| constant(map, 0));
         let of = Pairs::Given { ids: u32::try_from(known).unwrap_or(u32::MAX), mapped: map.is_some() };
-        let sort = to_sort(self.sort_suffix(), &Assignment::Dropless, [*experts, 0], *top_k, true, false);
+        let sort = to_sort(self.sort_suffix(), &Assignment::Dropless, [*experts, 0], *top_k, [true, false], self.sorted_rows());
         let sort = ToSort { spec: Sort { of, ..sort.spec }, ..sort };
         let mut args = vec![arg("topk_ids", ids.buffer)];
         args.extend(map.map(|map| arg("expert_map", map.buffer)));

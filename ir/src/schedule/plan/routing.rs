@@ -14,7 +14,6 @@ use super::value::{Experts, Observed, Routing, Tensor, Value, beside_logits, con
 use super::{Plan, arg, in_order, operands_of, tokens};
 use crate::graph::{Assignment, Attr, Body, Capacity, Node, Op, Part, Pointwise, Priority, Span, Type};
 use crate::kernel::{Arg, Launch};
-use crate::tiling::MOST_ROWS;
 use crate::{DType, Extent, Round, Sorting};
 
 impl<'g> Plan<'g> {
@@ -42,7 +41,7 @@ impl<'g> Plan<'g> {
         let spec = self.to_route(family, (x, router), &vs, body, [experts, top_k])?;
         let picked = !body.has(Op::AllExperts);
         let mask = mask_of(body, &vs);
-        let sort = to_sort(self.sort_suffix(), rule, [experts, *rowless], top_k, picked, mask.is_some());
+        let sort = to_sort(self.sort_suffix(), rule, [experts, *rowless], top_k, [picked, mask.is_some()], self.sorted_rows());
         let kernel = route::route(&spec, sorts.then_some(&sort.spec), self.machine)?;
         let Written { topk_experts, topk_weights, best_of_token, counted_experts, observed, mut args } =
             self.written(&spec, (x, router), &vs, kernel.grid.clone());
@@ -212,7 +211,7 @@ impl<'g> Plan<'g> {
         experts: u64,
         scores: BufferId,
     ) -> Result<Routing, ScheduleError> {
-        let tile_rows = MOST_ROWS;
+        let tile_rows = self.sorted_rows();
         let spec = Choose { name: self.kernel_name("choose", &[]), experts: experts as u32, tile_rows };
         let rows = rule.most_pairs(experts, experts);
         let routing = self.rows([experts, 0], experts, rows, tile_rows, Experts::All, scores);
@@ -486,8 +485,8 @@ pub(super) fn to_sort(
     rule: &Assignment,
     [experts, rowless]: [u64; 2],
     top_k: u64,
-    picked: bool,
-    masked: bool,
+    [picked, masked]: [bool; 2],
+    tile_rows: u32,
 ) -> ToSort {
     // Room for all pairs, which no expert has more of.
     let pairs = Extent::Tokens * top_k;
@@ -504,7 +503,7 @@ pub(super) fn to_sort(
         masked,
         span,
         priority,
-        tile_rows: MOST_ROWS,
+        tile_rows,
     };
     ToSort { spec, rows: rule.most_pairs(top_k, experts - rowless), capacity }
 }

@@ -6,6 +6,7 @@ use super::super::combine::{self, Combine, Spread};
 use super::super::gemm::{self, Gemm, Operand};
 use super::super::jitter::{self, Jitter};
 use super::super::mask::{self, MaskTokens, Within};
+use super::super::math::Accuracy;
 use super::super::mix::{self, Into, Mix};
 use super::super::normalise::{self, RmsNorm};
 use super::super::softmax::{self, Softmax};
@@ -106,7 +107,6 @@ impl<'g> Plan<'g> {
             args.push(arg("tile_count", routing.tile_count));
             args.push(arg("offset_of_expert", routing.offset_of_expert));
         }
-        args.extend(weights.iter().enumerate().map(|(i, w)| arg(&gemm::weight_name(i), w.buffer)));
         for v in vs {
             let (hole, tensor) = match v {
                 Value::ExpertRows(v) => (Operand::ExpertRow(v.dtype), v),
@@ -151,14 +151,18 @@ impl<'g> Plan<'g> {
             body,
             out: result.dtype,
             tiling,
+            sorted_rows: self.sorted_rows(),
+            accuracy: Accuracy::of(result.dtype, self.machine),
         };
+        args.extend(named.iter().enumerate().map(|(i, w)| arg(&gemm::weight_name(i), gemm::weight(&spec, w.buffer))));
         args.extend(gemm::parts(&spec).map(|parts| arg("parts", parts)));
         let part = Beside { spec, args, result, weights: named };
         if is_part {
             return Ok(Value::Beside(Rc::new(part)));
         }
         let tiled = gemm::together(&name, &[&part.spec], self.machine);
-        self.launch(tiled.kernel, tiled.grid, part.args)?;
+        let counts = gemm::counts(&[&part.spec], self.machine).into_iter().map(|(name, of)| arg(name, of));
+        self.launch(tiled.kernel, tiled.grid, part.args.into_iter().chain(counts).collect())?;
         Ok(Value::Tensor(part.result))
     }
 
@@ -187,7 +191,9 @@ impl<'g> Plan<'g> {
             }
             let last = specs.len() - 1;
             args.extend(specs[..last].iter().map(|spec| arg(&spec.param("blocks"), gemm::blocks(spec))));
-            let tiled = gemm::together(&name, &specs.iter().collect::<Vec<_>>(), self.machine);
+            let specs: Vec<&Gemm> = specs.iter().collect();
+            args.extend(gemm::counts(&specs, self.machine).into_iter().map(|(name, of)| arg(name, of)));
+            let tiled = gemm::together(&name, &specs, self.machine);
             self.launch(tiled.kernel, tiled.grid, args)?;
         }
         let made = |value: &Value<'g>| part(value).map_or_else(|| value.clone(), |part| Value::Tensor(part.result.clone()));

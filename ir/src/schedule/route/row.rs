@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::super::body::{Term, pointwise_op};
-use super::super::math::{self, finite};
+use super::super::math::{self, Accuracy, finite};
 use super::lanes::{At, Lanes, Nan};
 use super::pick::{TAKEN, greatest, key, top_2};
 use super::{Gating, LANES, Operand, Picked, Picker, Share};
@@ -367,8 +367,8 @@ impl<'k> Row<'_, 'k> {
                     }
                     (None, Some(Term::Value(x))) if matches!(op, Op::Leading | Op::AllExperts) => *x,
                     (Some(_), _) | (None, _) => match op {
-                        Op::ExpertScale => pointwise_op(k, Pointwise::Mul, &operands),
-                        Op::Pointwise(op) => pointwise_op(k, *op, &operands),
+                        Op::ExpertScale => pointwise_op(k, Pointwise::Mul, Accuracy::Full, &operands),
+                        Op::Pointwise(op) => pointwise_op(k, *op, Accuracy::Full, &operands),
                         op => unreachable!("`{}` of columns: `Gating::read` refuses it", op.name()),
                     },
                 };
@@ -513,7 +513,7 @@ impl<'k> Row<'_, 'k> {
                 if let Some(Node::Attr(attr)) = attr {
                     terms.push(Term::Attr(attr));
                 }
-                *x = k.bind(op.name(), pointwise_op(k, op, &terms).cast(DType::F32));
+                *x = k.bind(op.name(), pointwise_op(k, op, Accuracy::Full, &terms).cast(DType::F32));
             }),
             (op, _) => unreachable!("`{}` of weights: `Gating::read` refuses it", op.name()),
         }

@@ -1,0 +1,322 @@
+//! A tile of products on a GPU by products of four warps: a block is persistent, and its warps have different work.
+//!
+//! ```text
+//!             columns of the result, 128 or 256         four warps load, stage by stage (64 elements along k of every line):
+//!            (all of each of w weights' columns)         * weights by boxes of a tensor map, as they lie in memory;
+//!        +--------------------+--------------------+     * rows by copies of 16 bytes, wherever they come from.
+//!  rows  |   four warps: the  |   four warps: the  |    two times four warps multiply, 64 columns by all rows at a time:
+//!        |   first half of    |   second half of   |     sums[column, row] += weights[column, k] * rows[row, k]
+//!        +--------------------+--------------------+    and then put their sums through the body.
+//! ```
+//!
+//! Weights are the left factor, which has 64 lines, and rows the right one, which has a multiple of 8: so the side that routing makes
+//! uneven is the one that can be narrow. A tile runs in the narrowest of a few widths that holds its rows; the sums are in order of k in
+//! each. Products of several weights side by side have their sums in the same thread, so that the body needs no exchange.
+//!
+//! A line has 128 bytes a stage, swizzled by address ([`Swizzle::Bytes128`]): boxes arrive so, and copies of a thread are put so.
+//! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic.
+//!
+//! The sums lie across the result: neighbours of a lane are rows. 16-bit results go through shared memory, transposed on the way
+//! ([`crate::kernel::Stmt::StoreMatrix`]), and are stored in rows, 16 bytes at a time. Meanwhile the other warps load for the next tile.
+//!
+//! **FLOPs and bytes of a stage** of 128 rows, two weights of 128 columns: 2 x 128 x 256 x 64 = 4.2 MFLOP from 49,152 bytes of shared
+//! memory, 85 FLOPs a byte. A processor that makes 2048 multiply-adds a clock takes 1024 clocks for it, and reads 6 KiB for each
+//! 64 x 128 x 16 product of 64 clocks: 96 of the 128 bytes that shared memory has a clock. Below 64 rows the reads decide: a product of
+//! n rows takes max(n / 2, 16 + n / 4) clocks. The floor is the larger of the bytes of the weights of the experts hit, from DRAM, and
+//! the FLOPs at the rate of the instruction.
+
+use super::{Args, Gemm, Spot, Tile, each_part};
+use crate::kernel::build::{Array, Sums, Var};
+use crate::kernel::{Builder, Factor, Part, Stages, Swizzle, TensorMap, Value};
+use crate::tiling::{self, GROUP_DEPTH, GROUP_THREADS, Ring, group_widths};
+use crate::{DType, Extent, Machine};
+
+/// Warps that load; those behind them multiply.
+const LOADING: u32 = 4;
+const WARPS: u32 = GROUP_THREADS / 32;
+/// Threads that load, and those of four warps that multiply together.
+const FOUR_WARPS: u32 = 128;
+/// Threads that multiply.
+const MULTIPLYING: u32 = GROUP_THREADS - 32 * LOADING;
+/// Registers of a thread that loads, and of one that multiplies: those that the threads of a block have at launch, dealt out again.
+const REGISTERS: [u32; 2] = [56, 224];
+/// Lines of the left factor of a product.
+const LINES: u32 = 64;
+/// Elements of 16 bytes.
+const PART: u32 = 8;
+/// The number of the barrier of all threads that multiply.
+const MULTIPLIERS: u8 = 1;
+
+/// What the kernel knows of a weight, whose boxes are all of a tile's columns.
+pub(super) fn map(spec: &Gemm, weight: usize) -> TensorMap {
+    TensorMap { elem: spec.weights[weight], tile: [1, spec.tiling.columns, GROUP_DEPTH], swizzle: Swizzle::Bytes128 }
+}
+
+/// The blocks of such products: one a processor, each for tiles as far apart as there are blocks.
+pub(super) fn grid(tiles: Extent, machine: &Machine) -> Extent {
+    tiles.min(Extent::from(u64::from(machine.processors)))
+}
+
+/// The memory of a block.
+struct Memory<'k> {
+    ring: Ring,
+    /// Rows of the stages.
+    left: Array<'k>,
+    /// Weights of the stages.
+    right: Array<'k>,
+    /// Results, where they have 16 bits.
+    out: Option<Array<'k>>,
+    /// A phase of a stage: its bytes are there.
+    full: Stages<'k>,
+    /// A phase of a stage: the products that read it are over.
+    empty: Stages<'k>,
+}
+
+/// A stage, and how often all stages were used before it.
+struct Turn<'k> {
+    k: &'k Builder,
+    stage: Var<'k>,
+    round: Var<'k>,
+    stages: u32,
+}
+
+impl<'k> Turn<'k> {
+    fn first(k: &'k Builder, stages: u32) -> Turn<'k> {
+        Turn { k, stage: k.var("stage", k.i32(0)), round: k.var("round", k.i32(0)), stages }
+    }
+
+    fn pass(&self) {
+        let next = self.k.bind("next", self.stage.get() + 1);
+        let wraps = self.k.bind("wraps", next.eq(self.stages as i32));
+        self.stage.set(wraps.select(self.k.i32(0), next));
+        self.round.set(self.round.get() + wraps.cast(DType::I32));
+    }
+}
+
+/// The body of a kernel of these products.
+pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Args<'k>)], of_parts: &[Value<'k>]) {
+    let [(first, _), ..] = parts else { unreachable!("a launch has a part") };
+    let tiling = first.tiling;
+    let weights = parts.iter().map(|(spec, _)| spec.weights.len()).max().unwrap_or(1);
+    let Some(ring) = tiling::group_ring(tiling, weights, machine) else {
+        unreachable!("`tiling::takes` says that there is room")
+    };
+    let array = |name: &str, elem: DType, len: u32| k.shared_aligned(name, elem, len, Swizzle::Bytes128.align());
+    let left = array("left", first.rows, ring.stages * tiling.rows * GROUP_DEPTH);
+    let right = array("right", first.rows, ring.stages * ring.weights * tiling.columns * GROUP_DEPTH);
+    let staged = parts.iter().map(|(spec, _)| spec.out).find(|out| out.bytes() == DType::BF16.bytes());
+    let out = staged.map(|elem| array("staged", elem, tiling.rows * tiling.columns));
+    // One thread says how many bytes the boxes have, and each arrives when its copies are there.
+    let full = k.mbarrier("full", 1 + FOUR_WARPS, ring.stages);
+    let empty = k.mbarrier("empty", MULTIPLYING / 32, ring.stages);
+    let memory = &Memory { ring, left, right, out, full, empty };
+    let (tiles, count) = (k.scalar("tile_bound", DType::I32), k.scalar("block_count", DType::I32));
+    let of_block = |inner: &dyn Fn(&Gemm, &Args<'k>, Tile<'k>)| {
+        k.for_step("tile", k.block(), tiles, count, |tile| each_part(k, parts, of_parts, tile, inner));
+    };
+    let load = || {
+        let turn = Turn::first(k, ring.stages);
+        of_block(&|spec, args, tile| load(k, spec, args, memory, &turn, tile));
+    };
+    let multiply = || {
+        let turn = Turn::first(k, ring.stages);
+        let most = parts.iter().map(|(spec, _)| sums_of(spec, tiling.rows)).max().unwrap_or(0);
+        let sums = k.sums("sums", most);
+        of_block(&|spec, args, tile| {
+            // All of them: what is not summed in this tile is of no further use.
+            sums.clear(k, most);
+            by_width(k, &group_widths(tiling), tile.rows, &|width| {
+                multiply(k, spec, memory, &turn, (tile, width), sums);
+                finish(k, spec, args, memory, (tile, width), sums);
+            });
+        });
+    };
+    k.roles(vec![
+        Part { warps: 0..LOADING, registers: Some(REGISTERS[0]), body: Box::new(load) },
+        Part { warps: LOADING..WARPS, registers: Some(REGISTERS[1]), body: Box::new(multiply) },
+    ]);
+}
+
+/// Columns of a weight that four warps multiply.
+fn half(spec: &Gemm) -> u32 {
+    spec.tiling.columns / (MULTIPLYING / FOUR_WARPS)
+}
+
+/// Sums of a thread, of so many rows.
+fn sums_of(spec: &Gemm, width: u32) -> u32 {
+    spec.weights.len() as u32 * half(spec) / LINES * (width / 2)
+}
+
+/// `then` with the narrowest of these widths that has so many rows.
+fn by_width<'k>(k: &'k Builder, widths: &[u32], rows: Value<'k>, then: &dyn Fn(u32)) {
+    match widths {
+        [] => {}
+        [last] => then(*last),
+        [width, wider @ ..] => k.branch(rows.le(*width as i32), || then(*width), || by_width(k, wider, rows, then)),
+    }
+}
+
+/// What the threads that load do for a tile.
+fn load<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, turn: &Turn<'k>, tile: Tile<'k>) {
+    let tiling = spec.tiling;
+    let Memory { ring, left, right, full, empty, .. } = *memory;
+    let thread = k.thread();
+    let parts = GROUP_DEPTH / PART;
+    let (part, line) = (k.bind("part", thread % parts as i32), k.bind("line", thread / parts as i32));
+    let step = FOUR_WARPS / parts;
+    // A line's part p lies at p ^ (line % 8); the lines of a thread are a multiple of eight apart.
+    let place = k.bind("place", line * GROUP_DEPTH as i32 + ((part ^ (line & 7)) * PART as i32));
+    let lines = || (0..tiling.rows).step_by(step as usize);
+    let starts: Vec<_> = lines()
+        .map(|first| {
+            let start = args.row_start(k, spec, tile.row + (line + first as i32).min(tile.rows - 1));
+            k.bind("start", start + (part * PART as i32).cast(DType::I64))
+        })
+        .collect();
+    let has_row: Vec<_> = lines().map(|first| k.bind("has_row", (line + first as i32).lt(tile.rows))).collect();
+    let width = k.var("width", k.i32(tiling.rows as i32));
+    by_width(k, &group_widths(tiling), tile.rows, &|narrowest| width.set(k.i32(narrowest as i32)));
+    let width = k.bind("width", width.get());
+    let expert = tile.expert.unwrap_or_else(|| k.i32(0));
+    let box_bytes = map(spec, 0).bytes() as i32;
+    let slices = spec.k.div_ceil(u64::from(GROUP_DEPTH)) as i32;
+    k.for_range("slice", k.i32(0), k.i32(slices), |slice| {
+        let stage = k.bind("stage", turn.stage.get());
+        let along = k.bind("along", slice * GROUP_DEPTH as i32);
+        empty.wait(stage, turn.round.get() - 1);
+        k.when(thread.eq(0), || {
+            full.arrive_expecting(stage, k.i32(box_bytes * spec.weights.len() as i32));
+            let begins = k.bind("begins", stage * (ring.weights * tiling.columns * GROUP_DEPTH) as i32);
+            for (i, map) in (0..).zip(&args.maps) {
+                let at = begins + (i * tiling.columns * GROUP_DEPTH) as i32;
+                full.tile_copy(stage, (right, at), *map, [expert, tile.column, along]);
+            }
+        });
+        let begins = k.bind("begins", stage * (tiling.rows * GROUP_DEPTH) as i32 + place);
+        let is_edge = !spec.k.is_multiple_of(u64::from(GROUP_DEPTH));
+        let inside = is_edge.then(|| k.bind("inside", (along + part * PART as i32).lt(spec.k as i32)));
+        for ((first, start), has_row) in lines().zip(&starts).zip(&has_row) {
+            let copy = || {
+                let live = inside.map_or(*has_row, |inside| *has_row & inside);
+                let at = begins + (first * GROUP_DEPTH) as i32;
+                left.copy_from(at, args.rows, *start + along.cast(DType::I64), 16, Some(live));
+            };
+            // What a narrow tile does not read need not be there.
+            if first == 0 { copy() } else { k.when(width.gt(first as i32), copy) }
+        }
+        full.arrive_copied(stage);
+        turn.pass();
+    });
+}
+
+/// The number of the four warps among those that multiply.
+fn group<'k>(k: &'k Builder) -> Value<'k> {
+    k.bind("group", k.thread() / FOUR_WARPS as i32 - (LOADING * 32 / FOUR_WARPS) as i32)
+}
+
+/// Sums the products of a tile, in this width.
+fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k>, (_, width): (Tile<'k>, u32), sums: Sums<'k>) {
+    let tiling = spec.tiling;
+    let Memory { ring, left, right, full, empty, .. } = *memory;
+    let is_first = k.bind("is_first", (k.thread() % 32).eq(0));
+    let column = k.bind("column", group(k) * (half(spec) * GROUP_DEPTH) as i32);
+    let products: Vec<[u32; 2]> =
+        (0..spec.weights.len() as u32).flat_map(|w| (0..half(spec) / LINES).map(move |block| [w, block])).collect();
+    let before = k.var("before", k.i32(0));
+    let slices = spec.k.div_ceil(u64::from(GROUP_DEPTH)) as i32;
+    k.for_range("slice", k.i32(0), k.i32(slices), |slice| {
+        let stage = k.bind("stage", turn.stage.get());
+        full.wait(stage, turn.round.get());
+        // Rows were copied by threads.
+        k.fence();
+        let rows = left.panels(stage * (tiling.rows * GROUP_DEPTH) as i32, tiling.rows, Swizzle::Bytes128, false);
+        let begins = k.bind("begins", stage * (ring.weights * tiling.columns * GROUP_DEPTH) as i32 + column);
+        for (i, [w, block]) in (0..).zip(&products) {
+            let at = begins + ((w * tiling.columns + block * LINES) * GROUP_DEPTH) as i32;
+            let weights = Factor::Shared(right.panels(at, tiling.columns, Swizzle::Bytes128, false));
+            sums.start_group_product(i * (width / 2), [width, GROUP_DEPTH], weights, rows);
+        }
+        // Those of this stage go on while the next is waited for; those of the one before are over.
+        k.wait_products(products.len() as u32);
+        k.when(is_first & slice.gt(0), || empty.arrive(before.get()));
+        before.set(stage);
+        turn.pass();
+    });
+    k.wait_products(0);
+    k.when(is_first, || empty.arrive(before.get()));
+}
+
+/// Puts the sums of a tile through the body, and stores what comes of them.
+fn finish<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, (tile, width): (Tile<'k>, u32), sums: Sums<'k>) {
+    let blocks = half(spec) / LINES;
+    let (warp, lane) = (k.bind("warp", k.thread() % FOUR_WARPS as i32 / 32), k.bind("lane", k.thread() % 32));
+    let first = k.bind("first_column", group(k) * half(spec) as i32 + warp * 16);
+    let (column, row) = (k.bind("column", first + lane / 4), k.bind("row", lane % 4 * 2));
+    let staged = memory.out.filter(|staged| staged.elem() == spec.out);
+    let base = Spot::at(k, spec, tile.row + row, tile.column + column);
+    if staged.is_some() {
+        // All have stored what they had there.
+        k.barrier_of(MULTIPLIERS, MULTIPLYING);
+    }
+    for (block, down) in (0..blocks).flat_map(|block| [(block, 0), (block, 8)]) {
+        let column = k.bind("column", column + (block * LINES + down) as i32);
+        let inside = k.bind("inside", column.min(tile.columns - 1) + tile.column);
+        for (eight, next) in (0..width / 8).flat_map(|eight| [(eight, 0), (eight, 1)]) {
+            let place = |w: u32| (w * blocks + block) * (width / 2) + 4 * eight + down / 4 + next;
+            let row = k.bind("row", row + (8 * eight + next) as i32);
+            let products: Vec<_> = (0..spec.weights.len() as u32).map(|w| sums.load(place(w), 1)).collect();
+            if staged.is_some() {
+                // What is beyond the edge is computed of what is inside, and not stored.
+                let spot = Spot::at(k, spec, tile.row + row.min(tile.rows - 1), inside);
+                sums.set(place(0), args.value(k, spec, tile.expert, spot, &products).cast(DType::F32));
+            } else {
+                let spot = base.moved(k, spec, 8 * eight + next, block * LINES + down);
+                k.when(row.lt(tile.rows) & column.lt(tile.columns), || args.finish(k, spec, tile.expert, spot, &products));
+            }
+        }
+    }
+    let Some(staged) = staged else { return };
+    let pitch = spec.tiling.columns as i32;
+    // Part p of a row lies at p ^ (row % 8): so eight rows are in all banks.
+    let at = |row: Value<'k>, part: Value<'k>| row * pitch + ((part ^ (row & 7)) * PART as i32);
+    let (of_lane, of_part) = (k.bind("of_lane", lane % 8 + lane / 16 * 8), k.bind("of_part", first / PART as i32 + lane / 8 % 2));
+    for (block, eight) in (0..blocks).flat_map(|block| (0..width / 8).step_by(2).map(move |eight| (block, eight))) {
+        let pair = |eight: u32, down: u32| {
+            let place = block * (width / 2) + 4 * eight + down / 4;
+            sums.load(place, 2).cast(spec.out)
+        };
+        let pairs = [pair(eight, 0), pair(eight, 8), pair(eight + 1, 0), pair(eight + 1, 8)];
+        let row = k.bind("row", of_lane + (8 * eight) as i32);
+        staged.store_matrix(at(row, of_part + (block * LINES / PART) as i32), &pairs, true);
+    }
+    k.barrier_of(MULTIPLIERS, MULTIPLYING);
+    store(k, spec, args, (tile, width), staged, at);
+}
+
+/// Stores the results of a tile, which are in shared memory.
+fn store<'k>(
+    k: &'k Builder,
+    spec: &Gemm,
+    args: &Args<'k>,
+    (tile, width): (Tile<'k>, u32),
+    staged: Array<'k>,
+    at: impl Fn(Value<'k>, Value<'k>) -> Value<'k>,
+) {
+    let lanes = [PART, 4, 2].into_iter().find(|lanes| spec.n.is_multiple_of(u64::from(*lanes))).unwrap_or(1);
+    let bytes = lanes * spec.out.bytes() as u32;
+    let parts = spec.tiling.columns / PART;
+    let thread = k.bind("thread", k.thread() - (LOADING * 32) as i32);
+    let (part, first) = (k.bind("part", thread % parts as i32), k.bind("first", thread / parts as i32));
+    for next in (0..width).step_by((MULTIPLYING / parts) as usize) {
+        let row = k.bind("row", first + next as i32);
+        let from = k.bind("from", at(row, part));
+        for along in (0..PART).step_by(lanes as usize) {
+            let column = k.bind("column", part * PART as i32 + along as i32);
+            k.when(row.lt(tile.rows) & column.lt(tile.columns), || {
+                let value = staged.load_aligned(from + along as i32, lanes, bytes);
+                let spot = Spot::at(k, spec, tile.row + row, tile.column + column);
+                args.out.store_aligned(spot.place, value, bytes);
+            });
+        }
+    }
+}
