@@ -126,7 +126,7 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
             // All of them: what is not summed in this tile is of no further use.
             sums.clear(k, most);
             by_width(k, &group_widths(tiling), tile.rows, &|width| {
-                multiply(k, spec, memory, &turn, (tile, width), sums);
+                multiply(k, spec, memory, &turn, width, sums);
                 finish(k, spec, args, memory, (tile, width), sums);
             });
         });
@@ -215,7 +215,7 @@ fn group<'k>(k: &'k Builder) -> Value<'k> {
 }
 
 /// Sums the products of a tile, in this width.
-fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k>, (_, width): (Tile<'k>, u32), sums: Sums<'k>) {
+fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k>, width: u32, sums: Sums<'k>) {
     let tiling = spec.tiling;
     let Memory { ring, left, right, full, empty, .. } = *memory;
     let is_first = k.bind("is_first", (k.thread() % 32).eq(0));
