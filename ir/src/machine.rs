@@ -39,10 +39,12 @@ pub struct Machine {
     pub processors: u32,
     /// The last cache before memory, bytes.
     pub cache_bytes: u64,
-    /// What all processors together get from it, bytes per microsecond, where that is known.
+    /// What all processors together get from it, bytes per microsecond; `None` on a host, whose cores have caches of their own.
     pub cache_bytes_per_us: Option<u64>,
     /// Memory bandwidth, bytes per microsecond.
     pub bytes_per_us: u64,
+    /// How long memory takes to answer under load, picoseconds; 0 on a host, whose cores read ahead.
+    pub memory_ps: u64,
     /// What computes, on which elements and how fast. What is not here the machine has not.
     pub rates: &'static [Rate],
     /// Cost of one launch, picoseconds.
@@ -326,7 +328,7 @@ const fn gpu(
     ptx: u32,
     shared_kib: u32,
     processors: u32,
-    cache_mib: u64,
+    (cache_mib, cache_gb_per_s): (u64, u64),
     gb_per_s: u64,
     rates: &'static [Rate],
 ) -> Machine {
@@ -352,10 +354,11 @@ const fn gpu(
         early_launches: sm >= 90,
         processors,
         cache_bytes: cache_mib << 20,
-        // Of an H200, from published kernels.
-        cache_bytes_per_us: if sm == 90 { Some(7_500_000) } else { None },
+        cache_bytes_per_us: Some(cache_gb_per_s * 1000),
         bytes_per_us: gb_per_s * 1000,
         rates,
+        // What published kernels reckon with on an H200.
+        memory_ps: 800_000,
         launch_ps: 3_000_000,
         // A read of shared memory takes some 20 cycles of 0.6 ns.
         step_ps: 15_000,
@@ -384,6 +387,7 @@ const fn host(name: &'static str, features: &'static [CpuFeature], rates: &'stat
         cache_bytes_per_us: None,
         bytes_per_us: 60_000,
         rates,
+        memory_ps: 0,
         launch_ps: 5_000_000,
         // A read of the first-level cache takes 5 cycles of 0.3 ns.
         step_ps: 1_500,
@@ -402,15 +406,17 @@ const SM_90: &[Rate] = &{
 const SM_100: &[Rate] = &gpu_rates(80, 1_100);
 const SM_120: &[Rate] = &gpu_rates(105, 209);
 
-/// Every machine, GPUs first. GPU figures: NVIDIA's data sheets (second-level cache, memory bandwidth, dense f32 rate).
+/// Every machine, GPUs first. GPU figures: NVIDIA's data sheets (second-level cache, memory bandwidth, dense f32 rate). The rate of that
+/// cache is 32 bytes a clock and processor on an H200, from published kernels; of the others it is assumed: as many of those with HBM,
+/// half as many of those without.
 /// Host figures: two cores of a server CPU of the level.
 pub const MACHINES: [Machine; 9] = [
-    gpu("sm_80", 80, 70, 164, 108, 40, 1_935, SM_80),
-    gpu("sm_86", 86, 71, 100, 84, 6, 936, SM_86),
-    gpu("sm_89", 89, 78, 100, 142, 96, 960, SM_89),
-    gpu("sm_90a", 90, 80, 228, 132, 50, 4_300, SM_90),
-    gpu("sm_100a", 100, 86, 228, 148, 126, 8_000, SM_100),
-    gpu("sm_120a", 120, 87, 100, 170, 96, 1_792, SM_120),
+    gpu("sm_80", 80, 70, 164, 108, (40, 4_900), 1_935, SM_80),
+    gpu("sm_86", 86, 71, 100, 84, (6, 2_300), 936, SM_86),
+    gpu("sm_89", 89, 78, 100, 142, (96, 5_700), 960, SM_89),
+    gpu("sm_90a", 90, 80, 228, 132, (50, 7_500), 4_300, SM_90),
+    gpu("sm_100a", 100, 86, 228, 148, (126, 9_000), 8_000, SM_100),
+    gpu("sm_120a", 120, 87, 100, 170, (96, 6_500), 1_792, SM_120),
     host("x86-64-v3", X86_64_V3, &[rate(Unit::Vector, DType::F32, 150)]),
     host("x86-64-v4", X86_64_V4, &[rate(Unit::Vector, DType::F32, 300)]),
     host("x86-64-v4-bf16", X86_64_V4_BF16, &[rate(Unit::Vector, DType::F32, 300), rate(Unit::Dot, DType::BF16, 500)]),

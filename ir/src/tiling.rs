@@ -16,13 +16,16 @@ pub enum Kind {
     /// By products of matrices that four warps compute together while others load for the next: [`Unit::Group`]. Blocks are persistent:
     /// each goes through many tiles. Their sums round as those of `Mma`.
     Group,
+    /// By products of small matrices whose factors come straight from memory, for few rows. Blocks are persistent, and their warps split K.
+    /// Their sums round in another order.
+    Stream,
     /// By dot products of a GPU's warp, whose lanes split K among them. Their sums round in another order.
     Dot,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 4] = [Kind::Fma, Kind::Mma, Kind::Group, Kind::Dot];
+    pub const ALL: [Kind; 5] = [Kind::Fma, Kind::Mma, Kind::Group, Kind::Stream, Kind::Dot];
 
     /// The word before a tile's size.
     pub const fn word(self) -> &'static str {
@@ -30,6 +33,7 @@ impl Kind {
             Kind::Fma => "tile",
             Kind::Mma => "mma",
             Kind::Group => "group",
+            Kind::Stream => "stream",
             Kind::Dot => "dot",
         }
     }
@@ -165,6 +169,9 @@ pub fn most_rows(machine: &Machine) -> u32 {
 /// Threads of a GPU's block: 16 by 16, each with as many rows and columns of the tile as every other.
 pub const SIDE: u32 = 16;
 
+/// Elements along K that a GPU's block of [`Kind::Fma`] has in shared memory, at most: a warp reads a whole line.
+pub const FMA_DEPTH: u32 = 32;
+
 /// Threads of a block of [`Kind::Dot`]: eight warps.
 pub const DOT_THREADS: u32 = 256;
 
@@ -192,15 +199,36 @@ pub const GROUP_DEPTH: u32 = 64;
 /// Rows of a tile of [`Kind::Group`]: any multiple of 64 up to 256 would do, since the least of its widths is a quarter.
 const GROUP_ROWS: [u32; 2] = [128, 64];
 
+/// Threads of a block of [`Kind::Stream`]: eight warps.
+pub const STREAM_THREADS: u32 = 256;
+
+/// Elements along K that the warps of [`Kind::Stream`] take together in a step: 32 each.
+pub const STREAM_DEPTH: u32 = 256;
+
+/// Blocks of [`Kind::Stream`] that a processor has at a time: a thread may then have 128 registers.
+pub const STREAM_BLOCKS: u32 = 2;
+
+/// Rows of a tile of [`Kind::Stream`].
+const STREAM_ROWS: [u32; 2] = [16, 8];
+
+/// Columns of a tile of [`Kind::Stream`].
+const STREAM_COLUMNS: [u32; 3] = [32, 16, 8];
+
+/// Left factors of a warp of [`Kind::Stream`], at most.
+const STREAM_FACTORS: u32 = 2;
+
+/// Registers that a thread of [`Kind::Stream`] has for sums and for what is under way.
+const STREAM_REGISTERS: u32 = 88;
+
 /// Sizes of groups that stand for all.
 const SIZES: u64 = 8;
 
 /// Stages of [`Kind::Group`] beyond which no more bytes need be under way.
 const GROUP_STAGES: u32 = 6;
 
-/// Row tiles of [`Kind::Group`] that go through the columns together: so often fewer times weights come from memory, and their rows are a
+/// Row tiles of persistent blocks that go through the columns together: so often fewer times weights come from memory, and their rows are a
 /// small part of the second cache.
-pub const GROUP_ROW_TILES: u32 = 8;
+pub const ROW_TILES_TOGETHER: u32 = 8;
 
 /// Columns that two times four warps multiply together, 64 each.
 const GROUP_COLUMNS: u32 = 128;
@@ -245,8 +273,13 @@ pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
             [2 * GROUP_COLUMNS, GROUP_COLUMNS].map(of_columns)
         });
         let by_groups = by_groups.filter(|tiling| has_groups(*tiling, of, machine));
+        let by_streams = STREAM_ROWS.into_iter().flat_map(|rows| {
+            STREAM_COLUMNS.map(|columns| Tiling { kind: Kind::Stream, rows, columns })
+        });
+        let by_streams = by_streams.filter(|tiling| has_streams(*tiling, of, machine));
         let dot = Tiling { kind: Kind::Dot, rows: DOT_ROWS, columns: DOT_COLUMNS_OF_WARP * DOT_THREADS / machine.warp_lanes };
-        return by_groups.chain(by_matrices).chain(of_kind(Kind::Fma)).chain(has_dot(of).then_some(dot)).collect();
+        let by_matrices = by_groups.chain(by_matrices).chain(by_streams);
+        return by_matrices.chain(of_kind(Kind::Fma)).chain(has_dot(of).then_some(dot)).collect();
     }
     let weights: u64 = of.weights.iter().map(|w| w.bytes() * of.k.min(host_panel(of.rows))).sum();
     let sums = u64::from(MOST_ROWS) * of.weights.len() as u64 * DType::F32.bytes();
@@ -308,6 +341,30 @@ fn has_groups(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
         && group_ring(tiling, of.weights.len(), machine).is_some()
 }
 
+/// Whether a product can be computed by streams of weights: rows and weights have one type that the machine has an instruction for, and
+/// their lines are whole loads of 16 bytes.
+fn has_streams(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
+    machine.rate(Unit::Matrix(MATRIX), of.rows).is_some()
+        && of.weights.iter().all(|weight| *weight == of.rows)
+        && of.k > 0
+        && (of.k % 8 * of.rows.bytes()).is_multiple_of(16)
+        && stream_factors(tiling, of.weights.len()).is_some()
+}
+
+/// Left factors of a warp of [`Kind::Stream`], of 16 columns of some weights each: none where they are not whole, or too many.
+pub fn stream_factors(tiling: Tiling, weights: usize) -> Option<u32> {
+    let columns = u32::try_from(weights).ok()?.checked_mul(tiling.columns)?;
+    (columns.is_multiple_of(16) && (1..=STREAM_FACTORS).contains(&(columns / 16))).then_some(columns / 16)
+}
+
+/// Steps of [`Kind::Stream`] whose loads are under way together: as many as there are registers for, and turns of about as many.
+pub fn stream_steps(tiling: Tiling, weights: usize, k: u64) -> u32 {
+    let (factors, rows) = (stream_factors(tiling, weights).unwrap_or(1), tiling.rows / 8);
+    let most = STREAM_REGISTERS.saturating_sub(4 * factors * rows) / (8 * factors + 4 * rows);
+    let steps = k.div_ceil(STREAM_DEPTH.into()).max(1);
+    steps.div_ceil(steps.div_ceil(most.max(1).into())) as u32
+}
+
 /// The stages of [`Kind::Group`] for so many weights, with a tile of 16-bit results beside them.
 pub fn group_ring(tiling: Tiling, weights: usize, machine: &Machine) -> Option<Ring> {
     let stage = (u64::from(tiling.rows) + weights as u64 * u64::from(tiling.columns)) * u64::from(GROUP_DEPTH) * 2;
@@ -346,8 +403,8 @@ pub fn mma_stages(tiling: Tiling, weights: usize, machine: &Machine) -> Option<u
 ///   its rows and columns once for all of its products, and four matrices of 128 bytes take the time of two products (shared
 ///   memory has 128 bytes a clock, and a processor of 1024 multiply-adds a clock makes a product in two).
 ///   By groups of warps a product of n rows takes `max(n / 2, 16 + n / 4)` clocks: shared memory is read at 128 bytes a clock, 2048 of
-///   the weights and 32 n of the rows.
-/// * **What a tile loads from the second cache** (groups of warps), where its rate is known: no faster than that.
+///   the weights and 32 n of the rows. By streams the rate decides, or loads of a vector a lane:
+///   one takes the time of an eighth of a product of matrices at the rate of vectors, which is that of a product of vectors.
 /// * **The end of a sum** (dot products). The lanes' sums are added in some twenty steps each.
 /// * **The rate** of matrix instructions, in place of the machine's; a stage beyond K is computed whole.
 pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &Machine) -> u64 {
@@ -372,15 +429,22 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             let at_rate = scaled(whole(), u128::from(machine.vector_rate()), u128::from(rate));
             (scaled(at_rate, products + 2 * reads, products), of.k.checked_next_multiple_of(MMA_DEPTH.into()).unwrap_or(of.k))
         }
+        Kind::Stream => {
+            let Some(rate) = machine.rate(Unit::Matrix(MATRIX), of.rows) else { return u64::MAX };
+            let factors = u128::from(stream_factors(tiling, of.weights.len()).unwrap_or(1));
+            let eights = u128::from(tile_rows / 8);
+            let (products, loads) = (2 * factors * eights, 2 * factors + eights);
+            let at_rate = scaled(whole(), u128::from(machine.vector_rate()), u128::from(rate));
+            // Of the first loads nothing is there yet, and the end is one of some ten steps.
+            let depth = of.k.checked_next_multiple_of(STREAM_DEPTH.into()).unwrap_or(of.k).saturating_add(STREAM_DEPTH.into());
+            (at_rate.max(scaled(whole(), loads, 8 * products)), depth)
+        }
         Kind::Group => {
             let Some(rate) = machine.rate(Unit::Group, of.rows) else { return u64::MAX };
             let per_tile = |rows: u64| {
                 let width = group_widths(tiling).map(u64::from).into_iter().find(|width| rows <= *width).unwrap_or(tile_rows);
                 let products = step((width / 2).max(16 + width / 4).saturating_mul(2), tile_columns);
-                let bytes = (weights * tile_columns).saturating_add(rows).saturating_mul(of.rows.bytes());
-                let loaded =
-                    machine.cache_bytes_per_us.map_or(0, |per_us| scaled(bytes, machine.vector_rate().into(), per_us.into()));
-                scaled(products, machine.vector_rate().into(), rate.into()).max(loaded)
+                scaled(products, machine.vector_rate().into(), rate.into())
             };
             let of_rows = |rows: u64| {
                 let last = if rows.is_multiple_of(tile_rows) { 0 } else { per_tile(rows % tile_rows) };
@@ -424,15 +488,74 @@ fn row_tiles(tile_rows: u64, [rows, groups]: [u64; 2]) -> u64 {
 }
 
 /// How often the weights of a group come from memory. The blocks of a row tile follow each other along the columns, so that the next
-/// row tile finds weights in the cache where all of its group's are at most half of it. Of [`Kind::Group`] so do those of some
-/// [row tiles](GROUP_ROW_TILES).
+/// row tile finds weights in the cache where all of its group's are at most half of it. Of persistent blocks so do those of some
+/// [row tiles](ROW_TILES_TOGETHER).
 pub fn passes(tiling: Tiling, [rows, groups]: [u64; 2], group_bytes: u64, machine: &Machine) -> u64 {
     let row_tiles = rows.div_ceil(groups.min(rows).max(1)).div_ceil(u64::from(tiling.rows)).max(1);
     let together = match tiling.kind {
-        Kind::Group => u64::from(GROUP_ROW_TILES),
+        Kind::Group | Kind::Stream => u64::from(ROW_TILES_TOGETHER),
         Kind::Fma | Kind::Mma | Kind::Dot => 1,
     };
     if group_bytes <= machine.cache_bytes / 2 { 1 } else { row_tiles.div_ceil(together) }
+}
+
+/// How long tiles take to get what they read, picoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Feeding {
+    /// Memory answers for the weights, of which no more bytes are under way at a time than the blocks that run together have asked for.
+    pub waiting: u64,
+    /// The last cache gives what all tiles read, rows and weights.
+    pub caching: u64,
+}
+
+/// That of a product under a tiling, whose weights are so many bytes from memory. On a host each core has what it reads in a cache of
+/// its own.
+pub fn feeding(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], bytes: u64, machine: &Machine) -> Feeding {
+    let Some(cache) = machine.cache_bytes_per_us else { return Feeding::default() };
+    let ps = |of: u128, by: u128| u64::try_from(of / by.max(1)).unwrap_or(u64::MAX);
+    let (row_tiles, column_tiles) = (row_tiles(tiling.rows.into(), [rows, groups]), of.n.div_ceil(tiling.columns.into()));
+    let blocks = row_tiles.saturating_mul(column_tiles);
+    let [of_block, resident] = under_way(tiling, of, machine);
+    let together = blocks.clamp(1, resident.saturating_mul(machine.processors.into()).max(1));
+    let lines = row_tiles.saturating_mul(of.weights.len() as u64).saturating_mul(of.n).saturating_add(rows.saturating_mul(column_tiles));
+    let read = u128::from(lines) * u128::from(of.k.saturating_mul(of.rows.bytes()));
+    Feeding {
+        waiting: ps(u128::from(bytes) * u128::from(machine.memory_ps), together.saturating_mul(of_block).into()),
+        caching: ps(read.saturating_mul(1_000_000), cache.into()),
+    }
+}
+
+/// Bytes of weights that a block has asked memory for at a time, and blocks that a processor has at a time.
+fn under_way(tiling: Tiling, of: &Product, machine: &Machine) -> [u64; 2] {
+    let (weights, columns) = (of.weights.len() as u64, u64::from(tiling.columns));
+    let lines = |depth: u32| weights.saturating_mul(columns).saturating_mul(depth.into()).saturating_mul(of.rows.bytes());
+    match tiling.kind {
+        // All but the stage that is multiplied.
+        Kind::Group => {
+            let stages = group_ring(tiling, of.weights.len(), machine).map_or(2, |ring| ring.stages);
+            [lines(GROUP_DEPTH * (stages - 1)), 1]
+        }
+        // Of a processor's shared memory, and of registers for four times 128 threads.
+        Kind::Mma => {
+            let stages = mma_stages(tiling, of.weights.len(), machine).unwrap_or(2);
+            let stage = lines(MMA_DEPTH).saturating_add(u64::from(tiling.rows * MMA_DEPTH * 2)).max(1);
+            let resident = u64::from(machine.shared_optin_bytes) / stage.saturating_mul(stages.into());
+            [lines(MMA_DEPTH * (stages - 1)), resident.clamp(1, 4)]
+        }
+        Kind::Stream => {
+            let factors = u64::from(stream_factors(tiling, of.weights.len()).unwrap_or(1));
+            let loads = 2 * factors * u64::from(stream_steps(tiling, of.weights.len(), of.k));
+            [loads * 16 * u64::from(STREAM_THREADS), STREAM_BLOCKS.into()]
+        }
+        // A vector of each column a lane. Beside its sums a thread has some 64 registers.
+        Kind::Dot => {
+            let sums = u64::from(DOT_ROWS * DOT_COLUMNS_OF_WARP) * weights.saturating_mul(dot_elements(of.rows, &of.weights));
+            let resident = 65_536 / u64::from(DOT_THREADS) / sums.saturating_add(64);
+            [weights.saturating_mul(u64::from(16 * DOT_COLUMNS_OF_WARP * DOT_THREADS)), resident.max(1)]
+        }
+        // A slice before it is put to shared memory.
+        Kind::Fma => [lines(FMA_DEPTH), 4],
+    }
 }
 
 /// Matrices of 16 rows, and of 8 columns, of the part of a tile that a warp of [`Kind::Mma`] computes: the four warps stand in two
@@ -483,21 +606,49 @@ mod tests {
             Rate { unit: Unit::Vector, elem: DType::F32, flops_per_us: 1000 },
             Rate { unit: Unit::Group, elem: DType::BF16, flops_per_us: 4000 },
         ];
-        let machine = Machine { rates: RATES, cache_bytes_per_us: None, ..gpu(1) };
+        let machine = Machine { rates: RATES, ..gpu(1) };
         let of = Product { rows: DType::BF16, n: 256, k: 64, weights: vec![DType::BF16] };
         let tiling = Tiling { kind: Kind::Group, rows: 64, columns: 256 };
         // 64 rows in 32 clocks of a product, as at the full rate; 10 rows in 16, whose 20 clocks are those of 40 rows. Four times the rate.
         assert_eq!(flops(tiling, &of, [64, 1], &machine), 2 * 64 * 256 * 64 / 4);
         assert_eq!(flops(tiling, &of, [10, 1], &machine), 2 * 40 * 256 * 64 / 4);
         assert_eq!(flops(tiling, &of, [74, 1], &machine), 2 * (64 + 40) * 256 * 64 / 4);
-        // 266 lines of two bytes at a tenth of the FLOPs.
-        let slow = Machine { cache_bytes_per_us: Some(100), ..machine.clone() };
-        assert_eq!(flops(tiling, &of, [10, 1], &slow), 266 * 2 * 10 * 64);
         // Two groups of 2 rows in the mean have up to 4, which is one width.
         assert_eq!(flops(tiling, &of, [4, 2], &machine), 2 * flops(tiling, &of, [2, 1], &machine));
         // The weights of 8 row tiles come from memory together.
         let small = Machine { cache_bytes: 10, ..machine };
         assert_eq!([passes(tiling, [512, 1], 100, &small), passes(tiling, [513, 1], 100, &small)], [1, 2]);
+    }
+
+    #[test]
+    fn streams_by_hand() {
+        const RATES: &[Rate] = &[
+            Rate { unit: Unit::Vector, elem: DType::F32, flops_per_us: 1000 },
+            Rate { unit: Unit::Matrix(MATRIX), elem: DType::BF16, flops_per_us: 4000 },
+        ];
+        let machine = Machine { rates: RATES, memory_ps: 1000, cache_bytes_per_us: Some(1_000_000), ..gpu(1) };
+        let of = |n, k, weights| Product { rows: DType::BF16, n, k, weights: vec![DType::BF16; weights] };
+        let [tall, low] = [16, 8].map(|rows| Tiling { kind: Kind::Stream, rows, columns: 16 });
+        // Two steps of 256 of K, and a third for the beginning; a quarter of the time of f32. Five loads of 4 products are 5 / 32 of it.
+        assert_eq!(flops(low, &of(32, 512, 2), [3, 1], &machine), 2 * 8 * 32 * 2 * 768 / 4);
+        const FAST: &[Rate] = &[RATES[0], Rate { flops_per_us: 8000, ..RATES[1] }];
+        let fast = Machine { rates: FAST, ..machine.clone() };
+        assert_eq!(flops(low, &of(32, 512, 2), [3, 1], &fast), 2 * 8 * 32 * 2 * 768 * 5 / 32);
+        // One left factor: 16 and 8 registers a step beside 8 and 4 sums.
+        assert_eq!([tall, low].map(|tiling| stream_steps(tiling, 1, 1 << 20)), [5, 7]);
+        // Eleven steps are two turns of six, the last of which lacks one; three are one turn.
+        assert_eq!([2816, 704, 8].map(|k| stream_steps(low, 1, k)), [6, 3, 1]);
+        // 32 columns are two blocks of one left factor, each of which loads two vectors a thread in each of two steps. They run together.
+        let bytes = 32 * 512 * 2;
+        let Feeding { waiting, caching } = feeding(low, &of(32, 512, 1), [3, 1], bytes, &machine);
+        assert_eq!(waiting, bytes * 1000 / (2 * 2 * 2 * 16 * 256));
+        // The weights once, and three rows for both.
+        assert_eq!(caching, (32 + 3 * 2) * 512 * 2);
+        // Tiles of 16 columns of one weight, or of 16 and 8 of two.
+        let takes = |columns, weights| takes(Tiling { columns, ..low }, &of(64, 64, weights), &machine);
+        assert_eq!([8, 16, 32].map(|columns| takes(columns, 1)), [false, true, true]);
+        assert_eq!([8, 16, 32].map(|columns| takes(columns, 2)), [true, true, false]);
+        assert!(!super::takes(low, &of(64, 68, 1), &machine));
     }
 
     #[test]

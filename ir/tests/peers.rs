@@ -35,7 +35,8 @@ impl Layer {
         let (of_group, work) = (2 * n * k, tiling::flops(tiling, &product, groups, machine));
         let weights = of_group * groups[1] * tiling::passes(tiling, groups, of_group, machine);
         let flops = 2 * self.pairs() * n * k;
-        Price::roofline(machine, Amounts { launches: 1, bytes: weights + rows + out, flops, work })
+        let feeding = tiling::feeding(tiling, &product, groups, weights, machine);
+        Price::roofline(machine, Amounts { launches: 1, bytes: weights + rows + out, flops, work }).feeding(feeding)
     }
 }
 

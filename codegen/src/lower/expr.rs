@@ -81,7 +81,11 @@ impl<'c> Lowering<'_, 'c> {
                 ir.cast(Op::BitCast, a, ir.shaped(super::elem(ir, to), a))
             }
             Expr::Splat(n, a) => ir.splat(n, self.known(a)?),
-            Expr::Extract(a, lane) => ir.extract(self.known(a)?, lane),
+            Expr::Extract(a, lane, 1) => ir.extract(self.known(a)?, lane),
+            Expr::Extract(a, lane, lanes) => {
+                let a = self.known(a)?;
+                ir.pick(a, a, &(lane..lane + lanes).collect::<Vec<_>>())
+            }
             Expr::Reduce(op, a) => reduce(ir, op, elem(a), self.known(a)?),
         })
     }

@@ -100,8 +100,8 @@ impl Target for Nvptx {
         function.set_call_conventions(PTX_KERNEL);
         ir.mark(function, At::Function, "nounwind");
         ir.set(function, "nvvm.maxntid", &kernel.threads.to_string());
-        // Without it ptxas aims at several blocks a processor, and spills registers that one block could have.
-        ir.set(function, "nvvm.minctasm", "1");
+        // Without it ptxas aims at several blocks a processor, and spills registers that fewer could have.
+        ir.set(function, "nvvm.minctasm", &kernel.resident.to_string());
         if kernel.cluster > 1 {
             ir.set(function, "nvvm.cluster_dim", &kernel.cluster.to_string());
         }

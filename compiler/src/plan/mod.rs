@@ -128,6 +128,8 @@ fn figures(price: &Price) -> Figures {
         bytes: price.amounts.bytes,
         time_us: us(price.total()),
         moving_us: us(price.moving),
+        waiting_us: us(price.waiting),
+        caching_us: us(price.caching),
         computing_us: us(price.computing),
         serial_us: us(price.serial),
         launch_us: us(price.launching),

@@ -121,12 +121,17 @@ pub struct Figures {
     pub flops: u64,
     /// Bytes from and to memory: operands and results once, and weights again where they do not stay in the cache.
     pub bytes: u64,
-    /// All of the time. Of one op: the longer one of `moving_us` and `computing_us`, a thousandth of the other, `serial_us` and
+    /// All of the time. Of one op: the longest of `moving_us`, `waiting_us`, `caching_us` and `computing_us`, a thousandth of what moving or computing
+    /// hides, `serial_us` and
     /// `launch_us`. Of several, in a total or where they share a launch (`+`), the sum of this over them, in which each has its
-    /// own longer one: it may be more than what the sums beside it give.
+    /// own longest one: it may be more than what the sums beside it give.
     pub time_us: f64,
     /// Time to move the bytes, with one processor's part of the bandwidth where one block does all.
     pub moving_us: f64,
+    /// Time in which memory answers for the weights, where so few of their bytes are under way at a time.
+    pub waiting_us: f64,
+    /// Time in which the last cache gives what tiles read, some of it more than once.
+    pub caching_us: f64,
     /// Time of the arithmetic by the units that do it, with what only fills tiles, and processors that have no block.
     pub computing_us: f64,
     /// Time of steps that wait for each other.
@@ -143,6 +148,10 @@ pub struct Figures {
 pub enum LimitWord {
     /// Moving bytes.
     Bandwidth,
+    /// Waiting for memory, of which few bytes are asked for at a time.
+    Latency,
+    /// Reading of the last cache.
+    Cache,
     /// Computing.
     Arithmetic,
     /// Moving bytes or computing, which one block does alone.
@@ -157,6 +166,8 @@ impl From<Limit> for LimitWord {
     fn from(limit: Limit) -> LimitWord {
         match limit {
             Limit::Bandwidth => LimitWord::Bandwidth,
+            Limit::Latency => LimitWord::Latency,
+            Limit::Cache => LimitWord::Cache,
             Limit::Arithmetic => LimitWord::Arithmetic,
             Limit::Processor => LimitWord::Processor,
             Limit::Serial => LimitWord::Serial,

@@ -126,6 +126,8 @@ fn of_figures(figures: &Figures) -> [String; 4] {
 pub(super) fn word(limit: LimitWord) -> &'static str {
     match limit {
         LimitWord::Bandwidth => "bandwidth",
+        LimitWord::Latency => "latency",
+        LimitWord::Cache => "cache",
         LimitWord::Arithmetic => "arithmetic",
         LimitWord::Processor => "one processor",
         LimitWord::Serial => "serial steps",

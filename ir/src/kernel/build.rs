@@ -16,6 +16,7 @@ pub struct Builder {
     name: String,
     threads: u32,
     cluster: u32,
+    resident: u32,
     params: RefCell<Vec<Param>>,
     shared: RefCell<Arena<Shared>>,
     registers: RefCell<Arena<Registers>>,
@@ -62,6 +63,7 @@ impl Builder {
             name: name.into(),
             threads,
             cluster: 1,
+            resident: 1,
             params: RefCell::default(),
             shared: RefCell::default(),
             registers: RefCell::default(),
@@ -77,6 +79,11 @@ impl Builder {
         Builder { cluster, ..self }
     }
 
+    /// The same, of which a processor has room for so many blocks at a time.
+    pub fn resident(self, blocks: u32) -> Builder {
+        Builder { resident: blocks, ..self }
+    }
+
     /// The kernel as written.
     pub fn finish(self) -> Kernel {
         let body = self.open.into_inner().pop().unwrap_or_default();
@@ -84,6 +91,7 @@ impl Builder {
             name: self.name,
             threads: self.threads,
             cluster: self.cluster,
+            resident: self.resident,
             params: self.params.into_inner(),
             shared: self.shared.into_inner(),
             registers: self.registers.into_inner(),
@@ -574,7 +582,12 @@ impl<'k> Value<'k> {
 
     /// One lane.
     pub fn lane(self, lane: u32) -> Value<'k> {
-        if self.ty().lanes == 1 { self } else { self.kernel.expr(Expr::Extract(self.expr, lane)) }
+        self.lanes(lane, 1)
+    }
+
+    /// So many lanes from one on.
+    pub fn lanes(self, lane: u32, lanes: u32) -> Value<'k> {
+        if self.ty().lanes == lanes { self } else { self.kernel.expr(Expr::Extract(self.expr, lane, lanes)) }
     }
 
     /// The sum of the lanes.

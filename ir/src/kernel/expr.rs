@@ -73,8 +73,8 @@ pub enum Expr {
     Bitcast(DType, Handle<Expr>),
     /// A scalar in every one of `n` lanes.
     Splat(u32, Handle<Expr>),
-    /// One lane of a vector.
-    Extract(Handle<Expr>, u32),
+    /// Lanes of a vector from one on, as many as the last number says.
+    Extract(Handle<Expr>, u32, u32),
     /// All lanes of an `F32` or integer vector into one, as a balanced tree: (0+n/2), (1+n/2+1), ... halving each time.
     Reduce(Reduce, Handle<Expr>),
 }
@@ -88,7 +88,7 @@ impl Expr {
             | Expr::Cast(_, a)
             | Expr::Bitcast(_, a)
             | Expr::Splat(_, a)
-            | Expr::Extract(a, _)
+            | Expr::Extract(a, ..)
             | Expr::Reduce(_, a) => [Some(a), None, None],
             Expr::Binary(_, a, b) | Expr::Compare(_, a, b) => [Some(a), Some(b), None],
             Expr::Select(a, b, c) | Expr::Fma(a, b, c) | Expr::Dot { acc: a, a: b, b: c } => [Some(a), Some(b), Some(c)],
@@ -110,7 +110,7 @@ impl Expr {
             Expr::Cast(elem, a) => Expr::Cast(elem, f(a)),
             Expr::Bitcast(elem, a) => Expr::Bitcast(elem, f(a)),
             Expr::Splat(lanes, a) => Expr::Splat(lanes, f(a)),
-            Expr::Extract(a, lane) => Expr::Extract(f(a), lane),
+            Expr::Extract(a, lane, lanes) => Expr::Extract(f(a), lane, lanes),
             Expr::Reduce(op, a) => Expr::Reduce(op, f(a)),
         }
     }
@@ -291,9 +291,14 @@ pub fn infer(
             let legal = a.lanes == 1 && lanes.is_power_of_two() && (2..=64).contains(lanes);
             if legal { Ok(Ty::vector(a.elem, *lanes)) } else { Err(format!("cannot splat {a} to {lanes} lanes")) }
         }
-        Expr::Extract(a, lane) => {
+        Expr::Extract(a, lane, lanes) => {
             let a = of(a)?;
-            if *lane < a.lanes { Ok(Ty::scalar(a.elem)) } else { Err(format!("{a} has no lane {lane}")) }
+            let inside = lanes.is_power_of_two() && lane.checked_add(*lanes).is_some_and(|end| end <= a.lanes);
+            match lanes {
+                _ if inside => Ok(Ty::vector(a.elem, *lanes)),
+                1 => Err(format!("{a} has no lane {lane}")),
+                lanes => Err(format!("{a} has no {lanes} lanes from {lane} on")),
+            }
         }
         Expr::Reduce(_, a) => {
             let a = of(a)?;

@@ -580,7 +580,10 @@ impl<'a> Run<'a> {
             Expr::Cast(to, a) => into.extend(of(a).iter().map(|x| arith::cast(elem(a), to, *x))),
             Expr::Bitcast(to, a) => into.extend(of(a).iter().map(|x| arith::bitcast(to, *x))),
             Expr::Splat(n, a) => into.extend(of(a).iter().flat_map(|x| std::iter::repeat_n(*x, n as usize))),
-            Expr::Extract(a, lane) => into.extend(of(a).chunks(lanes(a)).map(|x| x[lane as usize])),
+            Expr::Extract(a, lane, some) => {
+                let places = lane as usize..(lane + some) as usize;
+                into.extend(of(a).chunks(lanes(a)).flat_map(|x| &x[places.clone()]));
+            }
             Expr::Reduce(op, a) => {
                 for x in of(a).chunks(lanes(a)) {
                     into.push(arith::reduce(op, elem(handle), x)?);

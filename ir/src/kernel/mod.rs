@@ -188,6 +188,8 @@ impl From<Extent> for Given {
 pub const REGISTERS: u32 = 65536;
 /// The most registers that a thread can ask for.
 const MOST_REGISTERS: u32 = 256;
+/// The most threads of all blocks of a processor of a GPU, on every one of them.
+const MOST_THREADS: u32 = 1536;
 
 /// One kernel.
 #[derive(Clone, Debug, PartialEq)]
@@ -198,6 +200,8 @@ pub struct Kernel {
     pub threads: u32,
     /// Blocks of a cluster, which run at the same time and can wait for each other; a power of two. 1: each for itself.
     pub cluster: u32,
+    /// Blocks that a processor has room for at the same time, at least: a thread has no more registers than leave room for them.
+    pub resident: u32,
     /// Parameters in order.
     pub params: Vec<Param>,
     /// Arrays shared by the threads of a block; uninitialised when the block starts.
@@ -300,7 +304,7 @@ pub struct Local {
 impl Kernel {
     /// Registers that a thread has when the kernel starts, at most: an even share of a processor's, in eights.
     pub fn registers_at_launch(&self) -> u32 {
-        (REGISTERS / self.threads.max(1)).min(MOST_REGISTERS) / 8 * 8
+        (REGISTERS / self.threads.saturating_mul(self.resident).max(1)).min(MOST_REGISTERS) / 8 * 8
     }
 
     /// Type of an element of the array, if there is such an array.

@@ -327,6 +327,7 @@ impl Parser<'_> {
         self.expect("threads")?;
         let threads = self.number("a number of threads")?;
         let cluster = if self.take("cluster") { self.number("a number of blocks")? } else { 1 };
+        let resident = if self.take("resident") { self.number("a number of blocks")? } else { 1 };
         self.expect("{")?;
         while self.take("shared") {
             let (name, elem, len) = self.array(Named::Shared(Handle::new(self.kernel.shared.len())))?;
@@ -342,7 +343,7 @@ impl Parser<'_> {
         }
         let body = self.block()?;
         let Reading { params, shared, registers, mbarriers, locals, exprs, .. } = std::mem::take(&mut self.kernel);
-        Ok(Kernel { name, threads, cluster, params, shared, registers, mbarriers, locals, exprs, body })
+        Ok(Kernel { name, threads, cluster, resident, params, shared, registers, mbarriers, locals, exprs, body })
     }
 
     /// `%name: elem[len]`

@@ -139,7 +139,12 @@ impl Parser<'_> {
             "fma" => self.three().map(|(a, b, c)| Expr::Fma(a, b, c))?,
             "dot" => self.three().map(|(acc, a, b)| Expr::Dot { acc, a, b })?,
             "splat" => self.and_number().map(|(a, lanes)| Expr::Splat(lanes, a))?,
-            "lane" => self.and_number().map(|(a, lane)| Expr::Extract(a, lane))?,
+            "lane" => self.and_number().map(|(a, lane)| Expr::Extract(a, lane, 1))?,
+            "lanes" => {
+                let (a, lane) = self.and_number()?;
+                self.expect(",")?;
+                Expr::Extract(a, lane, self.number("a number of lanes")?)
+            }
             "sum" => Expr::Reduce(Reduce::Add, self.expr()?),
             "greatest" => Expr::Reduce(Reduce::Max, self.expr()?),
             _ => {

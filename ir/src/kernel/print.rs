@@ -182,7 +182,8 @@ fn lines_of_kernel(index: usize, kernel: &Kernel) -> Vec<Line> {
     });
     let (params, threads): (Vec<String>, u32) = (params.collect(), kernel.threads);
     let cluster = if kernel.cluster == 1 { String::new() } else { format!(" cluster {}", kernel.cluster) };
-    let header = format!("kernel {}({}) threads {threads}{cluster} {{", name('@', &kernel.name), params.join(", "));
+    let resident = if kernel.resident == 1 { String::new() } else { format!(" resident {}", kernel.resident) };
+    let header = format!("kernel {}({}) threads {threads}{cluster}{resident} {{", name('@', &kernel.name), params.join(", "));
     printer.lines.push((Some(Location::Kernel(index)), header));
     for (h, shared) in kernel.shared.iter() {
         let align = if shared.align == Shared::ALIGN { String::new() } else { format!(" align {}", shared.align) };
@@ -509,14 +510,15 @@ impl<'k> Printer<'k> {
 
     /// In brackets if it binds less tightly than `tightness`.
     fn write_formula(&self, out: &mut String, defs: &[Handle<Expr>], handle: Handle<Expr>, tightness: u8) {
-        let call = |out: &mut String, name: &str, args: &[Handle<Expr>], number: Option<u32>| {
+        let call = |out: &mut String, name: &str, args: &[Handle<Expr>], numbers: &[u32]| {
             out.push_str(name);
             out.push('(');
             for (i, arg) in args.iter().enumerate() {
                 out.push_str(if i > 0 { ", " } else { "" });
                 self.write(out, defs, *arg, 0);
             }
-            out.push_str(&number.map(|n| format!(", {n})")).unwrap_or(")".to_string()));
+            numbers.iter().for_each(|n| out.push_str(&format!(", {n}")));
+            out.push(')');
         };
         let infix = |out: &mut String, sign: &str, (left, own, right): (u8, u8, u8), a: Handle<Expr>, b: Handle<Expr>| {
             out.push_str(if own < tightness { "(" } else { "" });
@@ -546,27 +548,28 @@ impl<'k> Printer<'k> {
             Expr::Local(h) => out.push_str(self.local(h)),
             Expr::Unary(Unary::Neg, a) => prefix(out, '-', a),
             Expr::Unary(Unary::Not, a) => prefix(out, '!', a),
-            Expr::Unary(Unary::Abs, a) => call(out, "abs", &[a], None),
-            Expr::Unary(Unary::Floor, a) => call(out, "floor", &[a], None),
-            Expr::Unary(Unary::Sqrt, a) => call(out, "sqrt", &[a], None),
-            Expr::Unary(Unary::Exp2Approx, a) => call(out, "exp2_approx", &[a], None),
-            Expr::Unary(Unary::ReciprocalApprox, a) => call(out, "reciprocal_approx", &[a], None),
-            Expr::Binary(Binary::Min, a, b) => call(out, "min", &[a, b], None),
-            Expr::Binary(Binary::Max, a, b) => call(out, "max", &[a, b], None),
+            Expr::Unary(Unary::Abs, a) => call(out, "abs", &[a], &[]),
+            Expr::Unary(Unary::Floor, a) => call(out, "floor", &[a], &[]),
+            Expr::Unary(Unary::Sqrt, a) => call(out, "sqrt", &[a], &[]),
+            Expr::Unary(Unary::Exp2Approx, a) => call(out, "exp2_approx", &[a], &[]),
+            Expr::Unary(Unary::ReciprocalApprox, a) => call(out, "reciprocal_approx", &[a], &[]),
+            Expr::Binary(Binary::Min, a, b) => call(out, "min", &[a, b], &[]),
+            Expr::Binary(Binary::Max, a, b) => call(out, "max", &[a, b], &[]),
             Expr::Binary(op, a, b) => match sign(op) {
                 Some((sign, tight)) => infix(out, sign, (tight, tight, tight + 1), a, b),
                 None => out.push('?'),
             },
             Expr::Compare(op, a, b) => infix(out, compare_sign(op), (COMPARE + 1, COMPARE, COMPARE + 1), a, b),
-            Expr::Select(c, a, b) => call(out, "select", &[c, a, b], None),
-            Expr::Fma(a, b, c) => call(out, "fma", &[a, b, c], None),
-            Expr::Dot { acc, a, b } => call(out, "dot", &[acc, a, b], None),
-            Expr::Cast(elem, a) => call(out, &elem.to_string(), &[a], None),
-            Expr::Bitcast(elem, a) => call(out, &format!("bits_{elem}"), &[a], None),
-            Expr::Splat(lanes, a) => call(out, "splat", &[a], Some(lanes)),
-            Expr::Extract(a, lane) => call(out, "lane", &[a], Some(lane)),
-            Expr::Reduce(Reduce::Add, a) => call(out, "sum", &[a], None),
-            Expr::Reduce(Reduce::Max, a) => call(out, "greatest", &[a], None),
+            Expr::Select(c, a, b) => call(out, "select", &[c, a, b], &[]),
+            Expr::Fma(a, b, c) => call(out, "fma", &[a, b, c], &[]),
+            Expr::Dot { acc, a, b } => call(out, "dot", &[acc, a, b], &[]),
+            Expr::Cast(elem, a) => call(out, &elem.to_string(), &[a], &[]),
+            Expr::Bitcast(elem, a) => call(out, &format!("bits_{elem}"), &[a], &[]),
+            Expr::Splat(lanes, a) => call(out, "splat", &[a], &[lanes]),
+            Expr::Extract(a, lane, 1) => call(out, "lane", &[a], &[lane]),
+            Expr::Extract(a, lane, lanes) => call(out, "lanes", &[a], &[lane, lanes]),
+            Expr::Reduce(Reduce::Add, a) => call(out, "sum", &[a], &[]),
+            Expr::Reduce(Reduce::Max, a) => call(out, "greatest", &[a], &[]),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::verify_tensor::wrong_view;
 use super::{
     Arg, Binary, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role,
 };
-use super::{Hint, Scope, Shared, Stmt, Ty, Unary, Vote, Wait, layout};
+use super::{Hint, MOST_THREADS, Scope, Shared, Stmt, Ty, Unary, Vote, Wait, layout};
 use crate::machine::Unit;
 use crate::{DType, Dims, Extent, Machine};
 
@@ -343,6 +343,10 @@ impl Check<'_> {
         self.require(cluster.is_power_of_two() && cluster <= most, || match most {
             1 => format!("{} has no clusters of blocks", machine.name),
             most => format!("a cluster on {} is 1 to {most} blocks, a power of two, not {cluster}", machine.name),
+        });
+        let most = if machine.has_threads() { (MOST_THREADS / threads.max(1)).max(1) } else { 1 };
+        self.require((1..=most).contains(&kernel.resident), || {
+            format!("a processor of {} has room for 1 to {most} blocks of {threads} threads, not {}", machine.name, kernel.resident)
         });
         for (i, param) in kernel.params.iter().enumerate() {
             let is_known = kernel.params[..i].iter().any(|before| before.name == param.name);

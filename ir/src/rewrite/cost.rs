@@ -8,7 +8,7 @@ use egg::Id;
 use super::price::{Amounts, Price};
 use super::spread::Spread;
 use crate::graph::{Assignment, Attr, Dim, Node, Op, Pointwise, Priority, Type, Typed, infer_body};
-use crate::tiling::{self, Product};
+use crate::tiling::{self, Feeding, Product};
 use crate::{Dims, Extent, Machine, Sorting};
 
 /// Picoseconds.
@@ -96,6 +96,7 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
     };
     let all_bytes: u64 = types.iter().map(|t| sizes.bytes(t)).fold(0, u64::saturating_add);
     let (mut serial, mut idle, mut useful): (Cost, u64, Option<u64>) = (0, 1, None);
+    let mut feeding = Feeding::default();
     let (launches, bytes, work) = match op {
         // Views: read where they are used.
         Op::List | Op::ExpertRows | Op::PairWeights | Op::PickWeights | Op::Part | Op::Flatten | Op::Slots | Op::Item => {
@@ -121,6 +122,7 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
                     let of_group = weights / groups.min(rows).max(1);
                     let passes = tiling::passes(*tiling, [rows, groups], of_group, machine);
                     let flops = tiling::flops(*tiling, &product, [rows, groups], machine);
+                    feeding = tiling::feeding(*tiling, &product, [rows, groups], weights.saturating_mul(passes), machine);
                     (flops, weights.saturating_mul(passes - 1))
                 }
                 (_, _) => (product_flops(op, types, sizes), 0),
@@ -175,7 +177,7 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
         Op::Within => (1, all_bytes.saturating_mul(2), all_bytes),
     };
     let amounts = Amounts { launches, bytes, flops: useful.unwrap_or(work), work };
-    Price { serial, ..Price::roofline(machine, amounts).slower(idle) }
+    Price { serial, ..Price::roofline(machine, amounts).feeding(feeding).slower(idle) }
 }
 
 /// How pairs are sorted, where that is decided; else as those of large batches are.

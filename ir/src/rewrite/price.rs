@@ -5,6 +5,7 @@ use std::iter::Sum;
 use std::ops::Add;
 
 use super::cost::{Cost, Sizes, Workload, at};
+use crate::tiling::Feeding;
 use crate::Machine;
 use crate::graph::{Node, Typed};
 
@@ -29,9 +30,13 @@ pub struct Price {
     pub amounts: Amounts,
     /// Time to move the bytes.
     pub moving: Cost,
+    /// Time in which memory answers for the weights, where so few of their bytes are under way at a time.
+    pub waiting: Cost,
+    /// Time in which the last cache gives what tiles read, some of it more than once.
+    pub caching: Cost,
     /// Time to do the work.
     pub computing: Cost,
-    /// Of both, which go on at the same time: the longer one, and a thousandth of the other.
+    /// Of these, which go on at the same time: the longest, and a thousandth of what moving or computing hides.
     pub busy: Cost,
     /// Time of steps of which each waits for the one before.
     pub serial: Cost,
@@ -46,6 +51,10 @@ pub struct Price {
 pub enum Limit {
     /// Bytes to move.
     Bandwidth,
+    /// Few bytes under way at a time.
+    Latency,
+    /// Bytes that tiles read of the last cache.
+    Cache,
     /// Work to do.
     Arithmetic,
     /// Bytes to move or work to do by one processor.
@@ -63,6 +72,8 @@ impl Price {
         Price {
             amounts,
             moving,
+            waiting: 0,
+            caching: 0,
             computing,
             // What is hidden counts a thousandth, so that of two graphs that move the same bytes the one with less work wins.
             busy: moving.max(computing).saturating_add(moving.min(computing) / 1_000),
@@ -72,11 +83,19 @@ impl Price {
         }
     }
 
+    /// The same where tiles take so long to get what they read.
+    pub fn feeding(self, Feeding { waiting, caching }: Feeding) -> Price {
+        let hidden = self.busy.saturating_sub(self.moving.max(self.computing));
+        Price { waiting, caching, busy: self.busy.max(waiting.max(caching).saturating_add(hidden)), ..self }
+    }
+
     /// The same where so few processors work that moving and computing take so many times as long.
     pub(super) fn slower(self, times: u64) -> Price {
         let busy = self.busy.saturating_mul(times);
         Price {
             moving: self.moving.saturating_mul(times),
+            waiting: self.waiting.saturating_mul(times),
+            caching: self.caching.saturating_mul(times),
             computing: self.computing.saturating_mul(times),
             busy,
             alone: if times > 1 { busy } else { 0 },
@@ -91,7 +110,9 @@ impl Price {
 
     /// What takes most of it; of equals the first in the order of [`Limit`].
     pub fn limit(&self) -> Limit {
-        let busy = if self.computing > self.moving { Limit::Arithmetic } else { Limit::Bandwidth };
+        let busy = [(self.waiting, Limit::Latency), (self.caching, Limit::Cache), (self.computing, Limit::Arithmetic)];
+        let first = (self.moving, Limit::Bandwidth);
+        let (_, busy) = busy.into_iter().fold(first, |longest, next| if next.0 > longest.0 { next } else { longest });
         let (mut longest, mut limit) = (self.busy.saturating_sub(self.alone), busy);
         for (time, other) in [(self.alone, Limit::Processor), (self.serial, Limit::Serial), (self.launching, Limit::Launch)] {
             if time > longest {
@@ -128,6 +149,8 @@ impl Add for Price {
         Price {
             amounts: self.amounts + other.amounts,
             moving: self.moving.saturating_add(other.moving),
+            waiting: self.waiting.saturating_add(other.waiting),
+            caching: self.caching.saturating_add(other.caching),
             computing: self.computing.saturating_add(other.computing),
             busy: self.busy.saturating_add(other.busy),
             serial: self.serial.saturating_add(other.serial),

@@ -88,7 +88,8 @@ fn kernel(r: &mut Random) -> Kernel {
     }
     let body = block(r, 3);
     let (threads, cluster) = ([0, 1, 32, 33, u32::MAX][r.below(5)], number(r));
-    Kernel { name, threads, cluster, params, shared, registers, mbarriers, locals, exprs, body }
+    let resident = r.below(4) as u32;
+    Kernel { name, threads, cluster, resident, params, shared, registers, mbarriers, locals, exprs, body }
 }
 
 fn number(r: &mut Random) -> u32 {
@@ -114,7 +115,7 @@ fn expr(r: &mut Random) -> Expr {
         12 => Expr::Fma(e(r), e(r), e(r)),
         13 => Expr::Dot { acc: e(r), a: e(r), b: e(r) },
         14 => [Expr::Cast(dtype(r), e(r)), Expr::Bitcast(dtype(r), e(r))][r.below(2)],
-        15 => [Expr::Splat(r.next() as u32, e(r)), Expr::Extract(e(r), r.below(5) as u32)][r.below(2)],
+        15 => [Expr::Splat(r.next() as u32, e(r)), Expr::Extract(e(r), r.below(5) as u32, r.below(3) as u32)][r.below(2)],
         _ => Expr::Reduce([Reduce::Add, Reduce::Max][r.below(2)], e(r)),
     }
 }

@@ -53,24 +53,24 @@ pub(crate) fn family() -> Family {
         let case = Case::new(format!("fixtures::{}", fixture.name), &spec, move || chain::check_fixture(&fixture, LAST));
         cases.push(case.of_kind("a published block"));
     }
-    cases.extend(scaled_examples().into_iter().filter(|example| GROUPED.contains(&example.name.as_str())).flat_map(by_groups));
+    cases.extend(scaled_examples().into_iter().filter(|example| PRODUCTS.contains(&example.name.as_str())).flat_map(in_ways));
     cases.extend(large::cases());
     cases.extend(matrices::cases());
     Family { name: "emulated", one_in: 8, cases }
 }
 
-/// Layers whose products four warps compute together: gathered, with biases and a clamp, beside a shared expert's, dense.
-const GROUPED: [&str; 4] = ["mixtral-8x7b", "gpt-oss-20b", "deepseek-v3", "qwen1.5-moe-a2.7b"];
+/// Layers of different products: gathered, with biases and a clamp, beside a shared expert's, dense.
+const PRODUCTS: [&str; 4] = ["mixtral-8x7b", "gpt-oss-20b", "deepseek-v3", "qwen1.5-moe-a2.7b"];
 
-/// These layers are too small for the model to choose that, so it is forced, in tiles of several sizes.
-fn by_groups(example: Example) -> Vec<Case> {
+/// These layers are too small for the model to choose each way of persistent blocks, so these are forced, in tiles of several sizes.
+fn in_ways(example: Example) -> Vec<Case> {
     let spec = example.spec.clone();
     let case = |way: &'static str| {
         let (example, name) = (example.clone(), format!("{}::{}", example.name, way.replace(['(', ')', ' '], "_")));
         let run = move || chain::check_in(way, &example, LAST, &batches::of_some_sizes(&example));
         Case::new(name, &spec, run).of_kind(way)
     };
-    ["group(64 by 128)", "group(128 by 128)", "group(64 by 256)"].map(case).into()
+    ["group(64 by 128)", "group(128 by 128)", "group(64 by 256)", "stream(8 by 16)", "stream(16 by 16)"].map(case).into()
 }
 
 /// The other entries of a layer that has them: its router, its experts, and a third of these.

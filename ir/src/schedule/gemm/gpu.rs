@@ -22,7 +22,7 @@
 use super::{Args, Gemm, Side, Spot, Tile};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Shared, Value};
-use crate::tiling::SIDE;
+use crate::tiling::{FMA_DEPTH, SIDE};
 use crate::{DType, Machine};
 
 /// Threads of a block.
@@ -34,11 +34,11 @@ fn pitch(lines: u32) -> u32 {
     lines + 4
 }
 
-/// Steps of k in one slice: as many as shared memory holds of every side, 32 at most (a warp reads a whole row).
+/// Steps of k in one slice: as many as shared memory holds of every side.
 fn depth(spec: &Gemm, machine: &Machine) -> u32 {
     let sides = pitch(spec.tiling.rows) + spec.weights.len() as u32 * pitch(spec.tiling.columns);
     let bytes = sides * DType::F32.bytes() as u32;
-    [32, 16, 8].into_iter().find(|depth| depth * bytes <= machine.shared_bytes).unwrap_or(4)
+    [FMA_DEPTH, 16, 8].into_iter().find(|depth| depth * bytes <= machine.shared_bytes).unwrap_or(4)
 }
 
 /// Shared memory of a tile: the rows, then each weight's columns.

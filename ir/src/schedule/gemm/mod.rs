@@ -18,13 +18,14 @@
 //! Several products can be [parts](together) of one launch: the blocks of one come after those of another, each with arguments of its
 //! own, and what a block has in shared memory is there once.
 //!
-//! How the products are summed is the tiling's and the machine's: `host`, `gpu`, `dot`, `mma` and `group` each have one function for it.
+//! How the products are summed is the tiling's and the machine's: `host`, `gpu`, `dot`, `mma`, `group` and `stream` each have one function for it.
 
 mod dot;
 mod gpu;
 mod group;
 mod host;
 mod mma;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +36,7 @@ use super::{body, operand_name};
 use crate::graph::Body;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Given, Kernel, Tiles, Value};
-use crate::tiling::{DOT_THREADS, GROUP_ROW_TILES, GROUP_THREADS, Kind, MMA_THREADS};
+use crate::tiling::{DOT_THREADS, GROUP_THREADS, Kind, MMA_THREADS, ROW_TILES_TOGETHER, STREAM_BLOCKS, STREAM_THREADS};
 use crate::{DType, Extent, Machine, Round, Tiling};
 
 /// Bytes to which every buffer is aligned.
@@ -117,22 +118,29 @@ pub(crate) fn together(name: &str, parts: &[&Gemm], machine: &Machine) -> Tiled 
     let kind = parts.first().map(|spec| spec.tiling.kind);
     let threads = match kind {
         Some(Kind::Group) => GROUP_THREADS,
+        Some(Kind::Stream) => STREAM_THREADS,
         Some(Kind::Dot) => DOT_THREADS,
         Some(Kind::Mma) => MMA_THREADS,
         Some(Kind::Fma) if machine.has_threads() => gpu::THREADS,
         Some(Kind::Fma) | None => 1,
     };
-    let k = Builder::new(name, threads);
+    let resident = match kind {
+        Some(Kind::Stream) => STREAM_BLOCKS,
+        Some(Kind::Group | Kind::Dot | Kind::Mma | Kind::Fma) | None => 1,
+    };
+    let k = Builder::new(name, threads).resident(resident);
     let args: Vec<Args> = parts.iter().map(|spec| Args::declare(&k, spec)).collect();
     let last = parts.len().saturating_sub(1);
     let blocks: Vec<Value> = parts[..last].iter().map(|spec| k.scalar(&spec.param("blocks"), DType::I32)).collect();
     let with_args: Vec<_> = parts.iter().copied().zip(&args).collect();
-    if kind == Some(Kind::Group) {
-        group::blocks(&k, machine, &with_args, &blocks);
-    } else {
-        let shared = shared(&k, parts, machine);
-        let tile = |spec: &Gemm, args: &Args<'_>, tile: Tile<'_>| one_tile(&k, spec, machine, args, &shared, tile);
-        each_part(&k, &with_args, &blocks, k.block(), &tile);
+    match kind {
+        Some(Kind::Group) => group::blocks(&k, machine, &with_args, &blocks),
+        Some(Kind::Stream) => stream::blocks(&k, &with_args, &blocks),
+        Some(Kind::Dot | Kind::Mma | Kind::Fma) | None => {
+            let shared = shared(&k, parts, machine);
+            let tile = |spec: &Gemm, args: &Args<'_>, tile: Tile<'_>| one_tile(&k, spec, machine, args, &shared, tile);
+            each_part(&k, &with_args, &blocks, k.block(), &tile);
+        }
     }
     Tiled { kernel: k.finish(), grid: grid(parts, machine) }
 }
@@ -147,6 +155,7 @@ fn grid(parts: &[&Gemm], machine: &Machine) -> Extent {
     let tiles = tile_bound(parts);
     match parts.first().map(|spec| spec.tiling.kind) {
         Some(Kind::Group) => group::grid(tiles, machine),
+        Some(Kind::Stream) => stream::grid(tiles, machine),
         Some(Kind::Dot | Kind::Mma | Kind::Fma) | None => tiles,
     }
 }
@@ -154,7 +163,7 @@ fn grid(parts: &[&Gemm], machine: &Machine) -> Extent {
 /// The numbers that the kernel of these parts is given beside those of its parts: tiles at most, and blocks, where blocks are persistent.
 pub(crate) fn counts(parts: &[&Gemm], machine: &Machine) -> Vec<(&'static str, Extent)> {
     match parts.first().map(|spec| spec.tiling.kind) {
-        Some(Kind::Group) => {
+        Some(Kind::Group | Kind::Stream) => {
             vec![("tile_bound", tile_bound(parts)), ("block_count", grid(parts, machine))]
         }
         Some(Kind::Dot | Kind::Mma | Kind::Fma) | None => Vec::new(),
@@ -169,7 +178,7 @@ pub(crate) fn blocks(spec: &Gemm) -> Extent {
 /// A tile by all threads of the block.
 fn one_tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, shared: &[Array<'k>], tile: Tile<'k>) {
     match spec.tiling.kind {
-        Kind::Group => unreachable!("the warps of a block have different work, for many tiles: `group::blocks`"),
+        Kind::Group | Kind::Stream => unreachable!("a block has many tiles: `group::blocks`, `stream::blocks`"),
         Kind::Dot => dot::tile(k, spec, args, tile),
         Kind::Mma => mma::tile(k, spec, machine, args, shared, tile),
         Kind::Fma if machine.has_threads() => gpu::tile(k, spec, machine, args, shared, tile),
@@ -204,7 +213,7 @@ fn shared<'k>(k: &'k Builder, parts: &[&Gemm], machine: &Machine) -> Vec<Array<'
     let mut sides: Vec<Side> = Vec::new();
     for spec in parts {
         let own = match spec.tiling.kind {
-            Kind::Dot | Kind::Group => Vec::new(),
+            Kind::Dot | Kind::Group | Kind::Stream => Vec::new(),
             Kind::Mma => mma::sides(spec, machine),
             Kind::Fma if machine.has_threads() => gpu::sides(spec, machine),
             Kind::Fma => host::sides(spec),
@@ -268,7 +277,7 @@ pub(super) fn weight(spec: &Gemm, buffer: BufferId) -> Given {
             let extents = [spec.experts.unwrap_or(1), spec.n, spec.k].map(Extent::from);
             buffer.view(extents, [spec.n * spec.k, spec.k].map(Extent::from))
         }
-        Kind::Dot | Kind::Mma | Kind::Fma => buffer.into(),
+        Kind::Stream | Kind::Dot | Kind::Mma | Kind::Fma => buffer.into(),
     }
 }
 
@@ -465,10 +474,10 @@ fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, number: Value<'k>
             rectangle(k, spec, args, index, number % column_blocks, inner);
         }
         // Those of some row tiles, so that weights stay there too. The last row tiles may be fewer.
-        Kind::Group => {
+        Kind::Group | Kind::Stream => {
             let tiles = k.bind("tiles", args.row_tiles(k, spec));
             k.when(number.lt(tiles * column_blocks), || {
-                let together = GROUP_ROW_TILES as i32;
+                let together = ROW_TILES_TOGETHER as i32;
                 let first = k.bind("first_tile", number / (column_blocks * together) * together);
                 let rows = k.bind("row_tiles", (tiles - first).min(together));
                 let within = k.bind("within", number - first * column_blocks);
@@ -514,7 +523,7 @@ fn rectangle<'k>(
                 (Some(parts), Kind::Dot | Kind::Mma | Kind::Fma) => (k.bind("tile_of_sort", index / parts), Some(index % parts)),
                 // Blocks are as far apart as there are processors: all first parts come first, so that each block has its share of
                 // those that have rows.
-                (Some(_), Kind::Group) => (k.bind("tile_of_sort", index % count), Some(index / count)),
+                (Some(_), Kind::Group | Kind::Stream) => (k.bind("tile_of_sort", index % count), Some(index / count)),
             };
             k.when(of_sort.lt(count), || {
                 let (expert, row) = (tile_expert.load(of_sort), tile_row.load(of_sort));

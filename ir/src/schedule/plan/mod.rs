@@ -69,7 +69,7 @@ impl<'g> Plan<'g> {
 
     /// Rows by which the sort cuts those of an expert: of the highest tile, so that lower ones are parts of it.
     fn sorted_rows(&self) -> u32 {
-        self.tile_rows.unwrap_or(0).max(tiling::MOST_ROWS)
+        self.tile_rows.unwrap_or(tiling::MOST_ROWS)
     }
 
     /// The program, for batches of any size.
