@@ -49,8 +49,8 @@ fn write<'c>(
     let ir = session.module(&program.name, symbol::prefix(program, machine));
     ir.module.set_triple(&llvm.get_triple());
     ir.module.set_data_layout(&llvm.get_target_data().get_data_layout());
-    for kernel in &program.kernels {
-        lower::kernel(&ir, target, machine, kernel)?;
+    for (i, kernel) in program.kernels.iter().enumerate() {
+        lower::kernel(&ir, target, machine, kernel, &program.alone(i))?;
     }
     ir.module.verify().map_err(|e| refusal(program, machine, e.to_string()))?;
     Ok(ir)

@@ -45,8 +45,9 @@ fn stream(bytes: u64, machine: &Machine) -> Price {
     Price::roofline(machine, Amounts { launches: 1, bytes, flops: 0, work: 0 })
 }
 
+/// Their launches begin when those before them have ended.
 fn h200() -> Machine {
-    Machine::named("sm_90a").unwrap()
+    Machine { launch_ps: 3_000_000, ..Machine::named("sm_90a").unwrap() }
 }
 
 /// The same processors with the bandwidth of NVIDIA's data sheet.

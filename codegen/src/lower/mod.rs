@@ -22,6 +22,8 @@ struct Lowering<'a, 'c> {
     target: &'a dyn Target,
     machine: &'a Machine,
     kernel: &'a Kernel,
+    /// Of each parameter, whether nothing else changes its memory.
+    alone: &'a [bool],
     function: Function<'c>,
     /// Addresses of the block's arrays, by handle.
     shared: Vec<Pointer<'c>>,
@@ -54,15 +56,21 @@ enum Bound<'c> {
     Variable(Pointer<'c>),
 }
 
-/// Writes the kernel into the module.
-pub(crate) fn kernel(ir: &Ir<'_>, target: &dyn Target, machine: &Machine, kernel: &Kernel) -> Result<(), Error> {
+/// Writes the kernel into the module, of which some parameters are [alone](moec_ir::kernel::Program::alone).
+pub(crate) fn kernel(
+    ir: &Ir<'_>,
+    target: &dyn Target,
+    machine: &Machine,
+    kernel: &Kernel,
+    alone: &[bool],
+) -> Result<(), Error> {
     let malformed = |why| Error::Malformed { kernel: kernel.name.clone(), why };
     check(kernel, machine)?;
     if ir.module.get_function(&ir.symbol(&kernel.name)).is_some() {
         return Err(malformed("another kernel has its name".to_string()));
     }
     let types = kernel.types().into_iter().collect::<Result<_, _>>().map_err(malformed)?;
-    let function = target.declare(ir, kernel);
+    let function = target.declare(ir, kernel, alone);
     ir.at(ir.block(function, "entry"));
     let memory = target.memory(ir, machine, kernel, function);
     let registers = kernel.registers.iter().map(|(_, array)| {
@@ -76,6 +84,7 @@ pub(crate) fn kernel(ir: &Ir<'_>, target: &dyn Target, machine: &Machine, kernel
         target,
         machine,
         kernel,
+        alone,
         function,
         shared: memory.arrays,
         mbarriers: memory.mbarriers,
@@ -123,11 +132,11 @@ pub(crate) fn params<'k, 'c>(ir: &Ir<'c>, kernel: &'k Kernel, pointer: Type<'c>)
 /// What holds of the kernel's parameters wherever they are: distinct arrays do not overlap if one is written (which is
 /// what LLVM's `noalias` means), and only those declared so are written. Nothing is promised of memory that launches before this
 /// one may still write, or that threads hand to each other: LLVM would move loads and stores of it over the wait for them.
-pub(crate) fn mark_params<'c>(ir: &Ir<'c>, kernel: &Kernel, function: Function<'c>) {
-    for (i, param) in (0..).zip(&kernel.params) {
+pub(crate) fn mark_params<'c>(ir: &Ir<'c>, kernel: &Kernel, alone: &[bool], function: Function<'c>) {
+    for ((i, param), alone) in (0..).zip(&kernel.params).zip(alone) {
         let at = At::Param(i);
         match param.kind {
-            ParamKind::Buffer { .. } if !kernel.has_alone(i) => {}
+            ParamKind::Buffer { .. } if !alone => {}
             ParamKind::Buffer { write, .. } => {
                 ir.mark(function, at, "noalias");
                 if !write {
@@ -206,7 +215,7 @@ impl<'c> Lowering<'_, 'c> {
     fn only_reads(&self, place: Place) -> bool {
         match place {
             Place::Param(i) => match self.kernel.params[i as usize].kind {
-                ParamKind::Buffer { write, .. } => !write && self.kernel.has_alone(i),
+                ParamKind::Buffer { write, .. } => !write && self.alone[i as usize],
                 ParamKind::Scalar(_) | ParamKind::TensorMap(_) => false,
             },
             Place::Shared(_) | Place::Registers(_) => false,

@@ -68,14 +68,14 @@ impl Target for Host {
     }
 
     /// The body is a function of its own, inlined into the loop: as parameters, its arrays can be `noalias`.
-    fn declare<'c>(&self, ir: &Ir<'c>, kernel: &Kernel) -> Function<'c> {
+    fn declare<'c>(&self, ir: &Ir<'c>, kernel: &Kernel, alone: &[bool]) -> Function<'c> {
         let mut params = lower::params(ir, kernel, ir.pointer(0));
         params.push(("block", ir.int(32)));
         let body = ir.function(&format!("{}.body", ir.symbol(&kernel.name)), &params);
         body.set_linkage(Linkage::Internal);
         ir.mark(body, At::Function, "alwaysinline");
         self.mark(ir, body);
-        lower::mark_params(ir, kernel, body);
+        lower::mark_params(ir, kernel, alone, body);
         body
     }
 

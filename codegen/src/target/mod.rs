@@ -35,7 +35,7 @@ pub(crate) trait Target {
     fn image(&self, program: &str, written: Vec<u8>) -> Result<Image, Error>;
 
     /// A function without a body whose first parameters are the kernel's. Global arrays are pointers.
-    fn declare<'c>(&self, ir: &Ir<'c>, kernel: &Kernel) -> Function<'c>;
+    fn declare<'c>(&self, ir: &Ir<'c>, kernel: &Kernel, alone: &[bool]) -> Function<'c>;
 
     /// What the kernel's symbol needs besides the function with its body.
     fn finish<'c>(&self, ir: &Ir<'c>, kernel: &Kernel, function: Function<'c>);

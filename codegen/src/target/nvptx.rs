@@ -94,7 +94,7 @@ impl Target for Nvptx {
         Ok(Image::Ptx(String::from_utf8_lossy(&written).into_owned()))
     }
 
-    fn declare<'c>(&self, ir: &Ir<'c>, kernel: &Kernel) -> Function<'c> {
+    fn declare<'c>(&self, ir: &Ir<'c>, kernel: &Kernel, alone: &[bool]) -> Function<'c> {
         let params = lower::params(ir, kernel, ir.pointer(GLOBAL));
         let function = ir.function(&ir.symbol(&kernel.name), &params);
         function.set_call_conventions(PTX_KERNEL);
@@ -105,7 +105,7 @@ impl Target for Nvptx {
         if kernel.cluster > 1 {
             ir.set(function, "nvvm.cluster_dim", &kernel.cluster.to_string());
         }
-        lower::mark_params(ir, kernel, function);
+        lower::mark_params(ir, kernel, alone, function);
         for (i, param) in (0..).zip(&kernel.params) {
             if let ParamKind::TensorMap(_) = param.kind {
                 ir.mark_by_value(function, i, llvm::array(ir.int(8), TENSOR_MAP_BYTES), TENSOR_MAP_ALIGN);

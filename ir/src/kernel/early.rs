@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::stmt::Reach;
-use super::{Kernel, ParamKind, Scope, Stmt, Wait};
+use super::verify::writes;
+use super::{Arg, Kernel, Launch, ParamKind, Program, Role, Scope, Stmt, Wait};
 
 impl Kernel {
     /// The statements in front of the wait for the launches before it; none: it does not wait for them.
@@ -19,10 +20,11 @@ impl Kernel {
     }
 
     /// Whether a thread may take it that nothing but itself changes a parameter's memory while the kernel runs. Launches before
-    /// it may do so until it has waited for them. Other threads may where the kernel both writes and reads it, where it adds to
-    /// it, which is both, and where threads meet between two stores, of which the second must stay the last one.
-    pub fn has_alone(&self, param: u32) -> bool {
-        let settled = self.before_launches().is_none() || self.reached_early().contains(&param);
+    /// it may do so until it has waited for them, but for what is given to all launches. Other threads may where the kernel both
+    /// writes and reads it, where it adds to it, which is both, and where threads meet between two stores, of which the second must
+    /// stay the last one.
+    fn has_alone(&self, param: u32, given: bool) -> bool {
+        let settled = given || self.before_launches().is_none();
         let written = match self.params.get(param as usize).map(|param| param.kind) {
             Some(ParamKind::Buffer { write, .. }) => write,
             Some(ParamKind::Scalar(_) | ParamKind::TensorMap(_)) | None => false,
@@ -31,6 +33,35 @@ impl Kernel {
         let reaches = reached(&self.body);
         let read = [Reach::Read, Reach::Add].iter().any(|reach| reaches.contains(&(param, *reach)));
         settled && !(others && written && (read || stored_again(&self.body, param)))
+    }
+}
+
+impl Program {
+    /// Of each parameter of a kernel, whether a thread may take it that nothing but itself changes its memory while the kernel runs.
+    pub fn alone(&self, kernel: usize) -> Vec<bool> {
+        let Some(of) = self.kernels.get(kernel) else { return Vec::new() };
+        let lists = || self.lists().flat_map(|list| list.iter().map(move |launch| (list, launch)));
+        let given = |param: usize| {
+            let mut of_kernel = lists().filter(|(_, launch)| launch.kernel == kernel);
+            of_kernel.all(|(list, launch)| launch.args.get(param).is_some_and(|arg| self.is_given(list, arg)))
+        };
+        (0..of.params.len()).map(|i| of.has_alone(i as u32, given(i))).collect()
+    }
+
+    /// Whether the buffer of an argument is there before the launches of a list, none of which writes it.
+    pub(super) fn is_given(&self, list: &[Launch], arg: &Arg) -> bool {
+        let Some((index, buffer)) = arg.buffer().and_then(|index| Some((index, self.buffers.get(index)?))) else { return false };
+        let is_before = match buffer.role {
+            Role::Input | Role::Weight | Role::Prepared => true,
+            Role::Output | Role::Workspace => false,
+        };
+        is_before && !list.iter().any(|launch| writes(self, launch, index))
+    }
+
+    /// The launches that follow each other: of the preparation, of each regime, of the update.
+    fn lists(&self) -> impl Iterator<Item = &Vec<Launch>> {
+        let regimes = self.regimes.iter().map(|regime| &regime.launches);
+        [&self.prepare, &self.update].into_iter().chain(regimes)
     }
 }
 
@@ -94,7 +125,7 @@ fn order(body: &[Stmt], param: u32, meets: &dyn Fn(&Stmt) -> bool) -> Order {
 
 #[cfg(test)]
 mod tests {
-    use crate::kernel::parse::parse_kernel;
+    use crate::kernel::parse::{parse, parse_kernel};
 
     /// What stands in a kernel, and whether a thread may take it that it has `%y` alone.
     #[test]
@@ -139,8 +170,30 @@ mod tests {
                      mbarrier %full arrivals 1 stages 1\n{body}\n}}"
                 );
                 let kernel = parse_kernel(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-                assert_eq!(kernel.has_alone(0), *alone || threads == 1, "{text}");
+                assert_eq!(kernel.has_alone(0, false), *alone || threads == 1, "{text}");
             }
         }
+    }
+
+    /// A kernel that waits has to itself what is given to every launch of it and written by none of the same list.
+    #[test]
+    fn what_is_given_to_all_launches_is_alone() {
+        let alone = |launches: &str, waits: &str| {
+            let text = format!(
+                "program @p {{\n buffer %x: input i32[32]\n buffer %w: weight i32[32]\n buffer %a: workspace i32[32]\n\
+                 buffer %y: output i32[32]\n regime {{\n{launches}\n}}\n}}\n\
+                 kernel @k(%from: *i32, %to: *mut i32) threads 32 {{\n{waits}\nload %v: i32 = %from[thread]\n\
+                 store %to[thread] = %v\n}}\n"
+            );
+            parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}")).alone(0)
+        };
+        let (of_input, of_weight) = ("launch @k(%from = %x, %to = %a) grid 1", "launch @k(%from = %w, %to = %y) grid 1 early");
+        let of_result = "launch @k(%from = %a, %to = %y) grid 1 early";
+        let both = |first: &str, second: &str| alone(&format!("{first}\n{second}"), "wait launches");
+        assert_eq!(both(of_input, of_weight), [true, false]);
+        assert_eq!(both(of_input, of_result), [false, false]);
+        assert_eq!(both(of_input, "launch @k(%from = %w, %to = %w) grid 1 early"), [false, false]);
+        // Without a wait it runs after all of the launches before it.
+        assert_eq!(alone(&format!("{of_input}\n{of_result}"), ""), [true, true]);
     }
 }

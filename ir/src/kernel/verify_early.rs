@@ -1,8 +1,8 @@
 //! The rules of launches that may begin before the one before them has ended.
 
 use super::uniform::Agreement;
-use super::verify::{Check, writes};
-use super::{Arg, Launch, Location, Place, Program, Role};
+use super::verify::Check;
+use super::{Arg, Launch, Location, Place, Program};
 use crate::Machine;
 
 /// What is wrong with launches that follow each other, as early ones: the number of each, and why.
@@ -23,11 +23,7 @@ pub(super) fn wrong_early(program: &Program, launches: &[Launch], machine: &Mach
         for param in kernel.reached_early() {
             let Some(index) = launch.args.get(param as usize).and_then(Arg::buffer) else { continue };
             let Some(buffer) = program.buffers.get(index) else { continue };
-            let given = match buffer.role {
-                Role::Input | Role::Weight | Role::Prepared => true,
-                Role::Output | Role::Workspace => false,
-            };
-            if !given || launches.iter().any(|launch| writes(program, launch, index)) {
+            if !program.is_given(launches, &launch.args[param as usize]) {
                 let name = kernel.params.get(param as usize).map_or("?", |param| &param.name);
                 wrong(format!("%{name}: it is early, and reads %{} before it waits for what writes that", buffer.name));
             }

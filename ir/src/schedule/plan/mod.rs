@@ -9,7 +9,7 @@ mod value;
 use super::buffers::{BufferId, Buffers, extent, unused};
 use super::{Counted, ScheduleError, operand_name};
 use crate::graph::{Attr, Body, Dim, Node, Op, Pointwise, Span, Type, Typed};
-use crate::kernel::{Arg, Given, Kernel, Launch, Param, Program, Regime};
+use crate::kernel::{Arg, Given, Kernel, Launch, Param, Program, Regime, Stmt, Wait};
 use crate::tiling;
 use crate::{DType, Extent, Machine};
 use value::{Grouping, Slots, Tensor, Value, constant, grouping_of, wrong};
@@ -75,6 +75,7 @@ impl<'g> Plan<'g> {
     /// The program, for batches of any size.
     pub(super) fn finish(mut self) -> Result<Program, ScheduleError> {
         self.name_results()?;
+        self.launches.iter_mut().skip(1).for_each(|launch| launch.early = self.machine.early_launches);
         let statistics = self.statistics();
         let graph = self.layer.graph();
         Ok(Program {
@@ -255,8 +256,18 @@ impl<'g> Plan<'g> {
 
     /// A kernel that is launched once, with arguments in any order.
     fn launch(&mut self, kernel: Kernel, grid: Extent, args: Vec<Arg>) -> Result<(), ScheduleError> {
+        let kernel = self.kernel(kernel);
+        self.launch_again(kernel, grid, args)
+    }
+
+    /// A kernel to launch. Where the machine has early launches it first waits for those before it, and then allows the next one, whose
+    /// blocks come as soon as there is room.
+    fn kernel(&mut self, mut kernel: Kernel) -> usize {
+        if self.machine.early_launches {
+            kernel.body.splice(..0, [Stmt::Wait(Wait::Launches), Stmt::AllowNext]);
+        }
         self.kernels.push(kernel);
-        self.launch_again(self.kernels.len() - 1, grid, args)
+        self.kernels.len() - 1
     }
 
     /// A launch of a kernel that is there.

@@ -367,8 +367,8 @@ impl<'g> Plan<'g> {
         self.launch(order::begin(&spec, machine), spec.parts(machine), begin)?;
         let [key_of_item, span_tokens] = [arg("key_of_item", key_of_item), arg("span_tokens", span.tokens())];
         let [items_of_chunk, place_of_chunk] = [arg("items_of_chunk", items_of_chunk), arg("place_of_chunk", place_of_chunk)];
-        let first = self.kernels.len();
-        self.kernels.extend([order::count(&spec, machine), order::scan(&spec, machine), order::place(&spec, machine)]);
+        let kernels = [order::count(&spec, machine), order::scan(&spec, machine), order::place(&spec, machine)];
+        let [count_kernel, scan_kernel, place_kernel] = kernels.map(|kernel| self.kernel(kernel));
         for shift in order::SHIFTS {
             let digits = || {
                 vec![arg("shift", Extent::Const(shift)), arg("order", from), key_of_item.clone(), tokens(), span_tokens.clone()]
@@ -377,9 +377,9 @@ impl<'g> Plan<'g> {
             count.push(items_of_chunk.clone());
             let scan = vec![items_of_chunk.clone(), place_of_chunk.clone(), span_tokens.clone()];
             place.extend([place_of_chunk.clone(), arg("ordered", to)]);
-            self.launch_again(first, spec.chunks(machine), count)?;
-            self.launch_again(first + 1, spec.spans(), scan)?;
-            self.launch_again(first + 2, spec.chunks(machine), place)?;
+            self.launch_again(count_kernel, spec.chunks(machine), count)?;
+            self.launch_again(scan_kernel, spec.spans(), scan)?;
+            self.launch_again(place_kernel, spec.chunks(machine), place)?;
             (from, to) = (to, from);
         }
         Ok(Some(from))
