@@ -156,7 +156,7 @@ fn comparisons() {
 fn integers() {
     type Kernel = for<'k> fn(&'k Builder, Value<'k>, Value<'k>) -> Value<'k>;
     type Case = (&'static str, Kernel, fn(i64, i64) -> i64, fn(i32, i32) -> i32);
-    let cases: [Case; 14] = [
+    let cases: [Case; 15] = [
         ("add", |_, a, b| a + b, i64::wrapping_add, i32::wrapping_add),
         ("sub", |_, a, b| a - b, i64::wrapping_sub, i32::wrapping_sub),
         ("mul", |_, a, b| a * b, i64::wrapping_mul, i32::wrapping_mul),
@@ -175,6 +175,12 @@ fn integers() {
             |_, a, b| a.shr_unsigned(b & bits(a)),
             |a, b| (a as u64 >> (b & 63)) as i64,
             |a, b| (a as u32 >> (b & 31)) as i32,
+        ),
+        (
+            "count ones",
+            |_, a, b| a.count_ones() + b,
+            |a, b| i64::from(a.count_ones()).wrapping_add(b),
+            |a, b| (a.count_ones() as i32).wrapping_add(b),
         ),
     ];
     // No zero among the divisors.

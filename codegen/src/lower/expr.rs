@@ -108,6 +108,7 @@ fn unary<'c>(ir: &Ir<'c>, op: Unary, elem: DType, a: Value<'c>) -> Value<'c> {
         Unary::Abs => ir.value_of("llvm.fabs", &[ty], &[a]),
         Unary::Floor => ir.value_of("llvm.floor", &[ty], &[a]),
         Unary::Sqrt => ir.value_of("llvm.sqrt", &[ty], &[a]),
+        Unary::CountOnes => ir.value_of("llvm.ctpop", &[ty], &[a]),
         Unary::Exp2Approx | Unary::ReciprocalApprox => unreachable!("a target's own: `Target::approximate`"),
     }
 }

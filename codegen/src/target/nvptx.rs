@@ -273,7 +273,7 @@ impl Target for Nvptx {
         let instruction = match op {
             Unary::Exp2Approx => Instruction::Exp2,
             Unary::ReciprocalApprox => Instruction::Reciprocal,
-            Unary::Neg | Unary::Not | Unary::Abs | Unary::Floor | Unary::Sqrt => return None,
+            Unary::Neg | Unary::Not | Unary::Abs | Unary::Floor | Unary::Sqrt | Unary::CountOnes => return None,
         };
         let of_lane = |lane: u32| instruction.value(ir, &[ir.extract(a, lane)]);
         Some(ir.vector(&(0..crate::llvm::lanes(a)).map(of_lane).collect::<Vec<_>>()))

@@ -38,6 +38,9 @@ pub(super) fn unary(op: Unary, elem: DType, a: u64) -> u64 {
         Unary::Abs => of_float(float(a).abs()),
         Unary::Floor => of_float(float(a).floor()),
         Unary::Sqrt => of_float(float(a).sqrt()),
+        // A negative number is sign-extended beyond its own bits.
+        Unary::CountOnes if elem == DType::I32 => u64::from((a as u32).count_ones()),
+        Unary::CountOnes => u64::from(a.count_ones()),
         Unary::Exp2Approx => of_float(normal(f64::from(normal(float(a))).exp2() as f32)),
         Unary::ReciprocalApprox => of_float(normal(1.0 / normal(float(a)))),
     }

@@ -537,6 +537,10 @@ impl<'k> Value<'k> {
     pub fn floor(self) -> Value<'k> {
         self.unary(Unary::Floor)
     }
+    /// [`Unary::CountOnes`].
+    pub fn count_ones(self) -> Value<'k> {
+        self.unary(Unary::CountOnes)
+    }
     /// [`Unary::Exp2Approx`].
     pub fn exp2_approx(self) -> Value<'k> {
         self.unary(Unary::Exp2Approx)

@@ -138,6 +138,8 @@ pub enum Unary {
     Floor,
     /// Square root, correctly rounded (`F32`).
     Sqrt,
+    /// How many of the bits are one (integers).
+    CountOnes,
     /// `2^x`, within `2^-22` of itself (`F32`); subnormal numbers are taken for zero, in x and in the result. The nearest number in the
     /// interpreter: bits that depend on it are a machine's own. Needs a machine with
     /// [`approximations`](crate::Machine::approximations).
@@ -233,6 +235,7 @@ pub fn infer(
             let a = of(a)?;
             match op {
                 Unary::Neg => want(a.elem == F32 || a.elem.is_int(), "needs f32 or an integer", a),
+                Unary::CountOnes => want(a.elem.is_int(), "needs an integer", a),
                 Unary::Not => want(a.elem == Bool || a.elem.is_int(), "needs bool or an integer", a),
                 Unary::Abs | Unary::Floor | Unary::Sqrt | Unary::Exp2Approx | Unary::ReciprocalApprox => {
                     want(a.elem == F32, "needs f32", a)

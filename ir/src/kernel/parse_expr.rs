@@ -131,6 +131,7 @@ impl Parser<'_> {
             "abs" => Expr::Unary(Unary::Abs, self.expr()?),
             "floor" => Expr::Unary(Unary::Floor, self.expr()?),
             "sqrt" => Expr::Unary(Unary::Sqrt, self.expr()?),
+            "count_ones" => Expr::Unary(Unary::CountOnes, self.expr()?),
             "exp2_approx" => Expr::Unary(Unary::Exp2Approx, self.expr()?),
             "reciprocal_approx" => Expr::Unary(Unary::ReciprocalApprox, self.expr()?),
             "min" => self.two().map(|(a, b)| Expr::Binary(Binary::Min, a, b))?,

@@ -551,6 +551,7 @@ impl<'k> Printer<'k> {
             Expr::Unary(Unary::Abs, a) => call(out, "abs", &[a], &[]),
             Expr::Unary(Unary::Floor, a) => call(out, "floor", &[a], &[]),
             Expr::Unary(Unary::Sqrt, a) => call(out, "sqrt", &[a], &[]),
+            Expr::Unary(Unary::CountOnes, a) => call(out, "count_ones", &[a], &[]),
             Expr::Unary(Unary::Exp2Approx, a) => call(out, "exp2_approx", &[a], &[]),
             Expr::Unary(Unary::ReciprocalApprox, a) => call(out, "reciprocal_approx", &[a], &[]),
             Expr::Binary(Binary::Min, a, b) => call(out, "min", &[a, b], &[]),

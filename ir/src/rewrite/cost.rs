@@ -138,7 +138,7 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
                 // A route is followed by the sort.
                 let sorting = sorting_of(way);
                 let sort = if op == Op::Route { sorting.launches() } else { 0 };
-                serial = if op == Op::Route { sorting.serial_ps(picks, machine) } else { 0 };
+                serial = if op == Op::Route { sorting.serial_ps(picks, experts_of(types), machine) } else { 0 };
                 // One block has its processor's part of the bandwidth and of the rate.
                 idle = if op == Op::Route { u64::from(machine.processors).max(1) / sorting.routers(machine) } else { 1 };
                 let own = u64::from(!matches!(way, Some(Attr::Beside(_))));
@@ -148,12 +148,12 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
         }
         Op::Assign => {
             let picks = types.first().map_or(0, |picks| sizes.elements(picks));
-            serial = Sorting::Spread.serial_ps(picks, machine);
+            serial = Sorting::Spread.serial_ps(picks, experts_of(types), machine);
             (3 + ordering(types), all_bytes.saturating_mul(3).saturating_add(ranked(types, picks, sizes.tokens)), 0)
         }
         Op::Given => {
             let sorting = sorting_of(way);
-            serial = sorting.serial_ps(types.first().map_or(0, |ids| sizes.elements(ids)), machine);
+            serial = sorting.serial_ps(types.first().map_or(0, |ids| sizes.elements(ids)), experts_of(types), machine);
             (sorting.launches(), all_bytes.saturating_mul(3), 0)
         }
         // The kernel that picks writes them.
@@ -185,6 +185,22 @@ fn sorting_of(way: Option<&Attr>) -> Sorting {
     match way {
         Some(Attr::Sorting(sorting)) => *sorting,
         Some(_) | None => Sorting::Spread,
+    }
+}
+
+/// The experts of the pairs that are sorted, those without rows too: of a route, of picks, or of given ids.
+pub(super) fn experts_of(types: &[&Type]) -> u64 {
+    match types {
+        [Type::Picks { experts, rowless, .. }, ..] => experts.saturating_add(*rowless),
+        [.., Type::Attr(Attr::Num(experts))] => *experts,
+        [_, Type::List(routers), ..] => match routers.first() {
+            Some(Type::Tensor { shape, .. }) => match shape.first() {
+                Some(Dim::Const(n)) => *n,
+                Some(Dim::Tokens | Dim::Pairs) | None => 0,
+            },
+            Some(Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_)) | None => 0,
+        },
+        _ => 0,
     }
 }
 

@@ -5,8 +5,8 @@
 use egg::{EGraph, Id, Language};
 
 use super::Typing;
-use super::cost::{Cost, NEVER, UNFUSED, Workload, cost, experts_choose, has_kernel, ordering, product};
-use crate::graph::{Assignment, Attr, Dim, Node, Op, Span, Type};
+use super::cost::{Cost, NEVER, UNFUSED, Workload, cost, experts_choose, experts_of, has_kernel, ordering, product};
+use crate::graph::{Assignment, Attr, Node, Op, Span, Type};
 use crate::tiling::{self, Product};
 use crate::{Machine, Sorting, Tiling};
 
@@ -136,7 +136,7 @@ fn ways_of(node: &Node, types: &[&Type], machine: &Machine) -> Vec<Attr> {
         (Op::Route, Some(Type::Attr(Attr::Assignment(rule)))) if !experts_choose(types) && is_one_span(rule) => {
             // Other kernels find an order of service between the two.
             let can = |sorting: &Sorting| *sorting != Sorting::Routed || ordering(types) == 0;
-            let fits = |sorting: &Sorting| sorting.fits(columns(types), machine) && can(sorting);
+            let fits = |sorting: &Sorting| sorting.fits(experts_of(types), machine) && can(sorting);
             Sorting::ALL.into_iter().filter(fits).map(Attr::Sorting).collect()
         }
         // No kernel of its own comes before it that one block could do too.
@@ -145,18 +145,6 @@ fn ways_of(node: &Node, types: &[&Type], machine: &Machine) -> Vec<Attr> {
             Sorting::ALL.into_iter().filter(fits).map(Attr::Sorting).collect()
         }
         (_, _) => Vec::new(),
-    }
-}
-
-/// The experts that a router has numbers for, those without rows too.
-fn columns(types: &[&Type]) -> u64 {
-    let Some(Type::List(routers)) = types.get(1) else { return 0 };
-    match routers.first() {
-        Some(Type::Tensor { shape, .. }) => match shape.first() {
-            Some(Dim::Const(n)) => *n,
-            Some(Dim::Tokens | Dim::Pairs) | None => 0,
-        },
-        Some(Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_)) | None => 0,
     }
 }
 

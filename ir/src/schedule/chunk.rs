@@ -1,5 +1,5 @@
 //! How the tokens are cut into spans, and a span's items (its tokens or its pairs) into chunks, a block each: what `sort`
-//! and `order` share. A walk in order by threads that each serve their own numbers is what makes both stable.
+//! and `order` share. How places are found in a chunk is in `rank`.
 
 use crate::graph::Span;
 use crate::kernel::{Builder, Value};
@@ -70,11 +70,6 @@ pub(super) fn chunks_of_span<'k>(k: &'k Builder, of_token: i32, machine: &Machin
 /// `for i in thread..end` with the threads of the block taking turns.
 pub(super) fn share<'k>(k: &'k Builder, name: &str, threads: u32, end: Value<'k>, body: impl FnOnce(Value<'k>)) {
     k.for_step(name, k.thread(), end, k.i32(threads as i32), body);
-}
-
-/// What only the thread that owns this number does.
-pub(super) fn serve<'k>(k: &'k Builder, threads: u32, number: Value<'k>, body: impl FnOnce()) {
-    if threads == 1 { body() } else { k.when((number % threads as i32).eq(k.thread()), body) }
 }
 
 /// Where `[row, column]` is in an array `[.., columns]`.

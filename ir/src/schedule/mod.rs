@@ -56,6 +56,7 @@ mod mix;
 mod normalise;
 mod order;
 mod plan;
+mod rank;
 mod regimes;
 mod renorm;
 mod route;

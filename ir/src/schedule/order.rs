@@ -10,10 +10,11 @@
 //!     place   a block a chunk    order'[place] = item
 //! ```
 //!
-//! No FLOPs; some 20 bytes an item and 2 KiB a chunk in each pass. Counts are added up and a place is given out only by
-//! the thread that owns its digit: the same order every run. A NaN comes last, with minus infinity; both zeros tie.
+//! No FLOPs; some 20 bytes an item and 2 KiB a chunk in each pass. Counts are added up, and places are ranks: the
+//! same order every run. A NaN comes last, with minus infinity; both zeros tie.
 
-use super::chunk::{Chunk, cell, chunk_threads, chunks, chunks_of_span, serve, share};
+use super::chunk::{Chunk, cell, chunk_threads, chunks, chunks_of_span, share};
+use super::rank::Ranks;
 use super::route::pick;
 use crate::graph::Span;
 use crate::kernel::{Builder, Kernel};
@@ -155,28 +156,17 @@ pub(super) fn place(spec: &Order, machine: &Machine) -> Kernel {
     let [order, key_of_item, place_of_chunk] = ["order", "key_of_item", "place_of_chunk"].map(|n| k.input(n, DType::I32));
     let ordered = k.output("ordered", DType::I32);
     let [shift, tokens, span_tokens] = ["shift", "tokens", "span_tokens"].map(|n| k.scalar(n, DType::I32));
-    let cursor = k.shared("cursor", DType::I32, DIGITS);
-    let [digit_at, place_at] = ["digit_at", "place_at"].map(|n| k.shared(n, DType::I32, chunk_items(machine)));
+    let ranks = Ranks::new(k, machine, threads, DIGITS, false, ["cursor", "digit_at", "place_at"]);
     let digits = k.i32(DIGITS as i32);
 
     let chunk = Chunk::of_block(k, spec.of_token, machine, tokens, span_tokens);
     let start = k.bind("start", chunk.start());
     let first = k.bind("first_item", start + chunk.first);
-    share(k, "d", threads, digits, |d| cursor.store(d, place_of_chunk.load(cell(k.block(), digits, d))));
-    share(k, "i", threads, chunk.items, |i| {
-        digit_at.store(i, key_of_item.load(order.load(first + i)).shr_unsigned(shift) & (DIGITS as i32 - 1));
-    });
-    k.barrier();
-    // Every thread walks the chunk in order and serves the digits that it owns: stable, and no thread waits for another.
-    k.for_range("i", k.i32(0), chunk.items, |i| {
-        let d = digit_at.load(i);
-        serve(k, threads, d, || {
-            let place = cursor.load(d);
-            cursor.store(d, place + 1);
-            place_at.store(i, place);
-        });
-    });
-    k.barrier();
-    share(k, "i", threads, chunk.items, |i| ordered.store(start + place_at.load(i), order.load(first + i)));
+    share(k, "d", threads, digits, |d| ranks.next.store(d, place_of_chunk.load(cell(k.block(), digits, d))));
+    ranks.places(
+        chunk.items,
+        |i| key_of_item.load(order.load(first + i)).shr_unsigned(shift) & (DIGITS as i32 - 1),
+        |i, _, place| ordered.store(start + place, order.load(first + i)),
+    );
     builder.finish()
 }

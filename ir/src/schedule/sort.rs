@@ -13,14 +13,18 @@
 //! ```
 //!
 //! No FLOPs; 24 bytes a pair, and 16 E bytes a chunk. Nothing depends on the order in which threads run: counts are
-//! added up, and a row is given out only by the thread that owns its expert. Pairs are numbered in i32.
+//! added up, and rows are [ranks](super::rank). Pairs are numbered in i32.
 
-use super::chunk::{Chunk, cell, chunk_threads, chunks, chunks_of_span, serve, share};
+use super::chunk::{Chunk, cell, chunk_threads, chunks, chunks_of_span, share};
+use super::rank::{self, Ranks};
 use crate::graph::{Priority, Span};
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
 use crate::tiling::chunk_items;
 use crate::{DType, Extent, Machine};
+
+/// Chunks whose counts are read side by side.
+const SIDE: i32 = 8;
 
 /// What is sorted.
 pub(super) struct Sort {
@@ -203,7 +207,7 @@ struct Tables<'k> {
     tile_count: Array<'k>,
     /// Where tokens may be padding: the others.
     token_count: Option<Array<'k>>,
-    /// Of the block: each expert's first row and first tile.
+    /// Of the block: each expert's kept pairs, then its first row; its first tile.
     first_row: Array<'k>,
     first_tile: Array<'k>,
 }
@@ -214,6 +218,7 @@ impl<'k> Tables<'k> {
         // Where experts choose, the load is what they took.
         self.load_of_expert.store(e, if sort.of == Pairs::All { kept } else { load });
         self.kept_of_expert.store(e, kept);
+        self.first_row.store(e, kept);
         if let (Some(token_count), Pairs::All) = (self.token_count, sort.of) {
             // Every token that is no padding counts for each expert.
             k.when(e.eq(0), || token_count.store(k.i32(0), load));
@@ -221,32 +226,46 @@ impl<'k> Tables<'k> {
     }
 
     /// The rest, once the load of all experts is there.
-    fn store_tiles(&self, k: &'k Builder, sort: &Sort, threads: u32) {
+    fn store_tiles(&self, k: &'k Builder, sort: &Sort, machine: &Machine, threads: u32) {
         let tile_rows = sort.tile_rows as i32;
         let (zero, experts) = (k.i32(0), k.i32(sort.experts as i32));
+        let tiles_of = |kept: Value<'k>| (kept + (tile_rows - 1)) / tile_rows;
         k.barrier();
-        k.when(k.thread().eq(0), || {
-            let (row, tile) = (k.var("row", zero), k.var("tile", zero));
-            k.for_range("e", zero, experts, |e| {
-                let kept = self.kept_of_expert.load(e);
-                self.offset_of_expert.store(e, row.get());
-                self.first_row.store(e, row.get());
-                self.first_tile.store(e, tile.get());
+        // Each thread has some experts beside each other: what they have together, and behind what those before have.
+        let each = sort.experts.div_ceil(threads) as i32;
+        let first = k.bind("first", k.thread() * each);
+        let end = k.bind("end", (first + each).min(experts));
+        let counted = self.token_count.filter(|_| sort.of == Pairs::Picked);
+        let [row, tile, pairs] = ["row", "tile", "pairs"].map(|name| k.var(name, zero));
+        if threads > 1 {
+            k.for_range("e", first, end, |e| {
+                let kept = self.first_row.load(e);
                 row.set(row.get() + kept);
-                tile.set(tile.get() + (kept + (tile_rows - 1)) / tile_rows);
+                tile.set(tile.get() + tiles_of(kept));
+                counted.iter().for_each(|_| pairs.set(pairs.get() + self.load_of_expert.load(e)));
             });
-            self.offset_of_expert.store(experts, row.get());
-            self.tile_count.store(zero, tile.get());
-            if let (Some(token_count), Pairs::Picked) = (self.token_count, sort.of) {
-                let pairs = k.var("pairs", zero);
-                k.for_range("e", zero, experts, |e| pairs.set(pairs.get() + self.load_of_expert.load(e)));
-                token_count.store(zero, pairs.get() / sort.top_k as i32);
-            }
+            let sums = [row.get(), tile.get(), pairs.get()];
+            let sums = rank::before(k, machine, threads, "sums", if counted.is_some() { &sums } else { &sums[..2] });
+            [row, tile, pairs].iter().zip(sums).for_each(|(sum, [before, _])| sum.set(before));
+        }
+        k.for_range("e", first, end, |e| {
+            let kept = self.first_row.load(e);
+            self.offset_of_expert.store(e, row.get());
+            self.first_row.store(e, row.get());
+            self.first_tile.store(e, tile.get());
+            row.set(row.get() + kept);
+            tile.set(tile.get() + tiles_of(kept));
+            counted.iter().for_each(|_| pairs.set(pairs.get() + self.load_of_expert.load(e)));
+            k.when(e.eq(sort.experts as i32 - 1), || {
+                self.offset_of_expert.store(experts, row.get());
+                self.tile_count.store(zero, tile.get());
+                counted.iter().for_each(|count| count.store(zero, pairs.get() / sort.top_k as i32));
+            });
         });
         k.barrier();
         share(k, "e", threads, experts, |e| {
             let (kept, row, tile) = (self.kept_of_expert.load(e), self.first_row.load(e), self.first_tile.load(e));
-            k.for_range("i", zero, (kept + (tile_rows - 1)) / tile_rows, |i| {
+            k.for_range("i", zero, tiles_of(kept), |i| {
                 self.tile_expert.store(tile + i, e);
                 self.tile_row.store(tile + i, row + i * tile_rows);
             });
@@ -262,48 +281,28 @@ struct Places<'k> {
     row_of_pair: Array<'k>,
     token_of_row: Array<'k>,
     weight_of_row: Array<'k>,
-    /// Of the block: each expert's next row, and the first one beyond its capacity.
-    cursor: Array<'k>,
+    /// Of the block: each expert's first row beyond its capacity.
     limit: Array<'k>,
-    /// Of the block: by pair of the chunk.
-    expert_at: Array<'k>,
-    row_at: Array<'k>,
+    ranks: Ranks<'k>,
 }
 
 impl<'k> Places<'k> {
-    /// Finds the experts of the chunk's pairs.
-    fn load_experts(&self, k: &'k Builder, sort: &Sort, threads: u32, chunk: &Chunk<'k>) {
-        share(k, "i", threads, chunk.items, |i| {
-            self.expert_at.store(i, self.experts_of.of_pair(k, self.turns.pair(k, sort.top_k, chunk, i)));
-            if sort.lacks_experts() {
-                self.row_at.store(i, k.i32(-1));
-            }
-        });
-        k.barrier();
-    }
-
-    /// Gives the pairs rows and stores them.
-    fn place(&self, k: &'k Builder, sort: &Sort, threads: u32, chunk: &Chunk<'k>) {
-        // Every thread walks the chunk in order and serves the experts that it owns: stable, and no thread waits for another.
-        k.for_range("i", k.i32(0), chunk.items, |i| {
-            let e = self.expert_at.load(i);
-            sort.with_expert(k, e, || {
-                serve(k, threads, e, || {
-                    let row = self.cursor.load(e);
-                    self.cursor.store(e, row + 1);
-                    self.row_at.store(i, row.lt(self.limit.load(e)).select(row, -1));
+    /// Gives the chunk's pairs rows and stores them.
+    fn place(&self, k: &'k Builder, sort: &Sort, chunk: &Chunk<'k>) {
+        let pair_at = |i: Value<'k>| self.turns.pair(k, sort.top_k, chunk, i);
+        self.ranks.places(
+            chunk.items,
+            |i| self.experts_of.of_pair(k, pair_at(i)),
+            |i, e, place| {
+                let (pair, row) = (pair_at(i), k.var("row", k.i32(-1)));
+                sort.with_expert(k, e, || row.set(place.lt(self.limit.load(e)).select(place, -1)));
+                self.row_of_pair.store(pair, row.get());
+                k.when(row.get().ge(0), || {
+                    self.token_of_row.store(row.get(), pair / sort.top_k as i32);
+                    self.weight_of_row.store(row.get(), self.topk_weights.load(pair));
                 });
-            });
-        });
-        k.barrier();
-        share(k, "i", threads, chunk.items, |i| {
-            let (pair, row) = (self.turns.pair(k, sort.top_k, chunk, i), self.row_at.load(i));
-            self.row_of_pair.store(pair, row);
-            k.when(row.ge(0), || {
-                self.token_of_row.store(row, pair / sort.top_k as i32);
-                self.weight_of_row.store(row, self.topk_weights.load(pair));
-            });
-        });
+            },
+        );
     }
 }
 
@@ -311,7 +310,7 @@ impl<'k> Places<'k> {
 /// `kept_of_expert`, `tile_expert`, `tile_row`, `tile_count` and, where tokens may be padding, `token_count`, the others;
 /// `tokens`, `span_tokens`, `capacity`.
 pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
-    let threads = machine.block_threads.min(sort.experts.next_multiple_of(machine.warp_lanes));
+    let threads = chunk_threads(machine).min(sort.experts.next_multiple_of(machine.warp_lanes));
     let builder = sort.kernel("scan", threads);
     let k = &builder;
     let pairs_of_chunk = k.input("pairs_of_chunk", DType::I32);
@@ -341,20 +340,42 @@ pub(super) fn scan(sort: &Sort, machine: &Machine) -> Kernel {
         let (load, kept, room) = (k.var("load", zero), k.var("kept", zero), sort.room(k, e, capacity));
         k.for_range("span", zero, spans, |span| {
             rows_before_span.store(cell(span, experts, e), kept.get());
-            let rank = k.var("rank", zero);
-            k.for_range("part", zero, chunks_of_span, |part| {
-                let chunk = k.bind("chunk", cell(span * chunks_of_span + part, experts, e));
-                let pairs = pairs_of_chunk.load(chunk);
-                rank_of_chunk.store(chunk, rank.get());
-                rank.set(rank.get() + pairs);
-            });
-            load.set(load.get() + rank.get());
-            kept.set(kept.get() + rank.get().min(room));
+            let first = k.bind("first_chunk", span * chunks_of_span);
+            let rank = ranks_of_chunks(k, threads, (first, chunks_of_span), (experts, e), [pairs_of_chunk, rank_of_chunk]);
+            load.set(load.get() + rank);
+            kept.set(kept.get() + rank.min(room));
         });
         tables.store_load(k, sort, e, load.get(), kept.get());
     });
-    tables.store_tiles(k, sort, threads);
+    tables.store_tiles(k, sort, machine, threads);
     builder.finish()
+}
+
+/// Stores how many pairs of expert `e` there are in earlier chunks, of so many from the first on, and gives those of all.
+fn ranks_of_chunks<'k>(
+    k: &'k Builder,
+    threads: u32,
+    (first, chunks): (Value<'k>, Value<'k>),
+    (experts, e): (Value<'k>, Value<'k>),
+    [pairs_of_chunk, rank_of_chunk]: [Array<'k>; 2],
+) -> Value<'k> {
+    // Some side by side, so that no read waits for another.
+    let side = if threads == 1 { 1 } else { SIDE };
+    let chunk_of = |part: Value<'k>| k.bind("chunk", cell(first + part, experts, e));
+    let rank = k.var("rank", k.i32(0));
+    k.for_step("part", k.i32(0), chunks, k.i32(side), |part| {
+        let parts: Vec<_> = (0..side).map(|i| if i == 0 { part } else { k.bind("part", part + i) }).collect();
+        let read = |(i, part): (usize, &Value<'k>)| pairs_of_chunk.load(chunk_of(if i == 0 { *part } else { part.min(chunks - 1) }));
+        let pairs: Vec<_> = parts.iter().enumerate().map(read).collect();
+        for (i, (part, pairs)) in parts.into_iter().zip(pairs).enumerate() {
+            let write = || {
+                rank_of_chunk.store(chunk_of(part), rank.get());
+                rank.set(rank.get() + pairs);
+            };
+            if i == 0 { write() } else { k.when(part.lt(chunks), write) }
+        }
+    });
+    rank.get()
 }
 
 /// Parameters: those of [`Experts::of`], `order` where weights decide, `topk_weights`, `rank_of_chunk`, `rows_before_span`,
@@ -371,20 +392,18 @@ pub(super) fn place(sort: &Sort, machine: &Machine) -> Kernel {
     let [row_of_pair, token_of_row] = ["row_of_pair", "token_of_row"].map(|n| k.output(n, DType::I32));
     let weight_of_row = k.output("weight_of_row", DType::F32);
     let [tokens, span_tokens, capacity] = ["tokens", "span_tokens", "capacity"].map(|n| k.scalar(n, DType::I32));
-    let [cursor, limit] = ["cursor", "limit"].map(|n| k.shared(n, DType::I32, sort.experts));
-    let [expert_at, row_at] = ["expert_at", "row_at"].map(|n| k.shared(n, DType::I32, chunk_items(machine)));
-    let places =
-        Places { experts_of, turns, topk_weights, row_of_pair, token_of_row, weight_of_row, cursor, limit, expert_at, row_at };
+    let limit = k.shared("limit", DType::I32, sort.experts);
+    let ranks = Ranks::new(k, machine, threads, sort.experts, sort.lacks_experts(), ["cursor", "expert_at", "row_at"]);
+    let places = Places { experts_of, turns, topk_weights, row_of_pair, token_of_row, weight_of_row, limit, ranks };
     let experts = k.i32(sort.experts as i32);
 
     let chunk = Chunk::of_block(k, sort.top_k, machine, tokens, span_tokens);
     share(k, "e", threads, experts, |e| {
         let first = k.bind("first_row", offset_of_expert.load(e) + rows_before_span.load(cell(chunk.span, experts, e)));
-        cursor.store(e, first + rank_of_chunk.load(cell(k.block(), experts, e)));
+        ranks.next.store(e, first + rank_of_chunk.load(cell(k.block(), experts, e)));
         limit.store(e, first + sort.room(k, e, capacity));
     });
-    places.load_experts(k, sort, threads, &chunk);
-    places.place(k, sort, threads, &chunk);
+    places.place(k, sort, &chunk);
     builder.finish()
 }
 
@@ -434,9 +453,8 @@ fn block<'k>(
     let token_count = sort.masked.then(|| k.output("token_count", DType::I32));
     let tokens = tokens.unwrap_or_else(|| k.scalar("tokens", DType::I32));
     let capacity = k.scalar("capacity", DType::I32);
-    let [first_row, first_tile] = ["first_row", "first_tile"].map(|n| k.shared(n, DType::I32, sort.experts));
-    let counts = k.shared("counts", DType::I32, sort.experts);
-    let [expert_at, row_at] = ["expert_at", "row_at"].map(|n| k.shared(n, DType::I32, chunk_items(machine)));
+    let [first_tile, counts] = ["first_tile", "counts"].map(|n| k.shared(n, DType::I32, sort.experts));
+    let ranks = Ranks::new(k, machine, threads, sort.experts, sort.lacks_experts(), ["first_row", "expert_at", "row_at"]);
     let tables = Tables {
         offset_of_expert,
         load_of_expert,
@@ -445,13 +463,13 @@ fn block<'k>(
         tile_row,
         tile_count,
         token_count,
-        first_row,
+        // Rows are given out from the first one on.
+        first_row: ranks.next,
         first_tile,
     };
-    // Rows are given out from the first one on; the counts are read before there are limits.
-    let (cursor, limit) = (first_row, counts);
-    let places =
-        Places { experts_of, turns, topk_weights, row_of_pair, token_of_row, weight_of_row, cursor, limit, expert_at, row_at };
+    // The counts are read before there are limits.
+    let limit = counts;
+    let places = Places { experts_of, turns, topk_weights, row_of_pair, token_of_row, weight_of_row, limit, ranks };
     let (zero, experts) = (k.i32(0), k.i32(sort.experts as i32));
 
     let pairs = k.bind("pairs", tokens * sort.top_k as i32);
@@ -467,12 +485,11 @@ fn block<'k>(
         let load = counts.load(e);
         tables.store_load(k, sort, e, load, k.bind("kept", load.min(sort.room(k, e, capacity))));
     });
-    tables.store_tiles(k, sort, threads);
-    share(k, "e", threads, experts, |e| limit.store(e, cursor.load(e) + sort.room(k, e, capacity)));
+    tables.store_tiles(k, sort, machine, threads);
+    share(k, "e", threads, experts, |e| limit.store(e, ranks.next.load(e) + sort.room(k, e, capacity)));
     let most = chunk_items(machine) as i32;
     k.for_range("chunk", zero, (pairs + (most - 1)) / most, |chunk| {
         let chunk = Chunk::of_batch(k, sort.top_k, machine, tokens, chunk);
-        places.load_experts(k, sort, threads, &chunk);
-        places.place(k, sort, threads, &chunk);
+        places.place(k, sort, &chunk);
     });
 }

@@ -212,7 +212,7 @@ impl<'k> Writer<'k> {
                     _ => same() ^ same(),
                 }
             }
-            DType::I32 | DType::I64 => match self.below(16) {
+            DType::I32 | DType::I64 => match self.below(17) {
                 0 => same() + same(),
                 1 => same() - same(),
                 2 => same() * same(),
@@ -227,7 +227,8 @@ impl<'k> Writer<'k> {
                 11 => same() >> 3,
                 12 => same().shr_unsigned(9),
                 13 => !-same(),
-                14 if elem == DType::I32 => v(DType::F32).bitcast(elem),
+                14 => same().count_ones(),
+                15 if elem == DType::I32 => v(DType::F32).bitcast(elem),
                 _ => v([DType::Bool, DType::I32, DType::I64, DType::F32][self.below(4)]).cast(elem),
             },
             DType::F16 | DType::BF16 => v(DType::F32).cast(elem),
