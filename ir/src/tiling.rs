@@ -56,7 +56,7 @@ impl fmt::Display for Tiling {
     }
 }
 
-/// How the pairs of a batch are put in the order of the grouped rows. Both ways give the same rows.
+/// How the pairs of a batch are put in the order of the grouped rows. All ways give the same rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Sorting {
     /// Three launches: blocks count, one adds up, blocks place.
@@ -65,6 +65,8 @@ pub enum Sorting {
     Block,
     /// No launch of its own: one block routes all tokens, and then sorts their pairs.
     Routed,
+    /// Nor here: the blocks of one cluster route all tokens, and the first of them sorts. Their logits round in another order.
+    Cluster,
 }
 
 impl fmt::Display for Sorting {
@@ -73,38 +75,50 @@ impl fmt::Display for Sorting {
             Sorting::Spread => "sort(spread)",
             Sorting::Block => "sort(block)",
             Sorting::Routed => "sort(routed)",
+            Sorting::Cluster => "sort(cluster)",
         })
     }
 }
 
 impl Sorting {
     /// Every one, the one for large batches first.
-    pub const ALL: [Sorting; 3] = [Sorting::Spread, Sorting::Block, Sorting::Routed];
+    pub const ALL: [Sorting; 4] = [Sorting::Spread, Sorting::Block, Sorting::Routed, Sorting::Cluster];
+
+    /// Whether the kernel that routes sorts too.
+    pub fn routes(self) -> bool {
+        match self {
+            Sorting::Spread | Sorting::Block => false,
+            Sorting::Routed | Sorting::Cluster => true,
+        }
+    }
 
     /// Launches that it takes.
     pub fn launches(self) -> u64 {
         match self {
             Sorting::Spread => 3,
             Sorting::Block => 1,
-            Sorting::Routed => 0,
+            Sorting::Routed | Sorting::Cluster => 0,
         }
     }
 
-    /// Processors that route the tokens before it.
-    pub fn routers(self, machine: &Machine) -> u64 {
+    /// Processors that route so many tokens before it: where blocks share nothing, each has [some](ROUTE_TOKENS).
+    pub fn routers(self, tokens: u64, machine: &Machine) -> u64 {
         match self {
-            Sorting::Spread | Sorting::Block => u64::from(machine.processors).max(1),
+            Sorting::Spread | Sorting::Block => tokens.div_ceil(ROUTE_TOKENS.into()).clamp(1, u64::from(machine.processors).max(1)),
             Sorting::Routed => 1,
+            Sorting::Cluster => u64::from(machine.cluster_blocks),
         }
     }
 
-    /// Whether a block has the shared memory for it, for so many experts. One that routes too must leave half of the most to that.
+    /// Whether the machine has it, and a block the shared memory for it, for so many experts. One that routes too must leave half of the
+    /// most to that.
     pub fn fits(self, experts: u64, machine: &Machine) -> bool {
         let most = match self {
             Sorting::Spread | Sorting::Block => u64::from(machine.shared_bytes),
-            Sorting::Routed => u64::from(machine.shared_optin_bytes) / 2,
+            Sorting::Routed | Sorting::Cluster => u64::from(machine.shared_optin_bytes) / 2,
         };
-        self.shared_bytes(experts, machine) <= most
+        let has = self != Sorting::Cluster || machine.cluster_blocks > 1;
+        has && self.shared_bytes(experts, machine) <= most
     }
 
     /// Shared memory of the block that needs most, for so many experts: where each gives out rows, by [warp](rank_warps), and the
@@ -112,7 +126,7 @@ impl Sorting {
     pub fn shared_bytes(self, experts: u64, machine: &Machine) -> u64 {
         let of_expert = match self {
             Sorting::Spread => 1,
-            Sorting::Block | Sorting::Routed => 2,
+            Sorting::Block | Sorting::Routed | Sorting::Cluster => 2,
         };
         let warps = u64::from(rank_warps(experts, machine));
         // Arrays start at multiples of 16 bytes. The sums of the warps are in the place of a warp's pairs.
@@ -125,7 +139,7 @@ impl Sorting {
     /// Where a block has threads, a chunk takes steps of its strips of 32 pairs, which warps share, and some more: a strip reads its
     /// experts, reads their next places when the strip before has stored these, and votes. Then the counts of the warps are added up,
     /// each item reads its place and that of its warp, and threads wait for each other between. In the end the rows of the experts are
-    /// added up across lanes and warps. Of three launches the one between adds up the counts of the chunks. One thread alone
+    /// added up across lanes and warps. The blocks of a cluster meet twice. Of three launches the one between adds up the counts of the chunks. One thread alone
     /// goes through the pairs.
     pub fn serial_ps(self, pairs: u64, experts: u64, machine: &Machine) -> u64 {
         let chunk = u64::from(chunk_items(machine));
@@ -141,7 +155,9 @@ impl Sorting {
                 let in_turn = chunks.div_ceil(u64::from(machine.processors).max(1));
                 in_turn.saturating_mul(of_chunk(chunk.min(pairs))).saturating_add(chunks).saturating_add(end)
             }
-            Sorting::Block | Sorting::Routed => {
+            Sorting::Block | Sorting::Routed | Sorting::Cluster => {
+                let meet = if self == Sorting::Cluster { 2 * MEETING_STEPS } else { 0 };
+                let end = end + meet;
                 let rest = if rest > 0 { of_chunk(rest) } else { 0 };
                 whole.saturating_mul(of_chunk(chunk)).saturating_add(rest).saturating_add(end)
             }
@@ -158,6 +174,29 @@ const CHUNK_STEPS: u64 = 8;
 
 /// Steps in which the rows of all experts are added up: five across lanes, and some across warps.
 const SCAN_STEPS: u64 = 10;
+
+/// Steps in which the blocks of a cluster wait for each other and see what they have stored in the second cache: some 0.6 us (assumed).
+const MEETING_STEPS: u64 = 40;
+
+/// Steps of a pick of a token's lanes: the greatest of all lanes and where it was, in five exchanges each, and the winner's key is taken
+/// out. Before them each lane looks at its keys, one of 32.
+const PICK_STEPS: u64 = 13;
+
+/// Picoseconds in which so many processors pick for all tokens: a warp a token of those that a block has, one pick after another. On a
+/// machine without threads that is work as any other.
+pub fn pick_ps([tokens, picks, experts]: [u64; 3], processors: u64, machine: &Machine) -> u64 {
+    if !machine.has_threads() {
+        return 0;
+    }
+    let warps = u64::from(machine.block_threads.min(256) / machine.warp_lanes);
+    let in_turn = tokens.div_ceil(ROUTE_TOKENS.into()).div_ceil(processors.max(1));
+    let of_warp = tokens.min(ROUTE_TOKENS.into()).div_ceil(warps.max(1)).saturating_mul(in_turn);
+    let of_token = picks.saturating_mul(PICK_STEPS + experts.div_ceil(machine.warp_lanes.into()));
+    of_warp.saturating_mul(of_token).saturating_mul(machine.step_ps)
+}
+
+/// Most tokens that a block routes at a time.
+pub const ROUTE_TOKENS: u32 = 16;
 
 /// Warps of a block that find the places of a chunk's items together, where the items have numbers below this: a power of two, each of
 /// them with counts of its own in shared memory.

@@ -21,3 +21,4 @@ mod rewrite_layers;
 mod rewrite_rules;
 mod schedule_layers;
 mod schedule_routing;
+mod schedule_sort;

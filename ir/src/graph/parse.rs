@@ -354,7 +354,13 @@ impl<'t> Parser<'t> {
             return Ok(Attr::Beside(tiling));
         }
         if self.eat("sort(") {
-            let sorting = self.one_of(&[("spread", Sorting::Spread), ("block", Sorting::Block), ("routed", Sorting::Routed)])?;
+            let words = [
+                ("spread", Sorting::Spread),
+                ("block", Sorting::Block),
+                ("routed", Sorting::Routed),
+                ("cluster", Sorting::Cluster),
+            ];
+            let sorting = self.one_of(&words)?;
             self.expect(")")?;
             return Ok(Attr::Sorting(sorting));
         }

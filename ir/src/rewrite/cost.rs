@@ -133,17 +133,28 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
             let bytes = touched(op, types, sizes).saturating_add(read_again).saturating_add(result);
             if op == Op::Route && experts_choose(types) {
                 // A route is followed by the choice, which reads the scores six times.
+                idle = idle_processors(Sorting::Spread, sizes.tokens, machine);
                 (2, bytes.saturating_add(picks.saturating_mul(24)), flops)
             } else {
                 // A route is followed by the sort.
                 let sorting = sorting_of(way);
                 let sort = if op == Op::Route { sorting.launches() } else { 0 };
-                serial = if op == Op::Route { sorting.serial_ps(picks, experts_of(types), machine) } else { 0 };
-                // One block has its processor's part of the bandwidth and of the rate.
-                idle = if op == Op::Route { u64::from(machine.processors).max(1) / sorting.routers(machine) } else { 1 };
+                let mut parts = 0;
+                if op == Op::Route {
+                    let (experts, routers) = (experts_of(types), sorting.routers(sizes.tokens, machine));
+                    serial = sorting.serial_ps(picks, experts, machine);
+                    if !takes_no_greatest(types) {
+                        let of_token = picks / sizes.tokens.max(1);
+                        serial = serial.saturating_add(tiling::pick_ps([sizes.tokens, of_token, experts], routers, machine));
+                    }
+                    idle = idle_processors(sorting, sizes.tokens, machine);
+                    // Each block of a cluster writes its part of every logit, and they are read again.
+                    let logits = sizes.tokens.saturating_mul(experts).saturating_mul(8);
+                    parts = if sorting == Sorting::Cluster { logits.saturating_mul(routers) } else { 0 };
+                }
                 let own = u64::from(!matches!(way, Some(Attr::Beside(_))));
                 let launches = own + sort + ordering(types);
-                (launches, bytes.saturating_add(ranked(types, picks, sizes.tokens)), flops)
+                (launches, bytes.saturating_add(ranked(types, picks, sizes.tokens)).saturating_add(parts), flops)
             }
         }
         Op::Assign => {
@@ -180,6 +191,11 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
     Price { serial, ..Price::roofline(machine, amounts).feeding(feeding).slower(idle) }
 }
 
+/// How many processors there are for each that routes: few blocks have their processors' part of the bandwidth and of the rate.
+fn idle_processors(sorting: Sorting, tokens: u64, machine: &Machine) -> u64 {
+    (u64::from(machine.processors) / sorting.routers(tokens, machine).max(1)).max(1)
+}
+
 /// How pairs are sorted, where that is decided; else as those of large batches are.
 fn sorting_of(way: Option<&Attr>) -> Sorting {
     match way {
@@ -202,6 +218,11 @@ pub(super) fn experts_of(types: &[&Type]) -> u64 {
         },
         _ => 0,
     }
+}
+
+/// Whether a route's picks are not the greatest of some scores: all experts, or those that a table names.
+fn takes_no_greatest(types: &[&Type]) -> bool {
+    types.iter().any(|ty| matches!(ty, Type::Attr(Attr::Body(body)) if body.has(Op::AllExperts) || body.has(Op::HashPicks)))
 }
 
 /// What a product multiplies, where it is one with kernels of its own: all but those that give picks.

@@ -135,13 +135,13 @@ fn ways_of(node: &Node, types: &[&Type], machine: &Machine) -> Vec<Attr> {
         // One block sorts the pairs of one span.
         (Op::Route, Some(Type::Attr(Attr::Assignment(rule)))) if !experts_choose(types) && is_one_span(rule) => {
             // Other kernels find an order of service between the two.
-            let can = |sorting: &Sorting| *sorting != Sorting::Routed || ordering(types) == 0;
+            let can = |sorting: &Sorting| !sorting.routes() || ordering(types) == 0;
             let fits = |sorting: &Sorting| sorting.fits(experts_of(types), machine) && can(sorting);
             Sorting::ALL.into_iter().filter(fits).map(Attr::Sorting).collect()
         }
         // No kernel of its own comes before it that one block could do too.
         (Op::Given, Some(Type::Attr(Attr::Num(experts)))) => {
-            let fits = |sorting: &Sorting| *sorting != Sorting::Routed && sorting.fits(*experts, machine);
+            let fits = |sorting: &Sorting| !sorting.routes() && sorting.fits(*experts, machine);
             Sorting::ALL.into_iter().filter(fits).map(Attr::Sorting).collect()
         }
         (_, _) => Vec::new(),

@@ -3,7 +3,7 @@
 use super::super::ScheduleError;
 use super::super::buffers::BufferId;
 use super::super::renorm::{self, Picked};
-use super::super::route;
+use super::super::route::{self, Then};
 use super::super::sort::{Pairs, Sort};
 use super::routing::{ToSort, Written, to_sort};
 use super::value::{Experts, Picks, Tensor, Value, constant, tensor, wrong};
@@ -24,7 +24,7 @@ impl<'g> Plan<'g> {
         let [Value::Tensor(router)] = &ws[..] else { return Err(wrong(Op::Gemm, operands)) };
         let vs = vs.iter().map(|v| tensor(Op::Gemm, v)).collect::<Result<Vec<_>, _>>()?;
         let spec = self.to_route("route", (x, router), &vs, body, [*experts + *rowless, *top_k])?;
-        let kernel = route::route(&spec, None, self.machine)?;
+        let kernel = route::route(&spec, Then::End, self.machine)?;
         let Written { topk_experts, topk_weights, args, .. } = self.written(&spec, (x, router), &vs, kernel.grid.clone());
         let refused = || ScheduleError::Body { op: Op::AllExperts, inside: Op::Gemm };
         let picks = Picks { top_k: *top_k, topk_experts: topk_experts.ok_or_else(refused)?, topk_weights };
@@ -49,7 +49,7 @@ impl<'g> Plan<'g> {
             [Value::Tensor(map)] => Some(map),
             _ => return Err(wrong(op, operands)),
         };
-        if sorting == Sorting::Routed {
+        if sorting.routes() {
             return Err(ScheduleError::Operand { op, what: format!("{sorting}: nothing is routed") });
         }
         let known = map.map_or(*experts, |map| constant(map, 0));

@@ -7,7 +7,7 @@ use super::super::kept_input::{self, KeptInput};
 use super::super::losses::{self, Loss};
 use super::super::order::{self, Order};
 use super::super::renorm::{self, ExpertScale};
-use super::super::route::{self, Route};
+use super::super::route::{self, Route, Then};
 use super::super::sort::{self, Pairs, Sort};
 use super::super::{ScheduleError, chunk};
 use super::value::{Experts, Observed, Routing, Tensor, Value, beside_logits, constant, tensor, wrong};
@@ -36,16 +36,27 @@ impl<'g> Plan<'g> {
         // The router has a column for each, with rows or without.
         let (top_k, experts) = (*top_k, *experts + *rowless);
         let vs = vs.iter().map(|v| tensor(Op::Route, v)).collect::<Result<Vec<_>, _>>()?;
-        let sorts = sorting == Sorting::Routed;
-        let family = if sorts { "route_and_sort" } else { "route" };
+        let family = match sorting {
+            Sorting::Spread | Sorting::Block => "route",
+            Sorting::Routed => "route_and_sort",
+            Sorting::Cluster => "route_and_sort_together",
+        };
         let spec = self.to_route(family, (x, router), &vs, body, [experts, top_k])?;
         let picked = !body.has(Op::AllExperts);
         let mask = mask_of(body, &vs);
         let sort = to_sort(self.sort_suffix(), rule, [experts, *rowless], top_k, [picked, mask.is_some()], self.sorted_rows());
-        let kernel = route::route(&spec, sorts.then_some(&sort.spec), self.machine)?;
+        let one = || Extent::Tokens.min(Extent::Const(1));
+        let cluster = u64::from(self.machine.cluster_blocks);
+        // What comes after the picks, and of how many blocks a launch is that sorts.
+        let (then, sorts) = match sorting {
+            Sorting::Spread | Sorting::Block => (Then::End, None),
+            Sorting::Routed => (Then::SortAlone(&sort.spec), Some(one())),
+            Sorting::Cluster => (Then::SortTogether(&sort.spec), Some(one() * cluster)),
+        };
+        let kernel = route::route(&spec, then, self.machine)?;
         let Written { topk_experts, topk_weights, best_of_token, counted_experts, observed, mut args } =
             self.written(&spec, (x, router), &vs, kernel.grid.clone());
-        if sorts {
+        if let Some(grid) = sorts {
             if let Priority::BatchPrioritized | Priority::Score = sort.spec.priority {
                 return Err(ScheduleError::Operand { op: Op::Route, what: format!("{sorting} in an order of weights") });
             }
@@ -53,7 +64,11 @@ impl<'g> Plan<'g> {
             let (routing, written) = self.sorted(&sort, of, topk_weights);
             args.extend(written);
             args.push(arg("blocks", kernel.grid));
-            self.launch(kernel.kernel, Extent::Tokens.min(Extent::Const(1)), args)?;
+            args.extend((sorting == Sorting::Cluster).then(|| {
+                let logits = [Extent::Const(cluster), Extent::Tokens, Extent::Const(experts)];
+                arg("logits_of_block", self.buffers.workspace("logits_of_block", DType::F32, logits))
+            }));
+            self.launch(kernel.kernel, grid, args)?;
             return Ok(Value::Routing(Routing { observed, counted_experts, ..routing }));
         }
         self.launch(kernel.kernel, kernel.grid, args)?;
@@ -307,7 +322,7 @@ impl<'g> Plan<'g> {
         let one = Extent::Tokens.min(Extent::Const(1));
         match sorting {
             // A route that sorts is launched by itself.
-            Sorting::Block | Sorting::Routed => {
+            Sorting::Block | Sorting::Routed | Sorting::Cluster => {
                 let (routing, written) = self.sorted(sort, of, topk_weights);
                 let mut args = experts_by_priority;
                 args.extend([pair_weights, tokens()]);

@@ -22,7 +22,6 @@ use crate::{DType, Machine, tiling};
 pub(super) struct Matrices<'k> {
     pub(super) x: Array<'k>,
     pub(super) router: Array<'k>,
-    pub(super) logits: Array<'k>,
     /// The block's first token.
     pub(super) first: Value<'k>,
     pub(super) tokens: Value<'k>,
@@ -33,9 +32,37 @@ pub(super) fn shared_bytes(machine: &Machine, block: &Block) -> u64 {
     if machine.has_threads() { 4 * u64::from((block.tokens + EXPERTS) * PITCH) } else { 0 }
 }
 
-/// All logits of the block.
-pub(super) fn logits<'k>(k: &'k Builder, spec: &Route, machine: &Machine, block: &Block, m: &Matrices<'k>) {
-    if machine.has_threads() { in_slices(k, spec, block, m) } else { in_registers(k, spec, machine, block, m) }
+/// All logits of the block, in rows a [pitch](Block::pitch) apart.
+pub(super) fn logits<'k>(
+    k: &'k Builder,
+    spec: &Route,
+    machine: &Machine,
+    block: &Block,
+    m: &Matrices<'k>,
+    logits: Array<'k>,
+) {
+    if machine.has_threads() {
+        let whole = [k.i32(0), k.i32(spec.hidden as i32)];
+        in_slices(k, spec, block, m, whole, |row, e, sum| logits.store(row * block.pitch as i32 + e, sum));
+    } else {
+        in_registers(k, spec, machine, block, m, logits);
+    }
+}
+
+/// The part of the block's logits that one of so many blocks adds up, a run of H: tells of each by row and expert.
+pub(super) fn part_of_logits<'k>(
+    k: &'k Builder,
+    spec: &Route,
+    block: &Block,
+    m: &Matrices<'k>,
+    [number, blocks]: [Value<'k>; 2],
+    told: impl Fn(Value<'k>, Value<'k>, Value<'k>),
+) {
+    let hidden = spec.hidden as i32;
+    let slices = k.bind("slices", (k.i32((hidden + DEPTH as i32 - 1) / DEPTH as i32) + (blocks - 1)) / blocks);
+    let run = slices * DEPTH as i32;
+    let bounds = [number * run, ((number + 1) * run).min(hidden)];
+    in_slices(k, spec, block, m, bounds.map(|bound| k.bind("bound", bound)), told);
 }
 
 /// `row * H`, as an offset.
@@ -48,14 +75,14 @@ fn start_of<'k>(k: &'k Builder, spec: &Route, row: Value<'k>) -> Value<'k> {
 /// Experts side by side in a rectangle.
 const WIDTH: u32 = 4;
 
-fn in_registers<'k>(k: &'k Builder, spec: &Route, machine: &Machine, block: &Block, m: &Matrices<'k>) {
+fn in_registers<'k>(k: &'k Builder, spec: &Route, machine: &Machine, block: &Block, m: &Matrices<'k>, logits: Array<'k>) {
     // 16 sums where there are 32 registers, 8 where there are 16.
     let height = if machine.vector_bytes == 64 { 4 } else { 2 };
     let here = k.bind("tokens_here", (m.tokens - m.first).min(block.tokens as i32));
     k.for_step("e", k.i32(0), k.i32(spec.experts as i32), k.i32(WIDTH as i32), |e| {
         let whole = k.bind("whole", here & -height);
-        k.for_step("m", k.i32(0), whole, k.i32(height), |row| rectangle(k, spec, machine, block, m, (row, height), e));
-        k.for_range("m", whole, here, |row| rectangle(k, spec, machine, block, m, (row, 1), e));
+        k.for_step("m", k.i32(0), whole, k.i32(height), |row| rectangle(k, spec, machine, (block, logits), m, (row, height), e));
+        k.for_range("m", whole, here, |row| rectangle(k, spec, machine, (block, logits), m, (row, 1), e));
     });
 }
 
@@ -64,7 +91,7 @@ fn rectangle<'k>(
     k: &'k Builder,
     spec: &Route,
     machine: &Machine,
-    block: &Block,
+    (block, logits): (&Block, Array<'k>),
     m: &Matrices<'k>,
     (row, height): (Value<'k>, i32),
     e: Value<'k>,
@@ -99,7 +126,7 @@ fn rectangle<'k>(
     for (i, (vectors, rest)) in vectors.iter().zip(&rest).enumerate() {
         let at = k.bind("at", (row + i as i32) * block.pitch as i32 + e);
         for (c, (vector, rest)) in vectors.iter().zip(rest).enumerate() {
-            m.logits.store(at + c as i32, vector.get().reduce_add() + rest.get());
+            logits.store(at + c as i32, vector.get().reduce_add() + rest.get());
         }
     }
 }
@@ -115,17 +142,24 @@ const PITCH: u32 = DEPTH + 4;
 /// Elements along H that are added side by side.
 const SIDE: u32 = 4;
 
-fn in_slices<'k>(k: &'k Builder, spec: &Route, block: &Block, m: &Matrices<'k>) {
+fn in_slices<'k>(
+    k: &'k Builder,
+    spec: &Route,
+    block: &Block,
+    m: &Matrices<'k>,
+    [start, end]: [Value<'k>; 2],
+    told: impl Fn(Value<'k>, Value<'k>, Value<'k>),
+) {
     let left = k.shared("x_slice", DType::F32, block.tokens * PITCH);
     let right = k.shared("router_slice", DType::F32, EXPERTS * PITCH);
     let (lane, warp) = (k.bind("lane", k.thread() % 32), k.bind("warp", k.thread() / 32));
     let warps = block.threads / 32;
     // A warp beyond the tokens repeats the last one, and keeps it to itself.
     let rows: Vec<_> = (0..block.tokens.div_ceil(warps)).map(|i| k.bind("m", warp + (i * warps) as i32)).collect();
-    let (hidden, last_token, last_expert) = (spec.hidden as i32, m.tokens - 1, spec.experts as i32 - 1);
+    let (last_token, last_expert) = (m.tokens - 1, spec.experts as i32 - 1);
     k.for_step("expert", k.i32(0), k.i32(spec.experts as i32), k.i32(EXPERTS as i32), |expert| {
         let sums: Vec<[Var<'k>; 2]> = rows.iter().map(|_| [(); 2].map(|()| k.var("sum", k.f32(0.0).splat(SIDE)))).collect();
-        k.for_step("h", k.i32(0), k.i32(hidden), k.i32(DEPTH as i32), |h| {
+        k.for_step("h", start, end, k.i32(DEPTH as i32), |h| {
             // No thread reads the slice before any more.
             k.barrier();
             bring(k, spec, block, (m.x, left, block.tokens), h, |row| (m.first + row).min(last_token));
@@ -144,7 +178,7 @@ fn in_slices<'k>(k: &'k Builder, spec: &Route, block: &Block, m: &Matrices<'k>) 
             for (i, sum) in sums.iter().enumerate() {
                 let e = k.bind("e", expert + lane + 32 * i as i32);
                 let inside = e.le(last_expert) & row.lt(block.tokens as i32);
-                k.when(inside, || m.logits.store(*row * block.pitch as i32 + e, sum.get().reduce_add()));
+                k.when(inside, || told(*row, e, sum.get().reduce_add()));
             }
         }
     });

@@ -19,7 +19,14 @@
 //! used, which is a few operations against H of the logit itself. Where tokens are served by their best score, it is one
 //! number more a token, `best_of_token` [T].
 //!
-//! For a small batch one block can do all of it, [one part after another](route), and go on to the sort.
+//! For a small batch one block can do all of it, [one part after another](Then::SortAlone), and go on to the sort. So can
+//! [a cluster of blocks](Then::SortTogether), each of which multiplies a run of H:
+//!
+//! ```text
+//!   block b of B    logits_of_block[b, m, e] = the products of its run of H, for all tokens
+//!                   the cluster meets; a block takes some M tokens: logits are sums over the blocks, in their order; as above
+//!                   the cluster meets; the first block sorts
+//! ```
 //!
 //! What holds whatever the input: experts are in range and, unless a table names them, distinct, the lowest index wins a
 //! tie (both zeros are one number), a NaN is never picked while another expert is left, and then weighs what minus infinity
@@ -27,6 +34,7 @@
 
 mod lanes;
 mod logits;
+mod parts;
 pub(super) mod pick;
 mod report;
 mod row;
@@ -38,8 +46,8 @@ use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
 use crate::{DType, Extent, Machine, tiling};
 use lanes::Lanes;
+use parts::{Inputs, Parts, Written};
 use report::Report;
-use row::Row;
 
 /// Most picks of a token: its lanes hold all their weights at once.
 const MOST_PICKS: u64 = 256;
@@ -96,17 +104,33 @@ pub(super) enum Operand {
 pub(super) struct Routed {
     /// Parameters: `x`, `router`, the operands, then written: `topk_experts`, unless all experts are picked, `topk_weights`,
     /// where the body ranks tokens `best_of_token`, where it counts others `counted_experts` and, where it observes them, `probability_of_block` `[grid, E]` and `z_of_block` `[grid]`; `tokens` and, where
-    /// a block keeps to a sequence, `span_tokens`. Where it sorts too: `blocks`, and those of `sort::of_block`.
+    /// a block keeps to a sequence, `span_tokens`. Where it sorts too: `blocks`, and those of `sort::of_block`; where the blocks of a
+    /// cluster do, `logits_of_block` `[blocks of a cluster, T, E]` (written).
     pub(super) kernel: Kernel,
-    /// Where it sorts too one block does the work of so many.
+    /// Where it sorts too one block does the work of so many, or each block of a cluster its part of it.
     pub(super) grid: Extent,
 }
 
-/// The kernel for `spec` on `machine`, which sorts too where it is told how: then one block goes through the parts of all.
-pub(super) fn route(spec: &Route, sort: Option<&Sort>, machine: &Machine) -> Result<Routed, ScheduleError> {
+/// What comes after the picks.
+#[derive(Clone, Copy)]
+pub(super) enum Then<'s> {
+    /// Nothing.
+    End,
+    /// The sort: one block goes through the parts of all, and then sorts.
+    SortAlone(&'s Sort),
+    /// The sort: the blocks of one cluster share all parts, and the first one sorts.
+    SortTogether(&'s Sort),
+}
+
+/// The kernel for `spec` on `machine`.
+pub(super) fn route(spec: &Route, then: Then, machine: &Machine) -> Result<Routed, ScheduleError> {
     let gating = Gating::read(spec)?;
     let block = Block::fitting(&gating, machine)?;
-    let builder = Builder::new(&spec.name, block.threads);
+    let cluster = match then {
+        Then::End | Then::SortAlone(_) => 1,
+        Then::SortTogether(_) => machine.cluster_blocks,
+    };
+    let builder = Builder::new(&spec.name, block.threads).in_clusters(cluster);
     let k = &builder;
     let x = k.input("x", spec.x);
     let router = k.input("router", spec.router);
@@ -134,74 +158,39 @@ pub(super) fn route(spec: &Route, sort: Option<&Sort>, machine: &Machine) -> Res
     };
     let report = observed.map(|_| Report::new(k, &block));
     let lanes = Lanes::new(k, machine);
-    let part = |number: Value| {
-        let (first, tokens) = match span_tokens {
-            None => (k.bind("first_token", number * block.tokens as i32), tokens),
-            Some(span_tokens) => {
-                let blocks_of_span = k.bind("blocks_of_span", (span_tokens + (block.tokens as i32 - 1)) / block.tokens as i32);
-                let span = k.bind("span", number / blocks_of_span);
-                let place = (number - span * blocks_of_span) * block.tokens as i32;
-                let first = k.bind("first_token", span * span_tokens + place);
-                (first, k.bind("tokens_end", ((span + 1) * span_tokens).min(tokens)))
-            }
-        };
-        let staged = lanes.stage(&gating, &block, &operands, logits, &scratch);
-        let matrices = logits::Matrices { x, router, logits, first, tokens };
-        logits::logits(k, spec, machine, &block, &matrices);
-        k.barrier();
-
-        let worker = k.bind("worker", k.thread() / LANES as i32);
-        k.when(k.thread().lt((block.workers * LANES) as i32), || {
-            k.for_step("m", worker, k.i32(block.tokens as i32), k.i32(block.workers as i32), |m| {
-                let token = k.bind("token", first + m);
-                k.when(token.lt(tokens), || {
-                    let scratch = scratch.of(k, &gating, &block, worker);
-                    let start = k.bind("start", m * block.pitch as i32);
-                    let row = Row { lanes: &lanes, gating: &gating, logits, start, operands: &staged, scratch };
-                    let route = || match (gating.picker, topk_experts) {
-                        (Some(picker), Some(topk_experts)) => {
-                            let facts = row.picks(picker, token, topk_experts, topk_weights, best_of_token);
-                            if let (Some(keys), Some(counted_experts)) = (gating.counted, counted_experts) {
-                                row.counted(keys, token, counted_experts, &facts);
-                            }
-                            if let Some(report) = &report {
-                                row.report(m, report, &facts);
-                            }
-                        }
-                        (_, _) => row.scores(token, topk_weights),
-                    };
-                    let Some(mask) = gating.mask else { return route() };
-                    let mask = staged[mask].load(token);
-                    k.when(mask.ne(0), route);
-                    k.when(mask.eq(0), || {
-                        row.no_picks(token, [topk_experts, counted_experts], topk_weights, best_of_token);
-                        report.iter().for_each(|report| row.report_nothing(m, report));
-                    });
-                });
-            });
-        });
-        if let (Some(report), Some(written)) = (&report, observed) {
-            k.barrier();
-            report.sum(
-                &lanes,
-                (&block, number),
-                (logits, spec.experts),
-                k.bind("tokens_here", (tokens - first).min(block.tokens as i32)),
-                written,
-            );
-        }
+    let written = Written { topk_experts, topk_weights, best_of_token, counted_experts, observed };
+    let parts = Parts {
+        k,
+        machine,
+        gating: &gating,
+        block: &block,
+        lanes: &lanes,
+        of: Inputs { x, router, operands: &operands, tokens, span_tokens },
+        logits,
+        scratch,
+        report,
+        written,
     };
-    match sort {
-        None => part(k.block()),
-        Some(sort) => {
+    let sort_all = |sort: &Sort| {
+        let mask = gating.mask.map(|mask| operands[mask]);
+        sort::of_block(k, sort, machine, sort::Picks { topk_experts, topk_weights, mask, tokens });
+    };
+    match then {
+        Then::End => parts.route(k.block()),
+        Then::SortAlone(sort) => {
             let blocks = k.scalar("blocks", DType::I32);
             k.for_range("part", k.i32(0), blocks, |number| {
-                part(number);
+                parts.route(number);
                 // No thread begins the next part before all have left this one.
                 k.barrier();
             });
-            let mask = gating.mask.map(|mask| operands[mask]);
-            sort::of_block(k, sort, machine, sort::Picks { topk_experts, topk_weights, mask, tokens });
+            sort_all(sort);
+        }
+        Then::SortTogether(sort) => {
+            let blocks = k.scalar("blocks", DType::I32);
+            parts.route_together(blocks, k.output("logits_of_block", DType::F32));
+            k.cluster_barrier();
+            k.when(k.block().eq(0), || sort_all(sort));
         }
     }
     let blocks_of_span = spec.span.tokens().div_ceil(u64::from(block.tokens));
@@ -447,7 +436,7 @@ impl Block {
                 + logits::shared_bytes(machine, block)
                 + lanes::shared_bytes(spec, machine, block)
         };
-        let choices = [16, 8, 4, 2, 1].map(with);
+        let choices = [1, 2, 4, 8, 16].map(|part| with(tiling::ROUTE_TOKENS / part));
         let least = choices.iter().map(&bytes).min().unwrap_or(0);
         let limit = tiling::route_bytes(u64::from(spec.experts), machine);
         choices.into_iter().find(|block| bytes(block) <= limit).ok_or(ScheduleError::Shared {
