@@ -104,7 +104,9 @@ impl Sorting {
     /// Processors that route so many tokens before it: where blocks share nothing, each has [some](ROUTE_TOKENS).
     pub fn routers(self, tokens: u64, machine: &Machine) -> u64 {
         match self {
-            Sorting::Spread | Sorting::Block => tokens.div_ceil(ROUTE_TOKENS.into()).clamp(1, u64::from(machine.processors).max(1)),
+            Sorting::Spread | Sorting::Block => {
+                tokens.div_ceil(ROUTE_TOKENS.into()).clamp(1, u64::from(machine.processors).max(1))
+            }
             Sorting::Routed => 1,
             Sorting::Cluster => u64::from(machine.cluster_blocks),
         }
@@ -193,6 +195,30 @@ pub fn pick_ps([tokens, picks, experts]: [u64; 3], processors: u64, machine: &Ma
     let of_warp = tokens.min(ROUTE_TOKENS.into()).div_ceil(warps.max(1)).saturating_mul(in_turn);
     let of_token = picks.saturating_mul(PICK_STEPS + experts.div_ceil(machine.warp_lanes.into()));
     of_warp.saturating_mul(of_token).saturating_mul(machine.step_ps)
+}
+
+/// Steps in which a block waits for a slice of its tokens and of the router, of so many elements along H and so many experts: as long as
+/// a read of memory that the second cache has takes, some 0.4 us (assumed).
+const SLICE_STEPS: u64 = 25;
+
+/// Elements along H, and experts, of a slice by which a block with threads multiplies its tokens with a router.
+pub const ROUTE_SLICE: [u32; 2] = [32, 64];
+
+/// Picoseconds in which blocks wait for the slices of a router, one after another. The blocks of a cluster share them, but each has all
+/// tokens. A machine without threads reads them as any other bytes.
+pub fn slices_ps(sorting: Sorting, [tokens, hidden, experts]: [u64; 3], machine: &Machine) -> u64 {
+    if !machine.has_threads() {
+        return 0;
+    }
+    let [depth, side] = ROUTE_SLICE.map(u64::from);
+    let (parts, shared) = (tokens.div_ceil(ROUTE_TOKENS.into()), hidden.div_ceil(depth));
+    let slices = match sorting {
+        // Blocks of one processor wait together.
+        Sorting::Spread | Sorting::Block => shared,
+        Sorting::Routed => shared.saturating_mul(parts),
+        Sorting::Cluster => shared.div_ceil(u64::from(machine.cluster_blocks)).saturating_mul(parts),
+    };
+    slices.saturating_mul(experts.div_ceil(side)).saturating_mul(SLICE_STEPS).saturating_mul(machine.step_ps)
 }
 
 /// Most tokens that a block routes at a time.

@@ -24,7 +24,8 @@ fn layer(experts: u64, top_k: u64, sorting: Sorting) -> Typed {
 #[test]
 fn rows_are_in_the_order_of_a_stable_sort() {
     let mut random = Random(29);
-    let sizes = [(1, 1, 40), (7, 2, 700), (60, 4, 300), (192, 8, 130), (512, 10, 110), (1000, 3, 350), (1500, 2, 33), (2500, 1, 70)];
+    let sizes =
+        [(1, 1, 40), (7, 2, 700), (60, 4, 300), (192, 8, 130), (512, 10, 110), (1000, 3, 350), (1500, 2, 33), (2500, 1, 70)];
     for (experts, top_k, tokens) in sizes {
         for sorting in [Sorting::Spread, Sorting::Block] {
             for (machine, of) in [("sm_80", tokens), ("sm_90a", tokens / 7), ("sm_90a", 1), ("x86-64-v3", tokens)] {
@@ -55,8 +56,7 @@ fn rows_are_in_the_order_of_a_stable_sort() {
                 assert_eq!(out.ints("rows"), rows, "{about}");
                 let weights: Vec<f64> = sorted.iter().map(|pair| *pair as f64 / 1024.0).collect();
                 assert_eq!(out.floats("weight_of_row")[..sorted.len()], weights, "{about}");
-                let loads: Vec<i32> =
-                    (0..experts as i64).map(|e| ids.iter().filter(|id| **id == e).count() as i32).collect();
+                let loads: Vec<i32> = (0..experts as i64).map(|e| ids.iter().filter(|id| **id == e).count() as i32).collect();
                 assert_eq!(out.ints("load_of_expert"), loads, "{about}");
                 let offsets = (0..=experts).map(|e| loads[..e].iter().sum()).collect::<Vec<i32>>();
                 assert_eq!(out.ints("offset_of_expert"), offsets, "{about}");

@@ -13,14 +13,13 @@ const SHARED: &str = "grouped_gemm @down + gemm @shared_down";
 
 /// Of an example on a machine, for a batch of so many tokens, the op that begins so is computed in the way that begins so.
 const DECISIONS: &[(&str, &str, &str, u64, &str, &str)] = &[
-    ("how pairs are sorted", "mixtral-8x7b", "sm_90a", 64, "route", "sort(block)"),
-    ("how pairs are sorted", "mixtral-8x7b", "sm_90a", 4096, "route", "sort(spread)"),
-    ("how pairs are sorted on another machine", "mixtral-8x7b", "sm_90a", 1024, "route", "sort(spread)"),
-    ("how pairs are sorted on another machine", "mixtral-8x7b", "x86-64-v3", 1024, "route", "sort(block)"),
-    ("whether the router sorts too", "tiny", "sm_90a", 8, "route", "sort(routed)"),
-    ("whether the router sorts too", "tiny", "sm_90a", 1024, "route", "sort(spread)"),
-    ("whether the router sorts too on another layer", "tiny", "sm_80", 1, "route", "sort(routed)"),
-    ("whether the router sorts too on another layer", "qwen3-30b-a3b", "sm_80", 1, "route", "sort(block)"),
+    ("how pairs are sorted", "mixtral-8x7b", "sm_90a", 64, "route", "sort(cluster)"),
+    ("how pairs are sorted", "mixtral-8x7b", "sm_90a", 512, "route", "sort(block)"),
+    ("how pairs are sorted", "qwen3-30b-a3b", "sm_90a", 4096, "route", "sort(spread)"),
+    ("how pairs are sorted on another machine", "mixtral-8x7b", "sm_90a", 16, "route", "sort(cluster)"),
+    ("how pairs are sorted on another machine", "mixtral-8x7b", "sm_80", 16, "route", "sort(routed)"),
+    ("whether the router sorts too", "qwen3-30b-a3b", "sm_80", 1, "route", "sort(routed)"),
+    ("whether the router sorts too", "qwen3-30b-a3b", "sm_80", 512, "route", "sort(block)"),
     ("whether lanes split K", "tiny", "sm_80", 1, "grouped_gemm @gate, @up", "beside(dot("),
     ("whether lanes split K", "tiny", "sm_80", 64, "grouped_gemm @gate, @up", "beside(tile("),
     ("whether matrix instructions multiply", "switch-base-8", "sm_90a", 1, "grouped_gemm @down", "dot("),

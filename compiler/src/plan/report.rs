@@ -126,7 +126,7 @@ pub struct Figures {
     /// `launch_us`. Of several, in a total or where they share a launch (`+`), the sum of this over them, in which each has its
     /// own longest one: it may be more than what the sums beside it give.
     pub time_us: f64,
-    /// Time to move the bytes, with one processor's part of the bandwidth where one block does all.
+    /// Time to move the bytes, with a few processors' part of the bandwidth where few blocks do all.
     pub moving_us: f64,
     /// Time in which memory answers for the weights, where so few of their bytes are under way at a time.
     pub waiting_us: f64,

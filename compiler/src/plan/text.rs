@@ -129,7 +129,7 @@ pub(super) fn word(limit: LimitWord) -> &'static str {
         LimitWord::Latency => "latency",
         LimitWord::Cache => "cache",
         LimitWord::Arithmetic => "arithmetic",
-        LimitWord::Processor => "one processor",
+        LimitWord::Processor => "few processors",
         LimitWord::Serial => "serial steps",
         LimitWord::Launch => "launch",
     }

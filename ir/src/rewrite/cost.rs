@@ -142,7 +142,12 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
                 let mut parts = 0;
                 if op == Op::Route {
                     let (experts, routers) = (experts_of(types), sorting.routers(sizes.tokens, machine));
-                    serial = sorting.serial_ps(picks, experts, machine);
+                    let hidden = types.first().map_or(0, |x| sizes.elements(x)) / sizes.tokens.max(1);
+                    serial = sorting.serial_ps(picks, experts, machine).saturating_add(tiling::slices_ps(
+                        sorting,
+                        [sizes.tokens, hidden, experts],
+                        machine,
+                    ));
                     if !takes_no_greatest(types) {
                         let of_token = picks / sizes.tokens.max(1);
                         serial = serial.saturating_add(tiling::pick_ps([sizes.tokens, of_token, experts], routers, machine));

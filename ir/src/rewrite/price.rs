@@ -42,7 +42,7 @@ pub struct Price {
     pub serial: Cost,
     /// Time of the launches.
     pub launching: Cost,
-    /// The part of `busy` in which one block has all there is to do, with one processor's part of the bandwidth and of the rate.
+    /// The part of `busy` in which few blocks have all there is to do, with their processors' part of the bandwidth and of the rate.
     pub alone: Cost,
 }
 
@@ -57,7 +57,7 @@ pub enum Limit {
     Cache,
     /// Work to do.
     Arithmetic,
-    /// Bytes to move or work to do by one processor.
+    /// Bytes to move or work to do by few processors.
     Processor,
     /// Steps one after another.
     Serial,

@@ -365,7 +365,8 @@ fn ranks_of_chunks<'k>(
     let rank = k.var("rank", k.i32(0));
     k.for_step("part", k.i32(0), chunks, k.i32(side), |part| {
         let parts: Vec<_> = (0..side).map(|i| if i == 0 { part } else { k.bind("part", part + i) }).collect();
-        let read = |(i, part): (usize, &Value<'k>)| pairs_of_chunk.load(chunk_of(if i == 0 { *part } else { part.min(chunks - 1) }));
+        let read =
+            |(i, part): (usize, &Value<'k>)| pairs_of_chunk.load(chunk_of(if i == 0 { *part } else { part.min(chunks - 1) }));
         let pairs: Vec<_> = parts.iter().enumerate().map(read).collect();
         for (i, (part, pairs)) in parts.into_iter().zip(pairs).enumerate() {
             let write = || {

@@ -33,14 +33,7 @@ pub(super) fn shared_bytes(machine: &Machine, block: &Block) -> u64 {
 }
 
 /// All logits of the block, in rows a [pitch](Block::pitch) apart.
-pub(super) fn logits<'k>(
-    k: &'k Builder,
-    spec: &Route,
-    machine: &Machine,
-    block: &Block,
-    m: &Matrices<'k>,
-    logits: Array<'k>,
-) {
+pub(super) fn logits<'k>(k: &'k Builder, spec: &Route, machine: &Machine, block: &Block, m: &Matrices<'k>, logits: Array<'k>) {
     if machine.has_threads() {
         let whole = [k.i32(0), k.i32(spec.hidden as i32)];
         in_slices(k, spec, block, m, whole, |row, e, sum| logits.store(row * block.pitch as i32 + e, sum));
@@ -134,9 +127,9 @@ fn rectangle<'k>(
 // On a GPU.
 
 /// Experts of a slice: two a lane.
-const EXPERTS: u32 = 64;
+const EXPERTS: u32 = tiling::ROUTE_SLICE[1];
 /// Elements along H of a slice.
-const DEPTH: u32 = 32;
+const DEPTH: u32 = tiling::ROUTE_SLICE[0];
 /// Elements from one row of a slice to the next: reads of 16 bytes by eight lanes fall into all banks.
 const PITCH: u32 = DEPTH + 4;
 /// Elements along H that are added side by side.
@@ -159,12 +152,16 @@ fn in_slices<'k>(
     let (last_token, last_expert) = (m.tokens - 1, spec.experts as i32 - 1);
     k.for_step("expert", k.i32(0), k.i32(spec.experts as i32), k.i32(EXPERTS as i32), |expert| {
         let sums: Vec<[Var<'k>; 2]> = rows.iter().map(|_| [(); 2].map(|()| k.var("sum", k.f32(0.0).splat(SIDE)))).collect();
+        // What a thread brings of the next slice is under way while it works on the one before.
+        let x = Brought::new(k, spec, block, (m.x, left, block.tokens), |row| (m.first + row).min(last_token));
+        let router = Brought::new(k, spec, block, (m.router, right, EXPERTS), |row| (expert + row).min(last_expert));
+        k.when(start.lt(end), || [&x, &router].iter().for_each(|side| side.load(start)));
         k.for_step("h", start, end, k.i32(DEPTH as i32), |h| {
             // No thread reads the slice before any more.
             k.barrier();
-            bring(k, spec, block, (m.x, left, block.tokens), h, |row| (m.first + row).min(last_token));
-            bring(k, spec, block, (m.router, right, EXPERTS), h, |row| (expert + row).min(last_expert));
+            [&x, &router].iter().for_each(|side| side.store());
             k.barrier();
+            k.when((h + DEPTH as i32).lt(end), || [&x, &router].iter().for_each(|side| side.load(h + DEPTH as i32)));
             k.for_step("step", k.i32(0), k.i32(DEPTH as i32), k.i32(SIDE as i32), |step| {
                 let four = |side: Array<'k>, row: Value<'k>| side.load_aligned(row * PITCH as i32 + step, SIDE, 16);
                 let ws = [four(right, lane), four(right, lane + 32)];
@@ -184,31 +181,77 @@ fn in_slices<'k>(
     });
 }
 
-/// Columns `h..h + DEPTH` of so many rows into shared memory, as f32; zeros beyond H.
-fn bring<'k>(
+/// What a thread brings of each slice of so many rows: vectors, as f32.
+struct Brought<'k> {
     k: &'k Builder,
-    spec: &Route,
-    block: &Block,
-    (from, to, rows): (Array<'k>, Array<'k>, u32),
-    h: Value<'k>,
-    row_of: impl Fn(Value<'k>) -> Value<'k>,
-) {
-    let lanes = SIDE.min(1 << spec.hidden.trailing_zeros());
-    let of_row = (DEPTH / lanes) as i32;
-    k.for_step("i", k.thread(), k.i32(rows as i32 * of_row), k.i32(block.threads as i32), |i| {
-        let row = k.bind("row", i / of_row);
-        let column = k.bind("column", i % of_row * lanes as i32);
-        let at = k.bind("h", h + column);
-        let value = k.var("value", k.f32(0.0).splat(lanes));
-        let load = || {
-            let offset = start_of(k, spec, row_of(row)) + at.cast(DType::I64);
-            value.set(from.load_aligned(offset, lanes, lanes * from.elem().bytes() as u32).cast(DType::F32));
+    from: Array<'k>,
+    to: Array<'k>,
+    /// Elements of a vector.
+    lanes: u32,
+    hidden: i32,
+    vectors: Vec<Vector<'k>>,
+}
+
+struct Vector<'k> {
+    /// Whether there is such a vector; none: for all threads.
+    live: Option<Value<'k>>,
+    /// Where the row starts that it is of, its column in the slice, and where it goes.
+    row_start: Value<'k>,
+    column: Value<'k>,
+    place: Value<'k>,
+    value: Var<'k>,
+}
+
+impl<'k> Brought<'k> {
+    fn new(
+        k: &'k Builder,
+        spec: &Route,
+        block: &Block,
+        (from, to, rows): (Array<'k>, Array<'k>, u32),
+        row_of: impl Fn(Value<'k>) -> Value<'k>,
+    ) -> Brought<'k> {
+        let lanes = SIDE.min(1 << spec.hidden.trailing_zeros());
+        let (of_row, all) = ((DEPTH / lanes) as i32, rows * DEPTH / lanes);
+        let vector = |i: u32| {
+            let number = k.bind("i", k.thread() + (i * block.threads) as i32);
+            let (row, column) = (k.bind("row", number / of_row), k.bind("column", number % of_row * lanes as i32));
+            Vector {
+                live: ((i + 1) * block.threads > all).then(|| k.bind("live", number.lt(all as i32))),
+                row_start: start_of(k, spec, row_of(row)),
+                column,
+                place: k.bind("place", row * PITCH as i32 + column),
+                value: k.var("value", k.f32(0.0).splat(lanes)),
+            }
         };
-        if spec.hidden.is_multiple_of(u64::from(DEPTH)) {
-            load()
-        } else {
-            k.when(at.lt(spec.hidden as i32), load)
+        let vectors = (0..all.div_ceil(block.threads)).map(vector).collect();
+        Brought { k, from, to, lanes, hidden: spec.hidden as i32, vectors }
+    }
+
+    /// Columns `h..h + DEPTH`; zeros beyond H.
+    fn load(&self, h: Value<'k>) {
+        let k = self.k;
+        for vector in &self.vectors {
+            let at = k.bind("at", h + vector.column);
+            let load = || {
+                let offset = vector.row_start + at.cast(DType::I64);
+                let align = self.lanes * self.from.elem().bytes() as u32;
+                vector.value.set(self.from.load_aligned(offset, self.lanes, align).cast(DType::F32));
+            };
+            let inside = (self.hidden % DEPTH as i32 != 0).then(|| at.lt(self.hidden));
+            match [vector.live, inside].into_iter().flatten().reduce(|a, b| a & b) {
+                None => load(),
+                Some(inside) => {
+                    vector.value.set(k.f32(0.0).splat(self.lanes));
+                    k.when(inside, load);
+                }
+            }
         }
-        to.store_aligned(row * PITCH as i32 + column, value.get(), lanes * 4);
-    });
+    }
+
+    fn store(&self) {
+        for vector in &self.vectors {
+            let store = || self.to.store_aligned(vector.place, vector.value.get(), self.lanes * 4);
+            vector.live.map_or_else(store, |live| self.k.when(live, store));
+        }
+    }
 }
