@@ -4,14 +4,17 @@
  * $MOCK_ARCH      the compute capability, 80 unless given
  * $MOCK_VERSION   what the driver speaks, 13000 unless given
  * $MOCK_FAIL      "<call> <CUresult>": that call fails
- * $MOCK_CAPTURE   where it is set a stream is being captured: all but launches and questions are refused */
+ * $MOCK_CAPTURE   where it is set a stream is being captured: all but launches and questions are refused
+ * $MOCK_FILL      the byte that memory is filled with, whatever is asked for: as if a kernel had written it
+ * $MOCK_HANG      launches of kernels with this in their name never return */
 #include <stdint.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { MOST = 64, POINTER = 8, INT = 4, MAP = 128 };
+enum { MOST = 64, MOST_MEMORY = 1 << 16, POINTER = 8, INT = 4, MAP = 128 };
 enum { OTHER_CONTEXT = 201, NO_SUCH_DEVICE = 101, INVALID_HANDLE = 400, NOT_FOUND = 500, CAPTURED = 900 };
 
 typedef struct {
@@ -21,8 +24,8 @@ typedef struct {
 
 static kernel kernels[MOST];
 static int num_kernels;
-static struct { char *base; size_t bytes; } memory[MOST];
-static int num_memory, loaded;
+static struct { char *base; size_t bytes; } memory[MOST_MEMORY];
+static int num_memory, loaded, capturing;
 
 static int number(const char *variable, int otherwise) {
     const char *text = getenv(variable);
@@ -48,7 +51,7 @@ static int answer(const char *call) {
 }
 
 /* As `answer`, of what a capture refuses. */
-static int outside(const char *call) { return getenv("MOCK_CAPTURE") ? CAPTURED : answer(call); }
+static int outside(const char *call) { return capturing || getenv("MOCK_CAPTURE") ? CAPTURED : answer(call); }
 
 static const char *place(const void *address, char *text, size_t capacity) {
     for (int i = 0; i < num_memory; i++)
@@ -124,6 +127,31 @@ int cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
 }
 int cuStreamIsCapturing(void *stream, int *status) { return (void)stream, *status = getenv("MOCK_CAPTURE") != NULL, answer("cuStreamIsCapturing"); }
 
+/* What the GPU kit calls beside: the size of the memory, times, and graphs, of which there is one. */
+int cuDeviceTotalMem_v2(size_t *bytes, int device) { return (void)device, *bytes = (size_t)8 << 30, 0; }
+int cuEventSynchronize(void *event) { return (void)event, outside("cuEventSynchronize"); }
+int cuEventElapsedTime(float *milliseconds, void *first, void *second) {
+    return (void)first, (void)second, *milliseconds = 0.125f, answer("cuEventElapsedTime");
+}
+int cuStreamBeginCapture_v2(void *stream, int mode) {
+    int code = outside("cuStreamBeginCapture");
+    (void)stream, (void)mode, capturing = !code;
+    return code;
+}
+int cuStreamEndCapture(void *stream, void **graph) {
+    (void)stream, *graph = capturing ? (void *)4 : NULL;
+    return capturing ? capturing = 0, answer("cuStreamEndCapture") : INVALID_HANDLE;
+}
+int cuGraphInstantiateWithFlags(void **replay, void *graph, unsigned long long flags) {
+    return *replay = (void *)5, graph == (void *)4 && !flags ? answer("cuGraphInstantiate") : INVALID_HANDLE;
+}
+int cuGraphLaunch(void *replay, void *stream) {
+    say("graph on stream %#zx", (size_t)stream);
+    return replay == (void *)5 ? answer("cuGraphLaunch") : INVALID_HANDLE;
+}
+int cuGraphExecDestroy(void *replay) { return replay == (void *)5 ? 0 : INVALID_HANDLE; }
+int cuGraphDestroy(void *graph) { return graph == (void *)4 ? 0 : INVALID_HANDLE; }
+
 static int load(const char *call, void **library, const char *image) {
     int code = outside(call);
     say("load of %s", !memcmp(image, "\177ELF", 4) ? "a cubin" : strstr(image, ".target ") ? "PTX" : "nothing known");
@@ -161,7 +189,7 @@ int cuFuncSetAttribute(void *function, int which, int value) { return set(functi
 
 int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
     int code = outside("cuMemAlloc");
-    if (code || num_memory == MOST) return code ? code : 2;
+    if (code || num_memory == MOST_MEMORY) return code ? code : 2;
     size_t whole = (bytes + 255) / 256 * 256;
     char *base = aligned_alloc(256, whole);
     memset(base, 0, whole);
@@ -169,10 +197,17 @@ int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
     memory[num_memory].base = base, memory[num_memory++].bytes = bytes;
     return *address = (uint64_t)(uintptr_t)base, 0;
 }
-int cuMemFree_v2(uint64_t address) { return free((void *)(uintptr_t)address), 0; }
-int cuMemsetD8_v2(uint64_t address, unsigned char value, size_t bytes) { return memset((void *)(uintptr_t)address, value, bytes), 0; }
+int cuMemFree_v2(uint64_t address) {
+    /* So that nothing lies there any more, where another allocation may be later. */
+    for (int i = 0; i < num_memory; i++)
+        if ((uint64_t)(uintptr_t)memory[i].base == address) memory[i].base = NULL, memory[i].bytes = 0;
+    return free((void *)(uintptr_t)address), 0;
+}
+int cuMemsetD8_v2(uint64_t address, unsigned char value, size_t bytes) {
+    return memset((void *)(uintptr_t)address, number("MOCK_FILL", value), bytes), 0;
+}
 int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, void *stream) {
-    return (void)stream, memset((void *)(uintptr_t)address, value, bytes), outside("cuMemsetD8Async");
+    return (void)stream, memset((void *)(uintptr_t)address, number("MOCK_FILL", value), bytes), outside("cuMemsetD8Async");
 }
 int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) { return memcpy((void *)(uintptr_t)to, from, bytes), outside("cuMemcpyHtoD"); }
 int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) { return memcpy(to, (void *)(uintptr_t)from, bytes), outside("cuMemcpyDtoH"); }
@@ -220,6 +255,8 @@ static void show(const struct config *config, const kernel *k, void **params) {
 }
 int cuLaunchKernelEx(const struct config *config, void *function, void **params, void **extra) {
     int code = extra ? 1 : answer("cuLaunchKernelEx");
+    const char *hanging = getenv("MOCK_HANG");
+    while (!code && hanging && strstr(((const kernel *)function)->name, hanging)) pause();
     if (!code) show(config, function, params);
     return code;
 }
