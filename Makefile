@@ -67,8 +67,8 @@ survey: setup ## Give every MoE configuration of transformers to `moec import`, 
 	@PYTHONPATH="$(CURDIR)/.tools/transformers:$${PYTHONPATH:-}" scripts/survey.py target/debug/moec
 
 .PHONY: gpu-kit
-gpu-kit: setup ## Make target/gpu-kit: packages, inputs, expected results and a program that checks a machine with an NVIDIA GPU.
-	@cargo build --release --locked --package moec --package moec-examples
+gpu-kit: setup ## Make target/gpu-kit: a folder that checks and times layers on a machine with an NVIDIA GPU and nothing but its driver.
+	@cargo build --release --locked --package moec --package moec-gpu-kit
 	@scripts/gpu_kit.sh
 
 .PHONY: fmt

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 # Files of tests, and families of trials, that take more than some seconds on two cores: `quick` leaves them out.
 slow=(emulated ptxas fixtures mutants determinism engines python_loader
-    schedule_routing schedule_layers statistics priority routing padding training soft launcher
+    schedule_routing schedule_layers statistics priority routing padding training soft launcher gpu_kit
     cli cli_compare cli_compile cli_files cli_interrupt cli_route cli_run import_check import_fields)
 
 arguments=(--workspace)
@@ -16,7 +16,8 @@ quick)
     # Without the examples of the documentation, each of which is linked.
     arguments+=(--lib --bins --tests)
     for name in "${slow[@]}"; do
-        compgen -G "*/tests/$name*" > /dev/null || { echo "no such tests: $name" >&2; exit 1; }
+        compgen -G "*/tests/$name*" > /dev/null || compgen -G "*/*/tests/$name*" > /dev/null \
+            || { echo "no such tests: $name" >&2; exit 1; }
         skips+=(--skip "$name::")
     done
     ;;

@@ -88,6 +88,13 @@ fn the_runtime_is_thin() {
     assert!(all.contains("schemars") && !linked("moec-runtime", &[]).contains("schemars"));
 }
 
+/// What checks a machine with a GPU needs neither LLVM there nor the compiler: it has what the compiler is compared with.
+#[test]
+fn the_gpu_kit_links_no_compiler() {
+    assert_eq!(rooms("moec-gpu-kit", &[]), ["moec-ir", "moec-runtime", "ptx-emulator"]);
+    assert!(!linked("moec-gpu-kit", &[]).contains("inkwell"));
+}
+
 /// Meaning is not serialised: what is read back has its own text form.
 #[test]
 fn the_ir_is_not_a_file_format() {
