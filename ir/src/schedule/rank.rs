@@ -1,5 +1,5 @@
-//! Places in order, found by all threads of a block: each item of a chunk is behind those before it that have its number (the expert
-//! of a pair, the digit of a key). What `sort` and `order` share.
+//! Places in order, found by all threads of a block: each item of a chunk is behind those before it that have its
+//! number (the expert of a pair, the digit of a key). What `sort` and `order` share.
 //!
 //! ```text
 //!   chunk     [ warp 0 | warp 1 | .. ]             each warp has some strips of 32 items, one after another
@@ -52,8 +52,8 @@ impl<'k> Ranks<'k> {
         Ranks { k, threads, warps, numbers, lacking, lanes: machine.warp_lanes, next, number_at, place_at }
     }
 
-    /// Says the number of each of so many items, tells of each its place, -1 where it has no number, and goes on with the next places. All
-    /// threads of the block come here, and have seen these.
+    /// Asks for the number of each of so many items, tells of each its place, -1 where it has no number, and goes on with the next
+    /// places. All threads of the block come here, and need not have seen these.
     pub(super) fn places(
         &self,
         items: Value<'k>,
@@ -138,8 +138,8 @@ impl<'k> Ranks<'k> {
     }
 }
 
-/// For each value that the block's threads have, the sum of those of the threads before, and that of all. All threads come here.
-/// `sums` is an array of the block with room for a number of each warp and value.
+/// For each value that the block's threads have, the sum of those of the threads before, and that of all. All threads come here. An array
+/// of this name has a number of each warp and value.
 pub(super) fn before<'k>(
     k: &'k Builder,
     machine: &Machine,
