@@ -17,10 +17,12 @@ use moec_tests::built::built;
 use moec_tests::{Example, machine};
 use ptx_emulator::{Fill, Launch, Module, Mutant, launch, parse};
 
-/// Token counts: more than one tile of rows, and fewer tokens than lanes.
-const TOKENS: [u64; 3] = [17, 65, 3];
+/// Token counts: more than one tile of rows, fewer tokens than lanes, and more pairs than a block has threads.
+const TOKENS: [u64; 4] = [17, 65, 3, 290];
 /// Five tokens for each thread that looks down a column of scores.
 const CROWD: u64 = 600;
+/// What an early launch begins behind.
+const BEFORE: &str = ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry before()\n{\n\tret;\n}\n";
 /// A broken kernel may spin for ever.
 const STEP_LIMIT: u64 = 1 << 24;
 
@@ -39,6 +41,7 @@ pub(crate) enum Notice {
 struct Step {
     kernel: usize,
     blocks: u32,
+    early: bool,
     args: Vec<Argument>,
     before: Vec<Memory>,
     after: Vec<Memory>,
@@ -109,7 +112,7 @@ impl Steps {
                 let blocks = u32::try_from(blocks)?;
                 seen.insert(launch.kernel);
                 if blocks > 0 && !known.contains(&launch.kernel) {
-                    self.steps.push(Step { kernel: launch.kernel, blocks, args, before, after: memory.clone() });
+                    self.steps.push(Step { kernel: launch.kernel, blocks, early: launch.early, args, before, after: memory.clone() });
                 }
             }
         }
@@ -150,6 +153,11 @@ impl Steps {
         let kernel = &self.program.kernels[step.kernel];
         let symbol = symbol(&self.program, &self.machine, &kernel.name);
         let mut memory = ptx_emulator::Memory::new();
+        let options = ptx_emulator::Options { step_limit: STEP_LIMIT, max_findings: 1, ..options(self.machine.name, schedule) };
+        if step.early {
+            let shape = Launch { grid: [1, 1, 1], block: [32, 1, 1], shared_bytes: 0, early: false, args: Vec::new().into() };
+            launch(&parse(BEFORE).ok()?, "before", &shape, &mut memory, &options).ok()?;
+        }
         let mut args = Vec::new();
         let mut buffers = Vec::new();
         for arg in &step.args {
@@ -174,8 +182,7 @@ impl Steps {
             return Some(Notice::Refused);
         };
         let shared_bytes = layout(kernel).dynamic_bytes(&self.machine) as u32;
-        let shape = Launch { grid: [step.blocks, 1, 1], block: [kernel.threads, 1, 1], shared_bytes, early: false, args };
-        let options = ptx_emulator::Options { step_limit: STEP_LIMIT, max_findings: 1, ..options(self.machine.name, schedule) };
+        let shape = Launch { grid: [step.blocks, 1, 1], block: [kernel.threads, 1, 1], shared_bytes, early: step.early, args };
         let Ok(report) = launch(module, &symbol, &shape, &mut memory, &options) else { return Some(Notice::Refused) };
         if !report.clean() {
             return Some(Notice::Finding);

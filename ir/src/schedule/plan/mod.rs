@@ -260,11 +260,12 @@ impl<'g> Plan<'g> {
         self.launch_again(kernel, grid, args)
     }
 
-    /// A kernel to launch. Where the machine has early launches it first waits for those before it, and then allows the next one, whose
-    /// blocks come as soon as there is room.
+    /// A kernel to launch. Where the machine has early launches it first waits for those before it, if there are any, and then allows the
+    /// next one, whose blocks come as soon as there is room.
     fn kernel(&mut self, mut kernel: Kernel) -> usize {
         if self.machine.early_launches {
-            kernel.body.splice(..0, [Stmt::Wait(Wait::Launches), Stmt::AllowNext]);
+            let waits = (!self.launches.is_empty()).then_some(Stmt::Wait(Wait::Launches));
+            kernel.body.splice(..0, waits.into_iter().chain([Stmt::AllowNext]));
         }
         self.kernels.push(kernel);
         self.kernels.len() - 1
