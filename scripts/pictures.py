@@ -57,7 +57,8 @@ BECOMES = (
     ("cast", "combine"),
 )
 # Kernels sort the pairs by expert for `route`; the last of them also writes the weights of `pair_weights`.
-SORTS = {"sort_count": ["route router"], "sort_scan": ["route router"], "sort_place": ["route router", "pair_weights"]}
+SORTS = {"route_and_sort_router": ["route router", "pair_weights"], "route_and_sort_together_router": ["route router", "pair_weights"],
+         "sort": ["route router", "pair_weights"], "sort_count": ["route router"], "sort_scan": ["route router"], "sort_place": ["route router", "pair_weights"]}
 
 LINE, TOP, BETWEEN = 19, 62, 70
 COLOURS = ("blue", "orange", "purple", "green", "grey")

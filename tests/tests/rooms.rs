@@ -80,10 +80,10 @@ const ADDITIONS: &[Addition] = &[
     },
     Addition {
         what: "a kind of tile",
-        file: "tiling.rs",
+        file: "tiling/mod.rs",
         before: "    /// By dot products of a GPU's warp",
         line: "    /// A dummy.\n    Dummy,\n",
-        rooms: &["schedule/gemm/mod.rs", "tiling.rs"],
+        rooms: &["schedule/gemm/mod.rs", "tiling/mod.rs", "tiling/work.rs"],
         spelt: &[],
     },
 ];

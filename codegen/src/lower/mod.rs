@@ -57,13 +57,7 @@ enum Bound<'c> {
 }
 
 /// Writes the kernel into the module, of which some parameters are [alone](moec_ir::kernel::Program::alone).
-pub(crate) fn kernel(
-    ir: &Ir<'_>,
-    target: &dyn Target,
-    machine: &Machine,
-    kernel: &Kernel,
-    alone: &[bool],
-) -> Result<(), Error> {
+pub(crate) fn kernel(ir: &Ir<'_>, target: &dyn Target, machine: &Machine, kernel: &Kernel, alone: &[bool]) -> Result<(), Error> {
     let malformed = |why| Error::Malformed { kernel: kernel.name.clone(), why };
     check(kernel, machine)?;
     if ir.module.get_function(&ir.symbol(&kernel.name)).is_some() {

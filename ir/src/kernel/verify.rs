@@ -346,7 +346,10 @@ impl Check<'_> {
         });
         let most = if machine.has_threads() { (MOST_THREADS / threads.max(1)).max(1) } else { 1 };
         self.require((1..=most).contains(&kernel.resident), || {
-            format!("a processor of {} has room for 1 to {most} blocks of {threads} threads, not {}", machine.name, kernel.resident)
+            format!(
+                "a processor of {} has room for 1 to {most} blocks of {threads} threads, not {}",
+                machine.name, kernel.resident
+            )
         });
         for (i, param) in kernel.params.iter().enumerate() {
             let is_known = kernel.params[..i].iter().any(|before| before.name == param.name);

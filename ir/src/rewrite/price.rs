@@ -5,9 +5,9 @@ use std::iter::Sum;
 use std::ops::Add;
 
 use super::cost::{Cost, Sizes, Workload, at};
-use crate::tiling::Feeding;
 use crate::Machine;
 use crate::graph::{Node, Typed};
+use crate::tiling::Feeding;
 
 /// The work of an op for one batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

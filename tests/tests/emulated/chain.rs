@@ -107,7 +107,9 @@ pub(crate) fn check_in(way: &str, example: &Example, target: &'static str, batch
     let compiled = compile_in(way, &example.spec, Entry::Layer, &example.text, target)?;
     let products =
         compiled.lowered.program.kernels.iter().filter(|kernel| kernel.name.contains("gemm") || kernel.name.contains("launch"));
-    if products.clone().count() == 0 || products.clone().any(|kernel| kernel.params.iter().all(|param| param.name != "block_count")) {
+    if products.clone().count() == 0
+        || products.clone().any(|kernel| kernel.params.iter().all(|param| param.name != "block_count"))
+    {
         return Err("a product is not by persistent blocks".into());
     }
     check_compiled(compiled, example, Entry::Layer, batches)

@@ -106,13 +106,27 @@ impl Steps {
                     Given::Scalar(extent) => Some(Argument::Scalar(i64::try_from(extent.at(dims)?).ok()?)),
                     Given::TensorMap(view) => Some(Argument::TensorMap(view.buffer, view.at(dims)?)),
                 };
-                let args: Vec<Argument> = launch.args.iter().map(arg).collect::<Option<_>>().ok_or("an argument has no value")?;
+                let mut args: Vec<Argument> =
+                    launch.args.iter().map(arg).collect::<Option<_>>().ok_or("an argument has no value")?;
+                // Two blocks that stay are enough to have several tiles each.
+                let stay = program.kernels[launch.kernel].params.iter().position(|param| param.name == "block_count");
+                let blocks = stay.map_or(blocks, |at| {
+                    args[at] = Argument::Scalar(blocks.min(2) as i64);
+                    blocks.min(2)
+                });
                 let before = memory.clone();
                 interp_kernel(&program.kernels[launch.kernel], &self.machine, blocks, &args, &mut memory)?;
                 let blocks = u32::try_from(blocks)?;
                 seen.insert(launch.kernel);
                 if blocks > 0 && !known.contains(&launch.kernel) {
-                    self.steps.push(Step { kernel: launch.kernel, blocks, early: launch.early, args, before, after: memory.clone() });
+                    self.steps.push(Step {
+                        kernel: launch.kernel,
+                        blocks,
+                        early: launch.early,
+                        args,
+                        before,
+                        after: memory.clone(),
+                    });
                 }
             }
         }

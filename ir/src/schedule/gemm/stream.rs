@@ -1,10 +1,10 @@
 //! A tile of products of few rows on a GPU: weights go from memory straight into the factors of small matrix products.
 //!
 //! ```text
-//!   8 columns of a weight            k of a step: 32 of each of eight warps
-//!   +--------+                 +------+------+------+--  --+------+
-//!   |  left  | 16 lines of k   |warp 0|warp 1|warp 2|  ..  |warp 7|   sums[line, row] += weights[line, k] * rows[row, k]
-//!   | factor |                 +------+------+------+--  --+------+
+//!   8 columns of a weight            k of a step: 32 of each of four warps
+//!   +--------+                 +------+------+------+------+
+//!   |  left  | 16 lines of k   |warp 0|warp 1|warp 2|warp 3|   sums[line, row] += weights[line, k] * rows[row, k]
+//!   | factor |                 +------+------+------+------+
 //!   +--------+                  lane 4 g + t has line g, elements 8 t .. 8 t + 8: 16 bytes
 //!   8 columns more, or the
 //!   same of the next weight      at the end:  shared memory, a barrier, the warps' sums added in the order of the warps, the body
@@ -18,7 +18,7 @@
 //! weights, read here 16 bytes a lane, 64 of a line, and the other half of its 128 by the next warp. Rows are read by every block of
 //! columns from the second cache: `rows / 16` of the weights' bytes for one left factor a warp, half of it for two. The floor is the
 //! weights' bytes at the bandwidth of memory. That takes some 30 KiB under way a processor on an H200 (4.3 TB/s, 0.8 us); two blocks
-//! have [100 KiB](crate::tiling::stream_steps). The products are far below the rate of the instruction: 16 x 8 x 16 for each 512 bytes.
+//! have [57 or more](crate::tiling::stream_steps). The products are far below the rate of the instruction: 16 x 8 x 16 for each 512 bytes.
 //!
 //! Blocks are persistent, as those of [`Kind::Group`](crate::tiling::Kind), so that none is launched for rows that are not there. Each
 //! sum has its terms in the same order in tiles of every size.
@@ -166,9 +166,9 @@ fn put<'k>(k: &'k Builder, spec: &Gemm, sums: Sums<'k>, of_warps: Array<'k>) {
 
 /// Adds the warps' sums, in the order of the warps, puts them through the body, and stores what comes of them.
 fn finish<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>, of_warps: Array<'k>) {
-    let lanes = [MOST_LANES, 2, 1].into_iter().find(|lanes| {
-        spec.n.is_multiple_of(u64::from(*lanes)) && Args::even_lanes(spec, *lanes) == *lanes
-    });
+    let lanes = [MOST_LANES, 2, 1]
+        .into_iter()
+        .find(|lanes| spec.n.is_multiple_of(u64::from(*lanes)) && Args::even_lanes(spec, *lanes) == *lanes);
     let lanes = lanes.unwrap_or(1);
     let (pitch, across) = (pitch(spec), spec.tiling.columns / lanes);
     let items = spec.tiling.rows * across;

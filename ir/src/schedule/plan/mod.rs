@@ -263,7 +263,8 @@ impl<'g> Plan<'g> {
     /// A kernel to launch. Where the machine has early launches it first waits for those before it, if there are any, and then allows the
     /// next one, whose blocks come as soon as there is room.
     fn kernel(&mut self, mut kernel: Kernel) -> usize {
-        if self.machine.early_launches {
+        // What is prepared is launched by itself.
+        if self.machine.early_launches && !self.is_preparing {
             let waits = (!self.launches.is_empty()).then_some(Stmt::Wait(Wait::Launches));
             kernel.body.splice(..0, waits.into_iter().chain([Stmt::AllowNext]));
         }

@@ -1,10 +1,15 @@
 //! How a product is cut into tiles on a machine, and what the cut costs. The cost model and the schedule both ask here and know
 //! neither each other nor how a tile is computed.
 
+mod sorting;
+mod work;
+
 use std::fmt;
 
 use crate::machine::{Copier, Unit};
 use crate::{DType, Machine, MatrixShape};
+pub use sorting::{ROUTE_SLICE, ROUTE_TOKENS, Sorting, chunk_items, pick_ps, rank_warps, route_bytes, slices_ps};
+pub use work::{Feeding, feeding, flops, passes};
 
 /// How a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,200 +59,6 @@ impl fmt::Display for Tiling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}({} by {})", self.kind.word(), self.rows, self.columns)
     }
-}
-
-/// How the pairs of a batch are put in the order of the grouped rows. All ways give the same rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Sorting {
-    /// Three launches: blocks count, one adds up, blocks place.
-    Spread,
-    /// One launch of one block.
-    Block,
-    /// No launch of its own: one block routes all tokens, and then sorts their pairs.
-    Routed,
-    /// Nor here: the blocks of one cluster route all tokens, and the first of them sorts. Their logits round in another order.
-    Cluster,
-}
-
-impl fmt::Display for Sorting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Sorting::Spread => "sort(spread)",
-            Sorting::Block => "sort(block)",
-            Sorting::Routed => "sort(routed)",
-            Sorting::Cluster => "sort(cluster)",
-        })
-    }
-}
-
-impl Sorting {
-    /// Every one, the one for large batches first.
-    pub const ALL: [Sorting; 4] = [Sorting::Spread, Sorting::Block, Sorting::Routed, Sorting::Cluster];
-
-    /// Whether the kernel that routes sorts too.
-    pub fn routes(self) -> bool {
-        match self {
-            Sorting::Spread | Sorting::Block => false,
-            Sorting::Routed | Sorting::Cluster => true,
-        }
-    }
-
-    /// Launches that it takes.
-    pub fn launches(self) -> u64 {
-        match self {
-            Sorting::Spread => 3,
-            Sorting::Block => 1,
-            Sorting::Routed | Sorting::Cluster => 0,
-        }
-    }
-
-    /// Processors that route so many tokens before it: where blocks share nothing, each has [some](ROUTE_TOKENS).
-    pub fn routers(self, tokens: u64, machine: &Machine) -> u64 {
-        match self {
-            Sorting::Spread | Sorting::Block => {
-                tokens.div_ceil(ROUTE_TOKENS.into()).clamp(1, u64::from(machine.processors).max(1))
-            }
-            Sorting::Routed => 1,
-            Sorting::Cluster => u64::from(machine.cluster_blocks),
-        }
-    }
-
-    /// Whether the machine has it, and a block the shared memory for it, for so many experts. One that routes too must leave half of the
-    /// most to that.
-    pub fn fits(self, experts: u64, machine: &Machine) -> bool {
-        let most = match self {
-            Sorting::Spread | Sorting::Block => u64::from(machine.shared_bytes),
-            Sorting::Routed | Sorting::Cluster => u64::from(machine.shared_optin_bytes) / 2,
-        };
-        let has = self != Sorting::Cluster || machine.cluster_blocks > 1;
-        has && self.shared_bytes(experts, machine) <= most
-    }
-
-    /// Shared memory of the block that needs most, for so many experts: where each gives out rows, by [warp](rank_warps), and the
-    /// chunk's pairs.
-    pub fn shared_bytes(self, experts: u64, machine: &Machine) -> u64 {
-        let of_expert = match self {
-            Sorting::Spread => 1,
-            Sorting::Block | Sorting::Routed | Sorting::Cluster => 2,
-        };
-        let warps = u64::from(rank_warps(experts, machine));
-        // Arrays start at multiples of 16 bytes. The sums of the warps are in the place of a warp's pairs.
-        4 * (of_expert * experts.next_multiple_of(4) + (warps * experts).next_multiple_of(4) + ranked_items(machine))
-    }
-
-    /// Picoseconds of what is done one after another for so many pairs of so many experts, in steps of which each reads from shared
-    /// memory what the one before has left there, or exchanges values between lanes.
-    ///
-    /// Where a block has threads, a chunk takes steps of its strips of 32 pairs, which warps share, and some more: a strip reads its
-    /// experts, reads their next places when the strip before has stored these, and votes. Then the counts of the warps are added up,
-    /// each item reads its place and that of its warp, and threads wait for each other between. In the end the rows of the experts are
-    /// added up across lanes and warps. The blocks of a cluster meet twice. Of three launches the one between adds up the counts of the chunks. One thread alone
-    /// goes through the pairs.
-    pub fn serial_ps(self, pairs: u64, experts: u64, machine: &Machine) -> u64 {
-        let chunk = u64::from(chunk_items(machine));
-        let of_chunk = |pairs: u64| {
-            let strips = pairs.div_ceil(u64::from(machine.warp_lanes * rank_warps(experts, machine)));
-            if machine.has_threads() { strips.saturating_mul(STRIP_STEPS).saturating_add(CHUNK_STEPS) } else { pairs }
-        };
-        let end = if machine.has_threads() { SCAN_STEPS } else { 0 };
-        let (whole, rest) = (pairs / chunk, pairs % chunk);
-        let steps = match self {
-            Sorting::Spread => {
-                let chunks = pairs.div_ceil(chunk);
-                let in_turn = chunks.div_ceil(u64::from(machine.processors).max(1));
-                in_turn.saturating_mul(of_chunk(chunk.min(pairs))).saturating_add(chunks).saturating_add(end)
-            }
-            Sorting::Block | Sorting::Routed | Sorting::Cluster => {
-                let meet = if self == Sorting::Cluster { 2 * MEETING_STEPS } else { 0 };
-                let end = end + meet;
-                let rest = if rest > 0 { of_chunk(rest) } else { 0 };
-                whole.saturating_mul(of_chunk(chunk)).saturating_add(rest).saturating_add(end)
-            }
-        };
-        steps.saturating_mul(machine.step_ps)
-    }
-}
-
-/// Steps of a strip of a chunk: see [`Sorting::serial_ps`].
-const STRIP_STEPS: u64 = 3;
-
-/// Steps of a chunk beside those of its strips: two of counts, two of places, and four times threads wait for each other.
-const CHUNK_STEPS: u64 = 8;
-
-/// Steps in which the rows of all experts are added up: five across lanes, and some across warps.
-const SCAN_STEPS: u64 = 10;
-
-/// Steps in which the blocks of a cluster wait for each other and see what they have stored in the second cache: some 0.6 us (assumed).
-const MEETING_STEPS: u64 = 40;
-
-/// Steps of a pick of a token's lanes: the greatest of all lanes and where it was, in five exchanges each, and the winner's key is taken
-/// out. Before them each lane looks at its keys, one of 32.
-const PICK_STEPS: u64 = 13;
-
-/// Picoseconds in which so many processors pick for all tokens: a warp a token of those that a block has, one pick after another. On a
-/// machine without threads that is work as any other.
-pub fn pick_ps([tokens, picks, experts]: [u64; 3], processors: u64, machine: &Machine) -> u64 {
-    if !machine.has_threads() {
-        return 0;
-    }
-    let warps = u64::from(machine.block_threads.min(256) / machine.warp_lanes);
-    let in_turn = tokens.div_ceil(ROUTE_TOKENS.into()).div_ceil(processors.max(1));
-    let of_warp = tokens.min(ROUTE_TOKENS.into()).div_ceil(warps.max(1)).saturating_mul(in_turn);
-    let of_token = picks.saturating_mul(PICK_STEPS + experts.div_ceil(machine.warp_lanes.into()));
-    of_warp.saturating_mul(of_token).saturating_mul(machine.step_ps)
-}
-
-/// Steps in which a block waits for a slice of its tokens and of the router, of so many elements along H and so many experts: as long as
-/// a read of memory that the second cache has takes, some 0.4 us (assumed).
-const SLICE_STEPS: u64 = 25;
-
-/// Elements along H, and experts, of a slice by which a block with threads multiplies its tokens with a router.
-pub const ROUTE_SLICE: [u32; 2] = [32, 64];
-
-/// Picoseconds in which blocks wait for the slices of a router, one after another. The blocks of a cluster share them, but each has all
-/// tokens. A machine without threads reads them as any other bytes.
-pub fn slices_ps(sorting: Sorting, [tokens, hidden, experts]: [u64; 3], machine: &Machine) -> u64 {
-    if !machine.has_threads() {
-        return 0;
-    }
-    let [depth, side] = ROUTE_SLICE.map(u64::from);
-    let (parts, shared) = (tokens.div_ceil(ROUTE_TOKENS.into()), hidden.div_ceil(depth));
-    let slices = match sorting {
-        // Blocks of one processor wait together.
-        Sorting::Spread | Sorting::Block => shared,
-        Sorting::Routed => shared.saturating_mul(parts),
-        Sorting::Cluster => shared.div_ceil(u64::from(machine.cluster_blocks)).saturating_mul(parts),
-    };
-    slices.saturating_mul(experts.div_ceil(side)).saturating_mul(SLICE_STEPS).saturating_mul(machine.step_ps)
-}
-
-/// Most tokens that a block routes at a time.
-pub const ROUTE_TOKENS: u32 = 16;
-
-/// Warps of a block that find the places of a chunk's items together, where the items have numbers below this: a power of two, each of
-/// them with counts of its own in shared memory.
-pub fn rank_warps(numbers: u64, machine: &Machine) -> u32 {
-    let fits = |warps: &u32| 4 * ((u64::from(*warps) + 2) * numbers.next_multiple_of(4) + ranked_items(machine));
-    let most = machine.block_threads.min(256) / machine.warp_lanes;
-    (0..=most.ilog2()).rev().map(|power| 1 << power).find(|warps| fits(warps) <= u64::from(machine.shared_bytes)).unwrap_or(1)
-}
-
-/// Numbers and places of a chunk's items, and sums of the warps.
-fn ranked_items(machine: &Machine) -> u64 {
-    2 * u64::from(chunk_items(machine)) + if machine.has_threads() { 32 } else { 0 }
-}
-
-/// Shared memory that a block may have to route tokens to so many experts: what it leaves is enough to sort their pairs too, wherever
-/// that [fits](Sorting::fits).
-pub fn route_bytes(experts: u64, machine: &Machine) -> u64 {
-    let left = u64::from(machine.shared_optin_bytes).saturating_sub(Sorting::Routed.shared_bytes(experts, machine));
-    let limit = u64::from(machine.shared_bytes);
-    if Sorting::Routed.fits(experts, machine) { limit.min(left) } else { limit }
-}
-
-/// Most items of a chunk of a sort: on a GPU enough blocks to share the work, on the host what stays in the first-level cache.
-pub fn chunk_items(machine: &Machine) -> u32 {
-    if machine.has_threads() { 1024 } else { 4096 }
 }
 
 /// What is multiplied: `[M, K]` rows and, for each of some weights, `[N, K]`, dense or of each expert.
@@ -305,13 +116,13 @@ pub const GROUP_DEPTH: u32 = 64;
 /// Rows of a tile of [`Kind::Group`]: any multiple of 64 up to 256 would do, since the least of its widths is a quarter.
 const GROUP_ROWS: [u32; 2] = [128, 64];
 
-/// Threads of a block of [`Kind::Stream`]: eight warps.
-pub const STREAM_THREADS: u32 = 256;
+/// Threads of a block of [`Kind::Stream`]: four warps.
+pub const STREAM_THREADS: u32 = 128;
 
 /// Elements along K that the warps of [`Kind::Stream`] take together in a step: 32 each.
-pub const STREAM_DEPTH: u32 = 256;
+pub const STREAM_DEPTH: u32 = 128;
 
-/// Blocks of [`Kind::Stream`] that a processor has at a time: a thread may then have 128 registers.
+/// Blocks of [`Kind::Stream`] that a processor has at a time. With more, a thread has fewer registers than ptxas wants.
 pub const STREAM_BLOCKS: u32 = 2;
 
 /// Rows of a tile of [`Kind::Stream`].
@@ -323,11 +134,8 @@ const STREAM_COLUMNS: [u32; 3] = [32, 16, 8];
 /// Left factors of a warp of [`Kind::Stream`], at most.
 const STREAM_FACTORS: u32 = 2;
 
-/// Registers that a thread of [`Kind::Stream`] has for sums and for what is under way.
-const STREAM_REGISTERS: u32 = 88;
-
-/// Sizes of groups that stand for all.
-const SIZES: u64 = 8;
+/// Registers that a thread of [`Kind::Stream`] has for sums and for what is under way: half of them, so that ptxas spills none.
+const STREAM_REGISTERS: u32 = 128;
 
 /// Stages of [`Kind::Group`] beyond which no more bytes need be under way.
 const GROUP_STAGES: u32 = 6;
@@ -379,9 +187,8 @@ pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
             [2 * GROUP_COLUMNS, GROUP_COLUMNS].map(of_columns)
         });
         let by_groups = by_groups.filter(|tiling| has_groups(*tiling, of, machine));
-        let by_streams = STREAM_ROWS.into_iter().flat_map(|rows| {
-            STREAM_COLUMNS.map(|columns| Tiling { kind: Kind::Stream, rows, columns })
-        });
+        let by_streams =
+            STREAM_ROWS.into_iter().flat_map(|rows| STREAM_COLUMNS.map(|columns| Tiling { kind: Kind::Stream, rows, columns }));
         let by_streams = by_streams.filter(|tiling| has_streams(*tiling, of, machine));
         let dot = Tiling { kind: Kind::Dot, rows: DOT_ROWS, columns: DOT_COLUMNS_OF_WARP * DOT_THREADS / machine.warp_lanes };
         let by_matrices = by_groups.chain(by_matrices).chain(by_streams);
@@ -498,172 +305,6 @@ pub fn mma_stages(tiling: Tiling, weights: usize, machine: &Machine) -> Option<u
     [3, 2].into_iter().find(|stages| u64::from(*stages) * stage <= u64::from(machine.shared_optin_bytes))
 }
 
-/// The work of a product's arithmetic under a tiling, in FLOPs that take as long at the machine's full rate: the multiplications
-/// and additions of `rows` rows in `groups` groups, and what the cut adds to them.
-///
-/// * **Tile quantisation.** A GPU's block computes all of its tile. The host computes the rows and columns that there are.
-/// * **Wave quantisation.** Blocks are spread over the processors; the last round may leave some of them idle.
-/// * **Operands from shared memory** (GPU). A thread reads a vector of each side for `rows / 16 x columns / 16` products a weight;
-///   a vector takes the time of four scalar multiplications and additions. By dot products a lane loads a vector of each row and
-///   column for all of theirs; a vector takes the time of one product of vectors, to load and to widen. By matrices a warp reads
-///   its rows and columns once for all of its products, and four matrices of 128 bytes take the time of two products (shared
-///   memory has 128 bytes a clock, and a processor of 1024 multiply-adds a clock makes a product in two).
-///   By groups of warps a product of n rows takes `max(n / 2, 16 + n / 4)` clocks: shared memory is read at 128 bytes a clock, 2048 of
-///   the weights and 32 n of the rows. By streams the rate decides, or loads of a vector a lane:
-///   one takes the time of an eighth of a product of matrices at the rate of vectors, which is that of a product of vectors.
-/// * **The end of a sum** (dot products). The lanes' sums are added in some twenty steps each.
-/// * **The rate** of matrix instructions, in place of the machine's; a stage beyond K is computed whole.
-pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &Machine) -> u64 {
-    let (tile_rows, tile_columns, weights) = (u64::from(tiling.rows), u64::from(tiling.columns), of.weights.len() as u64);
-    let (row_tiles, column_tiles) = (row_tiles(tile_rows, [rows, groups]), of.n.div_ceil(tile_columns));
-    let blocks = row_tiles.saturating_mul(column_tiles);
-    let step = |rows: u64, columns: u64| rows.saturating_mul(columns).saturating_mul(2).saturating_mul(weights);
-    let whole = || step(row_tiles.saturating_mul(tile_rows), column_tiles * tile_columns);
-    let scaled = |work: u64, by: u128, of: u128| u64::try_from(u128::from(work) * by / of.max(1)).unwrap_or(u64::MAX);
-    let (useful, depth) = match tiling.kind {
-        Kind::Dot => {
-            let width = u64::from(DOT_COLUMNS_OF_WARP);
-            let (products, reads) = (tile_rows * width * weights, tile_rows + width * weights);
-            let ends = 20 * u64::from(machine.warp_lanes);
-            (whole().saturating_mul(products + reads) / products.max(1), of.k.saturating_add(ends))
-        }
-        Kind::Mma => {
-            let Some(rate) = machine.rate(Unit::Matrix(MATRIX), of.rows) else { return u64::MAX };
-            let [row_matrices, column_matrices] = warp_matrices(tiling).map(u128::from);
-            let products = row_matrices * column_matrices * u128::from(weights);
-            let reads = row_matrices + column_matrices * u128::from(weights) / 2;
-            let at_rate = scaled(whole(), u128::from(machine.vector_rate()), u128::from(rate));
-            (scaled(at_rate, products + 2 * reads, products), of.k.checked_next_multiple_of(MMA_DEPTH.into()).unwrap_or(of.k))
-        }
-        Kind::Stream => {
-            let Some(rate) = machine.rate(Unit::Matrix(MATRIX), of.rows) else { return u64::MAX };
-            let factors = u128::from(stream_factors(tiling, of.weights.len()).unwrap_or(1));
-            let eights = u128::from(tile_rows / 8);
-            let (products, loads) = (2 * factors * eights, 2 * factors + eights);
-            let at_rate = scaled(whole(), u128::from(machine.vector_rate()), u128::from(rate));
-            // Of the first loads nothing is there yet, and the end is one of some ten steps.
-            let depth = of.k.checked_next_multiple_of(STREAM_DEPTH.into()).unwrap_or(of.k).saturating_add(STREAM_DEPTH.into());
-            (at_rate.max(scaled(whole(), loads, 8 * products)), depth)
-        }
-        Kind::Group => {
-            let Some(rate) = machine.rate(Unit::Group, of.rows) else { return u64::MAX };
-            let per_tile = |rows: u64| {
-                let width = group_widths(tiling).map(u64::from).into_iter().find(|width| rows <= *width).unwrap_or(tile_rows);
-                let products = step((width / 2).max(16 + width / 4).saturating_mul(2), tile_columns);
-                scaled(products, machine.vector_rate().into(), rate.into())
-            };
-            let of_rows = |rows: u64| {
-                let last = if rows.is_multiple_of(tile_rows) { 0 } else { per_tile(rows % tile_rows) };
-                (rows / tile_rows).saturating_mul(per_tile(tile_rows)).saturating_add(last)
-            };
-            let groups = groups.min(rows).max(1);
-            let work = match groups {
-                1 => of_rows(rows),
-                // Groups have from none to twice the mean: some of these sizes, as far apart as there are of them.
-                _ => {
-                    let most = rows.div_ceil(groups).saturating_mul(2);
-                    let sizes = (0..SIZES).map(|i| of_rows((2 * i + 1).saturating_mul(most).div_ceil(2 * SIZES)));
-                    (sizes.fold(0, u64::saturating_add) / SIZES).saturating_mul(groups)
-                }
-            };
-            let work = work.saturating_mul(column_tiles);
-            (work, of.k.checked_next_multiple_of(GROUP_DEPTH.into()).unwrap_or(of.k))
-        }
-        Kind::Fma if machine.has_threads() => {
-            let (each_row, each_column) = (tile_rows / u64::from(SIDE), tile_columns / u64::from(SIDE));
-            let (products, reads) = (each_row * each_column * weights, 1 + weights);
-            (whole().saturating_mul(products + 4 * reads) / products.max(1), of.k)
-        }
-        Kind::Fma => {
-            let (unit, elem) = host_unit(of.rows, &of.weights, machine);
-            let Some(rate) = machine.rate(unit, elem) else { return u64::MAX };
-            (scaled(step(rows, of.n), u128::from(machine.vector_rate()), u128::from(rate)), of.k)
-        }
-    };
-    let processors = u64::from(machine.processors).max(1);
-    let waves = blocks.div_ceil(processors).saturating_mul(processors);
-    let spread = u128::from(useful) * u128::from(waves) / u128::from(blocks.max(1));
-    u64::try_from(spread).unwrap_or(u64::MAX).saturating_mul(depth)
-}
-
-/// Row tiles of all groups together. Groups are of any size, so that the last tile of each is half full in the mean; none has less than
-/// one tile. A single group has the tiles that its rows take.
-fn row_tiles(tile_rows: u64, [rows, groups]: [u64; 2]) -> u64 {
-    let (full, groups) = (rows.div_ceil(tile_rows), groups.min(rows).max(1));
-    if groups == 1 { full } else { full.saturating_add(groups / 2).max(groups) }
-}
-
-/// How often the weights of a group come from memory. The blocks of a row tile follow each other along the columns, so that the next
-/// row tile finds weights in the cache where all of its group's are at most half of it. Of persistent blocks so do those of some
-/// [row tiles](ROW_TILES_TOGETHER).
-pub fn passes(tiling: Tiling, [rows, groups]: [u64; 2], group_bytes: u64, machine: &Machine) -> u64 {
-    let row_tiles = rows.div_ceil(groups.min(rows).max(1)).div_ceil(u64::from(tiling.rows)).max(1);
-    let together = match tiling.kind {
-        Kind::Group | Kind::Stream => u64::from(ROW_TILES_TOGETHER),
-        Kind::Fma | Kind::Mma | Kind::Dot => 1,
-    };
-    if group_bytes <= machine.cache_bytes / 2 { 1 } else { row_tiles.div_ceil(together) }
-}
-
-/// How long tiles take to get what they read, picoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Feeding {
-    /// Memory answers for the weights, of which no more bytes are under way at a time than the blocks that run together have asked for.
-    pub waiting: u64,
-    /// The last cache gives what all tiles read, rows and weights.
-    pub caching: u64,
-}
-
-/// That of a product under a tiling, whose weights are so many bytes from memory. On a host each core has what it reads in a cache of
-/// its own.
-pub fn feeding(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], bytes: u64, machine: &Machine) -> Feeding {
-    let Some(cache) = machine.cache_bytes_per_us else { return Feeding::default() };
-    let ps = |of: u128, by: u128| u64::try_from(of / by.max(1)).unwrap_or(u64::MAX);
-    let (row_tiles, column_tiles) = (row_tiles(tiling.rows.into(), [rows, groups]), of.n.div_ceil(tiling.columns.into()));
-    let blocks = row_tiles.saturating_mul(column_tiles);
-    let [of_block, resident] = under_way(tiling, of, machine);
-    let together = blocks.clamp(1, resident.saturating_mul(machine.processors.into()).max(1));
-    let lines = row_tiles.saturating_mul(of.weights.len() as u64).saturating_mul(of.n).saturating_add(rows.saturating_mul(column_tiles));
-    let read = u128::from(lines) * u128::from(of.k.saturating_mul(of.rows.bytes()));
-    Feeding {
-        waiting: ps(u128::from(bytes) * u128::from(machine.memory_ps), together.saturating_mul(of_block).into()),
-        caching: ps(read.saturating_mul(1_000_000), cache.into()),
-    }
-}
-
-/// Bytes of weights that a block has asked memory for at a time, and blocks that a processor has at a time.
-fn under_way(tiling: Tiling, of: &Product, machine: &Machine) -> [u64; 2] {
-    let (weights, columns) = (of.weights.len() as u64, u64::from(tiling.columns));
-    let lines = |depth: u32| weights.saturating_mul(columns).saturating_mul(depth.into()).saturating_mul(of.rows.bytes());
-    match tiling.kind {
-        // All but the stage that is multiplied.
-        Kind::Group => {
-            let stages = group_ring(tiling, of.weights.len(), machine).map_or(2, |ring| ring.stages);
-            [lines(GROUP_DEPTH * (stages - 1)), 1]
-        }
-        // Of a processor's shared memory, and of registers for four times 128 threads.
-        Kind::Mma => {
-            let stages = mma_stages(tiling, of.weights.len(), machine).unwrap_or(2);
-            let stage = lines(MMA_DEPTH).saturating_add(u64::from(tiling.rows * MMA_DEPTH * 2)).max(1);
-            let resident = u64::from(machine.shared_optin_bytes) / stage.saturating_mul(stages.into());
-            [lines(MMA_DEPTH * (stages - 1)), resident.clamp(1, 4)]
-        }
-        Kind::Stream => {
-            let factors = u64::from(stream_factors(tiling, of.weights.len()).unwrap_or(1));
-            let loads = 2 * factors * u64::from(stream_steps(tiling, of.weights.len(), of.k));
-            [loads * 16 * u64::from(STREAM_THREADS), STREAM_BLOCKS.into()]
-        }
-        // A vector of each column a lane. Beside its sums a thread has some 64 registers.
-        Kind::Dot => {
-            let sums = u64::from(DOT_ROWS * DOT_COLUMNS_OF_WARP) * weights.saturating_mul(dot_elements(of.rows, &of.weights));
-            let resident = 65_536 / u64::from(DOT_THREADS) / sums.saturating_add(64);
-            [weights.saturating_mul(u64::from(16 * DOT_COLUMNS_OF_WARP * DOT_THREADS)), resident.max(1)]
-        }
-        // A slice before it is put to shared memory.
-        Kind::Fma => [lines(FMA_DEPTH), 4],
-    }
-}
-
 /// Matrices of 16 rows, and of 8 columns, of the part of a tile that a warp of [`Kind::Mma`] computes: the four warps stand in two
 /// rows, or beside each other where the tile has 16 rows.
 pub fn warp_matrices(tiling: Tiling) -> [u32; 2] {
@@ -735,19 +376,19 @@ mod tests {
         let machine = Machine { rates: RATES, memory_ps: 1000, cache_bytes_per_us: Some(1_000_000), ..gpu(1) };
         let of = |n, k, weights| Product { rows: DType::BF16, n, k, weights: vec![DType::BF16; weights] };
         let [tall, low] = [16, 8].map(|rows| Tiling { kind: Kind::Stream, rows, columns: 16 });
-        // Two steps of 256 of K, and a third for the beginning; a quarter of the time of f32. Five loads of 4 products are 5 / 32 of it.
-        assert_eq!(flops(low, &of(32, 512, 2), [3, 1], &machine), 2 * 8 * 32 * 2 * 768 / 4);
+        // Four steps of 128 of K, and a fifth for the beginning; a quarter of the time of f32. Five loads of 4 products are 5 / 32 of it.
+        assert_eq!(flops(low, &of(32, 512, 2), [3, 1], &machine), 2 * 8 * 32 * 2 * 640 / 4);
         const FAST: &[Rate] = &[RATES[0], Rate { flops_per_us: 8000, ..RATES[1] }];
         let fast = Machine { rates: FAST, ..machine.clone() };
-        assert_eq!(flops(low, &of(32, 512, 2), [3, 1], &fast), 2 * 8 * 32 * 2 * 768 * 5 / 32);
+        assert_eq!(flops(low, &of(32, 512, 2), [3, 1], &fast), 2 * 8 * 32 * 2 * 640 * 5 / 32);
         // One left factor: 16 and 8 registers a step beside 8 and 4 sums.
-        assert_eq!([tall, low].map(|tiling| stream_steps(tiling, 1, 1 << 20)), [5, 7]);
-        // Eleven steps are two turns of six, the last of which lacks one; three are one turn.
-        assert_eq!([2816, 704, 8].map(|k| stream_steps(low, 1, k)), [6, 3, 1]);
-        // 32 columns are two blocks of one left factor, each of which loads two vectors a thread in each of two steps. They run together.
+        assert_eq!([tall, low].map(|tiling| stream_steps(tiling, 1, 1 << 20)), [7, 10]);
+        // Twenty-two steps are three turns of eight, the last of which lacks two; six are one turn.
+        assert_eq!([2816, 704, 8].map(|k| stream_steps(low, 1, k)), [8, 6, 1]);
+        // 32 columns are two blocks of one left factor, each of which loads two vectors a thread in each of four steps. They run together.
         let bytes = 32 * 512 * 2;
         let Feeding { waiting, caching } = feeding(low, &of(32, 512, 1), [3, 1], bytes, &machine);
-        assert_eq!(waiting, bytes * 1000 / (2 * 2 * 2 * 16 * 256));
+        assert_eq!(waiting, bytes * 1000 / (2 * 2 * 4 * 16 * 128));
         // The weights once, and three rows for both.
         assert_eq!(caching, (32 + 3 * 2) * 512 * 2);
         // Tiles of 16 columns of one weight, or of 16 and 8 of two.

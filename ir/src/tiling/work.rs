@@ -1,0 +1,179 @@
+//! What a product costs under a tiling: work, bytes read again, and how long tiles take to get what they read.
+
+use super::{
+    DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, Kind, MATRIX, MMA_DEPTH, Product, ROW_TILES_TOGETHER,
+    SIDE, STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, Tiling, dot_elements, group_ring, group_widths, host_unit, mma_stages,
+    stream_factors, stream_steps, warp_matrices,
+};
+use crate::Machine;
+use crate::machine::Unit;
+
+/// Sizes of groups that stand for all.
+const SIZES: u64 = 8;
+
+/// The work of a product's arithmetic under a tiling, in FLOPs that take as long at the machine's full rate: the multiplications
+/// and additions of `rows` rows in `groups` groups, and what the cut adds to them.
+///
+/// * **Tile quantisation.** A GPU's block computes all of its tile. The host computes the rows and columns that there are.
+/// * **Wave quantisation.** Blocks are spread over the processors; the last round may leave some of them idle.
+/// * **Operands from shared memory** (GPU). A thread reads a vector of each side for `rows / 16 x columns / 16` products a weight;
+///   a vector takes the time of four scalar multiplications and additions. By dot products a lane loads a vector of each row and
+///   column for all of theirs; a vector takes the time of one product of vectors, to load and to widen. By matrices a warp reads
+///   its rows and columns once for all of its products, and four matrices of 128 bytes take the time of two products (shared
+///   memory has 128 bytes a clock, and a processor of 1024 multiply-adds a clock makes a product in two).
+///   By groups of warps a product of n rows takes `max(n / 2, 16 + n / 4)` clocks: shared memory is read at 128 bytes a clock, 2048 of
+///   the weights and 32 n of the rows. By streams the rate decides, or loads of a vector a lane:
+///   one takes the time of an eighth of a product of matrices at the rate of vectors, which is that of a product of vectors.
+/// * **The end of a sum** (dot products). The lanes' sums are added in some twenty steps each.
+/// * **The rate** of matrix instructions, in place of the machine's; a stage beyond K is computed whole.
+pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &Machine) -> u64 {
+    let (tile_rows, tile_columns, weights) = (u64::from(tiling.rows), u64::from(tiling.columns), of.weights.len() as u64);
+    let (row_tiles, column_tiles) = (row_tiles(tile_rows, [rows, groups]), of.n.div_ceil(tile_columns));
+    let blocks = row_tiles.saturating_mul(column_tiles);
+    let step = |rows: u64, columns: u64| rows.saturating_mul(columns).saturating_mul(2).saturating_mul(weights);
+    let whole = || step(row_tiles.saturating_mul(tile_rows), column_tiles * tile_columns);
+    let scaled = |work: u64, by: u128, of: u128| u64::try_from(u128::from(work) * by / of.max(1)).unwrap_or(u64::MAX);
+    let (useful, depth) = match tiling.kind {
+        Kind::Dot => {
+            let width = u64::from(DOT_COLUMNS_OF_WARP);
+            let (products, reads) = (tile_rows * width * weights, tile_rows + width * weights);
+            let ends = 20 * u64::from(machine.warp_lanes);
+            (whole().saturating_mul(products + reads) / products.max(1), of.k.saturating_add(ends))
+        }
+        Kind::Mma => {
+            let Some(rate) = machine.rate(Unit::Matrix(MATRIX), of.rows) else { return u64::MAX };
+            let [row_matrices, column_matrices] = warp_matrices(tiling).map(u128::from);
+            let products = row_matrices * column_matrices * u128::from(weights);
+            let reads = row_matrices + column_matrices * u128::from(weights) / 2;
+            let at_rate = scaled(whole(), u128::from(machine.vector_rate()), u128::from(rate));
+            (scaled(at_rate, products + 2 * reads, products), of.k.checked_next_multiple_of(MMA_DEPTH.into()).unwrap_or(of.k))
+        }
+        Kind::Stream => {
+            let Some(rate) = machine.rate(Unit::Matrix(MATRIX), of.rows) else { return u64::MAX };
+            let factors = u128::from(stream_factors(tiling, of.weights.len()).unwrap_or(1));
+            let eights = u128::from(tile_rows / 8);
+            let (products, loads) = (2 * factors * eights, 2 * factors + eights);
+            let at_rate = scaled(whole(), u128::from(machine.vector_rate()), u128::from(rate));
+            // Of the first loads nothing is there yet, and the end is one of some ten steps.
+            let depth = of.k.checked_next_multiple_of(STREAM_DEPTH.into()).unwrap_or(of.k).saturating_add(STREAM_DEPTH.into());
+            (at_rate.max(scaled(whole(), loads, 8 * products)), depth)
+        }
+        Kind::Group => {
+            let Some(rate) = machine.rate(Unit::Group, of.rows) else { return u64::MAX };
+            let per_tile = |rows: u64| {
+                let width = group_widths(tiling).map(u64::from).into_iter().find(|width| rows <= *width).unwrap_or(tile_rows);
+                let products = step((width / 2).max(16 + width / 4).saturating_mul(2), tile_columns);
+                scaled(products, machine.vector_rate().into(), rate.into())
+            };
+            let of_rows = |rows: u64| {
+                let last = if rows.is_multiple_of(tile_rows) { 0 } else { per_tile(rows % tile_rows) };
+                (rows / tile_rows).saturating_mul(per_tile(tile_rows)).saturating_add(last)
+            };
+            let groups = groups.min(rows).max(1);
+            let work = match groups {
+                1 => of_rows(rows),
+                // Groups have from none to twice the mean: some of these sizes, as far apart as there are of them.
+                _ => {
+                    let most = rows.div_ceil(groups).saturating_mul(2);
+                    let sizes = (0..SIZES).map(|i| of_rows((2 * i + 1).saturating_mul(most).div_ceil(2 * SIZES)));
+                    (sizes.fold(0, u64::saturating_add) / SIZES).saturating_mul(groups)
+                }
+            };
+            let work = work.saturating_mul(column_tiles);
+            (work, of.k.checked_next_multiple_of(GROUP_DEPTH.into()).unwrap_or(of.k))
+        }
+        Kind::Fma if machine.has_threads() => {
+            let (each_row, each_column) = (tile_rows / u64::from(SIDE), tile_columns / u64::from(SIDE));
+            let (products, reads) = (each_row * each_column * weights, 1 + weights);
+            (whole().saturating_mul(products + 4 * reads) / products.max(1), of.k)
+        }
+        Kind::Fma => {
+            let (unit, elem) = host_unit(of.rows, &of.weights, machine);
+            let Some(rate) = machine.rate(unit, elem) else { return u64::MAX };
+            (scaled(step(rows, of.n), u128::from(machine.vector_rate()), u128::from(rate)), of.k)
+        }
+    };
+    let processors = u64::from(machine.processors).max(1);
+    let waves = blocks.div_ceil(processors).saturating_mul(processors);
+    let spread = u128::from(useful) * u128::from(waves) / u128::from(blocks.max(1));
+    u64::try_from(spread).unwrap_or(u64::MAX).saturating_mul(depth)
+}
+
+/// Row tiles of all groups together. Groups are of any size, so that the last tile of each is half full in the mean; none has less than
+/// one tile. A single group has the tiles that its rows take.
+fn row_tiles(tile_rows: u64, [rows, groups]: [u64; 2]) -> u64 {
+    let (full, groups) = (rows.div_ceil(tile_rows), groups.min(rows).max(1));
+    if groups == 1 { full } else { full.saturating_add(groups / 2).max(groups) }
+}
+
+/// How often the weights of a group come from memory. The blocks of a row tile follow each other along the columns, so that the next
+/// row tile finds weights in the cache where all of its group's are at most half of it. Of persistent blocks so do those of some
+/// [row tiles](ROW_TILES_TOGETHER).
+pub fn passes(tiling: Tiling, [rows, groups]: [u64; 2], group_bytes: u64, machine: &Machine) -> u64 {
+    let row_tiles = rows.div_ceil(groups.min(rows).max(1)).div_ceil(u64::from(tiling.rows)).max(1);
+    let together = match tiling.kind {
+        Kind::Group | Kind::Stream => u64::from(ROW_TILES_TOGETHER),
+        Kind::Fma | Kind::Mma | Kind::Dot => 1,
+    };
+    if group_bytes <= machine.cache_bytes / 2 { 1 } else { row_tiles.div_ceil(together) }
+}
+
+/// How long tiles take to get what they read, picoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Feeding {
+    /// Memory answers for the weights, of which no more bytes are under way at a time than the blocks that run together have asked for.
+    pub waiting: u64,
+    /// The last cache gives what all tiles read, rows and weights.
+    pub caching: u64,
+}
+
+/// That of a product under a tiling, whose weights are so many bytes from memory. On a host each core has what it reads in a cache of
+/// its own.
+pub fn feeding(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], bytes: u64, machine: &Machine) -> Feeding {
+    let Some(cache) = machine.cache_bytes_per_us else { return Feeding::default() };
+    let ps = |of: u128, by: u128| u64::try_from(of / by.max(1)).unwrap_or(u64::MAX);
+    let (row_tiles, column_tiles) = (row_tiles(tiling.rows.into(), [rows, groups]), of.n.div_ceil(tiling.columns.into()));
+    let blocks = row_tiles.saturating_mul(column_tiles);
+    let [of_block, resident] = under_way(tiling, of, machine);
+    let together = blocks.clamp(1, resident.saturating_mul(machine.processors.into()).max(1));
+    let lines =
+        row_tiles.saturating_mul(of.weights.len() as u64).saturating_mul(of.n).saturating_add(rows.saturating_mul(column_tiles));
+    let read = u128::from(lines) * u128::from(of.k.saturating_mul(of.rows.bytes()));
+    Feeding {
+        waiting: ps(u128::from(bytes) * u128::from(machine.memory_ps), together.saturating_mul(of_block).into()),
+        caching: ps(read.saturating_mul(1_000_000), cache.into()),
+    }
+}
+
+/// Bytes of weights that a block has asked memory for at a time, and blocks that a processor has at a time.
+fn under_way(tiling: Tiling, of: &Product, machine: &Machine) -> [u64; 2] {
+    let (weights, columns) = (of.weights.len() as u64, u64::from(tiling.columns));
+    let lines = |depth: u32| weights.saturating_mul(columns).saturating_mul(depth.into()).saturating_mul(of.rows.bytes());
+    match tiling.kind {
+        // All but the stage that is multiplied.
+        Kind::Group => {
+            let stages = group_ring(tiling, of.weights.len(), machine).map_or(2, |ring| ring.stages);
+            [lines(GROUP_DEPTH * (stages - 1)), 1]
+        }
+        // Of a processor's shared memory, and of registers for four times 128 threads.
+        Kind::Mma => {
+            let stages = mma_stages(tiling, of.weights.len(), machine).unwrap_or(2);
+            let stage = lines(MMA_DEPTH).saturating_add(u64::from(tiling.rows * MMA_DEPTH * 2)).max(1);
+            let resident = u64::from(machine.shared_optin_bytes) / stage.saturating_mul(stages.into());
+            [lines(MMA_DEPTH * (stages - 1)), resident.clamp(1, 4)]
+        }
+        Kind::Stream => {
+            let factors = u64::from(stream_factors(tiling, of.weights.len()).unwrap_or(1));
+            let loads = 2 * factors * u64::from(stream_steps(tiling, of.weights.len(), of.k));
+            [loads * 16 * u64::from(STREAM_THREADS), STREAM_BLOCKS.into()]
+        }
+        // A vector of each column a lane. Beside its sums a thread has some 64 registers.
+        Kind::Dot => {
+            let sums = u64::from(DOT_ROWS * DOT_COLUMNS_OF_WARP) * weights.saturating_mul(dot_elements(of.rows, &of.weights));
+            let resident = 65_536 / u64::from(DOT_THREADS) / sums.saturating_add(64);
+            [weights.saturating_mul(u64::from(16 * DOT_COLUMNS_OF_WARP * DOT_THREADS)), resident.max(1)]
+        }
+        // A slice before it is put to shared memory.
+        Kind::Fma => [lines(FMA_DEPTH), 4],
+    }
+}
