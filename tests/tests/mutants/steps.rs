@@ -169,7 +169,7 @@ impl Steps {
         let mut memory = ptx_emulator::Memory::new();
         let options = ptx_emulator::Options { step_limit: STEP_LIMIT, max_findings: 1, ..options(self.machine.name, schedule) };
         if step.early {
-            let shape = Launch { grid: [1, 1, 1], block: [32, 1, 1], shared_bytes: 0, early: false, args: Vec::new().into() };
+            let shape = Launch { grid: [1, 1, 1], block: [32, 1, 1], shared_bytes: 0, early: false, args: Vec::new() };
             launch(&parse(BEFORE).ok()?, "before", &shape, &mut memory, &options).ok()?;
         }
         let mut args = Vec::new();
