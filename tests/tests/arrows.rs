@@ -8,8 +8,15 @@ use moec_tests::{files_under, root};
 /// A room, and the rooms that it may name beside itself.
 type Arrows = (&'static str, &'static [&'static str]);
 
-/// What a graph means depends on no other room, how work is cut up neither; only `schedule` knows both.
-const IR: [Arrows; 4] = [("graph", &[]), ("rewrite", &["graph"]), ("kernel", &[]), ("schedule", &["graph", "kernel"])];
+/// What a graph means depends on no other room but that of the ways that its ops can have, what a kernel does on none; only `schedule`
+/// knows both. What a cut costs is asked by those that choose and by those that cut.
+const IR: [Arrows; 5] = [
+    ("tiling", &[]),
+    ("graph", &["tiling"]),
+    ("kernel", &[]),
+    ("rewrite", &["graph", "tiling"]),
+    ("schedule", &["graph", "kernel", "tiling"]),
+];
 
 /// Each room names those before it.
 const EMULATOR: [Arrows; 6] = [
