@@ -15,7 +15,9 @@ use crate::device::{Argument, Device, Map, Opened, Start};
 use crate::error::Error;
 use crate::package::{self, DType, ImageKind, Manifest, Package, Role, Target, TargetKind, WORKSPACE_ALIGN};
 
-pub use ptx_emulator::{Blocks, Counters, Finding, FindingKind, Limits, Numerics, Options, Procedure, Report, Schedule};
+pub use ptx_emulator::{
+    Blocks, Counters, Finding, FindingKind, Limits, Moved, Numerics, Options, Procedure, Report, Schedule, Sectors,
+};
 
 /// How one launch went.
 #[derive(Clone, Debug)]

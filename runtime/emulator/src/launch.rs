@@ -6,7 +6,7 @@ use std::fmt;
 use crate::exec::block::Progress;
 use crate::exec::schedule::Choices;
 use crate::findings::at::At;
-use crate::findings::counters::{Counters, Executed};
+use crate::findings::counters::{Counters, Executed, Moved};
 use crate::findings::finding::FindingKind;
 use crate::findings::report::{Recorder, Report};
 use crate::options::{Blocks, Options};
@@ -196,6 +196,7 @@ pub fn launch(
         report: Recorder::new(options.max_findings),
         counters: Counters::default(),
         executed: vec![Executed::default(); entry.code.len()],
+        moved: Vec::new(),
         progress: 0,
         steps: 0,
         warp_step_limit,
@@ -239,6 +240,13 @@ pub fn launch(
             let all = cx.counters.opcodes.entry(name.clone()).or_default();
             all.warps += executed.warps;
             all.lanes += executed.lanes;
+        }
+    }
+    for (number, name, [read, written]) in cx.memory.sectors_of(stamp) {
+        let mut moved = cx.moved.get(number).copied().unwrap_or_default();
+        (moved.read.distinct, moved.written.distinct) = (read, written);
+        if moved != Moved::default() {
+            cx.counters.buffers.entry(name.to_owned()).or_default().add(moved);
         }
     }
     Ok(Report { findings: cx.report.finish(), counters: cx.counters, completed })

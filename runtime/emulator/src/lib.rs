@@ -17,7 +17,7 @@ mod state;
 mod text;
 mod types;
 
-pub use findings::counters::{Counters, Executed, Traffic};
+pub use findings::counters::{Counters, Executed, Moved, Sectors, Traffic};
 pub use findings::finding::{Finding, FindingKind};
 pub use findings::report::Report;
 pub use launch::{Arg, Launch, LaunchError, launch};

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use ptx_emulator::{Arg, Fill, FindingKind, Launch, Memory, Options, Schedule, launch, parse};
+use ptx_emulator::{Arg, Fill, FindingKind, Launch, Memory, Moved, Options, Schedule, Sectors, launch, parse};
 
 const VECTOR_ADD: &str = include_str!("ptx/vector_add.ptx");
 const BLOCK_SUM: &str = include_str!("ptx/block_sum.ptx");
@@ -48,6 +48,26 @@ fn full_blocks_waste_no_sector() {
     assert_eq!(report.counters.blocks, 8);
     assert_eq!(report.counters.global.read_bytes, 8192);
     assert_eq!(report.counters.opcodes["add.rn.f32"].lanes, 1024);
+    let all = Sectors { touched: 128, needed: 128, distinct: 128 };
+    let (read, written) = (Moved { read: all, ..Moved::default() }, Moved { written: all, ..Moved::default() });
+    let buffers = [("a", read), ("b", read), ("c", written)].map(|(name, moved)| (name.to_owned(), moved));
+    assert_eq!(report.counters.buffers, buffers.into());
+}
+
+/// What several blocks, or boxes, read is touched by each, and one sector.
+#[test]
+fn sectors_that_are_read_again_are_not_different_ones() {
+    let text = ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry again(.param .u64 from) {\n\
+                .reg .b64 %a; .reg .b32 %t, %v; ld.param.u64 %a, [from]; ld.global.u32 %v, [%a]; ld.global.u32 %v, [%a+60]; ret; }";
+    let module = parse(text).unwrap();
+    let mut memory = Memory::new();
+    let from = memory.upload("from", &[0; 64]).unwrap();
+    let args = module.entry("again").unwrap().pack(&memory, &[Arg::Buffer(from)]).unwrap();
+    let shape = Launch { grid: [3, 1, 1], block: [64, 1, 1], shared_bytes: 0, early: false, args };
+    let report = launch(&module, "again", &shape, &mut memory, &Options::default()).unwrap();
+    // Three blocks of two warps load two words, each in a sector of its own.
+    let read = Sectors { touched: 12, needed: 12, distinct: 2 };
+    assert_eq!(report.counters.buffers["from"], Moved { read, ..Moved::default() });
 }
 
 #[test]

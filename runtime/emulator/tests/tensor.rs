@@ -92,6 +92,9 @@ fn wgmma_tiles_are_exact_under_every_schedule() {
                 assert_eq!(found, expected);
                 assert_eq!(report.counters.wgmma_flops, 2 * 64 * 64 * k as u64);
                 assert_eq!(report.counters.bulk_bytes, 2 * 64 * 2 * k as u64);
+                // Boxes of lines of 128 bytes: each line once.
+                let read = report.counters.buffers["b"].read;
+                assert_eq!((read.touched, read.distinct), (64 * 2 * k as u64 / 32, 64 * 2 * k as u64 / 32));
             }
         }
     }

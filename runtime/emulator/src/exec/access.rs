@@ -5,7 +5,7 @@ use crate::exec::order::Strong;
 use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
 use crate::state::block::Block;
-use crate::state::memory::PAGE;
+use crate::state::memory::{PAGE, SECTOR};
 use crate::state::place::{Place, Touch, generic};
 use crate::state::run::Cx;
 use crate::state::shared::{Read, byte_mask};
@@ -94,7 +94,7 @@ impl Block {
         for &reg in &access.regs {
             self.warps[w].wrote(reg, mask);
         }
-        tally.count(cx, bytes, true);
+        tally.count(cx, bytes, true, hint);
         if access.order.strong() {
             self.synchronise(cx, at, &addresses, Strong { reads: true, ..Strong::of(access) });
         }
@@ -170,7 +170,7 @@ impl Block {
             }
             self.write_place(cx, touch, place, &mut hint, &data[..bytes as usize]);
         }
-        tally.count(cx, bytes, false);
+        tally.count(cx, bytes, false, hint);
     }
 
     /// Reads up to 32 bytes from anywhere. What may not be read gives zeros.
@@ -305,11 +305,13 @@ pub(crate) struct Tally {
     shared: usize,
     local: usize,
     addresses: [u64; LANES],
+    /// Of the shared ones, the lanes.
+    lanes: [u8; LANES],
 }
 
 impl Tally {
     #[inline]
-    pub(crate) fn add(&mut self, place: Place, _lane: usize) {
+    pub(crate) fn add(&mut self, place: Place, lane: usize) {
         match place {
             Place::Global(address) => {
                 self.addresses[self.global] = address;
@@ -317,6 +319,7 @@ impl Tally {
             }
             Place::Shared(offset) => {
                 self.addresses[LANES - 1 - self.shared] = offset;
+                self.lanes[self.shared] = lane as u8;
                 self.shared += 1;
             }
             Place::Local(_) => self.local += 1,
@@ -324,7 +327,8 @@ impl Tally {
         }
     }
 
-    pub(crate) fn count(&mut self, cx: &mut Cx<'_>, bytes: u32, read: bool) {
+    /// `buffer`: the number of that with the global addresses.
+    pub(crate) fn count(&mut self, cx: &mut Cx<'_>, bytes: u32, read: bool, buffer: usize) {
         let counters = &mut cx.counters;
         for (lanes, traffic) in
             [(self.global, &mut counters.global), (self.shared, &mut counters.shared), (self.local, &mut counters.local)]
@@ -343,31 +347,33 @@ impl Tally {
         }
         if self.global > 0 {
             let touched = &mut self.addresses[..self.global];
-            touched.iter_mut().for_each(|address| *address /= 32);
+            touched.iter_mut().for_each(|address| *address /= SECTOR as u64);
             if !touched.is_sorted() {
                 touched.sort_unstable();
             }
             let distinct = 1 + touched.windows(2).filter(|pair| pair[0] != pair[1]).count() as u64;
-            counters.sectors += distinct;
-            counters.sectors_needed += (self.global as u64 * u64::from(bytes)).div_ceil(32).min(distinct);
+            let needed = (self.global as u64 * u64::from(bytes)).div_ceil(SECTOR as u64).min(distinct);
+            cx.count_sectors(buffer, read, distinct, needed);
         }
         if self.shared > 0 {
             let touched = &mut self.addresses[LANES - self.shared..];
             touched.reverse();
-            let (passes, needed) = wavefronts(touched, bytes);
-            counters.wavefronts += passes;
-            counters.wavefronts_needed += needed;
+            let (passes, needed) = wavefronts(touched, &self.lanes[..self.shared], bytes);
+            cx.counters.wavefronts += passes;
+            cx.counters.wavefronts_needed += needed;
         }
     }
 }
 
-/// Passes over the 32 banks of 4 bytes: a warp is served in parts of at most 128 bytes, and a part needs as many
-/// passes as the most crowded bank has different words.
-pub(crate) fn wavefronts(offsets: &[u64], bytes: u32) -> (u64, u64) {
-    let per_part = (128 / bytes.max(4)) as usize;
-    let mut passes = 0;
-    let mut needed = 0;
-    for part in offsets.chunks(per_part.max(1)) {
+/// Passes over the 32 banks of 4 bytes, and those without conflicts: a warp is served in parts of so many neighbours that ask for at most
+/// 128 bytes, whether or not all of them do, and a part needs as many passes as the most crowded bank has different words.
+/// `offsets` are those of `lanes`, which rise.
+pub(crate) fn wavefronts(offsets: &[u64], lanes: &[u8], bytes: u32) -> (u64, u64) {
+    let per_part = (128 / bytes.max(4)).max(1) as u8;
+    let (mut passes, mut needed, mut rest) = (0, 0, offsets);
+    for neighbours in lanes.chunk_by(|a, b| a / per_part == b / per_part) {
+        let (part, others) = rest.split_at(neighbours.len());
+        rest = others;
         needed += 1;
         let step = u64::from(bytes.max(4) / 4);
         // No bank with two different words is by far the most common case.
@@ -403,13 +409,18 @@ mod tests {
     /// The textbook cases of bank conflicts.
     #[test]
     fn banks_are_counted() {
-        let strided = |step: u64| (0..32).map(|lane| lane * step).collect::<Vec<u64>>();
-        assert_eq!(wavefronts(&strided(4), 4), (1, 1));
-        assert_eq!(wavefronts(&strided(0), 4), (1, 1));
-        assert_eq!(wavefronts(&strided(8), 4).0, 2);
-        assert_eq!(wavefronts(&strided(128), 4).0, 32);
-        assert_eq!(wavefronts(&strided(132), 4).0, 1);
-        assert_eq!(wavefronts(&strided(16), 16), (4, 4));
-        assert_eq!(wavefronts(&strided(2), 2), (1, 1));
+        let all: Vec<u8> = (0..32).collect();
+        let strided = |step: u64, bytes: u32| wavefronts(&(0..32).map(|lane| lane * step).collect::<Vec<u64>>(), &all, bytes);
+        assert_eq!(strided(4, 4), (1, 1));
+        assert_eq!(strided(0, 4), (1, 1));
+        assert_eq!(strided(8, 4).0, 2);
+        assert_eq!(strided(128, 4).0, 32);
+        assert_eq!(strided(132, 4).0, 1);
+        assert_eq!(strided(16, 16), (4, 4));
+        assert_eq!(strided(2, 2), (1, 1));
+        // Lanes 0 and 9 of 16 bytes each are in different parts, 0 and 7 in one.
+        assert_eq!(wavefronts(&[0, 128], &[0, 9], 16), (2, 2));
+        assert_eq!(wavefronts(&[0, 128], &[0, 7], 16), (2, 1));
+        assert_eq!(wavefronts(&[0, 16], &[0, 7], 16), (1, 1));
     }
 }

@@ -6,6 +6,7 @@ use crate::findings::finding::FindingKind;
 use crate::state::block::Block;
 use crate::state::clocks::{BULK, PENDING, UNKNOWN};
 use crate::state::in_flight::{Arrival, Incoming, Outgoing, Piece};
+use crate::state::memory::SECTOR;
 use crate::state::place::{Place, Touch, generic};
 use crate::state::run::Cx;
 use crate::state::shared::Read;
@@ -16,6 +17,19 @@ use crate::types::Ty;
 
 /// Bytes that one bulk copy may move: beyond any shared memory.
 const BULK_LIMIT: u64 = 1 << 20;
+
+/// Counts the sectors of a box. Its rows are some way apart, so that only neighbours share one.
+fn count_box(cx: &mut Cx<'_>, pieces: &[Piece], is_read: bool) {
+    let there = || pieces.iter().filter_map(|piece| Some((piece.global?, u64::from(piece.bytes))));
+    let Some((first, _)) = there().next() else { return };
+    let mut sectors: Vec<u64> = there().map(|(address, _)| address / SECTOR as u64).collect();
+    sectors.dedup();
+    let bytes: u64 = there().map(|(_, bytes)| bytes).sum();
+    let touched = sectors.len() as u64;
+    if let Some(buffer) = cx.memory.locate(first) {
+        cx.count_sectors(buffer, is_read, touched, bytes.div_ceil(SECTOR as u64).min(touched));
+    }
+}
 
 impl Block {
     fn shared_offset(address: u64) -> u64 {
@@ -49,6 +63,7 @@ impl Block {
                     self.judge_early_copy(cx, touch, address, !to_shared);
                 }
             }
+            count_box(cx, &pieces, to_shared);
             cx.counters.bulk_bytes += pieces.iter().map(|piece| u64::from(piece.bytes)).sum::<u64>();
             if let Some(mbarriers) = &mbarriers {
                 self.start_incoming(cx, (w, lane, pc), mbarriers[lane], pieces);

@@ -1,5 +1,6 @@
 //! `cp.async`: copies of 4, 8 or 16 bytes from global to shared memory that a lane waits for (PTX ISA 9.7.9.25.3).
 
+use crate::exec::access::{Tally, wavefronts};
 use crate::findings::at::At;
 use crate::state::block::Block;
 use crate::state::clocks::{COPIED, COPIES, PENDING, Stamp};
@@ -27,7 +28,7 @@ impl Block {
         }
         let ignored = ignore.map_or(0, |pred| self.warps[w].pred(pred, mask));
         let mut hint = usize::MAX;
-        let mut tally = crate::exec::access::Tally::default();
+        let mut tally = Tally::default();
         for lane in lanes(mask) {
             let wanted = match src_bytes {
                 Some(reg) => (self.warps[w].lane(reg, lane) as u32).min(u32::from(bytes)),
@@ -40,9 +41,11 @@ impl Block {
             }
             let at = targets[lane] as usize;
             let mut data = [0; 16];
+            if wanted > 0 {
+                tally.add(Place::Global(sources[lane]), lane);
+            }
             if wanted == u32::from(bytes) {
                 let mut out = [0; 32];
-                tally.add(Place::Global(sources[lane]), lane);
                 self.read_place(cx, touch, Place::Global(sources[lane]), &mut hint, &mut out);
                 data.copy_from_slice(&out[..16]);
             } else {
@@ -60,7 +63,11 @@ impl Block {
             self.agents.copies[w].push(Copied { lane: lane as u8, at, bytes, data, group });
             cx.counters.copy_bytes += u64::from(wanted);
         }
-        tally.count(cx, u32::from(bytes), true);
+        tally.count(cx, u32::from(bytes), true, hint);
+        let (targets, lanes): (Vec<u64>, Vec<u8>) = lanes(mask).map(|lane| (targets[lane], lane as u8)).unzip();
+        let (passes, needed) = wavefronts(&targets, &lanes, bytes.into());
+        cx.counters.wavefronts += passes;
+        cx.counters.wavefronts_needed += needed;
     }
 
     /// Makes an agent the last writer of a range.

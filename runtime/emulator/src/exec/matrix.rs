@@ -17,6 +17,17 @@ use crate::types::{MmaTy, Ty};
 /// Bytes of one row of an 8 by 8 matrix of 16-bit elements.
 const ROW: u32 = 16;
 
+/// Every lane.
+const LANE_NUMBERS: [u8; LANES] = {
+    let mut numbers = [0; LANES];
+    let mut lane = 0;
+    while lane < LANES {
+        numbers[lane] = lane as u8;
+        lane += 1;
+    }
+    numbers
+};
+
 impl Block {
     fn whole(&mut self, cx: &mut Cx<'_>, at: At) {
         let At { mask, .. } = at;
@@ -43,7 +54,7 @@ impl Block {
             }
             offsets[lane] = offset;
         }
-        let (passes, needed) = wavefronts(&offsets[..8 * count], ROW);
+        let (passes, needed) = wavefronts(&offsets[..8 * count], &LANE_NUMBERS[..8 * count], ROW);
         cx.counters.wavefronts += passes;
         cx.counters.wavefronts_needed += needed;
         rows

@@ -20,6 +20,41 @@ pub struct Traffic {
     pub written_bytes: u64,
 }
 
+/// Sectors of 32 bytes of one buffer in global memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sectors {
+    /// Those that instructions touched: each as often as an instruction of a warp, or a box, has bytes of it. Of atomics none.
+    pub touched: u64,
+    /// The fewest that could have held the same bytes, by instruction.
+    pub needed: u64,
+    /// Different ones, those of atomics included: what memory moves if a cache keeps everything for the launch.
+    pub distinct: u64,
+}
+
+impl Sectors {
+    fn add(&mut self, other: Sectors) {
+        self.touched += other.touched;
+        self.needed += other.needed;
+        self.distinct += other.distinct;
+    }
+}
+
+/// What was done with one buffer in global memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// By loads and copies.
+    pub read: Sectors,
+    /// By stores and copies.
+    pub written: Sectors,
+}
+
+impl Moved {
+    pub(crate) fn add(&mut self, other: Moved) {
+        self.read.add(other.read);
+        self.written.add(other.written);
+    }
+}
+
 /// How often one opcode ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Executed {
@@ -42,7 +77,9 @@ pub struct Counters {
     pub shared: Traffic,
     /// Local memory.
     pub local: Traffic,
-    /// 32-byte sectors that the global accesses touched.
+    /// By buffer, those that were touched. Launches of a sum count apart: what several read is different sectors of each.
+    pub buffers: BTreeMap<String, Moved>,
+    /// 32-byte sectors that the global accesses touched, boxes included.
     pub sectors: u64,
     /// The fewest sectors that could have held the same bytes.
     pub sectors_needed: u64,
@@ -94,6 +131,9 @@ impl Counters {
             mine.atomics += theirs.atomics;
             mine.read_bytes += theirs.read_bytes;
             mine.written_bytes += theirs.written_bytes;
+        }
+        for (buffer, moved) in &other.buffers {
+            self.buffers.entry(buffer.clone()).or_default().add(*moved);
         }
         self.blocks += other.blocks;
         self.sectors += other.sectors;
@@ -153,6 +193,12 @@ impl Counters {
             opcodes.raw(opcode, &format!("[{},{}]", executed.warps, executed.lanes));
         }
         object.raw("opcodes", &opcodes.close());
+        let mut buffers = json::Object::new();
+        for (buffer, moved) in &self.buffers {
+            let of = |Sectors { touched, needed, distinct }: Sectors| format!("[{touched},{needed},{distinct}]");
+            buffers.raw(buffer, &format!("[{},{}]", of(moved.read), of(moved.written)));
+        }
+        object.raw("buffers", &buffers.close());
         object.close()
     }
 }

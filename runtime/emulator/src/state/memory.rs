@@ -17,6 +17,8 @@ const GUARD: u64 = 64 << 10;
 const ALIGN: u64 = 256;
 /// The end of the addresses that buffers can have: below the windows of shared and local memory.
 const LAST: u64 = 0x6fff_ffff_ffff;
+/// Bytes that memory moves at least.
+pub(crate) const SECTOR: usize = 32;
 /// Buffers with more pages than this keep those that were touched in a map.
 const TABLE_LIMIT: u64 = 1 << 14;
 
@@ -382,6 +384,26 @@ impl Memory {
     /// The bytes of all buffers that were not given up.
     pub(crate) fn total_bytes(&self) -> u64 {
         self.allocations.iter().filter(|found| !found.freed).map(|found| found.size).fold(0, u64::saturating_add)
+    }
+
+    /// How many buffers there were, those that were given up included.
+    pub(crate) fn buffers(&self) -> usize {
+        self.allocations.len()
+    }
+
+    /// Of each buffer by its number: its name, and how many sectors a launch read and wrote.
+    pub(crate) fn sectors_of(&self, launch: u64) -> impl Iterator<Item = (usize, &str, [u64; 2])> {
+        let of = move |allocation: &Allocation| {
+            let mut used = [0; 2];
+            for (_, page) in allocation.pages.existing().into_iter().filter(|(_, page)| page.launch == launch) {
+                for sector in page.cells.chunks(SECTOR / 4) {
+                    used[0] += u64::from(sector.iter().any(|cell| !cell.read.is_none()));
+                    used[1] += u64::from(sector.iter().any(|cell| !cell.write.is_none()));
+                }
+            }
+            used
+        };
+        self.allocations.iter().enumerate().map(move |(number, found)| (number, found.name.as_str(), of(found)))
     }
 
     /// Puts bytes into a buffer; they count as initialised.
