@@ -36,6 +36,8 @@ const DEPTH: u32 = STREAM_DEPTH / WARPS;
 const PART: u32 = 8;
 /// Lines of half a left factor, which are columns of one weight; rows of a right factor.
 const EIGHT: u32 = 8;
+/// Banks of shared memory, of an f32 each.
+const BANKS: u32 = 32;
 /// Columns that a thread puts through the body together, at most.
 const MOST_LANES: u32 = 4;
 
@@ -73,9 +75,17 @@ fn products(spec: &Gemm) -> u32 {
 }
 
 /// From one row to the next of the sums in shared memory. The lanes of a store are then in different banks: 8 columns of rows 2 t,
-/// which are 8 banks apart.
+/// which are 8 banks apart. Loads are of [rows that are](row_of).
 fn pitch(spec: &Gemm) -> u32 {
     spec.tiling.columns + 4
+}
+
+/// The row that is the `turn`th to be loaded: of those that the 32 banks have at once, eight divided by their number apart, so that they are
+/// in different ones.
+fn row_of<'k>(k: &'k Builder, spec: &Gemm, turn: Value<'k>) -> Value<'k> {
+    let at_once = (BANKS / spec.tiling.columns).clamp(1, EIGHT) as i32;
+    let (eight, turn) = (turn & !(EIGHT as i32 - 1), turn & (EIGHT as i32 - 1));
+    k.bind("row", eight + turn % at_once * (EIGHT as i32 / at_once) + turn / at_once)
 }
 
 /// Sums of a warp in shared memory: `[weight, row, column]`.
@@ -110,19 +120,22 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>, su
         .collect();
     // Of some steps from `at` on, all that they read and then all of their products. Some lanes are beyond K in the last one.
     let of_steps = |at: Value<'k>, steps: &[Option<Value<'k>>]| {
-        let load = |from: Array<'k>, start: Value<'k>, step: usize, hint: Hint| {
-            let further = k.i64(i64::from(STREAM_DEPTH) * step as i64);
-            let Some(inside) = steps[step] else { return from.load_hinted(start + at + further, PART, 16, hint) };
-            // Beyond K it is the beginning of the line.
-            let loaded = from.load_hinted(start + inside.select(at + further, k.i64(0) - along_line), PART, 16, hint);
+        // What lanes beyond K load is not used. Of weights, which no cache keeps, it is the beginning of the tile: one sector for all
+        // lanes. Of rows it is the beginning of the line, which the first cache has.
+        let tile_start = steps.iter().any(Option::is_some).then(|| args.weight_start(k, spec, tile, tile.column));
+        let load = |from: Array<'k>, start: Value<'k>, beyond: Option<Value<'k>>, step: usize, hint: Hint| {
+            let place = start + at + k.i64(i64::from(STREAM_DEPTH) * step as i64);
+            let Some(inside) = steps[step] else { return from.load_hinted(place, PART, 16, hint) };
+            let beyond = beyond.unwrap_or(start - along_line);
+            let loaded = from.load_hinted(inside.select(place, beyond), PART, 16, hint);
             let loaded_or_zero = inside.select(loaded, k.f32(0.0).splat(PART).cast(from.elem()));
             k.bind("inside", loaded_or_zero)
         };
         let left: Vec<Vec<Value>> = (0..steps.len())
-            .map(|step| weights.iter().map(|(from, start)| load(*from, *start, step, Hint::Stream)).collect())
+            .map(|step| weights.iter().map(|(from, start)| load(*from, *start, tile_start, step, Hint::Stream)).collect())
             .collect();
         for (step, left) in left.iter().enumerate() {
-            let right: Vec<Value> = rows.iter().map(|start| load(args.rows, *start, step, Hint::None)).collect();
+            let right: Vec<Value> = rows.iter().map(|start| load(args.rows, *start, None, step, Hint::None)).collect();
             for half in [0, PART / 2] {
                 for (factor, lines) in (0..).zip(left.chunks(2)) {
                     let pair = |eight: usize, second: u32| lines[eight].lanes(half + second, 2);
@@ -174,7 +187,8 @@ fn finish<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>, of_w
     let items = spec.tiling.rows * across;
     for first in (0..items).step_by(STREAM_THREADS as usize) {
         let item = k.bind("item", k.thread() + first as i32);
-        let (row, column) = (k.bind("row", item / across as i32), k.bind("column", item % across as i32 * lanes as i32));
+        let turn = k.bind("turn", item / across as i32);
+        let (row, column) = (row_of(k, spec, turn), k.bind("column", item % across as i32 * lanes as i32));
         let is_there = row.lt(tile.rows) & column.lt(tile.columns);
         k.when(is_there, || {
             let from = k.bind("from", row * pitch as i32 + column);
