@@ -10,15 +10,12 @@ use moec::pipeline::{Lowered, this_host};
 use moec::reference::{bound, difference, output, reference};
 use moec::spec::{Mode, RouterDType, Spec};
 use moec::{package, random};
-use moec_codegen::{Image, Options, codegen};
+use moec_codegen::Image;
 use moec_ir::Dims as IrDims;
-use moec_ir::graph;
 use moec_ir::kernel::{self, Regime};
-use moec_ir::schedule::schedule_regimes;
-use moec_ir::tiling::Kind;
 use moec_runtime::package::{DType, Dims, Manifest, Role};
 use moec_runtime::{Checkpoint, DeviceKind, Layer, Package, Run, Tensor, weights};
-use moec_tests::built::built;
+use moec_tests::built::{built, force};
 use moec_tests::scaled::counts_all_tokens;
 use moec_tests::{Example, Fixture, inputs, machine};
 
@@ -76,30 +73,10 @@ pub(crate) fn ptx_body(example: &Example, target: &'static str) -> String {
 fn compile_in(way: &str, spec: &Spec, entry: Entry, text: &str, target: &'static str) -> Result<Compiled, Failed> {
     let machines = [machine(target), this_host().expect("an x86-64 CPU of level v3")];
     let mut built = built(spec, entry, &machines).unwrap();
-    let (of, lowered, objects) = &mut built[0];
-    let best = lowered.rewritten.regimes.pop().unwrap();
-    let printed = graph::print(best.graph.graph());
-    let forced = graph::verify(graph::parse(&in_way(&printed, way))?).map_err(|wrong| format!("{wrong:?}"))?;
-    lowered.rewritten.regimes = vec![graph::Regime { tokens_up_to: None, graph: forced }];
-    lowered.program = schedule_regimes(&lowered.rewritten.regimes, of)?;
-    *objects = codegen(&lowered.program, of, &Options::default())?;
+    force(&mut built[0], way)?;
     let package = package::package(spec, entry, text, &built)?;
     let lowered = built.into_iter().next().unwrap().1;
     Ok(Compiled { lowered, package, target })
-}
-
-/// The text of a graph with another way in the place of those of its products.
-fn in_way(text: &str, way: &str) -> String {
-    let mut made = text.to_string();
-    for word in Kind::ALL.map(Kind::word) {
-        let parts: Vec<&str> = made.split(&format!("{word}(")).collect();
-        let rest = parts[1..].iter().map(|part| match part.split_once(')') {
-            Some((extents, after)) if extents.contains(" by ") => format!("{way}{after}"),
-            Some(_) | None => format!("{word}({part}"),
-        });
-        made = std::iter::once(parts[0].to_string()).chain(rest).collect();
-    }
-    made
 }
 
 /// As [`check`], of kernels that compute all products in one way.
