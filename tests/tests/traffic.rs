@@ -7,7 +7,8 @@
 //!   lists that a sort makes have no pitch, and go wherever the routing sends them.
 //! * Few rows: weights are read once, those of the experts hit alone.
 //! * Many rows: those that fill up a tile are not read.
-//! * All launches together, each of which reads what it reads from memory once: little more than the bound that `moec plan` prints.
+//! * All launches together, each of which reads what it reads from memory once: little more than the bound that `moec plan` prints, and what
+//!   it says of them.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use moec::diagnostics::Source;
 use moec::emulate::{Emulation, emulate, options, schedules};
 use moec::import::Entry;
 use moec::pipeline::lower;
+use moec::plan::plan;
 use moec::{package, random};
 use moec_codegen::{Options, codegen};
 use moec_ir::rewrite::{Bound, bound};
@@ -115,7 +117,8 @@ fn hold(target: &str, way: Option<&str>, dtypes: &[&str], bars: &Bars) {
             } else {
                 batch.hold_weights();
             }
-            batch.hold_all(&bound(&built[0].1.graph, &machine, tokens));
+            let plan = plan("traffic", &[(&machine, &built[0].1, &[])], &[tokens]).unwrap();
+            batch.hold_all(&bound(&built[0].1.graph, &machine, tokens), plan.targets[0].batches[0].total.bytes);
         }
     }
 }
@@ -197,8 +200,8 @@ impl Batch {
         }
     }
 
-    /// Against the bound of the plan, and against that of the experts that this batch hits.
-    fn hold_all(&self, bound: &Bound) {
+    /// Against the bound of the plan, that of the experts that this batch hits, and what the plan says that the launches move.
+    fn hold_all(&self, bound: &Bound, planned: u64) {
         let moved = self.launches.iter().flat_map(|launch| launch.report.counters.buffers.values());
         let bytes: u64 = moved.map(|moved| (moved.read.distinct + moved.written.distinct) * SECTOR).sum();
         let router = EXPERTS * HIDDEN * BYTES;
@@ -207,6 +210,7 @@ impl Batch {
             assert!(bytes * 100 <= least * 115, "{}: {bytes} bytes are moved, {least} must be", self.what);
         }
         assert!(bytes >= of_batch, "{}: {bytes} bytes are moved, {of_batch} must be", self.what);
+        assert!(bytes.abs_diff(planned) * 100 <= planned, "{}: {bytes} bytes are moved, planned are {planned}", self.what);
     }
 }
 
