@@ -24,6 +24,7 @@ fn rewritten(layer: &Typed, machine: &Machine, tokens: u64) -> Typed {
 fn a_small_layer_by_hand() {
     let layer = parse(MIXTRAL);
     // Where nothing waits for memory or the last cache: else that may hide what a longer body costs.
+    // Without waiting for memory or the last cache: it hides all of so small a body, of which a thousandth is less than a picosecond.
     let machine = Machine { memory_ps: 0, cache_bytes_per_us: None, ..sm_80() };
     let graph = rewritten(&layer, &machine, 3);
     let prices = prices(&graph, &machine, 3);

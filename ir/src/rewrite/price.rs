@@ -23,6 +23,9 @@ pub struct Amounts {
     pub work: u64,
 }
 
+/// What is hidden counts one in so many, so that of two graphs that move the same bytes the one with less work wins.
+const HIDDEN: u64 = 1_000;
+
 /// The price of an op, or of several together, for one batch. Times are in picoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Price {
@@ -75,18 +78,20 @@ impl Price {
             waiting: 0,
             caching: 0,
             computing,
-            // What is hidden counts a thousandth, so that of two graphs that move the same bytes the one with less work wins.
-            busy: moving.max(computing).saturating_add(moving.min(computing) / 1_000),
+            busy: moving.max(computing).saturating_add(moving.min(computing) / HIDDEN),
             serial: 0,
             launching: machine.launch_ps.saturating_mul(amounts.launches),
             alone: 0,
         }
     }
 
-    /// The same where tiles take so long to get what they read.
+    /// The same where tiles take so long to get what they read. Where that is the longest, computing is what it hides: all operands are
+    /// among what is waited for.
     pub fn feeding(self, Feeding { waiting, caching }: Feeding) -> Price {
-        let hidden = self.busy.saturating_sub(self.moving.max(self.computing));
-        Price { waiting, caching, busy: self.busy.max(waiting.max(caching).saturating_add(hidden)), ..self }
+        let fed = waiting.max(caching);
+        let is_longest = fed > self.moving.max(self.computing);
+        let busy = if is_longest { fed.saturating_add(self.computing / HIDDEN) } else { self.busy };
+        Price { waiting, caching, busy, ..self }
     }
 
     /// The same where so few processors work that moving and computing take so many times as long.
@@ -204,6 +209,18 @@ mod tests {
         let alone = small.slower(10);
         assert_eq!((alone.limit(), alone.total()), (Limit::Processor, 50_040 + 7_000));
         assert_eq!(of(0, 0, 0), Price::default());
+    }
+
+    #[test]
+    fn a_longer_body_costs_more_whatever_it_waits_for() {
+        // 10 bytes take 5 ns, 8 or 9 FLOPs 8 or 9 ns, a launch 7 ns; waiting for memory, or for the cache, 20 ns.
+        for feeding in [Feeding { waiting: 20_000, caching: 6_000 }, Feeding { waiting: 6_000, caching: 20_000 }] {
+            let [short, long] = [8, 9].map(|work| of(1, 10, work).feeding(feeding).total());
+            assert_eq!([short, long], [20_000 + 8 + 7_000, 20_000 + 9 + 7_000]);
+        }
+        // What is not the longest is hidden and costs nothing.
+        assert_eq!(of(1, 10, 8).feeding(Feeding { waiting: 7_999, caching: 8_000 }).total(), of(1, 10, 8).total());
+        assert_eq!(of(1, 10, 8).feeding(Feeding { waiting: 8_001, caching: 0 }).limit(), Limit::Latency);
     }
 
     #[test]
