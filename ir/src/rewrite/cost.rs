@@ -6,6 +6,7 @@
 use egg::Id;
 
 use super::price::{Amounts, Price};
+use super::route_cost::{experts_of, picking, ranked, route, sorting_of};
 use super::spread::Spread;
 use crate::graph::{Assignment, Attr, Dim, Node, Op, Pointwise, Priority, Type, Typed, infer_body};
 use crate::tiling::{self, Feeding, Product};
@@ -95,7 +96,7 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
         types => (types, None),
     };
     let all_bytes: u64 = types.iter().map(|t| sizes.bytes(t)).fold(0, u64::saturating_add);
-    let (mut serial, mut idle, mut useful): (Cost, u64, Option<u64>) = (0, 1, None);
+    let (mut serial, mut useful): (Cost, Option<u64>) = (0, None);
     let mut feeding = Feeding::default();
     let (launches, bytes, work) = match op {
         // Views: read where they are used.
@@ -112,9 +113,11 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
         // Values that are no parts have launches of their own.
         Op::Launch => (u64::from(types.iter().any(|ty| matches!(ty, Type::List(_)))), 0, 0),
         Op::Gemm if is_rowwise(types) => return Price { serial: NEVER, ..Price::default() },
-        Op::Gemm | Op::GroupedGemm | Op::Combine | Op::Route | Op::RmsNorm | Op::SoftDispatch | Op::SoftCombine => {
+        Op::Route => return route(op, types, way, machine, sizes),
+        Op::Gemm if gives_picks(op, types) => return route(op, types, way, machine, sizes),
+        Op::Gemm | Op::GroupedGemm | Op::Combine | Op::RmsNorm | Op::SoftDispatch | Op::SoftCombine => {
             let body = infer_body(op, types).unwrap_or_default();
-            let (result, picks) = body.last().map_or((0, 0), |t| (sizes.bytes(t), sizes.elements(t)));
+            let result = body.last().map_or(0, |t| sizes.bytes(t));
             let (products, read_again) = match (way, product(op, types)) {
                 (Some(Attr::Tiling(tiling) | Attr::Beside(tiling)), Some(product)) => {
                     let [rows, groups] = sizes.rows(op, types);
@@ -131,36 +134,8 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
             useful = Some(of_body.saturating_add(product_flops(op, types, sizes)));
             let flops = of_body.saturating_add(products);
             let bytes = touched(op, types, sizes).saturating_add(read_again).saturating_add(result);
-            if op == Op::Route && experts_choose(types) {
-                // A route is followed by the choice, which reads the scores six times.
-                idle = idle_processors(Sorting::Spread, sizes.tokens, machine);
-                (2, bytes.saturating_add(picks.saturating_mul(24)), flops)
-            } else {
-                // A route is followed by the sort.
-                let sorting = sorting_of(way);
-                let sort = if op == Op::Route { sorting.launches() } else { 0 };
-                let mut parts = 0;
-                if op == Op::Route {
-                    let (experts, routers) = (experts_of(types), sorting.routers(sizes.tokens, machine));
-                    let hidden = types.first().map_or(0, |x| sizes.elements(x)) / sizes.tokens.max(1);
-                    serial = sorting.serial_ps(picks, experts, machine).saturating_add(tiling::slices_ps(
-                        sorting,
-                        [sizes.tokens, hidden, experts],
-                        machine,
-                    ));
-                    if !takes_no_greatest(types) {
-                        let of_token = picks / sizes.tokens.max(1);
-                        serial = serial.saturating_add(tiling::pick_ps([sizes.tokens, of_token, experts], routers, machine));
-                    }
-                    idle = idle_processors(sorting, sizes.tokens, machine);
-                    // Each block of a cluster writes its part of every logit, and they are read again.
-                    let logits = sizes.tokens.saturating_mul(experts).saturating_mul(8);
-                    parts = if sorting == Sorting::Cluster { logits.saturating_mul(routers) } else { 0 };
-                }
-                let own = u64::from(!matches!(way, Some(Attr::Beside(_))));
-                let launches = own + sort + ordering(types);
-                (launches, bytes.saturating_add(ranked(types, picks, sizes.tokens)).saturating_add(parts), flops)
-            }
+            let own = u64::from(!matches!(way, Some(Attr::Beside(_))));
+            (own + ordering(types), bytes, flops)
         }
         Op::Assign => {
             let picks = types.first().map_or(0, |picks| sizes.elements(picks));
@@ -172,12 +147,16 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
             serial = sorting.serial_ps(types.first().map_or(0, |ids| sizes.elements(ids)), experts_of(types), machine);
             (sorting.launches(), all_bytes.saturating_mul(3), 0)
         }
+        Op::TopK | Op::SparseMixer => {
+            serial = picking(types, sizes, machine);
+            (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
+        }
         // The kernel that picks writes them.
         Op::Picked if matches!(types.first(), Some(Type::Picks { .. })) => return Price::default(),
         Op::Picked => (1, all_bytes.saturating_mul(2), sizes.pairs),
-        Op::SparseMixer | Op::HashPicks | Op::Observe => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
+        Op::HashPicks | Op::Observe => (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op))),
         Op::AllExperts => (1, all_bytes.saturating_mul(2), 0),
-        Op::TopK | Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Pointwise(_) => {
+        Op::GroupLimit | Op::Renorm | Op::Dispatch | Op::Softmax | Op::Pointwise(_) => {
             (1, all_bytes.saturating_mul(2), all_bytes.saturating_mul(weight(op)))
         }
         Op::Leading | Op::Joint | Op::ExpertScale | Op::BestScore | Op::Counted | Op::WithoutRows => {
@@ -193,41 +172,7 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
         Op::Within => (1, all_bytes.saturating_mul(2), all_bytes),
     };
     let amounts = Amounts { launches, bytes, flops: useful.unwrap_or(work), work };
-    Price { serial, ..Price::roofline(machine, amounts).feeding(feeding).slower(idle) }
-}
-
-/// How many processors there are for each that routes: few blocks have their processors' part of the bandwidth and of the rate.
-fn idle_processors(sorting: Sorting, tokens: u64, machine: &Machine) -> u64 {
-    (u64::from(machine.processors) / sorting.routers(tokens, machine).max(1)).max(1)
-}
-
-/// How pairs are sorted, where that is decided; else as those of large batches are.
-fn sorting_of(way: Option<&Attr>) -> Sorting {
-    match way {
-        Some(Attr::Sorting(sorting)) => *sorting,
-        Some(_) | None => Sorting::Spread,
-    }
-}
-
-/// The experts of the pairs that are sorted, those without rows too: of a route, of picks, or of given ids.
-pub(super) fn experts_of(types: &[&Type]) -> u64 {
-    match types {
-        [Type::Picks { experts, rowless, .. }, ..] => experts.saturating_add(*rowless),
-        [.., Type::Attr(Attr::Num(experts))] => *experts,
-        [_, Type::List(routers), ..] => match routers.first() {
-            Some(Type::Tensor { shape, .. }) => match shape.first() {
-                Some(Dim::Const(n)) => *n,
-                Some(Dim::Tokens | Dim::Pairs) | None => 0,
-            },
-            Some(Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_)) | None => 0,
-        },
-        _ => 0,
-    }
-}
-
-/// Whether a route's picks are not the greatest of some scores: all experts, or those that a table names.
-fn takes_no_greatest(types: &[&Type]) -> bool {
-    types.iter().any(|ty| matches!(ty, Type::Attr(Attr::Body(body)) if body.has(Op::AllExperts) || body.has(Op::HashPicks)))
+    Price { serial, ..Price::roofline(machine, amounts).feeding(feeding) }
 }
 
 /// What a product multiplies, where it is one with kernels of its own: all but those that give picks.
@@ -337,7 +282,7 @@ impl Sizes {
         }
     }
 
-    fn elements(&self, ty: &Type) -> u64 {
+    pub(super) fn elements(&self, ty: &Type) -> u64 {
         match ty {
             Type::Tensor { shape, .. } => shape.iter().map(|d| self.dim(*d)).fold(1, u64::saturating_mul),
             Type::Picks { top_k, .. } | Type::Routing { top_k, .. } => self.tokens.saturating_mul(*top_k),
@@ -358,7 +303,7 @@ impl Sizes {
 }
 
 /// Bytes that a fused op reads: of grouped weights only those of the experts that are hit.
-fn touched(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
+pub(super) fn touched(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
     let weight_list = op.operand_list().map(|list| list - 1).filter(|_| op == Op::GroupedGemm);
     let of = |(i, ty): (usize, &&Type)| match ty {
         Type::List(ws) if Some(i) == weight_list => ws.iter().map(|w| expert_bytes(w, sizes)).fold(0, u64::saturating_add),
@@ -372,29 +317,6 @@ fn weight_bytes(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
     let Some(Type::List(ws)) = op.operand_list().and_then(|list| types.get(list - 1)) else { return 0 };
     let of = |w: &Type| if op == Op::GroupedGemm { expert_bytes(w, sizes) } else { sizes.bytes(w) };
     ws.iter().map(of).fold(0, u64::saturating_add)
-}
-
-/// Whether a route's body gives every token all experts, which then take the heaviest.
-pub(super) fn experts_choose(types: &[&Type]) -> bool {
-    match types {
-        [_, _, _, Type::Attr(Attr::Body(body)), Type::Attr(Attr::Assignment(Assignment::Capacity(c)))] => {
-            body.has(Op::AllExperts) && c.priority == Priority::Score
-        }
-        _ => false,
-    }
-}
-
-/// Bytes of the ranks that a capacity is compared with: one a pick.
-fn ranked(types: &[&Type], picks: u64, tokens: u64) -> u64 {
-    match types.last() {
-        // In four passes an item is read, written, and its key looked up twice: 16 bytes.
-        Some(Type::Attr(Attr::Assignment(Assignment::Capacity(c)))) => picks.saturating_mul(4).saturating_add(match c.priority {
-            Priority::ChoiceMajor | Priority::TokenMajor => 0,
-            Priority::BatchPrioritized => tokens.saturating_mul(64),
-            Priority::Score => picks.saturating_mul(64),
-        }),
-        Some(_) | None => 0,
-    }
 }
 
 /// Launches before a sort that find the order of service: one, and four passes of three.
@@ -452,7 +374,7 @@ fn mixing_flops(rows: &Type, weights: &Type, sizes: &Sizes) -> u64 {
 
 /// Arithmetic of the body: each node's elements times the weight of its op. What is observed is read in a pass of its own,
 /// the weight of `observe`, and shares nothing with the picks.
-fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u64 {
+pub(super) fn body_flops(op: Op, types: &[&Type], body_types: &[Type], sizes: &Sizes) -> u64 {
     let Some(Type::Attr(Attr::Body(body))) = op.body().and_then(|i| types.get(i).copied()) else { return 0 };
     let nodes = body.nodes();
     let mut needed = vec![false; nodes.len()];

@@ -8,6 +8,7 @@ mod extract;
 mod matching;
 mod price;
 mod regimes;
+mod route_cost;
 pub mod rules;
 mod spread;
 mod typing;

@@ -5,7 +5,8 @@
 use egg::{EGraph, Id, Language};
 
 use super::Typing;
-use super::cost::{Cost, NEVER, UNFUSED, Workload, cost, experts_choose, experts_of, has_kernel, ordering, product};
+use super::cost::{Cost, NEVER, UNFUSED, Workload, cost, has_kernel, ordering, product};
+use super::route_cost::{experts_choose, experts_of};
 use crate::graph::{Assignment, Attr, Node, Op, Span, Type};
 use crate::tiling::{self, Product};
 use crate::{Machine, Sorting, Tiling};

@@ -1,6 +1,7 @@
 //! How a product is cut into tiles on a machine, and what the cut costs. The cost model and the schedule both ask here and know
 //! neither each other nor how a tile is computed.
 
+mod routing;
 mod sorting;
 mod work;
 
@@ -8,7 +9,8 @@ use std::fmt;
 
 use crate::machine::{Copier, Unit};
 use crate::{DType, Machine, MatrixShape};
-pub use sorting::{ROUTE_SLICE, ROUTE_TOKENS, Sorting, chunk_items, pick_ps, rank_warps, route_bytes, slices_ps};
+pub use routing::{LOGIT_DEPTH, LogitTiles, ROUTE_SLICE, ROUTE_TOKENS, Routing, logit_tiles, pick_ps, route_bytes, run_of_block};
+pub use sorting::{Sorting, chunk_items, rank_warps};
 pub use work::{Feeding, feeding, flops, passes};
 
 /// How a product is computed.

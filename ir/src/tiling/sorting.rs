@@ -1,7 +1,8 @@
-//! How pairs are sorted and tokens routed on a machine, and what of it is done one after another.
+//! How pairs are sorted on a machine, and what of it is done one after another.
 
 use std::fmt;
 
+use super::ROUTE_TOKENS;
 use crate::Machine;
 
 /// How the pairs of a batch are put in the order of the grouped rows. All ways give the same rows.
@@ -57,6 +58,14 @@ impl Sorting {
             }
             Sorting::Routed => 1,
             Sorting::Cluster => u64::from(machine.cluster_blocks),
+        }
+    }
+
+    /// Blocks that share the elements along H.
+    pub fn sharing(self, machine: &Machine) -> u32 {
+        match self {
+            Sorting::Spread | Sorting::Block | Sorting::Routed => 1,
+            Sorting::Cluster => machine.cluster_blocks,
         }
     }
 
@@ -128,50 +137,6 @@ const SCAN_STEPS: u64 = 10;
 /// Steps in which the blocks of a cluster wait for each other and see what they have stored in the second cache: some 0.6 us (assumed).
 const MEETING_STEPS: u64 = 40;
 
-/// Steps of a pick of a token's lanes: the greatest of all lanes and where it was, in five exchanges each, and the winner's key is taken
-/// out. Before them each lane looks at its keys, one of 32.
-const PICK_STEPS: u64 = 13;
-
-/// Picoseconds in which so many processors pick for all tokens: a warp a token of those that a block has, one pick after another. On a
-/// machine without threads that is work as any other.
-pub fn pick_ps([tokens, picks, experts]: [u64; 3], processors: u64, machine: &Machine) -> u64 {
-    if !machine.has_threads() {
-        return 0;
-    }
-    let warps = u64::from(machine.block_threads.min(256) / machine.warp_lanes);
-    let in_turn = tokens.div_ceil(ROUTE_TOKENS.into()).div_ceil(processors.max(1));
-    let of_warp = tokens.min(ROUTE_TOKENS.into()).div_ceil(warps.max(1)).saturating_mul(in_turn);
-    let of_token = picks.saturating_mul(PICK_STEPS + experts.div_ceil(machine.warp_lanes.into()));
-    of_warp.saturating_mul(of_token).saturating_mul(machine.step_ps)
-}
-
-/// Steps in which a block waits for a slice of its tokens and of the router, of so many elements along H and so many experts: as long as
-/// a read of memory that the second cache has takes, some 0.4 us (assumed).
-const SLICE_STEPS: u64 = 25;
-
-/// Elements along H, and experts, of a slice by which a block with threads multiplies its tokens with a router.
-pub const ROUTE_SLICE: [u32; 2] = [32, 64];
-
-/// Picoseconds in which blocks wait for the slices of a router, one after another. The blocks of a cluster share them, but each has all
-/// tokens. A machine without threads reads them as any other bytes.
-pub fn slices_ps(sorting: Sorting, [tokens, hidden, experts]: [u64; 3], machine: &Machine) -> u64 {
-    if !machine.has_threads() {
-        return 0;
-    }
-    let [depth, side] = ROUTE_SLICE.map(u64::from);
-    let (parts, shared) = (tokens.div_ceil(ROUTE_TOKENS.into()), hidden.div_ceil(depth));
-    let slices = match sorting {
-        // Blocks of one processor wait together.
-        Sorting::Spread | Sorting::Block => shared,
-        Sorting::Routed => shared.saturating_mul(parts),
-        Sorting::Cluster => shared.div_ceil(u64::from(machine.cluster_blocks)).saturating_mul(parts),
-    };
-    slices.saturating_mul(experts.div_ceil(side)).saturating_mul(SLICE_STEPS).saturating_mul(machine.step_ps)
-}
-
-/// Most tokens that a block routes at a time.
-pub const ROUTE_TOKENS: u32 = 16;
-
 /// Warps of a block that find the places of a chunk's items together, where the items have numbers below this: a power of two, each of
 /// them with counts of its own in shared memory.
 pub fn rank_warps(numbers: u64, machine: &Machine) -> u32 {
@@ -183,14 +148,6 @@ pub fn rank_warps(numbers: u64, machine: &Machine) -> u32 {
 /// Numbers and places of a chunk's items, and sums of the warps.
 fn ranked_items(machine: &Machine) -> u64 {
     2 * u64::from(chunk_items(machine)) + if machine.has_threads() { 32 } else { 0 }
-}
-
-/// Shared memory that a block may have to route tokens to so many experts: what it leaves is enough to sort their pairs too, wherever
-/// that [fits](Sorting::fits).
-pub fn route_bytes(experts: u64, machine: &Machine) -> u64 {
-    let left = u64::from(machine.shared_optin_bytes).saturating_sub(Sorting::Routed.shared_bytes(experts, machine));
-    let limit = u64::from(machine.shared_bytes);
-    if Sorting::Routed.fits(experts, machine) { limit.min(left) } else { limit }
 }
 
 /// Most items of a chunk of a sort: on a GPU enough blocks to share the work, on the host what stays in the first-level cache.

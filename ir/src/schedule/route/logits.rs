@@ -1,6 +1,8 @@
 //! The logits of a block's tokens, into shared memory: a small matrix product with both sides contiguous along H. What is
 //! made of them is not here.
 //!
+//! Where the machine has products of small matrices of both sides' type, they are computed [so](super::matrices). Elsewhere:
+//!
 //! ```text
 //!   host: rectangles of sums in registers, each a vector along H      GPU: slices of H through shared memory
 //!
@@ -10,9 +12,9 @@
 //!        ..                                                               experts; sums are four lanes along H
 //! ```
 //!
-//! 2 M E H FLOPs a block. Every logit adds its products in one order, which depends on H and the machine alone.
+//! 2 M E H FLOPs a block. Every logit adds its products in one order, which depends on H, E and the machine alone.
 
-use super::{Block, Route};
+use super::{Block, Route, matrices};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Value};
 use crate::machine::Unit;
@@ -27,39 +29,48 @@ pub(super) struct Matrices<'k> {
     pub(super) tokens: Value<'k>,
 }
 
-/// Bytes of shared memory beside the logits.
-pub(super) fn shared_bytes(machine: &Machine, block: &Block) -> u64 {
-    if machine.has_threads() { 4 * u64::from((block.tokens + EXPERTS) * PITCH) } else { 0 }
+/// Bytes of shared memory beside the logits, where so many blocks share H.
+pub(super) fn shared_bytes(spec: &Route, blocks: u32, machine: &Machine, block: &Block) -> u64 {
+    match matrices::tiles(spec, blocks, machine) {
+        Some(tiles) => matrices::shared_bytes(&tiles, block),
+        None if machine.has_threads() => 4 * u64::from((block.tokens + EXPERTS) * PITCH),
+        None => 0,
+    }
 }
 
 /// All logits of the block, in rows a [pitch](Block::pitch) apart.
 pub(super) fn logits<'k>(k: &'k Builder, spec: &Route, machine: &Machine, block: &Block, m: &Matrices<'k>, logits: Array<'k>) {
     if machine.has_threads() {
-        let whole = [k.i32(0), k.i32(spec.hidden as i32)];
-        in_slices(k, spec, block, m, whole, |row, e, sum| logits.store(row * block.pitch as i32 + e, sum));
+        let to = |row: Value<'k>, e: Value<'k>, sum: Value<'k>| logits.store(row * block.pitch as i32 + e, sum);
+        part_of_logits(k, (spec, machine, block), m, (k.i32(0), 1), to);
     } else {
         in_registers(k, spec, machine, block, m, logits);
     }
 }
 
-/// The part of the block's logits that one of so many blocks adds up, a run of H: tells of each by row and expert.
+/// The part of the block's logits that one of so many blocks with threads adds up, a run of H: tells of each by row and expert.
 pub(super) fn part_of_logits<'k>(
     k: &'k Builder,
-    spec: &Route,
-    block: &Block,
+    (spec, machine, block): (&Route, &Machine, &Block),
     m: &Matrices<'k>,
-    [number, blocks]: [Value<'k>; 2],
+    (number, blocks): (Value<'k>, u32),
     told: impl Fn(Value<'k>, Value<'k>, Value<'k>),
 ) {
+    let tiles = matrices::tiles(spec, blocks, machine);
+    let run = tiling::run_of_block(spec.hidden, blocks, tiles.map_or(DEPTH, |tiles| tiles.step())) as i32;
     let hidden = spec.hidden as i32;
-    let slices = k.bind("slices", (k.i32((hidden + DEPTH as i32 - 1) / DEPTH as i32) + (blocks - 1)) / blocks);
-    let run = slices * DEPTH as i32;
-    let bounds = [number * run, ((number + 1) * run).min(hidden)];
-    in_slices(k, spec, block, m, bounds.map(|bound| k.bind("bound", bound)), told);
+    let bounds = match blocks {
+        1 => [k.i32(0), k.i32(hidden)],
+        _ => [number * run, ((number + 1) * run).min(hidden)].map(|bound| k.bind("bound", bound)),
+    };
+    match tiles {
+        Some(tiles) => matrices::products(k, (spec, block, &tiles), m, bounds, told),
+        None => in_slices(k, spec, block, m, bounds, told),
+    }
 }
 
 /// `row * H`, as an offset.
-fn start_of<'k>(k: &'k Builder, spec: &Route, row: Value<'k>) -> Value<'k> {
+pub(super) fn start_of<'k>(k: &'k Builder, spec: &Route, row: Value<'k>) -> Value<'k> {
     k.bind("row_start", row.cast(DType::I64) * k.i64(spec.hidden as i64))
 }
 

@@ -34,6 +34,7 @@
 
 mod lanes;
 mod logits;
+mod matrices;
 mod parts;
 pub(super) mod pick;
 mod report;
@@ -125,11 +126,11 @@ pub(super) enum Then<'s> {
 /// The kernel for `spec` on `machine`.
 pub(super) fn route(spec: &Route, then: Then, machine: &Machine) -> Result<Routed, ScheduleError> {
     let gating = Gating::read(spec)?;
-    let block = Block::fitting(&gating, machine)?;
     let cluster = match then {
         Then::End | Then::SortAlone(_) => 1,
         Then::SortTogether(_) => machine.cluster_blocks,
     };
+    let block = Block::fitting(&gating, cluster, machine)?;
     let builder = Builder::new(&spec.name, block.threads).in_clusters(cluster);
     let k = &builder;
     let x = k.input("x", spec.x);
@@ -417,7 +418,7 @@ struct Block {
 
 impl Block {
     /// As many tokens as shared memory holds: the router is read once for them all.
-    fn fitting(gating: &Gating, machine: &Machine) -> Result<Block, ScheduleError> {
+    fn fitting(gating: &Gating, cluster: u32, machine: &Machine) -> Result<Block, ScheduleError> {
         let spec = gating.spec;
         let threads = machine.block_threads.min(256);
         let with = |tokens: u32| {
@@ -433,7 +434,7 @@ impl Block {
             // Arrays start at multiples of 16 bytes: all of these sizes are.
             report
                 + 4 * (tokens * row + workers * (groups + picked))
-                + logits::shared_bytes(machine, block)
+                + logits::shared_bytes(spec, cluster, machine, block)
                 + lanes::shared_bytes(spec, machine, block)
         };
         let choices = [1, 2, 4, 8, 16].map(|part| with(tiling::ROUTE_TOKENS / part));

@@ -61,8 +61,9 @@ impl<'k> Parts<'_, 'k> {
         let staged = self.staged();
         k.for_range("part", k.i32(0), parts, |number| {
             let (first, tokens) = self.bounds(number);
-            let run = [k.block(), k.i32(blocks)];
-            logits::part_of_logits(k, spec, block, &self.matrices(first, tokens), run, |row, e, sum| {
+            let of = (spec, self.machine, block);
+            let run = (k.block(), self.machine.cluster_blocks);
+            logits::part_of_logits(k, of, &self.matrices(first, tokens), run, |row, e, sum| {
                 let token = k.bind("token", first + row);
                 k.when(token.lt(tokens), || logits_of_block.store(place(k.block(), token, e), sum));
             });
