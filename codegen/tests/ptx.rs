@@ -84,6 +84,7 @@ fn lanes_and_threads_talk() {
         let text = ptx(warp_argmax(), &gpu);
         let words = ["shfl.sync.bfly.b32", "vote.sync.any", "vote.sync.all", "vote.sync.ballot", "bar.warp.sync"];
         assert_eq!(counts(&text, words), [10, 1, 1, 1, 1], "{text}");
+        assert_eq!(counts(&text, ["redux.sync.max.s32", "redux.sync.min.s32"]), [1, 1], "{text}");
         // Eight halvings and the end; the input is only read.
         let text = ptx(block_sum(256), &gpu);
         let barriers = counts(&text, ["bar.sync", "barrier.sync"]).iter().sum::<usize>();

@@ -165,6 +165,28 @@ fn votes_are_each_warps_own() {
     );
 }
 
+#[test]
+fn a_redux_is_of_each_warp() {
+    check(
+        "sm_80",
+        1,
+        vec![Memory::unknown(16)],
+        // Of (thread - 40) squared, negative where it is odd: 0 to 31, then 32 to 63.
+        ints(&[1600, -1521, 484, -529]),
+        "kernel @redux(%y: *mut i32) threads 64 {
+           let %square: i32 = (thread - 40) * (thread - 40)
+           let %x: i32 = select(thread % 2 == 0, %square, 0 - %square)
+           redux %greatest: i32 = max %x
+           redux %least: i32 = min %x
+           if thread % 32 == 7 {
+             let %at: i32 = thread / 32 * 2
+             store %y[%at] = %greatest
+             store %y[%at + 1] = %least
+           }
+         }",
+    );
+}
+
 /// Each thread goes round as often as its own bounds say; the bounds are evaluated once.
 #[test]
 fn loops_of_different_lengths() {

@@ -67,6 +67,7 @@ const WORDS: &[&str] = &[
     "atomic",
     "shuffle",
     "vote",
+    "redux",
     "barrier",
     "registers",
     "copy",

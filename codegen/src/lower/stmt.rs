@@ -90,6 +90,11 @@ impl<'c> Lowering<'_, 'c> {
                 let value = self.expr(*value)?;
                 self.bind(*local, self.target.vote(ir, *vote, value));
             }
+            Stmt::Redux { local, extreme, value } => {
+                self.needs_whole_warps()?;
+                let value = self.expr(*value)?;
+                self.bind(*local, self.target.redux(ir, *extreme, value));
+            }
             Stmt::Barrier(scope) => {
                 match scope {
                     Scope::Warp => self.needs_whole_warps()?,

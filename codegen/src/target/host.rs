@@ -2,7 +2,7 @@
 //! Linking the object is in `link`.
 
 use inkwell::module::Linkage;
-use moec_ir::kernel::{Hint, Index, Kernel, ParamKind, Place, Scope, Unary, Vote};
+use moec_ir::kernel::{Extreme, Hint, Index, Kernel, ParamKind, Place, Scope, Unary, Vote};
 use moec_ir::machine::{CpuFeature, X86_64_V3, X86_64_V4, vector_bytes};
 use moec_ir::{DType, Machine, MatrixShape};
 
@@ -143,6 +143,10 @@ impl Target for Host {
             Vote::Any | Vote::All => value,
             Vote::Ballot => ir.cast(Op::ZExt, value, ir.int(32)),
         }
+    }
+
+    fn redux<'c>(&self, _: &Ir<'c>, _: Extreme, value: Value<'c>) -> Value<'c> {
+        value
     }
 
     /// To all levels of cache, for reading.

@@ -5,7 +5,7 @@ mod host;
 mod nvptx;
 mod spelling;
 
-use moec_ir::kernel::{Hint, Index, Kernel, Panels, Place, Scope, Unary, Vote};
+use moec_ir::kernel::{Extreme, Hint, Index, Kernel, Panels, Place, Scope, Unary, Vote};
 use moec_ir::machine::MachineKind;
 use moec_ir::{DType, Machine, MatrixShape};
 
@@ -54,6 +54,9 @@ pub(crate) trait Target {
 
     /// What the lanes of the warp agree on.
     fn vote<'c>(&self, ir: &Ir<'c>, vote: Vote, value: Value<'c>) -> Value<'c>;
+
+    /// The greatest or the least of the lanes of the warp.
+    fn redux<'c>(&self, ir: &Ir<'c>, extreme: Extreme, value: Value<'c>) -> Value<'c>;
 
     /// LLVM's name of the threads among which an atomic operation is indivisible; `None`: all there are.
     fn atomic_scope(&self, place: Place) -> Option<&'static str>;

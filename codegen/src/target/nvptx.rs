@@ -2,7 +2,7 @@
 //! Assembling the PTX is in `ptxas`.
 
 use inkwell::module::Linkage;
-use moec_ir::kernel::{Hint, Index, Kernel, Mbarrier, ParamKind, Place, Scope, Unary, Vote, layout};
+use moec_ir::kernel::{Extreme, Hint, Index, Kernel, Mbarrier, ParamKind, Place, Scope, Unary, Vote, layout};
 use moec_ir::{DType, Machine, MatrixShape};
 
 use super::spelling::Instruction;
@@ -183,6 +183,14 @@ impl Target for Nvptx {
             Vote::Ballot => Instruction::VoteBallot,
         };
         instruction.value(ir, &[word(ir, ALL_LANES), value])
+    }
+
+    fn redux<'c>(&self, ir: &Ir<'c>, extreme: Extreme, value: Value<'c>) -> Value<'c> {
+        let instruction = match extreme {
+            Extreme::Max => Instruction::ReduxMax,
+            Extreme::Min => Instruction::ReduxMin,
+        };
+        instruction.value(ir, &[value, word(ir, ALL_LANES)])
     }
 
     fn prefetch<'c>(&self, ir: &Ir<'c>, at: Pointer<'c>) {

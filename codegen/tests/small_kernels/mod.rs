@@ -9,7 +9,7 @@ use std::io::Write;
 use moec_codegen::symbol::symbol;
 use moec_codegen::{Image, Object, Options, codegen};
 use moec_ir::kernel::verify::verify_kernel;
-use moec_ir::kernel::{Builder, Kernel, Program, Value, Vote};
+use moec_ir::kernel::{Builder, Extreme, Kernel, Program, Value, Vote};
 use moec_ir::machine::MACHINES;
 use moec_ir::{DType, Machine, MatrixShape};
 
@@ -238,7 +238,8 @@ pub fn block_sum(threads: u32) -> Kernel {
     k.finish()
 }
 
-/// `out[block] =` where the greatest of 32 values is (the first of equals), by shuffles; `votes` gets a vote of each kind.
+/// `out[block] =` where the greatest of 32 values is (the first of equals), by shuffles; `votes` gets a vote of each kind, and the
+/// greatest and least number of a lane that has a positive one.
 pub fn warp_argmax() -> Kernel {
     let k = Builder::new("warp_argmax", 32);
     let (input, out, votes) = (k.input("in", DType::F32), k.output("out", DType::I32), k.output("votes", DType::I32));
@@ -254,11 +255,16 @@ pub fn warp_argmax() -> Kernel {
     k.warp_barrier();
     let positive = k.bind("positive", best.get().gt(0.0));
     let (any, all, ballot) = (k.vote(Vote::Any, positive), k.vote(Vote::All, positive), k.vote(Vote::Ballot, positive));
+    let is_positive = input.load(k.block() * 32 + lane).gt(0.0);
+    let of_lane = |otherwise: i32| k.bind("of_lane", is_positive.select(lane - 20, otherwise));
+    let [greatest, least] = [(Extreme::Max, i32::MIN), (Extreme::Min, i32::MAX)].map(|(which, or)| k.redux(which, of_lane(or)));
     k.when(lane.eq(0), || {
         out.store(k.block(), place.get());
         votes.store(k.i32(0), any.cast(DType::I32));
         votes.store(k.i32(1), all.cast(DType::I32));
         votes.store(k.i32(2), ballot);
+        votes.store(k.i32(3), greatest);
+        votes.store(k.i32(4), least);
     });
     k.finish()
 }

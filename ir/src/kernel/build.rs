@@ -6,8 +6,8 @@ use std::ops;
 
 use super::expr::infer;
 use super::{
-    Arena, Binary, Block, Compare, Expr, Factor, Handle, Hint, Index, Kernel, Local, Mbarrier, Panels, Param, ParamKind, Place,
-    Reduce, Registers, Scope, Shared, Stmt, Swizzle, Ty, Unary, Vote, Wait, fragment,
+    Arena, Binary, Block, Compare, Expr, Extreme, Factor, Handle, Hint, Index, Kernel, Local, Mbarrier, Panels, Param, ParamKind,
+    Place, Reduce, Registers, Scope, Shared, Stmt, Swizzle, Ty, Unary, Vote, Wait, fragment,
 };
 use crate::{DType, MatrixShape};
 
@@ -308,6 +308,13 @@ impl Builder {
     pub fn shuffle<'k>(&'k self, value: Value<'k>, mask: u32) -> Value<'k> {
         let local = self.local("shuffled", value.ty());
         self.emit(Stmt::Shuffle { local, value: value.expr, mask });
+        self.read(local)
+    }
+
+    /// The greatest or the least value of the warp's lanes.
+    pub fn redux<'k>(&'k self, extreme: Extreme, value: Value<'k>) -> Value<'k> {
+        let local = self.local("extreme", value.ty());
+        self.emit(Stmt::Redux { local, extreme, value: value.expr });
         self.read(local)
     }
 

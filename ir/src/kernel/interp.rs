@@ -15,7 +15,7 @@ use super::memory::Memory;
 use super::print::text_at;
 use super::verify::{verify_kernel, writes};
 use super::{Arena, Binary, Expr, Given, Handle, Index, Kernel, Launch, Local, Location, ParamKind, Place, Program, Role};
-use super::{Registers, Scope, Stmt, Tensor, TensorMap, Ty, Violation, Vote, Wait, arith, verify};
+use super::{Extreme, Registers, Scope, Stmt, Tensor, TensorMap, Ty, Violation, Vote, Wait, arith, verify};
 use crate::{DType, Dims, Machine};
 
 /// What a kernel is given for a parameter.
@@ -294,6 +294,20 @@ impl<'a> Run<'a> {
                 let agreed = warps.flat_map(|warp| std::iter::repeat_n(agreed(*vote, warp), warp.len()));
                 let agreed: Vec<u64> = agreed.collect();
                 self.bind(*local, active, &agreed);
+            }
+            Stmt::Redux { local, extreme, value } => {
+                self.whole_warps(active)?;
+                let values = self.eval(*value, active)?;
+                let of_warp = |warp: &[u64]| {
+                    let numbers = warp.iter().map(|bits| *bits as i32);
+                    let found = match extreme {
+                        Extreme::Max => numbers.max(),
+                        Extreme::Min => numbers.min(),
+                    };
+                    std::iter::repeat_n(i64::from(found.unwrap_or_default()) as u64, warp.len())
+                };
+                let bound: Vec<u64> = values.chunks(self.warp_lanes as usize).flat_map(of_warp).collect();
+                self.bind(*local, active, &bound);
             }
             Stmt::Barrier(Scope::Warp) => self.whole_warps(active)?,
             Stmt::Barrier(Scope::Block) => self.whole_block(active)?,

@@ -56,7 +56,7 @@ pub use memory::Memory;
 pub use panels::Panels;
 pub use parse::{ParseError, parse};
 pub use print::{Location, print, print_kernel, print_with_violations};
-pub use stmt::{Arrival, Block, Factor, Hint, Place, Scope, Stmt, Vote, Wait, WarpRole};
+pub use stmt::{Arrival, Block, Extreme, Factor, Hint, Place, Scope, Stmt, Vote, Wait, WarpRole};
 pub use tensor::{Swizzle, Tensor, TensorMap, View};
 pub use verify::{Violation, verify};
 

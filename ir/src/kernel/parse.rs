@@ -7,11 +7,11 @@ use std::fmt;
 use std::ops::Range;
 
 use super::lex::{Lexeme, Token, lex};
-use super::print::{hint_word, role, vote_word};
+use super::print::{extreme_word, hint_word, role, vote_word};
 use super::{
     Arena, Arg, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Param, ParamKind, Place, Program, Regime, Role,
 };
-use super::{Hint, Mbarrier, Registers, Shared, Stmt, TensorMap, Ty, Vote};
+use super::{Extreme, Hint, Mbarrier, Registers, Shared, Stmt, TensorMap, Ty, Vote};
 use crate::{DType, Extent, Facts, Statistics};
 
 /// Why a text is not a program.
@@ -474,6 +474,13 @@ impl Parser<'_> {
                 let votes = [Vote::Any, Vote::All, Vote::Ballot];
                 let vote = self.known("`any`, `all` or `ballot`", |word| votes.into_iter().find(|v| vote_word(*v) == word))?;
                 Ok(Stmt::Vote { local, vote, value: self.expr()? })
+            }
+            "redux" => {
+                let local = self.typed()?;
+                self.expect("=")?;
+                let extremes = [Extreme::Max, Extreme::Min];
+                let extreme = self.known("`max` or `min`", |word| extremes.into_iter().find(|x| extreme_word(*x) == word))?;
+                Ok(Stmt::Redux { local, extreme, value: self.expr()? })
             }
             "barrier" => self.scope().map(Stmt::Barrier),
             "barrier_arrive" => self.barrier_arrive(),

@@ -11,7 +11,8 @@ use super::{
     Arena, Binary, Block, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, ParamKind, Place, Program, Reduce, Role,
 };
 use super::{
-    Arrival, Factor, Hint, Mbarrier, Panels, Scope, Shared, Stmt, Unary, Vote, Wait, print_matrix, print_sync, print_tensor,
+    Arrival, Extreme, Factor, Hint, Mbarrier, Panels, Scope, Shared, Stmt, Unary, Vote, Wait, print_matrix, print_sync,
+    print_tensor,
 };
 use crate::DType;
 
@@ -334,6 +335,9 @@ impl<'k> Printer<'k> {
             }
             Stmt::Shuffle { local, value, mask } => format!("shuffle {} = {} mask {mask}", typed(local), e(*value)),
             Stmt::Vote { local, vote, value } => format!("vote {} = {} {}", typed(local), vote_word(*vote), e(*value)),
+            Stmt::Redux { local, extreme, value } => {
+                format!("redux {} = {} {}", typed(local), extreme_word(*extreme), e(*value))
+            }
             Stmt::Barrier(scope) => format!("barrier {}", print_sync::scope(*scope)),
             Stmt::BarrierArrive { id, count } => {
                 format!("barrier_arrive {}", print_sync::scope(Scope::Threads { id: *id, count: *count }))
@@ -631,6 +635,13 @@ pub(super) fn hint_word(hint: Hint) -> Option<&'static str> {
         Hint::None => None,
         Hint::Keep => Some("keep"),
         Hint::Stream => Some("stream"),
+    }
+}
+
+pub(super) fn extreme_word(extreme: Extreme) -> &'static str {
+    match extreme {
+        Extreme::Max => "max",
+        Extreme::Min => "min",
     }
 }
 

@@ -86,6 +86,15 @@ pub enum Stmt {
         /// A `Bool`.
         value: Handle<Expr>,
     },
+    /// Binds the greatest or the least value of the lanes of this warp. All lanes take part.
+    Redux {
+        /// The name bound, `I32`.
+        local: Handle<Local>,
+        /// Which.
+        extreme: Extreme,
+        /// `I32`.
+        value: Handle<Expr>,
+    },
     /// All threads of the scope wait for each other, and see each other's stores to shared and global memory.
     Barrier(Scope),
     /// The threads come to the barrier of some threads of this number ([`Scope::Threads`]) and go on without waiting: they are of those that
@@ -300,7 +309,9 @@ impl Stmt {
     pub fn exprs(&self) -> impl Iterator<Item = Handle<Expr>> {
         let (few, lists): Evaluated<'_> = match self {
             Stmt::Let { value, .. } | Stmt::Var { value, .. } | Stmt::Set { value, .. } => ([Some(*value), None, None], [&[]; 2]),
-            Stmt::Shuffle { value, .. } | Stmt::Vote { value, .. } => ([Some(*value), None, None], [&[]; 2]),
+            Stmt::Shuffle { value, .. } | Stmt::Vote { value, .. } | Stmt::Redux { value, .. } => {
+                ([Some(*value), None, None], [&[]; 2])
+            }
             Stmt::Load { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
             Stmt::Store { offset, value, .. } | Stmt::AtomicAdd { offset, value, .. } => {
                 ([Some(*offset), Some(*value), None], [&[]; 2])
@@ -329,7 +340,8 @@ impl Stmt {
     pub fn binds(&self) -> impl Iterator<Item = Handle<Local>> {
         let (one, several): (Option<Handle<Local>>, &[Handle<Local>]) = match self {
             Stmt::Let { local, .. } | Stmt::Var { local, .. } | Stmt::Load { local, .. } => (Some(*local), &[]),
-            Stmt::Shuffle { local, .. } | Stmt::Vote { local, .. } | Stmt::For { local, .. } => (Some(*local), &[]),
+            Stmt::Shuffle { local, .. } | Stmt::Vote { local, .. } | Stmt::Redux { local, .. } => (Some(*local), &[]),
+            Stmt::For { local, .. } => (Some(*local), &[]),
             Stmt::AtomicAdd { local, .. } => (*local, &[]),
             Stmt::LoadMatrix { locals, .. } => (None, locals),
             Stmt::Set { .. } | Stmt::Store { .. } | Stmt::Barrier(_) | Stmt::If { .. } => (None, &[]),
@@ -348,8 +360,8 @@ impl Stmt {
             Stmt::If { then, otherwise, .. } => ([Some(then), Some(otherwise)], &[]),
             Stmt::Roles(roles) => ([None; 2], roles),
             Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => ([None; 2], &[]),
-            Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => ([None; 2], &[]),
-            Stmt::Copy { .. } | Stmt::Commit | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => ([None; 2], &[]),
+            Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Redux { .. } => ([None; 2], &[]),
+            Stmt::Barrier(_) | Stmt::Copy { .. } | Stmt::Commit | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => ([None; 2], &[]),
             Stmt::Arrive { .. } | Stmt::Wait(_) | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => ([None; 2], &[]),
             Stmt::AllowNext | Stmt::StoreMatrix { .. } => ([None; 2], &[]),
             Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } => ([None; 2], &[]),
@@ -371,7 +383,7 @@ impl Stmt {
             Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } => None,
             Stmt::Barrier(_) | Stmt::BarrierArrive { .. } | Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::Wait(_) => None,
             Stmt::AllowNext | Stmt::For { .. } | Stmt::If { .. } | Stmt::Commit | Stmt::Fence => None,
-            Stmt::Mma { .. } | Stmt::GroupMma { .. } => None,
+            Stmt::Mma { .. } | Stmt::GroupMma { .. } | Stmt::Redux { .. } => None,
         }
     }
 
@@ -382,7 +394,7 @@ impl Stmt {
             Stmt::Wait(Wait::Groups(_) | Wait::Products(_) | Wait::Launches) | Stmt::AllowNext | Stmt::Fence => false,
             Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => false,
             Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Roles(_) | Stmt::Commit => false,
-            Stmt::StoreMatrix { .. } => false,
+            Stmt::StoreMatrix { .. } | Stmt::Redux { .. } => false,
             Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } | Stmt::Copy { .. } => false,
             Stmt::For { .. } | Stmt::If { .. } | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } | Stmt::GroupMma { .. } => false,
         }
@@ -482,4 +494,13 @@ pub enum Vote {
     All,
     /// In which lanes it is true.
     Ballot,
+}
+
+/// Which of a warp's values is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Extreme {
+    /// The greatest.
+    Max,
+    /// The least.
+    Min,
 }

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use super::{Binary, Block, Compare, Expr, Handle, Index, Kernel, Local, ParamKind, Place, Stmt, Vote};
+use super::{Binary, Block, Compare, Expr, Extreme, Handle, Index, Kernel, Local, ParamKind, Place, Stmt, Vote};
 
 /// Which threads agree on a value, or reach a statement together. Ordered: a mix agrees as far as its worst part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,6 +134,9 @@ impl Walk<'_> {
                 Stmt::AtomicAdd { local: Some(local), .. } => self.raise(local, Agreement::Differs),
                 Stmt::Shuffle { local, value, .. } => self.raise(local, self.of(value)),
                 Stmt::Vote { local, vote: Vote::Any | Vote::All | Vote::Ballot, value } => {
+                    self.raise(local, self.of(value).min(Agreement::Warp));
+                }
+                Stmt::Redux { local, extreme: Extreme::Max | Extreme::Min, value } => {
                     self.raise(local, self.of(value).min(Agreement::Warp));
                 }
                 Stmt::For { local, start, end, step, ref body } => {

@@ -14,7 +14,7 @@ use super::verify_tensor::wrong_view;
 use super::{
     Arg, Binary, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role,
 };
-use super::{Hint, MOST_THREADS, Scope, Shared, Stmt, Ty, Unary, Vote, Wait, layout};
+use super::{Extreme, Hint, MOST_THREADS, Scope, Shared, Stmt, Ty, Unary, Vote, Wait, layout};
 use crate::machine::Unit;
 use crate::{DType, Dims, Extent, Machine};
 
@@ -396,7 +396,9 @@ impl Check<'_> {
                 }
                 Stmt::Roles(_) => control.max(Agreement::Role),
                 Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => control,
-                Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Barrier(_) => control,
+                Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Redux { .. } | Stmt::Barrier(_) => {
+                    control
+                }
                 Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => control,
                 Stmt::StoreMatrix { .. } => control,
                 Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } | Stmt::AllowNext => control,
@@ -503,6 +505,11 @@ impl Check<'_> {
                 };
                 self.takes(local, Some(Ty::scalar(elem)));
                 self.warp("a vote", control);
+            }
+            Stmt::Redux { local, value, extreme: Extreme::Max | Extreme::Min } => {
+                self.wants(value, "a redux is of", |ty| ty == Ty::scalar(DType::I32), "i32");
+                self.takes(local, Some(Ty::scalar(DType::I32)));
+                self.warp("a redux", control);
             }
             Stmt::Barrier(Scope::Warp) => {
                 self.require(control <= Agreement::Warp, || "a warp barrier where the lanes of a warp may part".to_string())

@@ -9,7 +9,9 @@ use std::fmt;
 
 use crate::machine::{Copier, Unit};
 use crate::{DType, Machine, MatrixShape};
-pub use routing::{LOGIT_DEPTH, LogitTiles, ROUTE_SLICE, ROUTE_TOKENS, Routing, logit_tiles, pick_ps, route_bytes, run_of_block};
+pub use routing::{
+    LANE_KEYS, LOGIT_DEPTH, LogitTiles, ROUTE_SLICE, ROUTE_TOKENS, Routing, logit_tiles, pick_ps, route_bytes, run_of_block,
+};
 pub use sorting::{Sorting, chunk_items, rank_warps};
 pub use work::{Feeding, feeding, flops, passes};
 

@@ -148,9 +148,13 @@ impl Routing {
     }
 }
 
-/// Steps of a pick of a token's lanes: the greatest of all lanes and where it was, in five exchanges each, and the winner's key is taken
-/// out. Before them each lane looks at its keys, one of 32.
-const PICK_STEPS: u64 = 13;
+/// Keys of a row that a lane of a warp has in registers, at most.
+pub const LANE_KEYS: u32 = 16;
+
+/// Steps of a pick of a token's lanes: the greatest of all lanes, the first place where it was, and the weight there. Before them each
+/// lane looks at its keys, one of 32: two in a step where they are in registers, else one, and the winner's is taken out between two
+/// times that the lanes wait for each other.
+const PICK_STEPS: u64 = 4;
 
 /// Picoseconds in which so many processors pick for all tokens: a warp a token of those that a block has, one pick after another. On a
 /// machine without threads that is work as any other.
@@ -161,7 +165,9 @@ pub fn pick_ps([tokens, picks, experts]: [u64; 3], processors: u64, machine: &Ma
     let warps = u64::from(route_warps(machine));
     let in_turn = tokens.div_ceil(ROUTE_TOKENS.into()).div_ceil(processors.max(1));
     let of_warp = tokens.min(ROUTE_TOKENS.into()).div_ceil(warps).saturating_mul(in_turn);
-    let of_token = picks.saturating_mul(PICK_STEPS + experts.div_ceil(machine.warp_lanes.into()));
+    let keys = experts.div_ceil(machine.warp_lanes.into());
+    let of_pick = PICK_STEPS + if keys <= u64::from(LANE_KEYS) { keys.div_ceil(2) } else { keys + 2 };
+    let of_token = picks.saturating_mul(of_pick);
     of_warp.saturating_mul(of_token).saturating_mul(machine.step_ps)
 }
 
@@ -218,6 +224,17 @@ mod tests {
         let mixed = |elems| logit_tiles(elems, [64, 8], 1, &sm_90a());
         assert_eq!([[DType::BF16, DType::F32], [DType::BF16, DType::F16], [DType::F32; 2]].map(mixed), [None; 3]);
         assert_eq!(logit_tiles([DType::BF16; 2], [64, 8], 1, &Machine::named("x86-64-v4-bf16").expect("a machine")), None);
+    }
+
+    #[test]
+    fn picks_by_hand() {
+        let machine = Machine { step_ps: 1, ..sm_90a() };
+        // Five steps for one key a lane, six for three, 23 for 17, which are in shared memory.
+        assert_eq!([32, 96, 544].map(|experts| pick_ps([1, 1, experts], 1, &machine)), [5, 6, 23]);
+        // Eight warps: 16 tokens are two in turn, and so are those of two blocks of two processors.
+        assert_eq!([8, 9, 16].map(|tokens| pick_ps([tokens, 2, 8], 1, &machine)), [10, 20, 20]);
+        assert_eq!([1, 2].map(|processors| pick_ps([32, 2, 8], processors, &machine)), [40, 20]);
+        assert_eq!(pick_ps([32, 2, 8], 1, &Machine::named("x86-64-v4-bf16").expect("a machine")), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use moec_ir::kernel::build::{Array, Var};
-use moec_ir::kernel::{Arg, Buffer, Builder, Given, Launch, Program, Regime, Role, Value, Vote};
+use moec_ir::kernel::{Arg, Buffer, Builder, Extreme, Given, Launch, Program, Regime, Role, Value, Vote};
 use moec_ir::machine::Unit;
 use moec_ir::{DType, Extent, Machine};
 
@@ -132,10 +132,11 @@ impl<'k> Writer<'k> {
                 array.store(self.offset(lanes), self.value(array.elem(), lanes, 5));
             }
             9 => self.written[1].atomic_add(self.offset(1), self.value(DType::I32, 1, 2)),
-            10 if self.lanes && together => match self.below(4) {
+            10 if self.lanes && together => match self.below(5) {
                 0 => keep(k.shuffle(self.value([DType::F32, DType::I32][self.below(2)], 1, 2), 1 << self.below(5))),
                 1 => keep(k.vote([Vote::Any, Vote::All, Vote::Ballot][self.below(3)], self.value(DType::Bool, 1, 3))),
-                2 => k.barrier(),
+                2 => keep(k.redux([Extreme::Max, Extreme::Min][self.below(2)], self.value(DType::I32, 1, 3))),
+                3 => k.barrier(),
                 _ => k.warp_barrier(),
             },
             11 | 12 if depth > 0 => {

@@ -1,9 +1,9 @@
 //! Programs whose every handle, type and name is picked blindly.
 
 use moec_ir::kernel::{
-    Arena, Arg, Arrival, Binary, Block, Buffer, Compare, Expr, Factor, Given, Handle, Hint, Index, Kernel, Launch, Local,
-    Mbarrier, Panels, Param, ParamKind, Place, Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Swizzle, TensorMap,
-    Ty, Unary, View, Vote, Wait, WarpRole,
+    Arena, Arg, Arrival, Binary, Block, Buffer, Compare, Expr, Extreme, Factor, Given, Handle, Hint, Index, Kernel, Launch,
+    Local, Mbarrier, Panels, Param, ParamKind, Place, Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Swizzle,
+    TensorMap, Ty, Unary, View, Vote, Wait, WarpRole,
 };
 use moec_ir::{DType, Extent, MatrixShape};
 
@@ -140,13 +140,14 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
     let align = [0, 3, 4, 1 << 31][r.below(4)];
     let inner = |r: &mut Random| if depth == 0 { Vec::new() } else { block(r, depth - 1) };
     let barrier = Handle::new(r.below(3));
-    match r.below(25) {
+    match r.below(26) {
         0 | 1 => Stmt::Let { local, value: e(r) },
         2 => Stmt::Var { local, value: e(r) },
         3 => Stmt::Set { local, value: e(r) },
         4 => Stmt::Load { local, from: place, offset: e(r), align, hint: [Hint::None, Hint::Keep, Hint::Stream][r.below(3)] },
         5 => Stmt::Store { to: place, offset: e(r), value: e(r), align },
         6 => Stmt::AtomicAdd { local: [None, Some(local)][r.below(2)], to: place, offset: e(r), value: e(r) },
+        25 => Stmt::Redux { local, extreme: [Extreme::Max, Extreme::Min][r.below(2)], value: e(r) },
         7 => Stmt::Shuffle { local, value: e(r), mask: r.next() as u32 },
         8 => Stmt::Vote { local, vote: [Vote::Any, Vote::Ballot][r.below(2)], value: e(r) },
         9 => {

@@ -57,10 +57,14 @@ fn has_rows(example: &Example) -> bool {
 }
 
 fn random_batch(example: &Example, dims: Dims) -> Batch {
-    let tokens = random::tokens(dtype(example), dims.tokens, example.spec.hidden, 1 + dims.tokens).unwrap();
     let label = format!("{} tokens in rows of {}", dims.tokens, dims.sequence_tokens);
-    let inputs = [vec![tokens], mask(example, dims.tokens), ids(example, dims.tokens)].concat();
-    Batch { label, dims, inputs, is_ordinary: true }
+    Batch { label, dims, inputs: random_inputs(example, dims.tokens), is_ordinary: true }
+}
+
+/// Random tokens, and what else the layer reads of each.
+pub(crate) fn random_inputs(example: &Example, tokens: u64) -> Vec<Tensor> {
+    let rows = random::tokens(dtype(example), tokens, example.spec.hidden, 1 + tokens).unwrap();
+    [vec![rows], mask(example, tokens), ids(example, tokens)].concat()
 }
 
 /// As [`of_some_sizes`], of a part of a layer. Given picks are of any expert, twice of one, and of none: -1 and numbers that no

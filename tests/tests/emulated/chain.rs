@@ -25,13 +25,13 @@ use super::batches::Batch;
 const DIRT: [u8; 3] = [0x00, 0xff, 0x7f];
 
 /// A layer, compiled for a GPU and for this CPU.
-struct Compiled {
+pub(super) struct Compiled {
     lowered: Lowered,
     package: Package,
     target: &'static str,
 }
 
-fn compile(spec: &Spec, entry: Entry, text: &str, target: &'static str) -> Compiled {
+pub(super) fn compile(spec: &Spec, entry: Entry, text: &str, target: &'static str) -> Compiled {
     let machines = [machine(target), this_host().expect("an x86-64 CPU of level v3")];
     let built = built(spec, entry, &machines).unwrap();
     let package = package::package(spec, entry, text, &built).unwrap();
@@ -40,6 +40,19 @@ fn compile(spec: &Spec, entry: Entry, text: &str, target: &'static str) -> Compi
 }
 
 impl Compiled {
+    pub(super) fn manifest(&self) -> &Manifest {
+        self.package.manifest()
+    }
+
+    pub(super) fn package(&self) -> &Package {
+        &self.package
+    }
+
+    /// How many graphs serve all batches.
+    pub(super) fn regimes(&self) -> usize {
+        self.lowered.program.regimes.len()
+    }
+
     /// Which of the target's regimes serves so many tokens.
     fn regime(&self, tokens: u64) -> usize {
         let serves = |regime: &Regime| regime.tokens_up_to.is_none_or(|most| tokens <= most);
@@ -70,7 +83,7 @@ pub(crate) fn ptx_body(example: &Example, target: &'static str) -> String {
 }
 
 /// The layer with all products of a GPU in one way, such as `group(64 by 128)`, in a single regime.
-fn compile_in(way: &str, spec: &Spec, entry: Entry, text: &str, target: &'static str) -> Result<Compiled, Failed> {
+pub(super) fn compile_in(way: &str, spec: &Spec, entry: Entry, text: &str, target: &'static str) -> Result<Compiled, Failed> {
     let machines = [machine(target), this_host().expect("an x86-64 CPU of level v3")];
     let mut built = built(spec, entry, &machines).unwrap();
     force(&mut built[0], way)?;

@@ -11,7 +11,7 @@
 use super::pick::TAKEN;
 use super::{Block, Gating, LANES, Operand, Route, Scratch, padded};
 use crate::kernel::build::Array;
-use crate::kernel::{Builder, Value};
+use crate::kernel::{Builder, Extreme, Value};
 use crate::{DType, Machine};
 
 /// The 32 lanes that work on one row: those of a warp with a value each, or those of one vector.
@@ -151,13 +151,15 @@ impl<'k> Lanes<'k> {
 
     /// The greatest of one value for each lane of a warp.
     pub(super) fn greatest_in_warp(&self, value: Value<'k>) -> Value<'k> {
+        if value.ty().elem == DType::I32 && self.warp > 1 {
+            return self.k.redux(Extreme::Max, value);
+        }
         self.together(value, |a, b| a.max(b))
     }
 
     /// The greatest of all lanes.
     pub(super) fn greatest(&self, value: Value<'k>) -> Value<'k> {
-        let here = self.k.bind("greatest", value.reduce_max());
-        self.together(here, |a, b| a.max(b))
+        self.greatest_in_warp(self.k.bind("greatest", value.reduce_max()))
     }
 
     /// The sum of all lanes.

@@ -4,11 +4,14 @@
 //!   keys   7  9  2  9 ...      lane by lane the greatest and where it was first, then across the lanes;
 //!             ^                the winner's key becomes TAKEN, below all others, so that no index wins twice
 //! ```
+//!
+//! A lane of a warp has its keys in registers, where these are [enough](tiling::LANE_KEYS).
 
+use super::LANES;
 use super::lanes::Lanes;
-use crate::DType;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Value};
+use crate::{DType, tiling};
 
 /// The key of what was picked: less than that of minus infinity.
 pub(super) const TAKEN: i32 = i32::MIN;
@@ -21,7 +24,8 @@ pub(in crate::schedule) fn key<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
     bits ^ ((bits >> 31) & i32::MAX)
 }
 
-/// Picks the `count` greatest of `keys[start..start + n]`, greatest first, ties to the lower index; tells of each.
+/// Picks the `count` greatest of `keys[start..start + n]`, greatest first, ties to the lower index; tells of each. What reads the
+/// keys of those that were picked [takes](take) them itself.
 pub(super) fn greatest<'k>(
     lanes: &Lanes<'k>,
     keys: Array<'k>,
@@ -30,6 +34,9 @@ pub(super) fn greatest<'k>(
     found: impl FnOnce(Value<'k>, Value<'k>),
 ) {
     let k = lanes.k;
+    if lanes.wide == 1 && n <= tiling::LANE_KEYS * LANES {
+        return greatest_in_registers(lanes, keys, start, (n, count), found);
+    }
     k.for_range("j", k.i32(0), k.i32(count as i32), |j| {
         let greatest = k.var("greatest", k.i32(TAKEN).splat(lanes.wide));
         let place = k.var("place", k.i32(0).splat(lanes.wide));
@@ -42,11 +49,48 @@ pub(super) fn greatest<'k>(
         let top = lanes.greatest(greatest.get());
         let index = k.bind("index", lanes.first(greatest.get().eq(top.splat(lanes.wide)), place.get()));
         found(j, index);
-        // Every lane has read its keys.
-        k.warp_barrier();
-        lanes.once(|| keys.store(start + index, k.i32(TAKEN)));
-        k.warp_barrier();
+        take(lanes, keys, start + index);
     });
+}
+
+/// Makes a key less than all others, once every lane has read its keys.
+pub(super) fn take<'k>(lanes: &Lanes<'k>, keys: Array<'k>, at: Value<'k>) {
+    lanes.k.warp_barrier();
+    lanes.once(|| keys.store(at, lanes.k.i32(TAKEN)));
+    lanes.k.warp_barrier();
+}
+
+fn greatest_in_registers<'k>(
+    lanes: &Lanes<'k>,
+    keys: Array<'k>,
+    start: Value<'k>,
+    (n, count): (u32, u32),
+    found: impl FnOnce(Value<'k>, Value<'k>),
+) {
+    let k = lanes.k;
+    let mut of_lane = Vec::new();
+    for strip in (0..n).step_by(LANES as usize) {
+        let index = k.bind("index", lanes.index + strip as i32);
+        let key = keys.load(start + index.min(n as i32 - 1));
+        let key = if strip + LANES > n { index.lt(n as i32).select(key, TAKEN) } else { key };
+        of_lane.push((index, k.var("key", key)));
+    }
+    // Every lane has read its keys.
+    k.warp_barrier();
+    k.for_range("j", k.i32(0), k.i32(count as i32), |j| {
+        let first = (k.i32(TAKEN), k.i32(0));
+        let (best, place) = of_lane.iter().fold(first, |(best, place), (index, key)| {
+            let better = k.bind("better", key.get().gt(best));
+            (k.bind("best", better.select(key.get(), best)), k.bind("place", better.select(*index, place)))
+        });
+        let top = lanes.greatest(best);
+        let winner = k.bind("winner", lanes.first(best.eq(top), place));
+        found(j, winner);
+        for (index, key) in &of_lane {
+            key.set(winner.eq(*index).select(k.i32(TAKEN), key.get()));
+        }
+    });
+    k.warp_barrier();
 }
 
 /// Of the 32 values `best` and of `second` below them, lane by lane: the two greatest.

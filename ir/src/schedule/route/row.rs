@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::super::body::{Term, pointwise_op};
 use super::super::math::{self, Accuracy, finite};
 use super::lanes::{At, Lanes, Nan};
-use super::pick::{TAKEN, greatest, key, top_2};
+use super::pick::{TAKEN, greatest, key, take, top_2};
 use super::{Gating, LANES, Operand, Picked, Picker, Share};
 use crate::DType;
 use crate::graph::{Attr, Eps, GroupMask, GroupScore, Groups, Node, Norm, Op, Pointwise, Renorm};
@@ -207,6 +207,7 @@ impl<'k> Row<'_, 'k> {
                 scratch.experts.store(share.pick + j, expert);
                 scratch.weights.store(share.pick + j, weight);
             });
+            take(lanes, scratch.keys, share.key + expert);
         });
     }
 
@@ -320,7 +321,9 @@ impl<'k> Row<'_, 'k> {
             lanes.once(|| (count..count / 4 * 4 + 4).for_each(|slot| keys.store(start + slot, k.i32(TAKEN))));
         }
         k.warp_barrier();
-        greatest(lanes, keys, start, (groups.groups as u32, groups.keep as u32), |_, _| {});
+        greatest(lanes, keys, start, (groups.groups as u32, groups.keep as u32), |_, group| {
+            take(lanes, keys, start + group);
+        });
     }
 
     /// The value of a body's node at some elements, f32.
