@@ -225,14 +225,21 @@ pub(crate) struct Check {
     pub(crate) profile: bool,
 }
 
+/// What a layer is read from.
 #[derive(Debug, Args)]
-pub(crate) struct Compile {
+pub(crate) struct SpecArguments {
     /// The spec; `-` is standard input.
     #[arg(required_unless_present = "preset")]
     pub(crate) spec: Option<PathBuf>,
     /// A published model in the spec's place; `list` prints the names.
     #[arg(long, value_name = "NAME", conflicts_with = "spec")]
     pub(crate) preset: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Compile {
+    #[command(flatten)]
+    pub(crate) of: SpecArguments,
     #[command(flatten)]
     pub(crate) entry: EntryArguments,
     /// Machines to compile for.
@@ -261,12 +268,8 @@ pub(crate) struct Compile {
 
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
-    /// The spec; `-` is standard input.
-    #[arg(required_unless_present = "preset")]
-    pub(crate) spec: Option<PathBuf>,
-    /// A published model in the spec's place; `list` prints the names.
-    #[arg(long, value_name = "NAME", conflicts_with = "spec")]
-    pub(crate) preset: Option<String>,
+    #[command(flatten)]
+    pub(crate) of: SpecArguments,
     #[command(flatten)]
     pub(crate) entry: EntryArguments,
     /// Machines to plan for, a table each.

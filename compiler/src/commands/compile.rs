@@ -17,16 +17,13 @@ use moec_ir::graph;
 use moec_ir::{Machine, kernel, rewrite};
 use moec_runtime::Package;
 
-use super::{Failure, Notes, entry_of, load_preset, load_spec, machines};
+use super::{Failure, Notes, entry_of, machines, spec_of};
 use crate::cli::{Compile, Emit};
 use crate::files::{bytes_text, report_in, write, write_or_print};
 
 /// Compiles a spec and writes the stages.
 pub(super) fn compile(arguments: &Compile, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
-    let (spec, source) = match (&arguments.preset, &arguments.spec) {
-        (Some(name), _) => load_preset(name, notes)?,
-        (None, path) => load_spec(path.as_deref().unwrap_or(Path::new("-")), None, notes)?,
-    };
+    let (spec, source) = spec_of(&arguments.of, notes)?;
     let entry = entry_of(arguments.entry, (&spec, &source), notes)?;
     if !spec.unread.is_empty() {
         notes.say(&format!("note: this router.mode does not read {}", spec.unread.join(", ")));

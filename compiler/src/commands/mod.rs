@@ -20,7 +20,7 @@ mod text;
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use moec::diagnostics::{Code, Diagnostic, MessageFormat, Report, Severity, Source, quote};
@@ -31,9 +31,9 @@ use moec_ir::Machine;
 use moec_runtime::{Checkpoint, Error, Format, Package};
 
 pub(crate) use self::run::InputArgument;
-use crate::cli::{Check, Cli, Command, Compile, EntryArguments, EntryWord, Import, Plan, Route, Run, Target};
+use crate::cli::{Check, Cli, Command, Compile, EntryArguments, EntryWord, Import, Plan, Route, Run, SpecArguments, Target};
 use crate::console::{Printable, Progress};
-use crate::files::{is_hub_name, report_at, report_in};
+use crate::files::{bytes_text, is_hub_name, report_at, report_in, write};
 use crate::interrupt::TemporaryFolder;
 use crate::{console, doctor};
 
@@ -68,10 +68,10 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     let notes = Notes(cli);
     let _temporary = writes_temporary_files(&cli.command).then(TemporaryFolder::new);
     match &cli.command {
-        Command::Compile(Compile { preset: Some(name), .. })
+        Command::Compile(Compile { of: SpecArguments { preset: Some(name), .. }, .. })
         | Command::Check(Check { preset: Some(name), .. })
         | Command::Import(Import { preset: Some(name), .. })
-        | Command::Plan(Plan { preset: Some(name), .. })
+        | Command::Plan(Plan { of: SpecArguments { preset: Some(name), .. }, .. })
         | Command::Route(Route { preset: Some(name), .. })
         | Command::Run(Run { preset: Some(name), .. })
             if name == "list" =>
@@ -294,6 +294,38 @@ fn unopened(path: &Path, error: Error) -> Diagnostic {
         }
         None => diagnostic,
     }
+}
+
+/// The spec that a layer is read from.
+fn spec_of(arguments: &SpecArguments, notes: Notes) -> Result<(Spec, Source), Report> {
+    match (&arguments.preset, &arguments.spec) {
+        (Some(name), _) => load_preset(name, notes),
+        (None, path) => load_spec(path.as_deref().unwrap_or(Path::new("-")), None, notes),
+    }
+}
+
+/// Writes each document that is asked for to its file, or prints it where that is `-`; `text` is printed where none is.
+fn write_documents(
+    documents: [(&Option<PathBuf>, Option<String>); 2],
+    text: impl FnOnce() -> String,
+    notes: Notes,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let mut is_printed = false;
+    for (path, document) in documents {
+        let (Some(path), Some(document)) = (path, document) else { continue };
+        if path == Path::new("-") {
+            out.write_all(document.as_bytes())?;
+            is_printed = true;
+        } else {
+            write(path, document.as_bytes())?;
+            notes.say(&format!("wrote {} ({})", path.display(), bytes_text(document.len() as u64)));
+        }
+    }
+    if !is_printed {
+        out.write_all(text().as_bytes())?;
+    }
+    Ok(())
 }
 
 /// A published model's spec.

@@ -2,7 +2,7 @@
 //! library's `plan`.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use moec::diagnostics::{Code, Diagnostic};
 use moec::pipeline::{self, Lowered};
@@ -12,18 +12,15 @@ use moec_codegen::{Object, Options, Ptxas};
 use moec_ir::Machine;
 use moec_runtime::Error;
 
-use super::{Failure, Notes, entry_of, load_preset, load_spec, machines};
+use super::{Failure, Notes, entry_of, machines, spec_of, write_documents};
 use crate::cli::Plan;
-use crate::files::{bytes_text, report_in, write};
+use crate::files::report_in;
 
 /// Plans a layer, and prints or writes the plan.
 pub(super) fn plan(arguments: &Plan, notes: Notes, out: &mut dyn Write) -> Result<(), Failure> {
     let machines = machines(&arguments.targets)?;
     check_outputs(arguments, &machines)?;
-    let (spec, source) = match (&arguments.preset, &arguments.spec) {
-        (Some(name), _) => load_preset(name, notes)?,
-        (None, path) => load_spec(path.as_deref().unwrap_or(Path::new("-")), None, notes)?,
-    };
+    let (spec, source) = spec_of(&arguments.of, notes)?;
     let entry = entry_of(arguments.entry, (&spec, &source), notes)?;
     let tokens = token_counts(arguments, &spec);
     if let Some(most) = tokens.iter().find(|tokens| **tokens > spec.tokens.max) {
@@ -59,23 +56,11 @@ pub(super) fn plan(arguments: &Plan, notes: Notes, out: &mut dyn Write) -> Resul
         text.map_err(|error| Diagnostic::new(Code::Bug, format!("the plan has no JSON: {error}")))
     };
     let svg = || plan.targets.first().map_or(String::new(), |target| plan::roofline(&plan.layer, target));
-    let mut is_printed = false;
-    for (path, text) in
-        [(&arguments.json, arguments.json.is_some().then(json).transpose()?), (&arguments.svg, arguments.svg.is_some().then(svg))]
-    {
-        let (Some(path), Some(text)) = (path, text) else { continue };
-        if path == Path::new("-") {
-            out.write_all(text.as_bytes())?;
-            is_printed = true;
-        } else {
-            write(path, text.as_bytes())?;
-            notes.say(&format!("wrote {} ({})", path.display(), bytes_text(text.len() as u64)));
-        }
-    }
-    if !is_printed {
-        out.write_all(plan::text(&plan).as_bytes())?;
-    }
-    Ok(())
+    let documents = [
+        (&arguments.json, arguments.json.is_some().then(json).transpose()?),
+        (&arguments.svg, arguments.svg.is_some().then(svg)),
+    ];
+    write_documents(documents, || plan::text(&plan), notes, out)
 }
 
 /// Those asked for, each once, or those that the spec expects.

@@ -10,9 +10,9 @@ use moec::routing::{self, Choice, Error, Keep, Layer, Options, Product, Reports,
 use moec::spec::{Mode, Ratio, Spec, Tensor, Word};
 use moec_runtime::{Checkpoint, Format, assemble};
 
-use super::{Failure, Notes, load_preset, load_spec, open_checkpoint, report_weights};
+use super::{Failure, Notes, load_preset, load_spec, open_checkpoint, report_weights, write_documents};
 use crate::cli::{KeptRows, Route};
-use crate::files::{bytes_text, report_at, write};
+use crate::files::report_at;
 
 /// Everything of a router but its experts.
 const ROUTER: [Tensor; 5] =
@@ -76,24 +76,11 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
         let text = serde_json::to_string_pretty(&reports).map(|text| text + "\n");
         text.map_err(|error| Diagnostic::new(Code::Bug, format!("the report has no JSON: {error}")))
     };
-    let mut is_printed = false;
-    for (path, text) in [
+    let documents = [
         (&arguments.json, arguments.json.is_some().then(json).transpose()?),
         (&arguments.html, arguments.html.is_some().then(|| routing::html(&reports))),
-    ] {
-        let (Some(path), Some(text)) = (path, text) else { continue };
-        if path == Path::new("-") {
-            out.write_all(text.as_bytes())?;
-            is_printed = true;
-        } else {
-            write(path, text.as_bytes())?;
-            notes.say(&format!("wrote {} ({})", path.display(), bytes_text(text.len() as u64)));
-        }
-    }
-    if !is_printed {
-        out.write_all(routing::text(&reports).as_bytes())?;
-    }
-    Ok(())
+    ];
+    write_documents(documents, || routing::text(&reports), notes, out)
 }
 
 /// What is done with the trace that its files do not say.
