@@ -41,6 +41,8 @@ pub struct Machine {
     pub cache_bytes: u64,
     /// What all processors together get from it, bytes per microsecond; `None` on a host, whose cores have caches of their own.
     pub cache_bytes_per_us: Option<u64>,
+    /// What the shared memory of all processors gives or takes, bytes per microsecond; `None` on a host, which has none.
+    pub shared_bytes_per_us: Option<u64>,
     /// Memory bandwidth, bytes per microsecond.
     pub bytes_per_us: u64,
     /// How long memory takes to answer under load, picoseconds; 0 on a host, whose cores read ahead.
@@ -329,6 +331,7 @@ const fn gpu(
     shared_kib: u32,
     processors: u32,
     (cache_mib, cache_gb_per_s): (u64, u64),
+    shared_gb_per_s: u64,
     gb_per_s: u64,
     rates: &'static [Rate],
 ) -> Machine {
@@ -355,6 +358,7 @@ const fn gpu(
         processors,
         cache_bytes: cache_mib << 20,
         cache_bytes_per_us: Some(cache_gb_per_s * 1000),
+        shared_bytes_per_us: Some(shared_gb_per_s * 1000),
         bytes_per_us: gb_per_s * 1000,
         rates,
         // What published kernels reckon with on an H200.
@@ -386,6 +390,7 @@ const fn host(name: &'static str, features: &'static [CpuFeature], rates: &'stat
         processors: 2,
         cache_bytes: 32 << 20,
         cache_bytes_per_us: None,
+        shared_bytes_per_us: None,
         bytes_per_us: 60_000,
         rates,
         memory_ps: 0,
@@ -409,15 +414,16 @@ const SM_120: &[Rate] = &gpu_rates(105, 209);
 
 /// Every machine, GPUs first. GPU figures: NVIDIA's data sheets (second-level cache, memory bandwidth, dense f32 rate). The rate of that
 /// cache is 32 bytes a clock and processor on an H200, from published kernels; of the others it is assumed: as many of those with HBM,
-/// half as many of those without.
+/// half as many of those without. Shared memory has 128 bytes a clock and processor: a byte for each FLOP of the f32 rate on sm_80, which has
+/// 64 multiply-adds a clock and processor, for two on the others, which have 128.
 /// Host figures: two cores of a server CPU of the level.
 pub const MACHINES: [Machine; 9] = [
-    gpu("sm_80", 80, 70, 164, 108, (40, 4_900), 1_935, SM_80),
-    gpu("sm_86", 86, 71, 100, 84, (6, 2_300), 936, SM_86),
-    gpu("sm_89", 89, 78, 100, 142, (96, 5_700), 960, SM_89),
-    gpu("sm_90a", 90, 80, 228, 132, (50, 7_500), 4_300, SM_90),
-    gpu("sm_100a", 100, 86, 228, 148, (126, 9_000), 8_000, SM_100),
-    gpu("sm_120a", 120, 87, 100, 170, (96, 6_500), 1_792, SM_120),
+    gpu("sm_80", 80, 70, 164, 108, (40, 4_900), 19_000, 1_935, SM_80),
+    gpu("sm_86", 86, 71, 100, 84, (6, 2_300), 17_500, 936, SM_86),
+    gpu("sm_89", 89, 78, 100, 142, (96, 5_700), 41_000, 960, SM_89),
+    gpu("sm_90a", 90, 80, 228, 132, (50, 7_500), 33_500, 4_300, SM_90),
+    gpu("sm_100a", 100, 86, 228, 148, (126, 9_000), 40_000, 8_000, SM_100),
+    gpu("sm_120a", 120, 87, 100, 170, (96, 6_500), 52_500, 1_792, SM_120),
     host("x86-64-v3", X86_64_V3, &[rate(Unit::Vector, DType::F32, 150)]),
     host("x86-64-v4", X86_64_V4, &[rate(Unit::Vector, DType::F32, 300)]),
     host("x86-64-v4-bf16", X86_64_V4_BF16, &[rate(Unit::Vector, DType::F32, 300), rate(Unit::Dot, DType::BF16, 500)]),

@@ -186,6 +186,11 @@ impl Builder {
         self.expr(Expr::Bool(b))
     }
 
+    /// Threads of a block.
+    pub fn threads(&self) -> u32 {
+        self.threads
+    }
+
     /// This thread's number in its block (`I32`); the constant 0 where a block has one thread.
     pub fn thread(&self) -> Value<'_> {
         if self.threads == 1 { self.i32(0) } else { self.expr(Expr::Index(Index::Thread)) }

@@ -1,14 +1,16 @@
 //! How a product is cut into tiles on a machine, and what the cut costs. The cost model and the schedule both ask here and know
 //! neither each other nor how a tile is computed.
 
+mod matrices;
 mod routing;
 mod sorting;
 mod work;
 
 use std::fmt;
 
-use crate::machine::{Copier, Unit};
-use crate::{DType, Machine, MatrixShape};
+use crate::machine::Unit;
+use crate::{DType, Machine};
+pub use matrices::{MATRIX, Stages, mma_copy_bytes, mma_loads, mma_shared_bytes, mma_stages, mma_warps, warp_matrices};
 pub use routing::{
     LANE_KEYS, LOGIT_DEPTH, LogitTiles, ROUTE_SLICE, ROUTE_TOKENS, Routing, logit_tiles, pick_ps, route_bytes, run_of_block,
 };
@@ -102,15 +104,6 @@ const DOT_ROWS: u32 = 4;
 /// Columns that a warp of [`Kind::Dot`] computes.
 pub const DOT_COLUMNS_OF_WARP: u32 = 2;
 
-/// The shape of the products of [`Kind::Mma`].
-pub const MATRIX: MatrixShape = MatrixShape::M16N8K16;
-
-/// Threads of a block of [`Kind::Mma`]: four warps.
-pub const MMA_THREADS: u32 = 128;
-
-/// Elements along K that a block of [`Kind::Mma`] has in shared memory a stage.
-pub const MMA_DEPTH: u32 = 32;
-
 /// Threads of a block of [`Kind::Group`]: four warps that load, and two times four that multiply.
 pub const GROUP_THREADS: u32 = 384;
 
@@ -160,7 +153,7 @@ pub struct Ring {
     pub weights: u32,
 }
 
-/// Sums that a thread of [`Kind::Mma`] may have: half of its registers.
+/// Sums that a thread of [`Kind::Mma`] or [`Kind::Group`] may have: half of its registers.
 const MOST_SUMS: u32 = 128;
 
 /// Bytes of the weights of a column block on the host: what stays in the second cache.
@@ -185,7 +178,7 @@ pub fn host_unit(rows: DType, weights: &[DType], machine: &Machine) -> (Unit, DT
 pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
     if machine.has_threads() {
         let of_kind = |kind| [64, 32, 16].map(|rows| Tiling { kind, rows, columns: 64 });
-        let by_matrices = of_kind(Kind::Mma).into_iter().filter(|tiling| has_matrices(*tiling, of, machine));
+        let by_matrices = matrices::by_matrices(of, machine);
         let by_groups = GROUP_ROWS.into_iter().flat_map(|rows| {
             let of_columns = |columns| Tiling { kind: Kind::Group, rows, columns };
             [2 * GROUP_COLUMNS, GROUP_COLUMNS].map(of_columns)
@@ -229,19 +222,6 @@ fn has_dot(of: &Product) -> bool {
     let elements = dot_elements(of.rows, &of.weights);
     let sums = u64::from(DOT_ROWS * DOT_COLUMNS_OF_WARP) * of.weights.len() as u64 * elements;
     of.k > 0 && of.k.is_multiple_of(elements) && sums <= 128
-}
-
-/// Whether a product can be computed by matrices: rows and weights have one type that the machine has an instruction for, rows
-/// can be copied to shared memory in parts of at least four bytes, and the tile's sums and two stages fit the machine.
-fn has_matrices(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
-    let weights = of.weights.len() as u32;
-    let has_unit = machine.rate(Unit::Matrix(MATRIX), of.rows).is_some();
-    let sums = weights.saturating_mul(tiling.rows * tiling.columns / MMA_THREADS);
-    has_unit
-        && of.weights.iter().all(|weight| *weight == of.rows)
-        && mma_copy_bytes(of.k, of.rows, machine).is_some()
-        && sums <= MOST_SUMS
-        && mma_stages(tiling, of.weights.len(), machine).is_some()
 }
 
 /// Whether a product can be computed by groups of warps: rows and weights have one type that the machine has an instruction for, their
@@ -294,27 +274,6 @@ pub fn group_ring(tiling: Tiling, weights: usize, machine: &Machine) -> Option<R
 /// The widths of the products of [`Kind::Group`], of which a tile runs in the narrowest that has its rows.
 pub fn group_widths(tiling: Tiling) -> [u32; 3] {
     [tiling.rows / 4, tiling.rows / 2, tiling.rows]
-}
-
-/// Bytes of a copy to shared memory of [`Kind::Mma`]: the most, up to 16, that a thread's copies have and rows are a multiple of.
-pub fn mma_copy_bytes(k: u64, elem: DType, machine: &Machine) -> Option<u32> {
-    let widths = machine.copies(Copier::Thread)?;
-    [16, 8, 4].into_iter().find(|bytes| widths.has(*bytes) && k > 0 && (k % 8 * elem.bytes()).is_multiple_of(u64::from(*bytes)))
-}
-
-/// Stages of [`Kind::Mma`] in shared memory: three, or two where three are more than a block may have.
-pub fn mma_stages(tiling: Tiling, weights: usize, machine: &Machine) -> Option<u32> {
-    let lines = u64::from(tiling.rows) + weights as u64 * u64::from(tiling.columns);
-    let stage = lines * u64::from(MMA_DEPTH) * DType::BF16.bytes();
-    [3, 2].into_iter().find(|stages| u64::from(*stages) * stage <= u64::from(machine.shared_optin_bytes))
-}
-
-/// Matrices of 16 rows, and of 8 columns, of the part of a tile that a warp of [`Kind::Mma`] computes: the four warps stand in two
-/// rows, or beside each other where the tile has 16 rows.
-pub fn warp_matrices(tiling: Tiling) -> [u32; 2] {
-    let (rows, columns, _) = MATRIX.extents();
-    let rows_of_warps = (tiling.rows / rows).clamp(1, 2);
-    [tiling.rows / rows / rows_of_warps, tiling.columns / columns * rows_of_warps / (MMA_THREADS / 32)]
 }
 
 #[cfg(test)]
@@ -439,46 +398,6 @@ mod tests {
         assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 10 * 2);
         let of = Product { rows: DType::BF16, weights: vec![DType::BF16; 2], ..of };
         assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 10 * 2 * 3 / 5);
-    }
-
-    #[test]
-    fn matrices_by_hand() {
-        let of = Product { rows: DType::BF16, n: 128, k: 40, weights: vec![DType::BF16; 2] };
-        let fast = Machine {
-            rates: &[
-                Rate { unit: Unit::Vector, elem: DType::F32, flops_per_us: 10 },
-                Rate { unit: Unit::Matrix(MATRIX), elem: DType::BF16, flops_per_us: 160 },
-            ],
-            ..gpu(1)
-        };
-        let tall = candidates(&of, &fast)[0];
-        assert_eq!((tall.to_string().as_str(), warp_matrices(tall)), ("mma(64 by 64)", [2, 4]));
-        // Two column tiles of 64 x 64 with two weights, K up to 64, at sixteen times the rate: a warp has 2 x 4 products of each weight
-        // from two reads of rows and two of columns of each.
-        assert_eq!(flops(tall, &of, [3, 1], &fast), 2 * 64 * 128 * 2 * (16 + 2 * 6) / 16 / 16 * 64);
-        let low = Tiling { rows: 16, ..tall };
-        assert_eq!(warp_matrices(low), [1, 2]);
-        assert_eq!(flops(low, &of, [3, 1], &fast), 2 * 16 * 128 * 2 * (4 + 2 * 3) / 4 / 16 * 64);
-    }
-
-    #[test]
-    fn matrices_where_they_can_be() {
-        let by_matrices = |rows: DType, weights: Vec<DType>, k: u64, machine: &Machine| {
-            let of = Product { rows, n: 64, k, weights };
-            candidates(&of, machine).iter().filter(|tiling| tiling.kind == Kind::Mma).count()
-        };
-        let (bf16, f16, f32, gpu) = (DType::BF16, DType::F16, DType::F32, gpu(108));
-        assert_eq!((by_matrices(bf16, vec![bf16], 64, &gpu), by_matrices(f16, vec![f16; 2], 64, &gpu)), (3, 3));
-        assert_eq!((by_matrices(f32, vec![f32], 64, &gpu), by_matrices(bf16, vec![bf16, f16], 64, &gpu)), (0, 0));
-        // Copies of 4 bytes at least; more sums than registers in the high tiles.
-        assert_eq!((by_matrices(bf16, vec![bf16], 66, &gpu), by_matrices(bf16, vec![bf16], 63, &gpu)), (3, 0));
-        assert_eq!((by_matrices(bf16, vec![bf16; 5], 64, &gpu), by_matrices(bf16, vec![bf16; 12], 64, &gpu)), (2, 1));
-        let without = Machine { rates: &[], ..gpu.clone() };
-        assert_eq!(by_matrices(bf16, vec![bf16], 64, &without), 0);
-        let without = Machine { copy_engines: &[], ..gpu.clone() };
-        assert_eq!(by_matrices(bf16, vec![bf16], 64, &without), 0);
-        assert_eq!(by_matrices(bf16, vec![bf16], 64, &Machine::named("x86-64-v4-bf16").unwrap()), 0);
-        assert_eq!([64, 68, 66, 63, 0].map(|k| mma_copy_bytes(k, bf16, &gpu)), [Some(16), Some(8), Some(4), None, None]);
     }
 
     #[test]

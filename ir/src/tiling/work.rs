@@ -1,9 +1,9 @@
 //! What a product costs under a tiling: work, bytes read again, and how long tiles take to get what they read.
 
 use super::{
-    DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, Kind, MATRIX, MMA_DEPTH, Product, ROW_TILES_TOGETHER,
-    SIDE, STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, Tiling, dot_elements, group_ring, group_widths, host_unit, mma_stages,
-    stream_factors, stream_steps, warp_matrices,
+    DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, Kind, MATRIX, Product, ROW_TILES_TOGETHER, SIDE,
+    STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, Tiling, dot_elements, group_ring, group_widths, host_unit, mma_loads, mma_stages,
+    mma_warps, stream_factors, stream_steps, warp_matrices,
 };
 use crate::Machine;
 use crate::machine::Unit;
@@ -18,13 +18,14 @@ const SIZES: u64 = 8;
 /// * **Wave quantisation.** Blocks are spread over the processors; the last round may leave some of them idle.
 /// * **Operands from shared memory** (GPU). A thread reads a vector of each side for `rows / 16 x columns / 16` products a weight;
 ///   a vector takes the time of four scalar multiplications and additions. By dot products a lane loads a vector of each row and
-///   column for all of theirs; a vector takes the time of one product of vectors, to load and to widen. By matrices a warp reads
-///   its rows and columns once for all of its products, and four matrices of 128 bytes take the time of two products (shared
-///   memory has 128 bytes a clock, and a processor of 1024 multiply-adds a clock makes a product in two).
+///   column for all of theirs; a vector takes the time of one product of vectors, to load and to widen. By matrices a block takes
+///   as long as shared memory is read and written, or as its products by the rate of the unit, whichever is longer: see [`mma_slots`].
 ///   By groups of warps a product of n rows takes `max(n / 2, 16 + n / 4)` clocks: shared memory is read at 128 bytes a clock, 2048 of
 ///   the weights and 32 n of the rows. By streams the rate decides, or loads of a vector a lane:
 ///   one takes the time of an eighth of a product of matrices at the rate of vectors, which is that of a product of vectors.
 /// * **The end of a sum** (dot products). The lanes' sums are added in some twenty steps each.
+/// * **What no product hides** (matrices). The first bytes of a tile are waited for, and where one stage follows another all warps meet;
+///   the other blocks of the processor go on meanwhile.
 /// * **The rate** of matrix instructions, in place of the machine's; a stage beyond K is computed whole.
 pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &Machine) -> u64 {
     let (tile_rows, tile_columns, weights) = (u64::from(tiling.rows), u64::from(tiling.columns), of.weights.len() as u64);
@@ -41,12 +42,17 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             (whole().saturating_mul(products + reads) / products.max(1), of.k.saturating_add(ends))
         }
         Kind::Mma => {
-            let Some(rate) = machine.rate(Unit::Matrix(MATRIX), of.rows) else { return u64::MAX };
-            let [row_matrices, column_matrices] = warp_matrices(tiling).map(u128::from);
-            let products = row_matrices * column_matrices * u128::from(weights);
-            let reads = row_matrices + column_matrices * u128::from(weights) / 2;
-            let at_rate = scaled(whole(), u128::from(machine.vector_rate()), u128::from(rate));
-            (scaled(at_rate, products + 2 * reads, products), of.k.checked_next_multiple_of(MMA_DEPTH.into()).unwrap_or(of.k))
+            let (Some([multiplied, shared]), Some(stages)) = (mma_slots(tiling, of, machine), mma_stages(tiling, weights as usize, of.k, machine))
+            else {
+                return u64::MAX;
+            };
+            let depth = of.k.checked_next_multiple_of(stages.depth.into()).unwrap_or(of.k);
+            let resident = u64::from(stages.resident).min(blocks.div_ceil(u64::from(machine.processors).max(1))).max(1);
+            // Picoseconds of a block, as FLOPs of its processor.
+            let waits = machine.memory_ps.saturating_add((depth / u64::from(stages.depth)).saturating_mul(machine.step_ps)) / resident;
+            let waits = u128::from(waits) * u128::from(machine.vector_rate()) / u128::from(machine.processors.max(1)) / 1_000_000;
+            let of_block = u128::from(depth) * multiplied.max(shared) / u128::from(MATRIX.extents().2) + waits;
+            (u64::try_from(of_block * u128::from(blocks)).unwrap_or(u64::MAX), 1)
         }
         Kind::Stream => {
             let Some(rate) = machine.rate(Unit::Matrix(MATRIX), of.rows) else { return u64::MAX };
@@ -99,6 +105,19 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
     u64::try_from(spread).unwrap_or(u64::MAX).saturating_mul(depth)
 }
 
+/// What a block of [`Kind::Mma`] takes for 16 elements of K, in FLOPs at the machine's full rate: its products, and what shared memory gives
+/// and takes for them. All warps read their fragments, and copies bring each line once.
+fn mma_slots(tiling: Tiling, of: &Product, machine: &Machine) -> Option<[u128; 2]> {
+    let (rate, shared) = (machine.rate(Unit::Matrix(MATRIX), of.rows)?, machine.shared_bytes_per_us?);
+    let (count, warps) = (of.weights.len(), mma_warps(tiling, of.weights.len())?);
+    let (depth, lines) = (MATRIX.extents().2, u64::from(tiling.rows) + count as u64 * u64::from(tiling.columns));
+    let read = u64::from(warps * mma_loads(warp_matrices(tiling, count, warps), count) * 4 * 128);
+    let brought = lines * u64::from(depth) * of.rows.bytes();
+    let products = 2 * u128::from(tiling.rows * tiling.columns * depth) * count as u128;
+    let at = |amount: u128, per_us: u64| amount * u128::from(machine.vector_rate()) / u128::from(per_us.max(1));
+    Some([at(products, rate), at(u128::from(read + brought), shared)])
+}
+
 /// Row tiles of all groups together. Groups are of any size, so that the last tile of each is half full in the mean; none has less than
 /// one tile. A single group has the tiles that its rows take.
 fn row_tiles(tile_rows: u64, [rows, groups]: [u64; 2]) -> u64 {
@@ -107,13 +126,13 @@ fn row_tiles(tile_rows: u64, [rows, groups]: [u64; 2]) -> u64 {
 }
 
 /// How often the weights of a group come from memory. The blocks of a row tile follow each other along the columns, so that the next
-/// row tile finds weights in the cache where all of its group's are at most half of it. Of persistent blocks so do those of some
-/// [row tiles](ROW_TILES_TOGETHER).
+/// row tile finds weights in the cache where all of its group's are at most half of it. Those of products by matrices take some
+/// [row tiles](ROW_TILES_TOGETHER) together.
 pub fn passes(tiling: Tiling, [rows, groups]: [u64; 2], group_bytes: u64, machine: &Machine) -> u64 {
     let row_tiles = rows.div_ceil(groups.min(rows).max(1)).div_ceil(u64::from(tiling.rows)).max(1);
     let together = match tiling.kind {
-        Kind::Group | Kind::Stream => u64::from(ROW_TILES_TOGETHER),
-        Kind::Fma | Kind::Mma | Kind::Dot => 1,
+        Kind::Group | Kind::Stream | Kind::Mma => u64::from(ROW_TILES_TOGETHER),
+        Kind::Fma | Kind::Dot => 1,
     };
     if group_bytes <= machine.cache_bytes / 2 { 1 } else { row_tiles.div_ceil(together) }
 }
@@ -155,12 +174,10 @@ fn under_way(tiling: Tiling, of: &Product, machine: &Machine) -> [u64; 2] {
             let stages = group_ring(tiling, of.weights.len(), machine).map_or(2, |ring| ring.stages);
             [lines(GROUP_DEPTH * (stages - 1)), 1]
         }
-        // Of a processor's shared memory, and of registers for four times 128 threads.
+        // All but the stage that is multiplied.
         Kind::Mma => {
-            let stages = mma_stages(tiling, of.weights.len(), machine).unwrap_or(2);
-            let stage = lines(MMA_DEPTH).saturating_add(u64::from(tiling.rows * MMA_DEPTH * 2)).max(1);
-            let resident = u64::from(machine.shared_optin_bytes) / stage.saturating_mul(stages.into());
-            [lines(MMA_DEPTH * (stages - 1)), resident.clamp(1, 4)]
+            let stages = mma_stages(tiling, of.weights.len(), of.k, machine);
+            stages.map_or([lines(1), 1], |stages| [lines(stages.depth * (stages.count - 1)), stages.resident.into()])
         }
         Kind::Stream => {
             let factors = u64::from(stream_factors(tiling, of.weights.len()).unwrap_or(1));

@@ -31,238 +31,331 @@
 use super::{Args, Gemm, Side, Spot, Tile};
 use crate::kernel::build::{Array, Sums};
 use crate::kernel::{Builder, Value, fragment};
-use crate::tiling::{MATRIX, MMA_DEPTH, MMA_THREADS, mma_copy_bytes, mma_stages, warp_matrices};
+use crate::tiling::{MATRIX, Stages, mma_copy_bytes, mma_shared_bytes, mma_stages, mma_warps, warp_matrices};
 use crate::{DType, Machine};
 
 /// Elements of a 16-byte part of a line.
 const PART: u32 = 8;
-/// Alignment of a side: that of a line of all 32 banks.
+/// Elements of a line of all 32 banks.
+const WIDE: u32 = 64;
+/// Alignment of the stages: that of such a line.
 const ALIGN: u32 = 128;
 
-/// Shared memory of a tile: the stages of the rows, then those of each weight's columns.
-pub(super) fn sides(spec: &Gemm, machine: &Machine) -> Vec<Side> {
-    let stages = stages(spec, machine);
-    let side = |name: String, lines: u32| Side { name, elem: spec.rows, len: stages * lines * MMA_DEPTH, align: ALIGN };
-    let right = (0..spec.weights.len()).map(|i| side(format!("right{i}"), spec.tiling.columns));
-    std::iter::once(side("left".to_string(), spec.tiling.rows)).chain(right).collect()
+fn stages(spec: &Gemm, machine: &Machine) -> Stages {
+    let Some(stages) = mma_stages(spec.tiling, spec.weights.len(), spec.k, machine) else {
+        unreachable!("`tiling::takes` says that there is room")
+    };
+    stages
 }
 
-fn stages(spec: &Gemm, machine: &Machine) -> u32 {
-    mma_stages(spec.tiling, spec.weights.len(), machine).unwrap_or(2)
+/// Threads of a block that computes any of these parts, and blocks that a processor has at a time.
+pub(super) fn block(parts: &[&Gemm], machine: &Machine) -> [u32; 2] {
+    let warps = parts.iter().filter_map(|spec| mma_warps(spec.tiling, spec.weights.len())).max();
+    let resident = parts.iter().map(|spec| stages(spec, machine).resident).min();
+    [32 * warps.unwrap_or(1), resident.unwrap_or(1)]
+}
+
+/// Shared memory of a tile: the stages, and in the end its results.
+pub(super) fn sides(spec: &Gemm, machine: &Machine) -> Vec<Side> {
+    let bytes = mma_shared_bytes(spec.tiling, spec.weights.len(), stages(spec, machine));
+    vec![Side { name: "stages".to_string(), elem: spec.rows, len: (bytes / spec.rows.bytes()) as u32, align: ALIGN }]
 }
 
 /// All of a tile.
 pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, shared: &[Array<'k>], tile: Tile<'k>) {
-    let tiling = spec.tiling;
-    let stages = stages(spec, machine);
-    let left = Lines { array: shared[0], lines: tiling.rows };
-    let right: Vec<_> =
-        shared[1..=spec.weights.len()].iter().map(|array| Lines { array: *array, lines: tiling.columns }).collect();
-    let bring = Bring::plan(k, spec, machine);
-    let row_starts = bring.lines(tiling.rows, |line| args.row_start(k, spec, tile.row + line.min(tile.rows - 1)));
-    let weight_starts =
-        bring.lines(tiling.columns, |line| args.weight_start(k, spec, tile, tile.column + line.min(tile.columns - 1)));
-    // Rows that are not there are not read; columns only where the last tile lacks some.
-    let has_edge = !spec.n.is_multiple_of(u64::from(tiling.columns));
-    let has_row = bring.lines(tiling.rows, |line| Some(k.bind("has_row", line.lt(tile.rows))));
-    let has_column = bring.lines(tiling.columns, |line| has_edge.then(|| k.bind("has_column", line.lt(tile.columns))));
-    let stage_of = |stage: Value<'k>, slice: Value<'k>| {
-        let inside = bring.inside(k, spec, slice);
-        bring.copy(k, left, args.rows, stage, slice, (&row_starts, &has_row), inside);
-        for (right, weights) in right.iter().zip(&args.weights) {
-            bring.copy(k, *right, *weights, stage, slice, (&weight_starts, &has_column), inside);
-        }
-    };
-
-    let warp = Warp::of(k, spec);
-    let sums = k.sums("sums", fragment::SUMS * warp.products() * right.len() as u32);
-    let slices = spec.k.div_ceil(u64::from(MMA_DEPTH)) as i32;
+    let Stages { depth, count, .. } = stages(spec, machine);
+    let (array, stride) = (shared[0], (spec.tiling.rows + spec.weights.len() as u32 * spec.tiling.columns) * depth);
+    let slices = spec.k.div_ceil(u64::from(depth)) as i32;
+    let bring = Bring::plan(k, spec, machine, depth);
+    let copies = bring.copies(k, spec, args, tile);
     // A group a stage, empty ones too: so that what is waited for is the same in every turn.
-    for stage in 0..stages as i32 - 1 {
-        if stage < slices {
-            stage_of(k.i32(stage), k.i32(stage * MMA_DEPTH as i32));
+    for stage in 0..count - 1 {
+        if (stage as i32) < slices {
+            bring.start(k, spec, &copies, array, k.i32((stage * stride) as i32), k.i32((stage * depth) as i32));
         }
         k.commit();
     }
-    let (read, filled) = (k.var("read", k.i32(0)), k.var("filled", k.i32(stages as i32 - 1)));
-    let next = |stage: Value<'k>| {
-        let next = k.bind("next", stage + 1);
-        next.eq(stages as i32).select(k.i32(0), next)
+    // What a thread brought it has seen, what others brought it sees behind the barrier.
+    let arrive = || {
+        k.wait_copies(count - 2);
+        k.barrier();
+    };
+    let warp = Warp::of(k, spec, depth);
+    let sums = k.sums("sums", fragment::SUMS * warp.products() * spec.weights.len() as u32);
+    arrive();
+    let held: Vec<_> = warp.load(k, spec, array, k.i32(0), 0).into_iter().map(|pair| k.var("held", pair)).collect();
+    let (read, filled) = (k.var("read", k.i32(0)), k.var("filled", k.i32(((count - 1) * stride) as i32)));
+    let after = |stage: Value<'k>| {
+        let after = k.bind("after", stage + stride as i32);
+        k.bind("next", after.eq((count * stride) as i32).select(k.i32(0), after))
     };
     k.for_range("slice", k.i32(0), k.i32(slices), |slice| {
-        k.wait_copies(stages - 2);
-        // All copies of this stage have arrived, and no warp reads the stage that is filled next any more.
-        k.barrier();
-        let ahead = k.bind("ahead", slice + (stages as i32 - 1));
-        k.when(ahead.lt(slices), || stage_of(filled.get(), ahead * MMA_DEPTH as i32));
-        k.commit();
-        warp.multiply(k, read.get(), left, &right, sums);
-        read.set(next(read.get()));
-        filled.set(next(filled.get()));
+        let ahead = k.bind("ahead", slice + (count - 1) as i32);
+        let (stage, next) = (k.bind("stage", read.get()), after(read.get()));
+        // Behind the last stage there is none: what is read once more is not used.
+        let following = k.bind("following", (slice + 1).lt(slices).select(next, stage));
+        let last = depth / MATRIX.extents().2 - 1;
+        let mut now: Vec<Value> = held.iter().map(|pair| pair.get()).collect();
+        for step in 0..=last {
+            let then = if step < last {
+                let then = warp.load(k, spec, array, stage, step + 1);
+                // The stage that was multiplied last is filled, a part of it beside each step.
+                let of_step = |step: u32| copies.len() * step as usize / last as usize;
+                let part = &copies[of_step(step)..of_step(step + 1)];
+                k.when(ahead.lt(slices), || bring.start(k, spec, part, array, filled.get(), ahead * depth as i32));
+                then
+            } else {
+                k.commit();
+                // No warp reads this stage any more, and the next has arrived.
+                arrive();
+                warp.load(k, spec, array, following, 0)
+            };
+            warp.multiply(&now, sums, spec.weights.len() as u32);
+            now = then;
+        }
+        held.iter().zip(now).for_each(|(held, pair)| held.set(pair));
+        filled.set(stage);
+        read.set(next);
     });
-    warp.finish(k, spec, args, tile, sums, right.len() as u32);
-}
-
-/// The lines of one side of the tile in shared memory, stage by stage, 32 elements each.
-#[derive(Clone, Copy)]
-struct Lines<'k> {
-    array: Array<'k>,
-    lines: u32,
-}
-
-impl<'k> Lines<'k> {
-    /// Where a stage begins.
-    fn stage(self, stage: Value<'k>) -> Value<'k> {
-        stage * (self.lines * MMA_DEPTH) as i32
-    }
+    warp.finish(k, spec, args, tile, array, sums);
 }
 
 /// In which order the parts of a line lie: part `c` of line `l` is at `c ^ order(l)`.
-fn order(line: Value<'_>) -> Value<'_> {
-    (line >> 1) & (MMA_DEPTH / PART - 1) as i32
+fn order(line: Value<'_>, depth: u32) -> Value<'_> {
+    let line = if depth == WIDE { line } else { line >> 1 };
+    line & (depth / PART - 1) as i32
 }
 
 /// What a thread copies: elements `along ..` of every `step`-th line from `line` on.
 struct Bring<'k> {
+    depth: u32,
     bytes: u32,
     along: Value<'k>,
     line: Value<'k>,
     step: u32,
-    /// Where the elements go, from the beginning of the stage.
+    /// Where the elements go, from the beginning of a stage.
     place: Value<'k>,
 }
 
+/// One of a thread's copies for each stage.
+struct Copy<'k> {
+    from: Array<'k>,
+    /// Where the line starts: so many elements behind this.
+    start: Value<'k>,
+    further: u64,
+    /// How far behind the thread's place its elements go.
+    to: u32,
+    /// Whether the line exists, where one may not: its elements are zeros that are not read.
+    live: Option<Value<'k>>,
+    /// Whether the tile has the line at all, where there are more threads than lines.
+    wanted: Option<Value<'k>>,
+}
+
 impl<'k> Bring<'k> {
-    fn plan(k: &'k Builder, spec: &Gemm, machine: &Machine) -> Bring<'k> {
+    fn plan(k: &'k Builder, spec: &Gemm, machine: &Machine, depth: u32) -> Bring<'k> {
         let bytes = mma_copy_bytes(spec.k, spec.rows, machine).unwrap_or(4);
         let elements = bytes / spec.rows.bytes() as u32;
-        let copies = MMA_DEPTH / elements;
-        let along = k.bind("along", k.thread() % copies as i32 * elements as i32);
-        let line = k.bind("line", k.thread() / copies as i32);
-        let part = ((along / PART as i32) ^ order(line)) * PART as i32;
+        let of_line = depth / elements;
+        let along = k.bind("along", k.thread() % of_line as i32 * elements as i32);
+        let line = k.bind("line", k.thread() / of_line as i32);
+        let part = ((along / PART as i32) ^ order(line, depth)) * PART as i32;
         let within = if elements < PART { along % PART as i32 } else { k.i32(0) };
-        let place = k.bind("place", line * MMA_DEPTH as i32 + part + within);
-        Bring { bytes, along, line, step: MMA_THREADS / copies, place }
+        let place = k.bind("place", line * depth as i32 + part + within);
+        Bring { depth, bytes, along, line, step: k.threads() / of_line, place }
     }
 
-    /// `of` each of the thread's lines of a side that has so many.
-    fn lines<T>(&self, lines: u32, of: impl Fn(Value<'k>) -> T) -> Vec<T> {
-        (0..lines).step_by(self.step as usize).map(|line| of(self.line + line as i32)).collect()
-    }
-
-    /// Whether the thread's elements of a slice are before K, where not all are.
-    fn inside(&self, k: &'k Builder, spec: &Gemm, slice: Value<'k>) -> Option<Value<'k>> {
-        let is_edge = !spec.k.is_multiple_of(u64::from(MMA_DEPTH));
-        is_edge.then(|| k.bind("inside", (slice + self.along).lt(spec.k as i32)))
-    }
-
-    /// Starts the copies of a slice of a side to a stage.
-    #[allow(clippy::too_many_arguments, reason = "a side is many things")]
-    fn copy(
-        &self,
-        k: &'k Builder,
-        to: Lines<'k>,
-        from: Array<'k>,
-        stage: Value<'k>,
-        slice: Value<'k>,
-        (starts, has_line): (&[Value<'k>], &[Option<Value<'k>>]),
-        inside: Option<Value<'k>>,
-    ) {
-        let at = k.bind("at", (slice + self.along).cast(DType::I64));
-        let place = k.bind("to", to.stage(stage) + self.place);
-        let copy = || {
-            for (i, (start, has_line)) in (0..).zip(starts.iter().zip(has_line)) {
-                let live = [*has_line, inside].into_iter().flatten().reduce(|a, b| a & b);
-                to.array.copy_from(place + i * (self.step * MMA_DEPTH) as i32, from, *start + at, self.bytes, live);
-            }
+    /// The copies of a stage: of the rows, then of each weight's columns.
+    fn copies(&self, k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>) -> Vec<Copy<'k>> {
+        let tiling = spec.tiling;
+        let wanted = |lines: u32| (lines < self.step).then(|| k.bind("wanted", self.line.lt(lines as i32)));
+        let lines = |lines: u32| (0..lines).step_by(self.step as usize);
+        // Rows that are not there are not read; columns only where the last tile lacks some.
+        let has_edge = !spec.n.is_multiple_of(u64::from(tiling.columns));
+        let has_row: Vec<_> = lines(tiling.rows).map(|i| k.bind("has_row", (self.line + i as i32).lt(tile.rows))).collect();
+        let has_column: Vec<_> = lines(tiling.columns)
+            .map(|i| has_edge.then(|| k.bind("has_column", (self.line + i as i32).lt(tile.columns))))
+            .collect();
+        let further = |i: u32| u64::from(i) * spec.k;
+        let first_row = (!spec.gather).then(|| args.row_start(k, spec, tile.row + self.line));
+        let of_row = |(i, live): (u32, &Value<'k>)| {
+            let gathered = || args.row_start(k, spec, tile.row + (self.line + i as i32).min(tile.rows - 1));
+            let (start, further) = first_row.map_or_else(|| (gathered(), 0), |first| (first, further(i)));
+            Copy { from: args.rows, start, further, to: i * self.depth, live: Some(*live), wanted: None }
         };
-        // There may be more threads along the lines than lines.
-        if to.lines < self.step { k.when(self.line.lt(to.lines as i32), copy) } else { copy() }
+        let of_rows = wanted(tiling.rows);
+        let rows: Vec<_> = lines(tiling.rows).zip(&has_row).map(of_row).map(|copy| Copy { wanted: of_rows, ..copy }).collect();
+        let (start, of_columns) = (args.weight_start(k, spec, tile, tile.column + self.line), wanted(tiling.columns));
+        let columns = (0..).zip(&args.weights).flat_map(|(w, from)| {
+            let first = tiling.rows + w * tiling.columns;
+            lines(tiling.columns).zip(&has_column).map(move |(i, live)| {
+                let to = (first + i) * self.depth;
+                Copy { from: *from, start, further: u64::from(i) * spec.k, to, live: *live, wanted: of_columns }
+            })
+        });
+        rows.into_iter().chain(columns).collect()
+    }
+
+    /// Starts some of the copies of a slice to a stage.
+    fn start(&self, k: &'k Builder, spec: &Gemm, copies: &[Copy<'k>], to: Array<'k>, stage: Value<'k>, slice: Value<'k>) {
+        let at = k.bind("at", (slice + self.along).cast(DType::I64));
+        let place = k.bind("to", stage + self.place);
+        let is_edge = !spec.k.is_multiple_of(u64::from(self.depth));
+        let inside = is_edge.then(|| k.bind("inside", (slice + self.along).lt(spec.k as i32)));
+        for copy in copies {
+            let live = [copy.live, inside].into_iter().flatten().reduce(|a, b| a & b);
+            let from = copy.start + at;
+            let from = if copy.further == 0 { from } else { from + k.i64(copy.further as i64) };
+            let start = || to.copy_from(place + copy.to as i32, copy.from, from, self.bytes, live);
+            if let Some(wanted) = copy.wanted { k.when(wanted, start) } else { start() }
+        }
     }
 }
 
 /// The part of a tile that a warp computes.
 struct Warp<'k> {
-    /// Matrices of rows and of columns, without those that are beyond N in every warp.
+    depth: u32,
+    /// Matrices of rows and of columns that it reads.
     matrices: [u32; 2],
+    /// Those of columns without the ones that are beyond N in every warp.
+    columns: u32,
     lane: Value<'k>,
     row: Value<'k>,
     column: Value<'k>,
-    /// Where the row that the lane names for a load is, of rows and of columns, from the beginning of a stage; 16 elements further
+    /// Where the row that the lane names for a load is, of rows and of columns, from the beginning of a side; 16 elements further
     /// along k are at these `^ 16`.
     rows_at: Value<'k>,
     columns_at: Value<'k>,
 }
 
 impl<'k> Warp<'k> {
-    fn of(k: &'k Builder, spec: &Gemm) -> Warp<'k> {
-        let [row_matrices, column_matrices] = warp_matrices(spec.tiling);
+    fn of(k: &'k Builder, spec: &Gemm, depth: u32) -> Warp<'k> {
+        let matrices = warp_matrices(spec.tiling, spec.weights.len(), k.threads() / 32);
         let (rows, columns, _) = MATRIX.extents();
-        let beside = (spec.tiling.columns / (column_matrices * columns)) as i32;
-        let of_result = spec.n.div_ceil(u64::from(columns)).min(u64::from(column_matrices)) as u32;
+        let beside = (spec.tiling.columns / (matrices[1] * columns)) as i32;
+        let of_result = spec.n.div_ceil(u64::from(columns)).min(u64::from(matrices[1])) as u32;
         let (warp, lane) = (k.bind("warp", k.thread() / 32), k.bind("lane", k.thread() % 32));
-        let row = k.bind("first_row", warp / beside * (row_matrices * rows) as i32);
-        let column = k.bind("first_column", warp % beside * (column_matrices * columns) as i32);
-        let place =
-            |line: Value<'k>, part: Value<'k>| k.bind("place", line * MMA_DEPTH as i32 + ((part ^ order(lane)) * PART as i32));
+        let row = k.bind("first_row", warp / beside * (matrices[0] * rows) as i32);
+        let column = k.bind("first_column", warp % beside * (matrices[1] * columns) as i32);
+        // Lines of a warp begin at a multiple of 8.
+        let place = |line: Value<'k>, part: Value<'k>| {
+            k.bind("place", line * depth as i32 + ((part ^ order(lane % 8, depth)) * PART as i32))
+        };
         // Rows 0..8 and 8..16, then the same eight elements on. Columns 0..8, these eight elements on, then columns 8..16.
         let rows_at = place(row + lane % 16, lane / 16);
         let columns_at = place(column + lane % 8 + lane / 16 * 8, lane / 8 % 2);
-        Warp { matrices: [row_matrices, of_result], lane, row, column, rows_at, columns_at }
+        Warp { depth, matrices, columns: of_result, lane, row, column, rows_at, columns_at }
     }
 
     /// Products of one weight.
     fn products(&self) -> u32 {
-        self.matrices[0] * self.matrices[1]
+        self.matrices[0] * self.columns
     }
 
-    /// Adds the products of a stage to the sums: `[weight, row matrix, column matrix]`.
-    fn multiply(&self, k: &'k Builder, stage: Value<'k>, left: Lines<'k>, right: &[Lines<'k>], sums: Sums<'k>) {
+    /// The lane's pairs for a step of a stage: of the rows, then of each weight's columns.
+    fn load(&self, k: &'k Builder, spec: &Gemm, from: Array<'k>, stage: Value<'k>, step: u32) -> Vec<Value<'k>> {
         let (rows, columns, depth) = MATRIX.extents();
-        let lines = |line: u32| (line * MMA_DEPTH) as i32;
-        let stage = k.bind("stage", stage);
-        k.for_step("step", k.i32(0), k.i32(MMA_DEPTH as i32), k.i32(depth as i32), |step| {
-            let rows_at = k.bind("rows_at", left.stage(stage) + (self.rows_at ^ step));
-            let a: Vec<_> = (0..self.matrices[0]).map(|m| left.array.load_matrix(rows_at + lines(m * rows), 4)).collect();
-            for (w, right) in (0..).zip(right) {
-                let columns_at = k.bind("columns_at", right.stage(stage) + (self.columns_at ^ step));
-                for n in (0..self.matrices[1]).step_by(2) {
-                    let b = right.array.load_matrix(columns_at + lines(n * columns), 4);
-                    for (n, b) in (n..self.matrices[1]).zip(b.chunks(2)) {
-                        for (m, a) in (0..).zip(&a) {
-                            sums.add_product(self.number(w, m, n), MATRIX, a, b);
-                        }
-                    }
-                }
+        let along = |at: Value<'k>| if step == 0 { at } else { at ^ (step * depth) as i32 };
+        let lines = |line: u32| (line * self.depth) as i32;
+        let rows_at = k.bind("rows_at", stage + along(self.rows_at));
+        let mut pairs: Vec<_> = (0..self.matrices[0]).flat_map(|m| from.load_matrix(rows_at + lines(m * rows), 4)).collect();
+        let columns_at = k.bind("columns_at", stage + along(self.columns_at));
+        for w in 0..spec.weights.len() as u32 {
+            let first = spec.tiling.rows + w * spec.tiling.columns;
+            let of_columns = |n: u32| from.load_matrix(columns_at + lines(first + n * columns), 4);
+            pairs.extend((0..self.columns).step_by(2).flat_map(of_columns));
+        }
+        pairs
+    }
+
+    /// Adds the products of a step to the sums: `[weight, row matrix, column matrix]`.
+    fn multiply(&self, pairs: &[Value<'k>], sums: Sums<'k>, weights: u32) {
+        let (a, b) = pairs.split_at((fragment::pairs_of_a(MATRIX) * self.matrices[0]) as usize);
+        let of_weight = self.columns.next_multiple_of(2);
+        let b: Vec<_> = b.chunks(fragment::pairs_of_b(MATRIX) as usize).collect();
+        for (w, n) in (0..weights).flat_map(|w| (0..self.columns).map(move |n| (w, n))) {
+            for (m, a) in (0..).zip(a.chunks(fragment::pairs_of_a(MATRIX) as usize)) {
+                sums.add_product(self.number(w, m, n), MATRIX, a, b[(w * of_weight + n) as usize]);
             }
-        });
+        }
     }
 
     fn number(&self, weight: u32, row_matrix: u32, column_matrix: u32) -> u32 {
-        weight * self.products() + row_matrix * self.matrices[1] + column_matrix
+        weight * self.products() + row_matrix * self.columns + column_matrix
     }
 
-    /// Puts the lane's sums through the body, those of neighbouring columns together where none can be beyond the edge alone.
-    fn finish(&self, k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>, sums: Sums<'k>, weights: u32) {
+    /// Puts the lane's sums through the body, those of neighbouring columns together where none can be beyond the edge alone. Results
+    /// of the rows' type go through shared memory, so that lines are stored whole, where their pitch is of whole parts.
+    fn finish(&self, k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>, shared: Array<'k>, sums: Sums<'k>) {
         let (rows, columns, _) = MATRIX.extents();
+        let staged = spec.out == spec.rows && spec.n.is_multiple_of(u64::from(PART));
         let lanes = if spec.n.is_multiple_of(2) { Args::even_lanes(spec, 2) } else { 1 };
         let row = k.bind("row", self.row + self.lane / 4);
         let column = k.bind("column", self.column + self.lane % 4 * 2);
         let first = Spot::at(k, spec, tile.row + row, tile.column + column);
+        let results = Results { array: shared, pitch: spec.tiling.columns };
+        let place = k.bind("place", results.at(row, self.column / PART as i32) + self.lane % 4 * 2);
         let each_of_row = |m: u32, half: u32| {
             let down = m * rows + half * 8;
-            for (n, part) in (0..self.matrices[1]).flat_map(|n| (0..2).step_by(lanes as usize).map(move |part| (n, part))) {
+            for (n, part) in (0..self.columns).flat_map(|n| (0..2).step_by(lanes as usize).map(move |part| (n, part))) {
                 let along = n * columns + part;
                 let put = || {
                     let product = |w| sums.get(self.number(w, m, n), half * 2 + part, lanes);
-                    let products: Vec<Value> = (0..weights).map(product).collect();
-                    args.finish(k, spec, tile.expert, first.moved(k, spec, down, along), &products);
+                    let products: Vec<Value> = (0..spec.weights.len() as u32).map(product).collect();
+                    let spot = first.moved(k, spec, down, along);
+                    if staged {
+                        let value = args.value(k, spec, tile.expert, spot, &products).cast(spec.out);
+                        // The warp's columns are a power of two, and begin at a multiple of it.
+                        let at = (place ^ (n * PART) as i32) + (down * results.pitch + part) as i32;
+                        shared.store_aligned(at, value, lanes * spec.out.bytes() as u32);
+                    } else {
+                        args.finish(k, spec, tile.expert, spot, &products);
+                    }
                 };
                 tile.when_column(k, spec, column, along, put);
             }
         };
+        if staged {
+            // No warp reads a stage any more.
+            k.barrier();
+        }
         for (m, half) in (0..self.matrices[0]).flat_map(|m| [(m, 0), (m, 1)]) {
             k.when((row + (m * rows + half * 8) as i32).lt(tile.rows), || each_of_row(m, half));
         }
+        if staged {
+            k.barrier();
+            results.store(k, spec, args, tile);
+        }
+    }
+}
+
+/// The results of a tile in shared memory.
+#[derive(Clone, Copy)]
+struct Results<'k> {
+    array: Array<'k>,
+    pitch: u32,
+}
+
+impl<'k> Results<'k> {
+    /// Where a part of a row lies: part `p` of row `r` is at `p ^ (r % 8)`, so that eight rows of a part are in all banks.
+    fn at(self, row: Value<'k>, part: Value<'k>) -> Value<'k> {
+        row * self.pitch as i32 + ((part ^ (row & 7)) * PART as i32)
+    }
+
+    /// Stores them, a part a thread.
+    fn store(self, k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>) {
+        let (parts, bytes) = (self.pitch / PART, PART * spec.out.bytes() as u32);
+        let (part, row) = (k.bind("part", k.thread() % parts as i32), k.bind("row", k.thread() / parts as i32));
+        let column = k.bind("column", part * PART as i32);
+        let (from, spot) = (k.bind("from", self.at(row, part)), Spot::at(k, spec, tile.row + row, tile.column + column));
+        // Threads are a multiple of eight rows apart, which lie in one order.
+        let each = || {
+            for next in (0..spec.tiling.rows).step_by((k.threads() / parts) as usize) {
+                k.when((row + next as i32).lt(tile.rows), || {
+                    let value = self.array.load_aligned(from + (next * self.pitch) as i32, PART, bytes);
+                    args.out.store_aligned(spot.moved(k, spec, next, 0).place, value, bytes);
+                });
+            }
+        };
+        tile.when_column(k, spec, column, 0, each);
     }
 }

@@ -36,7 +36,7 @@ use super::{body, operand_name};
 use crate::graph::Body;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Given, Kernel, Tiles, Value};
-use crate::tiling::{DOT_THREADS, GROUP_THREADS, Kind, MMA_THREADS, ROW_TILES_TOGETHER, STREAM_BLOCKS, STREAM_THREADS};
+use crate::tiling::{DOT_THREADS, GROUP_THREADS, Kind, ROW_TILES_TOGETHER, STREAM_BLOCKS, STREAM_THREADS};
 use crate::{DType, Extent, Machine, Round, Tiling};
 
 /// Bytes to which every buffer is aligned.
@@ -116,17 +116,13 @@ impl Gemm<'_> {
 /// [pointwise](Body::is_pointwise).
 pub(crate) fn together(name: &str, parts: &[&Gemm], machine: &Machine) -> Tiled {
     let kind = parts.first().map(|spec| spec.tiling.kind);
-    let threads = match kind {
-        Some(Kind::Group) => GROUP_THREADS,
-        Some(Kind::Stream) => STREAM_THREADS,
-        Some(Kind::Dot) => DOT_THREADS,
-        Some(Kind::Mma) => MMA_THREADS,
-        Some(Kind::Fma) if machine.has_threads() => gpu::THREADS,
-        Some(Kind::Fma) | None => 1,
-    };
-    let resident = match kind {
-        Some(Kind::Stream) => STREAM_BLOCKS,
-        Some(Kind::Group | Kind::Dot | Kind::Mma | Kind::Fma) | None => 1,
+    let [threads, resident] = match kind {
+        Some(Kind::Group) => [GROUP_THREADS, 1],
+        Some(Kind::Stream) => [STREAM_THREADS, STREAM_BLOCKS],
+        Some(Kind::Dot) => [DOT_THREADS, 1],
+        Some(Kind::Mma) => mma::block(parts, machine),
+        Some(Kind::Fma) if machine.has_threads() => [gpu::THREADS, 1],
+        Some(Kind::Fma) | None => [1, 1],
     };
     let k = Builder::new(name, threads).resident(resident);
     let args: Vec<Args> = parts.iter().map(|spec| Args::declare(&k, spec)).collect();
@@ -469,12 +465,12 @@ fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, number: Value<'k>
     let column_blocks = spec.n.div_ceil(u64::from(spec.tiling.columns)) as i32;
     match spec.tiling.kind {
         // Those of a row tile follow each other, so that its rows stay in cache.
-        Kind::Dot | Kind::Mma | Kind::Fma => {
+        Kind::Dot | Kind::Fma => {
             let index = k.bind("tile", number / column_blocks);
             rectangle(k, spec, args, index, number % column_blocks, inner);
         }
         // Those of some row tiles, so that weights stay there too. The last row tiles may be fewer.
-        Kind::Group | Kind::Stream => {
+        Kind::Group | Kind::Stream | Kind::Mma => {
             let tiles = k.bind("tiles", args.row_tiles(k, spec));
             k.when(number.lt(tiles * column_blocks), || {
                 let together = ROW_TILES_TOGETHER as i32;

@@ -1,0 +1,224 @@
+//! Tiles of [`Kind::Mma`]: their sizes, the warps that share one, and the stages that they go round.
+
+use super::{Kind, MOST_SUMS, Product, Tiling};
+use crate::machine::{Copier, Unit};
+use crate::{DType, Machine, MatrixShape};
+
+/// The shape of the products of [`Kind::Mma`].
+pub const MATRIX: MatrixShape = MatrixShape::M16N8K16;
+
+/// Rows and columns of tiles, those for large batches first.
+const SIZES: [[u32; 2]; 9] =
+    [[128, 256], [128, 128], [128, 64], [64, 128], [64, 64], [32, 128], [32, 64], [16, 128], [16, 64]];
+
+/// Warps of a block: the fewest whose threads have registers for the sums.
+const WARPS: [u32; 2] = [4, 8];
+
+/// Warps that a processor should have: two for each of its four schedulers, so that one multiplies while the other waits.
+const WARPS_OF_PROCESSOR: u32 = 8;
+
+/// Blocks beyond which a processor gains nothing from another.
+const MOST_BLOCKS: u32 = 4;
+
+/// Registers of a thread beside its sums and two sets of fragments: addresses, sizes, counters.
+const OTHER_REGISTERS: u32 = 56;
+
+/// Registers of a processor, of 4 bytes.
+const REGISTERS: u32 = 65_536;
+
+/// Elements along K of a stage: lines of 128 bytes, else of 64.
+const DEPTHS: [u32; 2] = [64, 32];
+
+/// Stages of a block: with the fewest one is multiplied, one has arrived, one is under way.
+const STAGES: [u32; 3] = [4, 3, 2];
+
+/// Bytes of shared memory that a processor keeps for each of its blocks.
+const RESERVED: u32 = 1024;
+
+/// How a block of [`Kind::Mma`] goes along K.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stages {
+    /// Elements along K of a stage: 64 or 32.
+    pub depth: u32,
+    /// Stages in shared memory.
+    pub count: u32,
+    /// Blocks that a processor has at a time.
+    pub resident: u32,
+}
+
+/// The tiles of a product by matrices.
+pub(super) fn by_matrices<'a>(of: &'a Product, machine: &'a Machine) -> impl Iterator<Item = Tiling> + 'a {
+    let tilings = SIZES.into_iter().map(|[rows, columns]| Tiling { kind: Kind::Mma, rows, columns });
+    tilings.filter(|tiling| has_matrices(*tiling, of, machine))
+}
+
+/// Whether a product can be computed by matrices: rows and weights have one type that the machine has an instruction for, rows
+/// can be copied to shared memory in parts of at least four bytes, and a thread's registers and two stages fit the machine.
+fn has_matrices(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
+    machine.rate(Unit::Matrix(MATRIX), of.rows).is_some()
+        && of.weights.iter().all(|weight| *weight == of.rows)
+        && mma_copy_bytes(of.k, of.rows, machine).is_some()
+        && mma_stages(tiling, of.weights.len(), of.k, machine).is_some()
+}
+
+/// Bytes of a copy to shared memory of [`Kind::Mma`]: the most, up to 16, that a thread's copies have and rows are a multiple of.
+pub fn mma_copy_bytes(k: u64, elem: DType, machine: &Machine) -> Option<u32> {
+    let widths = machine.copies(Copier::Thread)?;
+    [16, 8, 4].into_iter().find(|bytes| widths.has(*bytes) && k > 0 && (k % 8 * elem.bytes()).is_multiple_of(u64::from(*bytes)))
+}
+
+/// Warps of a block of [`Kind::Mma`] with so many weights; none where no thread could have the sums, or some warps had no part.
+pub fn mma_warps(tiling: Tiling, weights: usize) -> Option<u32> {
+    let sums = u64::from(tiling.rows * tiling.columns) * weights as u64;
+    WARPS.into_iter().find(|warps| sums <= u64::from(MOST_SUMS * 32 * warps) && of_warps(tiling, *warps).next().is_some())
+}
+
+/// Matrices of 16 rows, and of 8 columns, of the part of a tile that one of so many warps of [`Kind::Mma`] computes. They stand in rows and
+/// columns such that each reads the least of shared memory.
+pub fn warp_matrices(tiling: Tiling, weights: usize, warps: u32) -> [u32; 2] {
+    of_warps(tiling, warps).min_by_key(|matrices| mma_loads(*matrices, weights)).unwrap_or_default()
+}
+
+/// The parts of a tile that so many warps can have. Columns are in twos, which one load brings.
+fn of_warps(tiling: Tiling, warps: u32) -> impl Iterator<Item = [u32; 2]> {
+    let (rows, columns, _) = MATRIX.extents();
+    let (row_matrices, pairs) = (tiling.rows / rows, tiling.columns / (2 * columns));
+    let down = [1, 2, 4, 8].into_iter().filter(move |down| {
+        *down <= warps && row_matrices.is_multiple_of(*down) && pairs.is_multiple_of(warps / down)
+    });
+    down.map(move |down| [row_matrices / down, 2 * pairs * down / warps])
+}
+
+/// Loads of four matrices of 8 by 8 by which a warp gets its fragments for 16 elements of K.
+pub fn mma_loads([row_matrices, column_matrices]: [u32; 2], weights: usize) -> u32 {
+    row_matrices.saturating_add((weights as u32).saturating_mul(column_matrices.div_ceil(2)))
+}
+
+/// Bytes of shared memory for an element along K of a tile's lines.
+fn lines(tiling: Tiling, weights: usize) -> u64 {
+    (u64::from(tiling.rows) + weights as u64 * u64::from(tiling.columns)) * DType::BF16.bytes()
+}
+
+/// Bytes that a block of [`Kind::Mma`] has in shared memory: its stages, and in the end its results in their place.
+pub fn mma_shared_bytes(tiling: Tiling, weights: usize, Stages { depth, count, .. }: Stages) -> u64 {
+    let results = u64::from(tiling.rows * tiling.columns) * DType::BF16.bytes();
+    (u64::from(depth * count) * lines(tiling, weights)).max(results)
+}
+
+/// The stages of [`Kind::Mma`] for so many weights, and the blocks that a processor has room for. Lines of 128 bytes where enough warps
+/// are at work at a time, shorter ones where more blocks then have room or K ends in the first half of a line.
+pub fn mma_stages(tiling: Tiling, weights: usize, k: u64, machine: &Machine) -> Option<Stages> {
+    let warps = mma_warps(tiling, weights)?;
+    let [row_matrices, column_matrices] = warp_matrices(tiling, weights, warps);
+    let sums = 4 * row_matrices * column_matrices * weights as u32;
+    let fragments = 4 * mma_loads([row_matrices, column_matrices], weights);
+    let by_registers = (REGISTERS / (32 * warps * (sums + 2 * fragments + OTHER_REGISTERS))).min(MOST_BLOCKS);
+    let wanted = WARPS_OF_PROCESSOR.div_ceil(warps);
+    let fits = |stages: &Stages| {
+        let room = ((machine.shared_optin_bytes + RESERVED) / stages.resident - RESERVED).min(machine.shared_optin_bytes);
+        mma_shared_bytes(tiling, weights, *stages) <= u64::from(room)
+    };
+    let of = |depth: u32, least: u32, resident: u32| {
+        let stages = STAGES.into_iter().filter(move |count| *count >= least);
+        stages.map(move |count| Stages { depth, count, resident }).find(fits)
+    };
+    let reaches = |depth: &u32| k.next_multiple_of(u64::from(*depth)) == k.next_multiple_of(u64::from(DEPTHS[1]));
+    let many = |depth: u32| (wanted..=by_registers).rev().find_map(move |resident| of(depth, 3, resident));
+    let few = (1..=by_registers.min(wanted)).rev().find_map(|resident| of(DEPTHS[1], 2, resident));
+    DEPTHS.into_iter().filter(reaches).find_map(many).or(few)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{candidates, flops};
+    use super::*;
+    use crate::machine::{MACHINES, Rate};
+
+    fn tile(rows: u32, columns: u32) -> Tiling {
+        Tiling { kind: Kind::Mma, rows, columns }
+    }
+
+    #[test]
+    fn matrices_by_hand() {
+        const RATES: &[Rate] = &[
+            Rate { unit: Unit::Vector, elem: DType::F32, flops_per_us: 1000 },
+            Rate { unit: Unit::Matrix(MATRIX), elem: DType::BF16, flops_per_us: 16_000 },
+        ];
+        let of = Product { rows: DType::BF16, n: 128, k: 40, weights: vec![DType::BF16; 2] };
+        let waits = Machine { rates: RATES, processors: 1, memory_ps: 2_000_000, step_ps: 2_000_000, ..MACHINES[0].clone() };
+        // Four warps of 64 rows and 16 columns of each weight: 16 products for four loads of rows and two of columns.
+        assert_eq!((mma_warps(tile(64, 64), 2), warp_matrices(tile(64, 64), 2, 4)), (Some(4), [4, 2]));
+        assert_eq!(mma_loads([4, 2], 2), 6);
+        // Two tiles, K up to 64, at sixteen times the rate. Both are on one processor: each waits for half of 2 us for its first bytes and
+        // as long for its one stage.
+        let products = 2 * 64 * 64 * 64 * 2 / 16;
+        let fast = Machine { shared_bytes_per_us: Some(1_000_000), ..waits.clone() };
+        assert_eq!(flops(tile(64, 64), &of, [3, 1], &fast), 2 * (products + 2 * 1000));
+        // For 16 of K four warps read six times 512 bytes, and 192 lines of 32 are brought: at the rate of a byte for each FLOP they take longer.
+        let slow = Machine { shared_bytes_per_us: Some(1000), ..waits };
+        assert_eq!(flops(tile(64, 64), &of, [3, 1], &slow), 2 * (4 * (4 * 6 * 512 + 192 * 32) + 2 * 1000));
+    }
+
+    #[test]
+    fn warps_stand_where_they_read_least() {
+        let of = |rows, columns, weights| {
+            let warps = mma_warps(tile(rows, columns), weights)?;
+            Some((warps, warp_matrices(tile(rows, columns), weights, warps)))
+        };
+        // 64 by 64 of one weight, or 64 by 32 of two, are 128 sums a thread.
+        assert_eq!([of(128, 128, 1), of(128, 64, 2)], [Some((4, [4, 8])), Some((4, [4, 4]))]);
+        assert_eq!([of(128, 256, 1), of(128, 128, 2)], [Some((8, [4, 8])), Some((8, [4, 4]))]);
+        assert_eq!([of(16, 64, 1), of(16, 64, 2), of(32, 64, 2)], [Some((4, [1, 2])), Some((4, [1, 2])), Some((4, [2, 2]))]);
+        // Eight warps have no 16 columns each of 64.
+        assert_eq!([of(128, 256, 2), of(16, 64, 16), of(16, 64, 17)], [None, Some((4, [1, 2])), None]);
+        assert_eq!([of(16, 128, 16), of(16, 128, 17)], [Some((8, [1, 2])), None]);
+    }
+
+    #[test]
+    fn stages_fit_the_blocks_of_a_processor() {
+        let [large, small] = ["sm_80", "sm_86"].map(|name| Machine::named(name).unwrap());
+        let of = |rows, columns, weights, k| {
+            [&large, &small].map(|machine| {
+                let Stages { depth, count, resident } = mma_stages(tile(rows, columns), weights, k, machine).unwrap();
+                [depth, count, resident]
+            })
+        };
+        // 32 KiB for 64 of K: three of them have no room twice in 164 KiB. Four or three halves have, in 164 and in 100.
+        assert_eq!(of(128, 128, 1, 4096), [[32, 4, 2], [32, 3, 2]]);
+        assert_eq!(of(128, 64, 2, 4096), [[32, 4, 2], [32, 3, 2]]);
+        // Eight warps are enough in one block.
+        assert_eq!(of(128, 128, 2, 4096), [[64, 3, 1], [32, 4, 1]]);
+        // 16 KiB for 64 of K, three blocks by registers.
+        assert_eq!(of(64, 64, 1, 4096), [[64, 3, 3], [64, 3, 2]]);
+        // 96 of K are three halves, and two whole lines.
+        assert_eq!(of(64, 64, 1, 96)[0][0], 32);
+        for machine in MACHINES.iter().filter(|machine| machine.has_threads()) {
+            let product = Product { rows: DType::BF16, n: 256, k: 256, weights: vec![DType::BF16; 2] };
+            for tiling in by_matrices(&product, machine) {
+                let stages = mma_stages(tiling, 2, 256, machine).unwrap();
+                let bytes = mma_shared_bytes(tiling, 2, stages) + u64::from(RESERVED);
+                assert!(bytes * u64::from(stages.resident) <= u64::from(machine.shared_optin_bytes + RESERVED));
+            }
+        }
+    }
+
+    #[test]
+    fn matrices_where_they_can_be() {
+        let by_matrices = |rows: DType, weights: Vec<DType>, k: u64, machine: &Machine| {
+            let of = Product { rows, n: 64, k, weights };
+            candidates(&of, machine).iter().filter(|tiling| tiling.kind == Kind::Mma).count()
+        };
+        let (bf16, f16, f32, gpu) = (DType::BF16, DType::F16, DType::F32, Machine::named("sm_80").unwrap());
+        assert_eq!((by_matrices(bf16, vec![bf16], 64, &gpu), by_matrices(f16, vec![f16; 2], 64, &gpu)), (9, 8));
+        assert_eq!((by_matrices(f32, vec![f32], 64, &gpu), by_matrices(bf16, vec![bf16, f16], 64, &gpu)), (0, 0));
+        // Copies of 4 bytes at least; more sums than registers in the large tiles.
+        assert_eq!((by_matrices(bf16, vec![bf16], 66, &gpu), by_matrices(bf16, vec![bf16], 63, &gpu)), (9, 0));
+        assert_eq!((by_matrices(bf16, vec![bf16; 5], 64, &gpu), by_matrices(bf16, vec![bf16; 12], 64, &gpu)), (5, 2));
+        let without = Machine { rates: &[], ..gpu.clone() };
+        assert_eq!(by_matrices(bf16, vec![bf16], 64, &without), 0);
+        let without = Machine { copy_engines: &[], ..gpu.clone() };
+        assert_eq!(by_matrices(bf16, vec![bf16], 64, &without), 0);
+        assert_eq!(by_matrices(bf16, vec![bf16], 64, &Machine::named("x86-64-v4-bf16").unwrap()), 0);
+        assert_eq!([64, 68, 66, 63, 0].map(|k| mma_copy_bytes(k, bf16, &gpu)), [Some(16), Some(8), Some(4), None, None]);
+    }
+}
