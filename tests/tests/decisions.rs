@@ -25,7 +25,7 @@ const DECISIONS: &[(&str, &str, &str, u64, &str, &str)] = &[
     ("whether weights are streamed", "switch-base-8", "sm_90a", 1, "grouped_gemm @down", "stream("),
     ("whether weights are streamed", "mixtral-8x7b", "sm_90a", 4096, "grouped_gemm @down", "group("),
     ("whether matrices go through shared memory", "qwen3-30b-a3b", "sm_80", 1, "grouped_gemm @down", "stream(8 "),
-    ("whether matrices go through shared memory", "qwen3-30b-a3b", "sm_80", 4096, "grouped_gemm @down", "mma(64 "),
+    ("whether matrices go through shared memory", "qwen3-30b-a3b", "sm_80", 4096, "grouped_gemm @down", "mma(128 "),
     ("how high tiles are", "deepseek-v3", "sm_100a", 16, "grouped_gemm @down", "beside(stream(16 "),
     ("how high tiles are", "deepseek-v3", "sm_100a", 4096, "grouped_gemm @down", "beside(mma(64 "),
     ("whether four warps multiply together", "deepseek-v3", "sm_90a", 16, "grouped_gemm @gate, @up", "beside(stream("),

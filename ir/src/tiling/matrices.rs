@@ -11,6 +11,9 @@ pub const MATRIX: MatrixShape = MatrixShape::M16N8K16;
 const SIZES: [[u32; 2]; 9] =
     [[128, 256], [128, 128], [128, 64], [64, 128], [64, 64], [32, 128], [32, 64], [16, 128], [16, 64]];
 
+/// Rows of the highest tile.
+pub(super) const MOST_ROWS: u32 = SIZES[0][0];
+
 /// Warps of a block: the fewest whose threads have registers for the sums.
 const WARPS: [u32; 2] = [4, 8];
 

@@ -86,7 +86,9 @@ pub const MOST_ROWS: u32 = 64;
 
 /// Rows of a machine's highest tile.
 pub fn most_rows(machine: &Machine) -> u32 {
-    if machine.has_groups() { GROUP_ROWS[0] } else { MOST_ROWS }
+    let of_matrices = machine.has_matrices().then_some(matrices::MOST_ROWS);
+    let of_groups = machine.has_groups().then_some(GROUP_ROWS[0]);
+    [of_matrices, of_groups].into_iter().flatten().fold(MOST_ROWS, u32::max)
 }
 
 /// Threads of a GPU's block: 16 by 16, each with as many rows and columns of the tile as every other.
@@ -403,11 +405,14 @@ mod tests {
     #[test]
     fn nothing_overflows() {
         let huge = 1 << 62;
-        for machine in crate::machine::MACHINES {
-            for tiling in candidates(&product(huge, huge, 3), &machine) {
-                assert!(most_rows(&machine).is_multiple_of(tiling.rows));
-                assert!(flops(tiling, &product(huge, huge, 3), [huge, huge], &machine) > huge);
-                assert_eq!(flops(tiling, &product(64, 64, 1), [0, 8], &machine), 0);
+        let of = |elem: DType, n, k, weights| Product { rows: elem, n, k, weights: vec![elem; weights] };
+        for (machine, elem) in crate::machine::MACHINES.iter().flat_map(|m| [(m, DType::F32), (m, DType::BF16)]) {
+            for weights in [1, 3] {
+                for tiling in candidates(&of(elem, huge, huge, weights), machine) {
+                    assert!(most_rows(machine).is_multiple_of(tiling.rows));
+                    assert!(flops(tiling, &of(elem, huge, huge, weights), [huge, huge], machine) > huge);
+                    assert_eq!(flops(tiling, &of(elem, 64, 64, 1), [0, 8], machine), 0);
+                }
             }
         }
     }

@@ -52,7 +52,7 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             let waits = machine.memory_ps.saturating_add((depth / u64::from(stages.depth)).saturating_mul(machine.step_ps)) / resident;
             let waits = u128::from(waits) * u128::from(machine.vector_rate()) / u128::from(machine.processors.max(1)) / 1_000_000;
             let of_block = u128::from(depth) * multiplied.max(shared) / u128::from(MATRIX.extents().2) + waits;
-            (u64::try_from(of_block * u128::from(blocks)).unwrap_or(u64::MAX), 1)
+            (u64::try_from(of_block.saturating_mul(blocks.into())).unwrap_or(u64::MAX), 1)
         }
         Kind::Stream => {
             let Some(rate) = machine.rate(Unit::Matrix(MATRIX), of.rows) else { return u64::MAX };

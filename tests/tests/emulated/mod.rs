@@ -2,11 +2,13 @@
 //! with every check on. What is held to what is in `chain`, on which batches in `batches`.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+mod accuracy;
 mod alone;
 mod batches;
 mod chain;
 mod large;
 mod matrices;
+mod product;
 
 use moec::import::Entry;
 use moec::spec::Mode;
@@ -57,6 +59,7 @@ pub(crate) fn family() -> Family {
     cases.extend(scaled_examples().into_iter().filter(|example| PRODUCTS.contains(&example.name.as_str())).flat_map(in_ways));
     cases.extend(large::cases());
     cases.extend(matrices::cases());
+    cases.extend(accuracy::cases());
     cases.extend(alone::cases());
     Family { name: "emulated", one_in: 8, cases }
 }

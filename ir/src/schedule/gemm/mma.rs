@@ -28,7 +28,7 @@
 //! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic. A sum adds its products in order of k under
 //! every tile's size, so that these give the same bits; [`Kind::Fma`](crate::tiling::Kind) rounds in another order.
 
-use super::{Args, Gemm, Side, Spot, Tile};
+use super::{Args, Gemm, Spot, Tile, each_part};
 use crate::kernel::build::{Array, Sums};
 use crate::kernel::{Builder, Value, fragment};
 use crate::tiling::{MATRIX, Stages, mma_copy_bytes, mma_shared_bytes, mma_stages, mma_warps, warp_matrices};
@@ -55,16 +55,33 @@ pub(super) fn block(parts: &[&Gemm], machine: &Machine) -> [u32; 2] {
     [32 * warps.unwrap_or(1), resident.unwrap_or(1)]
 }
 
-/// Shared memory of a tile: the stages, and in the end its results.
-pub(super) fn sides(spec: &Gemm, machine: &Machine) -> Vec<Side> {
-    let bytes = mma_shared_bytes(spec.tiling, spec.weights.len(), stages(spec, machine));
-    vec![Side { name: "stages".to_string(), elem: spec.rows, len: (bytes / spec.rows.bytes()) as u32, align: ALIGN }]
+/// The body of a kernel of these products: a tile a block. What a block has is as large as the part needs that needs most.
+pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Args<'k>)], of_parts: &[Value<'k>]) {
+    let [(first, _), ..] = parts else { unreachable!("a launch has a part") };
+    let elements = |spec: &Gemm| {
+        let bytes = mma_shared_bytes(spec.tiling, spec.weights.len(), stages(spec, machine));
+        (bytes / spec.rows.bytes()) as u32
+    };
+    let most = parts.iter().map(|(spec, _)| elements(spec)).max().unwrap_or(0);
+    let array = k.shared_aligned("stages", first.rows, most, ALIGN);
+    let of_warp = |spec: &Gemm| {
+        let [rows, columns] = matrices(k, spec);
+        fragment::SUMS * rows * columns * spec.weights.len() as u32
+    };
+    let sums = k.sums("sums", parts.iter().map(|(spec, _)| of_warp(spec)).max().unwrap_or(0));
+    each_part(k, parts, of_parts, k.block(), &|spec, args, of| tile(k, spec, machine, args, (array, sums), of));
+}
+
+/// Matrices of rows and of columns that a warp has sums of: of columns those that are not beyond N in every warp.
+fn matrices(k: &Builder, spec: &Gemm) -> [u32; 2] {
+    let [rows, columns] = warp_matrices(spec.tiling, spec.weights.len(), k.threads() / 32);
+    [rows, spec.n.div_ceil(u64::from(MATRIX.extents().1)).min(u64::from(columns)) as u32]
 }
 
 /// All of a tile.
-pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, shared: &[Array<'k>], tile: Tile<'k>) {
+fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, (array, sums): (Array<'k>, Sums<'k>), tile: Tile<'k>) {
     let Stages { depth, count, .. } = stages(spec, machine);
-    let (array, stride) = (shared[0], (spec.tiling.rows + spec.weights.len() as u32 * spec.tiling.columns) * depth);
+    let stride = (spec.tiling.rows + spec.weights.len() as u32 * spec.tiling.columns) * depth;
     let slices = spec.k.div_ceil(u64::from(depth)) as i32;
     let bring = Bring::plan(k, spec, machine, depth);
     let copies = bring.copies(k, spec, args, tile);
@@ -81,7 +98,6 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
         k.barrier();
     };
     let warp = Warp::of(k, spec, depth);
-    let sums = k.sums("sums", fragment::SUMS * warp.products() * spec.weights.len() as u32);
     arrive();
     let held: Vec<_> = warp.load(k, spec, array, k.i32(0), 0).into_iter().map(|pair| k.var("held", pair)).collect();
     let (read, filled) = (k.var("read", k.i32(0)), k.var("filled", k.i32(((count - 1) * stride) as i32)));
@@ -214,10 +230,8 @@ impl<'k> Bring<'k> {
 /// The part of a tile that a warp computes.
 struct Warp<'k> {
     depth: u32,
-    /// Matrices of rows and of columns that it reads.
+    /// Of rows and of columns, without those that are beyond N in every warp.
     matrices: [u32; 2],
-    /// Those of columns without the ones that are beyond N in every warp.
-    columns: u32,
     lane: Value<'k>,
     row: Value<'k>,
     column: Value<'k>,
@@ -229,13 +243,12 @@ struct Warp<'k> {
 
 impl<'k> Warp<'k> {
     fn of(k: &'k Builder, spec: &Gemm, depth: u32) -> Warp<'k> {
-        let matrices = warp_matrices(spec.tiling, spec.weights.len(), k.threads() / 32);
+        let of_warp = warp_matrices(spec.tiling, spec.weights.len(), k.threads() / 32);
         let (rows, columns, _) = MATRIX.extents();
-        let beside = (spec.tiling.columns / (matrices[1] * columns)) as i32;
-        let of_result = spec.n.div_ceil(u64::from(columns)).min(u64::from(matrices[1])) as u32;
+        let beside = (spec.tiling.columns / (of_warp[1] * columns)) as i32;
         let (warp, lane) = (k.bind("warp", k.thread() / 32), k.bind("lane", k.thread() % 32));
-        let row = k.bind("first_row", warp / beside * (matrices[0] * rows) as i32);
-        let column = k.bind("first_column", warp % beside * (matrices[1] * columns) as i32);
+        let row = k.bind("first_row", warp / beside * (of_warp[0] * rows) as i32);
+        let column = k.bind("first_column", warp % beside * (of_warp[1] * columns) as i32);
         // Lines of a warp begin at a multiple of 8.
         let place = |line: Value<'k>, part: Value<'k>| {
             k.bind("place", line * depth as i32 + ((part ^ order(lane % 8, depth)) * PART as i32))
@@ -243,12 +256,12 @@ impl<'k> Warp<'k> {
         // Rows 0..8 and 8..16, then the same eight elements on. Columns 0..8, these eight elements on, then columns 8..16.
         let rows_at = place(row + lane % 16, lane / 16);
         let columns_at = place(column + lane % 8 + lane / 16 * 8, lane / 8 % 2);
-        Warp { depth, matrices, columns: of_result, lane, row, column, rows_at, columns_at }
+        Warp { depth, matrices: matrices(k, spec), lane, row, column, rows_at, columns_at }
     }
 
     /// Products of one weight.
     fn products(&self) -> u32 {
-        self.matrices[0] * self.columns
+        self.matrices[0] * self.matrices[1]
     }
 
     /// The lane's pairs for a step of a stage: of the rows, then of each weight's columns.
@@ -262,7 +275,7 @@ impl<'k> Warp<'k> {
         for w in 0..spec.weights.len() as u32 {
             let first = spec.tiling.rows + w * spec.tiling.columns;
             let of_columns = |n: u32| from.load_matrix(columns_at + lines(first + n * columns), 4);
-            pairs.extend((0..self.columns).step_by(2).flat_map(of_columns));
+            pairs.extend((0..self.matrices[1]).step_by(2).flat_map(of_columns));
         }
         pairs
     }
@@ -270,9 +283,9 @@ impl<'k> Warp<'k> {
     /// Adds the products of a step to the sums: `[weight, row matrix, column matrix]`.
     fn multiply(&self, pairs: &[Value<'k>], sums: Sums<'k>, weights: u32) {
         let (a, b) = pairs.split_at((fragment::pairs_of_a(MATRIX) * self.matrices[0]) as usize);
-        let of_weight = self.columns.next_multiple_of(2);
+        let of_weight = self.matrices[1].next_multiple_of(2);
         let b: Vec<_> = b.chunks(fragment::pairs_of_b(MATRIX) as usize).collect();
-        for (w, n) in (0..weights).flat_map(|w| (0..self.columns).map(move |n| (w, n))) {
+        for (w, n) in (0..weights).flat_map(|w| (0..self.matrices[1]).map(move |n| (w, n))) {
             for (m, a) in (0..).zip(a.chunks(fragment::pairs_of_a(MATRIX) as usize)) {
                 sums.add_product(self.number(w, m, n), MATRIX, a, b[(w * of_weight + n) as usize]);
             }
@@ -280,7 +293,7 @@ impl<'k> Warp<'k> {
     }
 
     fn number(&self, weight: u32, row_matrix: u32, column_matrix: u32) -> u32 {
-        weight * self.products() + row_matrix * self.columns + column_matrix
+        weight * self.products() + row_matrix * self.matrices[1] + column_matrix
     }
 
     /// Puts the lane's sums through the body, those of neighbouring columns together where none can be beyond the edge alone. Results
@@ -296,7 +309,7 @@ impl<'k> Warp<'k> {
         let place = k.bind("place", results.at(row, self.column / PART as i32) + self.lane % 4 * 2);
         let each_of_row = |m: u32, half: u32| {
             let down = m * rows + half * 8;
-            for (n, part) in (0..self.columns).flat_map(|n| (0..2).step_by(lanes as usize).map(move |part| (n, part))) {
+            for (n, part) in (0..self.matrices[1]).flat_map(|n| (0..2).step_by(lanes as usize).map(move |part| (n, part))) {
                 let along = n * columns + part;
                 let put = || {
                     let product = |w| sums.get(self.number(w, m, n), half * 2 + part, lanes);

@@ -132,7 +132,8 @@ pub(crate) fn together(name: &str, parts: &[&Gemm], machine: &Machine) -> Tiled 
     match kind {
         Some(Kind::Group) => group::blocks(&k, machine, &with_args, &blocks),
         Some(Kind::Stream) => stream::blocks(&k, &with_args, &blocks),
-        Some(Kind::Dot | Kind::Mma | Kind::Fma) | None => {
+        Some(Kind::Mma) => mma::blocks(&k, machine, &with_args, &blocks),
+        Some(Kind::Dot | Kind::Fma) | None => {
             let shared = shared(&k, parts, machine);
             let tile = |spec: &Gemm, args: &Args<'_>, tile: Tile<'_>| one_tile(&k, spec, machine, args, &shared, tile);
             each_part(&k, &with_args, &blocks, k.block(), &tile);
@@ -174,9 +175,8 @@ pub(crate) fn blocks(spec: &Gemm) -> Extent {
 /// A tile by all threads of the block.
 fn one_tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, shared: &[Array<'k>], tile: Tile<'k>) {
     match spec.tiling.kind {
-        Kind::Group | Kind::Stream => unreachable!("a block has many tiles: `group::blocks`, `stream::blocks`"),
+        Kind::Group | Kind::Stream | Kind::Mma => unreachable!("`together` has a function for all of their tiles"),
         Kind::Dot => dot::tile(k, spec, args, tile),
-        Kind::Mma => mma::tile(k, spec, machine, args, shared, tile),
         Kind::Fma if machine.has_threads() => gpu::tile(k, spec, machine, args, shared, tile),
         Kind::Fma => host::tile(k, spec, machine, args, shared, tile),
     }
@@ -209,8 +209,7 @@ fn shared<'k>(k: &'k Builder, parts: &[&Gemm], machine: &Machine) -> Vec<Array<'
     let mut sides: Vec<Side> = Vec::new();
     for spec in parts {
         let own = match spec.tiling.kind {
-            Kind::Dot | Kind::Group | Kind::Stream => Vec::new(),
-            Kind::Mma => mma::sides(spec, machine),
+            Kind::Dot | Kind::Group | Kind::Stream | Kind::Mma => Vec::new(),
             Kind::Fma if machine.has_threads() => gpu::sides(spec, machine),
             Kind::Fma => host::sides(spec),
         };
