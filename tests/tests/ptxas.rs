@@ -4,12 +4,14 @@
 //! skipped by name.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+use libtest_mimic::Failed;
 use moec::import::Entry;
 use moec::package::package;
 use moec::pipeline::lower;
-use moec_codegen::{Image, Object, Options, Ptxas, codegen};
-use moec_ir::Machine;
+use moec_codegen::{Image, KernelInfo, Object, Options, Ptxas, codegen};
 use moec_ir::machine::MACHINES;
+use moec_ir::tiling::{self, Kind, Product};
+use moec_ir::{DType, Machine, Tiling, graph, schedule};
 use moec_tests::built::held_to_schema;
 use moec_tests::scaled::modes;
 use moec_tests::trials::{Case, Family};
@@ -43,7 +45,13 @@ pub(crate) fn family() -> (Family, bool) {
     let of_examples = examples().into_iter().map(|example| (example, tabled));
     let specs = of_examples.chain(modes().into_iter().chain(sorting).map(|example| (example, false)));
     let gpus = || MACHINES.into_iter().filter(Machine::is_gpu);
-    let cases = specs.flat_map(|example| gpus().map(move |gpu| (example.clone(), gpu))).map(of).collect();
+    let of_tiles = gpus().map(|gpu| {
+        let name = format!("tiles::{}", gpu.name);
+        let Some(ptxas) = ptxas.clone() else { return Case::of_kernels(name, || Ok(())).of_kind(gpu.name).ignored() };
+        let target = gpu.name;
+        Case::of_kernels(name, move || tiles(&gpu, &ptxas)).of_kind(target)
+    });
+    let cases = specs.flat_map(|example| gpus().map(move |gpu| (example.clone(), gpu))).map(of).chain(of_tiles).collect();
     (Family { name: "ptxas", one_in: 16, cases }, ptxas.is_some())
 }
 
@@ -65,18 +73,54 @@ fn complaints((example, tabled): (&Example, bool), gpu: &Machine, ptxas: &Ptxas)
         hold(example, &format!("assembled.{}", gpu.name), &table(&objects, cubin));
     }
     let mut wrong: Vec<String> = cubin.warnings.iter().map(|warning| format!("{at}: {warning}")).collect();
-    for kernel in &cubin.kernels {
-        let Some(usage) = kernel.usage else {
-            wrong.push(format!("{at}: ptxas did not mention {}", kernel.name));
-            continue;
-        };
+    wrong.extend(misfits(&at, gpu, cubin));
+    wrong
+}
+
+/// The kernels that have no room on the machine, or not all that they use in registers.
+fn misfits(at: &str, gpu: &Machine, cubin: &Object) -> Vec<String> {
+    let of = |kernel: &KernelInfo| {
+        let Some(usage) = kernel.usage else { return Some(format!("{at}: ptxas did not mention {}", kernel.name)) };
         let dynamic = kernel.dynamic_shared_bytes <= u64::from(gpu.shared_optin_bytes);
         let fits = usage.registers > 0 && usage.shared_bytes <= gpu.shared_bytes && dynamic;
-        if !fits || usage.spill_stores + usage.spill_loads + usage.stack_bytes > 0 {
-            wrong.push(format!("{at}: {}: {usage:?}", kernel.name));
-        }
+        let spills = usage.spill_stores + usage.spill_loads + usage.stack_bytes;
+        (!fits || spills > 0).then(|| format!("{at}: {}: {usage:?}", kernel.name))
+    };
+    cubin.kernels.iter().filter_map(of).collect()
+}
+
+/// What is wrong with products by matrices in tiles of every size, whichever the examples have: rows that are gathered for two weights,
+/// and rows for one, with edges along rows, columns and K.
+fn tiles(gpu: &Machine, ptxas: &Ptxas) -> Result<(), Failed> {
+    let (hidden, ffn, experts) = (1096_u64, 712_u64, 8_u64);
+    let of = |n, k, weights| Product { rows: DType::BF16, n, k, weights: vec![DType::BF16; weights] };
+    let tilings = |product: &Product| -> Vec<Tiling> {
+        tiling::candidates(product, gpu).into_iter().filter(|tiling| tiling.kind == Kind::Mma).collect()
+    };
+    let (first, second) = (tilings(&of(ffn, hidden, 2)), tilings(&of(hidden, ffn, 1)));
+    let mut wrong = if first.len() < 4 || second.len() < first.len() { vec!["few tiles".to_string()] } else { Vec::new() };
+    for (i, down) in second.iter().enumerate() {
+        let gate_up = first[i % first.len()];
+        let text = format!(
+            "layer @tiles(%x: tensor<T x {hidden} x bf16>, @router: tensor<{experts} x {hidden} x bf16>, \
+             @gate: tensor<{experts} x {ffn} x {hidden} x bf16>, @up: tensor<{experts} x {ffn} x {hidden} x bf16>, \
+             @down: tensor<{experts} x {hidden} x {ffn} x bf16>) -> tensor<T x {hidden} x bf16> {{\n  \
+             %0 = route %x, [@router], dropless, sort(block) {{\n    a = softmax $0\n    yield top_k a, $0, 2\n  }} : \
+             routing<T x 2 of {experts}>\n  \
+             %1 = grouped_gemm %x, %0, [@gate, @up], {gate_up} {{\n    a = silu $0\n    b = mul a, $1\n    \
+             yield cast b, bf16\n  }} : tensor<P x {ffn} x bf16>\n  \
+             %2 = pair_weights %0 : tensor<P x 1 x f32>\n  \
+             %3 = grouped_gemm %1, %0, [@down], [%2], {down} {{\n    a = mul $0, $1\n    yield cast a, bf16\n  }} : \
+             tensor<P x {hidden} x bf16>\n  \
+             %4 = combine %3, %0 {{\n    yield cast $0, bf16\n  }} : tensor<T x {hidden} x bf16>\n  return %4\n}}\n"
+        );
+        let layer = graph::verify(graph::parse(&text)?).map_err(|wrong| format!("{wrong:?}"))?;
+        let program = schedule::schedule(&layer, gpu)?;
+        let objects = codegen(&program, gpu, &Options { ptxas: Some(ptxas.clone()) })?;
+        let cubin = objects.iter().find(|object| matches!(object.image, Image::Cubin(_))).ok_or("no cubin")?;
+        wrong.extend(misfits(&format!("{gate_up}, {down} on {}", gpu.name), gpu, cubin));
     }
-    wrong
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
 /// Of each kernel the registers of a thread, the shared memory of a block, static and dynamic, and its instructions in PTX.

@@ -1,32 +1,41 @@
-//! A tile of products on a GPU by products of small matrices: copies to shared memory run ahead of four warps that multiply.
+//! A tile of products on a GPU by products of small matrices: copies to shared memory run ahead of four or eight warps that
+//! multiply.
 //!
 //! ```text
-//!   stages (3)       left: rows of the tile   a stage: 32 elements along k of every row and column, 64 bytes a line;
-//!  +-----+-----+     right: 64 columns of     `copy` fills the stage that was multiplied last while the next is multiplied,
-//!  | s+1 | s+2 |     each of w weights        `wait` and one barrier a stage say that its bytes are there.
+//!   stages (2 to 4)   left: rows of the tile    a stage: 64 (or 32) elements along k of every line, 128 (64) bytes;
+//!  +-----+-----+      right: columns of each    copies fill the stage that was multiplied last, a part of it beside each step;
+//!  | s+1 | s+2 |      of w weights              in the last step one wait and one barrier say that the next stage is there.
 //!  +-----+-----+
-//!  |  s: 16 k at a time                       warps (64 rows):  +-------+-------+  each 32 x 32 of every weight:
-//!  v                                                            |   0   |   1   |  2 x 4 products m16n8k16 for
-//!  load_matrix: 2 of rows, 2 w of columns                       +-------+-------+  2 + 2 w loads of four matrices
-//!  mma: 8 w                                                     |   2   |   3   |
-//!                                                               +-------+-------+
+//!  |  s: 16 k at a time                         warps (128 x 128, w = 2):  +----+----+----+----+  each 64 x 32 of every weight:
+//!  v                                                                       | 0  | 1  | 2  | 3  |  4 x 4 products m16n8k16 for
+//!  fragments of step k + 16, of the next stage too    load_matrix: 4 + 2 w +----+----+----+----+  4 + 2 w loads of four matrices
+//!  are loaded while those of step k are multiplied    mma: 16 w            | 4  | 5  | 6  | 7  |
+//!                                                                          +----+----+----+----+
+//!  in the end: sums -> body -> 16-bit results in the place of the stages -> a barrier -> stores of 16 bytes, whole lines
 //! ```
 //!
-//! A line lies in its 64 bytes in an order that its number gives: 16-byte part `c` of line `l` is at `c ^ (l / 2 % 4)`. The eight rows
-//! of a matrix are then in all 32 banks, each bank once, and so are the copies of eight neighbouring threads.
+//! A line lies in its bytes in an order that its number gives: 16-byte part `c` of line `l` is at `c ^ (l % 8)`, of lines of 64
+//! bytes at `c ^ (l / 2 % 4)`. The eight rows of a matrix are then in all 32 banks, each bank once, and so are the copies of
+//! eight neighbouring threads, and the results that eight rows of lanes store and eight threads load.
 //!
-//! **FLOPs and bytes of a tile of 64 x 64**, a step of 32 along k: 2 x 64 x 64 x 32 w = 262,144 w FLOPs from 4,096 (1 + w) bytes,
-//! 32 w / (1 + w) FLOPs a byte: 43 with two weights. The floor is the larger of the bytes from DRAM, which are those of the weights of
-//! the experts hit, and the FLOPs at the rate of the matrix instruction. Neighbouring blocks share their rows; an expert with r
-//! rows reads its weights `ceil(r / 64)` times from the second cache, which at 43 FLOPs a byte and 5 TB/s feeds 215 TFLOP/s.
+//! The tile's size, the warps and where they stand, the stages and the blocks of a processor are [`tiling`](crate::tiling)'s:
+//! which size is the cheapest the model says.
 //!
-//! **How far from the floor**, by instructions of a warp for 16 steps of k, two weights: 16 products (2 clocks of a processor each
-//! where it makes 1024 multiply-adds a clock: 32) and 6 loads of four matrices (4 clocks of shared memory each: 24), which overlap
-//! only between the warps of several blocks; beside them a few additions, and a barrier in two such steps. So a third to a half of the
-//! products' rate is what to expect; higher tiles read less for each product, and are the work of later kernels.
+//! **FLOPs and bytes of a tile of R x C**, 16 of k: `32 R C w` FLOPs from `32 (R + C w)` bytes; 85 FLOPs a byte with 128 x 128 of
+//! two weights or 128 x 256 of one, 64 with 128 x 64 of two, 43 with 64 x 64 of two. **The floor** is the larger of the bytes
+//! from DRAM, which are those of the weights of the experts hit, and the FLOPs at the rate of the matrix instruction. Eight row
+//! tiles of an expert go through the columns together, so that it reads its weights `ceil(r / 8 R)` times from DRAM. The second
+//! cache gives a tile all that it reads: at 5 TB/s, 85 FLOPs a byte feed 425 TFLOP/s.
 //!
-//! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic. A sum adds its products in order of k under
-//! every tile's size, so that these give the same bits; [`Kind::Fma`](crate::tiling::Kind) rounds in another order.
+//! **How far from the floor**, by instructions of a warp for 16 of k at 64 x 32 of two weights (sm_80, ptxas 13.0): 32 products,
+//! 8 loads of four matrices, 3 copies, 18 others. A quarter of a processor takes 8 clocks a product where it makes 256
+//! multiply-adds a clock: its two warps take 512 clocks for theirs, in which they issue 122 instructions. Shared memory has 128
+//! bytes a clock: the eight warps' loads take 256 of these 512 clocks, what is copied 96. So neither loads nor issue hold the
+//! products up; a tile of 64 x 64 of two weights reads for 144 clocks while it multiplies for 128. Beyond that a tile waits for its first bytes and stores its results while only the other block of its processor
+//! multiplies, if there is one, and the last tile of each expert is half empty in the mean. No time has been measured.
+//!
+//! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic. A sum adds its products in order of k
+//! under every tile's size, so that these give the same bits; [`Kind::Fma`](crate::tiling::Kind) rounds in another order.
 
 use super::{Args, Gemm, Spot, Tile, each_part};
 use crate::kernel::build::{Array, Sums};
@@ -79,7 +88,14 @@ fn matrices(k: &Builder, spec: &Gemm) -> [u32; 2] {
 }
 
 /// All of a tile.
-fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, (array, sums): (Array<'k>, Sums<'k>), tile: Tile<'k>) {
+fn tile<'k>(
+    k: &'k Builder,
+    spec: &Gemm,
+    machine: &Machine,
+    args: &Args<'k>,
+    (array, sums): (Array<'k>, Sums<'k>),
+    tile: Tile<'k>,
+) {
     let Stages { depth, count, .. } = stages(spec, machine);
     let stride = (spec.tiling.rows + spec.weights.len() as u32 * spec.tiling.columns) * depth;
     let slices = spec.k.div_ceil(u64::from(depth)) as i32;
