@@ -146,7 +146,8 @@ impl Product {
             DType::F32 | DType::I32 | DType::I64 | DType::Bool => 0.0,
         };
         let shape = vec![self.shape.rows as u64, self.shape.columns as u64];
-        let given = Tensor::new(package_type(self.shape.out), shape, bytes.to_vec()).map(|tensor| tensor.to_f64()).unwrap_or_default();
+        let given =
+            Tensor::new(package_type(self.shape.out), shape, bytes.to_vec()).map(|tensor| tensor.to_f64()).unwrap_or_default();
         let ratios = given.iter().zip(&self.sums).map(|(y, (sum, magnitude))| {
             let most = rounding * sum.abs() + relative * magnitude;
             // An element that is exact may be allowed nothing.
