@@ -146,19 +146,20 @@ mod tests {
             Rate { unit: Unit::Vector, elem: DType::F32, flops_per_us: 1000 },
             Rate { unit: Unit::Matrix(MATRIX), elem: DType::BF16, flops_per_us: 16_000 },
         ];
-        let of = Product { rows: DType::BF16, n: 128, k: 40, weights: vec![DType::BF16; 2] };
+        let of = Product { rows: DType::BF16, n: 256, k: 40, weights: vec![DType::BF16; 2] };
         let waits = Machine { rates: RATES, processors: 1, memory_ps: 2_000_000, step_ps: 2_000_000, ..MACHINES[0].clone() };
         // Four warps of 64 rows and 16 columns of each weight: 16 products for four loads of rows and two of columns.
         assert_eq!((mma_warps(tile(64, 64), 2), warp_matrices(tile(64, 64), 2, 4)), (Some(4), [4, 2]));
         assert_eq!(mma_loads([4, 2], 2), 6);
-        // Two tiles, K up to 64, at sixteen times the rate; a quarter of what shared memory takes is little. Both are on one processor: each waits for half of 2 us for its first bytes and
-        // as long for its one stage.
+        // Four tiles, K up to 64, at sixteen times the rate; a quarter of what shared memory takes is little. Two are on the processor at a
+        // time: each waits for half of 2 us for its one stage, and the last two as long for their first bytes.
         let products = 2 * 64 * 64 * 64 * 2 / 16;
         let fast = Machine { shared_bytes_per_us: Some(1_000_000), ..waits.clone() };
-        assert_eq!(flops(tile(64, 64), &of, [3, 1], &fast), 2 * (products + 4 * 4 + 2 * 1000));
-        // For 16 of K four warps read six times 512 bytes, and 192 lines of 32 are brought: at the rate of a byte for each FLOP they take longer.
+        assert_eq!(flops(tile(64, 64), &of, [3, 1], &fast), 4 * (products + 4 * 4 + 1000) + 2 * 1000);
+        // For 16 of K four warps read six times 512 bytes, and 192 lines of 32 are brought: a byte takes as long as a FLOP.
         let slow = Machine { shared_bytes_per_us: Some(1000), ..waits };
-        assert_eq!(flops(tile(64, 64), &of, [3, 1], &slow), 2 * (4 * (4 * 6 * 512 + 192 * 32) + products / 4 + 2 * 1000));
+        let shared = 4 * (4 * 6 * 512 + 192 * 32);
+        assert_eq!(flops(tile(64, 64), &of, [3, 1], &slow), 4 * (shared + products / 4 + 1000) + 2 * 1000);
     }
 
     #[test]

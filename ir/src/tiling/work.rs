@@ -25,8 +25,8 @@ const SIZES: u64 = 8;
 ///   the weights and 32 n of the rows. By streams the rate decides, or loads of a vector a lane:
 ///   one takes the time of an eighth of a product of matrices at the rate of vectors, which is that of a product of vectors.
 /// * **The end of a sum** (dot products). The lanes' sums are added in some twenty steps each.
-/// * **What no product hides** (matrices). The first bytes of a tile are waited for, and where one stage follows another all warps meet;
-///   the other blocks of the processor go on meanwhile.
+/// * **What no product hides** (matrices). A block that follows another waits for its first bytes, and where one stage follows another all
+///   warps meet; the other blocks of the processor go on meanwhile.
 /// * **The rate** of matrix instructions, in place of the machine's; a stage beyond K is computed whole.
 pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &Machine) -> u64 {
     let (tile_rows, tile_columns, weights) = (u64::from(tiling.rows), u64::from(tiling.columns), of.weights.len() as u64);
@@ -49,14 +49,17 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
                 return u64::MAX;
             };
             let depth = of.k.checked_next_multiple_of(stages.depth.into()).unwrap_or(of.k);
-            let resident = u64::from(stages.resident).min(blocks.div_ceil(u64::from(machine.processors).max(1))).max(1);
-            // Picoseconds of a block, as FLOPs of its processor.
-            let waits =
-                machine.memory_ps.saturating_add((depth / u64::from(stages.depth)).saturating_mul(machine.step_ps)) / resident;
-            let waits = u128::from(waits) * u128::from(machine.vector_rate()) / u128::from(machine.processors.max(1)) / 1_000_000;
+            let processors = u64::from(machine.processors).max(1);
+            let resident = u64::from(stages.resident).min(blocks.div_ceil(processors)).max(1);
             let slots = multiplied.max(shared) + multiplied.min(shared) / 4;
-            let of_block = u128::from(depth) * slots / u128::from(MATRIX.extents().2) + waits;
-            (u64::try_from(of_block.saturating_mul(blocks.into())).unwrap_or(u64::MAX), 1)
+            // Picoseconds of a block, as FLOPs of its processor. What the first blocks wait for any kernel waits for.
+            let waits =
+                |ps: u64| u128::from(ps / resident) * u128::from(machine.vector_rate()) / u128::from(processors) / 1_000_000;
+            let of_block = u128::from(depth) * slots / u128::from(MATRIX.extents().2)
+                + waits((depth / u64::from(stages.depth)).saturating_mul(machine.step_ps));
+            let later = u128::from(blocks.saturating_sub(resident.saturating_mul(processors)));
+            let work = of_block.saturating_mul(blocks.into()).saturating_add(later.saturating_mul(waits(machine.memory_ps)));
+            (u64::try_from(work).unwrap_or(u64::MAX), 1)
         }
         Kind::Stream => {
             let Some(rate) = machine.rate(Unit::Matrix(MATRIX), of.rows) else { return u64::MAX };

@@ -94,14 +94,14 @@ fn placed(mutants: Vec<Mutant>) -> Vec<(usize, Mutant)> {
     counted.map(|mutant| (place(&mutant), mutant)).collect()
 }
 
-/// Whether the file lists a deleted statement with a reason.
+/// Whether the file lists a deleted statement with a reason. A wait that may be deleted may wait for less.
 fn is_equivalent(layer: &str, of: &str, mutant: &Mutant, place: usize) -> bool {
     let place = place.to_string();
     let fields = |line: &'static str| -> Option<[&str; 5]> {
         line.split('|').map(str::trim).collect::<Vec<_>>().try_into().ok().filter(|_| !line.starts_with('#'))
     };
     EQUIVALENT.lines().filter_map(fields).any(|[layers, kernel, places, statement, reason]| {
-        mutant.mutation == Mutation::Deleted
+        matches!(mutant.mutation, Mutation::Deleted | Mutation::WaitsForLess)
             && layers.split_whitespace().any(|name| name == layer)
             && (kernel, statement) == (of, mutant.statement.as_str())
             && places.split_whitespace().any(|number| number == place)
