@@ -423,7 +423,7 @@ impl Block {
         let threads = machine.block_threads.min(256);
         let with = |tokens: u32| {
             let workers = (threads / machine.warp_lanes).min(tokens);
-            Block { threads, tokens, workers, pitch: padded(spec.experts) }
+            Block { threads, tokens, workers, pitch: pitch(spec.experts, machine) }
         };
         let bytes = |block: &Block| {
             let groups = gating.groups().map_or(0, |g| padded(g.groups as u32));
@@ -451,6 +451,12 @@ impl Block {
     fn logits(&self) -> u32 {
         self.tokens * self.pitch
     }
+}
+
+/// From one row of `n` elements to the next. Lanes of a warp read no element beyond the last, and write neighbouring elements of several
+/// rows at once: of rows four banks apart these are in different ones.
+fn pitch(n: u32, machine: &Machine) -> u32 {
+    if machine.has_threads() { n.next_multiple_of(LANES) + 4 } else { padded(n) }
 }
 
 /// Room for `n` elements and for a vector that starts at the last one.

@@ -24,8 +24,8 @@ pub(in crate::schedule) fn key<'k>(k: &'k Builder, x: Value<'k>) -> Value<'k> {
     bits ^ ((bits >> 31) & i32::MAX)
 }
 
-/// Picks the `count` greatest of `keys[start..start + n]`, greatest first, ties to the lower index; tells of each. What reads the
-/// keys of those that were picked [takes](take) them itself.
+/// Picks the `count` greatest of `keys[start..start + n]`, greatest first, ties to the lower index; tells of each. In the end their
+/// keys are [`TAKEN`]; what reads these before [takes](take) them itself.
 pub(super) fn greatest<'k>(
     lanes: &Lanes<'k>,
     keys: Array<'k>,
@@ -37,6 +37,7 @@ pub(super) fn greatest<'k>(
     if lanes.wide == 1 && n <= tiling::LANE_KEYS * LANES {
         return greatest_in_registers(lanes, keys, start, (n, count), found);
     }
+    k.warp_barrier();
     k.for_range("j", k.i32(0), k.i32(count as i32), |j| {
         let greatest = k.var("greatest", k.i32(TAKEN).splat(lanes.wide));
         let place = k.var("place", k.i32(0).splat(lanes.wide));
@@ -71,25 +72,35 @@ fn greatest_in_registers<'k>(
     let mut of_lane = Vec::new();
     for strip in (0..n).step_by(LANES as usize) {
         let index = k.bind("index", lanes.index + strip as i32);
-        let key = keys.load(start + index.min(n as i32 - 1));
-        let key = if strip + LANES > n { index.lt(n as i32).select(key, TAKEN) } else { key };
-        of_lane.push((index, k.var("key", key)));
+        let has_key = (strip + LANES > n).then(|| k.bind("has_key", index.lt(n as i32)));
+        let key = match has_key {
+            None => k.var("key", keys.load(start + index)),
+            Some(has_key) => {
+                let key = k.var("key", k.i32(TAKEN));
+                k.when(has_key, || key.set(keys.load(start + index)));
+                key
+            }
+        };
+        of_lane.push((index, has_key, key));
     }
-    // Every lane has read its keys.
-    k.warp_barrier();
     k.for_range("j", k.i32(0), k.i32(count as i32), |j| {
         let first = (k.i32(TAKEN), k.i32(0));
-        let (best, place) = of_lane.iter().fold(first, |(best, place), (index, key)| {
+        let (best, place) = of_lane.iter().fold(first, |(best, place), (index, _, key)| {
             let better = k.bind("better", key.get().gt(best));
             (k.bind("best", better.select(key.get(), best)), k.bind("place", better.select(*index, place)))
         });
         let top = lanes.greatest(best);
         let winner = k.bind("winner", lanes.first(best.eq(top), place));
         found(j, winner);
-        for (index, key) in &of_lane {
+        for (index, _, key) in &of_lane {
             key.set(winner.eq(*index).select(k.i32(TAKEN), key.get()));
         }
     });
+    // No lane reads the keys of another before all are there.
+    for (index, has_key, key) in of_lane {
+        let store = || keys.store(start + index, key.get());
+        has_key.map_or_else(store, |has_key| k.when(has_key, store));
+    }
     k.warp_barrier();
 }
 

@@ -222,7 +222,6 @@ impl<'k> Row<'_, 'k> {
                 Some(_) | None => scratch.keys.store(share.key + at.first, at.or(key, k.i32(TAKEN))),
             }
         });
-        k.warp_barrier();
     }
 
     /// The number of each of the first `count` picks, in one lane.
@@ -321,9 +320,7 @@ impl<'k> Row<'_, 'k> {
             lanes.once(|| (count..count / 4 * 4 + 4).for_each(|slot| keys.store(start + slot, k.i32(TAKEN))));
         }
         k.warp_barrier();
-        greatest(lanes, keys, start, (groups.groups as u32, groups.keep as u32), |_, group| {
-            take(lanes, keys, start + group);
-        });
+        greatest(lanes, keys, start, (groups.groups as u32, groups.keep as u32), |_, _| {});
     }
 
     /// The value of a body's node at some elements, f32.
