@@ -222,6 +222,10 @@ impl<'k> Row<'_, 'k> {
                 Some(_) | None => scratch.keys.store(share.key + at.first, at.or(key, k.i32(TAKEN))),
             }
         });
+        if self.gating.group_limit.is_some() {
+            // Group by group a lane has other columns than it picks from.
+            k.warp_barrier();
+        }
     }
 
     /// The number of each of the first `count` picks, in one lane.
