@@ -20,7 +20,7 @@ const SIZES: u64 = 8;
 ///   a vector takes the time of four scalar multiplications and additions. By dot products a lane loads a vector of each row and
 ///   column for all of theirs; a vector takes the time of one product of vectors, to load and to widen. By matrices a block takes
 ///   as long as shared memory is read and written, or as its products by the rate of the unit, whichever is longer, and a quarter of
-///   the other, which is not hidden where published kernels have such tiles (`ir/tests/peers.rs`): see [`mma_slots`].
+///   the other, which is not hidden where published kernels have such tiles (`ir/tests/peers.rs`): see `mma_slots`.
 ///   By groups of warps a product of n rows takes `max(n / 2, 16 + n / 4)` clocks: shared memory is read at 128 bytes a clock, 2048 of
 ///   the weights and 32 n of the rows. By streams the rate decides, or loads of a vector a lane:
 ///   one takes the time of an eighth of a product of matrices at the rate of vectors, which is that of a product of vectors.
