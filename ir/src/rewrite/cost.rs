@@ -135,7 +135,7 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
             let flops = of_body.saturating_add(products);
             let bytes = touched(op, types, sizes).saturating_add(read_again).saturating_add(result);
             let own = u64::from(!matches!(way, Some(Attr::Beside(_))));
-            (own + ordering(types), bytes, flops)
+            (own, bytes, flops)
         }
         Op::Assign => {
             let picks = types.first().map_or(0, |picks| sizes.elements(picks));

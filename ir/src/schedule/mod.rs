@@ -63,6 +63,7 @@ mod route;
 mod row_loop;
 mod softmax;
 mod sort;
+mod straight;
 
 use std::fmt;
 

@@ -10,8 +10,7 @@
 //!   same of the next weight      at the end:  shared memory, a barrier, the warps' sums added in the order of the warps, the body
 //! ```
 //!
-//! A sum does not mind which k is where as long as both factors agree: of its 8 elements a lane gives pairs 0 and 1 to one product of
-//! depth 16, pairs 2 and 3 to the next. So nothing goes through shared memory on the way, and no warp waits for another before the end. Some
+//! Which k is where in both factors is in [`straight`](super::super::straight). Nothing goes through shared memory on the way, and no warp waits for another before the end. Some
 //! steps are loaded together, and while they are under way other warps multiply.
 //!
 //! **FLOPs and bytes.** What a product of few rows must read is the weights of the experts hit, once: 2 w K N bytes an expert of 16-bit
@@ -23,19 +22,16 @@
 //! Blocks are persistent, as those of [`Kind::Group`](crate::tiling::Kind), so that none is launched for rows that are not there. Each
 //! sum has its terms in the same order in tiles of every size.
 
+use super::super::straight::{EIGHT, PART, add_products, load_part};
 use super::{Args, Gemm, Spot, Tile, each_part};
 use crate::kernel::build::{Array, Sums};
 use crate::kernel::{Builder, Hint, Value, fragment};
-use crate::tiling::{MATRIX, STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, stream_factors, stream_steps};
+use crate::tiling::{STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, stream_factors, stream_steps};
 use crate::{DType, Extent, Machine};
 
 const WARPS: u32 = STREAM_THREADS / 32;
 /// Elements along k of a warp in a step.
 const DEPTH: u32 = STREAM_DEPTH / WARPS;
-/// Elements of 16 bytes.
-const PART: u32 = 8;
-/// Lines of half a left factor, which are columns of one weight; rows of a right factor.
-const EIGHT: u32 = 8;
 /// Banks of shared memory, of an f32 each.
 const BANKS: u32 = 32;
 /// Columns that a thread puts through the body together, at most.
@@ -125,27 +121,15 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>, su
         let tile_start = steps.iter().any(Option::is_some).then(|| args.weight_start(k, spec, tile, tile.column));
         let load = |from: Array<'k>, start: Value<'k>, beyond: Option<Value<'k>>, step: usize, hint: Hint| {
             let place = start + at + k.i64(i64::from(STREAM_DEPTH) * step as i64);
-            let Some(inside) = steps[step] else { return from.load_hinted(place, PART, 16, hint) };
-            let beyond = beyond.unwrap_or(start - along_line);
-            let loaded = from.load_hinted(inside.select(place, beyond), PART, 16, hint);
-            let loaded_or_zero = inside.select(loaded, k.f32(0.0).splat(PART).cast(from.elem()));
-            k.bind("inside", loaded_or_zero)
+            let edge = steps[step].map(|inside| (inside, beyond.unwrap_or(start - along_line)));
+            load_part(k, from, place, edge, hint)
         };
         let left: Vec<Vec<Value>> = (0..steps.len())
             .map(|step| weights.iter().map(|(from, start)| load(*from, *start, tile_start, step, Hint::Stream)).collect())
             .collect();
         for (step, left) in left.iter().enumerate() {
             let right: Vec<Value> = rows.iter().map(|start| load(args.rows, *start, None, step, Hint::None)).collect();
-            for half in [0, PART / 2] {
-                for (factor, lines) in (0..).zip(left.chunks(2)) {
-                    let pair = |eight: usize, second: u32| lines[eight].lanes(half + second, 2);
-                    let a = [pair(0, 0), pair(1, 0), pair(0, 2), pair(1, 2)];
-                    for (eight, row) in (0..).zip(&right) {
-                        let b = [row.lanes(half, 2), row.lanes(half + 2, 2)];
-                        sums.add_product(factor * right.len() as u32 + eight, MATRIX, &a, &b);
-                    }
-                }
-            }
+            add_products(sums, left, &right);
         }
     };
     let depth = i64::from(STREAM_DEPTH);

@@ -8,24 +8,21 @@
 //!   +--------+      where there are few experts; else warps stand beside each other along the experts
 //! ```
 //!
-//! As in streams of the grouped products both factors agree which k is where, so that nothing goes through shared memory but the sums of
-//! warps that split H, which are added in the order of the warps.
+//! As in streams of the grouped products ([`straight`](super::super::straight)) nothing goes through shared memory but the sums of warps that
+//! split H, which are added in the order of the warps.
 //!
 //! **FLOPs and bytes.** 2 M E H FLOPs a block, exact products of 16-bit numbers added up in f32. The floor of few tokens is the router's
 //! `2 E H` bytes; of many, those bytes a block from the second cache, `M` FLOPs a byte. A warp has up to eight steps under way: 64 KiB a block.
 
 use super::super::chunk::share;
+use super::super::straight::{EIGHT, PART, add_products, load_part};
 use super::logits::{Matrices, start_of};
 use super::{Block, Route};
 use crate::kernel::build::Array;
-use crate::kernel::{Builder, Value, fragment};
-use crate::tiling::{LOGIT_DEPTH, LogitTiles, MATRIX};
-use crate::{DType, tiling};
+use crate::kernel::{Builder, Hint, Value, fragment};
+use crate::tiling::{LOGIT_DEPTH, LogitTiles};
+use crate::{DType, Machine, tiling};
 
-/// Elements of 16 bytes.
-const PART: u32 = 8;
-/// Lines of half a left factor; tokens of a right one.
-const EIGHT: u32 = 8;
 /// Experts of a left factor.
 const SIXTEEN: u32 = 2 * EIGHT;
 /// From one row to the next of the sums of a warp: the lanes of a store are in different banks, 8 experts of tokens 2 t.
@@ -123,17 +120,11 @@ impl<'a, 'k> Work<'a, 'k> {
         let eights = self.rows.len() as u32;
         let sums = k.sums("sums", fragment::SUMS * tiles.factors * eights);
         sums.clear(k, fragment::SUMS * tiles.factors * eights);
-        let turn = tiles.turn();
-        k.for_step("h", start, end, k.i32((turn) as i32), |h| {
+        k.for_step("h", start, end, k.i32(tiles.turn() as i32), |h| {
             let at = |step: u32| k.bind("at", h + self.along + (step * tiles.step()) as i32);
             let load = |from: Array<'k>, line: Value<'k>, at: Value<'k>| {
-                if tiles.is_whole {
-                    return k.bind("loaded", from.load_aligned(line + at.cast(DType::I64), PART, 16));
-                }
-                // Beyond the end it is the beginning of the line.
-                let inside = at.lt(end);
-                let loaded = from.load_aligned(line + inside.select(at, 0).cast(DType::I64), PART, 16);
-                k.bind("inside", inside.select(loaded, k.f32(0.0).splat(PART).cast(from.elem())))
+                let edge = (!tiles.is_whole).then(|| (at.lt(end), line));
+                load_part(k, from, line + at.cast(DType::I64), edge, Hint::None)
             };
             let steps: Vec<[Vec<Value>; 2]> = (0..tiles.steps)
                 .map(|step| {
@@ -141,18 +132,7 @@ impl<'a, 'k> Work<'a, 'k> {
                     [of(self.m.router, &experts), of(self.m.x, &self.rows)]
                 })
                 .collect();
-            for [left, right] in &steps {
-                for half in [0, PART / 2] {
-                    for (factor, lines) in (0..).zip(left.chunks(2)) {
-                        let pair = |eight: usize, second: u32| lines[eight].lanes(half + second, 2);
-                        let a = [pair(0, 0), pair(1, 0), pair(0, 2), pair(1, 2)];
-                        for (eight, row) in (0..).zip(right) {
-                            let b = [row.lanes(half, 2), row.lanes(half + 2, 2)];
-                            sums.add_product(factor * eights + eight, MATRIX, &a, &b);
-                        }
-                    }
-                }
-            }
+            steps.iter().for_each(|[left, right]| add_products(sums, left, right));
         });
         for (factor, eight) in (0..tiles.factors).flat_map(|factor| (0..eights).map(move |eight| (factor, eight))) {
             for sum in 0..fragment::SUMS {
@@ -165,6 +145,6 @@ impl<'a, 'k> Work<'a, 'k> {
 }
 
 /// How the block's warps share the logits, where they can be computed so.
-pub(super) fn tiles(spec: &Route, blocks: u32, machine: &crate::Machine) -> Option<LogitTiles> {
+pub(super) fn tiles(spec: &Route, blocks: u32, machine: &Machine) -> Option<LogitTiles> {
     tiling::logit_tiles([spec.x, spec.router], [spec.hidden, spec.experts.into()], blocks, machine)
 }

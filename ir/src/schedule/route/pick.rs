@@ -37,6 +37,7 @@ pub(super) fn greatest<'k>(
     if lanes.wide == 1 && n <= tiling::LANE_KEYS * LANES {
         return greatest_in_registers(lanes, keys, start, (n, count), found);
     }
+    // Lanes read what others wrote.
     k.warp_barrier();
     k.for_range("j", k.i32(0), k.i32(count as i32), |j| {
         let greatest = k.var("greatest", k.i32(TAKEN).splat(lanes.wide));
