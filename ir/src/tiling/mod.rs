@@ -325,6 +325,9 @@ mod tests {
         assert_eq!(flops(tiling, &of, [64, 1], &machine), 2 * 64 * 256 * 64 / 4);
         assert_eq!(flops(tiling, &of, [10, 1], &machine), 2 * 40 * 256 * 64 / 4);
         assert_eq!(flops(tiling, &of, [74, 1], &machine), 2 * (64 + 40) * 256 * 64 / 4);
+        // A second tile of at most half of the columns is shared by rows: 32 rows of each in 24 clocks, as 48 rows take. Two blocks.
+        let wide = |n| flops(tiling, &Product { n, ..of.clone() }, [64, 1], &machine);
+        assert_eq!([384, 385].map(wide), [2 * 64 * (64 + 48) * 256 / 4, 2 * 64 * (64 + 64) * 256 / 4]);
         // Two groups of 2 rows in the mean have up to 4, which is one width.
         assert_eq!(flops(tiling, &of, [4, 2], &machine), 2 * flops(tiling, &of, [2, 1], &machine));
         // The weights of 8 row tiles come from memory together.

@@ -78,21 +78,27 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
                 let products = step((width / 2).max(16 + width / 4).saturating_mul(2), tile_columns);
                 scaled(products, machine.vector_rate().into(), rate.into())
             };
-            let of_rows = |rows: u64| {
-                let last = if rows.is_multiple_of(tile_rows) { 0 } else { per_tile(rows % tile_rows) };
-                (rows / tile_rows).saturating_mul(per_tile(tile_rows)).saturating_add(last)
+            // Of a column of tiles, each shared by so many groups of warps by rows.
+            let of_rows = |rows: u64, by: u64| {
+                let last = if rows.is_multiple_of(tile_rows) { 0 } else { per_tile((rows % tile_rows).div_ceil(by)) };
+                (rows / tile_rows).saturating_mul(per_tile(tile_rows / by)).saturating_add(last)
             };
             let groups = groups.min(rows).max(1);
-            let work = match groups {
-                1 => of_rows(rows),
+            let of_column = |by: u64| match groups {
+                1 => of_rows(rows, by),
                 // Groups have from none to twice the mean: some of these sizes, as far apart as there are of them.
                 _ => {
                     let most = rows.div_ceil(groups).saturating_mul(2);
-                    let sizes = (0..SIZES).map(|i| of_rows((2 * i + 1).saturating_mul(most).div_ceil(2 * SIZES)));
+                    let sizes = (0..SIZES).map(|i| of_rows((2 * i + 1).saturating_mul(most).div_ceil(2 * SIZES), by));
                     (sizes.fold(0, u64::saturating_add) / SIZES).saturating_mul(groups)
                 }
             };
-            let work = work.saturating_mul(column_tiles);
+            let last = match of.n % tile_columns {
+                0 => 0,
+                rest if rest <= tile_columns / 2 => of_column(2),
+                _ => of_column(1),
+            };
+            let work = of_column(1).saturating_mul(of.n / tile_columns).saturating_add(last);
             (work, of.k.checked_next_multiple_of(GROUP_DEPTH.into()).unwrap_or(of.k))
         }
         Kind::Fma if machine.has_threads() => {

@@ -11,7 +11,7 @@
 //!
 //! Weights are the left factor, which has 64 lines, and rows the right one, which has a multiple of 8: so the side that routing makes
 //! uneven is the one that can be narrow. A tile runs in the narrowest of a few widths that holds its rows; the sums are in order of k in
-//! each. Products of several weights side by side have their sums in the same thread, so that the body needs no exchange.
+//! each. The last tile's columns may be no more than half of a tile's: all warps then have these, and half of the rows each. Products of several weights side by side have their sums in the same thread, so that the body needs no exchange.
 //!
 //! A line has 128 bytes a stage, swizzled by address ([`Swizzle::Bytes128`]): boxes arrive so, and copies of a thread are put so.
 //! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic.
@@ -125,9 +125,11 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
         of_block(&|spec, args, tile| {
             // All of them: what is not summed in this tile is of no further use.
             sums.clear(k, most);
-            by_width(k, &group_widths(tiling), tile.rows, &|width| {
-                multiply(k, spec, memory, &turn, width, sums);
-                finish(k, spec, args, memory, (tile, width), sums);
+            let share = Share::of(k, spec, tile);
+            by_width(k, &group_widths(tiling), share.rows, &|width| {
+                let of_group = share.of_group(k, spec, width);
+                multiply(k, spec, memory, &turn, of_group, sums);
+                finish(k, spec, args, memory, (tile, of_group), sums);
             });
         });
     };
@@ -140,6 +142,58 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
 /// Columns of a weight that four warps multiply.
 fn half(spec: &Gemm) -> u32 {
     spec.tiling.columns / (MULTIPLYING / FOUR_WARPS)
+}
+
+/// How a tile is shared by the warps that multiply: by columns, or by rows where it has no more columns than four of them take.
+struct Share<'k> {
+    /// Whether it is by rows, where there is such a tile.
+    by_rows: Option<Value<'k>>,
+    /// Rows that four warps have, at most.
+    rows: Value<'k>,
+}
+
+/// The part of a tile that four warps multiply.
+#[derive(Clone, Copy)]
+struct OfFour<'k> {
+    /// Its rows, in a width that has them.
+    width: u32,
+    /// Its first row, of the tile; none: that of the tile.
+    row: Option<Value<'k>>,
+    /// Its first column, of the tile.
+    column: Value<'k>,
+}
+
+impl<'k> Share<'k> {
+    fn of(k: &'k Builder, spec: &Gemm, tile: Tile<'k>) -> Share<'k> {
+        let by_rows = may_share_rows(spec).then(|| k.bind("by_rows", tile.columns.le(half(spec) as i32)));
+        let rows = by_rows.map_or(tile.rows, |by_rows| k.bind("rows", by_rows.select((tile.rows + 1) / 2, tile.rows)));
+        Share { by_rows, rows }
+    }
+
+    /// Rows of the tile that are read, where four warps have these.
+    fn read(&self, k: &'k Builder, width: u32) -> Value<'k> {
+        self.by_rows.map_or(k.i32(width as i32), |by_rows| by_rows.select(k.i32(2 * width as i32), k.i32(width as i32)))
+    }
+
+    fn of_group(&self, k: &'k Builder, spec: &Gemm, width: u32) -> OfFour<'k> {
+        let (group, none) = (group(k), k.i32(0));
+        let column = group * half(spec) as i32;
+        let by_rows = |is: Value<'k>| (k.bind("first_row", is.select(group * width as i32, none)), is.select(none, column));
+        let (row, column) = self.by_rows.map(by_rows).map_or((None, column), |(row, column)| (Some(row), column));
+        OfFour { width, row, column: k.bind("first_column", column) }
+    }
+}
+
+impl<'k> OfFour<'k> {
+    /// A row of the tile, of one of these.
+    fn row(self, of: Value<'k>) -> Value<'k> {
+        self.row.map_or(of, |first| first + of)
+    }
+}
+
+/// Whether the last tile may have no more columns than four warps take.
+fn may_share_rows(spec: &Gemm) -> bool {
+    (1..=u64::from(half(spec))).contains(&(spec.n % u64::from(spec.tiling.columns)))
 }
 
 /// Sums of a thread, of so many rows.
@@ -175,7 +229,8 @@ fn load<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, t
         .collect();
     let has_row: Vec<_> = lines().map(|first| k.bind("has_row", (line + first as i32).lt(tile.rows))).collect();
     let width = k.var("width", k.i32(tiling.rows as i32));
-    by_width(k, &group_widths(tiling), tile.rows, &|narrowest| width.set(k.i32(narrowest as i32)));
+    let share = Share::of(k, spec, tile);
+    by_width(k, &group_widths(tiling), share.rows, &|narrowest| width.set(share.read(k, narrowest)));
     let width = k.bind("width", width.get());
     let expert = tile.expert.unwrap_or_else(|| k.i32(0));
     let box_bytes = map(spec, 0).bytes() as i32;
@@ -214,12 +269,14 @@ fn group<'k>(k: &'k Builder) -> Value<'k> {
     k.bind("group", k.thread() / FOUR_WARPS as i32 - (LOADING * 32 / FOUR_WARPS) as i32)
 }
 
-/// Sums the products of a tile, in this width.
-fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k>, width: u32, sums: Sums<'k>) {
+/// Sums the products of these four warps.
+fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k>, part: OfFour<'k>, sums: Sums<'k>) {
+    let width = part.width;
     let tiling = spec.tiling;
     let Memory { ring, left, right, full, empty, .. } = *memory;
     let is_first = k.bind("is_first", (k.thread() % 32).eq(0));
-    let column = k.bind("column", group(k) * (half(spec) * GROUP_DEPTH) as i32);
+    let column = k.bind("column", part.column * GROUP_DEPTH as i32);
+    let first = part.row.map(|row| k.bind("first", row * GROUP_DEPTH as i32));
     let products: Vec<[u32; 2]> =
         (0..spec.weights.len() as u32).flat_map(|w| (0..half(spec) / LINES).map(move |block| [w, block])).collect();
     let before = k.var("before", k.i32(0));
@@ -229,7 +286,9 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k
         full.wait(stage, turn.round.get());
         // Rows were copied by threads.
         k.fence();
-        let rows = left.panels(stage * (tiling.rows * GROUP_DEPTH) as i32, tiling.rows, Swizzle::Bytes128, false);
+        let of_stage = stage * (tiling.rows * GROUP_DEPTH) as i32;
+        let at = first.map_or(of_stage, |first| of_stage + first);
+        let rows = left.panels(at, tiling.rows, Swizzle::Bytes128, false);
         let begins = k.bind("begins", stage * (ring.weights * tiling.columns * GROUP_DEPTH) as i32 + column);
         for (i, [w, block]) in (0..).zip(&products) {
             let at = begins + ((w * tiling.columns + block * LINES) * GROUP_DEPTH) as i32;
@@ -246,12 +305,20 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k
     k.when(is_first, || empty.arrive(before.get()));
 }
 
-/// Puts the sums of a tile through the body, and stores what comes of them.
-fn finish<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, (tile, width): (Tile<'k>, u32), sums: Sums<'k>) {
+/// Puts the sums of four warps through the body, and stores what comes of them.
+fn finish<'k>(
+    k: &'k Builder,
+    spec: &Gemm,
+    args: &Args<'k>,
+    memory: &Memory<'k>,
+    (tile, part): (Tile<'k>, OfFour<'k>),
+    sums: Sums<'k>,
+) {
+    let width = part.width;
     let blocks = half(spec) / LINES;
     let (warp, lane) = (k.bind("warp", k.thread() % FOUR_WARPS as i32 / 32), k.bind("lane", k.thread() % 32));
-    let first = k.bind("first_column", group(k) * half(spec) as i32 + warp * 16);
-    let (column, row) = (k.bind("column", first + lane / 4), k.bind("row", lane % 4 * 2));
+    let first = k.bind("first_column", part.column + warp * 16);
+    let (column, row) = (k.bind("column", first + lane / 4), k.bind("row", part.row(lane % 4 * 2)));
     let staged = memory.out.filter(|staged| staged.elem() == spec.out);
     let base = Spot::at(k, spec, tile.row + row, tile.column + column);
     if staged.is_some() {
@@ -279,7 +346,8 @@ fn finish<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>,
     let pitch = spec.tiling.columns as i32;
     // Part p of a row lies at p ^ (row % 8): so eight rows are in all banks.
     let at = |row: Value<'k>, part: Value<'k>| row * pitch + ((part ^ (row & 7)) * PART as i32);
-    let (of_lane, of_part) = (k.bind("of_lane", lane % 8 + lane / 16 * 8), k.bind("of_part", first / PART as i32 + lane / 8 % 2));
+    let (of_lane, of_part) =
+        (k.bind("of_lane", part.row(lane % 8 + lane / 16 * 8)), k.bind("of_part", first / PART as i32 + lane / 8 % 2));
     for (block, eight) in (0..blocks).flat_map(|block| (0..width / 8).step_by(2).map(move |eight| (block, eight))) {
         let pair = |eight: u32, down: u32| {
             let place = block * (width / 2) + 4 * eight + down / 4;
@@ -290,7 +358,8 @@ fn finish<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>,
         staged.store_matrix(at(row, of_part + (block * LINES / PART) as i32), &pairs, true);
     }
     k.barrier_of(MULTIPLIERS, MULTIPLYING);
-    store(k, spec, args, (tile, width), staged, at);
+    let rows = if part.row.is_some() { (2 * width).min(spec.tiling.rows) } else { width };
+    store(k, spec, args, (tile, rows), staged, at);
 }
 
 /// Stores the results of a tile, which are in shared memory.
@@ -298,7 +367,7 @@ fn store<'k>(
     k: &'k Builder,
     spec: &Gemm,
     args: &Args<'k>,
-    (tile, width): (Tile<'k>, u32),
+    (tile, rows): (Tile<'k>, u32),
     staged: Array<'k>,
     at: impl Fn(Value<'k>, Value<'k>) -> Value<'k>,
 ) {
@@ -307,7 +376,7 @@ fn store<'k>(
     let parts = spec.tiling.columns / PART;
     let thread = k.bind("thread", k.thread() - (LOADING * 32) as i32);
     let (part, first) = (k.bind("part", thread % parts as i32), k.bind("first", thread / parts as i32));
-    for next in (0..width).step_by((MULTIPLYING / parts) as usize) {
+    for next in (0..rows).step_by((MULTIPLYING / parts) as usize) {
         let row = k.bind("row", first + next as i32);
         let from = k.bind("from", at(row, part));
         for along in (0..PART).step_by(lanes as usize) {
