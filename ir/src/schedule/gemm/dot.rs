@@ -12,7 +12,7 @@
 //! 512 bytes of a column at a time; rows come from cache. With one row an expert this reads what a product must read, where a tile of
 //! 16 rows computes 16 times what it is asked for. There is no shared memory and no barrier.
 
-use super::{Args, Gemm, Spot, Tile};
+use super::{Args, Gemm, Spot, Tile, weight_start};
 use crate::DType;
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Value};
@@ -30,7 +30,7 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<
     // Rows and columns beyond the edge repeat the last one, and are not stored.
     let rows: Vec<Value> = (0..height).map(|r| args.row_start(k, spec, tile.row + k.i32(r as i32).min(tile.rows - 1))).collect();
     let starts: Vec<Value> =
-        (0..width).map(|c| args.weight_start(k, spec, tile, tile.column + (first + c as i32).min(tile.columns - 1))).collect();
+        (0..width).map(|c| weight_start(k, spec, tile, tile.column + (first + c as i32).min(tile.columns - 1))).collect();
     // One line of K a weight and column.
     let lines: Vec<(Array, Value)> = args.weights.iter().flat_map(|w| starts.iter().map(|start| (*w, *start))).collect();
     let elements = dot_elements(spec.rows, &spec.weights) as u32;

@@ -19,7 +19,7 @@
 //! Rows and columns beyond the edge repeat the last one, which costs no memory, and are not stored; steps beyond K are
 //! zeros.
 
-use super::{Args, Gemm, Side, Spot, Tile};
+use super::{Args, Gemm, Side, Spot, Tile, weight_start};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Shared, Value};
 use crate::tiling::{FMA_DEPTH, SIDE};
@@ -58,8 +58,7 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
         shared[1..=spec.weights.len()].iter().map(|array| Lines { array: *array, lines: tiling.columns }).collect();
     let mine = Share { depth, step: k.bind("step", k.thread() % depth as i32), line: k.bind("line", k.thread() / depth as i32) };
     let row_starts = mine.lines(tiling.rows, |line| args.row_start(k, spec, tile.row + line.min(tile.rows - 1)));
-    let weight_starts =
-        mine.lines(tiling.columns, |line| args.weight_start(k, spec, tile, tile.column + line.min(tile.columns - 1)));
+    let weight_starts = mine.lines(tiling.columns, |line| weight_start(k, spec, tile, tile.column + line.min(tile.columns - 1)));
     let row = k.bind("first_row", k.thread() / SIDE as i32 * each_row as i32);
     let column = k.bind("first_column", k.thread() % SIDE as i32 * each_column as i32);
     // [weights, rows of the thread], each a vector along its columns.

@@ -16,7 +16,7 @@
 //!
 //! The finished sums of the whole tile go to scratch; from there the body runs along the columns, vectors again.
 
-use super::{Args, Gemm, Side, Spot, Tile};
+use super::{Args, Gemm, Side, Spot, Tile, weight_start};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Shared, Value};
 use crate::machine::Unit;
@@ -182,7 +182,7 @@ fn rectangles<'k>(cx: Cx<'_, 'k>, panel: Panel<'k>, row: Value<'k>, height: u32)
 /// The sums of the rows that start at `rows` and of `width` columns from `column` on.
 fn rectangle<'k>(cx: Cx<'_, 'k>, panel: Panel<'k>, (row, rows): (Value<'k>, &[Value<'k>]), (column, width): (Value<'k>, u32)) {
     let Cx { k, spec, args, tile, sums } = cx;
-    let starts: Vec<Value> = (0..width).map(|c| args.weight_start(k, spec, tile, tile.column + column + c as i32)).collect();
+    let starts: Vec<Value> = (0..width).map(|c| weight_start(k, spec, tile, tile.column + column + c as i32)).collect();
     // One line of K a weight and column.
     let lines: Vec<(Array, Value)> = args.weights.iter().flat_map(|w| starts.iter().map(|start| (*w, *start))).collect();
     let zero = k.f32(0.0).splat(sums.lanes);

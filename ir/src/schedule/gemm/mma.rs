@@ -37,7 +37,7 @@
 //! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic. A sum adds its products in order of k
 //! under every tile's size, so that these give the same bits; [`Kind::Fma`](crate::tiling::Kind) rounds in another order.
 
-use super::{Args, Gemm, Spot, Tile, each_part};
+use super::{Args, Gemm, Spot, Tile, each_part, weight_start};
 use crate::kernel::build::{Array, Sums};
 use crate::kernel::{Builder, Value, fragment};
 use crate::tiling::{MATRIX, Stages, mma_copy_bytes, mma_shared_bytes, mma_stages, mma_warps, warp_matrices};
@@ -216,7 +216,7 @@ impl<'k> Bring<'k> {
         };
         let of_rows = wanted(tiling.rows);
         let rows: Vec<_> = lines(tiling.rows).zip(&has_row).map(of_row).map(|copy| Copy { wanted: of_rows, ..copy }).collect();
-        let (start, of_columns) = (args.weight_start(k, spec, tile, tile.column + self.line), wanted(tiling.columns));
+        let (start, of_columns) = (weight_start(k, spec, tile, tile.column + self.line), wanted(tiling.columns));
         let columns = (0..).zip(&args.weights).flat_map(|(w, from)| {
             let first = tiling.rows + w * tiling.columns;
             lines(tiling.columns).zip(&has_column).map(move |(i, live)| {

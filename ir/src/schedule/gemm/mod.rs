@@ -20,6 +20,7 @@
 //!
 //! How the products are summed is the tiling's and the machine's: `host`, `gpu`, `dot`, `mma`, `group` and `stream` each have one function for it.
 
+mod ahead;
 mod dot;
 mod gpu;
 mod group;
@@ -38,6 +39,7 @@ use crate::kernel::build::Array;
 use crate::kernel::{Builder, Given, Kernel, Tiles, Value};
 use crate::tiling::{DOT_THREADS, GROUP_THREADS, Kind, ROW_TILES_TOGETHER, STREAM_BLOCKS, STREAM_THREADS};
 use crate::{DType, Extent, Machine, Round, Tiling};
+pub(crate) use ahead::param as next_param;
 
 /// Bytes to which every buffer is aligned.
 const ALIGN: u32 = 16;
@@ -99,7 +101,8 @@ pub(crate) struct Tiled {
     /// Parameters: rows; if gathered `token_of_row`; if grouped by a sort `tile_expert`, `tile_row`, `tile_count`,
     /// `offset_of_expert`, and [`parts`] where a tile of the sort is cut; weights; operands; out; if not grouped by a sort the number
     /// of tokens, or of the rows of an expert. Of each part but the first, [under names of its own](Gemm::param); of each but the last
-    /// `blocks`, as many as [`blocks`] says. Of persistent blocks also what [`counts`] says.
+    /// `blocks`, as many as [`blocks`] says. Of persistent blocks also what [`counts`] says. Of parts of the next launch their tables,
+    /// weights and `blocks`, under [`next_param`]'s names.
     pub kernel: Kernel,
     /// Blocks to launch, whatever the routing.
     pub grid: Extent,
@@ -113,8 +116,8 @@ impl Gemm<'_> {
 }
 
 /// The kernel of these products on `machine`, which have one tiling and are numbered as [parts](Gemm::part). Their bodies must be
-/// [pointwise](Body::is_pointwise).
-pub(crate) fn together(name: &str, parts: &[&Gemm], machine: &Machine) -> Tiled {
+/// [pointwise](Body::is_pointwise). `next`: the parts of the launch behind it, where both are [`Kind::Stream`].
+pub(crate) fn together(name: &str, parts: &[&Gemm], next: &[&Gemm], machine: &Machine) -> Tiled {
     let kind = parts.first().map(|spec| spec.tiling.kind);
     let [threads, resident] = match kind {
         Some(Kind::Group) => [GROUP_THREADS, 1],
@@ -131,7 +134,7 @@ pub(crate) fn together(name: &str, parts: &[&Gemm], machine: &Machine) -> Tiled 
     let with_args: Vec<_> = parts.iter().copied().zip(&args).collect();
     match kind {
         Some(Kind::Group) => group::blocks(&k, machine, &with_args, &blocks),
-        Some(Kind::Stream) => stream::blocks(&k, &with_args, &blocks),
+        Some(Kind::Stream) => stream::blocks(&k, &with_args, &blocks, &ahead::End::declare(&k, next)),
         Some(Kind::Mma) => mma::blocks(&k, machine, &with_args, &blocks),
         Some(Kind::Dot | Kind::Fma) | None => {
             let shared = shared(&k, parts, machine);
@@ -183,15 +186,15 @@ fn one_tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>,
 }
 
 /// `inner` on the tile of number `number` of these parts, of which all but the last have so many tiles.
-fn each_part<'k>(
+fn each_part<'k, A: AsRef<Table<'k>>>(
     k: &'k Builder,
-    parts: &[(&Gemm, &Args<'k>)],
+    parts: &[(&Gemm, &A)],
     tiles: &[Value<'k>],
     number: Value<'k>,
-    inner: &dyn Fn(&Gemm, &Args<'k>, Tile<'k>),
+    inner: &dyn Fn(&Gemm, &A, Tile<'k>),
 ) {
     let Some(((spec, args), others)) = parts.split_first() else { return };
-    let own = || each_tile(k, spec, args, number, |tile| inner(spec, args, tile));
+    let own = || each_tile(k, spec, (*args).as_ref(), number, |tile| inner(spec, args, tile));
     let Some((first, tiles)) = tiles.split_first() else { return own() };
     k.branch(number.lt(*first), own, || each_part(k, others, tiles, k.bind("block", number - *first), inner));
 }
@@ -248,6 +251,12 @@ pub(crate) fn parts(spec: &Gemm) -> Option<Extent> {
     (sorted && rows < spec.sorted_rows).then(|| spec.pairs.clone().min(most).div_ceil(u64::from(rows)))
 }
 
+impl<'k> AsRef<Table<'k>> for Args<'k> {
+    fn as_ref(&self) -> &Table<'k> {
+        &self.table
+    }
+}
+
 /// The parameters of the kernel.
 struct Args<'k> {
     rows: Array<'k>,
@@ -291,6 +300,38 @@ enum Table<'k> {
         /// Tiles that one of these is cut into, where it is.
         parts: Option<Value<'k>>,
     },
+}
+
+impl<'k> Table<'k> {
+    /// Its parameters, under these names.
+    fn declare(k: &'k Builder, spec: &Gemm, name: &dyn Fn(&str) -> String) -> Table<'k> {
+        let i32s = |of: &str| k.input(&name(of), DType::I32);
+        let scalar = |of: &str| k.scalar(&name(of), DType::I32);
+        match (spec.experts, &spec.rows_of_expert) {
+            (None, _) => Table::Dense(scalar("tokens")),
+            (Some(_), Some(_)) => Table::Even(scalar("rows_of_expert")),
+            (Some(_), None) => Table::Grouped {
+                tile_expert: i32s("tile_expert"),
+                tile_row: i32s("tile_row"),
+                tile_count: i32s("tile_count"),
+                offset_of_expert: i32s("offset_of_expert"),
+                parts: parts(spec).map(|_| scalar("parts")),
+            },
+        }
+    }
+
+    /// Row tiles, some of which may be empty.
+    fn row_tiles(&self, k: &'k Builder, spec: &Gemm) -> Value<'k> {
+        let rows = spec.tiling.rows as i32;
+        match *self {
+            Table::Dense(tokens) => (tokens + (rows - 1)) / rows,
+            Table::Even(rows_of_expert) => (rows_of_expert + (rows - 1)) / rows * spec.experts.unwrap_or(1) as i32,
+            Table::Grouped { tile_count, parts, .. } => {
+                let of_sort = tile_count.load(k.i32(0));
+                parts.map_or(of_sort, |parts| of_sort * parts)
+            }
+        }
+    }
 }
 
 /// A rectangle of the result. Counts and places are `I32`.
@@ -350,17 +391,11 @@ impl<'k> Spot<'k> {
 
 impl<'k> Args<'k> {
     fn declare(k: &'k Builder, spec: &Gemm) -> Args<'k> {
-        let i32s = |name: &str| k.input(&spec.param(name), DType::I32);
         let rows = k.input(&spec.param("rows"), spec.rows);
-        let token_of_row = spec.gather.then(|| i32s("token_of_row"));
-        let sorted = spec.experts.is_some() && spec.rows_of_expert.is_none();
-        let grouped = sorted.then(|| Table::Grouped {
-            tile_expert: i32s("tile_expert"),
-            tile_row: i32s("tile_row"),
-            tile_count: i32s("tile_count"),
-            offset_of_expert: i32s("offset_of_expert"),
-            parts: parts(spec).map(|_| k.scalar(&spec.param("parts"), DType::I32)),
-        });
+        let token_of_row = spec.gather.then(|| k.input(&spec.param("token_of_row"), DType::I32));
+        let table = || Table::declare(k, spec, &|name| spec.param(name));
+        // Numbers come last.
+        let sorted = (spec.experts.is_some() && spec.rows_of_expert.is_none()).then(table);
         let by_boxes = spec.tiling.kind == Kind::Group;
         let (mut weights, mut maps) = (Vec::new(), Vec::new());
         for (i, elem) in spec.weights.iter().enumerate() {
@@ -377,40 +412,13 @@ impl<'k> Args<'k> {
         });
         let operands = operands.collect();
         let out = k.output(&spec.param("out"), spec.out);
-        let table = grouped.unwrap_or_else(|| match spec.experts {
-            Some(_) => Table::Even(k.scalar(&spec.param("rows_of_expert"), DType::I32)),
-            None => Table::Dense(k.scalar(&spec.param("tokens"), DType::I32)),
-        });
-        Args { rows, token_of_row, table, weights, maps, operands, out }
-    }
-
-    /// Row tiles, some of which may be empty.
-    fn row_tiles(&self, k: &'k Builder, spec: &Gemm) -> Value<'k> {
-        let rows = spec.tiling.rows as i32;
-        match self.table {
-            Table::Dense(tokens) => (tokens + (rows - 1)) / rows,
-            Table::Even(rows_of_expert) => (rows_of_expert + (rows - 1)) / rows * spec.experts.unwrap_or(1) as i32,
-            Table::Grouped { tile_count, parts, .. } => {
-                let of_sort = tile_count.load(k.i32(0));
-                parts.map_or(of_sort, |parts| of_sort * parts)
-            }
-        }
+        Args { rows, token_of_row, table: sorted.unwrap_or_else(table), weights, maps, operands, out }
     }
 
     /// Where row `row` (`I32`) of the left side starts, in elements.
     fn row_start(&self, k: &'k Builder, spec: &Gemm, row: Value<'k>) -> Value<'k> {
         let source = self.token_of_row.map_or(row, |token_of_row| token_of_row.load(row));
         k.bind("row_start", source.cast(DType::I64) * k.i64(spec.k as i64))
-    }
-
-    /// Where column `column` (`I32`) of the tile's weights starts, in elements.
-    fn weight_start(&self, k: &'k Builder, spec: &Gemm, tile: Tile<'k>, column: Value<'k>) -> Value<'k> {
-        let column = column.cast(DType::I64);
-        let line = match tile.expert {
-            Some(expert) => expert.cast(DType::I64) * k.i64(spec.n as i64) + column,
-            None => column,
-        };
-        k.bind("weight_start", line * k.i64(spec.k as i64))
     }
 
     /// The most lanes, up to `lanes`, that [`finish`](Self::finish) can take at once.
@@ -452,6 +460,16 @@ impl<'k> Args<'k> {
     }
 }
 
+/// Where column `column` (`I32`) of the tile's weights starts, in elements.
+fn weight_start<'k>(k: &'k Builder, spec: &Gemm, tile: Tile<'k>, column: Value<'k>) -> Value<'k> {
+    let column = column.cast(DType::I64);
+    let line = match tile.expert {
+        Some(expert) => expert.cast(DType::I64) * k.i64(spec.n as i64) + column,
+        None => column,
+    };
+    k.bind("weight_start", line * k.i64(spec.k as i64))
+}
+
 /// To how many bytes lanes along n are aligned: rows of the result, of operands like it and of experts follow each other, N elements
 /// each.
 fn aligned(spec: &Gemm, elem: DType, lanes: u32) -> u32 {
@@ -460,24 +478,24 @@ fn aligned(spec: &Gemm, elem: DType, lanes: u32) -> u32 {
 }
 
 /// Runs `inner` on the rectangle of this number of the part, if it has one. All threads of the block agree on the rectangle.
-fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, number: Value<'k>, inner: impl FnOnce(Tile<'k>)) {
+fn each_tile<'k>(k: &'k Builder, spec: &Gemm, table: &Table<'k>, number: Value<'k>, inner: impl FnOnce(Tile<'k>)) {
     let column_blocks = spec.n.div_ceil(u64::from(spec.tiling.columns)) as i32;
     match spec.tiling.kind {
         // Those of a row tile follow each other, so that its rows stay in cache.
         Kind::Dot | Kind::Fma => {
             let index = k.bind("tile", number / column_blocks);
-            rectangle(k, spec, args, index, number % column_blocks, inner);
+            rectangle(k, spec, table, index, number % column_blocks, inner);
         }
         // Those of some row tiles, so that weights stay there too. The last row tiles may be fewer.
         Kind::Group | Kind::Stream | Kind::Mma => {
-            let tiles = k.bind("tiles", args.row_tiles(k, spec));
+            let tiles = k.bind("tiles", table.row_tiles(k, spec));
             k.when(number.lt(tiles * column_blocks), || {
                 let together = ROW_TILES_TOGETHER as i32;
                 let first = k.bind("first_tile", number / (column_blocks * together) * together);
                 let rows = k.bind("row_tiles", (tiles - first).min(together));
                 let within = k.bind("within", number - first * column_blocks);
                 let index = k.bind("tile", first + within % rows);
-                rectangle(k, spec, args, index, within / rows, inner);
+                rectangle(k, spec, table, index, within / rows, inner);
             });
         }
     }
@@ -487,7 +505,7 @@ fn each_tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, number: Value<'k>
 fn rectangle<'k>(
     k: &'k Builder,
     spec: &Gemm,
-    args: &Args<'k>,
+    table: &Table<'k>,
     index: Value<'k>,
     column_block: Value<'k>,
     inner: impl FnOnce(Tile<'k>),
@@ -499,7 +517,7 @@ fn rectangle<'k>(
         _ => k.bind("columns", (k.i32(spec.n as i32) - column).min(most.columns as i32)),
     };
     let rows_up_to = |end: Value<'k>, row: Value<'k>| k.bind("tile_rows", (end - row).min(most.rows as i32));
-    match args.table {
+    match *table {
         Table::Dense(tokens) => {
             let row = k.bind("row", index * most.rows as i32);
             inner(Tile { expert: None, row, rows: rows_up_to(tokens, row), column, columns });

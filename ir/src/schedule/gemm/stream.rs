@@ -23,7 +23,8 @@
 //! sum has its terms in the same order in tiles of every size.
 
 use super::super::straight::{EIGHT, PART, add_products, load_part};
-use super::{Args, Gemm, Spot, Tile, each_part};
+use super::ahead::End;
+use super::{Args, Gemm, Spot, Tile, each_part, weight_start};
 use crate::kernel::build::{Array, Sums};
 use crate::kernel::{Builder, Hint, Value, fragment};
 use crate::tiling::{STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, stream_factors, stream_steps};
@@ -43,7 +44,7 @@ pub(super) fn grid(tiles: Extent, machine: &Machine) -> Extent {
 }
 
 /// The body of a kernel of these products.
-pub(super) fn blocks<'k>(k: &'k Builder, parts: &[(&Gemm, &Args<'k>)], of_parts: &[Value<'k>]) {
+pub(super) fn blocks<'k>(k: &'k Builder, parts: &[(&Gemm, &Args<'k>)], of_parts: &[Value<'k>], end: &End<'_, 'k>) {
     let most = |of: &dyn Fn(&Gemm) -> u32| parts.iter().map(|(spec, _)| of(spec)).max().unwrap_or(0);
     let sums = k.sums("sums", most(&|spec| fragment::SUMS * products(spec)));
     let of_warps = k.shared_aligned("of_warps", DType::F32, most(&|spec| WARPS * of_warp(spec)), 16);
@@ -58,6 +59,7 @@ pub(super) fn blocks<'k>(k: &'k Builder, parts: &[(&Gemm, &Args<'k>)], of_parts:
             finish(k, spec, args, tile, of_warps);
         });
     });
+    end.ask(k);
 }
 
 /// Left factors of a warp.
@@ -108,7 +110,7 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>, su
         .map(|eight| {
             let (weight, column) = eight_lines(spec, eight);
             let column = tile.column + (line + column as i32).min(tile.columns - 1);
-            (args.weights[weight as usize], from(args.weight_start(k, spec, tile, column)))
+            (args.weights[weight as usize], from(weight_start(k, spec, tile, column)))
         })
         .collect();
     let rows: Vec<Value> = (0..spec.tiling.rows / EIGHT)
@@ -118,7 +120,7 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>, su
     let of_steps = |at: Value<'k>, steps: &[Option<Value<'k>>]| {
         // What lanes beyond K load is not used. Of weights, which no cache keeps, it is the beginning of the tile: one sector for all
         // lanes. Of rows it is the beginning of the line, which the first cache has.
-        let tile_start = steps.iter().any(Option::is_some).then(|| args.weight_start(k, spec, tile, tile.column));
+        let tile_start = steps.iter().any(Option::is_some).then(|| weight_start(k, spec, tile, tile.column));
         let load = |from: Array<'k>, start: Value<'k>, beyond: Option<Value<'k>>, step: usize, hint: Hint| {
             let place = start + at + k.i64(i64::from(STREAM_DEPTH) * step as i64);
             let edge = steps[step].map(|inside| (inside, beyond.unwrap_or(start - along_line)));

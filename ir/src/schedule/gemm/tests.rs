@@ -118,7 +118,7 @@ fn check(case: &Case) {
                 sorted_rows: tiling::most_rows(machine),
                 accuracy: Accuracy::of(case.dtypes[2], machine),
             };
-            let tiled = together("gemm", &[&spec], machine);
+            let tiled = together("gemm", &[&spec], &[], machine);
             verify_kernel(&tiled.kernel, machine).unwrap_or_else(|found| panic!("{}: {found:?}", machine.name));
             if !done.contains(&tiled.kernel) {
                 of_machine.push((tiling.kind, compare(case, &spec, &tiled, machine)));
@@ -501,7 +501,7 @@ fn a_row_does_not_depend_on_its_place() {
             let (row, weights) = (random.tensor(dtype, k), random.tensor(dtype, n * k));
             let mut results: Vec<Vec<u8>> = Vec::new();
             for rows in [1, 2, 3, 4, 7, 8, 15] {
-                let tiled = together("gemm", &[&spec], machine);
+                let tiled = together("gemm", &[&spec], &[], machine);
                 let x = encode(dtype, &row).repeat(rows);
                 let mut memory = vec![Memory::from(x), encode(dtype, &weights).into(), Memory::unknown(rows * n * 4)];
                 let args = [Argument::Buffer(0), Argument::Buffer(1), Argument::Buffer(2), Argument::Scalar(rows as i64)];

@@ -1,5 +1,6 @@
 //! A program in the making: one arm for each op, which says what its kernel is given. What kernels do is in their files.
 
+mod ahead;
 mod picks;
 mod results;
 mod routing;

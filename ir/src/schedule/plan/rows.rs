@@ -11,6 +11,7 @@ use super::super::mix::{self, Into, Mix};
 use super::super::normalise::{self, RmsNorm};
 use super::super::softmax::{self, Softmax};
 use super::super::{ScheduleError, chunk, row_loop};
+use super::ahead::next_args;
 use super::value::{Beside, Grouping, Routing, Slots, Tensor, Value, beside, constant, same_pairs, tensor, wrong};
 use super::{Plan, arg, check_pointwise, check_result, operands_of, sequence_tokens, tokens};
 use crate::graph::{Attr, Dim, Op, Pointwise, Type};
@@ -102,10 +103,7 @@ impl<'g> Plan<'g> {
         let mut args = vec![arg("rows", rows.buffer), arg("out", result.buffer)];
         if let Some(routing) = routing {
             args.extend(gathered.then(|| arg("token_of_row", routing.token_of_row)));
-            args.push(arg("tile_expert", routing.tile_expert));
-            args.push(arg("tile_row", routing.tile_row));
-            args.push(arg("tile_count", routing.tile_count));
-            args.push(arg("offset_of_expert", routing.offset_of_expert));
+            args.extend(routing.tables());
         }
         for v in vs {
             let (hole, tensor) = match v {
@@ -160,9 +158,11 @@ impl<'g> Plan<'g> {
         if is_part {
             return Ok(Value::Beside(Rc::new(part)));
         }
-        let tiled = gemm::together(&name, &[&part.spec], self.machine);
+        let next = self.next_streams(tiling.kind);
+        let specs: Vec<&Gemm> = next.iter().map(|next| &next.spec).collect();
+        let tiled = gemm::together(&name, &[&part.spec], &specs, self.machine);
         let counts = gemm::counts(&[&part.spec], self.machine).into_iter().map(|(name, of)| arg(name, of));
-        self.launch(tiled.kernel, tiled.grid, part.args.into_iter().chain(counts).collect())?;
+        self.launch(tiled.kernel, tiled.grid, part.args.into_iter().chain(counts).chain(next_args(&next)).collect())?;
         Ok(Value::Tensor(part.result))
     }
 
@@ -193,7 +193,10 @@ impl<'g> Plan<'g> {
             args.extend(specs[..last].iter().map(|spec| arg(&spec.param("blocks"), gemm::blocks(spec))));
             let specs: Vec<&Gemm> = specs.iter().collect();
             args.extend(gemm::counts(&specs, self.machine).into_iter().map(|(name, of)| arg(name, of)));
-            let tiled = gemm::together(&name, &specs, self.machine);
+            let next = self.next_streams(parts[0].spec.tiling.kind);
+            args.extend(next_args(&next));
+            let next: Vec<&Gemm> = next.iter().map(|next| &next.spec).collect();
+            let tiled = gemm::together(&name, &specs, &next, self.machine);
             self.launch(tiled.kernel, tiled.grid, args)?;
         }
         let made = |value: &Value<'g>| part(value).map_or_else(|| value.clone(), |part| Value::Tensor(part.result.clone()));

@@ -7,6 +7,7 @@ use super::super::buffers::BufferId;
 use super::super::combine::{Columns, Spread};
 use super::super::gemm::Gemm;
 use super::super::{ScheduleError, route};
+use super::arg;
 use crate::graph::{Attr, Dim, Op, Span};
 use crate::kernel::Arg;
 use crate::{DType, Extent};
@@ -135,6 +136,17 @@ pub(super) enum Grouping {
 }
 
 impl Routing {
+    /// The tables by which a product finds its tiles.
+    pub(super) fn tables(&self) -> Vec<Arg> {
+        let tables = [
+            ("tile_expert", self.tile_expert),
+            ("tile_row", self.tile_row),
+            ("tile_count", self.tile_count),
+            ("offset_of_expert", self.offset_of_expert),
+        ];
+        tables.map(|(name, buffer)| arg(name, buffer)).to_vec()
+    }
+
     pub(super) fn grouping(&self) -> Grouping {
         Grouping::Routing(self.row_of_pair)
     }
