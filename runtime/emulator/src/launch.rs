@@ -159,8 +159,6 @@ impl Entry {
 /// Blocks whose coordinates are kept for reports of races.
 const NAMED_BLOCKS: usize = 1 << 22;
 
-/// Instructions of one block before the next resident block has its turn.
-const SLICE: u32 = 4096;
 /// The part of a warp's limit from which on its block has no more turns.
 const LONG: u64 = 64;
 
@@ -370,7 +368,9 @@ fn run_blocks(cx: &mut Cx<'_>, base: Placement, mut queue: Queue, most: usize, c
                 // The blocks of a cluster run together.
                 Some(cluster) => {
                     let blocks = u64::from(base.cluster);
-                    for linear in cluster * blocks..(cluster + 1) * blocks {
+                    for rank in 0..blocks {
+                        let rank = if choices.reversed() { blocks - 1 - rank } else { rank };
+                        let linear = cluster * blocks + rank;
                         let place = Placement { block: coordinates(linear, base.grid), linear, ..base };
                         if cx.numbers.len() < NAMED_BLOCKS {
                             cx.numbers.push(place.block);
@@ -393,7 +393,8 @@ fn run_blocks(cx: &mut Cx<'_>, base: Placement, mut queue: Queue, most: usize, c
         while index < resident.len() {
             // A block that runs this long is on its own until it ends or reaches the limit: in turns with others that never
             // end, each would have to.
-            let slice = if resident[index].longest() > cx.warp_step_limit / LONG { u32::MAX } else { SLICE };
+            let slice =
+                if resident[index].longest() > cx.warp_step_limit / LONG { u32::MAX } else { choices.slice(base.cluster > 1) };
             match resident[index].run(cx, choices, slice) {
                 Progress::Running => {
                     stuck = false;
@@ -425,7 +426,10 @@ fn run_blocks(cx: &mut Cx<'_>, base: Placement, mut queue: Queue, most: usize, c
 
 fn report_deadlock(cx: &mut Cx<'_>, resident: &[Block]) {
     let Some(block) = resident.first() else { return };
-    for (warp, pc, lanes, what) in block.standing(cx) {
+    let (cluster, _) = block.place.in_cluster();
+    let with_it = resident.iter().filter(|other| other.place.in_cluster().0 == cluster);
+    let standing: Vec<_> = with_it.flat_map(|block| block.standing(cx).into_iter().map(move |at| (block, at))).collect();
+    for (block, (warp, pc, lanes, what)) in standing {
         block.finding(cx, At { w: warp, mask: lanes, pc }, FindingKind::Deadlock, || {
             format!("warp {warp} {what}, and no warp can go on")
         });

@@ -7,6 +7,7 @@ mod early;
 mod examples;
 mod fragments;
 mod fuzzing;
+mod pair;
 mod scalar;
 mod statements;
 mod tensor;

@@ -2,7 +2,7 @@
 
 use crate::findings::finding::FindingKind;
 use crate::state::block::Block;
-use crate::state::place::{Place, Touch, WINDOW, generic};
+use crate::state::place::{Place, Touch, WINDOW, generic, of_other};
 use crate::state::run::Cx;
 
 impl Block {
@@ -41,6 +41,14 @@ impl Block {
     pub(crate) fn check_shared(&mut self, cx: &mut Cx<'_>, touch: Touch, offset: u64) -> bool {
         if self.shared.holds(offset, touch.bytes) {
             return self.check_aligned(cx, touch, offset);
+        }
+        if self.place.cluster > 1
+            && let Some((rank, _)) = of_other(offset)
+        {
+            self.finding(cx, touch.at(), FindingKind::Undefined, || {
+                format!("of the memory of block {rank} of the cluster, arrivals and copies to several blocks are modelled alone")
+            });
+            return false;
         }
         let size = self.shared.data.len();
         let kind = match generic(offset) {

@@ -3,4 +3,5 @@
 pub(crate) mod bounds;
 pub(crate) mod early;
 pub(crate) mod race;
+pub(crate) mod remote;
 pub(crate) mod waiting;

@@ -44,8 +44,7 @@ impl Block {
             if both_strong == 2 {
                 return None;
             }
-            let known = self.knowledge[touch.w].foreign.get(&earlier.block);
-            let ordered = known.is_some_and(|seen| seen[usize::from(earlier.agent)] >= earlier.clock);
+            let ordered = self.knowledge[touch.w].knows(earlier.block, usize::from(earlier.agent), earlier.clock);
             return (!ordered).then_some(FindingKind::GlobalRace);
         }
         if earlier.clock == PENDING {

@@ -42,7 +42,7 @@ impl Block {
             Space::Generic => generic(address),
             Space::Global | Space::Const => Place::Global(address),
             Space::Shared => Place::Shared(address),
-            // Of the cluster's memory only the block's own is modelled, whose addresses are the same.
+            // The addresses of the block's own memory are the same.
             Space::SharedCluster => Place::Shared(address),
             Space::Local => Place::Local(address),
             Space::Param => Place::Param(address),

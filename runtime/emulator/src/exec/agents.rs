@@ -14,12 +14,15 @@ impl Block {
         cx.progress += 1;
         let pending: Vec<usize> =
             (0..self.agents.outgoing.len()).filter(|&index| !self.agents.outgoing[index].delivered).collect();
-        let arriving = self.agents.arrivals.len();
-        let pick = choices.delivery(arriving + pending.len());
-        if pick < arriving {
-            let arrival = self.agents.arrivals.remove(pick);
+        let (sent, arriving) = (self.agents.mail.len(), self.agents.arrivals.len());
+        let pick = choices.delivery(sent + arriving + pending.len());
+        if pick < sent {
+            let mail = self.agents.mail.remove(pick);
+            self.received(cx, mail);
+        } else if pick < sent + arriving {
+            let arrival = self.agents.arrivals.remove(pick - sent);
             self.arrived(cx, arrival);
-        } else if let Some(&index) = pending.get(pick - arriving) {
+        } else if let Some(&index) = pending.get(pick - sent - arriving) {
             self.send(cx, index);
         }
     }
@@ -67,10 +70,10 @@ impl Block {
             Op::Mma(ref mma) => self.mma(cx, at, mma),
             Op::MbarrierInit { addr, count } => self.mbarrier_init(cx, at, addr, count),
             Op::MbarrierInvalidate { addr } => self.mbarrier_invalidate(cx, at, addr),
-            Op::MbarrierArrive { how, addr, count, d, .. } => self.mbarrier_arrive(cx, at, how, addr, count, d),
+            Op::MbarrierArrive { how, reach, addr, count, d } => self.mbarrier_arrive(cx, at, (how, reach), addr, count, d),
             Op::MbarrierExpect { addr, bytes } => self.mbarrier_expect(cx, at, addr, bytes, 1),
             Op::MbarrierComplete { addr, bytes } => self.mbarrier_expect(cx, at, addr, bytes, -1),
-            Op::MbarrierTest { addr, test, p } => self.mbarrier_test(cx, at, addr, test, p),
+            Op::MbarrierTest { addr, test, wide, p } => self.mbarrier_test(cx, at, addr, (test, wide), p),
             Op::MbarrierPending { d, a } => self.warps[w].map1(mask, d, a, |state| state >> 32),
             Op::Bulk(ref bulk) => self.bulk(cx, at, bulk),
             Op::BulkCommit => lanes(mask).for_each(|lane| self.agents.bulk_groups[w][lane] += 1),

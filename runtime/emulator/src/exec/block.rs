@@ -30,6 +30,7 @@ impl Block {
             if cx.report.stopped() {
                 return Progress::Stuck;
             }
+            self.collect(cx);
             if self.agents.waiting() && choices.deliver() {
                 self.deliver(cx, choices);
             }
@@ -39,7 +40,11 @@ impl Block {
                     continue;
                 }
                 let finished = self.warps.iter().all(|warp| warp.groups.is_empty());
-                return if finished { Progress::Finished } else { Progress::Stuck };
+                if !finished {
+                    return Progress::Stuck;
+                }
+                self.leave(cx);
+                return Progress::Finished;
             };
             for _ in 0..choices.quantum().min(budget) {
                 budget -= 1;
@@ -111,8 +116,8 @@ impl Block {
         cx.progress += 1;
         if self.warps[w].live() == 0 {
             let (cluster, rank) = self.place.in_cluster();
-            if cx.clusters.get_mut(&cluster).is_some_and(|cluster| cluster.end(rank, w)) {
-                cx.clusters.remove(&cluster);
+            if let Some(cluster) = cx.clusters.get_mut(&cluster) {
+                cluster.end(rank, w);
             }
         }
         self.check_abandoned(cx, At { w, mask, pc });

@@ -5,7 +5,7 @@ use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
 use crate::state::block::Block;
 use crate::state::clocks::{BULK, PENDING, UNKNOWN};
-use crate::state::in_flight::{Arrival, Incoming, Outgoing, Piece};
+use crate::state::in_flight::{Arrival, Incoming, Outgoing, Piece, Spread};
 use crate::state::memory::SECTOR;
 use crate::state::place::{Place, Touch, generic};
 use crate::state::run::Cx;
@@ -45,6 +45,9 @@ impl Block {
         let sources = self.addresses(cx, at, bulk.src);
         let mbarriers = bulk.mbarrier.map(|addr| self.addresses(cx, at, addr));
         self.warps[w].need(bulk.bytes, mask);
+        if let Some(blocks) = bulk.blocks {
+            self.warps[w].need(blocks, mask);
+        }
         for &reg in bulk.coords.iter().flat_map(|coords| coords.iter()) {
             self.warps[w].need(reg, mask);
         }
@@ -66,7 +69,14 @@ impl Block {
             count_box(cx, &pieces, to_shared);
             cx.counters.bulk_bytes += pieces.iter().map(|piece| u64::from(piece.bytes)).sum::<u64>();
             if let Some(mbarriers) = &mbarriers {
-                self.start_incoming(cx, (w, lane, pc), mbarriers[lane], pieces);
+                let spread = match bulk.blocks {
+                    Some(blocks) => match self.spread(cx, at.lane(lane), blocks) {
+                        Some(spread) => Some(spread),
+                        None => continue,
+                    },
+                    None => None,
+                };
+                self.start_incoming(cx, (w, lane, pc), (mbarriers[lane], spread), pieces);
             } else {
                 self.start_outgoing(cx, (w, lane, pc), pieces, bulk.reduce);
             }
@@ -201,28 +211,46 @@ impl Block {
         Some(pieces)
     }
 
-    fn start_incoming(&mut self, cx: &mut Cx<'_>, at: (usize, usize, u32), mbarrier: u64, pieces: Vec<Piece>) {
+    fn start_incoming(
+        &mut self,
+        cx: &mut Cx<'_>,
+        at: (usize, usize, u32),
+        (mbarrier, spread): (u64, Option<Box<Spread>>),
+        pieces: Vec<Piece>,
+    ) {
         let (w, lane, pc) = at;
-        let Some(key) = self.mbarrier_at(cx, w, lane, pc, mbarrier) else { return };
-        if !self.mbarrier_fenced(w, key) {
-            self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::MissingProxyFence, || {
-                format!("no fence makes the initialisation of the mbarrier at byte {key} visible to asynchronous copies")
-            });
-        }
-        for piece in &pieces {
-            let touch = Touch { w, lane, pc, bytes: u32::from(piece.bytes), strength: 0 };
-            self.note_shared_write(cx, touch, piece.shared, None);
-        }
-        for piece in &pieces {
-            self.stamp_words(piece.shared, usize::from(piece.bytes), BULK, PENDING, lane as u8);
-        }
-        self.agents.arrivals.push(Arrival { warp: w, lane, pc, mbarrier: key, incoming: Incoming::Bulk(pieces) });
+        let own = spread.as_ref().is_none_or(|spread| spread.own);
+        let key = if own {
+            let Some(key) = self.mbarrier_at(cx, w, lane, pc, mbarrier) else { return };
+            if !self.mbarrier_fenced(w, key) {
+                self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::MissingProxyFence, || {
+                    format!("no fence makes the initialisation of the mbarrier at byte {key} visible to asynchronous copies")
+                });
+            }
+            for piece in &pieces {
+                let touch = Touch { w, lane, pc, bytes: u32::from(piece.bytes), strength: 0 };
+                self.note_shared_write(cx, touch, piece.shared, None);
+            }
+            for piece in &pieces {
+                self.stamp_words(piece.shared, usize::from(piece.bytes), BULK, PENDING, lane as u8);
+            }
+            key
+        } else {
+            Self::shared_offset(mbarrier) as u32
+        };
+        self.agents.arrivals.push(Arrival { warp: w, lane, pc, mbarrier: key, incoming: Incoming::Bulk(pieces), spread });
         cx.progress += 1;
     }
 
     /// An operation towards shared memory completes.
     pub(crate) fn arrived(&mut self, cx: &mut Cx<'_>, arrival: Arrival) {
-        let Arrival { warp: w, lane, pc, mbarrier, incoming } = arrival;
+        let Arrival { warp: w, lane, pc, mbarrier, incoming, spread } = arrival;
+        if let (Some(spread), Incoming::Bulk(pieces)) = (&spread, &incoming) {
+            self.send_pieces(cx, spread, mbarrier, pieces);
+            if !spread.own {
+                return;
+            }
+        }
         let data = self.mbarrier_data(mbarrier);
         let Some((agent, clock)) = data else {
             self.finding(cx, At { w, mask: 1 << lane, pc }, FindingKind::MbarrierMisuse, || {

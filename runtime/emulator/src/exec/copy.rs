@@ -125,7 +125,7 @@ impl Block {
             let (mine, others) = copies.into_iter().partition(|copy| usize::from(copy.lane) == lane);
             self.agents.copies[w] = others;
             let incoming = Incoming::Copies(mine);
-            self.agents.arrivals.push(Arrival { warp: w, lane, pc, mbarrier: key, incoming });
+            self.agents.arrivals.push(Arrival { warp: w, lane, pc, mbarrier: key, incoming, spread: None });
         }
     }
 

@@ -3,12 +3,13 @@
 use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
 use crate::state::block::Block;
-use crate::state::clocks::{FIRST_MBARRIER, MBARRIER_WORD, MBARRIERS, PENDING};
+use crate::state::clocks::{FIRST_MBARRIER, MBARRIER_WORD, MBARRIERS, PENDING, Published};
+use crate::state::cluster::Sent;
 use crate::state::mbarrier::{Arrived, Mbarrier};
-use crate::state::place::{Place, Touch, generic};
+use crate::state::place::{Place, Touch, generic, of_other};
 use crate::state::run::Cx;
 use crate::state::warp::lanes;
-use crate::text::ins::{Addr, Arrive, MbarrierTest, Reg};
+use crate::text::ins::{Addr, Arrive, MbarrierTest, Reach, Reg};
 
 /// Arrivals that one phase can expect (PTX ISA 9.7.13.15.2).
 const COUNT_LIMIT: i64 = (1 << 20) - 1;
@@ -101,18 +102,32 @@ impl Block {
         }
     }
 
-    pub(crate) fn mbarrier_arrive(&mut self, cx: &mut Cx<'_>, at: At, how: Arrive, addr: Addr, count: Option<Reg>, d: Reg) {
+    pub(crate) fn mbarrier_arrive(
+        &mut self,
+        cx: &mut Cx<'_>,
+        at: At,
+        how: (Arrive, Reach),
+        addr: Addr,
+        count: Option<Reg>,
+        d: Reg,
+    ) {
         let At { w, mask, pc } = at;
+        let (how, reach) = how;
         let addresses = self.addresses(cx, at, addr);
         if let Some(count) = count {
             self.warps[w].need(count, mask);
         }
         for lane in lanes(mask) {
             let number = count.map_or(1, |reg| i64::from(self.warps[w].lane(reg, lane) as u32));
+            if let (true, Some((rank, offset))) = (reach.cluster, of_other(addresses[lane])) {
+                self.arrive_far(cx, at.lane(lane), (rank, offset), Sent::Arrival { how, number, tells: reach.wide });
+                continue;
+            }
             let Some(key) = self.mbarrier_at(cx, w, lane, pc, addresses[lane]) else { continue };
             let known = self.knowledge[w].clone();
             let Some(found) = self.agents.mbarriers.get_mut(&key) else { continue };
-            let Arrived { token, is_over, completes } = found.arrive(&known, how, number);
+            found.learn(&known);
+            let Arrived { token, is_over, completes } = found.arrive(how, number);
             cx.counters.mbarrier_arrivals += 1;
             cx.progress += 1;
             self.warps[w].set_lane(d, lane, token);
@@ -162,7 +177,8 @@ impl Block {
     pub(crate) fn mbarrier_agent_arrives(&mut self, cx: &mut Cx<'_>, w: usize, lane: usize, pc: u32, key: u32) {
         let known = self.knowledge[w].clone();
         let Some(found) = self.agents.mbarriers.get_mut(&key) else { return };
-        let arrived = found.arrive(&known, Arrive::Plain, 1);
+        found.learn(&known);
+        let arrived = found.arrive(Arrive::Plain, 1);
         cx.counters.mbarrier_arrivals += 1;
         cx.progress += 1;
         if arrived.is_over {
@@ -173,7 +189,7 @@ impl Block {
         }
     }
 
-    pub(crate) fn mbarrier_test(&mut self, cx: &mut Cx<'_>, at: At, addr: Addr, test: MbarrierTest, p: Reg) {
+    pub(crate) fn mbarrier_test(&mut self, cx: &mut Cx<'_>, at: At, addr: Addr, (test, wide): (MbarrierTest, bool), p: Reg) {
         let At { w, mask, pc } = at;
         let addresses = self.addresses(cx, at, addr);
         let (MbarrierTest::Parity(reg) | MbarrierTest::State(reg)) = test;
@@ -193,7 +209,9 @@ impl Block {
                 holds |= 1 << lane;
                 if last != Some(key) {
                     let learnt = found.complete().clone();
+                    let far = if wide { found.far_complete().clone() } else { Published::new() };
                     self.knowledge[w].join(&learnt);
+                    self.knowledge[w].join_published(self.number, &far);
                     last = Some(key);
                 }
             }

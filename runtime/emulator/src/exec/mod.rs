@@ -12,6 +12,7 @@ pub(crate) mod exchange;
 pub(crate) mod matrix;
 pub(crate) mod mbarrier;
 pub(crate) mod order;
+pub(crate) mod remote;
 pub(crate) mod schedule;
 pub(crate) mod step;
 pub(crate) mod wgmma;

@@ -1,6 +1,10 @@
 //! The order of things that the hardware leaves open, decided from a seed: the same seed gives the same run.
 
 use crate::options::Schedule;
+
+/// Instructions of one block before the next resident block has its turn.
+const SLICE: u32 = 4096;
+
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 #[derive(Clone, Debug)]
 pub(crate) struct Dice {
@@ -54,6 +58,15 @@ impl Choices {
             Schedule::RoundRobin => 64,
             Schedule::Random => 1 + (self.dice.roll() % 64) as u32,
             Schedule::Adversarial => 4096,
+        }
+    }
+
+    /// Instructions of one block before the next resident block has its turn. Blocks of a cluster meet at any place.
+    pub(crate) fn slice(&mut self, in_cluster: bool) -> u32 {
+        match self.schedule {
+            Schedule::Random if in_cluster => 1 + (self.dice.roll() % u64::from(SLICE)) as u32,
+            Schedule::Adversarial if in_cluster => 256 * SLICE,
+            Schedule::RoundRobin | Schedule::Random | Schedule::Adversarial => SLICE,
         }
     }
 

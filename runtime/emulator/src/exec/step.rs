@@ -5,7 +5,7 @@ use crate::findings::at::At;
 use crate::findings::finding::FindingKind;
 use crate::numbers::float;
 use crate::state::block::Block;
-use crate::state::place::{LOCAL_WINDOW, PARAM_WINDOW, Place, SHARED_WINDOW, generic};
+use crate::state::place::{LOCAL_WINDOW, PARAM_WINDOW, Place, SHARED_WINDOW, generic, of_other};
 use crate::state::run::Cx;
 use crate::state::warp::{GroupState, LANES, lanes};
 use crate::text::ins::{Op, Reg};
@@ -391,22 +391,10 @@ impl Block {
             Op::Match { all, ty, d, p, a, .. } => self.match_lanes(w, mask, all, ty, [d, p, a]),
             Op::Redux { op, ty, d, a, .. } => self.reduce(w, mask, op, ty, d, a),
             Op::Elect { d, p, .. } => self.elect(w, mask, d, p),
-            Op::MapAddress { d, a, rank, .. } => {
-                // Of the cluster's memory only the block's own is modelled.
-                let (_, own) = self.place.in_cluster();
-                warp.need(rank, mask);
-                let other =
-                    lanes(mask).filter(|&lane| warp.lane(rank, lane) != u64::from(own)).fold(0, |set, lane| set | 1 << lane);
-                warp.mov(mask, d, a);
-                if other != 0 {
-                    self.finding(cx, at.of(other), FindingKind::Undefined, || {
-                        "memory of other blocks of the cluster is not modelled".to_owned()
-                    });
-                }
-            }
+            Op::MapAddress { d, a, rank } => self.map_address(cx, at, d, a, rank),
             Op::ClusterRank { d, a, .. } => {
                 let (_, own) = self.place.in_cluster();
-                warp.map1(mask, d, a, |_| own.into());
+                warp.map1(mask, d, a, |address| of_other(address).map_or(own, |(rank, _)| rank).into());
             }
             Op::ClusterArrive | Op::ClusterWait => return self.cluster(cx, w, mask, matches!(op, Op::ClusterWait)),
             Op::GridDependencyWait => warp.waited |= mask,

@@ -89,6 +89,8 @@ kinds! {
     DivideByZero = "divide-by-zero",
     /// An asynchronous operation is still under way when its thread exits.
     Abandoned = "abandoned",
+    /// Memory of another block of the cluster is used, which may have ended by then.
+    BlockEnded = "block-ended",
     /// Something that is accepted but whose meaning here is not defined, such as a bad barrier number.
     Undefined = "undefined",
 }

@@ -90,8 +90,28 @@ pub(crate) struct Cell {
 /// What one agent has seen of all agents of its block.
 pub(crate) type Vector = [u32; AGENTS];
 
+/// What is known of another block: as of one's own.
+#[derive(Clone, Debug)]
+pub(crate) struct Sight {
+    pub(crate) seen: Vector,
+    pub(crate) fenced: Vector,
+}
+
+impl Default for Sight {
+    fn default() -> Sight {
+        Sight { seen: [0; AGENTS], fenced: [0; AGENTS] }
+    }
+}
+
+impl Sight {
+    fn join(&mut self, seen: &Vector, fenced: &Vector) {
+        join_vector(&mut self.seen, seen);
+        join_vector(&mut self.fenced, fenced);
+    }
+}
+
 /// What is known of other blocks, by the number of the block.
-pub(crate) type Foreign = Rc<BTreeMap<u32, Rc<Vector>>>;
+pub(crate) type Foreign = Rc<BTreeMap<u32, Rc<Sight>>>;
 
 /// What a warp knows.
 #[derive(Clone, Debug)]
@@ -119,10 +139,10 @@ fn join_foreign(into: &mut Foreign, from: &Foreign) {
         return;
     }
     let map = Rc::make_mut(into);
-    for (block, vector) in from.iter() {
-        let mine = map.entry(*block).or_insert_with(|| Rc::new([0; AGENTS]));
-        if !Rc::ptr_eq(mine, vector) {
-            join_vector(Rc::make_mut(mine), vector);
+    for (block, sight) in from.iter() {
+        let mine = map.entry(*block).or_default();
+        if !Rc::ptr_eq(mine, sight) {
+            Rc::make_mut(mine).join(&sight.seen, &sight.fenced);
         }
     }
 }
@@ -140,6 +160,11 @@ impl Knowledge {
         join_vector(&mut self.fenced, &seen);
     }
 
+    /// Whether something that an agent of another block did at this clock comes before.
+    pub(crate) fn knows(&self, block: u32, agent: usize, clock: u32) -> bool {
+        clock != PENDING && self.foreign.get(&block).is_some_and(|sight| sight.seen[agent] >= clock)
+    }
+
     /// Takes in what another block published.
     pub(crate) fn join_published(&mut self, own_block: u32, from: &Published) {
         for (block, knowledge) in from.iter() {
@@ -148,8 +173,7 @@ impl Knowledge {
                 join_vector(&mut self.fenced, &knowledge.fenced);
             } else {
                 let map = Rc::make_mut(&mut self.foreign);
-                let mine = map.entry(*block).or_insert_with(|| Rc::new([0; AGENTS]));
-                join_vector(Rc::make_mut(mine), &knowledge.seen);
+                Rc::make_mut(map.entry(*block).or_default()).join(&knowledge.seen, &knowledge.fenced);
             }
             let mut theirs = Rc::clone(&knowledge.foreign);
             if theirs.contains_key(&own_block) {
@@ -182,6 +206,6 @@ mod tests {
         second.join_published(2, &Published::from([(1, first)]));
         let mut third = Knowledge::default();
         third.join_published(3, &Published::from([(2, second)]));
-        assert_eq!(third.foreign.get(&1).map(|seen| seen[3]), Some(7));
+        assert_eq!(third.foreign.get(&1).map(|sight| sight.seen[3]), Some(7));
     }
 }

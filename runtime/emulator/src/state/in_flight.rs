@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::state::cluster::{Mail, Sender};
 use crate::state::mbarrier::Mbarrier;
 use crate::state::warp::LANES;
 use crate::state::wgmma::InFlight;
@@ -20,6 +21,12 @@ pub(crate) struct Agents {
     pub(crate) mbarriers_made: u32,
     /// Copies towards shared memory that have not arrived.
     pub(crate) arrivals: Vec<Arrival>,
+    /// What other blocks of the cluster sent, and has not arrived.
+    pub(crate) mail: Vec<Mail>,
+    /// The latest of what has arrived from other blocks, by block, warp and instruction, with the warp's clock.
+    pub(crate) met: BTreeMap<(u32, usize, u32), Sender>,
+    /// The same of bytes, by the agent and the clock that they came with.
+    pub(crate) landed: BTreeMap<u8, (u32, Sender)>,
     /// Bulk copies out of shared memory that no thread has waited for.
     pub(crate) outgoing: Vec<Outgoing>,
     /// Groups of bulk copies that each lane committed, by warp.
@@ -46,7 +53,7 @@ impl Agents {
     /// Whether something is on its way that could arrive now.
     #[inline]
     pub(crate) fn waiting(&self) -> bool {
-        !self.arrivals.is_empty() || self.outgoing.iter().any(|store| !store.delivered)
+        !self.arrivals.is_empty() || !self.mail.is_empty() || self.outgoing.iter().any(|store| !store.delivered)
     }
 }
 
@@ -68,6 +75,17 @@ pub(crate) struct Arrival {
     pub(crate) pc: u32,
     pub(crate) mbarrier: u32,
     pub(crate) incoming: Incoming,
+    /// Of a copy to several blocks of the cluster.
+    pub(crate) spread: Option<Box<Spread>>,
+}
+
+/// Which blocks a copy goes to.
+#[derive(Debug)]
+pub(crate) struct Spread {
+    /// The block itself among them.
+    pub(crate) own: bool,
+    pub(crate) others: Vec<u32>,
+    pub(crate) from: Sender,
 }
 
 #[derive(Debug)]

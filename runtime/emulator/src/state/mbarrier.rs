@@ -1,6 +1,6 @@
 //! mbarriers, as data (PTX ISA 9.7.13.15).
 
-use crate::state::clocks::{Knowledge, PENDING};
+use crate::state::clocks::{Knowledge, PENDING, Published};
 use crate::text::ins::Arrive;
 
 /// The state of one mbarrier.
@@ -17,6 +17,9 @@ pub(crate) struct Mbarrier {
     joined: Knowledge,
     /// What is seen through the phases that are complete.
     complete: Knowledge,
+    /// The same of threads of other blocks: seen by those who wait in the scope of the cluster.
+    far_joined: Published,
+    far_complete: Published,
     /// Stands for the data that comes with this barrier's phases.
     agent: u8,
     /// The warp that made it, and its clock then.
@@ -39,7 +42,9 @@ impl Mbarrier {
     /// One that expects so many arrivals, made by a warp at its clock.
     pub(crate) fn new(expected: i64, agent: u8, (maker, made): (usize, u32)) -> Mbarrier {
         let (joined, complete) = (Knowledge::default(), Knowledge::default());
-        Mbarrier { expected, pending: expected, bytes: 0, phase: 0, joined, complete, agent, maker, made }
+        let (far_joined, far_complete) = (Published::new(), Published::new());
+        let pending = expected;
+        Mbarrier { expected, pending, bytes: 0, phase: 0, joined, complete, far_joined, far_complete, agent, maker, made }
     }
 
     /// The warp that made it, and its clock then.
@@ -52,10 +57,19 @@ impl Mbarrier {
         self.pending += 1;
     }
 
-    /// Threads arrive, which know so much: `number` of them, or one that expects as many bytes.
-    pub(crate) fn arrive(&mut self, known: &Knowledge, how: Arrive, number: i64) -> Arrived {
-        let token = (self.pending.max(0) as u64) << 32 | u64::from(self.phase);
+    /// Threads that arrive know so much.
+    pub(crate) fn learn(&mut self, known: &Knowledge) {
         self.joined.join(known);
+    }
+
+    /// Threads of another block that arrive know so much.
+    pub(crate) fn learn_of(&mut self, block: u32, known: &Knowledge) {
+        self.far_joined.entry(block).or_default().join(known);
+    }
+
+    /// Threads arrive: `number` of them, or one that expects as many bytes.
+    pub(crate) fn arrive(&mut self, how: Arrive, number: i64) -> Arrived {
+        let token = (self.pending.max(0) as u64) << 32 | u64::from(self.phase);
         let arrivals = match how {
             Arrive::ExpectTx => {
                 self.bytes += number;
@@ -102,6 +116,11 @@ impl Mbarrier {
         &self.complete
     }
 
+    /// The same of threads of other blocks.
+    pub(crate) fn far_complete(&self) -> &Published {
+        &self.far_complete
+    }
+
     fn settle(&mut self) -> bool {
         let done = self.pending == 0 && self.bytes == 0;
         if done {
@@ -109,6 +128,9 @@ impl Mbarrier {
             self.pending = self.expected;
             let joined = std::mem::take(&mut self.joined);
             self.complete.join(&joined);
+            for (block, known) in std::mem::take(&mut self.far_joined) {
+                self.far_complete.entry(block).or_default().join(&known);
+            }
         }
         done
     }

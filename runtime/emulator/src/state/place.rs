@@ -9,6 +9,25 @@ pub(crate) const PARAM_WINDOW: u64 = 0x7600_0000_0000;
 /// Size of each window.
 pub(crate) const WINDOW: u64 = 1 << 32;
 
+/// Addresses of shared memory have the rank of another block of the cluster, plus one, from this bit on.
+const RANK: u32 = 27;
+
+/// The address of a byte of shared memory in another block of the cluster.
+pub(crate) fn in_other(address: u64, rank: u32) -> u64 {
+    address + (u64::from(rank + 1) << RANK)
+}
+
+/// The rank of the other block whose shared memory an address means, and the offset there.
+pub(crate) fn of_other(address: u64) -> Option<(u32, u64)> {
+    let offset = match generic(address) {
+        Place::Shared(offset) => offset,
+        Place::Global(address) if address < WINDOW => address,
+        Place::Global(_) | Place::Local(_) | Place::Param(_) => return None,
+    };
+    let rank = ((offset >> RANK) as u32).checked_sub(1)?;
+    Some((rank, offset & ((1 << RANK) - 1)))
+}
+
 /// A place that an address was found to mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {

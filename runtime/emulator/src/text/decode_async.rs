@@ -4,7 +4,7 @@ use crate::text::body::Body;
 use crate::text::decode_memory::hints;
 use crate::text::decode_warp::matrix_type;
 use crate::text::form::Form;
-use crate::text::ins::{Arrive, AtomicOp, Bulk, Direction, MbarrierTest, Op, SINK, Wgmma, WgmmaA};
+use crate::text::ins::{Arrive, AtomicOp, Bulk, Direction, MbarrierTest, Op, Reach, SINK, Wgmma, WgmmaA};
 use crate::text::module::{ParseError, Preset};
 use crate::text::operand::OperandKind;
 use crate::types::{MmaTy, Space, Ty};
@@ -127,7 +127,7 @@ fn bulk(body: &mut Body<'_>, form: &mut Form<'_>, reduce: bool) -> Result<Op, Pa
         form.take_prefix("");
         return Ok(Op::Nop);
     }
-    let refused = ["multicast::cluster", "im2col", "im2col::w", "im2col_no_offs", "tile::gather4", "tile::scatter4"];
+    let refused = ["im2col", "im2col::w", "im2col_no_offs", "tile::gather4", "tile::scatter4"];
     for modifier in refused.into_iter().chain(["cta_group::1", "cta_group::2", "cp_mask"]) {
         if form.take(modifier) {
             return Err(form.error(format!("`.{modifier}` of `{}` is not modelled", form.full)));
@@ -144,8 +144,9 @@ fn bulk(body: &mut Body<'_>, form: &mut Form<'_>, reduce: bool) -> Result<Op, Pa
     let _ = form.take("tile");
     let tracked = form.take("mbarrier::complete_tx::bytes");
     let grouped = form.take("bulk_group");
+    let spread = form.take("multicast::cluster");
     let policy = hints(form);
-    if tracked != to_shared || grouped == to_shared || tensor != (rank > 0) {
+    if tracked != to_shared || grouped == to_shared || tensor != (rank > 0) || (spread && !to_shared) {
         return Err(form.unknown());
     }
     let reduce = if reduce {
@@ -174,19 +175,20 @@ fn bulk(body: &mut Body<'_>, form: &mut Form<'_>, reduce: bool) -> Result<Op, Pa
     };
     let direction = if to_shared { Direction::ToShared } else { Direction::ToGlobal };
     let sized = usize::from(!tensor);
-    let wanted = 2 + sized + usize::from(to_shared) + usize::from(policy);
+    let wanted = 2 + sized + usize::from(to_shared) + usize::from(spread) + usize::from(policy);
     form.expect(wanted..=wanted)?;
     let (dst, dst_coords) = form.address_and_coords(body, 0)?;
     let (src, src_coords) = form.address_and_coords(body, 1)?;
     let zero = body.preset(Preset::Value(0), form.at)?;
     let bytes = if tensor { zero } else { form.source(body, 2, Ty::U32)? };
     let mbarrier = if to_shared { Some(form.address(body, 2 + sized)?) } else { None };
+    let blocks = if spread { Some(form.source(body, 3 + sized, Ty::U16)?) } else { None };
     let coords = if to_shared { src_coords } else { dst_coords };
     if coords.len() != rank {
         return Err(form.error(format!("`{}` takes {rank} coordinates, not {}", form.full, coords.len())));
     }
     let coords = if tensor { Some(coords.into()) } else { None };
-    Ok(Op::Bulk(Box::new(Bulk { direction, dst, src, bytes, coords, mbarrier, reduce })))
+    Ok(Op::Bulk(Box::new(Bulk { direction, dst, src, bytes, coords, mbarrier, blocks, reduce })))
 }
 
 fn mbarrier(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> {
@@ -207,10 +209,11 @@ fn mbarrier(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> 
     let parity = form.take("parity");
     let expect = what == 2 && form.take("expect_tx");
     let no_complete = form.take("noComplete");
-    for ignored in ["release", "acquire", "relaxed", "cta", "cluster"] {
+    for ignored in ["release", "acquire", "relaxed"] {
         form.take(ignored);
     }
-    form.space();
+    let wide = form.choose(&[("cta", false), ("cluster", true)]).unwrap_or(false);
+    let reach = Reach { cluster: matches!(form.space(), Space::SharedCluster | Space::Generic), wide };
     form.ty()?;
     Ok(match what {
         0 => {
@@ -239,7 +242,7 @@ fn mbarrier(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> 
             if count.is_none() && matches!(how, Arrive::ExpectTx | Arrive::NoComplete) {
                 return Err(form.error(format!("`{}` needs a count", form.full)));
             }
-            Op::MbarrierArrive { how, addr, count, d }
+            Op::MbarrierArrive { how, reach, addr, count, d }
         }
         4 => {
             form.expect(2..=2)?;
@@ -259,7 +262,7 @@ fn mbarrier(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<Op, ParseError> 
             } else {
                 MbarrierTest::State(form.source(body, 2, Ty::B64)?)
             };
-            Op::MbarrierTest { addr, test, p }
+            Op::MbarrierTest { addr, test, wide, p }
         }
         _ => {
             form.expect(2..=2)?;

@@ -167,6 +167,15 @@ pub(crate) enum WgmmaA {
     Descriptor(Reg),
 }
 
+/// How far an arrival reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// The mbarrier may be another block's.
+    pub(crate) cluster: bool,
+    /// What it tells is for threads of the cluster.
+    pub(crate) wide: bool,
+}
+
 /// What an mbarrier arrival does (PTX ISA 9.7.13.15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrive {
@@ -195,6 +204,8 @@ pub(crate) struct Bulk {
     /// Tensor copies: the map is at `src` (loads) or `dst` (stores) and these are the coordinates.
     pub(crate) coords: Option<Box<[Reg]>>,
     pub(crate) mbarrier: Option<Addr>,
+    /// Which blocks of the cluster it goes to, one bit each; without, to the block itself.
+    pub(crate) blocks: Option<Reg>,
     pub(crate) reduce: Option<(AtomicOp, Ty)>,
 }
 
@@ -512,6 +523,7 @@ pub(crate) enum Op {
     },
     MbarrierArrive {
         how: Arrive,
+        reach: Reach,
         addr: Addr,
         count: Option<Reg>,
         d: Reg,
@@ -527,6 +539,8 @@ pub(crate) enum Op {
     MbarrierTest {
         addr: Addr,
         test: MbarrierTest,
+        /// In the scope of the cluster, or a wider one.
+        wide: bool,
         p: Reg,
     },
     MbarrierPending {
