@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use crate::small_kernels::{gpus, program};
-use crate::three_ways::Given::{Ints, Unwritten};
-use crate::three_ways::{check, emulated, read};
+use crate::three_ways::Given::{Ints, Map, Number, Unwritten};
+use crate::three_ways::{Given, bytes, check, emulated, read};
 use moec_codegen::{Error, assembly};
 use moec_ir::Machine;
+use moec_ir::kernel::Tensor;
 use ptx_emulator::{FindingKind, Schedule};
 
 /// The blocks of a cluster hand each other sums: each adds what the others have stored, twice.
@@ -66,8 +67,97 @@ fn the_text_says_clusters() {
     }
 }
 
+/// A ring of three stages: each block of a pair brings half of every chunk to both, and its readers tell both that they have read it.
+const PAIRS: &str = "kernel @pairs(%x: map i32[1, 2, 32], %n: i32, %y: *mut i32) threads 96 cluster 2 {
+  shared %ring: i32[384] align 1024
+  mbarrier %full arrivals 1 stages 3
+  mbarrier %empty arrivals 4 stages 3
+  let %mine: i32 = block % 2
+  roles warps 0..1 {
+    if thread == 0 {
+      for %i: i32 in 0..%n {
+        let %s: i32 = %i % 3
+        wait %empty[%s] phase %i / 3 - 1
+        arrive %full[%s] bytes 512
+        tile_copy %ring[%s * 128 + %mine * 64] = %x[block / 2, %i * 4 + %mine * 2, 0] on %full[%s] in_all_blocks
+      }
+    }
+  } and warps 1..3 {
+    let %place: i32 = thread - 32
+    var %sum: i32 = block
+    for %j: i32 in 0..%n {
+      wait %full[%j % 3] phase %j / 3
+      load %v: i32 = %ring[%j % 3 * 128 + %place]
+      load %w: i32 = %ring[%j % 3 * 128 + 64 + (%place ^ 33)]
+      set %sum = %sum * 3 + %v - %w * 5
+      barrier warp
+      if thread % 32 < 2 {
+        arrive %empty[%j % 3] in_block thread % 32
+      }
+    }
+    store %y[block * 64 + %place] = %sum
+  }
+  barrier cluster
+}";
+
+fn pairs(n: i32) -> Vec<Given> {
+    let lines = 4 * n;
+    let x: Vec<i32> = (0..2 * lines * 32).map(|i| i * i % 1013).collect();
+    let tensor = Tensor { extents: [2, lines as u64, 32], strides: [lines as u64 * 32, 32] };
+    vec![Map(bytes(&x), tensor), Number(n), Unwritten(4 * 64)]
+}
+
+#[test]
+fn blocks_that_share_copies_three_ways() {
+    for n in [1, 7] {
+        let found = check(|machine| machine.shared_boxes, 4, &pairs(n), PAIRS);
+        let sum = |thread: i32| {
+            let (block, place) = (thread / 64, thread % 64);
+            let x = |i: i32, at: i32| (block / 2 * n * 128 + i * 128 + at) * (block / 2 * n * 128 + i * 128 + at) % 1013;
+            (0..n).fold(block, |sum, i| sum.wrapping_mul(3) + x(i, place) - x(i, 64 + (place ^ 33)) * 5)
+        };
+        assert_eq!(found, [(0..4 * 64).map(sum).collect::<Vec<i32>>()], "{n} chunks");
+    }
+}
+
+/// What each part is for: without it something is found.
+#[test]
+fn blocks_that_share_copies_wait_for_each_other() {
+    let machine = Machine::named("sm_90a").unwrap();
+    let ptx = assembly(&program(vec![read(PAIRS)]), &machine).unwrap();
+    let kinds = |ptx: &str| {
+        let of = |schedule| emulated(&read(PAIRS), ptx, 4, &pairs(7), schedule).0.findings.into_iter().map(|found| found.kind);
+        Schedule::ALL.into_iter().flat_map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(&ptx), []);
+    let count = |word: &str| ptx.lines().filter(|line| line.contains(word)).count();
+    let arrive = "mbarrier.arrive.release.cluster.shared::cluster.b64";
+    let words = [arrive, "mapa.shared::cluster", ".multicast::cluster", "mbarrier.try_wait.parity.acquire.cluster.shared"];
+    assert_eq!(words.map(count), [1; 4], "{ptx}");
+    // One where the barriers begin, one at the end.
+    let (meet, wait) = ("barrier.cluster.arrive.aligned;", "barrier.cluster.wait.aligned;");
+    assert_eq!([count(meet), count(wait)], [2, 2], "{ptx}");
+    let without = |from: &str, to: &str, last: bool| {
+        let (before, after) = if last { ptx.rsplit_once(from) } else { ptx.split_once(from) }.unwrap();
+        kinds(&format!("{before}{to}{after}"))
+    };
+    let cases = [
+        (wait, "", false, FindingKind::SharedRace),
+        (wait, "", true, FindingKind::BlockEnded),
+        ("fence.mbarrier_init.release.cluster;", "", false, FindingKind::MissingProxyFence),
+        (arrive, "mbarrier.arrive.release.cta.shared::cluster.b64", false, FindingKind::SharedRace),
+        (words[3], "mbarrier.try_wait.parity.shared", false, FindingKind::SharedRace),
+    ];
+    for (from, to, last, kind) in cases {
+        let found = without(from, to, last);
+        assert!(found.contains(&kind), "{from}: {found:?}");
+    }
+}
+
 #[test]
 fn machines_without_clusters_refuse_them() {
+    let error = assembly(&program(vec![read(PAIRS)]), &Machine::named("sm_120a").unwrap()).unwrap_err();
+    assert!(matches!(&error, Error::Unsupported { what, .. } if what == "copies to all blocks of a cluster"), "{error}");
     for name in ["sm_89", "x86-64-v3"] {
         let machine = Machine::named(name).unwrap();
         let text = "kernel @k() threads 1 cluster 2 {\n  barrier cluster\n}";

@@ -33,6 +33,8 @@ pub struct Machine {
     pub role_registers: bool,
     /// The most blocks that are a cluster: they run at the same time, and can wait for each other. 1: there are no clusters.
     pub cluster_blocks: u32,
+    /// Whether a box is brought to all blocks of a cluster at once.
+    pub shared_boxes: bool,
     /// Whether a launch can begin before the one before it has ended.
     pub early_launches: bool,
     /// Streaming multiprocessors, or cores.
@@ -354,6 +356,8 @@ const fn gpu(
         role_registers: sm >= 90,
         // What is portable between them.
         cluster_blocks: if sm >= 90 { 8 } else { 1 },
+        // ptxas advises against it on 120.
+        shared_boxes: sm == 90 || sm == 100,
         early_launches: sm >= 90,
         processors,
         cache_bytes: cache_mib << 20,
@@ -386,6 +390,7 @@ const fn host(name: &'static str, features: &'static [CpuFeature], rates: &'stat
         tensor_maps: false,
         role_registers: false,
         cluster_blocks: 1,
+        shared_boxes: false,
         early_launches: false,
         processors: 2,
         cache_bytes: 32 << 20,

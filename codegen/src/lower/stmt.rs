@@ -114,13 +114,18 @@ impl<'c> Lowering<'_, 'c> {
                 let stage = self.stage(*barrier, *stage)?;
                 self.warps("bulk copies")?.bulk_copy(ir, to, from, *bytes, stage);
             }
-            Stmt::TileCopy { to, at, from, corner, barrier, stage } => {
+            Stmt::TileCopy { to, at, from, corner, barrier, stage, to_all } => {
                 let to = self.element(Place::Shared(*to), *at)?;
                 let map = self.function.get_params()[*from as usize].into_pointer_value();
                 let [outer, row, column] = corner.map(|index| self.expr(index));
                 let corner = [outer?, row?, column?];
                 let stage = self.stage(*barrier, *stage)?;
-                self.warps("copies of boxes")?.tile_copy(ir, to, (map, corner), stage);
+                if *to_all && !self.machine.shared_boxes {
+                    return Err(self.unsupported("copies to all blocks of a cluster"));
+                }
+                // A cluster has 16 blocks at most.
+                let blocks = to_all.then(|| (1_u32.checked_shl(self.kernel.cluster).unwrap_or(0).wrapping_sub(1)) as u16);
+                self.warps("copies of boxes")?.tile_copy(ir, to, (map, corner), stage, blocks);
             }
             Stmt::Prefetch { from, offset } => {
                 let at = self.element(Place::Param(*from), *offset)?;

@@ -32,7 +32,7 @@ impl<'c> Lowering<'_, 'c> {
         Some(self.ir.binary(Op::UDiv, self.warp?, self.ir.constant(self.ir.int(32), warps)))
     }
 
-    /// One thread begins the first phase of every barrier, before any thread of the block goes on.
+    /// One thread begins the first phase of every barrier, before any thread of the block, or of its cluster, goes on.
     pub(super) fn begin_mbarriers(&mut self) -> Result<(), Error> {
         let (ir, kernel, function) = (self.ir, self.kernel, self.function);
         if kernel.mbarriers.is_empty() {
@@ -55,7 +55,8 @@ impl<'c> Lowering<'_, 'c> {
         warps.begun(ir);
         ir.jump(begun);
         ir.at(begun);
-        self.target.barrier(ir, Scope::Block);
+        // Other blocks of the cluster may come to them.
+        self.target.barrier(ir, if kernel.cluster > 1 { Scope::Cluster } else { Scope::Block });
         Ok(())
     }
 
@@ -89,11 +90,17 @@ impl<'c> Lowering<'_, 'c> {
 
     pub(super) fn arrive(&mut self, barrier: Handle<Mbarrier>, stage: Handle<Expr>, arrival: Arrival) -> Result<(), Error> {
         let stage = self.stage(barrier, stage)?;
-        let bytes = arrival.bytes().map(|bytes| self.expr(bytes)).transpose()?;
-        let warps = self.warps("mbarriers")?;
         match arrival {
-            Arrival::Now | Arrival::Expecting(_) => warps.arrive(self.ir, stage, bytes),
-            Arrival::Copied => warps.arrive_copied(self.ir, stage),
+            Arrival::Now => self.warps("mbarriers")?.arrive(self.ir, stage, None),
+            Arrival::Expecting(bytes) => {
+                let bytes = self.expr(bytes)?;
+                self.warps("mbarriers")?.arrive(self.ir, stage, Some(bytes));
+            }
+            Arrival::Copied => self.warps("mbarriers")?.arrive_copied(self.ir, stage),
+            Arrival::InBlock(block) => {
+                let block = self.expr(block)?;
+                self.warps("mbarriers")?.arrive_in_block(self.ir, stage, block);
+            }
         }
         Ok(())
     }
@@ -101,13 +108,14 @@ impl<'c> Lowering<'_, 'c> {
     /// A loop: a machine's wait may end before the phase does. It tells phases apart by their parity.
     pub(super) fn wait(&mut self, barrier: Handle<Mbarrier>, stage: Handle<Expr>, phase: Handle<Expr>) -> Result<(), Error> {
         let (ir, function) = (self.ir, self.function);
+        let far = is_far(&self.kernel.body, barrier);
         let stage = self.stage(barrier, stage)?;
         let phase = self.expr(phase)?;
         let parity = ir.binary(Op::And, phase, ir.constant(ir.int(32), 1));
         let (test, over) = (ir.block(function, "wait"), ir.block(function, "over"));
         ir.jump(test);
         ir.at(test);
-        let is_over = self.warps("mbarriers")?.is_over(ir, stage, parity);
+        let is_over = self.warps("mbarriers")?.is_over(ir, stage, parity, far);
         ir.branch(is_over, over, test);
         ir.at(over);
         Ok(())
@@ -120,4 +128,10 @@ impl<'c> Lowering<'_, 'c> {
         let barrier = barrier.ok_or_else(|| self.malformed("there is no such mbarrier".to_string()))?;
         Ok(self.ir.element(self.ir.int(64), barrier, at))
     }
+}
+
+/// Whether threads of other blocks may arrive at the barrier.
+fn is_far(block: &[Stmt], barrier: Handle<Mbarrier>) -> bool {
+    let arrives = |stmt: &Stmt| matches!(stmt, Stmt::Arrive { barrier: of, arrival: Arrival::InBlock(_), .. } if *of == barrier);
+    block.iter().any(|stmt| arrives(stmt) || stmt.blocks().any(|inner| is_far(inner, barrier)))
 }

@@ -170,6 +170,9 @@ pub(crate) trait Warps {
     /// This thread arrives at a stage, and has it expect so many bytes.
     fn arrive<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, bytes: Option<Value<'c>>);
 
+    /// This thread arrives at the same stage of the block with this number in the cluster, for threads of all its blocks.
+    fn arrive_in_block<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, block: Value<'c>);
+
     /// This thread arrives at a stage when the copies are there that it has started.
     fn arrive_copied<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>);
 
@@ -177,8 +180,16 @@ pub(crate) trait Warps {
     fn bulk_copy<'c>(&self, ir: &Ir<'c>, to: Pointer<'c>, from: Pointer<'c>, bytes: u32, stage: Pointer<'c>);
 
     /// This thread starts a copy of the box of a tensor that begins at these indices, outermost first, which the phase of a stage
-    /// expects. The tensor's map lies where the pointer says.
-    fn tile_copy<'c>(&self, ir: &Ir<'c>, to: Pointer<'c>, from: (Pointer<'c>, [Value<'c>; 3]), stage: Pointer<'c>);
+    /// expects. The tensor's map lies where the pointer says. `blocks`: to the same place in the blocks of the cluster that it has a bit
+    /// for, in the place of this one.
+    fn tile_copy<'c>(
+        &self,
+        ir: &Ir<'c>,
+        to: Pointer<'c>,
+        from: (Pointer<'c>, [Value<'c>; 3]),
+        stage: Pointer<'c>,
+        blocks: Option<u16>,
+    );
 
     /// The lane's sums of a product that this starts. `None`, as below: there is no such thing.
     fn group_mma<'c>(&self, ir: &Ir<'c>, product: &GroupProduct<'c>, sums: &[Value<'c>]) -> Option<Vec<Value<'c>>>;
@@ -189,8 +200,8 @@ pub(crate) trait Warps {
     /// [`moec_ir::kernel::Stmt::Fence`].
     fn fence(&self, ir: &Ir<'_>) -> Option<()>;
 
-    /// Whether the phase of a stage with this parity is over; it may wait a while for that.
-    fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>) -> Value<'c>;
+    /// Whether the phase of a stage with this parity is over; it may wait a while for that. `far`: threads of other blocks arrive there.
+    fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>, far: bool) -> Value<'c>;
 }
 
 /// The target of a machine.

@@ -370,6 +370,11 @@ impl Warps for Nvptx {
         };
     }
 
+    fn arrive_in_block<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, block: Value<'c>) {
+        let there = Instruction::OfBlock.value(ir, &[stage.into(), block]);
+        Instruction::MbarrierArriveFar.issue(ir, &[there, word(ir, 1)]);
+    }
+
     /// One of the arrivals that the phase needs: without `noinc` it would need one more for it.
     fn arrive_copied<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>) {
         Instruction::MbarrierCopied.issue(ir, &[stage.into()]);
@@ -389,14 +394,19 @@ impl Warps for Nvptx {
         to: Pointer<'c>,
         (map, [outer, row, column]): (Pointer<'c>, [Value<'c>; 3]),
         stage: Pointer<'c>,
+        blocks: Option<u16>,
     ) {
         let [all, hint, no] = [16, 64, 1].map(|bits| ir.constant(ir.int(bits), 0));
-        if let Some(copy) = self.able(Instruction::TileCopyInBlock) {
+        if let (Some(copy), None) = (self.able(Instruction::TileCopyInBlock), blocks) {
             copy.issue(ir, &[to.into(), stage.into(), map.into(), column, row, outer, hint, no]);
             return;
         }
         let to = ir.cast(Op::AddrSpaceCast, to.into(), ir.pointer(CLUSTER));
-        Instruction::TileCopy.issue(ir, &[to, stage.into(), map.into(), column, row, outer, all, hint, no, no, word(ir, 0)]);
+        let to_blocks = ir.constant(ir.int(1), i64::from(blocks.is_some()));
+        let all = blocks.map_or(all, |blocks| ir.constant(ir.int(16), i64::from(blocks)));
+        let end = [all, hint, to_blocks, no, word(ir, 0)];
+        let begin = [to, stage.into(), map.into(), column, row, outer];
+        Instruction::TileCopy.issue(ir, &begin.into_iter().chain(end).collect::<Vec<_>>());
     }
 
     fn group_mma<'c>(&self, ir: &Ir<'c>, product: &GroupProduct<'c>, sums: &[Value<'c>]) -> Option<Vec<Value<'c>>> {
@@ -412,8 +422,9 @@ impl Warps for Nvptx {
         Some(())
     }
 
-    fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>) -> Value<'c> {
-        Instruction::MbarrierTry.value(ir, &[stage.into(), parity])
+    fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>, far: bool) -> Value<'c> {
+        let instruction = if far { Instruction::MbarrierTryFar } else { Instruction::MbarrierTry };
+        instruction.value(ir, &[stage.into(), parity])
     }
 }
 

@@ -21,9 +21,12 @@ pub(super) enum Instruction {
     MbarrierInit,
     MbarrierFence,
     MbarrierArrive,
+    MbarrierArriveFar,
+    OfBlock,
     MbarrierExpect,
     MbarrierCopied,
     MbarrierTry,
+    MbarrierTryFar,
     BulkCopy,
     TileCopy,
     TileCopyInBlock,
@@ -120,6 +123,10 @@ impl Instruction {
             Instruction::MbarrierArrive => {
                 row("llvm.nvvm.mbarrier.arrive.scope.cta.space.cta", 90, 80, "9.7.13.15.13 mbarrier.arrive")
             }
+            Instruction::MbarrierArriveFar => {
+                row("llvm.nvvm.mbarrier.arrive.scope.cluster.space.cluster", 90, 80, "9.7.13.15.13 mbarrier.arrive")
+            }
+            Instruction::OfBlock => row("llvm.nvvm.mapa.shared.cluster", 90, 78, "9.7.9.24 mapa"),
             Instruction::MbarrierExpect => {
                 row("llvm.nvvm.mbarrier.arrive.expect.tx.scope.cta.space.cta", 90, 80, "9.7.13.15.13 mbarrier.arrive.expect_tx")
             }
@@ -128,6 +135,9 @@ impl Instruction {
             }
             Instruction::MbarrierTry => {
                 row("llvm.nvvm.mbarrier.try.wait.parity.scope.cta.space.cta", 90, 80, "9.7.13.15.16 mbarrier.try_wait.parity")
+            }
+            Instruction::MbarrierTryFar => {
+                row("llvm.nvvm.mbarrier.try.wait.parity.scope.cluster.space.cta", 90, 80, "9.7.13.15.16 mbarrier.try_wait.parity")
             }
             Instruction::BulkCopy => {
                 row("llvm.nvvm.cp.async.bulk.global.to.shared.cluster", 90, 80, "9.7.9.25.4.1 cp.async.bulk")

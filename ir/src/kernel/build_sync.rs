@@ -93,6 +93,12 @@ impl<'k> Stages<'k> {
         self.kernel.emit(Stmt::Arrive { barrier: self.barrier, stage: stage.expr, arrival: Arrival::Copied });
     }
 
+    /// The thread arrives at a stage of the block with this number in the cluster.
+    pub fn arrive_in_block(self, stage: Value<'k>, block: Value<'k>) {
+        let arrival = Arrival::InBlock(block.expr);
+        self.kernel.emit(Stmt::Arrive { barrier: self.barrier, stage: stage.expr, arrival });
+    }
+
     /// The thread starts a copy of `bytes` bytes from element `offset` of a buffer to element `at` of a shared array, which the phase of
     /// a stage that is under way expects: see [`Stmt::BulkCopy`].
     pub fn bulk_copy(
@@ -114,7 +120,14 @@ impl<'k> Stages<'k> {
     pub fn tile_copy(self, stage: Value<'k>, (to, at): (Array<'k>, Value<'k>), from: Tiles, corner: [Value<'k>; 3]) {
         let Place::Shared(to) = to.place else { panic!("a box is copied to a shared array") };
         let (at, corner, stage) = (at.expr, corner.map(|index| index.expr), stage.expr);
-        self.kernel.emit(Stmt::TileCopy { to, at, from: from.param, corner, barrier: self.barrier, stage });
+        self.kernel.emit(Stmt::TileCopy { to, at, from: from.param, corner, barrier: self.barrier, stage, to_all: false });
+    }
+
+    /// The same, to every block of the cluster.
+    pub fn tile_copy_to_all(self, stage: Value<'k>, (to, at): (Array<'k>, Value<'k>), from: Tiles, corner: [Value<'k>; 3]) {
+        let Place::Shared(to) = to.place else { panic!("a box is copied to a shared array") };
+        let (at, corner, stage) = (at.expr, corner.map(|index| index.expr), stage.expr);
+        self.kernel.emit(Stmt::TileCopy { to, at, from: from.param, corner, barrier: self.barrier, stage, to_all: true });
     }
 
     /// The thread waits until a phase of a stage is over: see [`Wait::Phase`].

@@ -9,7 +9,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::agents::{Frame, Next, Turns};
-use super::interp_blocks::Here;
+use super::interp_blocks::{Here, Sent};
 use super::meetings::{Meeting, Waits};
 use super::memory::Memory;
 use super::print::text_at;
@@ -179,6 +179,8 @@ pub(super) struct Run<'a> {
     pub(super) here: Here,
     /// Where the blocks of its cluster meet.
     pub(super) cluster: Meeting,
+    /// What the block under way has sent to others, by their numbers in the cluster.
+    pub(super) sent: Vec<(u32, Sent)>,
     /// Memories that launches write for which the block has not waited.
     changing: &'a [usize],
 }
@@ -221,6 +223,7 @@ impl<'a> Run<'a> {
             values: vec![Vec::new(); kernel.exprs.len()],
             here: Here::default(),
             cluster: Meeting::default(),
+            sent: Vec::new(),
             changing: &[],
         })
     }
@@ -332,8 +335,8 @@ impl<'a> Run<'a> {
             Stmt::BulkCopy { to, at, from, offset, bytes, barrier, stage } => {
                 self.bulk_copy((*to, *at), (*from, *offset), *bytes, (*barrier, *stage), active)?;
             }
-            Stmt::TileCopy { to, at, from, corner, barrier, stage } => {
-                self.tile_copy((*to, *at), (*from, *corner), (*barrier, *stage), active)?;
+            Stmt::TileCopy { to, at, from, corner, barrier, stage, to_all } => {
+                self.tile_copy((*to, *at), (*from, *corner), (*barrier, *stage, *to_all), active)?;
             }
             Stmt::Prefetch { from, offset } => {
                 let offsets = self.eval(*offset, active)?;

@@ -8,8 +8,17 @@ use super::interp_group::Products;
 use super::interp_matrix::Copies;
 use super::interp_sync::Flight;
 use super::meetings::{Meeting, Meetings};
-use super::{Kernel, Local, Location, Memory};
+use super::{Handle, Kernel, Local, Location, Mbarrier, Memory, Shared};
 use crate::DType;
+
+/// What reaches into another block of the cluster.
+#[derive(Clone)]
+pub(super) enum Sent {
+    /// A thread arrives at a stage.
+    Arrival { barrier: Handle<Mbarrier>, stage: u64 },
+    /// These bytes are under way to byte `at` of an array, and belong to a stage.
+    Bytes { to: Handle<Shared>, at: usize, bytes: Vec<u8>, barrier: Handle<Mbarrier>, stage: u64 },
+}
 
 /// What a block has for itself.
 #[derive(Default)]
@@ -86,11 +95,15 @@ impl<'a> Run<'a> {
             blocks.map(|number| (Here::of(kernel, number), Agents::of(&kernel.body, kernel.threads))).collect();
         while !under_way.is_empty() {
             let mut moved = false;
-            for (here, agents) in &mut under_way {
+            for i in 0..under_way.len() {
+                let (here, agents) = &mut under_way[i];
                 std::mem::swap(&mut self.here, here);
                 let went = self.go_on(agents);
                 std::mem::swap(&mut self.here, here);
                 moved |= went.map_err(|stop| in_block(here.number, stop))?;
+                let from = here.number;
+                self.deliver(from, &mut under_way)?;
+                let (here, agents) = &under_way[i];
                 if agents.are_at_their_ends() && !here.products.are_over() {
                     let message = "a product under way is not waited for".to_string();
                     return Err(in_block(here.number, Stop { at: Location::Kernel(self.index), message }));
@@ -101,6 +114,54 @@ impl<'a> Run<'a> {
                 return Err(self.deadlock(&under_way));
             }
         }
+        Ok(())
+    }
+
+    /// The block's number in its cluster.
+    pub(super) fn number(&self) -> u32 {
+        self.here.number % self.kernel.cluster.max(1)
+    }
+
+    /// Something for the block with this number in the cluster.
+    pub(super) fn send(&mut self, to: i64, sent: Sent) -> Result<(), String> {
+        let blocks = self.kernel.cluster.max(1);
+        let to = u32::try_from(to).ok().filter(|to| *to < blocks);
+        let to = to.ok_or_else(|| format!("there is no such block in a cluster of {blocks}"))?;
+        self.sent.push((to, sent));
+        Ok(())
+    }
+
+    /// Something for each other block of the cluster.
+    pub(super) fn send_to_others(&mut self, sent: Sent) {
+        let (blocks, own) = (self.kernel.cluster.max(1), self.number());
+        self.sent.extend((0..blocks).filter(|to| *to != own).map(|to| (to, sent.clone())));
+    }
+
+    /// What a block has sent is with the others. It went as far as it could, so they may be any way behind.
+    fn deliver(&mut self, from: u32, under_way: &mut [(Here, Agents<'a>)]) -> Result<(), Stop> {
+        for (to, sent) in std::mem::take(&mut self.sent) {
+            let at = Location::Kernel(self.index);
+            let stop = |why: String| Stop {
+                at: at.clone(),
+                message: format!("block {from} reaches into block {to} of its cluster: {why}"),
+            };
+            let blocks = self.kernel.cluster.max(1);
+            let found = under_way.iter_mut().find(|(here, agents)| here.number % blocks == to && !agents.are_at_their_ends());
+            let (here, _) = found.ok_or_else(|| stop("it has ended".to_string()))?;
+            std::mem::swap(&mut self.here, here);
+            let received = self.receive(sent);
+            std::mem::swap(&mut self.here, here);
+            received.map_err(stop)?;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, sent: Sent) -> Result<(), String> {
+        match sent {
+            Sent::Arrival { barrier, stage } => self.here.meetings.arrive(barrier, stage as i64, 0)?,
+            Sent::Bytes { to, at, bytes, barrier, stage } => self.fly((to, at), bytes, (barrier, stage))?,
+        }
+        self.land();
         Ok(())
     }
 

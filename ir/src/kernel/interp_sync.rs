@@ -1,6 +1,7 @@
 //! What threads do at mbarriers, and copies that are under way until a phase is over.
 
 use super::interp::{Run, address};
+use super::interp_blocks::Sent;
 use super::meetings::Waits;
 use super::{Arrival, Expr, Handle, Mbarrier, Place, Shared};
 
@@ -26,7 +27,14 @@ impl Run<'_> {
     ) -> Result<(), String> {
         let stages = self.eval(stage, active)?;
         let bytes = arrival.bytes().map(|bytes| self.eval(bytes, active)).transpose()?;
+        let blocks = arrival.block().map(|block| self.eval(block, active)).transpose()?;
         for (i, (thread, stage)) in active.iter().zip(stages).enumerate() {
+            let elsewhere = blocks.as_ref().map(|blocks| blocks[i] as i64).filter(|block| *block != i64::from(self.number()));
+            if let Some(block) = elsewhere {
+                let sent = self.send(block, Sent::Arrival { barrier, stage });
+                sent.map_err(|why| format!("thread {thread}: {why}"))?;
+                continue;
+            }
             let bytes = bytes.as_ref().map_or(0, |bytes| bytes[i] as i64);
             if arrival == Arrival::Copied {
                 self.bind_copies(*thread, (barrier, stage as i64)).map_err(|why| format!("thread {thread}: {why}"))?;
@@ -90,7 +98,7 @@ impl Run<'_> {
             let (memory, _) = self.array(Place::Shared(to))?;
             let at = address(memory, elem, targets[i], len, align).map_err(place("to", targets[i]))?;
             let bytes = lanes.iter().flat_map(|lane| lane.to_le_bytes()[..elem.bytes() as usize].to_vec()).collect();
-            self.fly(*thread, (to, at), bytes, (barrier, stages[i]))?;
+            self.fly((to, at), bytes, (barrier, stages[i])).map_err(|why| format!("thread {thread}, {why}"))?;
         }
         self.land();
         Ok(())
@@ -99,18 +107,17 @@ impl Run<'_> {
     /// These bytes are under way to byte `at` of the array, and belong to the phase under way at the stage.
     pub(super) fn fly(
         &mut self,
-        thread: u32,
         (to, at): (Handle<Shared>, usize),
         bytes: Vec<u8>,
         (barrier, stage): (Handle<Mbarrier>, u64),
     ) -> Result<(), String> {
         let (memory, elem) = self.array(Place::Shared(to))?;
         let element = at / elem.bytes() as usize;
-        let place = |why: String| format!("thread {thread}, to element {element}: {why}");
+        let place = |why: String| format!("to element {element}: {why}");
         memory.expect_at(at, bytes.len()).map_err(place)?;
         self.here.products.change(to, at..at + bytes.len()).map_err(place)?;
         let come = self.here.meetings.come(barrier, stage as i64, bytes.len() as u32);
-        let phase = come.map_err(|why| format!("thread {thread}: {why}"))?;
+        let phase = come.map_err(place)?;
         self.here.flights.push(Flight { bytes, to, at, of_thread: false, barrier, stage: stage as usize, phase });
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What copies of boxes of tensors bring.
 
 use super::interp::{Run, address};
+use super::interp_blocks::Sent;
 use super::memory::Memory;
 use super::{Expr, Handle, Mbarrier, Place, Shared, Tensor, TensorMap};
 
@@ -10,7 +11,7 @@ impl Run<'_> {
         &mut self,
         (to, at): (Handle<Shared>, Handle<Expr>),
         (from, corner): (u32, [Handle<Expr>; 3]),
-        (barrier, stage): (Handle<Mbarrier>, Handle<Expr>),
+        (barrier, stage, to_all): (Handle<Mbarrier>, Handle<Expr>, bool),
         active: &[u32],
     ) -> Result<(), String> {
         let (targets, stages) = (self.eval(at, active)?, self.eval(stage, active)?);
@@ -24,7 +25,10 @@ impl Run<'_> {
             let (memory, elem) = self.array(Place::Shared(to))?;
             let at = address(memory, elem, targets[i], map.elements() as usize, map.swizzle.align());
             let at = at.map_err(|why| format!("thread {thread}, to element {}: {why}", targets[i] as i64))?;
-            self.fly(*thread, (to, at), bytes, (barrier, stages[i]))?;
+            if to_all {
+                self.send_to_others(Sent::Bytes { to, at, bytes: bytes.clone(), barrier, stage: stages[i] });
+            }
+            self.fly((to, at), bytes, (barrier, stages[i])).map_err(|why| format!("thread {thread}, {why}"))?;
         }
         self.land();
         Ok(())

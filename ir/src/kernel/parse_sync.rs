@@ -60,13 +60,15 @@ impl Parser<'_> {
         Ok(Stmt::Roles(roles))
     }
 
-    /// `%full[stage]`, `%full[stage] bytes 1024` or `%full[stage] copied`
+    /// `%full[stage]`, `%full[stage] bytes 1024`, `%full[stage] copied` or `%full[stage] in_block 1`
     pub(super) fn arrive(&mut self) -> Parsed<Stmt> {
         let (barrier, stage) = self.stage()?;
         let arrival = if self.take("bytes") {
             Arrival::Expecting(self.expr()?)
         } else if self.take("copied") {
             Arrival::Copied
+        } else if self.take("in_block") {
+            Arrival::InBlock(self.expr()?)
         } else {
             Arrival::Now
         };

@@ -38,7 +38,7 @@ impl Parser<'_> {
         Ok(View { buffer, extents, strides: [outer, row] })
     }
 
-    /// `%to[at] = %map[outer, row, column] on %full[stage]`
+    /// `%to[at] = %map[outer, row, column] on %full[stage]`, perhaps with `in_all_blocks`
     pub(super) fn tile_copy(&mut self) -> Parsed<Stmt> {
         let not = self.wrong("a copy goes to a shared array");
         let (Place::Shared(to), at) = self.element()? else { return Err(not) };
@@ -49,7 +49,8 @@ impl Parser<'_> {
         let corner: [Handle<Expr>; 3] = self.triple(Self::expr)?;
         self.expect("on")?;
         let (barrier, stage) = self.stage()?;
-        Ok(Stmt::TileCopy { to, at, from, corner, barrier, stage })
+        let to_all = self.take("in_all_blocks");
+        Ok(Stmt::TileCopy { to, at, from, corner, barrier, stage, to_all })
     }
 
     /// `a, b, c]`

@@ -351,6 +351,7 @@ impl<'k> Printer<'k> {
                     Arrival::Now => String::new(),
                     Arrival::Expecting(bytes) => format!(" bytes {}", e(*bytes)),
                     Arrival::Copied => " copied".to_string(),
+                    Arrival::InBlock(block) => format!(" in_block {}", e(*block)),
                 };
                 format!("arrive {}[{}]{how}", self.names.mbarrier(*barrier), e(*stage))
             }
@@ -359,10 +360,12 @@ impl<'k> Printer<'k> {
                 let from = format!("{}[{}]", self.place(Place::Param(*from)), e(*offset));
                 format!("bulk_copy {to} = {from} bytes {bytes} on {}[{}]", self.names.mbarrier(*barrier), e(*stage))
             }
-            Stmt::TileCopy { to, at, from, corner, barrier, stage } => {
+            Stmt::TileCopy { to, at, from, corner, barrier, stage, to_all } => {
+                let everywhere = if *to_all { " in_all_blocks" } else { "" };
                 let to = format!("{}[{}]", self.place(Place::Shared(*to)), e(*at));
                 let (from, [outer, row, column]) = (self.place(Place::Param(*from)), corner.map(e));
-                format!("tile_copy {to} = {from}[{outer}, {row}, {column}] on {}[{}]", self.names.mbarrier(*barrier), e(*stage))
+                let on = format!("{}[{}]", self.names.mbarrier(*barrier), e(*stage));
+                format!("tile_copy {to} = {from}[{outer}, {row}, {column}] on {on}{everywhere}")
             }
             Stmt::Prefetch { from, offset } => format!("prefetch {}[{}]", self.place(Place::Param(*from)), e(*offset)),
             Stmt::Wait(Wait::Phase { barrier, stage, phase }) => {

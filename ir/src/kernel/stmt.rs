@@ -159,6 +159,8 @@ pub enum Stmt {
         barrier: Handle<Mbarrier>,
         /// Which of its stages, `I32`.
         stage: Handle<Expr>,
+        /// Whether the box goes to the same place in every block of the cluster, where its bytes count at the same stage of each.
+        to_all: bool,
     },
     /// Says that an element of a buffer will be read soon, so that a machine may bring what is around it nearer.
     Prefetch {
@@ -289,6 +291,8 @@ pub enum Arrival {
     /// When all copies are there that the thread has started ([`Stmt::Copy`]) and that are not bound to another arrival: those that
     /// have waited for the phase see what they brought. The thread goes on, and need not wait for them itself.
     Copied,
+    /// Now, at the same stage of the block with this number in the cluster, `I32`. Threads of other blocks see by it what this one did.
+    InBlock(Handle<Expr>),
 }
 
 impl Arrival {
@@ -296,7 +300,15 @@ impl Arrival {
     pub fn bytes(self) -> Option<Handle<Expr>> {
         match self {
             Arrival::Expecting(bytes) => Some(bytes),
-            Arrival::Now | Arrival::Copied => None,
+            Arrival::Now | Arrival::Copied | Arrival::InBlock(_) => None,
+        }
+    }
+
+    /// The number in the cluster of the block whose barrier it is at; none: it is the thread's own.
+    pub fn block(self) -> Option<Handle<Expr>> {
+        match self {
+            Arrival::InBlock(block) => Some(block),
+            Arrival::Now | Arrival::Copied | Arrival::Expecting(_) => None,
         }
     }
 }
@@ -324,7 +336,7 @@ impl Stmt {
             Stmt::Mma { a, b, .. } => ([None; 3], [a, b]),
             Stmt::GroupMma { a: Factor::Pairs(a), b, .. } => ([Some(b.at), None, None], [a, &[]]),
             Stmt::GroupMma { a: Factor::Shared(a), b, .. } => ([Some(a.at), Some(b.at), None], [&[]; 2]),
-            Stmt::Arrive { stage, arrival, .. } => ([Some(*stage), arrival.bytes(), None], [&[]; 2]),
+            Stmt::Arrive { stage, arrival, .. } => ([Some(*stage), arrival.bytes(), arrival.block()], [&[]; 2]),
             Stmt::Wait(Wait::Phase { stage, phase, .. }) => ([Some(*stage), Some(*phase), None], [&[]; 2]),
             Stmt::BulkCopy { at, offset, stage, .. } => ([Some(*at), Some(*offset), Some(*stage)], [&[]; 2]),
             Stmt::TileCopy { at, corner, stage, .. } => ([Some(*at), Some(*stage), None], [corner, &[]]),
@@ -384,6 +396,20 @@ impl Stmt {
             Stmt::Barrier(_) | Stmt::BarrierArrive { .. } | Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::Wait(_) => None,
             Stmt::AllowNext | Stmt::For { .. } | Stmt::If { .. } | Stmt::Commit | Stmt::Fence => None,
             Stmt::Mma { .. } | Stmt::GroupMma { .. } | Stmt::Redux { .. } => None,
+        }
+    }
+
+    /// Whether it reaches into other blocks of the cluster.
+    pub(super) fn leaves_block(&self) -> bool {
+        match self {
+            Stmt::Arrive { arrival, .. } => arrival.block().is_some(),
+            Stmt::TileCopy { to_all, .. } => *to_all,
+            Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => false,
+            Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Redux { .. } | Stmt::Commit => false,
+            Stmt::Barrier(_) | Stmt::BarrierArrive { .. } | Stmt::Wait(_) | Stmt::AllowNext | Stmt::Fence => false,
+            Stmt::BulkCopy { .. } | Stmt::Prefetch { .. } | Stmt::Copy { .. } => false,
+            Stmt::LoadMatrix { .. } | Stmt::StoreMatrix { .. } | Stmt::Mma { .. } | Stmt::GroupMma { .. } => false,
+            Stmt::For { .. } | Stmt::If { .. } | Stmt::Roles(_) => self.blocks().flatten().any(Stmt::leaves_block),
         }
     }
 

@@ -380,6 +380,7 @@ impl Check<'_> {
         self.require(bytes <= u64::from(most), || format!("{bytes} bytes of shared arrays, but {} has {most}", machine.name));
         self.registers();
         self.mbarriers();
+        self.last_meeting();
     }
 
     fn block(&mut self, index: usize, block: &Block, path: &mut Vec<usize>, control: Agreement) {
@@ -536,8 +537,13 @@ impl Check<'_> {
                 self.bulk_copy((to, at), (from, offset), bytes);
                 self.stage(barrier, stage);
             }
-            Stmt::TileCopy { to, at, from, corner, barrier, stage } => {
+            Stmt::TileCopy { to, at, from, corner, barrier, stage, to_all } => {
                 self.tile_copy((to, at), from, corner);
+                if to_all {
+                    self.leaves_block("a copy to all blocks of a cluster");
+                    let machine = self.machine;
+                    self.require(machine.shared_boxes, || format!("{} has no copies to all blocks of a cluster", machine.name));
+                }
                 self.stage(barrier, stage);
             }
             Stmt::Prefetch { from, offset } => self.prefetch(from, offset),

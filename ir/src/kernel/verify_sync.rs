@@ -2,7 +2,7 @@
 
 use super::uniform::Agreement;
 use super::verify::Check;
-use super::{Arrival, Expr, Handle, Location, Mbarrier, ParamKind, Place, REGISTERS, Shared, Ty, WarpRole};
+use super::{Arrival, Expr, Handle, Location, Mbarrier, ParamKind, Place, REGISTERS, Scope, Shared, Stmt, Ty, WarpRole};
 use crate::DType;
 use crate::machine::Copier;
 
@@ -138,12 +138,34 @@ impl Check<'_> {
         if arrival == Arrival::Copied {
             self.copies("an arrival of copies");
         }
+        if let Some(block) = arrival.block() {
+            self.leaves_block("an arrival in a block of the cluster");
+            self.wants(block, "the number of a block in its cluster is", |ty| ty == Ty::scalar(DType::I32), "i32");
+            if let Some(&Expr::Int(n, _)) = self.kernel.exprs.get(block) {
+                let blocks = self.kernel.cluster;
+                self.require((0..i64::from(blocks)).contains(&n), || format!("there is no block {n} in a cluster of {blocks}"));
+            }
+        }
         let Some(bytes) = arrival.bytes() else { return };
         self.wants(bytes, "a number of bytes is", |ty| ty == Ty::scalar(DType::I32), "i32");
         if let Some(&Expr::Int(n, _)) = self.kernel.exprs.get(bytes) {
             let most = i64::from(Mbarrier::MOST);
             self.require((0..=most).contains(&n), || format!("a phase expects 0 to {most} bytes, not {n}"));
         }
+    }
+
+    /// Something that reaches into other blocks.
+    pub(super) fn leaves_block(&mut self, what: &str) {
+        self.require(self.kernel.cluster > 1, || format!("{what}, but the kernel's blocks are in no clusters"));
+    }
+
+    /// A block that others reach into does not end before they do.
+    pub(super) fn last_meeting(&mut self) {
+        let body = &self.kernel.body;
+        let meet = matches!(body.last(), Some(Stmt::Barrier(Scope::Cluster)));
+        self.require(meet || !body.iter().any(Stmt::leaves_block), || {
+            "a kernel that reaches into other blocks of its cluster ends with the cluster's barrier".to_string()
+        });
     }
 
     /// A copy of consecutive bytes, but for where it arrives.

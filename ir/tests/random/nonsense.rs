@@ -185,7 +185,7 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
             Stmt::Roles((0..r.below(3)).map(|_| role(r)).collect())
         }
         17 => {
-            let arrival = [Arrival::Now, Arrival::Expecting(e(r)), Arrival::Copied][r.below(3)];
+            let arrival = [Arrival::Now, Arrival::Expecting(e(r)), Arrival::Copied, Arrival::InBlock(e(r))][r.below(4)];
             Stmt::Arrive { barrier, stage: e(r), arrival }
         }
         18 => Stmt::Wait(Wait::Phase { barrier, stage: e(r), phase: e(r) }),
@@ -195,7 +195,7 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
         }
         20 => {
             let (to, from, corner) = (Handle::new(r.below(3)), r.below(4) as u32, [e(r), e(r), e(r)]);
-            Stmt::TileCopy { to, at: e(r), from, corner, barrier, stage: e(r) }
+            Stmt::TileCopy { to, at: e(r), from, corner, barrier, stage: e(r), to_all: r.below(2) == 0 }
         }
         21 => {
             let panels = |r: &mut Random| Panels {
