@@ -158,7 +158,7 @@ fn vllm_rows(is_in: impl Fn(u64) -> bool) -> Vec<Row> {
 }
 
 fn sonic_rows(kind: Kind, columns: u32) -> Vec<Row> {
-    let tile = Tiling { kind, rows: 128, columns };
+    let tile = Tiling { kind, rows: 128 * kind.blocks(), columns };
     let row = |(tokens, hidden, ffn, experts, top_k, tflops): (u64, u64, u64, u64, u64, f64)| {
         let layer = Layer { tokens, hidden, ffn, experts, top_k };
         let published = layer.flops() as f64 / (tflops * 1e6);
@@ -173,12 +173,14 @@ fn published_times() {
     let bytes = "vLLM, where weights take the time";
     let tiles = "vLLM, where tiles take the time";
     let sonic = |kind: Kind, columns: u32| {
-        let title = format!("SonicMoE, H100, as {}(128 by {columns}): us by T x hidden, ffn/experts/k", kind.word());
+        let rows = 128 * kind.blocks();
+        let title = format!("SonicMoE, H100, as {}({rows} by {columns}): us by T x hidden, ffn/experts/k", kind.word());
         table(&title, &sonic_rows(kind, columns))
     };
     let text = table(launches, &vllm_rows(|tokens| tokens < 16))
         + &table(bytes, &vllm_rows(|tokens| (16..1024).contains(&tokens)))
         + &table(tiles, &vllm_rows(|tokens| tokens >= 1024))
+        + &sonic(Kind::Twin, 256)
         + &sonic(Kind::Group, 256)
         + &sonic(Kind::Group, 128)
         + &sonic(Kind::Mma, 256);

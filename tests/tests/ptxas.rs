@@ -89,13 +89,13 @@ fn misfits(at: &str, gpu: &Machine, cubin: &Object) -> Vec<String> {
     cubin.kernels.iter().filter_map(of).collect()
 }
 
-/// What is wrong with products by matrices in tiles of every size, whichever the examples have: rows that are gathered for two weights,
+/// What is wrong with products by matrices, and by twin blocks, in tiles of every size, whichever the examples have: rows that are gathered for two weights,
 /// and rows for one, with edges along rows, columns and K.
 fn tiles(gpu: &Machine, ptxas: &Ptxas) -> Result<(), Failed> {
     let (hidden, ffn, experts) = (1096_u64, 712_u64, 8_u64);
     let of = |n, k, weights| Product { rows: DType::BF16, n, k, weights: vec![DType::BF16; weights] };
     let tilings = |product: &Product| -> Vec<Tiling> {
-        tiling::candidates(product, gpu).into_iter().filter(|tiling| tiling.kind == Kind::Mma).collect()
+        tiling::candidates(product, gpu).into_iter().filter(|tiling| matches!(tiling.kind, Kind::Mma | Kind::Twin)).collect()
     };
     let (first, second) = (tilings(&of(ffn, hidden, 2)), tilings(&of(hidden, ffn, 1)));
     let mut wrong = if first.len() < 4 || second.len() < first.len() { vec!["few tiles".to_string()] } else { Vec::new() };
@@ -118,7 +118,9 @@ fn tiles(gpu: &Machine, ptxas: &Ptxas) -> Result<(), Failed> {
         let program = schedule::schedule(&layer, gpu)?;
         let objects = codegen(&program, gpu, &Options { ptxas: Some(ptxas.clone()) })?;
         let cubin = objects.iter().find(|object| matches!(object.image, Image::Cubin(_))).ok_or("no cubin")?;
-        wrong.extend(misfits(&format!("{gate_up}, {down} on {}", gpu.name), gpu, cubin));
+        let at = format!("{gate_up}, {down} on {}", gpu.name);
+        wrong.extend(cubin.warnings.iter().map(|warning| format!("{at}: {warning}")));
+        wrong.extend(misfits(&at, gpu, cubin));
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }

@@ -88,6 +88,12 @@ fn groups_move_what_they_must() {
 }
 
 #[test]
+fn twins_move_what_they_must() {
+    hold("sm_90a", Some("twin(128 by 128)"), &["bf16", "f16"], &Bars { tile: Some([128, 128]), ..BARS });
+    hold("sm_90a", Some("twin(256 by 128)"), &["bf16"], &Bars { tile: Some([256, 128]), ..BARS });
+}
+
+#[test]
 fn what_the_model_chooses_moves_what_it_must() {
     for target in ["sm_80", "sm_90a"] {
         hold(target, None, &["bf16"], &BARS);
@@ -113,6 +119,10 @@ fn hold(target: &str, way: Option<&str>, dtypes: &[&str], bars: &Bars) {
             batch.hold_sectors();
             if tokens == MANY {
                 batch.hold_rows(bars);
+                // Where a tile has all rows of an expert, its weights are read once, also by two blocks that make it together.
+                if bars.tile.is_some_and(|[rows, _]| batch.pairs.values().all(|pairs| *pairs <= rows)) {
+                    batch.hold_weights();
+                }
             } else {
                 batch.hold_weights();
             }

@@ -125,6 +125,7 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
                     let of_group = weights / groups.min(rows).max(1);
                     let passes = tiling::passes(*tiling, [rows, groups], of_group, machine);
                     let flops = tiling::flops(*tiling, &product, [rows, groups], machine);
+                    serial = tiling::meeting_ps(*tiling, machine);
                     feeding = tiling::feeding(*tiling, &product, [rows, groups], weights.saturating_mul(passes), machine);
                     (flops, weights.saturating_mul(passes - 1))
                 }

@@ -15,7 +15,7 @@ pub use routing::{
     LANE_KEYS, LOGIT_DEPTH, LogitTiles, ROUTE_SLICE, ROUTE_TOKENS, Routing, logit_tiles, pick_ps, route_bytes, run_of_block,
 };
 pub use sorting::{Sorting, chunk_items, rank_warps};
-pub use work::{Feeding, feeding, flops, passes};
+pub use work::{Feeding, feeding, flops, meeting_ps, passes};
 
 /// How a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +27,8 @@ pub enum Kind {
     /// By products of matrices that four warps compute together while others load for the next: [`Unit::Group`]. Blocks are persistent:
     /// each goes through many tiles. Their sums round as those of `Mma`.
     Group,
+    /// As by `Group`, by two blocks together: each has half of the rows, and brings half of the weights to both. The same sums.
+    Twin,
     /// By products of small matrices whose factors come straight from memory, for few rows. Blocks are persistent, and their warps split K.
     /// Their sums round in another order.
     Stream,
@@ -36,7 +38,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 5] = [Kind::Fma, Kind::Mma, Kind::Group, Kind::Stream, Kind::Dot];
+    pub const ALL: [Kind; 6] = [Kind::Fma, Kind::Mma, Kind::Group, Kind::Twin, Kind::Stream, Kind::Dot];
 
     /// The word before a tile's size.
     pub const fn word(self) -> &'static str {
@@ -44,13 +46,22 @@ impl Kind {
             Kind::Fma => "tile",
             Kind::Mma => "mma",
             Kind::Group => "group",
+            Kind::Twin => "twin",
             Kind::Stream => "stream",
             Kind::Dot => "dot",
         }
     }
+
+    /// Blocks that make a tile together, a cluster.
+    pub const fn blocks(self) -> u32 {
+        match self {
+            Kind::Twin => 2,
+            Kind::Fma | Kind::Mma | Kind::Group | Kind::Stream | Kind::Dot => 1,
+        }
+    }
 }
 
-/// A rectangle of a product's result that one block makes.
+/// A rectangle of a product's result that one block makes, or some together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tiling {
     /// How it is computed.
@@ -87,7 +98,7 @@ pub const MOST_ROWS: u32 = 64;
 /// Rows of a machine's highest tile.
 pub fn most_rows(machine: &Machine) -> u32 {
     let of_matrices = machine.has_matrices().then_some(matrices::MOST_ROWS);
-    let of_groups = machine.has_groups().then_some(GROUP_ROWS[0]);
+    let of_groups = machine.has_groups().then_some(if has_twins(machine) { 2 * GROUP_ROWS[0] } else { GROUP_ROWS[0] });
     [of_matrices, of_groups].into_iter().flatten().fold(MOST_ROWS, u32::max)
 }
 
@@ -112,7 +123,7 @@ pub const GROUP_THREADS: u32 = 384;
 /// Elements along K that a block of [`Kind::Group`] has in shared memory a stage: lines of 128 bytes.
 pub const GROUP_DEPTH: u32 = 64;
 
-/// Rows of a tile of [`Kind::Group`]: any multiple of 64 up to 256 would do, since the least of its widths is a quarter.
+/// Rows of a block of [`Kind::Group`] and [`Kind::Twin`]: any multiple of 64 up to 256 would do, since the least of its widths is a quarter.
 const GROUP_ROWS: [u32; 2] = [128, 64];
 
 /// Threads of a block of [`Kind::Stream`]: four warps.
@@ -181,8 +192,9 @@ pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
     if machine.has_threads() {
         let of_kind = |kind| [64, 32, 16].map(|rows| Tiling { kind, rows, columns: 64 });
         let by_matrices = matrices::by_matrices(of, machine);
-        let by_groups = GROUP_ROWS.into_iter().flat_map(|rows| {
-            let of_columns = |columns| Tiling { kind: Kind::Group, rows, columns };
+        let kinds = [Kind::Group, Kind::Twin].into_iter().filter(|kind| kind.blocks() == 1 || has_twins(machine));
+        let by_groups = kinds.flat_map(|kind| GROUP_ROWS.map(|rows| (kind, rows))).flat_map(|(kind, rows)| {
+            let of_columns = |columns| Tiling { kind, rows: kind.blocks() * rows, columns };
             [2 * GROUP_COLUMNS, GROUP_COLUMNS].map(of_columns)
         });
         let by_groups = by_groups.filter(|tiling| has_groups(*tiling, of, machine));
@@ -230,7 +242,7 @@ fn has_dot(of: &Product) -> bool {
 /// lines are whole copies of 16 bytes, and the tile's sums and two stages fit the machine.
 fn has_groups(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
     let weights = of.weights.len() as u32;
-    let sums = weights.saturating_mul(tiling.columns / GROUP_COLUMNS * tiling.rows / 2);
+    let sums = weights.saturating_mul(tiling.columns / GROUP_COLUMNS * block_rows(tiling) / 2);
     machine.rate(Unit::Group, of.rows).is_some()
         && machine.tensor_maps
         && machine.matrix_stores
@@ -264,18 +276,31 @@ pub fn stream_steps(tiling: Tiling, weights: usize, k: u64) -> u32 {
     steps.div_ceil(steps.div_ceil(most.max(1).into())) as u32
 }
 
-/// The stages of [`Kind::Group`] for so many weights, with a tile of 16-bit results beside them.
+/// Whether two blocks can share what they load.
+fn has_twins(machine: &Machine) -> bool {
+    machine.cluster_blocks >= Kind::Twin.blocks() && machine.shared_boxes
+}
+
+/// Rows of a tile that one block has at most.
+pub fn block_rows(tiling: Tiling) -> u32 {
+    tiling.rows / tiling.kind.blocks()
+}
+
+/// The stages of [`Kind::Group`] and [`Kind::Twin`] for so many weights, with a tile of 16-bit results beside them.
 pub fn group_ring(tiling: Tiling, weights: usize, machine: &Machine) -> Option<Ring> {
-    let stage = (u64::from(tiling.rows) + weights as u64 * u64::from(tiling.columns)) * u64::from(GROUP_DEPTH) * 2;
-    let result = u64::from(tiling.rows) * u64::from(tiling.columns) * 2;
+    let rows = u64::from(block_rows(tiling));
+    let stage = (rows + weights as u64 * u64::from(tiling.columns)) * u64::from(GROUP_DEPTH) * 2;
+    let result = rows * u64::from(tiling.columns) * 2;
     // Two mbarriers a stage, and what arrays are aligned to.
     let fits = |stages: &u32| u64::from(*stages) * (stage + 16) + result + 1024 <= u64::from(machine.shared_optin_bytes);
     (2..=GROUP_STAGES).rev().find(fits).map(|stages| Ring { stages, weights: weights as u32 })
 }
 
-/// The widths of the products of [`Kind::Group`], of which a tile runs in the narrowest that has its rows.
+/// The widths of the products of [`Kind::Group`] and [`Kind::Twin`], of which a block's part of a tile runs in the narrowest that has its
+/// rows.
 pub fn group_widths(tiling: Tiling) -> [u32; 3] {
-    [tiling.rows / 4, tiling.rows / 2, tiling.rows]
+    let rows = block_rows(tiling);
+    [rows / 4, rows / 2, rows]
 }
 
 #[cfg(test)]
@@ -321,15 +346,25 @@ mod tests {
         let machine = Machine { rates: RATES, ..gpu(1) };
         let of = Product { rows: DType::BF16, n: 256, k: 64, weights: vec![DType::BF16] };
         let tiling = Tiling { kind: Kind::Group, rows: 64, columns: 256 };
-        // 64 rows in 32 clocks of a product, as at the full rate; 10 rows in 16, whose 20 clocks are those of 40 rows. Four times the rate.
-        assert_eq!(flops(tiling, &of, [64, 1], &machine), 2 * 64 * 256 * 64 / 4);
-        assert_eq!(flops(tiling, &of, [10, 1], &machine), 2 * 40 * 256 * 64 / 4);
-        assert_eq!(flops(tiling, &of, [74, 1], &machine), 2 * (64 + 40) * 256 * 64 / 4);
+        // 64 rows in 32 clocks of a product, as at the full rate; 10 rows in 16, whose 20 clocks are those of 40 rows. Four fifths of four
+        // times the rate.
+        let at_rate = |flops: u64| flops * 5 / (4 * 4);
+        assert_eq!(flops(tiling, &of, [64, 1], &machine), at_rate(2 * 64 * 256 * 64));
+        assert_eq!(flops(tiling, &of, [10, 1], &machine), at_rate(2 * 40 * 256 * 64));
+        assert_eq!(flops(tiling, &of, [74, 1], &machine), at_rate(2 * (64 + 40) * 256 * 64));
         // A second tile of at most half of the columns is shared by rows: 32 rows of each in 24 clocks, as 48 rows take. Two blocks.
         let wide = |n| flops(tiling, &Product { n, ..of.clone() }, [64, 1], &machine);
-        assert_eq!([384, 385].map(wide), [2 * 64 * (64 + 48) * 256 / 4, 2 * 64 * (64 + 64) * 256 / 4]);
+        assert_eq!([384, 385].map(wide), [64 + 48, 64 + 64].map(|rows| at_rate(2 * rows * 256 * 64)));
         // Two groups of 2 rows in the mean have up to 4, which is one width.
         assert_eq!(flops(tiling, &of, [4, 2], &machine), 2 * flops(tiling, &of, [2, 1], &machine));
+        // Twins have 37 rows each of 74, in 32 clocks; of 3 rows two, in the least width.
+        let twin = Tiling { kind: Kind::Twin, rows: 128, columns: 256 };
+        assert_eq!(flops(twin, &of, [74, 1], &machine), at_rate(2 * (2 * 64) * 256 * 64));
+        assert_eq!(flops(twin, &of, [3, 1], &machine), at_rate(2 * (2 * 40) * 256 * 64));
+        // Both have the weights once: 256 lines and 128 rows of 128 bytes, where two blocks by themselves take them twice.
+        let fed = |tiling| feeding(tiling, &of, [128, 1], 0, &Machine { cache_bytes_per_us: Some(1_000_000), ..machine.clone() });
+        assert_eq!([twin, tiling].map(|tiling| fed(tiling).caching), [(256 + 128) * 128, (2 * 256 + 128) * 128]);
+        assert_eq!([twin, tiling].map(|tiling| meeting_ps(tiling, &machine)), [80 * machine.step_ps, 0]);
         // The weights of 8 row tiles come from memory together.
         let small = Machine { cache_bytes: 10, ..machine };
         assert_eq!([passes(tiling, [512, 1], 100, &small), passes(tiling, [513, 1], 100, &small)], [1, 2]);

@@ -135,7 +135,7 @@ const CHUNK_STEPS: u64 = 8;
 const SCAN_STEPS: u64 = 10;
 
 /// Steps in which the blocks of a cluster wait for each other and see what they have stored in the second cache: some 0.6 us (assumed).
-const MEETING_STEPS: u64 = 40;
+pub(super) const MEETING_STEPS: u64 = 40;
 
 /// Warps of a block that find the places of a chunk's items together, where the items have numbers below this: a power of two, each of
 /// them with counts of its own in shared memory.

@@ -1,5 +1,6 @@
 //! What a product costs under a tiling: work, bytes read again, and how long tiles take to get what they read.
 
+use super::sorting::MEETING_STEPS;
 use super::{
     DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, Kind, MATRIX, Product, ROW_TILES_TOGETHER, SIDE,
     STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, Tiling, dot_elements, group_ring, group_widths, host_unit, mma_loads,
@@ -8,6 +9,9 @@ use super::{
 use crate::Machine;
 use crate::machine::Unit;
 
+/// The part of the rate of [`Unit::Group`] that products of large matrices reach: about 780 of 989 TFLOP/s on an H200.
+const GROUP_REACHES: [u128; 2] = [4, 5];
+
 /// Sizes of groups that stand for all.
 const SIZES: u64 = 8;
 
@@ -15,23 +19,26 @@ const SIZES: u64 = 8;
 /// and additions of `rows` rows in `groups` groups, and what the cut adds to them.
 ///
 /// * **Tile quantisation.** A GPU's block computes all of its tile. The host computes the rows and columns that there are.
-/// * **Wave quantisation.** Blocks are spread over the processors; the last round may leave some of them idle.
+/// * **Wave quantisation.** Blocks are spread over the processors; the last round may leave some of them idle. Of twins each has half of the
+///   rows, and takes as long as the one with more.
 /// * **Operands from shared memory** (GPU). A thread reads a vector of each side for `rows / 16 x columns / 16` products a weight;
 ///   a vector takes the time of four scalar multiplications and additions. By dot products a lane loads a vector of each row and
 ///   column for all of theirs; a vector takes the time of one product of vectors, to load and to widen. By matrices a block takes
 ///   as long as shared memory is read and written, or as its products by the rate of the unit, whichever is longer, and a quarter of
 ///   the other, which is not hidden where published kernels have such tiles (`ir/tests/peers.rs`): see `mma_slots`.
-///   By groups of warps a product of n rows takes `max(n / 2, 16 + n / 4)` clocks: shared memory is read at 128 bytes a clock, 2048 of
+///   By groups of warps, in twin blocks too, a product of n rows takes `max(n / 2, 16 + n / 4)` clocks: shared memory is read at 128 bytes a clock, 2048 of
 ///   the weights and 32 n of the rows. By streams the rate decides, or loads of a vector a lane:
 ///   one takes the time of an eighth of a product of matrices at the rate of vectors, which is that of a product of vectors.
 /// * **The end of a sum** (dot products). The lanes' sums are added in some twenty steps each.
 /// * **What no product hides** (matrices). A block that follows another waits for its first bytes, and where one stage follows another all
 ///   warps meet; the other blocks of the processor go on meanwhile.
-/// * **The rate** of matrix instructions, in place of the machine's; a stage beyond K is computed whole.
+/// * **The rate** of matrix instructions, in place of the machine's; a stage beyond K is computed whole. Of that of groups of warps
+///   four fifths are reached.
 pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &Machine) -> u64 {
     let (tile_rows, tile_columns, weights) = (u64::from(tiling.rows), u64::from(tiling.columns), of.weights.len() as u64);
     let (row_tiles, column_tiles) = (row_tiles(tile_rows, [rows, groups]), of.n.div_ceil(tile_columns));
-    let blocks = row_tiles.saturating_mul(column_tiles);
+    let of_tile = u64::from(tiling.kind.blocks());
+    let blocks = row_tiles.saturating_mul(column_tiles).saturating_mul(of_tile);
     let step = |rows: u64, columns: u64| rows.saturating_mul(columns).saturating_mul(2).saturating_mul(weights);
     let whole = || step(row_tiles.saturating_mul(tile_rows), column_tiles * tile_columns);
     let scaled = |work: u64, by: u128, of: u128| u64::try_from(u128::from(work) * by / of.max(1)).unwrap_or(u64::MAX);
@@ -71,17 +78,21 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             let depth = of.k.checked_next_multiple_of(STREAM_DEPTH.into()).unwrap_or(of.k).saturating_add(STREAM_DEPTH.into());
             (at_rate.max(scaled(whole(), loads, 8 * products)), depth)
         }
-        Kind::Group => {
+        Kind::Group | Kind::Twin => {
             let Some(rate) = machine.rate(Unit::Group, of.rows) else { return u64::MAX };
             let per_tile = |rows: u64| {
-                let width = group_widths(tiling).map(u64::from).into_iter().find(|width| rows <= *width).unwrap_or(tile_rows);
+                let widths = group_widths(tiling).map(u64::from);
+                let width = widths.into_iter().find(|width| rows <= *width).unwrap_or(widths[2]);
                 let products = step((width / 2).max(16 + width / 4).saturating_mul(2), tile_columns);
-                scaled(products, machine.vector_rate().into(), rate.into())
+                let [reached, of] = GROUP_REACHES;
+                scaled(products, u128::from(machine.vector_rate()) * of, u128::from(rate) * reached)
             };
-            // Of a column of tiles, each shared by so many groups of warps by rows.
+            // Of a column of tiles, each shared by so many groups of warps by rows. Rows of the blocks of a cluster are even, and each takes
+            // as long as the one with more of them.
             let of_rows = |rows: u64, by: u64| {
-                let last = if rows.is_multiple_of(tile_rows) { 0 } else { per_tile((rows % tile_rows).div_ceil(by)) };
-                (rows / tile_rows).saturating_mul(per_tile(tile_rows / by)).saturating_add(last)
+                let last = if rows.is_multiple_of(tile_rows) { 0 } else { per_tile((rows % tile_rows).div_ceil(of_tile * by)) };
+                let full = (rows / tile_rows).saturating_mul(per_tile(tile_rows / (of_tile * by)));
+                full.saturating_add(last).saturating_mul(of_tile)
             };
             let groups = groups.min(rows).max(1);
             let of_column = |by: u64| match groups {
@@ -144,7 +155,7 @@ fn row_tiles(tile_rows: u64, [rows, groups]: [u64; 2]) -> u64 {
 pub fn passes(tiling: Tiling, [rows, groups]: [u64; 2], group_bytes: u64, machine: &Machine) -> u64 {
     let row_tiles = rows.div_ceil(groups.min(rows).max(1)).div_ceil(u64::from(tiling.rows)).max(1);
     let together = match tiling.kind {
-        Kind::Group | Kind::Stream | Kind::Mma => u64::from(ROW_TILES_TOGETHER),
+        Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => u64::from(ROW_TILES_TOGETHER),
         Kind::Fma | Kind::Dot => 1,
     };
     if group_bytes <= machine.cache_bytes / 2 { 1 } else { row_tiles.div_ceil(together) }
@@ -155,7 +166,7 @@ pub fn passes(tiling: Tiling, [rows, groups]: [u64; 2], group_bytes: u64, machin
 pub struct Feeding {
     /// Memory answers for the weights, of which no more bytes are under way at a time than the blocks that run together have asked for.
     pub waiting: u64,
-    /// The last cache gives what all tiles read, rows and weights.
+    /// The last cache gives what all tiles read, rows and weights: once for both twins.
     pub caching: u64,
 }
 
@@ -165,7 +176,7 @@ pub fn feeding(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], bytes: u6
     let Some(cache) = machine.cache_bytes_per_us else { return Feeding::default() };
     let ps = |of: u128, by: u128| u64::try_from(of / by.max(1)).unwrap_or(u64::MAX);
     let (row_tiles, column_tiles) = (row_tiles(tiling.rows.into(), [rows, groups]), of.n.div_ceil(tiling.columns.into()));
-    let blocks = row_tiles.saturating_mul(column_tiles);
+    let blocks = row_tiles.saturating_mul(column_tiles).saturating_mul(tiling.kind.blocks().into());
     let [of_block, resident] = under_way(tiling, of, machine);
     let together = blocks.clamp(1, resident.saturating_mul(machine.processors.into()).max(1));
     let lines =
@@ -177,15 +188,20 @@ pub fn feeding(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], bytes: u6
     }
 }
 
+/// Picoseconds in which blocks that make tiles together wait for each other: when all have begun, and before one ends.
+pub fn meeting_ps(tiling: Tiling, machine: &Machine) -> u64 {
+    if tiling.kind.blocks() > 1 { 2 * MEETING_STEPS * machine.step_ps } else { 0 }
+}
+
 /// Bytes of weights that a block has asked memory for at a time, and blocks that a processor has at a time.
 fn under_way(tiling: Tiling, of: &Product, machine: &Machine) -> [u64; 2] {
     let (weights, columns) = (of.weights.len() as u64, u64::from(tiling.columns));
     let lines = |depth: u32| weights.saturating_mul(columns).saturating_mul(depth.into()).saturating_mul(of.rows.bytes());
     match tiling.kind {
         // All but the stage that is multiplied.
-        Kind::Group => {
+        Kind::Group | Kind::Twin => {
             let stages = group_ring(tiling, of.weights.len(), machine).map_or(2, |ring| ring.stages);
-            [lines(GROUP_DEPTH * (stages - 1)), 1]
+            [lines(GROUP_DEPTH * (stages - 1)) / u64::from(tiling.kind.blocks()), 1]
         }
         // All but the stage that is multiplied.
         Kind::Mma => {

@@ -21,7 +21,8 @@ const TOGETHER: u64 = 65;
 const ALONE: [u64; 3] = [0, 37, 64];
 
 /// The model's choice for the layer, and products in each way that adds by matrices.
-const WAYS: [Option<&str>; 4] = [None, Some("mma(16 by 64)"), Some("group(128 by 128)"), Some("stream(16 by 16)")];
+const WAYS: [Option<&str>; 5] =
+    [None, Some("mma(16 by 64)"), Some("group(128 by 128)"), Some("twin(256 by 128)"), Some("stream(16 by 16)")];
 
 pub(super) fn cases() -> Vec<Case> {
     let is_invariant = |example: &Example| {

@@ -75,7 +75,8 @@ fn in_ways(example: Example) -> Vec<Case> {
         let run = move || chain::check_in(way, &example, LAST, &batches::of_some_sizes(&example));
         Case::new(name, &spec, run).of_kind(way)
     };
-    ["group(64 by 128)", "group(128 by 128)", "group(64 by 256)", "stream(8 by 16)", "stream(16 by 16)"].map(case).into()
+    let groups = ["group(64 by 128)", "group(128 by 128)", "group(64 by 256)", "twin(128 by 128)", "twin(256 by 128)"].map(case);
+    groups.into_iter().chain(["stream(8 by 16)", "stream(16 by 16)"].map(case)).collect()
 }
 
 /// The other entries of a layer that has them: its router, its experts, and a third of these.

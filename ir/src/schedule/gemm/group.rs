@@ -19,17 +19,23 @@
 //! The sums lie across the result: neighbours of a lane are rows. 16-bit results go through shared memory, transposed on the way
 //! ([`crate::kernel::Stmt::StoreMatrix`]), and are stored in rows, 16 bytes at a time. Meanwhile the other warps load for the next tile.
 //!
+//! **Twins** ([`Kind::Twin`]) are two blocks of a cluster that make a tile together. Each has half of its rows, and of every box of weights
+//! it brings half of the columns to both. So the second cache gives weights once for both, and a stage is full when both have brought
+//! their part and empty when the products of both are over: a warp that multiplies says so in both. Their turns are the same, also where
+//! a tile has one row and the second twin none.
+//!
 //! **FLOPs and bytes of a stage** of 128 rows, two weights of 128 columns: 2 x 128 x 256 x 64 = 4.2 MFLOP from 49,152 bytes of shared
 //! memory, 85 FLOPs a byte. A processor that makes 2048 multiply-adds a clock takes 1024 clocks for it, and reads 6 KiB for each
 //! 64 x 128 x 16 product of 64 clocks: 96 of the 128 bytes that shared memory has a clock. Below 64 rows the reads decide: a product of
 //! n rows takes max(n / 2, 16 + n / 4) clocks. The floor is the larger of the bytes of the weights of the experts hit, from DRAM, and
-//! the FLOPs at the rate of the instruction.
+//! the FLOPs at the rate of the instruction. From the second cache the same stage takes its 49,152 bytes, 85 FLOPs a byte; those of
+//! twins, 8.4 MFLOP together, 65,536 bytes, 128 FLOPs a byte.
 
 use super::{Args, Gemm, Spot, Tile, each_part};
 use crate::kernel::build::{Array, Sums, Var};
 use crate::kernel::{Builder, Factor, Part, Stages, Swizzle, TensorMap, Value};
-use crate::tiling::{self, GROUP_DEPTH, GROUP_THREADS, Ring, group_widths};
-use crate::{DType, Extent, Machine};
+use crate::tiling::{self, GROUP_DEPTH, GROUP_THREADS, Kind, Ring, block_rows, group_widths};
+use crate::{DType, Extent, Machine, Tiling};
 
 /// Warps that load; those behind them multiply.
 const LOADING: u32 = 4;
@@ -47,14 +53,20 @@ const PART: u32 = 8;
 /// The number of the barrier of all threads that multiply.
 const MULTIPLIERS: u8 = 1;
 
-/// What the kernel knows of a weight, whose boxes are all of a tile's columns.
+/// What the kernel knows of a weight, whose boxes are all columns of a tile that a block brings.
 pub(super) fn map(spec: &Gemm, weight: usize) -> TensorMap {
-    TensorMap { elem: spec.weights[weight], tile: [1, spec.tiling.columns, GROUP_DEPTH], swizzle: Swizzle::Bytes128 }
+    TensorMap { elem: spec.weights[weight], tile: [1, box_columns(spec.tiling), GROUP_DEPTH], swizzle: Swizzle::Bytes128 }
 }
 
-/// The blocks of such products: one a processor, each for tiles as far apart as there are blocks.
-pub(super) fn grid(tiles: Extent, machine: &Machine) -> Extent {
-    tiles.min(Extent::from(u64::from(machine.processors)))
+/// Columns that a block brings of each weight.
+fn box_columns(tiling: Tiling) -> u32 {
+    tiling.columns / tiling.kind.blocks()
+}
+
+/// The blocks of such products: one a processor, each, or each two together, for tiles as far apart as there are.
+pub(super) fn grid(kind: Kind, tiles: Extent, machine: &Machine) -> Extent {
+    let together = u64::from(kind.blocks());
+    tiles.min(Extent::from((u64::from(machine.processors) / together).max(1))) * together
 }
 
 /// The memory of a block.
@@ -68,8 +80,10 @@ struct Memory<'k> {
     out: Option<Array<'k>>,
     /// A phase of a stage: its bytes are there.
     full: Stages<'k>,
-    /// A phase of a stage: the products that read it are over.
+    /// A phase of a stage: the products that read it are over, in both twins.
     empty: Stages<'k>,
+    /// Of twins, which one the block is.
+    place: Option<Value<'k>>,
 }
 
 /// A stage, and how often all stages were used before it.
@@ -102,17 +116,22 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
         unreachable!("`tiling::takes` says that there is room")
     };
     let array = |name: &str, elem: DType, len: u32| k.shared_aligned(name, elem, len, Swizzle::Bytes128.align());
-    let left = array("left", first.rows, ring.stages * tiling.rows * GROUP_DEPTH);
+    let rows = block_rows(tiling);
+    let left = array("left", first.rows, ring.stages * rows * GROUP_DEPTH);
     let right = array("right", first.rows, ring.stages * ring.weights * tiling.columns * GROUP_DEPTH);
     let staged = parts.iter().map(|(spec, _)| spec.out).find(|out| out.bytes() == DType::BF16.bytes());
-    let out = staged.map(|elem| array("staged", elem, tiling.rows * tiling.columns));
+    let out = staged.map(|elem| array("staged", elem, rows * tiling.columns));
     // One thread says how many bytes the boxes have, and each arrives when its copies are there.
     let full = k.mbarrier("full", 1 + FOUR_WARPS, ring.stages);
-    let empty = k.mbarrier("empty", MULTIPLYING / 32, ring.stages);
-    let memory = &Memory { ring, left, right, out, full, empty };
+    let blocks = tiling.kind.blocks();
+    let empty = k.mbarrier("empty", blocks * MULTIPLYING / 32, ring.stages);
     let (tiles, count) = (k.scalar("tile_bound", DType::I32), k.scalar("block_count", DType::I32));
+    let place = (blocks > 1).then(|| k.bind("place", k.block() % blocks as i32));
+    let [first_tile, count] = [k.block(), count].map(|of| if blocks > 1 { of / blocks as i32 } else { of });
+    let memory = &Memory { ring, left, right, out, full, empty, place };
     let of_block = |inner: &dyn Fn(&Gemm, &Args<'k>, Tile<'k>)| {
-        k.for_step("tile", k.block(), tiles, count, |tile| each_part(k, parts, of_parts, tile, inner));
+        let of_place = |spec: &Gemm, args: &Args<'k>, tile: Tile<'k>| inner(spec, args, part_of(k, tile, place));
+        k.for_step("tile", first_tile, tiles, count, |tile| each_part(k, parts, of_parts, tile, &of_place));
     };
     let load = || {
         let turn = Turn::first(k, ring.stages);
@@ -120,7 +139,7 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
     };
     let multiply = || {
         let turn = Turn::first(k, ring.stages);
-        let most = parts.iter().map(|(spec, _)| sums_of(spec, tiling.rows)).max().unwrap_or(0);
+        let most = parts.iter().map(|(spec, _)| sums_of(spec, rows)).max().unwrap_or(0);
         let sums = k.sums("sums", most);
         of_block(&|spec, args, tile| {
             // All of them: what is not summed in this tile is of no further use.
@@ -137,6 +156,28 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
         Part { warps: 0..LOADING, registers: Some(REGISTERS[0]), body: Box::new(load) },
         Part { warps: LOADING..WARPS, registers: Some(REGISTERS[1]), body: Box::new(multiply) },
     ]);
+    if place.is_some() {
+        // The other block may still bring weights here, or arrive.
+        k.cluster_barrier();
+    }
+}
+
+/// What the twin in this place has of a tile: one half of its rows, the first when they are odd one more. One that has none stands at
+/// the tile's first, for what it brings to the other.
+fn part_of<'k>(k: &'k Builder, tile: Tile<'k>, place: Option<Value<'k>>) -> Tile<'k> {
+    let Some(place) = place else { return tile };
+    let half = k.bind("half", (tile.rows + 1) / 2);
+    let before = k.bind("before", (half * place).min(tile.rows - 1));
+    let rows = k.bind("rows", place.eq(0).select(half, tile.rows - half));
+    Tile { row: k.bind("row", tile.row + before), rows, ..tile }
+}
+
+/// The nearest to this row that a block has. One of twins may have none.
+fn row_of<'k>(row: Value<'k>, tile: Tile<'k>, tiling: Tiling) -> Value<'k> {
+    match tiling.kind {
+        Kind::Twin => row.min((tile.rows - 1).max(0)),
+        Kind::Group | Kind::Fma | Kind::Mma | Kind::Stream | Kind::Dot => row.min(tile.rows - 1),
+    }
 }
 
 /// Columns of a weight that four warps multiply.
@@ -213,41 +254,49 @@ fn by_width<'k>(k: &'k Builder, widths: &[u32], rows: Value<'k>, then: &dyn Fn(u
 /// What the threads that load do for a tile.
 fn load<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, turn: &Turn<'k>, tile: Tile<'k>) {
     let tiling = spec.tiling;
-    let Memory { ring, left, right, full, empty, .. } = *memory;
+    let Memory { ring, left, right, full, empty, place: of_twins, .. } = *memory;
     let thread = k.thread();
     let parts = GROUP_DEPTH / PART;
     let (part, line) = (k.bind("part", thread % parts as i32), k.bind("line", thread / parts as i32));
     let step = FOUR_WARPS / parts;
     // A line's part p lies at p ^ (line % 8); the lines of a thread are a multiple of eight apart.
     let place = k.bind("place", line * GROUP_DEPTH as i32 + ((part ^ (line & 7)) * PART as i32));
-    let lines = || (0..tiling.rows).step_by(step as usize);
+    let lines = || (0..block_rows(tiling)).step_by(step as usize);
     let starts: Vec<_> = lines()
         .map(|first| {
-            let start = args.row_start(k, spec, tile.row + (line + first as i32).min(tile.rows - 1));
+            let start = args.row_start(k, spec, tile.row + row_of(line + first as i32, tile, tiling));
             k.bind("start", start + (part * PART as i32).cast(DType::I64))
         })
         .collect();
     let has_row: Vec<_> = lines().map(|first| k.bind("has_row", (line + first as i32).lt(tile.rows))).collect();
-    let width = k.var("width", k.i32(tiling.rows as i32));
+    let width = k.var("width", k.i32(block_rows(tiling) as i32));
     let share = Share::of(k, spec, tile);
     by_width(k, &group_widths(tiling), share.rows, &|narrowest| width.set(share.read(k, narrowest)));
     let width = k.bind("width", width.get());
     let expert = tile.expert.unwrap_or_else(|| k.i32(0));
-    let box_bytes = map(spec, 0).bytes() as i32;
+    let stage_bytes = map(spec, 0).bytes() as i32 * (spec.weights.len() as u32 * tiling.kind.blocks()) as i32;
+    // Of twins, each brings its columns to both.
+    let first_column = of_twins.map(|place| k.bind("first_column", place * box_columns(tiling) as i32));
     let slices = spec.k.div_ceil(u64::from(GROUP_DEPTH)) as i32;
     k.for_range("slice", k.i32(0), k.i32(slices), |slice| {
         let stage = k.bind("stage", turn.stage.get());
         let along = k.bind("along", slice * GROUP_DEPTH as i32);
         empty.wait(stage, turn.round.get() - 1);
         k.when(thread.eq(0), || {
-            full.arrive_expecting(stage, k.i32(box_bytes * spec.weights.len() as i32));
+            full.arrive_expecting(stage, k.i32(stage_bytes));
             let begins = k.bind("begins", stage * (ring.weights * tiling.columns * GROUP_DEPTH) as i32);
             for (i, map) in (0..).zip(&args.maps) {
                 let at = begins + (i * tiling.columns * GROUP_DEPTH) as i32;
-                full.tile_copy(stage, (right, at), *map, [expert, tile.column, along]);
+                match first_column {
+                    None => full.tile_copy(stage, (right, at), *map, [expert, tile.column, along]),
+                    Some(first) => {
+                        let at = at + first * GROUP_DEPTH as i32;
+                        full.tile_copy_to_all(stage, (right, at), *map, [expert, tile.column + first, along]);
+                    }
+                }
             }
         });
-        let begins = k.bind("begins", stage * (tiling.rows * GROUP_DEPTH) as i32 + place);
+        let begins = k.bind("begins", stage * (block_rows(tiling) * GROUP_DEPTH) as i32 + place);
         let is_edge = !spec.k.is_multiple_of(u64::from(GROUP_DEPTH));
         let inside = is_edge.then(|| k.bind("inside", (along + part * PART as i32).lt(spec.k as i32)));
         for ((first, start), has_row) in lines().zip(&starts).zip(&has_row) {
@@ -273,8 +322,18 @@ fn group<'k>(k: &'k Builder) -> Value<'k> {
 fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k>, part: OfFour<'k>, sums: Sums<'k>) {
     let width = part.width;
     let tiling = spec.tiling;
-    let Memory { ring, left, right, full, empty, .. } = *memory;
-    let is_first = k.bind("is_first", (k.thread() % 32).eq(0));
+    let Memory { ring, left, right, full, .. } = *memory;
+    let rows_of_block = block_rows(tiling);
+    // Of a warp one lane for each block that is to know.
+    let lane = k.thread() % 32;
+    let says = match memory.place {
+        None => k.bind("is_first", lane.eq(0)),
+        Some(_) => k.bind("says", lane.lt(tiling.kind.blocks() as i32)),
+    };
+    let over = |stage: Value<'k>| match memory.place {
+        None => memory.empty.arrive(stage),
+        Some(_) => memory.empty.arrive_in_block(stage, lane),
+    };
     let column = k.bind("column", part.column * GROUP_DEPTH as i32);
     let first = part.row.map(|row| k.bind("first", row * GROUP_DEPTH as i32));
     let products: Vec<[u32; 2]> =
@@ -286,9 +345,9 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k
         full.wait(stage, turn.round.get());
         // Rows were copied by threads.
         k.fence();
-        let of_stage = stage * (tiling.rows * GROUP_DEPTH) as i32;
+        let of_stage = stage * (rows_of_block * GROUP_DEPTH) as i32;
         let at = first.map_or(of_stage, |first| of_stage + first);
-        let rows = left.panels(at, tiling.rows, Swizzle::Bytes128, false);
+        let rows = left.panels(at, rows_of_block, Swizzle::Bytes128, false);
         let begins = k.bind("begins", stage * (ring.weights * tiling.columns * GROUP_DEPTH) as i32 + column);
         for (i, [w, block]) in (0..).zip(&products) {
             let at = begins + ((w * tiling.columns + block * LINES) * GROUP_DEPTH) as i32;
@@ -297,12 +356,12 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k
         }
         // Those of this stage go on while the next is waited for; those of the one before are over.
         k.wait_products(products.len() as u32);
-        k.when(is_first & slice.gt(0), || empty.arrive(before.get()));
+        k.when(says & slice.gt(0), || over(before.get()));
         before.set(stage);
         turn.pass();
     });
     k.wait_products(0);
-    k.when(is_first, || empty.arrive(before.get()));
+    k.when(says, || over(before.get()));
 }
 
 /// Puts the sums of four warps through the body, and stores what comes of them.
@@ -334,7 +393,7 @@ fn finish<'k>(
             let products: Vec<_> = (0..spec.weights.len() as u32).map(|w| sums.load(place(w), 1)).collect();
             if staged.is_some() {
                 // What is beyond the edge is computed of what is inside, and not stored.
-                let spot = Spot::at(k, spec, tile.row + row.min(tile.rows - 1), inside);
+                let spot = Spot::at(k, spec, tile.row + row_of(row, tile, spec.tiling), inside);
                 sums.set(place(0), args.value(k, spec, tile.expert, spot, &products).cast(DType::F32));
             } else {
                 let spot = base.moved(k, spec, 8 * eight + next, block * LINES + down);
@@ -358,7 +417,7 @@ fn finish<'k>(
         staged.store_matrix(at(row, of_part + (block * LINES / PART) as i32), &pairs, true);
     }
     k.barrier_of(MULTIPLIERS, MULTIPLYING);
-    let rows = if part.row.is_some() { (2 * width).min(spec.tiling.rows) } else { width };
+    let rows = if part.row.is_some() { (2 * width).min(block_rows(spec.tiling)) } else { width };
     store(k, spec, args, (tile, rows), staged, at);
 }
 

@@ -18,7 +18,8 @@
 //! Several products can be [parts](together) of one launch: the blocks of one come after those of another, each with arguments of its
 //! own, and what a block has in shared memory is there once.
 //!
-//! How the products are summed is the tiling's and the machine's: `host`, `gpu`, `dot`, `mma`, `group` and `stream` each have one function for it.
+//! How the products are summed is the tiling's and the machine's: `host`, `gpu`, `dot`, `mma`, `group` (twins too) and `stream` each have one
+//! function for it.
 
 mod ahead;
 mod dot;
@@ -120,20 +121,20 @@ impl Gemm<'_> {
 pub(crate) fn together(name: &str, parts: &[&Gemm], next: &[&Gemm], machine: &Machine) -> Tiled {
     let kind = parts.first().map(|spec| spec.tiling.kind);
     let [threads, resident] = match kind {
-        Some(Kind::Group) => [GROUP_THREADS, 1],
+        Some(Kind::Group | Kind::Twin) => [GROUP_THREADS, 1],
         Some(Kind::Stream) => [STREAM_THREADS, STREAM_BLOCKS],
         Some(Kind::Dot) => [DOT_THREADS, 1],
         Some(Kind::Mma) => mma::block(parts, machine),
         Some(Kind::Fma) if machine.has_threads() => [gpu::THREADS, 1],
         Some(Kind::Fma) | None => [1, 1],
     };
-    let k = Builder::new(name, threads).resident(resident);
+    let k = Builder::new(name, threads).resident(resident).in_clusters(kind.map_or(1, Kind::blocks));
     let args: Vec<Args> = parts.iter().map(|spec| Args::declare(&k, spec)).collect();
     let last = parts.len().saturating_sub(1);
     let blocks: Vec<Value> = parts[..last].iter().map(|spec| k.scalar(&spec.param("blocks"), DType::I32)).collect();
     let with_args: Vec<_> = parts.iter().copied().zip(&args).collect();
     match kind {
-        Some(Kind::Group) => group::blocks(&k, machine, &with_args, &blocks),
+        Some(Kind::Group | Kind::Twin) => group::blocks(&k, machine, &with_args, &blocks),
         Some(Kind::Stream) => stream::blocks(&k, &with_args, &blocks, &ahead::End::declare(&k, next)),
         Some(Kind::Mma) => mma::blocks(&k, machine, &with_args, &blocks),
         Some(Kind::Dot | Kind::Fma) | None => {
@@ -154,7 +155,7 @@ fn tile_bound(parts: &[&Gemm]) -> Extent {
 fn grid(parts: &[&Gemm], machine: &Machine) -> Extent {
     let tiles = tile_bound(parts);
     match parts.first().map(|spec| spec.tiling.kind) {
-        Some(Kind::Group) => group::grid(tiles, machine),
+        Some(kind @ (Kind::Group | Kind::Twin)) => group::grid(kind, tiles, machine),
         Some(Kind::Stream) => stream::grid(tiles, machine),
         Some(Kind::Dot | Kind::Mma | Kind::Fma) | None => tiles,
     }
@@ -163,7 +164,7 @@ fn grid(parts: &[&Gemm], machine: &Machine) -> Extent {
 /// The numbers that the kernel of these parts is given beside those of its parts: tiles at most, and blocks, where blocks are persistent.
 pub(crate) fn counts(parts: &[&Gemm], machine: &Machine) -> Vec<(&'static str, Extent)> {
     match parts.first().map(|spec| spec.tiling.kind) {
-        Some(Kind::Group | Kind::Stream) => {
+        Some(Kind::Group | Kind::Twin | Kind::Stream) => {
             vec![("tile_bound", tile_bound(parts)), ("block_count", grid(parts, machine))]
         }
         Some(Kind::Dot | Kind::Mma | Kind::Fma) | None => Vec::new(),
@@ -178,7 +179,7 @@ pub(crate) fn blocks(spec: &Gemm) -> Extent {
 /// A tile by all threads of the block.
 fn one_tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>, shared: &[Array<'k>], tile: Tile<'k>) {
     match spec.tiling.kind {
-        Kind::Group | Kind::Stream | Kind::Mma => unreachable!("`together` has a function for all of their tiles"),
+        Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => unreachable!("`together` has a function for all of their tiles"),
         Kind::Dot => dot::tile(k, spec, args, tile),
         Kind::Fma if machine.has_threads() => gpu::tile(k, spec, machine, args, shared, tile),
         Kind::Fma => host::tile(k, spec, machine, args, shared, tile),
@@ -212,7 +213,7 @@ fn shared<'k>(k: &'k Builder, parts: &[&Gemm], machine: &Machine) -> Vec<Array<'
     let mut sides: Vec<Side> = Vec::new();
     for spec in parts {
         let own = match spec.tiling.kind {
-            Kind::Dot | Kind::Group | Kind::Stream | Kind::Mma => Vec::new(),
+            Kind::Dot | Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => Vec::new(),
             Kind::Fma if machine.has_threads() => gpu::sides(spec, machine),
             Kind::Fma => host::sides(spec),
         };
@@ -277,7 +278,7 @@ pub(crate) fn weight_name(i: usize) -> String {
 /// What the parameter of a weight is given.
 pub(super) fn weight(spec: &Gemm, buffer: BufferId) -> Given {
     match spec.tiling.kind {
-        Kind::Group => {
+        Kind::Group | Kind::Twin => {
             let extents = [spec.experts.unwrap_or(1), spec.n, spec.k].map(Extent::from);
             buffer.view(extents, [spec.n * spec.k, spec.k].map(Extent::from))
         }
@@ -396,7 +397,7 @@ impl<'k> Args<'k> {
         let table = || Table::declare(k, spec, &|name| spec.param(name));
         // Numbers come last.
         let sorted = (spec.experts.is_some() && spec.rows_of_expert.is_none()).then(table);
-        let by_boxes = spec.tiling.kind == Kind::Group;
+        let by_boxes = matches!(spec.tiling.kind, Kind::Group | Kind::Twin);
         let (mut weights, mut maps) = (Vec::new(), Vec::new());
         for (i, elem) in spec.weights.iter().enumerate() {
             let name = spec.param(&weight_name(i));
@@ -487,7 +488,7 @@ fn each_tile<'k>(k: &'k Builder, spec: &Gemm, table: &Table<'k>, number: Value<'
             rectangle(k, spec, table, index, number % column_blocks, inner);
         }
         // Those of some row tiles, so that weights stay there too. The last row tiles may be fewer.
-        Kind::Group | Kind::Stream | Kind::Mma => {
+        Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => {
             let tiles = k.bind("tiles", table.row_tiles(k, spec));
             k.when(number.lt(tiles * column_blocks), || {
                 let together = ROW_TILES_TOGETHER as i32;
@@ -536,7 +537,9 @@ fn rectangle<'k>(
                 (Some(parts), Kind::Dot | Kind::Mma | Kind::Fma) => (k.bind("tile_of_sort", index / parts), Some(index % parts)),
                 // Blocks are as far apart as there are processors: all first parts come first, so that each block has its share of
                 // those that have rows.
-                (Some(_), Kind::Group | Kind::Stream) => (k.bind("tile_of_sort", index % count), Some(index / count)),
+                (Some(_), Kind::Group | Kind::Twin | Kind::Stream) => {
+                    (k.bind("tile_of_sort", index % count), Some(index / count))
+                }
             };
             k.when(of_sort.lt(count), || {
                 let (expert, row) = (tile_expert.load(of_sort), tile_row.load(of_sort));

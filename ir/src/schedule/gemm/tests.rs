@@ -130,6 +130,7 @@ fn check(case: &Case) {
         for kind in Kind::ALL {
             assert!(of_kind(kind).windows(2).all(|pair| pair[0] == pair[1]), "{} {kind:?}", machine.name);
         }
+        assert_eq!(of_kind(Kind::Group).first(), of_kind(Kind::Twin).first(), "{}", machine.name);
     }
 }
 
@@ -194,7 +195,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) ->
     let mut memory: Vec<Memory> = memory.into_iter().map(Memory::from).collect();
     memory.push(Memory::unknown(pairs * n * spec.out.bytes() as usize));
     let mut args: Vec<Argument> = (0..memory.len()).map(Argument::Buffer).collect();
-    if spec.tiling.kind == Kind::Group {
+    if matches!(spec.tiling.kind, Kind::Group | Kind::Twin) {
         for (i, arg) in args.iter_mut().enumerate().skip(after_tables).take(weights.len()) {
             let experts = if case.grouped { case.rows.len() } else { 1 };
             let extents = [experts, n, k].map(|extent| extent as u64);
@@ -210,7 +211,8 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) ->
     }
     // Two blocks that stay are enough to have several tiles each.
     let counts = super::counts(&[spec], machine);
-    let blocks = tiled.grid.at(dims).unwrap().min(if counts.is_empty() { u64::MAX } else { 2 });
+    let together = u64::from(spec.tiling.kind.blocks());
+    let blocks = tiled.grid.at(dims).unwrap().min(if counts.is_empty() { u64::MAX } else { 2 * together });
     for (name, count) in &counts {
         let count = count.at(dims).unwrap();
         args.push(Argument::Scalar(if *name == "block_count" { blocks } else { count } as i64));
