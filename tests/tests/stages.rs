@@ -262,7 +262,9 @@ fn check_workspace(manifest: &Manifest) {
             let most = (0..launches.len()).map(used_at).max().unwrap_or(0);
             let rounded = WORKSPACE_ALIGN * places.len() as u64;
             let is_one = tokens == sequence_tokens;
-            assert!(!is_one || 10 * bytes <= 11 * most + 10 * rounded, "{at}: {bytes} bytes, at most {most} at a time");
+            // Places are chosen for the largest batch of the regime: of one far below it half a MiB is little beside that.
+            let spare = (most / 10).max(512 << 10);
+            assert!(!is_one || bytes <= most + spare + rounded, "{at}: {bytes} bytes, at most {most} at a time");
         }
     }
 }
