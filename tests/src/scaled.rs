@@ -248,6 +248,30 @@ const MODES: &[(&str, &str, &str, &str)] = &[
     ),
 ];
 
+/// Layers whose lines begin at no multiple of 4 bytes: H and F are odd, in elements of 16 bits.
+///
+/// # Panics
+/// Where one is not a correct spec.
+#[must_use]
+pub fn of_odd_widths() -> Vec<Example> {
+    let of = |dtype: &str| {
+        let name = format!("odd_widths_{dtype}");
+        let text = format!(
+            "[moe]\nname = \"{name}\"\nhidden = 511\nexperts = 7\n[router]\nmode = \"token_choice\"\ntop_k = 2\nscore = \"softmax\"\n\
+             order = \"score_topk\"\nrenorm = \"sum\"\n[expert]\nintermediate = 703\nactivation = \"silu\"\ngated = true\n\
+             [tokens]\nmax = 4096\n[numerics]\ndtype = \"{dtype}\"\n"
+        );
+        parsed(name, text)
+    };
+    ["bf16", "f16"].map(of).into()
+}
+
+fn parsed(name: String, text: String) -> Example {
+    let source = Source { name: name.clone(), text };
+    let spec = moec::spec::parse(&source).unwrap_or_else(|wrong| panic!("{name}: {wrong:?}\n{}", source.text));
+    Example { name, text: source.text, spec }
+}
+
 /// Whether every token counts in the statistics of the layer's routing: none may be padding, or have an id of no experts.
 #[must_use]
 pub fn counts_all_tokens(spec: &Spec) -> bool {
@@ -282,9 +306,7 @@ pub fn modes() -> Vec<Example> {
             "[moe]\nname = \"{name}\"\nhidden = 36\nexperts = {experts}\n[router]\n{router}\
              [expert]\nintermediate = 28\n{expert}{tables}\n{tokens}max = 4096\n[numerics]\ndtype = \"{dtype}\"\n"
         );
-        let source = Source { name: name.to_string(), text };
-        let spec = moec::spec::parse(&source).unwrap_or_else(|wrong| panic!("{name}: {wrong:?}\n{}", source.text));
-        Example { name: name.to_string(), text: source.text, spec }
+        parsed(name.to_string(), text)
     };
     MODES.iter().enumerate().map(mode).collect()
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use moec::import::Entry;
 use moec::pipeline::lower;
 use moec_ir::rewrite::choices;
+use moec_tests::scaled::of_odd_widths;
 use moec_tests::{examples, machine};
 
 /// The last products of an expert and of the shared one.
@@ -53,4 +54,25 @@ fn ways_depend_on_the_machine_and_on_the_batch() {
         ways.entry(decision).or_default().push(way);
     }
     assert!(ways.len() >= 4 && ways.values().all(|ways| ways.len() > 1 && ways[0] != ways[1]), "{ways:?}");
+}
+
+/// Lines of an odd K are not copied to shared memory but loaded, which is dearer, and still far cheaper than multiply-adds.
+#[test]
+fn products_of_an_odd_k_are_of_matrices() {
+    for (example, name) in of_odd_widths().into_iter().flat_map(|example| ["sm_80", "sm_90a"].map(|name| (example.clone(), name)))
+    {
+        let machine = machine(name);
+        let lowered = lower(&example.spec, Entry::Layer, &machine).expect("kernels");
+        let choices = choices(lowered.rewritten.at(4096), &machine, 4096);
+        let products: Vec<_> = choices.iter().filter(|choice| choice.op.starts_with("grouped_gemm")).collect();
+        assert_eq!(products.len(), 2);
+        for choice in products {
+            let ((chosen, cost), others) = choice.ways.split_first().expect("a way");
+            let of_numbers = others.iter().filter(|(way, _)| way.starts_with("tile(")).map(|(_, cost)| *cost).min();
+            assert!(
+                chosen.starts_with("mma(") && of_numbers.is_some_and(|of_numbers| of_numbers > 2 * *cost),
+                "{name}: {choice:?}"
+            );
+        }
+    }
 }

@@ -13,7 +13,7 @@ use moec_ir::machine::MACHINES;
 use moec_ir::tiling::{self, Kind, Product};
 use moec_ir::{DType, Machine, Tiling, graph, schedule};
 use moec_tests::built::held_to_schema;
-use moec_tests::scaled::modes;
+use moec_tests::scaled::{modes, of_odd_widths};
 use moec_tests::trials::{Case, Family};
 use moec_tests::{Example, Fixture, examples, fixtures, skipped};
 
@@ -43,13 +43,17 @@ pub(crate) fn family() -> (Family, bool) {
     let sorting = fixtures().into_iter().filter(|fixture| fixture.spec.capacity.is_some()).map(example);
     let tabled = ptxas.as_ref().is_some_and(|ptxas| ptxas.version().is_ok_and(|version| version == TABLED));
     let of_examples = examples().into_iter().map(|example| (example, tabled));
-    let specs = of_examples.chain(modes().into_iter().chain(sorting).map(|example| (example, false)));
+    let specs = of_examples.chain(modes().into_iter().chain(of_odd_widths()).chain(sorting).map(|example| (example, false)));
     let gpus = || MACHINES.into_iter().filter(Machine::is_gpu);
     let of_tiles = gpus().map(|gpu| {
         let name = format!("tiles::{}", gpu.name);
         let Some(ptxas) = ptxas.clone() else { return Case::of_kernels(name, || Ok(())).of_kind(gpu.name).ignored() };
         let target = gpu.name;
-        Case::of_kernels(name, move || tiles(&gpu, &ptxas)).of_kind(target)
+        Case::of_kernels(name, move || {
+            // Lines of whole copies, and of loads of an element.
+            [[1096, 712], [1097, 713]].into_iter().try_for_each(|widths| tiles(widths, &gpu, &ptxas))
+        })
+        .of_kind(target)
     });
     let cases = specs.flat_map(|example| gpus().map(move |gpu| (example.clone(), gpu))).map(of).chain(of_tiles).collect();
     (Family { name: "ptxas", one_in: 16, cases }, ptxas.is_some())
@@ -91,8 +95,8 @@ fn misfits(at: &str, gpu: &Machine, cubin: &Object) -> Vec<String> {
 
 /// What is wrong with products by matrices, and by twin blocks, in tiles of every size, whichever the examples have: rows that are gathered for two weights,
 /// and rows for one, with edges along rows, columns and K.
-fn tiles(gpu: &Machine, ptxas: &Ptxas) -> Result<(), Failed> {
-    let (hidden, ffn, experts) = (1096_u64, 712_u64, 8_u64);
+fn tiles([hidden, ffn]: [u64; 2], gpu: &Machine, ptxas: &Ptxas) -> Result<(), Failed> {
+    let experts = 8;
     let of = |n, k, weights| Product { rows: DType::BF16, n, k, weights: vec![DType::BF16; weights] };
     let tilings = |product: &Product| -> Vec<Tiling> {
         tiling::candidates(product, gpu).into_iter().filter(|tiling| matches!(tiling.kind, Kind::Mma | Kind::Twin)).collect()

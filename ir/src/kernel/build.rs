@@ -280,11 +280,23 @@ impl Builder {
         }
     }
 
+    /// An array of each thread, whose elements are registers: constants name them.
+    pub fn registers(&self, name: &str, elem: DType, len: u32) -> Array<'_> {
+        self.array_of(self.new_registers(name, elem, len), elem)
+    }
+
+    fn new_registers(&self, name: &str, elem: DType, len: u32) -> Handle<Registers> {
+        self.registers.borrow_mut().push(Registers { name: name.to_string(), elem, len })
+    }
+
+    fn array_of(&self, registers: Handle<Registers>, elem: DType) -> Array<'_> {
+        Array { kernel: self, place: Place::Registers(registers), elem }
+    }
+
     /// An array of `len` sums of `F32` of each thread, all zero.
     pub fn sums(&self, name: &str, len: u32) -> Sums<'_> {
-        let registers = self.registers.borrow_mut().push(Registers { name: name.to_string(), elem: DType::F32, len });
-        let array = Array { kernel: self, place: Place::Registers(registers), elem: DType::F32 };
-        let sums = Sums { array, registers };
+        let registers = self.new_registers(name, DType::F32, len);
+        let sums = Sums { array: self.array_of(registers, DType::F32), registers };
         sums.clear(self, len);
         sums
     }

@@ -13,9 +13,10 @@ impl Check<'_> {
     pub(super) fn registers(&mut self) {
         let mut words = 0;
         for (_, registers) in self.kernel.registers.iter() {
-            let is_word = matches!(registers.elem, DType::F32 | DType::I32);
+            // An element of 16 bits takes a register too.
+            let is_word = matches!(registers.elem, DType::F32 | DType::I32 | DType::F16 | DType::BF16);
             self.require(is_word, || {
-                format!("%{}: an array of registers has f32 or i32, not {}", registers.name, registers.elem)
+                format!("%{}: an array of registers has f32, i32, f16 or bf16, not {}", registers.name, registers.elem)
             });
             self.require(registers.len > 0, || format!("%{}: an array has at least one element", registers.name));
             words += u64::from(registers.len);

@@ -31,8 +31,20 @@ const REGISTERS: u32 = 65_536;
 /// Elements along K of a stage: lines of 128 bytes, else of 64.
 const DEPTHS: [u32; 2] = [64, 32];
 
-/// Stages of a block: with the fewest one is multiplied, one has arrived, one is under way.
+/// Stages of a block: with three one is multiplied, one has arrived, one is under way.
 const STAGES: [u32; 3] = [4, 3, 2];
+
+/// Stages of a block that [loads](Bringing::Loads): what is under way is in registers.
+const STAGES_OF_LOADS: u32 = 2;
+
+/// Registers of a thread that loads for addresses, and for where in a line its elements are.
+const LOAD_REGISTERS: u32 = 24;
+
+/// Registers of a thread.
+const REGISTERS_OF_THREAD: u32 = 255;
+
+/// Elements of 16 bytes, which a thread brings together.
+pub const MMA_PART: u32 = 8;
 
 /// Bytes of shared memory that a processor keeps for each of its blocks.
 const RESERVED: u32 = 1024;
@@ -54,19 +66,40 @@ pub(super) fn by_matrices<'a>(of: &'a Product, machine: &'a Machine) -> impl Ite
     tilings.filter(|tiling| has_matrices(*tiling, of, machine))
 }
 
-/// Whether a product can be computed by matrices: rows and weights have one type that the machine has an instruction for, rows
-/// can be copied to shared memory in parts of at least four bytes, and a thread's registers and two stages fit the machine.
+/// How lines come to the shared memory of [`Kind::Mma`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bringing {
+    /// Copies of so many bytes, which go on beside the thread.
+    Copies(u32),
+    /// Loads of an element each, since lines begin at no multiple of more: stored when the products beside them are done.
+    Loads,
+}
+
+/// Whether a product can be computed by matrices: rows and weights have one type that the machine has an instruction for, and a thread's
+/// registers and two stages fit the machine.
 fn has_matrices(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
     machine.rate(Unit::Matrix(MATRIX), of.rows).is_some()
         && of.weights.iter().all(|weight| *weight == of.rows)
-        && mma_copy_bytes(of.k, of.rows, machine).is_some()
-        && mma_stages(tiling, of.weights.len(), of.k, machine).is_some()
+        && mma_stages(tiling, of, machine).is_some()
 }
 
-/// Bytes of a copy to shared memory of [`Kind::Mma`]: the most, up to 16, that a thread's copies have and rows are a multiple of.
-pub fn mma_copy_bytes(k: u64, elem: DType, machine: &Machine) -> Option<u32> {
-    let widths = machine.copies(Copier::Thread)?;
-    [16, 8, 4].into_iter().find(|bytes| widths.has(*bytes) && k > 0 && (k % 8 * elem.bytes()).is_multiple_of(u64::from(*bytes)))
+/// How lines of K elements come to shared memory: by the longest copies, up to 16 bytes, that a thread has and lines are a multiple of.
+pub fn mma_bringing(k: u64, elem: DType, machine: &Machine) -> Option<Bringing> {
+    let widths = machine.copies(Copier::Thread).filter(|_| k > 0)?;
+    let is_whole = |bytes: &u32| widths.has(*bytes) && (k % 8 * elem.bytes()).is_multiple_of(u64::from(*bytes));
+    Some([16, 8, 4].into_iter().find(is_whole).map_or(Bringing::Loads, Bringing::Copies))
+}
+
+/// Parts of the turns in which a thread brings a stage, one beside each step of the stage but the last.
+pub fn mma_turns(depth: u32) -> u32 {
+    depth / MATRIX.extents().2 - 1
+}
+
+/// Elements that a thread of so many warps loads in such a turn, at most.
+pub fn mma_loaded(tiling: Tiling, weights: usize, depth: u32, warps: u32) -> u32 {
+    let together = 32 * warps / (depth / MMA_PART);
+    let parts = tiling.rows.div_ceil(together) + weights as u32 * tiling.columns.div_ceil(together);
+    MMA_PART * parts.div_ceil(mma_turns(depth))
 }
 
 /// Warps of a block of [`Kind::Mma`] with so many weights; none where no thread could have the sums, or some warps had no part.
@@ -109,24 +142,43 @@ pub fn mma_shared_bytes(tiling: Tiling, weights: usize, Stages { depth, count, .
 
 /// The stages of [`Kind::Mma`] for so many weights, and the blocks that a processor has room for. Lines of 128 bytes where enough warps
 /// are at work at a time, shorter ones where more blocks then have room or K ends in the first half of a line.
-pub fn mma_stages(tiling: Tiling, weights: usize, k: u64, machine: &Machine) -> Option<Stages> {
-    let warps = mma_warps(tiling, weights)?;
+pub fn mma_stages(tiling: Tiling, of: &Product, machine: &Machine) -> Option<Stages> {
+    let (weights, warps) = (of.weights.len(), mma_warps(tiling, of.weights.len())?);
     let [row_matrices, column_matrices] = warp_matrices(tiling, weights, warps);
     let sums = 4 * row_matrices * column_matrices * weights as u32;
     let fragments = 4 * mma_loads([row_matrices, column_matrices], weights);
-    let by_registers = (REGISTERS / (32 * warps * (sums + 2 * fragments + OTHER_REGISTERS))).min(MOST_BLOCKS);
+    let registers = sums + 2 * fragments + OTHER_REGISTERS;
+    let by_registers = |registers: u32| (REGISTERS / (32 * warps * registers)).min(MOST_BLOCKS);
+    match mma_bringing(of.k, of.rows, machine)? {
+        Bringing::Copies(_) => by_copies(tiling, of, by_registers(registers), machine),
+        Bringing::Loads => {
+            // Whole lines: the more elements a warp loads of one, the better.
+            let depth = DEPTHS[0];
+            let registers = registers + LOAD_REGISTERS + mma_loaded(tiling, weights, depth, warps);
+            let of_resident = |resident: u32| Stages { depth, count: STAGES_OF_LOADS, resident };
+            let blocks = (registers <= REGISTERS_OF_THREAD).then(|| (1..=by_registers(registers)).rev())?;
+            blocks.map(of_resident).find(|stages| fits(tiling, weights, *stages, machine))
+        }
+    }
+}
+
+/// Whether the blocks that a processor has at a time have room for their stages.
+fn fits(tiling: Tiling, weights: usize, stages: Stages, machine: &Machine) -> bool {
+    let room = ((machine.shared_optin_bytes + RESERVED) / stages.resident - RESERVED).min(machine.shared_optin_bytes);
+    mma_shared_bytes(tiling, weights, stages) <= u64::from(room)
+}
+
+/// The stages where lines are copied, and registers allow so many blocks.
+fn by_copies(tiling: Tiling, of: &Product, by_registers: u32, machine: &Machine) -> Option<Stages> {
+    let (weights, warps) = (of.weights.len(), mma_warps(tiling, of.weights.len())?);
     let wanted = WARPS_OF_PROCESSOR.div_ceil(warps);
-    let fits = |stages: &Stages| {
-        let room = ((machine.shared_optin_bytes + RESERVED) / stages.resident - RESERVED).min(machine.shared_optin_bytes);
-        mma_shared_bytes(tiling, weights, *stages) <= u64::from(room)
-    };
-    let of = |depth: u32, least: u32, resident: u32| {
+    let with = |depth: u32, least: u32, resident: u32| {
         let stages = STAGES.into_iter().filter(move |count| *count >= least);
-        stages.map(move |count| Stages { depth, count, resident }).find(fits)
+        stages.map(move |count| Stages { depth, count, resident }).find(|stages| fits(tiling, weights, *stages, machine))
     };
-    let reaches = |depth: &u32| k.next_multiple_of(u64::from(*depth)) == k.next_multiple_of(u64::from(DEPTHS[1]));
-    let many = |depth: u32| (wanted..=by_registers).rev().find_map(move |resident| of(depth, 3, resident));
-    let few = (1..=by_registers.min(wanted)).rev().find_map(|resident| of(DEPTHS[1], 2, resident));
+    let reaches = |depth: &u32| of.k.next_multiple_of(u64::from(*depth)) == of.k.next_multiple_of(u64::from(DEPTHS[1]));
+    let many = |depth: u32| (wanted..=by_registers).rev().find_map(move |resident| with(depth, 3, resident));
+    let few = (1..=by_registers.min(wanted)).rev().find_map(|resident| with(DEPTHS[1], 2, resident));
     DEPTHS.into_iter().filter(reaches).find_map(many).or(few)
 }
 
@@ -160,6 +212,10 @@ mod tests {
         let slow = Machine { shared_bytes_per_us: Some(1000), ..waits };
         let shared = 4 * (4 * 6 * 512 + 192 * 32);
         assert_eq!(flops(tile(64, 64), &of, [3, 1], &slow), 4 * (shared + products / 4 + 1000) + 2 * 1000);
+        // Of an odd K a warp loads 32 elements from four lines: 16 bytes each beside those that it stores.
+        let odd = Product { k: 41, ..of };
+        let loaded = shared + 4 * 192 * 16 * 16;
+        assert_eq!(flops(tile(64, 64), &odd, [3, 1], &slow), 4 * (loaded + products / 4 + 1000) + 2 * 1000);
     }
 
     #[test]
@@ -182,7 +238,8 @@ mod tests {
         let [large, small] = ["sm_80", "sm_86"].map(|name| Machine::named(name).unwrap());
         let of = |rows, columns, weights, k| {
             [&large, &small].map(|machine| {
-                let Stages { depth, count, resident } = mma_stages(tile(rows, columns), weights, k, machine).unwrap();
+                let of = Product { rows: DType::BF16, n: 256, k, weights: vec![DType::BF16; weights] };
+                let Stages { depth, count, resident } = mma_stages(tile(rows, columns), &of, machine).unwrap();
                 [depth, count, resident]
             })
         };
@@ -193,12 +250,14 @@ mod tests {
         assert_eq!(of(128, 128, 2, 4096), [[64, 3, 1], [32, 4, 1]]);
         // 16 KiB for 64 of K, three blocks by registers.
         assert_eq!(of(64, 64, 1, 4096), [[64, 3, 3], [64, 3, 2]]);
+        // 64 sums, two times 24 of fragments, 56 others, 24 for addresses, and of 12 parts of 8 elements a third: two blocks of 224.
+        assert_eq!(of(64, 128, 1, 511), [[64, 2, 2]; 2]);
         // 96 of K are three halves, and two whole lines.
         assert_eq!(of(64, 64, 1, 96)[0][0], 32);
         for machine in MACHINES.iter().filter(|machine| machine.has_threads()) {
             let product = Product { rows: DType::BF16, n: 256, k: 256, weights: vec![DType::BF16; 2] };
             for tiling in by_matrices(&product, machine) {
-                let stages = mma_stages(tiling, 2, 256, machine).unwrap();
+                let stages = mma_stages(tiling, &product, machine).unwrap();
                 let bytes = mma_shared_bytes(tiling, 2, stages) + u64::from(RESERVED);
                 assert!(bytes * u64::from(stages.resident) <= u64::from(machine.shared_optin_bytes + RESERVED));
             }
@@ -214,14 +273,16 @@ mod tests {
         let (bf16, f16, f32, gpu) = (DType::BF16, DType::F16, DType::F32, Machine::named("sm_80").unwrap());
         assert_eq!((by_matrices(bf16, vec![bf16], 64, &gpu), by_matrices(f16, vec![f16; 2], 64, &gpu)), (9, 8));
         assert_eq!((by_matrices(f32, vec![f32], 64, &gpu), by_matrices(bf16, vec![bf16, f16], 64, &gpu)), (0, 0));
-        // Copies of 4 bytes at least; more sums than registers in the large tiles.
-        assert_eq!((by_matrices(bf16, vec![bf16], 66, &gpu), by_matrices(bf16, vec![bf16], 63, &gpu)), (9, 0));
+        // What is loaded takes registers, which the two largest tiles have not; more sums than registers in the large tiles.
+        assert_eq!((by_matrices(bf16, vec![bf16], 66, &gpu), by_matrices(bf16, vec![bf16], 63, &gpu)), (9, 7));
         assert_eq!((by_matrices(bf16, vec![bf16; 5], 64, &gpu), by_matrices(bf16, vec![bf16; 12], 64, &gpu)), (5, 2));
         let without = Machine { rates: &[], ..gpu.clone() };
         assert_eq!(by_matrices(bf16, vec![bf16], 64, &without), 0);
         let without = Machine { copy_engines: &[], ..gpu.clone() };
         assert_eq!(by_matrices(bf16, vec![bf16], 64, &without), 0);
         assert_eq!(by_matrices(bf16, vec![bf16], 64, &Machine::named("x86-64-v4-bf16").unwrap()), 0);
-        assert_eq!([64, 68, 66, 63, 0].map(|k| mma_copy_bytes(k, bf16, &gpu)), [Some(16), Some(8), Some(4), None, None]);
+        let [of_16, of_8, of_4] = [16, 8, 4].map(|bytes| Some(Bringing::Copies(bytes)));
+        assert_eq!([64, 68, 66, 0].map(|k| mma_bringing(k, bf16, &gpu)), [of_16, of_8, of_4, None]);
+        assert_eq!(mma_bringing(63, bf16, &gpu), Some(Bringing::Loads));
     }
 }

@@ -10,7 +10,10 @@ use std::fmt;
 
 use crate::machine::Unit;
 use crate::{DType, Machine};
-pub use matrices::{MATRIX, Stages, mma_copy_bytes, mma_loads, mma_shared_bytes, mma_stages, mma_warps, warp_matrices};
+pub use matrices::{
+    Bringing, MATRIX, MMA_PART, Stages, mma_bringing, mma_loaded, mma_loads, mma_shared_bytes, mma_stages, mma_turns, mma_warps,
+    warp_matrices,
+};
 pub use routing::{
     LANE_KEYS, LOGIT_DEPTH, LogitTiles, ROUTE_SLICE, ROUTE_TOKENS, Routing, logit_tiles, pick_ps, route_bytes, run_of_block,
 };
@@ -247,7 +250,7 @@ fn has_groups(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
         && machine.tensor_maps
         && machine.matrix_stores
         && of.weights.iter().all(|weight| *weight == of.rows)
-        && mma_copy_bytes(of.k, of.rows, machine) == Some(16)
+        && mma_bringing(of.k, of.rows, machine) == Some(Bringing::Copies(16))
         && sums <= MOST_SUMS
         && group_ring(tiling, of.weights.len(), machine).is_some()
 }

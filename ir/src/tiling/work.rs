@@ -2,15 +2,18 @@
 
 use super::sorting::MEETING_STEPS;
 use super::{
-    DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, Kind, MATRIX, Product, ROW_TILES_TOGETHER, SIDE,
-    STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, Tiling, dot_elements, group_ring, group_widths, host_unit, mma_loads,
-    mma_stages, mma_warps, stream_factors, stream_steps, warp_matrices,
+    Bringing, DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, Kind, MATRIX, Product, ROW_TILES_TOGETHER,
+    SIDE, STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, Stages, Tiling, dot_elements, group_ring, group_widths, host_unit,
+    mma_bringing, mma_loads, mma_stages, mma_turns, mma_warps, stream_factors, stream_steps, warp_matrices,
 };
 use crate::Machine;
 use crate::machine::Unit;
 
 /// The part of the rate of [`Unit::Group`] that products of large matrices reach: about 780 of 989 TFLOP/s on an H200.
 const GROUP_REACHES: [u128; 2] = [4, 5];
+
+/// Lines of which a warp of [`Kind::Mma`] that [loads](Bringing::Loads) has elements: a lane has 8 of 64.
+const LINES_OF_LOAD: u64 = 4;
 
 /// Sizes of groups that stand for all.
 const SIZES: u64 = 8;
@@ -50,8 +53,7 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             (whole().saturating_mul(products + reads) / products.max(1), of.k.saturating_add(ends))
         }
         Kind::Mma => {
-            let (Some([multiplied, shared]), Some(stages)) =
-                (mma_slots(tiling, of, machine), mma_stages(tiling, weights as usize, of.k, machine))
+            let (Some([multiplied, shared]), Some(stages)) = (mma_slots(tiling, of, machine), mma_stages(tiling, of, machine))
             else {
                 return u64::MAX;
             };
@@ -130,13 +132,19 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
 }
 
 /// What a block of [`Kind::Mma`] takes for 16 elements of K, in FLOPs at the machine's full rate: its products, and what shared memory gives
-/// and takes for them. All warps read their fragments, and copies bring each line once.
+/// and takes for them. All warps read their fragments, and copies bring each line once. Where elements are loaded one by one, a load of a warp
+/// takes the slots of 128 bytes of all the lines that it reads of, which go through the same port.
 fn mma_slots(tiling: Tiling, of: &Product, machine: &Machine) -> Option<[u128; 2]> {
     let (rate, shared) = (machine.rate(Unit::Matrix(MATRIX), of.rows)?, machine.shared_bytes_per_us?);
     let (count, warps) = (of.weights.len(), mma_warps(tiling, of.weights.len())?);
     let (depth, lines) = (MATRIX.extents().2, u64::from(tiling.rows) + count as u64 * u64::from(tiling.columns));
     let read = u64::from(warps * mma_loads(warp_matrices(tiling, count, warps), count) * 4 * 128);
-    let brought = lines * u64::from(depth) * of.rows.bytes();
+    let elements = lines * u64::from(depth);
+    let loaded = match mma_bringing(of.k, of.rows, machine)? {
+        Bringing::Copies(_) => 0,
+        Bringing::Loads => elements * LINES_OF_LOAD * 128 / 32,
+    };
+    let brought = elements * of.rows.bytes() + loaded;
     let products = 2 * u128::from(tiling.rows * tiling.columns * depth) * count as u128;
     let at = |amount: u128, per_us: u64| amount * u128::from(machine.vector_rate()) / u128::from(per_us.max(1));
     Some([at(products, rate), at(u128::from(read + brought), shared)])
@@ -203,10 +211,14 @@ fn under_way(tiling: Tiling, of: &Product, machine: &Machine) -> [u64; 2] {
             let stages = group_ring(tiling, of.weights.len(), machine).map_or(2, |ring| ring.stages);
             [lines(GROUP_DEPTH * (stages - 1)) / u64::from(tiling.kind.blocks()), 1]
         }
-        // All but the stage that is multiplied.
+        // All but the stage that is multiplied, or what is in registers.
         Kind::Mma => {
-            let stages = mma_stages(tiling, of.weights.len(), of.k, machine);
-            stages.map_or([lines(1), 1], |stages| [lines(stages.depth * (stages.count - 1)), stages.resident.into()])
+            let Some(Stages { depth, count, resident }) = mma_stages(tiling, of, machine) else { return [lines(1), 1] };
+            let of_block = match mma_bringing(of.k, of.rows, machine) {
+                Some(Bringing::Loads) => lines(depth) / u64::from(mma_turns(depth)),
+                Some(Bringing::Copies(_)) | None => lines(depth * (count - 1)),
+            };
+            [of_block, resident.into()]
         }
         Kind::Stream => {
             let factors = u64::from(stream_factors(tiling, of.weights.len()).unwrap_or(1));

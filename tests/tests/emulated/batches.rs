@@ -46,6 +46,11 @@ pub(crate) fn of_some_sizes(example: &Example) -> Vec<Batch> {
     batches
 }
 
+/// Random tokens, more than a half-warp.
+pub(crate) fn of_one_size(example: &Example) -> Vec<Batch> {
+    vec![random_batch(example, Dims::tokens(17))]
+}
+
 fn rows(example: &Example) -> [Batch; 2] {
     [(64, 16), (65, 13)].map(|(tokens, sequence_tokens)| random_batch(example, Dims { tokens, sequence_tokens }))
 }

@@ -46,6 +46,12 @@ pub(crate) fn cases() -> Vec<trials::Case> {
         f32s(f16, 200, 32),
         f32s(bf16, 36, 16),
         f32s(f16, 30, 64),
+        // Loads of an element, over several turns of the ring and in one.
+        f32s(bf16, 263, 64),
+        f32s(f16, 41, 16),
+        own(bf16, 129, [64, 128], 1),
+        own(f16, 195, [64, 64], 2),
+        own(bf16, 71, [16, 64], 2),
         // Results that go through shared memory; four warps and eight; lines of 64 and of 128 bytes.
         own(bf16, 264, [128, 64], 1),
         own(f16, 136, [64, 128], 1),

@@ -12,7 +12,7 @@ mod product;
 
 use moec::import::Entry;
 use moec::spec::Mode;
-use moec_tests::scaled::{modes, scaled_examples};
+use moec_tests::scaled::{modes, of_odd_widths, scaled_examples};
 use moec_tests::trials::{Case, Family};
 use moec_tests::{Example, fixtures};
 
@@ -47,6 +47,12 @@ pub(crate) fn family() -> Family {
         let name = format!("modes::{}", mode.name);
         let case = Case::new(name, &spec, move || chain::check(&mode, Entry::Layer, "sm_80", &batches::of_some_sizes(&mode)));
         cases.push(case.of_kind("some sizes"));
+    }
+    for example in of_odd_widths() {
+        let (name, spec) = (example.name.clone(), example.spec.clone());
+        // More take minutes.
+        let case = Case::new(name, &spec, move || chain::check(&example, Entry::Layer, "sm_80", &batches::of_one_size(&example)));
+        cases.push(case.of_kind("odd widths"));
     }
     for example in scaled_examples().into_iter().chain(modes()) {
         cases.extend(entries(&example));

@@ -34,27 +34,41 @@
 //! products up; a tile of 64 x 64 of two weights reads for 144 clocks while it multiplies for 128. Beyond that a tile waits for its first bytes and stores its results while only the other block of its processor
 //! multiplies, if there is one, and the last tile of each expert is half empty in the mean. No time has been measured.
 //!
-//! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic. A sum adds its products in order of k
+//! **Lines that begin at no multiple of 4 bytes**, of an odd K, cannot be copied. A thread loads the 8 elements of a part one by one, to
+//! registers, before the products of a step, and stores the part behind them: there are two stages, and what is under way is in registers. A
+//! warp's load has elements of four lines, so that 8 loads of them take 32 slots of the first cache, where a copy takes 4: at 64 x 128 some 400
+//! clocks for 16 of k beside 128 of products (sm_80), still a fifth of what multiply-adds take.
+//!
+//! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic; where elements are loaded one by one, the last
+//! line stands for those beyond the edge. A sum adds its products in order of k
 //! under every tile's size, so that these give the same bits; [`Kind::Fma`](crate::tiling::Kind) rounds in another order.
 
 use super::{Args, Gemm, Spot, Tile, each_part, weight_start};
 use crate::kernel::build::{Array, Sums};
 use crate::kernel::{Builder, Value, fragment};
-use crate::tiling::{MATRIX, Stages, mma_copy_bytes, mma_shared_bytes, mma_stages, mma_warps, warp_matrices};
-use crate::{DType, Machine};
+use crate::tiling::{
+    Bringing, MATRIX, MMA_PART as PART, Stages, mma_bringing, mma_loaded, mma_shared_bytes, mma_stages, mma_turns, mma_warps,
+    warp_matrices,
+};
+use crate::{DType, Machine, Tiling};
 
-/// Elements of a 16-byte part of a line.
-const PART: u32 = 8;
 /// Elements of a line of all 32 banks.
 const WIDE: u32 = 64;
 /// Alignment of the stages: that of such a line.
 const ALIGN: u32 = 128;
 
 fn stages(spec: &Gemm, machine: &Machine) -> Stages {
-    let Some(stages) = mma_stages(spec.tiling, spec.weights.len(), spec.k, machine) else {
+    let Some(stages) = mma_stages(spec.tiling, &spec.product(), machine) else {
         unreachable!("`tiling::takes` says that there is room")
     };
     stages
+}
+
+fn bringing(spec: &Gemm, machine: &Machine) -> Bringing {
+    let Some(bringing) = mma_bringing(spec.k, spec.rows, machine) else {
+        unreachable!("`tiling::takes` says that lines come to shared memory")
+    };
+    bringing
 }
 
 /// Threads of a block that computes any of these parts, and blocks that a processor has at a time.
@@ -73,12 +87,18 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
     };
     let most = parts.iter().map(|(spec, _)| elements(spec)).max().unwrap_or(0);
     let array = k.shared_aligned("stages", first.rows, most, ALIGN);
+    let loaded = |spec: &Gemm| match bringing(spec, machine) {
+        Bringing::Copies(_) => 0,
+        Bringing::Loads => mma_loaded(spec.tiling, spec.weights.len(), stages(spec, machine).depth, k.threads() / 32),
+    };
+    let loaded = parts.iter().map(|(spec, _)| loaded(spec)).max().filter(|most| *most > 0);
+    let loaded = loaded.map(|most| k.registers("loaded", first.rows, most));
     let of_warp = |spec: &Gemm| {
         let [rows, columns] = matrices(k, spec);
         fragment::SUMS * rows * columns * spec.weights.len() as u32
     };
     let sums = k.sums("sums", parts.iter().map(|(spec, _)| of_warp(spec)).max().unwrap_or(0));
-    each_part(k, parts, of_parts, k.block(), &|spec, args, of| tile(k, spec, machine, args, (array, sums), of));
+    each_part(k, parts, of_parts, k.block(), &|spec, args, of| tile(k, spec, machine, args, (array, loaded, sums), of));
 }
 
 /// Matrices of rows and of columns that a warp has sums of: of columns those that are not beyond N in every warp.
@@ -93,24 +113,35 @@ fn tile<'k>(
     spec: &Gemm,
     machine: &Machine,
     args: &Args<'k>,
-    (array, sums): (Array<'k>, Sums<'k>),
+    (array, loaded, sums): (Array<'k>, Option<Array<'k>>, Sums<'k>),
     tile: Tile<'k>,
 ) {
     let Stages { depth, count, .. } = stages(spec, machine);
     let stride = (spec.tiling.rows + spec.weights.len() as u32 * spec.tiling.columns) * depth;
     let slices = spec.k.div_ceil(u64::from(depth)) as i32;
-    let bring = Bring::plan(k, spec, machine, depth);
-    let copies = bring.copies(k, spec, args, tile);
+    let by = By::of(spec, machine, loaded);
+    let bring = Bring::plan(k, by, depth);
+    let parts = bring.parts(k, spec, args, tile);
+    // The parts of a turn beside a step.
+    let turns = mma_turns(depth);
+    let of_turn = |turn: u32| {
+        let first = |turn: u32| parts.len() * turn as usize / turns as usize;
+        &parts[first(turn)..first(turn + 1)]
+    };
     // A group a stage, empty ones too: so that what is waited for is the same in every turn.
     for stage in 0..count - 1 {
         if (stage as i32) < slices {
-            bring.start(k, spec, &copies, array, k.i32((stage * stride) as i32), k.i32((stage * depth) as i32));
+            let (to, slice) = (k.i32((stage * stride) as i32), k.i32((stage * depth) as i32));
+            for part in (0..turns).map(of_turn) {
+                bring.start(k, spec, part, array, to, slice);
+                bring.put(k, spec, part, array, to, slice);
+            }
         }
-        k.commit();
+        by.commit(k);
     }
     // What a thread brought it has seen, what others brought it sees behind the barrier.
     let arrive = || {
-        k.wait_copies(count - 2);
+        by.wait(k, count - 2);
         k.barrier();
     };
     let warp = Warp::of(k, spec, depth);
@@ -126,23 +157,27 @@ fn tile<'k>(
         let (stage, next) = (k.bind("stage", read.get()), after(read.get()));
         // Behind the last stage there is none: what is read once more is not used.
         let following = k.bind("following", (slice + 1).lt(slices).select(next, stage));
-        let last = depth / MATRIX.extents().2 - 1;
         let mut now: Vec<Value> = held.iter().map(|pair| pair.get()).collect();
-        for step in 0..=last {
-            let then = if step < last {
+        for step in 0..=turns {
+            let then = if step < turns {
                 let then = warp.load(k, spec, array, stage, step + 1);
                 // The stage that was multiplied last is filled, a part of it beside each step.
-                let of_step = |step: u32| copies.len() * step as usize / last as usize;
-                let part = &copies[of_step(step)..of_step(step + 1)];
-                k.when(ahead.lt(slices), || bring.start(k, spec, part, array, filled.get(), ahead * depth as i32));
+                k.when(ahead.lt(slices), || {
+                    bring.start(k, spec, of_turn(step), array, filled.get(), ahead * depth as i32);
+                });
                 then
             } else {
-                k.commit();
+                by.commit(k);
                 // No warp reads this stage any more, and the next has arrived.
                 arrive();
                 warp.load(k, spec, array, following, 0)
             };
             warp.multiply(&now, sums, spec.weights.len() as u32);
+            if step < turns && by.is_loads() {
+                k.when(ahead.lt(slices), || {
+                    bring.put(k, spec, of_turn(step), array, filled.get(), ahead * depth as i32);
+                });
+            }
             now = then;
         }
         held.iter().zip(now).for_each(|(held, pair)| held.set(pair));
@@ -158,10 +193,46 @@ fn order(line: Value<'_>, depth: u32) -> Value<'_> {
     line & (depth / PART - 1) as i32
 }
 
-/// What a thread copies: elements `along ..` of every `step`-th line from `line` on.
+/// How elements come to shared memory.
+#[derive(Clone, Copy)]
+enum By<'k> {
+    /// Copies of so many bytes.
+    Copies(u32),
+    /// Loads to these registers, those of a part together.
+    Loads(Array<'k>),
+}
+
+impl<'k> By<'k> {
+    fn of(spec: &Gemm, machine: &Machine, loaded: Option<Array<'k>>) -> By<'k> {
+        match (bringing(spec, machine), loaded) {
+            (Bringing::Copies(bytes), _) => By::Copies(bytes),
+            (Bringing::Loads, Some(loaded)) => By::Loads(loaded),
+            (Bringing::Loads, None) => unreachable!("a kernel with such a part has registers for it"),
+        }
+    }
+
+    fn is_loads(self) -> bool {
+        matches!(self, By::Loads(_))
+    }
+
+    /// Copies are waited for in groups.
+    fn commit(self, k: &Builder) {
+        if !self.is_loads() {
+            k.commit();
+        }
+    }
+
+    fn wait(self, k: &Builder, left: u32) {
+        if !self.is_loads() {
+            k.wait_copies(left);
+        }
+    }
+}
+
+/// What a thread brings: elements `along ..` of every `step`-th line from `line` on.
 struct Bring<'k> {
     depth: u32,
-    bytes: u32,
+    by: By<'k>,
     along: Value<'k>,
     line: Value<'k>,
     step: u32,
@@ -169,36 +240,41 @@ struct Bring<'k> {
     place: Value<'k>,
 }
 
-/// One of a thread's copies for each stage.
-struct Copy<'k> {
+/// What a thread brings of a line for each stage.
+struct Part<'k> {
     from: Array<'k>,
     /// Where the line starts: so many elements behind this.
     start: Value<'k>,
     further: u64,
     /// How far behind the thread's place its elements go.
     to: u32,
-    /// Whether the line exists, where one may not: its elements are zeros that are not read.
+    /// Whether the line exists, where one that is copied may not: its elements are zeros that are not read.
     live: Option<Value<'k>>,
     /// Whether the tile has the line at all, where there are more threads than lines.
     wanted: Option<Value<'k>>,
 }
 
 impl<'k> Bring<'k> {
-    fn plan(k: &'k Builder, spec: &Gemm, machine: &Machine, depth: u32) -> Bring<'k> {
-        let bytes = mma_copy_bytes(spec.k, spec.rows, machine).unwrap_or(4);
-        let elements = bytes / spec.rows.bytes() as u32;
+    fn plan(k: &'k Builder, by: By<'k>, depth: u32) -> Bring<'k> {
+        let elements = match by {
+            By::Copies(bytes) => bytes / DType::BF16.bytes() as u32,
+            By::Loads(_) => PART,
+        };
         let of_line = depth / elements;
         let along = k.bind("along", k.thread() % of_line as i32 * elements as i32);
         let line = k.bind("line", k.thread() / of_line as i32);
         let part = ((along / PART as i32) ^ order(line, depth)) * PART as i32;
         let within = if elements < PART { along % PART as i32 } else { k.i32(0) };
         let place = k.bind("place", line * depth as i32 + part + within);
-        Bring { depth, bytes, along, line, step: k.threads() / of_line, place }
+        Bring { depth, by, along, line, step: k.threads() / of_line, place }
     }
 
-    /// The copies of a stage: of the rows, then of each weight's columns.
-    fn copies(&self, k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>) -> Vec<Copy<'k>> {
+    /// The parts of a stage: of the rows, then of each weight's columns.
+    fn parts(&self, k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>) -> Vec<Part<'k>> {
         let tiling = spec.tiling;
+        if self.by.is_loads() {
+            return self.loads(k, spec, args, tile);
+        }
         let wanted = |lines: u32| (lines < self.step).then(|| k.bind("wanted", self.line.lt(lines as i32)));
         let lines = |lines: u32| (0..lines).step_by(self.step as usize);
         // Rows that are not there are not read; columns only where the last tile lacks some.
@@ -212,33 +288,96 @@ impl<'k> Bring<'k> {
         let of_row = |(i, live): (u32, &Value<'k>)| {
             let gathered = || args.row_start(k, spec, tile.row + (self.line + i as i32).min(tile.rows - 1));
             let (start, further) = first_row.map_or_else(|| (gathered(), 0), |first| (first, further(i)));
-            Copy { from: args.rows, start, further, to: i * self.depth, live: Some(*live), wanted: None }
+            Part { from: args.rows, start, further, to: i * self.depth, live: Some(*live), wanted: None }
         };
         let of_rows = wanted(tiling.rows);
-        let rows: Vec<_> = lines(tiling.rows).zip(&has_row).map(of_row).map(|copy| Copy { wanted: of_rows, ..copy }).collect();
+        let rows: Vec<_> = lines(tiling.rows).zip(&has_row).map(of_row).map(|part| Part { wanted: of_rows, ..part }).collect();
         let (start, of_columns) = (weight_start(k, spec, tile, tile.column + self.line), wanted(tiling.columns));
         let columns = (0..).zip(&args.weights).flat_map(|(w, from)| {
             let first = tiling.rows + w * tiling.columns;
             lines(tiling.columns).zip(&has_column).map(move |(i, live)| {
                 let to = (first + i) * self.depth;
-                Copy { from: *from, start, further: u64::from(i) * spec.k, to, live: *live, wanted: of_columns }
+                Part { from: *from, start, further: u64::from(i) * spec.k, to, live: *live, wanted: of_columns }
             })
         });
         rows.into_iter().chain(columns).collect()
     }
 
-    /// Starts some of the copies of a slice to a stage.
-    fn start(&self, k: &'k Builder, spec: &Gemm, copies: &[Copy<'k>], to: Array<'k>, stage: Value<'k>, slice: Value<'k>) {
+    /// The same where elements are loaded: for a line beyond the edge the last one.
+    fn loads(&self, k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>) -> Vec<Part<'k>> {
+        let side = |lines: u32, first: u32, from: Array<'k>, start: &dyn Fn(Value<'k>) -> Value<'k>| -> Vec<Part<'k>> {
+            let wanted = (lines < self.step).then(|| k.bind("wanted", self.line.lt(lines as i32)));
+            let of = |i: u32| {
+                let start = start(self.line + i as i32);
+                Part { from, start, further: 0, to: (first + i) * self.depth, live: None, wanted }
+            };
+            (0..lines).step_by(self.step as usize).map(of).collect()
+        };
+        let Tiling { rows, columns, .. } = spec.tiling;
+        let row = |line: Value<'k>| args.row_start(k, spec, tile.row + line.min(tile.rows - 1));
+        let column = |line: Value<'k>| args.weight_start(k, spec, tile, tile.column + line.min(tile.columns - 1));
+        let of_weight = |(w, from): (u32, &Array<'k>)| side(columns, rows + w * columns, *from, &column);
+        let of_weights = (0..).zip(&args.weights).flat_map(of_weight);
+        side(rows, 0, args.rows, &row).into_iter().chain(of_weights).collect()
+    }
+
+    /// Starts to bring some parts of a slice: copies to a stage, or loads to registers.
+    fn start(&self, k: &'k Builder, spec: &Gemm, parts: &[Part<'k>], to: Array<'k>, stage: Value<'k>, slice: Value<'k>) {
+        match self.by {
+            By::Copies(bytes) => self.copy(k, spec, parts, bytes, (to, stage), slice),
+            By::Loads(loaded) => self.load(k, spec, parts, loaded, slice),
+        }
+    }
+
+    /// Loads the elements of parts; for one beyond K the last of the line.
+    fn load(&self, k: &'k Builder, spec: &Gemm, parts: &[Part<'k>], loaded: Array<'k>, slice: Value<'k>) {
+        for element in 0..PART {
+            let at = (slice + self.along + element as i32).min(spec.k as i32 - 1);
+            let at = k.bind("at", at.cast(DType::I64));
+            for (part, first) in parts.iter().zip((0..).step_by(PART as usize)) {
+                loaded.store(k.i32((first + element) as i32), part.from.load(part.start + at));
+            }
+        }
+    }
+
+    /// Stores parts that were loaded to their stage, with zeros beyond K. What was copied is there already.
+    fn put(&self, k: &'k Builder, spec: &Gemm, parts: &[Part<'k>], to: Array<'k>, stage: Value<'k>, slice: Value<'k>) {
+        let By::Loads(loaded) = self.by else { return };
+        let zero = k.f32(0.0).cast(spec.rows);
+        for element in 0..PART {
+            let inside = k.bind("inside", (slice + self.along + element as i32).lt(spec.k as i32));
+            for first in (0..parts.len() as u32).map(|i| i * PART) {
+                let at = k.i32((first + element) as i32);
+                loaded.store(at, inside.select(loaded.load(at), zero));
+            }
+        }
+        let place = k.bind("to", stage + self.place);
+        for (part, first) in parts.iter().zip((0..).step_by(PART as usize)) {
+            let store = || to.store_aligned(place + part.to as i32, loaded.load_vector(k.i32(first), PART), 16);
+            if let Some(wanted) = part.wanted { k.when(wanted, store) } else { store() }
+        }
+    }
+
+    /// Starts copies of some parts of a slice to a stage.
+    fn copy(
+        &self,
+        k: &'k Builder,
+        spec: &Gemm,
+        parts: &[Part<'k>],
+        bytes: u32,
+        (to, stage): (Array<'k>, Value<'k>),
+        slice: Value<'k>,
+    ) {
         let at = k.bind("at", (slice + self.along).cast(DType::I64));
         let place = k.bind("to", stage + self.place);
         let is_edge = !spec.k.is_multiple_of(u64::from(self.depth));
         let inside = is_edge.then(|| k.bind("inside", (slice + self.along).lt(spec.k as i32)));
-        for copy in copies {
-            let live = [copy.live, inside].into_iter().flatten().reduce(|a, b| a & b);
-            let from = copy.start + at;
-            let from = if copy.further == 0 { from } else { from + k.i64(copy.further as i64) };
-            let start = || to.copy_from(place + copy.to as i32, copy.from, from, self.bytes, live);
-            if let Some(wanted) = copy.wanted { k.when(wanted, start) } else { start() }
+        for part in parts {
+            let live = [part.live, inside].into_iter().flatten().reduce(|a, b| a & b);
+            let from = part.start + at;
+            let from = if part.further == 0 { from } else { from + k.i64(part.further as i64) };
+            let start = || to.copy_from(place + part.to as i32, part.from, from, bytes, live);
+            if let Some(wanted) = part.wanted { k.when(wanted, start) } else { start() }
         }
     }
 }

@@ -38,7 +38,7 @@ use super::{body, operand_name};
 use crate::graph::Body;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Given, Kernel, Tiles, Value};
-use crate::tiling::{DOT_THREADS, GROUP_THREADS, Kind, ROW_TILES_TOGETHER, STREAM_BLOCKS, STREAM_THREADS};
+use crate::tiling::{DOT_THREADS, GROUP_THREADS, Kind, Product, ROW_TILES_TOGETHER, STREAM_BLOCKS, STREAM_THREADS};
 use crate::{DType, Extent, Machine, Round, Tiling};
 pub(crate) use ahead::param as next_param;
 
@@ -110,6 +110,11 @@ pub(crate) struct Tiled {
 }
 
 impl Gemm<'_> {
+    /// What is multiplied.
+    fn product(&self) -> Product {
+        Product { rows: self.rows, n: self.n, k: self.k, weights: self.weights.clone() }
+    }
+
     /// What its kernel calls one of its parameters.
     pub(crate) fn param(&self, name: &str) -> String {
         if self.part == 0 { name.to_string() } else { format!("{name}_{}", self.part + 1) }
