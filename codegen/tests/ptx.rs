@@ -19,7 +19,8 @@ fn kernels() -> Vec<Kernel> {
 /// Every type of element and every shape.
 fn matrix_products() -> impl Iterator<Item = Kernel> {
     let shapes = |elem| MatrixShape::ALL.map(|shape| matrix_product(elem, shape));
-    [DType::BF16, DType::F16].into_iter().flat_map(shapes)
+    let of_f32 = matrix_product(DType::F32, MatrixShape::M16N8K8);
+    [DType::BF16, DType::F16].into_iter().flat_map(shapes).chain([of_f32])
 }
 
 fn ptx(kernel: Kernel, gpu: &moec_ir::Machine) -> String {
@@ -132,6 +133,9 @@ fn matrices_are_multiplied_by_whole_warps() {
             let words =
                 ["shared.global [", "cp.async.commit_group", "cp.async.wait_group", "ldmatrix.sync.aligned", "mma.sync.aligned"];
             assert_eq!(counts(&text, words), [2, 2, 2, 2, 1], "{text}");
+            let of_tf32 = 4 * usize::from(kernel.name.contains("f32"));
+            let words = ["cvt.rna.tf32.f32", "m16n8k8.row.col.f32.tf32.tf32.f32"];
+            assert_eq!(counts(&text, words), [of_tf32, of_tf32 / 4], "{text}");
             // Before the first branch that only some lanes take.
             assert!(text.find("mma.sync").unwrap() < text.find("bra").or(text.find("st.global")).unwrap(), "{text}");
         }

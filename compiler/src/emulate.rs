@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::import::{Entry, import};
 use crate::random;
 use crate::reference::{
-    self, Difference, Reference, ReferenceError, bound, difference, expert_sets_apart, experts_of_tokens, has_pairs,
+    self, Difference, Reference, ReferenceError, bound_of, difference, expert_sets_apart, experts_of_tokens, has_pairs,
     picks_of_token, tensors,
 };
 use crate::spec::Spec;
@@ -241,7 +241,7 @@ pub fn agreement(manifest: &Manifest, run: &Run, reference: &Reference) -> Agree
     let output = reference::output(run).map(Tensor::to_f64).unwrap_or_default();
     Agreement {
         difference: difference(&output, &reference.output),
-        bound: bound(manifest.dtype),
+        bound: bound_of(manifest),
         tokens_apart: has_pairs(manifest)
             .then(|| expert_sets_apart(&experts_of_tokens(run), &reference.experts, reference.top_k)),
         apart: Vec::new(),

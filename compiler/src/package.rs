@@ -2,7 +2,7 @@
 
 use moec_codegen::Image;
 use moec_ir::facts::Count;
-use moec_ir::graph::{self, Dim, Param, Type};
+use moec_ir::graph::{self, Dim, Param, Pointwise, Type};
 use moec_ir::kernel::{self, Program};
 use moec_ir::machine::MachineKind;
 use moec_ir::{DType, Extent, Facts, Machine, Round};
@@ -30,6 +30,7 @@ pub fn package(spec: &Spec, entry: Entry, spec_text: &str, built: &[Built]) -> R
         },
         spec_sha256: Sha256::digest(spec_text).iter().map(|byte| format!("{byte:02x}")).collect(),
         dtype: dtype(crate::import::element(spec.numerics.dtype)),
+        tf32: built.iter().any(|(_, lowered, _)| lowered.graph.graph().has(Pointwise::Tf32.into())),
         max_tokens: spec.tokens.max,
         cuts: cuts(built),
         workspace_limit: spec.tokens.workspace,
@@ -95,6 +96,7 @@ pub fn weights_alone(spec: &Spec, tensors: &[Tensor]) -> file::Manifest {
         entry: file::Entry::Layer,
         spec_sha256: String::new(),
         dtype: dtype(crate::import::element(spec.numerics.dtype)),
+        tf32: false,
         max_tokens: spec.tokens.max,
         cuts: file::Cuts::Nowhere,
         workspace_limit: None,

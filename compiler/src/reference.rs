@@ -269,6 +269,11 @@ pub fn rows_of_nan(actual: &[f64], expected: &[f64], width: usize) -> Vec<usize>
     rows.filter(|(_, rows)| both(*rows)).map(|(row, _)| row).collect()
 }
 
+/// The largest [`Difference::of_largest`] that the rounding of a layer explains. A factor in tf32 has as many bits as one in f16.
+pub fn bound_of(manifest: &Manifest) -> f64 {
+    if manifest.tf32 { bound(DType::F16) } else { bound(manifest.dtype) }
+}
+
 /// The largest [`Difference::of_largest`] that the rounding of this element type explains.
 pub fn bound(dtype: DType) -> f64 {
     match dtype {

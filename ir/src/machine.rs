@@ -104,7 +104,7 @@ pub enum Unit {
 pub struct Rate {
     /// What computes.
     pub unit: Unit,
-    /// Type of the factors' elements.
+    /// Type of the factors' elements; of matrices in f32 they are rounded to tf32.
     pub elem: DType,
     /// Rate of all processors together, FLOP per microsecond.
     pub flops_per_us: u64,
@@ -114,8 +114,9 @@ const fn rate(unit: Unit, elem: DType, gflops: u64) -> Rate {
     Rate { unit, elem, flops_per_us: gflops * 1000 }
 }
 
-/// Of a GPU, in TFLOP/s: f32 in registers, and `mma.sync` of 16-bit floats, whose shallow shape takes as long as the deep one.
-const fn gpu_rates(tflops: u64, mma_tflops: u64) -> [Rate; 5] {
+/// Of a GPU, in TFLOP/s: f32 in registers, and `mma.sync` of 16-bit floats, whose shallow shape takes as long as the deep one, as does
+/// that of tf32.
+const fn gpu_rates(tflops: u64, mma_tflops: u64) -> [Rate; 6] {
     let (deep, shallow) = (Unit::Matrix(MatrixShape::M16N8K16), Unit::Matrix(MatrixShape::M16N8K8));
     [
         rate(Unit::Vector, DType::F32, tflops * 1000),
@@ -123,6 +124,7 @@ const fn gpu_rates(tflops: u64, mma_tflops: u64) -> [Rate; 5] {
         rate(deep, DType::F16, mma_tflops * 1000),
         rate(shallow, DType::BF16, mma_tflops / 2 * 1000),
         rate(shallow, DType::F16, mma_tflops / 2 * 1000),
+        rate(shallow, DType::F32, mma_tflops / 2 * 1000),
     ]
 }
 
@@ -411,8 +413,8 @@ const SM_80: &[Rate] = &gpu_rates(19, 312);
 const SM_86: &[Rate] = &gpu_rates(35, 71);
 const SM_89: &[Rate] = &gpu_rates(82, 165);
 const SM_90: &[Rate] = &{
-    let [a, b, c, d, e] = gpu_rates(67, 660);
-    [a, b, c, d, e, rate(Unit::Group, DType::BF16, 989_000), rate(Unit::Group, DType::F16, 989_000)]
+    let [a, b, c, d, e, f] = gpu_rates(67, 660);
+    [a, b, c, d, e, f, rate(Unit::Group, DType::BF16, 989_000), rate(Unit::Group, DType::F16, 989_000)]
 };
 const SM_100: &[Rate] = &gpu_rates(80, 1_100);
 const SM_120: &[Rate] = &gpu_rates(105, 209);
@@ -445,9 +447,14 @@ impl Machine {
         self.rates.iter().find(|rate| rate.unit == unit && rate.elem == elem).map(|rate| rate.flops_per_us)
     }
 
-    /// The fastest rate of products of elements of a type, by whichever unit; of a type that none takes, that of f32.
-    pub fn best_rate(&self, elem: DType) -> u64 {
-        let of_type = self.rates.iter().filter(|rate| rate.elem == elem).map(|rate| rate.flops_per_us);
+    /// The fastest rate of products of elements of a type, by whichever unit; of a type that none takes, that of f32. Whether factors in f32
+    /// may be rounded to tf32 is to be said.
+    pub fn best_rate(&self, elem: DType, tf32: bool) -> u64 {
+        let is_allowed = |rate: &&Rate| match rate.unit {
+            Unit::Matrix(_) => tf32 || rate.elem != DType::F32,
+            Unit::Vector | Unit::Dot | Unit::Group => true,
+        };
+        let of_type = self.rates.iter().filter(|rate| rate.elem == elem).filter(is_allowed).map(|rate| rate.flops_per_us);
         of_type.fold(self.vector_rate(), u64::max)
     }
 
@@ -527,8 +534,9 @@ mod tests {
         assert_eq!((machine.rate(Unit::Dot, DType::F16), machine.has_matrices()), (None, false));
         let gpu = Machine::named("sm_80").unwrap();
         let shallow = Unit::Matrix(MatrixShape::M16N8K8);
-        assert_eq!([DType::F32, DType::BF16].map(|elem| gpu.best_rate(elem)), [19_000_000, 312_000_000]);
-        assert_eq!([DType::F16, DType::BF16].map(|elem| machine.best_rate(elem)), [300_000, 500_000]);
+        assert_eq!([DType::F32, DType::BF16].map(|elem| gpu.best_rate(elem, false)), [19_000_000, 312_000_000]);
+        assert_eq!(gpu.best_rate(DType::F32, true), 156_000_000);
+        assert_eq!([DType::F16, DType::BF16].map(|elem| machine.best_rate(elem, false)), [300_000, 500_000]);
         assert_eq!((gpu.vector_rate(), gpu.rate(shallow, DType::F16)), (19_000_000, Some(156_000_000)));
         assert!(MACHINES.iter().all(|machine| machine.rate(Unit::Vector, DType::F32).is_some()));
     }

@@ -53,7 +53,7 @@ definitions! {
     TokenSoftmax => token_softmax, SoftDispatch => soft_dispatch, SoftCombine => soft_combine, Launch => launch, Item => item,
     RmsNorm => rms_norm,
     Jitter => jitter, Softmax => softmax;
-    MaskTokens => mask_tokens, Cast => cast,
+    MaskTokens => mask_tokens, Cast => cast, Tf32 => tf32,
     Scale => scale, Offset => offset, AtMost => at_most, AtLeast => at_least, Sigmoid => sigmoid, Tanh => tanh, SqrtSoftplus => sqrt_softplus,
     Silu => silu, Gelu => gelu, GeluTanh => gelu_tanh, Relu => relu,
     Square => square, Add => add, Mul => mul,
@@ -739,6 +739,12 @@ fn gelu_tanh() {
         &x,
         &[0.0, 0.8411919906082768, -0.15880800939172324, 0.34571400982514394, 2.996362607918227, 40.0],
     );
+}
+
+/// What may be rounded is not.
+fn tf32() {
+    let x = 1.0 + 2f64.powi(-20);
+    pointwise(Pointwise::Tf32, "", &[x, -x, INF, NAN], &[x, -x, INF, NAN]);
 }
 
 fn relu() {

@@ -761,6 +761,60 @@ fn warps_multiply_matrices() {
     );
 }
 
+/// Factors in f32: a lane has one number where it has two of 16 bits. They are rounded to 10 bits of fraction, ties away from zero; what is
+/// not rounded is cut off.
+#[test]
+fn warps_multiply_tf32() {
+    // Small whole numbers and, in the left factor, what is rounded: a tie and what is just below one.
+    let a = |row: usize, k: usize| ((row * 3 + k * 5) % 7) as f32 - 3.0;
+    let b = |k: usize, column: usize| ((column * 2 + k) % 5) as f32 - 2.0;
+    let tie = 1.0 + 2f32.powi(-11);
+    let below = 1.0 + 2f32.powi(-11) - 2f32.powi(-20);
+    let given = |row: usize, k: usize| match (row, k) {
+        (0, 0) => tie,
+        (1, 7) => -tie,
+        (9, 4) => below,
+        (row, k) => a(row, k),
+    };
+    let meant = |row: usize, k: usize| match (row, k) {
+        (0, 0) => 1.0 + 2f32.powi(-10),
+        (1, 7) => -1.0 - 2f32.powi(-10),
+        (9, 4) => 1.0,
+        (row, k) => a(row, k),
+    };
+    // The right factor is not rounded: its low bits are not looked at.
+    let cut = |k: usize, column: usize| if (k, column) == (3, 2) { 1.0 + 2f32.powi(-10) - 2f32.powi(-23) } else { b(k, column) };
+    let seen = |k: usize, column: usize| if (k, column) == (3, 2) { 1.0 } else { b(k, column) };
+    let rows: Vec<f32> = (0..16).flat_map(|row| (0..8).map(move |k| given(row, k))).collect();
+    let columns: Vec<f32> = (0..8).flat_map(|column| (0..8).map(move |k| cut(k, column))).collect();
+    let sum = |row: usize, column: usize| (0..8).map(|k| meant(row, k) * seen(k, column)).sum::<f32>() + 0.5;
+    let sums: Vec<f32> = (0..16).flat_map(|row| (0..8).map(move |column| sum(row, column))).collect();
+    check(
+        "sm_80",
+        1,
+        vec![floats(&rows), floats(&columns), Memory::unknown(4 * 128)],
+        floats(&sums),
+        "kernel @product(%a: *f32, %b: *f32, %y: *mut f32) threads 32 {
+           shared %rows: f32[128]
+           shared %columns: f32[64]
+           registers %sums: f32[4]
+           copy %rows[thread * 4] = %a[thread * 4] bytes 16
+           copy %columns[thread * 2] = %b[thread * 2] bytes 8
+           commit
+           store %sums[0] = splat(0.5, 4)
+           wait groups 0
+           barrier block
+           load_matrix %a0: f32, %a1: f32, %a2: f32, %a3: f32 = %rows[thread % 16 * 8 + thread / 16 * 4]
+           load_matrix %b0: f32, %b1: f32 = %columns[thread % 8 * 8 + thread / 8 % 2 * 4]
+           mma m16n8k8 %sums[0] += (round_tf32(%a0), round_tf32(%a1), round_tf32(%a2), round_tf32(%a3)) * (%b0, %b1)
+           load %upper: f32x2 = %sums[0]
+           load %lower: f32x2 = %sums[2]
+           store %y[thread / 4 * 8 + thread % 4 * 2] = %upper
+           store %y[thread / 4 * 8 + thread % 4 * 2 + 64] = %lower
+         }",
+    );
+}
+
 /// The shallow product, and a right factor whose rows lie in memory: transposed on the way.
 #[test]
 fn a_transposed_factor() {

@@ -30,7 +30,7 @@ impl Layer {
 
     /// A product of an expert's weight of `[n, k]` with all pairs, in such tiles. It reads `rows` bytes of rows.
     fn product(self, tiling: Tiling, [n, k]: [u64; 2], rows: u64, out: u64, machine: &Machine) -> Price {
-        let product = Product { rows: DType::BF16, n, k, weights: vec![DType::BF16] };
+        let product = Product { rows: DType::BF16, n, k, weights: vec![DType::BF16], tf32: false };
         let groups = [self.pairs(), Spread::Picks { top_k: self.top_k, of: self.experts }.hit(self.experts, self.tokens)];
         let (of_group, work) = (2 * n * k, tiling::flops(tiling, &product, groups, machine));
         let weights = of_group * groups[1] * tiling::passes(tiling, groups, of_group, machine);

@@ -431,6 +431,7 @@ mod tests {
                 entry: crate::package::Entry::Layer,
                 spec_sha256: String::new(),
                 dtype: DType::F32,
+                tf32: false,
                 max_tokens: 1,
                 cuts: Cuts::Nowhere,
                 workspace_limit: None,

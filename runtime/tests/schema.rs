@@ -108,6 +108,7 @@ fn everything() -> Manifest {
         entry: Entry::Layer,
         spec_sha256: name(),
         dtype: DType::F32,
+        tf32: true,
         max_tokens: 1,
         cuts: Cuts::Tokens,
         workspace_limit: Some(1),

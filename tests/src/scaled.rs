@@ -266,6 +266,18 @@ pub fn of_odd_widths() -> Vec<Example> {
     ["bf16", "f16"].map(of).into()
 }
 
+/// A layer in f32 whose products may round their factors to tf32: those of experts with biases and weighted rows, and of a shared expert.
+///
+/// # Panics
+/// Where it is not a correct spec.
+#[must_use]
+pub fn of_tf32() -> Example {
+    let text = "[moe]\nname = \"tf32\"\nhidden = 136\nexperts = 5\n[router]\nmode = \"token_choice\"\ntop_k = 2\nscore = \"softmax\"\n\
+        order = \"score_topk\"\nrenorm = \"sum\"\n[expert]\nintermediate = 199\nactivation = \"silu\"\ngated = true\nbias = true\n\
+        [shared]\nintermediate = 100\n[tokens]\nmax = 4096\n[numerics]\ndtype = \"f32\"\ntf32 = true\n";
+    parsed("tf32".to_string(), text.to_string())
+}
+
 fn parsed(name: String, text: String) -> Example {
     let source = Source { name: name.clone(), text };
     let spec = moec::spec::parse(&source).unwrap_or_else(|wrong| panic!("{name}: {wrong:?}\n{}", source.text));

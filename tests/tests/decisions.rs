@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use moec::import::Entry;
 use moec::pipeline::lower;
+use moec_ir::graph;
 use moec_ir::rewrite::choices;
-use moec_tests::scaled::of_odd_widths;
+use moec_tests::scaled::{of_odd_widths, of_tf32};
 use moec_tests::{examples, machine};
 
 /// The last products of an expert and of the shared one.
@@ -74,5 +75,28 @@ fn products_of_an_odd_k_are_of_matrices() {
                 "{name}: {choice:?}"
             );
         }
+    }
+}
+
+/// Only a spec that says so has its factors rounded, and never those of its router.
+#[test]
+fn tf32_is_asked_for() {
+    for (name, tf32) in ["sm_80", "sm_86", "sm_90a", "sm_120a"].into_iter().flat_map(|name| [(name, true), (name, false)]) {
+        let mut spec = of_tf32().spec;
+        (spec.hidden, spec.expert.intermediate, spec.numerics.tf32) = (1024, 2048, tf32);
+        let machine = machine(name);
+        let lowered = lower(&spec, Entry::Layer, &machine).expect("kernels");
+        let choices = choices(lowered.rewritten.at(4096), &machine, 4096);
+        let products: Vec<_> =
+            choices.iter().filter(|choice| choice.op.contains("gemm") && choice.ways[0].0 != "apart").collect();
+        assert!(products.len() >= 2, "{products:?}");
+        for choice in products {
+            let chosen = &choice.ways.first().expect("a way").0;
+            assert_eq!(chosen.contains("mma("), tf32, "{name}: {choice:?}");
+        }
+        let text = graph::print(lowered.rewritten.at(4096).graph());
+        let router: Vec<&str> = text.split("\n  %").filter(|node| node.contains("[@router]")).collect();
+        assert!(router.len() == 1 && !router[0].contains("tf32"), "{text}");
+        assert_eq!(text.contains("tf32 $0"), tf32, "{text}");
     }
 }

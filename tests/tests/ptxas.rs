@@ -13,7 +13,7 @@ use moec_ir::machine::MACHINES;
 use moec_ir::tiling::{self, Kind, Product};
 use moec_ir::{DType, Machine, Tiling, graph, schedule};
 use moec_tests::built::held_to_schema;
-use moec_tests::scaled::{modes, of_odd_widths};
+use moec_tests::scaled::{modes, of_odd_widths, of_tf32};
 use moec_tests::trials::{Case, Family};
 use moec_tests::{Example, Fixture, examples, fixtures, skipped};
 
@@ -43,15 +43,18 @@ pub(crate) fn family() -> (Family, bool) {
     let sorting = fixtures().into_iter().filter(|fixture| fixture.spec.capacity.is_some()).map(example);
     let tabled = ptxas.as_ref().is_some_and(|ptxas| ptxas.version().is_ok_and(|version| version == TABLED));
     let of_examples = examples().into_iter().map(|example| (example, tabled));
-    let specs = of_examples.chain(modes().into_iter().chain(of_odd_widths()).chain(sorting).map(|example| (example, false)));
+    let specs = of_examples
+        .chain(modes().into_iter().chain(of_odd_widths()).chain([of_tf32()]).chain(sorting).map(|example| (example, false)));
     let gpus = || MACHINES.into_iter().filter(Machine::is_gpu);
     let of_tiles = gpus().map(|gpu| {
         let name = format!("tiles::{}", gpu.name);
         let Some(ptxas) = ptxas.clone() else { return Case::of_kernels(name, || Ok(())).of_kind(gpu.name).ignored() };
         let target = gpu.name;
         Case::of_kernels(name, move || {
-            // Lines of whole copies, and of loads of an element.
-            [[1096, 712], [1097, 713]].into_iter().try_for_each(|widths| tiles(widths, &gpu, &ptxas))
+            // Lines of whole copies, of copies of 4 bytes, and of loads of an element.
+            let of_bf16 = [[1096, 712], [1098, 714], [1097, 713]].map(|widths| (DType::BF16, widths));
+            let of = of_bf16.into_iter().chain([(DType::F32, [1097, 712])]);
+            of.into_iter().try_for_each(|of| tiles(of, &gpu, &ptxas))
         })
         .of_kind(target)
     });
@@ -95,9 +98,13 @@ fn misfits(at: &str, gpu: &Machine, cubin: &Object) -> Vec<String> {
 
 /// What is wrong with products by matrices, and by twin blocks, in tiles of every size, whichever the examples have: rows that are gathered for two weights,
 /// and rows for one, with edges along rows, columns and K.
-fn tiles([hidden, ffn]: [u64; 2], gpu: &Machine, ptxas: &Ptxas) -> Result<(), Failed> {
+fn tiles((dtype, [hidden, ffn]): (DType, [u64; 2]), gpu: &Machine, ptxas: &Ptxas) -> Result<(), Failed> {
     let experts = 8;
-    let of = |n, k, weights| Product { rows: DType::BF16, n, k, weights: vec![DType::BF16; weights] };
+    let (of_gate, of_down, [gate, up]) = match dtype {
+        DType::F32 => ("g = tf32 $0\n    u = tf32 $1\n    ", "g = tf32 $0\n    ", ["g", "u"]),
+        _ => ("", "", ["$0", "$1"]),
+    };
+    let of = |n, k, weights| Product { rows: dtype, n, k, weights: vec![dtype; weights], tf32: dtype == DType::F32 };
     let tilings = |product: &Product| -> Vec<Tiling> {
         tiling::candidates(product, gpu).into_iter().filter(|tiling| matches!(tiling.kind, Kind::Mma | Kind::Twin)).collect()
     };
@@ -106,17 +113,17 @@ fn tiles([hidden, ffn]: [u64; 2], gpu: &Machine, ptxas: &Ptxas) -> Result<(), Fa
     for (i, down) in second.iter().enumerate() {
         let gate_up = first[i % first.len()];
         let text = format!(
-            "layer @tiles(%x: tensor<T x {hidden} x bf16>, @router: tensor<{experts} x {hidden} x bf16>, \
-             @gate: tensor<{experts} x {ffn} x {hidden} x bf16>, @up: tensor<{experts} x {ffn} x {hidden} x bf16>, \
-             @down: tensor<{experts} x {hidden} x {ffn} x bf16>) -> tensor<T x {hidden} x bf16> {{\n  \
+            "layer @tiles(%x: tensor<T x {hidden} x {dtype}>, @router: tensor<{experts} x {hidden} x {dtype}>, \
+             @gate: tensor<{experts} x {ffn} x {hidden} x {dtype}>, @up: tensor<{experts} x {ffn} x {hidden} x {dtype}>, \
+             @down: tensor<{experts} x {hidden} x {ffn} x {dtype}>) -> tensor<T x {hidden} x {dtype}> {{\n  \
              %0 = route %x, [@router], dropless, sort(block) {{\n    a = softmax $0\n    yield top_k a, $0, 2\n  }} : \
              routing<T x 2 of {experts}>\n  \
-             %1 = grouped_gemm %x, %0, [@gate, @up], {gate_up} {{\n    a = silu $0\n    b = mul a, $1\n    \
-             yield cast b, bf16\n  }} : tensor<P x {ffn} x bf16>\n  \
+             %1 = grouped_gemm %x, %0, [@gate, @up], {gate_up} {{\n    {of_gate}a = silu {gate}\n    b = mul a, {up}\n    \
+             yield cast b, {dtype}\n  }} : tensor<P x {ffn} x {dtype}>\n  \
              %2 = pair_weights %0 : tensor<P x 1 x f32>\n  \
-             %3 = grouped_gemm %1, %0, [@down], [%2], {down} {{\n    a = mul $0, $1\n    yield cast a, bf16\n  }} : \
-             tensor<P x {hidden} x bf16>\n  \
-             %4 = combine %3, %0 {{\n    yield cast $0, bf16\n  }} : tensor<T x {hidden} x bf16>\n  return %4\n}}\n"
+             %3 = grouped_gemm %1, %0, [@down], [%2], {down} {{\n    {of_down}a = mul {gate}, $1\n    yield cast a, {dtype}\n  }} : \
+             tensor<P x {hidden} x {dtype}>\n  \
+             %4 = combine %3, %0 {{\n    yield cast $0, {dtype}\n  }} : tensor<T x {hidden} x {dtype}>\n  return %4\n}}\n"
         );
         let layer = graph::verify(graph::parse(&text)?).map_err(|wrong| format!("{wrong:?}"))?;
         let program = schedule::schedule(&layer, gpu)?;

@@ -310,6 +310,7 @@ fn places_of_random_launches() -> Result<(), Failed> {
             entry: file::Entry::Layer,
             spec_sha256: "0".repeat(64),
             dtype: DType::F32,
+            tf32: false,
             max_tokens: 1000,
             cuts: Cuts::Nowhere,
             workspace_limit: None,

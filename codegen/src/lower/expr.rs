@@ -57,8 +57,8 @@ impl<'c> Lowering<'_, 'c> {
                 }
                 None => return Err(self.malformed(format!("`{}` is used before it is bound", self.local(local).name))),
             },
-            Expr::Unary(op @ (Unary::Exp2Approx | Unary::ReciprocalApprox), a) => {
-                self.target.approximate(ir, op, self.known(a)?).ok_or_else(|| self.unsupported("approximations"))?
+            Expr::Unary(op @ (Unary::Exp2Approx | Unary::ReciprocalApprox | Unary::RoundTf32), a) => {
+                self.target.own_unary(ir, op, self.known(a)?).ok_or_else(|| self.unsupported("approximations, and tf32"))?
             }
             Expr::Unary(op, a) => unary(ir, op, elem(a), self.known(a)?),
             Expr::Binary(op, a, b) => match self.of_warp(op, [a, b]) {
@@ -109,7 +109,7 @@ fn unary<'c>(ir: &Ir<'c>, op: Unary, elem: DType, a: Value<'c>) -> Value<'c> {
         Unary::Floor => ir.value_of("llvm.floor", &[ty], &[a]),
         Unary::Sqrt => ir.value_of("llvm.sqrt", &[ty], &[a]),
         Unary::CountOnes => ir.value_of("llvm.ctpop", &[ty], &[a]),
-        Unary::Exp2Approx | Unary::ReciprocalApprox => unreachable!("a target's own: `Target::approximate`"),
+        Unary::Exp2Approx | Unary::ReciprocalApprox | Unary::RoundTf32 => unreachable!("a target's own: `Target::own_unary`"),
     }
 }
 

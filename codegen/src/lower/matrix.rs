@@ -5,7 +5,7 @@ use moec_ir::{DType, MatrixShape};
 
 use super::Lowering;
 use crate::Error;
-use crate::llvm::{Pointer, Value};
+use crate::llvm::{Op, Pointer, Value};
 
 impl<'c> Lowering<'_, 'c> {
     /// Elements of an array of registers, as many as there are lanes.
@@ -54,7 +54,9 @@ impl<'c> Lowering<'_, 'c> {
         let row = self.element(from, offset)?;
         let loaded = self.target.load_matrix(self.ir, row, locals.len(), transposed);
         let loaded = loaded.ok_or_else(|| self.unsupported("a matrix load"))?;
-        locals.iter().zip(loaded).for_each(|(local, pair)| self.bind(*local, pair));
+        for (local, word) in locals.iter().zip(loaded) {
+            self.bind(*local, self.ir.cast(Op::BitCast, word, self.ty(self.local(*local).ty)));
+        }
         Ok(())
     }
 

@@ -211,7 +211,7 @@ impl Target for Host {
         None
     }
 
-    fn approximate<'c>(&self, _: &Ir<'c>, _: Unary, _: Value<'c>) -> Option<Value<'c>> {
+    fn own_unary<'c>(&self, _: &Ir<'c>, _: Unary, _: Value<'c>) -> Option<Value<'c>> {
         None
     }
 

@@ -88,8 +88,9 @@ pub(crate) trait Target {
     /// [`moec_ir::kernel::Stmt::Copy`]. `None`, as below: there is no such thing.
     fn copy<'c>(&self, ir: &Ir<'c>, to_from: [Pointer<'c>; 2], bytes: u32, live: Option<Value<'c>>) -> Option<()>;
 
-    /// [`moec_ir::kernel::Unary::Exp2Approx`] and [`moec_ir::kernel::Unary::ReciprocalApprox`], lane by lane.
-    fn approximate<'c>(&self, ir: &Ir<'c>, op: Unary, a: Value<'c>) -> Option<Value<'c>>;
+    /// [`moec_ir::kernel::Unary::Exp2Approx`], [`moec_ir::kernel::Unary::ReciprocalApprox`] and [`moec_ir::kernel::Unary::RoundTf32`], lane by
+    /// lane.
+    fn own_unary<'c>(&self, ir: &Ir<'c>, op: Unary, a: Value<'c>) -> Option<Value<'c>>;
 
     /// [`moec_ir::kernel::Stmt::Commit`].
     fn commit(&self, ir: &Ir<'_>) -> Option<()>;
@@ -103,7 +104,7 @@ pub(crate) trait Target {
     /// [`moec_ir::kernel::Stmt::AllowNext`].
     fn allow_next(&self, ir: &Ir<'_>) -> Option<()>;
 
-    /// [`moec_ir::kernel::Stmt::LoadMatrix`]: so many pairs of 16-bit elements, from the row that the lane names.
+    /// [`moec_ir::kernel::Stmt::LoadMatrix`]: so many words, as 32 bits, from the row that the lane names.
     fn load_matrix<'c>(&self, ir: &Ir<'c>, row: Pointer<'c>, matrices: usize, transposed: bool) -> Option<Vec<Value<'c>>>;
 
     /// [`moec_ir::kernel::Stmt::StoreMatrix`]: these pairs of 16-bit elements, to the row that the lane names.

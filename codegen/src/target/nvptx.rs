@@ -277,13 +277,15 @@ impl Target for Nvptx {
         Some(())
     }
 
-    fn approximate<'c>(&self, ir: &Ir<'c>, op: Unary, a: Value<'c>) -> Option<Value<'c>> {
+    fn own_unary<'c>(&self, ir: &Ir<'c>, op: Unary, a: Value<'c>) -> Option<Value<'c>> {
         let instruction = match op {
+            Unary::RoundTf32 => self.able(Instruction::RoundTf32)?,
             Unary::Exp2Approx => Instruction::Exp2,
             Unary::ReciprocalApprox => Instruction::Reciprocal,
             Unary::Neg | Unary::Not | Unary::Abs | Unary::Floor | Unary::Sqrt | Unary::CountOnes => return None,
         };
-        let of_lane = |lane: u32| instruction.value(ir, &[ir.extract(a, lane)]);
+        // tf32 comes as bits.
+        let of_lane = |lane: u32| ir.cast(Op::BitCast, instruction.value(ir, &[ir.extract(a, lane)]), ir.f32());
         Some(ir.vector(&(0..crate::llvm::lanes(a)).map(of_lane).collect::<Vec<_>>()))
     }
 
@@ -310,8 +312,7 @@ impl Target for Nvptx {
 
     fn load_matrix<'c>(&self, ir: &Ir<'c>, row: Pointer<'c>, matrices: usize, transposed: bool) -> Option<Vec<Value<'c>>> {
         let loaded = self.able(Instruction::load_matrix(matrices, transposed)?)?.value(ir, &[row.into()]);
-        let pair = |i| ir.cast(Op::BitCast, ir.field(loaded, i), ir.lanes_of(ir.int(16), 2));
-        Some((0..matrices as u32).map(pair).collect())
+        Some((0..matrices as u32).map(|i| ir.field(loaded, i)).collect())
     }
 
     fn store_matrix<'c>(&self, ir: &Ir<'c>, row: Pointer<'c>, pairs: &[Value<'c>], transposed: bool) -> Option<()> {

@@ -40,6 +40,7 @@ pub(super) enum Instruction {
     ReduxMin,
     Exp2,
     Reciprocal,
+    RoundTf32,
     Copy4,
     Copy8,
     Copy16,
@@ -67,6 +68,7 @@ pub(super) enum Instruction {
     Mma16x8x16OfF16,
     Mma16x8x8OfBf16,
     Mma16x8x8OfF16,
+    Mma16x8x8OfTf32,
 }
 
 /// What is known of an instruction.
@@ -159,6 +161,7 @@ impl Instruction {
             Instruction::ReduxMin => row("llvm.nvvm.redux.sync.min", 80, 70, "9.7.13.11 redux.sync"),
             Instruction::Exp2 => Row { by_type: true, ..row("llvm.nvvm.ex2.approx.ftz", 20, 14, "9.7.3.19 ex2.approx.ftz.f32") },
             Instruction::Reciprocal => row("llvm.nvvm.rcp.approx.ftz.f", 20, 14, "9.7.3.13 rcp.approx.ftz.f32"),
+            Instruction::RoundTf32 => row("llvm.nvvm.f2tf32.rna", 80, 70, "9.7.9.22 cvt.rna.tf32.f32"),
             Instruction::Copy4 => row("llvm.nvvm.cp.async.ca.shared.global.4", 80, 70, "9.7.9.25.3 cp.async"),
             Instruction::Copy8 => row("llvm.nvvm.cp.async.ca.shared.global.8", 80, 70, "9.7.9.25.3 cp.async"),
             Instruction::Copy16 => row("llvm.nvvm.cp.async.cg.shared.global.16", 80, 70, "9.7.9.25.3 cp.async"),
@@ -184,6 +187,7 @@ impl Instruction {
             Instruction::Mma16x8x16OfBf16 => convergent("llvm.nvvm.mma.m16n8k16.row.col.bf16", 80, 70, "9.7.14.5.14 mma"),
             Instruction::Mma16x8x16OfF16 => convergent("llvm.nvvm.mma.m16n8k16.row.col.f32.f32", 80, 70, "9.7.14.5.14 mma"),
             Instruction::Mma16x8x8OfBf16 => convergent("llvm.nvvm.mma.m16n8k8.row.col.bf16", 80, 70, "9.7.14.5.14 mma"),
+            Instruction::Mma16x8x8OfTf32 => convergent("llvm.nvvm.mma.m16n8k8.row.col.tf32", 80, 70, "9.7.14.5.14 mma"),
             Instruction::Mma16x8x8OfF16 => convergent("llvm.nvvm.mma.m16n8k8.row.col.f32.f32", 75, 65, "9.7.14.5.14 mma"),
         }
     }
@@ -234,7 +238,9 @@ impl Instruction {
             (MatrixShape::M16N8K16, DType::F16) => Some(Instruction::Mma16x8x16OfF16),
             (MatrixShape::M16N8K8, DType::BF16) => Some(Instruction::Mma16x8x8OfBf16),
             (MatrixShape::M16N8K8, DType::F16) => Some(Instruction::Mma16x8x8OfF16),
-            (MatrixShape::M16N8K16 | MatrixShape::M16N8K8, DType::Bool | DType::I32 | DType::I64 | DType::F32) => None,
+            (MatrixShape::M16N8K8, DType::F32) => Some(Instruction::Mma16x8x8OfTf32),
+            (MatrixShape::M16N8K16, DType::F32) => None,
+            (MatrixShape::M16N8K16 | MatrixShape::M16N8K8, DType::Bool | DType::I32 | DType::I64) => None,
         }
     }
 

@@ -362,25 +362,30 @@ pub fn matrix_product(elem: DType, shape: MatrixShape) -> Kernel {
     let k = Builder::new(format!("product_{elem}_{shape}"), 32);
     let (a, b, y) = (k.input("a", elem), k.input("b", elem), k.output("y", DType::F32));
     let (_, _, depth) = shape.extents();
-    let depth = depth as i32;
+    let (depth, bytes) = (depth as i32, elem.bytes() as u32);
     let (rows, columns) = (k.shared("rows", elem, 16 * depth as u32), k.shared("columns", elem, 8 * depth as u32));
     let at = k.bind("at", k.thread() * (depth / 4));
-    columns.copy_from(at, b, at, depth as u32 / 2, None);
+    columns.copy_from(at, b, at, depth as u32 / 4 * bytes, None);
     k.commit();
     let at = k.bind("at", k.thread() * (depth / 2));
-    rows.copy_from(at, a, at, depth as u32, Some(k.thread().lt(30)));
+    rows.copy_from(at, a, at, depth as u32 / 2 * bytes, Some(k.thread().lt(30)));
     k.commit();
     let sums = k.sums("sums", 4);
     k.wait_copies(1);
     k.wait_copies(0);
     k.warp_barrier();
     let lane = k.thread();
-    let (a, b) = if depth == 16 {
-        let a = rows.load_matrix(lane % 16 * 16 + lane / 16 * 8, 4);
-        (a, columns.load_matrix(lane % 8 * 16 + lane / 8 % 2 * 8, 2))
+    // Lines of two matrices, or of one.
+    let part = 16 / bytes as i32;
+    let (mut a, b) = if depth > part {
+        let a = rows.load_matrix(lane % 16 * depth + lane / 16 * part, 4);
+        (a, columns.load_matrix(lane % 8 * depth + lane / 8 % 2 * part, 2))
     } else {
-        (rows.load_matrix(lane % 16 * 8, 2), columns.load_matrix(lane % 8 * 8, 1))
+        (rows.load_matrix(lane % 16 * depth, 2), columns.load_matrix(lane % 8 * depth, 1))
     };
+    if elem == DType::F32 {
+        a.iter_mut().for_each(|x| *x = x.round_tf32());
+    }
     sums.add_product(0, shape, &a, &b);
     for half in 0..2 {
         let sum = sums.get(0, 2 * half, 2);

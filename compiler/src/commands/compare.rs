@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use moec::diagnostics::{Code, Diagnostic};
-use moec::reference::{Difference, bound, difference, rows_of_nan};
+use moec::reference::{Difference, bound_of, difference, rows_of_nan};
 use moec::ties::{Apart, Decision};
 use moec_runtime::package::Manifest;
 
@@ -61,7 +61,7 @@ impl Comparison {
         });
         let rows_of_nan = rows_of_nan(output, expected, width);
         let left_out = left_out.len();
-        Comparison { name, difference, bound: bound(manifest.dtype), tokens_apart, apart, rows_of_nan, left_out, one_sided }
+        Comparison { name, difference, bound: bound_of(manifest), tokens_apart, apart, rows_of_nan, left_out, one_sided }
     }
 
     fn is_close(&self) -> bool {

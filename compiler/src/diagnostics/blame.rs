@@ -110,6 +110,7 @@ fn of_pointwise(op: Pointwise) -> &'static [Blamed] {
         }
         Pointwise::AtMost | Pointwise::AtLeast => &[("expert.clamp_limit", "asks for it")],
         Pointwise::Tanh => &[("router.logit_softcap", "a cap"), ("expert.gate_softcap", "a cap"), ("expert.up_softcap", "a cap")],
+        Pointwise::Tf32 => &[("numerics.tf32", "asks for it")],
         Pointwise::Offset => &[("expert.up_offset", "asks for it")],
         Pointwise::Cast | Pointwise::Scale | Pointwise::Sigmoid | Pointwise::Add | Pointwise::Mul => WIDTHS,
     }

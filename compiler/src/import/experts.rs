@@ -41,7 +41,8 @@ impl Layer<'_> {
     fn grouped(&mut self, [tensor, bias]: [Tensor; 2], [n, k]: [u64; 2], rows: Id, routing: Id, weights: Option<Id>) -> Id {
         let experts = self.entry.experts(self.spec);
         let w = self.weight(tensor, &[experts, n, k]);
-        let mut y = self.g.grouped_gemm(rows, routing, w);
+        let y = self.g.grouped_gemm(rows, routing, w);
+        let mut y = self.rounded(y);
         if let Some(weights) = weights {
             y = self.times(y, weights);
         }

@@ -278,9 +278,15 @@ impl Layer<'_> {
     fn dense(&mut self, tensor: Tensor, bias: Option<Tensor>, input: Id, n: u64, k: u64) -> Id {
         let w = self.weight(tensor, &[n, k]);
         let y = self.g.gemm(input, w);
+        let y = self.rounded(y);
         let Some(bias) = bias else { return y };
         let b = self.weight(bias, &[n]);
         self.g.apply(Pointwise::Add, &[y, b])
+    }
+
+    /// A product, whose factors may be rounded where the spec says so.
+    fn rounded(&mut self, product: Id) -> Id {
+        if self.spec.numerics.tf32 { self.g.apply(Pointwise::Tf32, &[product]) } else { product }
     }
 
     /// `tanh(x / cap) * cap`.

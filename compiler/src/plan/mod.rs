@@ -6,7 +6,7 @@ mod roofline;
 mod text;
 
 use moec_codegen::{KernelInfo, Object};
-use moec_ir::graph::{Attr, Dim, Node, Op, Type, Typed};
+use moec_ir::graph::{Attr, Dim, Node, Op, Pointwise, Type, Typed};
 use moec_ir::kernel::{Launch, Program, layout};
 use moec_ir::rewrite::{Bound, Price, Workload, bound, name_of, prices};
 use moec_ir::schedule::{ScheduleError, launching_nodes};
@@ -61,7 +61,8 @@ fn of_target(machine: &Machine, lowered: &Lowered, objects: &[Object], tokens: &
             bound: of_bound(&bound(&lowered.graph, machine, *tokens)),
         }
     };
-    Ok(TargetPlan { target: machine.name, machine: of_machine(machine), batches: tokens.iter().map(batch).collect() })
+    let tf32 = lowered.graph.graph().has(Pointwise::Tf32.into());
+    Ok(TargetPlan { target: machine.name, machine: of_machine(machine, tf32), batches: tokens.iter().map(batch).collect() })
 }
 
 /// Whether there are rows in groups, of experts or of slots: a router may sort pairs, and makes no row of them.
@@ -149,14 +150,14 @@ fn of_bound(bound: &Bound) -> BoundFigures {
     }
 }
 
-fn of_machine(machine: &Machine) -> MachineFacts {
+fn of_machine(machine: &Machine, tf32: bool) -> MachineFacts {
     let mut dtypes: Vec<DType> = Vec::new();
     for rate in machine.rates {
         if !dtypes.contains(&rate.elem) {
             dtypes.push(rate.elem);
         }
     }
-    let rate = |dtype: DType| RateFacts { dtype: dtype.to_string(), tflops: machine.best_rate(dtype) as f64 / 1e6 };
+    let rate = |dtype: DType| RateFacts { dtype: dtype.to_string(), tflops: machine.best_rate(dtype, tf32) as f64 / 1e6 };
     MachineFacts {
         processors: machine.processors,
         bandwidth_gbs: machine.bytes_per_us as f64 / 1e3,

@@ -19,6 +19,7 @@ pub(super) fn check(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
     sparsemixer(&spec.router, wrong);
     soft(spec, wrong);
     soft_invariance(spec, wrong);
+    tf32_of_f32(spec, wrong);
     expert_choice(spec, wrong);
     hash(&spec.router, wrong);
     joint(spec, wrong);
@@ -300,6 +301,20 @@ fn soft_invariance(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
             Diagnostic::new(Code::Contradiction, "batch_invariant and mode = \"soft\" contradict")
                 .at(place(&spec.numerics, "batch_invariant"), "a token's bits do not depend on the others")
                 .also(place(&spec.router, "mode"), "a token's outputs are made of all tokens of its sequence"),
+        );
+    }
+}
+
+/// Factors of 16 bits are exact in tf32, or have other exponents.
+fn tf32_of_f32(spec: &Sections, wrong: &mut Vec<Diagnostic>) {
+    let numerics = &spec.numerics;
+    let Some(dtype) = numerics.word("dtype").filter(|dtype| *dtype != "f32") else { return };
+    if numerics.boolean("tf32") == Some(true) {
+        wrong.push(
+            Diagnostic::new(Code::Contradiction, format!("tf32 and dtype = \"{dtype}\" contradict"))
+                .at(place(numerics, "tf32"), "rounds factors in f32")
+                .also(place(numerics, "dtype"), format!("factors are {dtype}"))
+                .help("leave `tf32` out, or say dtype = \"f32\""),
         );
     }
 }

@@ -328,6 +328,7 @@ pub(super) static TABLES: &[Table] = &[
         ]), Fallback::Word("bf16"), "type of weights and activations"),
         key("deterministic", Boolean, Fallback::Boolean(true), "the same bits every run"),
         key("batch_invariant", Boolean, Fallback::Boolean(false), "a token's bits do not depend on its batch"),
+        key("tf32", Boolean, Fallback::Boolean(false), "with dtype = \"f32\": products of experts, shared experts and latent projections may round their factors to tf32 (10 bits of fraction, to the nearest, ties away from zero: 2^-11 of each factor), where tensor cores have that; sums are f32, and the router stays exact"),
     ] },
     Table { name: "training", required: false, doc: "What only training asks for.", keys: &[
         key("jitter", Number(Positive), Absent, "the router's input times a draw from 1 - jitter to 1 + jitter for each element, by the input `seed`: i32 [2]"),

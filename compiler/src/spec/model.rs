@@ -283,6 +283,8 @@ pub struct Numerics {
     pub deterministic: bool,
     /// A token's bits do not depend on the other tokens of the batch.
     pub batch_invariant: bool,
+    /// Products of experts in f32 may round their factors to tf32.
+    pub tf32: bool,
 }
 
 /// A closed set of spec words: one enum variant a word.

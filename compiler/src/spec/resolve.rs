@@ -152,6 +152,7 @@ fn build(sections: &Sections) -> Option<Spec> {
             dtype: word(numerics, "dtype")?,
             deterministic: numerics.boolean("deterministic")?,
             batch_invariant: numerics.boolean("batch_invariant")?,
+            tf32: numerics.boolean("tf32")?,
         },
     })
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use egg::{Id, Language};
 
 use super::build::depth_first;
-use super::{Attr, Node, Op};
+use super::{Attr, Node, Op, Pointwise};
 
 /// Nodes over holes `$0, $1, ...`, operands before users, the result last. Two bodies that compute the same by the same
 /// ops are equal: nodes are shared and in depth-first order from the result.
@@ -41,6 +41,17 @@ impl Body {
             Node::Param(_) => false,
             Node::Apply(op, _) => matches!(op, Op::Pointwise(_)),
         })
+    }
+
+    /// Whether the factors of so many products, its first holes, may be rounded: it reads each as `tf32 $i` alone.
+    pub fn rounds_factors(&self, products: usize) -> bool {
+        let is_product = |id: &Id| matches!(self.0[usize::from(*id)], Node::Hole(hole) if (hole as usize) < products);
+        let may = |node: &Node| match node {
+            Node::Apply(Op::Pointwise(Pointwise::Tf32), _) => true,
+            Node::Apply(_, operands) => !operands.iter().any(is_product),
+            Node::Hole(_) | Node::Attr(_) | Node::Param(_) => true,
+        };
+        self.0.iter().all(may) && !is_product(&self.root())
     }
 
     /// The result's place among the nodes.

@@ -39,6 +39,7 @@ fn of_op(op: Op) -> Cuts {
         Op::Pointwise(
             Pointwise::MaskTokens
             | Pointwise::Cast
+            | Pointwise::Tf32
             | Pointwise::Scale
             | Pointwise::Offset
             | Pointwise::AtMost

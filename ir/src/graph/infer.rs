@@ -511,7 +511,7 @@ fn pointwise(op: Pointwise, types: &[&Type]) -> Result<Type, String> {
             types => wrong(op.into(), types),
         },
         Pointwise::Sigmoid | Pointwise::Tanh | Pointwise::SqrtSoftplus | Pointwise::Silu => arithmetic(types[0]),
-        Pointwise::Gelu | Pointwise::GeluTanh | Pointwise::Relu | Pointwise::Square => arithmetic(types[0]),
+        Pointwise::Gelu | Pointwise::GeluTanh | Pointwise::Relu | Pointwise::Square | Pointwise::Tf32 => arithmetic(types[0]),
         Pointwise::Add | Pointwise::Mul => {
             let [a, b] = types else { return wrong(op.into(), types) };
             let Type::Tensor { shape, .. } = arithmetic(a)? else {

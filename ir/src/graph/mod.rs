@@ -70,6 +70,11 @@ impl Graph {
         self.params.iter().find(|(p, _)| p == name).map(|(_, t)| t)
     }
 
+    /// Whether one of its nodes is this op.
+    pub fn has(&self, op: Op) -> bool {
+        self.nodes.as_ref().iter().any(|node| matches!(node, Node::Apply(other, _) if *other == op))
+    }
+
     /// The results, by name.
     pub fn results(&self) -> impl Iterator<Item = (&str, Id)> {
         let root = self.nodes.root();

@@ -214,6 +214,9 @@ pub enum Pointwise {
     MaskTokens = by_row("mask_tokens", 2),
     /// `x` rounded to an element type and kept in it.
     Cast = by_row("cast", 2),
+    /// `x`, of which each product of f32 in it may be of factors rounded to tf32 (8 bits of exponent, 10 of fraction; to the nearest, ties away
+    /// from zero): [`Body::rounds_factors`](super::Body::rounds_factors). So each product is within `2^-10` of itself.
+    Tf32 = by_row("tf32", 1),
     /// `x * c`.
     Scale = by_row("scale", 2),
     /// `x + c`.

@@ -23,6 +23,9 @@ fn wrapped(elem: DType, n: i64) -> u64 {
     if elem == DType::I32 { i64::from(n as i32) as u64 } else { n as u64 }
 }
 
+/// The bits of f32 that tf32 has.
+const TF32_BITS: u64 = 0xffff_e000;
+
 /// A subnormal number is taken for zero.
 fn normal(x: f32) -> f32 {
     if x.is_subnormal() { 0f32.copysign(x) } else { x }
@@ -43,6 +46,9 @@ pub(super) fn unary(op: Unary, elem: DType, a: u64) -> u64 {
         Unary::CountOnes => u64::from(a.count_ones()),
         Unary::Exp2Approx => of_float(normal(f64::from(normal(float(a))).exp2() as f32)),
         Unary::ReciprocalApprox => of_float(normal(1.0 / normal(float(a)))),
+        Unary::RoundTf32 if float(a).is_nan() => 0x7fff_ffff,
+        // Half of the last bit that stays; a carry goes up to infinity.
+        Unary::RoundTf32 => ((a & 0xffff_ffff) + 0x1000) & TF32_BITS,
     }
 }
 
@@ -126,11 +132,14 @@ pub(super) fn dot(acc: u64, a: [u64; 2], b: [u64; 2]) -> u64 {
     of_float(add(add(flush(float(acc)), 1), 0))
 }
 
-/// A sum plus the products of a row and a column of 16-bit floats, as the kernel IR defines it: in order of k, each product rounded to
+/// A sum plus the products of a row and a column of 16-bit floats, or of f32 of which the bits of tf32 are looked at, as the kernel IR defines it: in order of k, each product rounded to
 /// f32 (it is exact but for the least and the greatest), each sum rounded to nearest even; a NaN is PTX's canonical one. Tensor
 /// cores round less or cut off (MMA-Sim, arXiv 2511.10909), so results on a GPU are held by bounds.
 pub(super) fn add_products(elem: DType, sum: u64, a: &[u64], b: &[u64]) -> u64 {
-    let wide = |bits: u64| float(cast(elem, DType::F32, bits));
+    let wide = |bits: u64| match elem {
+        DType::F32 => float(bits & TF32_BITS),
+        elem => float(cast(elem, DType::F32, bits)),
+    };
     let sum = a.iter().zip(b).fold(float(sum), |sum, (a, b)| sum + wide(*a) * wide(*b));
     if sum.is_nan() { 0x7fff_ffff } else { of_float(sum) }
 }

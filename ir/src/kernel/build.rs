@@ -396,7 +396,8 @@ impl<'k> Array<'k> {
     /// The lane's pairs of `count` matrices: see [`Stmt::LoadMatrix`].
     pub fn load_matrix(self, row: Value<'k>, count: u32) -> Vec<Value<'k>> {
         let k = self.kernel;
-        let locals: Vec<_> = (0..count).map(|_| k.local("pair", Ty::vector(self.elem, 2))).collect();
+        let word = Ty::vector(self.elem, fragment::elements_of_word(self.elem));
+        let locals: Vec<_> = (0..count).map(|_| k.local("pair", word)).collect();
         k.emit(Stmt::LoadMatrix { locals: locals.clone(), from: self.place, offset: row.expr, transposed: false });
         locals.into_iter().map(|local| k.read(local)).collect()
     }
@@ -572,6 +573,10 @@ impl<'k> Value<'k> {
     /// [`Unary::ReciprocalApprox`].
     pub fn reciprocal_approx(self) -> Value<'k> {
         self.unary(Unary::ReciprocalApprox)
+    }
+    /// [`Unary::RoundTf32`].
+    pub fn round_tf32(self) -> Value<'k> {
+        self.unary(Unary::RoundTf32)
     }
     /// [`Unary::Sqrt`].
     pub fn sqrt(self) -> Value<'k> {

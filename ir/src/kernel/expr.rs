@@ -146,6 +146,8 @@ pub enum Unary {
     Exp2Approx,
     /// `1 / x`, in the same way.
     ReciprocalApprox,
+    /// Rounded to tf32: to 10 bits of fraction, to the nearest, ties away from zero (`F32`). Needs a machine with products of tf32.
+    RoundTf32,
 }
 
 /// Two operands.
@@ -237,7 +239,7 @@ pub fn infer(
                 Unary::Neg => want(a.elem == F32 || a.elem.is_int(), "needs f32 or an integer", a),
                 Unary::CountOnes => want(a.elem.is_int(), "needs an integer", a),
                 Unary::Not => want(a.elem == Bool || a.elem.is_int(), "needs bool or an integer", a),
-                Unary::Abs | Unary::Floor | Unary::Sqrt | Unary::Exp2Approx | Unary::ReciprocalApprox => {
+                Unary::Abs | Unary::Floor | Unary::Sqrt | Unary::Exp2Approx | Unary::ReciprocalApprox | Unary::RoundTf32 => {
                     want(a.elem == F32, "needs f32", a)
                 }
             }

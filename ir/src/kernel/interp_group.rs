@@ -198,13 +198,13 @@ impl Run<'_> {
     }
 }
 
-/// The left factor that the lanes have in pairs, of which those of the first lane begin at `first`.
+/// The left factor, of elements of 16 bits, that the lanes have in pairs, of which those of the first lane begin at `first`.
 fn of_pairs(pairs: &[Vec<u64>], first: usize, depth: u32) -> Vec<Vec<u64>> {
     let mut rows = vec![vec![0; depth as usize]; GROUP_ROWS as usize];
     for (i, of_lanes) in (0..).zip(pairs) {
         let (step, pair) = (i / 4, i % 4);
         for thread in 0..THREADS as u32 {
-            let (row, k) = place_in_a(thread % LANES, pair);
+            let (row, k) = place_in_a(DType::BF16, thread % LANES, pair);
             let (row, k) = ((WARP_ROWS * (thread / LANES) + row) as usize, (STEP * step + k) as usize);
             let at = first + 2 * thread as usize;
             rows[row][k..k + 2].copy_from_slice(&of_lanes[at..at + 2]);

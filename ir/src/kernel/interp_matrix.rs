@@ -10,7 +10,7 @@ use crate::{DType, MatrixShape};
 
 /// Bytes of a row of a matrix that is loaded.
 const ROW_BYTES: usize = 16;
-/// Rows, and elements of a row.
+/// Rows, and elements of 16 bits of a row.
 const SIDE: usize = 8;
 
 /// The copies of a block that have not arrived.
@@ -75,7 +75,8 @@ impl Run<'_> {
         self.whole_warps(active)?;
         let offsets = self.eval(offset, active)?;
         let (memory, elem) = self.array(from)?;
-        let mut loaded = vec![Vec::with_capacity(2 * active.len()); locals.len()];
+        let elements = ROW_BYTES / elem.bytes() as usize;
+        let mut loaded = vec![Vec::with_capacity(elements / 4 * active.len()); locals.len()];
         for (warp, offsets) in active.chunks(LANES as usize).zip(offsets.chunks(LANES as usize)) {
             for (i, loaded) in loaded.iter_mut().enumerate() {
                 let rows = 8 * i..8 * i + 8;
@@ -83,7 +84,7 @@ impl Run<'_> {
                 let rows = offsets[rows].iter().map(|offset| matrix_row(memory, elem, *offset));
                 let rows: Vec<usize> = rows.collect::<Result<_, _>>().map_err(place)?;
                 let pairs = load_matrix(memory, elem, &rows, transposed).map_err(place)?;
-                loaded.extend(pairs.into_iter().flatten());
+                loaded.extend(pairs);
             }
         }
         locals.iter().zip(&loaded).for_each(|(local, pairs)| self.bind(*local, active, pairs));
@@ -130,9 +131,10 @@ impl Run<'_> {
         let elem = self.types[a[0].index()].elem;
         let a = a.iter().map(|pairs| self.eval(*pairs, active)).collect::<Result<Vec<_>, _>>()?;
         let b = b.iter().map(|pairs| self.eval(*pairs, active)).collect::<Result<Vec<_>, _>>()?;
+        let word = fragment::elements_of_word(elem) as usize;
         for (w, warp) in active.chunks(LANES as usize).enumerate() {
-            let lanes = 2 * w * LANES as usize..2 * (w + 1) * LANES as usize;
-            let of_warp = |pairs: &Vec<u64>| pairs[lanes.clone()].chunks(2).map(|pair| [pair[0], pair[1]]).collect::<Vec<_>>();
+            let lanes = word * w * LANES as usize..word * (w + 1) * LANES as usize;
+            let of_warp = |pairs: &Vec<u64>| pairs[lanes.clone()].to_vec();
             let (a, b): (Vec<_>, Vec<_>) = (a.iter().map(of_warp).collect(), b.iter().map(of_warp).collect());
             let mut of_lanes = Vec::new();
             for i in 0..SUMS {
@@ -147,38 +149,36 @@ impl Run<'_> {
     }
 }
 
-/// The pairs that the lanes of a warp get of a matrix, of rows that begin at these bytes: as [`fragment`] says.
-fn load_matrix(memory: &Memory, elem: DType, rows: &[usize], transposed: bool) -> Result<Vec<[u64; 2]>, String> {
-    let mut matrix = Vec::with_capacity(SIDE * SIDE);
+/// What the lanes of a warp get of a matrix, of rows that begin at these bytes: as [`fragment`] says.
+fn load_matrix(memory: &Memory, elem: DType, rows: &[usize], transposed: bool) -> Result<Vec<u64>, String> {
+    let (columns, word) = (ROW_BYTES / elem.bytes() as usize, fragment::elements_of_word(elem) as usize);
+    let mut matrix = Vec::with_capacity(rows.len() * columns);
     for at in rows {
-        memory.read(elem, *at, SIDE, &mut matrix)?;
+        memory.read(elem, *at, columns, &mut matrix)?;
     }
-    let element = |row: usize, column: usize| matrix[row * SIDE + column];
-    let pair = |lane: usize| {
-        let (line, along) = (lane / 4, 2 * (lane % 4));
-        if transposed {
-            [element(along, line), element(along + 1, line)]
-        } else {
-            [element(line, along), element(line, along + 1)]
-        }
+    let element = |row: usize, column: usize| matrix[row * columns + column];
+    let of_lane = |lane: usize| {
+        let (line, along) = (lane / 4, word * (lane % 4));
+        (along..along + word).map(move |along| if transposed { element(along, line) } else { element(line, along) })
     };
-    Ok((0..LANES as usize).map(pair).collect())
+    Ok((0..LANES as usize).flat_map(of_lane).collect())
 }
 
 /// The first byte of a row from element `offset` on, if all of it is inside and aligned.
 fn matrix_row(memory: &Memory, elem: DType, offset: u64) -> Result<usize, String> {
-    super::interp::address(memory, elem, offset, SIDE, ROW_BYTES as u32)
+    super::interp::address(memory, elem, offset, ROW_BYTES / elem.bytes() as usize, ROW_BYTES as u32)
 }
 
 /// The lanes' sums after `sums += a * b`: `a[p]` and `b[p]` have pair `p` of every lane, as do `sums` and the result sum `i`.
-fn multiply(shape: MatrixShape, elem: DType, a: &[Vec<[u64; 2]>], b: &[Vec<[u64; 2]>], sums: &mut [Vec<u64>]) {
+fn multiply(shape: MatrixShape, elem: DType, a: &[Vec<u64>], b: &[Vec<u64>], sums: &mut [Vec<u64>]) {
     let (rows, columns, depth) = shape.extents();
-    let lines = |pairs: &[Vec<[u64; 2]>], lines: u32, place: fn(u32, u32) -> (u32, u32)| {
+    let word = fragment::elements_of_word(elem) as usize;
+    let lines = |pairs: &[Vec<u64>], lines: u32, place: fn(DType, u32, u32) -> (u32, u32)| {
         let mut matrix = vec![vec![0; depth as usize]; lines as usize];
         for (pair, of_lanes) in (0..).zip(pairs) {
-            for (lane, elements) in (0..).zip(of_lanes) {
-                let (line, k) = place(lane, pair);
-                matrix[line as usize][k as usize..k as usize + 2].copy_from_slice(elements);
+            for (lane, elements) in (0..).zip(of_lanes.chunks(word)) {
+                let (line, k) = place(elem, lane, pair);
+                matrix[line as usize][k as usize..k as usize + word].copy_from_slice(elements);
             }
         }
         matrix

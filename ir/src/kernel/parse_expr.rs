@@ -134,6 +134,7 @@ impl Parser<'_> {
             "count_ones" => Expr::Unary(Unary::CountOnes, self.expr()?),
             "exp2_approx" => Expr::Unary(Unary::Exp2Approx, self.expr()?),
             "reciprocal_approx" => Expr::Unary(Unary::ReciprocalApprox, self.expr()?),
+            "round_tf32" => Expr::Unary(Unary::RoundTf32, self.expr()?),
             "min" => self.two().map(|(a, b)| Expr::Binary(Binary::Min, a, b))?,
             "max" => self.two().map(|(a, b)| Expr::Binary(Binary::Max, a, b))?,
             "select" => self.three().map(|(c, a, b)| Expr::Select(c, a, b))?,

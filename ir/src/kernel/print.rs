@@ -561,6 +561,7 @@ impl<'k> Printer<'k> {
             Expr::Unary(Unary::CountOnes, a) => call(out, "count_ones", &[a], &[]),
             Expr::Unary(Unary::Exp2Approx, a) => call(out, "exp2_approx", &[a], &[]),
             Expr::Unary(Unary::ReciprocalApprox, a) => call(out, "reciprocal_approx", &[a], &[]),
+            Expr::Unary(Unary::RoundTf32, a) => call(out, "round_tf32", &[a], &[]),
             Expr::Binary(Binary::Min, a, b) => call(out, "min", &[a, b], &[]),
             Expr::Binary(Binary::Max, a, b) => call(out, "max", &[a, b], &[]),
             Expr::Binary(op, a, b) => match sign(op) {

@@ -211,17 +211,18 @@ pub enum Stmt {
     },
     /// Makes one group of the thread's copies since its last group; it may be empty.
     Commit,
-    /// Binds parts of matrices in shared memory of 8 rows by 8 elements of 16 bits: one a local, 1, 2 or 4 of them. Lane `8 i + r` says
-    /// where row `r` of the i-th begins; what other lanes say is not looked at. A lane gets two neighbours: see [`super::fragment`].
+    /// Binds parts of matrices in shared memory of 8 rows by 8 elements of 16 bits, or 4 of `F32`: one a local, 1, 2 or 4 of them. Lane
+    /// `8 i + r` says where row `r` of the i-th begins; what other lanes say is not looked at. A lane gets two neighbours, or one
+    /// `F32`: see [`super::fragment`].
     /// All lanes of the warp take part.
     LoadMatrix {
-        /// The names bound, of the array's element type in two lanes.
+        /// The names bound, of the array's element type in two lanes, or one of `F32`.
         locals: Vec<Handle<Local>>,
-        /// A shared array of `F16` or `BF16`.
+        /// A shared array of `F16`, `BF16` or `F32`.
         from: Place,
         /// Element index of a row, `I32` or `I64`; its address is a multiple of 16 bytes.
         offset: Handle<Expr>,
-        /// Whether each matrix is transposed on the way.
+        /// Whether each matrix, of elements of 16 bits, is transposed on the way.
         transposed: bool,
     },
     /// The other way round: writes matrices of 8 rows by 8 elements, one a pair, 1, 2 or 4 of them. All lanes of the warp take part.
@@ -243,7 +244,7 @@ pub enum Stmt {
         sums: Handle<Registers>,
         /// The first of the elements that are the lane's part of the sums.
         at: u32,
-        /// The lane's part of the left factor: pairs of `F16` or `BF16`.
+        /// The lane's part of the left factor: pairs of `F16` or `BF16`, or numbers of `F32`, of which the bits of tf32 are looked at.
         a: Vec<Handle<Expr>>,
         /// The lane's part of the right factor, of the same type.
         b: Vec<Handle<Expr>>,

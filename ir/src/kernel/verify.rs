@@ -16,7 +16,7 @@ use super::{
 };
 use super::{Extreme, Hint, MOST_THREADS, Scope, Shared, Stmt, Ty, Unary, Vote, Wait, layout};
 use crate::machine::Unit;
-use crate::{DType, Dims, Extent, Machine};
+use crate::{DType, Dims, Extent, Machine, MatrixShape};
 
 /// Something that a valid program does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -561,8 +561,8 @@ impl Check<'_> {
             Stmt::Copy { to, at, from, offset, bytes, live } => self.copy([to, from], [at, offset], bytes, live),
             Stmt::Commit => self.copies("a group of copies"),
             Stmt::Wait(Wait::Groups(_)) => self.copies("a wait for copies"),
-            Stmt::LoadMatrix { ref locals, from, offset, transposed: _ } => {
-                self.load_matrix(locals, from, offset);
+            Stmt::LoadMatrix { ref locals, from, offset, transposed } => {
+                self.load_matrix(locals, from, offset, transposed);
                 self.warp("a matrix load", control);
             }
             Stmt::StoreMatrix { to, offset, ref pairs, transposed: _ } => {
@@ -637,6 +637,11 @@ impl Check<'_> {
             && !self.machine.approximations
         {
             return Some(format!("{} has no approximations", self.machine.name));
+        }
+        if let Expr::Unary(Unary::RoundTf32, _) = expr
+            && self.machine.rate(Unit::Matrix(MatrixShape::M16N8K8), DType::F32).is_none()
+        {
+            return Some(format!("{} has no tf32", self.machine.name));
         }
         if let Expr::Binary(op, _, right) = *expr
             && let Some((n, elem)) = constant(right)

@@ -64,15 +64,18 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn load_matrix(&mut self, locals: &[Handle<Local>], from: Place, offset: Handle<Expr>) {
+    pub(super) fn load_matrix(&mut self, locals: &[Handle<Local>], from: Place, offset: Handle<Expr>, transposed: bool) {
         let machine = self.machine;
         self.require(machine.has_matrices(), || format!("{} has no matrix loads", machine.name));
         self.wants(offset, "an offset is", |ty| ty.lanes == 1 && ty.elem.is_int(), "i32 or i64");
         self.require(matches!(locals.len(), 1 | 2 | 4), || format!("1, 2 or 4 matrices are loaded, not {}", locals.len()));
         self.require(matches!(from, Place::Shared(_)), || "matrices are loaded from a shared array".to_string());
         let Some(elem) = self.kernel.elem(from) else { return };
-        self.require(matches!(elem, DType::F16 | DType::BF16), || format!("matrices have f16 or bf16, not {elem}"));
-        locals.iter().for_each(|local| self.takes(*local, Some(Ty::vector(elem, 2))));
+        let is_loaded = matches!(elem, DType::F16 | DType::BF16 | DType::F32);
+        self.require(is_loaded, || format!("matrices that are loaded have f16, bf16 or f32, not {elem}"));
+        self.require(elem != DType::F32 || !transposed, || "matrices of f32 are not transposed".to_string());
+        let word = Ty::vector(elem, fragment::elements_of_word(elem));
+        locals.iter().for_each(|local| self.takes(*local, Some(word)));
     }
 
     pub(super) fn store_matrix(&mut self, to: Place, offset: Handle<Expr>, pairs: &[Handle<Expr>]) {
@@ -96,17 +99,20 @@ impl Check<'_> {
         b: &[Handle<Expr>],
     ) {
         let machine = self.machine;
-        for (pairs, expected) in [(a, fragment::pairs_of_a(shape)), (b, fragment::pairs_of_b(shape))] {
+        let elem = a.first().and_then(|pair| self.ty(*pair)).map(|ty| ty.elem);
+        // Where there is no such product, as of 16 bits: that is wrong then, and not how many.
+        let of = elem.filter(|elem| machine.rate(Unit::Matrix(shape), *elem).is_some()).unwrap_or(DType::BF16);
+        for (pairs, expected) in [(a, fragment::pairs_of_a(shape, of)), (b, fragment::pairs_of_b(shape, of))] {
             self.require(pairs.len() == expected as usize, || {
                 format!("a lane's part of a factor of {shape} is {expected} pairs, not {}", pairs.len())
             });
         }
-        if let Some(ty) = a.first().and_then(|pair| self.ty(*pair)) {
-            let elem = ty.elem;
+        if let Some(elem) = elem {
             let has_unit = machine.rate(Unit::Matrix(shape), elem).is_some();
             self.require(has_unit, || format!("{} has no {shape} of {elem}", machine.name));
             for pair in a.iter().chain(b).filter(|_| has_unit) {
-                self.wants(*pair, "the factors are pairs of", |ty| ty == Ty::vector(elem, 2), &format!("{elem}"));
+                let word = Ty::vector(elem, fragment::elements_of_word(elem));
+                self.wants(*pair, "the factors are pairs of", |ty| ty == word, &format!("{elem}"));
             }
         }
         let name = self.names.place(Place::Registers(sums)).to_string();

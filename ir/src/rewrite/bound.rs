@@ -3,7 +3,7 @@
 use super::cost::{Cost, Sizes, Workload, product_flops};
 use super::price::time;
 use super::spread::Spread;
-use crate::graph::{Node, Op, Type, Typed, is_output};
+use crate::graph::{Node, Op, Pointwise, Type, Typed, is_output};
 use crate::{DType, Extent, Machine};
 
 /// What a layer moves and computes for one batch without padding, in the mean over routings by chance (its [`Spread`]), and how
@@ -48,6 +48,7 @@ pub fn bound(graph: &Typed, machine: &Machine, tokens: u64) -> Bound {
     let pairs = Extent::Const(mean_pairs(graph, spread, tokens).map_or(most.pairs, |mean| mean.min(most.pairs)));
     let sizes = Sizes::of(&Workload { pairs, ..workload }, tokens);
     let layer = graph.graph();
+    let rounds = layer.has(Pointwise::Tf32.into());
     let mut flops: Vec<(DType, u64)> = Vec::new();
     for node in layer.nodes.as_ref() {
         let Node::Apply(op, operands) = node else { continue };
@@ -67,7 +68,7 @@ pub fn bound(graph: &Typed, machine: &Machine, tokens: u64) -> Bound {
     let outputs = layer.results().filter(|(name, _)| is_output(name));
     let output_bytes = outputs.map(|(_, id)| most.bytes(graph.ty(id))).fold(0, u64::saturating_add);
     let bytes = weight_bytes.saturating_add(input_bytes).saturating_add(output_bytes);
-    let computing = flops.iter().map(|(dtype, flops)| time(*flops, machine.best_rate(*dtype))).max().unwrap_or(0);
+    let computing = flops.iter().map(|(dtype, flops)| time(*flops, machine.best_rate(*dtype, rounds))).max().unwrap_or(0);
     Bound { weight_bytes, input_bytes, output_bytes, flops, moving: time(bytes, machine.bytes_per_us), computing }
 }
 

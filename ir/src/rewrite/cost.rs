@@ -10,7 +10,7 @@ use super::route_cost::{experts_of, picking, ranked, route, sorting_of};
 use super::spread::Spread;
 use crate::graph::{Assignment, Attr, Dim, Node, Op, Pointwise, Priority, Type, Typed, infer_body};
 use crate::tiling::{self, Feeding, Product};
-use crate::{Dims, Extent, Machine, Sorting};
+use crate::{DType, Dims, Extent, Machine, Sorting};
 
 /// Picoseconds.
 pub type Cost = u64;
@@ -187,7 +187,11 @@ pub(super) fn product(op: Op, types: &[&Type]) -> Option<Product> {
     let (Type::Tensor { shape: w, .. }, Dim::Const(k)) = (ws.first()?, *shape.last()?) else { return None };
     let Dim::Const(n) = *w.get(w.len().checked_sub(2)?)? else { return None };
     let weights = ws.iter().map(|w| if let Type::Tensor { dtype, .. } = w { Some(*dtype) } else { None });
-    Some(Product { rows: *dtype, n, k, weights: weights.collect::<Option<_>>()? })
+    let rounds = match op.body().and_then(|body| types.get(body)) {
+        Some(Type::Attr(Attr::Body(body))) => body.rounds_factors(ws.len()),
+        Some(_) | None => false,
+    };
+    Some(Product { rows: *dtype, n, k, weights: weights.collect::<Option<_>>()?, tf32: rounds && *dtype == DType::F32 })
 }
 
 /// What no kernel computes must not be the cheapest.
@@ -417,6 +421,7 @@ fn weight(op: Op) -> u64 {
         Op::SparseMixer => 24,
         Op::TokenSoftmax => 32,
         Op::Pointwise(op) => match op {
+            Pointwise::Tf32 => 0,
             Pointwise::Cast | Pointwise::Scale | Pointwise::Offset | Pointwise::AtMost | Pointwise::AtLeast => 1,
             Pointwise::Relu | Pointwise::Square | Pointwise::Add | Pointwise::Mul | Pointwise::MaskTokens => 1,
             Pointwise::Sigmoid | Pointwise::Silu => 16,

@@ -61,6 +61,7 @@ pub(crate) fn pointwise_op<'k>(k: &'k Builder, op: Pointwise, accuracy: Accuracy
             Term::Attr(Attr::DType(dtype)) => value(0).cast(*dtype),
             Term::Attr(_) | Term::Value(_) => unreachable!("a cast without a type: verify refuses it"),
         },
+        Pointwise::Tf32 => value(0),
         Pointwise::Scale => value(0) * real(),
         Pointwise::Offset => value(0) + real(),
         Pointwise::AtMost => value(0).min(real()),

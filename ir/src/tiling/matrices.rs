@@ -4,8 +4,13 @@ use super::{Kind, MOST_SUMS, Product, Tiling};
 use crate::machine::{Copier, Unit};
 use crate::{DType, Machine, MatrixShape};
 
-/// The shape of the products of [`Kind::Mma`].
+/// The shape of products of elements of 16 bits.
 pub const MATRIX: MatrixShape = MatrixShape::M16N8K16;
+
+/// The shape of the products of [`Kind::Mma`]: as many bytes along K whatever the elements are, those of f32 rounded to tf32.
+pub fn mma_shape(elem: DType) -> MatrixShape {
+    if elem == DType::F32 { MatrixShape::M16N8K8 } else { MATRIX }
+}
 
 /// Rows and columns of tiles, those for large batches first.
 const SIZES: [[u32; 2]; 9] = [[128, 256], [128, 128], [128, 64], [64, 128], [64, 64], [32, 128], [32, 64], [16, 128], [16, 64]];
@@ -28,8 +33,8 @@ const OTHER_REGISTERS: u32 = 56;
 /// Registers of a processor, of 4 bytes.
 const REGISTERS: u32 = 65_536;
 
-/// Elements along K of a stage: lines of 128 bytes, else of 64.
-const DEPTHS: [u32; 2] = [64, 32];
+/// Bytes of a line of a stage, all banks' or half of them.
+const LINES: [u32; 2] = [128, 64];
 
 /// Stages of a block: with three one is multiplied, one has arrived, one is under way.
 const STAGES: [u32; 3] = [4, 3, 2];
@@ -37,14 +42,16 @@ const STAGES: [u32; 3] = [4, 3, 2];
 /// Stages of a block that [loads](Bringing::Loads): what is under way is in registers.
 const STAGES_OF_LOADS: u32 = 2;
 
-/// Registers of a thread that loads for addresses, and for where in a line its elements are.
-const LOAD_REGISTERS: u32 = 24;
+/// Further registers of a thread that copies 4 bytes, each of another line, or loads: ptxas 13.0 then spills none.
+const LINE_REGISTERS: u32 = 24;
 
 /// Registers of a thread.
 const REGISTERS_OF_THREAD: u32 = 255;
 
 /// Elements of 16 bytes, which a thread brings together.
-pub const MMA_PART: u32 = 8;
+pub fn mma_part(elem: DType) -> u32 {
+    16 / elem.bytes() as u32
+}
 
 /// Bytes of shared memory that a processor keeps for each of its blocks.
 const RESERVED: u32 = 1024;
@@ -52,7 +59,7 @@ const RESERVED: u32 = 1024;
 /// How a block of [`Kind::Mma`] goes along K.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stages {
-    /// Elements along K of a stage: 64 or 32.
+    /// Elements along K of a stage: 64 or 32 of 16 bits, half as many of f32.
     pub depth: u32,
     /// Stages in shared memory.
     pub count: u32,
@@ -75,10 +82,11 @@ pub enum Bringing {
     Loads,
 }
 
-/// Whether a product can be computed by matrices: rows and weights have one type that the machine has an instruction for, and a thread's
-/// registers and two stages fit the machine.
+/// Whether a product can be computed by matrices: rows and weights have one type that the machine has an instruction for, of f32 only where
+/// they may be rounded, and a thread's registers and two stages fit the machine.
 fn has_matrices(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
-    machine.rate(Unit::Matrix(MATRIX), of.rows).is_some()
+    machine.rate(Unit::Matrix(mma_shape(of.rows)), of.rows).is_some()
+        && (of.rows != DType::F32 || of.tf32)
         && of.weights.iter().all(|weight| *weight == of.rows)
         && mma_stages(tiling, of, machine).is_some()
 }
@@ -91,15 +99,16 @@ pub fn mma_bringing(k: u64, elem: DType, machine: &Machine) -> Option<Bringing> 
 }
 
 /// Parts of the turns in which a thread brings a stage, one beside each step of the stage but the last.
-pub fn mma_turns(depth: u32) -> u32 {
-    depth / MATRIX.extents().2 - 1
+pub fn mma_turns(depth: u32, elem: DType) -> u32 {
+    depth / mma_shape(elem).extents().2 - 1
 }
 
 /// Elements that a thread of so many warps loads in such a turn, at most.
-pub fn mma_loaded(tiling: Tiling, weights: usize, depth: u32, warps: u32) -> u32 {
-    let together = 32 * warps / (depth / MMA_PART);
-    let parts = tiling.rows.div_ceil(together) + weights as u32 * tiling.columns.div_ceil(together);
-    MMA_PART * parts.div_ceil(mma_turns(depth))
+pub fn mma_loaded(tiling: Tiling, of: &Product, depth: u32, warps: u32) -> u32 {
+    let part = mma_part(of.rows);
+    let together = 32 * warps / (depth / part);
+    let parts = tiling.rows.div_ceil(together) + of.weights.len() as u32 * tiling.columns.div_ceil(together);
+    part * parts.div_ceil(mma_turns(depth, of.rows))
 }
 
 /// Warps of a block of [`Kind::Mma`] with so many weights; none where no thread could have the sums, or some warps had no part.
@@ -130,14 +139,14 @@ pub fn mma_loads([row_matrices, column_matrices]: [u32; 2], weights: usize) -> u
 }
 
 /// Bytes of shared memory for an element along K of a tile's lines.
-fn lines(tiling: Tiling, weights: usize) -> u64 {
-    (u64::from(tiling.rows) + weights as u64 * u64::from(tiling.columns)) * DType::BF16.bytes()
+fn lines(tiling: Tiling, of: &Product) -> u64 {
+    (u64::from(tiling.rows) + of.weights.len() as u64 * u64::from(tiling.columns)) * of.rows.bytes()
 }
 
 /// Bytes that a block of [`Kind::Mma`] has in shared memory: its stages, and in the end its results in their place.
-pub fn mma_shared_bytes(tiling: Tiling, weights: usize, Stages { depth, count, .. }: Stages) -> u64 {
+pub fn mma_shared_bytes(tiling: Tiling, of: &Product, Stages { depth, count, .. }: Stages) -> u64 {
     let results = u64::from(tiling.rows * tiling.columns) * DType::BF16.bytes();
-    (u64::from(depth * count) * lines(tiling, weights)).max(results)
+    (u64::from(depth * count) * lines(tiling, of)).max(results)
 }
 
 /// The stages of [`Kind::Mma`] for so many weights, and the blocks that a processor has room for. Lines of 128 bytes where enough warps
@@ -147,39 +156,46 @@ pub fn mma_stages(tiling: Tiling, of: &Product, machine: &Machine) -> Option<Sta
     let [row_matrices, column_matrices] = warp_matrices(tiling, weights, warps);
     let sums = 4 * row_matrices * column_matrices * weights as u32;
     let fragments = 4 * mma_loads([row_matrices, column_matrices], weights);
-    let registers = sums + 2 * fragments + OTHER_REGISTERS;
-    let by_registers = |registers: u32| (REGISTERS / (32 * warps * registers)).min(MOST_BLOCKS);
-    match mma_bringing(of.k, of.rows, machine)? {
-        Bringing::Copies(_) => by_copies(tiling, of, by_registers(registers), machine),
+    let (bringing, depth) = (mma_bringing(of.k, of.rows, machine)?, LINES[0] / of.rows.bytes() as u32);
+    let more = match bringing {
+        Bringing::Copies(4) => LINE_REGISTERS,
+        Bringing::Copies(_) => 0,
+        Bringing::Loads => LINE_REGISTERS + mma_loaded(tiling, of, depth, warps),
+    };
+    let registers = sums + 2 * fragments + OTHER_REGISTERS + more;
+    let by_registers = (REGISTERS / (32 * warps * registers)).min(MOST_BLOCKS);
+    if more > 0 && registers > REGISTERS_OF_THREAD {
+        return None;
+    }
+    match bringing {
+        Bringing::Copies(_) => by_copies(tiling, of, by_registers, machine),
+        // Whole lines: the more elements a warp loads of one, the better.
         Bringing::Loads => {
-            // Whole lines: the more elements a warp loads of one, the better.
-            let depth = DEPTHS[0];
-            let registers = registers + LOAD_REGISTERS + mma_loaded(tiling, weights, depth, warps);
             let of_resident = |resident: u32| Stages { depth, count: STAGES_OF_LOADS, resident };
-            let blocks = (registers <= REGISTERS_OF_THREAD).then(|| (1..=by_registers(registers)).rev())?;
-            blocks.map(of_resident).find(|stages| fits(tiling, weights, *stages, machine))
+            (1..=by_registers).rev().map(of_resident).find(|stages| fits(tiling, of, *stages, machine))
         }
     }
 }
 
 /// Whether the blocks that a processor has at a time have room for their stages.
-fn fits(tiling: Tiling, weights: usize, stages: Stages, machine: &Machine) -> bool {
+fn fits(tiling: Tiling, of: &Product, stages: Stages, machine: &Machine) -> bool {
     let room = ((machine.shared_optin_bytes + RESERVED) / stages.resident - RESERVED).min(machine.shared_optin_bytes);
-    mma_shared_bytes(tiling, weights, stages) <= u64::from(room)
+    mma_shared_bytes(tiling, of, stages) <= u64::from(room)
 }
 
 /// The stages where lines are copied, and registers allow so many blocks.
 fn by_copies(tiling: Tiling, of: &Product, by_registers: u32, machine: &Machine) -> Option<Stages> {
-    let (weights, warps) = (of.weights.len(), mma_warps(tiling, of.weights.len())?);
+    let warps = mma_warps(tiling, of.weights.len())?;
+    let depths = LINES.map(|bytes| bytes / of.rows.bytes() as u32);
     let wanted = WARPS_OF_PROCESSOR.div_ceil(warps);
     let with = |depth: u32, least: u32, resident: u32| {
         let stages = STAGES.into_iter().filter(move |count| *count >= least);
-        stages.map(move |count| Stages { depth, count, resident }).find(|stages| fits(tiling, weights, *stages, machine))
+        stages.map(move |count| Stages { depth, count, resident }).find(|stages| fits(tiling, of, *stages, machine))
     };
-    let reaches = |depth: &u32| of.k.next_multiple_of(u64::from(*depth)) == of.k.next_multiple_of(u64::from(DEPTHS[1]));
+    let reaches = |depth: &u32| of.k.next_multiple_of(u64::from(*depth)) == of.k.next_multiple_of(u64::from(depths[1]));
     let many = |depth: u32| (wanted..=by_registers).rev().find_map(move |resident| with(depth, 3, resident));
-    let few = (1..=by_registers.min(wanted)).rev().find_map(|resident| with(DEPTHS[1], 2, resident));
-    DEPTHS.into_iter().filter(reaches).find_map(many).or(few)
+    let few = (1..=by_registers.min(wanted)).rev().find_map(|resident| with(depths[1], 2, resident));
+    depths.into_iter().filter(reaches).find_map(many).or(few)
 }
 
 #[cfg(test)]
@@ -198,7 +214,7 @@ mod tests {
             Rate { unit: Unit::Vector, elem: DType::F32, flops_per_us: 1000 },
             Rate { unit: Unit::Matrix(MATRIX), elem: DType::BF16, flops_per_us: 16_000 },
         ];
-        let of = Product { rows: DType::BF16, n: 256, k: 40, weights: vec![DType::BF16; 2] };
+        let of = Product { rows: DType::BF16, n: 256, k: 40, weights: vec![DType::BF16; 2], tf32: false };
         let waits = Machine { rates: RATES, processors: 1, memory_ps: 2_000_000, step_ps: 2_000_000, ..MACHINES[0].clone() };
         // Four warps of 64 rows and 16 columns of each weight: 16 products for four loads of rows and two of columns.
         assert_eq!((mma_warps(tile(64, 64), 2), warp_matrices(tile(64, 64), 2, 4)), (Some(4), [4, 2]));
@@ -238,7 +254,7 @@ mod tests {
         let [large, small] = ["sm_80", "sm_86"].map(|name| Machine::named(name).unwrap());
         let of = |rows, columns, weights, k| {
             [&large, &small].map(|machine| {
-                let of = Product { rows: DType::BF16, n: 256, k, weights: vec![DType::BF16; weights] };
+                let of = Product { rows: DType::BF16, n: 256, k, weights: vec![DType::BF16; weights], tf32: false };
                 let Stages { depth, count, resident } = mma_stages(tile(rows, columns), &of, machine).unwrap();
                 [depth, count, resident]
             })
@@ -255,10 +271,10 @@ mod tests {
         // 96 of K are three halves, and two whole lines.
         assert_eq!(of(64, 64, 1, 96)[0][0], 32);
         for machine in MACHINES.iter().filter(|machine| machine.has_threads()) {
-            let product = Product { rows: DType::BF16, n: 256, k: 256, weights: vec![DType::BF16; 2] };
+            let product = Product { rows: DType::BF16, n: 256, k: 256, weights: vec![DType::BF16; 2], tf32: false };
             for tiling in by_matrices(&product, machine) {
                 let stages = mma_stages(tiling, &product, machine).unwrap();
-                let bytes = mma_shared_bytes(tiling, 2, stages) + u64::from(RESERVED);
+                let bytes = mma_shared_bytes(tiling, &product, stages) + u64::from(RESERVED);
                 assert!(bytes * u64::from(stages.resident) <= u64::from(machine.shared_optin_bytes + RESERVED));
             }
         }
@@ -266,15 +282,24 @@ mod tests {
 
     #[test]
     fn matrices_where_they_can_be() {
+        let by_matrices_of = |of: &Product, machine: &Machine| by_matrices(of, machine).count();
         let by_matrices = |rows: DType, weights: Vec<DType>, k: u64, machine: &Machine| {
-            let of = Product { rows, n: 64, k, weights };
+            let of = Product { rows, n: 64, k, weights, tf32: false };
             candidates(&of, machine).iter().filter(|tiling| tiling.kind == Kind::Mma).count()
         };
         let (bf16, f16, f32, gpu) = (DType::BF16, DType::F16, DType::F32, Machine::named("sm_80").unwrap());
         assert_eq!((by_matrices(bf16, vec![bf16], 64, &gpu), by_matrices(f16, vec![f16; 2], 64, &gpu)), (9, 8));
         assert_eq!((by_matrices(f32, vec![f32], 64, &gpu), by_matrices(bf16, vec![bf16, f16], 64, &gpu)), (0, 0));
-        // What is loaded takes registers, which the two largest tiles have not; more sums than registers in the large tiles.
-        assert_eq!((by_matrices(bf16, vec![bf16], 66, &gpu), by_matrices(bf16, vec![bf16], 63, &gpu)), (9, 7));
+        // Of f32 where they may be rounded; a line of 128 bytes has 32 of them.
+        let rounded = Product { rows: f32, n: 64, k: 64, weights: vec![f32; 2], tf32: true };
+        let odd = Product { k: 63, ..rounded.clone() };
+        assert_eq!((by_matrices_of(&rounded, &gpu), by_matrices_of(&odd, &gpu)), (8, 5));
+        let Stages { depth, count, resident } = mma_stages(tile(128, 128), &rounded, &gpu).unwrap();
+        assert_eq!([depth, count, resident], [32, 3, 1]);
+        // What is loaded, and addresses of many lines, take registers that the two largest tiles have not; more sums than registers in
+        // the large tiles.
+        assert_eq!((by_matrices(bf16, vec![bf16], 68, &gpu), by_matrices(bf16, vec![bf16], 66, &gpu)), (9, 7));
+        assert_eq!(by_matrices(bf16, vec![bf16], 63, &gpu), 7);
         assert_eq!((by_matrices(bf16, vec![bf16; 5], 64, &gpu), by_matrices(bf16, vec![bf16; 12], 64, &gpu)), (5, 2));
         let without = Machine { rates: &[], ..gpu.clone() };
         assert_eq!(by_matrices(bf16, vec![bf16], 64, &without), 0);

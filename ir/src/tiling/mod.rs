@@ -11,8 +11,8 @@ use std::fmt;
 use crate::machine::Unit;
 use crate::{DType, Machine};
 pub use matrices::{
-    Bringing, MATRIX, MMA_PART, Stages, mma_bringing, mma_loaded, mma_loads, mma_shared_bytes, mma_stages, mma_turns, mma_warps,
-    warp_matrices,
+    Bringing, MATRIX, Stages, mma_bringing, mma_loaded, mma_loads, mma_part, mma_shape, mma_shared_bytes, mma_stages, mma_turns,
+    mma_warps, warp_matrices,
 };
 pub use routing::{
     LANE_KEYS, LOGIT_DEPTH, LogitTiles, ROUTE_SLICE, ROUTE_TOKENS, Routing, logit_tiles, pick_ps, route_bytes, run_of_block,
@@ -92,6 +92,8 @@ pub struct Product {
     pub k: u64,
     /// Element types of the weights that are multiplied side by side.
     pub weights: Vec<DType>,
+    /// Whether factors, which are f32, may be rounded to tf32.
+    pub tf32: bool,
 }
 
 /// Rows of the highest tile of most machines: the sort cuts each expert's rows by these, or by those of a higher tile that the layer
@@ -312,7 +314,7 @@ mod tests {
     use crate::machine::{MACHINES, Rate};
 
     fn product(n: u64, k: u64, weights: usize) -> Product {
-        Product { rows: DType::F32, n, k, weights: vec![DType::F32; weights] }
+        Product { rows: DType::F32, n, k, weights: vec![DType::F32; weights], tf32: false }
     }
 
     fn gpu(processors: u32) -> Machine {
@@ -347,7 +349,7 @@ mod tests {
             Rate { unit: Unit::Group, elem: DType::BF16, flops_per_us: 4000 },
         ];
         let machine = Machine { rates: RATES, ..gpu(1) };
-        let of = Product { rows: DType::BF16, n: 256, k: 64, weights: vec![DType::BF16] };
+        let of = Product { rows: DType::BF16, n: 256, k: 64, weights: vec![DType::BF16], tf32: false };
         let tiling = Tiling { kind: Kind::Group, rows: 64, columns: 256 };
         // 64 rows in 32 clocks of a product, as at the full rate; 10 rows in 16, whose 20 clocks are those of 40 rows. Four fifths of four
         // times the rate.
@@ -380,7 +382,7 @@ mod tests {
             Rate { unit: Unit::Matrix(MATRIX), elem: DType::BF16, flops_per_us: 4000 },
         ];
         let machine = Machine { rates: RATES, memory_ps: 1000, cache_bytes_per_us: Some(1_000_000), ..gpu(1) };
-        let of = |n, k, weights| Product { rows: DType::BF16, n, k, weights: vec![DType::BF16; weights] };
+        let of = |n, k, weights| Product { rows: DType::BF16, n, k, weights: vec![DType::BF16; weights], tf32: false };
         let [tall, low] = [16, 8].map(|rows| Tiling { kind: Kind::Stream, rows, columns: 16 });
         // Four steps of 128 of K, and a fifth for the beginning; a quarter of the time of f32. Five loads of 4 products are 5 / 32 of it.
         assert_eq!(flops(low, &of(32, 512, 2), [3, 1], &machine), 2 * 8 * 32 * 2 * 640 / 4);
@@ -407,7 +409,7 @@ mod tests {
     #[test]
     fn batches_without_rows_have_a_price() {
         for machine in MACHINES {
-            let of = Product { rows: DType::BF16, n: 64, k: 64, weights: vec![DType::BF16] };
+            let of = Product { rows: DType::BF16, n: 64, k: 64, weights: vec![DType::BF16], tf32: false };
             for tiling in candidates(&of, &machine) {
                 assert!(
                     [[0, 0], [0, 8], [0, 1]].map(|rows| flops(tiling, &of, rows, &machine)).iter().all(|flops| *flops < u64::MAX)
@@ -446,7 +448,7 @@ mod tests {
     #[test]
     fn nothing_overflows() {
         let huge = 1 << 62;
-        let of = |elem: DType, n, k, weights| Product { rows: elem, n, k, weights: vec![elem; weights] };
+        let of = |elem: DType, n, k, weights| Product { rows: elem, n, k, weights: vec![elem; weights], tf32: false };
         for (machine, elem) in crate::machine::MACHINES.iter().flat_map(|m| [(m, DType::F32), (m, DType::BF16)]) {
             for weights in [1, 3] {
                 for tiling in candidates(&of(elem, huge, huge, weights), machine) {

@@ -4,7 +4,7 @@ use super::sorting::MEETING_STEPS;
 use super::{
     Bringing, DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, Kind, MATRIX, Product, ROW_TILES_TOGETHER,
     SIDE, STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, Stages, Tiling, dot_elements, group_ring, group_widths, host_unit,
-    mma_bringing, mma_loads, mma_stages, mma_turns, mma_warps, stream_factors, stream_steps, warp_matrices,
+    mma_bringing, mma_loads, mma_shape, mma_stages, mma_turns, mma_warps, stream_factors, stream_steps, warp_matrices,
 };
 use crate::Machine;
 use crate::machine::Unit;
@@ -64,7 +64,7 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             // Picoseconds of a block, as FLOPs of its processor. What the first blocks wait for any kernel waits for.
             let waits =
                 |ps: u64| u128::from(ps / resident) * u128::from(machine.vector_rate()) / u128::from(processors) / 1_000_000;
-            let of_block = u128::from(depth) * slots / u128::from(MATRIX.extents().2)
+            let of_block = u128::from(depth) * slots / u128::from(mma_shape(of.rows).extents().2)
                 + waits((depth / u64::from(stages.depth)).saturating_mul(machine.step_ps));
             let later = u128::from(blocks.saturating_sub(resident.saturating_mul(processors)));
             let work = of_block.saturating_mul(blocks.into()).saturating_add(later.saturating_mul(waits(machine.memory_ps)));
@@ -131,13 +131,14 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
     u64::try_from(spread).unwrap_or(u64::MAX).saturating_mul(depth)
 }
 
-/// What a block of [`Kind::Mma`] takes for 16 elements of K, in FLOPs at the machine's full rate: its products, and what shared memory gives
+/// What a block of [`Kind::Mma`] takes for 32 bytes of K, in FLOPs at the machine's full rate: its products, and what shared memory gives
 /// and takes for them. All warps read their fragments, and copies bring each line once. Where elements are loaded one by one, a load of a warp
 /// takes the slots of 128 bytes of all the lines that it reads of, which go through the same port.
 fn mma_slots(tiling: Tiling, of: &Product, machine: &Machine) -> Option<[u128; 2]> {
-    let (rate, shared) = (machine.rate(Unit::Matrix(MATRIX), of.rows)?, machine.shared_bytes_per_us?);
+    let shape = mma_shape(of.rows);
+    let (rate, shared) = (machine.rate(Unit::Matrix(shape), of.rows)?, machine.shared_bytes_per_us?);
     let (count, warps) = (of.weights.len(), mma_warps(tiling, of.weights.len())?);
-    let (depth, lines) = (MATRIX.extents().2, u64::from(tiling.rows) + count as u64 * u64::from(tiling.columns));
+    let (depth, lines) = (shape.extents().2, u64::from(tiling.rows) + count as u64 * u64::from(tiling.columns));
     let read = u64::from(warps * mma_loads(warp_matrices(tiling, count, warps), count) * 4 * 128);
     let elements = lines * u64::from(depth);
     let loaded = match mma_bringing(of.k, of.rows, machine)? {
@@ -215,7 +216,7 @@ fn under_way(tiling: Tiling, of: &Product, machine: &Machine) -> [u64; 2] {
         Kind::Mma => {
             let Some(Stages { depth, count, resident }) = mma_stages(tiling, of, machine) else { return [lines(1), 1] };
             let of_block = match mma_bringing(of.k, of.rows, machine) {
-                Some(Bringing::Loads) => lines(depth) / u64::from(mma_turns(depth)),
+                Some(Bringing::Loads) => lines(depth) / u64::from(mma_turns(depth, of.rows)),
                 Some(Bringing::Copies(_)) | None => lines(depth * (count - 1)),
             };
             [of_block, resident.into()]

@@ -578,6 +578,14 @@ fn sinks() -> Vec<Case> {
                 format!("{before} %y = {producer} {{ a = offset $0, 0.5 yield {op} a{constant} }} : ?"),
             ));
         }
+        // Of products alone factors are rounded.
+        if ["gemm", "grouped-gemm"].contains(&into) {
+            cases.push(case(
+                format!("sink-tf32-into-{into}"),
+                format!("{before} %g = {producer} : ? %y = tf32 %g : ?"),
+                format!("{before} %y = {producer} {{ yield tf32 $0 }} : ?"),
+            ));
+        }
         for op in ["add", "mul"] {
             cases.push(case(
                 format!("sink-{op}-with-operand-into-{into}"),

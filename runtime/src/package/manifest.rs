@@ -22,6 +22,9 @@ pub struct Manifest {
     pub spec_sha256: String,
     /// The dtype of activations and weights.
     pub dtype: DType,
+    /// Whether products may be of factors rounded to tf32, of f32: each product is within 2^-10 of itself.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub tf32: bool,
     /// A launch with more tokens than this is refused.
     pub max_tokens: u64,
     /// Where a batch may be cut into parts that run one after another.
@@ -42,6 +45,11 @@ pub struct Manifest {
     /// What the package can run on. Where several fit a machine, the nearest to it is loaded: the newest architecture, the
     /// most CPU features.
     pub targets: Vec<Target>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(truth: &bool) -> bool {
+    !truth
 }
 
 /// Where a batch may be cut, so that each token's output is that of the whole batch. What is observed of a part is that of its tokens.

@@ -7,7 +7,7 @@ use libtest_mimic::Failed;
 use moec::emulate::{agreement, emulate, options, schedules};
 use moec::import::{Entry, import};
 use moec::pipeline::{Lowered, this_host};
-use moec::reference::{bound, difference, output, reference};
+use moec::reference::{bound, bound_of, difference, output, reference};
 use moec::spec::{Mode, RouterDType, Spec};
 use moec::{package, random};
 use moec_codegen::Image;
@@ -259,7 +259,7 @@ fn near(spec: &Spec, manifest: &Manifest, run: &Run, host: &Run) -> Result<(), S
     }
     let output = |run: &Run| output(run).map(Tensor::to_f64).unwrap_or_default();
     let outputs = difference(&output(run), &output(host)).of_largest;
-    if weights > weights_bound || outputs > bound(manifest.dtype) {
+    if weights > weights_bound || outputs > bound_of(manifest) {
         return Err(format!("against the host: weights {weights:.1e}, outputs {outputs:.1e}"));
     }
     Ok(())

@@ -52,6 +52,11 @@ pub(crate) fn cases() -> Vec<trials::Case> {
         own(bf16, 129, [64, 128], 1),
         own(f16, 195, [64, 64], 2),
         own(bf16, 71, [16, 64], 2),
+        // Factors rounded to tf32: lines of 128 and of 64 bytes, whole and not, in copies of 16 and of 4 bytes.
+        f32s(DType::F32, 100, 64),
+        f32s(DType::F32, 37, 16),
+        own(DType::F32, 72, [128, 128], 2),
+        own(DType::F32, 131, [128, 64], 1),
         // Results that go through shared memory; four warps and eight; lines of 64 and of 128 bytes.
         own(bf16, 264, [128, 64], 1),
         own(f16, 136, [64, 128], 1),

@@ -12,7 +12,7 @@ mod product;
 
 use moec::import::Entry;
 use moec::spec::Mode;
-use moec_tests::scaled::{modes, of_odd_widths, scaled_examples};
+use moec_tests::scaled::{modes, of_odd_widths, of_tf32, scaled_examples};
 use moec_tests::trials::{Case, Family};
 use moec_tests::{Example, fixtures};
 
@@ -53,6 +53,17 @@ pub(crate) fn family() -> Family {
         // More take minutes.
         let case = Case::new(name, &spec, move || chain::check(&example, Entry::Layer, "sm_80", &batches::of_one_size(&example)));
         cases.push(case.of_kind("odd widths"));
+    }
+    for target in TARGETS {
+        let example = of_tf32();
+        let spec = example.spec.clone();
+        let case = Case::new(format!("tf32::{target}"), &spec, move || {
+            if !chain::ptx_body(&example, target).contains("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32") {
+                return Err("no product rounds its factors".into());
+            }
+            chain::check(&example, Entry::Layer, target, &batches::of_some_sizes(&example))
+        });
+        cases.push(case.of_kind("tf32"));
     }
     for example in scaled_examples().into_iter().chain(modes()) {
         cases.extend(entries(&example));

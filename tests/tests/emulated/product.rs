@@ -52,6 +52,10 @@ impl Product {
         let params: String = names.iter().map(|name| format!(", @{name}: tensor<{columns} x {k} x {dtype}>")).collect();
         let operands: Vec<String> = names.iter().map(|name| format!("@{name}")).collect();
         let body = match (weights, out) {
+            (1, DType::F32) if dtype == DType::F32 => " {\n    yield tf32 $0\n  }".to_string(),
+            (_, out) if dtype == DType::F32 => {
+                format!(" {{\n    a = tf32 $0\n    b = tf32 $1\n    c = add a, b\n    yield cast c, {out}\n  }}")
+            }
             (1, DType::F32) => String::new(),
             (1, out) => format!(" {{\n    yield cast $0, {out}\n  }}"),
             (_, out) => format!(" {{\n    a = add $0, $1\n    yield cast a, {out}\n  }}"),
@@ -130,7 +134,10 @@ impl Product {
     /// How far off the element is that is furthest, as a part of what rounding explains: each step of a fused sum cuts its terms off below the
     /// largest, and the sum so far; sums of several weights are added; then the result is rounded to its type.
     fn worst(&self, numerics: Numerics, bytes: &[u8]) -> f64 {
+        // tf32 has half as many terms in the bytes of a step.
+        let is_rounded = self.shape.dtype == DType::F32;
         let steps = |depth: usize, fraction: i32| {
+            let depth = if is_rounded { depth / 2 } else { depth };
             let cut = (depth as f64 + 1.0) * 2f64.powi(-fraction) + 2f64.powi(-23);
             self.shape.k.div_ceil(depth) as f64 * cut
         };
@@ -139,7 +146,9 @@ impl Product {
             Numerics::Ampere | Numerics::Ada => steps(8, 24),
             Numerics::Hopper => steps(16, 25),
         };
-        let relative = of_sum + (self.shape.weights - 1) as f64 * 2f64.powi(-23);
+        // Two factors of each term.
+        let of_factors = if is_rounded { 2f64.powi(-10) + 2f64.powi(-22) } else { 0.0 };
+        let relative = of_factors + of_sum + (self.shape.weights - 1) as f64 * 2f64.powi(-23);
         let rounding = match self.shape.out {
             DType::BF16 => 2f64.powi(-8),
             DType::F16 => 2f64.powi(-11),

@@ -127,6 +127,7 @@ pub(super) fn everything() -> Package {
         entry: Entry::Layer,
         spec_sha256: "0".repeat(64),
         dtype: DType::F32,
+        tf32: false,
         max_tokens: 1000,
         cuts: Cuts::Nowhere,
         workspace_limit: None,

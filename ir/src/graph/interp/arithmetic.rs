@@ -30,6 +30,8 @@ pub(super) fn pointwise(op: Pointwise, operands: &[&Value]) -> Result<Value, Str
             [Value::Tensor(x), Value::Attr(Attr::DType(dtype))] => Ok(Value::Tensor(x.map(|x| dtype.round(x)))),
             _ => wrong(op.into()),
         },
+        // What may be rounded is not.
+        Pointwise::Tf32 => of(&|x| x),
         Pointwise::Scale => with(&|x, c| x * c),
         Pointwise::Offset => with(&|x, c| x + c),
         Pointwise::AtMost => with(&|x, c| if c < x { c } else { x }),

@@ -65,6 +65,8 @@ pub(super) fn rules() -> Vec<Rule> {
         rules.extend(with_constant.map(|op| sink(op, &["?c"], into)));
         rules.extend([Pointwise::Add, Pointwise::Mul].map(|op| sink_with_operands(op, &["?b"], into)));
     }
+    // What may be rounded are the factors of products.
+    rules.extend([Op::Gemm, Op::GroupedGemm].map(|into| sink(Pointwise::Tf32, &[], into)));
     // Whole rows are at hand only where the router's logits are.
     rules.extend([Op::Softmax, Op::AllExperts].map(|op| sink(op, &[], Op::Gemm)));
     rules.extend([Op::GroupLimit, Op::Renorm].map(|op| sink(op, &["?c"], Op::Gemm)));

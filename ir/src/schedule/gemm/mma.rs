@@ -39,6 +39,9 @@
 //! warp's load has elements of four lines, so that 8 loads of them take 32 slots of the first cache, where a copy takes 4: at 64 x 128 some 400
 //! clocks for 16 of k beside 128 of products (sm_80), still a fifth of what multiply-adds take.
 //!
+//! **Factors in f32** are rounded to tf32 where the op says that they may be, each lane its own behind its load, to the nearest, ties away from
+//! zero. A step is then 8 of k, of as many bytes: all else is the same.
+//!
 //! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic; where elements are loaded one by one, the last
 //! line stands for those beyond the edge. A sum adds its products in order of k
 //! under every tile's size, so that these give the same bits; [`Kind::Fma`](crate::tiling::Kind) rounds in another order.
@@ -47,13 +50,13 @@ use super::{Args, Gemm, Spot, Tile, each_part, weight_start};
 use crate::kernel::build::{Array, Sums};
 use crate::kernel::{Builder, Value, fragment};
 use crate::tiling::{
-    Bringing, MATRIX, MMA_PART as PART, Stages, mma_bringing, mma_loaded, mma_shared_bytes, mma_stages, mma_turns, mma_warps,
+    Bringing, MATRIX, Stages, mma_bringing, mma_loaded, mma_part, mma_shape, mma_shared_bytes, mma_stages, mma_turns, mma_warps,
     warp_matrices,
 };
 use crate::{DType, Machine, Tiling};
 
-/// Elements of a line of all 32 banks.
-const WIDE: u32 = 64;
+/// Elements of 16 bytes of results.
+const RESULTS: u32 = 8;
 /// Alignment of the stages: that of such a line.
 const ALIGN: u32 = 128;
 
@@ -82,14 +85,14 @@ pub(super) fn block(parts: &[&Gemm], machine: &Machine) -> [u32; 2] {
 pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Args<'k>)], of_parts: &[Value<'k>]) {
     let [(first, _), ..] = parts else { unreachable!("a launch has a part") };
     let elements = |spec: &Gemm| {
-        let bytes = mma_shared_bytes(spec.tiling, spec.weights.len(), stages(spec, machine));
+        let bytes = mma_shared_bytes(spec.tiling, &spec.product(), stages(spec, machine));
         (bytes / spec.rows.bytes()) as u32
     };
     let most = parts.iter().map(|(spec, _)| elements(spec)).max().unwrap_or(0);
     let array = k.shared_aligned("stages", first.rows, most, ALIGN);
     let loaded = |spec: &Gemm| match bringing(spec, machine) {
         Bringing::Copies(_) => 0,
-        Bringing::Loads => mma_loaded(spec.tiling, spec.weights.len(), stages(spec, machine).depth, k.threads() / 32),
+        Bringing::Loads => mma_loaded(spec.tiling, &spec.product(), stages(spec, machine).depth, k.threads() / 32),
     };
     let loaded = parts.iter().map(|(spec, _)| loaded(spec)).max().filter(|most| *most > 0);
     let loaded = loaded.map(|most| k.registers("loaded", first.rows, most));
@@ -120,10 +123,10 @@ fn tile<'k>(
     let stride = (spec.tiling.rows + spec.weights.len() as u32 * spec.tiling.columns) * depth;
     let slices = spec.k.div_ceil(u64::from(depth)) as i32;
     let by = By::of(spec, machine, loaded);
-    let bring = Bring::plan(k, by, depth);
+    let bring = Bring::plan(k, spec, by, depth);
     let parts = bring.parts(k, spec, args, tile);
     // The parts of a turn beside a step.
-    let turns = mma_turns(depth);
+    let turns = mma_turns(depth, spec.rows);
     let of_turn = |turn: u32| {
         let first = |turn: u32| parts.len() * turn as usize / turns as usize;
         &parts[first(turn)..first(turn + 1)]
@@ -172,7 +175,7 @@ fn tile<'k>(
                 arrive();
                 warp.load(k, spec, array, following, 0)
             };
-            warp.multiply(&now, sums, spec.weights.len() as u32);
+            warp.multiply(k, spec, &now, sums);
             if step < turns && by.is_loads() {
                 k.when(ahead.lt(slices), || {
                     bring.put(k, spec, of_turn(step), array, filled.get(), ahead * depth as i32);
@@ -187,10 +190,11 @@ fn tile<'k>(
     warp.finish(k, spec, args, tile, array, sums);
 }
 
-/// In which order the parts of a line lie: part `c` of line `l` is at `c ^ order(l)`.
-fn order(line: Value<'_>, depth: u32) -> Value<'_> {
-    let line = if depth == WIDE { line } else { line >> 1 };
-    line & (depth / PART - 1) as i32
+/// In which order the so many parts of a line lie: part `c` of line `l` is at `c ^ order(l)`.
+fn order(line: Value<'_>, parts: u32) -> Value<'_> {
+    // Eight are in all 32 banks.
+    let line = if parts == 8 { line } else { line >> 1 };
+    line & (parts - 1) as i32
 }
 
 /// How elements come to shared memory.
@@ -255,17 +259,18 @@ struct Part<'k> {
 }
 
 impl<'k> Bring<'k> {
-    fn plan(k: &'k Builder, by: By<'k>, depth: u32) -> Bring<'k> {
+    fn plan(k: &'k Builder, spec: &Gemm, by: By<'k>, depth: u32) -> Bring<'k> {
+        let part = mma_part(spec.rows);
         let elements = match by {
-            By::Copies(bytes) => bytes / DType::BF16.bytes() as u32,
-            By::Loads(_) => PART,
+            By::Copies(bytes) => bytes / spec.rows.bytes() as u32,
+            By::Loads(_) => part,
         };
         let of_line = depth / elements;
         let along = k.bind("along", k.thread() % of_line as i32 * elements as i32);
         let line = k.bind("line", k.thread() / of_line as i32);
-        let part = ((along / PART as i32) ^ order(line, depth)) * PART as i32;
-        let within = if elements < PART { along % PART as i32 } else { k.i32(0) };
-        let place = k.bind("place", line * depth as i32 + part + within);
+        let place = ((along / part as i32) ^ order(line, depth / part)) * part as i32;
+        let within = if elements < part { along % part as i32 } else { k.i32(0) };
+        let place = k.bind("place", line * depth as i32 + place + within);
         Bring { depth, by, along, line, step: k.threads() / of_line, place }
     }
 
@@ -331,10 +336,10 @@ impl<'k> Bring<'k> {
 
     /// Loads the elements of parts; for one beyond K the last of the line.
     fn load(&self, k: &'k Builder, spec: &Gemm, parts: &[Part<'k>], loaded: Array<'k>, slice: Value<'k>) {
-        for element in 0..PART {
+        for element in 0..mma_part(spec.rows) {
             let at = (slice + self.along + element as i32).min(spec.k as i32 - 1);
             let at = k.bind("at", at.cast(DType::I64));
-            for (part, first) in parts.iter().zip((0..).step_by(PART as usize)) {
+            for (part, first) in parts.iter().zip((0..).step_by(mma_part(spec.rows) as usize)) {
                 loaded.store(k.i32((first + element) as i32), part.from.load(part.start + at));
             }
         }
@@ -344,16 +349,16 @@ impl<'k> Bring<'k> {
     fn put(&self, k: &'k Builder, spec: &Gemm, parts: &[Part<'k>], to: Array<'k>, stage: Value<'k>, slice: Value<'k>) {
         let By::Loads(loaded) = self.by else { return };
         let zero = k.f32(0.0).cast(spec.rows);
-        for element in 0..PART {
+        for element in 0..mma_part(spec.rows) {
             let inside = k.bind("inside", (slice + self.along + element as i32).lt(spec.k as i32));
-            for first in (0..parts.len() as u32).map(|i| i * PART) {
+            for first in (0..parts.len() as u32).map(|i| i * mma_part(spec.rows)) {
                 let at = k.i32((first + element) as i32);
                 loaded.store(at, inside.select(loaded.load(at), zero));
             }
         }
         let place = k.bind("to", stage + self.place);
-        for (part, first) in parts.iter().zip((0..).step_by(PART as usize)) {
-            let store = || to.store_aligned(place + part.to as i32, loaded.load_vector(k.i32(first), PART), 16);
+        for (part, first) in parts.iter().zip((0..).step_by(mma_part(spec.rows) as usize)) {
+            let store = || to.store_aligned(place + part.to as i32, loaded.load_vector(k.i32(first), mma_part(spec.rows)), 16);
             if let Some(wanted) = part.wanted { k.when(wanted, store) } else { store() }
         }
     }
@@ -390,8 +395,8 @@ struct Warp<'k> {
     lane: Value<'k>,
     row: Value<'k>,
     column: Value<'k>,
-    /// Where the row that the lane names for a load is, of rows and of columns, from the beginning of a side; 16 elements further
-    /// along k are at these `^ 16`.
+    /// Where the row that the lane names for a load is, of rows and of columns, from the beginning of a side; a step of 16 elements (8 of
+    /// f32) further along k is at these `^ 16`.
     rows_at: Value<'k>,
     columns_at: Value<'k>,
 }
@@ -405,10 +410,11 @@ impl<'k> Warp<'k> {
         let row = k.bind("first_row", warp / beside * (of_warp[0] * rows) as i32);
         let column = k.bind("first_column", warp % beside * (of_warp[1] * columns) as i32);
         // Lines of a warp begin at a multiple of 8.
+        let of_part = mma_part(spec.rows);
         let place = |line: Value<'k>, part: Value<'k>| {
-            k.bind("place", line * depth as i32 + ((part ^ order(lane % 8, depth)) * PART as i32))
+            k.bind("place", line * depth as i32 + ((part ^ order(lane % 8, depth / of_part)) * of_part as i32))
         };
-        // Rows 0..8 and 8..16, then the same eight elements on. Columns 0..8, these eight elements on, then columns 8..16.
+        // Rows 0..8 and 8..16, then the same a part on. Columns 0..8, these a part on, then columns 8..16.
         let rows_at = place(row + lane % 16, lane / 16);
         let columns_at = place(column + lane % 8 + lane / 16 * 8, lane / 8 % 2);
         Warp { depth, matrices: matrices(k, spec), lane, row, column, rows_at, columns_at }
@@ -421,7 +427,7 @@ impl<'k> Warp<'k> {
 
     /// The lane's pairs for a step of a stage: of the rows, then of each weight's columns.
     fn load(&self, k: &'k Builder, spec: &Gemm, from: Array<'k>, stage: Value<'k>, step: u32) -> Vec<Value<'k>> {
-        let (rows, columns, depth) = MATRIX.extents();
+        let (rows, columns, depth) = mma_shape(spec.rows).extents();
         let along = |at: Value<'k>| if step == 0 { at } else { at ^ (step * depth) as i32 };
         let lines = |line: u32| (line * self.depth) as i32;
         let rows_at = k.bind("rows_at", stage + along(self.rows_at));
@@ -436,13 +442,17 @@ impl<'k> Warp<'k> {
     }
 
     /// Adds the products of a step to the sums: `[weight, row matrix, column matrix]`.
-    fn multiply(&self, pairs: &[Value<'k>], sums: Sums<'k>, weights: u32) {
-        let (a, b) = pairs.split_at((fragment::pairs_of_a(MATRIX) * self.matrices[0]) as usize);
+    fn multiply(&self, k: &'k Builder, spec: &Gemm, pairs: &[Value<'k>], sums: Sums<'k>) {
+        let (shape, weights) = (mma_shape(spec.rows), spec.weights.len() as u32);
+        let (pairs_of_a, pairs_of_b) = (fragment::pairs_of_a(shape, spec.rows), fragment::pairs_of_b(shape, spec.rows));
+        let round = |x: &Value<'k>| if spec.rows == DType::F32 { k.bind("rounded", x.round_tf32()) } else { *x };
+        let pairs: Vec<Value> = pairs.iter().map(round).collect();
+        let (a, b) = pairs.split_at((pairs_of_a * self.matrices[0]) as usize);
         let of_weight = self.matrices[1].next_multiple_of(2);
-        let b: Vec<_> = b.chunks(fragment::pairs_of_b(MATRIX) as usize).collect();
+        let b: Vec<_> = b.chunks(pairs_of_b as usize).collect();
         for (w, n) in (0..weights).flat_map(|w| (0..self.matrices[1]).map(move |n| (w, n))) {
-            for (m, a) in (0..).zip(a.chunks(fragment::pairs_of_a(MATRIX) as usize)) {
-                sums.add_product(self.number(w, m, n), MATRIX, a, b[(w * of_weight + n) as usize]);
+            for (m, a) in (0..).zip(a.chunks(pairs_of_a as usize)) {
+                sums.add_product(self.number(w, m, n), shape, a, b[(w * of_weight + n) as usize]);
             }
         }
     }
@@ -455,13 +465,14 @@ impl<'k> Warp<'k> {
     /// of the rows' type go through shared memory, so that lines are stored whole, where their pitch is of whole parts.
     fn finish(&self, k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>, shared: Array<'k>, sums: Sums<'k>) {
         let (rows, columns, _) = MATRIX.extents();
-        let staged = spec.out == spec.rows && spec.n.is_multiple_of(u64::from(PART));
+        // Four lanes have 32 bytes of a row of f32, which memory takes as they are.
+        let staged = spec.out == spec.rows && spec.out != DType::F32 && spec.n.is_multiple_of(u64::from(RESULTS));
         let lanes = if spec.n.is_multiple_of(2) { Args::even_lanes(spec, 2) } else { 1 };
         let row = k.bind("row", self.row + self.lane / 4);
         let column = k.bind("column", self.column + self.lane % 4 * 2);
         let first = Spot::at(k, spec, tile.row + row, tile.column + column);
         let results = Results { array: shared, pitch: spec.tiling.columns };
-        let place = k.bind("place", results.at(row, self.column / PART as i32) + self.lane % 4 * 2);
+        let place = k.bind("place", results.at(row, self.column / RESULTS as i32) + self.lane % 4 * 2);
         let each_of_row = |m: u32, half: u32| {
             let down = m * rows + half * 8;
             for (n, part) in (0..self.matrices[1]).flat_map(|n| (0..2).step_by(lanes as usize).map(move |part| (n, part))) {
@@ -473,7 +484,7 @@ impl<'k> Warp<'k> {
                     if staged {
                         let value = args.value(k, spec, tile.expert, spot, &products).cast(spec.out);
                         // The warp's columns are a power of two, and begin at a multiple of it.
-                        let at = (place ^ (n * PART) as i32) + (down * results.pitch + part) as i32;
+                        let at = (place ^ (n * RESULTS) as i32) + (down * results.pitch + part) as i32;
                         shared.store_aligned(at, value, lanes * spec.out.bytes() as u32);
                     } else {
                         args.finish(k, spec, tile.expert, spot, &products);
@@ -506,20 +517,20 @@ struct Results<'k> {
 impl<'k> Results<'k> {
     /// Where a part of a row lies: part `p` of row `r` is at `p ^ (r % 8)`, so that eight rows of a part are in all banks.
     fn at(self, row: Value<'k>, part: Value<'k>) -> Value<'k> {
-        row * self.pitch as i32 + ((part ^ (row & 7)) * PART as i32)
+        row * self.pitch as i32 + ((part ^ (row & 7)) * RESULTS as i32)
     }
 
     /// Stores them, a part a thread.
     fn store(self, k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>) {
-        let (parts, bytes) = (self.pitch / PART, PART * spec.out.bytes() as u32);
+        let (parts, bytes) = (self.pitch / RESULTS, RESULTS * spec.out.bytes() as u32);
         let (part, row) = (k.bind("part", k.thread() % parts as i32), k.bind("row", k.thread() / parts as i32));
-        let column = k.bind("column", part * PART as i32);
+        let column = k.bind("column", part * RESULTS as i32);
         let (from, spot) = (k.bind("from", self.at(row, part)), Spot::at(k, spec, tile.row + row, tile.column + column));
         // Threads are a multiple of eight rows apart, which lie in one order.
         let each = || {
             for next in (0..spec.tiling.rows).step_by((k.threads() / parts) as usize) {
                 k.when((row + next as i32).lt(tile.rows), || {
-                    let value = self.array.load_aligned(from + (next * self.pitch) as i32, PART, bytes);
+                    let value = self.array.load_aligned(from + (next * self.pitch) as i32, RESULTS, bytes);
                     args.out.store_aligned(spot.moved(k, spec, next, 0).place, value, bytes);
                 });
             }

@@ -112,7 +112,8 @@ pub(crate) struct Tiled {
 impl Gemm<'_> {
     /// What is multiplied.
     fn product(&self) -> Product {
-        Product { rows: self.rows, n: self.n, k: self.k, weights: self.weights.clone() }
+        let tf32 = self.rows == DType::F32 && self.body.rounds_factors(self.weights.len());
+        Product { rows: self.rows, n: self.n, k: self.k, weights: self.weights.clone(), tf32 }
     }
 
     /// What its kernel calls one of its parameters.

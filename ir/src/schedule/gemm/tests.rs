@@ -99,7 +99,7 @@ fn check(case: &Case) {
     for machine in &MACHINES {
         let mut of_machine: Vec<(Kind, Vec<u8>)> = Vec::new();
         let weights = vec![case.dtypes[1]; case.weights];
-        let product = Product { rows: case.dtypes[0], n: case.n as u64, k: case.k as u64, weights: weights.clone() };
+        let product = Product { rows: case.dtypes[0], n: case.n as u64, k: case.k as u64, weights: weights.clone(), tf32: false };
         for tiling in tiling::candidates(&product, machine) {
             let spec = Gemm {
                 part: 0,
@@ -365,7 +365,7 @@ fn products_of_matrices() {
     ] {
         let dtypes = [dtype, dtype, DType::F32];
         let has_one = |machine: &Machine| {
-            let product = Product { rows: dtype, n: 70, k, weights: vec![dtype] };
+            let product = Product { rows: dtype, n: 70, k, weights: vec![dtype], tf32: false };
             tiling::candidates(&product, machine).iter().any(|tiling| tiling.kind == Kind::Mma)
         };
         assert!(MACHINES.iter().all(|machine| has_one(machine) == machine.has_threads()));
@@ -492,7 +492,7 @@ fn a_row_does_not_depend_on_its_place() {
         for (dtype, k) in [(DType::F32, 77), (DType::BF16, 77), (DType::BF16, 2085)] {
             let body = Body::identity();
             let n = 5;
-            let product = Product { rows: dtype, n: n as u64, k: k as u64, weights: vec![dtype] };
+            let product = Product { rows: dtype, n: n as u64, k: k as u64, weights: vec![dtype], tf32: false };
             let spec = Gemm {
                 part: 0,
                 n: n as u64,

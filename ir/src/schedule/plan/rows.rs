@@ -129,7 +129,8 @@ impl<'g> Plan<'g> {
         args.extend(slots.map(|slots| arg("rows_of_expert", slots.rows_of_expert())));
         let k = constant(rows, 1);
         let weights: Vec<DType> = weights.iter().map(|w| w.dtype).collect();
-        let product = Product { rows: rows.dtype, n: columns, k, weights: weights.clone() };
+        let tf32 = rows.dtype == DType::F32 && body.rounds_factors(weights.len());
+        let product = Product { rows: rows.dtype, n: columns, k, weights: weights.clone(), tf32 };
         // What no rewriting has cut is cut for large batches.
         let tiling = tiling.unwrap_or_else(|| tiling::candidates(&product, self.machine)[0]);
         if !tiling::takes(tiling, &product, self.machine) {
