@@ -320,7 +320,7 @@ impl<'k> Bring<'k> {
         };
         let Tiling { rows, columns, .. } = spec.tiling;
         let row = |line: Value<'k>| args.row_start(k, spec, tile.row + line.min(tile.rows - 1));
-        let column = |line: Value<'k>| args.weight_start(k, spec, tile, tile.column + line.min(tile.columns - 1));
+        let column = |line: Value<'k>| weight_start(k, spec, tile, tile.column + line.min(tile.columns - 1));
         let of_weight = |(w, from): (u32, &Array<'k>)| side(columns, rows + w * columns, *from, &column);
         let of_weights = (0..).zip(&args.weights).flat_map(of_weight);
         side(rows, 0, args.rows, &row).into_iter().chain(of_weights).collect()
