@@ -7,6 +7,7 @@ mod graph_interp;
 mod graph_random;
 mod graph_text;
 mod graph_verify;
+mod kernel_cluster;
 mod kernel_group;
 mod kernel_interp;
 mod kernel_text;
