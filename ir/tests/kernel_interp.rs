@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use moec_ir::kernel::parse::parse_kernel;
-use moec_ir::kernel::{Argument, Fault, Memory, Tensor, interp, interp_early, interp_kernel, parse};
+use moec_ir::kernel::{Argument, Fault, Memory, interp, interp_early, interp_kernel, parse};
 use moec_ir::{Dims, Machine};
 
 pub(super) fn machine(name: &str) -> Machine {

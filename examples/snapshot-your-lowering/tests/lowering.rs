@@ -41,5 +41,5 @@ fn kernels() {
 fn a_small_batch_takes_fewer_launches() {
     let program = lowered().program;
     let launches: Vec<usize> = program.regimes.iter().map(|regime| regime.launches.len()).collect();
-    assert_eq!(launches, [4, 4, 5, 7]);
+    assert_eq!(launches, [4, 5, 5, 7]);
 }
