@@ -16,7 +16,7 @@ const WIDTHS: [usize; 3] = [8, 64, 256];
 /// A kernel to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Probe {
-    /// `mma.m16n8k16`.
+    /// `mma.m16n8k16`, and `mma.m16n8k8` of tf32.
     Mma(Type),
     /// `wgmma.m64nNk16`, both factors in shared memory.
     Wgmma(Type, usize),
@@ -27,6 +27,7 @@ pub(crate) enum Probe {
 pub(crate) enum Type {
     Bf16,
     F16,
+    Tf32,
 }
 
 impl Type {
@@ -34,15 +35,26 @@ impl Type {
         match self {
             Type::Bf16 => "bf16",
             Type::F16 => "f16",
+            Type::Tf32 => "tf32",
         }
     }
 
-    /// An element of 16 random bits: any sign and fraction, exponents of a range in which sums neither overflow nor get
-    /// subnormal.
-    fn element(self, bits: u16) -> u16 {
+    /// The length of a product.
+    fn depth(self) -> u32 {
         match self {
-            Type::Bf16 => (bits & 0x807f) | ((bits >> 7 & 15) + 120) << 7,
-            Type::F16 => (bits & 0x83ff) | ((bits >> 10 & 15) + 8) << 10,
+            Type::Bf16 | Type::F16 => 16,
+            Type::Tf32 => 8,
+        }
+    }
+
+    /// The elements that 32 random bits are: any sign and fraction, exponents of a range in which sums neither overflow nor get
+    /// subnormal.
+    fn elements(self, bits: u32) -> u32 {
+        let halves = |element: &dyn Fn(u32) -> u32| element(bits & 0xffff) | element(bits >> 16) << 16;
+        match self {
+            Type::Bf16 => halves(&|bits| (bits & 0x807f) | ((bits >> 7 & 15) + 120) << 7),
+            Type::F16 => halves(&|bits| (bits & 0x83ff) | ((bits >> 10 & 15) + 8) << 10),
+            Type::Tf32 => (bits & 0x807f_e000) | ((bits >> 23 & 15) + 120) << 23,
         }
     }
 }
@@ -51,7 +63,7 @@ impl Type {
 pub(crate) fn probes() -> Vec<Probe> {
     let types = [Type::Bf16, Type::F16];
     let wgmma = types.into_iter().flat_map(|ty| WIDTHS.map(|width| Probe::Wgmma(ty, width)));
-    types.into_iter().map(Probe::Mma).chain(wgmma).collect()
+    types.into_iter().chain([Type::Tf32]).map(Probe::Mma).chain(wgmma).collect()
 }
 
 /// The published model of a machine of that compute capability; `None` where there is none.
@@ -164,7 +176,8 @@ impl Probe {
         };
         let mut bytes = Vec::new();
         for _ in 0..BLOCKS {
-            bytes.extend((0..self.factor_bytes() / 2).flat_map(|_| self.ty().element(random() as u16).to_le_bytes()));
+            let bits = |random: &mut dyn FnMut() -> u64| random() as u32 ^ (random() as u32) << 16;
+            bytes.extend((0..self.factor_bytes() / 4).flat_map(|_| self.ty().elements(bits(&mut random)).to_le_bytes()));
             bytes.extend((0..self.sum_bytes() / 4).flat_map(|_| {
                 let (fraction, exponent) = (random() as u32 & 0x807f_ffff, random() as u32 % 16 + 120);
                 (fraction | (random() as u32 & 1) << 31 | exponent << 23).to_le_bytes()
@@ -224,7 +237,7 @@ impl Probe {
     }
 
     fn products(self) -> String {
-        let ty = self.ty().name();
+        let (ty, depth) = (self.ty().name(), self.ty().depth());
         let all = (0..self.sums()).map(|sum| format!("%f{sum}")).collect::<Vec<_>>().join(", ");
         let mut text = String::new();
         match self {
@@ -235,7 +248,7 @@ impl Probe {
                         text += &format!("ld.global.b32 %r{}, [%d6+{}];\n", 4 + register, 768 * step + 4 * register);
                     }
                     text += &format!(
-                        "mma.sync.aligned.m16n8k16.row.col.f32.{ty}.{ty}.f32 \
+                        "mma.sync.aligned.m16n8k{depth}.row.col.f32.{ty}.{ty}.f32 \
                          {{{all}}}, {{%r4, %r5, %r6, %r7}}, {{%r8, %r9}}, {{{all}}};\n"
                     );
                 }

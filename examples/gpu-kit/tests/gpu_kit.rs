@@ -18,8 +18,8 @@ const CHECK_GPU: &str = env!("CARGO_BIN_EXE_check_gpu");
 const TIMED: (usize, usize) = (8, 5);
 /// Batches of which tokens are compared with the definition.
 const SAMPLED: [u64; 4] = [1, 16, 256, 4096];
-/// `mma` and three widths of `wgmma`, each of bf16 and f16.
-const PROBES: usize = 8;
+/// `mma` of bf16, f16 and tf32, and three widths of `wgmma`, each of bf16 and f16.
+const PROBES: usize = 9;
 
 /// A shared expert behind a gate, and scores that are renormalised.
 const SHARED: &str = r#"
