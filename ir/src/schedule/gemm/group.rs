@@ -379,29 +379,43 @@ fn finish<'k>(
     let first = k.bind("first_column", part.column + warp * 16);
     let (column, row) = (k.bind("column", first + lane / 4), k.bind("row", part.row(lane % 4 * 2)));
     let staged = memory.out.filter(|staged| staged.elem() == spec.out);
-    let base = Spot::at(k, spec, tile.row + row, tile.column + column);
-    if staged.is_some() {
-        // All have stored what they had there.
-        k.barrier_of(MULTIPLIERS, MULTIPLYING);
-    }
-    for (block, down) in (0..blocks).flat_map(|block| [(block, 0), (block, 8)]) {
+    let columns = || (0..blocks).flat_map(|block| [(block, 0), (block, 8)]);
+    let rows = || (0..width / 8).flat_map(|eight| [(eight, 0), (eight, 1)]);
+    let place = |w: u32, (block, down): (u32, u32), (eight, next): (u32, u32)| {
+        (w * blocks + block) * (width / 2) + 4 * eight + down / 4 + next
+    };
+    let products = |of_column: (u32, u32), of_row: (u32, u32)| -> Vec<_> {
+        (0..spec.weights.len() as u32).map(|w| sums.load(place(w, of_column, of_row), 1)).collect()
+    };
+    let Some(staged) = staged else {
+        let base = Spot::at(k, spec, tile.row + row, tile.column + column);
+        // A branch for each row, and none for each element: LLVM holds each address against those of all branches beside its own.
+        for (eight, next) in rows() {
+            k.when((row + (8 * eight + next) as i32).lt(tile.rows), || {
+                for (block, down) in columns() {
+                    let (below, further) = (8 * eight + next, block * LINES + down);
+                    tile.when_column(k, spec, column, further, || {
+                        let spot = base.moved(k, spec, below, further);
+                        args.finish(k, spec, tile.expert, spot, &products((block, down), (eight, next)));
+                    });
+                }
+            });
+        }
+        return;
+    };
+    // All have stored what they had there.
+    k.barrier_of(MULTIPLIERS, MULTIPLYING);
+    for (block, down) in columns() {
         let column = k.bind("column", column + (block * LINES + down) as i32);
         let inside = k.bind("inside", column.min(tile.columns - 1) + tile.column);
-        for (eight, next) in (0..width / 8).flat_map(|eight| [(eight, 0), (eight, 1)]) {
-            let place = |w: u32| (w * blocks + block) * (width / 2) + 4 * eight + down / 4 + next;
+        for (eight, next) in rows() {
             let row = k.bind("row", row + (8 * eight + next) as i32);
-            let products: Vec<_> = (0..spec.weights.len() as u32).map(|w| sums.load(place(w), 1)).collect();
-            if staged.is_some() {
-                // What is beyond the edge is computed of what is inside, and not stored.
-                let spot = Spot::at(k, spec, tile.row + row_of(row, tile, spec.tiling), inside);
-                sums.set(place(0), args.value(k, spec, tile.expert, spot, &products).cast(DType::F32));
-            } else {
-                let spot = base.moved(k, spec, 8 * eight + next, block * LINES + down);
-                k.when(row.lt(tile.rows) & column.lt(tile.columns), || args.finish(k, spec, tile.expert, spot, &products));
-            }
+            // What is beyond the edge is computed of what is inside, and not stored.
+            let spot = Spot::at(k, spec, tile.row + row_of(row, tile, spec.tiling), inside);
+            let value = args.value(k, spec, tile.expert, spot, &products((block, down), (eight, next)));
+            sums.set(place(0, (block, down), (eight, next)), value.cast(DType::F32));
         }
     }
-    let Some(staged) = staged else { return };
     let pitch = spec.tiling.columns as i32;
     // Part p of a row lies at p ^ (row % 8): so eight rows are in all banks.
     let at = |row: Value<'k>, part: Value<'k>| row * pitch + ((part ^ (row & 7)) * PART as i32);
