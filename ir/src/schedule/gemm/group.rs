@@ -11,7 +11,8 @@
 //!
 //! Weights are the left factor, which has 64 lines, and rows the right one, which has a multiple of 8: so the side that routing makes
 //! uneven is the one that can be narrow. A tile runs in the narrowest of a few widths that holds its rows; the sums are in order of k in
-//! each. The last tile's columns may be no more than half of a tile's: all warps then have these, and half of the rows each. Products of several weights side by side have their sums in the same thread, so that the body needs no exchange.
+//! each. The last tile's columns may be no more than half of a tile's: all warps then have these, and half of the rows each. Products of
+//! several weights side by side have their sums in the same thread, so that the body needs no exchange.
 //!
 //! A line has 128 bytes a stage, swizzled by address ([`Swizzle::Bytes128`]): boxes arrive so, and copies of a thread are put so.
 //! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic.
@@ -389,7 +390,7 @@ fn finish<'k>(
     };
     let Some(staged) = staged else {
         let base = Spot::at(k, spec, tile.row + row, tile.column + column);
-        // A branch for each row, and none for each element: LLVM holds each address against those of all branches beside its own.
+        // A branch for each row, and none for each element: a code generator may hold each address against those of all branches beside its own.
         for (eight, next) in rows() {
             k.when((row + (8 * eight + next) as i32).lt(tile.rows), || {
                 for (block, down) in columns() {

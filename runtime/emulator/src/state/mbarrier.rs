@@ -17,7 +17,7 @@ pub(crate) struct Mbarrier {
     joined: Knowledge,
     /// What is seen through the phases that are complete.
     complete: Knowledge,
-    /// The same of threads of other blocks: seen by those who wait in the scope of the cluster.
+    /// The same of threads of other blocks: seen by threads that wait in the scope of the cluster.
     far_joined: Published,
     far_complete: Published,
     /// Stands for the data that comes with this barrier's phases.
