@@ -108,14 +108,13 @@ impl<'c> Lowering<'_, 'c> {
     /// A loop: a machine's wait may end before the phase does. It tells phases apart by their parity.
     pub(super) fn wait(&mut self, barrier: Handle<Mbarrier>, stage: Handle<Expr>, phase: Handle<Expr>) -> Result<(), Error> {
         let (ir, function) = (self.ir, self.function);
-        let far = is_far(&self.kernel.body, barrier);
         let stage = self.stage(barrier, stage)?;
         let phase = self.expr(phase)?;
         let parity = ir.binary(Op::And, phase, ir.constant(ir.int(32), 1));
         let (test, over) = (ir.block(function, "wait"), ir.block(function, "over"));
         ir.jump(test);
         ir.at(test);
-        let is_over = self.warps("mbarriers")?.is_over(ir, stage, parity, far);
+        let is_over = self.warps("mbarriers")?.is_over(ir, stage, parity);
         ir.branch(is_over, over, test);
         ir.at(over);
         Ok(())
@@ -128,10 +127,4 @@ impl<'c> Lowering<'_, 'c> {
         let barrier = barrier.ok_or_else(|| self.malformed("there is no such mbarrier".to_string()))?;
         Ok(self.ir.element(self.ir.int(64), barrier, at))
     }
-}
-
-/// Whether threads of other blocks may arrive at the barrier.
-fn is_far(block: &[Stmt], barrier: Handle<Mbarrier>) -> bool {
-    let arrives = |stmt: &Stmt| matches!(stmt, Stmt::Arrive { barrier: of, arrival: Arrival::InBlock(_), .. } if *of == barrier);
-    block.iter().any(|stmt| arrives(stmt) || stmt.blocks().any(|inner| is_far(inner, barrier)))
 }

@@ -171,7 +171,8 @@ pub(crate) trait Warps {
     /// This thread arrives at a stage, and has it expect so many bytes.
     fn arrive<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, bytes: Option<Value<'c>>);
 
-    /// This thread arrives at the same stage of the block with this number in the cluster, for threads of all its blocks.
+    /// This thread arrives at the same stage of the block with this number in the cluster. In the scope of its own block: a wider one would
+    /// wait for all its stores to global memory, in a loop that has none.
     fn arrive_in_block<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, block: Value<'c>);
 
     /// This thread arrives at a stage when the copies are there that it has started.
@@ -201,8 +202,8 @@ pub(crate) trait Warps {
     /// [`moec_ir::kernel::Stmt::Fence`].
     fn fence(&self, ir: &Ir<'_>) -> Option<()>;
 
-    /// Whether the phase of a stage with this parity is over; it may wait a while for that. `far`: threads of other blocks arrive there.
-    fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>, far: bool) -> Value<'c>;
+    /// Whether the phase of a stage with this parity is over; it may wait a while for that.
+    fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>) -> Value<'c>;
 }
 
 /// The target of a machine.

@@ -373,7 +373,7 @@ impl Warps for Nvptx {
 
     fn arrive_in_block<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, block: Value<'c>) {
         let there = Instruction::OfBlock.value(ir, &[stage.into(), block]);
-        Instruction::MbarrierArriveFar.issue(ir, &[there, word(ir, 1)]);
+        Instruction::MbarrierArriveInBlock.issue(ir, &[there, word(ir, 1)]);
     }
 
     /// One of the arrivals that the phase needs: without `noinc` it would need one more for it.
@@ -423,9 +423,8 @@ impl Warps for Nvptx {
         Some(())
     }
 
-    fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>, far: bool) -> Value<'c> {
-        let instruction = if far { Instruction::MbarrierTryFar } else { Instruction::MbarrierTry };
-        instruction.value(ir, &[stage.into(), parity])
+    fn is_over<'c>(&self, ir: &Ir<'c>, stage: Pointer<'c>, parity: Value<'c>) -> Value<'c> {
+        Instruction::MbarrierTry.value(ir, &[stage.into(), parity])
     }
 }
 

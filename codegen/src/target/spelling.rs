@@ -21,12 +21,11 @@ pub(super) enum Instruction {
     MbarrierInit,
     MbarrierFence,
     MbarrierArrive,
-    MbarrierArriveFar,
+    MbarrierArriveInBlock,
     OfBlock,
     MbarrierExpect,
     MbarrierCopied,
     MbarrierTry,
-    MbarrierTryFar,
     BulkCopy,
     TileCopy,
     TileCopyInBlock,
@@ -125,8 +124,8 @@ impl Instruction {
             Instruction::MbarrierArrive => {
                 row("llvm.nvvm.mbarrier.arrive.scope.cta.space.cta", 90, 80, "9.7.13.15.13 mbarrier.arrive")
             }
-            Instruction::MbarrierArriveFar => {
-                row("llvm.nvvm.mbarrier.arrive.scope.cluster.space.cluster", 90, 80, "9.7.13.15.13 mbarrier.arrive")
+            Instruction::MbarrierArriveInBlock => {
+                row("llvm.nvvm.mbarrier.arrive.scope.cta.space.cluster", 90, 80, "9.7.13.15.13 mbarrier.arrive")
             }
             Instruction::OfBlock => row("llvm.nvvm.mapa.shared.cluster", 90, 78, "9.7.9.24 mapa"),
             Instruction::MbarrierExpect => {
@@ -137,9 +136,6 @@ impl Instruction {
             }
             Instruction::MbarrierTry => {
                 row("llvm.nvvm.mbarrier.try.wait.parity.scope.cta.space.cta", 90, 80, "9.7.13.15.16 mbarrier.try_wait.parity")
-            }
-            Instruction::MbarrierTryFar => {
-                row("llvm.nvvm.mbarrier.try.wait.parity.scope.cluster.space.cta", 90, 80, "9.7.13.15.16 mbarrier.try_wait.parity")
             }
             Instruction::BulkCopy => {
                 row("llvm.nvvm.cp.async.bulk.global.to.shared.cluster", 90, 80, "9.7.9.25.4.1 cp.async.bulk")

@@ -292,7 +292,8 @@ pub enum Arrival {
     /// When all copies are there that the thread has started ([`Stmt::Copy`]) and that are not bound to another arrival: those that
     /// have waited for the phase see what they brought. The thread goes on, and need not wait for them itself.
     Copied,
-    /// Now, at the same stage of the block with this number in the cluster, `I32`. Threads of other blocks see by it what this one did.
+    /// Now, at the same stage of the block with this number in the cluster, `I32`. To other blocks it tells that what this thread has
+    /// read is over, so that copies may come in its place, and nothing of what it stored: for that there is the cluster's barrier.
     InBlock(Handle<Expr>),
 }
 

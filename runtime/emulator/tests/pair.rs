@@ -42,9 +42,13 @@ fn each_block_of_a_pair_brings_half_to_both() {
         })
     };
     let expected: Vec<u32> = (0..32 * BLOCKS).map(|index| fold(index % 32)).collect();
+    let wide = PAIR
+        .replace("arrive.shared::cluster", "arrive.release.cluster.shared::cluster")
+        .replace("parity.shared::cta.b64 %p4, [%r19]", "parity.acquire.cluster.shared::cta.b64 %p4, [%r19]");
     each_schedule(|options| {
         let (report, y) = run(PAIR, options);
         assert!(report.clean(), "{}: {report}", options.schedule.name());
+        assert!(run(&wide, options).0.clean());
         assert_eq!(y, expected, "{}", options.schedule.name());
         // Two blocks share what is read: 256 bytes a step a pair.
         let pairs = BLOCKS as u64 / 2;
@@ -57,8 +61,9 @@ fn each_block_of_a_pair_brings_half_to_both() {
 #[test]
 fn what_is_wrong_between_blocks_is_noticed() {
     let both = "barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;";
-    let arrive = "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r26];";
-    let wait = "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %p4, [%r19], %r16;";
+    let arrive = "mbarrier.arrive.shared::cluster.b64 _, [%r26];";
+    let wait = "mbarrier.try_wait.parity.shared::cta.b64 %p4, [%r19], %r16;";
+    let read = "ld.shared.u32 %r25, [%r23+128];";
     let of_lane = "mapa.shared::cluster.u32 %r26, %r19, %r2;";
     let other = "xor.b32 %r3, %r3, 1;";
     let cases = [
@@ -70,8 +75,8 @@ fn what_is_wrong_between_blocks_is_noticed() {
         (format!("{both}\n\tret;"), "barrier.cluster.arrive.aligned; ret;".to_owned(), BlockEnded),
         // Bytes come while they are read, or are read while they come.
         (wait.to_owned(), "setp.eq.u32 %p4, %r1, %r1;".to_owned(), MbarrierMisuse),
-        (wait.to_owned(), wait.replace(".acquire.cluster", ""), SharedRace),
-        (arrive.to_owned(), arrive.replace("release.cluster", "release.cta"), SharedRace),
+        // An arrival in the scope of the block tells that reads are over, and tells no store.
+        (read.to_owned(), format!("{read} st.shared.u32 [%r23], %r25;"), SharedRace),
         ("mbarrier.init.shared::cta.b64 [%r6], 2;".to_owned(), "mbarrier.init.shared::cta.b64 [%r6], 1;".to_owned(), SharedRace),
         (
             "mbarrier.try_wait.parity.shared::cta.b64 %p4, [%r18], %r15;".to_owned(),
@@ -87,7 +92,7 @@ fn what_is_wrong_between_blocks_is_noticed() {
         ("mov.b16 %h1, 3;".to_owned(), "mov.b16 %h1, 7;".to_owned(), Undefined),
         ("mov.b16 %h1, 3;".to_owned(), "mov.b16 %h1, 0;".to_owned(), Undefined),
         (of_lane.to_owned(), of_lane.replace("%r2;", "2;"), Undefined),
-        (arrive.to_owned(), arrive.replace("cluster.shared::cluster", "cta.shared::cta"), Undefined),
+        (arrive.to_owned(), arrive.replace("shared::cluster", "shared::cta"), Undefined),
         (
             arrive.to_owned(),
             format!("{other} mapa.shared::cluster.u32 %r27, %r23, %r3; ld.shared::cluster.u32 %r24, [%r27];"),
@@ -100,6 +105,68 @@ fn what_is_wrong_between_blocks_is_noticed() {
         each_schedule(|options| found.extend(run(&PAIR.replace(&from, &to), options).0.findings.iter().map(|found| found.kind)));
         assert!(found.contains(&kind), "{from} -> {to}: {found:?}");
     }
+}
+
+/// Block 0 stores a word and arrives in block 1, which waits and reads it.
+const STORED: &str = "
+.version 8.0
+.target sm_90a
+.address_size 64
+.visible .entry pair(.param .u64 .ptr .global .align 16 x, .param .u64 .ptr .global .align 16 y, .param .u32 steps)
+.maxntid 64
+.explicitcluster
+.reqnctapercluster 2
+{
+\t.reg .pred %p<4>;
+\t.reg .b32 %r<8>;
+\t.reg .b64 %d<2>;
+\t.shared .align 8 .b8 told[8];
+\tld.param.u64 %d1, [y];
+\tmov.u32 %r1, %tid.x;
+\tmov.u32 %r2, %cluster_ctarank;
+\tmov.u32 %r3, told;
+\tsetp.ne.u32 %p1, %r1, 0;
+\t@%p1 bra made;
+\tmbarrier.init.shared::cta.b64 [%r3], 1;
+\tfence.mbarrier_init.release.cluster;
+made:
+\tbarrier.cluster.arrive.aligned;
+\tbarrier.cluster.wait.aligned;
+\t@%p1 bra done;
+\tmov.u32 %r4, %ctaid.x;
+\tsetp.gt.u32 %p2, %r4, 1;
+\t@%p2 bra done;
+\tsetp.eq.u32 %p3, %r2, 1;
+\t@%p3 bra WAIT;
+\tst.global.u32 [%d1], 7;
+\tmapa.shared::cluster.u32 %r5, %r3, 1;
+\tmbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r5];
+\tbra done;
+WAIT:
+\tmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %p2, [%r3], 0;
+\t@!%p2 bra WAIT;
+\tld.global.u32 %r6, [%d1];
+\tst.global.u32 [%d1+4], %r6;
+done:
+\tbar.warp.sync -1;
+\tbarrier.cluster.arrive.aligned;
+\tbarrier.cluster.wait.aligned;
+\tret;
+}
+";
+
+#[test]
+fn stores_are_told_in_the_scope_of_the_cluster() {
+    let narrow = [("arrive.release.cluster", "arrive.release.cta"), ("parity.acquire.cluster", "parity.acquire.cta")];
+    each_schedule(|options| {
+        let (report, y) = run(STORED, options);
+        assert!(report.clean(), "{}: {report}", options.schedule.name());
+        assert_eq!(y[..2], [7, 7]);
+        for (wide, narrow) in narrow {
+            let (report, _) = run(&STORED.replace(wide, narrow), options);
+            assert!(report.findings.iter().any(|found| found.kind == GlobalRace), "{narrow}, {}: {report}", options.schedule.name());
+        }
+    });
 }
 
 /// Mutants that change nothing, with the reason.

@@ -3,7 +3,7 @@
 
 use crate::findings::finding::FindingKind;
 use crate::state::block::Block;
-use crate::state::clocks::{MBARRIER_WORD, PENDING};
+use crate::state::clocks::{COPIED, FIRST_MBARRIER, Knowledge, MBARRIER_WORD, PENDING};
 use crate::state::cluster::{Landing, Sender};
 use crate::state::run::Cx;
 use crate::state::shared::byte_mask;
@@ -45,7 +45,9 @@ impl Block {
         for word in at / 4..(at + bytes).div_ceil(4) {
             let mask = byte_mask(at, bytes, word);
             let write = self.shared.writes[word].unpack();
-            if write.mask & mask != 0 && !from.known.knows(self.number, usize::from(write.agent), write.clock) {
+            let by_copies = write.agent >= FIRST_MBARRIER && write.lane != COPIED;
+            let knows = if by_copies { Knowledge::knows_over } else { Knowledge::knows };
+            if write.mask & mask != 0 && !knows(&from.known, self.number, usize::from(write.agent), write.clock) {
                 let kind = match (write.clock, write.agent) {
                     (PENDING, MBARRIER_WORD) => FindingKind::MbarrierMisuse,
                     (PENDING, _) => FindingKind::AsyncPending,
@@ -57,7 +59,7 @@ impl Block {
                 let reader = usize::from(read.reader);
                 // Products of a warp are read until it has waited, and so are bulk copies until one has.
                 let waited = if reader < 2 * own { reader % own } else { usize::from(self.agents.bulk_readers[word]) };
-                if !from.known.knows(self.number, waited, read.clock) {
+                if !from.known.knows_over(self.number, waited, read.clock) {
                     let pending = read.clock == PENDING;
                     found = Some((if pending { FindingKind::AsyncPending } else { FindingKind::SharedRace }, word, "read"));
                 }
@@ -74,7 +76,7 @@ impl Block {
     pub(crate) fn judge_end(&mut self, cx: &mut Cx<'_>) {
         let knows = |from: &Sender| {
             let (warp, number) = (from.at.w, from.number);
-            self.knowledge.iter().any(|known| known.knows(number, warp, from.known.seen[warp]))
+            self.knowledge.iter().any(|known| known.knows_over(number, warp, from.known.seen[warp]))
         };
         let met = self.agents.met.values().filter(|from| !knows(from));
         let landed = self

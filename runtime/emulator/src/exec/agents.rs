@@ -33,8 +33,7 @@ impl Block {
         let Some(cluster) = cx.clusters.get_mut(&number) else { return false };
         let member = cluster.member(rank, w);
         if !wait {
-            member.count += 1;
-            member.known.clone_from(&self.knowledge[w]);
+            member.arrive(&self.knowledge[w]);
             let (present, clock) = (self.warps[w].live(), self.clock(w));
             self.warps[w].order.sync(mask, present, clock);
             self.tick(w);
@@ -42,13 +41,13 @@ impl Block {
             cx.progress += 1;
             return false;
         }
-        let mine = member.count;
+        let mine = member.count();
         let Some(others) = cluster.arrived(mine) else { return true };
         for other in others {
             if other.block == self.number {
-                self.knowledge[w].join(&other.known);
+                self.knowledge[w].join(other.known(mine));
             } else {
-                self.knowledge[w].join_published(self.number, &Published::from([(other.block, other.known.clone())]));
+                self.knowledge[w].join_published(self.number, &Published::from([(other.block, other.known(mine).clone())]));
             }
         }
         false

@@ -209,7 +209,8 @@ impl Block {
                 holds |= 1 << lane;
                 if last != Some(key) {
                     let learnt = found.complete().clone();
-                    let far = if wide { found.far_complete().clone() } else { Published::new() };
+                    let far = found.far_complete().iter();
+                    let far: Published = far.map(|(block, of)| (*block, if wide { of.clone() } else { of.narrow() })).collect();
                     self.knowledge[w].join(&learnt);
                     self.knowledge[w].join_published(self.number, &far);
                     last = Some(key);

@@ -115,9 +115,7 @@ impl Block {
         match sent {
             Sent::Arrival { how, number, tells } => {
                 let Some(found) = self.agents.mbarriers.get_mut(&mbarrier) else { return };
-                if tells {
-                    found.learn_of(from.number, &from.known);
-                }
+                found.learn_of(from.number, &if tells { from.known.clone() } else { from.known.narrow() });
                 let arrived = found.arrive(how, number);
                 cx.counters.mbarrier_arrivals += 1;
                 if arrived.is_over {

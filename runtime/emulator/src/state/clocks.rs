@@ -95,18 +95,20 @@ pub(crate) type Vector = [u32; AGENTS];
 pub(crate) struct Sight {
     pub(crate) seen: Vector,
     pub(crate) fenced: Vector,
+    pub(crate) over: Vector,
 }
 
 impl Default for Sight {
     fn default() -> Sight {
-        Sight { seen: [0; AGENTS], fenced: [0; AGENTS] }
+        Sight { seen: [0; AGENTS], fenced: [0; AGENTS], over: [0; AGENTS] }
     }
 }
 
 impl Sight {
-    fn join(&mut self, seen: &Vector, fenced: &Vector) {
+    fn join(&mut self, seen: &Vector, fenced: &Vector, over: &Vector) {
         join_vector(&mut self.seen, seen);
         join_vector(&mut self.fenced, fenced);
+        join_vector(&mut self.over, over);
     }
 }
 
@@ -119,12 +121,14 @@ pub(crate) struct Knowledge {
     pub(crate) seen: Vector,
     /// Writes up to these clocks are visible to the asynchronous proxy.
     pub(crate) fenced: Vector,
+    /// Reads of shared memory and what bulk copies wrote, up to these clocks, are over, whether or not ordinary stores are seen.
+    pub(crate) over: Vector,
     pub(crate) foreign: Foreign,
 }
 
 impl Default for Knowledge {
     fn default() -> Knowledge {
-        Knowledge { seen: [0; AGENTS], fenced: [0; AGENTS], foreign: Rc::default() }
+        Knowledge { seen: [0; AGENTS], fenced: [0; AGENTS], over: [0; AGENTS], foreign: Rc::default() }
     }
 }
 
@@ -142,7 +146,7 @@ fn join_foreign(into: &mut Foreign, from: &Foreign) {
     for (block, sight) in from.iter() {
         let mine = map.entry(*block).or_default();
         if !Rc::ptr_eq(mine, sight) {
-            Rc::make_mut(mine).join(&sight.seen, &sight.fenced);
+            Rc::make_mut(mine).join(&sight.seen, &sight.fenced, &sight.over);
         }
     }
 }
@@ -151,6 +155,7 @@ impl Knowledge {
     pub(crate) fn join(&mut self, other: &Knowledge) {
         join_vector(&mut self.seen, &other.seen);
         join_vector(&mut self.fenced, &other.fenced);
+        join_vector(&mut self.over, &other.over);
         join_foreign(&mut self.foreign, &other.foreign);
     }
 
@@ -165,6 +170,18 @@ impl Knowledge {
         clock != PENDING && self.foreign.get(&block).is_some_and(|sight| sight.seen[agent] >= clock)
     }
 
+    /// Whether a read of shared memory by an agent of another block, or what a bulk copy wrote there, is over at this clock.
+    pub(crate) fn knows_over(&self, block: u32, agent: usize, clock: u32) -> bool {
+        clock != PENDING && self.foreign.get(&block).is_some_and(|sight| sight.seen[agent].max(sight.over[agent]) >= clock)
+    }
+
+    /// What an order in the scope of a block tells other blocks: what this agent has read is over, and what it wrote is not seen.
+    pub(crate) fn narrow(&self) -> Knowledge {
+        let mut over = self.over;
+        join_vector(&mut over, &self.seen);
+        Knowledge { over, ..Knowledge::default() }
+    }
+
     /// Takes in what another block published.
     pub(crate) fn join_published(&mut self, own_block: u32, from: &Published) {
         for (block, knowledge) in from.iter() {
@@ -173,7 +190,7 @@ impl Knowledge {
                 join_vector(&mut self.fenced, &knowledge.fenced);
             } else {
                 let map = Rc::make_mut(&mut self.foreign);
-                Rc::make_mut(map.entry(*block).or_default()).join(&knowledge.seen, &knowledge.fenced);
+                Rc::make_mut(map.entry(*block).or_default()).join(&knowledge.seen, &knowledge.fenced, &knowledge.over);
             }
             let mut theirs = Rc::clone(&knowledge.foreign);
             if theirs.contains_key(&own_block) {

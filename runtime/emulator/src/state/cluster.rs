@@ -53,13 +53,30 @@ pub(crate) struct Landing {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Member {
     /// Arrivals.
-    pub(crate) count: u32,
-    /// What it knew at the last.
-    pub(crate) known: Knowledge,
+    count: u32,
+    /// What it knew at the last arrivals with even and with odd numbers: it may be one ahead of those that wait.
+    known: [Knowledge; 2],
     /// The number of its block; 0: that has not begun.
     pub(crate) block: u32,
     /// All of its lanes have ended.
     ended: bool,
+}
+
+impl Member {
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// It arrives, and knows so much.
+    pub(crate) fn arrive(&mut self, known: &Knowledge) {
+        self.count += 1;
+        self.known[self.count as usize % 2].clone_from(known);
+    }
+
+    /// What it knew at the arrival with this number, or at its last one before that.
+    pub(crate) fn known(&self, count: u32) -> &Knowledge {
+        &self.known[self.count.min(count) as usize % 2]
+    }
 }
 
 impl Cluster {
@@ -88,7 +105,7 @@ impl Cluster {
         self.member(rank, warp).ended = true;
     }
 
-    /// Those that have arrived so often, with what they knew then, if all have that have not ended.
+    /// Those that have arrived, if all have that so often that have not ended.
     pub(crate) fn arrived(&self, count: u32) -> Option<impl Iterator<Item = &Member>> {
         let late = self.members.iter().any(|member| !member.ended && member.count < count);
         (!late).then(|| self.members.iter().filter(|member| member.count > 0))
