@@ -87,7 +87,9 @@ impl Price {
 
     /// The same where tiles take so long to get what they read. Where that is the longest, computing is what it hides: all operands are
     /// among what is waited for.
-    pub fn feeding(self, Feeding { waiting, caching }: Feeding) -> Price {
+    pub fn feeding(self, Feeding { waiting, ring, caching }: Feeding) -> Price {
+        let products = self.computing.checked_div(ring.into()).unwrap_or(0);
+        let waiting = waiting.saturating_add(products);
         let fed = waiting.max(caching);
         let is_longest = fed > self.moving.max(self.computing);
         let busy = if is_longest { fed.saturating_add(self.computing / HIDDEN) } else { self.busy };
@@ -214,13 +216,16 @@ mod tests {
     #[test]
     fn a_longer_body_costs_more_whatever_it_waits_for() {
         // 10 bytes take 5 ns, 8 or 9 FLOPs 8 or 9 ns, a launch 7 ns; waiting for memory, or for the cache, 20 ns.
-        for feeding in [Feeding { waiting: 20_000, caching: 6_000 }, Feeding { waiting: 6_000, caching: 20_000 }] {
+        for feeding in [[20_000, 6_000], [6_000, 20_000]].map(|[waiting, caching]| Feeding { waiting, ring: 0, caching }) {
             let [short, long] = [8, 9].map(|work| of(1, 10, work).feeding(feeding).total());
             assert_eq!([short, long], [20_000 + 8 + 7_000, 20_000 + 9 + 7_000]);
         }
         // What is not the longest is hidden and costs nothing.
-        assert_eq!(of(1, 10, 8).feeding(Feeding { waiting: 7_999, caching: 8_000 }).total(), of(1, 10, 8).total());
-        assert_eq!(of(1, 10, 8).feeding(Feeding { waiting: 8_001, caching: 0 }).limit(), Limit::Latency);
+        assert_eq!(of(1, 10, 8).feeding(Feeding { waiting: 7_999, ring: 0, caching: 8_000 }).total(), of(1, 10, 8).total());
+        assert_eq!(of(1, 10, 8).feeding(Feeding { waiting: 8_001, ring: 0, caching: 0 }).limit(), Limit::Latency);
+        // Of a ring of two stages, each asked for when its product is over, half of the 8 ns of products is waited for too.
+        let ring = |waiting| of(1, 10, 8).feeding(Feeding { waiting, ring: 2, caching: 0 });
+        assert_eq!([3_999, 4_001].map(|waiting| ring(waiting).limit()), [Limit::Arithmetic, Limit::Latency]);
     }
 
     #[test]

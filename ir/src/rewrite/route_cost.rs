@@ -41,7 +41,7 @@ pub(super) fn route(op: Op, types: &[&Type], way: Option<&Attr>, machine: &Machi
     let amounts = Amounts { launches, bytes, flops, work };
     // Few blocks have their processors' part of the bandwidth and of the rate.
     let idle = (u64::from(machine.processors) / routers.max(1)).max(1);
-    let busy = Price::roofline(machine, amounts).feeding(Feeding { waiting: 0, caching });
+    let busy = Price::roofline(machine, amounts).feeding(Feeding { caching, ..Feeding::default() });
     Price { serial, ..busy.slower(idle) }
 }
 

@@ -369,6 +369,8 @@ mod tests {
         // Both have the weights once: 256 lines and 128 rows of 128 bytes, where two blocks by themselves take them twice.
         let fed = |tiling| feeding(tiling, &of, [128, 1], 0, &Machine { cache_bytes_per_us: Some(1_000_000), ..machine.clone() });
         assert_eq!([twin, tiling].map(|tiling| fed(tiling).caching), [(256 + 128) * 128, (2 * 256 + 128) * 128]);
+        // One stage of K in a ring of three: two blocks, one after the other on one processor, wait for a third of what memory takes each.
+        assert_eq!([twin, tiling].map(|tiling| (fed(tiling).waiting, fed(tiling).ring)), [(2 * machine.memory_ps / 3, 3); 2]);
         assert_eq!([twin, tiling].map(|tiling| meeting_ps(tiling, &machine)), [80 * machine.step_ps, 0]);
         // The weights of 8 row tiles come from memory together.
         let small = Machine { cache_bytes: 10, ..machine };
@@ -395,8 +397,8 @@ mod tests {
         assert_eq!([2816, 704, 8].map(|k| stream_steps(low, 1, k)), [8, 6, 1]);
         // 32 columns are two blocks of one left factor, each of which loads two vectors a thread in each of four steps. They run together.
         let bytes = 32 * 512 * 2;
-        let Feeding { waiting, caching } = feeding(low, &of(32, 512, 1), [3, 1], bytes, &machine);
-        assert_eq!(waiting, bytes * 1000 / (2 * 2 * 4 * 16 * 128));
+        let Feeding { waiting, ring, caching } = feeding(low, &of(32, 512, 1), [3, 1], bytes, &machine);
+        assert_eq!((waiting, ring), (bytes * 1000 / (2 * 2 * 4 * 16 * 128), 0));
         // The weights once, and three rows for both.
         assert_eq!(caching, (32 + 3 * 2) * 512 * 2);
         // Tiles of 16 columns of one weight, or of 16 and 8 of two.

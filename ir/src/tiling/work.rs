@@ -175,6 +175,9 @@ pub fn passes(tiling: Tiling, [rows, groups]: [u64; 2], group_bytes: u64, machin
 pub struct Feeding {
     /// Memory answers for the weights, of which no more bytes are under way at a time than the blocks that run together have asked for.
     pub waiting: u64,
+    /// The stages of a ring that is asked for a stage's next bytes when the product of those before is over: what memory takes and the
+    /// product come one after the other, in as many stages at a time. 0: there is no such ring.
+    pub ring: u32,
     /// The last cache gives what all tiles read, rows and weights: once for both twins.
     pub caching: u64,
 }
@@ -191,8 +194,15 @@ pub fn feeding(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], bytes: u6
     let lines =
         row_tiles.saturating_mul(of.weights.len() as u64).saturating_mul(of.n).saturating_add(rows.saturating_mul(column_tiles));
     let read = u128::from(lines) * u128::from(of.k.saturating_mul(of.rows.bytes()));
+    let ring = match tiling.kind {
+        Kind::Group | Kind::Twin => group_ring(tiling, of.weights.len(), machine).map_or(0, |ring| ring.stages),
+        Kind::Fma | Kind::Dot | Kind::Mma | Kind::Stream => 0,
+    };
+    // Tiles that share weights run together, and each waits for them.
+    let bytes = if ring == 0 { bytes.into() } else { u128::from(row_tiles) * u128::from(weights_bytes(of)) };
     Feeding {
-        waiting: ps(u128::from(bytes) * u128::from(machine.memory_ps), together.saturating_mul(of_block).into()),
+        waiting: ps(bytes * u128::from(machine.memory_ps), together.saturating_mul(of_block).into()),
+        ring,
         caching: ps(read.saturating_mul(1_000_000), cache.into()),
     }
 }
@@ -202,15 +212,20 @@ pub fn meeting_ps(tiling: Tiling, machine: &Machine) -> u64 {
     if tiling.kind.blocks() > 1 { 2 * MEETING_STEPS * machine.step_ps } else { 0 }
 }
 
+/// Bytes of the weights of one group.
+fn weights_bytes(of: &Product) -> u64 {
+    of.weights.iter().fold(0, |sum, weight| sum.saturating_add(of.n.saturating_mul(of.k).saturating_mul(weight.bytes())))
+}
+
 /// Bytes of weights that a block has asked memory for at a time, and blocks that a processor has at a time.
 fn under_way(tiling: Tiling, of: &Product, machine: &Machine) -> [u64; 2] {
     let (weights, columns) = (of.weights.len() as u64, u64::from(tiling.columns));
     let lines = |depth: u32| weights.saturating_mul(columns).saturating_mul(depth.into()).saturating_mul(of.rows.bytes());
     match tiling.kind {
-        // All but the stage that is multiplied.
+        // All stages, one product after.
         Kind::Group | Kind::Twin => {
             let stages = group_ring(tiling, of.weights.len(), machine).map_or(2, |ring| ring.stages);
-            [lines(GROUP_DEPTH * (stages - 1)) / u64::from(tiling.kind.blocks()), 1]
+            [lines(GROUP_DEPTH * stages) / u64::from(tiling.kind.blocks()), 1]
         }
         // All but the stage that is multiplied, or what is in registers.
         Kind::Mma => {
