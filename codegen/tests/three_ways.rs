@@ -78,7 +78,7 @@ fn interpreted(kernel: &Kernel, machine: &Machine, blocks: u64, given: &[Given])
     }
     interp_kernel(kernel, machine, blocks, &args, &mut memory).unwrap_or_else(|fault| panic!("{}: {fault}", machine.name));
     let arrays = args.iter().zip(&kernel.params).filter_map(|(arg, param)| match (arg, param.kind) {
-        (Argument::Buffer(i), ParamKind::Buffer { write: true, .. }) => Some(ints(memory[*i].bytes().unwrap())),
+        (Argument::Buffer(i) | Argument::TensorMap(i, _), kind) if kind.is_written() => Some(ints(memory[*i].bytes().unwrap())),
         (Argument::Buffer(_) | Argument::Scalar(_) | Argument::TensorMap(..), _) => None,
     });
     arrays.collect()
@@ -101,7 +101,7 @@ pub(crate) fn emulated(kernel: &Kernel, ptx: &str, blocks: u64, given: &[Given],
             (_, None, Number(n)) => Arg::I32(*n),
             (_, None, Ints(_) | Bytes(_) | Unwritten(_) | Map(..)) => unreachable!("an array is a buffer"),
         });
-        written.extend(buffer.filter(|_| matches!(param.kind, ParamKind::Buffer { write: true, .. })));
+        written.extend(buffer.filter(|_| param.kind.is_written()));
     }
     let args = module.entries[0].pack(&memory, &args).unwrap();
     let shape = Launch { grid: [blocks as u32, 1, 1], block: [kernel.threads, 1, 1], shared_bytes: 0, early: false, args };

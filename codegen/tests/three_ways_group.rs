@@ -258,5 +258,5 @@ fn machines_without_such_products_say_so() {
         assert_eq!(refused(&without, machine), said);
     }
     let fence = "kernel @k() threads 1 { fence }";
-    assert_eq!(refused(fence, "x86-64-v3"), "kernel `k` needs a fence in front of products, which x86-64-v3 does not have");
+    assert_eq!(refused(fence, "x86-64-v3"), "kernel `k` needs fences, which x86-64-v3 does not have");
 }

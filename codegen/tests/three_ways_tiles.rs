@@ -1,4 +1,4 @@
-//! As `three_ways`, of kernels that copy boxes of tensors.
+//! As `three_ways`, of kernels that copy or store boxes of tensors.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use crate::small_kernels::program;
@@ -6,7 +6,7 @@ use crate::three_ways::Given::{Map, Number, Unwritten};
 use crate::three_ways::{bytes, check, emulated, read};
 use moec_codegen::{Options, assembly, codegen};
 use moec_ir::Machine;
-use moec_ir::kernel::{Swizzle, Tensor};
+use moec_ir::kernel::{Argument, Memory, Swizzle, Tensor, interp_kernel};
 use ptx_emulator::{FindingKind, Schedule};
 
 fn with_tensor_maps(machine: &Machine) -> bool {
@@ -77,6 +77,75 @@ fn a_box_is_waited_for() {
     let found = Schedule::ALL.map(|schedule| emulated(&kernel, &ptx, 1, &given, schedule).0);
     let of_async = |kind: FindingKind| matches!(kind, FindingKind::AsyncPending | FindingKind::SharedRace);
     assert!(found.iter().any(|report| report.findings.iter().any(|finding| of_async(finding.kind))), "{}", found[0]);
+}
+
+/// Groups of 3, 4 and 1 rows of 40 elements, a block each, are stored by boxes of 4 rows. A box ends with the last row of its group: what is
+/// before the first is outside the tensor, whose rows in a box are as far apart as boxes. In the second box columns are outside.
+const GROUPS: &str = "kernel @groups(%y: map mut i32[1, 4, 32] swizzle 128) threads 32 {
+  shared %tile: i32[128] align 1024
+  let %rows: i32 = select(block == 0, 3, select(block == 1, 4, 1))
+  let %first: i32 = select(block == 0, 0, select(block == 1, 3, 7))
+  for %c: i32 in 0..2 {
+    for %line: i32 in 0..4 {
+      store %tile[%line * 32 + (thread ^ (%line << 2))] = block * 10000 + %c * 1000 + %line * 32 + thread
+    }
+    fence
+    barrier warp
+    if thread == 0 {
+      tile_store %y[%first, %rows - 4, %c * 32] = %tile[0]
+      wait stores
+    }
+    barrier warp
+  }
+}";
+
+fn groups_tensor() -> Tensor {
+    Tensor { extents: [8, 4, 40], strides: [40, 40] }
+}
+
+#[test]
+fn boxes_are_stored() {
+    // Room for the rows of a box at the last place, of which none is stored.
+    let given = [Map(bytes(&[-1; 11 * 40]), groups_tensor())];
+    let found = check(with_tensor_maps, 3, &given, GROUPS);
+    let element = |at: i32| {
+        let (row, column) = (at / 40, at % 40);
+        let (block, line) = match row {
+            0..3 => (0, row + 1),
+            3..7 => (1, row - 3),
+            7 => (2, 3),
+            _ => return -1,
+        };
+        block * 10000 + column / 32 * 1000 + line * 32 + column % 32
+    };
+    assert_eq!(found, [(0..11 * 40).map(element).collect::<Vec<i32>>()]);
+}
+
+/// What each part of a store is for: without it something is found, by the interpreter and in the PTX.
+#[test]
+fn a_box_is_fenced_stored_and_waited_for() {
+    let machine = Machine::named("sm_90a").unwrap();
+    let given = [Map(bytes(&[-1; 11 * 40]), groups_tensor())];
+    let of_ptx = |text: &str| {
+        let kernel = read(text);
+        let ptx = assembly(&program(vec![kernel.clone()]), &machine).unwrap();
+        Schedule::ALL.map(|schedule| emulated(&kernel, &ptx, 3, &given, schedule).0)
+    };
+    let cases = [
+        (GROUPS.replace("    fence\n", ""), "byte 0 of a box was stored, with no fence since", FindingKind::MissingProxyFence),
+        (
+            GROUPS.replace("      wait stores\n", ""),
+            "changes what a product or a store under way reads: it is not waited for",
+            FindingKind::AsyncPending,
+        ),
+    ];
+    for (text, fault, kind) in cases {
+        let found = of_ptx(&text);
+        assert!(found.iter().any(|report| report.findings.iter().any(|found| found.kind == kind)), "{text}: {}", found[0]);
+        let (mut memory, tensor) = (vec![Memory::from(bytes(&[-1; 11 * 40]))], groups_tensor());
+        let stop = interp_kernel(&read(&text), &machine, 3, &[Argument::TensorMap(0, tensor)], &mut memory).unwrap_err();
+        assert!(stop.to_string().contains(fault), "{stop}");
+    }
 }
 
 #[test]

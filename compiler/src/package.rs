@@ -278,7 +278,7 @@ fn param(kind: kernel::ParamKind) -> file::ParamKind {
         kernel::ParamKind::Buffer { .. } => file::ParamKind::Pointer,
         kernel::ParamKind::Scalar(DType::I64) => file::ParamKind::I64,
         kernel::ParamKind::Scalar(_) => file::ParamKind::I32,
-        kernel::ParamKind::TensorMap(kernel::TensorMap { elem, tile, swizzle }) => {
+        kernel::ParamKind::TensorMap(kernel::TensorMap { elem, tile, swizzle, write: _ }) => {
             let swizzle = match swizzle {
                 kernel::Swizzle::None => file::Swizzle::None,
                 kernel::Swizzle::Bytes32 => file::Swizzle::Bytes32,

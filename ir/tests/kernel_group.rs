@@ -123,7 +123,7 @@ fn what_products_leave_undefined_is_a_fault() {
     let early = "block 0: thread 0, element 0: touches sums of a product under way: it is not waited for";
     assert_eq!(fault("fence", ""), early);
     assert_eq!(fault("fence", "wait products 1"), early);
-    let change = "block 0: thread 0, element 0: changes what a product under way reads: it is not waited for";
+    let change = "block 0: thread 0, element 0: changes what a product or a store under way reads: it is not waited for";
     assert_eq!(fault("fence", "store %b[thread] = bf16(0.0)"), change);
     let second = "group_mma m64n8k16 %more[0] += %a[0] lines 64 * %b[0] lines 8";
     let third = second.replace("%more[0]", "%more[2]");
@@ -132,7 +132,7 @@ fn what_products_leave_undefined_is_a_fault() {
         format!("{warps}some of the sums are those of another product under way")
     );
     // The sums are known again, the last product is not.
-    assert_eq!(fault("fence", &format!("{second} wait products 1")), "block 0: a product under way is not waited for");
+    assert_eq!(fault("fence", &format!("{second} wait products 1")), "block 0: a product or a store under way is not waited for");
     let off = second.replace("%b[0]", "%b[block * 8 + 8]");
     assert_eq!(fault("fence", &off), format!("{warps}the factor from element 8 on: byte 16 is not at a multiple of 128"));
     let beyond = second.replace("%more[0]", "%sums[0]").replace("%a[0]", "%a[block * 64 + 64]");

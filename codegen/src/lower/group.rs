@@ -52,7 +52,7 @@ impl<'c> Lowering<'_, 'c> {
     }
 
     pub(super) fn fence(&mut self) -> Result<(), Error> {
-        self.warps("a fence in front of products")?.fence(self.ir).ok_or_else(|| self.unsupported("a fence in front of products"))
+        self.warps("fences")?.fence(self.ir).ok_or_else(|| self.unsupported("fences"))
     }
 
     fn sums(&self, elements: &[Pointer<'c>]) -> Vec<Value<'c>> {

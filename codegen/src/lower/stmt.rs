@@ -127,6 +127,13 @@ impl<'c> Lowering<'_, 'c> {
                 let blocks = to_all.then(|| (1_u32.checked_shl(self.kernel.cluster).unwrap_or(0).wrapping_sub(1)) as u16);
                 self.warps("copies of boxes")?.tile_copy(ir, to, (map, corner), stage, blocks);
             }
+            Stmt::TileStore { to, corner, from, at } => {
+                let from = self.element(Place::Shared(*from), *at)?;
+                let map = self.function.get_params()[*to as usize].into_pointer_value();
+                let [outer, row, column] = corner.map(|index| self.expr(index));
+                self.warps("stores of boxes")?.tile_store(ir, (map, [outer?, row?, column?]), from);
+            }
+            Stmt::Wait(Wait::Stores) => self.warps("stores of boxes")?.wait_stores(ir),
             Stmt::Prefetch { from, offset } => {
                 let at = self.element(Place::Param(*from), *offset)?;
                 self.target.prefetch(ir, at);

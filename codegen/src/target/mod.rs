@@ -193,6 +193,13 @@ pub(crate) trait Warps {
         blocks: Option<u16>,
     );
 
+    /// This thread starts to store a box of a tensor, which begins at these indices, outermost first, from here. The tensor's map lies
+    /// where the pointer says.
+    fn tile_store<'c>(&self, ir: &Ir<'c>, to: (Pointer<'c>, [Value<'c>; 3]), from: Pointer<'c>);
+
+    /// [`moec_ir::kernel::Wait::Stores`].
+    fn wait_stores(&self, ir: &Ir<'_>);
+
     /// The lane's sums of a product that this starts. `None`, as below: there is no such thing.
     fn group_mma<'c>(&self, ir: &Ir<'c>, product: &GroupProduct<'c>, sums: &[Value<'c>]) -> Option<Vec<Value<'c>>>;
 

@@ -410,6 +410,17 @@ impl Warps for Nvptx {
         Instruction::TileCopy.issue(ir, &begin.into_iter().chain(end).collect::<Vec<_>>());
     }
 
+    /// Indices go innermost first.
+    fn tile_store<'c>(&self, ir: &Ir<'c>, (map, [outer, row, column]): (Pointer<'c>, [Value<'c>; 3]), from: Pointer<'c>) {
+        let [hint, no] = [64, 1].map(|bits| ir.constant(ir.int(bits), 0));
+        Instruction::TileStore.issue(ir, &[from.into(), map.into(), column, row, outer, hint, no]);
+    }
+
+    fn wait_stores(&self, ir: &Ir<'_>) {
+        Instruction::StoresCommit.issue(ir, &[]);
+        Instruction::StoresWait.issue(ir, &[word(ir, 0)]);
+    }
+
     fn group_mma<'c>(&self, ir: &Ir<'c>, product: &GroupProduct<'c>, sums: &[Value<'c>]) -> Option<Vec<Value<'c>>> {
         self.has_groups().then(|| group::product(ir, product, sums)).flatten()
     }

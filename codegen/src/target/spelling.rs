@@ -29,6 +29,9 @@ pub(super) enum Instruction {
     BulkCopy,
     TileCopy,
     TileCopyInBlock,
+    TileStore,
+    StoresCommit,
+    StoresWait,
     ProxyFence,
     ShuffleInt,
     ShuffleFloat,
@@ -146,6 +149,15 @@ impl Instruction {
             // To the block's own memory: the other form costs a stack on sm_120a (ptxas 13.0).
             Instruction::TileCopyInBlock => {
                 row("llvm.nvvm.cp.async.bulk.tensor.g2s.cta.tile.3d", 90, 86, "9.7.9.27.1.2 cp.async.bulk.tensor")
+            }
+            Instruction::TileStore => {
+                row("llvm.nvvm.cp.async.bulk.tensor.s2g.tile.3d", 90, 80, "9.7.9.27.1.2 cp.async.bulk.tensor")
+            }
+            Instruction::StoresCommit => {
+                row("llvm.nvvm.cp.async.bulk.commit.group", 90, 80, "9.7.9.25.4.4 cp.async.bulk.commit_group")
+            }
+            Instruction::StoresWait => {
+                row("llvm.nvvm.cp.async.bulk.wait.group.read", 90, 80, "9.7.9.25.4.5 cp.async.bulk.wait_group")
             }
             Instruction::ProxyFence => row("llvm.nvvm.fence.proxy.async.shared_cta", 90, 80, "9.7.13.4 fence.proxy.async"),
             Instruction::ShuffleInt => row("llvm.nvvm.shfl.sync.bfly.i32", 30, 60, "9.7.9.6 shfl.sync"),

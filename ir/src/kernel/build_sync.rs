@@ -35,9 +35,21 @@ impl Builder {
         Stages { kernel: self, barrier }
     }
 
-    /// A tensor in global memory that is only read, by boxes.
+    /// A tensor in global memory that is only read, or only written, by boxes.
     pub fn tensor_map(&self, name: &str, map: TensorMap) -> Tiles {
         Tiles { param: self.param(name, ParamKind::TensorMap(map)) }
+    }
+
+    /// The thread starts to store the box at element `at` of a shared array, whose first element in the tensor is at `corner`: see
+    /// [`Stmt::TileStore`].
+    pub fn tile_store<'k>(&'k self, to: Tiles, corner: [Value<'k>; 3], (from, at): (Array<'k>, Value<'k>)) {
+        let Place::Shared(from) = from.place else { panic!("a box is stored from a shared array") };
+        self.emit(Stmt::TileStore { to: to.param, corner: corner.map(|index| index.expr), from, at: at.expr });
+    }
+
+    /// The thread waits for its stores of boxes to have read what they store: see [`Wait::Stores`].
+    pub fn wait_stores(&self) {
+        self.emit(Stmt::Wait(Wait::Stores));
     }
 
     /// The warps of the block go different ways: see [`Stmt::Roles`].

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::stmt::Reach;
 use super::verify::writes;
-use super::{Arg, Kernel, Launch, ParamKind, Program, Role, Scope, Stmt, Wait};
+use super::{Arg, Kernel, Launch, Program, Role, Scope, Stmt, Wait};
 
 impl Kernel {
     /// The statements in front of the wait for the launches before it; none: it does not wait for them.
@@ -25,10 +25,7 @@ impl Kernel {
     /// stay the last one.
     fn has_alone(&self, param: u32, given: bool) -> bool {
         let settled = given || self.before_launches().is_none();
-        let written = match self.params.get(param as usize).map(|param| param.kind) {
-            Some(ParamKind::Buffer { write, .. }) => write,
-            Some(ParamKind::Scalar(_) | ParamKind::TensorMap(_)) | None => false,
-        };
+        let written = self.params.get(param as usize).is_some_and(|param| param.kind.is_written());
         let others = self.threads > 1 || self.cluster > 1;
         let reaches = reached(&self.body);
         let read = [Reach::Read, Reach::Add].iter().any(|reach| reaches.contains(&(param, *reach)));

@@ -338,6 +338,8 @@ impl<'a> Run<'a> {
             Stmt::TileCopy { to, at, from, corner, barrier, stage, to_all } => {
                 self.tile_copy((*to, *at), (*from, *corner), (*barrier, *stage, *to_all), active)?;
             }
+            Stmt::TileStore { to, corner, from, at } => self.tile_store((*to, *corner), (*from, *at), active)?,
+            Stmt::Wait(Wait::Stores) => self.here.products.stores_are_over(active),
             Stmt::Prefetch { from, offset } => {
                 let offsets = self.eval(*offset, active)?;
                 let (memory, elem) = self.array(Place::Param(*from))?;
@@ -498,6 +500,14 @@ impl<'a> Run<'a> {
                 Ok((map, *tensor, &self.memory[*index]))
             }
             (_, _) => Err("this is not a tensor map".to_string()),
+        }
+    }
+
+    /// The memory that the tensor of such a parameter lies in.
+    pub(super) fn tensor_memory(&mut self, param: u32) -> Result<&mut Memory, String> {
+        match self.args.get(param as usize) {
+            Some(Argument::TensorMap(index, _)) => Ok(&mut self.memory[*index]),
+            Some(Argument::Buffer(_) | Argument::Scalar(_)) | None => Err("this is not a tensor map".to_string()),
         }
     }
 

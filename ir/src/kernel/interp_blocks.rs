@@ -105,7 +105,7 @@ impl<'a> Run<'a> {
                 self.deliver(from, &mut under_way)?;
                 let (here, agents) = &under_way[i];
                 if agents.are_at_their_ends() && !here.products.are_over() {
-                    let message = "a product under way is not waited for".to_string();
+                    let message = "a product or a store under way is not waited for".to_string();
                     return Err(in_block(here.number, Stop { at: Location::Kernel(self.index), message }));
                 }
             }

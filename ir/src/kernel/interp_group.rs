@@ -15,10 +15,12 @@ const THREADS: usize = 4 * LANES as usize;
 /// Rows of the left factor whose sums a warp has.
 const WARP_ROWS: u32 = 16;
 
-/// The products of a block that are not waited for, and what they have to do with its shared memory.
+/// The products and stores of boxes of a block that are not waited for, and what they have to do with its shared memory.
 #[derive(Default)]
 pub(super) struct Products {
     under_way: Vec<Product>,
+    /// The bytes of arrays that stores of boxes read, and the threads that started them.
+    stores: Vec<(u32, (usize, Range<usize>))>,
     /// How many each group of warps has started, by its first thread.
     started: BTreeMap<u32, u32>,
     /// For each byte of each array whether it was stored since the last fence.
@@ -57,14 +59,33 @@ impl Products {
 
     /// Whether all that was started has been waited for.
     pub(super) fn are_over(&self) -> bool {
-        self.under_way.is_empty()
+        self.under_way.is_empty() && self.stores.is_empty()
     }
 
     /// These bytes of an array are going to change.
     pub(super) fn change(&self, array: Handle<Shared>, bytes: Range<usize>) -> Result<(), String> {
-        let mut read = self.under_way.iter().flat_map(|product| &product.reads);
+        let stores = self.stores.iter().map(|(_, bytes)| bytes);
+        let mut read = self.under_way.iter().flat_map(|product| &product.reads).chain(stores);
         let meets = |(of, part): &(usize, Range<usize>)| *of == array.index() && part.start < bytes.end && bytes.start < part.end;
-        if read.any(meets) { Err("changes what a product under way reads: it is not waited for".to_string()) } else { Ok(()) }
+        if read.any(meets) {
+            Err("changes what a product or a store under way reads: it is not waited for".to_string())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A thread starts to store a box that has these bytes of an array. What was stored there is behind a fence.
+    pub(super) fn read_by_store(&mut self, thread: u32, array: Handle<Shared>, bytes: Range<usize>) -> Result<(), String> {
+        if let Some(byte) = bytes.clone().find(|byte| self.stored[array.index()][*byte]) {
+            return Err(format!("byte {byte} of a box was stored, with no fence since"));
+        }
+        self.stores.push((thread, (array.index(), bytes)));
+        Ok(())
+    }
+
+    /// These threads wait for what they store.
+    pub(super) fn stores_are_over(&mut self, threads: &[u32]) {
+        self.stores.retain(|(thread, _)| threads.binary_search(thread).is_err());
     }
 
     /// These bytes of an array were written, by a store or by a copy that its thread has waited for.

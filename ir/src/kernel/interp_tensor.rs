@@ -1,4 +1,4 @@
-//! What copies of boxes of tensors bring.
+//! What copies of boxes of tensors bring, and stores of boxes write.
 
 use super::interp::{Run, address};
 use super::interp_blocks::Sent;
@@ -33,24 +33,61 @@ impl Run<'_> {
         self.land();
         Ok(())
     }
+
+    /// The bytes are read and written now; until the thread has waited the shared memory may not change.
+    pub(super) fn tile_store(
+        &mut self,
+        (to, corner): (u32, [Handle<Expr>; 3]),
+        (from, at): (Handle<Shared>, Handle<Expr>),
+        active: &[u32],
+    ) -> Result<(), String> {
+        let places = self.eval(at, active)?;
+        let [a, b, c] = corner.map(|index| self.eval(index, active));
+        let corners = [a?, b?, c?];
+        for (i, thread) in active.iter().enumerate() {
+            let corner = [0, 1, 2].map(|axis: usize| corners[axis][i] as i64);
+            let place = |why: String| format!("thread {thread}, the box at {corner:?}: {why}");
+            let (map, tensor, _) = self.tensor(to)?;
+            let (memory, elem) = self.array(Place::Shared(from))?;
+            let at = address(memory, elem, places[i], map.elements() as usize, map.swizzle.align()).map_err(place)?;
+            let bytes = at..at + map.bytes() as usize;
+            let mut stored = Vec::new();
+            for (byte, index) in elements(&map, corner) {
+                if let Some(element) = tensor.element(index) {
+                    let mut read = Vec::new();
+                    memory.read(elem, at + byte, 1, &mut read).map_err(place)?;
+                    stored.push((element as usize * elem.bytes() as usize, read[0]));
+                }
+            }
+            self.here.products.read_by_store(*thread, from, bytes).map_err(place)?;
+            let memory = self.tensor_memory(to)?;
+            for (at, value) in stored {
+                memory.write(map.elem, at, &[value]).map_err(place)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The elements of a box: the byte of each from the box's first on, as they lie in shared memory, and its indices in the tensor.
+fn elements(map: &TensorMap, [outer, row, column]: [i64; 3]) -> impl Iterator<Item = (usize, [i64; 3])> {
+    let [outers, rows, columns] = map.tile.map(i64::from);
+    let (swizzle, bytes) = (map.swizzle, map.elem.bytes());
+    let lines = (0..outers * rows).map(move |i| [outer + i / rows, row + i % rows]);
+    let each = lines.flat_map(move |[outer, row]| (0..columns).map(move |j| [outer, row, column + j]));
+    // Elements do not straddle the parts that a swizzle moves.
+    (0u64..).zip(each).map(move |(place, index)| (swizzle.apply(place * bytes) as usize, index))
 }
 
 /// The bytes of a box as they lie in shared memory, from a multiple of its alignment on; zeros for what is outside the tensor.
-fn box_of(map: &TensorMap, tensor: &Tensor, memory: &Memory, [outer, row, column]: [i64; 3]) -> Result<Vec<u8>, String> {
-    let [outers, rows, columns] = map.tile.map(i64::from);
+fn box_of(map: &TensorMap, tensor: &Tensor, memory: &Memory, corner: [i64; 3]) -> Result<Vec<u8>, String> {
     let element_bytes = map.elem.bytes() as usize;
     let mut bytes = vec![0; map.bytes() as usize];
-    let mut place = 0;
-    for i in 0..outers * rows {
-        for j in 0..columns {
-            if let Some(element) = tensor.element([outer + i / rows, row + i % rows, column + j]) {
-                let mut read = Vec::new();
-                memory.read(map.elem, element as usize * element_bytes, 1, &mut read)?;
-                // Elements do not straddle the parts that a swizzle moves.
-                let to = map.swizzle.apply(place) as usize;
-                bytes[to..to + element_bytes].copy_from_slice(&read[0].to_le_bytes()[..element_bytes]);
-            }
-            place += map.elem.bytes();
+    for (to, index) in elements(map, corner) {
+        if let Some(element) = tensor.element(index) {
+            let mut read = Vec::new();
+            memory.read(map.elem, element as usize * element_bytes, 1, &mut read)?;
+            bytes[to..to + element_bytes].copy_from_slice(&read[0].to_le_bytes()[..element_bytes]);
         }
     }
     Ok(bytes)

@@ -239,8 +239,18 @@ pub enum ParamKind {
     },
     /// `I32` or `I64`.
     Scalar(DType),
-    /// A tensor in global memory, which the kernel only reads, by boxes: see [`Stmt::TileCopy`].
+    /// A tensor in global memory, which the kernel only reads, or only writes, by boxes.
     TensorMap(TensorMap),
+}
+
+impl ParamKind {
+    /// Whether the kernel writes the memory that it names.
+    pub fn is_written(self) -> bool {
+        match self {
+            ParamKind::Buffer { write, .. } | ParamKind::TensorMap(TensorMap { write, .. }) => write,
+            ParamKind::Scalar(_) => false,
+        }
+    }
 }
 
 /// An array of the block.

@@ -489,6 +489,7 @@ impl Parser<'_> {
             "wait" => self.wait(),
             "bulk_copy" => self.bulk_copy(),
             "tile_copy" => self.tile_copy(),
+            "tile_store" => self.tile_store(),
             "prefetch" => self.prefetch(),
             "for" => {
                 let local = self.typed()?;

@@ -75,13 +75,16 @@ impl Parser<'_> {
         Ok(Stmt::Arrive { barrier, stage, arrival })
     }
 
-    /// `groups 1`, `products 1`, `launches` or `%full[stage] phase number`
+    /// `groups 1`, `products 1`, `stores`, `launches` or `%full[stage] phase number`
     pub(super) fn wait(&mut self) -> Parsed<Stmt> {
         if self.take("groups") {
             return Ok(Stmt::Wait(Wait::Groups(self.number("a number of groups")?)));
         }
         if self.take("products") {
             return Ok(Stmt::Wait(Wait::Products(self.number("a number of products")?)));
+        }
+        if self.take("stores") {
+            return Ok(Stmt::Wait(Wait::Stores));
         }
         if self.take("launches") {
             return Ok(Stmt::Wait(Wait::Launches));

@@ -4,12 +4,13 @@ use super::parse::{Named, Parsed, Parser};
 use super::{Buffer, Expr, Handle, Place, Stmt, Swizzle, TensorMap, View};
 
 impl Parser<'_> {
-    /// `bf16[1, 64, 64] swizzle 128`
+    /// `bf16[1, 64, 64] swizzle 128`, behind `mut` if it is stored to
     pub(super) fn tensor_map(&mut self) -> Parsed<TensorMap> {
+        let write = self.take("mut");
         let elem = self.dtype()?;
         self.expect("[")?;
         let tile = self.triple(|parser| parser.number("an extent"))?;
-        Ok(TensorMap { elem, tile, swizzle: self.swizzle()? })
+        Ok(TensorMap { elem, tile, swizzle: self.swizzle()?, write })
     }
 
     /// `swizzle 128`, or nothing.
@@ -51,6 +52,18 @@ impl Parser<'_> {
         let (barrier, stage) = self.stage()?;
         let to_all = self.take("in_all_blocks");
         Ok(Stmt::TileCopy { to, at, from, corner, barrier, stage, to_all })
+    }
+
+    /// `%map[outer, row, column] = %from[at]`
+    pub(super) fn tile_store(&mut self) -> Parsed<Stmt> {
+        let not = self.wrong("this is not a tensor map");
+        let Named::Param(to) = self.named()? else { return Err(not) };
+        self.expect("[")?;
+        let corner: [Handle<Expr>; 3] = self.triple(Self::expr)?;
+        self.expect("=")?;
+        let not = self.wrong("a box is stored from a shared array");
+        let (Place::Shared(from), at) = self.element()? else { return Err(not) };
+        Ok(Stmt::TileStore { to, corner, from, at })
     }
 
     /// `a, b, c]`

@@ -367,6 +367,10 @@ impl<'k> Printer<'k> {
                 let on = format!("{}[{}]", self.names.mbarrier(*barrier), e(*stage));
                 format!("tile_copy {to} = {from}[{outer}, {row}, {column}] on {on}{everywhere}")
             }
+            Stmt::TileStore { to, corner, from, at } => {
+                let (to, [outer, row, column]) = (self.place(Place::Param(*to)), corner.map(e));
+                format!("tile_store {to}[{outer}, {row}, {column}] = {}[{}]", self.place(Place::Shared(*from)), e(*at))
+            }
             Stmt::Prefetch { from, offset } => format!("prefetch {}[{}]", self.place(Place::Param(*from)), e(*offset)),
             Stmt::Wait(Wait::Phase { barrier, stage, phase }) => {
                 format!("wait {}[{}] phase {}", self.names.mbarrier(*barrier), e(*stage), e(*phase))
@@ -387,6 +391,7 @@ impl<'k> Printer<'k> {
             Stmt::Commit => "commit".to_string(),
             Stmt::Wait(Wait::Groups(left)) => format!("wait groups {left}"),
             Stmt::Wait(Wait::Products(left)) => format!("wait products {left}"),
+            Stmt::Wait(Wait::Stores) => "wait stores".to_string(),
             Stmt::Wait(Wait::Launches) => "wait launches".to_string(),
             Stmt::AllowNext => "allow_next".to_string(),
             Stmt::Fence => "fence".to_string(),

@@ -5,7 +5,8 @@ use super::{Swizzle, TensorMap, View};
 /// The type of a parameter.
 pub(super) fn tensor_map(map: &TensorMap) -> String {
     let [outer, rows, columns] = map.tile;
-    format!("map {}[{outer}, {rows}, {columns}]{}", map.elem, swizzle(map.swizzle))
+    let write = if map.write { "mut " } else { "" };
+    format!("map {write}{}[{outer}, {rows}, {columns}]{}", map.elem, swizzle(map.swizzle))
 }
 
 /// Behind what is swizzled.

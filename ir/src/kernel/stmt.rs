@@ -162,6 +162,20 @@ pub enum Stmt {
         /// Whether the box goes to the same place in every block of the cluster, where its bytes count at the same stage of each.
         to_all: bool,
     },
+    /// Each thread that comes here starts to store a box of a tensor from shared memory, and goes on. What is stored is what the thread has
+    /// seen there behind a [`Stmt::Fence`]; elements of the box that are outside the tensor are left out. Until the thread has waited
+    /// ([`Wait::Stores`]) the bytes in shared memory may not change, and it waits before it ends. Of the tensor nothing may be read by the
+    /// launch.
+    TileStore {
+        /// A parameter for a tensor map that is stored to, by position.
+        to: u32,
+        /// The indices of the first element of the box in the tensor, outermost first: `I32`, negative or beyond the end too.
+        corner: [Handle<Expr>; 3],
+        /// A shared array of the same element type, aligned as the map's swizzle needs it.
+        from: Handle<Shared>,
+        /// Where the box begins in it: an element index, `I32` or `I64`, at a multiple of that alignment.
+        at: Handle<Expr>,
+    },
     /// Says that an element of a buffer will be read soon, so that a machine may bring what is around it nearer.
     Prefetch {
         /// A buffer parameter that the kernel only reads, by position.
@@ -269,7 +283,7 @@ pub enum Stmt {
         b: Panels,
     },
     /// What this thread has seen of shared memory so far, its own stores and those of others behind a barrier, is seen by products of
-    /// four warps that are started behind this.
+    /// four warps and stores of boxes that are started behind this.
     Fence,
 }
 
@@ -342,8 +356,9 @@ impl Stmt {
             Stmt::Wait(Wait::Phase { stage, phase, .. }) => ([Some(*stage), Some(*phase), None], [&[]; 2]),
             Stmt::BulkCopy { at, offset, stage, .. } => ([Some(*at), Some(*offset), Some(*stage)], [&[]; 2]),
             Stmt::TileCopy { at, corner, stage, .. } => ([Some(*at), Some(*stage), None], [corner, &[]]),
+            Stmt::TileStore { corner, at, .. } => ([Some(*at), None, None], [corner, &[]]),
             Stmt::Prefetch { offset, .. } => ([Some(*offset), None, None], [&[]; 2]),
-            Stmt::Wait(Wait::Groups(_) | Wait::Products(_) | Wait::Launches) => ([None; 3], [&[]; 2]),
+            Stmt::Wait(Wait::Groups(_) | Wait::Products(_) | Wait::Stores | Wait::Launches) => ([None; 3], [&[]; 2]),
             Stmt::Barrier(_) | Stmt::Roles(_) | Stmt::Commit | Stmt::Fence | Stmt::AllowNext => ([None; 3], [&[]; 2]),
             Stmt::BarrierArrive { .. } => ([None; 3], [&[]; 2]),
         };
@@ -362,7 +377,7 @@ impl Stmt {
             Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::AllowNext | Stmt::Mma { .. } => (None, &[]),
             Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => (None, &[]),
             Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } => (None, &[]),
-            Stmt::StoreMatrix { .. } => (None, &[]),
+            Stmt::StoreMatrix { .. } | Stmt::TileStore { .. } => (None, &[]),
         };
         one.into_iter().chain(several.iter().copied())
     }
@@ -377,7 +392,7 @@ impl Stmt {
             Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Redux { .. } => ([None; 2], &[]),
             Stmt::Barrier(_) | Stmt::Copy { .. } | Stmt::Commit | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => ([None; 2], &[]),
             Stmt::Arrive { .. } | Stmt::Wait(_) | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } => ([None; 2], &[]),
-            Stmt::AllowNext | Stmt::StoreMatrix { .. } => ([None; 2], &[]),
+            Stmt::AllowNext | Stmt::StoreMatrix { .. } | Stmt::TileStore { .. } => ([None; 2], &[]),
             Stmt::Prefetch { .. } | Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } => ([None; 2], &[]),
         };
         few.into_iter().flatten().chain(roles.iter().map(|role| &role.body))
@@ -393,6 +408,7 @@ impl Stmt {
             Stmt::Load { from, .. } | Stmt::Copy { from, .. } | Stmt::LoadMatrix { from, .. } => param(from, Reach::Read),
             Stmt::BulkCopy { from, .. } | Stmt::TileCopy { from, .. } | Stmt::Prefetch { from, .. } => Some((from, Reach::Read)),
             Stmt::Store { to, .. } | Stmt::StoreMatrix { to, .. } => param(to, Reach::Write),
+            Stmt::TileStore { to, .. } => Some((to, Reach::Write)),
             Stmt::AtomicAdd { to, .. } => param(to, Reach::Add),
             Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } => None,
             Stmt::Barrier(_) | Stmt::BarrierArrive { .. } | Stmt::Roles(_) | Stmt::Arrive { .. } | Stmt::Wait(_) => None,
@@ -409,7 +425,7 @@ impl Stmt {
             Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => false,
             Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Redux { .. } | Stmt::Commit => false,
             Stmt::Barrier(_) | Stmt::BarrierArrive { .. } | Stmt::Wait(_) | Stmt::AllowNext | Stmt::Fence => false,
-            Stmt::BulkCopy { .. } | Stmt::Prefetch { .. } | Stmt::Copy { .. } => false,
+            Stmt::BulkCopy { .. } | Stmt::TileStore { .. } | Stmt::Prefetch { .. } | Stmt::Copy { .. } => false,
             Stmt::LoadMatrix { .. } | Stmt::StoreMatrix { .. } | Stmt::Mma { .. } | Stmt::GroupMma { .. } => false,
             Stmt::For { .. } | Stmt::If { .. } | Stmt::Roles(_) => self.blocks().flatten().any(Stmt::leaves_block),
         }
@@ -419,11 +435,14 @@ impl Stmt {
     pub(super) fn is_meeting(&self) -> bool {
         match self {
             Stmt::Barrier(_) | Stmt::BarrierArrive { .. } | Stmt::Arrive { .. } | Stmt::Wait(Wait::Phase { .. }) => true,
-            Stmt::Wait(Wait::Groups(_) | Wait::Products(_) | Wait::Launches) | Stmt::AllowNext | Stmt::Fence => false,
+            Stmt::Wait(Wait::Groups(_) | Wait::Products(_) | Wait::Stores | Wait::Launches) | Stmt::AllowNext | Stmt::Fence => {
+                false
+            }
             Stmt::Let { .. } | Stmt::Var { .. } | Stmt::Set { .. } | Stmt::Load { .. } | Stmt::Store { .. } => false,
             Stmt::AtomicAdd { .. } | Stmt::Shuffle { .. } | Stmt::Vote { .. } | Stmt::Roles(_) | Stmt::Commit => false,
             Stmt::StoreMatrix { .. } | Stmt::Redux { .. } => false,
             Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } | Stmt::Copy { .. } => false,
+            Stmt::TileStore { .. } => false,
             Stmt::For { .. } | Stmt::If { .. } | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } | Stmt::GroupMma { .. } => false,
         }
     }
@@ -497,6 +516,8 @@ pub enum Wait {
     Groups(u32),
     /// Until all but the last so many of the products that the thread has started with its warps are over: see [`Stmt::GroupMma`].
     Products(u32),
+    /// Until what the thread's stores of boxes read may change: see [`Stmt::TileStore`].
+    Stores,
     /// Until the launches before this one have ended, whose effects are seen from here on: see [`super::Launch::early`]. Where the launch
     /// is not early, they have ended when it begins.
     Launches,

@@ -2,7 +2,7 @@
 
 use crate::{DType, Dims, Extent};
 
-/// What a kernel knows of a tensor whose boxes it copies. A tensor has three dimensions, the first the outermost one; of a matrix
+/// What a kernel knows of a tensor of which it copies or stores boxes. A tensor has three dimensions, the first the outermost one; of a matrix
 /// the outer extent is 1. What else there is to know of it is given at launch: see [`View`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorMap {
@@ -12,6 +12,8 @@ pub struct TensorMap {
     pub tile: [u32; 3],
     /// How the box lies in shared memory.
     pub swizzle: Swizzle,
+    /// Whether the kernel stores boxes ([`super::Stmt::TileStore`]); otherwise it copies them ([`super::Stmt::TileCopy`]).
+    pub write: bool,
 }
 
 /// Where the parts of 16 bytes of each row of a box lie, so that the same part of neighbouring rows is in other banks. What is

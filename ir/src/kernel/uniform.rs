@@ -155,7 +155,8 @@ impl Walk<'_> {
                 Stmt::AtomicAdd { local: None, .. } | Stmt::Store { .. } | Stmt::StoreMatrix { .. } => {}
                 Stmt::Barrier(_) | Stmt::BarrierArrive { .. } | Stmt::AllowNext => {}
                 Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::Mma { .. } | Stmt::GroupMma { .. } | Stmt::Fence => {}
-                Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } => {}
+                Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::TileStore { .. } => {}
+                Stmt::Prefetch { .. } => {}
             }
         }
     }

@@ -116,10 +116,7 @@ fn check_buffers(program: &Program, found: &mut Vec<Violation>) {
 /// Whether a launch writes the buffer.
 pub(super) fn writes(program: &Program, launch: &Launch, buffer: usize) -> bool {
     let params = program.kernels.get(launch.kernel).map_or(&[][..], |kernel| &kernel.params);
-    params
-        .iter()
-        .zip(&launch.args)
-        .any(|(param, arg)| matches!(param.kind, ParamKind::Buffer { write: true, .. }) && arg.buffer() == Some(buffer))
+    params.iter().zip(&launch.args).any(|(param, arg)| param.kind.is_written() && arg.buffer() == Some(buffer))
 }
 
 pub(super) fn divides_by_zero(extent: &Extent) -> bool {
@@ -206,7 +203,7 @@ fn check_launch(program: &Program, launch: &Launch, stage: Stage) -> Vec<String>
         wrong.extend(check_argument(program, param, arg, stage));
         let reached = match (param.kind, &arg.given) {
             (ParamKind::Buffer { write, .. }, Given::Buffer(index)) => Some((*index, write)),
-            (ParamKind::TensorMap(_), Given::TensorMap(view)) => Some((view.buffer, false)),
+            (ParamKind::TensorMap(map), Given::TensorMap(view)) => Some((view.buffer, map.write)),
             (ParamKind::Buffer { .. } | ParamKind::Scalar(_) | ParamKind::TensorMap(_), _) => None,
         };
         if let Some((index, write)) = reached {
@@ -232,7 +229,7 @@ fn check_argument(program: &Program, param: &Param, arg: &Arg, stage: Stage) -> 
         (ParamKind::TensorMap(_), Given::Buffer(_) | Given::Scalar(_)) => wrong("the parameter is a tensor map".to_string()),
         (ParamKind::TensorMap(map), Given::TensorMap(view)) => {
             let role = program.buffers.get(view.buffer).map(|buffer| buffer.role);
-            let misuse = role.and_then(|role| wrong_use(role, stage, false)).map(str::to_string);
+            let misuse = role.and_then(|role| wrong_use(role, stage, map.write)).map(str::to_string);
             wrong_view(program, &map, view).or(misuse).and_then(wrong)
         }
         (ParamKind::Scalar(_), Given::Scalar(extent)) if divides_by_zero(extent) => wrong("divides by zero".to_string()),
@@ -403,7 +400,8 @@ impl Check<'_> {
                 Stmt::Copy { .. } | Stmt::Commit | Stmt::Wait(_) | Stmt::LoadMatrix { .. } | Stmt::Mma { .. } => control,
                 Stmt::StoreMatrix { .. } => control,
                 Stmt::GroupMma { .. } | Stmt::Fence | Stmt::BarrierArrive { .. } | Stmt::AllowNext => control,
-                Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::Prefetch { .. } => control,
+                Stmt::Arrive { .. } | Stmt::BulkCopy { .. } | Stmt::TileCopy { .. } | Stmt::TileStore { .. } => control,
+                Stmt::Prefetch { .. } => control,
             };
             // What a loop binds is seen in its body only.
             let loops = matches!(stmt, Stmt::For { .. });
@@ -546,6 +544,8 @@ impl Check<'_> {
                 }
                 self.stage(barrier, stage);
             }
+            Stmt::TileStore { to, corner, from, at } => self.tile_store(to, corner, (from, at)),
+            Stmt::Wait(Wait::Stores) => self.boxes("a wait for stores of boxes"),
             Stmt::Prefetch { from, offset } => self.prefetch(from, offset),
             Stmt::For { local, start, end, step, .. } => {
                 let integer = |ty: Ty| ty.lanes == 1 && ty.elem.is_int();
@@ -577,7 +577,7 @@ impl Check<'_> {
                 self.group_mma_unit("a wait for products of four warps");
                 self.warp_group("a wait for products of four warps", control);
             }
-            Stmt::Fence => self.group_mma_unit("a fence in front of products"),
+            Stmt::Fence => self.boxes("a fence"),
             Stmt::Mma { shape, sums, at, ref a, ref b } => {
                 self.mma(shape, (sums, at), a, b);
                 self.warp("a product of matrices", control);
@@ -674,7 +674,7 @@ impl Check<'_> {
         }
     }
 
-    fn written(&mut self, place: Place) {
+    pub(super) fn written(&mut self, place: Place) {
         self.written_early(place);
         if let Place::Param(i) = place
             && let Some(ParamKind::Buffer { write: false, .. }) = self.kernel.params.get(i as usize).map(|param| param.kind)

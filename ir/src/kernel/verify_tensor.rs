@@ -47,21 +47,42 @@ impl Check<'_> {
         }
     }
 
+    /// There are boxes here, and what orders shared memory before them.
+    pub(super) fn boxes(&mut self, what: &str) {
+        let machine = self.machine;
+        self.require(machine.tensor_maps, || format!("{what}: {} has no tensor maps", machine.name));
+    }
+
     /// A copy of a box, but for where it arrives.
-    pub(super) fn tile_copy(&mut self, (to, at): (Handle<Shared>, Handle<Expr>), from: u32, corner: [Handle<Expr>; 3]) {
+    pub(super) fn tile_copy(&mut self, to: (Handle<Shared>, Handle<Expr>), from: u32, corner: [Handle<Expr>; 3]) {
+        self.tile(to, from, corner, false);
+    }
+
+    /// A store of a box.
+    pub(super) fn tile_store(&mut self, to: u32, corner: [Handle<Expr>; 3], from: (Handle<Shared>, Handle<Expr>)) {
+        self.written(Place::Param(to));
+        self.tile(from, to, corner, true);
+    }
+
+    /// A box of a tensor, and its place in shared memory.
+    fn tile(&mut self, (array, at): (Handle<Shared>, Handle<Expr>), tensor: u32, corner: [Handle<Expr>; 3], write: bool) {
         for index in corner {
             self.wants(index, "an index into a tensor is", |ty| ty == Ty::scalar(DType::I32), "i32");
         }
-        let place = Place::Shared(to);
-        let Some(ParamKind::TensorMap(map)) = self.kernel.params.get(from as usize).map(|param| param.kind) else {
-            let name = self.names.place(Place::Param(from)).to_string();
+        let place = Place::Shared(array);
+        let name = self.names.place(Place::Param(tensor)).to_string();
+        let Some(ParamKind::TensorMap(map)) = self.kernel.params.get(tensor as usize).map(|param| param.kind) else {
             return self.say(format!("{name} is not a tensor map"));
         };
+        self.require(map.write == write, || {
+            if write { format!("{name} is not stored to") } else { format!("{name} is stored to, and not read") }
+        });
         let elem = self.kernel.elem(place);
         self.require(elem.is_none_or(|elem| elem == map.elem), || {
-            format!("a copy from {} to {}", map.elem, elem.unwrap_or(map.elem))
+            let (from, to) = if write { (elem.unwrap_or(map.elem), map.elem) } else { (map.elem, elem.unwrap_or(map.elem)) };
+            format!("a copy from {from} to {to}")
         });
-        self.holds_tiles(to, map.swizzle);
+        self.holds_tiles(array, map.swizzle);
         let lanes = u32::try_from(map.elements()).unwrap_or(u32::MAX);
         // One that differs was told above.
         self.access(place, at, elem.map(|elem| Ty::vector(elem, lanes)), map.swizzle.align());

@@ -78,7 +78,7 @@ fn kernel(r: &mut Random) -> Kernel {
         let kinds = [
             ParamKind::Scalar(dtype(r)),
             ParamKind::Buffer { elem: dtype(r), write: r.below(2) == 0 },
-            ParamKind::TensorMap(TensorMap { elem: dtype(r), tile, swizzle: Swizzle::ALL[r.below(4)] }),
+            ParamKind::TensorMap(TensorMap { elem: dtype(r), tile, swizzle: Swizzle::ALL[r.below(4)], write: r.below(2) == 0 }),
         ];
         params.push(Param { name: name.clone(), kind: kinds[r.below(3)] });
     }
@@ -195,7 +195,10 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
         }
         20 => {
             let (to, from, corner) = (Handle::new(r.below(3)), r.below(4) as u32, [e(r), e(r), e(r)]);
-            Stmt::TileCopy { to, at: e(r), from, corner, barrier, stage: e(r), to_all: r.below(2) == 0 }
+            match r.below(3) {
+                0 => Stmt::TileStore { to: from, corner, from: to, at: e(r) },
+                to_all => Stmt::TileCopy { to, at: e(r), from, corner, barrier, stage: e(r), to_all: to_all == 1 },
+            }
         }
         21 => {
             let panels = |r: &mut Random| Panels {
@@ -210,8 +213,14 @@ fn stmt(r: &mut Random, depth: usize) -> Stmt {
             Stmt::GroupMma { columns, depth, sums, at: [0, 4, u32::MAX][r.below(3)], a, b }
         }
         22 => {
-            let more = [Stmt::Fence, Stmt::AllowNext, Stmt::Wait(Wait::Launches), Stmt::Wait(Wait::Products(r.next() as u32))];
-            more[r.below(4)].clone()
+            let more = [
+                Stmt::Fence,
+                Stmt::AllowNext,
+                Stmt::Wait(Wait::Launches),
+                Stmt::Wait(Wait::Stores),
+                Stmt::Wait(Wait::Products(r.next() as u32)),
+            ];
+            more[r.below(5)].clone()
         }
         23 => Stmt::Prefetch { from: r.below(4) as u32, offset: e(r) },
         _ => Stmt::If { cond: e(r), then: inner(r), otherwise: inner(r) },

@@ -164,7 +164,11 @@ fn stores_are_told_in_the_scope_of_the_cluster() {
         assert_eq!(y[..2], [7, 7]);
         for (wide, narrow) in narrow {
             let (report, _) = run(&STORED.replace(wide, narrow), options);
-            assert!(report.findings.iter().any(|found| found.kind == GlobalRace), "{narrow}, {}: {report}", options.schedule.name());
+            assert!(
+                report.findings.iter().any(|found| found.kind == GlobalRace),
+                "{narrow}, {}: {report}",
+                options.schedule.name()
+            );
         }
     });
 }

@@ -56,7 +56,12 @@ const MULTIPLIERS: u8 = 1;
 
 /// What the kernel knows of a weight, whose boxes are all columns of a tile that a block brings.
 pub(super) fn map(spec: &Gemm, weight: usize) -> TensorMap {
-    TensorMap { elem: spec.weights[weight], tile: [1, box_columns(spec.tiling), GROUP_DEPTH], swizzle: Swizzle::Bytes128 }
+    TensorMap {
+        elem: spec.weights[weight],
+        tile: [1, box_columns(spec.tiling), GROUP_DEPTH],
+        swizzle: Swizzle::Bytes128,
+        write: false,
+    }
 }
 
 /// Columns that a block brings of each weight.
