@@ -89,6 +89,10 @@ pub fn interp(
     for (at, launch) in prepare.chain(of_regime) {
         let none = || fault(at.clone(), "a formula has no value".to_string());
         let blocks = launch.grid.at(dims).ok_or_else(none)?;
+        // Without blocks it does nothing, and a tensor may be empty that it is given.
+        if blocks == 0 {
+            continue;
+        }
         let mut args = Vec::new();
         for arg in &launch.args {
             args.push(match &arg.given {

@@ -131,6 +131,9 @@ pub const GROUP_DEPTH: u32 = 64;
 /// Rows of a block of [`Kind::Group`] and [`Kind::Twin`]: any multiple of 64 up to 256 would do, since the least of its widths is a quarter.
 const GROUP_ROWS: [u32; 2] = [128, 64];
 
+/// Rows of the highest box of rows of [`Kind::Group`] and [`Kind::Twin`]: those of the narrowest product.
+pub const GROUP_BOX_ROWS: u32 = GROUP_ROWS[0] / 4;
+
 /// Threads of a block of [`Kind::Stream`]: four warps.
 pub const STREAM_THREADS: u32 = 128;
 

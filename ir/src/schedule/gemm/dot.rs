@@ -45,7 +45,7 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<
         };
         let ws: Vec<Value> = lines.iter().map(|(w, start)| vector(*w, *start)).collect();
         for (start, partial) in rows.iter().zip(partial.chunks(lines.len())) {
-            let x = vector(args.rows, *start);
+            let x = vector(args.rows.array(), *start);
             for (w, sum) in ws.iter().zip(partial) {
                 sum.set(x.fma(*w, sum.get()));
             }

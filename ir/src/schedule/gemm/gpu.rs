@@ -65,7 +65,7 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
     let zero = k.f32(0.0).splat(each_column);
     let sums: Vec<Vec<Var>> = right.iter().map(|_| (0..each_row).map(|_| k.var("sum", zero)).collect()).collect();
     k.for_step("slice", k.i32(0), k.i32(spec.k as i32), k.i32(depth as i32), |slice| {
-        let x = mine.load(k, spec, args.rows, &row_starts, slice);
+        let x = mine.load(k, spec, args.rows.array(), &row_starts, slice);
         let ws: Vec<_> = args.weights.iter().map(|w| mine.load(k, spec, *w, &weight_starts, slice)).collect();
         // No thread reads the slice before any more.
         k.barrier();

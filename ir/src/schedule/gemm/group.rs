@@ -3,7 +3,7 @@
 //! ```text
 //!             columns of the result, 128 or 256         four warps load, stage by stage (64 elements along k of every line):
 //!            (all of each of w weights' columns)         * weights by boxes of a tensor map, as they lie in memory;
-//!        +--------------------+--------------------+     * rows by copies of 16 bytes, wherever they come from.
+//!        +--------------------+--------------------+     * rows by boxes, or where they are gathered by copies of 16 bytes.
 //!  rows  |   four warps: the  |   four warps: the  |    two times four warps multiply, 64 columns by all rows at a time:
 //!        |   first half of    |   second half of   |     sums[column, row] += weights[column, k] * rows[row, k]
 //!        +--------------------+--------------------+    and then put their sums through the body.
@@ -17,8 +17,15 @@
 //! A line has 128 bytes a stage, swizzled by address ([`Swizzle::Bytes128`]): boxes arrive so, and copies of a thread are put so.
 //! Rows and columns beyond the edge, and elements beyond K, are zeros that cost no traffic.
 //!
+//! **Rows of an expert by boxes.** A box of rows must not reach into the next expert's. Their tensor is `[pairs, lines of a box, K]`, in which
+//! both outer strides are K: from a row, line l is the l-th below. A box that begins at a negative line has zeros first, and its last line
+//! is where it should end. So the rows of a tile are the last lines of those that are multiplied, and `lead` lines come before them. The
+//! same holds for results, of which boxes store the lines that are inside. Behind the last row memory goes on for a box
+//! ([`tiling::GROUP_BOX_ROWS`]), so that the tensor lies inside of it.
+//!
 //! The sums lie across the result: neighbours of a lane are rows. 16-bit results go through shared memory, transposed on the way
-//! ([`crate::kernel::Stmt::StoreMatrix`]), and are stored in rows, 16 bytes at a time. Meanwhile the other warps load for the next tile.
+//! ([`crate::kernel::Stmt::StoreMatrix`]), and are stored by boxes, which are read while the next tile is multiplied. Others are stored from
+//! registers. Meanwhile the other warps load for the next tile.
 //!
 //! **Twins** ([`Kind::Twin`]) are two blocks of a cluster that make a tile together. Each has half of its rows, and of every box of weights
 //! it brings half of the columns to both. So the second cache gives weights once for both, and a stage is full when both have brought
@@ -32,9 +39,9 @@
 //! the FLOPs at the rate of the instruction. From the second cache the same stage takes its 49,152 bytes, 85 FLOPs a byte; those of
 //! twins, 8.4 MFLOP together, 65,536 bytes, 128 FLOPs a byte.
 
-use super::{Args, Gemm, Spot, Tile, each_part};
+use super::{Args, Gemm, Rows, Spot, Table, Tile, each_part};
 use crate::kernel::build::{Array, Sums, Var};
-use crate::kernel::{Builder, Factor, Part, Stages, Swizzle, TensorMap, Value};
+use crate::kernel::{Builder, Factor, Part, Stages, Swizzle, TensorMap, Tiles, Value};
 use crate::tiling::{self, GROUP_DEPTH, GROUP_THREADS, Kind, Ring, block_rows, group_widths};
 use crate::{DType, Extent, Machine, Tiling};
 
@@ -49,6 +56,7 @@ const MULTIPLYING: u32 = GROUP_THREADS - 32 * LOADING;
 const REGISTERS: [u32; 2] = [56, 224];
 /// Lines of the left factor of a product.
 const LINES: u32 = 64;
+const _: () = assert!(LINES == GROUP_DEPTH, "the columns of a product are those of a box of 128 bytes of results");
 /// Elements of 16 bytes.
 const PART: u32 = 8;
 /// The number of the barrier of all threads that multiply.
@@ -62,6 +70,44 @@ pub(super) fn map(spec: &Gemm, weight: usize) -> TensorMap {
         swizzle: Swizzle::Bytes128,
         write: false,
     }
+}
+
+/// What the kernel knows of rows of which it copies or stores boxes: as many as the narrowest product has, of 128 bytes.
+pub(super) fn boxes(tiling: Tiling, elem: DType, write: bool) -> TensorMap {
+    TensorMap { elem, tile: [1, box_rows(tiling), GROUP_DEPTH], swizzle: Swizzle::Bytes128, write }
+}
+
+/// Extents and strides of their tensor, of so many elements a row: the rows of the tokens, of each expert, or from each row on those
+/// below it.
+pub(super) fn tensor(spec: &Gemm, elements: u64) -> ([Extent; 3], [Extent; 2]) {
+    let (tokens, row) = (Extent::Tokens, || Extent::from(elements));
+    match (spec.experts, &spec.rows_of_expert) {
+        (None, _) => ([Extent::from(1), tokens, row()], [row(), row()]),
+        (Some(experts), Some(each)) => ([Extent::from(experts), each.clone(), row()], [each.clone() * elements, row()]),
+        (Some(_), None) => {
+            let lines = Extent::from(u64::from(box_rows(spec.tiling)));
+            ([spec.pairs.clone().max(Extent::from(1)), lines, row()], [row(), row()])
+        }
+    }
+}
+
+/// Rows of a box.
+fn box_rows(tiling: Tiling) -> u32 {
+    group_widths(tiling)[0]
+}
+
+fn is_group(spec: &Gemm) -> bool {
+    matches!(spec.tiling.kind, Kind::Group | Kind::Twin)
+}
+
+/// Whether the rows come by boxes: those that are not gathered, whose lines are whole copies of 16 bytes for every such product.
+pub(super) fn has_boxes_of_rows(spec: &Gemm) -> bool {
+    is_group(spec) && !spec.gather
+}
+
+/// Whether the results are stored by boxes: those of 16 bits in lines of whole 16 bytes.
+pub(super) fn has_boxes_of_results(spec: &Gemm) -> bool {
+    is_group(spec) && spec.out.bytes() == DType::BF16.bytes() && spec.n.is_multiple_of(u64::from(PART))
 }
 
 /// Columns that a block brings of each weight.
@@ -82,8 +128,10 @@ struct Memory<'k> {
     left: Array<'k>,
     /// Weights of the stages.
     right: Array<'k>,
-    /// Results, where they have 16 bits.
+    /// Results that boxes store: for each 64 columns the rows of a tile.
     out: Option<Array<'k>>,
+    /// Whether every thread that loads arrives when a stage is full; else the one that asks for the boxes.
+    all_arrive: bool,
     /// A phase of a stage: its bytes are there.
     full: Stages<'k>,
     /// A phase of a stage: the products that read it are over, in both twins.
@@ -125,23 +173,27 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
     let rows = block_rows(tiling);
     let left = array("left", first.rows, ring.stages * rows * GROUP_DEPTH);
     let right = array("right", first.rows, ring.stages * ring.weights * tiling.columns * GROUP_DEPTH);
-    let staged = parts.iter().map(|(spec, _)| spec.out).find(|out| out.bytes() == DType::BF16.bytes());
+    let staged = parts.iter().find(|(spec, _)| has_boxes_of_results(spec)).map(|(spec, _)| spec.out);
     let out = staged.map(|elem| array("staged", elem, rows * tiling.columns));
-    // One thread says how many bytes the boxes have, and each arrives when its copies are there.
-    let full = k.mbarrier("full", 1 + FOUR_WARPS, ring.stages);
+    // One thread says how many bytes the boxes have, and where there are copies of threads each arrives when its own are there.
+    let all_arrive = parts.iter().any(|(spec, _)| !has_boxes_of_rows(spec));
+    let full = k.mbarrier("full", if all_arrive { 1 + FOUR_WARPS } else { 1 }, ring.stages);
     let blocks = tiling.kind.blocks();
     let empty = k.mbarrier("empty", blocks * MULTIPLYING / 32, ring.stages);
     let (tiles, count) = (k.scalar("tile_bound", DType::I32), k.scalar("block_count", DType::I32));
     let place = (blocks > 1).then(|| k.bind("place", k.block() % blocks as i32));
     let [first_tile, count] = [k.block(), count].map(|of| if blocks > 1 { of / blocks as i32 } else { of });
-    let memory = &Memory { ring, left, right, out, full, empty, place };
+    let memory = &Memory { ring, left, right, out, all_arrive, full, empty, place };
     let of_block = |inner: &dyn Fn(&Gemm, &Args<'k>, Tile<'k>)| {
         let of_place = |spec: &Gemm, args: &Args<'k>, tile: Tile<'k>| inner(spec, args, part_of(k, tile, place));
         k.for_step("tile", first_tile, tiles, count, |tile| each_part(k, parts, of_parts, tile, &of_place));
     };
     let load = || {
-        let turn = Turn::first(k, ring.stages);
-        of_block(&|spec, args, tile| load(k, spec, args, memory, &turn, tile));
+        let loads = || {
+            let turn = Turn::first(k, ring.stages);
+            of_block(&|spec, args, tile| load(k, spec, args, memory, &turn, tile));
+        };
+        if all_arrive { loads() } else { k.when(k.thread().eq(0), loads) }
     };
     let multiply = || {
         let turn = Turn::first(k, ring.stages);
@@ -152,11 +204,15 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
             sums.clear(k, most);
             let share = Share::of(k, spec, tile);
             by_width(k, &group_widths(tiling), share.rows, &|width| {
-                let of_group = share.of_group(k, spec, width);
+                let lines = share.lines(k, width);
+                let of_group = share.of_group(k, spec, width, lead(k, args, tile, lines));
                 multiply(k, spec, memory, &turn, of_group, sums);
-                finish(k, spec, args, memory, (tile, of_group), sums);
+                finish(k, spec, args, memory, (tile, of_group, lines), sums);
             });
         });
+        if staged.is_some() {
+            k.wait_stores();
+        }
     };
     k.roles(vec![
         Part { warps: 0..LOADING, registers: Some(REGISTERS[0]), body: Box::new(load) },
@@ -178,11 +234,49 @@ fn part_of<'k>(k: &'k Builder, tile: Tile<'k>, place: Option<Value<'k>>) -> Tile
     Tile { row: k.bind("row", tile.row + before), rows, ..tile }
 }
 
-/// The nearest to this row that a block has. One of twins may have none.
-fn row_of<'k>(row: Value<'k>, tile: Tile<'k>, tiling: Tiling) -> Value<'k> {
-    match tiling.kind {
-        Kind::Twin => row.min((tile.rows - 1).max(0)),
-        Kind::Group | Kind::Fma | Kind::Mma | Kind::Stream | Kind::Dot => row.min(tile.rows - 1),
+/// The lines before a tile's first row, of so many that are multiplied; none: it is the first line.
+fn lead<'k>(k: &'k Builder, args: &Args<'k>, tile: Tile<'k>, lines: Value<'k>) -> Option<Value<'k>> {
+    match args.table {
+        Table::Grouped { .. } => Some(k.bind("lead", lines - tile.rows)),
+        Table::Dense(_) | Table::Even(_) => None,
+    }
+}
+
+/// A row of a block's tile.
+struct Row<'k> {
+    /// Whether there is one.
+    is_there: Value<'k>,
+    /// Its number, or that of the nearest. One of twins may have none.
+    nearest: Value<'k>,
+}
+
+/// The row at this line of a tile.
+fn row_at<'k>(tile: Tile<'k>, lead: Option<Value<'k>>, line: Value<'k>) -> Row<'k> {
+    match lead {
+        Some(lead) => Row { is_there: line.ge(lead), nearest: (line - lead).max(0) },
+        None => Row { is_there: line.lt(tile.rows), nearest: line.min((tile.rows - 1).max(0)) },
+    }
+}
+
+/// Where the box begins in its tensor whose first line is this one of a tile, and its first column this one.
+fn corner<'k>(
+    k: &'k Builder,
+    args: &Args<'k>,
+    tile: Tile<'k>,
+    lead: Option<Value<'k>>,
+    (line, column): (u32, Value<'k>),
+) -> [Value<'k>; 3] {
+    let line = line as i32;
+    match (&args.table, lead) {
+        (Table::Even(rows_of_expert), _) => {
+            let expert = tile.expert.unwrap_or_else(|| k.i32(0));
+            [expert, tile.row - expert * *rows_of_expert + line, column]
+        }
+        (Table::Dense(_) | Table::Grouped { .. }, None) => [k.i32(0), tile.row + line, column],
+        (Table::Dense(_) | Table::Grouped { .. }, Some(lead)) => {
+            let first = k.bind("first_line", k.i32(line) - lead);
+            [tile.row + first.max(0), first.min(0), column]
+        }
     }
 }
 
@@ -202,10 +296,12 @@ struct Share<'k> {
 /// The part of a tile that four warps multiply.
 #[derive(Clone, Copy)]
 struct OfFour<'k> {
-    /// Its rows, in a width that has them.
+    /// Its lines, in a width that has them.
     width: u32,
-    /// Its first row, of the tile; none: that of the tile.
-    row: Option<Value<'k>>,
+    /// Its first line, of the tile; none: that of the tile.
+    line: Option<Value<'k>>,
+    /// The tile's lines before its first row, where there may be such.
+    lead: Option<Value<'k>>,
     /// Its first column, of the tile.
     column: Value<'k>,
 }
@@ -217,24 +313,24 @@ impl<'k> Share<'k> {
         Share { by_rows, rows }
     }
 
-    /// Rows of the tile that are read, where four warps have these.
-    fn read(&self, k: &'k Builder, width: u32) -> Value<'k> {
+    /// Lines of the tile, where four warps have these.
+    fn lines(&self, k: &'k Builder, width: u32) -> Value<'k> {
         self.by_rows.map_or(k.i32(width as i32), |by_rows| by_rows.select(k.i32(2 * width as i32), k.i32(width as i32)))
     }
 
-    fn of_group(&self, k: &'k Builder, spec: &Gemm, width: u32) -> OfFour<'k> {
+    fn of_group(&self, k: &'k Builder, spec: &Gemm, width: u32, lead: Option<Value<'k>>) -> OfFour<'k> {
         let (group, none) = (group(k), k.i32(0));
         let column = group * half(spec) as i32;
-        let by_rows = |is: Value<'k>| (k.bind("first_row", is.select(group * width as i32, none)), is.select(none, column));
-        let (row, column) = self.by_rows.map(by_rows).map_or((None, column), |(row, column)| (Some(row), column));
-        OfFour { width, row, column: k.bind("first_column", column) }
+        let by_rows = |is: Value<'k>| (k.bind("first_line", is.select(group * width as i32, none)), is.select(none, column));
+        let (line, column) = self.by_rows.map(by_rows).map_or((None, column), |(line, column)| (Some(line), column));
+        OfFour { width, line, lead, column: k.bind("first_column", column) }
     }
 }
 
 impl<'k> OfFour<'k> {
-    /// A row of the tile, of one of these.
-    fn row(self, of: Value<'k>) -> Value<'k> {
-        self.row.map_or(of, |first| first + of)
+    /// A line of the tile, of one of these.
+    fn line(self, of: Value<'k>) -> Value<'k> {
+        self.line.map_or(of, |first| first + of)
     }
 }
 
@@ -262,25 +358,20 @@ fn load<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, t
     let tiling = spec.tiling;
     let Memory { ring, left, right, full, empty, place: of_twins, .. } = *memory;
     let thread = k.thread();
-    let parts = GROUP_DEPTH / PART;
-    let (part, line) = (k.bind("part", thread % parts as i32), k.bind("line", thread / parts as i32));
-    let step = FOUR_WARPS / parts;
-    // A line's part p lies at p ^ (line % 8); the lines of a thread are a multiple of eight apart.
-    let place = k.bind("place", line * GROUP_DEPTH as i32 + ((part ^ (line & 7)) * PART as i32));
-    let lines = || (0..block_rows(tiling)).step_by(step as usize);
-    let starts: Vec<_> = lines()
-        .map(|first| {
-            let start = args.row_start(k, spec, tile.row + row_of(line + first as i32, tile, tiling));
-            k.bind("start", start + (part * PART as i32).cast(DType::I64))
-        })
-        .collect();
-    let has_row: Vec<_> = lines().map(|first| k.bind("has_row", (line + first as i32).lt(tile.rows))).collect();
-    let width = k.var("width", k.i32(block_rows(tiling) as i32));
+    let lines = k.var("lines", k.i32(block_rows(tiling) as i32));
     let share = Share::of(k, spec, tile);
-    by_width(k, &group_widths(tiling), share.rows, &|narrowest| width.set(share.read(k, narrowest)));
-    let width = k.bind("width", width.get());
+    by_width(k, &group_widths(tiling), share.rows, &|narrowest| lines.set(share.lines(k, narrowest)));
+    let lines = k.bind("lines", lines.get());
+    let lead = lead(k, args, tile, lines);
+    let of_threads = match args.rows {
+        Rows::Array(rows) => Some((rows, Copies::of(k, spec, args, (tile, lead, lines)))),
+        Rows::Boxes(_) => None,
+    };
     let expert = tile.expert.unwrap_or_else(|| k.i32(0));
-    let stage_bytes = map(spec, 0).bytes() as i32 * (spec.weights.len() as u32 * tiling.kind.blocks()) as i32;
+    let of_weights = k.i32(map(spec, 0).bytes() as i32 * (spec.weights.len() as u32 * tiling.kind.blocks()) as i32);
+    let line_bytes = (u64::from(GROUP_DEPTH) * spec.rows.bytes()) as i32;
+    let stage_bytes = if of_threads.is_some() { of_weights } else { of_weights + lines * line_bytes };
+    let stage_bytes = k.bind("stage_bytes", stage_bytes);
     // Of twins, each brings its columns to both.
     let first_column = of_twins.map(|place| k.bind("first_column", place * box_columns(tiling) as i32));
     let slices = spec.k.div_ceil(u64::from(GROUP_DEPTH)) as i32;
@@ -288,8 +379,9 @@ fn load<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, t
         let stage = k.bind("stage", turn.stage.get());
         let along = k.bind("along", slice * GROUP_DEPTH as i32);
         empty.wait(stage, turn.round.get() - 1);
-        k.when(thread.eq(0), || {
-            full.arrive_expecting(stage, k.i32(stage_bytes));
+        let of_rows = k.bind("of_rows", stage * (block_rows(tiling) * GROUP_DEPTH) as i32);
+        let by_boxes = || {
+            full.arrive_expecting(stage, stage_bytes);
             let begins = k.bind("begins", stage * (ring.weights * tiling.columns * GROUP_DEPTH) as i32);
             for (i, map) in (0..).zip(&args.maps) {
                 let at = begins + (i * tiling.columns * GROUP_DEPTH) as i32;
@@ -301,22 +393,95 @@ fn load<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, t
                     }
                 }
             }
-        });
-        let begins = k.bind("begins", stage * (block_rows(tiling) * GROUP_DEPTH) as i32 + place);
+            let Rows::Boxes(rows) = args.rows else { return };
+            each_box(k, tiling, lines, &|line| {
+                let at = of_rows + (line * GROUP_DEPTH) as i32;
+                full.tile_copy(stage, (left, at), rows, corner(k, args, tile, lead, (line, along)));
+            });
+        };
+        // There is one such thread alone, or all of them.
+        if memory.all_arrive {
+            k.when(thread.eq(0), by_boxes)
+        } else {
+            by_boxes()
+        }
+        match &of_threads {
+            Some((rows, copies)) => {
+                copies.start(k, spec, (*rows, left), of_rows, along, lines);
+                full.arrive_copied(stage);
+            }
+            None if memory.all_arrive => full.arrive(stage),
+            None => {}
+        }
+        turn.pass();
+    });
+}
+
+/// `then` for the first line of each box of so many lines.
+fn each_box<'k>(k: &'k Builder, tiling: Tiling, lines: Value<'k>, then: &dyn Fn(u32)) {
+    for line in (0..block_rows(tiling)).step_by(box_rows(tiling) as usize) {
+        if line == 0 { then(line) } else { k.when(lines.gt(line as i32), || then(line)) }
+    }
+}
+
+/// The rows of a tile that a thread copies, 16 bytes of each a stage.
+struct Copies<'k> {
+    /// Which 16 bytes of a line.
+    part: Value<'k>,
+    /// Where those of its first line go, from the beginning of a stage on.
+    place: Value<'k>,
+    /// Of each of its lines where the row begins, and whether there is one.
+    rows: Vec<(Value<'k>, Value<'k>)>,
+}
+
+impl<'k> Copies<'k> {
+    /// Lines from one of a thread's to the next.
+    const STEP: u32 = FOUR_WARPS / (GROUP_DEPTH / PART);
+
+    fn of(
+        k: &'k Builder,
+        spec: &Gemm,
+        args: &Args<'k>,
+        (tile, lead, lines): (Tile<'k>, Option<Value<'k>>, Value<'k>),
+    ) -> Copies<'k> {
+        let parts = (GROUP_DEPTH / PART) as i32;
+        let (part, line) = (k.bind("part", k.thread() % parts), k.bind("line", k.thread() / parts));
+        // A line's part p lies at p ^ (line % 8); the lines of a thread are a multiple of eight apart.
+        let place = k.bind("place", line * GROUP_DEPTH as i32 + ((part ^ (line & 7)) * PART as i32));
+        let row = |first: u32| {
+            // A line that is not read is taken for the last one that is.
+            let row = row_at(tile, lead, (line + first as i32).min(lines - 1));
+            let start = args.row_start(k, spec, tile.row + row.nearest);
+            (k.bind("start", start + (part * PART as i32).cast(DType::I64)), k.bind("has_row", row.is_there))
+        };
+        let rows = (0..block_rows(spec.tiling)).step_by(Copies::STEP as usize).map(row).collect();
+        Copies { part, place, rows }
+    }
+
+    /// Starts those of the lines that are read, of a stage that begins at element `begins`.
+    fn start(
+        &self,
+        k: &'k Builder,
+        spec: &Gemm,
+        (from, to): (Array<'k>, Array<'k>),
+        begins: Value<'k>,
+        along: Value<'k>,
+        lines: Value<'k>,
+    ) {
+        let begins = k.bind("begins", begins + self.place);
         let is_edge = !spec.k.is_multiple_of(u64::from(GROUP_DEPTH));
-        let inside = is_edge.then(|| k.bind("inside", (along + part * PART as i32).lt(spec.k as i32)));
-        for ((first, start), has_row) in lines().zip(&starts).zip(&has_row) {
+        let inside = is_edge.then(|| k.bind("inside", (along + self.part * PART as i32).lt(spec.k as i32)));
+        for (i, (start, has_row)) in (0..).zip(&self.rows) {
+            let first = i * Copies::STEP;
             let copy = || {
                 let live = inside.map_or(*has_row, |inside| *has_row & inside);
                 let at = begins + (first * GROUP_DEPTH) as i32;
-                left.copy_from(at, args.rows, *start + along.cast(DType::I64), 16, Some(live));
+                to.copy_from(at, from, *start + along.cast(DType::I64), 16, Some(live));
             };
             // What a narrow tile does not read need not be there.
-            if first == 0 { copy() } else { k.when(width.gt(first as i32), copy) }
+            if first == 0 { copy() } else { k.when(lines.gt(first as i32), copy) }
         }
-        full.arrive_copied(stage);
-        turn.pass();
-    });
+    }
 }
 
 /// The number of the four warps among those that multiply.
@@ -341,7 +506,7 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k
         Some(_) => memory.empty.arrive_in_block(stage, lane),
     };
     let column = k.bind("column", part.column * GROUP_DEPTH as i32);
-    let first = part.row.map(|row| k.bind("first", row * GROUP_DEPTH as i32));
+    let first = part.line.map(|line| k.bind("first", line * GROUP_DEPTH as i32));
     let products: Vec<[u32; 2]> =
         (0..spec.weights.len() as u32).flat_map(|w| (0..half(spec) / LINES).map(move |block| [w, block])).collect();
     let before = k.var("before", k.i32(0));
@@ -350,7 +515,9 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k
         let stage = k.bind("stage", turn.stage.get());
         full.wait(stage, turn.round.get());
         // Rows were copied by threads.
-        k.fence();
+        if !has_boxes_of_rows(spec) {
+            k.fence();
+        }
         let of_stage = stage * (rows_of_block * GROUP_DEPTH) as i32;
         let at = first.map_or(of_stage, |first| of_stage + first);
         let rows = left.panels(at, rows_of_block, Swizzle::Bytes128, false);
@@ -370,21 +537,20 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k
     k.when(says, || over(before.get()));
 }
 
-/// Puts the sums of four warps through the body, and stores what comes of them.
+/// Puts the sums of four warps through the body, and stores what comes of them. The tile has so many lines.
 fn finish<'k>(
     k: &'k Builder,
     spec: &Gemm,
     args: &Args<'k>,
     memory: &Memory<'k>,
-    (tile, part): (Tile<'k>, OfFour<'k>),
+    (tile, part, lines): (Tile<'k>, OfFour<'k>, Value<'k>),
     sums: Sums<'k>,
 ) {
     let width = part.width;
     let blocks = half(spec) / LINES;
     let (warp, lane) = (k.bind("warp", k.thread() % FOUR_WARPS as i32 / 32), k.bind("lane", k.thread() % 32));
-    let first = k.bind("first_column", part.column + warp * 16);
-    let (column, row) = (k.bind("column", first + lane / 4), k.bind("row", part.row(lane % 4 * 2)));
-    let staged = memory.out.filter(|staged| staged.elem() == spec.out);
+    let column = k.bind("column", part.column + warp * 16 + lane / 4);
+    let line = k.bind("line", part.line(lane % 4 * 2));
     let columns = || (0..blocks).flat_map(|block| [(block, 0), (block, 8)]);
     let rows = || (0..width / 8).flat_map(|eight| [(eight, 0), (eight, 1)]);
     let place = |w: u32, (block, down): (u32, u32), (eight, next): (u32, u32)| {
@@ -393,11 +559,12 @@ fn finish<'k>(
     let products = |of_column: (u32, u32), of_row: (u32, u32)| -> Vec<_> {
         (0..spec.weights.len() as u32).map(|w| sums.load(place(w, of_column, of_row), 1)).collect()
     };
-    let Some(staged) = staged else {
+    let (Rows::Boxes(out), Some(staged)) = (args.out, memory.out) else {
+        let row = part.lead.map_or(line, |lead| line - lead);
         let base = Spot::at(k, spec, tile.row + row, tile.column + column);
         // A branch for each row, and none for each element: a code generator may hold each address against those of all branches beside its own.
         for (eight, next) in rows() {
-            k.when((row + (8 * eight + next) as i32).lt(tile.rows), || {
+            k.when(row_at(tile, part.lead, line + (8 * eight + next) as i32).is_there, || {
                 for (block, down) in columns() {
                     let (below, further) = (8 * eight + next, block * LINES + down);
                     tile.when_column(k, spec, column, further, || {
@@ -409,62 +576,58 @@ fn finish<'k>(
         }
         return;
     };
-    // All have stored what they had there.
+    // What was there before is stored.
+    k.wait_stores();
     k.barrier_of(MULTIPLIERS, MULTIPLYING);
     for (block, down) in columns() {
         let column = k.bind("column", column + (block * LINES + down) as i32);
         let inside = k.bind("inside", column.min(tile.columns - 1) + tile.column);
         for (eight, next) in rows() {
-            let row = k.bind("row", row + (8 * eight + next) as i32);
+            let row = k.bind("row", row_at(tile, part.lead, line + (8 * eight + next) as i32).nearest);
             // What is beyond the edge is computed of what is inside, and not stored.
-            let spot = Spot::at(k, spec, tile.row + row_of(row, tile, spec.tiling), inside);
+            let spot = Spot::at(k, spec, tile.row + row, inside);
             let value = args.value(k, spec, tile.expert, spot, &products((block, down), (eight, next)));
             sums.set(place(0, (block, down), (eight, next)), value.cast(DType::F32));
         }
     }
-    let pitch = spec.tiling.columns as i32;
-    // Part p of a row lies at p ^ (row % 8): so eight rows are in all banks.
-    let at = |row: Value<'k>, part: Value<'k>| row * pitch + ((part ^ (row & 7)) * PART as i32);
-    let (of_lane, of_part) =
-        (k.bind("of_lane", part.row(lane % 8 + lane / 16 * 8)), k.bind("of_part", first / PART as i32 + lane / 8 % 2));
+    // Part p of a line lies at p ^ (line % 8): so eight lines are in all banks.
+    let line = k.bind("line", part.line(lane % 8 + lane / 16 * 8));
+    let in_line = (warp * 2 + lane / 8 % 2) ^ (line & 7);
+    let of_block = (block_rows(spec.tiling) * GROUP_DEPTH) as i32;
+    let first = part.column / LINES as i32 * of_block + line * GROUP_DEPTH as i32 + in_line * PART as i32;
+    let first = k.bind("first", first);
     for (block, eight) in (0..blocks).flat_map(|block| (0..width / 8).step_by(2).map(move |eight| (block, eight))) {
         let pair = |eight: u32, down: u32| {
             let place = block * (width / 2) + 4 * eight + down / 4;
             sums.load(place, 2).cast(spec.out)
         };
         let pairs = [pair(eight, 0), pair(eight, 8), pair(eight + 1, 0), pair(eight + 1, 8)];
-        let row = k.bind("row", of_lane + (8 * eight) as i32);
-        staged.store_matrix(at(row, of_part + (block * LINES / PART) as i32), &pairs, true);
+        staged.store_matrix(first + block as i32 * of_block + (8 * eight * GROUP_DEPTH) as i32, &pairs, true);
     }
+    k.fence();
     k.barrier_of(MULTIPLIERS, MULTIPLYING);
-    let rows = if part.row.is_some() { (2 * width).min(block_rows(spec.tiling)) } else { width };
-    store(k, spec, args, (tile, rows), staged, at);
+    k.when(k.thread().eq((LOADING * 32) as i32), || store(k, spec, args, (tile, part.lead, lines), (out, staged)));
 }
 
-/// Stores the results of a tile, which are in shared memory.
+/// Stores the results of a tile, which are in shared memory, by boxes.
 fn store<'k>(
     k: &'k Builder,
     spec: &Gemm,
     args: &Args<'k>,
-    (tile, rows): (Tile<'k>, u32),
-    staged: Array<'k>,
-    at: impl Fn(Value<'k>, Value<'k>) -> Value<'k>,
+    (tile, lead, lines): (Tile<'k>, Option<Value<'k>>, Value<'k>),
+    (out, staged): (Tiles, Array<'k>),
 ) {
-    let lanes = [PART, 4, 2].into_iter().find(|lanes| spec.n.is_multiple_of(u64::from(*lanes))).unwrap_or(1);
-    let bytes = lanes * spec.out.bytes() as u32;
-    let parts = spec.tiling.columns / PART;
-    let thread = k.bind("thread", k.thread() - (LOADING * 32) as i32);
-    let (part, first) = (k.bind("part", thread % parts as i32), k.bind("first", thread / parts as i32));
-    for next in (0..rows).step_by((MULTIPLYING / parts) as usize) {
-        let row = k.bind("row", first + next as i32);
-        let from = k.bind("from", at(row, part));
-        for along in (0..PART).step_by(lanes as usize) {
-            let column = k.bind("column", part * PART as i32 + along as i32);
-            k.when(row.lt(tile.rows) & column.lt(tile.columns), || {
-                let value = staged.load_aligned(from + along as i32, lanes, bytes);
-                let spot = Spot::at(k, spec, tile.row + row, tile.column + column);
-                args.out.store_aligned(spot.place, value, bytes);
+    let rows = block_rows(spec.tiling);
+    for block in 0..spec.tiling.columns / LINES {
+        let first = block * LINES;
+        let boxes = || {
+            let column = k.bind("column", tile.column + first as i32);
+            each_box(k, spec.tiling, lines, &|line| {
+                let at = k.i32(((block * rows + line) * GROUP_DEPTH) as i32);
+                k.tile_store(out, corner(k, args, tile, lead, (line, column)), (staged, at));
             });
-        }
+        };
+        let is_inside = first == 0 || spec.n.is_multiple_of(u64::from(spec.tiling.columns));
+        if is_inside { boxes() } else { k.when(tile.columns.gt(first as i32), boxes) }
     }
 }

@@ -190,7 +190,7 @@ fn rectangle<'k>(cx: Cx<'_, 'k>, panel: Panel<'k>, (row, rows): (Value<'k>, &[Va
     k.for_step("k", panel.start, panel.whole, k.i64(i64::from(sums.step)), |at| {
         let ws: Vec<Value> = lines.iter().map(|(w, start)| w.load_vector(*start + at, sums.step)).collect();
         for (start, partial) in rows.iter().zip(partial.chunks(lines.len())) {
-            let x = args.rows.load_vector(*start + at, sums.step);
+            let x = args.rows.array().load_vector(*start + at, sums.step);
             for (w, sum) in ws.iter().zip(partial) {
                 sum.set(sums.accumulate(sum.get(), x, *w));
             }
@@ -201,7 +201,7 @@ fn rectangle<'k>(cx: Cx<'_, 'k>, panel: Panel<'k>, (row, rows): (Value<'k>, &[Va
         k.for_range("k", panel.whole, panel.end, |at| {
             let ws: Vec<Value> = lines.iter().map(|(w, start)| w.load(*start + at).cast(DType::F32)).collect();
             for (start, totals) in rows.iter().zip(totals.chunks(lines.len())) {
-                let x = args.rows.load(*start + at).cast(DType::F32);
+                let x = args.rows.array().load(*start + at).cast(DType::F32);
                 for (w, total) in ws.iter().zip(totals) {
                     total.set(x.fma(*w, total.get()));
                 }

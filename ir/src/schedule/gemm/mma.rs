@@ -293,7 +293,7 @@ impl<'k> Bring<'k> {
         let of_row = |(i, live): (u32, &Value<'k>)| {
             let gathered = || args.row_start(k, spec, tile.row + (self.line + i as i32).min(tile.rows - 1));
             let (start, further) = first_row.map_or_else(|| (gathered(), 0), |first| (first, further(i)));
-            Part { from: args.rows, start, further, to: i * self.depth, live: Some(*live), wanted: None }
+            Part { from: args.rows.array(), start, further, to: i * self.depth, live: Some(*live), wanted: None }
         };
         let of_rows = wanted(tiling.rows);
         let rows: Vec<_> = lines(tiling.rows).zip(&has_row).map(of_row).map(|part| Part { wanted: of_rows, ..part }).collect();
@@ -323,7 +323,7 @@ impl<'k> Bring<'k> {
         let column = |line: Value<'k>| weight_start(k, spec, tile, tile.column + line.min(tile.columns - 1));
         let of_weight = |(w, from): (u32, &Array<'k>)| side(columns, rows + w * columns, *from, &column);
         let of_weights = (0..).zip(&args.weights).flat_map(of_weight);
-        side(rows, 0, args.rows, &row).into_iter().chain(of_weights).collect()
+        side(rows, 0, args.rows.array(), &row).into_iter().chain(of_weights).collect()
     }
 
     /// Starts to bring some parts of a slice: copies to a stage, or loads to registers.
@@ -531,7 +531,7 @@ impl<'k> Results<'k> {
             for next in (0..spec.tiling.rows).step_by((k.threads() / parts) as usize) {
                 k.when((row + next as i32).lt(tile.rows), || {
                     let value = self.array.load_aligned(from + (next * self.pitch) as i32, RESULTS, bytes);
-                    args.out.store_aligned(spot.moved(k, spec, next, 0).place, value, bytes);
+                    args.out.array().store_aligned(spot.moved(k, spec, next, 0).place, value, bytes);
                 });
             }
         };

@@ -99,8 +99,8 @@ pub(crate) enum Operand {
 
 /// A kernel and its number of blocks.
 pub(crate) struct Tiled {
-    /// Parameters: rows; if gathered `token_of_row`; if grouped by a sort `tile_expert`, `tile_row`, `tile_count`,
-    /// `offset_of_expert`, and [`parts`] where a tile of the sort is cut; weights; operands; out; if not grouped by a sort the number
+    /// Parameters: rows, as [`rows`] says; if gathered `token_of_row`; if grouped by a sort `tile_expert`, `tile_row`, `tile_count`,
+    /// `offset_of_expert`, and [`parts`] where a tile of the sort is cut; weights; operands; out, as [`out`] says; if not grouped by a sort the number
     /// of tokens, or of the rows of an expert. Of each part but the first, [under names of its own](Gemm::param); of each but the last
     /// `blocks`, as many as [`blocks`] says. Of persistent blocks also what [`counts`] says. Of parts of the next launch their tables,
     /// weights and `blocks`, under [`next_param`]'s names.
@@ -266,14 +266,32 @@ impl<'k> AsRef<Table<'k>> for Args<'k> {
 
 /// The parameters of the kernel.
 struct Args<'k> {
-    rows: Array<'k>,
+    rows: Rows<'k>,
     token_of_row: Option<Array<'k>>,
     table: Table<'k>,
     weights: Vec<Array<'k>>,
     /// The weights, where boxes of them are copied.
     maps: Vec<Tiles>,
     operands: Vec<Array<'k>>,
-    out: Array<'k>,
+    out: Rows<'k>,
+}
+
+/// How a kernel reaches rows, of the left side or of the result.
+#[derive(Clone, Copy)]
+enum Rows<'k> {
+    Array(Array<'k>),
+    /// By boxes, see [`group`].
+    Boxes(Tiles),
+}
+
+impl<'k> Rows<'k> {
+    /// As an array, which it is for every kind but [`Kind::Group`] and [`Kind::Twin`].
+    fn array(self) -> Array<'k> {
+        match self {
+            Rows::Array(array) => array,
+            Rows::Boxes(_) => unreachable!("`group` alone has boxes of rows"),
+        }
+    }
 }
 
 /// The parameter of the i-th weight.
@@ -290,6 +308,21 @@ pub(super) fn weight(spec: &Gemm, buffer: BufferId) -> Given {
         }
         Kind::Stream | Kind::Dot | Kind::Mma | Kind::Fma => buffer.into(),
     }
+}
+
+/// What the parameter of the rows is given.
+pub(super) fn rows(spec: &Gemm, buffer: BufferId) -> Given {
+    if group::has_boxes_of_rows(spec) { boxes_of(spec, buffer, spec.k) } else { buffer.into() }
+}
+
+/// What the parameter of the result is given.
+pub(super) fn out(spec: &Gemm, buffer: BufferId) -> Given {
+    if group::has_boxes_of_results(spec) { boxes_of(spec, buffer, spec.n) } else { buffer.into() }
+}
+
+fn boxes_of(spec: &Gemm, buffer: BufferId, elements: u64) -> Given {
+    let (extents, strides) = group::tensor(spec, elements);
+    buffer.view(extents, strides)
 }
 
 /// Where the tiles are.
@@ -398,7 +431,11 @@ impl<'k> Spot<'k> {
 
 impl<'k> Args<'k> {
     fn declare(k: &'k Builder, spec: &Gemm) -> Args<'k> {
-        let rows = k.input(&spec.param("rows"), spec.rows);
+        let name = spec.param("rows");
+        let rows = match group::has_boxes_of_rows(spec) {
+            true => Rows::Boxes(k.tensor_map(&name, group::boxes(spec.tiling, spec.rows, false))),
+            false => Rows::Array(k.input(&name, spec.rows)),
+        };
         let token_of_row = spec.gather.then(|| k.input(&spec.param("token_of_row"), DType::I32));
         let table = || Table::declare(k, spec, &|name| spec.param(name));
         // Numbers come last.
@@ -418,7 +455,11 @@ impl<'k> Args<'k> {
             | Operand::Full(elem) => k.input(&spec.param(&operand_name(i)), *elem),
         });
         let operands = operands.collect();
-        let out = k.output(&spec.param("out"), spec.out);
+        let name = spec.param("out");
+        let out = match group::has_boxes_of_results(spec) {
+            true => Rows::Boxes(k.tensor_map(&name, group::boxes(spec.tiling, spec.out, true))),
+            false => Rows::Array(k.output(&name, spec.out)),
+        };
         Args { rows, token_of_row, table: sorted.unwrap_or_else(table), weights, maps, operands, out }
     }
 
@@ -440,7 +481,7 @@ impl<'k> Args<'k> {
     /// Puts finished products, lanes along n, through the body and stores them from `at` on, a column that is a multiple of the lanes.
     fn finish(&self, k: &'k Builder, spec: &Gemm, expert: Option<Value<'k>>, at: Spot<'k>, products: &[Value<'k>]) {
         let result = self.value(k, spec, expert, at, products);
-        self.out.store_aligned(at.place, result.cast(spec.out), aligned(spec, spec.out, products[0].ty().lanes));
+        self.out.array().store_aligned(at.place, result.cast(spec.out), aligned(spec, spec.out, products[0].ty().lanes));
     }
 
     /// What the body makes of finished products, f32.

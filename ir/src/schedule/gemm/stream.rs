@@ -130,7 +130,7 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, tile: Tile<'k>, su
             .map(|step| weights.iter().map(|(from, start)| load(*from, *start, tile_start, step, Hint::Stream)).collect())
             .collect();
         for (step, left) in left.iter().enumerate() {
-            let right: Vec<Value> = rows.iter().map(|start| load(args.rows, *start, None, step, Hint::None)).collect();
+            let right: Vec<Value> = rows.iter().map(|start| load(args.rows.array(), *start, None, step, Hint::None)).collect();
             add_products(sums, left, &right);
         }
     };

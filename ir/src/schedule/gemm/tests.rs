@@ -2,10 +2,10 @@
 
 use super::super::combine::Columns;
 use super::super::math::Accuracy;
-use super::{Gemm, Operand, together};
+use super::{Gemm, Operand, group, together};
 use crate::graph::{Attr, Body, BodyBuilder, Node, Pointwise};
 use crate::kernel::verify::verify_kernel;
-use crate::kernel::{Argument, Kernel, Memory, Tensor, interp_kernel};
+use crate::kernel::{Argument, Kernel, Memory, Tensor, View, interp_kernel};
 use crate::machine::MACHINES;
 use crate::tiling::{self, Kind, Product};
 use crate::{DType, Dims, Extent, Machine};
@@ -154,6 +154,10 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) ->
     let weights: Vec<Vec<f64>> = spec.weights.iter().map(|w| random.tensor(*w, lines * k)).collect();
 
     let mut memory = vec![encode(spec.rows, &rows)];
+    if group::has_boxes_of_rows(spec) {
+        // As below, of the rows.
+        memory[0].resize((left.next_multiple_of(2) + tiling::GROUP_BOX_ROWS as usize) * k * spec.rows.bytes() as usize, 0);
+    }
     let ints = |values: &[usize]| encode(DType::I32, &values.iter().map(|v| *v as f64).collect::<Vec<_>>());
     if case.gather {
         memory.push(ints(&token_of_row));
@@ -193,8 +197,20 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) ->
     }
     let out = memory.len();
     let mut memory: Vec<Memory> = memory.into_iter().map(Memory::from).collect();
-    memory.push(Memory::unknown(pairs * n * spec.out.bytes() as usize));
+    // Behind the rows there is room for what a box has behind the last one.
+    let behind = tiling::GROUP_BOX_ROWS as usize;
+    memory.push(Memory::unknown((pairs.next_multiple_of(2) + behind) * n * spec.out.bytes() as usize));
     let mut args: Vec<Argument> = (0..memory.len()).map(Argument::Buffer).collect();
+    let of_rows = |spec: &Gemm, index: usize, elements: usize| {
+        let (extents, strides) = group::tensor(spec, elements as u64);
+        Argument::TensorMap(index, View { buffer: 0, extents, strides }.at(dims).unwrap())
+    };
+    if group::has_boxes_of_rows(spec) {
+        args[0] = of_rows(spec, 0, k);
+    }
+    if group::has_boxes_of_results(spec) {
+        args[out] = of_rows(spec, out, n);
+    }
     if matches!(spec.tiling.kind, Kind::Group | Kind::Twin) {
         for (i, arg) in args.iter_mut().enumerate().skip(after_tables).take(weights.len()) {
             let experts = if case.grouped { case.rows.len() } else { 1 };
@@ -219,7 +235,11 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) ->
     }
     interp_kernel(&tiled.kernel, machine, blocks, &args, &mut memory).unwrap_or_else(|fault| panic!("{}: {fault}", machine.name));
 
-    let bytes = memory[out].bytes().expect("every element is written");
+    // Every element is written, and nothing behind them.
+    let (len, [bytes, other]) = (pairs * n * spec.out.bytes() as usize, [0, 0xff].map(|fill| memory[out].bytes_or(fill)));
+    assert_eq!(bytes[..len], other[..len], "{}", machine.name);
+    assert!(bytes[len..].iter().all(|byte| *byte == 0) && other[len..].iter().all(|byte| *byte == 0xff), "{}", machine.name);
+    let bytes = &bytes[..len];
     let given = decode(spec.out, bytes);
     for p in 0..pairs {
         let (e, t) = (expert_of_row[p], token_of_row[p]);

@@ -11,6 +11,7 @@ use super::buffers::{BufferId, Buffers, extent, unused};
 use super::{Counted, ScheduleError, operand_name};
 use crate::graph::{Attr, Body, Dim, Node, Op, Pointwise, Span, Type, Typed};
 use crate::kernel::{Arg, Given, Kernel, Launch, Param, Program, Regime, Stmt, Wait};
+use crate::machine::Unit;
 use crate::tiling;
 use crate::{DType, Extent, Machine};
 use value::{Grouping, Slots, Tensor, Value, constant, grouping_of, wrong};
@@ -246,7 +247,12 @@ impl<'g> Plan<'g> {
             return Err(ScheduleError::Operand { op, what: format!("a body that makes {ty}") });
         };
         let most = rows.as_ref().map_or(&Extent::Tokens, |(_, most)| most);
-        let extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, most)).collect();
+        let mut extents: Vec<Extent> = shape.iter().map(|dim| extent(*dim, most)).collect();
+        let has_boxes = self.machine.rate(Unit::Group, *dtype).is_some();
+        if let (Some((Grouping::Routing(_), _)), [pairs, ..], true) = (&rows, &mut extents[..], has_boxes) {
+            // A box at the last row has lines behind it, none of which is touched.
+            *pairs = pairs.clone() + u64::from(tiling::GROUP_BOX_ROWS);
+        }
         let buffer = match self.output.filter(|_| last) {
             Some(output) => output,
             None => self.buffers.workspace(&format!("{}_out", kernel), *dtype, extents),

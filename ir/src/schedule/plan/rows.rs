@@ -100,7 +100,7 @@ impl<'g> Plan<'g> {
         let named: Vec<Tensor> = weights.iter().map(|w| (*w).clone()).collect();
         let mut holes = Vec::new();
         let mut beside_products = Vec::new();
-        let mut args = vec![arg("rows", rows.buffer), arg("out", result.buffer)];
+        let mut args = Vec::new();
         if let Some(routing) = routing {
             args.extend(gathered.then(|| arg("token_of_row", routing.token_of_row)));
             args.extend(routing.tables());
@@ -153,6 +153,7 @@ impl<'g> Plan<'g> {
             sorted_rows: self.sorted_rows(),
             accuracy: Accuracy::of(result.dtype, self.machine),
         };
+        args.extend([arg("rows", gemm::rows(&spec, rows.buffer)), arg("out", gemm::out(&spec, result.buffer))]);
         args.extend(named.iter().enumerate().map(|(i, w)| arg(&gemm::weight_name(i), gemm::weight(&spec, w.buffer))));
         args.extend(gemm::parts(&spec).map(|parts| arg("parts", parts)));
         let part = Beside { spec, args, result, weights: named };
