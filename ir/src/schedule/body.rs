@@ -26,8 +26,39 @@ pub(crate) fn pointwise<'k>(
     accuracy: Accuracy,
     hole: &mut dyn FnMut(u32) -> Value<'k>,
 ) -> Value<'k> {
-    let mut terms: Vec<Term<'_, 'k>> = Vec::with_capacity(body.nodes().len());
-    for node in body.nodes() {
+    emitted(k, body.nodes(), body.nodes().len().saturating_sub(1), accuracy, hole)
+}
+
+/// The same in f32, of a body whose value is rounded to `to` afterwards: it is not rounded to that before.
+pub(crate) fn before_rounding<'k>(
+    k: &'k Builder,
+    body: &Body,
+    to: DType,
+    accuracy: Accuracy,
+    hole: &mut dyn FnMut(u32) -> Value<'k>,
+) -> Value<'k> {
+    let nodes = body.nodes();
+    let rounds = |attr: &Id| matches!(&nodes[usize::from(*attr)], Node::Attr(Attr::DType(dtype)) if *dtype == to);
+    let value = match nodes {
+        [before @ .., Node::Apply(Op::Pointwise(Pointwise::Cast), operands)] => match operands.as_ref() {
+            [of, attr] if rounds(attr) => emitted(k, before, usize::from(*of), accuracy, hole),
+            _ => pointwise(k, body, accuracy, hole),
+        },
+        _ => pointwise(k, body, accuracy, hole),
+    };
+    value.cast(DType::F32)
+}
+
+/// Emits these nodes. The value of one of them.
+fn emitted<'k>(
+    k: &'k Builder,
+    nodes: &[Node],
+    root: usize,
+    accuracy: Accuracy,
+    hole: &mut dyn FnMut(u32) -> Value<'k>,
+) -> Value<'k> {
+    let mut terms: Vec<Term<'_, 'k>> = Vec::with_capacity(nodes.len());
+    for node in nodes {
         let term = match node {
             Node::Hole(i) => Term::Value(k.bind("operand", hole(*i))),
             Node::Attr(attr) => Term::Attr(attr),
@@ -40,7 +71,7 @@ pub(crate) fn pointwise<'k>(
         };
         terms.push(term);
     }
-    match terms.last() {
+    match terms.get(root) {
         Some(Term::Value(value)) => *value,
         Some(Term::Attr(_)) | None => unreachable!("a body without a value: verify refuses it"),
     }

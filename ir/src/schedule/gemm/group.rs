@@ -587,7 +587,7 @@ fn finish<'k>(
             // What is beyond the edge is computed of what is inside, and not stored.
             let spot = Spot::at(k, spec, tile.row + row, inside);
             let value = args.value(k, spec, tile.expert, spot, &products((block, down), (eight, next)));
-            sums.set(place(0, (block, down), (eight, next)), value.cast(DType::F32));
+            sums.set(place(0, (block, down), (eight, next)), value);
         }
     }
     // Part p of a line lies at p ^ (line % 8): so eight lines are in all banks.

@@ -484,11 +484,11 @@ impl<'k> Args<'k> {
         self.out.array().store_aligned(at.place, result.cast(spec.out), aligned(spec, spec.out, products[0].ty().lanes));
     }
 
-    /// What the body makes of finished products, f32.
+    /// What the body makes of finished products, f32: it is not rounded to the result's type yet.
     fn value(&self, k: &'k Builder, spec: &Gemm, expert: Option<Value<'k>>, at: Spot<'k>, products: &[Value<'k>]) -> Value<'k> {
         let lanes = products[0].ty().lanes;
         let Spot { row, column, place } = at;
-        body::pointwise(k, spec.body, spec.accuracy, &mut |hole| {
+        body::before_rounding(k, spec.body, spec.out, spec.accuracy, &mut |hole| {
             let Some(operand) = (hole as usize).checked_sub(products.len()) else { return products[hole as usize] };
             let from = self.operands[operand];
             let vector = |place: Value<'k>| from.load_aligned(place, lanes, aligned(spec, from.elem(), lanes));
