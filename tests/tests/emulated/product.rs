@@ -10,7 +10,7 @@ use moec_ir::kernel::{self, Given, ParamKind, Program, Role, interp, layout};
 use moec_ir::{DType, Dims, Machine, graph, schedule};
 use moec_runtime::{Tensor, package};
 use moec_tests::machine;
-use ptx_emulator::{Arg, Fill, Launch, Memory, Numerics, Options, Swizzle, TensorMap, launch, parse};
+use ptx_emulator::{Arg, Buffer, Fill, Launch, Memory, Numerics, Options, Swizzle, TensorMap, launch, parse};
 
 /// What is multiplied.
 #[derive(Clone, Copy)]
@@ -178,26 +178,26 @@ impl Product {
         let kernel = &self.program.kernels[of_layer.kernel];
         let dims = self.dims();
         let (mut memory, mut args, mut output) = (Memory::new(), Vec::new(), None);
+        let mut placed = |memory: &mut Memory, index: usize| -> Result<Buffer, Failed> {
+            let buffer = &self.program.buffers[index];
+            Ok(match self.given.get(&buffer.name) {
+                Some(content) => memory.upload(&buffer.name, content)?,
+                None => {
+                    let bytes = (self.sums.len() as u64) * self.shape.out.bytes();
+                    *output.insert(memory.alloc(&buffer.name, bytes, Fill::Uninitialised(0xff))?)
+                }
+            })
+        };
         for arg in &of_layer.args {
             args.push(match &arg.given {
                 Given::Scalar(extent) => Arg::I32(extent.at(dims).ok_or("no value")? as i32),
                 Given::TensorMap(view) => {
-                    let name = &self.program.buffers[view.buffer].name;
-                    let buffer = memory.upload(name, self.given.get(name).ok_or("no content")?)?;
+                    let buffer = placed(&mut memory, view.buffer)?;
                     let param = kernel.params.iter().find(|param| param.name == arg.param).ok_or("no parameter")?;
                     let ParamKind::TensorMap(map) = param.kind else { return Err("the parameter is no map".into()) };
                     Arg::Bytes(encoded(map, view.at(dims).ok_or("no extents")?, memory.address(buffer)?)?)
                 }
-                Given::Buffer(index) => {
-                    let buffer = &self.program.buffers[*index];
-                    Arg::Buffer(match self.given.get(&buffer.name) {
-                        Some(content) => memory.upload(&buffer.name, content)?,
-                        None => {
-                            let bytes = (self.sums.len() as u64) * self.shape.out.bytes();
-                            *output.insert(memory.alloc(&buffer.name, bytes, Fill::Uninitialised(0xff))?)
-                        }
-                    })
-                }
+                Given::Buffer(index) => Arg::Buffer(placed(&mut memory, *index)?),
             });
         }
         let symbol = symbol(&self.program, &self.machine, &kernel.name);

@@ -27,7 +27,7 @@
 //! ([`crate::kernel::Stmt::StoreMatrix`]), and are stored by boxes, which are read while the next tile is multiplied. Others are stored from
 //! registers. Meanwhile the other warps load for the next tile.
 //!
-//! **Twins** ([`Kind::Twin`]) are two blocks of a cluster that make a tile together. Each has half of its rows, and of every box of weights
+//! **Twins** ([`Kind::Twin`]) are two blocks of a cluster that make a tile together. Each has half of its rows, in whole boxes, and of every box of weights
 //! it brings half of the columns to both. So the second cache gives weights once for both, and a stage is full when both have brought
 //! their part and empty when the products of both are over: a warp that multiplies says so in both. Their turns are the same, also where
 //! a tile has one row and the second twin none.
@@ -185,7 +185,7 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
     let [first_tile, count] = [k.block(), count].map(|of| if blocks > 1 { of / blocks as i32 } else { of });
     let memory = &Memory { ring, left, right, out, all_arrive, full, empty, place };
     let of_block = |inner: &dyn Fn(&Gemm, &Args<'k>, Tile<'k>)| {
-        let of_place = |spec: &Gemm, args: &Args<'k>, tile: Tile<'k>| inner(spec, args, part_of(k, tile, place));
+        let of_place = |spec: &Gemm, args: &Args<'k>, tile: Tile<'k>| inner(spec, args, part_of(k, tiling, tile, place));
         k.for_step("tile", first_tile, tiles, count, |tile| each_part(k, parts, of_parts, tile, &of_place));
     };
     let load = || {
@@ -224,11 +224,12 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
     }
 }
 
-/// What the twin in this place has of a tile: one half of its rows, the first when they are odd one more. One that has none stands at
-/// the tile's first, for what it brings to the other.
-fn part_of<'k>(k: &'k Builder, tile: Tile<'k>, place: Option<Value<'k>>) -> Tile<'k> {
+/// What the twin in this place has of a tile: one half of its rows, of which the first has whole boxes. One that has none stands at the
+/// tile's first, for what it brings to the other.
+fn part_of<'k>(k: &'k Builder, tiling: Tiling, tile: Tile<'k>, place: Option<Value<'k>>) -> Tile<'k> {
     let Some(place) = place else { return tile };
-    let half = k.bind("half", (tile.rows + 1) / 2);
+    let of_box = box_rows(tiling) as i32;
+    let half = k.bind("half", ((tile.rows + (2 * of_box - 1)) / (2 * of_box) * of_box).min(tile.rows));
     let before = k.bind("before", (half * place).min(tile.rows - 1));
     let rows = k.bind("rows", place.eq(0).select(half, tile.rows - half));
     Tile { row: k.bind("row", tile.row + before), rows, ..tile }
@@ -420,7 +421,7 @@ fn load<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, t
 /// `then` for the first line of each box of so many lines.
 fn each_box<'k>(k: &'k Builder, tiling: Tiling, lines: Value<'k>, then: &dyn Fn(u32)) {
     for line in (0..block_rows(tiling)).step_by(box_rows(tiling) as usize) {
-        if line == 0 { then(line) } else { k.when(lines.gt(line as i32), || then(line)) }
+        k.when(lines.gt(line as i32), || then(line));
     }
 }
 
@@ -618,6 +619,8 @@ fn store<'k>(
     (out, staged): (Tiles, Array<'k>),
 ) {
     let rows = block_rows(spec.tiling);
+    // Without lines before them a tile's rows end where the tensor does, or with a box.
+    let lines = lead.map_or(tile.rows, |_| lines);
     for block in 0..spec.tiling.columns / LINES {
         let first = block * LINES;
         let boxes = || {
