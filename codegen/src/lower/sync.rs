@@ -1,6 +1,6 @@
 //! Roles of warps, and the barriers that are not of all threads.
 
-use moec_ir::kernel::{Arrival, Binary, Expr, Handle, Index, Mbarrier, Scope, Stmt, WarpRole};
+use moec_ir::kernel::{Arrival, Binary, Expr, Handle, Index, Mbarrier, ParamKind, Scope, Stmt, WarpRole};
 
 use super::Lowering;
 use crate::Error;
@@ -32,7 +32,8 @@ impl<'c> Lowering<'_, 'c> {
         Some(self.ir.binary(Op::UDiv, self.warp?, self.ir.constant(self.ir.int(32), warps)))
     }
 
-    /// One thread begins the first phase of every barrier, before any thread of the block, or of its cluster, goes on.
+    /// One thread begins the first phase of every barrier, before any thread of the block, or of its cluster, goes on. What tensors look like
+    /// comes near meanwhile: the first copy would wait for it, behind launches that this one waits for.
     pub(super) fn begin_mbarriers(&mut self) -> Result<(), Error> {
         let (ir, kernel, function) = (self.ir, self.kernel, self.function);
         if kernel.mbarriers.is_empty() {
@@ -53,6 +54,11 @@ impl<'c> Lowering<'_, 'c> {
             }
         }
         warps.begun(ir);
+        for (i, param) in kernel.params.iter().enumerate() {
+            if let ParamKind::TensorMap(_) = param.kind {
+                warps.prefetch_map(ir, function.get_params()[i].into_pointer_value());
+            }
+        }
         ir.jump(begun);
         ir.at(begun);
         // Other blocks of the cluster may come to them.

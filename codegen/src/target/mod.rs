@@ -193,6 +193,9 @@ pub(crate) trait Warps {
         blocks: Option<u16>,
     );
 
+    /// This thread says that a tensor's map, which lies where the pointer says, is going to be used.
+    fn prefetch_map<'c>(&self, ir: &Ir<'c>, map: Pointer<'c>);
+
     /// This thread starts to store a box of a tensor, which begins at these indices, outermost first, from here. The tensor's map lies
     /// where the pointer says.
     fn tile_store<'c>(&self, ir: &Ir<'c>, to: (Pointer<'c>, [Value<'c>; 3]), from: Pointer<'c>);

@@ -25,6 +25,7 @@ const PTX_KERNEL: u32 = 71;
 /// LLVM's address spaces for NVPTX.
 const GLOBAL: u16 = 1;
 const SHARED: u16 = 3;
+const PARAM: u16 = 101;
 const CLUSTER: u16 = 7;
 /// Bytes of a tensor map, and to which it is aligned: CUDA driver API, `CUtensorMap`.
 const TENSOR_MAP_BYTES: u32 = 128;
@@ -408,6 +409,10 @@ impl Warps for Nvptx {
         let end = [all, hint, to_blocks, no, word(ir, 0)];
         let begin = [to, stage.into(), map.into(), column, row, outer];
         Instruction::TileCopy.issue(ir, &begin.into_iter().chain(end).collect::<Vec<_>>());
+    }
+
+    fn prefetch_map<'c>(&self, ir: &Ir<'c>, map: Pointer<'c>) {
+        Instruction::MapPrefetch.issue(ir, &[ir.cast(Op::AddrSpaceCast, map.into(), ir.pointer(PARAM))]);
     }
 
     /// Indices go innermost first.

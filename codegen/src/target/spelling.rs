@@ -29,6 +29,7 @@ pub(super) enum Instruction {
     BulkCopy,
     TileCopy,
     TileCopyInBlock,
+    MapPrefetch,
     TileStore,
     StoresCommit,
     StoresWait,
@@ -149,6 +150,9 @@ impl Instruction {
             // To the block's own memory: the other form costs a stack on sm_120a (ptxas 13.0).
             Instruction::TileCopyInBlock => {
                 row("llvm.nvvm.cp.async.bulk.tensor.g2s.cta.tile.3d", 90, 86, "9.7.9.27.1.2 cp.async.bulk.tensor")
+            }
+            Instruction::MapPrefetch => {
+                Row { by_type: true, ..row("llvm.nvvm.prefetch.tensormap", 90, 80, "9.7.9.15 prefetch.tensormap") }
             }
             Instruction::TileStore => {
                 row("llvm.nvvm.cp.async.bulk.tensor.s2g.tile.3d", 90, 80, "9.7.9.27.1.2 cp.async.bulk.tensor")
