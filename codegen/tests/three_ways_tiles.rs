@@ -138,6 +138,11 @@ fn a_box_is_fenced_stored_and_waited_for() {
             "changes what a product or a store under way reads: it is not waited for",
             FindingKind::AsyncPending,
         ),
+        (
+            GROUPS.replace("in 0..2", "in 0..1").replace("      wait stores\n", ""),
+            "a product or a store under way is not waited for",
+            FindingKind::AsyncPending,
+        ),
     ];
     for (text, fault, kind) in cases {
         let found = of_ptx(&text);

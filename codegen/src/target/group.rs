@@ -95,7 +95,9 @@ fn descriptor<'c>(ir: &Ir<'c>, at: Pointer<'c>, of: &Panels, step: u32) -> Value
     let units = |bytes: u64| bytes >> 4 & 0x3fff;
     let fixed = units(leading) << 16 | units(stride) << 32 | mode << 62;
     let long = |n: u64| ir.constant(ir.int(64), n as i64);
-    let begins = ir.binary(Op::Add, ir.cast(Op::PtrToInt, at.into(), ir.int(64)), long(of.byte(0, STEP * step)));
+    let begins = ir.cast(Op::PtrToInt, at.into(), ir.int(64));
     let begins = ir.binary(Op::And, ir.binary(Op::LShr, begins, long(4)), long(0x3fff));
-    ir.binary(Op::Or, begins, long(fixed))
+    // Steps are added last, so that they have the rest together: the 14 bits of where a factor begins name all of a block's memory.
+    let first = ir.binary(Op::Or, begins, long(fixed));
+    ir.binary(Op::Add, first, long(of.byte(0, STEP * step) >> 4))
 }

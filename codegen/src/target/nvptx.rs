@@ -419,10 +419,11 @@ impl Warps for Nvptx {
     fn tile_store<'c>(&self, ir: &Ir<'c>, (map, [outer, row, column]): (Pointer<'c>, [Value<'c>; 3]), from: Pointer<'c>) {
         let [hint, no] = [64, 1].map(|bits| ir.constant(ir.int(bits), 0));
         Instruction::TileStore.issue(ir, &[from.into(), map.into(), column, row, outer, hint, no]);
+        // Without the end of its group it might not begin.
+        Instruction::StoresCommit.issue(ir, &[]);
     }
 
     fn wait_stores(&self, ir: &Ir<'_>) {
-        Instruction::StoresCommit.issue(ir, &[]);
         Instruction::StoresWait.issue(ir, &[word(ir, 0)]);
     }
 

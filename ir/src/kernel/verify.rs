@@ -545,7 +545,7 @@ impl Check<'_> {
                 self.stage(barrier, stage);
             }
             Stmt::TileStore { to, corner, from, at } => self.tile_store(to, corner, (from, at)),
-            Stmt::Wait(Wait::Stores) => self.boxes("a wait for stores of boxes"),
+            Stmt::Wait(Wait::Stores) => self.needs_tensor_maps("a wait for stores of boxes"),
             Stmt::Prefetch { from, offset } => self.prefetch(from, offset),
             Stmt::For { local, start, end, step, .. } => {
                 let integer = |ty: Ty| ty.lanes == 1 && ty.elem.is_int();
@@ -577,7 +577,7 @@ impl Check<'_> {
                 self.group_mma_unit("a wait for products of four warps");
                 self.warp_group("a wait for products of four warps", control);
             }
-            Stmt::Fence => self.boxes("a fence"),
+            Stmt::Fence => self.needs_tensor_maps("a fence"),
             Stmt::Mma { shape, sums, at, ref a, ref b } => {
                 self.mma(shape, (sums, at), a, b);
                 self.warp("a product of matrices", control);

@@ -30,8 +30,7 @@ pub(super) fn wrong_view(program: &Program, map: &TensorMap, view: &View) -> Opt
 impl Check<'_> {
     /// The declaration of a parameter for a tensor map.
     pub(super) fn tensor_map(&mut self, name: &str, map: &TensorMap) {
-        let machine = self.machine;
-        self.require(machine.tensor_maps, || format!("%{name}: {} has no tensor maps", machine.name));
+        self.needs_tensor_maps(&format!("%{name}"));
         let extents = 1..=TensorMap::MOST;
         self.require(map.tile.iter().all(|extent| extents.contains(extent)), || {
             format!("%{name}: an extent of a box is 1 to {}", TensorMap::MOST)
@@ -47,8 +46,8 @@ impl Check<'_> {
         }
     }
 
-    /// There are boxes here, and what orders shared memory before them.
-    pub(super) fn boxes(&mut self, what: &str) {
+    /// The machine copies and stores boxes of tensors.
+    pub(super) fn needs_tensor_maps(&mut self, what: &str) {
         let machine = self.machine;
         self.require(machine.tensor_maps, || format!("{what}: {} has no tensor maps", machine.name));
     }

@@ -283,7 +283,7 @@ impl<'k> Bring<'k> {
         let wanted = |lines: u32| (lines < self.step).then(|| k.bind("wanted", self.line.lt(lines as i32)));
         let lines = |lines: u32| (0..lines).step_by(self.step as usize);
         // Rows that are not there are not read; columns only where the last tile lacks some.
-        let has_edge = !spec.n.is_multiple_of(u64::from(tiling.columns));
+        let has_edge = spec.has_edge();
         let has_row: Vec<_> = lines(tiling.rows).map(|i| k.bind("has_row", (self.line + i as i32).lt(tile.rows))).collect();
         let has_column: Vec<_> = lines(tiling.columns)
             .map(|i| has_edge.then(|| k.bind("has_column", (self.line + i as i32).lt(tile.columns))))

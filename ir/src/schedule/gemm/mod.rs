@@ -116,6 +116,11 @@ impl Gemm<'_> {
         Product { rows: self.rows, n: self.n, k: self.k, weights: self.weights.clone(), tf32 }
     }
 
+    /// Whether the last tile of a row has fewer columns than the others.
+    fn has_edge(&self) -> bool {
+        !self.n.is_multiple_of(u64::from(self.tiling.columns))
+    }
+
     /// What its kernel calls one of its parameters.
     pub(crate) fn param(&self, name: &str) -> String {
         if self.part == 0 { name.to_string() } else { format!("{name}_{}", self.part + 1) }
@@ -392,7 +397,7 @@ struct Tile<'k> {
 impl<'k> Tile<'k> {
     /// `then` where the result has the column that is `further` from a thread's first, `column` of the tile.
     fn when_column(self, k: &'k Builder, spec: &Gemm, column: Value<'k>, further: u32, then: impl FnOnce()) {
-        if spec.n.is_multiple_of(u64::from(spec.tiling.columns)) {
+        if !spec.has_edge() {
             then();
         } else if u64::from(further) < spec.n {
             k.when((column + further as i32).lt(self.columns), then);

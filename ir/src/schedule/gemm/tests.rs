@@ -405,18 +405,29 @@ fn products_of_matrices() {
 /// Products of four warps: K in whole stages and not, of one stage and of more than there are; each width; columns beyond the edge.
 #[test]
 fn products_of_groups() {
-    for (n, k, rows, gather) in [(136, 64, vec![3, 0, 65], true), (70, 456, vec![17], false), (9, 72, vec![129], true)] {
+    let gathered = [(136, 64, vec![3, 0, 65], true), (9, 72, vec![129], true)];
+    // Boxes that begin before the first row of an expert and end with its last.
+    let by_boxes = [(70, 456, vec![17], false), (136, 72, vec![0, 5, 33, 0, 129], false)];
+    for (n, k, rows, gather) in gathered.into_iter().chain(by_boxes) {
         for out in [DType::BF16, DType::F32] {
             check(&Case { n, k, rows: rows.clone(), gather, dtypes: [DType::BF16, DType::BF16, out], ..Case::default() });
         }
     }
     let gated = Case { weights: 2, body: silu_mul(), meaning: |v| silu(v[0]) * v[1], ..Case::default() };
-    check(&Case { n: 132, k: 128, dtypes: [DType::F16; 3], even: true, rows: vec![40; 3], gather: false, ..gated });
+    let even = Case { dtypes: [DType::F16; 3], even: true, gather: false, ..gated };
+    for (n, rows) in [(132, vec![40; 3]), (136, vec![40; 3]), (136, vec![150; 2])] {
+        check(&Case { n, k: 128, rows, body: silu_mul(), operands: Vec::new(), ..even });
+    }
+    // Boxes that end with the last row of all.
+    check(&Case { n: 136, k: 72, rows: vec![150], grouped: false, gather: false, dtypes: [DType::BF16; 3], ..Case::default() });
     // All operands, at rows and columns beyond the edge too.
     let operands = vec![Operand::ExpertRow(DType::BF16), Operand::PairWeight, Operand::Full(DType::F32)];
     let body = chain(&[Pointwise::Add, Pointwise::Mul, Pointwise::Add]);
     let meaning = |v: &[f64]| (v[0] + v[1]) * v[2] + v[3];
-    check(&Case { n: 130, k: 64, rows: vec![5, 20], operands, body, meaning, dtypes: [DType::BF16; 3], ..Case::default() });
+    for n in [130, 136] {
+        let (operands, body) = (operands.clone(), body.clone());
+        check(&Case { n, k: 64, rows: vec![5, 20], operands, body, meaning, dtypes: [DType::BF16; 3], ..Case::default() });
+    }
 }
 
 /// Columns that lie in a wider matrix, each for some neighbours, whole vectors of them or not.

@@ -190,6 +190,8 @@ impl<'k> Row<'_, 'k> {
         let logit = |at: &At<'k>| k.bind("logit", finite(k, self.value(logits, at, facts)));
         let columns = self.gating.columns[logits];
         self.rank(columns, &logit);
+        // Lanes beyond the last column read its key.
+        k.warp_barrier();
         greatest(lanes, scratch.keys, share.key, (columns, self.gating.picked), |j, expert| {
             let best = logit(&At { index: expert, first: expert, lanes: 1, live: None, group: None, nan: Nan::Stays });
             let best = best.splat(lanes.wide);

@@ -39,11 +39,17 @@
 //! the FLOPs at the rate of the instruction. From the second cache the same stage takes its 49,152 bytes, 85 FLOPs a byte; those of
 //! twins, 8.4 MFLOP together, 65,536 bytes, 128 FLOPs a byte.
 
-use super::{Args, Gemm, Rows, Spot, Table, Tile, each_part};
+mod finish;
+mod lines;
+
+use super::{Args, Gemm, Rows, Tile, each_part};
 use crate::kernel::build::{Array, Sums, Var};
-use crate::kernel::{Builder, Factor, Part, Stages, Swizzle, TensorMap, Tiles, Value};
+use crate::kernel::{Builder, Factor, Part, Stages, Swizzle, TensorMap, Value};
 use crate::tiling::{self, GROUP_DEPTH, GROUP_THREADS, Kind, Ring, block_rows, group_widths};
 use crate::{DType, Extent, Machine, Tiling};
+use finish::{finish, stores};
+use lines::{OfFour, Share, by_width, corner, each_box, half, lead, part_of, row_at, sums_of};
+pub(super) use lines::{boxes, has_boxes_of_results, has_boxes_of_rows, tensor};
 
 /// Warps that load; those behind them multiply.
 const LOADING: u32 = 4;
@@ -72,44 +78,6 @@ pub(super) fn map(spec: &Gemm, weight: usize) -> TensorMap {
     }
 }
 
-/// What the kernel knows of rows of which it copies or stores boxes: as many as the narrowest product has, of 128 bytes.
-pub(super) fn boxes(tiling: Tiling, elem: DType, write: bool) -> TensorMap {
-    TensorMap { elem, tile: [1, box_rows(tiling), GROUP_DEPTH], swizzle: Swizzle::Bytes128, write }
-}
-
-/// Extents and strides of their tensor, of so many elements a row: the rows of the tokens, of each expert, or from each row on those
-/// below it.
-pub(super) fn tensor(spec: &Gemm, elements: u64) -> ([Extent; 3], [Extent; 2]) {
-    let (tokens, row) = (Extent::Tokens, || Extent::from(elements));
-    match (spec.experts, &spec.rows_of_expert) {
-        (None, _) => ([Extent::from(1), tokens, row()], [row(), row()]),
-        (Some(experts), Some(each)) => ([Extent::from(experts), each.clone(), row()], [each.clone() * elements, row()]),
-        (Some(_), None) => {
-            let lines = Extent::from(u64::from(box_rows(spec.tiling)));
-            ([spec.pairs.clone().max(Extent::from(1)), lines, row()], [row(), row()])
-        }
-    }
-}
-
-/// Rows of a box.
-fn box_rows(tiling: Tiling) -> u32 {
-    group_widths(tiling)[0]
-}
-
-fn is_group(spec: &Gemm) -> bool {
-    matches!(spec.tiling.kind, Kind::Group | Kind::Twin)
-}
-
-/// Whether the rows come by boxes: those that are not gathered, whose lines are whole copies of 16 bytes for every such product.
-pub(super) fn has_boxes_of_rows(spec: &Gemm) -> bool {
-    is_group(spec) && !spec.gather
-}
-
-/// Whether the results are stored by boxes: those of 16 bits in lines of whole 16 bytes.
-pub(super) fn has_boxes_of_results(spec: &Gemm) -> bool {
-    is_group(spec) && spec.out.bytes() == DType::BF16.bytes() && spec.n.is_multiple_of(u64::from(PART))
-}
-
 /// Columns that a block brings of each weight.
 fn box_columns(tiling: Tiling) -> u32 {
     tiling.columns / tiling.kind.blocks()
@@ -124,10 +92,10 @@ pub(super) fn grid(kind: Kind, tiles: Extent, machine: &Machine) -> Extent {
 /// The memory of a block.
 struct Memory<'k> {
     ring: Ring,
-    /// Rows of the stages.
-    left: Array<'k>,
-    /// Weights of the stages.
-    right: Array<'k>,
+    /// Rows of the stages: the right factor.
+    rows: Array<'k>,
+    /// Weights of the stages: the left factor.
+    weights: Array<'k>,
     /// Results that boxes store: for each 64 columns the rows of a tile.
     out: Option<Array<'k>>,
     /// Whether every thread that loads arrives when a stage is full; else the one that asks for the boxes.
@@ -171,8 +139,8 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
     };
     let array = |name: &str, elem: DType, len: u32| k.shared_aligned(name, elem, len, Swizzle::Bytes128.align());
     let rows = block_rows(tiling);
-    let left = array("left", first.rows, ring.stages * rows * GROUP_DEPTH);
-    let right = array("right", first.rows, ring.stages * ring.weights * tiling.columns * GROUP_DEPTH);
+    let of_rows = array("rows", first.rows, ring.stages * rows * GROUP_DEPTH);
+    let of_weights = array("weights", first.rows, ring.stages * ring.weights * tiling.columns * GROUP_DEPTH);
     let staged = parts.iter().find(|(spec, _)| has_boxes_of_results(spec)).map(|(spec, _)| spec.out);
     let out = staged.map(|elem| array("staged", elem, rows * tiling.columns));
     // One thread says how many bytes the boxes have, and where there are copies of threads each arrives when its own are there.
@@ -183,7 +151,7 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
     let (tiles, count) = (k.scalar("tile_bound", DType::I32), k.scalar("block_count", DType::I32));
     let place = (blocks > 1).then(|| k.bind("place", k.block() % blocks as i32));
     let [first_tile, count] = [k.block(), count].map(|of| if blocks > 1 { of / blocks as i32 } else { of });
-    let memory = &Memory { ring, left, right, out, all_arrive, full, empty, place };
+    let memory = &Memory { ring, rows: of_rows, weights: of_weights, out, all_arrive, full, empty, place };
     let of_block = |inner: &dyn Fn(&Gemm, &Args<'k>, Tile<'k>)| {
         let of_place = |spec: &Gemm, args: &Args<'k>, tile: Tile<'k>| inner(spec, args, part_of(k, tiling, tile, place));
         k.for_step("tile", first_tile, tiles, count, |tile| each_part(k, parts, of_parts, tile, &of_place));
@@ -205,13 +173,13 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
             let share = Share::of(k, spec, tile);
             by_width(k, &group_widths(tiling), share.rows, &|width| {
                 let lines = share.lines(k, width);
-                let of_group = share.of_group(k, spec, width, lead(k, args, tile, lines));
-                multiply(k, spec, memory, &turn, of_group, sums);
-                finish(k, spec, args, memory, (tile, of_group, lines), sums);
+                let part = share.of_group(k, spec, width, lead(k, args, tile, lines));
+                multiply(k, spec, memory, &turn, part, sums);
+                finish(k, spec, args, memory, (tile, part, lines), sums);
             });
         });
         if staged.is_some() {
-            k.wait_stores();
+            k.when(stores(k), || k.wait_stores());
         }
     };
     k.roles(vec![
@@ -219,145 +187,15 @@ pub(super) fn blocks<'k>(k: &'k Builder, machine: &Machine, parts: &[(&Gemm, &Ar
         Part { warps: LOADING..WARPS, registers: Some(REGISTERS[1]), body: Box::new(multiply) },
     ]);
     if place.is_some() {
-        // The other block may still bring weights here, or arrive.
+        // The other block may still bring weights here, or arrive: all its arrivals are there when this is over.
         k.cluster_barrier();
-    }
-}
-
-/// What the twin in this place has of a tile: one half of its rows, of which the first has whole boxes. One that has none stands at the
-/// tile's first, for what it brings to the other.
-fn part_of<'k>(k: &'k Builder, tiling: Tiling, tile: Tile<'k>, place: Option<Value<'k>>) -> Tile<'k> {
-    let Some(place) = place else { return tile };
-    let of_box = box_rows(tiling) as i32;
-    let half = k.bind("half", ((tile.rows + (2 * of_box - 1)) / (2 * of_box) * of_box).min(tile.rows));
-    let before = k.bind("before", (half * place).min(tile.rows - 1));
-    let rows = k.bind("rows", place.eq(0).select(half, tile.rows - half));
-    Tile { row: k.bind("row", tile.row + before), rows, ..tile }
-}
-
-/// The lines before a tile's first row, of so many that are multiplied; none: it is the first line.
-fn lead<'k>(k: &'k Builder, args: &Args<'k>, tile: Tile<'k>, lines: Value<'k>) -> Option<Value<'k>> {
-    match args.table {
-        Table::Grouped { .. } => Some(k.bind("lead", lines - tile.rows)),
-        Table::Dense(_) | Table::Even(_) => None,
-    }
-}
-
-/// A row of a block's tile.
-struct Row<'k> {
-    /// Whether there is one.
-    is_there: Value<'k>,
-    /// Its number, or that of the nearest. One of twins may have none.
-    nearest: Value<'k>,
-}
-
-/// The row at this line of a tile.
-fn row_at<'k>(tile: Tile<'k>, lead: Option<Value<'k>>, line: Value<'k>) -> Row<'k> {
-    match lead {
-        Some(lead) => Row { is_there: line.ge(lead), nearest: (line - lead).max(0) },
-        None => Row { is_there: line.lt(tile.rows), nearest: line.min((tile.rows - 1).max(0)) },
-    }
-}
-
-/// Where the box begins in its tensor whose first line is this one of a tile, and its first column this one.
-fn corner<'k>(
-    k: &'k Builder,
-    args: &Args<'k>,
-    tile: Tile<'k>,
-    lead: Option<Value<'k>>,
-    (line, column): (u32, Value<'k>),
-) -> [Value<'k>; 3] {
-    let line = line as i32;
-    match (&args.table, lead) {
-        (Table::Even(rows_of_expert), _) => {
-            let expert = tile.expert.unwrap_or_else(|| k.i32(0));
-            [expert, tile.row - expert * *rows_of_expert + line, column]
-        }
-        (Table::Dense(_) | Table::Grouped { .. }, None) => [k.i32(0), tile.row + line, column],
-        (Table::Dense(_) | Table::Grouped { .. }, Some(lead)) => {
-            let first = k.bind("first_line", k.i32(line) - lead);
-            [tile.row + first.max(0), first.min(0), column]
-        }
-    }
-}
-
-/// Columns of a weight that four warps multiply.
-fn half(spec: &Gemm) -> u32 {
-    spec.tiling.columns / (MULTIPLYING / FOUR_WARPS)
-}
-
-/// How a tile is shared by the warps that multiply: by columns, or by rows where it has no more columns than four of them take.
-struct Share<'k> {
-    /// Whether it is by rows, where there is such a tile.
-    by_rows: Option<Value<'k>>,
-    /// Rows that four warps have, at most.
-    rows: Value<'k>,
-}
-
-/// The part of a tile that four warps multiply.
-#[derive(Clone, Copy)]
-struct OfFour<'k> {
-    /// Its lines, in a width that has them.
-    width: u32,
-    /// Its first line, of the tile; none: that of the tile.
-    line: Option<Value<'k>>,
-    /// The tile's lines before its first row, where there may be such.
-    lead: Option<Value<'k>>,
-    /// Its first column, of the tile.
-    column: Value<'k>,
-}
-
-impl<'k> Share<'k> {
-    fn of(k: &'k Builder, spec: &Gemm, tile: Tile<'k>) -> Share<'k> {
-        let by_rows = may_share_rows(spec).then(|| k.bind("by_rows", tile.columns.le(half(spec) as i32)));
-        let rows = by_rows.map_or(tile.rows, |by_rows| k.bind("rows", by_rows.select((tile.rows + 1) / 2, tile.rows)));
-        Share { by_rows, rows }
-    }
-
-    /// Lines of the tile, where four warps have these.
-    fn lines(&self, k: &'k Builder, width: u32) -> Value<'k> {
-        self.by_rows.map_or(k.i32(width as i32), |by_rows| by_rows.select(k.i32(2 * width as i32), k.i32(width as i32)))
-    }
-
-    fn of_group(&self, k: &'k Builder, spec: &Gemm, width: u32, lead: Option<Value<'k>>) -> OfFour<'k> {
-        let (group, none) = (group(k), k.i32(0));
-        let column = group * half(spec) as i32;
-        let by_rows = |is: Value<'k>| (k.bind("first_line", is.select(group * width as i32, none)), is.select(none, column));
-        let (line, column) = self.by_rows.map(by_rows).map_or((None, column), |(line, column)| (Some(line), column));
-        OfFour { width, line, lead, column: k.bind("first_column", column) }
-    }
-}
-
-impl<'k> OfFour<'k> {
-    /// A line of the tile, of one of these.
-    fn line(self, of: Value<'k>) -> Value<'k> {
-        self.line.map_or(of, |first| first + of)
-    }
-}
-
-/// Whether the last tile may have no more columns than four warps take.
-fn may_share_rows(spec: &Gemm) -> bool {
-    (1..=u64::from(half(spec))).contains(&(spec.n % u64::from(spec.tiling.columns)))
-}
-
-/// Sums of a thread, of so many rows.
-fn sums_of(spec: &Gemm, width: u32) -> u32 {
-    spec.weights.len() as u32 * half(spec) / LINES * (width / 2)
-}
-
-/// `then` with the narrowest of these widths that has so many rows.
-fn by_width<'k>(k: &'k Builder, widths: &[u32], rows: Value<'k>, then: &dyn Fn(u32)) {
-    match widths {
-        [] => {}
-        [last] => then(*last),
-        [width, wider @ ..] => k.branch(rows.le(*width as i32), || then(*width), || by_width(k, wider, rows, then)),
     }
 }
 
 /// What the threads that load do for a tile.
 fn load<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, turn: &Turn<'k>, tile: Tile<'k>) {
     let tiling = spec.tiling;
-    let Memory { ring, left, right, full, empty, place: of_twins, .. } = *memory;
+    let Memory { ring, full, empty, place: of_twins, .. } = *memory;
     let thread = k.thread();
     let lines = k.var("lines", k.i32(block_rows(tiling) as i32));
     let share = Share::of(k, spec, tile);
@@ -387,20 +225,20 @@ fn load<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, t
             for (i, map) in (0..).zip(&args.maps) {
                 let at = begins + (i * tiling.columns * GROUP_DEPTH) as i32;
                 match first_column {
-                    None => full.tile_copy(stage, (right, at), *map, [expert, tile.column, along]),
+                    None => full.tile_copy(stage, (memory.weights, at), *map, [expert, tile.column, along]),
                     Some(first) => {
                         let at = at + first * GROUP_DEPTH as i32;
-                        full.tile_copy_to_all(stage, (right, at), *map, [expert, tile.column + first, along]);
+                        full.tile_copy_to_all(stage, (memory.weights, at), *map, [expert, tile.column + first, along]);
                     }
                 }
             }
             let Rows::Boxes(rows) = args.rows else { return };
             each_box(k, tiling, lines, &|line| {
                 let at = of_rows + (line * GROUP_DEPTH) as i32;
-                full.tile_copy(stage, (left, at), rows, corner(k, args, tile, lead, (line, along)));
+                full.tile_copy(stage, (memory.rows, at), rows, corner(k, args, tile, lead, (line, along)));
             });
         };
-        // There is one such thread alone, or all of them.
+        // Here is thread 0 alone, or all threads that load.
         if memory.all_arrive {
             k.when(thread.eq(0), by_boxes)
         } else {
@@ -408,7 +246,7 @@ fn load<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, t
         }
         match &of_threads {
             Some((rows, copies)) => {
-                copies.start(k, spec, (*rows, left), of_rows, along, lines);
+                copies.start(k, spec, (*rows, memory.rows), of_rows, along, lines);
                 full.arrive_copied(stage);
             }
             None if memory.all_arrive => full.arrive(stage),
@@ -416,13 +254,6 @@ fn load<'k>(k: &'k Builder, spec: &Gemm, args: &Args<'k>, memory: &Memory<'k>, t
         }
         turn.pass();
     });
-}
-
-/// `then` for the first line of each box of so many lines.
-fn each_box<'k>(k: &'k Builder, tiling: Tiling, lines: Value<'k>, then: &dyn Fn(u32)) {
-    for line in (0..block_rows(tiling)).step_by(box_rows(tiling) as usize) {
-        k.when(lines.gt(line as i32), || then(line));
-    }
 }
 
 /// The rows of a tile that a thread copies, 16 bytes of each a stage.
@@ -485,16 +316,11 @@ impl<'k> Copies<'k> {
     }
 }
 
-/// The number of the four warps among those that multiply.
-fn group<'k>(k: &'k Builder) -> Value<'k> {
-    k.bind("group", k.thread() / FOUR_WARPS as i32 - (LOADING * 32 / FOUR_WARPS) as i32)
-}
-
 /// Sums the products of these four warps.
 fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k>, part: OfFour<'k>, sums: Sums<'k>) {
     let width = part.width;
     let tiling = spec.tiling;
-    let Memory { ring, left, right, full, .. } = *memory;
+    let Memory { ring, full, .. } = *memory;
     let rows_of_block = block_rows(tiling);
     // Of a warp one lane for each block that is to know.
     let lane = k.thread() % 32;
@@ -521,11 +347,11 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k
         }
         let of_stage = stage * (rows_of_block * GROUP_DEPTH) as i32;
         let at = first.map_or(of_stage, |first| of_stage + first);
-        let rows = left.panels(at, rows_of_block, Swizzle::Bytes128, false);
+        let rows = memory.rows.panels(at, rows_of_block, Swizzle::Bytes128, false);
         let begins = k.bind("begins", stage * (ring.weights * tiling.columns * GROUP_DEPTH) as i32 + column);
         for (i, [w, block]) in (0..).zip(&products) {
             let at = begins + ((w * tiling.columns + block * LINES) * GROUP_DEPTH) as i32;
-            let weights = Factor::Shared(right.panels(at, tiling.columns, Swizzle::Bytes128, false));
+            let weights = Factor::Shared(memory.weights.panels(at, tiling.columns, Swizzle::Bytes128, false));
             sums.start_group_product(i * (width / 2), [width, GROUP_DEPTH], weights, rows);
         }
         // Those of this stage go on while the next is waited for; those of the one before are over.
@@ -536,101 +362,4 @@ fn multiply<'k>(k: &'k Builder, spec: &Gemm, memory: &Memory<'k>, turn: &Turn<'k
     });
     k.wait_products(0);
     k.when(says, || over(before.get()));
-}
-
-/// Puts the sums of four warps through the body, and stores what comes of them. The tile has so many lines.
-fn finish<'k>(
-    k: &'k Builder,
-    spec: &Gemm,
-    args: &Args<'k>,
-    memory: &Memory<'k>,
-    (tile, part, lines): (Tile<'k>, OfFour<'k>, Value<'k>),
-    sums: Sums<'k>,
-) {
-    let width = part.width;
-    let blocks = half(spec) / LINES;
-    let (warp, lane) = (k.bind("warp", k.thread() % FOUR_WARPS as i32 / 32), k.bind("lane", k.thread() % 32));
-    let column = k.bind("column", part.column + warp * 16 + lane / 4);
-    let line = k.bind("line", part.line(lane % 4 * 2));
-    let columns = || (0..blocks).flat_map(|block| [(block, 0), (block, 8)]);
-    let rows = || (0..width / 8).flat_map(|eight| [(eight, 0), (eight, 1)]);
-    let place = |w: u32, (block, down): (u32, u32), (eight, next): (u32, u32)| {
-        (w * blocks + block) * (width / 2) + 4 * eight + down / 4 + next
-    };
-    let products = |of_column: (u32, u32), of_row: (u32, u32)| -> Vec<_> {
-        (0..spec.weights.len() as u32).map(|w| sums.load(place(w, of_column, of_row), 1)).collect()
-    };
-    let (Rows::Boxes(out), Some(staged)) = (args.out, memory.out) else {
-        let row = part.lead.map_or(line, |lead| line - lead);
-        let base = Spot::at(k, spec, tile.row + row, tile.column + column);
-        // A branch for each row, and none for each element: a code generator may hold each address against those of all branches beside its own.
-        for (eight, next) in rows() {
-            k.when(row_at(tile, part.lead, line + (8 * eight + next) as i32).is_there, || {
-                for (block, down) in columns() {
-                    let (below, further) = (8 * eight + next, block * LINES + down);
-                    tile.when_column(k, spec, column, further, || {
-                        let spot = base.moved(k, spec, below, further);
-                        args.finish(k, spec, tile.expert, spot, &products((block, down), (eight, next)));
-                    });
-                }
-            });
-        }
-        return;
-    };
-    // What was there before is stored.
-    k.wait_stores();
-    k.barrier_of(MULTIPLIERS, MULTIPLYING);
-    for (block, down) in columns() {
-        let column = k.bind("column", column + (block * LINES + down) as i32);
-        let inside = k.bind("inside", column.min(tile.columns - 1) + tile.column);
-        for (eight, next) in rows() {
-            let row = k.bind("row", row_at(tile, part.lead, line + (8 * eight + next) as i32).nearest);
-            // What is beyond the edge is computed of what is inside, and not stored.
-            let spot = Spot::at(k, spec, tile.row + row, inside);
-            let value = args.value(k, spec, tile.expert, spot, &products((block, down), (eight, next)));
-            sums.set(place(0, (block, down), (eight, next)), value);
-        }
-    }
-    // Part p of a line lies at p ^ (line % 8): so eight lines are in all banks.
-    let line = k.bind("line", part.line(lane % 8 + lane / 16 * 8));
-    let in_line = (warp * 2 + lane / 8 % 2) ^ (line & 7);
-    let of_block = (block_rows(spec.tiling) * GROUP_DEPTH) as i32;
-    let first = part.column / LINES as i32 * of_block + line * GROUP_DEPTH as i32 + in_line * PART as i32;
-    let first = k.bind("first", first);
-    for (block, eight) in (0..blocks).flat_map(|block| (0..width / 8).step_by(2).map(move |eight| (block, eight))) {
-        let pair = |eight: u32, down: u32| {
-            let place = block * (width / 2) + 4 * eight + down / 4;
-            sums.load(place, 2).cast(spec.out)
-        };
-        let pairs = [pair(eight, 0), pair(eight, 8), pair(eight + 1, 0), pair(eight + 1, 8)];
-        staged.store_matrix(first + block as i32 * of_block + (8 * eight * GROUP_DEPTH) as i32, &pairs, true);
-    }
-    k.fence();
-    k.barrier_of(MULTIPLIERS, MULTIPLYING);
-    k.when(k.thread().eq((LOADING * 32) as i32), || store(k, spec, args, (tile, part.lead, lines), (out, staged)));
-}
-
-/// Stores the results of a tile, which are in shared memory, by boxes.
-fn store<'k>(
-    k: &'k Builder,
-    spec: &Gemm,
-    args: &Args<'k>,
-    (tile, lead, lines): (Tile<'k>, Option<Value<'k>>, Value<'k>),
-    (out, staged): (Tiles, Array<'k>),
-) {
-    let rows = block_rows(spec.tiling);
-    // Without lines before them a tile's rows end where the tensor does, or with a box.
-    let lines = lead.map_or(tile.rows, |_| lines);
-    for block in 0..spec.tiling.columns / LINES {
-        let first = block * LINES;
-        let boxes = || {
-            let column = k.bind("column", tile.column + first as i32);
-            each_box(k, spec.tiling, lines, &|line| {
-                let at = k.i32(((block * rows + line) * GROUP_DEPTH) as i32);
-                k.tile_store(out, corner(k, args, tile, lead, (line, column)), (staged, at));
-            });
-        };
-        let is_inside = first == 0 || spec.n.is_multiple_of(u64::from(spec.tiling.columns));
-        if is_inside { boxes() } else { k.when(tile.columns.gt(first as i32), boxes) }
-    }
 }
