@@ -88,24 +88,35 @@ def workspace(manifest, target, T, S):
     up = lambda size: -(-size // 256) * 256
 
     most = manifest["max_tokens"] if own["tokens_up_to"] is None else own["tokens_up_to"]
-    size = {b: up(length(buffers[b], most, most)) for b in lives}
+    bounds = [bound for bound in (other["tokens_up_to"] for other in target["regimes"]) if bound is not None and bound < most]
+    least = min(max(bounds, default=0) + 1, most)
+    sizes = [{b: up(length(buffers[b], at, at)) for b in lives} for at in (most, math.isqrt(most * least), least)]
+    needs = [max((sum(size[a] for a in lives if lives[a][0] <= lives[b][0] <= lives[a][1]) for b in lives), default=0)
+             for size in sizes]
 
-    def laid(order):
-        places = []
+    def orders(size):
+        laid = sorted(lives, key=lambda b: (-lives[b][1], -size[b], b))
+        for _ in range(4):
+            places = {}
+            for b in laid:
+                at = 0
+                for other in sorted(places, key=lambda b: (places[b], b)):
+                    if meet(other, b) and places[other] < at + size[b]:
+                        at = max(at, places[other] + size[other])
+                places[b] = at
+            yield sorted(places, key=lambda b: (places[b], b))
+            highest = max(places, key=lambda b: (places[b] + size[b], -b), default=None)
+            if not laid or laid[0] == highest:
+                return
+            laid = [highest] + [b for b in laid if b != highest]
+
+    def stacked(order, size):
+        places, ends = {}, {}
         for b in order:
-            at = 0
-            for offset, other in sorted(places):
-                if meet(other, b) and offset < at + size[b]:
-                    at = max(at, offset + size[other])
-            places.append((at, b))
-        return max((at + size[b] for at, b in places), default=0), [b for _, b in sorted(places)]
+            places[b] = max((ends[other] for other in places if meet(other, b)), default=0)
+            ends[b] = up(places[b] + size[b])
+        return places, max(ends.values(), default=0)
 
-    by_size = sorted(lives, key=lambda b: (-size[b], b))
-    orders = by_size, sorted(by_size, key=lambda b: -lives[b][1]), sorted(by_size, key=lambda b: lives[b][0])
-    _, order = min(map(laid, orders), key=lambda layout: layout[0])
-
-    places, ends = {}, {}
-    for b in order:
-        places[b] = max((ends[other] for other in places if meet(other, b)), default=0)
-        ends[b] = up(places[b] + length(buffers[b], T, S))
-    return places, max(ends.values(), default=0)
+    above = lambda order: max(1000 * stacked(order, size)[1] // max(need, 1) for size, need in zip(sizes, needs))
+    order = min((order for size in sizes for order in orders(size)), key=above)
+    return stacked(order, {b: length(buffers[b], T, S) for b in lives})

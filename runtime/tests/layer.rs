@@ -42,10 +42,10 @@ fn a_run_is_the_manifest_s_launches() {
     let memory = |buffer: usize, address: u64, bytes: u64| Argument::Memory { buffer, address, bytes };
     let at = |n: u64| n << 20;
     let scalars = [Argument::I32(4), Argument::I64(5)];
-    // w is at 1, then x, y, workspace; tmp is 6 rows of 16 bytes, counts follow at 256.
-    let first = [memory(0, at(2), 80), memory(2, at(4), 96), scalars[0], scalars[1]];
+    // w is at 1, then x, y, workspace; the counts are used last, tmp follows at 256 with 6 rows of 16 bytes.
+    let first = [memory(0, at(2), 80), memory(2, at(4) + 256, 96), scalars[0], scalars[1]];
     let second =
-        [memory(2, at(4), 96), memory(1, at(1), 16), memory(4, at(3), 80), memory(3, at(4) + 256, 8), scalars[0], scalars[1]];
+        [memory(2, at(4) + 256, 96), memory(1, at(1), 16), memory(4, at(3), 80), memory(3, at(4), 8), scalars[0], scalars[1]];
     assert_eq!(
         calls(&mock),
         [

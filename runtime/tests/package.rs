@@ -344,7 +344,7 @@ fn the_workspace_is_a_pure_monotone_function_of_the_dims() {
     let host = manifest.targets.iter().find(|target| target.kind == TargetKind::Host).unwrap();
     // tmp is ceil(T / 3) * 3 rows of 16 bytes, counts 8 bytes, each rounded up to 256.
     let layout = workspace(&manifest, host, Dims::tokens(16)).unwrap();
-    assert_eq!(layout.places.iter().map(|p| (p.buffer, p.offset, p.bytes)).collect::<Vec<_>>(), [(2, 0, 288), (3, 512, 8)]);
+    assert_eq!(layout.places.iter().map(|p| (p.buffer, p.offset, p.bytes)).collect::<Vec<_>>(), [(2, 256, 288), (3, 0, 8)]);
     assert_eq!(layout.bytes, 768);
     let mut before = 0;
     for tokens in 0..200 {
@@ -388,19 +388,43 @@ fn workspace_is_used_again() {
     let places = vec![(2, 0, 288), (3, 0, 8), (5, 512, 256), (6, 0, 256), (7, 256, 256)];
     assert_eq!(layout(&manifest, 16), (places, 768));
     // Batches of the first regime have its places, and the length does not shrink beyond its largest batch.
-    assert_eq!(layout(&manifest, 2), (vec![(2, 0, 48), (3, 256, 8)], 512));
+    assert_eq!(layout(&manifest, 2), (vec![(2, 256, 48), (3, 0, 8)], 512));
     assert_eq!(layout(&manifest, 3).1, 512);
     manifest.targets[1].regimes[0].launches.insert(0, step(0, b));
     manifest.targets[1].regimes[0].launches.push(step(b, 2));
     manifest.buffers[5].shape[0] = Extent::Const(1000);
     assert_eq!(layout(&manifest, 2).1, 16_128 + 512);
     manifest.targets[1].regimes[1].launches = target.regimes[1].launches.clone();
-    assert_eq!(layout(&manifest, 3), (vec![(2, 0, 48), (3, 256, 8)], 16_128 + 512));
+    assert_eq!(layout(&manifest, 3), (vec![(2, 256, 48), (3, 0, 8)], 16_128 + 512));
     // What a caller may read keeps its place to the end.
     manifest.targets[1].regimes[1].launches = vec![step(0, 2), step(2, 6), step(6, 7)];
-    assert_eq!(layout(&manifest, 16).0, [(2, 0, 288), (6, 512, 256), (7, 0, 256)]);
+    assert_eq!(layout(&manifest, 16).0, [(2, 256, 288), (6, 0, 256), (7, 256, 256)]);
     manifest.buffers[2].observe = Some("tmp".into());
     assert_eq!(layout(&manifest, 16).0, [(2, 0, 288), (6, 512, 256), (7, 768, 256)]);
+}
+
+/// An order in which buffers lie well at the largest batch may suit no small one.
+#[test]
+fn the_order_of_buffers_suits_small_batches_too() {
+    let mut manifest = fixture::manifest();
+    let rows = [Extent::Const(1000), Extent::Tokens, Extent::Const(1000), Extent::Tokens * 2];
+    for (name, rows) in ["a", "b", "c", "d"].into_iter().zip(rows) {
+        let own = Buffer { name: name.into(), shape: vec![rows, Extent::Const(4)], ..manifest.buffers[2].clone() };
+        manifest.buffers.push(own);
+    }
+    let [a, b, c, d] = [5, 6, 7, 8];
+    let first = manifest.targets[1].regimes[1].launches[0].clone();
+    let naming = |buffers: &[u32]| Launch { args: buffers.iter().map(|buffer| Arg::Buffer(*buffer)).collect(), ..first.clone() };
+    manifest.targets[1].regimes[1].launches = vec![naming(&[0, a]), naming(&[a, b]), naming(&[b, c, d])];
+    let layout = |tokens: u64| {
+        let layout = workspace(&manifest, &manifest.targets[1], Dims::tokens(tokens)).unwrap();
+        (layout.places.iter().map(|p| (p.buffer, p.offset, p.bytes)).collect::<Vec<_>>(), layout.bytes)
+    };
+    // Of rows of 16 bytes a thousand are 16128 bytes, rounded up. At T = 1000 d, which is 32000 bytes long, has room for a below it too, and
+    // b and c can lie on both. At T = 3 d is 256 bytes long, and c would lie above a for nothing.
+    let places = |d: u64, b: u64, rows: u64| vec![(5, 0, 16_000), (6, b, 16 * rows), (7, 0, 16_000), (8, d, 32 * rows)];
+    assert_eq!(layout(3), (places(16_128, 16_384, 3), 16_384 + 256));
+    assert_eq!(layout(1000), (places(16_128, 48_128, 1000), 48_128 + 16_128));
 }
 
 /// What statistics say of themselves is held against the buffers.

@@ -2,14 +2,13 @@
 //! as it is before its optimiser, PTX as counts: what another LLVM prints differently is not ours.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use moec::import::Entry;
 use moec::pipeline::{Lowered, compile, lower};
 use moec_codegen::Options;
 use moec_ir::{Machine, graph, kernel, rewrite};
-use moec_runtime::package::{Dims, Launch, Manifest, Place, WORKSPACE_ALIGN, Workspace, workspace};
 use moec_tests::built::held_to_schema;
 use moec_tests::trials::{Case, Family};
 use moec_tests::{Example, examples, machine, root};
@@ -210,7 +209,6 @@ fn statistics(ptx: &str) -> String {
 fn manifest(example: &Example) {
     let package = compile(&example.spec, Entry::Layer, &example.text, &[machine(GPU), machine(HOST)], &Options::default());
     let package = package.unwrap();
-    check_workspace(package.manifest());
     held_to_schema(package.manifest());
     let mut json = serde_json::to_value(package.manifest()).unwrap();
     let redacted = || serde_json::Value::from("...");
@@ -223,50 +221,6 @@ fn manifest(example: &Example) {
         }
     }
     hold(example, "manifest", &short(&json, 0));
-}
-
-/// Two buffers that overlap are used one after the other, what a caller may read last; no workspace is shorter than that of a
-/// smaller batch; none is longer by a tenth than what its launches use at the same time.
-fn check_workspace(manifest: &Manifest) {
-    for target in &manifest.targets {
-        let bounds = target.regimes.iter().filter_map(|regime| regime.tokens_up_to);
-        let batches: BTreeSet<u64> = bounds.flat_map(|most| [most, most + 1]).chain([1, 64, 4096, manifest.max_tokens]).collect();
-        let in_sequences = (1..=64).map(|sequences| Dims { tokens: 64 * sequences, sequence_tokens: 64 });
-        let mut before = 0;
-        for dims in in_sequences.chain(batches.into_iter().map(Dims::tokens)) {
-            let Dims { tokens, sequence_tokens } = dims;
-            let at = format!("{} {} at T = {tokens}, S = {sequence_tokens}", manifest.layer, target.name);
-            let Workspace { places, bytes } = workspace(manifest, target, dims).unwrap();
-            // Of batches with the same S, and of those that are one sequence.
-            assert!(bytes >= before || tokens == 1, "{at}");
-            before = bytes;
-            let launches = &target.regime(tokens).unwrap().launches;
-            let uses = |place: &Place| {
-                let names = |launch: &&Launch| launch.args.iter().any(|arg| arg.buffer() == Some(place.buffer));
-                let of_run = launches.iter().enumerate().filter(|(_, launch)| names(launch)).map(|(at, _)| at);
-                let is_read =
-                    manifest.buffers[place.buffer].observe.is_some() || target.update.iter().any(|launch| names(&launch));
-                of_run.chain(is_read.then_some(usize::MAX)).collect::<Vec<_>>()
-            };
-            for (i, a) in places.iter().enumerate() {
-                assert!(a.offset % WORKSPACE_ALIGN == 0 && a.offset + a.bytes <= bytes, "{at}");
-                for b in places[..i].iter().filter(|b| a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes) {
-                    let (of_a, of_b) = (uses(a), uses(b));
-                    assert!(of_a.last() < of_b.first() || of_b.last() < of_a.first(), "{at}: {a:?} and {b:?}");
-                }
-            }
-            let used_at = |at: usize| {
-                let is_used = |uses: &[usize]| uses.first().is_some_and(|first| *first <= at) && uses.last() >= Some(&at);
-                places.iter().filter(|place| is_used(&uses(place))).map(|place| place.bytes).sum::<u64>()
-            };
-            let most = (0..launches.len()).map(used_at).max().unwrap_or(0);
-            let rounded = WORKSPACE_ALIGN * places.len() as u64;
-            let is_one = tokens == sequence_tokens;
-            // Places are chosen for the largest batch of the regime: of one far below it half a MiB is little beside that.
-            let spare = (most / 10).max(512 << 10);
-            assert!(!is_one || bytes <= most + spare + rounded, "{at}: {bytes} bytes, at most {most} at a time");
-        }
-    }
 }
 
 /// JSON with an object or a list on one line where there is room for it: a launch is a line.

@@ -11,6 +11,7 @@ mod parts;
 mod ptxas;
 mod python_loader;
 mod stages;
+mod workspace;
 
 use libtest_mimic::Arguments;
 
@@ -30,6 +31,7 @@ fn main() {
         determinism::family(),
         stages::family(),
         python_loader::family(),
+        workspace::family(),
     ];
     moec_tests::trials::run(families, &arguments, || mutants::tell(&tally));
 }
