@@ -3,7 +3,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,11 +11,23 @@ use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use crate::command::{example, folder, names_in, spawn, write};
 
 fn send(signal: &str, child: &Child) {
     let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
+}
+
+/// A command that is ended where its test fails before it has.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Starts the command, interrupts it once `is_under_way` and gives its exit code; the folders must be as they were.
@@ -28,7 +40,8 @@ fn interrupted(
 ) -> Option<i32> {
     let (out, temporary) = (folder(), folder());
     let variables = [variables, &[("TMPDIR", temporary.path().to_str().unwrap())]].concat();
-    let mut child = spawn(out.path(), arguments, &variables);
+    let mut running = Running(spawn(out.path(), arguments, &variables));
+    let child = &mut running.0;
     let began = Instant::now();
     while !is_under_way(temporary.path()) {
         assert!(child.try_wait().unwrap().is_none(), "{arguments:?} is over before it is interrupted");
@@ -37,7 +50,7 @@ fn interrupted(
     }
     assert!(child.try_wait().unwrap().is_none(), "{arguments:?} is over before it is interrupted");
     let sent = Instant::now();
-    send(signal, &child);
+    send(signal, child);
     let status = child.wait().unwrap();
     // A second, and what the machine may be busy with beside.
     assert!(sent.elapsed() < Duration::from_secs(5), "{arguments:?} goes on for {:?}", sent.elapsed());
@@ -68,12 +81,33 @@ fn check_on_the_emulator() {
     assert_eq!(interrupted("-TERM", &arguments, &[], after(A_WHILE)), Some(143));
 }
 
-/// In the middle of linking, by a driver that never ends.
+/// A compiler driver that reads from a pipe until this is dropped, or the test's process is gone: then it ends, whatever became of moec,
+/// which does not end it.
+struct Driver {
+    /// Dropped first, so that none can begin to read when no one writes any more.
+    folder: TempDir,
+    /// The end of the pipe to write to.
+    _held: File,
+}
+
+impl Driver {
+    fn new() -> Driver {
+        let folder = folder();
+        let pipe = folder.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        // To read too, since this would wait for a reader otherwise.
+        let held = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+        let cc = write(folder.path(), "cc", format!("#!/bin/sh\nexec cat '{}'\n", pipe.display()));
+        fs::set_permissions(&cc, fs::Permissions::from_mode(0o755)).unwrap();
+        Driver { folder, _held: held }
+    }
+}
+
+/// In the middle of linking, by a driver that does not end.
 #[test]
 fn compile() {
-    let tools = folder();
-    let cc = write(tools.path(), "cc", "#!/bin/sh\nexec sleep 600\n");
-    fs::set_permissions(&cc, fs::Permissions::from_mode(0o755)).unwrap();
+    let driver = Driver::new();
+    let cc = driver.folder.path().join("cc");
     let arguments = ["compile", &example("tiny.toml"), "--out-dir", "."];
     let is_linking = |temporary: &Path| {
         let folders = fs::read_dir(temporary).unwrap().map(|entry| entry.unwrap().path());
