@@ -8,7 +8,7 @@ use moec_codegen::{Options, Ptxas, assembly, codegen, llvm_text};
 use moec_ir::Machine;
 use moec_ir::kernel::parse::parse_kernel;
 use moec_ir::kernel::{Argument, Kernel, Memory, ParamKind, Swizzle, Tensor, TensorMap, interp_kernel, print_kernel};
-use ptx_emulator::{Arg, Fill, Launch, Report, Schedule};
+use ptx_emulator::{Arg, Fill, FindingKind, Launch, Report, Schedule};
 
 /// What a parameter is given.
 #[derive(Clone)]
@@ -167,6 +167,25 @@ fn a_prefetch_is_a_hint() {
     let text = text.replace("threads 32", "threads 1").replace("63 - thread", "block").replace("[thread]", "[block]");
     let assembly = assembly(&program(vec![read(&text)]), &host).unwrap();
     assert!(assembly.contains("prefetch"), "{assembly}");
+}
+
+/// What is asked for has to be there, as the interpreter has it too: the last of 64 elements is, the one behind it is not.
+#[test]
+fn a_prefetch_of_what_is_in_no_buffer_is_found() {
+    for (last, expected) in [(63, None), (64, Some(FindingKind::OutOfBounds))] {
+        let kernel = read(&format!(
+            "kernel @hint(%x: *i32, %y: *mut i32) threads 32 {{
+              prefetch %x[{last} - thread]
+              store %y[thread] = thread
+            }}"
+        ));
+        let given = [Ints((0..64).collect()), Unwritten(32)];
+        for machine in gpus() {
+            let ptx = assembly(&program(vec![kernel.clone()]), &machine).unwrap();
+            let report = emulated(&kernel, &ptx, 1, &given, Schedule::RoundRobin).0;
+            assert_eq!(report.findings.iter().map(|found| found.kind).collect::<Vec<_>>(), Vec::from_iter(expected), "{report}");
+        }
+    }
 }
 
 /// What another role stores between two loads is seen by the second: of memory that is written and read LLVM is promised nothing,

@@ -18,7 +18,9 @@ use moec_tests::{Example, machine};
 use ptx_emulator::{Fill, Launch, Module, Mutant, launch, parse};
 
 /// Token counts: more than one tile of rows, fewer tokens than lanes, and more pairs than a block has threads.
-const TOKENS: [u64; 4] = [17, 65, 3, 290];
+const TOKENS: [u64; 4] = [17, 65, FEW, 290];
+/// So few that all blocks that stay are run.
+const FEW: u64 = 3;
 /// Five tokens for each thread that looks down a column of scores.
 const CROWD: u64 = 600;
 /// What an early launch begins behind.
@@ -108,9 +110,9 @@ impl Steps {
                 };
                 let mut args: Vec<Argument> =
                     launch.args.iter().map(arg).collect::<Option<_>>().ok_or("an argument has no value")?;
-                // Two blocks that stay are enough to have several tiles each.
+                // Two blocks that stay are enough to have several tiles each, but not to ask for all parts of the next launch.
                 let stay = program.kernels[launch.kernel].params.iter().position(|param| param.name == "block_count");
-                let blocks = stay.map_or(blocks, |at| {
+                let blocks = stay.filter(|_| dims.tokens != FEW).map_or(blocks, |at| {
                     args[at] = Argument::Scalar(blocks.min(2) as i64);
                     blocks.min(2)
                 });

@@ -1,5 +1,7 @@
 //! Whether an access lies in what there is, aligned and in the right space.
 
+use std::ops::Range;
+
 use crate::findings::finding::FindingKind;
 use crate::state::block::Block;
 use crate::state::place::{Place, Touch, WINDOW, generic, of_other};
@@ -68,5 +70,15 @@ impl Block {
         }
         let fine = self.check_aligned(cx, touch, offset);
         fine.then_some(touch.lane * size as usize + offset as usize)
+    }
+
+    /// Bytes of the launch's parameters, as a range of them.
+    pub(crate) fn check_param(&mut self, cx: &mut Cx<'_>, touch: Touch, offset: u64) -> Option<Range<usize>> {
+        let size = cx.args.len();
+        let end = offset.checked_add(u64::from(touch.bytes)).filter(|end| *end <= size as u64);
+        if end.is_none() {
+            self.finding(cx, touch.at(), FindingKind::OutOfBounds, || format!("byte {offset} of {size} bytes of parameters"));
+        }
+        end.map(|end| offset as usize..end as usize)
     }
 }

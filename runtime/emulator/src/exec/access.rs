@@ -173,6 +173,28 @@ impl Block {
         tally.count(cx, bytes, false, hint);
     }
 
+    /// Machines ignore a hint of what is in no buffer, but it is not what was meant. PTX gives those in shared memory no meaning.
+    pub(crate) fn prefetch(&mut self, cx: &mut Cx<'_>, at: At, space: Space, addr: Addr) {
+        let At { w, mask, pc } = at;
+        let addresses = self.addresses(cx, at, addr);
+        let mut hint = usize::MAX;
+        for lane in lanes(mask) {
+            let touch = Touch { w, lane, pc, bytes: 1, strength: 0 };
+            match self.place(space, addresses[lane]) {
+                Place::Global(address) => {
+                    self.check_global(cx, touch, address, &mut hint);
+                }
+                Place::Local(offset) => {
+                    self.check_local(cx, touch, offset);
+                }
+                Place::Param(offset) => {
+                    self.check_param(cx, touch, offset);
+                }
+                Place::Shared(_) => {}
+            }
+        }
+    }
+
     /// Reads up to 32 bytes from anywhere. What may not be read gives zeros.
     pub(crate) fn read_place(&mut self, cx: &mut Cx<'_>, touch: Touch, place: Place, hint: &mut usize, out: &mut [u8; 32]) {
         let bytes = touch.bytes as usize;
@@ -213,16 +235,8 @@ impl Block {
                 }
             }
             Place::Param(offset) => {
-                let end = offset.checked_add(bytes as u64);
-                match end.and_then(|end| cx.args.get(offset as usize..end as usize)) {
-                    Some(found) => out[..bytes].copy_from_slice(found),
-                    None => {
-                        let size = cx.args.len();
-                        self.finding(cx, touch.at(), FindingKind::OutOfBounds, || {
-                            format!("byte {offset} of {size} bytes of parameters")
-                        });
-                    }
-                }
+                let Some(range) = self.check_param(cx, touch, offset) else { return };
+                out[..bytes].copy_from_slice(&cx.args[range]);
             }
         }
     }

@@ -370,6 +370,7 @@ impl Block {
                 warp.wrote(d, mask);
             }
             Op::Load(ref access) => self.load(cx, at, access),
+            Op::Prefetch { space, addr } => self.prefetch(cx, at, space, addr),
             Op::Store(ref access) => self.store(cx, at, access),
             Op::Atomic(ref atomic) => self.atomic(cx, at, atomic),
             Op::Trap => {

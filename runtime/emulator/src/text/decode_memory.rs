@@ -45,15 +45,14 @@ pub(crate) fn decode_memory(body: &mut Body<'_>, form: &mut Form<'_>) -> Result<
             if form.name == "discard" {
                 return Err(form.unknown());
             }
-            form.space();
+            let space = form.space();
             let _ = form.take("tensormap");
             hints(form);
             for level in ["L1", "L2"] {
                 form.take(level);
             }
             form.expect(1..=2)?;
-            form.address(body, 0)?;
-            Op::Nop
+            Op::Prefetch { space, addr: form.address(body, 0)? }
         }
         "createpolicy" => {
             form.take_prefix("");

@@ -218,8 +218,13 @@ pub(crate) enum Direction {
 /// Everything that the interpreter can do.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    /// Accepted, and without effect in this model (hints, prefetches).
+    /// Accepted, and without effect in this model.
     Nop,
+    /// A hint of what will be read: its address is judged, and nothing else happens.
+    Prefetch {
+        space: Space,
+        addr: Addr,
+    },
     Mov {
         d: Reg,
         a: Reg,

@@ -1,11 +1,14 @@
-//! Breaks a kernel's synchronisation, one instruction at a time, to measure whether the checks notice.
+//! Breaks a kernel's synchronisation, and what it asks for early, one instruction at a time, to measure whether the checks notice.
 
 use std::fmt;
 
 use crate::text::ins::{Access, Atomic, BarrierKind, Ins, Op};
 use crate::text::module::{Entry, Module, ParseError, Position};
 use crate::text::parse::parse;
-use crate::types::Order;
+use crate::types::{Order, Space};
+
+/// Bytes.
+const FAR_AWAY: u64 = 1 << 46;
 
 /// How an instruction was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +33,8 @@ pub enum Mutation {
     LeavesOutLanes,
     /// An atomic is a load, an addition and a store.
     NotAtomic,
+    /// A prefetch is of what is in no buffer.
+    AsksOutside,
 }
 
 impl fmt::Display for Mutation {
@@ -45,6 +50,7 @@ impl fmt::Display for Mutation {
             Mutation::OtherBarrier => "uses another barrier",
             Mutation::LeavesOutLanes => "leaves out lanes",
             Mutation::NotAtomic => "not atomic",
+            Mutation::AsksOutside => "asks for what is in no buffer",
         })
     }
 }
@@ -177,6 +183,9 @@ fn point(text: &str, entry: &Entry, ins: &Ins) -> Option<SyncPoint> {
             ways.push((Mutation::Deleted, format!("setp.eq.u32 {predicate}, %tid.x, %tid.x;")));
         }
         Op::Load(access) | Op::Store(access) => ways.extend(weaker_access(statement, access)),
+        Op::Prefetch { space: Space::Global, .. } => {
+            ways.extend(far_away(statement).map(|edited| (Mutation::AsksOutside, edited)))
+        }
         Op::Atomic(atomic) => ways.extend(weaker_atomic(statement, atomic)),
         _ => return None,
     }
@@ -220,6 +229,14 @@ fn not_atomic(statement: &str) -> Option<String> {
     Some(format!(
         "{{ .reg .b32 %sum; ld.{space}.u32 {old}, {address}; add.u32 %sum, {old}, {term}; st.{space}.u32 {address}, %sum; }}"
     ))
+}
+
+/// The address in brackets, moved by more than all buffers together are long.
+fn far_away(statement: &str) -> Option<String> {
+    let (head, rest) = statement.split_once('[')?;
+    let (address, tail) = rest.split_once(']')?;
+    let register = address.split('+').next()?;
+    Some(format!("{head}[{register}+{FAR_AWAY}]{tail}"))
 }
 
 /// A whole warp's mask, halved.
@@ -283,6 +300,20 @@ mod tests {
             "{}",
             atomic.text
         );
+    }
+
+    #[test]
+    fn prefetches_are_moved() {
+        let text =
+            TEXT.replace("mov.u32 %r1, 7;", "prefetch.global.L2 [%rd1+8];\nprefetch.global.L2 [%rd1];\nprefetch.L1 [%rd1];");
+        let text = text.replace(".reg .b32 %r<3>;", ".reg .b32 %r<3>; .reg .b64 %rd<2>;");
+        let found = mutants(&text).unwrap();
+        let moved: Vec<&str> = found
+            .iter()
+            .filter(|mutant| mutant.mutation == Mutation::AsksOutside)
+            .map(|mutant| mutant.text.lines().nth(mutant.at.line as usize - 1).unwrap())
+            .collect();
+        assert_eq!(moved, ["prefetch.global.L2 [%rd1+70368744177664];"; 2]);
     }
 
     /// Counts at the ends of their range have one neighbour.

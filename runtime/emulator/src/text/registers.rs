@@ -54,6 +54,7 @@ impl Op {
                 many(&[atomic.addr.base, atomic.b], &atomic.d);
                 many(&atomic.a, &[]);
             }
+            Op::Prefetch { addr, .. } => many(&[addr.base], &[]),
             Op::LoadMatrix { ref d, addr, .. } => many(&[addr.base], d),
             Op::StoreMatrix { ref a, addr, .. } => {
                 many(&[addr.base], &[]);
