@@ -141,7 +141,7 @@ fn a_box_is_fenced_stored_and_waited_for() {
         (
             GROUPS.replace("in 0..2", "in 0..1").replace("      wait stores\n", ""),
             "a product or a store under way is not waited for",
-            FindingKind::AsyncPending,
+            FindingKind::Abandoned,
         ),
     ];
     for (text, fault, kind) in cases {
