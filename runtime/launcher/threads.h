@@ -5,6 +5,7 @@
 #define LOOKS 128     /* how often a thread looks for work before it sleeps */
 #define WOKEN 2       /* sleepers that a caller wakes, and each that was woken in turn */
 #define MAX_THREADS 1024
+#define SHARES 32     /* of a grid, for each thread: blocks have unequal work, and those at the end may have none */
 
 typedef struct {
     moec_body body;
@@ -101,7 +102,7 @@ static void *serve(void *me) {
 /* Calls body with parts of 0 to count. */
 static void parallel_for(void *user, uint64_t count, moec_body body, void *arg) {
     threads *all = user;
-    uint64_t shares = ((uint64_t)all->count + 1) * 4;
+    uint64_t shares = ((uint64_t)all->count + 1) * SHARES;
     job j = {body, arg, count, count / shares + (count % shares != 0), 0};
     slot *s = NULL;
     for (uint32_t i = 0; all->count > 0 && j.share < count && i < SLOTS && !s; i++)

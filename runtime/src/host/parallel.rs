@@ -34,8 +34,9 @@ impl Parallel for Rayon {
     }
 }
 
-/// Shares of a grid that each thread gets: more even out blocks of unequal work, fewer cost less.
-const SHARES_A_THREAD: u64 = 4;
+/// Shares of a grid that each thread gets. A grid has room for the worst routing, so that the blocks at its end may have nothing to do, and
+/// experts have unequal work: of fewer shares some thread would have too many of those that have.
+const SHARES_A_THREAD: u64 = 32;
 /// Words of bits, one bit a share.
 const CLAIM_WORDS: usize = 64;
 const SHARES_MAX: u64 = CLAIM_WORDS as u64 * u64::BITS as u64;
