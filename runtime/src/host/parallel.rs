@@ -9,7 +9,7 @@ use crate::error::Error;
 
 /// Threads that work on the blocks of a launch: those of this crate, rayon's, or the caller's own.
 pub trait Parallel: Send + Sync + fmt::Debug {
-    /// How many threads may work at once. Launches are cut into a few shares for each; results do not depend on it.
+    /// How many threads may work at once. Launches are cut into up to 32 shares for each; results do not depend on it.
     fn threads(&self) -> usize;
 
     /// Calls `body` with each number below `count`, once, on any threads and in any order, and returns when all calls have

@@ -11,8 +11,8 @@ pub(in super::super) fn boxes(tiling: Tiling, elem: DType, write: bool) -> Tenso
     TensorMap { elem, tile: [1, box_rows(tiling), GROUP_DEPTH], swizzle: Swizzle::Bytes128, write }
 }
 
-/// Extents and strides of the tensor of which these are boxes, of so many elements a row: the rows of the tokens, of each expert, or from each row on those
-/// below it.
+/// Extents and strides of the tensor of which these are boxes, of so many elements a row: the rows of the tokens, those of each expert,
+/// or from each row on those below it.
 pub(in super::super) fn tensor(spec: &Gemm, elements: u64) -> ([Extent; 3], [Extent; 2]) {
     let (tokens, row) = (Extent::Tokens, || Extent::from(elements));
     match (spec.experts, &spec.rows_of_expert) {

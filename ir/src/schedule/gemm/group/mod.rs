@@ -27,8 +27,8 @@
 //! ([`crate::kernel::Stmt::StoreMatrix`]), and are stored by boxes, which are read while the next tile is multiplied. Others are stored from
 //! registers. Meanwhile the other warps load for the next tile.
 //!
-//! **Twins** ([`Kind::Twin`]) are two blocks of a cluster that make a tile together. Each has half of its rows, in whole boxes, and of every box of weights
-//! it brings half of the columns to both. So the second cache gives weights once for both, and a stage is full when both have brought
+//! **Twins** ([`Kind::Twin`]) are two blocks of a cluster that make a tile together. Each has half of its rows, in whole boxes, and of
+//! every box of weights it brings half of the columns to both. So the second cache gives weights once for both, and a stage is full when both have brought
 //! their part and empty when the products of both are over: a warp that multiplies says so in both. Their turns are the same, also where
 //! a tile has one row and the second twin none.
 //!
