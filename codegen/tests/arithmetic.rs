@@ -272,6 +272,42 @@ fn lanes_are_reduced_in_halves() {
 }
 
 #[test]
+fn matrices_are_transposed() {
+    for (lanes, rows) in [(4usize, 2usize), (16, 4), (32, 2), (32, 8), (64, 4), (64, 8), (64, 32)] {
+        let (columns, values): (usize, Vec<f32>) = (lanes / rows, (0..lanes).map(|i| i as f32).collect());
+        let want: Vec<f32> = (0..lanes).map(|i| values[i % rows * columns + i / rows]).collect();
+        for (name, out) in map::<f32, f32>(F32, F32, lanes as u32, &values, |_, x| x.transpose(rows as u32)) {
+            assert_eq!(out, want, "{rows} rows of {lanes} lanes, {name}");
+        }
+        let turned: Vec<f32> = values[lanes / 2..].iter().chain(&values[..lanes / 2]).copied().collect();
+        let half = lanes as u32 / 2;
+        for (name, out) in map::<f32, f32>(F32, F32, lanes as u32, &values, |_, x| x.lanes(half, half).concat(x.lanes(0, half))) {
+            assert_eq!(out, turned, "{lanes} lanes, {name}");
+        }
+    }
+}
+
+#[test]
+fn two_of_sixteen_bits_are_one_of_32() {
+    let values: Vec<u32> = (0..64u32).map(|i| i.wrapping_mul(0x9e37_79b9)).collect();
+    for lanes in [1, 2, 8, 16] {
+        for elem in [BF16, F16] {
+            for (name, out) in
+                map::<u32, u32>(I32, I32, lanes, &values, |_, x| (x.bitcast(elem).bitcast(I32) << 4).bitcast(F32).bitcast(I32))
+            {
+                assert_eq!(out, values.iter().map(|x| x << 4).collect::<Vec<_>>(), "{elem}, {lanes} lanes, {name}");
+            }
+        }
+        // The first of two is the low half.
+        for (name, out) in map::<u32, f32>(I32, F32, lanes, &values, |_, x| x.bitcast(BF16).lane(0).cast(F32).splat(lanes)) {
+            let want = |first: u32| f32::from_bits(first << 16);
+            let want: Vec<f32> = values.chunks(lanes as usize).flat_map(|x| vec![want(x[0]); lanes as usize]).collect();
+            assert!(out.iter().zip(&want).all(|(a, b)| same(*a, *b)), "{lanes} lanes, {name}");
+        }
+    }
+}
+
+#[test]
 fn bf16_dot_products() {
     let machines: Vec<Machine> = hosts().into_iter().filter(|m| m.rate(Unit::Dot, BF16).is_some()).collect();
     if machines.is_empty() {

@@ -240,6 +240,43 @@ fn vectors_on_the_host() {
     );
 }
 
+/// A matrix of two rows [1 2 3 4] and [5 6 7 8], by columns; of four rows it is as it was.
+#[test]
+fn a_matrix_of_lanes_is_transposed() {
+    let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+    check(
+        "x86-64-v4",
+        1,
+        vec![floats(&x), floats(&[0.0; 16])],
+        floats(&[1.0, 5.0, 2.0, 6.0, 3.0, 7.0, 4.0, 8.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]),
+        "kernel @matrix(%x: *f32, %y: *mut f32) threads 1 {
+           load %low: f32x4 = %x[0]
+           load %high: f32x4 = %x[4]
+           let %all: f32x8 = transpose(concat(%low, %high), 2)
+           store %y[0] = %all
+           store %y[8] = transpose(%all, 4)
+         }",
+    );
+}
+
+/// 1 is 3f800000, and 1 + 1 / 128 is 3f810000: of bf16 the upper half.
+#[test]
+fn lanes_of_sixteen_bits_are_halves() {
+    check(
+        "x86-64-v4",
+        1,
+        vec![floats(&[1.0, 1.0078125]), ints(&[0; 4])],
+        ints(&[0x3f81_3f80, 0x3f81, 0x3f80_0000, 0x3f81_0000]),
+        "kernel @halves(%x: *f32, %y: *mut i32) threads 1 {
+           load %v: f32x2 = %x[0]
+           let %pair: i32 = bits_i32(bf16(%v))
+           store %y[0] = %pair
+           store %y[1] = %pair >>> 16
+           store %y[2] = bits_i32(f32(bits_bf16(%pair)))
+         }",
+    );
+}
+
 /// The halves are added first: ((x0 + x2) + (x1 + x3)), not from the left.
 #[test]
 fn a_sum_of_lanes_is_a_tree() {

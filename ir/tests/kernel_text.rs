@@ -149,6 +149,8 @@ const WORDS: &[&str] = &[
     "0x7fc00000",
     "bits_i32",
     "splat",
+    "concat",
+    "transpose",
     "lane",
     "1",
     "1.5",

@@ -5,7 +5,7 @@ use moec_ir::kernel::{Binary, Compare, Expr, Handle, Reduce, Unary};
 
 use super::{Bound, Lowering, convert};
 use crate::Error;
-use crate::llvm::{FloatPredicate, IntPredicate, Ir, Op, Value};
+use crate::llvm::{self, FloatPredicate, IntPredicate, Ir, Op, Value};
 
 impl<'c> Lowering<'_, 'c> {
     /// The value of an expression here. Not recursive: schedules unroll sums into very deep expressions.
@@ -76,11 +76,10 @@ impl<'c> Lowering<'_, 'c> {
                 .dot(ir, self.known(acc)?, self.known(a)?, self.known(b)?)
                 .ok_or_else(|| self.unsupported("a bf16 dot product"))?,
             Expr::Cast(to, a) => convert::cast(ir, self.target, elem(a), to, self.known(a)?),
-            Expr::Bitcast(to, a) => {
-                let a = self.known(a)?;
-                ir.cast(Op::BitCast, a, ir.shaped(super::elem(ir, to), a))
-            }
+            Expr::Bitcast(_, a) => ir.cast(Op::BitCast, self.known(a)?, self.ty(self.types[expr.index()])),
             Expr::Splat(n, a) => ir.splat(n, self.known(a)?),
+            Expr::Concat(a, b) => join(ir, self.known(a)?, self.known(b)?),
+            Expr::Transpose(a, rows) => transpose(ir, rows, self.known(a)?),
             Expr::Extract(a, lane, 1) => ir.extract(self.known(a)?, lane),
             Expr::Extract(a, lane, lanes) => {
                 let a = self.known(a)?;
@@ -171,7 +170,7 @@ fn reduce<'c>(ir: &Ir<'c>, op: Reduce, elem: DType, a: Value<'c>) -> Value<'c> {
         Reduce::Max => Binary::Max,
     };
     let mut whole = a;
-    let mut lanes = crate::llvm::lanes(a);
+    let mut lanes = llvm::lanes(a);
     while lanes > 1 {
         lanes /= 2;
         let half = |start| {
@@ -181,4 +180,41 @@ fn reduce<'c>(ir: &Ir<'c>, op: Reduce, elem: DType, a: Value<'c>) -> Value<'c> {
         whole = binary(ir, op, elem, half(0), half(lanes));
     }
     ir.extract(whole, 0)
+}
+
+/// The lanes of `a`, then those of `b`.
+fn join<'c>(ir: &Ir<'c>, a: Value<'c>, b: Value<'c>) -> Value<'c> {
+    match llvm::lanes(a) {
+        1 => ir.pick(ir.splat(2, a), ir.splat(2, b), &[0, 2]),
+        _ => ir.concat(a, b),
+    }
+}
+
+/// Lanes of a matrix of so many rows, column after column. One of 8 by 8 in steps that registers have instructions for: pairs of rows are
+/// interleaved within 4 lanes, by one lane and then by two, and at last parts of 4 lanes change places.
+fn transpose<'c>(ir: &Ir<'c>, rows: u32, a: Value<'c>) -> Value<'c> {
+    let lanes = llvm::lanes(a);
+    if (rows, lanes) != (8, 64) {
+        let columns = lanes / rows;
+        return ir.pick(a, a, &(0..lanes).map(|i| i % rows * columns + i / rows).collect::<Vec<_>>());
+    }
+    let pairs = |of: &[Value<'c>], by: usize, places: [[u32; 8]; 2]| -> Vec<Value<'c>> {
+        let mut made = of.to_vec();
+        for first in (0..8).filter(|row| row & by == 0) {
+            let [low, high] = places.map(|places| ir.pick(of[first], of[first + by], &places));
+            (made[first], made[first + by]) = (low, high);
+        }
+        made
+    };
+    let rows: Vec<Value<'c>> = (0..8).map(|row| ir.pick(a, a, &(row * 8..row * 8 + 8).collect::<Vec<_>>())).collect();
+    // What is at row r after the first two steps belongs to column r with its lowest two bits changed: 0, 2, 1, 3.
+    let by_one = pairs(&rows, 1, [[0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]]);
+    let by_two = pairs(&by_one, 2, [[0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]]);
+    let by_four = pairs(&by_two, 4, [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]]);
+    let order = [0, 2, 1, 3, 4, 6, 5, 7];
+    let mut parts: Vec<Value<'c>> = order.map(|column| by_four[column]).to_vec();
+    while parts.len() > 1 {
+        parts = parts.chunks(2).map(|two| ir.concat(two[0], two[1])).collect();
+    }
+    parts[0]
 }

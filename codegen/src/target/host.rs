@@ -149,10 +149,10 @@ impl Target for Host {
         value
     }
 
-    /// To all levels of cache, for reading.
+    /// To the second cache, for reading: what is asked for early enough would leave the first before it is read.
     fn prefetch<'c>(&self, ir: &Ir<'c>, at: Pointer<'c>) {
-        let [read, most, data] = [0, 3, 1].map(|n| ir.constant(ir.int(32), n));
-        ir.intrinsic("llvm.prefetch", &[at.get_type().into()], &[at.into(), read, most, data]);
+        let [read, second, data] = [0, 2, 1].map(|n| ir.constant(ir.int(32), n));
+        ir.intrinsic("llvm.prefetch", &[at.get_type().into()], &[at.into(), read, second, data]);
     }
 
     /// Loads that go past the caches gain nothing on memory that is cached.

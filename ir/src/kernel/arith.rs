@@ -176,9 +176,14 @@ pub(super) fn cast(from: DType, to: DType, a: u64) -> u64 {
     }
 }
 
-/// The same bits in another type of the same width.
-pub(super) fn bitcast(to: DType, a: u64) -> u64 {
-    if to == DType::I32 { wrapped(to, a as i64) } else { u64::from(a as u32) }
+/// The same bits in another type: lanes of 16 bits are halves of those of 32, the low one first.
+pub(super) fn bitcast(from: DType, to: DType, lanes: &[u64]) -> Vec<u64> {
+    let typed = |bits: u32| if to == DType::I32 { wrapped(to, i64::from(bits)) } else { u64::from(bits) };
+    match (from.bytes(), to.bytes()) {
+        (2, 4) => lanes.chunks_exact(2).map(|pair| typed(pair[0] as u32 & 0xffff | (pair[1] as u32) << 16)).collect(),
+        (4, 2) => lanes.iter().flat_map(|bits| [bits & 0xffff, bits >> 16 & 0xffff]).collect(),
+        (_, _) => lanes.iter().map(|bits| typed(*bits as u32)).collect(),
+    }
 }
 
 #[cfg(test)]

@@ -603,7 +603,7 @@ impl<'k> Value<'k> {
         if self.ty().elem == elem { self } else { self.kernel.expr(Expr::Cast(elem, self.expr)) }
     }
 
-    /// The same bits in another type.
+    /// The same bits in another type: see [`Expr::Bitcast`].
     pub fn bitcast(self, elem: DType) -> Value<'k> {
         self.kernel.expr(Expr::Bitcast(elem, self.expr))
     }
@@ -611,6 +611,16 @@ impl<'k> Value<'k> {
     /// This scalar in every one of `lanes` lanes.
     pub fn splat(self, lanes: u32) -> Value<'k> {
         if lanes == 1 { self } else { self.kernel.expr(Expr::Splat(lanes, self.expr)) }
+    }
+
+    /// These lanes, then those of `other`.
+    pub fn concat(self, other: Value<'k>) -> Value<'k> {
+        self.kernel.expr(Expr::Concat(self.expr, other.expr))
+    }
+
+    /// The lanes of a matrix of so many rows, column after column.
+    pub fn transpose(self, rows: u32) -> Value<'k> {
+        self.kernel.expr(Expr::Transpose(self.expr, rows))
     }
 
     /// One lane.

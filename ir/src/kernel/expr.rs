@@ -69,10 +69,14 @@ pub enum Expr {
     /// The same number in another type: integers wrap or sign-extend, `Bool` gives 0 or 1, int to float and
     /// between floats rounds to nearest even, `F32` to int truncates and saturates (NaN gives 0).
     Cast(DType, Handle<Expr>),
-    /// The same bits in another type of the same width (`F32` and `I32`).
+    /// The same bits in another type (`F32`, `I32`, `F16`, `BF16`): two lanes of 16 bits are one of 32, the first of them its low half.
     Bitcast(DType, Handle<Expr>),
     /// A scalar in every one of `n` lanes.
     Splat(u32, Handle<Expr>),
+    /// The lanes of the first, then those of the second.
+    Concat(Handle<Expr>, Handle<Expr>),
+    /// The lanes of a matrix of so many rows, one row after another, column after column.
+    Transpose(Handle<Expr>, u32),
     /// Lanes of a vector from one on, as many as the last number says.
     Extract(Handle<Expr>, u32, u32),
     /// All lanes of an `F32` or integer vector into one, as a balanced tree: (0+n/2), (1+n/2+1), ... halving each time.
@@ -88,9 +92,10 @@ impl Expr {
             | Expr::Cast(_, a)
             | Expr::Bitcast(_, a)
             | Expr::Splat(_, a)
+            | Expr::Transpose(a, _)
             | Expr::Extract(a, ..)
             | Expr::Reduce(_, a) => [Some(a), None, None],
-            Expr::Binary(_, a, b) | Expr::Compare(_, a, b) => [Some(a), Some(b), None],
+            Expr::Binary(_, a, b) | Expr::Compare(_, a, b) | Expr::Concat(a, b) => [Some(a), Some(b), None],
             Expr::Select(a, b, c) | Expr::Fma(a, b, c) | Expr::Dot { acc: a, a: b, b: c } => [Some(a), Some(b), Some(c)],
         }
         .into_iter()
@@ -110,6 +115,8 @@ impl Expr {
             Expr::Cast(elem, a) => Expr::Cast(elem, f(a)),
             Expr::Bitcast(elem, a) => Expr::Bitcast(elem, f(a)),
             Expr::Splat(lanes, a) => Expr::Splat(lanes, f(a)),
+            Expr::Concat(a, b) => Expr::Concat(f(a), f(b)),
+            Expr::Transpose(a, rows) => Expr::Transpose(f(a), rows),
             Expr::Extract(a, lane, lanes) => Expr::Extract(f(a), lane, lanes),
             Expr::Reduce(op, a) => Expr::Reduce(op, f(a)),
         }
@@ -288,13 +295,28 @@ pub fn infer(
         }
         Expr::Bitcast(elem, a) => {
             let a = of(a)?;
-            let legal = matches!((a.elem, *elem), (F32, I32) | (I32, F32));
-            if legal { Ok(Ty::vector(*elem, a.lanes)) } else { Err(format!("cannot reinterpret {a} as {elem}")) }
+            let has_bits = |elem: DType| match elem {
+                F32 | I32 | F16 | BF16 => true,
+                Bool | I64 => false,
+            };
+            let (bits, width) = (u64::from(a.lanes) * a.elem.bytes(), elem.bytes());
+            let legal = has_bits(a.elem) && has_bits(*elem) && a.elem != *elem && bits.is_multiple_of(width);
+            let lanes = u32::try_from(bits / width).ok().filter(|_| legal);
+            lanes.map(|lanes| Ty::vector(*elem, lanes)).ok_or_else(|| format!("cannot reinterpret {a} as {elem}"))
         }
         Expr::Splat(lanes, a) => {
             let a = of(a)?;
             let legal = a.lanes == 1 && lanes.is_power_of_two() && (2..=64).contains(lanes);
             if legal { Ok(Ty::vector(a.elem, *lanes)) } else { Err(format!("cannot splat {a} to {lanes} lanes")) }
+        }
+        Expr::Concat(a, b) => {
+            let ty = same(of(a)?, of(b)?)?;
+            Ok(Ty::vector(ty.elem, ty.lanes.saturating_mul(2)))
+        }
+        Expr::Transpose(a, rows) => {
+            let a = of(a)?;
+            let legal = rows.is_power_of_two() && *rows > 1 && *rows < a.lanes;
+            if legal { Ok(a) } else { Err(format!("{a} is no matrix of {rows} rows")) }
         }
         Expr::Extract(a, lane, lanes) => {
             let a = of(a)?;

@@ -609,8 +609,17 @@ impl<'a> Run<'a> {
                 into.extend(of(acc).iter().zip(pairs).map(|(acc, (x, y))| arith::dot(*acc, [x[0], x[1]], [y[0], y[1]])));
             }
             Expr::Cast(to, a) => into.extend(of(a).iter().map(|x| arith::cast(elem(a), to, *x))),
-            Expr::Bitcast(to, a) => into.extend(of(a).iter().map(|x| arith::bitcast(to, *x))),
+            Expr::Bitcast(to, a) => into.extend(arith::bitcast(elem(a), to, of(a))),
             Expr::Splat(n, a) => into.extend(of(a).iter().flat_map(|x| std::iter::repeat_n(*x, n as usize))),
+            Expr::Concat(a, b) => {
+                let pairs = of(a).chunks(lanes(a)).zip(of(b).chunks(lanes(b)));
+                into.extend(pairs.flat_map(|(a, b)| a.iter().chain(b)));
+            }
+            Expr::Transpose(a, rows) => {
+                let columns = lanes(a) / rows as usize;
+                let matrices = of(a).chunks(lanes(a));
+                into.extend(matrices.flat_map(|m| (0..columns).flat_map(move |column| m.iter().skip(column).step_by(columns))));
+            }
             Expr::Extract(a, lane, some) => {
                 let places = lane as usize..(lane + some) as usize;
                 into.extend(of(a).chunks(lanes(a)).flat_map(|x| &x[places.clone()]));

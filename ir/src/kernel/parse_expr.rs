@@ -141,6 +141,8 @@ impl Parser<'_> {
             "fma" => self.three().map(|(a, b, c)| Expr::Fma(a, b, c))?,
             "dot" => self.three().map(|(acc, a, b)| Expr::Dot { acc, a, b })?,
             "splat" => self.and_number().map(|(a, lanes)| Expr::Splat(lanes, a))?,
+            "concat" => self.two().map(|(a, b)| Expr::Concat(a, b))?,
+            "transpose" => self.and_number().map(|(a, rows)| Expr::Transpose(a, rows))?,
             "lane" => self.and_number().map(|(a, lane)| Expr::Extract(a, lane, 1))?,
             "lanes" => {
                 let (a, lane) = self.and_number()?;

@@ -580,6 +580,8 @@ impl<'k> Printer<'k> {
             Expr::Cast(elem, a) => call(out, &elem.to_string(), &[a], &[]),
             Expr::Bitcast(elem, a) => call(out, &format!("bits_{elem}"), &[a], &[]),
             Expr::Splat(lanes, a) => call(out, "splat", &[a], &[lanes]),
+            Expr::Concat(a, b) => call(out, "concat", &[a, b], &[]),
+            Expr::Transpose(a, rows) => call(out, "transpose", &[a], &[rows]),
             Expr::Extract(a, lane, 1) => call(out, "lane", &[a], &[lane]),
             Expr::Extract(a, lane, lanes) => call(out, "lanes", &[a], &[lane, lanes]),
             Expr::Reduce(Reduce::Add, a) => call(out, "sum", &[a], &[]),

@@ -58,7 +58,8 @@ fn of_exprs(kernel: &Kernel, warp_lanes: i64, locals: &[Agreement]) -> Vec<Agree
             Expr::Binary(..) | Expr::Compare(..) => of_parts(kernel, expr, warp_lanes).unwrap_or_else(of_operands),
             Expr::Unary(..) | Expr::Select(..) | Expr::Fma(..) => of_operands(),
             Expr::Dot { .. } | Expr::Cast(..) | Expr::Bitcast(..) => of_operands(),
-            Expr::Splat(..) | Expr::Extract(..) | Expr::Reduce(..) => of_operands(),
+            Expr::Splat(..) | Expr::Concat(..) | Expr::Transpose(..) => of_operands(),
+            Expr::Extract(..) | Expr::Reduce(..) => of_operands(),
         };
         known.push(agreement);
     }

@@ -34,7 +34,7 @@ impl fmt::Display for Violation {
 }
 
 /// A value may take this many of the machine's vector registers.
-const VECTORS_IN_A_VALUE: u32 = 4;
+const VECTORS_IN_A_VALUE: u32 = 8;
 /// Blocks in blocks.
 const NESTING: usize = 64;
 

@@ -37,11 +37,14 @@ pub enum Kind {
     Stream,
     /// By dot products of a GPU's warp, whose lanes split K among them. Their sums round in another order.
     Dot,
+    /// By outer products on the host: the columns' weights are transposed, the rows' factors stand in all lanes. Their sums round in another
+    /// order.
+    Outer,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 6] = [Kind::Fma, Kind::Mma, Kind::Group, Kind::Twin, Kind::Stream, Kind::Dot];
+    pub const ALL: [Kind; 7] = [Kind::Fma, Kind::Mma, Kind::Group, Kind::Twin, Kind::Stream, Kind::Dot, Kind::Outer];
 
     /// The word before a tile's size.
     pub const fn word(self) -> &'static str {
@@ -52,6 +55,7 @@ impl Kind {
             Kind::Twin => "twin",
             Kind::Stream => "stream",
             Kind::Dot => "dot",
+            Kind::Outer => "outer",
         }
     }
 
@@ -59,7 +63,7 @@ impl Kind {
     pub const fn blocks(self) -> u32 {
         match self {
             Kind::Twin => 2,
-            Kind::Fma | Kind::Mma | Kind::Group | Kind::Stream | Kind::Dot => 1,
+            Kind::Fma | Kind::Mma | Kind::Group | Kind::Stream | Kind::Dot | Kind::Outer => 1,
         }
     }
 }
@@ -183,9 +187,53 @@ const HOST_BLOCK_BYTES: u64 = 256 * 1024;
 /// are a power of two apart.
 const HOST_PANEL_BYTES: u64 = 4096;
 
+/// Rows of a block of [`Kind::Outer`], at most: with two vectors of weights each has two sums.
+pub const OUTER_ROWS: u32 = 6;
+
+/// Elements along K that a block of [`Kind::Outer`] takes at a time: their panel stays in the first cache.
+pub const OUTER_DEPTH: u32 = 256;
+
+/// Vectors of a panel of [`Kind::Outer`], of all weights together.
+const OUTER_VECTORS: u32 = 2;
+
+/// Columns of a tile of [`Kind::Outer`], of all weights together: its finished sums are a part of the second cache.
+const OUTER_COLUMNS: u32 = 256;
+
+/// Whether a product can be computed by outer products: its sums fit the registers.
+fn has_outer(of: &Product, machine: &Machine) -> bool {
+    !machine.has_threads() && (1..=OUTER_VECTORS as usize).contains(&of.weights.len())
+}
+
+/// Columns of each weight in a panel of [`Kind::Outer`].
+pub fn outer_columns(weights: usize, machine: &Machine) -> u32 {
+    let lanes = machine.vector_bytes / DType::F32.bytes() as u32;
+    lanes * OUTER_VECTORS / weights.max(1) as u32
+}
+
 /// Elements along K that the host takes at a time.
 pub fn host_panel(rows: DType) -> u64 {
     HOST_PANEL_BYTES / rows.bytes()
+}
+
+/// Rows of a rectangle of sums of [`Kind::Fma`] on the host. Four streams of weights at two columns and two weights: taller rectangles reuse
+/// weights more, but with fewer streams memory is not kept busy (measured: 8 rows, a fifth slower at 8 rows an expert).
+const HOST_TALLEST: u64 = 4;
+
+/// Sums of such a rectangle that fit the registers beside what they are made of: there are 32 where vectors have 64 bytes, else 16.
+fn host_sums(machine: &Machine) -> u64 {
+    if machine.vector_bytes == 64 { 16 } else { 8 }
+}
+
+/// The greatest power of two that is not above `n`, at least 1.
+fn power_of_two_up_to(n: u64) -> u64 {
+    1 << n.max(1).ilog2()
+}
+
+/// Rows and columns of the rectangle of sums of [`Kind::Fma`] on the host that takes most of so many rows.
+pub fn host_rectangle(rows: u64, weights: usize, machine: &Machine) -> [u64; 2] {
+    let sums = host_sums(machine) / (weights as u64).max(1);
+    let height = power_of_two_up_to(sums).min(HOST_TALLEST).min(power_of_two_up_to(rows));
+    [height, power_of_two_up_to(sums / height).min(4)]
 }
 
 /// What computes [`Kind::Fma`] on the host, on which elements: dot products where the machine has them for the factors, which are of
@@ -193,6 +241,27 @@ pub fn host_panel(rows: DType) -> u64 {
 pub fn host_unit(rows: DType, weights: &[DType], machine: &Machine) -> (Unit, DType) {
     let has_dot = machine.rate(Unit::Dot, rows).is_some() && weights.iter().all(|weight| *weight == rows);
     if has_dot { (Unit::Dot, rows) } else { (Unit::Vector, DType::F32) }
+}
+
+/// What [`Kind::Fma`] multiplies in one step along K on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostStep {
+    /// A vector of numbers, each widened to f32.
+    Numbers,
+    /// Two vectors: a vector of bf16 holds even elements in the lower halves of 32 bits, and odd ones in the upper halves, so that each takes
+    /// one instruction to widen. The rows lie in scratch in this order, as f32.
+    Halves,
+    /// Pairs of numbers, by dot products.
+    Pairs,
+}
+
+/// The steps of a product.
+pub fn host_step(rows: DType, weights: &[DType], machine: &Machine) -> HostStep {
+    match host_unit(rows, weights, machine).0 {
+        Unit::Dot => HostStep::Pairs,
+        Unit::Vector | Unit::Matrix(_) | Unit::Group if weights.iter().all(|weight| *weight == DType::BF16) => HostStep::Halves,
+        Unit::Vector | Unit::Matrix(_) | Unit::Group => HostStep::Numbers,
+    }
 }
 
 /// The tilings that a machine has kernels for, the one for large batches first.
@@ -221,7 +290,12 @@ pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
         64..128 => 64,
         128.. => 128,
     };
-    vec![Tiling { kind: Kind::Fma, rows: MOST_ROWS, columns }]
+    let outer = has_outer(of, machine).then(|| Tiling {
+        kind: Kind::Outer,
+        rows: MOST_ROWS,
+        columns: OUTER_COLUMNS / of.weights.len().max(1) as u32,
+    });
+    outer.into_iter().chain([Tiling { kind: Kind::Fma, rows: MOST_ROWS, columns }]).collect()
 }
 
 /// Whether a product can be computed in tiles of this size by its kernels on the machine. The host's tiles may be narrower than the
@@ -438,16 +512,28 @@ mod tests {
     fn a_host_computes_what_is_there() {
         let host = Machine::named("x86-64-v3").unwrap();
         let of = product(100, 10, 2);
-        let [tiling] = candidates(&of, &host)[..] else { panic!("one tiling") };
+        let [outer, tiling] = candidates(&of, &host)[..] else { panic!("two tilings") };
         assert_eq!(tiling, Tiling { kind: Kind::Fma, rows: 64, columns: 128 });
-        // One block on two cores.
-        assert_eq!(flops(tiling, &of, [3, 1], &host), 2 * (2 * 3 * 100 * 10 * 2));
-        assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 10 * 2);
-        // Dot products of bf16 at five thirds of the rate.
+        assert_eq!(outer, Tiling { kind: Kind::Outer, rows: 64, columns: 128 });
+        // One block on two cores. Eight lanes are added in eight steps, which take as long as 64 elements more, and 8 products of vectors
+        // need 6 vectors, each as long as two thirds of one: 3 / 2.
+        assert_eq!(flops(tiling, &of, [3, 1], &host), 2 * (2 * 3 * 100 * (10 + 64) * 2) * 3 / 2);
+        assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * (10 + 64) * 2 * 3 / 2);
+        // Of four rows at least. An element is packed in 5 / 8 of an instruction of 16 FLOPs, for each row tile.
+        assert_eq!(flops(outer, &of, [3, 1], &host), 2 * (2 * 4 * 100 + 100_u64.div_ceil(8) * 5 * 16) * 10 * 2);
+        assert_eq!(flops(outer, &of, [128, 1], &host), (2 * 128 * 100 + 2 * 100_u64.div_ceil(8) * 5 * 16) * 10 * 2);
+        // Of weights of bf16 two of these vectors are widened: 5 / 3.
+        let narrow = Product { rows: DType::BF16, weights: vec![DType::BF16; 2], ..of.clone() };
+        assert_eq!(flops(tiling, &narrow, [128, 1], &host), 2 * 128 * 100 * 2 * 5 / 3 * (10 + 64));
+        // 16 products of 8 vectors, 4 / 3, and dot products of bf16 at five thirds of the rate.
         let host = Machine::named("x86-64-v4-bf16").unwrap();
-        assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 10 * 2);
-        let of = Product { rows: DType::BF16, weights: vec![DType::BF16; 2], ..of };
-        assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 10 * 2 * 3 / 5);
+        assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 2 * 4 / 3 * (10 + 128));
+        assert_eq!(flops(tiling, &narrow, [128, 1], &host), 2 * 128 * 100 * 2 * 3 / 5 * 4 / 3 * (10 + 128));
+        // Pairs are transposed only.
+        assert_eq!(
+            flops(outer, &narrow, [128, 1], &host),
+            (2 * 128 * 100 * 2 * 3 / 5 + 2 * 100_u64.div_ceil(16) * 5 * 16 * 2) * 10
+        );
     }
 
     #[test]

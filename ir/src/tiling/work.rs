@@ -2,12 +2,13 @@
 
 use super::sorting::MEETING_STEPS;
 use super::{
-    Bringing, DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, Kind, MATRIX, Product, ROW_TILES_TOGETHER,
-    SIDE, STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, Stages, Tiling, dot_elements, group_ring, group_widths, host_unit,
-    mma_bringing, mma_loads, mma_shape, mma_stages, mma_turns, mma_warps, stream_factors, stream_steps, warp_matrices,
+    Bringing, DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, HostStep, Kind, MATRIX, Product,
+    ROW_TILES_TOGETHER, SIDE, STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, Stages, Tiling, dot_elements, group_ring,
+    group_widths, host_panel, host_rectangle, host_step, host_unit, mma_bringing, mma_loads, mma_shape, mma_stages, mma_turns,
+    mma_warps, stream_factors, stream_steps, warp_matrices,
 };
-use crate::Machine;
 use crate::machine::Unit;
+use crate::{DType, Machine};
 
 /// The part of the rate of [`Unit::Group`] that products of large matrices reach: about 780 of 989 TFLOP/s on an H200.
 const GROUP_REACHES: [u128; 2] = [4, 5];
@@ -32,7 +33,10 @@ const SIZES: u64 = 8;
 ///   By groups of warps, in twin blocks too, a product of n rows takes `max(n / 2, 16 + n / 4)` clocks: shared memory is read at 128 bytes a clock, 2048 of
 ///   the weights and 32 n of the rows. By streams the rate decides, or loads of a vector a lane:
 ///   one takes the time of an eighth of a product of matrices at the rate of vectors, which is that of a product of vectors.
-/// * **The end of a sum** (dot products). The lanes' sums are added in some twenty steps each.
+/// * **The end of a sum** (dot products). The lanes' sums are added in some twenty steps each; on the host in eight, for each part of K.
+/// * **Vectors beside products** (host). A vector that is loaded for products, and one that is widened to f32, takes two thirds of the time of
+///   a product of vectors: measured on Zen 4. By outer products weights are widened and transposed before, once a row tile: see
+///   `pack_instructions`.
 /// * **What no product hides** (matrices). A block that follows another waits for its first bytes, and where one stage follows another all
 ///   warps meet; the other blocks of the processor go on meanwhile.
 /// * **The rate** of matrix instructions, in place of the machine's; a stage beyond K is computed whole. Of that of groups of warps
@@ -114,6 +118,16 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             let work = of_column(1).saturating_mul(of.n / tile_columns).saturating_add(last);
             (work, of.k.checked_next_multiple_of(GROUP_DEPTH.into()).unwrap_or(of.k))
         }
+        Kind::Outer => {
+            let (unit, elem) = host_unit(of.rows, &of.weights, machine);
+            let Some(rate) = machine.rate(unit, elem) else { return u64::MAX };
+            // Of less than four rows a sum waits for itself.
+            let products = step(rows.max(groups.min(rows).saturating_mul(4)), of.n);
+            let at_rate = scaled(products, u128::from(machine.vector_rate()), u128::from(rate));
+            let packed = |sum: u64, weight: &DType| sum.saturating_add(pack_instructions(*weight, unit, of.n));
+            let packed = of.weights.iter().fold(0, packed).saturating_mul(PACK_FLOPS);
+            (at_rate.saturating_add(row_tiles.saturating_mul(packed)), of.k)
+        }
         Kind::Fma if machine.has_threads() => {
             let (each_row, each_column) = (tile_rows / u64::from(SIDE), tile_columns / u64::from(SIDE));
             let (products, reads) = (each_row * each_column * weights, 1 + weights);
@@ -122,13 +136,39 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
         Kind::Fma => {
             let (unit, elem) = host_unit(of.rows, &of.weights, machine);
             let Some(rate) = machine.rate(unit, elem) else { return u64::MAX };
-            (scaled(step(rows, of.n), u128::from(machine.vector_rate()), u128::from(rate)), of.k)
+            let at_rate = scaled(step(rows, of.n), u128::from(machine.vector_rate()), u128::from(rate));
+            let [height, width] = host_rectangle(rows.div_ceil(groups.max(1)), of.weights.len(), machine);
+            let is_narrow = |elem: DType| u64::from(elem != DType::F32);
+            let of_weights = |each: &dyn Fn(DType) -> u64| of.weights.iter().map(|weight| width * each(*weight)).sum::<u64>();
+            let loaded = height + width * weights;
+            let widened = match host_step(of.rows, &of.weights, machine) {
+                HostStep::Numbers => height * is_narrow(of.rows) + of_weights(&is_narrow),
+                HostStep::Halves => of_weights(&|_| 1),
+                HostStep::Pairs => 0,
+            };
+            let (products, vectors) = (3 * height * width * weights.max(1), 2 * (loaded + widened));
+            let slots = scaled(at_rate, u128::from(products + vectors), u128::from(products));
+            let ends = 8 * u64::from(machine.vector_bytes) / DType::F32.bytes();
+            (slots, of.k.saturating_add(ends * of.k.div_ceil(host_panel(of.rows))))
         }
     };
     let processors = u64::from(machine.processors).max(1);
     let waves = blocks.div_ceil(processors).saturating_mul(processors);
     let spread = u128::from(useful) * u128::from(waves) / u128::from(blocks.max(1));
     u64::try_from(spread).unwrap_or(u64::MAX).saturating_mul(depth)
+}
+
+/// FLOPs that an instruction of 8 lanes could make.
+const PACK_FLOPS: u64 = 16;
+
+/// Instructions that put a line of weights to a panel of [`Kind::Outer`], for each element of all of its columns: of 64 lanes of 32 bits
+/// 8 loads, 24 that transpose, 8 stores; where these are pairs to be widened also 16 that widen and 8 stores more.
+fn pack_instructions(weight: DType, unit: Unit, columns: u64) -> u64 {
+    match (weight, unit) {
+        (DType::BF16, Unit::Dot) => columns.div_ceil(16).saturating_mul(5),
+        (DType::BF16, _) => columns.div_ceil(2),
+        (DType::Bool | DType::I32 | DType::I64 | DType::F16 | DType::F32, _) => columns.div_ceil(8).saturating_mul(5),
+    }
 }
 
 /// What a block of [`Kind::Mma`] takes for 32 bytes of K, in FLOPs at the machine's full rate: its products, and what shared memory gives
@@ -165,7 +205,7 @@ pub fn passes(tiling: Tiling, [rows, groups]: [u64; 2], group_bytes: u64, machin
     let row_tiles = rows.div_ceil(groups.min(rows).max(1)).div_ceil(u64::from(tiling.rows)).max(1);
     let together = match tiling.kind {
         Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => u64::from(ROW_TILES_TOGETHER),
-        Kind::Fma | Kind::Dot => 1,
+        Kind::Fma | Kind::Dot | Kind::Outer => 1,
     };
     if group_bytes <= machine.cache_bytes / 2 { 1 } else { row_tiles.div_ceil(together) }
 }
@@ -196,7 +236,7 @@ pub fn feeding(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], bytes: u6
     let read = u128::from(lines) * u128::from(of.k.saturating_mul(of.rows.bytes()));
     let ring = match tiling.kind {
         Kind::Group | Kind::Twin => group_ring(tiling, of.weights.len(), machine).map_or(0, |ring| ring.stages),
-        Kind::Fma | Kind::Dot | Kind::Mma | Kind::Stream => 0,
+        Kind::Fma | Kind::Dot | Kind::Outer | Kind::Mma | Kind::Stream => 0,
     };
     // Tiles that share weights run together, and each waits for them.
     let bytes = if ring == 0 { bytes.into() } else { u128::from(row_tiles) * u128::from(weights_bytes(of)) };
@@ -248,6 +288,6 @@ fn under_way(tiling: Tiling, of: &Product, machine: &Machine) -> [u64; 2] {
             [weights.saturating_mul(u64::from(16 * DOT_COLUMNS_OF_WARP * DOT_THREADS)), resident.max(1)]
         }
         // A slice before it is put to shared memory.
-        Kind::Fma => [lines(FMA_DEPTH), 4],
+        Kind::Fma | Kind::Outer => [lines(FMA_DEPTH), 4],
     }
 }

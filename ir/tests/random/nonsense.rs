@@ -115,7 +115,11 @@ fn expr(r: &mut Random) -> Expr {
         12 => Expr::Fma(e(r), e(r), e(r)),
         13 => Expr::Dot { acc: e(r), a: e(r), b: e(r) },
         14 => [Expr::Cast(dtype(r), e(r)), Expr::Bitcast(dtype(r), e(r))][r.below(2)],
-        15 => [Expr::Splat(r.next() as u32, e(r)), Expr::Extract(e(r), r.below(5) as u32, r.below(3) as u32)][r.below(2)],
+        15 => {
+            let (a, b, n) = (e(r), e(r), r.below(5) as u32);
+            [Expr::Splat(r.next() as u32, a), Expr::Extract(a, n, r.below(3) as u32), Expr::Concat(a, b), Expr::Transpose(a, n)]
+                [r.below(4)]
+        }
         _ => Expr::Reduce([Reduce::Add, Reduce::Max][r.below(2)], e(r)),
     }
 }

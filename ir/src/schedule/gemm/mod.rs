@@ -27,6 +27,7 @@ mod gpu;
 mod group;
 mod host;
 mod mma;
+mod outer;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -137,7 +138,7 @@ pub(crate) fn together(name: &str, parts: &[&Gemm], next: &[&Gemm], machine: &Ma
         Some(Kind::Dot) => [DOT_THREADS, 1],
         Some(Kind::Mma) => mma::block(parts, machine),
         Some(Kind::Fma) if machine.has_threads() => [gpu::THREADS, 1],
-        Some(Kind::Fma) | None => [1, 1],
+        Some(Kind::Outer | Kind::Fma) | None => [1, 1],
     };
     let k = Builder::new(name, threads).resident(resident).in_clusters(kind.map_or(1, Kind::blocks));
     let args: Vec<Args> = parts.iter().map(|spec| Args::declare(&k, spec)).collect();
@@ -148,7 +149,7 @@ pub(crate) fn together(name: &str, parts: &[&Gemm], next: &[&Gemm], machine: &Ma
         Some(Kind::Group | Kind::Twin) => group::blocks(&k, machine, &with_args, &blocks),
         Some(Kind::Stream) => stream::blocks(&k, &with_args, &blocks, &ahead::End::declare(&k, next)),
         Some(Kind::Mma) => mma::blocks(&k, machine, &with_args, &blocks),
-        Some(Kind::Dot | Kind::Fma) | None => {
+        Some(Kind::Dot | Kind::Outer | Kind::Fma) | None => {
             let shared = shared(&k, parts, machine);
             let tile = |spec: &Gemm, args: &Args<'_>, tile: Tile<'_>| one_tile(&k, spec, machine, args, &shared, tile);
             each_part(&k, &with_args, &blocks, k.block(), &tile);
@@ -168,7 +169,7 @@ fn grid(parts: &[&Gemm], machine: &Machine) -> Extent {
     match parts.first().map(|spec| spec.tiling.kind) {
         Some(kind @ (Kind::Group | Kind::Twin)) => group::grid(kind, tiles, machine),
         Some(Kind::Stream) => stream::grid(tiles, machine),
-        Some(Kind::Dot | Kind::Mma | Kind::Fma) | None => tiles,
+        Some(Kind::Dot | Kind::Mma | Kind::Outer | Kind::Fma) | None => tiles,
     }
 }
 
@@ -178,7 +179,7 @@ pub(crate) fn counts(parts: &[&Gemm], machine: &Machine) -> Vec<(&'static str, E
         Some(Kind::Group | Kind::Twin | Kind::Stream) => {
             vec![("tile_bound", tile_bound(parts)), ("block_count", grid(parts, machine))]
         }
-        Some(Kind::Dot | Kind::Mma | Kind::Fma) | None => Vec::new(),
+        Some(Kind::Dot | Kind::Mma | Kind::Outer | Kind::Fma) | None => Vec::new(),
     }
 }
 
@@ -192,6 +193,7 @@ fn one_tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>,
     match spec.tiling.kind {
         Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => unreachable!("`together` has a function for all of their tiles"),
         Kind::Dot => dot::tile(k, spec, args, tile),
+        Kind::Outer => outer::tile(k, spec, machine, args, shared, tile),
         Kind::Fma if machine.has_threads() => gpu::tile(k, spec, machine, args, shared, tile),
         Kind::Fma => host::tile(k, spec, machine, args, shared, tile),
     }
@@ -225,8 +227,9 @@ fn shared<'k>(k: &'k Builder, parts: &[&Gemm], machine: &Machine) -> Vec<Array<'
     for spec in parts {
         let own = match spec.tiling.kind {
             Kind::Dot | Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => Vec::new(),
+            Kind::Outer => outer::sides(spec, machine),
             Kind::Fma if machine.has_threads() => gpu::sides(spec, machine),
-            Kind::Fma => host::sides(spec),
+            Kind::Fma => host::sides(spec, machine),
         };
         for (i, side) in own.into_iter().enumerate() {
             match sides.get_mut(i) {
@@ -311,7 +314,7 @@ pub(super) fn weight(spec: &Gemm, buffer: BufferId) -> Given {
             let extents = [spec.experts.unwrap_or(1), spec.n, spec.k].map(Extent::from);
             buffer.view(extents, [spec.n * spec.k, spec.k].map(Extent::from))
         }
-        Kind::Stream | Kind::Dot | Kind::Mma | Kind::Fma => buffer.into(),
+        Kind::Stream | Kind::Dot | Kind::Mma | Kind::Outer | Kind::Fma => buffer.into(),
     }
 }
 
@@ -535,7 +538,7 @@ fn each_tile<'k>(k: &'k Builder, spec: &Gemm, table: &Table<'k>, number: Value<'
     let column_blocks = spec.n.div_ceil(u64::from(spec.tiling.columns)) as i32;
     match spec.tiling.kind {
         // Those of a row tile follow each other, so that its rows stay in cache.
-        Kind::Dot | Kind::Fma => {
+        Kind::Dot | Kind::Outer | Kind::Fma => {
             let index = k.bind("tile", number / column_blocks);
             rectangle(k, spec, table, index, number % column_blocks, inner);
         }
@@ -586,7 +589,9 @@ fn rectangle<'k>(
             let count = tile_count.load(k.i32(0));
             let (of_sort, part) = match (parts, most.kind) {
                 (None, _) => (index, None),
-                (Some(parts), Kind::Dot | Kind::Mma | Kind::Fma) => (k.bind("tile_of_sort", index / parts), Some(index % parts)),
+                (Some(parts), Kind::Dot | Kind::Mma | Kind::Outer | Kind::Fma) => {
+                    (k.bind("tile_of_sort", index / parts), Some(index % parts))
+                }
                 // Blocks are as far apart as there are processors: all first parts come first, so that each block has its share of
                 // those that have rows.
                 (Some(_), Kind::Group | Kind::Twin | Kind::Stream) => {
