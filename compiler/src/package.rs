@@ -205,6 +205,10 @@ fn target(
         kernel: launch.kernel as u32,
         grid: extent(&launch.grid),
         early: launch.early,
+        working: launch
+            .working
+            .as_ref()
+            .map(|working| file::Working { buffer: places[working.buffer], each: extent(&working.each) }),
         args: launch.args.iter().zip(&program.kernels[launch.kernel].params).map(|(a, p)| arg(a, p.kind, places)).collect(),
     };
     file::Target {

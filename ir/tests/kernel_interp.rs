@@ -617,6 +617,41 @@ fn an_early_launch_sees_those_before_it_once_it_has_waited() {
     assert_eq!(made["y"], floats(&expected));
 }
 
+/// Of four blocks so many store as `stores` says, and so many have work as the launch says for each of two that are counted.
+#[test]
+fn a_block_without_work_has_no_effect() {
+    let run = |count: &str, each: &str, stores: u32| {
+        let text = format!(
+            "program @p {{
+               buffer %n: workspace i32[1]
+               buffer %y: workspace i32[4]
+               regime {{
+                 launch @count(%n) grid 1
+                 launch @some(%n, %y) grid 4 working %n * {each}
+               }}
+             }}
+             kernel @count(%n: *mut i32) threads 1 {{
+               {count}
+             }}
+             kernel @some(%n: *i32, %y: *mut i32) threads 1 {{
+               if block < {stores} {{
+                 store %y[block] = block
+               }}
+             }}"
+        );
+        let dims = Dims { tokens: 1, sequence_tokens: 1 };
+        interp(&parse(&text).unwrap(), &machine("x86-64-v3"), dims, &BTreeMap::new()).map_err(|fault| fault.message)
+    };
+    let two = "store %n[0] = 2";
+    for (each, stores) in [("1", 2), ("T", 1), ("2", 4), ("2", 0), ("100", 4)] {
+        assert!(run(two, each, stores).is_ok(), "{each}, {stores}");
+    }
+    let low = run(two, "1", 3).unwrap_err();
+    assert_eq!(low, "block 2: thread 0, element 2: writes, though the block has no work");
+    assert_eq!(run("store %n[0] = -1", "1", 0).unwrap_err(), "the number of blocks with work has no value");
+    assert_eq!(run("", "1", 0).unwrap_err(), "blocks with work: reads memory that is not written");
+}
+
 #[test]
 fn what_a_launch_before_writes_is_read_behind_the_wait() {
     let kernel = |before: &str, after: &str| {

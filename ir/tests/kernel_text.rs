@@ -103,6 +103,7 @@ const WORDS: &[&str] = &[
     "allow_next",
     "launches",
     "early",
+    "working",
     "cluster",
     "map",
     "view",

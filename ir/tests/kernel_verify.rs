@@ -68,6 +68,7 @@ fn indices_that_lead_nowhere() {
         kernel,
         grid: Extent::Const(1),
         early: false,
+        working: None,
         args: vec![Arg { param: "x".into(), given: Given::Buffer(3) }],
     };
     program.regimes[0].launches = vec![launch(0), launch(1)];

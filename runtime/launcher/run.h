@@ -169,9 +169,19 @@ static void run_blocks(void *arg, uint64_t begin, uint64_t end) {
     atomic_fetch_add_explicit(&blocks->done, end - begin, memory_order_relaxed);
 }
 
-static moec_status launch_cpu(const batch *r, const moec_step *step, uint64_t count) {
-    uint64_t words[MAX_ARGS];
+/* The blocks of a launch that have work, of at most `most`: the launches before it have ended. */
+static uint64_t working_blocks(const batch *r, const moec_step *step, uint64_t most) {
+    int32_t count;
+    if (step->counted == NONE) return most;
+    memcpy(&count, buffer(r, &tables.args[step->args + step->counted]), sizeof count);
+    uint64_t each = (uint64_t)r->values[step->each];
+    return count <= 0 ? 0 : each > most / (uint64_t)count ? most : each * (uint64_t)count;
+}
+
+static moec_status launch_cpu(const batch *r, const moec_step *step, uint64_t most) {
+    uint64_t words[MAX_ARGS], count = working_blocks(r, step, most);
     for (uint32_t i = 0; i < step->num_args; i++) words[i] = word(r, &tables.args[step->args + i]);
+    if (count == 0) return MOEC_OK;
     blocks_of blocks = {tables.functions[r->handle->target->kernels + step->kernel], words, 0};
     r->handle->parallel_for(r->handle->parallel_for_user, count, run_blocks, &blocks);
     uint64_t done = atomic_load_explicit(&blocks.done, memory_order_relaxed);

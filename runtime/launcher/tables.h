@@ -32,6 +32,8 @@ typedef struct { /* CUDA driver API: cuTensorMapEncodeTiled, dimensions from the
 
 typedef struct {
     uint32_t kernel, grid, early, args, num_args;
+    uint32_t counted; /* the launch's argument whose first i32, times the value `each`, is how many blocks have work; NONE: all may have */
+    uint32_t each;
 } moec_step;
 
 typedef struct {

@@ -249,7 +249,7 @@ impl Cuda {
     /// Enqueues a kernel. Nothing is allocated here, and nothing waited for.
     fn start(
         &self,
-        Start { kernel, blocks, early }: Start,
+        Start { kernel, blocks, early, working: _ }: Start,
         args: impl ExactSizeIterator<Item = Argument>,
         stream: Stream,
     ) -> Result<(), Error> {

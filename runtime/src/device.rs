@@ -92,6 +92,17 @@ pub struct Start {
     /// Whether it may begin before the launch before it on the same stream has ended, as its kernel was compiled for. A device may let
     /// it wait all the same.
     pub early: bool,
+    /// Which blocks have work; none: all may have. A device may start the others all the same.
+    pub working: Option<Working>,
+}
+
+/// The blocks of a launch that have work: the first ones, as many as a number in memory says when the launch begins, times `each`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Working {
+    /// Index of the argument that is the memory, at least four bytes, of which the first are an i32.
+    pub argument: usize,
+    /// Blocks for each that is counted.
+    pub each: u64,
 }
 
 /// Keeps memory while it lives.

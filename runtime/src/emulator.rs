@@ -378,7 +378,7 @@ impl Device for Emulator {
         state.memory.read(buffer, offset, into).map_err(refused)
     }
 
-    fn launch(&self, Start { kernel, blocks, early }: Start, args: &[Argument]) -> Result<(), Error> {
+    fn launch(&self, Start { kernel, blocks, early, working: _ }: Start, args: &[Argument]) -> Result<(), Error> {
         let kernel = self.kernels.get(kernel).ok_or_else(|| refused("there is no such kernel"))?;
         let Kernel { symbol, threads, dynamic_shared_bytes, is_sampled, .. } = kernel;
         let is_sampled = *is_sampled && self.sample != Sample::All;

@@ -5,7 +5,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libloading::Library;
@@ -198,6 +198,16 @@ fn stray(call: &'static str) -> Error {
     Error::Device { call, why: "the range is not memory of this device".into(), sticky: false }
 }
 
+/// How many blocks have work, by a number of the memory at this address.
+///
+/// # Safety
+/// Four bytes there are memory.
+unsafe fn working_blocks(address: u64, each: u64) -> u64 {
+    // SAFETY: as the caller promises; buffers of the caller may have any alignment.
+    let count = unsafe { ptr::with_exposed_provenance::<i32>(address as usize).read_unaligned() };
+    u64::try_from(count).unwrap_or(0).saturating_mul(each)
+}
+
 impl Host {
     // A panic cannot leave the map half-changed, so a poisoned lock is as good as any.
     fn live(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Block>>> {
@@ -223,10 +233,21 @@ impl Host {
     ///
     /// # Safety
     /// Every range that `args` name is memory until then.
-    unsafe fn start(&self, kernel: usize, blocks: u64, args: impl ExactSizeIterator<Item = Argument>) -> Result<(), Error> {
+    unsafe fn start(&self, start: Start, args: impl ExactSizeIterator<Item = Argument> + Clone) -> Result<(), Error> {
+        let Start { kernel, blocks, early: _, working } = start;
         let mut words = [0; PARAMS_MAX];
         let (Some(function), true) = (self.functions.get(kernel), args.len() <= PARAMS_MAX) else {
             return Err(stray("launching"));
+        };
+        let blocks = match working.map(|of| (of.each, args.clone().nth(of.argument))) {
+            None => blocks,
+            // SAFETY: the range is memory.
+            Some((each, Some(Argument::Memory { address, bytes: 4.., .. }))) => {
+                unsafe { working_blocks(address, each) }.min(blocks)
+            }
+            Some((_, Some(Argument::Memory { .. } | Argument::Map { .. } | Argument::I32(_) | Argument::I64(_)) | None)) => {
+                return Err(stray("launching"));
+            }
         };
         words.iter_mut().zip(args).for_each(|(word, arg)| *word = arg.word());
         spread(self.parallel.as_ref(), blocks, |begin, end| {
@@ -278,7 +299,7 @@ impl Device for Host {
         Ok(())
     }
 
-    fn launch(&self, Start { kernel, blocks, early: _ }: Start, args: &[Argument]) -> Result<(), Error> {
+    fn launch(&self, start: Start, args: &[Argument]) -> Result<(), Error> {
         let mut held = Vec::with_capacity(args.len());
         for arg in args {
             match arg {
@@ -289,17 +310,17 @@ impl Device for Host {
             }
         }
         // SAFETY: every range lies in a block that `held` keeps.
-        unsafe { self.start(kernel, blocks, args.iter().copied()) }
+        unsafe { self.start(start, args.iter().copied()) }
     }
 
-    fn enqueue(&self, Start { kernel, blocks, early: _ }: Start, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
+    fn enqueue(&self, start: Start, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
         stream.default_only()?;
         if !args.iter().all(|given| given.is_held_by(self)) {
             return Err(stray("launching"));
         }
         // SAFETY: every range lies in a region of this device, which is borrowed until the blocks are done: a region keeps
         // the block that it was given, and of other memory its maker has promised that it is there.
-        unsafe { self.start(kernel, blocks, args.iter().map(|given| given.argument())) }
+        unsafe { self.start(start, args.iter().map(|given| given.argument())) }
     }
 
     fn shares_memory(&self) -> bool {

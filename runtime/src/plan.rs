@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::device::{Device, Given, Map, Start, Stream};
+use crate::device::{Device, Given, Map, Start, Stream, Working};
 use crate::error::Error;
 use crate::layer::{Bound, Layer, Shared, check_count};
 use crate::package::{
@@ -398,7 +398,12 @@ fn evaluate(shared: &Shared, launch: &Launch, dims: Dims) -> Result<Call, Error>
         Arg::ScalarI64(extent) => Ok(Word::I64(extent.eval(dims)?)),
     });
     let args = args.collect::<Result<_, Error>>()?;
-    Ok(Call { start: Start { kernel, blocks, early: launch.early }, args })
+    let working = launch.working.as_ref().map(|of| {
+        // A sound manifest gives the kernel the buffer.
+        let argument = launch.args.iter().position(|arg| *arg == Arg::Buffer(of.buffer)).unwrap_or_default();
+        Ok::<_, Error>(Working { argument, each: of.each.count(dims)? })
+    });
+    Ok(Call { start: Start { kernel, blocks, early: launch.early, working: working.transpose()? }, args })
 }
 
 /// A tensor map, if the driver takes it and its tensor lies inside its buffer.

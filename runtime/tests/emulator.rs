@@ -145,7 +145,9 @@ fn workspace_that_is_used_again_is_new() {
     let [x, workspace] = [Region::of(device, &[0; 16]).unwrap(), Region::new(device, 16).unwrap()];
     let of = |buffer: usize, region: &Region| Argument::Memory { buffer, address: region.address(), bytes: 16 };
     let findings = |from: Argument, to: Argument| {
-        device.launch(Start { kernel: 0, blocks: 1, early: false }, &[from, to, Argument::I32(4), Argument::I64(1)]).unwrap();
+        device
+            .launch(Start { kernel: 0, blocks: 1, early: false, working: None }, &[from, to, Argument::I32(4), Argument::I64(1)])
+            .unwrap();
         let launches = emulator.take_launches();
         launches.iter().flat_map(|launch| &launch.report.findings).map(|finding| finding.kind).collect::<Vec<_>>()
     };
@@ -184,7 +186,7 @@ fn workspace_that_is_used_again_may_still_be_in_use() {
                 };
                 Argument::Memory { buffer, address: region.address() + at, bytes }
             });
-            let start = Start { kernel: 0, blocks: 1, early: *early };
+            let start = Start { kernel: 0, blocks: 1, early: *early, working: None };
             device.launch(start, &[from, to, Argument::I32(4), Argument::I64(1)]).unwrap();
         }
         let launches = emulator.take_launches();
@@ -236,7 +238,10 @@ fn memory_that_is_not_there_is_refused() {
     let beyond = Argument::Memory { buffer: 0, address: region.address(), bytes: 5 };
     assert!(
         device
-            .launch(Start { kernel: 0, blocks: 1, early: false }, &[beyond, beyond, Argument::I32(4), Argument::I64(1)])
+            .launch(
+                Start { kernel: 0, blocks: 1, early: false, working: None },
+                &[beyond, beyond, Argument::I32(4), Argument::I64(1)]
+            )
             .is_err()
     );
     assert!(device.copy_in(region.address() + 3, &[0; 2]).is_err());

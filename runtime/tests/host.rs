@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::fixture;
-use crate::fixture::{w, x, y};
+use crate::fixture::{floats, w, x, y};
 use crate::object::shared_object;
 use moec_runtime::device::{Argument, MAX_THREADS, Start};
+use moec_runtime::package::{Arg, Extent, Launch, Working};
 use moec_runtime::{Batch, Bound, DeviceKind, Dims, Error, Layer, Package, Region};
 
 fn bound(threads: Option<usize>) -> Option<Bound> {
@@ -23,6 +24,30 @@ fn results_do_not_depend_on_threads() {
             assert_eq!(run.tensor("y").unwrap(), &y(tokens), "{threads:?} threads, {tokens} tokens");
             assert_eq!(run.tensor("load").unwrap().to_i32().unwrap(), [tokens as i32, -4], "the scalars' signs");
             assert!(run.elapsed.as_nanos() > 0);
+        }
+    }
+}
+
+/// The last launch has work for two blocks for each that the launch before it has counted: beyond these rows stay as they were.
+#[test]
+fn blocks_without_work_are_left_out() {
+    let Some(object) = shared_object() else { return };
+    for (counted, rows) in [(3, 6), (0, 0), (-3, 0), (1 << 30, 64)] {
+        let mut manifest = fixture::manifest();
+        let launches = &mut manifest.targets[1].regimes[1].launches;
+        let [hidden, _] = [launches[1].args[4].clone(), launches[1].args[5].clone()];
+        let count = Arg::ScalarI64(Extent::Const(counted));
+        launches[1].args[5] = count.clone();
+        let buffers = [0, 1, 4, 3].map(Arg::Buffer);
+        let working = Some(Working { buffer: 3, each: Extent::Const(2) });
+        launches.push(Launch { working, args: [&buffers[..], &[hidden, count]].concat(), ..launches[1].clone() });
+        let package = Package::new(manifest, vec![fixture::PTX.into(), object.to_vec()]).unwrap();
+        for threads in [1, 2, 8] {
+            let layer = Layer::load(&package, DeviceKind::Host { threads: Some(threads) }).unwrap();
+            let run = layer.bind(vec![w()]).unwrap().run(&[x(64)], Dims::tokens(64)).unwrap();
+            // x of the fixture counts, and w is a half more than the column.
+            let expected = (0..64 * 4).map(|i| if i / 4 < rows { i } else { 2 * i } as f32 + 0.5 + (i % 4) as f32);
+            assert_eq!(run.tensor("y").unwrap(), &floats(&[64, 4], expected), "{counted}, {threads} threads");
         }
     }
 }
@@ -128,11 +153,14 @@ fn stray_addresses_are_errors() {
         assert!(device.fill(address, 8, 0).is_err());
         assert!(
             device
-                .launch(Start { kernel: 0, blocks: 1, early: false }, &[Argument::Memory { buffer: 0, address, bytes: 8 }])
+                .launch(
+                    Start { kernel: 0, blocks: 1, early: false, working: None },
+                    &[Argument::Memory { buffer: 0, address, bytes: 8 }]
+                )
                 .is_err()
         );
     }
-    assert!(device.launch(Start { kernel: 9, blocks: 1, early: false }, &[]).is_err());
+    assert!(device.launch(Start { kernel: 9, blocks: 1, early: false, working: None }, &[]).is_err());
     let address = region.address();
     drop(region);
     assert!(device.copy_out(address, &mut bytes).is_err(), "after it is freed");

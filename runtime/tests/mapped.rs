@@ -79,7 +79,8 @@ fn a_large_weight_is_bound_where_it_lies() {
     }
     // A weight that an update writes is not the file's: here the update is the first kernel, into the weight.
     let args = [Arg::Buffer(0), Arg::Buffer(1), Arg::ScalarI32(Extent::Const(HIDDEN as i64)), Arg::ScalarI64(Extent::Tokens)];
-    manifest.targets[1].update = vec![Launch { kernel: 0, grid: Extent::Const(1), early: false, args: args.to_vec() }];
+    manifest.targets[1].update =
+        vec![Launch { kernel: 0, grid: Extent::Const(1), early: false, working: None, args: args.to_vec() }];
     let path = checkpoint(folder.path(), 0);
     let Some((bound, bytes)) = bind(&package(manifest), &path) else { return };
     assert!(bytes > ELEMENTS * 3, "{bytes} bytes more");

@@ -4,7 +4,7 @@
 use crate::fixture::{self, param};
 use moec_runtime::package::{
     Arg, Buffer, DType, Dim, Dims, Extent, FORMAT_VERSION, ImageKind, Launch, MANIFEST_MAX_BYTES, Manifest, ParamKind, Regime,
-    Role, Routing, Slice, Slots, Source, Stacked, TargetKind, WORKSPACE_ALIGN, read, workspace, write,
+    Role, Routing, Slice, Slots, Source, Stacked, TargetKind, WORKSPACE_ALIGN, Working, read, workspace, write,
 };
 use moec_runtime::{Error, Package};
 use sha2::{Digest, Sha256};
@@ -235,6 +235,47 @@ fn early_launches_follow_others_on_a_gpu() {
     check("an early launch on the host", |m| m.targets[1].regimes[1].launches[1].early = true);
 }
 
+/// How many blocks have work is read out of a buffer that the launch is given, and that has such a number.
+#[test]
+fn blocks_with_work_are_counted_by_a_number_that_is_there() {
+    let mut sound = fixture::manifest();
+    assert!(!serde_json::to_string(&sound).unwrap().contains("working"));
+    let by = |buffer: u32, each: Extent| Some(Working { buffer, each });
+    sound.targets[1].regimes[1].launches[1].working = by(3, Extent::Tokens);
+    assert!(moec_runtime::package::check(&sound).is_ok());
+    let text = serde_json::to_string(&sound).unwrap();
+    assert!(text.contains(r#""working":{"buffer":3,"each":"tokens"}"#), "{text}");
+    assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), sound);
+    let refused =
+        |why: &str, buffer: u32| check(why, |m| m.targets[1].regimes[1].launches[1].working = by(buffer, Extent::Tokens));
+    refused("a launch of `add_it` has blocks with work by buffer 0, which it is not given", 0);
+    refused("a launch of `add_it` has blocks with work by buffer 99, which it is not given", 99);
+    refused("a launch of `add_it` has blocks with work by `w`, which is no i32 number", 1);
+    for extent in [Extent::Tokens, Extent::Const(0)] {
+        check("a launch of `add_it` has blocks with work by `counts`, which is no i32 number", |m| {
+            m.buffers[3].shape = vec![extent.clone()];
+            m.targets[1].regimes[1].launches[1].working = by(3, Extent::Const(1));
+        });
+    }
+    check("a launch of `add_it`: a formula is too deep", |m| {
+        let deep = (0..40).fold(Extent::Tokens, |deep, _| deep + 1);
+        m.targets[1].regimes[1].launches[1].working = by(3, deep);
+    });
+    check("the preparation by `double_it` depends on the batch", |m| {
+        let p = Buffer {
+            name: "p".into(),
+            role: Role::Prepared,
+            dtype: DType::I32,
+            shape: vec![Extent::Const(4)],
+            ..m.buffers[1].clone()
+        };
+        m.buffers.push(p);
+        let args = vec![Arg::Buffer(1), Arg::Buffer(5), Arg::ScalarI32(Extent::Const(4)), Arg::ScalarI64(Extent::Const(1))];
+        let working = by(5, Extent::Tokens);
+        m.targets[0].prepare = vec![Launch { kernel: 0, grid: Extent::Const(1), early: false, working, args }];
+    });
+}
+
 /// Manifests that do not speak of clusters have none.
 #[test]
 fn clusters_are_small_and_of_gpus() {
@@ -256,7 +297,7 @@ fn a_preparation_has_weights_alone() {
     let prepared = |m: &mut Manifest| {
         m.buffers.push(Buffer { name: "p".into(), role: Role::Prepared, shape: vec![Extent::Const(4)], ..m.buffers[1].clone() });
         let args = vec![Arg::Buffer(1), Arg::Buffer(5), Arg::ScalarI32(Extent::Const(4)), Arg::ScalarI64(Extent::Const(1))];
-        m.targets[0].prepare = vec![Launch { kernel: 0, grid: Extent::Const(1), early: false, args }];
+        m.targets[0].prepare = vec![Launch { kernel: 0, grid: Extent::Const(1), early: false, working: None, args }];
     };
     let mut sound = fixture::manifest();
     prepared(&mut sound);

@@ -43,7 +43,7 @@ fn a_plan_is_what_a_run_launches() {
     let mut manifest = fixture::manifest();
     // The update is the first kernel, on the weight.
     let args = vec![Arg::Buffer(0), Arg::Buffer(1), Arg::ScalarI32(Extent::Const(4)), Arg::ScalarI64(Extent::Tokens)];
-    manifest.targets[0].update = vec![Launch { kernel: 0, grid: Extent::Const(1), early: false, args }];
+    manifest.targets[0].update = vec![Launch { kernel: 0, grid: Extent::Const(1), early: false, working: None, args }];
     let (mock, layer, bound) = on_mock(manifest);
     let mut batch = batch(&layer);
     calls(&mock);
@@ -71,7 +71,7 @@ fn what_is_prepared_is_made_once() {
     manifest.buffers.push(Buffer { name: "prepared".into(), role: Role::Prepared, ..weight });
     for target in &mut manifest.targets {
         let args = vec![Arg::Buffer(1), Arg::Buffer(5), Arg::ScalarI32(Extent::Const(4)), Arg::ScalarI64(Extent::Const(1))];
-        target.prepare = vec![Launch { kernel: 0, grid: Extent::Const(1), early: false, args }];
+        target.prepare = vec![Launch { kernel: 0, grid: Extent::Const(1), early: false, working: None, args }];
         target.regimes.iter_mut().for_each(|regime| regime.launches[1].args[1] = Arg::Buffer(5));
     }
     // On the mock: which launches there are.

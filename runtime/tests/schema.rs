@@ -5,7 +5,8 @@
 use jsonschema::{Validator, validator_for};
 use moec_runtime::package::{
     Arg, Buffer, Cuts, DType, Dim, Entry, Extent, Image, ImageKind, Kernel, Launch, Manifest, Param, ParamKind, Piece, Recipe,
-    Regime, Role, Round, Routing, Slice, Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View, json_schema,
+    Regime, Role, Round, Routing, Slice, Slots, Source, Stacked, Swizzle, Target, TargetKind, TensorMap, View, Working,
+    json_schema,
 };
 use serde_json::{Value, json};
 
@@ -48,7 +49,8 @@ fn everything() -> Manifest {
         registers: Some(1),
         spill_bytes: Some(0),
     };
-    let launch = |args| Launch { kernel: 0, grid: one(), early: true, args };
+    let working = Some(Working { buffer: 0, each: one() });
+    let launch = |args| Launch { kernel: 0, grid: one(), early: true, working: working.clone(), args };
     let view = View { buffer: 0, extents: [one(), one(), one()], strides: [one(), one()] };
     let formulas = [
         of(Extent::Add),

@@ -285,7 +285,7 @@ fn places_of_random_launches() -> Result<(), Failed> {
         let mut launches = |most: u64| -> Vec<Launch> {
             let mut launch = || {
                 let args: Vec<Arg> = (0..below(4)).map(|_| Arg::Buffer(below(2 + workspace) as u32)).collect();
-                Launch { kernel: args.len() as u32, grid: Extent::Tokens, early: false, args }
+                Launch { kernel: args.len() as u32, grid: Extent::Tokens, early: false, working: None, args }
             };
             (0..most).map(|_| launch()).collect()
         };

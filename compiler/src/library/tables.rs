@@ -528,7 +528,14 @@ impl Builder {
             if maps > MAX_MAPS {
                 return Err(Refused::Formula(format!("{maps} tensor maps in one launch")));
             }
-            let cells = [launch.kernel, grid, u32::from(launch.early), args as u32, launch.args.len() as u32];
+            let (counted, each) = match &launch.working {
+                Some(working) => {
+                    let counted = launch.args.iter().position(|arg| *arg == Arg::Buffer(working.buffer));
+                    (counted.map_or(NONE, |argument| argument as u32), formulas.extent(&working.each, None)?)
+                }
+                None => (NONE, 0),
+            };
+            let cells = [launch.kernel, grid, u32::from(launch.early), args as u32, launch.args.len() as u32, counted, each];
             self.steps.push(Row { cells: cells.map(Cell::Number).into(), note: kernel.name.clone() });
         }
         Ok(first)

@@ -15,7 +15,7 @@ use super::memory::Memory;
 use super::print::text_at;
 use super::verify::{verify_kernel, writes};
 use super::{Arena, Binary, Expr, Given, Handle, Index, Kernel, Launch, Local, Location, ParamKind, Place, Program, Role};
-use super::{Extreme, Registers, Scope, Stmt, Tensor, TensorMap, Ty, Violation, Vote, Wait, arith, verify};
+use super::{Extreme, Registers, Scope, Stmt, Tensor, TensorMap, Ty, Violation, Vote, Wait, Working, arith, verify};
 use crate::{DType, Dims, Machine};
 
 /// What a kernel is given for a parameter.
@@ -102,12 +102,25 @@ pub fn interp(
             });
         }
         let changing = changing(program, &at, launch);
+        let working = match &launch.working {
+            Some(working) => working_blocks(working, dims, &memory[working.buffer]).map_err(|why| fault(at.clone(), why))?,
+            None => blocks,
+        };
         let run = Run::new(launch.kernel, &program.kernels[launch.kernel], machine, &args, &mut memory);
-        run.and_then(|run| run.early(&changing).grid(blocks)).map_err(|stop| fault(stop.at, stop.message))?;
+        run.and_then(|run| run.early(&changing).working(working).grid(blocks)).map_err(|stop| fault(stop.at, stop.message))?;
     }
     let written = |role| matches!(role, Role::Output | Role::Workspace);
     let named = program.buffers.iter().zip(memory).filter(|(buffer, _)| written(buffer.role));
     Ok(named.map(|(buffer, memory)| (buffer.name.clone(), memory)).collect())
+}
+
+/// How many blocks have work, by what was counted.
+fn working_blocks(working: &Working, dims: Dims, counted: &Memory) -> Result<u64, String> {
+    let mut count = Vec::new();
+    counted.read(DType::I32, 0, 1, &mut count).map_err(|why| format!("blocks with work: {why}"))?;
+    let count = count.first().and_then(|count| u64::try_from(*count as i64).ok());
+    let blocks = count.and_then(|count| count.checked_mul(working.each.at(dims)?));
+    blocks.ok_or_else(|| "the number of blocks with work has no value".to_string())
 }
 
 /// The buffers that launches write which have perhaps not ended when this one begins.
@@ -187,6 +200,8 @@ pub(super) struct Run<'a> {
     pub(super) sent: Vec<(u32, Sent)>,
     /// Memories that launches write for which the block has not waited.
     changing: &'a [usize],
+    /// The first block that has no work.
+    working: u64,
 }
 
 impl<'a> Run<'a> {
@@ -229,12 +244,23 @@ impl<'a> Run<'a> {
             cluster: Meeting::default(),
             sent: Vec::new(),
             changing: &[],
+            working: u64::MAX,
         })
     }
 
     /// Begins before the launches have ended that write these memories.
     fn early(self, changing: &'a [usize]) -> Self {
         Run { changing, ..self }
+    }
+
+    /// Has work for so many blocks.
+    fn working(self, working: u64) -> Self {
+        Run { working, ..self }
+    }
+
+    /// That the block under way may have an effect.
+    fn has_work(&self) -> Result<(), String> {
+        if u64::from(self.here.number) < self.working { Ok(()) } else { Err("writes, though the block has no work".to_string()) }
     }
 
     /// That no launch which has not been waited for writes this memory.
@@ -403,6 +429,9 @@ impl<'a> Run<'a> {
             self.here.products.change(array, bytes.clone())?;
             self.here.products.store(array.index(), bytes);
         }
+        if let Place::Param(_) = to {
+            self.has_work()?;
+        }
         self.array(to)?.0.write(elem, at, lanes)
     }
 
@@ -509,6 +538,7 @@ impl<'a> Run<'a> {
 
     /// The memory that the tensor of such a parameter lies in.
     pub(super) fn tensor_memory(&mut self, param: u32) -> Result<&mut Memory, String> {
+        self.has_work()?;
         match self.args.get(param as usize) {
             Some(Argument::TensorMap(index, _)) => Ok(&mut self.memory[*index]),
             Some(Argument::Buffer(_) | Argument::Scalar(_)) | None => Err("this is not a tensor map".to_string()),

@@ -134,8 +134,28 @@ pub struct Launch {
     /// Whether it may begin before the launch before it has ended, as soon as that allows it ([`Stmt::AllowNext`]). Its kernel waits for
     /// the launches before it ([`Wait::Launches`]), and until then reads only what no launch of the run writes.
     pub early: bool,
+    /// Which of the blocks have work, where a launch before it has counted that; none: all may have.
+    pub working: Option<Working>,
     /// One for each parameter of the kernel, in their order.
     pub args: Vec<Arg>,
+}
+
+/// The blocks of a launch that have work: the first ones of its grid, as many as element 0 of a buffer says, times `each`. Those behind
+/// them have no effect, so that a machine may leave them out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Working {
+    /// Index into [`Program::buffers`]: i32, which the kernel is given and does not write.
+    pub buffer: usize,
+    /// Blocks for each that is counted.
+    pub each: Extent,
+}
+
+impl Launch {
+    /// The formulas in it.
+    pub fn formulas(&self) -> impl Iterator<Item = &Extent> {
+        let of_blocks = self.working.iter().map(|working| &working.each).chain([&self.grid]);
+        self.args.iter().flat_map(Arg::formulas).chain(of_blocks)
+    }
 }
 
 /// An argument. It names its parameter, so that two of one type cannot change places.

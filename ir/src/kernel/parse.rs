@@ -11,7 +11,7 @@ use super::print::{extreme_word, hint_word, role, vote_word};
 use super::{
     Arena, Arg, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Param, ParamKind, Place, Program, Regime, Role,
 };
-use super::{Extreme, Hint, Mbarrier, Registers, Shared, Stmt, TensorMap, Ty, Vote};
+use super::{Extreme, Hint, Mbarrier, Registers, Shared, Stmt, TensorMap, Ty, Vote, Working};
 use crate::{DType, Extent, Facts, Statistics};
 
 /// Why a text is not a program.
@@ -244,9 +244,20 @@ impl<'t> Parser<'t> {
             self.expect("(")?;
             let args = self.list(")", |parser| parser.arg(buffers))?;
             self.expect("grid")?;
-            launches.push(Launch { kernel: 0, grid: self.extent()?, early: self.take("early"), args });
+            let (grid, early) = (self.extent()?, self.take("early"));
+            let working = if self.take("working") { Some(self.working(buffers)?) } else { None };
+            launches.push(Launch { kernel: 0, grid, early, working, args });
         }
         Ok(launches)
+    }
+
+    /// `%buffer * extent`.
+    fn working(&mut self, buffers: &[Buffer]) -> Parsed<Working> {
+        let unknown = self.wrong("there is no such buffer");
+        let name = self.name('%')?;
+        let buffer = buffers.iter().position(|buffer| buffer.name == name).ok_or(unknown)?;
+        self.expect("*")?;
+        Ok(Working { buffer, each: self.extent()? })
     }
 
     fn buffer(&mut self) -> Parsed<Buffer> {

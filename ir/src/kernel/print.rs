@@ -11,7 +11,7 @@ use super::{
     Arena, Binary, Block, Compare, Expr, Given, Handle, Index, Kernel, Launch, Local, ParamKind, Place, Program, Reduce, Role,
 };
 use super::{
-    Arrival, Extreme, Factor, Hint, Mbarrier, Panels, Scope, Shared, Stmt, Unary, Vote, Wait, print_matrix, print_sync,
+    Arrival, Extreme, Factor, Hint, Mbarrier, Panels, Scope, Shared, Stmt, Unary, Vote, Wait, Working, print_matrix, print_sync,
     print_tensor,
 };
 use crate::DType;
@@ -141,7 +141,11 @@ fn launch_line(program: &Program, launch: &Launch) -> String {
     });
     let args: Vec<String> = args.collect();
     let early = if launch.early { " early" } else { "" };
-    format!("    launch {kernel}({}) grid {}{early}", args.join(", "), launch.grid)
+    let working = launch.working.as_ref().map_or(String::new(), |Working { buffer, each }| {
+        let buffer = program.buffers.get(*buffer).map_or("%?".to_string(), |buffer| name('%', &buffer.name));
+        format!(" working {buffer} * {each}")
+    });
+    format!("    launch {kernel}({}) grid {}{early}{working}", args.join(", "), launch.grid)
 }
 
 pub(super) fn role(role: Role) -> &'static str {

@@ -13,6 +13,7 @@ use super::verify_early::wrong_early;
 use super::verify_tensor::wrong_view;
 use super::{
     Arg, Binary, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role,
+    Working,
 };
 use super::{Extreme, Hint, MOST_THREADS, Scope, Shared, Stmt, Ty, Unary, Vote, Wait, layout};
 use crate::machine::Unit;
@@ -137,7 +138,7 @@ fn check_regimes(program: &Program, machine: &Machine, found: &mut Vec<Violation
     }
     for (i, launch) in program.prepare.iter().enumerate() {
         let mut wrong = check_launch(program, launch, Stage::Prepare);
-        if launch.args.iter().flat_map(Arg::formulas).chain([&launch.grid]).any(Extent::depends_on_batch) {
+        if launch.formulas().any(Extent::depends_on_batch) {
             wrong.push("a preparation depends on the batch".to_string());
         }
         found.extend(wrong.into_iter().map(|message| Violation { at: Location::Prepare(i), message }));
@@ -198,6 +199,13 @@ fn check_launch(program: &Program, launch: &Launch, stage: Stage) -> Vec<String>
     if launch.args.len() != kernel.params.len() {
         wrong.push(format!("{} arguments for {} parameters", launch.args.len(), kernel.params.len()));
     }
+    wrong.extend(
+        launch
+            .working
+            .iter()
+            .filter_map(|working| wrong_count(program, launch, working))
+            .map(|why| format!("blocks with work: {why}")),
+    );
     let mut bound: BTreeMap<usize, bool> = BTreeMap::new();
     for (param, arg) in kernel.params.iter().zip(&launch.args) {
         wrong.extend(check_argument(program, param, arg, stage));
@@ -216,6 +224,19 @@ fn check_launch(program: &Program, launch: &Launch, stage: Stage) -> Vec<String>
         }
     }
     wrong
+}
+
+/// Why a machine cannot read how many blocks have work.
+fn wrong_count(program: &Program, launch: &Launch, Working { buffer, each }: &Working) -> Option<String> {
+    let Some(of) = program.buffers.get(*buffer) else { return Some("there is no such buffer".to_string()) };
+    let wrong = [
+        (divides_by_zero(each), format!("{each} divides by zero")),
+        (of.dtype != DType::I32, format!("%{} has {}, not i32", of.name, of.dtype)),
+        (!of.shape.iter().all(|extent| matches!(extent, Extent::Const(1..))), format!("%{} may be empty", of.name)),
+        (!launch.args.iter().any(|arg| arg.given == Given::Buffer(*buffer)), format!("the kernel is not given %{}", of.name)),
+        (writes(program, launch, *buffer), format!("the kernel writes %{}", of.name)),
+    ];
+    wrong.into_iter().find_map(|(is_wrong, why)| is_wrong.then_some(why))
 }
 
 fn check_argument(program: &Program, param: &Param, arg: &Arg, stage: Stage) -> Option<String> {

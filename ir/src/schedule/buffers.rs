@@ -1,7 +1,7 @@
 //! The memory of a program: names, roles and shapes. Which kernel reads or writes it is said where kernels are launched.
 
 use crate::graph::{Dim, OUTPUT, Param, Type};
-use crate::kernel::{Buffer, Given, Role, View};
+use crate::kernel::{Buffer, Given, Role, View, Working};
 use crate::{DType, Extent};
 
 /// A buffer's place in the program.
@@ -18,6 +18,11 @@ impl BufferId {
     /// A tensor map of it.
     pub(super) fn view(self, extents: [Extent; 3], strides: [Extent; 2]) -> Given {
         Given::TensorMap(View { buffer: self.0, extents, strides })
+    }
+
+    /// Blocks with work: so many for each that it counts.
+    pub(super) fn working(self, each: Extent) -> Working {
+        Working { buffer: self.0, each }
     }
 }
 

@@ -26,6 +26,9 @@ pub(super) fn merged(programs: Vec<(Option<u64>, Program)>) -> Result<Program, S
         let kernels_of: Vec<usize> = program.kernels.into_iter().map(|kernel| kernels.place(kernel)).collect();
         let launch = &|mut launch: Launch| {
             launch.kernel = kernels_of[launch.kernel];
+            if let Some(working) = &mut launch.working {
+                working.buffer = buffers_of[working.buffer];
+            }
             for arg in &mut launch.args {
                 if let Given::Buffer(buffer) | Given::TensorMap(View { buffer, .. }) = &mut arg.given {
                     *buffer = buffers_of[*buffer];

@@ -34,7 +34,7 @@ pub(crate) fn program(machine: &Machine, seed: u64) -> Program {
     let arg = |param: &str, given: Given| Arg { param: param.into(), given };
     let of_buffer = |(i, buffer): (usize, &Buffer)| arg(&buffer.name, Given::Buffer(i));
     let args = buffers.iter().enumerate().map(of_buffer).chain([arg("tokens", (Extent::Tokens * 5).into())]).collect();
-    let launches = vec![Launch { kernel: 0, grid: Extent::Tokens.div_ceil(2), early: false, args }];
+    let launches = vec![Launch { kernel: 0, grid: Extent::Tokens.div_ceil(2), early: false, working: None, args }];
     let regimes = vec![Regime { tokens_up_to: None, tile_rows: None, launches }];
     Program { name: "random".into(), buffers, kernels: vec![k.finish()], regimes, ..Program::default() }
 }

@@ -3,7 +3,7 @@
 use moec_ir::kernel::{
     Arena, Arg, Arrival, Binary, Block, Buffer, Compare, Expr, Extreme, Factor, Given, Handle, Hint, Index, Kernel, Launch,
     Local, Mbarrier, Panels, Param, ParamKind, Place, Program, Reduce, Regime, Registers, Role, Scope, Shared, Stmt, Swizzle,
-    TensorMap, Ty, Unary, View, Vote, Wait, WarpRole,
+    TensorMap, Ty, Unary, View, Vote, Wait, WarpRole, Working,
 };
 use moec_ir::{DType, Extent, MatrixShape};
 
@@ -43,7 +43,8 @@ fn launch(r: &mut Random) -> Launch {
         }
     };
     let args = (0..r.below(4)).map(|_| Arg { param: name(r), given: given(r) }).collect();
-    Launch { args, kernel: r.below(3), grid: Extent::Const(r.next()), early: r.below(2) == 0 }
+    let working = (r.below(2) == 0).then(|| Working { buffer: r.below(4), each: extent(r) });
+    Launch { args, kernel: r.below(3), grid: Extent::Const(r.next()), early: r.below(2) == 0, working }
 }
 
 fn name(r: &mut Random) -> String {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::extent::{Dims, Extent};
 use super::manifest::{
-    Arg, Buffer, DType, ImageKind, Kernel, Launch, Manifest, ParamKind, Role, Routing, Slots, Target, TargetKind,
+    Arg, Buffer, DType, ImageKind, Kernel, Launch, Manifest, ParamKind, Role, Routing, Slots, Target, TargetKind, Working,
 };
 use super::recipe::{Recipe, Slice, Source, Stacked};
 use super::{PARAMS_MAX, WORKSPACE_ALIGN, byte_count};
@@ -317,8 +317,7 @@ fn check_launch(manifest: &Manifest, target: &Target, launch: &Launch) -> Result
         return Err(Error::manifest(format!("target `{}` launches kernel {}, which is not there", target.name, launch.kernel)));
     };
     let symbol = &kernel.symbol;
-    let formulas = launch.args.iter().flat_map(Arg::formulas);
-    ensure!(formulas.chain([&launch.grid]).all(is_shallow), "a launch of `{symbol}`: a formula is too deep");
+    ensure!(launch.formulas().all(is_shallow), "a launch of `{symbol}`: a formula is too deep");
     ensure!(
         launch.args.len() == kernel.params.len(),
         "kernel `{symbol}` takes {} arguments, a launch gives {}",
@@ -339,6 +338,16 @@ fn check_launch(manifest: &Manifest, target: &Target, launch: &Launch) -> Result
         };
         ensure!(fits, "argument {index} of a launch of `{symbol}` is not the {:?} that it takes", param.kind);
     }
+    launch.working.as_ref().map_or(Ok(()), |working| check_working(manifest, symbol, launch, working))
+}
+
+/// How many blocks have work is read without a further look: it is a number that is there.
+fn check_working(manifest: &Manifest, symbol: &str, launch: &Launch, working: &Working) -> Result<(), Error> {
+    let given = launch.args.contains(&Arg::Buffer(working.buffer));
+    ensure!(given, "a launch of `{symbol}` has blocks with work by buffer {}, which it is not given", working.buffer);
+    let Buffer { name, dtype, shape, .. } = &manifest.buffers[working.buffer as usize];
+    let is_there = shape.iter().all(|extent| extent.as_const().is_some_and(|n| n > 0));
+    ensure!(*dtype == DType::I32 && is_there, "a launch of `{symbol}` has blocks with work by `{name}`, which is no i32 number");
     Ok(())
 }
 
@@ -350,8 +359,7 @@ fn check_preparation(manifest: &Manifest, target: &Target, launch: &Launch) -> R
         given.all(|role| matches!(role, Role::Weight | Role::Prepared)),
         "the preparation by `{symbol}` is given what is not there when weights are bound"
     );
-    let mut formulas = launch.args.iter().flat_map(Arg::formulas).chain([&launch.grid]);
-    ensure!(!formulas.any(Extent::depends_on_batch), "the preparation by `{symbol}` depends on the batch");
+    ensure!(!launch.formulas().any(Extent::depends_on_batch), "the preparation by `{symbol}` depends on the batch");
     Ok(())
 }
 

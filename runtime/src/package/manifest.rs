@@ -505,8 +505,31 @@ pub struct Launch {
     /// It may begin before the launch before it has ended: its kernel waits for that (`griddepcontrol.wait`). Not the first of a sequence.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub early: bool,
+    /// Which blocks have work. Absent: all may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working: Option<Working>,
     /// One argument a parameter of the kernel, in order.
     pub args: Vec<Arg>,
+}
+
+impl Launch {
+    /// Its formulas.
+    pub fn formulas(&self) -> impl Iterator<Item = &Extent> {
+        let of_blocks = self.working.iter().map(|working| &working.each).chain([&self.grid]);
+        self.args.iter().flat_map(Arg::formulas).chain(of_blocks)
+    }
+}
+
+/// The blocks of a launch that have work: the first ones, as many as the first element of a buffer says when the launch begins, times
+/// `each`, and no more than the grid. The others have no effect and may be left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Working {
+    /// Index into [`Manifest::buffers`]: i32, one of `args`, with a shape of numbers.
+    pub buffer: u32,
+    /// Blocks for each that is counted.
+    pub each: Extent,
 }
 
 /// One argument of a launch.

@@ -34,7 +34,7 @@ pub use layout::{OnStack, Place, Workspace, stack, workspace};
 pub(crate) use layout::{byte_count, shape};
 pub use manifest::{
     Arg, Buffer, Cuts, DType, Dim, Entry, Image, ImageKind, Kernel, Launch, Manifest, Param, ParamKind, Regime, Role, Routing,
-    Slots, Swizzle, Target, TargetKind, TensorMap, View,
+    Slots, Swizzle, Target, TargetKind, TensorMap, View, Working,
 };
 pub(crate) use parts::of_part;
 pub use parts::{cut_align, part};

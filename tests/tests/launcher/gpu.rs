@@ -80,7 +80,7 @@ pub(super) fn everything() -> Package {
             spill_bytes: None,
         })
         .collect();
-    let launch = |kernel, grid, early, args| Launch { kernel, grid, early, args };
+    let launch = |kernel, grid, early, args| Launch { kernel, grid, early, working: None, args };
     let view = View {
         buffer: 0,
         extents: [constant(1), Extent::Tokens, constant(HIDDEN)],

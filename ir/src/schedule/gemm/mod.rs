@@ -108,6 +108,8 @@ pub(crate) struct Tiled {
     pub kernel: Kernel,
     /// Blocks to launch, whatever the routing.
     pub grid: Extent,
+    /// Those that have work are the first ones, so many for each tile of the sort; none: all may have.
+    pub of_tile: Option<Extent>,
 }
 
 impl Gemm<'_> {
@@ -155,7 +157,19 @@ pub(crate) fn together(name: &str, parts: &[&Gemm], next: &[&Gemm], machine: &Ma
             each_part(&k, &with_args, &blocks, k.block(), &tile);
         }
     }
-    Tiled { kernel: k.finish(), grid: grid(parts, machine) }
+    Tiled { kernel: k.finish(), grid: grid(parts, machine), of_tile: of_tile(parts, machine) }
+}
+
+/// Blocks for each tile of the sort, where those of one tile follow those of another: [`each_tile`] says so. GPUs start all blocks.
+fn of_tile(parts: &[&Gemm], machine: &Machine) -> Option<Extent> {
+    let [spec] = parts else { return None };
+    let is_sorted = spec.experts.is_some() && spec.rows_of_expert.is_none();
+    let in_order = match spec.tiling.kind {
+        Kind::Dot | Kind::Fma => !machine.has_threads(),
+        Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => false,
+    };
+    let column_blocks = spec.n.div_ceil(u64::from(spec.tiling.columns));
+    (is_sorted && in_order).then(|| self::parts(spec).unwrap_or(Extent::Const(1)) * column_blocks)
 }
 
 /// Tiles of these parts together, at most.

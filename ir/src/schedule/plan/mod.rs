@@ -282,7 +282,7 @@ impl<'g> Plan<'g> {
     /// A launch of a kernel that is there.
     fn launch_again(&mut self, kernel: usize, grid: Extent, args: Vec<Arg>) -> Result<(), ScheduleError> {
         let args = in_order(&self.kernels[kernel], args)?;
-        self.launches.push(Launch { kernel, grid, early: false, args });
+        self.launches.push(Launch { kernel, grid, early: false, working: None, args });
         Ok(())
     }
 

@@ -188,7 +188,7 @@ impl<'g> Plan<'g> {
         }
         let kernel = bias_update::bias_update(constant(bias, 0) as u32, rate.get() as f32, self.machine);
         let args = in_order(&kernel, vec![arg("load", routing.load_of_expert), arg("bias", bias.buffer)])?;
-        self.update.push(Launch { kernel: self.kernels.len(), grid: Extent::Const(1), early: false, args });
+        self.update.push(Launch { kernel: self.kernels.len(), grid: Extent::Const(1), early: false, working: None, args });
         self.kernels.push(kernel);
         Ok(Value::Updated(bias.buffer))
     }

@@ -165,6 +165,9 @@ impl<'g> Plan<'g> {
         let tiled = gemm::together(&name, &[&part.spec], &specs, self.machine);
         let counts = gemm::counts(&[&part.spec], self.machine).into_iter().map(|(name, of)| arg(name, of));
         self.launch(tiled.kernel, tiled.grid, part.args.into_iter().chain(counts).chain(next_args(&next)).collect())?;
+        if let (Some(launch), Some(routing), Some(of_tile)) = (self.launches.last_mut(), routing, tiled.of_tile) {
+            launch.working = Some(routing.tile_count.working(of_tile));
+        }
         Ok(Value::Tensor(part.result))
     }
 
