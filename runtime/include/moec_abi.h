@@ -113,7 +113,9 @@ typedef struct { /* one launch of a plan */
 } moec_launch;
 #define MOEC_LAUNCH_EARLY 1u /* programmatic dependent launch */
 
-/* Calls body(arg, begin, end) with ranges that cover 0 to count once each, on any threads, and returns when all are done. */
+/* Calls body(arg, begin, end) with ranges that cover 0 to count, on any threads, and returns when all are done. A run calls it once, or of a
+ * batch in parts once for each; count is at most `threads`. A call of body works while there is something to do that no other has begun,
+ * and waits for no call that has not come: one call after another will do, and so will one for all numbers. */
 typedef void (*moec_body)(void *arg, uint64_t begin, uint64_t end);
 typedef void (*moec_parallel_for)(void *user, uint64_t count, moec_body body, void *arg);
 
@@ -126,7 +128,7 @@ typedef struct {
     /* CPU: the caller's threads; null: the library's own. */
     moec_parallel_for parallel_for;
     void *parallel_for_user;
-    uint32_t threads; /* CPU: how many, the caller's own included; 0: the CPUs that the process may use */
+    uint32_t threads; /* CPU: how many, the caller's own included, of parallel_for too; 0: the CPUs that the process may use */
     uint32_t flags;   /* 0 */
 } moec_options;
 

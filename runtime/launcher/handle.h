@@ -8,6 +8,7 @@ struct moec_handle {
     moec_parallel_for parallel_for;
     void *parallel_for_user;
     threads *threads;
+    uint32_t num_threads; /* that may take part in a run */
     /* GPU */
     driver driver;
     int ordinal;
@@ -56,12 +57,14 @@ static moec_status create_cpu(moec_handle *h, const moec_options *options) {
         return fail(MOEC_E_NO_IMAGE, "%s has no code for CPUs; it has %s (compile with --target host)", tables.info->layer, targets);
     }
     h->target = best;
+    moec_status status = thread_count(options->threads, &h->num_threads);
+    if (status) return status;
     if (options->parallel_for) {
         h->parallel_for = options->parallel_for;
         h->parallel_for_user = options->parallel_for_user;
         return MOEC_OK;
     }
-    moec_status status = start_threads(options->threads, &h->threads);
+    status = start_threads(h->num_threads, &h->threads);
     h->parallel_for = parallel_for;
     h->parallel_for_user = h->threads;
     return status;

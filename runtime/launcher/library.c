@@ -19,6 +19,8 @@ extern MOEC_HIDDEN const moec_layer tables;
 #include "threads.h"
 #include "driver.h"
 #include "handle.h"
+#include "batch.h"
+#include "together.h"
 #include "run.h"
 #include "api.h"
 #include "tvm_ffi.h"

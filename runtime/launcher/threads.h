@@ -5,13 +5,12 @@
 #define LOOKS 128     /* how often a thread looks for work before it sleeps */
 #define WOKEN 2       /* sleepers that a caller wakes, and each that was woken in turn */
 #define MAX_THREADS 1024
-#define SHARES 32     /* of a grid, for each thread: blocks have unequal work, and those at the end may have none */
 
 typedef struct {
     moec_body body;
     void *arg;
-    uint64_t count, share;
-    _Atomic uint64_t next;
+    uint64_t count;
+    _Atomic uint64_t next; /* the next number that body was not called with */
 } job;
 
 typedef struct {
@@ -38,10 +37,9 @@ static int has_work(job *j) { return atomic_load_explicit(&j->next, memory_order
 
 static void work(job *j) {
     for (;;) {
-        uint64_t begin = atomic_fetch_add_explicit(&j->next, j->share, memory_order_relaxed);
-        if (begin >= j->count) return;
-        uint64_t end = j->count - begin < j->share ? j->count : begin + j->share;
-        j->body(j->arg, begin, end);
+        uint64_t number = atomic_fetch_add_explicit(&j->next, 1, memory_order_relaxed);
+        if (number >= j->count) return;
+        j->body(j->arg, number, number + 1);
     }
 }
 
@@ -99,13 +97,12 @@ static void *serve(void *me) {
     return NULL;
 }
 
-/* Calls body with parts of 0 to count. */
+/* Calls body with each number below count. */
 static void parallel_for(void *user, uint64_t count, moec_body body, void *arg) {
     threads *all = user;
-    uint64_t shares = ((uint64_t)all->count + 1) * SHARES;
-    job j = {body, arg, count, count / shares + (count % shares != 0), 0};
+    job j = {body, arg, count, 0};
     slot *s = NULL;
-    for (uint32_t i = 0; all->count > 0 && j.share < count && i < SLOTS && !s; i++)
+    for (uint32_t i = 0; all->count > 0 && i < SLOTS && !s; i++)
         if (!atomic_load_explicit(&all->slots[i].taken, memory_order_relaxed) &&
             !atomic_exchange_explicit(&all->slots[i].taken, 1, memory_order_acquire))
             s = &all->slots[i];
@@ -134,13 +131,16 @@ static void stop_threads(threads *all) {
     free(all);
 }
 
+/* The threads that are asked for, the caller's own included; 0: the CPUs that the process may use. */
+static moec_status thread_count(uint32_t asked, uint32_t *count) {
+    cpu_set_t set;
+    if (asked > MAX_THREADS) return fail(MOEC_E_ARG, "%u threads, at most %u", asked, MAX_THREADS);
+    *count = asked ? asked : sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
+    return MOEC_OK;
+}
+
 /* As many threads, the caller's own included. */
 static moec_status start_threads(uint32_t count, threads **out) {
-    if (count == 0) {
-        cpu_set_t set;
-        count = sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
-    }
-    if (count > MAX_THREADS) return fail(MOEC_E_ARG, "%u threads, at most %u", count, MAX_THREADS);
     threads *all = calloc(1, sizeof *all);
     if (!all) return fail(MOEC_E_NOMEM, "out of host memory");
     *out = all;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::{DriverError, result, sys};
 
-use crate::device::{Argument, Device, Given, Opened, Start, Stream};
+use crate::device::{Argument, Device, Launches, Opened, Start, Stream};
 use crate::error::Error;
 use crate::package::{Image, ImageKind, Kernel, PARAMS_MAX, Package, ParamKind, Target, TargetKind};
 use attributes::{Attribute, Launcher, Shape};
@@ -346,8 +346,11 @@ impl Device for Cuda {
         self.start(start, args.iter().copied(), Stream::DEFAULT)
     }
 
-    fn enqueue(&self, start: Start, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
-        self.start(start, args.iter().map(|given| given.argument()), stream)
+    fn enqueue(&self, launches: &dyn Launches, stream: Stream) -> Result<(), Error> {
+        (0..launches.count()).try_for_each(|launch| {
+            let args = (0..launches.args(launch)).map(|arg| launches.arg(launch, arg).argument());
+            self.start(launches.start(launch), args, stream)
+        })
     }
 
     fn sync(&self) -> Result<(), Error> {

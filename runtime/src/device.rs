@@ -57,16 +57,18 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// [`Error::Device`] where any of it failed.
     fn sync(&self) -> Result<(), Error>;
 
-    /// As [`Device::launch`], on `stream` and on memory that regions keep, so that nothing has to be looked up: the host and
-    /// the GPU allocate nothing here, take no lock and wait for nothing (on the host the caller's thread is one of those
-    /// that work). By default this is [`Device::launch`], which has the device's own order alone.
+    /// As [`Device::launch`] of each, one after another, on `stream` and on memory that regions keep, so that nothing has to be looked
+    /// up: the host and the GPU allocate nothing here, take no lock and wait for nothing (on the host the caller's thread is one of
+    /// those that work). By default this is [`Device::launch`], which has the device's own order alone.
     ///
     /// # Errors
     /// As [`Device::launch`], and [`Error::NoStream`] where the device has no such stream.
-    fn enqueue(&self, start: Start, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
+    fn enqueue(&self, launches: &dyn Launches, stream: Stream) -> Result<(), Error> {
         stream.default_only()?;
-        let args: Vec<Argument> = args.iter().map(|given| given.argument()).collect();
-        self.launch(start, &args)
+        (0..launches.count()).try_for_each(|launch| {
+            let args: Vec<Argument> = (0..launches.args(launch)).map(|arg| launches.arg(launch, arg).argument()).collect();
+            self.launch(launches.start(launch), &args)
+        })
     }
 
     /// Whether its addresses are pointers of this process, so that it can work on memory of the process where it lies.
@@ -80,6 +82,21 @@ pub trait Device: Send + Sync + fmt::Debug {
         let _ = address;
         None
     }
+}
+
+/// Launches that follow each other, and what they are given. Threads of a device may ask at the same time.
+pub trait Launches: Sync {
+    /// How many launches there are.
+    fn count(&self) -> usize;
+
+    /// What a launch starts.
+    fn start(&self, launch: usize) -> Start;
+
+    /// How many arguments it has, at most [`PARAMS_MAX`](crate::package::PARAMS_MAX).
+    fn args(&self, launch: usize) -> usize;
+
+    /// One of them.
+    fn arg(&self, launch: usize, arg: usize) -> Given<'_>;
 }
 
 /// What is started, but for its arguments.

@@ -5,19 +5,21 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::iter;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libloading::Library;
 
-use crate::device::{Argument, Device, Given, Kept, MAX_THREADS, Opened, Start, Stream};
+use crate::device::{Argument, Device, Kept, Launches, MAX_THREADS, Opened, Start, Stream, Working};
 use crate::error::Error;
 use crate::package::{ImageKind, PARAMS_MAX, Package, Target, TargetKind, WORKSPACE_ALIGN};
-use parallel::spread;
 use threads::Threads;
+use together::{Blocks, TOGETHER};
 
 mod parallel;
 mod threads;
+mod together;
 
 pub use parallel::{Parallel, Rayon};
 
@@ -68,7 +70,7 @@ pub fn open(package: &Package, threads: Option<usize>) -> Result<Opened, Error> 
     }
 }
 
-/// As [`open`], the blocks of every launch shared out by `parallel`: [`Rayon`], or the caller's own threads.
+/// As [`open`], the work of every run shared out by `parallel`: [`Rayon`], or the caller's own threads.
 ///
 /// # Errors
 /// Those of [`open`] but for [`Error::Threads`].
@@ -198,16 +200,6 @@ fn stray(call: &'static str) -> Error {
     Error::Device { call, why: "the range is not memory of this device".into(), sticky: false }
 }
 
-/// How many blocks have work, by a number of the memory at this address.
-///
-/// # Safety
-/// Four bytes there are memory.
-unsafe fn working_blocks(address: u64, each: u64) -> u64 {
-    // SAFETY: as the caller promises; buffers of the caller may have any alignment.
-    let count = unsafe { ptr::with_exposed_provenance::<i32>(address as usize).read_unaligned() };
-    u64::try_from(count).unwrap_or(0).saturating_mul(each)
-}
-
 impl Host {
     // A panic cannot leave the map half-changed, so a poisoned lock is as good as any.
     fn live(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Block>>> {
@@ -229,32 +221,73 @@ impl Host {
         Ok((start.wrapping_add((address - start as u64) as usize), block))
     }
 
-    /// Runs a kernel and returns when its blocks are done.
+    /// Runs launches, one after another, and returns when all have ended. `start` says what is started and how many arguments it has,
+    /// `arg` which.
     ///
     /// # Safety
-    /// Every range that `args` name is memory until then.
-    unsafe fn start(&self, start: Start, args: impl ExactSizeIterator<Item = Argument> + Clone) -> Result<(), Error> {
-        let Start { kernel, blocks, early: _, working } = start;
-        let mut words = [0; PARAMS_MAX];
-        let (Some(function), true) = (self.functions.get(kernel), args.len() <= PARAMS_MAX) else {
+    /// Every range that an argument names is memory until then.
+    unsafe fn run<S, A>(&self, count: usize, start: S, arg: A) -> Result<(), Error>
+    where
+        S: Fn(usize) -> (Start, usize) + Sync,
+        A: Fn(usize, usize) -> Argument + Sync,
+    {
+        let is_sound = |launch: usize| {
+            let (Start { kernel, working, .. }, args) = start(launch);
+            let is_counted = |working: &Working| {
+                working.argument < args && matches!(arg(launch, working.argument), Argument::Memory { bytes: 4.., .. })
+            };
+            kernel < self.functions.len() && args <= PARAMS_MAX && working.as_ref().is_none_or(is_counted)
+        };
+        if !(0..count).all(is_sound) {
             return Err(stray("launching"));
-        };
-        let blocks = match working.map(|of| (of.each, args.clone().nth(of.argument))) {
-            None => blocks,
-            // SAFETY: the range is memory.
-            Some((each, Some(Argument::Memory { address, bytes: 4.., .. }))) => {
-                unsafe { working_blocks(address, each) }.min(blocks)
-            }
-            Some((_, Some(Argument::Memory { .. } | Argument::Map { .. } | Argument::I32(_) | Argument::I64(_)) | None)) => {
-                return Err(stray("launching"));
-            }
-        };
-        words.iter_mut().zip(args).for_each(|(word, arg)| *word = arg.word());
-        spread(self.parallel.as_ref(), blocks, |begin, end| {
+        }
+        (0..count).step_by(TOGETHER).try_for_each(|first| {
+            let count = TOGETHER.min(count - first);
+            let most = (first..first + count).map(|launch| start(launch).0.blocks).max().unwrap_or(0);
+            together::run(self.parallel.as_ref(), &Sound { host: self, first, start: &start, arg: &arg }, count, most)
+        })
+    }
+}
+
+/// Launches whose kernels there are, the first of which has number `first`. The ranges of their arguments are memory while it lives.
+struct Sound<'h, S, A> {
+    host: &'h Host,
+    first: usize,
+    start: &'h S,
+    arg: &'h A,
+}
+
+impl<S, A> Blocks for Sound<'_, S, A>
+where
+    S: Fn(usize) -> (Start, usize) + Sync,
+    A: Fn(usize, usize) -> Argument + Sync,
+{
+    fn count(&self, launch: usize) -> u64 {
+        let launch = self.first + launch;
+        let (Start { blocks, working, .. }, _) = (self.start)(launch);
+        let Some(Working { argument, each }) = working else { return blocks };
+        let counted = ptr::with_exposed_provenance::<i32>((self.arg)(launch, argument).word() as usize);
+        // SAFETY: `run` has seen that the argument is at least four bytes, and no launch is under way that could write them. Buffers of
+        // the caller may have any alignment.
+        let counted = unsafe { counted.read_unaligned() };
+        u64::try_from(counted).unwrap_or(0).saturating_mul(each).min(blocks)
+    }
+
+    fn run(&self, launch: usize, shares: &mut dyn Iterator<Item = (u64, u64)>) {
+        // What others have done needs no arguments.
+        let Some(first) = shares.next() else { return };
+        let launch = self.first + launch;
+        let (Start { kernel, .. }, args) = (self.start)(launch);
+        let mut words = [0; PARAMS_MAX];
+        for (arg, word) in words[..args].iter_mut().enumerate() {
+            *word = (self.arg)(launch, arg).word();
+        }
+        let function = self.host.functions[kernel];
+        for (begin, end) in iter::once(first).chain(shares) {
             // SAFETY: `words` are at least as many as the kernel has parameters and of the kinds that the manifest declares,
             // and what they point to is there. What the kernel does inside is the compiler's promise.
             unsafe { function(words.as_ptr(), begin, end) }
-        })
+        }
     }
 }
 
@@ -310,17 +343,19 @@ impl Device for Host {
             }
         }
         // SAFETY: every range lies in a block that `held` keeps.
-        unsafe { self.start(start, args.iter().copied()) }
+        unsafe { self.run(1, |_| (start, args.len()), |_, arg| args[arg]) }
     }
 
-    fn enqueue(&self, start: Start, args: &[Given<'_>], stream: Stream) -> Result<(), Error> {
+    fn enqueue(&self, launches: &dyn Launches, stream: Stream) -> Result<(), Error> {
         stream.default_only()?;
-        if !args.iter().all(|given| given.is_held_by(self)) {
+        let is_held = |launch| (0..launches.args(launch)).all(|arg| launches.arg(launch, arg).is_held_by(self));
+        if !(0..launches.count()).all(is_held) {
             return Err(stray("launching"));
         }
+        let start = |launch| (launches.start(launch), launches.args(launch));
         // SAFETY: every range lies in a region of this device, which is borrowed until the blocks are done: a region keeps
         // the block that it was given, and of other memory its maker has promised that it is there.
-        unsafe { self.start(start, args.iter().map(|given| given.argument())) }
+        unsafe { self.run(launches.count(), start, |launch, arg| launches.arg(launch, arg).argument()) }
     }
 
     fn shares_memory(&self) -> bool {

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use crate::device::{Device, Given, Map, Start, Stream, Working};
+use crate::device::{Device, Given, Launches, Map, Start, Stream, Working};
 use crate::error::Error;
 use crate::layer::{Bound, Layer, Shared, check_count};
 use crate::package::{
-    Arg, Dims, Extent, Kernel, Launch, PARAMS_MAX, ParamKind, Role, TensorMap, View, WORKSPACE_ALIGN, Workspace, byte_count, part,
+    Arg, Dims, Extent, Kernel, Launch, ParamKind, Role, TensorMap, View, WORKSPACE_ALIGN, Workspace, byte_count, part,
 };
 use crate::region::Region;
 
@@ -225,7 +225,7 @@ impl Plan {
         self.parts.iter().try_for_each(|part| {
             (0..part.times).try_for_each(|turn| {
                 let from = Shift { slots: &part.slots, tokens: part.first + turn * part.tokens };
-                enqueue(&part.launches, from, on, bound, memory, stream)
+                on.enqueue(&Calls { calls: &part.launches, from, bound, memory }, stream)
             })
         })
     }
@@ -239,7 +239,8 @@ impl Plan {
         stream: Stream,
     ) -> Result<(), Error> {
         // No layer that has one is cut.
-        enqueue(&self.update, Shift { slots: &self.slots, tokens: 0 }, on, bound, memory, stream)
+        let from = Shift { slots: &self.slots, tokens: 0 };
+        on.enqueue(&Calls { calls: &self.update, from, bound, memory }, stream)
     }
 
     /// What [`Plan::run`] looks at before it launches anything: that the weights are this layer's, and that the memory is long
@@ -288,31 +289,39 @@ struct Shift<'p> {
     tokens: u64,
 }
 
-fn enqueue(
-    calls: &[Call],
-    from: Shift<'_>,
-    device: &dyn Device,
-    bound: &Bound,
-    memory: &Memory<'_>,
-    stream: Stream,
-) -> Result<(), Error> {
-    let mut given = [Given::I32(0); PARAMS_MAX];
-    calls.iter().try_for_each(|Call { start, args }| {
-        // A sound manifest has no kernel with more parameters.
-        let given = &mut given[..args.len()];
-        for (given, word) in given.iter_mut().zip(args) {
-            *given = match *word {
-                Word::Buffer(buffer) => from.given(buffer, bound, memory),
-                Word::Map(buffer, map) => match from.given(buffer, bound, memory) {
-                    Given::Memory { buffer, region, offset, bytes } => Given::Map { buffer, region, offset, bytes, map },
-                    other @ (Given::Map { .. } | Given::I32(_) | Given::I64(_)) => other,
-                },
-                Word::I32(value) => Given::I32(value),
-                Word::I64(value) => Given::I64(value),
-            };
+/// Launches of a plan on the memory of a run.
+struct Calls<'r> {
+    calls: &'r [Call],
+    from: Shift<'r>,
+    bound: &'r Bound,
+    memory: &'r Memory<'r>,
+}
+
+impl Launches for Calls<'_> {
+    fn count(&self) -> usize {
+        self.calls.len()
+    }
+
+    fn start(&self, launch: usize) -> Start {
+        self.calls[launch].start
+    }
+
+    fn args(&self, launch: usize) -> usize {
+        self.calls[launch].args.len()
+    }
+
+    fn arg(&self, launch: usize, arg: usize) -> Given<'_> {
+        let buffer = |buffer| self.from.given(buffer, self.bound, self.memory);
+        match self.calls[launch].args[arg] {
+            Word::Buffer(index) => buffer(index),
+            Word::Map(index, map) => match buffer(index) {
+                Given::Memory { buffer, region, offset, bytes } => Given::Map { buffer, region, offset, bytes, map },
+                other @ (Given::Map { .. } | Given::I32(_) | Given::I64(_)) => other,
+            },
+            Word::I32(value) => Given::I32(value),
+            Word::I64(value) => Given::I64(value),
         }
-        device.enqueue(*start, given, stream)
-    })
+    }
 }
 
 impl Shift<'_> {

@@ -373,12 +373,13 @@ fn threads_of_the_caller() {
             assert_eq!(run.tensor("y").unwrap(), &y(tokens), "{threads} threads, {tokens} tokens");
             assert_eq!(on(Arc::new(Rayon)).run(&[x(tokens)], Dims::tokens(tokens)).unwrap().tensor("y"), run.tensor("y"));
         }
-        // Two launches each; 5 blocks are as many shares, and 999 are 32 for each thread, or as near as whole blocks come to that.
-        let shares = |blocks: u64| blocks.div_ceil(blocks.div_ceil(32 * threads as u64));
-        assert_eq!(reversed.called.load(Ordering::Relaxed), 2 * (shares(5) + shares(999)));
+        // Once for both launches, with a number for each thread that has a block.
+        let numbers = |blocks: u64| blocks.min(threads as u64);
+        assert_eq!(reversed.called.load(Ordering::Relaxed), numbers(5) + numbers(999));
     }
-    let lazy = on(Arc::new(Reversed { threads: 2, left_out: 1, ..Reversed::default() }));
-    let error = lazy.run(&[x(64)], Dims::tokens(64)).unwrap_err();
-    assert_eq!(error.to_string(), "the caller's parallel_for failed: it called 63 of 64 numbers");
-    assert!(lazy.run(&[x(1)], Dims::tokens(1)).is_ok(), "one block needs no threads");
+    let lazy = |left_out| on(Arc::new(Reversed { threads: 2, left_out, ..Reversed::default() }));
+    assert_eq!(lazy(1).run(&[x(64)], Dims::tokens(64)).unwrap().tensor("y").unwrap(), &y(64), "the others do it all");
+    let error = lazy(2).run(&[x(64)], Dims::tokens(64)).unwrap_err();
+    assert_eq!(error.to_string(), "the caller's parallel_for failed: it called none of 2 numbers");
+    assert!(lazy(2).run(&[x(1)], Dims::tokens(1)).is_ok(), "one block needs no threads");
 }

@@ -232,6 +232,10 @@ static void devices(void) {
     told("a parallel_for that leaves blocks out, check", api->check(handle, &args));
     told("a parallel_for that leaves blocks out, run", api->run(handle, &args));
     api->destroy(handle);
+    options.threads = 2;
+    must(api, api->create(&options, &handle), "create");
+    told("one that makes one call of two, run", api->run(handle, &args));
+    api->destroy(handle);
 }
 
 static void queries(void) {

@@ -64,13 +64,15 @@ pub enum Refused {
 pub const ABI_HEADER: &str = include_str!("../../../runtime/include/moec_abi.h");
 
 /// The parts of the launcher, in the order in which they make one C file.
-const LAUNCHER: [&str; 8] = [
+const LAUNCHER: [&str; 10] = [
     include_str!("../../../runtime/launcher/error.h"),
     include_str!("../../../runtime/launcher/values.h"),
     include_str!("../../../runtime/launcher/cpu.h"),
     include_str!("../../../runtime/launcher/threads.h"),
     include_str!("../../../runtime/launcher/driver.h"),
     include_str!("../../../runtime/launcher/handle.h"),
+    include_str!("../../../runtime/launcher/batch.h"),
+    include_str!("../../../runtime/launcher/together.h"),
     include_str!("../../../runtime/launcher/run.h"),
     include_str!("../../../runtime/launcher/api.h"),
 ];

@@ -2,7 +2,7 @@
 //! is allocated for it, no lock is taken, and no thread waits for another to wake up.
 //!
 //! This is not rayon's way: a thread from outside of rayon's pool hands its work over and sleeps, which costs 10 to 30
-//! microseconds a launch where a kernel may take one, and a queue that grows by a block every 63 jobs.
+//! microseconds a run where a layer may take as many, and a queue that grows by a block every 63 jobs.
 #![allow(unsafe_code, reason = "a job lies on the stack of its caller")]
 
 use std::ptr;
@@ -15,7 +15,7 @@ use crate::error::Error;
 
 /// Jobs that can be published at once; a caller beyond them works alone.
 const SLOTS: usize = 64;
-/// How often a thread looks for work before it sleeps: long enough to be there for the next launch of a run.
+/// How often a thread looks for work before it sleeps: long enough to be there for the next of several runs.
 const LOOKS: usize = 128;
 /// How many sleepers a caller wakes, and each that was woken in turn: all are awake after a few steps, none wakes them all.
 const WOKEN: usize = 2;

@@ -1,0 +1,107 @@
+/* The launches of a list on a CPU, one after another, by all threads in one go. A thread that takes part takes shares of the blocks of
+ * the launch under way until there are none left, then waits for those who have taken some and are not done with them. Whoever ends the
+ * last block begins the next launch. So nothing waits for a thread that has not come. As in runtime/src/host/together.rs. */
+
+#define TOGETHER 32 /* the most launches that are gone through in one go */
+#define SHARES 32   /* of the blocks of a launch, for each thread: blocks have unequal work */
+#define SPINS 128   /* how often a thread looks whether the others are done before it lets other threads have its processor */
+
+typedef struct {
+    _Alignas(128) uint64_t blocks; /* set when it begins, as is their number in a share */
+    uint64_t share;
+    _Atomic uint64_t next; /* the first block that is in no thread's hands */
+    _Atomic uint64_t done; /* blocks that have ended */
+} launched;
+
+typedef struct {
+    const batch *r;
+    const moec_step *steps;
+    uint32_t count;
+    uint64_t threads;
+    _Atomic uint32_t under_way; /* the launch whose blocks are handed out; `count` where all have ended */
+    launched of[TOGETHER];
+} together;
+
+static void spin(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* The blocks of a launch that have work: those before it have ended. */
+static uint64_t working_blocks(const batch *r, const moec_step *step) {
+    uint64_t most = (uint64_t)r->values[step->grid];
+    int32_t count;
+    if (step->counted == NONE) return most;
+    memcpy(&count, buffer(r, &tables.args[step->args + step->counted]), sizeof count);
+    uint64_t each = (uint64_t)r->values[step->each];
+    return count <= 0 ? 0 : each > most / (uint64_t)count ? most : each * (uint64_t)count;
+}
+
+/* Begins the launch `at`, or the first one behind it that has blocks. All before it have ended. */
+static void begin_launch(together *all, uint32_t at) {
+    for (; at < all->count; at++) {
+        launched *of = &all->of[at];
+        of->blocks = working_blocks(all->r, &all->steps[at]);
+        of->share = of->blocks / (all->threads * SHARES) + (of->blocks % (all->threads * SHARES) != 0);
+        if (of->blocks > 0) break;
+    }
+    /* With it what is stored above, and what the blocks before wrote. */
+    atomic_store_explicit(&all->under_way, at, memory_order_release);
+}
+
+/* Runs blocks of a launch until there are none left; whether one of them was the last to end. */
+static int run_shares(together *all, uint32_t at) {
+    launched *of = &all->of[at];
+    const moec_step *step = &all->steps[at];
+    moec_function function = tables.functions[all->r->handle->target->kernels + step->kernel];
+    uint64_t words[MAX_ARGS];
+    for (int first = 1;; first = 0) {
+        if (atomic_load_explicit(&of->next, memory_order_relaxed) >= of->blocks) return 0;
+        uint64_t begin = atomic_fetch_add_explicit(&of->next, of->share, memory_order_relaxed);
+        if (begin >= of->blocks) return 0;
+        uint64_t end = of->blocks - begin < of->share ? of->blocks : begin + of->share;
+        for (uint32_t i = 0; first && i < step->num_args; i++) words[i] = word(all->r, &tables.args[step->args + i]);
+        function(words, begin, end);
+        /* Whoever ends the last block has seen what all others wrote. */
+        if (atomic_fetch_add_explicit(&of->done, end - begin, memory_order_acq_rel) + (end - begin) == of->blocks) return 1;
+    }
+}
+
+static void go_through(void *arg, uint64_t begin, uint64_t end) {
+    together *all = arg;
+    (void)begin, (void)end;
+    for (;;) {
+        uint32_t at = atomic_load_explicit(&all->under_way, memory_order_acquire);
+        if (at >= all->count) return;
+        if (run_shares(all, at)) begin_launch(all, at + 1);
+        for (int looks = 1; atomic_load_explicit(&all->under_way, memory_order_acquire) == at; looks++) {
+            if (looks >= SPINS) sched_yield();
+            else spin();
+        }
+    }
+}
+
+/* At most TOGETHER launches. */
+static moec_status launch_together(const batch *r, const moec_step *steps, uint32_t count) {
+    together all = {.r = r, .steps = steps, .count = count, .threads = r->handle->num_threads};
+    int64_t most = 0;
+    for (uint32_t i = 0; i < count; i++) most = r->values[steps[i].grid] > most ? r->values[steps[i].grid] : most;
+    begin_launch(&all, 0);
+    if (most <= 1) {
+        go_through(&all, 0, 1);
+        return MOEC_OK;
+    }
+    uint64_t calls = all.threads < (uint64_t)most ? all.threads : (uint64_t)most;
+    r->handle->parallel_for(r->handle->parallel_for_user, calls, go_through, &all);
+    /* Each call did all that others left to it, and has returned. */
+    if (atomic_load_explicit(&all.under_way, memory_order_acquire) == count) return MOEC_OK;
+    return fail(MOEC_E_ARG, "parallel_for called none of %" PRIu64 " numbers", calls);
+}
+
+static moec_status launch_cpu(const batch *r, const moec_step *steps, uint32_t count) {
+    moec_status status = MOEC_OK;
+    for (uint32_t from = 0; from < count && !status; from += TOGETHER)
+        status = launch_together(r, steps + from, count - from < TOGETHER ? count - from : TOGETHER);
+    return status;
+}
