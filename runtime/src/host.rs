@@ -2,21 +2,22 @@
 //! that: a block is whatever the compiler made it, and blocks do not see each other.
 #![allow(unsafe_code, reason = "kernels are foreign functions over raw memory")]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::iter;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libloading::Library;
 
 use crate::device::{Argument, Device, Kept, Launches, MAX_THREADS, Opened, Start, Stream, Working};
 use crate::error::Error;
-use crate::package::{ImageKind, PARAMS_MAX, Package, Target, TargetKind, WORKSPACE_ALIGN};
+use crate::package::{ImageKind, PARAMS_MAX, Package, Target, TargetKind};
+use memory::Block;
 use threads::Threads;
 use together::{Blocks, TOGETHER};
 
+mod memory;
 mod parallel;
 mod threads;
 mod together;
@@ -34,26 +35,6 @@ struct Host {
     live: Mutex<BTreeMap<u64, Arc<Block>>>,
     /// Last, so that it outlives the rest.
     _library: Library,
-}
-
-/// One allocation. Regions and launches share it, so that freeing it under them only lets go of it.
-#[derive(Debug)]
-struct Block {
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
-// SAFETY: a block is memory, not tied to a thread. Access to its bytes is ordered by the users of `Device`: copies go
-// through `&mut Region` or `&Region`, and `Device::launch` leaves races between launches to its caller.
-unsafe impl Send for Block {}
-// SAFETY: as above.
-unsafe impl Sync for Block {}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: `start` came from `alloc_zeroed` with this layout, and a block is dropped once.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
-    }
 }
 
 /// The CPU, with the kernels of the package's best target for it loaded: of those whose features it has, the one that
@@ -211,13 +192,13 @@ impl Host {
         let live = self.live();
         let (start, block) = live.range(..=address).next_back().ok_or_else(|| stray(call))?;
         let end = (address - start).checked_add(bytes);
-        if end.is_some_and(|end| end <= block.layout.size() as u64) { Ok(Arc::clone(block)) } else { Err(stray(call)) }
+        if end.is_some_and(|end| end <= block.bytes() as u64) { Ok(Arc::clone(block)) } else { Err(stray(call)) }
     }
 
     /// A pointer to `bytes` from `address`, and what keeps them alive.
     fn pointer(&self, address: u64, bytes: u64, call: &'static str) -> Result<(*mut u8, Arc<Block>), Error> {
         let block = self.block(address, bytes, call)?;
-        let start = block.start.as_ptr();
+        let start = block.start();
         Ok((start.wrapping_add((address - start as u64) as usize), block))
     }
 
@@ -297,13 +278,9 @@ impl Device for Host {
     }
 
     fn alloc(&self, bytes: u64) -> Result<u64, Error> {
-        let layout = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0);
-        let layout = layout.and_then(|bytes| Layout::from_size_align(bytes, WORKSPACE_ALIGN as usize).ok());
-        let layout = layout.ok_or(Error::OutOfMemory { bytes })?;
-        // SAFETY: the layout's size is not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(Error::OutOfMemory { bytes })?;
-        let address = start.as_ptr().expose_provenance() as u64;
-        self.live().insert(address, Arc::new(Block { start, layout }));
+        let block = usize::try_from(bytes).ok().and_then(Block::new).ok_or(Error::OutOfMemory { bytes })?;
+        let address = block.start().expose_provenance() as u64;
+        self.live().insert(address, Arc::new(block));
         Ok(address)
     }
 
@@ -320,9 +297,8 @@ impl Device for Host {
 
     fn copy_in(&self, address: u64, from: &[u8]) -> Result<(), Error> {
         let (pointer, _block) = self.pointer(address, from.len() as u64, "copying to the device")?;
-        // SAFETY: as in `fill`; `copy` allows the ranges to overlap.
-        unsafe { pointer.copy_from(from.as_ptr(), from.len()) };
-        Ok(())
+        // SAFETY: as in `fill`; nothing else uses the range, since its region is borrowed alone.
+        unsafe { memory::copy(self.parallel.as_ref(), pointer, from) }
     }
 
     fn copy_out(&self, address: u64, into: &mut [u8]) -> Result<(), Error> {

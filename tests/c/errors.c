@@ -229,8 +229,8 @@ static void devices(void) {
     options = on_cpu(1), options.parallel_for = some_blocks;
     must(api, api->create(&options, &handle), "create");
     moec_run_args args = args_of(l, NULL, NULL);
-    told("a parallel_for that leaves blocks out, check", api->check(handle, &args));
-    told("a parallel_for that leaves blocks out, run", api->run(handle, &args));
+    told("a parallel_for that calls nothing, check", api->check(handle, &args));
+    told("a parallel_for that calls nothing, run", api->run(handle, &args));
     api->destroy(handle);
     options.threads = 2;
     must(api, api->create(&options, &handle), "create");
