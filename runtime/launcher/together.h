@@ -2,7 +2,7 @@
  * the launch under way until there are none left, then waits for those who have taken some and are not done with them. Whoever ends the
  * last block begins the next launch. So nothing waits for a thread that has not come. As in runtime/src/host/together.rs. */
 
-#define TOGETHER 32 /* the most launches that are gone through in one go */
+#define TOGETHER 16 /* the most launches that are gone through in one go */
 #define SHARES 32   /* of the blocks of a launch, for each thread: blocks have unequal work */
 #define SPINS 128   /* how often a thread looks whether the others are done before it lets other threads have its processor */
 
@@ -38,16 +38,13 @@ static uint64_t working_blocks(const batch *r, const moec_step *step) {
     return count <= 0 ? 0 : each > most / (uint64_t)count ? most : each * (uint64_t)count;
 }
 
-/* Begins the launch `at`, or the first one behind it that has blocks. All before it have ended. */
-static void begin_launch(together *all, uint32_t at) {
-    for (; at < all->count; at++) {
-        launched *of = &all->of[at];
-        of->blocks = working_blocks(all->r, &all->steps[at]);
-        of->share = of->blocks / (all->threads * SHARES) + (of->blocks % (all->threads * SHARES) != 0);
-        if (of->blocks > 0) break;
-    }
-    /* With it what is stored above, and what the blocks before wrote. */
-    atomic_store_explicit(&all->under_way, at, memory_order_release);
+/* Says how many blocks a launch has, before which all have ended; how many shares of them there are. */
+static uint64_t count_shares(together *all, uint32_t at) {
+    launched *of = &all->of[at];
+    uint64_t shares = all->threads * SHARES;
+    of->blocks = working_blocks(all->r, &all->steps[at]);
+    of->share = of->blocks / shares + (of->blocks % shares != 0);
+    return of->share ? of->blocks / of->share + (of->blocks % of->share != 0) : 0;
 }
 
 /* Runs blocks of a launch until there are none left; whether one of them was the last to end. */
@@ -66,6 +63,14 @@ static int run_shares(together *all, uint32_t at) {
         /* Whoever ends the last block has seen what all others wrote. */
         if (atomic_fetch_add_explicit(&of->done, end - begin, memory_order_acq_rel) + (end - begin) == of->blocks) return 1;
     }
+}
+
+/* Begins the first launch from `at` on that has several shares; runs those before it, whose one share the others would only wait for.
+ * All before `at` have ended. */
+static void begin_launch(together *all, uint32_t at) {
+    for (; at < all->count && count_shares(all, at) <= 1; at++) run_shares(all, at);
+    /* With it what is stored above, and what the blocks before wrote. */
+    atomic_store_explicit(&all->under_way, at, memory_order_release);
 }
 
 static void go_through(void *arg, uint64_t begin, uint64_t end) {
@@ -87,11 +92,13 @@ static moec_status launch_together(const batch *r, const moec_step *steps, uint3
     together all = {.r = r, .steps = steps, .count = count, .threads = r->handle->num_threads};
     int64_t most = 0;
     for (uint32_t i = 0; i < count; i++) most = r->values[steps[i].grid] > most ? r->values[steps[i].grid] : most;
-    begin_launch(&all, 0);
-    if (most <= 1) {
-        go_through(&all, 0, 1);
+    if (most == 0) return MOEC_OK;
+    if (most == 1) {
+        begin_launch(&all, 0);
         return MOEC_OK;
     }
+    /* The first launch is published whatever it has: meanwhile threads wake up. */
+    if (count_shares(&all, 0) == 0) begin_launch(&all, 1);
     uint64_t calls = all.threads < (uint64_t)most ? all.threads : (uint64_t)most;
     r->handle->parallel_for(r->handle->parallel_for_user, calls, go_through, &all);
     /* Each call did all that others left to it, and has returned. */

@@ -4,13 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::iter;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libloading::Library;
 
-use crate::device::{Argument, Device, Kept, Launches, MAX_THREADS, Opened, Start, Stream, Working};
+use crate::device::{Argument, Device, Given, Kept, Launches, MAX_THREADS, Opened, Start, Stream, Working};
 use crate::error::Error;
 use crate::package::{ImageKind, PARAMS_MAX, Package, Target, TargetKind};
 use memory::Block;
@@ -201,73 +200,94 @@ impl Host {
         let start = block.start();
         Ok((start.wrapping_add((address - start as u64) as usize), block))
     }
+}
 
-    /// Runs launches, one after another, and returns when all have ended. `start` says what is started and how many arguments it has,
-    /// `arg` which.
+/// Words of arguments that launches which are run together have at most, with room for those of any kernel behind them.
+const WORDS: usize = 4 * PARAMS_MAX;
+
+/// Launches that are run together, one after another, and their arguments, which were looked at.
+struct Ready<'h> {
+    host: &'h Host,
+    launches: [Call; TOGETHER],
+    count: usize,
+    words: [u64; WORDS],
+    used: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Call {
+    /// Index of its function.
+    kernel: usize,
+    /// Where its words begin.
+    words: usize,
+    blocks: u64,
+    /// Where the number is that says how many of the blocks have work, and how many for each.
+    working: Option<(u64, u64)>,
+}
+
+impl Ready<'_> {
+    fn on(host: &Host) -> Ready<'_> {
+        Ready { host, launches: [Call::default(); TOGETHER], count: 0, words: [0; WORDS], used: 0 }
+    }
+
+    /// Another launch, whose arguments are none where they are not held. Runs those before it where there is no room.
     ///
     /// # Safety
-    /// Every range that an argument names is memory until then.
-    unsafe fn run<S, A>(&self, count: usize, start: S, arg: A) -> Result<(), Error>
-    where
-        S: Fn(usize) -> (Start, usize) + Sync,
-        A: Fn(usize, usize) -> Argument + Sync,
-    {
-        let is_sound = |launch: usize| {
-            let (Start { kernel, working, .. }, args) = start(launch);
-            let is_counted = |working: &Working| {
-                working.argument < args && matches!(arg(launch, working.argument), Argument::Memory { bytes: 4.., .. })
-            };
-            kernel < self.functions.len() && args <= PARAMS_MAX && working.as_ref().is_none_or(is_counted)
-        };
-        if !(0..count).all(is_sound) {
+    /// Every range that an argument names is memory until [`Ready::launch`] has returned.
+    unsafe fn push(&mut self, start: Start, args: impl ExactSizeIterator<Item = Option<Argument>>) -> Result<(), Error> {
+        let Start { kernel, blocks, early: _, working } = start;
+        if kernel >= self.host.functions.len() || args.len() > PARAMS_MAX {
             return Err(stray("launching"));
         }
-        (0..count).step_by(TOGETHER).try_for_each(|first| {
-            let count = TOGETHER.min(count - first);
-            let most = (first..first + count).map(|launch| start(launch).0.blocks).max().unwrap_or(0);
-            together::run(self.parallel.as_ref(), &Sound { host: self, first, start: &start, arg: &arg }, count, most)
-        })
+        if self.count == TOGETHER || self.used + PARAMS_MAX > WORDS {
+            self.launch()?;
+        }
+        let mut call = Call { kernel, words: self.used, blocks, working: None };
+        for (i, arg) in args.enumerate() {
+            let arg = arg.ok_or_else(|| stray("launching"))?;
+            self.words[self.used] = arg.word();
+            self.used += 1;
+            if let (Some(Working { argument, each }), Argument::Memory { address, bytes: 4.., .. }) = (working, arg)
+                && argument == i
+            {
+                call.working = Some((address, each));
+            }
+        }
+        if working.is_some() != call.working.is_some() {
+            return Err(stray("launching"));
+        }
+        self.launches[self.count] = call;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Runs them, and returns when all have ended.
+    fn launch(&mut self) -> Result<(), Error> {
+        let count = self.count;
+        let most = self.launches[..count].iter().map(|call| call.blocks).max().unwrap_or(0);
+        together::run(self.host.parallel.as_ref(), self, count, most)?;
+        (self.count, self.used) = (0, 0);
+        Ok(())
     }
 }
 
-/// Launches whose kernels there are, the first of which has number `first`. The ranges of their arguments are memory while it lives.
-struct Sound<'h, S, A> {
-    host: &'h Host,
-    first: usize,
-    start: &'h S,
-    arg: &'h A,
-}
-
-impl<S, A> Blocks for Sound<'_, S, A>
-where
-    S: Fn(usize) -> (Start, usize) + Sync,
-    A: Fn(usize, usize) -> Argument + Sync,
-{
+impl Blocks for Ready<'_> {
     fn count(&self, launch: usize) -> u64 {
-        let launch = self.first + launch;
-        let (Start { blocks, working, .. }, _) = (self.start)(launch);
-        let Some(Working { argument, each }) = working else { return blocks };
-        let counted = ptr::with_exposed_provenance::<i32>((self.arg)(launch, argument).word() as usize);
-        // SAFETY: `run` has seen that the argument is at least four bytes, and no launch is under way that could write them. Buffers of
-        // the caller may have any alignment.
-        let counted = unsafe { counted.read_unaligned() };
+        let Call { blocks, working, .. } = self.launches[launch];
+        let Some((address, each)) = working else { return blocks };
+        // SAFETY: `push` has seen that there are four bytes, and no launch is under way that could write them. Buffers of the caller
+        // may have any alignment.
+        let counted = unsafe { ptr::with_exposed_provenance::<i32>(address as usize).read_unaligned() };
         u64::try_from(counted).unwrap_or(0).saturating_mul(each).min(blocks)
     }
 
     fn run(&self, launch: usize, shares: &mut dyn Iterator<Item = (u64, u64)>) {
-        // What others have done needs no arguments.
-        let Some(first) = shares.next() else { return };
-        let launch = self.first + launch;
-        let (Start { kernel, .. }, args) = (self.start)(launch);
-        let mut words = [0; PARAMS_MAX];
-        for (arg, word) in words[..args].iter_mut().enumerate() {
-            *word = (self.arg)(launch, arg).word();
-        }
+        let Call { kernel, words, .. } = self.launches[launch];
         let function = self.host.functions[kernel];
-        for (begin, end) in iter::once(first).chain(shares) {
-            // SAFETY: `words` are at least as many as the kernel has parameters and of the kinds that the manifest declares,
+        for (begin, end) in shares {
+            // SAFETY: the words are at least as many as the kernel has parameters and of the kinds that the manifest declares,
             // and what they point to is there. What the kernel does inside is the compiler's promise.
-            unsafe { function(words.as_ptr(), begin, end) }
+            unsafe { function(self.words[words..].as_ptr(), begin, end) }
         }
     }
 }
@@ -318,20 +338,22 @@ impl Device for Host {
                 }
             }
         }
+        let mut ready = Ready::on(self);
         // SAFETY: every range lies in a block that `held` keeps.
-        unsafe { self.run(1, |_| (start, args.len()), |_, arg| args[arg]) }
+        unsafe { ready.push(start, args.iter().map(|arg| Some(*arg)))? };
+        ready.launch()
     }
 
     fn enqueue(&self, launches: &dyn Launches, stream: Stream) -> Result<(), Error> {
         stream.default_only()?;
-        let is_held = |launch| (0..launches.args(launch)).all(|arg| launches.arg(launch, arg).is_held_by(self));
-        if !(0..launches.count()).all(is_held) {
-            return Err(stray("launching"));
+        let mut ready = Ready::on(self);
+        for launch in 0..launches.count() {
+            let held = |arg| Some(launches.arg(launch, arg)).filter(|given| given.is_held_by(self)).map(Given::argument);
+            // SAFETY: every range lies in a region of this device, which is borrowed until the blocks are done: a region keeps
+            // the block that it was given, and of other memory its maker has promised that it is there.
+            unsafe { ready.push(launches.start(launch), (0..launches.args(launch)).map(held))? };
         }
-        let start = |launch| (launches.start(launch), launches.args(launch));
-        // SAFETY: every range lies in a region of this device, which is borrowed until the blocks are done: a region keeps
-        // the block that it was given, and of other memory its maker has promised that it is there.
-        unsafe { self.run(launches.count(), start, |launch, arg| launches.arg(launch, arg).argument()) }
+        ready.launch()
     }
 
     fn shares_memory(&self) -> bool {

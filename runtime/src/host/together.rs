@@ -11,7 +11,7 @@ use super::parallel::Parallel;
 use crate::error::Error;
 
 /// The most launches that are gone through in one go.
-pub(super) const TOGETHER: usize = 32;
+pub(super) const TOGETHER: usize = 16;
 /// Shares that the blocks of a launch are cut into for each thread. Blocks have unequal work, some experts' much more than others': of
 /// fewer shares some thread would have too much of it.
 const SHARES_A_THREAD: u64 = 32;
@@ -65,14 +65,20 @@ struct Shares<'l> {
 /// # Errors
 /// [`Error::Device`] where `parallel` called nothing.
 pub(super) fn run(parallel: &dyn Parallel, launches: &dyn Blocks, count: usize, most: u64) -> Result<(), Error> {
+    if most == 0 {
+        return Ok(());
+    }
     let threads = (parallel.threads() as u64).max(1);
     let under_way = AtomicUsize::new(0);
     let together =
         Together { launches, count: count.min(TOGETHER), threads, under_way, of: array::from_fn(|_| Launch::default()) };
-    together.begin(0);
-    if most <= 1 {
-        together.go_through();
+    if most == 1 {
+        together.begin(0);
         return Ok(());
+    }
+    // The first launch is published whatever it has: meanwhile threads wake up.
+    if together.count(0) == 0 {
+        together.begin(1);
     }
     let calls = threads.min(most);
     parallel.parallel_for(calls, &|_| together.go_through());
@@ -85,28 +91,42 @@ pub(super) fn run(parallel: &dyn Parallel, launches: &dyn Blocks, count: usize, 
 }
 
 impl Together<'_> {
-    /// Begins the launch `at`, or the first one behind it that has blocks. All before it have ended.
-    fn begin(&self, at: usize) {
-        let begins = |at: &usize| {
-            let blocks = self.launches.count(*at);
-            let share = blocks.div_ceil(self.threads.saturating_mul(SHARES_A_THREAD)).max(1);
-            self.of[*at].blocks.store(blocks, Ordering::Relaxed);
-            self.of[*at].share.store(share, Ordering::Relaxed);
-            blocks > 0
-        };
-        let at = (at..self.count).find(begins).unwrap_or(self.count);
+    /// Says how many blocks a launch has, before which all have ended; whether there is more than one share of them.
+    fn count(&self, at: usize) -> u64 {
+        let Launch { blocks, share, .. } = &self.of[at];
+        let count = self.launches.count(at);
+        let of_share = count.div_ceil(self.threads.saturating_mul(SHARES_A_THREAD)).max(1);
+        blocks.store(count, Ordering::Relaxed);
+        share.store(of_share, Ordering::Relaxed);
+        count.div_ceil(of_share)
+    }
+
+    /// Begins the first launch from `at` on that has several shares; runs those before it, whose one share the others would only wait
+    /// for. All before `at` have ended.
+    fn begin(&self, mut at: usize) {
+        while at < self.count && self.count(at) <= 1 {
+            self.run(at);
+            at += 1;
+        }
         // With it what is stored above, and what the blocks before wrote.
         self.under_way.store(at, Ordering::Release);
+    }
+
+    /// Runs shares of a launch; whether a block among them was the last to end.
+    fn run(&self, at: usize) -> bool {
+        let mut shares = Shares { of: &self.of[at], taken: 0, ended: false };
+        self.launches.run(at, &mut shares);
+        shares.ended
     }
 
     /// Goes through the launches, from the one under way on.
     fn go_through(&self) {
         loop {
             let at = self.under_way.load(Ordering::Acquire);
-            let Some(of) = self.of[..self.count].get(at) else { return };
-            let mut shares = Shares { of, taken: 0, ended: false };
-            self.launches.run(at, &mut shares);
-            if shares.ended {
+            if at >= self.count {
+                return;
+            }
+            if self.run(at) {
                 self.begin(at + 1);
             }
             let mut looks = 0;
