@@ -1,6 +1,7 @@
 /* The launches of a list on a CPU, one after another, by all threads in one go. A thread that takes part takes shares of the blocks of
- * the launch under way until there are none left, then waits for those who have taken some and are not done with them. Whoever ends the
- * last block begins the next launch. So nothing waits for a thread that has not come. As in runtime/src/host/together.rs. */
+ * the launch under way until there are none left, then waits for those that have taken some and are not done with them. The
+ * thread that ends the last block begins the next launch. So nothing waits for a thread that has not come. As in
+ * runtime/src/host/together.rs. */
 
 #define TOGETHER 16 /* the most launches that are gone through in one go */
 #define SHARES 32   /* of the blocks of a launch, for each thread: blocks have unequal work */
@@ -60,7 +61,7 @@ static int run_shares(together *all, uint32_t at) {
         uint64_t end = of->blocks - begin < of->share ? of->blocks : begin + of->share;
         for (uint32_t i = 0; first && i < step->num_args; i++) words[i] = word(all->r, &tables.args[step->args + i]);
         function(words, begin, end);
-        /* Whoever ends the last block has seen what all others wrote. */
+        /* The thread that ends the last block has seen what all others wrote. */
         if (atomic_fetch_add_explicit(&of->done, end - begin, memory_order_acq_rel) + (end - begin) == of->blocks) return 1;
     }
 }

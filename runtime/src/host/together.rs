@@ -1,8 +1,8 @@
 //! The launches of a list, one after another, by all threads in one go: how blocks are handed out, and when the next launch begins.
 //!
-//! A thread that takes part takes shares of the blocks of the launch under way until there are none left, then waits for those who
-//! have taken some and are not done with them. Whoever ends the last block begins the next launch. So nothing waits for a thread that
-//! has not come: calls of a `parallel_for` may come late, in any number, or one after another on one thread.
+//! A thread that takes part takes shares of the blocks of the launch under way until there are none left, then waits for those that
+//! have taken some and are not done with them. The thread that ends the last block begins the next launch. So nothing waits for a
+//! thread that has not come: calls of a `parallel_for` may come late, in any number, or one after another on one thread.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::{array, hint, thread};
@@ -144,7 +144,7 @@ impl Iterator for Shares<'_> {
     fn next(&mut self) -> Option<(u64, u64)> {
         let Launch { blocks, share, next, done } = self.of;
         let (blocks, share) = (blocks.load(Ordering::Relaxed), share.load(Ordering::Relaxed));
-        // Whoever ends the last block has seen what all others wrote.
+        // The thread that ends the last block has seen what all others wrote.
         if self.taken > 0 && done.fetch_add(self.taken, Ordering::AcqRel) + self.taken == blocks {
             self.ended = true;
         }
