@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use crate::small_kernels::{Arg, array, gemm_row, histogram, hosts, load, map, program, vector_add};
-use moec_ir::DType::{F32, I32};
+use moec_ir::DType::{BF16, F32, I32};
 use moec_ir::kernel::Builder;
+use moec_ir::schedule::limits::limits;
 
 #[test]
 fn vector_add_with_a_tail() {
@@ -157,5 +158,23 @@ fn nothing_is_called() {
 fn a_very_deep_expression_is_no_problem() {
     for (name, out) in map::<f32, f32>(F32, F32, 1, &[1.0], |_, x| (0..5_000).fold(x, |sum, _| sum + x)) {
         assert_eq!(out, [5_001.0], "{name}");
+    }
+}
+
+/// What measures a machine is all there in the machine code: a load of each stream, and every product of a turn, none joined with another.
+#[test]
+fn loops_that_measure_are_not_made_shorter() {
+    for machine in hosts() {
+        let limits = limits(&machine);
+        let assembly = moec_codegen::assembly(&limits.program, &machine).unwrap();
+        let lines = |word: &str| assembly.lines().filter(|line| line.trim_start().starts_with(word)).collect::<Vec<_>>();
+        // 12 sums where vectors have 32 bytes, 24 where they have 64; each has 4 products a turn.
+        let products = if machine.vector_bytes == 64 { 4 * 24 } else { 4 * 12 };
+        assert!(lines("vfmadd").len() >= products, "{}: {assembly}", machine.name);
+        let has_dots = limits.products.iter().any(|products| products.elem == BF16);
+        assert!(lines("vdpbf16ps").len() >= if has_dots { products } else { 0 }, "{}: {assembly}", machine.name);
+        // Memory is an operand of the sums, or loaded before.
+        let read = lines("vaddps").into_iter().chain(lines("vmovups")).filter(|line| line.contains("(%"));
+        assert!(read.count() >= 8, "{}: {assembly}", machine.name);
     }
 }

@@ -167,10 +167,20 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   moec targets")]
     Targets,
-    /// Say what moec finds on this machine.
-    #[command(after_help = "Example:
-  moec doctor")]
-    Doctor,
+    /// Say what moec finds on this machine, and how fast it is.
+    #[command(
+        after_help = "Memory is read, and products are made in registers, by one thread and by all: the fastest of seven tries. What was
+measured is remembered in `moec/limits.json` in XDG_CACHE_HOME, else in ~/.cache; `moec run` says how near a layer comes to it.
+
+Examples:
+  moec doctor
+  moec doctor --no-measure"
+    )]
+    Doctor {
+        /// Measure and remember nothing.
+        #[arg(long)]
+        no_measure: bool,
+    },
     /// Print a completion script for a shell.
     #[command(after_help = "Examples:
   moec completions bash > ~/.local/share/bash-completion/completions/moec

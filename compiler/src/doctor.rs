@@ -1,19 +1,27 @@
-//! `moec doctor`: what moec finds on this machine, and what it does without.
+//! `moec doctor`: what moec finds on this machine, what it does without, and how fast the machine is.
 //! Nothing here decides where moec looks for ptxas, fatbinary and another linker: `moec-codegen` does.
 
 use std::env;
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use moec::diagnostics::{Diagnostic, Report};
+use moec::limits::{self, Limits, Products, Rates, TRIES};
 use moec_codegen::{Fatbinary, Ptxas};
 
 use crate::cli::VERSION;
-use crate::commands::Failure;
+use crate::commands::{Failure, remembered_at};
+use crate::files::{bytes_text, write};
 
-/// Prints one line a tool. None is needed.
-pub(crate) fn doctor(out: &mut dyn Write) -> Result<(), Failure> {
+/// Prints one line a tool, none of which is needed, and what it measures of this machine where that is asked for.
+pub(crate) fn doctor(measures: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    tools(out)?;
+    if measures && moec::pipeline::this_host().is_some() { limits(out) } else { Ok(()) }
+}
+
+fn tools(out: &mut dyn Write) -> Result<(), Failure> {
     let mut say = |tool: &str, text: String| writeln!(out, "{tool:<10}{text}");
     say("moec", VERSION.to_string())?;
     say("llvm", moec_codegen::llvm_version())?;
@@ -41,6 +49,43 @@ pub(crate) fn doctor(out: &mut dyn Write) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Measures this machine, and remembers what it found.
+fn limits(out: &mut dyn Write) -> Result<(), Failure> {
+    let mut say = |what: &str, text: String| writeln!(out, "{what:<10}{text}");
+    let measured = match limits::measure() {
+        Ok(measured) => measured,
+        Err(error) => return Ok(say("limits", format!("not measured: {error}"))?),
+    };
+    let Limits { threads, cache_bytes, read, products, cpu: _ } = &measured;
+    let rates = |Rates { one, all }: Rates, unit: &str| {
+        let giga = |rate: u64| format!("{:.1} {unit}", rate as f64 / 1e9);
+        format!("{} by one thread, {} by {threads}", giga(one), giga(all))
+    };
+    say("memory", format!("read at {}; {} of cache in front of it", rates(*read, "GB/s"), bytes_text(*cache_bytes)))?;
+    for Products { target, dtype, flops } in products {
+        say("products", format!("{dtype}, {target}: {}", rates(*flops, "GFLOP/s")))?;
+    }
+    let path = remembered_at();
+    let remembered = match &path {
+        None => "not remembered: neither XDG_CACHE_HOME nor HOME names a folder".to_string(),
+        Some(path) => match remember(path, &measured) {
+            Ok(()) => format!("remembered in {}", path.display()),
+            Err(why) => format!("not remembered: {why}"),
+        },
+    };
+    Ok(say("limits", format!("{remembered}; of {TRIES} tries the fastest counts"))?)
+}
+
+/// What other machines have there stays.
+fn remember(path: &Path, measured: &Limits) -> Result<(), String> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    }
+    let before = fs::read_to_string(path).unwrap_or_default();
+    let first = |report: Report| report.diagnostics.first().map_or(String::new(), |diagnostic| diagnostic.message.clone());
+    write(path, limits::remember(&before, measured).as_bytes()).map_err(first)
 }
 
 /// The NVIDIA driver's library, where the loader would look for it.

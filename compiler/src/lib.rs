@@ -46,6 +46,7 @@ mod facts;
 pub mod hugging_face;
 pub mod import;
 pub mod library;
+pub mod limits;
 pub mod package;
 mod picker;
 pub mod pipeline;

@@ -1,6 +1,6 @@
 //! Programs and images as a package: the only mapping from the compiler's types to the manifest's.
 
-use moec_codegen::Image;
+use moec_codegen::{Image, Object};
 use moec_ir::facts::Count;
 use moec_ir::graph::{self, Dim, Param, Pointwise, Type};
 use moec_ir::kernel::{self, Program};
@@ -28,7 +28,7 @@ pub fn package(spec: &Spec, entry: Entry, spec_text: &str, built: &[Built]) -> R
             Entry::Experts { .. } => file::Entry::Experts,
             Entry::Router => file::Entry::Router,
         },
-        spec_sha256: Sha256::digest(spec_text).iter().map(|byte| format!("{byte:02x}")).collect(),
+        spec_sha256: sha256(spec_text),
         dtype: dtype(crate::import::element(spec.numerics.dtype)),
         tf32: built.iter().any(|(_, lowered, _)| lowered.graph.graph().has(Pointwise::Tf32.into())),
         max_tokens: spec.tokens.max,
@@ -46,11 +46,7 @@ pub fn package(spec: &Spec, entry: Entry, spec_text: &str, built: &[Built]) -> R
         let places: Vec<u32> = program.buffers.iter().map(|b| place(spec, &mut manifest.buffers, b, machine.name)).collect();
         let first = images.len() as u32;
         for object in objects {
-            manifest.images.push(file::Image::new(match object.image {
-                Image::Ptx(_) => file::ImageKind::Ptx,
-                Image::Cubin(_) => file::ImageKind::Cubin,
-                Image::SharedObject(_) => file::ImageKind::SharedObject,
-            }));
+            manifest.images.push(image(object));
             images.push(object.image.bytes().to_vec());
         }
         manifest.targets.push(target(machine, program, objects, first, &places));
@@ -64,6 +60,43 @@ pub fn package(spec: &Spec, entry: Entry, spec_text: &str, built: &[Built]) -> R
         manifest.targets.iter().try_for_each(|target| file::part(&manifest, target, dims, limit).map(|_| ()))?;
     }
     Package::new(manifest, images)
+}
+
+/// A package of kernels for one machine that are no layer's.
+///
+/// # Errors
+/// The runtime's, if the manifest does not describe the images: a bug.
+pub(crate) fn of_kernels(program: &Program, machine: &Machine, objects: &[Object]) -> Result<Package, moec_runtime::Error> {
+    let places: Vec<u32> = (0..program.buffers.len() as u32).collect();
+    let manifest = file::Manifest {
+        compiler: format!("moec {}", env!("CARGO_PKG_VERSION")),
+        layer: program.name.clone(),
+        entry: file::Entry::Layer,
+        spec_sha256: sha256(""),
+        dtype: file::DType::F32,
+        tf32: false,
+        max_tokens: 1,
+        cuts: file::Cuts::Nowhere,
+        workspace_limit: None,
+        dims: dims(&program.facts),
+        buffers: program.buffers.iter().map(buffer_of).collect(),
+        weights: Vec::new(),
+        images: objects.iter().map(image).collect(),
+        targets: vec![target(machine, program, objects, 0, &places)],
+    };
+    Package::new(manifest, objects.iter().map(|object| object.image.bytes().to_vec()).collect())
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn image(object: &Object) -> file::Image {
+    file::Image::new(match object.image {
+        Image::Ptx(_) => file::ImageKind::Ptx,
+        Image::Cubin(_) => file::ImageKind::Cubin,
+        Image::SharedObject(_) => file::ImageKind::SharedObject,
+    })
 }
 
 /// A manifest of nothing but these weights of the layer, those of them that it has: what assembles them from a checkpoint.
@@ -137,9 +170,9 @@ fn mask(spec: &Spec, name: &str) -> Option<String> {
     is_masked.then(|| "token_mask".to_string())
 }
 
-/// The manifest's buffer for one of a program's. Targets share what is alike, workspace too.
-fn place(spec: &Spec, buffers: &mut Vec<file::Buffer>, buffer: &kernel::Buffer, machine: &str) -> u32 {
-    let mut new = file::Buffer {
+/// The manifest's buffer for one of a program's, of any numbers.
+fn buffer_of(buffer: &kernel::Buffer) -> file::Buffer {
+    file::Buffer {
         name: buffer.name.clone(),
         role: match buffer.role {
             kernel::Role::Input => file::Role::Input,
@@ -152,9 +185,14 @@ fn place(spec: &Spec, buffers: &mut Vec<file::Buffer>, buffer: &kernel::Buffer, 
         shape: buffer.shape.iter().map(extent).collect(),
         align: 16,
         observe: buffer.observe.clone(),
-        below: below(spec, &buffer.name),
-        mask: mask(spec, &buffer.name),
-    };
+        below: None,
+        mask: None,
+    }
+}
+
+/// The manifest's buffer for one of a layer's. Targets share what is alike, workspace too.
+fn place(spec: &Spec, buffers: &mut Vec<file::Buffer>, buffer: &kernel::Buffer, machine: &str) -> u32 {
+    let mut new = file::Buffer { below: below(spec, &buffer.name), mask: mask(spec, &buffer.name), ..buffer_of(buffer) };
     if let Some(known) = buffers.iter().position(|b| *b == new) {
         return known as u32;
     }
@@ -165,13 +203,7 @@ fn place(spec: &Spec, buffers: &mut Vec<file::Buffer>, buffer: &kernel::Buffer, 
     buffers.len() as u32 - 1
 }
 
-fn target(
-    machine: &Machine,
-    program: &Program,
-    objects: &[moec_codegen::Object],
-    first_image: u32,
-    places: &[u32],
-) -> file::Target {
+fn target(machine: &Machine, program: &Program, objects: &[Object], first_image: u32, places: &[u32]) -> file::Target {
     let (kind, ptx_version, least_driver, cpu_features) = match machine.kind {
         MachineKind::Gpu { ptx, .. } => {
             let version = format!("{}.{}", ptx / 10, ptx % 10);
@@ -185,7 +217,7 @@ fn target(
         .kernels
         .iter()
         .map(|k| {
-            let info = |o: &moec_codegen::Object| o.kernels.iter().find(|info| info.name == k.name).cloned();
+            let info = |o: &Object| o.kernels.iter().find(|info| info.name == k.name).cloned();
             let usage = objects.iter().filter_map(info).find_map(|info| info.usage);
             let shared = objects.iter().find_map(info).map_or((0, 0), |info| (info.shared_bytes, info.dynamic_shared_bytes));
             file::Kernel {

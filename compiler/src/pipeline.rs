@@ -103,11 +103,15 @@ pub fn build_with<'m>(
 
 /// The machine that this CPU is: the highest level of which it has everything. `None`: below the lowest, or no x86-64.
 pub fn this_host() -> Option<Machine> {
-    let fits = |machine: &Machine| match machine.kind {
+    MACHINES.into_iter().rfind(fits_this_host)
+}
+
+/// Whether this CPU has everything that kernels for the machine use.
+pub(crate) fn fits_this_host(machine: &Machine) -> bool {
+    match machine.kind {
         MachineKind::Gpu { .. } => false,
         MachineKind::Host(features) => features.iter().all(|feature| moec_runtime::host::has_feature(feature.name())),
-    };
-    MACHINES.into_iter().rfind(fits)
+    }
 }
 
 /// From a spec to the kernels for one machine.

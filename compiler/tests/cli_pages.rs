@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::command::{folder, stdout};
+use crate::command::{NO_FOLDER, folder, stdout};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const PAGES: [(&str, &str); 5] = [
@@ -38,7 +38,7 @@ fn shell(script: &str) -> Option<Output> {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("exec 2>&1\n{script}")]).current_dir(folder.path());
     command.env("PATH", path).env("MOEC_PTXAS", "").env_remove("MOEC_TARGET").env_remove("CLICOLOR_FORCE");
-    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("XDG_CACHE_HOME", NO_FOLDER);
     command.output().ok()
 }
 

@@ -353,7 +353,7 @@ fn a_spec_from_stdin() {
 
 #[test]
 fn a_gpu_without_a_driver() {
-    let doctor = moec_in(Path::new("."), &["doctor"]);
+    let doctor = moec_in(Path::new("."), &["doctor", "--no-measure"]);
     if !stdout(&doctor).contains("libcuda   absent") {
         println!("skipped: this machine has a driver");
         return;
@@ -381,4 +381,57 @@ fn what_every_router_drops_is_said() {
     write(folder.path(), "floored.toml", format!("{spec}[lints]\ncapacity_floor = \"allow\"\n"));
     let allowed = run("32");
     assert!(allowed.status.success() && !stderr(&allowed).contains("at least"), "{}", stderr(&allowed));
+}
+
+/// What `moec doctor` measured is what `moec run` holds its time against, where the file is whole and of this machine.
+#[test]
+fn runs_are_held_against_what_was_measured() {
+    let folder = folder();
+    let cache = folder.path().display().to_string();
+    let moec = |arguments: &[&str]| start(folder.path(), arguments, &[("XDG_CACHE_HOME", &cache)], "");
+    let run = |threads: &str| {
+        let report = product(&moec(&["run", &example("tiny.toml"), "--repeat", "3", "--threads", threads]));
+        report.lines().find(|line| line.starts_with("limit ")).unwrap_or_default().to_string()
+    };
+    let unknown = "limit       not known: `moec doctor` measures what this machine can do";
+    assert_eq!(run("1"), unknown);
+    let doctor = moec(&["doctor"]);
+    let file = folder.path().join("moec").join("limits.json");
+    let said = stdout(&doctor);
+    assert!(said.contains("memory    read at ") && said.contains(&format!("remembered in {};", file.display())), "{said}");
+    let text = fs::read_to_string(&file).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let limits = &json["machines"][0];
+    let rate = |value: &serde_json::Value| value.as_u64().unwrap() as f64 / 1e9;
+    for products in limits["products"].as_array().unwrap() {
+        assert!(said.contains(&format!("{:.1} GFLOP/s by one thread", rate(&products["flops"]["one"]))), "{said}");
+    }
+    // The fastest memory and the fastest core of today are far below.
+    assert!((0.1..10_000.0).contains(&rate(&limits["read"]["one"])), "{text}");
+    assert!((1.0..10_000.0).contains(&rate(&limits["products"][0]["flops"]["one"])), "{text}");
+    assert!(run("1").contains("% of this machine's: multiplying at "), "the weights fit every cache: {}", run("1"));
+    // Other numbers of threads were not measured, other machines are not this one, and a broken file is none.
+    assert_eq!(run("37"), unknown);
+    let cpu = limits["cpu"].as_str().unwrap();
+    for other in
+        [text.replace(cpu, "another"), text.replace("\"version\": 1", "\"version\": 0"), text[..text.len() / 2].to_string()]
+    {
+        fs::write(&file, other).unwrap();
+        assert_eq!(run("1"), unknown);
+    }
+}
+
+/// A mixture of tokens has no pairs to count, and the emulator's time says nothing.
+#[test]
+fn runs_without_a_limit() {
+    let line = |arguments: &[&str]| {
+        let report = product(&moec_in(Path::new("."), &[&["run"], arguments].concat()));
+        report.lines().find(|line| line.starts_with("limit ")).map(str::to_string)
+    };
+    let soft = fixture("../other/softmoe_vmoe", "toml");
+    assert_eq!(
+        line(&[&soft, "--tokens", "8", "--repeat", "1"]).as_deref(),
+        Some("limit       not known: what this layer multiplied is not counted")
+    );
+    assert_eq!(line(&[&example("tiny.toml"), "--tokens", "4", "--device", "emulator"]), None);
 }

@@ -21,5 +21,6 @@ mod rewrite_cases;
 mod rewrite_layers;
 mod rewrite_rules;
 mod schedule_layers;
+mod schedule_limits;
 mod schedule_routing;
 mod schedule_sort;

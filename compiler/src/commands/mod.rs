@@ -8,6 +8,7 @@ mod compile;
 mod emulate;
 mod import;
 mod inspect;
+mod limit;
 mod link;
 mod manifest;
 mod memory;
@@ -30,6 +31,7 @@ use moec::{hugging_face, vocabulary};
 use moec_ir::Machine;
 use moec_runtime::{Checkpoint, Error, Format, Package};
 
+pub(crate) use self::limit::remembered_at;
 pub(crate) use self::run::InputArgument;
 use crate::cli::{Check, Cli, Command, Compile, EntryArguments, EntryWord, Import, Plan, Route, Run, SpecArguments, Target};
 use crate::console::{Printable, Progress};
@@ -91,7 +93,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Explain { code, list: _ } => about::explain(code.as_deref(), out),
         Command::Schema { of } => about::schema(*of, out),
         Command::Targets => about::targets(out),
-        Command::Doctor => doctor::doctor(out),
+        Command::Doctor { no_measure } => doctor::doctor(!no_measure, out),
         Command::Completions { shell } => about::completions(*shell, out),
         Command::Man { command } => about::man(command.as_deref(), out),
     }
@@ -100,7 +102,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
 /// Whether the command links, assembles or loads, which goes by way of files.
 fn writes_temporary_files(command: &Command) -> bool {
     match command {
-        Command::Compile(_) | Command::Plan(_) | Command::Run(_) => true,
+        Command::Compile(_) | Command::Plan(_) | Command::Run(_) | Command::Doctor { no_measure: false } => true,
         Command::Check(check) => check.emulate,
         Command::Opt(_)
         | Command::Route(_)
@@ -110,7 +112,7 @@ fn writes_temporary_files(command: &Command) -> bool {
         | Command::Explain { .. }
         | Command::Schema { .. }
         | Command::Targets
-        | Command::Doctor
+        | Command::Doctor { no_measure: true }
         | Command::Completions { .. }
         | Command::Man { .. } => false,
     }

@@ -4,13 +4,13 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use moec::reference::{NOT_CHOSEN, experts_of_tokens};
-use moec::spec::Tensor;
 use moec_runtime::package::{Dims, Entry, Manifest, Role};
 use moec_runtime::statistics::{AuxLoss, Statistics};
 use moec_runtime::{Health, Run};
 use serde_json::{Value, json};
 
 use super::compare::Comparison;
+use super::limit::{print_limit, work};
 use super::run::{dim, integers};
 
 /// One run.
@@ -18,6 +18,8 @@ pub(super) struct Measured<'r> {
     pub(super) manifest: &'r Manifest,
     pub(super) target: &'r str,
     pub(super) device: String,
+    /// Of the host device.
+    pub(super) threads: Option<usize>,
     pub(super) dims: Dims,
     /// Ascending; none where they would say nothing.
     pub(super) times: &'r [Duration],
@@ -52,7 +54,7 @@ fn uncounted(manifest: &Manifest) -> &'static str {
 }
 
 /// Tokens that routing counts; all, where the layer does not say.
-fn real_tokens(measured: &Measured<'_>) -> u64 {
+pub(super) fn real_tokens(measured: &Measured<'_>) -> u64 {
     let counted = integers(measured.run.tensor("stats.tokens"));
     counted.first().map_or(measured.dims.tokens, |n| (*n as u64).min(measured.dims.tokens))
 }
@@ -64,35 +66,21 @@ fn print_time(measured: &Measured<'_>, out: &mut dyn Write) -> io::Result<()> {
     }
     let Some(seconds) = times.get(times.len() / 2).map(Duration::as_secs_f64) else { return Ok(()) };
     let rate = |amount: f64| amount / seconds.max(1e-9);
+    let work = work(measured);
+    let bytes = work.bytes.map_or(String::new(), |bytes| format!(", {:.2} GB/s of weights", rate(bytes) / 1e9));
+    let flops = work.flops.map_or(String::new(), |flops| format!(", {:.1} GFLOP/s", rate(flops) / 1e9));
     writeln!(
         out,
-        "time        {} a batch (median of {}), {:.0} tokens/s, {:.2} GB/s of weights",
+        "time        {} a batch (median of {}), {:.0} tokens/s{bytes}{flops}",
         time_text(seconds),
         times.len(),
         rate(dims.tokens as f64),
-        rate(weight_bytes_touched(measured)) / 1e9,
-    )
-}
-
-/// Weights of the experts that were hit, and all others.
-fn weight_bytes_touched(measured: &Measured<'_>) -> f64 {
-    let (loads, _) = loads(measured);
-    let hit = match loads.len() {
-        // Slots of every expert, or none at all.
-        0 => 1.0,
-        experts => loads.iter().filter(|load| **load > 0).count() as f64 / experts as f64,
-    };
-    let weights = measured.manifest.buffers.iter().filter(|buffer| buffer.role == Role::Weight);
-    let bytes = weights.map(|buffer| {
-        let elements: i64 = buffer.shape.iter().map(|extent| extent.as_const().unwrap_or(0)).product();
-        let whole = elements as f64 * buffer.dtype.bytes() as f64;
-        if Tensor::from_word(&buffer.name).is_some_and(Tensor::has_experts) { whole * hit } else { whole }
-    });
-    bytes.sum()
+    )?;
+    print_limit(measured, seconds, &work, out)
 }
 
 /// Pairs of each expert that has weights, and those of all the others.
-fn loads(measured: &Measured<'_>) -> (Vec<usize>, usize) {
+pub(super) fn loads(measured: &Measured<'_>) -> (Vec<usize>, usize) {
     let experts = dim(measured.manifest, "experts") as usize;
     let mut loads = match measured.run.tensor("stats.load") {
         None => counted(&experts_of_tokens(measured.run), experts),
@@ -289,7 +277,7 @@ fn load_chart(loads: &[usize]) -> Vec<String> {
 }
 
 /// 41.2 us, 3.10 ms, 1.20 s.
-fn time_text(seconds: f64) -> String {
+pub(super) fn time_text(seconds: f64) -> String {
     let units = [("s", 1.0), ("ms", 1e-3), ("us", 1e-6)];
     let (name, unit) = units.into_iter().find(|(_, unit)| seconds >= *unit).unwrap_or(("us", 1e-6));
     format!("{:.2} {name}", seconds / unit)

@@ -138,8 +138,16 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
         };
         comparisons.push(Comparison::of(manifest, sides));
     }
-    let measured =
-        Measured { manifest, target: &layer.target().name, device: layer.device().name(), dims, times: &times, run: &run };
+    let threads = arguments.threads.unwrap_or_else(rayon::current_num_threads);
+    let measured = Measured {
+        manifest,
+        target: &layer.target().name,
+        device: layer.device().name(),
+        threads: (arguments.device == Device::Host).then_some(threads),
+        dims,
+        times: &times,
+        run: &run,
+    };
     let floor = spec
         .filter(|_| manifest.entry != package::Entry::Experts)
         .map_or(0.0, |spec| drop_floor(spec, dims.tokens, dims.sequence_tokens));

@@ -20,6 +20,9 @@ pub(crate) fn moec_in(folder: &Path, arguments: &[&str]) -> Output {
     start(folder, arguments, &[], "")
 }
 
+/// A folder that is not there and cannot be made.
+pub(crate) const NO_FOLDER: &str = "/dev/null/none";
+
 pub(crate) fn start(folder: &Path, arguments: &[&str], variables: &[(&str, &str)], input: &str) -> Output {
     let mut child = spawn(folder, arguments, variables);
     // A command that reads no input may be gone before all of it is written.
@@ -44,6 +47,8 @@ pub(crate) fn spawn(folder: &Path, arguments: &[&str], variables: &[(&str, &str)
         .env_remove("CLICOLOR_FORCE")
         .env("MOEC_PTXAS", "")
         .env("MOEC_FATBINARY", "")
+        // What is remembered of this machine is no part of what a test compares.
+        .env("XDG_CACHE_HOME", NO_FOLDER)
         .envs(variables.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

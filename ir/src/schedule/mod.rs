@@ -49,6 +49,7 @@ mod combine;
 mod gemm;
 mod jitter;
 mod kept_input;
+pub mod limits;
 mod losses;
 mod mask;
 mod math;
