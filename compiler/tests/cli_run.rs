@@ -395,6 +395,8 @@ fn runs_are_held_against_what_was_measured() {
     };
     let unknown = "limit       not known: `moec doctor` measures what this machine can do";
     assert_eq!(run("1"), unknown);
+    let nowhere = product(&moec_in(folder.path(), &["doctor"]));
+    assert!(nowhere.contains("GFLOP/s") && nowhere.contains("not remembered: cannot make "), "{nowhere}");
     let doctor = moec(&["doctor"]);
     let file = folder.path().join("moec").join("limits.json");
     let said = stdout(&doctor);
