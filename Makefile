@@ -85,6 +85,13 @@ lint: setup ## Check formatting, and clippy and the documentation with warnings 
 bench: setup ## Run the benchmarks of the compiler and the runtime.
 	cargo bench --locked --package moec --package moec-runtime
 
+# Longer lists than fit an evening: OPTIONS='--layers qwen3-30b-a3b --tokens 1,16,128'.
+.PHONY: bench-host
+bench-host: setup ## Measure layers on this CPU beside ggml and PyTorch, into runtime/results/. Needs an idle machine.
+	@cargo build --release --locked --package moec
+	@cargo build --release --locked --package moec --example serve
+	@scripts/bench_host.py $(OPTIONS)
+
 .PHONY: clean
 clean: ## Remove what was built; .tools/ stays.
 	cargo clean
