@@ -118,3 +118,14 @@ fn the_pictures_are_what_moec_draws() {
     };
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// Plots and page of what was measured on CPUs say what the results say.
+#[test]
+fn the_page_of_speeds_is_made_of_the_results() {
+    let script = Path::new(ROOT).join("scripts/bench_host.py");
+    let Ok(output) = Command::new("python3").arg(script).arg("--check").env("PYTHONDONTWRITEBYTECODE", "1").output() else {
+        println!("skipped: there is no python3 to make the page of speeds");
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
