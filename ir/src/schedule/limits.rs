@@ -91,7 +91,7 @@ fn launch(index: usize, kernel: &Kernel) -> Launch {
         _ => Given::Scalar(Extent::Const(ELEMENTS)),
     };
     let args = kernel.params.iter().map(|param| Arg { param: param.name.clone(), given: given(&param.name) }).collect();
-    Launch { kernel: index, grid: Extent::Tokens, early: false, args }
+    Launch { kernel: index, grid: Extent::Tokens, early: false, working: None, args }
 }
 
 /// Where the block's elements begin, and where they end.

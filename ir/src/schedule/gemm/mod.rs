@@ -165,7 +165,7 @@ fn of_tile(parts: &[&Gemm], machine: &Machine) -> Option<Extent> {
     let [spec] = parts else { return None };
     let is_sorted = spec.experts.is_some() && spec.rows_of_expert.is_none();
     let in_order = match spec.tiling.kind {
-        Kind::Dot | Kind::Fma => !machine.has_threads(),
+        Kind::Dot | Kind::Outer | Kind::Fma => !machine.has_threads(),
         Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => false,
     };
     let column_blocks = spec.n.div_ceil(u64::from(spec.tiling.columns));
