@@ -168,14 +168,12 @@ pub(crate) enum Command {
   moec targets")]
     Targets,
     /// Say what moec finds on this machine, and how fast it is.
-    #[command(
-        after_help = "Memory is read, and products are made in registers, by one thread and by all: the fastest of seven tries. What was
-measured is remembered in `moec/limits.json` in XDG_CACHE_HOME, else in ~/.cache; `moec run` says how near a layer comes to it.
-
-Examples:
+    ///
+    /// Memory is read, and products are made in registers, by one thread and by all: the fastest of seven tries. What was measured is
+    /// remembered in `moec/limits.json` in XDG_CACHE_HOME, else in ~/.cache; `moec run` says how near a layer comes to it.
+    #[command(after_help = "Examples:
   moec doctor
-  moec doctor --no-measure"
-    )]
+  moec doctor --no-measure")]
     Doctor {
         /// Measure and remember nothing.
         #[arg(long)]

@@ -515,24 +515,24 @@ mod tests {
         let [outer, tiling] = candidates(&of, &host)[..] else { panic!("two tilings") };
         assert_eq!(tiling, Tiling { kind: Kind::Fma, rows: 64, columns: 128 });
         assert_eq!(outer, Tiling { kind: Kind::Outer, rows: 64, columns: 128 });
-        // One block on two cores. Eight lanes are added in eight steps, which take as long as 64 elements more, and 8 products of vectors
+        // One block on two cores. Eight lanes are added in the time of 32 elements, and 8 products of vectors
         // need 6 vectors, each as long as two thirds of one: 3 / 2.
-        assert_eq!(flops(tiling, &of, [3, 1], &host), 2 * (2 * 3 * 100 * (10 + 64) * 2) * 3 / 2);
-        assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * (10 + 64) * 2 * 3 / 2);
-        // Of four rows at least. An element is packed in 5 / 8 of an instruction of 16 FLOPs, for each row tile.
-        assert_eq!(flops(outer, &of, [3, 1], &host), 2 * (2 * 4 * 100 + 100_u64.div_ceil(8) * 5 * 16) * 10 * 2);
-        assert_eq!(flops(outer, &of, [128, 1], &host), (2 * 128 * 100 + 2 * 100_u64.div_ceil(8) * 5 * 16) * 10 * 2);
+        assert_eq!(flops(tiling, &of, [3, 1], &host), 2 * (2 * 3 * 100 * (10 + 32) * 2) * 3 / 2);
+        assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * (10 + 32) * 2 * 3 / 2);
+        // Of four rows at least. An element is packed in 5 / 8 of an instruction of 16 FLOPs, for each row tile, and 32 lines more.
+        assert_eq!(flops(outer, &of, [3, 1], &host), 2 * (2 * 4 * 100 * 10 + 100_u64.div_ceil(8) * 5 * 16 * 42) * 2);
+        assert_eq!(flops(outer, &of, [128, 1], &host), (2 * 128 * 100 * 10 + 2 * 100_u64.div_ceil(8) * 5 * 16 * 42) * 2);
         // Of weights of bf16 two of these vectors are widened: 5 / 3.
         let narrow = Product { rows: DType::BF16, weights: vec![DType::BF16; 2], ..of.clone() };
-        assert_eq!(flops(tiling, &narrow, [128, 1], &host), 2 * 128 * 100 * 2 * 5 / 3 * (10 + 64));
+        assert_eq!(flops(tiling, &narrow, [128, 1], &host), 2 * 128 * 100 * 2 * 5 / 3 * (10 + 32));
         // 16 products of 8 vectors, 4 / 3, and dot products of bf16 at five thirds of the rate.
         let host = Machine::named("x86-64-v4-bf16").unwrap();
-        assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 2 * 4 / 3 * (10 + 128));
-        assert_eq!(flops(tiling, &narrow, [128, 1], &host), 2 * 128 * 100 * 2 * 3 / 5 * 4 / 3 * (10 + 128));
+        assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 2 * 4 / 3 * (10 + 64));
+        assert_eq!(flops(tiling, &narrow, [128, 1], &host), 2 * 128 * 100 * 2 * 3 / 5 * 4 / 3 * (10 + 64));
         // Pairs are transposed only.
         assert_eq!(
             flops(outer, &narrow, [128, 1], &host),
-            (2 * 128 * 100 * 2 * 3 / 5 + 2 * 100_u64.div_ceil(16) * 5 * 16 * 2) * 10
+            2 * 128 * 100 * 2 * 3 / 5 * 10 + 2 * 100_u64.div_ceil(16) * 5 * 16 * 2 * 42
         );
     }
 

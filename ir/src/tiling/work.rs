@@ -2,7 +2,7 @@
 
 use super::sorting::MEETING_STEPS;
 use super::{
-    Bringing, DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, HostStep, Kind, MATRIX, Product,
+    Bringing, DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, HostStep, Kind, MATRIX, OUTER_DEPTH, Product,
     ROW_TILES_TOGETHER, SIDE, STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, Stages, Tiling, dot_elements, group_ring,
     group_widths, host_panel, host_rectangle, host_step, host_unit, mma_bringing, mma_loads, mma_shape, mma_stages, mma_turns,
     mma_warps, stream_factors, stream_steps, warp_matrices,
@@ -33,7 +33,8 @@ const SIZES: u64 = 8;
 ///   By groups of warps, in twin blocks too, a product of n rows takes `max(n / 2, 16 + n / 4)` clocks: shared memory is read at 128 bytes a clock, 2048 of
 ///   the weights and 32 n of the rows. By streams the rate decides, or loads of a vector a lane:
 ///   one takes the time of an eighth of a product of matrices at the rate of vectors, which is that of a product of vectors.
-/// * **The end of a sum** (dot products). The lanes' sums are added in some twenty steps each; on the host in eight, for each part of K.
+/// * **The end of a sum** (dot products). The lanes' sums are added in some twenty steps each; on the host they take as long as four vectors,
+///   for each part of K.
 /// * **Vectors beside products** (host). A vector that is loaded for products, and one that is widened to f32, takes two thirds of the time of
 ///   a product of vectors: measured on Zen 4. By outer products weights are widened and transposed before, once a row tile: see
 ///   `pack_instructions`.
@@ -126,7 +127,9 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             let at_rate = scaled(products, u128::from(machine.vector_rate()), u128::from(rate));
             let packed = |sum: u64, weight: &DType| sum.saturating_add(pack_instructions(*weight, unit, of.n));
             let packed = of.weights.iter().fold(0, packed).saturating_mul(PACK_FLOPS);
-            (at_rate.saturating_add(row_tiles.saturating_mul(packed)), of.k)
+            let begun = of.k.saturating_add(PACK_BEGIN.saturating_mul(of.k.div_ceil(OUTER_DEPTH.into())));
+            let packing = row_tiles.saturating_mul(packed).saturating_mul(begun);
+            (at_rate.saturating_mul(of.k).saturating_add(packing), 1)
         }
         Kind::Fma if machine.has_threads() => {
             let (each_row, each_column) = (tile_rows / u64::from(SIDE), tile_columns / u64::from(SIDE));
@@ -148,7 +151,7 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             };
             let (products, vectors) = (3 * height * width * weights.max(1), 2 * (loaded + widened));
             let slots = scaled(at_rate, u128::from(products + vectors), u128::from(products));
-            let ends = 8 * u64::from(machine.vector_bytes) / DType::F32.bytes();
+            let ends = 4 * u64::from(machine.vector_bytes) / DType::F32.bytes();
             (slots, of.k.saturating_add(ends * of.k.div_ceil(host_panel(of.rows))))
         }
     };
@@ -160,6 +163,9 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
 
 /// FLOPs that an instruction of 8 lanes could make.
 const PACK_FLOPS: u64 = 16;
+
+/// Elements of K that are packed in the time in which eight columns of a part are begun.
+const PACK_BEGIN: u64 = 32;
 
 /// Instructions that put a line of weights to a panel of [`Kind::Outer`], for each element of all of its columns: of 64 lanes of 32 bits
 /// 8 loads, 24 that transpose, 8 stores; where these are pairs to be widened also 16 that widen and 8 stores more.
