@@ -519,9 +519,10 @@ mod tests {
         // need 6 vectors, each as long as two thirds of one: 3 / 2.
         assert_eq!(flops(tiling, &of, [3, 1], &host), 2 * (2 * 3 * 100 * (10 + 32) * 2) * 3 / 2);
         assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * (10 + 32) * 2 * 3 / 2);
-        // Of four rows at least. An element is packed in 5 / 8 of an instruction of 16 FLOPs, for each row tile, and 32 lines more.
-        assert_eq!(flops(outer, &of, [3, 1], &host), 2 * (2 * 4 * 100 * 10 + 100_u64.div_ceil(8) * 5 * 16 * 42) * 2);
-        assert_eq!(flops(outer, &of, [128, 1], &host), (2 * 128 * 100 * 10 + 2 * 100_u64.div_ceil(8) * 5 * 16 * 42) * 2);
+        // Of four rows at least. An element is packed in 5 / 8 of an instruction of 16 FLOPs, for each row tile, and 32 lines
+        // more that begin a part, and 64 that wait for memory.
+        assert_eq!(flops(outer, &of, [3, 1], &host), 2 * (2 * 4 * 100 * 10 + 100_u64.div_ceil(8) * 5 * 16 * 106) * 2);
+        assert_eq!(flops(outer, &of, [128, 1], &host), (2 * 128 * 100 * 10 + 2 * 100_u64.div_ceil(8) * 5 * 16 * 106) * 2);
         // Of weights of bf16 two of these vectors are widened: 5 / 3.
         let narrow = Product { rows: DType::BF16, weights: vec![DType::BF16; 2], ..of.clone() };
         assert_eq!(flops(tiling, &narrow, [128, 1], &host), 2 * 128 * 100 * 2 * 5 / 3 * (10 + 32));
@@ -532,7 +533,7 @@ mod tests {
         // Pairs are transposed only.
         assert_eq!(
             flops(outer, &narrow, [128, 1], &host),
-            2 * 128 * 100 * 2 * 3 / 5 * 10 + 2 * 100_u64.div_ceil(16) * 5 * 16 * 2 * 42
+            2 * 128 * 100 * 2 * 3 / 5 * 10 + 2 * 100_u64.div_ceil(16) * 5 * 16 * 2 * 106
         );
     }
 

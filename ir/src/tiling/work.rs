@@ -127,7 +127,8 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             let at_rate = scaled(products, u128::from(machine.vector_rate()), u128::from(rate));
             let packed = |sum: u64, weight: &DType| sum.saturating_add(pack_instructions(*weight, unit, of.n));
             let packed = of.weights.iter().fold(0, packed).saturating_mul(PACK_FLOPS);
-            let begun = of.k.saturating_add(PACK_BEGIN.saturating_mul(of.k.div_ceil(OUTER_DEPTH.into())));
+            let begun =
+                PACK_BEGIN.saturating_mul(of.k.div_ceil(OUTER_DEPTH.into())).saturating_add(PACK_COLD).saturating_add(of.k);
             let packing = row_tiles.saturating_mul(packed).saturating_mul(begun);
             (at_rate.saturating_mul(of.k).saturating_add(packing), 1)
         }
@@ -166,6 +167,9 @@ const PACK_FLOPS: u64 = 16;
 
 /// Elements of K that are packed in the time in which eight columns of a part are begun.
 const PACK_BEGIN: u64 = 32;
+
+/// Elements of K that are packed in the time in which memory answers for the first part of a tile, which was not asked for before.
+const PACK_COLD: u64 = 64;
 
 /// Instructions that put a line of weights to a panel of [`Kind::Outer`], for each element of all of its columns: of 64 lanes of 32 bits
 /// 8 loads, 24 that transpose, 8 stores; where these are pairs to be widened also 16 that widen and 8 stores more.
