@@ -201,12 +201,13 @@ fn parts_of_weights<'k>(cx: Cx<'_, 'k>, step: Value<'k>) -> Vec<Value<'k>> {
     match cx.sums.step {
         HostStep::Numbers => vec![step.cast(DType::F32)],
         HostStep::Pairs => vec![step],
-        // A bf16 is the upper half of its f32.
-        HostStep::Halves => {
-            let pairs = step.bitcast(DType::I32);
-            [pairs << 16, pairs & (-1 << 16)].map(|half| half.bitcast(DType::F32)).to_vec()
-        }
+        HostStep::Halves => widened(step.bitcast(DType::I32)).to_vec(),
     }
+}
+
+/// Words of two bf16 each as f32: the first ones, and the second ones. A bf16 is the upper half of its f32.
+pub(super) fn widened(pairs: Value<'_>) -> [Value<'_>; 2] {
+    [pairs << 16, pairs & (-1 << 16)].map(|half| half.bitcast(DType::F32))
 }
 
 /// The same of a row, which starts at `start`.

@@ -22,7 +22,7 @@
 //! A sum adds the products of each part in order, and the parts in order, whatever the number of rows: a row's bits do not depend on
 //! its place.
 
-use super::host::{CACHE_LINE, clear, finish, place};
+use super::host::{CACHE_LINE, clear, finish, place, widened};
 use super::{Args, Gemm, Side, Tile, weight_start};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Shared, Value};
@@ -202,8 +202,7 @@ fn square<'k>(cx: Cx<'_, 'k>, weights: Array<'k>, starts: &[Value<'k>], at: Valu
     if !cx.in_pairs(elem) || cx.of_line == 2 {
         return of(square).collect();
     }
-    // A bf16 is the upper half of its f32.
-    let [even, odd] = [square << 16, square & (-1 << 16)].map(|half| half.bitcast(DType::F32));
+    let [even, odd] = widened(square);
     of(even).zip(of(odd)).flat_map(|(even, odd)| [even, odd]).collect()
 }
 
