@@ -55,6 +55,20 @@ pub struct Machine {
     pub launch_ps: u64,
     /// One step of a loop in which each waits for what the one before left in shared memory, picoseconds.
     pub step_ps: u64,
+    /// How weights are to lie on it, which is not the machine's but the caller's choice.
+    pub pack: Pack,
+}
+
+/// How the weights of products lie on a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Pack {
+    /// As the caller has them.
+    #[default]
+    None,
+    /// In panels, which are made when weights are bound: see [`Kind::Packed`](crate::tiling::Kind::Packed).
+    Panels,
+    /// In panels, widened to f32: see [`Kind::Widened`](crate::tiling::Kind::Widened).
+    F32,
 }
 
 /// A product of two matrices, `rows` by `depth` and `depth` by `columns`, of one element type, added to sums in f32.
@@ -373,6 +387,7 @@ const fn gpu(
         launch_ps: if sm >= 90 { 1_000_000 } else { 3_000_000 },
         // A read of shared memory takes some 20 cycles of 0.6 ns.
         step_ps: 15_000,
+        pack: Pack::None,
     }
 }
 
@@ -404,6 +419,7 @@ const fn host(name: &'static str, features: &'static [CpuFeature], rates: &'stat
         launch_ps: 5_000_000,
         // A read of the first-level cache takes 5 cycles of 0.3 ns.
         step_ps: 1_500,
+        pack: Pack::None,
     }
 }
 

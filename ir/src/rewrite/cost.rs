@@ -9,7 +9,7 @@ use super::price::{Amounts, Price};
 use super::route_cost::{experts_of, picking, ranked, route, sorting_of};
 use super::spread::Spread;
 use crate::graph::{Assignment, Attr, Dim, Node, Op, Pointwise, Priority, Type, Typed, infer_body};
-use crate::tiling::{self, Feeding, Product};
+use crate::tiling::{self, Feeding, Kind, Product};
 use crate::{DType, Dims, Extent, Machine, Sorting};
 
 /// Picoseconds.
@@ -121,13 +121,15 @@ pub(super) fn at(op: Op, types: &[&Type], machine: &Machine, sizes: &Sizes) -> P
             let (products, read_again) = match (way, product(op, types)) {
                 (Some(Attr::Tiling(tiling) | Attr::Beside(tiling)), Some(product)) => {
                     let [rows, groups] = sizes.rows(op, types);
-                    let weights = weight_bytes(op, types, sizes);
+                    let weights = weight_bytes(op, types, sizes, tiling.kind);
                     let of_group = weights / groups.min(rows).max(1);
                     let passes = tiling::passes(*tiling, [rows, groups], of_group, machine);
                     let flops = tiling::flops(*tiling, &product, [rows, groups], machine);
                     serial = tiling::meeting_ps(*tiling, machine);
                     feeding = tiling::feeding(*tiling, &product, [rows, groups], weights.saturating_mul(passes), machine);
-                    (flops, weights.saturating_mul(passes - 1))
+                    // What is touched is counted as the caller has it.
+                    let more = weights.saturating_sub(weight_bytes(op, types, sizes, Kind::Fma));
+                    (flops, weights.saturating_mul(passes - 1).saturating_add(more))
                 }
                 (_, _) => (product_flops(op, types, sizes), 0),
             };
@@ -317,10 +319,16 @@ pub(super) fn touched(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
     types.iter().enumerate().map(of).fold(0, u64::saturating_add)
 }
 
-/// Bytes of the weights that a product reads, once.
-fn weight_bytes(op: Op, types: &[&Type], sizes: &Sizes) -> u64 {
+/// Bytes of the weights that a product reads, once, as they lie for a kind of tile.
+fn weight_bytes(op: Op, types: &[&Type], sizes: &Sizes, kind: Kind) -> u64 {
     let Some(Type::List(ws)) = op.operand_list().and_then(|list| types.get(list - 1)) else { return 0 };
-    let of = |w: &Type| if op == Op::GroupedGemm { expert_bytes(w, sizes) } else { sizes.bytes(w) };
+    let of = |w: &Type| {
+        let w = match w {
+            Type::Tensor { shape, dtype } => &Type::Tensor { shape: shape.clone(), dtype: tiling::stored(*dtype, kind) },
+            Type::Picks { .. } | Type::Routing { .. } | Type::Slots { .. } | Type::List(_) | Type::Attr(_) => w,
+        };
+        if op == Op::GroupedGemm { expert_bytes(w, sizes) } else { sizes.bytes(w) }
+    };
     ws.iter().map(of).fold(0, u64::saturating_add)
 }
 

@@ -61,6 +61,11 @@ impl Buffers {
         self.0.len()
     }
 
+    /// Whether it is the same for all batches.
+    pub(super) fn is_constant(&self, id: BufferId) -> bool {
+        self.0.get(id.0).is_some_and(|buffer| matches!(buffer.role, Role::Weight | Role::Prepared))
+    }
+
     /// Workspace that was made since there were so many buffers is made once, when weights are bound.
     pub(super) fn prepared_from(&mut self, count: usize) {
         self.0[count..].iter_mut().for_each(|buffer| buffer.role = Role::Prepared);

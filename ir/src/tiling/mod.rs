@@ -8,7 +8,7 @@ mod work;
 
 use std::fmt;
 
-use crate::machine::Unit;
+use crate::machine::{Pack, Unit};
 use crate::{DType, Machine};
 pub use matrices::{
     Bringing, MATRIX, Stages, mma_bringing, mma_loaded, mma_loads, mma_part, mma_shape, mma_shared_bytes, mma_stages, mma_turns,
@@ -40,11 +40,16 @@ pub enum Kind {
     /// By outer products on the host: the columns' weights are transposed, the rows' factors stand in all lanes. Their sums round in another
     /// order.
     Outer,
+    /// As by `Outer`, of weights that lie in panels since they were bound. The same sums.
+    Packed,
+    /// As by `Packed`, of weights that were widened to f32 meanwhile.
+    Widened,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 7] = [Kind::Fma, Kind::Mma, Kind::Group, Kind::Twin, Kind::Stream, Kind::Dot, Kind::Outer];
+    pub const ALL: [Kind; 9] =
+        [Kind::Fma, Kind::Mma, Kind::Group, Kind::Twin, Kind::Stream, Kind::Dot, Kind::Outer, Kind::Packed, Kind::Widened];
 
     /// The word before a tile's size.
     pub const fn word(self) -> &'static str {
@@ -56,6 +61,17 @@ impl Kind {
             Kind::Stream => "stream",
             Kind::Dot => "dot",
             Kind::Outer => "outer",
+            Kind::Packed => "packed",
+            Kind::Widened => "widened",
+        }
+    }
+
+    /// How the weights lie that it multiplies.
+    pub const fn pack(self) -> Pack {
+        match self {
+            Kind::Packed => Pack::Panels,
+            Kind::Widened => Pack::F32,
+            Kind::Fma | Kind::Mma | Kind::Group | Kind::Twin | Kind::Stream | Kind::Dot | Kind::Outer => Pack::None,
         }
     }
 
@@ -63,7 +79,8 @@ impl Kind {
     pub const fn blocks(self) -> u32 {
         match self {
             Kind::Twin => 2,
-            Kind::Fma | Kind::Mma | Kind::Group | Kind::Stream | Kind::Dot | Kind::Outer => 1,
+            Kind::Fma | Kind::Mma | Kind::Group | Kind::Stream | Kind::Dot => 1,
+            Kind::Outer | Kind::Packed | Kind::Widened => 1,
         }
     }
 }
@@ -187,8 +204,46 @@ const HOST_BLOCK_BYTES: u64 = 256 * 1024;
 /// are a power of two apart.
 const HOST_PANEL_BYTES: u64 = 4096;
 
+/// How a weight lies in panels: see `schedule::gemm::pack`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Panels {
+    /// Columns of a panel: lanes of a vector of f32.
+    pub columns: u32,
+    /// Elements of K that lie beside each other: a line has so many of each column.
+    pub of_line: u32,
+    /// Columns of a group, padded ones included.
+    pub n: u64,
+    /// Elements of K of a column, padded ones included.
+    pub k: u64,
+}
+
+/// The panels of a weight of so many columns and such sums, of this element type.
+pub fn panels(elem: DType, [n, k]: [u64; 2], machine: &Machine) -> Panels {
+    let columns = machine.vector_bytes / DType::F32.bytes() as u32;
+    // Pairs of bf16 are what dot products take, and each half is widened by one instruction.
+    let of_line = if elem == DType::BF16 { 2 } else { 1 };
+    let padded = |extent: u64, to: u32| extent.checked_next_multiple_of(to.into()).unwrap_or(extent);
+    // A tile takes the columns of as many vectors at a time as it has of one weight.
+    Panels { columns, of_line, n: padded(n, OUTER_VECTORS * columns), k: padded(k, of_line) }
+}
+
+/// Element type of a weight as a kind of tile reads it.
+pub fn stored(weight: DType, kind: Kind) -> DType {
+    match kind.pack() {
+        Pack::F32 => DType::F32,
+        Pack::None | Pack::Panels => weight,
+    }
+}
+
 /// Rows of a block of [`Kind::Outer`], at most: with two vectors of weights each has two sums.
 pub const OUTER_ROWS: u32 = 6;
+
+/// Rows of a block of [`Kind::Packed`] that multiplies weights as they lie, though they are to be widened, at most: with one more the
+/// vectors do not fit 16 registers.
+pub const WIDENING_ROWS: u32 = 5;
+
+/// Such blocks of a tile up to which each of them widens the weights: to widen them to scratch takes as long as to widen them twice.
+pub const WIDENING_BLOCKS: u32 = 2;
 
 /// Elements along K that a block of [`Kind::Outer`] takes at a time: their panel stays in the first cache.
 pub const OUTER_DEPTH: u32 = 256;
@@ -290,22 +345,30 @@ pub fn candidates(of: &Product, machine: &Machine) -> Vec<Tiling> {
         64..128 => 64,
         128.. => 128,
     };
-    let outer = has_outer(of, machine).then(|| Tiling {
-        kind: Kind::Outer,
-        rows: MOST_ROWS,
-        columns: OUTER_COLUMNS / of.weights.len().max(1) as u32,
-    });
-    outer.into_iter().chain([Tiling { kind: Kind::Fma, rows: MOST_ROWS, columns }]).collect()
+    let outer = |kind| Tiling { kind, rows: MOST_ROWS, columns: OUTER_COLUMNS / of.weights.len().max(1) as u32 };
+    let fma = Tiling { kind: Kind::Fma, rows: MOST_ROWS, columns };
+    if !has_outer(of, machine) {
+        return vec![fma];
+    }
+    let are_alike = of.weights.windows(2).all(|two| two[0] == two[1]);
+    match machine.pack {
+        Pack::None => vec![outer(Kind::Outer), fma],
+        Pack::Panels if !are_alike => vec![outer(Kind::Widened)],
+        // Weights that lie so for one batch lie so for all: else they would be there twice.
+        Pack::Panels => vec![outer(Kind::Packed)],
+        Pack::F32 => vec![outer(Kind::Widened)],
+    }
 }
 
-/// Whether a product can be computed in tiles of this size by its kernels on the machine. The host's tiles may be narrower than the
-/// best.
+/// Whether a product can be computed in tiles of this size by its kernels on the machine, however weights are to lie there. The host's
+/// tiles may be narrower than the best.
 pub fn takes(tiling: Tiling, of: &Product, machine: &Machine) -> bool {
     let is_narrower = |best: &Tiling| {
         let columns = [16, 32, 64, 128].contains(&tiling.columns) && tiling.columns <= best.columns;
         !machine.has_threads() && columns && Tiling { columns: best.columns, ..tiling } == *best
     };
-    candidates(of, machine).iter().any(|best| *best == tiling || is_narrower(best))
+    let packed = Machine { pack: tiling.kind.pack(), ..machine.clone() };
+    candidates(of, &packed).iter().any(|best| *best == tiling || is_narrower(best))
 }
 
 /// Elements of a vector of [`Kind::Dot`]: 16 bytes of the widest type.
@@ -526,6 +589,15 @@ mod tests {
         // Of weights of bf16 two of these vectors are widened: 5 / 3.
         let narrow = Product { rows: DType::BF16, weights: vec![DType::BF16; 2], ..of.clone() };
         assert_eq!(flops(tiling, &narrow, [128, 1], &host), 2 * 128 * 100 * 2 * 5 / 3 * (10 + 32));
+        // Packed they are widened by a block of up to 5 rows, in 3 of 16 elements' instructions, or once a tile, in 5.
+        let packed = Tiling { kind: Kind::Packed, ..outer };
+        assert_eq!(flops(packed, &narrow, [3, 1], &host), 2 * (2 * 3 * 100 + 100_u64.div_ceil(16) * 3 * 16) * 2 * 10);
+        assert_eq!(flops(packed, &narrow, [8, 1], &host), 2 * (2 * 8 * 100 + 100_u64.div_ceil(16) * 6 * 16) * 2 * 10);
+        assert_eq!(flops(packed, &narrow, [128, 1], &host), (2 * 128 * 100 + 2 * 100_u64.div_ceil(16) * 5 * 16) * 2 * 10);
+        // Those of f32 are not, and less than four rows take as long.
+        let widened = Tiling { kind: Kind::Widened, ..outer };
+        assert_eq!(flops(widened, &narrow, [3, 1], &host), 2 * (2 * 4 * 100) * 2 * 10);
+        assert_eq!(flops(packed, &of, [128, 1], &host), 2 * 128 * 100 * 2 * 10);
         // 16 products of 8 vectors, 4 / 3, and dot products of bf16 at five thirds of the rate.
         let host = Machine::named("x86-64-v4-bf16").unwrap();
         assert_eq!(flops(tiling, &of, [128, 1], &host), 2 * 128 * 100 * 2 * 4 / 3 * (10 + 64));

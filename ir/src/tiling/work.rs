@@ -2,10 +2,10 @@
 
 use super::sorting::MEETING_STEPS;
 use super::{
-    Bringing, DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, HostStep, Kind, MATRIX, OUTER_DEPTH, Product,
-    ROW_TILES_TOGETHER, SIDE, STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, Stages, Tiling, dot_elements, group_ring,
-    group_widths, host_panel, host_rectangle, host_step, host_unit, mma_bringing, mma_loads, mma_shape, mma_stages, mma_turns,
-    mma_warps, stream_factors, stream_steps, warp_matrices,
+    Bringing, DOT_COLUMNS_OF_WARP, DOT_ROWS, DOT_THREADS, FMA_DEPTH, GROUP_DEPTH, HostStep, Kind, MATRIX, OUTER_DEPTH,
+    OUTER_ROWS, Product, ROW_TILES_TOGETHER, SIDE, STREAM_BLOCKS, STREAM_DEPTH, STREAM_THREADS, Stages, Tiling, WIDENING_BLOCKS,
+    WIDENING_ROWS, dot_elements, group_ring, group_widths, host_panel, host_rectangle, host_step, host_unit, mma_bringing,
+    mma_loads, mma_shape, mma_stages, mma_turns, mma_warps, stored, stream_factors, stream_steps, warp_matrices,
 };
 use crate::machine::Unit;
 use crate::{DType, Machine};
@@ -119,18 +119,27 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             let work = of_column(1).saturating_mul(of.n / tile_columns).saturating_add(last);
             (work, of.k.checked_next_multiple_of(GROUP_DEPTH.into()).unwrap_or(of.k))
         }
-        Kind::Outer => {
-            let (unit, elem) = host_unit(of.rows, &of.weights, machine);
+        Kind::Outer | Kind::Packed | Kind::Widened => {
+            let stored: Vec<DType> = of.weights.iter().map(|weight| stored(*weight, tiling.kind)).collect();
+            let (unit, elem) = host_unit(of.rows, &stored, machine);
             let Some(rate) = machine.rate(unit, elem) else { return u64::MAX };
             // Of less than four rows a sum waits for itself.
-            let products = step(rows.max(groups.min(rows).saturating_mul(4)), of.n);
-            let at_rate = scaled(products, u128::from(machine.vector_rate()), u128::from(rate));
-            let packed = |sum: u64, weight: &DType| sum.saturating_add(pack_instructions(*weight, unit, of.n));
-            let packed = of.weights.iter().fold(0, packed).saturating_mul(PACK_FLOPS);
-            let begun =
-                PACK_BEGIN.saturating_mul(of.k.div_ceil(OUTER_DEPTH.into())).saturating_add(PACK_COLD).saturating_add(of.k);
-            let packing = row_tiles.saturating_mul(packed).saturating_mul(begun);
-            (at_rate.saturating_mul(of.k).saturating_add(packing), 1)
+            let (products, least) = (step(rows, of.n), step(groups.min(rows).saturating_mul(4), of.n));
+            let at_rate = |products: u64| scaled(products, u128::from(machine.vector_rate()), u128::from(rate));
+            let all = |instructions: &dyn Fn(DType) -> u64| {
+                stored.iter().fold(0_u64, |sum, weight| sum.saturating_add(instructions(*weight))).saturating_mul(PACK_FLOPS)
+            };
+            if tiling.kind == Kind::Outer {
+                let packed = all(&|weight| pack_instructions(weight, unit, of.n));
+                let begun = PACK_BEGIN.saturating_mul(of.k.div_ceil(OUTER_DEPTH.into()));
+                let begun = begun.saturating_add(PACK_COLD).saturating_add(of.k);
+                let packing = row_tiles.saturating_mul(packed).saturating_mul(begun);
+                (at_rate(products.max(least)).saturating_mul(of.k).saturating_add(packing), 1)
+            } else {
+                let of_tile = rows.div_ceil(row_tiles.max(1));
+                let widened = row_tiles.saturating_mul(all(&|weight| widen_instructions(weight, unit, of.n, of_tile)));
+                (at_rate(products).saturating_add(widened).max(at_rate(least)), of.k)
+            }
         }
         Kind::Fma if machine.has_threads() => {
             let (each_row, each_column) = (tile_rows / u64::from(SIDE), tile_columns / u64::from(SIDE));
@@ -181,6 +190,20 @@ fn pack_instructions(weight: DType, unit: Unit, columns: u64) -> u64 {
     }
 }
 
+/// Instructions that widen a line of weights that lies in panels, for each element of all of its columns, for so many rows of a tile: of
+/// 16 elements of bf16 a load and 2 that widen for each block of few rows, or a load, 2 that widen and 2 stores once. Others are widened as
+/// they are loaded, or not at all.
+fn widen_instructions(weight: DType, unit: Unit, columns: u64, rows: u64) -> u64 {
+    match (weight, unit) {
+        (DType::BF16, Unit::Vector | Unit::Matrix(_) | Unit::Group) => {
+            let blocks = rows.div_ceil(WIDENING_ROWS.into());
+            columns.div_ceil(16).saturating_mul(if blocks <= WIDENING_BLOCKS.into() { 3 * blocks } else { 5 })
+        }
+        (DType::F16, _) => columns.div_ceil(8).saturating_mul(rows.div_ceil(OUTER_ROWS.into())),
+        (DType::BF16, Unit::Dot) | (DType::Bool | DType::I32 | DType::I64 | DType::F32, _) => 0,
+    }
+}
+
 /// What a block of [`Kind::Mma`] takes for 32 bytes of K, in FLOPs at the machine's full rate: its products, and what shared memory gives
 /// and takes for them. All warps read their fragments, and copies bring each line once. Where elements are loaded one by one, a load of a warp
 /// takes the slots of 128 bytes of all the lines that it reads of, which go through the same port.
@@ -215,7 +238,7 @@ pub fn passes(tiling: Tiling, [rows, groups]: [u64; 2], group_bytes: u64, machin
     let row_tiles = rows.div_ceil(groups.min(rows).max(1)).div_ceil(u64::from(tiling.rows)).max(1);
     let together = match tiling.kind {
         Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => u64::from(ROW_TILES_TOGETHER),
-        Kind::Fma | Kind::Dot | Kind::Outer => 1,
+        Kind::Fma | Kind::Dot | Kind::Outer | Kind::Packed | Kind::Widened => 1,
     };
     if group_bytes <= machine.cache_bytes / 2 { 1 } else { row_tiles.div_ceil(together) }
 }
@@ -246,7 +269,7 @@ pub fn feeding(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], bytes: u6
     let read = u128::from(lines) * u128::from(of.k.saturating_mul(of.rows.bytes()));
     let ring = match tiling.kind {
         Kind::Group | Kind::Twin => group_ring(tiling, of.weights.len(), machine).map_or(0, |ring| ring.stages),
-        Kind::Fma | Kind::Dot | Kind::Outer | Kind::Mma | Kind::Stream => 0,
+        Kind::Fma | Kind::Dot | Kind::Outer | Kind::Packed | Kind::Widened | Kind::Mma | Kind::Stream => 0,
     };
     // Tiles that share weights run together, and each waits for them.
     let bytes = if ring == 0 { bytes.into() } else { u128::from(row_tiles) * u128::from(weights_bytes(of)) };
@@ -298,6 +321,6 @@ fn under_way(tiling: Tiling, of: &Product, machine: &Machine) -> [u64; 2] {
             [weights.saturating_mul(u64::from(16 * DOT_COLUMNS_OF_WARP * DOT_THREADS)), resident.max(1)]
         }
         // A slice before it is put to shared memory.
-        Kind::Fma | Kind::Outer => [lines(FMA_DEPTH), 4],
+        Kind::Fma | Kind::Outer | Kind::Packed | Kind::Widened => [lines(FMA_DEPTH), 4],
     }
 }

@@ -28,6 +28,7 @@ mod group;
 mod host;
 mod mma;
 mod outer;
+mod pack;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use crate::kernel::{Builder, Given, Kernel, Tiles, Value};
 use crate::tiling::{DOT_THREADS, GROUP_THREADS, Kind, Product, ROW_TILES_TOGETHER, STREAM_BLOCKS, STREAM_THREADS};
 use crate::{DType, Extent, Machine, Round, Tiling};
 pub(crate) use ahead::param as next_param;
+pub(crate) use pack::{Pack, pack};
 
 /// Bytes to which every buffer is aligned.
 const ALIGN: u32 = 16;
@@ -140,7 +142,7 @@ pub(crate) fn together(name: &str, parts: &[&Gemm], next: &[&Gemm], machine: &Ma
         Some(Kind::Dot) => [DOT_THREADS, 1],
         Some(Kind::Mma) => mma::block(parts, machine),
         Some(Kind::Fma) if machine.has_threads() => [gpu::THREADS, 1],
-        Some(Kind::Outer | Kind::Fma) | None => [1, 1],
+        Some(Kind::Outer | Kind::Packed | Kind::Widened | Kind::Fma) | None => [1, 1],
     };
     let k = Builder::new(name, threads).resident(resident).in_clusters(kind.map_or(1, Kind::blocks));
     let args: Vec<Args> = parts.iter().map(|spec| Args::declare(&k, spec)).collect();
@@ -151,7 +153,7 @@ pub(crate) fn together(name: &str, parts: &[&Gemm], next: &[&Gemm], machine: &Ma
         Some(Kind::Group | Kind::Twin) => group::blocks(&k, machine, &with_args, &blocks),
         Some(Kind::Stream) => stream::blocks(&k, &with_args, &blocks, &ahead::End::declare(&k, next)),
         Some(Kind::Mma) => mma::blocks(&k, machine, &with_args, &blocks),
-        Some(Kind::Dot | Kind::Outer | Kind::Fma) | None => {
+        Some(Kind::Dot | Kind::Outer | Kind::Packed | Kind::Widened | Kind::Fma) | None => {
             let shared = shared(&k, parts, machine);
             let tile = |spec: &Gemm, args: &Args<'_>, tile: Tile<'_>| one_tile(&k, spec, machine, args, &shared, tile);
             each_part(&k, &with_args, &blocks, k.block(), &tile);
@@ -165,7 +167,7 @@ fn of_tile(parts: &[&Gemm], machine: &Machine) -> Option<Extent> {
     let [spec] = parts else { return None };
     let is_sorted = spec.experts.is_some() && spec.rows_of_expert.is_none();
     let in_order = match spec.tiling.kind {
-        Kind::Dot | Kind::Outer | Kind::Fma => !machine.has_threads(),
+        Kind::Dot | Kind::Outer | Kind::Packed | Kind::Widened | Kind::Fma => !machine.has_threads(),
         Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => false,
     };
     let column_blocks = spec.n.div_ceil(u64::from(spec.tiling.columns));
@@ -183,7 +185,7 @@ fn grid(parts: &[&Gemm], machine: &Machine) -> Extent {
     match parts.first().map(|spec| spec.tiling.kind) {
         Some(kind @ (Kind::Group | Kind::Twin)) => group::grid(kind, tiles, machine),
         Some(Kind::Stream) => stream::grid(tiles, machine),
-        Some(Kind::Dot | Kind::Mma | Kind::Outer | Kind::Fma) | None => tiles,
+        Some(Kind::Dot | Kind::Mma | Kind::Outer | Kind::Packed | Kind::Widened | Kind::Fma) | None => tiles,
     }
 }
 
@@ -193,7 +195,7 @@ pub(crate) fn counts(parts: &[&Gemm], machine: &Machine) -> Vec<(&'static str, E
         Some(Kind::Group | Kind::Twin | Kind::Stream) => {
             vec![("tile_bound", tile_bound(parts)), ("block_count", grid(parts, machine))]
         }
-        Some(Kind::Dot | Kind::Mma | Kind::Outer | Kind::Fma) | None => Vec::new(),
+        Some(Kind::Dot | Kind::Mma | Kind::Outer | Kind::Packed | Kind::Widened | Kind::Fma) | None => Vec::new(),
     }
 }
 
@@ -207,7 +209,7 @@ fn one_tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Args<'k>,
     match spec.tiling.kind {
         Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => unreachable!("`together` has a function for all of their tiles"),
         Kind::Dot => dot::tile(k, spec, args, tile),
-        Kind::Outer => outer::tile(k, spec, machine, args, shared, tile),
+        Kind::Outer | Kind::Packed | Kind::Widened => outer::tile(k, spec, machine, args, shared, tile),
         Kind::Fma if machine.has_threads() => gpu::tile(k, spec, machine, args, shared, tile),
         Kind::Fma => host::tile(k, spec, machine, args, shared, tile),
     }
@@ -241,7 +243,7 @@ fn shared<'k>(k: &'k Builder, parts: &[&Gemm], machine: &Machine) -> Vec<Array<'
     for spec in parts {
         let own = match spec.tiling.kind {
             Kind::Dot | Kind::Group | Kind::Twin | Kind::Stream | Kind::Mma => Vec::new(),
-            Kind::Outer => outer::sides(spec, machine),
+            Kind::Outer | Kind::Packed | Kind::Widened => outer::sides(spec, machine),
             Kind::Fma if machine.has_threads() => gpu::sides(spec, machine),
             Kind::Fma => host::sides(spec, machine),
         };
@@ -328,7 +330,7 @@ pub(super) fn weight(spec: &Gemm, buffer: BufferId) -> Given {
             let extents = [spec.experts.unwrap_or(1), spec.n, spec.k].map(Extent::from);
             buffer.view(extents, [spec.n * spec.k, spec.k].map(Extent::from))
         }
-        Kind::Stream | Kind::Dot | Kind::Mma | Kind::Outer | Kind::Fma => buffer.into(),
+        Kind::Stream | Kind::Dot | Kind::Mma | Kind::Outer | Kind::Packed | Kind::Widened | Kind::Fma => buffer.into(),
     }
 }
 
@@ -552,7 +554,7 @@ fn each_tile<'k>(k: &'k Builder, spec: &Gemm, table: &Table<'k>, number: Value<'
     let column_blocks = spec.n.div_ceil(u64::from(spec.tiling.columns)) as i32;
     match spec.tiling.kind {
         // Those of a row tile follow each other, so that its rows stay in cache.
-        Kind::Dot | Kind::Outer | Kind::Fma => {
+        Kind::Dot | Kind::Outer | Kind::Packed | Kind::Widened | Kind::Fma => {
             let index = k.bind("tile", number / column_blocks);
             rectangle(k, spec, table, index, number % column_blocks, inner);
         }
@@ -603,7 +605,7 @@ fn rectangle<'k>(
             let count = tile_count.load(k.i32(0));
             let (of_sort, part) = match (parts, most.kind) {
                 (None, _) => (index, None),
-                (Some(parts), Kind::Dot | Kind::Mma | Kind::Outer | Kind::Fma) => {
+                (Some(parts), Kind::Dot | Kind::Mma | Kind::Outer | Kind::Packed | Kind::Widened | Kind::Fma) => {
                     (k.bind("tile_of_sort", index / parts), Some(index % parts))
                 }
                 // Blocks are as far apart as there are processors: all first parts come first, so that each block has its share of

@@ -2,11 +2,11 @@
 
 use super::super::combine::Columns;
 use super::super::math::Accuracy;
-use super::{Gemm, Operand, group, together};
+use super::{Gemm, Operand, Pack, group, pack, together};
 use crate::graph::{Attr, Body, BodyBuilder, Node, Pointwise};
 use crate::kernel::verify::verify_kernel;
 use crate::kernel::{Argument, Kernel, Memory, Tensor, View, interp_kernel};
-use crate::machine::MACHINES;
+use crate::machine::{self, MACHINES};
 use crate::tiling::{self, Kind, Product};
 use crate::{DType, Dims, Extent, Machine};
 
@@ -93,10 +93,18 @@ fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     bytes.chunks(dtype.bytes() as usize).map(one).collect()
 }
 
+/// Every machine, and each host with weights that lie in panels.
+fn machines() -> Vec<Machine> {
+    let packed = |machine: &Machine| [machine::Pack::Panels, machine::Pack::F32].map(|pack| Machine { pack, ..machine.clone() });
+    let hosts = MACHINES.iter().filter(|machine| !machine.has_threads());
+    MACHINES.iter().cloned().chain(hosts.flat_map(packed)).collect()
+}
+
 /// Runs the kernel of every machine (each once, machines may share it) and compares every element.
 fn check(case: &Case) {
     let mut done: Vec<Kernel> = Vec::new();
-    for machine in &MACHINES {
+    let mut outer: Vec<(&str, Vec<u8>)> = Vec::new();
+    for machine in &machines() {
         let mut of_machine: Vec<(Kind, Vec<u8>)> = Vec::new();
         let weights = vec![case.dtypes[1]; case.weights];
         let product = Product { rows: case.dtypes[0], n: case.n as u64, k: case.k as u64, weights: weights.clone(), tf32: false };
@@ -110,7 +118,7 @@ fn check(case: &Case) {
                 pairs: Extent::Tokens * top_k(case),
                 rows_of_expert: case.even.then_some(crate::Extent::Const(case.rows[0] as u64)),
                 rows: case.dtypes[0],
-                weights: weights.clone(),
+                weights: weights.iter().map(|weight| tiling::stored(*weight, tiling.kind)).collect(),
                 operands: case.operands.clone(),
                 body: &case.body,
                 out: case.dtypes[2],
@@ -130,13 +138,32 @@ fn check(case: &Case) {
         for kind in Kind::ALL {
             assert!(of_kind(kind).windows(2).all(|pair| pair[0] == pair[1]), "{} {kind:?}", machine.name);
         }
+        // Packed weights are the same, and are added in the same order.
+        outer.extend(of_kind(Kind::Outer).into_iter().chain(of_kind(Kind::Packed)).map(|bytes| (machine.name, bytes.clone())));
         assert_eq!(of_kind(Kind::Group).first(), of_kind(Kind::Twin).first(), "{}", machine.name);
     }
+    assert!(outer.iter().all(|one| outer.iter().all(|other| one.0 != other.0 || one.1 == other.1)), "the same sums");
 }
 
 /// Picks of a token.
 fn top_k(case: &Case) -> u64 {
     if case.grouped { 2 } else { 1 }
+}
+
+/// A weight in panels of elements of this type.
+fn in_panels(case: &Case, bytes: Vec<u8>, out: DType, machine: &Machine) -> Vec<u8> {
+    let how = Pack { experts: case.rows.len() as u64, n: case.n as u64, k: case.k as u64, weight: case.dtypes[1], out };
+    let kernel = pack("pack", &how, machine);
+    verify_kernel(&kernel, machine).unwrap_or_else(|found| panic!("{}: {found:?}", machine.name));
+    let none = Dims { tokens: 0, sequence_tokens: 1 };
+    let len = how.shape(machine).iter().map(|extent| extent.at(none).unwrap()).product::<u64>() * out.bytes();
+    let mut memory = vec![Memory::from(bytes), Memory::unknown(len as usize)];
+    let args = [Argument::Buffer(0), Argument::Buffer(1)];
+    let blocks = how.grid(machine).at(none).unwrap();
+    interp_kernel(&kernel, machine, blocks, &args, &mut memory).unwrap_or_else(|fault| panic!("{}: {fault}", machine.name));
+    let [bytes, other] = [0, 0xff].map(|fill| memory[1].bytes_or(fill));
+    assert_eq!(bytes, other, "all of the panels is written");
+    bytes
 }
 
 /// The bytes of the result, held against sums in f64.
@@ -151,7 +178,7 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) ->
     let token_of_row: Vec<usize> = (0..pairs).map(|p| if case.gather { p * 7 % tokens } else { p }).collect();
     let expert_of_row: Vec<usize> = case.rows.iter().enumerate().flat_map(|(e, rows)| vec![e; *rows]).collect();
     let lines = case.rows.len() * n;
-    let weights: Vec<Vec<f64>> = spec.weights.iter().map(|w| random.tensor(*w, lines * k)).collect();
+    let weights: Vec<Vec<f64>> = spec.weights.iter().map(|_| random.tensor(case.dtypes[1], lines * k)).collect();
 
     let mut memory = vec![encode(spec.rows, &rows)];
     if group::has_boxes_of_rows(spec) {
@@ -180,7 +207,10 @@ fn compare(case: &Case, spec: &Gemm, tiled: &super::Tiled, machine: &Machine) ->
     let dims = Dims { tokens: tokens as u64, sequence_tokens: tokens as u64 };
     let parts = super::parts(spec).map(|parts| Argument::Scalar(parts.at(dims).unwrap() as i64));
     let after_tables = memory.len();
-    memory.extend(weights.iter().zip(&spec.weights).map(|(w, dtype)| encode(*dtype, w)));
+    memory.extend(weights.iter().zip(&spec.weights).map(|(w, stored)| {
+        let bytes = encode(case.dtypes[1], w);
+        if spec.tiling.kind.pack() == machine::Pack::None { bytes } else { in_panels(case, bytes, *stored, machine) }
+    }));
     let mut holes: Vec<Vec<f64>> = Vec::new();
     for operand in &spec.operands {
         let (dtype, len) = match operand {

@@ -1,6 +1,7 @@
 //! A program in the making: one arm for each op, which says what its kernel is given. What kernels do is in their files.
 
 mod ahead;
+mod packed;
 mod picks;
 mod results;
 mod routing;
@@ -14,6 +15,7 @@ use crate::kernel::{Arg, Given, Kernel, Launch, Param, Program, Regime, Stmt, Wa
 use crate::machine::Unit;
 use crate::tiling;
 use crate::{DType, Extent, Machine};
+use packed::Packed;
 use value::{Grouping, Slots, Tensor, Value, constant, grouping_of, wrong};
 
 /// What was scheduled so far.
@@ -35,6 +37,8 @@ pub(super) struct Plan<'g> {
     prepare: Vec<Launch>,
     /// Launches that change weights after a batch.
     update: Vec<Launch>,
+    /// Weights that were put in panels so far.
+    packed: Vec<Packed>,
     /// Of each node so far, whether it depends on nothing but weights that stay as they are.
     constant: Vec<bool>,
     /// Whether the node under way does.
@@ -51,7 +55,7 @@ impl<'g> Plan<'g> {
         buffers: Buffers,
     ) -> Plan<'g> {
         let (values, constant, kernels, is_preparing) = (Vec::new(), Vec::new(), Vec::new(), false);
-        let (launches, prepare, update) = (Vec::new(), Vec::new(), Vec::new());
+        let (launches, prepare, update, packed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Plan {
             layer,
             machine,
@@ -66,6 +70,7 @@ impl<'g> Plan<'g> {
             launches,
             prepare,
             update,
+            packed,
         }
     }
 

@@ -16,6 +16,7 @@ use super::value::{Beside, Grouping, Routing, Slots, Tensor, Value, beside, cons
 use super::{Plan, arg, check_pointwise, check_result, operands_of, sequence_tokens, tokens};
 use crate::graph::{Attr, Dim, Op, Pointwise, Type};
 use crate::kernel::Arg;
+use crate::machine::Pack;
 use crate::tiling::{self, Product};
 use crate::{DType, Extent};
 
@@ -129,6 +130,7 @@ impl<'g> Plan<'g> {
         args.extend(slots.map(|slots| arg("rows_of_expert", slots.rows_of_expert())));
         let k = constant(rows, 1);
         let weights: Vec<DType> = weights.iter().map(|w| w.dtype).collect();
+        let experts = routing.map(|r| r.experts).or(slots.map(|slots| slots.experts));
         let tf32 = rows.dtype == DType::F32 && body.rounds_factors(weights.len());
         let product = Product { rows: rows.dtype, n: columns, k, weights: weights.clone(), tf32 };
         // What no rewriting has cut is cut for large batches.
@@ -136,11 +138,19 @@ impl<'g> Plan<'g> {
         if !tiling::takes(tiling, &product, self.machine) {
             return Err(ScheduleError::Operand { op, what: format!("{tiling} on {}", self.machine.name) });
         }
+        let weights: Vec<DType> = weights.into_iter().map(|weight| tiling::stored(weight, tiling.kind)).collect();
+        let mut named = named;
+        if tiling.kind.pack() != Pack::None {
+            for (w, out) in named.iter_mut().zip(&weights) {
+                let how = gemm::Pack { experts: experts.unwrap_or(1), n: columns, k, weight: w.dtype, out: *out };
+                w.buffer = self.packed(op, w, how)?;
+            }
+        }
         let spec = Gemm {
             part: 0,
             n: columns,
             k,
-            experts: routing.map(|r| r.experts).or(slots.map(|slots| slots.experts)),
+            experts,
             gather: gathered,
             rows_of_expert: slots.map(Slots::rows_of_expert),
             pairs: most_rows.unwrap_or(Extent::Tokens),
