@@ -137,7 +137,8 @@ typedef struct moec_binding moec_binding;
 
 typedef struct {
     size_t struct_size;
-    const moec_tensor *const *weights; /* in the order of moec_info.params */
+    /* In the order of moec_info.params. Those that no launch of a run is given (moec_api.manifest) may go once this returned on a CPU. */
+    const moec_tensor *const *weights;
     uint32_t num_weights;
     uint32_t flags;       /* 0 */
     void *prepared;       /* prepared_size bytes; null where that is 0 */

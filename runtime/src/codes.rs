@@ -177,6 +177,8 @@ codes! {
         "`tokens.workspace` in the spec, or the caller of `Layer::plan_within`, bounds the workspace. A batch that needs more is run \
          in parts, if the layer allows that: not where all tokens share a capacity, a loss or noise. Even a part of a few \
          tokens, or of one sequence, needs some.";
+    Released = "RT0319", "a weight that was released",
+        "A weight that is packed when it is bound is not kept beside what is made of it, since no run reads it.";
 
     // 04xx: the environment.
     [Environment]

@@ -276,6 +276,11 @@ pub enum Error {
         /// What there is.
         known: Vec<String>,
     },
+    /// The weight is not kept: nothing but a preparation reads it.
+    Released {
+        /// Asked for.
+        name: String,
+    },
     /// An extent has no value for these dims.
     Extent {
         /// Overflow, division by zero, negative.
@@ -414,6 +419,7 @@ impl Error {
             Error::LaunchRange { .. } => ErrorCode::LaunchRange,
             Error::UnknownDevice { .. } => ErrorCode::UnknownDevice,
             Error::NoWeight { .. } => ErrorCode::NoWeight,
+            Error::Released { .. } => ErrorCode::Released,
             Error::Threads { .. } => ErrorCode::Threads,
             Error::NumberRange { .. } => ErrorCode::NumberRange,
             Error::NotBuilt { .. } => ErrorCode::NotBuilt,

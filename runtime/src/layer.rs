@@ -156,12 +156,21 @@ impl Layer {
     /// them, and each is dropped as soon as it is there. On the host a weight that is a part of a mapped file is not copied
     /// but used where it lies, if that is aligned and no update writes it; the file stays mapped until the layer is gone.
     ///
-    /// Where the package prepares something of the weights, that is launched on the default stream and waited for.
+    /// Where the package prepares something of the weights, that is launched on the default stream and waited for. Weights that no run
+    /// reads after that, such as those that were packed, are released.
     ///
     /// # Errors
     /// [`Error::Count`], [`Error::DType`], [`Error::Shape`], [`Error::NumberRange`], [`Error::OutOfMemory`],
     /// [`Error::Device`]; where something is prepared also [`Error::Extent`], [`Error::LaunchRange`], [`Error::Poisoned`].
     pub fn bind(&self, weights: Vec<Tensor>) -> Result<Bound, Error> {
+        self.bind_watched(weights, &mut |_, _| ())
+    }
+
+    /// As [`Layer::bind`]; after each step `watch` is given how many are done, and of how many.
+    ///
+    /// # Errors
+    /// Those of [`Layer::bind`].
+    pub fn bind_watched(&self, weights: Vec<Tensor>, watch: &mut dyn FnMut(usize, usize)) -> Result<Bound, Error> {
         let shared = &self.shared;
         let buffers = shared.buffers(Role::Weight);
         check_count("weights", buffers.len(), weights.len())?;
@@ -177,13 +186,19 @@ impl Layer {
                 Some(_) | None => Region::of(device, tensor.bytes()),
             })
         };
-        let regions: Result<Vec<Region>, Error> = buffers.iter().zip(weights).map(region).collect();
-        Bound::prepare(shared, regions?.into())
+        let steps = buffers.len() + shared.target().prepare.len();
+        let mut regions = Vec::with_capacity(buffers.len());
+        for given in buffers.iter().zip(weights) {
+            regions.push(region(given)?);
+            watch(regions.len(), steps);
+        }
+        Bound::prepare(shared, regions, &mut |done| watch(buffers.len() + done, steps))
     }
 
     /// The layer with weights that are on the device already, in the manifest's order: written there, not on the way by a stream of
     /// the caller's. Where the package prepares something of them, that is launched on the default stream and waited for, into
-    /// memory of its own; so weights that change later are bound again, and nothing is bound while a graph is captured.
+    /// memory of its own; so weights that change later are bound again, and nothing is bound while a graph is captured. Regions that
+    /// no run reads after that are dropped.
     ///
     /// # Errors
     /// [`Error::Count`], [`Error::TooShort`], [`Error::Misaligned`], [`Error::WrongDevice`]; where something is prepared also
@@ -195,19 +210,20 @@ impl Layer {
         for (buffer, region) in buffers.iter().zip(&weights) {
             shared.check_region(&buffer.name, region, byte_count(buffer, Dims::tokens(0))?, u64::from(buffer.align))?;
         }
-        Bound::prepare(shared, weights.into())
+        Bound::prepare(shared, weights, &mut |_| ())
     }
 }
 
 impl Bound {
-    /// The layer with these weights, and with what its package prepares of them, which is in memory of its own.
-    fn prepare(shared: &Arc<Shared>, weights: Arc<[Region]>) -> Result<Bound, Error> {
+    /// The layer with these weights, and with what its package prepares of them, which is in memory of its own. After each of these
+    /// launches `watch` is given how many are done.
+    fn prepare(shared: &Arc<Shared>, weights: Vec<Region>, watch: &mut dyn FnMut(usize)) -> Result<Bound, Error> {
         let bytes: Vec<u64> = shared.prepared().map(|buffer| byte_count(buffer, Dims::tokens(0))).collect::<Result<_, _>>()?;
         let prepared =
             shared.ask(|device| bytes.into_iter().map(|bytes| Region::new(device, bytes)).collect::<Result<_, _>>())?;
-        let bound = Bound { shared: Arc::clone(shared), weights, prepared };
-        if !shared.target().prepare.is_empty() {
-            let plan = Plan::preparation(shared)?;
+        let mut bound = Bound { shared: Arc::clone(shared), weights: weights.into(), prepared };
+        for launch in 0..shared.target().prepare.len() {
+            let plan = Plan::preparation(shared, launch)?;
             shared.ask(|device| {
                 let mut none = Region::new(device, 0)?;
                 let mut memory = Memory { inputs: &[], outputs: &mut [], workspace: &mut none };
@@ -216,8 +232,22 @@ impl Bound {
                 let done = device.sync();
                 started.and(done)
             })?;
+            bound.release(launch + 1)?;
+            watch(launch + 1);
         }
         Ok(bound)
+    }
+
+    /// Drops the weights that neither a run reads nor a preparation from launch `from` on.
+    fn release(&mut self, from: usize) -> Result<(), Error> {
+        let Bound { shared, weights, .. } = self;
+        let Some(weights) = Arc::get_mut(weights) else { return Ok(()) };
+        for (index, region) in shared.weight_indices().zip(weights) {
+            if !shared.is_kept(index, from) && region.bytes() > 0 {
+                *region = shared.ask(|device| Region::new(device, 0))?;
+            }
+        }
+        Ok(())
     }
 
     /// What was prepared of the weights, in the manifest's order: each buffer that this target has of
@@ -373,15 +403,18 @@ impl Bound {
     /// A weight as it is now on the device.
     ///
     /// # Errors
-    /// [`Error::NoWeight`], [`Error::Device`], [`Error::Poisoned`].
+    /// [`Error::NoWeight`], [`Error::Released`], [`Error::Device`], [`Error::Poisoned`].
     pub fn weight(&self, name: &str) -> Result<Tensor, Error> {
         let shared = &self.shared;
         let buffers = shared.buffers(Role::Weight);
-        let found = buffers.iter().zip(self.weights.iter()).find(|(buffer, _)| buffer.name == name);
-        let (buffer, region) = found.ok_or_else(|| Error::NoWeight {
+        let found = buffers.iter().zip(shared.weight_indices().zip(self.weights.iter())).find(|(buffer, _)| buffer.name == name);
+        let (buffer, (index, region)) = found.ok_or_else(|| Error::NoWeight {
             name: name.to_owned(),
             known: buffers.iter().map(|buffer| buffer.name.clone()).collect(),
         })?;
+        if !shared.is_kept(index, shared.target().prepare.len()) {
+            return Err(Error::Released { name: name.to_owned() });
+        }
         let mut host = zeroed(byte_count(buffer, Dims::tokens(0))?)?;
         shared.ask(|_| region.copy_out(0, &mut host))?;
         Tensor::new(buffer.dtype, shape(buffer, Dims::tokens(0))?, host)
@@ -395,6 +428,21 @@ impl Shared {
 
     pub(crate) fn buffers(&self, role: Role) -> Vec<&Buffer> {
         self.manifest.buffers.iter().filter(|buffer| buffer.role == role).collect()
+    }
+
+    /// Where the weights are among the manifest's buffers, in their order.
+    fn weight_indices(&self) -> impl Iterator<Item = usize> {
+        let buffers = self.manifest.buffers.iter().enumerate();
+        buffers.filter(|(_, buffer)| buffer.role == Role::Weight).map(|(index, _)| index)
+    }
+
+    /// Whether something needs this buffer when so many preparations are done: one of the others, a run or the update. A weight that
+    /// nothing ever reads is kept, too.
+    pub(crate) fn is_kept(&self, buffer: usize, prepared: usize) -> bool {
+        let target = self.target();
+        let names = |launches: &[Launch]| launches.iter().flat_map(|launch| &launch.args).any(|arg| arg.buffer() == Some(buffer));
+        let of_runs = || target.regimes.iter().any(|regime| names(&regime.launches)) || names(&target.update);
+        !names(&target.prepare[..prepared]) || names(&target.prepare[prepared..]) || of_runs()
     }
 
     /// What is prepared of the weights for this target, in the manifest's order.

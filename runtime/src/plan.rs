@@ -164,11 +164,11 @@ impl Plan {
         self.parts.iter().map(|part| part.times).sum()
     }
 
-    /// What is launched once, when weights are bound.
-    pub(crate) fn preparation(shared: &Arc<Shared>) -> Result<Plan, Error> {
+    /// One of what is launched once, when weights are bound.
+    pub(crate) fn preparation(shared: &Arc<Shared>, launch: usize) -> Result<Plan, Error> {
         let dims = Dims::tokens(0);
         let slots = slots(shared, None)?;
-        let launches = calls(shared, &shared.target().prepare, dims)?;
+        let launches = calls(shared, std::slice::from_ref(&shared.target().prepare[launch]), dims)?;
         let part = Part { first: 0, tokens: 0, times: 1, slots: slots.clone(), launches };
         Ok(Plan {
             slots,
@@ -349,7 +349,14 @@ fn slots(shared: &Shared, batch: Option<(Dims, &Workspace)>) -> Result<Box<[Slot
         let next = |numbers: &mut std::ops::RangeFrom<usize>| numbers.next().unwrap_or_default();
         let nowhere = Slot { bytes: 0, token_bytes: 0, place: Place::Nowhere };
         let (place, dims) = match (buffer.role, batch) {
-            (Role::Weight, _) => (Place::Weight(next(&mut weights)), Dims::tokens(0)),
+            (Role::Weight, _) => {
+                let place = Place::Weight(next(&mut weights));
+                // What is released before the first run has no memory.
+                if batch.is_some() && !shared.is_kept(index, shared.target().prepare.len()) {
+                    return Ok(Slot { bytes: 0, token_bytes: 0, place });
+                }
+                (place, Dims::tokens(0))
+            }
             (Role::Prepared, _) => match prepared.next_if(|(_, name)| *name == buffer.name) {
                 Some((place, _)) => (Place::Prepared(place), Dims::tokens(0)),
                 None => return Ok(nowhere),

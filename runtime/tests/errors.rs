@@ -146,6 +146,11 @@ fn arguments() -> Vec<Says> {
         (Error::UnknownDevice { name: x() }, "`x` is not a device", "there is host, cuda and cuda:N"),
         (Error::NoWeight { name: x(), known: names(&["a"]) }, "the layer has no weight `x`", "it has `a`"),
         (
+            Error::Released { name: x() },
+            "the weight `x` was released when it had been packed",
+            "keep a copy, or compile with `pack = \"none\"` in `[host]`",
+        ),
+        (
             Error::Threads { threads: 0, max: 4 },
             "0 threads asked for, 1 to 4 can be had",
             "leave the number out for as many as there are CPUs",

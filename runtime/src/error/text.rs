@@ -86,6 +86,7 @@ impl Error {
             Error::WrongDevice { name } => format!("`{name}` lies on another device than the layer"),
             Error::NotObserved { name, known: _ } => format!("nothing is observed as `{name}` on this target"),
             Error::NoWeight { name, known: _ } => format!("the layer has no weight `{name}`"),
+            Error::Released { name } => format!("the weight `{name}` was released when it had been packed"),
             Error::Extent { why } => format!("a size of this launch has no value: {why}"),
             Error::LaunchRange { kernel, what, value } => {
                 format!("kernel `{kernel}`: {what} is {value}, outside what the device takes")
@@ -143,6 +144,7 @@ impl Error {
             Error::SequenceTokens { .. } => "give the shape as [B, S, H]",
             Error::WrongDevice { .. } => "copy it there first",
             Error::NotObserved { known, .. } => return Some(format!("there is {}", list(known)).into()),
+            Error::Released { .. } => "keep a copy, or compile with `pack = \"none\"` in `[host]`",
             Error::NoWeight { known, .. } => return Some(format!("it has {}", list(known)).into()),
             Error::LaunchRange { .. } => "use a smaller batch",
             Error::OtherLayer => "make it with `Layer::plan` of the layer that they are bound to",
