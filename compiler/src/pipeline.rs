@@ -4,7 +4,7 @@ use moec_codegen::{Object, Options};
 use moec_ir::Machine;
 use moec_ir::graph::{Graph, Typed, Violation, verify};
 use moec_ir::kernel::{self, Program};
-use moec_ir::machine::{MACHINES, MachineKind};
+use moec_ir::machine::{self, MACHINES, MachineKind};
 use moec_ir::rewrite::{Batches, Rewritten, rewrite};
 use moec_ir::schedule::{ScheduleError, schedule_regimes};
 use moec_runtime::Package;
@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::import::{Entry, EntryError, import};
 use crate::package::package;
-use crate::spec::Spec;
+use crate::spec::{Pack, Spec};
 
 /// Why a correct spec has no package. All but [`Error::Vocabulary`], [`Error::Entry`], [`Error::Codegen`] and [`Error::Schedule`] are
 /// bugs in moec.
@@ -126,7 +126,17 @@ pub fn lower(spec: &Spec, entry: Entry, machine: &Machine) -> Result<Lowered, Er
     if spec.lacks_vocabulary() {
         return Err(Error::Vocabulary);
     }
-    lower_graph(import(spec, entry)?, machine, &batches(spec))
+    lower_graph(import(spec, entry)?, &packed(machine, spec.host.pack), &batches(spec))
+}
+
+/// A machine on which weights are to lie so, if it is a host.
+pub(crate) fn packed(machine: &Machine, pack: Pack) -> Machine {
+    let pack = match pack {
+        Pack::None => machine::Pack::None,
+        Pack::Panels => machine::Pack::Panels,
+        Pack::F32 => machine::Pack::F32,
+    };
+    if machine.is_gpu() { machine.clone() } else { Machine { pack, ..machine.clone() } }
 }
 
 /// The batches that a spec's layer is made for.

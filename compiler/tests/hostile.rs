@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-const LIMIT: Duration = Duration::from_millis(100);
+const LIMIT: Duration = Duration::from_secs(1);
 const LIMIT_KIB: u32 = 64 * 1024;
 const MIB: usize = 1 << 20;
 

@@ -1,4 +1,4 @@
-//! The differential chain on published blocks: `fixture == interp == rewritten interp == host`.
+//! The differential chain on published blocks: `fixture == interp == rewritten interp == host`, however weights lie on it.
 //!
 //! The fixtures are layers of public model code on random weights and tokens, with the outputs that code gave.
 
@@ -7,7 +7,7 @@ use std::slice::from_ref;
 use moec::import::Entry;
 use moec::pipeline::{lower, this_host};
 use moec::reference::{NOT_CHOSEN, difference, experts_of_tokens, reference};
-use moec::spec::Mode;
+use moec::spec::{Host, Mode, Pack, Spec};
 use moec_runtime::{Checkpoint, DeviceKind, Dims, Layer, weights};
 use moec_tests::built::compiled;
 use moec_tests::trials::{Case, Family};
@@ -67,6 +67,14 @@ fn down_the_chain(Fixture { name, spec, text, file }: &Fixture) {
     let run = layer.bind(weights.clone()).expect("bound").run(&x, dims).expect("a run");
     let host = run.tensor("y").expect("y").to_f64();
     let experts = experts_of_tokens(&run);
+    for pack in [Pack::Panels, Pack::F32] {
+        let spec = Spec { host: Host { pack }, ..spec.clone() };
+        let package = compiled(&spec, Entry::Layer, text, from_ref(&machine)).expect("a package");
+        let layer = Layer::load(&package, DeviceKind::Host { threads: None }).expect("a layer");
+        let run = layer.bind(weights.clone()).expect("bound").run(&x, dims).expect("a run");
+        let error = difference(&run.tensor("y").expect("y").to_f64(), &published).of_largest;
+        assert!(error <= BOUND, "{name}: {pack:?} {error:.1e}");
+    }
 
     let errors = [
         difference(&plain.output, &published).of_largest,

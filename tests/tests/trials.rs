@@ -5,6 +5,7 @@
 mod determinism;
 mod emulated;
 mod fixtures;
+mod host;
 mod linked;
 mod mutants;
 mod parts;
@@ -26,6 +27,7 @@ fn main() {
         ptxas,
         mutants,
         fixtures::family(),
+        host::family(),
         parts::family(),
         linked::family(),
         determinism::family(),

@@ -68,25 +68,32 @@ fn print_target(package: &Package, target: &Target, out: &mut dyn Write) -> io::
     }
     if !target.prepare.is_empty() {
         writeln!(out, "prepare")?;
-        print_launches(target, &target.prepare, width, out)?;
+        print_launches((manifest, target), &target.prepare, width, out)?;
     }
     for regime in &target.regimes {
         let bound = regime.tokens_up_to.map_or("any T".to_string(), |most| format!("T <= {most}"));
         writeln!(out, "launches    {bound}")?;
-        print_launches(target, &regime.launches, width, out)?;
+        print_launches((manifest, target), &regime.launches, width, out)?;
     }
     if !target.update.is_empty() {
         writeln!(out, "update")?;
-        print_launches(target, &target.update, width, out)?;
+        print_launches((manifest, target), &target.update, width, out)?;
     }
     Ok(())
 }
 
-fn print_launches(target: &Target, launches: &[Launch], width: usize, out: &mut dyn Write) -> io::Result<()> {
+fn print_launches(
+    (manifest, target): (&Manifest, &Target),
+    launches: &[Launch],
+    width: usize,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     launches.iter().try_for_each(|launch| {
         let symbol = target.kernels.get(launch.kernel as usize).map_or("?", |kernel| kernel.symbol.as_str());
         let early = if launch.early { ", early" } else { "" };
-        writeln!(out, "  {symbol:<width$}  {} blocks{early}", launch.grid)
+        let counted = launch.working.as_ref().and_then(|working| Some((manifest.buffers.get(working.buffer as usize)?, working)));
+        let working = counted.map_or(String::new(), |(buffer, working)| format!(", work for {} a {}", working.each, buffer.name));
+        writeln!(out, "  {symbol:<width$}  {} blocks{early}{working}", launch.grid)
     })
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use moec::diagnostics::{Code, Diagnostic};
 use moec::pipeline::{self, Lowered};
 use moec::plan::{self, plan as plan_of};
-use moec::spec::Spec;
+use moec::spec::{Host, Pack, Spec, Word};
 use moec_codegen::{Object, Options, Ptxas};
 use moec_ir::Machine;
 use moec_runtime::Error;
@@ -50,7 +50,15 @@ pub(super) fn plan(arguments: &Plan, notes: Notes, out: &mut dyn Write) -> Resul
     drop(progress);
     let lowered: Vec<(&Machine, &Lowered, &[Object])> =
         lowered.iter().map(|(machine, lowered, objects)| (*machine, lowered, objects.as_slice())).collect();
-    let plan = plan_of(&entry.name(&spec), &lowered, &tokens).map_err(|error| failed(error.into()))?;
+    let mut plan = plan_of(&entry.name(&spec), &lowered, &tokens).map_err(|error| failed(error.into()))?;
+    for (target, machine) in plan.targets.iter_mut().zip(&machines).filter(|(_, machine)| !machine.is_gpu()) {
+        let lower = |pack: &Pack| {
+            let spec = Spec { host: Host { pack: *pack }, ..spec.clone() };
+            pipeline::lower(&spec, entry, machine).map(|lowered| (*pack, lowered)).map_err(failed)
+        };
+        let packs = Pack::ALL.iter().map(lower).collect::<Result<Vec<_>, _>>()?;
+        target.packs = plan::packing(machine, spec.host.pack, &packs, &tokens);
+    }
     let json = || {
         let text = serde_json::to_string_pretty(&plan).map(|text| text + "\n");
         text.map_err(|error| Diagnostic::new(Code::Bug, format!("the plan has no JSON: {error}")))

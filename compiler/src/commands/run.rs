@@ -63,7 +63,10 @@ pub(super) fn run(arguments: &Run, notes: Notes, out: &mut dyn Write) -> Result<
 
     // The interpreter needs the weights too, and the device's copy may be out of reach.
     let kept = kept_weights(arguments, spec.filter(|_| expected.is_some()), manifest, &weights);
-    let bound_layer = layer.bind(weights).map_err(failed)?;
+    let packing =
+        (!layer.target().prepare.is_empty()).then(|| notes.steps("packing", weights.len() + layer.target().prepare.len()));
+    let bound_layer = layer.bind_watched(weights, &mut |_, _| packing.iter().for_each(|bar| bar.step())).map_err(failed)?;
+    drop(packing);
     let mut batch = bound_layer.batch(&inputs, dims).map_err(failed)?;
     let first = bound_layer.launch(&mut batch);
     if let Some(emulator) = &emulator {

@@ -1,6 +1,7 @@
 //! What a layer launches for some batches, and what the cost model says of it: the figures by which extraction chose, beside the
 //! least that the layer takes by chance. Nothing is measured, and nothing priced here: prices are `ir::rewrite`'s.
 
+mod packing;
 mod report;
 mod roofline;
 mod text;
@@ -12,8 +13,10 @@ use moec_ir::rewrite::{Bound, Price, Workload, bound, name_of, prices};
 use moec_ir::schedule::{ScheduleError, launching_nodes};
 use moec_ir::{DType, Dims, Machine};
 
+pub use packing::packing;
 pub use report::{
-    BatchPlan, BoundFigures, Figures, FlopsOfType, LaunchPlan, LimitWord, MachineFacts, OpPlan, Plan, RateFacts, TargetPlan,
+    BatchPlan, BoundFigures, Figures, FlopsOfType, LaunchPlan, LimitWord, MachineFacts, OpPlan, PackPlan, PackTime, Plan,
+    RateFacts, TargetPlan,
 };
 pub use roofline::roofline;
 pub use text::text;
@@ -62,7 +65,8 @@ fn of_target(machine: &Machine, lowered: &Lowered, objects: &[Object], tokens: &
         }
     };
     let tf32 = lowered.graph.graph().has(Pointwise::Tf32.into());
-    Ok(TargetPlan { target: machine.name, machine: of_machine(machine, tf32), batches: tokens.iter().map(batch).collect() })
+    let batches = tokens.iter().map(batch).collect();
+    Ok(TargetPlan { target: machine.name, machine: of_machine(machine, tf32), batches, packs: Vec::new() })
 }
 
 /// Whether there are rows in groups, of experts or of slots: a router may sort pairs, and makes no row of them.

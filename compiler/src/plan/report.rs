@@ -31,6 +31,38 @@ pub struct TargetPlan {
     pub machine: MachineFacts,
     /// One for each token count, in the order asked for.
     pub batches: Vec<BatchPlan>,
+    /// Of a host the ways in which its weights can lie (`host.pack`): `none` first. Empty for a GPU.
+    pub packs: Vec<PackPlan>,
+}
+
+/// A way in which the weights of a host can lie.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct PackPlan {
+    /// The word of `host.pack`.
+    pub pack: &'static str,
+    /// Whether the spec asks for it.
+    pub asked: bool,
+    /// Bytes that the layer makes of the weights and keeps. Weights that were packed are not kept beside them.
+    pub own_bytes: u64,
+    /// Bytes that are read and written when weights are bound.
+    pub moved_bytes: u64,
+    /// The time that this takes, at the machine's bandwidth.
+    pub bind_us: f64,
+    /// One for each token count, in the order asked for.
+    pub batches: Vec<PackTime>,
+}
+
+/// The time of a batch where weights lie so.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct PackTime {
+    /// Tokens of the batch, T.
+    pub tokens: u64,
+    /// Time of the batch.
+    pub time_us: f64,
+    /// Runs of such batches after which `bind_us` is won back, beside `none`; null: never, or nothing is packed.
+    pub runs: Option<u64>,
 }
 
 /// What the model knows of a machine.

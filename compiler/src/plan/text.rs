@@ -1,6 +1,6 @@
 //! The plan for a terminal: of each target what its machine has, then a table a token count.
 
-use super::report::{BatchPlan, Figures, LaunchPlan, LimitWord, MachineFacts, OpPlan, Plan, TargetPlan};
+use super::report::{BatchPlan, Figures, LaunchPlan, LimitWord, MachineFacts, OpPlan, PackPlan, PackTime, Plan, TargetPlan};
 
 /// Columns after that of the kernels: heads and widths.
 const HEADS: [(&str, usize); 8] =
@@ -29,6 +29,10 @@ fn of_target(layer: &str, plan: &TargetPlan) -> Vec<String> {
         lines.push(String::new());
         lines.extend(of_batch(batch));
     }
+    if !plan.packs.is_empty() {
+        lines.push(String::new());
+        lines.extend(of_packs(&plan.packs));
+    }
     lines.push(String::new());
     lines.push(
         "Modelled, not measured. An op's launches are priced together; its figures stand at the first of them.".to_string(),
@@ -46,6 +50,13 @@ fn of_target(layer: &str, plan: &TargetPlan) -> Vec<String> {
             .to_string(),
     );
     lines.push("T K E / N pairs. Where fewer are hit, a layer may take less.".to_string());
+    if !plan.packs.is_empty() {
+        lines.push(
+            "pack: `host.pack`; * is what the spec asks for. own: bytes made of the weights and kept, in their place."
+                .to_string(),
+        );
+        lines.push("In brackets the runs of such batches after which binding has paid for itself.".to_string());
+    }
     lines
 }
 
@@ -85,9 +96,30 @@ fn of_batch(batch: &BatchPlan) -> Vec<String> {
     let flops: u64 = bound.flops.iter().map(|of| of.flops).fold(0, u64::saturating_add);
     let bytes = bound.weight_bytes.saturating_add(bound.input_bytes).saturating_add(bound.output_bytes);
     let share = 100.0 * bound.time_us / batch.total.time_us.max(f64::MIN_POSITIVE);
-    let bound = [amount(flops, ""), amount(bytes, "B"), format!("{:.2}", bound.time_us), format!("{share:.1}% of the time")];
+    let bound = [amount(flops, ""), amount(bytes, "B"), micros(bound.time_us), format!("{share:.1}% of the time")];
     lines.push(line(BOUND, "", &of_sums(bound)));
     lines
+}
+
+/// A line for each way in which weights can lie.
+fn of_packs(packs: &[PackPlan]) -> Vec<String> {
+    let times = |pack: &PackPlan| pack.batches.iter().map(of_pack_time).collect::<Vec<_>>();
+    let counts: Vec<String> = packs[0].batches.iter().map(|batch| format!("T = {}, us", batch.tokens)).collect();
+    let width = packs.iter().flat_map(times).chain(counts.clone()).map(|cell| cell.chars().count()).max().unwrap_or(0) + 2;
+    let line = |name: &str, own: &str, bind: &str, times: &[String]| {
+        format!("{name:<10}{own:>9}{bind:>12}") + &times.iter().map(|time| format!("{time:>width$}")).collect::<String>()
+    };
+    let of_pack = |pack: &PackPlan| {
+        let name = format!("{}{}", pack.pack, if pack.asked { " *" } else { "" });
+        let bind = if pack.moved_bytes > 0 { format!("{:.0}", pack.bind_us) } else { "-".to_string() };
+        line(&name, &amount(pack.own_bytes, "B"), &bind, &times(pack))
+    };
+    [line("pack", "own", "bind, us", &counts)].into_iter().chain(packs.iter().map(of_pack)).collect()
+}
+
+fn of_pack_time(time: &PackTime) -> String {
+    let runs = time.runs.map_or(String::new(), |runs| format!(" ({runs})"));
+    format!("{}{runs}", micros(time.time_us))
 }
 
 /// A row a launch; of an op without launches, one by its own name.
@@ -119,8 +151,13 @@ fn of_launch(launch: &LaunchPlan) -> [String; 4] {
 }
 
 fn of_figures(figures: &Figures) -> [String; 4] {
-    let time = format!("{:.2}", figures.time_us);
+    let time = micros(figures.time_us);
     [amount(figures.flops, ""), amount(figures.bytes, "B"), time, word(figures.limit).to_string()]
+}
+
+/// Microseconds, with a fraction where it matters.
+fn micros(time: f64) -> String {
+    if time < 10_000.0 { format!("{time:.2}") } else { format!("{time:.0}") }
 }
 
 pub(super) fn word(limit: LimitWord) -> &'static str {

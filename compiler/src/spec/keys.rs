@@ -350,6 +350,13 @@ pub(super) static TABLES: &[Table] = &[
         key("z_coef", Number(NonNegative), Absent, "coefficient of the router z-loss, mean logsumexp(logits)^2, observed as stats.z_loss (ST-MoE)"),
         key("bias_update_rate", Number(Positive), Absent, "the package has a kernel that moves the correction bias by this, up where an expert's load is below the mean, down where it is above"),
     ] },
+    Table { name: "host", required: false, doc: "What the kernels of hosts alone are asked for; a GPU's are the same whatever it says.", keys: &[
+        key("pack", Word(&[
+            choice("none", "as the caller has them: nothing is copied, and a mapped checkpoint is used where it lies"),
+            choice("panels", "in the order in which kernels read them: as many bytes, in memory of the layer's own; the caller's can go"),
+            choice("f32", "in that order, and as f32: twice the bytes of bf16, and no conversion while the layer runs"),
+        ]), Fallback::Word("none"), "how the weights of experts lie once they are bound; `moec plan` says what that costs and gives"),
+    ] },
     Table { name: "lints", required: false, doc: "Warnings about the spec, which `--deny-warnings` makes errors.", keys: &[
         key("capacity_floor", Word(LINT_LEVELS), Fallback::Word("warn"), "MOE1101: the experts have fewer places together than the tokens have picks, at one of tokens.expected"),
         key("equal_weights", Word(LINT_LEVELS), Fallback::Word("warn"), "MOE1113: capacity.priority = \"score\" where every weight is 1, so that the earlier token is served"),

@@ -32,8 +32,8 @@ pub use capacity::{Capacity, CapacityGroup, CapacitySize, Dropped, Pad, Priority
 pub use lints::{drop_floor, least_drop};
 pub use model::{
     Activation, Apply, AuxGroup, AuxLoss, Clamp, ClampPlace, Correction, DType, EpsMode, Expert, Gating, GroupMask, GroupScore,
-    Groups, HashOob, InputNorm, Mode, Norm, Numerics, Order, Renorm, Router, RouterDType, Score, Select, Shared, SharedCombine,
-    SharedGate, Soft, SoftNorm, Spec, Tokens, Training, Word,
+    Groups, HashOob, Host, InputNorm, Mode, Norm, Numerics, Order, Pack, Renorm, Router, RouterDType, Score, Select, Shared,
+    SharedCombine, SharedGate, Soft, SoftNorm, Spec, Tokens, Training, Word,
 };
 #[cfg(test)]
 pub(crate) use places::has_key;

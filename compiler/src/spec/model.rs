@@ -37,6 +37,8 @@ pub struct Spec {
     pub tokens: Tokens,
     /// Precision and reproducibility.
     pub numerics: Numerics,
+    /// What the kernels of hosts alone are asked for.
+    pub host: Host,
 }
 
 impl Spec {
@@ -287,6 +289,13 @@ pub struct Numerics {
     pub tf32: bool,
 }
 
+/// `[host]`: what the kernels of hosts alone are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// How weights lie once they are bound.
+    pub pack: Pack,
+}
+
 /// A closed set of spec words: one enum variant a word.
 pub trait Word: Copy + PartialEq + 'static {
     /// Every variant, in the order of the key table.
@@ -489,6 +498,17 @@ words! {
         All = "all",
         /// Each sequence; the mean over them.
         Sequence = "sequence",
+    }
+}
+words! {
+    /// `host.pack`.
+    Pack {
+        /// As the caller has them.
+        None = "none",
+        /// In panels of columns.
+        Panels = "panels",
+        /// In such panels, as f32.
+        F32 = "f32",
     }
 }
 words! {

@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::capacity::{Capacity, CapacityGroup, CapacitySize};
 use super::keys::{self, TABLES};
 use super::model::{
-    Activation, AuxGroup, Clamp, Expert, Gating, Groups, InputNorm, Mode, Norm, Numerics, Renorm, Router, Shared, Soft, Spec,
-    Tokens, Training, Word,
+    Activation, AuxGroup, Clamp, Expert, Gating, Groups, Host, InputNorm, Mode, Norm, Numerics, Renorm, Router, Shared, Soft,
+    Spec, Tokens, Training, Word,
 };
 use super::section::{Meant, Section, unknown_key};
 use super::tree::{Entry, Kind};
@@ -27,14 +27,16 @@ pub(super) struct Sections {
     pub(super) training: Section,
     pub(super) tokens: Section,
     pub(super) numerics: Section,
+    pub(super) host: Section,
     pub(super) lints: Section,
 }
 
 impl Sections {
     /// Every table that the spec has.
     pub(super) fn all(&self) -> impl Iterator<Item = &Section> {
-        let Sections { moe, router, capacity, expert, shared, weights, training, tokens, numerics, lints, has_router: _ } = self;
-        [moe, router, expert, weights, training, tokens, numerics, lints].into_iter().chain(capacity).chain(shared)
+        let Sections { moe, router, capacity, expert, shared, weights, training, tokens, numerics, host, lints, has_router: _ } =
+            self;
+        [moe, router, expert, weights, training, tokens, numerics, host, lints].into_iter().chain(capacity).chain(shared)
     }
 }
 
@@ -90,6 +92,7 @@ pub(super) fn sections(entries: &[Entry], wrong: &mut Vec<Diagnostic>) -> Sectio
         training: take("training").unwrap_or_else(|| absent("training")),
         tokens: take("tokens").unwrap_or_else(|| absent("tokens")),
         numerics: take("numerics").unwrap_or_else(|| absent("numerics")),
+        host: take("host").unwrap_or_else(|| absent("host")),
         lints: take("lints").unwrap_or_else(|| absent("lints")),
     }
 }
@@ -154,6 +157,7 @@ fn build(sections: &Sections) -> Option<Spec> {
             batch_invariant: numerics.boolean("batch_invariant")?,
             tf32: numerics.boolean("tf32")?,
         },
+        host: Host { pack: word(&sections.host, "pack")? },
     })
 }
 
@@ -445,8 +449,8 @@ mod tests {
     use crate::spec::keys::Takes;
     use crate::spec::model::SoftNorm;
     use crate::spec::{
-        Apply, AuxGroup, AuxLoss, ClampPlace, Correction, DType, Dropped, EpsMode, GroupMask, GroupScore, Order, Pad, Priority,
-        Round, RouterDType, Score, Select, SharedCombine, SharedGate,
+        Apply, AuxGroup, AuxLoss, ClampPlace, Correction, DType, Dropped, EpsMode, GroupMask, GroupScore, Order, Pack, Pad,
+        Priority, Round, RouterDType, Score, Select, SharedCombine, SharedGate,
     };
 
     /// The words that the key tables list are those that the model knows, and none besides `also`.
@@ -481,6 +485,7 @@ mod tests {
         same_words::<SharedGate>("shared", "gate", &[]);
         same_words::<SharedCombine>("shared", "combine", &[]);
         same_words::<DType>("numerics", "dtype", &[]);
+        same_words::<Pack>("host", "pack", &[]);
         same_words::<AuxLoss>("training", "aux_loss", &[]);
         same_words::<AuxGroup>("training", "aux_group", &[]);
         let tensors: Vec<&str> = keys::table("weights").unwrap().keys.iter().map(|key| key.name).collect();
