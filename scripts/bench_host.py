@@ -28,7 +28,7 @@ import tomllib
 from pathlib import Path
 
 from host_bench import ggml_build, pages
-from host_bench.layers import LAYERS, Layer, difference, least, offsets
+from host_bench.layers import LAYERS, PACKED, Layer, difference, least, offsets
 from host_bench.servers import Absent, Ggml, Moec, Torch, start
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,13 +122,15 @@ class Bench:
 
     def measure_layer(self, layer, folder):
         spec, file, serve = folder / "spec.toml", folder / "layer.safetensors", target_folder() / "examples/serve"
+        packed = folder / "packed.toml"
         spec.write_text(layer.text, encoding="utf-8")
+        packed.write_text(layer.text + PACKED, encoding="utf-8")
         batches = [f"{routing}.{tokens}" for routing in self.args.routings for tokens in self.args.tokens]
         batches += [f"{name}.other" for name in batches if int(name.split(".")[1]) <= FEW_TOKENS]
         subprocess.run([serve, "make", spec, file, *batches], check=True)
         at, threads = offsets(file), self.args.threads
         ours = [Moec(serve, spec, file, target, threads) for target in self.targets]
-        servers = list(ours)
+        servers = ours + [Moec(serve, packed, file, target, threads, packed=True) for target in self.targets]
         if self.ggml:
             kinds = [layer.dtype] + (["q8_0"] + (["q4_K"] if layer.intermediate % 256 == 0 else []) if self.args.quantised else [])
             servers += [start(f"ggml {kind}", lambda kind=kind: Ggml(self.ggml, layer, file, at, kind, threads)) for kind in kinds]

@@ -16,6 +16,7 @@ LAYERS = {
     "gpt-oss-20b-like": {"of": "qwen3-30b-a3b", "like": "gpt-oss-20b"},
 }
 ELEMENT = {"bf16": 2, "f32": 4}
+PACKED = '[host]\npack = "panels"\n'
 WEIGHTS = '[weights]\nrouter = "router"\ngate_up = "gate_up"\ndown = "down"\n'
 
 

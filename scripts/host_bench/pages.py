@@ -29,7 +29,7 @@ def runners(rows):
 
 def share(row, runner):
     """Of the speed that the machine allows: for moec by the instructions of its target, for others by those of the best."""
-    target = runner.removeprefix("moec ") if runner.startswith("moec ") else row["best_target"]
+    target = runner.split()[1] if runner.startswith("moec ") else row["best_target"]
     return row["least_ms"][target] / row["runners"][runner]["median_ms"]
 
 
@@ -98,9 +98,9 @@ def table(of, best):
     names = runners(of)
     lines = ["| tokens | experts hit | GB/s of memory | limit | " + " | ".join(names) + " | best peer / moec |", "|---" * (len(names) + 5) + "|"]
     for row in of:
-        ours = row["runners"].get(f"moec {best}")
+        ours = [about["median_ms"] for name, about in row["runners"].items() if name.split()[:2] == ["moec", best]]
         peers = [about["median_ms"] for name, about in row["runners"].items() if not name.startswith(("moec", "ggml q"))]
-        ratio = f"{min(peers) / ours['median_ms']:.2f}" if ours and peers else ""
+        ratio = f"{min(peers) / min(ours):.2f}" if ours and peers else ""
         cells = [str(row["tokens"]), str(row["hit"]), f"{row['read'] / 1e9:.1f}", number(row["least_ms"][row["best_target"]]), *(cell(row, name) for name in names), ratio]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -127,7 +127,8 @@ def page(name, results):
         "Times are milliseconds of a whole layer by moec and of its experts alone by the others: median, range, and the share of what",
         "the machine allows, which is to read the weights of the experts that were hit once and to make the products, whichever takes",
         "longer. For moec that is what the instructions of its target allow, for the others those of the best target. All get the experts",
-        "that moec's router picked. Above 1, the last column says, moec is faster than the best of the others with weights of the same type.",
+        "that moec's router picked. `packed` is with `[host] pack = \"panels\"`. Above 1, the last column says, moec, in the faster of its ways,",
+        "is faster than the best of the others with weights of the same type.",
     ]
     for key, of in groups(results["rows"]).items():
         parts += ["", f"## {title(key)}", "", table(of, of[0]["best_target"])]

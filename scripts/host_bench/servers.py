@@ -44,12 +44,11 @@ class Server:
 
 
 class Moec:
-    """The layer for one target."""
+    """The layer for one target, its weights as they lie or in panels, as the spec says."""
 
-    def __init__(self, program, spec, file, target, threads):
+    def __init__(self, program, spec, file, target, threads, packed=False):
         self.server = Server([program, "run", spec, file, target], threads)
-        self.runners = {f"moec {target}": target}
-
+        self.runners = {f"moec {target}{' packed' if packed else ''}": target}
         self.names = ["", ""]
 
     def batch(self, slot, name, tokens, offset, picks):
