@@ -47,6 +47,7 @@ mod choose;
 mod chunk;
 mod combine;
 mod gemm;
+mod halves;
 mod jitter;
 mod kept_input;
 pub mod limits;

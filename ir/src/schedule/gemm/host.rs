@@ -17,6 +17,7 @@
 //! What a step multiplies is said by [`HostStep`]. The finished sums of the whole tile go to scratch; from there the body runs along the columns,
 //! vectors again.
 
+use super::super::halves::{halves, widened};
 use super::{Args, Gemm, Side, Spot, Tile, weight_start};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Shared, Value};
@@ -188,10 +189,8 @@ fn half_place<'k>(cx: Cx<'_, 'k>, panel: Panel<'k>, row: u32, half: u32, at: Val
 fn halve<'k>(cx: Cx<'_, 'k>, panel: Panel<'k>, factors: Array<'k>, row: u32, start: Value<'k>) {
     let (k, lanes) = (cx.k, cx.sums.lanes);
     k.for_step("at", panel.start, panel.whole, k.i64((2 * lanes).into()), |at| {
-        let x = cx.args.rows.array().load_vector(start + at, 2 * lanes).cast(DType::F32);
-        let halves = k.bind("halves", x.transpose(lanes));
-        for half in 0..2 {
-            factors.store(half_place(cx, panel, row, half, at), halves.lanes(half * lanes, lanes));
+        for (half, elements) in (0..).zip(halves(k, cx.args.rows.array(), start + at, lanes)) {
+            factors.store(half_place(cx, panel, row, half, at), elements);
         }
     });
 }
@@ -203,11 +202,6 @@ fn parts_of_weights<'k>(cx: Cx<'_, 'k>, step: Value<'k>) -> Vec<Value<'k>> {
         HostStep::Pairs => vec![step],
         HostStep::Halves => widened(step.bitcast(DType::I32)).to_vec(),
     }
-}
-
-/// Words of two bf16 each as f32: the first ones, and the second ones. A bf16 is the upper half of its f32.
-pub(super) fn widened(pairs: Value<'_>) -> [Value<'_>; 2] {
-    [pairs << 16, pairs & (-1 << 16)].map(|half| half.bitcast(DType::F32))
 }
 
 /// The same of a row, which starts at `start`.

@@ -25,7 +25,8 @@
 //! A sum adds the products of each part in order, and the parts in order, whatever the number of rows: a row's bits do not depend on
 //! its place.
 
-use super::host::{CACHE_LINE, clear, finish, place, widened};
+use super::super::halves::widened;
+use super::host::{CACHE_LINE, clear, finish, place};
 use super::pack::{self, SQUARE, square, square_depth};
 use super::{Args, Gemm, Side, Tile, weight_start};
 use crate::kernel::build::{Array, Var};

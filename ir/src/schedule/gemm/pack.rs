@@ -16,7 +16,7 @@
 //!
 //! Bytes: the weights are read and written once.
 
-use super::host::widened;
+use super::super::halves::widened;
 use crate::kernel::build::Array;
 use crate::kernel::{Builder, Kernel, Value};
 use crate::tiling::{OUTER_DEPTH, Panels};

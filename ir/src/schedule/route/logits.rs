@@ -12,12 +12,15 @@
 //!        ..                                                               experts; sums are four lanes along H
 //! ```
 //!
+//! On a host tokens of bf16 are widened once for all experts, some of H at a time.
+//!
 //! 2 M E H FLOPs a block. Every logit adds its products in one order, which depends on H, E and the machine alone.
 
+use super::super::halves::{halves, widened};
 use super::{Block, Route, matrices};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Value};
-use crate::machine::Unit;
+use crate::tiling::HostStep;
 use crate::{DType, Machine, tiling};
 
 /// What is multiplied, and where it goes.
@@ -34,6 +37,7 @@ pub(super) fn shared_bytes(spec: &Route, blocks: u32, machine: &Machine, block: 
     match matrices::tiles(spec, blocks, machine) {
         Some(tiles) => matrices::shared_bytes(&tiles, block),
         None if machine.has_threads() => 4 * u64::from((block.tokens + EXPERTS) * PITCH),
+        None if widens(spec, machine) => 4 * u64::from(block.tokens * HALVES_PITCH),
         None => 0,
     }
 }
@@ -79,58 +83,159 @@ pub(super) fn start_of<'k>(k: &'k Builder, spec: &Route, row: Value<'k>) -> Valu
 /// Experts side by side in a rectangle.
 const WIDTH: u32 = 4;
 
+/// Elements along H of which all tokens of a block are widened at a time: they stay in the second cache.
+const HALVES_DEPTH: u32 = 1024;
+
+/// Elements from one of these tokens to the next: rows a power of two apart share the places of the first cache.
+const HALVES_PITCH: u32 = HALVES_DEPTH + 32;
+
+/// Whether tokens are widened before they are multiplied.
+fn widens(spec: &Route, machine: &Machine) -> bool {
+    tiling::host_step(spec.x, &[spec.router], machine) == HostStep::Halves
+}
+
+/// What a rectangle is made of.
+#[derive(Clone, Copy)]
+struct Cx<'a, 'k> {
+    k: &'k Builder,
+    spec: &'a Route<'a>,
+    block: &'a Block,
+    m: &'a Matrices<'k>,
+    logits: Array<'k>,
+    step: HostStep,
+    lanes: u32,
+    /// Tokens of the block, where they are widened: `[tokens, 2, half of a part]`, even elements and odd ones.
+    tokens: Option<Array<'k>>,
+}
+
+/// A part of H (`I64`): whole steps from `start` to `whole`, single elements from there to `end`.
+#[derive(Clone, Copy)]
+struct Part<'k> {
+    start: Value<'k>,
+    whole: Value<'k>,
+    end: Value<'k>,
+}
+
+impl<'k> Cx<'_, 'k> {
+    /// Elements along H in a step.
+    fn elements(self) -> u32 {
+        match self.step {
+            HostStep::Numbers => self.lanes,
+            HostStep::Halves | HostStep::Pairs => 2 * self.lanes,
+        }
+    }
+
+    /// Where an element of a token lies that was widened, of the even or the odd ones.
+    fn half_place(self, row: Value<'k>, half: i32, part: Part<'k>, h: Value<'k>) -> Value<'k> {
+        let start = (row * HALVES_PITCH as i32 + half * (HALVES_PITCH / 2) as i32).cast(DType::I64);
+        start + (h - part.start) / 2
+    }
+}
+
 fn in_registers<'k>(k: &'k Builder, spec: &Route, machine: &Machine, block: &Block, m: &Matrices<'k>, logits: Array<'k>) {
+    let step = tiling::host_step(spec.x, &[spec.router], machine);
+    let tokens = widens(spec, machine).then(|| k.shared("x_halves", DType::F32, block.tokens * HALVES_PITCH));
+    let lanes = machine.vector_bytes / DType::F32.bytes() as u32;
+    let cx = Cx { k, spec, block, m, logits, step, lanes, tokens };
+    let here = k.bind("tokens_here", (m.tokens - m.first).min(block.tokens as i32));
     // 16 sums where there are 32 registers, 8 where there are 16.
     let height = if machine.vector_bytes == 64 { 4 } else { 2 };
-    let here = k.bind("tokens_here", (m.tokens - m.first).min(block.tokens as i32));
-    k.for_step("e", k.i32(0), k.i32(spec.experts as i32), k.i32(WIDTH as i32), |e| {
-        let whole = k.bind("whole", here & -height);
-        k.for_step("m", k.i32(0), whole, k.i32(height), |row| rectangle(k, spec, machine, (block, logits), m, (row, height), e));
-        k.for_range("m", whole, here, |row| rectangle(k, spec, machine, (block, logits), m, (row, 1), e));
+    parts(cx, here, |part| {
+        if let Some(tokens) = cx.tokens {
+            k.for_range("m", k.i32(0), here, |row| widen(cx, part, row, tokens));
+        }
+        k.for_step("e", k.i32(0), k.i32(spec.experts as i32), k.i32(WIDTH as i32), |e| {
+            let whole = k.bind("whole", here & -height);
+            k.for_step("m", k.i32(0), whole, k.i32(height), |row| rectangle(cx, part, (row, height), e));
+            k.for_range("m", whole, here, |row| rectangle(cx, part, (row, 1), e));
+        });
+    });
+}
+
+/// Whether H is taken in parts, each added to the logits so far.
+fn is_cut(cx: Cx<'_, '_>) -> bool {
+    cx.tokens.is_some() && cx.spec.hidden > HALVES_DEPTH.into()
+}
+
+/// `body` for each part of H.
+fn parts<'k>(cx: Cx<'_, 'k>, here: Value<'k>, body: impl FnOnce(Part<'k>)) {
+    let (k, hidden) = (cx.k, cx.spec.hidden as i64);
+    let (whole, end) = (k.i64(hidden - hidden % i64::from(cx.elements())), k.i64(hidden));
+    if !is_cut(cx) {
+        return body(Part { start: k.i64(0), whole, end });
+    }
+    k.for_range("m", k.i32(0), here, |row| {
+        let first = k.bind("first", row * cx.block.pitch as i32);
+        let last = first + cx.spec.experts.next_multiple_of(WIDTH) as i32;
+        k.for_range("e", first, last, |at| cx.logits.store(at, k.f32(0.0)));
+    });
+    k.for_step("part", k.i64(0), end, k.i64(HALVES_DEPTH.into()), |start| {
+        let next = start + k.i64(HALVES_DEPTH.into());
+        body(Part { start, whole: k.bind("whole", next.min(whole)), end: k.bind("end", next.min(end)) });
+    });
+}
+
+/// Puts a token's whole steps of a part to scratch.
+fn widen<'k>(cx: Cx<'_, 'k>, part: Part<'k>, row: Value<'k>, tokens: Array<'k>) {
+    let start = start_of(cx.k, cx.spec, cx.m.first + row);
+    cx.k.for_step("h", part.start, part.whole, cx.k.i64(cx.elements().into()), |h| {
+        for (half, elements) in (0..).zip(halves(cx.k, cx.m.x, start + h, cx.lanes)) {
+            tokens.store(cx.half_place(row, half, part, h), elements);
+        }
     });
 }
 
 /// `height` tokens from `row` on, by [`WIDTH`] experts from `e` on; the last expert again where there are no more.
-fn rectangle<'k>(
-    k: &'k Builder,
-    spec: &Route,
-    machine: &Machine,
-    (block, logits): (&Block, Array<'k>),
-    m: &Matrices<'k>,
-    (row, height): (Value<'k>, i32),
-    e: Value<'k>,
-) {
-    let (unit, _) = tiling::host_unit(m.x.elem(), &[m.router.elem()], machine);
-    let pairs = unit == Unit::Dot;
-    let lanes = machine.vector_bytes / DType::F32.bytes() as u32;
-    let step = i64::from(if pairs { 2 * lanes } else { lanes });
+fn rectangle<'k>(cx: Cx<'_, 'k>, part: Part<'k>, (row, height): (Value<'k>, i32), e: Value<'k>) {
+    let Cx { k, spec, block, m, logits, step, lanes, tokens } = cx;
     let rows: Vec<_> = (0..height).map(|i| start_of(k, spec, m.first + row + i)).collect();
-    let columns: Vec<_> = (0..WIDTH as i32).map(|i| start_of(k, spec, (e + i).min(spec.experts as i32 - 1))).collect();
+    let last = spec.experts as i32 - 1;
+    let columns: Vec<_> = (0..WIDTH as i32).map(|i| start_of(k, spec, (e + i).min(last))).collect();
     let sums = |lanes: u32| -> Vec<Vec<Var<'k>>> {
         rows.iter().map(|_| columns.iter().map(|_| k.var("sum", k.f32(0.0).splat(lanes))).collect()).collect()
     };
     let (vectors, rest) = (sums(lanes), sums(1));
-    let hidden = spec.hidden as i64;
-    let whole = k.i64(hidden - hidden % step);
-    let add =
-        |sums: &[Vec<Var<'k>>], h: Value<'k>, lanes: u32, product: &dyn Fn(Value<'k>, Value<'k>, Value<'k>) -> Value<'k>| {
-            let xs: Vec<_> = rows.iter().map(|start| m.x.load_vector(*start + h, lanes)).collect();
-            for (c, start) in columns.iter().enumerate() {
-                let w = m.router.load_vector(*start + h, lanes);
-                for (x, sums) in xs.iter().zip(sums) {
-                    sums[c].set(product(sums[c].get(), *x, w));
+    let elements = cx.elements();
+    let of_token = |(i, start): (i32, &Value<'k>), h: Value<'k>| match (step, tokens) {
+        (HostStep::Halves, Some(tokens)) => {
+            (0..2).map(|half| tokens.load_vector(cx.half_place(row + i, half, part, h), lanes)).collect::<Vec<_>>()
+        }
+        (HostStep::Pairs, _) => vec![m.x.load_vector(*start + h, elements)],
+        (HostStep::Halves | HostStep::Numbers, _) => vec![m.x.load_vector(*start + h, elements).cast(DType::F32)],
+    };
+    let of_expert = |start: Value<'k>, h: Value<'k>| {
+        let line = m.router.load_vector(start + h, elements);
+        match step {
+            HostStep::Halves => widened(line.bitcast(DType::I32)).to_vec(),
+            HostStep::Pairs => vec![line],
+            HostStep::Numbers => vec![line.cast(DType::F32)],
+        }
+    };
+    k.for_step("h", part.start, part.whole, k.i64(elements.into()), |h| {
+        let xs: Vec<Vec<Value>> = (0..).zip(&rows).map(|token| of_token(token, h)).collect();
+        for (c, start) in columns.iter().enumerate() {
+            let w = of_expert(*start, h);
+            for (x, sums) in xs.iter().zip(&vectors) {
+                for (x, w) in x.iter().zip(&w) {
+                    let sum = sums[c].get();
+                    sums[c].set(if step == HostStep::Pairs { sum.dot(*x, *w) } else { x.fma(*w, sum) });
                 }
             }
-        };
-    let fma = |sum: Value<'k>, x: Value<'k>, w: Value<'k>| x.cast(DType::F32).fma(w.cast(DType::F32), sum);
-    k.for_step("h", k.i64(0), whole, k.i64(step), |h| {
-        if pairs { add(&vectors, h, 2 * lanes, &|sum, x, w| sum.dot(x, w)) } else { add(&vectors, h, lanes, &fma) }
+        }
     });
-    k.for_range("h", whole, k.i64(hidden), |h| add(&rest, h, 1, &fma));
+    k.for_range("h", part.whole, part.end, |h| {
+        let xs: Vec<Value> = rows.iter().map(|start| m.x.load(*start + h).cast(DType::F32)).collect();
+        for (c, start) in columns.iter().enumerate() {
+            let w = m.router.load(*start + h).cast(DType::F32);
+            xs.iter().zip(&rest).for_each(|(x, sums)| sums[c].set(x.fma(w, sums[c].get())));
+        }
+    });
     for (i, (vectors, rest)) in vectors.iter().zip(&rest).enumerate() {
         let at = k.bind("at", (row + i as i32) * block.pitch as i32 + e);
         for (c, (vector, rest)) in vectors.iter().zip(rest).enumerate() {
-            logits.store(at + c as i32, vector.get().reduce_add() + rest.get());
+            let (place, sum) = (at + c as i32, vector.get().reduce_add() + rest.get());
+            let before = is_cut(cx).then(|| logits.load(place));
+            logits.store(place, before.map_or(sum, |before| before + sum));
         }
     }
 }
