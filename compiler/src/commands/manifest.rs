@@ -92,7 +92,8 @@ fn print_launches(
         let symbol = target.kernels.get(launch.kernel as usize).map_or("?", |kernel| kernel.symbol.as_str());
         let early = if launch.early { ", early" } else { "" };
         let counted = launch.working.as_ref().and_then(|working| Some((manifest.buffers.get(working.buffer as usize)?, working)));
-        let working = counted.map_or(String::new(), |(buffer, working)| format!(", work for {} a {}", working.each, buffer.name));
+        let working =
+            counted.map_or(String::new(), |(buffer, working)| format!(", {} * {} of them with work", buffer.name, working.each));
         writeln!(out, "  {symbol:<width$}  {} blocks{early}{working}", launch.grid)
     })
 }
