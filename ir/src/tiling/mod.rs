@@ -310,6 +310,16 @@ pub enum HostStep {
     Pairs,
 }
 
+impl HostStep {
+    /// Elements along K in one step, where a vector has so many lanes of f32.
+    pub fn elements(self, lanes: u32) -> u32 {
+        match self {
+            HostStep::Numbers => lanes,
+            HostStep::Halves | HostStep::Pairs => 2 * lanes,
+        }
+    }
+}
+
 /// The steps of a product.
 pub fn host_step(rows: DType, weights: &[DType], machine: &Machine) -> HostStep {
     match host_unit(rows, weights, machine).0 {

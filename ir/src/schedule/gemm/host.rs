@@ -45,10 +45,7 @@ struct Sums<'k> {
 impl<'k> Sums<'k> {
     /// Elements along K in one step.
     fn elements(self) -> u32 {
-        match self.step {
-            HostStep::Numbers => self.lanes,
-            HostStep::Halves | HostStep::Pairs => 2 * self.lanes,
-        }
+        self.step.elements(self.lanes)
     }
 }
 

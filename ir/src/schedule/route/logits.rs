@@ -119,10 +119,7 @@ struct Part<'k> {
 impl<'k> Cx<'_, 'k> {
     /// Elements along H in a step.
     fn elements(self) -> u32 {
-        match self.step {
-            HostStep::Numbers => self.lanes,
-            HostStep::Halves | HostStep::Pairs => 2 * self.lanes,
-        }
+        self.step.elements(self.lanes)
     }
 
     /// Where an element of a token lies that was widened, of the even or the odd ones.
