@@ -68,6 +68,11 @@ fn check(example: &Example, level: &Machine) -> Result<(), Failed> {
         Ok(layer.bind(random::weights(package.manifest(), 5)?)?)
     };
     let (alone, x) = (bound(1)?, skewed(package.manifest().dtype, example.spec.hidden)?);
+    // What is packed is not kept beside its panels.
+    let released = alone.weight("gate").err().map(|error| error.code());
+    if released != (example.spec.host.pack != Pack::None).then_some("RT0319") || alone.weight("router").is_err() {
+        return Err(format!("gate: {released:?}").into());
+    }
     let together = rows(&alone, &x, TOGETHER)?;
     for threads in [2, 8] {
         if rows(&bound(threads)?, &x, TOGETHER)? != together {
