@@ -29,7 +29,7 @@ from pathlib import Path
 
 from host_bench import ggml_build, pages
 from host_bench.layers import LAYERS, PACKED, Layer, difference, least, offsets
-from host_bench.servers import Absent, Ggml, Moec, Torch, start
+from host_bench.servers import Absent, Ggml, Limits, Moec, Torch, start
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "runtime/results", ROOT / "examples/host-speed/README.md"
@@ -65,12 +65,13 @@ def target_folder():
     return ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release"
 
 
-def limits(threads):
-    """What `moec doctor` measures now."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"XDG_CACHE_HOME": folder, "RAYON_NUM_THREADS": str(threads)}
-        subprocess.run([target_folder() / "moec", "doctor"], env=environment, check=False, stdout=subprocess.DEVNULL)
-        return json.loads((Path(folder) / "moec/limits.json").read_text(encoding="utf-8"))["machines"][0]
+def middle(measured):
+    """The medians of the rates of several measurements."""
+    if isinstance(measured[0], dict):
+        return {key: middle([each[key] for each in measured]) for key in measured[0]}
+    if isinstance(measured[0], list):
+        return [middle(each) for each in zip(*measured)]
+    return measured[0] if isinstance(measured[0], str) else round(statistics.median(measured))
 
 
 def higher(a, b):
@@ -99,7 +100,8 @@ class Bench:
 
     def __init__(self, args):
         self.args = args
-        self.now = self.limits = limits(args.threads)
+        self.machine = Limits(target_folder() / "examples/serve", args.threads)
+        self.limits = self.machine.measure()
         self.targets = list(dict.fromkeys(products["target"] for products in self.limits["products"]))
         # The lowest and the highest; where they are one, one.
         self.targets = list(dict.fromkeys([self.targets[0], self.targets[-1]]))
@@ -170,8 +172,9 @@ class Bench:
                 print(f"{runner} is skipped: {why}", file=sys.stderr)
                 del turns[server, runner], server.runners[runner]
         differences = self.compare(layer, folder, ours, turns) if tokens <= FEW_TOKENS else {}
-        began, turn, wanted = time.perf_counter(), 0, LEAST_TURNS + DROPPED
+        began, turn, wanted, limits = time.perf_counter(), 0, LEAST_TURNS + DROPPED, []
         while turn < wanted:
+            limits.append(self.machine.measure())
             for (server, runner), times in turns.items():
                 if tokens <= FEW_TOKENS:
                     server.run(1, runner)
@@ -188,13 +191,12 @@ class Bench:
             row["runners"][runner] = {"median_ms": statistics.median(kept), "least_ms": min(kept), "most_ms": max(kept), "runs": len(kept)}
             if runner in differences:
                 row["runners"][runner]["difference"] = differences[runner]
-        # The bus of memory may be shared with other machines, so that its speed drifts: the higher of before and after.
-        before, self.now = self.now, limits(self.args.threads)
-        then = higher(before, self.now)
-        self.limits = higher(self.limits, then)
-        row["read"] = then["read"]["all"]
+        # The bus of memory may be shared with other machines, so that its speed drifts: the machine takes turns too.
+        limits = middle(limits[DROPPED:])
+        self.limits = higher(self.limits, limits)
+        row["read"] = limits["read"]["all"]
         row["best_target"] = self.targets[-1]
-        row["least_ms"] = {target: 1e3 * least(row, then, target, row["dtype"]) for target in self.targets}
+        row["least_ms"] = {target: 1e3 * least(row, limits, target, row["dtype"]) for target in self.targets}
         self.rows.append(row)
         self.say(row)
 

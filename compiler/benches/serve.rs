@@ -3,6 +3,7 @@
 //! ```text
 //! serve make SPEC FILE.safetensors NAME...     random weights, and tokens for each name
 //! serve run SPEC FILE.safetensors TARGET       the layer, compiled for a target of this CPU
+//! serve limits                                 answers each line by what this machine can do now, measured once
 //! ```
 //!
 //! A name is a routing and a number of tokens: `uniform.16`, or `zipf.16`, in which experts are picked about as often as Zipf's law with the
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use moec::import::Entry;
 use moec::ir::Machine;
+use moec::limits;
 use moec::pipeline::compile;
 use moec::random;
 use moec_codegen::Options;
@@ -36,7 +38,8 @@ fn main() {
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["make", spec, file, names @ ..] => make(spec, file, names),
         ["run", spec, file, target] => serve(spec, file, target),
-        _ => panic!("usage: serve make SPEC FILE NAME... | serve run SPEC FILE TARGET"),
+        ["limits"] => serve_limits(),
+        _ => panic!("usage: serve make SPEC FILE NAME... | serve run SPEC FILE TARGET | serve limits"),
     }
 }
 
@@ -102,6 +105,14 @@ fn tokens(manifest: &Manifest, name: &str, hidden: usize) -> Tensor {
     let mut values: Vec<f32> = x.to_f64().into_iter().map(|x| x as f32).collect();
     values.chunks_mut(hidden).for_each(|row| row[0] = first);
     Tensor::from_f32(manifest.dtype, x.shape().to_vec(), &values).expect("tokens")
+}
+
+fn serve_limits() {
+    println!("ready");
+    for _ in stdin().lock().lines() {
+        let limits = limits::measure(1).expect("what this machine can do");
+        println!("{}", serde_json::to_string(&limits).expect("numbers and names"));
+    }
 }
 
 fn serve(spec: &str, file: &str, target: &str) {

@@ -54,7 +54,7 @@ fn tools(out: &mut dyn Write) -> Result<(), Failure> {
 /// Measures this machine, and remembers what it found.
 fn limits(out: &mut dyn Write) -> Result<(), Failure> {
     let mut say = |what: &str, text: String| writeln!(out, "{what:<10}{text}");
-    let measured = match limits::measure() {
+    let measured = match limits::measure(TRIES) {
         Ok(measured) => measured,
         Err(error) => return Ok(say("limits", format!("not measured: {error}"))?),
     };

@@ -2,7 +2,7 @@
  * allocated for it, no lock is taken, and no thread waits for another to wake up. As in runtime/src/host/threads.rs. */
 
 #define SLOTS 64      /* jobs that can be published at once; a caller beyond them works alone */
-#define LOOKS 128     /* how often a thread looks for work before it sleeps */
+#define LOOKS 4096    /* how often a thread looks for work before it sleeps */
 #define WOKEN 2       /* sleepers that a caller wakes, and each that was woken in turn */
 #define MAX_THREADS 1024
 

@@ -4,12 +4,11 @@
  * runtime/src/host/together.rs. */
 
 #define TOGETHER 16 /* the most launches that are gone through in one go */
-#define SHARES 32   /* of the blocks of a launch, for each thread: blocks have unequal work */
+#define PARTS 32    /* of the blocks that are left, for each thread, of which a share is one: blocks have unequal work */
 #define SPINS 128   /* how often a thread looks whether the others are done before it lets other threads have its processor */
 
 typedef struct {
-    _Alignas(128) uint64_t blocks; /* set when it begins, as is their number in a share */
-    uint64_t share;
+    _Alignas(128) uint64_t blocks; /* set when it begins */
     _Atomic uint64_t next; /* the first block that is in no thread's hands */
     _Atomic uint64_t done; /* blocks that have ended */
 } launched;
@@ -39,13 +38,21 @@ static uint64_t working_blocks(const batch *r, const moec_step *step) {
     return count <= 0 ? 0 : each > most / (uint64_t)count ? most : each * (uint64_t)count;
 }
 
-/* Says how many blocks a launch has, before which all have ended; how many shares of them there are. */
-static uint64_t count_shares(together *all, uint32_t at) {
-    launched *of = &all->of[at];
-    uint64_t shares = all->threads * SHARES;
-    of->blocks = working_blocks(all->r, &all->steps[at]);
-    of->share = of->blocks / shares + (of->blocks % shares != 0);
-    return of->share ? of->blocks / of->share + (of->blocks % of->share != 0) : 0;
+/* Says how many blocks a launch has, before which all have ended. */
+static uint64_t count_blocks(together *all, uint32_t at) {
+    return all->of[at].blocks = working_blocks(all->r, &all->steps[at]);
+}
+
+/* Takes a share of the blocks that are left, the larger the more there are; 0: none is left. */
+static uint64_t take(together *all, launched *of, uint64_t *begin) {
+    uint64_t parts = all->threads * PARTS, share;
+    *begin = atomic_load_explicit(&of->next, memory_order_relaxed);
+    do {
+        if (*begin >= of->blocks) return 0;
+        uint64_t left = of->blocks - *begin;
+        share = left / parts + (left % parts != 0);
+    } while (!atomic_compare_exchange_weak_explicit(&of->next, begin, *begin + share, memory_order_relaxed, memory_order_relaxed));
+    return share;
 }
 
 /* Runs blocks of a launch until there are none left; whether one of them was the last to end. */
@@ -55,21 +62,19 @@ static int run_shares(together *all, uint32_t at) {
     moec_function function = tables.functions[all->r->handle->target->kernels + step->kernel];
     uint64_t words[MAX_ARGS];
     for (int first = 1;; first = 0) {
-        if (atomic_load_explicit(&of->next, memory_order_relaxed) >= of->blocks) return 0;
-        uint64_t begin = atomic_fetch_add_explicit(&of->next, of->share, memory_order_relaxed);
-        if (begin >= of->blocks) return 0;
-        uint64_t end = of->blocks - begin < of->share ? of->blocks : begin + of->share;
+        uint64_t begin, share = take(all, of, &begin);
+        if (share == 0) return 0;
         for (uint32_t i = 0; first && i < step->num_args; i++) words[i] = word(all->r, &tables.args[step->args + i]);
-        function(words, begin, end);
+        function(words, begin, begin + share);
         /* The thread that ends the last block has seen what all others wrote. */
-        if (atomic_fetch_add_explicit(&of->done, end - begin, memory_order_acq_rel) + (end - begin) == of->blocks) return 1;
+        if (atomic_fetch_add_explicit(&of->done, share, memory_order_acq_rel) + share == of->blocks) return 1;
     }
 }
 
-/* Begins the first launch from `at` on that has several shares; runs those before it, whose one share the others would only wait for.
+/* Begins the first launch from `at` on that has several blocks; runs those before it, whose one block the others would only wait for.
  * All before `at` have ended. */
 static void begin_launch(together *all, uint32_t at) {
-    for (; at < all->count && count_shares(all, at) <= 1; at++) run_shares(all, at);
+    for (; at < all->count && count_blocks(all, at) <= 1; at++) run_shares(all, at);
     /* With it what is stored above, and what the blocks before wrote. */
     atomic_store_explicit(&all->under_way, at, memory_order_release);
 }
@@ -99,7 +104,7 @@ static moec_status launch_together(const batch *r, const moec_step *steps, uint3
         return MOEC_OK;
     }
     /* The first launch is published whatever it has: meanwhile threads wake up. */
-    if (count_shares(&all, 0) == 0) begin_launch(&all, 1);
+    if (count_blocks(&all, 0) == 0) begin_launch(&all, 1);
     uint64_t calls = all.threads < (uint64_t)most ? all.threads : (uint64_t)most;
     r->handle->parallel_for(r->handle->parallel_for_user, calls, go_through, &all);
     /* Each call did all that others left to it, and has returned. */

@@ -43,6 +43,16 @@ class Server:
         self.process.stderr.close()
 
 
+class Limits:
+    """What this machine can do."""
+
+    def __init__(self, program, threads):
+        self.server = Server([program, "limits"], threads)
+
+    def measure(self):
+        return json.loads(self.server.ask("measure"))
+
+
 class Moec:
     """The layer for one target, its weights as they lie or in panels, as the spec says."""
 

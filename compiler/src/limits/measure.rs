@@ -17,7 +17,7 @@ use super::{Limits, Products, Rates};
 use crate::package::of_kernels;
 use crate::pipeline::{Error, fits_this_host};
 
-/// How often each loop runs; the fastest counts.
+/// How often each loop usually runs.
 pub const TRIES: usize = 7;
 /// Seconds that a loop of products takes at least: far above the clock's steps and what starting threads takes.
 const LONG: f64 = 0.006;
@@ -32,11 +32,11 @@ const BLOCKS_A_THREAD: u64 = 16;
 /// Of each byte: floats of 0.747, whose sums and products are usual numbers.
 const BYTE: u8 = 0x3f;
 
-/// Measures this machine, by all threads that a run has by default, and by one of them.
+/// Measures this machine, by all threads that a run has by default, and by one of them. Each loop runs `tries` times.
 ///
 /// # Errors
 /// [`Error::Codegen`] and [`Error::Package`], where the kernels cannot be compiled, loaded or run, or memory is short.
-pub fn measure() -> Result<Limits, Error> {
+pub fn measure(tries: usize) -> Result<Limits, Error> {
     let threads = rayon::current_num_threads();
     let cache_bytes = cache_bytes(Path::new("/sys/devices/system/cpu/cpu0/cache"), threads as u64);
     let mut of_products = Vec::new();
@@ -55,7 +55,7 @@ pub fn measure() -> Result<Limits, Error> {
     // Memory is not faster for one target than for another: the last has the widest vectors.
     let mut reading = reading.map(|device| Loop::of_reading(&device, cache_bytes)).transpose()?;
     // One after the other, again and again: what disturbs the machine for a while does so to few tries of each.
-    for _ in 0..TRIES {
+    for _ in 0..tries {
         of_products.iter_mut().map(|(_, products)| products).chain(&mut reading).try_for_each(Loop::try_once)?;
     }
     let products = of_products.into_iter().map(|(products, of)| Products { flops: of.rates(), ..products }).collect();

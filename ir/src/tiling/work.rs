@@ -123,8 +123,8 @@ pub fn flops(tiling: Tiling, of: &Product, [rows, groups]: [u64; 2], machine: &M
             let stored: Vec<DType> = of.weights.iter().map(|weight| stored(*weight, tiling.kind)).collect();
             let (unit, elem) = host_unit(of.rows, &stored, machine);
             let Some(rate) = machine.rate(unit, elem) else { return u64::MAX };
-            // Of few rows a sum waits for itself: measured as long as four rows beside transposing, as three where weights are packed.
-            let least = if tiling.kind == Kind::Outer { 4 } else { 3 };
+            // Of few rows a sum waits for itself: measured as long as four rows beside transposing, as two where weights are packed.
+            let least = if tiling.kind == Kind::Outer { 4 } else { 2 };
             let (products, least) = (step(rows, of.n), step(groups.min(rows).saturating_mul(least), of.n));
             let at_rate = |products: u64| scaled(products, u128::from(machine.vector_rate()), u128::from(rate));
             let all = |instructions: &dyn Fn(DType) -> u64| {

@@ -12,9 +12,10 @@ use crate::error::Error;
 
 /// The most launches that are gone through in one go.
 pub(super) const TOGETHER: usize = 16;
-/// Shares that the blocks of a launch are cut into for each thread. Blocks have unequal work, some experts' much more than others': of
-/// fewer shares some thread would have too much of it.
-const SHARES_A_THREAD: u64 = 32;
+/// Parts of the blocks that are left, for each thread, of which a share is one. Blocks have unequal work, some experts' much more than
+/// others': of fewer parts some thread would have too much of it. Shares shrink to one block, so that all threads end together; large ones
+/// have blocks of one expert, which share what is in a cache.
+const PARTS_A_THREAD: u64 = 32;
 /// How often a thread looks whether the others are done before it lets other threads have its processor.
 const LOOKS: usize = 128;
 
@@ -43,8 +44,6 @@ struct Together<'l> {
 struct Launch {
     /// Set when it begins.
     blocks: AtomicU64,
-    /// Of a share.
-    share: AtomicU64,
     /// The first block that is in no thread's hands.
     next: AtomicU64,
     /// Blocks that have ended.
@@ -54,6 +53,7 @@ struct Launch {
 /// What one thread takes of a launch.
 struct Shares<'l> {
     of: &'l Launch,
+    threads: u64,
     /// Blocks in hand.
     taken: u64,
     /// Whether these were the last ones of the launch to end.
@@ -91,17 +91,14 @@ pub(super) fn run(parallel: &dyn Parallel, launches: &dyn Blocks, count: usize, 
 }
 
 impl Together<'_> {
-    /// Says how many blocks a launch has, before which all have ended; whether there is more than one share of them.
+    /// Says how many blocks a launch has, before which all have ended.
     fn count(&self, at: usize) -> u64 {
-        let Launch { blocks, share, .. } = &self.of[at];
         let count = self.launches.count(at);
-        let of_share = count.div_ceil(self.threads.saturating_mul(SHARES_A_THREAD)).max(1);
-        blocks.store(count, Ordering::Relaxed);
-        share.store(of_share, Ordering::Relaxed);
-        count.div_ceil(of_share)
+        self.of[at].blocks.store(count, Ordering::Relaxed);
+        count
     }
 
-    /// Begins the first launch from `at` on that has several shares; runs those before it, whose one share the others would only wait
+    /// Begins the first launch from `at` on that has several blocks; runs those before it, whose one block the others would only wait
     /// for. All before `at` have ended.
     fn begin(&self, mut at: usize) {
         while at < self.count && self.count(at) <= 1 {
@@ -114,7 +111,7 @@ impl Together<'_> {
 
     /// Runs shares of a launch; whether a block among them was the last to end.
     fn run(&self, at: usize) -> bool {
-        let mut shares = Shares { of: &self.of[at], taken: 0, ended: false };
+        let mut shares = Shares { of: &self.of[at], threads: self.threads, taken: 0, ended: false };
         self.launches.run(at, &mut shares);
         shares.ended
     }
@@ -142,21 +139,19 @@ impl Iterator for Shares<'_> {
     type Item = (u64, u64);
 
     fn next(&mut self) -> Option<(u64, u64)> {
-        let Launch { blocks, share, next, done } = self.of;
-        let (blocks, share) = (blocks.load(Ordering::Relaxed), share.load(Ordering::Relaxed));
+        let Launch { blocks, next, done } = self.of;
+        let blocks = blocks.load(Ordering::Relaxed);
         // The thread that ends the last block has seen what all others wrote.
         if self.taken > 0 && done.fetch_add(self.taken, Ordering::AcqRel) + self.taken == blocks {
             self.ended = true;
         }
-        self.taken = 0;
-        let begin = next.load(Ordering::Relaxed);
-        if begin >= blocks {
-            return None;
-        }
-        let begin = next.fetch_add(share, Ordering::Relaxed);
-        let end = begin.saturating_add(share).min(blocks);
-        self.taken = end.saturating_sub(begin);
-        (self.taken > 0).then_some((begin, end))
+        let parts = self.threads.saturating_mul(PARTS_A_THREAD);
+        let share = |begin: u64| blocks.saturating_sub(begin).div_ceil(parts);
+        let taken =
+            next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |begin| (begin < blocks).then(|| begin + share(begin)));
+        let begin = taken.ok();
+        self.taken = begin.map_or(0, share);
+        begin.map(|begin| (begin, begin + self.taken))
     }
 }
 

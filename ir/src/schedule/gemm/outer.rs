@@ -17,7 +17,8 @@
 //! sums in the second. The vectors of a panel are those of all weights that are multiplied side by side.
 //!
 //! Weights that were [packed](super::pack) lie in such panels. They are multiplied as they come from memory where nothing is to be widened,
-//! or only for few rows; for more rows they are widened to scratch first.
+//! or only for few rows; for more rows they are widened to scratch first. A tile of one row or two has too few sums to keep the machine busy,
+//! as each waits for itself: it takes two panels side by side.
 //!
 //! Weights are asked for one panel ahead, while the products of this one are made, evenly: a panel has lines of many rows of memory, which
 //! the machine would not read ahead by itself.
@@ -32,7 +33,7 @@ use super::{Args, Gemm, Side, Tile, weight_start};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Shared, Value};
 use crate::machine::{Pack, Unit};
-use crate::tiling::{OUTER_DEPTH, OUTER_ROWS, Panels, WIDENING_BLOCKS, WIDENING_ROWS};
+use crate::tiling::{OUTER_DEPTH, OUTER_ROWS, Panels, WIDE_PANELS, WIDE_ROWS, WIDENING_BLOCKS, WIDENING_ROWS};
 use crate::{DType, Machine, tiling};
 
 /// Lines that are one turn of the innermost loop.
@@ -139,19 +140,20 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
         Some(packed) => Weights::Packed(packed),
     };
     let cx = Cx { k, spec, args, tile, lanes, of_line, columns, done: shared[0], factors: shared[1], weights };
-    let heights = split(k, tile, OUTER_ROWS);
+    let heights = split(k, tile, heights_of(&weights));
     let of_row = k.bind("of_row", (k.i64((1 << PART_BITS) - 1) + tile.rows.cast(DType::I64)) / tile.rows.cast(DType::I64));
     clear(k, spec, cx.done, tile, columns);
     let depth = k.i64(OUTER_DEPTH.into());
     k.for_step("part", k.i64(0), k.i64(spec.k as i64), depth, |start| {
         let part = Part { start, depth: k.bind("depth", (k.i64(spec.k as i64) - start).min(depth).cast(DType::I32)) };
         copy_rows(cx, part);
-        k.for_step("column", k.i32(0), tile.columns, k.i32(columns as i32), |column| {
-            let rows = |heights: &[[Value<'k>; 2]], panel: &Panel<'k>| {
-                let next = Next { of_row, lines: next_panel(cx, part, column) };
-                for (height, [start, end]) in (1..).zip(heights) {
-                    k.for_step("row", *start, *end, k.i32(height as i32), |row| {
-                        block(cx, part, (row, height), column, panel, &next)
+        let first = weights.packed().map_or(k.i32(0), |packed| wide(cx, part, packed, of_row));
+        k.for_step("column", first, tile.columns, k.i32(columns as i32), |column| {
+            let rows = |heights: &Heights<'k>, panel: &Panel<'k>| {
+                let next = Next { of_row, lines: next_panel(cx, part, column, columns) };
+                for (height, [start, end]) in heights {
+                    k.for_step("row", *start, *end, k.i32(*height as i32), |row| {
+                        block(cx, part, (row, *height), column, panel, &next)
                     });
                 }
             };
@@ -163,7 +165,7 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
                 Weights::Packed(packed) => rows(&heights, &in_memory(cx, part, column, packed)),
                 Weights::Narrow(packed, panel) => {
                     let is_low = tile.rows.le((WIDENING_BLOCKS * WIDENING_ROWS) as i32);
-                    let as_it_lies = || rows(&split(k, tile, WIDENING_ROWS), &in_memory(cx, part, column, packed));
+                    let as_it_lies = || rows(&split(k, tile, (1, WIDENING_ROWS)), &in_memory(cx, part, column, packed));
                     k.branch(is_low, as_it_lies, || {
                         widen(cx, part, column, packed, panel);
                         rows(&heights, &Panel::Scratch(panel));
@@ -175,18 +177,49 @@ pub(super) fn tile<'k>(k: &'k Builder, spec: &Gemm, machine: &Machine, args: &Ar
     finish(k, spec, args, tile, cx.done, lanes);
 }
 
-/// As many blocks of rows as there are of the highest, of heights that differ by one at most: of each height from 1 on, where the first of
-/// its rows is, and where the last one ends.
-fn split<'k>(k: &'k Builder, tile: Tile<'k>, highest: u32) -> Vec<[Value<'k>; 2]> {
+/// The lowest and the highest block of rows that a tile is split into, whose weights are widened to scratch only where it has many.
+fn heights_of(weights: &Weights) -> (u32, u32) {
+    let fewest = match weights {
+        Weights::Rows(_) | Weights::Packed(_) => 1,
+        Weights::Narrow(..) => WIDENING_BLOCKS * WIDENING_ROWS + 1,
+    };
+    let lowest = (fewest..fewest + OUTER_ROWS).map(|rows| rows / rows.div_ceil(OUTER_ROWS)).min();
+    (lowest.unwrap_or(1), OUTER_ROWS)
+}
+
+/// The products of a part of a tile of few rows, by several panels at a time; where in the tile the columns start that are left. These are
+/// all where it has more rows.
+fn wide<'k>(cx: Cx<'_, 'k>, part: Part<'k>, packed: Panels, of_row: Value<'k>) -> Value<'k> {
+    let Cx { k, tile, .. } = cx;
+    let columns = WIDE_PANELS * cx.columns;
+    let cx = Cx { columns, ..cx };
+    let whole = tile.columns & -(columns as i32);
+    for height in 1..=WIDE_ROWS {
+        k.when(tile.rows.eq(height as i32), || {
+            k.for_step("column", k.i32(0), whole, k.i32(columns as i32), |column| {
+                // What is behind the next panels is asked for: memory takes longer to answer than so few products take.
+                let next = Next { of_row, lines: next_panel(cx, part, column, 2 * columns) };
+                block(cx, part, (k.i32(0), height), column, &in_memory(cx, part, column, packed), &next);
+            });
+        });
+    }
+    k.bind("first", tile.rows.le(WIDE_ROWS as i32).select(whole, k.i32(0)))
+}
+
+/// Blocks of rows of a tile: how many rows one has, where the first of its rows is, and where the last one ends.
+type Heights<'k> = Vec<(u32, [Value<'k>; 2])>;
+
+/// As many blocks of rows as there are of the highest, of heights that differ by one at most. None is lower than the lowest.
+fn split<'k>(k: &'k Builder, tile: Tile<'k>, (lowest, highest): (u32, u32)) -> Heights<'k> {
     let count = k.bind("blocks", (tile.rows + (highest - 1) as i32) / highest as i32);
     let low = k.bind("low", tile.rows / count);
     let of_high = k.bind("of_high", tile.rows % count * (low + 1));
-    let of_height = |height: i32| {
-        let (is_low, is_high) = (low.eq(height), low.eq(height - 1));
+    let of_height = |height: u32| {
+        let (is_low, is_high) = (low.eq(height as i32), low.eq(height as i32 - 1));
         let start = k.bind("start", is_low.select(of_high, k.i32(0)));
-        [start, k.bind("end", is_low.select(tile.rows, is_high.select(of_high, k.i32(0))))]
+        (height, [start, k.bind("end", is_low.select(tile.rows, is_high.select(of_high, k.i32(0))))])
     };
-    (1..=highest as i32).map(of_height).collect()
+    (lowest..=highest).map(of_height).collect()
 }
 
 /// The rows' elements of a part, as numbers or pairs.
@@ -344,16 +377,16 @@ struct Next<'k> {
     lines: Vec<(Array<'k>, Value<'k>)>,
 }
 
-/// What comes after the panel from `column` on: that of the columns behind it, or of the next part, or of the columns behind the tile. None
-/// where weights are smaller than a panel.
-fn next_panel<'k>(cx: Cx<'_, 'k>, part: Part<'k>, column: Value<'k>) -> Vec<(Array<'k>, Value<'k>)> {
+/// What is multiplied `ahead` columns after the panel from `column` on: of this part, or of the next part, or of the columns behind the tile.
+/// None where weights are smaller than a panel.
+fn next_panel<'k>(cx: Cx<'_, 'k>, part: Part<'k>, column: Value<'k>, ahead: u32) -> Vec<(Array<'k>, Value<'k>)> {
     let Cx { k, spec, args, tile, columns, .. } = cx;
     let last = (spec.n.checked_sub(columns.into()), spec.k.checked_sub(OUTER_DEPTH.into()));
     let (Some(last_column), Some(last_start)) = last else { return Vec::new() };
-    let next = column + columns as i32;
+    let next = column + ahead as i32;
     let (is_inside, is_last) = (next.lt(tile.columns), part.start.ge(k.i64(last_start as i64)));
-    let otherwise = is_last.select(tile.columns, k.i32(0));
-    let next = (tile.column + is_inside.select(next, otherwise)).min(last_column as i32);
+    let is_here = is_inside | is_last;
+    let next = (tile.column + is_here.select(next, next - tile.columns)).min(last_column as i32);
     let start = part.start + k.i64(OUTER_DEPTH.into());
     let start = is_inside.select(part.start, is_last.select(k.i64(0), start));
     let starts: Vec<Value> = match cx.weights.packed() {
