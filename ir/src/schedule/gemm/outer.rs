@@ -28,7 +28,7 @@
 
 use super::super::halves::widened;
 use super::host::{CACHE_LINE, clear, finish, place};
-use super::pack::{self, SQUARE, square, square_depth};
+use super::pack::{self, square, square_columns, square_depth};
 use super::{Args, Gemm, Side, Tile, weight_start};
 use crate::kernel::build::{Array, Var};
 use crate::kernel::{Builder, Shared, Value};
@@ -271,16 +271,17 @@ fn line_start<'k>(cx: Cx<'_, 'k>, part: Part<'k>, column: Value<'k>) -> Value<'k
 
 /// Puts the weights of a part, of a panel's columns from `column` on, to scratch.
 fn transpose<'k>(cx: Cx<'_, 'k>, part: Part<'k>, column: Value<'k>, panel: Array<'k>) {
-    let Cx { k, spec, args, of_line, columns, .. } = cx;
+    let Cx { k, spec, args, lanes, of_line, columns, .. } = cx;
     let width = (spec.weights.len() as u32 * columns) as i32;
+    let together = square_columns(lanes);
     for (i, weights) in args.weights.iter().enumerate() {
         let step = square_depth(weights.elem());
         // Two squares have whole cache lines.
         let squares = if spec.k.is_multiple_of((2 * step).into()) { 2 } else { 1 };
         let whole = k.bind("whole", part.depth & -(step as i32));
-        for first in (0..columns).step_by(SQUARE as usize) {
+        for first in (0..columns).step_by(together as usize) {
             let place = (i as u32 * columns + first) as i32;
-            let starts: Vec<Value> = (0..SQUARE).map(|c| line_start(cx, part, column + (first + c) as i32)).collect();
+            let starts: Vec<Value> = (0..together).map(|c| line_start(cx, part, column + (first + c) as i32)).collect();
             k.for_step("at", k.i32(0), whole, k.i32((squares * step) as i32), |at| {
                 for at in (0..squares).map(|square| at + (square * step) as i32) {
                     for (line, lanes) in (0..).zip(square(k, *weights, &starts, at.cast(DType::I64), of_line == 2)) {
@@ -373,14 +374,14 @@ fn vectors_of<'k>(cx: Cx<'_, 'k>, panel: &Panel<'k>, at: Value<'k>) -> Vec<Vec<V
 struct Next<'k> {
     /// The part of it that a row asks for (`I64`), in units of `2^-PART_BITS`.
     of_row: Value<'k>,
-    /// Arrays, and where in them, in elements. Of weights that are not packed eight rows of memory each, else panels.
+    /// Arrays, and where in them, in elements. Of weights that are not packed the rows of memory of a square each, else panels.
     lines: Vec<(Array<'k>, Value<'k>)>,
 }
 
 /// What is multiplied `ahead` columns after the panel from `column` on: of this part, or of the next part, or of the columns behind the tile.
 /// None where weights are smaller than a panel.
 fn next_panel<'k>(cx: Cx<'_, 'k>, part: Part<'k>, column: Value<'k>, ahead: u32) -> Vec<(Array<'k>, Value<'k>)> {
-    let Cx { k, spec, args, tile, columns, .. } = cx;
+    let Cx { k, spec, args, tile, lanes, columns, .. } = cx;
     let last = (spec.n.checked_sub(columns.into()), spec.k.checked_sub(OUTER_DEPTH.into()));
     let (Some(last_column), Some(last_start)) = last else { return Vec::new() };
     let next = column + ahead as i32;
@@ -393,7 +394,7 @@ fn next_panel<'k>(cx: Cx<'_, 'k>, part: Part<'k>, column: Value<'k>, ahead: u32)
         None => {
             let start = start.min(k.i64(last_start as i64));
             let start = |first: u32| k.bind("next", weight_start(k, spec, tile, next + first as i32) + start);
-            (0..columns).step_by(SQUARE as usize).map(start).collect()
+            (0..columns).step_by(square_columns(lanes) as usize).map(start).collect()
         }
         Some(packed) => {
             // A part that is not whole is followed by less than it is asked for.
@@ -414,7 +415,7 @@ struct Share<'k> {
 
 /// Lines of memory of what is multiplied next, of each array.
 fn next_lines(cx: Cx<'_, '_>, elem: DType) -> u32 {
-    let columns = cx.weights.packed().map_or(SQUARE, |packed| packed.columns);
+    let columns = cx.weights.packed().map_or(square_columns(cx.lanes), |packed| packed.columns);
     OUTER_DEPTH * columns * elem.bytes() as u32 / CACHE_LINE
 }
 
@@ -423,7 +424,10 @@ fn ask<'k>(cx: Cx<'_, 'k>, next: &Next<'k>, share: &Share<'k>, turn: Value<'k>, 
     let k = cx.k;
     for (weights, start) in &next.lines {
         let line = CACHE_LINE / weights.elem().bytes() as u32;
-        let of_turn = next_lines(cx, weights.elem()).div_ceil(turns);
+        let lines = next_lines(cx, weights.elem());
+        // Both are powers of two: where there are fewer lines than turns, several turns ask for one line.
+        let (of_turn, of_line) = (lines.div_ceil(turns), turns.div_ceil(lines));
+        let turn = if of_line > 1 { turn / of_line as i32 } else { turn };
         for i in 0..of_turn {
             let number = turn * k.i64(of_turn.into()) + k.i64(i.into());
             let number = k.bind("line", (share.start + number * share.step).shr_unsigned(PART_BITS));

@@ -22,8 +22,13 @@ use crate::kernel::{Builder, Kernel, Value};
 use crate::tiling::{OUTER_DEPTH, Panels};
 use crate::{DType, Extent, Machine, tiling};
 
-/// Columns whose weights are transposed together, and elements of 32 bits of each.
-pub(super) const SQUARE: u32 = 8;
+/// Elements of 32 bits of each column that are transposed together, and the most columns.
+const SQUARE: u32 = 8;
+
+/// Columns whose weights are transposed together: those of a panel, where it has fewer.
+pub(super) fn square_columns(lanes: u32) -> u32 {
+    SQUARE.min(lanes)
+}
 
 /// A weight to put in panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +90,7 @@ fn in_pairs(elem: DType) -> bool {
     elem == DType::BF16
 }
 
-/// Eight columns of a weight, which start at `starts`, from element `at` on (`I64`), transposed: lines of eight columns in order. As numbers
+/// Some columns of a weight, which start at `starts`, from element `at` on (`I64`), transposed: lines of these columns in order. As numbers
 /// in f32, or where `pairs` as two elements of K together in 32 bits.
 pub(super) fn square<'k>(k: &'k Builder, weights: Array<'k>, starts: &[Value<'k>], at: Value<'k>, pairs: bool) -> Vec<Value<'k>> {
     let elem = weights.elem();
@@ -100,8 +105,9 @@ pub(super) fn square<'k>(k: &'k Builder, weights: Array<'k>, starts: &[Value<'k>
     while lines.len() > 1 {
         lines = lines.chunks(2).map(|two| two[0].concat(two[1])).collect();
     }
-    let square = k.bind("square", lines[0].transpose(SQUARE));
-    let of = |square: Value<'k>| (0..SQUARE).map(move |line| square.lanes(line * SQUARE, SQUARE));
+    let columns = starts.len() as u32;
+    let square = k.bind("square", lines[0].transpose(columns));
+    let of = |square: Value<'k>| (0..SQUARE).map(move |line| square.lanes(line * columns, columns));
     if !in_pairs(elem) || pairs {
         return of(square).collect();
     }
@@ -139,7 +145,8 @@ fn panel<'k>(k: &'k Builder, spec: &Pack, panels: Panels, weights: Array<'k>, ou
         let line = |at: Value<'k>| k.bind("line", to + (at - part) * k.i64(columns));
         k.for_step("at", part, whole, k.i64(step.into()), |at| {
             let to = line(at);
-            for (first, starts) in (0..).step_by(SQUARE as usize).zip(starts.chunks(SQUARE as usize)) {
+            let together = square_columns(panels.columns) as usize;
+            for (first, starts) in (0..).step_by(together).zip(starts.chunks(together)) {
                 let squares = square(k, weights, starts, at, of_line == 2);
                 for (i, of_line) in (0..).zip(squares) {
                     let lanes = if panels.of_line == 2 { of_line.bitcast(spec.out) } else { of_line.cast(spec.out) };
