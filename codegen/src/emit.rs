@@ -82,6 +82,7 @@ fn target_machine(target: &dyn Target) -> Result<TargetMachine, String> {
         let config = InitializationConfig { asm_parser: false, disassembler: false, ..InitializationConfig::default() };
         inkwell::targets::Target::initialize_nvptx(&config);
         inkwell::targets::Target::initialize_x86(&config);
+        inkwell::targets::Target::initialize_aarch64(&config);
     });
     let triple = TargetTriple::create(target.triple());
     let (level, reloc, model) = (OptimizationLevel::Aggressive, RelocMode::PIC, CodeModel::Default);

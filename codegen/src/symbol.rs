@@ -23,6 +23,6 @@ pub(crate) fn prefix(program: &Program, machine: &Machine) -> String {
     let layer = identifier(&program.name);
     match machine.kind {
         MachineKind::Gpu { .. } => layer,
-        MachineKind::Host(_) => format!("{layer}_{}", identifier(machine.name)),
+        MachineKind::Host { .. } => format!("{layer}_{}", identifier(machine.name)),
     }
 }

@@ -54,7 +54,9 @@ fn a_dot_product_where_there_is_none() {
     let kernel = k.finish();
     let error = refused(vec![kernel.clone()], "x86-64-v4");
     assert_eq!(error, "kernel `dot` needs a bf16 dot product, which x86-64-v4 does not have");
-    assert!(refused(vec![kernel], "sm_80").ends_with("which sm_80 does not have"));
+    for machine in ["sm_80", "aarch64"] {
+        assert!(refused(vec![kernel.clone()], machine).ends_with(&format!("which {machine} does not have")));
+    }
 }
 
 #[test]

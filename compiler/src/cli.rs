@@ -585,6 +585,12 @@ pub(crate) enum Target {
     /// Any CPU with AVX-512 and its bf16 dot products.
     #[value(name = "x86-64-v4-bf16")]
     X86V4Bf16,
+    /// Any 64-bit Arm CPU.
+    #[value(name = "aarch64")]
+    Aarch64,
+    /// Any 64-bit Arm CPU with bf16 dot products.
+    #[value(name = "aarch64-bf16")]
+    Aarch64Bf16,
 }
 
 /// A stage to write.

@@ -91,7 +91,14 @@ fn remember(path: &Path, measured: &Limits) -> Result<(), String> {
 /// The NVIDIA driver's library, where the loader would look for it.
 fn find_libcuda() -> Option<PathBuf> {
     let listed = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let standard = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/lib/wsl/lib", "/usr/local/nvidia/lib64"];
+    let standard = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib",
+        "/usr/lib/wsl/lib",
+        "/usr/local/nvidia/lib64",
+    ];
     let folders = env::split_paths(&listed).chain(standard.map(PathBuf::from));
     folders.map(|folder| folder.join("libcuda.so.1")).find(|path| path.is_file())
 }

@@ -209,7 +209,7 @@ fn target(machine: &Machine, program: &Program, objects: &[Object], first_image:
             let version = format!("{}.{}", ptx / 10, ptx % 10);
             (file::TargetKind::Gpu, Some(version), Some(least_cuda(ptx).to_string()), Vec::new())
         }
-        MachineKind::Host(features) => {
+        MachineKind::Host { features, .. } => {
             (file::TargetKind::Host, None, None, features.iter().map(|feature| feature.name().to_string()).collect())
         }
     };

@@ -101,7 +101,8 @@ pub fn build_with<'m>(
         .collect()
 }
 
-/// The machine that this CPU is: the highest level of which it has everything. `None`: below the lowest, or no x86-64.
+/// The machine that this CPU is: the highest level of which it has everything; it has nothing of another architecture. `None`: below the
+/// lowest, or neither x86-64 nor 64-bit Arm.
 pub fn this_host() -> Option<Machine> {
     MACHINES.into_iter().rfind(fits_this_host)
 }
@@ -110,7 +111,7 @@ pub fn this_host() -> Option<Machine> {
 pub(crate) fn fits_this_host(machine: &Machine) -> bool {
     match machine.kind {
         MachineKind::Gpu { .. } => false,
-        MachineKind::Host(features) => features.iter().all(|feature| moec_runtime::host::has_feature(feature.name())),
+        MachineKind::Host { features, .. } => features.iter().all(|feature| moec_runtime::host::has_feature(feature.name())),
     }
 }
 
@@ -172,14 +173,18 @@ fn checked(program: Program, machine: &Machine) -> Result<Program, Error> {
 
 #[cfg(test)]
 mod tests {
+    use moec_ir::machine::Architecture;
+
     use super::*;
 
     /// Else no CPU would be found to have them.
-    #[cfg(target_arch = "x86_64")]
     #[test]
     fn the_runtime_knows_the_features_of_every_host() {
+        let own = if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 };
         for machine in MACHINES {
-            if let MachineKind::Host(features) = machine.kind {
+            if let MachineKind::Host { architecture, features } = machine.kind
+                && architecture == own
+            {
                 let unknown = features.iter().find(|feature| !moec_runtime::host::FEATURES.contains(&feature.name()));
                 assert_eq!(unknown, None, "{}", machine.name);
             }

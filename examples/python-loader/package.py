@@ -38,14 +38,14 @@ def read(path):
 def choose(targets, cpuinfo):
     """Of the targets that the CPU can run, the one with the most features."""
     with open(cpuinfo) as file:
-        flags = next((line for line in file if line.startswith("flags")), "").replace("_", "").split()
-    has = {*flags, *(["lzcnt"] if "abm" in flags else [])}
+        flags = next((line for line in file if line.startswith(("flags", "Features"))), "").replace("_", "").split()
+    has = {*flags, *(name for name, flag in (("lzcnt", "abm"), ("neon", "asimd")) if flag in flags)}
     features = lambda target: target.get("cpu_features", [])
     lacks = lambda target: [feature for feature in features(target) if feature.replace("-", "") not in has]
     hosts = [target for target in targets if target["kind"] == "host"]
     if not hosts:
         refuse(f"the package has no target for a CPU, only {', '.join(target['name'] for target in targets)}")
-    nearest = min(hosts, key=lambda target: len(lacks(target)))
+    nearest = min(hosts, key=lambda target: (lacks(target) == features(target), len(lacks(target))))
     if lacks(nearest):
         refuse(f"this CPU lacks {', '.join(lacks(nearest))}, which the target {nearest['name']} needs")
     return max((target for target in hosts if not lacks(target)), key=lambda target: len(features(target)))

@@ -212,8 +212,31 @@ pub enum MachineKind {
         /// PTX ISA version times ten that the target needs at least.
         ptx: u32,
     },
-    /// The CPU that runs the program, and what it has beyond the baseline of its architecture.
-    Host(&'static [CpuFeature]),
+    /// The CPU that runs the program.
+    Host {
+        /// Of what.
+        architecture: Architecture,
+        /// What it has of the features that are told apart.
+        features: &'static [CpuFeature],
+    },
+}
+
+/// The architectures of hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Architecture {
+    /// x86-64.
+    X86_64,
+    /// 64-bit Arm, little-endian.
+    Aarch64,
+}
+
+impl std::fmt::Display for Architecture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Architecture::X86_64 => "x86-64",
+            Architecture::Aarch64 => "aarch64",
+        })
+    }
 }
 
 /// What only some CPUs of an architecture have.
@@ -253,8 +276,10 @@ pub enum CpuFeature {
     AmxBf16,
     /// Products of tiles of 8-bit integers.
     AmxInt8,
-    /// Vectors of 16 bytes on 64-bit Arm.
+    /// Vectors of 16 bytes on 64-bit Arm, with fused multiply-add and conversions of f16, which every such CPU of Linux has.
     Neon,
+    /// Dot products of pairs of bf16 on 64-bit Arm.
+    Bf16,
 }
 
 impl CpuFeature {
@@ -279,6 +304,7 @@ impl CpuFeature {
             CpuFeature::AmxBf16 => "amx-bf16",
             CpuFeature::AmxInt8 => "amx-int8",
             CpuFeature::Neon => "neon",
+            CpuFeature::Bf16 => "bf16",
         }
     }
 
@@ -307,7 +333,8 @@ impl CpuFeature {
             | CpuFeature::AvxVnni
             | CpuFeature::AmxTile
             | CpuFeature::AmxBf16
-            | CpuFeature::AmxInt8 => 0,
+            | CpuFeature::AmxInt8
+            | CpuFeature::Bf16 => 0,
         }
     }
 }
@@ -340,6 +367,12 @@ const X86_64_V4_BF16: &[CpuFeature] = &{
     use CpuFeature::*;
     [Avx2, Bmi1, Bmi2, F16c, Fma, Lzcnt, Movbe, Avx512F, Avx512Bw, Avx512Cd, Avx512Dq, Avx512Vl, Avx512Bf16]
 };
+
+/// 64-bit Arm as every such CPU is.
+pub const AARCH64: &[CpuFeature] = &[CpuFeature::Neon];
+
+/// 64-bit Arm with FEAT_BF16.
+const AARCH64_BF16: &[CpuFeature] = &[CpuFeature::Neon, CpuFeature::Bf16];
 
 #[allow(clippy::too_many_arguments, reason = "a row of the table")]
 const fn gpu(
@@ -391,10 +424,15 @@ const fn gpu(
     }
 }
 
-const fn host(name: &'static str, features: &'static [CpuFeature], rates: &'static [Rate]) -> Machine {
+const fn host(
+    name: &'static str,
+    architecture: Architecture,
+    features: &'static [CpuFeature],
+    rates: &'static [Rate],
+) -> Machine {
     Machine {
         name,
-        kind: MachineKind::Host(features),
+        kind: MachineKind::Host { architecture, features },
         warp_lanes: 1,
         block_threads: 1,
         vector_bytes: vector_bytes(features),
@@ -439,17 +477,29 @@ const SM_120: &[Rate] = &gpu_rates(105, 209);
 /// cache is 32 bytes a clock and processor on an H200, from published kernels; of the others it is assumed: as many of those with HBM,
 /// half as many of those without. Shared memory has 128 bytes a clock and processor: a byte for each FLOP of the f32 rate on sm_80, which has
 /// 64 multiply-adds a clock and processor, for two on the others, which have 128.
-/// Host figures: two cores of a server CPU of the level.
-pub const MACHINES: [Machine; 9] = [
+/// Host figures: two cores of a server CPU of the level; of Arm one with two vector units at 2.5 GHz, as Neoverse N1 and N2 have.
+pub const MACHINES: [Machine; 11] = [
     gpu("sm_80", 80, 70, 164, 108, (40, 4_900), 19_000, 1_935, SM_80),
     gpu("sm_86", 86, 71, 100, 84, (6, 2_300), 17_500, 936, SM_86),
     gpu("sm_89", 89, 78, 100, 142, (96, 5_700), 41_000, 960, SM_89),
     gpu("sm_90a", 90, 80, 228, 132, (50, 7_500), 33_500, 4_300, SM_90),
     gpu("sm_100a", 100, 86, 228, 148, (126, 9_000), 40_000, 8_000, SM_100),
     gpu("sm_120a", 120, 87, 100, 170, (96, 6_500), 52_500, 1_792, SM_120),
-    host("x86-64-v3", X86_64_V3, &[rate(Unit::Vector, DType::F32, 150)]),
-    host("x86-64-v4", X86_64_V4, &[rate(Unit::Vector, DType::F32, 300)]),
-    host("x86-64-v4-bf16", X86_64_V4_BF16, &[rate(Unit::Vector, DType::F32, 300), rate(Unit::Dot, DType::BF16, 500)]),
+    host("x86-64-v3", Architecture::X86_64, X86_64_V3, &[rate(Unit::Vector, DType::F32, 150)]),
+    host("x86-64-v4", Architecture::X86_64, X86_64_V4, &[rate(Unit::Vector, DType::F32, 300)]),
+    host(
+        "x86-64-v4-bf16",
+        Architecture::X86_64,
+        X86_64_V4_BF16,
+        &[rate(Unit::Vector, DType::F32, 300), rate(Unit::Dot, DType::BF16, 500)],
+    ),
+    host("aarch64", Architecture::Aarch64, AARCH64, &[rate(Unit::Vector, DType::F32, 80)]),
+    host(
+        "aarch64-bf16",
+        Architecture::Aarch64,
+        AARCH64_BF16,
+        &[rate(Unit::Vector, DType::F32, 80), rate(Unit::Dot, DType::BF16, 160)],
+    ),
 ];
 
 impl Machine {
@@ -506,7 +556,15 @@ impl Machine {
     pub fn is_gpu(&self) -> bool {
         match self.kind {
             MachineKind::Gpu { .. } => true,
-            MachineKind::Host(_) => false,
+            MachineKind::Host { .. } => false,
+        }
+    }
+
+    /// What kind of CPU its kernels are for; `None`: a GPU.
+    pub fn architecture(&self) -> Option<Architecture> {
+        match self.kind {
+            MachineKind::Gpu { .. } => None,
+            MachineKind::Host { architecture, .. } => Some(architecture),
         }
     }
 }
@@ -528,19 +586,24 @@ mod tests {
         assert_eq!(bulk.to_string(), "16 to 1048560 bytes, a multiple of 16");
     }
 
-    /// The last host that fits a CPU is the best for it.
+    /// The last host that fits a CPU is the best for it: those of one architecture have what those before them have, and no feature of
+    /// another.
     #[test]
     fn hosts_have_what_those_before_them_have() {
-        let features = |machine: &Machine| match machine.kind {
-            MachineKind::Host(features) => Some(features),
-            MachineKind::Gpu { .. } => None,
+        let of = |wanted: Architecture| -> Vec<&'static [CpuFeature]> {
+            let features = |machine: &Machine| match machine.kind {
+                MachineKind::Host { architecture, features } => (architecture == wanted).then_some(features),
+                MachineKind::Gpu { .. } => None,
+            };
+            MACHINES.iter().filter_map(features).collect()
         };
-        let hosts: Vec<_> = MACHINES.iter().filter_map(features).collect();
-        for pair in hosts.windows(2) {
+        let [x86, arm] = [Architecture::X86_64, Architecture::Aarch64].map(of);
+        for pair in x86.windows(2).chain(arm.windows(2)) {
             assert!(pair[0].iter().all(|feature| pair[1].contains(feature)) && pair[0].len() < pair[1].len());
         }
-        assert_eq!(hosts.iter().map(|features| vector_bytes(features)).collect::<Vec<_>>(), [32, 64, 64]);
-        assert_eq!(vector_bytes(&[CpuFeature::Neon]), 16);
+        assert!(x86.iter().all(|of| of.iter().all(|feature| arm.iter().all(|others| !others.contains(feature)))));
+        let widths = [x86, arm].map(|hosts| hosts.iter().map(|features| vector_bytes(features)).collect::<Vec<_>>());
+        assert_eq!(widths, [vec![32, 64, 64], vec![16, 16]]);
     }
 
     #[test]

@@ -43,14 +43,19 @@ fn every_product_is_added() {
     for machine in hosts() {
         for products in limits(&machine).products {
             let pairs = if products.elem == DType::BF16 { 2.0 } else { 1.0 };
-            // AVX2: 12 sums of 8 lanes; AVX-512: 24 of 16.
-            let lanes = if machine.name == "x86-64-v3" { 12.0 * 8.0 } else { 24.0 * 16.0 };
+            // AVX2: 12 sums of 8 lanes; AVX-512: 24 of 16; Arm: 12 of 4.
+            let lanes = match machine.vector_bytes {
+                64 => 24.0 * 16.0,
+                bytes => 12.0 * f64::from(bytes / 4),
+            };
             let lane = 0.5 + ELEMENTS as f64 * 4.0 * 0.25 * pairs;
             assert_eq!(sums(&machine, products.kernel), [lanes * lane; 2], "{}", machine.name);
             assert_eq!(products.flops_a_turn as f64, lanes * 4.0 * 2.0 * pairs, "{}", machine.name);
             types.push((machine.name, products.elem));
         }
     }
-    let f32 = ["x86-64-v3", "x86-64-v4", "x86-64-v4-bf16"].map(|name| (name, DType::F32));
-    assert_eq!(types, [&f32[..], &[("x86-64-v4-bf16", DType::BF16)]].concat());
+    let f32 = |names: &[&'static str]| names.iter().map(|name| (*name, DType::F32)).collect::<Vec<_>>();
+    let x86 = [f32(&["x86-64-v3", "x86-64-v4", "x86-64-v4-bf16"]), vec![("x86-64-v4-bf16", DType::BF16)]];
+    let arm = [f32(&["aarch64", "aarch64-bf16"]), vec![("aarch64-bf16", DType::BF16)]];
+    assert_eq!(types, [x86, arm].concat().concat());
 }

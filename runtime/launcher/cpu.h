@@ -1,4 +1,10 @@
-/* Whether this CPU, under this system, has features: Intel SDM volume 2, CPUID; volume 1, chapter 13, XGETBV. */
+/* Whether this CPU, under this system, has features: Intel SDM volume 2, CPUID; volume 1, chapter 13, XGETBV; on Arm what Linux says of
+ * it, Documentation/arch/arm64/elf_hwcaps.rst. */
+
+typedef struct {
+    const char *name; /* as a manifest has it */
+    uint8_t word, bit, saved;
+} cpu_feature;
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -7,10 +13,7 @@ enum { LEAF1_C, LEAF1_D, LEAF7_B, LEAF7_C, LEAF7_D, LEAF7_1_A, EXTENDED_C, WORDS
 /* What the system must save: the vectors of AVX, those of AVX-512. */
 enum { PLAIN = 0, AVX = 0x6, AVX512 = 0xe6 };
 
-static const struct {
-    const char *name; /* as a manifest has it */
-    uint8_t word, bit, saved;
-} cpu_features[] = {
+static const cpu_feature cpu_features[] = {
     {"sse", LEAF1_D, 25, PLAIN},         {"sse2", LEAF1_D, 26, PLAIN},        {"sse3", LEAF1_C, 0, PLAIN},
     {"ssse3", LEAF1_C, 9, PLAIN},        {"sse4.1", LEAF1_C, 19, PLAIN},      {"sse4.2", LEAF1_C, 20, PLAIN},
     {"fxsr", LEAF1_D, 24, PLAIN},        {"xsave", LEAF1_C, 26, PLAIN},       {"cmpxchg16b", LEAF1_C, 13, PLAIN},
@@ -46,6 +49,29 @@ static void cpu_words(uint32_t words[WORDS], uint32_t *saved) {
     if (__get_cpuid(0x80000001, &a, &b, &c, &d)) words[EXTENDED_C] = c;
 }
 
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+
+enum { CAPS, MORE_CAPS, WORDS };
+
+static const cpu_feature cpu_features[] = {
+    {"neon", CAPS, 1, 0},       {"aes", CAPS, 3, 0},        {"sha2", CAPS, 6, 0},       {"crc", CAPS, 7, 0},
+    {"lse", CAPS, 8, 0},        {"fp16", CAPS, 10, 0},      {"dotprod", CAPS, 20, 0},   {"sve", CAPS, 22, 0},
+    {"fhm", CAPS, 23, 0},       {"sve2", MORE_CAPS, 1, 0},  {"i8mm", MORE_CAPS, 13, 0}, {"bf16", MORE_CAPS, 14, 0},
+};
+
+static void cpu_words(uint32_t words[WORDS], uint32_t *saved) {
+    words[CAPS] = (uint32_t)getauxval(AT_HWCAP);
+    words[MORE_CAPS] = (uint32_t)getauxval(AT_HWCAP2);
+    *saved = 0;
+}
+
+#else
+enum { WORDS = 1 };
+static const cpu_feature cpu_features[] = {{"", 0, 0, 0}};
+static void cpu_words(uint32_t words[WORDS], uint32_t *saved) { words[0] = *saved = 0; }
+#endif
+
 /* What is unknown here is absent: refusing to run is better than an illegal instruction. */
 static int cpu_has(const char *name, size_t length, const uint32_t words[WORDS], uint32_t saved) {
     for (size_t i = 0; i < sizeof cpu_features / sizeof *cpu_features; i++)
@@ -53,14 +79,6 @@ static int cpu_has(const char *name, size_t length, const uint32_t words[WORDS],
             return (words[cpu_features[i].word] >> cpu_features[i].bit & 1) && (saved & cpu_features[i].saved) == cpu_features[i].saved;
     return 0;
 }
-#else
-enum { WORDS = 1 };
-static void cpu_words(uint32_t words[WORDS], uint32_t *saved) { words[0] = *saved = 0; }
-static int cpu_has(const char *name, size_t length, const uint32_t words[WORDS], uint32_t saved) {
-    (void)name, (void)length, (void)words, (void)saved;
-    return 0;
-}
-#endif
 
 /* How many features the target uses, and the first ones that are missing as text. */
 static uint32_t cpu_missing(const moec_target *target, char *missing, size_t capacity, uint32_t *used) {

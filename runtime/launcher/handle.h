@@ -51,7 +51,7 @@ static moec_status create_cpu(moec_handle *h, const moec_options *options) {
         if (lacks < least_missing) near = target, least_missing = lacks, memcpy(of_near, missing, sizeof missing);
     }
     if (!best && near)
-        return fail(MOEC_E_NO_IMAGE, "this CPU cannot run %s: it has no%s (compile for another x86-64 target, or a GPU)", near->name, of_near);
+        return fail(MOEC_E_NO_IMAGE, "this CPU cannot run %s: it has no%s (compile for another target of CPUs, or a GPU)", near->name, of_near);
     if (!best) {
         all_targets(targets, sizeof targets);
         return fail(MOEC_E_NO_IMAGE, "%s has no code for CPUs; it has %s (compile with --target host)", tables.info->layer, targets);

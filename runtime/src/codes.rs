@@ -191,7 +191,7 @@ codes! {
         "The package was not compiled for this GPU's architecture or for CPUs. The message names the `--target` to compile for.";
     CpuFeatures = "RT0404", "this CPU lacks features",
         "Every host target of the package uses instructions that this CPU does not have. `--target host` compiles for the CPU at \
-         hand, `--target x86-64-v3` for any with AVX2.";
+         hand, `--target x86-64-v3` for any x86-64 CPU with AVX2, `--target aarch64` for any 64-bit Arm CPU.";
     LoadImage = "RT0405", "an image that cannot be loaded",
         "The driver or the dynamic loader refused the kernels. On the host the image is loaded by way of a file in the folder \
          for temporary files (TMPDIR), which has to allow execution.";

@@ -84,7 +84,9 @@ fn choose(targets: &[Target], has: impl Fn(&str) -> bool) -> Result<usize, Error
     if let Some((index, _)) = fit.max_by_key(|(_, target)| target.cpu_features.len()) {
         return Ok(index);
     }
-    let nearest = hosts().map(|(_, target)| target).min_by_key(|target| missing(target).len());
+    // What no CPU of this architecture has is for another one.
+    let is_for_others = |target: &Target| target.cpu_features.iter().any(|feature| !FEATURES.contains(&feature.as_str()));
+    let nearest = hosts().map(|(_, target)| target).min_by_key(|target| (is_for_others(target), missing(target).len()));
     Err(match nearest {
         Some(target) => Error::CpuFeatures { target: target.name.clone(), missing: missing(target) },
         None => Error::NoImage {
@@ -403,6 +405,13 @@ mod tests {
         let none = choose(&targets, |_| false).unwrap_err();
         assert_eq!(none, Error::CpuFeatures { target: "x86-64-v2".into(), missing: vec!["sse4.2".into()] });
         assert!(none.to_string().contains("this CPU lacks `sse4.2`"), "{none}");
+        let other = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
+        // The nearest one is not of another architecture, though it lacks more.
+        let mixed = [target("other", TargetKind::Host, &[other]), target("own", TargetKind::Host, &["aes", FEATURES[0]])];
+        let none = choose(&mixed, |_| false).unwrap_err();
+        assert!(none.to_string().contains("target `own`"), "{none}");
+        let none = choose(&mixed[..1], |_| false).unwrap_err();
+        assert!(none.to_string().contains("target `other`"), "{none}");
         let no_host = choose(&targets[..1], |_| true).unwrap_err();
         assert!(no_host.to_string().contains("it has `sm_80`; compile with `--target host`"), "{no_host}");
     }

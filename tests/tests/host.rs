@@ -39,7 +39,7 @@ pub(crate) fn family() -> Family {
 fn levels() -> Vec<Machine> {
     let best = this_host().expect("an x86-64 CPU of level v3");
     let at = MACHINES.iter().position(|machine| machine.name == best.name).expect("a machine");
-    MACHINES[..=at].iter().filter(|machine| !machine.is_gpu()).cloned().collect()
+    MACHINES[..=at].iter().filter(|machine| machine.architecture() == best.architecture()).cloned().collect()
 }
 
 fn case(pack: Pack, dtype: &'static str, level: Machine) -> Case {

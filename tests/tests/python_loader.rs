@@ -391,6 +391,9 @@ fn recipes() -> Result<(), Failed> {
     Ok(())
 }
 
+/// What a 64-bit Arm CPU says of itself, among more.
+const FEATURES: &str = "Features\t: fp asimd evtstrm crc32 atomics";
+
 /// What an x86-64 CPU of level v4 says of itself, among more.
 const FLAGS: &str = "flags\t\t: fpu sse4_2 movbe popcnt f16c abm avx2 bmi1 bmi2 fma avx512f avx512bw avx512cd avx512dq avx512vl";
 
@@ -409,12 +412,14 @@ fn tiny(machines: &[&str]) -> Package {
 
 /// The target with the most features that the CPU has; without one it says what is missing.
 fn targets() -> Result<(), Failed> {
-    let files = Files::of(&tiny(&["x86-64-v3", "sm_80", "x86-64-v4", "x86-64-v4-bf16"]), &[]);
+    let files = Files::of(&tiny(&["x86-64-v3", "aarch64", "sm_80", "x86-64-v4", "x86-64-v4-bf16", "aarch64-bf16"]), &[]);
     let cpuinfo = files.folder.path().join("cpuinfo");
     for (flags, expected) in [
         (format!("{FLAGS} avx512_bf16"), "x86-64-v4-bf16"),
         (FLAGS.to_string(), "x86-64-v4"),
         (FLAGS.replace(" avx512cd", ""), "x86-64-v3"),
+        (format!("{FEATURES} i8mm bf16"), "aarch64-bf16"),
+        (FEATURES.to_string(), "aarch64"),
         (FLAGS.replace(" abm", "").replace(" fma", ""), "error: this CPU lacks fma, lzcnt, which the target x86-64-v3 needs"),
     ] {
         fs::write(&cpuinfo, format!("processor\t: 0\n{flags}\nprocessor\t: 1\n"))?;

@@ -1,14 +1,16 @@
-//! Relocatable objects of x86-64: their sections by what rights they need, their symbols, and what they leave open. Relocations are
-//! those of the System V ABI, AMD64 supplement, section 4.4.
+//! Relocatable objects: their sections by what rights they need, their symbols, and what they leave open.
 
 use std::collections::HashMap;
 
+use moec_ir::machine::Architecture;
 use object::elf;
 use object::read::elf::ElfFile64;
 use object::{
-    Architecture, LittleEndian, Object, ObjectKind, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SectionFlags,
-    SectionIndex, SectionKind, SymbolFlags, SymbolIndex,
+    LittleEndian, Object, ObjectKind, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SectionFlags, SectionIndex,
+    SectionKind, SymbolFlags, SymbolIndex,
 };
+
+use super::relocation::{self, Field, Kind};
 
 /// What a section needs of its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,23 +44,9 @@ pub(super) struct Section<'o> {
 pub(super) struct Relocation {
     pub(super) offset: u64,
     pub(super) kind: Kind,
+    pub(super) field: Field,
     pub(super) to: Target,
     pub(super) addend: i64,
-}
-
-/// What the place holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// The distance to the symbol, in 32 bits.
-    Distance,
-    /// The symbol's address, in 64 bits.
-    Address,
-    /// The distance to a word with the symbol's address.
-    DistanceToAddress,
-    /// The distance to two words that name this library's part of a thread's memory.
-    DistanceToThread,
-    /// The symbol's place in that part.
-    InThread,
 }
 
 /// What a relocation is about.
@@ -80,6 +68,7 @@ pub(super) struct Named {
 
 /// All objects together.
 pub(super) struct Inputs<'o> {
+    pub(super) architecture: Architecture,
     pub(super) sections: Vec<Section<'o>>,
     pub(super) exports: Vec<Named>,
     pub(super) imports: Vec<Named>,
@@ -94,7 +83,11 @@ fn text(error: object::Error) -> String {
 impl<'o> Inputs<'o> {
     pub(super) fn read(objects: &[&'o [u8]]) -> Result<Inputs<'o>, String> {
         let files = objects.iter().map(|object| parse(object)).collect::<Result<Vec<_>, _>>()?;
-        let mut inputs = Inputs { sections: Vec::new(), exports: Vec::new(), imports: Vec::new() };
+        let architecture = files.first().map(architecture).transpose()?.unwrap_or(Architecture::X86_64);
+        if files.iter().any(|file| self::architecture(file) != Ok(architecture)) {
+            return Err("code of several architectures".to_string());
+        }
+        let mut inputs = Inputs { architecture, sections: Vec::new(), exports: Vec::new(), imports: Vec::new() };
         let mut numbers = HashMap::new();
         for (object, file) in files.iter().enumerate() {
             for section in file.sections() {
@@ -125,15 +118,17 @@ impl<'o> Inputs<'o> {
                     return Err(format!("a relocation of {:?}", relocation.target()));
                 };
                 let RelocationFlags::Elf { r_type } = relocation.flags() else { continue };
+                if relocation::is_mark(architecture, r_type) {
+                    continue;
+                }
                 let name = file.symbol_by_index(symbol).and_then(|symbol| symbol.name()).unwrap_or_default();
                 let to = resolve(file, section.object, symbol, &numbers, &globals)?;
-                let kind = kind(r_type).ok_or_else(|| format!("a relocation of type {r_type} to `{name}`"))?;
+                let known = relocation::of(architecture, r_type);
+                let (kind, field) = known.ok_or_else(|| format!("a relocation of type {r_type} to `{name}`"))?;
                 let reaches = match (kind, to) {
-                    (Kind::Distance | Kind::InThread, Target::Import(_)) => false,
-                    (Kind::Distance | Kind::InThread, Target::Place(..)) => true,
-                    (Kind::Address | Kind::DistanceToAddress | Kind::DistanceToThread, Target::Place(..) | Target::Import(_)) => {
-                        true
-                    }
+                    (Kind::Place | Kind::InThread | Kind::Variable, Target::Import(_)) => false,
+                    (Kind::Place | Kind::InThread | Kind::Variable, Target::Place(..)) => true,
+                    (Kind::Address | Kind::Word | Kind::Thread, Target::Place(..) | Target::Import(_)) => true,
                 };
                 let is_filled = matches!(section.rights, Rights::Relocated | Rights::Data | Rights::Thread);
                 if kind == Kind::Address && !is_filled {
@@ -142,7 +137,7 @@ impl<'o> Inputs<'o> {
                 if !reaches {
                     return Err(format!("the distance to `{name}`, which is in no object"));
                 }
-                section.relocations.push(Relocation { offset, kind, to, addend: relocation.addend() });
+                section.relocations.push(Relocation { offset, kind, field, to, addend: relocation.addend() });
             }
         }
         inputs.imports.iter_mut().for_each(|import| import.place = None);
@@ -188,10 +183,19 @@ impl<'o> Inputs<'o> {
 
 fn parse(object: &[u8]) -> Result<File<'_>, String> {
     let file = File::parse(object).map_err(text)?;
-    if file.architecture() != Architecture::X86_64 || file.kind() != ObjectKind::Relocatable {
-        return Err("another architecture, or is linked already".to_string());
+    if file.kind() == ObjectKind::Relocatable {
+        architecture(&file).map(|_| file)
+    } else {
+        Err("code that is linked already".to_string())
     }
-    Ok(file)
+}
+
+fn architecture(file: &File<'_>) -> Result<Architecture, String> {
+    match file.architecture() {
+        object::Architecture::X86_64 => Ok(Architecture::X86_64),
+        object::Architecture::Aarch64 => Ok(Architecture::Aarch64),
+        other => Err(format!("code for {other:?}")),
+    }
 }
 
 fn rights(name: &str, kind: SectionKind) -> Result<Rights, String> {
@@ -203,17 +207,6 @@ fn rights(name: &str, kind: SectionKind) -> Result<Rights, String> {
         SectionKind::Data | SectionKind::UninitializedData if name.starts_with(".data.rel.ro") => Ok(Rights::Relocated),
         SectionKind::Data | SectionKind::UninitializedData => Ok(Rights::Data),
         other => Err(format!("a section `{name}` of kind {other:?}")),
-    }
-}
-
-fn kind(r_type: u32) -> Option<Kind> {
-    match r_type {
-        elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 => Some(Kind::Distance),
-        elf::R_X86_64_64 => Some(Kind::Address),
-        elf::R_X86_64_GOTPCREL | elf::R_X86_64_GOTPCRELX | elf::R_X86_64_REX_GOTPCRELX => Some(Kind::DistanceToAddress),
-        elf::R_X86_64_TLSLD => Some(Kind::DistanceToThread),
-        elf::R_X86_64_DTPOFF32 => Some(Kind::InThread),
-        _ => None,
     }
 }
 

@@ -3,11 +3,12 @@
 //! LLVM's object of a program is code and constants that refer to each other by their distance, and nothing else: no data that
 //! is written, and no symbol of another object. A library that can be linked by any program has C code in front of them, whose
 //! addresses and whose calls of libc the loader fills in. Both are linked here: no tool is needed, and the same objects give the
-//! same bytes on every machine. `inputs` reads objects, `shared` writes what a loader takes.
+//! same bytes on every machine. `inputs` reads objects, `relocation` knows what they leave open, `shared` writes what a loader takes.
 //!
 //! `MOEC_CC` names a C compiler driver to link kernels with instead.
 
 mod inputs;
+mod relocation;
 mod shared;
 
 use std::ffi::OsString;
@@ -17,7 +18,7 @@ use std::process::Command;
 
 use crate::Error;
 
-/// Links an x86-64 ELF object into a shared object that needs nothing: no libc, no start files, no path in it. Its SONAME is
+/// Links an ELF object into a shared object that needs nothing: no libc, no start files, no path in it. Its SONAME is
 /// made of the program's name.
 ///
 /// # Errors
@@ -32,7 +33,7 @@ pub fn shared_object(program: &str, object: &[u8]) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Links x86-64 ELF objects into a shared object that uses these libraries (`libc.so.6`). It exports what is visible in the objects;
+/// Links ELF objects of one architecture into a shared object that uses these libraries (`libc.so.6`). It exports what is visible in the objects;
 /// what none of them has is left to the loader.
 ///
 /// # Errors
@@ -95,18 +96,22 @@ fn link_with(driver: &OsString, soname: &str, object: &[u8]) -> Result<Vec<u8>, 
 
 #[cfg(test)]
 mod tests {
-    use object::read::elf::ElfFile64;
+    use object::read::elf::{ElfFile64, ProgramHeader};
     use object::write::{self, Symbol, SymbolSection};
     use object::{
         Architecture, BinaryFormat, LittleEndian, Object as _, ObjectKind, ObjectSection, ObjectSymbol, RelocationEncoding,
-        RelocationFlags, RelocationKind, SymbolFlags, SymbolKind, SymbolScope,
+        RelocationFlags, RelocationKind, SectionKind, SymbolFlags, SymbolKind, SymbolScope, elf,
     };
 
     use super::*;
 
     /// An object of a function `f`, and what `edit` adds.
     fn object(edit: impl Fn(&mut write::Object<'_>, write::SectionId)) -> Vec<u8> {
-        let mut object = write::Object::new(BinaryFormat::Elf, Architecture::X86_64, object::Endianness::Little);
+        object_of(Architecture::X86_64, edit)
+    }
+
+    fn object_of(architecture: Architecture, edit: impl Fn(&mut write::Object<'_>, write::SectionId)) -> Vec<u8> {
+        let mut object = write::Object::new(BinaryFormat::Elf, architecture, object::Endianness::Little);
         let code = object.section_id(write::StandardSection::Text);
         object.append_section_data(code, &[0x90; 16], 16);
         object.add_symbol(symbol("f", SymbolSection::Section(code)));
@@ -176,7 +181,116 @@ mod tests {
         assert_eq!(twice, Err("two symbols `f`".to_string()));
         assert!(shared::write("a.so", &[b"no object"], &[]).is_err());
         let linked = shared::write("a.so", &[&object(|_, _| ())], &[]).expect("linked");
-        assert_eq!(shared::write("a.so", &[&linked], &[]), Err("another architecture, or is linked already".to_string()));
+        assert_eq!(shared::write("a.so", &[&linked], &[]), Err("code that is linked already".to_string()));
+        let of = |architecture| object_of(architecture, |_, _| ());
+        let other = shared::write("a.so", &[&of(Architecture::Riscv64)], &[]);
+        assert_eq!(other, Err("code for Riscv64".to_string()));
+        let mixed = shared::write("a.so", &[&of(Architecture::X86_64), &of(Architecture::Aarch64)], &[]);
+        assert_eq!(mixed, Err("code of several architectures".to_string()));
+    }
+
+    fn of_arm(object: &mut write::Object<'_>, from: write::SectionId, offset: u64, to: write::SymbolId, r_type: u32) {
+        let flags = RelocationFlags::Elf { r_type };
+        object.add_relocation(from, write::Relocation { offset, symbol: to, addend: 0, flags }).expect("a relocation");
+    }
+
+    /// Code that finds a constant, a word that is written, and a variable of its thread, as LLVM and GCC write it for Arm.
+    fn arm() -> Vec<u8> {
+        const CODE: [u32; 10] = [
+            0x9000_0000, // adrp x0, constants
+            0x3dc0_0000, // ldr q0, [x0, constants]
+            0x9000_0001, // adrp x1, the word with the address of `outside`
+            0xf940_0021, // ldr x1, [x1, that word]
+            0x9000_0000, // adrp x0, the two words of the variable
+            0xf940_0002, // ldr x2, [x0, the first of them]
+            0x9100_0000, // add x0, x0, them
+            0xd63f_0040, // blr x2
+            0x9400_0000, // bl f
+            0xd65f_03c0, // ret
+        ];
+        object_of(Architecture::Aarch64, |object, code| {
+            let bytes: Vec<u8> = CODE.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let at = object.append_section_data(code, &bytes, 4);
+            let constants = object.section_id(write::StandardSection::ReadOnlyData);
+            object.append_section_data(constants, &[7; 48], 16);
+            let constants = object.section_symbol(constants);
+            let thread = object.section_id(write::StandardSection::UninitializedTls);
+            object.append_section_bss(thread, 64, 16);
+            let thread = object.section_symbol(thread);
+            let filled = object.add_section(Vec::new(), b".data.rel.ro".to_vec(), SectionKind::ReadOnlyDataWithRel);
+            object.append_section_data(filled, &[0; 8], 8);
+            let outside = object.add_symbol(symbol("outside", SymbolSection::Undefined));
+            let f = object.symbol_id(b"f").expect("it has one");
+            for (number, to, r_type) in [
+                (0, constants, elf::R_AARCH64_ADR_PREL_PG_HI21),
+                (1, constants, elf::R_AARCH64_LDST128_ABS_LO12_NC),
+                (2, outside, elf::R_AARCH64_ADR_GOT_PAGE),
+                (3, outside, elf::R_AARCH64_LD64_GOT_LO12_NC),
+                (4, thread, elf::R_AARCH64_TLSDESC_ADR_PAGE21),
+                (5, thread, elf::R_AARCH64_TLSDESC_LD64_LO12),
+                (6, thread, elf::R_AARCH64_TLSDESC_ADD_LO12),
+                (7, thread, elf::R_AARCH64_TLSDESC_CALL),
+                (8, f, elf::R_AARCH64_CALL26),
+            ] {
+                of_arm(object, code, at + 4 * number, to, r_type);
+            }
+            of_arm(object, filled, 0, f, elf::R_AARCH64_ABS64);
+        })
+    }
+
+    /// Pages of Arm may have 64 KiB: parts with other rights have none in common, and bytes lie at the same place of a page as in the file.
+    #[test]
+    fn parts_of_arm_share_no_page() {
+        let linked = shared::write("layer.so", &[&arm()], &["libc.so.6"]).expect("linked");
+        let file = ElfFile64::<LittleEndian>::parse(&*linked).expect("a shared object");
+        assert_eq!((file.architecture(), file.kind()), (Architecture::Aarch64, ObjectKind::Dynamic));
+        let (endian, page) = (LittleEndian, 0x10000);
+        let loads: Vec<_> = file.elf_program_headers().iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD).collect();
+        let rights: Vec<u32> = loads.iter().map(|segment| segment.p_flags(endian)).collect();
+        assert_eq!(rights, [elf::PF_R | elf::PF_X, elf::PF_R | elf::PF_W]);
+        let pages = |at: u64, bytes: u64| [at / page, (at + bytes).div_ceil(page)];
+        let pages: Vec<_> = loads.iter().map(|load| pages(load.p_vaddr(endian), load.p_memsz(endian))).collect();
+        assert!(pages[0][1] <= pages[1][0], "{pages:?}");
+        for load in loads {
+            assert_eq!((load.p_align(endian), load.p_vaddr(endian) % page), (page, load.p_offset(endian) % page));
+        }
+        assert!(linked.len() < page as usize, "{} bytes", linked.len());
+    }
+
+    #[test]
+    fn code_of_arm_finds_what_it_refers_to() {
+        let linked = shared::write("layer.so", &[&arm()], &["libc.so.6"]).expect("linked");
+        let file = ElfFile64::<LittleEndian>::parse(&*linked).expect("a shared object");
+        let section = |name: &str| file.section_by_name(name).unwrap_or_else(|| panic!("no {name}"));
+        let (code, got) = (section(".text"), section(".got").address());
+        let words: Vec<u32> = code.data().expect("bytes")[16..]
+            .chunks(4)
+            .map(|word| word.try_into().expect("four"))
+            .map(u32::from_le_bytes)
+            .collect();
+        // What `adrp` gives at the place with this number, and the offset of a load or an `add`.
+        let page = |number: usize| {
+            let (from, word) = (code.address() + 16 + 4 * number as u64, words[number]);
+            let pages = i64::from((word >> 5 & 0x7_ffff) << 2 | word >> 29 & 3) << 43 >> 43;
+            (from >> 12).wrapping_add_signed(pages) << 12
+        };
+        let offset = |number: usize, bytes: u64| u64::from(words[number] >> 10 & 0xfff) * bytes;
+        assert_eq!(page(0) + offset(1, 16), section(".rodata").address());
+        let of_outside = page(2) + offset(3, 8);
+        let of_variable = page(4) + offset(5, 8);
+        assert_eq!(page(4) + offset(6, 1), of_variable);
+        assert_eq!((of_outside, of_variable), (got, got + 8));
+        // A call of `f`, which is 12 instructions before it; what marks a call changes nothing.
+        assert_eq!((words[7], words[8]), (0xd63f_0040, 0x97ff_fff4));
+        let loaded = |place: u64, r_type: u32| {
+            let found = file.dynamic_relocations().into_iter().flatten().find(|(at, _)| *at == place);
+            let (_, relocation) = found.unwrap_or_else(|| panic!("nothing at {place:#x}"));
+            assert_eq!(relocation.flags(), RelocationFlags::Elf { r_type });
+            relocation.addend()
+        };
+        assert_eq!(loaded(of_outside, elf::R_AARCH64_ABS64), 0);
+        assert_eq!(loaded(of_variable, elf::R_AARCH64_TLSDESC), 0);
+        assert_eq!(loaded(section(".data.rel.ro").address(), elf::R_AARCH64_RELATIVE), code.address() as i64);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A shared object of x86-64 Linux, as a loader takes it.
+//! A shared object of Linux, as a loader takes it.
 //!
 //! ```text
 //! read            headers, .hash, .dynsym, .dynstr, .rela.dyn, .rodata
@@ -7,18 +7,22 @@
 //! read, write     .data
 //! ```
 //!
-//! An address is an offset in the file; each of the four begins a page. What is empty is left out.
+//! Each of the four begins a page of the file, of 4 KiB. On x86-64 an address is an offset in the file. On Arm a system may have pages of
+//! 64 KiB: there what is read and what is executed are one part, as linkers have it there, and what is written has addresses so much further
+//! on that no page has two parts. What is empty is left out.
 
 use std::collections::BTreeMap;
 
+use moec_ir::machine::Architecture;
 use object::Endianness;
 use object::elf;
 use object::write::StringId;
 use object::write::elf::{FileHeader, ProgramHeader, Rel, SectionHeader, Sym, Writer};
 
-use super::inputs::{Inputs, Kind, Rights, Target};
+use super::inputs::{Inputs, Rights, Target};
+use super::relocation::{self, Kind, Loader};
 
-/// The alignment of what has rights of its own: a page of x86-64.
+/// The alignment in the file of what has rights of its own.
 const PAGE: usize = 4096;
 const WORD: usize = 8;
 
@@ -29,13 +33,15 @@ struct Part {
     sections: Vec<(usize, usize)>,
     bytes: usize,
     align: usize,
-    /// Where it lies.
+    /// Where it lies in the file.
     at: usize,
+    /// How much further on its address is.
+    shift: usize,
 }
 
 impl Part {
-    fn of(inputs: &Inputs<'_>, rights: Rights, least_align: usize) -> Part {
-        let mut part = Part { align: least_align, ..Part::default() };
+    fn of(inputs: &Inputs<'_>, rights: Rights, least_align: usize, shift: usize) -> Part {
+        let mut part = Part { align: least_align, shift, ..Part::default() };
         for (number, section) in inputs.sections.iter().enumerate().filter(|(_, section)| section.rights == rights) {
             let align = section.align as usize;
             let start = part.bytes.next_multiple_of(align);
@@ -49,6 +55,10 @@ impl Part {
         // An empty one has no place, and moves nothing.
         self.at = if self.bytes > 0 { writer.reserve(self.bytes, self.align) } else { writer.reserved_len() };
     }
+
+    fn address(&self) -> usize {
+        self.at + self.shift
+    }
 }
 
 /// The addresses that the loader has to put together: words, each of a target.
@@ -57,6 +67,8 @@ struct Addresses {
     words: BTreeMap<Target, usize>,
     /// The two words of a thread's memory.
     thread: Option<usize>,
+    /// The two words of each variable in it.
+    variables: BTreeMap<Target, usize>,
 }
 
 impl Addresses {
@@ -64,19 +76,28 @@ impl Addresses {
         let mut addresses = Addresses::default();
         for relocation in inputs.sections.iter().flat_map(|section| &section.relocations) {
             match relocation.kind {
-                Kind::DistanceToAddress => {
+                Kind::Word => {
                     let next = addresses.len();
                     addresses.words.entry(relocation.to).or_insert(next);
                 }
-                Kind::DistanceToThread if addresses.thread.is_none() => addresses.thread = Some(addresses.len()),
-                Kind::DistanceToThread | Kind::Distance | Kind::Address | Kind::InThread => {}
+                Kind::Thread if addresses.thread.is_none() => addresses.thread = Some(addresses.len()),
+                Kind::Variable => {
+                    let next = addresses.len();
+                    addresses.variables.entry(relocation.to).or_insert(next);
+                }
+                Kind::Thread | Kind::Place | Kind::Address | Kind::InThread => {}
             }
         }
         addresses
     }
 
     fn len(&self) -> usize {
-        self.words.len() + 2 * usize::from(self.thread.is_some())
+        self.words.len() + 2 * self.variables.len() + 2 * usize::from(self.thread.is_some())
+    }
+
+    /// How many of them the loader is told of.
+    fn filled(&self) -> usize {
+        self.words.len() + self.variables.len() + usize::from(self.thread.is_some())
     }
 }
 
@@ -87,17 +108,28 @@ pub(super) fn write(soname: &str, objects: &[&[u8]], libraries: &[&str]) -> Resu
         return Err(format!("no symbol `{}`, which it refers to", import.name));
     }
     let addresses = Addresses::of(&inputs);
-    let mut constants = Part::of(&inputs, Rights::Constants, 1);
-    let mut code = Part::of(&inputs, Rights::Code, PAGE);
-    let mut thread = Part::of(&inputs, Rights::Thread, WORD);
-    let mut relocated = Part::of(&inputs, Rights::Relocated, WORD);
-    let mut data = Part::of(&inputs, Rights::Data, PAGE);
+    let loader = relocation::loader(inputs.architecture);
+    let code_alone = match inputs.architecture {
+        Architecture::X86_64 => true,
+        Architecture::Aarch64 => false,
+    };
+    // How much further on the addresses of what is written before it is run, and while it is.
+    let (shift, further) = match inputs.architecture {
+        Architecture::X86_64 => (0, 0),
+        Architecture::Aarch64 => (loader.page as usize, 2 * loader.page as usize),
+    };
+    let mut constants = Part::of(&inputs, Rights::Constants, 1, 0);
+    let mut code = Part::of(&inputs, Rights::Code, PAGE, 0);
+    let mut thread = Part::of(&inputs, Rights::Thread, WORD, shift);
+    let mut relocated = Part::of(&inputs, Rights::Relocated, WORD, shift);
+    let mut data = Part::of(&inputs, Rights::Data, PAGE, further);
     let words = inputs.sections.iter().flat_map(|section| &section.relocations).filter(|one| one.kind == Kind::Address).count();
-    let filled = words + addresses.words.len() + usize::from(addresses.thread.is_some());
+    let filled = words + addresses.filled();
 
     let mut out = Vec::new();
     let mut writer = Writer::new(Endianness::Little, true, &mut out);
-    let segments = 6 + usize::from(thread.bytes > 0) + usize::from(data.bytes > 0);
+    let of_code_alone = usize::from(code_alone);
+    let segments = 5 + of_code_alone + usize::from(thread.bytes > 0) + usize::from(data.bytes > 0);
     writer.reserve_file_header();
     writer.reserve_program_headers(segments as u32);
     writer.reserve_null_section_index();
@@ -140,6 +172,7 @@ pub(super) fn write(soname: &str, objects: &[&[u8]], libraries: &[&str]) -> Resu
     constants.reserve(&mut writer);
     let read_end = writer.reserved_len();
     code.reserve(&mut writer);
+    let code_end = writer.reserved_len();
     writer.reserve_until(writer.reserved_len().next_multiple_of(PAGE));
     let own = writer.reserved_len();
     thread.reserve(&mut writer);
@@ -169,13 +202,23 @@ pub(super) fn write(soname: &str, objects: &[&[u8]], libraries: &[&str]) -> Resu
     let places = |target: Target| match target {
         Target::Place(section, offset) => {
             let parts = [&constants, &code, &thread, &relocated, &data];
-            let found = parts.iter().flat_map(|part| part.sections.iter().map(move |(number, start)| (number, part.at + start)));
+            let found =
+                parts.iter().flat_map(|part| part.sections.iter().map(move |(number, start)| (number, part.address() + start)));
             let base = found.into_iter().find(|(number, _)| **number == section).map_or(0, |(_, at)| at);
             base as u64 + offset
         }
         Target::Import(_) => 0,
     };
-    let mut fixed = Fixed { inputs: &inputs, addresses: &addresses, got, thread: thread.at, places: &places, rela: Vec::new() };
+    let (got_address, thread_address) = (got + shift, thread.address());
+    let mut fixed = Fixed {
+        inputs: &inputs,
+        loader: &loader,
+        addresses: &addresses,
+        got: got_address,
+        thread: thread_address,
+        places: &places,
+        rela: Vec::new(),
+    };
     let contents = [&constants, &code, &thread, &relocated, &data].map(|part| fixed.bytes(part));
     let [constant_bytes, code_bytes, thread_bytes, relocated_bytes, data_bytes] = contents;
     let got_bytes = fixed.got();
@@ -186,32 +229,42 @@ pub(super) fn write(soname: &str, objects: &[&[u8]], libraries: &[&str]) -> Resu
         os_abi: elf::ELFOSABI_NONE,
         abi_version: 0,
         e_type: elf::ET_DYN,
-        e_machine: elf::EM_X86_64,
+        e_machine: loader.machine,
         e_entry: 0,
         e_flags: 0,
     };
     writer.write_file_header(&header).map_err(written)?;
     writer.write_align_program_headers();
     let (read, execute, write) = (elf::PF_R, elf::PF_R | elf::PF_X, elf::PF_R | elf::PF_W);
-    let page = PAGE as u64;
-    let mut loads = vec![
-        (elf::PT_LOAD, read, 0, read_end, page),
-        (elf::PT_LOAD, execute, code.at, code.bytes, page),
-        (elf::PT_LOAD, write, own, own_end - own, page),
-    ];
+    let page = loader.page;
+    // Whole pages are made read only: those that are longer than the file's are memory of their own.
+    let own_memory = (own_end + shift).next_multiple_of(page as usize) - (own + shift);
+    let mut loads = if code_alone {
+        vec![
+            (elf::PT_LOAD, read, (0, 0), [read_end; 2], page),
+            (elf::PT_LOAD, execute, (code.at, 0), [code.bytes; 2], page),
+            (elf::PT_LOAD, write, (own, 0), [own_end - own; 2], page),
+        ]
+    } else {
+        vec![
+            (elf::PT_LOAD, execute, (0, 0), [code_end; 2], page),
+            (elf::PT_LOAD, write, (own, shift), [own_end - own, own_memory], page),
+        ]
+    };
     if data.bytes > 0 {
-        loads.push((elf::PT_LOAD, write, data.at, data.bytes, page));
+        loads.push((elf::PT_LOAD, write, (data.at, data.shift), [data.bytes; 2], page));
     }
-    loads.push((elf::PT_DYNAMIC, write, dynamic, own_end - dynamic, WORD as u64));
+    loads.push((elf::PT_DYNAMIC, write, (dynamic, shift), [own_end - dynamic; 2], WORD as u64));
     if thread.bytes > 0 {
-        loads.push((elf::PT_TLS, read, thread.at, thread.bytes, thread.align as u64));
+        loads.push((elf::PT_TLS, read, (thread.at, thread.shift), [thread.bytes; 2], thread.align as u64));
     }
-    loads.push((elf::PT_GNU_RELRO, read, own, own_end.next_multiple_of(PAGE) - own, 1));
+    loads.push((elf::PT_GNU_RELRO, read, (own, shift), [own_memory; 2], 1));
     // No stack of code.
-    loads.push((elf::PT_GNU_STACK, write, 0, 0, 16));
-    for (p_type, p_flags, start, bytes, p_align) in loads {
-        let [p_offset, p_vaddr, p_paddr] = [start as u64; 3];
-        let [p_filesz, p_memsz] = [bytes as u64; 2];
+    loads.push((elf::PT_GNU_STACK, write, (0, 0), [0; 2], 16));
+    for (p_type, p_flags, (start, shift), bytes, p_align) in loads {
+        let p_offset = start as u64;
+        let [p_vaddr, p_paddr] = [(start + shift) as u64; 2];
+        let [p_filesz, p_memsz] = bytes.map(|bytes| bytes as u64);
         writer.write_program_header(&ProgramHeader { p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align });
     }
     let all: Vec<_> = inputs.imports.iter().chain(&inputs.exports).collect();
@@ -271,21 +324,21 @@ pub(super) fn write(soname: &str, objects: &[&[u8]], libraries: &[&str]) -> Resu
     let (alloc, plain) = (elf::SHF_ALLOC, elf::SHT_PROGBITS);
     let entry = size_of::<elf::Rela64<object::LittleEndian>>();
     let described = [
-        (elf::SHT_RELA, alloc, rela, filled * entry, WORD, of_dynsym.0, entry),
-        (plain, alloc, constants.at, constants.bytes, constants.align, 0, 0),
-        (plain, alloc | elf::SHF_EXECINSTR, code.at, code.bytes, code.align, 0, 0),
-        (plain, alloc | elf::SHF_WRITE | elf::SHF_TLS, thread.at, thread.bytes, thread.align, 0, 0),
-        (plain, alloc | elf::SHF_WRITE, relocated.at, relocated.bytes, relocated.align, 0, 0),
-        (plain, alloc | elf::SHF_WRITE, got, addresses.len() * WORD, WORD, 0, WORD),
-        (plain, alloc | elf::SHF_WRITE, data.at, data.bytes, data.align, 0, 0),
+        (elf::SHT_RELA, alloc, (rela, 0), filled * entry, WORD, of_dynsym.0, entry),
+        (plain, alloc, (constants.at, constants.shift), constants.bytes, constants.align, 0, 0),
+        (plain, alloc | elf::SHF_EXECINSTR, (code.at, code.shift), code.bytes, code.align, 0, 0),
+        (plain, alloc | elf::SHF_WRITE | elf::SHF_TLS, (thread.at, thread.shift), thread.bytes, thread.align, 0, 0),
+        (plain, alloc | elf::SHF_WRITE, (relocated.at, relocated.shift), relocated.bytes, relocated.align, 0, 0),
+        (plain, alloc | elf::SHF_WRITE, (got, shift), addresses.len() * WORD, WORD, 0, WORD),
+        (plain, alloc | elf::SHF_WRITE, (data.at, data.shift), data.bytes, data.align, 0, 0),
     ];
-    for (header, (sh_type, sh_flags, at, bytes, align, sh_link, entry)) in headers.into_iter().zip(described) {
+    for (header, (sh_type, sh_flags, (at, shift), bytes, align, sh_link, entry)) in headers.into_iter().zip(described) {
         let Some((name, _)) = header else { continue };
         writer.write_section_header(&SectionHeader {
             name: Some(name),
             sh_type,
             sh_flags: u64::from(sh_flags),
-            sh_addr: at as u64,
+            sh_addr: (at + shift) as u64,
             sh_offset: at as u64,
             sh_size: bytes as u64,
             sh_link,
@@ -294,7 +347,7 @@ pub(super) fn write(soname: &str, objects: &[&[u8]], libraries: &[&str]) -> Resu
             sh_entsize: entry as u64,
         });
     }
-    writer.write_dynamic_section_header(dynamic as u64);
+    writer.write_dynamic_section_header((dynamic + shift) as u64);
     writer.write_shstrtab_section_header();
     drop(writer);
     Ok(out)
@@ -303,6 +356,7 @@ pub(super) fn write(soname: &str, objects: &[&[u8]], libraries: &[&str]) -> Resu
 /// What is put into the places that objects leave open.
 struct Fixed<'l, 'o> {
     inputs: &'l Inputs<'o>,
+    loader: &'l Loader,
     addresses: &'l Addresses,
     got: usize,
     /// Where a thread's part begins.
@@ -320,47 +374,58 @@ impl Fixed<'_, '_> {
             bytes[*start..start + section.data.len()].copy_from_slice(section.data);
             for relocation in &section.relocations {
                 let place = start + relocation.offset as usize;
-                let from = (part.at + place) as u64;
+                let from = (part.address() + place) as u64;
                 let word = |index: usize| (self.got + index * WORD) as u64;
                 let to = match relocation.kind {
                     Kind::Address => {
-                        self.rela.push(loaded(from, relocation.to, (self.places)(relocation.to), relocation.addend));
+                        let entry = self.loaded(from, relocation.to, relocation.addend);
+                        self.rela.push(entry);
                         continue;
                     }
-                    Kind::Distance => (self.places)(relocation.to).wrapping_sub(from),
-                    Kind::DistanceToAddress => word(self.addresses.words[&relocation.to]).wrapping_sub(from),
-                    Kind::DistanceToThread => word(self.addresses.thread.unwrap_or_default()).wrapping_sub(from),
-                    Kind::InThread => (self.places)(relocation.to).wrapping_sub(self.thread as u64),
+                    Kind::Place => (self.places)(relocation.to),
+                    Kind::Word => word(self.addresses.words[&relocation.to]),
+                    Kind::Thread => word(self.addresses.thread.unwrap_or_default()),
+                    Kind::InThread => self.in_thread(relocation.to),
+                    Kind::Variable => word(self.addresses.variables[&relocation.to]),
                 };
-                let distance = to.wrapping_add_signed(relocation.addend).cast_signed();
-                let distance = i32::try_from(distance).map_err(|_| "a symbol too far away".to_string())?;
-                let field = bytes.get_mut(place..place + 4).ok_or("a relocation outside of its section")?;
-                field.copy_from_slice(&distance.to_le_bytes());
+                let field = bytes.get_mut(place..).ok_or("a relocation outside of its section")?;
+                relocation::put(relocation.field, field, from, to.wrapping_add_signed(relocation.addend))?;
             }
         }
         Ok(bytes)
     }
 
+    /// Where in a thread's part something lies.
+    fn in_thread(&self, target: Target) -> u64 {
+        (self.places)(target).wrapping_sub(self.thread as u64)
+    }
+
     /// The words, all of which the loader fills in.
     fn got(&mut self) -> Vec<u8> {
+        let place = |index: usize| (self.got + index * WORD) as u64;
         for (target, index) in &self.addresses.words {
-            self.rela.push(loaded((self.got + index * WORD) as u64, *target, (self.places)(*target), 0));
+            let entry = self.loaded(place(*index), *target, 0);
+            self.rela.push(entry);
+        }
+        for (target, index) in &self.addresses.variables {
+            let r_addend = self.in_thread(*target).cast_signed();
+            self.rela.push(Rel { r_offset: place(*index), r_sym: 0, r_type: self.loader.variable, r_addend });
         }
         if let Some(index) = self.addresses.thread {
-            let r_offset = (self.got + index * WORD) as u64;
-            self.rela.push(Rel { r_offset, r_sym: 0, r_type: elf::R_X86_64_DTPMOD64, r_addend: 0 });
+            self.rela.push(Rel { r_offset: place(index), r_sym: 0, r_type: self.loader.thread, r_addend: 0 });
         }
         vec![0; self.addresses.len() * WORD]
     }
-}
 
-/// What the loader does to a word: it adds where the library lies, or finds a symbol.
-fn loaded(r_offset: u64, target: Target, place: u64, addend: i64) -> Rel {
-    match target {
-        Target::Place(..) => {
-            Rel { r_offset, r_sym: 0, r_type: elf::R_X86_64_RELATIVE, r_addend: place.cast_signed().wrapping_add(addend) }
+    /// What the loader does to a word: it adds where the library lies, or finds a symbol.
+    fn loaded(&self, r_offset: u64, target: Target, addend: i64) -> Rel {
+        match target {
+            Target::Place(..) => {
+                let r_addend = (self.places)(target).cast_signed().wrapping_add(addend);
+                Rel { r_offset, r_sym: 0, r_type: self.loader.relative, r_addend }
+            }
+            // The first symbol is none; imports follow it.
+            Target::Import(index) => Rel { r_offset, r_sym: index as u32 + 1, r_type: self.loader.symbol, r_addend: addend },
         }
-        // The first symbol is none; imports follow it.
-        Target::Import(index) => Rel { r_offset, r_sym: index as u32 + 1, r_type: elf::R_X86_64_64, r_addend: addend },
     }
 }

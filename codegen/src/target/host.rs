@@ -3,7 +3,7 @@
 
 use inkwell::module::Linkage;
 use moec_ir::kernel::{Extreme, Hint, Index, Kernel, ParamKind, Place, Scope, Unary, Vote};
-use moec_ir::machine::{CpuFeature, X86_64_V3, X86_64_V4, vector_bytes};
+use moec_ir::machine::{AARCH64, Architecture, CpuFeature, X86_64_V3, X86_64_V4, vector_bytes};
 use moec_ir::{DType, Machine, MatrixShape};
 
 use super::{Memory, Target, Warps};
@@ -11,15 +11,19 @@ use crate::emit::File;
 use crate::llvm::{self, At, Function, IntPredicate, Ir, Op, Pointer, Value};
 use crate::{Error, Image, link, lower};
 
-/// A CPU with these features beyond the baseline of its architecture.
+/// A CPU with these features.
 pub(crate) struct Host {
+    pub(crate) architecture: Architecture,
     pub(crate) features: &'static [CpuFeature],
 }
 
-/// LLVM's names of models by the features that they have, those with most first.
-const MODELS: [(&str, &[CpuFeature]); 2] = [("x86-64-v4", X86_64_V4), ("x86-64-v3", X86_64_V3)];
-/// The name of a model that has none.
-const BASELINE: (&str, &[CpuFeature]) = ("x86-64", &[]);
+/// LLVM's names of models by the features that they have, those with most first; the last one is every CPU of the architecture.
+fn models(architecture: Architecture) -> &'static [(&'static str, &'static [CpuFeature])] {
+    match architecture {
+        Architecture::X86_64 => &[("x86-64-v4", X86_64_V4), ("x86-64-v3", X86_64_V3), ("x86-64", &[])],
+        Architecture::Aarch64 => &[("generic", AARCH64)],
+    }
+}
 
 /// Alignment of a block's arrays: a cache line, and the widest register.
 const SHARED_ALIGN: u32 = 64;
@@ -27,8 +31,9 @@ const SHARED_ALIGN: u32 = 64;
 impl Host {
     /// The model with most features of those that the CPU has all of.
     fn model(&self) -> (&'static str, &'static [CpuFeature]) {
-        let has_all = |(_, of): &(&str, &[CpuFeature])| of.iter().all(|feature| self.features.contains(feature));
-        MODELS.into_iter().find(has_all).unwrap_or(BASELINE)
+        let models = models(self.architecture);
+        let has_all = |(_, of): &&(&str, &[CpuFeature])| of.iter().all(|feature| self.features.contains(feature));
+        *models.iter().find(has_all).unwrap_or(&models[models.len() - 1])
     }
 
     fn mark<'c>(&self, ir: &Ir<'c>, function: Function<'c>) {
@@ -41,7 +46,10 @@ impl Host {
 
 impl Target for Host {
     fn triple(&self) -> &'static str {
-        "x86_64-unknown-linux-gnu"
+        match self.architecture {
+            Architecture::X86_64 => "x86_64-unknown-linux-gnu",
+            Architecture::Aarch64 => "aarch64-unknown-linux-gnu",
+        }
     }
 
     fn cpu(&self) -> &str {
@@ -168,23 +176,35 @@ impl Target for Host {
         None
     }
 
-    /// By registers of 16 lanes, 8 or 4; fewer lanes are padded.
+    /// By registers of 16 lanes, 8 or 4, on Arm of 4; fewer lanes are padded. Arm's instruction rounds other sums, and otherwise, than the
+    /// definition does: see [`moec_ir::kernel::Expr::Dot`].
     fn dot<'c>(&self, ir: &Ir<'c>, acc: Value<'c>, a: Value<'c>, b: Value<'c>) -> Option<Value<'c>> {
-        if !self.features.contains(&CpuFeature::Avx512Bf16) {
-            return None;
-        }
+        let has = |feature| self.features.contains(&feature);
         let n = llvm::lanes(acc);
-        let width = n.clamp(4, 16);
-        let parts: Vec<_> = (0..n.div_ceil(width))
+        let width = match self.architecture {
+            Architecture::X86_64 if has(CpuFeature::Avx512Bf16) => n.clamp(4, 16),
+            Architecture::Aarch64 if has(CpuFeature::Bf16) => 4,
+            Architecture::X86_64 | Architecture::Aarch64 => return None,
+        };
+        let mut parts: Vec<_> = (0..n.div_ceil(width))
             .map(|part| {
                 let acc = slice(ir, acc, part * width, width);
                 let bf16 = |v| ir.cast(Op::BitCast, slice(ir, v, part * width * 2, width * 2), ir.lanes_of(ir.bf16(), width * 2));
-                let name = format!("llvm.x86.avx512bf16.dpbf16ps.{}", width * 32);
-                ir.value_of(&name, &[], &[acc, bf16(a), bf16(b)])
+                let (a, b) = (bf16(a), bf16(b));
+                match self.architecture {
+                    Architecture::X86_64 => {
+                        ir.value_of(&format!("llvm.x86.avx512bf16.dpbf16ps.{}", width * 32), &[], &[acc, a, b])
+                    }
+                    Architecture::Aarch64 => {
+                        ir.value_of("llvm.aarch64.neon.bfdot", &[acc.get_type(), a.get_type()], &[acc, a, b])
+                    }
+                }
             })
             .collect();
-        let whole = parts.into_iter().reduce(|a, b| ir.concat(a, b))?;
-        Some(if n == 1 { ir.extract(whole, 0) } else { slice(ir, whole, 0, n) })
+        while parts.len() > 1 {
+            parts = parts.chunks(2).map(|two| ir.concat(two[0], two[1])).collect();
+        }
+        Some(if n == 1 { ir.extract(parts[0], 0) } else { slice(ir, parts[0], 0, n) })
     }
 
     fn to_bf16<'c>(&self, _: &Ir<'c>, _: Value<'c>) -> Option<Value<'c>> {
@@ -253,7 +273,11 @@ mod tests {
     use super::*;
 
     fn asked(features: &'static [CpuFeature]) -> (String, String) {
-        let host = Host { features };
+        asked_of(Architecture::X86_64, features)
+    }
+
+    fn asked_of(architecture: Architecture, features: &'static [CpuFeature]) -> (String, String) {
+        let host = Host { architecture, features };
         (host.cpu().to_string(), host.features())
     }
 
@@ -268,5 +292,7 @@ mod tests {
         assert_eq!(asked(Box::leak(Box::new(client))), pair("x86-64-v3", "+avxvnni"));
         let server = [X86_64_V4, &[Avx512Bf16, AmxTile, AmxBf16, AmxInt8]].concat();
         assert_eq!(asked(server.leak()), pair("x86-64-v4", "+avx512bf16,+amx-tile,+amx-bf16,+amx-int8"));
+        assert_eq!(asked_of(Architecture::Aarch64, AARCH64), pair("generic", ""));
+        assert_eq!(asked_of(Architecture::Aarch64, &[Neon, Bf16]), pair("generic", "+bf16"));
     }
 }

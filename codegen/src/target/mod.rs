@@ -220,6 +220,6 @@ pub(crate) trait Warps {
 pub(crate) fn of(machine: &Machine) -> Box<dyn Target> {
     match machine.kind {
         MachineKind::Gpu { sm, ptx } => Box::new(nvptx::Nvptx { name: machine.name, sm, ptx }),
-        MachineKind::Host(features) => Box::new(host::Host { features }),
+        MachineKind::Host { architecture, features } => Box::new(host::Host { architecture, features }),
     }
 }

@@ -25,10 +25,11 @@ pub fn hosts() -> Vec<Machine> {
     let able = |m: &Machine| match m.name {
         "x86-64-v3" => v3,
         "x86-64-v4" => v4,
-        _ => v4 && detected("avx512bf16"),
+        "x86-64-v4-bf16" => v4 && detected("avx512bf16"),
+        _ => false,
     };
     let (hosts, absent): (Vec<_>, Vec<_>) = MACHINES.into_iter().filter(|m| !m.is_gpu()).partition(able);
-    absent.iter().for_each(|m| skipped(m.name, "this CPU is less"));
+    absent.iter().for_each(|m| skipped(m.name, "this CPU is less, or another"));
     hosts
 }
 

@@ -359,7 +359,7 @@ fn machine(target: Target) -> Result<Machine, Diagnostic> {
     match target {
         Target::Host => moec::pipeline::this_host().ok_or_else(|| {
             Diagnostic::new(Code::NoDevice, "this CPU is not one that moec has kernels for")
-                .help("x86-64 with AVX2, FMA and F16C is the least; `--target sm_80` and others compile for a GPU")
+                .help("x86-64 with AVX2, FMA and F16C is the least, or 64-bit Arm; `--target sm_80` and others compile for a GPU")
         }),
         Target::Sm80
         | Target::Sm86
@@ -369,7 +369,9 @@ fn machine(target: Target) -> Result<Machine, Diagnostic> {
         | Target::Sm120a
         | Target::X86V3
         | Target::X86V4
-        | Target::X86V4Bf16 => {
+        | Target::X86V4Bf16
+        | Target::Aarch64
+        | Target::Aarch64Bf16 => {
             let name = target.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default();
             Machine::named(&name).ok_or_else(|| Diagnostic::new(Code::Bug, format!("there is no machine `{name}`")))
         }

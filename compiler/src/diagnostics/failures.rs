@@ -127,9 +127,11 @@ impl From<Refused> for Diagnostic {
             Refused::Clash(_) => Diagnostic::new(Code::CannotLink, message).help(
                 "give layers different names; packages of one name are one layer, compiled from one spec for different targets",
             ),
+            Refused::Mixed(..) => Diagnostic::new(Code::CannotLink, message)
+                .help("link a library for each kind of CPU: `--target` and packages may name several of one kind, and GPUs"),
             Refused::Nameless => Diagnostic::new(Code::UsageConflict, message).help("name it by `-o libmoe.so`"),
             Refused::Linker(_) => bug(&message),
-            Refused::NoLauncher => Diagnostic::new(Code::ToolMissing, message)
+            Refused::NoLauncher(_) => Diagnostic::new(Code::ToolMissing, message)
                 .help("emit `c,header,obj`, and link them with a C compiler for the machine"),
             Refused::NoGpu(_) => Diagnostic::new(Code::UsageConflict, message).help("add `--target sm_90a` to what compiles it"),
             Refused::NoFatbinary => Diagnostic::new(Code::ToolMissing, message).help(

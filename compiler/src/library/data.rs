@@ -1,5 +1,6 @@
 //! The tables as an object: the bytes that a C compiler would make of `c`, and the addresses that the loader fills in.
 
+use moec_ir::machine::Architecture;
 use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
 use object::{RelocationFlags, SectionKind, SymbolFlags, SymbolKind, SymbolScope, elf};
 
@@ -13,8 +14,8 @@ pub(super) fn root(prefix: &str) -> String {
 }
 
 /// The object with the tables of one layer.
-pub(super) fn object(prefix: &str, tables: &Tables) -> Result<Vec<u8>, Refused> {
-    let mut writer = Writer::new();
+pub(super) fn object(architecture: Architecture, prefix: &str, tables: &Tables) -> Result<Vec<u8>, Refused> {
+    let mut writer = Writer::new(architecture);
     for table in &tables.tables {
         writer.table(table)?;
     }
@@ -49,7 +50,7 @@ impl Struct<'_> {
     }
 }
 
-/// Bytes and alignment: System V ABI, AMD64 supplement, section 3.1.
+/// Bytes and alignment: System V ABI, AMD64 supplement, section 3.1, and the same for Arm: Procedure Call Standard, section 5.1.
 fn layout(cell: &Cell) -> (u64, u64) {
     match cell {
         Cell::Number(_) => (4, 4),
@@ -61,6 +62,8 @@ fn layout(cell: &Cell) -> (u64, u64) {
 
 struct Writer {
     out: Object<'static>,
+    /// The type of the relocation to an address.
+    r_type: u32,
     data: SectionId,
     data_symbol: SymbolId,
     strings: SectionId,
@@ -70,12 +73,16 @@ struct Writer {
 }
 
 impl Writer {
-    fn new() -> Writer {
-        let mut out = empty();
+    fn new(architecture: Architecture) -> Writer {
+        let mut out = empty(architecture);
+        let r_type = match architecture {
+            Architecture::X86_64 => elf::R_X86_64_64,
+            Architecture::Aarch64 => elf::R_AARCH64_ABS64,
+        };
         let data = out.add_section(Vec::new(), b".data.rel.ro".to_vec(), SectionKind::ReadOnlyDataWithRel);
         let strings = out.add_section(Vec::new(), b".rodata".to_vec(), SectionKind::ReadOnlyData);
         let (data_symbol, strings_symbol) = (out.section_symbol(data), out.section_symbol(strings));
-        Writer { out, data, data_symbol, strings, strings_symbol, tables: Vec::new() }
+        Writer { out, r_type, data, data_symbol, strings, strings_symbol, tables: Vec::new() }
     }
 
     fn table(&mut self, table: &Table) -> Result<(), Refused> {
@@ -122,7 +129,7 @@ impl Writer {
         // A table of words follows one of long words at once, and other way round.
         let at = self.out.append_section_data(self.data, &bytes, of.align);
         for (offset, symbol, addend) in open {
-            let flags = RelocationFlags::Elf { r_type: elf::R_X86_64_64 };
+            let flags = RelocationFlags::Elf { r_type: self.r_type };
             let addend = i64::try_from(addend).unwrap_or(i64::MAX);
             let relocation = Relocation { offset: at + offset, symbol, addend, flags };
             self.out.add_relocation(self.data, relocation).map_err(|error| refused(&error))?;

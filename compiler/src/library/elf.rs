@@ -1,10 +1,15 @@
-//! What the objects of a library have in common: relocatable ELF for x86-64.
+//! What the objects of a library have in common: relocatable ELF of one architecture.
 
+use moec_ir::machine::Architecture;
 use object::write::{Error, Object};
-use object::{Architecture, BinaryFormat, Endianness, SectionFlags, SectionKind};
+use object::{BinaryFormat, Endianness, SectionFlags, SectionKind};
 
-pub(super) fn empty() -> Object<'static> {
-    Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little)
+pub(super) fn empty(architecture: Architecture) -> Object<'static> {
+    let architecture = match architecture {
+        Architecture::X86_64 => object::Architecture::X86_64,
+        Architecture::Aarch64 => object::Architecture::Aarch64,
+    };
+    Object::new(BinaryFormat::Elf, architecture, Endianness::Little)
 }
 
 /// The object's bytes.

@@ -1,6 +1,7 @@
 //! What the tables refer to, as a relocatable object: images of GPUs as bytes, code of hosts as code. Its symbols are hidden: a
 //! library that it becomes part of exports none of them.
 
+use moec_ir::machine::Architecture;
 use object::read::elf::ElfFile64;
 use object::write::{Object, Symbol, SymbolSection};
 use object::{
@@ -11,22 +12,42 @@ use super::Refused;
 use super::elf::{empty, written};
 use super::tables::{Holds, Linked, Tables};
 
-/// Of images and of code: what vectors of constants need.
+/// Of images: what vectors of constants need.
 const ALIGN: u64 = 64;
 
+/// Of code with its constants. Code of Arm finds them by distances in pages of 4 KiB, and by their places in these.
+fn code_align(architecture: Architecture) -> u64 {
+    match architecture {
+        Architecture::X86_64 => ALIGN,
+        Architecture::Aarch64 => 4096,
+    }
+}
+
 /// The object that the launcher of these tables is linked with.
-pub(super) fn object(tables: &Tables) -> Result<Vec<u8>, Refused> {
-    let mut out = empty();
+pub(super) fn object(architecture: Architecture, tables: &Tables) -> Result<Vec<u8>, Refused> {
+    let mut out = empty(architecture);
     for image in &tables.images {
         match image.holds {
             Holds::Manifest | Holds::Ptx => add_bytes(&mut out, image, &[0]),
             Holds::Cubin => add_bytes(&mut out, image, &[]),
             Holds::Code => {
-                add_code(&mut out, image).map_err(|why| Refused::Image { target: image.target.clone(), why })?;
+                let align = code_align(architecture);
+                add_code(&mut out, image, align).map_err(|why| Refused::Image { target: image.target.clone(), why })?;
             }
         }
     }
     written(out).map_err(|error| Refused::Image { target: "the object".to_string(), why: error.to_string() })
+}
+
+/// What CPU the code of an image is for.
+pub(super) fn architecture(image: &Linked) -> Result<Architecture, Refused> {
+    let of = |file: ElfFile64<'_, LittleEndian>| match file.architecture() {
+        object::Architecture::X86_64 => Ok(Architecture::X86_64),
+        object::Architecture::Aarch64 => Ok(Architecture::Aarch64),
+        other => Err(format!("it is for {other:?}")),
+    };
+    let file = ElfFile64::<LittleEndian>::parse(&*image.bytes).map_err(|error| error.to_string());
+    file.and_then(of).map_err(|why| Refused::Image { target: image.target.clone(), why })
 }
 
 fn add_bytes(out: &mut Object<'_>, image: &Linked, end: &[u8]) {
@@ -38,8 +59,8 @@ fn add_bytes(out: &mut Object<'_>, image: &Linked, end: &[u8]) {
 }
 
 /// A host image has nothing that is relocated and nothing that is written: its constants and its code may lie anywhere, as long as
-/// they lie as far from each other as they do there.
-fn add_code(out: &mut Object<'_>, image: &Linked) -> Result<(), String> {
+/// they lie as far from each other as they do there, and as aligned.
+fn add_code(out: &mut Object<'_>, image: &Linked, align: u64) -> Result<(), String> {
     let text = |error: object::Error| error.to_string();
     let file = ElfFile64::<LittleEndian>::parse(&*image.bytes).map_err(text)?;
     let (mut begin, mut end) = (u64::MAX, 0);
@@ -49,6 +70,8 @@ fn add_code(out: &mut Object<'_>, image: &Linked) -> Result<(), String> {
         let is_kept = match name {
             ".text" | ".rodata" => true,
             ".hash" | ".gnu.hash" | ".dynsym" | ".dynstr" | ".dynamic" | ".eh_frame" | ".eh_frame_hdr" => false,
+            // Of Arm, linkers add a table of addresses: code that used it would have relocations.
+            ".got" | ".got.plt" => false,
             _ if sh_flags & u64::from(elf::SHF_ALLOC) == 0 => false,
             // What linkers add that holds no code and no constants.
             _ if matches!(section.kind(), SectionKind::Note | SectionKind::UninitializedData) => false,
@@ -59,7 +82,7 @@ fn add_code(out: &mut Object<'_>, image: &Linked) -> Result<(), String> {
             end = end.max(section.address() + section.size());
         }
     }
-    let begin = begin / ALIGN * ALIGN;
+    let begin = begin / align * align;
     let mut bytes = vec![0; usize::try_from(end.saturating_sub(begin)).unwrap_or_default()];
     for section in file.sections().filter(|section| matches!(section.name(), Ok(".text" | ".rodata"))) {
         let data = section.data().map_err(text)?;
@@ -67,7 +90,7 @@ fn add_code(out: &mut Object<'_>, image: &Linked) -> Result<(), String> {
         bytes.get_mut(at..at + data.len()).ok_or("a section without its bytes")?.copy_from_slice(data);
     }
     let section = out.add_section(Vec::new(), format!(".text.{}", image.symbol).into_bytes(), SectionKind::Text);
-    let start = out.append_section_data(section, &bytes, ALIGN);
+    let start = out.append_section_data(section, &bytes, align);
     for symbol in file.dynamic_symbols().filter(|symbol| symbol.kind() == SymbolKind::Text) {
         let name = symbol.name().map_err(text)?;
         let value = start + symbol.address().checked_sub(begin).ok_or("a symbol outside of its code")?;

@@ -18,9 +18,11 @@ mod places;
 mod rust;
 mod tables;
 
+use moec_ir::machine::Architecture;
 use moec_runtime::Package;
 
 use rust::Cudarc;
+use tables::Holds;
 pub use tables::Tables;
 
 /// Why packages cannot be linked.
@@ -38,9 +40,12 @@ pub enum Refused {
     /// The objects do not go together: a bug.
     #[error("linking {0}")]
     Linker(String),
-    /// This build of moec has no launcher to link.
-    #[error("this moec is not one for x86-64 Linux, and has no launcher to link")]
-    NoLauncher,
+    /// Their code is for CPUs of two architectures.
+    #[error("the code of `{0}` and that of `{1}` cannot be in one library")]
+    Mixed(String, String),
+    /// This build of moec has no launcher to link for this architecture.
+    #[error("this moec has no launcher for {0} Linux: there was no C compiler for it where moec was built")]
+    NoLauncher(Architecture),
     /// There are no images for a fat binary.
     #[error("`{0}` is compiled for no GPU, so there is no fat binary")]
     NoGpu(String),
@@ -146,6 +151,8 @@ impl Kind {
 #[derive(Clone, Debug)]
 pub struct Library {
     layers: Vec<Layer>,
+    /// What CPUs it is for: those that it has code for, without such code those that moec itself is for.
+    architecture: Architecture,
 }
 
 /// A layer of a library.
@@ -169,8 +176,8 @@ impl Library {
     /// The layers that the packages hold; packages of one name are one layer for different targets.
     ///
     /// # Errors
-    /// [`Refused`] where two layers would have the same symbols, packages of one layer differ or have one target twice, or where
-    /// a manifest has what no launcher can do.
+    /// [`Refused`] where two layers would have the same symbols, packages of one layer differ or have one target twice, code is for CPUs
+    /// of two architectures, or where a manifest has what no launcher can do.
     pub fn new(packages: &[Package]) -> Result<Library, Refused> {
         let mut layers: Vec<Vec<Package>> = Vec::new();
         for package in packages {
@@ -183,7 +190,8 @@ impl Library {
         if layers.is_empty() {
             return Err(Refused::Clash("there is no package to link".to_string()));
         }
-        let mut library = Library { layers: Vec::new() };
+        let own = if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 };
+        let mut library = Library { layers: Vec::new(), architecture: own };
         for packages in layers {
             let tables = Tables::new(&packages)?;
             let prefix = moec_codegen::symbol::identifier(&tables.layer);
@@ -193,6 +201,7 @@ impl Library {
             }
             library.layers.push(Layer { prefix, tables });
         }
+        library.architecture = architecture(&library.layers)?.unwrap_or(own);
         Ok(library)
     }
 
@@ -209,28 +218,39 @@ impl Library {
     /// [`Refused::Nameless`] where it has several layers and no name is given; of a fat binary [`Refused::NoGpu`],
     /// [`Refused::NoFatbinary`] and [`Refused::Tool`].
     pub fn files(&self, kind: Kind, name: Option<&str>) -> Result<Vec<File>, Refused> {
-        let of_layer = |bytes: fn(&Layer) -> Result<Vec<u8>, Refused>| -> Result<Vec<File>, Refused> {
+        let of_layer = |bytes: &dyn Fn(&Layer) -> Result<Vec<u8>, Refused>| -> Result<Vec<File>, Refused> {
             let file = |layer: &Layer| Ok(File { name: kind.file_name(&layer.prefix), bytes: bytes(layer)? });
             self.layers.iter().map(file).collect()
         };
         match kind {
-            Kind::C => of_layer(|layer| Ok(c::source(&layer.prefix, &layer.tables).into_bytes())),
-            Kind::Header => of_layer(|layer| Ok(c::header(&layer.prefix, &layer.tables).into_bytes())),
-            Kind::Rust => of_layer(|layer| module(layer, Cudarc::Without)),
-            Kind::RustCudarc => of_layer(|layer| module(layer, Cudarc::With)),
-            Kind::Object => of_layer(|layer| kernels::object(&layer.tables)),
-            Kind::Fatbin => of_layer(|layer| fatbin::made(&layer.tables)),
+            Kind::C => of_layer(&|layer| Ok(c::source(&layer.prefix, &layer.tables).into_bytes())),
+            Kind::Header => of_layer(&|layer| Ok(c::header(&layer.prefix, &layer.tables).into_bytes())),
+            Kind::Rust => of_layer(&|layer| module(layer, Cudarc::Without)),
+            Kind::RustCudarc => of_layer(&|layer| module(layer, Cudarc::With)),
+            Kind::Object => of_layer(&|layer| kernels::object(self.architecture, &layer.tables)),
+            Kind::Fatbin => of_layer(&|layer| fatbin::made(&layer.tables)),
             Kind::Static | Kind::Shared => {
                 let own = match &self.layers[..] {
                     [layer] => Some(kind.file_name(&layer.prefix)),
                     _ => None,
                 };
                 let name = name.map(str::to_string).or(own).ok_or(Refused::Nameless)?;
-                let objects = linked::objects(&self.layers)?;
+                let objects = linked::objects(self.architecture, &self.layers)?;
                 let bytes = if kind == Kind::Shared { linked::shared(&name, &objects) } else { linked::archive(&objects) };
                 Ok(vec![File { name, bytes: bytes? }])
             }
         }
+    }
+}
+
+/// What CPUs the code of these layers is for; `None`: they have none.
+fn architecture(layers: &[Layer]) -> Result<Option<Architecture>, Refused> {
+    let images = layers.iter().flat_map(|layer| &layer.tables.images).filter(|image| image.holds == Holds::Code);
+    let all = images.map(|image| Ok((kernels::architecture(image)?, &image.target))).collect::<Result<Vec<_>, Refused>>()?;
+    let Some((first, one)) = all.first() else { return Ok(None) };
+    match all.iter().find(|(architecture, _)| architecture != first) {
+        None => Ok(Some(*first)),
+        Some((_, other)) => Err(Refused::Mixed((*one).clone(), (*other).clone())),
     }
 }
 

@@ -171,7 +171,11 @@ fn named(text: &str) -> Option<String> {
         let pairs = text.lines().filter_map(|line| line.split_once(':'));
         pairs.map(|(name, value)| (name.trim(), value.trim())).find(|(name, _)| *name == key).map(|(_, value)| value)
     };
-    let name = value("model name")?.split_whitespace().collect::<Vec<_>>().join(" ");
+    let Some(name) = value("model name") else {
+        // Arm's have numbers in the place of names.
+        return Some(format!("Arm (implementer {}, part {})", value("CPU implementer")?, value("CPU part")?));
+    };
+    let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
     match (value("cpu family"), value("model")) {
         (Some(family), Some(model)) => Some(format!("{name} (family {family}, model {model})")),
         (_, _) => Some(name),
@@ -210,6 +214,8 @@ mod tests {
         let text = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD  EPYC\n\nprocessor\t: 1\nmodel\t\t: 18\n";
         assert_eq!(named(text).as_deref(), Some("AMD EPYC (family 25, model 17)"));
         assert_eq!(named("model name : Some CPU").as_deref(), Some("Some CPU"));
+        let arm = "processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x3\nCPU part\t: 0xd0c\n";
+        assert_eq!(named(arm).as_deref(), Some("Arm (implementer 0x41, part 0xd0c)"));
         assert_eq!(named("processor : 0"), None);
     }
 

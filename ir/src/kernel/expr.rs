@@ -57,7 +57,9 @@ pub enum Expr {
     /// `a * b + c` with one rounding (`F32`).
     Fma(Handle<Expr>, Handle<Expr>, Handle<Expr>),
     /// `acc[i] + a[2i] * b[2i] + a[2i+1] * b[2i+1]`: `acc` is `F32` with n lanes, `a` and `b` are `BF16` with 2n.
-    /// Needs a [`Unit::Dot`](crate::machine::Unit::Dot) of bf16.
+    /// Needs a [`Unit::Dot`](crate::machine::Unit::Dot) of bf16. Its bits are those of x86-64: the second product is added first, each sum is
+    /// rounded to nearest. 64-bit Arm adds the products to each other and then to `acc`, and rounds both sums to odd: of numbers that are
+    /// no subnormals each sum is within a unit in the last place of the exact one, in the place of half a unit.
     Dot {
         /// Accumulator.
         acc: Handle<Expr>,

@@ -58,7 +58,7 @@ impl fmt::Display for Error {
             Error::NoBuildScript => f.write_str("OUT_DIR is not set: call moec-build in a build script, which cargo runs"),
             Error::OtherTarget { triple } => write!(
                 f,
-                "libraries of moec are for x86-64 Linux, and this crate is compiled for `{triple}`: compile it for \
+                "moec-build makes libraries for x86-64 Linux, and this crate is compiled for `{triple}`: compile it for \
                  x86_64-unknown-linux-gnu, or leave the layer out there"
             ),
             Error::Spec { path, why } => write!(

@@ -1,7 +1,8 @@
 //! Libraries that moec makes, from outside: programs of `tests/c/`, which have the C ABI's header and nothing else of moec.
-//! `host` runs them on this CPU, `gpu` against a driver that runs nothing, `rust` those of `tests/rust/`. Where there is no C
-//! compiler they are skipped.
+//! `host` runs them on this CPU, `arm` on an emulated one, `gpu` against a driver that runs nothing, `rust` those of `tests/rust/`. Where
+//! there is no C compiler they are skipped.
 
+mod arm;
 mod gpu;
 mod host;
 mod rust;
@@ -72,11 +73,13 @@ fn changed(package: &Package, name: &str, change: impl FnOnce(&mut Manifest)) ->
 
 /// Writes a layer's files.
 fn put(folder: &Path, package: &Package) {
+    put_kinds(folder, package, &[Kind::C, Kind::Header, Kind::Rust, Kind::RustCudarc, Kind::Object, Kind::Static, Kind::Shared]);
+}
+
+fn put_kinds(folder: &Path, package: &Package, kinds: &[Kind]) {
     let library = Library::new(std::slice::from_ref(package)).unwrap();
-    for kind in [Kind::C, Kind::Header, Kind::Rust, Kind::RustCudarc, Kind::Object, Kind::Static, Kind::Shared] {
-        for file in library.files(kind, None).unwrap() {
-            fs::write(folder.join(file.name), file.bytes).unwrap();
-        }
+    for file in kinds.iter().flat_map(|kind| library.files(*kind, None).unwrap()) {
+        fs::write(folder.join(file.name), file.bytes).unwrap();
     }
 }
 
