@@ -237,10 +237,11 @@ fn target(machine: &Machine, program: &Program, objects: &[Object], first_image:
         kernel: launch.kernel as u32,
         grid: extent(&launch.grid),
         early: launch.early,
-        working: launch
-            .working
-            .as_ref()
-            .map(|working| file::Working { buffer: places[working.buffer], each: extent(&working.each) }),
+        working: launch.working.as_ref().map(|of| file::Working {
+            buffer: places[of.buffer],
+            each: extent(&of.each),
+            follows: of.follows,
+        }),
         args: launch.args.iter().zip(&program.kernels[launch.kernel].params).map(|(a, p)| arg(a, p.kind, places)).collect(),
     };
     file::Target {

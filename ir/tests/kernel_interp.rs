@@ -652,6 +652,65 @@ fn a_block_without_work_has_no_effect() {
     assert_eq!(run("", "1", 0).unwrap_err(), "blocks with work: reads memory that is not written");
 }
 
+/// Three parts, of two blocks that each write an element and of one that adds two of them.
+#[test]
+fn a_launch_that_follows_needs_no_more_than_its_part() {
+    let run = |first: &str, more: &str, machine_name: &str| {
+        let text = format!(
+            "program @p {{
+               buffer %n: workspace i32[1]
+               buffer %x: workspace i32[8]
+               buffer %y: workspace i32[4]
+               regime {{
+                 launch @count(%n) grid 1
+                 launch @write(%n, %x) grid 8 working %n * 2
+                 launch @add(%n, %x, %y) grid 4 working %n * 1 follows
+                 {more}
+               }}
+             }}
+             kernel @count(%n: *mut i32) threads 1 {{
+               store %n[0] = 3
+             }}
+             kernel @write(%n: *i32, %x: *mut i32) threads 1 {{
+               if block < 6 {{
+                 store %x[block] = block
+               }}
+             }}
+             kernel @add(%n: *i32, %x: *i32, %y: *mut i32) threads 1 {{
+               if block < 3 {{
+                 load %a: i32 = %x[{first}]
+                 load %b: i32 = %x[block * 2 + 1]
+                 store %y[block] = %a + %b
+               }}
+             }}"
+        );
+        let dims = Dims { tokens: 1, sequence_tokens: 1 };
+        let made = interp(&parse(&text).unwrap(), &machine(machine_name), dims, &BTreeMap::new());
+        made.map(|_| ()).map_err(|fault| fault.message)
+    };
+    assert!(run("block * 2", "", "x86-64-v3").is_ok());
+    assert!(run("0", "", "x86-64-v3").is_ok(), "parts before are over");
+    let later = run("(block * 2 + 2) % 6", "", "x86-64-v3").unwrap_err();
+    assert_eq!(later, "block 0: thread 0, element 2: reads memory that is not written");
+    let refused = [
+        ("", "sm_90a", "sm_90a begins a launch before the one before it has ended where it is early"),
+        ("launch @write(%n, %x) grid 8 working %n * 2 follows", "x86-64-v3", "it follows a launch that follows another"),
+        (
+            "launch @write(%n, %x) grid 8 launch @add(%n, %x, %y) grid 4 working %n * 1 follows",
+            "x86-64-v3",
+            "it follows a launch that has no work by the same buffer",
+        ),
+        (
+            "launch @add(%n, %x, %y) grid 4 working %n * 1 launch @write(%n, %x) grid 8 working %n * 2 follows",
+            "x86-64-v3",
+            "it writes %x, which the launch that it follows is given",
+        ),
+    ];
+    for (more, machine, why) in refused {
+        assert_eq!(run("block * 2", more, machine).unwrap_err(), why);
+    }
+}
+
 #[test]
 fn what_a_launch_before_writes_is_read_behind_the_wait() {
     let kernel = |before: &str, after: &str| {

@@ -104,6 +104,7 @@ const WORDS: &[&str] = &[
     "launches",
     "early",
     "working",
+    "follows",
     "cluster",
     "map",
     "view",

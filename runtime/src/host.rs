@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::package::{ImageKind, PARAMS_MAX, Package, Target, TargetKind};
 use memory::Block;
 use threads::Threads;
-use together::{Blocks, TOGETHER};
+use together::{Blocks, Parts, TOGETHER};
 
 mod memory;
 mod parallel;
@@ -223,8 +223,17 @@ struct Call {
     /// Where its words begin.
     words: usize,
     blocks: u64,
-    /// Where the number is that says how many of the blocks have work, and how many for each.
-    working: Option<(u64, u64)>,
+    working: Option<Counted>,
+}
+
+/// Which of a launch's blocks have work.
+#[derive(Clone, Copy)]
+struct Counted {
+    /// Where the number is that says how many.
+    address: u64,
+    /// How many for each that is counted.
+    each: u64,
+    follows: bool,
 }
 
 impl Ready<'_> {
@@ -249,10 +258,10 @@ impl Ready<'_> {
             let arg = arg.ok_or_else(|| stray("launching"))?;
             self.words[self.used] = arg.word();
             self.used += 1;
-            if let (Some(Working { argument, each }), Argument::Memory { address, bytes: 4.., .. }) = (working, arg)
+            if let (Some(Working { argument, each, follows }), Argument::Memory { address, bytes: 4.., .. }) = (working, arg)
                 && argument == i
             {
-                call.working = Some((address, each));
+                call.working = Some(Counted { address, each, follows });
             }
         }
         if working.is_some() != call.working.is_some() {
@@ -276,11 +285,17 @@ impl Ready<'_> {
 impl Blocks for Ready<'_> {
     fn count(&self, launch: usize) -> u64 {
         let Call { blocks, working, .. } = self.launches[launch];
-        let Some((address, each)) = working else { return blocks };
+        let Some(Counted { address, each, follows: _ }) = working else { return blocks };
         // SAFETY: `push` has seen that there are four bytes, and no launch is under way that could write them. Buffers of the caller
         // may have any alignment.
         let counted = unsafe { ptr::with_exposed_provenance::<i32>(address as usize).read_unaligned() };
         u64::try_from(counted).unwrap_or(0).saturating_mul(each).min(blocks)
+    }
+
+    fn follows(&self, launch: usize) -> Option<Parts> {
+        let before = self.launches[launch.checked_sub(1)?].working?;
+        let own = self.launches[launch].working.filter(|own| own.follows && own.address == before.address)?;
+        (before.each > 0 && own.each > 0).then_some(Parts { before: before.each, own: own.each })
     }
 
     fn run(&self, launch: usize, shares: &mut dyn Iterator<Item = (u64, u64)>) {

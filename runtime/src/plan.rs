@@ -417,7 +417,7 @@ fn evaluate(shared: &Shared, launch: &Launch, dims: Dims) -> Result<Call, Error>
     let working = launch.working.as_ref().map(|of| {
         // A sound manifest gives the kernel the buffer.
         let argument = launch.args.iter().position(|arg| *arg == Arg::Buffer(of.buffer)).unwrap_or_default();
-        Ok::<_, Error>(Working { argument, each: of.each.count(dims)? })
+        Ok::<_, Error>(Working { argument, each: of.each.count(dims)?, follows: of.follows })
     });
     Ok(Call { start: Start { kernel, blocks, early: launch.early, working: working.transpose()? }, args })
 }

@@ -39,7 +39,7 @@ fn blocks_without_work_are_left_out() {
         let count = Arg::ScalarI64(Extent::Const(counted));
         launches[1].args[5] = count.clone();
         let buffers = [0, 1, 4, 3].map(Arg::Buffer);
-        let working = Some(Working { buffer: 3, each: Extent::Const(2) });
+        let working = Some(Working { buffer: 3, each: Extent::Const(2), follows: false });
         launches.push(Launch { working, args: [&buffers[..], &[hidden, count]].concat(), ..launches[1].clone() });
         let package = Package::new(manifest, vec![fixture::PTX.into(), object.to_vec()]).unwrap();
         for threads in [1, 2, 8] {

@@ -240,7 +240,7 @@ fn early_launches_follow_others_on_a_gpu() {
 fn blocks_with_work_are_counted_by_a_number_that_is_there() {
     let mut sound = fixture::manifest();
     assert!(!serde_json::to_string(&sound).unwrap().contains("working"));
-    let by = |buffer: u32, each: Extent| Some(Working { buffer, each });
+    let by = |buffer: u32, each: Extent| Some(Working { buffer, each, follows: false });
     sound.targets[1].regimes[1].launches[1].working = by(3, Extent::Tokens);
     assert!(moec_runtime::package::check(&sound).is_ok());
     let text = serde_json::to_string(&sound).unwrap();
@@ -248,6 +248,22 @@ fn blocks_with_work_are_counted_by_a_number_that_is_there() {
     assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), sound);
     let refused =
         |why: &str, buffer: u32| check(why, |m| m.targets[1].regimes[1].launches[1].working = by(buffer, Extent::Tokens));
+    // A launch follows one that has work by the same number, and that does not follow.
+    let follows = |buffer: u32| Some(Working { buffer, each: Extent::Const(1), follows: true });
+    let again = |m: &mut Manifest| {
+        let launches = &mut m.targets[1].regimes[1].launches;
+        launches.push(Launch { working: follows(3), ..launches[1].clone() });
+    };
+    again(&mut sound);
+    assert!(moec_runtime::package::check(&sound).is_ok());
+    let why = "of a sequence follows one that has no work by the same buffer, or follows another";
+    check(why, again);
+    check(why, |m| m.targets[1].regimes[1].launches[1].working = follows(3));
+    check(why, |m| {
+        m.targets[1].regimes[1].launches[1].working = by(3, Extent::Tokens);
+        again(m);
+        again(m);
+    });
     refused("a launch of `add_it` has blocks with work by buffer 0, which it is not given", 0);
     refused("a launch of `add_it` has blocks with work by buffer 99, which it is not given", 99);
     refused("a launch of `add_it` has blocks with work by `w`, which is no i32 number", 1);

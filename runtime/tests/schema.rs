@@ -49,7 +49,7 @@ fn everything() -> Manifest {
         registers: Some(1),
         spill_bytes: Some(0),
     };
-    let working = Some(Working { buffer: 0, each: one() });
+    let working = Some(Working { buffer: 0, each: one(), follows: true });
     let launch = |args| Launch { kernel: 0, grid: one(), early: true, working: working.clone(), args };
     let view = View { buffer: 0, extents: [one(), one(), one()], strides: [one(), one()] };
     let formulas = [

@@ -94,7 +94,8 @@ fn print_launches(
         let counted = launch.working.as_ref().and_then(|working| Some((manifest.buffers.get(working.buffer as usize)?, working)));
         let working =
             counted.map_or(String::new(), |(buffer, working)| format!(", {} * {} of them with work", buffer.name, working.each));
-        writeln!(out, "  {symbol:<width$}  {} blocks{early}{working}", launch.grid)
+        let follows = if launch.follows() { ", each after its part of the launch before" } else { "" };
+        writeln!(out, "  {symbol:<width$}  {} blocks{early}{working}{follows}", launch.grid)
     })
 }
 

@@ -528,14 +528,15 @@ impl Builder {
             if maps > MAX_MAPS {
                 return Err(Refused::Formula(format!("{maps} tensor maps in one launch")));
             }
-            let (counted, each) = match &launch.working {
+            let (counted, each, follows) = match &launch.working {
                 Some(working) => {
                     let counted = launch.args.iter().position(|arg| *arg == Arg::Buffer(working.buffer));
-                    (counted.map_or(NONE, |argument| argument as u32), formulas.extent(&working.each, None)?)
+                    (counted.map_or(NONE, |argument| argument as u32), formulas.extent(&working.each, None)?, working.follows)
                 }
-                None => (NONE, 0),
+                None => (NONE, 0, false),
             };
-            let cells = [launch.kernel, grid, u32::from(launch.early), args as u32, launch.args.len() as u32, counted, each];
+            let args = [args as u32, launch.args.len() as u32];
+            let cells = [launch.kernel, grid, u32::from(launch.early), args[0], args[1], counted, each, u32::from(follows)];
             self.steps.push(Row { cells: cells.map(Cell::Number).into(), note: kernel.name.clone() });
         }
         Ok(first)

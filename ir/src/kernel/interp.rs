@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::agents::{Frame, Next, Turns};
@@ -86,32 +87,68 @@ pub fn interp(
     let of_regime = regime
         .into_iter()
         .flat_map(|(i, regime)| regime.launches.iter().enumerate().map(move |(j, launch)| (Location::Launch(i, j), launch)));
-    for (at, launch) in prepare.chain(of_regime) {
-        let none = || fault(at.clone(), "a formula has no value".to_string());
-        let blocks = launch.grid.at(dims).ok_or_else(none)?;
-        // Without blocks it does nothing, and a tensor may be empty that it is given.
-        if blocks == 0 {
-            continue;
+    let launches: Vec<(Location, &Launch)> = prepare.chain(of_regime).collect();
+    // A launch that follows another is interpreted with it.
+    for together in launches.chunk_by(|_, (_, next)| next.follows()) {
+        let calls =
+            together.iter().map(|(at, launch)| called(dims, launch, &memory).map_err(|message| fault(at.clone(), message)));
+        let calls = calls.collect::<Result<Vec<Call>, Fault>>()?;
+        for (call, blocks) in in_turn(&calls) {
+            let ((at, launch), call) = (&together[call], &calls[call]);
+            let changing = changing(program, at, launch);
+            let run = Run::new(launch.kernel, &program.kernels[launch.kernel], machine, &call.args, &mut memory);
+            let ended = run.and_then(|run| run.early(&changing).working(call.working).grid(blocks));
+            ended.map_err(|stop| fault(stop.at, stop.message))?;
         }
-        let mut args = Vec::new();
-        for arg in &launch.args {
-            args.push(match &arg.given {
-                Given::Buffer(index) => Argument::Buffer(*index),
-                Given::Scalar(extent) => Argument::Scalar(extent.at(dims).and_then(|n| i64::try_from(n).ok()).ok_or_else(none)?),
-                Given::TensorMap(view) => Argument::TensorMap(view.buffer, view.at(dims).ok_or_else(none)?),
-            });
-        }
-        let changing = changing(program, &at, launch);
-        let working = match &launch.working {
-            Some(working) => working_blocks(working, dims, &memory[working.buffer]).map_err(|why| fault(at.clone(), why))?,
-            None => blocks,
-        };
-        let run = Run::new(launch.kernel, &program.kernels[launch.kernel], machine, &args, &mut memory);
-        run.and_then(|run| run.early(&changing).working(working).grid(blocks)).map_err(|stop| fault(stop.at, stop.message))?;
     }
     let written = |role| matches!(role, Role::Output | Role::Workspace);
     let named = program.buffers.iter().zip(memory).filter(|(buffer, _)| written(buffer.role));
     Ok(named.map(|(buffer, memory)| (buffer.name.clone(), memory)).collect())
+}
+
+/// A launch at one batch.
+struct Call {
+    args: Vec<Argument>,
+    blocks: u64,
+    /// How many of them have work.
+    working: u64,
+    /// How many of these are for one that is counted.
+    each: u64,
+}
+
+fn called(dims: Dims, launch: &Launch, memory: &[Memory]) -> Result<Call, String> {
+    let none = || "a formula has no value".to_string();
+    let blocks = launch.grid.at(dims).ok_or_else(none)?;
+    let args = launch.args.iter().map(|arg| match &arg.given {
+        Given::Buffer(index) => Ok(Argument::Buffer(*index)),
+        Given::Scalar(extent) => extent.at(dims).and_then(|n| i64::try_from(n).ok()).map(Argument::Scalar).ok_or_else(none),
+        Given::TensorMap(view) => Ok(Argument::TensorMap(view.buffer, view.at(dims).ok_or_else(none)?)),
+    });
+    // Without blocks it does nothing, and a tensor may be empty that it is given.
+    let args = if blocks == 0 { Vec::new() } else { args.collect::<Result<_, String>>()? };
+    let (working, each) = match &launch.working {
+        Some(working) if blocks > 0 => {
+            (working_blocks(working, dims, &memory[working.buffer])?.min(blocks), working.each.at(dims).ok_or_else(none)?)
+        }
+        Some(_) | None => (blocks, blocks),
+    };
+    Ok(Call { args, blocks, working, each })
+}
+
+/// The blocks of launches of which each follows the one before it, as early as they may begin: for one that is counted those of all
+/// launches, then for the next one; those without work at the end. Of one launch, all its blocks.
+fn in_turn(calls: &[Call]) -> Vec<(usize, Range<u64>)> {
+    if let [call] = calls {
+        return if call.blocks == 0 { Vec::new() } else { vec![(0, 0..call.blocks)] };
+    }
+    let parts = |call: &Call| call.working.div_ceil(call.each.max(1));
+    let most = calls.iter().map(parts).max().unwrap_or(0);
+    let of_part = |part: u64| {
+        let up_to = |call: &Call, part: u64| part.saturating_mul(call.each).min(call.working);
+        calls.iter().enumerate().map(move |(i, call)| (i, up_to(call, part)..up_to(call, part + 1)))
+    };
+    let without_work = calls.iter().enumerate().map(|(i, call)| (i, call.working..call.blocks));
+    (0..most).flat_map(of_part).chain(without_work).filter(|(_, blocks)| !blocks.is_empty()).collect()
 }
 
 /// How many blocks have work, by what was counted.
@@ -164,7 +201,7 @@ pub fn interp_early(
 ) -> Result<(), Fault> {
     let text = |at: &Location| super::print::text_in_kernel(kernel, at);
     verify_kernel(kernel, machine).map_err(|found| first(found, text))?;
-    let stop = Run::new(0, kernel, machine, args, memory).and_then(|run| run.early(changing).grid(blocks));
+    let stop = Run::new(0, kernel, machine, args, memory).and_then(|run| run.early(changing).grid(0..blocks));
     stop.map_err(|stop| Fault { text: text(&stop.at), at: stop.at, message: stop.message })
 }
 

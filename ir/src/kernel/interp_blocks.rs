@@ -76,15 +76,17 @@ fn slot(local: &Local, threads: usize) -> Slot {
 
 impl<'a> Run<'a> {
     /// All blocks, to their ends.
-    pub(super) fn grid(mut self, blocks: u64) -> Result<(), Stop> {
+    pub(super) fn grid(mut self, blocks: Range<u64>) -> Result<(), Stop> {
         let stop = |message: String| Stop { at: Location::Kernel(self.index), message };
         let cluster = self.kernel.cluster.max(1);
-        let blocks = u32::try_from(blocks).ok().filter(|blocks| *blocks <= i32::MAX as u32);
-        let blocks = blocks.ok_or_else(|| stop("too many blocks".to_string()))?;
-        if !blocks.is_multiple_of(cluster) {
+        let number = |blocks: u64| u32::try_from(blocks).ok().filter(|blocks| *blocks <= i32::MAX as u32);
+        let (Some(start), Some(end)) = (number(blocks.start), number(blocks.end)) else {
+            return Err(stop("too many blocks".to_string()));
+        };
+        if let Some(blocks) = [start, end].into_iter().find(|blocks| !blocks.is_multiple_of(cluster)) {
             return Err(stop(format!("{blocks} blocks are not whole clusters of {cluster}")));
         }
-        (0..blocks / cluster).try_for_each(|number| self.cluster(number * cluster..(number + 1) * cluster))
+        (start / cluster..end / cluster).try_for_each(|number| self.cluster(number * cluster..(number + 1) * cluster))
     }
 
     /// The blocks of a cluster, to their ends: each goes on as far as it gets, then the next.

@@ -148,9 +148,17 @@ pub struct Working {
     pub buffer: usize,
     /// Blocks for each that is counted.
     pub each: Extent,
+    /// Whether blocks for one that is counted need no more of the launch before it than the blocks for the same one, so that they may begin
+    /// when these have ended. That launch has work by the same buffer.
+    pub follows: bool,
 }
 
 impl Launch {
+    /// Whether its blocks may begin while those of the launch before it have not all ended: see [`Working::follows`].
+    pub fn follows(&self) -> bool {
+        self.working.as_ref().is_some_and(|working| working.follows)
+    }
+
     /// The formulas in it.
     pub fn formulas(&self) -> impl Iterator<Item = &Extent> {
         let of_blocks = self.working.iter().map(|working| &working.each).chain([&self.grid]);

@@ -251,13 +251,13 @@ impl<'t> Parser<'t> {
         Ok(launches)
     }
 
-    /// `%buffer * extent`.
+    /// `%buffer * extent`, and perhaps `follows`.
     fn working(&mut self, buffers: &[Buffer]) -> Parsed<Working> {
         let unknown = self.wrong("there is no such buffer");
         let name = self.name('%')?;
         let buffer = buffers.iter().position(|buffer| buffer.name == name).ok_or(unknown)?;
         self.expect("*")?;
-        Ok(Working { buffer, each: self.extent()? })
+        Ok(Working { buffer, each: self.extent()?, follows: self.take("follows") })
     }
 
     fn buffer(&mut self) -> Parsed<Buffer> {

@@ -141,9 +141,9 @@ fn launch_line(program: &Program, launch: &Launch) -> String {
     });
     let args: Vec<String> = args.collect();
     let early = if launch.early { " early" } else { "" };
-    let working = launch.working.as_ref().map_or(String::new(), |Working { buffer, each }| {
+    let working = launch.working.as_ref().map_or(String::new(), |Working { buffer, each, follows }| {
         let buffer = program.buffers.get(*buffer).map_or("%?".to_string(), |buffer| name('%', &buffer.name));
-        format!(" working {buffer} * {each}")
+        format!(" working {buffer} * {each}{}", if *follows { " follows" } else { "" })
     });
     format!("    launch {kernel}({}) grid {}{early}{working}", args.join(", "), launch.grid)
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::print::Names;
 use super::uniform::{Agreement, agreements};
-use super::verify_early::wrong_early;
+use super::verify_early::{wrong_early, wrong_followers};
 use super::verify_tensor::wrong_view;
 use super::{
     Arg, Binary, Block, Buffer, Expr, Given, Handle, Kernel, Launch, Local, Location, Param, ParamKind, Place, Program, Role,
@@ -131,6 +131,7 @@ pub(super) fn divides_by_zero(extent: &Extent) -> bool {
 fn check_regimes(program: &Program, machine: &Machine, found: &mut Vec<Violation>) {
     let early = |launches: &[Launch], locate: &dyn Fn(usize) -> Location| {
         let wrong = wrong_early(program, launches, machine).into_iter();
+        let wrong = wrong.chain(wrong_followers(program, launches, machine));
         wrong.map(|(i, message)| Violation { at: locate(i), message }).collect::<Vec<_>>()
     };
     if program.regimes.is_empty() {
@@ -227,7 +228,7 @@ fn check_launch(program: &Program, launch: &Launch, stage: Stage) -> Vec<String>
 }
 
 /// Why a machine cannot read how many blocks have work.
-fn wrong_count(program: &Program, launch: &Launch, Working { buffer, each }: &Working) -> Option<String> {
+fn wrong_count(program: &Program, launch: &Launch, Working { buffer, each, follows: _ }: &Working) -> Option<String> {
     let Some(of) = program.buffers.get(*buffer) else { return Some("there is no such buffer".to_string()) };
     let wrong = [
         (divides_by_zero(each), format!("{each} divides by zero")),

@@ -1,7 +1,7 @@
 //! The rules of launches that may begin before the one before them has ended.
 
 use super::uniform::Agreement;
-use super::verify::Check;
+use super::verify::{Check, writes};
 use super::{Arg, Launch, Location, Place, Program};
 use crate::Machine;
 
@@ -27,6 +27,34 @@ pub(super) fn wrong_early(program: &Program, launches: &[Launch], machine: &Mach
                 let name = kernel.params.get(param as usize).map_or("?", |param| &param.name);
                 wrong(format!("%{name}: it is early, and reads %{} before it waits for what writes that", buffer.name));
             }
+        }
+    }
+    found
+}
+
+/// What is wrong with launches as ones that follow the one before them part by part: the number of each, and why. That a part needs no more
+/// than the same part before it is seen where a program is interpreted.
+pub(super) fn wrong_followers(program: &Program, launches: &[Launch], machine: &Machine) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (i, launch) in launches.iter().enumerate().filter(|(_, launch)| launch.follows()) {
+        let mut wrong = |message: String| found.push((i, message));
+        if machine.has_threads() {
+            wrong(format!("{} begins a launch before the one before it has ended where it is early", machine.name));
+        }
+        let Some(before) = i.checked_sub(1).map(|before| &launches[before]) else {
+            wrong("the first launch follows none".to_string());
+            continue;
+        };
+        let counted = |launch: &Launch| launch.working.as_ref().map(|working| working.buffer);
+        if counted(before) != counted(launch) {
+            wrong("it follows a launch that has no work by the same buffer".to_string());
+        }
+        if before.follows() {
+            wrong("it follows a launch that follows another".to_string());
+        }
+        let used = before.args.iter().filter_map(Arg::buffer);
+        for buffer in used.filter(|buffer| writes(program, launch, *buffer)).filter_map(|buffer| program.buffers.get(buffer)) {
+            wrong(format!("it writes %{}, which the launch that it follows is given", buffer.name));
         }
     }
     found

@@ -1,7 +1,7 @@
 //! The memory of a program: names, roles and shapes. Which kernel reads or writes it is said where kernels are launched.
 
 use crate::graph::{Dim, OUTPUT, Param, Type};
-use crate::kernel::{Buffer, Given, Role, View, Working};
+use crate::kernel::{Buffer, Given, Launch, Role, View, Working};
 use crate::{DType, Extent};
 
 /// A buffer's place in the program.
@@ -21,8 +21,13 @@ impl BufferId {
     }
 
     /// Blocks with work: so many for each that it counts.
-    pub(super) fn working(self, each: Extent) -> Working {
-        Working { buffer: self.0, each }
+    pub(super) fn working(self, each: Extent, follows: bool) -> Working {
+        Working { buffer: self.0, each, follows }
+    }
+
+    /// Whether it counts the blocks of a launch that have work.
+    pub(super) fn counts(self, launch: &Launch) -> bool {
+        launch.working.as_ref().is_some_and(|working| working.buffer == self.0)
     }
 }
 

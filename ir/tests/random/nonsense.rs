@@ -43,7 +43,7 @@ fn launch(r: &mut Random) -> Launch {
         }
     };
     let args = (0..r.below(4)).map(|_| Arg { param: name(r), given: given(r) }).collect();
-    let working = (r.below(2) == 0).then(|| Working { buffer: r.below(4), each: extent(r) });
+    let working = (r.below(2) == 0).then(|| Working { buffer: r.below(4), each: extent(r), follows: r.below(2) == 0 });
     Launch { args, kernel: r.below(3), grid: Extent::Const(r.next()), early: r.below(2) == 0, working }
 }
 

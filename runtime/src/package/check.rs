@@ -234,6 +234,15 @@ fn check_target(manifest: &Manifest, target: &Target) -> Result<(), Error> {
     for launches in sequences {
         let early = launches.first().is_some_and(|launch| launch.early);
         ensure!(!early, "target `{name}`: the first launch of a sequence is early");
+        let counted = |launch: &Launch| launch.working.as_ref().map(|working| working.buffer);
+        for (at, launch) in launches.iter().enumerate().filter(|(_, launch)| launch.follows()) {
+            let before = at.checked_sub(1).map(|before| &launches[before]);
+            let fits = before.is_some_and(|before| counted(before) == counted(launch) && !before.follows());
+            ensure!(
+                fits,
+                "target `{name}`: launch {at} of a sequence follows one that has no work by the same buffer, or follows another"
+            );
+        }
     }
     let early = target.kind == TargetKind::Host && target.launches().any(|launch| launch.early);
     ensure!(!early, "target `{name}`: an early launch on the host");

@@ -114,7 +114,8 @@ fn lives(manifest: &Manifest, target: &Target, regime: &Regime) -> Vec<Life> {
         }
     };
     for (at, launch) in regime.launches.iter().enumerate() {
-        used(at, launch, at);
+        // What follows another is in use with it.
+        used(at.saturating_sub(usize::from(launch.follows())), launch, at);
     }
     for launch in &target.update {
         used(regime.launches.len(), launch, usize::MAX);

@@ -513,6 +513,12 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// Whether its blocks may begin while those of the launch before it have not all ended.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        self.working.as_ref().is_some_and(|working| working.follows)
+    }
+
     /// Its formulas.
     pub fn formulas(&self) -> impl Iterator<Item = &Extent> {
         let of_blocks = self.working.iter().map(|working| &working.each).chain([&self.grid]);
@@ -530,6 +536,10 @@ pub struct Working {
     pub buffer: u32,
     /// Blocks for each that is counted.
     pub each: Extent,
+    /// The blocks for one that is counted need no more of the launch before it than the blocks for the same one, and may begin when these have
+    /// ended. That launch has work by the same buffer, and does not follow another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follows: bool,
 }
 
 /// One argument of a launch.

@@ -174,9 +174,12 @@ impl<'g> Plan<'g> {
         let specs: Vec<&Gemm> = next.iter().map(|next| &next.spec).collect();
         let tiled = gemm::together(&name, &[&part.spec], &specs, self.machine);
         let counts = gemm::counts(&[&part.spec], self.machine).into_iter().map(|(name, of)| arg(name, of));
+        let before = self.launches.last().filter(|before| !self.machine.has_threads() && !before.follows());
+        // All that a product of grouped rows has of another is in the rows of its tile.
+        let follows = routing.zip(before).is_some_and(|(routing, before)| routing.tile_count.counts(before));
         self.launch(tiled.kernel, tiled.grid, part.args.into_iter().chain(counts).chain(next_args(&next)).collect())?;
         if let (Some(launch), Some(routing), Some(of_tile)) = (self.launches.last_mut(), routing, tiled.of_tile) {
-            launch.working = Some(routing.tile_count.working(of_tile));
+            launch.working = Some(routing.tile_count.working(of_tile, follows));
         }
         Ok(Value::Tensor(part.result))
     }
