@@ -61,7 +61,7 @@ static int follows(const together *all, uint32_t at, uint64_t each[2]) {
     return each[0] > 0 && each[1] > 0;
 }
 
-static void look(int *looks) {
+static void pass_time(int *looks) {
     if (++*looks >= SPINS) sched_yield();
     else spin();
 }
@@ -69,7 +69,7 @@ static void look(int *looks) {
 /* Waits until blocks before `end` of a launch have ended. */
 static void wait_for(together *all, uint32_t at, uint64_t end) {
     launched *of = &all->of[at];
-    for (int looks = 0;; look(&looks)) {
+    for (int looks = 0;; pass_time(&looks)) {
         uint64_t blocks = atomic_load_explicit(&of->blocks, memory_order_relaxed);
         if (atomic_load_explicit(&of->done, memory_order_acquire) == blocks) return;
         /* A thread that has taken a block has come, and has said before what is in hand. */
@@ -155,7 +155,7 @@ static void go_through(void *arg, uint64_t begin, uint64_t end) {
         int is_followed = next < all->count && atomic_load_explicit(&all->of[next].follows, memory_order_relaxed);
         if (run_shares(all, at, is_followed ? &all->hands[number] : NULL)) begin_launch(all, next);
         else if (is_followed && run_shares(all, next, NULL)) begin_launch(all, next + 1);
-        for (int looks = 0; atomic_load_explicit(&all->under_way, memory_order_acquire) == at;) look(&looks);
+        for (int looks = 0; atomic_load_explicit(&all->under_way, memory_order_acquire) == at;) pass_time(&looks);
     }
 }
 

@@ -189,7 +189,7 @@ impl Together<'_> {
             }
             let mut looks = 0;
             while self.under_way.load(Ordering::Acquire) == at {
-                look(&mut looks);
+                pass_time(&mut looks);
             }
         }
     }
@@ -211,13 +211,13 @@ impl Together<'_> {
                     return;
                 }
             }
-            look(&mut looks);
+            pass_time(&mut looks);
         }
     }
 }
 
-/// Lets time go by.
-fn look(looks: &mut usize) {
+/// Between two looks at what others do.
+fn pass_time(looks: &mut usize) {
     *looks += 1;
     if *looks < LOOKS { hint::spin_loop() } else { thread::yield_now() }
 }
