@@ -268,6 +268,8 @@ pub enum CpuFeature {
     Avx512Vl,
     /// Dot products of pairs of bf16.
     Avx512Bf16,
+    /// Dot products of four 8-bit integers, in vectors of 64 bytes.
+    Avx512Vnni,
     /// Dot products of four 8-bit integers, in vectors of 32 bytes.
     AvxVnni,
     /// Tiles: registers of 16 rows of 64 bytes.
@@ -299,6 +301,7 @@ impl CpuFeature {
             CpuFeature::Avx512Dq => "avx512dq",
             CpuFeature::Avx512Vl => "avx512vl",
             CpuFeature::Avx512Bf16 => "avx512bf16",
+            CpuFeature::Avx512Vnni => "avx512vnni",
             CpuFeature::AvxVnni => "avxvnni",
             CpuFeature::AmxTile => "amx-tile",
             CpuFeature::AmxBf16 => "amx-bf16",
@@ -330,6 +333,7 @@ impl CpuFeature {
             | CpuFeature::Avx512Dq
             | CpuFeature::Avx512Vl
             | CpuFeature::Avx512Bf16
+            | CpuFeature::Avx512Vnni
             | CpuFeature::AvxVnni
             | CpuFeature::AmxTile
             | CpuFeature::AmxBf16

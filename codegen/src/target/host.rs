@@ -290,8 +290,8 @@ mod tests {
         assert_eq!(asked(&[Avx2, Bmi1, Fma]), pair("x86-64", "+avx2,+bmi,+fma"));
         let client = [Avx2, Bmi1, Bmi2, F16c, Fma, Lzcnt, Movbe, AvxVnni];
         assert_eq!(asked(Box::leak(Box::new(client))), pair("x86-64-v3", "+avxvnni"));
-        let server = [X86_64_V4, &[Avx512Bf16, AmxTile, AmxBf16, AmxInt8]].concat();
-        assert_eq!(asked(server.leak()), pair("x86-64-v4", "+avx512bf16,+amx-tile,+amx-bf16,+amx-int8"));
+        let server = [X86_64_V4, &[Avx512Bf16, Avx512Vnni, AmxTile, AmxBf16, AmxInt8]].concat();
+        assert_eq!(asked(server.leak()), pair("x86-64-v4", "+avx512bf16,+avx512vnni,+amx-tile,+amx-bf16,+amx-int8"));
         assert_eq!(asked_of(Architecture::Aarch64, AARCH64), pair("generic", ""));
         assert_eq!(asked_of(Architecture::Aarch64, &[Neon, Bf16]), pair("generic", "+bf16"));
     }
