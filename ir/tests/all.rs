@@ -10,6 +10,7 @@ mod graph_verify;
 mod kernel_cluster;
 mod kernel_group;
 mod kernel_interp;
+mod kernel_launches;
 mod kernel_text;
 mod kernel_verify;
 mod layer;
