@@ -78,7 +78,9 @@ def workspace(manifest, target, T, S):
     """Where each workspace buffer lies, by index, and how long they are together."""
     buffers, own, lives = manifest["buffers"], regime(target, T), {}
     count = len(own["launches"])
-    steps = [(launch, at, at) for at, launch in enumerate(own["launches"])]
+    # A launch that follows another may be under way together with it.
+    follows = lambda launch: launch.get("working", {}).get("follows", False)
+    steps = [(launch, at - follows(launch), at) for at, launch in enumerate(own["launches"])]
     for launch, first, last in steps + [(launch, count, math.inf) for launch in target.get("update", [])]:
         for b in (arg["buffer"] for arg in launch["args"] if "buffer" in arg):
             if buffers[b]["role"] == "workspace":

@@ -58,7 +58,9 @@ fn check_workspace(manifest: &Manifest) {
             let launches = &target.regime(tokens).unwrap().launches;
             let uses = |place: &Place| {
                 let names = |launch: &&Launch| launch.args.iter().any(|arg| arg.buffer() == Some(place.buffer));
-                let of_run = launches.iter().enumerate().filter(|(_, launch)| names(launch)).map(|(at, _)| at);
+                // A launch that follows another may be under way together with it.
+                let while_under_way = |(at, launch): (usize, &Launch)| at - usize::from(launch.follows())..=at;
+                let of_run = launches.iter().enumerate().filter(|(_, launch)| names(launch)).flat_map(while_under_way);
                 let is_read =
                     manifest.buffers[place.buffer].observe.is_some() || target.update.iter().any(|launch| names(&launch));
                 of_run.chain(is_read.then_some(usize::MAX)).collect::<Vec<_>>()
