@@ -180,7 +180,7 @@ mod tests {
     /// Else no CPU would be found to have them.
     #[test]
     fn the_runtime_knows_the_features_of_every_host() {
-        let own = if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 };
+        let own = Architecture::own();
         for machine in MACHINES {
             if let MachineKind::Host { architecture, features } = machine.kind
                 && architecture == own

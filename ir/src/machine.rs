@@ -230,6 +230,13 @@ pub enum Architecture {
     Aarch64,
 }
 
+impl Architecture {
+    /// That of this program; on others than these x86-64, which they then have nothing of.
+    pub const fn own() -> Architecture {
+        if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 }
+    }
+}
+
 impl std::fmt::Display for Architecture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

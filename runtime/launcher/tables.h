@@ -34,7 +34,7 @@ typedef struct {
     uint32_t kernel, grid, early, args, num_args;
     uint32_t counted; /* the launch's argument whose first i32, times the value `each`, is how many blocks have work; NONE: all may have */
     uint32_t each;
-    uint32_t follows; /* blocks for one that is counted may begin when those of the step before for the same one have ended */
+    uint32_t follows; /* blocks for one that is counted may begin when those of the step before, for it and those before it, have ended */
 } moec_step;
 
 typedef struct {

@@ -120,8 +120,8 @@ pub struct Working {
     pub argument: usize,
     /// Blocks for each that is counted.
     pub each: u64,
-    /// Whether blocks for one that is counted may begin when those of the launch before it for the same one have ended. A device may let them
-    /// wait for all.
+    /// Whether blocks for one that is counted may begin when those of the launch before it for the same one, and for those before, have ended.
+    /// A device may let them wait for all.
     pub follows: bool,
 }
 

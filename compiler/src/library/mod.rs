@@ -190,7 +190,7 @@ impl Library {
         if layers.is_empty() {
             return Err(Refused::Clash("there is no package to link".to_string()));
         }
-        let own = if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 };
+        let own = Architecture::own();
         let mut library = Library { layers: Vec::new(), architecture: own };
         for packages in layers {
             let tables = Tables::new(&packages)?;

@@ -148,8 +148,8 @@ pub struct Working {
     pub buffer: usize,
     /// Blocks for each that is counted.
     pub each: Extent,
-    /// Whether blocks for one that is counted need no more of the launch before it than the blocks for the same one, so that they may begin
-    /// when these have ended. That launch has work by the same buffer.
+    /// Whether blocks for one that is counted need no more of the launch before it than the blocks for the same one and for those before, so
+    /// that they may begin when these have ended. That launch has work by the same buffer.
     pub follows: bool,
 }
 

@@ -15,7 +15,7 @@ use crate::error::Error;
 
 /// Jobs that can be published at once; a caller beyond them works alone.
 const SLOTS: usize = 64;
-/// How often a thread looks for work before it sleeps, about a millisecond in all, in which others may have its processor: long enough to be
+/// How often a thread looks for work before it sleeps, a few milliseconds in all, in which others may have its processor: long enough to be
 /// there for the next of several runs, since a thread that slept comes some 0.1 ms late, a twentieth of a decoded token's layer.
 const LOOKS: usize = 4096;
 /// How many sleepers a caller wakes, and each that was woken in turn: all are awake after a few steps, none wakes them all.

@@ -536,8 +536,8 @@ pub struct Working {
     pub buffer: u32,
     /// Blocks for each that is counted.
     pub each: Extent,
-    /// The blocks for one that is counted need no more of the launch before it than the blocks for the same one, and may begin when these have
-    /// ended. That launch has work by the same buffer, and does not follow another.
+    /// The blocks for one that is counted need no more of the launch before it than the blocks for the same one and for those before, and may
+    /// begin when these have ended. That launch has work by the same buffer, and does not follow another.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub follows: bool,
 }
