@@ -140,11 +140,12 @@ typedef struct {
     /* In the order of moec_info.params. Those that no launch of a run is given (moec_api.manifest) may go once this returned on a CPU. */
     const moec_tensor *const *weights;
     uint32_t num_weights;
-    uint32_t flags;       /* 0 */
+    uint32_t flags;       /* 0, MOEC_BIND_PREPARED */
     void *prepared;       /* prepared_size bytes; null where that is 0 */
     size_t prepared_bytes;
     void *stream; /* CUstream on which prepared memory is written, before any run on another stream */
 } moec_bind_args;
+#define MOEC_BIND_PREPARED 1u /* prepared has what an earlier bind of these weights for this target wrote: nothing is launched */
 
 typedef struct {
     size_t struct_size;

@@ -102,7 +102,7 @@ static moec_status prepare_run(const moec_handle *h, const moec_run_args *given,
     moec_status status = is_own(h);
     if (status) return status;
     READ(moec_run_args, args, given);
-    READ_FLAGS(moec_run_args, args);
+    READ_FLAGS(moec_run_args, args, 0u);
     const moec_info *info = tables.info;
     uint32_t activations = info->num_inputs + info->num_outputs, wanted = activations + (args.binding ? 0 : info->num_weights);
     if (!args.params || args.num_params != wanted)

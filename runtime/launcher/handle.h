@@ -157,16 +157,17 @@ static int has_device(int32_t type) {
     } while (0)
 
 /* A flag asks for what this library does not have. */
-#define READ_FLAGS(type, from) \
+#define READ_FLAGS(type, from, known) \
     do { \
-        if ((from).flags) return fail(MOEC_E_ABI, "%s: the flags %#x of " #type " are not known", tables.info->layer, (from).flags); \
+        uint32_t others = (from).flags & ~(known); \
+        if (others) return fail(MOEC_E_ABI, "%s: the flags %#x of " #type " are not known", tables.info->layer, others); \
     } while (0)
 
 static moec_status create(const moec_options *given, moec_handle **out) {
     if (!out) return fail(MOEC_E_ARG, "create: no place for the handle");
     *out = NULL;
     READ(moec_options, options, given);
-    READ_FLAGS(moec_options, options);
+    READ_FLAGS(moec_options, options, 0u);
     moec_handle *h = calloc(1, sizeof *h);
     if (!h) return fail(MOEC_E_NOMEM, "out of host memory");
     h->tables = &tables;

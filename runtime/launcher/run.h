@@ -121,7 +121,7 @@ static moec_status bind(const moec_handle *h, const moec_bind_args *given, moec_
     moec_status status = is_own(h);
     if (status) return status;
     READ(moec_bind_args, args, given);
-    READ_FLAGS(moec_bind_args, args);
+    READ_FLAGS(moec_bind_args, args, MOEC_BIND_PREPARED);
     const moec_info *info = tables.info;
     if (args.num_weights != info->num_weights || (!args.weights && info->num_weights > 0))
         return fail(MOEC_E_ARG, "%s: %u weights, not %u", info->layer, args.num_weights, info->num_weights);
@@ -140,9 +140,11 @@ static moec_status bind(const moec_handle *h, const moec_bind_args *given, moec_
     uint32_t first = info->num_inputs + info->num_outputs;
     for (uint32_t i = 0; i < info->num_weights; i++)
         if ((status = address(h, first + i, args.weights[i], r.values, &r.params[first + i], &r.token_bytes[first + i]))) return status;
-    if ((status = check_steps(&r, h->target->prepare, h->target->num_prepare))) return status;
-    if ((status = is_done_now(h, args.stream))) return status;
-    if ((status = launch_steps(&r, h->target->prepare, h->target->num_prepare))) return status;
+    if (!(args.flags & MOEC_BIND_PREPARED)) {
+        if ((status = check_steps(&r, h->target->prepare, h->target->num_prepare))) return status;
+        if ((status = is_done_now(h, args.stream))) return status;
+        if ((status = launch_steps(&r, h->target->prepare, h->target->num_prepare))) return status;
+    }
     moec_binding *binding = malloc(sizeof *binding + info->num_weights * sizeof *binding->weights);
     if (!binding) return fail(MOEC_E_NOMEM, "out of host memory");
     binding->handle = h;

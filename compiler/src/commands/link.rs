@@ -43,7 +43,7 @@ fn kinds(arguments: &Link) -> Result<Vec<Kind>, Diagnostic> {
         ([], Some(path)) => match suffix(path) {
             Some(kind) => Ok(vec![kind]),
             None => Err(Diagnostic::new(Code::UsageConflict, format!("the name {} does not say what to write", path.display()))
-                .help("end it with .so, .a, .o, .c, .h, .rs or .fatbin, or add `--emit cdylib`")),
+                .help("end it with .so, .a, .o, .c, .h, .rs, .py or .fatbin, or add `--emit cdylib`")),
         },
         ([], None) => Ok(vec![Kind::Shared]),
         (_, _) => Ok(kinds),

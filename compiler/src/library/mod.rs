@@ -4,7 +4,7 @@
 //! What is the same for all layers is the launcher, C in `runtime/launcher/`. What differs is data: `tables` makes it of
 //! packages, `formulas` the part that depends on the batch, `places` says where buffers lie, `numbers` has the header's; `c`
 //! writes it as C, `data` as an object (`elf`). `kernels` has what the tables refer to, and `linked` puts all of it together.
-//! `fatbin` has the images of GPUs alone. `rust` is a module by which Rust calls the library.
+//! `fatbin` has the images of GPUs alone. `rust` and `python` are modules by which these call the library.
 
 mod c;
 mod data;
@@ -15,6 +15,7 @@ mod kernels;
 mod linked;
 mod numbers;
 mod places;
+mod python;
 mod rust;
 mod tables;
 
@@ -93,6 +94,8 @@ pub enum Kind {
     Rust,
     /// The same, with streams and slices of cudarc 0.19 too.
     RustCudarc,
+    /// A Python file for PyTorch: operators, and a module; it loads the `cdylib` of its folder.
+    Python,
     /// The kernels of all targets as a relocatable object.
     #[value(name = "obj")]
     Object,
@@ -111,7 +114,7 @@ impl Kind {
     #[must_use]
     pub fn is_text(self) -> bool {
         match self {
-            Kind::C | Kind::Header | Kind::Rust | Kind::RustCudarc => true,
+            Kind::C | Kind::Header | Kind::Rust | Kind::RustCudarc | Kind::Python => true,
             Kind::Object | Kind::Fatbin | Kind::Static | Kind::Shared => false,
         }
     }
@@ -123,6 +126,7 @@ impl Kind {
             "c" => Some(Kind::C),
             "h" => Some(Kind::Header),
             "rs" => Some(Kind::Rust),
+            "py" => Some(Kind::Python),
             "o" => Some(Kind::Object),
             "fatbin" => Some(Kind::Fatbin),
             "a" => Some(Kind::Static),
@@ -139,6 +143,7 @@ impl Kind {
             Kind::Header => format!("{prefix}.h"),
             Kind::Rust => format!("{prefix}.rs"),
             Kind::RustCudarc => format!("{prefix}_cudarc.rs"),
+            Kind::Python => format!("{prefix}.py"),
             Kind::Object => format!("{prefix}.o"),
             Kind::Fatbin => format!("{prefix}.fatbin"),
             Kind::Static => format!("lib{prefix}.a"),
@@ -227,6 +232,7 @@ impl Library {
             Kind::Header => of_layer(&|layer| Ok(c::header(&layer.prefix, &layer.tables).into_bytes())),
             Kind::Rust => of_layer(&|layer| module(layer, Cudarc::Without)),
             Kind::RustCudarc => of_layer(&|layer| module(layer, Cudarc::With)),
+            Kind::Python => of_layer(&|layer| Ok(python::module(&layer.prefix, &layer.tables).into_bytes())),
             Kind::Object => of_layer(&|layer| kernels::object(self.architecture, &layer.tables)),
             Kind::Fatbin => of_layer(&|layer| fatbin::made(&layer.tables)),
             Kind::Static | Kind::Shared => {

@@ -1,10 +1,11 @@
 //! Libraries that moec makes, from outside: programs of `tests/c/`, which have the C ABI's header and nothing else of moec.
-//! `host` runs them on this CPU, `arm` on an emulated one, `gpu` against a driver that runs nothing, `rust` those of `tests/rust/`. Where
-//! there is no C compiler they are skipped.
+//! `host` runs them on this CPU, `arm` on an emulated one, `gpu` against a driver that runs nothing, `rust` and `python` those of
+//! `tests/rust/` and `tests/python/`. Where there is no C compiler they are skipped.
 
 mod arm;
 mod gpu;
 mod host;
+mod python;
 mod rust;
 
 use std::fs;
