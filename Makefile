@@ -46,6 +46,12 @@ test-engines: setup ## Run the examples of engines, of which `test` runs the lig
 	@cargo build --locked --package moec
 	@scripts/test_engines.sh
 
+.PHONY: test-torch
+test-torch: setup ## Run the tests in PyTorch and transformers, which it installs into .tools/torch (1.6 GB).
+	@scripts/fetch_torch.sh
+	@cargo build --locked --package moec
+	@scripts/test_torch.sh
+
 .PHONY: test-browser
 test-browser: setup ## Open the pages of `moec route` in headless Chromium; skipped by name where there is none.
 	@cargo build --locked --package moec

@@ -184,16 +184,16 @@ class Layer:
             self._check(param, dtype, tuple([tokens if extent == "T" else extent for extent in shape]), tensor, where)
         if prepared is not None:
             self._check_prepared(prepared, device.handle, where)
-            weights = [*weights, prepared]
-        key = (device.handle, *map(id, weights), *[weight.data_ptr() for weight in weights])
+        of = weights if prepared is None else [*weights, prepared]
+        key = (device.handle, *map(id, of), *[tensor.data_ptr() for tensor in of])
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._new_pool(key, where, weights if prepared is None else weights[:-1], prepared)
+            pool = self._new_pool(key, where, weights, prepared)
         # A thread takes a record out of the pool for the time of its run.
         try:
             record = pool.pop()
         except IndexError:
-            record = _Record(self, device, weights if prepared is None else weights[:-1], prepared)
+            record = _Record(self, device, weights, prepared)
         if record.arguments.tokens != tokens:
             record.arguments.set_tokens(tokens)
         for tensor, given in zip(record.activations, (*inputs, *outputs)):
@@ -209,7 +209,12 @@ class Layer:
         status = self._run_in_c(device.handle, run)
         pool.append(record)
         if status:
-            self.library.succeeded(status)
+            # Views may begin anywhere: those that begin where the kernels cannot read are copied.
+            copies = [tensor.clone() if tensor.data_ptr() % param.align else tensor for (param, _, _), tensor in zip(self._wanted, inputs)]
+            if all(tensor is given for tensor, given in zip(copies, inputs)):
+                self.library.succeeded(status)
+            else:
+                self._run(device, where, tokens, copies, weights, prepared, sequence_tokens, outputs, workspace, workspace_bytes)
 
     def _new_pool(self, key: Any, where: torch.device, weights: Any, prepared: Optional[torch.Tensor]) -> List[_Record]:
         """Checks weights, and remembers them as long as they are these objects at these addresses."""
@@ -407,6 +412,10 @@ def assemble(library: Library, tensors: Mapping[str, torch.Tensor], prefix: str 
     return weights, used
 
 
+def _prepare_anew(layer: "MoELayer", _: Any) -> None:
+    layer.prepare()
+
+
 class MoELayer(torch.nn.Module):
     """The layer as a module: `x` is `[T, H]` or `[batch, sequence, H]`, and `y` like it.
 
@@ -427,6 +436,7 @@ class MoELayer(torch.nn.Module):
             self.register_buffer(name, weights[param.name])
         self.register_buffer("prepared", None, persistent=False)
         self.prepare()
+        self.register_load_state_dict_post_hook(_prepare_anew)
 
     def _layer(self) -> Layer:
         if self.layer is None:
@@ -455,7 +465,8 @@ class MoELayer(torch.nn.Module):
     def prepare(self) -> None:
         """Prepares the weights, where the layer has that. Call it again after they have changed or were moved."""
         layer, weights = self._layer(), self.weights()
-        is_there = weights and weights[0].device.type in _KIND and layer._most_prepared
+        is_there = layer._most_prepared and all(
+            weight.device.type in _KIND and weight.dtype is dtype for weight, (_, dtype, _) in zip(weights, layer._wanted_weights))
         self.prepared = layer.prepare(weights) if is_there else None
 
     def _apply(self, fn: Any, recurse: bool = True) -> "MoELayer":
