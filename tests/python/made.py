@@ -11,10 +11,10 @@ BLOCKS = ROOT / "tests/fixtures/huggingface"
 sys.path.insert(0, str(ROOT / "runtime/python"))
 
 
-def compiled(folder, name, text):
+def compiled(folder, name, text, *arguments):
     """The Python file of a spec's layer as a module: made in a folder, and imported."""
-    folder = Path(folder, name)
-    command = [os.environ["MOEC"], "--quiet", "--allow", "MOE1101", "compile", "-", "--emit", "python,cdylib", "--out-dir", str(folder)]
+    folder = Path(folder, name, *arguments)
+    command = [os.environ["MOEC"], "--quiet", "--allow", "MOE1101", "compile", "-", "--emit", "python,cdylib", "--out-dir", str(folder), *arguments]
     subprocess.run(command, input=text, text=True, check=True)
     (file,) = folder.glob("*.py")
     spec = importlib.util.spec_from_file_location(file.stem, file)

@@ -412,14 +412,20 @@ def assemble(library: Library, tensors: Mapping[str, torch.Tensor], prefix: str 
     return weights, used
 
 
+def _rows(tensor: torch.Tensor, param: Param) -> torch.Tensor:
+    """An input with an axis of tokens, which a caller may have as batch and sequence."""
+    return tensor.reshape(-1, *param.shape[1:]).contiguous() if param.shape[:1] == ("T",) else tensor.contiguous()
+
+
 def _prepare_anew(layer: "MoELayer", _: Any) -> None:
     layer.prepare()
 
 
 class MoELayer(torch.nn.Module):
-    """The layer as a module: `x` is `[T, H]` or `[batch, sequence, H]`, and `y` like it.
+    """The layer as a module: `x` is `[T, H]` or `[batch, sequence, H]`, and so are its outputs.
 
-    Weights are buffers, so that `.to` and `state_dict` have them. Inputs beside `x`, such as `token_mask`, are keywords."""
+    Weights are buffers, so that `.to` and `state_dict` have them. Inputs beside `x`, such as `token_mask`, are keywords. Of a layer with several
+    outputs the result is a tuple."""
 
     layer: Optional[Layer] = None
 
@@ -492,16 +498,18 @@ class MoELayer(torch.nn.Module):
             names = [param.name for param in library.inputs[1:]]
             if sorted(inputs) != sorted(names):
                 raise LayerError(f"{library.name}: inputs beside x are {', '.join(names) or 'none'}", 2)
-            given = [inputs[name].reshape(-1) for name in names]
+            given = [_rows(inputs[param.name], param) for param in library.inputs[1:]]
         is_flat = x.dim() == 2
         flat = x if is_flat else x.reshape(-1, x.shape[-1])
         if not flat.is_contiguous():
             flat = flat.contiguous()
         weights = [buffers[name] for name in self._names]
         y = layer.call(flat, *given, weights, buffers["prepared"], x.shape[1] if x.dim() == 3 else 0)
-        first, *others = (y,) if len(library.outputs) == 1 else y
-        first = first if is_flat else first.view(x.shape)
-        return (first, *others) if others else first
+        if is_flat:
+            return y
+        if len(library.outputs) == 1:
+            return y.view(*x.shape[:-1], *y.shape[1:])
+        return tuple(one.view(*x.shape[:-1], *one.shape[1:]) if param.shape[:1] == ("T",) else one for param, one in zip(library.outputs, y))
 
     def extra_repr(self) -> str:
         library = self._layer().library
