@@ -14,32 +14,9 @@ enum { FFI_NONE = 0, FFI_INT = 1, FFI_DLTENSOR = 7, FFI_TENSOR = 70, FFI_OBJECT_
 __attribute__((weak)) extern void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message);
 __attribute__((weak)) extern void *TVMFFIEnvGetStream(int32_t device_type, int32_t device_id);
 
-enum { FFI_DEVICES = 16 };
-static _Atomic(moec_handle *) ffi_handles[2 * FFI_DEVICES];
-
 static int ffi_raised(moec_status status) {
     if (TVMFFIErrorSetRaisedFromCStr) TVMFFIErrorSetRaisedFromCStr(status == MOEC_E_NOMEM || status >= 0x10000 ? "RuntimeError" : "ValueError", error_text);
     return -1;
-}
-
-/* The device's handle, made at its first call. */
-static moec_status ffi_handle(moec_device device, const moec_handle **out) {
-    int is_cpu = device.device_type != MOEC_CUDA_GPU;
-    if (is_cpu) device.device_type = MOEC_CPU, device.device_id = 0;
-    if (device.device_id < 0 || device.device_id >= FFI_DEVICES) return fail(MOEC_E_ARG, "device %d is beyond %d", device.device_id, FFI_DEVICES - 1);
-    _Atomic(moec_handle *) *place = &ffi_handles[2 * device.device_id + is_cpu];
-    moec_handle *none = NULL, *made;
-    if ((*out = atomic_load(place))) return MOEC_OK;
-    moec_options options = {sizeof options, device, NULL, NULL, NULL, NULL, 0, 0};
-    moec_status status = create(&options, &made);
-    if (status) return status;
-    if (atomic_compare_exchange_strong(place, &none, made)) {
-        *out = made;
-    } else {
-        destroy(made);
-        *out = none;
-    }
-    return MOEC_OK;
 }
 
 /* T, and S where there are two numbers: the workspace of a run, and what aligning it may take. */
@@ -75,7 +52,7 @@ MOEC_EXPORT int MOEC_TVM_FFI(void *self, const void *given, int32_t count, void 
     if (count > wanted && args[wanted].type != FFI_INT) return ffi_raised(fail(MOEC_E_ARG, "%s: S is not an integer", tables.info->layer));
     const moec_tensor *workspace = tensors[wanted - 1];
     moec_device device = tensors[0]->device;
-    moec_status status = ffi_handle(device, &handle);
+    moec_status status = kept_handle(device, &handle);
     if (status) return ffi_raised(status);
     if (!is_on(handle, workspace->device))
         return ffi_raised(fail(MOEC_E_DEVICE, "%s: the workspace is on device (%d, %d)", tables.info->layer, workspace->device.device_type,
@@ -86,10 +63,8 @@ MOEC_EXPORT int MOEC_TVM_FFI(void *self, const void *given, int32_t count, void 
             return ffi_raised(fail(MOEC_E_LAYOUT, "%s: the workspace has gaps", tables.info->layer));
     int64_t bytes = (workspace->dtype.bits * workspace->dtype.lanes + 7) / 8;
     for (int32_t i = 0; i < workspace->ndim; i++) bytes *= workspace->shape[i];
-    char *at = (char *)workspace->data + workspace->byte_offset;
-    int64_t skipped = (int64_t)(-(uintptr_t)at % WORKSPACE_ALIGN);
-    moec_run_args run = {sizeof run, tensors, tables.info->num_params, 0, NULL, at + skipped, bytes > skipped ? (size_t)(bytes - skipped) : 0, NULL,
-                         count > wanted ? args[wanted].is.number : 0};
+    moec_run_args run = {sizeof run, tensors, tables.info->num_params, 0, NULL, NULL, 0, NULL, count > wanted ? args[wanted].is.number : 0};
+    give_workspace(&run, (char *)workspace->data + workspace->byte_offset, (size_t)bytes);
     if (device.device_type == MOEC_CUDA_GPU && TVMFFIEnvGetStream) run.stream = TVMFFIEnvGetStream(device.device_type, device.device_id);
     status = run_layer(handle, &run);
     return status ? ffi_raised(status) : 0;

@@ -11,7 +11,12 @@ use super::tables::{Cell, Holds, Row, Table, Tables};
 /// What the launcher needs of the system.
 const SYSTEM: &str = include_str!("../../../runtime/launcher/system.h");
 const TABLES: &str = include_str!("../../../runtime/launcher/tables.h");
-const TVM_FFI: &str = include_str!("../../../runtime/launcher/tvm_ffi.h");
+/// The functions for other engines.
+const ENGINES: [&str; 3] = [
+    include_str!("../../../runtime/launcher/kept.h"),
+    include_str!("../../../runtime/launcher/tvm_ffi.h"),
+    include_str!("../../../runtime/launcher/xla_ffi.h"),
+];
 
 /// The launcher of one layer.
 pub(super) fn source(prefix: &str, tables: &Tables) -> String {
@@ -24,10 +29,20 @@ pub(super) fn source(prefix: &str, tables: &Tables) -> String {
         tables.facts.compiler
     );
     out += SYSTEM;
-    out += &format!("#define MOEC_GET_API {prefix}_get_api\n#define MOEC_TVM_FFI __tvm_ffi_{prefix}\n");
-    for symbol in ["MOEC_GET_API(uint32_t wanted)", "MOEC_TVM_FFI(void *self, const void *args, int32_t count, void *result)"] {
-        let of = if symbol.starts_with("MOEC_GET") { "const moec_api *" } else { "int " };
-        out += &format!("MOEC_EXPORT {of}{symbol};\n");
+    let exported = [
+        ("MOEC_GET_API", format!("{prefix}_get_api"), "const moec_api *MOEC_GET_API(uint32_t wanted)"),
+        (
+            "MOEC_TVM_FFI",
+            format!("__tvm_ffi_{prefix}"),
+            "int MOEC_TVM_FFI(void *self, const void *args, int32_t count, void *result)",
+        ),
+        ("MOEC_XLA_FFI", format!("__xla_ffi_{prefix}"), "void *MOEC_XLA_FFI(void *call_frame)"),
+    ];
+    for (any, own, _) in &exported {
+        let _ = writeln!(out, "#define {any} {own}");
+    }
+    for (_, _, function) in &exported {
+        let _ = writeln!(out, "MOEC_EXPORT {function};");
     }
     out += "\n";
     out += TABLES;
@@ -37,12 +52,10 @@ pub(super) fn source(prefix: &str, tables: &Tables) -> String {
         out += &array(table);
     }
     out += &root(tables);
-    for part in LAUNCHER {
+    for part in LAUNCHER.iter().chain(&ENGINES) {
         out += "\n";
         out += part;
     }
-    out += "\n";
-    out += TVM_FFI;
     out
 }
 

@@ -43,6 +43,7 @@ fn launcher(architecture: Architecture, prefix: &str) -> Result<Vec<u8>, Refused
     let names = [
         ("moec_any_get_api", format!("{prefix}_get_api")),
         ("moec_any_tvm_ffi", format!("__tvm_ffi_{prefix}")),
+        ("moec_any_xla_ffi", format!("__xla_ffi_{prefix}")),
         ("tables", data::root(prefix)),
     ];
     for symbol in &mut builder.symbols {

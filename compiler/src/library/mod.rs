@@ -4,13 +4,14 @@
 //! What is the same for all layers is the launcher, C in `runtime/launcher/`. What differs is data: `tables` makes it of
 //! packages, `formulas` the part that depends on the batch, `places` says where buffers lie, `numbers` has the header's; `c`
 //! writes it as C, `data` as an object (`elf`). `kernels` has what the tables refer to, and `linked` puts all of it together.
-//! `fatbin` has the images of GPUs alone. `rust` and `python` are modules by which these call the library.
+//! `fatbin` has the images of GPUs alone. `rust` is a module by which Rust calls the library, `python` one for PyTorch, `jax` one for JAX.
 
 mod c;
 mod data;
 mod elf;
 mod fatbin;
 mod formulas;
+mod jax;
 mod kernels;
 mod linked;
 mod numbers;
@@ -96,6 +97,8 @@ pub enum Kind {
     RustCudarc,
     /// A Python file for PyTorch: operators, and a module; it loads the `cdylib` of its folder.
     Python,
+    /// A Python module with the layer as a function of JAX: to lie beside the shared library.
+    Jax,
     /// The kernels of all targets as a relocatable object.
     #[value(name = "obj")]
     Object,
@@ -114,7 +117,7 @@ impl Kind {
     #[must_use]
     pub fn is_text(self) -> bool {
         match self {
-            Kind::C | Kind::Header | Kind::Rust | Kind::RustCudarc | Kind::Python => true,
+            Kind::C | Kind::Header | Kind::Rust | Kind::RustCudarc | Kind::Python | Kind::Jax => true,
             Kind::Object | Kind::Fatbin | Kind::Static | Kind::Shared => false,
         }
     }
@@ -144,6 +147,7 @@ impl Kind {
             Kind::Rust => format!("{prefix}.rs"),
             Kind::RustCudarc => format!("{prefix}_cudarc.rs"),
             Kind::Python => format!("{prefix}.py"),
+            Kind::Jax => format!("{prefix}_jax.py"),
             Kind::Object => format!("{prefix}.o"),
             Kind::Fatbin => format!("{prefix}.fatbin"),
             Kind::Static => format!("lib{prefix}.a"),
@@ -233,6 +237,7 @@ impl Library {
             Kind::Rust => of_layer(&|layer| module(layer, Cudarc::Without)),
             Kind::RustCudarc => of_layer(&|layer| module(layer, Cudarc::With)),
             Kind::Python => of_layer(&|layer| Ok(python::module(&layer.prefix, &layer.tables).into_bytes())),
+            Kind::Jax => of_layer(&|layer| jax::module(&layer.prefix, &layer.tables).map(String::into_bytes)),
             Kind::Object => of_layer(&|layer| kernels::object(self.architecture, &layer.tables)),
             Kind::Fatbin => of_layer(&|layer| fatbin::made(&layer.tables)),
             Kind::Static | Kind::Shared => {
