@@ -42,7 +42,7 @@ test-quick: setup ## Run the tests that take seconds.
 
 .PHONY: test-engines
 test-engines: setup ## Run the examples of engines, of which `test` runs the light ones; what is absent is skipped by name.
-	@scripts/fetch_engine.sh tvm-ffi onnxruntime
+	@scripts/fetch_engine.sh tvm-ffi onnxruntime jax
 	@cargo build --locked --package moec
 	@scripts/test_engines.sh
 

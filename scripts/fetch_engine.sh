@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 
 for engine in "$@"; do
     wanted="examples/engines/$engine/requirements.txt"
+    [[ -f $wanted ]] || wanted="examples/$engine/requirements.txt"
     folder=".tools/engines/$engine"
     if cmp --silent "$wanted" "$folder/requirements.txt"; then continue; fi
     echo "setup: downloading $(paste --serial --delimiters=' ' "$wanted") (PyPI)"

@@ -11,7 +11,7 @@ PATH="$(dirname "$MOEC"):$PATH"
 unset MOEC_TARGET MOEC_PREBUILT_DIR
 
 if [[ $# == 0 ]]; then
-    for page in examples/engines/*/README.md; do set -- "$@" "$(basename "$(dirname "$page")")"; done
+    for page in examples/engines/*/README.md examples/jax/README.md; do set -- "$@" "$(basename "$(dirname "$page")")"; done
 fi
 
 # What the example needs and the machine lacks.
@@ -20,40 +20,42 @@ lacking() {
     case $1 in
     c | onnxruntime) set -- "$1" cc python3 ;;
     cpp) set -- "$1" c++ python3 ;;
-    tvm-ffi) set -- "$1" python3 ;;
+    tvm-ffi | jax) set -- "$1" python3 ;;
     rust | candle) set -- "$1" cargo python3 ;;
     *) echo "$0: what does $1 need?" >&2; exit 1 ;;
     esac
     for tool in "${@:2}"; do
         command -v "$tool" > /dev/null || { echo "$tool"; return; }
     done
-    if [[ -f examples/engines/$1/requirements.txt && ! -f .tools/engines/$1/requirements.txt ]]; then
+    if [[ -f $example/requirements.txt && ! -f .tools/engines/$1/requirements.txt ]]; then
         echo "the packages of scripts/fetch_engine.sh $1"
-    elif [[ -f examples/engines/$1/Cargo.lock ]] &&
-        ! cargo fetch --quiet --locked --manifest-path "examples/engines/$1/Cargo.toml" 2> /dev/null; then
+    elif [[ -f $example/Cargo.lock ]] &&
+        ! cargo fetch --quiet --locked --manifest-path "$example/Cargo.toml" 2> /dev/null; then
         echo "crates of its Cargo.lock"
     fi
 }
 
 status=0
 for engine in "$@"; do
+    example="examples/engines/$engine"
+    [[ -d $example ]] || example="examples/$engine"
     lacks="$(lacking "$engine")"
     if [[ -n $lacks ]]; then
-        echo "skipped: examples/engines/$engine: this machine lacks $lacks"
+        echo "skipped: $example: this machine lacks $lacks"
         continue
     fi
     # The packages are there already.
-    commands="$(sed -n '/^```sh$/,/^```$/p' "examples/engines/$engine/README.md" | sed -e '/^```/d' -e '/^python3 -m pip install /d')"
-    [[ -n $commands ]] || { echo "examples/engines/$engine/README.md has no commands" >&2; exit 1; }
+    commands="$(sed -n '/^```sh$/,/^```$/p' "$example/README.md" | sed -e '/^```/d' -e '/^python3 -m pip install /d')"
+    [[ -n $commands ]] || { echo "$example/README.md has no commands" >&2; exit 1; }
     started=$SECONDS
     folder="target/engines/$engine"
     mkdir -p "$folder"
     if PYTHONPATH="$PWD/.tools/engines/$engine" PYTHONDONTWRITEBYTECODE=1 CARGO_TARGET_DIR="$PWD/$folder" \
         bash -euo pipefail -c "$commands" > "$folder/log" 2>&1; then
-        echo "examples/engines/$engine: ok, $((SECONDS - started)) s"
+        echo "$example: ok, $((SECONDS - started)) s"
     else
         status=1
-        echo "examples/engines/$engine: FAILED"
+        echo "$example: FAILED"
         cat "$folder/log"
     fi
 done

@@ -98,7 +98,8 @@ pub(crate) enum Command {
   moec link layer.moec -o liblayer.so
   moec link layer-sm_90a.moec layer-host.moec -o liblayer.a
   moec link router.moec experts.moec -o libmoe.so
-  moec link layer.moec --emit c,header,obj --out-dir source")]
+  moec link layer.moec --emit c,header,obj --out-dir source
+  moec link layer.moec --emit cdylib,jax --out-dir for-jax")]
     Link(Link),
     /// Check specs without compiling them, or run their PTX on the emulator with every check on.
     #[command(after_help = "Examples:

@@ -30,6 +30,8 @@ fn a_suffix_says_what_to_write() {
     }
     product(&moec_in(folder.path(), &["link", "gpu.moec", "--emit", "header,c,cdylib", "--out-dir", "out"]));
     assert_eq!(names_in(&folder.path().join("out")), ["libtiny.so", "moec_abi.h", "tiny.c", "tiny.h"]);
+    product(&moec_in(folder.path(), &["link", "gpu.moec", "--emit", "cdylib,jax", "--out-dir", "jax"]));
+    assert_eq!(names_in(&folder.path().join("jax")), ["libtiny.so", "tiny_jax.py"]);
     // The same library without a package in between.
     product(&moec_in(
         folder.path(),
@@ -97,6 +99,7 @@ fn what_cannot_be_linked_is_refused() {
     let both = fs::read(folder.path().join("libboth.so")).unwrap();
     let has = |name: &str| both.windows(name.len()).any(|window| window == name.as_bytes());
     assert!(["tiny_get_api", "__tvm_ffi_tiny", "other_get_api", "__tvm_ffi_other", "libboth.so"].into_iter().all(has));
+    assert!(["__xla_ffi_tiny", "__xla_ffi_other"].into_iter().all(has));
     product(&moec_in(folder.path(), &["link", "one.moec", "other.moec", "--emit", "c,obj", "--out-dir", "both"]));
     assert_eq!(names_in(&folder.path().join("both")), ["moec_abi.h", "other.c", "other.o", "tiny.c", "tiny.o"]);
 }

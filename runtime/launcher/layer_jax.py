@@ -106,7 +106,8 @@ class _Layer:
             raise TypeError(f"{self.name}: `{tensor.name}` is {array.dtype}, not {tensor.dtype}")
         wanted = tensor.shape(tokens, sequence_tokens)
         if array.shape != wanted:
-            raise ValueError(f"{self.name}: `{tensor.name}` is {list(array.shape)}, not {list(wanted)} ({tensor.text})")
+            exact = f"{list(wanted)} " if array.ndim == len(wanted) else ""
+            raise ValueError(f"{self.name}: `{tensor.name}` is {list(array.shape)}, not {exact}{tensor.text}")
 
     def call(self, inputs, weights, sequence_tokens, first):
         """The outputs. `first` is the input, and its axis, that says how many tokens there are."""

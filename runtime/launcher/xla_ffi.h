@@ -159,7 +159,7 @@ static void *xla_error(const xla_api *api, moec_status status) {
 
 /* An older struct of XLA has not all that is read of it. */
 static moec_status xla_has(const char *what, size_t size, size_t wanted) {
-    return size >= wanted ? MOEC_OK : fail(MOEC_E_ABI, "%s: a %s of XLA has %zu bytes, %zu are needed: update jaxlib", tables.info->layer, what, size, wanted);
+    return size >= wanted ? MOEC_OK : fail(MOEC_E_ABI, "%s: XLA's %s has %zu bytes, %zu are needed: update jaxlib", tables.info->layer, what, size, wanted);
 }
 
 static moec_status xla_describe(xla_metadata_extension *asked) {
@@ -189,7 +189,7 @@ static moec_status xla_device(const xla_frame *frame, moec_device *device, void 
     if (error) {
         xla_old_error gone = {XLA_SIZE(xla_old_error, error), NULL, error};
         api->destroy_error(&gone);
-        return is_cpu ? MOEC_OK : fail(MOEC_E_DEVICE, "%s: XLA has no stream and no device for it here, and the library code for GPUs alone", tables.info->layer);
+        return is_cpu ? MOEC_OK : fail(MOEC_E_DEVICE, "%s has code for GPUs alone, and XLA has no stream here", tables.info->layer);
     }
     device->device_type = MOEC_CUDA_GPU;
     device->device_id = of_device.ordinal;

@@ -2,6 +2,8 @@
 //! batch size, and on this CPU the same bits.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+use std::fs;
+use std::process::Command;
 use std::slice::from_ref;
 
 use moec::import::{Entry, import};
@@ -44,6 +46,7 @@ pub(crate) fn family() -> Family {
                 // Not every mode picks experts for a token.
                 if import(&mode.spec, entry).is_ok() {
                     same_bits(&format!("{}, {entry:?}", mode.name), &mode.spec, entry, &mode.text, draw);
+                    module_is_python(&mode, entry);
                 }
             }
             Ok(())
@@ -61,6 +64,19 @@ pub(crate) fn family() -> Family {
 fn linked(package: &Package) -> Linked {
     let library = Library::new(from_ref(package)).unwrap();
     Linked::load(library.prefixes().next().unwrap(), &library.files(Kind::Shared, None).unwrap()[0].bytes)
+}
+
+/// The module for JAX, where there is Python.
+fn module_is_python(mode: &Example, entry: Entry) {
+    let host = this_host().expect("an x86-64 CPU of level v3");
+    let package = compiled(&mode.spec, entry, &mode.text, from_ref(&host)).unwrap();
+    let files = Library::new(&[package]).unwrap().files(Kind::Jax, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(&files[0].name), &files[0].bytes).unwrap();
+    let mut python = Command::new("python3");
+    let Ok(output) = python.args(["-m", "py_compile", &files[0].name]).current_dir(&folder).output() else { return };
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.is_empty(), "{}, {entry:?}: {told}", mode.name);
 }
 
 /// One library has several layers, each with a table of its own.

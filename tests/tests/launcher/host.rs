@@ -16,7 +16,7 @@ use super::{LAYERS, Linked, block, changed, compile, gpu, host, package, program
 const BOUND: f64 = 2e-5;
 
 /// Inputs and weights as the C programs read them, the dims, and what moec-runtime and the published block make of them.
-struct Given {
+pub(super) struct Given {
     file: Vec<u8>,
     dims: Dims,
     ours: Vec<u8>,
@@ -38,7 +38,7 @@ fn given(fixture: &Fixture) -> Given {
 }
 
 /// Puts the inputs of both layers where their programs look for them.
-fn put_inputs(room: &Path) -> [Given; 2] {
+pub(super) fn put_inputs(room: &Path) -> [Given; 2] {
     LAYERS.map(|layer| {
         let given = given(&block(layer));
         fs::write(room.join(format!("{layer}.in")), &given.file).unwrap();
@@ -150,12 +150,12 @@ fn dynamic(path: &Path) -> (Vec<String>, Vec<String>, Option<String>) {
 
 /// moec's own shared library, and one that a compiler makes of the source.
 #[test]
-fn a_library_exports_two_names_and_needs_libc() {
+fn a_library_exports_three_names_and_needs_libc() {
     let Some(room) = room() else { return };
     for layer in LAYERS {
         let made = format!("lib{layer}_by_cc.so");
         compile("cc", &made, &["-std=c11", "-shared", "-fPIC", &format!("{layer}.c"), &format!("{layer}.o")]);
-        let symbols = [format!("__tvm_ffi_{layer}"), format!("{layer}_get_api")];
+        let symbols = [format!("__tvm_ffi_{layer}"), format!("__xla_ffi_{layer}"), format!("{layer}_get_api")];
         let (exported, mut needed, _) = dynamic(&room.join(made));
         // Of thread-local variables the compiler may ask the loader, which every process has.
         needed.retain(|library| !library.starts_with("ld-linux"));

@@ -1,12 +1,13 @@
 //! Libraries that moec makes, from outside: programs of `tests/c/`, which have the C ABI's header and nothing else of moec.
 //! `host` runs them on this CPU, `arm` on an emulated one, `gpu` against a driver that runs nothing, `rust` and `python` those of
-//! `tests/rust/` and `tests/python/`. Where there is no C compiler they are skipped.
+//! `tests/rust/` and `tests/python/`; `xla` calls the handler of XLA's FFI. Where there is no C compiler they are skipped.
 
 mod arm;
 mod gpu;
 mod host;
 mod python;
 mod rust;
+mod xla;
 
 use std::fs;
 use std::path::{Path, PathBuf};
