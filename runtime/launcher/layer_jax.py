@@ -14,7 +14,7 @@ _ABI_VERSION = 1 << 16
 
 
 class _Tensor(NamedTuple):
-    """A tensor of the layer: its shape as text, and of T and S."""
+    """A tensor of the layer; `text` is its shape as people write it, `shape` a function of T and S."""
 
     name: str
     dtype: str
@@ -106,8 +106,8 @@ class _Layer:
             raise TypeError(f"{self.name}: `{tensor.name}` is {array.dtype}, not {tensor.dtype}")
         wanted = tensor.shape(tokens, sequence_tokens)
         if array.shape != wanted:
-            exact = f"{list(wanted)} " if array.ndim == len(wanted) else ""
-            raise ValueError(f"{self.name}: `{tensor.name}` is {list(array.shape)}, not {exact}{tensor.text}")
+            right = f"{list(wanted)} ({tensor.text})" if array.ndim == len(wanted) else f"[{tensor.text}]"
+            raise ValueError(f"{self.name}: `{tensor.name}` is {list(array.shape)}, not {right}")
 
     def call(self, inputs, weights, sequence_tokens, first):
         """The outputs. `first` is the input, and its axis, that says how many tokens there are."""

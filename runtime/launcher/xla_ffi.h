@@ -1,9 +1,9 @@
 /* The layer as a handler of XLA's typed FFI, which JAX calls: arguments are the inputs and then the weights, in the order of moec_info.params;
  * results are the outputs, and behind them a workspace of u8, which may lie anywhere. Attribute `sequence_tokens`, an integer: S. On a GPU
  * it launches on XLA's stream and allocates no device memory, so XLA may record it in a command buffer; its handle is made when XLA
- * initialises the call, which is before that. Layout of XLA's structs: xla/ffi/api/c_api.h, of which this is version 0.3. */
+ * initialises the call, which is before that. Layout of XLA's structs: xla/ffi/api/c_api.h, of which versions 0.1 to 0.3 have the same. */
 
-enum { XLA_MAJOR = 0, XLA_MINOR = 3 };
+enum { XLA_MAJOR = 0, XLA_LEAST_MINOR = 1, XLA_MINOR = 3 };
 enum { XLA_METADATA = 1, XLA_BUFFER = 1, XLA_SCALAR = 3, XLA_COMMAND_BUFFER_COMPATIBLE = 1 };
 enum { XLA_INITIALIZE = 2, XLA_EXECUTE = 3 };
 enum { XLA_S8 = 2, XLA_S16 = 3, XLA_S32 = 4, XLA_S64 = 5, XLA_U8 = 6, XLA_F16 = 10, XLA_F32 = 11, XLA_F64 = 12, XLA_BF16 = 16 };
@@ -124,6 +124,7 @@ XLA_AT(xla_metadata, traits, 32);
 XLA_AT(xla_metadata_extension, metadata, 24);
 XLA_AT(xla_new_error, code, 24);
 XLA_AT(xla_ordinal, ordinal, 24);
+XLA_AT(xla_api, version, 16);
 XLA_AT(xla_api, create_error, 48);
 XLA_AT(xla_api, stream, 80);
 XLA_AT(xla_api, ordinal, 184);
@@ -150,9 +151,10 @@ static int32_t xla_code(moec_status status) {
     }
 }
 
-/* The error of a status, with the text of `fail`; null of MOEC_OK. */
+/* The error of a status, with the text of `fail`; null of MOEC_OK. Where XLA asks for metadata versions before 0.2 give no table, and refuse
+ * a handler that does not answer. */
 static void *xla_error(const xla_api *api, moec_status status) {
-    if (status == MOEC_OK) return NULL;
+    if (status == MOEC_OK || !api) return NULL;
     xla_new_error made = {XLA_SIZE(xla_new_error, code), NULL, error_text, xla_code(status)};
     return api->create_error(&made);
 }
@@ -162,11 +164,15 @@ static moec_status xla_has(const char *what, size_t size, size_t wanted) {
     return size >= wanted ? MOEC_OK : fail(MOEC_E_ABI, "%s: XLA's %s has %zu bytes, %zu are needed: update jaxlib", tables.info->layer, what, size, wanted);
 }
 
-static moec_status xla_describe(xla_metadata_extension *asked) {
+/* An XLA refuses a handler of a newer version than its own: it is told its own, where that is one of those known here. */
+static moec_status xla_describe(const xla_api *api, xla_metadata_extension *asked) {
     moec_status status = xla_has("metadata extension", asked->extension.struct_size, XLA_SIZE(xla_metadata_extension, metadata));
     if (!status) status = xla_has("metadata", asked->metadata->struct_size, XLA_SIZE(xla_metadata, traits));
     if (status) return status;
     xla_version version = {XLA_SIZE(xla_version, minor), NULL, XLA_MAJOR, XLA_MINOR};
+    if (!api) version.minor = XLA_LEAST_MINOR;
+    else if (api->version.major == XLA_MAJOR && api->version.minor < XLA_MINOR)
+        version.minor = api->version.minor < XLA_LEAST_MINOR ? XLA_LEAST_MINOR : api->version.minor;
     asked->metadata->api_version = version;
     asked->metadata->traits = has_device(MOEC_CUDA_GPU) ? XLA_COMMAND_BUFFER_COMPATIBLE : 0;
     return MOEC_OK;
@@ -288,7 +294,7 @@ MOEC_EXPORT void *MOEC_XLA_FFI(void *call_frame) {
     moec_status status = xla_has("call frame", frame->struct_size, XLA_SIZE(xla_frame, attributes));
     if (status) return xla_error(frame->api, status);
     for (xla_extension *one = frame->extensions; one; one = one->next)
-        if (one->type == XLA_METADATA) return xla_error(frame->api, xla_describe((xla_metadata_extension *)(void *)one));
+        if (one->type == XLA_METADATA) return xla_error(frame->api, xla_describe(frame->api, (xla_metadata_extension *)(void *)one));
     if (frame->stage != XLA_INITIALIZE && frame->stage != XLA_EXECUTE) return NULL;
     const moec_handle *handle = NULL;
     moec_device device;

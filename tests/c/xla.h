@@ -1,4 +1,4 @@
-/* XLA as its FFI shows it to a handler: a table of functions, and a call frame made by hand. Names are those of xla/ffi/api/c_api.h, 0.3. */
+/* XLA as its FFI shows it to a handler: a table of functions, and a call frame made by hand. Names are those of xla/ffi/api/c_api.h. */
 #ifndef XLA_H_
 #define XLA_H_
 

@@ -38,6 +38,20 @@ static void metadata(void) {
     told("metadata");
     printf("  version %d.%d in %zu bytes, traits %u, state %d\n", described.api_version.major_version, described.api_version.minor_version,
            described.api_version.struct_size, described.traits, (int)described.state_type_id);
+    const int versions[][2] = {{0, 0}, {0, 1}, {0, 2}, {0, 9}, {1, 0}};
+    for (size_t i = 0; i < sizeof versions / sizeof *versions; i++) {
+        api_of_xla.api_version.major_version = versions[i][0], api_of_xla.api_version.minor_version = versions[i][1];
+        printf("XLA %d.%d, ", versions[i][0], versions[i][1]);
+        told("metadata");
+        printf("  version %d.%d\n", described.api_version.major_version, described.api_version.minor_version);
+    }
+    c.frame.api = NULL;
+    told("metadata for an XLA that gives no table");
+    printf("  version %d.%d\n", described.api_version.major_version, described.api_version.minor_version);
+    described.struct_size = 32, described.api_version.minor_version = -1;
+    told("metadata of an older XLA that gives no table");
+    printf("  version %d.%d\n", described.api_version.major_version, described.api_version.minor_version);
+    c.frame.api = &api_of_xla, described.struct_size = 44;
     described.traits = 77;
     c.frame.extension_start = &unknown;
     told("metadata behind an extension that is not known");

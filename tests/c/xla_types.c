@@ -27,6 +27,7 @@ void *MOEC_XLA_FFI(void *call_frame);
 #define WHOLE(ours, last, theirs) SAME(XLA_SIZE(ours, last), theirs##_STRUCT_SIZE)
 
 SAME(XLA_MAJOR, XLA_FFI_API_MAJOR);
+_Static_assert(XLA_FFI_API_MINOR >= XLA_LEAST_MINOR && XLA_FFI_API_MINOR <= XLA_MINOR, "a version that is not known");
 SAME(XLA_METADATA, XLA_FFI_Extension_Metadata);
 SAME(XLA_BUFFER, XLA_FFI_ArgType_BUFFER);
 SAME(XLA_BUFFER, XLA_FFI_RetType_BUFFER);
@@ -63,6 +64,7 @@ AT(xla_stream, context, XLA_FFI_Stream_Get_Args, ctx);
 WHOLE(xla_ordinal, ordinal, XLA_FFI_DeviceOrdinal_Get_Args);
 AT(xla_ordinal, context, XLA_FFI_DeviceOrdinal_Get_Args, ctx);
 WHOLE(xla_api, ordinal, XLA_FFI_Api);
+AT(xla_api, version, XLA_FFI_Api, api_version);
 AT(xla_api, create_error, XLA_FFI_Api, XLA_FFI_Error_Create);
 AT(xla_api, destroy_error, XLA_FFI_Api, XLA_FFI_Error_Destroy);
 AT(xla_api, stream, XLA_FFI_Api, XLA_FFI_Stream_Get);

@@ -71,7 +71,7 @@ fn function(inputs: &[&Buffer], outputs: &[&Buffer], weights: &[&Buffer], (index
     let parameters =
         |buffers: &[&Buffer]| buffers.iter().map(|buffer| format!("    {},\n", parameter(buffer))).collect::<String>();
     let documented = |buffers: &[&Buffer]| {
-        let line = |buffer: &&Buffer| format!("    {}: {}, {}\n", parameter(buffer), shape(buffer), dtype(buffer.dtype));
+        let line = |buffer: &&Buffer| format!("    {}: [{}], {}\n", parameter(buffer), shape(buffer), dtype(buffer.dtype));
         buffers.iter().map(line).collect::<String>()
     };
     let values = |buffers: &[&Buffer]| tuple(buffers.iter().map(|buffer| parameter(buffer)));
@@ -117,10 +117,9 @@ fn dtype(dtype: DType) -> &'static str {
     }
 }
 
-/// As people write it: `[T, 4096]`.
+/// As people write it: `T, 4096`.
 fn shape(buffer: &Buffer) -> String {
-    let shape: Vec<String> = buffer.shape.iter().map(Extent::to_string).collect();
-    format!("[{}]", shape.join(", "))
+    buffer.shape.iter().map(Extent::to_string).collect::<Vec<String>>().join(", ")
 }
 
 /// A row of the module's tables.
