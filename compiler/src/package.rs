@@ -66,6 +66,7 @@ pub fn package(spec: &Spec, entry: Entry, spec_text: &str, built: &[Built]) -> R
 ///
 /// # Errors
 /// The runtime's, if the manifest does not describe the images: a bug.
+#[cfg(feature = "llvm")]
 pub(crate) fn of_kernels(program: &Program, machine: &Machine, objects: &[Object]) -> Result<Package, moec_runtime::Error> {
     let places: Vec<u32> = (0..program.buffers.len() as u32).collect();
     let manifest = file::Manifest {

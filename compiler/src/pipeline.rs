@@ -1,17 +1,23 @@
-//! Spec in, package out: all stages, one after the other. What a stage does is in its own module.
+//! Spec in, package out: all stages, one after the other. What a stage does is in its own module. Without the feature `llvm` it ends at the
+//! kernels ([`lower`]).
 
-use moec_codegen::{Object, Options};
+use moec_codegen::Object;
+#[cfg(feature = "llvm")]
+use moec_codegen::Options;
 use moec_ir::Machine;
 use moec_ir::graph::{Graph, Typed, Violation, verify};
 use moec_ir::kernel::{self, Program};
 use moec_ir::machine::{self, MACHINES, MachineKind};
 use moec_ir::rewrite::{Batches, Rewritten, rewrite};
 use moec_ir::schedule::{ScheduleError, schedule_regimes};
+#[cfg(feature = "llvm")]
 use moec_runtime::Package;
+#[cfg(feature = "llvm")]
 use rayon::prelude::*;
 use thiserror::Error;
 
 use crate::import::{Entry, EntryError, import};
+#[cfg(feature = "llvm")]
 use crate::package::package;
 use crate::spec::{Pack, Spec};
 
@@ -62,6 +68,7 @@ pub struct Lowered {
 ///
 /// # Errors
 /// Those of [`build`], and [`Error::Package`] where the manifest does not describe the images.
+#[cfg(feature = "llvm")]
 pub fn compile(spec: &Spec, entry: Entry, spec_text: &str, machines: &[Machine], options: &Options) -> Result<Package, Error> {
     let built = build(spec, entry, machines, options)?;
     Ok(package(spec, entry, spec_text, &built)?)
@@ -75,6 +82,7 @@ pub type Built<'m> = (&'m Machine, Lowered, Vec<Object>);
 /// # Errors
 /// Those of [`lower`] for any machine, and [`Error::Codegen`] where LLVM refuses a kernel, the machine lacks what it needs, or
 /// a tool is missing or fails.
+#[cfg(feature = "llvm")]
 pub fn build<'m>(spec: &Spec, entry: Entry, machines: &'m [Machine], options: &Options) -> Result<Vec<Built<'m>>, Error> {
     build_with(spec, entry, machines, options, &|| ())
 }
@@ -83,6 +91,7 @@ pub fn build<'m>(spec: &Spec, entry: Entry, machines: &'m [Machine], options: &O
 ///
 /// # Errors
 /// Those of [`build`].
+#[cfg(feature = "llvm")]
 pub fn build_with<'m>(
     spec: &Spec,
     entry: Entry,

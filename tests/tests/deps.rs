@@ -72,6 +72,34 @@ fn llvm_is_in_codegen() {
     assert_eq!(with_llvm, ["moec", "moec-codegen"]);
 }
 
+/// A spec is read, checked and lowered to kernels without LLVM: tests of a lowering do not build it.
+#[test]
+fn lowering_needs_no_llvm() {
+    let without = ["--no-default-features"];
+    assert!(!linked("moec", &without).contains("llvm-sys") && !linked("moec-codegen", &without).contains("llvm-sys"));
+    let example = linked("snapshot-your-lowering", &["--edges", "dev,build"]);
+    assert!(example.contains("moec") && !example.contains("inkwell") && !example.contains("llvm-sys"), "{example:?}");
+}
+
+/// LLVM is linked in one of two ways; llvm-sys refuses both together.
+#[test]
+fn llvm_is_linked_in_one_way() {
+    let ways = |features: &[&str]| -> Vec<&str> {
+        let arguments =
+            ["tree", "--offline", "--edges", "features", "--prefix", "none", "--package", "moec", "--invert", "llvm-sys"];
+        let output = Command::new(env!("CARGO")).args(arguments).args(features).current_dir(root()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        ["prefer-dynamic", "force-dynamic", "prefer-static", "force-static"]
+            .into_iter()
+            .filter(|way| text.contains(&format!("llvm-sys feature \"{way}\"")))
+            .collect()
+    };
+    assert_eq!(ways(&[]), ["prefer-dynamic"]);
+    assert_eq!(ways(&["--no-default-features", "--features", "static"]), ["force-static"]);
+    assert_eq!(ways(&["--workspace"]), ["prefer-dynamic"]);
+}
+
 /// A machine that only runs packages builds neither the compiler's parts nor, where it does not ask for it, a GPU's.
 #[test]
 fn the_runtime_is_thin() {

@@ -1,11 +1,13 @@
 //! What this machine can do at most, as moec measures it (`measure`), what of that is remembered from run to run (`memory`), and how long
 //! a layer takes at least on such a machine. Where the file lies, and what is printed, is the commands' business.
 
+#[cfg(feature = "llvm")]
 mod measure;
 mod memory;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "llvm")]
 pub use self::measure::{TRIES, cpu, measure};
 pub use self::memory::{find, remember};
 
