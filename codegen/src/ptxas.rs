@@ -21,8 +21,9 @@ impl Ptxas {
         Ptxas { path: path.into() }
     }
 
-    /// The first of: `MOEC_PTXAS`; the folder `.tools` of the checkout in whose `target` the executable was built;
-    /// `CUDA_HOME/bin`; `PATH`. `MOEC_PTXAS` set to nothing means none.
+    /// The first of: `MOEC_PTXAS`; the folder `.tools` of the checkout in whose `target` the executable was built; NVIDIA's Python
+    /// packages beside the executable (`PREFIX/bin/moec` and `PREFIX/lib/python3*/site-packages/nvidia/*/bin/ptxas`); `CUDA_HOME/bin`;
+    /// `PATH`. `MOEC_PTXAS` set to nothing means none.
     ///
     /// The current directory is not looked at: it may be a stranger's, and what is found is run.
     pub fn find() -> Option<Ptxas> {

@@ -31,9 +31,11 @@ fn tools(out: &mut dyn Write) -> Result<(), Failure> {
         Ok(version) => format!("{version} ({})", path.display()),
         Err(error) => format!("{} does not run: {error}", path.display()),
     };
-    let absent = "absent: packages hold PTX and no cubin; looked for at MOEC_PTXAS, in CUDA_HOME/bin and on PATH";
+    let absent = "absent: packages hold PTX and no cubin; looked for at MOEC_PTXAS, among the Python packages beside moec, in CUDA_HOME/bin and \
+                  on PATH";
     say("ptxas", Ptxas::find().map_or(absent.to_string(), |ptxas| found(ptxas.path(), ptxas.version())))?;
-    let absent = "absent: `--emit fatbin` is refused; looked for at MOEC_FATBINARY, beside ptxas, in CUDA_HOME/bin and on PATH";
+    let absent = "absent: `--emit fatbin` is refused; looked for at MOEC_FATBINARY, beside ptxas, among the Python packages beside moec, in \
+                  CUDA_HOME/bin and on PATH";
     say("fatbinary", Fatbinary::find().map_or(absent.to_string(), |tool| found(tool.path(), tool.version())))?;
     let absent = "absent: `--device cuda` is refused";
     say("libcuda", find_libcuda().map_or(absent.to_string(), |path| path.display().to_string()))?;
