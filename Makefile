@@ -77,6 +77,14 @@ gpu-kit: setup ## Make target/gpu-kit: a folder that checks and times layers on 
 	@cargo build --release --locked --package moec --package moec-gpu-kit
 	@scripts/gpu_kit.sh
 
+.PHONY: wheel
+wheel: ## Make target/wheel/moec-*.whl: moec with LLVM inside, for any x86-64 Linux with glibc 2.28. Needs the network the first time.
+	@scripts/wheel.sh
+
+.PHONY: test-wheel
+test-wheel: wheel ## Install the wheel into an empty environment here, and in bare Debian 11 and 12; skipped by name without debootstrap.
+	@scripts/test_wheel.sh
+
 .PHONY: fmt
 fmt: ## Format the Rust code.
 	cargo fmt --all

@@ -17,3 +17,4 @@ mod statistics;
 mod tidy;
 mod traffic;
 mod training;
+mod wheel;
