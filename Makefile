@@ -78,7 +78,7 @@ gpu-kit: setup ## Make target/gpu-kit: a folder that checks and times layers on 
 	@scripts/gpu_kit.sh
 
 .PHONY: wheel
-wheel: ## Make target/wheel/moec-*.whl: moec with LLVM inside, for any x86-64 Linux with glibc 2.28. Needs the network the first time.
+wheel: setup ## Make target/wheel/moec-*.whl: moec with LLVM inside, for any x86-64 Linux with glibc 2.28. Needs the network the first time.
 	@scripts/wheel.sh
 
 .PHONY: test-wheel

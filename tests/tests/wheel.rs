@@ -10,8 +10,9 @@ use moec_tests::{root, skipped};
 
 /// What Python prints, in a folder; `None` where there is no Python.
 fn python(script: &str, folder: &Path) -> Option<String> {
-    let output = Command::new("python3").args(["-c", script]).current_dir(folder);
-    let output = output.env_remove("MOEC").env("PYTHONDONTWRITEBYTECODE", "1").output().ok()?;
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).current_dir(folder);
+    let output = command.env_remove("MOEC").env("PYTHONDONTWRITEBYTECODE", "1").output().ok()?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Some(String::from_utf8(output.stdout).unwrap())
 }
