@@ -35,11 +35,15 @@ if ! python3 -c 'import ensurepip, venv' 2> /dev/null; then
 else
     python3 -m venv "$scratch/ptxas"
     if "$scratch/ptxas/bin/pip" install --quiet --disable-pip-version-check "$wheel[ptxas]" 2> "$scratch/log"; then
-        doctor=(env -i "HOME=$scratch" PATH=/nowhere "$scratch/ptxas/bin/moec" doctor --no-measure)
-        if [[ "$("${doctor[@]}" | grep -c "($scratch/ptxas/lib.*/nvidia/.*/bin/\(ptxas\|fatbinary\))")" == 2 ]]; then
-            "${doctor[@]}" | grep -E '^(ptxas|fatbinary)' | sed "s|$scratch/||; s/^/    /"
+        moec=(env -i "HOME=$scratch" PATH=/nowhere "$scratch/ptxas/bin/moec")
+        doctor="$("${moec[@]}" doctor --no-measure)"
+        compiled="$("${moec[@]}" compile "$spec" --target sm_90a -o "$scratch/ptxas.moec" 2>&1)" || failed=1
+        found="$(grep -c "($scratch/ptxas/lib.*/nvidia/.*/bin/\(ptxas\|fatbinary\))" <<< "$doctor" || true)"
+        if [[ "$found" == 2 && "$compiled" == *" cubin "* ]]; then
+            grep -E '^(ptxas|fatbinary)' <<< "$doctor" | sed "s|$scratch/||; s/^/    /"
+            sed -n '1s/^/    /p' <<< "$compiled"
         else
-            echo "FAILED: ptxas and fatbinary were not found: $("${doctor[@]}")"
+            printf 'FAILED: ptxas and fatbinary were not found:\n%s\n%s\n' "$doctor" "$compiled"
             failed=1
         fi
     else
