@@ -3,7 +3,7 @@
 import argparse
 import time
 
-import moec.transformers
+import moec
 import torch
 import transformers
 
@@ -28,7 +28,7 @@ ids = torch.randint(0, 128, (2, 7))
 before = model.generate(ids, max_new_tokens=24, do_sample=False)
 
 began = time.perf_counter()
-names = moec.transformers.patch(model, spec='[host]\npack = "panels"' if arguments.panels else "")
+names = moec.patch(model, spec='[host]\npack = "panels"' if arguments.panels else "")
 print(f"{arguments.type}: {len(names)} blocks compiled in {time.perf_counter() - began:.1f} s: {', '.join(names)}")
 
 after = model.generate(ids, max_new_tokens=24, do_sample=False)

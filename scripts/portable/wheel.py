@@ -37,8 +37,8 @@ DESCRIPTION = """\
 # moec
 
 moec compiles a Mixture-of-Experts (MoE) layer ahead of time: a TOML file that says how tokens are routed and what an expert computes
-becomes a package of kernels for NVIDIA GPUs and CPUs. This wheel has the program `moec`, with LLVM inside, and a Python package that
-finds it.
+becomes a package of kernels for NVIDIA GPUs and CPUs. This wheel has the program `moec`, with LLVM inside, and a Python package:
+`moec.patch(model)` swaps the MoE blocks of a transformers model for compiled layers.
 
     moec run layer.toml         # compiles a layer for this CPU and runs it
     moec compile layer.toml --target host,sm_90a -o layer.moec
