@@ -54,6 +54,11 @@ if importlib.util.find_spec("moec.library"):
     made = library.Library(layer, "tiny")
     handle, kept = made.handle(library.CPU, 0), []
 
+    def aligned(length, byte=0):
+        memory = ctypes.create_string_buffer(bytes([byte]) * (length + library.ALIGN))
+        kept.append(memory)
+        return ctypes.addressof(memory) + -ctypes.addressof(memory) % library.ALIGN
+
     def filled(params, byte):
         arguments = library.Arguments(params, (library.CPU, 0))
         arguments.set_tokens(tokens)
@@ -61,21 +66,16 @@ if importlib.util.find_spec("moec.library"):
             length = size_of[param.dtype]
             for extent in param.extents(tokens):
                 length *= extent
-            memory = ctypes.create_string_buffer(bytes([byte]) * (length + library.ALIGN))
-            kept.append(memory)
-            tensor.data = ctypes.addressof(memory) + -ctypes.addressof(memory) % library.ALIGN
+            tensor.data = aligned(length, byte)
         return arguments
 
     weights = filled(made.weights, 0)
     length = made.prepared_bytes(made.target(handle))
-    prepared = ctypes.create_string_buffer(length + library.ALIGN)
-    begin = ctypes.addressof(prepared) + -ctypes.addressof(prepared) % library.ALIGN
-    binding = made.bind(handle, weights.pointers, begin if length else 0, length, 0, 0)
+    binding = made.bind(handle, weights.pointers, aligned(length) if length else 0, length, 0, 0)
     tensors = filled(made.inputs + made.outputs, 0x3F)
     length = made.workspace_bytes(tokens)
-    workspace = ctypes.create_string_buffer(length)
     size = ctypes.sizeof(library.RunArgs)
-    arguments = library.RunArgs(size, tensors.pointers, len(tensors.tensors), 0, binding, ctypes.addressof(workspace), length, None, 0)
+    arguments = library.RunArgs(size, tensors.pointers, len(tensors.tensors), 0, binding, aligned(length), length, None, 0)
     made.succeeded(made.api.run(handle, arguments))
     last = tensors.tensors[-1]
     assert not any(ctypes.string_at(last.data, tokens * made.outputs[-1].shape[-1] * size_of[made.outputs[-1].dtype])), "outputs are not zeros"
