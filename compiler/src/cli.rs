@@ -15,7 +15,7 @@ use moec::routing::LayerRule;
 use moec::spec::Ratio;
 use moec_runtime::emulator::Sample;
 
-use self::bounded::{BATCH, LAYER, REPEAT, SCHEDULES, THREADS, TOKENS, TOP_K, batches, sample};
+use self::bounded::{BATCH, LAYER, RANKS, REPEAT, SCHEDULES, THREADS, TOKENS, TOP_K, batches, sample};
 pub(crate) use self::bounded::{TokenCounts, check_environment};
 pub(crate) use self::entry::{EntryArguments, EntryWord};
 use crate::commands::InputArgument;
@@ -500,6 +500,9 @@ pub(crate) struct Route {
     #[arg(long, value_name = "PRIORITY", conflicts_with_all = ["spec", "preset"], default_value = "choice_major",
         value_parser = ["choice_major", "token_major", "score", "batch_prioritized"])]
     pub(crate) priority: String,
+    /// Devices that the experts are to lie on, equally many on each: which experts go together, so that none has much more to do.
+    #[arg(long, value_name = "N", value_parser = |text: &str| RANKS.read::<usize>(text))]
+    pub(crate) ranks: Option<usize>,
     /// Where to write the report as JSON; `-` prints it in the place of the text.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

@@ -57,6 +57,33 @@ fn json(folder: &Path, arguments: &[&str]) -> Value {
     serde_json::from_str(&product(&output)).unwrap()
 }
 
+/// Of 3, 3, 2 and 0 pairs two devices have 6 and 2 in order, and 5 and 3 at best.
+#[test]
+fn experts_are_placed_on_devices() {
+    let folder = by_hand();
+    let arguments = ["spec.toml", "--logits", "trace.safetensors", "--ranks", "2"];
+    let placement = &json(folder.path(), &arguments)["placement"];
+    let expected = serde_json::json!({
+        "ranks": 2, "experts_per_rank": 2, "busiest_in_order": 1.5, "busiest": 1.25, "least_busiest": 1.0, "pairs_per_rank": [5, 3],
+        "expert_of_place": [0, 2, 1, 3]
+    });
+    assert_eq!(placement, &expected);
+    let text = product(&moec_in(folder.path(), &[&["route"], &arguments[..]].concat()));
+    let at = text.find("placement").unwrap();
+    assert_eq!(
+        text[at..].lines().take(4).collect::<Vec<_>>(),
+        [
+            "placement      2 ranks of 2 experts; the busiest has 1.50 of the mean with",
+            "               experts in their order, 1.25 as placed (1.00 at least)",
+            "  rank 0       5 pairs: experts 0 2",
+            "  rank 1       3 pairs: experts 1 3",
+        ]
+    );
+    let refused = moec_in(folder.path(), &["route", "spec.toml", "--logits", "trace.safetensors", "--ranks", "3"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("4 experts cannot be on 3 devices, equally many on each"), "{}", stderr(&refused));
+}
+
 /// Picks: 0 1, 0 1, 0 2, 1 2. In the order in which they are served, first choices first, expert 0 is wanted by tokens 0, 1 and
 /// 2, expert 1 by 3, 0 and 1, expert 2 by 2 and 3, expert 3 by none. C = ceil(1.0 * 4 * 2 / 4) = 2 drops the third of each of
 /// the first two: 2 of 8 pairs, and no token loses both.
@@ -457,7 +484,7 @@ mod damaged {
             let spec = moec::spec::parse(&Source { name: "spec.toml".into(), text: SPEC.into() }).unwrap();
             if let Ok(trace) = Trace::open(&[path], &Choice { width: Some(4), ..Choice::default() }) {
                 let target_drop = Ratio { numerator: 1, denominator: 100 };
-                let options = Options { batch: 3, target_drop, top_k: None, keep: Keep::default(), has_experts: true };
+                let options = Options { batch: 3, target_drop, top_k: None, keep: Keep::default(), has_experts: true, ranks: None };
                 let report = route(&spec, &trace, &[], &options, |_| ()).unwrap();
                 prop_assert!(moec::routing::html(&report).contains("</html>"));
             }

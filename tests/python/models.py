@@ -115,6 +115,15 @@ def refusals():
         names = patched(model)
     assert names == ["model.layers.0.mlp", "model.layers.2.mlp"], names
     assert any("did not swap model.layers.1.mlp" in str(warning.message) and "gate.extra" in str(warning.message) for warning in said), said
+    # A block that does not compute what the config says.
+    model = model_of("mixtral")
+    right = type(model.model.layers[0].mlp)
+    model.model.layers[0].mlp.__class__ = type("Other", (right,), {"forward": lambda block, x: 2 * right.forward(block, x)})
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        names = patched(model)
+    assert names == ["model.layers.1.mlp", "model.layers.2.mlp"], names
+    assert any("Other gives something else than the layer of the config, for 8 of 8" in str(warning.message) for warning in said), said
     with refused(ValueError, "has no config"):
         patched(torch.nn.Linear(2, 2))
     print("what is refused, and what is warned of")

@@ -25,6 +25,7 @@ pub(super) const REPEAT: Bound = Bound { least: 1, most: 100_000, why: "the medi
 pub(super) const LAYER: Bound = Bound { least: 0, most: 65_535, why: "no model has so many layers" };
 pub(super) const TOP_K: Bound = Bound { least: 1, most: 64, why: "no layer picks more: see `router.top_k` in `moec schema`" };
 
+pub(super) const RANKS: Bound = Bound { least: 1, most: 4096, why: "each has an expert at least" };
 pub(super) const LOCAL_EXPERTS: Bound =
     Bound { least: 1, most: 4096, why: "no layer has more: see `moe.experts` in `moec schema`" };
 

@@ -55,6 +55,12 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
             (spec, source)
         }
     };
+    if let Some(ranks) = arguments.ranks.filter(|ranks| !spec.experts.is_multiple_of(*ranks as u64)) {
+        let message = format!("{} experts cannot be on {ranks} devices, equally many on each", spec.experts);
+        return Err(Diagnostic::new(Code::UsageConflict, message)
+            .help("`--ranks` takes a divisor of the number of experts")
+            .into());
+    }
     let tensors = routers((&spec, &source), arguments, &trace, is_hidden, notes)?;
     let options = Options {
         batch: arguments.batch.unwrap_or(if has_experts { spec.tokens.max } else { longest }),
@@ -62,6 +68,7 @@ pub(super) fn route(arguments: &Route, notes: Notes, out: &mut dyn Write) -> Res
         top_k: arguments.top_k,
         keep: Keep { non_finite: arguments.keep.contains(&KeptRows::NonFinite), zero: arguments.keep.contains(&KeptRows::Zero) },
         has_experts,
+        ranks: arguments.ranks,
     };
     say_of_trace(&trace, longest, arguments, &options, notes)?;
     let progress = notes.bytes("routing", trace.layers.iter().map(Layer::bytes).sum());

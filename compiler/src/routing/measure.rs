@@ -4,6 +4,7 @@ use moec_runtime::{Health, entropy_share};
 
 use super::advice::{drop, hot_above, recommendation};
 use super::observe::{Interval, Kept, Observer, Rule, Seen};
+use super::placement::placement;
 use super::report::{ExpertShare, Mode, Point, Report, Router, Spread, Stretch, TraceFacts, VERSION};
 use super::sweep::{Band, Effect, Own, Sizing, hundredths, value};
 use crate::spec::{CapacityGroup, CapacitySize, Ratio, Spec, Word};
@@ -21,6 +22,8 @@ pub(super) struct Read<'r> {
     pub(super) target: Ratio,
     /// Whether the spec says how wide experts are.
     pub(super) has_experts: bool,
+    /// Devices that the experts are to lie on.
+    pub(super) ranks: Option<usize>,
 }
 
 /// The report of everything that was seen.
@@ -64,6 +67,7 @@ pub(super) fn report(spec: &Spec, observer: &Observer<'_>, read: &Read<'_>) -> R
         sweep: sweep(&measure, enough),
         modes: modes(spec, &measure, read.has_experts),
         over_batches: over_batches(seen, &read.tensors),
+        placement: read.ranks.map(|ranks| placement(&seen.load, ranks)),
     }
 }
 

@@ -6,7 +6,8 @@
 //!
 //! A trace is read once, in chunks ([`Trace`]). `select` picks each token's experts exactly as the graph's interpreter does;
 //! `ranks` finds each pair's place in the queue of its expert; from these places `sweep` knows what every capacity drops, and
-//! nothing is routed again. `choice` lets the experts choose instead. No kernel runs here.
+//! nothing is routed again. `choice` lets the experts choose instead, `placement` lays them on several
+//! devices. No kernel runs here.
 
 mod advice;
 mod choice;
@@ -20,6 +21,7 @@ mod measure;
 mod mode;
 mod names;
 mod observe;
+mod placement;
 mod ranks;
 mod report;
 mod rows;
@@ -62,6 +64,8 @@ pub struct Options {
     pub keep: Keep,
     /// Whether the spec says how wide experts are, so that their work can be compared with that around them.
     pub has_experts: bool,
+    /// Devices that the experts are to lie on, equally many on each: their number divides that of the experts.
+    pub ranks: Option<usize>,
 }
 
 /// What the router of one layer has besides the spec.
@@ -142,6 +146,7 @@ pub fn route(
             rows: layer.rows(),
             target: options.target_drop,
             has_experts: options.has_experts,
+            ranks: options.ranks,
         };
         layers.push(report(spec, &observer, &read));
     }

@@ -514,6 +514,7 @@ mod tests {
             rows: 36,
             target: crate::spec::Ratio { numerator: 1, denominator: 100 },
             has_experts: true,
+            ranks: None,
         };
         let report = super::super::measure::report(&spec, &observer, &read);
         assert_eq!((report.trace.cut_spans, report.trace.most_choice_tokens), (3, 6));

@@ -83,6 +83,29 @@ pub struct Report {
     pub modes: Vec<Mode>,
     /// Neighbouring batches, in order.
     pub over_batches: Vec<Stretch>,
+    /// Experts on several devices, where `--ranks` asks for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+}
+
+/// Experts on several devices, equally many on each. Loads are pairs of a device over the mean of all, in the whole trace.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Placement {
+    /// Devices.
+    pub ranks: usize,
+    /// Experts of each.
+    pub experts_per_rank: usize,
+    /// The busiest device's load where experts lie in their order.
+    pub busiest_in_order: f64,
+    /// The same where they lie as `expert_of_place` says.
+    pub busiest: f64,
+    /// What no placement is below: one device has the largest expert, and the least others beside it.
+    pub least_busiest: f64,
+    /// Pairs of each device as placed.
+    pub pairs_per_rank: Vec<u64>,
+    /// The expert at each place: the first `experts_per_rank` places are those of rank 0.
+    pub expert_of_place: Vec<usize>,
 }
 
 /// What the spec says about routing.

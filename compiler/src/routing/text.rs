@@ -1,7 +1,7 @@
 //! The report for a terminal: 80 columns, most important first. Labels and heads of columns are the names that fields have in
 //! the JSON, so that `moec schema route` defines both.
 
-use super::report::{Cause, ExpertShare, Mode, Point, Report, Reports, Spread, Take};
+use super::report::{Cause, ExpertShare, Mode, Placement, Point, Report, Reports, Spread, Take};
 
 const COLUMNS: usize = 80;
 /// Where the text of a label begins.
@@ -52,6 +52,10 @@ fn whole(report: &Report) -> Vec<String> {
     lines.extend(modes(report));
     lines.push(String::new());
     lines.extend(loads(&report.load));
+    if let Some(placement) = &report.placement {
+        lines.push(String::new());
+        lines.extend(placed(placement));
+    }
     lines
 }
 
@@ -362,6 +366,22 @@ fn loads(load: &Spread<u64>) -> Vec<String> {
     let shown: Vec<&Load> = rows[..SHOWN].iter().chain(&rows[rows.len() - SHOWN..]).collect();
     let mut lines = table(&LOADS, &shown, mark);
     lines.insert(lines.len() - SHOWN, "...".to_string());
+    lines
+}
+
+/// What each device has.
+fn placed(placement: &Placement) -> Vec<String> {
+    let Placement { ranks, experts_per_rank: each, busiest_in_order, busiest, least_busiest, .. } = placement;
+    let text = format!(
+        "{ranks} ranks of {each} experts; the busiest has {busiest_in_order:.2} of the mean with experts in their order, {busiest:.2} as \
+         placed ({least_busiest:.2} at least)"
+    );
+    let mut lines = labelled("placement", &text);
+    for (rank, experts) in placement.expert_of_place.chunks(*each).enumerate() {
+        let experts: Vec<String> = experts.iter().map(usize::to_string).collect();
+        let pairs = placement.pairs_per_rank[rank];
+        lines.extend(labelled(&format!("  rank {rank}"), &format!("{pairs} pairs: experts {}", experts.join(" "))));
+    }
     lines
 }
 

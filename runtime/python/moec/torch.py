@@ -119,20 +119,26 @@ class Layer:
         define = functools.partial(self._definitions.define, **options)
         define(f"{self.name}({inputs}, Tensor[] weights, Tensor? prepared=None, SymInt sequence_tokens=0) -> {outputs}")
         define(f"{self.name}_out({inputs}, Tensor[] weights, Tensor? prepared, SymInt sequence_tokens, {written}, Tensor(z!) workspace) -> ()")
-        for device in _KIND.values():
-            key = {CPU: "CPU", CUDA: "CUDA"}[device]
-            self._definitions.impl(self.name, self._functional, key)
-            self._definitions.impl(f"{self.name}_out", self._into, key)
+        self._implement(self.name, self._functional)
+        self._implement(f"{self.name}_out", self._into)
         torch.library.register_fake(f"moec::{self.name}", self._fake, lib=self._definitions)
         torch.library.register_fake(f"moec::{self.name}_out", lambda *given: None, lib=self._definitions)
         if self._most_prepared:
             define(f"{self.name}_prepare(Tensor[] weights) -> Tensor")
-            for key in ("CPU", "CUDA"):
-                self._definitions.impl(f"{self.name}_prepare", self._prepare, key)
+            self._implement(f"{self.name}_prepare", self._prepare)
             torch.library.register_fake(f"moec::{self.name}_prepare", self._fake_prepare, lib=self._definitions)
             self.prepare = getattr(torch.ops.moec, f"{self.name}_prepare").default
         self.call = getattr(torch.ops.moec, self.name).default
         self.call_out = getattr(torch.ops.moec, f"{self.name}_out").default
+
+    def _implement(self, name: str, function: Any) -> None:
+        def on_gpu(first: Any, *others: Any) -> Any:
+            # The driver launches in the current context.
+            with torch.cuda.device((first if isinstance(first, torch.Tensor) else first[0]).device):
+                return function(first, *others)
+
+        self._definitions.impl(name, function, "CPU")
+        self._definitions.impl(name, on_gpu, "CUDA")
 
     # The operators.
 
@@ -146,7 +152,8 @@ class Layer:
                 for shape, dtype, is_like in self._made]
         needed = self.library.workspace_bytes(tokens, sequence_tokens)
         if device.torch_device is None:
-            # A run on a CPU has ended when it returns, so that a thread needs one workspace. New memory would be cleared at each run.
+            # A run on a CPU has ended when it returns, so that a thread needs one workspace, as long as for its longest batch so far. New
+            # memory would be cleared at each run.
             local = self._local
             if local.length < needed:
                 local.memory = torch.empty(needed, dtype=torch.uint8)
@@ -312,13 +319,13 @@ _LAYERS: Dict[str, Layer] = {}
 def load(path: Any, prefix: str, spec_sha256: Optional[str] = None, name: Optional[str] = None) -> Layer:
     """The operators of a library's layer. They are made once in a process.
 
-    Raises `LayerError` where operators of this name are those of another spec."""
-    name = name or prefix
+    Raises `LayerError` where operators of this name are those of another spec, or for other targets."""
+    name, library = name or prefix, Library(path, prefix, spec_sha256)
     found = _LAYERS.get(name)
     if found is None:
-        found = _LAYERS[name] = Layer(Library(path, prefix, spec_sha256), name)
-    elif spec_sha256 not in (None, found.library.spec_sha256):
-        raise LayerError(f"moec::{name} is the layer of {found.library.path}: give this one another name", 2)
+        found = _LAYERS[name] = Layer(library, name)
+    elif (found.library.spec_sha256, found.library.targets) != (library.spec_sha256, library.targets):
+        raise LayerError(f"moec::{name} is the layer of {found.library.path}: give that of {path} another `name`", 2)
     return found
 
 

@@ -1,7 +1,8 @@
 """MoE blocks of Hugging Face models, compiled: `patch(model)` swaps all of them.
 
 What a block computes is read from the model's config by `moec import`, which also holds the block's tensors against it: a block that has a
-tensor of which the layer makes no use is not swapped. Libraries are kept in a folder, so that a layer is compiled once."""
+tensor of which the layer makes no use is not swapped, nor is one that gives something else for random tokens. Libraries are kept in a
+folder, so that a layer is compiled once."""
 
 import hashlib
 import json
@@ -22,6 +23,9 @@ from .torch import Layer, MoELayer, load
 _STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64", torch.int32: "I32",
            torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8"}
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+# Tokens by which a layer is held against its block, and the largest error relative to the largest output.
+_PROBES = 8
+_BOUNDS = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 # Targets by compute capability.
 _GPUS = {80: "sm_80", 86: "sm_86", 89: "sm_89", 90: "sm_90a", 100: "sm_100a", 120: "sm_120a"}
 
@@ -51,13 +55,18 @@ def patch(model: torch.nn.Module, *, target: Optional[str] = None, max_tokens: O
                 compiled[signature] = compile_block(block, config, target=target, max_tokens=max_tokens, spec=spec, cache=cache)
             except LayerError as error:
                 compiled[signature] = str(error)
-        layer = compiled[signature]
-        if isinstance(layer, str):
+        made = compiled[signature]
+        if isinstance(made, Layer):
+            try:
+                made = Block.of(block, made)
+            except LayerError as error:
+                made = str(error)
+        if isinstance(made, str):
             if any("expert" in child for child, _ in block.named_children()):
-                refused[name] = layer
+                refused[name] = made
             continue
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, Block.of(block, layer))
+        setattr(model.get_submodule(parent), child, made)
         swapped.append(name)
     refused = {name: why for name, why in refused.items() if not any(other.startswith(name + ".") for other in swapped)}
     if not swapped:
@@ -75,14 +84,29 @@ class Block(MoELayer):
 
     @classmethod
     def of(cls, block: torch.nn.Module, layer: Layer) -> "Block":
-        """The layer with the block's weights."""
-        made = cls.from_pretrained_block(block, layer)
-        param = next(tensor for tensor in block.parameters() if tensor.is_floating_point())
-        probe = torch.zeros(1, 1, layer.library.inputs[0].shape[-1], dtype=_dtype(block), device=param.device)
+        """The layer with the block's weights. Raises `LayerError` where it gives something else than the block for some random tokens."""
+        made, was_training = cls.from_pretrained_block(block, layer), block.training
+        dtype, device = _dtype(block), next(block.parameters()).device
+        width = layer.library.inputs[0].shape[-1]
+        tokens = torch.randn(1, _PROBES, width, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        try:
+            with torch.no_grad():
+                given = block.eval()(tokens)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise LayerError(f"{type(block).__name__} does not take hidden states alone: {error}", 2) from error
+        finally:
+            block.train(was_training)
+        expected = given[0] if isinstance(given, tuple) else given
+        if not isinstance(expected, torch.Tensor) or expected.shape != tokens.shape:
+            raise LayerError(f"{type(block).__name__} does not give hidden states of the shape of its input", 2)
         with torch.no_grad():
-            given = block(probe)
+            errors = (MoELayer.forward(made, tokens) - expected).float().abs().amax(-1)
+        wrong = int((errors > _BOUNDS[dtype] * expected.float().abs().max()).sum())
+        # A few tokens may have other experts, where two are equally good.
+        if 2 * wrong > _PROBES:
+            raise LayerError(f"{type(block).__name__} gives something else than the layer of the config, for {wrong} of {_PROBES} random tokens", 2)
         made.extra = len(given) - 1 if isinstance(given, tuple) else 0
-        return made.train(block.training)
+        return made.train(was_training)
 
     def forward(self, x: torch.Tensor, **inputs: torch.Tensor) -> Any:
         y = super().forward(x, **inputs)
