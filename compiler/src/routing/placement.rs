@@ -3,69 +3,110 @@
 use super::measure::short;
 use super::report::Placement;
 
-/// Places experts on `ranks` devices, equally many on each, so that the busiest has as little as can be found: the largest load first, each to the
-/// device that has least, and then exchanges of two experts as long as the larger of two devices' loads falls by one.
+/// Places experts on `ranks` devices, equally many on each, so that the busiest has as little as can be found. Two placements are bettered by
+/// exchanges of two experts, as long as one lessens the load of the busiest device: that in the order of experts, and the largest load
+/// first, each to the device that has least.
 ///
 /// `loads` are the pairs of each expert, as many as a multiple of `ranks`.
 pub(super) fn placement(loads: &[u64], ranks: usize) -> Placement {
     let each = loads.len() / ranks;
-    let mut order: Vec<usize> = (0..loads.len()).collect();
-    order.sort_by(|a, b| loads[*b].cmp(&loads[*a]).then(a.cmp(b)));
-    let mut devices: Vec<Vec<usize>> = vec![Vec::new(); ranks];
-    let pairs = |device: &[usize]| device.iter().map(|expert| loads[*expert]).sum::<u64>();
-    for expert in &order {
-        let least = (0..ranks).filter(|rank| devices[*rank].len() < each).min_by_key(|rank| pairs(&devices[*rank]));
-        if let Some(rank) = least {
-            devices[rank].push(*expert);
-        }
-    }
-    while let Some((a, b)) = exchange(loads, &devices) {
-        let (one, other) = (devices[a.0][a.1], devices[b.0][b.1]);
-        devices[a.0][a.1] = other;
-        devices[b.0][b.1] = one;
-    }
-    devices.iter_mut().for_each(|device| device.sort_unstable());
-    // Equal placements are one: devices in the order of their first experts.
-    devices.sort_unstable();
     let total: u64 = loads.iter().sum();
     let mean = total as f64 / ranks as f64;
     let of_mean = |pairs: u64| if total == 0 { 1.0 } else { short(pairs as f64 / mean) };
-    let in_order = loads.chunks(each).map(|device| device.iter().sum::<u64>()).max().unwrap_or(0);
-    let placed: Vec<u64> = devices.iter().map(|device| pairs(device)).collect();
+    let largest_first = {
+        let mut experts: Vec<usize> = (0..loads.len()).collect();
+        experts.sort_by(|a, b| loads[*b].cmp(&loads[*a]).then(a.cmp(b)));
+        experts
+    };
+    let in_order = Devices::in_order(loads, ranks);
+    let busiest_in_order = of_mean(in_order.busiest());
+    let (a, b) = (Devices::to_the_least(loads, ranks, &largest_first).bettered(), in_order.bettered());
+    let best = if b.busiest() < a.busiest() { b } else { a };
+    let mut devices = best.experts.clone();
+    devices.iter_mut().for_each(|device| device.sort_unstable());
+    // Equal placements are one: devices in the order of their first experts.
+    devices.sort_unstable();
     // The largest expert has the least others beside it, and one device at least has the mean.
-    let beside: u64 = order.iter().rev().take(each - 1).map(|expert| loads[*expert]).sum();
-    let largest = order.first().map_or(0, |expert| loads[*expert]);
+    let beside: u64 = largest_first.iter().rev().take(each - 1).map(|expert| loads[*expert]).sum();
+    let largest = largest_first.first().map_or(0, |expert| loads[*expert]);
     Placement {
         ranks,
         experts_per_rank: each,
-        busiest_in_order: of_mean(in_order),
-        busiest: of_mean(placed.iter().copied().max().unwrap_or(0)),
+        busiest_in_order,
+        busiest: of_mean(best.busiest()),
         least_busiest: of_mean(total.div_ceil(ranks as u64).max(largest + beside)),
-        pairs_per_rank: placed,
+        pairs_per_rank: devices.iter().map(|device| device.iter().map(|expert| loads[*expert]).sum()).collect(),
         expert_of_place: devices.concat(),
     }
+}
+
+/// A placement under way.
+struct Devices<'l> {
+    loads: &'l [u64],
+    /// Of each device.
+    experts: Vec<Vec<usize>>,
 }
 
 /// The rank of a device, and the place of an expert there.
 type Place = (usize, usize);
 
-/// The exchange between the busiest device and another one that leaves the larger of both loads least; `None`: none lessens it.
-fn exchange(loads: &[u64], devices: &[Vec<usize>]) -> Option<(Place, Place)> {
-    let pairs: Vec<u64> = devices.iter().map(|device| device.iter().map(|expert| loads[*expert]).sum()).collect();
-    let busiest = (0..devices.len()).max_by_key(|rank| (pairs[*rank], usize::MAX - rank))?;
-    let mut best: Option<(u64, (Place, Place))> = None;
-    for (at, expert) in devices[busiest].iter().enumerate() {
-        for (rank, device) in devices.iter().enumerate().filter(|(rank, _)| *rank != busiest) {
-            for (other_at, other) in device.iter().enumerate().filter(|(_, other)| loads[**other] < loads[*expert]) {
-                let moved = loads[*expert] - loads[*other];
-                let larger = (pairs[busiest] - moved).max(pairs[rank] + moved);
-                if larger < best.map_or(pairs[busiest], |(larger, _)| larger) {
-                    best = Some((larger, ((busiest, at), (rank, other_at))));
+impl<'l> Devices<'l> {
+    fn in_order(loads: &'l [u64], ranks: usize) -> Devices<'l> {
+        let each = loads.len() / ranks;
+        Devices { loads, experts: (0..ranks).map(|rank| (rank * each..(rank + 1) * each).collect()).collect() }
+    }
+
+    /// Each expert, in this order, to the device that has least of those with room.
+    fn to_the_least(loads: &'l [u64], ranks: usize, order: &[usize]) -> Devices<'l> {
+        let each = loads.len() / ranks;
+        let mut devices = Devices { loads, experts: vec![Vec::new(); ranks] };
+        for expert in order {
+            let pairs = devices.pairs();
+            let least = (0..ranks).filter(|rank| devices.experts[*rank].len() < each).min_by_key(|rank| pairs[*rank]);
+            if let Some(rank) = least {
+                devices.experts[rank].push(*expert);
+            }
+        }
+        devices
+    }
+
+    /// Of each device.
+    fn pairs(&self) -> Vec<u64> {
+        self.experts.iter().map(|device| device.iter().map(|expert| self.loads[*expert]).sum()).collect()
+    }
+
+    fn busiest(&self) -> u64 {
+        self.pairs().into_iter().max().unwrap_or(0)
+    }
+
+    /// After exchanges, until none lessens the load of the busiest device.
+    fn bettered(mut self) -> Devices<'l> {
+        while let Some((a, b)) = self.exchange() {
+            let (one, other) = (self.experts[a.0][a.1], self.experts[b.0][b.1]);
+            self.experts[a.0][a.1] = other;
+            self.experts[b.0][b.1] = one;
+        }
+        self
+    }
+
+    /// The exchange between the busiest device and another one that leaves the larger of both loads least; `None`: none lessens it.
+    fn exchange(&self) -> Option<(Place, Place)> {
+        let (loads, pairs) = (self.loads, self.pairs());
+        let busiest = (0..pairs.len()).max_by_key(|rank| (pairs[*rank], usize::MAX - rank))?;
+        let mut best: Option<(u64, (Place, Place))> = None;
+        for (at, expert) in self.experts[busiest].iter().enumerate() {
+            for (rank, device) in self.experts.iter().enumerate().filter(|(rank, _)| *rank != busiest) {
+                for (other_at, other) in device.iter().enumerate().filter(|(_, other)| loads[**other] < loads[*expert]) {
+                    let moved = loads[*expert] - loads[*other];
+                    let larger = (pairs[busiest] - moved).max(pairs[rank] + moved);
+                    if larger < best.map_or(pairs[busiest], |(larger, _)| larger) {
+                        best = Some((larger, ((busiest, at), (rank, other_at))));
+                    }
                 }
             }
         }
+        best.map(|(_, places)| places)
     }
-    best.map(|(_, places)| places)
 }
 
 #[cfg(test)]
@@ -85,6 +126,13 @@ mod tests {
         assert_eq!((found.busiest_in_order, found.busiest, found.least_busiest), (1.96, 1.96, 1.96));
         let found = placement(&[0; 6], 3);
         assert_eq!((found.busiest, found.least_busiest, &found.expert_of_place[..]), (1.0, 1.0, &[0, 1, 2, 3, 4, 5][..]));
+    }
+
+    /// Where the largest load first ends in more than the order of experts has.
+    #[test]
+    fn no_worse_than_in_order() {
+        let found = placement(&[800, 61, 513, 72, 155, 187, 686, 399], 2);
+        assert!(found.busiest <= found.busiest_in_order, "{found:?}");
     }
 
     /// The best of all placements of few experts, by trying them.
@@ -120,7 +168,6 @@ mod tests {
                 let mean = loads.iter().sum::<u64>() as f64 / ranks as f64;
                 let best = best(loads, ranks) as f64 / mean;
                 prop_assert!(found.least_busiest <= best + 1e-5 && best <= found.busiest + 1e-5);
-                // Graham's bound of the largest load first.
                 prop_assert!(found.busiest <= best * 4.0 / 3.0 + 1e-5, "{} of {best}", found.busiest);
             }
         }

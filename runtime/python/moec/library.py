@@ -157,10 +157,14 @@ class Library:
         self.targets = [info.targets[at].decode() for at in range(info.num_targets)]
         self.max_tokens: int = info.max_tokens
         self._handles: Dict[Tuple[int, int], int] = {}
-        # A child process has none of the threads, so it makes handles of its own.
-        os.register_at_fork(after_in_child=self._handles.clear)
         self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._begin_anew)
         self.workspace_bytes = functools.lru_cache(maxsize=4096)(self._workspace_bytes)
+
+    def _begin_anew(self) -> None:
+        """A child process has none of the threads, so it makes handles of its own. Another thread may have had the lock."""
+        self._handles.clear()
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
         return Library, (self.path, self.prefix, self.spec_sha256)
